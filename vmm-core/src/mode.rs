@@ -1,0 +1,134 @@
+//! The CPU modes a vCPU can be started in, the privilege rings and the page sizes: names, no bits.
+//!
+//! What each means in control registers and descriptors is in `control.rs` and `descriptor.rs`.
+
+use std::fmt;
+
+/// The mode the vCPU is in when it executes the guest's first instruction (SDM vol. 3, 2.2 and figure 2-3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Mode {
+    /// 16-bit real-address mode: no protection, no paging, the lowest 1 MiB.
+    Real,
+    /// 32-bit protected mode with flat segments and no paging.
+    Protected,
+    /// 32-bit protected mode with two-level paging (4 KiB pages, or 4 MiB with CR4.PSE).
+    Paged,
+    /// 32-bit protected mode with three-level paging (CR4.PAE; 4 KiB or 2 MiB pages).
+    Pae,
+    /// 64-bit long mode with four-level paging, or five-level with CR4.LA57.
+    Long,
+}
+
+impl Mode {
+    /// All modes, in the order in which a CPU gains them.
+    pub const ALL: [Self; 5] = [Self::Real, Self::Protected, Self::Paged, Self::Pae, Self::Long];
+
+    /// The name used in configuration files and messages.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Real => "real",
+            Self::Protected => "protected",
+            Self::Paged => "paged",
+            Self::Pae => "pae",
+            Self::Long => "long",
+        }
+    }
+
+    /// Width of the mode's instructions and registers in bits: 16, 32 or 64.
+    #[must_use]
+    pub const fn bits(self) -> u32 {
+        match self {
+            Self::Real => 16,
+            Self::Protected | Self::Paged | Self::Pae => 32,
+            Self::Long => 64,
+        }
+    }
+
+    /// Whether CR0.PG is set.
+    #[must_use]
+    pub const fn has_paging(self) -> bool {
+        matches!(self, Self::Paged | Self::Pae | Self::Long)
+    }
+
+    /// The page sizes that can map memory in this mode, smallest first; empty without paging.
+    #[must_use]
+    pub const fn page_sizes(self) -> &'static [PageSize] {
+        match self {
+            Self::Real | Self::Protected => &[],
+            Self::Paged => &[PageSize::Size4K, PageSize::Size4M],
+            Self::Pae => &[PageSize::Size4K, PageSize::Size2M],
+            Self::Long => &[PageSize::Size4K, PageSize::Size2M, PageSize::Size1G],
+        }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The current privilege level (CPL) that the guest starts at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub enum Ring {
+    /// Ring 0, the kernel's.
+    #[default]
+    Kernel,
+    /// Ring 3, the user's: privileged instructions fault, pages need the user bit, ports need the TSS bitmap.
+    User,
+}
+
+impl Ring {
+    /// The privilege level as a number: 0 or 3.
+    #[must_use]
+    pub const fn level(self) -> u8 {
+        match self {
+            Self::Kernel => 0,
+            Self::User => 3,
+        }
+    }
+}
+
+/// The size of a page that one table entry maps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum PageSize {
+    /// 4 KiB: every paging mode.
+    Size4K,
+    /// 2 MiB: PAE and long mode.
+    Size2M,
+    /// 4 MiB: two-level paging with CR4.PSE.
+    Size4M,
+    /// 1 GiB: long mode, where CPUID 0x8000_0001 EDX bit 26 says so.
+    Size1G,
+}
+
+impl PageSize {
+    /// The size in bytes.
+    #[must_use]
+    pub const fn bytes(self) -> u64 {
+        match self {
+            Self::Size4K => 4 << 10,
+            Self::Size2M => 2 << 20,
+            Self::Size4M => 4 << 20,
+            Self::Size1G => 1 << 30,
+        }
+    }
+
+    /// The name used in configuration files and messages.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Size4K => "4KiB",
+            Self::Size2M => "2MiB",
+            Self::Size4M => "4MiB",
+            Self::Size1G => "1GiB",
+        }
+    }
+}
+
+impl fmt::Display for PageSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

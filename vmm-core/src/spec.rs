@@ -1,0 +1,301 @@
+//! What a machine is, as plain data: everything a front-end has to decide before anything is built.
+//!
+//! A [`MachineSpec`] holds no descriptor, no memory and no file. `vmm-cli` lowers a TOML file to one; a library user
+//! writes one by hand or starts from [`MachineSpec::new`].
+
+use std::time::Duration;
+
+use kvm_sys_wrap::{Gpa, Gva, Port};
+
+use crate::mode::{Mode, PageSize, Ring};
+
+/// One machine: memory, the boot state of its vCPU, devices, and when to stop.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MachineSpec {
+    /// Memory regions, each a slot of its own; at least one, none overlapping.
+    pub memory: Vec<MemoryRegion>,
+    /// Where the three pages of `KVM_SET_TSS_ADDR` lie: page-aligned, below 4 GiB, in a hole of the memory map.
+    pub tss_address: Gpa,
+    /// The CPU mode and what belongs to it.
+    pub boot: BootSpec,
+    /// Tables that the user placed; the rest is placed by [`crate::layout`].
+    pub placement: Placement,
+    /// Devices on the bus.
+    pub devices: DeviceSpecs,
+    /// What an access to an address with no device and no memory does.
+    pub unmapped: Unmapped,
+    /// What a HLT means on a machine on which nothing can wake the vCPU.
+    pub halt: HaltMeaning,
+    /// When the VMM stops the guest.
+    pub limits: Limits,
+    /// The CPUID the guest sees.
+    pub cpuid: CpuidPolicy,
+    /// Arguments that the guest can ask for over the hypercall ports.
+    pub arguments: Vec<String>,
+}
+
+impl MachineSpec {
+    /// Where `KVM_SET_TSS_ADDR` puts its pages unless told otherwise: below the BIOS area, as QEMU has it.
+    pub const DEFAULT_TSS_ADDRESS: Gpa = Gpa(0xfffb_d000);
+
+    /// A machine with `memory_size` bytes of memory at 0, started in `mode` at `entry`, with the default devices.
+    #[must_use]
+    pub fn new(mode: Mode, memory_size: u64, entry: Entry) -> Self {
+        Self {
+            memory: vec![MemoryRegion::new(Gpa(0), memory_size)],
+            tss_address: Self::DEFAULT_TSS_ADDRESS,
+            boot: BootSpec::new(mode, entry),
+            placement: Placement::default(),
+            devices: DeviceSpecs::default(),
+            unmapped: Unmapped::default(),
+            halt: HaltMeaning::default(),
+            limits: Limits::default(),
+            cpuid: CpuidPolicy::default(),
+            arguments: Vec::new(),
+        }
+    }
+}
+
+/// One region of guest memory, backed by anonymous host memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemoryRegion {
+    /// First guest-physical address; a multiple of 4 KiB.
+    pub address: Gpa,
+    /// Size in bytes; a multiple of 4 KiB, not 0.
+    pub size: u64,
+    /// The guest's writes exit as MMIO instead of changing memory (`KVM_MEM_READONLY`).
+    pub read_only: bool,
+    /// Ask the host for transparent huge pages (`MADV_HUGEPAGE`).
+    pub huge_pages: bool,
+    /// Let the host merge equal pages (`MADV_MERGEABLE`).
+    pub mergeable: bool,
+}
+
+impl MemoryRegion {
+    /// Writable, mergeable memory of `size` bytes at `address`.
+    #[must_use]
+    pub const fn new(address: Gpa, size: u64) -> Self {
+        Self { address, size, read_only: false, huge_pages: false, mergeable: true }
+    }
+}
+
+/// How the vCPU starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BootSpec {
+    /// The CPU mode.
+    pub mode: Mode,
+    /// The privilege level of the guest's code; always [`Ring::Kernel`] in real mode.
+    pub ring: Ring,
+    /// Where execution starts.
+    pub entry: Entry,
+    /// Page size, depth and mappings.
+    pub paging: PagingSpec,
+    /// Enable SSE (CR0.MP, CR4.OSFXSR, CR4.OSXMMEXCPT); `None` means in long mode only.
+    pub sse: Option<bool>,
+    /// General registers that are not 0 at the start.
+    pub registers: Vec<(Register, u64)>,
+}
+
+impl BootSpec {
+    /// Ring 0 at `entry`, identity-mapped, nothing preset.
+    #[must_use]
+    pub fn new(mode: Mode, entry: Entry) -> Self {
+        Self {
+            mode,
+            ring: Ring::Kernel,
+            entry,
+            paging: PagingSpec::default(),
+            sse: None,
+            registers: Vec::new(),
+        }
+    }
+}
+
+/// Where execution starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entry {
+    /// A virtual address. In real mode a linear address below 1 MiB, from which CS and IP are made.
+    Address(Gva),
+    /// Real mode only: CS and IP as given.
+    Segmented {
+        /// The value of CS; its base is this times 16.
+        segment: u16,
+        /// The value of IP.
+        offset: u16,
+    },
+}
+
+/// The page tables that the guest starts with; without meaning in modes that have no paging.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PagingSpec {
+    /// The page size of the identity mapping and the largest used for [`PagingSpec::maps`]; `None` means 2 MiB, or
+    /// 4 MiB in two-level paging.
+    pub page_size: Option<PageSize>,
+    /// Five-level paging (CR4.LA57); long mode only.
+    pub five_level: bool,
+    /// Map all memory at its own address.
+    pub identity: bool,
+    /// More mappings. Where one covers a page of the identity mapping, the one given here counts.
+    pub maps: Vec<Mapping>,
+}
+
+impl Default for PagingSpec {
+    fn default() -> Self {
+        Self { page_size: None, five_level: false, identity: true, maps: Vec::new() }
+    }
+}
+
+/// A range of virtual addresses and the physical range behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mapping {
+    /// First virtual address; a multiple of 4 KiB.
+    pub gva: Gva,
+    /// First physical address; a multiple of 4 KiB.
+    pub gpa: Gpa,
+    /// Size in bytes; a multiple of 4 KiB, not 0.
+    pub size: u64,
+    /// What the guest may do with it.
+    pub access: Access,
+}
+
+/// Page permissions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Access {
+    /// The R/W bit.
+    pub writable: bool,
+    /// The U/S bit: ring 3 may use the page.
+    pub user: bool,
+    /// No XD bit. Two-level paging has none: there every page is executable.
+    pub executable: bool,
+}
+
+/// What the user placed by hand; `None` leaves it to the layout.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Placement {
+    /// The address above the stack: the initial stack pointer.
+    pub stack_top: Option<Gpa>,
+    /// Bytes kept free below the stack top; `None` means 64 KiB, or less in a small machine.
+    pub stack_size: Option<u64>,
+    /// The global descriptor table; a multiple of 8.
+    pub gdt: Option<Gpa>,
+    /// The interrupt descriptor table; a multiple of 8.
+    pub idt: Option<Gpa>,
+    /// The task state segment; a multiple of 4 KiB.
+    pub tss: Option<Gpa>,
+    /// The first page table (CR3); a multiple of 4 KiB. The other tables follow it.
+    pub page_tables: Option<Gpa>,
+}
+
+/// The general registers that a configuration can preset and check.
+#[expect(missing_docs, reason = "the names say all")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Register {
+    Rax,
+    Rbx,
+    Rcx,
+    Rdx,
+    Rsi,
+    Rdi,
+    Rbp,
+    Rsp,
+    R8,
+    R9,
+    R10,
+    R11,
+    R12,
+    R13,
+    R14,
+    R15,
+    Rip,
+    Rflags,
+}
+
+/// Which devices the machine has, and where; `None` leaves one out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceSpecs {
+    /// Bytes written here go to the console (Bochs' and QEMU's debug console). Default: port 0xe9.
+    pub debug_console: Option<DeviceAddress>,
+    /// A 16550 serial port, 8 registers. Default: port 0x3f8 (COM1).
+    pub serial: Option<SerialSpec>,
+    /// A write ends the run, as with QEMU's isa-debug-exit. Default: port 0xf4.
+    pub debug_exit: Option<DebugExitSpec>,
+    /// The hypercall registers (64 bytes). Default: port 0x500.
+    pub hypercall: Option<DeviceAddress>,
+}
+
+impl Default for DeviceSpecs {
+    fn default() -> Self {
+        Self {
+            debug_console: Some(DeviceAddress::Port(Port(0xe9))),
+            serial: Some(SerialSpec { at: DeviceAddress::Port(Port(0x3f8)), input: true }),
+            debug_exit: Some(DebugExitSpec { at: DeviceAddress::Port(Port(0xf4)), success: vec![0] }),
+            hypercall: Some(DeviceAddress::Port(Port(0x500))),
+        }
+    }
+}
+
+/// Where a device answers: on I/O ports or in guest-physical address space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceAddress {
+    /// The first of its ports.
+    Port(Port),
+    /// The first of its addresses.
+    Mmio(Gpa),
+}
+
+/// The serial port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SerialSpec {
+    /// Its first register.
+    pub at: DeviceAddress,
+    /// Whether it receives what comes in on the console.
+    pub input: bool,
+}
+
+/// The exit port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DebugExitSpec {
+    /// Its address; 1, 2 or 4 bytes wide accesses are taken.
+    pub at: DeviceAddress,
+    /// Values that mean success. Any other value `v` ends the run with the code `v * 2 + 1`, as in QEMU.
+    pub success: Vec<u32>,
+}
+
+/// What an access to nothing does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Unmapped {
+    /// Reads give all ones, writes vanish, as on a PC's bus.
+    #[default]
+    Ones,
+    /// The run ends with an error that names the access.
+    Stop,
+}
+
+/// What a HLT means on a machine without an interrupt controller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum HaltMeaning {
+    /// The guest is done.
+    #[default]
+    Success,
+    /// The guest has lost its way: the run ends as hung.
+    Hung,
+}
+
+/// When the VMM stops a guest that does not stop by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Limits {
+    /// Wall-clock time since the first `KVM_RUN`.
+    pub time: Option<Duration>,
+    /// Number of exits to user space.
+    pub exits: Option<u64>,
+}
+
+/// The CPUID the guest sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CpuidPolicy {
+    /// None is set: every leaf reads as zero, and KVM hides features that CPUID would announce. The fastest start.
+    #[default]
+    None,
+    /// All that the host's KVM supports (`KVM_GET_SUPPORTED_CPUID`).
+    Host,
+}
