@@ -1,6 +1,69 @@
 //! The Linux KVM API as safe Rust, one file for each step of the flow.
+//!
+//! | step | call | file |
+//! |---|---|---|
+//! | 1 | open `/dev/kvm`, `KVM_GET_API_VERSION`, `KVM_CHECK_EXTENSION` | `dev_kvm.rs`, `capability.rs` |
+//! | 2 | `KVM_CREATE_VM` | `create_vm.rs` |
+//! | 3 | `KVM_SET_TSS_ADDR` | `tss.rs` |
+//! | 4 | `mmap`, `madvise`, `KVM_SET_USER_MEMORY_REGION` | `memory.rs` |
+//! | 5 | `KVM_CREATE_VCPU` | `create_vcpu.rs` |
+//! | 6 | `KVM_GET_VCPU_MMAP_SIZE`, `mmap` of `kvm_run` | `create_vcpu.rs`, `kvm_run.rs` |
+//! | 7 | `KVM_GET_SREGS`, `KVM_SET_SREGS` | `sregs.rs` |
+//! | 8 | `KVM_GET_REGS`, `KVM_SET_REGS` | `regs.rs` |
+//! | 9 | `KVM_RUN`, and why it returned | `run.rs`, `exit.rs`, `kick.rs` |
+//! | | `KVM_GET_SUPPORTED_CPUID`, `KVM_SET_CPUID2` | `cpuid.rs` |
+//! | | `KVM_TRANSLATE` | `translate.rs` |
+//!
+//! This is the only crate of the workspace with `unsafe`. It has no policy: no CPU modes, no devices, no defaults. All
+//! calls pass through one place (`observe.rs`), where they can be watched.
+//!
+//! ```no_run
+//! use kvm_sys_wrap::{Exit, Gpa, Kvm, Slot, TssAddress};
+//!
+//! # fn main() -> Result<(), kvm_sys_wrap::Error> {
+//! let vm = Kvm::open()?.create_vm()?;
+//! vm.set_tss_addr(TssAddress::new(Gpa(0xfffb_d000))?)?;
+//! let (flags, advice) = Default::default();
+//! vm.add_slot(Slot { number: 0, address: Gpa(0), size: 0x1000, flags, advice })?;
+//! let mut vcpu = vm.create_vcpu(0)?; // in real mode, at f000:fff0, where no memory is
+//! assert!(matches!(vcpu.run()?, Exit::MmioRead { .. } | Exit::InternalError { .. }));
+//! # Ok(())
+//! # }
+//! ```
 
 mod address;
+mod address_map;
+mod call;
+mod capability;
+mod cpuid;
+mod create_vcpu;
+mod create_vm;
+mod dev_kvm;
+mod error;
+mod exit;
+mod io_bytes;
+mod kick;
+mod kvm_run;
+mod memory;
+mod observe;
+mod regs;
+mod run;
+mod sregs;
+mod translate;
+mod tss;
 
 pub use address::{Gpa, Gva, Port};
+pub use address_map::{Occupant, Overlap};
+pub use call::{Call, Descriptor};
+pub use capability::{Capability, Need};
+pub use create_vcpu::Vcpu;
+pub use create_vm::Vm;
+pub use dev_kvm::Kvm;
+pub use error::{Error, Result};
+pub use exit::{Exit, emulation_failure};
+pub use io_bytes::IoBytes;
+pub use kick::{Alarm, Kick, interrupted, watch_interrupts};
 pub use kvm_bindings as bindings;
+pub use memory::{Advice, GuestMemory, Slot, SlotFlags};
+pub use observe::{CallObserver, CallRecord};
+pub use tss::{TSS_SIZE, TssAddress};

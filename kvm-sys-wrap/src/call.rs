@@ -1,0 +1,112 @@
+//! The calls of the flow, by name: what each is made on and where the kernel documents it.
+//!
+//! A [`Call`] is a name, not a request. It labels errors ([`crate::Error::Call`]) and observations
+//! ([`crate::observe`]), so that both speak of `KVM_SET_SREGS` and not of a function of ours.
+
+use std::fmt;
+
+/// The descriptor that a call is made on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Descriptor {
+    /// `/dev/kvm`, the subsystem.
+    Kvm,
+    /// What `KVM_CREATE_VM` returned.
+    Vm,
+    /// What `KVM_CREATE_VCPU` returned.
+    Vcpu,
+    /// None: an ordinary system call of the process, such as `mmap`.
+    Process,
+}
+
+impl fmt::Display for Descriptor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kvm => "/dev/kvm",
+            Self::Vm => "VM",
+            Self::Vcpu => "vCPU",
+            Self::Process => "process",
+        })
+    }
+}
+
+macro_rules! calls {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal on $descriptor:ident, $section:literal;)*) => {
+        /// A system call that this crate makes.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Call {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl Call {
+            /// Every call, in the order of the flow.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The name in the kernel's headers.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// What the call is made on.
+            #[must_use]
+            pub const fn descriptor(self) -> Descriptor {
+                match self { $(Self::$variant => Descriptor::$descriptor,)* }
+            }
+
+            /// Where it is documented: a section of Documentation/virt/kvm/api.rst, or a manual page.
+            #[must_use]
+            pub const fn section(self) -> &'static str {
+                match self { $(Self::$variant => $section,)* }
+            }
+        }
+    };
+}
+
+calls! {
+    /// Opens the KVM subsystem.
+    OpenDevKvm = "open(\"/dev/kvm\")" on Process, "open(2)";
+    /// Asks for the version of the API.
+    GetApiVersion = "KVM_GET_API_VERSION" on Kvm, "4.1";
+    /// Asks whether, or how far, something is supported.
+    CheckExtension = "KVM_CHECK_EXTENSION" on Kvm, "4.4";
+    /// Asks which CPUID leaves KVM can give to a guest.
+    GetSupportedCpuid = "KVM_GET_SUPPORTED_CPUID" on Kvm, "4.46";
+    /// Makes a virtual machine without memory and vCPUs.
+    CreateVm = "KVM_CREATE_VM" on Kvm, "4.2";
+    /// Tells Intel hosts where three scratch pages may lie.
+    SetTssAddr = "KVM_SET_TSS_ADDR" on Vm, "4.34";
+    /// Reserves host memory for the guest.
+    Mmap = "mmap" on Process, "mmap(2)";
+    /// Advises the host about that memory.
+    Madvise = "madvise" on Process, "madvise(2)";
+    /// Makes host memory appear at a guest-physical address.
+    SetUserMemoryRegion = "KVM_SET_USER_MEMORY_REGION" on Vm, "4.35";
+    /// Fetches and clears the bitmap of written pages.
+    GetDirtyLog = "KVM_GET_DIRTY_LOG" on Vm, "4.8";
+    /// Adds a vCPU.
+    CreateVcpu = "KVM_CREATE_VCPU" on Vm, "4.7";
+    /// Asks for the size of the area shared with each vCPU.
+    GetVcpuMmapSize = "KVM_GET_VCPU_MMAP_SIZE" on Kvm, "4.5";
+    /// Maps that area: struct kvm_run and what follows it.
+    MmapRun = "mmap(vCPU)" on Process, "5";
+    /// Gives the vCPU its CPUID.
+    SetCpuid2 = "KVM_SET_CPUID2" on Vcpu, "4.20";
+    /// Reads segments, descriptor tables and control registers.
+    GetSregs = "KVM_GET_SREGS" on Vcpu, "4.13";
+    /// Writes them.
+    SetSregs = "KVM_SET_SREGS" on Vcpu, "4.14";
+    /// Reads the general registers, RIP and RFLAGS.
+    GetRegs = "KVM_GET_REGS" on Vcpu, "4.11";
+    /// Writes them.
+    SetRegs = "KVM_SET_REGS" on Vcpu, "4.12";
+    /// Runs the guest until something needs user space.
+    Run = "KVM_RUN" on Vcpu, "4.10";
+    /// Translates a guest-virtual address as the vCPU would now.
+    Translate = "KVM_TRANSLATE" on Vcpu, "4.15";
+}
+
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

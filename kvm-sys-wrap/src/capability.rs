@@ -1,0 +1,105 @@
+//! `KVM_CHECK_EXTENSION`: the capabilities that we need, and those that we can use, by name.
+//!
+//! A run asks only for what it is about to use, at the point where it uses it ([`Kvm::require`]). `doctor` walks the
+//! whole table ([`Capability::ALL`]).
+
+use kvm_ioctls::Cap;
+
+use crate::call::Call;
+use crate::dev_kvm::Kvm;
+use crate::error::{Error, Result};
+
+/// How much a capability matters to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// Nothing runs without it.
+    Required,
+    /// Some feature wants it.
+    Useful,
+}
+
+macro_rules! capabilities {
+    ($($variant:ident = $name:literal, $cap:ident, $need:ident, $purpose:literal;)*) => {
+        /// A capability of the host's KVM (api.rst, sections 4.4, 6, 7 and 8).
+        #[expect(missing_docs, reason = "the table gives each its name and purpose")]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Capability { $($variant,)* }
+
+        impl Capability {
+            /// The whole table: what is required first.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The name in the kernel's headers.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// How much it matters.
+            #[must_use]
+            pub const fn need(self) -> Need {
+                match self { $(Self::$variant => Need::$need,)* }
+            }
+
+            /// What for.
+            #[must_use]
+            pub const fn purpose(self) -> &'static str {
+                match self { $(Self::$variant => $purpose,)* }
+            }
+
+            const fn number(self) -> Cap {
+                match self { $(Self::$variant => Cap::$cap,)* }
+            }
+        }
+    };
+}
+
+capabilities! {
+    UserMemory = "KVM_CAP_USER_MEMORY", UserMemory, Required, "for guest memory";
+    SetTssAddr = "KVM_CAP_SET_TSS_ADDR", SetTssAddr, Required, "for KVM_SET_TSS_ADDR";
+    ImmediateExit = "KVM_CAP_IMMEDIATE_EXIT", ImmediateExit, Required, "to stop a running guest";
+    DestroyMemoryRegionWorks = "KVM_CAP_DESTROY_MEMORY_REGION_WORKS", DestroyMemoryRegionWorks, Required,
+        "to delete and move memory slots";
+    NrMemslots = "KVM_CAP_NR_MEMSLOTS", NrMemslots, Useful, "to know how many memory slots there can be";
+    NrVcpus = "KVM_CAP_NR_VCPUS", NrVcpus, Useful, "to know how many vCPUs are advised";
+    MaxVcpus = "KVM_CAP_MAX_VCPUS", MaxVcpus, Useful, "to know how many vCPUs are possible";
+    MaxVcpuId = "KVM_CAP_MAX_VCPU_ID", MaxVcpuId, Useful, "to know how high vCPU numbers go";
+    ReadonlyMem = "KVM_CAP_READONLY_MEM", ReadonlyMem, Useful, "for read-only memory";
+    ExtCpuid = "KVM_CAP_EXT_CPUID", ExtCpuid, Useful, "for cpuid = \"host\"";
+    InternalErrorData = "KVM_CAP_INTERNAL_ERROR_DATA", InternalErrorData, Useful,
+        "to learn which instruction KVM could not run";
+    SyncRegs = "KVM_CAP_SYNC_REGS", SyncRegs, Useful, "to read registers without a call";
+    SetGuestDebug = "KVM_CAP_SET_GUEST_DEBUG", SetGuestDebug, Useful, "for single-stepping and breakpoints";
+    CoalescedPio = "KVM_CAP_COALESCED_PIO", CoalescedPio, Useful, "for console output with fewer exits";
+    Ioeventfd = "KVM_CAP_IOEVENTFD", Ioeventfd, Useful, "for doorbells without an exit";
+    Irqchip = "KVM_CAP_IRQCHIP", Irqchip, Useful, "for interrupts";
+    SplitIrqchip = "KVM_CAP_SPLIT_IRQCHIP", SplitIrqchip, Useful, "for a local APIC without PIC and IOAPIC";
+    Pit2 = "KVM_CAP_PIT2", Pit2, Useful, "for the timer of old kernels";
+    MpState = "KVM_CAP_MP_STATE", MpState, Useful, "for several vCPUs";
+    Xsave = "KVM_CAP_XSAVE", Xsave, Useful, "for snapshots";
+    X86UserSpaceMsr = "KVM_CAP_X86_USER_SPACE_MSR", X86UserSpaceMsr, Useful, "to see unknown MSRs";
+    MemoryFaultInfo = "KVM_CAP_MEMORY_FAULT_INFO", MemoryFaultInfo, Useful, "to learn which page failed";
+}
+
+impl Kvm {
+    /// Asks for a capability: 0 is no; what else it means depends on the capability, mostly 1 for yes or a number.
+    #[must_use]
+    pub fn capability(&self, capability: Capability) -> i32 {
+        self.observed()
+            .call(Call::CheckExtension, format_args!("{}", capability.name()), || {
+                Ok::<_, std::io::Error>(self.fd().check_extension_int(capability.number()))
+            })
+            .map_or(0, |value| value.max(0))
+    }
+
+    /// Makes sure of a capability.
+    ///
+    /// # Errors
+    /// [`Error::MissingCapability`] where the host does not have it.
+    pub fn require(&self, capability: Capability) -> Result<()> {
+        if self.capability(capability) > 0 {
+            return Ok(());
+        }
+        Err(Error::MissingCapability { capability: capability.name(), purpose: capability.purpose() })
+    }
+}

@@ -1,0 +1,72 @@
+//! The bytes of one PIO or MMIO access.
+//!
+//! Nearly all accesses are 1 to 8 bytes; only string instructions bring more. Short ones are held in place, so that an
+//! exit costs no allocation.
+
+use std::fmt;
+use std::ops::Deref;
+
+const INLINE: usize = 8;
+
+/// Bytes that the guest wrote, or that a device answers.
+#[derive(Clone)]
+pub struct IoBytes(Repr);
+
+#[derive(Clone)]
+enum Repr {
+    Short([u8; INLINE], usize),
+    Long(Box<[u8]>),
+}
+
+impl IoBytes {
+    /// Copies `bytes`.
+    #[must_use]
+    pub fn new(bytes: &[u8]) -> Self {
+        let mut short = [0; INLINE];
+        match short.get_mut(..bytes.len()) {
+            Some(place) => {
+                place.copy_from_slice(bytes);
+                Self(Repr::Short(short, bytes.len()))
+            }
+            None => Self(Repr::Long(bytes.into())),
+        }
+    }
+}
+
+impl Deref for IoBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.0 {
+            Repr::Short(bytes, length) => bytes.get(..*length).unwrap_or_default(),
+            Repr::Long(bytes) => bytes,
+        }
+    }
+}
+
+impl PartialEq for IoBytes {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for IoBytes {}
+
+impl fmt::Debug for IoBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&**self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_length_is_kept() {
+        for length in [0, 1, 8, 9, 4096] {
+            let bytes: Vec<u8> = (0..length).map(|i: usize| i.to_le_bytes()[0]).collect();
+            assert_eq!(*IoBytes::new(&bytes), *bytes);
+        }
+    }
+}

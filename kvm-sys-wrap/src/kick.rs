@@ -1,0 +1,191 @@
+//! How a running vCPU is stopped: by a signal to its thread, without a race and without a helper thread.
+//!
+//! A signal ends `KVM_RUN` with EINTR, but one that comes just before the call would be lost. So the handler also sets
+//! `kvm_run.immediate_exit` of the vCPU that its thread is running, or about to run: then `KVM_RUN` returns at once
+//! (api.rst, section 5). A request that comes while the thread is outside of [`Vcpu::run`](crate::Vcpu::run) is kept,
+//! and ends the next run before it begins.
+//!
+//! Three things send that signal: [`Kick::kick`] from another thread, an [`Alarm`], and Ctrl-C ([`watch_interrupts`]).
+//! All three end in [`Exit::Interrupted`](crate::Exit::Interrupted); who asked is for the caller to know.
+
+use std::cell::Cell;
+use std::io;
+use std::ptr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
+use std::time::Duration;
+
+use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
+
+use crate::error::{Error, Result};
+
+thread_local! {
+    /// `immediate_exit` of the vCPU that this thread is running; null outside of `Vcpu::run`.
+    static RUNNING: Cell<*const AtomicU8> = const { Cell::new(ptr::null()) };
+    /// A signal came since the last run.
+    static SIGNALLED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Set by SIGINT, SIGTERM and SIGHUP once [`watch_interrupts`] was called.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// What a vCPU and its [`Kick`] handles share.
+#[derive(Debug, Default)]
+pub(crate) struct KickState {
+    requested: AtomicBool,
+    /// The thread that ran the vCPU last; 0 before the first run and after the vCPU is gone.
+    thread: AtomicI32,
+}
+
+/// Stops one vCPU from any thread.
+#[derive(Debug, Clone)]
+pub struct Kick(Arc<KickState>);
+
+impl Kick {
+    pub(crate) fn new(state: Arc<KickState>) -> Result<Self> {
+        register_signal_handler(SIGRTMIN(), on_signal)
+            .map_err(|error| Error::Kick { source: io::Error::from(error) })?;
+        Ok(Self(state))
+    }
+
+    /// Ends the current `KVM_RUN`, or the next one.
+    pub fn kick(&self) {
+        self.0.requested.store(true, Ordering::SeqCst);
+        let thread = self.0.thread.load(Ordering::SeqCst);
+        if thread != 0 {
+            // SAFETY: tgkill reaches only threads of this process, and the signal's handler is installed (`new`); if the
+            // thread is gone it fails with ESRCH, which is right too.
+            unsafe { libc::syscall(libc::SYS_tgkill, std::process::id(), thread, SIGRTMIN()) };
+        }
+    }
+}
+
+/// The time a thread spends inside `Vcpu::run`.
+pub(crate) struct Running<'a>(&'a AtomicU8);
+
+impl<'a> Running<'a> {
+    /// Announces the vCPU to the signal handler of this thread; `None` if it was kicked already.
+    #[inline]
+    pub(crate) fn enter(state: &KickState, immediate_exit: &'a AtomicU8) -> Option<Self> {
+        let thread = current_thread();
+        if state.thread.load(Ordering::Relaxed) != thread {
+            state.thread.store(thread, Ordering::SeqCst);
+        }
+        RUNNING.set(immediate_exit);
+        let running = Self(immediate_exit);
+        // From here on a signal sets `immediate_exit`. One that came before left its mark:
+        let kicked = SIGNALLED.take() | state.requested.swap(false, Ordering::SeqCst);
+        (!kicked).then_some(running)
+    }
+}
+
+impl Drop for Running<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        RUNNING.set(ptr::null());
+        // A signal that came after the guest's own exit has not been heard yet: SIGNALLED keeps it for the next run.
+        self.0.store(0, Ordering::Relaxed);
+    }
+}
+
+impl KickState {
+    /// `KVM_RUN` has returned EINTR and the caller will be told: no need to end the next run for the same reason.
+    pub(crate) fn heard(&self) {
+        SIGNALLED.set(false);
+        self.requested.store(false, Ordering::SeqCst);
+    }
+
+    /// The vCPU is gone: its thread is no longer to be disturbed.
+    pub(crate) fn forget_thread(&self) {
+        self.thread.store(0, Ordering::SeqCst);
+    }
+}
+
+/// The kernel's number of this thread, asked for once.
+fn current_thread() -> i32 {
+    thread_local!(static THREAD: Cell<i32> = const { Cell::new(0) });
+    if THREAD.get() == 0 {
+        // SAFETY: gettid has no arguments and cannot fail.
+        THREAD.set(unsafe { libc::gettid() });
+    }
+    THREAD.get()
+}
+
+/// Handles the kick signal and those of [`watch_interrupts`]. Everything in it is async-signal-safe: thread-locals
+/// without destructor in the program itself, and atomics.
+extern "C" fn on_signal(number: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    if number != SIGRTMIN() {
+        INTERRUPTED.store(true, Ordering::SeqCst);
+    }
+    SIGNALLED.set(true);
+    let immediate_exit = RUNNING.get();
+    if !immediate_exit.is_null() {
+        // SAFETY: set by `Running::enter` on this thread and reset before the area can be unmapped (`Running` borrows it).
+        unsafe { &*immediate_exit }.store(1, Ordering::Relaxed);
+    }
+}
+
+/// Makes Ctrl-C (SIGINT), SIGTERM and SIGHUP end the run of the vCPU on the thread that gets the signal, instead of
+/// killing the process. [`interrupted`] tells afterwards.
+///
+/// # Errors
+/// [`Error::Kick`] where a handler cannot be installed.
+pub fn watch_interrupts() -> Result<()> {
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        register_signal_handler(signal, on_signal)
+            .map_err(|error| Error::Kick { source: io::Error::from(error) })?;
+    }
+    Ok(())
+}
+
+/// Whether a signal that [`watch_interrupts`] watches has come.
+#[must_use]
+pub fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::SeqCst)
+}
+
+/// A timer that kicks the vCPU of the thread that made it, once.
+#[derive(Debug)]
+pub struct Alarm(libc::timer_t);
+
+impl Alarm {
+    /// Kicks this thread's vCPU `after` that much time on the monotonic clock.
+    ///
+    /// # Errors
+    /// [`Error::Kick`] where the kernel has no timer for us.
+    pub fn set(after: Duration) -> Result<Self> {
+        let failed = |source| Error::Kick { source };
+        register_signal_handler(SIGRTMIN(), on_signal).map_err(|error| failed(error.into()))?;
+        // SAFETY: sigevent is plain data, for which zeros are valid.
+        let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
+        event.sigev_notify = libc::SIGEV_THREAD_ID;
+        event.sigev_signo = SIGRTMIN();
+        event.sigev_notify_thread_id = current_thread();
+        let mut timer: libc::timer_t = ptr::null_mut();
+        // SAFETY: both pointers are to live locals, and the thread is ours.
+        if unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer) } != 0 {
+            return Err(failed(io::Error::last_os_error()));
+        }
+        let alarm = Self(timer);
+        let when = libc::itimerspec {
+            it_interval: libc::timespec { tv_sec: 0, tv_nsec: 0 },
+            it_value: libc::timespec {
+                tv_sec: after.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+                // A timer set to 0 would be off.
+                tv_nsec: after.subsec_nanos().max(u32::from(after.is_zero())).into(),
+            },
+        };
+        // SAFETY: the timer was just made, and `when` lives until the call returns.
+        if unsafe { libc::timer_settime(timer, 0, &raw const when, ptr::null_mut()) } != 0 {
+            return Err(failed(io::Error::last_os_error()));
+        }
+        Ok(alarm)
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        // SAFETY: made by `set`, deleted only here.
+        unsafe { libc::timer_delete(self.0) };
+    }
+}

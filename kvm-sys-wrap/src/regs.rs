@@ -1,0 +1,29 @@
+//! Step 8: `KVM_GET_REGS` and `KVM_SET_REGS`: the general registers, RIP and RFLAGS.
+
+use kvm_bindings::kvm_regs;
+
+use crate::call::Call;
+use crate::create_vcpu::Vcpu;
+use crate::error::{Result, call_failed};
+
+impl Vcpu {
+    /// Reads the general registers (api.rst 4.11).
+    ///
+    /// # Errors
+    /// [`Error::Call`](crate::Error::Call).
+    pub fn regs(&self) -> Result<kvm_regs> {
+        self.observed()
+            .call(Call::GetRegs, format_args!(""), || self.fd.get_regs())
+            .map_err(call_failed(Call::GetRegs, format!("vCPU {}", self.id())))
+    }
+
+    /// Writes the general registers (api.rst 4.12). Bit 1 of RFLAGS is always set on x86.
+    ///
+    /// # Errors
+    /// [`Error::Call`](crate::Error::Call).
+    pub fn set_regs(&self, regs: &kvm_regs) -> Result<()> {
+        self.observed()
+            .call(Call::SetRegs, format_args!("{regs:?}"), || self.fd.set_regs(regs))
+            .map_err(call_failed(Call::SetRegs, format!("vCPU {}", self.id())))
+    }
+}

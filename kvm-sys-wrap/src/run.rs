@@ -1,0 +1,77 @@
+//! Step 9: `KVM_RUN`. The guest runs until something needs user space; what that is comes back as an [`Exit`].
+//!
+//! An exit that asks for input (a port or MMIO read) is answered with [`Vcpu::reply`] before the next run; the kernel
+//! completes the instruction then. Signals end `KVM_RUN` too, with EINTR: see `kick.rs`.
+
+use std::io;
+use std::os::fd::AsRawFd;
+
+use crate::call::Call;
+use crate::create_vcpu::Vcpu;
+use crate::error::{Error, Result, call_failed};
+use crate::exit::{Exit, Pending};
+use crate::kick::Running;
+
+/// `_IO(KVMIO, 0x80)` of linux/kvm.h.
+const KVM_RUN: libc::c_ulong = 0xae80;
+const KVM_EXIT_MEMORY_FAULT: u32 = kvm_bindings::KVM_EXIT_MEMORY_FAULT;
+
+impl Vcpu {
+    /// Runs the guest until the next exit (api.rst 4.10).
+    ///
+    /// # Errors
+    /// [`Error::Call`] where the kernel could not run it; what the guest did is always an [`Exit`].
+    pub fn run(&mut self) -> Result<Exit> {
+        self.pending = Pending::None;
+        // The kernel writes this field whenever KVM_RUN gets as far as the guest; with EFAULT only sometimes.
+        self.area.run_mut().exit_reason = u32::MAX;
+        let Some(running) = Running::enter(&self.kick, self.area.immediate_exit()) else {
+            return Ok(Exit::Interrupted);
+        };
+        let fd = self.fd.as_raw_fd();
+        let result = self.vm().observed().call(Call::Run, format_args!(""), || {
+            // SAFETY: KVM_RUN takes no argument. It changes the kvm_run area and guest memory: the area is borrowed by
+            // nobody (`&mut self`), guest memory is only ever accessed as volatile.
+            let result = unsafe { libc::ioctl(fd, KVM_RUN, 0) };
+            if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+        });
+        drop(running);
+        match result {
+            Ok(_) => {
+                let (exit, pending) = Exit::decode(&self.area);
+                self.pending = pending;
+                Ok(exit)
+            }
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EINTR) => {
+                    self.kick.heard();
+                    Ok(Exit::Interrupted)
+                }
+                Some(libc::EAGAIN) => Ok(Exit::Again),
+                Some(libc::EFAULT | libc::EHWPOISON) if self.exit_reason() == KVM_EXIT_MEMORY_FAULT => {
+                    Ok(Exit::decode(&self.area).0)
+                }
+                _ => Err(call_failed(Call::Run, format!("vCPU {}", self.id()))(error)),
+            },
+        }
+    }
+
+    /// Answers the last exit, a [`Exit::PioIn`] or [`Exit::MmioRead`], with exactly as many bytes as it asked for.
+    ///
+    /// # Errors
+    /// [`Error::Reply`] where the length is wrong or nothing was asked.
+    pub fn reply(&mut self, bytes: &[u8]) -> Result<()> {
+        let expected = self.pending.length();
+        let wrong = Error::Reply { expected, given: bytes.len() };
+        if bytes.len() != expected || expected == 0 {
+            return Err(wrong);
+        }
+        let offset = self.pending.offset();
+        self.area.bytes_mut(offset, expected).ok_or(wrong)?.copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn exit_reason(&self) -> u32 {
+        self.area.run().exit_reason
+    }
+}

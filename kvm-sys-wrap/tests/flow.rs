@@ -1,0 +1,286 @@
+//! The flow on a real KVM: 16-bit guests of a few bytes, written by hand. Real mode runs on every host.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "the helpers of tests are tests")]
+
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use kvm_sys_wrap::{
+    Alarm, CallObserver, CallRecord, Capability, Error, Exit, Gpa, Gva, Kvm, Port, Slot, SlotFlags,
+    TssAddress, Vcpu, Vm,
+};
+use vm_memory::{Bytes, GuestAddress};
+
+const CODE: u64 = 0x1000;
+
+fn slot(number: u32, address: u64, size: u64) -> Slot {
+    let (flags, advice) = Default::default();
+    Slot { number, address: Gpa(address), size, flags, advice }
+}
+
+/// A VM with 64 KiB at 0 and a vCPU about to execute `code` at 0:1000.
+fn boot(kvm: &Kvm, code: &[u8]) -> (Vm, Vcpu) {
+    let vm = kvm.create_vm().unwrap();
+    vm.set_tss_addr(TssAddress::new(Gpa(0xfffb_d000)).unwrap()).unwrap();
+    vm.add_slot(slot(0, 0, 0x1_0000)).unwrap();
+    vm.memory().write_slice(code, GuestAddress(CODE)).unwrap();
+    let vcpu = vm.create_vcpu(0).unwrap();
+    let mut sregs = vcpu.sregs().unwrap();
+    (sregs.cs.base, sregs.cs.selector) = (0, 0);
+    vcpu.set_sregs(&sregs).unwrap();
+    let mut regs = vcpu.regs().unwrap();
+    (regs.rip, regs.rflags) = (CODE, 2);
+    vcpu.set_regs(&regs).unwrap();
+    (vm, vcpu)
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn ports_in_every_width_and_direction() {
+    #[rustfmt::skip]
+    let code = [
+        0xba, 0x34, 0x12,             // mov dx, 0x1234
+        0xb0, 0x41, 0xee,             // mov al, 'A'; out dx, al
+        0xb8, 0x02, 0x01, 0xef,       // mov ax, 0x0102; out dx, ax
+        0x66, 0xed,                   // in eax, dx
+        0x66, 0xef,                   // out dx, eax
+        0xf4,                         // hlt
+    ];
+    let (_vm, mut vcpu) = boot(&Kvm::open().unwrap(), &code);
+    let port = Port(0x1234);
+    let out =
+        |width, data: &[u8]| Exit::PioOut { port, width, count: 1, data: kvm_sys_wrap::IoBytes::new(data) };
+    assert_eq!(vcpu.run().unwrap(), out(1, b"A"));
+    assert!(matches!(vcpu.reply(&[1]), Err(Error::Reply { expected: 0, given: 1 })));
+    assert_eq!(vcpu.run().unwrap(), out(2, &[2, 1]));
+    assert_eq!(vcpu.run().unwrap(), Exit::PioIn { port, width: 4, count: 1 });
+    assert!(matches!(vcpu.reply(&[1]), Err(Error::Reply { expected: 4, given: 1 })));
+    vcpu.reply(&[0xef, 0xbe, 0xad, 0xde]).unwrap();
+    assert_eq!(vcpu.run().unwrap(), out(4, &[0xef, 0xbe, 0xad, 0xde]));
+    assert_eq!(vcpu.run().unwrap(), Exit::Hlt);
+    assert_eq!(vcpu.regs().unwrap().rax, 0xdead_beef);
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn string_output_arrives_whole_in_one_exit_or_many() {
+    #[rustfmt::skip]
+    let code = [
+        0xfc,                         // cld
+        0xbe, 0x0f, 0x10,             // mov si, 0x100f
+        0xb9, 0x05, 0x00,             // mov cx, 5
+        0xba, 0xe9, 0x00,             // mov dx, 0xe9
+        0xf3, 0x6e,                   // rep outsb
+        0xf4, 0, 0,                   // hlt
+        b'h', b'e', b'l', b'l', b'o',
+    ];
+    let (_vm, mut vcpu) = boot(&Kvm::open().unwrap(), &code);
+    let mut text = Vec::new();
+    loop {
+        match vcpu.run().unwrap() {
+            Exit::PioOut { port, width: 1, count, data } => {
+                assert_eq!((port, data.len()), (Port(0xe9), usize::try_from(count).unwrap()));
+                text.extend_from_slice(&data);
+            }
+            Exit::Hlt => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(text, b"hello");
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn memory_outside_of_slots_is_mmio_and_slots_come_move_and_go() {
+    #[rustfmt::skip]
+    let code = [
+        0xb8, 0x00, 0x20, 0x8e, 0xd8, // mov ax, 0x2000; mov ds, ax
+        0xa0, 0x10, 0x00,             // mov al, [0x20010]
+        0xa2, 0x11, 0x00,             // mov [0x20011], al
+        0xf4,                         // hlt
+        0xeb, 0xf7,                   // jmp back to the first access
+    ];
+    let (vm, mut vcpu) = boot(&Kvm::open().unwrap(), &code);
+    assert_eq!(vcpu.run().unwrap(), Exit::MmioRead { address: Gpa(0x2_0010), width: 1 });
+    vcpu.reply(&[0x5a]).unwrap();
+    let Exit::MmioWrite { address: Gpa(0x2_0011), data } = vcpu.run().unwrap() else { panic!() };
+    assert_eq!(*data, [0x5a]);
+    assert_eq!(vcpu.run().unwrap(), Exit::Hlt);
+
+    // With a slot there, the same accesses reach memory.
+    vm.add_slot(slot(1, 0x5_0000, 0x1000)).unwrap();
+    vm.move_slot(1, Gpa(0x2_0000)).unwrap();
+    vm.memory().write_obj(0x77_u8, GuestAddress(0x2_0010)).unwrap();
+    assert_eq!(vcpu.run().unwrap(), Exit::Hlt);
+    assert_eq!(vm.memory().read_obj::<u8>(GuestAddress(0x2_0011)).unwrap(), 0x77);
+
+    // A read-only one lets reads through and shows writes; a deleted one is a hole again.
+    vm.delete_slot(1).unwrap();
+    let flags = SlotFlags { read_only: true, log_dirty: false };
+    vm.add_slot(Slot { flags, ..slot(1, 0x2_0000, 0x1000) }).unwrap();
+    assert!(matches!(vcpu.run().unwrap(), Exit::MmioWrite { address: Gpa(0x2_0011), .. }));
+    assert_eq!(vcpu.run().unwrap(), Exit::Hlt);
+    vm.delete_slot(1).unwrap();
+    assert!(matches!(vcpu.run().unwrap(), Exit::MmioRead { .. }));
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn the_dirty_log_has_the_written_page() {
+    let code = [0xa2, 0x00, 0x50, 0xf4]; // mov [0x5000], al; hlt
+    let (vm, mut vcpu) = boot(&Kvm::open().unwrap(), &code);
+    vm.set_slot_flags(0, SlotFlags { read_only: false, log_dirty: true }).unwrap();
+    vm.dirty_log(0).unwrap();
+    assert_eq!(vcpu.run().unwrap(), Exit::Hlt);
+    assert_ne!(vm.dirty_log(0).unwrap()[0] & 1 << 5, 0);
+    assert!(matches!(vm.dirty_log(9), Err(Error::SlotNumber { slot: 9, .. })));
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn slots_tss_pages_and_devices_do_not_overlap() {
+    let vm = Kvm::open().unwrap().create_vm().unwrap();
+    let text = |result: Result<(), Error>| result.unwrap_err().to_string();
+    vm.add_slot(slot(0, 0, 0x10_0000)).unwrap();
+    vm.reserve_mmio("serial", Gpa(0xd000_0000)..Gpa(0xd000_0008)).unwrap();
+    assert_eq!(
+        text(vm.set_tss_addr(TssAddress::new(Gpa(0xf_f000)).unwrap())),
+        "the TSS pages (0xff000..0x102000) overlaps memory slot 0 (0x0..0x100000)"
+    );
+    assert_eq!(
+        text(vm.set_tss_addr(TssAddress::new(Gpa(0xcfff_e000)).unwrap())),
+        "the TSS pages (0xcfffe000..0xd0001000) overlaps device `serial` (0xd0000000..0xd0000008)"
+    );
+    vm.set_tss_addr(TssAddress::new(Gpa(0x10_0000)).unwrap()).unwrap();
+    assert!(text(vm.add_slot(slot(1, 0x10_2000, 0x1000))).contains("overlaps the TSS pages"));
+    assert!(text(vm.move_slot(0, Gpa(0x1000))).contains("overlaps the TSS pages"));
+    vm.set_tss_addr(TssAddress::new(Gpa(0x20_0000)).unwrap()).unwrap();
+    vm.add_slot(slot(1, 0x10_2000, 0x1000)).unwrap();
+    assert_eq!(
+        text(vm.add_slot(slot(2, 0x1001, 0x1000))),
+        "memory slot 2 at 0x1001 with 0x1000 bytes is not made of whole 4 KiB pages"
+    );
+    assert_eq!(
+        text(vm.add_slot(slot(2, u64::MAX - 0xfff, 0x2000))),
+        "memory slot 2 at 0xfffffffffffff000 with 0x2000 bytes leaves the address space"
+    );
+    assert_eq!(text(vm.add_slot(slot(1, 0x40_0000, 0x1000))), "memory slot 1 exists already");
+    assert!(text(vm.add_slot(slot(2, 1 << 40, 1 << 60))).starts_with("mmap failed"));
+    // What failed left nothing behind.
+    vm.add_slot(slot(2, 1 << 40, 1 << 20)).unwrap();
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn vcpu_numbers_are_checked() {
+    let kvm = Kvm::open().unwrap();
+    let vm = kvm.create_vm().unwrap();
+    let _first = vm.create_vcpu(0).unwrap();
+    let _second = vm.create_vcpu(1).unwrap();
+    assert!(matches!(vm.create_vcpu(1), Err(Error::Call { .. })));
+    assert!(matches!(vm.create_vcpu(u64::MAX), Err(Error::VcpuId { id: u64::MAX, .. })));
+    assert!(kvm.capability(Capability::UserMemory) > 0);
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_kick_from_another_thread_and_an_alarm_end_a_spinning_guest() {
+    let (_vm, mut vcpu) = boot(&Kvm::open().unwrap(), &[0xeb, 0xfe]); // jmp $
+    let kick = vcpu.kick_handle().unwrap();
+    // Before the run: it ends the next one.
+    kick.kick();
+    assert_eq!(vcpu.run().unwrap(), Exit::Interrupted);
+    // During the run.
+    let kicker = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(30));
+        kick.kick();
+    });
+    assert_eq!(vcpu.run().unwrap(), Exit::Interrupted);
+    kicker.join().unwrap();
+    // By a timer.
+    let start = Instant::now();
+    let alarm = Alarm::set(Duration::from_millis(30)).unwrap();
+    assert_eq!(vcpu.run().unwrap(), Exit::Interrupted);
+    assert!(start.elapsed() >= Duration::from_millis(30));
+    drop(alarm);
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_thousand_kicks_at_random_moments_are_all_heard() {
+    // A guest that exits all the time: kicks meet the vCPU inside and outside of KVM_RUN.
+    let (_vm, mut vcpu) = boot(&Kvm::open().unwrap(), &[0xe6, 0x80, 0xeb, 0xfc]); // out 0x80, al; jmp back
+    let kick = vcpu.kick_handle().unwrap();
+    let (heard, acknowledged) = std::sync::mpsc::channel();
+    let kicker = thread::spawn(move || {
+        for round in 0..1000 {
+            kick.kick();
+            acknowledged
+                .recv_timeout(Duration::from_secs(10))
+                .unwrap_or_else(|_| panic!("kick {round} was lost"));
+        }
+    });
+    let mut kicks = 0;
+    while kicks < 1000 {
+        if vcpu.run().unwrap() == Exit::Interrupted {
+            kicks += 1;
+            if heard.send(()).is_err() {
+                break;
+            }
+        }
+    }
+    kicker.join().unwrap();
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_vcpu_keeps_its_vm_and_memory_alive() {
+    let (vm, mut vcpu) = boot(&Kvm::open().unwrap(), &[0xa2, 0x00, 0x50, 0xf4]); // mov [0x5000], al; hlt
+    drop(vm);
+    assert_eq!(vcpu.run().unwrap(), Exit::Hlt);
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn translate_is_the_identity_without_paging() {
+    let (_vm, vcpu) = boot(&Kvm::open().unwrap(), &[0xf4]);
+    assert_eq!(vcpu.translate(Gva(0x1234)).unwrap(), Some(Gpa(0x1234)));
+}
+
+#[derive(Default)]
+struct Names(Mutex<Vec<&'static str>>);
+
+impl CallObserver for Names {
+    fn observe(&self, record: &CallRecord<'_>) {
+        self.0.lock().unwrap().push(record.call.name());
+    }
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn an_observer_sees_the_whole_flow_in_order() {
+    let names = Arc::new(Names::default());
+    let kvm = Kvm::open_with(Kvm::DEVICE.as_ref(), Some(names.clone())).unwrap();
+    let (_vm, mut vcpu) = boot(&kvm, &[0xf4]);
+    vcpu.run().unwrap();
+    assert_eq!(
+        *names.0.lock().unwrap(),
+        [
+            "open(\"/dev/kvm\")",
+            "KVM_GET_API_VERSION",
+            "KVM_CREATE_VM",
+            "KVM_SET_TSS_ADDR",
+            "mmap",
+            "KVM_SET_USER_MEMORY_REGION",
+            "KVM_CREATE_VCPU",
+            "KVM_GET_VCPU_MMAP_SIZE",
+            "mmap(vCPU)",
+            "KVM_GET_SREGS",
+            "KVM_SET_SREGS",
+            "KVM_GET_REGS",
+            "KVM_SET_REGS",
+            "KVM_RUN",
+        ]
+    );
+}
