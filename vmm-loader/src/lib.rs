@@ -1,2 +1,71 @@
-//! Guest files: a file becomes a load plan, the plan becomes guest memory.
+//! Guest files: a file becomes a [`LoadPlan`], the plan becomes guest memory.
+//!
+//! A flat binary of two instructions, loaded at 0x1000:
+//!
+//! ```
+//! use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+//! use vmm_loader::{Bss, EntryChoice, flat};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let file = [0xe6, 0xe9, 0xf4]; // out %al, $0xe9; hlt
+//! let plan = flat::plan(&file, GuestAddress(0x1000))?;
+//! println!("{plan}");
+//!
+//! let memory: GuestMemoryMmap = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 64 << 10)])?;
+//! plan.place(&file, &memory, Bss::AlreadyZero)?;
+//!
+//! let entry = plan.resolve_entry(&EntryChoice::File)?;
+//! assert_eq!(entry.0, 0x1000);
+//! assert_eq!(memory.read_obj::<u8>(GuestAddress(0x1002))?, 0xf4);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! An ELF file goes the same way through [`elf::plan`]. A plan is made first and only then carried out: it is a plain
+//! value that can be printed, checked against the machine's memory ([`LoadPlan::check_fits`]) and against other
+//! files ([`check_overlap`]), all without a machine.
+//!
+//! This crate knows nothing of KVM, of CPU modes or of page tables: it reports what a file is ([`ElfClass`]) and where
+//! it lies, and leaves to its caller what that means.
+//!
+//! The modules in reading order: the five steps of an ELF file (`header`, `pt_load`, `dynamic` with `base`, `relocate`,
+//! `symtab`), [`elf`] which takes them, [`flat`], the plan (`plan`, `symbols`, `entry`, `fit`), and what carries it out
+//! (`place`).
 #![forbid(unsafe_code)]
+
+mod address;
+mod base;
+mod bytes;
+mod class;
+mod dynamic;
+pub mod elf;
+mod entry;
+mod error;
+mod fit;
+pub mod flat;
+mod header;
+mod place;
+mod plan;
+mod pt_load;
+mod relocate;
+mod segment;
+mod symbols;
+mod symtab;
+
+pub use address::{NamedRange, PHYSICAL_END, VirtAddr};
+pub use base::{BaseError, DEFAULT_BASE};
+pub use class::ElfClass;
+pub use dynamic::DynamicError;
+pub use elf::ElfOptions;
+pub use entry::{EntryChoice, EntryError};
+pub use error::LoadError;
+pub use fit::{FitError, check_overlap};
+pub use flat::FlatError;
+pub use header::{HeaderError, is_elf};
+pub use place::{Bss, PlaceError};
+pub use plan::{Kind, LoadPlan, Note};
+pub use pt_load::{MAX_SEGMENTS, Problem as SegmentProblem, SegmentError};
+pub use relocate::{Relocation, RelocationError, Word};
+pub use segment::{Access, Segment};
+pub use symbols::{Symbol, SymbolError, SymbolKind, Symbols};
+pub use symtab::SymbolTableError;

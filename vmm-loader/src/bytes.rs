@@ -1,0 +1,49 @@
+//! A guest's file as bytes, read at offsets that the file itself names.
+//!
+//! Such an offset can be anything. Nothing in this crate indexes a file otherwise than through these functions.
+
+/// The `size` bytes of the file from `offset` on, or `None` where the file does not have them all.
+pub(crate) fn slice(file: &[u8], offset: u64, size: u64) -> Option<&[u8]> {
+    let start = usize::try_from(offset).ok()?;
+    let end = usize::try_from(offset.checked_add(size)?).ok()?;
+    file.get(start..end)
+}
+
+/// A length as the `u64` that file offsets are made of.
+pub(crate) const fn length(of: usize) -> u64 {
+    // usize has at most 64 bits on every target that Rust has, so nothing is lost.
+    of as u64
+}
+
+/// The text from `offset` up to the next NUL, at most `limit` bytes of it; `None` where no NUL comes that soon.
+pub(crate) fn c_string(bytes: &[u8], offset: u64, limit: usize) -> Option<&[u8]> {
+    let from = bytes.get(usize::try_from(offset).ok()?..)?;
+    let from = from.get(..limit).unwrap_or(from);
+    let end = from.iter().position(|&byte| byte == 0)?;
+    from.get(..end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_stay_in_the_file() {
+        let file = [1, 2, 3];
+        assert_eq!(slice(&file, 1, 2), Some(&file[1..]));
+        assert_eq!(slice(&file, 3, 0), Some(&[][..]));
+        assert_eq!(slice(&file, 4, 0), None);
+        assert_eq!(slice(&file, 1, u64::MAX), None);
+        assert_eq!(slice(&file, u64::MAX, 1), None);
+    }
+
+    #[test]
+    fn strings_end_at_their_nul_or_are_none() {
+        let bytes = b"ab\0cd";
+        assert_eq!(c_string(bytes, 0, 16), Some(&b"ab"[..]));
+        assert_eq!(c_string(bytes, 2, 16), Some(&b""[..]));
+        assert_eq!(c_string(bytes, 3, 16), None);
+        assert_eq!(c_string(bytes, 0, 2), None);
+        assert_eq!(c_string(bytes, 99, 2), None);
+    }
+}

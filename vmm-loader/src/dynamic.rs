@@ -1,0 +1,162 @@
+//! Step 3 of an ELF file: what it asks of a dynamic linker.
+//!
+//! There is none on a bare machine. A file that names an interpreter or a library cannot run; one that asks for
+//! relative relocations only (a static PIE) can, since the loader applies those itself in `relocate.rs`. See gABI,
+//! "Dynamic Section".
+
+use goblin::elf::dynamic::{
+    DF_1_PIE, DT_FLAGS_1, DT_JMPREL, DT_NEEDED, DT_NULL, DT_PLTREL, DT_PLTRELSZ, DT_REL, DT_RELA, DT_RELAENT,
+    DT_RELASZ, DT_RELENT, DT_RELSZ, DT_STRSZ, DT_STRTAB, Dynamic as DynamicTable,
+};
+use goblin::elf::program_header::{PT_DYNAMIC, PT_INTERP, ProgramHeader};
+use thiserror::Error;
+
+use crate::address::{Size, VirtAddr};
+use crate::bytes::{c_string, length, slice};
+use crate::header::Headers;
+use crate::segment::Segment;
+
+// Tags of the packed relative relocations (gABI, "Dynamic Section"), newer than goblin's list.
+const DT_RELRSZ: u64 = 35;
+const DT_RELR: u64 = 36;
+const DT_RELRENT: u64 = 37;
+
+/// Longer names than this are not printed.
+const NAME_LIMIT: usize = 256;
+
+/// Why the file needs a dynamic linker, or why its dynamic section cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum DynamicError {
+    /// PT_INTERP: the program is started by another one.
+    #[error("a dynamically linked program: it asks for the interpreter {0}")]
+    Interpreter(String),
+    /// DT_NEEDED: the program needs a shared library.
+    #[error("a dynamically linked program: it needs the library {0}")]
+    Library(String),
+    /// ET_DYN without DF_1_PIE: a shared library.
+    #[error("a shared library (ET_DYN without the flag DF_1_PIE), not a program")]
+    SharedLibrary,
+    /// PT_DYNAMIC is not inside the file.
+    #[error("the dynamic section (file offset {offset:#x}, {}) is outside the file of {}", Size(*.size), Size(*.file))]
+    Outside {
+        /// `p_offset` of PT_DYNAMIC.
+        offset: u64,
+        /// `p_filesz` of PT_DYNAMIC.
+        size: u64,
+        /// Size of the file.
+        file: u64,
+    },
+}
+
+impl DynamicError {
+    /// What the user can do about it.
+    #[must_use]
+    pub fn help(&self) -> Option<String> {
+        match self {
+            Self::Interpreter(_) | Self::Library(_) | Self::SharedLibrary => {
+                Some("link it with `-static` or `-static-pie` and without libraries (`-nostdlib`)".to_owned())
+            }
+            Self::Outside { .. } => None,
+        }
+    }
+}
+
+/// A table that the dynamic section points to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Table {
+    /// Its virtual address, as linked.
+    pub address: VirtAddr,
+    /// Its size in bytes; 0 where there is none.
+    pub size: u64,
+    /// Bytes of each entry, where the file says so.
+    pub entry_size: Option<u64>,
+}
+
+/// What is of interest in the dynamic section; all tables are empty in a file that has none.
+#[derive(Debug, Default)]
+pub(crate) struct Dynamic {
+    pub rela: Table,
+    pub rel: Table,
+    pub relr: Table,
+    /// The relocations of the procedure linkage table; rela or rel by `plt_is_rela`.
+    pub plt: Table,
+    pub plt_is_rela: bool,
+    strings: Table,
+    needed: Option<u64>,
+    is_pie: bool,
+}
+
+impl Dynamic {
+    /// Reads the dynamic section and refuses files that need more than relative relocations.
+    pub(crate) fn read(file: &[u8], headers: &Headers, segments: &[Segment]) -> Result<Self, DynamicError> {
+        let of_type = |wanted| headers.program_headers.iter().find(|header| header.p_type == wanted);
+        if let Some(header) = of_type(PT_INTERP) {
+            return Err(DynamicError::Interpreter(interpreter(file, header)));
+        }
+        let mut dynamic = Self::default();
+        if let Some(header) = of_type(PT_DYNAMIC) {
+            let (offset, size) = (header.p_offset, header.p_filesz);
+            let outside = || DynamicError::Outside { offset, size, file: length(file.len()) };
+            slice(file, offset, size).ok_or_else(outside)?;
+            // goblin looks through the headers it is given for every entry, so it gets only the one it needs.
+            let table = DynamicTable::parse(file, std::slice::from_ref(header), headers.class.context())
+                .map_err(|_| outside())?;
+            for entry in table.iter().flat_map(|table| &table.dyns).take_while(|entry| entry.d_tag != DT_NULL)
+            {
+                dynamic.take(entry.d_tag, entry.d_val);
+            }
+        }
+        if let Some(offset) = dynamic.needed {
+            return Err(DynamicError::Library(dynamic.string(file, segments, offset)));
+        }
+        if headers.is_position_independent() && !dynamic.is_pie {
+            return Err(DynamicError::SharedLibrary);
+        }
+        Ok(dynamic)
+    }
+
+    fn take(&mut self, tag: u64, value: u64) {
+        match tag {
+            DT_NEEDED => self.needed = self.needed.or(Some(value)),
+            DT_FLAGS_1 => self.is_pie = value & DF_1_PIE != 0,
+            DT_STRTAB => self.strings.address = VirtAddr(value),
+            DT_STRSZ => self.strings.size = value,
+            DT_RELA => self.rela.address = VirtAddr(value),
+            DT_RELASZ => self.rela.size = value,
+            DT_RELAENT => self.rela.entry_size = Some(value),
+            DT_REL => self.rel.address = VirtAddr(value),
+            DT_RELSZ => self.rel.size = value,
+            DT_RELENT => self.rel.entry_size = Some(value),
+            DT_RELR => self.relr.address = VirtAddr(value),
+            DT_RELRSZ => self.relr.size = value,
+            DT_RELRENT => self.relr.entry_size = Some(value),
+            DT_JMPREL => self.plt.address = VirtAddr(value),
+            DT_PLTRELSZ => self.plt.size = value,
+            DT_PLTREL => self.plt_is_rela = value == DT_RELA,
+            // Symbol tables, hashes, versions, initialisers: a dynamic linker's business.
+            _ => {}
+        }
+    }
+
+    /// A name in the dynamic string table, for a message.
+    fn string(&self, file: &[u8], segments: &[Segment], offset: u64) -> String {
+        let table = segments
+            .iter()
+            .find_map(|segment| segment.file_bytes(file, self.strings.address, self.strings.size))
+            .unwrap_or_default();
+        name(c_string(table, offset, NAME_LIMIT))
+    }
+}
+
+/// The path in PT_INTERP, for a message.
+fn interpreter(file: &[u8], header: &ProgramHeader) -> String {
+    let bytes = slice(file, header.p_offset, header.p_filesz).unwrap_or_default();
+    name(c_string(bytes, 0, NAME_LIMIT))
+}
+
+fn name(bytes: Option<&[u8]>) -> String {
+    bytes.map_or_else(
+        || "(unreadable name)".to_owned(),
+        |bytes| String::from_utf8_lossy(bytes).escape_debug().collect(),
+    )
+}

@@ -1,0 +1,120 @@
+//! Carrying out a plan: the file's bytes go into guest memory, .bss is zeroed, relocated words are written.
+//!
+//! All checks come before the first byte is written, so a guest is placed whole or not at all.
+
+use thiserror::Error;
+use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryBackend, GuestMemoryError, GuestMemoryRegion};
+
+use crate::address::{NamedRange, Size};
+use crate::bytes::{length, slice};
+use crate::error::LoadError;
+use crate::plan::LoadPlan;
+use crate::relocate::Word;
+use crate::segment::Segment;
+
+/// What to do about the part of a segment that is not in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bss {
+    /// Leave it alone: the memory is fresh from `mmap` and reads as zero. Pages that are not touched cost nothing.
+    AlreadyZero,
+    /// Write zeros: the memory has been used before.
+    Zero,
+}
+
+/// Why a plan could not be carried out.
+#[derive(Debug, Error)]
+pub enum PlaceError {
+    /// The file is not the one that the plan was made from.
+    #[error("the file has changed since it was read: it had {} and has {}", Size(*.planned), Size(*.now))]
+    FileChanged {
+        /// Its size when the plan was made.
+        planned: u64,
+        /// Its size now.
+        now: u64,
+    },
+    /// Guest memory refused the write.
+    #[error("cannot write {what} to guest memory")]
+    Memory {
+        /// What was to be written, and where.
+        what: NamedRange,
+        /// The reason.
+        source: GuestMemoryError,
+    },
+}
+
+impl LoadPlan {
+    /// Loads the file that the plan was made from. Writes inside [`LoadPlan::ranges`] and nowhere else.
+    ///
+    /// # Errors
+    ///
+    /// When a segment does not fit into `memory` or the file is another one; then nothing has been written.
+    pub fn place<M>(&self, file: &[u8], memory: &M, bss: Bss) -> Result<(), LoadError>
+    where
+        M: GuestMemoryBackend + GuestMemory + ?Sized,
+    {
+        if length(file.len()) != self.file_size() {
+            return Err(PlaceError::FileChanged { planned: self.file_size(), now: length(file.len()) }.into());
+        }
+        let regions: Vec<_> = memory
+            .iter()
+            .map(|region| {
+                let start = region.start_addr();
+                start..GuestAddress(start.0.saturating_add(region.len()))
+            })
+            .collect();
+        self.check_fits(&regions)?;
+
+        for segment in self.segments() {
+            self.place_segment(segment, file, memory, bss)
+                .map_err(|source| PlaceError::Memory { what: self.named_range(segment), source })?;
+        }
+        for relocation in self.relocations() {
+            let (bytes, size) = match relocation.value {
+                Word::Bits32(value) => (u64::from(value).to_le_bytes(), 4),
+                Word::Bits64(value) => (value.to_le_bytes(), 8),
+            };
+            let start = relocation.target;
+            memory.write_slice(bytes.get(..size).unwrap_or(&bytes), start).map_err(|source| {
+                let range = start..GuestAddress(start.0.saturating_add(length(size)));
+                PlaceError::Memory { what: NamedRange { name: "a relocated word".to_owned(), range }, source }
+            })?;
+        }
+        Ok(())
+    }
+
+    fn place_segment<M>(
+        &self,
+        segment: &Segment,
+        file: &[u8],
+        memory: &M,
+        bss: Bss,
+    ) -> Result<(), GuestMemoryError>
+    where
+        M: GuestMemory + ?Sized,
+    {
+        // A plan's file ranges are inside a file of the plan's size, which was checked before.
+        let bytes = slice(file, segment.file_offset, segment.file_size).unwrap_or_default();
+        memory.write_slice(bytes, segment.phys)?;
+        match bss {
+            Bss::AlreadyZero => Ok(()),
+            Bss::Zero => {
+                let start = GuestAddress(segment.phys.0.saturating_add(segment.file_size));
+                zero(memory, start, segment.physical().end)
+            }
+        }
+    }
+}
+
+fn zero<M>(memory: &M, mut from: GuestAddress, to: GuestAddress) -> Result<(), GuestMemoryError>
+where
+    M: GuestMemory + ?Sized,
+{
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    while from < to {
+        let left = usize::try_from(to.0 - from.0).unwrap_or(usize::MAX);
+        let chunk = ZEROS.get(..left).unwrap_or(&ZEROS);
+        memory.write_slice(chunk, from)?;
+        from = GuestAddress(from.0.saturating_add(length(chunk.len())));
+    }
+    Ok(())
+}

@@ -1,0 +1,297 @@
+//! Names for addresses: the symbol table, looked up both ways.
+//!
+//! Symbols name the entry, say where a guest crashed, and locate what a test checks. They are not needed to run, so a
+//! file whose table is missing or damaged still loads: then the plan carries a note and there are no symbols. What a
+//! table consists of: gABI, "Symbol Table".
+
+use std::ops::Range;
+
+use strsim::damerau_levenshtein;
+use thiserror::Error;
+
+use crate::address::{VirtAddr, list};
+
+/// What a symbol names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum SymbolKind {
+    /// A number that the linker was given, not an address in the image (SHN_ABS). It does not move with a base.
+    Absolute,
+    /// A place without a type: what assemblers make of `name:`.
+    Label,
+    /// A variable.
+    Object,
+    /// A function.
+    Function,
+}
+
+/// A name and what it stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Symbol {
+    /// The name as in the file, not demangled.
+    pub name: String,
+    /// Where it is at run time; the value of an [`SymbolKind::Absolute`].
+    pub address: VirtAddr,
+    /// Its size in bytes; 0 where the file gives none, as with most labels.
+    pub size: u64,
+    /// What it names.
+    pub kind: SymbolKind,
+    /// Visible to the linker outside its own source file (STB_GLOBAL or STB_WEAK).
+    pub global: bool,
+}
+
+/// Why a name has no address.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum SymbolError {
+    /// The file has no symbols at all.
+    #[error("no symbol `{0}`: the file has no symbols")]
+    NoSymbols(String),
+    /// No symbol has the name.
+    #[error("no symbol `{name}` in the file")]
+    NotFound {
+        /// The name asked for.
+        name: String,
+        /// Names that differ little from it, the nearest first.
+        near: Vec<String>,
+    },
+    /// Several local symbols have the name, and no global one.
+    #[error("the symbol `{name}` is ambiguous: {}", list(.addresses))]
+    Ambiguous {
+        /// The name asked for.
+        name: String,
+        /// The addresses it could mean.
+        addresses: Vec<VirtAddr>,
+    },
+}
+
+impl SymbolError {
+    /// What the user can do about it.
+    #[must_use]
+    pub fn help(&self) -> Option<String> {
+        match self {
+            Self::NoSymbols(_) => {
+                Some("give an address, or keep the symbols when linking (no `-s`, no `strip`)".to_owned())
+            }
+            Self::NotFound { near, .. } if near.is_empty() => None,
+            Self::NotFound { near, .. } => Some(format!(
+                "did you mean {}?",
+                near.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" or ")
+            )),
+            Self::Ambiguous { .. } => Some("give the address instead of the name".to_owned()),
+        }
+    }
+}
+
+/// The symbols of one file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Symbols {
+    /// By address, and among equal ones the best name last; the absolute ones after all others.
+    symbols: Vec<Symbol>,
+    /// How many of them are not absolute.
+    located: usize,
+    /// For each located symbol the highest end of it and all before it: where a search downwards may stop.
+    reach: Vec<u64>,
+    /// Indices of all symbols, by name.
+    by_name: Vec<usize>,
+}
+
+impl Symbols {
+    pub(crate) fn new(mut symbols: Vec<Symbol>) -> Self {
+        symbols.sort_by_key(|symbol| {
+            (symbol.kind == SymbolKind::Absolute, symbol.address, symbol.kind, symbol.global)
+        });
+        let located = symbols.partition_point(|symbol| symbol.kind != SymbolKind::Absolute);
+        let reach = symbols
+            .iter()
+            .take(located)
+            .scan(0, |highest: &mut u64, symbol| {
+                *highest = symbol.address.0.saturating_add(symbol.size).max(*highest);
+                Some(*highest)
+            })
+            .collect();
+        let mut by_name: Vec<usize> = (0..symbols.len()).collect();
+        by_name.sort_by_key(|&index| symbols.get(index).map(|symbol| &symbol.name));
+        Self { symbols, located, reach, by_name }
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.symbols.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.symbols.is_empty()
+    }
+
+    /// All of them by address, the absolute ones last.
+    pub fn iter(&self) -> impl Iterator<Item = &Symbol> {
+        self.symbols.iter()
+    }
+
+    /// The symbol called `name`. A global one wins over local ones.
+    ///
+    /// # Errors
+    ///
+    /// When no symbol has the name, or several local ones at different addresses have it.
+    pub fn lookup(&self, name: &str) -> Result<&Symbol, SymbolError> {
+        let found = || {
+            self.by_name
+                .get(self.named(name))
+                .into_iter()
+                .flatten()
+                .filter_map(|&index| self.symbols.get(index))
+        };
+        let Some(first) = found().next() else {
+            let name = name.to_owned();
+            return Err(if self.is_empty() {
+                SymbolError::NoSymbols(name)
+            } else {
+                SymbolError::NotFound { near: self.near(&name), name }
+            });
+        };
+        if let Some(global) = found().find(|symbol| symbol.global) {
+            return Ok(global);
+        }
+        if found().all(|symbol| symbol.address == first.address) {
+            return Ok(first);
+        }
+        Err(SymbolError::Ambiguous {
+            name: name.to_owned(),
+            addresses: found().map(|symbol| symbol.address).collect(),
+        })
+    }
+
+    /// Where in `by_name` the symbols called `name` are.
+    fn named(&self, name: &str) -> Range<usize> {
+        let compare = |index: &usize| self.symbols.get(*index).map_or("", |symbol| &symbol.name).cmp(name);
+        let start = self.by_name.partition_point(|index| compare(index).is_lt());
+        let end = self.by_name.partition_point(|index| compare(index).is_le());
+        start..end
+    }
+
+    /// The symbol that `address` belongs to, and how far it is into it.
+    ///
+    /// That is the nearest symbol at or below it whose size covers it; a symbol without a size covers all up to
+    /// the next symbol.
+    #[must_use]
+    pub fn nearest(&self, address: VirtAddr) -> Option<(&Symbol, u64)> {
+        let located = self.symbols.get(..self.located)?;
+        let below = located.get(..located.partition_point(|symbol| symbol.address <= address))?;
+        let closest = below.last()?.address;
+        below
+            .iter()
+            .zip(&self.reach)
+            .rev()
+            .take_while(|&(symbol, &reach)| symbol.address == closest || reach > address.0)
+            .map(|(symbol, _)| (symbol, address.0.saturating_sub(symbol.address.0)))
+            .find(|&(symbol, offset)| match symbol.size {
+                0 => symbol.address == closest,
+                size => offset < size,
+            })
+    }
+
+    /// At most three names that `name` may be a slip for.
+    fn near(&self, name: &str) -> Vec<String> {
+        // One wrong letter in three. Long names are left out: the distance takes time in the product of the lengths.
+        let limit = (name.len() / 3).max(1);
+        let worth_it = |other: &str| other.len().abs_diff(name.len()) <= limit && other.len() <= 256;
+        let mut near: Vec<(usize, &str)> = self
+            .symbols
+            .iter()
+            .map(|symbol| symbol.name.as_str())
+            .filter(|other| worth_it(other))
+            .map(|other| (damerau_levenshtein(name, other), other))
+            .filter(|&(distance, _)| distance <= limit)
+            .collect();
+        near.sort_unstable();
+        near.dedup();
+        near.into_iter().take(3).map(|(_, name)| name.to_owned()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn symbol(name: &str, address: u64, size: u64, kind: SymbolKind, global: bool) -> Symbol {
+        Symbol { name: name.to_owned(), address: VirtAddr(address), size, kind, global }
+    }
+
+    fn sample() -> Symbols {
+        use SymbolKind::{Absolute, Function, Label, Object};
+        Symbols::new(vec![
+            symbol("_start", 0x1000, 0, Label, true),
+            symbol("main", 0x1100, 0x80, Function, true),
+            symbol("loop", 0x1110, 0, Label, false),
+            symbol("inner", 0x1120, 4, Object, false),
+            symbol("twice", 0x1200, 8, Function, false),
+            symbol("twice", 0x1300, 8, Function, false),
+            symbol("shared", 0x1400, 8, Function, false),
+            symbol("shared", 0x1500, 8, Function, true),
+            symbol("alias", 0x1500, 0, Label, true),
+            symbol("SIZE", 0x1600, 0, Absolute, true),
+        ])
+    }
+
+    #[test]
+    fn addresses_get_the_name_that_covers_them() {
+        let symbols = sample();
+        let name = |address| {
+            symbols.nearest(VirtAddr(address)).map(|(symbol, offset)| format!("{}+{offset:#x}", symbol.name))
+        };
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(name(0xfff), None, "below all");
+        assert_eq!(name(0x1000), some("_start+0x0"));
+        assert_eq!(name(0x10ff), some("_start+0xff"), "a label reaches to the next symbol");
+        assert_eq!(name(0x1104), some("main+0x4"));
+        assert_eq!(name(0x1115), some("loop+0x5"), "the label inside a function is nearer");
+        assert_eq!(name(0x1122), some("inner+0x2"));
+        assert_eq!(name(0x1130), some("main+0x30"), "behind the end of `inner`, still inside `main`");
+        assert_eq!(name(0x1180), None, "behind the end of `main`");
+        assert_eq!(name(0x1504), some("shared+0x4"), "a function names better than a label");
+        assert_eq!(name(0x1508), some("alias+0x8"));
+        assert_eq!(name(0x9999), some("alias+0x8499"), "absolute symbols name no place");
+    }
+
+    #[test]
+    fn names_are_found_or_explained() {
+        let symbols = sample();
+        let address = |name| symbols.lookup(name).map(|symbol| symbol.address.0);
+        assert_eq!(address("main"), Ok(0x1100));
+        assert_eq!(address("shared"), Ok(0x1500), "the global one wins");
+        assert_eq!(address("SIZE"), Ok(0x1600));
+        let error = address("twice").unwrap_err();
+        assert_eq!(error.to_string(), "the symbol `twice` is ambiguous: 0x1200, 0x1300");
+        let error = address("strat").unwrap_err();
+        assert_eq!(error.to_string(), "no symbol `strat` in the file");
+        assert_eq!(error.help(), None, "`_start` is two slips away from five letters");
+        assert_eq!(address("_strat").unwrap_err().help().as_deref(), Some("did you mean `_start`?"));
+        let error = Symbols::default().lookup("main").unwrap_err();
+        assert_eq!(error.to_string(), "no symbol `main`: the file has no symbols");
+    }
+    proptest! {
+        /// The search that stops early finds what a look at every symbol finds.
+        #[test]
+        fn nearest_agrees_with_its_definition(
+            places in prop::collection::vec((0_u64..40, 0_u64..12, any::<bool>()), 0..20),
+            address in 0_u64..60,
+        ) {
+            let kind = |function| if function { SymbolKind::Function } else { SymbolKind::Label };
+            let all = places.into_iter().map(|(at, size, function)| symbol("s", at, size, kind(function), true));
+            let symbols = Symbols::new(all.collect());
+            let below = || symbols.iter().filter(|symbol| symbol.address.0 <= address);
+            let closest = below().map(|symbol| symbol.address).max();
+            let covers = |symbol: &&Symbol| match symbol.size {
+                0 => Some(symbol.address) == closest,
+                size => address < symbol.address.0 + size,
+            };
+            let expected = below().filter(covers).map(|symbol| (symbol.address, symbol.kind)).max();
+            let found = symbols.nearest(VirtAddr(address)).map(|(symbol, _)| (symbol.address, symbol.kind));
+            prop_assert_eq!(found, expected);
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! Laws that hold for every file, however broken: no panic, nothing read outside the file, nothing written outside
+//! the plan.
+
+use std::ops::Range;
+
+use proptest::prelude::*;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vmm_loader::{Bss, ElfOptions, EntryChoice, LoadPlan, VirtAddr, Word, elf, flat};
+
+use crate::image::{
+    Bits::{self, B32, B64},
+    DF_1_PIE, DT_FLAGS_1, DT_RELR, DT_RELRSZ, Image,
+};
+
+/// What memory is filled with before a guest is placed.
+const PATTERN: u8 = 0xa5;
+/// The memory that mutated files are placed in.
+const REGIONS: [Range<u64>; 3] = [0..0x8000, 0x8000..0xa000, 0x10_0000..0x10_8000];
+
+fn patterned_memory() -> GuestMemoryMmap {
+    let regions = REGIONS.map(|region| (GuestAddress(region.start), size(&region)));
+    let memory = GuestMemoryMmap::from_ranges(&regions).unwrap();
+    for region in REGIONS {
+        memory.write_slice(&vec![PATTERN; size(&region)], GuestAddress(region.start)).unwrap();
+    }
+    memory
+}
+
+fn size(region: &Range<u64>) -> usize {
+    usize::try_from(region.end - region.start).unwrap()
+}
+
+/// What a plan promises about its segments and relocations.
+fn check_plan(plan: &LoadPlan, file: &[u8]) {
+    assert!(!plan.segments().is_empty());
+    for segment in plan.segments() {
+        assert!(0 < segment.mem_size && segment.file_size <= segment.mem_size);
+        if segment.file_size > 0 {
+            assert!(segment.file_offset.checked_add(segment.file_size).unwrap() <= file.len() as u64);
+        }
+        assert!(segment.phys.0.checked_add(segment.mem_size).unwrap() <= 1 << 52);
+        assert!(segment.virt.0.checked_add(segment.mem_size - 1).is_some());
+    }
+    let ranges = plan.ranges();
+    for (index, range) in ranges.iter().enumerate() {
+        assert!(!ranges[..index].iter().any(|other| other.overlaps(range)));
+    }
+    assert!(plan.relocations().len() <= file.len() / 4);
+    for relocation in plan.relocations() {
+        let size = match relocation.value {
+            Word::Bits32(_) => 4,
+            Word::Bits64(_) => 8,
+        };
+        let holds = |start: u64, length: u64| {
+            start <= relocation.target.0 && relocation.target.0 + size <= start + length
+        };
+        assert!(plan.segments().iter().any(|segment| holds(segment.phys.0, segment.file_size)));
+    }
+}
+
+/// Places the plan and checks that not one byte outside its ranges has changed.
+fn check_placement(plan: &LoadPlan, file: &[u8]) {
+    let memory = patterned_memory();
+    let fits =
+        plan.check_fits(&REGIONS.map(|region| GuestAddress(region.start)..GuestAddress(region.end))).is_ok();
+    assert_eq!(plan.place(file, &memory, Bss::Zero).is_ok(), fits);
+    for region in REGIONS {
+        let mut bytes = vec![0; size(&region)];
+        memory.read_slice(&mut bytes, GuestAddress(region.start)).unwrap();
+        // Put the pattern back where the plan may write: then all of it has to be there.
+        for range in plan.ranges().iter().filter(|_| fits).map(|named| &named.range) {
+            let offset = |address: GuestAddress| {
+                usize::try_from(address.0.clamp(region.start, region.end) - region.start).unwrap()
+            };
+            bytes[offset(range.start)..offset(range.end)].fill(PATTERN);
+        }
+        assert!(bytes == vec![PATTERN; bytes.len()], "a write outside of the plan in {region:#x?}");
+    }
+}
+
+/// Everything one can do with a file. Returns whether it could be planned.
+fn exercise(file: &[u8], base: Option<u64>) -> bool {
+    let Ok(plan) = elf::plan(file, &ElfOptions { base: base.map(GuestAddress) }) else { return false };
+    check_plan(&plan, file);
+    check_placement(&plan, file);
+    assert!(!plan.to_string().is_empty());
+    let _ = plan.resolve_entry(&EntryChoice::Symbol("_start".to_owned()));
+    if let Ok(entry) = plan.resolve_entry(&EntryChoice::File) {
+        assert!(plan.virt_to_phys(entry).is_some());
+    }
+    for symbol in plan.symbols().iter() {
+        let _ = plan.symbol_at(symbol.address);
+        let _ = plan.virt_to_phys(VirtAddr(symbol.address.0.wrapping_add(symbol.size)));
+    }
+    true
+}
+
+fn bits() -> impl Strategy<Value = Bits> {
+    prop_oneof![Just(B32), Just(B64)]
+}
+
+fn good_file() -> impl Strategy<Value = Vec<u8>> {
+    let image = prop_oneof![
+        bits().prop_map(Image::program),
+        (bits(), 0_u64..8).prop_map(|(bits, words)| Image::pie(bits, words)),
+    ];
+    image.prop_map(|image| image.build())
+}
+
+/// Values at which arithmetic goes wrong, small ones that keep a file half sound, and any others.
+fn value() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        any::<u64>(),
+        0_u64..64,
+        (0_u32..64, -2_i64..3).prop_map(|(shift, near)| (1_u64 << shift).wrapping_add_signed(near)),
+        (0_u64..0x40).prop_map(|step| step * 0x100),
+    ]
+}
+
+/// A little-endian value of 1, 2, 4 or 8 bytes written somewhere, mostly into the headers.
+fn patch() -> impl Strategy<Value = (prop::sample::Index, bool, usize, u64)> {
+    (any::<prop::sample::Index>(), any::<bool>(), 0_usize..4, value())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn mutated_files_do_no_harm(
+        good in good_file(),
+        patches in prop::collection::vec(patch(), 1..6),
+        cut in prop::option::weighted(0.2, any::<prop::sample::Index>()),
+        base in prop::option::of((0_u64..0x20).prop_map(|step| step * 0x1000)),
+    ) {
+        let mut file = good;
+        for (at, anywhere, width, value) in patches {
+            let start = at.index(if anywhere { file.len() } else { 0x100 });
+            let end = file.len().min(start + (1 << width));
+            file[start..end].copy_from_slice(&value.to_le_bytes()[..end - start]);
+        }
+        if let Some(cut) = cut {
+            file.truncate(cut.index(file.len()));
+        }
+        exercise(&file, base);
+    }
+
+    #[test]
+    fn random_bytes_behind_good_identification_do_no_harm(
+        bits in bits(),
+        kind in 2_u8..4,
+        bytes in prop::collection::vec(any::<u8>(), 0..400),
+    ) {
+        let mut file = Image::empty(bits).build()[..24].to_vec();
+        file[16] = kind;
+        file.extend(bytes);
+        exercise(&file, None);
+    }
+
+    #[test]
+    fn relocated_words_hold_base_plus_addend(bits in bits(), words in 0_u64..40, step in 0_u64..0x400) {
+        let base = step * 16;
+        let image = Image::pie(bits, words);
+        let file = image.build();
+        let plan = elf::plan(&file, &ElfOptions { base: Some(GuestAddress(base)) }).unwrap();
+        check_plan(&plan, &file);
+        let memory = patterned_memory();
+        plan.place(&file, &memory, Bss::AlreadyZero).unwrap();
+        for index in 0..words {
+            let mut word = [0; 8];
+            let width = usize::try_from(bits.size()).unwrap();
+            memory.read_slice(&mut word[..width], GuestAddress(base + 0x1000 + index * bits.size())).unwrap();
+            prop_assert_eq!(u64::from_le_bytes(word), base + 0x10);
+        }
+    }
+
+    #[test]
+    fn packed_tables_mean_the_words_they_were_made_of(
+        bits in bits(),
+        words in prop::collection::btree_set(0_u64..300, 0..80),
+    ) {
+        let size = bits.size();
+        let wanted: Vec<u64> = words.iter().map(|word| 0x1000 + word * size).collect();
+        let table: Vec<u8> = pack(bits, &wanted).into_iter().flat_map(|entry| bits.word(entry)).collect();
+        let mut image = Image::pie(bits, 0);
+        let table_at = 0x1000 + 300 * size;
+        let mut data = vec![0; usize::try_from(300 * size).unwrap()];
+        let table_size = table.len() as u64;
+        data.extend(table);
+        (image.phdrs[1].filesz, image.phdrs[1].memsz) = (data.len() as u64, data.len() as u64);
+        image.data[1].1 = data;
+        image.dynamic(0x8000, &[(DT_FLAGS_1, DF_1_PIE), (DT_RELR, table_at), (DT_RELRSZ, table_size)]);
+        let plan = elf::plan(&image.build(), &ElfOptions { base: Some(GuestAddress(0x2000)) }).unwrap();
+        let found: Vec<u64> = plan.relocations().iter().map(|relocation| relocation.target.0 - 0x2000).collect();
+        prop_assert_eq!(found, wanted);
+    }
+
+    #[test]
+    fn fitting_means_that_memory_has_each_byte(
+        regions in prop::collection::vec((0_u64..64, 0_u64..24), 0..5),
+        start in 0_u64..64,
+        length in 1_usize..24,
+    ) {
+        let plan = flat::plan(&vec![0; length], GuestAddress(start)).unwrap();
+        let ranges: Vec<_> = regions.iter().map(|&(start, size)| GuestAddress(start)..GuestAddress(start + size)).collect();
+        let has = |address| ranges.iter().any(|range| range.contains(&GuestAddress(address)));
+        let all = (start..).take(length).all(has);
+        prop_assert_eq!(plan.check_fits(&ranges).is_ok(), all);
+    }
+}
+
+/// Packs sorted addresses as a linker does for DT_RELR.
+fn pack(bits: Bits, addresses: &[u64]) -> Vec<u64> {
+    let (size, in_bitmap) = (bits.size(), bits.size() * 8 - 1);
+    let mut entries = Vec::new();
+    let mut rest = addresses.iter().copied().peekable();
+    while let Some(address) = rest.next() {
+        entries.push(address);
+        let mut base = address + size;
+        loop {
+            let mut bitmap = 0;
+            while let Some(next) = rest.next_if(|next| next - base < in_bitmap * size) {
+                bitmap |= 1 << ((next - base) / size);
+            }
+            if bitmap == 0 {
+                break;
+            }
+            entries.push(bitmap << 1 | 1);
+            base += in_bitmap * size;
+        }
+    }
+    entries
+}
+
+/// The mutations above would prove little if none of their files loaded.
+#[test]
+fn unmutated_files_pass_the_same_checks() {
+    for bits in [B32, B64] {
+        assert!(exercise(&Image::program(bits).build(), None));
+        assert!(exercise(&Image::pie(bits, 5).build(), None));
+        assert!(exercise(&Image::pie(bits, 5).build(), Some(0x2000)));
+    }
+}
