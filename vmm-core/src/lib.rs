@@ -1,7 +1,71 @@
 //! A virtual machine on KVM: layout, CPU modes, page tables, devices and the run loop.
+//!
+//! A whole machine from a few bytes, which prints a letter and halts:
+//!
+//! ```no_run
+//! use vmm_core::console::Console;
+//! use vmm_core::end::End;
+//! use vmm_core::image::FlatImage;
+//! use vmm_core::machine::Machine;
+//! use vmm_core::mode::Mode;
+//! use vmm_core::spec::{Entry, MachineSpec};
+//! use vmm_core::{Gpa, Gva, Kvm};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let code = [
+//!     0xb0, b'A', // mov $'A', %al
+//!     0xe6, 0xe9, // out %al, $0xe9: the debug console
+//!     0xf4, // hlt
+//! ];
+//! let guest = FlatImage { address: Gpa(0x8000), bytes: &code };
+//! let spec = MachineSpec::new(Mode::Long, 2 << 20, Entry::Address(Gva(0x8000)));
+//! let mut machine = Machine::build(&Kvm::open()?, spec, &guest, Console::to(std::io::stdout()))?;
+//! let outcome = machine.run()?;
+//! assert!(matches!(outcome.end, End::Halt { .. }));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The modules in reading order:
+//!
+//! - what a machine is: [`mode`], [`register`], [`spec`];
+//! - what is computed before there is one, without KVM: [`span`], [`layout`], [`paging`], [`control`], [`descriptor`],
+//!   [`gdt`], [`idt`], [`tss`], [`landing`], [`state`];
+//! - the machine: [`machine`] with [`image`], `host` and [`verify`];
+//! - what answers it: [`device`], [`bus`], [`devices`], [`console`];
+//! - its run: [`run_loop`] with [`exit_counts`], [`observer`] and `limits`; how it ends: [`end`], [`error`];
+//! - what works here: [`probe`].
 #![forbid(unsafe_code)]
 
+pub mod bus;
+pub mod console;
+pub mod control;
+pub mod descriptor;
+pub mod device;
+pub mod devices;
+pub mod end;
+pub mod error;
+pub mod exit_counts;
+pub mod gdt;
+mod host;
+pub mod idt;
+pub mod image;
+pub mod landing;
+pub mod layout;
+mod limits;
+pub mod machine;
 pub mod mode;
+pub mod observer;
+pub mod paging;
+pub mod probe;
+pub mod register;
+pub mod reset;
+pub mod run_loop;
+pub mod span;
 pub mod spec;
+pub mod state;
+pub mod tss;
+mod vcpu_view;
+pub mod verify;
 
-pub use kvm_sys_wrap::{Gpa, Gva, Port};
+pub use kvm_sys_wrap::{Gpa, Gva, Kvm, Port};

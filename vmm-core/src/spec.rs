@@ -3,11 +3,13 @@
 //! A [`MachineSpec`] holds no descriptor, no memory and no file. `vmm-cli` lowers a TOML file to one; a library user
 //! writes one by hand or starts from [`MachineSpec::new`].
 
+use std::fmt;
 use std::time::Duration;
 
 use kvm_sys_wrap::{Gpa, Gva, Port};
 
 use crate::mode::{Mode, PageSize, Ring};
+pub use crate::register::Register;
 
 /// One machine: memory, the boot state of its vCPU, devices, and when to stop.
 #[derive(Debug, Clone, PartialEq)]
@@ -125,6 +127,15 @@ pub enum Entry {
     },
 }
 
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(gva) => gva.fmt(f),
+            Self::Segmented { segment, offset } => write!(f, "{segment:04x}:{offset:04x}"),
+        }
+    }
+}
+
 /// The page tables that the guest starts with; without meaning in modes that have no paging.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PagingSpec {
@@ -184,30 +195,6 @@ pub struct Placement {
     pub tss: Option<Gpa>,
     /// The first page table (CR3); a multiple of 4 KiB. The other tables follow it.
     pub page_tables: Option<Gpa>,
-}
-
-/// The general registers that a configuration can preset and check.
-#[expect(missing_docs, reason = "the names say all")]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Register {
-    Rax,
-    Rbx,
-    Rcx,
-    Rdx,
-    Rsi,
-    Rdi,
-    Rbp,
-    Rsp,
-    R8,
-    R9,
-    R10,
-    R11,
-    R12,
-    R13,
-    R14,
-    R15,
-    Rip,
-    Rflags,
 }
 
 /// Which devices the machine has, and where; `None` leaves one out.

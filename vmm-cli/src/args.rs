@@ -1,0 +1,134 @@
+//! The command line, as clap sees it. Completions and the manual page are made from the same declaration.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+
+/// Runs bare-metal x86 programs on KVM from one TOML file.
+#[derive(Debug, Parser)]
+#[command(name = "vmm-cli", version, about, max_term_width = 100, after_long_help = STATUSES)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const STATUSES: &str = "\
+Exit status:
+  0      the guest halted or ended with code 0; with [expect], every line of it was met
+  1-99   the guest's own exit code (higher codes are reported as 99)
+  100    the guest crashed
+  101    a bug in vmm-cli
+  102    the guest hung: a limit passed, or it halted where halt = \"hung\"
+  103    [expect] was not met
+  104    this host's KVM cannot do what was asked
+  105    a mistake in the configuration, the guest file or the command line
+  106    trouble on the host
+  130    interrupted";
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the guest of a configuration
+    Run(Run),
+    /// Check configurations and their guest files without KVM
+    Check(Check),
+    /// Show whether KVM works here, and which CPU modes
+    Doctor(Doctor),
+    /// Write a commented configuration to start from
+    Init(Init),
+    /// Print the JSON schema of configurations, for editors
+    Schema,
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man,
+}
+
+/// Options of `run`.
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// The configuration
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) config: PathBuf,
+    #[command(flatten)]
+    pub(crate) overrides: Overrides,
+    /// Write how the run ended to this file, as JSON
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) report: Option<PathBuf>,
+    /// How errors are shown on standard error
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+/// Options of `check`.
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    /// The configurations
+    #[arg(required = true, value_hint = ValueHint::FilePath)]
+    pub(crate) configs: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) overrides: Overrides,
+    /// How the result is shown
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+/// Options of `doctor`.
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// How the result is shown
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+/// Options of `init`.
+#[derive(Debug, Args)]
+pub(crate) struct Init {
+    /// The file to write; never one that exists
+    #[arg(default_value = "vmm.toml", value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+}
+
+/// Values that replace those of the file.
+#[derive(Debug, Args)]
+pub(crate) struct Overrides {
+    /// Set a key of the configuration, such as memory.size=4MiB; can be given several times
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// The CPU mode: real, protected, paged, pae or long
+    #[arg(long)]
+    mode: Option<String>,
+    /// The time limit, such as 500ms or 10s
+    #[arg(long, value_name = "TIME")]
+    timeout: Option<String>,
+}
+
+impl Overrides {
+    /// In the form that the configuration takes them.
+    pub(crate) fn collect(&self) -> vmm_cli::config::Overrides {
+        let mut overrides = vmm_cli::config::Overrides::new();
+        for assignment in &self.set {
+            overrides.set(assignment);
+        }
+        if let Some(mode) = &self.mode {
+            overrides.mode(mode);
+        }
+        if let Some(time) = &self.timeout {
+            overrides.timeout(time);
+        }
+        overrides
+    }
+}
+
+/// For people or for programs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    #[default]
+    Text,
+    /// For programs
+    Json,
+}

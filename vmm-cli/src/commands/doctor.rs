@@ -1,0 +1,169 @@
+//! `vmm-cli doctor`: whether KVM works here, what it offers, and which CPU modes run.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use kvm_sys_wrap::{Capability, Kvm, Need};
+use serde::Serialize;
+use vmm_cli::status::Status;
+use vmm_core::probe::{Ability, Probe};
+
+use super::print;
+use crate::args::{Doctor, Format};
+
+/// Everything found. The JSON form has these keys; more may come, none go.
+#[derive(Debug, Serialize)]
+struct Findings {
+    /// Whether guests can run here at all.
+    usable: bool,
+    /// Where `usable` is false: why, and what to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<Problem>,
+    /// The kernel's KVM modules that are loaded.
+    backend: Vec<&'static str>,
+    capabilities: Vec<Capacity>,
+    modes: Vec<Tried>,
+}
+
+#[derive(Debug, Serialize)]
+struct Problem {
+    message: String,
+    help: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Capacity {
+    name: &'static str,
+    value: i32,
+    required: bool,
+    purpose: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct Tried {
+    mode: &'static str,
+    ring: u8,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    extra: Option<&'static str>,
+    works: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why_not: Option<String>,
+}
+
+/// The modules that KVM can be made of on x86, and what they are.
+const BACKENDS: [(&str, &str); 3] = [
+    ("kvm_intel", "Intel VT-x"),
+    ("kvm_amd", "AMD SVM"),
+    ("kvm_pvm", "page-table based, without VT-x and SVM: ring 0 is interpreted"),
+];
+
+pub(crate) fn doctor(options: &Doctor) -> Status {
+    let findings = examine();
+    let text = match options.format {
+        Format::Text => findings.text(),
+        // Nothing in it can fail to be JSON.
+        Format::Json => serde_json::to_string_pretty(&findings).unwrap_or_default() + "\n",
+    };
+    match print::out(&text) {
+        Status::Success if findings.usable => Status::Success,
+        Status::Success => Status::Host,
+        trouble => trouble,
+    }
+}
+
+fn examine() -> Findings {
+    let backend: Vec<_> = BACKENDS
+        .iter()
+        .map(|(module, _)| *module)
+        .filter(|module| Path::new("/sys/module").join(module).exists())
+        .collect();
+    let kvm = match Kvm::open() {
+        Ok(kvm) => kvm,
+        Err(error) => {
+            let source = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+            let problem = Problem { message: format!("{error}{source}"), help: error.help() };
+            return Findings {
+                usable: false,
+                problem: Some(problem),
+                backend,
+                capabilities: Vec::new(),
+                modes: Vec::new(),
+            };
+        }
+    };
+    let capabilities: Vec<_> = Capability::ALL
+        .iter()
+        .map(|capability| Capacity {
+            name: capability.name(),
+            value: kvm.capability(*capability),
+            required: capability.need() == Need::Required,
+            purpose: capability.purpose(),
+        })
+        .collect();
+    let missing = capabilities.iter().find(|c| c.required && c.value == 0);
+    let problem = missing.map(|c| Problem {
+        message: format!("this host's KVM has no {}, which is needed {}", c.name, c.purpose),
+        help: Some("use a newer kernel".to_owned()),
+    });
+    let usable = problem.is_none();
+    let modes = if usable { Probe::all().iter().map(|probe| attempt(probe, &kvm)).collect() } else { Vec::new() };
+    Findings { usable, problem, backend, capabilities, modes }
+}
+
+fn attempt(probe: &Probe, kvm: &Kvm) -> Tried {
+    let why_not = match probe.run(kvm) {
+        Ability::Works => None,
+        Ability::Refused(error) => Some(error.to_string()),
+        Ability::Dies(end) => Some(end.to_string()),
+    };
+    Tried {
+        mode: probe.mode.name(),
+        ring: probe.ring.level(),
+        extra: probe.extra,
+        works: why_not.is_none(),
+        why_not,
+    }
+}
+
+impl Findings {
+    fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string cannot fail.
+        let _ = self.write(&mut text);
+        text
+    }
+
+    fn write(&self, out: &mut String) -> std::fmt::Result {
+        if let Some(Problem { message, help }) = &self.problem {
+            writeln!(out, "KVM        not usable: {message}")?;
+            if let Some(help) = help {
+                writeln!(out, "           help: {help}")?;
+            }
+        } else {
+            writeln!(out, "KVM        {} can be opened and speaks API version 12", Kvm::DEVICE)?;
+        }
+        for (module, meaning) in BACKENDS.iter().filter(|(module, _)| self.backend.contains(module)) {
+            writeln!(out, "backend    {module}: {meaning}")?;
+        }
+        if self.backend.is_empty() {
+            writeln!(out, "backend    no KVM module is loaded, or it is built into the kernel")?;
+        }
+        for Capacity { name, value, purpose, .. } in &self.capabilities {
+            let value = if *value == 0 { "no".to_owned() } else { value.to_string() };
+            writeln!(out, "capability {name:<36} {value:>6}  {purpose}")?;
+        }
+        for Tried { mode, ring, extra, why_not, .. } in &self.modes {
+            let extra = extra.map(|extra| format!(", {extra}")).unwrap_or_default();
+            let name = format!("{mode}, ring {ring}{extra}");
+            match why_not {
+                None => writeln!(out, "mode       {name:<36}  works")?,
+                Some(reason) => writeln!(out, "mode       {name:<36}  does not work: {reason}")?,
+            }
+        }
+        if self.modes.iter().any(|tried| !tried.works) {
+            writeln!(out, "           help: what does not work here runs on an ordinary KVM host (VT-x or AMD-V);")?;
+            writeln!(out, "           in the source tree, `cargo xtask nested` emulates one")?;
+        }
+        Ok(())
+    }
+}

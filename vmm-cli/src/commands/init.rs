@@ -1,0 +1,34 @@
+//! `vmm-cli init`: a commented configuration to start from, never over a file that exists.
+
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Write};
+
+use vmm_cli::config::template;
+use vmm_cli::diagnostic::{Diagnostic, Diagnostics, Location};
+use vmm_cli::status::Status;
+
+use super::{fail, print};
+use crate::args::{Format, Init};
+
+pub(crate) fn init(options: &Init) -> Status {
+    let path = &options.file;
+    // `create_new` leaves no moment between looking and writing.
+    let written = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(path)
+        .and_then(|mut file| file.write_all(template::text().as_bytes()));
+    match written {
+        Ok(()) => print::out(&format!("wrote {}; edit it, then: vmm-cli run {0}\n", path.display())),
+        Err(error) => {
+            let (status, help) = match error.kind() {
+                ErrorKind::AlreadyExists => (Status::Configuration, Some("name another file, or move this one away")),
+                _ => (Status::Host, None),
+            };
+            let diagnostic = Diagnostic::error(status, format!("cannot write the configuration: {error}"))
+                .at(Location::File(path.display().to_string()))
+                .with_help(help);
+            fail(&Diagnostics::from(diagnostic), Format::Text)
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! `vmm-cli run`: a configuration, a machine, its run, its verdict.
+
+use std::fs::File;
+use std::io::Write;
+
+use kvm_sys_wrap::{Kvm, watch_interrupts};
+use vmm_cli::config::Config;
+use vmm_cli::diagnostic::{Diagnostic, Diagnostics, Location};
+use vmm_cli::status::Status;
+use vmm_core::console::Console;
+use vmm_core::end::Verdict;
+use vmm_core::error::{Blame, Error};
+use vmm_core::machine::Machine;
+
+use super::fail;
+use crate::args::{Format, Run};
+use crate::expectations;
+use crate::prepare::Prepared;
+use crate::report::Report;
+use crate::terminal::{Copy, Output, Stdin};
+
+pub(crate) fn run(options: &Run) -> Status {
+    match try_run(options) {
+        Ok(status) => status,
+        Err(diagnostics) => fail(&diagnostics, options.format),
+    }
+}
+
+fn try_run(options: &Run) -> Result<Status, Diagnostics> {
+    let config = Config::load(&options.config, &options.overrides.collect())?;
+    let Prepared { machine: spec, files, .. } = Prepared::new(&config)?;
+    // Opened before the run: a report that cannot be written is better known before than after it.
+    let report_file = options.report.as_deref().map(create).transpose()?;
+
+    let copy = config.expect.as_ref().filter(|expect| expect.checks_output()).map(|_| Copy::default());
+    let console = Console { output: vmm_core::console::Output::new(Output::new(copy.clone())), input: Box::new(Stdin::default()) };
+    let host = |error: Error| Diagnostics::from(host_error(&config, &error));
+    let kvm = Kvm::open().map_err(|error| host(error.into()))?;
+    watch_interrupts().map_err(|error| host(error.into()))?;
+    let mut machine = Machine::build(&kvm, spec, &files, console).map_err(host)?;
+    let outcome = machine.run().map_err(host)?;
+
+    let output = copy.map(|copy| copy.bytes()).unwrap_or_default();
+    let mismatches = config
+        .expect
+        .as_ref()
+        .map(|expect| expectations::check(expect, &outcome, &machine, &files, &output));
+    let verdict = outcome.end.verdict(machine.spec().halt);
+    let status = status(verdict, mismatches.as_deref().map(<[_]>::is_empty));
+    let report = Report::new(status, verdict, &outcome, &machine, &files, mismatches);
+    if let Some(mut file) = report_file {
+        let written = writeln!(file, "{}", report.to_json());
+        written.map_err(|error| Diagnostic::error(Status::Host, format!("cannot write the report: {error}")))?;
+    }
+    match options.format {
+        Format::Text => report.eprint(&config),
+        Format::Json if status != Status::Success => eprintln!("{}", report.to_json()),
+        Format::Json => {}
+    }
+    Ok(status)
+}
+
+/// What a run is worth. Only one that ended by itself can be a success, whatever was expected of it.
+fn status(verdict: Verdict, expectations_met: Option<bool>) -> Status {
+    match (verdict, expectations_met) {
+        (Verdict::Crashed, _) => Status::Crashed,
+        (Verdict::Hung, _) => Status::Hung,
+        (Verdict::Interrupted, _) => Status::Interrupted,
+        (Verdict::Success | Verdict::Code(_), Some(true)) => Status::Success,
+        (Verdict::Success | Verdict::Code(_), Some(false)) => Status::Unexpected,
+        (Verdict::Success, None) => Status::Success,
+        (Verdict::Code(code), None) => Status::Guest(code),
+    }
+}
+
+fn create(path: &std::path::Path) -> Result<File, Diagnostic> {
+    File::create(path).map_err(|error| {
+        Diagnostic::error(Status::Host, format!("cannot write the report: {error}"))
+            .at(Location::File(path.display().to_string()))
+    })
+}
+
+/// An error of the machine's, with its cause in the message, at the line that led to it where there is one.
+fn host_error(config: &Config, error: &Error) -> Diagnostic {
+    let mut message = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        message = format!("{message}: {error}");
+        cause = error.source();
+    }
+    let (status, key) = match error.blame() {
+        Blame::Configuration => (Status::Configuration, Some("guest")),
+        Blame::HostLacks => (Status::Refused, Some("mode")),
+        Blame::Host => (Status::Host, None),
+        Blame::Bug => (Status::Bug, None),
+    };
+    let location = key.map_or(Location::Nowhere, |key| config.location(key));
+    Diagnostic::error(status, message).at(location).with_help(error.help())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crash_or_a_hang_is_never_a_success() {
+        for verdict in [Verdict::Crashed, Verdict::Hung, Verdict::Interrupted] {
+            for met in [None, Some(true), Some(false)] {
+                assert_ne!(status(verdict, met), Status::Success);
+            }
+        }
+        assert_eq!(status(Verdict::Code(42), Some(true)), Status::Success);
+        assert_eq!(status(Verdict::Code(42), None), Status::Guest(42));
+        assert_eq!(status(Verdict::Success, Some(false)), Status::Unexpected);
+    }
+}

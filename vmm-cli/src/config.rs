@@ -1,0 +1,161 @@
+//! The TOML front-end: one file, with the command line's overrides, becomes a [`Config`] or a list of mistakes.
+//!
+//! The steps, each a module, in the order in which a file passes through them:
+//!
+//! 1. `source`: the texts (the file, each option) and how a span finds back to its text;
+//! 2. [`overrides`]: `--set`, `--mode` and `--timeout` replace values of the parsed file;
+//! 3. `read`: the parsed file becomes the serde types of [`raw`], with the values of [`values`];
+//! 4. `lower`: the raw types become a machine that makes sense, table by table.
+//!
+//! Every step collects its mistakes, so one call reports them all. Nothing here opens the guest's file or
+//! `/dev/kvm`; what is found wrong later can still point into the TOML, through [`Config::error_at`].
+//!
+//! The JSON schema ([`schema`]) comes from the raw types; [`template`] is the file that `vmm-cli init` writes.
+
+mod complaint;
+mod expect;
+mod fault;
+mod load;
+mod lower;
+pub mod overrides;
+pub mod raw;
+mod read;
+pub mod schema;
+pub mod source;
+mod syntax;
+pub mod template;
+pub mod values;
+
+use std::path::{Path, PathBuf};
+
+use vmm_core::spec::MachineSpec;
+use vmm_core::{Gpa, mode::Mode};
+
+use crate::diagnostic::{Diagnostic, Diagnostics, Location};
+use crate::status::Status;
+use fault::Faults;
+use source::Sources;
+
+pub use expect::{Expect, ExpectedMemory, MemoryPlace, Pattern};
+pub use overrides::Overrides;
+pub use raw::End;
+pub use values::EntryChoice;
+
+/// A configuration without mistakes, as far as that can be known without the guest's file and without KVM.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The machine. Its `boot.entry` holds only where [`Config::entry`] is an address: otherwise it is 0 and has to be
+    /// set once the guest's file has been read.
+    pub machine: MachineSpec,
+    /// Where execution starts, as chosen.
+    pub entry: EntryChoice,
+    /// The program.
+    pub guest: File,
+    /// More files, in the order of the TOML file.
+    pub loads: Vec<File>,
+    /// What has to be true after the run.
+    pub expect: Option<Expect>,
+    texts: Texts,
+}
+
+/// A file that goes into guest memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct File {
+    /// Its path, with the directory of the TOML file in front of it and `{mode}` filled in.
+    pub path: PathBuf,
+    /// What is in it.
+    pub kind: FileKind,
+}
+
+/// What a file holds and where that goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileKind {
+    /// An ELF file, which says itself where its segments go, or for a static PIE how far apart they are.
+    Elf {
+        /// Where a static PIE goes.
+        base: Option<Gpa>,
+    },
+    /// Bytes that are put into memory as they are.
+    Flat {
+        /// Where the first of them goes.
+        address: Gpa,
+    },
+}
+
+/// The texts a configuration was made from, kept for errors that are found later.
+#[derive(Debug, Clone)]
+struct Texts {
+    name: String,
+    file: String,
+    overrides: Overrides,
+}
+
+impl Config {
+    /// Reads the file at `path`, which paths inside of it are relative to.
+    ///
+    /// # Errors
+    ///
+    /// All mistakes in the file and the options, or why the file cannot be read.
+    pub fn load(path: &Path, overrides: &Overrides) -> Result<Self, Diagnostics> {
+        let text = load::text(path)?;
+        Self::from_text(&text, path, overrides)
+    }
+
+    /// Reads `text` as if it stood in the file at `path`.
+    ///
+    /// # Errors
+    ///
+    /// All mistakes in the text and the options.
+    pub fn from_text(text: &str, path: &Path, overrides: &Overrides) -> Result<Self, Diagnostics> {
+        let texts =
+            Texts { name: path.display().to_string(), file: text.to_owned(), overrides: overrides.clone() };
+        let mut sources = Sources::default();
+        sources.add(&texts.name, text);
+        let mut faults = Faults::default();
+        let document = read::parse(text, overrides, &mut sources, &mut faults);
+        if !faults.is_empty() {
+            return Err(faults.into_diagnostics(&sources));
+        }
+        let directory = path.parent().unwrap_or_else(|| Path::new(""));
+        let lowered = read::read(document, &mut faults)
+            .and_then(|document| lower::lower(&document, directory, &mut faults));
+        match lowered {
+            Some(lowered) if faults.is_empty() => Ok(Self {
+                machine: lowered.machine,
+                entry: lowered.entry,
+                guest: lowered.guest,
+                loads: lowered.loads,
+                expect: lowered.expect,
+                texts,
+            }),
+            Some(_) | None => Err(faults.into_diagnostics(&sources)),
+        }
+    }
+
+    /// The CPU mode.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.machine.boot.mode
+    }
+
+    /// An error of the configuration class at `key`, in the language of `--set`: `guest.elf`, `memory.0`,
+    /// `paging.map.2.gva`. Where the key is not in the file, the error points at the nearest table around it that is,
+    /// or at the file.
+    #[must_use]
+    pub fn error_at(&self, key: &str, message: impl Into<String>) -> Diagnostic {
+        Diagnostic::error(Status::Configuration, message).at(self.location(key))
+    }
+
+    /// Where `key` stands: see [`Config::error_at`].
+    #[must_use]
+    pub fn location(&self, key: &str) -> Location {
+        // Parsed again rather than kept: a run without errors, the common one, pays nothing for it.
+        let mut sources = Sources::default();
+        sources.add(&self.texts.name, &self.texts.file);
+        let document =
+            read::parse(&self.texts.file, &self.texts.overrides, &mut sources, &mut Faults::default());
+        read::locate(&document, key)
+            .and_then(|span| sources.place(&span))
+            .map_or_else(|| Location::File(self.texts.name.clone()), Location::Text)
+    }
+}

@@ -1,0 +1,97 @@
+//! The mistakes found so far, as spans and words; they become [`Diagnostic`]s when all are known.
+
+use super::source::{Sources, Span};
+use crate::diagnostic::{Diagnostic, Diagnostics, Location};
+use crate::status::Status;
+
+/// One mistake in the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Fault {
+    /// Where; `None` means the file as a whole.
+    pub(crate) span: Option<Span>,
+    /// What is wrong.
+    pub(crate) message: String,
+    /// Other places that belong to it.
+    pub(crate) related: Vec<(Span, String)>,
+    /// What to do.
+    pub(crate) help: Option<String>,
+}
+
+impl Fault {
+    pub(crate) fn new(span: &Span, message: impl Into<String>) -> Self {
+        Self { span: Some(span.clone()), ..Self::in_file(message) }
+    }
+
+    pub(crate) fn in_file(message: impl Into<String>) -> Self {
+        Self { span: None, message: message.into(), related: Vec::new(), help: None }
+    }
+
+    pub(crate) fn related(mut self, span: &Span, label: impl Into<String>) -> Self {
+        self.related.push((span.clone(), label.into()));
+        self
+    }
+
+    pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    fn into_diagnostic(self, sources: &Sources) -> Diagnostic {
+        let place = self.span.and_then(|span| sources.place(&span));
+        let location = place.map_or_else(|| Location::File(sources.file_name().to_owned()), Location::Text);
+        let related = self.related.into_iter();
+        Diagnostic {
+            related: related.filter_map(|(span, label)| Some((sources.place(&span)?, label))).collect(),
+            help: self.help,
+            ..Diagnostic::error(Status::Configuration, self.message).at(location)
+        }
+    }
+}
+
+/// The list. A mistake never stops the search for others.
+#[derive(Debug, Default)]
+pub(crate) struct Faults {
+    list: Vec<Fault>,
+    /// Keys that are in the file but could not be read: reported already, so not missing.
+    unread: Vec<String>,
+}
+
+impl Faults {
+    pub(crate) fn push(&mut self, fault: Fault) {
+        self.list.push(fault);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Notes that the entry at `path`, such as `memory.size`, has been reported.
+    pub(crate) fn mark_unread(&mut self, path: String) {
+        self.unread.push(path);
+    }
+
+    /// Whether the entry at `path`, or one that holds it, has been reported.
+    pub(crate) fn is_unread(&self, path: &str) -> bool {
+        self.unread.iter().any(|unread| is_inside(path, unread))
+    }
+
+    /// Whether the entry at `path`, or one inside of it, has been reported.
+    pub(crate) fn has_unread_inside(&self, path: &str) -> bool {
+        self.unread.iter().any(|unread| is_inside(unread, path))
+    }
+
+    /// All of them, in the order of the texts: the file from its top, then the options.
+    pub(crate) fn into_diagnostics(mut self, sources: &Sources) -> Diagnostics {
+        self.list.sort_by_key(|fault| fault.span.as_ref().map(|span| (span.start, span.end)));
+        Diagnostics(self.list.into_iter().map(|fault| fault.into_diagnostic(sources)).collect())
+    }
+}
+
+/// Whether the entry at `path` is the one at `outer` or lies inside of it.
+fn is_inside(path: &str, outer: &str) -> bool {
+    path.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}

@@ -1,0 +1,32 @@
+//! `[limits]`: when to stop a guest that does not stop by itself.
+
+use std::time::Duration;
+
+use vmm_core::spec::Limits;
+
+use super::Context;
+use crate::config::fault::Fault;
+
+/// A test has to end: where there is an `[expect]`, a guest that hangs is stopped after this time.
+const DEFAULT_TIME_OF_A_TEST: Duration = Duration::from_secs(10);
+
+/// Lowers the table.
+pub(super) fn lower(cx: &mut Context<'_>) -> Limits {
+    let default_time = cx.raw.expect.as_ref().map(|_| DEFAULT_TIME_OF_A_TEST);
+    let Some(table) = &cx.raw.limits else { return Limits { time: default_time, exits: None } };
+    let time = table.value.time.as_ref().map(|at| {
+        if at.value.0.is_zero() {
+            let fault = Fault::new(&at.span, "a time limit of 0 stops the guest before it starts");
+            cx.fault(fault.help("leave `time` out for no limit"));
+        }
+        at.value.0
+    });
+    let exits = table.value.exits.as_ref().map(|at| {
+        if at.value.0 == 0 {
+            let fault = Fault::new(&at.span, "an exit limit of 0 stops the guest before it starts");
+            cx.fault(fault.help("leave `exits` out for no limit"));
+        }
+        at.value.0
+    });
+    Limits { time: time.or(default_time), exits }
+}

@@ -1,0 +1,123 @@
+//! `[memory]`: the regions, each to become a slot.
+
+use vmm_core::Gpa;
+use vmm_core::spec::MemoryRegion;
+
+use super::ranges::{Range, overlap};
+use super::{Context, Key, or};
+use crate::config::fault::Fault;
+use crate::config::source::Span;
+use crate::config::values::{Address, show_size};
+
+const PAGE: u64 = 4096;
+
+/// Physical addresses have at most 52 bits (SDM vol. 3, 4.1.4); KVM takes no slot above them.
+pub(super) const PHYSICAL_END: u64 = 1 << 52;
+
+/// The regions as far as they could be read.
+#[derive(Debug, Default)]
+pub(super) struct Regions {
+    pub(super) list: Vec<Range>,
+    /// Whether the list is all there is: otherwise nothing can be said about addresses outside of it.
+    complete: bool,
+}
+
+impl Regions {
+    /// The region that holds `address`.
+    pub(super) fn around(&self, address: u64) -> Option<&Range> {
+        self.list
+            .iter()
+            .find(|region| region.last().is_some_and(|last| (region.start..=last).contains(&address)))
+    }
+
+    /// Whether it is certain that there is no memory at `address`.
+    pub(super) fn lack(&self, address: u64) -> bool {
+        self.complete && self.around(address).is_none()
+    }
+
+    /// What memory there is, for a `help:` line.
+    pub(super) fn describe(&self) -> String {
+        let shown =
+            self.list.iter().filter_map(|region| Some(format!("{:#x}-{:#x}", region.start, region.last()?)));
+        format!("there is memory at {}", shown.collect::<Vec<_>>().join(", "))
+    }
+}
+
+/// Lowers the regions and leaves their ranges in the context.
+pub(super) fn lower(cx: &mut Context<'_>) -> Vec<MemoryRegion> {
+    let faults_before = cx.faults.count();
+    let mut regions = Vec::new();
+    if let Some(memory) = &cx.raw.memory {
+        let tables = memory.tables("memory");
+        if tables.is_empty() && !cx.faults.has_unread_inside("memory") {
+            cx.fault(Fault::new(&memory.span, "the machine has no memory").help("add a table with a `size`"));
+        }
+        for (table, span, path) in tables {
+            let key = Key { path: format!("{path}.size"), name: "size", example: "size = \"2MiB\"" };
+            let Some(size) = cx.required(&table.size, &span, &key) else { continue };
+            let address = or(&table.address, Address(0)).0;
+            let address_span = table.address.as_ref().map_or(&span, |at| &at.span);
+            let region = Range {
+                name: if memory.is_single() { "memory".to_owned() } else { path.replace('.', " region ") },
+                start: address,
+                length: size.value.0,
+                span: Some(address_span.clone()),
+            };
+            if check(cx, &region, &size.span, address_span) {
+                cx.regions.list.push(region);
+                regions.push(MemoryRegion {
+                    address: Gpa(address),
+                    size: size.value.0,
+                    read_only: or(&table.read_only, false),
+                    huge_pages: or(&table.huge_pages, false),
+                    mergeable: or(&table.mergeable, true),
+                });
+            }
+        }
+    } else if !cx.faults.is_unread("memory") {
+        let missing = Fault::in_file("`[memory]` is missing");
+        cx.fault(missing.help("add a table `[memory]` with a size, such as `size = \"2MiB\"`"));
+    }
+    check_overlaps(cx);
+    cx.regions.complete = cx.faults.count() == faults_before && !cx.faults.has_unread_inside("memory");
+    regions
+}
+
+fn check(cx: &mut Context<'_>, region: &Range, size_span: &Span, address_span: &Span) -> bool {
+    let before = cx.faults.count();
+    let Range { start, length, .. } = *region;
+    if length == 0 {
+        cx.fault(Fault::new(size_span, "memory of size 0").help("give a multiple of 4 KiB, such as `2MiB`"));
+    } else if !length.is_multiple_of(PAGE) {
+        let fault = Fault::new(size_span, format!("{} is not a multiple of 4 KiB", show_size(length)));
+        cx.fault(match length.checked_next_multiple_of(PAGE) {
+            Some(next) => fault.help(format!("the next such size is {}", show_size(next))),
+            None => fault,
+        });
+    }
+    if !start.is_multiple_of(PAGE) {
+        let below = start - start % PAGE;
+        cx.fault(
+            Fault::new(address_span, format!("the memory address {start:#x} is not a multiple of 4 KiB"))
+                .help(format!("the nearest such address below it is {below:#x}")),
+        );
+    }
+    if start.checked_add(length).is_none_or(|end| end > PHYSICAL_END) {
+        let which = if length > PHYSICAL_END { size_span } else { address_span };
+        cx.fault(
+            Fault::new(which, "memory beyond the end of the physical address space")
+                .help(format!("physical addresses end at {PHYSICAL_END:#x} (52 bits)")),
+        );
+    }
+    cx.faults.count() == before
+}
+
+fn check_overlaps(cx: &mut Context<'_>) {
+    let mut sorted = cx.regions.list.clone();
+    sorted.sort_by_key(|region| region.start);
+    for (lower, upper) in sorted.iter().zip(sorted.iter().skip(1)) {
+        if lower.overlaps(upper) {
+            cx.fault(overlap(upper, lower).help("move one of them by its `address`"));
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Ranges of addresses with a name and a place in the file: do two of them overlap?
+
+use crate::config::fault::Fault;
+use crate::config::source::Span;
+
+/// Bytes or ports from `start`, and where the file says so; no span means a default of ours.
+#[derive(Debug, Clone)]
+pub(super) struct Range {
+    pub(super) name: String,
+    pub(super) start: u64,
+    pub(super) length: u64,
+    pub(super) span: Option<Span>,
+}
+
+impl Range {
+    /// The last address in the range, or `None` where the range is empty or leaves the 64-bit space.
+    pub(super) fn last(&self) -> Option<u64> {
+        self.length.checked_sub(1).and_then(|length| self.start.checked_add(length))
+    }
+
+    pub(super) fn overlaps(&self, other: &Self) -> bool {
+        match (self.last(), other.last()) {
+            (Some(last), Some(other_last)) => self.start <= other_last && other.start <= last,
+            _ => false,
+        }
+    }
+
+    /// `name at 0x3f8-0x3ff`
+    fn show(&self) -> String {
+        match self.last() {
+            Some(last) if last != self.start => format!("{} at {:#x}-{last:#x}", self.name, self.start),
+            Some(_) | None => format!("{} at {:#x}", self.name, self.start),
+        }
+    }
+}
+
+/// The fault for two ranges that overlap, at whichever of them the user wrote; `self` first.
+pub(super) fn overlap(range: &Range, other: &Range) -> Fault {
+    let message = format!("{} overlaps {}", range.show(), other.show());
+    match (&range.span, &other.span) {
+        (Some(span), Some(other_span)) => {
+            Fault::new(span, message).related(other_span, format!("{} is here", other.name))
+        }
+        (Some(span), None) | (None, Some(span)) => Fault::new(span, message),
+        (None, None) => Fault::in_file(message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(start: u64, length: u64) -> Range {
+        Range { name: "x".to_owned(), start, length, span: None }
+    }
+
+    #[test]
+    fn neighbours_do_not_overlap() {
+        assert!(!range(0, 8).overlaps(&range(8, 8)));
+        assert!(range(0, 9).overlaps(&range(8, 8)));
+        assert!(range(8, 1).overlaps(&range(0, 16)));
+        assert!(!range(8, 0).overlaps(&range(0, 16)));
+        assert!(!range(u64::MAX, 2).overlaps(&range(0, 16)));
+        assert!(range(u64::MAX, 1).overlaps(&range(u64::MAX - 1, 2)));
+    }
+
+    #[test]
+    fn both_are_named() {
+        let serial = Range { name: "the serial port".to_owned(), start: 0x3f8, length: 8, span: Some(3..4) };
+        let fault = overlap(&serial, &range(0x3ff, 1));
+        assert_eq!(fault.message, "the serial port at 0x3f8-0x3ff overlaps x at 0x3ff");
+    }
+}

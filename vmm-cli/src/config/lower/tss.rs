@@ -1,0 +1,50 @@
+//! `tss-address`: the three pages that `KVM_SET_TSS_ADDR` reserves.
+//!
+//! The kernel checks only the upper end (`kvm_vm_ioctl_set_tss_addr` refuses what lies above 4 GiB less three pages).
+//! Overlap with memory or a device it accepts in silence, and the guest then finds the VMM's task state segment in its
+//! memory (Documentation/virt/kvm/api.rst, 4.35).
+
+use vmm_core::Gpa;
+use vmm_core::spec::MachineSpec;
+
+use super::Context;
+use super::ranges::{Range, overlap};
+use crate::config::fault::Fault;
+
+const PAGE: u64 = 4096;
+const LENGTH: u64 = 3 * PAGE;
+const LAST_START: u64 = (1 << 32) - LENGTH;
+
+/// Lowers the address, checked against memory and the devices' windows.
+pub(super) fn lower(cx: &mut Context<'_>, windows: &[Range]) -> Gpa {
+    let given = cx.raw.tss_address.as_ref();
+    let address = given.map_or(MachineSpec::DEFAULT_TSS_ADDRESS.0, |at| at.value.0);
+    let range = Range {
+        name: "the TSS area".to_owned(),
+        start: address,
+        length: LENGTH,
+        span: given.map(|at| at.span.clone()),
+    };
+    if let Some(at) = given {
+        let fault = |message| Fault::new(&at.span, message);
+        if address > LAST_START {
+            cx.fault(
+                fault(format!("three pages at {address:#x} do not fit below 4 GiB"))
+                    .help(format!("the last address possible is {LAST_START:#x}")),
+            );
+            return Gpa(address);
+        }
+        if !address.is_multiple_of(PAGE) {
+            cx.fault(
+                fault(format!("the TSS address {address:#x} is not a multiple of 4 KiB"))
+                    .help(format!("the nearest such address below it is {:#x}", address - address % PAGE)),
+            );
+        }
+    }
+    let taken: Vec<Range> =
+        cx.regions.list.iter().chain(windows).filter(|r| r.overlaps(&range)).cloned().collect();
+    for other in &taken {
+        cx.fault(overlap(&range, other).help("the three pages of `tss-address` need a hole below 4 GiB"));
+    }
+    Gpa(address)
+}

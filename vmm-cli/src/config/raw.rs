@@ -1,0 +1,123 @@
+//! Step one: the shape of the TOML file, as serde types.
+//!
+//! These types are the only declaration of the format. serde reads a file by them, `schemars` makes the JSON schema
+//! from them (the doc comments here are what an editor shows), and they know each value's place. What they do not
+//! know is whether the values make sense together: that is [`lower`](super::lower)'s part.
+//!
+//! Every key is an `Option`, the required ones too. A value that cannot be read is reported and taken out
+//! ([`read`](super::read)), and the rest of the file still has to fit. No `flatten`, no untagged or internally tagged
+//! enum: serde buffers those, and the spans are lost.
+
+mod at;
+mod devices;
+mod expect;
+mod guest;
+mod paging;
+mod words;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+pub use at::At;
+pub use devices::{DebugExit, Devices, Place, Serial};
+pub use expect::{Expect, ExpectMemory};
+pub use guest::{Guest, Load};
+pub use paging::{Map, Paging};
+pub use words::{Cpuid, End, Halt, Mode, Unmapped};
+
+use super::values::{Address, Count, OneOrMany, RegisterValues, RingLevel, Size, Time};
+
+/// The whole file.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
+#[schemars(title = "vmm configuration", description = "One virtual machine and its guest.")]
+pub struct Document {
+    /// The CPU mode in which the guest executes its first instruction.
+    #[schemars(required)]
+    pub mode: Option<At<Mode>>,
+    /// The privilege level of the guest: 0 (the default) or 3.
+    #[schemars(extend("default" = 0))]
+    pub ring: Option<At<RingLevel>>,
+    /// Where the three pages of KVM_SET_TSS_ADDR lie: a multiple of 4 KiB, below 4 GiB, outside memory and devices.
+    #[schemars(extend("default" = 0xfffb_d000_u32))]
+    pub tss_address: Option<At<Address>>,
+    /// What an access to an address with no device and no memory does.
+    #[schemars(extend("default" = "ones"))]
+    pub unmapped: Option<At<Unmapped>>,
+    /// What a HLT means.
+    #[schemars(extend("default" = "success"))]
+    pub halt: Option<At<Halt>>,
+    /// The CPUID that the guest sees.
+    #[schemars(extend("default" = "none"))]
+    pub cpuid: Option<At<Cpuid>>,
+    /// Whether SSE is enabled in CR0 and CR4. Default: in long mode only.
+    pub sse: Option<At<bool>>,
+    /// Guest memory: one table, or several [[memory]].
+    #[schemars(required)]
+    pub memory: Option<At<OneOrMany<Memory>>>,
+    /// The program to run.
+    #[schemars(required)]
+    pub guest: Option<At<Guest>>,
+    /// More files to put into memory.
+    pub load: Option<At<OneOrMany<Load>>>,
+    /// The page tables that the guest starts with.
+    pub paging: Option<At<Paging>>,
+    /// Where the tables and the stack lie, for those that are not to be placed automatically.
+    pub layout: Option<At<Layout>>,
+    /// General registers that are not 0 at the start.
+    pub registers: Option<At<RegisterValues>>,
+    /// Devices, each of which can be moved or left out.
+    pub devices: Option<At<Devices>>,
+    /// When to stop a guest that does not stop by itself.
+    pub limits: Option<At<Limits>>,
+    /// What has to be true after the run.
+    pub expect: Option<At<Expect>>,
+}
+
+/// One region of guest memory.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
+pub struct Memory {
+    /// The size of the region: a multiple of 4 KiB.
+    #[schemars(required)]
+    pub size: Option<At<Size>>,
+    /// Its first guest-physical address: a multiple of 4 KiB.
+    #[schemars(extend("default" = 0))]
+    pub address: Option<At<Address>>,
+    /// The guest's writes do not change it.
+    #[schemars(extend("default" = false))]
+    pub read_only: Option<At<bool>>,
+    /// Ask the host for transparent huge pages (MADV_HUGEPAGE).
+    #[schemars(extend("default" = false))]
+    pub huge_pages: Option<At<bool>>,
+    /// Let the host merge equal pages (MADV_MERGEABLE).
+    #[schemars(extend("default" = true))]
+    pub mergeable: Option<At<bool>>,
+}
+
+/// Tables and stack placed by hand; what is left out is placed automatically.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
+pub struct Layout {
+    /// Bytes kept free below the initial stack pointer.
+    #[schemars(extend("default" = "64KiB"))]
+    pub stack_size: Option<At<Size>>,
+    /// The global descriptor table: a multiple of 8.
+    pub gdt: Option<At<Address>>,
+    /// The interrupt descriptor table: a multiple of 8.
+    pub idt: Option<At<Address>>,
+    /// The task state segment: a multiple of 4 KiB.
+    pub tss: Option<At<Address>>,
+    /// The first page table: a multiple of 4 KiB. The others follow it.
+    pub page_tables: Option<At<Address>>,
+}
+
+/// When to stop a guest that does not stop by itself.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
+pub struct Limits {
+    /// The longest run, such as "10s". Default: 10 s where there is an [expect], else none.
+    pub time: Option<At<Time>>,
+    /// The largest number of exits to user space. Default: none.
+    pub exits: Option<At<Count>>,
+}

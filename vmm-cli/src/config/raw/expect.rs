@@ -1,0 +1,53 @@
+//! `[expect]`: what has to be true after the run.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{At, End};
+use crate::config::values::{Address, Count, OneOrMany, RegisterValues, Word};
+
+/// What has to be true after the run; every key that is given is checked.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
+pub struct Expect {
+    /// How the run has to end.
+    pub end: Option<At<End>>,
+    /// The guest's whole output.
+    pub output: Option<At<String>>,
+    /// Texts that the output contains, in any order.
+    pub output_contains: Option<At<Vec<At<String>>>>,
+    /// A regular expression that matches somewhere in the output. Classes such as \w are ASCII.
+    pub output_regex: Option<At<String>>,
+    /// The guest's exit code.
+    pub exit_code: Option<At<Count>>,
+    /// The number of exits to user space.
+    pub exits: Option<At<Count>>,
+    /// The largest number of exits to user space.
+    pub max_exits: Option<At<Count>>,
+    /// Registers at the end.
+    pub registers: Option<At<RegisterValues>>,
+    /// Contents of memory at the end.
+    pub memory: Option<At<OneOrMany<ExpectMemory>>>,
+}
+
+/// What memory holds: one of `address` and `symbol`, and one of `u8`, `u16`, `u32`, `u64`, `bytes` and `text`.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
+pub struct ExpectMemory {
+    /// A guest-physical address.
+    pub address: Option<At<Address>>,
+    /// A symbol of the guest's ELF file.
+    pub symbol: Option<At<String>>,
+    /// A byte.
+    pub u8: Option<At<Word>>,
+    /// 16 bits, little-endian.
+    pub u16: Option<At<Word>>,
+    /// 32 bits, little-endian.
+    pub u32: Option<At<Word>>,
+    /// 64 bits, little-endian.
+    pub u64: Option<At<Word>>,
+    /// Bytes, each from 0 to 255.
+    pub bytes: Option<At<Vec<At<Count>>>>,
+    /// A text, without the NUL that may follow it.
+    pub text: Option<At<String>>,
+}

@@ -1,0 +1,41 @@
+//! `[guest]` and `[[load]]`: the program, and more files for its memory.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::At;
+use crate::config::values::{Address, EntryChoice};
+
+/// The program to run.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
+pub struct Guest {
+    /// An ELF file. The path is relative to the TOML file; {mode} stands for the name of the mode.
+    pub elf: Option<At<String>>,
+    /// A flat binary, loaded as it is at `address`. The path is as that of `elf`.
+    pub flat: Option<At<String>>,
+    /// Where a flat binary is loaded.
+    pub address: Option<At<Address>>,
+    /// Where a static position-independent ELF file is loaded.
+    pub base: Option<At<Address>>,
+    /// Where execution starts: a symbol, an address, or "segment:offset" in real mode.
+    /// Default: the entry of the ELF file, or the address of the flat binary.
+    pub entry: Option<At<EntryChoice>>,
+    /// The initial stack pointer: the address above the stack. Default: placed automatically.
+    pub stack: Option<At<Address>>,
+    /// Arguments that the guest can ask for over the hypercall ports.
+    pub args: Option<At<Vec<At<String>>>>,
+}
+
+/// One more file to put into memory: exactly one of `file` and `elf`.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
+pub struct Load {
+    /// A file whose bytes are put at `address` as they are. The path is relative to the TOML file.
+    #[serde(alias = "flat")]
+    pub file: Option<At<String>>,
+    /// An ELF file, whose segments are put where it says. Its entry is not used.
+    pub elf: Option<At<String>>,
+    /// Where the bytes of `file` go.
+    pub address: Option<At<Address>>,
+}

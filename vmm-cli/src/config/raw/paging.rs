@@ -1,0 +1,47 @@
+//! `[paging]`: the page tables that the guest starts with.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::At;
+use crate::config::values::{Address, OneOrMany, Size};
+
+/// Page size, depth and mappings; only in the modes paged, pae and long.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
+pub struct Paging {
+    /// The size of a page: 4KiB; 2MiB in pae and long mode; 4MiB in paged mode; 1GiB in long mode.
+    /// Default: 2MiB, or 4MiB in paged mode.
+    pub page_size: Option<At<Size>>,
+    /// Five-level paging (CR4.LA57), in long mode on a host that has it.
+    #[schemars(extend("default" = false))]
+    pub five_level: Option<At<bool>>,
+    /// Map all memory at its own address.
+    #[schemars(extend("default" = true))]
+    pub identity: Option<At<bool>>,
+    /// More mappings, which count where they cover the identity mapping.
+    pub map: Option<At<OneOrMany<Map>>>,
+}
+
+/// A range of virtual addresses and the physical range behind it.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
+pub struct Map {
+    /// The first virtual address: a multiple of 4 KiB.
+    #[schemars(required)]
+    pub gva: Option<At<Address>>,
+    /// The first physical address: a multiple of 4 KiB.
+    #[schemars(required)]
+    pub gpa: Option<At<Address>>,
+    /// The size of both ranges: a multiple of 4 KiB.
+    #[schemars(required)]
+    pub size: Option<At<Size>>,
+    /// The guest may write.
+    #[schemars(extend("default" = true))]
+    pub writable: Option<At<bool>>,
+    /// Ring 3 may use it. Default: true for a guest in ring 3.
+    pub user: Option<At<bool>>,
+    /// The guest may execute it. In paged mode always true.
+    #[schemars(extend("default" = true))]
+    pub executable: Option<At<bool>>,
+}

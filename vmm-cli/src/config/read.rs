@@ -1,0 +1,142 @@
+//! Reads the texts into the [`raw`](super::raw) types, and goes on where serde stops.
+//!
+//! serde ends at the first mistake. To find them all without a second description of the format, the entry that serde
+//! complains about is taken out of the parsed document, and serde is asked again, until the rest fits. A file without
+//! mistakes is read once; each mistake costs one more reading of a small file.
+
+use toml::Spanned;
+use toml::de::{DeArray, DeTable, DeValue, Deserializer};
+
+use serde::Deserialize;
+
+use super::complaint::Complaint;
+use super::fault::{Fault, Faults};
+use super::overrides::Overrides;
+use super::raw::Document;
+use super::source::{Sources, Span};
+use super::syntax;
+
+/// The parsed file with the overrides in it. Spans of overrides follow `sources`, to which their texts are added.
+pub(crate) fn parse<'i>(
+    text: &'i str,
+    overrides: &'i Overrides,
+    sources: &mut Sources,
+    faults: &mut Faults,
+) -> Spanned<DeTable<'i>> {
+    let (mut document, errors) = DeTable::parse_recoverable(text);
+    syntax::report(text, &errors, faults);
+    for option in overrides.iter() {
+        let start = sources.add("command line", &option.text);
+        if let Err(fault) = option.apply(document.get_mut(), start) {
+            faults.push(fault);
+        }
+    }
+    document
+}
+
+/// So many mistakes are reported at most: nobody reads more at once, and each costs a reading of the file.
+const MOST_FAULTS: usize = 100;
+
+/// The parsed document in the raw types, without the entries that do not fit: those are reported.
+pub(crate) fn read(mut document: Spanned<DeTable<'_>>, faults: &mut Faults) -> Option<Document> {
+    while faults.count() < MOST_FAULTS {
+        let error = match Document::deserialize(Deserializer::from(document.clone())) {
+            Ok(raw) => return Some(raw),
+            Err(error) => error,
+        };
+        let complaint = Complaint::new(error.message());
+        let span = error.span().unwrap_or(0..0);
+        let fault = Fault::new(&span, complaint.message);
+        faults.push(match complaint.help {
+            Some(help) => fault.help(help),
+            None => fault,
+        });
+        // Each turn takes one entry out, so the loop ends; without one to take out there is nothing more to learn.
+        let entry = guilty(document.get_ref(), &span)?;
+        if let (Some(meant), Some((_, parents))) = (complaint.meant_key, entry.split_last()) {
+            faults.mark_unread(parents.iter().cloned().chain([meant]).collect::<Vec<_>>().join("."));
+        }
+        faults.mark_unread(entry.join("."));
+        remove(document.get_mut(), &entry)?;
+    }
+    None
+}
+
+/// The place of the entry at `path`, such as `paging.map.0.gva`, or of the nearest entry around it.
+pub(crate) fn locate(document: &Spanned<DeTable<'_>>, path: &str) -> Option<Span> {
+    let mut table = Some(document.get_ref());
+    let mut items: &[Spanned<DeValue<'_>>] = &[];
+    let mut found = None;
+    for name in path.split('.') {
+        let value = match table {
+            // `[memory]` is the first and only `[[memory]]`.
+            Some(_) if name == "0" && found.is_some() => continue,
+            Some(table) => table.get(name),
+            None => name.parse::<usize>().ok().and_then(|index| items.get(index)),
+        };
+        let Some(value) = value else { break };
+        found = Some(value.span());
+        table = value.get_ref().as_table();
+        items = value.get_ref().as_array().map_or(&[], |array| array.as_ref());
+    }
+    found
+}
+
+/// The path of the entry that an error at `span` is about: the one whose key or value has just that span, else the
+/// smallest whose value holds it.
+fn guilty(document: &DeTable<'_>, span: &Span) -> Option<Vec<String>> {
+    let mut entries = Vec::new();
+    for (key, value) in document {
+        collect(vec![key.get_ref().to_string()], Some(key.span()), value, &mut entries);
+    }
+    let exact = entries.iter().find(|entry| entry.key.as_ref() == Some(span) || entry.value == *span);
+    let around = || {
+        let holding = entries.iter().filter(|e| e.value.start <= span.start && span.end <= e.value.end);
+        holding.min_by_key(|entry| entry.value.len())
+    };
+    exact.or_else(around).map(|entry| entry.path.clone())
+}
+
+struct Entry {
+    path: Vec<String>,
+    key: Option<Span>,
+    value: Span,
+}
+
+/// All entries, outer ones before inner ones.
+fn collect(path: Vec<String>, key: Option<Span>, value: &Spanned<DeValue<'_>>, entries: &mut Vec<Entry>) {
+    let inner = |name: String| path.iter().cloned().chain([name]).collect();
+    entries.push(Entry { path: path.clone(), key, value: value.span() });
+    if let Some(table) = value.get_ref().as_table() {
+        for (key, value) in table {
+            collect(inner(key.get_ref().to_string()), Some(key.span()), value, entries);
+        }
+    }
+    for (index, item) in value.get_ref().as_array().into_iter().flat_map(|array| array.iter()).enumerate() {
+        collect(inner(index.to_string()), None, item, entries);
+    }
+}
+
+/// Takes the entry at `path` out.
+fn remove(table: &mut DeTable<'_>, path: &[String]) -> Option<()> {
+    match path {
+        [] => None,
+        [name] => table.remove(name.as_str()).map(|_| ()),
+        [name, rest @ ..] => remove_inside(table.get_mut(name.as_str())?.get_mut(), rest),
+    }
+}
+
+fn remove_inside(value: &mut DeValue<'_>, path: &[String]) -> Option<()> {
+    if let DeValue::Table(table) = value {
+        return remove(table, path);
+    }
+    let DeValue::Array(array) = value else { return None };
+    let (name, rest) = path.split_first()?;
+    let index: usize = name.parse().ok()?;
+    if !rest.is_empty() {
+        return remove_inside(array.get_mut(index)?.get_mut(), rest);
+    }
+    let items = std::mem::replace(array, DeArray::new()).into_iter().enumerate();
+    *array = items.filter(|(at, _)| *at != index).map(|(_, item)| item).collect::<DeArray<'_>>();
+    Some(())
+}

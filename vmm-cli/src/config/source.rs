@@ -1,0 +1,62 @@
+//! The texts of one configuration, laid end to end: the TOML file first, then each command line option.
+//!
+//! A value then has one span, whichever text it came from, and nothing behind the parser needs to know about
+//! options: an error in `--set memory.size=2MB` points at the option because its span lies there.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::diagnostic::{Place, Source};
+
+/// A range of bytes in the texts laid end to end.
+pub type Span = Range<usize>;
+
+/// The texts. The first is the file.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Sources {
+    texts: Vec<(usize, Arc<Source>)>,
+}
+
+impl Sources {
+    /// Adds a text and returns the offset that its spans start at.
+    pub(crate) fn add(&mut self, name: &str, text: &str) -> usize {
+        // One byte lies between two texts, so that a span at the very end of one belongs to that one.
+        let start = self
+            .texts
+            .last()
+            .map_or(0, |(start, source)| start.saturating_add(source.text.len()).saturating_add(1));
+        self.texts.push((start, Arc::new(Source { name: name.to_owned(), text: text.to_owned() })));
+        start
+    }
+
+    /// The text that `span` lies in, and where in it; `None` where there is none.
+    pub(crate) fn place(&self, span: &Span) -> Option<Place> {
+        let (start, source) = self.texts.iter().rev().find(|(start, _)| *start <= span.start)?;
+        let local = |offset: usize| offset.saturating_sub(*start).min(source.text.len());
+        Some(Place { source: Arc::clone(source), span: local(span.start)..local(span.end) })
+    }
+
+    /// The name of the file.
+    pub(crate) fn file_name(&self) -> &str {
+        self.texts.first().map_or("", |(_, source)| &source.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_span_finds_its_text() {
+        let mut sources = Sources::default();
+        assert_eq!(sources.add("a.toml", "mode"), 0);
+        assert_eq!(sources.add("command line", "--mode real"), 5);
+        assert_eq!(sources.add("command line", "--timeout 1s"), 17);
+        let shown = |span| sources.place(&span).map(|place| (place.source.name.clone(), place.span));
+        assert_eq!(shown(0..4), Some(("a.toml".to_owned(), 0..4)));
+        assert_eq!(shown(4..4), Some(("a.toml".to_owned(), 4..4)));
+        assert_eq!(shown(12..16), Some(("command line".to_owned(), 7..11)));
+        assert_eq!(shown(17..18), Some(("command line".to_owned(), 0..1)));
+        assert_eq!(sources.file_name(), "a.toml");
+    }
+}

@@ -1,0 +1,127 @@
+//! How a run ended: for people on standard error, for programs as JSON.
+//!
+//! A run that went well says nothing: the guest's output is all there is to see. A guest that died gets a first report:
+//! the end in a sentence, where it was by address and symbol, the bytes there, its registers, and the control
+//! registers bit by bit.
+
+mod cpu;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use serde::Serialize;
+use vmm_cli::config::Config;
+use vmm_cli::diagnostic::{Diagnostic, Diagnostics, Location};
+use vmm_cli::status::Status;
+use vmm_core::end::{End, Verdict};
+use vmm_core::machine::Machine;
+use vmm_core::run_loop::Outcome;
+
+use crate::expectations::Mismatch;
+use crate::prepare::Files;
+use cpu::Cpu;
+
+/// How a run ended. The JSON form has these keys; more may come, none go.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    /// The exit status of `vmm-cli`.
+    status: u8,
+    /// The name of the end, as in `[expect] end`.
+    end: &'static str,
+    /// The end in words.
+    message: String,
+    /// The guest's own code, if it gave one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exit_code: Option<u32>,
+    /// Number of exits, in total.
+    exits: u64,
+    /// Number of exits by type.
+    exits_by_type: BTreeMap<&'static str, u64>,
+    /// Nanoseconds from the first `KVM_RUN` to the end.
+    elapsed_ns: u128,
+    /// `[expect]`, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expect: Option<Expectations>,
+    /// The vCPU as it was found, where the guest crashed or hung.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpu: Option<Cpu>,
+    #[serde(skip)]
+    verdict: Verdict,
+}
+
+/// What became of `[expect]`.
+#[derive(Debug, Serialize)]
+struct Expectations {
+    met: bool,
+    failures: Vec<Mismatch>,
+}
+
+impl Report {
+    pub(crate) fn new(
+        status: Status,
+        verdict: Verdict,
+        outcome: &Outcome,
+        machine: &Machine,
+        files: &Files,
+        mismatches: Option<Vec<Mismatch>>,
+    ) -> Self {
+        let exit_code = match outcome.end {
+            End::Exit { code } => Some(code),
+            _ => None,
+        };
+        let cpu = match verdict {
+            Verdict::Success | Verdict::Code(_) => None,
+            Verdict::Crashed | Verdict::Hung | Verdict::Interrupted => Cpu::of(machine, &outcome.end, files),
+        };
+        Self {
+            status: status.code(),
+            end: outcome.end.name(),
+            message: outcome.end.to_string(),
+            exit_code,
+            exits: outcome.exits.total(),
+            exits_by_type: outcome.exits.iter().map(|(kind, count)| (kind.name(), count)).collect(),
+            elapsed_ns: outcome.elapsed.as_nanos(),
+            expect: mismatches.map(|failures| Expectations { met: failures.is_empty(), failures }),
+            cpu,
+            verdict,
+        }
+    }
+
+    /// One line of JSON.
+    pub(crate) fn to_json(&self) -> String {
+        // Nothing in it can fail to be JSON: keys are strings, values plain.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Shows on standard error what did not go well.
+    pub(crate) fn eprint(&self, config: &Config) {
+        let mut problems = Vec::new();
+        match self.verdict {
+            Verdict::Success => {}
+            Verdict::Code(_) if self.expect.is_some() => {}
+            Verdict::Code(code) => {
+                let mut message = self.message.clone();
+                if code != u32::from(self.status) {
+                    let _ = write!(message, ", reported as status {}", self.status);
+                }
+                problems.push(self.problem(message));
+            }
+            Verdict::Crashed => problems.push(self.problem(format!("the guest crashed: {}", self.message))),
+            Verdict::Hung => problems.push(self.problem(format!("the guest hung: {}", self.message))),
+            Verdict::Interrupted => problems.push(self.problem(self.message.clone())),
+        }
+        let failures = self.expect.iter().flat_map(|expect| &expect.failures);
+        problems.extend(failures.map(|mismatch| mismatch.diagnostic(config)));
+        Diagnostics(problems).eprint();
+        if let Some(cpu) = &self.cpu {
+            anstream::eprint!("{cpu}");
+        }
+        if self.status != 0 && self.expect.as_ref().is_some_and(|expect| expect.met) {
+            anstream::eprintln!("this is what [expect] says; the status is {} all the same", self.status);
+        }
+    }
+
+    fn problem(&self, message: String) -> Diagnostic {
+        Diagnostic { location: Location::Nowhere, ..Diagnostic::error(Status::Guest(self.status.into()), message) }
+    }
+}

@@ -1,0 +1,152 @@
+//! The vCPU at the end of a run, decoded.
+
+use std::fmt;
+
+use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
+use kvm_sys_wrap::{Gva, emulation_failure};
+use serde::Serialize;
+use vm_memory::Bytes;
+use vmm_core::control::{Cr0, Cr4, Efer, Rflags};
+use vmm_core::end::End;
+use vmm_core::machine::Machine;
+use vmm_core::mode::Mode;
+use vmm_core::spec::Register;
+
+use crate::prepare::Files;
+
+/// How many bytes at the instruction pointer are shown.
+const CODE_BYTES: u64 = 16;
+
+/// Registers and code of a stopped vCPU.
+#[derive(Debug, Serialize)]
+pub(crate) struct Cpu {
+    /// The instruction pointer as a linear address: CS.base + RIP.
+    rip: u64,
+    /// The symbol there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    symbol: Option<String>,
+    /// The bytes there, as far as they can be read.
+    code: Vec<u8>,
+    /// The general registers by name.
+    registers: Vec<(&'static str, u64)>,
+    /// The control registers: name, value, names of the set bits.
+    control: Vec<(&'static str, u64, String)>,
+    /// The segments in use.
+    segments: Vec<Segment>,
+    /// What has to be known to read the rest.
+    notes: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Segment {
+    name: &'static str,
+    selector: u16,
+    base: u64,
+    limit: u32,
+    bits: u8,
+}
+
+impl Cpu {
+    /// Reads all of it; `None` where the host does not let us.
+    pub(crate) fn of(machine: &Machine, end: &End, files: &Files) -> Option<Self> {
+        let vcpu = machine.vcpu();
+        let (regs, sregs) = (vcpu.regs().ok()?, vcpu.sregs().ok()?);
+        // An exception in ring 3 is about the code that raised it, not about the landing page that took it.
+        let (base, rip) = match end {
+            End::Exception { frame: Some(frame), .. } => (0, frame.rip),
+            _ => (sregs.cs.base, regs.rip),
+        };
+        let linear = base.wrapping_add(rip);
+        let code = match end {
+            End::InternalError { suberror: 1, data } => emulation_failure(data),
+            _ => None,
+        };
+        Some(Self {
+            rip: linear,
+            symbol: files.symbol_at(linear),
+            code: code.unwrap_or_else(|| code_at(machine, linear)),
+            registers: Register::ALL.iter().map(|register| (register.name(), register.of(&regs))).collect(),
+            control: control(&regs, &sregs),
+            segments: segments(&sregs),
+            notes: notes(machine, end, &regs, &sregs),
+        })
+    }
+}
+
+/// The bytes at a linear address, up to the end of its page.
+fn code_at(machine: &Machine, linear: u64) -> Vec<u8> {
+    let length = CODE_BYTES.min(4096 - linear % 4096);
+    let Ok(Some(gpa)) = machine.vcpu().translate(Gva(linear)) else { return Vec::new() };
+    let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+    let read = machine.memory().read(&mut bytes, gpa.into()).unwrap_or(0);
+    bytes.truncate(read);
+    bytes
+}
+
+fn control(regs: &kvm_regs, sregs: &kvm_sregs) -> Vec<(&'static str, u64, String)> {
+    vec![
+        ("rflags", regs.rflags, Rflags::from_bits_retain(regs.rflags).to_string()),
+        ("cr0", sregs.cr0, Cr0::from_bits_retain(sregs.cr0).to_string()),
+        ("cr2", sregs.cr2, "address of the last page fault".to_owned()),
+        ("cr3", sregs.cr3, "address of the first page table".to_owned()),
+        ("cr4", sregs.cr4, Cr4::from_bits_retain(sregs.cr4).to_string()),
+        ("efer", sregs.efer, Efer::from_bits_retain(sregs.efer).to_string()),
+    ]
+}
+
+fn segments(sregs: &kvm_sregs) -> Vec<Segment> {
+    [("cs", &sregs.cs), ("ds", &sregs.ds), ("ss", &sregs.ss)]
+        .into_iter()
+        .map(|(name, segment)| Segment {
+            name,
+            selector: segment.selector,
+            base: segment.base,
+            limit: segment.limit,
+            bits: match (segment.l, segment.db) {
+                (0, 0) => 16,
+                (0, _) => 32,
+                (_, _) => 64,
+            },
+        })
+        .collect()
+}
+
+fn notes(machine: &Machine, end: &End, regs: &kvm_regs, sregs: &kvm_sregs) -> Vec<String> {
+    let mut notes = Vec::new();
+    // The reset state in a machine that was not started in it (AMD hosts; see KVM's shutdown_interception).
+    let reset = regs.rip == 0xfff0 && Cr0::from_bits_retain(sregs.cr0).contains(Cr0::PE) == false;
+    if *end == End::Shutdown && reset && machine.spec().boot.mode != Mode::Real {
+        notes.push(
+            "this host resets the vCPU when it shuts down: the registers are those after reset, not the guest's"
+                .to_owned(),
+        );
+    }
+    if let End::InternalError { suberror: 1, .. } = end {
+        notes.push(
+            "the bytes are those of the instruction; build the guest without SSE and x87 (-mgeneral-regs-only), \
+             or use another host: some interpret guest code and do not know every instruction"
+                .to_owned(),
+        );
+    }
+    notes
+}
+
+impl fmt::Display for Cpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let symbol = self.symbol.as_deref().map(|name| format!(" <{name}>")).unwrap_or_default();
+        let code: Vec<String> = self.code.iter().map(|byte| format!("{byte:02x}")).collect();
+        let code = if code.is_empty() { "(nothing there)".to_owned() } else { code.join(" ") };
+        writeln!(f, "  at {:#x}{symbol}: {code}", self.rip)?;
+        for row in self.registers.chunks(4) {
+            let cells: Vec<String> = row.iter().map(|(name, value)| format!("{name:>6} {value:016x}")).collect();
+            writeln!(f, " {}", cells.join(" "))?;
+        }
+        for (name, value, meaning) in &self.control {
+            writeln!(f, " {name:>6} {value:016x}  {meaning}")?;
+        }
+        for Segment { name, selector, base, limit, bits } in &self.segments {
+            writeln!(f, " {name:>6} {selector:#06x}  base {base:#x}, limit {limit:#x}, {bits}-bit, ring {}", selector & 3)?;
+        }
+        self.notes.iter().try_for_each(|note| writeln!(f, "  note: {note}"))
+    }
+}

@@ -1,0 +1,88 @@
+//! The exit statuses of `vmm-cli`: one table, stable, no two classes on one number.
+//!
+//! A guest's own codes keep 1 to 99 for themselves, so that a script can tell the guest's verdict from ours.
+
+use std::process::ExitCode;
+
+/// How a run of `vmm-cli` ended, as its caller sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Status {
+    /// 0: HLT (unless configured otherwise), exit code 0, or every line of `[expect]` met.
+    Success,
+    /// 1 to 99: the guest ended the run with this code; codes above 99 are reported as 99.
+    Guest(u32),
+    /// 100: the guest crashed: SHUTDOWN, INTERNAL_ERROR, FAIL_ENTRY, an exception that reached our landing page, or a
+    /// stray access where `unmapped = "stop"`.
+    Crashed,
+    /// 101: a bug of ours; Rust's own status for a panic.
+    Bug,
+    /// 102: the guest hung: time limit, exit limit, or HLT where `halt = "hung"`.
+    Hung,
+    /// 103: `[expect]` was not met.
+    Unexpected,
+    /// 104: this host's KVM cannot do what was asked.
+    Refused,
+    /// 105: a mistake in the configuration, the guest file or the command line.
+    Configuration,
+    /// 106: trouble on the host: no `/dev/kvm`, no permission, out of memory, an I/O error.
+    Host,
+    /// 130: ended by Ctrl-C (128 + SIGINT, as shells have it).
+    Interrupted,
+}
+
+impl Status {
+    /// The number that the process ends with.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Success => 0,
+            Self::Guest(code) => u8::try_from(code.min(99)).unwrap_or(99),
+            Self::Crashed => 100,
+            Self::Bug => 101,
+            Self::Hung => 102,
+            Self::Unexpected => 103,
+            Self::Refused => 104,
+            Self::Configuration => 105,
+            Self::Host => 106,
+            Self::Interrupted => 130,
+        }
+    }
+}
+
+impl From<Status> for ExitCode {
+    fn from(status: Status) -> Self {
+        Self::from(status.code())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_never_collide() {
+        let classes = [
+            Status::Success,
+            Status::Guest(1),
+            Status::Guest(99),
+            Status::Crashed,
+            Status::Bug,
+            Status::Hung,
+            Status::Unexpected,
+            Status::Refused,
+            Status::Configuration,
+            Status::Host,
+            Status::Interrupted,
+        ];
+        let mut codes: Vec<u8> = classes.iter().map(|status| status.code()).collect();
+        codes.dedup();
+        assert_eq!(codes, [0, 1, 99, 100, 101, 102, 103, 104, 105, 106, 130]);
+    }
+
+    #[test]
+    fn a_guest_code_stays_below_our_own() {
+        assert_eq!(Status::Guest(42).code(), 42);
+        assert_eq!(Status::Guest(100).code(), 99);
+        assert_eq!(Status::Guest(u32::MAX).code(), 99);
+    }
+}

@@ -1,0 +1,96 @@
+//! The guest's console on our standard streams.
+//!
+//! Output goes to standard output exactly as the guest writes it: at once where a person watches, else line by line. If
+//! the configuration checks it, a copy is kept. Input is what standard input has right now; nobody waits for it.
+
+use std::io::{self, IsTerminal, Stdout, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use vmm_core::console::Input;
+
+/// No check looks at more output than this.
+const LARGEST_COPY: usize = 16 << 20;
+
+/// What the guest printed, as far as it is kept.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Copy(Arc<Mutex<Vec<u8>>>);
+
+impl Copy {
+    /// The bytes so far, at most 16 MiB.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn add(&self, bytes: &[u8]) {
+        let mut copy = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = LARGEST_COPY.saturating_sub(copy.len()).min(bytes.len());
+        copy.extend_from_slice(bytes.get(..room).unwrap_or_default());
+    }
+}
+
+/// Standard output.
+pub(crate) struct Output {
+    /// Buffers lines by itself.
+    stdout: Stdout,
+    /// Whether a person watches: then no byte waits for the end of its line.
+    terminal: bool,
+    copy: Option<Copy>,
+}
+
+impl Output {
+    /// Standard output, with a copy kept in `copy`.
+    pub(crate) fn new(copy: Option<Copy>) -> Self {
+        let stdout = io::stdout();
+        Self { terminal: stdout.is_terminal(), stdout, copy }
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.stdout.write(bytes)?;
+        if self.terminal {
+            self.stdout.flush()?;
+        }
+        if let Some(copy) = &self.copy {
+            copy.add(bytes.get(..count).unwrap_or_default());
+        }
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stdout.flush()
+    }
+}
+
+/// Standard input, until it ends.
+#[derive(Debug, Default)]
+pub(crate) struct Stdin {
+    ended: bool,
+}
+
+impl Input for Stdin {
+    fn poll(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.ended {
+            return Ok(0);
+        }
+        let stdin = io::stdin();
+        let mut ready = [PollFd::new(&stdin, PollFlags::IN)];
+        match poll(&mut ready, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
+            Ok(0) | Err(Errno::INTR) => return Ok(0),
+            Ok(_) => {}
+            Err(error) => return Err(error.into()),
+        }
+        // Not through `Stdin::lock`: its buffer would hide from the next poll what it has read ahead.
+        match rustix::io::read(&stdin, buffer) {
+            Ok(0) => {
+                self.ended = true;
+                Ok(0)
+            }
+            Ok(count) => Ok(count),
+            Err(Errno::INTR | Errno::AGAIN) => Ok(0),
+            Err(error) => Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Every file in `bad-toml/` is a configuration with a mistake, and beside it stands what is shown for it.
+//!
+//! A comment at the top of a file says what is wrong with it. Two forms of comment are read by this test:
+//! `# mistakes: 3` for a file with another number of mistakes than one, and `# option: --set key=value` for options
+//! of the command line. `UPDATE_GOLDEN=1` writes the expected texts anew; read the difference before committing it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use vmm_cli::config::{Config, Overrides};
+use vmm_cli::diagnostic::{Diagnostics, Location, json};
+use vmm_cli::status::Status;
+
+fn files() -> Vec<PathBuf> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bad-toml");
+    let entries = fs::read_dir(&directory).expect("tests/bad-toml can be read");
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
+    paths.sort();
+    paths
+}
+
+/// The values of comments of the form `# name: value`.
+fn comments<'t>(text: &'t str, name: &str) -> Vec<&'t str> {
+    let marked =
+        text.lines().filter_map(|line| line.strip_prefix("# ")?.strip_prefix(name)?.strip_prefix(": "));
+    marked.collect()
+}
+
+fn overrides(text: &str) -> Overrides {
+    let mut overrides = Overrides::new();
+    for option in comments(text, "option") {
+        match option.split_once(' ') {
+            Some(("--set", assignment)) => overrides.set(assignment),
+            Some(("--mode", name)) => overrides.mode(name),
+            Some(("--timeout", duration)) => overrides.timeout(duration),
+            _ => panic!("unknown option `{option}`"),
+        }
+    }
+    overrides
+}
+
+fn mistakes(path: &Path, text: &str) -> Diagnostics {
+    let name = PathBuf::from(path.file_name().expect("a file name"));
+    match Config::from_text(text, &name, &overrides(text)) {
+        Ok(_) => panic!("{} is accepted", path.display()),
+        Err(mistakes) => mistakes,
+    }
+}
+
+#[test]
+fn each_mistake_is_shown_as_expected() {
+    let update = std::env::var_os("UPDATE_GOLDEN").is_some();
+    let mut different = Vec::new();
+    for path in files() {
+        let text = fs::read_to_string(&path).expect("UTF-8");
+        let shown = mistakes(&path, &text).to_plain();
+        let golden = path.with_extension("stderr");
+        if update {
+            fs::write(&golden, &shown).expect("tests/bad-toml can be written");
+        }
+        let expected = fs::read_to_string(&golden).unwrap_or_default();
+        if shown != expected {
+            different.push(format!("{}\nexpected:\n{expected}\nshown:\n{shown}", path.display()));
+        }
+    }
+    assert!(different.is_empty(), "{}", different.join("\n"));
+}
+
+#[test]
+fn each_file_has_the_number_of_mistakes_it_says() {
+    let files = files();
+    assert!(files.len() >= 100, "only {} files", files.len());
+    for path in files {
+        let text = fs::read_to_string(&path).expect("UTF-8");
+        let expected = match comments(&text, "mistakes").as_slice() {
+            [] => 1,
+            [number] => number.parse().expect("a number of mistakes"),
+            _ => panic!("two numbers of mistakes in {}", path.display()),
+        };
+        let mistakes = mistakes(&path, &text);
+        assert_eq!(mistakes.0.len(), expected, "{}:\n{mistakes}", path.display());
+        assert_eq!(mistakes.status(), Status::Configuration);
+    }
+}
+
+#[test]
+fn messages_are_in_the_house_style() {
+    for path in files() {
+        let text = fs::read_to_string(&path).expect("UTF-8");
+        for mistake in mistakes(&path, &text).0 {
+            let syntax = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("syntax"));
+            let texts = [Some(&mistake.message), mistake.help.as_ref()];
+            for said in texts.into_iter().flatten().filter(|_| !syntax) {
+                assert!(!said.ends_with(['.', '!']), "{}: {said}", path.display());
+                assert!(!said.contains('\n'), "{}: {said}", path.display());
+                assert!(!said.starts_with(|c: char| c.is_uppercase()), "{}: {said}", path.display());
+            }
+            if let Location::Text(place) = &mistake.location {
+                assert!(place.span.start <= place.source.text.len(), "{}", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn the_json_form_has_the_same_mistakes() {
+    for path in files() {
+        let text = fs::read_to_string(&path).expect("UTF-8");
+        let mistakes = mistakes(&path, &text);
+        let value: serde_json::Value = serde_json::from_str(&json::render(&mistakes)).expect("JSON");
+        let rows = value.as_array().expect("an array");
+        assert_eq!(rows.len(), mistakes.0.len());
+        for (row, mistake) in rows.iter().zip(&mistakes.0) {
+            assert_eq!(row["message"], mistake.message.as_str());
+            assert_eq!(row["status"], 105);
+            let has_place = matches!(mistake.location, Location::Text(_));
+            assert_eq!(row["line"].as_u64().is_some_and(|line| line >= 1), has_place, "{}", path.display());
+        }
+    }
+}

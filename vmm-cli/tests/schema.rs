@@ -1,0 +1,141 @@
+//! The JSON schema says what the front-end does: it takes the good files, refuses what cannot be read, and its keys are
+//! those of the template.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use vmm_cli::config::{Config, Overrides, schema, template};
+
+fn schema() -> Value {
+    serde_json::from_str(&schema::text()).expect("the schema is JSON")
+}
+
+fn toml_files(directory: &str) -> Vec<PathBuf> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join(directory);
+    let entries = fs::read_dir(directory).expect("the directory can be read");
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
+    paths.sort();
+    paths
+}
+
+fn as_json(path: &Path) -> Option<Value> {
+    let text = fs::read_to_string(path).expect("UTF-8");
+    let table: toml::Table = toml::from_str(&text).ok()?;
+    Some(serde_json::to_value(table).expect("TOML fits in JSON"))
+}
+
+#[test]
+fn good_files_validate() {
+    let validator = jsonschema::validator_for(&schema()).expect("a valid schema");
+    let files = toml_files("../configs");
+    assert!(files.len() >= 20, "only {} configurations", files.len());
+    for path in files {
+        let instance = as_json(&path).expect("TOML");
+        if let Err(error) = validator.validate(&instance) {
+            panic!("{}: {error} at {}", path.display(), error.instance_path());
+        }
+    }
+    let template: toml::Table = toml::from_str(template::text()).expect("TOML");
+    assert!(validator.is_valid(&serde_json::to_value(template).expect("JSON")));
+}
+
+/// The mistakes of these files are in what cannot be read, which the schema knows as well as we do.
+#[test]
+fn unreadable_files_do_not_validate() {
+    let validator = jsonschema::validator_for(&schema()).expect("a valid schema");
+    let mut count = 0;
+    for path in toml_files("tests/bad-toml") {
+        let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+        let unreadable =
+            ["key-", "type-", "word-", "duration-", "ring-"].iter().any(|kind| name.starts_with(kind));
+        if !unreadable {
+            continue;
+        }
+        let instance = as_json(&path).expect("TOML");
+        assert!(!validator.is_valid(&instance), "{} validates", path.display());
+        count += 1;
+    }
+    assert!(count >= 25, "only {count} files");
+}
+
+/// Whatever the schema refuses, the front-end refuses: an editor never complains about a file that runs.
+#[test]
+fn the_schema_is_no_stricter_than_the_front_end() {
+    let validator = jsonschema::validator_for(&schema()).expect("a valid schema");
+    for value in
+        ["\"2MiB\"", "2097152", "\"0x10000\"", "\"1_000B\"", "-1", "2.0", "true", "\"2MB\"", "[]", "{}"]
+    {
+        for key in
+            ["memory.size", "memory.address", "guest.stack", "guest.entry", "limits.time", "limits.exits"]
+        {
+            let mut overrides = Overrides::new();
+            overrides.set(&format!("{key}={value}"));
+            let base = "mode = \"long\"\nmemory.size = \"2MiB\"\nguest.elf = \"a.elf\"\n";
+            let accepted = Config::from_text(base, Path::new("a.toml"), &overrides).is_ok();
+            let text = match key {
+                "memory.size" => base.replace("memory.size = \"2MiB\"", &format!("memory.size = {value}")),
+                _ => format!("{base}{key} = {value}\n"),
+            };
+            let instance: toml::Table = toml::from_str(&text).expect("TOML");
+            let valid = validator.is_valid(&serde_json::to_value(instance).expect("JSON"));
+            assert!(valid || !accepted, "{key} = {value}: the front-end takes it, the schema does not");
+        }
+    }
+}
+
+#[test]
+fn there_is_no_null_in_toml() {
+    assert!(!schema::text().contains("\"null\""));
+}
+
+/// Every key of the schema is in the template, so that whoever starts from it sees all there is.
+#[test]
+fn the_template_names_every_key() {
+    let schema = schema();
+    let mut keys = Vec::new();
+    collect_keys(&schema, &mut keys);
+    assert!(keys.len() >= 60, "only {} keys", keys.len());
+    let registers = ["rax", "eax", "rdi", "r8"];
+    for key in keys.iter().filter(|key| !is_register(key)) {
+        let word = |c: char| c.is_alphanumeric() || c == '-';
+        let named = template::text().split(|c| !word(c)).any(|part| part == *key);
+        assert!(named, "the template does not name `{key}`");
+    }
+    assert!(registers.iter().all(|name| is_register(name)));
+}
+
+fn collect_keys(value: &Value, keys: &mut Vec<String>) {
+    if let Some(properties) = value.get("properties").and_then(Value::as_object) {
+        keys.extend(properties.keys().cloned());
+    }
+    match value {
+        Value::Object(object) => object.values().for_each(|inner| collect_keys(inner, keys)),
+        Value::Array(array) => array.iter().for_each(|inner| collect_keys(inner, keys)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+fn is_register(key: &str) -> bool {
+    let long = key.strip_prefix('r').or_else(|| key.strip_prefix('e')).unwrap_or_default();
+    let names = ["ax", "bx", "cx", "dx", "si", "di", "bp", "sp", "ip", "flags"];
+    names.contains(&long) || long.parse::<u8>().is_ok()
+}
+
+/// Each line of the template that is commented out is one that can be read: only what it means may not fit the rest.
+#[test]
+fn the_template_is_right_in_its_comments() {
+    let uncommented: Vec<&str> = template::text()
+        .lines()
+        .map(|line| line.strip_prefix('#').filter(|l| !l.starts_with(' ')).unwrap_or(line))
+        .collect();
+    let text = uncommented.join("\n");
+    let mistakes =
+        Config::from_text(&text, Path::new("vm.toml"), &Overrides::new()).expect_err("both elf and flat");
+    for mistake in &mistakes.0 {
+        for sign in ["unknown", "expected ", "is here for", "needs quotes", "is not a", "unit"] {
+            assert!(!mistake.message.starts_with(sign) && !mistake.message.contains("quotes"), "{mistakes}");
+        }
+    }
+}

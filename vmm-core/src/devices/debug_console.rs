@@ -1,0 +1,62 @@
+//! The debug console: every byte written to it is printed. Bochs and QEMU have it on port 0xe9.
+//!
+//! A read gives 0xe9, by which guests find out whether it is there (QEMU, `hw/char/debugcon.c`).
+
+use std::io::{self, Write};
+
+use super::length;
+use crate::console::Output;
+use crate::device::{Action, Device, Guest};
+
+const SIGNATURE: u8 = 0xe9;
+
+/// The debug console.
+#[derive(Debug)]
+pub struct DebugConsole {
+    output: Output,
+}
+
+impl DebugConsole {
+    /// A console that prints to `output`.
+    #[must_use]
+    pub fn new(output: Output) -> Self {
+        Self { output }
+    }
+}
+
+impl Device for DebugConsole {
+    fn length(&self) -> u64 {
+        length::DEBUG_CONSOLE
+    }
+
+    fn read(&mut self, _: u64, data: &mut [u8], _: &dyn Guest) -> io::Result<Action> {
+        if let Some(first) = data.first_mut() {
+            *first = SIGNATURE;
+        }
+        Ok(Action::Continue)
+    }
+
+    fn write(&mut self, _: u64, data: &[u8], _: &dyn Guest) -> io::Result<Action> {
+        // The register has one byte: of a wider OUT it gets the lowest.
+        self.output.write_all(data.get(..1).unwrap_or_default())?;
+        Ok(Action::Continue)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::devices::tests::{Shared, guest};
+
+    #[test]
+    fn bytes_come_out_as_written() {
+        let shared = Shared::default();
+        let mut console = DebugConsole::new(Output::new(shared.clone()));
+        console.write(0, b"A", &guest()).unwrap();
+        console.write(0, &[0xff, 1, 2, 3], &guest()).unwrap();
+        assert_eq!(shared.bytes(), [b'A', 0xff]);
+        let mut answer = [0xff; 2];
+        console.read(0, &mut answer, &guest()).unwrap();
+        assert_eq!(answer, [0xe9, 0xff]);
+    }
+}

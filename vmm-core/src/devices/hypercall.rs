@@ -1,0 +1,215 @@
+//! The hypercall registers: how a guest talks to the machine beyond printing bytes.
+//!
+//! 64 bytes of registers, used with IN and OUT (or as MMIO). All but the first take 32 bits. `guests/include/vmm.h` and
+//! the crate `guests/vmm-guest` are the guest's side of this table.
+//!
+//! | offset | access | register | meaning |
+//! |---|---|---|---|
+//! | 0x00 | write 8 | `PRINT_BYTE` | print one byte |
+//! | 0x04 | write 32 | `PRINT_NUMBER` | print the number in decimal |
+//! | 0x08 | write 32 | `ADDRESS_HIGH` | upper half of the addresses that follow; kept until changed, 0 at the start |
+//! | 0x0c | write 32 | `PRINT_STRING` | print the NUL-terminated string at this virtual address, at most 64 KiB |
+//! | 0x10 | read 32 | `EXIT_COUNT` | exits so far, this one included (lower 32 bits) |
+//! | 0x14 | write 32 | `LENGTH` | size of the guest's buffer for the next two |
+//! | 0x18 | write 32 | `EXIT_STATS` | write the exits by type as text, NUL-terminated, to the buffer at this virtual address |
+//! | 0x1c | write 32 | `ARGUMENTS` | write the arguments there, each NUL-terminated, then one more NUL |
+//! | 0x20 | write 32 | `TRANSLATE` | translate this virtual address |
+//! | 0x24 | read 32 | `RESULT_LOW` | the physical address, or the number of bytes written: lower half |
+//! | 0x28 | read 32 | `RESULT_HIGH` | upper half |
+//! | 0x2c | read 32 | `STATUS` | of the last call: see [`Status`] |
+//! | 0x30 | read 32 | `HOST_LOW` | the host's address of the last translation, to look at: lower half |
+//! | 0x34 | read 32 | `HOST_HIGH` | upper half |
+//! | 0x38 | write 32 | `EXIT` | end the run with this code |
+//! | 0x3c | read 32 | `SIGNATURE` | 0x484d4d56, "VMMH" |
+//!
+//! Every pointer is translated page by page, with a supervisor's rights, and checked: a wild one gives an error status
+//! and nothing else. A call that fails part way may have printed or written what came before.
+
+use std::io::{self, Write};
+
+use kvm_sys_wrap::Gva;
+
+use super::length;
+use crate::console::Output;
+use crate::device::{Action, Device, Guest, read_virtual, write_virtual};
+
+const SIGNATURE: u32 = u32::from_le_bytes(*b"VMMH");
+const LONGEST_STRING: usize = 64 << 10;
+const PAGE: u64 = 4096;
+
+/// What became of the last call, as the guest reads it from `STATUS`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(u32)]
+pub enum Status {
+    /// Done.
+    #[default]
+    Ok = 0,
+    /// The address is not mapped, or no memory is behind it.
+    BadAddress = 1,
+    /// The buffer is too small: the text was cut, and is still NUL-terminated if there was room for one byte.
+    BufferTooSmall = 2,
+    /// No NUL within 64 KiB.
+    NoTerminator = 3,
+    /// Not a register, or not with this width.
+    BadRegister = 4,
+}
+
+/// The hypercall registers.
+#[derive(Debug)]
+pub struct Hypercall {
+    output: Output,
+    /// Each NUL-terminated, then one more NUL.
+    arguments: Vec<u8>,
+    address_high: u32,
+    length: u32,
+    result: u64,
+    host: u64,
+    status: Status,
+}
+
+impl Hypercall {
+    /// Registers that print to `output` and hand out `arguments`.
+    #[must_use]
+    pub fn new(output: Output, arguments: &[String]) -> Self {
+        let mut text: Vec<u8> =
+            arguments.iter().flat_map(|argument| argument.bytes().chain(std::iter::once(0))).collect();
+        text.push(0);
+        Self { output, arguments: text, address_high: 0, length: 0, result: 0, host: 0, status: Status::Ok }
+    }
+
+    fn address(&self, low: u32) -> Gva {
+        Gva(u64::from(self.address_high) << 32 | u64::from(low))
+    }
+
+    fn print_string(&mut self, start: Gva, guest: &dyn Guest) -> io::Result<Status> {
+        let (mut at, mut left) = (start, LONGEST_STRING);
+        while left > 0 {
+            // Up to the end of the page: what follows it may not be mapped, and need not be.
+            let in_page = usize::try_from(PAGE - at.0 % PAGE).unwrap_or(1).min(left);
+            let mut buffer = vec![0; in_page];
+            if read_virtual(guest, at, &mut buffer).is_none() {
+                return Ok(Status::BadAddress);
+            }
+            let end = buffer.iter().position(|byte| *byte == 0);
+            self.output.write_all(buffer.get(..end.unwrap_or(in_page)).unwrap_or_default())?;
+            if end.is_some() {
+                return Ok(Status::Ok);
+            }
+            left -= in_page;
+            match u64::try_from(in_page).ok().and_then(|step| at.checked_add(step)) {
+                Some(next) => at = next,
+                None => return Ok(Status::BadAddress),
+            }
+        }
+        Ok(Status::NoTerminator)
+    }
+
+    /// Writes text that ends with NUL to the guest's buffer, cut to its size.
+    fn give_text(&mut self, start: Gva, text: &[u8], guest: &dyn Guest) -> Status {
+        let room = usize::try_from(self.length).unwrap_or(usize::MAX).min(text.len());
+        let cut = room < text.len();
+        let mut given = text.get(..room).unwrap_or_default().to_vec();
+        if let Some(last) = given.last_mut() {
+            *last = 0;
+        }
+        self.result = 0;
+        if write_virtual(guest, start, &given).is_none() {
+            return Status::BadAddress;
+        }
+        self.result = u64::try_from(room).unwrap_or(u64::MAX);
+        if cut { Status::BufferTooSmall } else { Status::Ok }
+    }
+
+    fn translate(&mut self, address: Gva, guest: &dyn Guest) -> Status {
+        (self.result, self.host) = (0, 0);
+        let Some(gpa) = guest.translate(address) else { return Status::BadAddress };
+        self.result = gpa.0;
+        let Some(host) = guest.host_address(gpa) else { return Status::BadAddress };
+        self.host = host;
+        Status::Ok
+    }
+
+    /// A 32-bit write. The status of the settings is not touched.
+    fn call(&mut self, register: u64, value: u32, guest: &dyn Guest) -> io::Result<Action> {
+        let address = self.address(value);
+        self.status = match register {
+            0x04 => {
+                write!(self.output, "{value}")?;
+                Status::Ok
+            }
+            0x08 => {
+                self.address_high = value;
+                return Ok(Action::Continue);
+            }
+            0x0c => self.print_string(address, guest)?,
+            0x14 => {
+                self.length = value;
+                return Ok(Action::Continue);
+            }
+            0x18 => {
+                let text = format!("{}\0", guest.exits());
+                self.give_text(address, text.as_bytes(), guest)
+            }
+            0x1c => {
+                let arguments = std::mem::take(&mut self.arguments);
+                let status = self.give_text(address, &arguments, guest);
+                self.arguments = arguments;
+                status
+            }
+            0x20 => self.translate(address, guest),
+            0x38 => return Ok(Action::Exit(value)),
+            _ => Status::BadRegister,
+        };
+        Ok(Action::Continue)
+    }
+
+    fn value(&mut self, register: u64, guest: &dyn Guest) -> Option<u32> {
+        let [low, high] = halves(self.result);
+        let [host_low, host_high] = halves(self.host);
+        Some(match register {
+            0x10 => halves(guest.exits().total())[0],
+            0x24 => low,
+            0x28 => high,
+            0x2c => self.status as u32,
+            0x30 => host_low,
+            0x34 => host_high,
+            0x3c => SIGNATURE,
+            _ => return None,
+        })
+    }
+}
+
+impl Device for Hypercall {
+    fn length(&self) -> u64 {
+        length::HYPERCALL
+    }
+
+    fn read(&mut self, offset: u64, data: &mut [u8], guest: &dyn Guest) -> io::Result<Action> {
+        let value = if data.len() == 4 { self.value(offset, guest) } else { None };
+        match value {
+            Some(value) => data.copy_from_slice(&value.to_le_bytes()),
+            None => self.status = Status::BadRegister,
+        }
+        Ok(Action::Continue)
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8], guest: &dyn Guest) -> io::Result<Action> {
+        match (offset, data) {
+            (0x00, [byte]) => self.output.write_all(&[*byte])?,
+            (register, [a, b, c, d]) if register != 0 => {
+                return self.call(register, u32::from_le_bytes([*a, *b, *c, *d]), guest);
+            }
+            _ => self.status = Status::BadRegister,
+        }
+        Ok(Action::Continue)
+    }
+}
+
+/// Lower and upper half.
+fn halves(value: u64) -> [u32; 2] {
+    let [a, b, c, d, e, f, g, h] = value.to_le_bytes();
+    [u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h])]
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,144 @@
+//! A 16550 serial port, by vm-superio: what it does here is connect that to the bus and to the console.
+//!
+//! The port has eight registers of one byte. A wider access goes to the following registers, as an ISA bus does it.
+//! Input is fetched when the guest looks at the line status or takes a byte, without a thread: until then nobody cares.
+//! There is no interrupt line yet; guests poll.
+
+use std::io;
+
+use vm_superio::Trigger;
+use vm_superio::serial::{Error as SerialError, NoEvents, Serial as Uart};
+
+use super::length;
+use crate::console::{Input, Output};
+use crate::device::{Action, Device, Guest};
+
+/// Receiver buffer: offset 0.
+const RECEIVER: u64 = 0;
+/// Line status: bit 0 says that a byte is there.
+const LINE_STATUS: u64 = 5;
+
+/// The serial port.
+pub struct Serial {
+    uart: Uart<NoInterrupt, NoEvents, Output>,
+    output: Output,
+    input: Box<dyn Input>,
+}
+
+/// A line that is not connected.
+struct NoInterrupt;
+
+impl Trigger for NoInterrupt {
+    type E = io::Error;
+
+    fn trigger(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Serial {
+    /// A port that prints to `output` and receives from `input`.
+    #[must_use]
+    pub fn new(output: Output, input: Box<dyn Input>) -> Self {
+        Self { uart: Uart::new(NoInterrupt, output.clone()), output, input }
+    }
+
+    /// Fills the receiver with what has arrived.
+    fn receive(&mut self) -> io::Result<()> {
+        // A guest that waits for input wants its prompt to be seen.
+        self.output.sync()?;
+        let mut buffer = [0; 64];
+        let room = self.uart.fifo_capacity().min(buffer.len());
+        let Some(buffer) = buffer.get_mut(..room).filter(|buffer| !buffer.is_empty()) else { return Ok(()) };
+        let count = self.input.poll(buffer)?;
+        match self.uart.enqueue_raw_bytes(buffer.get(..count).unwrap_or_default()) {
+            // In loopback mode the receiver listens to the sender only, so what came is lost, as on a real line.
+            Ok(_) | Err(SerialError::FullFifo) => Ok(()),
+            Err(SerialError::IOError(error) | SerialError::Trigger(error)) => Err(error),
+        }
+    }
+}
+
+impl Device for Serial {
+    fn length(&self) -> u64 {
+        length::SERIAL
+    }
+
+    fn read(&mut self, offset: u64, data: &mut [u8], _: &dyn Guest) -> io::Result<Action> {
+        for (register, byte) in (offset..length::SERIAL).zip(data) {
+            if matches!(register, RECEIVER | LINE_STATUS) {
+                self.receive()?;
+            }
+            *byte = self.uart.read(register_number(register));
+        }
+        Ok(Action::Continue)
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8], _: &dyn Guest) -> io::Result<Action> {
+        for (register, byte) in (offset..length::SERIAL).zip(data) {
+            match self.uart.write(register_number(register), *byte) {
+                Ok(()) | Err(SerialError::FullFifo) => {}
+                Err(SerialError::IOError(error) | SerialError::Trigger(error)) => return Err(error),
+            }
+        }
+        Ok(Action::Continue)
+    }
+}
+
+/// A register's number as vm-superio takes it; always below 8 here.
+fn register_number(register: u64) -> u8 {
+    u8::try_from(register).unwrap_or(u8::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::console::NoInput;
+    use crate::devices::tests::{Shared, guest};
+
+    struct Text(Vec<u8>);
+
+    impl Input for Text {
+        fn poll(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let count = buffer.len().min(self.0.len());
+            buffer[..count].copy_from_slice(&self.0[..count]);
+            self.0.drain(..count);
+            Ok(count)
+        }
+    }
+
+    fn read(serial: &mut Serial, register: u64) -> u8 {
+        let mut data = [0xff];
+        serial.read(register, &mut data, &guest()).unwrap();
+        data[0]
+    }
+
+    #[test]
+    fn what_is_sent_is_printed() {
+        let shared = Shared::default();
+        let mut serial = Serial::new(Output::new(shared.clone()), Box::new(NoInput));
+        serial.write(0, b"x", &guest()).unwrap();
+        assert_eq!(shared.bytes(), b"x");
+        assert_eq!(read(&mut serial, LINE_STATUS), 0x60, "transmitter empty, nothing received");
+    }
+
+    #[test]
+    fn input_longer_than_the_buffer_arrives_in_order() {
+        let text: Vec<u8> = (0..200).collect();
+        let mut serial = Serial::new(Output::new(Vec::new()), Box::new(Text(text.clone())));
+        let mut received = Vec::new();
+        while read(&mut serial, LINE_STATUS) & 1 != 0 {
+            received.push(read(&mut serial, RECEIVER));
+        }
+        assert_eq!(received, text);
+    }
+
+    #[test]
+    fn a_wide_access_reaches_the_following_registers_and_stops_at_the_last() {
+        let mut serial = Serial::new(Output::new(Vec::new()), Box::new(NoInput));
+        serial.write(7, &[0x5a, 0x11], &guest()).unwrap();
+        let mut data = [0xff; 2];
+        serial.read(7, &mut data, &guest()).unwrap();
+        assert_eq!(data, [0x5a, 0xff], "the scratch register, then nothing");
+    }
+}

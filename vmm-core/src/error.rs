@@ -1,0 +1,134 @@
+//! What can go wrong before and around a run, and whose fault it is.
+//!
+//! What a guest does is never an error here: that is an [`End`](crate::End). Each error can say whom it blames; a
+//! front-end makes exit statuses of that.
+
+use std::io;
+
+use kvm_sys_wrap::Error as KvmError;
+
+use crate::bus::BusError;
+use crate::layout::LayoutError;
+use crate::mode::Mode;
+use crate::state::StateError;
+use crate::verify::Difference;
+
+/// Whose fault an error is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    /// The machine's description, or the guest's file.
+    Configuration,
+    /// This host cannot do what was asked; another one could.
+    HostLacks,
+    /// Something on this host failed.
+    Host,
+    /// Ours.
+    Bug,
+}
+
+/// A machine could not be built, or its run not be carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The parts of the machine do not fit into its memory.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// The boot state asked for does not exist.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// Two devices on one address.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// The guest's image could not be put into memory.
+    #[error("cannot load the guest")]
+    Image(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The host took the vCPU's state and dropped part of it.
+    #[error("this host's KVM cannot do mode {mode}: it {}", sentence(differences))]
+    ModeDropped {
+        /// The mode.
+        mode: Mode,
+        /// What differs after reading back.
+        differences: Vec<Difference>,
+    },
+    /// The host refused the vCPU's state.
+    #[error("this host's KVM cannot do {feature}: it refused the vCPU's special registers")]
+    ModeRefused {
+        /// The mode, with what is special about it.
+        feature: String,
+        /// What the kernel said.
+        source: KvmError,
+    },
+    /// The host's CPU does not have something, by its CPUID.
+    #[error("this host's KVM cannot do {feature}: its CPUID does not offer it")]
+    FeatureMissing {
+        /// What.
+        feature: &'static str,
+    },
+    /// A call to KVM failed.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// The console failed.
+    #[error("the guest's console failed")]
+    Console(#[source] io::Error),
+    /// A computed table could not be written to where the layout put it.
+    #[error("cannot write {what} to guest memory")]
+    Table {
+        /// Which.
+        what: &'static str,
+        /// What memory said.
+        source: vm_memory::GuestMemoryError,
+    },
+}
+
+impl Error {
+    /// Whom to blame.
+    #[must_use]
+    pub fn blame(&self) -> Blame {
+        match self {
+            Self::Layout(_) | Self::State(_) | Self::Bus(_) | Self::Image(_) => Blame::Configuration,
+            Self::ModeDropped { .. } | Self::ModeRefused { .. } | Self::FeatureMissing { .. } => {
+                Blame::HostLacks
+            }
+            Self::Kvm(error) => blame_kvm(error),
+            Self::Console(_) => Blame::Host,
+            Self::Table { .. } => Blame::Bug,
+        }
+    }
+
+    /// What the user can do about it.
+    #[must_use]
+    pub fn help(&self) -> Option<String> {
+        match self {
+            Self::ModeDropped { .. } | Self::ModeRefused { .. } | Self::FeatureMissing { .. } => Some(
+                "`vmm-cli doctor` shows what works here; an ordinary KVM host (VT-x or AMD-V) does all modes"
+                    .to_owned(),
+            ),
+            Self::Kvm(error) => error.help(),
+            Self::Layout(_)
+            | Self::State(_)
+            | Self::Bus(_)
+            | Self::Image(_)
+            | Self::Console(_)
+            | Self::Table { .. } => None,
+        }
+    }
+}
+
+fn blame_kvm(error: &KvmError) -> Blame {
+    match error {
+        KvmError::MissingCapability { .. } | KvmError::VcpuId { .. } => Blame::HostLacks,
+        KvmError::OpenDevice { .. }
+        | KvmError::ApiVersion { .. }
+        | KvmError::Call { .. }
+        | KvmError::Kick { .. } => Blame::Host,
+        KvmError::TssAddress { .. }
+        | KvmError::SlotShape { .. }
+        | KvmError::SlotNumber { .. }
+        | KvmError::Overlap(_) => Blame::Configuration,
+        KvmError::Reply { .. } => Blame::Bug,
+    }
+}
+
+/// `cleared CR0.PG and cleared EFER.LME`.
+fn sentence(differences: &[Difference]) -> String {
+    differences.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
+}

@@ -1,0 +1,121 @@
+//! How many exits there were, by type.
+//!
+//! The run loop counts every exit here before it serves it, so that a guest that asks over the hypercall ports sees its
+//! own question counted. Counting is one addition to an array.
+
+use std::fmt;
+
+use kvm_sys_wrap::Exit;
+
+macro_rules! kinds {
+    ($($variant:ident = $name:literal for $pattern:pat,)*) => {
+        /// The type of an exit: an [`Exit`] without its data.
+        #[expect(missing_docs, reason = "named and described as the variants of `Exit`")]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum ExitKind { $($variant,)* }
+
+        impl ExitKind {
+            /// All types.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The name used in messages and reports.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+        }
+
+        impl From<&Exit> for ExitKind {
+            fn from(exit: &Exit) -> Self {
+                match exit { $($pattern => Self::$variant,)* }
+            }
+        }
+    };
+}
+
+kinds! {
+    PioIn = "pio-in" for Exit::PioIn { .. },
+    PioOut = "pio-out" for Exit::PioOut { .. },
+    MmioRead = "mmio-read" for Exit::MmioRead { .. },
+    MmioWrite = "mmio-write" for Exit::MmioWrite { .. },
+    Hlt = "hlt" for Exit::Hlt,
+    Shutdown = "shutdown" for Exit::Shutdown,
+    FailEntry = "fail-entry" for Exit::FailEntry { .. },
+    InternalError = "internal-error" for Exit::InternalError { .. },
+    SystemEvent = "system-event" for Exit::SystemEvent { .. },
+    Debug = "debug" for Exit::Debug { .. },
+    IrqWindowOpen = "irq-window-open" for Exit::IrqWindowOpen,
+    Hypercall = "hypercall" for Exit::Hypercall { .. },
+    ReadMsr = "read-msr" for Exit::ReadMsr { .. },
+    WriteMsr = "write-msr" for Exit::WriteMsr { .. },
+    IoapicEoi = "ioapic-eoi" for Exit::IoapicEoi { .. },
+    SetTpr = "set-tpr" for Exit::SetTpr,
+    TprAccess = "tpr-access" for Exit::TprAccess { .. },
+    MemoryFault = "memory-fault" for Exit::MemoryFault { .. },
+    BusLock = "bus-lock" for Exit::BusLock,
+    Notify = "notify" for Exit::Notify { .. },
+    DirtyRingFull = "dirty-ring-full" for Exit::DirtyRingFull,
+    Unknown = "unknown" for Exit::Unknown { .. },
+    Other = "other" for Exit::Other(_),
+    Interrupted = "interrupted" for Exit::Interrupted,
+    Again = "again" for Exit::Again,
+}
+
+const KINDS: usize = ExitKind::ALL.len();
+
+/// Exits by type. [`Exit::Interrupted`] and [`Exit::Again`] are counted but are not exits of the guest: the total leaves
+/// them out, so that it does not depend on timing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ExitCounts([u64; KINDS]);
+
+impl ExitCounts {
+    /// Counts one exit.
+    #[inline]
+    pub(crate) fn record(&mut self, kind: ExitKind) {
+        if let Some(count) = self.0.get_mut(kind as usize) {
+            *count = count.wrapping_add(1);
+        }
+    }
+
+    /// Exits of one type.
+    #[must_use]
+    pub fn of(&self, kind: ExitKind) -> u64 {
+        self.0.get(kind as usize).copied().unwrap_or(0)
+    }
+
+    /// All exits that the guest caused.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.iter()
+            .filter(|(kind, _)| !matches!(kind, ExitKind::Interrupted | ExitKind::Again))
+            .fold(0, |sum, (_, count)| sum.wrapping_add(count))
+    }
+
+    /// The types that occurred, with their counts.
+    pub fn iter(&self) -> impl Iterator<Item = (ExitKind, u64)> + '_ {
+        ExitKind::ALL.iter().copied().zip(self.0).filter(|(_, count)| *count > 0)
+    }
+}
+
+/// One line a type: name, a space, count.
+impl fmt::Display for ExitCounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.iter().try_for_each(|(kind, count)| writeln!(f, "{} {count}", kind.name()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_by_type_and_in_total() {
+        let mut counts = ExitCounts::default();
+        for exit in [Exit::Hlt, Exit::Interrupted, Exit::Hlt, Exit::Other(99)] {
+            counts.record(ExitKind::from(&exit));
+        }
+        assert_eq!(counts.of(ExitKind::Hlt), 2);
+        assert_eq!(counts.total(), 3);
+        assert_eq!(counts.to_string(), "hlt 2\nother 1\ninterrupted 1\n");
+    }
+}

@@ -1,0 +1,111 @@
+//! What has to be known of this host before a vCPU is set up: the CPUID that a mode needs, and one quirk.
+//!
+//! Only asked where a machine wants something special, since each question takes time.
+
+use std::path::Path;
+
+use kvm_sys_wrap::bindings::{CpuId, kvm_cpuid_entry2};
+use kvm_sys_wrap::{Call, Error as KvmError, Kvm};
+
+use crate::error::Error;
+use crate::mode::Ring;
+use crate::spec::{CpuidPolicy, MachineSpec};
+use crate::state::{CpuFeature, HostQuirks, TrType};
+
+/// The leaf that announces a feature, the register in it, and the bit (SDM vol. 2, CPUID).
+const fn announced_in(feature: CpuFeature) -> (u32, Register, u32) {
+    match feature {
+        CpuFeature::Nx => (0x8000_0001, Register::Edx, 1 << 20),
+        CpuFeature::Page1G => (0x8000_0001, Register::Edx, 1 << 26),
+        CpuFeature::La57 => (7, Register::Ecx, 1 << 16),
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Register {
+    Ecx,
+    Edx,
+}
+
+/// Without a CPUID leaf that says otherwise, KVM takes a guest's physical addresses to have 36 bits.
+const DEFAULT_ADDRESS_END: u64 = 1 << 36;
+
+/// The CPUID to give to the vCPU, if any.
+///
+/// A machine that asks for none gets none, unless its page tables use a feature that KVM grants only to a guest whose CPUID
+/// announces it. Then it gets what the host has, cut down to the leaves in question. A host without the feature is
+/// found out here: it would take the page tables without a word, and the guest would die at its first access.
+pub(crate) fn cpuid(kvm: &Kvm, spec: &MachineSpec, needs: &[CpuFeature]) -> Result<Option<CpuId>, Error> {
+    let far =
+        spec.memory.iter().any(|region| region.address.0.saturating_add(region.size) > DEFAULT_ADDRESS_END);
+    if spec.cpuid == CpuidPolicy::None && needs.is_empty() && !far {
+        return Ok(None);
+    }
+    let supported = kvm.supported_cpuid()?;
+    for feature in needs {
+        let (leaf, register, bit) = announced_in(*feature);
+        let found = supported.as_slice().iter().any(|entry| {
+            let value = match register {
+                Register::Ecx => entry.ecx,
+                Register::Edx => entry.edx,
+            };
+            entry.function == leaf && entry.index == 0 && value & bit != 0
+        });
+        if !found {
+            return Err(Error::FeatureMissing { feature: feature.name() });
+        }
+    }
+    match spec.cpuid {
+        CpuidPolicy::Host => Ok(Some(supported)),
+        CpuidPolicy::None => cut_down(&supported, needs).map(Some),
+    }
+}
+
+/// The leaves that say how far leaves go and how wide addresses are, and those of the features, with their bits alone.
+fn cut_down(supported: &CpuId, needs: &[CpuFeature]) -> Result<CpuId, Error> {
+    let keep = |entry: &kvm_cpuid_entry2| {
+        let mut kept = *entry;
+        if matches!(entry.function, 0 | 0x8000_0000 | 0x8000_0008) {
+            return Some(kept);
+        }
+        (kept.eax, kept.ebx, kept.ecx, kept.edx) = (0, 0, 0, 0);
+        for (leaf, register, bit) in needs.iter().map(|feature| announced_in(*feature)) {
+            if (entry.function, entry.index) == (leaf, 0) {
+                match register {
+                    Register::Ecx => kept.ecx |= entry.ecx & bit,
+                    Register::Edx => kept.edx |= entry.edx & bit,
+                }
+            }
+        }
+        (kept.ecx | kept.edx != 0).then_some(kept)
+    };
+    let entries: Vec<_> = supported.as_slice().iter().filter_map(keep).collect();
+    CpuId::from_entries(&entries).map_err(|_| {
+        let source = std::io::Error::other("too many CPUID leaves");
+        Error::Kvm(KvmError::Call { call: Call::SetCpuid2, detail: "the leaves needed".to_owned(), source })
+    })
+}
+
+/// How the host's KVM wants things that the manuals leave open.
+///
+/// The TSS in the task register has to be marked busy on Intel (SDM vol. 3, 27.3.1.2). AMD does not care, and KVM marks
+/// it busy by itself there; but QEMU's emulation of SVM takes only one that is not busy: with a busy one it stops when
+/// 32-bit ring-3 code is left, and in long mode refuses the I/O bitmap (#GP at the first OUT). So: not busy where
+/// kvm_amd is at work.
+pub(crate) fn quirks(spec: &MachineSpec) -> HostQuirks {
+    let matters = spec.boot.ring == Ring::User;
+    let amd = matters && Path::new("/sys/module/kvm_amd").exists();
+    HostQuirks { tr_type: if amd { TrType::Available } else { TrType::Busy } }
+}
+
+/// The mode, with what is special about it.
+pub(crate) fn feature_name(spec: &MachineSpec) -> String {
+    let mut name = format!("mode {}", spec.boot.mode);
+    if spec.boot.paging.five_level {
+        name.push_str(" with five-level paging");
+    }
+    if spec.boot.ring == Ring::User {
+        name.push_str(" in ring 3");
+    }
+    name
+}

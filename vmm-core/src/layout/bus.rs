@@ -1,0 +1,120 @@
+//! The bus side of the layout: memory regions, KVM's own pages, devices that answer to addresses.
+//!
+//! The kernel itself only checks that memory slots do not overlap each other. So memory is held against KVM's pages
+//! and devices here, before there is a VM.
+
+use super::{Owner, Placed, Problem, Region};
+use crate::Gpa;
+use crate::devices::length;
+use crate::span::Span;
+use crate::spec::{DeviceAddress, DeviceSpecs, MachineSpec};
+
+/// Where KVM keeps its identity map unless told otherwise (api.rst, KVM_SET_IDENTITY_MAP_ADDR).
+const IDENTITY_MAP: Gpa = Gpa(0xfffb_c000);
+const PAGE: u64 = 4096;
+/// A physical address has at most 52 bits.
+const PHYSICAL_END: u64 = 1 << 52;
+
+/// What answers to physical addresses.
+pub(super) struct Bus {
+    /// Memory, sorted by address.
+    pub(super) memory: Vec<Region>,
+    /// What must not be memory: KVM's pages and devices.
+    pub(super) outside: Vec<Placed>,
+}
+
+impl Bus {
+    /// Memory, KVM's pages and devices, as far as they make sense.
+    pub(super) fn new(spec: &MachineSpec, problems: &mut Vec<Problem>) -> Self {
+        Self { memory: memory(spec, problems), outside: outside(spec, problems) }
+    }
+
+    /// What a mapping can show: memory and devices, sorted by address.
+    pub(super) fn mappable(&self) -> Vec<Span> {
+        let devices = self.outside.iter().filter(|placed| matches!(placed.owner, Owner::Device(_)));
+        let mut spans: Vec<Span> = self.memory.iter().map(|region| region.range).collect();
+        spans.extend(devices.map(|placed| placed.range));
+        spans.sort();
+        spans
+    }
+
+    /// Memory regions as ranges with a name.
+    pub(super) fn regions(&self) -> impl Iterator<Item = Placed> {
+        self.memory.iter().map(|region| Placed { range: region.range, owner: Owner::Memory(region.number) })
+    }
+}
+
+/// The memory regions that can be one, sorted.
+fn memory(spec: &MachineSpec, problems: &mut Vec<Problem>) -> Vec<Region> {
+    if spec.memory.is_empty() {
+        problems.push(Problem::NoMemory);
+    }
+    let mut memory = Vec::new();
+    for (number, region) in (1..).zip(&spec.memory) {
+        for (field, value) in [("address", region.address.0), ("size", region.size)] {
+            if !value.is_multiple_of(PAGE) {
+                problems.push(Problem::RegionMisaligned { number, field, value });
+            }
+        }
+        if region.size == 0 {
+            problems.push(Problem::EmptyRegion { number });
+            continue;
+        }
+        let name = || Owner::Memory(number).to_string();
+        if let Some(range) = bounded(name, region.address, region.size, PHYSICAL_END, problems) {
+            memory.push(Region { number, range, read_only: region.read_only });
+        }
+    }
+    memory.sort_by_key(|region| region.range);
+    memory
+}
+
+/// KVM's own pages and the devices that answer to addresses.
+fn outside(spec: &MachineSpec, problems: &mut Vec<Problem>) -> Vec<Placed> {
+    let mut outside = Vec::new();
+    let address = spec.tss_address;
+    if !address.is_aligned(PAGE) {
+        problems.push(Problem::TssAddressMisaligned(address));
+    }
+    match Span::new(address, 3 * PAGE) {
+        Some(range) if range.end().0 <= 1 << 32 => outside.push(Placed { range, owner: Owner::TssPages }),
+        Some(_) | None => problems.push(Problem::TssAddressTooHigh(address)),
+    }
+    outside.extend(Span::new(IDENTITY_MAP, PAGE).map(|range| Placed { range, owner: Owner::IdentityMap }));
+    for (name, at, size) in mmio(&spec.devices) {
+        let owner = Owner::Device(name);
+        let range = bounded(|| owner.to_string(), at, size, PHYSICAL_END, problems);
+        outside.extend(range.map(|range| Placed { range, owner }));
+    }
+    outside
+}
+
+/// Name, address and size of each device that answers to addresses. Ports are a bus of their own.
+fn mmio(devices: &DeviceSpecs) -> impl Iterator<Item = (&'static str, Gpa, u64)> {
+    [
+        ("debug-console", devices.debug_console, length::DEBUG_CONSOLE),
+        ("serial", devices.serial.map(|serial| serial.at), length::SERIAL),
+        ("debug-exit", devices.debug_exit.as_ref().map(|exit| exit.at), length::DEBUG_EXIT),
+        ("hypercall", devices.hypercall, length::HYPERCALL),
+    ]
+    .into_iter()
+    .filter_map(|(name, at, size)| match at? {
+        DeviceAddress::Mmio(gpa) => Some((name, gpa, size)),
+        DeviceAddress::Port(_) => None,
+    })
+}
+
+/// The range, or the problem that it does not end below `limit`.
+pub(super) fn bounded(
+    name: impl FnOnce() -> String,
+    address: Gpa,
+    size: u64,
+    limit: u64,
+    problems: &mut Vec<Problem>,
+) -> Option<Span> {
+    let range = Span::new(address, size).filter(|range| range.end().0 <= limit);
+    if range.is_none() {
+        problems.push(Problem::TooHigh { name: name(), address, size, limit });
+    }
+    range
+}

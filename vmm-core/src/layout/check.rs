@@ -1,0 +1,121 @@
+//! What the user decided, checked: the bus, the guest's ranges, pinned parts, mappings.
+//!
+//! Everything is looked at before anything is refused, so that all mistakes come out in one go. Nothing is moved or
+//! repaired here.
+
+use super::bus::Bus;
+use super::{LayoutError, Occupied, Owner, Part, Placed, Problem, pinned};
+use crate::mode::{Mode, Ring};
+use crate::paging::{Scheme, plan};
+use crate::span::Span;
+use crate::spec::MachineSpec;
+
+/// A description without conflicts: what is fixed, before the rest is placed.
+pub(super) struct Checked {
+    /// Memory, KVM's pages and devices.
+    pub(super) bus: Bus,
+    /// All that is fixed and not memory, sorted by address.
+    pub(super) fixed: Vec<Placed>,
+}
+
+/// Checks all that the user decided.
+pub(super) fn check(spec: &MachineSpec, occupied: &[Occupied]) -> Result<Checked, LayoutError> {
+    let mut problems = boot_problems(spec);
+    let bus = Bus::new(spec, &mut problems);
+    let guest =
+        occupied.iter().map(|guest| Placed { range: guest.range, owner: Owner::Guest(guest.name.clone()) });
+    let mut inside: Vec<Placed> = guest.collect();
+    inside.extend(pinned::tables(spec, &mut problems));
+    inside.extend(pinned::stack(spec, &bus, &inside, &mut problems));
+
+    // Memory may not touch KVM's pages and devices. What lies in memory may not touch anything else.
+    let outside = || bus.outside.iter().cloned();
+    problems.extend(overlaps(bus.regions().chain(outside()).collect()));
+    for problem in overlaps(outside().chain(inside.iter().cloned()).collect()) {
+        // Two devices on one address were found by the first search already.
+        if !problems.contains(&problem) {
+            problems.push(problem);
+        }
+    }
+    for placed in &inside {
+        if !bus.outside.iter().any(|other| other.range.overlaps(placed.range)) {
+            problems.extend(memory_problem(placed, &bus));
+        }
+    }
+    if let Some(scheme) = Scheme::of_mode(spec.boot.mode, spec.boot.paging.five_level) {
+        let maps = plan::check_maps(scheme, &spec.boot, &bus.mappable()).into_iter();
+        problems.extend(maps.chain(plan::check_hidden(&spec.boot, &inside)).map(Problem::Map));
+        problems.extend(shared_pages(spec, &inside));
+    }
+    LayoutError::unless_empty(problems)?;
+
+    let mut fixed = bus.outside.clone();
+    fixed.extend(inside);
+    fixed.sort_by_key(|placed| placed.range);
+    Ok(Checked { bus, fixed })
+}
+
+/// What the mode itself does not have.
+fn boot_problems(spec: &MachineSpec) -> Vec<Problem> {
+    let (mode, paging) = (spec.boot.mode, &spec.boot.paging);
+    let mut problems = Vec::new();
+    if mode == Mode::Real && spec.boot.ring == Ring::User {
+        problems.push(Problem::RealModeRing);
+    }
+    if paging.five_level && mode != Mode::Long {
+        problems.push(Problem::FiveLevel(mode));
+    }
+    if let Some(size) = paging.page_size
+        && mode.has_paging()
+        && !mode.page_sizes().contains(&size)
+    {
+        problems.push(Problem::PageSize { mode, size });
+    }
+    problems
+}
+
+/// All overlaps, each range with the one below it that reaches furthest.
+pub(super) fn overlaps(mut ranges: Vec<Placed>) -> Vec<Problem> {
+    ranges.sort_by_key(|placed| placed.range);
+    let mut problems = Vec::new();
+    let mut furthest: Option<&Placed> = None;
+    for placed in &ranges {
+        if let Some(low) = furthest
+            && low.range.overlaps(placed.range)
+        {
+            problems.push(Problem::Overlap { first: low.named(), second: placed.named() });
+        }
+        if furthest.is_none_or(|low| low.range.end() < placed.range.end()) {
+            furthest = Some(placed);
+        }
+    }
+    problems
+}
+
+/// Whether memory is there, and writable if the part is ours. The loader writes the guest's own bytes from outside.
+pub(super) fn memory_problem(placed: &Placed, bus: &Bus) -> Option<Problem> {
+    let regions: Vec<Span> = bus.memory.iter().map(|region| region.range).collect();
+    if let Some(missing) = placed.range.without(&regions).first() {
+        return Some(Problem::OutsideMemory { who: placed.named(), missing: *missing });
+    }
+    placed.part()?;
+    let read_only = bus.memory.iter().find(|region| region.read_only && region.range.overlaps(placed.range));
+    read_only.map(|region| Problem::ReadOnly { who: placed.named(), region: region.number })
+}
+
+/// Pages that would have to belong to both rings: a pinned table beside something that ring 3 must reach.
+fn shared_pages(spec: &MachineSpec, inside: &[Placed]) -> Vec<Problem> {
+    if spec.boot.ring == Ring::Kernel {
+        return Vec::new();
+    }
+    let is_ours = |placed: &Placed| placed.part().is_some_and(|part| part != Part::Stack);
+    let share = |ours: &Placed, theirs: &Placed| {
+        !ours.range.overlaps(theirs.range) && ours.range.to_pages().overlaps(theirs.range.to_pages())
+    };
+    let (ours, theirs): (Vec<&Placed>, Vec<&Placed>) = inside.iter().partition(|placed| is_ours(placed));
+    let pairs = ours.iter().flat_map(|ours| theirs.iter().map(move |theirs| (ours, theirs)));
+    pairs
+        .filter(|(ours, theirs)| share(ours, theirs))
+        .map(|(ours, theirs)| Problem::SharedPage { ours: ours.named(), theirs: theirs.named() })
+        .collect()
+}

@@ -1,0 +1,182 @@
+//! What the user left open, placed.
+//!
+//! Tables go to the lowest free pages, the stack to the highest below the top of the lowest memory. Page tables come
+//! last, because their number depends on what they map; and since their own pages are kept from ring 3, it may depend on where they
+//! lie, too. So their size is found by trying: it only grows, and soon fits.
+
+use super::bus::Bus;
+use super::check::{Checked, memory_problem, overlaps};
+use super::pinned::{SMALLEST_STACK, STACK_SIZES};
+use super::{LayoutError, Owner, Part, Placed, Problem, address_limit};
+use crate::Gpa;
+use crate::mode::Mode;
+use crate::paging::plan::{self, Plan};
+use crate::paging::{Scheme, build};
+use crate::span::Span;
+use crate::spec::MachineSpec;
+
+const PAGE: u64 = 4096;
+/// Below this nothing is placed: a real-mode vector table, or the page that catches null pointers.
+const FLOOR: Gpa = Gpa(0x1000);
+/// The highest stack pointer that real mode can have with SS = 0, 16-byte aligned.
+const REAL_STACK_TOP: Gpa = Gpa(0xfff0);
+/// Rounds of finding the size of the page tables. Two are enough unless their own place splits large pages.
+const ROUNDS: u32 = 16;
+
+/// Places all that is missing. Returns everything, sorted by address, and the paging plan.
+pub(super) fn place(
+    spec: &MachineSpec,
+    checked: &Checked,
+) -> Result<(Vec<Placed>, Option<Plan>), LayoutError> {
+    let mut space = Space { bus: &checked.bus, placed: checked.fixed.clone(), spec };
+    let mut problems = Vec::new();
+    for part in [Part::Gdt, Part::Idt, Part::Tss, Part::Landing, Part::KernelStack] {
+        let size = part.fixed_size(spec.boot.mode, spec.boot.ring).map_or(0, u64::from);
+        if size > 0 && !space.has(part) {
+            match space.lowest(size) {
+                Some(range) => space.add(part, range),
+                None => problems.push(space.no_room(part, size)),
+            }
+        }
+    }
+    if !space.has(Part::Stack) {
+        match space.stack() {
+            Ok(range) => space.add(Part::Stack, range),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    LayoutError::unless_empty(problems)?;
+    let scheme = Scheme::of_mode(spec.boot.mode, spec.boot.paging.five_level);
+    let paging = scheme.map(|scheme| space.page_tables(scheme)).transpose()?;
+    space.placed.sort_by_key(|placed| placed.range);
+    Ok((space.placed, paging))
+}
+
+/// Memory, and what of it is taken.
+struct Space<'a> {
+    bus: &'a Bus,
+    placed: Vec<Placed>,
+    spec: &'a MachineSpec,
+}
+
+impl Space<'_> {
+    fn has(&self, part: Part) -> bool {
+        self.placed.iter().any(|placed| placed.part() == Some(part))
+    }
+
+    fn add(&mut self, part: Part, range: Span) {
+        self.placed.push(Placed { range, owner: Owner::Part(part) });
+    }
+
+    fn no_room(&self, part: Part, size: u64) -> Problem {
+        Problem::NoRoom { part, size, limit: address_limit(self.spec) }
+    }
+
+    /// The free stretches of writable memory in a window, lowest first. In modes with pages, in whole pages.
+    fn free(&self, window: Span) -> Vec<Span> {
+        let whole_pages = self.spec.boot.mode != Mode::Real;
+        let taken = self.placed.iter().map(|placed| placed.range);
+        let mut taken: Vec<Span> =
+            taken.map(|range| if whole_pages { range.to_pages() } else { range }).collect();
+        taken.sort();
+        let writable = self.bus.memory.iter().filter(|region| !region.read_only);
+        writable
+            .filter_map(|region| region.range.intersection(window))
+            .flat_map(|range| range.without(&taken))
+            .collect()
+    }
+
+    /// The lowest free pages that hold `size` bytes.
+    fn lowest(&self, size: u64) -> Option<Span> {
+        let window = Span::between(FLOOR, Gpa(address_limit(self.spec)))?;
+        let fits = |free: Span| {
+            let start = Gpa(free.start().0.checked_next_multiple_of(PAGE)?);
+            Span::new(start, size).filter(|range| free.contains(*range))
+        };
+        self.free(window).into_iter().find_map(fits)
+    }
+
+    /// The highest free place in a window for a stack of `size` bytes.
+    fn highest(&self, size: u64, window: Span) -> Option<Span> {
+        let alignment = if self.spec.boot.mode == Mode::Real { 16 } else { PAGE };
+        let fits = |free: Span| {
+            let end = Gpa(free.end().0 & !(alignment - 1));
+            let start = Gpa(end.0.checked_sub(size)?);
+            Span::between(start, end).filter(|range| free.contains(*range))
+        };
+        self.free(window).into_iter().rev().find_map(fits)
+    }
+
+    /// A place for the stack: in the first window that has room for one of the sizes.
+    fn stack(&self) -> Result<Span, Problem> {
+        let limit = Gpa(address_limit(self.spec));
+        let lowest_memory =
+            self.bus.memory.iter().find(|region| !region.read_only).map(|region| region.range);
+        let top = lowest_memory.map_or(limit, |range| range.end().min(limit));
+        let windows = match self.spec.boot.mode {
+            // SS = 0 lets code reach the stack and the first 64 KiB of data with the same base.
+            Mode::Real => [REAL_STACK_TOP, limit, limit],
+            Mode::Protected | Mode::Paged | Mode::Pae | Mode::Long => [top, Gpa(limit.0.min(1 << 32)), limit],
+        };
+        // Not more than a quarter of a small machine's memory.
+        let quarter = lowest_memory.map_or(0, |range| range.size() / 4);
+        let usual = STACK_SIZES.into_iter().filter(|size| *size <= quarter.max(SMALLEST_STACK));
+        let sizes: Vec<u64> =
+            self.spec.placement.stack_size.map_or_else(|| usual.collect(), |size| vec![size]);
+        if let Some(size) = self.spec.placement.stack_size.filter(|size| *size == 0 || *size > limit.0) {
+            return Err(Problem::StackSize { size, top: limit });
+        }
+        let windows = windows.into_iter().filter_map(|end| Span::between(FLOOR, end));
+        windows
+            .flat_map(|window| sizes.iter().map(move |size| (window, *size)))
+            .find_map(|(window, size)| self.highest(size, window))
+            .ok_or_else(|| self.no_room(Part::Stack, sizes.last().copied().unwrap_or(SMALLEST_STACK)))
+    }
+
+    /// Finds the size of the page tables, and a place for them.
+    fn page_tables(&mut self, scheme: Scheme) -> Result<Plan, LayoutError> {
+        let refuse = |problem| LayoutError { problems: vec![problem] };
+        self.placed.retain(|placed| placed.part() != Some(Part::PageTables));
+        let others = self.placed.clone();
+        let own = |placed: &Placed| placed.part().map(|part| (part, placed.range));
+        let mappable = self.bus.mappable();
+        let mut tables = 1u64;
+        for _ in 0..ROUNDS {
+            let size = tables.saturating_mul(PAGE);
+            let range = self.page_tables_at(size).map_err(refuse)?;
+            let mut parts: Vec<(Part, Span)> = others.iter().filter_map(own).collect();
+            parts.push((Part::PageTables, range));
+            let plan = plan::plan(scheme, &self.spec.boot, &mappable, &parts);
+            let needed = build::count(&plan);
+            if needed <= tables {
+                self.add(Part::PageTables, range);
+                self.check_pinned_tables(range)?;
+                return Ok(plan);
+            }
+            tables = needed;
+        }
+        Err(refuse(self.no_room(Part::PageTables, tables.saturating_mul(PAGE))))
+    }
+
+    /// Where page tables of this size go.
+    fn page_tables_at(&self, size: u64) -> Result<Span, Problem> {
+        let range = match self.spec.placement.page_tables {
+            Some(address) => Span::new(address, size),
+            None => self.lowest(size),
+        };
+        range
+            .filter(|range| range.end().0 <= address_limit(self.spec))
+            .ok_or_else(|| self.no_room(Part::PageTables, size))
+    }
+
+    /// Pinned page tables were only known by their first page; now by all.
+    fn check_pinned_tables(&self, range: Span) -> Result<(), LayoutError> {
+        if self.spec.placement.page_tables.is_none() {
+            return Ok(());
+        }
+        let mut problems = overlaps(self.placed.clone());
+        let tables = Placed { range, owner: Owner::Part(Part::PageTables) };
+        problems.extend(memory_problem(&tables, self.bus));
+        LayoutError::unless_empty(problems)
+    }
+}

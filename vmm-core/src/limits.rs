@@ -1,0 +1,49 @@
+//! When the VMM stops a guest that does not stop by itself: after some time, after some exits, on Ctrl-C.
+//!
+//! All three are checked at exits. A guest that makes none is brought to one: the time limit by an [`Alarm`], Ctrl-C by
+//! its signal, both of which end `KVM_RUN`. That works with a guest that spins, and with one that sits in an
+//! instruction which the host's KVM never finishes.
+
+use std::time::{Duration, Instant};
+
+use kvm_sys_wrap::{Alarm, Exit, interrupted};
+
+use crate::end::End;
+use crate::observer::{Observer, View};
+use crate::spec::Limits;
+
+/// The observer that ends runs.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    deadline: Option<(Instant, Duration)>,
+    exits: Option<u64>,
+    /// Goes off at the deadline; dropped, and with it disarmed, when the run is over.
+    _alarm: Option<Alarm>,
+}
+
+impl Watch {
+    /// Begins to watch. On the thread that runs the vCPU.
+    pub(crate) fn start(limits: Limits) -> Result<Self, kvm_sys_wrap::Error> {
+        // A limit too far away for the clock is none.
+        let deadline = limits.time.and_then(|time| Some((Instant::now().checked_add(time)?, time)));
+        let alarm = deadline.map(|(_, time)| Alarm::set(time)).transpose()?;
+        Ok(Self { deadline, exits: limits.exits, _alarm: alarm })
+    }
+}
+
+impl Observer for Watch {
+    fn on_exit(&mut self, view: &View<'_>) -> Option<End> {
+        if matches!(view.exit, Exit::Interrupted | Exit::Again) {
+            if interrupted() {
+                return Some(End::Interrupted);
+            }
+            if let Some((deadline, limit)) = self.deadline
+                && Instant::now() >= deadline
+            {
+                return Some(End::TimeLimit(limit));
+            }
+        }
+        let limit = self.exits?;
+        (view.exits.total() > limit).then_some(End::ExitLimit(limit))
+    }
+}

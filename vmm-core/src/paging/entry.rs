@@ -1,0 +1,229 @@
+//! One page table entry, bit by bit.
+//!
+//! All schemes agree on the low 12 bits. They differ in the address field and in the bits that must be 0.
+//!
+//! Accessed and dirty bits are never preset: that the CPU sets them is something a guest may want to watch. So tables
+//! must lie in memory that the CPU may write to.
+//!
+//! Source: SDM vol. 3, tables 4-4 to 4-6 (32-bit), 4-8 to 4-11 (PAE), 4-14 to 4-20 (four and five levels).
+
+use std::fmt;
+
+use super::{Level, Scheme};
+use crate::Gpa;
+use crate::mode::PageSize;
+use crate::spec::Access;
+
+bitflags::bitflags! {
+    /// The bits of an entry that are not address.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+    pub struct EntryFlags: u64 {
+        /// Present. Without it the CPU ignores all other bits.
+        const P = 1 << 0;
+        /// Writable.
+        const RW = 1 << 1;
+        /// Ring 3 may use it.
+        const US = 1 << 2;
+        /// Write-through.
+        const PWT = 1 << 3;
+        /// Cache off.
+        const PCD = 1 << 4;
+        /// The CPU has used it.
+        const A = 1 << 5;
+        /// The CPU has written through it; counts in an entry that maps a page.
+        const D = 1 << 6;
+        /// Maps a page above the last level.
+        const PS = 1 << 7;
+        /// Stays in the TLB when CR3 is loaded; counts in an entry that maps a page.
+        const G = 1 << 8;
+        /// Not executable; counts with EFER.NXE.
+        const XD = 1 << 63;
+    }
+}
+
+impl fmt::Display for EntryFlags {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for (name, _) in self.iter_names() {
+            write!(f, "{separator}{name}")?;
+            separator = " ";
+        }
+        if self.is_empty() { f.write_str("-") } else { Ok(()) }
+    }
+}
+
+/// The bits of a mask from `low` up to but not including `high`; both at most 63.
+const fn bits(low: u32, high: u32) -> u64 {
+    (1 << high) - (1 << low)
+}
+
+/// An entry as it lies in a table. One of two-level paging has its upper 32 bits 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry(pub u64);
+
+impl Entry {
+    /// An entry that leads to the next table. It permits everything, so that the last level alone decides.
+    ///
+    /// The four entries of a PAE directory-pointer table have no R/W and U/S: there these bits must be 0.
+    #[must_use]
+    pub const fn table(scheme: Scheme, level: &Level, next: Gpa) -> Self {
+        let flags = if is_pae_root(scheme, level) {
+            EntryFlags::P
+        } else {
+            EntryFlags::P.union(EntryFlags::RW).union(EntryFlags::US)
+        };
+        Self(next.0 | flags.bits())
+    }
+
+    /// An entry that maps a page at `gpa`, which is a multiple of the page's size.
+    #[must_use]
+    pub fn page(gpa: Gpa, size: PageSize, access: Access) -> Self {
+        let mut flags = EntryFlags::P;
+        flags.set(EntryFlags::RW, access.writable);
+        flags.set(EntryFlags::US, access.user);
+        flags.set(EntryFlags::XD, !access.executable);
+        flags.set(EntryFlags::PS, size != PageSize::Size4K);
+        Self(gpa.0 | flags.bits())
+    }
+
+    /// The bits that are not address.
+    #[must_use]
+    pub const fn flags(self) -> EntryFlags {
+        EntryFlags::from_bits_truncate(self.0)
+    }
+
+    /// The P bit.
+    #[must_use]
+    pub const fn is_present(self) -> bool {
+        self.flags().contains(EntryFlags::P)
+    }
+
+    /// The size of the page that the entry maps at this level; `None` if it leads to another table.
+    ///
+    /// `pse` is CR4.PSE: without it, two-level paging ignores the PS bit.
+    #[must_use]
+    pub const fn leaf(self, scheme: Scheme, level: &Level, pse: bool) -> Option<PageSize> {
+        let large = self.flags().contains(EntryFlags::PS) && (pse || !matches!(scheme, Scheme::TwoLevel));
+        match level.leaf {
+            Some(PageSize::Size4K) => Some(PageSize::Size4K),
+            Some(size) if large => Some(size),
+            Some(_) | None => None,
+        }
+    }
+
+    /// The address of the next table.
+    #[must_use]
+    pub const fn table_address(self) -> Gpa {
+        Gpa(self.0 & bits(12, 52))
+    }
+
+    /// The address of the page of this size that the entry maps.
+    ///
+    /// A 4 MiB page keeps address bits 39 to 32 in bits 20 to 13 (PSE-36). We never set them, but a guest can.
+    #[must_use]
+    pub const fn page_address(self, size: PageSize) -> Gpa {
+        let address = self.0 & bits(12, 52) & !(size.bytes() - 1);
+        match size {
+            PageSize::Size4M => Gpa(address | (self.0 & bits(13, 21)) << 19),
+            PageSize::Size4K | PageSize::Size2M | PageSize::Size1G => Gpa(address),
+        }
+    }
+
+    /// The bits that are set though they must be 0: using such an entry raises #PF with the RSVD bit.
+    ///
+    /// `nxe` is EFER.NXE. `physical_bits` is the width of a physical address (CPUID 0x8000_0008 EAX), at most 52.
+    #[must_use]
+    pub const fn reserved_bits(
+        self,
+        scheme: Scheme,
+        level: &Level,
+        leaf: Option<PageSize>,
+        nxe: bool,
+        physical_bits: u32,
+    ) -> u64 {
+        let low = match leaf {
+            Some(PageSize::Size4M) => 1 << 21,
+            Some(PageSize::Size2M) => bits(13, 21),
+            Some(PageSize::Size1G) => bits(13, 30),
+            Some(PageSize::Size4K) => 0,
+            // The CPU checks these when CR3 is loaded, and then uses its own copy. Bit 5 is reserved too, but some
+            // hosts set it in memory afterwards, as if it were an accessed bit.
+            None if is_pae_root(scheme, level) => bits(1, 3) | bits(6, 9) | 1 << 63,
+            // PML4 and PML5 entries map no pages.
+            None if level.leaf.is_none() => EntryFlags::PS.bits(),
+            None => 0,
+        };
+        let high = match scheme {
+            Scheme::TwoLevel => return self.0 & low,
+            Scheme::Pae => bits(physical_bits, 63),
+            // Bits 62 to 52 are free for software, or hold a protection key.
+            Scheme::FourLevel | Scheme::FiveLevel => bits(physical_bits, 52),
+        };
+        self.0 & (low | high | if nxe { 0 } else { EntryFlags::XD.bits() })
+    }
+}
+
+/// Whether the level is the PAE directory-pointer table, whose entries have no permissions.
+#[must_use]
+pub(super) const fn is_pae_root(scheme: Scheme, level: &Level) -> bool {
+    matches!(scheme, Scheme::Pae) && level.leaf.is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: Access = Access { writable: true, user: true, executable: true };
+
+    fn level(scheme: Scheme, name: &str) -> &'static Level {
+        scheme.levels().iter().find(|level| level.name == name).unwrap()
+    }
+
+    #[test]
+    fn entries_have_the_well_known_values() {
+        let pd = level(Scheme::FourLevel, "PD");
+        assert_eq!(Entry::table(Scheme::FourLevel, pd, Gpa(0x5000)), Entry(0x5007));
+        assert_eq!(Entry::table(Scheme::Pae, level(Scheme::Pae, "PDPT"), Gpa(0x5000)), Entry(0x5001));
+        let kernel = Access { user: false, ..ALL };
+        assert_eq!(Entry::page(Gpa(0), PageSize::Size2M, kernel), Entry(0x83));
+        assert_eq!(Entry::page(Gpa(0x1000), PageSize::Size4K, ALL), Entry(0x1007));
+        let data = Access { executable: false, ..ALL };
+        assert_eq!(Entry::page(Gpa(0x1000), PageSize::Size4K, data), Entry(0x8000_0000_0000_1007));
+    }
+
+    #[test]
+    fn without_cr4_pse_a_large_entry_leads_to_a_table() {
+        let (scheme, large) = (Scheme::TwoLevel, Entry(0x83));
+        let pd = level(scheme, "PD");
+        assert_eq!(large.leaf(scheme, pd, true), Some(PageSize::Size4M));
+        assert_eq!(large.leaf(scheme, pd, false), None);
+    }
+
+    #[test]
+    fn a_large_two_level_page_can_lie_above_4_gib() {
+        let entry = Entry(0x0040_0083 | 1 << 13);
+        assert_eq!(entry.page_address(PageSize::Size4M), Gpa(0x1_0040_0000));
+    }
+
+    #[test]
+    fn reserved_bits_by_scheme_and_level() {
+        let check = |scheme, name: &str, entry: u64, nxe| {
+            let level = level(scheme, name);
+            let leaf = Entry(entry).leaf(scheme, level, true);
+            Entry(entry).reserved_bits(scheme, level, leaf, nxe, 40)
+        };
+        let xd = 1 << 63;
+        assert_eq!(check(Scheme::FourLevel, "PT", xd | 1, false), xd);
+        assert_eq!(check(Scheme::FourLevel, "PT", xd | 1, true), 0);
+        assert_eq!(check(Scheme::FourLevel, "PML4", 0x81, true), 0x80);
+        assert_eq!(check(Scheme::FourLevel, "PD", 0x2081, true), 0x2000);
+        assert_eq!(check(Scheme::FourLevel, "PT", 1 << 40 | 1, true), 1 << 40);
+        assert_eq!(check(Scheme::FourLevel, "PT", 1 << 52 | 1, true), 0);
+        assert_eq!(check(Scheme::Pae, "PT", 1 << 52 | 1, true), 1 << 52);
+        assert_eq!(check(Scheme::Pae, "PDPT", 0x7, true), 0x6);
+        assert_eq!(check(Scheme::Pae, "PDPT", 0x21, true), 0);
+        assert_eq!(check(Scheme::Pae, "PDPT", xd | 1, true), xd);
+        assert_eq!(check(Scheme::TwoLevel, "PD", 1 << 21 | 0x81, true), 1 << 21);
+        assert_eq!(check(Scheme::TwoLevel, "PD", 1 << 21 | 0x1, true), 0);
+    }
+}

@@ -1,0 +1,164 @@
+//! All that page tables map, as few ranges: pages that continue each other are joined.
+//!
+//! It reads tables as the walker does, so what it shows is what the CPU sees, whoever wrote them. A guest can make
+//! tables that point back at themselves, so there is a limit on how many are visited.
+
+use std::fmt;
+
+use super::Scheme;
+use super::walk::{ReadMemory, Walker, access_words};
+use crate::mode::PageSize;
+use crate::span::Bytes;
+use crate::spec::Access;
+use crate::{Gpa, Gva};
+
+/// Tables that are visited at most: enough for 512 GiB of 4 KiB pages.
+const MAX_TABLES: u32 = 1 << 18;
+
+/// Pages of one size and one permission that continue each other on both sides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mapped {
+    /// The first virtual address.
+    pub gva: Gva,
+    /// The first physical address.
+    pub gpa: Gpa,
+    /// The page size.
+    pub size: PageSize,
+    /// Number of pages.
+    pub count: u64,
+    /// What all levels together permit.
+    pub access: Access,
+}
+
+impl Mapped {
+    /// The size of the range in bytes.
+    #[must_use]
+    pub const fn bytes(&self) -> u64 {
+        self.count.saturating_mul(self.size.bytes())
+    }
+
+    /// Whether `next` goes on where this range ends.
+    fn continues(&self, next: &Self) -> bool {
+        let (gva, gpa) = (self.gva.0.checked_add(self.bytes()), self.gpa.0.checked_add(self.bytes()));
+        (gva, gpa) == (Some(next.gva.0), Some(next.gpa.0))
+            && (self.size, self.access) == (next.size, next.access)
+    }
+}
+
+/// What page tables map.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Mappings {
+    /// The ranges, sorted by virtual address; none without paging.
+    pub ranges: Vec<Mapped>,
+    /// Whether there were more tables than anybody would want to read.
+    pub truncated: bool,
+}
+
+/// Collects all mappings of a vCPU whose tables lie in `memory`. Entries that the CPU would refuse are left out.
+#[must_use]
+pub fn mappings(walker: &Walker, memory: &(impl ReadMemory + ?Sized)) -> Mappings {
+    let mut mappings = Mappings::default();
+    if let Some(scheme) = walker.scheme {
+        let top = Table {
+            at: walker.root,
+            depth: 0,
+            gva: 0,
+            access: Access { writable: true, user: true, executable: true },
+        };
+        let mut budget = MAX_TABLES;
+        mappings.collect(walker, scheme, memory, top, &mut budget);
+    }
+    mappings
+}
+
+/// A table on the way down.
+#[derive(Clone, Copy)]
+struct Table {
+    at: Gpa,
+    depth: usize,
+    /// The virtual address that its first entry is for.
+    gva: u64,
+    /// What the levels above permit.
+    access: Access,
+}
+
+impl Mappings {
+    fn collect(
+        &mut self,
+        walker: &Walker,
+        scheme: Scheme,
+        memory: &(impl ReadMemory + ?Sized),
+        table: Table,
+        budget: &mut u32,
+    ) {
+        let Some(level) = scheme.levels().get(table.depth) else { return };
+        let Some(rest) = budget.checked_sub(1) else {
+            self.truncated = true;
+            return;
+        };
+        *budget = rest;
+        for index in 0..level.entries() {
+            let at = Gpa(table.at.0 + index * scheme.entry_bytes());
+            let Some(entry) = memory.read_entry(at, scheme) else { continue };
+            let step = walker.step(scheme, level, index, at, entry);
+            if walker.check(&step).is_err() {
+                continue;
+            }
+            let gva = sign_extended(scheme, table.gva | index << level.shift);
+            let access = step.narrow(table.access, walker.execute_disable);
+            match step.leaf {
+                Some(size) => {
+                    let gpa = entry.page_address(size);
+                    self.add(Mapped { gva: Gva(gva), gpa, size, count: 1, access });
+                }
+                None => {
+                    let next = Table { at: entry.table_address(), depth: table.depth + 1, gva, access };
+                    self.collect(walker, scheme, memory, next, budget);
+                }
+            }
+        }
+    }
+
+    fn add(&mut self, page: Mapped) {
+        match self.ranges.last_mut() {
+            Some(last) if last.continues(&page) => last.count += 1,
+            Some(_) | None => self.ranges.push(page),
+        }
+    }
+}
+
+/// Makes an address canonical.
+const fn sign_extended(scheme: Scheme, gva: u64) -> u64 {
+    match scheme {
+        Scheme::TwoLevel | Scheme::Pae => gva,
+        Scheme::FourLevel | Scheme::FiveLevel => {
+            let unused = 64 - scheme.address_bits();
+            ((gva << unused).cast_signed() >> unused).cast_unsigned()
+        }
+    }
+}
+
+impl fmt::Display for Mapped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let last = self.gva.0.saturating_add(self.bytes() - 1);
+        write!(
+            f,
+            "{}-{last:#x} -> {}, {}, {} x {}, {}",
+            self.gva,
+            self.gpa,
+            Bytes(self.bytes()),
+            self.count,
+            self.size,
+            access_words(self.access)
+        )
+    }
+}
+
+impl fmt::Display for Mappings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for range in &self.ranges {
+            writeln!(f, "{range}")?;
+        }
+        if self.truncated { writeln!(f, "and more: the tables seem to point at themselves") } else { Ok(()) }
+    }
+}

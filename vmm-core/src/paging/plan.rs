@@ -1,0 +1,251 @@
+//! The plan of the address space: which virtual page shows which physical page, and what the guest may do with it.
+//!
+//! Three layers, each hiding the one below it page by page:
+//! 1. the identity mapping of all memory and of all MMIO devices, or, where the user wants none, of the VMM's tables and the
+//!    stack alone, because the CPU and the guest's first push need those;
+//! 2. the user's own mappings, which must not overlap each other;
+//! 3. a rule: a page that holds one of the VMM's tables is for ring 0 only, wherever it is mapped.
+//!
+//! GDT, IDT and TSS are found by linear address, so no mapping may show something else at theirs.
+//!
+//! The result is a sorted list of pieces that do not overlap and cannot be joined. Page sizes come later, in
+//! [`super::build`].
+
+use super::Scheme;
+use crate::layout::{MapProblem, Part, Placed};
+use crate::mode::{PageSize, Ring};
+use crate::span::Span;
+use crate::spec::{Access, BootSpec, Mapping, Register};
+use crate::{Gpa, Gva};
+
+/// Bits of the offset into the smallest page.
+const PAGE_SHIFT: u32 = 12;
+/// Size of the smallest page.
+const PAGE: u64 = 1 << PAGE_SHIFT;
+
+/// A range of pages with one permission. Counted in pages, so that even the last one has an end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Piece {
+    /// Number of the first virtual page.
+    pub page: u64,
+    /// Number of the physical page behind it.
+    pub frame: u64,
+    /// Number of pages, at least 1.
+    pub count: u64,
+    /// What the guest may do.
+    pub access: Access,
+}
+
+impl Piece {
+    /// The pages of a physical range at their own addresses.
+    fn identity(span: Span, access: Access) -> Self {
+        let (start, size) = (span.to_pages().start().0, span.to_pages().size());
+        Self { page: start >> PAGE_SHIFT, frame: start >> PAGE_SHIFT, count: size >> PAGE_SHIFT, access }
+    }
+
+    /// The user's mapping, already checked.
+    fn of_mapping(map: &Mapping) -> Self {
+        let pages = |bytes: u64| bytes >> PAGE_SHIFT;
+        Self { page: pages(map.gva.0), frame: pages(map.gpa.0), count: pages(map.size), access: map.access }
+    }
+
+    /// The first virtual address.
+    #[must_use]
+    pub const fn gva(&self) -> Gva {
+        Gva(self.page << PAGE_SHIFT)
+    }
+
+    /// The first physical address.
+    #[must_use]
+    pub const fn gpa(&self) -> Gpa {
+        Gpa(self.frame << PAGE_SHIFT)
+    }
+
+    /// Number of the virtual page behind the last one.
+    const fn end(&self) -> u64 {
+        self.page + self.count
+    }
+
+    /// The part of the piece from page `start` up to page `end`, if there is one.
+    fn cut(&self, start: u64, end: u64) -> Option<Self> {
+        let (start, end) = (start.max(self.page), end.min(self.end()));
+        let count = end.checked_sub(start).filter(|count| *count > 0)?;
+        Some(Self { page: start, frame: self.frame + (start - self.page), count, access: self.access })
+    }
+}
+
+/// What the page tables are built from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// The translation scheme.
+    pub scheme: Scheme,
+    /// The largest page size used.
+    pub largest: PageSize,
+    /// Sorted by virtual page.
+    pub pieces: Vec<Piece>,
+}
+
+/// The largest page size that a machine uses unless told otherwise.
+#[must_use]
+pub const fn default_page_size(scheme: Scheme) -> PageSize {
+    match scheme {
+        Scheme::TwoLevel => PageSize::Size4M,
+        Scheme::Pae | Scheme::FourLevel | Scheme::FiveLevel => PageSize::Size2M,
+    }
+}
+
+/// Makes the plan for a boot description whose user mappings passed [`check_maps`].
+///
+/// `bus` are memory and MMIO devices; `own` is what the layout has placed so far.
+#[must_use]
+pub fn plan(scheme: Scheme, boot: &BootSpec, bus: &[Span], own: &[(Part, Span)]) -> Plan {
+    let access = Access { writable: true, user: boot.ring == Ring::User, executable: true };
+    let base: Vec<Span> =
+        if boot.paging.identity { bus.to_vec() } else { own.iter().map(|(_, span)| *span).collect() };
+    let reachable = Span::new(Gpa(0), scheme.identity_end());
+    let base = base.into_iter().filter_map(|span| span.intersection(reachable?));
+
+    let mut pieces = Vec::new();
+    for upper in base.map(|span| Piece::identity(span, access)).chain(maps(boot)) {
+        pieces = overlay(&pieces, upper);
+    }
+    for (part, span) in own {
+        if *part != Part::Stack {
+            pieces = supervise(&pieces, *span);
+        }
+    }
+    let largest = boot.paging.page_size.unwrap_or(default_page_size(scheme));
+    Plan { scheme, largest, pieces: joined(pieces) }
+}
+
+fn maps(boot: &BootSpec) -> impl Iterator<Item = Piece> {
+    boot.paging.maps.iter().map(Piece::of_mapping)
+}
+
+/// Puts a piece on top of others: what it covers of them is hidden.
+fn overlay(lower: &[Piece], upper: Piece) -> Vec<Piece> {
+    let beside = lower.iter().flat_map(|piece| [piece.cut(0, upper.page), piece.cut(upper.end(), u64::MAX)]);
+    beside.flatten().chain([upper]).collect()
+}
+
+/// Takes the pages of a physical range away from ring 3, wherever they show up.
+fn supervise(pieces: &[Piece], span: Span) -> Vec<Piece> {
+    let frames = Piece::identity(span, Access { writable: true, user: false, executable: true });
+    let split = |piece: &Piece| {
+        // The virtual pages at which the frames of the range would begin and end in this piece.
+        let at = |frame: u64| piece.page + frame.saturating_sub(piece.frame).min(piece.count);
+        let (start, end) = (at(frames.frame), at(frames.frame + frames.count));
+        let mut inside = piece.cut(start, end);
+        if let Some(inside) = &mut inside {
+            inside.access.user = false;
+        }
+        [piece.cut(0, start), inside, piece.cut(end, u64::MAX)]
+    };
+    pieces.iter().flat_map(split).flatten().collect()
+}
+
+/// Sorts pieces and joins neighbours that continue each other.
+fn joined(mut pieces: Vec<Piece>) -> Vec<Piece> {
+    pieces.sort_by_key(|piece| piece.page);
+    let mut joined: Vec<Piece> = Vec::with_capacity(pieces.len());
+    for piece in pieces {
+        match joined.last_mut() {
+            Some(last)
+                if last.end() == piece.page
+                    && last.frame + last.count == piece.frame
+                    && last.access == piece.access =>
+            {
+                last.count += piece.count;
+            }
+            Some(_) | None => joined.push(piece),
+        }
+    }
+    joined
+}
+
+/// Checks the user's mappings, one by one and against each other.
+///
+/// `bus` are memory and MMIO devices, sorted: a page that shows neither is a mistake.
+#[must_use]
+pub fn check_maps(scheme: Scheme, boot: &BootSpec, bus: &[Span]) -> Vec<MapProblem> {
+    let mut problems = Vec::new();
+    let bus: Vec<Span> = bus.iter().map(|span| span.to_pages()).collect();
+    let mut good: Vec<(usize, Piece)> = Vec::new();
+    for (number, map) in (1..).zip(&boot.paging.maps) {
+        match check_map(scheme, number, map, &bus) {
+            Ok(()) => good.push((number, Piece::of_mapping(map))),
+            Err(found) => problems.extend(found),
+        }
+    }
+    good.sort_by_key(|(_, piece)| piece.page);
+    let mut furthest: Option<(usize, Piece)> = None;
+    for (number, piece) in good {
+        match furthest {
+            Some((first, low)) if low.end() > piece.page => {
+                problems.push(MapProblem::Overlap { first, second: number, gva: piece.gva() });
+                if low.end() < piece.end() {
+                    furthest = Some((number, piece));
+                }
+            }
+            Some(_) | None => furthest = Some((number, piece)),
+        }
+    }
+    problems
+}
+
+fn check_map(scheme: Scheme, map: usize, mapping: &Mapping, bus: &[Span]) -> Result<(), Vec<MapProblem>> {
+    let fields = [("gva", mapping.gva.0), ("gpa", mapping.gpa.0), ("size", mapping.size)];
+    let mut problems: Vec<MapProblem> = fields
+        .into_iter()
+        .filter(|(_, value)| !value.is_multiple_of(PAGE))
+        .map(|(field, value)| MapProblem::Misaligned { map, field, value })
+        .collect();
+    if mapping.size == 0 {
+        problems.push(MapProblem::Empty { map });
+        return Err(problems);
+    }
+    let last = mapping.gva.checked_add(mapping.size - 1);
+    // The two halves of canonical addresses are far apart: a mapping must not bridge the gap.
+    let half = |gva: Gva| gva.0 >> 63;
+    match last {
+        Some(last)
+            if scheme.can_address(mapping.gva)
+                && scheme.can_address(last)
+                && half(last) == half(mapping.gva) => {}
+        Some(_) | None => {
+            problems.push(MapProblem::Unaddressable { map, scheme, gva: mapping.gva, size: mapping.size });
+        }
+    }
+    match Span::new(mapping.gpa, mapping.size) {
+        Some(span) if span.end().0 <= scheme.physical_end() => {
+            if let Some(missing) = span.without(bus).first() {
+                problems.push(MapProblem::NothingThere { map, missing: *missing });
+            }
+        }
+        Some(_) | None => {
+            problems.push(MapProblem::TooHigh { map, scheme, gpa: mapping.gpa, size: mapping.size });
+        }
+    }
+    if scheme == Scheme::TwoLevel && !mapping.access.executable {
+        problems.push(MapProblem::NoExecuteDisable { map });
+    }
+    if problems.is_empty() { Ok(()) } else { Err(problems) }
+}
+
+/// Checks that no mapping shows something else at the address of something that the layout placed.
+#[must_use]
+pub fn check_hidden(boot: &BootSpec, own: &[Placed]) -> Vec<MapProblem> {
+    let rsp_is_preset = boot.registers.iter().any(|(register, _)| *register == Register::Rsp);
+    let mut problems = Vec::new();
+    for (map, mapping) in (1..).zip(&boot.paging.maps).filter(|(_, map)| map.gva.0 != map.gpa.0) {
+        for placed in own {
+            // A stack pointer of the user's own leads elsewhere, so nothing depends on our stack's address.
+            let needed = placed.part().is_some_and(|part| part != Part::Stack || !rsp_is_preset);
+            let seen = Span::new(Gpa(mapping.gva.0), mapping.size);
+            if needed && seen.is_some_and(|seen| seen.overlaps(placed.range)) {
+                problems.push(MapProblem::Hides { map, hidden: placed.named() });
+            }
+        }
+    }
+    problems
+}

@@ -1,0 +1,264 @@
+//! The page walk: one virtual address through the tables in guest memory, level by level.
+//!
+//! The tables may be anybody's: the walker believes nothing, stops at the first thing that would stop the CPU, and
+//! says what that was. It keeps every step, so that a walk can be shown in words. It reads through a trait, so that
+//! it works on a running guest's memory, on a snapshot's, and on the images of a machine that was never built.
+//!
+//! It does not set accessed and dirty bits, and knows no TLB: a CPU may still use what a table said earlier. A PAE
+//! CPU also keeps its four directory pointers from the last load of CR3 (SDM vol. 3, 4.4.1).
+
+use std::fmt;
+
+use kvm_sys_wrap::bindings::kvm_sregs;
+
+use super::entry::{Entry, is_pae_root};
+use super::{Level, Scheme};
+use crate::control::{Cr4, Efer};
+use crate::mode::PageSize;
+use crate::spec::Access;
+use crate::{Gpa, Gva};
+
+/// Guest-physical memory that can be read.
+pub trait ReadMemory {
+    /// Fills `bytes` from guest memory at `gpa`; `None` if not all of that is memory.
+    fn read(&self, gpa: Gpa, bytes: &mut [u8]) -> Option<()>;
+
+    /// A table entry of 4 or 8 bytes.
+    fn read_entry(&self, gpa: Gpa, scheme: Scheme) -> Option<Entry> {
+        let mut bytes = [0; 8];
+        match scheme {
+            Scheme::TwoLevel => self.read(gpa, bytes.first_chunk_mut::<4>()?)?,
+            Scheme::Pae | Scheme::FourLevel | Scheme::FiveLevel => self.read(gpa, &mut bytes)?,
+        }
+        Some(Entry(u64::from_le_bytes(bytes)))
+    }
+}
+
+/// What the CPU knows before it looks at a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Walker {
+    /// The scheme; `None` without paging.
+    pub scheme: Option<Scheme>,
+    /// The first table, from CR3.
+    pub root: Gpa,
+    /// CR4.PSE: 4 MiB pages in two-level paging.
+    pub large_pages: bool,
+    /// EFER.NXE: the XD bit counts.
+    pub execute_disable: bool,
+    /// Width of a physical address in bits, at most 52. A guest without CPUID has 36 in KVM's eyes.
+    pub physical_bits: u32,
+}
+
+/// One step: an entry that was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    /// The scheme of the walk.
+    pub scheme: Scheme,
+    /// The level of the table.
+    pub level: &'static Level,
+    /// The index into the table.
+    pub index: u64,
+    /// Where the entry lies.
+    pub at: Gpa,
+    /// The entry.
+    pub entry: Entry,
+    /// The page size, if the entry maps a page.
+    pub leaf: Option<PageSize>,
+}
+
+/// Where a walk leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Translation {
+    /// The physical address.
+    pub gpa: Gpa,
+    /// The page size; `None` without paging.
+    pub size: Option<PageSize>,
+    /// What all levels together permit. Ring 0 may write to read-only pages too unless CR0.WP is set.
+    pub access: Access,
+}
+
+/// How a walk ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// At a physical address.
+    Mapped(Translation),
+    /// At an entry whose P bit is clear: #PF.
+    NotPresent,
+    /// At an entry in which these bits are set though they must be 0: #PF with the RSVD bit.
+    Reserved(u64),
+    /// At a table that lies where no memory is.
+    NoMemory(Gpa),
+    /// Before it began: the address is not canonical (#GP), or has more than 32 bits.
+    Unaddressable,
+}
+
+/// A walk: all steps, and the end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Walk {
+    /// The address that was looked up.
+    pub gva: Gva,
+    /// The entries that were read, from the root down.
+    pub steps: Vec<Step>,
+    /// How it ended.
+    pub end: End,
+}
+
+impl Walk {
+    /// The translation, if there is one.
+    #[must_use]
+    pub const fn translation(&self) -> Option<Translation> {
+        match self.end {
+            End::Mapped(translation) => Some(translation),
+            End::NotPresent | End::Reserved(_) | End::NoMemory(_) | End::Unaddressable => None,
+        }
+    }
+}
+
+impl Walker {
+    /// A walker with the eyes of a vCPU.
+    #[must_use]
+    pub const fn of_sregs(sregs: &kvm_sregs) -> Self {
+        let scheme = Scheme::of_sregs(sregs);
+        Self {
+            scheme,
+            root: match scheme {
+                // The PAE root needs a multiple of 32 only; the others a page (SDM vol. 3, tables 4-3, 4-7, 4-12).
+                Some(Scheme::Pae) => Gpa(sregs.cr3 & 0xffff_ffe0),
+                Some(Scheme::TwoLevel) => Gpa(sregs.cr3 & 0xffff_f000),
+                Some(Scheme::FourLevel | Scheme::FiveLevel) | None => Entry(sregs.cr3).table_address(),
+            },
+            large_pages: Cr4::from_bits_retain(sregs.cr4).contains(Cr4::PSE),
+            execute_disable: Efer::from_bits_retain(sregs.efer).contains(Efer::NXE),
+            physical_bits: 52,
+        }
+    }
+
+    /// Looks an address up.
+    #[must_use]
+    pub fn walk(&self, memory: &(impl ReadMemory + ?Sized), gva: Gva) -> Walk {
+        let mut steps = Vec::new();
+        let end = match self.scheme {
+            Some(scheme) if scheme.can_address(gva) => self.descend(scheme, memory, gva, &mut steps),
+            Some(_) => End::Unaddressable,
+            None => {
+                let access = Access { writable: true, user: true, executable: true };
+                End::Mapped(Translation { gpa: Gpa(gva.0), size: None, access })
+            }
+        };
+        Walk { gva, steps, end }
+    }
+
+    fn descend(
+        &self,
+        scheme: Scheme,
+        memory: &(impl ReadMemory + ?Sized),
+        gva: Gva,
+        steps: &mut Vec<Step>,
+    ) -> End {
+        let mut table = self.root;
+        let mut access = Access { writable: true, user: true, executable: true };
+        for level in scheme.levels() {
+            let index = level.index(gva);
+            let at = Gpa(table.0 + index * scheme.entry_bytes());
+            let Some(entry) = memory.read_entry(at, scheme) else { return End::NoMemory(at) };
+            let step = self.step(scheme, level, index, at, entry);
+            steps.push(step);
+            if let Err(end) = self.check(&step) {
+                return end;
+            }
+            access = step.narrow(access, self.execute_disable);
+            if let Some(size) = step.leaf {
+                let offset = gva.0 & (size.bytes() - 1);
+                let gpa = Gpa(entry.page_address(size).0 | offset);
+                return End::Mapped(Translation { gpa, size: Some(size), access });
+            }
+            table = entry.table_address();
+        }
+        // Not reached: every entry of the last level maps a page.
+        End::NotPresent
+    }
+
+    /// An entry, seen at its level.
+    pub(super) const fn step(
+        &self,
+        scheme: Scheme,
+        level: &'static Level,
+        index: u64,
+        at: Gpa,
+        entry: Entry,
+    ) -> Step {
+        let leaf = entry.leaf(scheme, level, self.large_pages);
+        Step { scheme, level, index, at, entry, leaf }
+    }
+
+    /// Whether the CPU can go on from here.
+    pub(super) const fn check(&self, step: &Step) -> Result<(), End> {
+        if !step.entry.is_present() {
+            return Err(End::NotPresent);
+        }
+        let Step { scheme, level, leaf, .. } = *step;
+        match step.entry.reserved_bits(scheme, level, leaf, self.execute_disable, self.physical_bits) {
+            0 => Ok(()),
+            bits => Err(End::Reserved(bits)),
+        }
+    }
+}
+
+impl Step {
+    /// What is left of a permission below this entry: each level can only take away (SDM vol. 3, 4.6).
+    #[must_use]
+    pub(super) const fn narrow(&self, above: Access, execute_disable: bool) -> Access {
+        use super::entry::EntryFlags;
+        let flags = self.entry.flags();
+        // The PAE root has no permission bits.
+        let silent = is_pae_root(self.scheme, self.level);
+        Access {
+            writable: above.writable && (silent || flags.contains(EntryFlags::RW)),
+            user: above.user && (silent || flags.contains(EntryFlags::US)),
+            executable: above.executable && !(execute_disable && flags.contains(EntryFlags::XD)),
+        }
+    }
+}
+
+/// A permission in three letters, as in `ls`: `rwx`, then who may use it.
+#[must_use]
+pub fn access_words(access: Access) -> String {
+    let letter = |yes, letter| if yes { letter } else { '-' };
+    let ring = if access.user { "user" } else { "supervisor" };
+    format!("r{}{} {ring}", letter(access.writable, 'w'), letter(access.executable, 'x'))
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}[{}] at {}: {:#x}", self.level.name, self.index, self.at, self.entry.0)?;
+        if !self.entry.is_present() {
+            return Ok(());
+        }
+        match self.leaf {
+            Some(size) => write!(f, ", {size} page at {}", self.entry.page_address(size))?,
+            None => write!(f, ", table at {}", self.entry.table_address())?,
+        }
+        write!(f, ", {}", self.entry.flags())
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mapped(to) => write!(f, "physical {}, {}", to.gpa, access_words(to.access)),
+            Self::NotPresent => f.write_str("not present"),
+            Self::Reserved(bits) => write!(f, "reserved bits {bits:#x} are set"),
+            Self::NoMemory(at) => write!(f, "no memory at {at}"),
+            Self::Unaddressable => f.write_str("not an address of this mode"),
+        }
+    }
+}
+
+impl fmt::Display for Walk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for step in &self.steps {
+            writeln!(f, "{step}")?;
+        }
+        write!(f, "{}: {}", self.gva, self.end)
+    }
+}

@@ -1,0 +1,62 @@
+//! Whether the first instruction can be fetched: an entry that no CPU could start at is found before the run.
+//!
+//! With paging the entry is walked through the tables that were just built, with the permissions of the guest's ring.
+
+use kvm_sys_wrap::bindings::kvm_sregs;
+
+use super::{Image, StateProblem, real};
+use crate::layout::Layout;
+use crate::mode::{Mode, Ring};
+use crate::paging::walk::{End, Walker};
+use crate::spec::{BootSpec, Entry};
+use crate::{Gpa, Gva};
+
+/// Adds what is wrong with the entry to `problems`.
+pub(super) fn check(
+    sregs: &kvm_sregs,
+    boot: &BootSpec,
+    layout: &Layout,
+    images: &[Image],
+    problems: &mut Vec<StateProblem>,
+) {
+    let gva = match (boot.mode, boot.entry) {
+        (Mode::Real, entry) => match real::code_address(entry) {
+            Some((cs, ip)) => Gva(u64::from(cs) * 16 + u64::from(ip)),
+            None => return problems.push(StateProblem::EntryTooHigh(boot.entry)),
+        },
+        (Mode::Protected, Entry::Address(gva)) if gva.0 >> 32 != 0 => {
+            return problems.push(StateProblem::EntryTooHigh(boot.entry));
+        }
+        (Mode::Protected | Mode::Paged | Mode::Pae | Mode::Long, Entry::Address(gva)) => gva,
+        (mode @ (Mode::Protected | Mode::Paged | Mode::Pae | Mode::Long), Entry::Segmented { .. }) => {
+            return problems.push(StateProblem::EntrySegmented { entry: boot.entry, mode });
+        }
+    };
+    let walk = Walker::of_sregs(sregs).walk(images, gva);
+    match walk.end {
+        End::Mapped(to) if !layout.is_memory(to.gpa) => {
+            problems.push(StateProblem::EntryNoMemory { gva, gpa: to.gpa });
+        }
+        End::Mapped(to) if boot.ring == Ring::User && !to.access.user => {
+            problems.push(StateProblem::EntrySupervisor { gva, owner: owner(layout, to.gpa) });
+        }
+        End::Mapped(to) if !to.access.executable => problems.push(StateProblem::EntryNotExecutable(gva)),
+        End::Mapped(_) => {}
+        End::Unaddressable if boot.mode != Mode::Long => {
+            problems.push(StateProblem::EntryTooHigh(boot.entry));
+        }
+        End::NotPresent | End::Reserved(_) | End::NoMemory(_) | End::Unaddressable => {
+            problems.push(StateProblem::EntryNotMapped(gva));
+        }
+    }
+}
+
+/// The name of what lies in the page, for a message.
+fn owner(layout: &Layout, gpa: Gpa) -> String {
+    let page = |address: Gpa| address.0 >> 12;
+    let here = layout.ranges().iter().find(|placed| {
+        let pages = placed.range.to_pages();
+        page(pages.start()) <= page(gpa) && page(gpa) < page(pages.end())
+    });
+    here.map_or_else(|| "ring 0".to_owned(), |placed| placed.owner.to_string())
+}

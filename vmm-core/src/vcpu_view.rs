@@ -1,0 +1,49 @@
+//! The guest as devices see it, made of a stopped vCPU and the machine's memory.
+
+use kvm_sys_wrap::{Gpa, GuestMemory, Gva, Vcpu};
+use vm_memory::{Bytes, GuestMemoryBackend};
+
+use crate::device::Guest;
+use crate::exit_counts::ExitCounts;
+use crate::span::Span;
+
+/// A [`Guest`] during one exit.
+pub(crate) struct VcpuView<'a> {
+    pub(crate) vcpu: &'a Vcpu,
+    pub(crate) memory: &'a GuestMemory,
+    /// Memory that the guest cannot write, so that devices do not write it on its behalf.
+    pub(crate) read_only: &'a [Span],
+    pub(crate) exits: &'a ExitCounts,
+}
+
+impl Guest for VcpuView<'_> {
+    fn translate(&self, address: Gva) -> Option<Gpa> {
+        // An error of the call is a host's trouble that the next KVM_RUN will meet as well; to the guest it is a wild
+        // pointer.
+        self.vcpu.translate(address).ok().flatten()
+    }
+
+    fn host_address(&self, address: Gpa) -> Option<u64> {
+        let pointer = self.memory.get_host_address(address.into()).ok()?;
+        u64::try_from(pointer.addr()).ok()
+    }
+
+    fn read_physical(&self, address: Gpa, data: &mut [u8]) -> Option<()> {
+        self.memory.read_slice(data, address.into()).ok()
+    }
+
+    fn write_physical(&self, address: Gpa, data: &[u8]) -> Option<()> {
+        let Some(range) = Span::new(address, u64::try_from(data.len()).ok()?) else {
+            return data.is_empty().then_some(());
+        };
+        let present = self.memory.check_range(address.into(), data.len());
+        if !present || self.read_only.iter().any(|region| region.overlaps(range)) {
+            return None;
+        }
+        self.memory.write_slice(data, address.into()).ok()
+    }
+
+    fn exits(&self) -> &ExitCounts {
+        self.exits
+    }
+}

@@ -1,0 +1,124 @@
+//! `cargo xtask guests`: builds the programs that run on the bare machine, from `guests/` into `guests/build/`.
+//!
+//! An output is built again when a file of its guest's folder or of `guests/include/` is newer than it.
+
+mod compile;
+mod manifest;
+mod rust;
+
+use std::fs;
+use std::path::Path;
+use std::time::SystemTime;
+
+use crate::failure::{Result, While};
+use crate::progress::say;
+use crate::workspace::Workspace;
+use manifest::{Guest, Output};
+use rust::RustTarget;
+
+/// What became of the guests.
+#[derive(Debug, Default)]
+pub(crate) struct Built {
+    /// How many files were built now.
+    pub(crate) new: usize,
+    /// How many were up to date.
+    pub(crate) fresh: usize,
+    /// Files that could not be built here, each with the reason.
+    pub(crate) left_out: Vec<(String, String)>,
+}
+
+/// Builds all guests that are not up to date.
+pub(crate) fn build(workspace: &Workspace) -> Result<Built> {
+    let guests = workspace.path("guests");
+    let build = guests.join("build");
+    fs::create_dir_all(&build).while_doing("create", &build)?;
+    let headers = newest(&guests.join("include"))?;
+    let mut target = RustTarget::default();
+    let mut built = Built::default();
+    for guest in manifest::read_all(&guests)? {
+        let sources = newest(&guest.folder)?.max(headers);
+        for output in &guest.outputs {
+            let destination = build.join(output.file());
+            // Cargo knows better than we whether its package is up to date.
+            let cargo = matches!(output, Output::Rust(_));
+            if !cargo && modified(&destination).is_some_and(|time| time >= sources) {
+                built.fresh += 1;
+                continue;
+            }
+            if let (true, Err(reason)) = (cargo, if cargo { target.require() } else { Ok(()) }) {
+                built.left_out.push((output.file().to_owned(), reason));
+                continue;
+            }
+            if build_one(output, &guest, workspace, &destination)? {
+                built.new += 1;
+            } else {
+                built.fresh += 1;
+            }
+        }
+    }
+    Ok(built)
+}
+
+/// Says what was done, unless nothing was.
+pub(crate) fn report(built: &Built) {
+    if built.new > 0 {
+        say(format_args!("guests: {} built, {} up to date", built.new, built.fresh));
+    }
+    for (file, reason) in &built.left_out {
+        say(format_args!("guests: {file} is left out: {reason}"));
+    }
+}
+
+/// Builds one file; says whether it changed.
+fn build_one(output: &Output, guest: &Guest, workspace: &Workspace, destination: &Path) -> Result<bool> {
+    // Beside its destination, so that the rename is one step and nobody sees half a file.
+    let scratch = tempfile::Builder::new().prefix(".build-").tempdir_in(workspace.path("guests/build"));
+    let scratch = scratch.while_doing("create a directory for", destination)?;
+    let file = match output {
+        Output::Elf32(linked) | Output::Elf64(linked) => compile::elf(linked, &guest.folder, scratch.path())?,
+        Output::Flat(linked) => compile::flat(linked, &guest.folder, scratch.path())?,
+        Output::Rust(package) => {
+            let program = rust::build(package, &guest.folder, workspace)?;
+            if modified(destination) >= modified(&program) {
+                return Ok(false);
+            }
+            let copy = scratch.path().join("guest.elf");
+            fs::copy(&program, &copy).while_doing("copy", &program)?;
+            copy
+        }
+    };
+    fs::rename(&file, destination).while_doing("write", destination)?;
+    Ok(true)
+}
+
+/// The latest change of any file in a tree.
+fn newest(path: &Path) -> Result<SystemTime> {
+    let mut latest = modified(path).unwrap_or(SystemTime::UNIX_EPOCH);
+    if path.is_dir() {
+        for entry in path.read_dir().while_doing("list", path)? {
+            latest = latest.max(newest(&entry.while_doing("list", path)?.path())?);
+        }
+    }
+    Ok(latest)
+}
+
+fn modified(path: &Path) -> Option<SystemTime> {
+    path.metadata().and_then(|data| data.modified()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_file_of_a_tree_counts() {
+        let tree = tempfile::tempdir().unwrap();
+        let deep = tree.path().join("a/b");
+        fs::create_dir_all(&deep).unwrap();
+        let file = fs::File::create(deep.join("c")).unwrap();
+        let later = SystemTime::now() + std::time::Duration::from_secs(1000);
+        file.set_modified(later).unwrap();
+        assert_eq!(newest(tree.path()).unwrap(), file.metadata().unwrap().modified().unwrap());
+        assert_eq!(newest(&tree.path().join("none")).unwrap(), SystemTime::UNIX_EPOCH);
+    }
+}

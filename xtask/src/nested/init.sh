@@ -1,0 +1,29 @@
+#!/bin/busybox sh
+# The first and only service of the nested host: loads KVM, runs one command, powers off.
+# ttyS0 carries the command's output and nothing else; ttyS1 carries the kernel's messages and our verdict.
+
+/bin/busybox --install -s /bin
+export PATH=/bin HOME=/root
+
+mount -t devtmpfs none /dev
+exec </dev/null >/dev/ttyS1 2>&1
+mount -t proc none /proc
+mount -t sysfs none /sys
+# Bytes must arrive as they were written: no carriage return before a newline.
+stty -F /dev/ttyS0 raw
+
+# Ends the nested host. The kernel falls silent first, so that it cannot write into the verdict's line.
+verdict() {
+	dmesg -n 1
+	printf '\nnested-host: %s\n' "$1"
+	poweroff -f
+}
+
+# Numbered so that each comes after those it depends on.
+for module in /nested/modules/*.ko; do
+	insmod "$module" || verdict "cannot load ${module##*/}"
+done
+[ -c /dev/kvm ] || verdict "there is no /dev/kvm"
+
+sh /nested/command </nested/input >/dev/ttyS0 2>&1
+verdict "status $?"
