@@ -7,5 +7,5 @@
         .globl _start
 _start:
         movl    $0xd0000000, %eax
-        addps   (%rax), %xmm0
+        addps   (%eax), %xmm0
         hlt

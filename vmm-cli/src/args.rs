@@ -43,8 +43,11 @@ pub(crate) enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
-    /// Print the manual page
-    Man,
+    /// Print the manual page, or that of a subcommand
+    Man {
+        /// The subcommand
+        subcommand: Option<String>,
+    },
 }
 
 /// Options of `run`.

@@ -65,6 +65,8 @@ pub struct File {
     pub path: PathBuf,
     /// What is in it.
     pub kind: FileKind,
+    /// The key that names it, such as `guest.elf` or `load.0.file`, for [`Config::error_at`].
+    pub key: String,
 }
 
 /// What a file holds and where that goes.

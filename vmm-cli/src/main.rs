@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         Command::Init(init) => commands::init::init(init),
         Command::Schema => commands::print::schema(),
         Command::Completions { shell } => commands::print::completions(*shell),
-        Command::Man => commands::print::man(),
+        Command::Man { subcommand } => commands::print::man(subcommand.as_deref()),
     };
     status.into()
 }

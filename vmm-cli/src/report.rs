@@ -7,11 +7,10 @@
 mod cpu;
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 use serde::Serialize;
 use vmm_cli::config::Config;
-use vmm_cli::diagnostic::{Diagnostic, Diagnostics, Location};
+use vmm_cli::diagnostic::{Diagnostic, Diagnostics};
 use vmm_cli::status::Status;
 use vmm_core::end::{End, Verdict};
 use vmm_core::machine::Machine;
@@ -95,33 +94,29 @@ impl Report {
 
     /// Shows on standard error what did not go well.
     pub(crate) fn eprint(&self, config: &Config) {
-        let mut problems = Vec::new();
-        match self.verdict {
-            Verdict::Success => {}
-            Verdict::Code(_) if self.expect.is_some() => {}
-            Verdict::Code(code) => {
-                let mut message = self.message.clone();
-                if code != u32::from(self.status) {
-                    let _ = write!(message, ", reported as status {}", self.status);
-                }
-                problems.push(self.problem(message));
-            }
-            Verdict::Crashed => problems.push(self.problem(format!("the guest crashed: {}", self.message))),
-            Verdict::Hung => problems.push(self.problem(format!("the guest hung: {}", self.message))),
-            Verdict::Interrupted => problems.push(self.problem(self.message.clone())),
+        if let Some(message) = self.headline() {
+            Diagnostics::from(Diagnostic::error(Status::Guest(self.status.into()), message)).eprint();
         }
-        let failures = self.expect.iter().flat_map(|expect| &expect.failures);
-        problems.extend(failures.map(|mismatch| mismatch.diagnostic(config)));
-        Diagnostics(problems).eprint();
         if let Some(cpu) = &self.cpu {
             anstream::eprint!("{cpu}");
         }
-        if self.status != 0 && self.expect.as_ref().is_some_and(|expect| expect.met) {
-            anstream::eprintln!("this is what [expect] says; the status is {} all the same", self.status);
+        let Some(expect) = &self.expect else { return };
+        Diagnostics(expect.failures.iter().map(|mismatch| mismatch.diagnostic(config)).collect()).eprint();
+        if expect.met && self.status != 0 {
+            anstream::eprintln!("[expect] is met; a run that ends like this has the status {} all the same", self.status);
         }
     }
 
-    fn problem(&self, message: String) -> Diagnostic {
-        Diagnostic { location: Location::Nowhere, ..Diagnostic::error(Status::Guest(self.status.into()), message) }
+    /// The end in a sentence, where it is not simply good.
+    fn headline(&self) -> Option<String> {
+        match self.verdict {
+            Verdict::Success => None,
+            Verdict::Code(_) if self.expect.is_some() => None,
+            Verdict::Code(code) if code == u32::from(self.status) => Some(self.message.clone()),
+            Verdict::Code(_) => Some(format!("{}, reported as status {}", self.message, self.status)),
+            Verdict::Crashed => Some(format!("guest crashed: {}", self.message)),
+            Verdict::Hung => Some(format!("guest hung: {}", self.message)),
+            Verdict::Interrupted => Some(self.message.clone()),
+        }
     }
 }

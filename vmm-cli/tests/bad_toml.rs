@@ -4,6 +4,8 @@
 //! `# mistakes: 3` for a file with another number of mistakes than one, and `# option: --set key=value` for options
 //! of the command line. `UPDATE_GOLDEN=1` writes the expected texts anew; read the difference before committing it.
 
+#![expect(clippy::expect_used, clippy::panic, reason = "the helpers of tests are tests")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

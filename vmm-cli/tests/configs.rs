@@ -1,5 +1,7 @@
 //! Every configuration in `configs/`, and the one that `init` writes, is without mistakes.
 
+#![expect(clippy::expect_used, reason = "the helpers of tests are tests")]
+
 use std::path::{Path, PathBuf};
 
 use vmm_cli::config::{Config, EntryChoice, Overrides, template};

@@ -1,6 +1,8 @@
 //! The JSON schema says what the front-end does: it takes the good files, refuses what cannot be read, and its keys are
 //! those of the template.
 
+#![expect(clippy::expect_used, reason = "the helpers of tests are tests")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

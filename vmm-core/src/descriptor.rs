@@ -1,11 +1,11 @@
 //! The segment descriptor: one type that yields both the 8 bytes in the GDT and the `kvm_segment` in the vCPU.
 //!
 //! A CPU reads a descriptor from the GDT once, when a selector is loaded, and then works with a hidden copy: the
-//! descriptor cache. `KVM_SET_SREGS` writes that copy directly, so a guest runs even without a GDT, until it reloads
-//! a segment and finds something else there. Making both from one value rules that out.
+//! descriptor cache. `KVM_SET_SREGS` writes that copy directly, so a guest runs even without a GDT, until it
+//! reloads a segment and finds something else there. Making both from one value rules that out.
 //!
-//! Accessed bits are set from the start, in the GDT and in the cache. VM entry demands them in the cache (SDM vol. 3,
-//! 26.3.1.2), and a GDT that has them is not written to by the CPU, so it may lie in read-only memory.
+//! Accessed bits are set from the start, in the GDT and in the cache. VM entry demands them in the cache (SDM vol.
+//! 3, 26.3.1.2), and a GDT that has them is not written to by the CPU, so it may lie in read-only memory.
 //!
 //! Sources: SDM vol. 3, 3.4.5 (segment descriptors), 7.2.2 (32-bit TSS descriptor), 7.2.3 (64-bit).
 

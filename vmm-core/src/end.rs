@@ -151,10 +151,10 @@ impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Halt { interrupts: true } => {
-                f.write_str("the guest halted with interrupts on, on a machine that has none")
+                f.write_str("HLT with interrupts on, on a machine that has none to wake it")
             }
             Self::Halt { interrupts: false } => {
-                f.write_str("the guest halted with interrupts off (cli; hlt)")
+                f.write_str("HLT with interrupts off (cli; hlt), from which nothing wakes")
             }
             Self::WayBack => f.write_str("the guest came back from ring 3 by int 0x80"),
             Self::Exit { code } => write!(f, "the guest ended with code {code}"),
@@ -168,8 +168,8 @@ impl fmt::Display for End {
             Self::Exception { vector, frame } => write_exception(f, *vector, *frame),
             Self::Unmapped(access) => write!(f, "{access}"),
             Self::SystemEvent { kind } => write!(f, "the guest raised system event {kind}"),
-            Self::TimeLimit(limit) => write!(f, "the guest was still running after {limit:?}"),
-            Self::ExitLimit(limit) => write!(f, "the guest made more than {limit} exits"),
+            Self::TimeLimit(limit) => write!(f, "it was still running after {limit:?}"),
+            Self::ExitLimit(limit) => write!(f, "it made more than {limit} exits"),
             Self::Interrupted => f.write_str("the run was interrupted"),
             Self::Unserved(exit) => {
                 write!(f, "the vCPU stopped with an exit that nothing here serves: {exit:?}")

@@ -1,8 +1,8 @@
 //! The global descriptor table that the guest starts with: six descriptors, the same in both rings.
 //!
 //! The order is the one that SYSCALL and SYSRET want (SDM vol. 2, SYSRET): with 0x08 and 0x13 in IA32_STAR, SYSCALL
-//! loads 0x08 and 0x10, SYSRET to 64-bit code loads 0x23 and 0x1b. A guest that starts in ring 0 finds user segments
-//! ready too.
+//! loads 0x08 and 0x10, SYSRET to 64-bit code loads 0x23 and 0x1b. A guest that starts in ring 0 finds user
+//! segments ready too.
 //!
 //! The table's bytes and the vCPU's descriptor caches come from the same [`Descriptor`] values. Real mode has no
 //! table: its segments are selector times 16.

@@ -1,11 +1,12 @@
 //! The landing page: ring-0 code that catches whatever leaves ring 3.
 //!
-//! A guest in ring 3 has no kernel below it. So each of the 256 gates of its IDT leads to a stub here, and each stub
-//! is a HLT, which exits to us. `int 0x80` is the documented way back (its gate alone may be used from ring 3); every other
-//! vector is an exception, or an `int` that was not allowed. Which one it was is read off the instruction pointer; what the guest was
-//! doing, off the frame that the CPU pushed on the ring-0 stack.
+//! A guest in ring 3 has no kernel below it. So each of the 256 gates of its IDT leads to a stub here, and each
+//! stub is a HLT, which exits to us. `int 0x80` is the documented way back (its gate alone may be used from ring
+//! 3); every other vector is an exception, or an `int` that was not allowed. Which one it was is read off the
+//! instruction pointer; what the guest was doing, off the frame that the CPU pushed on the ring-0 stack.
 //!
-//! The page holds code and is only ever entered through a gate. Where there is paging, ring 3 can neither read nor write it.
+//! The page holds code and is only ever entered through a gate. Where there is paging, ring 3 can neither read nor
+//! write it.
 //!
 //! Sources: SDM vol. 3, 6.12.1 and figure 6-4 (32-bit frame), 6.14.2 (64-bit frame), 6.15 (error codes).
 

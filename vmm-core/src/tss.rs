@@ -1,12 +1,12 @@
 //! The task state segment: where the CPU finds the ring-0 stack, and which ports ring 3 may use.
 //!
-//! The task register must hold a TSS in protected and long mode even if nobody switches tasks. The CPU reads two things
-//! from it. When an exception takes ring 3 to ring 0, it reads the new stack pointer. When ring 3 executes IN or OUT, it reads the
-//! I/O permission bitmap: a 0 bit allows the port.
+//! The task register must hold a TSS in protected and long mode even if nobody switches tasks. The CPU reads two
+//! things from it. When an exception takes ring 3 to ring 0, it reads the new stack pointer. When ring 3 executes
+//! IN or OUT, it reads the I/O permission bitmap: a 0 bit allows the port.
 //!
-//! A ring-3 guest gets a bitmap of zeros, so that all ports work: the machine's exit ports are its way to talk. A ring-0 guest
-//! gets none, and the field that says where the bitmap lies points behind the limit: no ports for ring 3, should the
-//! guest go there.
+//! A ring-3 guest gets a bitmap of zeros, so that all ports work: the machine's exit ports are its way to talk. A
+//! ring-0 guest gets none, and the field that says where the bitmap lies points behind the limit: no ports for ring
+//! 3, should the guest go there.
 //!
 //! Sources: SDM vol. 3, 7.2.1 (32-bit TSS), 7.7 (64-bit TSS); vol. 1, 19.5.2 (I/O permission bitmap).
 

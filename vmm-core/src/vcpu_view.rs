@@ -5,6 +5,7 @@ use vm_memory::{Bytes, GuestMemoryBackend};
 
 use crate::device::Guest;
 use crate::exit_counts::ExitCounts;
+use crate::paging::walk::ReadMemory;
 use crate::span::Span;
 
 /// A [`Guest`] during one exit.
@@ -45,5 +46,12 @@ impl Guest for VcpuView<'_> {
 
     fn exits(&self) -> &ExitCounts {
         self.exits
+    }
+}
+
+/// Page walks read a machine's memory as it is.
+impl ReadMemory for GuestMemory {
+    fn read(&self, gpa: Gpa, bytes: &mut [u8]) -> Option<()> {
+        self.read_slice(bytes, gpa.into()).ok()
     }
 }

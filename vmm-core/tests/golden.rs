@@ -1,8 +1,9 @@
 //! Golden tests: the initial state of every mode, page size and ring, as text.
 //!
-//! What is printed is decoded from the bits in `kvm_sregs` and from the bytes of the images, as a CPU would find them; nothing is
-//! taken from what the builders were given. The files in `tests/golden` are compared as they are. To write them
-//! anew, look at the difference and run with `UPDATE_GOLDEN=1`.
+//! What is printed is decoded from the bits in `kvm_sregs` and from the bytes of the images, as a CPU would find
+//! them; nothing is taken from what the builders were given. The files in `tests/golden` are compared as they are.
+//! To write them anew, look at the difference and run with `UPDATE_GOLDEN=1`.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;

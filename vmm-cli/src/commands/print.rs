@@ -31,10 +31,23 @@ pub(crate) fn completions(shell: clap_complete::Shell) -> Status {
     out(&String::from_utf8_lossy(&text))
 }
 
-/// `vmm-cli man`.
-pub(crate) fn man() -> Status {
+/// `vmm-cli man [SUBCOMMAND]`.
+pub(crate) fn man(subcommand: Option<&str>) -> Status {
+    let mut command = Cli::command();
+    command.build();
+    let page = match subcommand {
+        None => command,
+        Some(name) => match command.find_subcommand(name) {
+            // A page of its own is found under the name with a dash, as git's are.
+            Some(found) => found.clone().name(format!("vmm-cli-{name}")),
+            None => {
+                let diagnostic = Diagnostic::error(Status::Configuration, format!("there is no subcommand `{name}`"));
+                return fail(&Diagnostics::from(diagnostic), Format::Text);
+            }
+        },
+    };
     let mut text = Vec::new();
-    match clap_mangen::Man::new(Cli::command()).render(&mut text) {
+    match clap_mangen::Man::new(page).render(&mut text) {
         Ok(()) => out(&String::from_utf8_lossy(&text)),
         Err(error) => trouble(&error),
     }

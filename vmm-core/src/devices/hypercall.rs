@@ -23,7 +23,7 @@
 //! | 0x3c | read 32 | `SIGNATURE` | 0x484d4d56, "VMMH" |
 //!
 //! Every pointer is translated page by page, with a supervisor's rights, and checked: a wild one gives an error status
-//! and nothing else. A call that fails part way may have printed or written what came before.
+//! and nothing else. A write that meets a page that is not there may have written what came before it.
 
 use std::io::{self, Write};
 
@@ -81,22 +81,23 @@ impl Hypercall {
         Gva(u64::from(self.address_high) << 32 | u64::from(low))
     }
 
+    /// Prints a string once its end is found: of one that has none, nothing is printed.
     fn print_string(&mut self, start: Gva, guest: &dyn Guest) -> io::Result<Status> {
-        let (mut at, mut left) = (start, LONGEST_STRING);
-        while left > 0 {
+        let (mut text, mut at) = (Vec::new(), start);
+        while text.len() < LONGEST_STRING {
             // Up to the end of the page: what follows it may not be mapped, and need not be.
-            let in_page = usize::try_from(PAGE - at.0 % PAGE).unwrap_or(1).min(left);
-            let mut buffer = vec![0; in_page];
-            if read_virtual(guest, at, &mut buffer).is_none() {
+            let in_page = PAGE - at.0 % PAGE;
+            let mut piece = vec![0; usize::try_from(in_page).unwrap_or(1).min(LONGEST_STRING - text.len())];
+            if read_virtual(guest, at, &mut piece).is_none() {
                 return Ok(Status::BadAddress);
             }
-            let end = buffer.iter().position(|byte| *byte == 0);
-            self.output.write_all(buffer.get(..end.unwrap_or(in_page)).unwrap_or_default())?;
-            if end.is_some() {
+            if let Some(end) = piece.iter().position(|byte| *byte == 0) {
+                text.extend(piece.drain(..end));
+                self.output.write_all(&text)?;
                 return Ok(Status::Ok);
             }
-            left -= in_page;
-            match u64::try_from(in_page).ok().and_then(|step| at.checked_add(step)) {
+            text.append(&mut piece);
+            match at.checked_add(in_page) {
                 Some(next) => at = next,
                 None => return Ok(Status::BadAddress),
             }

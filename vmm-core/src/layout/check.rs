@@ -6,7 +6,7 @@
 use super::bus::Bus;
 use super::{LayoutError, Occupied, Owner, Part, Placed, Problem, pinned};
 use crate::mode::{Mode, Ring};
-use crate::paging::{Scheme, plan};
+use crate::paging::{Scheme, check_maps};
 use crate::span::Span;
 use crate::spec::MachineSpec;
 
@@ -43,8 +43,8 @@ pub(super) fn check(spec: &MachineSpec, occupied: &[Occupied]) -> Result<Checked
         }
     }
     if let Some(scheme) = Scheme::of_mode(spec.boot.mode, spec.boot.paging.five_level) {
-        let maps = plan::check_maps(scheme, &spec.boot, &bus.mappable()).into_iter();
-        problems.extend(maps.chain(plan::check_hidden(&spec.boot, &inside)).map(Problem::Map));
+        let maps = check_maps::check(scheme, &spec.boot, &bus.mappable()).into_iter();
+        problems.extend(maps.chain(check_maps::hidden(&spec.boot, &inside)).map(Problem::Map));
         problems.extend(shared_pages(spec, &inside));
     }
     LayoutError::unless_empty(problems)?;

@@ -1,7 +1,7 @@
 //! The layout: what lies where in guest-physical memory, computed before anything is built.
 //!
-//! Input are the machine's description and the ranges that the guest's files will occupy; output is a sorted list of
-//! named ranges, or all the mistakes at once. The list can be printed, and the machine is built from it.
+//! Input are the machine's description and the ranges that the guest's files will occupy; output is a sorted list
+//! of named ranges, or all the mistakes at once. The list can be printed, and the machine is built from it.
 //!
 //! | file | step |
 //! |---|---|
@@ -24,6 +24,8 @@ mod pinned;
 mod place;
 mod problem;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 
@@ -81,8 +83,9 @@ impl Part {
 
     /// What a pinned address must be a multiple of. For the stack it is the initial stack pointer that counts.
     ///
-    /// The CPU takes a GDT or an IDT at any address, but reads it faster at a multiple of 8 (SDM vol. 3, 3.5.1).
-    /// A TSS should not cross a page (7.2.1), and page tables cannot. The 16 bytes of a stack are those of the System V ABI.
+    /// The CPU takes a GDT or an IDT at any address, but reads it faster at a multiple of 8 (SDM vol. 3, 3.5.1). A
+    /// TSS should not cross a page (7.2.1), and page tables cannot. The 16 bytes of a stack are those of the System
+    /// V ABI.
     #[must_use]
     pub const fn alignment(self, mode: Mode) -> u64 {
         match self {
@@ -188,8 +191,8 @@ pub struct Layout {
 /// Computes the layout of a machine whose guest will occupy the given ranges.
 ///
 /// # Errors
-/// All that is wrong with the memory regions, the TSS address, the devices, the guest's ranges, the pinned parts and
-/// the mappings. If there is nothing, then what found no room.
+/// All that is wrong with the memory regions, the TSS address, the devices, the guest's ranges, the pinned parts
+/// and the mappings. If there is nothing, then what found no room.
 pub fn compute(spec: &MachineSpec, occupied: &[Occupied]) -> Result<Layout, LayoutError> {
     let checked = check::check(spec, occupied)?;
     let (ranges, paging) = place::place(spec, &checked)?;

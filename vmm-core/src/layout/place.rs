@@ -1,8 +1,8 @@
 //! What the user left open, placed.
 //!
-//! Tables go to the lowest free pages, the stack to the highest below the top of the lowest memory. Page tables come
-//! last, because their number depends on what they map; and since their own pages are kept from ring 3, it may depend on where they
-//! lie, too. So their size is found by trying: it only grows, and soon fits.
+//! Tables go to the lowest free pages, the stack to the highest below the top of the lowest memory. Page tables
+//! come last, because their number depends on what they map; and since their own pages are kept from ring 3, it may
+//! depend on where they lie, too. So their size is found by trying: it only grows, and soon fits.
 
 use super::bus::Bus;
 use super::check::{Checked, memory_problem, overlaps};

@@ -6,9 +6,9 @@
 //!
 //! The tables lie one behind the other, the root first, in the order in which they are needed.
 
+use super::Scheme;
 use super::entry::Entry;
 use super::plan::{Piece, Plan};
-use super::{Level, Scheme};
 use crate::mode::PageSize;
 use crate::spec::Access;
 use crate::{Gpa, Gva};
@@ -34,17 +34,18 @@ impl Run {
     }
 }
 
-/// Number of tables that the plan needs. Found without building them: a plan can ask for more than there is room for.
+/// Number of tables that the plan needs. Found without building them: a plan can ask for more than there is room
+/// for.
 #[must_use]
 pub fn count(plan: &Plan) -> u64 {
     let levels = plan.scheme.levels();
-    // For each level, the number of its last table so far. Pieces are sorted, so numbers only grow.
+    // Below each level, the number of the last table so far. Pieces are sorted, so numbers only grow.
     let mut newest: Vec<Option<u64>> = vec![None; levels.len()];
     let mut count = 1u64;
     for run in runs(plan) {
-        // A table is known by the address bits above those it decodes: the ones its parent decodes and up.
-        for ((parent, level), newest) in levels.iter().zip(levels.iter().skip(1)).zip(&mut newest) {
-            if level_span(level) < run.size.bytes() {
+        // A table is known by the address bits that lead to it: those that its parent decodes, and up.
+        for (parent, newest) in levels.iter().zip(&mut newest) {
+            if 1 << parent.shift <= run.size.bytes() {
                 break;
             }
             let (first, last) = (run.gva.0 >> parent.shift, run.last() >> parent.shift);
@@ -133,11 +134,6 @@ impl Tables {
     }
 }
 
-/// The bytes that a whole table of this level maps.
-const fn level_span(level: &Level) -> u64 {
-    1 << (level.shift + level.index_bits)
-}
-
 /// All runs of a plan, sorted by virtual address.
 fn runs(plan: &Plan) -> impl Iterator<Item = Run> {
     // Largest first.
@@ -203,7 +199,7 @@ mod tests {
 
     #[test]
     fn ragged_ends_get_small_pages() {
-        let plan = plan(Scheme::FourLevel, PageSize::Size1G, &[(0x1ff, 0x1ff, 0x40000 + 0x201 + 0x40001)]);
+        let plan = plan(Scheme::FourLevel, PageSize::Size1G, &[(0x1ff, 0x1ff, 0x80201 - 0x1ff)]);
         let expected = [("4KiB", 1), ("2MiB", 511), ("1GiB", 1), ("2MiB", 1), ("4KiB", 1)];
         assert_eq!(sizes(&plan), expected);
     }

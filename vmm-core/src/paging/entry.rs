@@ -2,8 +2,8 @@
 //!
 //! All schemes agree on the low 12 bits. They differ in the address field and in the bits that must be 0.
 //!
-//! Accessed and dirty bits are never preset: that the CPU sets them is something a guest may want to watch. So tables
-//! must lie in memory that the CPU may write to.
+//! Accessed and dirty bits are never preset: that the CPU sets them is something a guest may want to watch. So
+//! tables must lie in memory that the CPU may write to.
 //!
 //! Source: SDM vol. 3, tables 4-4 to 4-6 (32-bit), 4-8 to 4-11 (PAE), 4-14 to 4-20 (four and five levels).
 

@@ -14,6 +14,8 @@ use crate::{Gpa, Gva};
 
 /// Tables that are visited at most: enough for 512 GiB of 4 KiB pages.
 const MAX_TABLES: u32 = 1 << 18;
+/// Ranges that are collected at most.
+const MAX_RANGES: usize = 1 << 16;
 
 /// Pages of one size and one permission that continue each other on both sides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,10 +94,9 @@ impl Mappings {
         budget: &mut u32,
     ) {
         let Some(level) = scheme.levels().get(table.depth) else { return };
-        let Some(rest) = budget.checked_sub(1) else {
-            self.truncated = true;
-            return;
-        };
+        let rest = budget.checked_sub(1).filter(|_| self.ranges.len() < MAX_RANGES);
+        self.truncated |= rest.is_none();
+        let Some(rest) = rest else { return };
         *budget = rest;
         for index in 0..level.entries() {
             let at = Gpa(table.at.0 + index * scheme.entry_bytes());
@@ -160,5 +161,55 @@ impl fmt::Display for Mappings {
             writeln!(f, "{range}")?;
         }
         if self.truncated { writeln!(f, "and more: the tables seem to point at themselves") } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::Image;
+
+    fn walker(scheme: Scheme) -> Walker {
+        let root = Gpa(0);
+        Walker { scheme: Some(scheme), root, large_pages: true, execute_disable: true, physical_bits: 52 }
+    }
+
+    fn table(entries: &[(usize, u64)]) -> [Image; 1] {
+        let mut words = [0u64; 512];
+        for (index, entry) in entries {
+            words[*index] = *entry;
+        }
+        [Image {
+            gpa: Gpa(0),
+            name: "tables",
+            bytes: words.iter().flat_map(|word| word.to_le_bytes()).collect(),
+        }]
+    }
+
+    /// A PDPT in the place of the root, seen as five levels: every table is this one.
+    #[test]
+    fn tables_that_point_at_themselves_end() {
+        let entries: Vec<(usize, u64)> = (0..512).map(|index| (index, 3)).collect();
+        let found = mappings(&walker(Scheme::FiveLevel), table(&entries).as_slice());
+        assert!(found.truncated);
+        assert!(found.to_string().ends_with("and more: the tables seem to point at themselves\n"));
+    }
+
+    #[test]
+    fn neighbours_are_joined_and_others_are_not() {
+        // In a PAE root only four entries count; the first leads to this same table as a
+        // page directory, and the first there to it as a page table.
+        let entries = [(0, 0x1), (4, 0x40_0087), (5, 0x60_0087), (6, 0x80_0085), (7, 0xc0_0085)];
+        let found = mappings(&walker(Scheme::Pae), table(&entries).as_slice());
+        let large = found.ranges.iter().filter(|range| range.size == PageSize::Size2M);
+        let lines: Vec<String> = large.map(ToString::to_string).collect();
+        assert_eq!(
+            lines,
+            [
+                "0x800000-0xbfffff -> 0x400000, 4 MiB, 2 x 2MiB, rwx user",
+                "0xc00000-0xdfffff -> 0x800000, 2 MiB, 1 x 2MiB, r-x user",
+                "0xe00000-0xffffff -> 0xc00000, 2 MiB, 1 x 2MiB, r-x user",
+            ]
+        );
     }
 }

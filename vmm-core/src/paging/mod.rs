@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `mod.rs` | the schemes: levels, index widths, page sizes |
 //! | `entry.rs` | one table entry, bit by bit |
+//! | `check_maps.rs` | the user's mappings, and what can be wrong with them |
 //! | `plan.rs` | which virtual page shows which physical one, and with what permissions |
 //! | `build.rs` | the plan as tables |
 //! | `walk.rs` | one address through tables that somebody else may have written |
@@ -15,6 +16,7 @@
 //! Source: SDM vol. 3, chapter 4.
 
 pub mod build;
+pub mod check_maps;
 pub mod entry;
 pub mod merge;
 pub mod plan;
@@ -175,7 +177,8 @@ impl Scheme {
         }
     }
 
-    /// Where the physical addresses end that an entry can hold. PSE-36 is not used, so two-level paging has 32 bits.
+    /// Where the physical addresses end that an entry can hold. PSE-36 is not used, so two-level paging has 32
+    /// bits.
     #[must_use]
     pub const fn physical_end(self) -> u64 {
         match self {

@@ -1,8 +1,8 @@
 //! The plan of the address space: which virtual page shows which physical page, and what the guest may do with it.
 //!
 //! Three layers, each hiding the one below it page by page:
-//! 1. the identity mapping of all memory and of all MMIO devices, or, where the user wants none, of the VMM's tables and the
-//!    stack alone, because the CPU and the guest's first push need those;
+//! 1. the identity mapping of all memory and of all MMIO devices, or, where the user wants none, of the VMM's
+//!    tables and the stack alone, because the CPU and the guest's first push need those;
 //! 2. the user's own mappings, which must not overlap each other;
 //! 3. a rule: a page that holds one of the VMM's tables is for ring 0 only, wherever it is mapped.
 //!
@@ -12,16 +12,14 @@
 //! [`super::build`].
 
 use super::Scheme;
-use crate::layout::{MapProblem, Part, Placed};
+use crate::layout::Part;
 use crate::mode::{PageSize, Ring};
 use crate::span::Span;
-use crate::spec::{Access, BootSpec, Mapping, Register};
+use crate::spec::{Access, BootSpec, Mapping};
 use crate::{Gpa, Gva};
 
 /// Bits of the offset into the smallest page.
 const PAGE_SHIFT: u32 = 12;
-/// Size of the smallest page.
-const PAGE: u64 = 1 << PAGE_SHIFT;
 
 /// A range of pages with one permission. Counted in pages, so that even the last one has an end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +42,7 @@ impl Piece {
     }
 
     /// The user's mapping, already checked.
-    fn of_mapping(map: &Mapping) -> Self {
+    pub(super) fn of_mapping(map: &Mapping) -> Self {
         let pages = |bytes: u64| bytes >> PAGE_SHIFT;
         Self { page: pages(map.gva.0), frame: pages(map.gpa.0), count: pages(map.size), access: map.access }
     }
@@ -62,7 +60,7 @@ impl Piece {
     }
 
     /// Number of the virtual page behind the last one.
-    const fn end(&self) -> u64 {
+    pub(super) const fn end(&self) -> u64 {
         self.page + self.count
     }
 
@@ -94,7 +92,7 @@ pub const fn default_page_size(scheme: Scheme) -> PageSize {
     }
 }
 
-/// Makes the plan for a boot description whose user mappings passed [`check_maps`].
+/// Makes the plan for a boot description whose user mappings passed [`super::check_maps`].
 ///
 /// `bus` are memory and MMIO devices; `own` is what the layout has placed so far.
 #[must_use]
@@ -161,91 +159,4 @@ fn joined(mut pieces: Vec<Piece>) -> Vec<Piece> {
         }
     }
     joined
-}
-
-/// Checks the user's mappings, one by one and against each other.
-///
-/// `bus` are memory and MMIO devices, sorted: a page that shows neither is a mistake.
-#[must_use]
-pub fn check_maps(scheme: Scheme, boot: &BootSpec, bus: &[Span]) -> Vec<MapProblem> {
-    let mut problems = Vec::new();
-    let bus: Vec<Span> = bus.iter().map(|span| span.to_pages()).collect();
-    let mut good: Vec<(usize, Piece)> = Vec::new();
-    for (number, map) in (1..).zip(&boot.paging.maps) {
-        match check_map(scheme, number, map, &bus) {
-            Ok(()) => good.push((number, Piece::of_mapping(map))),
-            Err(found) => problems.extend(found),
-        }
-    }
-    good.sort_by_key(|(_, piece)| piece.page);
-    let mut furthest: Option<(usize, Piece)> = None;
-    for (number, piece) in good {
-        match furthest {
-            Some((first, low)) if low.end() > piece.page => {
-                problems.push(MapProblem::Overlap { first, second: number, gva: piece.gva() });
-                if low.end() < piece.end() {
-                    furthest = Some((number, piece));
-                }
-            }
-            Some(_) | None => furthest = Some((number, piece)),
-        }
-    }
-    problems
-}
-
-fn check_map(scheme: Scheme, map: usize, mapping: &Mapping, bus: &[Span]) -> Result<(), Vec<MapProblem>> {
-    let fields = [("gva", mapping.gva.0), ("gpa", mapping.gpa.0), ("size", mapping.size)];
-    let mut problems: Vec<MapProblem> = fields
-        .into_iter()
-        .filter(|(_, value)| !value.is_multiple_of(PAGE))
-        .map(|(field, value)| MapProblem::Misaligned { map, field, value })
-        .collect();
-    if mapping.size == 0 {
-        problems.push(MapProblem::Empty { map });
-        return Err(problems);
-    }
-    let last = mapping.gva.checked_add(mapping.size - 1);
-    // The two halves of canonical addresses are far apart: a mapping must not bridge the gap.
-    let half = |gva: Gva| gva.0 >> 63;
-    match last {
-        Some(last)
-            if scheme.can_address(mapping.gva)
-                && scheme.can_address(last)
-                && half(last) == half(mapping.gva) => {}
-        Some(_) | None => {
-            problems.push(MapProblem::Unaddressable { map, scheme, gva: mapping.gva, size: mapping.size });
-        }
-    }
-    match Span::new(mapping.gpa, mapping.size) {
-        Some(span) if span.end().0 <= scheme.physical_end() => {
-            if let Some(missing) = span.without(bus).first() {
-                problems.push(MapProblem::NothingThere { map, missing: *missing });
-            }
-        }
-        Some(_) | None => {
-            problems.push(MapProblem::TooHigh { map, scheme, gpa: mapping.gpa, size: mapping.size });
-        }
-    }
-    if scheme == Scheme::TwoLevel && !mapping.access.executable {
-        problems.push(MapProblem::NoExecuteDisable { map });
-    }
-    if problems.is_empty() { Ok(()) } else { Err(problems) }
-}
-
-/// Checks that no mapping shows something else at the address of something that the layout placed.
-#[must_use]
-pub fn check_hidden(boot: &BootSpec, own: &[Placed]) -> Vec<MapProblem> {
-    let rsp_is_preset = boot.registers.iter().any(|(register, _)| *register == Register::Rsp);
-    let mut problems = Vec::new();
-    for (map, mapping) in (1..).zip(&boot.paging.maps).filter(|(_, map)| map.gva.0 != map.gpa.0) {
-        for placed in own {
-            // A stack pointer of the user's own leads elsewhere, so nothing depends on our stack's address.
-            let needed = placed.part().is_some_and(|part| part != Part::Stack || !rsp_is_preset);
-            let seen = Span::new(Gpa(mapping.gva.0), mapping.size);
-            if needed && seen.is_some_and(|seen| seen.overlaps(placed.range)) {
-                problems.push(MapProblem::Hides { map, hidden: placed.named() });
-            }
-        }
-    }
-    problems
 }

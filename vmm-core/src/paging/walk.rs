@@ -262,3 +262,77 @@ impl fmt::Display for Walk {
         write!(f, "{}: {}", self.gva, self.end)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::Image;
+
+    /// Tables of 8-byte entries: address of the table, index, entry.
+    fn memory(entries: &[(u64, usize, u64)]) -> Vec<Image> {
+        let tables = [0x1000, 0x2000, 0x3000, 0x4000];
+        let bytes = |table: u64| {
+            let mut words = [0u64; 512];
+            for (_, index, entry) in entries.iter().filter(|(at, ..)| *at == table) {
+                words[*index] = *entry;
+            }
+            words.iter().flat_map(|word| word.to_le_bytes()).collect()
+        };
+        tables.map(|at| Image { gpa: Gpa(at), name: "table", bytes: bytes(at) }).into()
+    }
+
+    fn walker(execute_disable: bool) -> Walker {
+        let scheme = Some(Scheme::FourLevel);
+        Walker { scheme, root: Gpa(0x1000), large_pages: false, execute_disable, physical_bits: 40 }
+    }
+
+    const XD: u64 = 1 << 63;
+
+    #[test]
+    fn each_level_can_only_take_away() {
+        let memory = memory(&[
+            (0x1000, 511, 0x2007),
+            (0x2000, 510, XD | 0x3007),
+            (0x3000, 0, 0x4003),
+            (0x4000, 1, 0x9065),
+        ]);
+        let walk = walker(true).walk(memory.as_slice(), Gva(0xffff_ffff_8000_1234));
+        assert_eq!(
+            walk.to_string(),
+            "PML4[511] at 0x1ff8: 0x2007, table at 0x2000, P RW US\n\
+             PDPT[510] at 0x2ff0: 0x8000000000003007, table at 0x3000, P RW US XD\n\
+             PD[0] at 0x3000: 0x4003, table at 0x4000, P RW\n\
+             PT[1] at 0x4008: 0x9065, 4KiB page at 0x9000, P US A D\n\
+             0xffffffff80001234: physical 0x9234, r-- supervisor"
+        );
+    }
+
+    #[test]
+    fn why_a_walk_ends() {
+        let memory = memory(&[
+            (0x1000, 0, 0x2007),
+            (0x2000, 1, 0x3007),
+            (0x2000, 2, 0x8000_0000 | 0x2087),
+            (0x2000, 3, 0x7007),
+            (0x2000, 4, XD | 0x87),
+            (0x2000, 5, 1 << 40 | 0x87),
+        ]);
+        let end = |gva: u64, nxe| walker(nxe).walk(memory.as_slice(), Gva(gva)).end;
+        let gib = |number: u64| number << 30;
+        assert_eq!(end(gib(0), true), End::NotPresent);
+        assert_eq!(end(gib(1), true), End::NotPresent);
+        assert_eq!(end(gib(2), true), End::Reserved(0x2000));
+        assert_eq!(end(gib(3), true), End::NoMemory(Gpa(0x7000)));
+        assert_eq!(end(gib(4), false), End::Reserved(XD));
+        assert!(matches!(end(gib(4), true), End::Mapped(to) if !to.access.executable));
+        assert_eq!(end(gib(5), true), End::Reserved(1 << 40));
+        assert_eq!(end(1 << 47, true), End::Unaddressable);
+    }
+
+    #[test]
+    fn without_paging_an_address_is_itself() {
+        let off = Walker { scheme: None, ..walker(true) };
+        let to = off.walk([].as_slice(), Gva(0x1234)).translation().unwrap();
+        assert_eq!((to.gpa, to.size), (Gpa(0x1234), None));
+    }
+}

@@ -1,6 +1,7 @@
 //! Whether the first instruction can be fetched: an entry that no CPU could start at is found before the run.
 //!
-//! With paging the entry is walked through the tables that were just built, with the permissions of the guest's ring.
+//! With paging the entry is walked through the tables that were just built, with the permissions of the guest's
+//! ring.
 
 use kvm_sys_wrap::bindings::kvm_sregs;
 

@@ -1,5 +1,5 @@
-//! The initial state of a vCPU: from a description, all that `KVM_SET_SREGS` and `KVM_SET_REGS` need, and the tables
-//! to be put into guest memory.
+//! The initial state of a vCPU: from a description, all that `KVM_SET_SREGS` and `KVM_SET_REGS` need, and the
+//! tables to be put into guest memory.
 //!
 //! This is a pure function. It makes no KVM call and knows of no host, except for the quirks it is told. So every
 //! mode can be computed, printed and tested anywhere.
@@ -20,6 +20,8 @@ mod flat;
 mod problem;
 mod real;
 mod registers;
+#[cfg(test)]
+mod tests;
 
 use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
 
@@ -123,8 +125,8 @@ pub fn initial_state(
 
 /// The bits that make the mode (SDM vol. 3, 9.8 and 9.9: the steps that a kernel would take).
 ///
-/// - CR0: ET is fixed to 1. CD and NW, set at reset, are cleared: caches on, as firmware leaves them. PE and PG are the mode
-///   itself; NE reports FPU errors as #MF; WP makes read-only pages read-only in ring 0 too.
+/// - CR0: ET is fixed to 1. CD and NW, set at reset, are cleared: caches on, as firmware leaves them. PE and PG are
+///   the mode itself; NE reports FPU errors as #MF; WP makes read-only pages read-only in ring 0 too.
 /// - CR4: PAE, PSE and LA57 choose the paging scheme and its page sizes.
 /// - EFER: LME and, since KVM takes the state as it is, LMA, which a CPU would set by itself. NXE only if a page
 ///   forbids execution: without it the XD bit is reserved.

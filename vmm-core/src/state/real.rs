@@ -9,8 +9,8 @@
 //!
 //! The stack has SS = 0 if its top lies below 64 KiB; otherwise SS is such that SP is just below its maximum.
 //!
-//! GDTR keeps its reset value, since the guest has to load it anyway. IDTR is set to what firmware leaves: the vector
-//! table at address 0, which is the guest's own to fill in (SDM vol. 3, 20.1.4).
+//! GDTR keeps its reset value, since the guest has to load it anyway. IDTR is set to what firmware leaves: the
+//! vector table at address 0, which is the guest's own to fill in (SDM vol. 3, 20.1.4).
 
 use kvm_sys_wrap::bindings::{kvm_segment, kvm_sregs};
 

@@ -1,7 +1,8 @@
 //! General registers: where to execute, where the stack is, flags, and what the user wants in the others.
 //!
-//! All registers are 0 unless preset, so a run is the same every time. The stack pointer is a multiple of 16, as the
-//! System V ABI has it at a program's entry; the 128 bytes of red zone below it are stack. A preset RSP replaces it.
+//! All registers are 0 unless preset, so a run is the same every time. The stack pointer is a multiple of 16, as
+//! the System V ABI has it at a program's entry; the 128 bytes of red zone below it are stack. A preset RSP
+//! replaces it.
 //!
 //! RFLAGS is 2: bit 1 is always 1, interrupts are off.
 

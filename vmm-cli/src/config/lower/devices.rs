@@ -1,5 +1,6 @@
 //! `[devices.NAME]`: which devices there are, and where. No two answer to one address.
 
+use vmm_core::devices::length;
 use vmm_core::spec::{DebugExitSpec, DeviceAddress, DeviceSpecs, SerialSpec};
 use vmm_core::{Gpa, Port};
 
@@ -9,14 +10,6 @@ use crate::config::fault::Fault;
 use crate::config::raw::{At, Devices};
 use crate::config::source::Span;
 use crate::config::values::{self, Address};
-
-/// TEMPORARY until vmm_core::devices is exported.
-mod length {
-    pub(super) const DEBUG_CONSOLE: u64 = 1;
-    pub(super) const SERIAL: u64 = 8;
-    pub(super) const DEBUG_EXIT: u64 = 4;
-    pub(super) const HYPERCALL: u64 = 64;
-}
 
 /// Ports are numbered with 16 bits (SDM vol. 1, 19.3).
 const PORTS: u64 = 1 << 16;

@@ -75,7 +75,11 @@ fn program(cx: &mut Context<'_>, guest: &Guest, span: &Span, directory: &Path) -
                 check_memory(cx, at.value.0, &at.span, "base");
                 Gpa(at.value.0)
             });
-            Some(File { path: path(cx, elf, directory)?, kind: FileKind::Elf { base } })
+            Some(File {
+                path: path(cx, elf, directory)?,
+                kind: FileKind::Elf { base },
+                key: "guest.elf".to_owned(),
+            })
         }
         (None, Some(flat)) => {
             if let Some(base) = &guest.base {
@@ -84,7 +88,7 @@ fn program(cx: &mut Context<'_>, guest: &Guest, span: &Span, directory: &Path) -
             }
             let path = path(cx, flat, directory);
             let address = flat_address(cx, &guest.address, &flat.span, "guest.address")?;
-            Some(File { path: path?, kind: FileKind::Flat { address } })
+            Some(File { path: path?, kind: FileKind::Flat { address }, key: "guest.flat".to_owned() })
         }
     }
 }
@@ -117,12 +121,13 @@ fn extra(cx: &mut Context<'_>, load: &Load, span: &Span, key: &str, directory: &
                     Fault::new(&address.span, "`address` is for `file`: an ELF file says where it goes");
                 cx.fault(fault.help("leave it out, or load the file as it is with `file`"));
             }
-            Some(File { path: path(cx, elf, directory)?, kind: FileKind::Elf { base: None } })
+            let kind = FileKind::Elf { base: None };
+            Some(File { path: path(cx, elf, directory)?, kind, key: format!("{key}.elf") })
         }
         (None, Some(file)) => {
             let path = path(cx, file, directory);
             let address = flat_address(cx, &load.address, &file.span, &format!("{key}.address"))?;
-            Some(File { path: path?, kind: FileKind::Flat { address } })
+            Some(File { path: path?, kind: FileKind::Flat { address }, key: format!("{key}.file") })
         }
     }
 }

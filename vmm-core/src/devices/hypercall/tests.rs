@@ -67,6 +67,7 @@ fn wild_strings_give_a_status() {
     bench.poke(0, &[b'x'; 0x2000]);
     bench.write(0x0c, 0x1000);
     assert_eq!(bench.status(), Status::BadAddress as u32, "runs into a page that is not mapped");
+    assert_eq!(bench.printed.bytes(), b"");
 }
 
 #[test]

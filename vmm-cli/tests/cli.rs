@@ -1,0 +1,240 @@
+//! The program as its users see it: what it prints, and the exit status of each class.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+const CLI: &str = env!("CARGO_BIN_EXE_vmm-cli");
+
+/// A directory with a guest of a few bytes and a configuration for it.
+struct Bench(tempfile::TempDir);
+
+impl Bench {
+    fn new(guest: &[u8], config: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("guest.bin"), guest).unwrap();
+        fs::write(directory.path().join("vmm.toml"), config).unwrap();
+        Self(directory)
+    }
+
+    fn run(&self, arguments: &[&str]) -> Ended {
+        let output = Command::new(CLI).args(arguments).current_dir(&self.0).stdin(Stdio::null()).output();
+        Ended::new(&output.unwrap())
+    }
+}
+
+/// What a process came to.
+#[derive(Debug)]
+struct Ended {
+    status: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Ended {
+    fn new(output: &Output) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Self { status: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+    }
+}
+
+/// A flat guest at 0x8000 in long mode.
+const CONFIG: &str = "\
+mode = \"long\"
+memory = { size = \"2MiB\" }
+guest = { flat = \"guest.bin\", address = 0x8000 }
+";
+
+/// `hlt`
+const HALTS: &[u8] = &[0xf4];
+
+/// Whether tests that run a guest can do so: not where only the test program was taken along.
+fn program_is_here() -> bool {
+    let here = Path::new(CLI).exists();
+    if !here {
+        println!("skipped: the program is not on this host");
+    }
+    here
+}
+
+#[test]
+fn usage_errors_have_the_status_of_the_configuration_class() {
+    let bench = Bench::new(HALTS, CONFIG);
+    for arguments in [&["rnu"][..], &[], &["run"], &["run", "vmm.toml", "--no-such-option"], &["check"]] {
+        let ended = bench.run(arguments);
+        assert_eq!(ended.status, Some(105), "{arguments:?}: {ended:?}");
+        assert_eq!(ended.stdout, "", "{arguments:?}");
+    }
+    assert!(bench.run(&["run", "--tiemout"]).stderr.contains("a similar argument exists: '--timeout'"));
+    let help = bench.run(&["--help"]);
+    assert_eq!(help.status, Some(0));
+    assert!(help.stdout.contains("104    this host's KVM cannot do what was asked"));
+}
+
+#[test]
+fn a_missing_configuration_or_guest_is_named_with_what_to_do() {
+    let bench = Bench::new(HALTS, CONFIG);
+    let ended = bench.run(&["run", "none.toml"]);
+    assert_eq!(ended.status, Some(105));
+    assert!(ended.stderr.contains("--> none.toml") && ended.stderr.contains("`vmm-cli init`"), "{ended:?}");
+
+    fs::remove_file(bench.0.path().join("guest.bin")).unwrap();
+    let ended = bench.run(&["check", "vmm.toml"]);
+    assert_eq!(ended.status, Some(105));
+    assert!(ended.stderr.contains("the guest file guest.bin does not exist"), "{ended:?}");
+    assert!(ended.stderr.contains("--> vmm.toml:3"), "{ended:?}");
+
+    let built_by_us = CONFIG.replace("guest.bin", "guests/build/guest.bin");
+    let ended = Bench::new(HALTS, &built_by_us).run(&["check", "vmm.toml"]);
+    assert!(ended.stderr.contains("build it: `cargo xtask guests`"), "{ended:?}");
+}
+
+#[test]
+fn a_build_for_another_mode_is_suggested() {
+    let config = "mode = \"pae\"\nmemory = { size = \"2MiB\" }\nguest = { elf = \"hello-{mode}.elf\" }\n";
+    let bench = Bench::new(HALTS, config);
+    fs::write(bench.0.path().join("hello-long.elf"), b"").unwrap();
+    let ended = bench.run(&["check", "vmm.toml"]);
+    assert_eq!(ended.status, Some(105));
+    assert!(ended.stderr.contains("the guest file hello-pae.elf does not exist"), "{ended:?}");
+    assert!(ended.stderr.contains("there is hello-long.elf"), "{ended:?}");
+}
+
+#[test]
+fn check_reports_all_files_and_says_which_are_good() {
+    let bench = Bench::new(HALTS, CONFIG);
+    fs::write(bench.0.path().join("bad.toml"), "mode = \"lnog\"\n").unwrap();
+    let ended = bench.run(&["check", "vmm.toml", "bad.toml"]);
+    assert_eq!((ended.status, ended.stdout.as_str()), (Some(105), "vmm.toml: ok, mode long\n"));
+    assert!(ended.stderr.contains("did you mean `long`"), "{ended:?}");
+
+    let ended = bench.run(&["check", "--format", "json", "vmm.toml"]);
+    assert_eq!((ended.status, ended.stdout.trim()), (Some(0), "[]"));
+    let ended = bench.run(&["check", "--format", "json", "vmm.toml", "bad.toml"]);
+    assert_eq!(ended.status, Some(105));
+    assert!(ended.stdout.contains("\"file\": \"bad.toml\""), "{ended:?}");
+}
+
+#[test]
+fn what_lies_where_is_checked_with_every_conflict_at_its_key() {
+    let config = "\
+mode = \"long\"
+memory = { size = \"1MiB\" }
+tss-address = 0x1000
+guest = { flat = \"guest.bin\", address = 0x200000 }
+layout = { gdt = 0x2000 }
+";
+    let ended = Bench::new(HALTS, config).run(&["check", "vmm.toml"]);
+    assert_eq!(ended.status, Some(105));
+    assert!(ended.stderr.contains("--> vmm.toml:3:"), "the TSS pages in memory: {ended:?}");
+}
+
+#[test]
+fn init_writes_a_file_that_is_accepted_and_never_overwrites() {
+    let bench = Bench::new(HALTS, "keep me");
+    let ended = bench.run(&["init", "vmm.toml"]);
+    assert_eq!(ended.status, Some(105));
+    assert_eq!(fs::read_to_string(bench.0.path().join("vmm.toml")).unwrap(), "keep me");
+
+    assert_eq!(bench.run(&["init", "new.toml"]).status, Some(0));
+    let ended = bench.run(&["check", "new.toml"]);
+    // The only thing wrong is that its guest does not exist.
+    assert!(ended.stderr.contains("guest-long.elf does not exist"), "{ended:?}");
+    assert_eq!(ended.stderr.matches("error").count(), 1, "{ended:?}");
+}
+
+#[test]
+fn schema_completions_and_manual_are_printed() {
+    let bench = Bench::new(HALTS, CONFIG);
+    assert!(bench.run(&["schema"]).stdout.contains("\"$schema\""));
+    assert!(bench.run(&["completions", "bash"]).stdout.contains("_vmm__cli"));
+    assert!(bench.run(&["man"]).stdout.contains(".TH vmm-cli"));
+    assert!(bench.run(&["man", "run"]).stdout.contains("Write how the run ended"));
+    assert_eq!(bench.run(&["man", "nothing"]).status, Some(105));
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn each_way_to_end_has_its_status() {
+    if !program_is_here() {
+        return;
+    }
+    let expect = |text: &str| format!("{CONFIG}{text}\n");
+    // A guest that leaves 3 in AL and writes it to the exit port: code 7.
+    let exits: &[u8] = &[0xb0, 3, 0xe6, 0xf4];
+    // mov $0x538, %dx; mov $300, %eax; out %eax, %dx: the hypercall to end with a code.
+    let big: &[u8] = &[0x66, 0xba, 0x38, 0x05, 0xb8, 0x2c, 0x01, 0, 0, 0xef];
+    let cases: &[(&str, &[u8], String, i32, &str)] = &[
+        ("halt", HALTS, CONFIG.to_owned(), 0, ""),
+        ("code", exits, CONFIG.to_owned(), 7, "the guest ended with code 7"),
+        ("expected code", exits, expect("expect.exit-code = 7"), 0, ""),
+        ("big code", big, CONFIG.to_owned(), 99, "code 300, reported as status 99"),
+        ("unexpected code", exits, expect("expect.exit-code = 8"), 103, "expected 8, found 7"),
+        ("unexpected output", HALTS, expect("expect.output = \"hi\""), 103, "expected \"hi\", found \"\""),
+        ("triple fault", &[0x0f, 0x0b], CONFIG.to_owned(), 100, "guest crashed"),
+        ("expected triple fault", &[0x0f, 0x0b], expect("expect.end = \"shutdown\""), 100, "[expect] is met"),
+        ("endless", &[0xeb, 0xfe], expect("limits.time = \"50ms\""), 102, "still running after 50ms"),
+        ("hung", HALTS, expect("halt = \"hung\""), 102, "guest hung"),
+    ];
+    for (name, guest, config, status, words) in cases {
+        let ended = Bench::new(guest, config).run(&["run", "vmm.toml"]);
+        assert_eq!(ended.status, Some(*status), "{name}: {ended:?}");
+        assert!(ended.stderr.contains(words), "{name}: {ended:?}");
+        if *status == 0 {
+            assert_eq!(ended.stderr, "", "{name}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn the_report_says_how_it_ended() {
+    if !program_is_here() {
+        return;
+    }
+    let bench = Bench::new(&[0x0f, 0x0b], CONFIG);
+    let ended = bench.run(&["run", "vmm.toml", "--report", "report.json"]);
+    assert_eq!(ended.status, Some(100));
+    let report: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(bench.0.path().join("report.json")).unwrap()).unwrap();
+    assert_eq!((&report["status"], &report["end"]), (&100.into(), &"shutdown".into()));
+    assert_eq!((&report["exits"], &report["exits_by_type"]["shutdown"]), (&1.into(), &1.into()));
+    assert!(report["cpu"]["registers"].is_array());
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn ctrl_c_ends_a_guest_with_a_report() {
+    if !program_is_here() {
+        return;
+    }
+    let bench = Bench::new(&[0xb0, b'x', 0xe6, 0xe9, 0xeb, 0xfe], CONFIG);
+    let child = Command::new(CLI)
+        .args(["run", "vmm.toml"])
+        .current_dir(&bench.0)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    let ended = Ended::new(&child.wait_with_output().unwrap());
+    assert_eq!((ended.status, ended.stdout.as_str()), (Some(130), "x"));
+    assert!(ended.stderr.contains("interrupted") && ended.stderr.contains("rip"), "{ended:?}");
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_closed_output_is_trouble_on_the_host() {
+    if !program_is_here() {
+        return;
+    }
+    // A guest that prints without end into a pipe that nobody reads.
+    let bench = Bench::new(&[0xb0, b'\n', 0xe6, 0xe9, 0xeb, 0xfc], CONFIG);
+    let script = format!("{{ {CLI} run vmm.toml; echo $? >&2; }} | head -n 1 >/dev/null");
+    let output = Command::new("sh").args(["-c", &script]).current_dir(&bench.0).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("the guest's console failed: Broken pipe") && stderr.ends_with("106\n"), "{stderr}");
+}

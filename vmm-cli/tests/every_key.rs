@@ -1,0 +1,307 @@
+//! A file with every key, lowered: each value is where it belongs. And the overrides of the command line.
+
+#![expect(clippy::panic, reason = "the helpers of tests are tests")]
+
+use std::path::Path;
+use std::time::Duration;
+
+use vmm_cli::config::{Config, End, EntryChoice, ExpectedMemory, FileKind, MemoryPlace, Overrides};
+use vmm_cli::diagnostic::Location;
+use vmm_core::mode::{Mode, PageSize, Ring};
+use vmm_core::spec::{
+    Access, CpuidPolicy, DebugExitSpec, DeviceAddress, DeviceSpecs, Entry, HaltMeaning, Limits, Mapping,
+    MemoryRegion, PagingSpec, Placement, Register, SerialSpec, Unmapped,
+};
+use vmm_core::{Gpa, Gva, Port};
+
+const EVERY_KEY: &str = r#"
+mode = "long"
+ring = 3
+tss-address = 0xfff0_0000
+unmapped = "stop"
+halt = "hung"
+cpuid = "host"
+sse = false
+
+[[memory]]
+size = "2MiB"
+mergeable = false
+
+[[memory]]
+size = 0x1000
+address = "0x1_0000_0000"
+read-only = true
+huge-pages = true
+
+[guest]
+elf = "build/guest-{mode}.elf"
+base = 0x10_0000
+entry = "_start"
+stack = 0x8_0000
+args = ["one", "two words"]
+
+[[load]]
+file = "/data/blob.bin"
+address = 0x5_0000
+
+[[load]]
+elf = "extra.elf"
+
+[paging]
+page-size = "4KiB"
+five-level = true
+identity = false
+
+[[paging.map]]
+gva = "0xffff_ffff_8000_0000"
+gpa = 0x1000
+size = "64KiB"
+writable = false
+user = false
+executable = false
+
+[[paging.map]]
+gva = 0
+gpa = 0
+size = "2MiB"
+
+[layout]
+stack-size = "8KiB"
+gdt = 0x1000
+idt = 0x2000
+tss = 0x3000
+page-tables = 0x1_0000
+
+[registers]
+rdi = 0x1234
+r15 = "0xffff_ffff_ffff_ffff"
+eflags = 0x202
+
+[devices.debug-console]
+port = 0x402
+
+[devices.serial]
+mmio = 0xd000_0000
+input = false
+
+[devices.debug-exit]
+port = 0x501
+success = [0, 0x10]
+
+[devices.hypercall]
+enabled = false
+
+[limits]
+time = "1m"
+exits = 1_000_000
+
+[expect]
+end = "exit"
+output = "Hello, world!\n"
+output-contains = ["Hello", "!"]
+output-regex = 'w\w+d!$'
+exit-code = 42
+exits = 17
+max-exits = 100
+registers = { eax = 42, rip = 0x1000 }
+
+[[expect.memory]]
+address = 0x400
+u16 = 0x1234
+
+[[expect.memory]]
+symbol = "answer"
+text = "abc"
+
+[[expect.memory]]
+address = 0x500
+bytes = [1, 255]
+"#;
+
+fn load(text: &str, overrides: &Overrides) -> Config {
+    Config::from_text(text, Path::new("dir/vm.toml"), overrides)
+        .unwrap_or_else(|mistakes| panic!("{mistakes}"))
+}
+
+#[test]
+fn the_machine() {
+    let machine = load(EVERY_KEY, &Overrides::new()).machine;
+    let memory = [
+        MemoryRegion { mergeable: false, ..MemoryRegion::new(Gpa(0), 2 << 20) },
+        MemoryRegion { read_only: true, huge_pages: true, ..MemoryRegion::new(Gpa(1 << 32), 4096) },
+    ];
+    assert_eq!(machine.memory, memory);
+    assert_eq!(machine.tss_address, Gpa(0xfff0_0000));
+    assert_eq!(
+        (machine.unmapped, machine.halt, machine.cpuid),
+        (Unmapped::Stop, HaltMeaning::Hung, CpuidPolicy::Host)
+    );
+    assert_eq!(machine.limits, Limits { time: Some(Duration::from_secs(60)), exits: Some(1_000_000) });
+    assert_eq!(machine.arguments, ["one", "two words"]);
+    let placement = Placement {
+        stack_top: Some(Gpa(0x8_0000)),
+        stack_size: Some(8 << 10),
+        gdt: Some(Gpa(0x1000)),
+        idt: Some(Gpa(0x2000)),
+        tss: Some(Gpa(0x3000)),
+        page_tables: Some(Gpa(0x1_0000)),
+    };
+    assert_eq!(machine.placement, placement);
+    let devices = DeviceSpecs {
+        debug_console: Some(DeviceAddress::Port(Port(0x402))),
+        serial: Some(SerialSpec { at: DeviceAddress::Mmio(Gpa(0xd000_0000)), input: false }),
+        debug_exit: Some(DebugExitSpec { at: DeviceAddress::Port(Port(0x501)), success: vec![0, 0x10] }),
+        hypercall: None,
+    };
+    assert_eq!(machine.devices, devices);
+}
+
+#[test]
+fn the_boot_state() {
+    let boot = load(EVERY_KEY, &Overrides::new()).machine.boot;
+    assert_eq!((boot.mode, boot.ring, boot.sse), (Mode::Long, Ring::User, Some(false)));
+    let first = Mapping {
+        gva: Gva(0xffff_ffff_8000_0000),
+        gpa: Gpa(0x1000),
+        size: 64 << 10,
+        access: Access { writable: false, user: false, executable: false },
+    };
+    // What is left out of the second: writable, executable, and for ring 3.
+    let second = Mapping {
+        gva: Gva(0),
+        gpa: Gpa(0),
+        size: 2 << 20,
+        access: Access { writable: true, user: true, executable: true },
+    };
+    let paging = PagingSpec {
+        page_size: Some(PageSize::Size4K),
+        five_level: true,
+        identity: false,
+        maps: vec![first, second],
+    };
+    assert_eq!(boot.paging, paging);
+    let mut registers = boot.registers;
+    registers.sort();
+    assert_eq!(registers, [(Register::Rdi, 0x1234), (Register::R15, u64::MAX), (Register::Rflags, 0x202)]);
+}
+
+#[test]
+fn the_files() {
+    let config = load(EVERY_KEY, &Overrides::new());
+    assert_eq!(config.guest.path, Path::new("dir/build/guest-long.elf"));
+    assert_eq!(config.guest.kind, FileKind::Elf { base: Some(Gpa(0x10_0000)) });
+    assert_eq!(config.entry, EntryChoice::Symbol("_start".to_owned()));
+    assert_eq!(config.loads[0].path, Path::new("/data/blob.bin"));
+    assert_eq!(config.loads[0].kind, FileKind::Flat { address: Gpa(0x5_0000) });
+    assert_eq!(config.loads[1].path, Path::new("dir/extra.elf"));
+    assert_eq!(config.loads[1].kind, FileKind::Elf { base: None });
+    assert_eq!(config.loads[1].key, "load.1.elf");
+}
+
+#[test]
+fn the_expectations() {
+    let expect = load(EVERY_KEY, &Overrides::new()).expect.unwrap();
+    assert_eq!(
+        (expect.end, expect.exit_code, expect.exits, expect.max_exits),
+        (Some(End::Exit), Some(42), Some(17), Some(100))
+    );
+    assert_eq!(expect.output.as_deref(), Some("Hello, world!\n"));
+    assert_eq!(expect.output_contains, ["Hello", "!"]);
+    assert!(expect.output_regex.as_ref().unwrap().0.is_match(b"Hello, world!"));
+    assert!(!expect.output_regex.unwrap().0.is_match(b"Hello, world"));
+    assert_eq!(expect.registers, [(Register::Rax, 42), (Register::Rip, 0x1000)]);
+    let memory = [
+        ExpectedMemory { place: MemoryPlace::Address(Gpa(0x400)), bytes: vec![0x34, 0x12], is_number: true },
+        ExpectedMemory {
+            place: MemoryPlace::Symbol("answer".to_owned()),
+            bytes: b"abc".to_vec(),
+            is_number: false,
+        },
+        ExpectedMemory { place: MemoryPlace::Address(Gpa(0x500)), bytes: vec![1, 255], is_number: false },
+    ];
+    assert_eq!(expect.memory, memory);
+}
+
+const SMALL: &str =
+    "mode = \"real\"\nmemory.size = \"1MiB\"\n\n[guest]\nflat = \"boot.bin\"\naddress = 0x7c00\n";
+
+#[test]
+fn what_is_left_out() {
+    let config = load(SMALL, &Overrides::new());
+    assert_eq!(config.machine.devices, DeviceSpecs::default());
+    assert_eq!(config.machine.limits, Limits::default());
+    assert_eq!(config.machine.boot.paging, PagingSpec::default());
+    assert_eq!(config.machine.placement, Placement::default());
+    assert_eq!(config.guest.kind, FileKind::Flat { address: Gpa(0x7c00) });
+    assert_eq!(config.machine.boot.entry, Entry::Address(Gva(0x7c00)));
+    assert!(config.expect.is_none());
+}
+
+#[test]
+fn a_test_ends_after_ten_seconds_unless_told_otherwise() {
+    let with_expect = format!("{SMALL}\n[expect]\nend = \"halt\"\n");
+    assert_eq!(load(&with_expect, &Overrides::new()).machine.limits.time, Some(Duration::from_secs(10)));
+    let mut overrides = Overrides::new();
+    overrides.timeout("500ms");
+    assert_eq!(load(&with_expect, &overrides).machine.limits.time, Some(Duration::from_millis(500)));
+}
+
+#[test]
+fn overrides_replace_add_and_append() {
+    let mut overrides = Overrides::new();
+    overrides.mode("long");
+    for assignment in [
+        "memory.0.size=4MiB",
+        "guest.entry = 0x7c10",
+        "guest.args=[\"a=b\"]",
+        "registers.rax=0x10",
+        "paging.map.0.gva=0x40_0000",
+        "paging.map.0.gpa=0",
+        "paging.map.0.size=4KiB",
+        "load.0.file=data.bin",
+        "load.0.address=0x1000",
+        "load.1={ file = \"more.bin\", address = 0x2000 }",
+        "expect.output=Hello",
+        "guest.entry=0x7c20",
+    ] {
+        overrides.set(assignment);
+    }
+    let config = load(SMALL, &overrides);
+    assert_eq!(config.mode(), Mode::Long);
+    assert_eq!(config.machine.memory[0].size, 4 << 20);
+    assert_eq!(config.machine.arguments, ["a=b"]);
+    assert_eq!(config.machine.boot.registers, [(Register::Rax, 0x10)]);
+    assert_eq!(config.machine.boot.paging.maps[0].gva, Gva(0x40_0000));
+    assert_eq!(config.loads[1].path, Path::new("dir/more.bin"));
+    assert_eq!(config.expect.as_ref().unwrap().output.as_deref(), Some("Hello"));
+    assert_eq!(config.entry, EntryChoice::Address(Gva(0x7c20)), "the last option counts");
+}
+
+/// The text that an error at `key` points at.
+fn pointed_at(config: &Config, key: &str) -> String {
+    match config.location(key) {
+        Location::Text(place) => place.source.text[place.span].to_owned(),
+        Location::File(name) => format!("file {name}"),
+        Location::Nowhere => String::new(),
+    }
+}
+
+#[test]
+fn later_errors_find_their_place() {
+    let mut overrides = Overrides::new();
+    overrides.set("layout.idt=0x2800");
+    let config = load(EVERY_KEY, &overrides);
+    assert_eq!(pointed_at(&config, "guest.elf"), "\"build/guest-{mode}.elf\"");
+    assert_eq!(pointed_at(&config, "guest.flat"), "[guest]");
+    assert_eq!(pointed_at(&config, "memory.1.size"), "0x1000");
+    assert_eq!(pointed_at(&config, "paging.map.1"), "[[paging.map]]");
+    assert_eq!(pointed_at(&config, "paging.map.1.gva"), "0");
+    assert_eq!(pointed_at(&config, "layout.idt"), "0x2800");
+    assert_eq!(pointed_at(&config, "nothing.at.all"), "file dir/vm.toml");
+    // A single table is its own element 0.
+    assert_eq!(pointed_at(&load(SMALL, &Overrides::new()), "memory.0.size"), "\"1MiB\"");
+
+    let error = config.error_at("layout.idt", "the IDT overlaps the GDT");
+    assert_eq!(error.status.code(), 105);
+    assert!(vmm_cli::diagnostic::Diagnostics::from(error).to_plain().contains("command line:1:18"));
+}
