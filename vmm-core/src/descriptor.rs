@@ -27,8 +27,9 @@ pub enum CodeWidth {
 /// The type that the task register's descriptor gets.
 ///
 /// A CPU that runs has a busy TSS (11): LTR makes it so, and Intel's VM entry refuses anything else (SDM vol. 3,
-/// 26.3.1.2). AMD's VMRUN does not look, and kvm-amd reads the type back as busy whatever was set. One emulated AMD
-/// host stops itself at a busy TSS under 32-bit ring-3 code, so it can be left available there.
+/// 26.3.1.2). AMD's VMRUN does not look, and kvm-amd reads the type back as busy whatever was set. QEMU's emulated
+/// AMD host wants it available (9) under ring 3: with a busy one it stops itself (32-bit code), or refuses every
+/// port that the I/O permission bitmap allows (64-bit code).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum TrType {
     /// Type 11, as after LTR.

@@ -176,7 +176,7 @@ pub struct Access {
     pub writable: bool,
     /// The U/S bit: ring 3 may use the page.
     pub user: bool,
-    /// No XD bit. Two-level paging has none: there every page is executable.
+    /// No XD bit. Two-level paging has none: there every page is executable, and `false` is refused.
     pub executable: bool,
 }
 

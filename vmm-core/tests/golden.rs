@@ -162,7 +162,7 @@ fn segments(text: &mut String, sregs: &kvm_sregs) {
 /// The bytes that a base and a limit describe.
 fn bytes(memory: &(impl ReadMemory + ?Sized), base: u64, limit: u32) -> Vec<u8> {
     let mut bytes = vec![0; usize::try_from(limit).unwrap() + 1];
-    memory.read(Gpa(base), &mut bytes).expect("the table lies in one of the images");
+    memory.read(Gpa(base), &mut bytes).unwrap();
     bytes
 }
 
@@ -176,8 +176,8 @@ fn tables(text: &mut String, sregs: &kvm_sregs, memory: &(impl ReadMemory + ?Siz
     let gates = idt::decode(&bytes(memory, sregs.idt.base, sregs.idt.limit.into()), long);
     let present = gates.iter().filter(|gate| gate.present).count();
     writeln!(text, "\nIDT in memory: {present} of {} gates present", gates.len()).unwrap();
-    for vector in [0, 14, 0x80, 255] {
-        writeln!(text, "  {vector:#04x}  {}", gates[vector]).unwrap();
+    for (vector, gate) in gates.iter().enumerate().filter(|(vector, _)| [0, 14, 0x80, 255].contains(vector)) {
+        writeln!(text, "  {vector:#04x}  {gate}").unwrap();
     }
     if let Some(gate) = gates.iter().find(|gate| gate.present) {
         let code = bytes(memory, gate.offset, 2);

@@ -13,7 +13,7 @@
 //! | `entry.rs` | whether the first instruction can be reached |
 //! | `problem.rs` | the mistakes, in words |
 //!
-//! What a control bit is for stands in [`crate::control`]; which are set for what reason, in [`control_registers`].
+//! What a control bit is for stands in [`crate::control`]; which are set for what reason, below.
 
 mod entry;
 mod flat;
@@ -58,7 +58,10 @@ pub struct Image {
     pub bytes: Vec<u8>,
 }
 
-/// A CPU feature that KVM grants only to a guest whose CPUID announces it.
+/// A CPU feature that the state uses: the host must have it, and the guest's CPUID should announce it.
+///
+/// `KVM_SET_SREGS` takes NXE without CPUID on the hosts we know, though a guest's own WRMSR is refused there; LA57
+/// depends on the kernel's version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum CpuFeature {
     /// Execute-disable, CPUID 0x8000_0001 EDX bit 20.
@@ -80,7 +83,7 @@ pub struct InitialState {
     pub images: Vec<Image>,
     /// Ring 3: the landing page.
     pub landing: Option<Landing>,
-    /// Features that the state uses and that CPUID must announce.
+    /// Features that the state uses and not every host has.
     pub needs: Vec<CpuFeature>,
 }
 
