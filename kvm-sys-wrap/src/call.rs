@@ -74,7 +74,7 @@ calls! {
     /// Makes a virtual machine without memory and vCPUs.
     CreateVm = "KVM_CREATE_VM" on Kvm, "4.2";
     /// Tells Intel hosts where three scratch pages may lie.
-    SetTssAddr = "KVM_SET_TSS_ADDR" on Vm, "4.34";
+    SetTssAddr = "KVM_SET_TSS_ADDR" on Vm, "4.36";
     /// Reserves host memory for the guest.
     Mmap = "mmap" on Process, "mmap(2)";
     /// Advises the host about that memory.
@@ -103,6 +103,28 @@ calls! {
     Run = "KVM_RUN" on Vcpu, "4.10";
     /// Translates a guest-virtual address as the vCPU would now.
     Translate = "KVM_TRANSLATE" on Vcpu, "4.15";
+    /// Chooses which debug events are reported.
+    SetGuestDebug = "KVM_SET_GUEST_DEBUG" on Vcpu, "4.87";
+    /// Reads the FPU, SSE and AVX registers.
+    GetXsave = "KVM_GET_XSAVE" on Vcpu, "4.42";
+    /// Writes them.
+    SetXsave = "KVM_SET_XSAVE" on Vcpu, "4.43";
+    /// Reads XCR0.
+    GetXcrs = "KVM_GET_XCRS" on Vcpu, "4.44";
+    /// Writes it.
+    SetXcrs = "KVM_SET_XCRS" on Vcpu, "4.45";
+    /// Reads pending exceptions, interrupts and NMIs.
+    GetVcpuEvents = "KVM_GET_VCPU_EVENTS" on Vcpu, "4.31";
+    /// Writes them.
+    SetVcpuEvents = "KVM_SET_VCPU_EVENTS" on Vcpu, "4.32";
+    /// Reads DR0 to DR7.
+    GetDebugregs = "KVM_GET_DEBUGREGS" on Vcpu, "4.33";
+    /// Writes them.
+    SetDebugregs = "KVM_SET_DEBUGREGS" on Vcpu, "4.34";
+    /// Reads model-specific registers.
+    GetMsrs = "KVM_GET_MSRS" on Vcpu, "4.18";
+    /// Writes them.
+    SetMsrs = "KVM_SET_MSRS" on Vcpu, "4.19";
 }
 
 impl fmt::Display for Call {

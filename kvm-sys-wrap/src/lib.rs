@@ -13,6 +13,8 @@
 //! | 9 | `KVM_RUN`, and why it returned | `run.rs`, `exit.rs`, `kick.rs` |
 //! | | `KVM_GET_SUPPORTED_CPUID`, `KVM_SET_CPUID2` | `cpuid.rs` |
 //! | | `KVM_TRANSLATE` | `translate.rs` |
+//! | | `KVM_SET_GUEST_DEBUG` | `debug.rs` |
+//! | | `KVM_GET_XSAVE` and the rest of a vCPU's state | `vcpu_state.rs` |
 //!
 //! This is the only crate of the workspace with `unsafe`. It has no policy: no CPU modes, no devices, no defaults. All
 //! calls pass through one place (`observe.rs`), where they can be watched.
@@ -38,6 +40,7 @@ mod capability;
 mod cpuid;
 mod create_vcpu;
 mod create_vm;
+mod debug;
 mod dev_kvm;
 mod error;
 mod exit;
@@ -51,6 +54,7 @@ mod run;
 mod sregs;
 mod translate;
 mod tss;
+mod vcpu_state;
 
 pub use address::{Gpa, Gva, Port};
 pub use address_map::{Occupant, Overlap};
@@ -58,6 +62,7 @@ pub use call::{Call, Descriptor};
 pub use capability::{Capability, Need};
 pub use create_vcpu::Vcpu;
 pub use create_vm::Vm;
+pub use debug::{Breakpoint, GuestDebug, Watch};
 pub use dev_kvm::Kvm;
 pub use error::{Error, Result};
 pub use exit::{Exit, emulation_failure};
@@ -67,3 +72,4 @@ pub use kvm_bindings as bindings;
 pub use memory::{Advice, GuestMemory, Slot, SlotFlags};
 pub use observe::{CallObserver, CallRecord};
 pub use tss::{TSS_SIZE, TssAddress};
+pub use vcpu_state::VcpuState;

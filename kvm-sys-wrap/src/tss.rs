@@ -1,7 +1,7 @@
 //! Step 3: `KVM_SET_TSS_ADDR`, three scratch pages for Intel hosts.
 //!
 //! Intel CPUs without "unrestricted guest" cannot run real mode under VMX; KVM runs it as virtual-8086 code then, and
-//! needs a task state segment and room around it in guest-physical space that the guest does not use (api.rst 4.34).
+//! needs a task state segment and room around it in guest-physical space that the guest does not use (api.rst 4.36).
 //! Hosts that do not need it accept the call all the same.
 //!
 //! The kernel checks only that the three pages end below 4 GiB. That no slot and no device lies on them is on us: an

@@ -74,6 +74,9 @@ pub(crate) struct Check {
     pub(crate) configs: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) overrides: Overrides,
+    /// Also show what is loaded, and what lies where in the guest's memory
+    #[arg(long, short)]
+    pub(crate) verbose: bool,
     /// How the result is shown
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,

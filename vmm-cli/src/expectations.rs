@@ -9,7 +9,6 @@ use vm_memory::Bytes;
 use vmm_cli::config::{Config, Expect, ExpectedMemory, MemoryPlace};
 use vmm_cli::diagnostic::Diagnostic;
 use vmm_cli::status::Status;
-use vmm_core::end::End;
 use vmm_core::machine::Machine;
 use vmm_core::run_loop::Outcome;
 
@@ -68,10 +67,10 @@ pub(crate) fn check(
         differ("output-regex", format!("a match of `{}`", pattern.0.as_str()), quoted(output));
     }
     if let Some(code) = expect.exit_code {
-        match outcome.end {
-            End::Exit { code: found } if found == code => {}
-            End::Exit { code: found } => differ("exit-code", code.to_string(), found.to_string()),
-            _ => differ("exit-code", code.to_string(), format!("none, since {}", outcome.end)),
+        match outcome.end.exit_code() {
+            Some(found) if found == code => {}
+            Some(found) => differ("exit-code", code.to_string(), found.to_string()),
+            None => differ("exit-code", code.to_string(), format!("none: {}", outcome.end)),
         }
     }
     let exits = outcome.exits.total();

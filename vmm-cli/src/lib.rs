@@ -3,6 +3,17 @@
 //! The program itself is `main.rs`. What is here runs without a terminal and without KVM, so tests and the fuzzer
 //! can reach it.
 //!
+//! ```
+//! use std::path::Path;
+//! use vmm_cli::config::{Config, Overrides};
+//!
+//! let text = "mode = \"long\"\nmemory = { size = \"2MB\" }\nguest = { elf = \"hello.elf\" }\n";
+//! let mistakes = Config::from_text(text, Path::new("hello.toml"), &Overrides::new()).unwrap_err();
+//! assert_eq!(mistakes.status().code(), 105);
+//! assert!(mistakes.to_plain().contains("hello.toml:2:19"));
+//! assert!(mistakes.to_plain().contains("`2MiB`"));
+//! ```
+//!
 //! - [`config`] turns a TOML file into a [`Config`](config::Config) or into a list of mistakes.
 //! - [`diagnostic`] shows mistakes: as text with the line and a caret, or as JSON.
 //! - [`status`] is the table of exit statuses.

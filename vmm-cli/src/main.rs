@@ -16,34 +16,20 @@ mod terminal;
 use std::process::ExitCode;
 
 use clap::Parser;
-use clap::error::ErrorKind;
 use vmm_cli::status::Status;
 
-use args::{Cli, Command};
+use args::Cli;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => return usage(&error),
-    };
-    let status = match &cli.command {
-        Command::Run(run) => commands::run::run(run),
-        Command::Check(check) => commands::check::check(check),
-        Command::Doctor(doctor) => commands::doctor::doctor(doctor),
-        Command::Init(init) => commands::init::init(init),
-        Command::Schema => commands::print::schema(),
-        Command::Completions { shell } => commands::print::completions(*shell),
-        Command::Man { subcommand } => commands::print::man(subcommand.as_deref()),
-    };
-    status.into()
+    match Cli::try_parse() {
+        Ok(cli) => commands::carry_out(&cli.command).into(),
+        Err(error) => usage(&error),
+    }
 }
 
 /// Help and version are answers; anything else is a mistake on the command line, with the status of that class.
 fn usage(error: &clap::Error) -> ExitCode {
     // If even this cannot be printed, the status still says it.
     let _ = error.print();
-    match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Status::Success.into(),
-        _ => Status::Configuration.into(),
-    }
+    if error.use_stderr() { Status::Configuration.into() } else { Status::Success.into() }
 }

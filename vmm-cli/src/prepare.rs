@@ -46,7 +46,8 @@ impl Prepared {
     /// # Errors
     /// All mistakes that can be found at once: files first, then where they lie.
     pub(crate) fn new(config: &Config) -> Result<Self, Diagnostics> {
-        let keys = std::iter::once("guest".to_owned()).chain((0..config.loads.len()).map(|i| format!("load.{i}")));
+        let keys =
+            std::iter::once("guest".to_owned()).chain((0..config.loads.len()).map(|i| format!("load.{i}")));
         let mut problems = Vec::new();
         let mut files = Vec::new();
         for (key, file) in keys.zip(std::iter::once(&config.guest).chain(&config.loads)) {
@@ -78,6 +79,11 @@ impl Prepared {
 }
 
 impl Files {
+    /// Each file's name and plan, the guest first.
+    pub(crate) fn plans(&self) -> impl Iterator<Item = (&str, &LoadPlan)> {
+        self.0.iter().map(|file| (file.name.as_str(), &file.plan))
+    }
+
     /// The plan of the guest itself.
     pub(crate) fn guest(&self) -> Option<&LoadPlan> {
         self.0.first().map(|loaded| &loaded.plan)
@@ -112,7 +118,9 @@ impl Files {
             .map_err(|error| config.error_at("guest.entry", error.to_string()).with_help(error.help()))?;
         if config.mode() == Mode::Real && entry.0 >= 1 << 20 {
             let message = format!("the entry {entry} is out of reach in real mode, which ends at 1 MiB");
-            return Err(config.error_at("guest.entry", message).with_help(Some("link the guest below 0x100000")));
+            return Err(config
+                .error_at("guest.entry", message)
+                .with_help(Some("link the guest below 0x100000")));
         }
         Ok(Entry::Address(Gva(entry.0)))
     }
@@ -120,7 +128,7 @@ impl Files {
     /// What can be said once all files are there.
     fn check(&self, config: &Config) -> Vec<Diagnostic> {
         let mut problems = Vec::new();
-        let plans: Vec<(&str, &LoadPlan)> = self.0.iter().map(|file| (file.name.as_str(), &file.plan)).collect();
+        let plans: Vec<(&str, &LoadPlan)> = self.plans().collect();
         if let Err(error) = vmm_loader::check_overlap(&plans) {
             problems.push(config.error_at("load", error.to_string()).with_help(error.help()));
         }
@@ -150,7 +158,10 @@ fn expected_symbols(expect: &Expect) -> Vec<(usize, &str)> {
 impl GuestImage for Files {
     fn occupied(&self) -> Vec<Occupied> {
         let named = self.0.iter().flat_map(|file| {
-            file.plan.ranges().into_iter().map(move |range| (format!("{} {}", file.name, range.name), range.range))
+            file.plan
+                .ranges()
+                .into_iter()
+                .map(move |range| (format!("{} {}", file.name, range.name), range.range))
         });
         named
             .filter_map(|(name, range)| {
@@ -172,7 +183,8 @@ impl GuestImage for Files {
 
 /// Reads and plans one file.
 fn load(config: &Config, key: &str, file: &File) -> Result<Loaded, Diagnostic> {
-    let name = file.path.file_name().map_or_else(|| file.path.display().to_string(), |n| n.to_string_lossy().into());
+    let name =
+        file.path.file_name().map_or_else(|| file.path.display().to_string(), |n| n.to_string_lossy().into());
     let bytes = fs::read(&file.path).map_err(|error| unreadable(config, key, &file.path, &error))?;
     let plan = match file.kind {
         FileKind::Elf { base } => elf::plan(&bytes, &ElfOptions { base: base.map(GuestAddress::from) }),
@@ -233,7 +245,8 @@ fn check_class(config: &Config, key: &str, path: &Path, class: Option<ElfClass>)
 fn siblings(path: &Path, mode: Mode) -> Vec<String> {
     let Some((stem, extension)) = path.file_stem().zip(path.extension()) else { return Vec::new() };
     let (stem, extension) = (stem.to_string_lossy(), extension.to_string_lossy());
-    let base = Mode::ALL.iter().find_map(|mode| stem.strip_suffix(mode.name())?.strip_suffix('-')).unwrap_or(&stem);
+    let base =
+        Mode::ALL.iter().find_map(|mode| stem.strip_suffix(mode.name())?.strip_suffix('-')).unwrap_or(&stem);
     let build = |mode: Mode| path.with_file_name(format!("{base}-{mode}.{extension}"));
     let existing = |modes: &[Mode]| -> Vec<String> {
         let files = modes.iter().map(|mode| build(*mode)).filter(|file| file != path && file.exists());

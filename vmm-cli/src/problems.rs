@@ -6,16 +6,17 @@ use vmm_core::layout::{LayoutError, MapProblem, Part, Problem};
 
 /// One diagnostic for each problem, at the key that led to it.
 pub(crate) fn locate(config: &Config, error: &LayoutError) -> Vec<Diagnostic> {
-    let locate = |problem: &Problem| {
-        config.error_at(&key(problem), problem.to_string()).with_help(problem.help())
-    };
+    let locate =
+        |problem: &Problem| config.error_at(&key(problem), problem.to_string()).with_help(problem.help());
     error.problems.iter().map(locate).collect()
 }
 
 fn key(problem: &Problem) -> String {
     match problem {
         Problem::NoMemory | Problem::NoRoom { .. } => "memory".to_owned(),
-        Problem::EmptyRegion { number } | Problem::RegionMisaligned { number, .. } => format!("memory.{}", number - 1),
+        Problem::EmptyRegion { number } | Problem::RegionMisaligned { number, .. } => {
+            format!("memory.{}", number - 1)
+        }
         Problem::TssAddressMisaligned(_) | Problem::TssAddressTooHigh(_) => "tss-address".to_owned(),
         Problem::TooHigh { name, .. } => named(name),
         Problem::OutsideMemory { who, .. } | Problem::ReadOnly { who, .. } => named(&who.name),

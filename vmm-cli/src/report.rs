@@ -12,7 +12,7 @@ use serde::Serialize;
 use vmm_cli::config::Config;
 use vmm_cli::diagnostic::{Diagnostic, Diagnostics};
 use vmm_cli::status::Status;
-use vmm_core::end::{End, Verdict};
+use vmm_core::end::Verdict;
 use vmm_core::machine::Machine;
 use vmm_core::run_loop::Outcome;
 
@@ -64,10 +64,6 @@ impl Report {
         files: &Files,
         mismatches: Option<Vec<Mismatch>>,
     ) -> Self {
-        let exit_code = match outcome.end {
-            End::Exit { code } => Some(code),
-            _ => None,
-        };
         let cpu = match verdict {
             Verdict::Success | Verdict::Code(_) => None,
             Verdict::Crashed | Verdict::Hung | Verdict::Interrupted => Cpu::of(machine, &outcome.end, files),
@@ -76,7 +72,7 @@ impl Report {
             status: status.code(),
             end: outcome.end.name(),
             message: outcome.end.to_string(),
-            exit_code,
+            exit_code: outcome.end.exit_code(),
             exits: outcome.exits.total(),
             exits_by_type: outcome.exits.iter().map(|(kind, count)| (kind.name(), count)).collect(),
             elapsed_ns: outcome.elapsed.as_nanos(),
@@ -103,7 +99,10 @@ impl Report {
         let Some(expect) = &self.expect else { return };
         Diagnostics(expect.failures.iter().map(|mismatch| mismatch.diagnostic(config)).collect()).eprint();
         if expect.met && self.status != 0 {
-            anstream::eprintln!("[expect] is met; a run that ends like this has the status {} all the same", self.status);
+            anstream::eprintln!(
+                "[expect] is met; a run that ends like this has the status {} all the same",
+                self.status
+            );
         }
     }
 

@@ -1,5 +1,7 @@
 //! The program as its users see it: what it prints, and the exit status of each class.
 
+#![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -236,5 +238,8 @@ fn a_closed_output_is_trouble_on_the_host() {
     let script = format!("{{ {CLI} run vmm.toml; echo $? >&2; }} | head -n 1 >/dev/null");
     let output = Command::new("sh").args(["-c", &script]).current_dir(&bench.0).output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(stderr.contains("the guest's console failed: Broken pipe") && stderr.ends_with("106\n"), "{stderr}");
+    assert!(
+        stderr.contains("the guest's console failed: Broken pipe") && stderr.ends_with("106\n"),
+        "{stderr}"
+    );
 }

@@ -29,7 +29,12 @@ fn the_sample_of_the_readme_runs() {
     fs::write(directory.path().join("mine.S"), &assembly[0]).unwrap();
     fs::write(directory.path().join("mine.toml"), machine).unwrap();
     let path = format!("{}:{}", cli.parent().unwrap().display(), std::env::var("PATH").unwrap());
-    let run = Command::new("sh").args(["-e", "-c", script]).env("PATH", path).current_dir(&directory).output().unwrap();
+    let run = Command::new("sh")
+        .args(["-e", "-c", script])
+        .env("PATH", path)
+        .current_dir(&directory)
+        .output()
+        .unwrap();
     assert_eq!(String::from_utf8_lossy(&run.stderr), "");
     assert_eq!(String::from_utf8_lossy(&run.stdout), "My own guest\n");
     assert!(run.status.success());

@@ -123,6 +123,12 @@ impl End {
         }
     }
 
+    /// The guest's own code, if it gave one.
+    #[must_use]
+    pub const fn exit_code(&self) -> Option<u32> {
+        if let Self::Exit { code } = self { Some(*code) } else { None }
+    }
+
     /// What it is worth on a machine where HLT has the given meaning.
     #[must_use]
     pub const fn verdict(&self, halt: HaltMeaning) -> Verdict {

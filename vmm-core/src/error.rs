@@ -1,6 +1,6 @@
 //! What can go wrong before and around a run, and whose fault it is.
 //!
-//! What a guest does is never an error here: that is an [`End`](crate::End). Each error can say whom it blames; a
+//! What a guest does is never an error here: that is an [`End`](crate::end::End). Each error can say whom it blames; a
 //! front-end makes exit statuses of that.
 
 use std::io;

@@ -33,7 +33,7 @@
 //!   [`gdt`], [`idt`], [`tss`], [`landing`], [`state`];
 //! - the machine: [`machine`] with [`image`], `host` and [`verify`];
 //! - what answers it: [`device`], [`bus`], [`devices`], [`console`];
-//! - its run: [`run_loop`] with [`exit_counts`], [`observer`] and `limits`; how it ends: [`end`], [`error`];
+//! - its run: [`run_loop`] with [`exit_counts`], [`observer`] and [`limits`]; how it ends: [`end`], [`error`];
 //! - what works here: [`probe`].
 #![forbid(unsafe_code)]
 
@@ -52,7 +52,7 @@ pub mod idt;
 pub mod image;
 pub mod landing;
 pub mod layout;
-mod limits;
+pub mod limits;
 pub mod machine;
 pub mod mode;
 pub mod observer;
@@ -64,6 +64,7 @@ pub mod run_loop;
 pub mod span;
 pub mod spec;
 pub mod state;
+pub mod step;
 pub mod tss;
 mod vcpu_view;
 pub mod verify;

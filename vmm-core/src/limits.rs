@@ -10,20 +10,29 @@ use kvm_sys_wrap::{Alarm, Exit, interrupted};
 
 use crate::end::End;
 use crate::observer::{Observer, View};
-use crate::spec::Limits;
+use crate::spec;
 
 /// The observer that ends runs.
-#[derive(Debug)]
-pub(crate) struct Watch {
+#[derive(Debug, Default)]
+pub struct Limits {
     deadline: Option<(Instant, Duration)>,
     exits: Option<u64>,
     /// Goes off at the deadline; dropped, and with it disarmed, when the run is over.
     _alarm: Option<Alarm>,
 }
 
-impl Watch {
+impl Limits {
+    /// No limits but Ctrl-C.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::default()
+    }
+
     /// Begins to watch. On the thread that runs the vCPU.
-    pub(crate) fn start(limits: Limits) -> Result<Self, kvm_sys_wrap::Error> {
+    ///
+    /// # Errors
+    /// [`kvm_sys_wrap::Error::Kick`] where the host has no timer for us.
+    pub fn start(limits: spec::Limits) -> Result<Self, kvm_sys_wrap::Error> {
         // A limit too far away for the clock is none.
         let deadline = limits.time.and_then(|time| Some((Instant::now().checked_add(time)?, time)));
         let alarm = deadline.map(|(_, time)| Alarm::set(time)).transpose()?;
@@ -31,7 +40,7 @@ impl Watch {
     }
 }
 
-impl Observer for Watch {
+impl Observer for Limits {
     fn on_exit(&mut self, view: &View<'_>) -> Option<End> {
         if matches!(view.exit, Exit::Interrupted | Exit::Again) {
             if interrupted() {

@@ -36,6 +36,8 @@ pub struct Machine {
     pub(crate) output: Output,
     pub(crate) landing: Option<Landing>,
     pub(crate) exits: ExitCounts,
+    /// What the guest reads next: one buffer for all exits.
+    pub(crate) answer: Vec<u8>,
 }
 
 impl Machine {
@@ -75,8 +77,8 @@ impl Machine {
         let landing = state.landing;
         let read_only =
             layout.memory().iter().filter(|region| region.read_only).map(|region| region.range).collect();
-        let exits = ExitCounts::default();
-        Ok(Self { spec, layout, vcpu, memory, read_only, ports, mmio, output, landing, exits })
+        let (exits, answer) = Default::default();
+        Ok(Self { spec, layout, vcpu, memory, read_only, ports, mmio, output, landing, exits, answer })
     }
 
     /// What the machine was built from.

@@ -1,9 +1,9 @@
-//! Those who watch a run: limits here, later traces, statistics, recorders and debuggers.
+//! Those who watch a run: limits, traces, statistics, recorders, debuggers.
 //!
-//! The run loop shows every exit to each observer before it serves it. An observer may look at the vCPU, and may end the
-//! run; it never serves an exit.
+//! The run loop shows every exit to each observer before it serves it, and again afterwards with the answer that the guest
+//! gets. An observer may look at the vCPU and at memory, and may end the run; it never serves an exit.
 
-use kvm_sys_wrap::{Exit, Vcpu};
+use kvm_sys_wrap::{Exit, GuestMemory, Vcpu};
 
 use crate::end::End;
 use crate::exit_counts::ExitCounts;
@@ -15,12 +15,22 @@ pub struct View<'a> {
     pub exit: &'a Exit,
     /// The vCPU, stopped.
     pub vcpu: &'a Vcpu,
+    /// The guest's memory.
+    pub memory: &'a GuestMemory,
     /// Exits so far, this one included.
     pub exits: &'a ExitCounts,
 }
 
-/// Watches a run.
+/// Watches a run. Each method does nothing unless it is written.
 pub trait Observer {
     /// An exit happened and is not served yet. An answer ends the run instead.
-    fn on_exit(&mut self, view: &View<'_>) -> Option<End>;
+    fn on_exit(&mut self, view: &View<'_>) -> Option<End> {
+        let _ = view;
+        None
+    }
+
+    /// The exit was served. `answer` is what the guest reads: empty unless the exit was a read.
+    fn on_served(&mut self, view: &View<'_>, answer: &[u8]) {
+        let _ = (view, answer);
+    }
 }

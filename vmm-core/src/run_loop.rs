@@ -15,7 +15,7 @@ use crate::end::{Access, AccessAddress, End};
 use crate::error::Error;
 use crate::exit_counts::{ExitCounts, ExitKind};
 use crate::landing::{Frame, WAY_BACK};
-use crate::limits::Watch;
+use crate::limits::Limits;
 use crate::machine::Machine;
 use crate::mode::Mode;
 use crate::observer::{Observer, View};
@@ -33,6 +33,26 @@ pub struct Outcome {
     pub elapsed: Duration,
 }
 
+/// What one turn of the loop came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Turn {
+    /// An exit was served; the guest can go on.
+    Served,
+    /// A debug event that somebody asked for with `KVM_SET_GUEST_DEBUG`; the guest can go on.
+    Debug(DebugEvent),
+    /// The run is over.
+    Ended(End),
+}
+
+/// A debug event ([`Exit::Debug`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DebugEvent {
+    /// The linear address of the next instruction.
+    pub pc: u64,
+    /// Which condition: bits 0 to 3 a breakpoint, bit 14 a single step (SDM vol. 3, 17.2.3).
+    pub dr6: u64,
+}
+
 /// RFLAGS.IF (SDM vol. 1, 3.4.3.3).
 const INTERRUPT_FLAG: u64 = 1 << 9;
 
@@ -45,25 +65,17 @@ impl Machine {
         self.run_observed(&mut [])
     }
 
-    /// The same, with observers, who see each exit before it is served.
+    /// The same, with observers, who see each exit before and after it is served.
     ///
     /// # Errors
     /// As [`Machine::run`].
     pub fn run_observed(&mut self, observers: &mut [&mut dyn Observer]) -> Result<Outcome, Error> {
-        let mut limits = Watch::start(self.spec.limits)?;
+        let mut limits = Limits::start(self.spec.limits)?;
         let started = Instant::now();
         let end = loop {
-            let exit = self.vcpu.run()?;
-            self.exits.record(ExitKind::from(&exit));
-            let view = View { exit: &exit, vcpu: &self.vcpu, exits: &self.exits };
-            if let Some(end) = limits.on_exit(&view) {
-                break end;
-            }
-            if let Some(end) = observers.iter_mut().find_map(|observer| observer.on_exit(&view)) {
-                break end;
-            }
-            if let Some(end) = self.serve(exit)? {
-                break end;
+            match self.turn(&mut limits, observers)? {
+                Turn::Served | Turn::Debug(_) => {}
+                Turn::Ended(end) => break end,
             }
         };
         let elapsed = started.elapsed();
@@ -71,32 +83,61 @@ impl Machine {
         Ok(Outcome { end, exits: self.exits.clone(), elapsed })
     }
 
-    /// Serves one exit; an answer ends the run.
-    fn serve(&mut self, exit: Exit) -> Result<Option<End>, Error> {
-        Ok(match exit {
+    /// One turn: runs the guest up to its next exit, and serves that.
+    ///
+    /// # Errors
+    /// As [`Machine::run`].
+    pub fn turn(&mut self, limits: &mut Limits, observers: &mut [&mut dyn Observer]) -> Result<Turn, Error> {
+        let exit = self.vcpu.run()?;
+        self.exits.record(ExitKind::from(&exit));
+        let view = View { exit: &exit, vcpu: &self.vcpu, memory: &self.memory, exits: &self.exits };
+        if let Some(end) = limits.on_exit(&view) {
+            return Ok(Turn::Ended(end));
+        }
+        if let Some(end) = observers.iter_mut().find_map(|observer| observer.on_exit(&view)) {
+            return Ok(Turn::Ended(end));
+        }
+        self.answer.clear();
+        let turn = self.serve(&exit)?;
+        let view = View { exit: &exit, vcpu: &self.vcpu, memory: &self.memory, exits: &self.exits };
+        for observer in observers {
+            observer.on_served(&view, &self.answer);
+        }
+        if !self.answer.is_empty() {
+            self.vcpu.reply(&self.answer)?;
+        }
+        Ok(turn)
+    }
+
+    /// Serves one exit. What the guest is to read is left in `self.answer`.
+    fn serve(&mut self, exit: &Exit) -> Result<Turn, Error> {
+        let end = match exit {
             Exit::PioOut { port, width, data, .. } => {
-                self.write(AccessAddress::Port(port), usize::from(width), &data)?
+                self.write(AccessAddress::Port(*port), usize::from(*width), data)?
             }
             Exit::PioIn { port, width, count } => {
-                let length = usize::from(width).saturating_mul(usize::try_from(count).unwrap_or(usize::MAX));
-                self.read(AccessAddress::Port(port), usize::from(width), length)?
+                let length =
+                    usize::from(*width).saturating_mul(usize::try_from(*count).unwrap_or(usize::MAX));
+                self.read(AccessAddress::Port(*port), usize::from(*width), length)?
             }
             Exit::MmioWrite { address, data } => {
-                self.write(AccessAddress::Mmio(address), data.len(), &data)?
+                self.write(AccessAddress::Mmio(*address), data.len(), data)?
             }
             Exit::MmioRead { address, width } => {
-                self.read(AccessAddress::Mmio(address), usize::from(width), usize::from(width))?
+                self.read(AccessAddress::Mmio(*address), usize::from(*width), usize::from(*width))?
             }
+            Exit::Debug { pc, dr6, .. } => return Ok(Turn::Debug(DebugEvent { pc: *pc, dr6: *dr6 })),
             Exit::Hlt => Some(self.halted()?),
             Exit::Shutdown => Some(End::Shutdown),
-            Exit::InternalError { suberror, data } => Some(End::InternalError { suberror, data }),
-            Exit::FailEntry { reason, cpu } => Some(End::FailEntry { reason, cpu }),
-            Exit::SystemEvent { kind, .. } => Some(End::SystemEvent { kind }),
+            Exit::InternalError { suberror, data } => {
+                Some(End::InternalError { suberror: *suberror, data: data.clone() })
+            }
+            Exit::FailEntry { reason, cpu } => Some(End::FailEntry { reason: *reason, cpu: *cpu }),
+            Exit::SystemEvent { kind, .. } => Some(End::SystemEvent { kind: *kind }),
             // A signal that no limit asked for, or a vCPU that is not to run yet: once more.
             Exit::Interrupted | Exit::Again => None,
             // Nothing here switches these on.
-            Exit::Debug { .. }
-            | Exit::IrqWindowOpen
+            Exit::IrqWindowOpen
             | Exit::Hypercall { .. }
             | Exit::ReadMsr { .. }
             | Exit::WriteMsr { .. }
@@ -108,12 +149,13 @@ impl Machine {
             | Exit::Notify { .. }
             | Exit::DirtyRingFull
             | Exit::Unknown { .. }
-            | Exit::Other(_) => Some(End::Unserved(exit)),
-        })
+            | Exit::Other(_) => Some(End::Unserved(exit.clone())),
+        };
+        Ok(end.map_or(Turn::Served, Turn::Ended))
     }
 
     /// Hands the items of a write to the device there.
-    fn write(&mut self, at: AccessAddress, width: usize, data: &[u8]) -> Result<Option<End>, Error> {
+    fn write(&self, at: AccessAddress, width: usize, data: &[u8]) -> Result<Option<End>, Error> {
         let guest = self.view();
         let (bus, address) = self.bus(at);
         for item in data.chunks(width.max(1)) {
@@ -131,13 +173,14 @@ impl Machine {
         Ok(None)
     }
 
-    /// Asks the device there for `length` bytes in items of `width`, and answers the vCPU.
+    /// Asks the device there for `length` bytes in items of `width`, and leaves them as the answer.
     fn read(&mut self, at: AccessAddress, width: usize, length: usize) -> Result<Option<End>, Error> {
+        let mut answer = std::mem::take(&mut self.answer);
+        // A PIO exit brings at most a page, so this is small. What nobody fills reads as ones.
+        answer.resize(length, 0xff);
         let guest = self.view();
         let (bus, address) = self.bus(at);
-        // A PIO exit brings at most a page, so this is small. What nobody fills reads as ones.
-        let mut data = vec![0xff; length];
-        for item in data.chunks_mut(width.max(1)) {
+        for item in answer.chunks_mut(width.max(1)) {
             match bus.read(address, item, &guest) {
                 Some(result) => match result.map_err(Error::Console)? {
                     Action::Continue => {}
@@ -149,7 +192,7 @@ impl Machine {
                 },
             }
         }
-        self.vcpu.reply(&data)?;
+        self.answer = answer;
         Ok(None)
     }
 
@@ -166,7 +209,7 @@ impl Machine {
     }
 
     /// What a HLT was: the guest's own, or one of the stubs that catch what leaves ring 3.
-    fn halted(&self) -> Result<End, Error> {
+    pub(crate) fn halted(&self) -> Result<End, Error> {
         let regs = self.vcpu.regs()?;
         Ok(match self.landing.and_then(|landing| landing.vector(Gva(regs.rip))) {
             Some(WAY_BACK) => End::WayBack,

@@ -107,8 +107,12 @@ fn job(workspace: &Workspace, cli: PathBuf, command: Vec<String>) -> Result<Job>
 
 /// Whether `/dev/kvm` is there and may be used; otherwise why not.
 pub(crate) fn kvm_is_usable() -> std::result::Result<(), String> {
-    let opened = OpenOptions::new().read(true).write(true).open("/dev/kvm");
-    opened.map(drop).map_err(|error| format!("cannot use /dev/kvm: {error}"))
+    let path = Path::new("/dev/kvm");
+    if !path.exists() {
+        return Err("there is no /dev/kvm".to_owned());
+    }
+    let opened = OpenOptions::new().read(true).write(true).open(path);
+    opened.map(drop).map_err(|error| format!("cannot use /dev/kvm: {}", error.kind()))
 }
 
 /// What comes from a pipe or a file. A terminal's input cannot reach the nested host, which starts with all of it.

@@ -1,39 +1,48 @@
 //! `vmm-cli check`: all that can be known of configurations without KVM.
 
+use std::fmt::Write as _;
+use std::path::Path;
+
 use vmm_cli::config::Config;
 use vmm_cli::diagnostic::{Diagnostics, json};
 use vmm_cli::status::Status;
 
-use super::{fail, print};
+use super::print;
 use crate::args::{Check, Format};
 use crate::prepare::Prepared;
 
-pub(crate) fn check(options: &Check) -> Status {
+pub(crate) fn check(options: &Check) -> Result<Status, Diagnostics> {
     let overrides = options.overrides.collect();
     let mut problems = Vec::new();
     let mut good = String::new();
     for path in &options.configs {
         let prepared = Config::load(path, &overrides).and_then(|config| Prepared::new(&config));
         match prepared {
-            Ok(prepared) => {
-                let machine = &prepared.machine;
-                let mode = machine.boot.mode;
-                good.push_str(&format!("{}: ok, mode {mode}\n", path.display()));
-            }
+            Ok(prepared) => describe(&mut good, path, &prepared, options.verbose),
             Err(Diagnostics(more)) => problems.extend(more),
         }
     }
     let problems = Diagnostics(problems);
     match options.format {
-        Format::Text => match print::out(&good) {
-            Status::Success if problems.0.is_empty() => Status::Success,
-            Status::Success => fail(&problems, Format::Text),
-            trouble => trouble,
-        },
+        Format::Text => print::out(&good)?,
         // An array of all problems; an empty one where there are none.
-        Format::Json => match print::out(&format!("{}\n", json::render(&problems))) {
-            Status::Success => problems.status(),
-            trouble => trouble,
-        },
+        Format::Json => {
+            print::out(&format!("{}\n", json::render(&problems)))?;
+            return Ok(problems.status());
+        }
+    }
+    if problems.0.is_empty() { Ok(Status::Success) } else { Err(problems) }
+}
+
+/// One line for a configuration without mistakes, and with `--verbose` its files and its layout.
+fn describe(text: &mut String, path: &Path, prepared: &Prepared, verbose: bool) {
+    let mode = prepared.machine.boot.mode;
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "{}: ok, mode {mode}", path.display());
+    if verbose {
+        for (name, plan) in prepared.files.plans() {
+            let _ = writeln!(text, "\n{name}: {plan}");
+        }
+        let _ = writeln!(text, "\n{}", prepared.layout);
     }
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use kvm_sys_wrap::{Capability, Kvm, Need};
 use serde::Serialize;
+use vmm_cli::diagnostic::Diagnostics;
 use vmm_cli::status::Status;
 use vmm_core::probe::{Ability, Probe};
 
@@ -57,18 +58,15 @@ const BACKENDS: [(&str, &str); 3] = [
     ("kvm_pvm", "page-table based, without VT-x and SVM: ring 0 is interpreted"),
 ];
 
-pub(crate) fn doctor(options: &Doctor) -> Status {
+pub(crate) fn doctor(options: &Doctor) -> Result<Status, Diagnostics> {
     let findings = examine();
     let text = match options.format {
         Format::Text => findings.text(),
         // Nothing in it can fail to be JSON.
         Format::Json => serde_json::to_string_pretty(&findings).unwrap_or_default() + "\n",
     };
-    match print::out(&text) {
-        Status::Success if findings.usable => Status::Success,
-        Status::Success => Status::Host,
-        trouble => trouble,
-    }
+    print::out(&text)?;
+    Ok(if findings.usable { Status::Success } else { Status::Host })
 }
 
 fn examine() -> Findings {
@@ -80,7 +78,8 @@ fn examine() -> Findings {
     let kvm = match Kvm::open() {
         Ok(kvm) => kvm,
         Err(error) => {
-            let source = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+            let source =
+                std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
             let problem = Problem { message: format!("{error}{source}"), help: error.help() };
             return Findings {
                 usable: false,
@@ -106,7 +105,8 @@ fn examine() -> Findings {
         help: Some("use a newer kernel".to_owned()),
     });
     let usable = problem.is_none();
-    let modes = if usable { Probe::all().iter().map(|probe| attempt(probe, &kvm)).collect() } else { Vec::new() };
+    let modes =
+        if usable { Probe::all().iter().map(|probe| attempt(probe, &kvm)).collect() } else { Vec::new() };
     Findings { usable, problem, backend, capabilities, modes }
 }
 
@@ -161,7 +161,10 @@ impl Findings {
             }
         }
         if self.modes.iter().any(|tried| !tried.works) {
-            writeln!(out, "           help: what does not work here runs on an ordinary KVM host (VT-x or AMD-V);")?;
+            writeln!(
+                out,
+                "           help: what does not work here runs on an ordinary KVM host (VT-x or AMD-V);"
+            )?;
             writeln!(out, "           in the source tree, `cargo xtask nested` emulates one")?;
         }
         Ok(())

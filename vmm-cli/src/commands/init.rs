@@ -7,10 +7,10 @@ use vmm_cli::config::template;
 use vmm_cli::diagnostic::{Diagnostic, Diagnostics, Location};
 use vmm_cli::status::Status;
 
-use super::{fail, print};
-use crate::args::{Format, Init};
+use super::print;
+use crate::args::Init;
 
-pub(crate) fn init(options: &Init) -> Status {
+pub(crate) fn init(options: &Init) -> Result<Status, Diagnostics> {
     let path = &options.file;
     // `create_new` leaves no moment between looking and writing.
     let written = OpenOptions::new()
@@ -18,17 +18,16 @@ pub(crate) fn init(options: &Init) -> Status {
         .create_new(true)
         .open(path)
         .and_then(|mut file| file.write_all(template::text().as_bytes()));
-    match written {
-        Ok(()) => print::out(&format!("wrote {}; edit it, then: vmm-cli run {0}\n", path.display())),
-        Err(error) => {
-            let (status, help) = match error.kind() {
-                ErrorKind::AlreadyExists => (Status::Configuration, Some("name another file, or move this one away")),
-                _ => (Status::Host, None),
-            };
-            let diagnostic = Diagnostic::error(status, format!("cannot write the configuration: {error}"))
-                .at(Location::File(path.display().to_string()))
-                .with_help(help);
-            fail(&Diagnostics::from(diagnostic), Format::Text)
-        }
-    }
+    written.map_err(|error| {
+        let (status, help) = if error.kind() == ErrorKind::AlreadyExists {
+            (Status::Configuration, Some("name another file, or move this one away"))
+        } else {
+            (Status::Host, None)
+        };
+        Diagnostic::error(status, format!("cannot write the configuration: {error}"))
+            .at(Location::File(path.display().to_string()))
+            .with_help(help)
+    })?;
+    print::out(&format!("wrote {}; edit it, then: vmm-cli run {0}\n", path.display()))?;
+    Ok(Status::Success)
 }

@@ -9,9 +9,22 @@ pub(crate) mod run;
 use vmm_cli::diagnostic::{Diagnostics, json};
 use vmm_cli::status::Status;
 
-use crate::args::Format;
+use crate::args::{Command, Format};
 
-/// Shows what went wrong on standard error and gives the status for it.
+/// Carries a command out, shows what went wrong on standard error, and gives the status.
+pub(crate) fn carry_out(command: &Command) -> Status {
+    let (result, format) = match command {
+        Command::Run(options) => (run::run(options), options.format),
+        Command::Check(options) => (check::check(options), options.format),
+        Command::Doctor(options) => (doctor::doctor(options), options.format),
+        Command::Init(options) => (init::init(options), Format::Text),
+        Command::Schema => (print::schema(), Format::Text),
+        Command::Completions { shell } => (print::completions(*shell), Format::Text),
+        Command::Man { subcommand } => (print::man(subcommand.as_deref()), Format::Text),
+    };
+    result.unwrap_or_else(|diagnostics| fail(&diagnostics, format))
+}
+
 fn fail(diagnostics: &Diagnostics, format: Format) -> Status {
     match format {
         Format::Text => diagnostics.eprint(),

@@ -7,32 +7,33 @@ use vmm_cli::config;
 use vmm_cli::diagnostic::{Diagnostic, Diagnostics};
 use vmm_cli::status::Status;
 
-use super::fail;
-use crate::args::{Cli, Format};
+use crate::args::Cli;
 
 /// Prints on standard output. A reader that has gone away (`| head`) is no trouble.
-pub(crate) fn out(text: &str) -> Status {
+pub(crate) fn out(text: &str) -> Result<(), Diagnostics> {
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => trouble(&error),
-        Ok(()) | Err(_) => Status::Success,
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(trouble(&error)),
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 
 /// `vmm-cli schema`.
-pub(crate) fn schema() -> Status {
-    out(&config::schema::text())
+pub(crate) fn schema() -> Result<Status, Diagnostics> {
+    out(&config::schema::text())?;
+    Ok(Status::Success)
 }
 
 /// `vmm-cli completions SHELL`.
-pub(crate) fn completions(shell: clap_complete::Shell) -> Status {
+pub(crate) fn completions(shell: clap_complete::Shell) -> Result<Status, Diagnostics> {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "vmm-cli", &mut text);
-    out(&String::from_utf8_lossy(&text))
+    out(&String::from_utf8_lossy(&text))?;
+    Ok(Status::Success)
 }
 
 /// `vmm-cli man [SUBCOMMAND]`.
-pub(crate) fn man(subcommand: Option<&str>) -> Status {
+pub(crate) fn man(subcommand: Option<&str>) -> Result<Status, Diagnostics> {
     let mut command = Cli::command();
     command.build();
     let page = match subcommand {
@@ -41,19 +42,17 @@ pub(crate) fn man(subcommand: Option<&str>) -> Status {
             // A page of its own is found under the name with a dash, as git's are.
             Some(found) => found.clone().name(format!("vmm-cli-{name}")),
             None => {
-                let diagnostic = Diagnostic::error(Status::Configuration, format!("there is no subcommand `{name}`"));
-                return fail(&Diagnostics::from(diagnostic), Format::Text);
+                let message = format!("there is no subcommand `{name}`");
+                return Err(Diagnostic::error(Status::Configuration, message).into());
             }
         },
     };
     let mut text = Vec::new();
-    match clap_mangen::Man::new(page).render(&mut text) {
-        Ok(()) => out(&String::from_utf8_lossy(&text)),
-        Err(error) => trouble(&error),
-    }
+    clap_mangen::Man::new(page).render(&mut text).map_err(|error| trouble(&error))?;
+    out(&String::from_utf8_lossy(&text))?;
+    Ok(Status::Success)
 }
 
-fn trouble(error: &std::io::Error) -> Status {
-    let diagnostic = Diagnostic::error(Status::Host, format!("cannot write to standard output: {error}"));
-    fail(&Diagnostics::from(diagnostic), Format::Text)
+fn trouble(error: &std::io::Error) -> Diagnostics {
+    Diagnostic::error(Status::Host, format!("cannot write to standard output: {error}")).into()
 }

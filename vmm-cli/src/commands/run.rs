@@ -12,28 +12,23 @@ use vmm_core::end::Verdict;
 use vmm_core::error::{Blame, Error};
 use vmm_core::machine::Machine;
 
-use super::fail;
 use crate::args::{Format, Run};
 use crate::expectations;
 use crate::prepare::Prepared;
 use crate::report::Report;
 use crate::terminal::{Copy, Output, Stdin};
 
-pub(crate) fn run(options: &Run) -> Status {
-    match try_run(options) {
-        Ok(status) => status,
-        Err(diagnostics) => fail(&diagnostics, options.format),
-    }
-}
-
-fn try_run(options: &Run) -> Result<Status, Diagnostics> {
+pub(crate) fn run(options: &Run) -> Result<Status, Diagnostics> {
     let config = Config::load(&options.config, &options.overrides.collect())?;
     let Prepared { machine: spec, files, .. } = Prepared::new(&config)?;
     // Opened before the run: a report that cannot be written is better known before than after it.
     let report_file = options.report.as_deref().map(create).transpose()?;
 
     let copy = config.expect.as_ref().filter(|expect| expect.checks_output()).map(|_| Copy::default());
-    let console = Console { output: vmm_core::console::Output::new(Output::new(copy.clone())), input: Box::new(Stdin::default()) };
+    let console = Console {
+        output: vmm_core::console::Output::new(Output::new(copy.clone())),
+        input: Box::new(Stdin::default()),
+    };
     let host = |error: Error| Diagnostics::from(host_error(&config, &error));
     let kvm = Kvm::open().map_err(|error| host(error.into()))?;
     watch_interrupts().map_err(|error| host(error.into()))?;
@@ -41,16 +36,15 @@ fn try_run(options: &Run) -> Result<Status, Diagnostics> {
     let outcome = machine.run().map_err(host)?;
 
     let output = copy.map(|copy| copy.bytes()).unwrap_or_default();
-    let mismatches = config
-        .expect
-        .as_ref()
-        .map(|expect| expectations::check(expect, &outcome, &machine, &files, &output));
+    let mismatches =
+        config.expect.as_ref().map(|expect| expectations::check(expect, &outcome, &machine, &files, &output));
     let verdict = outcome.end.verdict(machine.spec().halt);
     let status = status(verdict, mismatches.as_deref().map(<[_]>::is_empty));
     let report = Report::new(status, verdict, &outcome, &machine, &files, mismatches);
     if let Some(mut file) = report_file {
         let written = writeln!(file, "{}", report.to_json());
-        written.map_err(|error| Diagnostic::error(Status::Host, format!("cannot write the report: {error}")))?;
+        written
+            .map_err(|error| Diagnostic::error(Status::Host, format!("cannot write the report: {error}")))?;
     }
     match options.format {
         Format::Text => report.eprint(&config),

@@ -4,6 +4,9 @@ use super::source::{Sources, Span};
 use crate::diagnostic::{Diagnostic, Diagnostics, Location};
 use crate::status::Status;
 
+/// So many mistakes are reported at most: nobody reads more at once, and each costs time to find and to show.
+pub(crate) const MOST_FAULTS: usize = 100;
+
 /// One mistake in the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Fault {
@@ -87,6 +90,7 @@ impl Faults {
     /// All of them, in the order of the texts: the file from its top, then the options.
     pub(crate) fn into_diagnostics(mut self, sources: &Sources) -> Diagnostics {
         self.list.sort_by_key(|fault| fault.span.as_ref().map(|span| (span.start, span.end)));
+        self.list.truncate(MOST_FAULTS);
         Diagnostics(self.list.into_iter().map(|fault| fault.into_diagnostic(sources)).collect())
     }
 }

@@ -9,6 +9,7 @@
 
 mod devices;
 mod expect;
+mod files;
 mod guest;
 mod layout;
 mod limits;
@@ -98,7 +99,7 @@ pub(super) fn lower(raw: &Document, directory: &Path, faults: &mut Faults) -> Op
     let tss_address = tss::lower(&mut cx, &windows);
     let paging = paging::lower(&mut cx);
     let (guest, entry, stack_top, arguments) = guest::lower(&mut cx, directory);
-    let loads = guest::loads(&mut cx, directory);
+    let loads = files::loads(&mut cx, directory);
     let placement = layout::lower(&mut cx, stack_top);
     let registers = registers::presets(&mut cx);
     let limits = limits::lower(&mut cx);

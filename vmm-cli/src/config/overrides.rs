@@ -12,6 +12,10 @@ use toml::de::{DeArray, DeTable, DeValue};
 use super::fault::Fault;
 use super::source::Span;
 
+/// No key of the format has more names, such as the four of `expect.memory.0.address`; a limit keeps the walk along
+/// them short.
+const DEEPEST: usize = 8;
+
 /// Values from the command line that replace those of the file, in the order in which they were given.
 #[derive(Debug, Clone, Default)]
 pub struct Overrides(Vec<Override>);
@@ -80,6 +84,9 @@ impl Override {
         if names.iter().any(|name| name.is_empty()) {
             return Err(Fault::new(&key_span, "no key is named here")
                 .help("write the key with its table, such as `--set memory.size=4MiB`"));
+        }
+        if names.len() > DEEPEST {
+            return Err(Fault::new(&key_span, format!("no key has {} names", names.len())));
         }
         let value = self.value(start)?;
         let mut root = Spanned::new(0..0, DeValue::Table(std::mem::take(document)));

@@ -10,7 +10,7 @@ use toml::de::{DeArray, DeTable, DeValue, Deserializer};
 use serde::Deserialize;
 
 use super::complaint::Complaint;
-use super::fault::{Fault, Faults};
+use super::fault::{Fault, Faults, MOST_FAULTS};
 use super::overrides::Overrides;
 use super::raw::Document;
 use super::source::{Sources, Span};
@@ -33,9 +33,6 @@ pub(crate) fn parse<'i>(
     }
     document
 }
-
-/// So many mistakes are reported at most: nobody reads more at once, and each costs a reading of the file.
-const MOST_FAULTS: usize = 100;
 
 /// The parsed document in the raw types, without the entries that do not fit: those are reported.
 pub(crate) fn read(mut document: Spanned<DeTable<'_>>, faults: &mut Faults) -> Option<Document> {

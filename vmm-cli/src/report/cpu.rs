@@ -52,19 +52,17 @@ impl Cpu {
         let vcpu = machine.vcpu();
         let (regs, sregs) = (vcpu.regs().ok()?, vcpu.sregs().ok()?);
         // An exception in ring 3 is about the code that raised it, not about the landing page that took it.
-        let (base, rip) = match end {
-            End::Exception { frame: Some(frame), .. } => (0, frame.rip),
-            _ => (sregs.cs.base, regs.rip),
+        let linear = if let End::Exception { frame: Some(frame), .. } = end {
+            frame.rip
+        } else {
+            sregs.cs.base.wrapping_add(regs.rip)
         };
-        let linear = base.wrapping_add(rip);
-        let code = match end {
-            End::InternalError { suberror: 1, data } => emulation_failure(data),
-            _ => None,
-        };
+        let refused =
+            if let End::InternalError { suberror: 1, data } = end { emulation_failure(data) } else { None };
         Some(Self {
             rip: linear,
             symbol: files.symbol_at(linear),
-            code: code.unwrap_or_else(|| code_at(machine, linear)),
+            code: refused.unwrap_or_else(|| code_at(machine, linear)),
             registers: Register::ALL.iter().map(|register| (register.name(), register.of(&regs))).collect(),
             control: control(&regs, &sregs),
             segments: segments(&sregs),
@@ -114,7 +112,7 @@ fn segments(sregs: &kvm_sregs) -> Vec<Segment> {
 fn notes(machine: &Machine, end: &End, regs: &kvm_regs, sregs: &kvm_sregs) -> Vec<String> {
     let mut notes = Vec::new();
     // The reset state in a machine that was not started in it (AMD hosts; see KVM's shutdown_interception).
-    let reset = regs.rip == 0xfff0 && Cr0::from_bits_retain(sregs.cr0).contains(Cr0::PE) == false;
+    let reset = regs.rip == 0xfff0 && !Cr0::from_bits_retain(sregs.cr0).contains(Cr0::PE);
     if *end == End::Shutdown && reset && machine.spec().boot.mode != Mode::Real {
         notes.push(
             "this host resets the vCPU when it shuts down: the registers are those after reset, not the guest's"
@@ -138,14 +136,19 @@ impl fmt::Display for Cpu {
         let code = if code.is_empty() { "(nothing there)".to_owned() } else { code.join(" ") };
         writeln!(f, "  at {:#x}{symbol}: {code}", self.rip)?;
         for row in self.registers.chunks(4) {
-            let cells: Vec<String> = row.iter().map(|(name, value)| format!("{name:>6} {value:016x}")).collect();
+            let cells: Vec<String> =
+                row.iter().map(|(name, value)| format!("{name:>6} {value:016x}")).collect();
             writeln!(f, " {}", cells.join(" "))?;
         }
         for (name, value, meaning) in &self.control {
             writeln!(f, " {name:>6} {value:016x}  {meaning}")?;
         }
         for Segment { name, selector, base, limit, bits } in &self.segments {
-            writeln!(f, " {name:>6} {selector:#06x}  base {base:#x}, limit {limit:#x}, {bits}-bit, ring {}", selector & 3)?;
+            writeln!(
+                f,
+                " {name:>6} {selector:#06x}  base {base:#x}, limit {limit:#x}, {bits}-bit, ring {}",
+                selector & 3
+            )?;
         }
         self.notes.iter().try_for_each(|note| writeln!(f, "  note: {note}"))
     }

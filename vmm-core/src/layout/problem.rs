@@ -192,8 +192,8 @@ pub enum MapProblem {
     #[error("paging.map {map}: {} cannot reach all of physical {gpa} ({})", .scheme.name(), Bytes(*.size))]
     TooHigh { map: usize, scheme: Scheme, gpa: Gpa, size: u64 },
     /// Neither memory nor a device.
-    #[error("paging.map {map}: physical {missing} is neither memory nor a device")]
-    NothingThere { map: usize, missing: Span },
+    #[error("paging.map {map}: nothing at physical {span}, neither memory nor a device")]
+    NothingThere { map: usize, span: Span },
     /// Two mappings want the same virtual page.
     #[error("paging.map {first} and paging.map {second} both map {gva}")]
     Overlap { first: usize, second: usize, gva: Gva },
@@ -255,7 +255,7 @@ impl MapProblem {
                 Some(format!("in a canonical address, bits 63 to {bit} are equal"))
             }
             Self::TooHigh { .. } => Some("map memory that lies lower".to_owned()),
-            Self::NothingThere { .. } => Some("make the memory larger, or the mapping smaller".to_owned()),
+            Self::NothingThere { .. } => Some("correct the address, or make the memory larger".to_owned()),
             Self::Overlap { .. } => Some("each virtual page can show one physical page".to_owned()),
             Self::NoExecuteDisable { .. } => {
                 Some("use mode pae or long, or leave `executable` out".to_owned())

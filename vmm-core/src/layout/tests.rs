@@ -220,12 +220,19 @@ fn a_page_cannot_belong_to_both_rings() {
 }
 
 #[test]
+fn a_mapping_may_reach_beyond_memory() {
+    let mut spec = machine(Mode::Long);
+    spec.boot.paging.maps = vec![map(0xffff_8000_0000_0000, 0, 4 << 30)];
+    assert!(compute(&spec, &[]).is_ok());
+}
+
+#[test]
 fn bad_mappings() {
     let mut spec = machine(Mode::Long);
     spec.boot.paging.maps = vec![
         map(0x4000_0800, 0x800, 0x800),
         map(0x7fff_ffff_f000, 0, 0x2000),
-        map(0x5000_0000, 0x1f_f000, 0x2000),
+        map(0x5000_0000, 0x20_0000, 0x1000),
         map(0x6000_0000, 0, 0x3000),
         map(0x6000_2000, 0, 0x1000),
         map(0, 0, 0),
@@ -239,7 +246,7 @@ fn bad_mappings() {
             "paging.map 1: gpa 0x800 is not a multiple of 4 KiB",
             "paging.map 1: size 0x800 is not a multiple of 4 KiB",
             "paging.map 2: four-level paging cannot address all of 0x7ffffffff000 (8 KiB)",
-            "paging.map 3: physical 0x200000..0x201000 is neither memory nor a device",
+            "paging.map 3: nothing at physical 0x200000..0x201000, neither memory nor a device",
             "paging.map 6 is empty",
             "paging.map 7: four-level paging cannot reach all of physical 0x10000000000000 (4 KiB)",
             "paging.map 8: four-level paging cannot address all of 0xfffffffffffff000 (8 KiB)",

@@ -49,8 +49,14 @@ struct Report {
 #[derive(Deserialize)]
 struct Expectation {
     met: bool,
-    #[serde(default)]
-    failures: Vec<serde_json::Value>,
+    failures: Vec<Mismatch>,
+}
+
+#[derive(Deserialize)]
+struct Mismatch {
+    key: String,
+    expected: String,
+    found: String,
 }
 
 impl ConfigTest {
@@ -123,11 +129,9 @@ impl ConfigTest {
             Some(Expectation { met: true, .. }) => {}
             Some(Expectation { met: false, failures }) => {
                 wrong.push("[expect] is not met".to_owned());
-                wrong.extend(
-                    failures
-                        .iter()
-                        .map(|failure| failure.as_str().map_or(failure.to_string(), str::to_owned)),
-                );
+                for Mismatch { key, expected, found } in failures {
+                    wrong.push(format!("{key}: expected {expected}, found {found}"));
+                }
             }
             None if self.expects => wrong.push(format!("no report about [expect]: {message}")),
             None => {}
@@ -195,10 +199,11 @@ mod tests {
     fn a_crash_that_is_expected_passes_only_if_the_report_says_so() {
         let config = "mode = \"long\"\n[expect]\nend = \"shutdown\"\n";
         let met = r#"{"end": "shutdown", "expect": {"met": true, "failures": []}}"#;
-        let unmet = r#"{"end": "shutdown", "expect": {"met": false, "failures": ["output differs"]}}"#;
+        let unmet = r#"{"end": "shutdown", "expect": {"met": false, "failures": [
+            {"key": "expect.exits", "expected": "1", "found": "2"}]}}"#;
         assert_eq!(judge(config, 100, met, Host::Ordinary), Verdict::Passed);
         let verdict = judge(config, 100, unmet, Host::Ordinary);
-        assert_eq!(failed(&verdict), "[expect] is not met\noutput differs");
+        assert_eq!(failed(&verdict), "[expect] is not met\nexpect.exits: expected 1, found 2");
         assert_eq!(failed(&judge(config, 100, "{}", Host::Ordinary)), "no report about [expect]: no");
         let verdict = judge(config, 0, met, Host::Ordinary);
         assert!(failed(&verdict).contains("instead of 100: shutdown"), "{verdict:?}");

@@ -1,0 +1,123 @@
+//! `KVM_SET_GUEST_DEBUG`: single steps and breakpoints, seen by us and not by the guest (api.rst 4.87).
+//!
+//! What fires differs between hosts: see vmm-core's `step.rs` for how that is dealt with. A debug event ends `KVM_RUN`
+//! with [`Exit::Debug`](crate::Exit::Debug).
+
+use kvm_bindings::{
+    KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP, KVM_GUESTDBG_USE_SW_BP,
+    kvm_guest_debug,
+};
+
+use crate::address::Gva;
+use crate::call::Call;
+use crate::create_vcpu::Vcpu;
+use crate::error::{Result, call_failed};
+
+/// What a hardware breakpoint watches (SDM vol. 3, 17.2.4: the R/W and LEN fields of DR7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Watch {
+    /// Execution of the instruction at the address.
+    Execute,
+    /// Writes to 1, 2, 4 or 8 bytes.
+    Write(u8),
+    /// Reads and writes of 1, 2, 4 or 8 bytes.
+    Access(u8),
+}
+
+/// A hardware breakpoint: one of four debug registers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Breakpoint {
+    /// The linear address; for a watch, a multiple of its size.
+    pub address: Gva,
+    /// What it watches.
+    pub watch: Watch,
+}
+
+/// What to report to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GuestDebug {
+    /// Every instruction.
+    pub single_step: bool,
+    /// `int3` goes to us instead of the guest.
+    pub software_breakpoints: bool,
+    /// Up to four addresses.
+    pub breakpoints: [Option<Breakpoint>; 4],
+}
+
+impl GuestDebug {
+    fn argument(&self) -> kvm_guest_debug {
+        let mut argument = kvm_guest_debug::default();
+        let used = self.breakpoints.iter().any(Option::is_some);
+        for (wanted, flag) in [
+            (self.single_step, KVM_GUESTDBG_SINGLESTEP),
+            (self.software_breakpoints, KVM_GUESTDBG_USE_SW_BP),
+            (used, KVM_GUESTDBG_USE_HW_BP),
+        ] {
+            if wanted {
+                argument.control |= flag | KVM_GUESTDBG_ENABLE;
+            }
+        }
+        let (registers, dr7) = argument.arch.debugreg.split_at_mut(7);
+        for ((number, breakpoint), register) in (0_u32..).zip(&self.breakpoints).zip(registers) {
+            let Some(Breakpoint { address, watch }) = breakpoint else { continue };
+            *register = address.0;
+            let (kind, size) = match *watch {
+                Watch::Execute => (0, 1),
+                Watch::Write(size) => (1, size),
+                Watch::Access(size) => (3, size),
+            };
+            let length: u64 = match size {
+                2 => 1,
+                4 => 3,
+                8 => 2,
+                _ => 0,
+            };
+            // Local enable bits are 0, 2, 4, 6; the fields of register n begin at bit 16 + 4n.
+            let fields = (1 << (2 * number)) | ((length << 2 | kind) << (16 + 4 * number));
+            if let Some(dr7) = dr7.first_mut() {
+                *dr7 |= fields;
+            }
+        }
+        argument
+    }
+}
+
+impl Vcpu {
+    /// Chooses what is reported, until the next such call.
+    ///
+    /// # Errors
+    /// [`Error::Call`](crate::Error::Call).
+    pub fn set_guest_debug(&self, debug: &GuestDebug) -> Result<()> {
+        let argument = debug.argument();
+        self.observed()
+            .call(Call::SetGuestDebug, format_args!("{debug:?}"), || self.fd.set_guest_debug(&argument))
+            .map_err(call_failed(Call::SetGuestDebug, format!("vCPU {}", self.id())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn breakpoints_become_debug_registers() {
+        let breakpoint = |address, watch| Some(Breakpoint { address: Gva(address), watch });
+        let debug = GuestDebug {
+            breakpoints: [
+                breakpoint(0x1000, Watch::Execute),
+                None,
+                breakpoint(0x2008, Watch::Write(8)),
+                None,
+            ],
+            ..GuestDebug::default()
+        };
+        let argument = debug.argument();
+        assert_eq!(argument.control, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP);
+        assert_eq!(argument.arch.debugreg[..4], [0x1000, 0, 0x2008, 0]);
+        // L0 and L2; for register 2, LEN 10 and R/W 01.
+        assert_eq!(argument.arch.debugreg[7], 1 | 1 << 4 | 0b1001 << 24);
+        assert_eq!(GuestDebug::default().argument().control, 0);
+        let step = GuestDebug { single_step: true, ..GuestDebug::default() };
+        assert_eq!(step.argument().control, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP);
+    }
+}

@@ -1,0 +1,123 @@
+//! All of a vCPU's state as one value: read it, and write it back later.
+//!
+//! Beside the registers of `sregs.rs` and `regs.rs` that is the FPU with SSE and AVX (`KVM_GET_XSAVE`), XCR0, pending
+//! exceptions and interrupts (`KVM_GET_VCPU_EVENTS`), debug registers, and the MSRs that system calls use. Interrupt
+//! controllers and timers belong to the VM and are not in here.
+
+use std::sync::Arc;
+
+use kvm_bindings::{
+    Msrs, kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
+};
+
+use crate::call::Call;
+use crate::create_vcpu::Vcpu;
+use crate::error::{Error, Result, call_failed};
+
+/// SYSENTER_CS, _ESP and _EIP; STAR, LSTAR, CSTAR, FMASK, KERNEL_GS_BASE; PAT (SDM vol. 4, table 2-2).
+const MSRS: [u32; 9] =
+    [0x174, 0x175, 0x176, 0xc000_0081, 0xc000_0082, 0xc000_0083, 0xc000_0084, 0xc000_0102, 0x277];
+
+/// The state of a vCPU that is not running.
+#[derive(Clone)]
+pub struct VcpuState {
+    /// General registers.
+    pub regs: kvm_regs,
+    /// Special registers.
+    pub sregs: kvm_sregs,
+    /// Shared: 4 KiB that never change.
+    xsave: Arc<kvm_xsave>,
+    xcrs: kvm_xcrs,
+    events: kvm_vcpu_events,
+    debug: kvm_debugregs,
+    msrs: Vec<kvm_msr_entry>,
+}
+
+impl std::fmt::Debug for VcpuState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("VcpuState")
+            .field("regs", &self.regs)
+            .field("sregs", &self.sregs)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Vcpu {
+    /// Reads the whole state.
+    ///
+    /// An exit that waits for its answer must have been completed before: the kernel holds that half of an instruction
+    /// back, and it is in no register (api.rst, section 5, "KVM_EXIT_IO ... re-enter").
+    ///
+    /// # Errors
+    /// [`Error::Call`].
+    pub fn save(&self) -> Result<VcpuState> {
+        let observed = self.observed();
+        let call = |call| call_failed(call, format!("vCPU {}", self.id()));
+        let xsave = observed.call(Call::GetXsave, format_args!(""), || self.fd.get_xsave());
+        let xcrs = observed.call(Call::GetXcrs, format_args!(""), || self.fd.get_xcrs());
+        let events = observed.call(Call::GetVcpuEvents, format_args!(""), || self.fd.get_vcpu_events());
+        let debug = observed.call(Call::GetDebugregs, format_args!(""), || self.fd.get_debug_regs());
+        Ok(VcpuState {
+            regs: self.regs()?,
+            sregs: self.sregs()?,
+            xsave: Arc::new(xsave.map_err(call(Call::GetXsave))?),
+            xcrs: xcrs.map_err(call(Call::GetXcrs))?,
+            events: events.map_err(call(Call::GetVcpuEvents))?,
+            debug: debug.map_err(call(Call::GetDebugregs))?,
+            msrs: self.read_msrs()?,
+        })
+    }
+
+    /// Writes the whole state, on this vCPU or another one of the same host.
+    ///
+    /// # Errors
+    /// [`Error::Call`].
+    pub fn restore(&self, state: &VcpuState) -> Result<()> {
+        let observed = self.observed();
+        let call = |call| call_failed(call, format!("vCPU {}", self.id()));
+        self.set_sregs(&state.sregs)?;
+        self.set_regs(&state.regs)?;
+        // XCR0 first: it says which parts of the XSAVE area count.
+        let xcrs = observed.call(Call::SetXcrs, format_args!(""), || self.fd.set_xcrs(&state.xcrs));
+        xcrs.map_err(call(Call::SetXcrs))?;
+        let xsave = observed.call(Call::SetXsave, format_args!(""), || {
+            // SAFETY: the kernel reads the size of its own XSAVE area. That is the 4 KiB of this struct as long as no
+            // feature with a larger area (AMX) was switched on for guests with arch_prctl, which nothing here does.
+            unsafe { self.fd.set_xsave(&state.xsave) }
+        });
+        xsave.map_err(call(Call::SetXsave))?;
+        let debug =
+            observed.call(Call::SetDebugregs, format_args!(""), || self.fd.set_debug_regs(&state.debug));
+        debug.map_err(call(Call::SetDebugregs))?;
+        self.write_msrs(&state.msrs)?;
+        let events =
+            observed.call(Call::SetVcpuEvents, format_args!(""), || self.fd.set_vcpu_events(&state.events));
+        events.map_err(call(Call::SetVcpuEvents))
+    }
+
+    fn read_msrs(&self) -> Result<Vec<kvm_msr_entry>> {
+        let wanted: Vec<_> =
+            MSRS.iter().map(|&index| kvm_msr_entry { index, ..Default::default() }).collect();
+        let failed = |source| call_failed(Call::GetMsrs, "the MSRs of system calls")(source);
+        let mut msrs = Msrs::from_entries(&wanted).map_err(|_| failed(too_many()))?;
+        let count = self
+            .observed()
+            .call(Call::GetMsrs, format_args!("{} MSRs", wanted.len()), || self.fd.get_msrs(&mut msrs))
+            .map_err(failed)?;
+        // The kernel stops at the first MSR that it does not have.
+        Ok(msrs.as_slice().iter().take(count).copied().collect())
+    }
+
+    fn write_msrs(&self, entries: &[kvm_msr_entry]) -> Result<(), Error> {
+        let failed = |source| call_failed(Call::SetMsrs, "the MSRs of system calls")(source);
+        let msrs = Msrs::from_entries(entries).map_err(|_| failed(too_many()))?;
+        self.observed()
+            .call(Call::SetMsrs, format_args!("{} MSRs", entries.len()), || self.fd.set_msrs(&msrs))
+            .map_err(failed)?;
+        Ok(())
+    }
+}
+
+fn too_many() -> std::io::Error {
+    std::io::Error::other("too many MSRs")
+}
