@@ -4,6 +4,7 @@
 //! to build the machine. Each mistake points at the line of the TOML file that led to it.
 
 use std::fs;
+use std::io::Read;
 use std::path::Path;
 
 use vm_memory::GuestAddress;
@@ -182,23 +183,34 @@ impl GuestImage for Files {
 }
 
 /// Reads and plans one file.
-fn load(config: &Config, key: &str, file: &File) -> Result<Loaded, Diagnostic> {
+fn load(config: &Config, file: &File) -> Result<Loaded, Diagnostic> {
     let name =
         file.path.file_name().map_or_else(|| file.path.display().to_string(), |n| n.to_string_lossy().into());
-    let bytes = fs::read(&file.path).map_err(|error| unreadable(config, key, &file.path, &error))?;
+    let bytes = read(&file.path).map_err(|error| unreadable(config, file, &error))?;
     let plan = match file.kind {
         FileKind::Elf { base } => elf::plan(&bytes, &ElfOptions { base: base.map(GuestAddress::from) }),
         FileKind::Flat { address } => flat::plan(&bytes, address.into()),
     };
     let plan = plan.map_err(|error| {
         let message = format!("{}: {error}", file.path.display());
-        config.error_at(key, message).with_help(error.help())
+        config.error_at(&file.key, message).with_help(error.help())
     })?;
-    check_class(config, key, &file.path, plan.class())?;
+    check_class(config, file, plan.class())?;
     Ok(Loaded { name, bytes, plan })
 }
 
-fn unreadable(config: &Config, key: &str, path: &Path, error: &std::io::Error) -> Diagnostic {
+/// The whole file. Only a regular one: a device or a pipe may never end.
+fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut file = fs::File::open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(std::io::Error::other("it is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn unreadable(config: &Config, File { path, key, .. }: &File, error: &std::io::Error) -> Diagnostic {
     let shown = path.display();
     if error.kind() != std::io::ErrorKind::NotFound {
         let problem = config.error_at(key, format!("cannot read {shown}: {error}"));
@@ -215,7 +227,11 @@ fn unreadable(config: &Config, key: &str, path: &Path, error: &std::io::Error) -
 }
 
 /// An ELF file must have the width of the mode's code.
-fn check_class(config: &Config, key: &str, path: &Path, class: Option<ElfClass>) -> Result<(), Diagnostic> {
+fn check_class(
+    config: &Config,
+    File { path, key, .. }: &File,
+    class: Option<ElfClass>,
+) -> Result<(), Diagnostic> {
     let mode = config.mode();
     let Some(class) = class else { return Ok(()) };
     let fits = match class {
