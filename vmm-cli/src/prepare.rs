@@ -47,12 +47,10 @@ impl Prepared {
     /// # Errors
     /// All mistakes that can be found at once: files first, then where they lie.
     pub(crate) fn new(config: &Config) -> Result<Self, Diagnostics> {
-        let keys =
-            std::iter::once("guest".to_owned()).chain((0..config.loads.len()).map(|i| format!("load.{i}")));
         let mut problems = Vec::new();
         let mut files = Vec::new();
-        for (key, file) in keys.zip(std::iter::once(&config.guest).chain(&config.loads)) {
-            match load(config, &key, file) {
+        for file in std::iter::once(&config.guest).chain(&config.loads) {
+            match load(config, file) {
                 Ok(loaded) => files.push(loaded),
                 Err(problem) => problems.push(problem),
             }

@@ -210,8 +210,8 @@ fn ctrl_c_ends_a_guest_with_a_report() {
     if !program_is_here() {
         return;
     }
-    let bench = Bench::new(&[0xb0, b'x', 0xe6, 0xe9, 0xeb, 0xfe], CONFIG);
-    let child = Command::new(CLI)
+    let bench = Bench::new(&[0xb0, b'x', 0xe6, 0xe9, 0xb0, b'\n', 0xe6, 0xe9, 0xeb, 0xfe], CONFIG);
+    let mut child = Command::new(CLI)
         .args(["run", "vmm.toml"])
         .current_dir(&bench.0)
         .stdin(Stdio::null())
@@ -219,11 +219,13 @@ fn ctrl_c_ends_a_guest_with_a_report() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    // Its first output says that the guest runs, and so that the handler is there.
+    let mut first = [0];
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut first).unwrap();
     let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(killed.success());
     let ended = Ended::new(&child.wait_with_output().unwrap());
-    assert_eq!((ended.status, ended.stdout.as_str()), (Some(130), "x"));
+    assert_eq!((ended.status, &first), (Some(130), b"x"));
     assert!(ended.stderr.contains("interrupted") && ended.stderr.contains("rip"), "{ended:?}");
 }
 
