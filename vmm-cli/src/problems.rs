@@ -29,6 +29,7 @@ fn key(problem: &Problem) -> String {
         Problem::Misaligned { part, .. } | Problem::NoSuchPart { part, .. } => of_part(*part).to_owned(),
         Problem::StackSize { .. } => "layout.stack-size".to_owned(),
         Problem::RealModeRing => "ring".to_owned(),
+        Problem::TooManyTables { .. } => "paging".to_owned(),
         Problem::PageSize { .. } => "paging.page-size".to_owned(),
         Problem::FiveLevel(_) => "paging.five-level".to_owned(),
         Problem::Map(problem) => format!("paging.map.{}", map_number(problem) - 1),

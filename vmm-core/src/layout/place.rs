@@ -23,6 +23,9 @@ const REAL_STACK_TOP: Gpa = Gpa(0xfff0);
 /// Rounds of finding the size of the page tables. Two are enough unless their own place splits large pages.
 const ROUNDS: u32 = 16;
 
+/// 1 GiB of page tables: with 4 KiB pages they map 512 GiB. They are built in our memory before they go to the guest's.
+const MOST_TABLES: u64 = 1 << 18;
+
 /// Places all that is missing. Returns everything, sorted by address, and the paging plan.
 pub(super) fn place(
     spec: &MachineSpec,
@@ -154,6 +157,9 @@ impl Space<'_> {
                 return Ok(plan);
             }
             tables = needed;
+            if tables > MOST_TABLES {
+                return Err(refuse(Problem::TooManyTables { size: tables.saturating_mul(PAGE) }));
+            }
         }
         Err(refuse(self.no_room(Part::PageTables, tables.saturating_mul(PAGE))))
     }

@@ -153,6 +153,12 @@ pub enum Problem {
         /// Where it must end.
         limit: u64,
     },
+    /// Page tables of a size that nobody means.
+    #[error("the page tables would take {}, more than 1 GiB", Bytes(*.size))]
+    TooManyTables {
+        /// Their size in bytes.
+        size: u64,
+    },
     /// Ring 3 in real mode.
     #[error("real mode has no ring 3")]
     RealModeRing,
@@ -227,6 +233,7 @@ impl Problem {
             Self::StackSize { .. } => "make the stack smaller",
             Self::NoSuchPart { .. } => "leave it out of [layout]",
             Self::NoRoom { .. } => "make the memory larger, or move the guest to leave room",
+            Self::TooManyTables { .. } => "use larger pages (paging.page-size), or map less",
             Self::RealModeRing => "use ring 0, or one of the modes protected, paged, pae and long",
             Self::PageSize { mode, .. } => {
                 let sizes: Vec<&str> = mode.page_sizes().iter().map(|size| size.name()).collect();
