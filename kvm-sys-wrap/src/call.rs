@@ -125,6 +125,10 @@ calls! {
     GetMsrs = "KVM_GET_MSRS" on Vcpu, "4.18";
     /// Writes them.
     SetMsrs = "KVM_SET_MSRS" on Vcpu, "4.19";
+    /// Opens the kernel's counters of a VM.
+    GetVmStatsFd = "KVM_GET_STATS_FD" on Vm, "4.133";
+    /// Opens those of a vCPU.
+    GetVcpuStatsFd = "KVM_GET_STATS_FD" on Vcpu, "4.133";
 }
 
 impl fmt::Display for Call {

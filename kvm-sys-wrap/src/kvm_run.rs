@@ -56,6 +56,11 @@ impl RunArea {
         unsafe { self.start.cast::<kvm_run>().as_mut() }
     }
 
+    /// Where it is mapped. To show, not to use.
+    pub(crate) fn address(&self) -> usize {
+        self.start.addr().get()
+    }
+
     /// `length` bytes at `offset` from the start; `None` where that leaves the area.
     pub(crate) fn bytes(&self, offset: u64, length: usize) -> Option<&[u8]> {
         let offset = self.checked(offset, length)?;

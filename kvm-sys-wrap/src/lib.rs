@@ -14,6 +14,7 @@
 //! | | `KVM_GET_SUPPORTED_CPUID`, `KVM_SET_CPUID2` | `cpuid.rs` |
 //! | | `KVM_TRANSLATE` | `translate.rs` |
 //! | | `KVM_SET_GUEST_DEBUG` | `debug.rs` |
+//! | | `KVM_GET_STATS_FD` | `stats.rs` |
 //! | | `KVM_GET_XSAVE` and the rest of a vCPU's state | `vcpu_state.rs` |
 //!
 //! This is the only crate of the workspace with `unsafe`. It has no policy: no CPU modes, no devices, no defaults. All
@@ -52,6 +53,7 @@ mod observe;
 mod regs;
 mod run;
 mod sregs;
+mod stats;
 mod translate;
 mod tss;
 mod vcpu_state;
@@ -70,6 +72,7 @@ pub use io_bytes::IoBytes;
 pub use kick::{Alarm, Kick, interrupted, watch_interrupts};
 pub use kvm_bindings as bindings;
 pub use memory::{Advice, GuestMemory, Slot, SlotFlags};
-pub use observe::{CallObserver, CallRecord};
+pub use observe::{Answer, Arguments, CallObserver, CallRecord};
+pub use stats::{Stat, StatKind, StatUnit, Stats};
 pub use tss::{TSS_SIZE, TssAddress};
 pub use vcpu_state::VcpuState;

@@ -256,7 +256,7 @@ impl Vm {
             userspace_addr: host as u64,
         };
         self.observed()
-            .call(Call::SetUserMemoryRegion, format_args!("{argument:?}"), || {
+            .call(Call::SetUserMemoryRegion, &argument, || {
                 // SAFETY: the kernel will let the guest write `size` bytes at `host`. That is memory of a mapping of at
                 // least this size, which nothing but volatile accesses touches (vm-memory's contract). It stays mapped
                 // while the kernel may use it: `Existing` holds it until the slot was deleted here, or until `Shared`

@@ -4,26 +4,118 @@
 //! its name, its arguments, its result and how long it took. Without one, a call costs one test of a pointer more
 //! than the bare ioctl: arguments are not formatted and no clock is read.
 
+use std::any::Any;
 use std::fmt;
+use std::fs::File;
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use kvm_bindings::{kvm_regs, kvm_sregs, kvm_userspace_memory_region};
+use vm_memory::MmapRegion;
+
 use crate::call::Call;
+use crate::kvm_run::RunArea;
 
 /// One finished call.
 #[derive(Debug)]
 pub struct CallRecord<'a> {
     /// Which call.
     pub call: Call,
-    /// Its arguments, as text for people.
-    pub arguments: fmt::Arguments<'a>,
+    /// Its arguments.
+    pub arguments: Arguments<'a>,
     /// What it gave back, or the error.
-    pub result: Result<&'a dyn fmt::Debug, &'a io::Error>,
+    pub result: Result<&'a dyn Answer, &'a io::Error>,
     /// When it was made.
     pub started: Instant,
     /// How long it took.
     pub elapsed: Duration,
+}
+
+/// What a call was given. As text, it is for people.
+#[derive(Clone, Copy)]
+pub enum Arguments<'a> {
+    /// Few enough to be a text. Nothing is formatted until somebody looks.
+    Text(fmt::Arguments<'a>),
+    /// All general registers.
+    Regs(&'a kvm_regs),
+    /// All special registers.
+    Sregs(&'a kvm_sregs),
+    /// A memory slot.
+    Region(&'a kvm_userspace_memory_region),
+}
+
+/// What a call gave back: text for people, and the value itself, such as a `kvm_sregs`.
+pub trait Answer: fmt::Debug + Any {}
+
+impl<T: fmt::Debug + Any> Answer for T {}
+
+impl dyn Answer {
+    /// The value as what it is, if it is a `T`.
+    #[must_use]
+    pub fn get<T: Any>(&self) -> Option<&T> {
+        let any: &dyn Any = self;
+        any.downcast_ref()
+    }
+
+    /// The address of the memory in this process, where the call mapped some.
+    #[must_use]
+    pub fn mapped(&self) -> Option<usize> {
+        let memory = self.get::<MmapRegion>().map(|region| region.as_ptr().addr());
+        memory.or_else(|| self.get::<RunArea>().map(RunArea::address))
+    }
+
+    /// The number of the file descriptor, where the call made one.
+    #[must_use]
+    pub fn descriptor(&self) -> Option<RawFd> {
+        let kvm = self.get::<kvm_ioctls::Kvm>().map(AsRawFd::as_raw_fd);
+        let vm = || self.get::<kvm_ioctls::VmFd>().map(AsRawFd::as_raw_fd);
+        let vcpu = || self.get::<kvm_ioctls::VcpuFd>().map(AsRawFd::as_raw_fd);
+        let file = || self.get::<File>().map(AsRawFd::as_raw_fd);
+        kvm.or_else(vm).or_else(vcpu).or_else(file)
+    }
+}
+
+impl<'a> From<fmt::Arguments<'a>> for Arguments<'a> {
+    fn from(text: fmt::Arguments<'a>) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl<'a> From<&'a kvm_regs> for Arguments<'a> {
+    fn from(regs: &'a kvm_regs) -> Self {
+        Self::Regs(regs)
+    }
+}
+
+impl<'a> From<&'a kvm_sregs> for Arguments<'a> {
+    fn from(sregs: &'a kvm_sregs) -> Self {
+        Self::Sregs(sregs)
+    }
+}
+
+impl<'a> From<&'a kvm_userspace_memory_region> for Arguments<'a> {
+    fn from(region: &'a kvm_userspace_memory_region) -> Self {
+        Self::Region(region)
+    }
+}
+
+impl fmt::Display for Arguments<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => text.fmt(f),
+            Self::Regs(regs) => write!(f, "{regs:?}"),
+            Self::Sregs(sregs) => write!(f, "{sregs:?}"),
+            Self::Region(region) => write!(f, "{region:?}"),
+        }
+    }
+}
+
+impl fmt::Debug for Arguments<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 /// Is told of every call. Runs on the thread that made the call.
@@ -43,12 +135,12 @@ impl Observed {
 
     /// Makes one call and tells the observer of it.
     ///
-    /// `arguments` comes from `format_args!`, which formats nothing until somebody looks.
+    /// `arguments` is a structure, or comes from `format_args!`, which formats nothing until somebody looks.
     #[inline]
-    pub(crate) fn call<T: fmt::Debug, E: Into<io::Error>>(
+    pub(crate) fn call<'a, T: Answer, E: Into<io::Error>>(
         &self,
         call: Call,
-        arguments: fmt::Arguments<'_>,
+        arguments: impl Into<Arguments<'a>>,
         make: impl FnOnce() -> Result<T, E>,
     ) -> io::Result<T> {
         let Some(observer) = &self.0 else { return make().map_err(Into::into) };
@@ -56,9 +148,10 @@ impl Observed {
         let result = make().map_err(Into::into);
         let elapsed = started.elapsed();
         let shown = match &result {
-            Ok(value) => Ok(value as &dyn fmt::Debug),
+            Ok(value) => Ok(value as &dyn Answer),
             Err(error) => Err(error),
         };
+        let arguments = arguments.into();
         observer.observe(&CallRecord { call, arguments, result: shown, started, elapsed });
         result
     }
@@ -87,6 +180,30 @@ mod tests {
             };
             self.0.lock().unwrap().push(format!("{}({}) = {result}", record.call, record.arguments));
         }
+    }
+
+    /// Keeps the RIP that was read or written last.
+    #[derive(Default)]
+    struct LastRip(Mutex<u64>);
+
+    impl CallObserver for LastRip {
+        fn observe(&self, record: &CallRecord<'_>) {
+            let read = record.result.ok().and_then(|answer| answer.get::<kvm_regs>());
+            let written = if let Arguments::Regs(regs) = record.arguments { Some(regs) } else { None };
+            *self.0.lock().unwrap() = read.or(written).unwrap().rip;
+        }
+    }
+
+    #[test]
+    fn registers_are_seen_as_what_they_are() {
+        let last = Arc::new(LastRip::default());
+        let observed = Observed::new(Some(last.clone()));
+        let regs = kvm_regs { rip: 0x1000, ..Default::default() };
+        observed.call(Call::SetRegs, &regs, || Ok::<_, io::Error>(())).unwrap();
+        assert_eq!(*last.0.lock().unwrap(), 0x1000);
+        let regs = kvm_regs { rip: 0x2000, ..regs };
+        observed.call(Call::GetRegs, format_args!(""), || Ok::<_, io::Error>(regs)).unwrap();
+        assert_eq!(*last.0.lock().unwrap(), 0x2000);
     }
 
     #[test]

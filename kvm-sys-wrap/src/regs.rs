@@ -23,7 +23,7 @@ impl Vcpu {
     /// [`Error::Call`](crate::Error::Call).
     pub fn set_regs(&self, regs: &kvm_regs) -> Result<()> {
         self.observed()
-            .call(Call::SetRegs, format_args!("{regs:?}"), || self.fd.set_regs(regs))
+            .call(Call::SetRegs, regs, || self.fd.set_regs(regs))
             .map_err(call_failed(Call::SetRegs, format!("vCPU {}", self.id())))
     }
 }

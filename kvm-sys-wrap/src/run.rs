@@ -4,7 +4,8 @@
 //! completes the instruction then. Signals end `KVM_RUN` too, with EINTR: see `kick.rs`.
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::Ordering;
 
 use crate::call::Call;
 use crate::create_vcpu::Vcpu;
@@ -29,12 +30,7 @@ impl Vcpu {
             return Ok(Exit::Interrupted);
         };
         let fd = self.fd.as_raw_fd();
-        let result = self.vm().observed().call(Call::Run, format_args!(""), || {
-            // SAFETY: KVM_RUN takes no argument. It changes the kvm_run area and guest memory: the area is borrowed by
-            // nobody (`&mut self`), guest memory is only ever accessed as volatile.
-            let result = unsafe { libc::ioctl(fd, KVM_RUN, 0) };
-            if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
-        });
+        let result = self.vm().observed().call(Call::Run, format_args!(""), || enter_guest(fd));
         drop(running);
         match result {
             Ok(_) => {
@@ -56,6 +52,31 @@ impl Vcpu {
         }
     }
 
+    /// Lets the kernel finish the instruction that led to the last exit, and nothing more: what was read goes into its
+    /// register, and RIP moves on. Until then that instruction is half done, and the registers show it (api.rst,
+    /// section 5, on `immediate_exit` and on KVM_EXIT_IO). Some instructions take several exits: then the next one
+    /// is returned.
+    ///
+    /// # Errors
+    /// As [`Vcpu::run`].
+    pub fn complete(&mut self) -> Result<Option<Exit>> {
+        self.pending = Pending::None;
+        // A kick that comes now is not lost: this call returns at once, and the next run hears it.
+        self.area.immediate_exit().store(1, Ordering::Relaxed);
+        let fd = self.fd.as_raw_fd();
+        let result = self.vm().observed().call(Call::Run, format_args!("complete"), || enter_guest(fd));
+        self.area.immediate_exit().store(0, Ordering::Relaxed);
+        match result {
+            Ok(_) => {
+                let (exit, pending) = Exit::decode(&self.area);
+                self.pending = pending;
+                Ok(Some(exit))
+            }
+            Err(error) if error.raw_os_error() == Some(libc::EINTR) => Ok(None),
+            Err(error) => Err(call_failed(Call::Run, format!("vCPU {}", self.id()))(error)),
+        }
+    }
+
     /// Answers the last exit, a [`Exit::PioIn`] or [`Exit::MmioRead`], with exactly as many bytes as it asked for.
     ///
     /// # Errors
@@ -74,4 +95,12 @@ impl Vcpu {
     fn exit_reason(&self) -> u32 {
         self.area.run().exit_reason
     }
+}
+
+/// The call itself.
+fn enter_guest(vcpu: RawFd) -> io::Result<libc::c_int> {
+    // SAFETY: KVM_RUN takes no argument. It changes the kvm_run area and guest memory: the area is borrowed by nobody
+    // (the callers have `&mut Vcpu`), guest memory is only ever accessed as volatile.
+    let result = unsafe { libc::ioctl(vcpu, KVM_RUN, 0) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }

@@ -26,7 +26,7 @@ impl Vcpu {
     /// of CR4 or EFER.
     pub fn set_sregs(&self, sregs: &kvm_sregs) -> Result<()> {
         self.observed()
-            .call(Call::SetSregs, format_args!("{sregs:?}"), || self.fd.set_sregs(sregs))
+            .call(Call::SetSregs, sregs, || self.fd.set_sregs(sregs))
             .map_err(call_failed(Call::SetSregs, format!("vCPU {}", self.id())))
     }
 }

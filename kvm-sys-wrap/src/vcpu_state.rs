@@ -42,6 +42,31 @@ impl std::fmt::Debug for VcpuState {
     }
 }
 
+impl VcpuState {
+    /// The x87 and SSE registers, as FXSAVE lays them out (SDM vol. 1, 10.5.1).
+    #[must_use]
+    pub fn fxsave(&self) -> [u8; 512] {
+        let mut area = [0; 512];
+        for (bytes, word) in area.chunks_exact_mut(4).zip(&self.xsave.region) {
+            bytes.copy_from_slice(&word.to_le_bytes());
+        }
+        area
+    }
+
+    /// Replaces them.
+    pub fn set_fxsave(&mut self, area: &[u8; 512]) {
+        let mut xsave = kvm_xsave { region: self.xsave.region, ..Default::default() };
+        for (word, bytes) in xsave.region.iter_mut().zip(area.as_chunks().0) {
+            *word = u32::from_le_bytes(*bytes);
+        }
+        // XSTATE_BV, behind it, says which parts are not in their initial state: bits 0 and 1 are x87 and SSE (13.4.2).
+        if let Some(parts) = xsave.region.get_mut(512 / 4) {
+            *parts |= 0b11;
+        }
+        self.xsave = Arc::new(xsave);
+    }
+}
+
 impl Vcpu {
     /// Reads the whole state.
     ///

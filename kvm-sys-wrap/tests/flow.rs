@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use kvm_sys_wrap::{
-    Alarm, CallObserver, CallRecord, Capability, Error, Exit, Gpa, Gva, Kvm, Port, Slot, SlotFlags,
+    Alarm, CallObserver, CallRecord, Capability, Error, Exit, Gpa, Gva, Kvm, Port, Slot, SlotFlags, StatKind,
     TssAddress, Vcpu, Vm,
 };
 use vm_memory::{Bytes, GuestAddress};
@@ -280,4 +280,28 @@ fn an_observer_sees_the_whole_flow_in_order() {
             "KVM_RUN",
         ]
     );
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn the_kernel_counts_exits_under_its_own_names() {
+    let (vm, mut vcpu) = boot(&Kvm::open().unwrap(), &[0xe6, 0x80, 0xe6, 0x80, 0xf4]);
+    let stats = match vcpu.stats() {
+        Ok(stats) => stats,
+        Err(error) => {
+            println!("skipped: {error}: this host's kernel has no KVM_GET_STATS_FD");
+            return;
+        }
+    };
+    let exits = || {
+        let counters = stats.read().unwrap();
+        let exits = counters.iter().find(|counter| counter.name == "exits").unwrap();
+        assert_eq!((exits.kind, exits.values.len()), (StatKind::Cumulative, 1));
+        exits.values[0]
+    };
+    let before = exits();
+    while vcpu.run().unwrap() != Exit::Hlt {}
+    assert!(exits() >= before + 3, "two OUTs and a HLT");
+    let names: Vec<String> = vm.stats().unwrap().read().unwrap().into_iter().map(|stat| stat.name).collect();
+    assert!(names.iter().any(|name| name == "mmu_cache_miss"), "{names:?}");
 }

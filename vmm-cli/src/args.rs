@@ -1,8 +1,12 @@
 //! The command line, as clap sees it. Completions and the manual page are made from the same declaration.
 
+mod inspect;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+
+pub(crate) use inspect::{At, Dump, Look, Pages, Translate};
 
 /// Runs bare-metal x86 programs on KVM from one TOML file.
 #[derive(Debug, Parser)]
@@ -32,6 +36,14 @@ pub(crate) enum Command {
     Run(Run),
     /// Check configurations and their guest files without KVM
     Check(Check),
+    /// Show all that a run will do and set up, without KVM
+    Explain(Explain),
+    /// Look addresses up in the guest's page tables, level by level
+    Translate(Translate),
+    /// Show all that the guest's page tables map, and what is odd there
+    Pages(Pages),
+    /// Show or save guest memory
+    Dump(Dump),
     /// Show whether KVM works here, and which CPU modes
     Doctor(Doctor),
     /// Write a commented configuration to start from
@@ -61,6 +73,21 @@ pub(crate) struct Run {
     /// Write how the run ended to this file, as JSON
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) report: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) trace: crate::trace::Options,
+    /// Let --report, --trace-out and --core replace files
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Write registers and all memory at the end to this ELF core file, for gdb
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) core: Option<PathBuf>,
+    /// Let gdb run the guest: wait for it at this address, or on this Unix socket
+    #[arg(long, value_name = "ADDR|PATH", num_args = 0..=1, default_missing_value = crate::gdb::DEFAULT)]
+    #[arg(conflicts_with_all = ["trace", "trace_out", "stats"])]
+    pub(crate) gdb: Option<String>,
+    /// Do not look into why a guest died
+    #[arg(long)]
+    pub(crate) no_autopsy: bool,
     /// How errors are shown on standard error
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,
@@ -77,6 +104,28 @@ pub(crate) struct Check {
     /// Also show what is loaded, and what lies where in the guest's memory
     #[arg(long, short)]
     pub(crate) verbose: bool,
+    /// How the result is shown
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+/// Options of `explain`.
+#[derive(Debug, Args)]
+pub(crate) struct Explain {
+    /// The configuration
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) config: PathBuf,
+    #[command(flatten)]
+    pub(crate) overrides: Overrides,
+    /// Draw memory map and flow into this file instead, as SVG; never over a file that exists
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) svg: Option<PathBuf>,
+    /// Let --svg replace a file
+    #[arg(long, requires = "svg")]
+    pub(crate) force: bool,
+    /// Show only what is different in this configuration, to which --set and --mode do not apply
+    #[arg(long, value_name = "OTHER", value_hint = ValueHint::FilePath, conflicts_with = "svg")]
+    pub(crate) diff: Option<PathBuf>,
     /// How the result is shown
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,

@@ -91,6 +91,18 @@ pub(crate) fn check(
     list
 }
 
+/// The texts of `cause` that the first paragraph of the autopsy lacks.
+pub(crate) fn check_cause(expect: &Expect, cause: Option<&str>) -> Vec<Mismatch> {
+    let missing = expect.cause.iter().zip(0..).filter(|(text, _)| !cause.is_some_and(|cause| cause.contains(*text)));
+    let found = cause.map_or_else(|| "no autopsy".to_owned(), |cause| quoted(cause.as_bytes()));
+    let mismatch = |(text, index): (&String, u32)| Mismatch {
+        key: format!("expect.cause.{index}"),
+        expected: quoted(text.as_bytes()),
+        found: found.clone(),
+    };
+    missing.map(mismatch).collect()
+}
+
 fn check_registers(expect: &Expect, machine: &Machine, differ: &mut impl FnMut(&str, String, String)) {
     if expect.registers.is_empty() {
         return;

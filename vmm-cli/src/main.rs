@@ -7,11 +7,20 @@
 
 mod args;
 mod commands;
+mod core_file;
 mod expectations;
+mod explain;
+mod gdb;
+mod new_file;
+mod output_file;
 mod prepare;
 mod problems;
 mod report;
+mod source_lines;
+mod statistics;
+mod stopped;
 mod terminal;
+mod trace;
 
 use std::process::ExitCode;
 

@@ -20,6 +20,7 @@ use vmm_core::{Gpa, Gva};
 use vmm_loader::{Bss, ElfClass, ElfOptions, LoadPlan, VirtAddr, elf, flat};
 
 use crate::problems;
+use crate::source_lines::SourceLines;
 
 /// A machine to be, and the files for its memory.
 pub(crate) struct Prepared {
@@ -39,6 +40,7 @@ struct Loaded {
     name: String,
     bytes: Vec<u8>,
     plan: LoadPlan,
+    lines: SourceLines,
 }
 
 impl Prepared {
@@ -92,6 +94,28 @@ impl Files {
     pub(crate) fn symbol_at(&self, address: u64) -> Option<String> {
         let (symbol, offset) = self.0.iter().find_map(|file| file.plan.symbol_at(VirtAddr(address)))?;
         Some(if offset == 0 { symbol.name.clone() } else { format!("{}+{offset:#x}", symbol.name) })
+    }
+
+    /// Where an instruction begins for sure, at or before a virtual address: at its symbol, or at the file's segment.
+    pub(crate) fn code_start(&self, address: u64) -> Option<u64> {
+        let address = VirtAddr(address);
+        let file = self.0.iter().find(|file| file.plan.segment_at(address).is_some())?;
+        let segment = file.plan.segment_at(address)?;
+        Some(file.plan.symbol_at(address).map_or(segment.virt.0, |(symbol, _)| symbol.address.0))
+    }
+
+    /// The source line that the code at a virtual address was compiled from, as `hello.c:12`.
+    pub(crate) fn line_at(&self, address: u64) -> Option<String> {
+        let file = self.0.iter().find(|file| file.plan.segment_at(VirtAddr(address)).is_some())?;
+        file.lines.at(&file.bytes, &file.plan, address)
+    }
+
+    /// Symbol and source line of an address: `main+0x10 (hello.c:12)`; `None` where neither is known.
+    pub(crate) fn describe(&self, address: u64) -> Option<String> {
+        match (self.symbol_at(address), self.line_at(address)) {
+            (Some(symbol), Some(line)) => Some(format!("{symbol} ({line})")),
+            (symbol, line) => symbol.or(line),
+        }
     }
 
     /// Where in physical memory a symbol of the guest lies.
@@ -194,7 +218,7 @@ fn load(config: &Config, file: &File) -> Result<Loaded, Diagnostic> {
         config.error_at(&file.key, message).with_help(error.help())
     })?;
     check_class(config, file, plan.class())?;
-    Ok(Loaded { name, bytes, plan })
+    Ok(Loaded { name, bytes, plan, lines: SourceLines::default() })
 }
 
 /// The whole file. Only a regular one: a device or a pipe may never end.

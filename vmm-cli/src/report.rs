@@ -4,6 +4,7 @@
 //! the end in a sentence, where it was by address and symbol, the bytes there, its registers, and the control
 //! registers bit by bit.
 
+pub(crate) mod autopsy;
 mod cpu;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,8 @@ use vmm_core::run_loop::Outcome;
 
 use crate::expectations::Mismatch;
 use crate::prepare::Files;
+use crate::statistics::Statistics;
+use autopsy::Autopsy;
 use cpu::Cpu;
 
 /// How a run ended. The JSON form has these keys; more may come, none go.
@@ -44,6 +47,12 @@ pub(crate) struct Report {
     /// The vCPU as it was found, where the guest crashed or hung.
     #[serde(skip_serializing_if = "Option::is_none")]
     cpu: Option<Cpu>,
+    /// Why it ended like this: where the guest died, hangs, or did not do what was expected (`report/autopsy.rs`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    autopsy: Option<Autopsy>,
+    /// What the run consisted of, with `--stats`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) stats: Option<Statistics>,
     #[serde(skip)]
     verdict: Verdict,
 }
@@ -78,8 +87,18 @@ impl Report {
             elapsed_ns: outcome.elapsed.as_nanos(),
             expect: mismatches.map(|failures| Expectations { met: failures.is_empty(), failures }),
             cpu,
+            autopsy: None,
+            stats: None,
             verdict,
         }
+    }
+
+    /// Adds what the examination found. Its registers stand in for those of a vCPU that was reset.
+    pub(crate) fn set_autopsy(&mut self, autopsy: Option<Autopsy>) {
+        if let (Some(cpu), Some(state)) = (&mut self.cpu, autopsy.as_ref().and_then(Autopsy::registers)) {
+            cpu.replace(state);
+        }
+        self.autopsy = autopsy;
     }
 
     /// One line of JSON.
@@ -92,6 +111,9 @@ impl Report {
     pub(crate) fn eprint(&self, config: &Config) {
         if let Some(message) = self.headline() {
             Diagnostics::from(Diagnostic::error(Status::Guest(self.status.into()), message)).eprint();
+        }
+        if let Some(autopsy) = &self.autopsy {
+            anstream::eprint!("{autopsy}");
         }
         if let Some(cpu) = &self.cpu {
             anstream::eprint!("{cpu}");

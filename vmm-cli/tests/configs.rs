@@ -1,4 +1,4 @@
-//! Every configuration in `configs/`, and the one that `init` writes, is without mistakes.
+//! Every configuration in `configs/` and `configs/crash/`, and the one that `init` writes, is without mistakes.
 
 #![expect(clippy::expect_used, reason = "the helpers of tests are tests")]
 
@@ -9,8 +9,9 @@ use vmm_core::mode::Mode;
 
 fn configs() -> Vec<PathBuf> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs");
-    let entries = std::fs::read_dir(&directory).expect("configs/ is there");
-    let mut paths: Vec<PathBuf> = entries
+    let entries = |directory: &Path| std::fs::read_dir(directory).expect("configs/ is there");
+    let mut paths: Vec<PathBuf> = entries(&directory)
+        .chain(entries(&directory.join("crash")))
         .map(|entry| entry.expect("configs/ can be read").path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
         .collect();
@@ -21,12 +22,41 @@ fn configs() -> Vec<PathBuf> {
 #[test]
 fn every_shipped_configuration_is_good() {
     let paths = configs();
-    assert!(paths.len() >= 20, "only {} configurations", paths.len());
+    assert!(paths.len() >= 70, "only {} configurations", paths.len());
     for path in paths {
         if let Err(mistakes) = Config::load(&path, &Overrides::new()) {
             panic!("{mistakes}");
         }
     }
+}
+
+/// A crashing guest proves something only if its report is held against the true cause.
+#[test]
+fn every_crashing_guest_says_its_end_and_its_cause() {
+    let paths: Vec<PathBuf> =
+        configs().into_iter().filter(|path| path.parent().expect("a folder").ends_with("crash")).collect();
+    assert!(paths.len() >= 24, "only {} crashing guests", paths.len());
+    for path in paths {
+        let Ok(config) = Config::load(&path, &Overrides::new()) else { panic!("{}", path.display()) };
+        let expect = config.expect.expect("an [expect]");
+        assert!(expect.end.is_some(), "{}: no end", path.display());
+        assert!(!expect.cause.is_empty(), "{}: no cause", path.display());
+    }
+}
+
+/// The phrases of a guest are not so common that the report of any other guest would do: the words of two guests are
+/// the same only where one guest is built for two modes, or two guests die of the same fault at the same address.
+#[test]
+fn few_crashing_guests_share_their_words() {
+    let causes = configs().into_iter().filter_map(|path| {
+        let config = Config::load(&path, &Overrides::new()).ok()?;
+        config.expect.map(|expect| expect.cause).filter(|cause| !cause.is_empty())
+    });
+    let mut causes: Vec<Vec<String>> = causes.collect();
+    let count = causes.len();
+    causes.sort();
+    causes.dedup();
+    assert!(causes.len() * 10 >= count * 8, "{count} guests, but only {} causes", causes.len());
 }
 
 #[test]

@@ -31,8 +31,8 @@ fn as_json(path: &Path) -> Option<Value> {
 #[test]
 fn good_files_validate() {
     let validator = jsonschema::validator_for(&schema()).expect("a valid schema");
-    let files = toml_files("../configs");
-    assert!(files.len() >= 20, "only {} configurations", files.len());
+    let files = [toml_files("../configs"), toml_files("../configs/crash")].concat();
+    assert!(files.len() >= 70, "only {} configurations", files.len());
     for path in files {
         let instance = as_json(&path).expect("TOML");
         if let Err(error) = validator.validate(&instance) {

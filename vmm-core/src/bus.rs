@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::io;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::device::{Action, Device, Guest};
@@ -107,10 +108,28 @@ impl Bus {
         Some(device.write(address - entry.start, data, guest))
     }
 
+    /// First and last address of each device, with its name, in the order of their addresses.
+    pub fn devices(&self) -> impl Iterator<Item = (RangeInclusive<u64>, &str)> {
+        self.entries.iter().map(|entry| (entry.start..=entry.last, entry.name.as_str()))
+    }
+
     /// The name of the device that answers `address`.
     #[must_use]
     pub fn name_at(&self, address: u64) -> Option<&str> {
         self.find(address).map(|entry| entry.name.as_str())
+    }
+
+    /// What each device saves, in the order of their addresses.
+    pub(crate) fn save(&self) -> Vec<Vec<u8>> {
+        let lock = |entry: &Entry| entry.device.lock().unwrap_or_else(PoisonError::into_inner).save();
+        self.entries.iter().map(lock).collect()
+    }
+
+    /// Gives each device back what it saved.
+    pub(crate) fn restore(&self, states: &[Vec<u8>]) {
+        for (entry, state) in self.entries.iter().zip(states) {
+            entry.device.lock().unwrap_or_else(PoisonError::into_inner).restore(state);
+        }
     }
 
     fn find(&self, address: u64) -> Option<&Entry> {

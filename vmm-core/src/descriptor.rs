@@ -39,6 +39,17 @@ pub enum TrType {
     Available,
 }
 
+impl TrType {
+    /// The type field.
+    #[must_use]
+    pub const fn kind(self) -> u8 {
+        match self {
+            Self::Busy => TYPE_TSS_BUSY,
+            Self::Available => TYPE_TSS_AVAILABLE,
+        }
+    }
+}
+
 /// Type field of system descriptors (SDM vol. 3, table 3-2).
 const TYPE_LDT: u8 = 2;
 const TYPE_TSS_AVAILABLE: u8 = 9;
@@ -112,11 +123,7 @@ impl Descriptor {
     /// The task state segment at `base`; `limit` is the offset of its last byte.
     #[must_use]
     pub const fn tss(base: u64, limit: u32, tr: TrType) -> Self {
-        let kind = match tr {
-            TrType::Busy => TYPE_TSS_BUSY,
-            TrType::Available => TYPE_TSS_AVAILABLE,
-        };
-        Self { base, limit, kind, present: true, granular: limit > 0xf_ffff, ..Self::NULL }
+        Self { base, limit, kind: tr.kind(), present: true, granular: limit > 0xf_ffff, ..Self::NULL }
     }
 
     /// The first 8 bytes in the GDT. For a 64-bit TSS, [`Descriptor::high`] gives the other 8.

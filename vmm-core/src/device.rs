@@ -37,6 +37,16 @@ pub trait Device: Send {
     /// # Errors
     /// What the host side of the device ran into.
     fn write(&mut self, offset: u64, data: &[u8], guest: &dyn Guest) -> io::Result<Action>;
+
+    /// The registers that decide what the device will write to guest memory; most devices never do and have none.
+    fn save(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    /// Puts back what [`Device::save`] gave.
+    fn restore(&mut self, state: &[u8]) {
+        let _ = state;
+    }
 }
 
 /// The guest as a device sees it during an access: its memory through its own eyes, and some counts.

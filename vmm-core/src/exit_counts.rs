@@ -63,8 +63,8 @@ kinds! {
 
 const KINDS: usize = ExitKind::ALL.len();
 
-/// Exits by type. [`Exit::Interrupted`] and [`Exit::Again`] are counted but are not exits of the guest: the total leaves
-/// them out, so that it does not depend on timing.
+/// Exits by type. [`Exit::Interrupted`], [`Exit::Again`] and [`Exit::Debug`] are counted but are not exits of the guest:
+/// the total leaves them out, so that it depends neither on timing nor on who watches.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ExitCounts([u64; KINDS]);
 
@@ -74,6 +74,13 @@ impl ExitCounts {
     pub(crate) fn record(&mut self, kind: ExitKind) {
         if let Some(count) = self.0.get_mut(kind as usize) {
             *count = count.wrapping_add(1);
+        }
+    }
+
+    /// Takes one back: an exit that was ours and not the guest's, such as a breakpoint.
+    pub(crate) fn forget(&mut self, kind: ExitKind) {
+        if let Some(count) = self.0.get_mut(kind as usize) {
+            *count = count.saturating_sub(1);
         }
     }
 
@@ -87,7 +94,7 @@ impl ExitCounts {
     #[must_use]
     pub fn total(&self) -> u64 {
         self.iter()
-            .filter(|(kind, _)| !matches!(kind, ExitKind::Interrupted | ExitKind::Again))
+            .filter(|(kind, _)| !matches!(kind, ExitKind::Interrupted | ExitKind::Again | ExitKind::Debug))
             .fold(0, |sum, (_, count)| sum.wrapping_add(count))
     }
 

@@ -3,13 +3,14 @@
 //! Only asked where a machine wants something special, since each question takes time.
 
 use std::path::Path;
+use std::sync::OnceLock;
 
 use kvm_sys_wrap::bindings::{CpuId, kvm_cpuid_entry2};
 use kvm_sys_wrap::{Call, Error as KvmError, Kvm};
 
 use crate::error::Error;
 use crate::mode::Ring;
-use crate::spec::{CpuidPolicy, MachineSpec};
+use crate::spec::{CpuidPolicy, MachineSpec, MemoryRegion};
 use crate::state::{CpuFeature, HostQuirks, TrType};
 
 /// The leaf that announces a feature, the register in it, and the bit (SDM vol. 2, CPUID).
@@ -36,9 +37,7 @@ const DEFAULT_ADDRESS_END: u64 = 1 << 36;
 /// announces it. Then it gets what the host has, cut down to the leaves in question. A host without the feature is
 /// found out here: it would take the page tables without a word, and the guest would die at its first access.
 pub(crate) fn cpuid(kvm: &Kvm, spec: &MachineSpec, needs: &[CpuFeature]) -> Result<Option<CpuId>, Error> {
-    let far =
-        spec.memory.iter().any(|region| region.address.0.saturating_add(region.size) > DEFAULT_ADDRESS_END);
-    if spec.cpuid == CpuidPolicy::None && needs.is_empty() && !far {
+    if !asks_for_cpuid(spec, needs) {
         return Ok(None);
     }
     let supported = kvm.supported_cpuid()?;
@@ -58,6 +57,33 @@ pub(crate) fn cpuid(kvm: &Kvm, spec: &MachineSpec, needs: &[CpuFeature]) -> Resu
     match spec.cpuid {
         CpuidPolicy::Host => Ok(Some(supported)),
         CpuidPolicy::None => cut_down(&supported, needs).map(Some),
+    }
+}
+
+/// Whether the machine is one that is given a CPUID.
+pub(crate) fn asks_for_cpuid(spec: &MachineSpec, needs: &[CpuFeature]) -> bool {
+    let end = |region: &MemoryRegion| region.address.0.saturating_add(region.size);
+    let far = spec.memory.iter().any(|region| end(region) > DEFAULT_ADDRESS_END);
+    spec.cpuid != CpuidPolicy::None || !needs.is_empty() || far
+}
+
+/// What of a CPU changes the meaning of page table entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CpuTraits {
+    /// The width of a physical address: bits of an entry beyond it are reserved (SDM vol. 3, 4.1.4).
+    pub(crate) physical_bits: u32,
+    /// AMD, or its licensee Hygon.
+    pub(crate) amd: bool,
+}
+
+impl CpuTraits {
+    /// What KVM takes a guest with this CPUID to have.
+    pub(crate) fn of(cpuid: Option<&CpuId>) -> Self {
+        let leaf = |number| cpuid?.as_slice().iter().find(|entry| entry.function == number);
+        let width = leaf(0x8000_0008).map(|entry| (entry.eax & 0xff).min(52));
+        // The first four letters of "AuthenticAMD" and "HygonGenuine" (CPUID 0, EBX).
+        let amd = leaf(0).is_some_and(|entry| [*b"Auth", *b"Hygo"].contains(&entry.ebx.to_le_bytes()));
+        Self { physical_bits: width.unwrap_or(DEFAULT_ADDRESS_END.trailing_zeros()), amd }
     }
 }
 
@@ -96,6 +122,12 @@ pub(crate) fn quirks(spec: &MachineSpec) -> HostQuirks {
     let matters = spec.boot.ring == Ring::User;
     let amd = matters && Path::new("/sys/module/kvm_amd").exists();
     HostQuirks { tr_type: if amd { TrType::Available } else { TrType::Busy } }
+}
+
+/// Whether KVM runs on page tables alone here (kvm-pvm), without VT-x or SVM.
+pub(crate) fn is_pvm() -> bool {
+    static PVM: OnceLock<bool> = OnceLock::new();
+    *PVM.get_or_init(|| Path::new("/sys/module/kvm_pvm").exists())
 }
 
 /// The mode, with what is special about it.

@@ -34,18 +34,27 @@
 //! - the machine: [`machine`] with [`image`], `host` and [`verify`];
 //! - what answers it: [`device`], [`bus`], [`devices`], [`console`];
 //! - its run: [`run_loop`] with [`exit_counts`], [`observer`] and [`limits`]; how it ends: [`end`], [`error`];
+//! - its instructions as text: [`disassembly`];
+//! - up to a point of it: [`run_to`]; what its page tables hold then: [`findings`];
+//! - what can be said of it before it runs: [`flow`], [`reasons`];
 //! - what works here: [`probe`].
 #![forbid(unsafe_code)]
 
+pub mod autopsy;
 pub mod bus;
+pub mod checkpoint;
 pub mod console;
 pub mod control;
+pub mod debugger;
 pub mod descriptor;
 pub mod device;
 pub mod devices;
+pub mod disassembly;
 pub mod end;
 pub mod error;
 pub mod exit_counts;
+pub mod flow;
+pub mod findings;
 pub mod gdt;
 mod host;
 pub mod idt;
@@ -58,9 +67,13 @@ pub mod mode;
 pub mod observer;
 pub mod paging;
 pub mod probe;
+pub mod reasons;
+pub mod record;
 pub mod register;
+pub mod replay;
 pub mod reset;
 pub mod run_loop;
+pub mod run_to;
 pub mod span;
 pub mod spec;
 pub mod state;

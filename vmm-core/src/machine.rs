@@ -18,6 +18,7 @@ use crate::host;
 use crate::image::GuestImage;
 use crate::landing::Landing;
 use crate::layout::{self, Layout};
+use crate::paging::walk::Walker;
 use crate::span::Span;
 use crate::spec::{DeviceAddress, MachineSpec, MemoryRegion};
 use crate::state::{InitialState, initial_state};
@@ -35,6 +36,8 @@ pub struct Machine {
     pub(crate) mmio: Bus,
     pub(crate) output: Output,
     pub(crate) landing: Option<Landing>,
+    /// What the CPU is in the guest's eyes.
+    pub(crate) cpu: host::CpuTraits,
     pub(crate) exits: ExitCounts,
     /// What the guest reads next: one buffer for all exits.
     pub(crate) answer: Vec<u8>,
@@ -67,9 +70,11 @@ impl Machine {
             let written = memory.write_slice(&image.bytes, image.gpa.into());
             written.map_err(|source| Error::Table { what: image.name, source })?;
         }
-        if let Some(cpuid) = host::cpuid(kvm, &spec, &state.needs)? {
-            vcpu.set_cpuid(&cpuid)?;
+        let cpuid = host::cpuid(kvm, &spec, &state.needs)?;
+        if let Some(cpuid) = &cpuid {
+            vcpu.set_cpuid(cpuid)?;
         }
+        let cpu = host::CpuTraits::of(cpuid.as_ref());
         enter_mode(&vcpu, &spec, &state)?;
         vcpu.set_regs(&state.regs)?;
 
@@ -78,7 +83,20 @@ impl Machine {
         let read_only =
             layout.memory().iter().filter(|region| region.read_only).map(|region| region.range).collect();
         let (exits, answer) = Default::default();
-        Ok(Self { spec, layout, vcpu, memory, read_only, ports, mmio, output, landing, exits, answer })
+        Ok(Self {
+            spec,
+            layout,
+            vcpu,
+            memory,
+            read_only,
+            ports,
+            mmio,
+            output,
+            landing,
+            cpu,
+            exits,
+            answer,
+        })
     }
 
     /// What the machine was built from.
@@ -99,10 +117,31 @@ impl Machine {
         &self.memory
     }
 
+    /// Its devices: those at ports, and those at addresses.
+    #[must_use]
+    pub fn buses(&self) -> (&Bus, &Bus) {
+        (&self.ports, &self.mmio)
+    }
+
     /// Its vCPU, stopped.
     #[must_use]
     pub fn vcpu(&self) -> &Vcpu {
         &self.vcpu
+    }
+
+    /// The exits so far.
+    #[must_use]
+    pub fn exits(&self) -> &ExitCounts {
+        &self.exits
+    }
+
+    /// A page walker with the vCPU's eyes, as they are now.
+    ///
+    /// # Errors
+    /// [`Error::Kvm`].
+    pub fn walker(&self) -> Result<Walker, Error> {
+        let host::CpuTraits { physical_bits, amd } = self.cpu;
+        Ok(Walker { physical_bits, amd, ..Walker::of_sregs(&self.vcpu.sregs()?) })
     }
 }
 

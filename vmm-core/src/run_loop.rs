@@ -89,8 +89,18 @@ impl Machine {
     /// As [`Machine::run`].
     pub fn turn(&mut self, limits: &mut Limits, observers: &mut [&mut dyn Observer]) -> Result<Turn, Error> {
         let exit = self.vcpu.run()?;
-        self.exits.record(ExitKind::from(&exit));
-        let view = View { exit: &exit, vcpu: &self.vcpu, memory: &self.memory, exits: &self.exits };
+        self.take(&exit, limits, observers)
+    }
+
+    /// The rest of a turn: counts an exit, shows it, serves it.
+    pub(crate) fn take(
+        &mut self,
+        exit: &Exit,
+        limits: &mut Limits,
+        observers: &mut [&mut dyn Observer],
+    ) -> Result<Turn, Error> {
+        self.exits.record(ExitKind::from(exit));
+        let view = View { exit, vcpu: &self.vcpu, memory: &self.memory, exits: &self.exits };
         if let Some(end) = limits.on_exit(&view) {
             return Ok(Turn::Ended(end));
         }
@@ -98,8 +108,8 @@ impl Machine {
             return Ok(Turn::Ended(end));
         }
         self.answer.clear();
-        let turn = self.serve(&exit)?;
-        let view = View { exit: &exit, vcpu: &self.vcpu, memory: &self.memory, exits: &self.exits };
+        let turn = self.serve(exit)?;
+        let view = View { exit, vcpu: &self.vcpu, memory: &self.memory, exits: &self.exits };
         for observer in observers {
             observer.on_served(&view, &self.answer);
         }
@@ -110,7 +120,7 @@ impl Machine {
     }
 
     /// Serves one exit. What the guest is to read is left in `self.answer`.
-    fn serve(&mut self, exit: &Exit) -> Result<Turn, Error> {
+    pub(crate) fn serve(&mut self, exit: &Exit) -> Result<Turn, Error> {
         let end = match exit {
             Exit::PioOut { port, width, data, .. } => {
                 self.write(AccessAddress::Port(*port), usize::from(*width), data)?

@@ -206,6 +206,7 @@ proptest! {
                 large_pages: true,
                 execute_disable: true,
                 physical_bits: 52,
+                amd: false,
             };
             let walk = walker.walk([image.clone()].as_slice(), Gva(gva));
             prop_assert!(walk.steps.len() <= scheme.levels().len());

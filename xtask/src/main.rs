@@ -1,6 +1,7 @@
 //! `cargo xtask`: builds guests, runs configurations and tests, checks tidiness. Start reading here.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod ci;
 mod failure;
 mod guests;
@@ -65,6 +66,12 @@ enum Task {
     ///
     /// The last line counts them. A test that did not run counts as skipped, and the report says why.
     Test,
+    /// Measure what something costs, next to what it cost before
+    Bench {
+        /// What to measure
+        #[command(subcommand)]
+        bench: bench::Bench,
+    },
     /// Check format, lints and tidiness, then run all tests
     Ci,
     /// Check what the repository asks of its files beyond lints
@@ -104,6 +111,7 @@ fn perform(arguments: Arguments) -> Result<u8> {
         Task::Nested { fetch_kernel: true, .. } => nested::fetch_kernel().map(|()| 0),
         Task::Nested { options, command, fetch_kernel: false } => run::nested(&workspace, &options, &command),
         Task::Test => Ok(test::run(&workspace, Vec::new())),
+        Task::Bench { bench } => bench::run(&workspace, &bench),
         Task::Ci => Ok(ci::run(&workspace)),
         Task::Tidy => {
             let breaches = tidy::check(&workspace)?;

@@ -73,14 +73,15 @@ impl Workspace {
         &self.root
     }
 
-    /// All configurations, sorted by name.
+    /// All configurations, sorted by path: those in `configs/` and those of the crashing guests.
     pub(crate) fn configs(&self) -> Result<Vec<PathBuf>> {
         let mut configs = Vec::new();
-        let directory = self.path("configs");
-        for entry in directory.read_dir().while_doing("list", &directory)? {
-            let path = entry.while_doing("list", &directory)?.path();
-            if path.extension().is_some_and(|extension| extension == "toml") {
-                configs.push(path);
+        for directory in [self.path("configs"), self.path("configs/crash")] {
+            for entry in directory.read_dir().while_doing("list", &directory)? {
+                let path = entry.while_doing("list", &directory)?.path();
+                if path.extension().is_some_and(|extension| extension == "toml") {
+                    configs.push(path);
+                }
             }
         }
         configs.sort();
@@ -96,7 +97,16 @@ impl Workspace {
 
     /// Builds vmm-cli and returns its path.
     pub(crate) fn build_cli(&self) -> Result<PathBuf> {
-        let messages = self.build("vmm-cli", &["build", "--package", "vmm-cli"])?;
+        self.build_program(&["build", "--package", "vmm-cli"])
+    }
+
+    /// The same as it is installed: optimized.
+    pub(crate) fn build_cli_for_speed(&self) -> Result<PathBuf> {
+        self.build_program(&["build", "--release", "--package", "vmm-cli"])
+    }
+
+    fn build_program(&self, arguments: &[&str]) -> Result<PathBuf> {
+        let messages = self.build("vmm-cli", arguments)?;
         let mut programs = messages.into_iter().filter_map(|message| message.executable);
         programs.next_back().ok_or_else(|| Failure::new("cargo built no program vmm-cli"))
     }

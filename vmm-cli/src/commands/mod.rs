@@ -2,9 +2,13 @@
 
 pub(crate) mod check;
 pub(crate) mod doctor;
+pub(crate) mod dump;
+pub(crate) mod explain;
 pub(crate) mod init;
+pub(crate) mod pages;
 pub(crate) mod print;
 pub(crate) mod run;
+pub(crate) mod translate;
 
 use vmm_cli::diagnostic::{Diagnostics, json};
 use vmm_cli::status::Status;
@@ -16,6 +20,10 @@ pub(crate) fn carry_out(command: &Command) -> Status {
     let (result, format) = match command {
         Command::Run(options) => (run::run(options), options.format),
         Command::Check(options) => (check::check(options), options.format),
+        Command::Explain(options) => (explain::explain(options), options.format),
+        Command::Translate(options) => (translate::translate(options), options.format),
+        Command::Pages(options) => (pages::pages(options), options.format),
+        Command::Dump(options) => (dump::dump(options), options.format),
         Command::Doctor(options) => (doctor::doctor(options), options.format),
         Command::Init(options) => (init::init(options), Format::Text),
         Command::Schema => (print::schema(), Format::Text),

@@ -11,8 +11,34 @@ use crate::args::Cli;
 
 /// Prints on standard output. A reader that has gone away (`| head`) is no trouble.
 pub(crate) fn out(text: &str) -> Result<(), Diagnostics> {
+    bytes(text.as_bytes())
+}
+
+/// The same with a value as JSON, in one line.
+pub(crate) fn json(value: &impl serde::Serialize) -> Result<(), Diagnostics> {
+    // Strings, numbers and lists always serialize: the fallback is never seen.
+    out(&(serde_json::to_string(value).unwrap_or_default() + "\n"))
+}
+
+/// Appends rows to a text, each column as wide as its widest cell.
+pub(crate) fn table<const COLUMNS: usize>(text: &mut String, rows: &[[String; COLUMNS]]) {
+    let mut widths = [0; COLUMNS];
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.len().max(*width);
+        }
+    }
+    for row in rows {
+        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+    }
+}
+
+/// The same with bytes of any kind.
+pub(crate) fn bytes(bytes: &[u8]) -> Result<(), Diagnostics> {
     let mut stdout = std::io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(trouble(&error)),
         Ok(()) | Err(_) => Ok(()),
     }

@@ -1,9 +1,8 @@
 //! `vmm-cli run`: a configuration, a machine, its run, its verdict.
 
-use std::fs::File;
 use std::io::Write;
 
-use kvm_sys_wrap::{Kvm, watch_interrupts};
+use kvm_sys_wrap::watch_interrupts;
 use vmm_cli::config::Config;
 use vmm_cli::diagnostic::{Diagnostic, Diagnostics, Location};
 use vmm_cli::status::Status;
@@ -11,18 +10,28 @@ use vmm_core::console::Console;
 use vmm_core::end::Verdict;
 use vmm_core::error::{Blame, Error};
 use vmm_core::machine::Machine;
+use vmm_core::record::Recording;
 
 use crate::args::{Format, Run};
+use crate::core_file;
 use crate::expectations;
+use crate::gdb;
+use crate::new_file::NewFile;
+use crate::output_file;
 use crate::prepare::Prepared;
-use crate::report::Report;
+use crate::report::{Report, autopsy};
 use crate::terminal::{Copy, Output, Stdin};
+use crate::trace::Watch;
 
 pub(crate) fn run(options: &Run) -> Result<Status, Diagnostics> {
     let config = Config::load(&options.config, &options.overrides.collect())?;
     let Prepared { machine: spec, files, .. } = Prepared::new(&config)?;
     // Opened before the run: a report that cannot be written is better known before than after it.
-    let report_file = options.report.as_deref().map(create).transpose()?;
+    let report_file =
+        options.report.as_deref().map(|path| output_file::create(path, "the report", options.force)).transpose()?;
+    let core = options.core.as_deref().map(|path| NewFile::create(path, "the core file", options.force)).transpose()?;
+    let json = options.format == Format::Json;
+    let watch = Watch::new(&options.trace, &options.config, json, options.force)?;
 
     let copy = config.expect.as_ref().filter(|expect| expect.checks_output()).map(|_| Copy::default());
     let console = Console {
@@ -30,32 +39,65 @@ pub(crate) fn run(options: &Run) -> Result<Status, Diagnostics> {
         input: Box::new(Stdin::default()),
     };
     let host = |error: Error| Diagnostics::from(host_error(&config, &error));
-    let kvm = Kvm::open().map_err(|error| host(error.into()))?;
+    let kvm = watch.open_kvm().map_err(|error| host(error.into()))?;
     watch_interrupts().map_err(|error| host(error.into()))?;
+    let again = options.gdb.as_ref().map(|_| spec.clone());
     let mut machine = Machine::build(&kvm, spec, &files, console).map_err(host)?;
-    let outcome = machine.run().map_err(host)?;
+    let mut recording = Recording::new();
+    let mut can_be_replayed = true;
+    let (outcome, stats) = if let (Some(address), Some(spec)) = (&options.gdb, again) {
+        let build = || Machine::build(&kvm, spec.clone(), &files, Console::to(std::io::sink()));
+        let run = gdb::run(machine, build, (&config.guest.path, &files), address).map_err(|trouble| match trouble {
+            gdb::Trouble::Machine(error) => host(error),
+            gdb::Trouble::Address(problem) => problem,
+        })?;
+        (machine, recording, can_be_replayed) = (run.machine, run.recording, !run.changed);
+        (run.outcome, None)
+    } else {
+        let result = watch.run(&mut machine, &files, &mut [&mut recording]);
+        // What was traced is shown first, even of a run that failed.
+        watch.finish()?;
+        result.map_err(host)?
+    };
 
     let output = copy.map(|copy| copy.bytes()).unwrap_or_default();
-    let mismatches =
+    let mut mismatches =
         config.expect.as_ref().map(|expect| expectations::check(expect, &outcome, &machine, &files, &output));
     let verdict = outcome.end.verdict(machine.spec().halt);
+    let wanted = can_be_replayed && !options.no_autopsy && autopsy::is_wanted(verdict, &config, mismatches.as_deref());
+    let autopsy = wanted.then(|| autopsy::perform(&machine, &outcome.end, &recording, &files));
+    if let (Some(expect), Some(mismatches)) = (&config.expect, &mut mismatches) {
+        let cause = autopsy.as_ref().map(autopsy::Autopsy::summary);
+        mismatches.extend(expectations::check_cause(expect, cause));
+    }
     let status = status(verdict, mismatches.as_deref().map(<[_]>::is_empty));
-    let report = Report::new(status, verdict, &outcome, &machine, &files, mismatches);
+    let mut report = Report::new(status, verdict, &outcome, &machine, &files, mismatches);
+    report.stats = stats;
+    report.set_autopsy(autopsy);
     if let Some(mut file) = report_file {
         let written = writeln!(file, "{}", report.to_json());
         written
             .map_err(|error| Diagnostic::error(Status::Host, format!("cannot write the report: {error}")))?;
     }
     match options.format {
-        Format::Text => report.eprint(&config),
-        Format::Json if status != Status::Success => eprintln!("{}", report.to_json()),
+        Format::Text => {
+            report.eprint(&config);
+            if let Some(stats) = &report.stats {
+                eprint!("{stats}");
+            }
+        }
+        Format::Json if status != Status::Success || report.stats.is_some() => eprintln!("{}", report.to_json()),
         Format::Json => {}
+    }
+    if let Some(mut core) = core {
+        core_file::write(&machine, Some(&outcome.end), &mut core)?;
+        core.keep();
     }
     Ok(status)
 }
 
 /// What a run is worth. Only one that ended by itself can be a success, whatever was expected of it.
-fn status(verdict: Verdict, expectations_met: Option<bool>) -> Status {
+pub(crate) fn status(verdict: Verdict, expectations_met: Option<bool>) -> Status {
     match (verdict, expectations_met) {
         (Verdict::Crashed, _) => Status::Crashed,
         (Verdict::Hung, _) => Status::Hung,
@@ -67,15 +109,8 @@ fn status(verdict: Verdict, expectations_met: Option<bool>) -> Status {
     }
 }
 
-fn create(path: &std::path::Path) -> Result<File, Diagnostic> {
-    File::create(path).map_err(|error| {
-        Diagnostic::error(Status::Host, format!("cannot write the report: {error}"))
-            .at(Location::File(path.display().to_string()))
-    })
-}
-
 /// An error of the machine's, with its cause in the message, at the line that led to it where there is one.
-fn host_error(config: &Config, error: &Error) -> Diagnostic {
+pub(crate) fn host_error(config: &Config, error: &Error) -> Diagnostic {
     let mut message = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {

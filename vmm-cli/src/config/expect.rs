@@ -17,6 +17,8 @@ pub struct Expect {
     pub output_contains: Vec<String>,
     /// A pattern that matches somewhere in the output.
     pub output_regex: Option<Pattern>,
+    /// Texts in the first paragraph of the autopsy, in any order.
+    pub cause: Vec<String>,
     /// The guest's exit code.
     pub exit_code: Option<u32>,
     /// The number of exits to user space.

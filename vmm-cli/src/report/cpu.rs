@@ -6,6 +6,7 @@ use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
 use kvm_sys_wrap::{Gva, emulation_failure};
 use serde::Serialize;
 use vm_memory::Bytes;
+use vmm_core::autopsy::moment::Registers;
 use vmm_core::control::{Cr0, Cr4, Efer, Rflags};
 use vmm_core::end::End;
 use vmm_core::machine::Machine;
@@ -35,6 +36,9 @@ pub(crate) struct Cpu {
     segments: Vec<Segment>,
     /// What has to be known to read the rest.
     notes: Vec<String>,
+    /// Whether an autopsy shows the place.
+    #[serde(skip)]
+    examined: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -67,7 +71,24 @@ impl Cpu {
             control: control(&regs, &sregs),
             segments: segments(&sregs),
             notes: notes(machine, end, &regs, &sregs),
+            examined: false,
         })
+    }
+}
+
+impl Cpu {
+    /// Puts registers that were found out in place of those of the vCPU: the autopsy has said where it was, in which
+    /// instruction and why.
+    pub(crate) fn replace(&mut self, state: &Registers) {
+        let Registers { regs, sregs } = state;
+        self.rip = state.linear_rip();
+        self.symbol = None;
+        self.code = Vec::new();
+        self.registers = Register::ALL.iter().map(|register| (register.name(), register.of(regs))).collect();
+        self.control = control(regs, sregs);
+        self.segments = segments(sregs);
+        self.notes = Vec::new();
+        self.examined = true;
     }
 }
 
@@ -134,7 +155,11 @@ impl fmt::Display for Cpu {
         let symbol = self.symbol.as_deref().map(|name| format!(" <{name}>")).unwrap_or_default();
         let code: Vec<String> = self.code.iter().map(|byte| format!("{byte:02x}")).collect();
         let code = if code.is_empty() { "(nothing there)".to_owned() } else { code.join(" ") };
-        writeln!(f, "  at {:#x}{symbol}: {code}", self.rip)?;
+        if self.examined {
+            writeln!(f, "  registers:")?;
+        } else {
+            writeln!(f, "  at {:#x}{symbol}: {code}", self.rip)?;
+        }
         for row in self.registers.chunks(4) {
             let cells: Vec<String> =
                 row.iter().map(|(name, value)| format!("{name:>6} {value:016x}")).collect();

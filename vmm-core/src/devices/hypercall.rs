@@ -204,6 +204,17 @@ impl Device for Hypercall {
         }
         Ok(Action::Continue)
     }
+
+    fn save(&self) -> Vec<u8> {
+        [self.address_high, self.length].into_iter().flat_map(u32::to_le_bytes).collect()
+    }
+
+    fn restore(&mut self, state: &[u8]) {
+        if let ([high, length], []) = state.as_chunks::<4>() {
+            self.address_high = u32::from_le_bytes(*high);
+            self.length = u32::from_le_bytes(*length);
+        }
+    }
 }
 
 /// Lower and upper half.

@@ -52,6 +52,18 @@ impl fmt::Display for EntryFlags {
     }
 }
 
+/// What decides which bits of an entry are reserved, beside the scheme and the level.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rules {
+    /// EFER.NXE: the XD bit counts. Without it, that bit is reserved.
+    pub execute_disable: bool,
+    /// The width of a physical address (CPUID 0x8000_0008 EAX), at most 52.
+    pub physical_bits: u32,
+    /// An AMD CPU. It reserves bit 8, which is G in an entry that maps a page, in PML5 and PML4 entries, which map none
+    /// (APM vol. 2, 5.3.3); Intel's ignores it there.
+    pub amd: bool,
+}
+
 /// The bits of a mask from `low` up to but not including `high`; both at most 63.
 const fn bits(low: u32, high: u32) -> u64 {
     (1 << high) - (1 << low)
@@ -131,18 +143,22 @@ impl Entry {
 
     /// The bits that are set though they must be 0: using such an entry raises #PF with the RSVD bit.
     ///
-    /// `nxe` is EFER.NXE. `physical_bits` is the width of a physical address (CPUID 0x8000_0008 EAX), at most 52.
+    /// A 4 MiB page keeps bits 39 to 32 of its address in bits 20 to 13: those beyond the width are reserved.
     #[must_use]
     pub const fn reserved_bits(
         self,
         scheme: Scheme,
         level: &Level,
         leaf: Option<PageSize>,
-        nxe: bool,
-        physical_bits: u32,
+        rules: Rules,
     ) -> u64 {
+        let Rules { execute_disable, physical_bits, amd } = rules;
         let low = match leaf {
-            Some(PageSize::Size4M) => 1 << 21,
+            Some(PageSize::Size4M) => match physical_bits {
+                0..=32 => bits(13, 22),
+                33..=40 => bits(physical_bits - 19, 22),
+                41.. => 1 << 21,
+            },
             Some(PageSize::Size2M) => bits(13, 21),
             Some(PageSize::Size1G) => bits(13, 30),
             Some(PageSize::Size4K) => 0,
@@ -150,6 +166,7 @@ impl Entry {
             // hosts set it in memory afterwards, as if it were an accessed bit.
             None if is_pae_root(scheme, level) => bits(1, 3) | bits(6, 9) | 1 << 63,
             // PML4 and PML5 entries map no pages.
+            None if level.leaf.is_none() && amd => EntryFlags::PS.union(EntryFlags::G).bits(),
             None if level.leaf.is_none() => EntryFlags::PS.bits(),
             None => 0,
         };
@@ -159,7 +176,7 @@ impl Entry {
             // Bits 62 to 52 are free for software, or hold a protection key.
             Scheme::FourLevel | Scheme::FiveLevel => bits(physical_bits, 52),
         };
-        self.0 & (low | high | if nxe { 0 } else { EntryFlags::XD.bits() })
+        self.0 & (low | high | if execute_disable { 0 } else { EntryFlags::XD.bits() })
     }
 }
 
@@ -207,15 +224,20 @@ mod tests {
 
     #[test]
     fn reserved_bits_by_scheme_and_level() {
-        let check = |scheme, name: &str, entry: u64, nxe| {
+        let check_on = |amd, scheme, name: &str, entry: u64, nxe| {
             let level = level(scheme, name);
             let leaf = Entry(entry).leaf(scheme, level, true);
-            Entry(entry).reserved_bits(scheme, level, leaf, nxe, 40)
+            let rules = Rules { execute_disable: nxe, physical_bits: 40, amd };
+            Entry(entry).reserved_bits(scheme, level, leaf, rules)
         };
+        let check = |scheme, name, entry, nxe| check_on(false, scheme, name, entry, nxe);
         let xd = 1 << 63;
         assert_eq!(check(Scheme::FourLevel, "PT", xd | 1, false), xd);
         assert_eq!(check(Scheme::FourLevel, "PT", xd | 1, true), 0);
         assert_eq!(check(Scheme::FourLevel, "PML4", 0x81, true), 0x80);
+        assert_eq!(check(Scheme::FourLevel, "PML4", 0x101, true), 0);
+        assert_eq!(check_on(true, Scheme::FourLevel, "PML4", 0x101, true), 0x100);
+        assert_eq!(check_on(true, Scheme::FourLevel, "PDPT", 0x101, true), 0);
         assert_eq!(check(Scheme::FourLevel, "PD", 0x2081, true), 0x2000);
         assert_eq!(check(Scheme::FourLevel, "PT", 1 << 40 | 1, true), 1 << 40);
         assert_eq!(check(Scheme::FourLevel, "PT", 1 << 52 | 1, true), 0);

@@ -6,9 +6,9 @@
 use std::fmt;
 
 use super::Scheme;
-use super::walk::{ReadMemory, Walker, access_words};
+use super::walk::{End, ReadMemory, Walker, access_words};
 use crate::mode::PageSize;
-use crate::span::Bytes;
+use crate::span::{Bytes, Span};
 use crate::spec::Access;
 use crate::{Gpa, Gva};
 
@@ -39,6 +39,25 @@ impl Mapped {
         self.count.saturating_mul(self.size.bytes())
     }
 
+    /// The physical range; `None` if it leaves the address space.
+    #[must_use]
+    pub fn physical(&self) -> Option<Span> {
+        Span::new(self.gpa, self.bytes())
+    }
+
+    /// The virtual address of a physical one in the range.
+    #[must_use]
+    pub const fn gva_of(&self, gpa: Gpa) -> Gva {
+        Gva(self.gva.0.wrapping_add(gpa.0.wrapping_sub(self.gpa.0)))
+    }
+
+    /// The virtual addresses, first and last: `0x1000-0x1fff`. An end behind the last would not always be a number of
+    /// 64 bits.
+    #[must_use]
+    pub fn addresses(&self) -> String {
+        format!("{}-{:#x}", self.gva, self.gva.0.saturating_add(self.bytes() - 1))
+    }
+
     /// Whether `next` goes on where this range ends.
     fn continues(&self, next: &Self) -> bool {
         let (gva, gpa) = (self.gva.0.checked_add(self.bytes()), self.gpa.0.checked_add(self.bytes()));
@@ -47,11 +66,28 @@ impl Mapped {
     }
 }
 
+/// A present entry that is refused, or a table that lies where no memory is: all addresses below it fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Broken {
+    /// The first virtual address concerned.
+    pub gva: Gva,
+    /// Name of the table.
+    pub table: &'static str,
+    /// Where the entry lies, or would.
+    pub at: Gpa,
+    /// [`End::Reserved`] or [`End::NoMemory`].
+    pub why: End,
+}
+
 /// What page tables map.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Mappings {
     /// The ranges, sorted by virtual address; none without paging.
     pub ranges: Vec<Mapped>,
+    /// Present entries and tables that the CPU cannot use, sorted by virtual address.
+    pub broken: Vec<Broken>,
+    /// Where the tables lie, the root first; one that is used twice is there twice.
+    pub tables: Vec<Gpa>,
     /// Whether there were more tables than anybody would want to read.
     pub truncated: bool,
 }
@@ -94,18 +130,30 @@ impl Mappings {
         budget: &mut u32,
     ) {
         let Some(level) = scheme.levels().get(table.depth) else { return };
-        let rest = budget.checked_sub(1).filter(|_| self.ranges.len() < MAX_RANGES);
+        let collected = self.ranges.len().max(self.broken.len());
+        let rest = budget.checked_sub(1).filter(|_| collected < MAX_RANGES);
         self.truncated |= rest.is_none();
         let Some(rest) = rest else { return };
         *budget = rest;
+        self.tables.push(table.at);
         for index in 0..level.entries() {
             let at = Gpa(table.at.0 + index * scheme.entry_bytes());
-            let Some(entry) = memory.read_entry(at, scheme) else { continue };
-            let step = walker.step(scheme, level, index, at, entry);
-            if walker.check(&step).is_err() {
-                continue;
-            }
             let gva = sign_extended(scheme, table.gva | index << level.shift);
+            let broken = |why| Broken { gva: Gva(gva), table: level.name, at, why };
+            let Some(entry) = memory.read_entry(at, scheme) else {
+                // A table lies in memory as a whole or not at all: its first entry stands for all.
+                self.broken.push(broken(End::NoMemory(at)));
+                return;
+            };
+            let step = walker.step(scheme, level, index, at, entry);
+            match walker.check(&step) {
+                Ok(()) => {}
+                Err(End::NotPresent) => continue,
+                Err(why) => {
+                    self.broken.push(broken(why));
+                    continue;
+                }
+            }
             let access = step.narrow(table.access, walker.execute_disable);
             match step.leaf {
                 Some(size) => {
@@ -141,11 +189,10 @@ const fn sign_extended(scheme: Scheme, gva: u64) -> u64 {
 
 impl fmt::Display for Mapped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let last = self.gva.0.saturating_add(self.bytes() - 1);
         write!(
             f,
-            "{}-{last:#x} -> {}, {}, {} x {}, {}",
-            self.gva,
+            "{} -> {}, {}, {} x {}, {}",
+            self.addresses(),
             self.gpa,
             Bytes(self.bytes()),
             self.count,
@@ -170,8 +217,14 @@ mod tests {
     use crate::state::Image;
 
     fn walker(scheme: Scheme) -> Walker {
-        let root = Gpa(0);
-        Walker { scheme: Some(scheme), root, large_pages: true, execute_disable: true, physical_bits: 52 }
+        Walker {
+            scheme: Some(scheme),
+            root: Gpa(0),
+            large_pages: true,
+            execute_disable: true,
+            physical_bits: 52,
+            amd: false,
+        }
     }
 
     fn table(entries: &[(usize, u64)]) -> [Image; 1] {
@@ -184,6 +237,18 @@ mod tests {
             name: "tables",
             bytes: words.iter().flat_map(|word| word.to_le_bytes()).collect(),
         }]
+    }
+
+    #[test]
+    fn what_the_cpu_cannot_use_is_kept() {
+        // A table beyond the one page of memory, and an entry with a reserved bit.
+        let found = mappings(&walker(Scheme::FourLevel), table(&[(1, 0x9003), (2, 0x83)]).as_slice());
+        assert_eq!(found.ranges, []);
+        assert_eq!(found.tables, [Gpa(0), Gpa(0x9000)]);
+        let broken: Vec<_> =
+            found.broken.iter().map(|broken| (broken.gva.0, broken.table, broken.why)).collect();
+        let missing = (1 << 39, "PDPT", End::NoMemory(Gpa(0x9000)));
+        assert_eq!(broken, [missing, (2 << 39, "PML4", End::Reserved(0x80))]);
     }
 
     /// A PDPT in the place of the root, seen as five levels: every table is this one.

@@ -11,7 +11,7 @@ use std::fmt;
 
 use kvm_sys_wrap::bindings::kvm_sregs;
 
-use super::entry::{Entry, is_pae_root};
+use super::entry::{Entry, Rules, is_pae_root};
 use super::{Level, Scheme};
 use crate::control::{Cr4, Efer};
 use crate::mode::PageSize;
@@ -47,6 +47,8 @@ pub struct Walker {
     pub execute_disable: bool,
     /// Width of a physical address in bits, at most 52. A guest without CPUID has 36 in KVM's eyes.
     pub physical_bits: u32,
+    /// An AMD CPU, which reserves one bit more.
+    pub amd: bool,
 }
 
 /// One step: an entry that was read.
@@ -130,6 +132,7 @@ impl Walker {
             large_pages: Cr4::from_bits_retain(sregs.cr4).contains(Cr4::PSE),
             execute_disable: Efer::from_bits_retain(sregs.efer).contains(Efer::NXE),
             physical_bits: 52,
+            amd: false,
         }
     }
 
@@ -197,7 +200,9 @@ impl Walker {
             return Err(End::NotPresent);
         }
         let Step { scheme, level, leaf, .. } = *step;
-        match step.entry.reserved_bits(scheme, level, leaf, self.execute_disable, self.physical_bits) {
+        let Self { execute_disable, physical_bits, amd, .. } = *self;
+        let rules = Rules { execute_disable, physical_bits, amd };
+        match step.entry.reserved_bits(scheme, level, leaf, rules) {
             0 => Ok(()),
             bits => Err(End::Reserved(bits)),
         }
@@ -283,7 +288,8 @@ mod tests {
 
     fn walker(execute_disable: bool) -> Walker {
         let scheme = Some(Scheme::FourLevel);
-        Walker { scheme, root: Gpa(0x1000), large_pages: false, execute_disable, physical_bits: 40 }
+        let root = Gpa(0x1000);
+        Walker { scheme, root, large_pages: false, execute_disable, physical_bits: 40, amd: false }
     }
 
     const XD: u64 = 1 << 63;

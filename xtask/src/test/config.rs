@@ -19,7 +19,7 @@ const WATCHDOG: Duration = Duration::from_secs(90);
 /// One configuration and what is to be expected of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ConfigTest {
-    /// The file's name without `.toml`.
+    /// The file's name without `.toml`; before it `crash/` for a crashing guest.
     pub(super) name: String,
     config: PathBuf,
     /// Standard input: the file NAME.input beside the configuration, if there is one.
@@ -71,7 +71,7 @@ impl ConfigTest {
         let input = config.with_extension("input");
         let five_level = lookup(&table, &["paging", "five-level"]);
         Ok(Self {
-            name: config.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+            name: name_of(config),
             config: config.to_owned(),
             input: input.is_file().then_some(input),
             status: expected_status(text(["expect", "end"]), table.get("halt").and_then(toml::Value::as_str)),
@@ -137,6 +137,15 @@ impl ConfigTest {
             None => {}
         }
         if wrong.is_empty() { Verdict::Passed } else { Verdict::Failed(wrong.join("\n")) }
+    }
+}
+
+/// The path below `configs/`, without `.toml`.
+fn name_of(config: &Path) -> String {
+    let stem = config.file_stem().unwrap_or_default().to_string_lossy();
+    match config.parent().and_then(Path::file_name) {
+        Some(folder) if folder == "crash" => format!("crash/{stem}"),
+        Some(_) | None => stem.into_owned(),
     }
 }
 
@@ -216,6 +225,12 @@ mod tests {
         assert!(failed(&judge("mode = \"pae\"", 104, "{}", Host::Ordinary)).starts_with("refused"));
         assert!(failed(&judge("mode = \"long\"", 104, "{}", Host::Pvm)).starts_with("refused"));
         assert_eq!(judge("mode = \"long\"\n[paging]\nfive-level = true", 104, "{}", Host::Ordinary), skipped);
+    }
+
+    #[test]
+    fn a_crashing_guest_is_named_with_its_folder() {
+        assert_eq!(name_of(Path::new("/x/configs/long.toml")), "long");
+        assert_eq!(name_of(Path::new("/x/configs/crash/bad-msr.toml")), "crash/bad-msr");
     }
 
     #[test]

@@ -14,9 +14,22 @@ pub(super) enum Host {
 }
 
 /// Configurations, by name, that kvm-pvm runs without refusing them, but to another end.
-const NOT_ON_PVM: &[(&str, &str)] = &[("int80-long", INT_N), ("int80-protected", INT_N)];
+const NOT_ON_PVM: &[(&str, &str)] = &[
+    ("int80-long", INT_N),
+    ("int80-protected", INT_N),
+    ("crash/gate-type", GATE),
+    ("crash/gate-segment", GATE),
+    ("crash/real-idt-limit", IDT_LIMIT),
+    ("crash/far-jump-empty", FAR_JUMP),
+    ("crash/protected-without-gdt", FAR_JUMP),
+    ("crash/cr3-outside", CR3),
+];
 
 const INT_N: &str = "kvm-pvm takes `int n` in ring 3 for an invalid opcode";
+const GATE: &str = "kvm-pvm checks neither a 32-bit gate's type nor its segment: the guest's handler runs";
+const IDT_LIMIT: &str = "kvm-pvm ignores the limit of the IDT in real mode: the guest hangs";
+const FAR_JUMP: &str = "kvm-pvm cannot interpret a far jump that faults: the guest ends with INTERNAL_ERROR";
+const CR3: &str = "kvm-pvm takes page tables outside memory for a triple fault: the guest ends with SHUTDOWN";
 
 impl Host {
     /// The kind of host we run on.

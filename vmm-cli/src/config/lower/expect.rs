@@ -29,6 +29,7 @@ pub(super) fn lower(cx: &mut Context<'_>) -> Option<Expect> {
             .flat_map(|at| &at.value)
             .map(|at| at.value.clone())
             .collect(),
+        cause: table.cause.iter().flat_map(|at| &at.value).map(|at| at.value.clone()).collect(),
         output_regex: table.output_regex.as_ref().and_then(|at| pattern(cx, at)),
         exit_code: table.exit_code.as_ref().and_then(|at| exit_code(cx, at)),
         exits: table.exits.as_ref().map(|at| at.value.0),

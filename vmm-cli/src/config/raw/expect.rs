@@ -18,6 +18,8 @@ pub struct Expect {
     pub output_contains: Option<At<Vec<At<String>>>>,
     /// A regular expression that matches somewhere in the output. Classes such as \w are ASCII.
     pub output_regex: Option<At<String>>,
+    /// Texts that the first paragraph of the autopsy contains, for guests that are to crash or hang.
+    pub cause: Option<At<Vec<At<String>>>>,
     /// The guest's exit code.
     pub exit_code: Option<At<Count>>,
     /// The number of exits to user space.

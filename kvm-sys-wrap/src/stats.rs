@@ -1,0 +1,297 @@
+//! `KVM_GET_STATS_FD`: the kernel's own counters of a VM or a vCPU, with their names (api.rst 4.133).
+//!
+//! The call gives a file. It begins with a header, which says where the descriptors are (a name and a shape for each
+//! counter) and where the values are. Which counters there are differs between kernels and is not known to us: all are
+//! read, none is interpreted. Descriptors never change, so they are read once; values are read at each
+//! [`Stats::read`].
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::os::unix::fs::FileExt;
+
+use crate::call::Call;
+use crate::create_vcpu::Vcpu;
+use crate::create_vm::Vm;
+use crate::error::{Result, call_failed};
+use crate::observe::Observed;
+
+/// `_IO(KVMIO, 0xce)` of linux/kvm.h.
+const KVM_GET_STATS_FD: libc::c_ulong = 0xaece;
+
+/// No kernel has as many descriptors, or as long names; a file that claims more is not one of these.
+const MOST: u32 = 1 << 12;
+/// Bytes of `struct kvm_stats_header`, and of `struct kvm_stats_desc` without the name at its end.
+const HEADER: usize = 24;
+const DESCRIPTOR: usize = 16;
+
+/// How a counter moves (`KVM_STATS_TYPE_*`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StatKind {
+    /// Only grows.
+    Cumulative,
+    /// Grows and shrinks.
+    Instant,
+    /// The highest value so far.
+    Peak,
+    /// A histogram with buckets of one size, in units of the counter; the last bucket takes all that is larger.
+    LinearHistogram {
+        /// The size of a bucket.
+        bucket: u32,
+    },
+    /// A histogram with buckets [0], [1], [2..4), [4..8) and so on.
+    LogHistogram,
+    /// A type that this crate does not know.
+    Other(u32),
+}
+
+/// What a counter counts (`KVM_STATS_UNIT_*`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StatUnit {
+    /// Events, or things.
+    Count,
+    /// Bytes.
+    Bytes,
+    /// Seconds.
+    Seconds,
+    /// CPU cycles.
+    Cycles,
+    /// 0 or 1.
+    Boolean,
+    /// A unit that this crate does not know.
+    Other(u32),
+}
+
+/// A counter and its present value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stat {
+    /// The kernel's name for it, such as `halt_exits`.
+    pub name: String,
+    /// How it moves.
+    pub kind: StatKind,
+    /// What it counts.
+    pub unit: StatUnit,
+    /// A value stands for itself times `base` to the power of `exponent`, in the unit: 10 and -9 are nanoseconds.
+    pub base: u8,
+    /// See `base`.
+    pub exponent: i16,
+    /// One value, or one for each bucket of a histogram.
+    pub values: Vec<u64>,
+}
+
+/// The open counters of a VM or a vCPU. They stay readable after it is gone, with the last values.
+#[derive(Debug)]
+pub struct Stats {
+    file: File,
+    descriptors: Vec<Descriptor>,
+    data_offset: u64,
+    data_length: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Descriptor {
+    stat: Stat,
+    /// Where its values are, in the data.
+    offset: usize,
+    length: usize,
+}
+
+impl Vm {
+    /// Opens the VM's counters.
+    ///
+    /// # Errors
+    /// [`Error::Call`](crate::Error::Call), ENOTTY where the kernel is older than 5.14.
+    pub fn stats(&self) -> Result<Stats> {
+        Stats::open(
+            Call::GetVmStatsFd,
+            self.observed(),
+            self.fd().as_raw_fd(),
+            "the VM's counters".to_owned(),
+        )
+    }
+}
+
+impl Vcpu {
+    /// Opens the vCPU's counters.
+    ///
+    /// # Errors
+    /// [`Error::Call`](crate::Error::Call), ENOTTY where the kernel is older than 5.14.
+    pub fn stats(&self) -> Result<Stats> {
+        let detail = format!("the counters of vCPU {}", self.id());
+        Stats::open(Call::GetVcpuStatsFd, self.observed(), self.fd.as_raw_fd(), detail)
+    }
+}
+
+impl Stats {
+    fn open(call: Call, observed: &Observed, on: RawFd, detail: String) -> Result<Self> {
+        let open = || {
+            // SAFETY: the call takes no argument and touches no memory of ours.
+            let descriptor = unsafe { libc::ioctl(on, KVM_GET_STATS_FD, 0) };
+            if descriptor < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+            Ok(unsafe { File::from_raw_fd(descriptor) })
+        };
+        let file = observed.call(call, format_args!(""), open);
+        file.and_then(Self::of_file).map_err(call_failed(call, detail))
+    }
+
+    /// Reads header and descriptors.
+    fn of_file(file: File) -> io::Result<Self> {
+        let mut header = [0; HEADER];
+        file.read_exact_at(&mut header, 0)?;
+        // flags, name_size, num_desc, id_offset, desc_offset, data_offset
+        let word = |index: usize| word(&header, index * 4);
+        let (name_size, count, at, data_offset) = (word(1)?, word(2)?, word(4)?, word(5)?);
+        if name_size > MOST || count > MOST {
+            return Err(malformed());
+        }
+        let size = DESCRIPTOR + usize::try_from(name_size).map_err(|_| malformed())?;
+        let mut bytes = vec![0; size * usize::try_from(count).map_err(|_| malformed())?];
+        file.read_exact_at(&mut bytes, at.into())?;
+        let descriptors: Vec<_> =
+            bytes.chunks_exact(size).map(Descriptor::decode).collect::<io::Result<_>>()?;
+        let end = |descriptor: &Descriptor| descriptor.offset + descriptor.length;
+        let data_length = descriptors.iter().map(end).max().unwrap_or(0);
+        Ok(Self { file, descriptors, data_offset: data_offset.into(), data_length })
+    }
+
+    /// The counters as they are now, in the kernel's order.
+    ///
+    /// # Errors
+    /// What reading the file ran into.
+    pub fn read(&self) -> io::Result<Vec<Stat>> {
+        let mut data = vec![0; self.data_length];
+        self.file.read_exact_at(&mut data, self.data_offset)?;
+        let filled = self.descriptors.iter().map(|Descriptor { stat, offset, length }| {
+            let bytes = data.get(*offset..offset + length).unwrap_or_default();
+            let values = bytes.as_chunks().0.iter().map(|value| u64::from_le_bytes(*value)).collect();
+            Stat { values, ..stat.clone() }
+        });
+        Ok(filled.collect())
+    }
+}
+
+impl Descriptor {
+    /// Reads one `struct kvm_stats_desc`: flags, exponent (s16), size (u16), offset, bucket_size, name.
+    fn decode(bytes: &[u8]) -> io::Result<Self> {
+        let flags = word(bytes, 0)?;
+        let (exponent, count) = (half(bytes, 4)?, u16::from_le_bytes(half(bytes, 6)?));
+        let (offset, bucket) = (word(bytes, 8)?, word(bytes, 12)?);
+        let name = bytes.get(DESCRIPTOR..).unwrap_or_default();
+        let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+        let kind = match flags & kvm_bindings::KVM_STATS_TYPE_MASK {
+            kvm_bindings::KVM_STATS_TYPE_CUMULATIVE => StatKind::Cumulative,
+            kvm_bindings::KVM_STATS_TYPE_INSTANT => StatKind::Instant,
+            kvm_bindings::KVM_STATS_TYPE_PEAK => StatKind::Peak,
+            kvm_bindings::KVM_STATS_TYPE_LINEAR_HIST => StatKind::LinearHistogram { bucket },
+            kvm_bindings::KVM_STATS_TYPE_LOG_HIST => StatKind::LogHistogram,
+            other => StatKind::Other(other),
+        };
+        let unit = match flags & kvm_bindings::KVM_STATS_UNIT_MASK {
+            kvm_bindings::KVM_STATS_UNIT_NONE => StatUnit::Count,
+            kvm_bindings::KVM_STATS_UNIT_BYTES => StatUnit::Bytes,
+            kvm_bindings::KVM_STATS_UNIT_SECONDS => StatUnit::Seconds,
+            kvm_bindings::KVM_STATS_UNIT_CYCLES => StatUnit::Cycles,
+            kvm_bindings::KVM_STATS_UNIT_BOOLEAN => StatUnit::Boolean,
+            other => StatUnit::Other(other >> kvm_bindings::KVM_STATS_UNIT_SHIFT),
+        };
+        let binary = flags & kvm_bindings::KVM_STATS_BASE_MASK == kvm_bindings::KVM_STATS_BASE_POW2;
+        let stat = Stat {
+            name: String::from_utf8_lossy(name).into_owned(),
+            kind,
+            unit,
+            base: if binary { 2 } else { 10 },
+            exponent: i16::from_le_bytes(exponent),
+            values: Vec::new(),
+        };
+        let offset = usize::try_from(offset).ok().filter(|offset| *offset <= 1 << 20);
+        Ok(Self {
+            stat,
+            offset: offset.ok_or_else(malformed)?,
+            length: usize::from(count) * size_of::<u64>(),
+        })
+    }
+}
+
+fn word(bytes: &[u8], at: usize) -> io::Result<u32> {
+    let word = bytes.get(at..).and_then(|rest| rest.first_chunk()).ok_or_else(malformed)?;
+    Ok(u32::from_le_bytes(*word))
+}
+
+fn half(bytes: &[u8], at: usize) -> io::Result<[u8; 2]> {
+    bytes.get(at..).and_then(|rest| rest.first_chunk()).copied().ok_or_else(malformed)
+}
+
+fn malformed() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "the counters' file is not as its documentation says")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    /// A file as the kernel makes it: header, an id of 8 bytes, descriptors with names of 8 bytes, data.
+    fn file(count: u32) -> File {
+        let mut bytes = Vec::new();
+        let data_at = 32 + count * 24;
+        for word in [0, 8, count, 24, 32, data_at] {
+            bytes.extend(word.to_le_bytes());
+        }
+        bytes.extend(*b"kvm-1\0\0\0");
+        for (flags, exponent, size, offset, bucket, name) in
+            [(0x10_u32, 0_i16, 1_u16, 0_u32, 0_u32, b"pages\0\0\0"), (0x23, -9, 3, 8, 50, b"wait_ns\0")]
+        {
+            bytes.extend(flags.to_le_bytes());
+            bytes.extend(exponent.to_le_bytes());
+            bytes.extend(size.to_le_bytes());
+            bytes.extend(offset.to_le_bytes());
+            bytes.extend(bucket.to_le_bytes());
+            bytes.extend(name);
+        }
+        for value in [7_u64, 1, 2, 3] {
+            bytes.extend(value.to_le_bytes());
+        }
+        let descriptor = std::ffi::CString::new("stats").unwrap();
+        // SAFETY: the name is a C string; a new descriptor is ours alone.
+        let raw = unsafe { libc::memfd_create(descriptor.as_ptr(), libc::MFD_CLOEXEC) };
+        assert!(raw >= 0);
+        // SAFETY: as above.
+        let mut file = unsafe { File::from_raw_fd(raw) };
+        file.write_all(&bytes).unwrap();
+        file
+    }
+
+    #[test]
+    fn names_shapes_and_values_are_read() {
+        let stats = Stats::of_file(file(2)).unwrap().read().unwrap();
+        let expected = [
+            Stat {
+                name: "pages".to_owned(),
+                kind: StatKind::Cumulative,
+                unit: StatUnit::Bytes,
+                base: 10,
+                exponent: 0,
+                values: vec![7],
+            },
+            Stat {
+                name: "wait_ns".to_owned(),
+                kind: StatKind::LinearHistogram { bucket: 50 },
+                unit: StatUnit::Seconds,
+                base: 10,
+                exponent: -9,
+                values: vec![1, 2, 3],
+            },
+        ];
+        assert_eq!(stats, expected);
+    }
+
+    #[test]
+    fn a_file_that_claims_too_much_is_refused() {
+        assert_eq!(Stats::of_file(file(5000)).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(Stats::of_file(file(6)).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+}

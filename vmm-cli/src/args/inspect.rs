@@ -1,0 +1,89 @@
+//! The options of `translate`, `pages` and `dump`: they look into a guest that was stopped somewhere.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueHint};
+
+use super::{Format, Overrides};
+
+const WHERE: &str = "Where the guest is stopped (before its first instruction, if nothing else is said)";
+
+/// Where the guest is stopped.
+#[derive(Debug, Args)]
+pub(crate) struct At {
+    /// Where it first comes to this symbol, symbol+offset or address
+    #[arg(long, help_heading = WHERE, value_name = "PLACE", conflicts_with_all = ["exits", "end"])]
+    pub(crate) at: Option<String>,
+    /// After this many exits
+    #[arg(long, help_heading = WHERE, value_name = "N", conflicts_with = "end")]
+    pub(crate) exits: Option<u64>,
+    /// Where its run ends, in whatever way
+    #[arg(long, help_heading = WHERE)]
+    pub(crate) end: bool,
+    /// Show what it prints on the way, on standard error
+    #[arg(long, help_heading = WHERE)]
+    pub(crate) show_output: bool,
+}
+
+/// What all three have in common.
+#[derive(Debug, Args)]
+pub(crate) struct Look {
+    /// The configuration
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) config: PathBuf,
+    #[command(flatten)]
+    pub(crate) overrides: Overrides,
+    #[command(flatten)]
+    pub(crate) at: At,
+}
+
+/// Options of `translate`.
+#[derive(Debug, Args)]
+pub(crate) struct Translate {
+    #[command(flatten)]
+    pub(crate) look: Look,
+    /// What to look up: addresses, symbols, symbol+offset
+    #[arg(required = true, value_name = "GVA")]
+    pub(crate) addresses: Vec<String>,
+    /// How the result is shown
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+/// Options of `pages`.
+#[derive(Debug, Args)]
+pub(crate) struct Pages {
+    #[command(flatten)]
+    pub(crate) look: Look,
+    /// How the result is shown
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+/// Options of `dump`.
+#[derive(Debug, Args)]
+pub(crate) struct Dump {
+    #[command(flatten)]
+    pub(crate) look: Look,
+    /// ADDRESS..ADDRESS, ADDRESS,LENGTH, or a symbol; symbols can have an offset. Addresses are physical, symbols virtual
+    #[arg(required_unless_present = "core", value_name = "RANGE")]
+    pub(crate) ranges: Vec<String>,
+    /// Take addresses as virtual
+    #[arg(long = "virtual")]
+    pub(crate) is_virtual: bool,
+    /// Write the bytes as they are
+    #[arg(long, conflicts_with = "format")]
+    pub(crate) raw: bool,
+    /// Write to this file instead of standard output
+    #[arg(long, short, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "ranges")]
+    pub(crate) output: Option<PathBuf>,
+    /// Write registers and all memory to this ELF core file, for gdb
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) core: Option<PathBuf>,
+    /// Let --output and --core replace files
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// How the result is shown
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}

@@ -1,0 +1,285 @@
+//! `vmm-cli dump`: guest memory, as a hex dump, as bytes, or with the registers as a core file for gdb.
+//!
+//! A plain address is physical unless `--virtual` is given; a symbol is always virtual. A range with a byte that is not
+//! there is refused as a whole, before anything is written. The hex dump is that of `hexdump -C`: lines of 16
+//! bytes, a star for lines that repeat the one before.
+//!
+//! The JSON form is an array with an object for each range; its keys, of which more may come and none go:
+//!
+//! | key | value |
+//! |---|---|
+//! | `address` | the first address |
+//! | `virtual` | whether that is a virtual one |
+//! | `length` | number of bytes |
+//! | `hex` | the bytes, two digits each |
+
+use std::fmt::Write as _;
+use std::io::Write;
+use std::path::Path;
+
+use serde::Serialize;
+use vm_memory::{Bytes, GuestMemoryBackend};
+use vmm_cli::diagnostic::{Diagnostic, Diagnostics};
+use vmm_cli::place::{Extent, Range};
+use vmm_cli::status::Status;
+use vmm_core::paging::walk::Walker;
+use vmm_core::{Gpa, Gva};
+
+use super::print;
+use crate::args::{Dump, Format};
+use crate::core_file;
+use crate::new_file::NewFile;
+use crate::stopped::{Found, Stopped, find};
+
+const PAGE: u64 = 4096;
+/// How much is shown at once; a multiple of the 16 bytes of a line.
+const CHUNK: usize = 1 << 16;
+
+#[derive(Debug, Serialize)]
+struct Row {
+    address: u64,
+    #[serde(rename = "virtual")]
+    is_virtual: bool,
+    length: u64,
+    hex: String,
+}
+
+pub(crate) fn dump(options: &Dump) -> Result<Status, Diagnostics> {
+    let ranges: Vec<Range> =
+        options.ranges.iter().map(|text| Range::parse(text)).collect::<Result<_, _>>()?;
+    let create = |path: &Path, what| NewFile::create(path, what, options.force);
+    let mut output = options.output.as_deref().map(|path| create(path, "the dump")).transpose()?;
+    let core = options.core.as_deref().map(|path| create(path, "the core file")).transpose()?;
+    let stopped = Stopped::new(&options.look)?;
+    let walker = stopped.machine.walker().map_err(|error| stopped.error(&error))?;
+    let mut extents = Vec::new();
+    for range in &ranges {
+        let extent = Stretch::new(&stopped, range, options.is_virtual)?;
+        extent.check(&stopped, &walker)?;
+        extents.push(extent);
+    }
+    let mut rows = Vec::new();
+    for extent in extents {
+        let mut hex = HexDump::new(extent.start);
+        let mut row = Row {
+            address: extent.start,
+            is_virtual: extent.is_virtual,
+            length: extent.length,
+            hex: String::new(),
+        };
+        extent.read(&stopped, &walker, |bytes| match (options.format, options.raw) {
+            (Format::Text, true) => write(&mut output, bytes),
+            (Format::Text, false) => write(&mut output, hex.lines(bytes).as_bytes()),
+            (Format::Json, _) => {
+                for byte in bytes {
+                    // Writing to a string cannot fail.
+                    let _ = write!(row.hex, "{byte:02x}");
+                }
+                Ok(())
+            }
+        })?;
+        match (options.format, options.raw) {
+            (Format::Text, false) => write(&mut output, hex.end().as_bytes())?,
+            (Format::Text, true) => {}
+            (Format::Json, _) => rows.push(row),
+        }
+    }
+    if options.format == Format::Json && !ranges.is_empty() {
+        // Rows always serialize: the fallback is never seen.
+        let text = serde_json::to_string(&rows).unwrap_or_default() + "\n";
+        write(&mut output, text.as_bytes())?;
+    }
+    if let Some(mut core) = core {
+        core_file::write(&stopped.machine, stopped.end.as_ref(), &mut core)?;
+        core.keep();
+    }
+    if let Some(output) = output {
+        output.keep();
+    }
+    Ok(Status::Success)
+}
+
+fn write(output: &mut Option<NewFile>, bytes: &[u8]) -> Result<(), Diagnostics> {
+    match output {
+        Some(output) => match output.file().write_all(bytes) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(output.trouble(&error).into()),
+        },
+        None => print::bytes(bytes),
+    }
+}
+
+/// A range of addresses.
+struct Stretch {
+    start: u64,
+    length: u64,
+    is_virtual: bool,
+}
+
+impl Stretch {
+    fn new(stopped: &Stopped, range: &Range, is_virtual: bool) -> Result<Self, Diagnostic> {
+        let Found { address: start, by_symbol, size } = find(&stopped.files, &range.start)?;
+        let mistake = |message| Diagnostic::error(Status::Configuration, message);
+        let length = match &range.extent {
+            Extent::Length(length) => *length,
+            Extent::UpTo(end) => {
+                let end = find(&stopped.files, end)?.address;
+                end.checked_sub(start).ok_or_else(|| {
+                    mistake(format!("the range ends at {end:#x}, before its start {start:#x}"))
+                })?
+            }
+            Extent::Symbol if size == 0 => {
+                return Err(mistake(format!("the symbol at {start:#x} has no size"))
+                    .with_help(Some("give the length: `SYMBOL,64` for 64 bytes")));
+            }
+            Extent::Symbol => size,
+        };
+        if length == 0 || start.checked_add(length - 1).is_none() {
+            return Err(mistake(format!("{length} bytes from {start:#x} are not a range")));
+        }
+        Ok(Self { start, length, is_virtual: is_virtual || by_symbol })
+    }
+
+    /// The range page by page: offset, physical address, bytes.
+    fn pieces(
+        &self,
+        stopped: &Stopped,
+        walker: &Walker,
+        mut each: impl FnMut(Gpa, usize) -> Result<(), Diagnostics>,
+    ) -> Result<(), Diagnostics> {
+        let memory = stopped.machine.memory();
+        let mut done = 0;
+        while done < self.length {
+            let at = self.start.wrapping_add(done);
+            let size = (PAGE - at % PAGE).min(self.length - done);
+            let nothing = |why: String| {
+                let kind = if self.is_virtual { "" } else { "physical " };
+                let help = "`vmm-cli pages` and `vmm-cli check -v` show what is there";
+                Diagnostic::error(Status::Configuration, format!("cannot read {kind}{at:#x}: {why}"))
+                    .with_help(Some(help))
+            };
+            let gpa = if self.is_virtual {
+                let walk = walker.walk(memory, Gva(at));
+                walk.translation().ok_or_else(|| nothing(walk.end.to_string()))?.gpa
+            } else {
+                Gpa(at)
+            };
+            // The first and the last byte: memory comes in whole pages.
+            let last = Gpa(gpa.0.saturating_add(size - 1));
+            if !memory.address_in_range(gpa.into()) || !memory.address_in_range(last.into()) {
+                let place = if self.is_virtual { format!("at physical {gpa}") } else { "there".to_owned() };
+                return Err(nothing(format!("no memory is {place}")).into());
+            }
+            each(gpa, usize::try_from(size).unwrap_or(0))?;
+            done = done.saturating_add(size);
+        }
+        Ok(())
+    }
+
+    fn check(&self, stopped: &Stopped, walker: &Walker) -> Result<(), Diagnostics> {
+        self.pieces(stopped, walker, |_, _| Ok(()))
+    }
+
+    /// Hands the bytes over, in chunks of which all but the last have whole lines.
+    fn read(
+        &self,
+        stopped: &Stopped,
+        walker: &Walker,
+        mut take: impl FnMut(&[u8]) -> Result<(), Diagnostics>,
+    ) -> Result<(), Diagnostics> {
+        let mut buffer = Vec::new();
+        self.pieces(stopped, walker, |gpa, size| {
+            let start = buffer.len();
+            buffer.resize(start.saturating_add(size), 0);
+            if let Some(bytes) = buffer.get_mut(start..) {
+                let read = stopped.machine.memory().read_slice(bytes, gpa.into());
+                read.map_err(|error| {
+                    Diagnostic::error(Status::Host, format!("cannot read guest memory: {error}"))
+                })?;
+            }
+            if buffer.len() >= CHUNK {
+                let rest = buffer.split_off(buffer.len() - buffer.len() % 16);
+                take(&buffer)?;
+                buffer = rest;
+            }
+            Ok(())
+        })?;
+        take(&buffer)
+    }
+}
+
+/// Lines of 16 bytes, as `hexdump -C` has them.
+struct HexDump {
+    address: u64,
+    last: Vec<u8>,
+    starred: bool,
+}
+
+impl HexDump {
+    const fn new(address: u64) -> Self {
+        Self { address, last: Vec::new(), starred: false }
+    }
+
+    fn lines(&mut self, bytes: &[u8]) -> String {
+        let mut text = String::new();
+        for line in bytes.chunks(16) {
+            if line.len() == 16 && line == self.last {
+                if !self.starred {
+                    text.push_str("*\n");
+                }
+                self.starred = true;
+            } else {
+                self.starred = false;
+                self.line(&mut text, line);
+                self.last = line.to_vec();
+            }
+            self.address = self.address.wrapping_add(u64::try_from(line.len()).unwrap_or(0));
+        }
+        text
+    }
+
+    fn line(&self, text: &mut String, line: &[u8]) {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{:08x} ", self.address);
+        for column in 0..16 {
+            if column % 8 == 0 {
+                text.push(' ');
+            }
+            let _ = match line.get(column) {
+                Some(byte) => write!(text, "{byte:02x} "),
+                None => write!(text, "   "),
+            };
+        }
+        let shown = line.iter().map(|byte| if (0x20..0x7f).contains(byte) { char::from(*byte) } else { '.' });
+        let _ = writeln!(text, " |{}|", shown.collect::<String>());
+    }
+
+    /// The address behind the last byte.
+    fn end(&self) -> String {
+        format!("{:08x}\n", self.address)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dump_looks_like_that_of_hexdump() {
+        let mut dump = HexDump::new(0x1000);
+        let mut text = dump.lines(b"Hello, world!\n\0\0");
+        text += &dump.lines(&[0; 64]);
+        text += &dump.lines(&[0xff, b'|']);
+        text += &dump.end();
+        assert_eq!(
+            text,
+            "\
+00001000  48 65 6c 6c 6f 2c 20 77  6f 72 6c 64 21 0a 00 00  |Hello, world!...|
+00001010  00 00 00 00 00 00 00 00  00 00 00 00 00 00 00 00  |................|
+*
+00001050  ff 7c                                             |.||
+00001052
+"
+        );
+    }
+}

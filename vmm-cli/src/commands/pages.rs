@@ -1,0 +1,152 @@
+//! `vmm-cli pages`: all that the page tables map, joined to ranges, and what is worth a second look there.
+//!
+//! Findings are no errors: the status is 0 with them and without. The JSON form has these keys; more may come, none go:
+//!
+//! | key | value |
+//! |---|---|
+//! | `point` | where the guest was stopped, in words |
+//! | `scheme`, `root` | how addresses are translated there, and where the first table lies; null without paging |
+//! | `ranges` | one for each range: `gva`, `gpa`, `bytes`, `page_size`, `pages`, `access` (`writable`, `user`, `executable`) |
+//! | `truncated` | whether there is more than anybody would want to read |
+//! | `findings` | one for each: `kind`, `gva`, `message` |
+//!
+//! The kinds are `writable-executable`, `user-visible`, `alias`, `nothing-there`, `reserved-bits` and
+//! `table-not-in-memory` ([`Finding`]).
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+use vmm_cli::diagnostic::Diagnostics;
+use vmm_cli::status::Status;
+use vmm_core::findings::{Finding, findings, kernel};
+use vmm_core::layout::Owner;
+use vmm_core::paging::Scheme;
+use vmm_core::paging::merge::{Mapped, mappings};
+use vmm_core::paging::walk::access_words;
+use vmm_core::span::{Bytes, Span};
+
+use super::print;
+use super::translate::AccessRow;
+use crate::args::{Format, Pages};
+use crate::stopped::Stopped;
+
+/// As many findings of a kind as the text form shows.
+const SHOWN: usize = 10;
+
+#[derive(Debug, Serialize)]
+struct Answer {
+    point: String,
+    scheme: Option<&'static str>,
+    root: Option<u64>,
+    ranges: Vec<RangeRow>,
+    truncated: bool,
+    findings: Vec<FindingRow>,
+    #[serde(skip)]
+    mapped: Vec<Mapped>,
+}
+
+#[derive(Debug, Serialize)]
+struct RangeRow {
+    gva: u64,
+    gpa: u64,
+    bytes: u64,
+    page_size: u64,
+    pages: u64,
+    access: AccessRow,
+}
+
+#[derive(Debug, Serialize)]
+struct FindingRow {
+    kind: &'static str,
+    gva: u64,
+    message: String,
+}
+
+pub(crate) fn pages(options: &Pages) -> Result<Status, Diagnostics> {
+    let stopped = Stopped::new(&options.look)?;
+    let answer = look(&stopped)?;
+    match options.format {
+        Format::Text => print::out(&answer.text())?,
+        Format::Json => print::json(&answer)?,
+    }
+    Ok(Status::Success)
+}
+
+fn look(stopped: &Stopped) -> Result<Answer, Diagnostics> {
+    let machine = &stopped.machine;
+    let sregs = machine.vcpu().sregs().map_err(|error| stopped.error(&error.into()))?;
+    let walker = machine.walker().map_err(|error| stopped.error(&error))?;
+    let mappings = mappings(&walker, machine.memory());
+    let kernel = kernel(&mappings, &walker, &sregs, machine.layout(), machine.memory());
+    let devices = machine.layout().ranges().iter().filter(|placed| matches!(placed.owner, Owner::Device(_)));
+    let there: Vec<Span> = machine
+        .layout()
+        .memory()
+        .iter()
+        .map(|region| region.range)
+        .chain(devices.map(|placed| placed.range))
+        .collect();
+    let findings = findings(&mappings, &there, &kernel);
+    Ok(Answer {
+        point: stopped.point.clone(),
+        scheme: walker.scheme.map(Scheme::name),
+        root: walker.scheme.map(|_| walker.root.0),
+        ranges: mappings.ranges.iter().map(range_row).collect(),
+        truncated: mappings.truncated,
+        findings: findings.iter().map(finding_row).collect(),
+        mapped: mappings.ranges,
+    })
+}
+
+fn range_row(range: &Mapped) -> RangeRow {
+    RangeRow {
+        gva: range.gva.0,
+        gpa: range.gpa.0,
+        bytes: range.bytes(),
+        page_size: range.size.bytes(),
+        pages: range.count,
+        access: range.access.into(),
+    }
+}
+
+fn finding_row(finding: &Finding) -> FindingRow {
+    FindingRow { kind: finding.name(), gva: finding.gva().0, message: finding.to_string() }
+}
+
+impl Answer {
+    fn text(&self) -> String {
+        let (Some(scheme), Some(root)) = (self.scheme, self.root) else {
+            return format!("no paging, {}: each address is its own physical address\n", self.point);
+        };
+        let mut text = format!("{scheme}, root table at {root:#x}, {}\n\n", self.point);
+        let mut rows = vec![["virtual", "physical", "size", "pages", "access"].map(str::to_owned)];
+        rows.extend(self.mapped.iter().map(|range| {
+            [
+                range.addresses(),
+                range.gpa.to_string(),
+                Bytes(range.bytes()).to_string(),
+                format!("{} x {}", range.count, range.size),
+                access_words(range.access),
+            ]
+        }));
+        print::table(&mut text, &rows);
+        // Writing to a string cannot fail.
+        if self.truncated {
+            let _ = writeln!(text, "and more: the tables seem to point at themselves");
+        }
+        if self.findings.is_empty() {
+            text.push_str("\nno findings\n");
+            return text;
+        }
+        text.push_str("\nfindings:\n");
+        for group in self.findings.chunk_by(|a, b| a.kind == b.kind) {
+            for finding in group.iter().take(SHOWN) {
+                let _ = writeln!(text, "  {}: {}", finding.kind, finding.message);
+            }
+            if let (Some(more @ 1..), Some(first)) = (group.len().checked_sub(SHOWN), group.first()) {
+                let _ = writeln!(text, "  {}: and {more} more, all with --format json", first.kind);
+            }
+        }
+        text
+    }
+}

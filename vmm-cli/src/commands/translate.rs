@@ -1,0 +1,328 @@
+//! `vmm-cli translate`: the page walk of addresses, level by level in words, next to KVM's own answer.
+//!
+//! Where our walk and `KVM_TRANSLATE` differ, one of them is wrong. That is an error with the status of a bug (101),
+//! since whoever has to find out is us.
+//!
+//! The JSON form has these keys; more may come, none go:
+//!
+//! | key | value |
+//! |---|---|
+//! | `point` | where the guest was stopped, in words |
+//! | `scheme` | how addresses are translated there, or null without paging |
+//! | `walks` | one for each address: |
+//! | `walks.address`, `.symbol` | what was looked up; the symbol there or null |
+//! | `walks.steps` | one for each entry read: `table`, `index`, `at`, `entry`, `flags` (names), and `next` (a table) or `page` with `page_size` |
+//! | `walks.end` | `mapped`, `not-present`, `reserved-bits`, `no-memory` or `unaddressable` |
+//! | `walks.message` | the end in words |
+//! | `walks.physical`, `.access` | where it leads, and `writable`, `user`, `executable`; null if nowhere |
+//! | `walks.kvm` | what KVM_TRANSLATE gave, or null |
+//! | `walks.agrees` | whether that is the same; null where KVM was not asked |
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+use vmm_cli::diagnostic::{Diagnostic, Diagnostics};
+use vmm_cli::place::Place;
+use vmm_cli::status::Status;
+use vmm_core::control::{Cr0, Cr4, Efer};
+use vmm_core::paging::Scheme;
+use vmm_core::paging::entry::EntryFlags;
+use vmm_core::paging::walk::{End, Step, Walk, Walker};
+use vmm_core::span::Bytes;
+use vmm_core::spec::Access;
+use vmm_core::{Gpa, Gva};
+
+use super::print;
+use crate::args::{Format, Translate};
+use crate::stopped::{Stopped, find};
+
+#[derive(Debug, Serialize)]
+struct Answer {
+    point: String,
+    scheme: Option<&'static str>,
+    walks: Vec<Row>,
+}
+
+#[derive(Debug, Serialize)]
+struct Row {
+    address: u64,
+    symbol: Option<String>,
+    steps: Vec<StepRow>,
+    end: &'static str,
+    message: String,
+    physical: Option<u64>,
+    access: Option<AccessRow>,
+    kvm: Option<u64>,
+    agrees: Option<bool>,
+    #[serde(skip)]
+    text: String,
+}
+
+#[derive(Debug, Serialize)]
+struct StepRow {
+    table: &'static str,
+    index: u64,
+    at: u64,
+    entry: u64,
+    flags: Vec<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    page: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    page_size: Option<u64>,
+}
+
+/// What all levels together permit.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) struct AccessRow {
+    writable: bool,
+    user: bool,
+    executable: bool,
+}
+
+impl From<Access> for AccessRow {
+    fn from(Access { writable, user, executable }: Access) -> Self {
+        Self { writable, user, executable }
+    }
+}
+
+pub(crate) fn translate(options: &Translate) -> Result<Status, Diagnostics> {
+    let places: Vec<Place> =
+        options.addresses.iter().map(|text| Place::parse(text)).collect::<Result<_, _>>()?;
+    let stopped = Stopped::new(&options.look)?;
+    let sregs = stopped.machine.vcpu().sregs().map_err(|error| stopped.error(&error.into()))?;
+    let lens = Lens {
+        stopped: &stopped,
+        walker: stopped.machine.walker().map_err(|error| stopped.error(&error))?,
+        write_protect: Cr0::from_bits_retain(sregs.cr0).contains(Cr0::WP),
+        smep: Cr4::from_bits_retain(sregs.cr4).contains(Cr4::SMEP),
+        long: Efer::from_bits_retain(sregs.efer).contains(Efer::LMA),
+    };
+    let mut looked_up = Vec::new();
+    for place in &places {
+        let gva = Gva(find(&stopped.files, place)?.address);
+        looked_up.push(lens.walker.walk(stopped.machine.memory(), gva));
+    }
+    // Only now: KVM may set accessed bits in the tables while it looks.
+    let walks = looked_up.iter().map(|walk| lens.compare(walk)).collect::<Result<Vec<_>, _>>()?;
+    let scheme = lens.walker.scheme.map(Scheme::name);
+    let disagreements: Vec<Diagnostic> = walks.iter().filter_map(Row::disagreement).collect();
+    match options.format {
+        Format::Text => {
+            let texts: Vec<&str> = walks.iter().map(|walk| walk.text.as_str()).collect();
+            let scheme = scheme.unwrap_or("no paging");
+            print::out(&format!("{scheme}, {}\n\n{}", stopped.point, texts.join("\n")))?;
+        }
+        Format::Json => print::json(&Answer { point: stopped.point.clone(), scheme, walks })?,
+    }
+    if disagreements.is_empty() { Ok(Status::Success) } else { Err(Diagnostics(disagreements)) }
+}
+
+/// What has to be known to look an address up and to say what it means.
+struct Lens<'a> {
+    stopped: &'a Stopped,
+    walker: Walker,
+    write_protect: bool,
+    smep: bool,
+    long: bool,
+}
+
+impl Lens<'_> {
+    /// A walk, with KVM's answer beside it.
+    fn compare(&self, walk: &Walk) -> Result<Row, Diagnostics> {
+        let gva = walk.gva;
+        // Of an address that the mode does not have, KVM translates the lower bits: no answer to hold ours against.
+        let asked = walk.end != End::Unaddressable;
+        let kvm = if asked {
+            self.stopped.machine.vcpu().translate(gva).map_err(|error| self.stopped.error(&error.into()))?
+        } else {
+            None
+        };
+        let physical = walk.translation().map(|to| to.gpa);
+        let agrees = asked.then_some(physical == kvm);
+        let symbol = self.stopped.files.symbol_at(gva.0);
+        let message = self.end(walk);
+        Ok(Row {
+            address: gva.0,
+            text: self.text(walk, symbol.as_deref(), &message, kvm, agrees),
+            symbol,
+            steps: walk.steps.iter().map(step_row).collect(),
+            end: end_name(&walk.end),
+            message,
+            physical: physical.map(|gpa| gpa.0),
+            access: walk.translation().map(|to| to.access.into()),
+            kvm: kvm.map(|gpa| gpa.0),
+            agrees,
+        })
+    }
+
+    fn text(
+        &self,
+        walk: &Walk,
+        symbol: Option<&str>,
+        message: &str,
+        kvm: Option<Gpa>,
+        agrees: Option<bool>,
+    ) -> String {
+        let mut text = format!("{}", walk.gva);
+        // Writing to a string cannot fail.
+        let _ = symbol.map(|symbol| write!(text, " <{symbol}>"));
+        text.push('\n');
+        if let (Some(scheme), Some(first)) = (self.walker.scheme, walk.steps.first()) {
+            let _ = writeln!(text, "  CR3: the {} is at {}", first.level.name, self.walker.root);
+            for step in &walk.steps {
+                let _ = writeln!(text, "  {}", self.step(scheme, step));
+            }
+        }
+        let _ = writeln!(text, "  {message}");
+        let ours = walk.translation().map(|to| to.gpa);
+        let _ = match (agrees, kvm) {
+            (None, _) => writeln!(text, "  KVM_TRANSLATE is not asked"),
+            (Some(true), Some(gpa)) => writeln!(text, "  KVM_TRANSLATE says {gpa} too"),
+            (Some(true), None) => writeln!(text, "  KVM_TRANSLATE finds nothing there either"),
+            (Some(false), Some(gpa)) => writeln!(text, "  KVM_TRANSLATE says {gpa} instead"),
+            (Some(false), None) => {
+                writeln!(text, "  KVM_TRANSLATE finds nothing there, not {}", ours.unwrap_or_default())
+            }
+        };
+        text
+    }
+
+    /// An entry in words.
+    fn step(&self, scheme: Scheme, step: &Step) -> String {
+        let Step { level, index, at, entry, leaf, .. } = step;
+        let flags = entry.flags();
+        let mut text = format!("{}[{index}] at {at} is {:#x}", level.name, entry.0);
+        if !entry.is_present() {
+            return text + ": not present";
+        }
+        let _ = write!(text, " = {flags}: ");
+        let has = |flag| flags.contains(flag);
+        // The entries of the PAE root have no permissions (SDM vol. 3, table 4-8).
+        let silent = scheme == Scheme::Pae && level.leaf.is_none();
+        let mut words = Vec::new();
+        if !silent {
+            words.push(if has(EntryFlags::RW) { "writable" } else { "read-only" });
+            words.push(if has(EntryFlags::US) { "ring 3 too" } else { "ring 0 only" });
+        }
+        let page = leaf.is_some();
+        for (flag, counts, word) in [
+            (EntryFlags::XD, self.walker.execute_disable, "not executable"),
+            (EntryFlags::PWT, true, "write-through"),
+            (EntryFlags::PCD, true, "not cached"),
+            (EntryFlags::A, !silent, "accessed"),
+            (EntryFlags::D, page, "written to"),
+            (EntryFlags::G, page, "global"),
+        ] {
+            if counts && has(flag) {
+                words.push(word);
+            }
+        }
+        text.push_str(&words.join(", "));
+        let separator = if words.is_empty() { "" } else { "; " };
+        let next =
+            scheme.levels().iter().find(|next| next.shift < level.shift).map_or("table", |next| next.name);
+        let _ = match leaf {
+            Some(size) => {
+                write!(text, "{separator}a page of {} at {}", Bytes(size.bytes()), entry.page_address(*size))
+            }
+            None => write!(text, "{separator}the {next} is at {}", entry.table_address()),
+        };
+        text
+    }
+
+    /// The end of a walk: what it leads to, or why not.
+    fn end(&self, walk: &Walk) -> String {
+        match &walk.end {
+            End::Mapped(to) => {
+                let mut text = format!("physical {}", to.gpa);
+                if to.size.is_some() {
+                    let _ = write!(text, ": {}", self.permission(to.access));
+                }
+                let _ = write!(text, "; {}", self.what_is_there(to.gpa));
+                text
+            }
+            End::NotPresent => "it ends here: the P bit is clear, so an access raises #PF".to_owned(),
+            End::Reserved(bits) => {
+                format!(
+                    "it ends here: the bits {bits:#x} must be 0, so an access raises #PF with the RSVD bit"
+                )
+            }
+            End::NoMemory(at) => {
+                format!("it ends here: no memory is at {at}, where the next entry should be")
+            }
+            End::Unaddressable if self.long => {
+                "not canonical: the upper bits are not all equal, so an access raises #GP".to_owned()
+            }
+            End::Unaddressable => "not an address of this mode, whose addresses have 32 bits".to_owned(),
+        }
+    }
+
+    fn permission(&self, access: Access) -> String {
+        let mut text = format!(
+            "{}, {}, {}",
+            if access.user { "for ring 3 too" } else { "for ring 0 only" },
+            if access.writable { "writable" } else { "read-only" },
+            if access.executable { "executable" } else { "not executable" },
+        );
+        if !access.writable && !self.write_protect {
+            text.push_str(" (ring 0 may write all the same: CR0.WP is clear)");
+        }
+        if access.user && access.executable && self.smep {
+            text.push_str(" (but not by ring 0: CR4.SMEP is set)");
+        }
+        text
+    }
+
+    fn what_is_there(&self, gpa: Gpa) -> String {
+        let rows = self.stopped.machine.layout().rows();
+        let row = rows.iter().find(|row| row.range.start() <= gpa && gpa < row.range.end());
+        match row.map(|row| (row.owner, row.place.name())) {
+            Some((Some(owner), place)) => format!("{place}: {owner}"),
+            Some((None, "hole")) | None => "no memory is there".to_owned(),
+            Some((None, place)) => place.to_owned(),
+        }
+    }
+}
+
+impl Row {
+    fn disagreement(&self) -> Option<Diagnostic> {
+        if self.agrees != Some(false) {
+            return None;
+        }
+        let show = |physical: Option<u64>| physical.map_or("nothing".to_owned(), |gpa| format!("{gpa:#x}"));
+        let (ours, kvm) = (show(self.physical), show(self.kvm));
+        let message = format!(
+            "our page walk and KVM disagree on {:#x}: the tables in memory lead to {ours}, KVM_TRANSLATE to {kvm}",
+            self.address
+        );
+        let help = "a guest that changed its PAE directory pointers without loading CR3 explains it; else please report it";
+        Some(Diagnostic::error(Status::Bug, message).with_help(Some(help)))
+    }
+}
+
+fn step_row(step: &Step) -> StepRow {
+    let Step { level, index, at, entry, leaf, .. } = step;
+    let present = entry.is_present();
+    StepRow {
+        table: level.name,
+        index: *index,
+        at: at.0,
+        entry: entry.0,
+        flags: entry.flags().iter_names().map(|(name, _)| name).collect(),
+        next: (present && leaf.is_none()).then(|| entry.table_address().0),
+        page: leaf.filter(|_| present).map(|size| entry.page_address(size).0),
+        page_size: leaf.filter(|_| present).map(vmm_core::mode::PageSize::bytes),
+    }
+}
+
+const fn end_name(end: &End) -> &'static str {
+    match end {
+        End::Mapped(_) => "mapped",
+        End::NotPresent => "not-present",
+        End::Reserved(_) => "reserved-bits",
+        End::NoMemory(_) => "no-memory",
+        End::Unaddressable => "unaddressable",
+    }
+}

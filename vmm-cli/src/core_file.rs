@@ -1,0 +1,214 @@
+//! An ELF core file of a stopped guest, for gdb: registers, and all memory.
+//!
+//! The class is that of the code the vCPU runs: 64-bit once long mode is active, else 32-bit; so gdb takes the registers
+//! for what they are. Memory lies in the file region by region, in the order of physical addresses, with pages of zeros
+//! left out as holes. Each range that the page tables map is a PT_LOAD into it: its virtual address is p_vaddr, its physical
+//! one p_paddr, and two mappings of one range share its bytes. Memory that nothing maps has no virtual address: so each
+//! region as a whole is one more entry of a type of our own, which gdb passes over and `readelf -l` shows.
+//!
+//! gdb takes a guest's file and a core of one class. Where a 32-bit file has switched to long mode, it is opened by itself,
+//! and the symbols are added then: `gdb -ex 'core-file CORE' -ex 'add-symbol-file GUEST'`.
+//!
+//! Sources: gABI, chapters 4 and 5 (headers, notes); Linux, include/linux/elfcore.h (`struct elf_prstatus`),
+//! arch/x86/include/asm/user_{32,64}.h (the order of registers).
+
+mod headers;
+mod notes;
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use thiserror::Error;
+use vm_memory::Bytes;
+use vmm_cli::diagnostic::Diagnostic;
+use vmm_core::control::Efer;
+use vmm_core::end::End;
+use vmm_core::layout::Region;
+use vmm_core::machine::Machine;
+use vmm_core::paging::merge::{Mapped, mappings};
+use vmm_core::span::Span;
+use vmm_core::spec::Access;
+use vmm_core::{Gpa, Gva};
+
+use crate::new_file::NewFile;
+use headers::{Class, Load};
+
+const PAGE: u64 = 4096;
+/// How much is read at once.
+const CHUNK: usize = 1 << 16;
+
+/// Why there is no core file.
+#[derive(Debug, Error)]
+pub(crate) enum CoreError {
+    /// A call to KVM failed.
+    #[error("cannot read the vCPU: {0}")]
+    Vcpu(#[from] kvm_sys_wrap::Error),
+    /// The vCPU's page tables could not be found.
+    #[error("cannot read the vCPU: {0}")]
+    Machine(#[from] vmm_core::error::Error),
+    /// More mappings than an ELF file can count.
+    #[error("the page tables map {0} separate ranges, more than it can hold")]
+    TooMany(usize),
+    /// Memory above 4 GiB, in a guest of 32 bits.
+    #[error("with 32 bits it cannot hold memory up to {0}")]
+    TooLarge(Gpa),
+    /// Writing failed.
+    #[error("{0}")]
+    Write(#[from] io::Error),
+}
+
+/// Writes the core file of a stopped machine; `end` is how its run ended, if it did.
+///
+/// # Errors
+/// [`CoreError`]; the file may then be incomplete.
+pub(crate) fn write(machine: &Machine, end: Option<&End>, to: &mut NewFile) -> Result<(), Diagnostic> {
+    write_to(machine, end, to.file()).map_err(|error| to.trouble(&error))
+}
+
+fn write_to(machine: &Machine, end: Option<&End>, file: &File) -> Result<(), CoreError> {
+    let vcpu = machine.vcpu();
+    let state = vcpu.save()?;
+    let long = Efer::from_bits_retain(state.sregs.efer).contains(Efer::LMA);
+    let class = if long { Class::Bits64 } else { Class::Bits32 };
+    let notes = notes::of_vcpu(class, &state, end);
+
+    let regions = machine.layout().memory();
+    let mapped = mapped(machine)?;
+    let count = 1 + mapped.len() + regions.len();
+    if count >= headers::TOO_MANY {
+        return Err(CoreError::TooMany(mapped.len()));
+    }
+    let start = class.headers_size(count).saturating_add(u64::try_from(notes.len()).unwrap_or(u64::MAX));
+    let start = start.next_multiple_of(PAGE);
+    let placed = place(regions, start);
+    let file_end = placed.last().map_or(start, |(range, offset)| offset.saturating_add(range.size()));
+    if let Some((last, _)) = placed.last()
+        && class == Class::Bits32
+        && file_end.max(last.end().0) > 1 << 32
+    {
+        return Err(CoreError::TooLarge(last.end()));
+    }
+
+    let mut loads = Vec::new();
+    for mapping in &mapped {
+        loads.extend(pieces(mapping, &placed));
+    }
+    let loads = join(loads);
+    let bytes = headers::bytes(class, &notes, &loads, &placed);
+    file.write_all_at(&bytes, 0)?;
+    for (range, offset) in &placed {
+        copy(machine, *range, *offset, file)?;
+    }
+    Ok(file.set_len(file_end)?)
+}
+
+/// What has a virtual address; without paging, all of memory.
+fn mapped(machine: &Machine) -> Result<Vec<Mapping>, CoreError> {
+    let walker = machine.walker()?;
+    if walker.scheme.is_none() {
+        let access = Access { writable: true, user: true, executable: true };
+        let whole = machine.layout().memory().iter().map(|region| region.range);
+        return Ok(whole.map(|range| Mapping { gva: Gva(range.start().0), range, access }).collect());
+    }
+    let mapping =
+        |mapped: Mapped| Some(Mapping { gva: mapped.gva, range: mapped.physical()?, access: mapped.access });
+    Ok(mappings(&walker, machine.memory()).ranges.into_iter().filter_map(mapping).collect())
+}
+
+/// A virtual range and the physical one behind it.
+#[derive(Debug, Clone, Copy)]
+struct Mapping {
+    gva: Gva,
+    range: Span,
+    access: Access,
+}
+
+/// Gives each region its place in the file.
+fn place(regions: &[Region], start: u64) -> Vec<(Span, u64)> {
+    let mut offset = start;
+    regions
+        .iter()
+        .map(|region| {
+            let at = offset;
+            offset = offset.saturating_add(region.range.size());
+            (region.range, at)
+        })
+        .collect()
+}
+
+/// The parts of a mapping that have memory behind them.
+fn pieces(mapping: &Mapping, placed: &[(Span, u64)]) -> Vec<Load> {
+    let found = placed.iter().filter_map(|(region, offset)| {
+        let part = mapping.range.intersection(*region)?;
+        Some(Load {
+            gva: mapping.gva.0.wrapping_add(part.start().0 - mapping.range.start().0),
+            gpa: part.start().0,
+            size: part.size(),
+            offset: offset.saturating_add(part.start().0 - region.start().0),
+            access: mapping.access,
+        })
+    });
+    found.collect()
+}
+
+/// Joins what differs in nothing but the size of its pages.
+fn join(loads: Vec<Load>) -> Vec<Load> {
+    let mut joined: Vec<Load> = Vec::new();
+    for load in loads {
+        match joined.last_mut().filter(|last| last.continued_by(&load)) {
+            Some(last) => last.size = last.size.saturating_add(load.size),
+            None => joined.push(load),
+        }
+    }
+    joined
+}
+
+/// Copies a region, but for pages of zeros.
+fn copy(machine: &Machine, range: Span, offset: u64, file: &File) -> io::Result<()> {
+    let mut buffer = vec![0; CHUNK];
+    let page = usize::try_from(PAGE).unwrap_or(CHUNK);
+    let mut done = 0;
+    while done < range.size() {
+        let length = usize::try_from(range.size() - done).unwrap_or(CHUNK).min(CHUNK);
+        let Some(chunk) = buffer.get_mut(..length) else { break };
+        let at = Gpa(range.start().0.saturating_add(done));
+        machine.memory().read_slice(chunk, at.into()).map_err(io::Error::other)?;
+        for (number, bytes) in (0..).zip(chunk.chunks(page)) {
+            if bytes.iter().any(|byte| *byte != 0) {
+                file.write_all_at(bytes, offset.saturating_add(done).saturating_add(number * PAGE))?;
+            }
+        }
+        done = done.saturating_add(CHUNK as u64);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RWX: Access = Access { writable: true, user: false, executable: true };
+
+    fn span(start: u64, end: u64) -> Span {
+        Span::between(Gpa(start), Gpa(end)).unwrap()
+    }
+
+    #[test]
+    fn a_mapping_over_a_hole_becomes_the_parts_with_memory() {
+        let placed = [(span(0, 0x2000), 0x1000), (span(0x4000, 0x6000), 0x3000)];
+        let mapping = Mapping { gva: Gva(0xffff_8000_0000_0000), range: span(0x1000, 0x5000), access: RWX };
+        let loads = pieces(&mapping, &placed);
+        let found: Vec<_> =
+            loads.iter().map(|load| (load.gva & 0xffff, load.gpa, load.size, load.offset)).collect();
+        assert_eq!(found, [(0, 0x1000, 0x1000, 0x2000), (0x3000, 0x4000, 0x1000, 0x3000)]);
+    }
+
+    #[test]
+    fn what_continues_is_joined() {
+        let load = |gva, gpa, offset| Load { gva, gpa, size: 0x1000, offset, access: RWX };
+        let joined =
+            join(vec![load(0, 0, 0x1000), load(0x1000, 0x1000, 0x2000), load(0x2000, 0x5000, 0x6000)]);
+        assert_eq!(joined.iter().map(|load| load.size).collect::<Vec<_>>(), [0x2000, 0x1000]);
+    }
+}

@@ -1,0 +1,195 @@
+//! A machine explained before there is one: all that `run` will do and set up, without touching KVM.
+//!
+//! [`Explanation`] is the whole of it as plain data; each form is made from that alone.
+//!
+//! | file | step |
+//! |---|---|
+//! | `steps.rs` | the flow of calls |
+//! | `memory.rs` | slots, what lies where, ports |
+//! | `tables.rs` | page tables, segments, descriptor tables |
+//! | `registers.rs` | control registers bit by bit, general registers |
+//! | `text.rs`, `picture.rs` | as text, with the memory map drawn |
+//! | `svg.rs` | as one picture |
+//! | `diff.rs` | what differs between two |
+//!
+//! The JSON form has the keys of these types; more may come, none go:
+//! `config`, `machine`, `files`, `flow`, `memory` (`slots`, `map`, `ports`), `paging` (null without), `segments`, `gdt`,
+//! `idt`, `tss` (null in real mode), `control_registers`, `registers`. Addresses and register values are strings like
+//! `"0x1000"`, since many readers of JSON lose the lower bits of large numbers; sizes and counts are numbers. Ranges end before
+//! `end`.
+
+pub(crate) mod diff;
+mod memory;
+mod picture;
+mod registers;
+mod steps;
+pub(crate) mod svg;
+mod tables;
+pub(crate) mod text;
+
+use serde::Serialize;
+use vmm_cli::config::Config;
+use vmm_core::mode::Ring;
+use vmm_core::spec::{CpuidPolicy, Entry, HaltMeaning, MachineSpec, Unmapped};
+use vmm_core::state::{HostQuirks, InitialState, StateError, initial_state};
+use vmm_core::{flow, reset};
+
+use crate::prepare::{Files, Prepared};
+
+/// All that can be said of a machine before it runs.
+#[derive(Debug, Serialize)]
+pub(crate) struct Explanation {
+    /// The configuration's path, as it was given.
+    pub(crate) config: String,
+    /// What kind of machine.
+    machine: Machine,
+    /// The guest's file, then the others.
+    files: Vec<File>,
+    /// Every call, in order.
+    flow: Vec<steps::Row>,
+    /// Slots, what lies where, ports.
+    memory: memory::Memory,
+    /// The page tables.
+    paging: Option<tables::Paging>,
+    /// CS to GS, TR, LDTR, GDTR, IDTR.
+    segments: Vec<tables::Segment>,
+    /// The descriptors in memory.
+    gdt: Vec<tables::GdtEntry>,
+    /// What the gates in memory do.
+    idt: Option<String>,
+    /// What the TSS says.
+    tss: Option<String>,
+    /// CR0, CR4, EFER, RFLAGS.
+    control_registers: Vec<registers::Control>,
+    /// All others that matter at the start.
+    registers: Vec<registers::General>,
+}
+
+/// The machine in a few words.
+#[derive(Debug, Serialize)]
+struct Machine {
+    mode: &'static str,
+    bits: u32,
+    ring: u8,
+    /// Bytes of all slots.
+    memory: u64,
+    entry: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    entry_symbol: Option<String>,
+    cpuid: &'static str,
+    unmapped: &'static str,
+    halt: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time_limit: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exit_limit: Option<u64>,
+    arguments: Vec<String>,
+}
+
+/// A file that is put into memory.
+#[derive(Debug, Serialize)]
+struct File {
+    name: String,
+    /// Its plan: kind, segments, symbols.
+    plan: String,
+}
+
+impl Explanation {
+    /// Explains a configuration whose files have been read.
+    ///
+    /// The state is that of a host without quirks, from the reset state in the manuals: nothing of this host goes in.
+    ///
+    /// # Errors
+    /// What is wrong with the entry or the preset registers: the same that `run` would say.
+    pub(crate) fn new(name: String, config: &Config, prepared: &Prepared) -> Result<Self, StateError> {
+        let Prepared { machine: spec, layout, files, .. } = prepared;
+        let state = initial_state(&reset::sregs(), spec, layout, HostQuirks::default())?;
+        let checks_registers = config.expect.as_ref().is_some_and(|expect| !expect.registers.is_empty());
+        let flow = flow::flow(spec, layout, &state);
+        Ok(Self {
+            config: name,
+            machine: Machine::of(spec, files),
+            files: files
+                .plans()
+                .map(|(name, plan)| File { name: name.to_owned(), plan: plan.to_string() })
+                .collect(),
+            flow: steps::rows(&flow, checks_registers),
+            memory: memory::Memory::of(spec, layout),
+            paging: tables::Paging::of(spec, layout, &state),
+            segments: tables::segments(spec, &state),
+            gdt: tables::gdt(&state),
+            idt: tables::idt(&state),
+            tss: tables::tss(&state),
+            control_registers: registers::control(spec, layout, &state),
+            registers: registers::general(spec, layout, &state),
+        })
+    }
+
+    /// As JSON, indented.
+    pub(crate) fn to_json(&self) -> String {
+        // Nothing in it can fail to be JSON: keys are strings, values plain.
+        serde_json::to_string_pretty(self).unwrap_or_default()
+    }
+
+    /// The machine in one line.
+    fn summary(&self) -> String {
+        let Machine { mode, ring, memory, .. } = &self.machine;
+        let memory = memory::size_words(*memory);
+        format!("{mode} mode, ring {ring}, {memory} of memory, entry {}", self.machine.entry_words())
+    }
+}
+
+impl Machine {
+    fn of(spec: &MachineSpec, files: &Files) -> Self {
+        let linear = match spec.boot.entry {
+            Entry::Address(gva) => gva.0,
+            Entry::Segmented { segment, offset } => u64::from(segment) * 16 + u64::from(offset),
+        };
+        Self {
+            mode: spec.boot.mode.name(),
+            bits: spec.boot.mode.bits(),
+            ring: spec.boot.ring.level(),
+            memory: spec.memory.iter().map(|region| region.size).fold(0, u64::saturating_add),
+            entry: spec.boot.entry.to_string(),
+            entry_symbol: files.symbol_at(linear),
+            cpuid: match spec.cpuid {
+                CpuidPolicy::None => "none",
+                CpuidPolicy::Host => "host",
+            },
+            unmapped: match spec.unmapped {
+                Unmapped::Ones => "ones",
+                Unmapped::Stop => "stop",
+            },
+            halt: match spec.halt {
+                HaltMeaning::Success => "success",
+                HaltMeaning::Hung => "hung",
+            },
+            time_limit: spec.limits.time.map(|time| format!("{time:?}")),
+            exit_limit: spec.limits.exits,
+            arguments: spec.arguments.clone(),
+        }
+    }
+
+    fn entry_words(&self) -> String {
+        let symbol = self.entry_symbol.as_ref().map(|name| format!(" <{name}>")).unwrap_or_default();
+        format!("{}{symbol}", self.entry)
+    }
+}
+
+/// An address or a register's value, as it is shown everywhere.
+fn hex(number: impl Into<u64>) -> String {
+    format!("{:#x}", number.into())
+}
+
+/// Whether the machine starts in ring 3.
+const fn is_user(spec: &MachineSpec) -> bool {
+    matches!(spec.boot.ring, Ring::User)
+}
+
+/// The bytes that a base and a limit describe, from the images that will be in memory.
+fn image_bytes(state: &InitialState, base: u64, limit: u32) -> Option<Vec<u8>> {
+    use vmm_core::paging::walk::ReadMemory;
+    let mut bytes = vec![0; usize::try_from(limit).ok()?.checked_add(1)?];
+    state.images.as_slice().read(vmm_core::Gpa(base), &mut bytes)?;
+    Some(bytes)
+}

@@ -1,0 +1,202 @@
+//! The guest-physical address space: slots, what lies where, holes and devices; and the ports beside it.
+
+use serde::{Serialize, Serializer};
+use vmm_core::devices::length;
+use vmm_core::layout::{Layout, Owner, Part, Place, Region, Row};
+use vmm_core::span::{Bytes, Span};
+use vmm_core::spec::{DeviceAddress, MachineSpec};
+
+use super::hex;
+
+/// All of it.
+#[derive(Debug, Serialize)]
+pub(super) struct Memory {
+    /// The memory slots, by number.
+    pub(super) slots: Vec<Slot>,
+    /// The address space from 0 up to the last thing in it, without gaps.
+    pub(super) map: Vec<MapRow>,
+    /// The devices on the port bus, by port.
+    pub(super) ports: Vec<Ports>,
+}
+
+/// A memory slot.
+#[derive(Debug, Serialize)]
+pub(super) struct Slot {
+    pub(super) number: usize,
+    #[serde(serialize_with = "as_hex")]
+    pub(super) start: u64,
+    #[serde(serialize_with = "as_hex")]
+    pub(super) end: u64,
+    pub(super) size: u64,
+    pub(super) read_only: bool,
+    pub(super) huge_pages: bool,
+    pub(super) mergeable: bool,
+}
+
+/// A range that is one thing.
+#[derive(Debug, Serialize)]
+pub(super) struct MapRow {
+    #[serde(serialize_with = "as_hex")]
+    pub(super) start: u64,
+    #[serde(serialize_with = "as_hex")]
+    pub(super) end: u64,
+    pub(super) size: u64,
+    /// The slot it lies in; none in a hole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) slot: Option<usize>,
+    /// What kind of thing it is.
+    pub(super) kind: Kind,
+    /// What it is.
+    pub(super) what: String,
+}
+
+/// What kind of thing lies in a range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Kind {
+    /// Memory that nobody has a plan for.
+    Free,
+    /// No memory: an access exits as MMIO.
+    Hole,
+    /// From the guest's files.
+    Guest,
+    /// GDT, IDT, TSS.
+    Table,
+    /// Page tables.
+    PageTables,
+    /// The guest's stack.
+    Stack,
+    /// Ring 3: the landing page and its stack.
+    Landing,
+    /// Pages that KVM keeps for itself.
+    Kvm,
+    /// A device's registers.
+    Device,
+}
+
+/// A device on the port bus.
+#[derive(Debug, Serialize)]
+pub(super) struct Ports {
+    pub(super) first: String,
+    pub(super) last: String,
+    pub(super) device: &'static str,
+    pub(super) does: &'static str,
+}
+
+impl Memory {
+    pub(super) fn of(spec: &MachineSpec, layout: &Layout) -> Self {
+        let slots = spec.memory.iter().enumerate().map(|(number, region)| Slot {
+            number,
+            start: region.address.0,
+            end: region.address.0.saturating_add(region.size),
+            size: region.size,
+            read_only: region.read_only,
+            huge_pages: region.huge_pages,
+            mergeable: region.mergeable,
+        });
+        let map = layout.rows().into_iter().map(|row| map_row(layout, &row)).collect();
+        Self { slots: slots.collect(), map, ports: ports(spec) }
+    }
+}
+
+/// A number of bytes for people: exact where that is short, else to a tenth of a unit.
+pub(super) fn size_words(bytes: u64) -> String {
+    let exact = Bytes(bytes).to_string();
+    let digits = exact.chars().filter(char::is_ascii_digit).count();
+    let units = [(1u64 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    match units.into_iter().find(|(size, _)| bytes >= *size) {
+        Some((size, name)) if digits > 4 => {
+            let tenths = u128::from(bytes).saturating_mul(10) / u128::from(size);
+            format!("~{}.{} {name}", tenths / 10, tenths % 10)
+        }
+        Some(_) | None => exact,
+    }
+}
+
+fn as_hex<S: Serializer>(address: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&hex(*address))
+}
+
+fn map_row(layout: &Layout, Row { range, place, owner }: &Row<'_>) -> MapRow {
+    let (kind, what) = match owner {
+        Some(owner) => (kind(owner), owner.to_string()),
+        None => match place {
+            Place::Memory | Place::ReadOnly => (Kind::Free, "free".to_owned()),
+            Place::Hole => (Kind::Hole, "hole".to_owned()),
+        },
+    };
+    MapRow {
+        start: range.start().0,
+        end: range.end().0,
+        size: range.size(),
+        slot: slot_of(layout.memory(), *range),
+        kind,
+        what,
+    }
+}
+
+fn kind(owner: &Owner) -> Kind {
+    match owner {
+        Owner::Memory(_) => Kind::Free,
+        Owner::TssPages | Owner::IdentityMap => Kind::Kvm,
+        Owner::Device(_) => Kind::Device,
+        Owner::Guest(_) => Kind::Guest,
+        Owner::Part(part) => match part {
+            Part::Gdt | Part::Idt | Part::Tss => Kind::Table,
+            Part::Landing | Part::KernelStack => Kind::Landing,
+            Part::PageTables => Kind::PageTables,
+            Part::Stack => Kind::Stack,
+        },
+    }
+}
+
+/// The slot that a range lies in. Regions are counted from 1 as people do, slots from 0 as KVM does.
+fn slot_of(regions: &[Region], range: Span) -> Option<usize> {
+    regions.iter().find(|region| region.range.contains(range)).map(|region| region.number.saturating_sub(1))
+}
+
+fn ports(spec: &MachineSpec) -> Vec<Ports> {
+    let devices = &spec.devices;
+    let all = [
+        (devices.debug_console, length::DEBUG_CONSOLE, "debug-console", "OUT of a byte prints it"),
+        (
+            devices.debug_exit.as_ref().map(|exit| exit.at),
+            length::DEBUG_EXIT,
+            "debug-exit",
+            "OUT ends the run with a code",
+        ),
+        (devices.serial.map(|serial| serial.at), length::SERIAL, "serial", "16550 serial port"),
+        (devices.hypercall, length::HYPERCALL, "hypercall", "print, count exits, translate addresses, exit"),
+    ];
+    let mut ports: Vec<(u16, Ports)> = all
+        .into_iter()
+        .filter_map(|(at, length, device, does)| match at? {
+            DeviceAddress::Port(port) => {
+                let last = u64::from(port.0).saturating_add(length.saturating_sub(1));
+                Some((port.0, Ports { first: hex(port.0), last: hex(last), device, does }))
+            }
+            DeviceAddress::Mmio(_) => None,
+        })
+        .collect();
+    ports.sort_by_key(|(port, _)| *port);
+    ports.into_iter().map(|(_, ports)| ports).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_size_is_rounded_and_says_so() {
+        let sizes = [
+            (51, "51 B"),
+            (4096, "4 KiB"),
+            (978_929, "~955.9 KiB"),
+            (0xffdb_c000, "~3.9 GiB"),
+            (1 << 50, "1024 TiB"),
+        ];
+        for (bytes, words) in sizes {
+            assert_eq!(size_words(bytes), words);
+        }
+    }
+}

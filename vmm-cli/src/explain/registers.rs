@@ -1,0 +1,87 @@
+//! Control registers bit by bit, and what the general registers start with.
+
+use serde::Serialize;
+use vmm_core::layout::Layout;
+use vmm_core::reasons;
+use vmm_core::spec::{MachineSpec, Register};
+use vmm_core::state::InitialState;
+
+use super::{hex, is_user};
+
+/// A control register.
+#[derive(Debug, Serialize)]
+pub(super) struct Control {
+    pub(super) name: &'static str,
+    pub(super) value: String,
+    pub(super) after_reset: String,
+    pub(super) bits: Vec<Bit>,
+}
+
+/// One of its bits.
+#[derive(Debug, Serialize)]
+pub(super) struct Bit {
+    pub(super) number: u8,
+    pub(super) name: &'static str,
+    pub(super) set: bool,
+    /// What it does when set.
+    pub(super) meaning: &'static str,
+    /// Why it is as it is; none for what this machine has nothing to do with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) why: Option<&'static str>,
+}
+
+impl Bit {
+    /// The reason without the word that says what `set` says too.
+    fn of(explained: reasons::Explained) -> Self {
+        let reasons::Explained { bit, set, why } = explained;
+        let why = why.map(|why| why.strip_prefix("clear: ").unwrap_or(why));
+        Self { number: bit.number, name: bit.name, set, meaning: bit.meaning, why }
+    }
+}
+
+/// A register that is a number.
+#[derive(Debug, Serialize)]
+pub(super) struct General {
+    pub(super) name: &'static str,
+    pub(super) value: String,
+    pub(super) why: String,
+}
+
+pub(super) fn control(spec: &MachineSpec, layout: &Layout, state: &InitialState) -> Vec<Control> {
+    let registers = reasons::control_registers(spec, layout.paging(), &state.sregs, &state.regs);
+    registers
+        .into_iter()
+        .map(|register| Control {
+            name: register.name,
+            value: hex(register.value),
+            after_reset: hex(register.after_reset),
+            bits: register.bits.into_iter().map(Bit::of).collect(),
+        })
+        .collect()
+}
+
+pub(super) fn general(spec: &MachineSpec, layout: &Layout, state: &InitialState) -> Vec<General> {
+    let (sregs, regs) = (&state.sregs, &state.regs);
+    let preset = |register: Register| spec.boot.registers.iter().any(|(preset, _)| *preset == register);
+    let mut rows = vec![General { name: "rip", value: hex(regs.rip), why: "the entry".to_owned() }];
+    let stack = layout.stack_top().map_or(String::new(), |top| format!("the top of the stack, {top}"));
+    let why = if preset(Register::Rsp) { "[registers]".to_owned() } else { stack };
+    rows.push(General { name: "rsp", value: hex(regs.rsp), why });
+    for register in Register::ALL.iter().filter(|register| preset(**register)) {
+        if !matches!(register, Register::Rsp | Register::Rip) {
+            rows.push(General {
+                name: register.name(),
+                value: hex(register.of(regs)),
+                why: "[registers]".to_owned(),
+            });
+        }
+    }
+    if layout.paging().is_some() {
+        rows.push(General { name: "cr3", value: hex(sregs.cr3), why: "the first page table".to_owned() });
+    }
+    if let Some(landing) = state.landing.filter(|_| is_user(spec)) {
+        let why = "the landing page: `int 0x80` ends the run there, any exception is reported".to_owned();
+        rows.push(General { name: "landing", value: hex(landing.address.0), why });
+    }
+    rows
+}

@@ -1,0 +1,107 @@
+//! The flow of calls as rows: each with the descriptor it is made on, its argument and what comes back.
+
+use kvm_sys_wrap::{Call, Descriptor};
+use serde::Serialize;
+use vmm_core::flow::{self, Act, Argument, Direction, Step, Times, Value};
+
+/// One row of the flow.
+#[derive(Debug, Serialize)]
+pub(super) struct Row {
+    /// Its place in the flow, counted from 1.
+    pub(super) number: usize,
+    /// What the call is made on.
+    pub(super) on: &'static str,
+    /// The call.
+    pub(super) call: &'static str,
+    /// Where it is documented; empty for what is no call.
+    pub(super) source: String,
+    /// Which way its argument goes: `none`, `in`, `out` or `in and out` of the kernel.
+    pub(super) direction: &'static str,
+    #[serde(skip)]
+    pub(super) arrow: &'static str,
+    /// The name of the structure that is its argument.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) structure: Option<&'static str>,
+    /// The argument: one value, or the fields of the structure.
+    pub(super) argument: Vec<Field>,
+    /// What comes back.
+    pub(super) returns: String,
+    /// How often: `once`, `until the guest ends`, `whenever ...`.
+    pub(super) times: String,
+    /// What it is for.
+    pub(super) why: String,
+}
+
+/// A field of a structure, or without a name, the whole argument.
+#[derive(Debug, Serialize)]
+pub(super) struct Field {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) name: Option<&'static str>,
+    pub(super) value: String,
+}
+
+/// The flow of a run that ends well. `checks_registers`: `[expect]` names registers, which are read after the end.
+pub(super) fn rows(steps: &[Step], checks_registers: bool) -> Vec<Row> {
+    let checked = checks_registers.then(|| Step {
+        act: Act::Call(Call::GetRegs),
+        argument: Argument::Struct {
+            name: "kvm_regs",
+            fields: vec![flow::Field {
+                name: "...",
+                value: Value::Words("as the guest left them".to_owned()),
+            }],
+        },
+        direction: Direction::OutOf,
+        returns: "0".into(),
+        why: "[expect] names registers: they are compared when the guest has ended".into(),
+        times: Times::Once,
+    });
+    steps.iter().chain(&checked).zip(1..).map(|(step, number)| row(number, step)).collect()
+}
+
+fn row(number: usize, step: &Step) -> Row {
+    let (structure, argument) = match &step.argument {
+        Argument::None => (None, Vec::new()),
+        Argument::Value(value) | Argument::Later(value) => {
+            (None, vec![Field { name: None, value: value.clone() }])
+        }
+        Argument::Struct { name, fields } => {
+            let field = |field: &flow::Field| Field {
+                // Three dots stand for all fields that are not named.
+                name: (field.name != "...").then_some(field.name),
+                value: field.value.to_string(),
+            };
+            (Some(*name), fields.iter().map(field).collect())
+        }
+    };
+    Row {
+        number,
+        on: descriptor(step.act),
+        call: step.act.name(),
+        source: step.act.source(),
+        direction: step.direction.name(),
+        arrow: step.direction.arrow(),
+        structure,
+        argument,
+        returns: step.returns.clone().into_owned(),
+        times: match step.times {
+            Times::Once => "once".to_owned(),
+            Times::UntilTheEnd => "until the guest ends".to_owned(),
+            Times::Whenever(event) => format!("whenever {event}"),
+        },
+        why: step.why.clone().into_owned(),
+    }
+}
+
+fn descriptor(act: Act) -> &'static str {
+    match act {
+        Act::Call(call) => match call.descriptor() {
+            Descriptor::Kvm => "/dev/kvm",
+            Descriptor::Vm => "VM",
+            Descriptor::Vcpu => "vCPU",
+            Descriptor::Process => "process",
+        },
+        Act::WriteMemory => "memory",
+        Act::SetTimer => "process",
+    }
+}

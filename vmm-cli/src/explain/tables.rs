@@ -1,0 +1,184 @@
+//! What the CPU will look things up in: page tables, segments and the descriptor tables behind them.
+//!
+//! All is read back from the bits and bytes of the initial state, as a CPU would; nothing is taken from what the builders
+//! were given.
+
+use kvm_sys_wrap::bindings::{kvm_segment, kvm_sregs};
+use serde::Serialize;
+use vmm_core::descriptor::Descriptor;
+use vmm_core::layout::{Layout, Part};
+use vmm_core::paging::merge::{Mapped, mappings};
+use vmm_core::paging::walk::{Walker, access_words};
+use vmm_core::span::Span;
+use vmm_core::spec::{Entry, MachineSpec};
+use vmm_core::state::InitialState;
+use vmm_core::tss::Tss;
+use vmm_core::{Gva, gdt, idt, reasons};
+
+use super::{hex, image_bytes};
+
+/// The page tables.
+#[derive(Debug, Serialize)]
+pub(super) struct Paging {
+    /// The scheme's name.
+    pub(super) scheme: &'static str,
+    /// The levels from the root down, each with its index bits.
+    pub(super) levels: Vec<String>,
+    /// Width of a virtual address.
+    pub(super) address_bits: u32,
+    /// The first table.
+    pub(super) root: String,
+    /// Bytes of all tables.
+    pub(super) size: u64,
+    /// All mappings, merged.
+    pub(super) ranges: Vec<Range>,
+    /// How the entry is found: one line for each table, then where it ends.
+    pub(super) entry_walk: Vec<String>,
+}
+
+/// Pages that continue each other.
+#[derive(Debug, Serialize)]
+pub(super) struct Range {
+    pub(super) start: String,
+    /// The last virtual address: the one behind it may not exist.
+    pub(super) last: String,
+    pub(super) physical: String,
+    pub(super) size: u64,
+    pub(super) pages: u64,
+    pub(super) page_size: &'static str,
+    pub(super) access: String,
+    /// What lies there, as far as anybody has a plan for it.
+    pub(super) shows: Vec<String>,
+}
+
+/// A segment or table register.
+#[derive(Debug, Serialize)]
+pub(super) struct Segment {
+    pub(super) register: &'static str,
+    /// None for GDTR and IDTR.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) selector: Option<String>,
+    pub(super) holds: String,
+    pub(super) why: &'static str,
+}
+
+/// A descriptor in memory.
+#[derive(Debug, Serialize)]
+pub(super) struct GdtEntry {
+    pub(super) selector: String,
+    pub(super) descriptor: String,
+}
+
+impl Paging {
+    pub(super) fn of(spec: &MachineSpec, layout: &Layout, state: &InitialState) -> Option<Self> {
+        let walker = Walker::of_sregs(&state.sregs);
+        let scheme = walker.scheme?;
+        let memory = state.images.as_slice();
+        let level = |level: &vmm_core::paging::Level| format!("{} ({} bits)", level.name, level.index_bits);
+        let Entry::Address(entry) = spec.boot.entry else { return None };
+        let walk = walker.walk(memory, entry);
+        let steps = walk.steps.iter().map(ToString::to_string);
+        Some(Self {
+            scheme: scheme.name(),
+            levels: scheme.levels().iter().map(level).collect(),
+            address_bits: scheme.address_bits(),
+            root: hex(walker.root.0),
+            size: layout.part(Part::PageTables).map_or(0, Span::size),
+            ranges: mappings(&walker, memory).ranges.iter().map(|mapped| range(mapped, layout)).collect(),
+            entry_walk: steps.chain([walk.end.to_string()]).collect(),
+        })
+    }
+}
+
+fn range(mapped: &Mapped, layout: &Layout) -> Range {
+    let Mapped { gva: Gva(start), gpa, size, count, access } = *mapped;
+    let shown = Span::new(gpa, mapped.bytes());
+    let here =
+        layout.ranges().iter().filter(|placed| shown.is_some_and(|shown| shown.overlaps(placed.range)));
+    Range {
+        start: hex(start),
+        last: hex(start.saturating_add(mapped.bytes() - 1)),
+        physical: hex(gpa.0),
+        size: mapped.bytes(),
+        pages: count,
+        page_size: size.name(),
+        access: access_words(access),
+        shows: here.map(|placed| placed.owner.to_string()).collect(),
+    }
+}
+
+/// The segment registers and the table registers.
+pub(super) fn segments(spec: &MachineSpec, state: &InitialState) -> Vec<Segment> {
+    let sregs = &state.sregs;
+    let named: [(&'static str, &kvm_segment); 8] = [
+        ("CS", &sregs.cs),
+        ("DS", &sregs.ds),
+        ("ES", &sregs.es),
+        ("FS", &sregs.fs),
+        ("GS", &sregs.gs),
+        ("SS", &sregs.ss),
+        ("TR", &sregs.tr),
+        ("LDTR", &sregs.ldt),
+    ];
+    let segments = named.into_iter().map(|(register, segment)| Segment {
+        register,
+        selector: Some(format!("{:#06x}", segment.selector)),
+        holds: Descriptor::from_segment(segment).to_string(),
+        why: reasons::segment(spec, register),
+    });
+    let tables = [("GDTR", &sregs.gdt), ("IDTR", &sregs.idt)].into_iter().map(|(register, table)| Segment {
+        register,
+        selector: None,
+        holds: format!("base {:#x}, limit {:#x}", table.base, table.limit),
+        why: reasons::segment(spec, register),
+    });
+    segments.chain(tables).collect()
+}
+
+/// The descriptors in memory; none in real mode.
+pub(super) fn gdt(state: &InitialState) -> Vec<GdtEntry> {
+    let sregs = &state.sregs;
+    let Some(bytes) = image_bytes(state, sregs.gdt.base, sregs.gdt.limit.into()) else { return Vec::new() };
+    let entry = |(selector, descriptor): (u16, Descriptor)| GdtEntry {
+        selector: format!("{selector:#04x}"),
+        descriptor: if selector == 0 {
+            "null: selector 0 means no segment".to_owned()
+        } else {
+            descriptor.to_string()
+        },
+    };
+    gdt::decode(&bytes, is_long(sregs)).into_iter().map(entry).collect()
+}
+
+/// What the gates in memory do, in a sentence; none in real mode.
+pub(super) fn idt(state: &InitialState) -> Option<String> {
+    let sregs = &state.sregs;
+    let bytes = image_bytes(state, sregs.idt.base, sregs.idt.limit.into())?;
+    let gates = idt::decode(&bytes, is_long(sregs));
+    let mut present = gates.iter().enumerate().filter(|(_, gate)| gate.present);
+    let Some((vector, first)) = present.next() else {
+        return Some(format!("{} gates, none present: for the guest to fill in", gates.len()));
+    };
+    let count = present.count().saturating_add(1);
+    Some(format!("{count} of {} gates present; vector {vector:#x}: {first}", gates.len()))
+}
+
+/// What the TSS in memory says; none in real mode.
+pub(super) fn tss(state: &InitialState) -> Option<String> {
+    let sregs = &state.sregs;
+    let bytes = image_bytes(state, sregs.tr.base, sregs.tr.limit)?;
+    let tss = Tss::decode(&bytes, is_long(sregs))?;
+    let ports = if tss.all_ports { "ring 3 may use all ports" } else { "ring 3 may use no port" };
+    let stack = match (tss.ring0_stack, tss.ring0_segment) {
+        (0, _) => "no ring-0 stack".to_owned(),
+        (stack, 0) => format!("ring-0 stack below {stack:#x}"),
+        (stack, segment) => format!("ring-0 stack below {segment:#x}:{stack:#x}"),
+    };
+    Some(format!("{stack}; {ports}"))
+}
+
+/// Whether descriptors of the system have 16 bytes.
+fn is_long(sregs: &kvm_sregs) -> bool {
+    use vmm_core::control::Efer;
+    Efer::from_bits_retain(sregs.efer).contains(Efer::LMA)
+}

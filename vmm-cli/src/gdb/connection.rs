@@ -1,0 +1,148 @@
+//! One gdb that has connected.
+//!
+//! A thread reads what it sends. That way Ctrl-C in gdb is noticed while the guest runs: the thread wakes the debugger,
+//! which asks [`Inbox::wants_attention`]. Everything else happens on the thread of the vCPU.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, Read, Write};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use gdbstub::conn::{Connection, ConnectionExt};
+use kvm_sys_wrap::interrupted;
+use vmm_core::debugger::Stopper;
+
+use super::listen::Stream;
+
+/// How often a wait looks whether the user wants it to end.
+const GLANCE: Duration = Duration::from_millis(200);
+
+/// A connection, as gdbstub uses it.
+pub(super) struct Gdb {
+    stream: Stream,
+    inbox: Inbox,
+    reader: Option<JoinHandle<()>>,
+}
+
+/// What gdb has sent and nobody has read yet.
+#[derive(Clone, Default)]
+pub(super) struct Inbox(Arc<(Mutex<Contents>, Condvar)>);
+
+#[derive(Default)]
+struct Contents {
+    bytes: VecDeque<u8>,
+    /// gdb is gone; nothing more will come.
+    closed: bool,
+}
+
+impl Inbox {
+    fn lock(&self) -> MutexGuard<'_, Contents> {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether there is something to read, if only that gdb is gone.
+    pub(super) fn wants_attention(&self) -> bool {
+        let contents = self.lock();
+        contents.closed || !contents.bytes.is_empty()
+    }
+
+    /// Adds what has come; nothing means that gdb is gone.
+    fn add(&self, bytes: &[u8]) {
+        let mut contents = self.lock();
+        contents.closed |= bytes.is_empty();
+        contents.bytes.extend(bytes);
+        drop(contents);
+        self.0.1.notify_one();
+    }
+
+    fn peek(&self) -> io::Result<Option<u8>> {
+        let contents = self.lock();
+        match contents.bytes.front() {
+            None if contents.closed => Err(ErrorKind::UnexpectedEof.into()),
+            byte => Ok(byte.copied()),
+        }
+    }
+
+    fn take(&self) -> io::Result<u8> {
+        let mut contents = self.lock();
+        loop {
+            if let Some(byte) = contents.bytes.pop_front() {
+                return Ok(byte);
+            }
+            if contents.closed {
+                return Err(ErrorKind::UnexpectedEof.into());
+            }
+            if interrupted() {
+                return Err(ErrorKind::Interrupted.into());
+            }
+            let woken = self.0.1.wait_timeout(contents, GLANCE).unwrap_or_else(PoisonError::into_inner);
+            contents = woken.0;
+        }
+    }
+}
+
+impl Gdb {
+    /// Begins to read.
+    pub(super) fn new(stream: Stream, stopper: Stopper) -> io::Result<Self> {
+        let inbox = Inbox::default();
+        let (mut source, sink) = (stream.try_clone()?, inbox.clone());
+        let reader = thread::Builder::new().name("gdb reader".to_owned()).spawn(move || {
+            let mut buffer = [0; 4096];
+            loop {
+                let count = match source.read(&mut buffer) {
+                    Ok(count) => count,
+                    Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                    Err(_) => 0,
+                };
+                sink.add(buffer.get(..count).unwrap_or_default());
+                stopper.wake();
+                if count == 0 {
+                    return;
+                }
+            }
+        })?;
+        Ok(Self { stream, inbox, reader: Some(reader) })
+    }
+
+    /// To look whether something has come.
+    pub(super) fn inbox(&self) -> Inbox {
+        self.inbox.clone()
+    }
+}
+
+impl Drop for Gdb {
+    fn drop(&mut self) {
+        self.stream.shut_down();
+        if let Some(reader) = self.reader.take() {
+            // A reader that panicked has nothing left to say.
+            let _ = reader.join();
+        }
+    }
+}
+
+impl Connection for Gdb {
+    type Error = io::Error;
+
+    fn write(&mut self, byte: u8) -> io::Result<()> {
+        self.stream.write_all(&[byte])
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+}
+
+impl ConnectionExt for Gdb {
+    fn read(&mut self) -> io::Result<u8> {
+        self.inbox.take()
+    }
+
+    fn peek(&mut self) -> io::Result<Option<u8>> {
+        self.inbox.peek()
+    }
+}

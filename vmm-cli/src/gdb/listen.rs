@@ -1,0 +1,173 @@
+//! Where gdb finds us: a TCP port or a Unix socket.
+//!
+//! A socket file is ours from the moment it is made to the end of the run, when it is removed. One that exists is never
+//! replaced. Whoever can connect controls the guest, so a TCP port is on this machine alone unless the user names
+//! another address.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+
+use kvm_sys_wrap::interrupted;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+/// Without another wish: the port of QEMU's `-s`, on this machine only.
+pub(crate) const DEFAULT: &str = "127.0.0.1:1234";
+
+/// How often a wait looks whether the user wants it to end: nanoseconds.
+const GLANCE: i64 = 200_000_000;
+
+/// A place to wait for gdb.
+pub(super) struct Listener {
+    kind: Kind,
+    /// As the user would give it to gdb.
+    name: String,
+}
+
+enum Kind {
+    Tcp(TcpListener),
+    Unix(UnixListener, PathBuf),
+}
+
+impl Listener {
+    /// Opens the place that `text` names: a path, which has a slash in it, or `host:port`, `:port` or `port`.
+    pub(super) fn open(text: &str) -> io::Result<Self> {
+        if text.contains('/') {
+            let path = PathBuf::from(text);
+            let listener = UnixListener::bind(&path)?;
+            return Ok(Self { kind: Kind::Unix(listener, path), name: text.to_owned() });
+        }
+        let address = match text.rsplit_once(':') {
+            None => format!("127.0.0.1:{text}"),
+            Some(("", port)) => format!("127.0.0.1:{port}"),
+            Some(_) => text.to_owned(),
+        };
+        let listener = TcpListener::bind(&address)?;
+        // With port 0 the kernel has chosen one.
+        let name = listener.local_addr()?.to_string();
+        Ok(Self { kind: Kind::Tcp(listener), name })
+    }
+
+    /// Waits for the next gdb; `None` if the user interrupts us first.
+    pub(super) fn accept(&self) -> io::Result<Option<Stream>> {
+        loop {
+            if interrupted() {
+                return Ok(None);
+            }
+            let mut ready = match &self.kind {
+                Kind::Tcp(listener) => [PollFd::new(listener, PollFlags::IN)],
+                Kind::Unix(listener, _) => [PollFd::new(listener, PollFlags::IN)],
+            };
+            match poll(&mut ready, Some(&Timespec { tv_sec: 0, tv_nsec: GLANCE })) {
+                Ok(0) | Err(Errno::INTR) => continue,
+                Ok(_) => {}
+                Err(error) => return Err(error.into()),
+            }
+            return Ok(Some(match &self.kind {
+                Kind::Tcp(listener) => {
+                    let stream = listener.accept()?.0;
+                    // Packets are small and each waits for the answer to the one before.
+                    stream.set_nodelay(true)?;
+                    Stream::Tcp(stream)
+                }
+                Kind::Unix(listener, _) => Stream::Unix(listener.accept()?.0),
+            }));
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Kind::Unix(_, path) = &self.kind {
+            // Gone already, or not to be removed: either way there is nobody to tell.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+impl fmt::Display for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+/// A connection to gdb.
+pub(super) enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Stream {
+    pub(super) fn try_clone(&self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Tcp(stream) => Self::Tcp(stream.try_clone()?),
+            Self::Unix(stream) => Self::Unix(stream.try_clone()?),
+        })
+    }
+
+    /// Ends it in both directions; a reader on another thread is told too.
+    pub(super) fn shut_down(&self) {
+        // One that has ended already is what we want.
+        let _ = match self {
+            Self::Tcp(stream) => stream.shutdown(Shutdown::Both),
+            Self::Unix(stream) => stream.shutdown(Shutdown::Both),
+        };
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.read(buffer),
+            Self::Unix(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.write(bytes),
+            Self::Unix(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.flush(),
+            Self::Unix(stream) => stream.flush(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_without_a_host_are_on_this_machine() {
+        for text in ["0", ":0", "127.0.0.1:0"] {
+            let listener = Listener::open(text).unwrap();
+            assert!(listener.to_string().starts_with("127.0.0.1:"), "{listener}");
+        }
+        assert!(Listener::open("127.0.0.1:notaport").is_err());
+    }
+
+    #[test]
+    fn a_socket_replaces_nothing_and_is_gone_in_the_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("gdb.sock");
+        let name = path.to_str().unwrap();
+        std::fs::write(&path, "precious").unwrap();
+        assert!(Listener::open(name).is_err());
+        assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+        std::fs::remove_file(&path).unwrap();
+        let listener = Listener::open(name).unwrap();
+        assert!(path.exists());
+        drop(listener);
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,150 @@
+//! `run --gdb`: the guest waits for gdb and does what it says.
+//!
+//! gdbstub speaks the protocol; vmm-core's debugger does the work. `listen.rs` is where gdb connects, `connection.rs` one
+//! connection, `target.rs` the border between the two worlds, `registers.rs` and `shape.rs` how registers look,
+//! `monitor.rs` what gdb has no commands for.
+//!
+//! One gdb at a time. When it detaches, the guest runs on to its end by itself; when the connection breaks, the guest
+//! waits for the next one; when it kills, the run is over.
+
+mod connection;
+mod listen;
+mod monitor;
+mod registers;
+mod shape;
+mod target;
+
+use std::io;
+use std::path::Path;
+
+use gdbstub::stub::run_blocking::{BlockingEventLoop, Event, WaitForStopReasonError};
+use gdbstub::stub::{DisconnectReason, GdbStub};
+use kvm_sys_wrap::interrupted;
+use vmm_cli::diagnostic::{Diagnostic, Diagnostics};
+use vmm_cli::status::Status;
+use vmm_core::debugger::{Debugger, Finished};
+use vmm_core::error::Error;
+use vmm_core::machine::Machine;
+use vmm_loader::ElfClass;
+
+use crate::prepare::Files;
+use connection::Gdb;
+pub(crate) use listen::DEFAULT;
+use listen::{Listener, Stream};
+use shape::Shape;
+use target::{Reason, Session};
+
+/// What went wrong.
+pub(crate) enum Trouble {
+    /// With the machine.
+    Machine(Error),
+    /// With the place where gdb is to connect.
+    Address(Diagnostics),
+}
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        Self::Machine(error)
+    }
+}
+
+/// Lets gdb run the machine, up to its end.
+///
+/// `guest` is its file's path and what was read; `build` gives the machine again in its initial state, with a console that goes nowhere.
+pub(crate) fn run(
+    machine: Machine,
+    build: impl Fn() -> Result<Machine, Error>,
+    guest: (&Path, &Files),
+    address: &str,
+) -> Result<Finished, Trouble> {
+    let failed = |error: io::Error| {
+        let exists = error.kind() == io::ErrorKind::AddrInUse && address.contains('/');
+        let reason = if exists { "there is a file already".to_owned() } else { error.to_string() };
+        let problem = Diagnostic::error(Status::Host, format!("cannot wait for gdb at {address}: {reason}"));
+        Trouble::Address(problem.with_help(exists.then_some("name another path, or remove it")).into())
+    };
+    let listener = Listener::open(address).map_err(failed)?;
+    let mut debugger = Debugger::new(machine, build)?;
+    let (path, files) = guest;
+    announce(&listener, &debugger, path);
+    loop {
+        let Some(stream) = listener.accept().map_err(failed)? else { return Ok(debugger.abandon()?) };
+        match serve(&mut debugger, files, stream)? {
+            Served::Finished => return Ok(debugger.abandon()?),
+            Served::Detached => return Ok(debugger.finish()?),
+            Served::Lost => {
+                if interrupted() {
+                    return Ok(debugger.abandon()?);
+                }
+                anstream::eprintln!("gdb: the connection is gone; the guest waits for the next one at {listener}");
+            }
+        }
+    }
+}
+
+/// One line on what to do, one on what works here.
+fn announce(listener: &Listener, debugger: &Debugger<'_>, path: &Path) {
+    anstream::eprintln!("gdb: waiting at {listener}: gdb {} -ex 'target remote {listener}'", path.display());
+    anstream::eprintln!("gdb: this host has {}", debugger.abilities());
+}
+
+/// How a session ended.
+enum Served {
+    /// The run is over.
+    Finished,
+    /// gdb let the guest go.
+    Detached,
+    /// gdb is gone without a word.
+    Lost,
+}
+
+fn serve(debugger: &mut Debugger<'_>, files: &Files, stream: Stream) -> Result<Served, Error> {
+    let wide = files.guest().is_some_and(|plan| plan.class() == Some(ElfClass::Elf64));
+    let shape = Shape::of(&debugger.registers()?.1, wide);
+    let Ok(gdb) = Gdb::new(stream, debugger.stopper()) else { return Ok(Served::Lost) };
+    let mut session = Session::new(debugger, files, shape, gdb.inbox());
+    let result = GdbStub::new(gdb).run_blocking::<Loop<'_, '_>>(&mut session);
+    session.clear();
+    match result {
+        Ok(DisconnectReason::Disconnect) => Ok(Served::Detached),
+        Ok(
+            DisconnectReason::TargetExited(_) | DisconnectReason::TargetTerminated(_) | DisconnectReason::Kill,
+        ) => Ok(Served::Finished),
+        Err(error) if error.is_target_error() => Err(error.into_target_error().unwrap_or_else(unknown)),
+        // A connection that broke, or something on it that is not the protocol.
+        Err(_) => Ok(Served::Lost),
+    }
+}
+
+fn unknown() -> Error {
+    Error::Console(io::Error::other("gdb's session failed"))
+}
+
+/// How gdbstub waits for the guest.
+struct Loop<'a, 'b>(std::marker::PhantomData<(&'a (), &'b ())>);
+
+impl<'a, 'b: 'a> BlockingEventLoop for Loop<'a, 'b> {
+    type Target = Session<'a, 'b>;
+    type Connection = Gdb;
+    type StopReason = Reason;
+
+    fn wait_for_stop_reason(
+        session: &mut Session<'a, 'b>,
+        gdb: &mut Gdb,
+    ) -> Result<Event<Reason>, WaitForStopReasonError<Error, io::Error>> {
+        use gdbstub::conn::ConnectionExt;
+        loop {
+            if gdb.peek().map_err(WaitForStopReasonError::Connection)?.is_some() {
+                let byte = gdb.read().map_err(WaitForStopReasonError::Connection)?;
+                return Ok(Event::IncomingData(byte));
+            }
+            if let Some(reason) = session.carry_on().map_err(WaitForStopReasonError::Target)? {
+                return Ok(Event::TargetStopped(reason));
+            }
+        }
+    }
+
+    fn on_interrupt(_: &mut Session<'a, 'b>) -> Result<Option<Reason>, Error> {
+        Ok(Some(target::interrupt()))
+    }
+}

@@ -1,0 +1,100 @@
+//! `monitor` commands: what we know and gdb has no command for.
+
+use std::fmt::Write as _;
+
+use vmm_core::control::{Cr0, Efer};
+use vmm_core::debugger::Debugger;
+use vmm_core::disassembly::Width;
+use vmm_core::error::Error;
+use vmm_core::paging::merge::mappings;
+use vmm_core::paging::walk::access_words;
+use vmm_core::span::Bytes;
+
+use super::target::Session;
+use crate::commands::print::table;
+
+const HELP: &str = "\
+monitor where    the vCPU: place in the source, mode, how far the run is
+monitor exits    how many exits the guest has made, by type
+monitor pages    all that its page tables map now
+monitor explain  what lies where in its memory
+monitor host     which means of debugging work on this host
+";
+
+/// The answer to a command, which ends with a line break.
+pub(super) fn answer(session: &Session<'_, '_>, command: &str) -> Result<String, Error> {
+    let machine = session.debugger.machine();
+    Ok(match command.trim() {
+        "" | "help" => HELP.to_owned(),
+        "where" => place(session)?,
+        "exits" => format!("{}total {}\n", machine.exits(), machine.exits().total()),
+        "pages" => pages(session)?,
+        "explain" => format!("{}\n", machine.layout()),
+        "host" => format!("{}\n", session.debugger.abilities()),
+        other => format!("no command `{other}`\n{HELP}"),
+    })
+}
+
+fn place(session: &Session<'_, '_>) -> Result<String, Error> {
+    let debugger = &session.debugger;
+    let pc = debugger.pc()?.0;
+    let symbol = session.files.describe(pc).map(|text| format!(" {text}")).unwrap_or_default();
+    let exits = debugger.exits();
+    let plural = if exits == 1 { "" } else { "s" };
+    let mut text = format!("{pc:#x}{symbol}\n{}\nafter {exits} exit{plural}", mode(debugger)?);
+    // Writing to a string cannot fail.
+    if debugger.is_in_past() {
+        text.push_str(", in the past: `continue` leads to the present");
+    }
+    if let Some(end) = debugger.end() {
+        let _ = write!(text, "\nthe run ended: {end}");
+    }
+    text.push('\n');
+    Ok(text)
+}
+
+/// The mode of the vCPU in a few words.
+pub(super) fn mode(debugger: &Debugger<'_>) -> Result<String, Error> {
+    let (_, sregs) = debugger.registers()?;
+    let (cr0, efer) = (Cr0::from_bits_retain(sregs.cr0), Efer::from_bits_retain(sregs.efer));
+    let mode = if !cr0.contains(Cr0::PE) {
+        "real mode"
+    } else if efer.contains(Efer::LMA) {
+        "long mode"
+    } else if cr0.contains(Cr0::PG) {
+        "protected mode with paging"
+    } else {
+        "protected mode"
+    };
+    let width = match Width::of_sregs(&sregs) {
+        Width::Bits16 => 16,
+        Width::Bits32 => 32,
+        Width::Bits64 => 64,
+    };
+    Ok(format!("{mode}, {width}-bit code, ring {}", sregs.ss.dpl))
+}
+
+fn pages(session: &Session<'_, '_>) -> Result<String, Error> {
+    let machine = session.debugger.machine();
+    let walker = machine.walker()?;
+    let Some(scheme) = walker.scheme else {
+        return Ok("no paging: each address is its own physical address\n".to_owned());
+    };
+    let mappings = mappings(&walker, machine.memory());
+    let mut text = format!("{}, root table at {}\n", scheme.name(), walker.root);
+    let mut rows = vec![["virtual", "physical", "size", "pages", "access"].map(str::to_owned)];
+    rows.extend(mappings.ranges.iter().map(|range| {
+        [
+            range.addresses(),
+            range.gpa.to_string(),
+            Bytes(range.bytes()).to_string(),
+            format!("{} x {}", range.count, range.size),
+            access_words(range.access),
+        ]
+    }));
+    table(&mut text, &rows);
+    if mappings.truncated {
+        text.push_str("and more: the tables seem to point at themselves\n");
+    }
+    Ok(text)
+}

@@ -1,0 +1,344 @@
+//! A vCPU's registers between KVM's structures and the bytes of gdb's packets.
+//!
+//! The order of the bytes is that of the description in `shape.rs`; gdbstub_arch has it for the part that gdb knows by
+//! name. Two things differ from a process's registers: the instruction pointer is shown as a linear address, which is
+//! what symbols and breakpoints are in real mode too (the offset alone is `$ip`), and segments and control registers
+//! can be looked at but not changed, since a selector without its descriptor would mean nothing.
+
+use gdbstub::arch::{Arch, RegId, Registers};
+use gdbstub_arch::x86::reg::{X86_64CoreRegs, X86CoreRegs, X86SegmentRegs, X87FpuInternalRegs};
+use kvm_sys_wrap::VcpuState;
+use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
+use vmm_core::disassembly::linear_rip;
+
+use super::shape::{CONTROL, Shape};
+
+/// x86 in any of its modes; addresses have 64 bits.
+#[derive(Debug)]
+pub(super) enum X86 {}
+
+impl Arch for X86 {
+    type Usize = u64;
+    type Registers = Packet;
+    type BreakpointKind = usize;
+    type RegId = Number;
+}
+
+/// The number of a register in its description.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Number(pub(super) usize);
+
+impl RegId for Number {
+    fn from_raw_id(id: usize) -> Option<(Self, Option<std::num::NonZeroUsize>)> {
+        Some((Self(id), None))
+    }
+}
+
+/// All registers, as one packet has them.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Packet {
+    pub(super) bytes: Vec<u8>,
+    pc: u64,
+}
+
+impl Registers for Packet {
+    type ProgramCounter = u64;
+
+    fn pc(&self) -> u64 {
+        self.pc
+    }
+
+    fn gdb_serialize(&self, mut write_byte: impl FnMut(Option<u8>)) {
+        for byte in &self.bytes {
+            write_byte(Some(*byte));
+        }
+    }
+
+    fn gdb_deserialize(&mut self, bytes: &[u8]) -> Result<(), ()> {
+        bytes.clone_into(&mut self.bytes);
+        Ok(())
+    }
+}
+
+/// Something in a packet that cannot be given to the vCPU.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Unchangeable;
+
+impl Packet {
+    /// The registers of a vCPU.
+    pub(super) fn of(state: &VcpuState, shape: Shape) -> Self {
+        let VcpuState { regs, sregs, .. } = state;
+        let pc = linear_rip(regs, sregs);
+        let fpu = Fpu(state.fxsave());
+        let mut bytes = Vec::new();
+        let push = |byte: Option<u8>| bytes.push(byte.unwrap_or(0));
+        if shape.is_wide() {
+            core_64(regs, sregs, pc, &fpu).gdb_serialize(push);
+        } else {
+            core_32(regs, sregs, pc, &fpu).gdb_serialize(push);
+        }
+        for value in control(regs, sregs) {
+            bytes.extend(value.to_le_bytes());
+        }
+        Self { bytes, pc }
+    }
+
+    /// Gives the vCPU what is in the packet.
+    pub(super) fn apply(&self, state: &mut VcpuState, shape: Shape) -> Result<(), Unchangeable> {
+        let before = Self::of(state, shape);
+        let base = before.pc.wrapping_sub(state.regs.rip);
+        let core = if shape.is_wide() { Core::wide(&self.bytes) } else { Core::narrow(&self.bytes) };
+        let mut changed = state.clone();
+        core.ok_or(Unchangeable)?.apply(&mut changed, base);
+        // Whatever was not taken over was not to be changed.
+        if Self::of(&changed, shape).bytes != self.bytes {
+            return Err(Unchangeable);
+        }
+        *state = changed;
+        Ok(())
+    }
+
+    /// Where a register lies in the packet.
+    pub(super) fn range(shape: Shape, Number(number): Number) -> Option<std::ops::Range<usize>> {
+        let registers = shape.registers();
+        let bytes = |bits: u16| usize::from(bits / 8);
+        let start = registers.get(..number)?.iter().map(|register| bytes(register.bits)).sum();
+        let length = bytes(registers.get(number)?.bits);
+        Some(start..start + length)
+    }
+}
+
+fn control(regs: &kvm_regs, sregs: &kvm_sregs) -> [u64; CONTROL.len()] {
+    [
+        sregs.cr0,
+        sregs.cr2,
+        sregs.cr3,
+        sregs.cr4,
+        sregs.efer,
+        sregs.cs.base,
+        sregs.ss.base,
+        sregs.ds.base,
+        sregs.es.base,
+        sregs.fs.base,
+        sregs.gs.base,
+        regs.rip,
+    ]
+}
+
+fn core_64(r: &kvm_regs, sregs: &kvm_sregs, pc: u64, fpu: &Fpu) -> X86_64CoreRegs {
+    X86_64CoreRegs {
+        regs: [
+            r.rax, r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rbp, r.rsp, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14,
+            r.r15,
+        ],
+        eflags: low(r.rflags),
+        rip: pc,
+        segments: segments(sregs),
+        st: std::array::from_fn(|number| fpu.st(number)),
+        fpu: fpu.internal(),
+        xmm: std::array::from_fn(|number| fpu.xmm(number)),
+        mxcsr: fpu.word_32(MXCSR),
+    }
+}
+
+fn core_32(r: &kvm_regs, sregs: &kvm_sregs, pc: u64, fpu: &Fpu) -> X86CoreRegs {
+    X86CoreRegs {
+        eax: low(r.rax),
+        ecx: low(r.rcx),
+        edx: low(r.rdx),
+        ebx: low(r.rbx),
+        esp: low(r.rsp),
+        ebp: low(r.rbp),
+        esi: low(r.rsi),
+        edi: low(r.rdi),
+        eip: low(pc),
+        eflags: low(r.rflags),
+        segments: segments(sregs),
+        st: std::array::from_fn(|number| fpu.st(number)),
+        fpu: fpu.internal(),
+        xmm: std::array::from_fn(|number| fpu.xmm(number)),
+        mxcsr: fpu.word_32(MXCSR),
+    }
+}
+
+fn segments(sregs: &kvm_sregs) -> X86SegmentRegs {
+    X86SegmentRegs {
+        cs: sregs.cs.selector.into(),
+        ss: sregs.ss.selector.into(),
+        ds: sregs.ds.selector.into(),
+        es: sregs.es.selector.into(),
+        fs: sregs.fs.selector.into(),
+        gs: sregs.gs.selector.into(),
+    }
+}
+
+/// What can be changed.
+struct Core {
+    general: General,
+    pc: u64,
+    eflags: u32,
+    st: [[u8; 10]; 8],
+    fpu: X87FpuInternalRegs,
+    xmm: Vec<u128>,
+    mxcsr: u32,
+}
+
+enum General {
+    /// RAX, RBX, RCX, RDX, RSI, RDI, RBP, RSP, R8 to R15.
+    Wide([u64; 16]),
+    /// EAX, ECX, EDX, EBX, ESP, EBP, ESI, EDI.
+    Narrow([u32; 8]),
+}
+
+impl Core {
+    fn wide(bytes: &[u8]) -> Option<Self> {
+        let mut core = X86_64CoreRegs::default();
+        core.gdb_deserialize(bytes).ok()?;
+        let X86_64CoreRegs { regs, eflags, rip, st, fpu, xmm, mxcsr, .. } = core;
+        Some(Self { general: General::Wide(regs), pc: rip, eflags, st, fpu, xmm: xmm.to_vec(), mxcsr })
+    }
+
+    fn narrow(bytes: &[u8]) -> Option<Self> {
+        let mut core = X86CoreRegs::default();
+        core.gdb_deserialize(bytes).ok()?;
+        let X86CoreRegs { eax, ecx, edx, ebx, esp, ebp, esi, edi, eip, eflags, st, fpu, xmm, mxcsr, .. } = core;
+        let general = General::Narrow([eax, ecx, edx, ebx, esp, ebp, esi, edi]);
+        Some(Self { general, pc: eip.into(), eflags, st, fpu, xmm: xmm.to_vec(), mxcsr })
+    }
+
+    fn apply(&self, state: &mut VcpuState, base: u64) {
+        let r = &mut state.regs;
+        match self.general {
+            General::Wide(values) => {
+                let fields = [
+                    &mut r.rax, &mut r.rbx, &mut r.rcx, &mut r.rdx, &mut r.rsi, &mut r.rdi, &mut r.rbp, &mut r.rsp,
+                    &mut r.r8, &mut r.r9, &mut r.r10, &mut r.r11, &mut r.r12, &mut r.r13, &mut r.r14, &mut r.r15,
+                ];
+                for (field, value) in fields.into_iter().zip(values) {
+                    *field = value;
+                }
+                r.rip = self.pc.wrapping_sub(base);
+            }
+            General::Narrow(values) => {
+                let fields = [
+                    &mut r.rax, &mut r.rcx, &mut r.rdx, &mut r.rbx, &mut r.rsp, &mut r.rbp, &mut r.rsi, &mut r.rdi,
+                ];
+                for (field, value) in fields.into_iter().zip(values) {
+                    *field = *field >> 32 << 32 | u64::from(value);
+                }
+                r.rip = self.pc.wrapping_sub(base) & 0xffff_ffff;
+            }
+        }
+        r.rflags = r.rflags >> 32 << 32 | u64::from(self.eflags);
+        let before = Fpu(state.fxsave());
+        let mut fpu = Fpu(before.0);
+        fpu.set(&self.st, &self.fpu, &self.xmm, self.mxcsr);
+        if fpu.0 != before.0 {
+            state.set_fxsave(&fpu.0);
+        }
+    }
+}
+
+/// Offsets in an FXSAVE area (SDM vol. 1, table 10-2).
+const MXCSR: usize = 24;
+const ST: usize = 32;
+const XMM: usize = 160;
+
+/// An FXSAVE area.
+struct Fpu([u8; 512]);
+
+impl Fpu {
+    fn bytes<const N: usize>(&self, at: usize) -> [u8; N] {
+        self.0.get(at..).and_then(<[u8]>::first_chunk).copied().unwrap_or([0; N])
+    }
+
+    fn put(&mut self, at: usize, bytes: &[u8]) {
+        if let Some(place) = self.0.get_mut(at..at + bytes.len()) {
+            place.copy_from_slice(bytes);
+        }
+    }
+
+    fn word_32(&self, at: usize) -> u32 {
+        u32::from_le_bytes(self.bytes(at))
+    }
+
+    fn word_16(&self, at: usize) -> u32 {
+        u16::from_le_bytes(self.bytes(at)).into()
+    }
+
+    fn st(&self, number: usize) -> [u8; 10] {
+        self.bytes(ST + 16 * number)
+    }
+
+    fn xmm(&self, number: usize) -> u128 {
+        u128::from_le_bytes(self.bytes(XMM + 16 * number))
+    }
+
+    fn internal(&self) -> X87FpuInternalRegs {
+        let [tags] = self.bytes(4);
+        X87FpuInternalRegs {
+            fctrl: self.word_16(0),
+            fstat: self.word_16(2),
+            // FXSAVE keeps one bit for each register, gdb wants two: 11 is empty.
+            ftag: (0..8).filter(|number| tags & 1 << number == 0).map(|number| 0b11 << (2 * number)).sum(),
+            fiseg: self.word_16(12),
+            fioff: self.word_32(8),
+            foseg: self.word_16(20),
+            fooff: self.word_32(16),
+            fop: self.word_16(6),
+        }
+    }
+
+    fn set(&mut self, st: &[[u8; 10]; 8], fpu: &X87FpuInternalRegs, xmm: &[u128], mxcsr: u32) {
+        for (number, value) in st.iter().enumerate() {
+            self.put(ST + 16 * number, value);
+        }
+        for (number, value) in xmm.iter().enumerate() {
+            self.put(XMM + 16 * number, &value.to_le_bytes());
+        }
+        self.put(MXCSR, &mxcsr.to_le_bytes());
+        let tags: u8 =
+            (0..8).filter(|number| fpu.ftag >> (2 * number) & 0b11 != 0b11).map(|number| 1_u8 << number).sum();
+        self.put(4, &[tags]);
+        for (at, value) in [(0, fpu.fctrl), (2, fpu.fstat), (6, fpu.fop), (12, fpu.fiseg), (20, fpu.foseg)] {
+            let [low, high, ..] = value.to_le_bytes();
+            self.put(at, &[low, high]);
+        }
+        self.put(8, &fpu.fioff.to_le_bytes());
+        self.put(16, &fpu.fooff.to_le_bytes());
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the lower half is what is wanted")]
+const fn low(value: u64) -> u32 {
+    value as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use vmm_core::disassembly::Width;
+
+    use super::*;
+
+    #[test]
+    fn a_register_lies_where_the_description_says() {
+        let wide = Shape { code: Width::Bits64 };
+        let named = |name| Number(wide.registers().iter().position(|r| r.name == name).unwrap());
+        assert_eq!(Packet::range(wide, named("rax")), Some(0..8));
+        assert_eq!(Packet::range(wide, named("rip")), Some(128..136));
+        assert_eq!(Packet::range(wide, named("mxcsr")), Some(532..536));
+        assert_eq!(Packet::range(wide, named("cr0")), Some(536..544));
+        assert_eq!(Packet::range(wide, Number(999)), None);
+    }
+
+    #[test]
+    fn the_fpu_survives_the_way_there_and_back() {
+        let mut fpu = Fpu(std::array::from_fn(|index| u8::try_from(index % 251).unwrap()));
+        let before = fpu.0;
+        let st: [_; 8] = std::array::from_fn(|number| fpu.st(number));
+        let xmm: Vec<_> = (0..16).map(|number| fpu.xmm(number)).collect();
+        let (internal, mxcsr) = (fpu.internal(), fpu.word_32(MXCSR));
+        fpu.set(&st, &internal, &xmm, mxcsr);
+        assert_eq!(fpu.0, before);
+    }
+}

@@ -1,0 +1,482 @@
+//! The guest as gdbstub sees it: each trait of the protocol, in terms of [`vmm_core::debugger`].
+//!
+//! The vCPU is thread 1. A stop that gdb did not ask for is told as a signal: SIGINT for Ctrl-C, SIGSEGV and SIGILL for
+//! a guest that died, so that one can look around before it is gone.
+
+use std::collections::BTreeSet;
+
+use gdbstub::common::{Signal, Tid};
+use gdbstub::stub::MultiThreadStopReason;
+use gdbstub::target::ext::base::BaseOps;
+use gdbstub::target::ext::base::multithread::{
+    MultiThreadBase, MultiThreadRangeStepping, MultiThreadRangeSteppingOps, MultiThreadResume,
+    MultiThreadResumeOps, MultiThreadSingleStep, MultiThreadSingleStepOps,
+};
+use gdbstub::target::ext::base::reverse_exec::{
+    ReplayLogPosition, ReverseCont, ReverseContOps, ReverseStep, ReverseStepOps,
+};
+use gdbstub::target::ext::base::single_register_access::{SingleRegisterAccess, SingleRegisterAccessOps};
+use gdbstub::target::ext::breakpoints::{
+    Breakpoints, BreakpointsOps, HwBreakpoint, HwBreakpointOps, HwWatchpoint, HwWatchpointOps, SwBreakpoint,
+    SwBreakpointOps, WatchKind,
+};
+use gdbstub::target::ext::monitor_cmd::{ConsoleOutput, MonitorCmd, MonitorCmdOps};
+use gdbstub::target::ext::target_description_xml_override::{
+    TargetDescriptionXmlOverride, TargetDescriptionXmlOverrideOps,
+};
+use gdbstub::target::ext::thread_extra_info::{ThreadExtraInfo, ThreadExtraInfoOps};
+use gdbstub::target::{Target, TargetError, TargetResult};
+use kvm_sys_wrap::{Breakpoint, Watch};
+use vmm_core::Gva;
+use vmm_core::debugger::{Debugger, Direction, EditError, Stop};
+use vmm_core::end::{End, Verdict};
+use vmm_core::error::Error;
+
+use super::connection::Inbox;
+use super::monitor;
+use super::registers::{Number, Packet, X86};
+use super::shape::Shape;
+use crate::commands::run::status;
+use crate::prepare::Files;
+
+/// Errors as gdb shows them: by their number in errno.h.
+const EFAULT: u8 = 14;
+const EINVAL: u8 = 22;
+const EROFS: u8 = 30;
+
+/// What gdb wants the guest to do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Action {
+    Run(Direction),
+    Step(Direction),
+    /// Step as long as the instruction pointer stays in here: one line of source.
+    Range(u64, u64),
+}
+
+/// A guest and the gdb that debugs it.
+pub(super) struct Session<'a, 'b> {
+    pub(super) debugger: &'a mut Debugger<'b>,
+    pub(super) files: &'a Files,
+    pub(super) shape: Shape,
+    inbox: Inbox,
+    action: Action,
+    /// Breakpoints that gdb set with `break`, and those that it set with `hbreak`: the stop has to say which it was.
+    soft: BTreeSet<u64>,
+    hard: BTreeSet<u64>,
+    watched: Vec<(Breakpoint, WatchKind)>,
+}
+
+pub(super) type Reason = MultiThreadStopReason<u64>;
+
+/// The only vCPU.
+pub(super) const VCPU: Tid = Tid::MIN;
+
+impl<'a, 'b> Session<'a, 'b> {
+    pub(super) fn new(debugger: &'a mut Debugger<'b>, files: &'a Files, shape: Shape, inbox: Inbox) -> Self {
+        let (soft, hard, watched) = Default::default();
+        let action = Action::Run(Direction::Forward);
+        Self { debugger, files, shape, inbox, action, soft, hard, watched }
+    }
+
+    /// Takes away what this gdb has set: the next one knows nothing of it.
+    pub(super) fn clear(&mut self) {
+        for address in self.soft.iter().chain(&self.hard) {
+            self.debugger.remove_breakpoint(Gva(*address));
+        }
+        for (watchpoint, _) in &self.watched {
+            self.debugger.remove_watchpoint(*watchpoint);
+        }
+    }
+
+    /// Does what gdb asked for, until the guest stops; `None` if gdb has something to say first.
+    pub(super) fn carry_on(&mut self) -> Result<Option<Reason>, Error> {
+        let inbox = self.inbox.clone();
+        let mut wants_stop = || inbox.wants_attention();
+        let ended_before = self.debugger.end().is_some();
+        let stop = match self.action {
+            Action::Run(direction) => self.debugger.run(direction, &mut wants_stop)?,
+            Action::Step(direction) => self.debugger.step(direction, &mut wants_stop)?,
+            Action::Range(start, end) => self.step_range(start, end)?,
+        };
+        Ok(match stop {
+            Stop::Step => Some(Reason::DoneStep),
+            Stop::Breakpoint => Some(self.breakpoint()?),
+            Stop::Watchpoint(hit) => {
+                let known = self.watched.iter().find(|(watchpoint, _)| *watchpoint == hit);
+                let kind = known.map_or(WatchKind::Write, |(_, kind)| *kind);
+                Some(Reason::Watch { tid: VCPU, kind, addr: hit.address.0 })
+            }
+            Stop::OwnInt3 => Some(signal(Signal::SIGTRAP)),
+            Stop::Asked => None,
+            Stop::HistoryStart => Some(history(ReplayLogPosition::Begin)),
+            Stop::HistoryLost => {
+                anstream::eprintln!(
+                    "gdb: there is no way back: the run did something else when it was run again, or was too long to \
+                     be recorded"
+                );
+                Some(history(ReplayLogPosition::Begin))
+            }
+            Stop::Ended(end) => Some(self.ended(&end, ended_before)?),
+        })
+    }
+
+    fn step_range(&mut self, start: u64, end: u64) -> Result<Stop, Error> {
+        let inbox = self.inbox.clone();
+        loop {
+            let stop = self.debugger.step(Direction::Forward, &mut || inbox.wants_attention())?;
+            let pc = self.debugger.pc()?.0;
+            if stop != Stop::Step || !(start..end).contains(&pc) {
+                return Ok(stop);
+            }
+            if self.soft.contains(&pc) || self.hard.contains(&pc) {
+                return Ok(Stop::Breakpoint);
+            }
+            if inbox.wants_attention() {
+                return Ok(Stop::Asked);
+            }
+        }
+    }
+
+    fn breakpoint(&self) -> Result<Reason, Error> {
+        let pc = self.debugger.pc()?.0;
+        Ok(if self.hard.contains(&pc) && !self.soft.contains(&pc) {
+            Reason::HwBreak(VCPU)
+        } else {
+            Reason::SwBreak(VCPU)
+        })
+    }
+
+    /// A guest that ended well is gone; one that died is shown at the place, once.
+    fn ended(&mut self, end: &End, again: bool) -> Result<Reason, Error> {
+        let verdict = end.verdict(self.debugger.machine().spec().halt);
+        let fatal = match end {
+            End::InternalError { .. } | End::Exception { vector: 6, .. } => Signal::SIGILL,
+            End::Exception { vector: 0, .. } => Signal::SIGFPE,
+            End::Halt { .. }
+            | End::WayBack
+            | End::Exit { .. }
+            | End::Shutdown
+            | End::FailEntry { .. }
+            | End::Exception { .. }
+            | End::Unmapped(_)
+            | End::SystemEvent { .. }
+            | End::TimeLimit(_)
+            | End::ExitLimit(_)
+            | End::Interrupted
+            | End::Unserved(_) => Signal::SIGSEGV,
+        };
+        match verdict {
+            Verdict::Success | Verdict::Code(_) | Verdict::Hung => {
+                Ok(Reason::Exited(status(verdict, None).code()))
+            }
+            Verdict::Interrupted => Ok(Reason::Terminated(Signal::SIGINT)),
+            Verdict::Crashed if again => Ok(Reason::Terminated(fatal)),
+            Verdict::Crashed => {
+                anstream::eprintln!("gdb: the guest crashed: {end}");
+                let inbox = self.inbox.clone();
+                if self.debugger.look_before_end(&mut || inbox.wants_attention())? {
+                    anstream::eprintln!("gdb: it is shown as it was before the instruction that did it");
+                }
+                Ok(signal(fatal))
+            }
+        }
+    }
+
+    fn packet(&self) -> Result<Packet, Error> {
+        Ok(Packet::of(&self.debugger.machine().vcpu().save()?, self.shape))
+    }
+
+    fn give(&mut self, packet: &Packet) -> TargetResult<(), Self> {
+        let (shape, mut applied) = (self.shape, Ok(()));
+        let changed = self.debugger.change(|state| applied = packet.apply(state, shape));
+        changed.map_err(refusal)?;
+        applied.map_err(|_| TargetError::Errno(EINVAL))
+    }
+}
+
+/// Ctrl-C.
+pub(super) const fn interrupt() -> Reason {
+    signal(Signal::SIGINT)
+}
+
+const fn signal(signal: Signal) -> Reason {
+    Reason::SignalWithThread { tid: VCPU, signal }
+}
+
+const fn history(pos: ReplayLogPosition) -> Reason {
+    Reason::ReplayLog { tid: Some(VCPU), pos }
+}
+
+fn refusal(error: EditError) -> TargetError<Error> {
+    match error {
+        EditError::Past | EditError::Ended => {
+            anstream::eprintln!("gdb: {error}");
+            TargetError::Errno(EROFS)
+        }
+        EditError::NotMapped(_) => TargetError::Errno(EFAULT),
+        EditError::Host(error) => TargetError::Fatal(error),
+    }
+}
+
+impl Target for Session<'_, '_> {
+    type Arch = X86;
+    type Error = Error;
+
+    fn base_ops(&mut self) -> BaseOps<'_, X86, Error> {
+        BaseOps::MultiThread(self)
+    }
+
+    fn support_breakpoints(&mut self) -> Option<BreakpointsOps<'_, Self>> {
+        Some(self)
+    }
+
+    fn support_monitor_cmd(&mut self) -> Option<MonitorCmdOps<'_, Self>> {
+        Some(self)
+    }
+
+    fn support_target_description_xml_override(&mut self) -> Option<TargetDescriptionXmlOverrideOps<'_, Self>> {
+        Some(self)
+    }
+}
+
+impl TargetDescriptionXmlOverride for Session<'_, '_> {
+    fn target_description_xml(
+        &self,
+        annex: &[u8],
+        offset: u64,
+        length: usize,
+        buffer: &mut [u8],
+    ) -> TargetResult<usize, Self> {
+        if annex != b"target.xml" {
+            return Err(TargetError::NonFatal);
+        }
+        let xml = self.shape.description();
+        let rest = usize::try_from(offset).ok().and_then(|offset| xml.as_bytes().get(offset..)).unwrap_or_default();
+        let count = rest.len().min(length).min(buffer.len());
+        for (place, byte) in buffer.iter_mut().zip(rest.iter().take(count)) {
+            *place = *byte;
+        }
+        Ok(count)
+    }
+}
+
+impl MultiThreadBase for Session<'_, '_> {
+    fn read_registers(&mut self, registers: &mut Packet, _: Tid) -> TargetResult<(), Self> {
+        *registers = self.packet().map_err(TargetError::Fatal)?;
+        Ok(())
+    }
+
+    fn write_registers(&mut self, registers: &Packet, _: Tid) -> TargetResult<(), Self> {
+        self.give(registers)
+    }
+
+    fn support_single_register_access(&mut self) -> Option<SingleRegisterAccessOps<'_, Tid, Self>> {
+        Some(self)
+    }
+
+    fn read_addrs(&mut self, start: u64, data: &mut [u8], _: Tid) -> TargetResult<usize, Self> {
+        match self.debugger.read(Gva(start), data).map_err(TargetError::Fatal)? {
+            0 if !data.is_empty() => Err(TargetError::Errno(EFAULT)),
+            count => Ok(count),
+        }
+    }
+
+    fn write_addrs(&mut self, start: u64, data: &[u8], _: Tid) -> TargetResult<(), Self> {
+        self.debugger.write(Gva(start), data).map_err(refusal)
+    }
+
+    fn list_active_threads(&mut self, thread_is_active: &mut dyn FnMut(Tid)) -> Result<(), Error> {
+        thread_is_active(VCPU);
+        Ok(())
+    }
+
+    fn support_resume(&mut self) -> Option<MultiThreadResumeOps<'_, Self>> {
+        Some(self)
+    }
+
+    fn support_thread_extra_info(&mut self) -> Option<ThreadExtraInfoOps<'_, Self>> {
+        Some(self)
+    }
+}
+
+impl ThreadExtraInfo for Session<'_, '_> {
+    fn thread_extra_info(&self, _: Tid, buffer: &mut [u8]) -> Result<usize, Error> {
+        let text = format!("vCPU 0, {}", monitor::mode(self.debugger)?);
+        let count = text.len().min(buffer.len());
+        for (place, byte) in buffer.iter_mut().zip(text.bytes()) {
+            *place = byte;
+        }
+        Ok(count)
+    }
+}
+
+impl SingleRegisterAccess<Tid> for Session<'_, '_> {
+    fn read_register(&mut self, _: Tid, number: Number, buffer: &mut [u8]) -> TargetResult<usize, Self> {
+        let packet = self.packet().map_err(TargetError::Fatal)?;
+        let range = Packet::range(self.shape, number).ok_or(TargetError::NonFatal)?;
+        let value = packet.bytes.get(range).ok_or(TargetError::NonFatal)?;
+        buffer.get_mut(..value.len()).ok_or(TargetError::NonFatal)?.copy_from_slice(value);
+        Ok(value.len())
+    }
+
+    fn write_register(&mut self, _: Tid, number: Number, value: &[u8]) -> TargetResult<(), Self> {
+        let mut packet = self.packet().map_err(TargetError::Fatal)?;
+        let range = Packet::range(self.shape, number).ok_or(TargetError::NonFatal)?;
+        let place = packet.bytes.get_mut(range).ok_or(TargetError::NonFatal)?;
+        if place.len() != value.len() {
+            return Err(TargetError::Errno(EINVAL));
+        }
+        place.copy_from_slice(value);
+        self.give(&packet)
+    }
+}
+
+impl MultiThreadResume for Session<'_, '_> {
+    /// Only notes it: the guest runs when gdbstub asks why it has stopped.
+    fn resume(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn clear_resume_actions(&mut self) -> Result<(), Error> {
+        self.action = Action::Run(Direction::Forward);
+        Ok(())
+    }
+
+    fn set_resume_action_continue(&mut self, _: Tid, _: Option<Signal>) -> Result<(), Error> {
+        self.action = Action::Run(Direction::Forward);
+        Ok(())
+    }
+
+    fn support_single_step(&mut self) -> Option<MultiThreadSingleStepOps<'_, Self>> {
+        Some(self)
+    }
+
+    fn support_range_step(&mut self) -> Option<MultiThreadRangeSteppingOps<'_, Self>> {
+        Some(self)
+    }
+
+    fn support_reverse_step(&mut self) -> Option<ReverseStepOps<'_, Tid, Self>> {
+        Some(self)
+    }
+
+    fn support_reverse_cont(&mut self) -> Option<ReverseContOps<'_, Tid, Self>> {
+        Some(self)
+    }
+}
+
+impl MultiThreadSingleStep for Session<'_, '_> {
+    fn set_resume_action_step(&mut self, _: Tid, _: Option<Signal>) -> Result<(), Error> {
+        self.action = Action::Step(Direction::Forward);
+        Ok(())
+    }
+}
+
+impl MultiThreadRangeStepping for Session<'_, '_> {
+    fn set_resume_action_range_step(&mut self, _: Tid, start: u64, end: u64) -> Result<(), Error> {
+        self.action = Action::Range(start, end);
+        Ok(())
+    }
+}
+
+impl ReverseStep<Tid> for Session<'_, '_> {
+    fn reverse_step(&mut self, _: Tid) -> Result<(), Error> {
+        self.action = Action::Step(Direction::Back);
+        Ok(())
+    }
+}
+
+impl ReverseCont<Tid> for Session<'_, '_> {
+    fn reverse_cont(&mut self) -> Result<(), Error> {
+        self.action = Action::Run(Direction::Back);
+        Ok(())
+    }
+}
+
+impl Breakpoints for Session<'_, '_> {
+    fn support_sw_breakpoint(&mut self) -> Option<SwBreakpointOps<'_, Self>> {
+        Some(self)
+    }
+
+    fn support_hw_breakpoint(&mut self) -> Option<HwBreakpointOps<'_, Self>> {
+        Some(self)
+    }
+
+    /// Without watchpoints on this host gdb is not told of any, and steps and compares instead.
+    fn support_hw_watchpoint(&mut self) -> Option<HwWatchpointOps<'_, Self>> {
+        Some(self)
+    }
+}
+
+impl SwBreakpoint for Session<'_, '_> {
+    fn add_sw_breakpoint(&mut self, address: u64, _: usize) -> TargetResult<bool, Self> {
+        self.soft.insert(address);
+        self.debugger.add_breakpoint(Gva(address));
+        Ok(true)
+    }
+
+    fn remove_sw_breakpoint(&mut self, address: u64, _: usize) -> TargetResult<bool, Self> {
+        let known = self.soft.remove(&address);
+        if known && !self.hard.contains(&address) {
+            self.debugger.remove_breakpoint(Gva(address));
+        }
+        Ok(known)
+    }
+}
+
+impl HwBreakpoint for Session<'_, '_> {
+    fn add_hw_breakpoint(&mut self, address: u64, _: usize) -> TargetResult<bool, Self> {
+        self.hard.insert(address);
+        self.debugger.add_breakpoint(Gva(address));
+        Ok(true)
+    }
+
+    fn remove_hw_breakpoint(&mut self, address: u64, _: usize) -> TargetResult<bool, Self> {
+        let known = self.hard.remove(&address);
+        if known && !self.soft.contains(&address) {
+            self.debugger.remove_breakpoint(Gva(address));
+        }
+        Ok(known)
+    }
+}
+
+impl HwWatchpoint for Session<'_, '_> {
+    fn add_hw_watchpoint(&mut self, address: u64, length: u64, kind: WatchKind) -> TargetResult<bool, Self> {
+        let Some(watchpoint) = watchpoint(address, length, kind) else { return Ok(false) };
+        let added = self.debugger.add_watchpoint(watchpoint);
+        if added {
+            self.watched.push((watchpoint, kind));
+        } else if !self.debugger.abilities().watchpoints {
+            anstream::eprintln!(
+                "gdb: this host's KVM has no watchpoints; `set can-use-hw-watchpoints 0` makes gdb step and compare"
+            );
+        }
+        Ok(added)
+    }
+
+    fn remove_hw_watchpoint(&mut self, address: u64, length: u64, kind: WatchKind) -> TargetResult<bool, Self> {
+        let Some(watchpoint) = watchpoint(address, length, kind) else { return Ok(false) };
+        let Some(index) = self.watched.iter().position(|known| *known == (watchpoint, kind)) else {
+            return Ok(false);
+        };
+        self.watched.remove(index);
+        Ok(self.debugger.remove_watchpoint(watchpoint))
+    }
+}
+
+/// x86 has none for reads alone; those are watched together with writes.
+fn watchpoint(address: u64, length: u64, kind: WatchKind) -> Option<Breakpoint> {
+    let length = u8::try_from(length).ok()?;
+    let watch = match kind {
+        WatchKind::Write => Watch::Write(length),
+        WatchKind::Read | WatchKind::ReadWrite => Watch::Access(length),
+    };
+    Some(Breakpoint { address: Gva(address), watch })
+}
+
+impl MonitorCmd for Session<'_, '_> {
+    fn handle_monitor_cmd(&mut self, command: &[u8], mut out: ConsoleOutput<'_>) -> Result<(), Error> {
+        let text = monitor::answer(self, &String::from_utf8_lossy(command))?;
+        gdbstub::target::ext::monitor_cmd::output!(out, "{text}");
+        Ok(())
+    }
+}

@@ -1,0 +1,333 @@
+//! The autopsy of a guest, shown: first the cause, then all that it rests on.
+//!
+//! What was found is vmm-core's ([`vmm_core::autopsy`]); names of addresses come from the guest's files. The JSON form has
+//! these keys; more may come, none go:
+//!
+//! | key | what |
+//! |---|---|
+//! | `cause` | the first paragraph of the report: what `[expect] cause` is held against |
+//! | `source` | how the state before the end was obtained |
+//! | `instruction` | the instruction that ended the run: `address`, `name` (symbol and line), `text`, `bytes` |
+//! | `before` | the last instructions before it, oldest first: the same keys, `times` for repeated ones, `raised` |
+//! | `exceptions` | the chain: `vector`, `name`, `why`, `error-code`, `error-code-words`, `address` (CR2), `walk`, `gate`, `result` |
+//! | `stack` | words from the stack pointer up: `address`, `value`, `name` |
+//! | `gdt`, `idt` | `base`, `limit`, and `entries`: those that are not empty |
+//! | `notes` | what else was noticed, and what could not be established |
+//! | `elapsed-ns` | how long the examination took |
+
+use std::fmt;
+use std::time::Duration;
+
+use kvm_sys_wrap::Kvm;
+use serde::Serialize;
+use vmm_cli::config::Config;
+use vmm_core::autopsy::chain::Link;
+use vmm_core::autopsy::delivery::Outcome;
+use vmm_core::autopsy::moment::Registers;
+use vmm_core::autopsy::trail::Past;
+use vmm_core::autopsy::{self, Cause, words};
+use vmm_core::console::Console;
+use vmm_core::end::{End, Verdict};
+use vmm_core::machine::Machine;
+use vmm_core::record::Recording;
+
+use crate::expectations::Mismatch;
+use crate::prepare::Files;
+
+/// The time that an examination may take.
+const BUDGET: Duration = Duration::from_secs(10);
+/// The width of text.
+const COLUMNS: usize = 100;
+
+/// An autopsy, rendered.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Autopsy {
+    cause: String,
+    source: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instruction: Option<Line>,
+    before: Vec<Line>,
+    exceptions: Vec<Exception>,
+    stack: Vec<Word>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gdt: Option<Table>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idt: Option<Table>,
+    notes: Vec<String>,
+    elapsed_ns: u128,
+    #[serde(skip)]
+    registers: Option<Registers>,
+    /// The run ended by itself: where it was is all there is to show.
+    #[serde(skip)]
+    short: bool,
+}
+
+/// An instruction.
+#[derive(Debug, Serialize)]
+struct Line {
+    address: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    text: String,
+    bytes: Vec<u8>,
+    #[serde(skip_serializing_if = "is_once")]
+    times: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    raised: Option<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
+const fn is_once(times: &u64) -> bool {
+    *times == 1
+}
+
+/// One exception of the chain.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Exception {
+    vector: u8,
+    name: String,
+    why: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error_code: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error_code_words: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<u64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    walk: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gate: Option<String>,
+    result: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Word {
+    address: u64,
+    value: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Table {
+    base: u64,
+    limit: u16,
+    entries: Vec<String>,
+}
+
+/// Whether a run is to be examined: it died, hangs, or did not do what was expected of it.
+pub(crate) fn is_wanted(verdict: Verdict, config: &Config, mismatches: Option<&[Mismatch]>) -> bool {
+    let asked = config.expect.as_ref().is_some_and(|expect| !expect.cause.is_empty());
+    match verdict {
+        Verdict::Crashed | Verdict::Hung => true,
+        Verdict::Success | Verdict::Code(_) => asked || mismatches.is_some_and(|list| !list.is_empty()),
+        // Who presses Ctrl-C wants the prompt.
+        Verdict::Interrupted => false,
+    }
+}
+
+/// Examines a run that ended.
+pub(crate) fn perform(ended: &Machine, end: &End, recording: &Recording, files: &Files) -> Autopsy {
+    let build = || {
+        let kvm = Kvm::open()?;
+        Machine::build(&kvm, ended.spec().clone(), files, Console::to(std::io::sink()))
+    };
+    let found = autopsy::examine(ended, end, recording, &build, BUDGET);
+    render(&found, files)
+}
+
+fn render(found: &autopsy::Autopsy, files: &Files) -> Autopsy {
+    let names = |address: u64| files.describe(address);
+    let links = found.chain.iter().flat_map(|chain| &chain.links);
+    let table = |(base, limit), entries| Table { base, limit, entries };
+    let instruction = found.instruction.as_ref().map(|code| Line {
+        address: code.linear,
+        name: names(code.linear),
+        text: words::code(&code.bytes, code.width, code.linear),
+        bytes: code.bytes.clone(),
+        times: 1,
+        raised: None,
+    });
+    Autopsy {
+        cause: found.summary(&names),
+        source: found.provenance(),
+        instruction,
+        before: found.before.iter().map(|past| line(past, files)).collect(),
+        exceptions: links.map(exception).collect(),
+        stack: found
+            .stack
+            .iter()
+            .map(|word| Word { address: word.at, value: word.value, name: files.symbol_at(word.value) })
+            .collect(),
+        gdt: found.tables.as_ref().map(|tables| {
+            let entry = |(selector, descriptor): &(u16, _)| format!("{selector:#06x}: {descriptor}");
+            table(tables.gdt, tables.descriptors.iter().map(entry).collect())
+        }),
+        idt: found.tables.as_ref().map(|tables| {
+            let gates = tables.gates.iter().map(|(vector, gate)| format!("{vector}: {gate}")).collect();
+            table(tables.idt, gates)
+        }),
+        notes: found.remarks(&names),
+        elapsed_ns: found.elapsed.as_nanos(),
+        registers: found.registers,
+        short: matches!(found.cause, Cause::Ended | Cause::Halt { .. }),
+    }
+}
+
+fn line(past: &Past, files: &Files) -> Line {
+    Line {
+        address: past.linear,
+        name: files.describe(past.linear),
+        text: words::code(&past.bytes, past.width, past.linear),
+        bytes: past.bytes.clone(),
+        times: past.times,
+        raised: past.raised.as_ref().map(|raised| format!("{}, to {:#x}", raised.fault.mnemonic(), raised.handler)),
+    }
+}
+
+fn exception(link: &Link) -> Exception {
+    let Link { fault, delivery } = link;
+    Exception {
+        vector: fault.vector,
+        name: fault.name(),
+        why: fault.why.clone(),
+        error_code: fault.error_code,
+        error_code_words: fault.error_code_words(),
+        address: fault.address,
+        walk: fault.walk.iter().flat_map(|walk| walk.to_string().lines().map(str::to_owned).collect::<Vec<_>>()).collect(),
+        gate: delivery.gate.as_ref().map(ToString::to_string),
+        result: match &delivery.outcome {
+            Outcome::Handler(handler) => format!("delivered to {:#x}:{:#x}", handler.selector, handler.offset),
+            Outcome::Failed(failure) => format!("not delivered: {}", failure.why),
+            Outcome::TaskSwitch => "a task gate, which is not followed here".to_owned(),
+        },
+    }
+}
+
+impl Autopsy {
+    /// The first paragraph.
+    pub(crate) fn summary(&self) -> &str {
+        &self.cause
+    }
+
+    /// The registers before the end.
+    pub(crate) const fn registers(&self) -> Option<&Registers> {
+        self.registers.as_ref()
+    }
+
+    fn write_code(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.before.is_empty() {
+            writeln!(f, "  the last instructions:")?;
+        }
+        for line in &self.before {
+            write_line(f, ' ', line)?;
+        }
+        match &self.instruction {
+            Some(line) => write_line(f, '>', line),
+            None => Ok(()),
+        }
+    }
+
+    fn write_exceptions(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.exceptions.is_empty() {
+            writeln!(f, "  exceptions:")?;
+        }
+        for (exception, number) in self.exceptions.iter().zip(1..) {
+            let Exception { name, why, gate, result, walk, .. } = exception;
+            write!(f, "    {number}. {name}")?;
+            if let (Some(code), Some(words)) = (exception.error_code, &exception.error_code_words) {
+                write!(f, ", error code {code:#x} ({words})")?;
+            }
+            if let Some(address) = exception.address {
+                write!(f, ", cr2 {address:#x}")?;
+            }
+            writeln!(f, "\n       {why}")?;
+            for step in walk {
+                writeln!(f, "         {step}")?;
+            }
+            if let Some(gate) = gate {
+                writeln!(f, "       {gate}")?;
+            }
+            writeln!(f, "       {result}")?;
+        }
+        Ok(())
+    }
+
+    fn write_memory(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.stack.is_empty() {
+            writeln!(f, "  stack:")?;
+        }
+        for Word { address, value, name } in &self.stack {
+            let name = name.as_deref().map(|name| format!("  <{name}>")).unwrap_or_default();
+            writeln!(f, "    {address:#x}: {value:#x}{name}")?;
+        }
+        for (name, table) in [("GDT", &self.gdt), ("IDT", &self.idt)] {
+            let Some(Table { base, limit, entries }) = table else { continue };
+            let empty = if entries.is_empty() { ", nothing in it" } else { "" };
+            writeln!(f, "  {name} at {base:#x}, limit {limit:#x}{empty}")?;
+            entries.iter().try_for_each(|entry| writeln!(f, "    {entry}"))?;
+        }
+        Ok(())
+    }
+}
+
+fn write_line(f: &mut fmt::Formatter<'_>, mark: char, line: &Line) -> fmt::Result {
+    let Line { address, name, text, times, raised, .. } = line;
+    let place = name.as_deref().map(|name| format!("<{name}>")).unwrap_or_default();
+    write!(f, "  {mark} {address:#x} {place:<32} {text}")?;
+    if *times > 1 {
+        write!(f, "  ({times} times)")?;
+    }
+    match raised {
+        Some(raised) => writeln!(f, "  raised {raised}"),
+        None => writeln!(f),
+    }
+}
+
+impl fmt::Display for Autopsy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for line in wrap(&self.cause) {
+            writeln!(f, "  {line}")?;
+        }
+        self.write_code(f)?;
+        if !self.short {
+            self.write_exceptions(f)?;
+            self.write_memory(f)?;
+        }
+        for note in &self.notes {
+            let lines = wrap(&format!("note: {note}"));
+            lines.iter().try_for_each(|line| writeln!(f, "  {line}"))?;
+        }
+        writeln!(f, "  {}", self.source)
+    }
+}
+
+/// Breaks a paragraph at spaces.
+fn wrap(text: &str) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + word.chars().count() < COLUMNS => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            Some(_) | None => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_paragraph_is_broken_at_spaces_and_loses_nothing() {
+        let text = "word ".repeat(100);
+        let lines = wrap(text.trim_end());
+        assert!(lines.len() > 4 && lines.iter().all(|line| line.len() <= COLUMNS));
+        assert_eq!(lines.join(" "), text.trim_end());
+    }
+}

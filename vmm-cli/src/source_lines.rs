@@ -1,0 +1,98 @@
+//! Source lines: which line of which file an address was compiled from.
+//!
+//! A guest built with `-g` carries DWARF tables that say so; addr2line reads them. They are parsed when the first address
+//! is asked for and not before, so that a run which shows no addresses does not pay. A file without tables, or with
+//! damaged or compressed ones, has no lines: nothing else depends on them.
+
+use std::cell::OnceCell;
+use std::path::Path;
+use std::sync::Arc;
+
+use addr2line::Context;
+use gimli::{Dwarf, EndianArcSlice, LittleEndian};
+use object::{Object, ObjectSection, ObjectSegment};
+use vmm_loader::LoadPlan;
+
+type Bytes = EndianArcSlice<LittleEndian>;
+
+/// The line tables of one guest file, read at the first question.
+#[derive(Default)]
+pub(crate) struct SourceLines(OnceCell<Option<Tables>>);
+
+struct Tables {
+    context: Context<Bytes>,
+    /// How far the file was moved from where it was linked; only a static PIE is.
+    slide: u64,
+}
+
+impl SourceLines {
+    /// The line that the instruction at a virtual address belongs to, as `hello.c:12`. `file` and `plan` are those that
+    /// the guest was loaded from: the same ones at each call.
+    pub(crate) fn at(&self, file: &[u8], plan: &LoadPlan, address: u64) -> Option<String> {
+        let tables = self.0.get_or_init(|| Tables::read(file, plan)).as_ref()?;
+        let location = tables.context.find_location(address.wrapping_sub(tables.slide)).ok()??;
+        let name = Path::new(location.file?).file_name()?.to_string_lossy();
+        // A file's name is shown on a terminal, which obeys control characters.
+        let name = name.replace(char::is_control, "?");
+        Some(location.line.map_or_else(|| name.clone(), |line| format!("{name}:{line}")))
+    }
+}
+
+impl Tables {
+    fn read(file: &[u8], plan: &LoadPlan) -> Option<Self> {
+        let object = object::File::parse(file).ok()?;
+        let dwarf: Dwarf<Bytes> = Dwarf::load(|id| {
+            let section = object.section_by_name(id.name());
+            let data = section.and_then(|section| section.data().ok()).unwrap_or_default();
+            Ok::<_, gimli::Error>(Bytes::new(Arc::from(data), LittleEndian))
+        })
+        .ok()?;
+        let linked = object.segments().filter(|segment| segment.size() > 0).map(|s| s.address()).min()?;
+        let runs = plan.segments().iter().map(|segment| segment.virt.0).min()?;
+        Some(Self { context: Context::from_dwarf(dwarf).ok()?, slide: runs.wrapping_sub(linked) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vmm_loader::{ElfOptions, elf};
+
+    use super::*;
+
+    /// A guest of the repository; `None` where the guests are not built or were not taken along.
+    fn guest(name: &str, base: Option<u64>) -> Option<(Vec<u8>, LoadPlan)> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guests/build").join(name);
+        let Ok(file) = std::fs::read(&path) else {
+            println!("skipped: {} is not built", path.display());
+            return None;
+        };
+        let options = ElfOptions { base: base.map(vm_memory::GuestAddress) };
+        let plan = elf::plan(&file, &options).unwrap();
+        Some((file, plan))
+    }
+
+    #[test]
+    fn an_entry_has_its_line_wherever_the_file_was_moved() {
+        let guests = [
+            ("page-fault.elf", None, "page-fault.c:"),
+            ("static-pie.elf", None, "static-pie.c:"),
+            ("static-pie.elf", Some(0x18_0000), "static-pie.c:"),
+        ];
+        for (name, base, source) in guests {
+            let Some((file, plan)) = guest(name, base) else { return };
+            let line = SourceLines::default().at(&file, &plan, plan.entry().unwrap().0).unwrap();
+            assert!(line.starts_with(source), "{name}: {line}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_tables_has_no_lines() {
+        let flat = vmm_loader::flat::plan(&[0xf4], vm_memory::GuestAddress(0x8000)).unwrap();
+        assert_eq!(SourceLines::default().at(&[0xf4], &flat, 0x8000), None);
+        let Some((mut file, plan)) = guest("hello-long.elf", None) else { return };
+        assert_eq!(SourceLines::default().at(&file, &plan, 0xdead_0000), None);
+        // Every other byte behind the headers is wrong; whatever comes out, nothing panics.
+        file.iter_mut().skip(0x2000).step_by(2).for_each(|byte| *byte ^= 0x55);
+        let _ = SourceLines::default().at(&file, &plan, plan.entry().unwrap().0);
+    }
+}

@@ -1,0 +1,169 @@
+//! A guest that was run up to a point and stopped there: what `translate`, `pages` and `dump` look at.
+//!
+//! It runs as `run` would run it, with the same input and the same limits. Its output is nobody's business here: it is
+//! discarded, or shown on standard error. A guest that ends before the point is an error, with the status that its end
+//! has in a run, or that of an expectation which was not met.
+
+use std::io;
+
+use kvm_sys_wrap::{Kvm, watch_interrupts};
+use vmm_cli::config::Config;
+use vmm_cli::diagnostic::{Diagnostic, Diagnostics, Severity};
+use vmm_cli::place::{Base, Place};
+use vmm_cli::status::Status;
+use vmm_core::console::{Console, Output};
+use vmm_core::control::Cr0;
+use vmm_core::end::{End, Verdict};
+use vmm_core::error::Error;
+use vmm_core::limits::Limits;
+use vmm_core::machine::Machine;
+use vmm_core::mode::Mode;
+use vmm_core::run_to::Point;
+use vmm_core::{Gpa, Gva};
+use vmm_loader::VirtAddr;
+
+use crate::args::{At, Look};
+use crate::commands::run::host_error;
+use crate::prepare::{Files, Prepared};
+use crate::terminal::Stdin;
+
+/// The instruction pointer after a reset (SDM vol. 3, table 9-1).
+const RESET_RIP: u64 = 0xfff0;
+
+/// A guest that does not run any more, or not yet.
+pub(crate) struct Stopped {
+    pub(crate) config: Config,
+    pub(crate) files: Files,
+    pub(crate) machine: Machine,
+    /// Where, in words: `at the start`.
+    pub(crate) point: String,
+    /// How the run ended, if it did.
+    pub(crate) end: Option<End>,
+}
+
+/// What a place on the command line stands for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Found {
+    /// The address: of a symbol always a virtual one.
+    pub(crate) address: u64,
+    /// Whether a symbol was named.
+    pub(crate) by_symbol: bool,
+    /// Bytes from there to the end of the symbol; 0 where that is not known.
+    pub(crate) size: u64,
+}
+
+impl Stopped {
+    /// Builds the machine and runs it.
+    ///
+    /// # Errors
+    /// All that can keep a guest from running, and an end that comes before the point.
+    pub(crate) fn new(look: &Look) -> Result<Self, Diagnostics> {
+        let config = Config::load(&look.config, &look.overrides.collect())?;
+        let Prepared { machine: spec, files, .. } = Prepared::new(&config)?;
+        let (point, words) = point(&look.at, &files)?;
+
+        let output = if look.at.show_output { Output::new(io::stderr()) } else { Output::new(io::sink()) };
+        let console = Console { output, input: Box::new(Stdin::default()) };
+        let host = |error: Error| Diagnostics::from(host_error(&config, &error));
+        let kvm = Kvm::open().map_err(|error| host(error.into()))?;
+        watch_interrupts().map_err(|error| host(error.into()))?;
+        let mut machine = Machine::build(&kvm, spec, &files, console).map_err(host)?;
+        let mut limits = Limits::start(machine.spec().limits).map_err(|error| host(error.into()))?;
+        let end = machine.run_to(point, &mut limits, &mut []).map_err(host)?;
+        let point = match (&end, point) {
+            (None, _) => words,
+            (Some(end), Point::End) => format!("at the end: {end}"),
+            (Some(end), Point::Start | Point::Address { .. } | Point::Exits(_)) => {
+                return Err(too_early(&machine, end, &words).into());
+            }
+        };
+        let stopped = Self { config, files, machine, point, end };
+        stopped.warn_of_reset()?;
+        Ok(stopped)
+    }
+
+    /// An error of the machine's.
+    pub(crate) fn error(&self, error: &Error) -> Diagnostics {
+        host_error(&self.config, error).into()
+    }
+
+    /// Some hosts reset a vCPU that shuts down; then its registers say nothing of the guest.
+    fn warn_of_reset(&self) -> Result<(), Diagnostics> {
+        if self.end != Some(End::Shutdown) || self.machine.spec().boot.mode == Mode::Real {
+            return Ok(());
+        }
+        let kvm = |error: kvm_sys_wrap::Error| self.error(&error.into());
+        let regs = self.machine.vcpu().regs().map_err(kvm)?;
+        let sregs = self.machine.vcpu().sregs().map_err(kvm)?;
+        if regs.rip == RESET_RIP && !Cr0::from_bits_retain(sregs.cr0).contains(Cr0::PE) {
+            let message = "this host resets the vCPU when it shuts down: its registers, and with them the page \
+                           tables in use, are not the guest's any more";
+            let help = "stop earlier, with --at or --exits; memory is as the guest left it";
+            let warning = Diagnostic::error(Status::Success, message).with_help(Some(help));
+            Diagnostics::from(Diagnostic { severity: Severity::Warning, ..warning }).eprint();
+        }
+        Ok(())
+    }
+}
+
+fn too_early(machine: &Machine, end: &End, words: &str) -> Diagnostic {
+    let status = match end.verdict(machine.spec().halt) {
+        Verdict::Success | Verdict::Code(_) => Status::Unexpected,
+        Verdict::Crashed => Status::Crashed,
+        Verdict::Hung => Status::Hung,
+        Verdict::Interrupted => Status::Interrupted,
+    };
+    let point = words.strip_prefix("at ").or_else(|| words.strip_prefix("after ")).unwrap_or(words);
+    let exits = machine.exits().total();
+    let plural = if exits == 1 { "" } else { "s" };
+    Diagnostic::error(status, format!("the guest ended before {point}, after {exits} exit{plural}: {end}"))
+        .with_help(Some("--end shows it as it is at its end"))
+}
+
+/// The point, and in words.
+fn point(at: &At, files: &Files) -> Result<(Point, String), Diagnostic> {
+    if let Some(text) = &at.at {
+        let Found { address, .. } = find(files, &Place::parse(text)?)?;
+        let name = files.symbol_at(address).map(|symbol| format!(" <{symbol}>")).unwrap_or_default();
+        let point = Point::Address { gva: Gva(address), gpa: physical(files, address) };
+        return Ok((point, format!("at {address:#x}{name}")));
+    }
+    Ok(match (at.exits, at.end) {
+        (Some(0), _) | (None, false) => (Point::Start, "at the start".to_owned()),
+        (Some(1), _) => (Point::Exits(1), "after 1 exit".to_owned()),
+        (Some(count), _) => (Point::Exits(count), format!("after {count} exits")),
+        (None, true) => (Point::End, "at the end".to_owned()),
+    })
+}
+
+/// Where a virtual address was loaded, by the guest's files.
+fn physical(files: &Files, address: u64) -> Option<Gpa> {
+    files.plans().find_map(|(_, plan)| plan.virt_to_phys(VirtAddr(address))).map(Gpa::from)
+}
+
+/// The address of a place; symbols are looked up in the guest's file first, then in the others.
+pub(crate) fn find(files: &Files, place: &Place) -> Result<Found, Diagnostic> {
+    let (address, size, by_symbol) = match &place.base {
+        Base::Address(address) => (*address, 0, false),
+        Base::Symbol(name) => {
+            let mut first_error = None;
+            let found = files.plans().find_map(|(_, plan)| {
+                plan.symbols().lookup(name).map_err(|error| first_error.get_or_insert(error).clone()).ok()
+            });
+            match (found, first_error) {
+                (Some(symbol), _) => (symbol.address.0, symbol.size, true),
+                (None, error) => {
+                    let message =
+                        error.as_ref().map_or_else(|| format!("no symbol `{name}`"), ToString::to_string);
+                    let help = error.and_then(|error| error.help());
+                    return Err(Diagnostic::error(Status::Configuration, message).with_help(help));
+                }
+            }
+        }
+    };
+    let Some(address) = address.checked_add(place.offset) else {
+        let message = format!("{address:#x} + {:#x} leaves the address space", place.offset);
+        return Err(Diagnostic::error(Status::Configuration, message));
+    };
+    Ok(Found { address, by_symbol, size: size.saturating_sub(place.offset) })
+}

@@ -1,0 +1,83 @@
+//! Accesses to ports and to addresses without memory, and the devices that answer them.
+
+use std::ops::RangeInclusive;
+
+use kvm_sys_wrap::Exit;
+use vmm_core::end::AccessAddress;
+use vmm_core::machine::Machine;
+use vmm_core::{Gpa, Port};
+
+use super::event::AccessEvent;
+
+/// An exit as an access.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Access {
+    pub(crate) at: AccessAddress,
+    pub(crate) write: bool,
+    /// Bytes of one item.
+    pub(crate) width: usize,
+    /// Items; more than one only for string instructions.
+    pub(crate) count: u64,
+    /// What was written; empty for a read.
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Access {
+    /// `None` for exits that are no access.
+    pub(crate) fn of(exit: &Exit) -> Option<Self> {
+        Some(if let Exit::PioOut { port, width, count, data } = exit {
+            let (at, count) = (AccessAddress::Port(*port), (*count).into());
+            Self { at, write: true, width: (*width).into(), count, bytes: data.to_vec() }
+        } else if let Exit::PioIn { port, width, count } = exit {
+            let (at, count) = (AccessAddress::Port(*port), (*count).into());
+            Self { at, write: false, width: (*width).into(), count, bytes: Vec::new() }
+        } else if let Exit::MmioWrite { address, data } = exit {
+            let at = AccessAddress::Mmio(*address);
+            Self { at, write: true, width: data.len(), count: 1, bytes: data.to_vec() }
+        } else if let Exit::MmioRead { address, width } = exit {
+            let at = AccessAddress::Mmio(*address);
+            Self { at, write: false, width: (*width).into(), count: 1, bytes: Vec::new() }
+        } else {
+            return None;
+        })
+    }
+
+    /// What kind of address it is, and the address.
+    pub(crate) fn place(&self) -> (&'static str, u64) {
+        match self.at {
+            AccessAddress::Port(Port(port)) => ("port", port.into()),
+            AccessAddress::Mmio(Gpa(address)) => ("address", address),
+        }
+    }
+
+    /// As traces show it.
+    pub(super) fn event(self, device: Option<&str>) -> AccessEvent {
+        let (space, address) = self.place();
+        let Self { write, width, count, bytes, .. } = self;
+        AccessEvent { space, address, device: device.map(str::to_owned), write, width, count, bytes }
+    }
+}
+
+/// The devices of a machine by address.
+pub(super) struct Devices {
+    ports: Vec<(RangeInclusive<u64>, String)>,
+    mmio: Vec<(RangeInclusive<u64>, String)>,
+}
+
+impl Devices {
+    pub(super) fn of(machine: &Machine) -> Self {
+        let (ports, mmio) = machine.buses();
+        let [ports, mmio] = [ports, mmio]
+            .map(|bus| bus.devices().map(|(range, name)| (range, name.to_owned())).collect::<Vec<_>>());
+        Self { ports, mmio }
+    }
+
+    /// The device that answers there.
+    pub(super) fn name_at(&self, at: AccessAddress) -> Option<&str> {
+        let (devices, address) = match at {
+            AccessAddress::Port(Port(port)) => (&self.ports, port.into()),
+            AccessAddress::Mmio(Gpa(address)) => (&self.mmio, address),
+        };
+        devices.iter().find(|(range, _)| range.contains(&address)).map(|(_, name)| name.as_str())
+    }
+}

@@ -1,0 +1,197 @@
+//! Every call to KVM as it happens: for the trace, and for the sum of times.
+//!
+//! What a call was given and gave back is shown as strace would: descriptors by number, errors by name. Of the large
+//! structures only what differs from the last time that they were read or written is shown; at first, from the state
+//! after reset.
+//!
+//! To show where the guest is, we make calls ourselves. Those are made [unseen](CallWatch::unseen): they are not part of
+//! the run, and count as watching.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
+use kvm_sys_wrap::{Answer, Arguments, Call, CallObserver, CallRecord};
+use vmm_core::reset;
+
+use super::changes;
+use super::event::{CallEvent, Event};
+use super::filter::Filter;
+use super::log::Log;
+
+/// No line shows more characters of one value.
+const MOST_CHARACTERS: usize = 200;
+
+/// Is told of all calls.
+pub(crate) struct CallWatch {
+    started: Instant,
+    log: Option<(Arc<Log>, Filter)>,
+    /// Set while the calls are our own.
+    unseen: AtomicBool,
+    /// Exits so far.
+    exits: AtomicU64,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// When the last `KVM_RUN` began, and how long it took.
+    run: (Instant, Duration),
+    times: Times,
+    regs: kvm_regs,
+    sregs: kvm_sregs,
+}
+
+/// Where the time went.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Times {
+    /// Of each call: how often, how long in all, how long at most.
+    pub(crate) calls: BTreeMap<&'static str, (u64, Duration, Duration)>,
+    /// In calls that were made only to watch.
+    pub(crate) watching: Duration,
+}
+
+impl CallWatch {
+    pub(crate) fn new(log: Option<(Arc<Log>, Filter)>) -> Self {
+        let started = Instant::now();
+        // RIP and RFLAGS after reset; the other registers are 0 as far as it matters here (SDM vol. 3, table 10-1).
+        let regs = kvm_regs { rip: 0xfff0, rflags: 2, ..Default::default() };
+        let run = (started, Duration::ZERO);
+        let state = State { run, times: Times::default(), regs, sregs: reset::sregs() };
+        Self {
+            started,
+            log,
+            unseen: AtomicBool::new(false),
+            exits: AtomicU64::new(0),
+            state: Mutex::new(state),
+        }
+    }
+
+    /// When it began to watch.
+    pub(crate) fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// Nanoseconds from then to `instant`.
+    pub(crate) fn at_ns(&self, instant: Instant) -> u64 {
+        nanoseconds(instant.saturating_duration_since(self.started))
+    }
+
+    /// When the guest was entered last, and how long it ran: nanoseconds.
+    pub(crate) fn last_run(&self) -> (u64, u64) {
+        let (begin, length) = self.state().run;
+        (self.at_ns(begin), nanoseconds(length))
+    }
+
+    /// Where the time went so far.
+    pub(crate) fn times(&self) -> Times {
+        self.state().times.clone()
+    }
+
+    /// Tells how many exits there were, for filters.
+    pub(crate) fn exits_so_far(&self, exits: u64) {
+        self.exits.store(exits, Ordering::Relaxed);
+    }
+
+    /// Makes calls of our own.
+    pub(crate) fn unseen<T>(&self, make: impl FnOnce() -> T) -> T {
+        self.unseen.store(true, Ordering::Relaxed);
+        let result = make();
+        self.unseen.store(false, Ordering::Relaxed);
+        result
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl CallObserver for CallWatch {
+    fn observe(&self, record: &CallRecord<'_>) {
+        let CallRecord { call, elapsed, started, .. } = *record;
+        let mut state = self.state();
+        if self.unseen.load(Ordering::Relaxed) {
+            state.times.watching += elapsed;
+            return;
+        }
+        if call == Call::Run {
+            state.run = (started, elapsed);
+        }
+        let (count, sum, longest) = state.times.calls.entry(call.name()).or_default();
+        (*count, *sum, *longest) = (*count + 1, *sum + elapsed, elapsed.max(*longest));
+        let Some((log, filter)) = &self.log else { return };
+        if !log.settings.calls.any() || !filter.call(call.name(), self.exits.load(Ordering::Relaxed)) {
+            return;
+        }
+        let arguments = arguments(&record.arguments, &mut state);
+        let (result, failed) = match record.result {
+            Ok(answer) => (answered(answer, &mut state), false),
+            Err(error) => (error.to_string(), true),
+        };
+        drop(state);
+        log.push(Event::Call(CallEvent {
+            at_ns: self.at_ns(started),
+            elapsed_ns: nanoseconds(elapsed),
+            on: call.descriptor().to_string(),
+            call: call.name(),
+            arguments,
+            result,
+            failed,
+        }));
+    }
+}
+
+fn arguments(arguments: &Arguments<'_>, state: &mut State) -> String {
+    match arguments {
+        Arguments::Text(text) => shortened(text.to_string()),
+        Arguments::Regs(regs) => regs_changed(regs, state),
+        Arguments::Sregs(sregs) => sregs_changed(sregs, state),
+        Arguments::Region(region) => {
+            let (slot, flags) = (region.slot, region.flags);
+            let (guest, size, host) = (region.guest_phys_addr, region.memory_size, region.userspace_addr);
+            format!("slot {slot}, flags {flags:#x}, guest {guest:#x}, {size:#x} bytes, host {host:#x}")
+        }
+    }
+}
+
+fn answered(answer: &dyn Answer, state: &mut State) -> String {
+    if let Some(regs) = answer.get() {
+        return regs_changed(regs, state);
+    }
+    if let Some(sregs) = answer.get() {
+        return sregs_changed(sregs, state);
+    }
+    let descriptor = answer.descriptor().map(|descriptor| format!("fd {descriptor}"));
+    let address = || answer.mapped().map(|address| format!("{address:#x}"));
+    let nothing = || answer.get::<()>().map(|()| "0".to_owned());
+    descriptor.or_else(address).or_else(nothing).unwrap_or_else(|| shortened(format!("{answer:?}")))
+}
+
+fn regs_changed(regs: &kvm_regs, state: &mut State) -> String {
+    let changes = changes::of_regs(&state.regs, regs);
+    state.regs = *regs;
+    changed(&changes)
+}
+
+fn sregs_changed(sregs: &kvm_sregs, state: &mut State) -> String {
+    let changes = changes::of_sregs(&state.sregs, sregs);
+    state.sregs = *sregs;
+    changed(&changes)
+}
+
+fn changed(changes: &[changes::Change]) -> String {
+    if changes.is_empty() { "{unchanged}".to_owned() } else { format!("{{{}}}", changes::line(changes)) }
+}
+
+fn shortened(text: String) -> String {
+    match text.char_indices().nth(MOST_CHARACTERS) {
+        Some((end, _)) => format!("{} ...", text.get(..end).unwrap_or_default()),
+        None => text,
+    }
+}
+
+pub(super) fn nanoseconds(duration: Duration) -> u64 {
+    // 64 bits of nanoseconds are 584 years.
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

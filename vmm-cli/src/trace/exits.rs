@@ -1,0 +1,260 @@
+//! The observer behind traces and statistics: exits with all that is known of them, and single steps.
+//!
+//! An event is begun when the exit is seen and completed when it has been served, since only then the answer of a read is
+//! known. Registers are read only for exits that some trace or table wants.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
+use kvm_sys_wrap::{Exit, Vcpu};
+use vmm_core::disassembly::{Instruction, linear_rip, next_instruction};
+use vmm_core::end::{End, internal_error_name};
+use vmm_core::exit_counts::ExitKind;
+use vmm_core::machine::Machine;
+use vmm_core::observer::{Observer, View};
+use vmm_core::register::Register;
+use vmm_core::step::can_step;
+
+use super::access::{Access, Devices};
+use super::calls::{CallWatch, nanoseconds};
+use super::changes;
+use super::event::{Event, ExitEvent, NoteEvent, StepEvent};
+use super::filter::Filter;
+use super::log::Log;
+use super::places::Places;
+use crate::prepare::Files;
+use crate::statistics::Tally;
+
+/// Watches the exits of one run.
+pub(crate) struct ExitWatch<'a> {
+    calls: Arc<CallWatch>,
+    log: Option<(Arc<Log>, Filter)>,
+    tally: Option<Tally>,
+    places: Places<'a>,
+    devices: Devices,
+    /// The registers at the last event that was traced.
+    before: Option<(kvm_regs, kvm_sregs)>,
+    /// The exit that is being served.
+    pending: Option<(ExitEvent, Instant)>,
+    steps: Option<Steps>,
+}
+
+/// Single steps.
+#[derive(Default)]
+struct Steps {
+    /// What is executed next; `None` where nothing can be decoded.
+    next: Option<Instruction>,
+    /// Whether it was said that this host cannot step here.
+    told: bool,
+}
+
+impl<'a> ExitWatch<'a> {
+    /// Before the first exit.
+    pub(crate) fn new(
+        calls: &Arc<CallWatch>,
+        log: Option<(Arc<Log>, Filter)>,
+        stepping: bool,
+        stats: bool,
+        machine: &Machine,
+        files: &'a Files,
+    ) -> Self {
+        let mut watch = Self {
+            calls: Arc::clone(calls),
+            log,
+            tally: stats.then(Tally::default),
+            places: Places::new(files),
+            devices: Devices::of(machine),
+            before: registers(calls, machine.vcpu()),
+            pending: None,
+            steps: stepping.then(Steps::default),
+        };
+        if let Some((regs, sregs)) = watch.before {
+            watch.look_ahead(machine.vcpu(), machine.memory(), &regs, &sregs);
+        }
+        watch
+    }
+
+    /// After the last exit.
+    pub(crate) fn finish(mut self) -> Option<Tally> {
+        self.complete(&[]);
+        self.tally
+    }
+
+    fn wants(&self, exit: &Exit, exits: u64) -> bool {
+        let kind = ExitKind::from(exit);
+        self.tally.is_some()
+            || self.log.as_ref().is_some_and(|(log, filter)| {
+                log.settings.exits.any() && filter.exit(kind, Access::of(exit).map(|access| access.at), exits)
+            })
+    }
+
+    /// An exit of the guest.
+    fn exit(&mut self, view: &View<'_>, regs: &kvm_regs, sregs: &kvm_sregs) {
+        let number = view.exits.total();
+        let calls = Arc::clone(&self.calls);
+        let rip = calls.unseen(|| self.places.instruction(view, regs, sregs));
+        let access = Access::of(view.exit);
+        let device = access.as_ref().and_then(|access| self.devices.name_at(access.at));
+        if let Some(tally) = &mut self.tally {
+            tally.add(access.as_ref(), device, rip);
+        }
+        let Some((log, filter)) = &self.log else { return };
+        let at = access.as_ref().map(|access| access.at);
+        if !log.settings.exits.any() || !filter.exit(ExitKind::from(view.exit), at, number) {
+            return;
+        }
+        let place = self.places.place(rip);
+        if !filter.symbol(place.symbol.as_deref()) {
+            return;
+        }
+        let (at_ns, guest_ns) = self.calls.last_run();
+        let event = ExitEvent {
+            at_ns,
+            guest_ns,
+            service_ns: 0,
+            vcpu: view.vcpu.id(),
+            number,
+            exit: ExitKind::from(view.exit).name(),
+            place,
+            access: access.map(|access| access.event(device)),
+            detail: detail(view.exit),
+            changes: self.changes(regs, sregs),
+        };
+        self.pending = Some((event, Instant::now()));
+    }
+
+    /// The exit was served: its event is complete.
+    fn complete(&mut self, answer: &[u8]) {
+        let Some((mut event, served)) = self.pending.take() else { return };
+        event.service_ns = nanoseconds(served.elapsed());
+        if let Some(access) = event.access.as_mut().filter(|access| !access.write) {
+            access.bytes = answer.to_vec();
+        }
+        if let Some((log, _)) = &self.log {
+            log.push(Event::Exit(event));
+        }
+    }
+
+    /// An instruction was executed.
+    fn step(&mut self, view: &View<'_>, regs: &kvm_regs, sregs: &kvm_sregs) {
+        let Some(instruction) = self.steps.as_mut().and_then(|steps| steps.next.take()) else { return };
+        let Some((log, filter)) = self.log.clone() else { return };
+        if !log.settings.steps.any() || !filter.step(view.exits.total()) {
+            return;
+        }
+        let place = self.places.place(instruction.address);
+        if !filter.symbol(place.symbol.as_deref()) {
+            return;
+        }
+        let (at_ns, guest_ns) = self.calls.last_run();
+        let target = instruction.target.and_then(|target| self.places.place(target).symbol);
+        log.push(Event::Step(StepEvent {
+            at_ns,
+            guest_ns,
+            vcpu: view.vcpu.id(),
+            place,
+            bits: instruction.width.bits(),
+            instruction: match target {
+                Some(target) => format!("{} <{target}>", instruction.text),
+                None => instruction.text,
+            },
+            bytes: instruction.bytes,
+            changes: self.changes(regs, sregs),
+        }));
+    }
+
+    /// Whether the exit is that of a HLT which was not reported as a step.
+    fn halts(&self, exit: &Exit, linear: u64) -> bool {
+        let next = self.steps.as_ref().and_then(|steps| steps.next.as_ref());
+        matches!(exit, Exit::Hlt) && next.is_some_and(|next| next.text == "hlt" && next.next() == linear)
+    }
+
+    /// Tells which instruction the guest died in: there is no step for one that was not completed.
+    fn last_words(&mut self, exit: &Exit) {
+        let dead = matches!(exit, Exit::Shutdown | Exit::InternalError { .. } | Exit::FailEntry { .. });
+        let next = self.steps.as_mut().and_then(|steps| steps.next.take_if(|_| dead));
+        if let (Some(next), Some((log, _))) = (next, &self.log) {
+            let place = self.places.place(next.address);
+            let text = format!("not completed: {place}: {next}");
+            log.push(Event::Note(NoteEvent { at_ns: self.calls.at_ns(Instant::now()), text }));
+        }
+    }
+
+    /// Decodes what comes next, while it is there: the guest may overwrite it.
+    fn look_ahead(
+        &mut self,
+        vcpu: &Vcpu,
+        memory: &kvm_sys_wrap::GuestMemory,
+        regs: &kvm_regs,
+        sregs: &kvm_sregs,
+    ) {
+        let Some(steps) = &mut self.steps else { return };
+        if can_step(sregs) {
+            steps.next = self.calls.unseen(|| next_instruction(vcpu, memory, regs, sregs));
+            return;
+        }
+        steps.next = None;
+        if !std::mem::replace(&mut steps.told, true)
+            && let Some((log, _)) = &self.log
+        {
+            let text = "this host's KVM (kvm-pvm) cannot single-step 64-bit code in ring 3: no steps there";
+            log.push(Event::Note(NoteEvent {
+                at_ns: self.calls.at_ns(Instant::now()),
+                text: text.to_owned(),
+            }));
+        }
+    }
+
+    /// What changed since the last event. RIP always does, and is shown as the place.
+    fn changes(&mut self, regs: &kvm_regs, sregs: &kvm_sregs) -> Vec<changes::Change> {
+        let Some((old_regs, old_sregs)) = self.before.replace((*regs, *sregs)) else { return Vec::new() };
+        let mut list = changes::of_regs(&old_regs, regs);
+        list.retain(|change| change.register != Register::Rip.name());
+        list.extend(changes::of_sregs(&old_sregs, sregs));
+        list
+    }
+}
+
+impl Observer for ExitWatch<'_> {
+    fn on_exit(&mut self, view: &View<'_>) -> Option<End> {
+        let exits = view.exits.total();
+        self.calls.exits_so_far(exits);
+        if self.steps.is_none() && !self.wants(view.exit, exits) {
+            return None;
+        }
+        let (regs, sregs) = registers(&self.calls, view.vcpu)?;
+        let step = self.steps.is_some() && matches!(view.exit, Exit::Debug { .. });
+        if step || self.halts(view.exit, linear_rip(&regs, &sregs)) {
+            self.step(view, &regs, &sregs);
+        }
+        if !step {
+            self.last_words(view.exit);
+            self.exit(view, &regs, &sregs);
+        }
+        // In the middle of an instruction the next one is still the same.
+        if step || self.steps.as_ref().is_some_and(|steps| steps.next.is_none()) {
+            self.look_ahead(view.vcpu, view.memory, &regs, &sregs);
+        }
+        None
+    }
+
+    fn on_served(&mut self, _: &View<'_>, answer: &[u8]) {
+        self.complete(answer);
+    }
+}
+
+fn registers(calls: &CallWatch, vcpu: &Vcpu) -> Option<(kvm_regs, kvm_sregs)> {
+    // Where the host does not let us read them, the run itself will say so.
+    calls.unseen(|| Some((vcpu.regs().ok()?, vcpu.sregs().ok()?)))
+}
+
+/// What else the exit says.
+fn detail(exit: &Exit) -> Option<String> {
+    if let Exit::InternalError { suberror, .. } = exit {
+        return Some(internal_error_name(*suberror).to_owned());
+    }
+    // A name alone, as in `Hlt`, says nothing new.
+    let text = format!("{exit:?}");
+    (Access::of(exit).is_none() && text.contains([' ', '('])).then_some(text)
+}

@@ -1,0 +1,204 @@
+//! Which events are traced: a few terms, each `KEY=VALUE`.
+//!
+//! | term | leaves out |
+//! |---|---|
+//! | `exit=KIND,KIND` | exits of other types, named as in reports: `pio-in`, `mmio-write`, `hlt` |
+//! | `port=FIRST-LAST`, `port=NUMBER` | exits that are no access to these ports |
+//! | `address=FIRST-LAST`, `address=NUMBER` | exits that are no access to these physical addresses |
+//! | `symbol=NAME`, `symbol=BEGINNING*` | exits and steps elsewhere in the guest |
+//! | `call=NAME` | other calls |
+//! | `after=N` | all before the guest made N exits |
+//!
+//! Of several terms with one key, any may match; of different keys, all must. `port` and `address` count as one key:
+//! both say where. A term about exits does not touch calls, and the other way round.
+
+use std::ops::RangeInclusive;
+
+use kvm_sys_wrap::Call;
+use vmm_core::end::AccessAddress;
+use vmm_core::exit_counts::ExitKind;
+
+/// One term.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Term {
+    /// Exits of these types.
+    Exits(Vec<ExitKind>),
+    /// Accesses to these ports.
+    Ports(RangeInclusive<u64>),
+    /// Accesses to these physical addresses.
+    Addresses(RangeInclusive<u64>),
+    /// Code of the symbol with this name; if the flag is set, of those that begin so.
+    Symbol(String, bool),
+    /// This call.
+    Call(String),
+    /// What comes after so many exits.
+    After(u64),
+}
+
+impl Term {
+    /// Reads a term as the command line has it.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let (key, value) =
+            text.split_once('=').ok_or("a filter is KEY=VALUE, such as exit=pio-out or port=0x3f8-0x3ff")?;
+        match key {
+            "exit" => value.split(',').map(kind).collect::<Result<_, _>>().map(Self::Exits),
+            "port" => range(value, u16::MAX.into()).map(Self::Ports),
+            "address" => range(value, u64::MAX).map(Self::Addresses),
+            "symbol" => Ok(match value.strip_suffix('*') {
+                Some(beginning) => Self::Symbol(beginning.to_owned(), true),
+                None => Self::Symbol(value.to_owned(), false),
+            }),
+            "call" => Call::ALL
+                .iter()
+                .find(|call| call.name() == value)
+                .map(|call| Self::Call(call.name().to_owned()))
+                .ok_or_else(|| format!("no call `{value}`: they are named as in KVM_RUN")),
+            "after" => number(value).map(Self::After),
+            _ => Err(format!("no key `{key}`: there are exit, port, address, symbol, call and after")),
+        }
+    }
+}
+
+fn kind(name: &str) -> Result<ExitKind, String> {
+    ExitKind::ALL.iter().copied().find(|kind| kind.name() == name).ok_or_else(|| {
+        let names: Vec<_> = ExitKind::ALL.iter().map(|kind| kind.name()).collect();
+        format!("no exit `{name}`: there are {}", names.join(", "))
+    })
+}
+
+fn range(value: &str, most: u64) -> Result<RangeInclusive<u64>, String> {
+    let (first, last) = value.split_once('-').unwrap_or((value, value));
+    let (first, last) = (number(first)?, number(last)?);
+    if first > last {
+        return Err(format!("{value} ends before it begins"));
+    }
+    if last > most {
+        return Err(format!("{last:#x} is above {most:#x}, the last there is"));
+    }
+    Ok(first..=last)
+}
+
+fn number(text: &str) -> Result<u64, String> {
+    let digits = text.replace('_', "");
+    let parsed = match digits.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16),
+        None => digits.parse(),
+    };
+    parsed.map_err(|_| format!("`{text}` is no number"))
+}
+
+/// All terms of a trace.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Filter(Vec<Term>);
+
+impl Filter {
+    pub(crate) fn new(terms: &[Term]) -> Self {
+        Self(terms.to_vec())
+    }
+
+    /// Whether a call is traced that was made after so many exits.
+    pub(crate) fn call(&self, name: &str, exits: u64) -> bool {
+        self.late_enough(exits)
+            && self.any(|term| if let Term::Call(call) = term { Some(call == name) } else { None })
+    }
+
+    /// Whether an exit can be traced at all: what is known before anybody asks where the guest is.
+    pub(crate) fn exit(&self, kind: ExitKind, at: Option<AccessAddress>, exits: u64) -> bool {
+        let place = |term: &Term| match (term, at) {
+            (Term::Ports(range), Some(AccessAddress::Port(port))) => Some(range.contains(&port.0.into())),
+            (Term::Addresses(range), Some(AccessAddress::Mmio(gpa))) => Some(range.contains(&gpa.0)),
+            (Term::Ports(_) | Term::Addresses(_), _) => Some(false),
+            (Term::Exits(_) | Term::Symbol(..) | Term::Call(_) | Term::After(_), _) => None,
+        };
+        self.late_enough(exits)
+            && self.any(|term| if let Term::Exits(kinds) = term { Some(kinds.contains(&kind)) } else { None })
+            && self.any(place)
+    }
+
+    /// Whether an instruction can be traced: what is known before anybody asks where the guest is.
+    pub(crate) fn step(&self, exits: u64) -> bool {
+        self.late_enough(exits)
+    }
+
+    /// Whether code of this symbol (`name`, or `name+0x12`) is traced.
+    pub(crate) fn symbol(&self, symbol: Option<&str>) -> bool {
+        let found = symbol.map(|symbol| symbol.rsplit_once("+0x").map_or(symbol, |(name, _)| name));
+        self.any(|term| match term {
+            Term::Symbol(name, false) => Some(found == Some(name)),
+            Term::Symbol(beginning, true) => {
+                Some(found.is_some_and(|found| found.starts_with(beginning.as_str())))
+            }
+            Term::Exits(_) | Term::Ports(_) | Term::Addresses(_) | Term::Call(_) | Term::After(_) => None,
+        })
+    }
+
+    fn late_enough(&self, exits: u64) -> bool {
+        self.any(|term| if let Term::After(count) = term { Some(exits > *count) } else { None })
+    }
+
+    /// Of the terms that `matches` has an opinion on, any must match; without such terms, everything does.
+    fn any(&self, matches: impl Fn(&Term) -> Option<bool>) -> bool {
+        let mut opinions = self.0.iter().filter_map(matches).peekable();
+        opinions.peek().is_none() || opinions.any(|matched| matched)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vmm_core::{Gpa, Port};
+
+    use super::*;
+
+    fn filter(terms: &[&str]) -> Filter {
+        Filter(terms.iter().map(|term| Term::parse(term).unwrap()).collect())
+    }
+
+    #[test]
+    fn terms_of_one_key_add_up_and_those_of_different_keys_narrow() {
+        let port = |port| Some(AccessAddress::Port(Port(port)));
+        let serial = filter(&["port=0x3f8-0x3ff", "port=0xe9", "exit=pio-out,mmio-write"]);
+        assert!(serial.exit(ExitKind::PioOut, port(0x3f8), 1));
+        assert!(serial.exit(ExitKind::PioOut, port(0xe9), 1));
+        assert!(!serial.exit(ExitKind::PioOut, port(0x400), 1));
+        assert!(!serial.exit(ExitKind::PioIn, port(0x3f8), 1));
+        assert!(!serial.exit(ExitKind::MmioWrite, Some(AccessAddress::Mmio(Gpa(0x3f8))), 1));
+        assert!(!serial.exit(ExitKind::Hlt, None, 1));
+        assert!(serial.call("KVM_RUN", 0) && serial.step(0) && serial.symbol(None));
+        let both = filter(&["port=0xe9", "address=0xd000_0000-0xd0000fff"]);
+        assert!(both.exit(ExitKind::MmioRead, Some(AccessAddress::Mmio(Gpa(0xd000_0004))), 1));
+        assert!(both.exit(ExitKind::PioOut, port(0xe9), 1));
+    }
+
+    #[test]
+    fn symbols_calls_and_counts() {
+        let print = filter(&["symbol=print*", "symbol=main", "call=KVM_RUN", "after=10"]);
+        for (symbol, expected) in
+            [(Some("print_hex+0x4"), true), (Some("main"), true), (Some("main2"), false), (None, false)]
+        {
+            assert_eq!(print.symbol(symbol), expected, "{symbol:?}");
+        }
+        assert!(print.call("KVM_RUN", 11));
+        assert!(!print.call("KVM_RUN", 10));
+        assert!(!print.call("KVM_GET_REGS", 11));
+        assert!(!print.step(10));
+        assert!(filter(&[]).exit(ExitKind::Hlt, None, 1));
+    }
+
+    #[test]
+    fn a_wrong_term_says_what_would_be_right() {
+        for (text, part) in [
+            ("pio-out", "KEY=VALUE"),
+            ("prot=1", "there are exit, port"),
+            ("exit=pio", "pio-in, pio-out"),
+            ("port=0x10000", "above 0xffff"),
+            ("port=9-5", "ends before it begins"),
+            ("address=0xg", "`0xg` is no number"),
+            ("call=run", "KVM_RUN"),
+        ] {
+            assert!(Term::parse(text).unwrap_err().contains(part), "{text}");
+        }
+    }
+}

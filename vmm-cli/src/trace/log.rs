@@ -1,0 +1,127 @@
+//! Where events go: to standard error as lines, to a trace file, or first into a ring of the last ones.
+//!
+//! Lines are written one at a time and whole, so that they do not tear the guest's output where both go to a terminal.
+
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::num::NonZeroUsize;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::event::Event;
+use super::trace_event::TraceFile;
+
+/// What becomes of each kind of event.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Wanted {
+    /// As a line.
+    pub(crate) shown: bool,
+    /// In the trace file.
+    pub(crate) filed: bool,
+}
+
+impl Wanted {
+    /// Whether it is wanted at all.
+    pub(crate) fn any(self) -> bool {
+        self.shown || self.filed
+    }
+}
+
+/// How a log is to be.
+pub(crate) struct Settings {
+    pub(crate) calls: Wanted,
+    pub(crate) exits: Wanted,
+    pub(crate) steps: Wanted,
+    /// Lines are JSON.
+    pub(crate) json: bool,
+    /// Only so many events are kept.
+    pub(crate) last: Option<NonZeroUsize>,
+}
+
+/// Takes events from everywhere.
+pub(crate) struct Log {
+    pub(crate) settings: Settings,
+    state: Mutex<State>,
+}
+
+struct State {
+    lines: Box<dyn Write + Send>,
+    file: Option<TraceFile>,
+    ring: VecDeque<Event>,
+    /// How many the ring lost.
+    lost: u64,
+    /// Set when the run is over: what is done to explain it afterwards is not part of it.
+    over: bool,
+    /// The first thing that went wrong with the file; after it, nothing is written there.
+    error: Option<io::Error>,
+}
+
+impl Log {
+    pub(crate) fn new(settings: Settings, lines: Box<dyn Write + Send>, file: Option<TraceFile>) -> Self {
+        let (ring, lost, over, error) = Default::default();
+        Self { settings, state: Mutex::new(State { lines, file, ring, lost, over, error }) }
+    }
+
+    /// Takes one event.
+    pub(crate) fn push(&self, event: Event) {
+        let mut state = self.state();
+        if state.over {
+            return;
+        }
+        let Some(last) = self.settings.last else { return self.write(&mut state, &event) };
+        if state.ring.len() >= last.get() {
+            state.ring.pop_front();
+            state.lost = state.lost.saturating_add(1);
+        }
+        state.ring.push_back(event);
+    }
+
+    /// Writes what was kept, and ends the file. Events that come later are left out, and a second time does nothing.
+    ///
+    /// # Errors
+    /// What writing the trace file ran into, now or earlier.
+    pub(crate) fn finish(&self) -> io::Result<()> {
+        let mut state = self.state();
+        if std::mem::replace(&mut state.over, true) {
+            return Ok(());
+        }
+        let ring = std::mem::take(&mut state.ring);
+        if state.lost > 0 && !self.settings.json {
+            let line = format!("the last {} events; {} before them are left out\n", ring.len(), state.lost);
+            let _ = state.lines.write_all(line.as_bytes());
+        }
+        for event in &ring {
+            self.write(&mut state, event);
+        }
+        let result = state.file.as_mut().map_or(Ok(()), TraceFile::finish);
+        state.error.take().map_or(result, Err)
+    }
+
+    fn write(&self, state: &mut State, event: &Event) {
+        let wanted = match event {
+            Event::Call(_) => self.settings.calls,
+            Event::Exit(_) => self.settings.exits,
+            Event::Step(_) => self.settings.steps,
+            Event::Note(_) => Wanted { shown: true, filed: true },
+        };
+        if wanted.shown {
+            let line = if self.settings.json {
+                // Nothing in it can fail to be JSON: keys are strings, values plain.
+                serde_json::to_string(event).unwrap_or_default() + "\n"
+            } else {
+                format!("{event}\n")
+            };
+            // A trace that nobody reads any more is no reason to stop the guest.
+            let _ = state.lines.write_all(line.as_bytes());
+        }
+        if wanted.filed
+            && state.error.is_none()
+            && let Some(file) = &mut state.file
+        {
+            state.error = file.add(event).err();
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

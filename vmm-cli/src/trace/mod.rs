@@ -1,0 +1,164 @@
+//! `run --trace`, `--trace-out` and `--stats`: a run as it happens, and what it consisted of.
+//!
+//! | file | is |
+//! |---|---|
+//! | `options.rs`, `filter.rs` | what is asked for |
+//! | `calls.rs` | the observer of calls to KVM |
+//! | `exits.rs` with `access.rs`, `places.rs`, `changes.rs` | the observer of exits and single steps |
+//! | `event.rs` | what was seen, as a value, as a line, as JSON |
+//! | `log.rs`, `trace_event.rs` | where it goes |
+//!
+//! [`Watch`] ties them together. A run that asks for none of it has no observer: not one branch more is taken for an
+//! exit, and `/dev/kvm` is opened as if none of this existed.
+
+mod access;
+mod calls;
+mod changes;
+mod event;
+mod exits;
+mod filter;
+mod log;
+mod options;
+mod places;
+mod trace_event;
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use kvm_sys_wrap::{CallObserver, Kvm};
+use vmm_cli::diagnostic::{Diagnostic, Location};
+use vmm_cli::status::Status;
+use vmm_core::error::Error;
+use vmm_core::machine::Machine;
+use vmm_core::observer::Observer;
+use vmm_core::run_loop::Outcome;
+
+pub(crate) use access::Access;
+pub(crate) use calls::Times;
+pub(crate) use event::Time;
+pub(crate) use options::{Options, What};
+
+use crate::output_file;
+use crate::prepare::Files;
+use crate::statistics::Statistics;
+use calls::CallWatch;
+use exits::ExitWatch;
+use filter::Filter;
+use log::{Log, Settings, Wanted};
+use trace_event::TraceFile;
+
+/// Everything that watches one run.
+#[derive(Default)]
+pub(crate) struct Watch {
+    /// There if anything is watched.
+    calls: Option<Arc<CallWatch>>,
+    /// There if anything is traced.
+    log: Option<(Arc<Log>, Filter)>,
+    /// The trace file, for messages.
+    file: Option<String>,
+    stepping: bool,
+    stats: bool,
+}
+
+impl Watch {
+    /// Prepares to watch a run of `config` as asked for.
+    ///
+    /// # Errors
+    /// A trace file that cannot be made.
+    pub(crate) fn new(options: &Options, config: &Path, json: bool, force: bool) -> Result<Self, Diagnostic> {
+        if !options.traces() && !options.stats {
+            return Ok(Self::default());
+        }
+        let file = options.trace_out.as_deref();
+        let out = file.map(|path| {
+            let out = Box::new(output_file::create(path, "the trace", force)?);
+            TraceFile::new(out, &config.display().to_string())
+                .map_err(|error| unwritable(path.display(), &error))
+        });
+        let filed = file.is_some();
+        let wanted = |what| Wanted {
+            shown: options.shows(what),
+            filed: filed && (what != What::Steps || options.shows(what)),
+        };
+        let settings = Settings {
+            calls: wanted(What::Calls),
+            exits: wanted(What::Exits),
+            steps: wanted(What::Steps),
+            json,
+            last: options.trace_last,
+        };
+        let stepping = options.shows(What::Steps);
+        let log = if options.traces() {
+            let log = Log::new(settings, Box::new(io::stderr()), out.transpose()?);
+            Some((Arc::new(log), Filter::new(&options.trace_filter)))
+        } else {
+            None
+        };
+        let calls = Some(Arc::new(CallWatch::new(log.clone())));
+        let file = file.map(|path| path.display().to_string());
+        Ok(Self { calls, log, file, stepping, stats: options.stats })
+    }
+
+    /// Opens `/dev/kvm`, with all calls watched if any are.
+    ///
+    /// # Errors
+    /// As [`Kvm::open`].
+    pub(crate) fn open_kvm(&self) -> Result<Kvm, kvm_sys_wrap::Error> {
+        let observer = self.calls.clone().map(|calls| calls as Arc<dyn CallObserver>);
+        Kvm::open_with(Path::new(Kvm::DEVICE), observer)
+    }
+
+    /// Runs the machine to its end, watched as asked for and by `others`.
+    ///
+    /// # Errors
+    /// As [`Machine::run`].
+    pub(crate) fn run(
+        &self,
+        machine: &mut Machine,
+        files: &Files,
+        others: &mut [&mut dyn Observer],
+    ) -> Result<(Outcome, Option<Statistics>), Error> {
+        let Some(calls) = &self.calls else { return Ok((machine.run_observed(others)?, None)) };
+        let mut exits = ExitWatch::new(calls, self.log.clone(), self.stepping, self.stats, machine, files);
+        let mut observers: Vec<&mut dyn Observer> = Vec::new();
+        for other in others {
+            observers.push(&mut **other);
+        }
+        observers.push(&mut exits);
+        let outcome = if self.stepping {
+            machine.run_stepped(&mut observers)
+        } else {
+            machine.run_observed(&mut observers)
+        };
+        let total = calls.started().elapsed();
+        let tally = exits.finish();
+        let outcome = outcome?;
+        let statistics = tally.map(|tally| {
+            calls.unseen(|| Statistics::new(&outcome, &calls.times(), total, tally, machine, files))
+        });
+        Ok((outcome, statistics))
+    }
+
+    /// Shows what was kept, and ends the trace file.
+    ///
+    /// # Errors
+    /// A trace file that could not be written.
+    pub(crate) fn finish(&self) -> Result<(), Diagnostic> {
+        let Some((log, _)) = &self.log else { return Ok(()) };
+        log.finish().map_err(|error| unwritable(self.file.as_deref().unwrap_or("the trace"), &error))
+    }
+}
+
+/// A run that never began, or failed, leaves what was traced of it.
+impl Drop for Watch {
+    fn drop(&mut self) {
+        // The error that ends the program is the one to show.
+        let _ = self.finish();
+    }
+}
+
+fn unwritable(file: impl ToString, error: &io::Error) -> Diagnostic {
+    Diagnostic::error(Status::Host, format!("cannot write the trace: {error}"))
+        .at(Location::File(file.to_string()))
+}

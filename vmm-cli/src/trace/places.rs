@@ -1,0 +1,134 @@
+//! Where an exit came from: the instruction that made it, its symbol and its source line.
+//!
+//! When an exit is reported, RIP is at the instruction or already behind it: that depends on the kind of exit and on the
+//! host's KVM (its emulator writes RIP back before a write is handed out, hardware paths do it afterwards). So the
+//! instructions here and just before are decoded, and the one that can have made the exit is taken. Where both could,
+//! as in a row of OUTs, it is as it was at the last exit where only one could.
+
+use std::collections::HashMap;
+
+use kvm_sys_wrap::Exit;
+use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
+use vmm_core::disassembly::{Instruction, LONGEST, Width, code_at, decode, decode_all, linear_rip};
+use vmm_core::exit_counts::ExitKind;
+use vmm_core::observer::View;
+
+use super::event::Place;
+use crate::prepare::Files;
+
+/// Code is decoded from where it begins for so many bytes at most.
+const LONGEST_CODE: u64 = 4096;
+
+/// Finds places, and remembers those it found.
+pub(crate) struct Places<'a> {
+    files: &'a Files,
+    names: HashMap<u64, (Option<String>, Option<String>)>,
+    instructions: HashMap<(u64, ExitKind), u64>,
+    /// Whether this host reports writes to ports with RIP behind the instruction.
+    behind: bool,
+}
+
+impl<'a> Places<'a> {
+    pub(crate) fn new(files: &'a Files) -> Self {
+        Self { files, names: HashMap::new(), instructions: HashMap::new(), behind: false }
+    }
+
+    /// The linear address of the instruction that made the exit.
+    pub(crate) fn instruction(&mut self, view: &View<'_>, regs: &kvm_regs, sregs: &kvm_sregs) -> u64 {
+        let linear = linear_rip(regs, sregs);
+        let key = (linear, ExitKind::from(view.exit));
+        if let Some(address) = self.instructions.get(&key) {
+            return *address;
+        }
+        let address = self.find(view, linear, Width::of_sregs(sregs)).unwrap_or(linear);
+        self.instructions.insert(key, address);
+        address
+    }
+
+    /// Symbol and line of an address.
+    pub(crate) fn place(&mut self, rip: u64) -> Place {
+        let names = self.names.entry(rip);
+        let (symbol, line) =
+            names.or_insert_with(|| (self.files.symbol_at(rip), self.files.line_at(rip))).clone();
+        Place { rip, symbol, line }
+    }
+
+    /// `None` where RIP itself is the best that can be said.
+    fn find(&mut self, view: &View<'_>, linear: u64, width: Width) -> Option<u64> {
+        // RIP is at the instruction of a read from memory, since it is not complete; the others that are not listed are
+        // no single instruction's work.
+        let can_make: fn(&Instruction) -> bool =
+            if matches!(view.exit, Exit::PioIn { .. } | Exit::PioOut { .. }) {
+                is_io
+            } else if matches!(view.exit, Exit::MmioWrite { .. }) {
+                |instruction| instruction.text.contains('[')
+            } else if matches!(view.exit, Exit::Hlt) {
+                |instruction| instruction.text == "hlt"
+            } else {
+                return None;
+            };
+        let code = |at, length| code_at(view.vcpu, view.memory, at, length);
+        let here = decode(&code(linear, LONGEST), width, linear).filter(can_make);
+        let before = self.before(linear, width, &code).filter(can_make);
+        let is_port_write = matches!(view.exit, Exit::PioOut { .. });
+        match (here, before) {
+            (Some(here), Some(before)) => {
+                let behind =
+                    if is_port_write { self.behind } else { !matches!(view.exit, Exit::PioIn { .. }) };
+                Some(if behind { before.address } else { here.address })
+            }
+            (Some(here), None) => {
+                self.behind &= !is_port_write;
+                Some(here.address)
+            }
+            (None, Some(before)) => {
+                self.behind |= is_port_write;
+                Some(before.address)
+            }
+            (None, None) => None,
+        }
+    }
+
+    /// The instruction that ends at `linear`: found by decoding from where its symbol begins, or by length
+    /// if it can only be one.
+    fn before(&self, linear: u64, width: Width, code: &dyn Fn(u64, usize) -> Vec<u8>) -> Option<Instruction> {
+        let ends_here = |instruction: &Instruction| instruction.next() == linear;
+        let last = linear.checked_sub(1)?;
+        let start = self.files.code_start(last).filter(|start| linear - start <= LONGEST_CODE);
+        if let Some(start) = start
+            && let Ok(length) = usize::try_from(linear - start)
+            && let Some(found) = decode_all(&code(start, length), width, start).find(ends_here)
+        {
+            return Some(found);
+        }
+        // Outside of the files: OUT and HLT are short, and few other instructions end in theirs.
+        [1, 2, 3].into_iter().find_map(|length| {
+            let at = linear.checked_sub(length)?;
+            let bytes = code(at, usize::try_from(length).ok()?);
+            decode(&bytes, width, at).filter(|i| ends_here(i) && (is_io(i) || i.text == "hlt"))
+        })
+    }
+}
+
+/// IN, OUT and their string forms, with or without REP.
+fn is_io(instruction: &Instruction) -> bool {
+    let mut words = instruction.text.split(' ').filter(|word| !word.starts_with("rep"));
+    words.next().is_some_and(|word| {
+        matches!(word, "in" | "out" | "insb" | "insw" | "insd" | "outsb" | "outsw" | "outsd")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn input_and_output_are_known_in_all_forms() {
+        for bytes in [&[0xee][..], &[0xe6, 0xe9], &[0x66, 0xef], &[0xf3, 0x6e], &[0x6d], &[0xec]] {
+            assert!(is_io(&decode(bytes, Width::Bits32, 0).unwrap()), "{bytes:x?}");
+        }
+        for bytes in [&[0xf4][..], &[0x90], &[0xf3, 0xa4]] {
+            assert!(!is_io(&decode(bytes, Width::Bits32, 0).unwrap()), "{bytes:x?}");
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! Events in the Trace Event format, which Perfetto (ui.perfetto.dev) and chrome://tracing open.
+//!
+//! The file is one JSON array, written as things happen. Its end may be missing: then it still opens, so a run that was
+//! killed leaves a trace. Tracks are threads of one process: the vCPUs, our calls to KVM, each device. What takes time is
+//! a complete event (`ph` is `X`) with begin `ts` and length `dur` in microseconds; all details are in its `args`.
+//!
+//! Events come to us when they end, but a viewer wants them by their begin. Those of one turn of the run loop are
+//! therefore kept until it is over, and sorted.
+//!
+//! Format: "Trace Event Format", Google, 2016; `M` is metadata, `X` complete, `i` instant.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufWriter, Write};
+
+use serde_json::{Map, Value, json};
+
+use super::changes;
+use super::event::{AccessEvent, CallEvent, Event, ExitEvent, Place, StepEvent, value};
+
+/// One process: this one.
+const PROCESS: u64 = 1;
+/// The track of our calls. vCPUs follow from 2 on, devices from 100 on.
+const CALLS: u64 = 1;
+const FIRST_VCPU: u64 = 2;
+const FIRST_DEVICE: u64 = 100;
+
+/// More events than that are never kept for sorting.
+const MOST_KEPT: usize = 4096;
+
+/// A trace that is being written.
+pub(crate) struct TraceFile {
+    out: BufWriter<Box<dyn Write + Send>>,
+    /// Whether there is an event in the file, after which a comma is due.
+    begun: bool,
+    /// Events of the present turn, each with its begin in nanoseconds.
+    kept: Vec<(u64, Value)>,
+    devices: BTreeMap<String, u64>,
+    vcpus: BTreeMap<u64, u64>,
+}
+
+impl TraceFile {
+    /// Begins a trace of the run of `config`.
+    pub(crate) fn new(out: Box<dyn Write + Send>, config: &str) -> io::Result<Self> {
+        let out = BufWriter::new(out);
+        let (devices, vcpus) = Default::default();
+        let mut file = Self { out, begun: false, kept: Vec::new(), devices, vcpus };
+        file.out.write_all(b"[\n")?;
+        file.write(&metadata("process_name", 0, &format!("vmm-cli run {config}")))?;
+        file.write(&metadata("thread_name", CALLS, "VMM: calls to KVM"))?;
+        Ok(file)
+    }
+
+    /// Takes an event.
+    pub(crate) fn add(&mut self, event: &Event) -> io::Result<()> {
+        let turn_over = match event {
+            Event::Call(call) => {
+                if call.call != "KVM_RUN" {
+                    self.kept.push((call.at_ns, of_call(call)));
+                }
+                call.call == "KVM_RUN"
+            }
+            Event::Exit(exit) => {
+                let track = self.vcpu(exit.vcpu)?;
+                self.kept.push((exit.at_ns, of_exit(exit, track)));
+                self.service(exit)?;
+                true
+            }
+            Event::Step(step) => {
+                let track = self.vcpu(step.vcpu)?;
+                self.kept.push((step.at_ns, of_step(step, track)));
+                true
+            }
+            Event::Note(note) => {
+                let record = json!({
+                    "name": note.text, "cat": "note", "ph": "i", "s": "g",
+                    "ts": microseconds(note.at_ns), "pid": PROCESS, "tid": CALLS,
+                });
+                self.kept.push((note.at_ns, record));
+                false
+            }
+        };
+        if turn_over || self.kept.len() >= MOST_KEPT { self.flush_kept() } else { Ok(()) }
+    }
+
+    /// Ends the file.
+    pub(crate) fn finish(&mut self) -> io::Result<()> {
+        self.flush_kept()?;
+        self.out.write_all(b"\n]\n")?;
+        self.out.flush()
+    }
+
+    /// What a device did for an exit, on its own track.
+    fn service(&mut self, exit: &ExitEvent) -> io::Result<()> {
+        let Some(access) = &exit.access else { return Ok(()) };
+        let Some(device) = &access.device else { return Ok(()) };
+        let track = match self.devices.get(device) {
+            Some(track) => *track,
+            None => {
+                // No machine has so many devices that this could overflow.
+                let track = FIRST_DEVICE + u64::try_from(self.devices.len()).unwrap_or(0);
+                self.write(&metadata("thread_name", track, &format!("device: {device}")))?;
+                self.devices.insert(device.clone(), track);
+                track
+            }
+        };
+        let begin = exit.at_ns.saturating_add(exit.guest_ns);
+        let name = if access.write { "write" } else { "read" };
+        let mut args = Map::new();
+        describe_access(access, &mut args);
+        args.insert("exit".to_owned(), exit.number.into());
+        self.kept.push((begin, complete(name, "device", begin, exit.service_ns, track, args)));
+        Ok(())
+    }
+
+    fn vcpu(&mut self, number: u64) -> io::Result<u64> {
+        if let Some(track) = self.vcpus.get(&number) {
+            return Ok(*track);
+        }
+        let track = FIRST_VCPU.saturating_add(number);
+        self.write(&metadata("thread_name", track, &format!("guest: vCPU {number}")))?;
+        self.vcpus.insert(number, track);
+        Ok(track)
+    }
+
+    fn flush_kept(&mut self) -> io::Result<()> {
+        let mut kept = std::mem::take(&mut self.kept);
+        kept.sort_by_key(|(begin, _)| *begin);
+        kept.iter().try_for_each(|(_, record)| self.write(record))
+    }
+
+    fn write(&mut self, record: &Value) -> io::Result<()> {
+        if self.begun {
+            self.out.write_all(b",\n")?;
+        }
+        self.begun = true;
+        serde_json::to_writer(&mut self.out, record)?;
+        Ok(())
+    }
+}
+
+fn metadata(what: &str, track: u64, name: &str) -> Value {
+    json!({ "name": what, "ph": "M", "ts": 0, "pid": PROCESS, "tid": track, "args": { "name": name } })
+}
+
+fn complete(
+    name: &str,
+    category: &str,
+    begin: u64,
+    length: u64,
+    track: u64,
+    args: Map<String, Value>,
+) -> Value {
+    json!({
+        "name": name, "cat": category, "ph": "X", "ts": microseconds(begin), "dur": microseconds(length),
+        "pid": PROCESS, "tid": track, "args": args,
+    })
+}
+
+fn of_call(call: &CallEvent) -> Value {
+    let mut args = Map::new();
+    args.insert("on".to_owned(), call.on.as_str().into());
+    args.insert("arguments".to_owned(), call.arguments.as_str().into());
+    args.insert("result".to_owned(), call.result.as_str().into());
+    complete(call.call, "call", call.at_ns, call.elapsed_ns, CALLS, args)
+}
+
+fn of_exit(exit: &ExitEvent, track: u64) -> Value {
+    let mut args = Map::new();
+    args.insert("number".to_owned(), exit.number.into());
+    describe_place(&exit.place, &mut args);
+    let name = match &exit.access {
+        Some(access) => {
+            describe_access(access, &mut args);
+            format!("{} {:#x}", exit.exit, access.address)
+        }
+        None => exit.exit.to_owned(),
+    };
+    if let Some(detail) = &exit.detail {
+        args.insert("detail".to_owned(), detail.as_str().into());
+    }
+    args.insert("changes".to_owned(), changes::line(&exit.changes).into());
+    complete(&name, "exit", exit.at_ns, exit.guest_ns, track, args)
+}
+
+fn of_step(step: &StepEvent, track: u64) -> Value {
+    let mut args = Map::new();
+    describe_place(&step.place, &mut args);
+    args.insert("bits".to_owned(), step.bits.into());
+    args.insert("changes".to_owned(), changes::line(&step.changes).into());
+    complete(&step.instruction, "step", step.at_ns, step.guest_ns, track, args)
+}
+
+/// Addresses are text: they have 64 bits, and numbers in JavaScript 53.
+fn describe_place(place: &Place, args: &mut Map<String, Value>) {
+    args.insert("rip".to_owned(), format!("{:#x}", place.rip).into());
+    for (key, text) in [("symbol", &place.symbol), ("line", &place.line)] {
+        if let Some(text) = text {
+            args.insert(key.to_owned(), text.as_str().into());
+        }
+    }
+}
+
+fn describe_access(access: &AccessEvent, args: &mut Map<String, Value>) {
+    args.insert(access.space.to_owned(), format!("{:#x}", access.address).into());
+    args.insert("value".to_owned(), value(&access.bytes, access.width).into());
+    args.insert("width".to_owned(), access.width.into());
+    args.insert("count".to_owned(), access.count.into());
+    if let Some(device) = &access.device {
+        args.insert("device".to_owned(), device.as_str().into());
+    }
+}
+
+/// With three digits behind the point, so that no nanosecond is lost.
+fn microseconds(ns: u64) -> Value {
+    let text = format!("{}.{:03}", ns / 1000, ns % 1000);
+    text.parse::<serde_json::Number>().map_or(Value::Null, Value::Number)
+}

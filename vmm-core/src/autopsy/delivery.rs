@@ -1,0 +1,317 @@
+//! Delivery: what the CPU does with a fault, step by step, until a handler runs or the next fault arises.
+//!
+//! In real mode the vector table gives a far pointer. In protected and long mode a gate is read from the IDT, its code
+//! segment from the GDT, a stack from the TSS if the ring changes; then the frame is pushed. Each of these can fail,
+//! and each failure has a fault of its own. Nothing is changed here: it is all worked out on a [`Moment`].
+//!
+//! Source: SDM vol. 3, 6.12 and 6.14; 20.1.4 for real mode.
+
+use std::fmt;
+
+use crate::idt::Gate;
+
+use super::access::{Access, AccessKind};
+use super::fault::Fault;
+use super::moment::Moment;
+use super::transfer::is_canonical;
+
+/// Vectors of faults that delivery raises.
+const INVALID_TSS: u8 = 10;
+const NOT_PRESENT: u8 = 11;
+const STACK: u8 = 12;
+
+/// How the delivery of one fault went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    /// What was found in the IDT or the vector table; `None` if it did not get that far.
+    pub gate: Option<GateFound>,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
+/// A gate, with the linear address it was read from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GateFound {
+    /// An entry of the real-mode vector table.
+    Vector {
+        /// Where it lies.
+        at: u64,
+        /// The new CS.
+        segment: u16,
+        /// The new IP.
+        offset: u16,
+    },
+    /// An IDT gate.
+    Gate {
+        /// Where it lies.
+        at: u64,
+        /// The gate.
+        gate: Gate,
+    },
+}
+
+/// The result of a delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// A handler runs.
+    Handler(Handler),
+    /// It failed, with this fault.
+    Failed(Fault),
+    /// A task gate: a task switch, which is not followed here.
+    TaskSwitch,
+}
+
+/// A handler that was reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Handler {
+    /// Its first instruction, linear.
+    pub linear: u64,
+    /// Its offset in the code segment.
+    pub offset: u64,
+    /// Its code segment.
+    pub selector: u16,
+    /// Where the frame's flags lie, linear.
+    pub flags_at: u64,
+    /// The stack pointer that it starts with, linear.
+    pub stack: u64,
+}
+
+/// A stack to push a frame on.
+struct Stack {
+    /// Which one, for messages.
+    name: String,
+    /// Linear address of the top.
+    top: u64,
+    /// Whether it is another stack than before.
+    switched: bool,
+}
+
+impl Moment<'_> {
+    /// Tries to deliver a fault.
+    #[must_use]
+    pub fn deliver(&self, fault: &Fault) -> Delivery {
+        let mut gate = None;
+        let result = if self.registers.cr0().contains(crate::control::Cr0::PE) {
+            self.through_idt(fault, &mut gate)
+        } else {
+            self.through_vectors(fault, &mut gate)
+        };
+        Delivery { gate, outcome: result.unwrap_or_else(Outcome::Failed) }
+    }
+
+    fn through_vectors(&self, fault: &Fault, found: &mut Option<GateFound>) -> Result<Outcome, Fault> {
+        let idt = &self.registers.sregs.idt;
+        let entry = u64::from(fault.vector) * 4;
+        if entry + 3 > u64::from(idt.limit) {
+            let why = format!("vector {} lies beyond the IDT limit ({:#x})", fault.vector, idt.limit);
+            return Err(Fault::gp(0, why));
+        }
+        let at = idt.base.wrapping_add(entry);
+        let word = self.read_word(at, 4)?;
+        let (offset, segment) = (half(word), half(word >> 16));
+        *found = Some(GateFound::Vector { at, segment, offset });
+        let sp = self.registers.regs.rsp & 0xffff;
+        if sp % 2 == 1 && sp < 6 {
+            return Err(Fault::new(STACK, None, format!("the frame does not fit below SP {sp:#x}")));
+        }
+        let base = self.registers.sregs.ss.base;
+        let push = |depth: u64| base.wrapping_add(sp.wrapping_sub(depth) & 0xffff);
+        Ok(Outcome::Handler(Handler {
+            linear: u64::from(segment) * 16 + u64::from(offset),
+            offset: offset.into(),
+            selector: segment,
+            flags_at: push(2),
+            stack: push(6),
+        }))
+    }
+
+    fn through_idt(&self, fault: &Fault, found: &mut Option<GateFound>) -> Result<Outcome, Fault> {
+        let registers = self.registers;
+        let (vector, long) = (fault.vector, registers.is_long());
+        let size = if long { 16 } else { 8 };
+        let (base, limit) = (registers.sregs.idt.base, u64::from(registers.sregs.idt.limit));
+        let entry = u64::from(vector) * size;
+        if entry + size - 1 > limit {
+            let why = format!("gate {vector} lies beyond the IDT limit ({limit:#x})");
+            return Err(Fault::gp(fault.gate_code(), why));
+        }
+        let at = base.wrapping_add(entry);
+        let in_idt = |fault: Fault| Fault { why: format!("the IDT at {base:#x} cannot be read: {}", fault.why), ..fault };
+        let low = self.read_word(at, 8).map_err(in_idt)?;
+        let high = if long { self.read_word(at.wrapping_add(8), 8).map_err(in_idt)? } else { 0 };
+        let gate = Gate::from_entry(low, high);
+        *found = Some(GateFound::Gate { at, gate });
+        self.check_gate(fault, gate, low)?;
+        if gate.kind == 5 {
+            return Ok(Outcome::TaskSwitch);
+        }
+
+        let external = fault.external();
+        let what = format!("IDT gate {vector}");
+        let code = self.check_code(gate.selector, external, &what)?;
+        let selector_code = super::segments::selector_code(gate.selector) | external;
+        if code.dpl > registers.cpl() {
+            let why = format!("{what} leads to code of ring {}, from ring {}", code.dpl, registers.cpl());
+            return Err(Fault::gp(selector_code, why));
+        }
+        if long && !code.long {
+            let why = format!("{what} leads to a code segment that is not 64-bit");
+            return Err(Fault::gp(selector_code, why));
+        }
+        let target = if code.kind & 4 != 0 { registers.cpl() } else { code.dpl };
+        let width: u64 = if long {
+            8
+        } else if gate.kind & 8 != 0 {
+            4
+        } else {
+            2
+        };
+        let offset = if width == 2 { gate.offset & 0xffff } else { gate.offset };
+        if long && !is_canonical(registers, offset) {
+            return Err(Fault::gp(external, format!("{what} leads to {offset:#x}, which is not canonical")));
+        }
+        if !long && offset > u64::from(code.limit) {
+            let why = format!("{what} leads to {offset:#x}, beyond the limit of its segment ({:#x})", code.limit);
+            return Err(Fault::gp(external, why));
+        }
+
+        let stack = self.stack_for(target, gate.ist, external)?;
+        let words = if long || stack.switched { 5 } else { 3 } + u64::from(fault.error_code.is_some());
+        let bottom = stack.top.wrapping_sub(words * width);
+        self.check_push(&stack.name, bottom, words * width, target, external)?;
+        let error = if fault.error_code.is_some() { width } else { 0 };
+        Ok(Outcome::Handler(Handler {
+            linear: if long { offset } else { code.base.wrapping_add(offset) & 0xffff_ffff },
+            offset,
+            selector: gate.selector,
+            flags_at: bottom.wrapping_add(error + 2 * width),
+            stack: bottom,
+        }))
+    }
+
+    /// Type, privilege and presence of a gate, in the order in which the CPU looks at them.
+    fn check_gate(&self, fault: &Fault, gate: Gate, entry: u64) -> Result<(), Fault> {
+        let long = self.registers.is_long();
+        let allowed = if long { matches!(gate.kind, 0xe | 0xf) } else { matches!(gate.kind, 5..=7 | 0xe | 0xf) };
+        // Bit 44 is 0 in every gate.
+        if !allowed || entry >> 44 & 1 != 0 {
+            let vector = fault.vector;
+            let why = match entry {
+                0 => format!("IDT gate {vector} is empty (all zeros, so not present)"),
+                _ => format!("IDT gate {vector} has the wrong type: {:#x} is no gate of this mode", gate.kind),
+            };
+            return Err(Fault::gp(fault.gate_code(), why));
+        }
+        if fault.software && gate.dpl < self.registers.cpl() {
+            let why = format!("IDT gate {} is for ring {} only, and ring {} used it", fault.vector, gate.dpl, self.registers.cpl());
+            return Err(Fault::gp(fault.gate_code(), why));
+        }
+        if !gate.present {
+            let why = format!("IDT gate {} is not present", fault.vector);
+            return Err(Fault::new(NOT_PRESENT, Some(fault.gate_code()), why));
+        }
+        Ok(())
+    }
+
+    /// The stack that the handler gets: the present one, or one out of the TSS.
+    fn stack_for(&self, target: u8, ist: u8, external: u32) -> Result<Stack, Fault> {
+        let registers = self.registers;
+        let long = registers.is_long();
+        let switched = target < registers.cpl();
+        let top = if long && ist > 0 {
+            self.tss_word(0x24 + (u64::from(ist) - 1) * 8, 8, external)?
+        } else if long && switched {
+            self.tss_word(4 + u64::from(target) * 8, 8, external)?
+        } else if switched {
+            let at = 4 + u64::from(target) * 8;
+            let (esp, ss) = (self.tss_word(at, 4, external)?, self.tss_word(at + 4, 2, external)?);
+            let stack = self.check_stack(half(ss), target, INVALID_TSS, external)?;
+            stack.base.wrapping_add(esp) & 0xffff_ffff
+        } else {
+            registers.linear_stack()
+        };
+        // A 64-bit CPU aligns the frame (SDM vol. 3, 6.14.2).
+        let name = match ist {
+            1.. if long => format!("interrupt stack {ist} of the TSS"),
+            _ if switched => format!("the ring-{target} stack of the TSS"),
+            _ => "the stack".to_owned(),
+        };
+        Ok(Stack { name, top: if long { top & !0xf } else { top }, switched })
+    }
+
+    fn tss_word(&self, offset: u64, size: usize, external: u32) -> Result<u64, Fault> {
+        let tr = &self.registers.sregs.tr;
+        if offset + size as u64 - 1 > u64::from(tr.limit) {
+            let why = format!("the TSS is too short (limit {:#x}) to hold the stack for the handler", tr.limit);
+            let code = super::segments::selector_code(tr.selector) | external;
+            return Err(Fault::new(INVALID_TSS, Some(code), why));
+        }
+        let at = tr.base.wrapping_add(offset);
+        self.read_word(at, size).map_err(|fault| Fault { why: format!("the TSS cannot be read: {}", fault.why), ..fault })
+    }
+
+    /// Whether the frame can be pushed.
+    fn check_push(&self, name: &str, bottom: u64, size: u64, target: u8, external: u32) -> Result<(), Fault> {
+        let registers = self.registers;
+        if registers.is_long() {
+            if !is_canonical(registers, bottom) || !is_canonical(registers, bottom.wrapping_add(size - 1)) {
+                let why = format!("{name} for the handler is at {bottom:#x}, which is not canonical");
+                return Err(Fault::new(STACK, Some(external), why));
+            }
+        } else if target == registers.cpl() {
+            self.check_stack_limit(bottom, size, external)?;
+        }
+        let access =
+            Access { linear: bottom, size, kind: AccessKind::Write, user: target == 3, implicit: true };
+        self.pieces(&access).map(drop).map_err(|fault| Fault {
+            why: format!("the frame for the handler cannot be pushed on {name}: {}", fault.why),
+            ..fault
+        })
+    }
+
+    /// The limit of a stack segment that grows down within ordinary data.
+    fn check_stack_limit(&self, bottom: u64, size: u64, external: u32) -> Result<(), Fault> {
+        let ss = &self.registers.sregs.ss;
+        let offset = bottom.wrapping_sub(ss.base) & self.registers.stack_mask();
+        let expand_down = ss.type_ & 0b1100 == 0b0100;
+        let limit = u64::from(ss.limit);
+        let outside = if expand_down { offset <= limit } else { offset + size - 1 > limit };
+        if outside {
+            let why = format!("the frame for the handler, at offset {offset:#x}, leaves the stack segment (limit {limit:#x})");
+            return Err(Fault::new(STACK, Some(external), why));
+        }
+        Ok(())
+    }
+}
+
+impl Moment<'_> {
+    /// Where a gate leads, whether or not the CPU may go there. What it would push is not worked out.
+    pub(super) fn beyond(&self, gate: GateFound) -> Option<Handler> {
+        let stack = self.registers.linear_stack();
+        let to = |linear, offset, selector| Handler { linear, offset, selector, flags_at: stack, stack };
+        match gate {
+            GateFound::Vector { segment, offset, .. } => {
+                Some(to(u64::from(segment) * 16 + u64::from(offset), offset.into(), segment))
+            }
+            GateFound::Gate { gate, .. } => {
+                (gate.offset != 0).then(|| to(gate.offset, gate.offset, gate.selector))
+            }
+        }
+    }
+}
+
+/// The low 16 bits.
+const fn half(word: u64) -> u16 {
+    (word & 0xffff) as u16
+}
+
+impl fmt::Display for GateFound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Vector { at, segment, offset } => {
+                write!(f, "vector table entry at {at:#x}: {segment:04x}:{offset:04x}")
+            }
+            Self::Gate { at, gate } => write!(f, "IDT gate at {at:#x}: {gate}"),
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Selectors: what the GDT or LDT says about one, and whether a segment register may be loaded with it.
+//!
+//! Source: SDM vol. 3, 3.4 and 5.5 to 5.8; the checks of each load in vol. 2, MOV, JMP and IRET.
+
+use crate::descriptor::Descriptor;
+
+use super::fault::Fault;
+use super::moment::Moment;
+
+/// Vectors of faults about segments.
+const NOT_PRESENT: u8 = 11;
+const STACK: u8 = 12;
+const PROTECTION: u8 = 13;
+
+/// The TI bit of a selector: it means the LDT.
+const LOCAL: u16 = 4;
+
+/// A selector in an error code: without its RPL.
+pub(super) const fn selector_code(selector: u16) -> u32 {
+    selector as u32 & 0xfffc
+}
+
+pub(super) const fn is_null(selector: u16) -> bool {
+    selector & 0xfffc == 0
+}
+
+/// A selector as the manuals write it.
+pub(super) fn name(selector: u16) -> String {
+    let table = if selector & LOCAL != 0 { "LDT" } else { "GDT" };
+    format!("selector {selector:#x} ({table} entry {})", selector >> 3)
+}
+
+impl Moment<'_> {
+    /// What the table says. `external` is the EXT bit for error codes.
+    pub(super) fn descriptor(&self, selector: u16, external: u32) -> Result<Descriptor, Fault> {
+        let sregs = &self.registers.sregs;
+        let (base, limit, table) = if selector & LOCAL == 0 {
+            (sregs.gdt.base, u32::from(sregs.gdt.limit), "GDT")
+        } else if sregs.ldt.present == 0 || sregs.ldt.unusable != 0 {
+            let why = format!("{} is looked up, and there is no LDT", name(selector));
+            return Err(Fault::gp(selector_code(selector) | external, why));
+        } else {
+            (sregs.ldt.base, sregs.ldt.limit, "LDT")
+        };
+        let offset = u32::from(selector & 0xfff8);
+        if offset + 7 > limit {
+            let why = format!("{} lies beyond the {table} limit ({limit:#x})", name(selector));
+            return Err(Fault::gp(selector_code(selector) | external, why));
+        }
+        let at = base.wrapping_add(u64::from(offset));
+        let entry = self.read_word(at, 8).map_err(|fault| Fault {
+            why: format!("the {table} cannot be read: {}", fault.why),
+            ..fault
+        })?;
+        let mut descriptor = Descriptor::from_entry(entry, 0);
+        if !descriptor.code_or_data && self.registers.is_long() && offset + 15 <= limit {
+            descriptor = Descriptor::from_entry(entry, self.read_word(at.wrapping_add(8), 8)?);
+        }
+        // An empty entry has its type lost in "not present"; for people that is the same thing.
+        Ok(descriptor)
+    }
+
+    /// Whether code can run with a selector in CS, at privilege level `target` (or less, for a gate).
+    pub(super) fn check_code(&self, selector: u16, external: u32, what: &str) -> Result<Descriptor, Fault> {
+        if is_null(selector) {
+            return Err(Fault::gp(external, format!("{what} has the null selector for its code segment")));
+        }
+        let found = self.descriptor(selector, external)?;
+        let code = selector_code(selector) | external;
+        let refuse = |why: &str| Err(Fault::gp(code, format!("{what} leads to {}, {why}", name(selector))));
+        if !found.code_or_data || found.kind & 8 == 0 {
+            let empty = found.kind == 0 && found.base == 0 && found.limit == 0;
+            let is = if empty { "which is an empty descriptor".to_owned() } else { format!("which is {}", shown(&found)) };
+            return refuse(&format!("{is}, not a code segment"));
+        }
+        if found.long && found.big {
+            return refuse("which has both L and D set");
+        }
+        if !found.present {
+            let why = format!("{what} leads to {}, which is not present", name(selector));
+            return Err(Fault::new(NOT_PRESENT, Some(code), why));
+        }
+        Ok(found)
+    }
+
+    /// Whether a selector can go into DS, ES, FS or GS.
+    pub(super) fn check_data(&self, selector: u16, register: &str) -> Result<(), Fault> {
+        if is_null(selector) {
+            return Ok(());
+        }
+        let found = self.descriptor(selector, 0)?;
+        let code = selector_code(selector);
+        let refuse = |why: &str| Err(Fault::gp(code, format!("{register} is loaded with {}, {why}", name(selector))));
+        // Data, or code that can be read.
+        if !found.code_or_data || found.kind & 0b1010 == 0b1000 {
+            return refuse(&format!("which is {}, not a segment that can be read", shown(&found)));
+        }
+        let conforming = found.kind & 0b1100 == 0b1100;
+        let rpl = (selector & 3) as u8;
+        if !conforming && (found.dpl < rpl || found.dpl < self.registers.cpl()) {
+            return refuse(&format!("which is for ring {} and below", found.dpl));
+        }
+        if !found.present {
+            let why = format!("{register} is loaded with {}, which is not present", name(selector));
+            return Err(Fault::new(NOT_PRESENT, Some(code), why));
+        }
+        Ok(())
+    }
+
+    /// Whether a selector can go into SS at privilege level `cpl`. `vector` is that of the fault: #GP, or #TS for a stack
+    /// that comes out of the TSS.
+    pub(super) fn check_stack(&self, selector: u16, cpl: u8, vector: u8, external: u32) -> Result<Descriptor, Fault> {
+        let code = selector_code(selector) | external;
+        let fail = |why: &str| {
+            let from = if vector == PROTECTION { "ss is loaded with" } else { "the TSS says that ss is" };
+            Err(Fault::new(vector, Some(code), format!("{from} {}, {why}", name(selector))))
+        };
+        if is_null(selector) {
+            // 64-bit code outside of ring 3 may run with a null SS.
+            if self.registers.is_long() && cpl < 3 && (selector & 3) as u8 == cpl {
+                return Ok(Descriptor::NULL);
+            }
+            return fail("the null selector");
+        }
+        let found = self.descriptor(selector, external)?;
+        if !found.code_or_data || found.kind & 0b1010 != 0b0010 {
+            return fail(&format!("which is {}, not writable data", shown(&found)));
+        }
+        if (selector & 3) as u8 != cpl || found.dpl != cpl {
+            return fail(&format!("which is for ring {}, in ring {cpl}", found.dpl));
+        }
+        if !found.present {
+            let why = format!("ss is loaded with {}, which is not present", name(selector));
+            return Err(Fault::new(STACK, Some(code), why));
+        }
+        Ok(found)
+    }
+}
+
+/// A descriptor in words, with its type even where it is not present.
+fn shown(descriptor: &Descriptor) -> String {
+    if descriptor.entry() == 0 {
+        return "an empty descriptor".to_owned();
+    }
+    let words = Descriptor { present: true, ..*descriptor }.to_string();
+    let kind = words.split(", ring").next().unwrap_or_default();
+    if descriptor.present { kind.to_owned() } else { format!("{kind}, not present") }
+}

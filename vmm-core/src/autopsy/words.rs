@@ -1,0 +1,410 @@
+//! The cause in words: two or three sentences that a beginner understands and that leave nothing out.
+//!
+//! The first paragraph of a report is made here, from the values that the examination found. Addresses get names from the
+//! caller, who knows the guest's symbols and source lines.
+
+use std::fmt::Write as _;
+
+use crate::disassembly::{Width, decode};
+use crate::end::{End, internal_error_name};
+
+use super::chain::{Chain, ChainEnd, Link};
+use super::delivery::GateFound;
+use super::hang::{Hang, Loop};
+use super::trail::{Past, Raised};
+use super::{Autopsy, Cause, Note, Source};
+
+/// Names an address, as `main+0x10 (hello.c:12)`.
+pub type Names<'a> = dyn Fn(u64) -> Option<String> + 'a;
+
+/// An address with its name.
+#[must_use]
+pub fn place(address: u64, names: &Names<'_>) -> String {
+    match names(address) {
+        Some(name) => format!("{address:#x} <{name}>"),
+        None => format!("{address:#x}"),
+    }
+}
+
+/// An instruction as text; its bytes where they are none.
+#[must_use]
+pub fn code(bytes: &[u8], width: Width, linear: u64) -> String {
+    match decode(bytes, width, linear) {
+        Some(instruction) => instruction.text,
+        None if bytes.is_empty() => "(no instruction)".to_owned(),
+        None => {
+            let shown: Vec<String> = bytes.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+            format!("(bytes {} ...)", shown.join(" "))
+        }
+    }
+}
+
+impl Autopsy {
+    /// The first paragraph: the cause.
+    #[must_use]
+    pub fn summary(&self, names: &Names<'_>) -> String {
+        let mut text = String::new();
+        match &self.cause {
+            Cause::Exception => self.exception(&mut text, names),
+            Cause::Refused(refusal) => {
+                let _ = write!(
+                    text,
+                    "KVM could not execute {}: {}. What helps: {}.",
+                    self.here(names),
+                    refusal.why,
+                    refusal.advice
+                );
+                self.while_open(&mut text, names);
+            }
+            Cause::NoCode => {
+                let _ = write!(text, "The CPU came to {}, where no memory is, and KVM could not go on", self.at(names));
+                text.push('.');
+                self.led_here(&mut text, names);
+                self.while_open(&mut text, names);
+            }
+            Cause::FailEntry { reason } => {
+                let _ = write!(
+                    text,
+                    "The CPU refused to enter the guest (hardware reason {reason:#x}): the state of the vCPU is not one that \
+                     it allows. It is shown below; most often a segment, CR0, CR4 or EFER do not fit each other."
+                );
+            }
+            Cause::Halt { interrupts: false } => {
+                let _ = write!(text, "The guest executed {} with interrupts off (cli; hlt): nothing can ever wake it.", self.here(names));
+            }
+            Cause::Halt { interrupts: true } => {
+                let _ = write!(
+                    text,
+                    "The guest executed {} and waits for an interrupt, on a machine that has no source of any.",
+                    self.here(names)
+                );
+            }
+            Cause::Hang(hang) => self.hang(&mut text, hang, names),
+            Cause::Stray(access) => {
+                let _ = write!(text, "{} did a {access}.", self.here(names));
+                // The sentence begins with an instruction, in quotes.
+            }
+            Cause::Ended => {
+                let _ = write!(text, "The run ended at {}: {}.", self.here(names), self.end);
+            }
+            Cause::Unknown => self.unknown(&mut text, names),
+        }
+        text
+    }
+
+    /// What else there is to say, one sentence each.
+    #[must_use]
+    pub fn remarks(&self, names: &Names<'_>) -> Vec<String> {
+        self.notes.iter().filter_map(|note| self.remark(note, names)).collect()
+    }
+
+    fn exception(&self, text: &mut String, names: &Names<'_>) {
+        let Some(chain) = &self.chain else { return };
+        let Some(Link { fault, .. }) = chain.links.first() else { return };
+        let fetched = self.instruction.as_ref().is_some_and(|code| !code.bytes.is_empty());
+        if let End::InternalError { .. } = self.end {
+            let _ = write!(text, "KVM gave up at {} instead of raising {}: {}", self.here(names), fault.name(), fault.why);
+            text.push('.');
+            return;
+        }
+        if fetched {
+            let _ = write!(text, "{} raised {}: {}", self.here(names), fault.name(), fault.why);
+        } else {
+            let _ = write!(text, "The instruction fetch at {} raised {}: {}", self.at(names), fault.name(), fault.why);
+        }
+        text.push('.');
+        if !fetched {
+            self.led_here(text, names);
+        }
+        self.accuse(text, names);
+        self.while_open(text, names);
+        deliveries(text, chain, &self.end, names);
+    }
+
+    /// What made the state wrong, where that was seen.
+    fn accuse(&self, text: &mut String, names: &Names<'_>) {
+        for note in &self.notes {
+            match note {
+                Note::Writer { what, by, ago, stack } => {
+                    let who = executed(by, names);
+                    let before = instructions(*ago);
+                    if *stack && *what == "page table entry" {
+                        let _ = write!(text, " The stack has grown into the page tables: {who} overwrote this entry {before} before.");
+                    } else {
+                        let _ = write!(text, " The {what} was written by {who}, {before} before.");
+                    }
+                }
+                Note::RootChanged { by, cr3 } => {
+                    let _ = write!(text, " {} had just set CR3 to {cr3:#x}: these are other page tables than before.", executed(by, names));
+                }
+                Note::CodeIn { part, jump } => {
+                    let _ = write!(text, " This is not code but the {part}.");
+                    if let Some((by, ago)) = jump {
+                        let before = instructions(*ago);
+                        let _ = write!(text, " The last jump was {}, {before} before: from there the CPU ran on to here.", executed(by, names));
+                    }
+                }
+                Note::StackIn(part) => {
+                    let _ = write!(text, " The stack pointer lies in the {part}.");
+                }
+                Note::Diverged(_)
+                | Note::Unrepeatable { .. }
+                | Note::OutOfTime(_)
+                | Note::Overflowed { .. }
+                | Note::NoSteps
+                | Note::Confirmed
+                | Note::Contradicted { .. }
+                | Note::Trouble(_) => {}
+            }
+        }
+    }
+
+    /// In which handlers all this happened.
+    fn while_open(&self, text: &mut String, names: &Names<'_>) {
+        let Some(raised) = self.open.last() else { return };
+        let _ = write!(text, " This was in the handler of {}", of_raised(raised, names));
+        let more = self.open.len() - 1;
+        if more > 0 {
+            let others = if more == 1 { "one more handler".to_owned() } else { format!("{more} more handlers") };
+            let _ = write!(text, ", inside {others} that had not returned");
+        }
+        text.push('.');
+    }
+
+    /// How control came to where it is.
+    fn led_here(&self, text: &mut String, names: &Names<'_>) {
+        let Some(last) = self.before.last().filter(|last| super::tables::is_jump(last) || last.raised.is_none()) else {
+            return;
+        };
+        if super::tables::is_jump(last) {
+            let _ = write!(text, " {} led there.", executed(last, names));
+        }
+    }
+
+    fn unknown(&self, text: &mut String, names: &Names<'_>) {
+        let _ = match &self.end {
+            End::InternalError { suberror, .. } => {
+                write!(text, "KVM could not go on at {}: {}.", self.here(names), internal_error_name(*suberror))
+            }
+            End::Shutdown if self.instruction.is_none() => {
+                write!(text, "The vCPU shut down, which mostly means a triple fault, and this host does not keep its registers. The state before it could not be established; the notes say why.")
+            }
+            End::Shutdown
+            | End::Halt { .. }
+            | End::WayBack
+            | End::Exit { .. }
+            | End::FailEntry { .. }
+            | End::Exception { .. }
+            | End::Unmapped(_)
+            | End::SystemEvent { .. }
+            | End::TimeLimit(_)
+            | End::ExitLimit(_)
+            | End::Interrupted
+            | End::Unserved(_) => {
+                write!(text, "The run ended at {}: {}. Nothing in the state before it explains why.", self.here(names), self.end)
+            }
+        };
+    }
+
+    fn hang(&self, text: &mut String, hang: &Hang, names: &Names<'_>) {
+        let _ = match hang {
+            Hang::JumpToSelf => write!(text, "{} jumps to itself, for ever.", self.here(names)),
+            Hang::Loop(found) => {
+                looping(text, found, names);
+                Ok(())
+            }
+            Hang::Storm { raised, count } => {
+                storm(text, raised, *count, names);
+                Ok(())
+            }
+            Hang::Stuck(Some(fault)) => write!(
+                text,
+                "The guest hangs at {}, without an exit and without a step: it must raise {} ({}), and KVM lets the CPU try again \
+                 for ever.",
+                self.here(names),
+                fault.name(),
+                fault.why
+            ),
+            Hang::Stuck(None) => write!(
+                text,
+                "{} never returns: this host's KVM keeps the vCPU in this one instruction.",
+                self.here(names)
+            ),
+            Hang::Busy { distinct } => write!(
+                text,
+                "The guest was still at work at {}: a sample shows {distinct} different instructions and no small loop. It may \
+                 just need more time.",
+                self.here(names)
+            ),
+            Hang::EndsLater(end) => write!(
+                text,
+                "The guest was still at work at {}, and would soon have come to its end: {end}. It needs a little more time.",
+                self.here(names)
+            ),
+        };
+        self.accuse(text, names);
+    }
+
+    fn remark(&self, note: &Note, names: &Names<'_>) -> Option<String> {
+        Some(match note {
+            Note::Diverged(divergence) => format!(
+                "run again, the guest did something else: {divergence}; so its end could not be stepped into"
+            ),
+            Note::Unrepeatable { what, at } => {
+                format!("the guest reads {what} (at {}), so no two runs of it need be the same", place(*at, names))
+            }
+            Note::OutOfTime(budget) => format!("the examination took longer than {budget:?} and is not complete"),
+            Note::Overflowed { recorded, seen } => {
+                format!("the run made {seen} exits, of which {recorded} were recorded: too many to run it again")
+            }
+            Note::NoSteps => {
+                "this host's KVM (kvm-pvm) cannot single-step 64-bit code in ring 3, so the instructions before the end are not known".to_owned()
+            }
+            Note::Confirmed => "this host kept the registers of the shutdown, and they agree with the run that was repeated".to_owned(),
+            Note::Contradicted { kept } => format!(
+                "this host kept the registers of the shutdown, and they point at {}: the run that was repeated ended elsewhere",
+                place(*kept, names)
+            ),
+            Note::Trouble(error) => format!("not all could be examined: {error}"),
+            Note::Writer { .. } | Note::RootChanged { .. } | Note::StackIn(_) | Note::CodeIn { .. } => return None,
+        })
+    }
+
+    /// How the state was obtained, as a sentence for the end of a report.
+    #[must_use]
+    pub fn provenance(&self) -> String {
+        match self.source {
+            Source::Replay { exits, steps } => {
+                let exits = if exits == 1 { "1 exit".to_owned() } else { format!("{exits} exits") };
+                format!("found by running the guest again: {exits} replayed, {steps} single steps, {:.1?}", self.elapsed)
+            }
+            Source::Registers => format!("found from the registers at the end, {:.1?}", self.elapsed),
+            Source::Frame => format!("found from the frame that the CPU pushed, {:.1?}", self.elapsed),
+        }
+    }
+
+    /// The instruction with its place, in quotes.
+    fn here(&self, names: &Names<'_>) -> String {
+        match &self.instruction {
+            Some(found) if !found.bytes.is_empty() => {
+                format!("`{}` at {}", code(&found.bytes, found.width, found.linear), place(found.linear, names))
+            }
+            Some(found) => place(found.linear, names),
+            None => "an unknown place".to_owned(),
+        }
+    }
+
+    fn at(&self, names: &Names<'_>) -> String {
+        self.instruction.as_ref().map_or_else(|| "an unknown place".to_owned(), |found| place(found.linear, names))
+    }
+}
+
+/// What became of the faults.
+fn deliveries(text: &mut String, chain: &Chain, end: &End, names: &Names<'_>) {
+    if let (End::Exception { .. }, Some(last)) = (end, chain.links.last()) {
+        if chain.links.len() > 1 {
+            let _ = write!(text, " That became {}: {}.", last.fault.name(), last.fault.why);
+        }
+        text.push_str(" Ring 3 has no handler of its own, so the run ended there.");
+        return;
+    }
+    for (number, link) in chain.links.iter().enumerate() {
+        let super::delivery::Outcome::Failed(failure) = &link.delivery.outcome else { continue };
+        let again = if number == 0 { "" } else { " either" };
+        let name = link.fault.mnemonic();
+        let _ = write!(text, " {name} could not be delivered{again}: {}", failure.why);
+        match chain.links.get(number + 1) {
+            Some(next) if next.fault.vector == 8 => text.push_str(", which made it a double fault (#DF)."),
+            Some(next) => {
+                let _ = write!(text, ", which raised {}.", next.fault.mnemonic());
+            }
+            None => text.push('.'),
+        }
+    }
+    match &chain.end {
+        ChainEnd::TripleFault => text.push_str(" That is a triple fault, and the CPU shut down."),
+        ChainEnd::Recursion(handler) => {
+            let _ = write!(
+                text,
+                " Its handler is at {}, which faults in the same way: so each exception raised the next, until the stack was used up.",
+                place(handler.linear, names)
+            );
+        }
+        ChainEnd::Handler(handler) => {
+            let _ = write!(text, " Its handler at {} was reached; what it did was not seen.", place(handler.linear, names));
+        }
+        ChainEnd::Unknown => {}
+    }
+}
+
+fn looping(text: &mut String, found: &Loop, names: &Names<'_>) {
+    let (Some(first), Some(last)) = (found.body.first(), found.body.last()) else { return };
+    let count = instructions(found.body.len() as u64);
+    let range = format!("{count} from {} to {}", place(first.linear, names), place(last.linear, names));
+    let ports = |list: &[u16]| {
+        let shown: Vec<String> = list.iter().take(4).map(|port| format!("port {port:#x}")).collect();
+        shown.join(", ")
+    };
+    let _ = if !found.reads_ports.is_empty() {
+        write!(text, "The guest polls {} in a loop ({range}): it waits for a value that never comes.", ports(&found.reads_ports))
+    } else if found.calls {
+        write!(text, "The guest calls the hypervisor in a loop ({range}), and gets no answer that it likes.")
+    } else if found.halts {
+        write!(text, "The guest halts again and again in a loop ({range}).")
+    } else if !found.writes_ports.is_empty() {
+        write!(text, "The guest writes to {} in a loop ({range}) that does not end.", ports(&found.writes_ports))
+    } else if let Some((at, value)) = found.watches {
+        write!(
+            text,
+            "The guest is in a loop ({range}) that looks at memory at {}, which holds {value:#x} and does not change.",
+            place(at, names)
+        )
+    } else {
+        write!(text, "The guest is in an endless loop ({range}).")
+    };
+}
+
+fn storm(text: &mut String, raised: &Raised, count: Option<u64>, names: &Names<'_>) {
+    let Raised { fault, delivered, handler, at, bytes, width, .. } = raised;
+    let often = count.map(|count| format!(" ({count} times in a sample)")).unwrap_or_default();
+    let becomes = if delivered == fault { String::new() } else { format!(", which becomes {}", delivered.name()) };
+    let _ = write!(
+        text,
+        "An exception storm{often}: `{}` at {} raises {}{becomes} again and again: {}.",
+        code(bytes, *width, *at),
+        place(*at, names),
+        fault.name(),
+        fault.why
+    );
+    let _ = if handler == at {
+        write!(text, " Its handler begins with that very instruction, so it never gets any further.")
+    } else {
+        write!(text, " Its handler at {} comes back there without mending the cause.", place(*handler, names))
+    };
+}
+
+fn instructions(count: u64) -> String {
+    if count == 1 { "1 instruction".to_owned() } else { format!("{count} instructions") }
+}
+
+/// An instruction of the past with its place, in quotes.
+fn executed(past: &Past, names: &Names<'_>) -> String {
+    format!("`{}` at {}", code(&past.bytes, past.width, past.linear), place(past.linear, names))
+}
+
+fn of_raised(raised: &Raised, names: &Names<'_>) -> String {
+    let instruction = code(&raised.bytes, raised.width, raised.at);
+    let by = match raised.gate {
+        Some(GateFound::Vector { segment, offset, .. }) => {
+            format!(", {segment:04x}:{offset:04x} by the vector table")
+        }
+        Some(GateFound::Gate { .. }) | None => String::new(),
+    };
+    format!(
+        "{} (at {}{by}), which `{instruction}` at {} had raised: {}",
+        raised.delivered.mnemonic(),
+        place(raised.handler, names),
+        place(raised.at, names),
+        raised.fault.why
+    )
+}

@@ -1,0 +1,482 @@
+//! Going back: the run once more, up to an earlier point.
+//!
+//! A point is an anchor, which is a number of exits, and the instructions since. Exits are counted while the guest runs
+//! at full speed; instructions are not. So where the guest stands is found out when it is asked for: a second machine
+//! runs to the anchor and is single-stepped from there until it is in the same state as the first, in its registers and
+//! all of its memory. One instruction back is then one step less.
+//!
+//! What was changed by hand cannot be had by running again. After a change the way back ends there: the machine as it
+//! was then is kept, and everything starts from that.
+
+use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
+use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion};
+
+use super::track::{Place, Track, Trail};
+use super::{Around, Debugger, Stop, linear_pc};
+use crate::Gva;
+use crate::checkpoint::Checkpoint;
+use crate::end::End;
+use crate::error::Error;
+use crate::machine::Machine;
+
+/// Where the way back ends.
+#[derive(Debug, Default)]
+pub(super) struct Base {
+    place: Place,
+    /// `None` at the first instruction.
+    checkpoint: Option<Checkpoint>,
+}
+
+impl Base {
+    /// Whether it is there because of a change by hand.
+    pub(super) const fn is_change(&self) -> bool {
+        self.checkpoint.is_some()
+    }
+}
+
+/// A machine at an earlier point.
+#[derive(Debug)]
+pub(super) struct Past {
+    pub(super) track: Track,
+    /// Where it is, if that is known.
+    point: Option<Point>,
+    /// Where the present is.
+    present: Point,
+}
+
+/// A point of the run: `steps` instructions after the one that made exit number `anchor`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Point {
+    anchor: u64,
+    steps: u64,
+}
+
+/// What looking for something in the past came to.
+enum Found<T> {
+    Yes(T),
+    /// The reason why not.
+    No(Stop),
+}
+
+/// Passes on why something was not found.
+macro_rules! found {
+    ($found:expr) => {
+        match $found {
+            Found::Yes(value) => value,
+            Found::No(stop) => return Ok(Found::No(stop)),
+        }
+    };
+}
+
+macro_rules! found_or_stop {
+    ($found:expr) => {
+        match $found {
+            Found::Yes(value) => value,
+            Found::No(stop) => return Ok(stop),
+        }
+    };
+}
+
+type WantsStop<'a> = &'a mut dyn FnMut() -> bool;
+
+impl Debugger<'_> {
+    /// After a change by hand: from here on the run can be had again, before it not.
+    pub(super) fn begin_history_here(&mut self) -> Result<(), Error> {
+        let Track { machine, place, .. } = &self.present;
+        self.base = Base { place: *place, checkpoint: Some(machine.checkpoint()?) };
+        Ok(())
+    }
+
+    /// One instruction back.
+    pub(super) fn step_back(&mut self, wants_stop: WantsStop<'_>) -> Result<Stop, Error> {
+        let here = found_or_stop!(self.here(wants_stop)?);
+        let before = found_or_stop!(self.before(here, wants_stop)?);
+        Ok(self.go(before, wants_stop)?.map_or(Stop::Step, |stop| stop))
+    }
+
+    /// Back to the last breakpoint before this point, or to the start.
+    pub(super) fn run_back(&mut self, wants_stop: WantsStop<'_>) -> Result<Stop, Error> {
+        let here = found_or_stop!(self.here(wants_stop)?);
+        // Once to count the stops on the way here, once more to the last of them.
+        let mut track = self.rebuild()?;
+        let mut last = None;
+        let mut count: u64 = 0;
+        loop {
+            match self.run_again(&mut track, here.anchor, wants_stop)? {
+                Stop::Breakpoint | Stop::Watchpoint(_) | Stop::OwnInt3 => {
+                    count += 1;
+                    last = Some(count);
+                }
+                Stop::Step => break,
+                stop @ (Stop::Asked
+                | Stop::HistoryStart
+                | Stop::HistoryLost
+                | Stop::Ended(_)) => return Ok(stop),
+            }
+        }
+        let mut steps = None;
+        for step in 0..here.steps {
+            let at_start = here.anchor == self.base.place.exits && step == 0;
+            if !at_start && self.breakpoints.contains(&Gva(linear_pc(&track.machine)?)) {
+                steps = Some(step);
+            }
+            // The last one leads here, and may be the end of the run.
+            if step + 1 < here.steps {
+                found_or_stop!(self.step_again(&mut track, wants_stop)?);
+            }
+        }
+        if let Some(steps) = steps {
+            let point = Point { anchor: here.anchor, steps };
+            return Ok(self.go(point, wants_stop)?.unwrap_or(Stop::Breakpoint));
+        }
+        let Some(last) = last else {
+            let start = Point { anchor: self.base.place.exits, steps: 0 };
+            return Ok(self.go(start, wants_stop)?.unwrap_or(Stop::HistoryStart));
+        };
+        let mut track = self.rebuild()?;
+        let mut stop = Stop::HistoryStart;
+        for _ in 0..last {
+            stop = self.run_again(&mut track, here.anchor, wants_stop)?;
+        }
+        let present = found_or_stop!(self.present_point(wants_stop)?);
+        self.look_at(Past { track, point: None, present })?;
+        if let Stop::Watchpoint(_) = stop {
+            // Going back, one arrives before the instruction that wrote.
+            let before = self.step_back(wants_stop)?;
+            return Ok(if before == Stop::Step { stop } else { before });
+        }
+        Ok(stop)
+    }
+
+    /// Forward from an earlier point: to the next breakpoint, or to the present and on from there.
+    pub(super) fn run_to_present(&mut self, wants_stop: WantsStop<'_>) -> Result<Stop, Error> {
+        let Some(mut past) = self.past.take() else { return self.run_on(wants_stop) };
+        let here = linear_pc(&past.track.machine)?;
+        if self.breakpoints.contains(&Gva(here)) {
+            self.past = Some(past);
+            let stop = self.step_to_present(wants_stop)?;
+            if stop != Stop::Step || self.past.is_none() && self.end.is_some() {
+                return Ok(stop);
+            }
+            if self.breakpoints.contains(&self.pc()?) {
+                return Ok(Stop::Breakpoint);
+            }
+            let Some(again) = self.past.take() else { return self.run_on(wants_stop) };
+            past = again;
+        }
+        if past.track.place.exits < past.present.anchor {
+            past.point = None;
+            let stop = self.run_again(&mut past.track, past.present.anchor, wants_stop)?;
+            if stop != Stop::Step {
+                self.look_at(past)?;
+                return Ok(stop);
+            }
+            past.point = Some(Point { anchor: past.present.anchor, steps: 0 });
+        }
+        self.look_at(past)?;
+        loop {
+            let stop = self.step_to_present(wants_stop)?;
+            if stop != Stop::Step {
+                return Ok(stop);
+            }
+            if self.breakpoints.contains(&self.pc()?) {
+                return Ok(Stop::Breakpoint);
+            }
+            if self.past.is_none() {
+                return self.run_on(wants_stop);
+            }
+        }
+    }
+
+    /// One instruction forward from an earlier point; that may be the one that leads to the present.
+    pub(super) fn step_to_present(&mut self, wants_stop: WantsStop<'_>) -> Result<Stop, Error> {
+        let here = found_or_stop!(self.here(wants_stop)?);
+        let Some(mut past) = self.past.take() else { return self.step_on(wants_stop) };
+        let next = Point { steps: here.steps.saturating_add(1), ..here };
+        if next == past.present {
+            return self.return_to_present();
+        }
+        match self.step_again(&mut past.track, wants_stop)? {
+            Found::Yes(()) => {
+                past.point = Some(if past.track.place.exits == past.present.anchor && next.anchor < past.present.anchor {
+                    Point { anchor: past.present.anchor, steps: 0 }
+                } else {
+                    next
+                });
+                if past.point == Some(past.present) {
+                    return self.return_to_present();
+                }
+                self.look_at(past)?;
+                Ok(Stop::Step)
+            }
+            Found::No(stop) => {
+                self.look_at(past)?;
+                Ok(stop)
+            }
+        }
+    }
+
+    /// Before the instruction that ended the run: a vCPU that shut down may have lost its registers, but on the way
+    /// there they can still be seen. Whether it could be done.
+    ///
+    /// # Errors
+    /// Where the host fails.
+    pub fn look_before_end(&mut self, wants_stop: WantsStop<'_>) -> Result<bool, Error> {
+        if self.end.is_none() || self.past.is_some() {
+            return Ok(false);
+        }
+        let Found::Yes(end) = self.here(wants_stop)? else { return Ok(false) };
+        let Some(steps) = end.steps.checked_sub(1) else { return Ok(false) };
+        Ok(self.go(Point { steps, ..end }, wants_stop)?.is_none())
+    }
+
+    /// Where the machine that is looked at stands.
+    fn here(&mut self, wants_stop: WantsStop<'_>) -> Result<Found<Point>, Error> {
+        if self.recording.overflowed() {
+            return Ok(Found::No(Stop::HistoryLost));
+        }
+        let Some(past) = &self.past else { return self.present_point(wants_stop) };
+        if let Some(point) = past.point {
+            return Ok(Found::Yes(point));
+        }
+        let point = found!(self.locate(&past.track, wants_stop)?);
+        if let Some(past) = &mut self.past {
+            past.point = Some(point);
+        }
+        Ok(Found::Yes(point))
+    }
+
+    fn present_point(&self, wants_stop: WantsStop<'_>) -> Result<Found<Point>, Error> {
+        if let Some(past) = &self.past {
+            return Ok(Found::Yes(past.present));
+        }
+        if self.end.as_ref().is_some_and(|end| *end != End::Interrupted) {
+            // The exit that ended the run is the last one; what it left behind may say nothing.
+            let anchor = self.present.place.exits.saturating_sub(1).max(self.base.place.exits);
+            return self.locate_end(anchor, wants_stop);
+        }
+        self.locate(&self.present, wants_stop)
+    }
+
+    /// Steps a second machine until it is where `wanted` is.
+    fn locate(&self, wanted: &Track, wants_stop: WantsStop<'_>) -> Result<Found<Point>, Error> {
+        let anchor = wanted.place.exits;
+        let mut track = found!(self.rebuild_at(anchor, wants_stop)?);
+        let target = State::of(&wanted.machine)?;
+        let mut steps = 0;
+        while !target.is_that_of(&track.machine)? {
+            if track.place.exits > anchor {
+                return Ok(Found::No(Stop::HistoryLost));
+            }
+            found!(self.step_again(&mut track, wants_stop)?);
+            steps += 1;
+        }
+        Ok(Found::Yes(Point { anchor, steps }))
+    }
+
+    /// Counts the instructions to the end; the last one is that which ends the run.
+    fn locate_end(&self, anchor: u64, wants_stop: WantsStop<'_>) -> Result<Found<Point>, Error> {
+        let mut track = found!(self.rebuild_at(anchor, wants_stop)?);
+        let mut steps = 0;
+        loop {
+            match self.step_again(&mut track, wants_stop)? {
+                Found::Yes(()) => steps += 1,
+                Found::No(Stop::Ended(End::Interrupted)) => {
+                    return Ok(Found::No(Stop::Ended(End::Interrupted)));
+                }
+                Found::No(Stop::Ended(_)) => return Ok(Found::Yes(Point { anchor, steps: steps + 1 })),
+                Found::No(stop) => return Ok(Found::No(stop)),
+            }
+        }
+    }
+
+    /// The point one instruction earlier.
+    fn before(&self, point: Point, wants_stop: WantsStop<'_>) -> Result<Found<Point>, Error> {
+        if let Some(steps) = point.steps.checked_sub(1) {
+            return Ok(Found::Yes(Point { steps, ..point }));
+        }
+        // Over an exit. One instruction can make many, so the one before may lie some way back.
+        let first = self.base.place.exits;
+        let mut back = 1;
+        loop {
+            let Some(distance) = point.anchor.checked_sub(first).filter(|distance| *distance > 0) else {
+                return Ok(Found::No(Stop::HistoryStart));
+            };
+            let asked = point.anchor - distance.min(back);
+            let mut track = found!(self.rebuild_at(asked, wants_stop)?);
+            let anchor = track.place.exits;
+            if anchor >= point.anchor {
+                back *= 2;
+                continue;
+            }
+            let mut steps = 0;
+            loop {
+                found!(self.step_again(&mut track, wants_stop)?);
+                if track.place.exits >= point.anchor {
+                    return Ok(Found::Yes(Point { anchor, steps }));
+                }
+                steps += 1;
+            }
+        }
+    }
+
+    /// Looks at an earlier point; `Some` with the reason if that failed, and then everything is as it was.
+    fn go(&mut self, to: Point, wants_stop: WantsStop<'_>) -> Result<Option<Stop>, Error> {
+        let present = match self.present_point(wants_stop)? {
+            Found::Yes(point) => point,
+            Found::No(stop) => return Ok(Some(stop)),
+        };
+        let mut track = match self.rebuild_at(to.anchor, wants_stop)? {
+            Found::Yes(track) => track,
+            Found::No(stop) => return Ok(Some(stop)),
+        };
+        for _ in 0..to.steps {
+            if let Found::No(stop) = self.step_again(&mut track, wants_stop)? {
+                return Ok(Some(stop));
+            }
+        }
+        self.look_at(Past { track, point: Some(to), present })?;
+        Ok(None)
+    }
+
+    fn look_at(&mut self, past: Past) -> Result<(), Error> {
+        self.stopper.watch(&past.track.machine)?;
+        self.past = Some(past);
+        Ok(())
+    }
+
+    fn return_to_present(&mut self) -> Result<Stop, Error> {
+        self.past = None;
+        self.stopper.watch(&self.present.machine)?;
+        Ok(self.end.clone().map_or(Stop::Step, Stop::Ended))
+    }
+
+    /// A second machine at the base.
+    fn rebuild(&self) -> Result<Track, Error> {
+        let mut machine = (self.build)()?;
+        if let Some(checkpoint) = &self.base.checkpoint {
+            machine.restore(checkpoint)?;
+        }
+        self.stopper.watch(&machine)?;
+        Ok(Track::new(machine, self.base.place))
+    }
+
+    /// A second machine after so many exits.
+    fn rebuild_at(&self, exits: u64, wants_stop: WantsStop<'_>) -> Result<Found<Track>, Error> {
+        let mut track = self.rebuild()?;
+        let nothing = std::collections::BTreeSet::new();
+        if track.place.exits < exits {
+            let around = Around {
+                abilities: self.abilities,
+                breakpoints: &nothing,
+                watchpoints: &[],
+                until: Some(exits),
+            };
+            loop {
+                match around.run(&mut track, &mut Trail::Again(&self.recording), wants_stop)? {
+                    Stop::Step => break,
+                    Stop::OwnInt3 => {}
+                    stop @ (Stop::Breakpoint
+                    | Stop::Watchpoint(_)
+                    | Stop::Asked
+                    | Stop::HistoryStart
+                    | Stop::HistoryLost
+                    | Stop::Ended(_)) => return Ok(Found::No(stop)),
+                }
+            }
+        }
+        track.settle(&mut Trail::Again(&self.recording))?;
+        Ok(Found::Yes(track))
+    }
+
+    /// Runs a second machine on to its next stop, at most until `exits` exits: then [`Stop::Step`].
+    fn run_again(&self, track: &mut Track, exits: u64, wants_stop: WantsStop<'_>) -> Result<Stop, Error> {
+        let mut trail = Trail::Again(&self.recording);
+        if track.place.exits >= exits {
+            return Ok(Stop::Step);
+        }
+        // Off a breakpoint that has been reached already.
+        if self.breakpoints.contains(&Gva(linear_pc(&track.machine)?)) {
+            if let Found::No(stop) = self.step_again(track, wants_stop)? {
+                return Ok(stop);
+            }
+            if track.place.exits >= exits {
+                return Ok(Stop::Step);
+            }
+            if self.breakpoints.contains(&Gva(linear_pc(&track.machine)?)) {
+                return Ok(Stop::Breakpoint);
+            }
+        }
+        let around = Around {
+            abilities: self.abilities,
+            breakpoints: &self.breakpoints,
+            watchpoints: &self.watchpoints,
+            until: Some(exits),
+        };
+        let stop = around.run(track, &mut trail, wants_stop)?;
+        track.settle(&mut trail)?;
+        Ok(stop)
+    }
+
+    fn step_again(&self, track: &mut Track, wants_stop: WantsStop<'_>) -> Result<Found<()>, Error> {
+        let mut trail = Trail::Again(&self.recording);
+        let event = track.step(&mut trail, self.abilities.single_step, wants_stop)?;
+        if wants_stop() {
+            return Ok(Found::No(Stop::Asked));
+        }
+        Ok(match super::after_step(event) {
+            Stop::Step | Stop::OwnInt3 => Found::Yes(()),
+            stop @ (Stop::Breakpoint
+            | Stop::Watchpoint(_)
+            | Stop::Asked
+            | Stop::HistoryStart
+            | Stop::HistoryLost
+            | Stop::Ended(_)) => Found::No(stop),
+        })
+    }
+}
+
+/// A machine's state, to find the same again.
+struct State<'a> {
+    regs: kvm_regs,
+    sregs: kvm_sregs,
+    machine: &'a Machine,
+}
+
+/// RFLAGS.TF and RF: what debugging itself sets (SDM vol. 3, 17.3.1).
+const DEBUG_FLAGS: u64 = 1 << 8 | 1 << 16;
+/// The accessed and dirty bits of a page table entry, which a CPU may set earlier than it must (SDM vol. 3, 4.8).
+const ACCESSED_AND_DIRTY: u8 = 0x60;
+
+impl<'a> State<'a> {
+    fn of(machine: &'a Machine) -> Result<Self, Error> {
+        Ok(Self { regs: machine.vcpu.regs()?, sregs: machine.vcpu.sregs()?, machine })
+    }
+
+    fn is_that_of(&self, other: &Machine) -> Result<bool, Error> {
+        let regs = other.vcpu.regs()?;
+        if regs.rip != self.regs.rip
+            || (kvm_regs { rflags: regs.rflags | DEBUG_FLAGS, ..regs })
+                != (kvm_regs { rflags: self.regs.rflags | DEBUG_FLAGS, ..self.regs })
+        {
+            return Ok(false);
+        }
+        let sregs = other.vcpu.sregs()?;
+        let essence = |s: &kvm_sregs| (s.cr0, s.cr2, s.cr3, s.cr4, s.efer, s.cs.base, s.cs.selector, s.ss.selector);
+        Ok(essence(&sregs) == essence(&self.sregs) && same_memory(self.machine, other))
+    }
+}
+
+/// Whether two machines of the same shape have the same in memory, up to accessed and dirty bits.
+fn same_memory(one: &Machine, other: &Machine) -> bool {
+    const CHUNK: usize = 4096;
+    let (mut left, mut right) = ([0_u8; CHUNK], [0_u8; CHUNK]);
+    one.memory.iter().flat_map(|region| (region.start_addr().0..=region.last_addr().0).step_by(CHUNK)).all(|at| {
+        let at = vm_memory::GuestAddress(at);
+        let read = one.memory.read_slice(&mut left, at).is_ok() && other.memory.read_slice(&mut right, at).is_ok();
+        read && (left == right
+            || left.iter().zip(&right).enumerate().all(|(index, (a, b))| {
+                a == b || index % 4 == 0 && (a ^ b) & !ACCESSED_AND_DIRTY == 0
+            }))
+    })
+}

@@ -1,0 +1,491 @@
+//! A debugger's view of a run: stop at an address, step, look and change, and go back.
+//!
+//! [`Debugger`] holds a machine and does to it what a front-end asks for; it speaks no protocol. Breakpoints and
+//! watchpoints are there only while the guest runs (`traps.rs`), by the means that work on this host ([`Abilities`]).
+//! Going back is running again: a second machine follows the record of the first (`history.rs`), which waits where it
+//! was. While the second one is looked at, nothing can be changed: what has happened has happened.
+
+mod abilities;
+mod history;
+mod memory;
+mod successors;
+mod track;
+mod traps;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
+use kvm_sys_wrap::{Breakpoint, Kick, VcpuState, Watch, interrupted};
+
+pub use abilities::Abilities;
+use history::Base;
+use track::{Event, Place, Track, Trail};
+use traps::Traps;
+
+use crate::Gva;
+use crate::end::End;
+use crate::error::Error;
+use crate::machine::Machine;
+use crate::record::Recording;
+use crate::run_loop::Outcome;
+
+/// Debug registers.
+const REGISTERS: usize = 4;
+
+/// A run under a debugger's control.
+pub struct Debugger<'a> {
+    build: Box<dyn Fn() -> Result<Machine, Error> + 'a>,
+    abilities: Abilities,
+    breakpoints: BTreeSet<Gva>,
+    watchpoints: Vec<Breakpoint>,
+    /// The run itself, at the furthest point that it has come to.
+    present: Track,
+    recording: Recording,
+    /// How it ended, if it has.
+    end: Option<End>,
+    /// Where the record begins to be of use.
+    base: Base,
+    /// An earlier point of the run that is being looked at.
+    past: Option<history::Past>,
+    stopper: Stopper,
+    started: Instant,
+}
+
+/// Why the guest stopped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stop {
+    /// The step is done.
+    Step,
+    /// It is about to execute an instruction with a breakpoint.
+    Breakpoint,
+    /// A watchpoint's memory was written or read.
+    Watchpoint(Breakpoint),
+    /// It executed an `int3` of its own.
+    OwnInt3,
+    /// Somebody asked it to stop.
+    Asked,
+    /// Going back: there is nothing before this.
+    HistoryStart,
+    /// The run went another way when it was run again, so there is no way back to where it was.
+    HistoryLost,
+    /// The run is over.
+    Ended(End),
+}
+
+/// Which way to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// As the guest does.
+    Forward,
+    /// Back over what was recorded.
+    Back,
+}
+
+/// A run that is over.
+#[derive(Debug)]
+pub struct Finished {
+    /// The machine at the end.
+    pub machine: Machine,
+    /// What the run came to.
+    pub outcome: Outcome,
+    /// What it read, to run it again.
+    pub recording: Recording,
+    /// Whether something was changed by hand; then the run cannot be had again from its start.
+    pub changed: bool,
+}
+
+/// Something cannot be done to the guest now.
+#[derive(Debug, thiserror::Error)]
+pub enum EditError {
+    /// An earlier point of the run is being looked at.
+    #[error("the past cannot be changed; `continue` to the present first")]
+    Past,
+    /// The run is over.
+    #[error("the run is over")]
+    Ended,
+    /// No memory is there.
+    #[error("no memory is mapped at {0}")]
+    NotMapped(Gva),
+    /// The host failed.
+    #[error(transparent)]
+    Host(#[from] Error),
+}
+
+/// Ends the present `KVM_RUN` of a debugger from another thread. The debugger then asks whether to stop.
+#[derive(Debug, Clone)]
+pub struct Stopper(Arc<Mutex<Kick>>);
+
+impl Stopper {
+    /// Wakes the debugger's thread.
+    pub fn wake(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).kick();
+    }
+
+    fn watch(&self, machine: &Machine) -> Result<(), Error> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = machine.vcpu.kick_handle()?;
+        Ok(())
+    }
+}
+
+impl<'a> Debugger<'a> {
+    /// Takes a machine that stands before its first instruction.
+    ///
+    /// `build` gives the same machine in its initial state, on every call, with a console that goes nowhere.
+    ///
+    /// # Errors
+    /// Where the host has no way to stop a vCPU, or cannot run the small machines of [`Abilities::probe`].
+    pub fn new(machine: Machine, build: impl Fn() -> Result<Machine, Error> + 'a) -> Result<Self, Error> {
+        let abilities = Abilities::probe(machine.vcpu.vm().kvm(), &machine.spec)?;
+        let stopper = Stopper(Arc::new(Mutex::new(machine.vcpu.kick_handle()?)));
+        Ok(Self {
+            build: Box::new(build),
+            abilities,
+            breakpoints: BTreeSet::new(),
+            watchpoints: Vec::new(),
+            present: Track::new(machine, Place::default()),
+            recording: Recording::new(),
+            end: None,
+            base: Base::default(),
+            past: None,
+            stopper,
+            started: Instant::now(),
+        })
+    }
+
+    /// What works on this host.
+    #[must_use]
+    pub const fn abilities(&self) -> Abilities {
+        self.abilities
+    }
+
+    /// The machine that is looked at: that of the run, or one at an earlier point of it.
+    #[must_use]
+    pub fn machine(&self) -> &Machine {
+        self.past.as_ref().map_or(&self.present.machine, |past| &past.track.machine)
+    }
+
+    /// Whether an earlier point is looked at.
+    #[must_use]
+    pub const fn is_in_past(&self) -> bool {
+        self.past.is_some()
+    }
+
+    /// How the run ended, if it has.
+    #[must_use]
+    pub const fn end(&self) -> Option<&End> {
+        self.end.as_ref()
+    }
+
+    /// Wakes this debugger from another thread.
+    #[must_use]
+    pub fn stopper(&self) -> Stopper {
+        self.stopper.clone()
+    }
+
+    /// Exits of the guest up to the point that is looked at.
+    #[must_use]
+    pub fn exits(&self) -> u64 {
+        self.past.as_ref().map_or(self.present.place, |past| past.track.place).exits
+    }
+
+    /// The linear address of the next instruction.
+    ///
+    /// # Errors
+    /// [`Error::Kvm`].
+    pub fn pc(&self) -> Result<Gva, Error> {
+        linear_pc(self.machine()).map(Gva)
+    }
+
+    /// Sets a breakpoint at a linear address. As many as one likes.
+    pub fn add_breakpoint(&mut self, address: Gva) {
+        self.breakpoints.insert(address);
+    }
+
+    /// Takes it away; whether there was one.
+    pub fn remove_breakpoint(&mut self, address: Gva) -> bool {
+        self.breakpoints.remove(&address)
+    }
+
+    /// Watches 1, 2, 4 or 8 bytes at a multiple of their number; whether this host can, and has a debug register left.
+    pub fn add_watchpoint(&mut self, wanted: Breakpoint) -> bool {
+        let fits = match wanted.watch {
+            Watch::Execute => false,
+            Watch::Write(size) | Watch::Access(size) => {
+                matches!(size, 1 | 2 | 4 | 8) && wanted.address.is_aligned(size.into())
+            }
+        };
+        let can = self.abilities.watchpoints && fits && self.watchpoints.len() < REGISTERS;
+        if can {
+            self.watchpoints.push(wanted);
+        }
+        can
+    }
+
+    /// Takes it away; whether there was one.
+    pub fn remove_watchpoint(&mut self, watchpoint: Breakpoint) -> bool {
+        let found = self.watchpoints.iter().position(|known| *known == watchpoint);
+        found.map(|index| self.watchpoints.remove(index)).is_some()
+    }
+
+    /// Runs until something stops the guest. `wants_stop` is asked at every exit and after every wake-up.
+    ///
+    /// # Errors
+    /// Where the host fails.
+    pub fn run(&mut self, direction: Direction, wants_stop: &mut dyn FnMut() -> bool) -> Result<Stop, Error> {
+        let stop = match direction {
+            Direction::Back => self.run_back(wants_stop),
+            Direction::Forward if self.past.is_some() => self.run_to_present(wants_stop),
+            Direction::Forward => self.run_on(wants_stop),
+        };
+        self.stopper.watch(self.machine())?;
+        stop
+    }
+
+    /// Executes one instruction, or takes one back.
+    ///
+    /// # Errors
+    /// Where the host fails.
+    pub fn step(&mut self, direction: Direction, wants_stop: &mut dyn FnMut() -> bool) -> Result<Stop, Error> {
+        let stop = match direction {
+            Direction::Back => self.step_back(wants_stop),
+            Direction::Forward if self.past.is_some() => self.step_to_present(wants_stop),
+            Direction::Forward => self.step_on(wants_stop),
+        };
+        self.stopper.watch(self.machine())?;
+        stop
+    }
+
+    /// The vCPU's state, to be looked at.
+    ///
+    /// # Errors
+    /// [`Error::Kvm`].
+    pub fn registers(&self) -> Result<(kvm_regs, kvm_sregs), Error> {
+        let vcpu = &self.machine().vcpu;
+        Ok((vcpu.regs()?, vcpu.sregs()?))
+    }
+
+    /// Changes the vCPU's state.
+    ///
+    /// # Errors
+    /// [`EditError`].
+    pub fn change(&mut self, change: impl FnOnce(&mut VcpuState)) -> Result<(), EditError> {
+        self.may_edit()?;
+        let vcpu = &self.present.machine.vcpu;
+        let mut state = vcpu.save().map_err(Error::from)?;
+        change(&mut state);
+        vcpu.restore(&state).map_err(Error::from)?;
+        Ok(self.begin_history_here()?)
+    }
+
+    /// Reads memory at a linear address, as far as it is there; the number of bytes read.
+    ///
+    /// # Errors
+    /// [`Error::Kvm`].
+    pub fn read(&self, address: Gva, data: &mut [u8]) -> Result<usize, Error> {
+        memory::read(self.machine(), address, data)
+    }
+
+    /// Writes memory at a linear address.
+    ///
+    /// # Errors
+    /// [`EditError`]; what was before a byte that is not there has been written.
+    pub fn write(&mut self, address: Gva, data: &[u8]) -> Result<(), EditError> {
+        self.may_edit()?;
+        let written = memory::write(&self.present.machine, address, data)?;
+        self.begin_history_here()?;
+        if written == data.len() {
+            return Ok(());
+        }
+        let missing = u64::try_from(written).unwrap_or(u64::MAX);
+        Err(EditError::NotMapped(Gva(address.0.saturating_add(missing))))
+    }
+
+    /// Lets the guest run to its end, without breakpoints, and gives the machine back.
+    ///
+    /// # Errors
+    /// Where the host fails.
+    pub fn finish(mut self) -> Result<Finished, Error> {
+        self.past = None;
+        self.breakpoints.clear();
+        self.watchpoints.clear();
+        let end = loop {
+            if let Stop::Ended(end) = self.run_on(&mut || false)? {
+                break end;
+            }
+        };
+        self.conclude(end)
+    }
+
+    /// Ends the run where it is, and gives the machine back.
+    ///
+    /// # Errors
+    /// [`Error::Console`].
+    pub fn abandon(self) -> Result<Finished, Error> {
+        let end = self.end.clone().unwrap_or(End::Interrupted);
+        self.conclude(end)
+    }
+
+    fn conclude(self, end: End) -> Result<Finished, Error> {
+        let elapsed = self.started.elapsed();
+        let machine = self.present.machine;
+        machine.output.sync().map_err(Error::Console)?;
+        let outcome = Outcome { end, exits: machine.exits.clone(), elapsed };
+        Ok(Finished { machine, outcome, recording: self.recording, changed: self.base.is_change() })
+    }
+
+    const fn may_edit(&self) -> Result<(), EditError> {
+        match (&self.past, &self.end) {
+            (Some(_), _) => Err(EditError::Past),
+            (None, Some(_)) => Err(EditError::Ended),
+            (None, None) => Ok(()),
+        }
+    }
+
+    fn run_on(&mut self, wants_stop: &mut dyn FnMut() -> bool) -> Result<Stop, Error> {
+        if let Some(end) = &self.end {
+            return Ok(Stop::Ended(end.clone()));
+        }
+        // A breakpoint here has been reached already: off it first.
+        if self.breakpoints.contains(&Gva(linear_pc(&self.present.machine)?)) {
+            let stop = self.step_on(wants_stop)?;
+            if stop != Stop::Step {
+                return Ok(stop);
+            }
+        }
+        let mut trail = Trail::First(&mut self.recording);
+        let around = Around {
+            abilities: self.abilities,
+            breakpoints: &self.breakpoints,
+            watchpoints: &self.watchpoints,
+            until: None,
+        };
+        let stop = around.run(&mut self.present, &mut trail, wants_stop)?;
+        self.note_end(stop)
+    }
+
+    fn step_on(&mut self, wants_stop: &mut dyn FnMut() -> bool) -> Result<Stop, Error> {
+        if let Some(end) = &self.end {
+            return Ok(Stop::Ended(end.clone()));
+        }
+        let mut trail = Trail::First(&mut self.recording);
+        let event = self.present.step(&mut trail, self.abilities.single_step, wants_stop)?;
+        let stop = after_step(event);
+        self.note_end(stop)
+    }
+
+    /// Keeps how the run ended, and passes on what it printed.
+    fn note_end(&mut self, stop: Stop) -> Result<Stop, Error> {
+        if let Stop::Ended(end) = &stop {
+            self.end = Some(end.clone());
+        } else {
+            self.present.settle(&mut Trail::First(&mut self.recording))?;
+        }
+        self.present.machine.output.sync().map_err(Error::Console)?;
+        Ok(stop)
+    }
+}
+
+impl fmt::Debug for Debugger<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Debugger").field("present", &self.present.place).finish_non_exhaustive()
+    }
+}
+
+/// What a machine is run with.
+struct Around<'a> {
+    abilities: Abilities,
+    breakpoints: &'a BTreeSet<Gva>,
+    watchpoints: &'a [Breakpoint],
+    /// Stop once so many exits have been served.
+    until: Option<u64>,
+}
+
+impl Around<'_> {
+    /// Runs until something stops the guest. [`Stop::Step`] stands for having got to `until`.
+    fn run(
+        &self,
+        track: &mut Track,
+        trail: &mut Trail<'_>,
+        wants_stop: &mut dyn FnMut() -> bool,
+    ) -> Result<Stop, Error> {
+        let breakpoints: Vec<Gva> = self.breakpoints.iter().copied().collect();
+        let traps = Traps::place(&track.machine, self.abilities, &breakpoints, self.watchpoints)?;
+        if traps.unplaced {
+            traps.remove(&track.machine)?;
+            return self.step_along(track, trail, wants_stop);
+        }
+        let stop = self.run_with(&traps, track, trail, wants_stop);
+        traps.remove(&track.machine)?;
+        stop
+    }
+
+    fn run_with(
+        &self,
+        traps: &Traps,
+        track: &mut Track,
+        trail: &mut Trail<'_>,
+        wants_stop: &mut dyn FnMut() -> bool,
+    ) -> Result<Stop, Error> {
+        loop {
+            match track.turn(trail, traps)? {
+                Event::Served if self.until.is_some_and(|exits| track.place.exits >= exits) => {
+                    return Ok(Stop::Step);
+                }
+                Event::Kicked if interrupted() => return Ok(Stop::Ended(End::Interrupted)),
+                Event::Served | Event::Kicked if wants_stop() => return Ok(Stop::Asked),
+                Event::Served | Event::Kicked => {}
+                Event::Debug(dr6) => match traps.fired(dr6) {
+                    Some(Breakpoint { watch: Watch::Execute, .. }) => return Ok(Stop::Breakpoint),
+                    Some(watchpoint) => return Ok(Stop::Watchpoint(watchpoint)),
+                    // Not ours: some hosts report an event too many.
+                    None => {}
+                },
+                Event::Trap => return Ok(Stop::Breakpoint),
+                Event::OwnInt3 => return Ok(Stop::OwnInt3),
+                Event::Ended(end) => return Ok(Stop::Ended(end)),
+                Event::Diverged => return Ok(Stop::HistoryLost),
+            }
+        }
+    }
+
+    /// For breakpoints that cannot be put in place, such as on pages that are not mapped yet.
+    fn step_along(
+        &self,
+        track: &mut Track,
+        trail: &mut Trail<'_>,
+        wants_stop: &mut dyn FnMut() -> bool,
+    ) -> Result<Stop, Error> {
+        loop {
+            let stop = after_step(track.step(trail, self.abilities.single_step, wants_stop)?);
+            if stop != Stop::Step || self.until.is_some_and(|exits| track.place.exits >= exits) {
+                return Ok(stop);
+            }
+            if self.breakpoints.contains(&Gva(linear_pc(&track.machine)?)) {
+                return Ok(Stop::Breakpoint);
+            }
+            if wants_stop() {
+                return Ok(Stop::Asked);
+            }
+        }
+    }
+}
+
+fn after_step(event: Event) -> Stop {
+    match event {
+        Event::Served | Event::Debug(_) | Event::Trap => Stop::Step,
+        Event::Kicked if interrupted() => Stop::Ended(End::Interrupted),
+        Event::Kicked => Stop::Asked,
+        Event::OwnInt3 => Stop::OwnInt3,
+        Event::Ended(end) => Stop::Ended(end),
+        Event::Diverged => Stop::HistoryLost,
+    }
+}
+
+/// The linear address of the next instruction: code outside of long mode is relative to the base of CS.
+fn linear_pc(machine: &Machine) -> Result<u64, Error> {
+    let (regs, sregs) = (machine.vcpu.regs()?, machine.vcpu.sregs()?);
+    Ok(crate::disassembly::linear_rip(&regs, &sregs))
+}

@@ -1,0 +1,212 @@
+//! A machine on its way through a run: for the first time, or once more along the record.
+//!
+//! The first time, each exit is served by the devices and written down. Once more, it is held against what was written
+//! down, and the guest reads what it read then. In both cases the exits that breakpoints make are taken out: neither
+//! the record nor the counts show that somebody watched.
+
+use kvm_sys_wrap::{Exit, GuestDebug, emulation_failure};
+
+use super::linear_pc;
+use super::successors::successors;
+use super::traps::Traps;
+use crate::Gva;
+use crate::end::End;
+use crate::error::Error;
+use crate::exit_counts::ExitKind;
+use crate::landing;
+use crate::machine::Machine;
+use crate::record::{Recording, Signature};
+use crate::run_loop::Turn;
+
+/// The one-byte opcode of INT3.
+const INT3: u8 = 0xcc;
+
+/// What serves the exits.
+#[derive(Debug)]
+pub(super) enum Trail<'a> {
+    /// The devices; the record grows.
+    First(&'a mut Recording),
+    /// The record.
+    Again(&'a Recording),
+}
+
+/// How far a machine has come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Exits served.
+    pub(super) exits: u64,
+    /// Bytes of answers given.
+    pub(super) answers: usize,
+}
+
+/// A machine and how far it has come.
+#[derive(Debug)]
+pub(super) struct Track {
+    pub(super) machine: Machine,
+    pub(super) place: Place,
+    /// An exit that came when an instruction was completed, and is to be served next.
+    next: Option<Exit>,
+}
+
+/// What one turn came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Event {
+    /// An exit was served.
+    Served,
+    /// Nothing but a signal.
+    Kicked,
+    /// A debug register fired (bits 0 to 3 of DR6), or a step is done.
+    Debug(u64),
+    /// A breakpoint that is a byte in memory was reached; the vCPU stands before its instruction.
+    Trap,
+    /// The guest's own `int3`, which KVM could not execute; the vCPU stands behind it.
+    OwnInt3,
+    /// The run ended.
+    Ended(End),
+    /// The run is not what it was the first time.
+    Diverged,
+}
+
+impl Track {
+    pub(super) fn new(machine: Machine, place: Place) -> Self {
+        Self { machine, place, next: None }
+    }
+
+    /// Runs the guest up to its next exit, and serves that.
+    pub(super) fn turn(&mut self, trail: &mut Trail<'_>, traps: &Traps) -> Result<Event, Error> {
+        let exit = match self.next.take() {
+            Some(exit) => exit,
+            None => self.machine.vcpu.run()?,
+        };
+        self.take(&exit, trail, traps)
+    }
+
+    /// Brings the guest between two instructions: what the last exit left half done is completed.
+    pub(super) fn settle(&mut self, trail: &mut Trail<'_>) -> Result<(), Error> {
+        while self.next.is_none()
+            && let Some(exit) = self.machine.vcpu.complete()?
+        {
+            if let Event::Ended(_) | Event::Diverged = self.take(&exit, trail, &Traps::none())? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Executes one instruction, with the exits that it takes: [`Event::Debug`] if the guest can go on.
+    ///
+    /// `wants_stop` is asked after each signal; [`Event::Kicked`] if it said yes, and then the instruction is not done.
+    pub(super) fn step(
+        &mut self,
+        trail: &mut Trail<'_>,
+        single_step: bool,
+        wants_stop: &mut dyn FnMut() -> bool,
+    ) -> Result<Event, Error> {
+        self.settle(trail)?;
+        if single_step {
+            let halt = self.machine.next_if_halt()?;
+            let step = GuestDebug { single_step: true, ..GuestDebug::default() };
+            self.machine.vcpu.set_guest_debug(&step)?;
+            let event = self.until_event(trail, &Traps::none(), wants_stop);
+            self.machine.vcpu.set_guest_debug(&GuestDebug::default())?;
+            return match event? {
+                // Out of ring 3 there is but one way: the HLT that the landing page has for it.
+                Event::Debug(_) if self.has_landed()? => self.until_event(trail, &Traps::none(), wants_stop),
+                // Some hosts report a stepped HLT as a step like any other.
+                Event::Debug(_) if halt == Some(linear_pc(&self.machine)?) => {
+                    Ok(Event::Ended(self.machine.halted()?))
+                }
+                event => Ok(event),
+            };
+        }
+        let next: Vec<Gva> = successors(&self.machine)?;
+        if next.is_empty() {
+            // It goes where we cannot follow; on with it, to whatever it exits with.
+            return self.until_event(trail, &Traps::none(), wants_stop);
+        }
+        let traps = Traps::at(&self.machine, &next)?;
+        let event = self.until_event(trail, &traps, wants_stop);
+        traps.remove(&self.machine)?;
+        match event? {
+            Event::Trap => Ok(Event::Debug(0)),
+            event => Ok(event),
+        }
+    }
+
+    fn has_landed(&self) -> Result<bool, Error> {
+        let Some(landing) = self.machine.landing else { return Ok(false) };
+        let offset = linear_pc(&self.machine)?.checked_sub(landing.address.0);
+        Ok(offset.is_some_and(|offset| offset < landing::SIZE.into()))
+    }
+
+    fn until_event(
+        &mut self,
+        trail: &mut Trail<'_>,
+        traps: &Traps,
+        wants_stop: &mut dyn FnMut() -> bool,
+    ) -> Result<Event, Error> {
+        loop {
+            match self.turn(trail, traps)? {
+                Event::Served => {}
+                Event::Kicked if wants_stop() => return Ok(Event::Kicked),
+                Event::Kicked => {}
+                event @ (Event::Debug(_)
+                | Event::Trap
+                | Event::OwnInt3
+                | Event::Ended(_)
+                | Event::Diverged) => return Ok(event),
+            }
+        }
+    }
+
+    fn take(&mut self, exit: &Exit, trail: &mut Trail<'_>, traps: &Traps) -> Result<Event, Error> {
+        if matches!(exit, Exit::Interrupted | Exit::Again) {
+            return Ok(Event::Kicked);
+        }
+        if let Exit::Debug { dr6, .. } = exit {
+            return Ok(Event::Debug(*dr6));
+        }
+        if matches!(exit, Exit::Hlt) && traps.undo(&self.machine)? {
+            return Ok(Event::Trap);
+        }
+        if let Exit::InternalError { suberror: 1, data } = exit
+            && emulation_failure(data).is_some_and(|bytes| bytes.first() == Some(&INT3))
+        {
+            let mut regs = self.machine.vcpu.regs()?;
+            regs.rip = regs.rip.wrapping_add(1);
+            self.machine.vcpu.set_regs(&regs)?;
+            return Ok(Event::OwnInt3);
+        }
+        self.serve(exit, trail)
+    }
+
+    fn serve(&mut self, exit: &Exit, trail: &mut Trail<'_>) -> Result<Event, Error> {
+        if let Trail::Again(recording) = trail
+            && recording.signature(self.place.exits).is_some_and(|recorded| recorded != Signature::of(exit))
+        {
+            return Ok(Event::Diverged);
+        }
+        let machine = &mut self.machine;
+        machine.exits.record(ExitKind::from(exit));
+        machine.answer.clear();
+        let turn = machine.serve(exit)?;
+        match trail {
+            Trail::First(recording) => recording.push(exit, &machine.answer),
+            Trail::Again(recording) => {
+                if let Some(recorded) = recording.answer(self.place.answers, machine.answer.len()) {
+                    machine.answer.copy_from_slice(recorded);
+                }
+            }
+        }
+        self.place.exits = self.place.exits.wrapping_add(1);
+        self.place.answers = self.place.answers.saturating_add(machine.answer.len());
+        if !machine.answer.is_empty() {
+            machine.vcpu.reply(&machine.answer)?;
+        }
+        Ok(match turn {
+            Turn::Served => Event::Served,
+            Turn::Debug(event) => Event::Debug(event.dr6),
+            Turn::Ended(end) => Event::Ended(end),
+        })
+    }
+}

@@ -1,0 +1,165 @@
+//! Breakpoints and watchpoints while the guest runs: put in place before, taken away after.
+//!
+//! A debug register is best: it costs the guest nothing, and works before its address is mapped. There are four. The
+//! other means is a HLT in place of the instruction's first byte. Every host reports that: in ring 0 as an exit, and
+//! in ring 3, where the landing page is, as the #GP that it raises there; then the vCPU is put back to where it was. A
+//! breakpoint for which neither means will do leaves only single steps.
+
+use kvm_sys_wrap::bindings::kvm_segment;
+use kvm_sys_wrap::{Breakpoint, GuestDebug, Watch};
+use vm_memory::Bytes;
+
+use super::Abilities;
+use super::linear_pc;
+use super::memory::walk;
+use crate::end::End;
+use crate::error::Error;
+use crate::layout::Part;
+use crate::machine::Machine;
+use crate::{Gpa, Gva};
+
+const HLT: u8 = 0xf4;
+/// #GP, which HLT raises in ring 3.
+const GENERAL_PROTECTION: u8 = 13;
+/// More than the CPU pushes on its way to the landing page: six words.
+const FRAME: u64 = 64;
+
+/// What is in place while the guest runs.
+#[derive(Debug, Default)]
+pub(super) struct Traps {
+    debug: GuestDebug,
+    bytes: Vec<Byte>,
+    ring_3: Option<Ring3>,
+    /// Breakpoints for which nothing could be put in place.
+    pub(super) unplaced: bool,
+}
+
+/// A HLT in the place of another byte.
+#[derive(Debug, Clone, Copy)]
+struct Byte {
+    gva: Gva,
+    gpa: Gpa,
+    covered: u8,
+}
+
+/// What a trap in ring 3 changes, as it was before.
+#[derive(Debug)]
+struct Ring3 {
+    cs: kvm_segment,
+    ss: kvm_segment,
+    /// Where the CPU pushes its frame, and what lies there.
+    stack: Gpa,
+    bytes: Vec<u8>,
+}
+
+impl Traps {
+    /// Nothing.
+    pub(super) fn none() -> Self {
+        Self::default()
+    }
+
+    /// Everything that the debugger asks for, as far as it can be had.
+    pub(super) fn place(
+        machine: &Machine,
+        abilities: Abilities,
+        breakpoints: &[Gva],
+        watchpoints: &[Breakpoint],
+    ) -> Result<Self, Error> {
+        let mut registers = [None; 4];
+        let mut rest = breakpoints.iter().copied();
+        let executions: Box<dyn Iterator<Item = Breakpoint>> = if abilities.hardware_breakpoints {
+            Box::new(rest.by_ref().map(|address| Breakpoint { address, watch: Watch::Execute }))
+        } else {
+            Box::new(std::iter::empty())
+        };
+        for (register, wanted) in registers.iter_mut().zip(watchpoints.iter().copied().chain(executions)) {
+            *register = Some(wanted);
+        }
+        let mut traps = Self::at(machine, &rest.collect::<Vec<_>>())?;
+        traps.debug.breakpoints = registers;
+        machine.vcpu.set_guest_debug(&traps.debug)?;
+        Ok(traps)
+    }
+
+    /// HLT bytes only.
+    pub(super) fn at(machine: &Machine, addresses: &[Gva]) -> Result<Self, Error> {
+        let mut traps = Self { ring_3: Ring3::of(machine)?, ..Self::default() };
+        for gva in addresses {
+            let placed = traps.put(machine, *gva)?;
+            traps.unplaced |= !placed;
+        }
+        Ok(traps)
+    }
+
+    fn put(&mut self, machine: &Machine, gva: Gva) -> Result<bool, Error> {
+        let Some(to) = walk(machine, gva)? else { return Ok(false) };
+        // In code of ring 3 a HLT is a #GP, and only the landing page knows what that means.
+        if to.size.is_some() && to.access.user && machine.landing.is_none() {
+            return Ok(false);
+        }
+        let Ok(covered) = machine.memory.read_obj::<u8>(to.gpa.into()) else { return Ok(false) };
+        machine.memory.write_obj(HLT, to.gpa.into()).map_err(failed)?;
+        self.bytes.push(Byte { gva, gpa: to.gpa, covered });
+        Ok(true)
+    }
+
+    /// Takes everything away again.
+    pub(super) fn remove(&self, machine: &Machine) -> Result<(), Error> {
+        // Backwards: where two lie on each other, the first knows what was there.
+        for byte in self.bytes.iter().rev() {
+            machine.memory.write_obj(byte.covered, byte.gpa.into()).map_err(failed)?;
+        }
+        if self.debug == GuestDebug::default() {
+            return Ok(());
+        }
+        Ok(machine.vcpu.set_guest_debug(&GuestDebug::default())?)
+    }
+
+    /// Whether the HLT that the vCPU has just executed is one of ours. If so, the vCPU is put back to before it.
+    pub(super) fn undo(&self, machine: &Machine) -> Result<bool, Error> {
+        if self.bytes.is_empty() {
+            return Ok(false);
+        }
+        let is_ours = |address: u64| self.bytes.iter().any(|byte| byte.gva.0 == address);
+        let end = machine.halted()?;
+        if let End::Halt { .. } = end
+            && is_ours(linear_pc(machine)?.wrapping_sub(1))
+        {
+            let mut regs = machine.vcpu.regs()?;
+            regs.rip = regs.rip.wrapping_sub(1);
+            machine.vcpu.set_regs(&regs)?;
+            return Ok(true);
+        }
+        if let End::Exception { vector: GENERAL_PROTECTION, frame: Some(frame) } = end
+            && is_ours(frame.rip)
+            && let Some(before) = &self.ring_3
+        {
+            machine.back_to_ring_3(&frame, before.cs, before.ss)?;
+            machine.memory.write_slice(&before.bytes, before.stack.into()).map_err(failed)?;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// The watchpoint or breakpoint behind the bits of DR6.
+    pub(super) fn fired(&self, dr6: u64) -> Option<Breakpoint> {
+        let hit = |number: usize| dr6 & 1 << number != 0;
+        (0..).zip(self.debug.breakpoints).filter(|(number, _)| hit(*number)).find_map(|(_, breakpoint)| breakpoint)
+    }
+}
+
+impl Ring3 {
+    /// `None` on a machine whose guest has no landing page below it.
+    fn of(machine: &Machine) -> Result<Option<Self>, Error> {
+        let Some(span) = machine.layout.part(Part::KernelStack) else { return Ok(None) };
+        let sregs = machine.vcpu.sregs()?;
+        let stack = Gpa(span.end().0.saturating_sub(FRAME));
+        let mut bytes = vec![0; 64];
+        machine.memory.read_slice(&mut bytes, stack.into()).map_err(failed)?;
+        Ok(Some(Self { cs: sregs.cs, ss: sregs.ss, stack, bytes }))
+    }
+}
+
+fn failed(source: vm_memory::GuestMemoryError) -> Error {
+    Error::Table { what: "a breakpoint", source }
+}

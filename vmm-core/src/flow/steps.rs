@@ -1,0 +1,347 @@
+//! The steps of the flow, in the order of [`Machine::build`](crate::machine::Machine::build): what each is given, and why.
+
+use std::borrow::Cow;
+
+use kvm_sys_wrap::Call;
+use kvm_sys_wrap::bindings::{kvm_dtable, kvm_segment};
+
+use super::{Act, Argument, Direction, Field, Step, Times, Value};
+use crate::host;
+use crate::layout::{Layout, Owner};
+use crate::mode::{Mode, Ring};
+use crate::register::Register;
+use crate::spec::{CpuidPolicy, MachineSpec, MemoryRegion};
+use crate::state::InitialState;
+
+/// The whole flow of a machine. `state` is its initial state ([`crate::state::initial_state`]).
+#[must_use]
+pub fn flow(spec: &MachineSpec, layout: &Layout, state: &InitialState) -> Vec<Step> {
+    let mut steps = Vec::from(open());
+    steps.extend(vm(spec));
+    for (number, region) in (0..).zip(&spec.memory) {
+        steps.extend(slot(number, region));
+    }
+    steps.extend(guest(layout));
+    steps.extend(vcpu());
+    steps.extend(tables(state));
+    steps.extend(cpuid(spec, state));
+    steps.extend(mode(spec, state));
+    steps.extend(run(spec));
+    steps
+}
+
+impl Step {
+    fn call(call: Call, direction: Direction, argument: Argument) -> Self {
+        Self {
+            act: Act::Call(call),
+            argument,
+            direction,
+            returns: "0".into(),
+            why: "".into(),
+            times: Times::Once,
+        }
+    }
+
+    fn returns(mut self, returns: impl Into<Cow<'static, str>>) -> Self {
+        self.returns = returns.into();
+        self
+    }
+
+    fn why(mut self, why: impl Into<Cow<'static, str>>) -> Self {
+        self.why = why.into();
+        self
+    }
+
+    fn whenever(mut self, event: &'static str) -> Self {
+        self.times = Times::Whenever(event);
+        self
+    }
+}
+
+fn value(text: impl Into<String>) -> Argument {
+    Argument::Value(text.into())
+}
+
+/// Step 1: the subsystem.
+fn open() -> [Step; 2] {
+    [
+        Step::call(Call::OpenDevKvm, Direction::Into, value("O_RDWR | O_CLOEXEC"))
+            .returns("the descriptor of the subsystem")
+            .why("all else is asked for through it; who may open it decides who may run machines"),
+        Step::call(Call::GetApiVersion, Direction::None, Argument::None)
+            .returns("12")
+            .why("every kernel since 2.6.22 has version 12; any other is refused"),
+    ]
+}
+
+/// Steps 2 and 3: the VM and its scratch pages.
+fn vm(spec: &MachineSpec) -> [Step; 2] {
+    [
+        Step::call(Call::CreateVm, Direction::Into, value("type 0"))
+            .returns("the descriptor of the VM")
+            .why("an empty machine: no memory, no CPU"),
+        Step::call(Call::SetTssAddr, Direction::Into, value(spec.tss_address.to_string())).why(
+            "three pages for KVM's own use: Intel hosts without \"unrestricted guest\" run real mode as \
+             virtual-8086 code and need a TSS there; others take it and do not care",
+        ),
+    ]
+}
+
+/// Step 4: a slot of memory.
+fn slot(number: u32, region: &MemoryRegion) -> Vec<Step> {
+    let mut steps = Vec::new();
+    if region.read_only {
+        steps.push(
+            Step::call(Call::CheckExtension, Direction::Into, value("KVM_CAP_READONLY_MEM"))
+                .returns("1 or more")
+                .why("read-only slots are an extension"),
+        );
+    }
+    steps.push(
+        Step::call(
+            Call::Mmap,
+            Direction::Into,
+            value(format!("{:#x} bytes, private, anonymous, no reserve", region.size)),
+        )
+        .returns("a host address")
+        .why("the guest's memory is memory of this process; a page that nobody touches costs nothing"),
+    );
+    for (wanted, name, why) in [
+        (region.mergeable, "MADV_MERGEABLE", "lets the host keep equal pages of several guests once"),
+        (region.huge_pages, "MADV_HUGEPAGE", "asks the host for 2 MiB pages: fewer TLB misses"),
+    ] {
+        if wanted {
+            steps.push(
+                Step::call(Call::Madvise, Direction::Into, value(name))
+                    .returns("0; an error is no harm")
+                    .why(why),
+            );
+        }
+    }
+    let fields = vec![
+        number_field("slot", number.into()),
+        number_field("flags", if region.read_only { 2 } else { 0 }),
+        number_field("guest_phys_addr", region.address.0),
+        number_field("memory_size", region.size),
+        words("userspace_addr", "the host address from mmap"),
+    ];
+    let why = if region.read_only {
+        "makes the host memory appear in the guest's physical address space; flag KVM_MEM_READONLY: its writes exit"
+    } else {
+        "makes the host memory appear in the guest's physical address space"
+    };
+    steps.push(
+        Step::call(
+            Call::SetUserMemoryRegion,
+            Direction::Into,
+            Argument::Struct { name: "kvm_userspace_memory_region", fields },
+        )
+        .why(why),
+    );
+    steps
+}
+
+/// The guest's files go into memory.
+fn guest(layout: &Layout) -> Option<Step> {
+    let owned = |owner: &Owner| match owner {
+        Owner::Guest(name) => Some(name.clone()),
+        Owner::Memory(_) | Owner::TssPages | Owner::IdentityMap | Owner::Device(_) | Owner::Part(_) => None,
+    };
+    let written: Vec<String> = layout
+        .ranges()
+        .iter()
+        .filter_map(|placed| Some(format!("{} at {}", owned(&placed.owner)?, placed.range.start())))
+        .collect();
+    (!written.is_empty()).then(|| Step {
+        act: Act::WriteMemory,
+        argument: value(written.join(", ")),
+        direction: Direction::Into,
+        returns: "".into(),
+        why: "the program: what the guest's files say should be where".into(),
+        times: Times::Once,
+    })
+}
+
+/// Steps 5 and 6: the vCPU and what it shares with us.
+fn vcpu() -> [Step; 4] {
+    let reset = vec![
+        words("cs", "f000, base 0xffff0000"),
+        number_field("cr0", crate::reset::sregs().cr0),
+        words("...", "all as after power-on"),
+    ];
+    [
+        Step::call(Call::CreateVcpu, Direction::Into, value("id 0"))
+            .returns("the descriptor of the vCPU")
+            .why("a CPU in its reset state: real mode, about to execute at f000:fff0"),
+        Step::call(Call::GetVcpuMmapSize, Direction::None, Argument::None)
+            .returns("a size in bytes: struct kvm_run and what follows it")
+            .why("how much to map in the next call"),
+        Step::call(
+            Call::MmapRun,
+            Direction::Into,
+            Argument::Later("the size just learnt, shared, on the vCPU's descriptor".to_owned()),
+        )
+        .returns("the address of struct kvm_run")
+        .why("the letter box of KVM_RUN: why it returned, and the data of the access"),
+        Step::call(Call::GetSregs, Direction::OutOf, Argument::Struct { name: "kvm_sregs", fields: reset })
+            .why("what is not ours to change is kept as the host has it, such as the APIC's address"),
+    ]
+}
+
+/// The tables go into memory.
+fn tables(state: &InitialState) -> Option<Step> {
+    let written: Vec<String> =
+        state.images.iter().map(|image| format!("{} at {}", image.name, image.gpa)).collect();
+    (!written.is_empty()).then(|| Step {
+        act: Act::WriteMemory,
+        argument: value(written.join(", ")),
+        direction: Direction::Into,
+        returns: "".into(),
+        why: "the tables that the special registers will point at".into(),
+        times: Times::Once,
+    })
+}
+
+/// CPUID, for machines that need one.
+fn cpuid(spec: &MachineSpec, state: &InitialState) -> Vec<Step> {
+    if !host::asks_for_cpuid(spec, &state.needs) {
+        return Vec::new();
+    }
+    let features: Vec<&str> = state.needs.iter().map(|feature| feature.name()).collect();
+    let (given, why) = match spec.cpuid {
+        CpuidPolicy::Host => {
+            ("all of them".to_owned(), "cpuid = \"host\": the guest sees this host's CPU".to_owned())
+        }
+        CpuidPolicy::None if features.is_empty() => (
+            "the few that say how wide an address is".to_owned(),
+            "memory beyond 64 GiB needs addresses of more than the 36 bits that a CPU without CPUID has"
+                .to_owned(),
+        ),
+        CpuidPolicy::None => (
+            format!("the few that announce {}", features.join(" and ")),
+            format!(
+                "the page tables use {}, which KVM grants to a guest whose CPUID has it",
+                features.join(" and ")
+            ),
+        ),
+    };
+    vec![
+        Step::call(Call::GetSupportedCpuid, Direction::Both, value("room for 256 leaves"))
+            .returns("0, and the leaves that this host can give")
+            .why("whether the host has what is needed, and in which words to say it"),
+        Step::call(Call::SetCpuid2, Direction::Into, Argument::Later(given)).why(why),
+    ]
+}
+
+/// Steps 7 and 8: the mode.
+fn mode(spec: &MachineSpec, state: &InitialState) -> [Step; 3] {
+    let (sregs, regs) = (&state.sregs, &state.regs);
+    let table = |table: &kvm_dtable| format!("{:#x}, limit {:#x}", table.base, table.limit);
+    let fields = vec![
+        words("cs", segment(&sregs.cs)),
+        words("ds", segment(&sregs.ds)),
+        words("ss", segment(&sregs.ss)),
+        words("tr", segment(&sregs.tr)),
+        words("gdt", table(&sregs.gdt)),
+        words("idt", table(&sregs.idt)),
+        number_field("cr0", sregs.cr0),
+        number_field("cr3", sregs.cr3),
+        number_field("cr4", sregs.cr4),
+        number_field("efer", sregs.efer),
+    ];
+    let start = match spec.boot.mode {
+        Mode::Real => "real mode at the entry's segment, not at the reset vector".to_owned(),
+        Mode::Protected | Mode::Paged | Mode::Pae | Mode::Long => {
+            let ring = if spec.boot.ring == Ring::User { ", ring 3" } else { "" };
+            format!("{} mode{ring} in one step: a kernel would need dozens of instructions", spec.boot.mode)
+        }
+    };
+    let presets = Register::ALL.iter().filter(|register| {
+        spec.boot.registers.iter().any(|(preset, _)| preset == *register)
+            || matches!(register, Register::Rip | Register::Rsp | Register::Rflags)
+    });
+    let general = presets.map(|register| number_field(register.name(), register.of(regs))).collect();
+    [
+        Step::call(Call::SetSregs, Direction::Into, Argument::Struct { name: "kvm_sregs", fields })
+            .why(start),
+        Step::call(
+            Call::GetSregs,
+            Direction::OutOf,
+            Argument::Struct {
+                name: "kvm_sregs",
+                fields: vec![words("...", "what was set, if the host took it")],
+            },
+        )
+        .why("a host that cannot do the mode may drop a bit without a word: compared before the guest runs"),
+        Step::call(Call::SetRegs, Direction::Into, Argument::Struct { name: "kvm_regs", fields: general })
+            .why("where to execute, and where the stack is"),
+    ]
+}
+
+/// Step 9: the run.
+fn run(spec: &MachineSpec) -> Vec<Step> {
+    let mut steps = Vec::new();
+    if let Some(time) = spec.limits.time {
+        steps.push(Step {
+            act: Act::SetTimer,
+            argument: value(format!("{time:?}")),
+            direction: Direction::Into,
+            returns: "".into(),
+            why: "a guest that spins makes no exits: the timer's signal ends KVM_RUN".into(),
+            times: Times::Once,
+        });
+    }
+    let mut run = Step::call(Call::Run, Direction::None, Argument::None)
+        .returns("0, and in kvm_run: why it returned")
+        .why("the guest runs until it needs us: a port, an address without memory, HLT, or its death");
+    run.times = Times::UntilTheEnd;
+    steps.push(run);
+    if spec.devices.hypercall.is_some() {
+        let fields =
+            vec![words("linear_address", "the guest's pointer"), words("physical_address", "where it leads")];
+        steps.push(
+            Step::call(
+                Call::Translate,
+                Direction::Both,
+                Argument::Struct { name: "kvm_translation", fields },
+            )
+            .why("hypercalls take virtual addresses; they are followed page by page, through the guest's own tables")
+            .whenever("a hypercall is given an address"),
+        );
+    }
+    let regs = Argument::Struct {
+        name: "kvm_regs",
+        fields: vec![words("rip", "where it halted"), words("rflags", "whether interrupts are on")],
+    };
+    let why = match spec.boot.ring {
+        Ring::Kernel => "tells a guest that is done from one that waits for an interrupt",
+        Ring::User => {
+            "ring 3 cannot halt: which stub of the landing page did says what brought the guest there"
+        }
+    };
+    steps.push(Step::call(Call::GetRegs, Direction::OutOf, regs).why(why).whenever("the vCPU halts"));
+    steps
+}
+
+fn number_field(name: &'static str, number: u64) -> Field {
+    Field { name, value: Value::Number(number) }
+}
+
+fn words(name: &'static str, words: impl Into<String>) -> Field {
+    Field { name, value: Value::Words(words.into()) }
+}
+
+/// A segment in a few words: what a line of the flow has room for.
+fn segment(segment: &kvm_segment) -> String {
+    if segment.unusable != 0 || segment.present == 0 {
+        return "unusable".to_owned();
+    }
+    let kind = match (segment.s, segment.type_ & 8, segment.l, segment.db) {
+        (0, ..) => "TSS",
+        (_, 0, ..) => "data",
+        (_, _, 1, _) => "64-bit code",
+        (_, _, _, 1) => "32-bit code",
+        (..) => "16-bit code",
+    };
+    format!("{:#x} ({kind}, base {:#x})", segment.selector, segment.base)
+}

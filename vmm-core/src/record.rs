@@ -1,0 +1,239 @@
+//! The record of a run: what came in from outside, and the trail of the exits that it took.
+//!
+//! A guest without interrupts is a function of its initial memory and of what it reads: IN and MMIO answers. Keep those
+//! answers, and the same run can be had again, exit by exit ([`crate::replay`]): that is how a guest which died is
+//! examined, and how a debugger goes backwards. Beside the answers the record keeps a signature of each exit, so that a
+//! replay which leaves the trail notices it at once.
+//!
+//! Recording is always on, so it costs next to nothing: no call to KVM, 8 bytes and a few multiplications an exit. It is
+//! bounded; a run that outgrows it is known to have done so.
+
+use std::fmt;
+
+use kvm_sys_wrap::Exit;
+
+use crate::end::End;
+use crate::exit_counts::ExitKind;
+use crate::observer::{Observer, View};
+
+/// Bytes that a record takes at most: some four million exits.
+const LARGEST: usize = 32 << 20;
+
+/// What one exit was, in 64 bits: type, width, the lower half of the address, and a hash of all of it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Signature(u64);
+
+/// A run, as far as it was recorded.
+#[derive(Debug, Clone)]
+pub struct Recording {
+    signatures: Vec<Signature>,
+    /// What the guest read, one answer behind the other. Their lengths follow from the exits.
+    answers: Vec<u8>,
+    /// Exits seen, recorded or not.
+    seen: u64,
+    limit: usize,
+    full: bool,
+}
+
+impl Default for Recording {
+    fn default() -> Self {
+        Self::with_limit(LARGEST)
+    }
+}
+
+impl Recording {
+    /// An empty record of the usual size.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// An empty record that takes at most `limit` bytes.
+    #[must_use]
+    pub const fn with_limit(limit: usize) -> Self {
+        Self { signatures: Vec::new(), answers: Vec::new(), seen: 0, limit, full: false }
+    }
+
+    /// Number of recorded exits. Kicks and debug events are not exits of the guest and are not in it.
+    #[must_use]
+    pub fn exits(&self) -> u64 {
+        u64::try_from(self.signatures.len()).unwrap_or(u64::MAX)
+    }
+
+    /// Whether the run went on after the record was full, so that it can be replayed in part only.
+    #[must_use]
+    pub const fn overflowed(&self) -> bool {
+        self.full
+    }
+
+    /// Number of exits of the run, recorded or not.
+    #[must_use]
+    pub const fn seen(&self) -> u64 {
+        self.seen
+    }
+
+    /// Records one exit that was served, with what the guest was given to read.
+    pub fn push(&mut self, exit: &Exit, answer: &[u8]) {
+        if !is_recorded(exit) {
+            return;
+        }
+        self.seen = self.seen.wrapping_add(1);
+        let bytes = size_of_val(self.signatures.as_slice()) + self.answers.len() + answer.len();
+        self.full |= bytes >= self.limit;
+        if !self.full {
+            self.signatures.push(Signature::of(exit));
+            self.answers.extend_from_slice(answer);
+        }
+    }
+
+    /// The signature of exit number `index`, counted from 0.
+    #[must_use]
+    pub(crate) fn signature(&self, index: u64) -> Option<Signature> {
+        self.signatures.get(usize::try_from(index).ok()?).copied()
+    }
+
+    /// The answer of `length` bytes that begins at `at` in the stream of answers.
+    #[must_use]
+    pub(crate) fn answer(&self, at: usize, length: usize) -> Option<&[u8]> {
+        self.answers.get(at..at.checked_add(length)?)
+    }
+}
+
+impl Observer for Recording {
+    fn on_exit(&mut self, _: &View<'_>) -> Option<End> {
+        None
+    }
+
+    fn on_served(&mut self, view: &View<'_>, answer: &[u8]) {
+        self.push(view.exit, answer);
+    }
+}
+
+/// Whether an exit is the guest's doing, and not that of a timer or a debugger.
+#[must_use]
+pub(crate) const fn is_recorded(exit: &Exit) -> bool {
+    !matches!(exit, Exit::Interrupted | Exit::Again | Exit::Debug { .. })
+}
+
+impl Signature {
+    /// Of an exit with all its data.
+    #[must_use]
+    pub fn of(exit: &Exit) -> Self {
+        let kind = ExitKind::from(exit);
+        let (address, width, count, data): (u64, u8, u32, &[u8]) = match exit {
+            Exit::PioIn { port, width, count } => (port.0.into(), *width, *count, &[]),
+            Exit::PioOut { port, width, count, data } => (port.0.into(), *width, *count, data),
+            Exit::MmioRead { address, width } => (address.0, *width, 1, &[]),
+            Exit::MmioWrite { address, data } => (address.0, u8::try_from(data.len()).unwrap_or(0), 1, data),
+            Exit::Hlt
+            | Exit::Shutdown
+            | Exit::FailEntry { .. }
+            | Exit::InternalError { .. }
+            | Exit::SystemEvent { .. }
+            | Exit::Debug { .. }
+            | Exit::IrqWindowOpen
+            | Exit::Hypercall { .. }
+            | Exit::ReadMsr { .. }
+            | Exit::WriteMsr { .. }
+            | Exit::IoapicEoi { .. }
+            | Exit::SetTpr
+            | Exit::TprAccess { .. }
+            | Exit::MemoryFault { .. }
+            | Exit::BusLock
+            | Exit::Notify { .. }
+            | Exit::DirtyRingFull
+            | Exit::Unknown { .. }
+            | Exit::Other(_)
+            | Exit::Interrupted
+            | Exit::Again => (0, 0, 0, &[]),
+        };
+        let mut hash = mix(address, u64::from(count));
+        for chunk in data.chunks(8) {
+            hash = mix(hash, chunk.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)));
+        }
+        Self((kind as u64) << 56 | u64::from(width) << 48 | (address & 0xffff) << 32 | hash >> 32)
+    }
+
+    fn kind(self) -> Option<ExitKind> {
+        ExitKind::ALL.iter().copied().find(|kind| *kind as u64 == self.0 >> 56)
+    }
+}
+
+/// One round of a multiplicative hash; the constant is 2^64 divided by the golden ratio.
+const fn mix(hash: u64, word: u64) -> u64 {
+    (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
+}
+
+/// Type, width and (the lower half of) the address.
+impl fmt::Display for Signature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.kind().map_or("exit", ExitKind::name);
+        let (width, low) = (self.0 >> 48 & 0xff, self.0 >> 32 & 0xffff);
+        match self.kind() {
+            Some(ExitKind::PioIn | ExitKind::PioOut) => write!(f, "{name}, {width} bytes at port {low:#x}"),
+            Some(ExitKind::MmioRead | ExitKind::MmioWrite) => {
+                write!(f, "{name}, {width} bytes at an address that ends in {low:04x}")
+            }
+            Some(_) | None => f.write_str(name),
+        }
+    }
+}
+
+impl fmt::Debug for Signature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Signature({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kvm_sys_wrap::{IoBytes, Port};
+
+    use super::*;
+
+    fn out(port: u16, data: &[u8]) -> Exit {
+        let width = u8::try_from(data.len()).unwrap();
+        Exit::PioOut { port: Port(port), width, count: 1, data: IoBytes::new(data) }
+    }
+
+    #[test]
+    fn exits_that_differ_in_anything_have_different_signatures() {
+        let exits = [
+            out(0xe9, b"a"),
+            out(0xe9, b"b"),
+            out(0xea, b"a"),
+            out(0xe9, b"a\0"),
+            Exit::PioIn { port: Port(0xe9), width: 1, count: 1 },
+            Exit::PioIn { port: Port(0xe9), width: 1, count: 2 },
+            Exit::Hlt,
+            Exit::Shutdown,
+        ];
+        for (index, exit) in exits.iter().enumerate() {
+            let same = exits.iter().filter(|other| Signature::of(other) == Signature::of(exit)).count();
+            assert_eq!(same, 1, "exit {index}");
+        }
+        assert_eq!(Signature::of(&exits[0]).to_string(), "pio-out, 1 bytes at port 0xe9");
+    }
+
+    #[test]
+    fn kicks_are_not_part_of_the_trail() {
+        let mut recording = Recording::new();
+        recording.push(&Exit::Interrupted, &[]);
+        recording.push(&Exit::PioIn { port: Port(1), width: 1, count: 1 }, &[7]);
+        recording.push(&Exit::Hlt, &[]);
+        assert_eq!((recording.exits(), recording.seen()), (2, 2));
+        assert_eq!(recording.answer(0, 1).unwrap(), [7]);
+        assert_eq!(recording.answer(1, 1), None);
+        assert_eq!(recording.signature(1).unwrap(), Signature::of(&Exit::Hlt));
+    }
+
+    #[test]
+    fn a_full_record_says_so_and_keeps_what_it_has() {
+        let mut recording = Recording::with_limit(100);
+        for _ in 0..1000 {
+            recording.push(&Exit::Hlt, &[]);
+        }
+        assert!(recording.overflowed() && recording.exits() < 20);
+        assert_eq!(recording.seen(), 1000);
+    }
+}

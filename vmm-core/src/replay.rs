@@ -1,0 +1,392 @@
+//! A run once more: the machine is built again and led along its [`Recording`], exit by exit.
+//!
+//! What the guest read the first time it reads again, whatever the outside says now. Devices still serve every exit, for
+//! what they write to the guest's memory; their output goes wherever the closure that builds the machine sends it, which
+//! should be nowhere. Each exit is held against the record: a guest that looked at a clock or at random numbers leaves the
+//! trail, and the replay stops there with a [`Divergence`].
+//!
+//! Time limits of the machine's description do not count here; a replay has a budget of its own.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use kvm_sys_wrap::{Alarm, Exit, Gpa, GuestDebug, Gva, interrupted};
+use vm_memory::Bytes;
+
+use crate::checkpoint::Checkpoint;
+use crate::disassembly::linear_rip;
+use crate::end::End;
+use crate::error::Error;
+use crate::exit_counts::ExitKind;
+use crate::machine::Machine;
+use crate::record::{Recording, Signature, is_recorded};
+use crate::run_loop::{DebugEvent, Turn};
+
+/// A machine on its way through a recorded run.
+pub struct Replayer<'a> {
+    build: Box<dyn Fn() -> Result<Machine, Error> + 'a>,
+    recording: &'a Recording,
+    machine: Machine,
+    position: Position,
+    /// An exit that came when an instruction was completed, and is to be served next.
+    next: Option<Exit>,
+    divergence: Option<Divergence>,
+    deadline: Option<(Instant, Alarm)>,
+}
+
+/// How far a replay has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Position {
+    /// Exits served.
+    exits: u64,
+    /// Bytes of answers given.
+    answers: usize,
+}
+
+/// A place in a run to come back to.
+#[derive(Debug, Clone)]
+pub struct Mark {
+    checkpoint: Checkpoint,
+    position: Position,
+}
+
+impl Mark {
+    /// Whether the general registers and the number of exits are the same as there.
+    #[must_use]
+    pub fn is_at(&self, other: &Self) -> bool {
+        self.position == other.position && self.checkpoint.vcpu().regs == other.checkpoint.vcpu().regs
+    }
+}
+
+/// What one turn of a replay came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Replayed {
+    /// An exit was served as it was the first time; the guest can go on.
+    Served,
+    /// A debug event that somebody asked for; the guest can go on.
+    Debug(DebugEvent),
+    /// A kick; the guest can go on.
+    Kicked,
+    /// The run ended.
+    Ended(End),
+    /// The run left the recorded trail ([`Replayer::divergence`]).
+    Diverged,
+    /// The budget is used up, or Ctrl-C.
+    OutOfTime,
+}
+
+/// A handler that an instruction is expected to end in: the place that its first byte is replaced at for one step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Catch {
+    /// Where the byte lies.
+    pub(crate) gpa: Gpa,
+    /// Where the handler begins, as a linear address.
+    pub(crate) linear: u64,
+}
+
+/// What one step of an examination came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// The instruction is done.
+    Done,
+    /// It raised an exception, and the vCPU stands before the handler's first instruction.
+    Caught,
+    /// A kick, in the middle of it.
+    Kicked,
+    /// The run ended.
+    Ended(End),
+    /// The run left the trail.
+    Diverged,
+    /// The budget is used up.
+    OutOfTime,
+}
+
+/// HLT, which every host reports.
+const HLT: u8 = 0xf4;
+
+/// Where a replay left the trail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Divergence {
+    /// The number of the exit, counted from 0.
+    pub exit: u64,
+    /// What it was the first time.
+    pub recorded: Signature,
+    /// What it is now.
+    pub found: Signature,
+}
+
+impl fmt::Display for Divergence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { exit, recorded, found } = self;
+        let data = if recorded.to_string() == found.to_string() { " with other data" } else { "" };
+        write!(f, "exit {exit} was {recorded}, and is {found}{data} when run again")
+    }
+}
+
+impl<'a> Replayer<'a> {
+    /// Builds the machine once; it stands before its first instruction.
+    ///
+    /// `build` gives the machine of the recorded run in its initial state, on every call, with a console that goes
+    /// nowhere.
+    ///
+    /// # Errors
+    /// What `build` ran into.
+    pub fn new(
+        build: impl Fn() -> Result<Machine, Error> + 'a,
+        recording: &'a Recording,
+    ) -> Result<Self, Error> {
+        let machine = build()?;
+        let (position, next) = Default::default();
+        let build = Box::new(build);
+        Ok(Self { build, recording, machine, position, next, divergence: None, deadline: None })
+    }
+
+    /// The machine, stopped.
+    #[must_use]
+    pub const fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// The same, to look at it with calls that need it mutable. Running it would leave the trail.
+    pub const fn machine_mut(&mut self) -> &mut Machine {
+        &mut self.machine
+    }
+
+    /// Number of exits served so far.
+    #[must_use]
+    pub const fn exits(&self) -> u64 {
+        self.position.exits
+    }
+
+    /// Where the replay left the trail, if it did.
+    #[must_use]
+    pub const fn divergence(&self) -> Option<Divergence> {
+        self.divergence
+    }
+
+    /// From now on the replay has this much time, on this thread.
+    ///
+    /// # Errors
+    /// [`Error::Kvm`] where the host has no timer for us.
+    pub fn set_budget(&mut self, budget: Duration) -> Result<(), Error> {
+        self.deadline = match Instant::now().checked_add(budget) {
+            Some(at) => Some((at, Alarm::set(budget)?)),
+            None => None,
+        };
+        Ok(())
+    }
+
+    /// Whether the budget is used up.
+    #[must_use]
+    pub fn is_out_of_time(&self) -> bool {
+        interrupted() || self.deadline.as_ref().is_some_and(|(at, _)| Instant::now() >= *at)
+    }
+
+    /// Runs on until `exits` exits have been served in total. [`Replayed::Served`] if it got there.
+    ///
+    /// # Errors
+    /// As [`Machine::run`].
+    pub fn replay_to(&mut self, exits: u64) -> Result<Replayed, Error> {
+        while self.position.exits < exits {
+            match self.turn()? {
+                Replayed::Served | Replayed::Debug(_) | Replayed::Kicked => {}
+                other @ (Replayed::Ended(_) | Replayed::Diverged | Replayed::OutOfTime) => return Ok(other),
+            }
+        }
+        Ok(Replayed::Served)
+    }
+
+    /// One turn: runs the guest up to its next exit, and serves that from the record.
+    ///
+    /// # Errors
+    /// As [`Machine::run`].
+    pub fn turn(&mut self) -> Result<Replayed, Error> {
+        let exit = match self.next.take() {
+            Some(exit) => exit,
+            None => self.machine.vcpu.run()?,
+        };
+        self.serve(&exit)
+    }
+
+    /// Executes one instruction. [`Replayed::Debug`] if the guest can go on; exits on the way are served.
+    ///
+    /// # Errors
+    /// As [`Machine::run`].
+    pub fn step(&mut self) -> Result<Replayed, Error> {
+        let halt = self.machine.next_if_halt()?;
+        let step = GuestDebug { single_step: true, ..GuestDebug::default() };
+        self.machine.vcpu.set_guest_debug(&step)?;
+        let result = loop {
+            match self.turn()? {
+                Replayed::Served => {}
+                Replayed::Debug(event) if Some(event.pc) == halt => {
+                    break Replayed::Ended(self.machine.halted()?);
+                }
+                other @ (Replayed::Debug(_)
+                | Replayed::Kicked
+                | Replayed::Ended(_)
+                | Replayed::Diverged
+                | Replayed::OutOfTime) => break other,
+            }
+        };
+        self.machine.vcpu.set_guest_debug(&GuestDebug::default())?;
+        Ok(result)
+    }
+
+    /// Executes one instruction of which the caller knows whether it is a HLT (then `halt` is the linear address behind
+    /// it) and whether it will raise an exception that a handler takes.
+    ///
+    /// An exception is delivered inside of the step, and clears the flag that single-stepping lives on: on most hosts the
+    /// handler would run on unseen. So a HLT stands at its beginning for this step.
+    pub(crate) fn examine(&mut self, halt: Option<u64>, catch: Option<Catch>) -> Result<Step, Error> {
+        let step = GuestDebug { single_step: true, ..GuestDebug::default() };
+        self.machine.vcpu.set_guest_debug(&step)?;
+        let Some(catch) = catch else { return self.until_done(halt, None) };
+        let memory = self.machine.memory.clone();
+        let Ok(byte) = memory.read_obj::<u8>(catch.gpa.into()) else { return self.until_done(halt, None) };
+        // The page was just read. Slots that the guest cannot write can be written here.
+        let _ = memory.write_obj(HLT, catch.gpa.into());
+        let result = self.until_done(halt, Some(catch));
+        let _ = memory.write_obj(byte, catch.gpa.into());
+        result
+    }
+
+    fn until_done(&mut self, halt: Option<u64>, catch: Option<Catch>) -> Result<Step, Error> {
+        loop {
+            let exit = match self.next.take() {
+                Some(exit) => exit,
+                None => self.machine.vcpu.run()?,
+            };
+            if let Some(catch) = catch
+                && matches!(exit, Exit::Hlt | Exit::Debug { .. })
+                && self.is_caught(catch)?
+            {
+                return Ok(Step::Caught);
+            }
+           
+            if exit == Exit::Hlt && !self.is_behind_halt()? {
+                // kvm-pvm remembers a HLT that was stepped over, and reports it after the next instruction.
+                return Ok(Step::Done);
+            }
+            match self.serve(&exit)? {
+                // The rest of the instruction, and no more: some hosts report the step only after the next one.
+                Replayed::Served => match self.machine.vcpu.complete()? {
+                    Some(exit) => self.next = Some(exit),
+                    None => return Ok(Step::Done),
+                },
+                Replayed::Debug(event) if Some(event.pc) == halt => {
+                    return Ok(Step::Ended(self.machine.halted()?));
+                }
+                Replayed::Debug(_) => return Ok(Step::Done),
+                Replayed::Kicked => return Ok(Step::Kicked),
+                Replayed::Ended(end) => return Ok(Step::Ended(end)),
+                Replayed::Diverged => return Ok(Step::Diverged),
+                Replayed::OutOfTime => return Ok(Step::OutOfTime),
+            }
+        }
+    }
+
+    /// Whether the instruction before the present one is a HLT, or cannot be read.
+    fn is_behind_halt(&self) -> Result<bool, Error> {
+        let vcpu = &self.machine.vcpu;
+        let linear = linear_rip(&vcpu.regs()?, &vcpu.sregs()?).wrapping_sub(1);
+        let Some(gpa) = vcpu.translate(Gva(linear))? else { return Ok(true) };
+        Ok(self.machine.memory.read_obj::<u8>(gpa.into()).map_or(true, |byte| byte == HLT))
+    }
+
+    /// Whether the vCPU stands at the handler, or just behind the HLT that stands there.
+    fn is_caught(&self, catch: Catch) -> Result<bool, Error> {
+        let vcpu = &self.machine.vcpu;
+        let mut regs = vcpu.regs()?;
+        let linear = linear_rip(&regs, &vcpu.sregs()?);
+        if linear == catch.linear.wrapping_add(1) {
+            regs.rip = regs.rip.wrapping_sub(1);
+            vcpu.set_regs(&regs)?;
+            return Ok(true);
+        }
+        Ok(linear == catch.linear)
+    }
+
+    /// Remembers this place.
+    ///
+    /// # Errors
+    /// As [`Machine::run`]; [`Error::Kvm`] where the vCPU's state cannot be read.
+    pub fn mark(&mut self) -> Result<Mark, Error> {
+        // Half an instruction is in no register. Completing it may take further exits, of the same instruction.
+        while self.next.is_none() {
+            let Some(exit) = self.machine.vcpu.complete()? else { break };
+           
+            match self.serve(&exit)? {
+                Replayed::Served | Replayed::Debug(_) | Replayed::Kicked => {}
+                Replayed::Ended(_) | Replayed::Diverged | Replayed::OutOfTime => break,
+            }
+        }
+        Ok(Mark { checkpoint: self.machine.checkpoint()?, position: self.position })
+    }
+
+    /// Goes back, or forward, to a place of this run: in a machine that is built anew.
+    ///
+    /// # Errors
+    /// What building ran into; [`Error::Kvm`] where the vCPU's state cannot be written.
+    pub fn return_to(&mut self, mark: &Mark) -> Result<(), Error> {
+        self.restart()?;
+        self.machine.restore(&mark.checkpoint)?;
+        self.position = mark.position;
+        Ok(())
+    }
+
+    /// Goes back to the first instruction, in a machine that is built anew.
+    ///
+    /// # Errors
+    /// What building ran into.
+    pub fn restart(&mut self) -> Result<(), Error> {
+        self.machine = (self.build)()?;
+        self.position = Position::default();
+        self.next = None;
+        self.divergence = None;
+        Ok(())
+    }
+
+    /// Serves one exit: devices first, then the answer of the record in place of theirs.
+    fn serve(&mut self, exit: &Exit) -> Result<Replayed, Error> {
+        match exit {
+            Exit::Interrupted | Exit::Again if self.is_out_of_time() => return Ok(Replayed::OutOfTime),
+            Exit::Interrupted | Exit::Again => return Ok(Replayed::Kicked),
+            Exit::Debug { pc, dr6, .. } => return Ok(Replayed::Debug(DebugEvent { pc: *pc, dr6: *dr6 })),
+            exit => debug_assert!(is_recorded(exit)),
+        }
+        let found = Signature::of(exit);
+        if let Some(recorded) = self.recording.signature(self.position.exits)
+            && recorded != found
+        {
+            self.divergence = Some(Divergence { exit: self.position.exits, recorded, found });
+            return Ok(Replayed::Diverged);
+        }
+        let machine = &mut self.machine;
+        machine.exits.record(ExitKind::from(exit));
+        machine.answer.clear();
+        let turn = machine.serve(exit)?;
+        if let Some(recorded) = self.recording.answer(self.position.answers, machine.answer.len()) {
+            machine.answer.copy_from_slice(recorded);
+            self.position.answers = self.position.answers.saturating_add(recorded.len());
+        }
+        if !machine.answer.is_empty() {
+            machine.vcpu.reply(&machine.answer)?;
+        }
+        self.position.exits = self.position.exits.wrapping_add(1);
+        // A deadline that passes while the guest exits all the time is not noticed by a kick alone.
+        let late = self.position.exits.is_multiple_of(64) && self.is_out_of_time();
+        Ok(match turn {
+            Turn::Ended(end) => Replayed::Ended(end),
+            Turn::Served if late => Replayed::OutOfTime,
+            Turn::Served => Replayed::Served,
+            Turn::Debug(event) => Replayed::Debug(event),
+        })
+    }
+}
+
+impl fmt::Debug for Replayer<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Replayer").field("position", &self.position).finish_non_exhaustive()
+    }
+}
