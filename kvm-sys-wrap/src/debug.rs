@@ -3,6 +3,8 @@
 //! What fires differs between hosts: see vmm-core's `step.rs` for how that is dealt with. A debug event ends `KVM_RUN`
 //! with [`Exit::Debug`](crate::Exit::Debug).
 
+use std::fmt;
+
 use kvm_bindings::{
     KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP, KVM_GUESTDBG_USE_SW_BP,
     kvm_guest_debug,
@@ -82,6 +84,26 @@ impl GuestDebug {
     }
 }
 
+/// What is reported, in words.
+impl fmt::Display for GuestDebug {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let breakpoints = self
+            .breakpoints
+            .iter()
+            .flatten()
+            .map(|Breakpoint { address, watch }| format!("{watch:?} at {address}"));
+        let mut words: Vec<String> = breakpoints.collect();
+        for (wanted, word) in
+            [(self.software_breakpoints, "software breakpoints"), (self.single_step, "single step")]
+        {
+            if wanted {
+                words.insert(0, word.to_owned());
+            }
+        }
+        if words.is_empty() { f.write_str("off") } else { f.write_str(&words.join(", ")) }
+    }
+}
+
 impl Vcpu {
     /// Chooses what is reported, until the next such call.
     ///
@@ -90,7 +112,7 @@ impl Vcpu {
     pub fn set_guest_debug(&self, debug: &GuestDebug) -> Result<()> {
         let argument = debug.argument();
         self.observed()
-            .call(Call::SetGuestDebug, format_args!("{debug:?}"), || self.fd.set_guest_debug(&argument))
+            .call(Call::SetGuestDebug, format_args!("{debug}"), || self.fd.set_guest_debug(&argument))
             .map_err(call_failed(Call::SetGuestDebug, format!("vCPU {}", self.id())))
     }
 }
@@ -116,7 +138,9 @@ mod tests {
         assert_eq!(argument.arch.debugreg[..4], [0x1000, 0, 0x2008, 0]);
         // L0 and L2; for register 2, LEN 10 and R/W 01.
         assert_eq!(argument.arch.debugreg[7], 1 | 1 << 4 | 0b1001 << 24);
+        assert_eq!(debug.to_string(), "Execute at 0x1000, Write(8) at 0x2008");
         assert_eq!(GuestDebug::default().argument().control, 0);
+        assert_eq!(GuestDebug::default().to_string(), "off");
         let step = GuestDebug { single_step: true, ..GuestDebug::default() };
         assert_eq!(step.argument().control, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP);
     }

@@ -36,6 +36,8 @@ pub(crate) enum Command {
     Run(Run),
     /// Check configurations and their guest files without KVM
     Check(Check),
+    /// Warn about what always kills a guest: its entry, its stack, SSE that is off
+    Preflight(Preflight),
     /// Show all that a run will do and set up, without KVM
     Explain(Explain),
     /// Look addresses up in the guest's page tables, level by level
@@ -104,6 +106,19 @@ pub(crate) struct Check {
     /// Also show what is loaded, and what lies where in the guest's memory
     #[arg(long, short)]
     pub(crate) verbose: bool,
+    /// How the result is shown
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+/// Options of `preflight`.
+#[derive(Debug, Args)]
+pub(crate) struct Preflight {
+    /// The configuration
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) config: PathBuf,
+    #[command(flatten)]
+    pub(crate) overrides: Overrides,
     /// How the result is shown
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,

@@ -13,6 +13,7 @@ mod explain;
 mod gdb;
 mod new_file;
 mod output_file;
+mod preflight;
 mod prepare;
 mod problems;
 mod report;

@@ -85,6 +85,11 @@ impl Files {
         self.0.iter().map(|file| (file.name.as_str(), &file.plan))
     }
 
+    /// Each file's bytes and plan, the guest first.
+    pub(crate) fn contents(&self) -> impl Iterator<Item = (&[u8], &LoadPlan)> {
+        self.0.iter().map(|file| (file.bytes.as_slice(), &file.plan))
+    }
+
     /// The plan of the guest itself.
     pub(crate) fn guest(&self) -> Option<&LoadPlan> {
         self.0.first().map(|loaded| &loaded.plan)

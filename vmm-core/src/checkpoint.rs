@@ -68,7 +68,9 @@ impl Machine {
             let mut found = [0; PAGE];
             self.memory.read_slice(&mut found, Gpa(at).into()).map_err(|error| Error::Image(error.into()))?;
             if found != *wanted {
-                self.memory.write_slice(wanted, Gpa(at).into()).map_err(|error| Error::Image(error.into()))?;
+                self.memory
+                    .write_slice(wanted, Gpa(at).into())
+                    .map_err(|error| Error::Image(error.into()))?;
             }
         }
         self.vcpu.restore(&checkpoint.vcpu)?;

@@ -7,14 +7,14 @@
 //!
 //! Time limits of the machine's description do not count here; a replay has a budget of its own.
 
+mod examine;
+
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use kvm_sys_wrap::{Alarm, Exit, Gpa, GuestDebug, Gva, interrupted};
-use vm_memory::Bytes;
+use kvm_sys_wrap::{Alarm, Exit, GuestDebug, interrupted};
 
 use crate::checkpoint::Checkpoint;
-use crate::disassembly::linear_rip;
 use crate::end::End;
 use crate::error::Error;
 use crate::exit_counts::ExitKind;
@@ -22,12 +22,16 @@ use crate::machine::Machine;
 use crate::record::{Recording, Signature, is_recorded};
 use crate::run_loop::{DebugEvent, Turn};
 
+pub(crate) use examine::{Catch, Step};
+
 /// A machine on its way through a recorded run.
 pub struct Replayer<'a> {
     build: Box<dyn Fn() -> Result<Machine, Error> + 'a>,
     recording: &'a Recording,
     machine: Machine,
     position: Position,
+    /// Whether it ran since it was built.
+    moved: bool,
     /// An exit that came when an instruction was completed, and is to be served next.
     next: Option<Exit>,
     divergence: Option<Divergence>,
@@ -75,35 +79,6 @@ pub enum Replayed {
     OutOfTime,
 }
 
-/// A handler that an instruction is expected to end in: the place that its first byte is replaced at for one step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Catch {
-    /// Where the byte lies.
-    pub(crate) gpa: Gpa,
-    /// Where the handler begins, as a linear address.
-    pub(crate) linear: u64,
-}
-
-/// What one step of an examination came to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Step {
-    /// The instruction is done.
-    Done,
-    /// It raised an exception, and the vCPU stands before the handler's first instruction.
-    Caught,
-    /// A kick, in the middle of it.
-    Kicked,
-    /// The run ended.
-    Ended(End),
-    /// The run left the trail.
-    Diverged,
-    /// The budget is used up.
-    OutOfTime,
-}
-
-/// HLT, which every host reports.
-const HLT: u8 = 0xf4;
-
 /// Where a replay left the trail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Divergence {
@@ -138,7 +113,8 @@ impl<'a> Replayer<'a> {
         let machine = build()?;
         let (position, next) = Default::default();
         let build = Box::new(build);
-        Ok(Self { build, recording, machine, position, next, divergence: None, deadline: None })
+        let (moved, divergence, deadline) = (false, None, None);
+        Ok(Self { build, recording, machine, position, moved, next, divergence, deadline })
     }
 
     /// The machine, stopped.
@@ -156,6 +132,12 @@ impl<'a> Replayer<'a> {
     #[must_use]
     pub const fn exits(&self) -> u64 {
         self.position.exits
+    }
+
+    /// Whether the machine is no longer in its first state.
+    #[must_use]
+    pub fn has_moved(&self) -> bool {
+        self.moved
     }
 
     /// Where the replay left the trail, if it did.
@@ -203,9 +185,14 @@ impl<'a> Replayer<'a> {
     pub fn turn(&mut self) -> Result<Replayed, Error> {
         let exit = match self.next.take() {
             Some(exit) => exit,
-            None => self.machine.vcpu.run()?,
+            None => self.enter()?,
         };
         self.serve(&exit)
+    }
+
+    fn enter(&mut self) -> Result<Exit, Error> {
+        self.moved = true;
+        Ok(self.machine.vcpu.run()?)
     }
 
     /// Executes one instruction. [`Replayed::Debug`] if the guest can go on; exits on the way are served.
@@ -233,80 +220,6 @@ impl<'a> Replayer<'a> {
         Ok(result)
     }
 
-    /// Executes one instruction of which the caller knows whether it is a HLT (then `halt` is the linear address behind
-    /// it) and whether it will raise an exception that a handler takes.
-    ///
-    /// An exception is delivered inside of the step, and clears the flag that single-stepping lives on: on most hosts the
-    /// handler would run on unseen. So a HLT stands at its beginning for this step.
-    pub(crate) fn examine(&mut self, halt: Option<u64>, catch: Option<Catch>) -> Result<Step, Error> {
-        let step = GuestDebug { single_step: true, ..GuestDebug::default() };
-        self.machine.vcpu.set_guest_debug(&step)?;
-        let Some(catch) = catch else { return self.until_done(halt, None) };
-        let memory = self.machine.memory.clone();
-        let Ok(byte) = memory.read_obj::<u8>(catch.gpa.into()) else { return self.until_done(halt, None) };
-        // The page was just read. Slots that the guest cannot write can be written here.
-        let _ = memory.write_obj(HLT, catch.gpa.into());
-        let result = self.until_done(halt, Some(catch));
-        let _ = memory.write_obj(byte, catch.gpa.into());
-        result
-    }
-
-    fn until_done(&mut self, halt: Option<u64>, catch: Option<Catch>) -> Result<Step, Error> {
-        loop {
-            let exit = match self.next.take() {
-                Some(exit) => exit,
-                None => self.machine.vcpu.run()?,
-            };
-            if let Some(catch) = catch
-                && matches!(exit, Exit::Hlt | Exit::Debug { .. })
-                && self.is_caught(catch)?
-            {
-                return Ok(Step::Caught);
-            }
-           
-            if exit == Exit::Hlt && !self.is_behind_halt()? {
-                // kvm-pvm remembers a HLT that was stepped over, and reports it after the next instruction.
-                return Ok(Step::Done);
-            }
-            match self.serve(&exit)? {
-                // The rest of the instruction, and no more: some hosts report the step only after the next one.
-                Replayed::Served => match self.machine.vcpu.complete()? {
-                    Some(exit) => self.next = Some(exit),
-                    None => return Ok(Step::Done),
-                },
-                Replayed::Debug(event) if Some(event.pc) == halt => {
-                    return Ok(Step::Ended(self.machine.halted()?));
-                }
-                Replayed::Debug(_) => return Ok(Step::Done),
-                Replayed::Kicked => return Ok(Step::Kicked),
-                Replayed::Ended(end) => return Ok(Step::Ended(end)),
-                Replayed::Diverged => return Ok(Step::Diverged),
-                Replayed::OutOfTime => return Ok(Step::OutOfTime),
-            }
-        }
-    }
-
-    /// Whether the instruction before the present one is a HLT, or cannot be read.
-    fn is_behind_halt(&self) -> Result<bool, Error> {
-        let vcpu = &self.machine.vcpu;
-        let linear = linear_rip(&vcpu.regs()?, &vcpu.sregs()?).wrapping_sub(1);
-        let Some(gpa) = vcpu.translate(Gva(linear))? else { return Ok(true) };
-        Ok(self.machine.memory.read_obj::<u8>(gpa.into()).map_or(true, |byte| byte == HLT))
-    }
-
-    /// Whether the vCPU stands at the handler, or just behind the HLT that stands there.
-    fn is_caught(&self, catch: Catch) -> Result<bool, Error> {
-        let vcpu = &self.machine.vcpu;
-        let mut regs = vcpu.regs()?;
-        let linear = linear_rip(&regs, &vcpu.sregs()?);
-        if linear == catch.linear.wrapping_add(1) {
-            regs.rip = regs.rip.wrapping_sub(1);
-            vcpu.set_regs(&regs)?;
-            return Ok(true);
-        }
-        Ok(linear == catch.linear)
-    }
-
     /// Remembers this place.
     ///
     /// # Errors
@@ -315,7 +228,7 @@ impl<'a> Replayer<'a> {
         // Half an instruction is in no register. Completing it may take further exits, of the same instruction.
         while self.next.is_none() {
             let Some(exit) = self.machine.vcpu.complete()? else { break };
-           
+
             match self.serve(&exit)? {
                 Replayed::Served | Replayed::Debug(_) | Replayed::Kicked => {}
                 Replayed::Ended(_) | Replayed::Diverged | Replayed::OutOfTime => break,
@@ -332,6 +245,7 @@ impl<'a> Replayer<'a> {
         self.restart()?;
         self.machine.restore(&mark.checkpoint)?;
         self.position = mark.position;
+        self.moved = true;
         Ok(())
     }
 
@@ -342,6 +256,7 @@ impl<'a> Replayer<'a> {
     pub fn restart(&mut self) -> Result<(), Error> {
         self.machine = (self.build)()?;
         self.position = Position::default();
+        self.moved = false;
         self.next = None;
         self.divergence = None;
         Ok(())
@@ -349,11 +264,11 @@ impl<'a> Replayer<'a> {
 
     /// Serves one exit: devices first, then the answer of the record in place of theirs.
     fn serve(&mut self, exit: &Exit) -> Result<Replayed, Error> {
-        match exit {
-            Exit::Interrupted | Exit::Again if self.is_out_of_time() => return Ok(Replayed::OutOfTime),
-            Exit::Interrupted | Exit::Again => return Ok(Replayed::Kicked),
-            Exit::Debug { pc, dr6, .. } => return Ok(Replayed::Debug(DebugEvent { pc: *pc, dr6: *dr6 })),
-            exit => debug_assert!(is_recorded(exit)),
+        if let Exit::Debug { pc, dr6, .. } = exit {
+            return Ok(Replayed::Debug(DebugEvent { pc: *pc, dr6: *dr6 }));
+        }
+        if !is_recorded(exit) {
+            return Ok(if self.is_out_of_time() { Replayed::OutOfTime } else { Replayed::Kicked });
         }
         let found = Signature::of(exit);
         if let Some(recorded) = self.recording.signature(self.position.exits)

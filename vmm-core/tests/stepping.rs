@@ -1,7 +1,7 @@
 //! Single steps on a real KVM: each instruction once, decoded in the width that the CPU has, in every mode and ring.
 //!
 //! A test that cannot run on some kind of host says so with a line `skipped: REASON`.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "the helpers of tests are tests")]
+#![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
 use std::time::Duration;
 

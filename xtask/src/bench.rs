@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: what something costs, next to what it cost before.
 //!
-//! Times on a shared machine drift, so none is worth anything alone. All candidates run in turns, in each round once, and
-//! the first of a round is another one each time. What counts is the ratio to the plain run *of the same round*; of
+//! Times on a shared machine drift, so none is worth anything alone. All candidates run in turns, in each round once, and in
+//! another order each time. What counts is the ratio to the plain run *of the same round*; of
 //! all rounds its median is shown. The plain run is there twice: how far its ratio to itself is from 1 is the noise.
 
 use std::path::{Path, PathBuf};
@@ -20,10 +20,10 @@ pub(crate) enum Bench {
     /// What an exit costs: a guest that does nothing but write to a port, plain, with --stats, and on another build
     Pio {
         /// Port writes in one run
-        #[arg(long, default_value_t = 50_000)]
+        #[arg(long, default_value_t = 20_000)]
         exits: u64,
         /// Rounds
-        #[arg(long, default_value_t = 15)]
+        #[arg(long, default_value_t = 41)]
         rounds: usize,
         /// Another vmm-cli to compare with, such as one built from an older commit
         #[arg(long, value_name = "PROGRAM")]
@@ -62,7 +62,11 @@ pub(crate) fn run(workspace: &Workspace, bench: &Bench) -> Result<u8> {
     say(format_args!("{rounds} rounds of {} runs, {exits} exits each", candidates.len()));
     let config = workspace.path("configs/bench-pio.toml");
     for round in 0..*rounds {
+        // Now before, now behind each of the others.
         candidates.rotate_left(1);
+        if round % 2 == 1 {
+            candidates.reverse();
+        }
         for candidate in &mut candidates {
             let time = time(candidate, &config, *exits)?;
             // The first round warms caches up.
@@ -95,10 +99,7 @@ fn time(candidate: &Candidate, config: &Path, exits: u64) -> Result<Duration> {
 /// A line for each: the median of its times, of one exit, and of its ratios to the plain run of the same round.
 fn print(candidates: &[Candidate], exits: u64) -> Result<u8> {
     let Some(plain) = candidates.first().map(|plain| plain.times.clone()) else { return Ok(1) };
-    println!(
-        "{:<12} {:>12} {:>12} {:>8}   {:>6} to {:<6}",
-        "", "median ms", "us an exit", "ratio", "middle", "half"
-    );
+    println!("             median ms   us an exit    ratio   25 % to 75 %");
     for candidate in candidates {
         let times: Vec<f64> = candidate.times.iter().map(Duration::as_secs_f64).collect();
         let ratios: Vec<f64> = candidate
@@ -115,7 +116,7 @@ fn print(candidates: &[Candidate], exits: u64) -> Result<u8> {
         #[expect(clippy::cast_precision_loss, reason = "fewer exits than 2^52")]
         let exit = seconds * 1e6 / exits.max(1) as f64;
         println!(
-            "{:<12} {:>12.2} {exit:>12.3} {ratio:>8.3}   {low:>6.3} to {high:<6.3}",
+            "{:<12} {:>9.2} {exit:>12.3} {ratio:>8.3}   {low:.3} to {high:.3}",
             candidate.name,
             seconds * 1e3
         );

@@ -9,6 +9,7 @@ use vmm_cli::status::Status;
 
 use super::print;
 use crate::args::{Check, Format};
+use crate::preflight;
 use crate::prepare::Prepared;
 
 pub(crate) fn check(options: &Check) -> Result<Status, Diagnostics> {
@@ -16,9 +17,13 @@ pub(crate) fn check(options: &Check) -> Result<Status, Diagnostics> {
     let mut problems = Vec::new();
     let mut good = String::new();
     for path in &options.configs {
-        let prepared = Config::load(path, &overrides).and_then(|config| Prepared::new(&config));
+        let config = Config::load(path, &overrides);
+        let prepared = config.and_then(|config| Ok((Prepared::new(&config)?, config)));
         match prepared {
-            Ok(prepared) => describe(&mut good, path, &prepared, options.verbose),
+            Ok((prepared, config)) => {
+                describe(&mut good, path, &prepared, options.verbose);
+                problems.extend(preflight::warnings(&config, &prepared));
+            }
             Err(Diagnostics(more)) => problems.extend(more),
         }
     }

@@ -6,6 +6,7 @@ pub(crate) mod dump;
 pub(crate) mod explain;
 pub(crate) mod init;
 pub(crate) mod pages;
+pub(crate) mod preflight;
 pub(crate) mod print;
 pub(crate) mod run;
 pub(crate) mod translate;
@@ -20,6 +21,7 @@ pub(crate) fn carry_out(command: &Command) -> Status {
     let (result, format) = match command {
         Command::Run(options) => (run::run(options), options.format),
         Command::Check(options) => (check::check(options), options.format),
+        Command::Preflight(options) => (preflight::preflight(options), options.format),
         Command::Explain(options) => (explain::explain(options), options.format),
         Command::Translate(options) => (translate::translate(options), options.format),
         Command::Pages(options) => (pages::pages(options), options.format),

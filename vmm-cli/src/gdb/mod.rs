@@ -25,6 +25,7 @@ use vmm_cli::status::Status;
 use vmm_core::debugger::{Debugger, Finished};
 use vmm_core::error::Error;
 use vmm_core::machine::Machine;
+use vmm_core::mode::Mode;
 use vmm_loader::ElfClass;
 
 use crate::prepare::Files;
@@ -84,7 +85,12 @@ pub(crate) fn run(
 
 /// One line on what to do, one on what works here.
 fn announce(listener: &Listener, debugger: &Debugger<'_>, path: &Path) {
-    anstream::eprintln!("gdb: waiting at {listener}: gdb {} -ex 'target remote {listener}'", path.display());
+    // gdb takes the width of 32-bit files for that of their code.
+    let narrow = debugger.machine().spec().boot.mode == Mode::Real;
+    let width = if narrow { " -ex 'set architecture i8086'" } else { "" };
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    anstream::eprintln!("gdb: waiting at {listener}");
+    anstream::eprintln!("gdb: start gdb {}{width} -ex 'target remote {listener}'", path.display());
     anstream::eprintln!("gdb: this host has {}", debugger.abilities());
 }
 
@@ -111,8 +117,12 @@ fn serve(debugger: &mut Debugger<'_>, files: &Files, stream: Stream) -> Result<S
             DisconnectReason::TargetExited(_) | DisconnectReason::TargetTerminated(_) | DisconnectReason::Kill,
         ) => Ok(Served::Finished),
         Err(error) if error.is_target_error() => Err(error.into_target_error().unwrap_or_else(unknown)),
-        // A connection that broke, or something on it that is not the protocol.
-        Err(_) => Ok(Served::Lost),
+        Err(error) => {
+            if !error.is_connection_error() {
+                anstream::eprintln!("gdb: {error}");
+            }
+            Ok(Served::Lost)
+        }
     }
 }
 

@@ -107,7 +107,7 @@ impl Shape {
         let [core, sse] = self.features();
         let mut xml = String::from("<?xml version=\"1.0\"?>\n<!DOCTYPE target SYSTEM \"gdb-target.dtd\">\n");
         // Writing to a string cannot fail.
-        let _ = writeln!(xml, "<target version=\"1.0\">\n<architecture>{architecture}</architecture>");
+        let _ = writeln!(xml, "<target version=\"1.0\">\n<architecture>{architecture}</architecture>\n<osabi>none</osabi>");
         feature(&mut xml, "org.gnu.gdb.i386.core", EFLAGS, &core);
         feature(&mut xml, "org.gnu.gdb.i386.sse", VECTORS, &sse);
         let types = [("cr0_bits", Cr0::BITS), ("cr4_bits", Cr4::BITS), ("efer_bits", Efer::BITS)]

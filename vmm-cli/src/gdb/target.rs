@@ -10,7 +10,8 @@ use gdbstub::stub::MultiThreadStopReason;
 use gdbstub::target::ext::base::BaseOps;
 use gdbstub::target::ext::base::multithread::{
     MultiThreadBase, MultiThreadRangeStepping, MultiThreadRangeSteppingOps, MultiThreadResume,
-    MultiThreadResumeOps, MultiThreadSingleStep, MultiThreadSingleStepOps,
+    MultiThreadResumeOps, MultiThreadSchedulerLocking, MultiThreadSchedulerLockingOps, MultiThreadSingleStep,
+    MultiThreadSingleStepOps,
 };
 use gdbstub::target::ext::base::reverse_exec::{
     ReplayLogPosition, ReverseCont, ReverseContOps, ReverseStep, ReverseStepOps,
@@ -355,6 +356,10 @@ impl MultiThreadResume for Session<'_, '_> {
         Some(self)
     }
 
+    fn support_scheduler_locking(&mut self) -> Option<MultiThreadSchedulerLockingOps<'_, Self>> {
+        Some(self)
+    }
+
     fn support_reverse_step(&mut self) -> Option<ReverseStepOps<'_, Tid, Self>> {
         Some(self)
     }
@@ -367,6 +372,13 @@ impl MultiThreadResume for Session<'_, '_> {
 impl MultiThreadSingleStep for Session<'_, '_> {
     fn set_resume_action_step(&mut self, _: Tid, _: Option<Signal>) -> Result<(), Error> {
         self.action = Action::Step(Direction::Forward);
+        Ok(())
+    }
+}
+
+impl MultiThreadSchedulerLocking for Session<'_, '_> {
+    /// Asks that the other vCPUs stand still; there are none.
+    fn set_resume_action_scheduler_lock(&mut self) -> Result<(), Error> {
         Ok(())
     }
 }

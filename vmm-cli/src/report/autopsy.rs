@@ -183,7 +183,10 @@ fn line(past: &Past, files: &Files) -> Line {
         text: words::code(&past.bytes, past.width, past.linear),
         bytes: past.bytes.clone(),
         times: past.times,
-        raised: past.raised.as_ref().map(|raised| format!("{}, to {:#x}", raised.fault.mnemonic(), raised.handler)),
+        raised: past
+            .raised
+            .as_ref()
+            .map(|raised| format!("{}, to {:#x}", raised.fault.mnemonic(), raised.handler)),
     }
 }
 
@@ -196,10 +199,16 @@ fn exception(link: &Link) -> Exception {
         error_code: fault.error_code,
         error_code_words: fault.error_code_words(),
         address: fault.address,
-        walk: fault.walk.iter().flat_map(|walk| walk.to_string().lines().map(str::to_owned).collect::<Vec<_>>()).collect(),
+        walk: fault
+            .walk
+            .iter()
+            .flat_map(|walk| walk.to_string().lines().map(str::to_owned).collect::<Vec<_>>())
+            .collect(),
         gate: delivery.gate.as_ref().map(ToString::to_string),
         result: match &delivery.outcome {
-            Outcome::Handler(handler) => format!("delivered to {:#x}:{:#x}", handler.selector, handler.offset),
+            Outcome::Handler(handler) => {
+                format!("delivered to {:#x}:{:#x}", handler.selector, handler.offset)
+            }
             Outcome::Failed(failure) => format!("not delivered: {}", failure.why),
             Outcome::TaskSwitch => "a task gate, which is not followed here".to_owned(),
         },

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
+use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs, kvm_translation};
 use kvm_sys_wrap::{Answer, Arguments, Call, CallObserver, CallRecord};
 use vmm_core::reset;
 
@@ -161,6 +161,9 @@ fn answered(answer: &dyn Answer, state: &mut State) -> String {
     }
     if let Some(sregs) = answer.get() {
         return sregs_changed(sregs, state);
+    }
+    if let Some(kvm_translation { valid, physical_address, .. }) = answer.get() {
+        return if *valid == 0 { "not mapped".to_owned() } else { format!("{physical_address:#x}") };
     }
     let descriptor = answer.descriptor().map(|descriptor| format!("fd {descriptor}"));
     let address = || answer.mapped().map(|address| format!("{address:#x}"));

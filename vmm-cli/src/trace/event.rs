@@ -6,7 +6,7 @@
 //! | `event` | keys |
 //! |---|---|
 //! | `call` | `at_ns`, `elapsed_ns`, `on`, `call`, `arguments`, `result`, `failed` |
-//! | `exit` | `at_ns` (when the guest was entered), `guest_ns`, `service_ns`, `vcpu`, `number`, `exit`, place, `access`, `detail`, `changes` |
+//! | `exit` | `at_ns` (when the guest was entered), `guest_ns`, `served_at_ns` (when we began to serve it), `service_ns`, `vcpu`, `number`, `exit`, place, `access`, `detail`, `changes` |
 //! | `step` | `at_ns`, `guest_ns`, `vcpu`, place, `bits`, `bytes`, `instruction`, `changes` |
 //! | `note` | `at_ns`, `text` |
 //!
@@ -48,6 +48,7 @@ pub(crate) struct CallEvent {
 pub(crate) struct ExitEvent {
     pub(crate) at_ns: u64,
     pub(crate) guest_ns: u64,
+    pub(crate) served_at_ns: u64,
     pub(crate) service_ns: u64,
     pub(crate) vcpu: u64,
     pub(crate) number: u64,
@@ -110,7 +111,7 @@ impl Event {
         match self {
             Self::Call(event) => event.at_ns,
             // A line appears when the exit is served, or the step done.
-            Self::Exit(event) => event.at_ns.saturating_add(event.guest_ns).saturating_add(event.service_ns),
+            Self::Exit(event) => event.served_at_ns.saturating_add(event.service_ns),
             Self::Step(event) => event.at_ns.saturating_add(event.guest_ns),
             Self::Note(event) => event.at_ns,
         }
@@ -276,6 +277,7 @@ mod tests {
         let event = Event::Exit(ExitEvent {
             at_ns: 1_000_123_456,
             guest_ns: 8_000,
+            served_at_ns: 1_000_131_500,
             service_ns: 900,
             vcpu: 0,
             number: 3,

@@ -112,6 +112,7 @@ impl<'a> ExitWatch<'a> {
         let event = ExitEvent {
             at_ns,
             guest_ns,
+            served_at_ns: 0,
             service_ns: 0,
             vcpu: view.vcpu.id(),
             number,
@@ -127,6 +128,7 @@ impl<'a> ExitWatch<'a> {
     /// The exit was served: its event is complete.
     fn complete(&mut self, answer: &[u8]) {
         let Some((mut event, served)) = self.pending.take() else { return };
+        event.served_at_ns = self.calls.at_ns(served);
         event.service_ns = nanoseconds(served.elapsed());
         if let Some(access) = event.access.as_mut().filter(|access| !access.write) {
             access.bytes = answer.to_vec();

@@ -103,7 +103,7 @@ impl TraceFile {
                 track
             }
         };
-        let begin = exit.at_ns.saturating_add(exit.guest_ns);
+        let begin = exit.served_at_ns;
         let name = if access.write { "write" } else { "read" };
         let mut args = Map::new();
         describe_access(access, &mut args);
@@ -214,4 +214,91 @@ fn describe_access(access: &AccessEvent, args: &mut Map<String, Value>) {
 fn microseconds(ns: u64) -> Value {
     let text = format!("{}.{:03}", ns / 1000, ns % 1000);
     text.parse::<serde_json::Number>().map_or(Value::Null, Value::Number)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn call(at_ns: u64, call: &'static str) -> Event {
+        let (arguments, result) = Default::default();
+        Event::Call(CallEvent {
+            at_ns,
+            elapsed_ns: 10,
+            on: "VM".to_owned(),
+            call,
+            arguments,
+            result,
+            failed: false,
+        })
+    }
+
+    fn exit(at_ns: u64) -> Event {
+        let access = AccessEvent {
+            space: "port",
+            address: 0x508,
+            device: Some("hypercall".to_owned()),
+            write: true,
+            width: 4,
+            count: 1,
+            bytes: vec![0; 4],
+        };
+        Event::Exit(ExitEvent {
+            at_ns,
+            guest_ns: 100,
+            served_at_ns: at_ns + 100,
+            service_ns: 50,
+            vcpu: 0,
+            number: 1,
+            exit: "pio-out",
+            place: Place { rip: u64::MAX, symbol: None, line: None },
+            access: Some(access),
+            detail: None,
+            changes: Vec::new(),
+        })
+    }
+
+    #[test]
+    fn events_are_written_in_the_order_in_which_they_began() {
+        let out = Shared::default();
+        let mut file = TraceFile::new(Box::new(out.clone()), "a \"name\".toml").unwrap();
+        // The device's own call ended, and came here, before the exit that it was made for.
+        for event in
+            [call(5, "KVM_CREATE_VM"), call(1000, "KVM_RUN"), call(1110, "KVM_TRANSLATE"), exit(1000)]
+        {
+            file.add(&event).unwrap();
+        }
+        let unfinished = out.0.lock().unwrap().clone();
+        file.finish().unwrap();
+        let events: Vec<Value> = serde_json::from_slice(&out.0.lock().unwrap()).unwrap();
+        let shown: Vec<_> = events
+            .iter()
+            .filter(|event| event["ph"] == "X")
+            .map(|event| (event["ts"].as_f64().unwrap(), event["name"].as_str().unwrap()))
+            .collect();
+        let expected =
+            [(0.005, "KVM_CREATE_VM"), (1.0, "pio-out 0x508"), (1.1, "write"), (1.11, "KVM_TRANSLATE")];
+        assert_eq!(shown, expected);
+        assert_eq!(events[0]["args"]["name"], "vmm-cli run a \"name\".toml");
+        let of_guest = events.iter().find(|event| event["name"] == "pio-out 0x508").unwrap();
+        assert_eq!(of_guest["args"]["rip"], "0xffffffffffffffff");
+        // A file of a run that was killed has no end, and nothing else is wrong with it.
+        let cut = String::from_utf8(unfinished).unwrap() + "]";
+        assert!(cut == "]" || serde_json::from_str::<Vec<Value>>(&cut).is_ok());
+    }
 }

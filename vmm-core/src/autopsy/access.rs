@@ -88,7 +88,9 @@ impl Moment<'_> {
             }
             End::NoMemory(at) => {
                 let cr3 = self.registers.sregs.cr3;
-                let why = format!("the page tables for {linear:#x} lead to {at}, where no memory is (CR3 is {cr3:#x})");
+                let why = format!(
+                    "the page tables for {linear:#x} lead to {at}, where no memory is (CR3 is {cr3:#x})"
+                );
                 Err(self.page_fault(linear, access, walk, 0, why))
             }
             End::Unaddressable => Err(Fault::gp(0, format!("the address {linear:#x} is not canonical"))),

@@ -136,7 +136,10 @@ impl Moment<'_> {
             return Err(Fault::gp(fault.gate_code(), why));
         }
         let at = base.wrapping_add(entry);
-        let in_idt = |fault: Fault| Fault { why: format!("the IDT at {base:#x} cannot be read: {}", fault.why), ..fault };
+        let in_idt = |fault: Fault| Fault {
+            why: format!("the IDT at {base:#x} cannot be read: {}", fault.why),
+            ..fault
+        };
         let low = self.read_word(at, 8).map_err(in_idt)?;
         let high = if long { self.read_word(at.wrapping_add(8), 8).map_err(in_idt)? } else { 0 };
         let gate = Gate::from_entry(low, high);
@@ -171,7 +174,8 @@ impl Moment<'_> {
             return Err(Fault::gp(external, format!("{what} leads to {offset:#x}, which is not canonical")));
         }
         if !long && offset > u64::from(code.limit) {
-            let why = format!("{what} leads to {offset:#x}, beyond the limit of its segment ({:#x})", code.limit);
+            let why =
+                format!("{what} leads to {offset:#x}, beyond the limit of its segment ({:#x})", code.limit);
             return Err(Fault::gp(external, why));
         }
 
@@ -192,18 +196,26 @@ impl Moment<'_> {
     /// Type, privilege and presence of a gate, in the order in which the CPU looks at them.
     fn check_gate(&self, fault: &Fault, gate: Gate, entry: u64) -> Result<(), Fault> {
         let long = self.registers.is_long();
-        let allowed = if long { matches!(gate.kind, 0xe | 0xf) } else { matches!(gate.kind, 5..=7 | 0xe | 0xf) };
+        let allowed =
+            if long { matches!(gate.kind, 0xe | 0xf) } else { matches!(gate.kind, 5..=7 | 0xe | 0xf) };
         // Bit 44 is 0 in every gate.
         if !allowed || entry >> 44 & 1 != 0 {
             let vector = fault.vector;
             let why = match entry {
                 0 => format!("IDT gate {vector} is empty (all zeros, so not present)"),
-                _ => format!("IDT gate {vector} has the wrong type: {:#x} is no gate of this mode", gate.kind),
+                _ => {
+                    format!("IDT gate {vector} has the wrong type: {:#x} is no gate of this mode", gate.kind)
+                }
             };
             return Err(Fault::gp(fault.gate_code(), why));
         }
         if fault.software && gate.dpl < self.registers.cpl() {
-            let why = format!("IDT gate {} is for ring {} only, and ring {} used it", fault.vector, gate.dpl, self.registers.cpl());
+            let why = format!(
+                "IDT gate {} is for ring {} only, and ring {} used it",
+                fault.vector,
+                gate.dpl,
+                self.registers.cpl()
+            );
             return Err(Fault::gp(fault.gate_code(), why));
         }
         if !gate.present {
@@ -232,7 +244,7 @@ impl Moment<'_> {
         };
         // A 64-bit CPU aligns the frame (SDM vol. 3, 6.14.2).
         let name = match ist {
-            1.. if long => format!("interrupt stack {ist} of the TSS"),
+            1.. if long => format!("interrupt stack {ist} (IST {ist}) of the TSS"),
             _ if switched => format!("the ring-{target} stack of the TSS"),
             _ => "the stack".to_owned(),
         };
@@ -242,12 +254,14 @@ impl Moment<'_> {
     fn tss_word(&self, offset: u64, size: usize, external: u32) -> Result<u64, Fault> {
         let tr = &self.registers.sregs.tr;
         if offset + size as u64 - 1 > u64::from(tr.limit) {
-            let why = format!("the TSS is too short (limit {:#x}) to hold the stack for the handler", tr.limit);
+            let why =
+                format!("the TSS is too short (limit {:#x}) to hold the stack for the handler", tr.limit);
             let code = super::segments::selector_code(tr.selector) | external;
             return Err(Fault::new(INVALID_TSS, Some(code), why));
         }
         let at = tr.base.wrapping_add(offset);
-        self.read_word(at, size).map_err(|fault| Fault { why: format!("the TSS cannot be read: {}", fault.why), ..fault })
+        self.read_word(at, size)
+            .map_err(|fault| Fault { why: format!("the TSS cannot be read: {}", fault.why), ..fault })
     }
 
     /// Whether the frame can be pushed.
@@ -277,7 +291,9 @@ impl Moment<'_> {
         let limit = u64::from(ss.limit);
         let outside = if expand_down { offset <= limit } else { offset + size - 1 > limit };
         if outside {
-            let why = format!("the frame for the handler, at offset {offset:#x}, leaves the stack segment (limit {limit:#x})");
+            let why = format!(
+                "the frame for the handler, at offset {offset:#x}, leaves the stack segment (limit {limit:#x})"
+            );
             return Err(Fault::new(STACK, Some(external), why));
         }
         Ok(())

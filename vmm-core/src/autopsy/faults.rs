@@ -57,21 +57,36 @@ impl Moment<'_> {
         }
         let needs_protection = matches!(
             mnemonic,
-            Mnemonic::Lldt | Mnemonic::Ltr | Mnemonic::Sldt | Mnemonic::Str | Mnemonic::Lar | Mnemonic::Lsl
-                | Mnemonic::Verr | Mnemonic::Verw | Mnemonic::Arpl
+            Mnemonic::Lldt
+                | Mnemonic::Ltr
+                | Mnemonic::Sldt
+                | Mnemonic::Str
+                | Mnemonic::Lar
+                | Mnemonic::Lsl
+                | Mnemonic::Verr
+                | Mnemonic::Verw
+                | Mnemonic::Arpl
         );
         if needs_protection && !registers.is_protected() {
             return Err(Fault::ud("it exists in protected mode only"));
         }
         let xsave = matches!(
             mnemonic,
-            Mnemonic::Xgetbv | Mnemonic::Xsetbv | Mnemonic::Xsave | Mnemonic::Xrstor | Mnemonic::Xsaveopt
-                | Mnemonic::Xsave64 | Mnemonic::Xrstor64
+            Mnemonic::Xgetbv
+                | Mnemonic::Xsetbv
+                | Mnemonic::Xsave
+                | Mnemonic::Xrstor
+                | Mnemonic::Xsaveopt
+                | Mnemonic::Xsave64
+                | Mnemonic::Xrstor64
         );
         if xsave && !registers.cr4().contains(Cr4::OSXSAVE) {
             return Err(Fault::ud("CR4.OSXSAVE is clear"));
         }
-        if mnemonic == Mnemonic::Mov && instruction.op0_kind() == OpKind::Register && instruction.op0_register() == Register::CS {
+        if mnemonic == Mnemonic::Mov
+            && instruction.op0_kind() == OpKind::Register
+            && instruction.op0_register() == Register::CS
+        {
             return Err(Fault::ud("CS cannot be loaded with MOV"));
         }
         if mnemonic == Mnemonic::Rsm {
@@ -114,14 +129,16 @@ impl Moment<'_> {
     }
 
     /// INT and its kind: not faults, but delivered like one.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "iced's enums have a thousand names")]
     fn check_interrupt(&self, instruction: &Instruction) -> Result<(), Fault> {
-        let software = |vector, why: &str| {
-            Err(Fault { software: true, trap: true, ..Fault::new(vector, None, why) })
-        };
+        let software =
+            |vector, why: &str| Err(Fault { software: true, trap: true, ..Fault::new(vector, None, why) });
         match instruction.mnemonic() {
             Mnemonic::Int => software(instruction.immediate8(), "the guest asked for it"),
             Mnemonic::Int3 => software(3, "a breakpoint instruction"),
-            Mnemonic::Into if self.registers.regs.rflags & OVERFLOW != 0 => software(4, "the overflow flag is set"),
+            Mnemonic::Into if self.registers.regs.rflags & OVERFLOW != 0 => {
+                software(4, "the overflow flag is set")
+            }
             Mnemonic::Int1 => Err(Fault { trap: true, ..Fault::new(1, None, "a debug trap instruction") }),
             Mnemonic::Bound => self.check_bound(instruction),
             _ => Ok(()),
@@ -130,7 +147,8 @@ impl Moment<'_> {
 
     fn check_bound(&self, instruction: &Instruction) -> Result<(), Fault> {
         let size = instruction.op0_register().size();
-        let (Some(at), Some(index)) = (self.operand_address(instruction, 1), self.operand(instruction, 0)) else {
+        let (Some(at), Some(index)) = (self.operand_address(instruction, 1), self.operand(instruction, 0))
+        else {
             return Ok(());
         };
         let shift = 64 - 8 * u32::try_from(size).unwrap_or(4);
@@ -143,6 +161,7 @@ impl Moment<'_> {
     }
 
     /// Division: by zero, or with a quotient that does not fit.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "iced's enums have a thousand names")]
     fn check_divide(&self, instruction: &Instruction) -> Result<(), Fault> {
         let mnemonic = instruction.mnemonic();
         if mnemonic == Mnemonic::Aam && instruction.immediate8() == 0 {
@@ -178,6 +197,7 @@ impl Moment<'_> {
     }
 
     /// The likely reason why an instruction did not get through that nothing in the state speaks against.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "iced's enums have a thousand names")]
     pub(super) fn suspicion(&self, instruction: &Instruction) -> Option<Fault> {
         let regs = &self.registers.regs;
         let msr = regs.rcx & 0xffff_ffff;
@@ -185,19 +205,28 @@ impl Moment<'_> {
             Mnemonic::Rdmsr => Fault::gp(0, format!("this vCPU has no MSR {msr:#x}")),
             Mnemonic::Wrmsr => Fault::gp(
                 0,
-                format!("this vCPU has no MSR {msr:#x}, or the MSR does not take the value {:#x}",
-                    (regs.rdx & 0xffff_ffff) << 32 | regs.rax & 0xffff_ffff),
+                format!(
+                    "this vCPU has no MSR {msr:#x}, or the MSR does not take the value {:#x}",
+                    (regs.rdx & 0xffff_ffff) << 32 | regs.rax & 0xffff_ffff
+                ),
             ),
             Mnemonic::Xsetbv => Fault::gp(0, "XCR0 does not take this value"),
-            Mnemonic::Mov if instruction.op0_kind() == OpKind::Register && instruction.op0_register().is_cr() => {
+            Mnemonic::Mov
+                if instruction.op0_kind() == OpKind::Register && instruction.op0_register().is_cr() =>
+            {
                 let register = instruction.op0_register();
                 let value = self.operand(instruction, 1).unwrap_or(0);
-                Fault::gp(0, format!("{register:?} does not take the value {value:#x} on this vCPU; a feature may be missing in its CPUID"))
+                Fault::gp(
+                    0,
+                    format!(
+                        "{register:?} does not take the value {value:#x} on this vCPU; a feature may be missing in its CPUID"
+                    ),
+                )
             }
             _ if instruction.flow_control() != FlowControl::Next => return None,
-            _ if is_optional(instruction) => {
-                Fault::ud("this vCPU does not have the instruction: it belongs to an extension that its CPUID does not announce")
-            }
+            _ if is_optional(instruction) => Fault::ud(
+                "this vCPU does not have the instruction: it belongs to an extension that its CPUID does not announce",
+            ),
             _ => return None,
         })
     }
@@ -208,14 +237,21 @@ fn is_optional(instruction: &Instruction) -> bool {
     let plain = |feature: &CpuidFeature| {
         matches!(
             feature,
-            CpuidFeature::INTEL8086 | CpuidFeature::INTEL186 | CpuidFeature::INTEL286 | CpuidFeature::INTEL386
-                | CpuidFeature::INTEL486 | CpuidFeature::X64 | CpuidFeature::FPU | CpuidFeature::CPUID
+            CpuidFeature::INTEL8086
+                | CpuidFeature::INTEL186
+                | CpuidFeature::INTEL286
+                | CpuidFeature::INTEL386
+                | CpuidFeature::INTEL486
+                | CpuidFeature::X64
+                | CpuidFeature::FPU
+                | CpuidFeature::CPUID
         )
     };
     !instruction.cpuid_features().iter().any(plain)
 }
 
 /// Whether an instruction makes a run depend on more than its input: clocks and random numbers.
+#[expect(clippy::wildcard_enum_match_arm, reason = "iced's enums have a thousand names")]
 pub(super) fn is_unrepeatable(instruction: &Instruction) -> Option<&'static str> {
     match instruction.mnemonic() {
         Mnemonic::Rdtsc | Mnemonic::Rdtscp => Some("the time-stamp counter"),
@@ -224,4 +260,3 @@ pub(super) fn is_unrepeatable(instruction: &Instruction) -> Option<&'static str>
         _ => None,
     }
 }
-

@@ -4,6 +4,8 @@
 //! loop; what the loop reads says what it waits for. Exceptions at one place, again and again, are a storm. And an
 //! instruction that never ends is one too.
 
+use std::time::Duration;
+
 use iced_x86::{Decoder, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 use crate::error::Error;
@@ -16,7 +18,9 @@ use super::moment::{Fetched, Moment, Registers};
 use super::trail::{Past, Raised, Trail, Walked};
 
 /// Steps of a sample.
-const SAMPLE: u64 = 2000;
+const SAMPLE: u64 = 1000;
+/// Time for it.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// A loop has at most this many instructions; more is called a program at work.
 const LARGEST_LOOP: usize = 256;
 /// This many exceptions at one place are a storm.
@@ -60,28 +64,25 @@ pub struct Loop {
     pub watches: Option<(u64, u64)>,
     /// A HLT in it.
     pub halts: bool,
-    /// A call to the hypervisor in it.
-    pub calls: bool,
+    /// A call to the hypervisor in it: its number in `body`.
+    pub calls: Option<usize>,
 }
 
 /// Samples a machine that was stopped by a limit.
 pub(super) fn sample(
     ended: &Machine,
     build: &dyn Fn() -> Result<Machine, Error>,
-    budget: std::time::Duration,
+    budget: Duration,
 ) -> Result<(Hang, Trail), Error> {
     let checkpoint = ended.checkpoint()?;
     let nothing = Recording::new();
     let mut replayer = Replayer::new(build, &nothing)?;
     replayer.machine_mut().restore(&checkpoint)?;
-    replayer.set_budget(budget)?;
+    replayer.set_budget(budget.min(PATIENCE))?;
     let mut trail = Trail::default();
-    let walked = trail.follow(&mut replayer, SAMPLE)?;
+    let walked = trail.follow(&mut replayer, SAMPLE, PATIENCE)?;
     let hang = match walked {
-        Walked::Stuck(registers) => {
-            let moment = Moment::of(replayer.machine(), &registers);
-            Hang::Stuck(moment.fault_of(&moment.fetch()))
-        }
+        Walked::Stuck(registers) => stuck(replayer.machine(), &registers),
         Walked::Ended { end, .. } => Hang::EndsLater(end),
         Walked::Circle(raised) => Hang::Storm { raised, count: None },
         Walked::Enough | Walked::Diverged | Walked::OutOfTime => pattern(&replayer, &trail)?,
@@ -89,14 +90,23 @@ pub(super) fn sample(
     Ok((hang, trail))
 }
 
+/// An instruction without an end. Some hosts do not report a step that leads to where it began.
+fn stuck(machine: &Machine, registers: &Registers) -> Hang {
+    let moment = Moment::of(machine, registers);
+    let fetched = moment.fetch();
+    match &fetched {
+        Fetched::Instruction(instruction, _) if leads_to(instruction, registers.regs.rip) => Hang::JumpToSelf,
+        Fetched::Instruction(..) | Fetched::Invalid(_) | Fetched::Fault(_) | Fetched::NoMemory => {
+            Hang::Stuck(moment.fault_of(&fetched))
+        }
+    }
+}
+
 /// A guest that cannot be stepped: what the one instruction says that it stood at.
 pub(super) fn at_rest(ended: &Machine, registers: &Registers) -> Hang {
     let moment = Moment::of(ended, registers);
     match moment.fetch() {
-        Fetched::Instruction(instruction, _)
-            if instruction.flow_control() == FlowControl::UnconditionalBranch
-                && instruction.near_branch_target() == registers.regs.rip =>
-        {
+        Fetched::Instruction(instruction, _) if leads_to(&instruction, registers.regs.rip) => {
             Hang::JumpToSelf
         }
         Fetched::Instruction(..) | Fetched::Invalid(_) | Fetched::Fault(_) | Fetched::NoMemory => {
@@ -127,14 +137,20 @@ fn pattern(replayer: &Replayer<'_>, trail: &Trail) -> Result<Hang, Error> {
 }
 
 fn jumps_to_itself(past: &Past) -> bool {
-    let instruction = decode(past);
-    instruction.flow_control() == FlowControl::UnconditionalBranch && instruction.near_branch_target() == past.linear
+    leads_to(&decode(past), past.linear)
+}
+
+/// A plain jump to an address.
+fn leads_to(instruction: &Instruction, address: u64) -> bool {
+    instruction.flow_control() == FlowControl::UnconditionalBranch
+        && instruction.near_branch_target() == address
 }
 
 fn decode(past: &Past) -> Instruction {
     Decoder::with_ip(past.width.bits(), &past.bytes, past.linear, 0).decode()
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "iced's enums have a thousand names")]
 fn describe(replayer: &Replayer<'_>, registers: &Registers, body: &[u64]) -> Loop {
     let machine = replayer.machine();
     let mut found = Loop {
@@ -143,7 +159,7 @@ fn describe(replayer: &Replayer<'_>, registers: &Registers, body: &[u64]) -> Loo
         writes_ports: Vec::new(),
         watches: None,
         halts: false,
-        calls: false,
+        calls: None,
     };
     let (width, base) = (registers.width(), registers.linear_rip().wrapping_sub(registers.regs.rip));
     for linear in body {
@@ -157,9 +173,11 @@ fn describe(replayer: &Replayer<'_>, registers: &Registers, body: &[u64]) -> Loo
         };
         match instruction.mnemonic() {
             Mnemonic::In | Mnemonic::Insb | Mnemonic::Insw | Mnemonic::Insd => found.reads_ports.push(port()),
-            Mnemonic::Out | Mnemonic::Outsb | Mnemonic::Outsw | Mnemonic::Outsd => found.writes_ports.push(port()),
+            Mnemonic::Out | Mnemonic::Outsb | Mnemonic::Outsw | Mnemonic::Outsd => {
+                found.writes_ports.push(port());
+            }
             Mnemonic::Hlt => found.halts = true,
-            Mnemonic::Vmcall | Mnemonic::Vmmcall => found.calls = true,
+            Mnemonic::Vmcall | Mnemonic::Vmmcall => found.calls = Some(found.body.len()),
             _ => {}
         }
         if found.watches.is_none() {
@@ -176,14 +194,21 @@ fn describe(replayer: &Replayer<'_>, registers: &Registers, body: &[u64]) -> Loo
 
 /// A variable that is looked at: read from an address without registers that change in every round.
 fn watched(moment: &Moment<'_>, instruction: &Instruction) -> Option<(u64, u64)> {
-    let looks = matches!(instruction.mnemonic(), Mnemonic::Cmp | Mnemonic::Test | Mnemonic::Mov | Mnemonic::Movzx | Mnemonic::Bt);
-    if !looks || instruction.flow_control() != FlowControl::Next || instruction.memory_index() != Register::None {
+    let looks = matches!(
+        instruction.mnemonic(),
+        Mnemonic::Cmp | Mnemonic::Test | Mnemonic::Mov | Mnemonic::Movzx | Mnemonic::Bt
+    );
+    if !looks
+        || instruction.flow_control() != FlowControl::Next
+        || instruction.memory_index() != Register::None
+    {
         return None;
     }
     let number = (0..instruction.op_count()).find(|number| instruction.op_kind(*number) == OpKind::Memory)?;
     let written = number == 0 && instruction.mnemonic() == Mnemonic::Mov;
     // The frame of a function is its own business.
-    let local = matches!(instruction.memory_base(), Register::RBP | Register::EBP | Register::RSP | Register::ESP);
+    let local =
+        matches!(instruction.memory_base(), Register::RBP | Register::EBP | Register::RSP | Register::ESP);
     if written || local {
         return None;
     }

@@ -5,7 +5,9 @@
 //!
 //! Source: SDM vol. 3, 5.3 (limits), 5.5 (types), 4.6 (pages); vol. 1, 10.4.1 (alignment of SSE operands).
 
-use iced_x86::{EncodingKind, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register, UsedMemory};
+use iced_x86::{
+    EncodingKind, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register, UsedMemory,
+};
 
 use crate::control::{Cr0, Rflags};
 use crate::disassembly::Width;
@@ -46,12 +48,12 @@ fn operands(moment: &Moment<'_>, instruction: &Instruction) -> Vec<Operand> {
 }
 
 fn counter(moment: &Moment<'_>, instruction: &Instruction) -> u64 {
-    let narrow = instruction.op_kinds().any(|kind| {
-        matches!(kind, OpKind::MemorySegSI | OpKind::MemorySegDI | OpKind::MemoryESDI)
-    });
-    let wide = instruction.op_kinds().any(|kind| {
-        matches!(kind, OpKind::MemorySegRSI | OpKind::MemorySegRDI | OpKind::MemoryESRDI)
-    });
+    let narrow = instruction
+        .op_kinds()
+        .any(|kind| matches!(kind, OpKind::MemorySegSI | OpKind::MemorySegDI | OpKind::MemoryESDI));
+    let wide = instruction
+        .op_kinds()
+        .any(|kind| matches!(kind, OpKind::MemorySegRSI | OpKind::MemorySegRDI | OpKind::MemoryESRDI));
     let register = if narrow {
         Register::CX
     } else if wide {
@@ -138,7 +140,9 @@ impl Moment<'_> {
         let (limit, last) = (u64::from(found.limit), offset + size - 1);
         let expand_down = found.type_ & 0b1100 == 0b0100 && registers.is_protected();
         if (!expand_down && last > limit) || (expand_down && offset <= limit) {
-            return fail(format!("it touches offset {offset:#x} of {name}, beyond the segment's limit {limit:#x}"));
+            return fail(format!(
+                "it touches offset {offset:#x} of {name}, beyond the segment's limit {limit:#x}"
+            ));
         }
         Ok(())
     }
@@ -154,11 +158,14 @@ impl Moment<'_> {
             let why = format!("its operand at {linear:#x} has to be aligned to {size} bytes");
             return Err(Fault::gp(0, why));
         }
-        let checks = user
-            && self.registers.cr0().contains(Cr0::AM)
-            && self.registers.rflags().contains(Rflags::AC);
+        let checks =
+            user && self.registers.cr0().contains(Cr0::AM) && self.registers.rflags().contains(Rflags::AC);
         if checks && size.is_power_of_two() && size <= 8 && !linear.is_multiple_of(size) {
-            return Err(Fault::new(17, Some(0), format!("its operand at {linear:#x} is not aligned, and RFLAGS.AC is set")));
+            return Err(Fault::new(
+                17,
+                Some(0),
+                format!("its operand at {linear:#x} is not aligned, and RFLAGS.AC is set"),
+            ));
         }
         Ok(())
     }
@@ -171,11 +178,13 @@ impl Moment<'_> {
 
     /// The linear address of an operand in memory.
     pub(super) fn operand_address(&self, instruction: &Instruction, number: u32) -> Option<u64> {
-        let address = instruction.virtual_address(number, 0, |register, _, _| self.registers.value(register))?;
+        let address =
+            instruction.virtual_address(number, 0, |register, _, _| self.registers.value(register))?;
         Some(if self.registers.width() == Width::Bits64 { address } else { address & 0xffff_ffff })
     }
 
     /// The value of an operand: register, immediate or memory, at most 8 bytes.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "iced's enums have a thousand names")]
     pub(super) fn operand(&self, instruction: &Instruction, number: u32) -> Option<u64> {
         match instruction.op_kind(number) {
             OpKind::Register => {
@@ -185,7 +194,7 @@ impl Moment<'_> {
                     None => self.registers.value(register),
                 }
             }
-            kind if kind == OpKind::Memory => {
+            OpKind::Memory => {
                 let size = instruction.memory_size().size();
                 let at = self.operand_address(instruction, number)?;
                 self.read_word(at, size).ok().filter(|_| size <= 8)
@@ -201,16 +210,29 @@ fn uses_stack(instruction: &Instruction) -> bool {
 
 /// SSE instructions in legacy encoding want whole vectors aligned, but for those made for unaligned ones.
 fn needs_alignment(instruction: &Instruction, size: u64) -> bool {
-    let vector = instruction.op_kinds().zip(0..).any(|(kind, number)| {
-        kind == OpKind::Register && instruction.op_register(number).is_xmm()
-    });
+    let vector = instruction
+        .op_kinds()
+        .zip(0..)
+        .any(|(kind, number)| kind == OpKind::Register && instruction.op_register(number).is_xmm());
     let unaligned = matches!(
         instruction.mnemonic(),
-        Mnemonic::Movups | Mnemonic::Movupd | Mnemonic::Movdqu | Mnemonic::Lddqu | Mnemonic::Pcmpistri
-            | Mnemonic::Pcmpistrm | Mnemonic::Pcmpestri | Mnemonic::Pcmpestrm
+        Mnemonic::Movups
+            | Mnemonic::Movupd
+            | Mnemonic::Movdqu
+            | Mnemonic::Lddqu
+            | Mnemonic::Pcmpistri
+            | Mnemonic::Pcmpistrm
+            | Mnemonic::Pcmpestri
+            | Mnemonic::Pcmpestrm
     );
-    let wide = matches!(instruction.mnemonic(), Mnemonic::Cmpxchg16b | Mnemonic::Fxsave | Mnemonic::Fxrstor
-        | Mnemonic::Fxsave64 | Mnemonic::Fxrstor64);
+    let wide = matches!(
+        instruction.mnemonic(),
+        Mnemonic::Cmpxchg16b
+            | Mnemonic::Fxsave
+            | Mnemonic::Fxrstor
+            | Mnemonic::Fxsave64
+            | Mnemonic::Fxrstor64
+    );
     if wide {
         return true;
     }

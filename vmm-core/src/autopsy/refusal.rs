@@ -28,10 +28,12 @@ pub(super) fn interprets_all() -> bool {
 pub(super) fn of(moment: &Moment<'_>, instruction: &Instruction) -> Refusal {
     let outside = memory_outside(moment, instruction);
     let vector = (0..instruction.op_count()).any(|number| {
-        instruction.op_kind(number) == OpKind::Register && instruction.op_register(number).is_vector_register()
+        instruction.op_kind(number) == OpKind::Register
+            && instruction.op_register(number).is_vector_register()
     });
     let x87 = instruction.cpuid_features().iter().any(|feature| format!("{feature:?}").starts_with("FPU"));
-    let software_interrupt = matches!(instruction.mnemonic(), Mnemonic::Int | Mnemonic::Int3 | Mnemonic::Int1 | Mnemonic::Into);
+    let software_interrupt =
+        matches!(instruction.mnemonic(), Mnemonic::Int | Mnemonic::Int3 | Mnemonic::Int1 | Mnemonic::Into);
     if let Some(at) = outside {
         return Refusal {
             why: format!("its operand at {at:#x} is not memory, so KVM had to emulate it, and its interpreter does not know it"),
@@ -56,7 +58,9 @@ pub(super) fn of(moment: &Moment<'_>, instruction: &Instruction) -> Refusal {
 /// The first address that the instruction touches where no memory is.
 fn memory_outside(moment: &Moment<'_>, instruction: &Instruction) -> Option<u64> {
     let number = (0..instruction.op_count()).find(|number| instruction.op_kind(*number) == OpKind::Memory)?;
-    if instruction.mnemonic() == Mnemonic::Lea || instruction.memory_base() == Register::None && instruction.memory_size().size() == 0 {
+    if instruction.mnemonic() == Mnemonic::Lea
+        || instruction.memory_base() == Register::None && instruction.memory_size().size() == 0
+    {
         return None;
     }
     let at = moment.operand_address(instruction, number)?;

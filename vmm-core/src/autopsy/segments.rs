@@ -48,10 +48,9 @@ impl Moment<'_> {
             return Err(Fault::gp(selector_code(selector) | external, why));
         }
         let at = base.wrapping_add(u64::from(offset));
-        let entry = self.read_word(at, 8).map_err(|fault| Fault {
-            why: format!("the {table} cannot be read: {}", fault.why),
-            ..fault
-        })?;
+        let entry = self
+            .read_word(at, 8)
+            .map_err(|fault| Fault { why: format!("the {table} cannot be read: {}", fault.why), ..fault })?;
         let mut descriptor = Descriptor::from_entry(entry, 0);
         if !descriptor.code_or_data && self.registers.is_long() && offset + 15 <= limit {
             descriptor = Descriptor::from_entry(entry, self.read_word(at.wrapping_add(8), 8)?);
@@ -70,7 +69,11 @@ impl Moment<'_> {
         let refuse = |why: &str| Err(Fault::gp(code, format!("{what} leads to {}, {why}", name(selector))));
         if !found.code_or_data || found.kind & 8 == 0 {
             let empty = found.kind == 0 && found.base == 0 && found.limit == 0;
-            let is = if empty { "which is an empty descriptor".to_owned() } else { format!("which is {}", shown(&found)) };
+            let is = if empty {
+                "which is an empty descriptor".to_owned()
+            } else {
+                format!("which is {}", shown(&found))
+            };
             return refuse(&format!("{is}, not a code segment"));
         }
         if found.long && found.big {
@@ -90,7 +93,8 @@ impl Moment<'_> {
         }
         let found = self.descriptor(selector, 0)?;
         let code = selector_code(selector);
-        let refuse = |why: &str| Err(Fault::gp(code, format!("{register} is loaded with {}, {why}", name(selector))));
+        let refuse =
+            |why: &str| Err(Fault::gp(code, format!("{register} is loaded with {}, {why}", name(selector))));
         // Data, or code that can be read.
         if !found.code_or_data || found.kind & 0b1010 == 0b1000 {
             return refuse(&format!("which is {}, not a segment that can be read", shown(&found)));
@@ -109,7 +113,13 @@ impl Moment<'_> {
 
     /// Whether a selector can go into SS at privilege level `cpl`. `vector` is that of the fault: #GP, or #TS for a stack
     /// that comes out of the TSS.
-    pub(super) fn check_stack(&self, selector: u16, cpl: u8, vector: u8, external: u32) -> Result<Descriptor, Fault> {
+    pub(super) fn check_stack(
+        &self,
+        selector: u16,
+        cpl: u8,
+        vector: u8,
+        external: u32,
+    ) -> Result<Descriptor, Fault> {
         let code = selector_code(selector) | external;
         let fail = |why: &str| {
             let from = if vector == PROTECTION { "ss is loaded with" } else { "the TSS says that ss is" };

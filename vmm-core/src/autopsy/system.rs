@@ -17,6 +17,7 @@ const EFER: u64 = 0xc000_0080;
 
 impl Moment<'_> {
     /// What a system instruction runs into before it touches memory.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "iced's enums have a thousand names")]
     pub(super) fn check_system(&self, instruction: &Instruction) -> Result<(), Fault> {
         self.check_privilege(instruction)?;
         if instruction.op_count() > 0 && instruction.op0_kind() == OpKind::Register {
@@ -37,6 +38,7 @@ impl Moment<'_> {
     }
 
     /// What POP and the like put into a segment register; their memory operands have been checked.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "iced's enums have a thousand names")]
     pub(super) fn check_segment_pop(&self, instruction: &Instruction) -> Result<(), Fault> {
         let (register, at) = match instruction.mnemonic() {
             Mnemonic::Pop if instruction.op0_kind() == OpKind::Register => {
@@ -69,6 +71,7 @@ impl Moment<'_> {
         self.check_data(selector, &format!("{register:?}").to_lowercase())
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "iced's enums have a thousand names")]
     fn check_privilege(&self, instruction: &Instruction) -> Result<(), Fault> {
         let registers = self.registers;
         let cpl = registers.cpl();
@@ -78,13 +81,24 @@ impl Moment<'_> {
         match mnemonic {
             Mnemonic::Cli | Mnemonic::Sti => {
                 if cpl > registers.iopl() {
-                    return refused(&format!("it needs an I/O privilege of at least its ring (IOPL is {})", registers.iopl()));
+                    return refused(&format!(
+                        "it needs an I/O privilege of at least its ring (IOPL is {})",
+                        registers.iopl()
+                    ));
                 }
                 Ok(())
             }
-            Mnemonic::In | Mnemonic::Out | Mnemonic::Insb | Mnemonic::Insw | Mnemonic::Insd | Mnemonic::Outsb
-            | Mnemonic::Outsw | Mnemonic::Outsd => self.check_port(instruction),
-            Mnemonic::Sgdt | Mnemonic::Sidt | Mnemonic::Sldt | Mnemonic::Smsw | Mnemonic::Str if umip && cpl > 0 => {
+            Mnemonic::In
+            | Mnemonic::Out
+            | Mnemonic::Insb
+            | Mnemonic::Insw
+            | Mnemonic::Insd
+            | Mnemonic::Outsb
+            | Mnemonic::Outsw
+            | Mnemonic::Outsd => self.check_port(instruction),
+            Mnemonic::Sgdt | Mnemonic::Sidt | Mnemonic::Sldt | Mnemonic::Smsw | Mnemonic::Str
+                if umip && cpl > 0 =>
+            {
                 refused("CR4.UMIP reserves it for ring 0")
             }
             Mnemonic::Rdtsc | Mnemonic::Rdtscp if cpl > 0 && registers.cr4().contains(Cr4::TSD) => {
@@ -103,7 +117,10 @@ impl Moment<'_> {
         if registers.cpl() <= registers.iopl() && !v86 {
             return Ok(());
         }
-        let (is_out, immediate) = (instruction.mnemonic() == Mnemonic::Out, instruction.op_kinds().any(|kind| kind == OpKind::Immediate8));
+        let (is_out, immediate) = (
+            instruction.mnemonic() == Mnemonic::Out,
+            instruction.op_kinds().any(|kind| kind == OpKind::Immediate8),
+        );
         let port = if immediate {
             u64::from(instruction.immediate8())
         } else {
@@ -196,7 +213,9 @@ impl Moment<'_> {
             let entry = u64::from_le_bytes(bytes);
             let reserved = entry & (0x1e6 | !((1 << self.physical_bits) - 1));
             if entry & 1 != 0 && reserved != 0 {
-                let why = format!("entry {number} of the PDPT that CR3 leads to ({entry:#x}) has reserved bits set ({reserved:#x})");
+                let why = format!(
+                    "entry {number} of the PDPT that CR3 leads to ({entry:#x}) has reserved bits set ({reserved:#x})"
+                );
                 return Err(Fault::gp(0, why));
             }
         }
@@ -238,7 +257,11 @@ impl Moment<'_> {
             return Err(Fault::gp(code, why));
         }
         if !found.present {
-            return Err(Fault::new(11, Some(code), format!("it loads {}, which is not present", segments::name(selector))));
+            return Err(Fault::new(
+                11,
+                Some(code),
+                format!("it loads {}, which is not present", segments::name(selector)),
+            ));
         }
         Ok(())
     }

@@ -111,12 +111,15 @@ fn gates(moment: &Moment<'_>) -> Vec<(u8, GateFound)> {
         if low == 0 {
             continue;
         }
-        list.push((vector, if protected {
-            let high = if size == 16 { moment.read_word(at.wrapping_add(8), 8).unwrap_or(0) } else { 0 };
-            GateFound::Gate { at, gate: Gate::from_entry(low, high) }
-        } else {
-            GateFound::Vector { at, segment: (low >> 16 & 0xffff) as u16, offset: (low & 0xffff) as u16 }
-        }));
+        list.push((
+            vector,
+            if protected {
+                let high = if size == 16 { moment.read_word(at.wrapping_add(8), 8).unwrap_or(0) } else { 0 };
+                GateFound::Gate { at, gate: Gate::from_entry(low, high) }
+            } else {
+                GateFound::Vector { at, segment: (low >> 16 & 0xffff) as u16, offset: (low & 0xffff) as u16 }
+            },
+        ));
     }
     list
 }

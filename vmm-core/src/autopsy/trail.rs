@@ -5,7 +5,7 @@
 //! to memory are remembered too: a page table or gate that turns out to be wrong can then name its writer.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use iced_x86::{Instruction, Mnemonic};
 use kvm_sys_wrap::bindings::kvm_regs;
@@ -29,7 +29,7 @@ pub const REMEMBERED: usize = 32;
 /// How many writes are remembered.
 const WRITES: usize = 4096;
 /// After this time without a step the guest is taken to sit in an instruction that never ends.
-const PATIENCE: Duration = Duration::from_millis(400);
+const PATIENCE: Duration = Duration::from_millis(200);
 
 /// An instruction that was executed.
 #[derive(Debug, Clone)]
@@ -114,9 +114,18 @@ pub(super) enum Walked {
 
 impl Trail {
     /// Leads the machine on for at most `steps` instructions.
-    pub(super) fn follow(&mut self, replayer: &mut Replayer<'_>, steps: u64) -> Result<Walked, Error> {
+    ///
+    /// And for at most about `time`.
+    pub(super) fn follow(
+        &mut self,
+        replayer: &mut Replayer<'_>,
+        steps: u64,
+        time: Duration,
+    ) -> Result<Walked, Error> {
+        let started = Instant::now();
         let mut patience = Alarm::set(PATIENCE)?;
-        let mut last_kick = self.steps;
+        // A kick from before may come late, so two of them with nothing in between are wanted.
+        let mut last_kick = None;
         let until = self.steps.saturating_add(steps);
         while self.steps < until {
             let registers = Registers::of(replayer.machine())?;
@@ -125,18 +134,21 @@ impl Trail {
                 return Ok(Walked::Circle(Box::new(raised)));
             }
             match replayer.examine(plan.halt, plan.catch)? {
-                Step::Done => self.finish(&plan, &registers, false),
-                Step::Caught => {
-                    self.finish(&plan, &registers, true);
-                    if let Some(handler) = plan.handler {
-                        clear_step_flag(replayer, &registers, handler)?;
+                Step::Done => {
+                    self.finish(&plan, &registers, false);
+                    if plan.pushes_flags {
+                        clear_step_flag(replayer, &registers, None)?;
                     }
                 }
+                Step::Caught => {
+                    self.finish(&plan, &registers, true);
+                    clear_step_flag(replayer, &registers, plan.handler)?;
+                }
                 Step::Kicked => {
-                    if last_kick == self.steps {
+                    if last_kick == Some(self.steps) {
                         return Ok(Walked::Stuck(Box::new(registers)));
                     }
-                    last_kick = self.steps;
+                    last_kick = Some(self.steps);
                     patience = Alarm::set(PATIENCE)?;
                 }
                 Step::Ended(end) => {
@@ -148,6 +160,9 @@ impl Trail {
             }
             if replayer.is_out_of_time() {
                 return Ok(Walked::OutOfTime);
+            }
+            if started.elapsed() >= time {
+                break;
             }
         }
         drop(patience);
@@ -161,21 +176,37 @@ impl Trail {
         let fetched = moment.fetch();
         let fault = moment.fault_of(&fetched);
         let linear = registers.linear_rip();
-        let mut plan = Plan { bytes: Vec::new(), halt: None, catch: None, handler: None, links: Vec::new(), returns: false };
+        let mut plan = Plan {
+            bytes: Vec::new(),
+            halt: None,
+            catch: None,
+            handler: None,
+            links: Vec::new(),
+            returns: false,
+            pushes_flags: false,
+        };
         if let Some(fault) = fault {
             let landing = machine.landing.map(|landing| landing.address);
             let chain = moment.chain(fault);
             // Where a gate is not fit for use the CPU does not go there. Some hosts do.
             let handler = match chain.end {
                 ChainEnd::Handler(handler) | ChainEnd::Recursion(handler) => Some(handler),
-                ChainEnd::TripleFault | ChainEnd::Unknown => {
-                    chain.links.first().and_then(|link| link.delivery.gate).and_then(|gate| moment.beyond(gate))
-                }
+                ChainEnd::TripleFault | ChainEnd::Unknown => chain
+                    .links
+                    .first()
+                    .and_then(|link| link.delivery.gate)
+                    .and_then(|gate| moment.beyond(gate)),
             };
             if let Some(handler) = handler {
                 // The landing page consists of HLT already, and ends the run by itself.
                 let lands = landing.is_some_and(|page| handler.linear & !0xfff == page.0);
-                let access = Access { linear: handler.linear, size: 1, kind: AccessKind::Fetch, user: false, implicit: true };
+                let access = Access {
+                    linear: handler.linear,
+                    size: 1,
+                    kind: AccessKind::Fetch,
+                    user: false,
+                    implicit: true,
+                };
                 let gpa = moment.pieces(&access).ok().and_then(|pieces| Some(pieces.first()?.0));
                 plan.catch = gpa.filter(|_| !lands).map(|gpa| Catch { gpa, linear: handler.linear });
                 plan.handler = Some(handler);
@@ -187,7 +218,10 @@ impl Trail {
                 self.remember_writes(&moment, &instruction, !plan.links.is_empty());
                 self.remember_clock(&instruction, linear);
                 plan.halt = (instruction.mnemonic() == Mnemonic::Hlt).then(|| linear.wrapping_add(1));
-                plan.returns = matches!(instruction.mnemonic(), Mnemonic::Iret | Mnemonic::Iretd | Mnemonic::Iretq);
+                plan.returns =
+                    matches!(instruction.mnemonic(), Mnemonic::Iret | Mnemonic::Iretd | Mnemonic::Iretq);
+                plan.pushes_flags =
+                    matches!(instruction.mnemonic(), Mnemonic::Pushf | Mnemonic::Pushfd | Mnemonic::Pushfq);
                 plan.bytes = bytes;
             }
             Fetched::Invalid(bytes) => plan.bytes = bytes,
@@ -247,8 +281,13 @@ impl Trail {
         }
         let user = moment.registers.cpl() == 3;
         for written in moment.writes(instruction) {
-            let access =
-                Access { linear: written.linear, size: written.size, kind: AccessKind::Write, user, implicit: false };
+            let access = Access {
+                linear: written.linear,
+                size: written.size,
+                kind: AccessKind::Write,
+                user,
+                implicit: false,
+            };
             for (gpa, size) in moment.pieces(&access).unwrap_or_default() {
                 self.writes.push_back(Write { gpa, size, step: self.steps });
             }
@@ -280,6 +319,7 @@ struct Plan {
     /// The exceptions that it raises.
     links: Vec<Link>,
     returns: bool,
+    pushes_flags: bool,
 }
 
 impl Plan {
@@ -298,8 +338,13 @@ impl Plan {
     }
 }
 
-/// Takes the trap flag of single-stepping out of the frame that the handler was given: the guest's own flags had none.
-fn clear_step_flag(replayer: &Replayer<'_>, before: &Registers, handler: Handler) -> Result<(), Error> {
+/// Takes the trap flag of single-stepping out of flags that were pushed, for a handler or by PUSHF: the guest's own flags
+/// had none.
+fn clear_step_flag(
+    replayer: &Replayer<'_>,
+    before: &Registers,
+    handler: Option<Handler>,
+) -> Result<(), Error> {
     const TRAP_FLAG: u64 = 1 << 8;
     if before.regs.rflags & TRAP_FLAG != 0 {
         return Ok(());
@@ -307,7 +352,8 @@ fn clear_step_flag(replayer: &Replayer<'_>, before: &Registers, handler: Handler
     let machine = replayer.machine();
     let now = Registers::of(machine)?;
     let moment = Moment::of(machine, &now);
-    let access = Access { linear: handler.flags_at, size: 2, kind: AccessKind::Read, user: false, implicit: true };
+    let flags_at = handler.map_or(now.linear_stack(), |handler| handler.flags_at);
+    let access = Access { linear: flags_at, size: 2, kind: AccessKind::Read, user: false, implicit: true };
     let Some((gpa, _)) = moment.pieces(&access).ok().and_then(|pieces| pieces.first().copied()) else {
         return Ok(());
     };
@@ -320,7 +366,6 @@ fn clear_step_flag(replayer: &Replayer<'_>, before: &Registers, handler: Handler
     Ok(())
 }
 
-
 /// A string instruction with REP, which is stepped round by round.
 fn is_repeated(past: &Past) -> bool {
     let decoded = iced_x86::Decoder::with_ip(past.width.bits(), &past.bytes, past.linear, 0).decode();
@@ -330,7 +375,9 @@ fn is_repeated(past: &Past) -> bool {
 impl Trail {
     /// The run ended in a handler whose first instruction could not be watched: its exception counts as delivered.
     pub(super) fn count_last_as_delivered(&mut self, before: &Registers, stopped_at: u64) {
-        if let Some(plan) = self.last.take_if(|plan| plan.handler.is_some_and(|handler| handler.linear == stopped_at)) {
+        if let Some(plan) =
+            self.last.take_if(|plan| plan.handler.is_some_and(|handler| handler.linear == stopped_at))
+        {
             self.finish(&plan, before, true);
         }
     }

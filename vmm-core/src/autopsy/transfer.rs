@@ -23,9 +23,8 @@ pub(super) fn cannot_be_at(registers: &Registers, rip: u64) -> Option<Fault> {
         Width::Bits64 => None,
         Width::Bits16 | Width::Bits32 => {
             let limit = u64::from(registers.sregs.cs.limit);
-            (rip & 0xffff_ffff > limit).then(|| {
-                Fault::gp(0, format!("{rip:#x} lies beyond the limit of cs ({limit:#x})"))
-            })
+            (rip & 0xffff_ffff > limit)
+                .then(|| Fault::gp(0, format!("{rip:#x} lies beyond the limit of cs ({limit:#x})")))
         }
     }
 }
@@ -39,6 +38,7 @@ pub(super) fn is_canonical(registers: &Registers, address: u64) -> bool {
 
 impl Moment<'_> {
     /// What a jump, call or return runs into by its target. Its memory operands have been checked.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "iced's enums have a thousand names")]
     pub(super) fn check_transfer(&self, instruction: &Instruction) -> Result<(), Fault> {
         match instruction.mnemonic() {
             Mnemonic::Iret | Mnemonic::Iretd | Mnemonic::Iretq => return self.check_iret(instruction),
@@ -57,6 +57,7 @@ impl Moment<'_> {
     }
 
     /// Where a near branch goes that is certain to be taken.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "iced's enums have a thousand names")]
     fn near_target(&self, instruction: &Instruction) -> Option<u64> {
         let size = usize::try_from(instruction.stack_pointer_increment().unsigned_abs()).ok()?;
         match instruction.flow_control() {
@@ -77,6 +78,7 @@ impl Moment<'_> {
         }
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "iced's enums have a thousand names")]
     fn check_far(&self, instruction: &Instruction) -> Result<(), Fault> {
         let (selector, offset) = match instruction.op0_kind() {
             OpKind::FarBranch16 => (instruction.far_branch_selector(), instruction.far_branch16().into()),
@@ -93,7 +95,8 @@ impl Moment<'_> {
     }
 
     fn check_far_return(&self, instruction: &Instruction) -> Result<(), Fault> {
-        let size = usize::try_from(instruction.stack_pointer_increment().unsigned_abs() / 2).unwrap_or(4).min(8);
+        let size =
+            usize::try_from(instruction.stack_pointer_increment().unsigned_abs() / 2).unwrap_or(4).min(8);
         let stack = self.registers.linear_stack();
         let offset = self.read_word(stack, size)?;
         let selector = self.read_word(stack.wrapping_add(size as u64), 2)?;
@@ -119,13 +122,15 @@ impl Moment<'_> {
             return Err(Fault::gp(0, format!("{what} leads to {offset:#x}, which is not canonical")));
         }
         if !long && offset > u64::from(found.limit) {
-            let why = format!("{what} leads to {offset:#x}, beyond the limit of its segment ({:#x})", found.limit);
+            let why =
+                format!("{what} leads to {offset:#x}, beyond the limit of its segment ({:#x})", found.limit);
             return Err(Fault::gp(0, why));
         }
         Ok(())
     }
 
     /// The frame that IRET finds on the stack.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "iced's enums have a thousand names")]
     fn check_iret(&self, instruction: &Instruction) -> Result<(), Fault> {
         let registers = self.registers;
         let size: u64 = match instruction.mnemonic() {
@@ -146,7 +151,8 @@ impl Moment<'_> {
         let found = self.check_code(cs, 0, "the frame that iret pops")?;
         let target = (cs & 3) as u8;
         if target < registers.cpl() {
-            let why = format!("the frame that iret pops leads from ring {} to ring {target}", registers.cpl());
+            let why =
+                format!("the frame that iret pops leads from ring {} to ring {target}", registers.cpl());
             return Err(Fault::gp(super::segments::selector_code(cs), why));
         }
         let long = registers.is_long() && found.long;
@@ -184,4 +190,3 @@ fn is_far(instruction: &Instruction) -> bool {
         || instruction.is_jmp_far_indirect()
         || instruction.is_call_far_indirect()
 }
-

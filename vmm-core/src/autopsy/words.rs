@@ -9,10 +9,10 @@ use crate::disassembly::{Width, decode};
 use crate::end::{End, internal_error_name};
 
 use super::chain::{Chain, ChainEnd, Link};
-use super::delivery::GateFound;
+use super::delivery::{GateFound, Outcome};
 use super::hang::{Hang, Loop};
 use super::trail::{Past, Raised};
-use super::{Autopsy, Cause, Note, Source};
+use super::{Autopsy, Cause};
 
 /// Names an address, as `main+0x10 (hello.c:12)`.
 pub type Names<'a> = dyn Fn(u64) -> Option<String> + 'a;
@@ -57,7 +57,11 @@ impl Autopsy {
                 self.while_open(&mut text, names);
             }
             Cause::NoCode => {
-                let _ = write!(text, "The CPU came to {}, where no memory is, and KVM could not go on", self.at(names));
+                let _ = write!(
+                    text,
+                    "The CPU came to {}, where no memory is, and KVM could not go on",
+                    self.at(names)
+                );
                 text.push('.');
                 self.led_here(&mut text, names);
                 self.while_open(&mut text, names);
@@ -70,7 +74,11 @@ impl Autopsy {
                 );
             }
             Cause::Halt { interrupts: false } => {
-                let _ = write!(text, "The guest executed {} with interrupts off (cli; hlt): nothing can ever wake it.", self.here(names));
+                let _ = write!(
+                    text,
+                    "The guest executed {} with interrupts off (cli; hlt): nothing can ever wake it.",
+                    self.here(names)
+                );
             }
             Cause::Halt { interrupts: true } => {
                 let _ = write!(
@@ -92,25 +100,31 @@ impl Autopsy {
         text
     }
 
-    /// What else there is to say, one sentence each.
-    #[must_use]
-    pub fn remarks(&self, names: &Names<'_>) -> Vec<String> {
-        self.notes.iter().filter_map(|note| self.remark(note, names)).collect()
-    }
-
     fn exception(&self, text: &mut String, names: &Names<'_>) {
         let Some(chain) = &self.chain else { return };
         let Some(Link { fault, .. }) = chain.links.first() else { return };
         let fetched = self.instruction.as_ref().is_some_and(|code| !code.bytes.is_empty());
         if let End::InternalError { .. } = self.end {
-            let _ = write!(text, "KVM gave up at {} instead of raising {}: {}", self.here(names), fault.name(), fault.why);
+            let _ = write!(
+                text,
+                "KVM gave up at {} instead of raising {}: {}",
+                self.here(names),
+                fault.name(),
+                fault.why
+            );
             text.push('.');
             return;
         }
         if fetched {
             let _ = write!(text, "{} raised {}: {}", self.here(names), fault.name(), fault.why);
         } else {
-            let _ = write!(text, "The instruction fetch at {} raised {}: {}", self.at(names), fault.name(), fault.why);
+            let _ = write!(
+                text,
+                "The instruction fetch at {} raised {}: {}",
+                self.at(names),
+                fault.name(),
+                fault.why
+            );
         }
         text.push('.');
         if !fetched {
@@ -118,45 +132,9 @@ impl Autopsy {
         }
         self.accuse(text, names);
         self.while_open(text, names);
-        deliveries(text, chain, &self.end, names);
-    }
-
-    /// What made the state wrong, where that was seen.
-    fn accuse(&self, text: &mut String, names: &Names<'_>) {
-        for note in &self.notes {
-            match note {
-                Note::Writer { what, by, ago, stack } => {
-                    let who = executed(by, names);
-                    let before = instructions(*ago);
-                    if *stack && *what == "page table entry" {
-                        let _ = write!(text, " The stack has grown into the page tables: {who} overwrote this entry {before} before.");
-                    } else {
-                        let _ = write!(text, " The {what} was written by {who}, {before} before.");
-                    }
-                }
-                Note::RootChanged { by, cr3 } => {
-                    let _ = write!(text, " {} had just set CR3 to {cr3:#x}: these are other page tables than before.", executed(by, names));
-                }
-                Note::CodeIn { part, jump } => {
-                    let _ = write!(text, " This is not code but the {part}.");
-                    if let Some((by, ago)) = jump {
-                        let before = instructions(*ago);
-                        let _ = write!(text, " The last jump was {}, {before} before: from there the CPU ran on to here.", executed(by, names));
-                    }
-                }
-                Note::StackIn(part) => {
-                    let _ = write!(text, " The stack pointer lies in the {part}.");
-                }
-                Note::Diverged(_)
-                | Note::Unrepeatable { .. }
-                | Note::OutOfTime(_)
-                | Note::Overflowed { .. }
-                | Note::NoSteps
-                | Note::Confirmed
-                | Note::Contradicted { .. }
-                | Note::Trouble(_) => {}
-            }
-        }
+        let no_gates =
+            self.tables.as_ref().is_some_and(|tables| tables.idt_readable && tables.gates.is_empty());
+        deliveries(text, chain, &self.end, no_gates, names);
     }
 
     /// In which handlers all this happened.
@@ -165,7 +143,8 @@ impl Autopsy {
         let _ = write!(text, " This was in the handler of {}", of_raised(raised, names));
         let more = self.open.len() - 1;
         if more > 0 {
-            let others = if more == 1 { "one more handler".to_owned() } else { format!("{more} more handlers") };
+            let others =
+                if more == 1 { "one more handler".to_owned() } else { format!("{more} more handlers") };
             let _ = write!(text, ", inside {others} that had not returned");
         }
         text.push('.');
@@ -173,7 +152,9 @@ impl Autopsy {
 
     /// How control came to where it is.
     fn led_here(&self, text: &mut String, names: &Names<'_>) {
-        let Some(last) = self.before.last().filter(|last| super::tables::is_jump(last) || last.raised.is_none()) else {
+        let Some(last) =
+            self.before.last().filter(|last| super::tables::is_jump(last) || last.raised.is_none())
+        else {
             return;
         };
         if super::tables::is_jump(last) {
@@ -184,10 +165,18 @@ impl Autopsy {
     fn unknown(&self, text: &mut String, names: &Names<'_>) {
         let _ = match &self.end {
             End::InternalError { suberror, .. } => {
-                write!(text, "KVM could not go on at {}: {}.", self.here(names), internal_error_name(*suberror))
+                write!(
+                    text,
+                    "KVM could not go on at {}: {}.",
+                    self.here(names),
+                    internal_error_name(*suberror)
+                )
             }
             End::Shutdown if self.instruction.is_none() => {
-                write!(text, "The vCPU shut down, which mostly means a triple fault, and this host does not keep its registers. The state before it could not be established; the notes say why.")
+                write!(
+                    text,
+                    "The vCPU shut down, which mostly means a triple fault, and this host does not keep its registers. The state before it could not be established; the notes say why."
+                )
             }
             End::Shutdown
             | End::Halt { .. }
@@ -201,7 +190,12 @@ impl Autopsy {
             | End::ExitLimit(_)
             | End::Interrupted
             | End::Unserved(_) => {
-                write!(text, "The run ended at {}: {}. Nothing in the state before it explains why.", self.here(names), self.end)
+                write!(
+                    text,
+                    "The run ended at {}: {}. Nothing in the state before it explains why.",
+                    self.here(names),
+                    self.end
+                )
             }
         };
     }
@@ -245,49 +239,15 @@ impl Autopsy {
         self.accuse(text, names);
     }
 
-    fn remark(&self, note: &Note, names: &Names<'_>) -> Option<String> {
-        Some(match note {
-            Note::Diverged(divergence) => format!(
-                "run again, the guest did something else: {divergence}; so its end could not be stepped into"
-            ),
-            Note::Unrepeatable { what, at } => {
-                format!("the guest reads {what} (at {}), so no two runs of it need be the same", place(*at, names))
-            }
-            Note::OutOfTime(budget) => format!("the examination took longer than {budget:?} and is not complete"),
-            Note::Overflowed { recorded, seen } => {
-                format!("the run made {seen} exits, of which {recorded} were recorded: too many to run it again")
-            }
-            Note::NoSteps => {
-                "this host's KVM (kvm-pvm) cannot single-step 64-bit code in ring 3, so the instructions before the end are not known".to_owned()
-            }
-            Note::Confirmed => "this host kept the registers of the shutdown, and they agree with the run that was repeated".to_owned(),
-            Note::Contradicted { kept } => format!(
-                "this host kept the registers of the shutdown, and they point at {}: the run that was repeated ended elsewhere",
-                place(*kept, names)
-            ),
-            Note::Trouble(error) => format!("not all could be examined: {error}"),
-            Note::Writer { .. } | Note::RootChanged { .. } | Note::StackIn(_) | Note::CodeIn { .. } => return None,
-        })
-    }
-
-    /// How the state was obtained, as a sentence for the end of a report.
-    #[must_use]
-    pub fn provenance(&self) -> String {
-        match self.source {
-            Source::Replay { exits, steps } => {
-                let exits = if exits == 1 { "1 exit".to_owned() } else { format!("{exits} exits") };
-                format!("found by running the guest again: {exits} replayed, {steps} single steps, {:.1?}", self.elapsed)
-            }
-            Source::Registers => format!("found from the registers at the end, {:.1?}", self.elapsed),
-            Source::Frame => format!("found from the frame that the CPU pushed, {:.1?}", self.elapsed),
-        }
-    }
-
     /// The instruction with its place, in quotes.
     fn here(&self, names: &Names<'_>) -> String {
         match &self.instruction {
             Some(found) if !found.bytes.is_empty() => {
-                format!("`{}` at {}", code(&found.bytes, found.width, found.linear), place(found.linear, names))
+                format!(
+                    "`{}` at {}",
+                    code(&found.bytes, found.width, found.linear),
+                    place(found.linear, names)
+                )
             }
             Some(found) => place(found.linear, names),
             None => "an unknown place".to_owned(),
@@ -295,12 +255,14 @@ impl Autopsy {
     }
 
     fn at(&self, names: &Names<'_>) -> String {
-        self.instruction.as_ref().map_or_else(|| "an unknown place".to_owned(), |found| place(found.linear, names))
+        self.instruction
+            .as_ref()
+            .map_or_else(|| "an unknown place".to_owned(), |found| place(found.linear, names))
     }
 }
 
 /// What became of the faults.
-fn deliveries(text: &mut String, chain: &Chain, end: &End, names: &Names<'_>) {
+fn deliveries(text: &mut String, chain: &Chain, end: &End, no_gates: bool, names: &Names<'_>) {
     if let (End::Exception { .. }, Some(last)) = (end, chain.links.last()) {
         if chain.links.len() > 1 {
             let _ = write!(text, " That became {}: {}.", last.fault.name(), last.fault.why);
@@ -308,8 +270,24 @@ fn deliveries(text: &mut String, chain: &Chain, end: &End, names: &Names<'_>) {
         text.push_str(" Ring 3 has no handler of its own, so the run ended there.");
         return;
     }
+    let found = |link: &Link| link.delivery.gate.is_some();
+    if let (true, ChainEnd::TripleFault, [first, _, ..]) =
+        (no_gates && chain.links.iter().all(found), &chain.end, chain.links.as_slice())
+        && let Outcome::Failed(failure) = &first.delivery.outcome
+    {
+        let then: Vec<String> = chain.links.iter().skip(1).map(|link| link.fault.mnemonic()).collect();
+        let _ = write!(
+            text,
+            " {} could not be delivered: {}, as are all others, since the guest has set up no IDT. So it became {}, which could \
+             not be delivered either. That is a triple fault, and the CPU shut down.",
+            first.fault.mnemonic(),
+            failure.why,
+            then.join(", then ")
+        );
+        return;
+    }
     for (number, link) in chain.links.iter().enumerate() {
-        let super::delivery::Outcome::Failed(failure) = &link.delivery.outcome else { continue };
+        let Outcome::Failed(failure) = &link.delivery.outcome else { continue };
         let again = if number == 0 { "" } else { " either" };
         let name = link.fault.mnemonic();
         let _ = write!(text, " {name} could not be delivered{again}: {}", failure.why);
@@ -331,7 +309,11 @@ fn deliveries(text: &mut String, chain: &Chain, end: &End, names: &Names<'_>) {
             );
         }
         ChainEnd::Handler(handler) => {
-            let _ = write!(text, " Its handler at {} was reached; what it did was not seen.", place(handler.linear, names));
+            let _ = write!(
+                text,
+                " Its handler at {} was reached; what it did was not seen.",
+                place(handler.linear, names)
+            );
         }
         ChainEnd::Unknown => {}
     }
@@ -346,13 +328,25 @@ fn looping(text: &mut String, found: &Loop, names: &Names<'_>) {
         shown.join(", ")
     };
     let _ = if !found.reads_ports.is_empty() {
-        write!(text, "The guest polls {} in a loop ({range}): it waits for a value that never comes.", ports(&found.reads_ports))
-    } else if found.calls {
-        write!(text, "The guest calls the hypervisor in a loop ({range}), and gets no answer that it likes.")
+        write!(
+            text,
+            "The guest polls {} in a loop ({range}): it waits for a value that never comes.",
+            ports(&found.reads_ports)
+        )
+    } else if let Some(call) = found.calls.and_then(|number| found.body.get(number)) {
+        let call = code(&call.bytes, call.width, call.linear);
+        write!(
+            text,
+            "The guest calls the hypervisor in a loop, with `{call}` ({range}), and gets no answer that it likes."
+        )
     } else if found.halts {
         write!(text, "The guest halts again and again in a loop ({range}).")
     } else if !found.writes_ports.is_empty() {
-        write!(text, "The guest writes to {} in a loop ({range}) that does not end.", ports(&found.writes_ports))
+        write!(
+            text,
+            "The guest writes to {} in a loop ({range}) that does not end.",
+            ports(&found.writes_ports)
+        )
     } else if let Some((at, value)) = found.watches {
         write!(
             text,
@@ -367,7 +361,8 @@ fn looping(text: &mut String, found: &Loop, names: &Names<'_>) {
 fn storm(text: &mut String, raised: &Raised, count: Option<u64>, names: &Names<'_>) {
     let Raised { fault, delivered, handler, at, bytes, width, .. } = raised;
     let often = count.map(|count| format!(" ({count} times in a sample)")).unwrap_or_default();
-    let becomes = if delivered == fault { String::new() } else { format!(", which becomes {}", delivered.name()) };
+    let becomes =
+        if delivered == fault { String::new() } else { format!(", which becomes {}", delivered.name()) };
     let _ = write!(
         text,
         "An exception storm{often}: `{}` at {} raises {}{becomes} again and again: {}.",
@@ -383,12 +378,13 @@ fn storm(text: &mut String, raised: &Raised, count: Option<u64>, names: &Names<'
     };
 }
 
-fn instructions(count: u64) -> String {
+/// A number of instructions.
+pub(super) fn instructions(count: u64) -> String {
     if count == 1 { "1 instruction".to_owned() } else { format!("{count} instructions") }
 }
 
 /// An instruction of the past with its place, in quotes.
-fn executed(past: &Past, names: &Names<'_>) -> String {
+pub(super) fn executed(past: &Past, names: &Names<'_>) -> String {
     format!("`{}` at {}", code(&past.bytes, past.width, past.linear), place(past.linear, names))
 }
 

@@ -1,0 +1,210 @@
+//! What would kill a guest at once, found without running it.
+//!
+//! The machine's first state is computed as for a run, the guest's files are laid over it, and then the same questions
+//! are asked as in an autopsy: can the first instruction be fetched and executed, does the stack lie where one can push,
+//! is there SSE code although SSE is off, are interrupts switched on without a table for them.
+//!
+//! Only what is certain, or nearly so, is reported, and always as a warning. That an ELF file is of the wrong width is an
+//! error already (`prepare.rs`).
+
+use kvm_sys_wrap::Gpa;
+use vmm_cli::config::Config;
+use vmm_cli::diagnostic::{Diagnostic, Severity};
+use vmm_cli::status::Status;
+use vmm_core::autopsy::moment::{Moment, Registers};
+use vmm_core::autopsy::preflight::{First, Reached};
+use vmm_core::control::{Cr0, Cr4};
+use vmm_core::layout::{Layout, Owner, Part};
+use vmm_core::mode::{Mode, Ring};
+use vmm_core::paging::walk::ReadMemory;
+use vmm_core::reset;
+use vmm_core::state::{HostQuirks, Image, StateError, initial_state};
+use vmm_loader::{LoadPlan, SymbolKind};
+
+use crate::prepare::{Files, Prepared};
+
+/// Memory as it will be at the first instruction.
+struct Memory<'a> {
+    layout: &'a Layout,
+    files: &'a Files,
+    images: Vec<Image>,
+}
+
+impl ReadMemory for Memory<'_> {
+    fn read(&self, gpa: Gpa, bytes: &mut [u8]) -> Option<()> {
+        let last = gpa.checked_add(u64::try_from(bytes.len().max(1)).ok()? - 1)?;
+        if !self.layout.is_memory(gpa) || !self.layout.is_memory(last) {
+            return None;
+        }
+        bytes.fill(0);
+        for (file, plan) in self.files.contents() {
+            for segment in plan.segments() {
+                let start = usize::try_from(segment.file_offset).ok()?;
+                let size = usize::try_from(segment.file_size).ok()?;
+                let content = file.get(start..start.checked_add(size)?).unwrap_or_default();
+                overlay(gpa, bytes, Gpa(segment.phys.0), content);
+            }
+        }
+        for image in &self.images {
+            overlay(gpa, bytes, image.gpa, &image.bytes);
+        }
+        Some(())
+    }
+}
+
+/// Copies the part of `content`, which lies at `from`, that `bytes` at `at` have in common with it.
+fn overlay(at: Gpa, bytes: &mut [u8], from: Gpa, content: &[u8]) {
+    let offset = |high: u64, low: u64| usize::try_from(high.saturating_sub(low)).unwrap_or(usize::MAX);
+    let (skip, into) = (offset(at.0, from.0), offset(from.0, at.0));
+    let source = content.get(skip..).unwrap_or_default();
+    for (byte, new) in bytes.iter_mut().skip(into).zip(source) {
+        *byte = *new;
+    }
+}
+
+/// All that is found.
+pub(crate) fn warnings(config: &Config, prepared: &Prepared) -> Vec<Diagnostic> {
+    let Prepared { machine, layout, files } = prepared;
+    let state = match initial_state(&reset::sregs(), machine, layout, HostQuirks::default()) {
+        Ok(state) => state,
+        Err(StateError { problems }) => {
+            let entry = |problem: &_| {
+                let problem = format!("{problem}");
+                config.error_at("guest.entry", problem)
+            };
+            return problems.iter().map(entry).collect();
+        }
+    };
+    let registers = Registers { regs: state.regs, sregs: state.sregs };
+    let memory = Memory { layout, files, images: state.images };
+    let moment = Moment::new(&registers, &memory);
+    let warn = |key: &str, message: String, help: &str| {
+        let error = Diagnostic::error(Status::Success, message).at(config.location(key));
+        Diagnostic { severity: Severity::Warning, ..error.with_help(Some(help)) }
+    };
+    let mut list = Vec::new();
+    let at = |linear: u64| {
+        files.describe(linear).map_or_else(|| format!("{linear:#x}"), |name| format!("{linear:#x} <{name}>"))
+    };
+    let entry = at(registers.linear_rip());
+    let first = moment.first();
+    match &first {
+        First::Fine => {}
+        First::Zeros => list.push(warn(
+            "guest",
+            format!("there are only zeros at the entry {entry}: nothing is loaded there"),
+            "give another `entry`, or load the guest where it is linked",
+        )),
+        First::Fault(text, fault) => list.push(warn(
+            "guest",
+            format!("the first instruction, `{text}` at {entry}, raises {}: {}", fault.mnemonic(), fault.why),
+            match machine.boot.ring {
+                Ring::Kernel => "no handler can exist yet, so this is a triple fault",
+                Ring::User => "ring 3 has no handler, so the run ends there",
+            },
+        )),
+    }
+    list.extend(stack(&moment, prepared).map(|(message, help)| warn("guest", message, help)));
+    let found = moment.reach(&functions(files, config.mode()));
+    let off = !registers.cr4().contains(Cr4::OSFXSR) || registers.cr0().contains(Cr0::EM);
+    let said = |linear| matches!(first, First::Fault(..)) && linear == registers.linear_rip();
+    if let (Reached { sse: Some(spot), writes_cr4: false, .. }, true) = (&found, off)
+        && !said(spot.linear)
+    {
+        let message = format!(
+            "`{}` at {} is an SSE instruction, and SSE is off (CR4.OSFXSR is clear): it raises #UD",
+            spot.text,
+            at(spot.linear)
+        );
+        list.push(warn(
+            "mode",
+            message,
+            "set `sse = true`, or build the guest without SSE (gcc -mgeneral-regs-only)",
+        ));
+    }
+    if let Reached { sti: Some(spot), loads_idt: false, .. } = &found
+        && config.mode() != Mode::Real
+    {
+        let message = format!(
+            "`sti` at {} turns interrupts on, and the guest loads no IDT: the first interrupt is a triple fault",
+            at(spot.linear)
+        );
+        list.push(warn("guest", message, "load an IDT before (LIDT), or leave interrupts off"));
+    }
+    list
+}
+
+/// Where the first push goes.
+fn stack(moment: &Moment<'_>, prepared: &Prepared) -> Option<(String, &'static str)> {
+    let top = moment.registers.linear_stack();
+    let gpa = match moment.push() {
+        Ok(gpa) => gpa,
+        Err(fault) => {
+            let message = format!(
+                "the stack pointer is {top:#x}, and a push there raises {}: {}",
+                fault.mnemonic(),
+                fault.why
+            );
+            return Some((message, "give another `stack`, or map memory there"));
+        }
+    };
+    let layout = &prepared.layout;
+    if !layout.is_memory(gpa) {
+        let message = format!("the stack pointer is {top:#x}, and there is no memory below it");
+        return Some((message, "give another `stack`, inside a memory region"));
+    }
+    let placed =
+        layout.ranges().iter().find(|placed| placed.range.start() <= gpa && gpa < placed.range.end())?;
+    let over = match &placed.owner {
+        Owner::Guest(name) => name.clone(),
+        Owner::Part(part @ (Part::Gdt | Part::Idt | Part::Tss | Part::Landing | Part::PageTables)) => {
+            part.name().to_owned()
+        }
+        Owner::Part(Part::Stack | Part::KernelStack)
+        | Owner::Memory(_)
+        | Owner::TssPages
+        | Owner::IdentityMap
+        | Owner::Device(_) => return None,
+    };
+    let code = |plan: &LoadPlan| {
+        plan.segments().iter().any(|segment| {
+            let range = segment.phys.0..segment.phys.0.saturating_add(segment.mem_size);
+            range.contains(&gpa.0) && segment.access.execute && !segment.access.write
+        })
+    };
+    let guest = matches!(placed.owner, Owner::Guest(_));
+    if guest && !prepared.files.plans().any(|(_, plan)| code(plan)) {
+        // A stack in the guest's own data is its own choice.
+        return None;
+    }
+    Some((format!("the stack pointer is {top:#x}: the first push overwrites {over}"), "give another `stack`"))
+}
+
+/// The functions of the guest, as offsets in the code segment. In real mode these depend on the segment, so there only the
+/// entry counts.
+fn functions(files: &Files, mode: Mode) -> Vec<u64> {
+    if mode == Mode::Real {
+        return Vec::new();
+    }
+    let symbols = files.guest().into_iter().flat_map(|plan| plan.symbols().iter());
+    symbols.filter(|symbol| symbol.kind == SymbolKind::Function).map(|symbol| symbol.address.0).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_two_ranges_have_in_common_is_copied() {
+        let read = |at: u64, from: u64, content: &[u8]| {
+            let mut bytes = [0; 4];
+            overlay(Gpa(at), &mut bytes, Gpa(from), content);
+            bytes
+        };
+        assert_eq!(read(10, 10, &[1, 2, 3, 4, 5]), [1, 2, 3, 4]);
+        assert_eq!(read(10, 8, &[1, 2, 3]), [3, 0, 0, 0]);
+        assert_eq!(read(10, 12, &[1, 2, 3]), [0, 0, 1, 2]);
+        assert_eq!(read(10, 14, &[1]), [0; 4]);
+        assert_eq!(read(10, 0, &[1]), [0; 4]);
+    }
+}
