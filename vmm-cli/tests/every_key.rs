@@ -100,6 +100,7 @@ end = "exit"
 output = "Hello, world!\n"
 output-contains = ["Hello", "!"]
 output-regex = 'w\w+d!$'
+cause = ["page fault", "not present"]
 exit-code = 42
 exits = 17
 max-exits = 100
@@ -207,6 +208,7 @@ fn the_expectations() {
     );
     assert_eq!(expect.output.as_deref(), Some("Hello, world!\n"));
     assert_eq!(expect.output_contains, ["Hello", "!"]);
+    assert_eq!(expect.cause, ["page fault", "not present"]);
     assert!(expect.output_regex.as_ref().unwrap().0.is_match(b"Hello, world!"));
     assert!(!expect.output_regex.unwrap().0.is_match(b"Hello, world"));
     assert_eq!(expect.registers, [(Register::Rax, 42), (Register::Rip, 0x1000)]);

@@ -156,6 +156,8 @@ fn filters_and_the_ring_leave_only_what_was_asked_for() {
     let last = bench.trace(&["--trace=exits", "--trace-last", "2"]);
     assert!(last.starts_with("the last 2 events; 4 before them are left out\n"), "{last}");
     assert!(last.contains("exit 5: ") && last.contains("exit 6: ") && last.lines().count() == 3, "{last}");
+    let beside = bench.trace(&["--trace=exits", "--trace-last", "2", "--trace-out", "trace.json"]);
+    assert_eq!(untimed(&beside).len(), 3, "what goes to the file pushes no line out: {beside}");
     let (status, _, stderr) = bench.run(&["--trace", "--trace-filter", "prot=1"]);
     assert!(status == Some(105) && stderr.contains("there are exit, port"), "{stderr}");
 }

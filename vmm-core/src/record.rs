@@ -78,8 +78,8 @@ impl Recording {
             return;
         }
         self.seen = self.seen.wrapping_add(1);
-        let bytes = size_of_val(self.signatures.as_slice()) + self.answers.len() + answer.len();
-        self.full |= bytes >= self.limit;
+        let signatures = size_of_val(self.signatures.as_slice()) + size_of::<Signature>();
+        self.full |= signatures + self.answers.len() + answer.len() > self.limit;
         if !self.full {
             self.signatures.push(Signature::of(exit));
             self.answers.extend_from_slice(answer);

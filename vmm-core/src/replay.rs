@@ -54,14 +54,6 @@ pub struct Mark {
     position: Position,
 }
 
-impl Mark {
-    /// Whether the general registers and the number of exits are the same as there.
-    #[must_use]
-    pub fn is_at(&self, other: &Self) -> bool {
-        self.position == other.position && self.checkpoint.vcpu().regs == other.checkpoint.vcpu().regs
-    }
-}
-
 /// What one turn of a replay came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Replayed {
@@ -235,6 +227,12 @@ impl<'a> Replayer<'a> {
             }
         }
         Ok(Mark { checkpoint: self.machine.checkpoint()?, position: self.position })
+    }
+
+    /// Whether the general registers and the number of exits are those of a place.
+    pub(crate) fn is_at(&self, mark: Option<&Mark>) -> Result<bool, Error> {
+        let Some(mark) = mark.filter(|mark| mark.position == self.position) else { return Ok(false) };
+        Ok(mark.checkpoint.vcpu().regs == self.machine.vcpu.regs()?)
     }
 
     /// Goes back, or forward, to a place of this run: in a machine that is built anew.

@@ -27,8 +27,9 @@ pub(crate) fn run(options: &Run) -> Result<Status, Diagnostics> {
     let config = Config::load(&options.config, &options.overrides.collect())?;
     let Prepared { machine: spec, files, .. } = Prepared::new(&config)?;
     // Opened before the run: a report that cannot be written is better known before than after it.
+    let report = options.report.as_deref();
     let report_file =
-        options.report.as_deref().map(|path| output_file::create(path, "the report", options.force)).transpose()?;
+        report.map(|path| output_file::create(path, "the report", options.force)).transpose()?;
     let core = options.core.as_deref().map(|path| NewFile::create(path, "the core file", options.force)).transpose()?;
     let json = options.format == Format::Json;
     let watch = Watch::new(&options.trace, &options.config, json, options.force)?;

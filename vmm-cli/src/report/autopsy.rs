@@ -35,7 +35,7 @@ use crate::expectations::Mismatch;
 use crate::prepare::Files;
 
 /// The time that an examination may take.
-const BUDGET: Duration = Duration::from_secs(10);
+const BUDGET: Duration = Duration::from_secs(30);
 /// The width of text.
 const COLUMNS: usize = 100;
 

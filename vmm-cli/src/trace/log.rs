@@ -1,11 +1,11 @@
-//! Where events go: to standard error as lines, to a trace file, or first into a ring of the last ones.
+//! Where events go: to standard error as lines, to a trace file, or first into rings of the last ones.
 //!
 //! Lines are written one at a time and whole, so that they do not tear the guest's output where both go to a terminal.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::event::Event;
 use super::trace_event::TraceFile;
@@ -46,33 +46,70 @@ pub(crate) struct Log {
 struct State {
     lines: Box<dyn Write + Send>,
     file: Option<TraceFile>,
-    ring: VecDeque<Event>,
-    /// How many the ring lost.
-    lost: u64,
+    /// What is to become lines, and what is to go to the file, where only the last events are asked for.
+    shown: Ring,
+    filed: Ring,
     /// Set when the run is over: what is done to explain it afterwards is not part of it.
     over: bool,
     /// The first thing that went wrong with the file; after it, nothing is written there.
     error: Option<io::Error>,
 }
 
+/// The last events.
+#[derive(Default)]
+struct Ring {
+    events: VecDeque<Arc<Event>>,
+    /// How many there were before them.
+    lost: u64,
+}
+
+impl Ring {
+    fn push(&mut self, event: &Arc<Event>, most: NonZeroUsize) {
+        if self.events.len() >= most.get() {
+            self.events.pop_front();
+            self.lost = self.lost.saturating_add(1);
+        }
+        self.events.push_back(Arc::clone(event));
+    }
+}
+
 impl Log {
     pub(crate) fn new(settings: Settings, lines: Box<dyn Write + Send>, file: Option<TraceFile>) -> Self {
-        let (ring, lost, over, error) = Default::default();
-        Self { settings, state: Mutex::new(State { lines, file, ring, lost, over, error }) }
+        let (shown, filed, over, error) = Default::default();
+        Self { settings, state: Mutex::new(State { lines, file, shown, filed, over, error }) }
     }
 
     /// Takes one event.
     pub(crate) fn push(&self, event: Event) {
+        let wanted = match &event {
+            Event::Call(_) => self.settings.calls,
+            Event::Exit(_) => self.settings.exits,
+            Event::Step(_) => self.settings.steps,
+            Event::Note(_) => Wanted { shown: true, filed: true },
+        };
         let mut state = self.state();
         if state.over {
             return;
         }
-        let Some(last) = self.settings.last else { return self.write(&mut state, &event) };
-        if state.ring.len() >= last.get() {
-            state.ring.pop_front();
-            state.lost = state.lost.saturating_add(1);
+        match self.settings.last {
+            None => {
+                if wanted.shown {
+                    self.show(&mut state, &event);
+                }
+                if wanted.filed {
+                    state.file(&event);
+                }
+            }
+            Some(last) => {
+                let event = Arc::new(event);
+                if wanted.shown {
+                    state.shown.push(&event, last);
+                }
+                if wanted.filed {
+                    state.filed.push(&event, last);
+                }
+            }
         }
-        state.ring.push_back(event);
     }
 
     /// Writes what was kept, and ends the file. Events that come later are left out, and a second time does nothing.
@@ -84,44 +121,43 @@ impl Log {
         if std::mem::replace(&mut state.over, true) {
             return Ok(());
         }
-        let ring = std::mem::take(&mut state.ring);
-        if state.lost > 0 && !self.settings.json {
-            let line = format!("the last {} events; {} before them are left out\n", ring.len(), state.lost);
+        let Ring { events, lost } = std::mem::take(&mut state.shown);
+        if lost > 0 && !self.settings.json {
+            let line = format!("the last {} events; {lost} before them are left out\n", events.len());
             let _ = state.lines.write_all(line.as_bytes());
         }
-        for event in &ring {
-            self.write(&mut state, event);
+        for event in events {
+            self.show(&mut state, &event);
+        }
+        for event in std::mem::take(&mut state.filed).events {
+            state.file(&event);
         }
         let result = state.file.as_mut().map_or(Ok(()), TraceFile::finish);
         state.error.take().map_or(result, Err)
     }
 
-    fn write(&self, state: &mut State, event: &Event) {
-        let wanted = match event {
-            Event::Call(_) => self.settings.calls,
-            Event::Exit(_) => self.settings.exits,
-            Event::Step(_) => self.settings.steps,
-            Event::Note(_) => Wanted { shown: true, filed: true },
+    fn show(&self, state: &mut State, event: &Event) {
+        let line = if self.settings.json {
+            // Nothing in it can fail to be JSON: keys are strings, values plain.
+            serde_json::to_string(event).unwrap_or_default() + "\n"
+        } else {
+            format!("{event}\n")
         };
-        if wanted.shown {
-            let line = if self.settings.json {
-                // Nothing in it can fail to be JSON: keys are strings, values plain.
-                serde_json::to_string(event).unwrap_or_default() + "\n"
-            } else {
-                format!("{event}\n")
-            };
-            // A trace that nobody reads any more is no reason to stop the guest.
-            let _ = state.lines.write_all(line.as_bytes());
-        }
-        if wanted.filed
-            && state.error.is_none()
-            && let Some(file) = &mut state.file
-        {
-            state.error = file.add(event).err();
-        }
+        // A trace that nobody reads any more is no reason to stop the guest.
+        let _ = state.lines.write_all(line.as_bytes());
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn file(&mut self, event: &Event) {
+        if self.error.is_none()
+            && let Some(file) = &mut self.file
+        {
+            self.error = file.add(event).err();
+        }
     }
 }

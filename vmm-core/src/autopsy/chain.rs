@@ -88,7 +88,8 @@ impl Moment<'_> {
 fn combine(first: &Fault, second: Fault) -> Option<Fault> {
     let double = |second: Fault| {
         let why = format!("{} while {} was delivered", second.mnemonic(), first.mnemonic());
-        Some(Fault::new(8, Some(0), why))
+        let error_code = second.error_code.map(|_| 0);
+        Some(Fault::new(8, error_code, why))
     };
     match (first.class(), second.class()) {
         (Class::DoubleFault, _) => None,

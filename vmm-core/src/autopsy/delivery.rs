@@ -8,6 +8,7 @@
 
 use std::fmt;
 
+use crate::control::Cr0;
 use crate::idt::Gate;
 
 use super::access::{Access, AccessKind};
@@ -91,12 +92,15 @@ impl Moment<'_> {
     #[must_use]
     pub fn deliver(&self, fault: &Fault) -> Delivery {
         let mut gate = None;
-        let result = if self.registers.cr0().contains(crate::control::Cr0::PE) {
+        let protected = self.registers.cr0().contains(Cr0::PE);
+        let result = if protected {
             self.through_idt(fault, &mut gate)
         } else {
             self.through_vectors(fault, &mut gate)
         };
-        Delivery { gate, outcome: result.unwrap_or_else(Outcome::Failed) }
+        // Real mode pushes no error codes (SDM vol. 3, 20.1.4).
+        let failed = |fault: Fault| Fault { error_code: fault.error_code.filter(|_| protected), ..fault };
+        Delivery { gate, outcome: result.map_err(failed).unwrap_or_else(Outcome::Failed) }
     }
 
     fn through_vectors(&self, fault: &Fault, found: &mut Option<GateFound>) -> Result<Outcome, Fault> {

@@ -54,6 +54,12 @@ impl Autopsy {
         self.look_around(&moment, machine, trail);
     }
 
+    /// A state before the end that has to do, since nothing nearer was found.
+    pub(super) fn seen_last(&mut self, machine: &Machine, state: &Registers) {
+        let moment = Moment::of(machine, state);
+        self.describe(&moment, &moment.fetch(), None);
+    }
+
     /// Fills in what every report shows.
     fn describe(&mut self, moment: &Moment<'_>, fetched: &Fetched, trail: Option<&Trail>) {
         let registers = moment.registers;

@@ -38,6 +38,8 @@ mod retrace;
 mod segments;
 mod system;
 mod tables;
+#[cfg(test)]
+mod tests;
 pub mod trail;
 mod transfer;
 pub mod words;

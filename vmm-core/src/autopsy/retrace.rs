@@ -137,7 +137,7 @@ impl Autopsy {
             }
             match replayer.replay_to(exits)? {
                 Replayed::Served => {}
-                Replayed::OutOfTime => return Ok(self.out_of_time(budget)),
+                Replayed::OutOfTime => return Ok(self.out_of_time(&replayer, budget)),
                 Replayed::Ended(_) | Replayed::Diverged | Replayed::Debug(_) | Replayed::Kicked => {
                     return Ok(self.diverged(&replayer));
                 }
@@ -146,7 +146,7 @@ impl Autopsy {
                 match narrow::approach(&mut replayer)? {
                     Narrowed::Near => {}
                     Narrowed::Diverged => return Ok(self.diverged(&replayer)),
-                    Narrowed::OutOfTime => return Ok(self.out_of_time(budget)),
+                    Narrowed::OutOfTime => return Ok(self.out_of_time(&replayer, budget)),
                 }
             }
             let mut trail = Trail::default();
@@ -156,7 +156,7 @@ impl Autopsy {
                     return Ok(Some(Retraced { replayer, trail, before: *before }));
                 }
                 Walked::Enough => {}
-                Walked::OutOfTime => return Ok(self.out_of_time(budget)),
+                Walked::OutOfTime => return Ok(self.out_of_time(&replayer, budget)),
                 Walked::Ended { end, .. } => {
                     self.notes.push(Note::OtherEnd(end));
                     return Ok(None);
@@ -166,11 +166,15 @@ impl Autopsy {
                 }
             }
         }
-        Ok(self.out_of_time(budget))
+        Ok(self.out_of_time(&replayer, budget))
     }
 
-    fn out_of_time<T>(&mut self, budget: Duration) -> Option<T> {
+    /// Shows how far it came at least.
+    fn out_of_time<T>(&mut self, replayer: &Replayer<'_>, budget: Duration) -> Option<T> {
         self.notes.push(Note::OutOfTime(budget));
+        if let Ok(state) = Registers::of(replayer.machine()) {
+            self.seen_last(replayer.machine(), &state);
+        }
         None
     }
 

@@ -12,7 +12,7 @@ use super::chain::{Chain, ChainEnd, Link};
 use super::delivery::{GateFound, Outcome};
 use super::hang::{Hang, Loop};
 use super::trail::{Past, Raised};
-use super::{Autopsy, Cause};
+use super::{Autopsy, Cause, Note};
 
 /// Names an address, as `main+0x10 (hello.c:12)`.
 pub type Names<'a> = dyn Fn(u64) -> Option<String> + 'a;
@@ -170,6 +170,17 @@ impl Autopsy {
                     "KVM could not go on at {}: {}.",
                     self.here(names),
                     internal_error_name(*suberror)
+                )
+            }
+            End::Shutdown
+                if self.instruction.is_some()
+                    && self.notes.iter().any(|note| matches!(note, Note::OutOfTime(_))) =>
+            {
+                write!(
+                    text,
+                    "The vCPU shut down, which mostly means a triple fault. In the time there was, the guest was followed as far \
+                     as {}; its end is some way behind.",
+                    self.here(names)
                 )
             }
             End::Shutdown if self.instruction.is_none() => {

@@ -75,6 +75,7 @@ fn number(machine: &Machine, address: u64, size: u32) -> Result<Option<u64>, Err
 }
 
 /// The value of a register in an address: general ones by their width, segments by their base.
+#[expect(clippy::wildcard_enum_match_arm, reason = "iced's enum has every register of every extension")]
 fn value(register: Register, regs: &kvm_regs, sregs: &kvm_sregs) -> Option<u64> {
     let full = match register.full_register() {
         Register::RAX => regs.rax,

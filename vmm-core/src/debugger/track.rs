@@ -109,15 +109,18 @@ impl Track {
             self.machine.vcpu.set_guest_debug(&step)?;
             let event = self.until_event(trail, &Traps::none(), wants_stop);
             self.machine.vcpu.set_guest_debug(&GuestDebug::default())?;
-            return match event? {
+            let event = event?;
+            if matches!(event, Event::Debug(_)) {
                 // Out of ring 3 there is but one way: the HLT that the landing page has for it.
-                Event::Debug(_) if self.has_landed()? => self.until_event(trail, &Traps::none(), wants_stop),
-                // Some hosts report a stepped HLT as a step like any other.
-                Event::Debug(_) if halt == Some(linear_pc(&self.machine)?) => {
-                    Ok(Event::Ended(self.machine.halted()?))
+                if self.has_landed()? {
+                    return self.until_event(trail, &Traps::none(), wants_stop);
                 }
-                event => Ok(event),
-            };
+                // Some hosts report a stepped HLT as a step like any other.
+                if halt == Some(linear_pc(&self.machine)?) {
+                    return Ok(Event::Ended(self.machine.halted()?));
+                }
+            }
+            return Ok(event);
         }
         let next: Vec<Gva> = successors(&self.machine)?;
         if next.is_empty() {
@@ -127,10 +130,8 @@ impl Track {
         let traps = Traps::at(&self.machine, &next)?;
         let event = self.until_event(trail, &traps, wants_stop);
         traps.remove(&self.machine)?;
-        match event? {
-            Event::Trap => Ok(Event::Debug(0)),
-            event => Ok(event),
-        }
+        let event = event?;
+        Ok(if event == Event::Trap { Event::Debug(0) } else { event })
     }
 
     fn has_landed(&self) -> Result<bool, Error> {

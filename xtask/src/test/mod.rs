@@ -5,6 +5,7 @@
 
 mod battery;
 mod config;
+mod gdb;
 mod hosts;
 mod libtest;
 mod record;
@@ -117,6 +118,10 @@ fn on_nested_host(workspace: &Workspace, host: &NestedHost, battery: &Battery) -
     programs.extend(battery.programs.iter().map(|test| test.program.clone()));
     let mut files = vec![workspace.path("configs"), workspace.path("guests/build")];
     files.extend(battery.programs.iter().map(|test| test.package.join("tests")));
+    if let Some(gdb) = gdb::find() {
+        programs.push(gdb.program);
+        files.extend(gdb.files);
+    }
     let job = Job {
         command: vec![xtask.to_string_lossy().into_owned(), "battery".to_owned()],
         directory: workspace.root().to_owned(),

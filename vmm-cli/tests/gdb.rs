@@ -1,0 +1,356 @@
+//! `run --gdb`, driven by the real gdb in batch mode, and by hand for what batch mode cannot do.
+//!
+//! These tests run wherever gdb, the program and the guests are, on the nested host too: `cargo xtask test` takes all
+//! three along.
+#![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const CLI: &str = env!("CARGO_BIN_EXE_vmm-cli");
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+const GDB: &str = "/usr/bin/gdb";
+
+/// Why a test has to be skipped.
+fn absent(needs_gdb: bool) -> Option<&'static str> {
+    if !Path::new(CLI).exists() {
+        return Some("the program is not on this host");
+    }
+    if needs_gdb && !Path::new(GDB).exists() {
+        return Some("there is no /usr/bin/gdb");
+    }
+    None
+}
+
+macro_rules! needs {
+    ($gdb:literal) => {
+        if let Some(reason) = absent($gdb) {
+            println!("skipped: {reason}");
+            return;
+        }
+    };
+}
+
+/// `vmm-cli run --gdb` that waits for gdb.
+struct Vmm {
+    child: Child,
+    directory: tempfile::TempDir,
+    /// What gdb has to be told: a path or an address.
+    at: String,
+    errors: thread::JoinHandle<String>,
+}
+
+/// A run that is over.
+struct Ended {
+    status: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Vmm {
+    /// Starts it on a socket, or on a port where `tcp`; `None` where this host cannot run the guest.
+    fn start(config: &str, tcp: bool) -> Option<Self> {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("gdb.sock");
+        let wanted = if tcp { "127.0.0.1:0".to_owned() } else { socket.to_str().unwrap().to_owned() };
+        let mut child = Command::new(CLI)
+            .args(["run", &format!("configs/{config}.toml"), "--no-autopsy", "--gdb", &wanted])
+            .current_dir(ROOT)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut errors = BufReader::new(child.stderr.take().unwrap());
+        let mut first = String::new();
+        errors.read_line(&mut first).unwrap();
+        let errors = thread::spawn(move || {
+            let mut rest = String::new();
+            errors.read_to_string(&mut rest).unwrap();
+            rest
+        });
+        let Some(at) = first.strip_prefix("gdb: waiting at ") else {
+            let status = child.wait().unwrap();
+            assert_eq!(status.code(), Some(104), "{config}: {first}{}", errors.join().unwrap());
+            println!("skipped: {config}: {}", first.trim());
+            return None;
+        };
+        let at = at.trim().to_owned();
+        Some(Self { child, directory, at, errors })
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.directory.path().join("gdb.sock")
+    }
+
+    /// Runs gdb with these commands, and gives all it said.
+    fn gdb(&self, guest: &str, commands: &[&str]) -> String {
+        let mut gdb = Command::new(GDB);
+        gdb.args(["-nx", "-batch", "-iex", "set confirm off", "-iex", "set width 0", "-iex", "set style enabled off"]);
+        gdb.arg(format!("guests/build/{guest}.elf"));
+        gdb.args(["-ex", &format!("target remote {}", self.at)]);
+        for command in commands {
+            gdb.args(["-ex", command]);
+        }
+        // Both streams in one file, in the order in which they were written.
+        let said = self.directory.path().join("said");
+        let file = File::create(&said).unwrap();
+        gdb.stdout(file.try_clone().unwrap()).stderr(file);
+        gdb.current_dir(ROOT).stdin(Stdio::null()).status().unwrap();
+        let text = String::from_utf8_lossy(&std::fs::read(&said).unwrap()).into_owned();
+        println!("{text}");
+        text
+    }
+
+    fn wait(mut self) -> Ended {
+        let mut stdout = String::new();
+        self.child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
+        let status = self.child.wait().unwrap().code();
+        let stderr = self.errors.join().unwrap();
+        println!("{stderr}");
+        Ended { status, stdout, stderr }
+    }
+}
+
+/// That `texts` occur in `all`, in this order.
+fn assert_order(all: &str, texts: &[&str]) {
+    let mut rest = all;
+    for text in texts {
+        let found = rest.split_once(text);
+        assert!(found.is_some(), "`{text}` is not there, or not in order:\n{all}");
+        rest = found.unwrap().1;
+    }
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_session_from_the_first_instruction_to_the_last() {
+    needs!(true);
+    let Some(vmm) = Vmm::start("long", false) else { return };
+    let said = vmm.gdb(
+        "hello-long",
+        &[
+            "info registers rip",
+            "info threads",
+            "printf \"text is %s\", text",
+            "break vmm_halt",
+            "continue",
+            "info registers rip",
+            "stepi",
+            "info registers rip rax cr0",
+            "reverse-stepi",
+            "info registers rip",
+            "x/1dw 0x400",
+            "reverse-stepi",
+            "reverse-stepi",
+            "x/1dw 0x400",
+            "reverse-continue",
+            "info registers rip",
+            "delete",
+            "set can-use-hw-watchpoints 0",
+            "break hello.c:17",
+            "continue",
+            "watch *(int *)0x400",
+            "continue",
+            "monitor exits",
+            "delete",
+            "continue",
+        ],
+    );
+    assert_order(
+        &said,
+        &[
+            "0x100000 <_start>",
+            "vCPU 0, long mode, 64-bit code, ring 0",
+            "text is Hello, world!",
+            "Breakpoint 1, vmm_halt",
+            "0x100028 <_start+40>",
+            "0x10002d <_start+45>",
+            "0x2a",
+            "[ PE MP ET NE WP PG ]",
+            "Breakpoint 1, vmm_halt",
+            "0x100028 <_start+40>",
+            "0x400:\t42",
+            "0x400:\t0",
+            "No more reverse-execution history",
+            "0x100000 <_start>",
+            "Breakpoint 2, ",
+            "Old value = 0",
+            "New value = 42",
+            "pio-out 14",
+            "exited normally",
+        ],
+    );
+    let socket = vmm.socket();
+    let ended = vmm.wait();
+    assert_eq!(ended.status, Some(0), "{}", ended.stderr);
+    assert_eq!(ended.stdout, "Hello, world!\n", "each byte once, whatever was run again");
+    assert!(!socket.exists());
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn every_mode_stops_steps_and_goes_back() {
+    needs!(true);
+    for (config, guest, symbol, words) in [
+        ("real", "hello-real", "vmm_halt", "real mode, 16-bit code, ring 0"),
+        ("paged", "hello-paged", "vmm_halt", "protected mode with paging, 32-bit code, ring 0"),
+        ("ring3-long", "hello-ring3-long", "vmm_exit", "long mode, 64-bit code, ring 3"),
+        ("ring3-protected", "hello-ring3-protected", "vmm_exit", "protected mode, 32-bit code, ring 3"),
+        ("higher-half", "higher-half", "vmm_halt", "long mode, 64-bit code, ring 0"),
+    ] {
+        let Some(vmm) = Vmm::start(config, false) else { continue };
+        let mut commands = vec!["info threads", "monitor where"];
+        if config == "real" {
+            // gdb takes a 32-bit file for 32-bit code.
+            commands.extend(["set architecture i8086", "x/i $pc"]);
+        }
+        let at = format!("break {symbol}");
+        commands.extend([at.as_str(), "continue", "p $first = $pc", "stepi", "p $pc != $first", "reverse-stepi"]);
+        commands.extend(["p $pc == $first", "monitor where", "continue"]);
+        let said = vmm.gdb(guest, &commands);
+        let hit = format!("Breakpoint 1, {symbol}");
+        assert_order(&said, &[words, words, &hit, "= 1", "= 1", "in the past", "xited"]);
+        if config == "real" {
+            assert!(said.contains("mov    $0x48,%eax"), "16-bit code, with the prefix for 32 bits: {said}");
+        }
+        assert_eq!(vmm.wait().status, Some(0), "{config}");
+    }
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_guest_that_dies_can_be_looked_at() {
+    needs!(true);
+    let Some(vmm) = Vmm::start("crash/triple-fault", false) else { return };
+    let said = vmm.gdb(
+        "crash-triple-fault",
+        &["continue", "x/i $pc", "monitor where", "reverse-stepi", "x/i $pc", "set var $rax = 1", "continue"],
+    );
+    assert_order(
+        &said,
+        &[
+            "Program received signal SIGSEGV",
+            "<_start+7>:\tud2",
+            "the run ended: the vCPU shut down",
+            "<_start>:\tlidt",
+            "Could not write register",
+            "Program terminated with signal SIGSEGV",
+        ],
+    );
+    assert_eq!(vmm.wait().status, Some(100));
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn after_a_mode_switch_gdb_can_attach_anew() {
+    needs!(true);
+    let Some(vmm) = Vmm::start("modeswitch", false) else { return };
+    let again = format!("target remote {}", vmm.at);
+    let said = vmm.gdb(
+        "modeswitch",
+        &[
+            "break long",
+            "continue",
+            "info registers efer",
+            "disconnect",
+            "file",
+            &again,
+            "symbol-file guests/build/modeswitch.elf",
+            "info registers rip",
+            "show architecture",
+            "reverse-stepi",
+            "info threads",
+            "delete",
+            "continue",
+        ],
+    );
+    assert_order(
+        &said,
+        &[
+            "Breakpoint 1, long",
+            "[ LME LMA ]",
+            "<long>",
+            "i386:x86-64",
+            "long mode, 32-bit code",
+            "exited normally",
+        ],
+    );
+    assert_eq!(vmm.wait().status, Some(0));
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_guest_that_is_let_go_runs_on() {
+    needs!(true);
+    let Some(vmm) = Vmm::start("long", true) else { return };
+    vmm.gdb("hello-long", &["set var $rbx = 7", "p $rbx", "break vmm_halt", "continue", "reverse-stepi", "detach"]);
+    let ended = vmm.wait();
+    assert_eq!((ended.status, ended.stdout.as_str()), (Some(0), "Hello, world!\n"), "{}", ended.stderr);
+}
+
+/// A packet with its checksum.
+fn packet(content: &str) -> Vec<u8> {
+    let sum = content.bytes().fold(0_u8, u8::wrapping_add);
+    format!("${content}#{sum:02x}").into_bytes()
+}
+
+/// Reads up to the end of a packet that begins with `start`.
+fn answer(stream: &mut UnixStream, start: &str) -> String {
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut text = String::new();
+    loop {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        text.push(char::from(byte[0]));
+        // A packet ends with its checksum: `#` and two digits.
+        if text.contains(&format!("${start}")) && text.bytes().nth_back(2) == Some(b'#') {
+            return text;
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn ctrl_c_stops_a_guest_that_spins() {
+    needs!(false);
+    let Some(vmm) = Vmm::start("crash/infinite-loop", false) else { return };
+    let mut gdb = UnixStream::connect(vmm.socket()).unwrap();
+    for _ in 0..3 {
+        gdb.write_all(&packet("vCont;c")).unwrap();
+        thread::sleep(Duration::from_millis(200));
+        let asked = Instant::now();
+        gdb.write_all(&[3]).unwrap();
+        assert!(answer(&mut gdb, "T02").contains("thread:"), "SIGINT");
+        assert!(asked.elapsed() < Duration::from_secs(5));
+        gdb.write_all(b"+").unwrap();
+    }
+    // A connection that breaks leaves the guest to the next one.
+    drop(gdb);
+    let mut gdb = UnixStream::connect(vmm.socket()).unwrap();
+    gdb.write_all(&packet("?")).unwrap();
+    answer(&mut gdb, "T05");
+    gdb.write_all(b"+").unwrap();
+    gdb.write_all(&packet("k")).unwrap();
+    assert_eq!(vmm.wait().status, Some(130));
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_file_that_is_there_is_not_replaced() {
+    needs!(false);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("precious");
+    std::fs::write(&path, "precious").unwrap();
+    let mut command = Command::new(CLI);
+    command.args(["run", "configs/long.toml", "--gdb"]).arg(&path).current_dir(ROOT);
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    assert_eq!(output.status.code(), Some(106));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("there is a file already"));
+    assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+}
