@@ -93,7 +93,8 @@ pub(crate) fn check(
 
 /// The texts of `cause` that the first paragraph of the autopsy lacks.
 pub(crate) fn check_cause(expect: &Expect, cause: Option<&str>) -> Vec<Mismatch> {
-    let missing = expect.cause.iter().zip(0..).filter(|(text, _)| !cause.is_some_and(|cause| cause.contains(*text)));
+    let missing =
+        expect.cause.iter().zip(0..).filter(|(text, _)| !cause.is_some_and(|cause| cause.contains(*text)));
     let found = cause.map_or_else(|| "no autopsy".to_owned(), |cause| quoted(cause.as_bytes()));
     let mismatch = |(text, index): (&String, u32)| Mismatch {
         key: format!("expect.cause.{index}"),

@@ -95,8 +95,10 @@ impl Report {
 
     /// Adds what the examination found. Its registers stand in for those of a vCPU that was reset.
     pub(crate) fn set_autopsy(&mut self, autopsy: Option<Autopsy>) {
-        if let (Some(cpu), Some(state)) = (&mut self.cpu, autopsy.as_ref().and_then(Autopsy::registers)) {
-            cpu.replace(state);
+        if let (Some(cpu), Some(autopsy)) = (&mut self.cpu, &autopsy)
+            && let Some(state) = autopsy.registers()
+        {
+            cpu.replace(state, autopsy.code());
         }
         self.autopsy = autopsy;
     }
@@ -112,7 +114,7 @@ impl Report {
         if let Some(message) = self.headline() {
             Diagnostics::from(Diagnostic::error(Status::Guest(self.status.into()), message)).eprint();
         }
-        if let Some(autopsy) = &self.autopsy {
+        if let (Some(autopsy), Some(_)) = (&self.autopsy, &self.cpu) {
             anstream::eprint!("{autopsy}");
         }
         if let Some(cpu) = &self.cpu {
@@ -120,6 +122,10 @@ impl Report {
         }
         let Some(expect) = &self.expect else { return };
         Diagnostics(expect.failures.iter().map(|mismatch| mismatch.diagnostic(config)).collect()).eprint();
+        // Of a run that ended by itself the place of its end is shown, below what was expected.
+        if let (Some(autopsy), None, false) = (&self.autopsy, &self.cpu, expect.met) {
+            anstream::eprint!("{autopsy}");
+        }
         if expect.met && self.status != 0 {
             anstream::eprintln!(
                 "[expect] is met; a run that ends like this has the status {} all the same",

@@ -91,7 +91,16 @@ impl Vmm {
     /// Runs gdb with these commands, and gives all it said.
     fn gdb(&self, guest: &str, commands: &[&str]) -> String {
         let mut gdb = Command::new(GDB);
-        gdb.args(["-nx", "-batch", "-iex", "set confirm off", "-iex", "set width 0", "-iex", "set style enabled off"]);
+        gdb.args([
+            "-nx",
+            "-batch",
+            "-iex",
+            "set confirm off",
+            "-iex",
+            "set width 0",
+            "-iex",
+            "set style enabled off",
+        ]);
         gdb.arg(format!("guests/build/{guest}.elf"));
         gdb.args(["-ex", &format!("target remote {}", self.at)]);
         for command in commands {
@@ -107,7 +116,15 @@ impl Vmm {
         text
     }
 
+    /// Waits for its end, but not forever: without a gdb it would wait too.
     fn wait(mut self) -> Ended {
+        let started = Instant::now();
+        while self.child.try_wait().unwrap().is_none() {
+            if started.elapsed() > Duration::from_secs(30) {
+                self.child.kill().unwrap();
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
         let mut stdout = String::new();
         self.child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
         let status = self.child.wait().unwrap().code();
@@ -211,7 +228,14 @@ fn every_mode_stops_steps_and_goes_back() {
             commands.extend(["set architecture i8086", "x/i $pc"]);
         }
         let at = format!("break {symbol}");
-        commands.extend([at.as_str(), "continue", "p $first = $pc", "stepi", "p $pc != $first", "reverse-stepi"]);
+        commands.extend([
+            at.as_str(),
+            "continue",
+            "p $first = $pc",
+            "stepi",
+            "p $pc != $first",
+            "reverse-stepi",
+        ]);
         commands.extend(["p $pc == $first", "monitor where", "continue"]);
         let said = vmm.gdb(guest, &commands);
         let hit = format!("Breakpoint 1, {symbol}");
@@ -286,10 +310,28 @@ fn after_a_mode_switch_gdb_can_attach_anew() {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
+fn a_breakpoint_may_lie_on_a_page_that_is_not_mapped() {
+    needs!(true);
+    let Some(vmm) = Vmm::start("page-fault", false) else { return };
+    // More than there are debug registers, so that the guest is stepped: into its page fault and out of it.
+    let addresses: Vec<String> = (0..5).map(|number| format!("hbreak *0x5000000{number}")).collect();
+    let mut commands: Vec<&str> = addresses.iter().map(String::as_str).collect();
+    commands.extend(["break handle_page_fault", "continue", "p/x address", "delete", "continue"]);
+    let said = vmm.gdb("page-fault", &commands);
+    assert_order(&said, &["Breakpoint 6, handle_page_fault", "= 0x40000400", "exited normally"]);
+    let ended = vmm.wait();
+    assert_eq!(ended.status, Some(0), "{}", ended.stderr);
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
 fn a_guest_that_is_let_go_runs_on() {
     needs!(true);
     let Some(vmm) = Vmm::start("long", true) else { return };
-    vmm.gdb("hello-long", &["set var $rbx = 7", "p $rbx", "break vmm_halt", "continue", "reverse-stepi", "detach"]);
+    vmm.gdb(
+        "hello-long",
+        &["set var $rbx = 7", "p $rbx", "break vmm_halt", "continue", "reverse-stepi", "detach"],
+    );
     let ended = vmm.wait();
     assert_eq!((ended.status, ended.stdout.as_str()), (Some(0), "Hello, world!\n"), "{}", ended.stderr);
 }

@@ -36,7 +36,9 @@
 //! - its run: [`run_loop`] with [`exit_counts`], [`observer`] and [`limits`]; how it ends: [`end`], [`error`];
 //! - its instructions as text: [`disassembly`];
 //! - up to a point of it: [`run_to`]; what its page tables hold then: [`findings`];
+//! - under control, forward and back: [`debugger`];
 //! - what can be said of it before it runs: [`flow`], [`reasons`];
+//! - a run once more: [`record`], [`replay`], [`checkpoint`]; why it ended: [`autopsy`];
 //! - what works here: [`probe`].
 #![forbid(unsafe_code)]
 
@@ -53,8 +55,8 @@ pub mod disassembly;
 pub mod end;
 pub mod error;
 pub mod exit_counts;
-pub mod flow;
 pub mod findings;
+pub mod flow;
 pub mod gdt;
 mod host;
 pub mod idt;

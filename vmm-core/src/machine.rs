@@ -83,20 +83,7 @@ impl Machine {
         let read_only =
             layout.memory().iter().filter(|region| region.read_only).map(|region| region.range).collect();
         let (exits, answer) = Default::default();
-        Ok(Self {
-            spec,
-            layout,
-            vcpu,
-            memory,
-            read_only,
-            ports,
-            mmio,
-            output,
-            landing,
-            cpu,
-            exits,
-            answer,
-        })
+        Ok(Self { spec, layout, vcpu, memory, read_only, ports, mmio, output, landing, cpu, exits, answer })
     }
 
     /// What the machine was built from.

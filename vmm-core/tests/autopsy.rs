@@ -204,3 +204,36 @@ fn a_record_that_is_not_complete_is_not_used() {
         found.notes
     );
 }
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn whatever_a_guest_is_made_of_its_end_gets_a_sentence() {
+    let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = || {
+        // xorshift64: the same guests in every run.
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed
+    };
+    for (number, mode) in [Mode::Real, Mode::Protected, Mode::Long].into_iter().cycle().take(45).enumerate() {
+        let code: Vec<u8> = (0..64).flat_map(|_| random().to_le_bytes()).collect();
+        let build = || {
+            let mut spec = MachineSpec::new(mode, MEMORY, Entry::Address(Gva(CODE)));
+            spec.limits.time = Some(Duration::from_millis(50));
+            spec.limits.exits = Some(200);
+            let guest = FlatImage { address: Gpa(CODE), bytes: &code };
+            Machine::build(&Kvm::open().unwrap(), spec, &guest, Console::to(io::sink()))
+        };
+        let mut machine = build().unwrap();
+        let mut recording = Recording::new();
+        let end = machine.run_observed(&mut [&mut recording]).unwrap().end;
+        let found = examine(&machine, &end, &recording, &build, Duration::from_secs(3));
+        let text = summary(&found);
+        assert!(
+            text.ends_with('.') && found.elapsed < Duration::from_secs(6),
+            "guest {number}, {mode}: {text}"
+        );
+        println!("{number} {mode}: {text}");
+    }
+}

@@ -3,7 +3,12 @@
 //! `on_kvm.rs` compares the two on tables that we built. Here the tables are what a guest gone wild may leave behind:
 //! random entries that lead to each other, to pages, to where no memory is, with random and reserved bits. Both have to
 //! give the same address, or both none.
-#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "the helpers of tests are tests")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "the helpers of tests are tests"
+)]
 
 use std::io;
 

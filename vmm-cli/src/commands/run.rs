@@ -10,6 +10,7 @@ use vmm_core::console::Console;
 use vmm_core::end::Verdict;
 use vmm_core::error::{Blame, Error};
 use vmm_core::machine::Machine;
+use vmm_core::observer::Observer;
 use vmm_core::record::Recording;
 
 use crate::args::{Format, Run};
@@ -30,7 +31,11 @@ pub(crate) fn run(options: &Run) -> Result<Status, Diagnostics> {
     let report = options.report.as_deref();
     let report_file =
         report.map(|path| output_file::create(path, "the report", options.force)).transpose()?;
-    let core = options.core.as_deref().map(|path| NewFile::create(path, "the core file", options.force)).transpose()?;
+    let core = options
+        .core
+        .as_deref()
+        .map(|path| NewFile::create(path, "the core file", options.force))
+        .transpose()?;
     let json = options.format == Format::Json;
     let watch = Watch::new(&options.trace, &options.config, json, options.force)?;
 
@@ -48,14 +53,20 @@ pub(crate) fn run(options: &Run) -> Result<Status, Diagnostics> {
     let mut can_be_replayed = true;
     let (outcome, stats) = if let (Some(address), Some(spec)) = (&options.gdb, again) {
         let build = || Machine::build(&kvm, spec.clone(), &files, Console::to(std::io::sink()));
-        let run = gdb::run(machine, build, (&config.guest.path, &files), address).map_err(|trouble| match trouble {
-            gdb::Trouble::Machine(error) => host(error),
-            gdb::Trouble::Address(problem) => problem,
-        })?;
+        let run =
+            gdb::run(machine, build, (&config.guest.path, &files), address).map_err(
+                |trouble| match trouble {
+                    gdb::Trouble::Machine(error) => host(error),
+                    gdb::Trouble::Address(problem) => problem,
+                },
+            )?;
         (machine, recording, can_be_replayed) = (run.machine, run.recording, !run.changed);
         (run.outcome, None)
     } else {
-        let result = watch.run(&mut machine, &files, &mut [&mut recording]);
+        let mut recorder: [&mut dyn Observer; 1] = [&mut recording];
+        // Without an autopsy nobody reads the record.
+        let observers = if options.no_autopsy { &mut [] } else { recorder.as_mut_slice() };
+        let result = watch.run(&mut machine, &files, observers);
         // What was traced is shown first, even of a run that failed.
         watch.finish()?;
         result.map_err(host)?
@@ -65,7 +76,8 @@ pub(crate) fn run(options: &Run) -> Result<Status, Diagnostics> {
     let mut mismatches =
         config.expect.as_ref().map(|expect| expectations::check(expect, &outcome, &machine, &files, &output));
     let verdict = outcome.end.verdict(machine.spec().halt);
-    let wanted = can_be_replayed && !options.no_autopsy && autopsy::is_wanted(verdict, &config, mismatches.as_deref());
+    let wanted =
+        can_be_replayed && !options.no_autopsy && autopsy::is_wanted(verdict, &config, mismatches.as_deref());
     let autopsy = wanted.then(|| autopsy::perform(&machine, &outcome.end, &recording, &files));
     if let (Some(expect), Some(mismatches)) = (&config.expect, &mut mismatches) {
         let cause = autopsy.as_ref().map(autopsy::Autopsy::summary);
@@ -87,7 +99,9 @@ pub(crate) fn run(options: &Run) -> Result<Status, Diagnostics> {
                 eprint!("{stats}");
             }
         }
-        Format::Json if status != Status::Success || report.stats.is_some() => eprintln!("{}", report.to_json()),
+        Format::Json if status != Status::Success || report.stats.is_some() => {
+            eprintln!("{}", report.to_json())
+        }
         Format::Json => {}
     }
     if let Some(mut core) = core {

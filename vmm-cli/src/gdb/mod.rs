@@ -1,16 +1,18 @@
 //! `run --gdb`: the guest waits for gdb and does what it says.
 //!
 //! gdbstub speaks the protocol; vmm-core's debugger does the work. `listen.rs` is where gdb connects, `connection.rs` one
-//! connection, `target.rs` the border between the two worlds, `registers.rs` and `shape.rs` how registers look,
-//! `monitor.rs` what gdb has no commands for.
+//! connection; `target.rs`, `resume.rs` and `breakpoints.rs` are the border between the two worlds, `registers.rs` and
+//! `shape.rs` how registers look, `monitor.rs` what gdb has no commands for.
 //!
 //! One gdb at a time. When it detaches, the guest runs on to its end by itself; when the connection breaks, the guest
 //! waits for the next one; when it kills, the run is over.
 
+mod breakpoints;
 mod connection;
 mod listen;
 mod monitor;
 mod registers;
+mod resume;
 mod shape;
 mod target;
 
@@ -77,7 +79,9 @@ pub(crate) fn run(
                 if interrupted() {
                     return Ok(debugger.abandon()?);
                 }
-                anstream::eprintln!("gdb: the connection is gone; the guest waits for the next one at {listener}");
+                anstream::eprintln!(
+                    "gdb: the connection is gone; the guest waits for the next one at {listener}"
+                );
             }
         }
     }
@@ -88,7 +92,7 @@ fn announce(listener: &Listener, debugger: &Debugger<'_>, path: &Path) {
     // gdb takes the width of 32-bit files for that of their code.
     let narrow = debugger.machine().spec().boot.mode == Mode::Real;
     let width = if narrow { " -ex 'set architecture i8086'" } else { "" };
-    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     anstream::eprintln!("gdb: waiting at {listener}");
     anstream::eprintln!("gdb: start gdb {}{width} -ex 'target remote {listener}'", path.display());
     anstream::eprintln!("gdb: this host has {}", debugger.abilities());
@@ -114,7 +118,9 @@ fn serve(debugger: &mut Debugger<'_>, files: &Files, stream: Stream) -> Result<S
     match result {
         Ok(DisconnectReason::Disconnect) => Ok(Served::Detached),
         Ok(
-            DisconnectReason::TargetExited(_) | DisconnectReason::TargetTerminated(_) | DisconnectReason::Kill,
+            DisconnectReason::TargetExited(_)
+            | DisconnectReason::TargetTerminated(_)
+            | DisconnectReason::Kill,
         ) => Ok(Served::Finished),
         Err(error) if error.is_target_error() => Err(error.into_target_error().unwrap_or_else(unknown)),
         Err(error) => {

@@ -128,8 +128,8 @@ fn control(regs: &kvm_regs, sregs: &kvm_sregs) -> [u64; CONTROL.len()] {
 fn core_64(r: &kvm_regs, sregs: &kvm_sregs, pc: u64, fpu: &Fpu) -> X86_64CoreRegs {
     X86_64CoreRegs {
         regs: [
-            r.rax, r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rbp, r.rsp, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14,
-            r.r15,
+            r.rax, r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rbp, r.rsp, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13,
+            r.r14, r.r15,
         ],
         eflags: low(r.rflags),
         rip: pc,
@@ -201,7 +201,8 @@ impl Core {
     fn narrow(bytes: &[u8]) -> Option<Self> {
         let mut core = X86CoreRegs::default();
         core.gdb_deserialize(bytes).ok()?;
-        let X86CoreRegs { eax, ecx, edx, ebx, esp, ebp, esi, edi, eip, eflags, st, fpu, xmm, mxcsr, .. } = core;
+        let X86CoreRegs { eax, ecx, edx, ebx, esp, ebp, esi, edi, eip, eflags, st, fpu, xmm, mxcsr, .. } =
+            core;
         let general = General::Narrow([eax, ecx, edx, ebx, esp, ebp, esi, edi]);
         Some(Self { general, pc: eip.into(), eflags, st, fpu, xmm: xmm.to_vec(), mxcsr })
     }
@@ -211,8 +212,9 @@ impl Core {
         match self.general {
             General::Wide(values) => {
                 let fields = [
-                    &mut r.rax, &mut r.rbx, &mut r.rcx, &mut r.rdx, &mut r.rsi, &mut r.rdi, &mut r.rbp, &mut r.rsp,
-                    &mut r.r8, &mut r.r9, &mut r.r10, &mut r.r11, &mut r.r12, &mut r.r13, &mut r.r14, &mut r.r15,
+                    &mut r.rax, &mut r.rbx, &mut r.rcx, &mut r.rdx, &mut r.rsi, &mut r.rdi, &mut r.rbp,
+                    &mut r.rsp, &mut r.r8, &mut r.r9, &mut r.r10, &mut r.r11, &mut r.r12, &mut r.r13,
+                    &mut r.r14, &mut r.r15,
                 ];
                 for (field, value) in fields.into_iter().zip(values) {
                     *field = value;
@@ -221,7 +223,8 @@ impl Core {
             }
             General::Narrow(values) => {
                 let fields = [
-                    &mut r.rax, &mut r.rcx, &mut r.rdx, &mut r.rbx, &mut r.rsp, &mut r.rbp, &mut r.rsi, &mut r.rdi,
+                    &mut r.rax, &mut r.rcx, &mut r.rdx, &mut r.rbx, &mut r.rsp, &mut r.rbp, &mut r.rsi,
+                    &mut r.rdi,
                 ];
                 for (field, value) in fields.into_iter().zip(values) {
                     *field = *field >> 32 << 32 | u64::from(value);
@@ -297,8 +300,10 @@ impl Fpu {
             self.put(XMM + 16 * number, &value.to_le_bytes());
         }
         self.put(MXCSR, &mxcsr.to_le_bytes());
-        let tags: u8 =
-            (0..8).filter(|number| fpu.ftag >> (2 * number) & 0b11 != 0b11).map(|number| 1_u8 << number).sum();
+        let tags: u8 = (0..8)
+            .filter(|number| fpu.ftag >> (2 * number) & 0b11 != 0b11)
+            .map(|number| 1_u8 << number)
+            .sum();
         self.put(4, &[tags]);
         for (at, value) in [(0, fpu.fctrl), (2, fpu.fstat), (6, fpu.fop), (12, fpu.fiseg), (20, fpu.foseg)] {
             let [low, high, ..] = value.to_le_bytes();

@@ -31,15 +31,16 @@ const fn register(name: &'static str, bits: u16, kind: &'static str, group: &'st
 }
 
 const NAMES_64: [&str; 16] = [
-    "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+    "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
+    "r15",
 ];
 const NAMES_32: [&str; 8] = ["eax", "ecx", "edx", "ebx", "esp", "ebp", "esi", "edi"];
 const SEGMENTS: [&str; 6] = ["cs", "ss", "ds", "es", "fs", "gs"];
 const STACK: [&str; 8] = ["st0", "st1", "st2", "st3", "st4", "st5", "st6", "st7"];
 const FPU: [&str; 8] = ["fctrl", "fstat", "ftag", "fiseg", "fioff", "foseg", "fooff", "fop"];
 const XMM: [&str; 16] = [
-    "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12",
-    "xmm13", "xmm14", "xmm15",
+    "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11",
+    "xmm12", "xmm13", "xmm14", "xmm15",
 ];
 
 /// The registers of our own feature; all have 64 bits.
@@ -107,7 +108,10 @@ impl Shape {
         let [core, sse] = self.features();
         let mut xml = String::from("<?xml version=\"1.0\"?>\n<!DOCTYPE target SYSTEM \"gdb-target.dtd\">\n");
         // Writing to a string cannot fail.
-        let _ = writeln!(xml, "<target version=\"1.0\">\n<architecture>{architecture}</architecture>\n<osabi>none</osabi>");
+        let _ = writeln!(
+            xml,
+            "<target version=\"1.0\">\n<architecture>{architecture}</architecture>\n<osabi>none</osabi>"
+        );
         feature(&mut xml, "org.gnu.gdb.i386.core", EFLAGS, &core);
         feature(&mut xml, "org.gnu.gdb.i386.sse", VECTORS, &sse);
         let types = [("cr0_bits", Cr0::BITS), ("cr4_bits", Cr4::BITS), ("efer_bits", Efer::BITS)]

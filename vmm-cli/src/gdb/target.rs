@@ -1,4 +1,5 @@
-//! The guest as gdbstub sees it: each trait of the protocol, in terms of [`vmm_core::debugger`].
+//! The guest as gdbstub sees it, in terms of [`vmm_core::debugger`]: registers, memory, and why it stopped. How it is
+//! resumed is in `resume.rs`, breakpoints are in `breakpoints.rs`.
 //!
 //! The vCPU is thread 1. A stop that gdb did not ask for is told as a signal: SIGINT for Ctrl-C, SIGSEGV and SIGILL for
 //! a guest that died, so that one can look around before it is gone.
@@ -8,26 +9,17 @@ use std::collections::BTreeSet;
 use gdbstub::common::{Signal, Tid};
 use gdbstub::stub::MultiThreadStopReason;
 use gdbstub::target::ext::base::BaseOps;
-use gdbstub::target::ext::base::multithread::{
-    MultiThreadBase, MultiThreadRangeStepping, MultiThreadRangeSteppingOps, MultiThreadResume,
-    MultiThreadResumeOps, MultiThreadSchedulerLocking, MultiThreadSchedulerLockingOps, MultiThreadSingleStep,
-    MultiThreadSingleStepOps,
-};
-use gdbstub::target::ext::base::reverse_exec::{
-    ReplayLogPosition, ReverseCont, ReverseContOps, ReverseStep, ReverseStepOps,
-};
+use gdbstub::target::ext::base::multithread::{MultiThreadBase, MultiThreadResumeOps};
+use gdbstub::target::ext::base::reverse_exec::ReplayLogPosition;
 use gdbstub::target::ext::base::single_register_access::{SingleRegisterAccess, SingleRegisterAccessOps};
-use gdbstub::target::ext::breakpoints::{
-    Breakpoints, BreakpointsOps, HwBreakpoint, HwBreakpointOps, HwWatchpoint, HwWatchpointOps, SwBreakpoint,
-    SwBreakpointOps, WatchKind,
-};
+use gdbstub::target::ext::breakpoints::{BreakpointsOps, WatchKind};
 use gdbstub::target::ext::monitor_cmd::{ConsoleOutput, MonitorCmd, MonitorCmdOps};
 use gdbstub::target::ext::target_description_xml_override::{
     TargetDescriptionXmlOverride, TargetDescriptionXmlOverrideOps,
 };
 use gdbstub::target::ext::thread_extra_info::{ThreadExtraInfo, ThreadExtraInfoOps};
 use gdbstub::target::{Target, TargetError, TargetResult};
-use kvm_sys_wrap::{Breakpoint, Watch};
+use kvm_sys_wrap::Breakpoint;
 use vmm_core::Gva;
 use vmm_core::debugger::{Debugger, Direction, EditError, Stop};
 use vmm_core::end::{End, Verdict};
@@ -47,7 +39,7 @@ const EROFS: u8 = 30;
 
 /// What gdb wants the guest to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Action {
+pub(super) enum Action {
     Run(Direction),
     Step(Direction),
     /// Step as long as the instruction pointer stays in here: one line of source.
@@ -60,11 +52,11 @@ pub(super) struct Session<'a, 'b> {
     pub(super) files: &'a Files,
     pub(super) shape: Shape,
     inbox: Inbox,
-    action: Action,
+    pub(super) action: Action,
     /// Breakpoints that gdb set with `break`, and those that it set with `hbreak`: the stop has to say which it was.
-    soft: BTreeSet<u64>,
-    hard: BTreeSet<u64>,
-    watched: Vec<(Breakpoint, WatchKind)>,
+    pub(super) soft: BTreeSet<u64>,
+    pub(super) hard: BTreeSet<u64>,
+    pub(super) watched: Vec<(Breakpoint, WatchKind)>,
 }
 
 pub(super) type Reason = MultiThreadStopReason<u64>;
@@ -235,7 +227,9 @@ impl Target for Session<'_, '_> {
         Some(self)
     }
 
-    fn support_target_description_xml_override(&mut self) -> Option<TargetDescriptionXmlOverrideOps<'_, Self>> {
+    fn support_target_description_xml_override(
+        &mut self,
+    ) -> Option<TargetDescriptionXmlOverrideOps<'_, Self>> {
         Some(self)
     }
 }
@@ -252,7 +246,8 @@ impl TargetDescriptionXmlOverride for Session<'_, '_> {
             return Err(TargetError::NonFatal);
         }
         let xml = self.shape.description();
-        let rest = usize::try_from(offset).ok().and_then(|offset| xml.as_bytes().get(offset..)).unwrap_or_default();
+        let rest =
+            usize::try_from(offset).ok().and_then(|offset| xml.as_bytes().get(offset..)).unwrap_or_default();
         let count = rest.len().min(length).min(buffer.len());
         for (place, byte) in buffer.iter_mut().zip(rest.iter().take(count)) {
             *place = *byte;
@@ -330,159 +325,6 @@ impl SingleRegisterAccess<Tid> for Session<'_, '_> {
         place.copy_from_slice(value);
         self.give(&packet)
     }
-}
-
-impl MultiThreadResume for Session<'_, '_> {
-    /// Only notes it: the guest runs when gdbstub asks why it has stopped.
-    fn resume(&mut self) -> Result<(), Error> {
-        Ok(())
-    }
-
-    fn clear_resume_actions(&mut self) -> Result<(), Error> {
-        self.action = Action::Run(Direction::Forward);
-        Ok(())
-    }
-
-    fn set_resume_action_continue(&mut self, _: Tid, _: Option<Signal>) -> Result<(), Error> {
-        self.action = Action::Run(Direction::Forward);
-        Ok(())
-    }
-
-    fn support_single_step(&mut self) -> Option<MultiThreadSingleStepOps<'_, Self>> {
-        Some(self)
-    }
-
-    fn support_range_step(&mut self) -> Option<MultiThreadRangeSteppingOps<'_, Self>> {
-        Some(self)
-    }
-
-    fn support_scheduler_locking(&mut self) -> Option<MultiThreadSchedulerLockingOps<'_, Self>> {
-        Some(self)
-    }
-
-    fn support_reverse_step(&mut self) -> Option<ReverseStepOps<'_, Tid, Self>> {
-        Some(self)
-    }
-
-    fn support_reverse_cont(&mut self) -> Option<ReverseContOps<'_, Tid, Self>> {
-        Some(self)
-    }
-}
-
-impl MultiThreadSingleStep for Session<'_, '_> {
-    fn set_resume_action_step(&mut self, _: Tid, _: Option<Signal>) -> Result<(), Error> {
-        self.action = Action::Step(Direction::Forward);
-        Ok(())
-    }
-}
-
-impl MultiThreadSchedulerLocking for Session<'_, '_> {
-    /// Asks that the other vCPUs stand still; there are none.
-    fn set_resume_action_scheduler_lock(&mut self) -> Result<(), Error> {
-        Ok(())
-    }
-}
-
-impl MultiThreadRangeStepping for Session<'_, '_> {
-    fn set_resume_action_range_step(&mut self, _: Tid, start: u64, end: u64) -> Result<(), Error> {
-        self.action = Action::Range(start, end);
-        Ok(())
-    }
-}
-
-impl ReverseStep<Tid> for Session<'_, '_> {
-    fn reverse_step(&mut self, _: Tid) -> Result<(), Error> {
-        self.action = Action::Step(Direction::Back);
-        Ok(())
-    }
-}
-
-impl ReverseCont<Tid> for Session<'_, '_> {
-    fn reverse_cont(&mut self) -> Result<(), Error> {
-        self.action = Action::Run(Direction::Back);
-        Ok(())
-    }
-}
-
-impl Breakpoints for Session<'_, '_> {
-    fn support_sw_breakpoint(&mut self) -> Option<SwBreakpointOps<'_, Self>> {
-        Some(self)
-    }
-
-    fn support_hw_breakpoint(&mut self) -> Option<HwBreakpointOps<'_, Self>> {
-        Some(self)
-    }
-
-    /// Without watchpoints on this host gdb is not told of any, and steps and compares instead.
-    fn support_hw_watchpoint(&mut self) -> Option<HwWatchpointOps<'_, Self>> {
-        Some(self)
-    }
-}
-
-impl SwBreakpoint for Session<'_, '_> {
-    fn add_sw_breakpoint(&mut self, address: u64, _: usize) -> TargetResult<bool, Self> {
-        self.soft.insert(address);
-        self.debugger.add_breakpoint(Gva(address));
-        Ok(true)
-    }
-
-    fn remove_sw_breakpoint(&mut self, address: u64, _: usize) -> TargetResult<bool, Self> {
-        let known = self.soft.remove(&address);
-        if known && !self.hard.contains(&address) {
-            self.debugger.remove_breakpoint(Gva(address));
-        }
-        Ok(known)
-    }
-}
-
-impl HwBreakpoint for Session<'_, '_> {
-    fn add_hw_breakpoint(&mut self, address: u64, _: usize) -> TargetResult<bool, Self> {
-        self.hard.insert(address);
-        self.debugger.add_breakpoint(Gva(address));
-        Ok(true)
-    }
-
-    fn remove_hw_breakpoint(&mut self, address: u64, _: usize) -> TargetResult<bool, Self> {
-        let known = self.hard.remove(&address);
-        if known && !self.soft.contains(&address) {
-            self.debugger.remove_breakpoint(Gva(address));
-        }
-        Ok(known)
-    }
-}
-
-impl HwWatchpoint for Session<'_, '_> {
-    fn add_hw_watchpoint(&mut self, address: u64, length: u64, kind: WatchKind) -> TargetResult<bool, Self> {
-        let Some(watchpoint) = watchpoint(address, length, kind) else { return Ok(false) };
-        let added = self.debugger.add_watchpoint(watchpoint);
-        if added {
-            self.watched.push((watchpoint, kind));
-        } else if !self.debugger.abilities().watchpoints {
-            anstream::eprintln!(
-                "gdb: this host's KVM has no watchpoints; `set can-use-hw-watchpoints 0` makes gdb step and compare"
-            );
-        }
-        Ok(added)
-    }
-
-    fn remove_hw_watchpoint(&mut self, address: u64, length: u64, kind: WatchKind) -> TargetResult<bool, Self> {
-        let Some(watchpoint) = watchpoint(address, length, kind) else { return Ok(false) };
-        let Some(index) = self.watched.iter().position(|known| *known == (watchpoint, kind)) else {
-            return Ok(false);
-        };
-        self.watched.remove(index);
-        Ok(self.debugger.remove_watchpoint(watchpoint))
-    }
-}
-
-/// x86 has none for reads alone; those are watched together with writes.
-fn watchpoint(address: u64, length: u64, kind: WatchKind) -> Option<Breakpoint> {
-    let length = u8::try_from(length).ok()?;
-    let watch = match kind {
-        WatchKind::Write => Watch::Write(length),
-        WatchKind::Read | WatchKind::ReadWrite => Watch::Access(length),
-    };
-    Some(Breakpoint { address: Gva(address), watch })
 }
 
 impl MonitorCmd for Session<'_, '_> {

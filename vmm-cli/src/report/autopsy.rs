@@ -8,28 +8,32 @@
 //! | `cause` | the first paragraph of the report: what `[expect] cause` is held against |
 //! | `source` | how the state before the end was obtained |
 //! | `instruction` | the instruction that ended the run: `address`, `name` (symbol and line), `text`, `bytes` |
-//! | `before` | the last instructions before it, oldest first: the same keys, `times` for repeated ones, `raised` |
+//! | `before` | the last instructions before it, oldest first: the same keys, `changed` (registers and their new values), `times` for repeated ones, `raised` |
 //! | `exceptions` | the chain: `vector`, `name`, `why`, `error-code`, `error-code-words`, `address` (CR2), `walk`, `gate`, `result` |
 //! | `stack` | words from the stack pointer up: `address`, `value`, `name` |
 //! | `gdt`, `idt` | `base`, `limit`, and `entries`: those that are not empty |
 //! | `notes` | what else was noticed, and what could not be established |
 //! | `elapsed-ns` | how long the examination took |
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
 use kvm_sys_wrap::Kvm;
+use kvm_sys_wrap::bindings::kvm_regs;
 use serde::Serialize;
 use vmm_cli::config::Config;
 use vmm_core::autopsy::chain::Link;
-use vmm_core::autopsy::delivery::Outcome;
+use vmm_core::autopsy::delivery::{GateFound, Outcome};
 use vmm_core::autopsy::moment::Registers;
 use vmm_core::autopsy::trail::Past;
 use vmm_core::autopsy::{self, Cause, words};
 use vmm_core::console::Console;
+use vmm_core::descriptor::Descriptor;
 use vmm_core::end::{End, Verdict};
 use vmm_core::machine::Machine;
 use vmm_core::record::Recording;
+use vmm_core::spec::Register;
 
 use crate::expectations::Mismatch;
 use crate::prepare::Files;
@@ -58,6 +62,8 @@ pub(crate) struct Autopsy {
     elapsed_ns: u128,
     #[serde(skip)]
     registers: Option<Registers>,
+    #[serde(skip)]
+    symbol: Option<String>,
     /// The run ended by itself: where it was is all there is to show.
     #[serde(skip)]
     short: bool,
@@ -73,6 +79,9 @@ struct Line {
     bytes: Vec<u8>,
     #[serde(skip_serializing_if = "is_once")]
     times: u64,
+    /// Registers that it changed.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    changed: BTreeMap<&'static str, u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     raised: Option<String>,
 }
@@ -148,13 +157,14 @@ fn render(found: &autopsy::Autopsy, files: &Files) -> Autopsy {
         text: words::code(&code.bytes, code.width, code.linear),
         bytes: code.bytes.clone(),
         times: 1,
+        changed: BTreeMap::new(),
         raised: None,
     });
     Autopsy {
         cause: found.summary(&names),
         source: found.provenance(),
         instruction,
-        before: found.before.iter().map(|past| line(past, files)).collect(),
+        before: before(found, files),
         exceptions: links.map(exception).collect(),
         stack: found
             .stack
@@ -162,32 +172,58 @@ fn render(found: &autopsy::Autopsy, files: &Files) -> Autopsy {
             .map(|word| Word { address: word.at, value: word.value, name: files.symbol_at(word.value) })
             .collect(),
         gdt: found.tables.as_ref().map(|tables| {
-            let entry = |(selector, descriptor): &(u16, _)| format!("{selector:#06x}: {descriptor}");
+            let entry = |(selector, descriptor): &(u16, Descriptor)| format!("{selector:#06x}: {descriptor}");
             table(tables.gdt, tables.descriptors.iter().map(entry).collect())
         }),
-        idt: found.tables.as_ref().map(|tables| {
-            let gates = tables.gates.iter().map(|(vector, gate)| format!("{vector}: {gate}")).collect();
-            table(tables.idt, gates)
-        }),
+        idt: found.tables.as_ref().map(|tables| table(tables.idt, gate_lines(&tables.gates))),
         notes: found.remarks(&names),
         elapsed_ns: found.elapsed.as_nanos(),
         registers: found.registers,
+        symbol: found.instruction.as_ref().and_then(|code| files.symbol_at(code.linear)),
         short: matches!(found.cause, Cause::Ended | Cause::Halt { .. }),
     }
 }
 
-fn line(past: &Past, files: &Files) -> Line {
+/// The last instructions, each with what it changed.
+fn before(found: &autopsy::Autopsy, files: &Files) -> Vec<Line> {
+    let after = found.before.iter().skip(1).map(|past| past.regs);
+    let after = after.chain(found.registers.map(|registers| registers.regs));
+    found.before.iter().zip(after).map(|(past, after)| line(past, &after, files)).collect()
+}
+
+fn line(past: &Past, after: &kvm_regs, files: &Files) -> Line {
+    let differs = |register: &&Register| register.of(&past.regs) != register.of(after);
+    let changed =
+        Register::ALL.iter().filter(|register| !matches!(register, Register::Rip | Register::Rflags));
     Line {
         address: past.linear,
         name: files.describe(past.linear),
         text: words::code(&past.bytes, past.width, past.linear),
         bytes: past.bytes.clone(),
         times: past.times,
+        changed: changed.filter(differs).map(|register| (register.name(), register.of(after))).collect(),
         raised: past
             .raised
             .as_ref()
             .map(|raised| format!("{}, to {:#x}", raised.fault.mnemonic(), raised.handler)),
     }
+}
+
+/// The gates; those in a row that lead to the same place in one line.
+fn gate_lines(gates: &[(u8, GateFound)]) -> Vec<String> {
+    let shown = |gate: &GateFound| match gate {
+        GateFound::Gate { gate, .. } => gate.to_string(),
+        GateFound::Vector { segment, offset, .. } => format!("{segment:04x}:{offset:04x}"),
+    };
+    let rows = gates.chunk_by(|(first, one), (second, other)| {
+        first.checked_add(1) == Some(*second) && shown(one) == shown(other)
+    });
+    rows.filter_map(|row| match row {
+        [] => None,
+        [(vector, gate)] => Some(format!("{vector}: {}", shown(gate))),
+        [(first, gate), .., (last, _)] => Some(format!("{first} to {last}: {}", shown(gate))),
+    })
+    .collect()
 }
 
 fn exception(link: &Link) -> Exception {
@@ -226,15 +262,26 @@ impl Autopsy {
         self.registers.as_ref()
     }
 
+    /// The instruction that ended the run: its symbol, and its bytes.
+    pub(crate) fn code(&self) -> Option<(Option<String>, Vec<u8>)> {
+        self.instruction.as_ref().map(|line| (self.symbol.clone(), line.bytes.clone()))
+    }
+
     fn write_code(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.before.is_empty() {
             writeln!(f, "  the last instructions:")?;
         }
-        for line in &self.before {
-            write_line(f, ' ', line)?;
+        // The same one many times in a row, as in a recursion, is shown once.
+        for lines in
+            self.before.chunk_by(|a, b| a.address == b.address && a.raised.is_none() && b.raised.is_none())
+        {
+            let times = lines.iter().map(|line| line.times).fold(0, u64::saturating_add);
+            if let Some(line) = lines.last() {
+                write_line(f, ' ', line, times)?;
+            }
         }
         match &self.instruction {
-            Some(line) => write_line(f, '>', line),
+            Some(line) => write_line(f, '>', line, 1),
             None => Ok(()),
         }
     }
@@ -272,7 +319,9 @@ impl Autopsy {
             let name = name.as_deref().map(|name| format!("  <{name}>")).unwrap_or_default();
             writeln!(f, "    {address:#x}: {value:#x}{name}")?;
         }
-        for (name, table) in [("GDT", &self.gdt), ("IDT", &self.idt)] {
+        // Where no exception is in question the tables have no part in it.
+        let tables = [("GDT", &self.gdt), ("IDT", &self.idt)];
+        for (name, table) in tables.into_iter().filter(|_| !self.exceptions.is_empty()) {
             let Some(Table { base, limit, entries }) = table else { continue };
             let empty = if entries.is_empty() { ", nothing in it" } else { "" };
             writeln!(f, "  {name} at {base:#x}, limit {limit:#x}{empty}")?;
@@ -282,11 +331,19 @@ impl Autopsy {
     }
 }
 
-fn write_line(f: &mut fmt::Formatter<'_>, mark: char, line: &Line) -> fmt::Result {
-    let Line { address, name, text, times, raised, .. } = line;
+fn write_line(f: &mut fmt::Formatter<'_>, mark: char, line: &Line, times: u64) -> fmt::Result {
+    let Line { address, name, text, raised, changed, .. } = line;
     let place = name.as_deref().map(|name| format!("<{name}>")).unwrap_or_default();
-    write!(f, "  {mark} {address:#x} {place:<32} {text}")?;
-    if *times > 1 {
+    let code = format!("  {mark} {address:#x} {place:<32} {text}");
+    if changed.is_empty() {
+        write!(f, "{code}")?;
+    } else {
+        write!(f, "{code:<72}")?;
+    }
+    for (name, value) in changed {
+        write!(f, " {name}={value:#x}")?;
+    }
+    if times > 1 {
         write!(f, "  ({times} times)")?;
     }
     match raised {

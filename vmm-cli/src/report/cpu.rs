@@ -79,11 +79,10 @@ impl Cpu {
 impl Cpu {
     /// Puts registers that were found out in place of those of the vCPU: the autopsy has said where it was, in which
     /// instruction and why.
-    pub(crate) fn replace(&mut self, state: &Registers) {
+    pub(crate) fn replace(&mut self, state: &Registers, code: Option<(Option<String>, Vec<u8>)>) {
         let Registers { regs, sregs } = state;
         self.rip = state.linear_rip();
-        self.symbol = None;
-        self.code = Vec::new();
+        (self.symbol, self.code) = code.unwrap_or_default();
         self.registers = Register::ALL.iter().map(|register| (register.name(), register.of(regs))).collect();
         self.control = control(regs, sregs);
         self.segments = segments(sregs);

@@ -106,7 +106,9 @@ impl Moment<'_> {
         let (cr0, cr4) = (self.registers.cr0(), self.registers.cr4());
         let checked = self.registers.rflags().contains(Rflags::AC) && !access.implicit;
         if access.user && !page.user {
-            return Some(format!("the page of {at:#x} is a kernel page (U/S clear), and ring 3 touched it"));
+            return Some(format!(
+                "the page of {at:#x} is a kernel page (U/S clear), out of reach for ring 3"
+            ));
         }
         match access.kind {
             AccessKind::Write if !page.writable && (access.user || cr0.contains(Cr0::WP)) => {

@@ -3,6 +3,7 @@
 use crate::end::End;
 use crate::layout::Part;
 use crate::machine::Machine;
+use crate::spec::HaltMeaning;
 use crate::{Gpa, Gva};
 
 use super::chain::Chain;
@@ -46,7 +47,10 @@ impl Autopsy {
                 }
             },
             End::FailEntry { reason, .. } => Cause::FailEntry { reason: *reason },
-            End::Halt { interrupts } => Cause::Halt { interrupts: *interrupts },
+            End::Halt { interrupts } => match machine.spec.halt {
+                HaltMeaning::Hung => Cause::Halt { interrupts: *interrupts },
+                HaltMeaning::Success => Cause::Ended,
+            },
             End::Unmapped(access) => Cause::Stray(*access),
             End::WayBack | End::Exit { .. } | End::SystemEvent { .. } => Cause::Ended,
             End::TimeLimit(_) | End::ExitLimit(_) | End::Interrupted | End::Unserved(_) => Cause::Unknown,

@@ -16,7 +16,7 @@
 //! | `trail.rs` | the last steps, one by one |
 //! | `hang.rs`, `refusal.rs` | loops, storms and waiting; what KVM cannot emulate |
 //! | `preflight.rs` | the same reasoning on a machine that did not run yet |
-//! | `words.rs` | the cause in two or three sentences |
+//! | `words.rs`, `hang_words.rs`, `remarks.rs` | the cause in two or three sentences |
 //!
 //! What is reasoned is held against what is seen: a predicted fault that does not happen is forgotten, and registers that
 //! the host kept are compared with those found. What could not be established is in the [notes](Autopsy::notes).
@@ -27,6 +27,7 @@ pub mod delivery;
 pub mod fault;
 mod faults;
 pub mod hang;
+mod hang_words;
 mod judge;
 pub mod moment;
 mod narrow;
@@ -253,4 +254,3 @@ pub fn examine(
     autopsy.elapsed = started.elapsed();
     autopsy
 }
-

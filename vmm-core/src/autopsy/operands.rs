@@ -244,7 +244,11 @@ fn touch(instruction: &Instruction, operand: &Operand) -> String {
     let Operand { linear, size, writes, .. } = operand;
     let bytes = if *size == 1 { "1 byte".to_owned() } else { format!("{size} bytes") };
     let stack = instruction.is_stack_instruction() && instruction.memory_base() == Register::None;
-    let place = if stack { "on the stack, at" } else { "at" };
+    let place = match (writes, stack) {
+        (true, true) => "on the stack, at",
+        (false, true) => "from the stack, at",
+        (_, false) => "at",
+    };
     let verb = match (writes, stack) {
         (true, true) => "pushes",
         (false, true) => "pops",

@@ -17,11 +17,9 @@ impl Autopsy {
     pub fn provenance(&self) -> String {
         match self.source {
             Source::Replay { exits, steps } => {
-                let exits = if exits == 1 { "1 exit".to_owned() } else { format!("{exits} exits") };
-                format!(
-                    "found by running the guest again: {exits} replayed, {steps} single steps, {:.1?}",
-                    self.elapsed
-                )
+                let count = |number, of: &str| format!("{number} {of}{}", if number == 1 { "" } else { "s" });
+                let (exits, steps) = (count(exits, "exit"), count(steps, "single step"));
+                format!("found by running the guest again: {exits} replayed, {steps}, {:.1?}", self.elapsed)
             }
             Source::Registers => format!("found from the registers at the end, {:.1?}", self.elapsed),
             Source::Frame => format!("found from the frame that the CPU pushed, {:.1?}", self.elapsed),

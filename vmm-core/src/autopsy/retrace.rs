@@ -55,7 +55,8 @@ impl Autopsy {
                 if let End::InternalError { .. } = self.end {
                     trail.count_last_as_delivered(&before, found.linear_rip());
                 }
-                self.source = Source::Replay { exits: replayer.exits(), steps: trail.steps };
+                self.source =
+                    Source::Replay { exits: recording.exits().saturating_sub(1), steps: trail.steps };
                 let state = match self.end {
                     // The vCPU still stands where KVM gave up.
                     End::InternalError { .. } | End::FailEntry { .. } => found,

@@ -2,6 +2,7 @@
 
 use iced_x86::{Decoder, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
+use crate::Gva;
 use crate::descriptor::Descriptor;
 use crate::disassembly::Width;
 use crate::idt::Gate;
@@ -51,6 +52,8 @@ pub(super) fn stack(moment: &Moment<'_>) -> Vec<StackWord> {
     (0..STACK_WORDS)
         .map_while(|number| {
             let at = top.checked_add(number * size)?;
+            let to = moment.walker().walk(moment.memory, Gva(at)).translation()?;
+            moment.memory.read(to.gpa, &mut [0])?;
             let value = moment.read_word(at, usize::try_from(size).ok()?).ok()?;
             Some(StackWord { at, value })
         })

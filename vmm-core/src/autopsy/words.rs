@@ -10,7 +10,6 @@ use crate::end::{End, internal_error_name};
 
 use super::chain::{Chain, ChainEnd, Link};
 use super::delivery::{GateFound, Outcome};
-use super::hang::{Hang, Loop};
 use super::trail::{Past, Raised};
 use super::{Autopsy, Cause, Note};
 
@@ -211,47 +210,8 @@ impl Autopsy {
         };
     }
 
-    fn hang(&self, text: &mut String, hang: &Hang, names: &Names<'_>) {
-        let _ = match hang {
-            Hang::JumpToSelf => write!(text, "{} jumps to itself, for ever.", self.here(names)),
-            Hang::Loop(found) => {
-                looping(text, found, names);
-                Ok(())
-            }
-            Hang::Storm { raised, count } => {
-                storm(text, raised, *count, names);
-                Ok(())
-            }
-            Hang::Stuck(Some(fault)) => write!(
-                text,
-                "The guest hangs at {}, without an exit and without a step: it must raise {} ({}), and KVM lets the CPU try again \
-                 for ever.",
-                self.here(names),
-                fault.name(),
-                fault.why
-            ),
-            Hang::Stuck(None) => write!(
-                text,
-                "{} never returns: this host's KVM keeps the vCPU in this one instruction.",
-                self.here(names)
-            ),
-            Hang::Busy { distinct } => write!(
-                text,
-                "The guest was still at work at {}: a sample shows {distinct} different instructions and no small loop. It may \
-                 just need more time.",
-                self.here(names)
-            ),
-            Hang::EndsLater(end) => write!(
-                text,
-                "The guest was still at work at {}, and would soon have come to its end: {end}. It needs a little more time.",
-                self.here(names)
-            ),
-        };
-        self.accuse(text, names);
-    }
-
     /// The instruction with its place, in quotes.
-    fn here(&self, names: &Names<'_>) -> String {
+    pub(super) fn here(&self, names: &Names<'_>) -> String {
         match &self.instruction {
             Some(found) if !found.bytes.is_empty() => {
                 format!(
@@ -328,65 +288,6 @@ fn deliveries(text: &mut String, chain: &Chain, end: &End, no_gates: bool, names
         }
         ChainEnd::Unknown => {}
     }
-}
-
-fn looping(text: &mut String, found: &Loop, names: &Names<'_>) {
-    let (Some(first), Some(last)) = (found.body.first(), found.body.last()) else { return };
-    let count = instructions(found.body.len() as u64);
-    let range = format!("{count} from {} to {}", place(first.linear, names), place(last.linear, names));
-    let ports = |list: &[u16]| {
-        let shown: Vec<String> = list.iter().take(4).map(|port| format!("port {port:#x}")).collect();
-        shown.join(", ")
-    };
-    let _ = if !found.reads_ports.is_empty() {
-        write!(
-            text,
-            "The guest polls {} in a loop ({range}): it waits for a value that never comes.",
-            ports(&found.reads_ports)
-        )
-    } else if let Some(call) = found.calls.and_then(|number| found.body.get(number)) {
-        let call = code(&call.bytes, call.width, call.linear);
-        write!(
-            text,
-            "The guest calls the hypervisor in a loop, with `{call}` ({range}), and gets no answer that it likes."
-        )
-    } else if found.halts {
-        write!(text, "The guest halts again and again in a loop ({range}).")
-    } else if !found.writes_ports.is_empty() {
-        write!(
-            text,
-            "The guest writes to {} in a loop ({range}) that does not end.",
-            ports(&found.writes_ports)
-        )
-    } else if let Some((at, value)) = found.watches {
-        write!(
-            text,
-            "The guest is in a loop ({range}) that looks at memory at {}, which holds {value:#x} and does not change.",
-            place(at, names)
-        )
-    } else {
-        write!(text, "The guest is in an endless loop ({range}).")
-    };
-}
-
-fn storm(text: &mut String, raised: &Raised, count: Option<u64>, names: &Names<'_>) {
-    let Raised { fault, delivered, handler, at, bytes, width, .. } = raised;
-    let often = count.map(|count| format!(" ({count} times in a sample)")).unwrap_or_default();
-    let becomes =
-        if delivered == fault { String::new() } else { format!(", which becomes {}", delivered.name()) };
-    let _ = write!(
-        text,
-        "An exception storm{often}: `{}` at {} raises {}{becomes} again and again: {}.",
-        code(bytes, *width, *at),
-        place(*at, names),
-        fault.name(),
-        fault.why
-    );
-    let _ = if handler == at {
-        write!(text, " Its handler begins with that very instruction, so it never gets any further.")
-    } else {
-        write!(text, " Its handler at {} comes back there without mending the cause.", place(*handler, names))
-    };
 }
 
 /// A number of instructions.

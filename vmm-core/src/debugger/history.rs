@@ -8,23 +8,21 @@
 //! What was changed by hand cannot be had by running again. After a change the way back ends there: the machine as it
 //! was then is kept, and everything starts from that.
 
-use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
-use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion};
-
-use super::track::{Place, Track, Trail};
-use super::{Around, Debugger, Stop, linear_pc};
+use super::replay::{Found, WantsStop, found, found_or_stop};
+use super::state::State;
+use super::track::{Place, Track};
+use super::{Debugger, Stop, linear_pc};
 use crate::Gva;
 use crate::checkpoint::Checkpoint;
 use crate::end::End;
 use crate::error::Error;
-use crate::machine::Machine;
 
 /// Where the way back ends.
 #[derive(Debug, Default)]
 pub(super) struct Base {
-    place: Place,
+    pub(super) place: Place,
     /// `None` at the first instruction.
-    checkpoint: Option<Checkpoint>,
+    pub(super) checkpoint: Option<Checkpoint>,
 }
 
 impl Base {
@@ -50,34 +48,6 @@ struct Point {
     anchor: u64,
     steps: u64,
 }
-
-/// What looking for something in the past came to.
-enum Found<T> {
-    Yes(T),
-    /// The reason why not.
-    No(Stop),
-}
-
-/// Passes on why something was not found.
-macro_rules! found {
-    ($found:expr) => {
-        match $found {
-            Found::Yes(value) => value,
-            Found::No(stop) => return Ok(Found::No(stop)),
-        }
-    };
-}
-
-macro_rules! found_or_stop {
-    ($found:expr) => {
-        match $found {
-            Found::Yes(value) => value,
-            Found::No(stop) => return Ok(stop),
-        }
-    };
-}
-
-type WantsStop<'a> = &'a mut dyn FnMut() -> bool;
 
 impl Debugger<'_> {
     /// After a change by hand: from here on the run can be had again, before it not.
@@ -108,10 +78,9 @@ impl Debugger<'_> {
                     last = Some(count);
                 }
                 Stop::Step => break,
-                stop @ (Stop::Asked
-                | Stop::HistoryStart
-                | Stop::HistoryLost
-                | Stop::Ended(_)) => return Ok(stop),
+                stop @ (Stop::Asked | Stop::HistoryStart | Stop::HistoryLost | Stop::Ended(_)) => {
+                    return Ok(stop);
+                }
             }
         }
         let mut steps = None;
@@ -198,11 +167,13 @@ impl Debugger<'_> {
         }
         match self.step_again(&mut past.track, wants_stop)? {
             Found::Yes(()) => {
-                past.point = Some(if past.track.place.exits == past.present.anchor && next.anchor < past.present.anchor {
-                    Point { anchor: past.present.anchor, steps: 0 }
-                } else {
-                    next
-                });
+                past.point = Some(
+                    if past.track.place.exits == past.present.anchor && next.anchor < past.present.anchor {
+                        Point { anchor: past.present.anchor, steps: 0 }
+                    } else {
+                        next
+                    },
+                );
                 if past.point == Some(past.present) {
                     return self.return_to_present();
                 }
@@ -350,133 +321,4 @@ impl Debugger<'_> {
         self.stopper.watch(&self.present.machine)?;
         Ok(self.end.clone().map_or(Stop::Step, Stop::Ended))
     }
-
-    /// A second machine at the base.
-    fn rebuild(&self) -> Result<Track, Error> {
-        let mut machine = (self.build)()?;
-        if let Some(checkpoint) = &self.base.checkpoint {
-            machine.restore(checkpoint)?;
-        }
-        self.stopper.watch(&machine)?;
-        Ok(Track::new(machine, self.base.place))
-    }
-
-    /// A second machine after so many exits.
-    fn rebuild_at(&self, exits: u64, wants_stop: WantsStop<'_>) -> Result<Found<Track>, Error> {
-        let mut track = self.rebuild()?;
-        let nothing = std::collections::BTreeSet::new();
-        if track.place.exits < exits {
-            let around = Around {
-                abilities: self.abilities,
-                breakpoints: &nothing,
-                watchpoints: &[],
-                until: Some(exits),
-            };
-            loop {
-                match around.run(&mut track, &mut Trail::Again(&self.recording), wants_stop)? {
-                    Stop::Step => break,
-                    Stop::OwnInt3 => {}
-                    stop @ (Stop::Breakpoint
-                    | Stop::Watchpoint(_)
-                    | Stop::Asked
-                    | Stop::HistoryStart
-                    | Stop::HistoryLost
-                    | Stop::Ended(_)) => return Ok(Found::No(stop)),
-                }
-            }
-        }
-        track.settle(&mut Trail::Again(&self.recording))?;
-        Ok(Found::Yes(track))
-    }
-
-    /// Runs a second machine on to its next stop, at most until `exits` exits: then [`Stop::Step`].
-    fn run_again(&self, track: &mut Track, exits: u64, wants_stop: WantsStop<'_>) -> Result<Stop, Error> {
-        let mut trail = Trail::Again(&self.recording);
-        if track.place.exits >= exits {
-            return Ok(Stop::Step);
-        }
-        // Off a breakpoint that has been reached already.
-        if self.breakpoints.contains(&Gva(linear_pc(&track.machine)?)) {
-            if let Found::No(stop) = self.step_again(track, wants_stop)? {
-                return Ok(stop);
-            }
-            if track.place.exits >= exits {
-                return Ok(Stop::Step);
-            }
-            if self.breakpoints.contains(&Gva(linear_pc(&track.machine)?)) {
-                return Ok(Stop::Breakpoint);
-            }
-        }
-        let around = Around {
-            abilities: self.abilities,
-            breakpoints: &self.breakpoints,
-            watchpoints: &self.watchpoints,
-            until: Some(exits),
-        };
-        let stop = around.run(track, &mut trail, wants_stop)?;
-        track.settle(&mut trail)?;
-        Ok(stop)
-    }
-
-    fn step_again(&self, track: &mut Track, wants_stop: WantsStop<'_>) -> Result<Found<()>, Error> {
-        let mut trail = Trail::Again(&self.recording);
-        let event = track.step(&mut trail, self.abilities.single_step, wants_stop)?;
-        if wants_stop() {
-            return Ok(Found::No(Stop::Asked));
-        }
-        Ok(match super::after_step(event) {
-            Stop::Step | Stop::OwnInt3 => Found::Yes(()),
-            stop @ (Stop::Breakpoint
-            | Stop::Watchpoint(_)
-            | Stop::Asked
-            | Stop::HistoryStart
-            | Stop::HistoryLost
-            | Stop::Ended(_)) => Found::No(stop),
-        })
-    }
-}
-
-/// A machine's state, to find the same again.
-struct State<'a> {
-    regs: kvm_regs,
-    sregs: kvm_sregs,
-    machine: &'a Machine,
-}
-
-/// RFLAGS.TF and RF: what debugging itself sets (SDM vol. 3, 17.3.1).
-const DEBUG_FLAGS: u64 = 1 << 8 | 1 << 16;
-/// The accessed and dirty bits of a page table entry, which a CPU may set earlier than it must (SDM vol. 3, 4.8).
-const ACCESSED_AND_DIRTY: u8 = 0x60;
-
-impl<'a> State<'a> {
-    fn of(machine: &'a Machine) -> Result<Self, Error> {
-        Ok(Self { regs: machine.vcpu.regs()?, sregs: machine.vcpu.sregs()?, machine })
-    }
-
-    fn is_that_of(&self, other: &Machine) -> Result<bool, Error> {
-        let regs = other.vcpu.regs()?;
-        if regs.rip != self.regs.rip
-            || (kvm_regs { rflags: regs.rflags | DEBUG_FLAGS, ..regs })
-                != (kvm_regs { rflags: self.regs.rflags | DEBUG_FLAGS, ..self.regs })
-        {
-            return Ok(false);
-        }
-        let sregs = other.vcpu.sregs()?;
-        let essence = |s: &kvm_sregs| (s.cr0, s.cr2, s.cr3, s.cr4, s.efer, s.cs.base, s.cs.selector, s.ss.selector);
-        Ok(essence(&sregs) == essence(&self.sregs) && same_memory(self.machine, other))
-    }
-}
-
-/// Whether two machines of the same shape have the same in memory, up to accessed and dirty bits.
-fn same_memory(one: &Machine, other: &Machine) -> bool {
-    const CHUNK: usize = 4096;
-    let (mut left, mut right) = ([0_u8; CHUNK], [0_u8; CHUNK]);
-    one.memory.iter().flat_map(|region| (region.start_addr().0..=region.last_addr().0).step_by(CHUNK)).all(|at| {
-        let at = vm_memory::GuestAddress(at);
-        let read = one.memory.read_slice(&mut left, at).is_ok() && other.memory.read_slice(&mut right, at).is_ok();
-        read && (left == right
-            || left.iter().zip(&right).enumerate().all(|(index, (a, b))| {
-                a == b || index % 4 == 0 && (a ^ b) & !ACCESSED_AND_DIRTY == 0
-            }))
-    })
 }

@@ -1,29 +1,34 @@
 //! A debugger's view of a run: stop at an address, step, look and change, and go back.
 //!
 //! [`Debugger`] holds a machine and does to it what a front-end asks for; it speaks no protocol. Breakpoints and
-//! watchpoints are there only while the guest runs (`traps.rs`), by the means that work on this host ([`Abilities`]).
+//! watchpoints are there only while the guest runs (`traps.rs`, `running.rs`), by the means that work on this host ([`Abilities`]).
 //! Going back is running again: a second machine follows the record of the first (`history.rs`), which waits where it
 //! was. While the second one is looked at, nothing can be changed: what has happened has happened.
 
 mod abilities;
 mod history;
 mod memory;
+mod replay;
+mod running;
+mod state;
+mod stopper;
 mod successors;
 mod track;
+mod trap_flag;
 mod traps;
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
-use kvm_sys_wrap::{Breakpoint, Kick, VcpuState, Watch, interrupted};
+use kvm_sys_wrap::{Breakpoint, VcpuState, Watch};
 
 pub use abilities::Abilities;
 use history::Base;
-use track::{Event, Place, Track, Trail};
-use traps::Traps;
+use running::{Around, after_step};
+pub use stopper::Stopper;
+use track::{Place, Track, Trail};
 
 use crate::Gva;
 use crate::end::End;
@@ -114,22 +119,6 @@ pub enum EditError {
     Host(#[from] Error),
 }
 
-/// Ends the present `KVM_RUN` of a debugger from another thread. The debugger then asks whether to stop.
-#[derive(Debug, Clone)]
-pub struct Stopper(Arc<Mutex<Kick>>);
-
-impl Stopper {
-    /// Wakes the debugger's thread.
-    pub fn wake(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).kick();
-    }
-
-    fn watch(&self, machine: &Machine) -> Result<(), Error> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = machine.vcpu.kick_handle()?;
-        Ok(())
-    }
-}
-
 impl<'a> Debugger<'a> {
     /// Takes a machine that stands before its first instruction.
     ///
@@ -139,7 +128,7 @@ impl<'a> Debugger<'a> {
     /// Where the host has no way to stop a vCPU, or cannot run the small machines of [`Abilities::probe`].
     pub fn new(machine: Machine, build: impl Fn() -> Result<Machine, Error> + 'a) -> Result<Self, Error> {
         let abilities = Abilities::probe(machine.vcpu.vm().kvm(), &machine.spec)?;
-        let stopper = Stopper(Arc::new(Mutex::new(machine.vcpu.kick_handle()?)));
+        let stopper = Stopper::new(&machine)?;
         Ok(Self {
             build: Box::new(build),
             abilities,
@@ -248,7 +237,11 @@ impl<'a> Debugger<'a> {
     ///
     /// # Errors
     /// Where the host fails.
-    pub fn step(&mut self, direction: Direction, wants_stop: &mut dyn FnMut() -> bool) -> Result<Stop, Error> {
+    pub fn step(
+        &mut self,
+        direction: Direction,
+        wants_stop: &mut dyn FnMut() -> bool,
+    ) -> Result<Stop, Error> {
         let stop = match direction {
             Direction::Back => self.step_back(wants_stop),
             Direction::Forward if self.past.is_some() => self.step_to_present(wants_stop),
@@ -391,96 +384,6 @@ impl<'a> Debugger<'a> {
 impl fmt::Debug for Debugger<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Debugger").field("present", &self.present.place).finish_non_exhaustive()
-    }
-}
-
-/// What a machine is run with.
-struct Around<'a> {
-    abilities: Abilities,
-    breakpoints: &'a BTreeSet<Gva>,
-    watchpoints: &'a [Breakpoint],
-    /// Stop once so many exits have been served.
-    until: Option<u64>,
-}
-
-impl Around<'_> {
-    /// Runs until something stops the guest. [`Stop::Step`] stands for having got to `until`.
-    fn run(
-        &self,
-        track: &mut Track,
-        trail: &mut Trail<'_>,
-        wants_stop: &mut dyn FnMut() -> bool,
-    ) -> Result<Stop, Error> {
-        let breakpoints: Vec<Gva> = self.breakpoints.iter().copied().collect();
-        let traps = Traps::place(&track.machine, self.abilities, &breakpoints, self.watchpoints)?;
-        if traps.unplaced {
-            traps.remove(&track.machine)?;
-            return self.step_along(track, trail, wants_stop);
-        }
-        let stop = self.run_with(&traps, track, trail, wants_stop);
-        traps.remove(&track.machine)?;
-        stop
-    }
-
-    fn run_with(
-        &self,
-        traps: &Traps,
-        track: &mut Track,
-        trail: &mut Trail<'_>,
-        wants_stop: &mut dyn FnMut() -> bool,
-    ) -> Result<Stop, Error> {
-        loop {
-            match track.turn(trail, traps)? {
-                Event::Served if self.until.is_some_and(|exits| track.place.exits >= exits) => {
-                    return Ok(Stop::Step);
-                }
-                Event::Kicked if interrupted() => return Ok(Stop::Ended(End::Interrupted)),
-                Event::Served | Event::Kicked if wants_stop() => return Ok(Stop::Asked),
-                Event::Served | Event::Kicked => {}
-                Event::Debug(dr6) => match traps.fired(dr6) {
-                    Some(Breakpoint { watch: Watch::Execute, .. }) => return Ok(Stop::Breakpoint),
-                    Some(watchpoint) => return Ok(Stop::Watchpoint(watchpoint)),
-                    // Not ours: some hosts report an event too many.
-                    None => {}
-                },
-                Event::Trap => return Ok(Stop::Breakpoint),
-                Event::OwnInt3 => return Ok(Stop::OwnInt3),
-                Event::Ended(end) => return Ok(Stop::Ended(end)),
-                Event::Diverged => return Ok(Stop::HistoryLost),
-            }
-        }
-    }
-
-    /// For breakpoints that cannot be put in place, such as on pages that are not mapped yet.
-    fn step_along(
-        &self,
-        track: &mut Track,
-        trail: &mut Trail<'_>,
-        wants_stop: &mut dyn FnMut() -> bool,
-    ) -> Result<Stop, Error> {
-        loop {
-            let stop = after_step(track.step(trail, self.abilities.single_step, wants_stop)?);
-            if stop != Stop::Step || self.until.is_some_and(|exits| track.place.exits >= exits) {
-                return Ok(stop);
-            }
-            if self.breakpoints.contains(&Gva(linear_pc(&track.machine)?)) {
-                return Ok(Stop::Breakpoint);
-            }
-            if wants_stop() {
-                return Ok(Stop::Asked);
-            }
-        }
-    }
-}
-
-fn after_step(event: Event) -> Stop {
-    match event {
-        Event::Served | Event::Debug(_) | Event::Trap => Stop::Step,
-        Event::Kicked if interrupted() => Stop::Ended(End::Interrupted),
-        Event::Kicked => Stop::Asked,
-        Event::OwnInt3 => Stop::OwnInt3,
-        Event::Ended(end) => Stop::Ended(end),
-        Event::Diverged => Stop::HistoryLost,
     }
 }
 

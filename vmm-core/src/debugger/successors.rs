@@ -68,7 +68,9 @@ fn indirect(
 /// A number of up to 8 bytes in memory.
 fn number(machine: &Machine, address: u64, size: u32) -> Result<Option<u64>, Error> {
     let mut bytes = [0; 8];
-    let Some(wanted) = usize::try_from(size).ok().and_then(|size| bytes.get_mut(..size)) else { return Ok(None) };
+    let Some(wanted) = usize::try_from(size).ok().and_then(|size| bytes.get_mut(..size)) else {
+        return Ok(None);
+    };
     let length = wanted.len();
     let read = memory::read(machine, Gva(address), wanted)?;
     Ok((read == length).then(|| u64::from_le_bytes(bytes)))

@@ -8,6 +8,7 @@ use kvm_sys_wrap::{Exit, GuestDebug, emulation_failure};
 
 use super::linear_pc;
 use super::successors::successors;
+use super::trap_flag::Before;
 use super::traps::Traps;
 use crate::Gva;
 use crate::end::End;
@@ -44,8 +45,6 @@ pub(super) struct Place {
 pub(super) struct Track {
     pub(super) machine: Machine,
     pub(super) place: Place,
-    /// An exit that came when an instruction was completed, and is to be served next.
-    next: Option<Exit>,
 }
 
 /// What one turn came to.
@@ -69,28 +68,25 @@ pub(super) enum Event {
 
 impl Track {
     pub(super) fn new(machine: Machine, place: Place) -> Self {
-        Self { machine, place, next: None }
+        Self { machine, place }
     }
 
     /// Runs the guest up to its next exit, and serves that.
     pub(super) fn turn(&mut self, trail: &mut Trail<'_>, traps: &Traps) -> Result<Event, Error> {
-        let exit = match self.next.take() {
-            Some(exit) => exit,
-            None => self.machine.vcpu.run()?,
-        };
+        let exit = self.machine.vcpu.run()?;
         self.take(&exit, trail, traps)
     }
 
-    /// Brings the guest between two instructions: what the last exit left half done is completed.
-    pub(super) fn settle(&mut self, trail: &mut Trail<'_>) -> Result<(), Error> {
-        while self.next.is_none()
-            && let Some(exit) = self.machine.vcpu.complete()?
-        {
-            if let Event::Ended(_) | Event::Diverged = self.take(&exit, trail, &Traps::none())? {
-                break;
+    /// Brings the guest between two instructions: what the last exit left half done is completed. `Some` if the run
+    /// ended with that.
+    pub(super) fn settle(&mut self, trail: &mut Trail<'_>) -> Result<Option<Event>, Error> {
+        while let Some(exit) = self.machine.vcpu.complete()? {
+            let event = self.take(&exit, trail, &Traps::none())?;
+            if let Event::Ended(_) | Event::Diverged = event {
+                return Ok(Some(event));
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Executes one instruction, with the exits that it takes: [`Event::Debug`] if the guest can go on.
@@ -102,25 +98,11 @@ impl Track {
         single_step: bool,
         wants_stop: &mut dyn FnMut() -> bool,
     ) -> Result<Event, Error> {
-        self.settle(trail)?;
-        if single_step {
-            let halt = self.machine.next_if_halt()?;
-            let step = GuestDebug { single_step: true, ..GuestDebug::default() };
-            self.machine.vcpu.set_guest_debug(&step)?;
-            let event = self.until_event(trail, &Traps::none(), wants_stop);
-            self.machine.vcpu.set_guest_debug(&GuestDebug::default())?;
-            let event = event?;
-            if matches!(event, Event::Debug(_)) {
-                // Out of ring 3 there is but one way: the HLT that the landing page has for it.
-                if self.has_landed()? {
-                    return self.until_event(trail, &Traps::none(), wants_stop);
-                }
-                // Some hosts report a stepped HLT as a step like any other.
-                if halt == Some(linear_pc(&self.machine)?) {
-                    return Ok(Event::Ended(self.machine.halted()?));
-                }
-            }
+        if let Some(event) = self.settle(trail)? {
             return Ok(event);
+        }
+        if single_step {
+            return self.step_alone(trail, wants_stop);
         }
         let next: Vec<Gva> = successors(&self.machine)?;
         if next.is_empty() {
@@ -132,6 +114,58 @@ impl Track {
         traps.remove(&self.machine)?;
         let event = event?;
         Ok(if event == Event::Trap { Event::Debug(0) } else { event })
+    }
+
+    fn step_alone(
+        &mut self,
+        trail: &mut Trail<'_>,
+        wants_stop: &mut dyn FnMut() -> bool,
+    ) -> Result<Event, Error> {
+        let halt = self.machine.next_if_halt()?;
+        let before = Before::of(&self.machine)?;
+        let step = GuestDebug { single_step: true, ..GuestDebug::default() };
+        self.machine.vcpu.set_guest_debug(&step)?;
+        let event = self.until_stepped(trail, wants_stop);
+        self.machine.vcpu.set_guest_debug(&GuestDebug::default())?;
+        let event = event?;
+        if matches!(event, Event::Debug(_)) {
+            // Out of ring 3 there is but one way: the HLT that the landing page has for it.
+            if self.has_landed()? {
+                return self.until_event(trail, &Traps::none(), wants_stop);
+            }
+            // Some hosts report a stepped HLT as a step like any other.
+            if halt == Some(linear_pc(&self.machine)?) {
+                return self.take(&Exit::Hlt, trail, &Traps::none());
+            }
+            before.clean(&self.machine)?;
+        }
+        Ok(event)
+    }
+
+    /// Some hosts report an instruction that exits as a step, others only the one behind it. So it is completed by
+    /// itself, and then the step is done.
+    fn until_stepped(
+        &mut self,
+        trail: &mut Trail<'_>,
+        wants_stop: &mut dyn FnMut() -> bool,
+    ) -> Result<Event, Error> {
+        loop {
+            match self.turn(trail, &Traps::none())? {
+                Event::Served => {
+                    return Ok(match self.settle(trail)? {
+                        Some(event) => event,
+                        None => Event::Debug(0),
+                    });
+                }
+                Event::Kicked if wants_stop() => return Ok(Event::Kicked),
+                Event::Kicked => {}
+                event @ (Event::Debug(_)
+                | Event::Trap
+                | Event::OwnInt3
+                | Event::Ended(_)
+                | Event::Diverged) => return Ok(event),
+            }
+        }
     }
 
     fn has_landed(&self) -> Result<bool, Error> {

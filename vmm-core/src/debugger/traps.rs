@@ -144,7 +144,10 @@ impl Traps {
     /// The watchpoint or breakpoint behind the bits of DR6.
     pub(super) fn fired(&self, dr6: u64) -> Option<Breakpoint> {
         let hit = |number: usize| dr6 & 1 << number != 0;
-        (0..).zip(self.debug.breakpoints).filter(|(number, _)| hit(*number)).find_map(|(_, breakpoint)| breakpoint)
+        (0..)
+            .zip(self.debug.breakpoints)
+            .filter(|(number, _)| hit(*number))
+            .find_map(|(_, breakpoint)| breakpoint)
     }
 }
 

@@ -29,7 +29,7 @@ pub(crate) use record::{Counts, Record, Subject, Verdict};
 /// Tests that need no KVM take seconds; this is for a slow machine that builds their examples.
 const TEST_LIMIT: Duration = Duration::from_secs(900);
 /// The limit for all that runs on the nested host.
-const NESTED_LIMIT: Duration = Duration::from_secs(400);
+const NESTED_LIMIT: Duration = Duration::from_secs(1200);
 
 /// Runs all tests and prints the report; `records` holds what was found out before. Returns the exit status.
 pub(crate) fn run(workspace: &Workspace, mut records: Vec<Record>) -> u8 {

@@ -1,0 +1,98 @@
+//! Breakpoints and watchpoints as gdb sets them. By which means the guest is stopped is the debugger's choice; gdb only
+//! has to be told of the kind that it set.
+
+use gdbstub::target::TargetResult;
+use gdbstub::target::ext::breakpoints::{
+    Breakpoints, HwBreakpoint, HwBreakpointOps, HwWatchpoint, HwWatchpointOps, SwBreakpoint, SwBreakpointOps,
+    WatchKind,
+};
+use kvm_sys_wrap::{Breakpoint, Watch};
+use vmm_core::Gva;
+
+use super::target::Session;
+
+impl Breakpoints for Session<'_, '_> {
+    fn support_sw_breakpoint(&mut self) -> Option<SwBreakpointOps<'_, Self>> {
+        Some(self)
+    }
+
+    fn support_hw_breakpoint(&mut self) -> Option<HwBreakpointOps<'_, Self>> {
+        Some(self)
+    }
+
+    /// Without watchpoints on this host gdb is not told of any, and steps and compares instead.
+    fn support_hw_watchpoint(&mut self) -> Option<HwWatchpointOps<'_, Self>> {
+        Some(self)
+    }
+}
+
+impl SwBreakpoint for Session<'_, '_> {
+    fn add_sw_breakpoint(&mut self, address: u64, _: usize) -> TargetResult<bool, Self> {
+        self.soft.insert(address);
+        self.debugger.add_breakpoint(Gva(address));
+        Ok(true)
+    }
+
+    fn remove_sw_breakpoint(&mut self, address: u64, _: usize) -> TargetResult<bool, Self> {
+        let known = self.soft.remove(&address);
+        if known && !self.hard.contains(&address) {
+            self.debugger.remove_breakpoint(Gva(address));
+        }
+        Ok(known)
+    }
+}
+
+impl HwBreakpoint for Session<'_, '_> {
+    fn add_hw_breakpoint(&mut self, address: u64, _: usize) -> TargetResult<bool, Self> {
+        self.hard.insert(address);
+        self.debugger.add_breakpoint(Gva(address));
+        Ok(true)
+    }
+
+    fn remove_hw_breakpoint(&mut self, address: u64, _: usize) -> TargetResult<bool, Self> {
+        let known = self.hard.remove(&address);
+        if known && !self.soft.contains(&address) {
+            self.debugger.remove_breakpoint(Gva(address));
+        }
+        Ok(known)
+    }
+}
+
+impl HwWatchpoint for Session<'_, '_> {
+    fn add_hw_watchpoint(&mut self, address: u64, length: u64, kind: WatchKind) -> TargetResult<bool, Self> {
+        let Some(watchpoint) = watchpoint(address, length, kind) else { return Ok(false) };
+        let added = self.debugger.add_watchpoint(watchpoint);
+        if added {
+            self.watched.push((watchpoint, kind));
+        } else if !self.debugger.abilities().watchpoints {
+            anstream::eprintln!(
+                "gdb: this host's KVM has no watchpoints; `set can-use-hw-watchpoints 0` makes gdb step and compare"
+            );
+        }
+        Ok(added)
+    }
+
+    fn remove_hw_watchpoint(
+        &mut self,
+        address: u64,
+        length: u64,
+        kind: WatchKind,
+    ) -> TargetResult<bool, Self> {
+        let Some(watchpoint) = watchpoint(address, length, kind) else { return Ok(false) };
+        let Some(index) = self.watched.iter().position(|known| *known == (watchpoint, kind)) else {
+            return Ok(false);
+        };
+        self.watched.remove(index);
+        Ok(self.debugger.remove_watchpoint(watchpoint))
+    }
+}
+
+/// x86 has none for reads alone; those are watched together with writes.
+fn watchpoint(address: u64, length: u64, kind: WatchKind) -> Option<Breakpoint> {
+    let length = u8::try_from(length).ok()?;
+    let watch = match kind {
+        WatchKind::Write => Watch::Write(length),
+        WatchKind::Read | WatchKind::ReadWrite => Watch::Access(length),
+    };
+    Some(Breakpoint { address: Gva(address), watch })
+}

@@ -1,0 +1,58 @@
+//! Whether a machine is where another one is: the same registers, the same memory.
+
+use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
+use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion};
+
+use crate::error::Error;
+use crate::machine::Machine;
+
+/// A machine's state, to find the same again.
+pub(super) struct State<'a> {
+    regs: kvm_regs,
+    sregs: kvm_sregs,
+    machine: &'a Machine,
+}
+
+/// RFLAGS.TF and RF: what debugging itself sets (SDM vol. 3, 17.3.1).
+const DEBUG_FLAGS: u64 = 1 << 8 | 1 << 16;
+/// The accessed and dirty bits of a page table entry, which a CPU may set earlier than it must (SDM vol. 3, 4.8).
+const ACCESSED_AND_DIRTY: u8 = 0x60;
+
+impl<'a> State<'a> {
+    pub(super) fn of(machine: &'a Machine) -> Result<Self, Error> {
+        Ok(Self { regs: machine.vcpu.regs()?, sregs: machine.vcpu.sregs()?, machine })
+    }
+
+    pub(super) fn is_that_of(&self, other: &Machine) -> Result<bool, Error> {
+        let regs = other.vcpu.regs()?;
+        if regs.rip != self.regs.rip
+            || (kvm_regs { rflags: regs.rflags | DEBUG_FLAGS, ..regs })
+                != (kvm_regs { rflags: self.regs.rflags | DEBUG_FLAGS, ..self.regs })
+        {
+            return Ok(false);
+        }
+        let sregs = other.vcpu.sregs()?;
+        let essence =
+            |s: &kvm_sregs| (s.cr0, s.cr2, s.cr3, s.cr4, s.efer, s.cs.base, s.cs.selector, s.ss.selector);
+        Ok(essence(&sregs) == essence(&self.sregs) && same_memory(self.machine, other))
+    }
+}
+
+/// Whether two machines of the same shape have the same in memory, up to accessed and dirty bits.
+fn same_memory(one: &Machine, other: &Machine) -> bool {
+    const CHUNK: usize = 4096;
+    let (mut left, mut right) = ([0_u8; CHUNK], [0_u8; CHUNK]);
+    one.memory.iter().flat_map(|region| (region.start_addr().0..=region.last_addr().0).step_by(CHUNK)).all(
+        |at| {
+            let at = vm_memory::GuestAddress(at);
+            let read = one.memory.read_slice(&mut left, at).is_ok()
+                && other.memory.read_slice(&mut right, at).is_ok();
+            read && (left == right
+                || left
+                    .iter()
+                    .zip(&right)
+                    .enumerate()
+                    .all(|(index, (a, b))| a == b || index % 4 == 0 && (a ^ b) & !ACCESSED_AND_DIRTY == 0))
+        },
+    )
+}

@@ -1,0 +1,29 @@
+//! How another thread gets the attention of a debugger whose guest is running.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use kvm_sys_wrap::Kick;
+
+use crate::error::Error;
+use crate::machine::Machine;
+
+/// Ends the present `KVM_RUN` of a debugger from another thread. The debugger then asks whether to stop.
+#[derive(Debug, Clone)]
+pub struct Stopper(Arc<Mutex<Kick>>);
+
+impl Stopper {
+    pub(super) fn new(machine: &Machine) -> Result<Self, Error> {
+        Ok(Self(Arc::new(Mutex::new(machine.vcpu.kick_handle()?))))
+    }
+
+    /// Wakes the debugger's thread.
+    pub fn wake(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).kick();
+    }
+
+    /// From now on it is this machine that runs.
+    pub(super) fn watch(&self, machine: &Machine) -> Result<(), Error> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = machine.vcpu.kick_handle()?;
+        Ok(())
+    }
+}
