@@ -100,7 +100,7 @@ pub(crate) fn run(options: &Run) -> Result<Status, Diagnostics> {
             }
         }
         Format::Json if status != Status::Success || report.stats.is_some() => {
-            eprintln!("{}", report.to_json())
+            eprintln!("{}", report.to_json());
         }
         Format::Json => {}
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use iced_x86::{Decoder, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
+use crate::control::Cr0;
 use crate::error::Error;
 use crate::machine::Machine;
 use crate::record::Recording;
@@ -42,6 +43,11 @@ pub enum Hang {
     },
     /// An instruction that does not come to an end.
     Stuck(Option<Fault>),
+    /// The CPU runs through zeros, which are no code of anybody's.
+    Zeros {
+        /// Whether it is in real mode, where an empty vector leads to such a place.
+        real: bool,
+    },
     /// No pattern: it may just need more time.
     Busy {
         /// Different instructions in the sample.
@@ -122,6 +128,10 @@ fn pattern(replayer: &Replayer<'_>, trail: &Trail) -> Result<Hang, Error> {
         && let Some(raised) = trail.last_raised(*at, *vector)
     {
         return Ok(Hang::Storm { raised: Box::new(raised.clone()), count: Some(*count) });
+    }
+    let zeros = trail.past.iter().filter(|past| past.bytes.iter().all(|byte| *byte == 0)).count();
+    if zeros > trail.past.len() / 2 {
+        return Ok(Hang::Zeros { real: !Registers::of(replayer.machine())?.cr0().contains(Cr0::PE) });
     }
     // What was executed once belongs to the way into the loop.
     let body: Vec<u64> = trail.visits.iter().filter(|(_, count)| **count > 1).map(|(at, _)| *at).collect();

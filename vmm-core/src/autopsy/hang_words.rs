@@ -32,6 +32,18 @@ impl Autopsy {
                 "{} never returns: this host's KVM keeps the vCPU in this one instruction.",
                 self.here(names)
             ),
+            Hang::Zeros { real } => {
+                let hint = if *real {
+                    " In real mode that is mostly an exception whose vector is 0000:0000."
+                } else {
+                    ""
+                };
+                write!(
+                    text,
+                    "The CPU has left the guest's code and runs through zeros at {}, which it takes for instructions.{hint}",
+                    place(self.instruction.as_ref().map_or(0, |found| found.linear), names)
+                )
+            }
             Hang::Busy { distinct } => write!(
                 text,
                 "The guest was still at work at {}: a sample shows {distinct} different instructions and no small loop. It may \
