@@ -125,6 +125,22 @@ calls! {
     GetMsrs = "KVM_GET_MSRS" on Vcpu, "4.18";
     /// Writes them.
     SetMsrs = "KVM_SET_MSRS" on Vcpu, "4.19";
+    /// Makes the interrupt controllers of a PC in the kernel: two PICs, an IOAPIC, and a local APIC for each vCPU.
+    CreateIrqchip = "KVM_CREATE_IRQCHIP" on Vm, "4.24";
+    /// Switches a capability on for the whole VM.
+    EnableCapVm = "KVM_ENABLE_CAP" on Vm, "4.37";
+    /// Makes the timer of a PC in the kernel.
+    CreatePit2 = "KVM_CREATE_PIT2" on Vm, "4.71";
+    /// Sets the level of an interrupt line.
+    IrqLine = "KVM_IRQ_LINE" on Vm, "4.25";
+    /// Connects an eventfd to an interrupt line.
+    Irqfd = "KVM_IRQFD" on Vm, "4.75";
+    /// Reads the state of a PIC or of the IOAPIC.
+    GetIrqchip = "KVM_GET_IRQCHIP" on Vm, "4.26";
+    /// Reads the registers of the local APIC.
+    GetLapic = "KVM_GET_LAPIC" on Vcpu, "4.57";
+    /// Asks whether the vCPU runs, halts, or waits for its start.
+    GetMpState = "KVM_GET_MP_STATE" on Vcpu, "4.38";
     /// Opens the kernel's counters of a VM.
     GetVmStatsFd = "KVM_GET_STATS_FD" on Vm, "4.133";
     /// Opens those of a vCPU.

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
 use std::time::Duration;
 
-use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
+use vmm_sys_util::signal::{Error as SignalError, SIGRTMIN, block_signal, register_signal_handler};
 
 use crate::error::{Error, Result};
 
@@ -138,6 +138,26 @@ pub fn watch_interrupts() -> Result<()> {
     Ok(())
 }
 
+/// Leaves kicks and Ctrl-C to the other threads, which run vCPUs: a signal that came to this one would stop nothing.
+///
+/// # Errors
+/// [`Error::Kick`] where the kernel refuses.
+pub fn leave_signals_to_others() -> Result<()> {
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        match block_signal(signal) {
+            Ok(()) | Err(SignalError::SignalAlreadyBlocked(_)) => {}
+            Err(error) => return Err(Error::Kick { source: io::Error::other(error.to_string()) }),
+        }
+    }
+    Ok(())
+}
+
+/// Ends all runs of this process, as Ctrl-C does where [`watch_interrupts`] was called.
+pub fn interrupt() {
+    // SAFETY: a signal to ourselves, whose handler, or default, ends the run.
+    unsafe { libc::kill(libc::getpid(), libc::SIGINT) };
+}
+
 /// Whether a signal that [`watch_interrupts`] watches has come.
 #[must_use]
 pub fn interrupted() -> bool {
@@ -147,6 +167,9 @@ pub fn interrupted() -> bool {
 /// A timer that kicks the vCPU of the thread that made it, once.
 #[derive(Debug)]
 pub struct Alarm(libc::timer_t);
+
+// SAFETY: a timer's identifier is a handle of the whole process: any thread may set or delete it (timer_create(2)).
+unsafe impl Send for Alarm {}
 
 impl Alarm {
     /// Kicks this thread's vCPU `after` that much time on the monotonic clock.
@@ -167,6 +190,15 @@ impl Alarm {
             return Err(failed(io::Error::last_os_error()));
         }
         let alarm = Self(timer);
+        alarm.reset(after)?;
+        Ok(alarm)
+    }
+
+    /// Sets it once more, to go off `after` that much time from now.
+    ///
+    /// # Errors
+    /// [`Error::Kick`] where the kernel refuses.
+    pub fn reset(&self, after: Duration) -> Result<()> {
         let when = libc::itimerspec {
             it_interval: libc::timespec { tv_sec: 0, tv_nsec: 0 },
             it_value: libc::timespec {
@@ -175,11 +207,11 @@ impl Alarm {
                 tv_nsec: after.subsec_nanos().max(u32::from(after.is_zero())).into(),
             },
         };
-        // SAFETY: the timer was just made, and `when` lives until the call returns.
-        if unsafe { libc::timer_settime(timer, 0, &raw const when, ptr::null_mut()) } != 0 {
-            return Err(failed(io::Error::last_os_error()));
+        // SAFETY: the timer lives as long as `self`, and `when` until the call returns.
+        if unsafe { libc::timer_settime(self.0, 0, &raw const when, ptr::null_mut()) } != 0 {
+            return Err(Error::Kick { source: io::Error::last_os_error() });
         }
-        Ok(alarm)
+        Ok(())
     }
 }
 

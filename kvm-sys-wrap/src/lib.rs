@@ -11,10 +11,12 @@
 //! | 7 | `KVM_GET_SREGS`, `KVM_SET_SREGS` | `sregs.rs` |
 //! | 8 | `KVM_GET_REGS`, `KVM_SET_REGS` | `regs.rs` |
 //! | 9 | `KVM_RUN`, and why it returned | `run.rs`, `exit.rs`, `kick.rs` |
+//! | | `KVM_CREATE_IRQCHIP`, `KVM_CREATE_PIT2`, `KVM_IRQFD` and what else makes interrupts | `irqchip.rs` |
 //! | | `KVM_GET_SUPPORTED_CPUID`, `KVM_SET_CPUID2` | `cpuid.rs` |
 //! | | `KVM_TRANSLATE` | `translate.rs` |
 //! | | `KVM_SET_GUEST_DEBUG` | `debug.rs` |
 //! | | `KVM_GET_STATS_FD` | `stats.rs` |
+//! | | `mprotect`, for tests of KVM | `forget.rs` |
 //! | | `KVM_GET_XSAVE` and the rest of a vCPU's state | `vcpu_state.rs` |
 //!
 //! This is the only crate of the workspace with `unsafe`. It has no policy: no CPU modes, no devices, no defaults. All
@@ -45,7 +47,9 @@ mod debug;
 mod dev_kvm;
 mod error;
 mod exit;
+mod forget;
 mod io_bytes;
+mod irqchip;
 mod kick;
 mod kvm_run;
 mod memory;
@@ -69,7 +73,9 @@ pub use dev_kvm::Kvm;
 pub use error::{Error, Result};
 pub use exit::{Exit, emulation_failure};
 pub use io_bytes::IoBytes;
-pub use kick::{Alarm, Kick, interrupted, watch_interrupts};
+pub use forget::forget_page;
+pub use irqchip::{Irqfd, MpState};
+pub use kick::{Alarm, Kick, interrupt, interrupted, leave_signals_to_others, watch_interrupts};
 pub use kvm_bindings as bindings;
 pub use memory::{Advice, GuestMemory, Slot, SlotFlags};
 pub use observe::{Answer, Arguments, CallObserver, CallRecord};

@@ -67,7 +67,7 @@ pub(crate) enum Command {
 /// Options of `run`.
 #[derive(Debug, Args)]
 pub(crate) struct Run {
-    /// The configuration
+    /// The configuration, or a kernel that needs none
     #[arg(value_hint = ValueHint::FilePath)]
     pub(crate) config: PathBuf,
     #[command(flatten)]
@@ -171,6 +171,24 @@ pub(crate) struct Overrides {
     /// The CPU mode: real, protected, paged, pae or long
     #[arg(long)]
     mode: Option<String>,
+    /// How the guest is started: elf, multiboot, multiboot2, pvh, linux, flat or boot-sector
+    #[arg(long, value_name = "PROTOCOL")]
+    boot: Option<String>,
+    /// The size of the memory, such as 512MiB
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<String>,
+    /// The number of vCPUs
+    #[arg(long, value_name = "NUMBER")]
+    cpus: Option<String>,
+    /// The kernel's command line
+    #[arg(long, value_name = "TEXT")]
+    cmdline: Option<String>,
+    /// Linux' initial ramdisk; the first module of other kernels
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    initrd: Option<String>,
+    /// A module for the kernel, and its own command line; can be given several times
+    #[arg(long, value_name = "FILE[=CMDLINE]", value_hint = ValueHint::FilePath)]
+    module: Vec<String>,
     /// The time limit, such as 500ms or 10s
     #[arg(long, value_name = "TIME")]
     timeout: Option<String>,
@@ -185,6 +203,24 @@ impl Overrides {
         }
         if let Some(mode) = &self.mode {
             overrides.mode(mode);
+        }
+        if let Some(name) = &self.boot {
+            overrides.boot(name);
+        }
+        if let Some(size) = &self.memory {
+            overrides.memory(size);
+        }
+        if let Some(number) = &self.cpus {
+            overrides.cpus(number);
+        }
+        if let Some(text) = &self.cmdline {
+            overrides.command_line(text);
+        }
+        if let Some(file) = &self.initrd {
+            overrides.initrd(file);
+        }
+        for module in &self.module {
+            overrides.module(module);
         }
         if let Some(time) = &self.timeout {
             overrides.timeout(time);

@@ -30,6 +30,7 @@ use std::path::{Path, PathBuf};
 
 use vmm_core::spec::MachineSpec;
 use vmm_core::{Gpa, mode::Mode};
+use vmm_loader::boot::Protocol;
 
 use crate::diagnostic::{Diagnostic, Diagnostics, Location};
 use crate::status::Status;
@@ -47,15 +48,54 @@ pub struct Config {
     /// The machine. Its `boot.entry` holds only where [`Config::entry`] is an address: otherwise it is 0 and has to be
     /// set once the guest's file has been read.
     pub machine: MachineSpec,
+    /// How the guest is started, as far as it is known.
+    pub start: Start,
     /// Where execution starts, as chosen.
     pub entry: EntryChoice,
     /// The program.
     pub guest: File,
+    /// The kernel's command line, where one is given.
+    pub command_line: Option<String>,
+    /// Files that the kernel is told of, the initrd first.
+    pub modules: Vec<Module>,
     /// More files, in the order of the TOML file.
     pub loads: Vec<File>,
+    /// Files of the configuration device that are still to be read.
+    pub fw_cfg: Vec<FwCfgSource>,
     /// What has to be true after the run.
     pub expect: Option<Expect>,
     texts: Texts,
+}
+
+/// How a guest is started. What is `None`, its file decides: see [`Config::decide`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Start {
+    /// By which protocol.
+    pub protocol: Option<Protocol>,
+    /// In which CPU mode.
+    pub mode: Option<Mode>,
+}
+
+/// A file that a kernel is told of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Module {
+    /// Its path, as that of a [`File`].
+    pub path: PathBuf,
+    /// The key that names it, for [`Config::error_at`].
+    pub key: String,
+    /// Its own command line, where one is given.
+    pub command_line: Option<String>,
+}
+
+/// A file of the configuration device whose bytes are those of a file of the host's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FwCfgSource {
+    /// Its place in the machine's list of such files.
+    pub index: usize,
+    /// The path of the bytes, as that of a [`File`].
+    pub path: PathBuf,
+    /// The key that names it, for [`Config::error_at`].
+    pub key: String,
 }
 
 /// A file that goes into guest memory.
@@ -87,20 +127,38 @@ pub enum FileKind {
 /// The texts a configuration was made from, kept for errors that are found later.
 #[derive(Debug, Clone)]
 struct Texts {
-    name: String,
+    path: PathBuf,
     file: String,
+    /// Whether somebody has written the text: errors do not show one that was made here.
+    is_written: bool,
     overrides: Overrides,
 }
 
+impl Texts {
+    /// The file as the first of the texts.
+    fn sources(&self) -> Sources {
+        let mut sources = Sources::default();
+        let name = self.path.display().to_string();
+        if self.is_written { sources.add(&name, &self.file) } else { sources.add_unseen(&name, &self.file) };
+        sources
+    }
+}
+
 impl Config {
-    /// Reads the file at `path`, which paths inside of it are relative to.
+    /// Reads the file at `path`, which paths inside of it are relative to. A file that is no configuration is taken for
+    /// a kernel: it gets the machine that kernels expect, with 256 MiB of memory.
     ///
     /// # Errors
     ///
     /// All mistakes in the file and the options, or why the file cannot be read.
     pub fn load(path: &Path, overrides: &Overrides) -> Result<Self, Diagnostics> {
-        let text = load::text(path)?;
-        Self::from_text(&text, path, overrides)
+        match load::load(path)? {
+            load::Loaded::Configuration(text) => Self::from_text(&text, path, overrides),
+            load::Loaded::Kernel(file) => Self::from_texts(
+                Texts { path: path.to_owned(), file, is_written: false, overrides: overrides.clone() },
+                None,
+            ),
+        }
     }
 
     /// Reads `text` as if it stood in the file at `path`.
@@ -109,24 +167,40 @@ impl Config {
     ///
     /// All mistakes in the text and the options.
     pub fn from_text(text: &str, path: &Path, overrides: &Overrides) -> Result<Self, Diagnostics> {
-        let texts =
-            Texts { name: path.display().to_string(), file: text.to_owned(), overrides: overrides.clone() };
-        let mut sources = Sources::default();
-        sources.add(&texts.name, text);
+        let (path, file) = (path.to_owned(), text.to_owned());
+        Self::from_texts(Texts { path, file, is_written: true, overrides: overrides.clone() }, None)
+    }
+
+    /// The same configuration once the guest's file has decided what was left to it. What depends on the mode is checked
+    /// only now, and what the protocol has defaults for gets them.
+    ///
+    /// # Errors
+    ///
+    /// All mistakes that show only now.
+    pub fn decide(&self, start: Start) -> Result<Self, Diagnostics> {
+        Self::from_texts(self.texts.clone(), Some(start))
+    }
+
+    fn from_texts(texts: Texts, decided: Option<Start>) -> Result<Self, Diagnostics> {
+        let mut sources = texts.sources();
         let mut faults = Faults::default();
-        let document = read::parse(text, overrides, &mut sources, &mut faults);
+        let document = read::parse(&texts.file, &texts.overrides, &mut sources, &mut faults);
         if !faults.is_empty() {
             return Err(faults.into_diagnostics(&sources));
         }
-        let directory = path.parent().unwrap_or_else(|| Path::new(""));
+        let directory = texts.path.parent().unwrap_or_else(|| Path::new(""));
         let lowered = read::read(document, &mut faults)
-            .and_then(|document| lower::lower(&document, directory, &mut faults));
+            .and_then(|document| lower::lower(&document, directory, decided, &mut faults));
         match lowered {
             Some(lowered) if faults.is_empty() => Ok(Self {
                 machine: lowered.machine,
+                start: lowered.start,
                 entry: lowered.entry,
                 guest: lowered.guest,
+                command_line: lowered.command_line,
+                modules: lowered.modules,
                 loads: lowered.loads,
+                fw_cfg: lowered.fw_cfg,
                 expect: lowered.expect,
                 texts,
             }),
@@ -134,7 +208,7 @@ impl Config {
         }
     }
 
-    /// The CPU mode.
+    /// The CPU mode. Of no meaning as long as [`Start::mode`] is not known.
     #[must_use]
     pub fn mode(&self) -> Mode {
         self.machine.boot.mode
@@ -152,12 +226,11 @@ impl Config {
     #[must_use]
     pub fn location(&self, key: &str) -> Location {
         // Parsed again rather than kept: a run without errors, the common one, pays nothing for it.
-        let mut sources = Sources::default();
-        sources.add(&self.texts.name, &self.texts.file);
-        let document =
-            read::parse(&self.texts.file, &self.texts.overrides, &mut sources, &mut Faults::default());
+        let Texts { path, file, overrides, .. } = &self.texts;
+        let mut sources = self.texts.sources();
+        let document = read::parse(file, overrides, &mut sources, &mut Faults::default());
         read::locate(&document, key)
             .and_then(|span| sources.place(&span))
-            .map_or_else(|| Location::File(self.texts.name.clone()), Location::Text)
+            .map_or_else(|| Location::File(path.display().to_string()), Location::Text)
     }
 }

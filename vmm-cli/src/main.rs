@@ -8,6 +8,7 @@
 mod args;
 mod commands;
 mod core_file;
+mod disks;
 mod expectations;
 mod explain;
 mod gdb;
@@ -16,6 +17,7 @@ mod output_file;
 mod preflight;
 mod prepare;
 mod problems;
+mod raw_terminal;
 mod report;
 mod source_lines;
 mod statistics;

@@ -64,7 +64,7 @@ fn overlay(at: Gpa, bytes: &mut [u8], from: Gpa, content: &[u8]) {
 
 /// All that is found.
 pub(crate) fn warnings(config: &Config, prepared: &Prepared) -> Vec<Diagnostic> {
-    let Prepared { machine, layout, files } = prepared;
+    let Prepared { machine, layout, files, .. } = prepared;
     let state = match initial_state(&reset::sregs(), machine, layout, HostQuirks::default()) {
         Ok(state) => state,
         Err(StateError { problems }) => {
@@ -105,7 +105,7 @@ pub(crate) fn warnings(config: &Config, prepared: &Prepared) -> Vec<Diagnostic> 
         )),
     }
     list.extend(stack(&moment, prepared).map(|(message, help)| warn("guest", message, help)));
-    let found = moment.reach(&functions(files, config.mode()));
+    let found = moment.reach(&functions(files, machine.boot.mode));
     let off = !registers.cr4().contains(Cr4::OSFXSR) || registers.cr0().contains(Cr0::EM);
     let said = |linear| matches!(first, First::Fault(..)) && linear == registers.linear_rip();
     if let (Reached { sse: Some(spot), writes_cr4: false, .. }, true) = (&found, off)
@@ -123,7 +123,7 @@ pub(crate) fn warnings(config: &Config, prepared: &Prepared) -> Vec<Diagnostic> 
         ));
     }
     if let Reached { sti: Some(spot), loads_idt: false, .. } = &found
-        && config.mode() != Mode::Real
+        && machine.boot.mode != Mode::Real
     {
         let message = format!(
             "`sti` at {} turns interrupts on, and the guest loads no IDT: the first interrupt is a triple fault",
@@ -157,6 +157,7 @@ fn stack(moment: &Moment<'_>, prepared: &Prepared) -> Option<(String, &'static s
         layout.ranges().iter().find(|placed| placed.range.start() <= gpa && gpa < placed.range.end())?;
     let over = match &placed.owner {
         Owner::Guest(name) => name.clone(),
+        Owner::Firmware(name) => (*name).to_owned(),
         Owner::Part(part @ (Part::Gdt | Part::Idt | Part::Tss | Part::Landing | Part::PageTables)) => {
             part.name().to_owned()
         }

@@ -47,9 +47,20 @@ fn named(name: &str) -> String {
     if name.starts_with("KVM's TSS") {
         return "tss-address".to_owned();
     }
+    if let Some((_, key)) = FIRMWARE.iter().find(|(firmware, _)| *firmware == name) {
+        return (*key).to_owned();
+    }
     let parts = [Part::Gdt, Part::Idt, Part::Tss, Part::PageTables, Part::Stack];
     parts.into_iter().find(|part| part.name() == name).map_or("guest", of_part).to_owned()
 }
+
+/// What a PC's firmware keeps of memory, and the key that leaves it out.
+const FIRMWARE: [(&str, &str); 4] = [
+    ("BIOS data", "devices.acpi"),
+    ("extended BIOS data", "devices.acpi"),
+    ("ACPI tables", "devices.acpi"),
+    ("MP table", "devices.mp-table"),
+];
 
 const fn of_part(part: Part) -> &'static str {
     match part {

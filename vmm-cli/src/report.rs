@@ -44,6 +44,9 @@ pub(crate) struct Report {
     /// `[expect]`, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     expect: Option<Expectations>,
+    /// Devices that stopped over what their drivers did, and what that was.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    complaints: Vec<String>,
     /// The vCPU as it was found, where the guest crashed or hung.
     #[serde(skip_serializing_if = "Option::is_none")]
     cpu: Option<Cpu>,
@@ -85,6 +88,7 @@ impl Report {
             exits: outcome.exits.total(),
             exits_by_type: outcome.exits.iter().map(|(kind, count)| (kind.name(), count)).collect(),
             elapsed_ns: outcome.elapsed.as_nanos(),
+            complaints: complaints(machine),
             expect: mismatches.map(|failures| Expectations { met: failures.is_empty(), failures }),
             cpu,
             autopsy: None,
@@ -113,6 +117,11 @@ impl Report {
     pub(crate) fn eprint(&self, config: &Config) {
         if let Some(message) = self.headline() {
             Diagnostics::from(Diagnostic::error(Status::Guest(self.status.into()), message)).eprint();
+        }
+        if self.status != 0 {
+            for complaint in &self.complaints {
+                anstream::eprintln!("  {complaint}");
+            }
         }
         if let (Some(autopsy), Some(_)) = (&self.autopsy, &self.cpu) {
             anstream::eprint!("{autopsy}");
@@ -146,4 +155,11 @@ impl Report {
             Verdict::Interrupted => Some(self.message.clone()),
         }
     }
+}
+
+/// What virtio devices have to say of their drivers.
+fn complaints(machine: &Machine) -> Vec<String> {
+    let (_, mmio) = machine.buses();
+    let complaints = mmio.complaints().into_iter();
+    complaints.map(|(at, name, problem)| format!("{name} at {at:#x} waits for a reset: {problem}")).collect()
 }

@@ -4,9 +4,8 @@
 //! is asked for and not before, so that a run which shows no addresses does not pay. A file without tables, or with
 //! damaged or compressed ones, has no lines: nothing else depends on them.
 
-use std::cell::OnceCell;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use addr2line::Context;
 use gimli::{Dwarf, EndianArcSlice, LittleEndian};
@@ -17,7 +16,16 @@ type Bytes = EndianArcSlice<LittleEndian>;
 
 /// The line tables of one guest file, read at the first question.
 #[derive(Default)]
-pub(crate) struct SourceLines(OnceCell<Option<Tables>>);
+pub(crate) struct SourceLines(Mutex<Lines>);
+
+/// Read, or not yet.
+#[derive(Default)]
+enum Lines {
+    #[default]
+    Unread,
+    None,
+    Read(Tables),
+}
 
 struct Tables {
     context: Context<Bytes>,
@@ -29,7 +37,11 @@ impl SourceLines {
     /// The line that the instruction at a virtual address belongs to, as `hello.c:12`. `file` and `plan` are those that
     /// the guest was loaded from: the same ones at each call.
     pub(crate) fn at(&self, file: &[u8], plan: &LoadPlan, address: u64) -> Option<String> {
-        let tables = self.0.get_or_init(|| Tables::read(file, plan)).as_ref()?;
+        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Lines::Unread = *lines {
+            *lines = Tables::read(file, plan).map_or(Lines::None, Lines::Read);
+        }
+        let Lines::Read(tables) = &*lines else { return None };
         let location = tables.context.find_location(address.wrapping_sub(tables.slide)).ok()??;
         let name = Path::new(location.file?).file_name()?.to_string_lossy();
         // A file's name is shown on a terminal, which obeys control characters.

@@ -63,7 +63,7 @@ impl Stopped {
         let (point, words) = point(&look.at, &files)?;
 
         let output = if look.at.show_output { Output::new(io::stderr()) } else { Output::new(io::sink()) };
-        let console = Console { output, input: Box::new(Stdin::default()) };
+        let console = Console { output, input: Box::new(Stdin::default()), arrival: None };
         let host = |error: Error| Diagnostics::from(host_error(&config, &error));
         let kvm = Kvm::open().map_err(|error| host(error.into()))?;
         watch_interrupts().map_err(|error| host(error.into()))?;
@@ -107,7 +107,7 @@ impl Stopped {
 }
 
 fn too_early(machine: &Machine, end: &End, words: &str) -> Diagnostic {
-    let status = match end.verdict(machine.spec().halt) {
+    let status = match machine.verdict(end) {
         Verdict::Success | Verdict::Code(_) => Status::Unexpected,
         Verdict::Crashed => Status::Crashed,
         Verdict::Hung => Status::Hung,

@@ -8,7 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use vmm_core::console::Input;
+use vmm_core::console::{self, Console, Input};
+use vmm_core::spec::{Interrupts, MachineSpec};
+
+use crate::raw_terminal::RawTerminal;
 
 /// No check looks at more output than this.
 const LARGEST_COPY: usize = 16 << 20;
@@ -68,6 +71,21 @@ impl Write for Output {
 #[derive(Debug, Default)]
 pub(crate) struct Stdin {
     ended: bool,
+    /// The terminal, if it is one and the guest has it for itself; given back when this is dropped.
+    keys: Option<RawTerminal>,
+}
+
+/// The guest's console on our standard streams.
+///
+/// A machine with interrupts has a kernel that edits lines by itself, so it gets every key as it is typed; one
+/// without is a program, and gets lines.
+pub(crate) fn console(output: Output, spec: &MachineSpec) -> Console {
+    let interactive = spec.interrupts != Interrupts::None;
+    let output = console::Output::new(output);
+    let keys = if interactive { RawTerminal::enter() } else { None };
+    // A machine without this copy of the descriptor finds its input when it looks for it.
+    let arrival = if interactive { rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3).ok() } else { None };
+    Console { output, input: Box::new(Stdin { ended: false, keys }), arrival }
 }
 
 impl Input for Stdin {
@@ -83,14 +101,21 @@ impl Input for Stdin {
             Err(error) => return Err(error.into()),
         }
         // Not through `Stdin::lock`: its buffer would hide from the next poll what it has read ahead.
-        match rustix::io::read(&stdin, buffer) {
+        match rustix::io::read(&stdin, &mut *buffer) {
             Ok(0) => {
                 self.ended = true;
                 Ok(0)
             }
-            Ok(count) => Ok(count),
+            Ok(count) => Ok(match &mut self.keys {
+                Some(keys) => keys.filter(buffer, count),
+                None => count,
+            }),
             Err(Errno::INTR | Errno::AGAIN) => Ok(0),
             Err(error) => Err(error.into()),
         }
+    }
+
+    fn is_over(&self) -> bool {
+        self.ended
     }
 }

@@ -5,12 +5,14 @@
 use std::path::Path;
 use std::time::Duration;
 
-use vmm_cli::config::{Config, End, EntryChoice, ExpectedMemory, FileKind, MemoryPlace, Overrides};
+use vmm_cli::config::{
+    Config, End, EntryChoice, ExpectedMemory, FileKind, FwCfgSource, MemoryPlace, Overrides,
+};
 use vmm_cli::diagnostic::Location;
 use vmm_core::mode::{Mode, PageSize, Ring};
 use vmm_core::spec::{
-    Access, CpuidPolicy, DebugExitSpec, DeviceAddress, DeviceSpecs, Entry, HaltMeaning, Limits, Mapping,
-    MemoryRegion, PagingSpec, Placement, Register, SerialSpec, Unmapped,
+    Access, BlockAccess, BlockSpec, CpuidPolicy, DebugExitSpec, DeviceAddress, DeviceSpecs, Entry, FwCfgFile, FwCfgSpec, HaltMeaning, Limits, Mapping,
+    MemoryRegion, PagingSpec, Placement, PlatformSpec, Register, SerialSpec, Unmapped, VirtioSpec,
 };
 use vmm_core::{Gpa, Gva, Port};
 
@@ -81,7 +83,7 @@ eflags = 0x202
 port = 0x402
 
 [devices.serial]
-mmio = 0xd000_0000
+mmio = 0xd010_0000
 input = false
 
 [devices.debug-exit]
@@ -90,6 +92,56 @@ success = [0, 0x10]
 
 [devices.hypercall]
 enabled = false
+
+[[devices.virtio]]
+type = "block"
+file = "disk.img"
+overlay = "changes"
+
+[[devices.virtio]]
+type = "block"
+file = "/disk.img"
+read-only = false
+writable = true
+
+[[devices.virtio]]
+type = "console"
+input = true
+
+[[devices.virtio]]
+type = "entropy"
+
+[devices.rtc]
+enabled = true
+
+[devices.i8042]
+enabled = false
+
+[devices.power]
+enabled = true
+
+[devices.legacy-ports]
+enabled = true
+
+[devices.acpi]
+enabled = true
+
+[devices.mp-table]
+enabled = true
+
+[devices.fw-cfg]
+enabled = true
+
+[[devices.fw-cfg.file]]
+name = "opt/text"
+text = "value"
+
+[[devices.fw-cfg.file]]
+name = "opt/file"
+path = "../value.bin"
+
+[devices.kvm-testdev]
+enabled = true
 
 [limits]
 time = "1m"
@@ -150,11 +202,82 @@ fn the_machine() {
     assert_eq!(machine.placement, placement);
     let devices = DeviceSpecs {
         debug_console: Some(DeviceAddress::Port(Port(0x402))),
-        serial: Some(SerialSpec { at: DeviceAddress::Mmio(Gpa(0xd000_0000)), input: false }),
+        serial: Some(SerialSpec { at: DeviceAddress::Mmio(Gpa(0xd010_0000)), input: false }),
         debug_exit: Some(DebugExitSpec { at: DeviceAddress::Port(Port(0x501)), success: vec![0, 0x10] }),
         hypercall: None,
+        platform: PlatformSpec {
+            rtc: true,
+            i8042: false,
+            power: true,
+            legacy_ports: true,
+            acpi: true,
+            mp_table: true,
+            fw_cfg: Some(FwCfgSpec {
+                files: vec![
+                    FwCfgFile { name: "opt/text".to_owned(), bytes: b"value".to_vec() },
+                    FwCfgFile { name: "opt/file".to_owned(), bytes: vec![] },
+                ],
+            }),
+            kvm_testdev: true,
+        },
+        virtio: vec![
+            VirtioSpec::Block(BlockSpec {
+                image: "dir/disk.img".into(),
+                access: BlockAccess::Overlay("dir/changes".into()),
+            }),
+            VirtioSpec::Block(BlockSpec { image: "/disk.img".into(), access: BlockAccess::InPlace }),
+            VirtioSpec::Console { input: true },
+            VirtioSpec::Entropy,
+        ],
     };
     assert_eq!(machine.devices, devices);
+}
+
+/// A virtio console that has the input takes it from the serial port; what becomes of a disk's writes has a default.
+#[test]
+fn virtio_devices_by_default() {
+    let devices = |more: &str| {
+        let text = format!("mode = \"long\"\n[memory]\nsize = \"2MiB\"\n[guest]\nelf = \"x\"\n{more}");
+        load(&text, &Overrides::new()).machine.devices
+    };
+    let input = |devices: &DeviceSpecs| devices.serial.map(|serial| serial.input);
+    let console = devices("[devices.virtio]\ntype = \"console\"\ninput = true\n");
+    assert_eq!((input(&console), console.virtio), (Some(false), vec![VirtioSpec::Console { input: true }]));
+    let console = devices("[devices.virtio]\ntype = \"console\"\n");
+    assert_eq!((input(&console), console.virtio), (Some(true), vec![VirtioSpec::Console { input: false }]));
+    let access = |keys: &str| match devices(&format!("[devices.virtio]\ntype = \"block\"\nfile = \"d\"\n{keys}")).virtio.pop() {
+        Some(VirtioSpec::Block(block)) => block.access,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(access(""), BlockAccess::ReadOnly);
+    assert_eq!(access("read-only = true\noverlay = false\nwritable = false"), BlockAccess::ReadOnly);
+    assert_eq!(access("overlay = true"), BlockAccess::Temporary);
+}
+
+#[test]
+fn a_file_of_the_configuration_device_is_still_to_be_read() {
+    let source = FwCfgSource {
+        index: 1,
+        path: Path::new("dir/../value.bin").to_owned(),
+        key: "devices.fw-cfg.file.1.path".to_owned(),
+    };
+    assert_eq!(load(EVERY_KEY, &Overrides::new()).fw_cfg, [source]);
+}
+
+/// The board of a PC is there as a whole or not at all, and the hypercall device gives way to it.
+#[test]
+fn interrupts_of_a_pc_bring_its_board() {
+    let text = "mode = \"long\"\n[memory]\nsize = \"2MiB\"\n[guest]\nelf = \"x\"\n";
+    let devices = |text: &str| load(text, &Overrides::new()).machine.devices;
+    let plain = devices(text);
+    assert_eq!(plain, DeviceSpecs::default());
+    let pc = format!("interrupts = \"pc\"\n{text}");
+    let expected =
+        DeviceSpecs { platform: PlatformSpec::pc(), hypercall: None, ..DeviceSpecs::default() };
+    assert_eq!(devices(&pc), expected);
+    let less = devices(&format!("{pc}[devices]\nfw-cfg = {{ enabled = false }}\nacpi = {{ enabled = false }}\n"));
+    assert_eq!(less.platform, PlatformSpec { fw_cfg: None, acpi: false, ..PlatformSpec::pc() });
+    assert_eq!(less.hypercall, plain.hypercall);
 }
 
 #[test]

@@ -49,11 +49,11 @@ impl Machine {
     /// [`Error::Kvm`] where the vCPU's state cannot be read.
     pub fn checkpoint(&self) -> Result<Checkpoint, Error> {
         Ok(Checkpoint {
-            vcpu: self.vcpu.save()?,
-            pages: pages(&self.memory),
-            ports: self.ports.save(),
-            mmio: self.mmio.save(),
-            exits: self.exits.clone(),
+            vcpu: self.boot.vcpu.save()?,
+            pages: pages(&self.board.memory),
+            ports: self.board.ports.save(),
+            mmio: self.board.mmio.save(),
+            exits: self.boot.exits.clone(),
         })
     }
 
@@ -63,20 +63,20 @@ impl Machine {
     /// [`Error::Kvm`] where the vCPU's state cannot be written, [`Error::Image`] where the memory is another one.
     pub fn restore(&mut self, checkpoint: &Checkpoint) -> Result<(), Error> {
         // Memory first: KVM reads the PAE root when CR3 is set.
-        for at in page_addresses(&self.memory) {
+        for at in page_addresses(&self.board.memory) {
             let wanted = checkpoint.pages.get(&at).map_or(ZEROS.as_slice(), |page| page);
             let mut found = [0; PAGE];
-            self.memory.read_slice(&mut found, Gpa(at).into()).map_err(|error| Error::Image(error.into()))?;
+            self.board.memory.read_slice(&mut found, Gpa(at).into()).map_err(|error| Error::Image(error.into()))?;
             if found != *wanted {
-                self.memory
+                self.board.memory
                     .write_slice(wanted, Gpa(at).into())
                     .map_err(|error| Error::Image(error.into()))?;
             }
         }
-        self.vcpu.restore(&checkpoint.vcpu)?;
-        self.ports.restore(&checkpoint.ports);
-        self.mmio.restore(&checkpoint.mmio);
-        self.exits = checkpoint.exits.clone();
+        self.boot.vcpu.restore(&checkpoint.vcpu)?;
+        self.board.ports.restore(&checkpoint.ports);
+        self.board.mmio.restore(&checkpoint.mmio);
+        self.boot.exits = checkpoint.exits.clone();
         Ok(())
     }
 }

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Input that arrives by itself.
@@ -14,6 +15,9 @@ pub trait Input: Send {
     /// # Errors
     /// What reading ran into. An end of input is not an error: from then on there is nothing.
     fn poll(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
+
+    /// Whether there will be no more.
+    fn is_over(&self) -> bool;
 }
 
 /// No input, ever.
@@ -24,6 +28,10 @@ impl Input for NoInput {
     fn poll(&mut self, _: &mut [u8]) -> io::Result<usize> {
         Ok(0)
     }
+
+    fn is_over(&self) -> bool {
+        true
+    }
 }
 
 /// Both directions.
@@ -32,13 +40,16 @@ pub struct Console {
     pub output: Output,
     /// Gives what the guest reads.
     pub input: Box<dyn Input>,
+    /// A descriptor that becomes readable when there is input. Without one, input is found when the guest looks for it,
+    /// and interrupts nobody.
+    pub arrival: Option<OwnedFd>,
 }
 
 impl Console {
     /// A console that prints to `output` and has no input.
     #[must_use]
     pub fn to(output: impl Write + Send + 'static) -> Self {
-        Self { output: Output::new(output), input: Box::new(NoInput) }
+        Self { output: Output::new(output), input: Box::new(NoInput), arrival: None }
     }
 }
 

@@ -16,6 +16,21 @@ pub enum Action {
     Continue,
     /// The guest ended the run with this code; 0 is success.
     Exit(u32),
+    /// The guest switched the machine off.
+    PowerOff,
+    /// The guest asked for a reset.
+    Reset,
+}
+
+/// What came of looking for input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reception {
+    /// Something was taken, and more may follow.
+    Taken,
+    /// The device has no room now.
+    Full,
+    /// There will be no more.
+    Over,
 }
 
 /// Something that answers accesses to a range of ports or addresses.
@@ -37,6 +52,20 @@ pub trait Device: Send {
     /// # Errors
     /// What the host side of the device ran into.
     fn write(&mut self, offset: u64, data: &[u8], guest: &dyn Guest) -> io::Result<Action>;
+
+    /// Takes what has arrived on the console, and raises its interrupt. Asked of the device that has the console's input, on
+    /// a machine with interrupts, whenever there is some.
+    ///
+    /// # Errors
+    /// What the host side of the device ran into.
+    fn receive(&mut self) -> io::Result<Reception> {
+        Ok(Reception::Over)
+    }
+
+    /// What the guest's driver did wrong, if the device has stopped over it.
+    fn complaint(&self) -> Option<String> {
+        None
+    }
 
     /// The registers that decide what the device will write to guest memory; most devices never do and have none.
     fn save(&self) -> Vec<u8> {
@@ -62,6 +91,13 @@ pub trait Guest {
 
     /// Writes guest-physical memory; `None`, with nothing written, if any byte of it is not memory the guest could write.
     fn write_physical(&self, address: Gpa, data: &[u8]) -> Option<()>;
+
+    /// Makes the host forget how it maps the page of a guest-physical address: the guest's next access to it is a fault in
+    /// the host, which it does not notice. Where no memory is, nothing happens.
+    ///
+    /// # Errors
+    /// The host's.
+    fn forget_page(&self, address: Gpa) -> io::Result<()>;
 
     /// Exits so far, the present one included.
     fn exits(&self) -> &ExitCounts;
@@ -121,11 +157,13 @@ pub(crate) mod tests {
     pub(crate) struct TestGuest {
         pub(crate) memory: RefCell<Vec<u8>>,
         pub(crate) counts: ExitCounts,
+        /// The pages that a device asked to forget.
+        pub(crate) forgotten: RefCell<Vec<Gpa>>,
     }
 
     impl TestGuest {
         pub(crate) fn new() -> Self {
-            Self { memory: RefCell::new(vec![0; 0x2000]), counts: ExitCounts::default() }
+            Self { memory: RefCell::new(vec![0; 0x2000]), ..Self::default() }
         }
 
         fn index(address: Gpa, length: usize) -> Option<usize> {
@@ -162,6 +200,11 @@ pub(crate) mod tests {
             let at = Self::index(address, data.len())?;
             self.memory.borrow_mut()[at..at + data.len()].copy_from_slice(data);
             Some(())
+        }
+
+        fn forget_page(&self, address: Gpa) -> io::Result<()> {
+            self.forgotten.borrow_mut().push(address);
+            Ok(())
         }
 
         fn exits(&self) -> &ExitCounts {

@@ -1,7 +1,7 @@
 //! How a run ended, and what that means.
 //!
 //! An [`End`] is a fact; a [`Verdict`] is what it is worth: with HLT, that depends on the configuration. Only HLT, the way
-//! back from ring 3 and exit code 0 can ever be a success.
+//! back from ring 3, exit code 0, power-off and, where the configuration says so, a reset can ever be a success.
 
 use std::fmt;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use kvm_sys_wrap::{Exit, Gpa, Port};
 
 use crate::landing::{Frame, exception_name};
-use crate::spec::HaltMeaning;
+use crate::spec::{HaltMeaning, ResetMeaning};
 
 /// What ended the run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +26,10 @@ pub enum End {
         /// Its code; 0 is success.
         code: u32,
     },
+    /// The guest switched the machine off, by ACPI or a port.
+    PowerOff,
+    /// The guest asked for a reset, by the keyboard controller or a port.
+    Reset,
     /// The vCPU shut down: in most cases a triple fault.
     Shutdown,
     /// KVM could not go on, mostly because of an instruction it cannot emulate.
@@ -110,6 +114,8 @@ impl End {
         match self {
             Self::Halt { .. } | Self::WayBack => "halt",
             Self::Exit { .. } => "exit",
+            Self::PowerOff => "power-off",
+            Self::Reset => "reset",
             Self::Shutdown => "shutdown",
             Self::InternalError { .. } => "internal-error",
             Self::FailEntry { .. } => "fail-entry",
@@ -129,10 +135,15 @@ impl End {
         if let Self::Exit { code } = self { Some(*code) } else { None }
     }
 
-    /// What it is worth on a machine where HLT has the given meaning.
+    /// What it is worth on a machine where HLT and a reset have the given meaning.
     #[must_use]
-    pub const fn verdict(&self, halt: HaltMeaning) -> Verdict {
+    pub const fn verdict(&self, halt: HaltMeaning, reset: ResetMeaning) -> Verdict {
         match self {
+            Self::PowerOff => Verdict::Success,
+            Self::Reset => match reset {
+                ResetMeaning::Success => Verdict::Success,
+                ResetMeaning::Failure => Verdict::Crashed,
+            },
             Self::Halt { .. } | Self::WayBack => match halt {
                 HaltMeaning::Success => Verdict::Success,
                 HaltMeaning::Hung => Verdict::Hung,
@@ -157,13 +168,15 @@ impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Halt { interrupts: true } => {
-                f.write_str("HLT with interrupts on, on a machine that has none to wake it")
+                f.write_str("HLT with interrupts on, and nothing that could wake the vCPU")
             }
             Self::Halt { interrupts: false } => {
                 f.write_str("HLT with interrupts off (cli; hlt), from which nothing wakes")
             }
             Self::WayBack => f.write_str("the guest came back from ring 3 by int 0x80"),
             Self::Exit { code } => write!(f, "the guest ended with code {code}"),
+            Self::PowerOff => f.write_str("the guest switched the machine off"),
+            Self::Reset => f.write_str("the guest asked for a reset"),
             Self::Shutdown => f.write_str("the vCPU shut down, which mostly means a triple fault"),
             Self::InternalError { suberror, .. } => {
                 write!(f, "KVM could not go on: {}", internal_error_name(*suberror))
@@ -233,12 +246,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_but_halt_and_code_0_is_a_success() {
+    fn nothing_but_halt_power_off_and_code_0_is_a_success() {
         let ends = [
             End::Halt { interrupts: true },
             End::WayBack,
             End::Exit { code: 0 },
             End::Exit { code: 7 },
+            End::PowerOff,
+            End::Reset,
             End::Shutdown,
             End::InternalError { suberror: 1, data: vec![] },
             End::FailEntry { reason: 0x8000_0021, cpu: 0 },
@@ -251,11 +266,12 @@ mod tests {
         ];
         let successes: Vec<_> = ends
             .iter()
-            .filter(|e| e.verdict(HaltMeaning::Success) == Verdict::Success)
+            .filter(|e| e.verdict(HaltMeaning::Success, ResetMeaning::Failure) == Verdict::Success)
             .map(End::name)
             .collect();
-        assert_eq!(successes, ["halt", "halt", "exit"]);
-        assert_eq!(End::WayBack.verdict(HaltMeaning::Hung), Verdict::Hung);
+        assert_eq!(successes, ["halt", "halt", "exit", "power-off"]);
+        assert_eq!(End::WayBack.verdict(HaltMeaning::Hung, ResetMeaning::Failure), Verdict::Hung);
+        assert_eq!(End::Reset.verdict(HaltMeaning::Hung, ResetMeaning::Success), Verdict::Success);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::io;
 use kvm_sys_wrap::Error as KvmError;
 
 use crate::bus::BusError;
+use crate::devices::virtio::DiskError;
 use crate::layout::LayoutError;
 use crate::mode::Mode;
 use crate::state::StateError;
@@ -38,6 +39,15 @@ pub enum Error {
     /// Two devices on one address.
     #[error(transparent)]
     Bus(#[from] BusError),
+    /// A disk's image or overlay cannot be used.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// More virtio devices than there are interrupts for them.
+    #[error("{count} virtio devices; there are interrupts for {}", crate::spec::virtio::MOST_DEVICES)]
+    TooManyVirtioDevices {
+        /// How many.
+        count: usize,
+    },
     /// The guest's image could not be put into memory.
     #[error("cannot load the guest")]
     Image(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -84,7 +94,13 @@ impl Error {
     #[must_use]
     pub fn blame(&self) -> Blame {
         match self {
-            Self::Layout(_) | Self::State(_) | Self::Bus(_) | Self::Image(_) => Blame::Configuration,
+            Self::Layout(_)
+            | Self::State(_)
+            | Self::Bus(_)
+            | Self::Image(_)
+            | Self::TooManyVirtioDevices { .. } => Blame::Configuration,
+            Self::Disk(error) if error.is_configuration() => Blame::Configuration,
+            Self::Disk(_) => Blame::Host,
             Self::ModeDropped { .. } | Self::ModeRefused { .. } | Self::FeatureMissing { .. } => {
                 Blame::HostLacks
             }
@@ -103,7 +119,9 @@ impl Error {
                     .to_owned(),
             ),
             Self::Kvm(error) => error.help(),
-            Self::Layout(_)
+            Self::Disk(error) => error.help(),
+            Self::TooManyVirtioDevices { .. }
+            | Self::Layout(_)
             | Self::State(_)
             | Self::Bus(_)
             | Self::Image(_)

@@ -77,6 +77,13 @@ impl ExitCounts {
         }
     }
 
+    /// Adds those of another vCPU.
+    pub(crate) fn add(&mut self, other: &Self) {
+        for (count, more) in self.0.iter_mut().zip(other.0) {
+            *count = count.wrapping_add(more);
+        }
+    }
+
     /// Takes one back: an exit that was ours and not the guest's, such as a breakpoint.
     pub(crate) fn forget(&mut self, kind: ExitKind) {
         if let Some(count) = self.0.get_mut(kind as usize) {

@@ -208,7 +208,8 @@ pub fn kernel(
         | Owner::TssPages
         | Owner::IdentityMap
         | Owner::Device(_)
-        | Owner::Guest(_) => None,
+        | Owner::Guest(_)
+        | Owner::Firmware(_) => None,
     });
     found.extend(parts);
     found

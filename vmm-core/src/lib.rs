@@ -43,6 +43,7 @@
 #![forbid(unsafe_code)]
 
 pub mod autopsy;
+mod board;
 pub mod bus;
 pub mod checkpoint;
 pub mod console;
@@ -56,11 +57,13 @@ pub mod end;
 pub mod error;
 pub mod exit_counts;
 pub mod findings;
+pub mod firmware;
 pub mod flow;
 pub mod gdt;
 mod host;
 pub mod idt;
 pub mod image;
+pub mod interrupt;
 pub mod landing;
 pub mod layout;
 pub mod limits;
@@ -70,6 +73,7 @@ pub mod observer;
 pub mod paging;
 pub mod probe;
 pub mod reasons;
+mod processor;
 pub mod record;
 pub mod register;
 pub mod replay;
@@ -80,6 +84,7 @@ pub mod span;
 pub mod spec;
 pub mod state;
 pub mod step;
+mod together;
 pub mod tss;
 mod vcpu_view;
 pub mod verify;

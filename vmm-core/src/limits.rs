@@ -9,10 +9,9 @@ use std::time::{Duration, Instant};
 use kvm_sys_wrap::{Alarm, Exit, interrupted};
 
 use crate::end::End;
-use crate::observer::{Observer, View};
 use crate::spec;
 
-/// The observer that ends runs.
+/// What ends a run from outside.
 #[derive(Debug, Default)]
 pub struct Limits {
     deadline: Option<(Instant, Duration)>,
@@ -38,11 +37,10 @@ impl Limits {
         let alarm = deadline.map(|(_, time)| Alarm::set(time)).transpose()?;
         Ok(Self { deadline, exits: limits.exits, _alarm: alarm })
     }
-}
 
-impl Observer for Limits {
-    fn on_exit(&mut self, view: &View<'_>) -> Option<End> {
-        if matches!(view.exit, Exit::Interrupted | Exit::Again) {
+    /// Whether the run is over: asked after each exit. `total` is the number of exits of all vCPUs.
+    pub(crate) fn check(&self, exit: &Exit, total: u64) -> Option<End> {
+        if matches!(exit, Exit::Interrupted | Exit::Again) {
             if interrupted() {
                 return Some(End::Interrupted);
             }
@@ -53,6 +51,6 @@ impl Observer for Limits {
             }
         }
         let limit = self.exits?;
-        (view.exits.total() > limit).then_some(End::ExitLimit(limit))
+        (total > limit).then_some(End::ExitLimit(limit))
     }
 }

@@ -4,43 +4,34 @@
 //! file for; what the calls are given was computed before the first of them, without KVM ([`crate::layout`]), or is a
 //! pure function of it ([`crate::state`]).
 
-use std::sync::{Arc, Mutex};
-
-use kvm_sys_wrap::{Advice, Gpa, GuestMemory, Kvm, Slot, SlotFlags, TssAddress, Vcpu, Vm};
+use kvm_sys_wrap::{Advice, GuestMemory, Kvm, Slot, SlotFlags, TssAddress, Vcpu, Vm};
 use vm_memory::Bytes;
 
-use crate::bus::{Bus, SharedDevice};
-use crate::console::{Console, Input, NoInput, Output};
-use crate::devices::{DebugConsole, DebugExit, Hypercall, Serial};
+use crate::board::Board;
+use crate::bus::Bus;
+use crate::console::Console;
+use crate::end::{End, Verdict};
 use crate::error::Error;
 use crate::exit_counts::ExitCounts;
 use crate::host;
 use crate::image::GuestImage;
-use crate::landing::Landing;
 use crate::layout::{self, Layout};
 use crate::paging::walk::Walker;
-use crate::span::Span;
-use crate::spec::{DeviceAddress, MachineSpec, MemoryRegion};
+use crate::processor::Processor;
+use crate::spec::{Interrupts, MachineSpec, MemoryRegion};
 use crate::state::{InitialState, initial_state};
 use crate::verify;
 
 /// A machine, ready to run.
 #[derive(Debug)]
 pub struct Machine {
-    pub(crate) spec: MachineSpec,
-    pub(crate) layout: Layout,
-    pub(crate) vcpu: Vcpu,
-    pub(crate) memory: GuestMemory,
-    pub(crate) read_only: Vec<Span>,
-    pub(crate) ports: Bus,
-    pub(crate) mmio: Bus,
-    pub(crate) output: Output,
-    pub(crate) landing: Option<Landing>,
-    /// What the CPU is in the guest's eyes.
-    pub(crate) cpu: host::CpuTraits,
-    pub(crate) exits: ExitCounts,
-    /// What the guest reads next: one buffer for all exits.
-    pub(crate) answer: Vec<u8>,
+    pub(crate) board: Board,
+    /// The processor that starts.
+    pub(crate) boot: Processor,
+    /// The others, which wait for INIT and SIPI.
+    pub(crate) others: Vec<Processor>,
+    /// The vCPU that ended the last run, counted from 0: the one to look at.
+    pub(crate) ended: usize,
 }
 
 impl Machine {
@@ -63,6 +54,7 @@ impl Machine {
         }
         let memory = vm.memory();
         guest.place(&memory).map_err(Error::Image)?;
+        interrupt_controllers(&vm, spec.interrupts)?;
 
         let vcpu = vm.create_vcpu(0)?;
         let state = initial_state(&vcpu.sregs()?, &spec, &layout, host::quirks(&spec))?;
@@ -72,54 +64,74 @@ impl Machine {
         }
         let cpuid = host::cpuid(kvm, &spec, &state.needs)?;
         if let Some(cpuid) = &cpuid {
-            vcpu.set_cpuid(cpuid)?;
+            vcpu.set_cpuid(&host::cpuid_of(cpuid, 0, spec.vcpus))?;
         }
-        let cpu = host::CpuTraits::of(cpuid.as_ref());
         enter_mode(&vcpu, &spec, &state)?;
         vcpu.set_regs(&state.regs)?;
+        let mut others = Vec::new();
+        for id in 1..spec.vcpus {
+            let vcpu = vm.create_vcpu(id.into())?;
+            if let Some(cpuid) = &cpuid {
+                vcpu.set_cpuid(&host::cpuid_of(cpuid, id, spec.vcpus))?;
+            }
+            others.push(Processor::new(vcpu));
+        }
 
-        let (ports, mmio, output) = devices(&vm, &spec, console)?;
-        let landing = state.landing;
-        let read_only =
-            layout.memory().iter().filter(|region| region.read_only).map(|region| region.range).collect();
-        let (exits, answer) = Default::default();
-        Ok(Self { spec, layout, vcpu, memory, read_only, ports, mmio, output, landing, cpu, exits, answer })
+        let cpu = host::CpuTraits::of(cpuid.as_ref());
+        let board = Board::new(&vm, spec, layout, console, state.landing, cpu)?;
+        Ok(Self { board, boot: Processor::new(vcpu), others, ended: 0 })
     }
 
     /// What the machine was built from.
     #[must_use]
     pub fn spec(&self) -> &MachineSpec {
-        &self.spec
+        &self.board.spec
     }
 
     /// What lies where in its memory.
     #[must_use]
     pub fn layout(&self) -> &Layout {
-        &self.layout
+        &self.board.layout
     }
 
     /// Its memory.
     #[must_use]
     pub fn memory(&self) -> &GuestMemory {
-        &self.memory
+        &self.board.memory
     }
 
     /// Its devices: those at ports, and those at addresses.
     #[must_use]
     pub fn buses(&self) -> (&Bus, &Bus) {
-        (&self.ports, &self.mmio)
+        (&self.board.ports, &self.board.mmio)
     }
 
-    /// Its vCPU, stopped.
+    /// The vCPU that ended the run, stopped; before that the one that starts.
     #[must_use]
     pub fn vcpu(&self) -> &Vcpu {
-        &self.vcpu
+        let other = self.ended.checked_sub(1).and_then(|index| self.others.get(index));
+        &other.unwrap_or(&self.boot).vcpu
     }
 
-    /// The exits so far.
+    /// All vCPUs, stopped; the one that starts is the first.
+    pub fn vcpus(&self) -> impl Iterator<Item = &Vcpu> {
+        std::iter::once(&self.boot).chain(&self.others).map(|processor| &processor.vcpu)
+    }
+
+    /// The exits so far, of all vCPUs.
     #[must_use]
-    pub fn exits(&self) -> &ExitCounts {
-        &self.exits
+    pub fn exits(&self) -> ExitCounts {
+        let mut exits = self.boot.exits.clone();
+        for other in &self.others {
+            exits.add(&other.exits);
+        }
+        exits
+    }
+
+    /// What an end is worth on this machine.
+    #[must_use]
+    pub const fn verdict(&self, end: &End) -> Verdict {
+        end.verdict(self.board.spec.halt, self.board.spec.reset)
     }
 
     /// A page walker with the vCPU's eyes, as they are now.
@@ -127,8 +139,8 @@ impl Machine {
     /// # Errors
     /// [`Error::Kvm`].
     pub fn walker(&self) -> Result<Walker, Error> {
-        let host::CpuTraits { physical_bits, amd } = self.cpu;
-        Ok(Walker { physical_bits, amd, ..Walker::of_sregs(&self.vcpu.sregs()?) })
+        let host::CpuTraits { physical_bits, amd } = self.board.cpu;
+        Ok(Walker { physical_bits, amd, ..Walker::of_sregs(&self.vcpu().sregs()?) })
     }
 }
 
@@ -153,40 +165,15 @@ fn slot(number: u32, region: &MemoryRegion) -> Slot {
     }
 }
 
-/// Puts the devices on the two buses, and tells the VM which addresses they take.
-fn devices(vm: &Vm, spec: &MachineSpec, console: Console) -> Result<(Bus, Bus, Output), Error> {
-    let Console { output, input } = console;
-    let (mut ports, mut mmio) = (Bus::default(), Bus::default());
-    let mut attach =
-        |name: &'static str, at: DeviceAddress, length: u64, device: SharedDevice| -> Result<(), Error> {
-            match at {
-                DeviceAddress::Port(port) => ports.insert(name, port.0.into(), u16::MAX.into(), device)?,
-                DeviceAddress::Mmio(start) => {
-                    mmio.insert(name, start.0, u64::MAX, device)?;
-                    let end = Gpa(start.0.saturating_add(length));
-                    vm.reserve_mmio(name, start..end)?;
-                }
-            }
-            Ok(())
-        };
-    use crate::devices::length;
-    let specs = &spec.devices;
-    if let Some(at) = specs.debug_console {
-        let device = Arc::new(Mutex::new(DebugConsole::new(output.clone())));
-        attach("debug-console", at, length::DEBUG_CONSOLE, device)?;
+/// The interrupt controllers and the timer, before the first vCPU: each vCPU gets its local APIC when it is made.
+fn interrupt_controllers(vm: &Vm, interrupts: Interrupts) -> Result<(), Error> {
+    match interrupts {
+        Interrupts::None => {}
+        Interrupts::Split => vm.split_irqchip()?,
+        Interrupts::Pc => {
+            vm.create_irqchip()?;
+            vm.create_pit()?;
+        }
     }
-    if let Some(serial) = specs.serial {
-        let input: Box<dyn Input> = if serial.input { input } else { Box::new(NoInput) };
-        let device = Arc::new(Mutex::new(Serial::new(output.clone(), input)));
-        attach("serial", serial.at, length::SERIAL, device)?;
-    }
-    if let Some(exit) = &specs.debug_exit {
-        let device = Arc::new(Mutex::new(DebugExit::new(exit.success.clone())));
-        attach("debug-exit", exit.at, length::DEBUG_EXIT, device)?;
-    }
-    if let Some(at) = specs.hypercall {
-        let device = Arc::new(Mutex::new(Hypercall::new(output.clone(), &spec.arguments)));
-        attach("hypercall", at, length::HYPERCALL, device)?;
-    }
-    Ok((ports, mmio, output))
+    Ok(())
 }

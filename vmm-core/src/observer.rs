@@ -21,8 +21,8 @@ pub struct View<'a> {
     pub exits: &'a ExitCounts,
 }
 
-/// Watches a run. Each method does nothing unless it is written.
-pub trait Observer {
+/// Watches a run, on the threads of its vCPUs, one exit at a time. Each method does nothing unless it is written.
+pub trait Observer: Send {
     /// An exit happened and is not served yet. An answer ends the run instead.
     fn on_exit(&mut self, view: &View<'_>) -> Option<End> {
         let _ = view;

@@ -73,7 +73,7 @@ pub fn breakpoints_fire(kvm: &Kvm, mode: Mode, ring: Ring) -> Result<bool, Error
     let guest = FlatImage { address: Gpa(PROBE_ADDRESS), bytes: &PROBE };
     let mut machine = Machine::build(kvm, spec, &guest, Console::to(io::sink()))?;
     let second = Gva(PROBE_ADDRESS + 1);
-    machine.vcpu.set_guest_debug(&execution_of(second))?;
+    machine.boot.vcpu.set_guest_debug(&execution_of(second))?;
     loop {
         match machine.turn(&mut limits, &mut [])? {
             Turn::Served => {}
@@ -109,7 +109,7 @@ impl Machine {
             Point::Exits(count) => self.run_to_exit(count, limits, observers)?,
             Point::End => Some(self.run_to_end(limits, observers)?),
         };
-        self.output.sync().map_err(Error::Console)?;
+        self.board.output.sync().map_err(Error::Console)?;
         Ok(end)
     }
 
@@ -123,7 +123,7 @@ impl Machine {
         limits: &mut Limits,
         observers: &mut [&mut dyn Observer],
     ) -> Result<Option<End>, Error> {
-        while let Some(exit) = self.vcpu.complete()? {
+        while let Some(exit) = self.boot.vcpu.complete()? {
             if let Turn::Ended(end) = self.take(&exit, limits, observers)? {
                 return Ok(Some(end));
             }
@@ -136,7 +136,7 @@ impl Machine {
     /// # Errors
     /// [`Error::Kvm`].
     pub fn next_instruction(&self) -> Result<Gva, Error> {
-        Ok(Gva(linear_rip(&self.vcpu.regs()?, &self.vcpu.sregs()?)))
+        Ok(Gva(linear_rip(&self.boot.vcpu.regs()?, &self.boot.vcpu.sregs()?)))
     }
 
     fn run_to_end(&mut self, limits: &mut Limits, observers: &mut [&mut dyn Observer]) -> Result<End, Error> {
@@ -153,7 +153,7 @@ impl Machine {
         limits: &mut Limits,
         observers: &mut [&mut dyn Observer],
     ) -> Result<Option<End>, Error> {
-        while self.exits.total() < count {
+        while self.boot.exits.total() < count {
             if let Turn::Ended(end) = self.turn(limits, observers)? {
                 return Ok(Some(end));
             }
@@ -171,13 +171,13 @@ impl Machine {
         if self.next_instruction()? == gva {
             return Ok(None);
         }
-        let boot = &self.spec.boot;
-        if breakpoints_fire(self.vcpu.vm().kvm(), boot.mode, boot.ring)? {
+        let boot = &self.board.spec.boot;
+        if breakpoints_fire(self.boot.vcpu.vm().kvm(), boot.mode, boot.ring)? {
             return self.run_to_breakpoint(gva, limits, observers);
         }
         // Not by KVM_TRANSLATE, which may set accessed bits in the guest's tables.
-        let gpa = self.walker()?.walk(&self.memory, gva).translation().map(|to| to.gpa).or(gpa);
-        let covered: Option<u8> = gpa.and_then(|gpa| self.memory.read_obj(gpa.into()).ok());
+        let gpa = self.walker()?.walk(&self.board.memory, gva).translation().map(|to| to.gpa).or(gpa);
+        let covered: Option<u8> = gpa.and_then(|gpa| self.board.memory.read_obj(gpa.into()).ok());
         match (gpa, covered) {
             (Some(gpa), Some(covered)) => self.run_to_trap(gva, gpa, covered, limits, observers),
             (_, _) => self.step_to(gva, limits, observers),
@@ -190,12 +190,12 @@ impl Machine {
         limits: &mut Limits,
         observers: &mut [&mut dyn Observer],
     ) -> Result<Option<End>, Error> {
-        self.vcpu.set_guest_debug(&execution_of(gva))?;
+        self.boot.vcpu.set_guest_debug(&execution_of(gva))?;
         let end = loop {
             match self.turn(limits, observers)? {
                 Turn::Served => {}
                 Turn::Debug(event) => {
-                    self.exits.forget(ExitKind::Debug);
+                    self.boot.exits.forget(ExitKind::Debug);
                     if event.pc == gva.0 {
                         break None;
                     }
@@ -203,7 +203,7 @@ impl Machine {
                 Turn::Ended(end) => break Some(end),
             }
         };
-        self.vcpu.set_guest_debug(&GuestDebug::default())?;
+        self.boot.vcpu.set_guest_debug(&GuestDebug::default())?;
         Ok(end)
     }
 
@@ -214,16 +214,16 @@ impl Machine {
         observers: &mut [&mut dyn Observer],
     ) -> Result<Option<End>, Error> {
         while self.next_instruction()? != gva {
-            let before = self.exits.of(ExitKind::Debug);
-            if !can_step(&self.vcpu.sregs()?) {
+            let before = self.boot.exits.of(ExitKind::Debug);
+            if !can_step(&self.boot.vcpu.sregs()?) {
                 // Ring 3 cannot map the address either, so the guest never gets there.
                 return self.run_to_end(limits, observers).map(Some);
             }
             if let Some(end) = self.step(limits, observers)? {
                 return Ok(Some(end));
             }
-            for _ in before..self.exits.of(ExitKind::Debug) {
-                self.exits.forget(ExitKind::Debug);
+            for _ in before..self.boot.exits.of(ExitKind::Debug) {
+                self.boot.exits.forget(ExitKind::Debug);
             }
         }
         Ok(None)
@@ -238,17 +238,17 @@ impl Machine {
         limits: &mut Limits,
         observers: &mut [&mut dyn Observer],
     ) -> Result<Option<End>, Error> {
-        let sregs = self.vcpu.sregs()?;
+        let sregs = self.boot.vcpu.sregs()?;
         let table = |source| Error::Table { what: "a breakpoint", source };
-        self.memory.write_obj(HLT, gpa.into()).map_err(table)?;
+        self.board.memory.write_obj(HLT, gpa.into()).map_err(table)?;
         let end = self.run_to_end(limits, observers)?;
-        self.memory.write_obj(covered, gpa.into()).map_err(table)?;
+        self.board.memory.write_obj(covered, gpa.into()).map_err(table)?;
         if let End::Halt { .. } = &end
             && self.next_instruction()?.0 == gva.0.wrapping_add(1)
         {
-            let mut regs = self.vcpu.regs()?;
+            let mut regs = self.boot.vcpu.regs()?;
             regs.rip = regs.rip.wrapping_sub(1);
-            self.vcpu.set_regs(&regs)?;
+            self.boot.vcpu.set_regs(&regs)?;
         } else if let End::Exception { vector: GENERAL_PROTECTION, frame: Some(frame) } = &end
             && frame.rip == gva.0
         {
@@ -256,7 +256,7 @@ impl Machine {
         } else {
             return Ok(Some(end));
         }
-        self.exits.forget(ExitKind::Hlt);
+        self.boot.exits.forget(ExitKind::Hlt);
         Ok(None)
     }
 
@@ -267,13 +267,13 @@ impl Machine {
         cs: kvm_segment,
         ss: kvm_segment,
     ) -> Result<(), Error> {
-        let mut sregs = self.vcpu.sregs()?;
+        let mut sregs = self.boot.vcpu.sregs()?;
         (sregs.cs, sregs.ss) = (cs, ss);
         // What KVM reports is always busy; what it wants to be given depends on the host.
-        sregs.tr.type_ = host::quirks(&self.spec).tr_type.kind();
-        self.vcpu.set_sregs(&sregs)?;
-        let mut regs = self.vcpu.regs()?;
+        sregs.tr.type_ = host::quirks(&self.board.spec).tr_type.kind();
+        self.boot.vcpu.set_sregs(&sregs)?;
+        let mut regs = self.boot.vcpu.regs()?;
         (regs.rip, regs.rflags, regs.rsp) = (frame.rip, frame.rflags, frame.rsp);
-        Ok(self.vcpu.set_regs(&regs)?)
+        Ok(self.boot.vcpu.set_regs(&regs)?)
     }
 }

@@ -3,6 +3,9 @@
 //! A [`MachineSpec`] holds no descriptor, no memory and no file. `vmm-cli` lowers a TOML file to one; a library user
 //! writes one by hand or starts from [`MachineSpec::new`].
 
+mod platform;
+pub mod virtio;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -10,6 +13,8 @@ use kvm_sys_wrap::{Gpa, Gva, Port};
 
 use crate::mode::{Mode, PageSize, Ring};
 pub use crate::register::Register;
+pub use platform::{FwCfgFile, FwCfgSpec, PlatformSpec};
+pub use virtio::{BlockAccess, BlockSpec, VirtioSpec};
 
 /// One machine: memory, the boot state of its vCPU, devices, and when to stop.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,6 +23,10 @@ pub struct MachineSpec {
     pub memory: Vec<MemoryRegion>,
     /// Where the three pages of `KVM_SET_TSS_ADDR` lie: page-aligned, below 4 GiB, in a hole of the memory map.
     pub tss_address: Gpa,
+    /// Number of vCPUs, at least 1; more than 1 need interrupts.
+    pub vcpus: u32,
+    /// The interrupt controllers.
+    pub interrupts: Interrupts,
     /// The CPU mode and what belongs to it.
     pub boot: BootSpec,
     /// Tables that the user placed; the rest is placed by [`crate::layout`].
@@ -28,6 +37,8 @@ pub struct MachineSpec {
     pub unmapped: Unmapped,
     /// What a HLT means on a machine on which nothing can wake the vCPU.
     pub halt: HaltMeaning,
+    /// What a reset that the guest asks for is worth.
+    pub reset: ResetMeaning,
     /// When the VMM stops the guest.
     pub limits: Limits,
     /// The CPUID the guest sees.
@@ -46,11 +57,14 @@ impl MachineSpec {
         Self {
             memory: vec![MemoryRegion::new(Gpa(0), memory_size)],
             tss_address: Self::DEFAULT_TSS_ADDRESS,
+            vcpus: 1,
+            interrupts: Interrupts::default(),
             boot: BootSpec::new(mode, entry),
             placement: Placement::default(),
             devices: DeviceSpecs::default(),
             unmapped: Unmapped::default(),
             halt: HaltMeaning::default(),
+            reset: ResetMeaning::default(),
             limits: Limits::default(),
             cpuid: CpuidPolicy::default(),
             arguments: Vec::new(),
@@ -208,6 +222,10 @@ pub struct DeviceSpecs {
     pub debug_exit: Option<DebugExitSpec>,
     /// The hypercall registers (64 bytes). Default: port 0x500.
     pub hypercall: Option<DeviceAddress>,
+    /// The rest of a PC. Default: none of it.
+    pub platform: PlatformSpec,
+    /// Virtio devices; the place in this list decides on window and interrupt ([`virtio::window`]). Default: none.
+    pub virtio: Vec<VirtioSpec>,
 }
 
 impl Default for DeviceSpecs {
@@ -217,6 +235,8 @@ impl Default for DeviceSpecs {
             serial: Some(SerialSpec { at: DeviceAddress::Port(Port(0x3f8)), input: true }),
             debug_exit: Some(DebugExitSpec { at: DeviceAddress::Port(Port(0xf4)), success: vec![0] }),
             hypercall: Some(DeviceAddress::Port(Port(0x500))),
+            platform: PlatformSpec::default(),
+            virtio: Vec::new(),
         }
     }
 }
@@ -258,7 +278,19 @@ pub enum Unmapped {
     Stop,
 }
 
-/// What a HLT means on a machine without an interrupt controller.
+/// The interrupt controllers of a machine, all of them in the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Interrupts {
+    /// None: HLT exits, and nothing ever interrupts the guest.
+    #[default]
+    None,
+    /// A local APIC for each vCPU, with its timer. No device can interrupt.
+    Split,
+    /// Those of a PC: local APICs, IOAPIC, two PICs, and the 8254 timer.
+    Pc,
+}
+
+/// What a HLT means from which nothing can wake the machine: always, on one without interrupt controllers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum HaltMeaning {
     /// The guest is done.
@@ -266,6 +298,16 @@ pub enum HaltMeaning {
     Success,
     /// The guest has lost its way: the run ends as hung.
     Hung,
+}
+
+/// What a reset that the guest asks for is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ResetMeaning {
+    /// Something went wrong: kernels reset the machine when they cannot go on.
+    #[default]
+    Failure,
+    /// The guest is done.
+    Success,
 }
 
 /// When the VMM stops a guest that does not stop by itself.

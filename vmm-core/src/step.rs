@@ -40,10 +40,10 @@ impl Machine {
     /// # Errors
     /// As [`Machine::run`].
     pub fn run_stepped(&mut self, observers: &mut [&mut dyn Observer]) -> Result<Outcome, Error> {
-        let mut limits = Limits::start(self.spec.limits)?;
+        let mut limits = Limits::start(self.board.spec.limits)?;
         let started = Instant::now();
         let end = loop {
-            let end = if can_step(&self.vcpu.sregs()?) {
+            let end = if can_step(&self.boot.vcpu.sregs()?) {
                 self.step(&mut limits, observers)?
             } else {
                 match self.turn(&mut limits, observers)? {
@@ -56,8 +56,8 @@ impl Machine {
             }
         };
         let elapsed = started.elapsed();
-        self.output.sync().map_err(Error::Console)?;
-        Ok(Outcome { end, exits: self.exits.clone(), elapsed })
+        self.board.output.sync().map_err(Error::Console)?;
+        Ok(Outcome { end, exits: self.boot.exits.clone(), elapsed })
     }
 
     /// Executes one instruction; `Some` if the run ended with it.
@@ -70,12 +70,12 @@ impl Machine {
         observers: &mut [&mut dyn Observer],
     ) -> Result<Option<End>, Error> {
         let halt = self.next_if_halt()?;
-        self.vcpu.set_guest_debug(&GuestDebug { single_step: true, ..GuestDebug::default() })?;
+        self.boot.vcpu.set_guest_debug(&GuestDebug { single_step: true, ..GuestDebug::default() })?;
         let end = loop {
-            let exits = self.exits.total();
+            let exits = self.boot.exits.total();
             match self.turn(limits, observers)? {
                 // A kick: nothing was executed.
-                Turn::Served if self.exits.total() == exits => {}
+                Turn::Served if self.boot.exits.total() == exits => {}
                 Turn::Served => break self.complete_step(limits, observers)?,
                 Turn::Debug(event) if Some(event.pc) == halt => {
                     match self.take(&Exit::Hlt, limits, observers)? {
@@ -87,7 +87,7 @@ impl Machine {
                 Turn::Ended(end) => break Some(end),
             }
         };
-        self.vcpu.set_guest_debug(&GuestDebug::default())?;
+        self.boot.vcpu.set_guest_debug(&GuestDebug::default())?;
         Ok(end)
     }
 
@@ -99,7 +99,7 @@ impl Machine {
         observers: &mut [&mut dyn Observer],
     ) -> Result<Option<End>, Error> {
         loop {
-            let exit = match self.vcpu.complete()? {
+            let exit = match self.boot.vcpu.complete()? {
                 Some(exit) => exit,
                 None => self.stepped()?,
             };
@@ -113,15 +113,15 @@ impl Machine {
 
     /// What `KVM_RUN` says after a step: #DB with bit 14 of DR6, BS (SDM vol. 3, 17.2.3).
     fn stepped(&self) -> Result<Exit, Error> {
-        let pc = linear_rip(&self.vcpu.regs()?, &self.vcpu.sregs()?);
+        let pc = linear_rip(&self.boot.vcpu.regs()?, &self.boot.vcpu.sregs()?);
         Ok(Exit::Debug { exception: 1, pc, dr6: 0xffff_0ff0 | 1 << 14, dr7: 0x400 })
     }
 
     /// Where the vCPU will be after the next instruction, if that is a HLT.
     pub(crate) fn next_if_halt(&self) -> Result<Option<u64>, Error> {
-        let linear = self.vcpu.sregs()?.cs.base.wrapping_add(self.vcpu.regs()?.rip);
-        let Some(gpa) = self.vcpu.translate(Gva(linear))? else { return Ok(None) };
-        let byte: Option<u8> = self.memory.read_obj(gpa.into()).ok();
+        let linear = self.boot.vcpu.sregs()?.cs.base.wrapping_add(self.boot.vcpu.regs()?.rip);
+        let Some(gpa) = self.boot.vcpu.translate(Gva(linear))? else { return Ok(None) };
+        let byte: Option<u8> = self.board.memory.read_obj(gpa.into()).ok();
         Ok((byte == Some(HLT)).then(|| linear.wrapping_add(1)))
     }
 }

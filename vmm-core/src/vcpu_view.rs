@@ -1,5 +1,7 @@
 //! The guest as devices see it, made of a stopped vCPU and the machine's memory.
 
+use std::io;
+
 use kvm_sys_wrap::{Gpa, GuestMemory, Gva, Vcpu};
 use vm_memory::{Bytes, GuestMemoryBackend};
 
@@ -42,6 +44,10 @@ impl Guest for VcpuView<'_> {
             return None;
         }
         self.memory.write_slice(data, address.into()).ok()
+    }
+
+    fn forget_page(&self, address: Gpa) -> io::Result<()> {
+        kvm_sys_wrap::forget_page(self.memory, address)
     }
 
     fn exits(&self) -> &ExitCounts {

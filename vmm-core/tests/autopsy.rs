@@ -33,6 +33,10 @@ impl Input for Counting {
         *first = self.0;
         Ok(1)
     }
+
+    fn is_over(&self) -> bool {
+        false
+    }
 }
 
 /// The guest `code` in `mode`, with input that begins with `input`.
@@ -40,7 +44,7 @@ fn build(mode: Mode, code: &[u8], input: u8) -> Result<Machine, Error> {
     let mut spec = MachineSpec::new(mode, MEMORY, Entry::Address(Gva(CODE)));
     spec.limits.time = Some(Duration::from_secs(20));
     let guest = FlatImage { address: Gpa(CODE), bytes: code };
-    let console = Console { output: Output::new(io::sink()), input: Box::new(Counting(input)) };
+    let console = Console { output: Output::new(io::sink()), input: Box::new(Counting(input)), arrival: None };
     Machine::build(&Kvm::open().unwrap(), spec, &guest, console)
 }
 

@@ -6,10 +6,12 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use kvm_sys_wrap::{Breakpoint, Watch};
 use vmm_core::console::Console;
-use vmm_core::debugger::{Abilities, Debugger, Direction, EditError, Stop};
+use vmm_core::debugger::{Abilities, Debugger, Direction, EditError, Handlers, Stop};
 use vmm_core::end::End;
 use vmm_core::error::{Blame, Error};
+use vmm_core::idt::Gate;
 use vmm_core::image::FlatImage;
 use vmm_core::machine::Machine;
 use vmm_core::mode::{Mode, Ring};
@@ -228,10 +230,147 @@ fn a_step_leaves_no_trap_flag_behind() {
     });
 }
 
+/// Faults, with a handler that steps over the instruction and returns; the same bytes in all modes.
+const FAULTING: [u8; 23] = [
+    0x0f, 0x0b, // 0: ud2
+    0xb0, 0, // 2: mov $0, %al
+    0xe6, 0xf4, // 4: out %al, $0xf4
+    0, 0, 0, 0, 0, 0, 0, 0, 0, 0,    // 6: nothing
+    0x58, // 10: pop %rax
+    0x83, 0xc0, 2,    // 11: add $2, %eax
+    0x50, // 14: push %rax
+    0x48, 0xcf, // 15: iretq; elsewhere dec %eax and iret
+];
+
+/// Gives the guest a handler for #UD.
+fn handle_invalid_opcode(debugger: &mut Debugger<'_>) {
+    let (_, sregs) = debugger.registers().unwrap();
+    let handler = u16::try_from(CODE + 0x10).unwrap();
+    let gate = Gate::interrupt(handler.into(), Ring::Kernel).entry().to_le_bytes();
+    let (size, entry) = match (sregs.cr0 & 1, sregs.efer & 1 << 10) {
+        (0, _) => (4, [handler.to_le_bytes(), [0, 0]].concat()),
+        (_, 0) => (8, gate.to_vec()),
+        (_, _) => (16, gate.to_vec()),
+    };
+    debugger.write(Gva(sregs.idt.base + 6 * size), &entry).unwrap();
+}
+
+/// kvm-pvm knows no 32-bit IRET.
+fn assert_end(name: &str, stop: &Stop) {
+    let unknown = matches!(stop, Stop::Ended(End::InternalError { .. })) && name.starts_with("protected");
+    assert!(unknown || *stop == Stop::Ended(End::Exit { code: 0 }), "{name}: {stop:?}");
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_step_over_a_fault_ends_at_the_handler() {
+    in_each_mode(&FAULTING, |name, debugger, _| {
+        if name.ends_with("ring 3") {
+            return;
+        }
+        handle_invalid_opcode(debugger);
+        for at in [0x10, 0x11, 0x14, 0x15] {
+            assert_eq!(step(debugger, Forward), Stop::Step, "{name}");
+            assert_eq!(offset(debugger), at, "{name}");
+        }
+        // What lay there lies there again, and the frame has no trap flag.
+        let mut byte = [0];
+        assert_eq!(debugger.read(Gva(CODE + 0x10), &mut byte).unwrap(), 1);
+        assert_eq!(byte, [0x58], "{name}");
+        for at in [0x14, 0x11, 0x10, 0] {
+            assert_eq!(step(debugger, Back), Stop::Step, "{name}");
+            assert_eq!(offset(debugger), at, "{name}");
+        }
+        assert_end(name, &run(debugger, Forward));
+    });
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_breakpoint_in_a_handler_is_reached_by_single_steps() {
+    in_each_mode(&FAULTING, |name, debugger, _| {
+        if name.ends_with("ring 3") {
+            return;
+        }
+        handle_invalid_opcode(debugger);
+        debugger.add_breakpoint(Gva(CODE + 0x10));
+        debugger.add_breakpoint(Gva(CODE + 0x14));
+        // More than there are debug registers, where no memory is.
+        for nowhere in 0..5 {
+            debugger.add_breakpoint(Gva(0x5000_0000 + nowhere));
+        }
+        for at in [0x10, 0x14] {
+            assert_eq!(run(debugger, Forward), Stop::Breakpoint, "{name}");
+            assert_eq!(offset(debugger), at, "{name}");
+        }
+        assert_end(name, &run(debugger, Forward));
+    });
+}
+
+/// `nop; mov $7, %al; push %rax; nop; mov $0, %al; out %al, $0xf4`
+const PUSH: [u8; 9] = [0x90, 0xb0, 7, 0x50, 0x90, 0xb0, 0, 0xe6, 0xf4];
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_write_to_watched_memory_is_a_stop() {
+    in_each_mode(&PUSH, |name, debugger, _| {
+        let (regs, sregs) = debugger.registers().unwrap();
+        let top = sregs.ss.base.wrapping_add(regs.rsp);
+        let width = match (sregs.cs.l, sregs.cs.db) {
+            (0, 0) => 2,
+            (0, _) => 4,
+            (_, _) => 8,
+        };
+        let written = Breakpoint { address: Gva(top - width), watch: Watch::Write(2) };
+        assert!(debugger.add_watchpoint(written));
+        let seldom = Breakpoint { address: Gva(CODE + 0x101), watch: Watch::Write(3) };
+        assert!(debugger.add_watchpoint(seldom), "no debug register can watch that");
+        let nothing = Breakpoint { address: Gva(CODE), watch: Watch::Execute };
+        assert!(!debugger.add_watchpoint(nothing));
+
+        assert_eq!(run(debugger, Forward), Stop::Watchpoint(written), "{name}");
+        assert_eq!(offset(debugger), 4, "{name}: behind the write");
+        assert_eq!(run(debugger, Back), Stop::Watchpoint(written), "{name}");
+        assert_eq!(offset(debugger), 3, "{name}: before the write");
+        assert_eq!(run(debugger, Back), Stop::HistoryStart, "{name}");
+        // A breakpoint on the instruction that writes is left by a step, which must see the write too.
+        debugger.add_breakpoint(Gva(CODE + 3));
+        for _ in 0..2 {
+            assert_eq!(run(debugger, Forward), Stop::Breakpoint, "{name}");
+            assert_eq!(run(debugger, Forward), Stop::Watchpoint(written), "{name}");
+            assert_eq!(offset(debugger), 4, "{name}");
+            assert_eq!(step(debugger, Back), Stop::Step, "{name}");
+            assert_eq!(run(debugger, Back), Stop::HistoryStart, "{name}");
+        }
+        assert!(debugger.remove_watchpoint(written) && debugger.remove_watchpoint(seldom));
+        assert!(debugger.remove_breakpoint(Gva(CODE + 3)) && !debugger.remove_watchpoint(written));
+        assert_eq!(run(debugger, Forward), Stop::Ended(End::Exit { code: 0 }), "{name}");
+    });
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_halt_ends_the_run_when_it_is_stepped_too() {
+    // nop; hlt; and what is never reached. In ring 3 HLT is a #GP.
+    in_each_mode(&[0x90, 0xf4, 0x90, 0xeb, 0xfe], |name, debugger, _| {
+        for _ in 0..2 {
+            assert_eq!(step(debugger, Forward), Stop::Step, "{name}");
+            let Stop::Ended(end) = step(debugger, Forward) else { panic!("{name}: no end") };
+            assert!(matches!(end, End::Halt { .. } | End::Exception { vector: 13, .. }), "{name}: {end}");
+            assert_eq!(run(debugger, Forward), Stop::Ended(end), "{name}");
+            assert_eq!(debugger.exits(), 1, "{name}");
+            assert_eq!(step(debugger, Back), Stop::Step, "{name}");
+            assert_eq!(step(debugger, Back), Stop::Step, "{name}");
+            assert_eq!(offset(debugger), 0, "{name}");
+        }
+    });
+}
+
 #[test]
 #[ignore = "needs /dev/kvm"]
 fn abilities_are_found_out() {
     let spec = MachineSpec::new(Mode::Long, 2 << 20, Entry::Address(Gva(CODE)));
     let found = Abilities::probe(&Kvm::open().unwrap(), &spec).unwrap();
     assert!(found.single_step, "{found}");
+    assert_ne!(found.handlers, Handlers::Missed, "{found}");
 }

@@ -17,7 +17,7 @@ use vmm_core::machine::Machine;
 use vmm_core::mode::{Mode, PageSize, Ring};
 use vmm_core::paging::walk::Walker;
 use vmm_core::probe::{Ability, Probe};
-use vmm_core::spec::{Access, Entry, HaltMeaning, MachineSpec, Mapping, Unmapped};
+use vmm_core::spec::{Access, Entry, HaltMeaning, ResetMeaning, MachineSpec, Mapping, Unmapped};
 use vmm_core::{Gpa, Gva, Kvm};
 
 const CODE: u64 = 0x8000;
@@ -98,7 +98,7 @@ fn every_kind_of_end_is_told_apart() {
     talkative.limits.exits = Some(10);
     assert_eq!(run(talkative, &[0xe6, 0x80, 0xeb, 0xfc]), End::ExitLimit(10));
 
-    let hung = End::Halt { interrupts: false }.verdict(HaltMeaning::Hung);
+    let hung = End::Halt { interrupts: false }.verdict(HaltMeaning::Hung, ResetMeaning::Failure);
     assert_eq!(hung, vmm_core::end::Verdict::Hung);
 }
 

@@ -15,6 +15,16 @@ pub(crate) const fn length(of: usize) -> u64 {
     of as u64
 }
 
+/// The little-endian number of 16 bits at `offset`.
+pub(crate) fn u16_at(bytes: &[u8], offset: u64) -> Option<u16> {
+    Some(u16::from_le_bytes(slice(bytes, offset, 2)?.try_into().ok()?))
+}
+
+/// The little-endian number of 32 bits at `offset`.
+pub(crate) fn u32_at(bytes: &[u8], offset: u64) -> Option<u32> {
+    Some(u32::from_le_bytes(slice(bytes, offset, 4)?.try_into().ok()?))
+}
+
 /// The text from `offset` up to the next NUL, at most `limit` bytes of it; `None` where no NUL comes that soon.
 pub(crate) fn c_string(bytes: &[u8], offset: u64, limit: usize) -> Option<&[u8]> {
     let from = bytes.get(usize::try_from(offset).ok()?..)?;

@@ -34,6 +34,16 @@ pub enum FlatError {
 ///
 /// When the file is empty, or does not fit between the address and the end of the physical address space.
 pub fn plan(file: &[u8], address: GuestAddress) -> Result<LoadPlan, LoadError> {
+    let plan = data(file, address, "")?;
+    Ok(LoadPlan { kind: Kind::Flat, entry: Some(VirtAddr(address.0)), ..plan })
+}
+
+/// Plans how to load bytes that nobody enters; `what` they are is for messages and maps: `module`.
+///
+/// # Errors
+///
+/// As [`plan`].
+pub fn data(file: &[u8], address: GuestAddress, what: &'static str) -> Result<LoadPlan, LoadError> {
     let size = length(file.len());
     if size == 0 {
         return Err(FlatError::Empty.into());
@@ -54,11 +64,11 @@ pub fn plan(file: &[u8], address: GuestAddress) -> Result<LoadPlan, LoadError> {
     };
     Ok(LoadPlan {
         class: None,
-        kind: Kind::Flat,
+        kind: Kind::Raw(what),
         file_size: size,
         segments: vec![segment],
         relocations: Vec::new(),
-        entry: Some(virt),
+        entry: None,
         symbols: Symbols::default(),
         notes: Vec::new(),
     })

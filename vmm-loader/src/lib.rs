@@ -28,6 +28,8 @@
 //! This crate knows nothing of KVM, of CPU modes or of page tables: it reports what a file is ([`ElfClass`]) and where
 //! it lies, and leaves to its caller what that means.
 //!
+//! A kernel that somebody else wrote is started through [`boot`]: by the boot protocol that its file asks for.
+//!
 //! The modules in reading order: the five steps of an ELF file (`header`, `pt_load`, `dynamic` with `base`, `relocate`,
 //! `symtab`), [`elf`] which takes them, [`flat`], the plan (`plan`, `symbols`, `entry`, `fit`), and what carries it out
 //! (`place`).
@@ -35,6 +37,7 @@
 
 mod address;
 mod base;
+pub mod boot;
 mod bytes;
 mod class;
 mod dynamic;

@@ -28,6 +28,8 @@ pub enum Kind {
     },
     /// Bytes without a format.
     Flat,
+    /// Bytes that a boot protocol puts into memory, and what they are: `Linux kernel`, `module`.
+    Raw(&'static str),
 }
 
 /// Something that does not keep a file from loading, but that its owner should know.
@@ -114,6 +116,7 @@ impl LoadPlan {
         match self.kind {
             Kind::Executable | Kind::StaticPie { .. } => segment.named_range(),
             Kind::Flat => NamedRange { name: "flat binary".to_owned(), range: segment.physical() },
+            Kind::Raw(what) => NamedRange { name: what.to_owned(), range: segment.physical() },
         }
     }
 
@@ -148,9 +151,11 @@ impl fmt::Display for LoadPlan {
             Kind::Executable => write!(f, "executable")?,
             Kind::StaticPie { base } => write!(f, "static PIE at {:#x}", base.0)?,
             Kind::Flat => write!(f, "flat binary")?,
+            Kind::Raw(what) => f.write_str(what)?,
         }
         match self.entry {
             Some(entry) => write!(f, ", entry {entry}")?,
+            None if matches!(self.kind, Kind::Raw(_)) => {}
             None => write!(f, ", no entry")?,
         }
         match self.entry.and_then(|entry| self.symbol_at(entry)) {
@@ -164,6 +169,9 @@ impl fmt::Display for LoadPlan {
         }
         let count = |number: usize, of: &str| format!("{number} {of}{}", if number == 1 { "" } else { "s" });
         let (symbols, relocations) = (self.symbols.len(), self.relocations.len());
+        if matches!(self.kind, Kind::Raw(_)) {
+            return Ok(());
+        }
         write!(f, "  {}, {}", count(symbols, "symbol"), count(relocations, "relocation"))
     }
 }

@@ -61,7 +61,7 @@ pub(crate) fn read(file: &[u8], headers: &Headers, slide: Slide) -> Result<Symbo
     Ok(Symbols::new(symbols))
 }
 
-fn sections(file: &[u8], headers: &Headers) -> Result<Vec<SectionHeader>, SymbolTableError> {
+pub(crate) fn sections(file: &[u8], headers: &Headers) -> Result<Vec<SectionHeader>, SymbolTableError> {
     let header = &headers.header;
     let (count, context) = (usize::from(header.e_shnum), headers.class.context());
     if count == 0 || header.e_shoff == 0 {

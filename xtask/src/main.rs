@@ -6,6 +6,7 @@ mod ci;
 mod failure;
 mod guests;
 mod interrupt;
+mod linux;
 mod nested;
 mod process;
 mod progress;
@@ -65,7 +66,11 @@ enum Task {
     /// Run all tests: without KVM, on this machine's KVM and on the nested host
     ///
     /// The last line counts them. A test that did not run counts as skipped, and the report says why.
-    Test,
+    Test {
+        /// Only boot Debian's stock Linux kernel, on the nested host: to a shell, a disk and the power-off
+        #[arg(long)]
+        linux: bool,
+    },
     /// Measure what something costs, next to what it cost before
     Bench {
         /// What to measure
@@ -79,6 +84,9 @@ enum Task {
     /// Run what `test` gives the nested host, there; the work comes on standard input
     #[command(hide = true)]
     Battery,
+    /// Do on the nested host what `test --linux` does there; the work comes on standard input
+    #[command(hide = true)]
+    LinuxDialogue,
 }
 
 fn main() -> ExitCode {
@@ -110,7 +118,8 @@ fn perform(arguments: Arguments) -> Result<u8> {
         }
         Task::Nested { fetch_kernel: true, .. } => nested::fetch_kernel().map(|()| 0),
         Task::Nested { options, command, fetch_kernel: false } => run::nested(&workspace, &options, &command),
-        Task::Test => Ok(test::run(&workspace, Vec::new())),
+        Task::Test { linux: false } => Ok(test::run(&workspace, Vec::new())),
+        Task::Test { linux: true } => linux::run(&workspace),
         Task::Bench { bench } => bench::run(&workspace, &bench),
         Task::Ci => Ok(ci::run(&workspace)),
         Task::Tidy => {
@@ -119,5 +128,6 @@ fn perform(arguments: Arguments) -> Result<u8> {
             Ok(u8::from(!breaches.is_empty()))
         }
         Task::Battery => test::serve().map(|()| 0),
+        Task::LinuxDialogue => linux::serve().map(|()| 0),
     }
 }

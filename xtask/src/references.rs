@@ -28,12 +28,17 @@ pub(crate) fn of_config(config: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// The guest's file and those to load beside it, as written.
+/// The guest's file, first, and those that go with it, as written: initial ramdisk, modules, disks, more to load.
 pub(crate) fn named_files(config: &toml::Table) -> Vec<String> {
-    let guest = config.get("guest").into_iter();
-    let load = config.get("load").and_then(toml::Value::as_array).into_iter().flatten();
-    let tables = guest.chain(load).filter_map(toml::Value::as_table);
-    let names = tables.flat_map(|table| ["elf", "flat", "file"].map(|key| table.get(key)));
+    let guest = config.get("guest");
+    let under = |table: Option<&'_ toml::Value>, key| table.and_then(|table| table.get(key)).cloned();
+    let lists = [under(guest, "module"), under(config.get("devices"), "virtio"), config.get("load").cloned()];
+    let rest = lists.into_iter().flatten().flat_map(|list| match list {
+        toml::Value::Array(tables) => tables,
+        table => vec![table],
+    });
+    let tables: Vec<_> = guest.cloned().into_iter().chain(rest).collect();
+    let names = tables.iter().flat_map(|table| ["elf", "flat", "file", "initrd"].map(|key| table.get(key)));
     names.flatten().filter_map(toml::Value::as_str).map(str::to_owned).collect()
 }
 
@@ -53,6 +58,13 @@ mod tests {
             assert!(files.contains(&above.join(name)), "{files:?}");
         }
         assert!(files.contains(&directory.path().join("b.bin")) && files.contains(&config));
+    }
+
+    #[test]
+    fn what_a_kernel_is_given() {
+        let text = "[guest]\nfile = \"k\"\ninitrd = \"i\"\n[[guest.module]]\nfile = \"m\"\n\
+                    [devices.virtio]\ntype = \"block\"\nfile = \"d\"\n[load]\nelf = \"l\"\n";
+        assert_eq!(named_files(&text.parse().unwrap()), ["k", "i", "m", "d", "l"]);
     }
 
     #[test]

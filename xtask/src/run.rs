@@ -78,7 +78,9 @@ pub(crate) fn nested(workspace: &Workspace, options: &NestedOptions, command: &[
         job.files.extend(references::of_config(Path::new(config))?);
         job.command.splice(0..0, ["vmm-cli".to_owned(), "run".to_owned()]);
     }
-    for path in &options.with {
+    // So do files that the command names, such as a kernel.
+    let named = command.iter().map(Path::new).filter(|path| path.is_file());
+    for path in options.with.iter().map(PathBuf::as_path).chain(named) {
         job.files.push(plain_path(path)?);
     }
     if let Some(file) = &options.stdin {

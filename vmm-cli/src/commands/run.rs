@@ -21,7 +21,7 @@ use crate::new_file::NewFile;
 use crate::output_file;
 use crate::prepare::Prepared;
 use crate::report::{Report, autopsy};
-use crate::terminal::{Copy, Output, Stdin};
+use crate::terminal::{self, Copy, Output};
 use crate::trace::Watch;
 
 pub(crate) fn run(options: &Run) -> Result<Status, Diagnostics> {
@@ -40,10 +40,7 @@ pub(crate) fn run(options: &Run) -> Result<Status, Diagnostics> {
     let watch = Watch::new(&options.trace, &options.config, json, options.force)?;
 
     let copy = config.expect.as_ref().filter(|expect| expect.checks_output()).map(|_| Copy::default());
-    let console = Console {
-        output: vmm_core::console::Output::new(Output::new(copy.clone())),
-        input: Box::new(Stdin::default()),
-    };
+    let console = terminal::console(Output::new(copy.clone()), &spec);
     let host = |error: Error| Diagnostics::from(host_error(&config, &error));
     let kvm = watch.open_kvm().map_err(|error| host(error.into()))?;
     watch_interrupts().map_err(|error| host(error.into()))?;
@@ -75,7 +72,7 @@ pub(crate) fn run(options: &Run) -> Result<Status, Diagnostics> {
     let output = copy.map(|copy| copy.bytes()).unwrap_or_default();
     let mut mismatches =
         config.expect.as_ref().map(|expect| expectations::check(expect, &outcome, &machine, &files, &output));
-    let verdict = outcome.end.verdict(machine.spec().halt);
+    let verdict = machine.verdict(&outcome.end);
     let wanted =
         can_be_replayed && !options.no_autopsy && autopsy::is_wanted(verdict, &config, mismatches.as_deref());
     let autopsy = wanted.then(|| autopsy::perform(&machine, &outcome.end, &recording, &files));

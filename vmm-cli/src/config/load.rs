@@ -1,8 +1,13 @@
-//! Reads the TOML file from disk.
+//! Reads the file that the user names: a configuration, or a kernel that needs none.
+//!
+//! A name that ends in `.toml` is a configuration's, whatever is in the file. Any other file is one if it reads as TOML;
+//! else it is a kernel, or what somebody takes for one, and gets a configuration of two lines.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
+
+use toml::de::DeTable;
 
 use crate::diagnostic::{Diagnostic, Diagnostics, Location};
 use crate::status::Status;
@@ -10,14 +15,31 @@ use crate::status::Status;
 /// No configuration is larger. The limit keeps `/dev/zero`, or a guest given by mistake, from filling memory.
 const LARGEST: u64 = 1 << 20;
 
-/// The text of the file at `path`.
-pub(super) fn text(path: &Path) -> Result<String, Diagnostics> {
+/// The memory of a machine without a configuration.
+const MEMORY: &str = "256MiB";
+
+/// What the file is, as the text of a configuration.
+#[derive(Debug)]
+pub(super) enum Loaded {
+    /// A configuration.
+    Configuration(String),
+    /// A kernel: the text of a configuration for it.
+    Kernel(String),
+}
+
+/// Reads the file at `path`.
+pub(super) fn load(path: &Path) -> Result<Loaded, Diagnostics> {
     let name = path.display().to_string();
     let refuse = |status, message: String, help: Option<&str>| {
         Diagnostics::from(Diagnostic::error(status, message).at(Location::File(name.clone())).with_help(help))
     };
+    let is_named_so = path.extension().is_some_and(|extension| extension == "toml");
     let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(LARGEST.saturating_add(1)).read_to_end(&mut bytes));
+    let mut is_regular = false;
+    let read = File::open(path).and_then(|file| {
+        is_regular = file.metadata()?.is_file();
+        file.take(LARGEST.saturating_add(1)).read_to_end(&mut bytes)
+    });
     if let Err(error) = read {
         let kind = error.kind();
         let (status, help) = if kind == ErrorKind::NotFound {
@@ -29,21 +51,42 @@ pub(super) fn text(path: &Path) -> Result<String, Diagnostics> {
         };
         return Err(refuse(status, format!("cannot read the configuration: {error}"), help));
     }
+    if is_regular && !is_named_so && !is_toml(&bytes) {
+        let Some(file) = path.file_name().and_then(|name| name.to_str()) else {
+            let help = Some("rename the file, or write a configuration for it");
+            return Err(refuse(Status::Configuration, "the file's name is not UTF-8".to_owned(), help));
+        };
+        return Ok(Loaded::Kernel(for_kernel(file)));
+    }
     if u64::try_from(bytes.len()).is_ok_and(|length| length > LARGEST) {
         return Err(refuse(
             Status::Configuration,
             "this is no configuration: it is larger than 1 MiB".to_owned(),
-            Some("guest files are named in a configuration, not given in its place"),
+            Some("a kernel can be given in place of a configuration if its name does not end in `.toml`"),
         ));
     }
-    String::from_utf8(bytes).map_err(|error| {
+    let text = String::from_utf8(bytes).map_err(|error| {
         let offset = error.utf8_error().valid_up_to();
         refuse(
             Status::Configuration,
             format!("this is no TOML file: byte {offset} is not UTF-8"),
-            Some("guest files are named in a configuration, not given in its place"),
+            Some("a kernel can be given in place of a configuration if its name does not end in `.toml`"),
         )
-    })
+    })?;
+    Ok(Loaded::Configuration(text))
+}
+
+/// Whether the whole of a file reads as TOML, and is not just comments, as a script can be.
+fn is_toml(bytes: &[u8]) -> bool {
+    let Ok(text) = str::from_utf8(bytes) else { return false };
+    u64::try_from(bytes.len()).is_ok_and(|length| length <= LARGEST)
+        && DeTable::parse(text).is_ok_and(|table| !table.get_ref().is_empty())
+}
+
+/// The configuration of a kernel that comes without one: all is left to the file, and to defaults.
+fn for_kernel(file: &str) -> String {
+    let file = toml::Value::String(file.to_owned());
+    format!("memory = {{ size = \"{MEMORY}\" }}\nguest = {{ file = {file} }}\n")
 }
 
 #[cfg(test)]
@@ -53,22 +96,34 @@ mod tests {
     #[test]
     fn what_cannot_be_read_says_why() {
         let directory = tempfile::tempdir().unwrap();
-        let missing = text(&directory.path().join("none.toml")).unwrap_err();
+        let missing = load(&directory.path().join("none.toml")).unwrap_err();
         assert_eq!(missing.status(), Status::Configuration);
-        assert_eq!(text(directory.path()).unwrap_err().status(), Status::Configuration);
+        assert_eq!(load(directory.path()).unwrap_err().status(), Status::Configuration);
 
-        let binary = directory.path().join("guest.elf");
+        let binary = directory.path().join("guest.toml");
         std::fs::write(&binary, b"ab\xff").unwrap();
-        assert_eq!(text(&binary).unwrap_err().0[0].message, "this is no TOML file: byte 2 is not UTF-8");
+        assert_eq!(load(&binary).unwrap_err().0[0].message, "this is no TOML file: byte 2 is not UTF-8");
 
-        let endless = text(Path::new("/dev/zero")).unwrap_err();
+        let endless = load(Path::new("/dev/zero")).unwrap_err();
         assert_eq!(endless.0[0].message, "this is no configuration: it is larger than 1 MiB");
     }
 
     #[test]
-    fn a_file_is_read_whole() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), "mode = \"long\"\n").unwrap();
-        assert_eq!(text(file.path()).unwrap(), "mode = \"long\"\n");
+    fn a_file_is_a_configuration_by_its_name_or_by_its_contents() {
+        let directory = tempfile::tempdir().unwrap();
+        let load_as = |name: &str, bytes: &[u8]| {
+            let path = directory.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            load(&path).unwrap()
+        };
+        for (name, text) in [("a.toml", "mode = \"long\"\n"), ("b.toml", "mode"), ("c", "mode = \"long\"\n")] {
+            assert!(matches!(load_as(name, text.as_bytes()), Loaded::Configuration(read) if read == text), "{name}");
+        }
+        for (name, bytes) in [("kernel.elf", &b"\x7fELF"[..]), ("notes", b"just text"), ("s", b"#!/bin/sh\n"), ("e", b"")]
+        {
+            let Loaded::Kernel(text) = load_as(name, bytes) else { panic!("{name} is a configuration") };
+            let table: toml::Table = toml::from_str(&text).unwrap();
+            assert_eq!(table["guest"]["file"].as_str(), Some(name));
+        }
     }
 }

@@ -7,6 +7,7 @@
 //! Whether tables, stack and the guest's segments fit together is not known here: `vmm_core::layout` checks that when
 //! the guest's file has been read.
 
+mod boot;
 mod devices;
 mod expect;
 mod files;
@@ -15,37 +16,48 @@ mod layout;
 mod limits;
 mod memory;
 mod paging;
+mod platform;
+mod processors;
 mod ranges;
 mod registers;
 mod tss;
+mod virtio;
 
 use std::path::Path;
 
 use vmm_core::Gva;
 use vmm_core::mode::{Mode, Ring};
-use vmm_core::spec::{BootSpec, CpuidPolicy, Entry, HaltMeaning, MachineSpec, Unmapped};
+use vmm_core::spec::{BootSpec, CpuidPolicy, Entry, HaltMeaning, MachineSpec, ResetMeaning, Unmapped};
+use vmm_loader::boot::Protocol;
 
 use super::fault::{Fault, Faults};
 use super::raw::{self, At, Document};
 use super::source::Span;
 use super::values::{EntryChoice, RingLevel};
-use super::{Expect, File};
+use super::{Expect, File, FwCfgSource, Module, Start};
 use memory::Regions;
 
 /// The result, without the texts.
 pub(super) struct Lowered {
     pub(super) machine: MachineSpec,
     pub(super) entry: EntryChoice,
+    pub(super) start: Start,
     pub(super) guest: File,
+    pub(super) command_line: Option<String>,
+    pub(super) modules: Vec<Module>,
     pub(super) loads: Vec<File>,
+    pub(super) fw_cfg: Vec<FwCfgSource>,
     pub(super) expect: Option<Expect>,
 }
 
 /// What the tables need to know of each other.
 struct Context<'a> {
     raw: &'a Document,
-    /// The mode, or `None` where it is missing: then nothing that depends on it is checked.
+    /// The mode, or `None` where the file decides on it, or where it cannot be read: then nothing that depends on it is
+    /// checked.
     mode: Option<Mode>,
+    /// How the guest is started, or `None` where the file decides.
+    protocol: Option<Protocol>,
     ring: Ring,
     regions: Regions,
     faults: &'a mut Faults,
@@ -70,6 +82,11 @@ impl Context<'_> {
         value.as_ref()
     }
 
+    /// Whether the guest expects a PC around its CPU: all that have a boot protocol do. It decides on defaults.
+    fn is_pc(&self) -> bool {
+        self.protocol.is_some_and(|protocol| !protocol.is_plain())
+    }
+
     fn mode_name(&self) -> &'static str {
         self.mode.map_or("this", Mode::name)
     }
@@ -87,18 +104,27 @@ fn or<T: Copy>(value: &Option<At<T>>, default: T) -> T {
     value.as_ref().map_or(default, |at| at.value)
 }
 
-/// Lowers the whole file. `directory` is what its paths are relative to.
-pub(super) fn lower(raw: &Document, directory: &Path, faults: &mut Faults) -> Option<Lowered> {
-    let mode = mode(raw, faults);
+/// Lowers the whole file. `directory` is what its paths are relative to; `decided` is what the guest's file has decided,
+/// once it has been read.
+pub(super) fn lower(
+    raw: &Document,
+    directory: &Path,
+    decided: Option<Start>,
+    faults: &mut Faults,
+) -> Option<Lowered> {
+    let start = boot::start(raw, decided, faults);
+    let Start { protocol, mode } = start;
     let ring = raw.ring.as_ref().map_or(Ring::Kernel, |at| at.value.0);
-    let mut cx = Context { raw, mode, ring, regions: Regions::default(), faults };
+    let mut cx = Context { raw, mode, protocol, ring, regions: Regions::default(), faults };
 
     check_ring(&mut cx, raw.ring.as_ref());
+    boot::check(&mut cx);
     let memory = memory::lower(&mut cx);
-    let (devices, windows) = devices::lower(&mut cx);
+    let (devices, windows, fw_cfg) = devices::lower(&mut cx, directory);
     let tss_address = tss::lower(&mut cx, &windows);
     let paging = paging::lower(&mut cx);
-    let (guest, entry, stack_top, arguments) = guest::lower(&mut cx, directory);
+    let guest::Program { file: guest, entry, stack_top, arguments, command_line, modules } =
+        guest::lower(&mut cx, directory);
     let loads = files::loads(&mut cx, directory);
     let placement = layout::lower(&mut cx, stack_top);
     let registers = registers::presets(&mut cx);
@@ -110,11 +136,15 @@ pub(super) fn lower(raw: &Document, directory: &Path, faults: &mut Faults) -> Op
         EntryChoice::Segmented { segment, offset } => Entry::Segmented { segment: *segment, offset: *offset },
         EntryChoice::FromFile | EntryChoice::Symbol(_) => Entry::Address(Gva(0)),
     };
+    let (vcpus, interrupts) = processors::lower(&mut cx);
     let machine = MachineSpec {
         memory,
         tss_address,
+        vcpus,
+        interrupts,
         boot: BootSpec {
-            mode: mode?,
+            // Nobody looks at it before it is known.
+            mode: mode.unwrap_or(Mode::Long),
             ring,
             entry: boot_entry,
             paging,
@@ -127,36 +157,22 @@ pub(super) fn lower(raw: &Document, directory: &Path, faults: &mut Faults) -> Op
             raw::Unmapped::Ones => Unmapped::Ones,
             raw::Unmapped::Stop => Unmapped::Stop,
         },
-        halt: match or(&raw.halt, raw::Halt::Success) {
+        halt: match or(&raw.halt, if cx.is_pc() { raw::Halt::Hung } else { raw::Halt::Success }) {
             raw::Halt::Success => HaltMeaning::Success,
             raw::Halt::Hung => HaltMeaning::Hung,
         },
+        reset: match or(&raw.reset, raw::Reset::Failure) {
+            raw::Reset::Failure => ResetMeaning::Failure,
+            raw::Reset::Success => ResetMeaning::Success,
+        },
         limits,
-        cpuid: match or(&raw.cpuid, raw::Cpuid::None) {
+        cpuid: match or(&raw.cpuid, if cx.is_pc() { raw::Cpuid::Host } else { raw::Cpuid::None }) {
             raw::Cpuid::None => CpuidPolicy::None,
             raw::Cpuid::Host => CpuidPolicy::Host,
         },
         arguments,
     };
-    Some(Lowered { machine, entry, guest: guest?, loads, expect })
-}
-
-fn mode(raw: &Document, faults: &mut Faults) -> Option<Mode> {
-    let Some(mode) = &raw.mode else {
-        if !faults.is_unread("mode") {
-            let names = Mode::ALL.map(|mode| format!("\"{mode}\"")).join(", ");
-            faults
-                .push(Fault::in_file("`mode` is missing").help(format!("add `mode = ...`, one of {names}")));
-        }
-        return None;
-    };
-    Some(match mode.value {
-        raw::Mode::Real => Mode::Real,
-        raw::Mode::Protected => Mode::Protected,
-        raw::Mode::Paged => Mode::Paged,
-        raw::Mode::Pae => Mode::Pae,
-        raw::Mode::Long => Mode::Long,
-    })
+    Some(Lowered { machine, entry, start, guest: guest?, command_line, modules, loads, fw_cfg, expect })
 }
 
 /// Real mode has no privilege levels (SDM vol. 3, 5.5: they are a matter of protected mode).

@@ -1,10 +1,11 @@
-//! `--set key=value`, `--mode` and `--timeout`: put into the parsed file before anything is checked.
+//! `--set key=value` and the options that stand for a key: put into the parsed file before anything is checked.
 //!
 //! A key is a path of names with dots, an array's element its index: `paging.map.0.gva`. A value is TOML; a bare word
 //! that is no TOML value stands for itself, so that `--set memory.size=4MiB` needs no quotes within quotes.
 //! Each option becomes a text of its own among the [`Sources`](super::source::Sources).
 
 use std::borrow::Cow;
+use std::path::Path;
 
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
@@ -15,6 +16,9 @@ use super::source::Span;
 /// No key of the format has more names, such as the four of `expect.memory.0.address`; a limit keeps the walk along
 /// them short.
 const DEEPEST: usize = 8;
+
+/// In place of an index: one more element.
+const APPEND: &str = "+";
 
 /// Values from the command line that replace those of the file, in the order in which they were given.
 #[derive(Debug, Clone, Default)]
@@ -29,8 +33,19 @@ pub(crate) struct Override {
     path: String,
     /// Where the key stands in the text. For `--mode` that is the option itself.
     path_span: Span,
-    /// Where the value starts in the text.
-    value_start: usize,
+    /// The value.
+    given: Given,
+}
+
+/// A value as it was given.
+#[derive(Debug, Clone)]
+enum Given {
+    /// TOML, or a bare word: the text from here on.
+    Toml(usize),
+    /// A text as it is.
+    Text(String),
+    /// A module: its file, and its command line if it has one.
+    Module(String, Option<String>),
 }
 
 impl Overrides {
@@ -49,7 +64,7 @@ impl Overrides {
             None => (assignment, text.len()),
         };
         let path_span = option.len()..option.len().saturating_add(path.len());
-        self.0.push(Override { path: path.trim().to_owned(), path_span, value_start, text });
+        self.0.push(Override { path: path.trim().to_owned(), path_span, given: Given::Toml(value_start), text });
     }
 
     /// `--mode NAME`.
@@ -62,12 +77,51 @@ impl Overrides {
         self.shorthand("--timeout", "limits.time", duration);
     }
 
+    /// `--boot PROTOCOL`.
+    pub fn boot(&mut self, name: &str) {
+        self.shorthand("--boot", "boot", name);
+    }
+
+    /// `--memory SIZE`.
+    pub fn memory(&mut self, size: &str) {
+        self.shorthand("--memory", "memory.size", size);
+    }
+
+    /// `--cpus NUMBER`.
+    pub fn cpus(&mut self, number: &str) {
+        self.shorthand("--cpus", "vcpus", number);
+    }
+
+    /// `--cmdline TEXT`. Every text is one, `1` and `"x"` too.
+    pub fn command_line(&mut self, text: &str) {
+        self.text("--cmdline", "guest.cmdline", text, Given::Text(text.to_owned()));
+    }
+
+    /// `--initrd FILE`, relative to the working directory and not to the configuration.
+    pub fn initrd(&mut self, file: &str) {
+        self.text("--initrd", "guest.initrd", file, Given::Text(absolute(file)));
+    }
+
+    /// `--module FILE[=CMDLINE]`: one more module, behind those of the file.
+    pub fn module(&mut self, module: &str) {
+        let (file, command_line) = match module.split_once('=') {
+            Some((file, command_line)) => (file, Some(command_line.to_owned())),
+            None => (module, None),
+        };
+        self.text("--module", &format!("guest.module.{APPEND}"), module, Given::Module(absolute(file), command_line));
+    }
+
+    fn text(&mut self, option: &str, path: &str, shown: &str, given: Given) {
+        let (text, path) = (format!("{option} {shown}"), path.to_owned());
+        self.0.push(Override { text, path, path_span: 0..option.len(), given });
+    }
+
     fn shorthand(&mut self, option: &str, path: &str, value: &str) {
         self.0.push(Override {
             text: format!("{option} {value}"),
             path: path.to_owned(),
             path_span: 0..option.len(),
-            value_start: option.len().saturating_add(1),
+            given: Given::Toml(option.len().saturating_add(1)),
         });
     }
 
@@ -98,11 +152,26 @@ impl Override {
     }
 
     fn value(&self, start: usize) -> Result<Spanned<DeValue<'_>>, Fault> {
-        let raw = self.text.get(self.value_start..).unwrap_or_default();
+        let whole = shift(&(0..self.text.len()), start);
+        let spanned = |value| Spanned::new(whole.clone(), value);
+        let value_start = match &self.given {
+            Given::Toml(value_start) => *value_start,
+            Given::Text(text) => return Ok(spanned(DeValue::String(Cow::Borrowed(text)))),
+            Given::Module(file, command_line) => {
+                let mut table = DeTable::new();
+                for (key, text) in [("file", Some(file)), ("cmdline", command_line.as_ref())] {
+                    if let Some(text) = text {
+                        let key = Spanned::new(whole.clone(), Cow::Borrowed(key));
+                        table.insert(key, spanned(DeValue::String(Cow::Borrowed(text))));
+                    }
+                }
+                return Ok(spanned(DeValue::Table(table)));
+            }
+        };
+        let raw = self.text.get(value_start..).unwrap_or_default();
         let text = raw.trim();
-        let at = start.saturating_add(self.value_start).saturating_add(raw.len() - raw.trim_start().len());
+        let at = start.saturating_add(value_start).saturating_add(raw.len() - raw.trim_start().len());
         if text.is_empty() {
-            let whole = shift(&(0..self.text.len()), start);
             return Err(Fault::new(&whole, "no value is given")
                 .help("write `--set key=value`; \"\" is an empty text"));
         }
@@ -137,12 +206,19 @@ fn put<'i>(
                 // `[memory]` is the first and only `[[memory]]`.
                 return put(target, rest, leaf, key_span, &path);
             }
+            if *name == APPEND {
+                // So it becomes the first of two.
+                let first = Spanned::new(key_span.clone(), DeValue::Table(std::mem::take(table)));
+                *target = Spanned::new(key_span.clone(), DeValue::Array([first].into_iter().collect()));
+                return put(target, names, leaf, key_span, so_far);
+            }
             let key = Spanned::new(key_span.clone(), Cow::Borrowed(*name));
             let child = table.entry(key).or_insert_with(|| container(fresh(), rest));
             put(child, rest, leaf, key_span, &path)
         }
         DeValue::Array(array) => {
-            let Ok(index) = name.parse::<usize>() else {
+            let index = if *name == APPEND { Ok(array.len()) } else { name.parse::<usize>() };
+            let Ok(index) = index else {
                 return Err(Fault::new(
                     key_span,
                     format!("`{so_far}` is an array, which has no key `{name}`"),
@@ -174,10 +250,16 @@ fn put<'i>(
 fn container<'i>(fresh: Spanned<DeValue<'i>>, rest: &[&str]) -> Spanned<DeValue<'i>> {
     let empty = match rest.first() {
         None => return fresh,
-        Some(name) if name.parse::<usize>().is_ok() => DeValue::Array(DeArray::new()),
+        Some(name) if *name == APPEND || name.parse::<usize>().is_ok() => DeValue::Array(DeArray::new()),
         Some(_) => DeValue::Table(DeTable::new()),
     };
     Spanned::new(fresh.span(), empty)
+}
+
+/// A path of the command line, which is relative to the working directory, so that no other directory is put before it.
+fn absolute(file: &str) -> String {
+    let path = std::path::absolute(Path::new(file));
+    path.ok().and_then(|path| Some(path.to_str()?.to_owned())).unwrap_or_else(|| file.to_owned())
 }
 
 fn shift(span: &Span, by: usize) -> Span {

@@ -13,6 +13,8 @@ mod devices;
 mod expect;
 mod guest;
 mod paging;
+mod platform;
+mod virtio;
 mod words;
 
 use schemars::JsonSchema;
@@ -21,9 +23,11 @@ use serde::Deserialize;
 pub use at::At;
 pub use devices::{DebugExit, Devices, Place, Serial};
 pub use expect::{Expect, ExpectMemory};
-pub use guest::{Guest, Load};
+pub use guest::{Guest, Load, Module};
 pub use paging::{Map, Paging};
-pub use words::{Cpuid, End, Halt, Mode, Unmapped};
+pub use platform::{FwCfg, FwCfgFile, Switch};
+pub use virtio::{Virtio, VirtioType};
+pub use words::{Boot, Cpuid, End, Halt, Interrupts, Mode, Reset, Unmapped};
 
 use super::values::{Address, Count, OneOrMany, RegisterValues, RingLevel, Size, Time};
 
@@ -32,8 +36,9 @@ use super::values::{Address, Count, OneOrMany, RegisterValues, RingLevel, Size, 
 #[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
 #[schemars(title = "vmm configuration", description = "One virtual machine and its guest.")]
 pub struct Document {
-    /// The CPU mode in which the guest executes its first instruction.
-    #[schemars(required)]
+    /// How the guest is started. Default: in `mode`, if that is given; else what the guest's file asks for.
+    pub boot: Option<At<Boot>>,
+    /// The CPU mode in which the guest executes its first instruction. A boot protocol has one of its own.
     pub mode: Option<At<Mode>>,
     /// The privilege level of the guest: 0 (the default) or 3.
     #[schemars(extend("default" = 0))]
@@ -47,6 +52,14 @@ pub struct Document {
     /// What a HLT means.
     #[schemars(extend("default" = "success"))]
     pub halt: Option<At<Halt>>,
+    /// What a reset that the guest asks for is worth.
+    #[schemars(extend("default" = "failure"))]
+    pub reset: Option<At<Reset>>,
+    /// Number of vCPUs. More than one need interrupts: the others wait for INIT and SIPI.
+    #[schemars(extend("default" = 1))]
+    pub vcpus: Option<At<Count>>,
+    /// The interrupt controllers. Default: "none", or "pc" with a boot protocol.
+    pub interrupts: Option<At<Interrupts>>,
     /// The CPUID that the guest sees.
     #[schemars(extend("default" = "none"))]
     pub cpuid: Option<At<Cpuid>>,

@@ -15,6 +15,8 @@ pub type Span = Range<usize>;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sources {
     texts: Vec<(usize, Arc<Source>)>,
+    /// Nobody has seen the first text: it has a name to show and no places.
+    unseen: bool,
 }
 
 impl Sources {
@@ -29,9 +31,18 @@ impl Sources {
         start
     }
 
-    /// The text that `span` lies in, and where in it; `None` where there is none.
+    /// Adds the first text, which was made and not written by anybody.
+    pub(crate) fn add_unseen(&mut self, name: &str, text: &str) -> usize {
+        self.unseen = self.texts.is_empty();
+        self.add(name, text)
+    }
+
+    /// The text that `span` lies in, and where in it; `None` where there is none to show.
     pub(crate) fn place(&self, span: &Span) -> Option<Place> {
         let (start, source) = self.texts.iter().rev().find(|(start, _)| *start <= span.start)?;
+        if self.unseen && *start == 0 {
+            return None;
+        }
         let local = |offset: usize| offset.saturating_sub(*start).min(source.text.len());
         Some(Place { source: Arc::clone(source), span: local(span.start)..local(span.end) })
     }

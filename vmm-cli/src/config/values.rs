@@ -9,6 +9,7 @@ mod duration;
 mod entry;
 mod number;
 mod one_or_many;
+mod overlay;
 mod register;
 mod size;
 
@@ -22,6 +23,7 @@ pub use duration::Time;
 pub use entry::EntryChoice;
 pub use number::{Count, RingLevel};
 pub use one_or_many::OneOrMany;
+pub use overlay::Overlay;
 pub use register::{RegisterName, RegisterValues};
 pub use size::{Size, show_size};
 

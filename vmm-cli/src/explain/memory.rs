@@ -1,7 +1,7 @@
 //! The guest-physical address space: slots, what lies where, holes and devices; and the ports beside it.
 
 use serde::{Serialize, Serializer};
-use vmm_core::devices::length;
+use vmm_core::devices::{length, platform};
 use vmm_core::layout::{Layout, Owner, Part, Place, Region, Row};
 use vmm_core::span::{Bytes, Span};
 use vmm_core::spec::{DeviceAddress, MachineSpec};
@@ -141,6 +141,7 @@ fn kind(owner: &Owner) -> Kind {
         Owner::TssPages | Owner::IdentityMap => Kind::Kvm,
         Owner::Device(_) => Kind::Device,
         Owner::Guest(_) => Kind::Guest,
+        Owner::Firmware(_) => Kind::Table,
         Owner::Part(part) => match part {
             Part::Gdt | Part::Idt | Part::Tss => Kind::Table,
             Part::Landing | Part::KernelStack => Kind::Landing,
@@ -178,6 +179,14 @@ fn ports(spec: &MachineSpec) -> Vec<Ports> {
             DeviceAddress::Mmio(_) => None,
         })
         .collect();
+    ports.extend(platform::parts(&devices.platform).into_iter().filter_map(|part| match part.at() {
+        DeviceAddress::Port(port) => {
+            let last = u64::from(port.0).saturating_add(part.length().saturating_sub(1));
+            let (device, does) = (part.name(), part.purpose());
+            Some((port.0, Ports { first: hex(port.0), last: hex(last), device, does }))
+        }
+        DeviceAddress::Mmio(_) => None,
+    }));
     ports.sort_by_key(|(port, _)| *port);
     ports.into_iter().map(|(_, ports)| ports).collect()
 }

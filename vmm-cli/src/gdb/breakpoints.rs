@@ -20,7 +20,7 @@ impl Breakpoints for Session<'_, '_> {
         Some(self)
     }
 
-    /// Without watchpoints on this host gdb is not told of any, and steps and compares instead.
+    /// gdb knows only these, and would not fall back on its own: told that there are none, it refuses to go on.
     fn support_hw_watchpoint(&mut self) -> Option<HwWatchpointOps<'_, Self>> {
         Some(self)
     }
@@ -64,10 +64,10 @@ impl HwWatchpoint for Session<'_, '_> {
         let added = self.debugger.add_watchpoint(watchpoint);
         if added {
             self.watched.push((watchpoint, kind));
+        } else if kind == WatchKind::Write {
+            anstream::eprintln!("gdb: too many watchpoints, or too much memory");
         } else if !self.debugger.abilities().watchpoints {
-            anstream::eprintln!(
-                "gdb: this host's KVM has no watchpoints; `set can-use-hw-watchpoints 0` makes gdb step and compare"
-            );
+            anstream::eprintln!("gdb: this host's KVM reports no reads; `watch` stops at writes");
         }
         Ok(added)
     }

@@ -141,13 +141,15 @@ impl<'a, 'b> Session<'a, 'b> {
 
     /// A guest that ended well is gone; one that died is shown at the place, once.
     fn ended(&mut self, end: &End, again: bool) -> Result<Reason, Error> {
-        let verdict = end.verdict(self.debugger.machine().spec().halt);
+        let verdict = self.debugger.machine().verdict(end);
         let fatal = match end {
             End::InternalError { .. } | End::Exception { vector: 6, .. } => Signal::SIGILL,
             End::Exception { vector: 0, .. } => Signal::SIGFPE,
             End::Halt { .. }
             | End::WayBack
             | End::Exit { .. }
+            | End::PowerOff
+            | End::Reset
             | End::Shutdown
             | End::FailEntry { .. }
             | End::Exception { .. }

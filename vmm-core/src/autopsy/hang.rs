@@ -41,6 +41,17 @@ pub enum Hang {
         /// How often in the sample; `None` if the handler is the very instruction that raised it.
         count: Option<u64>,
     },
+    /// Interrupts come faster than the guest gets work done.
+    Interrupts {
+        /// How many.
+        count: u64,
+        /// In how much time.
+        time: Duration,
+        /// The vector of the one that is being served, if one is.
+        vector: Option<u8>,
+    },
+    /// It sleeps, and only an interrupt that does not come would wake it.
+    Asleep,
     /// An instruction that does not come to an end.
     Stuck(Option<Fault>),
     /// The CPU runs through zeros, which are no code of anybody's.

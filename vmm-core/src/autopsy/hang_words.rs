@@ -19,6 +19,20 @@ impl Autopsy {
                 storm(text, raised, *count, names);
                 Ok(())
             }
+            Hang::Interrupts { count, time, vector } => {
+                let vector = vector.map_or_else(String::new, |vector| format!(" The last was vector {vector:#x}."));
+                write!(
+                    text,
+                    "The guest is in an interrupt storm: {count} interrupts in {time:?}, so that it gets nothing else done.{vector} A \
+                     handler has to make the source quiet before it returns. The guest stood at {}.",
+                    self.here(names)
+                )
+            }
+            Hang::Asleep => write!(
+                text,
+                "The guest sleeps in HLT before {}, and the interrupt that it waits for does not come.",
+                self.here(names)
+            ),
             Hang::Stuck(Some(fault)) => write!(
                 text,
                 "The guest hangs at {}, without an exit and without a step: it must raise {} ({}), and KVM lets the CPU try again \

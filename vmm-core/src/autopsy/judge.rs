@@ -47,12 +47,16 @@ impl Autopsy {
                 }
             },
             End::FailEntry { reason, .. } => Cause::FailEntry { reason: *reason },
-            End::Halt { interrupts } => match machine.spec.halt {
+            End::Halt { interrupts } => match machine.board.spec.halt {
                 HaltMeaning::Hung => Cause::Halt { interrupts: *interrupts },
                 HaltMeaning::Success => Cause::Ended,
             },
             End::Unmapped(access) => Cause::Stray(*access),
-            End::WayBack | End::Exit { .. } | End::SystemEvent { .. } => Cause::Ended,
+            End::WayBack
+            | End::Exit { .. }
+            | End::PowerOff
+            | End::Reset
+            | End::SystemEvent { .. } => Cause::Ended,
             End::TimeLimit(_) | End::ExitLimit(_) | End::Interrupted | End::Unserved(_) => Cause::Unknown,
         };
         self.look_around(&moment, machine, trail);
@@ -118,6 +122,7 @@ impl Autopsy {
 fn table_at(machine: &Machine, moment: &Moment<'_>, linear: u64) -> Option<&'static str> {
     let gpa = moment.walker().walk(moment.memory, Gva(linear)).translation().map_or(Gpa(linear), |to| to.gpa);
     let placed = machine
+        .board
         .layout
         .ranges()
         .iter()

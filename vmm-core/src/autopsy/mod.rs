@@ -38,6 +38,7 @@ mod remarks;
 mod retrace;
 mod segments;
 mod system;
+mod storm;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -169,6 +170,11 @@ pub enum Note {
     },
     /// Single steps do not work here.
     NoSteps,
+    /// Several vCPUs ran at the same time, which cannot be had again.
+    Together {
+        /// The one that ended the run.
+        vcpu: u64,
+    },
     /// The host kept the registers, and they are those found.
     Confirmed,
     /// The host kept the registers, and they differ from those found.
@@ -240,6 +246,8 @@ pub fn examine(
         End::Halt { .. }
         | End::WayBack
         | End::Exit { .. }
+        | End::PowerOff
+        | End::Reset
         | End::Shutdown
         | End::InternalError { .. }
         | End::FailEntry { .. }

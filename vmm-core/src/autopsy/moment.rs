@@ -58,7 +58,7 @@ impl Registers {
     /// # Errors
     /// What the host says.
     pub fn of(machine: &Machine) -> Result<Self, kvm_sys_wrap::Error> {
-        Ok(Self { regs: machine.vcpu.regs()?, sregs: machine.vcpu.sregs()? })
+        Ok(Self { regs: machine.vcpu().regs()?, sregs: machine.vcpu().sregs()? })
     }
 
     /// The width of the code.
@@ -201,8 +201,8 @@ impl<'a> Moment<'a> {
     /// The registers of a machine's vCPU, now or at another time, with its memory.
     #[must_use]
     pub fn of(machine: &'a Machine, registers: &'a Registers) -> Self {
-        let CpuTraits { physical_bits, amd } = machine.cpu;
-        Self { registers, memory: &machine.memory, physical_bits, amd }
+        let CpuTraits { physical_bits, amd } = machine.board.cpu;
+        Self { registers, memory: &machine.board.memory, physical_bits, amd }
     }
 
     /// The walker of this moment.

@@ -68,6 +68,7 @@ impl Autopsy {
                 | Note::OutOfTime(_)
                 | Note::Overflowed { .. }
                 | Note::NoSteps
+                | Note::Together { .. }
                 | Note::Confirmed
                 | Note::Contradicted { .. }
                 | Note::OtherEnd(_)
@@ -91,6 +92,9 @@ impl Autopsy {
             Note::NoSteps => {
                 "this host's KVM (kvm-pvm) cannot single-step 64-bit code in ring 3, so the instructions before the end are not known".to_owned()
             }
+            Note::Together { vcpu } => format!(
+                "this is vCPU {vcpu}; several vCPUs ran at the same time, which cannot be had again, so the instructions before the end are not known"
+            ),
             Note::Confirmed => "this host kept the registers of the shutdown, and they agree with the run that was repeated".to_owned(),
             Note::Contradicted { kept } => format!(
                 "this host kept the registers of the shutdown, and they point at {}: the run that was repeated ended elsewhere",

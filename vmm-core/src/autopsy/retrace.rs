@@ -7,12 +7,14 @@ use crate::end::End;
 use crate::error::Error;
 use crate::machine::Machine;
 use crate::record::Recording;
+use crate::spec::Interrupts;
 use crate::replay::{Replayed, Replayer};
 
 use super::hang;
 use super::moment::Registers;
 use super::narrow::{self, Narrowed};
 use super::refusal;
+use super::storm;
 use super::trail::{REMEMBERED, Trail, Walked};
 use super::{Autopsy, Cause, Note, Source};
 
@@ -42,12 +44,13 @@ impl Autopsy {
         // KVM keeps them on some hosts, and puts the vCPU into its reset state on others.
         let reset = found.regs.rip == 0xfff0 && found.sregs.cs.selector == 0xf000;
         let kept = (self.end != End::Shutdown || !reset).then_some(found);
-        let steppable =
-            !(refusal::interprets_all() && framed.as_ref().or(kept.as_ref()).is_some_and(in_user_mode));
+        let alone = ended.others.is_empty();
+        let steppable = alone
+            && !(refusal::interprets_all() && framed.as_ref().or(kept.as_ref()).is_some_and(in_user_mode));
         let retraced = if steppable {
             self.retrace(recording, build, budget)?
         } else {
-            self.notes.push(Note::NoSteps);
+            self.notes.push(if alone { Note::NoSteps } else { Note::Together { vcpu: ended.vcpu().id() } });
             None
         };
         match retraced {
@@ -63,6 +66,8 @@ impl Autopsy {
                     End::Halt { .. }
                     | End::WayBack
                     | End::Exit { .. }
+                    | End::PowerOff
+                    | End::Reset
                     | End::Shutdown
                     | End::Unmapped(_)
                     | End::SystemEvent { .. }
@@ -208,6 +213,11 @@ impl Autopsy {
         budget: Duration,
     ) -> Result<(), Error> {
         let state = Registers::of(ended)?;
+        if ended.board.spec.interrupts != Interrupts::None {
+            self.judge(ended, &state, None);
+            self.cause = Cause::Hang(Box::new(storm::or_at_rest(ended, &self.end, &state)));
+            return Ok(());
+        }
         if refusal::interprets_all() && in_user_mode(&state) {
             self.notes.push(Note::NoSteps);
             self.judge(ended, &state, None);

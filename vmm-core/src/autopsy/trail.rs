@@ -186,7 +186,7 @@ impl Trail {
             pushes_flags: false,
         };
         if let Some(fault) = fault {
-            let landing = machine.landing.map(|landing| landing.address);
+            let landing = machine.board.landing.map(|landing| landing.address);
             let chain = moment.chain(fault);
             // Where a gate is not fit for use the CPU does not go there. Some hosts do.
             let handler = match chain.end {
@@ -357,11 +357,11 @@ fn clear_step_flag(
     let Some((gpa, _)) = moment.pieces(&access).ok().and_then(|pieces| pieces.first().copied()) else {
         return Ok(());
     };
-    if let Ok(flags) = machine.memory.read_obj::<u16>(gpa.into())
+    if let Ok(flags) = machine.board.memory.read_obj::<u16>(gpa.into())
         && u64::from(flags) & TRAP_FLAG != 0
     {
         // It was just read, so it can be written.
-        let _ = machine.memory.write_obj(flags & !0x100, gpa.into());
+        let _ = machine.board.memory.write_obj(flags & !0x100, gpa.into());
     }
     Ok(())
 }

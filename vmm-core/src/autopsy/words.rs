@@ -192,6 +192,8 @@ impl Autopsy {
             | End::Halt { .. }
             | End::WayBack
             | End::Exit { .. }
+            | End::PowerOff
+            | End::Reset
             | End::FailEntry { .. }
             | End::Exception { .. }
             | End::Unmapped(_)

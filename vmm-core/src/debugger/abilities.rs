@@ -9,15 +9,20 @@ use std::io;
 use std::time::Duration;
 
 use kvm_sys_wrap::{Breakpoint, GuestDebug, Kvm, Watch};
+use vm_memory::Bytes;
 
 use super::linear_pc;
+use super::track::{Event, Place, Track, Trail};
+use super::traps::Opcode;
 use crate::console::Console;
 use crate::end::End;
 use crate::error::Error;
+use crate::idt::Gate;
 use crate::image::FlatImage;
 use crate::limits::Limits;
 use crate::machine::Machine;
-use crate::mode::Mode;
+use crate::mode::{Mode, Ring};
+use crate::record::Recording;
 use crate::run_loop::Turn;
 use crate::spec::{self, Entry, MachineSpec};
 use crate::{Gpa, Gva};
@@ -30,6 +35,11 @@ const SECOND: u64 = GUEST_ADDRESS + 1;
 const PUSH: u64 = GUEST_ADDRESS + 2;
 const BEHIND: u64 = GUEST_ADDRESS + 3;
 
+/// `ud2`, and a handler for it where the instruction could not be: `nop; nop; hlt`.
+const FAULTING: [u8; 19] = [0x0f, 0x0b, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x90, 0x90, 0xf4];
+const HANDLER: u16 = 0x8010;
+const INVALID_OPCODE: u8 = 6;
+
 /// What works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Abilities {
@@ -39,6 +49,32 @@ pub struct Abilities {
     pub watchpoints: bool,
     /// One instruction can be executed alone.
     pub single_step: bool,
+    /// What a single step over an instruction that faults does.
+    pub handlers: Handlers,
+}
+
+/// How a single step ends before the first instruction of a fault's handler, if the fault has one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handlers {
+    /// By itself.
+    Reached,
+    /// By a HLT there.
+    ByHlt,
+    /// By an INT1 there: kvm-pvm.
+    ByInt1,
+    /// It does not: some or all of the handler is part of the step.
+    Missed,
+}
+
+impl Handlers {
+    /// What has to lie there.
+    pub(super) const fn opcode(self) -> Option<Opcode> {
+        match self {
+            Self::ByHlt => Some(Opcode::Hlt),
+            Self::ByInt1 => Some(Opcode::Int1),
+            Self::Reached | Self::Missed => None,
+        }
+    }
 }
 
 impl Abilities {
@@ -48,10 +84,12 @@ impl Abilities {
     /// Where no such machine can be built on this host.
     pub fn probe(kvm: &Kvm, spec: &MachineSpec) -> Result<Self, Error> {
         let probe = Probe { kvm, spec: small(spec) };
+        let single_step = probe.single_step()?;
         Ok(Self {
             hardware_breakpoints: probe.hardware_breakpoint()?,
             watchpoints: probe.watchpoint()?,
-            single_step: probe.single_step()?,
+            single_step,
+            handlers: if single_step { probe.handlers()? } else { Handlers::Missed },
         })
     }
 }
@@ -64,8 +102,13 @@ impl fmt::Display for Abilities {
         } else {
             "breakpoints by HLT bytes"
         })?;
-        f.write_str(if self.watchpoints { ", watchpoints" } else { ", no watchpoints" })?;
-        f.write_str(if self.single_step { ", single steps" } else { ", single steps by breakpoints" })
+        let means = if self.watchpoints { "debug registers" } else { "single steps" };
+        write!(f, ", watchpoints by {means}")?;
+        f.write_str(match (self.single_step, self.handlers) {
+            (true, Handlers::Reached | Handlers::ByHlt | Handlers::ByInt1) => ", single steps",
+            (true, Handlers::Missed) => ", single steps that miss handlers of faults",
+            (false, _) => ", single steps by breakpoints",
+        })
     }
 }
 
@@ -84,7 +127,11 @@ struct Probe<'a> {
 
 impl Probe<'_> {
     fn machine(&self) -> Result<Machine, Error> {
-        let guest = FlatImage { address: Gpa(GUEST_ADDRESS), bytes: &GUEST };
+        self.machine_of(&GUEST)
+    }
+
+    fn machine_of(&self, code: &[u8]) -> Result<Machine, Error> {
+        let guest = FlatImage { address: Gpa(GUEST_ADDRESS), bytes: code };
         Machine::build(self.kvm, self.spec.clone(), &guest, Console::to(io::sink()))
     }
 
@@ -92,7 +139,7 @@ impl Probe<'_> {
     fn stop(&self, debug: impl FnOnce(&Machine) -> Result<GuestDebug, Error>) -> Result<Option<u64>, Error> {
         let mut machine = self.machine()?;
         let debug = debug(&machine)?;
-        machine.vcpu.set_guest_debug(&debug)?;
+        machine.boot.vcpu.set_guest_debug(&debug)?;
         let mut limits = Limits::start(self.spec.limits)?;
         loop {
             match machine.turn(&mut limits, &mut [])? {
@@ -120,7 +167,7 @@ impl Probe<'_> {
             Mode::Long => 8,
         };
         let stopped = self.stop(|machine| {
-            let (regs, sregs) = (machine.vcpu.regs()?, machine.vcpu.sregs()?);
+            let (regs, sregs) = (machine.boot.vcpu.regs()?, machine.boot.vcpu.sregs()?);
             let top = sregs.ss.base.wrapping_add(regs.rsp);
             Ok(Self::register(top.wrapping_sub(width.into()), Watch::Write(width)))
         })?;
@@ -138,5 +185,35 @@ impl Probe<'_> {
             }
         }
         Ok(true)
+    }
+
+    /// The first means by which a step over UD2 ends before the handler.
+    fn handlers(&self) -> Result<Handlers, Error> {
+        // Where the landing page has the handlers, to reach one is the end of the run.
+        if self.spec.boot.ring == Ring::User {
+            return Ok(Handlers::Reached);
+        }
+        for means in [Handlers::Reached, Handlers::ByHlt, Handlers::ByInt1] {
+            let machine = self.machine_of(&FAULTING)?;
+            let table = machine.boot.vcpu.sregs()?.idt.base;
+            let vector = u64::from(INVALID_OPCODE);
+            let gate = Gate::interrupt(HANDLER.into(), Ring::Kernel).entry();
+            let (at, gate) = match self.spec.boot.mode {
+                // A far pointer in the vector table, to segment 0.
+                Mode::Real => (table + 4 * vector, HANDLER.into()),
+                Mode::Protected | Mode::Paged | Mode::Pae => (table + 8 * vector, gate),
+                Mode::Long => (table + 16 * vector, gate),
+            };
+            let wrote = |source| Error::Table { what: "a gate to try", source };
+            machine.board.memory.write_obj(gate, Gpa(at).into()).map_err(wrote)?;
+            let mut track = Track::new(machine, Place::default());
+            let mut recording = Recording::new();
+            let event = track.step_alone(&mut Trail::First(&mut recording), means, &mut || false)?;
+            let stopped = matches!(event, Event::Debug(_) | Event::Trap);
+            if stopped && linear_pc(&track.machine)? == u64::from(HANDLER) {
+                return Ok(means);
+            }
+        }
+        Ok(Handlers::Missed)
     }
 }

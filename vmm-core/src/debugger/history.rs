@@ -11,6 +11,7 @@
 use super::replay::{Found, WantsStop, found, found_or_stop};
 use super::state::State;
 use super::track::{Place, Track};
+use super::watched::Watched;
 use super::{Debugger, Stop, linear_pc};
 use crate::Gva;
 use crate::checkpoint::Checkpoint;
@@ -61,10 +62,10 @@ impl Debugger<'_> {
     pub(super) fn step_back(&mut self, wants_stop: WantsStop<'_>) -> Result<Stop, Error> {
         let here = found_or_stop!(self.here(wants_stop)?);
         let before = found_or_stop!(self.before(here, wants_stop)?);
-        Ok(self.go(before, wants_stop)?.map_or(Stop::Step, |stop| stop))
+        Ok(self.go(before, wants_stop)?.unwrap_or(Stop::Step))
     }
 
-    /// Back to the last breakpoint before this point, or to the start.
+    /// Back to the last breakpoint or write to watched memory before this point, or to the start.
     pub(super) fn run_back(&mut self, wants_stop: WantsStop<'_>) -> Result<Stop, Error> {
         let here = found_or_stop!(self.here(wants_stop)?);
         // Once to count the stops on the way here, once more to the last of them.
@@ -83,20 +84,25 @@ impl Debugger<'_> {
                 }
             }
         }
-        let mut steps = None;
+        let mut found = None;
         for step in 0..here.steps {
             let at_start = here.anchor == self.base.place.exits && step == 0;
             if !at_start && self.breakpoints.contains(&Gva(linear_pc(&track.machine)?)) {
-                steps = Some(step);
+                found = Some((step, Stop::Breakpoint));
             }
+            let watched = Watched::of(&track.machine, &self.watchpoints)?;
             // The last one leads here, and may be the end of the run.
-            if step + 1 < here.steps {
+            let is_last = step + 1 == here.steps;
+            if !is_last {
                 found_or_stop!(self.step_again(&mut track, wants_stop)?);
             }
+            if let Some(hit) = watched.changed(if is_last { self.machine() } else { &track.machine })? {
+                found = Some((step, Stop::Watchpoint(hit)));
+            }
         }
-        if let Some(steps) = steps {
+        if let Some((steps, stop)) = found {
             let point = Point { anchor: here.anchor, steps };
-            return Ok(self.go(point, wants_stop)?.unwrap_or(Stop::Breakpoint));
+            return Ok(self.go(point, wants_stop)?.unwrap_or(stop));
         }
         let Some(last) = last else {
             let start = Point { anchor: self.base.place.exits, steps: 0 };
@@ -124,7 +130,7 @@ impl Debugger<'_> {
         if self.breakpoints.contains(&Gva(here)) {
             self.past = Some(past);
             let stop = self.step_to_present(wants_stop)?;
-            if stop != Stop::Step || self.past.is_none() && self.end.is_some() {
+            if stop != Stop::Step {
                 return Ok(stop);
             }
             if self.breakpoints.contains(&self.pc()?) {
@@ -162,29 +168,23 @@ impl Debugger<'_> {
         let here = found_or_stop!(self.here(wants_stop)?);
         let Some(mut past) = self.past.take() else { return self.step_on(wants_stop) };
         let next = Point { steps: here.steps.saturating_add(1), ..here };
-        if next == past.present {
-            return self.return_to_present();
-        }
-        match self.step_again(&mut past.track, wants_stop)? {
-            Found::Yes(()) => {
-                past.point = Some(
-                    if past.track.place.exits == past.present.anchor && next.anchor < past.present.anchor {
-                        Point { anchor: past.present.anchor, steps: 0 }
-                    } else {
-                        next
-                    },
-                );
-                if past.point == Some(past.present) {
-                    return self.return_to_present();
-                }
+        let watched = Watched::of(&past.track.machine, &self.watchpoints)?;
+        if next != past.present {
+            if let Found::No(stop) = self.step_again(&mut past.track, wants_stop)? {
                 self.look_at(past)?;
-                Ok(Stop::Step)
+                return Ok(stop);
             }
-            Found::No(stop) => {
-                self.look_at(past)?;
-                Ok(stop)
-            }
+            let is_exit = past.track.place.exits == past.present.anchor && next.anchor < past.present.anchor;
+            let anchor = Point { anchor: past.present.anchor, steps: 0 };
+            past.point = Some(if is_exit { anchor } else { next });
         }
+        let stop = if next == past.present || past.point == Some(past.present) {
+            self.return_to_present()?
+        } else {
+            self.look_at(past)?;
+            Stop::Step
+        };
+        watched.instead_of(stop, self.machine())
     }
 
     /// Before the instruction that ended the run: a vCPU that shut down may have lost its registers, but on the way

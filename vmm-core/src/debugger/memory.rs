@@ -3,54 +3,91 @@
 //! Addresses are linear: virtual with the base of a segment added, as breakpoints and page tables take them. They are
 //! walked here and not by KVM, which would set accessed bits in the guest's tables: looking must not change anything.
 
-use vm_memory::Bytes;
+use iced_x86::{Decoder, DecoderOptions, Instruction};
+use vm_memory::{Bytes, GuestAddress};
 
 use crate::Gva;
+use crate::autopsy::moment::{Moment, Registers};
+use crate::disassembly::LONGEST;
 use crate::error::Error;
 use crate::machine::Machine;
-use crate::paging::walk::Translation;
+use crate::paging::walk::{Translation, Walker};
 
 const PAGE: u64 = 4096;
 
-/// Where a linear address leads; `None` where nothing is mapped.
-pub(super) fn walk(machine: &Machine, gva: Gva) -> Result<Option<Translation>, Error> {
-    Ok(machine.walker()?.walk(&machine.memory, gva).translation())
+/// Memory by linear addresses.
+pub(super) struct Linear<'a> {
+    machine: &'a Machine,
+    walker: Walker,
 }
 
-/// Reads up to the first byte that is not there, and gives the number of those that are.
-pub(super) fn read(machine: &Machine, start: Gva, data: &mut [u8]) -> Result<usize, Error> {
-    each_page(machine, start, data.len(), |gpa, range| {
-        let Some(piece) = data.get_mut(range) else { return false };
-        machine.memory.read_slice(piece, gpa).is_ok()
-    })
-}
-
-/// Writes up to the first byte that is not there, and gives the number of those that are. Read-only regions can be
-/// written: it is the debugger who writes, not the guest.
-pub(super) fn write(machine: &Machine, start: Gva, data: &[u8]) -> Result<usize, Error> {
-    each_page(machine, start, data.len(), |gpa, range| {
-        let Some(piece) = data.get(range) else { return false };
-        machine.memory.write_slice(piece, gpa).is_ok()
-    })
-}
-
-fn each_page(
-    machine: &Machine,
-    start: Gva,
-    length: usize,
-    mut access: impl FnMut(vm_memory::GuestAddress, std::ops::Range<usize>) -> bool,
-) -> Result<usize, Error> {
-    let walker = machine.walker()?;
-    let mut done = 0;
-    while done < length {
-        let Some(gva) = u64::try_from(done).ok().and_then(|offset| start.checked_add(offset)) else { break };
-        let Some(to) = walker.walk(&machine.memory, gva).translation() else { break };
-        let in_page = usize::try_from(PAGE - gva.0 % PAGE).unwrap_or(1);
-        let end = length.min(done.saturating_add(in_page));
-        if !access(to.gpa.into(), done..end) {
-            break;
-        }
-        done = end;
+impl<'a> Linear<'a> {
+    /// As the vCPU sees it now.
+    pub(super) fn of(machine: &'a Machine) -> Result<Self, Error> {
+        Ok(Self { machine, walker: machine.walker()? })
     }
-    Ok(done)
+
+    /// As a vCPU with these registers sees it: they need not be asked for again.
+    pub(super) fn with(machine: &'a Machine, registers: &Registers) -> Self {
+        Self { machine, walker: Moment::of(machine, registers).walker() }
+    }
+
+    /// Where an address leads; `None` where nothing is mapped.
+    pub(super) fn walk(&self, gva: Gva) -> Option<Translation> {
+        self.walker.walk(&self.machine.board.memory, gva).translation()
+    }
+
+    /// Reads up to the first byte that is not there, and gives the number of those that are.
+    pub(super) fn read(&self, start: Gva, data: &mut [u8]) -> usize {
+        self.each_page(start, data.len(), |gpa, range| {
+            let Some(piece) = data.get_mut(range) else { return false };
+            self.machine.board.memory.read_slice(piece, gpa).is_ok()
+        })
+    }
+
+    /// Writes up to the first byte that is not there, and gives the number of those that are. Read-only regions can be
+    /// written: it is the debugger who writes, not the guest.
+    pub(super) fn write(&self, start: Gva, data: &[u8]) -> usize {
+        self.each_page(start, data.len(), |gpa, range| {
+            let Some(piece) = data.get(range) else { return false };
+            self.machine.board.memory.write_slice(piece, gpa).is_ok()
+        })
+    }
+
+    /// A number of up to 8 bytes; `None` where not all of them are there.
+    pub(super) fn number(&self, start: Gva, size: usize) -> Option<u64> {
+        let mut bytes = [0; 8];
+        let wanted = bytes.get_mut(..size)?;
+        (self.read(start, wanted) == size).then(|| u64::from_le_bytes(bytes))
+    }
+
+    /// The next instruction of a vCPU with these registers; an invalid one where no memory is.
+    pub(super) fn next_instruction(&self, registers: &Registers) -> Instruction {
+        let mut code = [0; LONGEST];
+        let length = self.read(Gva(registers.linear_rip()), &mut code);
+        let code = code.get(..length).unwrap_or_default();
+        Decoder::with_ip(registers.width().bits(), code, registers.regs.rip, DecoderOptions::NONE).decode()
+    }
+
+    fn each_page(
+        &self,
+        start: Gva,
+        length: usize,
+        mut access: impl FnMut(GuestAddress, std::ops::Range<usize>) -> bool,
+    ) -> usize {
+        let mut done = 0;
+        while done < length {
+            let Some(gva) = u64::try_from(done).ok().and_then(|offset| start.checked_add(offset)) else {
+                break;
+            };
+            let Some(to) = self.walk(gva) else { break };
+            let in_page = usize::try_from(PAGE - gva.0 % PAGE).unwrap_or(1);
+            let end = length.min(done.saturating_add(in_page));
+            if !access(to.gpa.into(), done..end) {
+                break;
+            }
+            done = end;
+        }
+        done
+    }
 }

@@ -1,11 +1,13 @@
 //! A debugger's view of a run: stop at an address, step, look and change, and go back.
 //!
 //! [`Debugger`] holds a machine and does to it what a front-end asks for; it speaks no protocol. Breakpoints and
-//! watchpoints are there only while the guest runs (`traps.rs`, `running.rs`), by the means that work on this host ([`Abilities`]).
+//! watchpoints are there only while the guest runs (`traps.rs`, `watched.rs`, `running.rs`), by the means that work on this
+//! host ([`Abilities`]). One step is the matter of `track.rs`, with the corrections of `trap_flag.rs` and `detours.rs`.
 //! Going back is running again: a second machine follows the record of the first (`history.rs`), which waits where it
 //! was. While the second one is looked at, nothing can be changed: what has happened has happened.
 
 mod abilities;
+mod detours;
 mod history;
 mod memory;
 mod replay;
@@ -16,19 +18,22 @@ mod successors;
 mod track;
 mod trap_flag;
 mod traps;
+mod watched;
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Instant;
 
 use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
-use kvm_sys_wrap::{Breakpoint, VcpuState, Watch};
+use kvm_sys_wrap::{Breakpoint, VcpuState};
 
-pub use abilities::Abilities;
+pub use abilities::{Abilities, Handlers};
 use history::Base;
+use memory::Linear;
 use running::{Around, after_step};
 pub use stopper::Stopper;
 use track::{Place, Track, Trail};
+use watched::{Watched, can_be_compared, fit_registers};
 
 use crate::Gva;
 use crate::end::End;
@@ -36,9 +41,6 @@ use crate::error::Error;
 use crate::machine::Machine;
 use crate::record::Recording;
 use crate::run_loop::Outcome;
-
-/// Debug registers.
-const REGISTERS: usize = 4;
 
 /// A run under a debugger's control.
 pub struct Debugger<'a> {
@@ -127,7 +129,7 @@ impl<'a> Debugger<'a> {
     /// # Errors
     /// Where the host has no way to stop a vCPU, or cannot run the small machines of [`Abilities::probe`].
     pub fn new(machine: Machine, build: impl Fn() -> Result<Machine, Error> + 'a) -> Result<Self, Error> {
-        let abilities = Abilities::probe(machine.vcpu.vm().kvm(), &machine.spec)?;
+        let abilities = Abilities::probe(machine.boot.vcpu.vm().kvm(), &machine.board.spec)?;
         let stopper = Stopper::new(&machine)?;
         Ok(Self {
             build: Box::new(build),
@@ -198,17 +200,15 @@ impl<'a> Debugger<'a> {
         self.breakpoints.remove(&address)
     }
 
-    /// Watches 1, 2, 4 or 8 bytes at a multiple of their number; whether this host can, and has a debug register left.
+    /// Watches memory; whether that can be done. In debug registers there is room for four pieces of 1, 2, 4 or 8 bytes, each
+    /// at a multiple of its size, where the host has them. Otherwise the guest is single-stepped and its memory compared:
+    /// then up to 16 pieces of up to 64 bytes are watched, and only for writes that change them.
     pub fn add_watchpoint(&mut self, wanted: Breakpoint) -> bool {
-        let fits = match wanted.watch {
-            Watch::Execute => false,
-            Watch::Write(size) | Watch::Access(size) => {
-                matches!(size, 1 | 2 | 4 | 8) && wanted.address.is_aligned(size.into())
-            }
-        };
-        let can = self.abilities.watchpoints && fits && self.watchpoints.len() < REGISTERS;
-        if can {
-            self.watchpoints.push(wanted);
+        self.watchpoints.push(wanted);
+        let in_registers = self.abilities.watchpoints && fit_registers(&self.watchpoints);
+        let can = in_registers || can_be_compared(&self.watchpoints);
+        if !can {
+            self.watchpoints.pop();
         }
         can
     }
@@ -256,7 +256,7 @@ impl<'a> Debugger<'a> {
     /// # Errors
     /// [`Error::Kvm`].
     pub fn registers(&self) -> Result<(kvm_regs, kvm_sregs), Error> {
-        let vcpu = &self.machine().vcpu;
+        let vcpu = &self.machine().boot.vcpu;
         Ok((vcpu.regs()?, vcpu.sregs()?))
     }
 
@@ -266,7 +266,7 @@ impl<'a> Debugger<'a> {
     /// [`EditError`].
     pub fn change(&mut self, change: impl FnOnce(&mut VcpuState)) -> Result<(), EditError> {
         self.may_edit()?;
-        let vcpu = &self.present.machine.vcpu;
+        let vcpu = &self.present.machine.boot.vcpu;
         let mut state = vcpu.save().map_err(Error::from)?;
         change(&mut state);
         vcpu.restore(&state).map_err(Error::from)?;
@@ -278,7 +278,7 @@ impl<'a> Debugger<'a> {
     /// # Errors
     /// [`Error::Kvm`].
     pub fn read(&self, address: Gva, data: &mut [u8]) -> Result<usize, Error> {
-        memory::read(self.machine(), address, data)
+        Ok(Linear::of(self.machine())?.read(address, data))
     }
 
     /// Writes memory at a linear address.
@@ -287,7 +287,7 @@ impl<'a> Debugger<'a> {
     /// [`EditError`]; what was before a byte that is not there has been written.
     pub fn write(&mut self, address: Gva, data: &[u8]) -> Result<(), EditError> {
         self.may_edit()?;
-        let written = memory::write(&self.present.machine, address, data)?;
+        let written = Linear::of(&self.present.machine)?.write(address, data);
         self.begin_history_here()?;
         if written == data.len() {
             return Ok(());
@@ -324,8 +324,8 @@ impl<'a> Debugger<'a> {
     fn conclude(self, end: End) -> Result<Finished, Error> {
         let elapsed = self.started.elapsed();
         let machine = self.present.machine;
-        machine.output.sync().map_err(Error::Console)?;
-        let outcome = Outcome { end, exits: machine.exits.clone(), elapsed };
+        machine.board.output.sync().map_err(Error::Console)?;
+        let outcome = Outcome { end, exits: machine.boot.exits.clone(), elapsed };
         Ok(Finished { machine, outcome, recording: self.recording, changed: self.base.is_change() })
     }
 
@@ -363,20 +363,19 @@ impl<'a> Debugger<'a> {
         if let Some(end) = &self.end {
             return Ok(Stop::Ended(end.clone()));
         }
+        let watched = Watched::of(&self.present.machine, &self.watchpoints)?;
         let mut trail = Trail::First(&mut self.recording);
-        let event = self.present.step(&mut trail, self.abilities.single_step, wants_stop)?;
-        let stop = after_step(event);
-        self.note_end(stop)
+        let event = self.present.step(&mut trail, self.abilities, wants_stop)?;
+        let stop = self.note_end(after_step(event))?;
+        watched.instead_of(stop, &self.present.machine)
     }
 
     /// Keeps how the run ended, and passes on what it printed.
     fn note_end(&mut self, stop: Stop) -> Result<Stop, Error> {
         if let Stop::Ended(end) = &stop {
             self.end = Some(end.clone());
-        } else {
-            self.present.settle(&mut Trail::First(&mut self.recording))?;
         }
-        self.present.machine.output.sync().map_err(Error::Console)?;
+        self.present.machine.board.output.sync().map_err(Error::Console)?;
         Ok(stop)
     }
 }
@@ -389,6 +388,6 @@ impl fmt::Debug for Debugger<'_> {
 
 /// The linear address of the next instruction: code outside of long mode is relative to the base of CS.
 fn linear_pc(machine: &Machine) -> Result<u64, Error> {
-    let (regs, sregs) = (machine.vcpu.regs()?, machine.vcpu.sregs()?);
+    let (regs, sregs) = (machine.boot.vcpu.regs()?, machine.boot.vcpu.sregs()?);
     Ok(crate::disassembly::linear_rip(&regs, &sregs))
 }

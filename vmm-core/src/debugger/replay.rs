@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::running::{Around, after_step};
 use super::track::{Track, Trail};
+use super::watched::Watched;
 use super::{Debugger, Stop, linear_pc};
 use crate::Gva;
 use crate::error::Error;
@@ -74,7 +75,6 @@ impl Debugger<'_> {
                 }
             }
         }
-        track.settle(&mut Trail::Again(&self.recording))?;
         Ok(Found::Yes(track))
     }
 
@@ -91,8 +91,10 @@ impl Debugger<'_> {
         }
         // Off a breakpoint that has been reached already.
         if self.breakpoints.contains(&Gva(linear_pc(&track.machine)?)) {
-            if let Found::No(stop) = self.step_again(track, wants_stop)? {
-                return Ok(stop);
+            let watched = Watched::of(&track.machine, &self.watchpoints)?;
+            found_or_stop!(self.step_again(track, wants_stop)?);
+            if let Some(hit) = watched.changed(&track.machine)? {
+                return Ok(Stop::Watchpoint(hit));
             }
             if track.place.exits >= exits {
                 return Ok(Stop::Step);
@@ -107,9 +109,7 @@ impl Debugger<'_> {
             watchpoints: &self.watchpoints,
             until: Some(exits),
         };
-        let stop = around.run(track, &mut trail, wants_stop)?;
-        track.settle(&mut trail)?;
-        Ok(stop)
+        around.run(track, &mut trail, wants_stop)
     }
 
     pub(super) fn step_again(
@@ -118,7 +118,7 @@ impl Debugger<'_> {
         wants_stop: WantsStop<'_>,
     ) -> Result<Found<()>, Error> {
         let mut trail = Trail::Again(&self.recording);
-        let event = track.step(&mut trail, self.abilities.single_step, wants_stop)?;
+        let event = track.step(&mut trail, self.abilities, wants_stop)?;
         if wants_stop() {
             return Ok(Found::No(Stop::Asked));
         }

@@ -6,6 +6,7 @@ use kvm_sys_wrap::{Breakpoint, Watch, interrupted};
 
 use super::track::{Event, Track, Trail};
 use super::traps::Traps;
+use super::watched::{Watched, fit_registers};
 use super::{Abilities, Stop, linear_pc};
 use crate::Gva;
 use crate::end::End;
@@ -21,13 +22,17 @@ pub(super) struct Around<'a> {
 }
 
 impl Around<'_> {
-    /// Runs until something stops the guest. [`Stop::Step`] stands for having got to `until`.
+    /// Runs until something stops the guest, between two instructions. [`Stop::Step`] stands for having got to `until`.
     pub(super) fn run(
         &self,
         track: &mut Track,
         trail: &mut Trail<'_>,
         wants_stop: &mut dyn FnMut() -> bool,
     ) -> Result<Stop, Error> {
+        let in_registers = self.abilities.watchpoints && fit_registers(self.watchpoints);
+        if !in_registers && !self.watchpoints.is_empty() {
+            return self.step_along(track, trail, wants_stop);
+        }
         let breakpoints: Vec<Gva> = self.breakpoints.iter().copied().collect();
         let traps = Traps::place(&track.machine, self.abilities, &breakpoints, self.watchpoints)?;
         if traps.unplaced {
@@ -36,7 +41,11 @@ impl Around<'_> {
         }
         let stop = self.run_with(&traps, track, trail, wants_stop);
         traps.remove(&track.machine)?;
-        stop
+        let stop = stop?;
+        if let Stop::Ended(_) = stop {
+            return Ok(stop);
+        }
+        Ok(track.settle(trail)?.map_or(stop, after_step))
     }
 
     fn run_with(
@@ -68,15 +77,17 @@ impl Around<'_> {
         }
     }
 
-    /// For breakpoints that cannot be put in place, such as on pages that are not mapped yet.
+    /// For what cannot be put in place: breakpoints on pages that are not mapped yet, watchpoints without debug registers.
     fn step_along(
         &self,
         track: &mut Track,
         trail: &mut Trail<'_>,
         wants_stop: &mut dyn FnMut() -> bool,
     ) -> Result<Stop, Error> {
+        let watched = Watched::of(&track.machine, self.watchpoints)?;
         loop {
-            let stop = after_step(track.step(trail, self.abilities.single_step, wants_stop)?);
+            let stop = after_step(track.step(trail, self.abilities, wants_stop)?);
+            let stop = watched.instead_of(stop, &track.machine)?;
             if stop != Stop::Step || self.until.is_some_and(|exits| track.place.exits >= exits) {
                 return Ok(stop);
             }

@@ -20,18 +20,18 @@ const ACCESSED_AND_DIRTY: u8 = 0x60;
 
 impl<'a> State<'a> {
     pub(super) fn of(machine: &'a Machine) -> Result<Self, Error> {
-        Ok(Self { regs: machine.vcpu.regs()?, sregs: machine.vcpu.sregs()?, machine })
+        Ok(Self { regs: machine.boot.vcpu.regs()?, sregs: machine.boot.vcpu.sregs()?, machine })
     }
 
     pub(super) fn is_that_of(&self, other: &Machine) -> Result<bool, Error> {
-        let regs = other.vcpu.regs()?;
+        let regs = other.boot.vcpu.regs()?;
         if regs.rip != self.regs.rip
             || (kvm_regs { rflags: regs.rflags | DEBUG_FLAGS, ..regs })
                 != (kvm_regs { rflags: self.regs.rflags | DEBUG_FLAGS, ..self.regs })
         {
             return Ok(false);
         }
-        let sregs = other.vcpu.sregs()?;
+        let sregs = other.boot.vcpu.sregs()?;
         let essence =
             |s: &kvm_sregs| (s.cr0, s.cr2, s.cr3, s.cr4, s.efer, s.cs.base, s.cs.selector, s.ss.selector);
         Ok(essence(&sregs) == essence(&self.sregs) && same_memory(self.machine, other))
@@ -42,11 +42,11 @@ impl<'a> State<'a> {
 fn same_memory(one: &Machine, other: &Machine) -> bool {
     const CHUNK: usize = 4096;
     let (mut left, mut right) = ([0_u8; CHUNK], [0_u8; CHUNK]);
-    one.memory.iter().flat_map(|region| (region.start_addr().0..=region.last_addr().0).step_by(CHUNK)).all(
+    one.board.memory.iter().flat_map(|region| (region.start_addr().0..=region.last_addr().0).step_by(CHUNK)).all(
         |at| {
             let at = vm_memory::GuestAddress(at);
-            let read = one.memory.read_slice(&mut left, at).is_ok()
-                && other.memory.read_slice(&mut right, at).is_ok();
+            let read = one.board.memory.read_slice(&mut left, at).is_ok()
+                && other.board.memory.read_slice(&mut right, at).is_ok();
             read && (left == right
                 || left
                     .iter()

@@ -13,7 +13,7 @@ pub struct Stopper(Arc<Mutex<Kick>>);
 
 impl Stopper {
     pub(super) fn new(machine: &Machine) -> Result<Self, Error> {
-        Ok(Self(Arc::new(Mutex::new(machine.vcpu.kick_handle()?))))
+        Ok(Self(Arc::new(Mutex::new(machine.boot.vcpu.kick_handle()?))))
     }
 
     /// Wakes the debugger's thread.
@@ -23,7 +23,7 @@ impl Stopper {
 
     /// From now on it is this machine that runs.
     pub(super) fn watch(&self, machine: &Machine) -> Result<(), Error> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = machine.vcpu.kick_handle()?;
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = machine.boot.vcpu.kick_handle()?;
         Ok(())
     }
 }

@@ -3,77 +3,63 @@
 //! A breakpoint on each of these addresses stops the guest after one instruction. Branches whose condition is not
 //! looked at have two; those that go through a register or memory are computed from its value.
 
-use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, OpKind, Register};
+use iced_x86::{FlowControl, Instruction, OpKind, Register};
 use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
 
-use super::{linear_pc, memory};
+use super::memory::Linear;
 use crate::Gva;
+use crate::autopsy::moment::Registers;
+use crate::disassembly::Width;
 use crate::error::Error;
 use crate::machine::Machine;
 
-/// The longest instruction (SDM vol. 2, 2.3.11).
-const LONGEST: usize = 15;
-
 /// All places where the guest can be after the next instruction, but for exceptions; none where that cannot be known.
 pub(super) fn successors(machine: &Machine) -> Result<Vec<Gva>, Error> {
-    let (regs, sregs) = (machine.vcpu.regs()?, machine.vcpu.sregs()?);
-    let pc = linear_pc(machine)?;
-    let mut code = [0; LONGEST];
-    let length = memory::read(machine, Gva(pc), &mut code)?;
-    let bits = match (sregs.cs.l, sregs.cs.db) {
-        (0, 0) => 16,
-        (0, _) => 32,
-        (_, _) => 64,
-    };
-    let code = code.get(..length).unwrap_or_default();
-    let instruction = Decoder::with_ip(bits, code, regs.rip, DecoderOptions::NONE).decode();
+    let registers = Registers::of(machine)?;
+    let memory = Linear::with(machine, &registers);
+    let instruction = memory.next_instruction(&registers);
+    let pc = registers.linear_rip();
+    let regs = registers.regs;
     let base = pc.wrapping_sub(regs.rip);
     let linear = |rip: u64| Gva(base.wrapping_add(rip));
     let beyond = linear(instruction.next_ip());
     let target = || linear(instruction.near_branch_target());
+    let is_near =
+        matches!(instruction.op0_kind(), OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64);
     let places = match instruction.flow_control() {
         FlowControl::Next => vec![beyond],
         // A branch to itself is done when it falls through.
         FlowControl::ConditionalBranch if target().0 == pc => vec![beyond],
         FlowControl::ConditionalBranch | FlowControl::XbeginXabortXend => vec![beyond, target()],
-        FlowControl::UnconditionalBranch | FlowControl::Call => vec![target()],
+        FlowControl::UnconditionalBranch | FlowControl::Call if is_near => vec![target()],
         FlowControl::IndirectBranch | FlowControl::IndirectCall => {
-            indirect(machine, &instruction, &regs, &sregs)?.map(linear).into_iter().collect()
+            indirect(&memory, &instruction, &registers).map(linear).into_iter().collect()
         }
         FlowControl::Return => {
-            let top = sregs.ss.base.wrapping_add(regs.rsp);
-            number(machine, top, bits / 8)?.map(linear).into_iter().collect()
+            let size = match registers.width() {
+                Width::Bits16 => 2,
+                Width::Bits32 => 4,
+                Width::Bits64 => 8,
+            };
+            memory.number(Gva(registers.linear_stack()), size).map(linear).into_iter().collect()
         }
-        FlowControl::Interrupt | FlowControl::Exception => Vec::new(),
+        // Far branches and SYSCALL lead to another segment.
+        FlowControl::UnconditionalBranch
+        | FlowControl::Call
+        | FlowControl::Interrupt
+        | FlowControl::Exception => Vec::new(),
     };
     Ok(places)
 }
 
 /// The value that an indirect branch jumps to.
-fn indirect(
-    machine: &Machine,
-    instruction: &Instruction,
-    regs: &kvm_regs,
-    sregs: &kvm_sregs,
-) -> Result<Option<u64>, Error> {
-    let value = |register: Register| value(register, regs, sregs);
+fn indirect(memory: &Linear<'_>, instruction: &Instruction, registers: &Registers) -> Option<u64> {
+    let value = |register: Register| value(register, &registers.regs, &registers.sregs);
     if instruction.op0_kind() == OpKind::Register {
-        return Ok(value(instruction.op0_register()));
+        return value(instruction.op0_register());
     }
-    let address = instruction.virtual_address(0, 0, |register, _, _| value(register));
-    let size = u32::try_from(instruction.memory_size().size()).unwrap_or(8);
-    address.map_or(Ok(None), |address| number(machine, address, size))
-}
-
-/// A number of up to 8 bytes in memory.
-fn number(machine: &Machine, address: u64, size: u32) -> Result<Option<u64>, Error> {
-    let mut bytes = [0; 8];
-    let Some(wanted) = usize::try_from(size).ok().and_then(|size| bytes.get_mut(..size)) else {
-        return Ok(None);
-    };
-    let length = wanted.len();
-    let read = memory::read(machine, Gva(address), wanted)?;
-    Ok((read == length).then(|| u64::from_le_bytes(bytes)))
+    let address = instruction.virtual_address(0, 0, |register, _, _| value(register))?;
+    memory.number(Gva(address), instruction.memory_size().size())
 }
 
 /// The value of a register in an address: general ones by their width, segments by their base.

@@ -4,13 +4,17 @@
 //! down, and the guest reads what it read then. In both cases the exits that breakpoints make are taken out: neither
 //! the record nor the counts show that somebody watched.
 
+use iced_x86::Mnemonic;
 use kvm_sys_wrap::{Exit, GuestDebug, emulation_failure};
 
-use super::linear_pc;
+use super::detours::handlers;
+use super::memory::Linear;
 use super::successors::successors;
 use super::trap_flag::Before;
 use super::traps::Traps;
+use super::{Abilities, Handlers};
 use crate::Gva;
+use crate::autopsy::moment::Registers;
 use crate::end::End;
 use crate::error::Error;
 use crate::exit_counts::ExitKind;
@@ -73,14 +77,14 @@ impl Track {
 
     /// Runs the guest up to its next exit, and serves that.
     pub(super) fn turn(&mut self, trail: &mut Trail<'_>, traps: &Traps) -> Result<Event, Error> {
-        let exit = self.machine.vcpu.run()?;
+        let exit = self.machine.boot.vcpu.run()?;
         self.take(&exit, trail, traps)
     }
 
     /// Brings the guest between two instructions: what the last exit left half done is completed. `Some` if the run
     /// ended with that.
     pub(super) fn settle(&mut self, trail: &mut Trail<'_>) -> Result<Option<Event>, Error> {
-        while let Some(exit) = self.machine.vcpu.complete()? {
+        while let Some(exit) = self.machine.boot.vcpu.complete()? {
             let event = self.take(&exit, trail, &Traps::none())?;
             if let Event::Ended(_) | Event::Diverged = event {
                 return Ok(Some(event));
@@ -89,20 +93,18 @@ impl Track {
         Ok(None)
     }
 
-    /// Executes one instruction, with the exits that it takes: [`Event::Debug`] if the guest can go on.
+    /// Executes one instruction, with the exits that it takes: [`Event::Debug`] if the guest can go on, or [`Event::Trap`]
+    /// if it stands at the start of a handler.
     ///
     /// `wants_stop` is asked after each signal; [`Event::Kicked`] if it said yes, and then the instruction is not done.
     pub(super) fn step(
         &mut self,
         trail: &mut Trail<'_>,
-        single_step: bool,
+        abilities: Abilities,
         wants_stop: &mut dyn FnMut() -> bool,
     ) -> Result<Event, Error> {
-        if let Some(event) = self.settle(trail)? {
-            return Ok(event);
-        }
-        if single_step {
-            return self.step_alone(trail, wants_stop);
+        if abilities.single_step {
+            return self.step_alone(trail, abilities.handlers, wants_stop);
         }
         let next: Vec<Gva> = successors(&self.machine)?;
         if next.is_empty() {
@@ -112,33 +114,48 @@ impl Track {
         let traps = Traps::at(&self.machine, &next)?;
         let event = self.until_event(trail, &traps, wants_stop);
         traps.remove(&self.machine)?;
-        let event = event?;
-        Ok(if event == Event::Trap { Event::Debug(0) } else { event })
+        event
     }
 
-    fn step_alone(
+    /// The same with the trap flag.
+    pub(super) fn step_alone(
         &mut self,
         trail: &mut Trail<'_>,
+        into: Handlers,
         wants_stop: &mut dyn FnMut() -> bool,
     ) -> Result<Event, Error> {
-        let halt = self.machine.next_if_halt()?;
-        let before = Before::of(&self.machine)?;
+        let registers = Registers::of(&self.machine)?;
+        let memory = Linear::with(&self.machine, &registers);
+        let before = Before { instruction: memory.next_instruction(&registers), registers };
+        let detours = match into.opcode() {
+            Some(opcode) => {
+                let handlers = handlers(&self.machine, &memory, &before);
+                Traps::in_ring_0(&self.machine, &memory, opcode, &handlers)?
+            }
+            None => Traps::none(),
+        };
         let step = GuestDebug { single_step: true, ..GuestDebug::default() };
-        self.machine.vcpu.set_guest_debug(&step)?;
-        let event = self.until_stepped(trail, wants_stop);
-        self.machine.vcpu.set_guest_debug(&GuestDebug::default())?;
+        self.machine.boot.vcpu.set_guest_debug(&step)?;
+        let event = self.until_stepped(trail, &detours, wants_stop);
+        self.machine.boot.vcpu.set_guest_debug(&GuestDebug::default())?;
+        detours.remove(&self.machine)?;
         let event = event?;
-        if matches!(event, Event::Debug(_)) {
+        if !matches!(event, Event::Debug(_) | Event::Trap) {
+            return Ok(event);
+        }
+        let after = Registers::of(&self.machine)?;
+        if event != Event::Trap {
             // Out of ring 3 there is but one way: the HLT that the landing page has for it.
-            if self.has_landed()? {
+            if self.has_landed(&after) {
                 return self.until_event(trail, &Traps::none(), wants_stop);
             }
             // Some hosts report a stepped HLT as a step like any other.
-            if halt == Some(linear_pc(&self.machine)?) {
+            let is_next = after.regs.rip == before.instruction.next_ip();
+            if is_next && before.instruction.mnemonic() == Mnemonic::Hlt {
                 return self.take(&Exit::Hlt, trail, &Traps::none());
             }
-            before.clean(&self.machine)?;
         }
+        before.clean(&self.machine, &after)?;
         Ok(event)
     }
 
@@ -147,10 +164,11 @@ impl Track {
     fn until_stepped(
         &mut self,
         trail: &mut Trail<'_>,
+        detours: &Traps,
         wants_stop: &mut dyn FnMut() -> bool,
     ) -> Result<Event, Error> {
         loop {
-            match self.turn(trail, &Traps::none())? {
+            match self.turn(trail, detours)? {
                 Event::Served => {
                     return Ok(match self.settle(trail)? {
                         Some(event) => event,
@@ -168,10 +186,10 @@ impl Track {
         }
     }
 
-    fn has_landed(&self) -> Result<bool, Error> {
-        let Some(landing) = self.machine.landing else { return Ok(false) };
-        let offset = linear_pc(&self.machine)?.checked_sub(landing.address.0);
-        Ok(offset.is_some_and(|offset| offset < landing::SIZE.into()))
+    fn has_landed(&self, registers: &Registers) -> bool {
+        let Some(landing) = self.machine.board.landing else { return false };
+        let offset = registers.linear_rip().checked_sub(landing.address.0);
+        offset.is_some_and(|offset| offset < landing::SIZE.into())
     }
 
     fn until_event(
@@ -201,15 +219,15 @@ impl Track {
         if let Exit::Debug { dr6, .. } = exit {
             return Ok(Event::Debug(*dr6));
         }
-        if matches!(exit, Exit::Hlt) && traps.undo(&self.machine)? {
+        if traps.undo(&self.machine, exit)? {
             return Ok(Event::Trap);
         }
         if let Exit::InternalError { suberror: 1, data } = exit
             && emulation_failure(data).is_some_and(|bytes| bytes.first() == Some(&INT3))
         {
-            let mut regs = self.machine.vcpu.regs()?;
+            let mut regs = self.machine.boot.vcpu.regs()?;
             regs.rip = regs.rip.wrapping_add(1);
-            self.machine.vcpu.set_regs(&regs)?;
+            self.machine.boot.vcpu.set_regs(&regs)?;
             return Ok(Event::OwnInt3);
         }
         self.serve(exit, trail)
@@ -222,21 +240,21 @@ impl Track {
             return Ok(Event::Diverged);
         }
         let machine = &mut self.machine;
-        machine.exits.record(ExitKind::from(exit));
-        machine.answer.clear();
+        machine.boot.exits.record(ExitKind::from(exit));
+        machine.boot.answer.clear();
         let turn = machine.serve(exit)?;
         match trail {
-            Trail::First(recording) => recording.push(exit, &machine.answer),
+            Trail::First(recording) => recording.push(exit, &machine.boot.answer),
             Trail::Again(recording) => {
-                if let Some(recorded) = recording.answer(self.place.answers, machine.answer.len()) {
-                    machine.answer.copy_from_slice(recorded);
+                if let Some(recorded) = recording.answer(self.place.answers, machine.boot.answer.len()) {
+                    machine.boot.answer.copy_from_slice(recorded);
                 }
             }
         }
         self.place.exits = self.place.exits.wrapping_add(1);
-        self.place.answers = self.place.answers.saturating_add(machine.answer.len());
-        if !machine.answer.is_empty() {
-            machine.vcpu.reply(&machine.answer)?;
+        self.place.answers = self.place.answers.saturating_add(machine.boot.answer.len());
+        if !machine.boot.answer.is_empty() {
+            machine.boot.vcpu.reply(&machine.boot.answer)?;
         }
         Ok(match turn {
             Turn::Served => Event::Served,

@@ -4,12 +4,12 @@
 //! frame of an exception store the flags with TF in them. Loaded again later, when nobody steps any more, they raise a #DB
 //! that nobody expects. So after a step that stored flags, TF is taken out of them, unless the guest had set it itself.
 
-use iced_x86::{Decoder, DecoderOptions, Mnemonic};
-use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
+use iced_x86::{Instruction, Mnemonic};
+use kvm_sys_wrap::bindings::kvm_regs;
 
-use super::memory;
+use super::memory::Linear;
 use crate::Gva;
-use crate::disassembly::{Width, linear_rip};
+use crate::autopsy::moment::Registers;
 use crate::error::Error;
 use crate::machine::Machine;
 
@@ -17,57 +17,42 @@ use crate::machine::Machine;
 const TF: u64 = 1 << 8;
 /// CF, PF, AF, ZF, SF, IF, DF, OF: what an exception stores as it was.
 const STORED: u64 = 0b1110_1101_0101;
-/// As far from the stack pointer as a frame is looked for.
-const FRAME_AREA: u64 = 96;
-/// The longest instruction (SDM vol. 2, 2.3.11).
-const LONGEST: usize = 15;
 
 /// The vCPU before a step.
 pub(super) struct Before {
-    regs: kvm_regs,
-    sregs: kvm_sregs,
-    mnemonic: Mnemonic,
-    next: u64,
+    pub(super) registers: Registers,
+    pub(super) instruction: Instruction,
 }
 
 impl Before {
-    pub(super) fn of(machine: &Machine) -> Result<Self, Error> {
-        let (regs, sregs) = (machine.vcpu.regs()?, machine.vcpu.sregs()?);
-        let mut code = [0; LONGEST];
-        let length = memory::read(machine, Gva(linear_rip(&regs, &sregs)), &mut code)?;
-        let bits = Width::of_sregs(&sregs).bits();
-        let code = code.get(..length).unwrap_or_default();
-        let instruction = Decoder::with_ip(bits, code, regs.rip, DecoderOptions::NONE).decode();
-        Ok(Self { regs, sregs, mnemonic: instruction.mnemonic(), next: instruction.next_ip() })
-    }
-
-    /// Takes TF out of what the step has stored.
-    pub(super) fn clean(&self, machine: &Machine) -> Result<(), Error> {
-        if self.regs.rflags & TF != 0 {
+    /// Takes TF out of what the step has stored, given the registers after it.
+    pub(super) fn clean(&self, machine: &Machine, after: &Registers) -> Result<(), Error> {
+        if self.registers.regs.rflags & TF != 0 {
             return Ok(());
         }
-        let mut regs = machine.vcpu.regs()?;
-        if self.mnemonic == Mnemonic::Syscall && regs.r11 & TF != 0 {
-            regs.r11 &= !TF;
-            machine.vcpu.set_regs(&regs)?;
+        let mnemonic = self.instruction.mnemonic();
+        if mnemonic == Mnemonic::Syscall && after.regs.r11 & TF != 0 {
+            machine.boot.vcpu.set_regs(&kvm_regs { r11: after.regs.r11 & !TF, ..after.regs })?;
         }
-        let sregs = machine.vcpu.sregs()?;
-        let stack = |rsp: u64| if sregs.cs.l == 0 { sregs.ss.base.wrapping_add(rsp) } else { rsp };
-        if matches!(self.mnemonic, Mnemonic::Pushf | Mnemonic::Pushfd | Mnemonic::Pushfq) {
-            return clear(machine, stack(regs.rsp));
+        let memory = Linear::with(machine, after);
+        if matches!(mnemonic, Mnemonic::Pushf | Mnemonic::Pushfd | Mnemonic::Pushfq) {
+            clear(&memory, after.linear_stack());
+            return Ok(());
         }
         // No exception, and nothing was pushed.
-        if regs.rip == self.next || regs.rsp == self.regs.rsp {
+        if after.regs.rip == self.instruction.next_ip() || after.regs.rsp == self.registers.regs.rsp {
             return Ok(());
         }
-        // Some hosts report the step only after the first instruction of the handler, which may push more. So the frame is
-        // looked for a little way up from the stack pointer, and down from where it was.
-        for from in [regs.rsp, self.regs.rsp.wrapping_sub(FRAME_AREA)] {
+        // Where the host reports the step only after the first instruction of the handler, that may have pushed more. So the
+        // frame is looked for in 96 bytes up from the stack pointer, and down from where it was.
+        let below = self.registers.linear_stack().wrapping_sub(96);
+        for from in [after.linear_stack(), below] {
             let mut area = [0; 96];
-            let read = memory::read(machine, Gva(stack(from)), &mut area)?;
+            let read = memory.read(Gva(from), &mut area);
             let area = area.get(..read).unwrap_or_default();
             if let Some(flags) = self.frame_in(area) {
-                return clear(machine, stack(from).wrapping_add(flags));
+                clear(&memory, from.wrapping_add(flags));
+                return Ok(());
             }
         }
         Ok(())
@@ -76,14 +61,14 @@ impl Before {
     /// Where in a piece of stack the flags of a frame lie that a gate has pushed: the instruction pointer, CS, the flags, as
     /// words of 8, 4 or 2 bytes. Only flags with TF count.
     fn frame_in(&self, area: &[u8]) -> Option<u64> {
-        let cs = u64::from(self.sregs.cs.selector);
+        let cs = u64::from(self.registers.sregs.cs.selector);
         [8, 4, 2].into_iter().find_map(|size| {
             let words: Vec<u64> = area.chunks_exact(size).map(number).collect();
             let found = words.windows(3).position(|frame| {
                 let [rip, code, flags] = *frame else { return false };
-                (rip == self.regs.rip || rip == self.next)
+                (rip == self.registers.regs.rip || rip == self.instruction.next_ip())
                     && code & 0xffff == cs
-                    && flags & STORED == self.regs.rflags & STORED
+                    && flags & STORED == self.registers.regs.rflags & STORED
                     && flags & TF != 0
             })?;
             u64::try_from((found + 2) * size).ok()
@@ -92,15 +77,12 @@ impl Before {
 }
 
 /// Clears TF in the flags at an address.
-fn clear(machine: &Machine, flags: u64) -> Result<(), Error> {
+fn clear(memory: &Linear<'_>, flags: u64) {
     let at = Gva(flags.wrapping_add(1));
-    let mut bytes = [0];
-    let read = memory::read(machine, at, &mut bytes)?;
-    let [byte] = bytes;
-    if read == 1 {
-        memory::write(machine, at, &[byte & !1])?;
+    let mut byte = [0];
+    if memory.read(at, &mut byte) == 1 {
+        memory.write(at, &byte.map(|byte| byte & !1));
     }
-    Ok(())
 }
 
 /// Up to 8 bytes as a number.
@@ -110,6 +92,9 @@ fn number(bytes: &[u8]) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use iced_x86::{Decoder, DecoderOptions};
+    use kvm_sys_wrap::bindings::kvm_sregs;
+
     use super::*;
 
     #[test]
@@ -117,7 +102,10 @@ mod tests {
         let regs = kvm_regs { rip: 0x1000, rflags: 0x46, ..Default::default() };
         let mut sregs = kvm_sregs::default();
         sregs.cs.selector = 8;
-        let before = Before { regs, sregs, mnemonic: Mnemonic::Mov, next: 0x1007 };
+        // mov %rax, 0x1000(%rip)
+        let code = [0x48, 0x89, 0x05, 0, 0x10, 0, 0];
+        let instruction = Decoder::with_ip(64, &code, 0x1000, DecoderOptions::NONE).decode();
+        let before = Before { registers: Registers { regs, sregs }, instruction };
         let words = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>();
         // A saved register, the error code, then the frame.
         assert_eq!(before.frame_in(&words(&[7, 2, 0x1000, 8, 0x10146, 0x2000, 16])), Some(32));

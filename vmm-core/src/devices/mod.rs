@@ -1,9 +1,19 @@
 //! The devices of a machine. Each is registers and a meaning; where it sits is the bus's business.
 
+pub mod crtc;
 mod debug_console;
 mod debug_exit;
+pub mod fw_cfg;
 mod hypercall;
+pub mod i8042;
+pub mod kvm_testdev;
+pub mod platform;
+pub mod power;
+pub mod quiet;
+pub mod reset_control;
+pub mod rtc;
 mod serial;
+pub mod virtio;
 
 pub use debug_console::DebugConsole;
 pub use debug_exit::DebugExit;
@@ -20,6 +30,26 @@ pub mod length {
     pub const DEBUG_EXIT: u64 = 4;
     /// The hypercall registers.
     pub const HYPERCALL: u64 = 64;
+    /// The clock: index and data.
+    pub const RTC: u64 = 2;
+    /// The keyboard controller: from its data port 0x60 to its command port 0x64.
+    pub const I8042: u64 = 5;
+    /// Power management: PM1 event and control registers, PM timer.
+    pub const POWER: u64 = 12;
+    /// The display's registers: index and data.
+    pub const CRTC: u64 = 2;
+    /// The reset control register.
+    pub const RESET_CONTROL: u64 = 1;
+    /// System control port A.
+    pub const SYSTEM_CONTROL: u64 = 1;
+    /// The configuration device: key and data.
+    pub const FW_CFG: u64 = 2;
+    /// The test device: four bytes, and the flush register.
+    pub const KVM_TESTDEV_PORTS: u64 = 8;
+    /// The test device: a port for each input of an IOAPIC.
+    pub const KVM_TESTDEV_LINES: u64 = 24;
+    /// The test device: 64 KiB of address space.
+    pub const KVM_TESTDEV_MEMORY: u64 = 0x1_0000;
 }
 
 #[cfg(test)]

@@ -2,16 +2,16 @@
 //!
 //! The port has eight registers of one byte. A wider access goes to the following registers, as an ISA bus does it.
 //! Input is fetched when the guest looks at the line status or takes a byte, without a thread: until then nobody cares.
-//! There is no interrupt line yet; guests poll.
+//! On a machine with interrupts somebody does: then it is fetched as it arrives, and raises the port's interrupt.
 
 use std::io;
 
-use vm_superio::Trigger;
 use vm_superio::serial::{Error as SerialError, NoEvents, Serial as Uart};
 
 use super::length;
 use crate::console::{Input, Output};
-use crate::device::{Action, Device, Guest};
+use crate::device::{Action, Device, Guest, Reception};
+use crate::interrupt::Line;
 
 /// Receiver buffer: offset 0.
 const RECEIVER: u64 = 0;
@@ -20,40 +20,34 @@ const LINE_STATUS: u64 = 5;
 
 /// The serial port.
 pub struct Serial {
-    uart: Uart<NoInterrupt, NoEvents, Output>,
+    uart: Uart<Line, NoEvents, Output>,
     output: Output,
     input: Box<dyn Input>,
 }
 
-/// A line that is not connected.
-struct NoInterrupt;
-
-impl Trigger for NoInterrupt {
-    type E = io::Error;
-
-    fn trigger(&self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 impl Serial {
-    /// A port that prints to `output` and receives from `input`.
+    /// A port that prints to `output`, receives from `input` and interrupts over `line`.
     #[must_use]
-    pub fn new(output: Output, input: Box<dyn Input>) -> Self {
-        Self { uart: Uart::new(NoInterrupt, output.clone()), output, input }
+    pub fn new(output: Output, input: Box<dyn Input>, line: Line) -> Self {
+        Self { uart: Uart::new(line, output.clone()), output, input }
     }
 
     /// Fills the receiver with what has arrived.
-    fn receive(&mut self) -> io::Result<()> {
+    fn fetch(&mut self) -> io::Result<Reception> {
         // A guest that waits for input wants its prompt to be seen.
         self.output.sync()?;
         let mut buffer = [0; 64];
         let room = self.uart.fifo_capacity().min(buffer.len());
-        let Some(buffer) = buffer.get_mut(..room).filter(|buffer| !buffer.is_empty()) else { return Ok(()) };
+        let Some(buffer) = buffer.get_mut(..room).filter(|buffer| !buffer.is_empty()) else {
+            return Ok(Reception::Full);
+        };
         let count = self.input.poll(buffer)?;
+        if count == 0 {
+            return Ok(if self.input.is_over() { Reception::Over } else { Reception::Taken });
+        }
         match self.uart.enqueue_raw_bytes(buffer.get(..count).unwrap_or_default()) {
             // In loopback mode the receiver listens to the sender only, so what came is lost, as on a real line.
-            Ok(_) | Err(SerialError::FullFifo) => Ok(()),
+            Ok(_) | Err(SerialError::FullFifo) => Ok(Reception::Taken),
             Err(SerialError::IOError(error) | SerialError::Trigger(error)) => Err(error),
         }
     }
@@ -67,7 +61,7 @@ impl Device for Serial {
     fn read(&mut self, offset: u64, data: &mut [u8], _: &dyn Guest) -> io::Result<Action> {
         for (register, byte) in (offset..length::SERIAL).zip(data) {
             if matches!(register, RECEIVER | LINE_STATUS) {
-                self.receive()?;
+                self.fetch()?;
             }
             *byte = self.uart.read(register_number(register));
         }
@@ -82,6 +76,10 @@ impl Device for Serial {
             }
         }
         Ok(Action::Continue)
+    }
+
+    fn receive(&mut self) -> io::Result<Reception> {
+        self.fetch()
     }
 }
 
@@ -105,6 +103,10 @@ mod tests {
             self.0.drain(..count);
             Ok(count)
         }
+
+        fn is_over(&self) -> bool {
+            self.0.is_empty()
+        }
     }
 
     fn read(serial: &mut Serial, register: u64) -> u8 {
@@ -116,7 +118,7 @@ mod tests {
     #[test]
     fn what_is_sent_is_printed() {
         let shared = Shared::default();
-        let mut serial = Serial::new(Output::new(shared.clone()), Box::new(NoInput));
+        let mut serial = Serial::new(Output::new(shared.clone()), Box::new(NoInput), Line::disconnected());
         serial.write(0, b"x", &guest()).unwrap();
         assert_eq!(shared.bytes(), b"x");
         assert_eq!(read(&mut serial, LINE_STATUS), 0x60, "transmitter empty, nothing received");
@@ -125,7 +127,7 @@ mod tests {
     #[test]
     fn input_longer_than_the_buffer_arrives_in_order() {
         let text: Vec<u8> = (0..200).collect();
-        let mut serial = Serial::new(Output::new(Vec::new()), Box::new(Text(text.clone())));
+        let mut serial = Serial::new(Output::new(Vec::new()), Box::new(Text(text.clone())), Line::disconnected());
         let mut received = Vec::new();
         while read(&mut serial, LINE_STATUS) & 1 != 0 {
             received.push(read(&mut serial, RECEIVER));
@@ -135,7 +137,7 @@ mod tests {
 
     #[test]
     fn a_wide_access_reaches_the_following_registers_and_stops_at_the_last() {
-        let mut serial = Serial::new(Output::new(Vec::new()), Box::new(NoInput));
+        let mut serial = Serial::new(Output::new(Vec::new()), Box::new(NoInput), Line::disconnected());
         serial.write(7, &[0x5a, 0x11], &guest()).unwrap();
         let mut data = [0xff; 2];
         serial.read(7, &mut data, &guest()).unwrap();

@@ -145,7 +145,12 @@ fn slot(number: u32, region: &MemoryRegion) -> Vec<Step> {
 fn guest(layout: &Layout) -> Option<Step> {
     let owned = |owner: &Owner| match owner {
         Owner::Guest(name) => Some(name.clone()),
-        Owner::Memory(_) | Owner::TssPages | Owner::IdentityMap | Owner::Device(_) | Owner::Part(_) => None,
+        Owner::Memory(_)
+        | Owner::TssPages
+        | Owner::IdentityMap
+        | Owner::Device(_)
+        | Owner::Firmware(_)
+        | Owner::Part(_) => None,
     };
     let written: Vec<String> = layout
         .ranges()

@@ -5,9 +5,9 @@
 
 use super::{Owner, Placed, Problem, Region};
 use crate::Gpa;
-use crate::devices::length;
+use crate::devices::{length, platform};
 use crate::span::Span;
-use crate::spec::{DeviceAddress, DeviceSpecs, MachineSpec};
+use crate::spec::{DeviceAddress, DeviceSpecs, Interrupts, MachineSpec, virtio};
 
 /// Where KVM keeps its identity map unless told otherwise (api.rst, KVM_SET_IDENTITY_MAP_ADDR).
 const IDENTITY_MAP: Gpa = Gpa(0xfffb_c000);
@@ -81,7 +81,8 @@ fn outside(spec: &MachineSpec, problems: &mut Vec<Problem>) -> Vec<Placed> {
         Some(_) | None => problems.push(Problem::TssAddressTooHigh(address)),
     }
     outside.extend(Span::new(IDENTITY_MAP, PAGE).map(|range| Placed { range, owner: Owner::IdentityMap }));
-    for (name, at, size) in mmio(&spec.devices) {
+    let own = mmio(&spec.devices).chain(board(&spec.devices)).chain(virtio(&spec.devices));
+    for (name, at, size) in own.chain(controllers(spec.interrupts)) {
         let owner = Owner::Device(name);
         let range = bounded(|| owner.to_string(), at, size, PHYSICAL_END, problems);
         outside.extend(range.map(|range| Placed { range, owner }));
@@ -102,6 +103,36 @@ fn mmio(devices: &DeviceSpecs) -> impl Iterator<Item = (&'static str, Gpa, u64)>
         DeviceAddress::Mmio(gpa) => Some((name, gpa, size)),
         DeviceAddress::Port(_) => None,
     })
+}
+
+/// Those of a PC's board that answer to addresses.
+fn board(devices: &DeviceSpecs) -> impl Iterator<Item = (&'static str, Gpa, u64)> {
+    platform::parts(&devices.platform).into_iter().filter_map(|part| match part.at() {
+        DeviceAddress::Mmio(gpa) => Some((part.name(), gpa, part.length())),
+        DeviceAddress::Port(_) => None,
+    })
+}
+
+/// Virtio devices: each in its window.
+fn virtio(devices: &DeviceSpecs) -> impl Iterator<Item = (&'static str, Gpa, u64)> {
+    let windows = devices.virtio.iter().enumerate();
+    windows.filter_map(|(index, device)| {
+        let window = virtio::window(index)?;
+        Some((device.device_name(), window.start(), window.size()))
+    })
+}
+
+/// The interrupt controllers that answer to addresses, inside the kernel (SDM vol. 3, 10.4.1; 82093AA, 3.0).
+fn controllers(interrupts: Interrupts) -> impl Iterator<Item = (&'static str, Gpa, u64)> {
+    let apic = ("local-apic", Gpa(0xfee0_0000), PAGE);
+    let ioapic = ("ioapic", Gpa(0xfec0_0000), PAGE);
+    match interrupts {
+        Interrupts::None => [None, None],
+        Interrupts::Split => [Some(apic), None],
+        Interrupts::Pc => [Some(apic), Some(ioapic)],
+    }
+    .into_iter()
+    .flatten()
 }
 
 /// The range, or the problem that it does not end below `limit`.

@@ -5,6 +5,7 @@
 
 use super::bus::Bus;
 use super::{LayoutError, Occupied, Owner, Part, Placed, Problem, pinned};
+use crate::firmware;
 use crate::mode::{Mode, Ring};
 use crate::paging::{Scheme, check_maps};
 use crate::span::Span;
@@ -25,6 +26,8 @@ pub(super) fn check(spec: &MachineSpec, occupied: &[Occupied]) -> Result<Checked
     let guest =
         occupied.iter().map(|guest| Placed { range: guest.range, owner: Owner::Guest(guest.name.clone()) });
     let mut inside: Vec<Placed> = guest.collect();
+    let firmware = firmware::ranges(spec).into_iter();
+    inside.extend(firmware.map(|(name, range)| Placed { range, owner: Owner::Firmware(name) }));
     inside.extend(pinned::tables(spec, &mut problems));
     inside.extend(pinned::stack(spec, &bus, &inside, &mut problems));
 

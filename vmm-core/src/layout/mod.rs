@@ -124,6 +124,8 @@ pub enum Owner {
     Device(&'static str),
     /// A part of the guest.
     Guest(String),
+    /// Tables that a PC's firmware would have left.
+    Firmware(&'static str),
     /// A part of ours.
     Part(Part),
 }
@@ -136,6 +138,7 @@ impl fmt::Display for Owner {
             Self::IdentityMap => f.write_str("KVM's identity map page"),
             Self::Device(name) => write!(f, "device `{name}`"),
             Self::Guest(name) => f.write_str(name),
+            Self::Firmware(name) => f.write_str(name),
             Self::Part(part) => f.write_str(part.name()),
         }
     }
@@ -156,9 +159,12 @@ impl Placed {
     pub const fn part(&self) -> Option<Part> {
         match self.owner {
             Owner::Part(part) => Some(part),
-            Owner::Memory(_) | Owner::TssPages | Owner::IdentityMap | Owner::Device(_) | Owner::Guest(_) => {
-                None
-            }
+            Owner::Memory(_)
+            | Owner::TssPages
+            | Owner::IdentityMap
+            | Owner::Device(_)
+            | Owner::Guest(_)
+            | Owner::Firmware(_) => None,
         }
     }
 

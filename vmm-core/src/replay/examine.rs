@@ -46,9 +46,9 @@ impl Replayer<'_> {
     /// handler would run on unseen. So a HLT stands at its beginning for this step.
     pub(crate) fn examine(&mut self, halt: Option<u64>, catch: Option<Catch>) -> Result<Step, Error> {
         let step = GuestDebug { single_step: true, ..GuestDebug::default() };
-        self.machine.vcpu.set_guest_debug(&step)?;
+        self.machine.boot.vcpu.set_guest_debug(&step)?;
         let Some(catch) = catch else { return self.until_done(halt, None) };
-        let memory = self.machine.memory.clone();
+        let memory = self.machine.board.memory.clone();
         let Ok(byte) = memory.read_obj::<u8>(catch.gpa.into()) else { return self.until_done(halt, None) };
         // The page was just read. Slots that the guest cannot write can be written here.
         let _ = memory.write_obj(HLT, catch.gpa.into());
@@ -76,7 +76,7 @@ impl Replayer<'_> {
             }
             match self.serve(&exit)? {
                 // The rest of the instruction, and no more: some hosts report the step only after the next one.
-                Replayed::Served => match self.machine.vcpu.complete()? {
+                Replayed::Served => match self.machine.boot.vcpu.complete()? {
                     Some(exit) => self.next = Some(exit),
                     None => return Ok(Step::Done),
                 },
@@ -94,15 +94,15 @@ impl Replayer<'_> {
 
     /// Whether the instruction before the present one is a HLT, or cannot be read.
     fn is_behind_halt(&self) -> Result<bool, Error> {
-        let vcpu = &self.machine.vcpu;
+        let vcpu = &self.machine.boot.vcpu;
         let linear = linear_rip(&vcpu.regs()?, &vcpu.sregs()?).wrapping_sub(1);
         let Some(gpa) = vcpu.translate(Gva(linear))? else { return Ok(true) };
-        Ok(self.machine.memory.read_obj::<u8>(gpa.into()).map_or(true, |byte| byte == HLT))
+        Ok(self.machine.board.memory.read_obj::<u8>(gpa.into()).map_or(true, |byte| byte == HLT))
     }
 
     /// Whether the vCPU stands at the handler, or just behind the HLT that stands there.
     fn is_caught(&self, catch: Catch) -> Result<bool, Error> {
-        let vcpu = &self.machine.vcpu;
+        let vcpu = &self.machine.boot.vcpu;
         let mut regs = vcpu.regs()?;
         let linear = linear_rip(&regs, &vcpu.sregs()?);
         if linear == catch.linear.wrapping_add(1) {

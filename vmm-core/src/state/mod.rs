@@ -28,6 +28,7 @@ use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
 use crate::Gpa;
 use crate::control::{Cr0, Cr4, Efer};
 
+use crate::firmware;
 use crate::landing::Landing;
 use crate::layout::{Layout, Part};
 use crate::mode::{Mode, PageSize};
@@ -52,7 +53,7 @@ pub struct HostQuirks {
 pub struct Image {
     /// Where they go.
     pub gpa: Gpa,
-    /// What they are: the name of a [`Part`].
+    /// What they are: the name of a [`Part`], or of a table that firmware would have left.
     pub name: &'static str,
     /// The bytes, at least one.
     pub bytes: Vec<u8>,
@@ -113,6 +114,7 @@ pub fn initial_state(
         sregs.cr3 = range.start().0;
         images.push(image(range, Part::PageTables, build::bytes(plan, range.start()))?);
     }
+    images.extend(firmware::images(spec));
     images.sort_by_key(|image| image.gpa);
 
     let mut problems = Vec::new();

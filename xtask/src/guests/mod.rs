@@ -59,6 +59,11 @@ pub(crate) fn build(workspace: &Workspace) -> Result<Built> {
     Ok(built)
 }
 
+/// Makes sure that kernels in Rust can be built; otherwise says why they cannot.
+pub(crate) fn rust_target() -> std::result::Result<(), String> {
+    RustTarget::default().require()
+}
+
 /// Says what was done, unless nothing was.
 pub(crate) fn report(built: &Built) {
     if built.new > 0 {

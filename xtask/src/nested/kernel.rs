@@ -19,7 +19,7 @@ const KVM_MODULE: &str = "kvm_amd";
 
 /// A kernel and its modules.
 #[derive(Debug)]
-pub(super) struct Kernel {
+pub(crate) struct Kernel {
     /// The bootable image.
     pub(super) image: PathBuf,
     modules: PathBuf,
@@ -53,13 +53,25 @@ impl Kernel {
         None
     }
 
-    /// KVM's modules as the kernel loads them: unpacked, each after those it depends on.
+    /// The bootable image, a bzImage.
+    pub(crate) fn image(&self) -> &Path {
+        &self.image
+    }
+
+    /// KVM's modules.
     pub(super) fn kvm_modules(&self, missing: &mut Missing) -> Result<Vec<(String, Vec<u8>)>> {
+        self.modules(&[KVM_MODULE], missing)
+    }
+
+    /// Modules as the kernel loads them: unpacked, each after those it depends on. Built-in ones are left out.
+    pub(super) fn modules(&self, names: &[&str], missing: &mut Missing) -> Result<Vec<(String, Vec<u8>)>> {
         let list = self.modules.join("modules.builtin");
         let builtin = fs::read_to_string(&list).while_doing("read", &list)?;
         let mut done = builtin.lines().map(|line| module_name(Path::new(line))).collect();
         let mut modules = Vec::new();
-        self.add_module(KVM_MODULE, &mut done, &mut modules, missing)?;
+        for name in names {
+            self.add_module(name, &mut done, &mut modules, missing)?;
+        }
         Ok(modules)
     }
 

@@ -16,6 +16,7 @@ use std::time::Duration;
 use crate::failure::{Failure, Result, While};
 use crate::workspace::plain_path;
 pub(crate) use kernel::fetch as fetch_kernel;
+pub(crate) use newc::Archive;
 pub(crate) use packages::Missing;
 
 use boot::Boot;
@@ -73,6 +74,26 @@ impl NestedHost {
             }
             _ => Ok(Err(missing)),
         }
+    }
+
+    /// The kernel it runs.
+    pub(crate) fn kernel(&self) -> &Kernel {
+        &self.kernel
+    }
+
+    /// Modules of its kernel, unpacked, each after those it depends on.
+    pub(crate) fn modules(&self, names: &[&str]) -> Result<Vec<(String, Vec<u8>)>> {
+        let mut missing = Missing::default();
+        let modules = self.kernel.modules(names, &mut missing)?;
+        match missing.is_empty() {
+            true => Ok(modules),
+            false => Err(Failure::new(missing.to_string()).with_status(106)),
+        }
+    }
+
+    /// Its busybox.
+    pub(crate) fn busybox(&self) -> &Path {
+        &self.busybox
     }
 
     /// Runs `job`, hands its output (standard output and standard error) to `sink`, and returns its exit status.

@@ -10,6 +10,7 @@ mod hosts;
 mod libtest;
 mod record;
 mod table;
+mod template;
 
 use std::time::Duration;
 
@@ -75,18 +76,21 @@ fn all_parts(workspace: &Workspace, records: &mut Vec<Record>) -> Result<()> {
 
     let part = Part::start("this host");
     let mut here = Vec::new();
-    match kvm_is_usable() {
-        Ok(()) => battery.run(|record| here.push(record)),
-        Err(reason) => here = battery.skip(&reason)?,
+    let refusal = kvm_is_usable().err();
+    match &refusal {
+        None => battery.run(|record| here.push(record)),
+        Some(reason) => here = battery.skip(reason)?,
     }
+    here.extend(template::run(workspace, &battery.cli, Place::Here, refusal.as_deref())?);
     part.end(format_args!("{}", Counts::of(&here)));
 
     let part = Part::start("nested host");
     battery.place = Place::Nested;
-    let mut nested = match NestedHost::find()? {
-        Ok(host) => on_nested_host(workspace, &host, &battery)?,
-        Err(missing) => battery.skip(&missing.to_string())?,
+    let (mut nested, refusal) = match NestedHost::find()? {
+        Ok(host) => (on_nested_host(workspace, &host, &battery)?, None),
+        Err(missing) => (battery.skip(&missing.to_string())?, Some(missing.to_string())),
     };
+    nested.extend(template::run(workspace, &battery.cli, Place::Nested, refusal.as_deref())?);
     fail_if_nowhere(&here, &mut nested);
     part.end(format_args!("{}", Counts::of(&nested)));
     records.extend(here);

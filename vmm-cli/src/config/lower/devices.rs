@@ -1,11 +1,14 @@
 //! `[devices.NAME]`: which devices there are, and where. No two answer to one address.
 
+use std::path::Path;
+
 use vmm_core::devices::length;
 use vmm_core::spec::{DebugExitSpec, DeviceAddress, DeviceSpecs, SerialSpec};
 use vmm_core::{Gpa, Port};
 
 use super::ranges::{Range, overlap};
-use super::{Context, or};
+use super::{Context, or, platform, virtio};
+use crate::config::FwCfgSource;
 use crate::config::fault::Fault;
 use crate::config::raw::{At, Devices};
 use crate::config::source::Span;
@@ -49,19 +52,24 @@ macro_rules! seat {
 
 /// The address ranges taken so far.
 #[derive(Default)]
-struct Taken {
-    ports: Vec<Range>,
-    windows: Vec<Range>,
+pub(super) struct Taken {
+    pub(super) ports: Vec<Range>,
+    pub(super) windows: Vec<Range>,
 }
 
-/// Lowers all devices; the second value are those in guest-physical address space.
-pub(super) fn lower(cx: &mut Context<'_>) -> (DeviceSpecs, Vec<Range>) {
+/// Lowers all devices; the second value are those in guest-physical address space, the third files that have to be read.
+pub(super) fn lower(
+    cx: &mut Context<'_>,
+    directory: &Path,
+) -> (DeviceSpecs, Vec<Range>, Vec<FwCfgSource>) {
     let nothing = Devices::default();
     let raw = cx.raw.devices.as_ref().map_or(&nothing, |at| &at.value);
     let mut taken = Taken::default();
+    let (platform, fw_cfg) = platform::lower(cx, raw, directory, &mut taken);
 
     let debug_console = place(cx, &mut taken, &DEBUG_CONSOLE, seat!(raw.debug_console));
-    let input = raw.serial.as_ref().is_none_or(|at| or(&at.value.input, true));
+    let default = !virtio::takes_input(cx);
+    let input = raw.serial.as_ref().map_or(default, |at| or(&at.value.input, default));
     let serial = place(cx, &mut taken, &SERIAL, seat!(raw.serial)).map(|at| SerialSpec { at, input });
     let success = match raw.debug_exit.as_ref().and_then(|at| at.value.success.as_ref()) {
         Some(values) => values.value.iter().filter_map(|value| success_value(cx, value)).collect(),
@@ -69,8 +77,12 @@ pub(super) fn lower(cx: &mut Context<'_>) -> (DeviceSpecs, Vec<Range>) {
     };
     let debug_exit =
         place(cx, &mut taken, &DEBUG_EXIT, seat!(raw.debug_exit)).map(|at| DebugExitSpec { at, success });
-    let hypercall = place(cx, &mut taken, &HYPERCALL, seat!(raw.hypercall));
-    (DeviceSpecs { debug_console, serial, debug_exit, hypercall }, taken.windows)
+    // The configuration device's ports, which others have chosen, lie among those of the hypercall device, which are ours.
+    let has_hypercall = raw.hypercall.is_some() || platform.fw_cfg.is_none();
+    let hypercall =
+        has_hypercall.then(|| place(cx, &mut taken, &HYPERCALL, seat!(raw.hypercall))).flatten();
+    let virtio = virtio::lower(cx, directory, &mut taken.windows);
+    (DeviceSpecs { debug_console, serial, debug_exit, hypercall, platform, virtio }, taken.windows, fw_cfg)
 }
 
 fn success_value(cx: &mut Context<'_>, value: &At<values::Count>) -> Option<u32> {

@@ -5,60 +5,95 @@
 use std::path::{Path, PathBuf};
 
 use vmm_core::Gpa;
+use vmm_loader::boot::Protocol;
 
-use super::Context;
+use super::{Context, Key, guest};
 use crate::config::fault::Fault;
 use crate::config::raw::{At, Guest, Load};
 use crate::config::source::Span;
 use crate::config::values::{Address, nearest};
-use crate::config::{File, FileKind};
+use crate::config::{File, FileKind, Module};
 
 /// The guest's file.
 pub(super) fn program(cx: &mut Context<'_>, guest: &Guest, span: &Span, directory: &Path) -> Option<File> {
-    match (&guest.elf, &guest.flat) {
-        (Some(elf), Some(flat)) => {
-            let fault = Fault::new(&flat.span, "a guest is an ELF file or a flat binary, not both");
-            cx.fault(
-                fault.related(&elf.span, "the ELF file is here").help("put one of them into a `[[load]]`"),
-            );
-            None
+    let named = [("file", &guest.file), ("elf", &guest.elf), ("flat", &guest.flat)];
+    let mut named = named.into_iter().filter_map(|(key, at)| Some((key, at.as_ref()?)));
+    let Some((key, at)) = named.next() else {
+        if !["guest.file", "guest.elf", "guest.flat"].into_iter().any(|key| cx.faults.is_unread(key)) {
+            let fault = Fault::new(span, "`[guest]` names no file");
+            cx.fault(fault.help("add `elf = \"...\"`, or `flat = \"...\"` with an `address`"));
         }
-        (None, None) => {
-            if !cx.faults.is_unread("guest.elf") && !cx.faults.is_unread("guest.flat") {
-                let fault = Fault::new(span, "`[guest]` names no file");
-                cx.fault(fault.help("add `elf = \"...\"`, or `flat = \"...\"` with an `address`"));
-            }
-            None
-        }
-        (Some(elf), None) => {
-            if let Some(address) = &guest.address {
-                let fault = Fault::new(
-                    &address.span,
-                    "`address` is for a flat binary: an ELF file says where it goes",
-                );
-                cx.fault(fault.help("leave it out; a static PIE is moved by `base`"));
-            }
-            let base = guest.base.as_ref().map(|at| {
-                check_page(cx, at, "base");
-                check_memory(cx, at.value.0, &at.span, "base");
-                Gpa(at.value.0)
-            });
-            Some(File {
-                path: path(cx, elf, directory)?,
-                kind: FileKind::Elf { base },
-                key: "guest.elf".to_owned(),
-            })
-        }
-        (None, Some(flat)) => {
-            if let Some(base) = &guest.base {
-                let fault = Fault::new(&base.span, "`base` is for a static PIE, which a flat binary is not");
-                cx.fault(fault.help("a flat binary is placed by `address`"));
-            }
-            let path = path(cx, flat, directory);
-            let address = flat_address(cx, &guest.address, &flat.span, "guest.address")?;
-            Some(File { path: path?, kind: FileKind::Flat { address }, key: "guest.flat".to_owned() })
-        }
+        return None;
+    };
+    if let Some((_, second)) = named.next() {
+        let fault = if guest.file.is_some() {
+            let fault = Fault::new(&second.span, "the guest's file is named twice");
+            fault.related(&at.span, "here, too").help("leave one of them out")
+        } else {
+            let fault = Fault::new(&second.span, "a guest is an ELF file or a flat binary, not both");
+            fault.related(&at.span, "the ELF file is here").help("put one of them into a `[[load]]`")
+        };
+        cx.fault(fault);
+        return None;
     }
+    let full_key = format!("guest.{key}");
+    let is_flat = key == "flat" || key == "file" && cx.protocol == Some(Protocol::Flat);
+    check_key(cx, key, &at.span);
+    if is_flat {
+        if let Some(base) = &guest.base {
+            let fault = Fault::new(&base.span, "`base` is for a static PIE, which a flat binary is not");
+            cx.fault(fault.help("a flat binary is placed by `address`"));
+        }
+        let path = path(cx, at, directory);
+        let address = flat_address(cx, &guest.address, &at.span, "guest.address")?;
+        return Some(File { path: path?, kind: FileKind::Flat { address }, key: full_key });
+    }
+    if let Some(address) = &guest.address {
+        let fault = if key == "elf" {
+            let text = "`address` is for a flat binary: an ELF file says where it goes";
+            Fault::new(&address.span, text).help("leave it out; a static PIE is moved by `base`")
+        } else {
+            let text = "`address` is for a flat binary: other files say where they go";
+            Fault::new(&address.span, text).help("leave it out, or add `boot = \"flat\"`")
+        };
+        cx.fault(fault);
+    }
+    let base = guest.base.as_ref().map(|at| {
+        check_page(cx, at, "base");
+        check_memory(cx, at.value.0, &at.span, "base");
+        Gpa(at.value.0)
+    });
+    Some(File { path: path(cx, at, directory)?, kind: FileKind::Elf { base }, key: full_key })
+}
+
+/// Whether the key that names the file fits the way the guest is started.
+fn check_key(cx: &mut Context<'_>, key: &str, span: &Span) {
+    let Some(boot) = &cx.raw.boot else { return };
+    let text = match (key, cx.protocol) {
+        ("elf", Some(Protocol::Flat)) => "an ELF file says itself where it goes, and is no flat binary",
+        ("flat", Some(protocol)) if protocol != Protocol::Flat => "a flat binary is bytes without a boot protocol",
+        _ => return,
+    };
+    let fault = Fault::new(span, text).related(&boot.span, "the boot protocol is chosen here");
+    cx.fault(fault.help("name it by `file`, whatever its format"));
+}
+
+/// The initrd and the modules, in that order.
+pub(super) fn modules(cx: &mut Context<'_>, guest: &Guest, directory: &Path) -> Vec<Module> {
+    let mut modules = Vec::new();
+    if let Some(at) = &guest.initrd {
+        guest::check_told(cx, &at.span, "of an initrd");
+        let key = "guest.initrd".to_owned();
+        modules.extend(path(cx, at, directory).map(|path| Module { path, key, command_line: None }));
+    }
+    for (table, span, key) in guest.module.iter().flat_map(|module| module.tables("guest.module")) {
+        guest::check_told(cx, &span, "of modules");
+        let name = Key { path: format!("{key}.file"), name: "file", example: "file = \"module.bin\"" };
+        let path = cx.required(&table.file, &span, &name).and_then(|at| path(cx, at, directory));
+        let command_line = table.cmdline.as_ref().map(|at| guest::told(cx, at, "a module's command line"));
+        modules.extend(path.map(|path| Module { path, key: name.path, command_line }));
+    }
+    modules
 }
 
 /// Lowers `[[load]]`.
@@ -119,8 +154,17 @@ fn path(cx: &mut Context<'_>, at: &At<String>, directory: &Path) -> Option<PathB
         cx.fault(Fault::new(&at.span, "this is not the path of a file"));
         return None;
     }
-    let mode = cx.mode?;
-    let filled = written.replace("{mode}", mode.name());
+    let filled = match cx.mode {
+        Some(mode) => written.replace("{mode}", mode.name()),
+        None if written.contains("{mode}") => {
+            if !cx.faults.is_unread("mode") && !cx.faults.is_unread("boot") {
+                let fault = Fault::new(&at.span, "`{mode}` stands for the mode, and none is given");
+                cx.fault(fault.help("add `mode = ...`, or name the file in full"));
+            }
+            return None;
+        }
+        None => written.clone(),
+    };
     // Braces are allowed in file names, but one that looks like a slip is none.
     if let Some((_, rest)) = filled.split_once('{')
         && let Some((word, _)) = rest.split_once('}')

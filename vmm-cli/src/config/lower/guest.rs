@@ -10,26 +10,35 @@ use crate::config::fault::Fault;
 use crate::config::raw::At;
 use crate::config::source::Span;
 use crate::config::values::{Address, EntryChoice};
-use crate::config::{File, FileKind};
+use crate::config::{File, FileKind, Module};
 
 /// The first address that real mode does not reach, the last 16 bytes of `0xffff:0xffff` aside.
 const REAL_END: u64 = 1 << 20;
 
-/// Lowers `[guest]`: the file, the entry, the stack pointer, the arguments.
-pub(super) fn lower(
-    cx: &mut Context<'_>,
-    directory: &Path,
-) -> (Option<File>, EntryChoice, Option<Gpa>, Vec<String>) {
+/// What `[guest]` says.
+pub(super) struct Program {
+    pub(super) file: Option<File>,
+    pub(super) entry: EntryChoice,
+    pub(super) stack_top: Option<Gpa>,
+    pub(super) arguments: Vec<String>,
+    pub(super) command_line: Option<String>,
+    pub(super) modules: Vec<Module>,
+}
+
+/// Lowers `[guest]`: the file, the entry, the stack pointer, the arguments, what the kernel is told.
+pub(super) fn lower(cx: &mut Context<'_>, directory: &Path) -> Program {
+    let entry = EntryChoice::FromFile;
     let Some(table) = &cx.raw.guest else {
         if !cx.faults.is_unread("guest") {
             let missing = Fault::in_file("`[guest]` is missing");
             cx.fault(missing.help("add a table `[guest]` with `elf = \"...\"`"));
         }
-        return (None, EntryChoice::FromFile, None, Vec::new());
+        let (arguments, modules) = Default::default();
+        return Program { file: None, entry, stack_top: None, arguments, command_line: None, modules };
     };
     let guest = &table.value;
     let file = files::program(cx, guest, &table.span, directory);
-    let entry = guest.entry.as_ref().map_or(EntryChoice::FromFile, |at| at.value.clone());
+    let entry = guest.entry.as_ref().map_or(entry, |at| at.value.clone());
     if let Some(at) = &guest.entry {
         check_entry(cx, at, guest.flat.is_some());
     }
@@ -41,9 +50,33 @@ pub(super) fn lower(
         }
         _ => entry,
     };
-    let stack = guest.stack.as_ref().map(|at| stack(cx, at));
-    let arguments = guest.args.iter().flat_map(|args| &args.value).map(|at| argument(cx, at)).collect();
-    (file, entry, stack, arguments)
+    Program {
+        file,
+        entry,
+        stack_top: guest.stack.as_ref().map(|at| stack(cx, at)),
+        arguments: guest.args.iter().flat_map(|args| &args.value).map(|at| argument(cx, at)).collect(),
+        command_line: guest.cmdline.as_ref().map(|at| told(cx, at, "a command line")),
+        modules: files::modules(cx, guest, directory),
+    }
+}
+
+/// What only a kernel can be told. It travels as a NUL-terminated string.
+pub(super) fn told(cx: &mut Context<'_>, at: &At<String>, what: &str) -> String {
+    check_told(cx, &at.span, what);
+    if at.value.contains('\0') {
+        cx.fault(Fault::new(&at.span, format!("{what} cannot contain a NUL: the kernel gets it NUL-terminated")));
+    }
+    at.value.clone()
+}
+
+/// Whether the way the guest is started has a field for it.
+pub(super) fn check_told(cx: &mut Context<'_>, span: &Span, what: &str) {
+    let Some(protocol) = cx.protocol.filter(|protocol| !protocol.tells()) else { return };
+    let fault = Fault::new(span, format!("a guest started by `{protocol}` cannot be told {what}"));
+    cx.fault(fault.help(match protocol.is_plain() {
+        true => "arguments for a program of your own go into `args`; multiboot, multiboot2, pvh and linux have more",
+        false => "leave it out",
+    }));
 }
 
 fn check_entry(cx: &mut Context<'_>, at: &At<EntryChoice>, is_flat: bool) {

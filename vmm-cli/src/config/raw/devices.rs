@@ -3,10 +3,10 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::At;
-use crate::config::values::{Address, Count, Port};
+use super::{At, FwCfg, Switch, Virtio};
+use crate::config::values::{Address, Count, OneOrMany, Port};
 
-/// All devices. Each is there unless it is left out.
+/// All devices. Each is there unless it is left out, but for virtio devices.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
 pub struct Devices {
@@ -16,8 +16,26 @@ pub struct Devices {
     pub serial: Option<At<Serial>>,
     /// A write ends the run, as with QEMU's isa-debug-exit; 4 bytes. Default: port 0xf4.
     pub debug_exit: Option<At<DebugExit>>,
-    /// The hypercall registers, 64 bytes. Default: port 0x500.
+    /// The hypercall registers, 64 bytes. Default: port 0x500; none on a machine with fw-cfg, which has ports among these.
     pub hypercall: Option<At<Place>>,
+    /// The real-time clock and its CMOS memory, ports 0x70 and 0x71. Default: on a PC.
+    pub rtc: Option<At<Switch>>,
+    /// The keyboard controller without a keyboard, ports 0x60 to 0x64. Default: on a PC.
+    pub i8042: Option<At<Switch>>,
+    /// Power-off and a timer at ports 0x600 to 0x60b, reset at 0xcf9. Default: on a PC.
+    pub power: Option<At<Switch>>,
+    /// Ports 0x80, 0x92, 0xed, those of a display (0x3d4) and a PCI bus (0xcf8 to 0xcff) that are not there. Default: on a PC.
+    pub legacy_ports: Option<At<Switch>>,
+    /// The ACPI tables, from 0xe0000 on. Default: on a PC.
+    pub acpi: Option<At<Switch>>,
+    /// The MP table for old kernels, from 0xf0000 on. Default: on a PC.
+    pub mp_table: Option<At<Switch>>,
+    /// QEMU's configuration device, ports 0x510 and 0x511. Default: on a PC.
+    pub fw_cfg: Option<At<FwCfg>>,
+    /// The test device of kvm-unit-tests: ports 0xe0 to 0xe7 and 0x2000 to 0x2017, 64 KiB at 0xff00_0000. Default: off.
+    pub kvm_testdev: Option<At<Switch>>,
+    /// Virtio devices: disks, terminals, random numbers. Default: none.
+    pub virtio: Option<At<OneOrMany<Virtio>>>,
 }
 
 /// A device without settings of its own.

@@ -4,12 +4,14 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::At;
-use crate::config::values::{Address, EntryChoice};
+use crate::config::values::{Address, EntryChoice, OneOrMany};
 
 /// The program to run.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
 pub struct Guest {
+    /// A kernel of any format: `boot` says how it is started, or the file itself. The path is as that of `elf`.
+    pub file: Option<At<String>>,
     /// An ELF file. The path is relative to the TOML file; {mode} stands for the name of the mode.
     pub elf: Option<At<String>>,
     /// A flat binary, loaded as it is at `address`. The path is as that of `elf`.
@@ -25,6 +27,23 @@ pub struct Guest {
     pub stack: Option<At<Address>>,
     /// Arguments that the guest can ask for over the hypercall ports.
     pub args: Option<At<Vec<At<String>>>>,
+    /// The kernel's command line, for boot protocols that have one. Default: none, or `console=ttyS0` for Linux.
+    pub cmdline: Option<At<String>>,
+    /// Linux' initial ramdisk; the first module of other kernels. The path is relative to the TOML file.
+    pub initrd: Option<At<String>>,
+    /// Modules: files that the boot loader puts into memory and tells the kernel of.
+    pub module: Option<At<OneOrMany<Module>>>,
+}
+
+/// A module of a kernel.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
+pub struct Module {
+    /// The file. The path is relative to the TOML file.
+    #[schemars(required)]
+    pub file: Option<At<String>>,
+    /// The module's own command line. Default: the name of the file.
+    pub cmdline: Option<At<String>>,
 }
 
 /// One more file to put into memory: exactly one of `file` and `elf`.

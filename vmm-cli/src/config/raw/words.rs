@@ -19,6 +19,26 @@ pub enum Mode {
     Long,
 }
 
+/// How a guest is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Boot {
+    /// An ELF file, loaded and entered in `mode`.
+    Elf,
+    /// Multiboot 1: 32-bit entry, information in EBX.
+    Multiboot,
+    /// Multiboot 2: 32-bit entry, a list of tags in EBX.
+    Multiboot2,
+    /// PVH: the 32-bit entry of Xen's ELF note, start information in EBX.
+    Pvh,
+    /// A Linux bzImage or vmlinux by the Linux boot protocol, the zero page in RSI.
+    Linux,
+    /// Bytes loaded at `address` and entered in `mode`.
+    Flat,
+    /// 512 bytes at 0x7c00 in real mode, without a BIOS.
+    BootSector,
+}
+
 /// What an access to nothing does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -39,6 +59,28 @@ pub enum Halt {
     Hung,
 }
 
+/// The interrupt controllers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Interrupts {
+    /// None: HLT ends the run, nothing interrupts the guest.
+    None,
+    /// A local APIC with its timer for each vCPU; devices cannot interrupt.
+    Split,
+    /// Local APICs, IOAPIC, two PICs and the 8254 timer.
+    Pc,
+}
+
+/// What a reset asked by the guest is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reset {
+    /// The guest failed.
+    Failure,
+    /// The guest is done.
+    Success,
+}
+
 /// The CPUID that the guest sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -57,6 +99,10 @@ pub enum End {
     Halt,
     /// The guest asked for the end with an exit code.
     Exit,
+    /// The guest switched the machine off.
+    PowerOff,
+    /// The guest asked for a reset.
+    Reset,
     /// Triple fault or another shutdown of the CPU.
     Shutdown,
     /// KVM could not go on (KVM_EXIT_INTERNAL_ERROR).
@@ -80,6 +126,8 @@ impl End {
         match self {
             Self::Halt => "halt",
             Self::Exit => "exit",
+            Self::PowerOff => "power-off",
+            Self::Reset => "reset",
             Self::Shutdown => "shutdown",
             Self::InternalError => "internal-error",
             Self::FailEntry => "fail-entry",

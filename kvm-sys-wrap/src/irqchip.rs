@@ -1,0 +1,231 @@
+//! Interrupts: the controllers and the timer of a PC, made in the kernel.
+//!
+//! Two ways. `KVM_CREATE_IRQCHIP` makes all of it: two 8259 PICs, an IOAPIC with 24 inputs, and a local APIC for each vCPU;
+//! `KVM_CREATE_PIT2` adds the 8254 timer on input 0. `KVM_CAP_SPLIT_IRQCHIP` makes the local APICs alone. Either is chosen
+//! before the first vCPU is made, once and for all. From then on HLT does not exit: the vCPU sleeps in the kernel.
+//!
+//! A device raises an interrupt by the number of an input (a GSI: 0 to 15 go to the PICs and the IOAPIC, 16 to 23 to the
+//! IOAPIC). [`Vm::connect`] ties an eventfd to one: each write is an edge, and costs no ioctl. [`Vm::set_line`] sets a level.
+
+use kvm_bindings::{
+    KVM_CAP_SPLIT_IRQCHIP, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
+    KVM_PIT_SPEAKER_DUMMY, kvm_enable_cap, kvm_irqchip, kvm_lapic_state, kvm_pit_config,
+};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use crate::call::Call;
+use crate::capability::Capability;
+use crate::create_vcpu::Vcpu;
+use crate::create_vm::Vm;
+use crate::error::{Result, call_failed};
+
+/// Inputs of the IOAPIC.
+const PINS: u64 = 24;
+
+/// An eventfd tied to an interrupt input: see [`Vm::connect`].
+#[derive(Debug)]
+pub struct Irqfd(EventFd);
+
+impl Irqfd {
+    /// An edge: the input goes up and down again.
+    ///
+    /// # Errors
+    /// What writing the eventfd ran into.
+    pub fn pulse(&self) -> std::io::Result<()> {
+        self.0.write(1)
+    }
+}
+
+/// The state of a vCPU with a local APIC (api.rst 4.38).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MpState {
+    /// It executes instructions.
+    Runnable,
+    /// A secondary vCPU that has had no INIT yet.
+    Uninitialized,
+    /// It has had INIT and waits for SIPI.
+    InitReceived,
+    /// It executed HLT and waits for an interrupt.
+    Halted,
+    /// It has had SIPI and is about to run.
+    SipiReceived,
+    /// A state of other architectures, or of a later kernel.
+    Other(u32),
+}
+
+impl Vm {
+    /// Makes PICs, IOAPIC and local APICs (api.rst 4.24).
+    ///
+    /// # Errors
+    /// [`Error::MissingCapability`](crate::Error::MissingCapability), [`Error::Call`](crate::Error::Call).
+    pub fn create_irqchip(&self) -> Result<()> {
+        self.kvm().require(Capability::Irqchip)?;
+        self.observed()
+            .call(Call::CreateIrqchip, format_args!(""), || self.fd().create_irq_chip())
+            .map_err(call_failed(Call::CreateIrqchip, "PICs, IOAPIC and local APICs"))
+    }
+
+    /// Makes the 8254 timer; its speaker port 0x61 is the kernel's too (api.rst 4.71).
+    ///
+    /// # Errors
+    /// [`Error::MissingCapability`](crate::Error::MissingCapability), [`Error::Call`](crate::Error::Call).
+    pub fn create_pit(&self) -> Result<()> {
+        self.kvm().require(Capability::Pit2)?;
+        let config = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
+        self.observed()
+            .call(Call::CreatePit2, format_args!("KVM_PIT_SPEAKER_DUMMY"), || self.fd().create_pit2(config))
+            .map_err(call_failed(Call::CreatePit2, "the 8254 timer"))
+    }
+
+    /// Makes local APICs alone (api.rst 7.5).
+    ///
+    /// # Errors
+    /// [`Error::MissingCapability`](crate::Error::MissingCapability), [`Error::Call`](crate::Error::Call).
+    pub fn split_irqchip(&self) -> Result<()> {
+        self.kvm().require(Capability::SplitIrqchip)?;
+        let cap = kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, args: [PINS, 0, 0, 0], ..Default::default() };
+        self.observed()
+            .call(Call::EnableCapVm, format_args!("KVM_CAP_SPLIT_IRQCHIP, {PINS} routes"), || {
+                self.fd().enable_cap(&cap)
+            })
+            .map_err(call_failed(Call::EnableCapVm, "local APICs without PIC and IOAPIC"))
+    }
+
+    /// Ties a new eventfd to the interrupt input `gsi` (api.rst 4.75).
+    ///
+    /// # Errors
+    /// [`Error::Call`](crate::Error::Call).
+    pub fn connect(&self, gsi: u32) -> Result<Irqfd> {
+        let failed = |source| call_failed(Call::Irqfd, format!("interrupt input {gsi}"))(source);
+        let fd = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(failed)?;
+        self.observed()
+            .call(Call::Irqfd, format_args!("gsi {gsi}"), || self.fd().register_irqfd(&fd, gsi))
+            .map_err(failed)?;
+        Ok(Irqfd(fd))
+    }
+
+    /// Sets the level of the interrupt input `gsi` (api.rst 4.25).
+    ///
+    /// # Errors
+    /// [`Error::Call`](crate::Error::Call).
+    pub fn set_line(&self, gsi: u32, level: bool) -> Result<()> {
+        self.observed()
+            .call(Call::IrqLine, format_args!("gsi {gsi}, level {}", u8::from(level)), || {
+                self.fd().set_irq_line(gsi, level)
+            })
+            .map_err(call_failed(Call::IrqLine, format!("interrupt input {gsi}")))
+    }
+
+    /// Whether any input of the PICs or the IOAPIC is let through. If none is, no device can interrupt a vCPU.
+    ///
+    /// # Errors
+    /// [`Error::Call`](crate::Error::Call).
+    pub fn any_input_unmasked(&self) -> Result<bool> {
+        for pic in [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE] {
+            // SAFETY: every member of the union is plain data; this one is valid for the two PICs.
+            let state = unsafe { self.irqchip(pic)?.chip.pic };
+            // Before its initialization words a PIC delivers nothing; `imr` is 0 then, and so is the vector base.
+            let cascade = if pic == KVM_IRQCHIP_PIC_MASTER { 1 << 2 } else { 0 };
+            if state.irq_base != 0 && (state.imr | cascade) != 0xff {
+                return Ok(true);
+            }
+        }
+        // SAFETY: as above; this member is valid for the IOAPIC.
+        let ioapic = unsafe { self.irqchip(KVM_IRQCHIP_IOAPIC)?.chip.ioapic };
+        Ok(ioapic.redirtbl.iter().any(|entry| {
+            // SAFETY: both members of this union cover the same 64 bits.
+            let bits = unsafe { entry.bits };
+            bits & IOAPIC_MASKED == 0
+        }))
+    }
+
+    fn irqchip(&self, chip_id: u32) -> Result<kvm_irqchip> {
+        let mut chip = kvm_irqchip { chip_id, ..Default::default() };
+        self.observed()
+            .call(Call::GetIrqchip, format_args!("chip {chip_id}"), || self.fd().get_irqchip(&mut chip))
+            .map_err(call_failed(Call::GetIrqchip, format!("chip {chip_id}")))?;
+        Ok(chip)
+    }
+}
+
+/// Bit 16 of a redirection entry: masked (82093AA, 3.2.4).
+const IOAPIC_MASKED: u64 = 1 << 16;
+
+/// Offsets of local APIC registers (SDM vol. 3, table 10-1).
+const IN_SERVICE: usize = 0x100;
+const REQUESTED: usize = 0x200;
+const LVT_TIMER: usize = 0x320;
+const TIMER_INITIAL_COUNT: usize = 0x380;
+const TIMER_CURRENT_COUNT: usize = 0x390;
+/// Bit 16 of a local vector table entry: masked.
+const LVT_MASKED: u32 = 1 << 16;
+/// Bits 17 and 18 of the timer's entry: one-shot, periodic, TSC deadline.
+const TIMER_MODE: u32 = 0b11 << 17;
+const TIMER_PERIODIC: u32 = 0b01 << 17;
+const TIMER_TSC_DEADLINE: u32 = 0b10 << 17;
+
+impl Vcpu {
+    /// Whether the vCPU runs, halts or waits for its start (api.rst 4.38). Where there is no local APIC it always runs.
+    ///
+    /// # Errors
+    /// [`Error::Call`](crate::Error::Call).
+    pub fn mp_state(&self) -> Result<MpState> {
+        let state = self
+            .observed()
+            .call(Call::GetMpState, format_args!(""), || self.fd.get_mp_state())
+            .map_err(call_failed(Call::GetMpState, format!("vCPU {}", self.id())))?;
+        Ok(match state.mp_state {
+            kvm_bindings::KVM_MP_STATE_RUNNABLE => MpState::Runnable,
+            kvm_bindings::KVM_MP_STATE_UNINITIALIZED => MpState::Uninitialized,
+            kvm_bindings::KVM_MP_STATE_INIT_RECEIVED => MpState::InitReceived,
+            kvm_bindings::KVM_MP_STATE_HALTED => MpState::Halted,
+            kvm_bindings::KVM_MP_STATE_SIPI_RECEIVED => MpState::SipiReceived,
+            other => MpState::Other(other),
+        })
+    }
+
+    /// Whether the timer of the local APIC is going to fire.
+    ///
+    /// A deadline that has passed reads as none in the MSR, so in that mode the timer counts as armed.
+    ///
+    /// # Errors
+    /// [`Error::Call`](crate::Error::Call).
+    pub fn apic_timer_armed(&self) -> Result<bool> {
+        let lapic = self.lapic()?;
+        let register = |offset| register(&lapic, offset);
+        let lvt = register(LVT_TIMER);
+        Ok(lvt & LVT_MASKED == 0
+            && match lvt & TIMER_MODE {
+                TIMER_TSC_DEADLINE => true,
+                TIMER_PERIODIC => register(TIMER_INITIAL_COUNT) != 0,
+                _ => register(TIMER_CURRENT_COUNT) != 0,
+            })
+    }
+
+    /// The vector of the interrupt that the vCPU is serving, or was given last and did not take yet; the highest one.
+    ///
+    /// # Errors
+    /// [`Error::Call`](crate::Error::Call).
+    pub fn interrupt_in_service(&self) -> Result<Option<u8>> {
+        let lapic = self.lapic()?;
+        Ok([IN_SERVICE, REQUESTED].into_iter().find_map(|first| {
+            // 256 bits in eight registers, 16 bytes apart.
+            (0..=u8::MAX).rev().find(|vector| {
+                let (word, bit) = (usize::from(vector / 32), vector % 32);
+                register(&lapic, first + word * 0x10) & 1 << bit != 0
+            })
+        }))
+    }
+
+    fn lapic(&self) -> Result<kvm_lapic_state> {
+        self.observed()
+            .call(Call::GetLapic, format_args!(""), || self.fd.get_lapic())
+            .map_err(call_failed(Call::GetLapic, format!("vCPU {}", self.id())))
+    }
+}
+
+/// A register of the local APIC.
+fn register(lapic: &kvm_lapic_state, offset: usize) -> u32 {
+    let bytes = lapic.regs.get(offset..offset + 4).unwrap_or_default();
+    bytes.iter().rev().fold(0, |word, byte| word << 8 | u32::from(byte.cast_unsigned()))
+}

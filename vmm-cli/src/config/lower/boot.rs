@@ -1,0 +1,98 @@
+//! `boot` and `mode`: how the guest is started, as far as the configuration says it.
+//!
+//! A mode alone means a plain program in that mode. A boot protocol has its mode. With neither, the guest's file decides,
+//! and nothing that depends on the mode is checked until it has been read: then all is lowered once more.
+
+use vmm_core::mode::{Mode, Ring};
+use vmm_loader::boot::Protocol;
+
+use super::Context;
+use crate::config::Start;
+use crate::config::fault::{Fault, Faults};
+use crate::config::raw::{self, Document};
+
+/// What is known, and what was `decided` since by the file.
+pub(super) fn start(raw: &Document, decided: Option<Start>, faults: &mut Faults) -> Start {
+    let mode = raw.mode.as_ref().map(|at| mode(at.value));
+    let boot = raw.boot.as_ref().map(|at| protocol(at.value));
+    let guest = raw.guest.as_ref().map(|at| &at.value);
+    let is_flat = guest.is_some_and(|guest| guest.flat.is_some()) || boot == Some(Protocol::Flat);
+    let unread = |key| faults.is_unread(key);
+    let nothing_known = unread("mode") || unread("boot") || unread("guest") || guest.is_none();
+
+    let known = match (boot, mode) {
+        (Some(protocol), mode) => {
+            let modes = modes(protocol);
+            if let (Some(mode), Some(at)) = (mode, &raw.mode)
+                && !modes.contains(&mode)
+            {
+                let names: Vec<&str> = modes.iter().map(|mode| mode.name()).collect();
+                let names = names.join(" or ");
+                let fault = Fault::new(&at.span, format!("{protocol} starts the guest in {names} mode, not {mode}"));
+                let fault = match &raw.boot {
+                    Some(boot) => fault.related(&boot.span, "the boot protocol is chosen here"),
+                    None => fault,
+                };
+                faults.push(fault.help("leave `mode` out"));
+            }
+            Start { protocol: Some(protocol), mode: mode.or(if let [only] = modes { Some(*only) } else { None }) }
+        }
+        (None, Some(mode)) => {
+            Start { protocol: Some(if is_flat { Protocol::Flat } else { Protocol::Elf }), mode: Some(mode) }
+        }
+        (None, None) => Start { protocol: is_flat.then_some(Protocol::Flat), mode: None },
+    };
+    if is_flat && known.mode.is_none() && !nothing_known {
+        let names = Mode::ALL.map(|mode| format!("\"{mode}\"")).join(", ");
+        let fault = Fault::in_file("`mode` is missing: a flat binary does not say how wide its code is");
+        faults.push(fault.help(format!("add `mode = ...`, one of {names}")));
+    }
+    let decided = decided.unwrap_or_default();
+    Start { protocol: known.protocol.or(decided.protocol), mode: known.mode.or(decided.mode) }
+}
+
+/// What a boot protocol leaves no choice about.
+pub(super) fn check(cx: &mut Context<'_>) {
+    let Some(protocol) = cx.protocol.filter(|protocol| !protocol.is_plain()) else { return };
+    if let Some(ring) = cx.raw.ring.as_ref().filter(|ring| ring.value.0 == Ring::User) {
+        cx.fault(Fault::new(&ring.span, format!("{protocol} starts the guest in ring 0")).help("leave `ring` out"));
+    }
+    let guest = cx.raw.guest.as_ref().map(|at| &at.value);
+    if let Some(entry) = guest.and_then(|guest| guest.entry.as_ref()) {
+        let fault = Fault::new(&entry.span, format!("{protocol} takes the entry from the file"));
+        cx.fault(fault.help("leave `entry` out, or start the file with `boot = \"elf\"`"));
+    }
+}
+
+/// The modes that a protocol starts a guest in.
+const fn modes(protocol: Protocol) -> &'static [Mode] {
+    match protocol {
+        Protocol::Elf | Protocol::Flat => &Mode::ALL,
+        Protocol::Multiboot | Protocol::Multiboot2 | Protocol::Pvh => &[Mode::Protected],
+        // Old and 32-bit kernels have a 32-bit entry only.
+        Protocol::Linux => &[Mode::Long, Mode::Protected],
+        Protocol::BootSector => &[Mode::Real],
+    }
+}
+
+const fn mode(word: raw::Mode) -> Mode {
+    match word {
+        raw::Mode::Real => Mode::Real,
+        raw::Mode::Protected => Mode::Protected,
+        raw::Mode::Paged => Mode::Paged,
+        raw::Mode::Pae => Mode::Pae,
+        raw::Mode::Long => Mode::Long,
+    }
+}
+
+const fn protocol(word: raw::Boot) -> Protocol {
+    match word {
+        raw::Boot::Elf => Protocol::Elf,
+        raw::Boot::Multiboot => Protocol::Multiboot,
+        raw::Boot::Multiboot2 => Protocol::Multiboot2,
+        raw::Boot::Pvh => Protocol::Pvh,
+        raw::Boot::Linux => Protocol::Linux,
+        raw::Boot::Flat => Protocol::Flat,
+        raw::Boot::BootSector => Protocol::BootSector,
+    }
+}

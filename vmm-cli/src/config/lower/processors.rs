@@ -1,0 +1,32 @@
+//! The vCPUs and what interrupts them.
+
+use vmm_core::spec::Interrupts;
+
+use super::super::fault::Fault;
+use super::super::raw;
+use super::Context;
+
+/// As many as KVM has had since it has APIC IDs of 8 bits in its MADT and MP tables: 0xff is the broadcast.
+const MOST_VCPUS: u64 = 255;
+
+/// The number of vCPUs and the interrupt controllers.
+pub(super) fn lower(cx: &mut Context<'_>) -> (u32, Interrupts) {
+    let interrupts = match cx.raw.interrupts.as_ref().map(|at| at.value) {
+        None if cx.is_pc() => Interrupts::Pc,
+        None | Some(raw::Interrupts::None) => Interrupts::None,
+        Some(raw::Interrupts::Split) => Interrupts::Split,
+        Some(raw::Interrupts::Pc) => Interrupts::Pc,
+    };
+    let Some(vcpus) = &cx.raw.vcpus else { return (1, interrupts) };
+    let number = vcpus.value.0;
+    if number == 0 || number > MOST_VCPUS {
+        let fault = Fault::new(&vcpus.span, format!("a machine has 1 to {MOST_VCPUS} vCPUs, not {number}"));
+        cx.fault(fault.help("use as many as the host has, at most"));
+        return (1, interrupts);
+    }
+    if number > 1 && interrupts == Interrupts::None {
+        let fault = Fault::new(&vcpus.span, format!("{number} vCPUs need interrupts: the others wait for an IPI"));
+        cx.fault(fault.help("add `interrupts = \"pc\"`, or \"split\" for local APICs alone"));
+    }
+    (u32::try_from(number).unwrap_or(1), interrupts)
+}

@@ -1,0 +1,35 @@
+//! The files of virtio disks, looked at before anything is built: what is wrong with one is an error at its key.
+
+use std::error::Error;
+
+use vmm_cli::config::Config;
+use vmm_cli::diagnostic::Diagnostic;
+use vmm_cli::status::Status;
+use vmm_core::devices::virtio::{DiskError, check_disk};
+use vmm_core::spec::VirtioSpec;
+
+/// All that is wrong with the machine's disks.
+pub(crate) fn check(config: &Config) -> Vec<Diagnostic> {
+    let devices = config.machine.devices.virtio.iter().enumerate();
+    let problem = |(index, spec): (usize, &VirtioSpec)| match spec {
+        VirtioSpec::Block(block) => check_disk(block).err().map(|error| diagnostic(config, index, &error)),
+        VirtioSpec::Console { .. } | VirtioSpec::Entropy => None,
+    };
+    devices.filter_map(problem).collect()
+}
+
+fn diagnostic(config: &Config, index: usize, error: &DiskError) -> Diagnostic {
+    let key = match error {
+        DiskError::OverlayExists { .. } | DiskError::Overlay { .. } => "overlay",
+        DiskError::Open { .. }
+        | DiskError::NotAFile { .. }
+        | DiskError::Size { .. }
+        | DiskError::InUse { .. } => "file",
+    };
+    let mut message = error.to_string();
+    if let Some(cause) = error.source() {
+        message = format!("{message}: {cause}");
+    }
+    let problem = config.error_at(&format!("devices.virtio.{index}.{key}"), message).with_help(error.help());
+    if error.is_configuration() { problem } else { Diagnostic { status: Status::Host, ..problem } }
+}

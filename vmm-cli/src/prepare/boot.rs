@@ -1,0 +1,219 @@
+//! Starting a guest by the protocol that it asks for: what `vmm_loader::boot` works out, put into the machine.
+//!
+//! The loader knows widths of code and registers by name; here they become a CPU mode and the registers of `[registers]`,
+//! which still win over those of the protocol. What a kernel is handed goes into memory like files of the guest's.
+
+use vmm_cli::config::{Config, FileKind, Module, Start};
+use vmm_cli::diagnostic::{Diagnostic, Severity};
+use vmm_cli::status::Status;
+use vmm_core::firmware::{self, MapKind};
+use vmm_core::mode::Mode;
+use vmm_core::spec::{Entry, MachineSpec, Register};
+use vmm_core::{Gpa, Gva};
+use vmm_loader::boot::{self, BootError, BootPlan, HandOver, MapEntry, Options, Protocol, Rsdp, Told, Width};
+use vmm_loader::{ElfOptions, NamedRange, flat};
+
+use super::files::Loaded;
+use super::read;
+
+/// The command line of a Linux kernel that is given none: else it would print where nobody looks.
+const LINUX_COMMAND_LINE: &str = "console=ttyS0";
+
+/// How the guest is started, for people.
+#[derive(Debug, Clone)]
+pub(crate) struct Boot {
+    /// The protocol.
+    pub(crate) protocol: Protocol,
+    /// Who chose it.
+    pub(crate) reason: &'static str,
+    /// What the file offers, the best first. Empty where nobody looked.
+    pub(crate) offers: Vec<String>,
+    /// What the kernel is told, line by line.
+    pub(crate) told: Vec<String>,
+}
+
+/// The guest's file, planned.
+pub(super) struct Planned {
+    pub(super) plan: BootPlan,
+    pub(super) mode: Mode,
+    pub(super) boot: Boot,
+}
+
+impl Planned {
+    /// What the configuration lacks to be complete.
+    pub(super) fn start(&self) -> Start {
+        Start { protocol: Some(self.plan.protocol), mode: Some(self.mode) }
+    }
+}
+
+/// Finds out how to start the file, as far as the configuration leaves that open, and plans it.
+pub(super) fn plan(config: &Config, bytes: &[u8]) -> Result<Planned, Diagnostic> {
+    let file = &config.guest;
+    let fail = |error: BootError| {
+        let message = format!("{}: {error}", file.path.display());
+        config.error_at(&file.key, message).with_help(error.help())
+    };
+    let (protocol, reason, offers) = match (config.start.protocol, config.start.mode) {
+        (Some(protocol), Some(_)) if protocol.is_plain() => (protocol, "`mode` is given", Vec::new()),
+        (Some(protocol), _) => (protocol, "`boot` names it", boot::detect(bytes).words()),
+        (None, _) => {
+            let findings = boot::detect(bytes);
+            let offers = findings.words();
+            (findings.choose().map_err(fail)?, "the first in the order of choice", offers)
+        }
+    };
+    let options = match file.kind {
+        FileKind::Elf { base } => {
+            Options { elf: ElfOptions { base: base.map(Into::into) }, address: None }
+        }
+        FileKind::Flat { address } => Options { address: Some(address.into()), ..Options::default() },
+    };
+    let plan = boot::plan(bytes, protocol, &options).map_err(fail)?;
+    let asked = plan.width.map(|width| match width {
+        Width::Bits16 => Mode::Real,
+        Width::Bits32 => Mode::Protected,
+        Width::Bits64 => Mode::Long,
+    });
+    let mode = match (config.start.mode, asked) {
+        (Some(mode), Some(asked)) if !protocol.is_plain() && mode != asked => {
+            let message = format!("{}: this kernel is entered in {asked} mode, not {mode}", file.path.display());
+            return Err(config.error_at("mode", message).with_help(Some("leave `mode` out")));
+        }
+        (Some(mode), _) | (None, Some(mode)) => mode,
+        // Only a flat binary has no width, and its configuration names a mode.
+        (None, None) => Mode::Long,
+    };
+    Ok(Planned { plan, mode, boot: Boot { protocol, reason, offers, told: Vec::new() } })
+}
+
+/// A module's file, read.
+pub(super) struct Read<'a> {
+    module: &'a Module,
+    name: String,
+    bytes: Vec<u8>,
+}
+
+/// Reads the files that the kernel is told of.
+pub(super) fn modules<'a>(config: &'a Config, problems: &mut Vec<Diagnostic>) -> Vec<Read<'a>> {
+    let read = |module: &'a Module| match read::read(&module.path) {
+        Ok(bytes) => Ok(Read { module, name: read::name(&module.path), bytes }),
+        Err(error) => Err(read::unreadable(config, &module.path, &module.key, &error)),
+    };
+    let mut files = Vec::new();
+    for result in config.modules.iter().map(read) {
+        match result {
+            Ok(file) => files.push(file),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    files
+}
+
+/// Tells the kernel of its machine: the guest's file with all that goes into memory beside it. Sets entry and registers.
+pub(super) fn hand_over(
+    config: &Config,
+    machine: &mut MachineSpec,
+    (bytes, plan): (Vec<u8>, BootPlan),
+    modules: Vec<Read<'_>>,
+    loads: &[Loaded],
+    boot: &mut Boot,
+) -> Result<Vec<Loaded>, Diagnostic> {
+    let name = read::name(&config.guest.path);
+    if plan.protocol.is_plain() {
+        return Ok(vec![Loaded::new(name, bytes, plan.image)]);
+    }
+    if let Some(entry) = plan.entry {
+        machine.boot.entry = Entry::Address(Gva(entry.0));
+    }
+    let map = memory_map(machine);
+    let taken: Vec<NamedRange> = loads.iter().flat_map(|file| file.plan.ranges()).collect();
+    let rsdp = rsdp(machine);
+    let command_line =
+        config.command_line.as_deref().unwrap_or(if plan.is_linux { LINUX_COMMAND_LINE } else { "" });
+    let for_modules: Vec<boot::Module<'_>> = modules
+        .iter()
+        .map(|file| boot::Module {
+            size: u64::try_from(file.bytes.len()).unwrap_or(u64::MAX),
+            command_line: file.module.command_line.as_deref().unwrap_or(&file.name),
+        })
+        .collect();
+    let told = Told {
+        memory: &map,
+        taken: &taken,
+        file_name: &name,
+        command_line,
+        modules: &for_modules,
+        rsdp: rsdp.as_ref().map(|(address, bytes)| Rsdp { address: (*address).into(), bytes }),
+    };
+    let fail = |error: &dyn std::fmt::Display, help| {
+        config.error_at("guest", format!("{}: {error}", config.guest.path.display())).with_help(help)
+    };
+    let HandOver { image, blobs, modules: places, registers, summary } =
+        plan.hand_over(&bytes, &told).map_err(|error| fail(&error, error.help()))?;
+    boot.told = summary;
+    for (register, value) in registers {
+        let register = match register {
+            boot::Register::Rax => Register::Rax,
+            boot::Register::Rbx => Register::Rbx,
+            boot::Register::Rdx => Register::Rdx,
+            boot::Register::Rsi => Register::Rsi,
+        };
+        if !machine.boot.registers.iter().any(|(given, _)| *given == register) {
+            machine.boot.registers.push((register, value));
+        }
+    }
+
+    let mut files = vec![Loaded::new(name, bytes, image)];
+    for (file, address) in modules.into_iter().zip(places) {
+        // Of an empty module the kernel is told, but there is nothing to load.
+        if !file.bytes.is_empty() {
+            let what = if file.module.key == "guest.initrd" { "initrd" } else { "module" };
+            let plan = flat::data(&file.bytes, address, what).map_err(|error| fail(&error, error.help()))?;
+            files.push(Loaded::new(file.name, file.bytes, plan));
+        }
+    }
+    for blob in blobs {
+        let plan = flat::data(&blob.bytes, blob.address, blob.name).map_err(|error| fail(&error, error.help()))?;
+        files.push(Loaded::new("boot loader:".to_owned(), blob.bytes, plan));
+    }
+    Ok(files)
+}
+
+/// What is to be said of the protocol before the run.
+pub(super) fn note(config: &Config, protocol: Protocol) -> Option<Diagnostic> {
+    match protocol {
+        Protocol::BootSector => {
+            let message = "there is no BIOS: an `int` of one finds an empty vector table";
+            let note = config.error_at(&config.guest.key, message);
+            Some(Diagnostic { severity: Severity::Warning, status: Status::Success, ..note })
+        }
+        Protocol::Elf
+        | Protocol::Multiboot
+        | Protocol::Multiboot2
+        | Protocol::Pvh
+        | Protocol::Linux
+        | Protocol::Flat => None,
+    }
+}
+
+/// The machine's memory map in the loader's words.
+fn memory_map(machine: &MachineSpec) -> Vec<MapEntry> {
+    let entry = |entry: firmware::MapEntry| MapEntry {
+        start: entry.span.start().into(),
+        size: entry.span.size(),
+        kind: match entry.kind {
+            MapKind::Usable => boot::MapKind::Usable,
+            MapKind::Reserved => boot::MapKind::Reserved,
+        },
+    };
+    firmware::memory_map(machine).into_iter().map(entry).collect()
+}
+
+/// The ACPI root pointer: 36 bytes since ACPI 2.0.
+fn rsdp(machine: &MachineSpec) -> Option<(Gpa, Vec<u8>)> {
+    if !machine.devices.platform.acpi {
+        return None;
+    }
+    let image = firmware::images(machine).into_iter().find(|image| image.gpa == firmware::RSDP)?;
+    Some((image.gpa, image.bytes.get(..36)?.to_vec()))
+}

@@ -1,0 +1,114 @@
+//! The files that go into guest memory, and what can be asked of them: symbols, source lines, where code begins.
+//!
+//! The guest's file comes first, then those of `[[load]]`, then what a boot protocol hands over: modules, and bytes that
+//! were made for the kernel to read.
+
+use vmm_core::image::GuestImage;
+use vmm_core::layout::Occupied;
+use vmm_core::span::Span;
+use vmm_core::Gpa;
+use vmm_loader::{Bss, LoadPlan, VirtAddr};
+
+use crate::source_lines::SourceLines;
+
+/// The guest's file first, then the others.
+pub(crate) struct Files(Vec<Loaded>);
+
+/// A file and its plan.
+pub(super) struct Loaded {
+    pub(super) name: String,
+    pub(super) bytes: Vec<u8>,
+    pub(super) plan: LoadPlan,
+    pub(super) lines: SourceLines,
+}
+
+impl Loaded {
+    pub(super) fn new(name: String, bytes: Vec<u8>, plan: LoadPlan) -> Self {
+        Self { name, bytes, plan, lines: SourceLines::default() }
+    }
+}
+
+impl From<Vec<Loaded>> for Files {
+    fn from(files: Vec<Loaded>) -> Self {
+        Self(files)
+    }
+}
+
+impl Files {
+    /// Each file's name and plan, the guest first.
+    pub(crate) fn plans(&self) -> impl Iterator<Item = (&str, &LoadPlan)> {
+        self.0.iter().map(|file| (file.name.as_str(), &file.plan))
+    }
+
+    /// Each file's bytes and plan, the guest first.
+    pub(crate) fn contents(&self) -> impl Iterator<Item = (&[u8], &LoadPlan)> {
+        self.0.iter().map(|file| (file.bytes.as_slice(), &file.plan))
+    }
+
+    /// The plan of the guest itself.
+    pub(crate) fn guest(&self) -> Option<&LoadPlan> {
+        self.0.first().map(|loaded| &loaded.plan)
+    }
+
+    /// The symbol that a virtual address belongs to, as `name` or `name+0x12`.
+    pub(crate) fn symbol_at(&self, address: u64) -> Option<String> {
+        let (symbol, offset) = self.0.iter().find_map(|file| file.plan.symbol_at(VirtAddr(address)))?;
+        Some(if offset == 0 { symbol.name.clone() } else { format!("{}+{offset:#x}", symbol.name) })
+    }
+
+    /// Where an instruction begins for sure, at or before a virtual address: at its symbol, or at the file's segment.
+    pub(crate) fn code_start(&self, address: u64) -> Option<u64> {
+        let address = VirtAddr(address);
+        let file = self.0.iter().find(|file| file.plan.segment_at(address).is_some())?;
+        let segment = file.plan.segment_at(address)?;
+        Some(file.plan.symbol_at(address).map_or(segment.virt.0, |(symbol, _)| symbol.address.0))
+    }
+
+    /// The source line that the code at a virtual address was compiled from, as `hello.c:12`.
+    pub(crate) fn line_at(&self, address: u64) -> Option<String> {
+        let file = self.0.iter().find(|file| file.plan.segment_at(VirtAddr(address)).is_some())?;
+        file.lines.at(&file.bytes, &file.plan, address)
+    }
+
+    /// Symbol and source line of an address: `main+0x10 (hello.c:12)`; `None` where neither is known.
+    pub(crate) fn describe(&self, address: u64) -> Option<String> {
+        match (self.symbol_at(address), self.line_at(address)) {
+            (Some(symbol), Some(line)) => Some(format!("{symbol} ({line})")),
+            (symbol, line) => symbol.or(line),
+        }
+    }
+
+    /// Where in physical memory a symbol of the guest lies.
+    pub(crate) fn symbol(&self, name: &str) -> Result<Gpa, vmm_loader::SymbolError> {
+        let Some(plan) = self.guest() else { return Ok(Gpa(0)) };
+        let address = plan.symbols().lookup(name)?.address;
+        // A symbol outside of all segments, such as one that the linker script computed, is taken as it is.
+        Ok(plan.virt_to_phys(address).map_or(Gpa(address.0), Gpa::from))
+    }
+}
+
+impl GuestImage for Files {
+    fn occupied(&self) -> Vec<Occupied> {
+        let named = self.0.iter().flat_map(|file| {
+            file.plan
+                .ranges()
+                .into_iter()
+                .map(move |range| (format!("{} {}", file.name, range.name), range.range))
+        });
+        named
+            .filter_map(|(name, range)| {
+                Some(Occupied { name, range: Span::between(range.start.into(), range.end.into())? })
+            })
+            .collect()
+    }
+
+    fn place(
+        &self,
+        memory: &kvm_sys_wrap::GuestMemory,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        for file in &self.0 {
+            file.plan.place(&file.bytes, memory, Bss::AlreadyZero)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,106 @@
+//! Reading a guest's files, and what is said when one is not there or not of the right kind.
+
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+
+use vmm_cli::config::{Config, File, FileKind};
+use vmm_cli::diagnostic::Diagnostic;
+use vmm_cli::status::Status;
+use vmm_core::mode::Mode;
+use vmm_loader::{ElfClass, ElfOptions, elf, flat};
+
+use super::files::Loaded;
+
+/// Reads and plans one file of `[[load]]`.
+pub(super) fn extra(config: &Config, file: &File) -> Result<Loaded, Diagnostic> {
+    let bytes = read(&file.path).map_err(|error| unreadable(config, &file.path, &file.key, &error))?;
+    let plan = match file.kind {
+        FileKind::Elf { base } => elf::plan(&bytes, &ElfOptions { base: base.map(Into::into) }),
+        FileKind::Flat { address } => flat::plan(&bytes, address.into()),
+    };
+    let plan = plan.map_err(|error| {
+        let message = format!("{}: {error}", file.path.display());
+        config.error_at(&file.key, message).with_help(error.help())
+    })?;
+    check_class(config, file, plan.class())?;
+    Ok(Loaded::new(name(&file.path), bytes, plan))
+}
+
+/// What a file is called in messages and maps: its name without directories.
+pub(super) fn name(path: &Path) -> String {
+    path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into())
+}
+
+/// The whole file. Only a regular one: a device or a pipe may never end.
+pub(super) fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut file = fs::File::open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(std::io::Error::other("it is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+pub(super) fn unreadable(config: &Config, path: &Path, key: &str, error: &std::io::Error) -> Diagnostic {
+    let shown = path.display();
+    if error.kind() != std::io::ErrorKind::NotFound {
+        let problem = config.error_at(key, format!("cannot read {shown}: {error}"));
+        return Diagnostic { status: Status::Host, ..problem };
+    }
+    let built_here = path.parent().is_some_and(|directory| directory.ends_with("guests/build"));
+    let siblings = siblings(path, config.mode());
+    let help = match (siblings.is_empty(), built_here) {
+        (false, _) => format!("there is {}", siblings.join(", ")),
+        (true, true) => "build it: `cargo xtask guests`".to_owned(),
+        (true, false) => "build the guest first, or correct the path".to_owned(),
+    };
+    config.error_at(key, format!("the guest file {shown} does not exist")).with_help(Some(help))
+}
+
+/// An ELF file must have the width of the mode's code.
+pub(super) fn check_class(
+    config: &Config,
+    File { path, key, .. }: &File,
+    class: Option<ElfClass>,
+) -> Result<(), Diagnostic> {
+    let mode = config.mode();
+    let Some(class) = class else { return Ok(()) };
+    let fits = match class {
+        ElfClass::Elf32 => mode.bits() <= 32,
+        ElfClass::Elf64 => mode.bits() == 64,
+    };
+    if fits {
+        return Ok(());
+    }
+    let (has, flag) = match class {
+        ElfClass::Elf32 => ("32-bit", "mode = \"protected\" (or real, paged, pae)"),
+        ElfClass::Elf64 => ("64-bit", "mode = \"long\""),
+    };
+    let message = format!("{} holds {has} code, which cannot run in mode {mode}", path.display());
+    let siblings = siblings(path, mode);
+    let help = if siblings.is_empty() {
+        let bits = if mode.bits() == 64 { "-m64" } else { "-m32" };
+        format!("use {flag}, or build the guest with {bits}")
+    } else {
+        format!("for this mode there is {}", siblings.join(", "))
+    };
+    Err(config.error_at(key, message).with_help(Some(help)))
+}
+
+/// Builds of the same guest for the given mode, beside a file: for `hello-long.elf`, `hello-pae.elf` if it exists; if
+/// there are none for the mode, those for other modes.
+fn siblings(path: &Path, mode: Mode) -> Vec<String> {
+    let Some((stem, extension)) = path.file_stem().zip(path.extension()) else { return Vec::new() };
+    let (stem, extension) = (stem.to_string_lossy(), extension.to_string_lossy());
+    let base =
+        Mode::ALL.iter().find_map(|mode| stem.strip_suffix(mode.name())?.strip_suffix('-')).unwrap_or(&stem);
+    let build = |mode: Mode| path.with_file_name(format!("{base}-{mode}.{extension}"));
+    let existing = |modes: &[Mode]| -> Vec<String> {
+        let files = modes.iter().map(|mode| build(*mode)).filter(|file| file != path && file.exists());
+        files.map(|file| file.display().to_string()).collect()
+    };
+    let own = existing(&[mode]);
+    if own.is_empty() { existing(&Mode::ALL) } else { own }
+}

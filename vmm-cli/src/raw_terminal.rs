@@ -1,0 +1,73 @@
+//! The terminal while the guest has it: every key goes to the guest as it is typed, Ctrl-C too.
+//!
+//! Ctrl-A is ours, as with QEMU: Ctrl-A x ends the run, Ctrl-A Ctrl-A sends a Ctrl-A, Ctrl-A h says so. The terminal's own
+//! settings come back when the value is dropped: at the end of the run, on a signal that ends it, and in a panic.
+
+use std::io::{self, IsTerminal};
+
+use kvm_sys_wrap::interrupt;
+use rustix::termios::{OptionalActions, OutputModes, Termios, tcgetattr, tcsetattr};
+
+/// Ctrl-A.
+const ESCAPE: u8 = 0x01;
+
+/// A terminal that is the guest's.
+#[derive(Debug)]
+pub(crate) struct RawTerminal {
+    before: Termios,
+    /// The last key was Ctrl-A.
+    escaped: bool,
+}
+
+impl RawTerminal {
+    /// Takes the terminal on standard input; `None` where that is none.
+    pub(crate) fn enter() -> Option<Self> {
+        let stdin = io::stdin();
+        if !stdin.is_terminal() {
+            return None;
+        }
+        let before = tcgetattr(&stdin).ok()?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        // Not all guests end their lines with a carriage return, and neither do our own messages.
+        raw.output_modes |= before.output_modes & (OutputModes::OPOST | OutputModes::ONLCR);
+        tcsetattr(&stdin, OptionalActions::Now, &raw).ok()?;
+        Some(Self { before, escaped: false })
+    }
+
+    /// Takes our keys out of the first `count` bytes of `buffer`; gives the number that is left.
+    pub(crate) fn filter(&mut self, buffer: &mut [u8], count: usize) -> usize {
+        let mut left = 0;
+        for at in 0..count {
+            let Some(&key) = buffer.get(at) else { break };
+            let keep = match (std::mem::take(&mut self.escaped), key) {
+                (false, ESCAPE) => {
+                    self.escaped = true;
+                    false
+                }
+                (false, _) | (true, ESCAPE) => true,
+                (true, b'x' | b'X') => {
+                    interrupt();
+                    false
+                }
+                (true, b'h' | b'?') => {
+                    eprintln!("\r\nCtrl-A x ends the run; Ctrl-A Ctrl-A sends Ctrl-A\r");
+                    false
+                }
+                (true, _) => true,
+            };
+            if let (true, Some(place)) = (keep, buffer.get_mut(left)) {
+                *place = key;
+                left += 1;
+            }
+        }
+        left
+    }
+}
+
+impl Drop for RawTerminal {
+    fn drop(&mut self) {
+        // A terminal that is gone has no settings to restore.
+        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.before);
+    }
+}

@@ -1,0 +1,36 @@
+//! A machine with interrupts that did not end: whether interrupts are why.
+//!
+//! Its run cannot be had again, and single steps would keep interrupts out. But the kernel counts the interrupts that it
+//! gave to each vCPU ([`kvm_sys_wrap::Stats`]), and the local APIC knows which one is being served.
+
+use kvm_sys_wrap::MpState;
+
+use super::hang::{self, Hang};
+use super::moment::Registers;
+use crate::end::End;
+use crate::machine::Machine;
+
+/// More interrupts a second than this leave no time for work: a timer of a kernel comes 100 to 1000 times.
+const STORM_PER_SECOND: u128 = 10_000;
+
+/// The kernel's name for the number of interrupts that it gave to a vCPU.
+const INJECTIONS: &str = "irq_injections";
+
+/// A storm, a sleep, or what the instruction says that the vCPU stood at.
+pub(super) fn or_at_rest(ended: &Machine, end: &End, registers: &Registers) -> Hang {
+    if let (End::TimeLimit(time), Some(count)) = (end, injections(ended))
+        && u128::from(count) * 1000 > STORM_PER_SECOND * time.as_millis().max(1)
+    {
+        let vector = ended.vcpu().interrupt_in_service().ok().flatten();
+        return Hang::Interrupts { count, time: *time, vector };
+    }
+    match ended.vcpu().mp_state() {
+        Ok(MpState::Halted) => Hang::Asleep,
+        Ok(_) | Err(_) => hang::at_rest(ended, registers),
+    }
+}
+
+fn injections(ended: &Machine) -> Option<u64> {
+    let stats = ended.vcpu().stats().ok()?.read().ok()?;
+    stats.iter().find(|stat| stat.name == INJECTIONS)?.values.first().copied()
+}

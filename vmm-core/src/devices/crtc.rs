@@ -1,0 +1,80 @@
+//! The registers of a PC's display, without a display: ports 0x3d4 (which register) and 0x3d5 (its value).
+//!
+//! Kernels that write text to the screen keep the cursor's place here, and some trust what they read back: all ones, as
+//! where nothing is, would be a cursor outside the screen. The text itself goes to 0xb8000, which is memory like any
+//! other, so nobody sees it. (IBM VGA Technical Reference, "CRT Controller Registers".)
+
+use std::io;
+
+use super::length;
+use crate::device::{Action, Device, Guest};
+
+/// Registers of the controller: the VGA's last is 0x18.
+const REGISTERS: usize = 0x19;
+
+/// The registers.
+#[derive(Debug, Default)]
+pub struct Crtc {
+    index: u8,
+    registers: [u8; REGISTERS],
+}
+
+impl Device for Crtc {
+    fn length(&self) -> u64 {
+        length::CRTC
+    }
+
+    fn read(&mut self, offset: u64, data: &mut [u8], _: &dyn Guest) -> io::Result<Action> {
+        let value = self.registers.get(usize::from(self.index)).copied();
+        for (port, byte) in (offset..).zip(data) {
+            *byte = if port == 0 { self.index } else { value.unwrap_or(0xff) };
+        }
+        Ok(Action::Continue)
+    }
+
+    /// A write of 16 bits to the first port is an index and a value.
+    fn write(&mut self, offset: u64, data: &[u8], _: &dyn Guest) -> io::Result<Action> {
+        for (port, byte) in (offset..).zip(data) {
+            if port == 0 {
+                self.index = *byte;
+            } else if let Some(register) = self.registers.get_mut(usize::from(self.index)) {
+                *register = *byte;
+            }
+        }
+        Ok(Action::Continue)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::devices::tests::guest;
+
+    fn read(crtc: &mut Crtc) -> u8 {
+        let mut data = [0xaa];
+        crtc.read(1, &mut data, &guest()).unwrap();
+        data[0]
+    }
+
+    #[test]
+    fn the_cursor_starts_at_the_top_and_keeps_its_place() {
+        let mut crtc = Crtc::default();
+        crtc.write(0, &[0x0e], &guest()).unwrap();
+        assert_eq!(read(&mut crtc), 0);
+        crtc.write(1, &[0x07], &guest()).unwrap();
+        crtc.write(0, &[0x0f, 0xcf], &guest()).unwrap();
+        assert_eq!(read(&mut crtc), 0xcf);
+        crtc.write(0, &[0x0e], &guest()).unwrap();
+        assert_eq!(read(&mut crtc), 0x07);
+    }
+
+    #[test]
+    fn there_are_no_registers_behind_the_last() {
+        let mut crtc = Crtc::default();
+        crtc.write(0, &[0xff, 1], &guest()).unwrap();
+        assert_eq!(read(&mut crtc), 0xff);
+        let mut both = [0; 2];
+        crtc.read(0, &mut both, &guest()).unwrap();
+        assert_eq!(both, [0xff, 0xff]);
+    }
+}

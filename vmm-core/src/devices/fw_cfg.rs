@@ -1,0 +1,174 @@
+//! QEMU's configuration device: a guest selects an item by its key and reads it byte by byte.
+//!
+//! Port 0x510 takes the key, 16 bits wide; port 0x511 gives the item's bytes, one after the other, and 0 behind its end. A
+//! key that is not there is an item of no bytes. Writing items and DMA, which came later, are not offered: the version
+//! says so (QEMU, docs/specs/fw_cfg.rst).
+
+use std::io;
+
+use super::length;
+use crate::device::{Action, Device, Guest};
+use crate::spec::FwCfgFile;
+
+/// "QEMU".
+const SIGNATURE: u16 = 0x00;
+/// Bit 0: the interface by ports.
+const VERSION: u16 = 0x01;
+/// Bytes of memory, 64 bits.
+const RAM_SIZE: u16 = 0x03;
+/// CPUs, 16 bits.
+const CPUS: u16 = 0x05;
+/// The most CPUs that there could be; here, as many as there are.
+const MOST_CPUS: u16 = 0x0f;
+/// The list of files.
+const DIRECTORY: u16 = 0x19;
+/// The key of the first file.
+const FIRST_FILE: u16 = 0x20;
+/// Bytes of a name, with its NUL.
+const NAME: usize = 56;
+/// So long can a name be.
+pub const LONGEST_NAME: usize = NAME - 1;
+/// So many files have a key: those above are the architecture's.
+pub const MOST_FILES: usize = 0x4000 - 0x20;
+
+/// The data port; the other one is the key's.
+const DATA: u64 = 1;
+
+/// The device.
+#[derive(Debug)]
+pub struct FwCfg {
+    items: Vec<(u16, Vec<u8>)>,
+    /// The place of the selected item in the list, and of the next byte in it.
+    selected: (Option<usize>, usize),
+    /// The key, of which half is known after a write of one byte.
+    key: u16,
+}
+
+impl FwCfg {
+    /// A device for a machine of so much memory and so many CPUs.
+    #[must_use]
+    pub fn new(memory: u64, cpus: u16, files: &[FwCfgFile]) -> Self {
+        let mut items = vec![
+            (SIGNATURE, b"QEMU".to_vec()),
+            (VERSION, 1u32.to_le_bytes().to_vec()),
+            (RAM_SIZE, memory.to_le_bytes().to_vec()),
+            (CPUS, cpus.to_le_bytes().to_vec()),
+            (MOST_CPUS, cpus.to_le_bytes().to_vec()),
+            (DIRECTORY, directory(files)),
+        ];
+        let keys = FIRST_FILE..;
+        items.extend(keys.zip(files.iter().take(MOST_FILES)).map(|(key, file)| (key, file.bytes.clone())));
+        let mut device = Self { items, selected: (None, 0), key: 0 };
+        device.select();
+        device
+    }
+
+    fn select(&mut self) {
+        self.selected = (self.items.iter().position(|(key, _)| *key == self.key), 0);
+    }
+
+    fn next(&mut self) -> u8 {
+        let (Some(item), offset) = self.selected else { return 0 };
+        let byte = self.items.get(item).and_then(|(_, bytes)| bytes.get(offset)).copied();
+        self.selected.1 = offset.saturating_add(1);
+        byte.unwrap_or(0)
+    }
+}
+
+/// Count, then size, key and name of each file; numbers are big-endian here, and only here.
+fn directory(files: &[FwCfgFile]) -> Vec<u8> {
+    let number = |value: usize| u32::try_from(value).unwrap_or(u32::MAX).to_be_bytes();
+    let files = files.iter().take(MOST_FILES);
+    let mut bytes = number(files.len()).to_vec();
+    for (key, file) in (FIRST_FILE..).zip(files) {
+        bytes.extend(number(file.bytes.len()));
+        bytes.extend(key.to_be_bytes());
+        bytes.extend([0; 2]);
+        let mut name: Vec<u8> = file.name.bytes().take(LONGEST_NAME).collect();
+        name.resize(NAME, 0);
+        bytes.extend(name);
+    }
+    bytes
+}
+
+impl Device for FwCfg {
+    fn length(&self) -> u64 {
+        length::FW_CFG
+    }
+
+    fn read(&mut self, offset: u64, data: &mut [u8], _: &dyn Guest) -> io::Result<Action> {
+        if let (DATA, Some(byte)) = (offset, data.first_mut()) {
+            *byte = self.next();
+        }
+        Ok(Action::Continue)
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8], _: &dyn Guest) -> io::Result<Action> {
+        // Only the key can be written. One byte of it is the low one, as on a port of 16 bits.
+        if offset != DATA {
+            self.key = match *data {
+                [] => return Ok(Action::Continue),
+                [low] => low.into(),
+                [low, high, ..] => u16::from_le_bytes([low, high]),
+            };
+            self.select();
+        }
+        Ok(Action::Continue)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::devices::tests::guest;
+
+    fn item(device: &mut FwCfg, key: u16, length: usize) -> Vec<u8> {
+        device.write(0, &key.to_le_bytes(), &guest()).unwrap();
+        let mut byte = [0xff];
+        let mut next = || {
+            device.read(1, &mut byte, &guest()).unwrap();
+            byte[0]
+        };
+        (0..length).map(|_| next()).collect()
+    }
+
+    fn device() -> FwCfg {
+        let file = |name: &str, text: &str| FwCfgFile { name: name.to_owned(), bytes: text.into() };
+        FwCfg::new(5 << 30, 3, &[file("opt/a", "first"), file(&"x".repeat(80), "second")])
+    }
+
+    #[test]
+    fn what_test_kernels_ask_for() {
+        let mut device = device();
+        assert_eq!(item(&mut device, SIGNATURE, 6), b"QEMU\0\0", "zeros behind the end");
+        assert_eq!(item(&mut device, VERSION, 4), [1, 0, 0, 0], "no DMA");
+        assert_eq!(item(&mut device, RAM_SIZE, 8), (5u64 << 30).to_le_bytes());
+        assert_eq!(item(&mut device, CPUS, 2), [3, 0]);
+        assert_eq!(item(&mut device, MOST_CPUS, 2), [3, 0]);
+        assert_eq!(item(&mut device, 0x7777, 2), [0, 0]);
+        assert_eq!(item(&mut device, SIGNATURE, 1), b"Q", "selecting starts anew");
+    }
+
+    #[test]
+    fn files_are_found_by_the_directory() {
+        let mut device = device();
+        let directory = item(&mut device, DIRECTORY, 4 + 2 * 64);
+        assert_eq!(directory[..4], [0, 0, 0, 2]);
+        assert_eq!(directory[4..12], [0, 0, 0, 5, 0, 0x20, 0, 0]);
+        assert_eq!(&directory[12..18], b"opt/a\0");
+        assert_eq!(
+            directory[4 + 64 + 8..][..56],
+            [[b'x'; 55].as_slice(), &[0]].concat(),
+            "a name always ends"
+        );
+        assert_eq!(item(&mut device, 0x20, 5), b"first");
+        assert_eq!(item(&mut device, 0x21, 6), b"second");
+    }
+
+    #[test]
+    fn items_cannot_be_written() {
+        let mut device = device();
+        device.write(1, &[0x41], &guest()).unwrap();
+        assert_eq!(item(&mut device, SIGNATURE, 4), b"QEMU");
+    }
+}

@@ -1,0 +1,210 @@
+//! The devices of a PC's board, put in their places.
+//!
+//! The places are those of every PC, of QEMU's power management, and of the test device; each is here once. The layout,
+//! the checks of a configuration and `explain` read them from here.
+
+use super::crtc::Crtc;
+use super::fw_cfg::FwCfg;
+use super::i8042::I8042;
+use super::kvm_testdev::{self, TestBytes, TestLines};
+use super::length;
+use super::power::{self, Power};
+use super::quiet::Quiet;
+use super::reset_control::{ResetControl, SystemControl};
+use super::rtc::Rtc;
+use crate::Port;
+use crate::board::Attach;
+use crate::error::Error;
+use crate::firmware;
+use crate::spec::{DeviceAddress, PlatformSpec};
+
+/// A device of the board.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Part {
+    /// The real-time clock.
+    Rtc,
+    /// The keyboard controller.
+    I8042,
+    /// Power management.
+    Power,
+    /// The register that resets the machine.
+    ResetControl,
+    /// System control port A.
+    SystemControl,
+    /// The diagnostic port.
+    Diagnostic,
+    /// A port for short delays.
+    Delay,
+    /// The registers of a display that is not there.
+    Crtc,
+    /// The address port of a PCI bus that is not there.
+    PciAddress,
+    /// Its other ports.
+    PciData,
+    /// The configuration device.
+    FwCfg,
+    /// The test device: bytes at ports.
+    TestPorts,
+    /// The test device: interrupt inputs.
+    TestLines,
+    /// The test device: bytes in the address space.
+    TestMemory,
+}
+
+/// The parts that a machine has, in the order of their addresses.
+#[must_use]
+pub fn parts(spec: &PlatformSpec) -> Vec<Part> {
+    let parts = [
+        (Part::I8042, spec.i8042),
+        (Part::Rtc, spec.rtc),
+        (Part::Diagnostic, spec.legacy_ports),
+        (Part::SystemControl, spec.legacy_ports),
+        (Part::TestPorts, spec.kvm_testdev),
+        (Part::Delay, spec.legacy_ports),
+        (Part::Crtc, spec.legacy_ports),
+        (Part::FwCfg, spec.fw_cfg.is_some()),
+        (Part::Power, spec.power),
+        (Part::PciAddress, spec.legacy_ports),
+        (Part::ResetControl, spec.power),
+        (Part::PciData, spec.legacy_ports),
+        (Part::TestLines, spec.kvm_testdev),
+        (Part::TestMemory, spec.kvm_testdev),
+    ];
+    parts.into_iter().filter(|(_, there)| *there).map(|(part, _)| part).collect()
+}
+
+impl Part {
+    /// The name on the bus, in tables and in messages: that of the configuration's table, and what of it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Rtc => "rtc",
+            Self::I8042 => "i8042",
+            Self::Power => "power",
+            Self::ResetControl => "power (reset)",
+            Self::SystemControl => "legacy-ports (system control)",
+            Self::Diagnostic => "legacy-ports (diagnostics)",
+            Self::Delay => "legacy-ports (delay)",
+            Self::Crtc => "legacy-ports (display)",
+            Self::PciAddress | Self::PciData => "legacy-ports (no PCI)",
+            Self::FwCfg => "fw-cfg",
+            Self::TestPorts | Self::TestMemory => "kvm-testdev",
+            Self::TestLines => "kvm-testdev (interrupts)",
+        }
+    }
+
+    /// Its first port or address.
+    #[must_use]
+    pub const fn at(self) -> DeviceAddress {
+        DeviceAddress::Port(Port(match self {
+            Self::Rtc => 0x70,
+            Self::I8042 => 0x60,
+            Self::Power => power::PORT,
+            Self::ResetControl => 0xcf9,
+            Self::SystemControl => 0x92,
+            Self::Diagnostic => 0x80,
+            Self::Delay => 0xed,
+            Self::Crtc => 0x3d4,
+            Self::PciAddress => 0xcf8,
+            Self::PciData => 0xcfa,
+            Self::FwCfg => 0x510,
+            Self::TestPorts => 0xe0,
+            Self::TestLines => 0x2000,
+            Self::TestMemory => return DeviceAddress::Mmio(kvm_testdev::MEMORY),
+        }))
+    }
+
+    /// How many addresses it takes.
+    #[must_use]
+    pub const fn length(self) -> u64 {
+        match self {
+            Self::Rtc => length::RTC,
+            Self::I8042 => length::I8042,
+            Self::Power => length::POWER,
+            Self::ResetControl => length::RESET_CONTROL,
+            Self::SystemControl => length::SYSTEM_CONTROL,
+            Self::Diagnostic | Self::Delay | Self::PciAddress => 1,
+            // Up to 0xcff.
+            Self::PciData => 6,
+            Self::Crtc => length::CRTC,
+            Self::FwCfg => length::FW_CFG,
+            Self::TestPorts => length::KVM_TESTDEV_PORTS,
+            Self::TestLines => length::KVM_TESTDEV_LINES,
+            Self::TestMemory => length::KVM_TESTDEV_MEMORY,
+        }
+    }
+}
+
+impl Part {
+    /// What it does for the guest, in a few words.
+    #[must_use]
+    pub const fn purpose(self) -> &'static str {
+        match self {
+            Self::Rtc => "the time, and how much memory there is",
+            Self::I8042 => "a keyboard controller without keyboard; it can reset",
+            Self::Power => "power-off, and a timer of 3.58 MHz",
+            Self::ResetControl => "OUT of 6 resets",
+            Self::Crtc => "keeps the cursor of a display that is not there",
+            Self::SystemControl => "A20 is on; OUT with bit 0 set resets",
+            Self::Diagnostic | Self::Delay => "takes writes that only cost time",
+            Self::PciAddress | Self::PciData => "says that there is no PCI bus",
+            Self::FwCfg => "QEMU's configuration device: memory size, CPUs, files",
+            Self::TestPorts => "keeps four bytes; OUT of an address to 0xe4 makes the host forget its page",
+            Self::TestLines => "OUT sets an interrupt input",
+            Self::TestMemory => "keeps bytes",
+        }
+    }
+}
+
+/// Puts those that the machine has on its buses.
+pub(crate) fn attach(board: &mut Attach<'_>) -> Result<(), Error> {
+    let spec = &board.spec.devices.platform;
+    for part in parts(spec) {
+        let (name, at, length) = (part.name(), part.at(), part.length());
+        match part {
+            Part::Rtc => board.insert(name, at, length, Rtc::new(firmware::memory_sizes(board.spec)))?,
+            Part::I8042 => board.insert(name, at, length, I8042::default())?,
+            Part::Power => board.insert(name, at, length, Power::default())?,
+            Part::Crtc => board.insert(name, at, length, Crtc::default())?,
+            Part::ResetControl => board.insert(name, at, length, ResetControl::default())?,
+            Part::SystemControl => board.insert(name, at, length, SystemControl::default())?,
+            Part::Diagnostic | Part::Delay | Part::PciAddress | Part::PciData => {
+                board.insert(name, at, length, Quiet::new(length))?
+            }
+            Part::FwCfg => {
+                let files = spec.fw_cfg.as_ref().map_or(&[][..], |spec| &spec.files);
+                let memory =
+                    board.spec.memory.iter().fold(0u64, |sum, region| sum.saturating_add(region.size));
+                let cpus = u16::try_from(board.spec.vcpus).unwrap_or(u16::MAX);
+                board.insert(name, at, length, FwCfg::new(memory, cpus, files))?
+            }
+            Part::TestPorts => board.insert(name, at, length, TestBytes::ports())?,
+            Part::TestMemory => board.insert(name, at, length, TestBytes::memory())?,
+            Part::TestLines => {
+                let lines: Result<Vec<_>, Error> = (0..).take(24).map(|input| board.line(input)).collect();
+                board.insert(name, at, length, TestLines::new(lines?))?
+            }
+        };
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_parts_overlap_and_they_are_in_order() {
+        let all = parts(&PlatformSpec { kvm_testdev: true, ..PlatformSpec::pc() });
+        assert_eq!(all.len(), 14);
+        let ports: Vec<(u64, u64)> = all
+            .iter()
+            .filter_map(|part| match part.at() {
+                DeviceAddress::Port(port) => Some((port.0.into(), u64::from(port.0) + part.length())),
+                DeviceAddress::Mmio(_) => None,
+            })
+            .collect();
+        assert!(ports.windows(2).all(|pair| pair[0].1 <= pair[1].0), "{ports:x?}");
+        assert_eq!(parts(&PlatformSpec::default()), []);
+    }
+}

@@ -1,0 +1,173 @@
+//! A disk (5.2): requests to read, to write, to make writes last, and for its name.
+//!
+//! A request is a header of 16 bytes, data, and a byte for the status, in buffers cut as the driver likes: only the order
+//! counts, and who writes what (5.2.6). Data goes through a buffer of ours, a piece at a time, so no length that a driver
+//! names costs memory.
+
+use std::io::{self, Read, Write};
+
+use virtio_bindings::virtio_blk::{
+    VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_SIZE_MAX,
+    VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
+};
+use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
+use virtio_queue::{Reader, Writer};
+
+use super::disk::{Disk, DiskError, SECTOR, serial};
+use super::fault::{Fault, Trouble};
+use super::queue::{Chain, Chains};
+use super::transport::Service;
+use crate::spec::BlockSpec;
+
+const QUEUE_SIZE: u16 = 128;
+/// Data buffers of a request: what a chain has room for beside header and status.
+const MOST_SEGMENTS: u32 = QUEUE_SIZE as u32 - 2;
+/// Bytes in each of them.
+const LARGEST_SEGMENT: u32 = 128 << 10;
+/// Bytes in all of them: 15.75 MiB. A driver that keeps to the two limits above never meets this one.
+const MOST_BYTES: u64 = MOST_SEGMENTS as u64 * LARGEST_SEGMENT as u64;
+/// What goes through our hands at once.
+const PIECE: usize = 64 << 10;
+
+/// The result of a request, in its last byte (5.2.6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Status {
+    Ok = 0,
+    IoError = 1,
+    Unsupported = 2,
+}
+
+/// The block device.
+#[derive(Debug)]
+pub(super) struct Block {
+    disk: Disk,
+    serial: [u8; 20],
+    config: [u8; 60],
+    piece: Vec<u8>,
+}
+
+impl Block {
+    /// Opens the disk.
+    pub(super) fn new(spec: &BlockSpec) -> Result<Self, DiskError> {
+        let disk = Disk::open(spec)?;
+        let config = config(disk.size());
+        Ok(Self { disk, serial: serial(&spec.image), config, piece: vec![0; PIECE] })
+    }
+
+    /// Carries out one request; the result is the number of bytes written to its buffers, from the first on.
+    fn request(&mut self, chain: Chain<'_>, features: u64) -> Result<u32, Fault> {
+        let Chain { head, mut reader, mut writer } = chain;
+        let fault = |problem| Fault::Request { head, problem };
+        let room = writer.available_bytes().checked_sub(1).ok_or(fault("it has no byte for the status"))?;
+        let mut last = writer.split_at(room).map_err(|_| Fault::Buffer(head))?;
+        let mut header = [0; 16];
+        reader.read_exact(&mut header).map_err(|_| fault("its header is too short"))?;
+        let [k0, k1, k2, k3, _, _, _, _, sector @ ..] = header;
+        let sector = u64::from_le_bytes(sector);
+
+        let status = match u32::from_le_bytes([k0, k1, k2, k3]) {
+            VIRTIO_BLK_T_IN => self.read(sector, &mut writer),
+            VIRTIO_BLK_T_OUT => self.write(sector, &mut reader, features),
+            VIRTIO_BLK_T_FLUSH => self.disk.flush().map(|()| Status::Ok),
+            VIRTIO_BLK_T_GET_ID => {
+                writer.write_all(self.serial.get(..room.min(20)).unwrap_or_default()).map(|()| Status::Ok)
+            }
+            _ => Ok(Status::Unsupported),
+        };
+        // A disk that fails is a matter between it and the guest, as on real hardware.
+        let status = status.unwrap_or(Status::IoError);
+        last.write_all(&[status as u8]).map_err(|_| Fault::Buffer(head))?;
+        // The status lies behind the data. Where that was not filled, it does not count (2.7.8.2).
+        let written = writer.bytes_written().saturating_add(usize::from(writer.available_bytes() == 0));
+        Ok(u32::try_from(written).unwrap_or(u32::MAX))
+    }
+
+    fn read(&mut self, sector: u64, writer: &mut Writer<'_>) -> io::Result<Status> {
+        let Some(mut at) = self.place(sector, writer.available_bytes()) else { return Ok(Status::IoError) };
+        while writer.available_bytes() > 0 {
+            let length = writer.available_bytes().min(PIECE);
+            let Some(piece) = self.piece.get_mut(..length) else { return Ok(Status::IoError) };
+            self.disk.read(at, piece)?;
+            writer.write_all(piece)?;
+            at = at.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
+        }
+        Ok(Status::Ok)
+    }
+
+    fn write(&mut self, sector: u64, reader: &mut Reader<'_>, features: u64) -> io::Result<Status> {
+        let Some(mut at) = self.place(sector, reader.available_bytes()) else { return Ok(Status::IoError) };
+        if self.disk.is_read_only() {
+            return Ok(Status::IoError);
+        }
+        while reader.available_bytes() > 0 {
+            let length = reader.available_bytes().min(PIECE);
+            let Some(piece) = self.piece.get_mut(..length) else { return Ok(Status::IoError) };
+            reader.read_exact(piece)?;
+            self.disk.write(at, piece)?;
+            at = at.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
+        }
+        // A driver that cannot flush counts on every write to last (5.2.6.2).
+        if features & (1 << VIRTIO_BLK_F_FLUSH) == 0 {
+            self.disk.flush()?;
+        }
+        Ok(Status::Ok)
+    }
+
+    /// Where a request's data begins; `None` if it is not whole sectors, or more than there is, or than we take.
+    fn place(&self, sector: u64, length: usize) -> Option<u64> {
+        let length = u64::try_from(length).ok().filter(|length| *length <= MOST_BYTES)?;
+        let start = sector.checked_mul(SECTOR)?;
+        let end = start.checked_add(length)?;
+        (length.is_multiple_of(SECTOR) && end <= self.disk.size()).then_some(start)
+    }
+}
+
+impl Service for Block {
+    fn id(&self) -> u32 {
+        VIRTIO_ID_BLOCK
+    }
+
+    fn features(&self) -> u64 {
+        let read_only = if self.disk.is_read_only() { 1 << VIRTIO_BLK_F_RO } else { 0 };
+        1 << VIRTIO_BLK_F_SIZE_MAX
+            | 1 << VIRTIO_BLK_F_SEG_MAX
+            | 1 << VIRTIO_BLK_F_BLK_SIZE
+            | 1 << VIRTIO_BLK_F_FLUSH
+            | read_only
+    }
+
+    fn queues(&self) -> &'static [u16] {
+        &[QUEUE_SIZE]
+    }
+
+    fn config(&self) -> &[u8] {
+        &self.config
+    }
+
+    fn serve(&mut self, _: usize, chains: &mut Chains<'_>, features: u64) -> Result<(), Trouble> {
+        while let Some(chain) = chains.next()? {
+            let head = chain.head;
+            let written = self.request(chain, features)?;
+            chains.done(head, written)?;
+        }
+        Ok(())
+    }
+}
+
+/// `struct virtio_blk_config` (5.2.4) up to the fields of features that are not offered.
+fn config(size: u64) -> [u8; 60] {
+    let mut config = [0; 60];
+    let fields: [(usize, &[u8]); 4] = [
+        (0, &(size / SECTOR).to_le_bytes()),
+        (8, &LARGEST_SEGMENT.to_le_bytes()),
+        (12, &MOST_SEGMENTS.to_le_bytes()),
+        (20, &512_u32.to_le_bytes()),
+    ];
+    for (offset, field) in fields {
+        for (byte, value) in config.iter_mut().skip(offset).zip(field) {
+            *byte = *value;
+        }
+    }
+    config
+}

@@ -1,0 +1,120 @@
+//! A terminal (5.3): one port, two queues. What the driver sends is printed; what arrives goes into its empty buffers.
+//!
+//! Input is fetched when there is both something to take and a buffer to take it to: when it arrives, when the driver hands
+//! out buffers, and when it looks at its interrupts. Nothing is kept in between, so nothing is lost.
+
+use std::io::{Read, Write};
+
+use virtio_bindings::virtio_ids::VIRTIO_ID_CONSOLE;
+
+use super::fault::{Fault, Trouble};
+use super::queue::{Chain, Chains};
+use super::transport::Service;
+use crate::console::{Input, Output};
+use crate::device::Reception;
+
+/// The first port's queues (5.3.2).
+const RECEIVE: usize = 0;
+/// So much goes through one buffer at most, and so much through our hands at once.
+const MOST: usize = 1 << 20;
+const PIECE: usize = 4096;
+
+/// The console device.
+pub(super) struct Console {
+    output: Output,
+    input: Option<Box<dyn Input>>,
+}
+
+impl Console {
+    /// A terminal that prints to `output` and receives from `input`, if from anywhere.
+    pub(super) fn new(output: Output, input: Option<Box<dyn Input>>) -> Self {
+        Self { output, input }
+    }
+
+    /// Takes what has arrived to one of the driver's buffers.
+    fn fetch(&mut self, chains: &mut Chains<'_>) -> Result<Fetched, Trouble> {
+        let Some(input) = &mut self.input else { return Ok(Fetched::Nothing) };
+        let Some(mut chain) = chains.next()? else { return Ok(Fetched::NoRoom) };
+        let mut buffer = [0; PIECE];
+        let room = chain.writer.available_bytes().min(PIECE);
+        let Some(buffer) = buffer.get_mut(..room).filter(|buffer| !buffer.is_empty()) else {
+            let problem = "a buffer to receive to must be writable";
+            return Err(Fault::Request { head: chain.head, problem }.into());
+        };
+        // A guest that waits for input wants its prompt to be seen.
+        self.output.sync()?;
+        let count = input.poll(buffer)?;
+        if count == 0 {
+            chains.put_back();
+            return Ok(Fetched::Nothing);
+        }
+        chain.writer.write_all(buffer.get(..count).unwrap_or_default())?;
+        chains.done(chain.head, u32::try_from(count).unwrap_or(u32::MAX))?;
+        Ok(Fetched::Some)
+    }
+
+    fn print(&mut self, Chain { head, mut reader, writer }: Chain<'_>) -> Result<(), Trouble> {
+        let length = reader.available_bytes();
+        let problem = match length {
+            _ if writer.available_bytes() != 0 => Some("what is to be sent must not be writable"),
+            0..=MOST => None,
+            _ => Some("what is to be sent at once is at most 1 MiB"),
+        };
+        if let Some(problem) = problem {
+            return Err(Fault::Request { head, problem }.into());
+        }
+        let mut buffer = [0; PIECE];
+        loop {
+            let count = reader.read(&mut buffer)?;
+            if count == 0 {
+                return Ok(());
+            }
+            self.output.write_all(buffer.get(..count).unwrap_or_default())?;
+        }
+    }
+}
+
+/// What came of looking for input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fetched {
+    Some,
+    Nothing,
+    NoRoom,
+}
+
+impl Service for Console {
+    fn id(&self) -> u32 {
+        VIRTIO_ID_CONSOLE
+    }
+
+    fn queues(&self) -> &'static [u16] {
+        &[64, 64]
+    }
+
+    fn serve(&mut self, queue: usize, chains: &mut Chains<'_>, _: u64) -> Result<(), Trouble> {
+        if queue == RECEIVE {
+            while self.fetch(chains)? == Fetched::Some {}
+            return Ok(());
+        }
+        while let Some(chain) = chains.next()? {
+            let head = chain.head;
+            self.print(chain)?;
+            chains.done(head, 0)?;
+        }
+        // Somebody may be waiting for this line.
+        Ok(self.output.sync()?)
+    }
+
+    fn receives(&self) -> Option<usize> {
+        self.input.as_ref().map(|_| RECEIVE)
+    }
+
+    fn receive(&mut self, chains: &mut Chains<'_>) -> Result<Reception, Trouble> {
+        Ok(match self.fetch(chains)? {
+            Fetched::Some => Reception::Taken,
+            Fetched::NoRoom => Reception::Full,
+            Fetched::Nothing if self.input.as_ref().is_none_or(|input| input.is_over()) => Reception::Over,
+            Fetched::Nothing => Reception::Taken,
+        })
+    }
+}

@@ -1,0 +1,284 @@
+//! What a block device's sectors come from and go to: a raw image, under a layer of what the guest wrote.
+//!
+//! The image is written only where the description says so. Else writes go to an overlay, a sparse file of the image's size
+//! that holds the blocks written, and holes where nothing was. Images and overlays are locked (flock(2)), so that no two
+//! machines write one file, and none reads what another one writes.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, MemfdFlags, Mode, OFlags, flock, memfd_create, open};
+use rustix::io::Errno;
+
+use crate::spec::{BlockAccess, BlockSpec};
+
+/// A sector, the unit of all requests (5.2.4).
+pub(super) const SECTOR: u64 = 512;
+/// The unit of an overlay: a page, which is also the smallest hole on most file systems.
+const BLOCK: u64 = 4096;
+
+/// A disk image cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    /// It cannot be opened.
+    #[error("cannot open the disk image {}", path.display())]
+    Open {
+        /// Its path.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It is a directory, a pipe or a device.
+    #[error("the disk image {} is not a regular file", path.display())]
+    NotAFile {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// It is empty, or ends within a sector.
+    #[error("the disk image {} has {size} bytes, which is not a number of 512-byte sectors", path.display())]
+    Size {
+        /// Its path.
+        path: PathBuf,
+        /// Its size in bytes.
+        size: u64,
+    },
+    /// Another machine has it.
+    #[error("the disk image {} is in use by another machine", path.display())]
+    InUse {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// A file is where the overlay is to be.
+    #[error("the overlay {} exists already", path.display())]
+    OverlayExists {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// The overlay cannot be made.
+    #[error("cannot create the overlay{}", path.as_ref().map(|path| format!(" {}", path.display())).unwrap_or_default())]
+    Overlay {
+        /// Its path, if it has one.
+        path: Option<PathBuf>,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl DiskError {
+    /// Whether the description of the machine is to blame, and not the host.
+    #[must_use]
+    pub fn is_configuration(&self) -> bool {
+        match self {
+            Self::Open { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            Self::NotAFile { .. } | Self::Size { .. } | Self::OverlayExists { .. } => true,
+            Self::InUse { .. } | Self::Overlay { .. } => false,
+        }
+    }
+
+    /// What the user can do about it.
+    #[must_use]
+    pub fn help(&self) -> Option<String> {
+        Some(match self {
+            Self::Size { path, size } => {
+                let sectors = size.div_ceil(SECTOR).max(1).saturating_mul(SECTOR);
+                format!("make it whole: `truncate --size {sectors} {}`", path.display())
+            }
+            Self::OverlayExists { .. } => {
+                "an overlay is never overwritten: remove it, or name another".to_owned()
+            }
+            Self::InUse { .. } => "with an overlay of its own each machine can use the same image".to_owned(),
+            Self::Open { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                "create it, such as with `truncate --size 64M FILE`, or correct the path".to_owned()
+            }
+            Self::Open { .. } | Self::NotAFile { .. } | Self::Overlay { .. } => return None,
+        })
+    }
+}
+
+/// A disk.
+#[derive(Debug)]
+pub(super) struct Disk {
+    image: File,
+    size: u64,
+    layer: Layer,
+}
+
+/// Where writes go.
+#[derive(Debug)]
+enum Layer {
+    None,
+    Image,
+    Overlay { file: File, written: Blocks, lasting: bool },
+}
+
+/// Which blocks of an overlay hold something: 64 to an entry, so that it takes memory only where the guest wrote.
+#[derive(Debug, Default)]
+struct Blocks(BTreeMap<u64, u64>);
+
+impl Blocks {
+    fn contains(&self, block: u64) -> bool {
+        self.0.get(&(block / 64)).is_some_and(|bits| bits >> (block % 64) & 1 != 0)
+    }
+
+    fn insert(&mut self, block: u64) {
+        *self.0.entry(block / 64).or_default() |= 1 << (block % 64);
+    }
+}
+
+/// Looks at the files of a disk without making any, for those that check a machine before it is built.
+///
+/// # Errors
+/// [`DiskError`].
+pub fn check(spec: &BlockSpec) -> Result<(), DiskError> {
+    open_image(spec)?;
+    match &spec.access {
+        BlockAccess::Overlay(path) if path.symlink_metadata().is_ok() => {
+            Err(DiskError::OverlayExists { path: path.clone() })
+        }
+        BlockAccess::Overlay(_) | BlockAccess::ReadOnly | BlockAccess::Temporary | BlockAccess::InPlace => {
+            Ok(())
+        }
+    }
+}
+
+fn open_image(BlockSpec { image: path, access }: &BlockSpec) -> Result<(File, u64), DiskError> {
+    let cannot = |source| DiskError::Open { path: path.clone(), source };
+    let writes = *access == BlockAccess::InPlace;
+    // Opening a pipe would wait for its other end.
+    if path.metadata().map_err(cannot)?.file_type().is_file() {
+        let image = OpenOptions::new().read(true).write(writes).open(path).map_err(cannot)?;
+        lock(&image, path, writes)?;
+        let size = image.metadata().map_err(cannot)?.len();
+        if size == 0 || !size.is_multiple_of(SECTOR) {
+            return Err(DiskError::Size { path: path.clone(), size });
+        }
+        Ok((image, size))
+    } else {
+        Err(DiskError::NotAFile { path: path.clone() })
+    }
+}
+
+/// Locks a file for as long as it is open; file systems without locks go without.
+fn lock(file: &File, path: &Path, writes: bool) -> Result<(), DiskError> {
+    let kind =
+        if writes { FlockOperation::NonBlockingLockExclusive } else { FlockOperation::NonBlockingLockShared };
+    match flock(file, kind) {
+        Err(Errno::WOULDBLOCK) => Err(DiskError::InUse { path: path.to_owned() }),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+impl Disk {
+    /// Opens the image and makes the overlay.
+    pub(super) fn open(spec: &BlockSpec) -> Result<Self, DiskError> {
+        let (image, size) = open_image(spec)?;
+        let overlay = |file: File, path: Option<&PathBuf>| {
+            let made = file.set_len(size).map(|()| file);
+            made.map_err(|source| DiskError::Overlay { path: path.cloned(), source })
+        };
+        let layer = match &spec.access {
+            BlockAccess::ReadOnly => Layer::None,
+            BlockAccess::InPlace => Layer::Image,
+            BlockAccess::Temporary => {
+                let file = temporary().map_err(|source| DiskError::Overlay { path: None, source })?;
+                Layer::Overlay { file: overlay(file, None)?, written: Blocks::default(), lasting: false }
+            }
+            BlockAccess::Overlay(path) => {
+                let file = OpenOptions::new().read(true).write(true).create_new(true).open(path).map_err(
+                    |source| match source.kind() {
+                        io::ErrorKind::AlreadyExists => DiskError::OverlayExists { path: path.clone() },
+                        _ => DiskError::Overlay { path: Some(path.clone()), source },
+                    },
+                )?;
+                lock(&file, path, true)?;
+                Layer::Overlay { file: overlay(file, Some(path))?, written: Blocks::default(), lasting: true }
+            }
+        };
+        Ok(Self { image, size, layer })
+    }
+
+    /// Bytes that it has.
+    pub(super) const fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Whether it refuses writes.
+    pub(super) const fn is_read_only(&self) -> bool {
+        matches!(self.layer, Layer::None)
+    }
+
+    /// Fills `data` from `offset` on.
+    pub(super) fn read(&self, offset: u64, data: &mut [u8]) -> io::Result<()> {
+        let Layer::Overlay { file, written, .. } = &self.layer else {
+            return self.image.read_exact_at(data, offset);
+        };
+        let mut at = offset;
+        let mut rest = data;
+        while !rest.is_empty() {
+            let in_block = usize::try_from(BLOCK - at % BLOCK).unwrap_or(usize::MAX);
+            let (piece, behind) = rest.split_at_mut(in_block.min(rest.len()));
+            let source = if written.contains(at / BLOCK) { file } else { &self.image };
+            source.read_exact_at(piece, at)?;
+            (at, rest) = (at.saturating_add(BLOCK - at % BLOCK), behind);
+        }
+        Ok(())
+    }
+
+    /// Writes `data` from `offset` on. The caller has made sure that it ends within the disk.
+    pub(super) fn write(&mut self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let (file, written) = match &mut self.layer {
+            Layer::None => return Err(io::ErrorKind::ReadOnlyFilesystem.into()),
+            Layer::Image => return self.image.write_all_at(data, offset),
+            Layer::Overlay { file, written, .. } => (file, written),
+        };
+        let (mut at, mut rest) = (offset, data);
+        while !rest.is_empty() {
+            let start = at - at % BLOCK;
+            let in_block = usize::try_from(BLOCK - at % BLOCK).unwrap_or(usize::MAX);
+            let (piece, behind) = rest.split_at(in_block.min(rest.len()));
+            let whole = BLOCK.min(self.size - start.min(self.size));
+            if !written.contains(at / BLOCK) && u64::try_from(piece.len()).is_ok_and(|length| length < whole)
+            {
+                // The first write to this block, and not to all of it: what it leaves alone comes from the image.
+                let mut block = vec![0; usize::try_from(whole).unwrap_or(0)];
+                self.image.read_exact_at(&mut block, start)?;
+                file.write_all_at(&block, start)?;
+            }
+            file.write_all_at(piece, at)?;
+            written.insert(at / BLOCK);
+            (at, rest) = (start.saturating_add(BLOCK), behind);
+        }
+        Ok(())
+    }
+
+    /// Makes what was written last, where it is to last (fdatasync(2)).
+    pub(super) fn flush(&self) -> io::Result<()> {
+        match &self.layer {
+            Layer::Image => self.image.sync_data(),
+            Layer::Overlay { file, lasting: true, .. } => file.sync_data(),
+            Layer::Overlay { lasting: false, .. } | Layer::None => Ok(()),
+        }
+    }
+}
+
+/// A file without a name: on disk, or in memory where the directory for temporary files cannot do it.
+fn temporary() -> io::Result<File> {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    let file = open(std::env::temp_dir(), flags, Mode::RUSR | Mode::WUSR)
+        .or_else(|_| memfd_create("vmm-overlay", MemfdFlags::CLOEXEC))?;
+    Ok(File::from(file))
+}
+
+/// What a disk answers when it is asked for its serial number: the name of its file, as far as it fits.
+pub(super) fn serial(path: &Path) -> [u8; 20] {
+    let name = path.file_name().unwrap_or(OsStr::new("")).as_encoded_bytes();
+    let mut serial = [0; 20];
+    for (byte, letter) in serial.iter_mut().zip(name) {
+        *byte = if letter.is_ascii_graphic() { *letter } else { b'_' };
+    }
+    serial
+}

@@ -1,0 +1,50 @@
+//! Random numbers (5.4): the driver hands out empty buffers, the device fills them from the host's `getrandom`.
+
+use std::io::Write;
+
+use rustix::rand::{GetRandomFlags, getrandom};
+use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
+
+use super::fault::{Fault, Trouble};
+use super::queue::Chains;
+use super::transport::Service;
+
+/// The device may give less than was asked for (5.4.6.1), and gives so much at most.
+const MOST: usize = 64 << 10;
+/// Up to 256 bytes `getrandom` never gives less than asked (getrandom(2)).
+const PIECE: usize = 256;
+
+/// The entropy device.
+#[derive(Debug)]
+pub(super) struct Entropy;
+
+impl Service for Entropy {
+    fn id(&self) -> u32 {
+        VIRTIO_ID_RNG
+    }
+
+    fn queues(&self) -> &'static [u16] {
+        &[64]
+    }
+
+    fn serve(&mut self, _: usize, chains: &mut Chains<'_>, _: u64) -> Result<(), Trouble> {
+        while let Some(mut chain) = chains.next()? {
+            let length = chain.writer.available_bytes().min(MOST);
+            if length == 0 {
+                return Err(
+                    Fault::Request { head: chain.head, problem: "it has no room for an answer" }.into()
+                );
+            }
+            let mut done = 0;
+            while done < length {
+                let mut bytes = [0; PIECE];
+                let count = getrandom(&mut bytes, GetRandomFlags::empty()).map_err(std::io::Error::from)?;
+                let piece = bytes.get(..count.min(length - done)).unwrap_or_default();
+                chain.writer.write_all(piece)?;
+                done += piece.len();
+            }
+            chains.done(chain.head, u32::try_from(done).unwrap_or(u32::MAX))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,85 @@
+//! The guest's memory as a virtio device reaches it: by physical address, on its own account.
+//!
+//! A disk on real hardware writes memory past the CPU. Here it must not write more than the guest could: memory that is
+//! read-only to the guest is read-only to its devices. vm-memory asks for every access whether it reads or writes, rings
+//! and buffers alike, so one answer here covers all that virtio-queue does.
+
+use kvm_sys_wrap::GuestMemory;
+use vm_memory::bitmap::BS;
+use vm_memory::guest_memory::{Error, GuestMemorySliceIterator};
+use vm_memory::{GuestAddress, GuestMemoryBackend, Permissions};
+
+use crate::span::Span;
+
+/// All memory, parts of it only to be read.
+#[derive(Debug, Clone)]
+pub(super) struct Reachable {
+    memory: GuestMemory,
+    read_only: Vec<Span>,
+}
+
+impl Reachable {
+    pub(super) fn new(memory: GuestMemory, read_only: &[Span]) -> Self {
+        Self { memory, read_only: read_only.to_vec() }
+    }
+
+    fn permits(&self, address: GuestAddress, count: usize, access: Permissions) -> bool {
+        match access {
+            Permissions::No | Permissions::Read => true,
+            Permissions::Write | Permissions::ReadWrite => {
+                let size = u64::try_from(count).unwrap_or(u64::MAX);
+                // A range that is empty or leaves the address space is no matter of permission.
+                Span::new(address.into(), size)
+                    .is_none_or(|range| !self.read_only.iter().any(|region| region.overlaps(range)))
+            }
+        }
+    }
+}
+
+impl vm_memory::GuestMemory for Reachable {
+    type PhysicalMemory = GuestMemory;
+    type Bitmap = ();
+
+    fn check_range(&self, address: GuestAddress, count: usize, access: Permissions) -> bool {
+        self.permits(address, count, access) && GuestMemoryBackend::check_range(&self.memory, address, count)
+    }
+
+    fn get_slices<'a>(
+        &'a self,
+        address: GuestAddress,
+        count: usize,
+        access: Permissions,
+    ) -> Result<impl GuestMemorySliceIterator<'a, BS<'a, Self::Bitmap>>, Error> {
+        if self.permits(address, count, access) {
+            Ok(GuestMemoryBackend::get_slices(&self.memory, address, count))
+        } else {
+            Err(Error::InvalidGuestAddress(address))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_memory::{Bytes, GuestMemory as _};
+
+    use super::*;
+    use crate::Gpa;
+
+    #[test]
+    fn read_only_memory_can_be_read_but_not_written() {
+        let regions = [(GuestAddress(0), 0x1000), (GuestAddress(0x1000), 0x1000)];
+        let memory = GuestMemory::from_ranges(&regions).unwrap();
+        let reachable = Reachable::new(memory.clone(), &[Span::new(Gpa(0x1000), 0x1000).unwrap()]);
+        reachable.write_slice(b"abc", GuestAddress(0xff0)).unwrap();
+        reachable.write_slice(b"abc", GuestAddress(0xffe)).unwrap_err();
+        reachable.store(7_u16, GuestAddress(0x1000), std::sync::atomic::Ordering::Relaxed).unwrap_err();
+        let mut bytes = [0; 0x20];
+        reachable.read_slice(&mut bytes, GuestAddress(0xff0)).unwrap();
+        assert_eq!(bytes, *b"abc\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0");
+        assert!(reachable.check_range(GuestAddress(0), 0x1000, Permissions::Write));
+        assert!(!reachable.check_range(GuestAddress(0), 0x1001, Permissions::Write));
+        assert!(reachable.check_range(GuestAddress(0), 0x2000, Permissions::Read));
+        assert!(!reachable.check_range(GuestAddress(0), 0x2001, Permissions::Read));
+        assert!(!reachable.check_range(GuestAddress(u64::MAX), 2, Permissions::Write));
+    }
+}

@@ -1,0 +1,334 @@
+//! Virtio over MMIO (4.2): the registers by which a driver finds a device, agrees with it, and tells it of requests.
+//!
+//! Only the registers of version 2 are here, no legacy interface. A device is this transport with a [`Service`] behind it:
+//! what kind of device it is, and what it does with its queues. Requests are served in the thread that writes QueueNotify,
+//! before the vCPU goes on: no thread, no order but the driver's.
+//!
+//! A driver may do anything. Registers take aligned accesses of 4 bytes and ignore others (4.2.2.2); what may not be changed
+//! now stays as it is; and a driver that breaks a rule of the queues finds DEVICE_NEEDS_RESET in the status.
+
+use std::io;
+
+use virtio_bindings::virtio_config::{
+    VIRTIO_CONFIG_S_ACKNOWLEDGE, VIRTIO_CONFIG_S_DRIVER, VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_FAILED,
+    VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_CONFIG_S_NEEDS_RESET, VIRTIO_F_VERSION_1,
+};
+use virtio_bindings::virtio_mmio::*;
+use virtio_bindings::virtio_ring::VIRTIO_RING_F_INDIRECT_DESC;
+
+use super::fault::{Fault, Trouble};
+use super::memory::Reachable;
+use super::queue::{Chains, Seat};
+use crate::device::{Action, Device, Guest, Reception};
+use crate::interrupt::Line;
+use crate::spec::virtio::WINDOW_LENGTH;
+
+/// "virt", little-endian.
+const MAGIC: u32 = 0x7472_6976;
+/// The only version that is not legacy.
+const VERSION: u32 = 2;
+/// "VMM ", little-endian. Drivers do not ask for it.
+const VENDOR: u32 = 0x204d_4d56;
+/// What the transport offers for every device: version 1 of the specification, and indirect descriptors.
+const FEATURES: u64 = 1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_INDIRECT_DESC;
+/// The status bits that a driver may set. It clears none but all of them (2.1.1).
+const DRIVERS_BITS: u32 = VIRTIO_CONFIG_S_ACKNOWLEDGE
+    | VIRTIO_CONFIG_S_DRIVER
+    | VIRTIO_CONFIG_S_FEATURES_OK
+    | VIRTIO_CONFIG_S_DRIVER_OK
+    | VIRTIO_CONFIG_S_FAILED;
+
+/// What a kind of device does.
+pub(super) trait Service: Send {
+    /// The device type (5).
+    fn id(&self) -> u32;
+
+    /// The features that it offers of its own kind (bits 0 to 23).
+    fn features(&self) -> u64 {
+        0
+    }
+
+    /// The largest size of each of its queues: powers of two.
+    fn queues(&self) -> &'static [u16];
+
+    /// The configuration space, as the driver reads it. None of ours can be written.
+    fn config(&self) -> &[u8] {
+        &[]
+    }
+
+    /// Serves what the driver has put into a queue, given the features that were agreed on.
+    fn serve(&mut self, queue: usize, chains: &mut Chains<'_>, features: u64) -> Result<(), Trouble>;
+
+    /// The queue that input goes to, if this device has the console's.
+    fn receives(&self) -> Option<usize> {
+        None
+    }
+
+    /// Takes what has arrived to the queue of [`Service::receives`].
+    fn receive(&mut self, _: &mut Chains<'_>) -> Result<Reception, Trouble> {
+        Ok(Reception::Over)
+    }
+}
+
+/// A virtio device.
+pub(super) struct Transport {
+    service: Box<dyn Service>,
+    memory: Reachable,
+    line: Line,
+    pub(super) registers: Registers,
+    pub(super) seats: Vec<Seat>,
+    fault: Option<Fault>,
+}
+
+/// The registers that are not of one queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Registers {
+    pub(super) status: u32,
+    pub(super) interrupts: u32,
+    /// What the driver accepted.
+    pub(super) features: u64,
+    pub(super) device_features_select: u32,
+    pub(super) driver_features_select: u32,
+    pub(super) queue_select: u32,
+}
+
+impl Transport {
+    /// A device that does what `service` does, in `memory`, and interrupts over `line`.
+    pub(super) fn new(service: Box<dyn Service>, memory: Reachable, line: Line) -> Self {
+        let seats = service.queues().iter().map(|most| Seat::new(*most)).collect();
+        Self { service, memory, line, registers: Registers::default(), seats, fault: None }
+    }
+
+    fn offered(&self) -> u64 {
+        FEATURES | self.service.features()
+    }
+
+    fn register(&self, offset: u32) -> u32 {
+        let seat = self.selected();
+        match offset {
+            VIRTIO_MMIO_MAGIC_VALUE => MAGIC,
+            VIRTIO_MMIO_VERSION => VERSION,
+            VIRTIO_MMIO_DEVICE_ID => self.service.id(),
+            VIRTIO_MMIO_VENDOR_ID => VENDOR,
+            VIRTIO_MMIO_DEVICE_FEATURES => half(self.offered(), self.registers.device_features_select),
+            VIRTIO_MMIO_QUEUE_NUM_MAX => seat.map_or(0, |seat| seat.most.into()),
+            VIRTIO_MMIO_QUEUE_READY => seat.is_some_and(|seat| seat.queue.is_some()).into(),
+            VIRTIO_MMIO_INTERRUPT_STATUS => self.registers.interrupts,
+            VIRTIO_MMIO_STATUS => self.registers.status,
+            // There is no shared memory (4.2.2): its length is -1, and so is its place.
+            VIRTIO_MMIO_SHM_LEN_LOW..=VIRTIO_MMIO_SHM_BASE_HIGH => u32::MAX,
+            // The configuration never changes, so its generation does not either; the rest can only be written.
+            _ => 0,
+        }
+    }
+
+    fn set_register(&mut self, offset: u32, value: u32) -> io::Result<()> {
+        match offset {
+            VIRTIO_MMIO_DEVICE_FEATURES_SEL => self.registers.device_features_select = value,
+            VIRTIO_MMIO_DRIVER_FEATURES_SEL => self.registers.driver_features_select = value,
+            VIRTIO_MMIO_DRIVER_FEATURES => self.accept_features(value),
+            VIRTIO_MMIO_QUEUE_SEL => self.registers.queue_select = value,
+            VIRTIO_MMIO_QUEUE_READY => return self.set_ready(value & 1 != 0),
+            VIRTIO_MMIO_QUEUE_NOTIFY => return self.notify(value),
+            VIRTIO_MMIO_INTERRUPT_ACK => self.registers.interrupts &= !value,
+            VIRTIO_MMIO_STATUS => self.set_status(value),
+            _ => self.place_queue(offset, value),
+        }
+        Ok(())
+    }
+
+    fn selected(&self) -> Option<&Seat> {
+        self.seats.get(usize::try_from(self.registers.queue_select).ok()?)
+    }
+
+    /// The registers that say where a queue lies. Once it is in service they are fixed (4.2.3.2).
+    fn place_queue(&mut self, offset: u32, value: u32) {
+        let number = usize::try_from(self.registers.queue_select).unwrap_or(usize::MAX);
+        let Some(seat) = self.seats.get_mut(number).filter(|seat| seat.queue.is_none()) else { return };
+        let wanted = &mut seat.wanted;
+        match offset {
+            VIRTIO_MMIO_QUEUE_NUM => wanted.size = value,
+            VIRTIO_MMIO_QUEUE_DESC_LOW => set_half(&mut wanted.descriptors, 0, value),
+            VIRTIO_MMIO_QUEUE_DESC_HIGH => set_half(&mut wanted.descriptors, 1, value),
+            VIRTIO_MMIO_QUEUE_AVAIL_LOW => set_half(&mut wanted.available, 0, value),
+            VIRTIO_MMIO_QUEUE_AVAIL_HIGH => set_half(&mut wanted.available, 1, value),
+            VIRTIO_MMIO_QUEUE_USED_LOW => set_half(&mut wanted.used, 0, value),
+            VIRTIO_MMIO_QUEUE_USED_HIGH => set_half(&mut wanted.used, 1, value),
+            _ => {}
+        }
+    }
+
+    fn set_ready(&mut self, ready: bool) -> io::Result<()> {
+        let number = usize::try_from(self.registers.queue_select).unwrap_or(usize::MAX);
+        let Some(seat) = self.seats.get_mut(number) else { return Ok(()) };
+        if !ready {
+            seat.queue = None;
+        } else if seat.queue.is_none()
+            && let Err(fault) = seat.open(number, &self.memory)
+        {
+            return self.fail(fault);
+        }
+        Ok(())
+    }
+
+    /// Features are open until the driver has said FEATURES_OK (3.1.1).
+    fn accept_features(&mut self, value: u32) {
+        if self.registers.status & VIRTIO_CONFIG_S_FEATURES_OK == 0 {
+            set_half(&mut self.registers.features, self.registers.driver_features_select, value);
+        }
+    }
+
+    fn set_status(&mut self, value: u32) {
+        if value == 0 {
+            self.reset();
+            return;
+        }
+        let mut status = self.registers.status | value & DRIVERS_BITS;
+        let features = self.registers.features;
+        // The driver reads the bit back: if it is not set, they did not agree (2.2.2). Nothing works without version 1.
+        if features & !self.offered() != 0 || features & (1 << VIRTIO_F_VERSION_1) == 0 {
+            status &= !VIRTIO_CONFIG_S_FEATURES_OK;
+        }
+        if status & VIRTIO_CONFIG_S_FEATURES_OK == 0 {
+            status &= !VIRTIO_CONFIG_S_DRIVER_OK;
+        }
+        self.registers.status = status;
+    }
+
+    fn reset(&mut self) {
+        self.registers = Registers::default();
+        self.fault = None;
+        for seat in &mut self.seats {
+            *seat = Seat::new(seat.most);
+        }
+    }
+
+    /// Between DRIVER_OK and trouble.
+    fn is_live(&self) -> bool {
+        let status = self.registers.status;
+        let dead = VIRTIO_CONFIG_S_NEEDS_RESET | VIRTIO_CONFIG_S_FAILED;
+        status & VIRTIO_CONFIG_S_DRIVER_OK != 0 && status & dead == 0
+    }
+
+    fn notify(&mut self, queue: u32) -> io::Result<()> {
+        let number = usize::try_from(queue).unwrap_or(usize::MAX);
+        let features = self.registers.features;
+        self.look(number, (), |service, chains| service.serve(number, chains, features))
+    }
+
+    fn fetch_input(&mut self) -> io::Result<Reception> {
+        let Some(queue) = self.service.receives() else { return Ok(Reception::Over) };
+        self.look(queue, Reception::Full, |service, chains| service.receive(chains))
+    }
+
+    /// Looks into a queue, and tells the driver if something was given back. A device that is not live looks into none, and
+    /// what comes of that is `idle`.
+    fn look<T>(
+        &mut self,
+        queue: usize,
+        idle: T,
+        work: impl FnOnce(&mut dyn Service, &mut Chains<'_>) -> Result<T, Trouble>,
+    ) -> io::Result<T> {
+        if !self.is_live() {
+            return Ok(idle);
+        }
+        let Some(seat) = self.seats.get_mut(queue) else { return Ok(idle) };
+        let Some(mut chains) = Chains::of(seat, &self.memory) else { return Ok(idle) };
+        let result = work(&mut *self.service, &mut chains);
+        if chains.wants_interrupt() {
+            self.interrupt(VIRTIO_MMIO_INT_VRING)?;
+        }
+        match result {
+            Ok(value) => Ok(value),
+            Err(Trouble::Driver(fault)) => self.fail(fault).map(|()| idle),
+            Err(Trouble::Host(error)) => Err(error),
+        }
+    }
+
+    /// The device goes quiet, and says so (2.1.2).
+    fn fail(&mut self, fault: Fault) -> io::Result<()> {
+        self.fault.get_or_insert(fault);
+        self.registers.status |= VIRTIO_CONFIG_S_NEEDS_RESET;
+        if self.registers.status & VIRTIO_CONFIG_S_DRIVER_OK != 0 {
+            self.interrupt(VIRTIO_MMIO_INT_CONFIG)?;
+        }
+        Ok(())
+    }
+
+    fn interrupt(&mut self, reason: u32) -> io::Result<()> {
+        self.registers.interrupts |= reason;
+        self.line.pulse()
+    }
+}
+
+impl Device for Transport {
+    fn length(&self) -> u64 {
+        WINDOW_LENGTH
+    }
+
+    fn read(&mut self, offset: u64, data: &mut [u8], _: &dyn Guest) -> io::Result<Action> {
+        let offset = u32::try_from(offset).unwrap_or(u32::MAX);
+        if let Some(inside) = offset.checked_sub(VIRTIO_MMIO_CONFIG) {
+            let start = usize::try_from(inside).unwrap_or(usize::MAX);
+            let rest = self.service.config().get(start..).unwrap_or_default();
+            data.fill(0);
+            for (byte, value) in data.iter_mut().zip(rest) {
+                *byte = *value;
+            }
+            return Ok(Action::Continue);
+        }
+        if offset == VIRTIO_MMIO_INTERRUPT_STATUS {
+            // Without interrupts this is where a driver looks for news.
+            self.fetch_input()?;
+        }
+        match <&mut [u8; 4]>::try_from(&mut *data) {
+            Ok(data) if offset.is_multiple_of(4) => *data = self.register(offset).to_le_bytes(),
+            Ok(_) | Err(_) => data.fill(0),
+        }
+        Ok(Action::Continue)
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8], _: &dyn Guest) -> io::Result<Action> {
+        let offset = u32::try_from(offset).unwrap_or(u32::MAX);
+        if let (Ok(bytes), true, true) =
+            (<[u8; 4]>::try_from(data), offset < VIRTIO_MMIO_CONFIG, offset.is_multiple_of(4))
+        {
+            self.set_register(offset, u32::from_le_bytes(bytes))?;
+        }
+        Ok(Action::Continue)
+    }
+
+    fn receive(&mut self) -> io::Result<Reception> {
+        self.fetch_input()
+    }
+
+    fn complaint(&self) -> Option<String> {
+        self.fault.as_ref().map(ToString::to_string)
+    }
+
+    fn save(&self) -> Vec<u8> {
+        super::state::save(self)
+    }
+
+    fn restore(&mut self, state: &[u8]) {
+        super::state::restore(self, state);
+    }
+}
+
+/// Bits 0 to 31 of a number, or 32 to 63; there are no more.
+fn half(value: u64, select: u32) -> u32 {
+    let [a, b, c, d, e, f, g, h] = value.to_le_bytes();
+    match select {
+        0 => u32::from_le_bytes([a, b, c, d]),
+        1 => u32::from_le_bytes([e, f, g, h]),
+        _ => 0,
+    }
+}
+
+fn set_half(value: &mut u64, select: u32, half: u32) {
+    *value = match select {
+        0 => *value & !0xffff_ffff | u64::from(half),
+        1 => *value & 0xffff_ffff | u64::from(half) << 32,
+        _ => *value,
+    };
+}

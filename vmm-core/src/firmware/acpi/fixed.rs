@@ -1,0 +1,127 @@
+//! FADT and MADT: tables of fixed form.
+
+use acpi_tables::fadt::{FADTBuilder, Flags};
+use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
+use acpi_tables::madt::{EnabledStatus, IoApic, ProcessorLocalApic};
+use acpi_tables::sdt::Sdt;
+
+use super::{HEADER, OEM, OEM_REVISION, OEM_TABLE, bytes};
+use crate::devices::{power, rtc};
+use crate::firmware::{IOAPIC, IOAPIC_ID, LOCAL_APIC, SCI, TIMER_INPUT};
+use crate::spec::{Interrupts, MachineSpec};
+
+/// IAPC_BOOT_ARCH (5.2.9.3): there are devices on the board that a kernel can use without asking further.
+const LEGACY_DEVICES: u16 = 1 << 0;
+/// There is a keyboard controller.
+const KEYBOARD_CONTROLLER: u16 = 1 << 1;
+/// There is no VGA.
+const NO_VGA: u16 = 1 << 2;
+/// There is no real-time clock.
+const NO_RTC: u16 = 1 << 5;
+
+/// A latency that means that a C-state is not there (5.2.9).
+const NO_C_STATE: u16 = 0xfff;
+/// What resets the machine, written to port 0xcf9.
+const RESET_VALUE: u8 = 0x06;
+
+/// The fixed hardware. SMI_CMD is 0: the machine is in ACPI mode and cannot leave it.
+pub(super) fn fadt(spec: &MachineSpec, facs: u32, dsdt: u32) -> Vec<u8> {
+    let platform = &spec.devices.platform;
+    let mut fadt = FADTBuilder::new(OEM, OEM_TABLE, OEM_REVISION)
+        // The two buttons are not fixed hardware, and the clock wakes nobody.
+        .flag(Flags::PwrButton)
+        .flag(Flags::SlpButton)
+        .flag(Flags::FixRtc)
+        .flag(Flags::Wbinvd)
+        .flag(Flags::ProcC1);
+    fadt = if platform.power {
+        fadt.flag(Flags::TmrValExt).flag(Flags::ResetRegSup)
+    } else {
+        fadt.flag(Flags::HwReducedAcpi)
+    };
+    fadt.firmware_ctrl = facs.into();
+    (fadt.dsdt, fadt.x_dsdt) = (dsdt.into(), u64::from(dsdt).into());
+    (fadt.p_lvl2_lat, fadt.p_lvl3_lat) = (NO_C_STATE.into(), NO_C_STATE.into());
+    fadt.sci_int = SCI.into();
+    if platform.power {
+        let port = |offset: u16| power::PORT + offset;
+        fadt.pm1a_evt_blk = u32::from(port(power::EVENT)).into();
+        fadt.pm1a_cnt_blk = u32::from(port(power::CONTROL)).into();
+        fadt.pm_tmr_blk = u32::from(port(power::TIMER)).into();
+        fadt.pm1_evt_len = power::EVENT_LENGTH;
+        fadt.pm1_cnt_len = power::CONTROL_LENGTH;
+        fadt.pm_tmr_len = power::TIMER_LENGTH;
+        fadt.x_pm1a_evt_blk = register(port(power::EVENT), 32, AccessSize::WordAccess);
+        fadt.x_pm1a_cnt_blk = register(port(power::CONTROL), 16, AccessSize::WordAccess);
+        fadt.x_pm_tmr_blk = register(port(power::TIMER), 32, AccessSize::DwordAccess);
+        fadt.reset_reg = register(0xcf9, 8, AccessSize::ByteAccess);
+        fadt.reset_value = RESET_VALUE;
+    }
+    if platform.rtc {
+        fadt.century = rtc::CENTURY;
+    }
+    let keyboard = if platform.i8042 { KEYBOARD_CONTROLLER } else { 0 };
+    let clock = if platform.rtc { 0 } else { NO_RTC };
+    fadt.iapc_boot_arch = (LEGACY_DEVICES | NO_VGA | keyboard | clock).into();
+    bytes(&fadt.finalize())
+}
+
+fn register(port: u16, width: u8, access: AccessSize) -> GAS {
+    GAS::new(AddressSpace::SystemIo, width, 0, access, port.into())
+}
+
+/// MADT flags: there are two 8259s, too (5.2.12).
+const PCAT_COMPAT: u32 = 1;
+/// Interrupt flags (table 5.26): active high, level-triggered.
+const HIGH_LEVEL: u16 = 0x0d;
+/// The largest ID that an entry of one byte takes; 255 means all.
+const MOST_IDS: u32 = 255;
+
+/// CPUs and interrupt controllers; `None` on a machine that has no such controllers.
+pub(super) fn madt(spec: &MachineSpec) -> Option<Vec<u8>> {
+    let pc = match spec.interrupts {
+        Interrupts::None => return None,
+        Interrupts::Split => false,
+        Interrupts::Pc => true,
+    };
+    let mut entries = Vec::new();
+    for id in 0..spec.vcpus {
+        match u8::try_from(id) {
+            Ok(id) if u32::from(id) < MOST_IDS => {
+                entries.extend(bytes(&ProcessorLocalApic::new(id, id, EnabledStatus::Enabled)));
+            }
+            Ok(_) | Err(_) => entries.extend(x2apic(id)),
+        }
+    }
+    if pc {
+        entries.extend(bytes(&IoApic::new(IOAPIC_ID, IOAPIC, 0)));
+        entries.extend(input_override(0, TIMER_INPUT, 0));
+        entries.extend(input_override(9, SCI.into(), HIGH_LEVEL));
+    }
+    entries.extend(NMI);
+
+    let mut madt = Sdt::new(*b"APIC", HEADER, 4, OEM, OEM_TABLE, OEM_REVISION);
+    madt.append_slice(&LOCAL_APIC.to_le_bytes());
+    madt.append_slice(&(if pc { PCAT_COMPAT } else { 0 }).to_le_bytes());
+    madt.append_slice(&entries);
+    Some(madt.as_slice().to_vec())
+}
+
+/// A CPU whose ID needs more than a byte (5.2.12.12).
+fn x2apic(id: u32) -> Vec<u8> {
+    let enabled = 1u32;
+    let mut entry = vec![9, 16, 0, 0];
+    entry.extend([id, enabled, id].iter().flat_map(|field| field.to_le_bytes()));
+    entry
+}
+
+/// An ISA interrupt that is another input of the IOAPIC, or another kind of signal (5.2.12.5).
+fn input_override(irq: u8, input: u32, flags: u16) -> Vec<u8> {
+    let mut entry = vec![2, 10, 0, irq];
+    entry.extend(input.to_le_bytes());
+    entry.extend(flags.to_le_bytes());
+    entry
+}
+
+/// NMI at input 1 of all local APICs (5.2.12.7).
+const NMI: [u8; 6] = [4, 6, 0xff, 0, 0, 1];

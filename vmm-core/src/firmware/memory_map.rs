@@ -1,0 +1,145 @@
+//! The memory map, as firmware tells it to a kernel: by E820, by Multiboot, by PVH.
+//!
+//! On a machine without firmware tables all memory is the guest's. With them it has the shape of a PC's: 639 KiB, then
+//! the firmware's page, the window of graphics adapters, which nobody lists, the BIOS area, and the rest from 1 MiB on.
+
+use crate::Gpa;
+use crate::devices::rtc::MemorySizes;
+use crate::span::Span;
+use crate::spec::MachineSpec;
+
+/// The extended BIOS data area: the last KiB below the graphics window.
+pub const EBDA: Gpa = Gpa(0x9_fc00);
+/// Where the graphics window begins.
+const GRAPHICS: Gpa = Gpa(0xa_0000);
+/// Where the BIOS area begins.
+pub const BIOS_AREA: Gpa = Gpa(0xe_0000);
+/// Where it ends, and the memory of large kernels begins.
+pub const ONE_MIB: Gpa = Gpa(0x10_0000);
+
+/// A range of guest-physical addresses, and what a kernel may do with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MapEntry {
+    /// Where.
+    pub span: Span,
+    /// What it is.
+    pub kind: MapKind,
+}
+
+/// What a range is to a kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum MapKind {
+    /// Memory to use. E820 type 1.
+    Usable,
+    /// Not to be used: firmware's, or memory that cannot be written. E820 type 2.
+    Reserved,
+}
+
+/// The memory map, sorted by address, without overlaps. Neighbours of one kind are one entry.
+#[must_use]
+pub fn memory_map(spec: &MachineSpec) -> Vec<MapEntry> {
+    let firmware = if spec.devices.platform.has_tables() { firmware_ranges() } else { Vec::new() };
+    let window = [Span::between(GRAPHICS, BIOS_AREA)];
+    let window = window.into_iter().flatten().filter(|_| !firmware.is_empty());
+    let mut taken: Vec<Span> = firmware.iter().copied().chain(window).collect();
+    taken.sort();
+
+    let mut map: Vec<MapEntry> =
+        firmware.iter().map(|&span| MapEntry { span, kind: MapKind::Reserved }).collect();
+    for region in &spec.memory {
+        let kind = if region.read_only { MapKind::Reserved } else { MapKind::Usable };
+        let Some(range) = Span::new(region.address, region.size) else { continue };
+        map.extend(range.without(&taken).into_iter().map(|span| MapEntry { span, kind }));
+    }
+    map.sort_by_key(|entry| entry.span);
+    join(&map)
+}
+
+/// The sizes that firmware leaves in CMOS memory.
+#[must_use]
+pub fn memory_sizes(spec: &MachineSpec) -> MemorySizes {
+    let map = memory_map(spec);
+    let usable = || map.iter().filter(|entry| entry.kind == MapKind::Usable).map(|entry| entry.span);
+    let four_gib = Gpa(1 << 32);
+    let low = usable().find(|span| span.start() <= ONE_MIB && ONE_MIB < span.end());
+    let high = usable().filter_map(|span| span.intersection(Span::between(four_gib, Gpa(u64::MAX))?));
+    MemorySizes {
+        above_1m: low.map_or(0, |span| span.end().min(four_gib).0 - ONE_MIB.0),
+        above_4g: high.fold(0, |sum, span| sum + span.size()),
+    }
+}
+
+/// What firmware keeps for itself.
+fn firmware_ranges() -> Vec<Span> {
+    [Span::between(EBDA, GRAPHICS), Span::between(BIOS_AREA, ONE_MIB)].into_iter().flatten().collect()
+}
+
+/// Makes one entry of neighbours of one kind.
+fn join(map: &[MapEntry]) -> Vec<MapEntry> {
+    let mut joined: Vec<MapEntry> = Vec::new();
+    for entry in map {
+        let merged =
+            joined.last().filter(|last| last.kind == entry.kind && last.span.end() == entry.span.start());
+        match merged.and_then(|last| Span::between(last.span.start(), entry.span.end())) {
+            Some(span) => {
+                joined.pop();
+                joined.push(MapEntry { span, kind: entry.kind });
+            }
+            None => joined.push(*entry),
+        }
+    }
+    joined
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Gva;
+    use crate::mode::Mode;
+    use crate::spec::{Entry, MemoryRegion, PlatformSpec};
+
+    fn machine(regions: &[(u64, u64)], platform: PlatformSpec) -> MachineSpec {
+        let mut spec = MachineSpec::new(Mode::Long, 0, Entry::Address(Gva(0)));
+        spec.memory = regions.iter().map(|&(at, size)| MemoryRegion::new(Gpa(at), size)).collect();
+        spec.devices.platform = platform;
+        spec
+    }
+
+    fn shown(spec: &MachineSpec) -> Vec<String> {
+        memory_map(spec).iter().map(|entry| format!("{} {:?}", entry.span, entry.kind)).collect()
+    }
+
+    #[test]
+    fn a_pc_has_its_holes() {
+        let spec = machine(&[(0, 0xc000_0000), (1 << 32, 1 << 30)], PlatformSpec::pc());
+        let expected = [
+            "0x0..0x9fc00 Usable",
+            "0x9fc00..0xa0000 Reserved",
+            "0xe0000..0x100000 Reserved",
+            "0x100000..0xc0000000 Usable",
+            "0x100000000..0x140000000 Usable",
+        ];
+        assert_eq!(shown(&spec), expected);
+        assert_eq!(memory_sizes(&spec), MemorySizes { above_1m: 0xbff0_0000, above_4g: 1 << 30 });
+    }
+
+    #[test]
+    fn without_tables_all_memory_is_the_guests() {
+        let mut spec = machine(&[(0x20_0000, 0x1000), (0, 0x20_0000)], PlatformSpec::default());
+        assert_eq!(shown(&spec), ["0x0..0x201000 Usable"]);
+        spec.memory[0].read_only = true;
+        assert_eq!(shown(&spec), ["0x0..0x200000 Usable", "0x200000..0x201000 Reserved"]);
+    }
+
+    #[test]
+    fn regions_may_lie_across_the_holes() {
+        let spec = machine(&[(0, 0x9_0000), (0x9_0000, 0x20_0000)], PlatformSpec::pc());
+        let expected = [
+            "0x0..0x9fc00 Usable",
+            "0x9fc00..0xa0000 Reserved",
+            "0xe0000..0x100000 Reserved",
+            "0x100000..0x290000 Usable",
+        ];
+        assert_eq!(shown(&spec), expected);
+    }
+}

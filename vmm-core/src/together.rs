@@ -1,0 +1,243 @@
+//! The run of a machine with interrupts: a thread for each vCPU, and one for the console's input.
+//!
+//! The first vCPU runs on the caller's thread, so a machine with one has no other. Whoever comes to an end first (an exit, a
+//! crash, a limit, Ctrl-C, trouble on the host) settles it, and stops the others by their kicks ([`kvm_sys_wrap::Kick`]).
+//! The threads are scoped: none outlives the run.
+//!
+//! HLT does not exit here, the vCPU sleeps in the kernel. So that a machine which can never wake again is not taken for
+//! a busy one, the first vCPU is kicked out of its sleep from time to time ([`Pulse`]) and looked at ([`asleep`]).
+
+mod asleep;
+mod input;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use kvm_sys_wrap::{Alarm, Exit, Kick};
+
+use crate::board::Board;
+use crate::end::End;
+use crate::error::Error;
+use crate::limits::Limits;
+use crate::machine::Machine;
+use crate::observer::Observer;
+use crate::processor::Processor;
+use crate::run_loop::Turn;
+
+/// What the threads share during a run.
+struct Run<'a, 'o> {
+    board: &'a Board,
+    kicks: Vec<Kick>,
+    /// Everybody leaves the loop: for good if there is a result, else to be looked at.
+    stop: AtomicBool,
+    result: Mutex<Option<Result<Ended, Error>>>,
+    /// Exits of all vCPUs; those that are not the guest's left out.
+    exits: AtomicU64,
+    watchers: Mutex<Watchers<'a, 'o>>,
+    /// Whether an observer wants to see every exit.
+    observed: bool,
+}
+
+/// An end, and the vCPU that came to it, counted from 0.
+pub(crate) type Ended = (End, usize);
+
+/// Those who watch all vCPUs, one exit at a time.
+struct Watchers<'a, 'o> {
+    limits: &'a mut Limits,
+    observers: &'a mut [&'o mut dyn Observer],
+}
+
+/// Runs the machine until it ends, dies, or is stopped by a limit.
+pub(crate) fn run(
+    machine: &mut Machine,
+    limits: &mut Limits,
+    observers: &mut [&mut dyn Observer],
+) -> Result<Ended, Error> {
+    let Machine { board, boot, others, .. } = machine;
+    let mut kicks = Vec::new();
+    for processor in std::iter::once(&*boot).chain(&*others) {
+        kicks.push(processor.vcpu.kick_handle()?);
+    }
+    let run = Run {
+        board,
+        kicks,
+        stop: AtomicBool::new(false),
+        result: Mutex::new(None),
+        exits: AtomicU64::new(0),
+        observed: !observers.is_empty(),
+        watchers: Mutex::new(Watchers { limits, observers }),
+    };
+    let listener = input::Stop::new()?;
+    thread::scope(|scope| {
+        if let Some(receiver) = &run.board.receiver {
+            scope.spawn(|| {
+                if let Err(error) = input::listen(receiver, &listener) {
+                    run.settle(Err(Error::Console(error)));
+                }
+            });
+        }
+        let result = run.rounds(boot, others);
+        listener.stop();
+        result
+    })
+}
+
+impl<'a, 'o> Run<'a, 'o> {
+    /// Lets all vCPUs run; whenever they were stopped to be looked at, once more.
+    fn rounds(&self, boot: &mut Processor, others: &mut [Processor]) -> Result<Ended, Error> {
+        let mut pulse = Pulse::start()?;
+        loop {
+            thread::scope(|scope| {
+                for other in &mut *others {
+                    scope.spawn(|| self.work(other, None));
+                }
+                self.work(boot, Some(&mut pulse));
+            });
+            if let Some(result) = self.lock_result().take() {
+                return result;
+            }
+            match asleep::end(self.board, boot, others)? {
+                Some(end) if pulse.confirms() => return Ok((end, 0)),
+                Some(_) => pulse.suspect()?,
+                None => pulse.relax()?,
+            }
+            self.stop.store(false, Ordering::SeqCst);
+        }
+    }
+
+    /// The loop of one vCPU, on its thread.
+    fn work(&self, processor: &mut Processor, mut pulse: Option<&mut Pulse>) {
+        while !self.stop.load(Ordering::SeqCst) {
+            match self.turn(processor, pulse.as_deref_mut()) {
+                Ok(None) => {}
+                Ok(Some(end)) => self.settle(Ok((end, index(processor)))),
+                Err(error) => self.settle(Err(error)),
+            }
+        }
+    }
+
+    /// One exit of one vCPU.
+    fn turn(&self, processor: &mut Processor, pulse: Option<&mut Pulse>) -> Result<Option<End>, Error> {
+        let exit = processor.vcpu.run()?;
+        let ours = matches!(exit, Exit::Interrupted | Exit::Again);
+        processor.count(&exit);
+        let total = match exit {
+            Exit::Interrupted | Exit::Again | Exit::Debug { .. } => self.exits.load(Ordering::Relaxed),
+            _ => self.exits.fetch_add(1, Ordering::Relaxed) + 1,
+        };
+        if ours {
+            if let Some(end) = self.watchers().limits.check(&exit, total) {
+                return Ok(Some(end));
+            }
+            if let Some(pulse) = pulse.filter(|pulse| pulse.is_due()) {
+                // Only a first vCPU that can never wake by itself is reason enough to stop the others.
+                if asleep::is_stuck(self.board, processor)? {
+                    self.stop_all();
+                } else {
+                    pulse.relax()?;
+                }
+            }
+            return Ok(None);
+        }
+        let mut watchers = self.watchers();
+        if let Some(end) = watchers.limits.check(&exit, total) {
+            return Ok(Some(end));
+        }
+        if !self.observed {
+            drop(watchers);
+            let turn = processor.serve(self.board, &exit)?;
+            processor.reply()?;
+            return Ok(ended(turn));
+        }
+        let view = processor.view(&exit, self.board);
+        if let Some(end) = watchers.observers.iter_mut().find_map(|observer| observer.on_exit(&view)) {
+            return Ok(Some(end));
+        }
+        let turn = processor.serve(self.board, &exit)?;
+        let view = processor.view(&exit, self.board);
+        for observer in &mut *watchers.observers {
+            observer.on_served(&view, &processor.answer);
+        }
+        drop(watchers);
+        processor.reply()?;
+        Ok(ended(turn))
+    }
+
+    /// The first result counts; everybody stops.
+    fn settle(&self, result: Result<Ended, Error>) {
+        self.lock_result().get_or_insert(result);
+        self.stop_all();
+    }
+
+    fn stop_all(&self) {
+        self.stop.store(true, Ordering::SeqCst);
+        for kick in &self.kicks {
+            kick.kick();
+        }
+    }
+
+    fn lock_result(&self) -> MutexGuard<'_, Option<Result<Ended, Error>>> {
+        self.result.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn watchers(&self) -> MutexGuard<'_, Watchers<'a, 'o>> {
+        self.watchers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// vCPUs are numbered from 0, in the order of the machine's list.
+fn index(processor: &Processor) -> usize {
+    usize::try_from(processor.vcpu.id()).unwrap_or(usize::MAX)
+}
+
+fn ended(turn: Turn) -> Option<End> {
+    match turn {
+        Turn::Served | Turn::Debug(_) => None,
+        Turn::Ended(end) => Some(end),
+    }
+}
+
+/// Gets the first vCPU out of its sleep from time to time: soon at first, then less and less often.
+struct Pulse {
+    alarm: Alarm,
+    due: Instant,
+    interval: Duration,
+    /// The machine was found asleep for good once, and is looked at a second time: an interrupt may have been under way.
+    suspected: bool,
+}
+
+impl Pulse {
+    const SHORTEST: Duration = Duration::from_millis(10);
+    const LONGEST: Duration = Duration::from_millis(500);
+
+    fn start() -> Result<Self, Error> {
+        let interval = Self::SHORTEST;
+        Ok(Self { alarm: Alarm::set(interval)?, due: Instant::now() + interval, interval, suspected: false })
+    }
+
+    fn is_due(&self) -> bool {
+        Instant::now() >= self.due
+    }
+
+    fn confirms(&self) -> bool {
+        self.suspected
+    }
+
+    fn suspect(&mut self) -> Result<(), Error> {
+        self.suspected = true;
+        self.wait(Self::SHORTEST)
+    }
+
+    fn relax(&mut self) -> Result<(), Error> {
+        self.suspected = false;
+        self.interval = Self::LONGEST.min(self.interval * 2);
+        self.wait(self.interval)
+    }
+
+    fn wait(&mut self, time: Duration) -> Result<(), Error> {
+        self.due = Instant::now() + time;
+        Ok(self.alarm.reset(time)?)
+    }
+}

@@ -1,0 +1,111 @@
+//! `cargo xtask test --linux`: Debian's stock kernel as a guest, on the nested host.
+//!
+//! The kernel is the one that the nested host itself runs, as Debian ships it: as bzImage, and as the ELF that is packed
+//! in it, which starts by PVH. Its initramfs is busybox. The test types at the serial console what a user would type:
+//! it looks for two CPUs and a file on a virtio disk, and turns the machine off.
+
+mod bzimage;
+mod dialogue;
+mod disk;
+mod initramfs;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::failure::{Failure, Result, While};
+use crate::nested::{Job, NestedHost};
+use crate::progress::{say, seconds};
+use crate::workspace::Workspace;
+pub(crate) use dialogue::serve;
+use dialogue::{Boot, Outcome};
+
+/// For both boots. One takes less than a minute; this is for a machine with other things to do.
+const LIMIT: Duration = Duration::from_secs(900);
+
+/// Runs the test and prints a line for each boot. Returns the exit status.
+pub(crate) fn run(workspace: &Workspace) -> Result<u8> {
+    let host = NestedHost::find()?.map_err(|missing| Failure::new(missing.to_string()).with_status(106))?;
+    let cli = workspace.build_cli()?;
+    let directory = tempfile::tempdir().while_doing("create a directory in", &std::env::temp_dir())?;
+    let boots = prepare(&host, directory.path())?;
+    say(format_args!("booting Linux twice on the nested host"));
+    let outcomes = on_nested_host(&host, cli, directory.path(), &boots)?;
+    let mut failed = false;
+    for outcome in &outcomes {
+        match &outcome.trouble {
+            None => println!(
+                "Linux by {}: shell after {}, off by ACPI after {}",
+                outcome.name,
+                seconds(outcome.shell.unwrap_or_default()),
+                seconds(outcome.end)
+            ),
+            Some(trouble) => {
+                failed = true;
+                println!("Linux by {}: FAILED: {trouble}\n{}", outcome.name, outcome.transcript);
+            }
+        }
+    }
+    Ok(u8::from(failed || outcomes.len() != boots.len()))
+}
+
+/// Puts kernels, initramfs, disk and configurations into `directory`.
+fn prepare(host: &NestedHost, directory: &Path) -> Result<Vec<Boot>> {
+    let image = host.kernel().image();
+    let copy = directory.join("bzImage");
+    fs::copy(image, &copy).while_doing("copy", image)?;
+    let bytes = fs::read(image).while_doing("read", image)?;
+    bzimage::unpack(&bytes, &directory.join("vmlinux"))?;
+    initramfs::write(host, &directory.join("initramfs.cpio"))?;
+    disk::write(&directory.join("disk.img"))?;
+    let kinds = [("bzImage", "linux", "bzImage"), ("vmlinux", "pvh", "vmlinux and PVH")];
+    kinds.into_iter().map(|(file, protocol, name)| boot(directory, file, protocol, name)).collect()
+}
+
+/// Writes the configuration of one boot.
+fn boot(directory: &Path, kernel: &str, protocol: &str, name: &str) -> Result<Boot> {
+    let config = directory.join(format!("{kernel}.toml"));
+    let text = format!(
+        r#"boot = "{protocol}"
+vcpus = 2
+
+[memory]
+size = "256MiB"
+
+[guest]
+file = "{kernel}"
+initrd = "initramfs.cpio"
+cmdline = "console=ttyS0 panic=-1 mitigations=off"
+
+[[devices.virtio]]
+type = "block"
+file = "disk.img"
+"#
+    );
+    fs::write(&config, text).while_doing("write", &config)?;
+    Ok(Boot { name: name.to_owned(), config })
+}
+
+/// Runs all boots on the nested host, one after the other.
+fn on_nested_host(host: &NestedHost, cli: PathBuf, directory: &Path, boots: &[Boot]) -> Result<Vec<Outcome>> {
+    let trouble =
+        |error: &dyn std::fmt::Display| Failure::new(format!("cannot prepare the nested host: {error}"));
+    let xtask = std::env::current_exe().map_err(|error| trouble(&error))?;
+    let work = dialogue::Work { cli: cli.clone(), boots: boots.to_vec() };
+    let job = Job {
+        command: vec![xtask.to_string_lossy().into_owned(), "linux-dialogue".to_owned()],
+        directory: directory.to_owned(),
+        programs: vec![xtask, cli],
+        files: vec![directory.to_owned()],
+        input: serde_json::to_vec(&work).map_err(|error| trouble(&error))?,
+        time_limit: LIMIT,
+        verbose: false,
+    };
+    let mut output = Vec::new();
+    let status = host.run(&job, |bytes| output.extend_from_slice(bytes))?;
+    let output = String::from_utf8_lossy(&output);
+    if status != 0 {
+        return Err(Failure::new(format!("xtask there ended with status {status}\n{output}")));
+    }
+    Ok(output.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+}
