@@ -160,19 +160,21 @@ pub(crate) enum Pending {
     Pio(u64, usize),
     /// Into `kvm_run.mmio.data`.
     Mmio(usize),
+    /// Whether the access to an MSR fails: into `kvm_run.msr.error`.
+    Msr,
 }
 
 impl Pending {
     pub(crate) fn length(self) -> usize {
         match self {
-            Self::None => 0,
+            Self::None | Self::Msr => 0,
             Self::Pio(_, length) | Self::Mmio(length) => length,
         }
     }
 
     pub(crate) fn offset(self) -> u64 {
         match self {
-            Self::None => 0,
+            Self::None | Self::Msr => 0,
             Self::Pio(offset, _) => offset,
             Self::Mmio(_) => MMIO_DATA as u64,
         }
@@ -208,6 +210,9 @@ impl Exit {
             kvm::KVM_EXIT_X86_BUS_LOCK => alone(Self::BusLock),
             kvm::KVM_EXIT_DIRTY_RING_FULL => alone(Self::DirtyRingFull),
             kvm::KVM_EXIT_INTR => alone(Self::Interrupted),
+            kvm::KVM_EXIT_X86_RDMSR | kvm::KVM_EXIT_X86_WRMSR => {
+                (Self::decode_rare(run.exit_reason, detail), Pending::Msr)
+            }
             other => alone(Self::decode_rare(other, detail)),
         }
     }

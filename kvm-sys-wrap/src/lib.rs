@@ -13,6 +13,7 @@
 //! | 9 | `KVM_RUN`, and why it returned | `run.rs`, `exit.rs`, `kick.rs` |
 //! | | `KVM_CREATE_IRQCHIP`, `KVM_CREATE_PIT2`, `KVM_IRQFD` and what else makes interrupts | `irqchip.rs` |
 //! | | `KVM_GET_SUPPORTED_CPUID`, `KVM_SET_CPUID2` | `cpuid.rs` |
+//! | | `KVM_ENABLE_CAP` of `KVM_CAP_X86_USER_SPACE_MSR` | `msr.rs` |
 //! | | `KVM_TRANSLATE` | `translate.rs` |
 //! | | `KVM_SET_GUEST_DEBUG` | `debug.rs` |
 //! | | `KVM_GET_STATS_FD` | `stats.rs` |
@@ -53,6 +54,7 @@ mod irqchip;
 mod kick;
 mod kvm_run;
 mod memory;
+mod msr;
 mod observe;
 mod regs;
 mod run;

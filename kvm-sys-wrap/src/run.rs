@@ -92,6 +92,20 @@ impl Vcpu {
         Ok(())
     }
 
+    /// Answers the last exit, an [`Exit::ReadMsr`] or [`Exit::WriteMsr`], with #GP: there is no such MSR. (Without an answer
+    /// a read gives 0 and a write goes nowhere.)
+    ///
+    /// # Errors
+    /// [`Error::Reply`] where nothing of the kind was asked.
+    pub fn refuse_msr(&mut self) -> Result<()> {
+        if self.pending != Pending::Msr {
+            return Err(Error::Reply { expected: 0, given: 1 });
+        }
+        // Writing a member of a union that is plain data is safe; the kernel reads this one after an MSR exit.
+        self.area.run_mut().__bindgen_anon_1.msr.error = 1;
+        Ok(())
+    }
+
     fn exit_reason(&self) -> u32 {
         self.area.run().exit_reason
     }

@@ -181,7 +181,7 @@ pub(crate) struct Overrides {
     #[arg(long, value_name = "NUMBER")]
     cpus: Option<String>,
     /// The kernel's command line
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     cmdline: Option<String>,
     /// Linux' initial ramdisk; the first module of other kernels
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]

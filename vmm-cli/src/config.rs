@@ -208,6 +208,12 @@ impl Config {
         }
     }
 
+    /// What an error at the guest's file begins with: its path, if the error points at another file.
+    #[must_use]
+    pub fn guest_prefix(&self) -> String {
+        if self.texts.is_written { format!("{}: ", self.guest.path.display()) } else { String::new() }
+    }
+
     /// The CPU mode. Of no meaning as long as [`Start::mode`] is not known.
     #[must_use]
     pub fn mode(&self) -> Mode {

@@ -13,7 +13,7 @@
 //! | `diff.rs` | what differs between two |
 //!
 //! The JSON form has the keys of these types; more may come, none go:
-//! `config`, `machine`, `files`, `flow`, `memory` (`slots`, `map`, `ports`), `paging` (null without), `segments`, `gdt`,
+//! `config`, `machine`, `boot` (not there for a guest that only names its mode), `files`, `flow`, `memory` (`slots`, `map`, `ports`), `paging` (null without), `segments`, `gdt`,
 //! `idt`, `tss` (null in real mode), `control_registers`, `registers`. Addresses and register values are strings like
 //! `"0x1000"`, since many readers of JSON lose the lower bits of large numbers; sizes and counts are numbers. Ranges end before
 //! `end`.
@@ -34,7 +34,7 @@ use vmm_core::spec::{CpuidPolicy, Entry, HaltMeaning, MachineSpec, Unmapped};
 use vmm_core::state::{HostQuirks, InitialState, StateError, initial_state};
 use vmm_core::{flow, reset};
 
-use crate::prepare::{Files, Prepared};
+use crate::prepare::{Boot, Files, Prepared};
 
 /// All that can be said of a machine before it runs.
 #[derive(Debug, Serialize)]
@@ -43,6 +43,9 @@ pub(crate) struct Explanation {
     pub(crate) config: String,
     /// What kind of machine.
     machine: Machine,
+    /// How the guest is started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    boot: Option<Starting>,
     /// The guest's file, then the others.
     files: Vec<File>,
     /// Every call, in order.
@@ -76,7 +79,7 @@ struct Machine {
     entry: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     entry_symbol: Option<String>,
-    cpuid: &'static str,
+    cpuid: String,
     unmapped: &'static str,
     halt: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -84,6 +87,18 @@ struct Machine {
     #[serde(skip_serializing_if = "Option::is_none")]
     exit_limit: Option<u64>,
     arguments: Vec<String>,
+}
+
+/// How the guest is started.
+#[derive(Debug, Serialize)]
+struct Starting {
+    protocol: &'static str,
+    /// Who chose it.
+    chosen: &'static str,
+    /// What the file offers, the best first.
+    offers: Vec<String>,
+    /// What the kernel is told.
+    told: Vec<String>,
 }
 
 /// A file that is put into memory.
@@ -109,6 +124,7 @@ impl Explanation {
         Ok(Self {
             config: name,
             machine: Machine::of(spec, files),
+            boot: Starting::of(&prepared.boot),
             files: files
                 .plans()
                 .map(|(name, plan)| File { name: name.to_owned(), plan: plan.to_string() })
@@ -139,6 +155,16 @@ impl Explanation {
     }
 }
 
+impl Starting {
+    /// Nothing for a guest whose mode is given and whose file nobody asked.
+    fn of(boot: &Boot) -> Option<Self> {
+        let Boot { protocol, reason, offers, told } = boot;
+        let (offers, told) = (offers.clone(), told.clone());
+        (!offers.is_empty() || !told.is_empty())
+            .then(|| Self { protocol: protocol.name(), chosen: reason, offers, told })
+    }
+}
+
 impl Machine {
     fn of(spec: &MachineSpec, files: &Files) -> Self {
         let linear = match spec.boot.entry {
@@ -152,10 +178,7 @@ impl Machine {
             memory: spec.memory.iter().map(|region| region.size).fold(0, u64::saturating_add),
             entry: spec.boot.entry.to_string(),
             entry_symbol: files.symbol_at(linear),
-            cpuid: match spec.cpuid {
-                CpuidPolicy::None => "none",
-                CpuidPolicy::Host => "host",
-            },
+            cpuid: cpuid(spec),
             unmapped: match spec.unmapped {
                 Unmapped::Ones => "ones",
                 Unmapped::Stop => "stop",
@@ -192,4 +215,20 @@ fn image_bytes(state: &InitialState, base: u64, limit: u32) -> Option<Vec<u8>> {
     let mut bytes = vec![0; usize::try_from(limit).ok()?.checked_add(1)?];
     state.images.as_slice().read(vmm_core::Gpa(base), &mut bytes)?;
     Some(bytes)
+}
+
+/// What the guest sees of CPUID.
+fn cpuid(spec: &MachineSpec) -> String {
+    let mut text = match spec.cpuid {
+        CpuidPolicy::None => return "none".to_owned(),
+        CpuidPolicy::Host => "host".to_owned(),
+    };
+    for (present, word) in [(false, "without"), (true, "with")] {
+        let names: Vec<_> = spec.cpuid_changes.iter().filter(|change| change.1 == present).collect();
+        let names: Vec<_> = names.iter().map(|(feature, _)| feature.name()).collect();
+        if !names.is_empty() {
+            text = format!("{text}, {word} {}", names.join(" "));
+        }
+    }
+    text
 }

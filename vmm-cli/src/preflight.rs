@@ -82,7 +82,7 @@ pub(crate) fn warnings(config: &Config, prepared: &Prepared) -> Vec<Diagnostic> 
         let error = Diagnostic::error(Status::Success, message).at(config.location(key));
         Diagnostic { severity: Severity::Warning, ..error.with_help(Some(help)) }
     };
-    let mut list = Vec::new();
+    let mut list = prepared.notes.clone();
     let at = |linear: u64| {
         files.describe(linear).map_or_else(|| format!("{linear:#x}"), |name| format!("{linear:#x} <{name}>"))
     };

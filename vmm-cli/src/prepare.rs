@@ -60,7 +60,9 @@ impl Prepared {
         let config = decided.as_ref().unwrap_or(config);
         if let Err(problem) = &guest {
             problems.push(problem.clone());
-        } else if let Ok((_, planned)) = &guest {
+        } else if let Ok((_, planned)) = &guest
+            && planned.plan.protocol.is_plain()
+        {
             problems.extend(read::check_class(config, &config.guest, planned.plan.image.class()).err());
         }
         let loads: Vec<Loaded> = config

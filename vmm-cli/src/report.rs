@@ -5,6 +5,7 @@
 //! registers bit by bit.
 
 pub(crate) mod autopsy;
+mod around;
 mod cpu;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use crate::expectations::Mismatch;
 use crate::prepare::Files;
 use crate::statistics::Statistics;
 use autopsy::Autopsy;
+use around::Around;
 use cpu::Cpu;
 
 /// How a run ended. The JSON form has these keys; more may come, none go.
@@ -50,6 +52,9 @@ pub(crate) struct Report {
     /// The vCPU as it was found, where the guest crashed or hung.
     #[serde(skip_serializing_if = "Option::is_none")]
     cpu: Option<Cpu>,
+    /// The other vCPUs, and MSRs that KVM does not have; where the guest crashed or hung.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    around: Option<Around>,
     /// Why it ended like this: where the guest died, hangs, or did not do what was expected (`report/autopsy.rs`).
     #[serde(skip_serializing_if = "Option::is_none")]
     autopsy: Option<Autopsy>,
@@ -80,6 +85,7 @@ impl Report {
             Verdict::Success | Verdict::Code(_) => None,
             Verdict::Crashed | Verdict::Hung | Verdict::Interrupted => Cpu::of(machine, &outcome.end, files),
         };
+        let around = cpu.is_some().then(|| Around::new(machine, files));
         Self {
             status: status.code(),
             end: outcome.end.name(),
@@ -91,6 +97,7 @@ impl Report {
             complaints: complaints(machine),
             expect: mismatches.map(|failures| Expectations { met: failures.is_empty(), failures }),
             cpu,
+            around,
             autopsy: None,
             stats: None,
             verdict,
@@ -128,6 +135,9 @@ impl Report {
         }
         if let Some(cpu) = &self.cpu {
             anstream::eprint!("{cpu}");
+        }
+        if let Some(around) = &self.around {
+            anstream::eprint!("{around}");
         }
         let Some(expect) = &self.expect else { return };
         Diagnostics(expect.failures.iter().map(|mismatch| mismatch.diagnostic(config)).collect()).eprint();

@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use kvm_sys_wrap::bindings::{CpuId, kvm_cpuid_entry2};
 use kvm_sys_wrap::{Call, Error as KvmError, Kvm};
 
+use crate::cpuid;
 use crate::error::Error;
 use crate::mode::Ring;
 use crate::spec::{CpuidPolicy, MachineSpec, MemoryRegion};
@@ -55,38 +56,13 @@ pub(crate) fn cpuid(kvm: &Kvm, spec: &MachineSpec, needs: &[CpuFeature]) -> Resu
         }
     }
     match spec.cpuid {
-        CpuidPolicy::Host => Ok(Some(supported)),
+        CpuidPolicy::Host => {
+            let mut cpuid = supported;
+            cpuid::change(&mut cpuid, &spec.cpuid_changes);
+            Ok(Some(cpuid))
+        }
         CpuidPolicy::None => cut_down(&supported, needs).map(Some),
     }
-}
-
-/// The CPUID of one vCPU: the common one with its APIC ID and the number of vCPUs (SDM vol. 2, CPUID leaves 1, 0xb, 0x1f;
-/// APM vol. 3, E.4.7).
-pub(crate) fn cpuid_of(common: &CpuId, id: u32, vcpus: u32) -> CpuId {
-    let mut cpuid = common.clone();
-    for entry in cpuid.as_mut_slice() {
-        match entry.function {
-            1 => {
-                entry.ebx = entry.ebx & 0x0000_ffff | vcpus.min(0xff) << 16 | id << 24;
-                // HTT: the count in EBX counts.
-                entry.edx = if vcpus > 1 { entry.edx | 1 << 28 } else { entry.edx & !(1 << 28) };
-            }
-            0xb | 0x1f => {
-                entry.edx = id;
-                // One thread to a core, all cores in one package.
-                let (shift, count, level) = match entry.index {
-                    0 => (0, 1, 1),
-                    1 => (vcpus.next_power_of_two().trailing_zeros(), vcpus, 2),
-                    _ => (0, 0, 0),
-                };
-                (entry.eax, entry.ebx, entry.ecx) = (shift, count, entry.index | level << 8);
-            }
-            0x8000_0008 => entry.ecx = entry.ecx & !0xf0ff | vcpus.saturating_sub(1).min(0xff),
-            0x8000_001e => (entry.eax, entry.ebx, entry.ecx) = (id, id.min(0xff), 0),
-            _ => {}
-        }
-    }
-    cpuid
 }
 
 /// Whether the machine is one that is given a CPUID.

@@ -29,7 +29,7 @@
 //! The modules in reading order:
 //!
 //! - what a machine is: [`mode`], [`register`], [`spec`];
-//! - what is computed before there is one, without KVM: [`span`], [`layout`], [`paging`], [`control`], [`descriptor`],
+//! - what is computed before there is one, without KVM: [`span`], [`layout`], [`paging`], [`control`], [`cpuid`], [`descriptor`],
 //!   [`gdt`], [`idt`], [`tss`], [`landing`], [`state`];
 //! - the machine: [`machine`] with [`image`], `host` and [`verify`];
 //! - what answers it: [`device`], [`bus`], [`devices`], [`console`];
@@ -48,6 +48,7 @@ pub mod bus;
 pub mod checkpoint;
 pub mod console;
 pub mod control;
+pub mod cpuid;
 pub mod debugger;
 pub mod descriptor;
 pub mod device;
@@ -69,6 +70,7 @@ pub mod layout;
 pub mod limits;
 pub mod machine;
 pub mod mode;
+pub mod msr;
 pub mod observer;
 pub mod paging;
 pub mod probe;

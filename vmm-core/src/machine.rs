@@ -10,6 +10,7 @@ use vm_memory::Bytes;
 use crate::board::Board;
 use crate::bus::Bus;
 use crate::console::Console;
+use crate::cpuid;
 use crate::end::{End, Verdict};
 use crate::error::Error;
 use crate::exit_counts::ExitCounts;
@@ -18,6 +19,7 @@ use crate::image::GuestImage;
 use crate::layout::{self, Layout};
 use crate::paging::walk::Walker;
 use crate::processor::Processor;
+pub use crate::processor::{MsrUse, UnknownMsrs};
 use crate::spec::{Interrupts, MachineSpec, MemoryRegion};
 use crate::state::{InitialState, initial_state};
 use crate::verify;
@@ -64,7 +66,7 @@ impl Machine {
         }
         let cpuid = host::cpuid(kvm, &spec, &state.needs)?;
         if let Some(cpuid) = &cpuid {
-            vcpu.set_cpuid(&host::cpuid_of(cpuid, 0, spec.vcpus))?;
+            vcpu.set_cpuid(&cpuid::of_vcpu(cpuid, 0, spec.vcpus))?;
         }
         enter_mode(&vcpu, &spec, &state)?;
         vcpu.set_regs(&state.regs)?;
@@ -72,7 +74,7 @@ impl Machine {
         for id in 1..spec.vcpus {
             let vcpu = vm.create_vcpu(id.into())?;
             if let Some(cpuid) = &cpuid {
-                vcpu.set_cpuid(&host::cpuid_of(cpuid, id, spec.vcpus))?;
+                vcpu.set_cpuid(&cpuid::of_vcpu(cpuid, id, spec.vcpus))?;
             }
             others.push(Processor::new(vcpu));
         }
@@ -128,6 +130,18 @@ impl Machine {
         exits
     }
 
+    /// MSRs that the guest asked for and KVM does not have. Looked for on machines with interrupts: others seldom run kernels
+    /// that ask.
+    #[must_use]
+    pub fn unknown_msrs(&self) -> UnknownMsrs {
+        let mut all = self.boot.unknown_msrs.clone();
+        for (number, used) in self.others.iter().flat_map(|other| &other.unknown_msrs) {
+            let sum = all.entry(*number).or_default();
+            (sum.reads, sum.writes) = (sum.reads + used.reads, sum.writes + used.writes);
+        }
+        all
+    }
+
     /// What an end is worth on this machine.
     #[must_use]
     pub const fn verdict(&self, end: &End) -> Verdict {
@@ -168,12 +182,13 @@ fn slot(number: u32, region: &MemoryRegion) -> Slot {
 /// The interrupt controllers and the timer, before the first vCPU: each vCPU gets its local APIC when it is made.
 fn interrupt_controllers(vm: &Vm, interrupts: Interrupts) -> Result<(), Error> {
     match interrupts {
-        Interrupts::None => {}
+        Interrupts::None => return Ok(()),
         Interrupts::Split => vm.split_irqchip()?,
         Interrupts::Pc => {
             vm.create_irqchip()?;
             vm.create_pit()?;
         }
     }
-    Ok(())
+    // Whoever programs interrupts is a kernel, and kernels try MSRs.
+    Ok(vm.show_unknown_msrs()?)
 }

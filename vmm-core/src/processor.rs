@@ -5,6 +5,8 @@
 //!
 //! A processor shares nothing with the others of its machine but the [`Board`], so each can have a thread of its own.
 
+use std::collections::BTreeMap;
+
 use kvm_sys_wrap::bindings::kvm_regs;
 use kvm_sys_wrap::{Exit, Gpa, Gva, Port, Vcpu};
 use vm_memory::Bytes;
@@ -32,11 +34,25 @@ pub(crate) struct Processor {
     pub(crate) exits: ExitCounts,
     /// What the guest reads next: one buffer for all exits.
     pub(crate) answer: Vec<u8>,
+    /// MSRs that the guest asked for and KVM does not have.
+    pub(crate) unknown_msrs: UnknownMsrs,
+}
+
+/// Reads and writes of MSRs that KVM does not have, by number.
+pub type UnknownMsrs = BTreeMap<u32, MsrUse>;
+
+/// How often an MSR was accessed. Each access raised #GP in the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MsrUse {
+    /// RDMSR.
+    pub reads: u64,
+    /// WRMSR.
+    pub writes: u64,
 }
 
 impl Processor {
     pub(crate) fn new(vcpu: Vcpu) -> Self {
-        Self { vcpu, exits: ExitCounts::default(), answer: Vec::new() }
+        Self { vcpu, exits: ExitCounts::default(), answer: Vec::new(), unknown_msrs: UnknownMsrs::new() }
     }
 
     /// What observers see of an exit.
@@ -86,11 +102,19 @@ impl Processor {
             Exit::SystemEvent { kind, .. } => Some(End::SystemEvent { kind: *kind }),
             // A signal that no limit asked for, or a vCPU that is not to run yet: once more.
             Exit::Interrupted | Exit::Again => None,
+            Exit::ReadMsr { index, .. } => {
+                self.unknown_msrs.entry(*index).or_default().reads += 1;
+                self.vcpu.refuse_msr()?;
+                None
+            }
+            Exit::WriteMsr { index, .. } => {
+                self.unknown_msrs.entry(*index).or_default().writes += 1;
+                self.vcpu.refuse_msr()?;
+                None
+            }
             // Nothing here switches these on.
             Exit::IrqWindowOpen
             | Exit::Hypercall { .. }
-            | Exit::ReadMsr { .. }
-            | Exit::WriteMsr { .. }
             | Exit::IoapicEoi { .. }
             | Exit::SetTpr
             | Exit::TprAccess { .. }

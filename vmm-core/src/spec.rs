@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use kvm_sys_wrap::{Gpa, Gva, Port};
 
+use crate::cpuid::Feature;
 use crate::mode::{Mode, PageSize, Ring};
 pub use crate::register::Register;
 pub use platform::{FwCfgFile, FwCfgSpec, PlatformSpec};
@@ -43,6 +44,8 @@ pub struct MachineSpec {
     pub limits: Limits,
     /// The CPUID the guest sees.
     pub cpuid: CpuidPolicy,
+    /// Features that are hidden (`false`) or set (`true`) in the host's CPUID; without meaning where that is not used.
+    pub cpuid_changes: Vec<(Feature, bool)>,
     /// Arguments that the guest can ask for over the hypercall ports.
     pub arguments: Vec<String>,
 }
@@ -67,6 +70,7 @@ impl MachineSpec {
             reset: ResetMeaning::default(),
             limits: Limits::default(),
             cpuid: CpuidPolicy::default(),
+            cpuid_changes: Vec::new(),
             arguments: Vec::new(),
         }
     }

@@ -6,7 +6,7 @@
 
 use goblin::elf::dynamic::{
     DF_1_PIE, DT_FLAGS_1, DT_JMPREL, DT_NEEDED, DT_NULL, DT_PLTREL, DT_PLTRELSZ, DT_REL, DT_RELA, DT_RELAENT,
-    DT_RELASZ, DT_RELENT, DT_RELSZ, DT_STRSZ, DT_STRTAB, Dynamic as DynamicTable,
+    DT_RELASZ, DT_RELENT, DT_RELSZ, DT_SONAME, DT_STRSZ, DT_STRTAB, Dynamic as DynamicTable,
 };
 use goblin::elf::program_header::{PT_DYNAMIC, PT_INTERP, ProgramHeader};
 use thiserror::Error;
@@ -84,15 +84,15 @@ pub(crate) struct Dynamic {
     strings: Table,
     needed: Option<u64>,
     is_pie: bool,
+    /// DT_SONAME: what others call it.
+    has_name: bool,
 }
 
 impl Dynamic {
     /// Reads the dynamic section and refuses files that need more than relative relocations.
     pub(crate) fn read(file: &[u8], headers: &Headers, segments: &[Segment]) -> Result<Self, DynamicError> {
         let of_type = |wanted| headers.program_headers.iter().find(|header| header.p_type == wanted);
-        if let Some(header) = of_type(PT_INTERP) {
-            return Err(DynamicError::Interpreter(interpreter(file, header)));
-        }
+        let interpreter = of_type(PT_INTERP).map(|header| interpreter(file, header));
         let mut dynamic = Self::default();
         if let Some(header) = of_type(PT_DYNAMIC) {
             let (offset, size) = (header.p_offset, header.p_filesz);
@@ -106,11 +106,16 @@ impl Dynamic {
                 dynamic.take(entry.d_tag, entry.d_val);
             }
         }
+        // A library may name an interpreter, too, as glibc does; old toolchains leave the flag out of programs.
+        let is_library = dynamic.has_name || interpreter.is_none();
+        if headers.is_position_independent() && !dynamic.is_pie && is_library {
+            return Err(DynamicError::SharedLibrary);
+        }
+        if let Some(interpreter) = interpreter {
+            return Err(DynamicError::Interpreter(interpreter));
+        }
         if let Some(offset) = dynamic.needed {
             return Err(DynamicError::Library(dynamic.string(file, segments, offset)));
-        }
-        if headers.is_position_independent() && !dynamic.is_pie {
-            return Err(DynamicError::SharedLibrary);
         }
         Ok(dynamic)
     }
@@ -118,6 +123,7 @@ impl Dynamic {
     fn take(&mut self, tag: u64, value: u64) {
         match tag {
             DT_NEEDED => self.needed = self.needed.or(Some(value)),
+            DT_SONAME => self.has_name = true,
             DT_FLAGS_1 => self.is_pie = value & DF_1_PIE != 0,
             DT_STRTAB => self.strings.address = VirtAddr(value),
             DT_STRSZ => self.strings.size = value,

@@ -159,20 +159,20 @@ impl fmt::Display for LoadPlan {
             None => write!(f, ", no entry")?,
         }
         match self.entry.and_then(|entry| self.symbol_at(entry)) {
-            Some((symbol, 0)) => writeln!(f, " <{}>", symbol.name)?,
-            Some((symbol, offset)) => writeln!(f, " <{}+{offset:#x}>", symbol.name)?,
-            None => writeln!(f)?,
+            Some((symbol, 0)) => write!(f, " <{}>", symbol.name)?,
+            Some((symbol, offset)) => write!(f, " <{}+{offset:#x}>", symbol.name)?,
+            None => {}
         }
         self.write_table(f)?;
         for note in &self.notes {
-            writeln!(f, "  note: {note}")?;
+            write!(f, "\n  note: {note}")?;
         }
-        let count = |number: usize, of: &str| format!("{number} {of}{}", if number == 1 { "" } else { "s" });
-        let (symbols, relocations) = (self.symbols.len(), self.relocations.len());
         if matches!(self.kind, Kind::Raw(_)) {
             return Ok(());
         }
-        write!(f, "  {}, {}", count(symbols, "symbol"), count(relocations, "relocation"))
+        let count = |number: usize, of: &str| format!("{number} {of}{}", if number == 1 { "" } else { "s" });
+        let (symbols, relocations) = (self.symbols.len(), self.relocations.len());
+        write!(f, "\n  {}, {}", count(symbols, "symbol"), count(relocations, "relocation"))
     }
 }
 
@@ -199,7 +199,7 @@ impl LoadPlan {
         }
         for row in &rows {
             let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
-            writeln!(f, "  {}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
+            write!(f, "\n  {}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
         }
         Ok(())
     }

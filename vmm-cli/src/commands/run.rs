@@ -26,7 +26,10 @@ use crate::trace::Watch;
 
 pub(crate) fn run(options: &Run) -> Result<Status, Diagnostics> {
     let config = Config::load(&options.config, &options.overrides.collect())?;
-    let Prepared { machine: spec, files, .. } = Prepared::new(&config)?;
+    let Prepared { machine: spec, files, notes, .. } = Prepared::new(&config)?;
+    if options.format == Format::Text {
+        Diagnostics(notes).eprint();
+    }
     // Opened before the run: a report that cannot be written is better known before than after it.
     let report = options.report.as_deref();
     let report_file =

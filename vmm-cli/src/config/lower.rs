@@ -8,6 +8,7 @@
 //! the guest's file has been read.
 
 mod boot;
+mod cpuid;
 mod devices;
 mod expect;
 mod files;
@@ -27,7 +28,7 @@ use std::path::Path;
 
 use vmm_core::Gva;
 use vmm_core::mode::{Mode, Ring};
-use vmm_core::spec::{BootSpec, CpuidPolicy, Entry, HaltMeaning, MachineSpec, ResetMeaning, Unmapped};
+use vmm_core::spec::{BootSpec, Entry, HaltMeaning, MachineSpec, ResetMeaning, Unmapped};
 use vmm_loader::boot::Protocol;
 
 use super::fault::{Fault, Faults};
@@ -137,6 +138,7 @@ pub(super) fn lower(
         EntryChoice::FromFile | EntryChoice::Symbol(_) => Entry::Address(Gva(0)),
     };
     let (vcpus, interrupts) = processors::lower(&mut cx);
+    let (cpuid, cpuid_changes) = cpuid::lower(&mut cx);
     let machine = MachineSpec {
         memory,
         tss_address,
@@ -166,10 +168,8 @@ pub(super) fn lower(
             raw::Reset::Success => ResetMeaning::Success,
         },
         limits,
-        cpuid: match or(&raw.cpuid, if cx.is_pc() { raw::Cpuid::Host } else { raw::Cpuid::None }) {
-            raw::Cpuid::None => CpuidPolicy::None,
-            raw::Cpuid::Host => CpuidPolicy::Host,
-        },
+        cpuid,
+        cpuid_changes,
         arguments,
     };
     Some(Lowered { machine, entry, start, guest: guest?, command_line, modules, loads, fw_cfg, expect })

@@ -9,6 +9,7 @@
 //! enum: serde buffers those, and the spans are lost.
 
 mod at;
+mod cpuid;
 mod devices;
 mod expect;
 mod guest;
@@ -21,6 +22,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 pub use at::At;
+pub use cpuid::{CpuidChoice, CpuidTable};
 pub use devices::{DebugExit, Devices, Place, Serial};
 pub use expect::{Expect, ExpectMemory};
 pub use guest::{Guest, Load, Module};
@@ -62,7 +64,7 @@ pub struct Document {
     pub interrupts: Option<At<Interrupts>>,
     /// The CPUID that the guest sees.
     #[schemars(extend("default" = "none"))]
-    pub cpuid: Option<At<Cpuid>>,
+    pub cpuid: Option<At<CpuidChoice>>,
     /// Whether SSE is enabled in CR0 and CR4. Default: in long mode only.
     pub sse: Option<At<bool>>,
     /// Guest memory: one table, or several [[memory]].

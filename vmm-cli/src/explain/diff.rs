@@ -156,7 +156,7 @@ fn machine(explanation: &Explanation) -> Vec<Fact> {
         ("ring", machine.ring.to_string()),
         ("memory", Bytes(machine.memory).to_string()),
         ("entry", machine.entry_words()),
-        ("cpuid", machine.cpuid.to_owned()),
+        ("cpuid", machine.cpuid.clone()),
         ("unmapped", machine.unmapped.to_owned()),
         ("halt", machine.halt.to_owned()),
         ("time limit", limit(machine.time_limit.clone())),

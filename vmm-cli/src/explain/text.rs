@@ -8,7 +8,7 @@ use super::memory::{Memory, Slot, size_words};
 use super::registers::{Bit, Control};
 use super::steps::Row;
 use super::tables::Paging;
-use super::{Explanation, picture};
+use super::{Explanation, Starting, picture};
 
 /// Lines are at most this wide, where words allow it.
 const WIDTH: usize = 110;
@@ -18,6 +18,9 @@ impl fmt::Display for Explanation {
         writeln!(f, "{}: {}", self.config, self.summary())?;
         for file in &self.files {
             writeln!(f, "\n{}: {}", file.name, file.plan)?;
+        }
+        if let Some(boot) = &self.boot {
+            starting(f, boot)?;
         }
         writeln!(f, "\nFLOW OF CALLS\n")?;
         writeln!(
@@ -42,6 +45,19 @@ impl fmt::Display for Explanation {
         }
         writeln!(f, "  all other general registers are 0")
     }
+}
+
+/// The boot protocol: who chose it, what else there was, what the kernel finds.
+fn starting(f: &mut fmt::Formatter<'_>, boot: &Starting) -> fmt::Result {
+    let Starting { protocol, chosen, offers, told } = boot;
+    writeln!(f, "\nBOOT PROTOCOL\n\n  {protocol}: {chosen}")?;
+    for (title, lines) in [("the file offers, the best first", offers), ("the kernel is told", told)] {
+        if !lines.is_empty() {
+            writeln!(f, "  {title}:")?;
+        }
+        lines.iter().try_for_each(|line| writeln!(f, "    {line}"))?;
+    }
+    Ok(())
 }
 
 /// A call: its name, its argument line by line, what it returns, what it is for.

@@ -50,7 +50,7 @@ impl Planned {
 pub(super) fn plan(config: &Config, bytes: &[u8]) -> Result<Planned, Diagnostic> {
     let file = &config.guest;
     let fail = |error: BootError| {
-        let message = format!("{}: {error}", file.path.display());
+        let message = format!("{}{error}", config.guest_prefix());
         config.error_at(&file.key, message).with_help(error.help())
     };
     let (protocol, reason, offers) = match (config.start.protocol, config.start.mode) {
@@ -76,7 +76,7 @@ pub(super) fn plan(config: &Config, bytes: &[u8]) -> Result<Planned, Diagnostic>
     });
     let mode = match (config.start.mode, asked) {
         (Some(mode), Some(asked)) if !protocol.is_plain() && mode != asked => {
-            let message = format!("{}: this kernel is entered in {asked} mode, not {mode}", file.path.display());
+            let message = format!("{}this kernel is entered in {asked} mode, not {mode}", config.guest_prefix());
             return Err(config.error_at("mode", message).with_help(Some("leave `mode` out")));
         }
         (Some(mode), _) | (None, Some(mode)) => mode,
@@ -146,7 +146,7 @@ pub(super) fn hand_over(
         rsdp: rsdp.as_ref().map(|(address, bytes)| Rsdp { address: (*address).into(), bytes }),
     };
     let fail = |error: &dyn std::fmt::Display, help| {
-        config.error_at("guest", format!("{}: {error}", config.guest.path.display())).with_help(help)
+        config.error_at("guest", format!("{}{error}", config.guest_prefix())).with_help(help)
     };
     let HandOver { image, blobs, modules: places, registers, summary } =
         plan.hand_over(&bytes, &told).map_err(|error| fail(&error, error.help()))?;
@@ -174,7 +174,7 @@ pub(super) fn hand_over(
     }
     for blob in blobs {
         let plan = flat::data(&blob.bytes, blob.address, blob.name).map_err(|error| fail(&error, error.help()))?;
-        files.push(Loaded::new("boot loader:".to_owned(), blob.bytes, plan));
+        files.push(Loaded::new("boot loader".to_owned(), blob.bytes, plan));
     }
     Ok(files)
 }

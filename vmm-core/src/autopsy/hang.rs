@@ -47,8 +47,8 @@ pub enum Hang {
         count: u64,
         /// In how much time.
         time: Duration,
-        /// The vector of the one that is being served, if one is.
-        vector: Option<u8>,
+        /// The vector of the one that is being served, or is due.
+        vector: u8,
     },
     /// It sleeps, and only an interrupt that does not come would wake it.
     Asleep,

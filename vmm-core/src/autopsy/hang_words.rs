@@ -20,11 +20,9 @@ impl Autopsy {
                 Ok(())
             }
             Hang::Interrupts { count, time, vector } => {
-                let vector = vector.map_or_else(String::new, |vector| format!(" The last was vector {vector:#x}."));
                 write!(
                     text,
-                    "The guest is in an interrupt storm: {count} interrupts in {time:?}, so that it gets nothing else done.{vector} A \
-                     handler has to make the source quiet before it returns. The guest stood at {}.",
+                    "The guest is in an interrupt storm: {count} interrupts in {time:?}, so that it gets nothing else done. The last is vector {vector:#x}. A handler has to make the source quiet before it returns. The guest stood at {}.",
                     self.here(names)
                 )
             }

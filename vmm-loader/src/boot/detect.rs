@@ -4,6 +4,8 @@
 
 use super::error::BootError;
 use super::foreign::{Foreign, foreign};
+use super::multiboot::MultibootError;
+use super::multiboot2::Multiboot2Error;
 use super::protocol::Protocol;
 use super::{boot_sector, linux, multiboot, multiboot2, notes, pvh};
 use crate::error::LoadError;
@@ -18,6 +20,12 @@ pub struct Offer {
     pub what: String,
     /// Why it cannot be taken, where it cannot.
     pub problem: Option<BootError>,
+}
+
+impl Offer {
+    fn new<T, E: Into<BootError>>(protocol: Protocol, what: String, checked: Result<T, E>) -> Self {
+        Self { protocol, what, problem: checked.err().map(Into::into) }
+    }
 }
 
 /// All that a file offers, the best first.
@@ -35,23 +43,26 @@ pub struct Findings {
 #[must_use]
 pub fn detect(file: &[u8]) -> Findings {
     let mut offers = Vec::new();
-    let mut offer = |protocol, what: String, problem: Option<BootError>| {
-        offers.push(Offer { protocol, what, problem });
-    };
     let headers = is_elf(file).then(|| Headers::read(file));
     let bzimage = linux::is_bzimage(file);
     if bzimage {
-        offer(Protocol::Linux, linux::describe(file), linux::check(file).err().map(BootError::from));
+        offers.push(Offer::new(Protocol::Linux, linux::describe(file), linux::check(file)));
     }
     // A file for another CPU may hold anything; what looks like a header for x86 in it is chance.
     let other_cpu = matches!(headers, Some(Err(_)));
+    let mut damaged = Vec::new();
     if let Some(place) = multiboot2::find(file).filter(|_| !other_cpu && !bzimage) {
-        let problem = multiboot2::check(file).err().map(BootError::from);
-        offer(Protocol::Multiboot2, format!("header at {place:#x}"), problem);
+        match multiboot2::check(file) {
+            // The program inside of a disk image or a UEFI file has a header, but the whole is not that program.
+            Err(error @ Multiboot2Error::NoAddresses) => damaged.push(error.into()),
+            result => offers.push(Offer::new(Protocol::Multiboot2, format!("header at {place:#x}"), result)),
+        }
     }
     if let Some(place) = multiboot::find(file).filter(|_| !other_cpu && !bzimage) {
-        let problem = multiboot::check(file).err().map(BootError::from);
-        offer(Protocol::Multiboot, format!("header at {place:#x}"), problem);
+        match multiboot::check(file) {
+            Err(error @ MultibootError::NoAddresses) => damaged.push(error.into()),
+            result => offers.push(Offer::new(Protocol::Multiboot, format!("header at {place:#x}"), result)),
+        }
     }
     let mut refusal = None;
     match headers {
@@ -60,12 +71,15 @@ pub fn detect(file: &[u8]) -> Findings {
             if pvh::note(&notes).is_some() {
                 let entry = pvh::entry(&notes);
                 let what = entry.as_ref().map_or_else(|_| "note".to_owned(), |at| format!("note, entry {at:#x}"));
-                offer(Protocol::Pvh, what, entry.err().map(BootError::from));
+                offers.push(Offer::new(Protocol::Pvh, what, entry));
             }
             if linux::is_vmlinux(&notes) {
-                offer(Protocol::Linux, format!("vmlinux, {}", headers.class), None);
+                offers.push(Offer { protocol: Protocol::Linux, what: format!("vmlinux, {}", headers.class), problem: None });
             }
-            offer(Protocol::Elf, headers.class.to_string(), None);
+            if offers.is_empty() && notes::is_for_linux(&notes) {
+                refusal = Some(BootError::UserProgram);
+            }
+            offers.push(Offer { protocol: Protocol::Elf, what: headers.class.to_string(), problem: None });
         }
         Some(Err(error)) => refusal = Some(LoadError::from(error).into()),
         None => {}
@@ -73,7 +87,6 @@ pub fn detect(file: &[u8]) -> Findings {
     if boot_sector::check(file).is_ok() && offers.is_empty() {
         offers.push(Offer { protocol: Protocol::BootSector, what: "55 aa at 510".to_owned(), problem: None });
     }
-    let mut damaged = Vec::new();
     if !other_cpu {
         damaged.extend(multiboot2::find_damaged(file).map(BootError::from));
         damaged.extend(multiboot::find_damaged(file).map(BootError::from));
@@ -96,7 +109,9 @@ impl Findings {
     /// What the file is, if it is no kernel; else why nothing in it can be taken.
     pub fn choose(self) -> Result<Protocol, BootError> {
         if let Some(error) = self.foreign {
-            return Err(error);
+            // A header that is wrong says more than that nothing is known of the file.
+            let unknown = matches!(&error, BootError::Foreign(Foreign { is_unknown: true, .. }));
+            return Err(self.damaged.into_iter().next().filter(|_| unknown).unwrap_or(error));
         }
         let asks_for_more = self.offers.iter().any(|offer| !offer.protocol.is_plain());
         let mut problems = Vec::new();
@@ -113,7 +128,7 @@ impl Findings {
             Some(last) => {
                 BootError::NothingFits(problems.iter().chain([&last]).map(ToString::to_string).collect())
             }
-            None => BootError::Foreign(Foreign { what: "nothing that could be started".to_owned(), help: None }),
+            None => BootError::NothingFits(Vec::new()),
         })
     }
 

@@ -24,6 +24,9 @@ pub enum BootError {
     /// No protocol fits, for several reasons.
     #[error("nothing in it can be started: {}", .0.join("; "))]
     NothingFits(Vec<String>),
+    /// A program that makes system calls.
+    #[error("a program for Linux, and no kernel: there is no system below it here")]
+    UserProgram,
     /// Multiboot 1.
     #[error("multiboot: {0}")]
     Multiboot(#[from] MultibootError),
@@ -89,6 +92,9 @@ impl BootError {
             Self::Pvh(error) => error.help(),
             Self::Linux(error) => error.help(),
             Self::BootSector(error) => error.help(),
+            Self::UserProgram => {
+                Some("build it for bare x86 with `-ffreestanding -nostdlib`; or name a `mode` to run it as it is".to_owned())
+            }
             Self::NoAddress => Some("add its address".to_owned()),
             Self::NoRoom { .. } => Some("give the machine more memory".to_owned()),
             Self::Entry(_) => {

@@ -15,6 +15,8 @@ pub struct Foreign {
     pub what: String,
     /// What the user can do.
     pub help: Option<String>,
+    /// Whether this is only a way to say that the format is unknown.
+    pub is_unknown: bool,
 }
 
 const UNPACK: &str = "which has to be unpacked first";
@@ -53,6 +55,7 @@ const MAGIC: &[(u64, &[u8], &str, &str, &str)] = &[
     (512, b"EFI PART", "a disk image with a GUID partition table,", NO_DISK, KERNEL_INSIDE),
     (0, b"hsqs", "a file system image (squashfs),", "and no kernel", KERNEL_INSIDE),
     (0x438, b"\x53\xef", "a file system image (ext2, ext3 or ext4),", "and no kernel", KERNEL_INSIDE),
+    (0x28, b"_FVH", "a UEFI firmware image,", "and no kernel", "give the kernel's own file"),
     (0x38, b"ARM\x64", "a Linux kernel for ARM64 (Image),", NOT_X86, BUILD_FOR_X86),
     (0x38, b"RSC\x05", "a Linux kernel for RISC-V (Image),", NOT_X86, BUILD_FOR_X86),
     (0x24, b"\x18\x28\x6f\x01", "a Linux kernel for ARM (zImage),", NOT_X86, BUILD_FOR_X86),
@@ -103,16 +106,18 @@ pub fn foreign(file: &[u8]) -> Foreign {
     if is_zero(file) {
         return said("nothing but zeros", None);
     }
+    if is_firmware(file) {
+        return said("a firmware image for the reset vector, it seems, and no kernel", Some("give the kernel's own file"));
+    }
     let start: Vec<String> = file.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     let help = "to run bytes as they are, say where they go: `--boot flat --set guest.address=0x100000`, and a `--mode`";
-    said(
-        format!("no format that is known here, and no header of a boot protocol: it begins with {}", start.join(" ")),
-        Some(help),
-    )
+    let what =
+        format!("no format that is known here, and no header of a boot protocol: it begins with {}", start.join(" "));
+    Foreign { is_unknown: true, ..said(what, Some(help)) }
 }
 
 fn said(what: impl Into<String>, help: Option<&str>) -> Foreign {
-    Foreign { what: what.into(), help: help.map(str::to_owned) }
+    Foreign { what: what.into(), help: help.map(str::to_owned), is_unknown: false }
 }
 
 /// A PE file (Microsoft's "PE Format"): for which CPU, and for Windows or UEFI.
@@ -174,6 +179,13 @@ fn is_text(file: &[u8]) -> bool {
         Err(_) => return false,
     };
     !valid.is_empty() && !valid.chars().any(|c| c.is_control() && !matches!(c, '\t' | '\n' | '\r' | '\x0c' | '\x1b'))
+}
+
+/// Whether a file is a flash chip's: whole blocks of 64 KiB, and a jump where the CPU starts after reset, 16 bytes before
+/// the end (SDM vol. 3, 9.1.4).
+fn is_firmware(file: &[u8]) -> bool {
+    let jump = file.len().checked_sub(16).and_then(|at| file.get(at));
+    file.len().is_multiple_of(64 << 10) && jump.is_some_and(|code| matches!(code, 0xe9 | 0xea | 0xeb))
 }
 
 /// Whether a file is nothing but zeros; of a large one only the start is looked at.

@@ -203,7 +203,8 @@ impl BzImage {
         // In 16-byte units, the size of the kernel proper.
         let need = offset.saturating_add(u64::from(header.syssize) * 16).max(offset.saturating_add(1));
         let have = length(file.len());
-        if have < need {
+        // The last unit need not be full.
+        if have.next_multiple_of(16) < need {
             return Err(LinuxError::CutOff { have, need });
         }
         let modern = version >= V2_10;

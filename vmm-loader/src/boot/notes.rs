@@ -37,6 +37,12 @@ impl Note<'_> {
     }
 }
 
+/// Whether the C library's start-up code has marked the file as a program for Linux (`NT_GNU_ABI_TAG`, whose first word is
+/// the system: 0 for Linux). Kernels have no such code.
+pub(super) fn is_for_linux(notes: &[Note<'_>]) -> bool {
+    notes.iter().any(|note| note.owner == b"GNU" && note.number == 1 && u32_at(note.bytes, 0) == Some(0))
+}
+
 /// All notes of all PT_NOTE segments, as far as they can be read.
 pub(super) fn read<'f>(file: &'f [u8], headers: &Headers) -> Vec<Note<'f>> {
     let mut notes = Vec::new();

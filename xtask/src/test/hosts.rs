@@ -23,6 +23,7 @@ const NOT_ON_PVM: &[(&str, &str)] = &[
     ("crash/far-jump-empty", FAR_JUMP),
     ("crash/protected-without-gdt", FAR_JUMP),
     ("crash/cr3-outside", CR3),
+    ("crash/interrupt-storm", STORM),
 ];
 
 const INT_N: &str = "kvm-pvm takes `int n` in ring 3 for an invalid opcode";
@@ -30,6 +31,7 @@ const GATE: &str = "kvm-pvm checks neither a 32-bit gate's type nor its segment:
 const IDT_LIMIT: &str = "kvm-pvm ignores the limit of the IDT in real mode: the guest hangs";
 const FAR_JUMP: &str = "kvm-pvm cannot interpret a far jump that faults: the guest ends with INTERNAL_ERROR";
 const CR3: &str = "kvm-pvm takes page tables outside memory for a triple fault: the guest ends with SHUTDOWN";
+const STORM: &str = "kvm-pvm lets interrupts in only now and then between the instructions that it interprets: no storm";
 
 impl Host {
     /// The kind of host we run on.

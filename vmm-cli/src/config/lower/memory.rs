@@ -11,6 +11,10 @@ use crate::config::values::{Address, show_size};
 
 const PAGE: u64 = 4096;
 
+/// Where the hole for devices begins and ends.
+const HOLE_START: u64 = 3 << 30;
+const HOLE_END: u64 = 4 << 30;
+
 /// Physical addresses have at most 52 bits (SDM vol. 3, 4.1.4); KVM takes no slot above them.
 pub(super) const PHYSICAL_END: u64 = 1 << 52;
 
@@ -63,15 +67,23 @@ pub(super) fn lower(cx: &mut Context<'_>) -> Vec<MemoryRegion> {
                 length: size.value.0,
                 span: Some(address_span.clone()),
             };
-            if check(cx, &region, &size.span, address_span) {
-                cx.regions.list.push(region);
+            if !check(cx, &region, &size.span, address_span) {
+                continue;
+            }
+            let pieces = if memory.is_single() && table.address.is_none() {
+                around_hole(region)
+            } else {
+                vec![region]
+            };
+            for piece in pieces {
                 regions.push(MemoryRegion {
-                    address: Gpa(address),
-                    size: size.value.0,
+                    address: Gpa(piece.start),
+                    size: piece.length,
                     read_only: or(&table.read_only, false),
                     huge_pages: or(&table.huge_pages, false),
                     mergeable: or(&table.mergeable, true),
                 });
+                cx.regions.list.push(piece);
             }
         }
     } else if !cx.faults.is_unread("memory") {
@@ -81,6 +93,17 @@ pub(super) fn lower(cx: &mut Context<'_>) -> Vec<MemoryRegion> {
     check_overlaps(cx);
     cx.regions.complete = cx.faults.count() == faults_before && !cx.faults.has_unread_inside("memory");
     regions
+}
+
+/// One `[memory]` without an address is all the memory of a machine, and like that of a PC it has a hole: what does not fit
+/// below 3 GiB goes on at 4 GiB, so that devices have their place in between.
+fn around_hole(region: Range) -> Vec<Range> {
+    if region.length <= HOLE_START {
+        return vec![region];
+    }
+    let rest = region.length - HOLE_START;
+    let above = Range { start: HOLE_END, length: rest, ..region.clone() };
+    vec![Range { length: HOLE_START, ..region }, above]
 }
 
 fn check(cx: &mut Context<'_>, region: &Range, size_span: &Span, address_span: &Span) -> bool {

@@ -1,0 +1,41 @@
+//! What the guest sees of CPUID.
+
+use vmm_core::cpuid::Feature;
+use vmm_core::spec::CpuidPolicy;
+
+use super::super::fault::Fault;
+use super::super::raw::{self, At, CpuidChoice};
+use super::super::values::nearest;
+use super::Context;
+
+/// The policy, and the features to hide (`false`) or to set (`true`).
+pub(super) fn lower(cx: &mut Context<'_>) -> (CpuidPolicy, Vec<(Feature, bool)>) {
+    let raw = cx.raw;
+    let table = match raw.cpuid.as_ref().map(|at| &at.value) {
+        None if cx.is_pc() => return (CpuidPolicy::Host, Vec::new()),
+        None => return (CpuidPolicy::None, Vec::new()),
+        Some(CpuidChoice::Word(raw::Cpuid::None)) => return (CpuidPolicy::None, Vec::new()),
+        Some(CpuidChoice::Word(raw::Cpuid::Host)) => return (CpuidPolicy::Host, Vec::new()),
+        Some(CpuidChoice::Table(table)) => table,
+    };
+    let mut changes: Vec<(Feature, bool)> = Vec::new();
+    for (names, present) in [(&table.hide, false), (&table.set, true)] {
+        for At { value: name, span } in names.iter().flatten() {
+            let Some(feature) = Feature::named(name) else {
+                let fault = Fault::new(span, format!("no CPU feature is called `{name}` here"));
+                let help = nearest(name, Feature::names()).map_or_else(
+                    || "names are those of /proc/cpuinfo, such as cx16, xsave, smep".to_owned(),
+                    |near| format!("did you mean `{near}`?"),
+                );
+                cx.fault(fault.help(help));
+                continue;
+            };
+            if changes.iter().any(|(other, _)| *other == feature) {
+                cx.fault(Fault::new(span, format!("the feature `{name}` is named twice")).help("name it once"));
+                continue;
+            }
+            changes.push((feature, present));
+        }
+    }
+    (CpuidPolicy::Host, changes)
+}

@@ -1,0 +1,71 @@
+//! `cpuid = "host"`, or `[cpuid]` with features to hide and to set. The first token decides, as with
+//! [`OneOrMany`](crate::config::values::OneOrMany).
+
+use std::borrow::Cow;
+use std::fmt;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::value::{MapAccessDeserializer, StrDeserializer};
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+
+use super::{At, Cpuid};
+
+/// What the guest sees of CPUID.
+#[derive(Debug, Clone)]
+pub enum CpuidChoice {
+    /// One word.
+    Word(Cpuid),
+    /// The host's, changed.
+    Table(CpuidTable),
+}
+
+/// The host's CPUID, with features hidden or set by the names that Linux gives them in /proc/cpuinfo.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
+pub struct CpuidTable {
+    /// Features that the guest is not to see, such as "cx16".
+    pub hide: Option<Vec<At<String>>>,
+    /// Features that it is to see, where the host has the leaf. KVM decides what becomes of them.
+    pub set: Option<Vec<At<String>>>,
+}
+
+struct ChoiceVisitor;
+
+impl<'de> Visitor<'de> for ChoiceVisitor {
+    type Value = CpuidChoice;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("\"none\", \"host\" or a table")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, word: &str) -> Result<Self::Value, E> {
+        Cpuid::deserialize(StrDeserializer::<E>::new(word)).map(CpuidChoice::Word)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        CpuidTable::deserialize(MapAccessDeserializer::new(map)).map(CpuidChoice::Table)
+    }
+}
+
+impl<'de> Deserialize<'de> for CpuidChoice {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ChoiceVisitor)
+    }
+}
+
+impl JsonSchema for CpuidChoice {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "CpuidChoice".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let word = generator.subschema_for::<Cpuid>();
+        let table = generator.subschema_for::<CpuidTable>();
+        json_schema!({ "anyOf": [word, table] })
+    }
+}

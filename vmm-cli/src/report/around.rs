@@ -1,0 +1,88 @@
+//! What a report says of the machine around the vCPU that ended the run: the other vCPUs, and MSRs that KVM does not have.
+
+use std::fmt::{self, Display, Formatter};
+
+use kvm_sys_wrap::MpState;
+use serde::Serialize;
+use vmm_core::machine::Machine;
+use vmm_core::msr;
+
+use crate::prepare::Files;
+
+/// The machine around the vCPU.
+#[derive(Debug, Serialize)]
+pub(super) struct Around {
+    /// All vCPUs of a machine that has several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    vcpus: Vec<Vcpu>,
+    /// MSRs that the guest asked for and KVM does not have; each access raised #GP.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unknown_msrs: Vec<Msr>,
+}
+
+#[derive(Debug, Serialize)]
+struct Vcpu {
+    id: u64,
+    /// `runs`, `halted`, `waits for INIT`, `waits for SIPI`.
+    state: &'static str,
+    rip: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    symbol: Option<String>,
+    /// It ended the run.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    ended: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Msr {
+    number: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'static str>,
+    reads: u64,
+    writes: u64,
+}
+
+impl Around {
+    pub(super) fn new(machine: &Machine, files: &Files) -> Self {
+        let several = machine.spec().vcpus > 1;
+        let vcpus = machine.vcpus().filter(|_| several).filter_map(|vcpu| {
+            let regs = vcpu.regs().ok()?;
+            let state = match vcpu.mp_state().ok()? {
+                MpState::Runnable | MpState::SipiReceived | MpState::Other(_) => "runs",
+                MpState::Halted => "halted",
+                MpState::Uninitialized => "waits for INIT",
+                MpState::InitReceived => "waits for SIPI",
+            };
+            let ended = vcpu.id() == machine.vcpu().id();
+            Some(Vcpu { id: vcpu.id(), state, rip: regs.rip, symbol: files.symbol_at(regs.rip), ended })
+        });
+        let unknown_msrs = machine.unknown_msrs().into_iter().map(|(number, used)| Msr {
+            number,
+            name: msr::name(number),
+            reads: used.reads,
+            writes: used.writes,
+        });
+        Self { vcpus: vcpus.collect(), unknown_msrs: unknown_msrs.collect() }
+    }
+}
+
+impl Display for Around {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        if !self.vcpus.is_empty() {
+            writeln!(f, "  vCPUs:")?;
+        }
+        for Vcpu { id, state, rip, symbol, ended } in &self.vcpus {
+            let symbol = symbol.as_ref().map(|name| format!(" <{name}>")).unwrap_or_default();
+            let ended = if *ended { ", ended the run" } else { "" };
+            writeln!(f, "    {id:3}  {state} at {rip:#x}{symbol}{ended}")?;
+        }
+        if !self.unknown_msrs.is_empty() {
+            writeln!(f, "  MSRs that the guest asked for and this host's KVM does not have (each raised #GP):")?;
+        }
+        for Msr { number, name, reads, writes } in &self.unknown_msrs {
+            let name = name.map(|name| format!(" {name}")).unwrap_or_default();
+            writeln!(f, "    {number:#x}{name}: {reads} reads, {writes} writes")?;
+        }
+        Ok(())
+    }
+}
