@@ -106,7 +106,8 @@ void kernel(uint32_t magic, const uint32_t *info)
         }
         case 9:
             check(tag->is.sections.entry_size == sizeof(struct section), "the size of a section header");
-            check(knows_itself((const void *)(at + 20), tag->is.sections.count), "the symbol `kernel`");
+            if (knows_itself((const void *)(at + 20), tag->is.sections.count))
+                vmm_puts("found its own symbol\n");
             break;
         case 14:
         case 15:

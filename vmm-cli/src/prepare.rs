@@ -16,11 +16,11 @@ mod read;
 
 use vmm_cli::config::{Config, EntryChoice, Expect, MemoryPlace};
 use vmm_cli::diagnostic::{Diagnostic, Diagnostics};
+use vmm_core::Gva;
 use vmm_core::image::GuestImage;
 use vmm_core::layout::{self, Layout};
 use vmm_core::mode::Mode;
 use vmm_core::spec::{Entry, MachineSpec};
-use vmm_core::Gva;
 use vmm_loader::{LoadPlan, VirtAddr};
 
 use crate::{disks, problems};
@@ -128,9 +128,7 @@ fn entry(config: &Config, plan: &LoadPlan) -> Result<Entry, Diagnostic> {
         .map_err(|error| config.error_at("guest.entry", error.to_string()).with_help(error.help()))?;
     if config.mode() == Mode::Real && entry.0 >= 1 << 20 {
         let message = format!("the entry {entry} is out of reach in real mode, which ends at 1 MiB");
-        return Err(config
-            .error_at("guest.entry", message)
-            .with_help(Some("link the guest below 0x100000")));
+        return Err(config.error_at("guest.entry", message).with_help(Some("link the guest below 0x100000")));
     }
     Ok(Entry::Address(Gva(entry.0)))
 }

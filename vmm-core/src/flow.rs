@@ -8,6 +8,7 @@
 //! Two things that a machine needs are no calls and stand in the flow all the same: writes to guest memory, which is
 //! ours as much as the guest's, and the timer that ends a run that takes too long.
 
+mod interrupts;
 mod steps;
 
 use std::borrow::Cow;

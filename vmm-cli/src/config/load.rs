@@ -116,10 +116,15 @@ mod tests {
             std::fs::write(&path, bytes).unwrap();
             load(&path).unwrap()
         };
-        for (name, text) in [("a.toml", "mode = \"long\"\n"), ("b.toml", "mode"), ("c", "mode = \"long\"\n")] {
-            assert!(matches!(load_as(name, text.as_bytes()), Loaded::Configuration(read) if read == text), "{name}");
+        for (name, text) in [("a.toml", "mode = \"long\"\n"), ("b.toml", "mode"), ("c", "mode = \"long\"\n")]
+        {
+            assert!(
+                matches!(load_as(name, text.as_bytes()), Loaded::Configuration(read) if read == text),
+                "{name}"
+            );
         }
-        for (name, bytes) in [("kernel.elf", &b"\x7fELF"[..]), ("notes", b"just text"), ("s", b"#!/bin/sh\n"), ("e", b"")]
+        for (name, bytes) in
+            [("kernel.elf", &b"\x7fELF"[..]), ("notes", b"just text"), ("s", b"#!/bin/sh\n"), ("e", b"")]
         {
             let Loaded::Kernel(text) = load_as(name, bytes) else { panic!("{name} is a configuration") };
             let table: toml::Table = toml::from_str(&text).unwrap();

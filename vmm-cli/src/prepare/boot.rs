@@ -63,9 +63,7 @@ pub(super) fn plan(config: &Config, bytes: &[u8]) -> Result<Planned, Diagnostic>
         }
     };
     let options = match file.kind {
-        FileKind::Elf { base } => {
-            Options { elf: ElfOptions { base: base.map(Into::into) }, address: None }
-        }
+        FileKind::Elf { base } => Options { elf: ElfOptions { base: base.map(Into::into) }, address: None },
         FileKind::Flat { address } => Options { address: Some(address.into()), ..Options::default() },
     };
     let plan = boot::plan(bytes, protocol, &options).map_err(fail)?;
@@ -76,7 +74,8 @@ pub(super) fn plan(config: &Config, bytes: &[u8]) -> Result<Planned, Diagnostic>
     });
     let mode = match (config.start.mode, asked) {
         (Some(mode), Some(asked)) if !protocol.is_plain() && mode != asked => {
-            let message = format!("{}this kernel is entered in {asked} mode, not {mode}", config.guest_prefix());
+            let message =
+                format!("{}this kernel is entered in {asked} mode, not {mode}", config.guest_prefix());
             return Err(config.error_at("mode", message).with_help(Some("leave `mode` out")));
         }
         (Some(mode), _) | (None, Some(mode)) => mode,
@@ -173,7 +172,8 @@ pub(super) fn hand_over(
         }
     }
     for blob in blobs {
-        let plan = flat::data(&blob.bytes, blob.address, blob.name).map_err(|error| fail(&error, error.help()))?;
+        let plan =
+            flat::data(&blob.bytes, blob.address, blob.name).map_err(|error| fail(&error, error.help()))?;
         files.push(Loaded::new("boot loader".to_owned(), blob.bytes, plan));
     }
     Ok(files)

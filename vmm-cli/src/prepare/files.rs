@@ -3,10 +3,10 @@
 //! The guest's file comes first, then those of `[[load]]`, then what a boot protocol hands over: modules, and bytes that
 //! were made for the kernel to read.
 
+use vmm_core::Gpa;
 use vmm_core::image::GuestImage;
 use vmm_core::layout::Occupied;
 use vmm_core::span::Span;
-use vmm_core::Gpa;
 use vmm_loader::{Bss, LoadPlan, VirtAddr};
 
 use crate::source_lines::SourceLines;

@@ -31,6 +31,10 @@ impl Workshop {
                 };
                 fs::write(&file.path, bytes).unwrap();
             }
+            for module in &config.modules {
+                fs::create_dir_all(module.path.parent().unwrap()).unwrap();
+                fs::write(&module.path, "This line is in the module.\n").unwrap();
+            }
         }
         workshop
     }

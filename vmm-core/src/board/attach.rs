@@ -15,6 +15,7 @@ use crate::devices::{self, DebugConsole, DebugExit, Hypercall, Serial};
 use crate::error::Error;
 use crate::interrupt::Line;
 use crate::span::Span;
+use crate::spec::virtio::interrupt;
 use crate::spec::{DeviceAddress, Interrupts, MachineSpec};
 
 /// The interrupt input of the first serial port on a PC.
@@ -105,4 +106,16 @@ impl<'a> Attach<'a> {
     pub(crate) fn memory(&self) -> GuestMemory {
         self.vm.memory()
     }
+}
+
+/// The interrupt inputs that devices get a line to, with the device's name, in the order in which they are connected.
+pub(crate) fn lines(spec: &MachineSpec) -> Vec<(u32, &'static str)> {
+    if spec.interrupts != Interrupts::Pc {
+        return Vec::new();
+    }
+    let devices = &spec.devices;
+    let serial = devices.serial.iter().map(|_| (SERIAL_INPUT, "the serial port"));
+    let test = (0..24).filter(|_| devices.platform.kvm_testdev).map(|input| (input, "the test device"));
+    let virtio = (0..devices.virtio.len()).filter_map(|index| Some((interrupt(index)?, "a virtio device")));
+    virtio.chain(serial).chain(test).collect()
 }

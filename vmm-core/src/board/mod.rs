@@ -16,7 +16,7 @@ use crate::layout::Layout;
 use crate::span::Span;
 use crate::spec::MachineSpec;
 
-pub(crate) use attach::Attach;
+pub(crate) use attach::{Attach, lines};
 
 /// What all vCPUs share.
 #[derive(Debug)]

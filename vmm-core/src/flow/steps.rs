@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use kvm_sys_wrap::Call;
 use kvm_sys_wrap::bindings::{kvm_dtable, kvm_segment};
 
+use super::interrupts;
 use super::{Act, Argument, Direction, Field, Step, Times, Value};
 use crate::host;
 use crate::layout::{Layout, Owner};
@@ -22,16 +23,20 @@ pub fn flow(spec: &MachineSpec, layout: &Layout, state: &InitialState) -> Vec<St
         steps.extend(slot(number, region));
     }
     steps.extend(guest(layout));
+    steps.extend(interrupts::controllers(spec));
     steps.extend(vcpu());
     steps.extend(tables(state));
     steps.extend(cpuid(spec, state));
     steps.extend(mode(spec, state));
+    steps.extend(interrupts::others(spec, state));
+    steps.extend(interrupts::lines(spec));
     steps.extend(run(spec));
+    steps.extend(interrupts::looking(spec));
     steps
 }
 
 impl Step {
-    fn call(call: Call, direction: Direction, argument: Argument) -> Self {
+    pub(super) fn call(call: Call, direction: Direction, argument: Argument) -> Self {
         Self {
             act: Act::Call(call),
             argument,
@@ -42,23 +47,23 @@ impl Step {
         }
     }
 
-    fn returns(mut self, returns: impl Into<Cow<'static, str>>) -> Self {
+    pub(super) fn returns(mut self, returns: impl Into<Cow<'static, str>>) -> Self {
         self.returns = returns.into();
         self
     }
 
-    fn why(mut self, why: impl Into<Cow<'static, str>>) -> Self {
+    pub(super) fn why(mut self, why: impl Into<Cow<'static, str>>) -> Self {
         self.why = why.into();
         self
     }
 
-    fn whenever(mut self, event: &'static str) -> Self {
+    pub(super) fn whenever(mut self, event: &'static str) -> Self {
         self.times = Times::Whenever(event);
         self
     }
 }
 
-fn value(text: impl Into<String>) -> Argument {
+pub(super) fn value(text: impl Into<String>) -> Argument {
     Argument::Value(text.into())
 }
 
@@ -296,6 +301,7 @@ fn run(spec: &MachineSpec) -> Vec<Step> {
             times: Times::Once,
         });
     }
+    steps.extend(interrupts::waking(spec));
     let mut run = Step::call(Call::Run, Direction::None, Argument::None)
         .returns("0, and in kvm_run: why it returned")
         .why("the guest runs until it needs us: a port, an address without memory, HLT, or its death");

@@ -53,7 +53,13 @@ impl Area {
                 if end > usable.end.min(limit) {
                     return None;
                 }
-                match self.taken.iter().filter(|taken| taken.start < end && start < taken.end).map(|t| t.end).max() {
+                match self
+                    .taken
+                    .iter()
+                    .filter(|taken| taken.start < end && start < taken.end)
+                    .map(|t| t.end)
+                    .max()
+                {
                     // Each turn goes beyond one more of the ranges that are taken.
                     Some(beyond) => start = beyond.checked_next_multiple_of(PAGE)?,
                     None => return Some(start),
@@ -75,7 +81,12 @@ impl Area {
                 if start < usable.start.max(floor) {
                     return None;
                 }
-                match self.taken.iter().filter(|taken| taken.start < last && start < taken.end).map(|t| t.start).min()
+                match self
+                    .taken
+                    .iter()
+                    .filter(|taken| taken.start < last && start < taken.end)
+                    .map(|t| t.start)
+                    .min()
                 {
                     Some(below) => end = below,
                     None => return Some(start),
@@ -116,7 +127,11 @@ mod tests {
         let mut area = Area::new(&pc(), &[named(0x1_0000..0x1_0001)], &[named(0x10_0000..0x20_0123)]);
         assert_eq!(area.lowest(10, FLOOR, FOUR_GIB), Some(GuestAddress(0x1_1000)));
         assert_eq!(area.lowest(10, FLOOR, FOUR_GIB), Some(GuestAddress(0x1_2000)));
-        assert_eq!(area.lowest(0x9_0000, FLOOR, FOUR_GIB), Some(GuestAddress(0x20_1000)), "no room below 1 MiB");
+        assert_eq!(
+            area.lowest(0x9_0000, FLOOR, FOUR_GIB),
+            Some(GuestAddress(0x20_1000)),
+            "no room below 1 MiB"
+        );
         assert_eq!(area.lowest(10, ONE_MIB, 0x20_1000), None, "the image fills the window");
         assert_eq!(area.highest(0x1001, FLOOR, FOUR_GIB), Some(GuestAddress(0xff_e000)));
         assert_eq!(area.highest(0x1001, FLOOR, FOUR_GIB), Some(GuestAddress(0xff_c000)));

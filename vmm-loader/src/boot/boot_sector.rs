@@ -35,9 +35,12 @@ impl BootSectorError {
     #[must_use]
     pub fn help(&self) -> Option<String> {
         match self {
-            Self::Signature => Some("to run bytes as they are, use `boot = \"flat\"` with an address".to_owned()),
+            Self::Signature => {
+                Some("to run bytes as they are, use `boot = \"flat\"` with an address".to_owned())
+            }
             Self::Size(_) => Some(
-                "there is no BIOS here; to load all of it, use `boot = \"flat\"` with `address = 0x7c00`".to_owned(),
+                "there is no BIOS here; to load all of it, use `boot = \"flat\"` with `address = 0x7c00`"
+                    .to_owned(),
             ),
         }
     }

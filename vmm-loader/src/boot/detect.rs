@@ -70,11 +70,16 @@ pub fn detect(file: &[u8]) -> Findings {
             let notes = notes::read(file, &headers);
             if pvh::note(&notes).is_some() {
                 let entry = pvh::entry(&notes);
-                let what = entry.as_ref().map_or_else(|_| "note".to_owned(), |at| format!("note, entry {at:#x}"));
+                let what =
+                    entry.as_ref().map_or_else(|_| "note".to_owned(), |at| format!("note, entry {at:#x}"));
                 offers.push(Offer::new(Protocol::Pvh, what, entry));
             }
             if linux::is_vmlinux(&notes) {
-                offers.push(Offer { protocol: Protocol::Linux, what: format!("vmlinux, {}", headers.class), problem: None });
+                offers.push(Offer {
+                    protocol: Protocol::Linux,
+                    what: format!("vmlinux, {}", headers.class),
+                    problem: None,
+                });
             }
             if offers.is_empty() && notes::is_for_linux(&notes) {
                 refusal = Some(BootError::UserProgram);

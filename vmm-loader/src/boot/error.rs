@@ -92,9 +92,10 @@ impl BootError {
             Self::Pvh(error) => error.help(),
             Self::Linux(error) => error.help(),
             Self::BootSector(error) => error.help(),
-            Self::UserProgram => {
-                Some("build it for bare x86 with `-ffreestanding -nostdlib`; or name a `mode` to run it as it is".to_owned())
-            }
+            Self::UserProgram => Some(
+                "build it for bare x86 with `-ffreestanding -nostdlib`; or name a `mode` to run it as it is"
+                    .to_owned(),
+            ),
             Self::NoAddress => Some("add its address".to_owned()),
             Self::NoRoom { .. } => Some("give the machine more memory".to_owned()),
             Self::Entry(_) => {

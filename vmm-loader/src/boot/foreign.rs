@@ -25,7 +25,8 @@ const NOT_X86: &str = "no kernel for x86";
 const KERNEL_INSIDE: &str = "take the kernel's file out of it";
 const AS_INITRD: &str = "an initramfs goes with a kernel: `--initrd FILE`";
 const BUILD_FOR_X86: &str = "build the kernel for x86-64";
-const USE_ELF: &str = "build an ELF file for bare x86: target x86_64-unknown-none, or `gcc -ffreestanding -nostdlib`";
+const USE_ELF: &str =
+    "build an ELF file for bare x86: target x86_64-unknown-none, or `gcc -ffreestanding -nostdlib`";
 
 /// Magic numbers: the offset, the bytes, what they mean, and what helps.
 const MAGIC: &[(u64, &[u8], &str, &str, &str)] = &[
@@ -43,7 +44,13 @@ const MAGIC: &[(u64, &[u8], &str, &str, &str)] = &[
     (0, b"070701", "a cpio archive, such as an initramfs,", "and no kernel", AS_INITRD),
     (0, b"070702", "a cpio archive, such as an initramfs,", "and no kernel", AS_INITRD),
     (0, b"!<arch>\ndebian", "a Debian package,", UNPACK, "`dpkg-deb -x FILE DIRECTORY`"),
-    (0, b"!<arch>\n", "a library of object files (ar archive),", "and no program", "link it into one: `ld FILE.a ...`"),
+    (
+        0,
+        b"!<arch>\n",
+        "a library of object files (ar archive),",
+        "and no program",
+        "link it into one: `ld FILE.a ...`",
+    ),
     (0, b"!<thin>\n", "a library of object files (thin ar archive),", "and no program", "link it into one"),
     (0, b"\xed\xab\xee\xdb", "an RPM package,", UNPACK, "`rpm2cpio FILE | cpio -id`"),
     (0x8001, b"CD001", "a CD image (ISO 9660),", NO_DISK, KERNEL_INSIDE),
@@ -107,12 +114,17 @@ pub fn foreign(file: &[u8]) -> Foreign {
         return said("nothing but zeros", None);
     }
     if is_firmware(file) {
-        return said("a firmware image for the reset vector, it seems, and no kernel", Some("give the kernel's own file"));
+        return said(
+            "a firmware image for the reset vector, it seems, and no kernel",
+            Some("give the kernel's own file"),
+        );
     }
     let start: Vec<String> = file.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     let help = "to run bytes as they are, say where they go: `--boot flat --set guest.address=0x100000`, and a `--mode`";
-    let what =
-        format!("no format that is known here, and no header of a boot protocol: it begins with {}", start.join(" "));
+    let what = format!(
+        "no format that is known here, and no header of a boot protocol: it begins with {}",
+        start.join(" ")
+    );
     Foreign { is_unknown: true, ..said(what, Some(help)) }
 }
 
@@ -152,7 +164,8 @@ fn windows_or_uefi(file: &[u8]) -> Foreign {
     }
     let what = format!("{kind} ({form}, {cpu}), and there is no UEFI firmware here");
     if has_section(file, header, b".linux\0\0") {
-        let help = "it holds a Linux kernel: `objcopy -O binary --only-section=.linux FILE KERNEL`, then run KERNEL";
+        let help =
+            "it holds a Linux kernel: `objcopy -O binary --only-section=.linux FILE KERNEL`, then run KERNEL";
         return said(what, Some(help));
     }
     said(what, Some("build the kernel as an ELF file, or for multiboot, multiboot2, pvh or linux"))
@@ -160,7 +173,9 @@ fn windows_or_uefi(file: &[u8]) -> Foreign {
 
 /// Whether a PE file has a section of this name.
 fn has_section(file: &[u8], header: u64, name: &[u8; 8]) -> bool {
-    let (Some(count), Some(optional)) = (u16_at(file, header + 6), u16_at(file, header + 20)) else { return false };
+    let (Some(count), Some(optional)) = (u16_at(file, header + 6), u16_at(file, header + 20)) else {
+        return false;
+    };
     let first = header + 24 + u64::from(optional);
     // At most 65535 sections of 40 bytes.
     (0..u64::from(count)).any(|number| slice(file, first + 40 * number, 8) == Some(name))
@@ -178,7 +193,8 @@ fn is_text(file: &[u8]) -> bool {
         }
         Err(_) => return false,
     };
-    !valid.is_empty() && !valid.chars().any(|c| c.is_control() && !matches!(c, '\t' | '\n' | '\r' | '\x0c' | '\x1b'))
+    !valid.is_empty()
+        && !valid.chars().any(|c| c.is_control() && !matches!(c, '\t' | '\n' | '\r' | '\x0c' | '\x1b'))
 }
 
 /// Whether a file is a flash chip's: whole blocks of 64 KiB, and a jump where the CPU starts after reset, 16 bytes before

@@ -131,7 +131,8 @@ pub(super) fn describe(file: &[u8]) -> String {
 /// Whether notes are those of a Linux kernel.
 pub(super) fn is_vmlinux(notes: &[Note<'_>]) -> bool {
     notes.iter().any(|note| {
-        note.owner == b"Linux" || note.owner == b"Xen" && note.number == GUEST_OS && note.text() == Some("linux")
+        note.owner == b"Linux"
+            || note.owner == b"Xen" && note.number == GUEST_OS && note.text() == Some("linux")
     })
 }
 

@@ -67,7 +67,9 @@ impl MultibootError {
     #[must_use]
     pub fn help(&self) -> Option<String> {
         match self {
-            Self::Video => Some("build the kernel for text on a serial port, without flag 2 in its header".to_owned()),
+            Self::Video => {
+                Some("build the kernel for text on a serial port, without flag 2 in its header".to_owned())
+            }
             Self::Checksum(_) => Some("magic, flags and checksum have to add up to 0".to_owned()),
             Self::None | Self::Flags(_) | Self::NoAddresses | Self::Addresses(_) => None,
         }
@@ -113,7 +115,9 @@ fn search(file: &[u8]) -> Result<Header, MultibootError> {
         if magic != MAGIC {
             continue;
         }
-        let (Some(flags), Some(checksum)) = (u32_at(file, offset + 4), u32_at(file, offset + 8)) else { break };
+        let (Some(flags), Some(checksum)) = (u32_at(file, offset + 4), u32_at(file, offset + 8)) else {
+            break;
+        };
         if magic.wrapping_add(flags).wrapping_add(checksum) == 0 {
             return Ok(Header { offset, flags });
         }
@@ -184,7 +188,8 @@ impl Addresses {
         if size == 0 {
             return Err("nothing is loaded");
         }
-        let end = load.checked_add(size).filter(|&end| end <= FOUR_GIB).ok_or("the image ends above 4 GiB")?;
+        let end =
+            load.checked_add(size).filter(|&end| end <= FOUR_GIB).ok_or("the image ends above 4 GiB")?;
         let memory = match self.bss_end {
             0 => size,
             bss_end if bss_end < end => return Err("the zeroed memory ends before the loaded bytes do"),
@@ -291,7 +296,8 @@ pub(super) fn common_summary(
     command_line: &str,
     modules: &[Range<GuestAddress>],
 ) -> Vec<String> {
-    let mut lines = vec![format!("command line {command_line:?}"), format!("memory map, {} entries", told.memory.len())];
+    let mut lines =
+        vec![format!("command line {command_line:?}"), format!("memory map, {} entries", told.memory.len())];
     for (module, range) in told.modules.iter().zip(modules) {
         lines.push(format!("module {:#x}..{:#x} {:?}", range.start.0, range.end.0, module.command_line));
     }

@@ -173,7 +173,8 @@ fn read(file: &[u8]) -> Result<Header, Multiboot2Error> {
     let mut at = FIRST_TAG;
     loop {
         let place = offset + at;
-        let (Some(kind), Some(flags), Some(size)) = (u16_at(bytes, at), u16_at(bytes, at + 2), u32_at(bytes, at + 4))
+        let (Some(kind), Some(flags), Some(size)) =
+            (u16_at(bytes, at), u16_at(bytes, at + 2), u32_at(bytes, at + 4))
         else {
             // Some kernels leave the end tag out; the header's length ends the list as well.
             return if at >= length.into() { finish(header, file) } else { Err(cut_off(place)) };
@@ -182,7 +183,8 @@ fn read(file: &[u8]) -> Result<Header, Multiboot2Error> {
             return finish(header, file);
         }
         // A tag without room for its own head would never lead to the next one.
-        let content = slice(bytes, at, size.into()).filter(|tag| tag.len() >= 8).ok_or_else(|| cut_off(place))?;
+        let content =
+            slice(bytes, at, size.into()).filter(|tag| tag.len() >= 8).ok_or_else(|| cut_off(place))?;
         header.take(kind, flags & 1 != 0, content, place)?;
         at = at.saturating_add(u64::from(size).next_multiple_of(8));
     }
@@ -201,9 +203,17 @@ impl Header {
         let word = |number: u64| u32_at(tag, 8 + 4 * number).ok_or(Multiboot2Error::Tag(place));
         match kind {
             tag::INFORMATION_REQUEST => {
-                let types = tag.get(8..).unwrap_or_default().as_chunks::<4>().0.iter().map(|t| u32::from_le_bytes(*t));
+                let types = tag
+                    .get(8..)
+                    .unwrap_or_default()
+                    .as_chunks::<4>()
+                    .0
+                    .iter()
+                    .map(|t| u32::from_le_bytes(*t));
                 let requests: Vec<u32> = types.collect();
-                if let (Some(unknown), false) = (requests.iter().find(|kind| **kind > LAST_INFORMATION), optional) {
+                if let (Some(unknown), false) =
+                    (requests.iter().find(|kind| **kind > LAST_INFORMATION), optional)
+                {
                     return Err(Multiboot2Error::UnknownRequest(*unknown));
                 }
                 self.wishes.requests.extend(requests);

@@ -59,7 +59,14 @@ pub(super) enum Wishes {
 /// # Errors
 /// What is wrong with the protocol's header, with the image, or with the entry.
 pub fn plan(file: &[u8], protocol: Protocol, options: &Options) -> Result<BootPlan, BootError> {
-    let plain = |image: LoadPlan, width| BootPlan { protocol, image, entry: None, width, is_linux: false, wishes: Wishes::None };
+    let plain = |image: LoadPlan, width| BootPlan {
+        protocol,
+        image,
+        entry: None,
+        width,
+        is_linux: false,
+        wishes: Wishes::None,
+    };
     match protocol {
         Protocol::Elf => {
             let image = elf::plan(file, &options.elf)?;
@@ -111,7 +118,8 @@ impl BootPlan {
             (_, Wishes::Linux(linux)) => linux::hand_over(self.image, &linux, told),
             (protocol, Wishes::None) => {
                 // A BIOS leaves the number of the drive it started from in DL; 0x80 is the first hard disk.
-                let registers = if protocol == Protocol::BootSector { vec![(Register::Rdx, 0x80)] } else { vec![] };
+                let registers =
+                    if protocol == Protocol::BootSector { vec![(Register::Rdx, 0x80)] } else { vec![] };
                 Ok(HandOver { image: self.image, blobs: vec![], modules: vec![], registers, summary: vec![] })
             }
         }
@@ -156,7 +164,8 @@ pub(super) fn physical_entry(image: &LoadPlan) -> Result<GuestAddress, BootError
     let Some(entry) = image.entry() else {
         return Err(crate::error::LoadError::from(crate::entry::EntryError::None).into());
     };
-    let is_physical = || image.segments().iter().any(|segment| segment.physical().contains(&GuestAddress(entry.0)));
+    let is_physical =
+        || image.segments().iter().any(|segment| segment.physical().contains(&GuestAddress(entry.0)));
     match image.virt_to_phys(entry) {
         Some(address) => Ok(address),
         None if is_physical() => Ok(GuestAddress(entry.0)),

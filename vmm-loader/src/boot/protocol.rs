@@ -23,15 +23,8 @@ pub enum Protocol {
 
 impl Protocol {
     /// All of them.
-    pub const ALL: [Self; 7] = [
-        Self::Elf,
-        Self::Multiboot,
-        Self::Multiboot2,
-        Self::Pvh,
-        Self::Linux,
-        Self::Flat,
-        Self::BootSector,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::Elf, Self::Multiboot, Self::Multiboot2, Self::Pvh, Self::Linux, Self::Flat, Self::BootSector];
 
     /// The word for it in configurations.
     #[must_use]

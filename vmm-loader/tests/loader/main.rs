@@ -2,6 +2,7 @@
 #![cfg(test)]
 
 mod bad_elfs;
+mod boot;
 mod golden;
 mod image;
 mod plans;

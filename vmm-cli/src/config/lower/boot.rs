@@ -28,14 +28,18 @@ pub(super) fn start(raw: &Document, decided: Option<Start>, faults: &mut Faults)
             {
                 let names: Vec<&str> = modes.iter().map(|mode| mode.name()).collect();
                 let names = names.join(" or ");
-                let fault = Fault::new(&at.span, format!("{protocol} starts the guest in {names} mode, not {mode}"));
+                let fault =
+                    Fault::new(&at.span, format!("{protocol} starts the guest in {names} mode, not {mode}"));
                 let fault = match &raw.boot {
                     Some(boot) => fault.related(&boot.span, "the boot protocol is chosen here"),
                     None => fault,
                 };
                 faults.push(fault.help("leave `mode` out"));
             }
-            Start { protocol: Some(protocol), mode: mode.or(if let [only] = modes { Some(*only) } else { None }) }
+            Start {
+                protocol: Some(protocol),
+                mode: mode.or(if let [only] = modes { Some(*only) } else { None }),
+            }
         }
         (None, Some(mode)) => {
             Start { protocol: Some(if is_flat { Protocol::Flat } else { Protocol::Elf }), mode: Some(mode) }
@@ -55,7 +59,9 @@ pub(super) fn start(raw: &Document, decided: Option<Start>, faults: &mut Faults)
 pub(super) fn check(cx: &mut Context<'_>) {
     let Some(protocol) = cx.protocol.filter(|protocol| !protocol.is_plain()) else { return };
     if let Some(ring) = cx.raw.ring.as_ref().filter(|ring| ring.value.0 == Ring::User) {
-        cx.fault(Fault::new(&ring.span, format!("{protocol} starts the guest in ring 0")).help("leave `ring` out"));
+        cx.fault(
+            Fault::new(&ring.span, format!("{protocol} starts the guest in ring 0")).help("leave `ring` out"),
+        );
     }
     let guest = cx.raw.guest.as_ref().map(|at| &at.value);
     if let Some(entry) = guest.and_then(|guest| guest.entry.as_ref()) {

@@ -71,7 +71,9 @@ fn check_key(cx: &mut Context<'_>, key: &str, span: &Span) {
     let Some(boot) = &cx.raw.boot else { return };
     let text = match (key, cx.protocol) {
         ("elf", Some(Protocol::Flat)) => "an ELF file says itself where it goes, and is no flat binary",
-        ("flat", Some(protocol)) if protocol != Protocol::Flat => "a flat binary is bytes without a boot protocol",
+        ("flat", Some(protocol)) if protocol != Protocol::Flat => {
+            "a flat binary is bytes without a boot protocol"
+        }
         _ => return,
     };
     let fault = Fault::new(span, text).related(&boot.span, "the boot protocol is chosen here");

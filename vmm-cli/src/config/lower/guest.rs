@@ -64,7 +64,10 @@ pub(super) fn lower(cx: &mut Context<'_>, directory: &Path) -> Program {
 pub(super) fn told(cx: &mut Context<'_>, at: &At<String>, what: &str) -> String {
     check_told(cx, &at.span, what);
     if at.value.contains('\0') {
-        cx.fault(Fault::new(&at.span, format!("{what} cannot contain a NUL: the kernel gets it NUL-terminated")));
+        cx.fault(Fault::new(
+            &at.span,
+            format!("{what} cannot contain a NUL: the kernel gets it NUL-terminated"),
+        ));
     }
     at.value.clone()
 }

@@ -1,0 +1,125 @@
+//! The steps that a machine with interrupts has on top: its controllers, its other vCPUs, the lines of its devices, and
+//! what stops the vCPUs that sleep in the kernel.
+
+use kvm_sys_wrap::Call;
+
+use super::steps::value;
+use super::{Act, Argument, Direction, Step, Times};
+use crate::board;
+use crate::host;
+use crate::spec::{Interrupts, MachineSpec};
+use crate::state::InitialState;
+
+fn capability(name: &str, why: &'static str) -> Step {
+    Step::call(Call::CheckExtension, Direction::Into, value(name)).returns("1 or more").why(why)
+}
+
+/// The controllers, before the first vCPU.
+pub(super) fn controllers(spec: &MachineSpec) -> Vec<Step> {
+    let mut steps = match spec.interrupts {
+        Interrupts::None => return Vec::new(),
+        Interrupts::Split => vec![
+            capability("KVM_CAP_SPLIT_IRQCHIP", "local APICs alone are an extension"),
+            Step::call(Call::EnableCapVm, Direction::Into, value("KVM_CAP_SPLIT_IRQCHIP, 24 routes"))
+                .why("each vCPU gets a local APIC with its timer; from now on HLT sleeps in the kernel"),
+        ],
+        Interrupts::Pc => vec![
+            capability("KVM_CAP_IRQCHIP", "interrupt controllers in the kernel are an extension"),
+            Step::call(Call::CreateIrqchip, Direction::None, Argument::None).why(
+                "two PICs, an IOAPIC, and a local APIC for each vCPU to come; from now on HLT sleeps in the kernel",
+            ),
+            capability("KVM_CAP_PIT2", "so is the timer of a PC"),
+            Step::call(Call::CreatePit2, Direction::Into, value("KVM_PIT_SPEAKER_DUMMY"))
+                .why("the 8254 timer on interrupt input 0, and its speaker port"),
+        ],
+    };
+    steps.push(capability("KVM_CAP_X86_USER_SPACE_MSR", "whether unknown MSRs can be shown"));
+    steps.push(
+        Step::call(
+            Call::EnableCapVm,
+            Direction::Into,
+            value("KVM_CAP_X86_USER_SPACE_MSR, unknown MSRs"),
+        )
+        .why("a kernel that asks for an MSR which KVM does not have gets #GP; this way we learn of it"),
+    );
+    steps
+}
+
+/// The vCPUs that wait for INIT and SIPI.
+pub(super) fn others(spec: &MachineSpec, state: &InitialState) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for id in 1..spec.vcpus {
+        if id == 1 {
+            let maximum = capability("KVM_CAP_MAX_VCPU_ID", "how high the numbers of vCPUs go");
+            steps.push(maximum.returns("the first number that is too high"));
+        } else {
+            steps.push(capability("KVM_CAP_MAX_VCPU_ID", "the same for this one"));
+        }
+        steps.extend([
+            Step::call(Call::CreateVcpu, Direction::Into, value(format!("id {id}")))
+                .returns("the descriptor of the vCPU")
+                .why("its number is its APIC ID; it waits until the guest starts it with INIT and SIPI"),
+            Step::call(Call::GetVcpuMmapSize, Direction::None, Argument::None).returns("a size in bytes"),
+            Step::call(
+                Call::MmapRun,
+                Direction::Into,
+                Argument::Later("that size, shared, on the vCPU's descriptor".to_owned()),
+            )
+            .returns("the address of its struct kvm_run"),
+        ]);
+        if host::asks_for_cpuid(spec, &state.needs) {
+            let given = Argument::Later(format!("the same, with APIC ID {id}"));
+            steps.push(Step::call(Call::SetCpuid2, Direction::Into, given).why("a vCPU knows itself by it"));
+        }
+    }
+    steps
+}
+
+/// The lines of the devices.
+pub(super) fn lines(spec: &MachineSpec) -> Vec<Step> {
+    let line = |(input, device): (u32, &str)| {
+        Step::call(Call::Irqfd, Direction::Into, value(format!("gsi {input}")))
+            .why(format!("{device}: each write to the eventfd is an interrupt"))
+    };
+    board::lines(spec).into_iter().map(line).collect()
+}
+
+/// What gets a sleeping vCPU out of the kernel.
+pub(super) fn waking(spec: &MachineSpec) -> Vec<Step> {
+    if spec.interrupts == Interrupts::None {
+        return Vec::new();
+    }
+    let mut steps: Vec<Step> = (0..spec.vcpus)
+        .map(|_| capability("KVM_CAP_IMMEDIATE_EXIT", "so that a signal to its thread stops the vCPU"))
+        .collect();
+    steps.push(Step {
+        act: Act::SetTimer,
+        argument: value("10ms, then less and less often"),
+        direction: Direction::Into,
+        returns: "".into(),
+        why: "a machine that can never wake again makes no exits: now and then we look at it".into(),
+        times: Times::Once,
+    });
+    steps
+}
+
+/// What is asked when we look.
+pub(super) fn looking(spec: &MachineSpec) -> Vec<Step> {
+    let chip = |call, why: &'static str| {
+        Step::call(call, Direction::Both, Argument::Later("a structure to fill".to_owned()))
+            .why(why)
+            .whenever("the first vCPU does not wake")
+    };
+    match spec.interrupts {
+        Interrupts::None => Vec::new(),
+        Interrupts::Split => vec![
+            chip(Call::GetMpState, "whether it halts"),
+            chip(Call::GetLapic, "whether its timer will wake it"),
+        ],
+        Interrupts::Pc => vec![
+            chip(Call::GetMpState, "whether it halts"),
+            chip(Call::GetIrqchip, "whether a device could wake it"),
+            chip(Call::GetLapic, "whether its timer will wake it"),
+        ],
+    }
+}
