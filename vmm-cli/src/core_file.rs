@@ -19,9 +19,11 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use kvm_sys_wrap::bindings::kvm_sregs;
 use thiserror::Error;
 use vm_memory::Bytes;
 use vmm_cli::diagnostic::Diagnostic;
+use vmm_core::autopsy::moment::Registers;
 use vmm_core::control::Efer;
 use vmm_core::end::End;
 use vmm_core::layout::Region;
@@ -44,9 +46,6 @@ pub(crate) enum CoreError {
     /// A call to KVM failed.
     #[error("cannot read the vCPU: {0}")]
     Vcpu(#[from] kvm_sys_wrap::Error),
-    /// The vCPU's page tables could not be found.
-    #[error("cannot read the vCPU: {0}")]
-    Machine(#[from] vmm_core::error::Error),
     /// More mappings than an ELF file can count.
     #[error("the page tables map {0} separate ranges, more than it can hold")]
     TooMany(usize),
@@ -58,23 +57,37 @@ pub(crate) enum CoreError {
     Write(#[from] io::Error),
 }
 
-/// Writes the core file of a stopped machine; `end` is how its run ended, if it did.
+/// Writes the core file of a stopped machine; `end` is how its run ended, if it did. `before` are the registers before that
+/// end, for a vCPU that the host has reset meanwhile.
 ///
 /// # Errors
 /// [`CoreError`]; the file may then be incomplete.
-pub(crate) fn write(machine: &Machine, end: Option<&End>, to: &mut NewFile) -> Result<(), Diagnostic> {
-    write_to(machine, end, to.file()).map_err(|error| to.trouble(&error))
+pub(crate) fn write(
+    machine: &Machine,
+    end: Option<&End>,
+    before: Option<&Registers>,
+    to: &mut NewFile,
+) -> Result<(), Diagnostic> {
+    write_to(machine, end, before, to.file()).map_err(|error| to.trouble(&error))
 }
 
-fn write_to(machine: &Machine, end: Option<&End>, file: &File) -> Result<(), CoreError> {
+fn write_to(
+    machine: &Machine,
+    end: Option<&End>,
+    before: Option<&Registers>,
+    file: &File,
+) -> Result<(), CoreError> {
     let vcpu = machine.vcpu();
-    let state = vcpu.save()?;
+    let mut state = vcpu.save()?;
+    if let Some(before) = before {
+        (state.regs, state.sregs) = (before.regs, before.sregs);
+    }
     let long = Efer::from_bits_retain(state.sregs.efer).contains(Efer::LMA);
     let class = if long { Class::Bits64 } else { Class::Bits32 };
     let notes = notes::of_vcpu(class, &state, end);
 
     let regions = machine.layout().memory();
-    let mapped = mapped(machine)?;
+    let mapped = mapped(machine, &state.sregs);
     let count = 1 + mapped.len() + regions.len();
     if count >= headers::TOO_MANY {
         return Err(CoreError::TooMany(mapped.len()));
@@ -104,16 +117,16 @@ fn write_to(machine: &Machine, end: Option<&End>, file: &File) -> Result<(), Cor
 }
 
 /// What has a virtual address; without paging, all of memory.
-fn mapped(machine: &Machine) -> Result<Vec<Mapping>, CoreError> {
-    let walker = machine.walker()?;
+fn mapped(machine: &Machine, sregs: &kvm_sregs) -> Vec<Mapping> {
+    let walker = machine.walker_of(sregs);
     if walker.scheme.is_none() {
         let access = Access { writable: true, user: true, executable: true };
         let whole = machine.layout().memory().iter().map(|region| region.range);
-        return Ok(whole.map(|range| Mapping { gva: Gva(range.start().0), range, access }).collect());
+        return whole.map(|range| Mapping { gva: Gva(range.start().0), range, access }).collect();
     }
     let mapping =
         |mapped: Mapped| Some(Mapping { gva: mapped.gva, range: mapped.physical()?, access: mapped.access });
-    Ok(mappings(&walker, machine.memory()).ranges.into_iter().filter_map(mapping).collect())
+    mappings(&walker, machine.memory()).ranges.into_iter().filter_map(mapping).collect()
 }
 
 /// A virtual range and the physical one behind it.

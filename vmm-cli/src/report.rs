@@ -14,6 +14,7 @@ use serde::Serialize;
 use vmm_cli::config::Config;
 use vmm_cli::diagnostic::{Diagnostic, Diagnostics};
 use vmm_cli::status::Status;
+use vmm_core::autopsy::moment::Registers;
 use vmm_core::end::Verdict;
 use vmm_core::machine::Machine;
 use vmm_core::run_loop::Outcome;
@@ -112,6 +113,11 @@ impl Report {
             cpu.replace(state, autopsy.code());
         }
         self.autopsy = autopsy;
+    }
+
+    /// The registers before the end, where the autopsy found them.
+    pub(crate) fn before(&self) -> Option<&Registers> {
+        self.autopsy.as_ref().and_then(Autopsy::registers)
     }
 
     /// One line of JSON.

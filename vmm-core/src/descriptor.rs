@@ -11,9 +11,24 @@
 
 use std::fmt;
 
-use kvm_sys_wrap::bindings::kvm_segment;
+use kvm_sys_wrap::bindings::{kvm_segment, kvm_sregs};
 
 use crate::mode::Ring;
+
+/// The segment registers and their names, in the order in which they are shown.
+#[must_use]
+pub const fn named_segments(sregs: &kvm_sregs) -> [(&'static str, &kvm_segment); 8] {
+    [
+        ("CS", &sregs.cs),
+        ("DS", &sregs.ds),
+        ("ES", &sregs.es),
+        ("FS", &sregs.fs),
+        ("GS", &sregs.gs),
+        ("SS", &sregs.ss),
+        ("TR", &sregs.tr),
+        ("LDTR", &sregs.ldt),
+    ]
+}
 
 /// Width of the code that a code segment holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,6 +4,7 @@
 //! file for; what the calls are given was computed before the first of them, without KVM ([`crate::layout`]), or is a
 //! pure function of it ([`crate::state`]).
 
+use kvm_sys_wrap::bindings::kvm_sregs;
 use kvm_sys_wrap::{Advice, GuestMemory, Kvm, Slot, SlotFlags, TssAddress, Vcpu, Vm};
 use vm_memory::Bytes;
 
@@ -153,8 +154,14 @@ impl Machine {
     /// # Errors
     /// [`Error::Kvm`].
     pub fn walker(&self) -> Result<Walker, Error> {
+        Ok(self.walker_of(&self.vcpu().sregs()?))
+    }
+
+    /// A page walker with the eyes of a vCPU of this machine that has these special registers.
+    #[must_use]
+    pub fn walker_of(&self, sregs: &kvm_sregs) -> Walker {
         let host::CpuTraits { physical_bits, amd } = self.board.cpu;
-        Ok(Walker { physical_bits, amd, ..Walker::of_sregs(&self.vcpu().sregs()?) })
+        Walker { physical_bits, amd, ..Walker::of_sregs(sregs) }
     }
 }
 

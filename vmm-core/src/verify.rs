@@ -16,7 +16,7 @@ use std::fmt;
 use kvm_sys_wrap::bindings::{kvm_dtable, kvm_segment, kvm_sregs};
 
 use crate::control::{Bit, Cr0, Cr4, Efer};
-use crate::descriptor::Descriptor;
+use crate::descriptor::{Descriptor, named_segments};
 
 /// One thing that the host changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,16 +79,7 @@ pub fn compare(wanted: &kvm_sregs, found: &kvm_sregs) -> Vec<Difference> {
     number("CR3", wanted.cr3, found.cr3, &mut differences);
     table("GDT", &wanted.gdt, &found.gdt, &mut differences);
     table("IDT", &wanted.idt, &found.idt, &mut differences);
-    for (register, wanted, found) in [
-        ("CS", &wanted.cs, &found.cs),
-        ("DS", &wanted.ds, &found.ds),
-        ("ES", &wanted.es, &found.es),
-        ("FS", &wanted.fs, &found.fs),
-        ("GS", &wanted.gs, &found.gs),
-        ("SS", &wanted.ss, &found.ss),
-        ("TR", &wanted.tr, &found.tr),
-        ("LDTR", &wanted.ldt, &found.ldt),
-    ] {
+    for ((register, wanted), (_, found)) in named_segments(wanted).into_iter().zip(named_segments(found)) {
         segment(register, wanted, found, &mut differences);
     }
     differences

@@ -10,9 +10,9 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::{env, fs};
 
-use kvm_sys_wrap::bindings::{kvm_segment, kvm_sregs};
+use kvm_sys_wrap::bindings::kvm_sregs;
 use vmm_core::control::{Cr0, Cr4, Efer, Rflags};
-use vmm_core::descriptor::Descriptor;
+use vmm_core::descriptor::{Descriptor, named_segments};
 use vmm_core::layout::{self, Layout, Occupied};
 use vmm_core::mode::{Mode, PageSize, Ring};
 use vmm_core::paging::merge::mappings;
@@ -140,17 +140,7 @@ fn registers(text: &mut String, state: &InitialState) {
 
 fn segments(text: &mut String, sregs: &kvm_sregs) {
     writeln!(text, "\nsegments").unwrap();
-    let named: [(&str, &kvm_segment); 8] = [
-        ("CS", &sregs.cs),
-        ("DS", &sregs.ds),
-        ("ES", &sregs.es),
-        ("FS", &sregs.fs),
-        ("GS", &sregs.gs),
-        ("SS", &sregs.ss),
-        ("TR", &sregs.tr),
-        ("LDTR", &sregs.ldt),
-    ];
-    for (name, segment) in named {
+    for (name, segment) in named_segments(sregs) {
         let descriptor = Descriptor::from_segment(segment);
         writeln!(text, "  {name:<5} {:#06x}  {descriptor}", segment.selector).unwrap();
     }

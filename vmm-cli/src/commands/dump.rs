@@ -90,7 +90,7 @@ pub(crate) fn dump(options: &Dump) -> Result<Status, Diagnostics> {
         write(&mut output, text.as_bytes())?;
     }
     if let Some(mut core) = core {
-        core_file::write(&stopped.machine, stopped.end.as_ref(), &mut core)?;
+        core_file::write(&stopped.machine, stopped.end.as_ref(), None, &mut core)?;
         core.keep();
     }
     if let Some(output) = output {

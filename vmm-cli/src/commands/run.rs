@@ -105,7 +105,7 @@ pub(crate) fn run(options: &Run) -> Result<Status, Diagnostics> {
         Format::Json => {}
     }
     if let Some(mut core) = core {
-        core_file::write(&machine, Some(&outcome.end), &mut core)?;
+        core_file::write(&machine, Some(&outcome.end), report.before(), &mut core)?;
         core.keep();
     }
     Ok(status)

@@ -3,9 +3,9 @@
 //! All is read back from the bits and bytes of the initial state, as a CPU would; nothing is taken from what the builders
 //! were given.
 
-use kvm_sys_wrap::bindings::{kvm_segment, kvm_sregs};
+use kvm_sys_wrap::bindings::kvm_sregs;
 use serde::Serialize;
-use vmm_core::descriptor::Descriptor;
+use vmm_core::descriptor::{Descriptor, named_segments};
 use vmm_core::layout::{Layout, Part};
 use vmm_core::paging::merge::{Mapped, mappings};
 use vmm_core::paging::walk::{Walker, access_words};
@@ -92,7 +92,7 @@ impl Paging {
 
 fn range(mapped: &Mapped, layout: &Layout) -> Range {
     let Mapped { gva: Gva(start), gpa, size, count, access } = *mapped;
-    let shown = Span::new(gpa, mapped.bytes());
+    let shown = mapped.physical();
     let here =
         layout.ranges().iter().filter(|placed| shown.is_some_and(|shown| shown.overlaps(placed.range)));
     Range {
@@ -110,17 +110,7 @@ fn range(mapped: &Mapped, layout: &Layout) -> Range {
 /// The segment registers and the table registers.
 pub(super) fn segments(spec: &MachineSpec, state: &InitialState) -> Vec<Segment> {
     let sregs = &state.sregs;
-    let named: [(&'static str, &kvm_segment); 8] = [
-        ("CS", &sregs.cs),
-        ("DS", &sregs.ds),
-        ("ES", &sregs.es),
-        ("FS", &sregs.fs),
-        ("GS", &sregs.gs),
-        ("SS", &sregs.ss),
-        ("TR", &sregs.tr),
-        ("LDTR", &sregs.ldt),
-    ];
-    let segments = named.into_iter().map(|(register, segment)| Segment {
+    let segments = named_segments(sregs).into_iter().map(|(register, segment)| Segment {
         register,
         selector: Some(format!("{:#06x}", segment.selector)),
         holds: Descriptor::from_segment(segment).to_string(),
