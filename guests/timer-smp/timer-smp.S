@@ -4,6 +4,8 @@
  * The second CPU waits after reset until the first sends it INIT and then SIPI (SDM vol. 3, 8.4.4). SIPI carries a
  * number: the CPU begins in real mode at that number times 4096, here in `trampoline`, which is copied to 0x8000. From
  * there it goes the way to long mode that guests/modeswitch explains, with the page tables of the first CPU.
+ *
+ * With FOREVER defined it never ends: the first CPU prints a dot on the serial port at each of its ticks.
  */
 #define APIC            0xfee00000      /* mapped at its own address by the configuration */
 #define APIC_EOI        0x0b0           /* end of interrupt */
@@ -56,6 +58,12 @@ _start:
 1:      sti                             # STI takes effect after HLT: no tick is lost in between
         hlt
         cli
+#ifdef FOREVER
+        movw    $0x3f8, %dx
+        movb    $'.', %al
+        outb    %al, %dx
+        jmp     1b
+#endif
         cmpl    $TICKS, first_ticks
         jb      1b
         cmpl    $TICKS, second_ticks

@@ -154,8 +154,10 @@ pub fn leave_signals_to_others() -> Result<()> {
 
 /// Ends all runs of this process, as Ctrl-C does where [`watch_interrupts`] was called.
 pub fn interrupt() {
+    // Process numbers are positive and fit.
+    let process = libc::pid_t::try_from(std::process::id()).unwrap_or_default();
     // SAFETY: a signal to ourselves, whose handler, or default, ends the run.
-    unsafe { libc::kill(libc::getpid(), libc::SIGINT) };
+    unsafe { libc::kill(process, libc::SIGINT) };
 }
 
 /// Whether a signal that [`watch_interrupts`] watches has come.

@@ -4,6 +4,8 @@
 //! loads 0x08 and 0x10, SYSRET to 64-bit code loads 0x23 and 0x1b. A guest that starts in ring 0 finds user
 //! segments ready too.
 //!
+//! Linux' boot protocol wants other selectors for the first code and data; such a table has these two alone.
+//!
 //! The table's bytes and the vCPU's descriptor caches come from the same [`Descriptor`] values. Real mode has no
 //! table: its segments are selector times 16.
 
@@ -11,6 +13,7 @@ use kvm_sys_wrap::bindings::kvm_segment;
 
 use crate::descriptor::{CodeWidth, Descriptor};
 use crate::mode::{Mode, Ring};
+use crate::spec::Selectors;
 
 /// A place in the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -30,7 +33,7 @@ pub enum Slot {
 }
 
 impl Slot {
-    /// The selector of this place: index times 8, plus the requested privilege level of the segment's ring.
+    /// The usual selector of this place: index times 8, plus the requested privilege level of the segment's ring.
     #[must_use]
     pub const fn selector(self) -> u16 {
         match self {
@@ -57,6 +60,7 @@ impl Slot {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gdt {
     long: bool,
+    selectors: Selectors,
     tss: Descriptor,
 }
 
@@ -74,7 +78,25 @@ impl Gdt {
     /// The table of a mode, with this descriptor in [`Slot::Tss`].
     #[must_use]
     pub const fn new(mode: Mode, tss: Descriptor) -> Self {
-        Self { long: matches!(mode, Mode::Long), tss }
+        Self { long: matches!(mode, Mode::Long), selectors: Selectors::Sysret, tss }
+    }
+
+    /// The same table in another order.
+    #[must_use]
+    pub const fn ordered(self, selectors: Selectors) -> Self {
+        Self { selectors, ..self }
+    }
+
+    /// The selector of a slot in this table; 0 for one that it does not have.
+    #[must_use]
+    pub const fn selector(&self, slot: Slot) -> u16 {
+        match (self.selectors, slot) {
+            (Selectors::Sysret, slot) => slot.selector(),
+            (Selectors::Linux, Slot::KernelCode) => 0x10,
+            (Selectors::Linux, Slot::KernelData) => 0x18,
+            (Selectors::Linux, Slot::Tss) => Slot::Tss.selector(),
+            (Selectors::Linux, Slot::Null | Slot::UserData | Slot::UserCode) => 0,
+        }
     }
 
     /// What lies in a slot.
@@ -94,14 +116,20 @@ impl Gdt {
     /// The descriptor cache of a segment register that was loaded with the slot's selector.
     #[must_use]
     pub const fn segment(&self, slot: Slot) -> kvm_segment {
-        self.descriptor(slot).segment(slot.selector())
+        self.descriptor(slot).segment(self.selector(slot))
     }
 
     /// The table as it lies in guest memory.
     #[must_use]
     pub fn bytes(&self) -> Vec<u8> {
-        let slots =
-            [Slot::Null, Slot::KernelCode, Slot::KernelData, Slot::UserData, Slot::UserCode, Slot::Tss];
+        let slots = match self.selectors {
+            Selectors::Sysret => {
+                [Slot::Null, Slot::KernelCode, Slot::KernelData, Slot::UserData, Slot::UserCode, Slot::Tss]
+            }
+            Selectors::Linux => {
+                [Slot::Null, Slot::Null, Slot::KernelCode, Slot::KernelData, Slot::Null, Slot::Tss]
+            }
+        };
         let entries = slots.into_iter().map(|slot| self.descriptor(slot).entry());
         entries.chain(self.long.then_some(self.tss.high())).flat_map(u64::to_le_bytes).collect()
     }
@@ -149,6 +177,22 @@ mod tests {
                     kvm_segment { base, ..segment },
                     "{mode} {slot:?}"
                 );
+            }
+        }
+    }
+
+    #[test]
+    fn linux_finds_its_two_segments() {
+        for mode in [Mode::Protected, Mode::Long] {
+            let gdt = Gdt::new(mode, Descriptor::tss(0x1000, 0x67, TrType::Busy)).ordered(Selectors::Linux);
+            let bytes = gdt.bytes();
+            assert_eq!(bytes.len(), usize::from(size(mode)));
+            let table = decode(&bytes, mode == Mode::Long);
+            for (slot, selector) in [(Slot::KernelCode, 0x10), (Slot::KernelData, 0x18), (Slot::Tss, 0x28)] {
+                let segment = gdt.segment(slot);
+                assert_eq!(segment.selector, selector);
+                let (_, found) = table.iter().find(|(at, _)| *at == selector).unwrap();
+                assert_eq!(found.segment(selector), segment);
             }
         }
     }

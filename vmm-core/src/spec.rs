@@ -114,6 +114,19 @@ pub struct BootSpec {
     pub sse: Option<bool>,
     /// General registers that are not 0 at the start.
     pub registers: Vec<(Register, u64)>,
+    /// Which selectors the first segments have; without meaning in real mode.
+    pub selectors: Selectors,
+}
+
+/// The order of the descriptors in the GDT that the guest starts with, and so their selectors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Selectors {
+    /// Ring-0 code 0x08 and data 0x10, ring-3 data 0x1b and code 0x23: what SYSCALL and SYSRET want.
+    #[default]
+    Sysret,
+    /// Ring-0 code 0x10 and data 0x18, nothing for ring 3: `__BOOT_CS` and `__BOOT_DS` of Linux
+    /// (Documentation/arch/x86/boot.rst). Old 32-bit kernels load them before they have a GDT of their own.
+    Linux,
 }
 
 impl BootSpec {
@@ -127,6 +140,7 @@ impl BootSpec {
             paging: PagingSpec::default(),
             sse: None,
             registers: Vec::new(),
+            selectors: Selectors::default(),
         }
     }
 }

@@ -24,6 +24,7 @@ use crate::limits::Limits;
 use crate::machine::Machine;
 use crate::observer::Observer;
 use crate::processor::Processor;
+use crate::record::is_recorded;
 use crate::run_loop::Turn;
 
 /// What the threads share during a run.
@@ -121,13 +122,10 @@ impl<'a, 'o> Run<'a, 'o> {
     /// One exit of one vCPU.
     fn turn(&self, processor: &mut Processor, pulse: Option<&mut Pulse>) -> Result<Option<End>, Error> {
         let exit = processor.vcpu.run()?;
-        let ours = matches!(exit, Exit::Interrupted | Exit::Again);
         processor.count(&exit);
-        let total = match exit {
-            Exit::Interrupted | Exit::Again | Exit::Debug { .. } => self.exits.load(Ordering::Relaxed),
-            _ => self.exits.fetch_add(1, Ordering::Relaxed) + 1,
-        };
-        if ours {
+        let its_own = u64::from(is_recorded(&exit));
+        let total = self.exits.fetch_add(its_own, Ordering::Relaxed) + its_own;
+        if matches!(exit, Exit::Interrupted | Exit::Again) {
             if let Some(end) = self.watchers().limits.check(&exit, total) {
                 return Ok(Some(end));
             }

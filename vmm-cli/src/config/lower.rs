@@ -28,7 +28,7 @@ use std::path::Path;
 
 use vmm_core::Gva;
 use vmm_core::mode::{Mode, Ring};
-use vmm_core::spec::{BootSpec, Entry, HaltMeaning, MachineSpec, ResetMeaning, Unmapped};
+use vmm_core::spec::{BootSpec, Entry, HaltMeaning, MachineSpec, ResetMeaning, Selectors, Unmapped};
 use vmm_loader::boot::Protocol;
 
 use super::fault::{Fault, Faults};
@@ -152,6 +152,10 @@ pub(super) fn lower(
             paging,
             sse: raw.sse.as_ref().map(|at| at.value),
             registers,
+            selectors: match protocol {
+                Some(Protocol::Linux) => Selectors::Linux,
+                Some(_) | None => Selectors::Sysret,
+            },
         },
         placement,
         devices,

@@ -8,7 +8,7 @@ use vmm_cli::diagnostic::{Diagnostic, Severity};
 use vmm_cli::status::Status;
 use vmm_core::firmware::{self, MapKind};
 use vmm_core::mode::Mode;
-use vmm_core::spec::{Entry, MachineSpec, Register};
+use vmm_core::spec::{Entry, MachineSpec, Register, virtio};
 use vmm_core::{Gpa, Gva};
 use vmm_loader::boot::{self, BootError, BootPlan, HandOver, MapEntry, Options, Protocol, Rsdp, Told, Width};
 use vmm_loader::{ElfOptions, NamedRange, flat};
@@ -127,8 +127,7 @@ pub(super) fn hand_over(
     let map = memory_map(machine);
     let taken: Vec<NamedRange> = loads.iter().flat_map(|file| file.plan.ranges()).collect();
     let rsdp = rsdp(machine);
-    let command_line =
-        config.command_line.as_deref().unwrap_or(if plan.is_linux { LINUX_COMMAND_LINE } else { "" });
+    let command_line = command_line(config, machine, plan.is_linux);
     let for_modules: Vec<boot::Module<'_>> = modules
         .iter()
         .map(|file| boot::Module {
@@ -140,7 +139,7 @@ pub(super) fn hand_over(
         memory: &map,
         taken: &taken,
         file_name: &name,
-        command_line,
+        command_line: &command_line,
         modules: &for_modules,
         rsdp: rsdp.as_ref().map(|(address, bytes)| Rsdp { address: (*address).into(), bytes }),
     };
@@ -177,6 +176,20 @@ pub(super) fn hand_over(
         files.push(Loaded::new("boot loader".to_owned(), blob.bytes, plan));
     }
     Ok(files)
+}
+
+/// The kernel's command line, with what only Linux needs in it.
+fn command_line(config: &Config, machine: &MachineSpec, is_linux: bool) -> String {
+    let given = config.command_line.as_deref();
+    if !is_linux {
+        return given.unwrap_or_default().to_owned();
+    }
+    let mut words = vec![given.unwrap_or(LINUX_COMMAND_LINE).to_owned()];
+    // With ACPI tables, Linux finds these devices there.
+    if !machine.devices.platform.acpi {
+        words.extend(virtio::linux_parameters(&machine.devices.virtio));
+    }
+    words.join(" ")
 }
 
 /// What is to be said of the protocol before the run.

@@ -29,7 +29,8 @@ pub(super) fn segments(
 
     let tss = required(layout, Part::Tss)?;
     let limit = u32::try_from(tss.size() - 1).unwrap_or(u32::MAX);
-    let gdt = Gdt::new(boot.mode, Descriptor::tss(tss.start().0, limit, quirks.tr_type));
+    let tss_descriptor = Descriptor::tss(tss.start().0, limit, quirks.tr_type);
+    let gdt = Gdt::new(boot.mode, tss_descriptor).ordered(boot.selectors);
     let (code, data) = Slot::of_ring(boot.ring);
     sregs.cs = gdt.segment(code);
     for segment in [&mut sregs.ds, &mut sregs.es, &mut sregs.fs, &mut sregs.gs, &mut sregs.ss] {

@@ -1,0 +1,68 @@
+//! Machines with interrupts on a real KVM: how they end when they sleep, and what they ask for.
+#![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
+
+use std::io;
+use std::time::Duration;
+
+use vmm_core::console::Console;
+use vmm_core::end::End;
+use vmm_core::image::FlatImage;
+use vmm_core::machine::{Machine, MsrUse};
+use vmm_core::mode::Mode;
+use vmm_core::spec::{CpuidPolicy, Entry, Interrupts, MachineSpec};
+use vmm_core::{Gpa, Gva, Kvm};
+
+const CODE: u64 = 0x8000;
+
+/// A long-mode machine with `vcpus` vCPUs that run `code`, or wait.
+fn machine(interrupts: Interrupts, vcpus: u32, code: &[u8]) -> Machine {
+    let mut spec = MachineSpec::new(Mode::Long, 2 << 20, Entry::Address(Gva(CODE)));
+    (spec.interrupts, spec.vcpus) = (interrupts, vcpus);
+    spec.limits.time = Some(Duration::from_secs(3));
+    if vcpus > 1 {
+        spec.cpuid = CpuidPolicy::Host;
+    }
+    let guest = FlatImage { address: Gpa(CODE), bytes: code };
+    Machine::build(&Kvm::open().unwrap(), spec, &guest, Console::to(io::sink())).unwrap()
+}
+
+fn run(interrupts: Interrupts, vcpus: u32, code: &[u8]) -> End {
+    machine(interrupts, vcpus, code).run().unwrap().end
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_machine_that_nothing_can_wake_is_at_its_end() {
+    for interrupts in [Interrupts::Split, Interrupts::Pc] {
+        for vcpus in [1, 3] {
+            // cli; hlt
+            assert_eq!(run(interrupts, vcpus, &[0xfa, 0xf4]), End::Halt { interrupts: false });
+            // sti; hlt, with no input open and no timer armed
+            assert_eq!(run(interrupts, vcpus, &[0xfb, 0xf4]), End::Halt { interrupts: true });
+        }
+    }
+}
+
+/// `mov $value, %al; out %al, $port`.
+fn out(port: u8, value: u8) -> [u8; 4] {
+    [0xb0, value, 0xe6, port]
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn one_that_waits_for_a_device_is_not() {
+    // The master PIC: vectors from 0x20, input 1 (the keyboard's) open.
+    let mut code = [out(0x20, 0x11), out(0x21, 0x20), out(0x21, 0x04), out(0x21, 0x01), out(0x21, 0xfd)].concat();
+    code.extend([0xfb, 0xf4]);
+    assert_eq!(run(Interrupts::Pc, 1, &code), End::TimeLimit(Duration::from_secs(3)));
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn an_msr_that_kvm_does_not_have_is_named() {
+    // mov $0x12345, %ecx; rdmsr: #GP, and no handler
+    let mut machine = machine(Interrupts::Pc, 1, &[0xb9, 0x45, 0x23, 0x01, 0x00, 0x0f, 0x32]);
+    assert_eq!(machine.run().unwrap().end, End::Shutdown);
+    let asked: Vec<_> = machine.unknown_msrs().into_iter().collect();
+    assert_eq!(asked, [(0x12345, MsrUse { reads: 1, writes: 0 })]);
+}
