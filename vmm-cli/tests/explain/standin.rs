@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use vmm_cli::config::{Config, EntryChoice, FileKind, MemoryPlace, Overrides};
 use vmm_core::mode::Mode;
+use vmm_loader::boot::Protocol;
 
 const TEXT_SIZE: u64 = 0x340;
 const DATA_SIZE: u64 = 0x48;
