@@ -137,7 +137,7 @@ impl Explanation {
             idt: tables::idt(&state),
             tss: tables::tss(&state),
             control_registers: registers::control(spec, layout, &state),
-            registers: registers::general(spec, layout, &state),
+            registers: registers::general(spec, layout, &state, &prepared.boot),
         })
     }
 
@@ -158,7 +158,7 @@ impl Explanation {
 impl Starting {
     /// Nothing for a guest whose mode is given and whose file nobody asked.
     fn of(boot: &Boot) -> Option<Self> {
-        let Boot { protocol, reason, offers, told } = boot;
+        let Boot { protocol, reason, offers, told, .. } = boot;
         let (offers, told) = (offers.clone(), told.clone());
         (!offers.is_empty() || !told.is_empty())
             .then(|| Self { protocol: protocol.name(), chosen: reason, offers, told })

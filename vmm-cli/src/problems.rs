@@ -2,6 +2,7 @@
 
 use vmm_cli::config::Config;
 use vmm_cli::diagnostic::Diagnostic;
+use vmm_core::firmware;
 use vmm_core::layout::{LayoutError, MapProblem, Part, Problem};
 
 /// One diagnostic for each problem, at the key that led to it.
@@ -19,6 +20,7 @@ fn key(problem: &Problem) -> String {
         }
         Problem::TssAddressMisaligned(_) | Problem::TssAddressTooHigh(_) => "tss-address".to_owned(),
         Problem::TooHigh { name, .. } => named(name),
+        Problem::OutsideMemory { who, .. } if firmware::NAMES.contains(&who.name.as_str()) => "memory".to_owned(),
         Problem::OutsideMemory { who, .. } | Problem::ReadOnly { who, .. } => named(&who.name),
         Problem::Overlap { first, second } => {
             // The one that the user can move is more telling than the guest, which is where it was linked.
@@ -36,7 +38,8 @@ fn key(problem: &Problem) -> String {
     }
 }
 
-/// The key behind a name of the layout's; the guest's file for its segments.
+/// The key behind a name of the layout's; the guest's file for its segments, and for what is in their way and does not move:
+/// the tables of a PC's firmware.
 fn named(name: &str) -> String {
     if let Some(number) = name.strip_prefix("memory region ") {
         return format!("memory.{}", number.parse::<usize>().map_or(0, |number| number.saturating_sub(1)));
@@ -47,20 +50,9 @@ fn named(name: &str) -> String {
     if name.starts_with("KVM's TSS") {
         return "tss-address".to_owned();
     }
-    if let Some((_, key)) = FIRMWARE.iter().find(|(firmware, _)| *firmware == name) {
-        return (*key).to_owned();
-    }
     let parts = [Part::Gdt, Part::Idt, Part::Tss, Part::PageTables, Part::Stack];
     parts.into_iter().find(|part| part.name() == name).map_or("guest", of_part).to_owned()
 }
-
-/// What a PC's firmware keeps of memory, and the key that leaves it out.
-const FIRMWARE: [(&str, &str); 4] = [
-    ("BIOS data", "devices.acpi"),
-    ("extended BIOS data", "devices.acpi"),
-    ("ACPI tables", "devices.acpi"),
-    ("MP table", "devices.mp-table"),
-];
 
 const fn of_part(part: Part) -> &'static str {
     match part {

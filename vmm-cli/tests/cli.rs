@@ -166,6 +166,11 @@ fn each_way_to_end_has_its_status() {
     let exits: &[u8] = &[0xb0, 3, 0xe6, 0xf4];
     // mov $0x538, %dx; mov $300, %eax; out %eax, %dx: the hypercall to end with a code.
     let big: &[u8] = &[0x66, 0xba, 0x38, 0x05, 0xb8, 0x2c, 0x01, 0, 0, 0xef];
+    // mov $0x604, %dx; mov $0x2000, %ax; out %ax, %dx: SLP_EN.
+    let off: &[u8] = &[0x66, 0xba, 0x04, 0x06, 0x66, 0xb8, 0x00, 0x20, 0x66, 0xef];
+    // mov $0xcf9, %dx; mov $6, %al; out %al, %dx: what the FADT says. And mov $0xfe, %al; out %al, $0x64.
+    let reset: &[u8] = &[0x66, 0xba, 0xf9, 0x0c, 0xb0, 6, 0xee];
+    let pulse: &[u8] = &[0xb0, 0xfe, 0xe6, 0x64];
     let cases: &[(&str, &[u8], String, i32, &str)] = &[
         ("halt", HALTS, CONFIG.to_owned(), 0, ""),
         ("code", exits, CONFIG.to_owned(), 7, "the guest ended with code 7"),
@@ -177,6 +182,10 @@ fn each_way_to_end_has_its_status() {
         ("expected triple fault", &[0x0f, 0x0b], expect("expect.end = \"shutdown\""), 100, "[expect] is met"),
         ("endless", &[0xeb, 0xfe], expect("limits.time = \"50ms\""), 102, "still running after 50ms"),
         ("hung", HALTS, expect("halt = \"hung\""), 102, "guest hung"),
+        ("power-off", off, expect("devices.power.enabled = true"), 0, ""),
+        ("reset", reset, expect("devices.power.enabled = true"), 100, "the guest asked for a reset"),
+        ("wanted reset", reset, expect("devices.power.enabled = true\nreset = \"success\""), 0, ""),
+        ("keyboard reset", pulse, expect("devices.i8042.enabled = true"), 100, "the guest asked for a reset"),
     ];
     for (name, guest, config, status, words) in cases {
         let ended = Bench::new(guest, config).run(&["run", "vmm.toml"]);

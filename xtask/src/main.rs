@@ -12,6 +12,7 @@ mod process;
 mod progress;
 mod references;
 mod run;
+mod stress;
 mod test;
 mod tidy;
 mod workspace;
@@ -77,6 +78,10 @@ enum Task {
         #[command(subcommand)]
         bench: bench::Bench,
     },
+    /// Run a machine many times in a row, and kill one at many random moments: each has to end right
+    ///
+    /// The machine has two vCPUs and timer interrupts. A kill must leave no process, no raw terminal and no file.
+    Stress(stress::Options),
     /// Check format, lints and tidiness, then run all tests
     Ci,
     /// Check what the repository asks of its files beyond lints
@@ -87,6 +92,12 @@ enum Task {
     /// Do on the nested host what `test --linux` does there; the work comes on standard input
     #[command(hide = true)]
     LinuxDialogue,
+    /// Do what `stress` does, with vmm-cli as it is; the work comes on standard input
+    #[command(hide = true)]
+    StressHere,
+    /// Do one of the kills of `stress`, on a terminal of its own; the work comes on standard input
+    #[command(hide = true)]
+    StressKill,
 }
 
 fn main() -> ExitCode {
@@ -121,6 +132,7 @@ fn perform(arguments: Arguments) -> Result<u8> {
         Task::Test { linux: false } => Ok(test::run(&workspace, Vec::new())),
         Task::Test { linux: true } => linux::run(&workspace),
         Task::Bench { bench } => bench::run(&workspace, &bench),
+        Task::Stress(options) => stress::run(&workspace, &options),
         Task::Ci => Ok(ci::run(&workspace)),
         Task::Tidy => {
             let breaches = tidy::check(&workspace)?;
@@ -129,5 +141,7 @@ fn perform(arguments: Arguments) -> Result<u8> {
         }
         Task::Battery => test::serve().map(|()| 0),
         Task::LinuxDialogue => linux::serve().map(|()| 0),
+        Task::StressHere => stress::serve(),
+        Task::StressKill => stress::serve_killing().map(|()| 0),
     }
 }

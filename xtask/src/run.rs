@@ -129,7 +129,7 @@ fn piped_input() -> Result<Vec<u8>> {
 }
 
 /// Passes bytes on. When nobody reads them any more the command still runs to its end, for its status.
-fn to_stdout(bytes: &[u8]) {
+pub(crate) fn to_stdout(bytes: &[u8]) {
     let mut stdout = std::io::stdout().lock();
     let _ = stdout.write_all(bytes).and_then(|()| stdout.flush());
 }

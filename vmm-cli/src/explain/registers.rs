@@ -7,6 +7,7 @@ use vmm_core::spec::{MachineSpec, Register};
 use vmm_core::state::InitialState;
 
 use super::{hex, is_user};
+use crate::prepare::Boot;
 
 /// A control register.
 #[derive(Debug, Serialize)]
@@ -60,7 +61,12 @@ pub(super) fn control(spec: &MachineSpec, layout: &Layout, state: &InitialState)
         .collect()
 }
 
-pub(super) fn general(spec: &MachineSpec, layout: &Layout, state: &InitialState) -> Vec<General> {
+pub(super) fn general(
+    spec: &MachineSpec,
+    layout: &Layout,
+    state: &InitialState,
+    boot: &Boot,
+) -> Vec<General> {
     let (sregs, regs) = (&state.sregs, &state.regs);
     let preset = |register: Register| spec.boot.registers.iter().any(|(preset, _)| *preset == register);
     let mut rows = vec![General { name: "rip", value: hex(regs.rip), why: "the entry".to_owned() }];
@@ -72,7 +78,11 @@ pub(super) fn general(spec: &MachineSpec, layout: &Layout, state: &InitialState)
             rows.push(General {
                 name: register.name(),
                 value: hex(register.of(regs)),
-                why: "[registers]".to_owned(),
+                why: if boot.registers.contains(register) {
+                    format!("the boot protocol, {}", boot.protocol)
+                } else {
+                    "[registers]".to_owned()
+                },
             });
         }
     }

@@ -30,6 +30,8 @@ pub(crate) struct Boot {
     pub(crate) offers: Vec<String>,
     /// What the kernel is told, line by line.
     pub(crate) told: Vec<String>,
+    /// The registers that the protocol sets.
+    pub(crate) registers: Vec<Register>,
 }
 
 /// The guest's file, planned.
@@ -82,7 +84,7 @@ pub(super) fn plan(config: &Config, bytes: &[u8]) -> Result<Planned, Diagnostic>
         // Only a flat binary has no width, and its configuration names a mode.
         (None, None) => Mode::Long,
     };
-    Ok(Planned { plan, mode, boot: Boot { protocol, reason, offers, told: Vec::new() } })
+    Ok(Planned { plan, mode, boot: Boot { protocol, reason, offers, told: Vec::new(), registers: Vec::new() } })
 }
 
 /// A module's file, read.
@@ -158,6 +160,7 @@ pub(super) fn hand_over(
         };
         if !machine.boot.registers.iter().any(|(given, _)| *given == register) {
             machine.boot.registers.push((register, value));
+            boot.registers.push(register);
         }
     }
 

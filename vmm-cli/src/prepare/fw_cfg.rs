@@ -1,10 +1,13 @@
 //! The files of the configuration device (`[[devices.fw-cfg.file]]`) that have a path: read, and put where they belong.
 
-use vmm_cli::config::Config;
+use std::io;
+
+use vmm_cli::config::{Config, FwCfgSource};
 use vmm_cli::diagnostic::Diagnostic;
+use vmm_cli::status::Status;
 use vmm_core::spec::MachineSpec;
 
-use super::read::{read, unreadable};
+use super::read::read;
 
 /// Gives the files of `machine` their bytes. Returns what could not be read.
 pub(super) fn fill(config: &Config, machine: &mut MachineSpec) -> Vec<Diagnostic> {
@@ -13,9 +16,18 @@ pub(super) fn fill(config: &Config, machine: &mut MachineSpec) -> Vec<Diagnostic
     for source in &config.fw_cfg {
         match (read(&source.path), device.files.get_mut(source.index)) {
             (Ok(bytes), Some(file)) => file.bytes = bytes,
-            (Err(error), _) => problems.push(unreadable(config, &source.path, &source.key, &error)),
+            (Err(error), _) => problems.push(unreadable(config, source, &error)),
             (Ok(_), None) => {}
         }
     }
     problems
+}
+
+fn unreadable(config: &Config, source: &FwCfgSource, error: &io::Error) -> Diagnostic {
+    let shown = source.path.display();
+    if error.kind() == io::ErrorKind::NotFound {
+        return config.error_at(&source.key, format!("the file {shown} does not exist"));
+    }
+    let problem = config.error_at(&source.key, format!("cannot read {shown}: {error}"));
+    Diagnostic { status: Status::Host, ..problem }
 }

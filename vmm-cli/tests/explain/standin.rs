@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use vmm_cli::config::{Config, EntryChoice, FileKind, MemoryPlace, Overrides};
 use vmm_core::mode::Mode;
+use vmm_core::spec::VirtioSpec;
 use vmm_loader::boot::Protocol;
 
 const TEXT_SIZE: u64 = 0x340;
@@ -27,10 +28,18 @@ impl Workshop {
             for (number, file) in std::iter::once(&config.guest).chain(&config.loads).enumerate() {
                 fs::create_dir_all(file.path.parent().unwrap()).unwrap();
                 let bytes = match file.kind {
+                    FileKind::Elf { .. } if config.start.protocol == Some(Protocol::BootSector) => {
+                        boot_sector()
+                    }
                     FileKind::Elf { .. } => elf(&config, file.kind, number as u64),
-                    FileKind::Flat { .. } => vec![0; 512],
+                    FileKind::Flat { .. } => boot_sector(),
                 };
                 fs::write(&file.path, bytes).unwrap();
+            }
+            for device in &config.machine.devices.virtio {
+                if let VirtioSpec::Block(block) = device {
+                    fs::write(&block.image, [0; 1024]).unwrap();
+                }
             }
             for module in &config.modules {
                 fs::create_dir_all(module.path.parent().unwrap()).unwrap();
@@ -70,6 +79,30 @@ pub(crate) fn shipped() -> Vec<PathBuf> {
     found
 }
 
+/// A boot sector of HLT instructions.
+fn boot_sector() -> Vec<u8> {
+    let mut sector = vec![0xf4; 510];
+    sector.extend([0x55, 0xaa]);
+    sector
+}
+
+/// What the code begins with: the header of the boot protocol, or the note of PVH. Without a protocol and without a mode
+/// the file decides, and this one is for Multiboot.
+fn boot_header(config: &Config, entry: u64) -> Vec<u8> {
+    let words: Vec<u32> = match (config.start.protocol, config.start.mode) {
+        (Some(Protocol::Multiboot), _) | (None, None) => {
+            vec![0x1bad_b002, 0, 0_u32.wrapping_sub(0x1bad_b002)]
+        }
+        (Some(Protocol::Multiboot2), _) => {
+            let sum = 0xe852_50d6_u32.wrapping_add(24);
+            vec![0xe852_50d6, 0, 24, 0_u32.wrapping_sub(sum), 0, 8]
+        }
+        (Some(Protocol::Pvh), _) => vec![4, 4, 18, u32::from_le_bytes(*b"Xen\0"), entry as u32],
+        _ => Vec::new(),
+    };
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
 /// An ELF file of two segments, code and data, with the symbols that the configuration speaks of.
 fn elf(config: &Config, kind: FileKind, number: u64) -> Vec<u8> {
     let wide = config.mode() == Mode::Long;
@@ -92,7 +125,8 @@ fn elf(config: &Config, kind: FileKind, number: u64) -> Vec<u8> {
         strings.extend([name.as_bytes(), &[0]].concat());
     }
     let (header, program, section) = if wide { (64, 56, 64) } else { (52, 32, 40) };
-    let programs = if pie { 3 } else { 2 };
+    let pvh = config.start.protocol == Some(Protocol::Pvh);
+    let programs = if pie || pvh { 3 } else { 2 };
     let tables = header + programs * program + 3 * section;
     let strings_at = tables + table.len() as u64;
     let text_at = 0x1000;
@@ -109,9 +143,9 @@ fn elf(config: &Config, kind: FileKind, number: u64) -> Vec<u8> {
     for number in [header, program, programs, section, 3, 0] {
         half(&mut file, number as u16);
     }
-    // PT_LOAD twice; what makes it position-independent is a flag in a third, PT_DYNAMIC.
-    let segments =
-        [(1, 5, 0, TEXT_SIZE), (1, 6, 0x1000, DATA_SIZE), (2, 6, 0x1000, 4 * if wide { 8 } else { 4 })];
+    // PT_LOAD twice; what makes it position-independent is a flag in a third, PT_DYNAMIC. PVH is a note in a PT_NOTE.
+    let third = if pvh { (4, 4, 0, 20) } else { (2, 6, 0x1000, 4 * if wide { 8 } else { 4 }) };
+    let segments = [(1, 5, 0, TEXT_SIZE), (1, 6, 0x1000, DATA_SIZE), third];
     for (kind, flags, offset, size) in segments.into_iter().take(programs as usize) {
         word(&mut file, kind);
         if wide {
@@ -144,6 +178,8 @@ fn elf(config: &Config, kind: FileKind, number: u64) -> Vec<u8> {
     }
     file.extend(table);
     file.extend(strings);
+    file.resize(text_at as usize, 0x90);
+    file.extend(boot_header(config, link));
     file.resize((text_at + 0x1000) as usize, 0x90);
     // DT_FLAGS_1 with DF_1_PIE, then DT_NULL.
     for number in [0x6fff_fffb, 0x0800_0000, 0, 0] {

@@ -170,6 +170,11 @@ pub enum Note {
     },
     /// Single steps do not work here.
     NoSteps,
+    /// A device changed what is outside of the machine, or took what is not recorded, so the run was not repeated.
+    Outside {
+        /// Its name.
+        device: &'static str,
+    },
     /// Several vCPUs ran at the same time, which cannot be had again.
     Together {
         /// The one that ended the run.

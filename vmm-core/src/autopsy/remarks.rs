@@ -68,6 +68,7 @@ impl Autopsy {
                 | Note::OutOfTime(_)
                 | Note::Overflowed { .. }
                 | Note::NoSteps
+                | Note::Outside { .. }
                 | Note::Together { .. }
                 | Note::Confirmed
                 | Note::Contradicted { .. }
@@ -92,6 +93,9 @@ impl Autopsy {
             Note::NoSteps => {
                 "this host's KVM (kvm-pvm) cannot single-step 64-bit code in ring 3, so the instructions before the end are not known".to_owned()
             }
+            Note::Outside { device } => format!(
+                "what {device} did with the world outside cannot be had again, so the instructions before the end are not known"
+            ),
             Note::Together { vcpu } => format!(
                 "this is vCPU {vcpu}; several vCPUs ran at the same time, which cannot be had again, so the instructions before the end are not known"
             ),

@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::machine::Machine;
 use crate::record::Recording;
 use crate::spec::Interrupts;
+use crate::spec::virtio::unrepeatable;
 use crate::replay::{Replayed, Replayer};
 
 use super::hang;
@@ -47,10 +48,15 @@ impl Autopsy {
         let alone = ended.others.is_empty();
         let steppable = alone
             && !(refusal::interprets_all() && framed.as_ref().or(kept.as_ref()).is_some_and(in_user_mode));
-        let retraced = if steppable {
+        let outside = unrepeatable(&ended.spec().devices.virtio);
+        let retraced = if steppable && outside.is_none() {
             self.retrace(recording, build, budget)?
         } else {
-            self.notes.push(if alone { Note::NoSteps } else { Note::Together { vcpu: ended.vcpu().id() } });
+            self.notes.push(match outside {
+                _ if !alone => Note::Together { vcpu: ended.vcpu().id() },
+                Some(device) => Note::Outside { device },
+                None => Note::NoSteps,
+            });
             None
         };
         match retraced {
@@ -218,8 +224,10 @@ impl Autopsy {
             self.cause = Cause::Hang(Box::new(storm::or_at_rest(ended, &self.end, &state)));
             return Ok(());
         }
-        if refusal::interprets_all() && in_user_mode(&state) {
-            self.notes.push(Note::NoSteps);
+        let outside = unrepeatable(&ended.spec().devices.virtio).map(|device| Note::Outside { device });
+        let unsteppable = (refusal::interprets_all() && in_user_mode(&state)).then_some(Note::NoSteps);
+        if let Some(note) = outside.or(unsteppable) {
+            self.notes.push(note);
             self.judge(ended, &state, None);
             self.cause = Cause::Hang(Box::new(hang::at_rest(ended, &state)));
             return Ok(());

@@ -74,22 +74,21 @@ pub fn parts(spec: &PlatformSpec) -> Vec<Part> {
 }
 
 impl Part {
-    /// The name on the bus, in tables and in messages: that of the configuration's table, and what of it.
+    /// The name on the bus, in tables and in messages: that of the configuration's table.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Rtc => "rtc",
             Self::I8042 => "i8042",
-            Self::Power => "power",
-            Self::ResetControl => "power (reset)",
-            Self::SystemControl => "legacy-ports (system control)",
-            Self::Diagnostic => "legacy-ports (diagnostics)",
-            Self::Delay => "legacy-ports (delay)",
-            Self::Crtc => "legacy-ports (display)",
-            Self::PciAddress | Self::PciData => "legacy-ports (no PCI)",
+            Self::Power | Self::ResetControl => "power",
+            Self::Crtc
+            | Self::SystemControl
+            | Self::Diagnostic
+            | Self::Delay
+            | Self::PciAddress
+            | Self::PciData => "legacy-ports",
             Self::FwCfg => "fw-cfg",
-            Self::TestPorts | Self::TestMemory => "kvm-testdev",
-            Self::TestLines => "kvm-testdev (interrupts)",
+            Self::TestPorts | Self::TestLines | Self::TestMemory => "kvm-testdev",
         }
     }
 

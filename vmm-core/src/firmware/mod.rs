@@ -35,8 +35,6 @@ const LOCAL_APIC: u32 = 0xfee0_0000;
 const IOAPIC: u32 = 0xfec0_0000;
 /// Its ID, which KVM's IOAPIC has after a reset.
 const IOAPIC_ID: u8 = 0;
-/// The timer, ISA interrupt 0, comes in at this input of the IOAPIC (KVM's default routing).
-const TIMER_INPUT: u32 = 2;
 /// ACPI's own interrupt.
 const SCI: u16 = 9;
 
@@ -60,6 +58,8 @@ pub fn ranges(spec: &MachineSpec) -> Vec<(&'static str, Span)> {
 
 const ACPI: &str = "ACPI tables";
 const MP: &str = "MP table";
+/// The names of all that firmware keeps of memory.
+pub const NAMES: [&str; 4] = [bios_data::NAME, bios_data::EXTENDED_NAME, ACPI, MP];
 
 /// The tables, for guest memory, sorted by address: nothing on a machine without tables.
 #[must_use]
@@ -122,6 +122,7 @@ mod tests {
             assert_eq!(shown, expected, "{vcpus} vCPUs");
             for (image, (name, range)) in images(&spec).iter().zip(&ranges) {
                 assert_eq!(image.name, *name);
+                assert!(NAMES.contains(name));
                 assert!(range.contains(Span::new(image.gpa, image.bytes.len() as u64).unwrap()));
             }
         }

@@ -3,7 +3,7 @@
 //! A floating pointer of 16 bytes, which kernels look for in the BIOS segment from 0xf0000 on, and behind it the
 //! configuration table: a header, then entries, sorted by type.
 
-use super::{IOAPIC, IOAPIC_ID, LOCAL_APIC, SCI, TIMER_INPUT, set_checksum};
+use super::{IOAPIC, IOAPIC_ID, LOCAL_APIC, SCI, set_checksum};
 use crate::spec::{Interrupts, MachineSpec};
 
 /// Version 1.4.
@@ -55,11 +55,11 @@ fn entries(spec: &MachineSpec) -> Vec<Vec<u8>> {
         Interrupts::None | Interrupts::Split => {}
         Interrupts::Pc => {
             entries.push([&[2, IOAPIC_ID, IOAPIC_VERSION, ENABLED][..], &IOAPIC.to_le_bytes()].concat());
-            // The second PIC sits at line 2, so nothing else does; the timer comes in there at the IOAPIC.
+            // Each comes in at the input of its own number: KVM routes them so. That holds for the timer, too, which on
+            // most boards is at input 2. The second PIC sits at line 2, so nothing else does.
             for irq in (0..16u8).filter(|irq| *irq != 2) {
-                let input = if irq == 0 { u8::try_from(TIMER_INPUT).unwrap_or(irq) } else { irq };
                 let flags = if u16::from(irq) == SCI { HIGH_LEVEL } else { AS_THE_BUS };
-                entries.push(interrupt(3, INT, flags, irq, IOAPIC_ID, input));
+                entries.push(interrupt(3, INT, flags, irq, IOAPIC_ID, irq));
             }
             // The PICs are at input 0 of the CPU that boots.
             entries.push(interrupt(4, EXT_INT, AS_THE_BUS, 0, 0, 0));
@@ -150,7 +150,7 @@ mod tests {
         assert_eq!(of(2).collect::<Vec<_>>(), [[2, 0, 0x11, 1, 0, 0, 0xc0, 0xfe]]);
         let inputs: Vec<_> = of(3).map(|entry| (entry[5], entry[7], entry[2])).collect();
         assert_eq!(inputs.len(), 15);
-        assert_eq!((inputs[0], inputs[1], inputs[8]), ((0, 2, 0), (1, 1, 0), (9, 9, 0xd)));
+        assert_eq!((inputs[0], inputs[1], inputs[8]), ((0, 0, 0), (1, 1, 0), (9, 9, 0xd)));
         assert_eq!(of(4).map(|entry| (entry[1], entry[6], entry[7])).collect::<Vec<_>>(), [(3, 0, 0), (1, 0xff, 1)]);
     }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use thiserror::Error;
 
 use super::Part;
+use crate::firmware;
 use crate::mode::{Mode, PageSize};
 use crate::paging::Scheme;
 use crate::span::{Bytes, Span};
@@ -225,6 +226,10 @@ impl Problem {
             }
             Self::TooHigh { .. } => "move it down",
             Self::Overlap { .. } => "move or shrink one of the two",
+            Self::OutsideMemory { who, .. } if firmware::NAMES.contains(&who.name.as_str()) => {
+                "a PC has at least 1 MiB of memory; or leave the tables out: `enabled = false` in [devices.acpi] and \
+                 [devices.mp-table]"
+            }
             Self::OutsideMemory { .. } => "move it, or make the memory larger",
             Self::ReadOnly { .. } => "move it to memory that can be written",
             Self::Misaligned { .. } | Self::SharedPage { .. } => {

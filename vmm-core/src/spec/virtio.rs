@@ -90,6 +90,21 @@ impl VirtioSpec {
     }
 }
 
+/// The first device whose part in a run cannot be had again: its disk is no longer what it was, or what it gave the guest came
+/// from outside and is not recorded. A machine with one is not built a second time to repeat a run.
+#[must_use]
+pub fn unrepeatable(devices: &[VirtioSpec]) -> Option<&'static str> {
+    let repeats = |device: &&VirtioSpec| match device {
+        VirtioSpec::Block(block) => match block.access {
+            BlockAccess::ReadOnly | BlockAccess::Temporary => true,
+            BlockAccess::Overlay(_) | BlockAccess::InPlace => false,
+        },
+        VirtioSpec::Console { input } => !input,
+        VirtioSpec::Entropy => false,
+    };
+    devices.iter().find(|device| !repeats(device)).map(VirtioSpec::device_name)
+}
+
 /// The registers of the device at `index` in the list; `None` beyond [`MOST_DEVICES`].
 #[must_use]
 pub fn window(index: usize) -> Option<Span> {
@@ -127,6 +142,20 @@ mod tests {
         lines.sort_unstable();
         lines.dedup();
         assert_eq!(lines.len(), MOST_DEVICES);
+    }
+
+    #[test]
+    fn what_can_be_had_again() {
+        let disk = |access| VirtioSpec::Block(BlockSpec { image: PathBuf::new(), access });
+        let console = |input| VirtioSpec::Console { input };
+        assert_eq!(
+            unrepeatable(&[disk(BlockAccess::ReadOnly), disk(BlockAccess::Temporary), console(false)]),
+            None
+        );
+        assert_eq!(unrepeatable(&[console(false), disk(BlockAccess::InPlace)]), Some("virtio-block"));
+        assert_eq!(unrepeatable(&[disk(BlockAccess::Overlay(PathBuf::new()))]), Some("virtio-block"));
+        assert_eq!(unrepeatable(&[console(true), VirtioSpec::Entropy]), Some("virtio-console"));
+        assert_eq!(unrepeatable(&[VirtioSpec::Entropy]), Some("virtio-entropy"));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::multiboot::MultibootError;
 use super::multiboot2::Multiboot2Error;
 use super::protocol::Protocol;
 use super::{boot_sector, linux, multiboot, multiboot2, notes, pvh};
+use crate::elf::{self, ElfOptions};
 use crate::error::LoadError;
 use crate::header::{Headers, is_elf};
 
@@ -82,7 +83,9 @@ pub fn detect(file: &[u8]) -> Findings {
                 });
             }
             if offers.is_empty() && notes::is_for_linux(&notes) {
-                refusal = Some(BootError::UserProgram);
+                // What keeps it from being loaded at all says more.
+                let problem = elf::plan(file, &ElfOptions::default()).err();
+                refusal = Some(problem.map_or(BootError::UserProgram, BootError::from));
             }
             offers.push(Offer { protocol: Protocol::Elf, what: headers.class.to_string(), problem: None });
         }

@@ -201,7 +201,7 @@ fn is_text(file: &[u8]) -> bool {
 /// the end (SDM vol. 3, 9.1.4).
 fn is_firmware(file: &[u8]) -> bool {
     let jump = file.len().checked_sub(16).and_then(|at| file.get(at));
-    file.len().is_multiple_of(64 << 10) && jump.is_some_and(|code| matches!(code, 0xe9 | 0xea | 0xeb))
+    file.len().is_multiple_of(64 << 10) && jump.is_some_and(|code| matches!(code, 0xe9..=0xeb))
 }
 
 /// Whether a file is nothing but zeros; of a large one only the start is looked at.

@@ -80,8 +80,8 @@ mod tests {
     fn notes_follow_each_other_on_their_boundary() {
         let mut bytes = Vec::new();
         for (owner, number, content) in [("Xen\0", 18_u32, &[1, 2, 3, 4][..]), ("Linux\0", 257, b"ab\0")] {
-            bytes.extend((owner.len() as u32).to_le_bytes());
-            bytes.extend((content.len() as u32).to_le_bytes());
+            bytes.extend(u32::try_from(owner.len()).unwrap().to_le_bytes());
+            bytes.extend(u32::try_from(content.len()).unwrap().to_le_bytes());
             bytes.extend(number.to_le_bytes());
             bytes.extend(owner.as_bytes());
             bytes.resize(bytes.len().next_multiple_of(4), 0);

@@ -9,6 +9,8 @@ mount -t devtmpfs none /dev
 exec </dev/null >/dev/ttyS1 2>&1
 mount -t proc none /proc
 mount -t sysfs none /sys
+mkdir /dev/pts
+mount -t devpts none /dev/pts
 # Programs that talk to each other over 127.0.0.1.
 ifconfig lo up
 # Bytes must arrive as they were written: no carriage return before a newline.

@@ -145,6 +145,14 @@ impl Service for Block {
         &self.config
     }
 
+    fn save(&self) -> Vec<u8> {
+        self.disk.save()
+    }
+
+    fn restore(&mut self, state: &[u8]) {
+        self.disk.restore(state);
+    }
+
     fn serve(&mut self, _: usize, chains: &mut Chains<'_>, features: u64) -> Result<(), Trouble> {
         while let Some(chain) = chains.next()? {
             let head = chain.head;

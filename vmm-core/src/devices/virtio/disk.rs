@@ -20,6 +20,7 @@ use crate::spec::{BlockAccess, BlockSpec};
 pub(super) const SECTOR: u64 = 512;
 /// The unit of an overlay: a page, which is also the smallest hole on most file systems.
 const BLOCK: u64 = 4096;
+const BLOCK_BYTES: usize = 4096;
 
 /// A disk image cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -122,6 +123,14 @@ struct Blocks(BTreeMap<u64, u64>);
 impl Blocks {
     fn contains(&self, block: u64) -> bool {
         self.0.get(&(block / 64)).is_some_and(|bits| bits >> (block % 64) & 1 != 0)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = u64> {
+        let bits = |(word, bits): (&u64, &u64)| {
+            let (word, bits) = (*word, *bits);
+            (0..64).filter(move |bit| bits >> bit & 1 != 0).map(move |bit| word * 64 + bit)
+        };
+        self.0.iter().flat_map(bits)
     }
 
     fn insert(&mut self, block: u64) {
@@ -253,6 +262,36 @@ impl Disk {
             (at, rest) = (start.saturating_add(BLOCK), behind);
         }
         Ok(())
+    }
+
+    /// The blocks of an overlay that vanishes with the machine, each behind its number: they are part of the machine.
+    pub(super) fn save(&self) -> Vec<u8> {
+        let Layer::Overlay { file, written, lasting: false } = &self.layer else { return Vec::new() };
+        let mut bytes = Vec::new();
+        for block in written.iter() {
+            let mut content = [0; BLOCK_BYTES];
+            // The last block may end before the page does; a file that cannot be read gives zeros.
+            let _ = file.read_at(&mut content, block.saturating_mul(BLOCK));
+            bytes.extend(block.to_le_bytes());
+            bytes.extend(content);
+        }
+        bytes
+    }
+
+    /// Puts back what [`Disk::save`] gave. What cannot be written reads as the image does.
+    pub(super) fn restore(&mut self, state: &[u8]) {
+        let size = self.size;
+        let Layer::Overlay { file, written, lasting: false } = &mut self.layer else { return };
+        *written = Blocks::default();
+        for entry in state.chunks_exact(8 + BLOCK_BYTES) {
+            let Some((number, content)) = entry.split_first_chunk() else { continue };
+            let block = u64::from_le_bytes(*number);
+            let Some(start) = block.checked_mul(BLOCK).filter(|start| *start < size) else { continue };
+            let length = usize::try_from(size - start).unwrap_or(usize::MAX).min(BLOCK_BYTES);
+            if file.write_all_at(content.get(..length).unwrap_or_default(), start).is_ok() {
+                written.insert(block);
+            }
+        }
     }
 
     /// Makes what was written last, where it is to last (fdatasync(2)).

@@ -1,6 +1,6 @@
-//! A transport's registers and queues as bytes, for checkpoints.
+//! A device as bytes, for checkpoints: its transport's registers and queues, then what its kind has of its own.
 //!
-//! What a disk holds and what a terminal printed is outside of the machine and not in here.
+//! An image, an overlay that lasts, and what a terminal printed are outside of the machine and not in here.
 
 use virtio_queue::{Queue, QueueState};
 
@@ -25,7 +25,9 @@ pub(super) fn save(transport: &Transport) -> Vec<u8> {
     let mut numbers =
         vec![status.into(), interrupts.into(), features, device_select, driver_select, queue_select.into()];
     numbers.extend(transport.seats.iter().flat_map(seat));
-    numbers.into_iter().flat_map(u64::to_le_bytes).collect()
+    let mut bytes: Vec<u8> = numbers.into_iter().flat_map(u64::to_le_bytes).collect();
+    bytes.extend(transport.service.save());
+    bytes
 }
 
 fn seat(seat: &Seat) -> [u64; PER_QUEUE] {
@@ -48,11 +50,12 @@ fn seat(seat: &Seat) -> [u64; PER_QUEUE] {
 
 /// Puts back what [`save`] gave; of another device's state it takes nothing.
 pub(super) fn restore(transport: &mut Transport, bytes: &[u8]) {
-    let numbers: Vec<u64> =
-        bytes.chunks(8).filter_map(|bytes| bytes.try_into().ok().map(u64::from_le_bytes)).collect();
+    let (words, _) = bytes.as_chunks::<8>();
+    let count = PER_DEVICE + PER_QUEUE * transport.seats.len();
+    let numbers: Vec<u64> = words.iter().take(count).map(|word| u64::from_le_bytes(*word)).collect();
     let Some((device, queues)) = numbers.split_first_chunk::<PER_DEVICE>() else { return };
-    let (queues, rest) = queues.as_chunks::<PER_QUEUE>();
-    if queues.len() != transport.seats.len() || !rest.is_empty() {
+    let (queues, _) = queues.as_chunks::<PER_QUEUE>();
+    if queues.len() != transport.seats.len() {
         return;
     }
     let seats: Option<Vec<Seat>> =
@@ -60,6 +63,7 @@ pub(super) fn restore(transport: &mut Transport, bytes: &[u8]) {
     if let (Some(registers), Some(seats)) = (registers(device), seats) {
         transport.registers = registers;
         transport.seats = seats;
+        transport.service.restore(bytes.get(8 * count..).unwrap_or_default());
     }
 }
 

@@ -68,11 +68,19 @@ pub(super) trait Service: Send {
     fn receive(&mut self, _: &mut Chains<'_>) -> Result<Reception, Trouble> {
         Ok(Reception::Over)
     }
+
+    /// What it has inside of the machine, for checkpoints.
+    fn save(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    /// Puts back what [`Service::save`] gave.
+    fn restore(&mut self, _: &[u8]) {}
 }
 
 /// A virtio device.
 pub(super) struct Transport {
-    service: Box<dyn Service>,
+    pub(super) service: Box<dyn Service>,
     memory: Reachable,
     line: Line,
     pub(super) registers: Registers,

@@ -7,7 +7,7 @@ use acpi_tables::sdt::Sdt;
 
 use super::{HEADER, OEM, OEM_REVISION, OEM_TABLE, bytes};
 use crate::devices::{power, rtc};
-use crate::firmware::{IOAPIC, IOAPIC_ID, LOCAL_APIC, SCI, TIMER_INPUT};
+use crate::firmware::{IOAPIC, IOAPIC_ID, LOCAL_APIC, SCI};
 use crate::spec::{Interrupts, MachineSpec};
 
 /// IAPC_BOOT_ARCH (5.2.9.3): there are devices on the board that a kernel can use without asking further.
@@ -95,7 +95,7 @@ pub(super) fn madt(spec: &MachineSpec) -> Option<Vec<u8>> {
     }
     if pc {
         entries.extend(bytes(&IoApic::new(IOAPIC_ID, IOAPIC, 0)));
-        entries.extend(input_override(0, TIMER_INPUT, 0));
+        // KVM routes each ISA interrupt to the input of its own number, the timer too; only the SCI is no ISA interrupt.
         entries.extend(input_override(9, SCI.into(), HIGH_LEVEL));
     }
     entries.extend(NMI);

@@ -37,7 +37,7 @@ fn a_file_with_one_offer() {
 fn the_order_of_several_offers() {
     let headers = [multiboot(0, &[]), vec![0; 4], multiboot2(0, &[end()])].concat();
     let mut image = elf(B32, &headers);
-    add_notes(&mut image, &[note("Xen", 18, &(CODE.1 as u32).to_le_bytes())]);
+    add_notes(&mut image, &[note("Xen", 18, &CODE.1.to_le_bytes())]);
     let file = image.build();
     assert_eq!(
         detect(&file).words(),
@@ -90,7 +90,7 @@ fn addresses_in_a_header_need_no_format() {
     // Only a part of the file, which begins before the header.
     let header = multiboot2(0, &[tag(2, 0, &[at + 8, at, at + 0x60, 0]), tag(3, 0, &[at + 4]), end()]);
     let file = [vec![0; 16], header, vec![0xf4; 0x100]].concat();
-    let plan = super::choice::plan(&file, Protocol::Multiboot2, &Options::default()).unwrap();
+    let plan = plan(&file, Protocol::Multiboot2, &Options::default()).unwrap();
     let segment = &plan.image.segments()[0];
     assert_eq!((segment.phys.0, segment.file_offset, segment.file_size), (at.into(), 8, 0x60));
 }

@@ -31,6 +31,10 @@ pub(crate) fn elf(bits: Bits, header: &[u8]) -> Image {
     image
 }
 
+fn count(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap()
+}
+
 /// The words in memory order.
 pub(crate) fn words(words: &[u32]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
@@ -44,7 +48,7 @@ pub(crate) fn multiboot(flags: u32, rest: &[u32]) -> Vec<u8> {
 
 /// A tag of a Multiboot 2 header, padded.
 pub(crate) fn tag(kind: u16, flags: u16, content: &[u32]) -> Vec<u8> {
-    let size = 8 + 4 * content.len() as u32;
+    let size = 8 + 4 * count(content.len());
     let mut tag = [kind.to_le_bytes(), flags.to_le_bytes()].concat();
     tag.extend(words(&[&[size], content].concat()));
     tag.resize(tag.len().next_multiple_of(8), 0);
@@ -54,7 +58,7 @@ pub(crate) fn tag(kind: u16, flags: u16, content: &[u32]) -> Vec<u8> {
 /// A Multiboot 2 header with a right checksum.
 pub(crate) fn multiboot2(architecture: u32, tags: &[Vec<u8>]) -> Vec<u8> {
     let magic = 0xe852_50d6_u32;
-    let length = 16 + tags.concat().len() as u32;
+    let length = 16 + count(tags.concat().len());
     let sum = magic.wrapping_add(architecture).wrapping_add(length);
     [words(&[magic, architecture, length, 0_u32.wrapping_sub(sum)]), tags.concat()].concat()
 }
@@ -67,7 +71,7 @@ pub(crate) fn end() -> Vec<u8> {
 /// An ELF note.
 pub(crate) fn note(owner: &str, number: u32, content: &[u8]) -> Vec<u8> {
     let owner = [owner.as_bytes(), &[0]].concat();
-    let mut note = words(&[owner.len() as u32, content.len() as u32, number]);
+    let mut note = words(&[count(owner.len()), count(content.len()), number]);
     for part in [&owner[..], content] {
         note.extend(part);
         note.resize(note.len().next_multiple_of(4), 0);

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::super::block::Block;
 use super::super::disk::{DiskError, check};
 use super::driver::{Driver, WRITE};
+use crate::device::Device;
 use crate::spec::{BlockAccess, BlockSpec};
 
 const IN: u32 = 0;
@@ -165,6 +166,24 @@ fn an_overlay_keeps_writes_and_leaves_the_image_alone() {
     let again = Block::new(&spec).unwrap_err();
     assert_eq!(again.to_string(), format!("the overlay {} exists already", overlay.display()));
     assert!(matches!(check(&spec), Err(DiskError::OverlayExists { .. })));
+}
+
+#[test]
+fn a_checkpoint_holds_an_overlay_that_vanishes() {
+    let (_directory, path) = image(11 * 512);
+    let mut driver = disk(&path, BlockAccess::Temporary);
+    write_and_read_back(&mut driver);
+    let state = driver.device.save();
+    let mut other = disk(&path, BlockAccess::Temporary);
+    driver.put(DATA, &[0x11; 512]);
+    request(&mut other, OUT, 0, 512);
+    other.device.restore(&state);
+    assert_eq!(other.device.save(), state);
+    other.start();
+    assert_eq!(request(&mut other, IN, 0, 11 * 512).0, 0);
+    let mut expected = fs::read(&path).unwrap();
+    expected[7 * 512..9 * 512].fill(0xaa);
+    assert_eq!(other.bytes(DATA, 11 * 512), expected);
 }
 
 #[test]
