@@ -26,7 +26,10 @@ thread_local! {
     static SIGNALLED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Set by SIGINT, SIGTERM and SIGHUP once [`watch_interrupts`] was called.
+/// What ends runs once [`watch_interrupts`] was called: Ctrl-C and its kin. A default action would leave a raw terminal.
+const INTERRUPTS: [libc::c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
+
+/// Set by [`INTERRUPTS`] once [`watch_interrupts`] was called.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// What a vCPU and its [`Kick`] handles share.
@@ -125,13 +128,13 @@ extern "C" fn on_signal(number: libc::c_int, _: *mut libc::siginfo_t, _: *mut li
     }
 }
 
-/// Makes Ctrl-C (SIGINT), SIGTERM and SIGHUP end the run of the vCPU on the thread that gets the signal, instead of
+/// Makes Ctrl-C (SIGINT), SIGTERM, SIGHUP and SIGQUIT end the run of the vCPU on the thread that gets the signal, instead of
 /// killing the process. [`interrupted`] tells afterwards.
 ///
 /// # Errors
 /// [`Error::Kick`] where a handler cannot be installed.
 pub fn watch_interrupts() -> Result<()> {
-    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+    for signal in INTERRUPTS {
         register_signal_handler(signal, on_signal)
             .map_err(|error| Error::Kick { source: io::Error::from(error) })?;
     }
@@ -143,7 +146,7 @@ pub fn watch_interrupts() -> Result<()> {
 /// # Errors
 /// [`Error::Kick`] where the kernel refuses.
 pub fn leave_signals_to_others() -> Result<()> {
-    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+    for signal in INTERRUPTS {
         match block_signal(signal) {
             Ok(()) | Err(SignalError::SignalAlreadyBlocked(_)) => {}
             Err(error) => return Err(Error::Kick { source: io::Error::other(error.to_string()) }),

@@ -139,7 +139,11 @@ impl Texts {
     fn sources(&self) -> Sources {
         let mut sources = Sources::default();
         let name = self.path.display().to_string();
-        if self.is_written { sources.add(&name, &self.file) } else { sources.add_unseen(&name, &self.file) };
+        if self.is_written {
+            sources.add(&name, &self.file)
+        } else {
+            sources.add_unseen(&name, &self.file)
+        };
         sources
     }
 }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 
+use crate::say;
 use crate::status::Status;
 
 /// A named text that diagnostics point into.
@@ -180,7 +181,7 @@ impl Diagnostics {
 
     /// Shows all of them on standard error.
     pub fn eprint(&self) {
-        anstream::eprint!("{}", self.to_styled());
+        say::text(format_args!("{}", self.to_styled()));
     }
 
     /// The exit status of a run that fails for these: that of the first error.

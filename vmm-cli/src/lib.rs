@@ -17,10 +17,12 @@
 //! - [`config`] turns a TOML file into a [`Config`](config::Config) or into a list of mistakes.
 //! - [`diagnostic`] shows mistakes: as text with the line and a caret, or as JSON.
 //! - [`place`] reads addresses, symbols and ranges from the command line.
+//! - [`say`] writes to standard error.
 //! - [`status`] is the table of exit statuses.
 #![forbid(unsafe_code)]
 
 pub mod config;
 pub mod diagnostic;
 pub mod place;
+pub mod say;
 pub mod status;

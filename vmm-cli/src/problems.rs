@@ -20,7 +20,9 @@ fn key(problem: &Problem) -> String {
         }
         Problem::TssAddressMisaligned(_) | Problem::TssAddressTooHigh(_) => "tss-address".to_owned(),
         Problem::TooHigh { name, .. } => named(name),
-        Problem::OutsideMemory { who, .. } if firmware::NAMES.contains(&who.name.as_str()) => "memory".to_owned(),
+        Problem::OutsideMemory { who, .. } if firmware::NAMES.contains(&who.name.as_str()) => {
+            "memory".to_owned()
+        }
         Problem::OutsideMemory { who, .. } | Problem::ReadOnly { who, .. } => named(&who.name),
         Problem::Overlap { first, second } => {
             // The one that the user can move is more telling than the guest, which is where it was linked.

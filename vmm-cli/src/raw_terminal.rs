@@ -7,6 +7,7 @@ use std::io::{self, IsTerminal};
 
 use kvm_sys_wrap::interrupt;
 use rustix::termios::{OptionalActions, OutputModes, Termios, tcgetattr, tcsetattr};
+use vmm_cli::say;
 
 /// Ctrl-A.
 const ESCAPE: u8 = 0x01;
@@ -51,7 +52,7 @@ impl RawTerminal {
                     false
                 }
                 (true, b'h' | b'?') => {
-                    eprintln!("\r\nCtrl-A x ends the run; Ctrl-A Ctrl-A sends Ctrl-A\r");
+                    say::line(format_args!("\r\nCtrl-A x ends the run; Ctrl-A Ctrl-A sends Ctrl-A\r"));
                     false
                 }
                 (true, _) => true,

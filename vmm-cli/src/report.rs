@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use vmm_cli::config::Config;
 use vmm_cli::diagnostic::{Diagnostic, Diagnostics};
+use vmm_cli::say;
 use vmm_cli::status::Status;
 use vmm_core::autopsy::moment::Registers;
 use vmm_core::end::Verdict;
@@ -133,29 +134,29 @@ impl Report {
         }
         if self.status != 0 {
             for complaint in &self.complaints {
-                anstream::eprintln!("  {complaint}");
+                say::line(format_args!("  {complaint}"));
             }
         }
         if let (Some(autopsy), Some(_)) = (&self.autopsy, &self.cpu) {
-            anstream::eprint!("{autopsy}");
+            say::text(format_args!("{autopsy}"));
         }
         if let Some(cpu) = &self.cpu {
-            anstream::eprint!("{cpu}");
+            say::text(format_args!("{cpu}"));
         }
         if let Some(around) = &self.around {
-            anstream::eprint!("{around}");
+            say::text(format_args!("{around}"));
         }
         let Some(expect) = &self.expect else { return };
         Diagnostics(expect.failures.iter().map(|mismatch| mismatch.diagnostic(config)).collect()).eprint();
         // Of a run that ended by itself the place of its end is shown, below what was expected.
         if let (Some(autopsy), None, false) = (&self.autopsy, &self.cpu, expect.met) {
-            anstream::eprint!("{autopsy}");
+            say::text(format_args!("{autopsy}"));
         }
         if expect.met && self.status != 0 {
-            anstream::eprintln!(
+            say::line(format_args!(
                 "[expect] is met; a run that ends like this has the status {} all the same",
                 self.status
-            );
+            ));
         }
     }
 

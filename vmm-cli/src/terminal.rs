@@ -3,6 +3,7 @@
 //! Output goes to standard output exactly as the guest writes it: at once where a person watches, else line by line. If
 //! the configuration checks it, a copy is kept. Input is what standard input has right now; nobody waits for it.
 
+use std::collections::VecDeque;
 use std::io::{self, IsTerminal, Stdout, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,6 +16,8 @@ use crate::raw_terminal::RawTerminal;
 
 /// No check looks at more output than this.
 const LARGEST_COPY: usize = 16 << 20;
+/// Who types, or pastes, more than this to a guest that reads nothing loses the rest.
+const MOST_AHEAD: usize = 1 << 20;
 
 /// What the guest printed, as far as it is kept.
 #[derive(Debug, Clone, Default)]
@@ -73,6 +76,8 @@ pub(crate) struct Stdin {
     ended: bool,
     /// The terminal, if it is one and the guest has it for itself; given back when this is dropped.
     keys: Option<RawTerminal>,
+    /// Keys that the guest has no room for yet. They are taken all the same, since ours may be behind them.
+    ahead: VecDeque<u8>,
 }
 
 /// The guest's console on our standard streams.
@@ -85,12 +90,13 @@ pub(crate) fn console(output: Output, spec: &MachineSpec) -> Console {
     let keys = if interactive { RawTerminal::enter() } else { None };
     // A machine without this copy of the descriptor finds its input when it looks for it.
     let arrival = if interactive { rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3).ok() } else { None };
-    Console { output, input: Box::new(Stdin { ended: false, keys }), arrival }
+    Console { output, input: Box::new(Stdin { keys, ..Stdin::default() }), arrival }
 }
 
-impl Input for Stdin {
-    fn poll(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.ended {
+impl Stdin {
+    /// Takes what is there, without waiting.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.ended || buffer.is_empty() {
             return Ok(0);
         }
         let stdin = io::stdin();
@@ -106,16 +112,31 @@ impl Input for Stdin {
                 self.ended = true;
                 Ok(0)
             }
-            Ok(count) => Ok(match &mut self.keys {
-                Some(keys) => keys.filter(buffer, count),
-                None => count,
-            }),
+            Ok(count) => Ok(count),
             Err(Errno::INTR | Errno::AGAIN) => Ok(0),
             Err(error) => Err(error.into()),
         }
     }
+}
+
+impl Input for Stdin {
+    fn poll(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.keys.is_none() {
+            return self.read(buffer);
+        }
+        let mut typed = [0; 256];
+        let count = self.read(&mut typed)?;
+        let count = self.keys.as_mut().map_or(count, |keys| keys.filter(&mut typed, count));
+        let room = MOST_AHEAD.saturating_sub(self.ahead.len());
+        self.ahead.extend(typed.iter().take(count.min(room)));
+        let count = buffer.len().min(self.ahead.len());
+        for (byte, key) in buffer.iter_mut().zip(self.ahead.drain(..count)) {
+            *byte = key;
+        }
+        Ok(count)
+    }
 
     fn is_over(&self) -> bool {
-        self.ended
+        self.ended && self.ahead.is_empty()
     }
 }

@@ -11,8 +11,9 @@ use vmm_cli::config::{
 use vmm_cli::diagnostic::Location;
 use vmm_core::mode::{Mode, PageSize, Ring};
 use vmm_core::spec::{
-    Access, BlockAccess, BlockSpec, CpuidPolicy, DebugExitSpec, DeviceAddress, DeviceSpecs, Entry, FwCfgFile, FwCfgSpec, HaltMeaning, Limits, Mapping,
-    MemoryRegion, PagingSpec, Placement, PlatformSpec, Register, SerialSpec, Unmapped, VirtioSpec,
+    Access, BlockAccess, BlockSpec, CpuidPolicy, DebugExitSpec, DeviceAddress, DeviceSpecs, Entry, FwCfgFile,
+    FwCfgSpec, HaltMeaning, Limits, Mapping, MemoryRegion, PagingSpec, Placement, PlatformSpec, Register,
+    SerialSpec, Unmapped, VirtioSpec,
 };
 use vmm_core::{Gpa, Gva, Port};
 
@@ -245,10 +246,14 @@ fn virtio_devices_by_default() {
     assert_eq!((input(&console), console.virtio), (Some(false), vec![VirtioSpec::Console { input: true }]));
     let console = devices("[devices.virtio]\ntype = \"console\"\n");
     assert_eq!((input(&console), console.virtio), (Some(true), vec![VirtioSpec::Console { input: false }]));
-    let access = |keys: &str| match devices(&format!("[devices.virtio]\ntype = \"block\"\nfile = \"d\"\n{keys}")).virtio.pop() {
-        Some(VirtioSpec::Block(block)) => block.access,
-        other => panic!("{other:?}"),
-    };
+    let access =
+        |keys: &str| match devices(&format!("[devices.virtio]\ntype = \"block\"\nfile = \"d\"\n{keys}"))
+            .virtio
+            .pop()
+        {
+            Some(VirtioSpec::Block(block)) => block.access,
+            other => panic!("{other:?}"),
+        };
     assert_eq!(access(""), BlockAccess::ReadOnly);
     assert_eq!(access("read-only = true\noverlay = false\nwritable = false"), BlockAccess::ReadOnly);
     assert_eq!(access("overlay = true"), BlockAccess::Temporary);
@@ -272,10 +277,10 @@ fn interrupts_of_a_pc_bring_its_board() {
     let plain = devices(text);
     assert_eq!(plain, DeviceSpecs::default());
     let pc = format!("interrupts = \"pc\"\n{text}");
-    let expected =
-        DeviceSpecs { platform: PlatformSpec::pc(), hypercall: None, ..DeviceSpecs::default() };
+    let expected = DeviceSpecs { platform: PlatformSpec::pc(), hypercall: None, ..DeviceSpecs::default() };
     assert_eq!(devices(&pc), expected);
-    let less = devices(&format!("{pc}[devices]\nfw-cfg = {{ enabled = false }}\nacpi = {{ enabled = false }}\n"));
+    let less =
+        devices(&format!("{pc}[devices]\nfw-cfg = {{ enabled = false }}\nacpi = {{ enabled = false }}\n"));
     assert_eq!(less.platform, PlatformSpec { fw_cfg: None, acpi: false, ..PlatformSpec::pc() });
     assert_eq!(less.hypercall, plain.hypercall);
 }

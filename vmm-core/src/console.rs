@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub trait Input: Send {
     /// Takes what has arrived, at most `buffer.len()` bytes, without waiting; 0 means nothing now.
     ///
+    /// A device that has no room asks with an empty buffer, for an input some of whose keys are not for the guest.
+    ///
     /// # Errors
     /// What reading ran into. An end of input is not an error: from then on there is nothing.
     fn poll(&mut self, buffer: &mut [u8]) -> io::Result<usize>;

@@ -12,6 +12,7 @@ pub(crate) mod run;
 pub(crate) mod translate;
 
 use vmm_cli::diagnostic::{Diagnostics, json};
+use vmm_cli::say;
 use vmm_cli::status::Status;
 
 use crate::args::{Command, Format};
@@ -38,7 +39,7 @@ pub(crate) fn carry_out(command: &Command) -> Status {
 fn fail(diagnostics: &Diagnostics, format: Format) -> Status {
     match format {
         Format::Text => diagnostics.eprint(),
-        Format::Json => eprintln!("{}", json::render(diagnostics)),
+        Format::Json => say::line(format_args!("{}", json::render(diagnostics))),
     }
     diagnostics.status()
 }

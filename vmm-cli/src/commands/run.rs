@@ -5,6 +5,7 @@ use std::io::Write;
 use kvm_sys_wrap::watch_interrupts;
 use vmm_cli::config::Config;
 use vmm_cli::diagnostic::{Diagnostic, Diagnostics, Location};
+use vmm_cli::say;
 use vmm_cli::status::Status;
 use vmm_core::console::Console;
 use vmm_core::end::Verdict;
@@ -43,10 +44,11 @@ pub(crate) fn run(options: &Run) -> Result<Status, Diagnostics> {
     let watch = Watch::new(&options.trace, &options.config, json, options.force)?;
 
     let copy = config.expect.as_ref().filter(|expect| expect.checks_output()).map(|_| Copy::default());
-    let console = terminal::console(Output::new(copy.clone()), &spec);
     let host = |error: Error| Diagnostics::from(host_error(&config, &error));
-    let kvm = watch.open_kvm().map_err(|error| host(error.into()))?;
+    // Before the terminal becomes raw: from then on no signal may end us without a way back.
     watch_interrupts().map_err(|error| host(error.into()))?;
+    let console = terminal::console(Output::new(copy.clone()), &spec);
+    let kvm = watch.open_kvm().map_err(|error| host(error.into()))?;
     let again = options.gdb.as_ref().map(|_| spec.clone());
     let mut machine = Machine::build(&kvm, spec, &files, console).map_err(host)?;
     let mut recording = Recording::new();
@@ -96,11 +98,11 @@ pub(crate) fn run(options: &Run) -> Result<Status, Diagnostics> {
         Format::Text => {
             report.eprint(&config);
             if let Some(stats) = &report.stats {
-                eprint!("{stats}");
+                say::text(format_args!("{stats}"));
             }
         }
         Format::Json if status != Status::Success || report.stats.is_some() => {
-            eprintln!("{}", report.to_json());
+            say::line(format_args!("{}", report.to_json()));
         }
         Format::Json => {}
     }

@@ -64,7 +64,12 @@ impl Overrides {
             None => (assignment, text.len()),
         };
         let path_span = option.len()..option.len().saturating_add(path.len());
-        self.0.push(Override { path: path.trim().to_owned(), path_span, given: Given::Toml(value_start), text });
+        self.0.push(Override {
+            path: path.trim().to_owned(),
+            path_span,
+            given: Given::Toml(value_start),
+            text,
+        });
     }
 
     /// `--mode NAME`.
@@ -108,7 +113,12 @@ impl Overrides {
             Some((file, command_line)) => (file, Some(command_line.to_owned())),
             None => (module, None),
         };
-        self.text("--module", &format!("guest.module.{APPEND}"), module, Given::Module(absolute(file), command_line));
+        self.text(
+            "--module",
+            &format!("guest.module.{APPEND}"),
+            module,
+            Given::Module(absolute(file), command_line),
+        );
     }
 
     fn text(&mut self, option: &str, path: &str, shown: &str, given: Given) {

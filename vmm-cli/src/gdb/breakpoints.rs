@@ -7,6 +7,7 @@ use gdbstub::target::ext::breakpoints::{
     WatchKind,
 };
 use kvm_sys_wrap::{Breakpoint, Watch};
+use vmm_cli::say;
 use vmm_core::Gva;
 
 use super::target::Session;
@@ -65,9 +66,9 @@ impl HwWatchpoint for Session<'_, '_> {
         if added {
             self.watched.push((watchpoint, kind));
         } else if kind == WatchKind::Write {
-            anstream::eprintln!("gdb: too many watchpoints, or too much memory");
+            say::line(format_args!("gdb: too many watchpoints, or too much memory"));
         } else if !self.debugger.abilities().watchpoints {
-            anstream::eprintln!("gdb: this host's KVM reports no reads; `watch` stops at writes");
+            say::line(format_args!("gdb: this host's KVM reports no reads; `watch` stops at writes"));
         }
         Ok(added)
     }

@@ -23,6 +23,7 @@ use gdbstub::stub::run_blocking::{BlockingEventLoop, Event, WaitForStopReasonErr
 use gdbstub::stub::{DisconnectReason, GdbStub};
 use kvm_sys_wrap::interrupted;
 use vmm_cli::diagnostic::{Diagnostic, Diagnostics};
+use vmm_cli::say;
 use vmm_cli::status::Status;
 use vmm_core::debugger::{Debugger, Finished};
 use vmm_core::error::Error;
@@ -79,9 +80,9 @@ pub(crate) fn run(
                 if interrupted() {
                     return Ok(debugger.abandon()?);
                 }
-                anstream::eprintln!(
+                say::line(format_args!(
                     "gdb: the connection is gone; the guest waits for the next one at {listener}"
-                );
+                ));
             }
         }
     }
@@ -93,9 +94,9 @@ fn announce(listener: &Listener, debugger: &Debugger<'_>, path: &Path) {
     let narrow = debugger.machine().spec().boot.mode == Mode::Real;
     let width = if narrow { " -ex 'set architecture i8086'" } else { "" };
     let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    anstream::eprintln!("gdb: waiting at {listener}");
-    anstream::eprintln!("gdb: start gdb {}{width} -ex 'target remote {listener}'", path.display());
-    anstream::eprintln!("gdb: this host has {}", debugger.abilities());
+    say::line(format_args!("gdb: waiting at {listener}"));
+    say::line(format_args!("gdb: start gdb {}{width} -ex 'target remote {listener}'", path.display()));
+    say::line(format_args!("gdb: this host has {}", debugger.abilities()));
 }
 
 /// How a session ended.
@@ -125,7 +126,7 @@ fn serve(debugger: &mut Debugger<'_>, files: &Files, stream: Stream) -> Result<S
         Err(error) if error.is_target_error() => Err(error.into_target_error().unwrap_or_else(unknown)),
         Err(error) => {
             if !error.is_connection_error() {
-                anstream::eprintln!("gdb: {error}");
+                say::line(format_args!("gdb: {error}"));
             }
             Ok(Served::Lost)
         }

@@ -20,6 +20,7 @@ use gdbstub::target::ext::target_description_xml_override::{
 use gdbstub::target::ext::thread_extra_info::{ThreadExtraInfo, ThreadExtraInfoOps};
 use gdbstub::target::{Target, TargetError, TargetResult};
 use kvm_sys_wrap::Breakpoint;
+use vmm_cli::say;
 use vmm_core::Gva;
 use vmm_core::debugger::{Debugger, Direction, EditError, Stop};
 use vmm_core::end::{End, Verdict};
@@ -103,10 +104,10 @@ impl<'a, 'b> Session<'a, 'b> {
             Stop::Asked => None,
             Stop::HistoryStart => Some(history(ReplayLogPosition::Begin)),
             Stop::HistoryLost => {
-                anstream::eprintln!(
+                say::line(format_args!(
                     "gdb: there is no way back: the run did something else when it was run again, or was too long to \
                      be recorded"
-                );
+                ));
                 Some(history(ReplayLogPosition::Begin))
             }
             Stop::Ended(end) => Some(self.ended(&end, ended_before)?),
@@ -167,10 +168,10 @@ impl<'a, 'b> Session<'a, 'b> {
             Verdict::Interrupted => Ok(Reason::Terminated(Signal::SIGINT)),
             Verdict::Crashed if again => Ok(Reason::Terminated(fatal)),
             Verdict::Crashed => {
-                anstream::eprintln!("gdb: the guest crashed: {end}");
+                say::line(format_args!("gdb: the guest crashed: {end}"));
                 let inbox = self.inbox.clone();
                 if self.debugger.look_before_end(&mut || inbox.wants_attention())? {
-                    anstream::eprintln!("gdb: it is shown as it was before the instruction that did it");
+                    say::line(format_args!("gdb: it is shown as it was before the instruction that did it"));
                 }
                 Ok(signal(fatal))
             }
@@ -205,7 +206,7 @@ const fn history(pos: ReplayLogPosition) -> Reason {
 fn refusal(error: EditError) -> TargetError<Error> {
     match error {
         EditError::Past | EditError::Ended => {
-            anstream::eprintln!("gdb: {error}");
+            say::line(format_args!("gdb: {error}"));
             TargetError::Errno(EROFS)
         }
         EditError::NotMapped(_) => TargetError::Errno(EFAULT),

@@ -84,7 +84,11 @@ pub(super) fn plan(config: &Config, bytes: &[u8]) -> Result<Planned, Diagnostic>
         // Only a flat binary has no width, and its configuration names a mode.
         (None, None) => Mode::Long,
     };
-    Ok(Planned { plan, mode, boot: Boot { protocol, reason, offers, told: Vec::new(), registers: Vec::new() } })
+    Ok(Planned {
+        plan,
+        mode,
+        boot: Boot { protocol, reason, offers, told: Vec::new(), registers: Vec::new() },
+    })
 }
 
 /// A module's file, read.

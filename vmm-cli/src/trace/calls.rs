@@ -7,8 +7,9 @@
 //! To show where the guest is, we make calls ourselves. Those are made [unseen](CallWatch::unseen): they are not part of
 //! the run, and count as watching.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,20 +25,23 @@ use super::log::Log;
 /// No line shows more characters of one value.
 const MOST_CHARACTERS: usize = 200;
 
-/// Is told of all calls.
+thread_local! {
+    /// Set while the calls of this thread are our own.
+    static UNSEEN: Cell<bool> = const { Cell::new(false) };
+    /// When the last `KVM_RUN` of this thread's vCPU began, and how long it took.
+    static LAST_RUN: Cell<Option<(Instant, Duration)>> = const { Cell::new(None) };
+}
+
+/// Is told of all calls, by the threads of all vCPUs.
 pub(crate) struct CallWatch {
     started: Instant,
     log: Option<(Arc<Log>, Filter)>,
-    /// Set while the calls are our own.
-    unseen: AtomicBool,
     /// Exits so far.
     exits: AtomicU64,
     state: Mutex<State>,
 }
 
 struct State {
-    /// When the last `KVM_RUN` began, and how long it took.
-    run: (Instant, Duration),
     times: Times,
     regs: kvm_regs,
     sregs: kvm_sregs,
@@ -57,12 +61,10 @@ impl CallWatch {
         let started = Instant::now();
         // RIP and RFLAGS after reset; the other registers are 0 as far as it matters here (SDM vol. 3, table 10-1).
         let regs = kvm_regs { rip: 0xfff0, rflags: 2, ..Default::default() };
-        let run = (started, Duration::ZERO);
-        let state = State { run, times: Times::default(), regs, sregs: reset::sregs() };
+        let state = State { times: Times::default(), regs, sregs: reset::sregs() };
         Self {
             started,
             log,
-            unseen: AtomicBool::new(false),
             exits: AtomicU64::new(0),
             state: Mutex::new(state),
         }
@@ -78,9 +80,9 @@ impl CallWatch {
         nanoseconds(instant.saturating_duration_since(self.started))
     }
 
-    /// When the guest was entered last, and how long it ran: nanoseconds.
+    /// When this thread's vCPU was entered last, and how long it ran: nanoseconds.
     pub(crate) fn last_run(&self) -> (u64, u64) {
-        let (begin, length) = self.state().run;
+        let (begin, length) = LAST_RUN.get().unwrap_or((self.started, Duration::ZERO));
         (self.at_ns(begin), nanoseconds(length))
     }
 
@@ -96,9 +98,9 @@ impl CallWatch {
 
     /// Makes calls of our own.
     pub(crate) fn unseen<T>(&self, make: impl FnOnce() -> T) -> T {
-        self.unseen.store(true, Ordering::Relaxed);
+        UNSEEN.set(true);
         let result = make();
-        self.unseen.store(false, Ordering::Relaxed);
+        UNSEEN.set(false);
         result
     }
 
@@ -111,12 +113,12 @@ impl CallObserver for CallWatch {
     fn observe(&self, record: &CallRecord<'_>) {
         let CallRecord { call, elapsed, started, .. } = *record;
         let mut state = self.state();
-        if self.unseen.load(Ordering::Relaxed) {
+        if UNSEEN.get() {
             state.times.watching += elapsed;
             return;
         }
         if call == Call::Run {
-            state.run = (started, elapsed);
+            LAST_RUN.set(Some((started, elapsed)));
         }
         let (count, sum, longest) = state.times.calls.entry(call.name()).or_default();
         (*count, *sum, *longest) = (*count + 1, *sum + elapsed, elapsed.max(*longest));

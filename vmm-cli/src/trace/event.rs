@@ -147,8 +147,8 @@ impl fmt::Display for CallEvent {
 
 impl fmt::Display for ExitEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { number, exit, place, access, detail, changes, guest_ns, .. } = self;
-        write!(f, "exit {number}: {exit}")?;
+        let Self { vcpu, number, exit, place, access, detail, changes, guest_ns, .. } = self;
+        write!(f, "{}exit {number}: {exit}", Vcpu(*vcpu))?;
         if let Some(access) = access {
             write!(f, " {access}")?;
         }
@@ -162,9 +162,18 @@ impl fmt::Display for ExitEvent {
 
 impl fmt::Display for StepEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { place, instruction, changes, .. } = self;
-        write!(f, "step {place}: {instruction}")?;
+        let Self { vcpu, place, instruction, changes, .. } = self;
+        write!(f, "{}step {place}: {instruction}", Vcpu(*vcpu))?;
         if changes.is_empty() { Ok(()) } else { write!(f, "; {}", changes::line(changes)) }
+    }
+}
+
+/// A vCPU in front of its events; the first one, which most machines have alone, is not named.
+struct Vcpu(u64);
+
+impl fmt::Display for Vcpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 == 0 { Ok(()) } else { write!(f, "vCPU {}: ", self.0) }
     }
 }
 

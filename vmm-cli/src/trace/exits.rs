@@ -3,6 +3,7 @@
 //! An event is begun when the exit is seen and completed when it has been served, since only then the answer of a read is
 //! known. Registers are read only for exits that some trace or table wants.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -34,7 +35,7 @@ pub(crate) struct ExitWatch<'a> {
     places: Places<'a>,
     devices: Devices,
     /// The registers at the last event that was traced.
-    before: Option<(kvm_regs, kvm_sregs)>,
+    before: BTreeMap<u64, (kvm_regs, kvm_sregs)>,
     /// The exit that is being served.
     pending: Option<(ExitEvent, Instant)>,
     steps: Option<Steps>,
@@ -65,11 +66,11 @@ impl<'a> ExitWatch<'a> {
             tally: stats.then(Tally::default),
             places: Places::new(files),
             devices: Devices::of(machine),
-            before: registers(calls, machine.vcpu()),
+            before: machine.vcpus().filter_map(|vcpu| Some((vcpu.id(), registers(calls, vcpu)?))).collect(),
             pending: None,
             steps: stepping.then(Steps::default),
         };
-        if let Some((regs, sregs)) = watch.before {
+        if let Some((regs, sregs)) = watch.before.get(&machine.vcpu().id()).copied() {
             watch.look_ahead(machine.vcpu(), machine.memory(), &regs, &sregs);
         }
         watch
@@ -120,7 +121,7 @@ impl<'a> ExitWatch<'a> {
             place,
             access: access.map(|access| access.event(device)),
             detail: detail(view.exit),
-            changes: self.changes(regs, sregs),
+            changes: self.changes(view.vcpu.id(), regs, sregs),
         };
         self.pending = Some((event, Instant::now()));
     }
@@ -162,7 +163,7 @@ impl<'a> ExitWatch<'a> {
                 None => instruction.text,
             },
             bytes: instruction.bytes,
-            changes: self.changes(regs, sregs),
+            changes: self.changes(view.vcpu.id(), regs, sregs),
         }));
     }
 
@@ -209,8 +210,9 @@ impl<'a> ExitWatch<'a> {
     }
 
     /// What changed since the last event. RIP always does, and is shown as the place.
-    fn changes(&mut self, regs: &kvm_regs, sregs: &kvm_sregs) -> Vec<changes::Change> {
-        let Some((old_regs, old_sregs)) = self.before.replace((*regs, *sregs)) else { return Vec::new() };
+    fn changes(&mut self, vcpu: u64, regs: &kvm_regs, sregs: &kvm_sregs) -> Vec<changes::Change> {
+        let before = self.before.insert(vcpu, (*regs, *sregs));
+        let Some((old_regs, old_sregs)) = before else { return Vec::new() };
         let mut list = changes::of_regs(&old_regs, regs);
         list.retain(|change| change.register != Register::Rip.name());
         list.extend(changes::of_sregs(&old_sregs, sregs));

@@ -19,10 +19,10 @@ use super::event::{AccessEvent, CallEvent, Event, ExitEvent, Place, StepEvent, v
 
 /// One process: this one.
 const PROCESS: u64 = 1;
-/// The track of our calls. vCPUs follow from 2 on, devices from 100 on.
+/// The track of our calls. vCPUs follow from 2 on, devices from 1000 on.
 const CALLS: u64 = 1;
 const FIRST_VCPU: u64 = 2;
-const FIRST_DEVICE: u64 = 100;
+const FIRST_DEVICE: u64 = 1000;
 
 /// More events than that are never kept for sorting.
 const MOST_KEPT: usize = 4096;

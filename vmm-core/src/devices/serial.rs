@@ -38,10 +38,11 @@ impl Serial {
         self.output.sync()?;
         let mut buffer = [0; 64];
         let room = self.uart.fifo_capacity().min(buffer.len());
-        let Some(buffer) = buffer.get_mut(..room).filter(|buffer| !buffer.is_empty()) else {
-            return Ok(Reception::Full);
-        };
+        let buffer = buffer.get_mut(..room).unwrap_or_default();
         let count = self.input.poll(buffer)?;
+        if buffer.is_empty() {
+            return Ok(Reception::Full);
+        }
         if count == 0 {
             return Ok(if self.input.is_over() { Reception::Over } else { Reception::Taken });
         }

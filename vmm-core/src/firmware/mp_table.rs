@@ -107,8 +107,8 @@ fn table(entries: &[Vec<u8>]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::firmware::checksum;
     use crate::Gva;
+    use crate::firmware::checksum;
     use crate::mode::Mode;
     use crate::spec::Entry;
 
@@ -151,7 +151,10 @@ mod tests {
         let inputs: Vec<_> = of(3).map(|entry| (entry[5], entry[7], entry[2])).collect();
         assert_eq!(inputs.len(), 15);
         assert_eq!((inputs[0], inputs[1], inputs[8]), ((0, 0, 0), (1, 1, 0), (9, 9, 0xd)));
-        assert_eq!(of(4).map(|entry| (entry[1], entry[6], entry[7])).collect::<Vec<_>>(), [(3, 0, 0), (1, 0xff, 1)]);
+        assert_eq!(
+            of(4).map(|entry| (entry[1], entry[6], entry[7])).collect::<Vec<_>>(),
+            [(3, 0, 0), (1, 0xff, 1)]
+        );
     }
 
     #[test]

@@ -28,8 +28,9 @@ pub(super) struct Terminal {
 pub(super) struct Settings {
     /// Keys arrive one by one, and not in lines.
     pub(super) raw: bool,
-    /// All of them, in words.
-    text: String,
+    /// All of them, in words, and those that matter most.
+    all: String,
+    modes: String,
 }
 
 impl Terminal {
@@ -54,7 +55,8 @@ impl Terminal {
     pub(super) fn settings(&self) -> io::Result<Settings> {
         let settings = tcgetattr(&self.line)?;
         let raw = !settings.local_modes.contains(LocalModes::ICANON);
-        Ok(Settings { raw, text: format!("{settings:?}") })
+        let modes = format!("{:?} {:?}", settings.input_modes, settings.local_modes);
+        Ok(Settings { raw, all: format!("{settings:?}"), modes })
     }
 
     /// Types.
@@ -99,6 +101,6 @@ impl Settings {
     /// How these settings differ from those before, if they do.
     pub(super) fn changed_from(&self, before: &Self) -> Option<String> {
         let kind = if self.raw { "raw" } else { "different" };
-        (self != before).then(|| format!("the terminal is {kind}: {}; before: {}", self.text, before.text))
+        (self != before).then(|| format!("the terminal is {kind}: {}; before: {}", self.modes, before.modes))
     }
 }

@@ -95,7 +95,10 @@ fn files(
     let mut names: Vec<(&str, &Span)> = Vec::new();
     for (index, (table, span, path)) in tables.iter().enumerate() {
         if index == MOST_FILES {
-            cx.fault(Fault::new(span, format!("fw-cfg has keys for {MOST_FILES} files, and this is one more")));
+            cx.fault(Fault::new(
+                span,
+                format!("fw-cfg has keys for {MOST_FILES} files, and this is one more"),
+            ));
             break;
         }
         let key = Key { path: format!("{path}.name"), name: "name", example: "name = \"opt/key\"" };

@@ -117,4 +117,8 @@ impl Service for Console {
             Fetched::Nothing => Reception::Taken,
         })
     }
+
+    fn receive_nothing(&mut self) -> std::io::Result<()> {
+        self.input.as_mut().map_or(Ok(0), |input| input.poll(&mut [])).map(|_| ())
+    }
 }

@@ -69,6 +69,11 @@ pub(super) trait Service: Send {
         Ok(Reception::Over)
     }
 
+    /// The same where the driver has no room for it, or is not there yet.
+    fn receive_nothing(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// What it has inside of the machine, for checkpoints.
     fn save(&self) -> Vec<u8> {
         Vec::new()
@@ -226,7 +231,11 @@ impl Transport {
 
     fn fetch_input(&mut self) -> io::Result<Reception> {
         let Some(queue) = self.service.receives() else { return Ok(Reception::Over) };
-        self.look(queue, Reception::Full, |service, chains| service.receive(chains))
+        let reception = self.look(queue, Reception::Full, |service, chains| service.receive(chains))?;
+        if reception == Reception::Full {
+            self.service.receive_nothing()?;
+        }
+        Ok(reception)
     }
 
     /// Looks into a queue, and tells the driver if something was given back. A device that is not live looks into none, and

@@ -1,7 +1,9 @@
 //! DSDT: the devices that a kernel cannot find by itself, and what switches the machine off.
 
 use acpi_tables::Aml;
-use acpi_tables::aml::{Device, EISAName, IO, Interrupt, Memory32Fixed, Name, Package, Path, ResourceTemplate, Scope};
+use acpi_tables::aml::{
+    Device, EISAName, IO, Interrupt, Memory32Fixed, Name, Package, Path, ResourceTemplate, Scope,
+};
 use acpi_tables::sdt::Sdt;
 
 use super::{HEADER, OEM, OEM_REVISION, OEM_TABLE, bytes};

@@ -82,16 +82,16 @@ fn every_entry_that_kernels_name_is_found() {
 fn addresses_in_a_header_need_no_format() {
     let at = 0x20_0000;
     let file = [multiboot(1 << 16, &[at, at, 0, at + 0x2000, at + 0x20]), vec![0xf4; 0x100]].concat();
-    let plan = plan(&file, Protocol::Multiboot, &Options::default()).unwrap();
-    let segment = &plan.image.segments()[0];
+    let planned = plan(&file, Protocol::Multiboot, &Options::default()).unwrap();
+    let segment = &planned.image.segments()[0];
     assert_eq!((segment.phys.0, segment.file_size, segment.mem_size), (at.into(), 0x120, 0x2000));
-    assert_eq!(plan.entry.unwrap().0, u64::from(at) + 0x20);
+    assert_eq!(planned.entry.unwrap().0, u64::from(at) + 0x20);
 
     // Only a part of the file, which begins before the header.
     let header = multiboot2(0, &[tag(2, 0, &[at + 8, at, at + 0x60, 0]), tag(3, 0, &[at + 4]), end()]);
     let file = [vec![0; 16], header, vec![0xf4; 0x100]].concat();
-    let plan = plan(&file, Protocol::Multiboot2, &Options::default()).unwrap();
-    let segment = &plan.image.segments()[0];
+    let planned = plan(&file, Protocol::Multiboot2, &Options::default()).unwrap();
+    let segment = &planned.image.segments()[0];
     assert_eq!((segment.phys.0, segment.file_offset, segment.file_size), (at.into(), 8, 0x60));
 }
 
