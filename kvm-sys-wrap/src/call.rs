@@ -137,10 +137,14 @@ calls! {
     Irqfd = "KVM_IRQFD" on Vm, "4.75";
     /// Reads the state of a PIC or of the IOAPIC.
     GetIrqchip = "KVM_GET_IRQCHIP" on Vm, "4.26";
+    /// Writes it.
+    SetIrqchip = "KVM_SET_IRQCHIP" on Vm, "4.27";
     /// Reads the registers of the local APIC.
     GetLapic = "KVM_GET_LAPIC" on Vcpu, "4.57";
     /// Asks whether the vCPU runs, halts, or waits for its start.
     GetMpState = "KVM_GET_MP_STATE" on Vcpu, "4.38";
+    /// Puts a vCPU to sleep.
+    SetMpState = "KVM_SET_MP_STATE" on Vcpu, "4.39";
     /// Opens the kernel's counters of a VM.
     GetVmStatsFd = "KVM_GET_STATS_FD" on Vm, "4.133";
     /// Opens those of a vCPU.

@@ -6,13 +6,14 @@
 use std::fmt;
 
 use kvm_bindings::{
-    KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP, KVM_GUESTDBG_USE_SW_BP,
-    kvm_guest_debug,
+    KVM_CAP_SET_GUEST_DEBUG2, KVM_GUESTDBG_BLOCKIRQ, KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_INJECT_BP,
+    KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP, KVM_GUESTDBG_USE_SW_BP, kvm_guest_debug,
 };
 
 use crate::address::Gva;
 use crate::call::Call;
 use crate::create_vcpu::Vcpu;
+use crate::dev_kvm::Kvm;
 use crate::error::{Result, call_failed};
 
 /// What a hardware breakpoint watches (SDM vol. 3, 17.2.4: the R/W and LEN fields of DR7).
@@ -42,6 +43,10 @@ pub struct GuestDebug {
     pub single_step: bool,
     /// `int3` goes to us instead of the guest.
     pub software_breakpoints: bool,
+    /// No interrupt is delivered meanwhile: only where [`Kvm::can_block_interrupts`].
+    pub block_interrupts: bool,
+    /// Now, and once: the guest gets the #BP of an `int3` of its own, on which it stands.
+    pub inject_int3: bool,
     /// Up to four addresses.
     pub breakpoints: [Option<Breakpoint>; 4],
 }
@@ -53,6 +58,8 @@ impl GuestDebug {
         for (wanted, flag) in [
             (self.single_step, KVM_GUESTDBG_SINGLESTEP),
             (self.software_breakpoints, KVM_GUESTDBG_USE_SW_BP),
+            (self.block_interrupts, KVM_GUESTDBG_BLOCKIRQ),
+            (self.inject_int3, KVM_GUESTDBG_INJECT_BP),
             (used, KVM_GUESTDBG_USE_HW_BP),
         ] {
             if wanted {
@@ -93,14 +100,29 @@ impl fmt::Display for GuestDebug {
             .flatten()
             .map(|Breakpoint { address, watch }| format!("{watch:?} at {address}"));
         let mut words: Vec<String> = breakpoints.collect();
-        for (wanted, word) in
-            [(self.software_breakpoints, "software breakpoints"), (self.single_step, "single step")]
-        {
+        for (wanted, word) in [
+            (self.inject_int3, "int3 goes to the guest"),
+            (self.block_interrupts, "interrupts held back"),
+            (self.software_breakpoints, "software breakpoints"),
+            (self.single_step, "single step"),
+        ] {
             if wanted {
                 words.insert(0, word.to_owned());
             }
         }
         if words.is_empty() { f.write_str("off") } else { f.write_str(&words.join(", ")) }
+    }
+}
+
+impl Kvm {
+    /// Whether [`GuestDebug::block_interrupts`] works: Linux 5.16 and later, on most hosts.
+    #[must_use]
+    pub fn can_block_interrupts(&self) -> bool {
+        self.observed()
+            .call(Call::CheckExtension, format_args!("KVM_CAP_SET_GUEST_DEBUG2"), || {
+                Ok::<_, std::io::Error>(self.fd().check_extension_raw(KVM_CAP_SET_GUEST_DEBUG2.into()))
+            })
+            .is_ok_and(|flags| flags.max(0).cast_unsigned() & KVM_GUESTDBG_BLOCKIRQ != 0)
     }
 }
 
@@ -143,5 +165,8 @@ mod tests {
         assert_eq!(GuestDebug::default().to_string(), "off");
         let step = GuestDebug { single_step: true, ..GuestDebug::default() };
         assert_eq!(step.argument().control, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP);
+        let alone = GuestDebug { block_interrupts: true, ..step };
+        assert_eq!(alone.argument().control, step.argument().control | KVM_GUESTDBG_BLOCKIRQ);
+        assert_eq!(alone.to_string(), "single step, interrupts held back");
     }
 }

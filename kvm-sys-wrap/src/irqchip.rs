@@ -139,6 +139,27 @@ impl Vm {
         }))
     }
 
+    /// Puts the two PICs into the state that a BIOS leaves behind: initialized, with the vectors from `master` and `slave` on,
+    /// all inputs open. After reset they deliver nothing until the guest has initialized them.
+    ///
+    /// # Errors
+    /// [`Error::Call`](crate::Error::Call).
+    pub fn initialize_pics(&self, master: u8, slave: u8) -> Result<()> {
+        for (chip_id, base) in [(KVM_IRQCHIP_PIC_MASTER, master), (KVM_IRQCHIP_PIC_SLAVE, slave)] {
+            let mut chip = self.irqchip(chip_id)?;
+            // Of a union that is plain data, the member that is valid for the two PICs.
+            chip.chip.pic.irq_base = base;
+            chip.chip.pic.init4 = 1;
+            chip.chip.pic.imr = 0;
+            self.observed()
+                .call(Call::SetIrqchip, format_args!("chip {chip_id}, vectors from {base:#x}"), || {
+                    self.fd().set_irqchip(&chip)
+                })
+                .map_err(call_failed(Call::SetIrqchip, format!("chip {chip_id}")))?;
+        }
+        Ok(())
+    }
+
     fn irqchip(&self, chip_id: u32) -> Result<kvm_irqchip> {
         let mut chip = kvm_irqchip { chip_id, ..Default::default() };
         self.observed()

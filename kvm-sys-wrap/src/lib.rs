@@ -16,6 +16,7 @@
 //! | | `KVM_ENABLE_CAP` of `KVM_CAP_X86_USER_SPACE_MSR` | `msr.rs` |
 //! | | `KVM_TRANSLATE` | `translate.rs` |
 //! | | `KVM_SET_GUEST_DEBUG` | `debug.rs` |
+//! | | `KVM_SET_VCPU_EVENTS`, `KVM_SET_MP_STATE`: an instruction by hand | `by_hand.rs` |
 //! | | `KVM_GET_STATS_FD` | `stats.rs` |
 //! | | `mprotect`, for tests of KVM | `forget.rs` |
 //! | | `KVM_GET_XSAVE` and the rest of a vCPU's state | `vcpu_state.rs` |
@@ -39,6 +40,7 @@
 
 mod address;
 mod address_map;
+mod by_hand;
 mod call;
 mod capability;
 mod cpuid;

@@ -404,3 +404,113 @@ fn a_file_that_is_there_is_not_replaced() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("there is a file already"));
     assert_eq!(std::fs::read(&path).unwrap(), b"precious");
 }
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn each_vcpu_is_a_thread() {
+    needs!(true);
+    let Some(vmm) = Vmm::start("timer-smp", false) else { return };
+    let said = vmm.gdb(
+        "timer-smp",
+        &[
+            "info threads",
+            "break second_64",
+            "continue",
+            "info threads",
+            "info registers rip",
+            "p $second = $_thread",
+            "thread 1",
+            "info registers rip cr3",
+            "thread 2",
+            "set scheduler-locking on",
+            "stepi",
+            "p (long)$pc == (long)&second_64 + 5",
+            "p $_thread",
+            "set scheduler-locking off",
+            "reverse-stepi",
+            "delete",
+            "monitor where",
+            "continue",
+        ],
+    );
+    assert_order(
+        &said,
+        &[
+            "* 1    Thread 1.1 (vCPU 0, runs, long mode, 64-bit code, ring 0)",
+            "  2    Thread 1.2 (vCPU 1, waits for INIT)",
+            "Thread 2 hit Breakpoint 1, ",
+            "* 2    Thread 1.2 (vCPU 1, runs, long mode, 64-bit code, ring 0)",
+            "<second_64>",
+            "$1 = 2",
+            "[Switching to thread 1",
+            "<_start+",
+            "cr3",
+            "[Switching to thread 2",
+            "$2 = 1",
+            "$3 = 2",
+            "No more reverse-execution history",
+            "vCPU 0, ",
+            "second_64+0x5",
+            "vCPU 1, runs, ",
+            "exited normally",
+        ],
+    );
+    let ended = vmm.wait();
+    assert_eq!(ended.status, Some(0), "{}", ended.stderr);
+    assert_eq!(ended.stdout, "both CPUs counted their ticks\n");
+    assert!(
+        ended.stderr.contains("gdb: a machine with interrupts cannot be run again exactly"),
+        "{}",
+        ended.stderr
+    );
+}
+
+/// First by debug registers, where there are any; then those are taken by others, and bytes are left.
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_handler_of_interrupts_is_stopped_and_stepped() {
+    needs!(true);
+    let Some(vmm) = Vmm::start("timer-smp", false) else { return };
+    let mut commands = vec!["break timer_entry", "continue", "p (long)$pc == (long)&timer_entry"];
+    // One instruction of the handler, which counts.
+    commands.extend(["set $ticks = *(int *)$rdi", "set scheduler-locking on", "stepi"]);
+    commands.extend(["p *(int *)$rdi - $ticks", "set scheduler-locking off", "continue"]);
+    // The guest does not come by there again.
+    commands.extend(["hbreak *((long)&_start)", "hbreak *((long)&_start + 2)"]);
+    commands.extend(["hbreak *((long)&_start + 4)", "hbreak *((long)&_start + 6)"]);
+    for _ in 0..3 {
+        commands.extend(["continue", "p (long)$pc == (long)&timer_entry"]);
+    }
+    // A step over the HLT between two ticks, and what it interrupts goes on.
+    commands.extend(["delete", "break *((long)&second_64 + 29)", "continue", "set scheduler-locking on"]);
+    commands.extend(["stepi", "info threads", "info registers rip"]);
+    commands.extend(["set scheduler-locking off", "delete", "continue"]);
+    let said = vmm.gdb("timer-smp", &commands);
+    let hits = said.matches("hit Breakpoint 1, ").count();
+    assert_eq!(hits, 5, "{said}");
+    assert_order(&said, &["$1 = 1", "$2 = 1", "$3 = 1", "$4 = 1", "$5 = 1", "Thread 2 hit Breakpoint 6, "]);
+    assert_order(&said, &["* 2    Thread 1.2 (vCPU 1, halted, ", "<second_64+30>", "exited normally"]);
+    let ended = vmm.wait();
+    assert_eq!(ended.status, Some(0), "{}", ended.stderr);
+    assert_eq!(ended.stdout, "both CPUs counted their ticks\n");
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn ctrl_c_stops_a_vcpu_that_waits() {
+    needs!(false);
+    let Some(vmm) = Vmm::start("timer-smp", false) else { return };
+    let mut gdb = UnixStream::connect(vmm.socket()).unwrap();
+    // The second vCPU alone: it waits for an INIT that the first one, which holds, does not send.
+    gdb.write_all(&packet("vCont;c:2")).unwrap();
+    thread::sleep(Duration::from_millis(200));
+    let asked = Instant::now();
+    gdb.write_all(&[3]).unwrap();
+    assert!(answer(&mut gdb, "T02").contains("thread:02"), "SIGINT");
+    assert!(asked.elapsed() < Duration::from_secs(5));
+    gdb.write_all(b"+").unwrap();
+    // Let go, both run on to the end.
+    gdb.write_all(&packet("D")).unwrap();
+    let ended = vmm.wait();
+    assert_eq!((ended.status, ended.stdout.as_str()), (Some(0), "both CPUs counted their ticks\n"));
+}

@@ -51,7 +51,7 @@ const WRITTEN: &str = "block device of 2 sectors, named disk\nfirst\nsector 1 wa
 
 /// `image` with what the guest writes to its second sector.
 fn changed(image: &[u8]) -> Vec<u8> {
-    image[..512].iter().copied().chain((0..512_u32).map(|at| at.to_le_bytes()[0])).collect()
+    image.iter().copied().take(512).chain((0..512_u32).map(|at| at.to_le_bytes()[0])).collect()
 }
 
 #[test]

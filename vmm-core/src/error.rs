@@ -73,6 +73,14 @@ pub enum Error {
         /// What.
         feature: &'static str,
     },
+    /// The host cannot stop a machine with interrupts at a breakpoint, or not step it.
+    #[error(
+        "this host's KVM cannot debug a machine with interrupts in mode {mode}: no breakpoint stops it, or no step ends"
+    )]
+    NoDebugging {
+        /// The mode.
+        mode: Mode,
+    },
     /// A call to KVM failed.
     #[error(transparent)]
     Kvm(#[from] KvmError),
@@ -101,9 +109,10 @@ impl Error {
             | Self::TooManyVirtioDevices { .. } => Blame::Configuration,
             Self::Disk(error) if error.is_configuration() => Blame::Configuration,
             Self::Disk(_) => Blame::Host,
-            Self::ModeDropped { .. } | Self::ModeRefused { .. } | Self::FeatureMissing { .. } => {
-                Blame::HostLacks
-            }
+            Self::ModeDropped { .. }
+            | Self::ModeRefused { .. }
+            | Self::FeatureMissing { .. }
+            | Self::NoDebugging { .. } => Blame::HostLacks,
             Self::Kvm(error) => blame_kvm(error),
             Self::Console(_) => Blame::Host,
             Self::Table { .. } => Blame::Bug,
@@ -121,6 +130,7 @@ impl Error {
             Self::Kvm(error) => error.help(),
             Self::Disk(error) => error.help(),
             Self::TooManyVirtioDevices { .. }
+            | Self::NoDebugging { .. }
             | Self::Layout(_)
             | Self::State(_)
             | Self::Bus(_)

@@ -57,7 +57,7 @@ impl Machine {
         }
         let memory = vm.memory();
         guest.place(&memory).map_err(Error::Image)?;
-        interrupt_controllers(&vm, spec.interrupts)?;
+        interrupt_controllers(&vm, &spec)?;
 
         let vcpu = vm.create_vcpu(0)?;
         let state = initial_state(&vcpu.sregs()?, &spec, &layout, host::quirks(&spec))?;
@@ -187,13 +187,17 @@ fn slot(number: u32, region: &MemoryRegion) -> Slot {
 }
 
 /// The interrupt controllers and the timer, before the first vCPU: each vCPU gets its local APIC when it is made.
-fn interrupt_controllers(vm: &Vm, interrupts: Interrupts) -> Result<(), Error> {
-    match interrupts {
+fn interrupt_controllers(vm: &Vm, spec: &MachineSpec) -> Result<(), Error> {
+    match spec.interrupts {
         Interrupts::None => return Ok(()),
         Interrupts::Split => vm.split_irqchip()?,
         Interrupts::Pc => {
             vm.create_irqchip()?;
             vm.create_pit()?;
+            // kvm-unit-tests count on a BIOS having been there.
+            if spec.devices.platform.kvm_testdev {
+                vm.initialize_pics(0x08, 0x70)?;
+            }
         }
     }
     // Whoever programs interrupts is a kernel, and kernels try MSRs.

@@ -88,6 +88,8 @@ const fn execution_of(address: Gva) -> GuestDebug {
     GuestDebug {
         single_step: false,
         software_breakpoints: false,
+        block_interrupts: false,
+        inject_int3: false,
         breakpoints: [Some(breakpoint), None, None, None],
     }
 }

@@ -7,15 +7,19 @@
 //! HLT does not exit here, the vCPU sleeps in the kernel. So that a machine which can never wake again is not taken for
 //! a busy one, the first vCPU is kicked out of its sleep from time to time ([`Pulse`]) and looked at ([`asleep`]).
 
-mod asleep;
-mod input;
+mod all_stop;
+pub(crate) mod asleep;
+pub(crate) mod input;
+mod pulse;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
 
-use kvm_sys_wrap::{Alarm, Exit, Kick};
+use kvm_sys_wrap::Exit;
+
+pub(crate) use all_stop::AllStop;
+pub(crate) use pulse::Pulse;
 
 use crate::board::Board;
 use crate::end::End;
@@ -30,10 +34,8 @@ use crate::run_loop::Turn;
 /// What the threads share during a run.
 struct Run<'a, 'o> {
     board: &'a Board,
-    kicks: Vec<Kick>,
-    /// Everybody leaves the loop: for good if there is a result, else to be looked at.
-    stop: AtomicBool,
-    result: Mutex<Option<Result<Ended, Error>>>,
+    /// The first result counts.
+    all: AllStop<Result<Ended, Error>>,
     /// Exits of all vCPUs; those that are not the guest's left out.
     exits: AtomicU64,
     watchers: Mutex<Watchers<'a, 'o>>,
@@ -57,15 +59,9 @@ pub(crate) fn run(
     observers: &mut [&mut dyn Observer],
 ) -> Result<Ended, Error> {
     let Machine { board, boot, others, .. } = machine;
-    let mut kicks = Vec::new();
-    for processor in std::iter::once(&*boot).chain(&*others) {
-        kicks.push(processor.vcpu.kick_handle()?);
-    }
     let run = Run {
         board,
-        kicks,
-        stop: AtomicBool::new(false),
-        result: Mutex::new(None),
+        all: AllStop::of(std::iter::once(&*boot).chain(&*others))?,
         exits: AtomicU64::new(0),
         observed: !observers.is_empty(),
         watchers: Mutex::new(Watchers { limits, observers }),
@@ -75,7 +71,7 @@ pub(crate) fn run(
         if let Some(receiver) = &run.board.receiver {
             scope.spawn(|| {
                 if let Err(error) = input::listen(receiver, &listener) {
-                    run.settle(Err(Error::Console(error)));
+                    run.all.settle(Err(Error::Console(error)));
                 }
             });
         }
@@ -96,7 +92,7 @@ impl<'a, 'o> Run<'a, 'o> {
                 }
                 self.work(boot, Some(&mut pulse));
             });
-            if let Some(result) = self.lock_result().take() {
+            if let Some(result) = self.all.take().into_iter().next() {
                 return result;
             }
             match asleep::end(self.board, boot, others)? {
@@ -104,17 +100,17 @@ impl<'a, 'o> Run<'a, 'o> {
                 Some(_) => pulse.suspect()?,
                 None => pulse.relax()?,
             }
-            self.stop.store(false, Ordering::SeqCst);
+            self.all.begin_again();
         }
     }
 
     /// The loop of one vCPU, on its thread.
     fn work(&self, processor: &mut Processor, mut pulse: Option<&mut Pulse>) {
-        while !self.stop.load(Ordering::SeqCst) {
+        while !self.all.is_stopping() {
             match self.turn(processor, pulse.as_deref_mut()) {
                 Ok(None) => {}
-                Ok(Some(end)) => self.settle(Ok((end, index(processor)))),
-                Err(error) => self.settle(Err(error)),
+                Ok(Some(end)) => self.all.settle(Ok((end, index(processor)))),
+                Err(error) => self.all.settle(Err(error)),
             }
         }
     }
@@ -132,7 +128,7 @@ impl<'a, 'o> Run<'a, 'o> {
             if let Some(pulse) = pulse.filter(|pulse| pulse.is_due()) {
                 // Only a first vCPU that can never wake by itself is reason enough to stop the others.
                 if asleep::is_stuck(self.board, processor)? {
-                    self.stop_all();
+                    self.all.stop();
                 } else {
                     pulse.relax()?;
                 }
@@ -163,30 +159,13 @@ impl<'a, 'o> Run<'a, 'o> {
         Ok(ended(turn))
     }
 
-    /// The first result counts; everybody stops.
-    fn settle(&self, result: Result<Ended, Error>) {
-        self.lock_result().get_or_insert(result);
-        self.stop_all();
-    }
-
-    fn stop_all(&self) {
-        self.stop.store(true, Ordering::SeqCst);
-        for kick in &self.kicks {
-            kick.kick();
-        }
-    }
-
-    fn lock_result(&self) -> MutexGuard<'_, Option<Result<Ended, Error>>> {
-        self.result.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn watchers(&self) -> MutexGuard<'_, Watchers<'a, 'o>> {
         self.watchers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// vCPUs are numbered from 0, in the order of the machine's list.
-fn index(processor: &Processor) -> usize {
+pub(crate) fn index(processor: &Processor) -> usize {
     usize::try_from(processor.vcpu.id()).unwrap_or(usize::MAX)
 }
 
@@ -194,48 +173,5 @@ fn ended(turn: Turn) -> Option<End> {
     match turn {
         Turn::Served | Turn::Debug(_) => None,
         Turn::Ended(end) => Some(end),
-    }
-}
-
-/// Gets the first vCPU out of its sleep from time to time: soon at first, then less and less often.
-struct Pulse {
-    alarm: Alarm,
-    due: Instant,
-    interval: Duration,
-    /// The machine was found asleep for good once, and is looked at a second time: an interrupt may have been under way.
-    suspected: bool,
-}
-
-impl Pulse {
-    const SHORTEST: Duration = Duration::from_millis(10);
-    const LONGEST: Duration = Duration::from_millis(500);
-
-    fn start() -> Result<Self, Error> {
-        let interval = Self::SHORTEST;
-        Ok(Self { alarm: Alarm::set(interval)?, due: Instant::now() + interval, interval, suspected: false })
-    }
-
-    fn is_due(&self) -> bool {
-        Instant::now() >= self.due
-    }
-
-    fn confirms(&self) -> bool {
-        self.suspected
-    }
-
-    fn suspect(&mut self) -> Result<(), Error> {
-        self.suspected = true;
-        self.wait(Self::SHORTEST)
-    }
-
-    fn relax(&mut self) -> Result<(), Error> {
-        self.suspected = false;
-        self.interval = Self::LONGEST.min(self.interval * 2);
-        self.wait(self.interval)
-    }
-
-    fn wait(&mut self, time: Duration) -> Result<(), Error> {
-        self.due = Instant::now() + time;
-        Ok(self.alarm.reset(time)?)
     }
 }

@@ -1,15 +1,16 @@
 //! Breakpoints and watchpoints as gdb sets them. By which means the guest is stopped is the debugger's choice; gdb only
 //! has to be told of the kind that it set.
 
-use gdbstub::target::TargetResult;
 use gdbstub::target::ext::breakpoints::{
     Breakpoints, HwBreakpoint, HwBreakpointOps, HwWatchpoint, HwWatchpointOps, SwBreakpoint, SwBreakpointOps,
     WatchKind,
 };
+use gdbstub::target::{TargetError, TargetResult};
 use kvm_sys_wrap::{Breakpoint, Watch};
 use vmm_cli::say;
 use vmm_core::Gva;
 
+use super::guest::Guest;
 use super::target::Session;
 
 impl Breakpoints for Session<'_, '_> {
@@ -29,9 +30,11 @@ impl Breakpoints for Session<'_, '_> {
 
 impl SwBreakpoint for Session<'_, '_> {
     fn add_sw_breakpoint(&mut self, address: u64, _: usize) -> TargetResult<bool, Self> {
-        self.soft.insert(address);
-        self.debugger.add_breakpoint(Gva(address));
-        Ok(true)
+        let added = self.debugger.add_breakpoint(Gva(address)).map_err(TargetError::Fatal)?;
+        if added {
+            self.soft.insert(address);
+        }
+        Ok(added)
     }
 
     fn remove_sw_breakpoint(&mut self, address: u64, _: usize) -> TargetResult<bool, Self> {
@@ -45,9 +48,11 @@ impl SwBreakpoint for Session<'_, '_> {
 
 impl HwBreakpoint for Session<'_, '_> {
     fn add_hw_breakpoint(&mut self, address: u64, _: usize) -> TargetResult<bool, Self> {
-        self.hard.insert(address);
-        self.debugger.add_breakpoint(Gva(address));
-        Ok(true)
+        let added = self.debugger.add_breakpoint(Gva(address)).map_err(TargetError::Fatal)?;
+        if added {
+            self.hard.insert(address);
+        }
+        Ok(added)
     }
 
     fn remove_hw_breakpoint(&mut self, address: u64, _: usize) -> TargetResult<bool, Self> {
@@ -62,12 +67,14 @@ impl HwBreakpoint for Session<'_, '_> {
 impl HwWatchpoint for Session<'_, '_> {
     fn add_hw_watchpoint(&mut self, address: u64, length: u64, kind: WatchKind) -> TargetResult<bool, Self> {
         let Some(watchpoint) = watchpoint(address, length, kind) else { return Ok(false) };
-        let added = self.debugger.add_watchpoint(watchpoint);
+        let added = self.debugger.add_watchpoint(watchpoint).map_err(TargetError::Fatal)?;
         if added {
             self.watched.push((watchpoint, kind));
+        } else if matches!(self.debugger, Guest::Live(_)) {
+            say::line(format_args!("gdb: no debug register that would do: {}", self.debugger.abilities()));
         } else if kind == WatchKind::Write {
             say::line(format_args!("gdb: too many watchpoints, or too much memory"));
-        } else if !self.debugger.abilities().watchpoints {
+        } else if !self.debugger.reports_accesses() {
             say::line(format_args!("gdb: this host's KVM reports no reads; `watch` stops at writes"));
         }
         Ok(added)

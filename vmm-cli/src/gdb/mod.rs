@@ -1,14 +1,15 @@
 //! `run --gdb`: the guest waits for gdb and does what it says.
 //!
-//! gdbstub speaks the protocol; vmm-core's debugger does the work. `listen.rs` is where gdb connects, `connection.rs` one
+//! gdbstub speaks the protocol; vmm-core's debuggers do the work. `listen.rs` is where gdb connects, `connection.rs` one
 //! connection; `target.rs`, `resume.rs` and `breakpoints.rs` are the border between the two worlds, `registers.rs` and
-//! `shape.rs` how registers look, `monitor.rs` what gdb has no commands for.
+//! `shape.rs` how registers look, `guest.rs` the two kinds of debuggers, `monitor.rs` what gdb has no commands for.
 //!
 //! One gdb at a time. When it detaches, the guest runs on to its end by itself; when the connection breaks, the guest
 //! waits for the next one; when it kills, the run is over.
 
 mod breakpoints;
 mod connection;
+mod guest;
 mod listen;
 mod monitor;
 mod registers;
@@ -25,7 +26,7 @@ use kvm_sys_wrap::interrupted;
 use vmm_cli::diagnostic::{Diagnostic, Diagnostics};
 use vmm_cli::say;
 use vmm_cli::status::Status;
-use vmm_core::debugger::{Debugger, Finished};
+use vmm_core::debugger::Finished;
 use vmm_core::error::Error;
 use vmm_core::machine::Machine;
 use vmm_core::mode::Mode;
@@ -33,6 +34,7 @@ use vmm_loader::ElfClass;
 
 use crate::prepare::Files;
 use connection::Gdb;
+use guest::Guest;
 pub(crate) use listen::DEFAULT;
 use listen::{Listener, Stream};
 use shape::Shape;
@@ -68,7 +70,7 @@ pub(crate) fn run(
         Trouble::Address(problem.with_help(exists.then_some("name another path, or remove it")).into())
     };
     let listener = Listener::open(address).map_err(failed)?;
-    let mut debugger = Debugger::new(machine, build)?;
+    let mut debugger = Guest::new(machine, build)?;
     let (path, files) = guest;
     announce(&listener, &debugger, path);
     loop {
@@ -89,7 +91,7 @@ pub(crate) fn run(
 }
 
 /// One line on what to do, one on what works here.
-fn announce(listener: &Listener, debugger: &Debugger<'_>, path: &Path) {
+fn announce(listener: &Listener, debugger: &Guest<'_>, path: &Path) {
     // gdb takes the width of 32-bit files for that of their code.
     let narrow = debugger.machine().spec().boot.mode == Mode::Real;
     let width = if narrow { " -ex 'set architecture i8086'" } else { "" };
@@ -109,9 +111,9 @@ enum Served {
     Lost,
 }
 
-fn serve(debugger: &mut Debugger<'_>, files: &Files, stream: Stream) -> Result<Served, Error> {
+fn serve(debugger: &mut Guest<'_>, files: &Files, stream: Stream) -> Result<Served, Error> {
     let wide = files.guest().is_some_and(|plan| plan.class() == Some(ElfClass::Elf64));
-    let shape = Shape::of(&debugger.registers()?.1, wide);
+    let shape = Shape::of(&debugger.registers(debugger.current())?.sregs, wide);
     let Ok(gdb) = Gdb::new(stream, debugger.stopper()) else { return Ok(Served::Lost) };
     let mut session = Session::new(debugger, files, shape, gdb.inbox());
     let result = GdbStub::new(gdb).run_blocking::<Loop<'_, '_>>(&mut session);
@@ -161,7 +163,7 @@ impl<'a, 'b: 'a> BlockingEventLoop for Loop<'a, 'b> {
         }
     }
 
-    fn on_interrupt(_: &mut Session<'a, 'b>) -> Result<Option<Reason>, Error> {
-        Ok(Some(target::interrupt()))
+    fn on_interrupt(session: &mut Session<'a, 'b>) -> Result<Option<Reason>, Error> {
+        Ok(Some(session.interrupted()))
     }
 }

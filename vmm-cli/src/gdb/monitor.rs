@@ -2,19 +2,20 @@
 
 use std::fmt::Write as _;
 
+use kvm_sys_wrap::MpState;
 use vmm_core::control::{Cr0, Efer};
-use vmm_core::debugger::Debugger;
 use vmm_core::disassembly::Width;
 use vmm_core::error::Error;
 use vmm_core::paging::merge::mappings;
 use vmm_core::paging::walk::access_words;
 use vmm_core::span::Bytes;
 
+use super::guest::Guest;
 use super::target::Session;
 use crate::commands::print::table;
 
 const HELP: &str = "\
-monitor where    the vCPU: place in the source, mode, how far the run is
+monitor where    the vCPUs: place in the source, mode, how far the run is
 monitor exits    how many exits the guest has made, by type
 monitor pages    all that its page tables map now
 monitor explain  what lies where in its memory
@@ -37,12 +38,20 @@ pub(super) fn answer(session: &Session<'_, '_>, command: &str) -> Result<String,
 
 fn place(session: &Session<'_, '_>) -> Result<String, Error> {
     let debugger = &session.debugger;
-    let pc = debugger.pc()?.0;
-    let symbol = session.files.describe(pc).map(|text| format!(" {text}")).unwrap_or_default();
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    for number in 0..debugger.vcpus() {
+        let pc = debugger.pc(number)?;
+        let symbol = session.files.describe(pc).map(|text| format!(" {text}")).unwrap_or_default();
+        let words = match debugger {
+            Guest::Recorded(_) => mode(debugger, number)?,
+            Guest::Live(_) => vcpu(debugger, number)?,
+        };
+        let _ = writeln!(text, "{pc:#x}{symbol}\n{words}");
+    }
     let exits = debugger.exits();
     let plural = if exits == 1 { "" } else { "s" };
-    let mut text = format!("{pc:#x}{symbol}\n{}\nafter {exits} exit{plural}", mode(debugger)?);
-    // Writing to a string cannot fail.
+    let _ = write!(text, "after {exits} exit{plural}");
     if debugger.is_in_past() {
         text.push_str(", in the past: `continue` leads to the present");
     }
@@ -53,9 +62,22 @@ fn place(session: &Session<'_, '_>) -> Result<String, Error> {
     Ok(text)
 }
 
-/// The mode of the vCPU in a few words.
-pub(super) fn mode(debugger: &Debugger<'_>) -> Result<String, Error> {
-    let (_, sregs) = debugger.registers()?;
+/// A vCPU in a few words: what it does, where it can do something else than run, and its mode.
+pub(super) fn vcpu(debugger: &Guest<'_>, number: usize) -> Result<String, Error> {
+    let doing = match debugger.condition(number)? {
+        None => "",
+        Some(MpState::Uninitialized) => return Ok(format!("vCPU {number}, waits for INIT")),
+        Some(MpState::InitReceived) => return Ok(format!("vCPU {number}, waits for SIPI")),
+        Some(MpState::Runnable | MpState::SipiReceived) => "runs, ",
+        Some(MpState::Halted) => "halted, ",
+        Some(MpState::Other(_)) => "in a state without a name here, ",
+    };
+    Ok(format!("vCPU {number}, {doing}{}", mode(debugger, number)?))
+}
+
+/// The mode of a vCPU in a few words.
+fn mode(debugger: &Guest<'_>, number: usize) -> Result<String, Error> {
+    let sregs = debugger.registers(number)?.sregs;
     let (cr0, efer) = (Cr0::from_bits_retain(sregs.cr0), Efer::from_bits_retain(sregs.efer));
     let mode = if !cr0.contains(Cr0::PE) {
         "real mode"

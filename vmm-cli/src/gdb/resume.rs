@@ -6,10 +6,23 @@ use gdbstub::target::ext::base::multithread::{
     MultiThreadSchedulerLockingOps, MultiThreadSingleStep, MultiThreadSingleStepOps,
 };
 use gdbstub::target::ext::base::reverse_exec::{ReverseCont, ReverseContOps, ReverseStep, ReverseStepOps};
-use vmm_core::debugger::Direction;
+use vmm_core::debugger::live::Order;
 use vmm_core::error::Error;
 
-use super::target::{Action, Session};
+use super::guest::Wish;
+use super::target::{Session, vcpu_of};
+
+impl Session<'_, '_> {
+    /// What the vCPU of one thread is to do.
+    fn order(&mut self, thread: Tid, order: Order) {
+        if let Wish::Forward(orders) = &mut self.wish
+            && let Some(own) = orders.get_mut(vcpu_of(thread))
+        {
+            *own = order;
+        }
+        self.named.insert(vcpu_of(thread));
+    }
+}
 
 impl MultiThreadResume for Session<'_, '_> {
     fn resume(&mut self) -> Result<(), Error> {
@@ -17,12 +30,13 @@ impl MultiThreadResume for Session<'_, '_> {
     }
 
     fn clear_resume_actions(&mut self) -> Result<(), Error> {
-        self.action = Action::Run(Direction::Forward);
+        self.wish = Wish::Forward(vec![Order::Run; self.debugger.vcpus()]);
+        self.named.clear();
         Ok(())
     }
 
-    fn set_resume_action_continue(&mut self, _: Tid, _: Option<Signal>) -> Result<(), Error> {
-        self.action = Action::Run(Direction::Forward);
+    fn set_resume_action_continue(&mut self, thread: Tid, _: Option<Signal>) -> Result<(), Error> {
+        self.order(thread, Order::Run);
         Ok(())
     }
 
@@ -48,36 +62,43 @@ impl MultiThreadResume for Session<'_, '_> {
 }
 
 impl MultiThreadSingleStep for Session<'_, '_> {
-    fn set_resume_action_step(&mut self, _: Tid, _: Option<Signal>) -> Result<(), Error> {
-        self.action = Action::Step(Direction::Forward);
+    fn set_resume_action_step(&mut self, thread: Tid, _: Option<Signal>) -> Result<(), Error> {
+        self.order(thread, Order::Step);
         Ok(())
     }
 }
 
 impl MultiThreadSchedulerLocking for Session<'_, '_> {
-    /// Asks that the other vCPUs stand still; there are none.
+    /// Those vCPUs stand still that gdb has not named. It says so after all it has named.
     fn set_resume_action_scheduler_lock(&mut self) -> Result<(), Error> {
+        if let Wish::Forward(orders) = &mut self.wish {
+            for (vcpu, order) in orders.iter_mut().enumerate() {
+                if !self.named.contains(&vcpu) {
+                    *order = Order::Hold;
+                }
+            }
+        }
         Ok(())
     }
 }
 
 impl MultiThreadRangeStepping for Session<'_, '_> {
-    fn set_resume_action_range_step(&mut self, _: Tid, start: u64, end: u64) -> Result<(), Error> {
-        self.action = Action::Range(start, end);
+    fn set_resume_action_range_step(&mut self, thread: Tid, start: u64, end: u64) -> Result<(), Error> {
+        self.order(thread, Order::Range(start, end));
         Ok(())
     }
 }
 
 impl ReverseStep<Tid> for Session<'_, '_> {
     fn reverse_step(&mut self, _: Tid) -> Result<(), Error> {
-        self.action = Action::Step(Direction::Back);
+        self.wish = Wish::StepBack;
         Ok(())
     }
 }
 
 impl ReverseCont<Tid> for Session<'_, '_> {
     fn reverse_cont(&mut self) -> Result<(), Error> {
-        self.action = Action::Run(Direction::Back);
+        self.wish = Wish::RunBack;
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! The guest as gdbstub sees it, in terms of [`vmm_core::debugger`]: registers, memory, and why it stopped. How it is
 //! resumed is in `resume.rs`, breakpoints are in `breakpoints.rs`.
 //!
-//! The vCPU is thread 1. A stop that gdb did not ask for is told as a signal: SIGINT for Ctrl-C, SIGSEGV and SIGILL for
+//! A vCPU's thread is its number, which begins with 0, and 1. A stop that gdb did not ask for is told as a signal: SIGINT for Ctrl-C, SIGSEGV and SIGILL for
 //! a guest that died, so that one can look around before it is gone.
 
 use std::collections::BTreeSet;
@@ -22,11 +22,13 @@ use gdbstub::target::{Target, TargetError, TargetResult};
 use kvm_sys_wrap::Breakpoint;
 use vmm_cli::say;
 use vmm_core::Gva;
-use vmm_core::debugger::{Debugger, Direction, EditError, Stop};
+use vmm_core::debugger::live::Order;
+use vmm_core::debugger::{EditError, Stop};
 use vmm_core::end::{End, Verdict};
 use vmm_core::error::Error;
 
 use super::connection::Inbox;
+use super::guest::{Guest, Wish};
 use super::monitor;
 use super::registers::{Number, Packet, X86};
 use super::shape::Shape;
@@ -38,22 +40,15 @@ const EFAULT: u8 = 14;
 const EINVAL: u8 = 22;
 const EROFS: u8 = 30;
 
-/// What gdb wants the guest to do next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Action {
-    Run(Direction),
-    Step(Direction),
-    /// Step as long as the instruction pointer stays in here: one line of source.
-    Range(u64, u64),
-}
-
 /// A guest and the gdb that debugs it.
 pub(super) struct Session<'a, 'b> {
-    pub(super) debugger: &'a mut Debugger<'b>,
+    pub(super) debugger: &'a mut Guest<'b>,
     pub(super) files: &'a Files,
     pub(super) shape: Shape,
     inbox: Inbox,
-    pub(super) action: Action,
+    /// What gdb wants the guest to do next, and the vCPUs that it named.
+    pub(super) wish: Wish,
+    pub(super) named: BTreeSet<usize>,
     /// Breakpoints that gdb set with `break`, and those that it set with `hbreak`: the stop has to say which it was.
     pub(super) soft: BTreeSet<u64>,
     pub(super) hard: BTreeSet<u64>,
@@ -62,14 +57,21 @@ pub(super) struct Session<'a, 'b> {
 
 pub(super) type Reason = MultiThreadStopReason<u64>;
 
-/// The only vCPU.
-pub(super) const VCPU: Tid = Tid::MIN;
+/// The vCPU that is a thread of gdb's.
+pub(super) fn vcpu_of(thread: Tid) -> usize {
+    thread.get() - 1
+}
+
+/// The thread that a vCPU is.
+fn thread_of(vcpu: usize) -> Tid {
+    Tid::MIN.saturating_add(vcpu)
+}
 
 impl<'a, 'b> Session<'a, 'b> {
-    pub(super) fn new(debugger: &'a mut Debugger<'b>, files: &'a Files, shape: Shape, inbox: Inbox) -> Self {
-        let (soft, hard, watched) = Default::default();
-        let action = Action::Run(Direction::Forward);
-        Self { debugger, files, shape, inbox, action, soft, hard, watched }
+    pub(super) fn new(debugger: &'a mut Guest<'b>, files: &'a Files, shape: Shape, inbox: Inbox) -> Self {
+        let (soft, hard, watched, named) = Default::default();
+        let wish = Wish::Forward(vec![Order::Run; debugger.vcpus()]);
+        Self { debugger, files, shape, inbox, wish, named, soft, hard, watched }
     }
 
     /// Takes away what this gdb has set: the next one knows nothing of it.
@@ -87,56 +89,48 @@ impl<'a, 'b> Session<'a, 'b> {
         let inbox = self.inbox.clone();
         let mut wants_stop = || inbox.wants_attention();
         let ended_before = self.debugger.end().is_some();
-        let stop = match self.action {
-            Action::Run(direction) => self.debugger.run(direction, &mut wants_stop)?,
-            Action::Step(direction) => self.debugger.step(direction, &mut wants_stop)?,
-            Action::Range(start, end) => self.step_range(start, end)?,
-        };
+        let (vcpu, stop) = self.debugger.resume(&self.wish, &mut wants_stop)?;
+        let thread = thread_of(vcpu);
         Ok(match stop {
-            Stop::Step => Some(Reason::DoneStep),
-            Stop::Breakpoint => Some(self.breakpoint()?),
+            Stop::Step => Some(signal(thread, Signal::SIGTRAP)),
+            Stop::Breakpoint => Some(self.breakpoint(vcpu)?),
             Stop::Watchpoint(hit) => {
                 let known = self.watched.iter().find(|(watchpoint, _)| *watchpoint == hit);
                 let kind = known.map_or(WatchKind::Write, |(_, kind)| *kind);
-                Some(Reason::Watch { tid: VCPU, kind, addr: hit.address.0 })
+                Some(Reason::Watch { tid: thread, kind, addr: hit.address.0 })
             }
-            Stop::OwnInt3 => Some(signal(Signal::SIGTRAP)),
+            Stop::OwnInt3 => Some(signal(thread, Signal::SIGTRAP)),
+            Stop::NoSteps => {
+                say::line(format_args!(
+                    "gdb: this host cannot step the vCPU in the mode and ring that it is in"
+                ));
+                Some(signal(thread, Signal::SIGINT))
+            }
             Stop::Asked => None,
-            Stop::HistoryStart => Some(history(ReplayLogPosition::Begin)),
+            Stop::HistoryStart => Some(history(thread, ReplayLogPosition::Begin)),
             Stop::HistoryLost => {
                 say::line(format_args!(
                     "gdb: there is no way back: the run did something else when it was run again, or was too long to \
                      be recorded"
                 ));
-                Some(history(ReplayLogPosition::Begin))
+                Some(history(thread, ReplayLogPosition::Begin))
             }
             Stop::Ended(end) => Some(self.ended(&end, ended_before)?),
         })
     }
 
-    fn step_range(&mut self, start: u64, end: u64) -> Result<Stop, Error> {
-        let inbox = self.inbox.clone();
-        loop {
-            let stop = self.debugger.step(Direction::Forward, &mut || inbox.wants_attention())?;
-            let pc = self.debugger.pc()?.0;
-            if stop != Stop::Step || !(start..end).contains(&pc) {
-                return Ok(stop);
-            }
-            if self.soft.contains(&pc) || self.hard.contains(&pc) {
-                return Ok(Stop::Breakpoint);
-            }
-            if inbox.wants_attention() {
-                return Ok(Stop::Asked);
-            }
-        }
+    /// Ctrl-C.
+    pub(super) fn interrupted(&self) -> Reason {
+        signal(thread_of(self.debugger.current()), Signal::SIGINT)
     }
 
-    fn breakpoint(&self) -> Result<Reason, Error> {
-        let pc = self.debugger.pc()?.0;
+    fn breakpoint(&self, vcpu: usize) -> Result<Reason, Error> {
+        let pc = self.debugger.pc(vcpu)?;
+        let thread = thread_of(vcpu);
         Ok(if self.hard.contains(&pc) && !self.soft.contains(&pc) {
-            Reason::HwBreak(VCPU)
+            Reason::HwBreak(thread)
         } else {
-            Reason::SwBreak(VCPU)
+            Reason::SwBreak(thread)
         })
     }
 
@@ -173,34 +167,29 @@ impl<'a, 'b> Session<'a, 'b> {
                 if self.debugger.look_before_end(&mut || inbox.wants_attention())? {
                     say::line(format_args!("gdb: it is shown as it was before the instruction that did it"));
                 }
-                Ok(signal(fatal))
+                Ok(signal(thread_of(self.debugger.current()), fatal))
             }
         }
     }
 
-    fn packet(&self) -> Result<Packet, Error> {
-        Ok(Packet::of(&self.debugger.machine().vcpu().save()?, self.shape))
+    fn packet(&self, thread: Tid) -> Result<Packet, Error> {
+        Ok(Packet::of(&self.debugger.state(vcpu_of(thread))?, self.shape))
     }
 
-    fn give(&mut self, packet: &Packet) -> TargetResult<(), Self> {
+    fn give(&mut self, thread: Tid, packet: &Packet) -> TargetResult<(), Self> {
         let (shape, mut applied) = (self.shape, Ok(()));
-        let changed = self.debugger.change(|state| applied = packet.apply(state, shape));
+        let changed = self.debugger.change(vcpu_of(thread), |state| applied = packet.apply(state, shape));
         changed.map_err(refusal)?;
         applied.map_err(|_| TargetError::Errno(EINVAL))
     }
 }
 
-/// Ctrl-C.
-pub(super) const fn interrupt() -> Reason {
-    signal(Signal::SIGINT)
+const fn signal(tid: Tid, signal: Signal) -> Reason {
+    Reason::SignalWithThread { tid, signal }
 }
 
-const fn signal(signal: Signal) -> Reason {
-    Reason::SignalWithThread { tid: VCPU, signal }
-}
-
-const fn history(pos: ReplayLogPosition) -> Reason {
-    Reason::ReplayLog { tid: Some(VCPU), pos }
+const fn history(tid: Tid, pos: ReplayLogPosition) -> Reason {
+    Reason::ReplayLog { tid: Some(tid), pos }
 }
 
 fn refusal(error: EditError) -> TargetError<Error> {
@@ -260,32 +249,32 @@ impl TargetDescriptionXmlOverride for Session<'_, '_> {
 }
 
 impl MultiThreadBase for Session<'_, '_> {
-    fn read_registers(&mut self, registers: &mut Packet, _: Tid) -> TargetResult<(), Self> {
-        *registers = self.packet().map_err(TargetError::Fatal)?;
+    fn read_registers(&mut self, registers: &mut Packet, thread: Tid) -> TargetResult<(), Self> {
+        *registers = self.packet(thread).map_err(TargetError::Fatal)?;
         Ok(())
     }
 
-    fn write_registers(&mut self, registers: &Packet, _: Tid) -> TargetResult<(), Self> {
-        self.give(registers)
+    fn write_registers(&mut self, registers: &Packet, thread: Tid) -> TargetResult<(), Self> {
+        self.give(thread, registers)
     }
 
     fn support_single_register_access(&mut self) -> Option<SingleRegisterAccessOps<'_, Tid, Self>> {
         Some(self)
     }
 
-    fn read_addrs(&mut self, start: u64, data: &mut [u8], _: Tid) -> TargetResult<usize, Self> {
-        match self.debugger.read(Gva(start), data).map_err(TargetError::Fatal)? {
+    fn read_addrs(&mut self, start: u64, data: &mut [u8], thread: Tid) -> TargetResult<usize, Self> {
+        match self.debugger.read(vcpu_of(thread), Gva(start), data).map_err(TargetError::Fatal)? {
             0 if !data.is_empty() => Err(TargetError::Errno(EFAULT)),
             count => Ok(count),
         }
     }
 
-    fn write_addrs(&mut self, start: u64, data: &[u8], _: Tid) -> TargetResult<(), Self> {
-        self.debugger.write(Gva(start), data).map_err(refusal)
+    fn write_addrs(&mut self, start: u64, data: &[u8], thread: Tid) -> TargetResult<(), Self> {
+        self.debugger.write(vcpu_of(thread), Gva(start), data).map_err(refusal)
     }
 
     fn list_active_threads(&mut self, thread_is_active: &mut dyn FnMut(Tid)) -> Result<(), Error> {
-        thread_is_active(VCPU);
+        (0..self.debugger.vcpus()).map(thread_of).for_each(thread_is_active);
         Ok(())
     }
 
@@ -299,8 +288,8 @@ impl MultiThreadBase for Session<'_, '_> {
 }
 
 impl ThreadExtraInfo for Session<'_, '_> {
-    fn thread_extra_info(&self, _: Tid, buffer: &mut [u8]) -> Result<usize, Error> {
-        let text = format!("vCPU 0, {}", monitor::mode(self.debugger)?);
+    fn thread_extra_info(&self, thread: Tid, buffer: &mut [u8]) -> Result<usize, Error> {
+        let text = monitor::vcpu(self.debugger, vcpu_of(thread))?;
         let count = text.len().min(buffer.len());
         for (place, byte) in buffer.iter_mut().zip(text.bytes()) {
             *place = byte;
@@ -310,23 +299,23 @@ impl ThreadExtraInfo for Session<'_, '_> {
 }
 
 impl SingleRegisterAccess<Tid> for Session<'_, '_> {
-    fn read_register(&mut self, _: Tid, number: Number, buffer: &mut [u8]) -> TargetResult<usize, Self> {
-        let packet = self.packet().map_err(TargetError::Fatal)?;
+    fn read_register(&mut self, thread: Tid, number: Number, buffer: &mut [u8]) -> TargetResult<usize, Self> {
+        let packet = self.packet(thread).map_err(TargetError::Fatal)?;
         let range = Packet::range(self.shape, number).ok_or(TargetError::NonFatal)?;
         let value = packet.bytes.get(range).ok_or(TargetError::NonFatal)?;
         buffer.get_mut(..value.len()).ok_or(TargetError::NonFatal)?.copy_from_slice(value);
         Ok(value.len())
     }
 
-    fn write_register(&mut self, _: Tid, number: Number, value: &[u8]) -> TargetResult<(), Self> {
-        let mut packet = self.packet().map_err(TargetError::Fatal)?;
+    fn write_register(&mut self, thread: Tid, number: Number, value: &[u8]) -> TargetResult<(), Self> {
+        let mut packet = self.packet(thread).map_err(TargetError::Fatal)?;
         let range = Packet::range(self.shape, number).ok_or(TargetError::NonFatal)?;
         let place = packet.bytes.get_mut(range).ok_or(TargetError::NonFatal)?;
         if place.len() != value.len() {
             return Err(TargetError::Errno(EINVAL));
         }
         place.copy_from_slice(value);
-        self.give(&packet)
+        self.give(thread, &packet)
     }
 }
 

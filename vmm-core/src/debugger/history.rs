@@ -79,7 +79,11 @@ impl Debugger<'_> {
                     last = Some(count);
                 }
                 Stop::Step => break,
-                stop @ (Stop::Asked | Stop::HistoryStart | Stop::HistoryLost | Stop::Ended(_)) => {
+                stop @ (Stop::Asked
+                | Stop::NoSteps
+                | Stop::HistoryStart
+                | Stop::HistoryLost
+                | Stop::Ended(_)) => {
                     return Ok(stop);
                 }
             }

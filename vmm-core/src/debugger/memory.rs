@@ -4,12 +4,15 @@
 //! walked here and not by KVM, which would set accessed bits in the guest's tables: looking must not change anything.
 
 use iced_x86::{Decoder, DecoderOptions, Instruction};
+use kvm_sys_wrap::GuestMemory;
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::Gva;
-use crate::autopsy::moment::{Moment, Registers};
+use crate::autopsy::moment::Registers;
+use crate::board::Board;
 use crate::disassembly::LONGEST;
 use crate::error::Error;
+use crate::host::CpuTraits;
 use crate::machine::Machine;
 use crate::paging::walk::{Translation, Walker};
 
@@ -17,31 +20,38 @@ const PAGE: u64 = 4096;
 
 /// Memory by linear addresses.
 pub(super) struct Linear<'a> {
-    machine: &'a Machine,
+    memory: &'a GuestMemory,
     walker: Walker,
 }
 
 impl<'a> Linear<'a> {
     /// As the vCPU sees it now.
     pub(super) fn of(machine: &'a Machine) -> Result<Self, Error> {
-        Ok(Self { machine, walker: machine.walker()? })
+        Ok(Self { memory: &machine.board.memory, walker: machine.walker()? })
     }
 
     /// As a vCPU with these registers sees it: they need not be asked for again.
     pub(super) fn with(machine: &'a Machine, registers: &Registers) -> Self {
-        Self { machine, walker: Moment::of(machine, registers).walker() }
+        Self::on(&machine.board, registers)
+    }
+
+    /// The same for any vCPU of a board.
+    pub(super) fn on(board: &'a Board, registers: &Registers) -> Self {
+        let CpuTraits { physical_bits, amd } = board.cpu;
+        let walker = Walker { physical_bits, amd, ..Walker::of_sregs(&registers.sregs) };
+        Self { memory: &board.memory, walker }
     }
 
     /// Where an address leads; `None` where nothing is mapped.
     pub(super) fn walk(&self, gva: Gva) -> Option<Translation> {
-        self.walker.walk(&self.machine.board.memory, gva).translation()
+        self.walker.walk(self.memory, gva).translation()
     }
 
     /// Reads up to the first byte that is not there, and gives the number of those that are.
     pub(super) fn read(&self, start: Gva, data: &mut [u8]) -> usize {
         self.each_page(start, data.len(), |gpa, range| {
             let Some(piece) = data.get_mut(range) else { return false };
-            self.machine.board.memory.read_slice(piece, gpa).is_ok()
+            self.memory.read_slice(piece, gpa).is_ok()
         })
     }
 
@@ -50,7 +60,7 @@ impl<'a> Linear<'a> {
     pub(super) fn write(&self, start: Gva, data: &[u8]) -> usize {
         self.each_page(start, data.len(), |gpa, range| {
             let Some(piece) = data.get(range) else { return false };
-            self.machine.board.memory.write_slice(piece, gpa).is_ok()
+            self.memory.write_slice(piece, gpa).is_ok()
         })
     }
 

@@ -5,10 +5,12 @@
 //! host ([`Abilities`]). One step is the matter of `track.rs`, with the corrections of `trap_flag.rs` and `detours.rs`.
 //! Going back is running again: a second machine follows the record of the first (`history.rs`), which waits where it
 //! was. While the second one is looked at, nothing can be changed: what has happened has happened.
+//! A machine with interrupts does something else each time it runs: see [`live`].
 
 mod abilities;
 mod detours;
 mod history;
+pub mod live;
 mod memory;
 mod replay;
 mod running;
@@ -74,6 +76,8 @@ pub enum Stop {
     OwnInt3,
     /// Somebody asked it to stop.
     Asked,
+    /// This host cannot step the vCPU in the state that it is in; nothing was executed.
+    NoSteps,
     /// Going back: there is nothing before this.
     HistoryStart,
     /// The run went another way when it was run again, so there is no way back to where it was.
@@ -386,7 +390,7 @@ impl fmt::Debug for Debugger<'_> {
     }
 }
 
-/// The linear address of the next instruction: code outside of long mode is relative to the base of CS.
+/// The linear address of the next instruction.
 fn linear_pc(machine: &Machine) -> Result<u64, Error> {
     let (regs, sregs) = (machine.boot.vcpu.regs()?, machine.boot.vcpu.sregs()?);
     Ok(crate::disassembly::linear_rip(&regs, &sregs))

@@ -69,6 +69,7 @@ impl Debugger<'_> {
                     stop @ (Stop::Breakpoint
                     | Stop::Watchpoint(_)
                     | Stop::Asked
+                    | Stop::NoSteps
                     | Stop::HistoryStart
                     | Stop::HistoryLost
                     | Stop::Ended(_)) => return Ok(Found::No(stop)),
@@ -127,6 +128,7 @@ impl Debugger<'_> {
             stop @ (Stop::Breakpoint
             | Stop::Watchpoint(_)
             | Stop::Asked
+            | Stop::NoSteps
             | Stop::HistoryStart
             | Stop::HistoryLost
             | Stop::Ended(_)) => Found::No(stop),

@@ -7,7 +7,7 @@ use kvm_sys_wrap::{Breakpoint, Watch, interrupted};
 use super::track::{Event, Track, Trail};
 use super::traps::Traps;
 use super::watched::{Watched, fit_registers};
-use super::{Abilities, Stop, linear_pc};
+use super::{Abilities, Debugger, Stop, linear_pc};
 use crate::Gva;
 use crate::end::End;
 use crate::error::Error;
@@ -98,6 +98,14 @@ impl Around<'_> {
                 return Ok(Stop::Asked);
             }
         }
+    }
+}
+
+impl Debugger<'_> {
+    /// Whether there is a breakpoint at a linear address.
+    #[must_use]
+    pub fn has_breakpoint(&self, address: Gva) -> bool {
+        self.breakpoints.contains(&address)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use kvm_sys_wrap::Kick;
+use kvm_sys_wrap::{Kick, Vcpu};
 
 use crate::error::Error;
 use crate::machine::Machine;
@@ -23,7 +23,12 @@ impl Stopper {
 
     /// From now on it is this machine that runs.
     pub(super) fn watch(&self, machine: &Machine) -> Result<(), Error> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = machine.boot.vcpu.kick_handle()?;
+        self.watch_vcpu(&machine.boot.vcpu)
+    }
+
+    /// From now on it is this vCPU that runs on the debugger's thread.
+    pub(super) fn watch_vcpu(&self, vcpu: &Vcpu) -> Result<(), Error> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = vcpu.kick_handle()?;
         Ok(())
     }
 }

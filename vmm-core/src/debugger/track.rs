@@ -155,7 +155,7 @@ impl Track {
                 return self.take(&Exit::Hlt, trail, &Traps::none());
             }
         }
-        before.clean(&self.machine, &after)?;
+        before.clean(&self.machine.boot.vcpu, &Linear::with(&self.machine, &after), &after)?;
         Ok(event)
     }
 

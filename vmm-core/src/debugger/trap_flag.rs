@@ -5,13 +5,13 @@
 //! that nobody expects. So after a step that stored flags, TF is taken out of them, unless the guest had set it itself.
 
 use iced_x86::{Instruction, Mnemonic};
+use kvm_sys_wrap::Vcpu;
 use kvm_sys_wrap::bindings::kvm_regs;
 
 use super::memory::Linear;
 use crate::Gva;
 use crate::autopsy::moment::Registers;
 use crate::error::Error;
-use crate::machine::Machine;
 
 /// RFLAGS.TF (SDM vol. 1, 3.4.3.3).
 const TF: u64 = 1 << 8;
@@ -26,17 +26,16 @@ pub(super) struct Before {
 
 impl Before {
     /// Takes TF out of what the step has stored, given the registers after it.
-    pub(super) fn clean(&self, machine: &Machine, after: &Registers) -> Result<(), Error> {
+    pub(super) fn clean(&self, vcpu: &Vcpu, memory: &Linear<'_>, after: &Registers) -> Result<(), Error> {
         if self.registers.regs.rflags & TF != 0 {
             return Ok(());
         }
         let mnemonic = self.instruction.mnemonic();
         if mnemonic == Mnemonic::Syscall && after.regs.r11 & TF != 0 {
-            machine.boot.vcpu.set_regs(&kvm_regs { r11: after.regs.r11 & !TF, ..after.regs })?;
+            vcpu.set_regs(&kvm_regs { r11: after.regs.r11 & !TF, ..after.regs })?;
         }
-        let memory = Linear::with(machine, after);
         if matches!(mnemonic, Mnemonic::Pushf | Mnemonic::Pushfd | Mnemonic::Pushfq) {
-            clear(&memory, after.linear_stack());
+            clear(memory, after.linear_stack());
             return Ok(());
         }
         // No exception, and nothing was pushed.
@@ -51,7 +50,7 @@ impl Before {
             let read = memory.read(Gva(from), &mut area);
             let area = area.get(..read).unwrap_or_default();
             if let Some(flags) = self.frame_in(area) {
-                clear(&memory, from.wrapping_add(flags));
+                clear(memory, from.wrapping_add(flags));
                 return Ok(());
             }
         }

@@ -96,9 +96,10 @@ impl Device for TestLines {
     }
 
     fn write(&mut self, offset: u64, data: &[u8], _: &dyn Guest) -> io::Result<Action> {
-        let line = usize::try_from(offset).ok().and_then(|line| self.lines.get(line));
-        if let (Some(line), &[value]) = (line, data) {
-            line.set(value != 0)?;
+        // A wide access reaches the following lines, as QEMU splits it: a long of 1 raises one line and lowers three.
+        let first = usize::try_from(offset).ok().and_then(|first| self.lines.get(first..));
+        for (line, value) in first.unwrap_or_default().iter().zip(data) {
+            line.set(*value != 0)?;
         }
         Ok(Action::Continue)
     }
@@ -164,5 +165,7 @@ mod tests {
             lines.write(port, &[value], &guest()).unwrap();
         }
         assert_eq!(*levels.0.lock().unwrap(), [true, false, true]);
+        lines.write(0, &[1, 0, 0, 0], &guest()).unwrap();
+        assert_eq!(*levels.0.lock().unwrap(), [true, false, true, false], "the second byte of a long");
     }
 }

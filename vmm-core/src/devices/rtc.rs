@@ -141,7 +141,7 @@ impl Rtc {
 
     /// A number in the format of register B: BCD or binary.
     fn format(&self, value: u8) -> u8 {
-        if self.get(STATUS_B) & BINARY == 0 { value / 10 << 4 | value % 10 } else { value }
+        if self.get(STATUS_B) & BINARY == 0 { ((value / 10) << 4) | (value % 10) } else { value }
     }
 
     /// The hour of 24, or of 12 with bit 7 for the afternoon.
@@ -253,7 +253,7 @@ mod tests {
         assert_eq!(word(0x15), 640);
         assert_eq!((word(0x17), word(0x30)), (0xffff, 0xffff), "more than fits");
         assert_eq!(word(0x34), 240 * 16);
-        assert_eq!(word(0x5b), (5 << 14) & 0xffff);
+        assert_eq!(word(0x5b), 0x4000, "0x1_4000 units of 64 KiB");
         assert_eq!(cmos(&mut rtc, 0x5d), 1);
     }
 

@@ -136,6 +136,29 @@ mod tests {
         assert_eq!(received, text);
     }
 
+    /// Behind keys that the guest does not read may be one that ends the run.
+    #[test]
+    fn input_is_looked_at_without_room_too() {
+        struct Keys(std::sync::Arc<std::sync::Mutex<Vec<usize>>>);
+        impl Input for Keys {
+            fn poll(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                self.0.lock().unwrap().push(buffer.len());
+                Ok(buffer.len())
+            }
+
+            fn is_over(&self) -> bool {
+                false
+            }
+        }
+        let asked = std::sync::Arc::default();
+        let keys = Box::new(Keys(std::sync::Arc::clone(&asked)));
+        let mut serial = Serial::new(Output::new(Vec::new()), keys, Line::disconnected());
+        assert_eq!(serial.receive().unwrap(), Reception::Taken);
+        assert_eq!(serial.receive().unwrap(), Reception::Full);
+        let asked = asked.lock().unwrap();
+        assert!(matches!(asked.as_slice(), [room, 0] if *room > 0), "{asked:?}");
+    }
+
     #[test]
     fn a_wide_access_reaches_the_following_registers_and_stops_at_the_last() {
         let mut serial = Serial::new(Output::new(Vec::new()), Box::new(NoInput), Line::disconnected());

@@ -33,6 +33,18 @@ pub(super) fn controllers(spec: &MachineSpec) -> Vec<Step> {
                 .why("the 8254 timer on interrupt input 0, and its speaker port"),
         ],
     };
+    if spec.interrupts == Interrupts::Pc && spec.devices.platform.kvm_testdev {
+        for (chip, base) in [(0, "0x8"), (1, "0x70")] {
+            steps.push(
+                Step::call(Call::GetIrqchip, Direction::OutOf, value(format!("chip {chip}")))
+                    .why("a PIC as it is after reset"),
+            );
+            steps.push(
+                Step::call(Call::SetIrqchip, Direction::Into, value(format!("chip {chip}, vectors from {base}")))
+                    .why("as a BIOS leaves it: kvm-unit-tests count on that"),
+            );
+        }
+    }
     steps.push(capability("KVM_CAP_X86_USER_SPACE_MSR", "whether unknown MSRs can be shown"));
     steps.push(
         Step::call(

@@ -15,7 +15,7 @@ use crate::processor::{Processor, has_interrupts_on};
 use crate::spec::Interrupts;
 
 /// Whether nothing but another vCPU could wake this one.
-pub(super) fn is_stuck(board: &Board, processor: &Processor) -> Result<bool, Error> {
+pub(crate) fn is_stuck(board: &Board, processor: &Processor) -> Result<bool, Error> {
     match processor.vcpu.mp_state()? {
         MpState::Uninitialized | MpState::InitReceived => return Ok(true),
         MpState::Halted => {}
@@ -29,7 +29,7 @@ pub(super) fn is_stuck(board: &Board, processor: &Processor) -> Result<bool, Err
 }
 
 /// The end of a machine none of whose vCPUs, stopped all, can ever wake; `None` if one can.
-pub(super) fn end(board: &Board, boot: &Processor, others: &[Processor]) -> Result<Option<End>, Error> {
+pub(crate) fn end(board: &Board, boot: &Processor, others: &[Processor]) -> Result<Option<End>, Error> {
     for processor in std::iter::once(boot).chain(others) {
         if !is_stuck(board, processor)? {
             return Ok(None);

@@ -20,22 +20,22 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 const LONGEST_WAIT: Duration = Duration::from_millis(50);
 
 /// Ends the thread.
-pub(super) struct Stop(std::os::fd::OwnedFd);
+pub(crate) struct Stop(std::os::fd::OwnedFd);
 
 impl Stop {
-    pub(super) fn new() -> Result<Self, Error> {
+    pub(crate) fn new() -> Result<Self, Error> {
         let fd = eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| Error::Console(error.into()))?;
         Ok(Self(fd))
     }
 
-    pub(super) fn stop(&self) {
+    pub(crate) fn stop(&self) {
         // An eventfd that nobody else writes takes this always.
         let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
     }
 }
 
 /// Passes on what arrives until it is stopped, or there is no more.
-pub(super) fn listen(receiver: &Receiver, stop: &Stop) -> io::Result<()> {
+pub(crate) fn listen(receiver: &Receiver, stop: &Stop) -> io::Result<()> {
     // Else Ctrl-C could end up here, and no vCPU would hear of it.
     leave_signals_to_others().map_err(io::Error::other)?;
     let mut wait = SHORTEST_WAIT;

@@ -58,8 +58,11 @@ pub(crate) fn serve() -> Result<()> {
 
 impl Killing {
     fn perform(&self) -> io::Result<Finding> {
-        // It comes when the terminal goes away. We stay, to see what becomes of vmm-cli.
-        register_signal_handler(libc::SIGHUP, stay).map_err(io::Error::from)?;
+        // SIGHUP comes when the terminal goes away. We stay, to see what becomes of vmm-cli. The others are for vmm-cli:
+        // a signal with a handler here has its default action there, even if whoever started us has it ignored.
+        for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM] {
+            register_signal_handler(signal, stay).map_err(io::Error::from)?;
+        }
         set_child_subreaper(Some(getpid()))?;
         let mut terminal = Terminal::new()?;
         let settings = terminal.settings()?;

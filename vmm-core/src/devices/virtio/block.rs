@@ -13,10 +13,11 @@ use virtio_bindings::virtio_blk::{
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 use virtio_queue::{Reader, Writer};
 
-use super::disk::{Disk, DiskError, SECTOR, serial};
+use super::disk::{Disk, SECTOR, serial};
+use super::disk_error::DiskError;
 use super::fault::{Fault, Trouble};
 use super::queue::{Chain, Chains};
-use super::transport::Service;
+use super::service::Service;
 use crate::spec::BlockSpec;
 
 const QUEUE_SIZE: u16 = 128;

@@ -9,7 +9,7 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_CONSOLE;
 
 use super::fault::{Fault, Trouble};
 use super::queue::{Chain, Chains};
-use super::transport::Service;
+use super::service::Service;
 use crate::console::{Input, Output};
 use crate::device::Reception;
 

@@ -7,7 +7,7 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
 
 use super::fault::{Fault, Trouble};
 use super::queue::Chains;
-use super::transport::Service;
+use super::service::Service;
 
 /// The device may give less than was asked for (5.4.6.1), and gives so much at most.
 const MOST: usize = 64 << 10;

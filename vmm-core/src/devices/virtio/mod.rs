@@ -8,10 +8,11 @@
 //! | file | step |
 //! |---|---|
 //! | `transport.rs` | the registers: discovery, agreement, notification (4.2) |
+//! | `service.rs` | what each kind of device adds to them |
 //! | `queue.rs` | rings and chains of buffers (2.7), by virtio-queue |
 //! | `memory.rs` | guest memory as a device may use it |
 //! | `fault.rs` | what a driver can do wrong |
-//! | `block.rs`, `disk.rs` | a disk, and the files behind it (5.2) |
+//! | `block.rs`, `disk.rs`, `disk_error.rs` | a disk, and the files behind it (5.2) |
 //! | `console.rs` | a terminal (5.3) |
 //! | `entropy.rs` | random numbers (5.4) |
 //! | `state.rs` | registers and queues as bytes, for checkpoints |
@@ -19,10 +20,12 @@
 mod block;
 mod console;
 mod disk;
+mod disk_error;
 mod entropy;
 mod fault;
 mod memory;
 mod queue;
+mod service;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -35,9 +38,11 @@ use crate::error::Error;
 use crate::spec::virtio::{interrupt, window};
 use crate::spec::{DeviceAddress, VirtioSpec};
 use memory::Reachable;
-use transport::{Service, Transport};
+use service::Service;
+use transport::Transport;
 
-pub use disk::{DiskError, check as check_disk};
+pub use disk::check as check_disk;
+pub use disk_error::DiskError;
 pub use fault::Fault;
 
 /// Puts the machine's virtio devices where the list says. The console's input goes to the device that is to have it; if none

@@ -108,9 +108,9 @@ impl<'a> Chains<'a> {
         if self.left == 0 {
             return Ok(None);
         }
-        let mut iterator = self.queue.iter(self.memory).map_err(|error| match error {
-            virtio_queue::Error::InvalidAvailRingIndex => Fault::AvailableIndex,
-            _ => Fault::Ring,
+        let mut iterator = self.queue.iter(self.memory).map_err(|error| {
+            let jumped = matches!(error, virtio_queue::Error::InvalidAvailRingIndex);
+            if jumped { Fault::AvailableIndex } else { Fault::Ring }
         })?;
         let Some(chain) = iterator.next() else { return Ok(None) };
         self.left -= 1;

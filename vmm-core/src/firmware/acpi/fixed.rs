@@ -95,7 +95,7 @@ pub(super) fn madt(spec: &MachineSpec) -> Option<Vec<u8>> {
     }
     if pc {
         entries.extend(bytes(&IoApic::new(IOAPIC_ID, IOAPIC, 0)));
-        // KVM routes each ISA interrupt to the input of its own number, the timer too; only the SCI is no ISA interrupt.
+        // KVM routes each ISA interrupt to the input of its own number, the timer too. All are edge-triggered but the SCI.
         entries.extend(input_override(9, SCI.into(), HIGH_LEVEL));
     }
     entries.extend(NMI);

@@ -5,7 +5,8 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::super::block::Block;
-use super::super::disk::{DiskError, check};
+use super::super::disk::check;
+use super::super::disk_error::DiskError;
 use super::driver::{Driver, WRITE};
 use crate::device::Device;
 use crate::spec::{BlockAccess, BlockSpec};

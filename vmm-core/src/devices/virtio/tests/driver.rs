@@ -8,7 +8,8 @@ use kvm_sys_wrap::GuestMemory;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::super::memory::Reachable;
-use super::super::transport::{Service, Transport};
+use super::super::service::Service;
+use super::super::transport::Transport;
 use crate::Gpa;
 use crate::device::tests::TestGuest;
 use crate::device::{Action, Device};

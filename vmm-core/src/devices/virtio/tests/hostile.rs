@@ -41,7 +41,7 @@ fn rings_out_of_reach() {
         refuses_queue(8, misaligned, "has a misaligned ring");
     }
     let outside = "has a ring that is not in memory, or not writable";
-    for address in [MEMORY_END - 16, MEMORY_END, BEYOND_HOLE - 16, 0xd000_0000, 1 << 62, u64::MAX & !0xf] {
+    for address in [MEMORY_END - 16, MEMORY_END, BEYOND_HOLE - 16, 0xd000_0000, 1 << 62, !0xf] {
         for position in 0..3 {
             let mut rings = [table, available, used];
             rings[position] = address;

@@ -1,5 +1,7 @@
 //! The devices, driven by hand.
 
+#![expect(clippy::cast_possible_truncation, reason = "the numbers of tests are small, or cut on purpose")]
+
 mod block;
 mod console;
 mod driver;

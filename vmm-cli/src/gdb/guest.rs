@@ -1,0 +1,269 @@
+//! The two kinds of debuggers behind one face: one records and can go back, the other has several vCPUs and interrupts.
+//!
+//! vCPUs are numbered from 0; where there is but one, its number is not looked at.
+
+use kvm_sys_wrap::{Breakpoint, MpState, VcpuState};
+use vmm_cli::say;
+use vmm_core::Gva;
+use vmm_core::autopsy::moment::Registers;
+use vmm_core::debugger::live::{Live, Order};
+use vmm_core::debugger::{Debugger, Direction, EditError, Finished, Stop, Stopper};
+use vmm_core::end::End;
+use vmm_core::error::Error;
+use vmm_core::machine::Machine;
+use vmm_core::spec::Interrupts;
+
+/// A guest under a debugger's control.
+pub(super) enum Guest<'a> {
+    /// Nothing interrupts it, so its run can be had again.
+    Recorded(Box<Debugger<'a>>),
+    /// It has interrupts.
+    Live(Box<Live>),
+}
+
+/// What gdb wants the guest to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// An order for each vCPU.
+    Forward(Vec<Order>),
+    /// One instruction back.
+    StepBack,
+    /// Back to the last breakpoint.
+    RunBack,
+}
+
+impl<'a> Guest<'a> {
+    pub(super) fn new(
+        machine: Machine,
+        build: impl Fn() -> Result<Machine, Error> + 'a,
+    ) -> Result<Self, Error> {
+        Ok(match machine.spec().interrupts {
+            Interrupts::None => Self::Recorded(Box::new(Debugger::new(machine, build)?)),
+            Interrupts::Split | Interrupts::Pc => Self::Live(Box::new(Live::new(machine)?)),
+        })
+    }
+
+    pub(super) fn machine(&self) -> &Machine {
+        match self {
+            Self::Recorded(debugger) => debugger.machine(),
+            Self::Live(debugger) => debugger.machine(),
+        }
+    }
+
+    pub(super) fn vcpus(&self) -> usize {
+        self.machine().vcpus().count()
+    }
+
+    /// The vCPU that stopped last.
+    pub(super) fn current(&self) -> usize {
+        usize::try_from(self.machine().vcpu().id()).unwrap_or(0)
+    }
+
+    /// What works on this host, in one line.
+    pub(super) fn abilities(&self) -> String {
+        match self {
+            Self::Recorded(debugger) => debugger.abilities().to_string(),
+            Self::Live(debugger) => debugger.abilities().to_string(),
+        }
+    }
+
+    /// Whether debug registers report accesses.
+    pub(super) fn reports_accesses(&self) -> bool {
+        match self {
+            Self::Recorded(debugger) => debugger.abilities().watchpoints,
+            Self::Live(debugger) => debugger.abilities().watchpoints,
+        }
+    }
+
+    pub(super) fn stopper(&self) -> Stopper {
+        match self {
+            Self::Recorded(debugger) => debugger.stopper(),
+            Self::Live(debugger) => debugger.stopper(),
+        }
+    }
+
+    pub(super) fn end(&self) -> Option<&End> {
+        match self {
+            Self::Recorded(debugger) => debugger.end(),
+            Self::Live(debugger) => debugger.end(),
+        }
+    }
+
+    /// Exits up to the point that is looked at.
+    pub(super) fn exits(&self) -> u64 {
+        match self {
+            Self::Recorded(debugger) => debugger.exits(),
+            Self::Live(debugger) => debugger.machine().exits().total(),
+        }
+    }
+
+    pub(super) fn is_in_past(&self) -> bool {
+        match self {
+            Self::Recorded(debugger) => debugger.is_in_past(),
+            Self::Live(_) => false,
+        }
+    }
+
+    /// Whether a vCPU runs or what it waits for; `None` where there is nothing that it could wait for.
+    pub(super) fn condition(&self, vcpu: usize) -> Result<Option<MpState>, Error> {
+        match self {
+            Self::Recorded(_) => Ok(None),
+            Self::Live(debugger) => debugger.condition(vcpu).map(Some),
+        }
+    }
+
+    pub(super) fn registers(&self, vcpu: usize) -> Result<Registers, Error> {
+        match self {
+            Self::Recorded(debugger) => {
+                let (regs, sregs) = debugger.registers()?;
+                Ok(Registers { regs, sregs })
+            }
+            Self::Live(debugger) => debugger.registers(vcpu),
+        }
+    }
+
+    /// The linear address of the next instruction.
+    pub(super) fn pc(&self, vcpu: usize) -> Result<u64, Error> {
+        Ok(self.registers(vcpu)?.linear_rip())
+    }
+
+    pub(super) fn state(&self, vcpu: usize) -> Result<VcpuState, Error> {
+        Ok(match self {
+            Self::Recorded(debugger) => debugger.machine().vcpu().save()?,
+            Self::Live(debugger) => debugger.vcpu(vcpu).save()?,
+        })
+    }
+
+    pub(super) fn change(
+        &mut self,
+        vcpu: usize,
+        change: impl FnOnce(&mut VcpuState),
+    ) -> Result<(), EditError> {
+        match self {
+            Self::Recorded(debugger) => debugger.change(change),
+            Self::Live(debugger) => debugger.change(vcpu, change),
+        }
+    }
+
+    pub(super) fn read(&self, vcpu: usize, address: Gva, data: &mut [u8]) -> Result<usize, Error> {
+        match self {
+            Self::Recorded(debugger) => debugger.read(address, data),
+            Self::Live(debugger) => debugger.read(vcpu, address, data),
+        }
+    }
+
+    pub(super) fn write(&mut self, vcpu: usize, address: Gva, data: &[u8]) -> Result<(), EditError> {
+        match self {
+            Self::Recorded(debugger) => debugger.write(address, data),
+            Self::Live(debugger) => debugger.write(vcpu, address, data),
+        }
+    }
+
+    /// Whether that can be done.
+    pub(super) fn add_breakpoint(&mut self, address: Gva) -> Result<bool, Error> {
+        match self {
+            Self::Recorded(debugger) => {
+                debugger.add_breakpoint(address);
+                Ok(true)
+            }
+            Self::Live(debugger) => debugger.add_breakpoint(address),
+        }
+    }
+
+    pub(super) fn remove_breakpoint(&mut self, address: Gva) {
+        match self {
+            Self::Recorded(debugger) => debugger.remove_breakpoint(address),
+            Self::Live(debugger) => debugger.remove_breakpoint(address),
+        };
+    }
+
+    /// Whether that can be done.
+    pub(super) fn add_watchpoint(&mut self, watchpoint: Breakpoint) -> Result<bool, Error> {
+        match self {
+            Self::Recorded(debugger) => Ok(debugger.add_watchpoint(watchpoint)),
+            Self::Live(debugger) => debugger.add_watchpoint(watchpoint),
+        }
+    }
+
+    pub(super) fn remove_watchpoint(&mut self, watchpoint: Breakpoint) -> bool {
+        match self {
+            Self::Recorded(debugger) => debugger.remove_watchpoint(watchpoint),
+            Self::Live(debugger) => debugger.remove_watchpoint(watchpoint),
+        }
+    }
+
+    /// Does what gdb wants until the guest stops: which vCPU has a reason, and which.
+    pub(super) fn resume(
+        &mut self,
+        wish: &Wish,
+        wants_stop: &mut dyn FnMut() -> bool,
+    ) -> Result<(usize, Stop), Error> {
+        let current = self.current();
+        let debugger = match self {
+            Self::Recorded(debugger) => debugger,
+            Self::Live(debugger) => {
+                return match wish {
+                    Wish::Forward(orders) => debugger.resume(orders, wants_stop),
+                    Wish::StepBack | Wish::RunBack => {
+                        say::line(format_args!("gdb: a machine with interrupts cannot be run again exactly"));
+                        Ok((current, Stop::HistoryStart))
+                    }
+                };
+            }
+        };
+        let stop = match wish {
+            Wish::StepBack => debugger.step(Direction::Back, wants_stop),
+            Wish::RunBack => debugger.run(Direction::Back, wants_stop),
+            Wish::Forward(orders) => match orders.first().copied().unwrap_or(Order::Run) {
+                Order::Hold | Order::Run => debugger.run(Direction::Forward, wants_stop),
+                Order::Step => debugger.step(Direction::Forward, wants_stop),
+                Order::Range(start, end) => step_range(debugger, start, end, wants_stop),
+            },
+        };
+        Ok((current, stop?))
+    }
+
+    /// Shows a guest that died as it was before the instruction that did it; whether that could be done.
+    pub(super) fn look_before_end(&mut self, wants_stop: &mut dyn FnMut() -> bool) -> Result<bool, Error> {
+        match self {
+            Self::Recorded(debugger) => debugger.look_before_end(wants_stop),
+            Self::Live(_) => Ok(false),
+        }
+    }
+
+    pub(super) fn finish(self) -> Result<Finished, Error> {
+        match self {
+            Self::Recorded(debugger) => debugger.finish(),
+            Self::Live(debugger) => debugger.finish(),
+        }
+    }
+
+    pub(super) fn abandon(self) -> Result<Finished, Error> {
+        match self {
+            Self::Recorded(debugger) => debugger.abandon(),
+            Self::Live(debugger) => debugger.abandon(),
+        }
+    }
+}
+
+/// Steps as long as the instruction pointer stays in there: one line of source.
+fn step_range(
+    debugger: &mut Debugger<'_>,
+    start: u64,
+    end: u64,
+    wants_stop: &mut dyn FnMut() -> bool,
+) -> Result<Stop, Error> {
+    loop {
+        let stop = debugger.step(Direction::Forward, wants_stop)?;
+        let pc = debugger.pc()?;
+        if stop != Stop::Step || !(start..end).contains(&pc.0) {
+            return Ok(stop);
+        }
+        if debugger.has_breakpoint(pc) {
+            return Ok(Stop::Breakpoint);
+        }
+        if wants_stop() {
+            return Ok(Stop::Asked);
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! What a kind of device is to the transport: its type, its queues, and what it does with what is in them.
+
+use std::io;
+
+use super::fault::Trouble;
+use super::queue::Chains;
+use crate::device::Reception;
+
+/// What a kind of device does.
+pub(super) trait Service: Send {
+    /// The device type (5).
+    fn id(&self) -> u32;
+
+    /// The features that it offers of its own kind (bits 0 to 23).
+    fn features(&self) -> u64 {
+        0
+    }
+
+    /// The largest size of each of its queues: powers of two.
+    fn queues(&self) -> &'static [u16];
+
+    /// The configuration space, as the driver reads it. None of ours can be written.
+    fn config(&self) -> &[u8] {
+        &[]
+    }
+
+    /// Serves what the driver has put into a queue, given the features that were agreed on.
+    fn serve(&mut self, queue: usize, chains: &mut Chains<'_>, features: u64) -> Result<(), Trouble>;
+
+    /// The queue that input goes to, if this device has the console's.
+    fn receives(&self) -> Option<usize> {
+        None
+    }
+
+    /// Takes what has arrived to the queue of [`Service::receives`].
+    fn receive(&mut self, _: &mut Chains<'_>) -> Result<Reception, Trouble> {
+        Ok(Reception::Over)
+    }
+
+    /// The same where the driver has no room for it, or is not there yet.
+    fn receive_nothing(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// What it has inside of the machine, for checkpoints.
+    fn save(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    /// Puts back what [`Service::save`] gave.
+    fn restore(&mut self, _: &[u8]) {}
+}
