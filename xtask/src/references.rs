@@ -33,10 +33,8 @@ pub(crate) fn named_files(config: &toml::Table) -> Vec<String> {
     let guest = config.get("guest");
     let under = |table: Option<&'_ toml::Value>, key| table.and_then(|table| table.get(key)).cloned();
     let lists = [under(guest, "module"), under(config.get("devices"), "virtio"), config.get("load").cloned()];
-    let rest = lists.into_iter().flatten().flat_map(|list| match list {
-        toml::Value::Array(tables) => tables,
-        table => vec![table],
-    });
+    let rest = lists.into_iter().flatten();
+    let rest = rest.flat_map(|list| list.as_array().cloned().unwrap_or_else(|| vec![list]));
     let tables: Vec<_> = guest.cloned().into_iter().chain(rest).collect();
     let names = tables.iter().flat_map(|table| ["elf", "flat", "file", "initrd"].map(|key| table.get(key)));
     names.flatten().filter_map(toml::Value::as_str).map(str::to_owned).collect()
