@@ -82,7 +82,8 @@ impl Boot<'_> {
         qemu.args(["-no-user-config", "-nodefaults", "-no-reboot", "-display", "none", "-machine", "pc"])
             // With a thread for each CPU QEMU 7.2 hangs: KVM patches its code when a VM comes or goes, and another
             // CPU may go on with the old translation.
-            .args(["-accel", "tcg,thread=single", "-cpu", "EPYC,+svm", "-smp", "2", "-m", "1024"])
+            .args(["-accel", "tcg,thread=single", "-cpu", "EPYC,+svm", "-smp", "2"])
+            .args(["-m", &self.megabytes().to_string()])
             .args(["-chardev", "file,id=output,path=/proc/self/fd/1", "-serial", "chardev:output"])
             .arg("-serial")
             .arg(format!("file:{}", console.display()))
@@ -97,6 +98,15 @@ impl Boot<'_> {
         }
         qemu.stdout(Stdio::piped()).stderr(Stdio::piped());
         qemu
+    }
+}
+
+impl Boot<'_> {
+    /// The host's memory. The image is in it twice while it is unpacked, and Linux gives half of the memory at most to the
+    /// files that come out; machines need some too.
+    fn megabytes(&self) -> u64 {
+        let image = self.image.metadata().map_or(0, |metadata| metadata.len() >> 20);
+        1024.max(512 + 3 * image)
     }
 }
 

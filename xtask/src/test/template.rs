@@ -36,8 +36,8 @@ const STEPS: [Step; 3] = [
         status: 0,
         says: "test the_cpu_is_in_long_mode ... ok",
     },
-    // 101 is cargo's status for a test that failed; 3 is vmm-cli's for a kernel that says so.
-    Step { arguments: &["test", "--test", "failing"], status: 101, says: "exit status: 3" },
+    // The status of the one test program that failed, which is that of vmm-cli, and that is the kernel's.
+    Step { arguments: &["test", "--test", "failing"], status: 3, says: "exit status: 3" },
 ];
 
 /// Runs all steps on one host; `refusal` says why that host cannot be used, if so.
