@@ -160,8 +160,12 @@ impl Starting {
     fn of(boot: &Boot) -> Option<Self> {
         let Boot { protocol, reason, offers, told, .. } = boot;
         let (offers, told) = (offers.clone(), told.clone());
-        (!offers.is_empty() || !told.is_empty())
-            .then(|| Self { protocol: protocol.name(), chosen: reason, offers, told })
+        (!offers.is_empty() || !told.is_empty()).then(|| Self {
+            protocol: protocol.name(),
+            chosen: reason,
+            offers,
+            told,
+        })
     }
 }
 

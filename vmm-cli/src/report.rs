@@ -4,8 +4,8 @@
 //! the end in a sentence, where it was by address and symbol, the bytes there, its registers, and the control
 //! registers bit by bit.
 
-pub(crate) mod autopsy;
 mod around;
+pub(crate) mod autopsy;
 mod cpu;
 
 use std::collections::BTreeMap;
@@ -23,8 +23,8 @@ use vmm_core::run_loop::Outcome;
 use crate::expectations::Mismatch;
 use crate::prepare::Files;
 use crate::statistics::Statistics;
-use autopsy::Autopsy;
 use around::Around;
+use autopsy::Autopsy;
 use cpu::Cpu;
 
 /// How a run ended. The JSON form has these keys; more may come, none go.

@@ -122,8 +122,12 @@ impl Bus {
     /// First address and name of each device that has stopped over what its driver did, and what that was.
     #[must_use]
     pub fn complaints(&self) -> Vec<(u64, &str, String)> {
-        let complaint = |entry: &Entry| entry.device.lock().unwrap_or_else(PoisonError::into_inner).complaint();
-        self.entries.iter().filter_map(|entry| Some((entry.start, entry.name.as_str(), complaint(entry)?))).collect()
+        let complaint =
+            |entry: &Entry| entry.device.lock().unwrap_or_else(PoisonError::into_inner).complaint();
+        self.entries
+            .iter()
+            .filter_map(|entry| Some((entry.start, entry.name.as_str(), complaint(entry)?)))
+            .collect()
     }
 
     /// What each device saves, in the order of their addresses.

@@ -66,9 +66,13 @@ impl Machine {
         for at in page_addresses(&self.board.memory) {
             let wanted = checkpoint.pages.get(&at).map_or(ZEROS.as_slice(), |page| page);
             let mut found = [0; PAGE];
-            self.board.memory.read_slice(&mut found, Gpa(at).into()).map_err(|error| Error::Image(error.into()))?;
+            self.board
+                .memory
+                .read_slice(&mut found, Gpa(at).into())
+                .map_err(|error| Error::Image(error.into()))?;
             if found != *wanted {
-                self.board.memory
+                self.board
+                    .memory
                     .write_slice(wanted, Gpa(at).into())
                     .map_err(|error| Error::Image(error.into()))?;
             }

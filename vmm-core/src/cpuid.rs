@@ -158,7 +158,10 @@ mod tests {
         for (index, one) in FEATURES.iter().enumerate() {
             for other in &FEATURES[index + 1..] {
                 assert_ne!(one.name, other.name);
-                assert_ne!((one.leaf, one.index, one.register, one.bit), (other.leaf, other.index, other.register, other.bit));
+                assert_ne!(
+                    (one.leaf, one.index, one.register, one.bit),
+                    (other.leaf, other.index, other.register, other.bit)
+                );
             }
         }
     }

@@ -200,12 +200,7 @@ impl Processor {
     }
 
     fn guest<'a>(&'a self, board: &'a Board) -> VcpuView<'a> {
-        VcpuView {
-            vcpu: &self.vcpu,
-            memory: &board.memory,
-            read_only: &board.read_only,
-            exits: &self.exits,
-        }
+        VcpuView { vcpu: &self.vcpu, memory: &board.memory, read_only: &board.read_only, exits: &self.exits }
     }
 }
 

@@ -77,11 +77,7 @@ impl Machine {
     }
 
     /// One vCPU that nothing interrupts: the whole loop.
-    fn run_alone(
-        &mut self,
-        limits: &mut Limits,
-        observers: &mut [&mut dyn Observer],
-    ) -> Result<End, Error> {
+    fn run_alone(&mut self, limits: &mut Limits, observers: &mut [&mut dyn Observer]) -> Result<End, Error> {
         loop {
             match self.turn(limits, observers)? {
                 Turn::Served | Turn::Debug(_) => {}

@@ -44,7 +44,8 @@ fn build(mode: Mode, code: &[u8], input: u8) -> Result<Machine, Error> {
     let mut spec = MachineSpec::new(mode, MEMORY, Entry::Address(Gva(CODE)));
     spec.limits.time = Some(Duration::from_secs(20));
     let guest = FlatImage { address: Gpa(CODE), bytes: code };
-    let console = Console { output: Output::new(io::sink()), input: Box::new(Counting(input)), arrival: None };
+    let console =
+        Console { output: Output::new(io::sink()), input: Box::new(Counting(input)), arrival: None };
     Machine::build(&Kvm::open().unwrap(), spec, &guest, console)
 }
 

@@ -15,7 +15,9 @@ use vmm_core::flow::{Act, Argument, Direction, Field, Step, Times, Value, flow};
 use vmm_core::image::{FlatImage, GuestImage};
 use vmm_core::machine::Machine;
 use vmm_core::mode::{Mode, Ring};
-use vmm_core::spec::{Access, CpuidPolicy, Entry, MachineSpec, Interrupts, Mapping, MemoryRegion, PlatformSpec, VirtioSpec};
+use vmm_core::spec::{
+    Access, CpuidPolicy, Entry, Interrupts, MachineSpec, Mapping, MemoryRegion, PlatformSpec, VirtioSpec,
+};
 use vmm_core::state::{HostQuirks, initial_state};
 use vmm_core::{Gpa, Gva, Kvm, layout, reset};
 

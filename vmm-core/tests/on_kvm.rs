@@ -17,7 +17,7 @@ use vmm_core::machine::Machine;
 use vmm_core::mode::{Mode, PageSize, Ring};
 use vmm_core::paging::walk::Walker;
 use vmm_core::probe::{Ability, Probe};
-use vmm_core::spec::{Access, Entry, HaltMeaning, ResetMeaning, MachineSpec, Mapping, Unmapped};
+use vmm_core::spec::{Access, Entry, HaltMeaning, MachineSpec, Mapping, ResetMeaning, Unmapped};
 use vmm_core::{Gpa, Gva, Kvm};
 
 const CODE: u64 = 0x8000;

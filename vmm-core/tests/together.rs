@@ -52,7 +52,8 @@ fn out(port: u8, value: u8) -> [u8; 4] {
 #[ignore = "needs /dev/kvm"]
 fn one_that_waits_for_a_device_is_not() {
     // The master PIC: vectors from 0x20, input 1 (the keyboard's) open.
-    let mut code = [out(0x20, 0x11), out(0x21, 0x20), out(0x21, 0x04), out(0x21, 0x01), out(0x21, 0xfd)].concat();
+    let mut code =
+        [out(0x20, 0x11), out(0x21, 0x20), out(0x21, 0x04), out(0x21, 0x01), out(0x21, 0xfd)].concat();
     code.extend([0xfb, 0xf4]);
     assert_eq!(run(Interrupts::Pc, 1, &code), End::TimeLimit(Duration::from_secs(3)));
 }

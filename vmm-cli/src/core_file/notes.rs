@@ -148,7 +148,14 @@ fn selector(word: u64) -> u16 {
 fn signal(end: Option<&End>) -> u16 {
     match end {
         None => SIGTRAP,
-        Some(End::Halt { .. } | End::WayBack | End::Exit { .. } | End::PowerOff | End::Reset | End::SystemEvent { .. }) => 0,
+        Some(
+            End::Halt { .. }
+            | End::WayBack
+            | End::Exit { .. }
+            | End::PowerOff
+            | End::Reset
+            | End::SystemEvent { .. },
+        ) => 0,
         Some(End::Exception { vector: 0 | 16 | 19, .. }) => SIGFPE,
         Some(End::Exception { vector: 1 | 3, .. }) => SIGTRAP,
         Some(End::Exception { vector: 6, .. } | End::InternalError { .. } | End::FailEntry { .. }) => SIGILL,

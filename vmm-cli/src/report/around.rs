@@ -77,7 +77,10 @@ impl Display for Around {
             writeln!(f, "    {id:3}  {state} at {rip:#x}{symbol}{ended}")?;
         }
         if !self.unknown_msrs.is_empty() {
-            writeln!(f, "  MSRs that the guest asked for and this host's KVM does not have (each raised #GP):")?;
+            writeln!(
+                f,
+                "  MSRs that the guest asked for and this host's KVM does not have (each raised #GP):"
+            )?;
         }
         for Msr { number, name, reads, writes } in &self.unknown_msrs {
             let name = name.map(|name| format!(" {name}")).unwrap_or_default();

@@ -62,12 +62,7 @@ impl CallWatch {
         // RIP and RFLAGS after reset; the other registers are 0 as far as it matters here (SDM vol. 3, table 10-1).
         let regs = kvm_regs { rip: 0xfff0, rflags: 2, ..Default::default() };
         let state = State { times: Times::default(), regs, sregs: reset::sregs() };
-        Self {
-            started,
-            log,
-            exits: AtomicU64::new(0),
-            state: Mutex::new(state),
-        }
+        Self { started, log, exits: AtomicU64::new(0), state: Mutex::new(state) }
     }
 
     /// When it began to watch.

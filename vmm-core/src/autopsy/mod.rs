@@ -37,8 +37,8 @@ pub mod refusal;
 mod remarks;
 mod retrace;
 mod segments;
-mod system;
 mod storm;
+mod system;
 mod tables;
 #[cfg(test)]
 mod tests;

@@ -7,9 +7,9 @@ use crate::end::End;
 use crate::error::Error;
 use crate::machine::Machine;
 use crate::record::Recording;
+use crate::replay::{Replayed, Replayer};
 use crate::spec::Interrupts;
 use crate::spec::virtio::unrepeatable;
-use crate::replay::{Replayed, Replayer};
 
 use super::hang;
 use super::moment::Registers;

@@ -42,8 +42,11 @@ impl<'a> State<'a> {
 fn same_memory(one: &Machine, other: &Machine) -> bool {
     const CHUNK: usize = 4096;
     let (mut left, mut right) = ([0_u8; CHUNK], [0_u8; CHUNK]);
-    one.board.memory.iter().flat_map(|region| (region.start_addr().0..=region.last_addr().0).step_by(CHUNK)).all(
-        |at| {
+    one.board
+        .memory
+        .iter()
+        .flat_map(|region| (region.start_addr().0..=region.last_addr().0).step_by(CHUNK))
+        .all(|at| {
             let at = vm_memory::GuestAddress(at);
             let read = one.board.memory.read_slice(&mut left, at).is_ok()
                 && other.board.memory.read_slice(&mut right, at).is_ok();
@@ -53,6 +56,5 @@ fn same_memory(one: &Machine, other: &Machine) -> bool {
                     .zip(&right)
                     .enumerate()
                     .all(|(index, (a, b))| a == b || index % 4 == 0 && (a ^ b) & !ACCESSED_AND_DIRTY == 0))
-        },
-    )
+        })
 }

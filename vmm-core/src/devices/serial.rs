@@ -128,7 +128,8 @@ mod tests {
     #[test]
     fn input_longer_than_the_buffer_arrives_in_order() {
         let text: Vec<u8> = (0..200).collect();
-        let mut serial = Serial::new(Output::new(Vec::new()), Box::new(Text(text.clone())), Line::disconnected());
+        let mut serial =
+            Serial::new(Output::new(Vec::new()), Box::new(Text(text.clone())), Line::disconnected());
         let mut received = Vec::new();
         while read(&mut serial, LINE_STATUS) & 1 != 0 {
             received.push(read(&mut serial, RECEIVER));

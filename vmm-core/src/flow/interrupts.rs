@@ -40,19 +40,19 @@ pub(super) fn controllers(spec: &MachineSpec) -> Vec<Step> {
                     .why("a PIC as it is after reset"),
             );
             steps.push(
-                Step::call(Call::SetIrqchip, Direction::Into, value(format!("chip {chip}, vectors from {base}")))
-                    .why("as a BIOS leaves it: kvm-unit-tests count on that"),
+                Step::call(
+                    Call::SetIrqchip,
+                    Direction::Into,
+                    value(format!("chip {chip}, vectors from {base}")),
+                )
+                .why("as a BIOS leaves it: kvm-unit-tests count on that"),
             );
         }
     }
     steps.push(capability("KVM_CAP_X86_USER_SPACE_MSR", "whether unknown MSRs can be shown"));
     steps.push(
-        Step::call(
-            Call::EnableCapVm,
-            Direction::Into,
-            value("KVM_CAP_X86_USER_SPACE_MSR, unknown MSRs"),
-        )
-        .why("a kernel that asks for an MSR which KVM does not have gets #GP; this way we learn of it"),
+        Step::call(Call::EnableCapVm, Direction::Into, value("KVM_CAP_X86_USER_SPACE_MSR, unknown MSRs"))
+            .why("a kernel that asks for an MSR which KVM does not have gets #GP; this way we learn of it"),
     );
     steps
 }

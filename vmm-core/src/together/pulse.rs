@@ -21,7 +21,9 @@ impl Pulse {
 
     pub(crate) fn start() -> Result<Self, Error> {
         let interval = Self::SHORTEST;
-        Ok(Self { alarm: Alarm::set(interval)?, due: Instant::now() + interval, interval, suspected: false })
+        // The clock is read first, here and below: an alarm that went off before it is due would be the last one.
+        let due = Instant::now() + interval;
+        Ok(Self { alarm: Alarm::set(interval)?, due, interval, suspected: false })
     }
 
     pub(crate) fn is_due(&self) -> bool {

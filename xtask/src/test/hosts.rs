@@ -31,7 +31,8 @@ const GATE: &str = "kvm-pvm checks neither a 32-bit gate's type nor its segment:
 const IDT_LIMIT: &str = "kvm-pvm ignores the limit of the IDT in real mode: the guest hangs";
 const FAR_JUMP: &str = "kvm-pvm cannot interpret a far jump that faults: the guest ends with INTERNAL_ERROR";
 const CR3: &str = "kvm-pvm takes page tables outside memory for a triple fault: the guest ends with SHUTDOWN";
-const STORM: &str = "kvm-pvm lets interrupts in only now and then between the instructions that it interprets: no storm";
+const STORM: &str =
+    "kvm-pvm lets interrupts in only now and then between the instructions that it interprets: no storm";
 
 impl Host {
     /// The kind of host we run on.

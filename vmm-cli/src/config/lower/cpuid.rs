@@ -31,7 +31,9 @@ pub(super) fn lower(cx: &mut Context<'_>) -> (CpuidPolicy, Vec<(Feature, bool)>)
                 continue;
             };
             if changes.iter().any(|(other, _)| *other == feature) {
-                cx.fault(Fault::new(span, format!("the feature `{name}` is named twice")).help("name it once"));
+                cx.fault(
+                    Fault::new(span, format!("the feature `{name}` is named twice")).help("name it once"),
+                );
                 continue;
             }
             changes.push((feature, present));

@@ -58,10 +58,7 @@ pub(super) struct Taken {
 }
 
 /// Lowers all devices; the second value are those in guest-physical address space, the third files that have to be read.
-pub(super) fn lower(
-    cx: &mut Context<'_>,
-    directory: &Path,
-) -> (DeviceSpecs, Vec<Range>, Vec<FwCfgSource>) {
+pub(super) fn lower(cx: &mut Context<'_>, directory: &Path) -> (DeviceSpecs, Vec<Range>, Vec<FwCfgSource>) {
     let nothing = Devices::default();
     let raw = cx.raw.devices.as_ref().map_or(&nothing, |at| &at.value);
     let mut taken = Taken::default();
@@ -79,8 +76,7 @@ pub(super) fn lower(
         place(cx, &mut taken, &DEBUG_EXIT, seat!(raw.debug_exit)).map(|at| DebugExitSpec { at, success });
     // The configuration device's ports, which others have chosen, lie among those of the hypercall device, which are ours.
     let has_hypercall = raw.hypercall.is_some() || platform.fw_cfg.is_none();
-    let hypercall =
-        has_hypercall.then(|| place(cx, &mut taken, &HYPERCALL, seat!(raw.hypercall))).flatten();
+    let hypercall = has_hypercall.then(|| place(cx, &mut taken, &HYPERCALL, seat!(raw.hypercall))).flatten();
     let virtio = virtio::lower(cx, directory, &mut taken.windows);
     (DeviceSpecs { debug_console, serial, debug_exit, hypercall, platform, virtio }, taken.windows, fw_cfg)
 }

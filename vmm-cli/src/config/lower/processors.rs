@@ -27,7 +27,8 @@ pub(super) fn lower(cx: &mut Context<'_>) -> (u32, Interrupts) {
     // Where the file decides how it is started, it decides on this default, too: then all is lowered once more.
     let is_decided = cx.protocol.is_some() || cx.raw.interrupts.is_some();
     if number > 1 && is_decided && interrupts == Interrupts::None {
-        let fault = Fault::new(&vcpus.span, format!("{number} vCPUs need interrupts: the others wait for an IPI"));
+        let fault =
+            Fault::new(&vcpus.span, format!("{number} vCPUs need interrupts: the others wait for an IPI"));
         cx.fault(fault.help("add `interrupts = \"pc\"`, or \"split\" for local APICs alone"));
     }
     (u32::try_from(number).unwrap_or(1), interrupts)
