@@ -1,12 +1,14 @@
 //! The command line, as clap sees it. Completions and the manual page are made from the same declaration.
 
 mod inspect;
+mod test;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 pub(crate) use inspect::{At, Dump, Look, Pages, Translate};
+pub(crate) use test::Test;
 
 /// Runs bare-metal x86 programs on KVM from one TOML file.
 #[derive(Debug, Parser)]
@@ -34,6 +36,8 @@ Exit status:
 pub(crate) enum Command {
     /// Run the guest of a configuration
     Run(Run),
+    /// Run all configurations with an [expect] as tests, in parallel
+    Test(Test),
     /// Check configurations and their guest files without KVM
     Check(Check),
     /// Warn about what always kills a guest: its entry, its stack, SSE that is off

@@ -24,6 +24,7 @@ pub mod schema;
 pub mod source;
 mod syntax;
 pub mod template;
+mod test_file;
 pub mod values;
 
 use std::path::{Path, PathBuf};
@@ -40,6 +41,7 @@ use source::Sources;
 pub use expect::{Expect, ExpectedMemory, MemoryPlace, Pattern};
 pub use overrides::Overrides;
 pub use raw::End;
+pub use test_file::{TestFile, Variant};
 pub use values::EntryChoice;
 
 /// A configuration without mistakes, as far as that can be known without the guest's file and without KVM.

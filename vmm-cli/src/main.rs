@@ -12,6 +12,7 @@ mod disks;
 mod expectations;
 mod explain;
 mod gdb;
+mod judgement;
 mod new_file;
 mod output_file;
 mod preflight;
@@ -22,6 +23,7 @@ mod report;
 mod source_lines;
 mod statistics;
 mod stopped;
+mod suite;
 mod terminal;
 mod trace;
 

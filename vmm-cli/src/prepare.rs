@@ -5,7 +5,7 @@
 //!
 //! | file | step |
 //! |---|---|
-//! | `prepare/read.rs` | reading files |
+//! | `prepare/reader.rs`, `prepare/read.rs` | reading files, and what can be wrong with one |
 //! | `prepare/boot.rs` | the boot protocol: which, and what the kernel is told |
 //! | `prepare/files.rs` | what goes into memory, and its symbols |
 
@@ -13,6 +13,7 @@ mod boot;
 mod files;
 mod fw_cfg;
 mod read;
+mod reader;
 
 use vmm_cli::config::{Config, EntryChoice, Expect, MemoryPlace};
 use vmm_cli::diagnostic::{Diagnostic, Diagnostics};
@@ -26,9 +27,11 @@ use vmm_loader::{LoadPlan, VirtAddr};
 use crate::{disks, problems};
 use boot::Planned;
 use files::Loaded;
+use reader::Bytes;
 
 pub(crate) use boot::Boot;
 pub(crate) use files::Files;
+pub(crate) use reader::Reader;
 
 /// A machine to be, and the files for its memory.
 pub(crate) struct Prepared {
@@ -50,8 +53,16 @@ impl Prepared {
     /// # Errors
     /// All mistakes that can be found at once: files first, then where they lie.
     pub(crate) fn new(config: &Config) -> Result<Self, Diagnostics> {
+        Self::with(config, &Reader::new())
+    }
+
+    /// The same with files from `reader`.
+    ///
+    /// # Errors
+    /// As [`Prepared::new`].
+    pub(crate) fn with(config: &Config, reader: &Reader) -> Result<Self, Diagnostics> {
         let mut problems = Vec::new();
-        let guest = guest(config);
+        let guest = guest(config, reader);
         // What the configuration left to the file is decided now.
         let decided = match &guest {
             Ok((_, planned)) if planned.start() != config.start => Some(config.decide(planned.start())?),
@@ -68,9 +79,11 @@ impl Prepared {
         let loads: Vec<Loaded> = config
             .loads
             .iter()
-            .filter_map(|file| read::extra(config, file).map_err(|problem| problems.push(problem)).ok())
+            .filter_map(|file| {
+                read::extra(config, reader, file).map_err(|problem| problems.push(problem)).ok()
+            })
             .collect();
-        let modules = boot::modules(config, &mut problems);
+        let modules = boot::modules(config, reader, &mut problems);
         problems.extend(disks::check(config));
         let (bytes, Planned { plan, mut boot, .. }) = match guest {
             Ok(guest) if problems.is_empty() => guest,
@@ -78,7 +91,7 @@ impl Prepared {
         };
 
         let mut machine = config.machine.clone();
-        problems.extend(fw_cfg::fill(config, &mut machine));
+        problems.extend(fw_cfg::fill(config, reader, &mut machine));
         let notes = boot::note(config, plan.protocol).into_iter().collect();
         if plan.protocol.is_plain() {
             match entry(config, &plan.image) {
@@ -105,10 +118,10 @@ impl Prepared {
 }
 
 /// The guest's file, read and planned.
-fn guest(config: &Config) -> Result<(Vec<u8>, Planned), Diagnostic> {
+fn guest(config: &Config, reader: &Reader) -> Result<(Bytes, Planned), Diagnostic> {
     let file = &config.guest;
     let bytes =
-        read::read(&file.path).map_err(|error| read::unreadable(config, &file.path, &file.key, &error))?;
+        reader.read(&file.path).map_err(|error| read::unreadable(config, &file.path, &file.key, &error))?;
     let planned = boot::plan(config, &bytes)?;
     Ok((bytes, planned))
 }

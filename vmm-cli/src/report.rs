@@ -64,7 +64,7 @@ pub(crate) struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) stats: Option<Statistics>,
     #[serde(skip)]
-    verdict: Verdict,
+    pub(crate) verdict: Verdict,
 }
 
 /// What became of `[expect]`.
@@ -121,6 +121,16 @@ impl Report {
         self.autopsy.as_ref().and_then(Autopsy::registers)
     }
 
+    /// The lines of `[expect]` that are not met.
+    pub(crate) fn mismatches(&self) -> &[Mismatch] {
+        self.expect.as_ref().map_or(&[], |expect| &expect.failures)
+    }
+
+    /// The first paragraph of the autopsy.
+    pub(crate) fn cause(&self) -> Option<&str> {
+        self.autopsy.as_ref().map(Autopsy::summary)
+    }
+
     /// One line of JSON.
     pub(crate) fn to_json(&self) -> String {
         // Nothing in it can fail to be JSON: keys are strings, values plain.
@@ -161,7 +171,7 @@ impl Report {
     }
 
     /// The end in a sentence, where it is not simply good.
-    fn headline(&self) -> Option<String> {
+    pub(crate) fn headline(&self) -> Option<String> {
         match self.verdict {
             Verdict::Success => None,
             Verdict::Code(_) if self.expect.is_some() => None,

@@ -36,6 +36,17 @@ impl Copy {
     }
 }
 
+impl Write for Copy {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.add(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Standard output.
 pub(crate) struct Output {
     /// Buffers lines by itself.

@@ -9,6 +9,7 @@ pub(crate) mod pages;
 pub(crate) mod preflight;
 pub(crate) mod print;
 pub(crate) mod run;
+pub(crate) mod test;
 pub(crate) mod translate;
 
 use vmm_cli::diagnostic::{Diagnostics, json};
@@ -21,6 +22,7 @@ use crate::args::{Command, Format};
 pub(crate) fn carry_out(command: &Command) -> Status {
     let (result, format) = match command {
         Command::Run(options) => (run::run(options), options.format),
+        Command::Test(options) => (test::test(options), options.format),
         Command::Check(options) => (check::check(options), options.format),
         Command::Preflight(options) => (preflight::preflight(options), options.format),
         Command::Explain(options) => (explain::explain(options), options.format),

@@ -8,7 +8,6 @@ use vmm_cli::diagnostic::{Diagnostic, Diagnostics, Location};
 use vmm_cli::say;
 use vmm_cli::status::Status;
 use vmm_core::console::Console;
-use vmm_core::end::Verdict;
 use vmm_core::error::{Blame, Error};
 use vmm_core::machine::Machine;
 use vmm_core::observer::Observer;
@@ -16,12 +15,11 @@ use vmm_core::record::Recording;
 
 use crate::args::{Format, Run};
 use crate::core_file;
-use crate::expectations;
 use crate::gdb;
+use crate::judgement::{Ended, judge};
 use crate::new_file::NewFile;
 use crate::output_file;
 use crate::prepare::Prepared;
-use crate::report::{Report, autopsy};
 use crate::terminal::{self, Copy, Output};
 use crate::trace::Watch;
 
@@ -75,20 +73,10 @@ pub(crate) fn run(options: &Run) -> Result<Status, Diagnostics> {
     };
 
     let output = copy.map(|copy| copy.bytes()).unwrap_or_default();
-    let mut mismatches =
-        config.expect.as_ref().map(|expect| expectations::check(expect, &outcome, &machine, &files, &output));
-    let verdict = machine.verdict(&outcome.end);
-    let wanted =
-        can_be_replayed && !options.no_autopsy && autopsy::is_wanted(verdict, &config, mismatches.as_deref());
-    let autopsy = wanted.then(|| autopsy::perform(&machine, &outcome.end, &recording, &files));
-    if let (Some(expect), Some(mismatches)) = (&config.expect, &mut mismatches) {
-        let cause = autopsy.as_ref().map(autopsy::Autopsy::summary);
-        mismatches.extend(expectations::check_cause(expect, cause));
-    }
-    let status = status(verdict, mismatches.as_deref().map(<[_]>::is_empty));
-    let mut report = Report::new(status, verdict, &outcome, &machine, &files, mismatches);
+    let recording = (can_be_replayed && !options.no_autopsy).then_some(&recording);
+    let ended = Ended { outcome: &outcome, machine: &machine, files: &files, output: &output, recording };
+    let (status, mut report) = judge(&config, &ended);
     report.stats = stats;
-    report.set_autopsy(autopsy);
     if let Some(mut file) = report_file {
         let written = writeln!(file, "{}", report.to_json());
         written
@@ -113,19 +101,6 @@ pub(crate) fn run(options: &Run) -> Result<Status, Diagnostics> {
     Ok(status)
 }
 
-/// What a run is worth. Only one that ended by itself can be a success, whatever was expected of it.
-pub(crate) fn status(verdict: Verdict, expectations_met: Option<bool>) -> Status {
-    match (verdict, expectations_met) {
-        (Verdict::Crashed, _) => Status::Crashed,
-        (Verdict::Hung, _) => Status::Hung,
-        (Verdict::Interrupted, _) => Status::Interrupted,
-        (Verdict::Success | Verdict::Code(_), Some(true)) => Status::Success,
-        (Verdict::Success | Verdict::Code(_), Some(false)) => Status::Unexpected,
-        (Verdict::Success, None) => Status::Success,
-        (Verdict::Code(code), None) => Status::Guest(code),
-    }
-}
-
 /// An error of the machine's, with its cause in the message, at the line that led to it where there is one.
 pub(crate) fn host_error(config: &Config, error: &Error) -> Diagnostic {
     let mut message = error.to_string();
@@ -142,21 +117,4 @@ pub(crate) fn host_error(config: &Config, error: &Error) -> Diagnostic {
     };
     let location = key.map_or(Location::Nowhere, |key| config.location(key));
     Diagnostic::error(status, message).at(location).with_help(error.help())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_crash_or_a_hang_is_never_a_success() {
-        for verdict in [Verdict::Crashed, Verdict::Hung, Verdict::Interrupted] {
-            for met in [None, Some(true), Some(false)] {
-                assert_ne!(status(verdict, met), Status::Success);
-            }
-        }
-        assert_eq!(status(Verdict::Code(42), Some(true)), Status::Success);
-        assert_eq!(status(Verdict::Code(42), None), Status::Guest(42));
-        assert_eq!(status(Verdict::Success, Some(false)), Status::Unexpected);
-    }
 }

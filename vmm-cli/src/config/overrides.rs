@@ -17,6 +17,9 @@ use super::source::Span;
 /// them short.
 const DEEPEST: usize = 8;
 
+/// What most of them come from.
+const COMMAND_LINE: &str = "command line";
+
 /// In place of an index: one more element.
 const APPEND: &str = "+";
 
@@ -27,6 +30,8 @@ pub struct Overrides(Vec<Override>);
 /// One option.
 #[derive(Debug, Clone)]
 pub(crate) struct Override {
+    /// Where it comes from, for errors.
+    pub(crate) origin: &'static str,
     /// The option as it would be typed.
     pub(crate) text: String,
     /// The key, such as `memory.size`.
@@ -64,10 +69,19 @@ impl Overrides {
             None => (assignment, text.len()),
         };
         let path_span = option.len()..option.len().saturating_add(path.len());
+        let (path, given) = (path.trim().to_owned(), Given::Toml(value_start));
+        self.0.push(Override { origin: COMMAND_LINE, path, path_span, given, text });
+    }
+
+    /// One value of the key `path` in `[matrix]`, as TOML.
+    pub(crate) fn matrix(&mut self, path: &str, value: &str) {
+        let text = format!("{path} = {value}");
+        let given = Given::Toml(path.len().saturating_add(" = ".len()));
         self.0.push(Override {
-            path: path.trim().to_owned(),
-            path_span,
-            given: Given::Toml(value_start),
+            origin: "[matrix]",
+            path: path.to_owned(),
+            path_span: 0..path.len(),
+            given,
             text,
         });
     }
@@ -123,11 +137,12 @@ impl Overrides {
 
     fn text(&mut self, option: &str, path: &str, shown: &str, given: Given) {
         let (text, path) = (format!("{option} {shown}"), path.to_owned());
-        self.0.push(Override { text, path, path_span: 0..option.len(), given });
+        self.0.push(Override { origin: COMMAND_LINE, text, path, path_span: 0..option.len(), given });
     }
 
     fn shorthand(&mut self, option: &str, path: &str, value: &str) {
         self.0.push(Override {
+            origin: COMMAND_LINE,
             text: format!("{option} {value}"),
             path: path.to_owned(),
             path_span: 0..option.len(),

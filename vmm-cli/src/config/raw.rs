@@ -31,7 +31,7 @@ pub use platform::{FwCfg, FwCfgFile, Switch};
 pub use virtio::{Virtio, VirtioType};
 pub use words::{Boot, Cpuid, End, Halt, Interrupts, Mode, Reset, Unmapped};
 
-use super::values::{Address, Count, OneOrMany, RegisterValues, RingLevel, Size, Time};
+use super::values::{Address, Count, Matrix, OneOrMany, RegisterValues, RingLevel, Size, Time};
 
 /// The whole file.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -87,6 +87,8 @@ pub struct Document {
     pub limits: Option<At<Limits>>,
     /// What has to be true after the run.
     pub expect: Option<At<Expect>>,
+    /// Several values for keys of this file: `vmm-cli test` runs every combination. Other commands do without.
+    pub matrix: Option<At<Matrix>>,
 }
 
 /// One region of guest memory.

@@ -26,7 +26,7 @@ pub(crate) fn parse<'i>(
     let (mut document, errors) = DeTable::parse_recoverable(text);
     syntax::report(text, &errors, faults);
     for option in overrides.iter() {
-        let start = sources.add("command line", &option.text);
+        let start = sources.add(option.origin, &option.text);
         if let Err(fault) = option.apply(document.get_mut(), start) {
             faults.push(fault);
         }

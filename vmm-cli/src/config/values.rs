@@ -7,6 +7,7 @@
 mod address;
 mod duration;
 mod entry;
+mod matrix;
 mod number;
 mod one_or_many;
 mod overlay;
@@ -21,6 +22,7 @@ use serde::de::{self, Deserializer, Visitor};
 pub use address::{Address, Port, Word};
 pub use duration::Time;
 pub use entry::EntryChoice;
+pub use matrix::Matrix;
 pub use number::{Count, RingLevel};
 pub use one_or_many::OneOrMany;
 pub use overlay::Overlay;

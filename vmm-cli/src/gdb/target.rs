@@ -32,7 +32,7 @@ use super::guest::{Guest, Wish};
 use super::monitor;
 use super::registers::{Number, Packet, X86};
 use super::shape::Shape;
-use crate::commands::run::status;
+use crate::judgement::status;
 use crate::prepare::Files;
 
 /// Errors as gdb shows them: by their number in errno.h.

@@ -3,6 +3,8 @@
 //! The loader knows widths of code and registers by name; here they become a CPU mode and the registers of `[registers]`,
 //! which still win over those of the protocol. What a kernel is handed goes into memory like files of the guest's.
 
+use std::sync::Arc;
+
 use vmm_cli::config::{Config, FileKind, Module, Start};
 use vmm_cli::diagnostic::{Diagnostic, Severity};
 use vmm_cli::status::Status;
@@ -15,6 +17,7 @@ use vmm_loader::{ElfOptions, NamedRange, flat};
 
 use super::files::Loaded;
 use super::read;
+use super::reader::{Bytes, Reader};
 
 /// The command line of a Linux kernel that is given none: else it would print where nobody looks.
 const LINUX_COMMAND_LINE: &str = "console=ttyS0";
@@ -95,12 +98,16 @@ pub(super) fn plan(config: &Config, bytes: &[u8]) -> Result<Planned, Diagnostic>
 pub(super) struct Read<'a> {
     module: &'a Module,
     name: String,
-    bytes: Vec<u8>,
+    bytes: Bytes,
 }
 
 /// Reads the files that the kernel is told of.
-pub(super) fn modules<'a>(config: &'a Config, problems: &mut Vec<Diagnostic>) -> Vec<Read<'a>> {
-    let read = |module: &'a Module| match read::read(&module.path) {
+pub(super) fn modules<'a>(
+    config: &'a Config,
+    reader: &Reader,
+    problems: &mut Vec<Diagnostic>,
+) -> Vec<Read<'a>> {
+    let read = |module: &'a Module| match reader.read(&module.path) {
         Ok(bytes) => Ok(Read { module, name: read::name(&module.path), bytes }),
         Err(error) => Err(read::unreadable(config, &module.path, &module.key, &error)),
     };
@@ -118,7 +125,7 @@ pub(super) fn modules<'a>(config: &'a Config, problems: &mut Vec<Diagnostic>) ->
 pub(super) fn hand_over(
     config: &Config,
     machine: &mut MachineSpec,
-    (bytes, plan): (Vec<u8>, BootPlan),
+    (bytes, plan): (Bytes, BootPlan),
     modules: Vec<Read<'_>>,
     loads: &[Loaded],
     boot: &mut Boot,
@@ -180,7 +187,7 @@ pub(super) fn hand_over(
     for blob in blobs {
         let plan =
             flat::data(&blob.bytes, blob.address, blob.name).map_err(|error| fail(&error, error.help()))?;
-        files.push(Loaded::new("boot loader".to_owned(), blob.bytes, plan));
+        files.push(Loaded::new("boot loader".to_owned(), Arc::new(blob.bytes), plan));
     }
     Ok(files)
 }

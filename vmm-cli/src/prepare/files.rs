@@ -9,6 +9,7 @@ use vmm_core::layout::Occupied;
 use vmm_core::span::Span;
 use vmm_loader::{Bss, LoadPlan, VirtAddr};
 
+use super::reader::Bytes;
 use crate::source_lines::SourceLines;
 
 /// The guest's file first, then the others.
@@ -17,13 +18,13 @@ pub(crate) struct Files(Vec<Loaded>);
 /// A file and its plan.
 pub(super) struct Loaded {
     pub(super) name: String,
-    pub(super) bytes: Vec<u8>,
+    pub(super) bytes: Bytes,
     pub(super) plan: LoadPlan,
     pub(super) lines: SourceLines,
 }
 
 impl Loaded {
-    pub(super) fn new(name: String, bytes: Vec<u8>, plan: LoadPlan) -> Self {
+    pub(super) fn new(name: String, bytes: Bytes, plan: LoadPlan) -> Self {
         Self { name, bytes, plan, lines: SourceLines::default() }
     }
 }

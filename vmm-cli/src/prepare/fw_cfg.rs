@@ -1,21 +1,22 @@
 //! The files of the configuration device (`[[devices.fw-cfg.file]]`) that have a path: read, and put where they belong.
 
 use std::io;
+use std::sync::Arc;
 
 use vmm_cli::config::{Config, FwCfgSource};
 use vmm_cli::diagnostic::Diagnostic;
 use vmm_cli::status::Status;
 use vmm_core::spec::MachineSpec;
 
-use super::read::read;
+use super::reader::Reader;
 
 /// Gives the files of `machine` their bytes. Returns what could not be read.
-pub(super) fn fill(config: &Config, machine: &mut MachineSpec) -> Vec<Diagnostic> {
+pub(super) fn fill(config: &Config, reader: &Reader, machine: &mut MachineSpec) -> Vec<Diagnostic> {
     let Some(device) = &mut machine.devices.platform.fw_cfg else { return Vec::new() };
     let mut problems = Vec::new();
     for source in &config.fw_cfg {
-        match (read(&source.path), device.files.get_mut(source.index)) {
-            (Ok(bytes), Some(file)) => file.bytes = bytes,
+        match (reader.read(&source.path), device.files.get_mut(source.index)) {
+            (Ok(bytes), Some(file)) => file.bytes = Arc::unwrap_or_clone(bytes),
             (Err(error), _) => problems.push(unreadable(config, source, &error)),
             (Ok(_), None) => {}
         }

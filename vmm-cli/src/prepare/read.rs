@@ -1,7 +1,5 @@
-//! Reading a guest's files, and what is said when one is not there or not of the right kind.
+//! A guest's files, and what is said when one is not there or not of the right kind.
 
-use std::fs;
-use std::io::Read;
 use std::path::Path;
 
 use vmm_cli::config::{Config, File, FileKind};
@@ -11,10 +9,11 @@ use vmm_core::mode::Mode;
 use vmm_loader::{ElfClass, ElfOptions, elf, flat};
 
 use super::files::Loaded;
+use super::reader::Reader;
 
 /// Reads and plans one file of `[[load]]`.
-pub(super) fn extra(config: &Config, file: &File) -> Result<Loaded, Diagnostic> {
-    let bytes = read(&file.path).map_err(|error| unreadable(config, &file.path, &file.key, &error))?;
+pub(super) fn extra(config: &Config, reader: &Reader, file: &File) -> Result<Loaded, Diagnostic> {
+    let bytes = reader.read(&file.path).map_err(|error| unreadable(config, &file.path, &file.key, &error))?;
     let plan = match file.kind {
         FileKind::Elf { base } => elf::plan(&bytes, &ElfOptions { base: base.map(Into::into) }),
         FileKind::Flat { address } => flat::plan(&bytes, address.into()),
@@ -30,17 +29,6 @@ pub(super) fn extra(config: &Config, file: &File) -> Result<Loaded, Diagnostic> 
 /// What a file is called in messages and maps: its name without directories.
 pub(super) fn name(path: &Path) -> String {
     path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into())
-}
-
-/// The whole file. Only a regular one: a device or a pipe may never end.
-pub(super) fn read(path: &Path) -> std::io::Result<Vec<u8>> {
-    let mut file = fs::File::open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(std::io::Error::other("it is not a regular file"));
-    }
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 pub(super) fn unreadable(config: &Config, path: &Path, key: &str, error: &std::io::Error) -> Diagnostic {

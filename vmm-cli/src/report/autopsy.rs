@@ -371,7 +371,7 @@ impl fmt::Display for Autopsy {
 }
 
 /// Breaks a paragraph at spaces.
-fn wrap(text: &str) -> Vec<String> {
+pub(crate) fn wrap(text: &str) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split(' ') {
         match lines.last_mut() {

@@ -1,0 +1,185 @@
+//! A configuration looked at as a test: whether it is one, and how many its `[matrix]` makes of it.
+//!
+//! This looks at two tables of the file and at nothing else, so that a directory can be searched for tests without
+//! complaints about what is none. Each variant becomes a [`Config`] by the same steps as any other: a value of the matrix
+//! is an override, and a mistake in one points at it.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use toml::de::{DeTable, ValueDeserializer};
+
+use super::fault::{Fault, Faults};
+use super::load::{self, Loaded};
+use super::source::Sources;
+use super::values::Matrix;
+use super::{Config, Overrides};
+use crate::diagnostic::Diagnostics;
+
+/// A matrix with more combinations was hardly meant.
+const MOST_VARIANTS: usize = 4096;
+
+/// A file that is a test, with its variants.
+#[derive(Debug, Clone)]
+pub struct TestFile {
+    path: PathBuf,
+    text: String,
+    variants: Vec<Variant>,
+}
+
+/// One combination of the values of the matrix; without a matrix the only one, which is empty.
+#[derive(Debug, Clone, Default)]
+pub struct Variant {
+    /// The combination, such as `memory.size=2MiB,mode=long`.
+    pub name: String,
+    overrides: Overrides,
+}
+
+impl TestFile {
+    /// Reads the file at `path`. `None` if it is no test: a kernel, or a TOML file without an `[expect]`. A file whose TOML is
+    /// broken counts as one, since what is behind the mistake cannot be known; [`TestFile::config`] reports it.
+    ///
+    /// # Errors
+    ///
+    /// Why the file cannot be read, or that its matrix is too large.
+    pub fn load(path: &Path) -> Result<Option<Self>, Diagnostics> {
+        let Loaded::Configuration(text) = load::load(path)? else { return Ok(None) };
+        let (document, errors) = DeTable::parse_recoverable(&text);
+        let table = document.get_ref();
+        if errors.is_empty() && !table.contains_key("expect") {
+            return Ok(None);
+        }
+        // A matrix that cannot be read is reported with the file's other mistakes.
+        let entry = table.get("matrix");
+        let matrix = entry.and_then(|entry| Matrix::deserialize(ValueDeserializer::from(entry.clone())).ok());
+        let matrix = matrix.unwrap_or_default();
+        let count = matrix.0.iter().try_fold(1_usize, |count, (_, values)| count.checked_mul(values.len()));
+        if count.is_none_or(|count| count > MOST_VARIANTS) {
+            let mut sources = Sources::default();
+            sources.add(&path.display().to_string(), &text);
+            let message = format!("the matrix has more than {MOST_VARIANTS} combinations");
+            let mut faults = Faults::default();
+            faults.push(
+                entry.map_or_else(|| Fault::in_file(&message), |entry| Fault::new(&entry.span(), &message)),
+            );
+            return Err(faults.into_diagnostics(&sources));
+        }
+        let variants = expand(&matrix);
+        Ok(Some(Self { path: path.to_owned(), text, variants }))
+    }
+
+    /// The variants, in the order of the values in the file.
+    #[must_use]
+    pub fn variants(&self) -> &[Variant] {
+        &self.variants
+    }
+
+    /// The configuration of one variant.
+    ///
+    /// # Errors
+    ///
+    /// As [`Config::load`].
+    pub fn config(&self, variant: &Variant) -> Result<Config, Diagnostics> {
+        Config::from_text(&self.text, &self.path, &variant.overrides)
+    }
+}
+
+/// All combinations, the values of the last key changing first.
+fn expand(matrix: &Matrix) -> Vec<Variant> {
+    let mut variants = vec![Variant::default()];
+    for (key, values) in &matrix.0 {
+        let with = |variant: &Variant, value: &toml::Value| {
+            let Variant { mut name, mut overrides } = variant.clone();
+            let shown = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            let comma = if name.is_empty() { "" } else { "," };
+            name = format!("{name}{comma}{key}={shown}");
+            overrides.matrix(key, &value.to_string());
+            Variant { name, overrides }
+        };
+        variants =
+            variants.iter().flat_map(|variant| values.iter().map(|value| with(variant, value))).collect();
+    }
+    variants
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use proptest::prelude::*;
+    use vmm_core::mode::Mode;
+
+    use super::*;
+
+    fn tests(text: &str) -> Option<TestFile> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.toml");
+        fs::write(&path, text).unwrap();
+        TestFile::load(&path).unwrap()
+    }
+
+    const MACHINE: &str =
+        "mode = \"long\"\nmemory.size = \"2MiB\"\nguest = { flat = \"g\", address = 0x8000 }\n";
+
+    #[test]
+    fn a_test_is_what_has_an_expect_or_cannot_be_read() {
+        assert!(tests(MACHINE).is_none());
+        assert!(tests("[package]\nname = \"a\"\n").is_none());
+        assert_eq!(tests(&format!("{MACHINE}[expect]\n")).unwrap().variants().len(), 1);
+        let broken = tests("mode = \n").unwrap();
+        assert!(broken.config(&broken.variants()[0]).is_err());
+    }
+
+    #[test]
+    fn a_value_of_the_matrix_becomes_one_of_the_machine() {
+        let text = format!(
+            "{MACHINE}[expect]\n[matrix]\nmode = [\"real\", \"pae\"]\nmemory.size = [\"1MiB\", 0x10000]\n"
+        );
+        let tests = tests(&text).unwrap();
+        let names: Vec<_> = tests.variants().iter().map(|variant| variant.name.as_str()).collect();
+        let four = [
+            "memory.size=1MiB,mode=real",
+            "memory.size=1MiB,mode=pae",
+            "memory.size=65536,mode=real",
+            "memory.size=65536,mode=pae",
+        ];
+        assert_eq!(names, four);
+        let config = tests.config(&tests.variants()[3]).unwrap();
+        assert_eq!((config.mode(), config.machine.memory[0].size), (Mode::Pae, 0x10000));
+    }
+
+    #[test]
+    fn a_mistake_in_the_matrix_points_at_it() {
+        let with = |matrix: &str| {
+            let tests = tests(&format!("{MACHINE}[expect]\n[matrix]\n{matrix}\n")).unwrap();
+            tests.config(&tests.variants()[0]).unwrap_err().to_plain()
+        };
+        let wrong = with("mode = [\"lnog\"]");
+        assert!(wrong.contains("[matrix]:1:8") && wrong.contains("did you mean `long`"), "{wrong}");
+        assert!(with("mode = \"long\"").contains("a.toml:6:8"));
+    }
+
+    #[test]
+    fn a_matrix_that_is_too_large_is_refused() {
+        let axis: Vec<u32> = (0..100).collect();
+        let text = format!("{MACHINE}[expect]\n[matrix]\na = {axis:?}\nb = {axis:?}\n");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.toml");
+        fs::write(&path, text).unwrap();
+        let refused = TestFile::load(&path).unwrap_err();
+        assert_eq!(refused.0[0].message, "the matrix has more than 4096 combinations");
+    }
+
+    proptest! {
+        #[test]
+        fn every_combination_is_there_once(sizes in prop::collection::vec(1_i64..5, 0..4)) {
+            let axis = |(number, size): (usize, &i64)| {
+                (format!("k{number}"), (0..*size).map(toml::Value::Integer).collect())
+            };
+            let variants = expand(&Matrix(sizes.iter().enumerate().map(axis).collect()));
+            let names: std::collections::BTreeSet<_> = variants.iter().map(|variant| variant.name.clone()).collect();
+            prop_assert_eq!(i64::try_from(names.len()).unwrap(), sizes.iter().product::<i64>());
+            prop_assert_eq!(names.len(), variants.len());
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! The cases under some paths, sorted, each once.
+//!
+//! Directories are searched for files named `*.toml`; what is hidden, and directories named `target`, are left out. Links to
+//! directories are not followed, so the search ends.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use vmm_cli::diagnostic::{Diagnostic, Diagnostics, Location};
+use vmm_cli::status::Status;
+
+use super::case::Case;
+
+/// What was found.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// The cases, by the names of their files.
+    pub(crate) cases: Vec<Case>,
+    /// Files that were named, and are no tests.
+    pub(crate) not_tests: Vec<PathBuf>,
+}
+
+/// Searches `paths`.
+///
+/// # Errors
+/// A path that is not there, or a directory that cannot be read.
+pub(crate) fn cases(paths: &[PathBuf]) -> Result<Found, Diagnostics> {
+    let mut named = Vec::new();
+    let mut files = Vec::new();
+    for path in paths {
+        let data = path.metadata().map_err(|error| trouble(path, &error))?;
+        if data.is_dir() { search(path, &mut files)? } else { named.push(path.clone()) }
+    }
+    files.extend(named.iter().cloned());
+    files.sort();
+    files.dedup();
+    let mut found = Found { cases: Vec::new(), not_tests: Vec::new() };
+    for file in files {
+        let cases = Case::all_of(file.clone());
+        if cases.is_empty() && named.contains(&file) {
+            found.not_tests.push(file);
+        }
+        found.cases.extend(cases);
+    }
+    Ok(found)
+}
+
+/// Adds the TOML files below `top`.
+fn search(top: &Path, files: &mut Vec<PathBuf>) -> Result<(), Diagnostic> {
+    let mut directories = vec![top.to_owned()];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(&directory).map_err(|error| trouble(&directory, &error))? {
+            let entry = entry.map_err(|error| trouble(&directory, &error))?;
+            let name = entry.file_name();
+            if is_left_out(&name) {
+                continue;
+            }
+            // What is found in `.` is named as a person would.
+            let path = if directory == Path::new(".") { PathBuf::from(&name) } else { entry.path() };
+            let kind = entry.file_type().map_err(|error| trouble(&path, &error))?;
+            if kind.is_dir() {
+                if name != "target" {
+                    directories.push(path);
+                }
+            } else if path.extension() == Some(OsStr::new("toml")) && path.is_file() {
+                files.push(path);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn is_left_out(name: &OsStr) -> bool {
+    name.as_encoded_bytes().first() == Some(&b'.')
+}
+
+fn trouble(path: &Path, error: &std::io::Error) -> Diagnostic {
+    let status =
+        if error.kind() == std::io::ErrorKind::NotFound { Status::Configuration } else { Status::Host };
+    Diagnostic::error(status, format!("cannot search for tests: {error}"))
+        .at(Location::File(path.display().to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_a_test_is_found_in_order_and_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let top = directory.path();
+        for folder in ["b", "target", ".git"] {
+            fs::create_dir(top.join(folder)).unwrap();
+        }
+        let test = "mode = \"long\"\n[expect]\n";
+        for file in ["z.toml", "b/y.toml", "target/x.toml", ".git/w.toml", ".v.toml", "u.txt"] {
+            fs::write(top.join(file), test).unwrap();
+        }
+        fs::write(top.join("none.toml"), "mode = \"long\"\n").unwrap();
+        fs::write(top.join("m.toml"), format!("{test}[matrix]\nring = [0, 3]\n")).unwrap();
+        std::os::unix::fs::symlink(top, top.join("b/loop")).unwrap();
+
+        let paths = [top.to_owned(), top.join("z.toml"), top.join("none.toml")];
+        let found = cases(&paths).unwrap();
+        let names: Vec<_> =
+            found.cases.iter().map(|case| case.name.strip_prefix(top.to_str().unwrap()).unwrap()).collect();
+        assert_eq!(names, ["/b/y.toml", "/m.toml[ring=0]", "/m.toml[ring=3]", "/z.toml"]);
+        assert_eq!(found.not_tests, [top.join("none.toml")]);
+        assert_eq!(cases(&[top.join("gone")]).unwrap_err().status(), Status::Configuration);
+    }
+}

@@ -1,0 +1,51 @@
+//! A bug in one case fails that case, and not the suite: a panic is caught, with its words.
+
+use std::cell::RefCell;
+use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
+
+thread_local! {
+    /// On a guarded thread, the words of its last panic.
+    static WORDS: RefCell<Option<String>> = const { RefCell::new(None) };
+    static GUARDED: RefCell<bool> = const { RefCell::new(false) };
+}
+
+/// Has panics of guarded threads kept in place of shown, for the time of the process.
+pub(super) fn install() {
+    let shown = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        if GUARDED.with_borrow(|guarded| *guarded) {
+            WORDS.set(Some(words(info)));
+        } else {
+            shown(info);
+        }
+    }));
+}
+
+/// Carries `work` out; a panic in it becomes its words.
+pub(super) fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    GUARDED.set(true);
+    // What a panic leaves half done is dropped with the closure: the machine of this case and nothing else.
+    let result = panic::catch_unwind(AssertUnwindSafe(work));
+    GUARDED.set(false);
+    result.map_err(|_| WORDS.take().unwrap_or_else(|| "panicked on another thread".to_owned()))
+}
+
+fn words(info: &PanicHookInfo<'_>) -> String {
+    let payload = info.payload();
+    let formatted = payload.downcast_ref::<String>().map(String::as_str);
+    let message = formatted.or_else(|| payload.downcast_ref().copied()).unwrap_or("no words");
+    info.location().map_or_else(|| message.to_owned(), |place| format!("{message} at {place}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_becomes_its_words() {
+        install();
+        let caught = guarded(|| -> u32 { panic!("a bug") }).unwrap_err();
+        assert!(caught.starts_with("a bug at ") && caught.contains("guard.rs"), "{caught}");
+        assert_eq!(guarded(|| 1), Ok(1));
+    }
+}

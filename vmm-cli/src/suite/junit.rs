@@ -1,0 +1,88 @@
+//! A suite as JUnit XML (`--junit FILE`), which CI systems show.
+//!
+//! A case's `name` is its whole name and its `classname` the file, so that reports group by file. A guest that did not do what
+//! was expected is a `failure`; a case that could not be carried out, for a mistake in its configuration or trouble on the
+//! host, is an `error`.
+
+use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestRerun, TestSuite};
+
+use super::case::Case;
+use super::outcome::{Failure, Ran, Verdict};
+use super::show::details;
+
+/// The name of the report and of its only suite.
+pub(super) const NAME: &str = "vmm-cli test";
+
+/// A report that grows.
+#[derive(Debug, Default)]
+pub(crate) struct Junit(Vec<(usize, TestCase)>);
+
+impl Junit {
+    /// Adds a case that is over; one that did not run is left out.
+    pub(crate) fn add(&mut self, number: usize, case: &Case, ran: &Ran) {
+        let Some(status) = status(&ran.verdict) else { return };
+        let mut row = TestCase::new(case.name.as_str(), status);
+        row.set_classname(case.file.display().to_string());
+        row.set_time(ran.elapsed);
+        if let Verdict::Failed { last, .. } = &ran.verdict
+            && !last.output.is_empty()
+        {
+            row.set_system_out_lossy(&last.output);
+        }
+        self.0.push((number, row));
+    }
+
+    /// The report, the cases in the order in which they were to be run.
+    pub(crate) fn finish(mut self, elapsed: std::time::Duration) -> Report {
+        self.0.sort_by_key(|(number, _)| *number);
+        let mut suite = TestSuite::new(NAME);
+        suite.set_time(elapsed);
+        suite.add_test_cases(self.0.into_iter().map(|(_, row)| row));
+        let mut report = Report::new(NAME);
+        report.set_time(elapsed);
+        report.add_test_suite(suite);
+        report
+    }
+}
+
+fn status(verdict: &Verdict) -> Option<TestCaseStatus> {
+    Some(match verdict {
+        Verdict::NotRun => return None,
+        Verdict::Passed => TestCaseStatus::success(),
+        Verdict::Skipped(reason) => {
+            let mut status = TestCaseStatus::skipped();
+            status.set_message(reason);
+            status
+        }
+        Verdict::Flaky(earlier) => {
+            let mut status = TestCaseStatus::success();
+            status.add_reruns(earlier.iter().map(rerun));
+            status
+        }
+        Verdict::Failed { last, earlier } => {
+            let mut status = TestCaseStatus::non_success(kind(last));
+            status.set_message(last.headline()).set_type(kind_name(last)).set_description(words(last));
+            status.add_reruns(earlier.iter().map(rerun));
+            status
+        }
+    })
+}
+
+fn rerun(failure: &Failure) -> TestRerun {
+    let mut rerun = TestRerun::new(kind(failure));
+    rerun.set_message(failure.headline()).set_type(kind_name(failure)).set_description(words(failure));
+    rerun
+}
+
+fn words(failure: &Failure) -> String {
+    format!("{}\n{}", failure.headline(), details(failure))
+}
+
+fn kind(failure: &Failure) -> NonSuccessKind {
+    if failure.is_error() { NonSuccessKind::Error } else { NonSuccessKind::Failure }
+}
+
+/// The exit status of `run` tells what kind it is.
+fn kind_name(failure: &Failure) -> String {
+    format!("status {}", failure.status.code())
+}

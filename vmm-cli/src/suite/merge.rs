@@ -1,0 +1,129 @@
+//! `vmm-cli test --merge`: the JUnit reports of partitions become one.
+//!
+//! Suites of the same name become one, their cases in the order of the files. The time is the sum of the parts' times, which
+//! is what JUnit's times are: work done, not time waited.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use quick_junit::{Report, TestSuite};
+use vmm_cli::diagnostic::{Diagnostic, Diagnostics, Location};
+use vmm_cli::status::Status;
+
+use super::junit::NAME;
+
+/// Reads the reports and merges them.
+///
+/// # Errors
+/// A file that cannot be read or is no report, or a case that is in two of them: then they are no parts of one suite.
+pub(crate) fn read(paths: &[PathBuf]) -> Result<Report, Diagnostics> {
+    let mut parts = Vec::new();
+    for path in paths {
+        let text = fs::read_to_string(path).map_err(|error| {
+            let known = error.kind() == std::io::ErrorKind::NotFound;
+            let status = if known { Status::Configuration } else { Status::Host };
+            trouble(path, status, &format!("cannot read the report: {error}"))
+        })?;
+        let part = Report::deserialize_from_str(&text).map_err(|error| {
+            trouble(path, Status::Configuration, &format!("this is no JUnit report: {error}"))
+        })?;
+        parts.push((path.as_path(), part));
+    }
+    merge(parts).map_err(Into::into)
+}
+
+fn merge(parts: Vec<(&Path, Report)>) -> Result<Report, Diagnostic> {
+    let mut suites: Vec<TestSuite> = Vec::new();
+    let mut seen: HashMap<(String, String), &Path> = HashMap::new();
+    for (path, part) in parts {
+        for suite in part.test_suites {
+            for case in &suite.test_cases {
+                let name = (suite.name.as_str().to_owned(), case.name.as_str().to_owned());
+                if let Some(other) = seen.insert(name, path) {
+                    let message = format!("{} is in {} too", case.name.as_str(), other.display());
+                    let help = Some("merge reports of different partitions");
+                    return Err(trouble(path, Status::Configuration, &message).with_help(help));
+                }
+            }
+            match suites.iter_mut().find(|known| known.name == suite.name) {
+                Some(known) => {
+                    known.time = known.time.into_iter().chain(suite.time).reduce(|a, b| a.saturating_add(b));
+                    known.add_test_cases(suite.test_cases);
+                }
+                None => suites.push(suite),
+            }
+        }
+    }
+    let mut report = Report::new(NAME);
+    report.time = suites.iter().filter_map(|suite| suite.time).reduce(|a, b| a.saturating_add(b));
+    report.add_test_suites(suites);
+    Ok(report)
+}
+
+fn trouble(path: &Path, status: Status, message: &str) -> Diagnostic {
+    Diagnostic::error(status, message).at(Location::File(path.display().to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+    use quick_junit::{NonSuccessKind, TestCase, TestCaseStatus};
+
+    use super::*;
+
+    /// A report of cases that pass, fail and are skipped, by their numbers.
+    fn report(numbers: impl Iterator<Item = usize>) -> Report {
+        let mut suite = TestSuite::new(NAME);
+        suite.set_time(Duration::from_secs(1));
+        for number in numbers {
+            let status = match number % 3 {
+                0 => TestCaseStatus::success(),
+                1 => TestCaseStatus::non_success(NonSuccessKind::Failure),
+                _ => TestCaseStatus::skipped(),
+            };
+            suite.add_test_case(TestCase::new(format!("case {number}"), status));
+        }
+        let mut report = Report::new(NAME);
+        report.add_test_suite(suite);
+        report
+    }
+
+    #[test]
+    fn reports_come_back_from_files_and_a_case_in_two_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name: &str, report: &Report| {
+            let path = directory.path().join(name);
+            fs::write(&path, report.to_string().unwrap()).unwrap();
+            path
+        };
+        let (one, two) = (file("1.xml", &report(0..2)), file("2.xml", &report(2..5)));
+        let merged = read(&[one.clone(), two.clone()]).unwrap();
+        assert_eq!((merged.tests, merged.failures, merged.skipped, merged.test_suites.len()), (5, 2, 1, 1));
+        assert_eq!(merged.time, Some(Duration::from_secs(2)));
+
+        let twice = read(&[one.clone(), two, one]).unwrap_err();
+        assert!(twice.0[0].message.starts_with("case 0 is in "), "{twice}");
+        let broken = directory.path().join("broken.xml");
+        fs::write(&broken, "<testsuites").unwrap();
+        assert_eq!(read(&[broken]).unwrap_err().status(), Status::Configuration);
+    }
+
+    proptest! {
+        #[test]
+        fn parts_of_a_report_make_the_whole(count in 0_usize..60, of in 1_usize..6) {
+            let whole = report(0..count);
+            let parts = (0..of).map(|part| (Path::new("part"), report((part..count).step_by(of))));
+            let merged = merge(parts.collect()).unwrap();
+            let names = |report: &Report| {
+                let mut names: Vec<_> = report.test_suites[0].test_cases.iter().map(|case| case.name.clone()).collect();
+                names.sort();
+                names
+            };
+            prop_assert_eq!(names(&merged), names(&whole));
+            prop_assert_eq!((merged.tests, merged.failures, merged.skipped), (whole.tests, whole.failures, whole.skipped));
+        }
+    }
+}

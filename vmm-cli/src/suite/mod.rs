@@ -1,0 +1,30 @@
+//! `vmm-cli test`: many guests, each a case with an `[expect]`, run in parallel and counted.
+//!
+//! | file | step |
+//! |---|---|
+//! | `find.rs`, `case.rs` | the files under the paths, and the cases that they are |
+//! | `partition.rs`, `shuffle.rs` | which of them, in which order |
+//! | `workers.rs` | a thread for each job; retries; Ctrl-C |
+//! | `attempt.rs` with `guard.rs`, `input.rs` | one case, once: a machine built, run, judged, dropped |
+//! | `outcome.rs` | what a case came to |
+//! | `show.rs` with `progress.rs`, `json.rs`, `junit.rs` | what is told of it |
+//! | `merge.rs` | the reports of partitions put together |
+//!
+//! How a machine is made of a configuration, and what its run is worth, is the same as for `run` (`prepare.rs`,
+//! `judgement.rs`).
+
+pub(crate) mod case;
+pub(crate) mod find;
+pub(crate) mod json;
+pub(crate) mod junit;
+pub(crate) mod merge;
+pub(crate) mod partition;
+pub(crate) mod show;
+pub(crate) mod shuffle;
+pub(crate) mod workers;
+
+mod attempt;
+mod guard;
+mod input;
+mod outcome;
+mod progress;

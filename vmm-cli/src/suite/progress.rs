@@ -1,0 +1,71 @@
+//! The bar on a terminal: how many cases are over, how many of them failed, and what is running.
+
+use std::io::{IsTerminal, stderr};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::outcome::Tally;
+
+/// A bar, where standard error is a terminal.
+#[derive(Debug)]
+pub(super) struct Progress {
+    bar: Option<ProgressBar>,
+    /// The names of the cases that run, the oldest first, by their numbers.
+    running: Vec<(usize, String)>,
+}
+
+impl Progress {
+    /// A bar for `count` cases.
+    pub(super) fn new(count: usize) -> Self {
+        let bar = stderr().is_terminal().then(|| {
+            let bar = ProgressBar::new(u64::try_from(count).unwrap_or(u64::MAX));
+            let style =
+                ProgressStyle::with_template("{elapsed:>4} [{bar:30}] {pos}/{len}{prefix} {wide_msg}");
+            bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "))
+        });
+        Self { bar, running: Vec::new() }
+    }
+
+    /// Whether somebody sees it.
+    pub(super) const fn is_shown(&self) -> bool {
+        self.bar.is_some()
+    }
+
+    pub(super) fn began(&mut self, number: usize, name: &str) {
+        if self.bar.is_some() {
+            self.running.push((number, name.to_owned()));
+        }
+    }
+
+    pub(super) fn ended(&mut self, number: usize, tally: &Tally) {
+        let Some(bar) = &self.bar else { return };
+        self.running.retain(|(running, _)| *running != number);
+        if tally.failed > 0 {
+            bar.set_prefix(format!(", {} failed", tally.failed));
+        }
+        bar.inc(1);
+    }
+
+    /// Time has passed.
+    pub(super) fn tick(&self) {
+        let Some(bar) = &self.bar else { return };
+        let names: Vec<&str> = self.running.iter().map(|(_, name)| name.as_str()).collect();
+        bar.set_message(names.join(", "));
+        bar.tick();
+    }
+
+    /// Takes the bar away while `print` prints.
+    pub(super) fn aside<T>(&self, print: impl FnOnce() -> T) -> T {
+        match &self.bar {
+            Some(bar) => bar.suspend(print),
+            None => print(),
+        }
+    }
+
+    /// Takes it away for good.
+    pub(super) fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! What people see of a suite: a line for each case, more for one that failed, and a summary.
+//!
+//! On a terminal a bar stands for the cases that pass. All but the bar goes to standard output.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use vmm_cli::diagnostic::Diagnostics;
+
+use super::case::Case;
+use super::json;
+use super::outcome::{Failure, Ran, Tally, Verdict};
+use super::progress::Progress;
+use super::shuffle::Seed;
+use super::workers::Event;
+use crate::args::Format;
+use crate::commands::print;
+
+/// So much of a guest's output is shown; reports hold all.
+const LAST_LINES: usize = 10;
+/// Lines of a failure, but for the first.
+const INDENT: &str = "        ";
+
+/// Tells of a suite as it runs.
+#[derive(Debug)]
+pub(crate) struct Show {
+    format: Format,
+    progress: Progress,
+    tally: Tally,
+    count: usize,
+    /// What went wrong with printing, the first time.
+    trouble: Option<Diagnostics>,
+}
+
+impl Show {
+    /// Begins to tell of `count` cases.
+    pub(crate) fn new(format: Format, count: usize) -> Self {
+        Self { format, progress: Progress::new(count), tally: Tally::default(), count, trouble: None }
+    }
+
+    /// Tells of one event.
+    pub(crate) fn tell(&mut self, case: Option<&Case>, event: &Event) {
+        match (event, case) {
+            (Event::Began(number), Some(case)) => self.progress.began(*number, &case.name),
+            (Event::Ended(number, ran), Some(case)) => {
+                self.tally.count(&ran.verdict);
+                self.progress.ended(*number, &self.tally);
+                let text = match self.format {
+                    Format::Text if self.progress.is_shown() && matches!(ran.verdict, Verdict::Passed) => {
+                        None
+                    }
+                    Format::Text => text(case, ran),
+                    Format::Json => Some(json::case(case, ran)),
+                };
+                if let Some(text) = text {
+                    let printed = self.progress.aside(|| print::out(&text));
+                    self.trouble = self.trouble.take().or(printed.err());
+                }
+            }
+            (Event::Quiet, _) | (_, None) => self.progress.tick(),
+        }
+    }
+
+    /// Shows the summary, and gives the numbers.
+    ///
+    /// # Errors
+    /// What was told could not be printed.
+    pub(crate) fn finish(mut self, elapsed: Duration, seed: Option<Seed>) -> Result<Tally, Diagnostics> {
+        self.progress.finish();
+        self.tally.not_run = self.count.saturating_sub(self.tally.ran());
+        let summary = match self.format {
+            Format::Text => summary(&self.tally, elapsed, seed),
+            Format::Json => json::summary(&self.tally, elapsed, seed),
+        };
+        match self.trouble {
+            Some(trouble) => Err(trouble),
+            None => print::out(&summary).map(|()| self.tally),
+        }
+    }
+}
+
+/// A case that is over, in words; none for one that did not come to its end.
+fn text(case: &Case, ran: &Ran) -> Option<String> {
+    let Ran { verdict, elapsed } = ran;
+    let head = format!("{:<7} {} ({})", verdict.name(), case.name, time(*elapsed));
+    Some(match verdict {
+        Verdict::NotRun => return None,
+        Verdict::Passed => format!("{head}\n"),
+        Verdict::Skipped(reason) => format!("{head}: {reason}\n"),
+        Verdict::Flaky(earlier) => {
+            let reason = earlier.last().map_or("", Failure::headline);
+            format!("{head}: passed at attempt {}; before that: {reason}\n", verdict.attempts())
+        }
+        Verdict::Failed { last, .. } => {
+            let attempts = match verdict.attempts() {
+                1 => String::new(),
+                count => format!(", {count} attempts"),
+            };
+            format!("{head}{attempts}: {}\n{}", last.headline(), details(last))
+        }
+    })
+}
+
+/// What is to be said of a failure behind its first line.
+pub(super) fn details(failure: &Failure) -> String {
+    let mut text = String::new();
+    let mut line = |line: &str| {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{INDENT}{line}");
+    };
+    if failure.diagnostics.0.is_empty() {
+        failure.lines.iter().skip(1).for_each(|more| line(more));
+    } else {
+        // The first line is the headline.
+        failure.diagnostics.to_plain().lines().skip(1).for_each(&mut line);
+    }
+    for paragraph in failure.cause.iter() {
+        crate::report::autopsy::wrap(paragraph).iter().for_each(|wrapped| line(wrapped));
+    }
+    let output = failure.output.escape_ascii().to_string().replace("\\n", "\n");
+    let lines: Vec<&str> = output.lines().collect();
+    if !lines.is_empty() {
+        let from = lines.len().saturating_sub(LAST_LINES);
+        line(if from == 0 { "it printed:" } else { "the last it printed:" });
+        lines.iter().skip(from).for_each(|printed| line(&format!("  {printed}")));
+    }
+    text
+}
+
+fn summary(tally: &Tally, elapsed: Duration, seed: Option<Seed>) -> String {
+    let Tally { passed, flaky, failed, skipped, not_run } = tally;
+    let mut text = format!("{passed} passed, {failed} failed, {skipped} skipped");
+    for (count, what) in [(flaky, "flaky"), (not_run, "not run")] {
+        if *count > 0 {
+            let _ = write!(text, ", {count} {what}");
+        }
+    }
+    let _ = write!(text, " in {}", time(elapsed));
+    if let Some(Seed(seed)) = seed {
+        let _ = write!(text, ", shuffled with seed {seed}");
+    }
+    text.push('\n');
+    text
+}
+
+/// A time with three digits or so.
+fn time(time: Duration) -> String {
+    if time < Duration::from_secs(1) {
+        format!("{:.1} ms", time.as_secs_f64() * 1e3)
+    } else {
+        format!("{:.1} s", time.as_secs_f64())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vmm_cli::status::Status;
+
+    use super::*;
+
+    #[test]
+    fn the_summary_names_what_is_not_zero() {
+        let tally = Tally { passed: 5, flaky: 0, failed: 1, skipped: 2, not_run: 0 };
+        assert_eq!(
+            summary(&tally, Duration::from_millis(1500), None),
+            "5 passed, 1 failed, 2 skipped in 1.5 s\n"
+        );
+        let tally = Tally { flaky: 1, not_run: 3, ..tally };
+        let text = summary(&tally, Duration::from_millis(20), Some(Seed(7)));
+        assert_eq!(
+            text,
+            "5 passed, 1 failed, 2 skipped, 1 flaky, 3 not run in 20.0 ms, shuffled with seed 7\n"
+        );
+    }
+
+    #[test]
+    fn a_failure_shows_what_differs_why_and_the_last_of_the_output() {
+        let mut failure =
+            Failure::without_run(Status::Unexpected, "expect.end: expected a, found b".to_owned());
+        failure.lines.push("expect.exits: expected 1, found 2".to_owned());
+        failure.cause = Some("It died.".to_owned());
+        failure.output = (0..12).flat_map(|number| format!("line {number}\x1b\n").into_bytes()).collect();
+        let text = details(&failure);
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        assert_eq!(lines[..3], ["expect.exits: expected 1, found 2", "It died.", "the last it printed:"]);
+        assert_eq!((lines.len(), lines[3], lines[12]), (13, "line 2\\x1b", "line 11\\x1b"));
+    }
+}

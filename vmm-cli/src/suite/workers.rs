@@ -1,0 +1,189 @@
+//! The threads that run the cases: one for each job, each taking the next case when it is done with one.
+//!
+//! What they come to is told on the caller's thread, in the order in which they end. Ctrl-C stops the guests that run and
+//! begins no more; a thread that does not end even then, since it examines a dead guest, is left to the end of the process.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use kvm_sys_wrap::{Kvm, interrupted};
+use vmm_cli::status::Status;
+
+use super::attempt::{Running, attempt};
+use super::case::Case;
+use super::guard;
+use super::outcome::{Attempt, Failure, Ran, Verdict};
+use crate::prepare::Reader;
+
+/// How cases are run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Settings {
+    /// Cases at a time.
+    pub(crate) jobs: NonZeroUsize,
+    /// Attempts beyond the first at a case that fails.
+    pub(crate) retries: usize,
+    /// Begin no case behind the first failure.
+    pub(crate) fail_fast: bool,
+    /// What this host cannot do is a failure.
+    pub(crate) no_skip: bool,
+}
+
+/// What happens to a case, by its number.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// It begins.
+    Began(usize),
+    /// It is over.
+    Ended(usize, Ran),
+    /// Nothing, for a while.
+    Quiet,
+}
+
+/// How often the caller hears of nothing, and Ctrl-C is looked for.
+const QUIET: Duration = Duration::from_millis(100);
+
+/// After Ctrl-C, guests get so long to end.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// A thread needs no more than the first one of a process has.
+const STACK: usize = 8 << 20;
+
+struct Shared {
+    cases: Vec<Case>,
+    next: AtomicUsize,
+    stop: AtomicBool,
+    settings: Settings,
+    kvm: Kvm,
+    reader: Reader,
+    running: Vec<Running>,
+}
+
+/// Runs the cases and tells `tell` of each, with all of them to find it by its number.
+///
+/// # Errors
+/// The host has no room for a thread.
+pub(crate) fn run(
+    kvm: Kvm,
+    cases: Vec<Case>,
+    settings: Settings,
+    mut tell: impl FnMut(&[Case], Event),
+) -> std::io::Result<()> {
+    guard::install();
+    // While any vCPU without a local APIC is there, KVM need not patch itself for the first one that comes and the last one
+    // that goes (`kvm_has_noapic_vcpu`), which takes as long as the rest of a case. Without this one it is only slower.
+    let _idle = kvm.create_vm().and_then(|vm| vm.create_vcpu(0)).ok();
+    let jobs = settings.jobs.get().min(cases.len());
+    let shared = Arc::new(Shared {
+        cases,
+        next: AtomicUsize::new(0),
+        stop: AtomicBool::new(false),
+        settings,
+        kvm,
+        reader: Reader::keeping(),
+        running: (0..jobs).map(|_| Running::default()).collect(),
+    });
+    let (sender, events) = mpsc::channel();
+    for job in 0..jobs {
+        let (shared, sender) = (Arc::clone(&shared), sender.clone());
+        let thread = thread::Builder::new().name(format!("job {job}")).stack_size(STACK);
+        thread.spawn(move || shared.work(job, &sender))?;
+    }
+    // From here on the channel ends with the last thread.
+    drop(sender);
+    let mut left_at = None;
+    loop {
+        match events.recv_timeout(QUIET) {
+            Ok(event) => tell(&shared.cases, event),
+            Err(RecvTimeoutError::Timeout) => tell(&shared.cases, Event::Quiet),
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+        }
+        if interrupted() {
+            shared.stop.store(true, Ordering::SeqCst);
+            shared.running.iter().for_each(Running::kick);
+            if left_at.get_or_insert_with(Instant::now).elapsed() > GRACE {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// The life of one thread.
+    fn work(&self, job: usize, events: &Sender<Event>) {
+        let Some(running) = self.running.get(job) else { return };
+        while !self.stop.load(Ordering::SeqCst) {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            let Some(case) = self.cases.get(number) else { return };
+            // If the receiver is gone, the process is about to end.
+            let _ = events.send(Event::Began(number));
+            let began = Instant::now();
+            let verdict = attempts(&self.settings, || attempt(case, &self.kvm, &self.reader, running));
+            if self.settings.fail_fast && matches!(verdict, Verdict::Failed { .. }) {
+                self.stop.store(true, Ordering::SeqCst);
+            }
+            let _ = events.send(Event::Ended(number, Ran { verdict, elapsed: began.elapsed() }));
+        }
+    }
+}
+
+/// As many attempts as it takes, and as are allowed.
+fn attempts(settings: &Settings, attempt: impl Fn() -> Attempt) -> Verdict {
+    let mut earlier = Vec::new();
+    loop {
+        let last = match attempt() {
+            Attempt::Interrupted => return Verdict::NotRun,
+            Attempt::Skipped(reason) if !settings.no_skip => return Verdict::Skipped(reason),
+            Attempt::Skipped(reason) => Failure::without_run(Status::Refused, reason),
+            Attempt::Passed if earlier.is_empty() => return Verdict::Passed,
+            Attempt::Passed => return Verdict::Flaky(earlier),
+            Attempt::Failed(failure) => failure,
+        };
+        // A mistake in the files or a missing feature is the same next time.
+        let is_final = matches!(last.status, Status::Configuration | Status::Refused);
+        if is_final || earlier.len() >= settings.retries || interrupted() {
+            return Verdict::Failed { last, earlier };
+        }
+        earlier.push(last);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    /// What becomes of these attempts, of which two may be repeated; each is told by a letter.
+    fn verdict(letters: &str, no_skip: bool) -> (&'static str, usize) {
+        let settings = Settings { jobs: NonZeroUsize::MIN, retries: 2, fail_fast: false, no_skip };
+        let left = RefCell::new(letters.chars());
+        let verdict = attempts(&settings, || match left.borrow_mut().next() {
+            Some('p') => Attempt::Passed,
+            Some('f') => Attempt::Failed(Failure::without_run(Status::Unexpected, "no".to_owned())),
+            Some('b') => Attempt::Failed(Failure::without_run(Status::Configuration, "no".to_owned())),
+            Some('s') => Attempt::Skipped("not here".to_owned()),
+            _ => Attempt::Interrupted,
+        });
+        (verdict.name(), verdict.attempts())
+    }
+
+    #[test]
+    fn a_case_that_passes_later_is_flaky() {
+        assert_eq!(verdict("p", false), ("passed", 1));
+        assert_eq!(verdict("fp", false), ("flaky", 2));
+        assert_eq!(verdict("ffp", false), ("flaky", 3));
+        assert_eq!(verdict("fffp", false), ("failed", 3));
+        assert_eq!(verdict("f", false), ("not-run", 0));
+    }
+
+    #[test]
+    fn what_stays_the_same_is_not_tried_again() {
+        assert_eq!(verdict("bp", false), ("failed", 1));
+        assert_eq!(verdict("sp", false), ("skipped", 1));
+        assert_eq!(verdict("sp", true), ("failed", 1));
+    }
+}

@@ -1,0 +1,301 @@
+//! `vmm-cli test` as its users see it: a directory of generated cases, of which some pass, fail, hang or are broken.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "the helpers of tests are tests")]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+const CLI: &str = env!("CARGO_BIN_EXE_vmm-cli");
+
+/// A machine in a mode that every host has, whose guest is the flat file `guest`, with an `[expect]` to go on.
+fn machine(guest: &str) -> String {
+    format!("mode = \"long\"\nmemory.size = \"2MiB\"\nguest = {{ flat = \"{guest}\", address = 0x8000 }}\n")
+}
+
+/// Guests of a few bytes, the same in 16, 32 and 64 bits.
+const GUESTS: [(&str, &[u8]); 4] = [
+    // mov al, 'A'; out 0xe9, al; hlt
+    ("prints.bin", &[0xb0, b'A', 0xe6, 0xe9, 0xf4]),
+    // jmp $
+    ("spins.bin", &[0xeb, 0xfe]),
+    // ud2, without an IDT
+    ("dies.bin", &[0x0f, 0x0b]),
+    // mov dx, 0x3f8 (0x3fd behind it in 32 and 64 bits); in al, dx; out 0xe9, al; hlt
+    ("echoes.bin", &[0x66, 0xba, 0xf8, 0x03, 0xec, 0xe6, 0xe9, 0xf4]),
+];
+
+/// A directory with the guests and with these configurations.
+fn suite(cases: &[(&str, String)]) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    for (name, bytes) in GUESTS {
+        fs::write(directory.path().join(name), bytes).unwrap();
+    }
+    for (name, text) in cases {
+        let path = directory.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    directory
+}
+
+/// What a process came to.
+#[derive(Debug)]
+struct Ended {
+    status: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Ended {
+    /// The JSON objects of `--format json`, the summary apart from the cases.
+    fn json(&self) -> (Vec<Value>, Value) {
+        let mut rows: Vec<Value> =
+            self.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let summary = rows.pop().unwrap();
+        assert_eq!(summary["type"], "summary");
+        rows.sort_by_key(|row| row["name"].as_str().unwrap().to_owned());
+        (rows, summary)
+    }
+}
+
+fn test(directory: &Path, arguments: &[&str]) -> Ended {
+    let mut command = Command::new(CLI);
+    command.arg("test").args(arguments).current_dir(directory).stdin(Stdio::null());
+    let output = command.output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ended { status: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+}
+
+/// Not where only the test program was taken along.
+fn program_is_here() -> bool {
+    let here = Path::new(CLI).exists();
+    if !here {
+        println!("skipped: the program is not on this host");
+    }
+    here
+}
+
+#[test]
+fn cases_are_listed_filtered_and_parted_without_kvm() {
+    let expect = "[expect]\n";
+    let directory = suite(&[
+        ("a.toml", machine("prints.bin") + expect),
+        ("b/c.toml", machine("prints.bin") + expect + "[matrix]\nmode = [\"real\", \"long\"]\n"),
+        ("no-test.toml", machine("prints.bin")),
+    ]);
+    let list = |arguments: &[&str]| {
+        let ended = test(directory.path(), &[&["--list"], arguments].concat());
+        assert_eq!((ended.status, ended.stderr.as_str()), (Some(0), ""), "{arguments:?}");
+        ended.stdout.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let all = ["a.toml", "b/c.toml[mode=real]", "b/c.toml[mode=long]"];
+    assert_eq!(list(&[]), all);
+    assert_eq!(list(&["--filter", "real", "--filter", "^a"]), all[..2]);
+    assert_eq!(list(&["--partition", "1/2"]), [all[0], all[2]]);
+    assert_eq!(list(&["--partition", "count:2/2"]), [all[1]]);
+    assert_eq!(list(&["--partition", "9/9"]), [""; 0]);
+    let mut dealt: Vec<String> =
+        ["hash:1/2", "hash:2/2"].iter().flat_map(|part| list(&["--partition", part])).collect();
+    dealt.sort();
+    assert_eq!(dealt, ["a.toml", "b/c.toml[mode=long]", "b/c.toml[mode=real]"]);
+    assert_eq!(list(&["--shuffle", "1"]), list(&["--shuffle", "1"]));
+    assert_eq!(list(&["b"]), all[1..]);
+}
+
+#[test]
+fn a_suite_without_cases_and_a_wrong_command_line_have_the_status_105() {
+    let directory = suite(&[("no-test.toml", machine("prints.bin"))]);
+    let nothing = test(directory.path(), &[]);
+    assert_eq!(nothing.status, Some(105));
+    assert!(nothing.stderr.contains("there is no test here"), "{nothing:?}");
+    assert!(test(directory.path(), &["no-test.toml"]).stderr.contains("no-test.toml has no [expect]"));
+    for wrong in [
+        &["gone"][..],
+        &["--partition", "3/2"],
+        &["--filter", "("],
+        &["--shuffle", "x"],
+        &["--merge", "a.xml"],
+        &["-j0"],
+    ] {
+        assert_eq!(test(directory.path(), wrong).status, Some(105), "{wrong:?}");
+    }
+}
+
+/// One case of each kind.
+fn one_of_each() -> Vec<(&'static str, String)> {
+    vec![
+        ("broken.toml", "mode = \"long\nmemory = 1\n".to_owned()),
+        ("dies.toml", machine("dies.bin") + "[expect]\noutput = \"\"\n"),
+        ("echo.input", "Z".to_owned()),
+        ("echo.toml", machine("echoes.bin") + "[expect]\noutput = \"Z\"\n"),
+        ("hangs.toml", machine("spins.bin") + "limits.time = \"200ms\"\n[expect]\nend = \"halt\"\n"),
+        ("is-to-die.toml", machine("dies.bin") + "[expect]\nend = \"shutdown\"\ncause = [\"#UD\"]\n"),
+        (
+            "prints.toml",
+            machine("prints.bin") + "[expect]\noutput = \"A\"\n[matrix]\nmode = [\"real\", \"long\"]\n",
+        ),
+        ("unknown.toml", machine("prints.bin") + "[expect]\n[matrix]\nmoed = [\"long\"]\n"),
+        ("wrong.toml", machine("prints.bin") + "[expect]\noutput = \"B\"\nregisters = { rax = 0x42 }\n"),
+    ]
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn each_case_comes_to_what_it_is() {
+    if !program_is_here() {
+        return;
+    }
+    let directory = suite(&one_of_each());
+    let ended = test(directory.path(), &["--format", "json", "--junit", "report.xml"]);
+    assert_eq!(ended.status, Some(103), "{ended:?}");
+    let (rows, summary) = ended.json();
+    let verdicts: Vec<_> =
+        rows.iter().map(|row| (row["name"].as_str().unwrap(), row["verdict"].as_str().unwrap())).collect();
+    let expected = [
+        ("broken.toml", "failed"),
+        ("dies.toml", "failed"),
+        ("echo.toml", "passed"),
+        ("hangs.toml", "failed"),
+        ("is-to-die.toml", "passed"),
+        ("prints.toml[mode=long]", "passed"),
+        ("prints.toml[mode=real]", "passed"),
+        ("unknown.toml[moed=long]", "failed"),
+        ("wrong.toml", "failed"),
+    ];
+    assert_eq!(verdicts, expected);
+    let counts =
+        ["passed", "failed", "skipped", "flaky", "not_run"].map(|key| summary[key].as_u64().unwrap());
+    assert_eq!(counts, [4, 5, 0, 0, 0]);
+
+    let failure = |name: &str| &rows.iter().find(|row| row["name"] == name).unwrap()["failure"];
+    let statuses = ["broken.toml", "dies.toml", "hangs.toml", "unknown.toml[moed=long]", "wrong.toml"]
+        .map(|name| failure(name)["status"].as_u64().unwrap());
+    assert_eq!(statuses, [105, 100, 102, 105, 103]);
+    assert!(failure("dies.toml")["cause"].as_str().unwrap().contains("#UD"));
+    assert_eq!(failure("wrong.toml")["output"], "A");
+    let lines = failure("wrong.toml")["lines"].as_array().unwrap();
+    assert_eq!(lines[0], "expect.output: expected \"B\", found \"A\"");
+    assert_eq!(lines[1], "expect.registers.rax: expected 0x42, found 0x41");
+    assert_eq!(failure("unknown.toml[moed=long]")["diagnostics"][0]["help"], "did you mean `mode`?");
+
+    let xml = fs::read_to_string(directory.path().join("report.xml")).unwrap();
+    assert!(xml.contains("tests=\"9\" skipped=\"0\" failures=\"3\" errors=\"2\""), "{xml}");
+    let again = test(directory.path(), &["--junit", "report.xml"]);
+    assert_eq!(again.status, Some(105));
+    assert!(again.stderr.contains("the file exists"), "{again:?}");
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn people_see_what_differs_and_why() {
+    if !program_is_here() {
+        return;
+    }
+    let directory = suite(&one_of_each());
+    let ended = test(directory.path(), &["-j1"]);
+    assert_eq!((ended.status, ended.stderr.as_str()), (Some(103), ""));
+    let shows = |text: &str| assert!(ended.stdout.contains(text), "{text}: {}", ended.stdout);
+    shows("passed  echo.toml (");
+    shows("): guest crashed: the vCPU shut down");
+    shows("raised #UD");
+    shows("): guest hung: ");
+    shows(
+        "): expect.output: expected \"B\", found \"A\"\n        expect.registers.rax: expected 0x42, found 0x41\n",
+    );
+    shows("        it printed:\n          A\n");
+    shows("did you mean `mode`?");
+    shows("\n4 passed, 5 failed, 0 skipped in ");
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn one_failure_is_enough_and_retries_are_counted() {
+    if !program_is_here() {
+        return;
+    }
+    let directory = suite(&[
+        ("a.toml", machine("prints.bin") + "[expect]\noutput = \"B\"\n"),
+        ("b.toml", machine("prints.bin") + "[expect]\noutput = \"A\"\n"),
+        ("c.toml", "mode = \n".to_owned()),
+    ]);
+    let (rows, summary) = test(directory.path(), &["-j1", "--fail-fast", "--format", "json"]).json();
+    assert_eq!((rows.len(), &summary["not_run"]), (1, &2.into()));
+    let (rows, _) = test(directory.path(), &["--retry", "2", "--format", "json"]).json();
+    let attempts: Vec<_> = rows.iter().map(|row| row["attempts"].as_u64().unwrap()).collect();
+    // A mistake in the file is not tried again.
+    assert_eq!(attempts, [3, 1, 1]);
+}
+
+/// Which modes this host lacks, `run` tells.
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn what_the_host_cannot_do_is_skipped_or_fails() {
+    if !program_is_here() {
+        return;
+    }
+    let modes = "[expect]\n[matrix]\nmode = [\"real\", \"protected\", \"paged\", \"pae\", \"long\"]\n";
+    let directory = suite(&[("modes.toml", machine("prints.bin") + modes)]);
+    let run_status = |mode: &str| {
+        let mut command = Command::new(CLI);
+        command.args(["run", "modes.toml", "--mode", mode]).current_dir(&directory);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().unwrap().code()
+    };
+    let (rows, summary) = test(directory.path(), &["--format", "json"]).json();
+    for row in &rows {
+        let name = row["name"].as_str().unwrap();
+        let mode = name.split(['=', ']']).nth(1).unwrap();
+        let expected = if run_status(mode) == Some(104) { "skipped" } else { "passed" };
+        assert_eq!(row["verdict"], expected, "{row}");
+        assert_eq!(row["reason"].is_string(), expected == "skipped");
+    }
+    let strict = test(directory.path(), &["--no-skip", "--format", "json"]);
+    assert_eq!(strict.json().1["failed"], summary["skipped"]);
+    assert_eq!(strict.status, Some(if summary["skipped"] == 0 { 0 } else { 103 }));
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn partitions_merge_to_the_whole() {
+    if !program_is_here() {
+        return;
+    }
+    let directory = suite(&one_of_each());
+    for part in ["1", "2"] {
+        let ended =
+            test(directory.path(), &["--partition", &format!("{part}/2"), "--junit", &format!("{part}.xml")]);
+        assert_eq!(ended.status, Some(103));
+    }
+    let merged = test(directory.path(), &["--merge", "1.xml", "2.xml", "-o", "all.xml"]);
+    assert_eq!((merged.status, merged.stdout.as_str()), (Some(103), "4 passed, 5 failed, 0 skipped\n"));
+    let xml = fs::read_to_string(directory.path().join("all.xml")).unwrap();
+    assert_eq!(xml.matches("<testcase ").count(), 9);
+    assert_eq!(test(directory.path(), &["--merge", "1.xml", "1.xml", "-o", "b.xml"]).status, Some(105));
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn ctrl_c_ends_all_guests_at_once() {
+    if !program_is_here() {
+        return;
+    }
+    let spins = machine("spins.bin")
+        + "limits.time = \"60s\"\n[expect]\n[matrix]\n\"guest.address\" = [0x8000, 0x9000, 0xa000]\n";
+    let directory = suite(&[("spins.toml", spins)]);
+    let mut command = Command::new(CLI);
+    command.args(["test", "-j2", "--junit", "report.xml"]).current_dir(&directory).stdin(Stdio::null());
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    let began = Instant::now();
+    Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert!(shown.starts_with("0 passed, 0 failed, 0 skipped, 3 not run in "), "{shown}");
+    assert!(directory.path().join("report.xml").exists());
+}
