@@ -3,7 +3,7 @@
 //! On one thread, since a time limit is an alarm of the thread that runs the vCPU. The guest's output goes nowhere but into
 //! a buffer of this attempt.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kvm_sys_wrap::{Kick, Kvm};
 use vmm_cli::config::Config;
@@ -25,6 +25,27 @@ use crate::prepare::{Prepared, Reader};
 use crate::report::Report;
 use crate::terminal::Copy;
 
+/// What all cases use.
+#[derive(Debug)]
+pub(super) struct Resources {
+    kvm: Kvm,
+    reader: Reader,
+    closing: Mutex<()>,
+}
+
+impl Resources {
+    pub(super) fn new(kvm: Kvm) -> Self {
+        Self { kvm, reader: Reader::keeping(), closing: Mutex::new(()) }
+    }
+
+    /// To be held while a machine is dropped. Closing a VM waits until no CPU looks at its memory map any more
+    /// (`mmu_notifier_unregister`). The kernel hurries for one who waits alone; of two at a time each waits for some clock
+    /// ticks, which is longer than all the rest of a case.
+    fn closing(&self) -> MutexGuard<'_, ()> {
+        self.closing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Where others find the machine that a thread is running, to stop it.
 #[derive(Debug, Default)]
 pub(super) struct Running(Mutex<Option<Kick>>);
@@ -43,8 +64,8 @@ impl Running {
 }
 
 /// Carries the case out. A panic fails it.
-pub(super) fn attempt(case: &Case, kvm: &Kvm, reader: &Reader, running: &Running) -> Attempt {
-    match guarded(|| carry_out(case, kvm, reader, running)) {
+pub(super) fn attempt(case: &Case, resources: &Resources, running: &Running) -> Attempt {
+    match guarded(|| carry_out(case, resources, running)) {
         Ok(Ok(attempt)) => attempt,
         Ok(Err(problems)) if problems.status() == Status::Refused => {
             let problem = problems.0.into_iter().next();
@@ -58,16 +79,16 @@ pub(super) fn attempt(case: &Case, kvm: &Kvm, reader: &Reader, running: &Running
     }
 }
 
-fn carry_out(case: &Case, kvm: &Kvm, reader: &Reader, running: &Running) -> Result<Attempt, Diagnostics> {
+fn carry_out(case: &Case, resources: &Resources, running: &Running) -> Result<Attempt, Diagnostics> {
     let config = case.config()?;
-    let Prepared { machine: spec, files, .. } = Prepared::with(&config, reader)?;
+    let Prepared { machine: spec, files, .. } = Prepared::with(&config, &resources.reader)?;
     let copy = Copy::default();
     let console = input::console(&case.file, Output::new(copy.clone())).map_err(|error| {
         let location = Location::File(case.file.with_extension("input").display().to_string());
         Diagnostic::error(Status::Host, format!("cannot read the case's input: {error}")).at(location)
     })?;
     let host = |error: Error| Diagnostics::from(host_error(&config, &error));
-    let mut machine = Machine::build(kvm, spec, &files, console).map_err(host)?;
+    let mut machine = Machine::build(&resources.kvm, spec, &files, console).map_err(host)?;
     running.set(Some(machine.vcpu().kick_handle().map_err(|error| host(error.into()))?));
     let mut recording = Recording::new();
     let outcome = machine.run_observed(&mut [&mut recording]);
@@ -82,6 +103,9 @@ fn carry_out(case: &Case, kvm: &Kvm, reader: &Reader, running: &Running) -> Resu
         recording: Some(&recording),
     };
     let (status, report) = judge(&config, &ended);
+    let alone = resources.closing();
+    drop(machine);
+    drop(alone);
     Ok(worth(&config, status, report, output))
 }
 

@@ -13,11 +13,10 @@ use std::time::{Duration, Instant};
 use kvm_sys_wrap::{Kvm, interrupted};
 use vmm_cli::status::Status;
 
-use super::attempt::{Running, attempt};
+use super::attempt::{Resources, Running, attempt};
 use super::case::Case;
 use super::guard;
 use super::outcome::{Attempt, Failure, Ran, Verdict};
-use crate::prepare::Reader;
 
 /// How cases are run.
 #[derive(Debug, Clone, Copy)]
@@ -57,8 +56,7 @@ struct Shared {
     next: AtomicUsize,
     stop: AtomicBool,
     settings: Settings,
-    kvm: Kvm,
-    reader: Reader,
+    resources: Resources,
     running: Vec<Running>,
 }
 
@@ -82,8 +80,7 @@ pub(crate) fn run(
         next: AtomicUsize::new(0),
         stop: AtomicBool::new(false),
         settings,
-        kvm,
-        reader: Reader::keeping(),
+        resources: Resources::new(kvm),
         running: (0..jobs).map(|_| Running::default()).collect(),
     });
     let (sender, events) = mpsc::channel();
@@ -121,7 +118,7 @@ impl Shared {
             // If the receiver is gone, the process is about to end.
             let _ = events.send(Event::Began(number));
             let began = Instant::now();
-            let verdict = attempts(&self.settings, || attempt(case, &self.kvm, &self.reader, running));
+            let verdict = attempts(&self.settings, || attempt(case, &self.resources, running));
             if self.settings.fail_fast && matches!(verdict, Verdict::Failed { .. }) {
                 self.stop.store(true, Ordering::SeqCst);
             }
