@@ -81,9 +81,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("guest");
         let (keeping, plain) = (Reader::keeping(), Reader::new());
-        std::fs::write(&path, b"one").unwrap();
+        fs::write(&path, b"one").unwrap();
         let first = keeping.read(&path).unwrap();
-        std::fs::write(&path, b"two").unwrap();
+        fs::write(&path, b"two").unwrap();
         assert!(Arc::ptr_eq(&first, &keeping.read(&path).unwrap()));
         assert_eq!(*plain.read(&path).unwrap(), b"two");
         assert!(keeping.read(directory.path()).is_err());
