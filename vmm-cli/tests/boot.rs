@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
+mod program;
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -12,7 +14,7 @@ use vmm_core::mode::Mode;
 use vmm_core::spec::{CpuidPolicy, HaltMeaning, Interrupts};
 use vmm_loader::boot::Protocol;
 
-const CLI: &str = env!("CARGO_BIN_EXE_vmm-cli");
+use program::{CLI, program_is_here};
 
 /// Bytes that a Multiboot header puts to 2 MiB: the header, then HLT.
 fn kernel(flags: u32) -> Vec<u8> {
@@ -48,15 +50,6 @@ impl Desk {
         assert_eq!(status, Some(0), "{stderr}");
         serde_json::from_str(&stdout).unwrap()
     }
-}
-
-/// Whether the program is here: not where only the test was taken along.
-fn program_is_here() -> bool {
-    let here = Path::new(CLI).exists();
-    if !here {
-        println!("skipped: the program is not on this host");
-    }
-    here
 }
 
 #[test]

@@ -2,11 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
-use std::fs;
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
+mod ended;
+mod program;
 
-const CLI: &str = env!("CARGO_BIN_EXE_vmm-cli");
+use std::fs;
+use std::process::{Command, Stdio};
+
+use ended::Ended;
+use program::{CLI, program_is_here};
 
 /// A directory with a guest of a few bytes and a configuration for it.
 struct Bench(tempfile::TempDir);
@@ -25,21 +28,6 @@ impl Bench {
     }
 }
 
-/// What a process came to.
-#[derive(Debug)]
-struct Ended {
-    status: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
-
-impl Ended {
-    fn new(output: &Output) -> Self {
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Self { status: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
-    }
-}
-
 /// A flat guest at 0x8000 in long mode.
 const CONFIG: &str = "\
 mode = \"long\"
@@ -49,15 +37,6 @@ guest = { flat = \"guest.bin\", address = 0x8000 }
 
 /// `hlt`
 const HALTS: &[u8] = &[0xf4];
-
-/// Whether tests that run a guest can do so: not where only the test program was taken along.
-fn program_is_here() -> bool {
-    let here = Path::new(CLI).exists();
-    if !here {
-        println!("skipped: the program is not on this host");
-    }
-    here
-}
 
 #[test]
 fn usage_errors_have_the_status_of_the_configuration_class() {

@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
+mod ended;
+mod program;
+
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -9,7 +12,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-const CLI: &str = env!("CARGO_BIN_EXE_vmm-cli");
+use ended::Ended;
+use program::{CLI, program_is_here};
 
 /// Prints `AB` and halts: `mov $'A', %al; out %al, $0xe9; mov $'B', %al; out %al, $0xe9; hlt`.
 const GUEST: &[u8] = &[0xb0, b'A', 0xe6, 0xe9, 0xb0, b'B', 0xe6, 0xe9, 0xf4];
@@ -20,13 +24,6 @@ guest = { flat = \"guest.bin\", address = 0x8000 }
 ";
 
 struct Bench(tempfile::TempDir);
-
-#[derive(Debug)]
-struct Ended {
-    status: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
 
 impl Ended {
     fn json(&self) -> Value {
@@ -56,17 +53,8 @@ impl Bench {
         let mut command = Command::new(CLI);
         command.args(arguments.split(' ')).current_dir(&self.0).stdin(Stdio::null());
         let output = command.output().unwrap();
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Ended { status: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+        Ended::new(&output)
     }
-}
-
-fn program_is_here() -> bool {
-    let here = Path::new(CLI).exists();
-    if !here {
-        println!("skipped: the program is not on this host");
-    }
-    here
 }
 
 #[test]

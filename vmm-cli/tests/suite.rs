@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "the helpers of tests are tests")]
 
+mod ended;
+mod program;
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -9,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-const CLI: &str = env!("CARGO_BIN_EXE_vmm-cli");
+use ended::Ended;
+use program::{CLI, program_is_here};
 
 /// A machine in a mode that every host has, whose guest is the flat file `guest`, with an `[expect]` to go on.
 fn machine(guest: &str) -> String {
@@ -42,14 +46,6 @@ fn suite(cases: &[(&str, String)]) -> tempfile::TempDir {
     directory
 }
 
-/// What a process came to.
-#[derive(Debug)]
-struct Ended {
-    status: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
-
 impl Ended {
     /// The JSON objects of `--format json`, the summary apart from the cases.
     fn json(&self) -> (Vec<Value>, Value) {
@@ -66,17 +62,7 @@ fn test(directory: &Path, arguments: &[&str]) -> Ended {
     let mut command = Command::new(CLI);
     command.arg("test").args(arguments).current_dir(directory).stdin(Stdio::null());
     let output = command.output().unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Ended { status: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
-}
-
-/// Not where only the test program was taken along.
-fn program_is_here() -> bool {
-    let here = Path::new(CLI).exists();
-    if !here {
-        println!("skipped: the program is not on this host");
-    }
-    here
+    Ended::new(&output)
 }
 
 #[test]
