@@ -277,7 +277,6 @@ impl<'a> Replayer<'a> {
         }
         let machine = &mut self.machine;
         machine.boot.exits.record(ExitKind::from(exit));
-        machine.boot.answer.clear();
         let turn = machine.serve(exit)?;
         if let Some(recorded) = self.recording.answer(self.position.answers, machine.boot.answer.len()) {
             machine.boot.answer.copy_from_slice(recorded);

@@ -64,8 +64,9 @@ pub(crate) fn run(options: &Run) -> Result<Status, Diagnostics> {
         (run.outcome, None)
     } else {
         let mut recorder: [&mut dyn Observer; 1] = [&mut recording];
-        // Without an autopsy nobody reads the record.
-        let observers = if options.no_autopsy { &mut [] } else { recorder.as_mut_slice() };
+        // Without an autopsy nobody reads the record, and a run of several vCPUs is never repeated.
+        let unread = options.no_autopsy || machine.spec().vcpus > 1;
+        let observers = if unread { &mut [] } else { recorder.as_mut_slice() };
         let result = watch.run(&mut machine, &files, observers);
         // What was traced is shown first, even of a run that failed.
         watch.finish()?;

@@ -167,23 +167,9 @@ impl Track {
         detours: &Traps,
         wants_stop: &mut dyn FnMut() -> bool,
     ) -> Result<Event, Error> {
-        loop {
-            match self.turn(trail, detours)? {
-                Event::Served => {
-                    return Ok(match self.settle(trail)? {
-                        Some(event) => event,
-                        None => Event::Debug(0),
-                    });
-                }
-                Event::Kicked if wants_stop() => return Ok(Event::Kicked),
-                Event::Kicked => {}
-                event @ (Event::Debug(_)
-                | Event::Trap
-                | Event::OwnInt3
-                | Event::Ended(_)
-                | Event::Diverged) => return Ok(event),
-            }
-        }
+        self.until(trail, detours, wants_stop, |track, trail| {
+            Ok(Some(track.settle(trail)?.unwrap_or(Event::Debug(0))))
+        })
     }
 
     fn has_landed(&self, registers: &Registers) -> bool {
@@ -198,9 +184,24 @@ impl Track {
         traps: &Traps,
         wants_stop: &mut dyn FnMut() -> bool,
     ) -> Result<Event, Error> {
+        self.until(trail, traps, wants_stop, |_, _| Ok(None))
+    }
+
+    /// Turns until there is an event to tell. `served` says whether an exit that was served is one.
+    fn until(
+        &mut self,
+        trail: &mut Trail<'_>,
+        traps: &Traps,
+        wants_stop: &mut dyn FnMut() -> bool,
+        served: impl Fn(&mut Self, &mut Trail<'_>) -> Result<Option<Event>, Error>,
+    ) -> Result<Event, Error> {
         loop {
             match self.turn(trail, traps)? {
-                Event::Served => {}
+                Event::Served => {
+                    if let Some(event) = served(self, trail)? {
+                        return Ok(event);
+                    }
+                }
                 Event::Kicked if wants_stop() => return Ok(Event::Kicked),
                 Event::Kicked => {}
                 event @ (Event::Debug(_)
@@ -241,7 +242,6 @@ impl Track {
         }
         let machine = &mut self.machine;
         machine.boot.exits.record(ExitKind::from(exit));
-        machine.boot.answer.clear();
         let turn = machine.serve(exit)?;
         match trail {
             Trail::First(recording) => recording.push(exit, &machine.boot.answer),
