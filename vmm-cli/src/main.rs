@@ -26,6 +26,7 @@ mod stopped;
 mod suite;
 mod terminal;
 mod trace;
+mod wrapped;
 
 use std::process::ExitCode;
 

@@ -9,6 +9,7 @@ use super::registers::{Bit, Control};
 use super::steps::Row;
 use super::tables::Paging;
 use super::{Explanation, Starting, picture};
+use crate::wrapped::wrapped;
 
 /// Lines are at most this wide, where words allow it.
 const WIDTH: usize = 110;
@@ -193,31 +194,4 @@ fn control(f: &mut fmt::Formatter<'_>, register: &Control) -> fmt::Result {
     }
     let words = format!("clear, nothing here needs them: {}", others.join(" "));
     wrapped(&words, WIDTH - 4).iter().try_for_each(|line| writeln!(f, "    {line}"))
-}
-
-/// Breaks a text into lines of at most `width` characters, between words.
-pub(super) fn wrapped(text: &str, width: usize) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for word in text.split_whitespace() {
-        match lines.last_mut() {
-            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            Some(_) | None => lines.push(word.to_owned()),
-        }
-    }
-    lines
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_break_between_words() {
-        assert_eq!(wrapped("one two three", 7), ["one two", "three"]);
-        assert_eq!(wrapped("unbreakable", 3), ["unbreakable"]);
-        assert_eq!(wrapped("", 3), Vec::<String>::new());
-    }
 }

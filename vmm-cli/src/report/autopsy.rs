@@ -37,11 +37,12 @@ use vmm_core::spec::Register;
 
 use crate::expectations::Mismatch;
 use crate::prepare::Files;
+use crate::wrapped::wrapped;
 
 /// The time that an examination may take.
 const BUDGET: Duration = Duration::from_secs(30);
 /// The width of text.
-const COLUMNS: usize = 100;
+pub(crate) const COLUMNS: usize = 100;
 
 /// An autopsy, rendered.
 #[derive(Debug, Serialize)]
@@ -354,7 +355,7 @@ fn write_line(f: &mut fmt::Formatter<'_>, mark: char, line: &Line, times: u64) -
 
 impl fmt::Display for Autopsy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for line in wrap(&self.cause) {
+        for line in wrapped(&self.cause, COLUMNS) {
             writeln!(f, "  {line}")?;
         }
         self.write_code(f)?;
@@ -363,37 +364,9 @@ impl fmt::Display for Autopsy {
             self.write_memory(f)?;
         }
         for note in &self.notes {
-            let lines = wrap(&format!("note: {note}"));
+            let lines = wrapped(&format!("note: {note}"), COLUMNS);
             lines.iter().try_for_each(|line| writeln!(f, "  {line}"))?;
         }
         writeln!(f, "  {}", self.source)
-    }
-}
-
-/// Breaks a paragraph at spaces.
-pub(crate) fn wrap(text: &str) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for word in text.split(' ') {
-        match lines.last_mut() {
-            Some(line) if line.chars().count() + word.chars().count() < COLUMNS => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            Some(_) | None => lines.push(word.to_owned()),
-        }
-    }
-    lines
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_paragraph_is_broken_at_spaces_and_loses_nothing() {
-        let text = "word ".repeat(100);
-        let lines = wrap(text.trim_end());
-        assert!(lines.len() > 4 && lines.iter().all(|line| line.len() <= COLUMNS));
-        assert_eq!(lines.join(" "), text.trim_end());
     }
 }

@@ -15,6 +15,8 @@ use super::shuffle::Seed;
 use super::workers::Event;
 use crate::args::Format;
 use crate::commands::print;
+use crate::report::autopsy::COLUMNS;
+use crate::wrapped::wrapped;
 
 /// So much of a guest's output is shown; reports hold all.
 const LAST_LINES: usize = 10;
@@ -115,7 +117,7 @@ pub(super) fn details(failure: &Failure) -> String {
         failure.diagnostics.to_plain().lines().skip(1).for_each(&mut line);
     }
     for paragraph in failure.cause.iter() {
-        crate::report::autopsy::wrap(paragraph).iter().for_each(|wrapped| line(wrapped));
+        wrapped(paragraph, COLUMNS).iter().for_each(|text| line(text));
     }
     let output = failure.output.escape_ascii().to_string().replace("\\n", "\n");
     let lines: Vec<&str> = output.lines().collect();

@@ -27,7 +27,7 @@ use crate::run_loop::Turn;
 use crate::spec::{self, Entry, MachineSpec};
 use crate::{Gpa, Gva};
 
-const GUEST_ADDRESS: u64 = 0x8000;
+pub(super) const GUEST_ADDRESS: u64 = 0x8000;
 const MEMORY: u64 = 2 << 20;
 /// `nop; nop; push %rax; nop; hlt`: the same bytes, with the same meaning, in 16-, 32- and 64-bit code.
 const GUEST: [u8; 5] = [0x90, 0x90, 0x50, 0x90, 0xf4];
@@ -113,9 +113,10 @@ impl fmt::Display for Abilities {
 }
 
 /// The machine to try things on: that of `spec`, without what is particular to its guest.
-fn small(spec: &MachineSpec) -> MachineSpec {
+pub(super) fn small(spec: &MachineSpec) -> MachineSpec {
     let mut small = MachineSpec::new(spec.boot.mode, MEMORY, Entry::Address(Gva(GUEST_ADDRESS)));
     small.boot.ring = spec.boot.ring;
+    small.interrupts = spec.interrupts;
     small.limits = spec::Limits { time: Some(Duration::from_secs(1)), exits: Some(100) };
     small
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::explain::text::wrapped;
+use crate::wrapped::wrapped;
 
 /// How a text looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,16 +12,15 @@ use kvm_sys_wrap::{Alarm, Breakpoint, Exit, GuestDebug, Kvm, Watch};
 use super::traps::{Hit, Traps};
 use crate::autopsy::moment::Registers;
 use crate::console::Console;
+use crate::debugger::abilities::{GUEST_ADDRESS, small};
 use crate::debugger::memory::Linear;
 use crate::error::Error;
 use crate::image::FlatImage;
 use crate::machine::Machine;
 use crate::mode::Mode;
-use crate::spec::{Entry, MachineSpec};
+use crate::spec::MachineSpec;
 use crate::{Gpa, Gva};
 
-const GUEST_ADDRESS: u64 = 0x8000;
-const MEMORY: u64 = 2 << 20;
 /// `nop; nop; push %rax; nop; out %al, $0x80`: the same bytes, with the same meaning, in 16-, 32- and 64-bit code.
 const GUEST: [u8; 6] = [0x90, 0x90, 0x50, 0x90, 0xe6, 0x80];
 const SECOND: u64 = GUEST_ADDRESS + 1;
@@ -103,14 +102,6 @@ impl fmt::Display for Abilities {
             " that take interrupts"
         })
     }
-}
-
-/// The machine to try things on: that of `spec`, without what is particular to its guest.
-fn small(spec: &MachineSpec) -> MachineSpec {
-    let mut small = MachineSpec::new(spec.boot.mode, MEMORY, Entry::Address(Gva(GUEST_ADDRESS)));
-    small.boot.ring = spec.boot.ring;
-    small.interrupts = spec.interrupts;
-    small
 }
 
 struct Probe<'a> {
