@@ -63,21 +63,23 @@ impl Machine {
     pub fn run_observed(&mut self, observers: &mut [&mut dyn Observer]) -> Result<Outcome, Error> {
         let mut limits = Limits::start(self.board.spec.limits)?;
         let started = Instant::now();
-        let end = match self.board.spec.interrupts {
-            Interrupts::None => self.run_alone(&mut limits, observers)?,
-            Interrupts::Split | Interrupts::Pc => {
-                let (end, vcpu) = together::run(self, &mut limits, observers)?;
-                self.ended = vcpu;
-                end
-            }
-        };
+        let end = self.run_to_end(&mut limits, observers)?;
         let elapsed = started.elapsed();
         self.board.output.sync().map_err(Error::Console)?;
         Ok(Outcome { end, exits: self.exits(), elapsed })
     }
 
-    /// One vCPU that nothing interrupts: the whole loop.
-    fn run_alone(&mut self, limits: &mut Limits, observers: &mut [&mut dyn Observer]) -> Result<End, Error> {
+    /// The whole loop. One vCPU that nothing interrupts has it to itself.
+    pub(crate) fn run_to_end(
+        &mut self,
+        limits: &mut Limits,
+        observers: &mut [&mut dyn Observer],
+    ) -> Result<End, Error> {
+        if self.board.spec.interrupts != Interrupts::None {
+            let (end, vcpu) = together::run(self, limits, observers)?;
+            self.ended = vcpu;
+            return Ok(end);
+        }
         loop {
             match self.turn(limits, observers)? {
                 Turn::Served | Turn::Debug(_) => {}

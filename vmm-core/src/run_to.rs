@@ -141,14 +141,6 @@ impl Machine {
         Ok(Gva(linear_rip(&self.boot.vcpu.regs()?, &self.boot.vcpu.sregs()?)))
     }
 
-    fn run_to_end(&mut self, limits: &mut Limits, observers: &mut [&mut dyn Observer]) -> Result<End, Error> {
-        loop {
-            if let Turn::Ended(end) = self.turn(limits, observers)? {
-                return Ok(end);
-            }
-        }
-    }
-
     fn run_to_exit(
         &mut self,
         count: u64,
