@@ -22,8 +22,8 @@ _start:
         jmp     1b
 
 handler:
+        movl    $(TO_SELF | VECTOR), APIC_ICR_LOW(%rbx) /* before the end of this one, so one is always due */
         movl    $0, APIC_EOI(%rbx)
-        movl    $(TO_SELF | VECTOR), APIC_ICR_LOW(%rbx)
         iretq
 
         .data
