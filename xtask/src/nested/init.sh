@@ -29,5 +29,11 @@ for module in /nested/modules/*.ko; do
 done
 [ -c /dev/kvm ] || verdict "there is no /dev/kvm"
 
+# The emulator may lose an interrupt that comes in the very moment in which a guest is entered or left (QEMU 7.2 changes
+# a CPU's pending interrupts there without its lock). If it was the timer's, that CPU stands still until the next
+# interrupt from elsewhere. So each CPU starts a program on the other one, once a second.
+taskset 1 sh -c 'while sleep 1; do taskset 2 true; done' &
+taskset 2 sh -c 'while sleep 1; do taskset 1 true; done' &
+
 sh /nested/command </nested/input >/dev/ttyS0 2>&1
 verdict "status $?"
