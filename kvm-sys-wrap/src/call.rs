@@ -71,10 +71,14 @@ calls! {
     CheckExtension = "KVM_CHECK_EXTENSION" on Kvm, "4.4";
     /// Asks which CPUID leaves KVM can give to a guest.
     GetSupportedCpuid = "KVM_GET_SUPPORTED_CPUID" on Kvm, "4.46";
+    /// Asks which MSRs are part of a vCPU's state.
+    GetMsrIndexList = "KVM_GET_MSR_INDEX_LIST" on Kvm, "4.3";
     /// Makes a virtual machine without memory and vCPUs.
     CreateVm = "KVM_CREATE_VM" on Kvm, "4.2";
     /// Tells Intel hosts where three scratch pages may lie.
     SetTssAddr = "KVM_SET_TSS_ADDR" on Vm, "4.36";
+    /// Makes a file in memory, which guests can share.
+    MemfdCreate = "memfd_create" on Process, "memfd_create(2)";
     /// Reserves host memory for the guest.
     Mmap = "mmap" on Process, "mmap(2)";
     /// Advises the host about that memory.
@@ -139,8 +143,18 @@ calls! {
     GetIrqchip = "KVM_GET_IRQCHIP" on Vm, "4.26";
     /// Writes it.
     SetIrqchip = "KVM_SET_IRQCHIP" on Vm, "4.27";
+    /// Reads the counters of the timer.
+    GetPit2 = "KVM_GET_PIT2" on Vm, "4.72";
+    /// Writes them.
+    SetPit2 = "KVM_SET_PIT2" on Vm, "4.73";
+    /// Reads the clock that a guest may share with KVM.
+    GetClock = "KVM_GET_CLOCK" on Vm, "4.29";
+    /// Sets it.
+    SetClock = "KVM_SET_CLOCK" on Vm, "4.30";
     /// Reads the registers of the local APIC.
     GetLapic = "KVM_GET_LAPIC" on Vcpu, "4.57";
+    /// Writes them.
+    SetLapic = "KVM_SET_LAPIC" on Vcpu, "4.58";
     /// Asks whether the vCPU runs, halts, or waits for its start.
     GetMpState = "KVM_GET_MP_STATE" on Vcpu, "4.38";
     /// Puts a vCPU to sleep.

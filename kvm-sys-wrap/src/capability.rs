@@ -75,6 +75,7 @@ capabilities! {
     Irqchip = "KVM_CAP_IRQCHIP", Irqchip, Useful, "for interrupts";
     SplitIrqchip = "KVM_CAP_SPLIT_IRQCHIP", SplitIrqchip, Useful, "for a local APIC without PIC and IOAPIC";
     Pit2 = "KVM_CAP_PIT2", Pit2, Useful, "for the timer of old kernels";
+    TscDeadlineTimer = "KVM_CAP_TSC_DEADLINE_TIMER", TscDeadlineTimer, Useful, "for the timer that new kernels prefer";
     MpState = "KVM_CAP_MP_STATE", MpState, Useful, "for several vCPUs";
     Xsave = "KVM_CAP_XSAVE", Xsave, Useful, "for snapshots";
     X86UserSpaceMsr = "KVM_CAP_X86_USER_SPACE_MSR", X86UserSpaceMsr, Useful, "to see unknown MSRs";

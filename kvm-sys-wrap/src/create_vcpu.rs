@@ -4,6 +4,7 @@
 //! give it the mode that the guest wants.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use crate::call::Call;
 use crate::capability::Capability;
@@ -22,6 +23,8 @@ pub struct Vcpu {
     pub(crate) fd: kvm_ioctls::VcpuFd,
     pub(crate) pending: Pending,
     pub(crate) kick: Arc<KickState>,
+    /// Somebody looks at the special registers after each exit.
+    pub(crate) sregs_wanted: AtomicBool,
     id: u64,
     vm: Vm,
 }
@@ -49,7 +52,8 @@ impl Vm {
             .call(Call::MmapRun, format_args!("{size:#x} bytes, shared"), || RunArea::map(&fd, size))
             .map_err(call_failed(Call::MmapRun, format!("{size:#x} bytes of vCPU {id}")))?;
         let kick = Arc::default();
-        Ok(Vcpu { area, fd, pending: Pending::None, kick, id, vm: self.clone() })
+        let sregs_wanted = AtomicBool::new(false);
+        Ok(Vcpu { area, fd, pending: Pending::None, kick, sregs_wanted, id, vm: self.clone() })
     }
 
     /// The first vCPU number that the host refuses: `KVM_CAP_MAX_VCPU_ID`, or what stands in for it (api.rst 4.7).

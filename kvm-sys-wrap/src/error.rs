@@ -67,6 +67,28 @@ pub enum Error {
         /// What is wrong with it.
         problem: &'static str,
     },
+    /// The host has not set aside as many huge pages.
+    #[error("{size:#x} bytes of hugetlb memory: this host has not as many 2 MiB pages free")]
+    HugePages {
+        /// Bytes asked for.
+        size: u64,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Nothing can be laid over an address where no slot is.
+    #[error("there is no memory slot at {address}")]
+    NoMemory {
+        /// The address.
+        address: Gpa,
+    },
+    /// Somebody changed a file that was mapped.
+    #[error("{} {problem} while it was in use", path.display())]
+    FileChanged {
+        /// The file.
+        path: PathBuf,
+        /// What happened to it.
+        problem: &'static str,
+    },
     /// There is no slot with that number, or there is one already.
     #[error("memory slot {slot} {problem}")]
     SlotNumber {
@@ -109,7 +131,18 @@ impl Error {
         match self {
             Self::OpenDevice { path, source } => open_help(path.display(), source),
             Self::Call { call: Call::Mmap, .. } => Some("ask for less guest memory".to_owned()),
+            Self::HugePages { size, .. } => Some(format!(
+                "reserve them as root: `sysctl vm.nr_hugepages={}` (`grep Huge /proc/meminfo` shows what there is), or take \
+                 `memory.backing = \"anonymous\"` with `huge-pages = true`",
+                size.div_ceil(2 << 20)
+            )),
+            Self::FileChanged { .. } => Some(
+                "run it again when nobody is writing to the file; a program that builds it should write a new file and \
+                 rename it"
+                    .to_owned(),
+            ),
             Self::Call { .. }
+            | Self::NoMemory { .. }
             | Self::ApiVersion { .. }
             | Self::MissingCapability { .. }
             | Self::TssAddress { .. }

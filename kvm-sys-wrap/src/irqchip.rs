@@ -151,21 +151,23 @@ impl Vm {
             chip.chip.pic.irq_base = base;
             chip.chip.pic.init4 = 1;
             chip.chip.pic.imr = 0;
-            self.observed()
-                .call(Call::SetIrqchip, format_args!("chip {chip_id}, vectors from {base:#x}"), || {
-                    self.fd().set_irqchip(&chip)
-                })
-                .map_err(call_failed(Call::SetIrqchip, format!("chip {chip_id}")))?;
+            self.set_irqchip(&chip, format_args!("chip {chip_id}, vectors from {base:#x}"))?;
         }
         Ok(())
     }
 
-    fn irqchip(&self, chip_id: u32) -> Result<kvm_irqchip> {
+    pub(crate) fn irqchip(&self, chip_id: u32) -> Result<kvm_irqchip> {
         let mut chip = kvm_irqchip { chip_id, ..Default::default() };
         self.observed()
             .call(Call::GetIrqchip, format_args!("chip {chip_id}"), || self.fd().get_irqchip(&mut chip))
             .map_err(call_failed(Call::GetIrqchip, format!("chip {chip_id}")))?;
         Ok(chip)
+    }
+
+    pub(crate) fn set_irqchip(&self, chip: &kvm_irqchip, arguments: std::fmt::Arguments<'_>) -> Result<()> {
+        self.observed()
+            .call(Call::SetIrqchip, arguments, || self.fd().set_irqchip(chip))
+            .map_err(call_failed(Call::SetIrqchip, format!("chip {}", chip.chip_id)))
     }
 }
 
@@ -184,6 +186,8 @@ const LVT_MASKED: u32 = 1 << 16;
 const TIMER_MODE: u32 = 0b11 << 17;
 const TIMER_PERIODIC: u32 = 0b01 << 17;
 const TIMER_TSC_DEADLINE: u32 = 0b10 << 17;
+/// The MSR with the deadline (SDM vol. 3, 10.5.4.1).
+const TSC_DEADLINE: u32 = 0x6e0;
 
 impl Vcpu {
     /// Whether the vCPU runs, halts or waits for its start (api.rst 4.38). Where there is no local APIC it always runs.
@@ -207,20 +211,21 @@ impl Vcpu {
 
     /// Whether the timer of the local APIC is going to fire.
     ///
-    /// A deadline that has passed reads as none in the MSR, so in that mode the timer counts as armed.
-    ///
     /// # Errors
     /// [`Error::Call`](crate::Error::Call).
     pub fn apic_timer_armed(&self) -> Result<bool> {
         let lapic = self.lapic()?;
         let register = |offset| register(&lapic, offset);
         let lvt = register(LVT_TIMER);
-        Ok(lvt & LVT_MASKED == 0
-            && match lvt & TIMER_MODE {
-                TIMER_TSC_DEADLINE => true,
-                TIMER_PERIODIC => register(TIMER_INITIAL_COUNT) != 0,
-                _ => register(TIMER_CURRENT_COUNT) != 0,
-            })
+        if lvt & LVT_MASKED != 0 {
+            return Ok(false);
+        }
+        Ok(match lvt & TIMER_MODE {
+            // It reads as 0 once the deadline has passed.
+            TIMER_TSC_DEADLINE => self.msrs(&[TSC_DEADLINE])?.iter().any(|msr| msr.data != 0),
+            TIMER_PERIODIC => register(TIMER_INITIAL_COUNT) != 0,
+            _ => register(TIMER_CURRENT_COUNT) != 0,
+        })
     }
 
     /// The vector of the interrupt that the vCPU is serving, or was given last and did not take yet; the highest one.
@@ -238,7 +243,7 @@ impl Vcpu {
         }))
     }
 
-    fn lapic(&self) -> Result<kvm_lapic_state> {
+    pub(crate) fn lapic(&self) -> Result<kvm_lapic_state> {
         self.observed()
             .call(Call::GetLapic, format_args!(""), || self.fd.get_lapic())
             .map_err(call_failed(Call::GetLapic, format!("vCPU {}", self.id())))

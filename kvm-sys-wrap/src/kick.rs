@@ -129,16 +129,25 @@ extern "C" fn on_signal(number: libc::c_int, _: *mut libc::siginfo_t, _: *mut li
 }
 
 /// Makes Ctrl-C (SIGINT), SIGTERM, SIGHUP and SIGQUIT end the run of the vCPU on the thread that gets the signal, instead of
-/// killing the process. [`interrupted`] tells afterwards.
+/// killing the process. [`interrupted`] tells afterwards. One that is ignored stays so: whoever started the process wants
+/// it to live on, as `nohup` does.
 ///
 /// # Errors
 /// [`Error::Kick`] where a handler cannot be installed.
 pub fn watch_interrupts() -> Result<()> {
-    for signal in INTERRUPTS {
+    for signal in INTERRUPTS.into_iter().filter(|signal| !is_ignored(*signal)) {
         register_signal_handler(signal, on_signal)
             .map_err(|error| Error::Kick { source: io::Error::from(error) })?;
     }
     Ok(())
+}
+
+fn is_ignored(signal: libc::c_int) -> bool {
+    // SAFETY: sigaction is plain data, for which zeros are valid.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: a query; the pointer is to a live local.
+    let asked = unsafe { libc::sigaction(signal, ptr::null(), &raw mut action) };
+    asked == 0 && action.sa_sigaction == libc::SIG_IGN
 }
 
 /// Leaves kicks and Ctrl-C to the other threads, which run vCPUs: a signal that came to this one would stop nothing.
@@ -207,7 +216,7 @@ impl Alarm {
         let when = libc::itimerspec {
             it_interval: libc::timespec { tv_sec: 0, tv_nsec: 0 },
             it_value: libc::timespec {
-                tv_sec: after.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+                tv_sec: after.as_secs().try_into().unwrap_or(i64::MAX),
                 // A timer set to 0 would be off.
                 tv_nsec: after.subsec_nanos().max(u32::from(after.is_zero())).into(),
             },

@@ -8,7 +8,7 @@ use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU8;
 
-use kvm_bindings::kvm_run;
+use kvm_bindings::{KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, kvm_regs, kvm_run, kvm_sregs};
 
 /// The mapped area of one vCPU.
 #[derive(Debug)]
@@ -54,6 +54,32 @@ impl RunArea {
     pub(crate) fn run_mut(&mut self) -> &mut kvm_run {
         // SAFETY: as in `run`, and `&mut self` excludes other users.
         unsafe { self.start.cast::<kvm_run>().as_mut() }
+    }
+
+    /// Asks the kernel to leave the general registers here when `KVM_RUN` returns, and if wanted the special ones (api.rst,
+    /// section 5, on `kvm_valid_regs`). Those of the last time are forgotten.
+    pub(crate) fn want_registers(&mut self, special: bool) {
+        let run = self.run_mut();
+        // A kernel before 4.17 has only padding there, and leaves it alone.
+        run.kvm_valid_regs = u64::from(KVM_SYNC_X86_REGS | if special { KVM_SYNC_X86_SREGS } else { 0 });
+        // Writing a member of a union that is plain data is safe.
+        run.s.regs.regs.rflags = 0;
+    }
+
+    /// The general registers that the kernel left; `None` where it did not.
+    pub(crate) fn regs(&self) -> Option<kvm_regs> {
+        // SAFETY: both members of the union are plain data.
+        let regs = unsafe { self.run().s.regs }.regs;
+        // Bit 1 of RFLAGS is always set (SDM vol. 1, 3.4.3): this is not the 0 of `want_registers`.
+        (regs.rflags & 2 != 0).then_some(regs)
+    }
+
+    /// The special registers that the kernel left; `None` where it did not.
+    pub(crate) fn sregs(&self) -> Option<kvm_sregs> {
+        let wanted = self.run().kvm_valid_regs & u64::from(KVM_SYNC_X86_SREGS) != 0;
+        self.regs().filter(|_| wanted)?;
+        // SAFETY: as above; a kernel that leaves the one kind leaves the other too.
+        Some(unsafe { self.run().s.regs }.sregs)
     }
 
     /// Where it is mapped. To show, not to use.

@@ -5,7 +5,7 @@
 //! | 1 | open `/dev/kvm`, `KVM_GET_API_VERSION`, `KVM_CHECK_EXTENSION` | `dev_kvm.rs`, `capability.rs` |
 //! | 2 | `KVM_CREATE_VM` | `create_vm.rs` |
 //! | 3 | `KVM_SET_TSS_ADDR` | `tss.rs` |
-//! | 4 | `mmap`, `madvise`, `KVM_SET_USER_MEMORY_REGION` | `memory.rs` |
+//! | 4 | `mmap`, `madvise`, `KVM_SET_USER_MEMORY_REGION` | `memory/` |
 //! | 5 | `KVM_CREATE_VCPU` | `create_vcpu.rs` |
 //! | 6 | `KVM_GET_VCPU_MMAP_SIZE`, `mmap` of `kvm_run` | `create_vcpu.rs`, `kvm_run.rs` |
 //! | 7 | `KVM_GET_SREGS`, `KVM_SET_SREGS` | `sregs.rs` |
@@ -13,13 +13,14 @@
 //! | 9 | `KVM_RUN`, and why it returned | `run.rs`, `exit.rs`, `kick.rs` |
 //! | | `KVM_CREATE_IRQCHIP`, `KVM_CREATE_PIT2`, `KVM_IRQFD` and what else makes interrupts | `irqchip.rs` |
 //! | | `KVM_GET_SUPPORTED_CPUID`, `KVM_SET_CPUID2` | `cpuid.rs` |
-//! | | `KVM_ENABLE_CAP` of `KVM_CAP_X86_USER_SPACE_MSR` | `msr.rs` |
+//! | | `KVM_GET_MSRS`, `KVM_SET_MSRS`, `KVM_ENABLE_CAP` of `KVM_CAP_X86_USER_SPACE_MSR` | `msr.rs` |
 //! | | `KVM_TRANSLATE` | `translate.rs` |
 //! | | `KVM_SET_GUEST_DEBUG` | `debug.rs` |
 //! | | `KVM_SET_VCPU_EVENTS`, `KVM_SET_MP_STATE`: an instruction by hand | `by_hand.rs` |
 //! | | `KVM_GET_STATS_FD` | `stats.rs` |
 //! | | `mprotect`, for tests of KVM | `forget.rs` |
 //! | | `KVM_GET_XSAVE` and the rest of a vCPU's state | `vcpu_state.rs` |
+//! | | `KVM_GET_IRQCHIP`, `KVM_GET_PIT2`, `KVM_GET_LAPIC`, `KVM_GET_CLOCK` and their opposites | `interrupt_state.rs` |
 //!
 //! This is the only crate of the workspace with `unsafe`. It has no policy: no CPU modes, no devices, no defaults. All
 //! calls pass through one place (`observe.rs`), where they can be watched.
@@ -30,8 +31,8 @@
 //! # fn main() -> Result<(), kvm_sys_wrap::Error> {
 //! let vm = Kvm::open()?.create_vm()?;
 //! vm.set_tss_addr(TssAddress::new(Gpa(0xfffb_d000))?)?;
-//! let (flags, advice) = Default::default();
-//! vm.add_slot(Slot { number: 0, address: Gpa(0), size: 0x1000, flags, advice })?;
+//! let (flags, advice, backing) = Default::default();
+//! vm.add_slot(Slot { number: 0, address: Gpa(0), size: 0x1000, flags, advice, backing })?;
 //! let mut vcpu = vm.create_vcpu(0)?; // in real mode, at f000:fff0, where no memory is
 //! assert!(matches!(vcpu.run()?, Exit::MmioRead { .. } | Exit::InternalError { .. }));
 //! # Ok(())
@@ -51,6 +52,7 @@ mod dev_kvm;
 mod error;
 mod exit;
 mod forget;
+mod interrupt_state;
 mod io_bytes;
 mod irqchip;
 mod kick;
@@ -77,11 +79,12 @@ pub use dev_kvm::Kvm;
 pub use error::{Error, Result};
 pub use exit::{Exit, emulation_failure};
 pub use forget::forget_page;
+pub use interrupt_state::{ApicState, ControllerState};
 pub use io_bytes::IoBytes;
 pub use irqchip::{Irqfd, MpState};
 pub use kick::{Alarm, Kick, interrupt, interrupted, leave_signals_to_others, watch_interrupts};
 pub use kvm_bindings as bindings;
-pub use memory::{Advice, GuestMemory, Slot, SlotFlags};
+pub use memory::{Advice, Backing, FileRange, GuestMemory, MappedFile, MemoryFile, Slot, SlotFlags};
 pub use observe::{Answer, Arguments, CallObserver, CallRecord};
 pub use stats::{Stat, StatKind, StatUnit, Stats};
 pub use tss::{TSS_SIZE, TssAddress};

@@ -1,13 +1,97 @@
-//! MSRs that KVM does not have: the guest's accesses to them, made visible (api.rst 7.21, `KVM_CAP_X86_USER_SPACE_MSR`).
+//! Model-specific registers: which ones KVM keeps for a guest, their values, and what a guest does with others.
 //!
-//! Otherwise KVM raises #GP in the guest, and nobody learns of it.
+//! A guest's access to an MSR that KVM does not have raises #GP in the guest, and nobody learns of it, unless such accesses
+//! are made visible (api.rst 7.21, `KVM_CAP_X86_USER_SPACE_MSR`).
 
-use kvm_bindings::{KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_UNKNOWN, kvm_enable_cap};
+use std::io;
+
+use kvm_bindings::{
+    KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_UNKNOWN, Msrs, kvm_enable_cap, kvm_msr_entry,
+};
 
 use crate::call::Call;
 use crate::capability::Capability;
+use crate::create_vcpu::Vcpu;
 use crate::create_vm::Vm;
+use crate::dev_kvm::Kvm;
 use crate::error::{Result, call_failed};
+
+impl Kvm {
+    /// The MSRs that a vCPU's state is made of (api.rst 4.3). A vCPU may lack some, since its CPUID decides too.
+    ///
+    /// # Errors
+    /// [`Error::Call`](crate::Error::Call).
+    pub fn msrs_to_save(&self) -> Result<Vec<u32>> {
+        let list = self
+            .observed()
+            .call(Call::GetMsrIndexList, format_args!(""), || self.fd().get_msr_index_list())
+            .map_err(call_failed(Call::GetMsrIndexList, "the MSRs of a vCPU"))?;
+        Ok(list.as_slice().to_vec())
+    }
+}
+
+impl Vcpu {
+    /// Reads MSRs, in this order (api.rst 4.18). Those that the vCPU does not have are left out.
+    ///
+    /// # Errors
+    /// [`Error::Call`](crate::Error::Call).
+    pub fn msrs(&self, indices: &[u32]) -> Result<Vec<kvm_msr_entry>> {
+        let mut values = Vec::with_capacity(indices.len());
+        let mut left = indices;
+        while !left.is_empty() {
+            let wanted: Vec<_> =
+                left.iter().map(|&index| kvm_msr_entry { index, ..Default::default() }).collect();
+            let failed = |source| call_failed(Call::GetMsrs, format!("{} MSRs", wanted.len()))(source);
+            let mut msrs = Msrs::from_entries(&wanted).map_err(|_| failed(too_many()))?;
+            let count = self
+                .observed()
+                .call(Call::GetMsrs, format_args!("{} MSRs", wanted.len()), || self.fd.get_msrs(&mut msrs))
+                .map_err(failed)?;
+            values.extend(msrs.as_slice().iter().take(count));
+            // The kernel stops at the first MSR that it does not have.
+            left = left.get(count + 1..).unwrap_or_default();
+        }
+        Ok(values)
+    }
+
+    /// Writes those MSRs that have other values now: some can be read and not be written, not even with what they hold.
+    pub(crate) fn restore_msrs(&self, entries: &[kvm_msr_entry]) -> Result<()> {
+        let indices: Vec<_> = entries.iter().map(|entry| entry.index).collect();
+        let present = self.msrs(&indices)?;
+        let differs = |entry: &&kvm_msr_entry| {
+            !present.iter().any(|now| (now.index, now.data) == (entry.index, entry.data))
+        };
+        let changed: Vec<_> = entries.iter().filter(differs).copied().collect();
+        self.set_msrs(&changed)
+    }
+
+    /// Writes MSRs (api.rst 4.19).
+    ///
+    /// # Errors
+    /// [`Error::Call`](crate::Error::Call), which names the first MSR that was refused; those before it are written.
+    pub fn set_msrs(&self, entries: &[kvm_msr_entry]) -> Result<()> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let msrs = Msrs::from_entries(entries)
+            .map_err(|_| call_failed(Call::SetMsrs, format!("{} MSRs", entries.len()))(too_many()))?;
+        let written = self
+            .observed()
+            .call(Call::SetMsrs, format_args!("{} MSRs", entries.len()), || self.fd.set_msrs(&msrs))
+            .map_err(call_failed(Call::SetMsrs, format!("{} MSRs", entries.len())))?;
+        match entries.get(written) {
+            None => Ok(()),
+            Some(refused) => {
+                let what = format!("MSR {:#x} = {:#x}", refused.index, refused.data);
+                Err(call_failed(Call::SetMsrs, what)(io::Error::from_raw_os_error(libc::EINVAL)))
+            }
+        }
+    }
+}
+
+fn too_many() -> io::Error {
+    io::Error::other("too many MSRs")
+}
 
 impl Vm {
     /// Makes accesses to MSRs that KVM does not have exits, where the host can: [`Exit::ReadMsr`](crate::Exit::ReadMsr) and

@@ -17,6 +17,15 @@ impl Vcpu {
             .map_err(call_failed(Call::GetRegs, format!("vCPU {}", self.id())))
     }
 
+    /// The general registers as the last `KVM_RUN` left them: of no meaning once something else has changed them. The kernel
+    /// puts them into `kvm_run` (`KVM_CAP_SYNC_REGS`), so this is no call; one before 4.17 is asked.
+    ///
+    /// # Errors
+    /// As [`Vcpu::regs`].
+    pub fn regs_at_exit(&self) -> Result<kvm_regs> {
+        self.area.regs().map_or_else(|| self.regs(), Ok)
+    }
+
     /// Writes the general registers (api.rst 4.12). Bit 1 of RFLAGS is always set on x86.
     ///
     /// # Errors

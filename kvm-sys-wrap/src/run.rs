@@ -14,7 +14,7 @@ use crate::exit::{Exit, Pending};
 use crate::kick::Running;
 
 /// `_IO(KVMIO, 0x80)` of linux/kvm.h.
-const KVM_RUN: libc::c_ulong = 0xae80;
+const KVM_RUN: libc::Ioctl = 0xae80;
 const KVM_EXIT_MEMORY_FAULT: u32 = kvm_bindings::KVM_EXIT_MEMORY_FAULT;
 
 impl Vcpu {
@@ -26,6 +26,7 @@ impl Vcpu {
         self.pending = Pending::None;
         // The kernel writes this field whenever KVM_RUN gets as far as the guest; with EFAULT only sometimes.
         self.area.run_mut().exit_reason = u32::MAX;
+        self.area.want_registers(self.sregs_wanted.load(Ordering::Relaxed));
         let Some(running) = Running::enter(&self.kick, self.area.immediate_exit()) else {
             return Ok(Exit::Interrupted);
         };
@@ -44,8 +45,13 @@ impl Vcpu {
                     Ok(Exit::Interrupted)
                 }
                 Some(libc::EAGAIN) => Ok(Exit::Again),
-                Some(libc::EFAULT | libc::EHWPOISON) if self.exit_reason() == KVM_EXIT_MEMORY_FAULT => {
-                    Ok(Exit::decode(&self.area).0)
+                Some(libc::EFAULT | libc::EHWPOISON) => {
+                    // A page that KVM could not have. If a mapped file lost it, that says it all.
+                    self.vm().check_files()?;
+                    if self.exit_reason() == KVM_EXIT_MEMORY_FAULT {
+                        return Ok(Exit::decode(&self.area).0);
+                    }
+                    Err(call_failed(Call::Run, format!("vCPU {}", self.id()))(error))
                 }
                 _ => Err(call_failed(Call::Run, format!("vCPU {}", self.id()))(error)),
             },

@@ -2,6 +2,8 @@
 //!
 //! `KVM_SET_SREGS` may return 0 although the host did not take all of it; reading back tells (vmm-core's `verify.rs`).
 
+use std::sync::atomic::Ordering;
+
 use kvm_bindings::kvm_sregs;
 
 use crate::call::Call;
@@ -17,6 +19,16 @@ impl Vcpu {
         self.observed()
             .call(Call::GetSregs, format_args!(""), || self.fd.get_sregs())
             .map_err(call_failed(Call::GetSregs, format!("vCPU {}", self.id())))
+    }
+
+    /// The special registers as the last `KVM_RUN` left them: of no meaning once something else has changed them. The first
+    /// time this is a call; from then on the kernel puts them into `kvm_run` (`KVM_CAP_SYNC_REGS`), if it is 4.17 or newer.
+    ///
+    /// # Errors
+    /// As [`Vcpu::sregs`].
+    pub fn sregs_at_exit(&self) -> Result<kvm_sregs> {
+        self.sregs_wanted.store(true, Ordering::Relaxed);
+        self.area.sregs().map_or_else(|| self.sregs(), Ok)
     }
 
     /// Writes the special registers (api.rst 4.14).

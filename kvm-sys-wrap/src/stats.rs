@@ -17,7 +17,7 @@ use crate::error::{Result, call_failed};
 use crate::observe::Observed;
 
 /// `_IO(KVMIO, 0xce)` of linux/kvm.h.
-const KVM_GET_STATS_FD: libc::c_ulong = 0xaece;
+const KVM_GET_STATS_FD: libc::Ioctl = 0xaece;
 
 /// No kernel has as many descriptors, or as long names; a file that claims more is not one of these.
 const MOST: u32 = 1 << 12;

@@ -1,25 +1,26 @@
 //! All of a vCPU's state as one value: read it, and write it back later.
 //!
 //! Beside the registers of `sregs.rs` and `regs.rs` that is the FPU with SSE and AVX (`KVM_GET_XSAVE`), XCR0, pending
-//! exceptions and interrupts (`KVM_GET_VCPU_EVENTS`), debug registers, and the MSRs that system calls use. Interrupt
-//! controllers and timers belong to the VM and are not in here.
+//! exceptions and interrupts (`KVM_GET_VCPU_EVENTS`), debug registers, and MSRs: those that system calls use, or all that
+//! KVM wants to have saved ([`crate::Kvm::msrs_to_save`]). Interrupt controllers and timers are in `interrupt_state.rs`.
 
 use std::sync::Arc;
 
 use kvm_bindings::{
-    Msrs, kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
+    kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
+use serde::{Deserialize, Serialize};
 
 use crate::call::Call;
 use crate::create_vcpu::Vcpu;
-use crate::error::{Error, Result, call_failed};
+use crate::error::{Result, call_failed};
 
 /// SYSENTER_CS, _ESP and _EIP; STAR, LSTAR, CSTAR, FMASK, KERNEL_GS_BASE; PAT (SDM vol. 4, table 2-2).
 const MSRS: [u32; 9] =
     [0x174, 0x175, 0x176, 0xc000_0081, 0xc000_0082, 0xc000_0083, 0xc000_0084, 0xc000_0102, 0x277];
 
 /// The state of a vCPU that is not running.
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct VcpuState {
     /// General registers.
     pub regs: kvm_regs,
@@ -30,7 +31,8 @@ pub struct VcpuState {
     xcrs: kvm_xcrs,
     events: kvm_vcpu_events,
     debug: kvm_debugregs,
-    msrs: Vec<kvm_msr_entry>,
+    /// Model-specific registers, as far as they were asked for.
+    pub msrs: Vec<kvm_msr_entry>,
 }
 
 impl std::fmt::Debug for VcpuState {
@@ -68,14 +70,22 @@ impl VcpuState {
 }
 
 impl Vcpu {
-    /// Reads the whole state.
+    /// Reads the whole state, with the MSRs that system calls use.
     ///
     /// An exit that waits for its answer must have been completed before: the kernel holds that half of an instruction
     /// back, and it is in no register (api.rst, section 5, "KVM_EXIT_IO ... re-enter").
     ///
     /// # Errors
-    /// [`Error::Call`].
+    /// [`Error::Call`](crate::Error::Call).
     pub fn save(&self) -> Result<VcpuState> {
+        self.save_with(&MSRS)
+    }
+
+    /// The same, with these MSRs; those that the vCPU does not have are left out.
+    ///
+    /// # Errors
+    /// [`Error::Call`](crate::Error::Call).
+    pub fn save_with(&self, msrs: &[u32]) -> Result<VcpuState> {
         let observed = self.observed();
         let call = |call| call_failed(call, format!("vCPU {}", self.id()));
         let xsave = observed.call(Call::GetXsave, format_args!(""), || self.fd.get_xsave());
@@ -89,14 +99,14 @@ impl Vcpu {
             xcrs: xcrs.map_err(call(Call::GetXcrs))?,
             events: events.map_err(call(Call::GetVcpuEvents))?,
             debug: debug.map_err(call(Call::GetDebugregs))?,
-            msrs: self.read_msrs()?,
+            msrs: self.msrs(msrs)?,
         })
     }
 
     /// Writes the whole state, on this vCPU or another one of the same host.
     ///
     /// # Errors
-    /// [`Error::Call`].
+    /// [`Error::Call`](crate::Error::Call).
     pub fn restore(&self, state: &VcpuState) -> Result<()> {
         let observed = self.observed();
         let call = |call| call_failed(call, format!("vCPU {}", self.id()));
@@ -114,35 +124,9 @@ impl Vcpu {
         let debug =
             observed.call(Call::SetDebugregs, format_args!(""), || self.fd.set_debug_regs(&state.debug));
         debug.map_err(call(Call::SetDebugregs))?;
-        self.write_msrs(&state.msrs)?;
+        self.restore_msrs(&state.msrs)?;
         let events =
             observed.call(Call::SetVcpuEvents, format_args!(""), || self.fd.set_vcpu_events(&state.events));
         events.map_err(call(Call::SetVcpuEvents))
     }
-
-    fn read_msrs(&self) -> Result<Vec<kvm_msr_entry>> {
-        let wanted: Vec<_> =
-            MSRS.iter().map(|&index| kvm_msr_entry { index, ..Default::default() }).collect();
-        let failed = |source| call_failed(Call::GetMsrs, "the MSRs of system calls")(source);
-        let mut msrs = Msrs::from_entries(&wanted).map_err(|_| failed(too_many()))?;
-        let count = self
-            .observed()
-            .call(Call::GetMsrs, format_args!("{} MSRs", wanted.len()), || self.fd.get_msrs(&mut msrs))
-            .map_err(failed)?;
-        // The kernel stops at the first MSR that it does not have.
-        Ok(msrs.as_slice().iter().take(count).copied().collect())
-    }
-
-    fn write_msrs(&self, entries: &[kvm_msr_entry]) -> Result<(), Error> {
-        let failed = |source| call_failed(Call::SetMsrs, "the MSRs of system calls")(source);
-        let msrs = Msrs::from_entries(entries).map_err(|_| failed(too_many()))?;
-        self.observed()
-            .call(Call::SetMsrs, format_args!("{} MSRs", entries.len()), || self.fd.set_msrs(&msrs))
-            .map_err(failed)?;
-        Ok(())
-    }
-}
-
-fn too_many() -> std::io::Error {
-    std::io::Error::other("too many MSRs")
 }

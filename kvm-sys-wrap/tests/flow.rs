@@ -15,8 +15,8 @@ use vm_memory::{Bytes, GuestAddress};
 const CODE: u64 = 0x1000;
 
 fn slot(number: u32, address: u64, size: u64) -> Slot {
-    let (flags, advice) = Default::default();
-    Slot { number, address: Gpa(address), size, flags, advice }
+    let (flags, advice, backing) = Default::default();
+    Slot { number, address: Gpa(address), size, flags, advice, backing }
 }
 
 /// A VM with 64 KiB at 0 and a vCPU about to execute `code` at 0:1000.

@@ -3,11 +3,12 @@
 mod inspect;
 mod test;
 
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
-pub(crate) use inspect::{At, Dump, Look, Pages, Translate};
+pub(crate) use inspect::{At, Dump, Look, Pages, Snapshot, Translate};
 pub(crate) use test::Test;
 
 /// Runs bare-metal x86 programs on KVM from one TOML file.
@@ -16,6 +17,45 @@ pub(crate) use test::Test;
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// `run` alone.
+#[derive(Debug, Parser)]
+struct RunAlone {
+    #[command(flatten)]
+    run: Run,
+}
+
+impl Cli {
+    /// Reads the command line.
+    ///
+    /// To declare all subcommands takes as long as half a short run. So `run` is tried with its own declaration first, and with
+    /// a file and nothing else there is nothing to declare. What that does not take is read with the whole: help and
+    /// mistakes look the same everywhere.
+    ///
+    /// # Errors
+    /// Help, the version, or a mistake.
+    pub(crate) fn read() -> Result<Self, clap::Error> {
+        Self::read_from(&std::env::args_os().collect::<Vec<_>>())
+    }
+
+    fn read_from(arguments: &[OsString]) -> Result<Self, clap::Error> {
+        let run = match arguments {
+            [_, command, file] if command == "run" && is_file(file) => {
+                Some(Run { config: file.into(), ..Run::default() })
+            }
+            [_, rest @ ..] if rest.first().is_some_and(|command| command == "run") => {
+                RunAlone::try_parse_from(rest).ok().map(|alone| alone.run)
+            }
+            _ => None,
+        };
+        run.map_or_else(|| Self::try_parse_from(arguments), |run| Ok(Self { command: Command::Run(run) }))
+    }
+}
+
+/// Whether an argument is no option, and not missing.
+fn is_file(argument: &OsStr) -> bool {
+    !argument.is_empty() && !argument.as_encoded_bytes().starts_with(b"-")
 }
 
 const STATUSES: &str = "\
@@ -50,6 +90,8 @@ pub(crate) enum Command {
     Pages(Pages),
     /// Show or save guest memory
     Dump(Dump),
+    /// Run a guest up to a point and save the whole machine, for `run --from`
+    Snapshot(Snapshot),
     /// Show whether KVM works here, and which CPU modes
     Doctor(Doctor),
     /// Write a commented configuration to start from
@@ -69,13 +111,16 @@ pub(crate) enum Command {
 }
 
 /// Options of `run`.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct Run {
     /// The configuration, or a kernel that needs none
     #[arg(value_hint = ValueHint::FilePath)]
     pub(crate) config: PathBuf,
     #[command(flatten)]
     pub(crate) overrides: Overrides,
+    /// Go on from this snapshot of the same machine
+    #[arg(long, value_name = "SNAPSHOT", value_hint = ValueHint::FilePath, conflicts_with = "gdb")]
+    pub(crate) from: Option<PathBuf>,
     /// Write how the run ended to this file, as JSON
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) report: Option<PathBuf>,
@@ -94,6 +139,9 @@ pub(crate) struct Run {
     /// Do not look into why a guest died
     #[arg(long)]
     pub(crate) no_autopsy: bool,
+    /// Show where the time of this run went
+    #[arg(long, conflicts_with_all = ["trace", "trace_out", "stats", "gdb"])]
+    pub(crate) timing: bool,
     /// How errors are shown on standard error
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,
@@ -167,7 +215,7 @@ pub(crate) struct Init {
 }
 
 /// Values that replace those of the file.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct Overrides {
     /// Set a key of the configuration, such as memory.size=4MiB; can be given several times
     #[arg(long, value_name = "KEY=VALUE")]
@@ -241,4 +289,36 @@ pub(crate) enum Format {
     Text,
     /// For programs
     Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn run_is_read_as_it_was_declared() {
+        let read = |arguments: &[&str]| {
+            let arguments: Vec<OsString> =
+                ["vmm-cli", "run"].iter().chain(arguments).map(Into::into).collect();
+            let shown = |cli: Result<Cli, clap::Error>| format!("{:?}", cli.map_err(|error| error.to_string()));
+            (shown(Cli::read_from(&arguments)), shown(Cli::try_parse_from(&arguments)))
+        };
+        for (arguments, good) in [
+            (&["a.toml"][..], true),
+            (&["help"], true),
+            (&["a=b"], true),
+            (&["a", "--set", "ring=3", "--stats"], true),
+            (&["--timing", "a"], true),
+            (&[], false),
+            (&[""], false),
+            (&["-x"], false),
+            (&["--help"], false),
+            (&["--version"], false),
+            (&["a", "b"], false),
+            (&["a", "--timing", "--stats"], false),
+        ] {
+            let (short, declared) = read(arguments);
+            assert_eq!((short.starts_with("Ok"), &short), (good, &declared), "{arguments:?}");
+        }
+    }
 }

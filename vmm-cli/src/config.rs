@@ -31,6 +31,7 @@ use std::path::{Path, PathBuf};
 
 use vmm_core::spec::MachineSpec;
 use vmm_core::{Gpa, mode::Mode};
+use vmm_loader::Loading;
 use vmm_loader::boot::Protocol;
 
 use crate::diagnostic::{Diagnostic, Diagnostics, Location};
@@ -62,6 +63,8 @@ pub struct Config {
     pub modules: Vec<Module>,
     /// More files, in the order of the TOML file.
     pub loads: Vec<File>,
+    /// How all these files get into guest memory.
+    pub loading: Loading,
     /// Files of the configuration device that are still to be read.
     pub fw_cfg: Vec<FwCfgSource>,
     /// What has to be true after the run.
@@ -206,6 +209,7 @@ impl Config {
                 command_line: lowered.command_line,
                 modules: lowered.modules,
                 loads: lowered.loads,
+                loading: lowered.loading,
                 fw_cfg: lowered.fw_cfg,
                 expect: lowered.expect,
                 texts,

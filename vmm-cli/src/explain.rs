@@ -5,6 +5,7 @@
 //! | file | step |
 //! |---|---|
 //! | `steps.rs` | the flow of calls |
+//! | `loading.rs` | which segments are mapped, which copied |
 //! | `memory.rs` | slots, what lies where, ports |
 //! | `tables.rs` | page tables, segments, descriptor tables |
 //! | `registers.rs` | control registers bit by bit, general registers |
@@ -19,6 +20,7 @@
 //! `end`.
 
 pub(crate) mod diff;
+mod loading;
 mod memory;
 mod picture;
 mod registers;
@@ -29,6 +31,7 @@ pub(crate) mod text;
 
 use serde::Serialize;
 use vmm_cli::config::Config;
+use vmm_core::image::GuestImage;
 use vmm_core::mode::Ring;
 use vmm_core::spec::{CpuidPolicy, Entry, HaltMeaning, MachineSpec, Unmapped};
 use vmm_core::state::{HostQuirks, InitialState, StateError, initial_state};
@@ -107,6 +110,8 @@ struct File {
     name: String,
     /// Its plan: kind, segments, symbols.
     plan: String,
+    /// How each segment gets into memory.
+    loading: Vec<loading::Loading>,
 }
 
 impl Explanation {
@@ -120,14 +125,19 @@ impl Explanation {
         let Prepared { machine: spec, layout, files, .. } = prepared;
         let state = initial_state(&reset::sregs(), spec, layout, HostQuirks::default())?;
         let checks_registers = config.expect.as_ref().is_some_and(|expect| !expect.registers.is_empty());
-        let flow = flow::flow(spec, layout, &state);
+        let flow = flow::flow(spec, layout, &files.mapped(), &state);
         Ok(Self {
             config: name,
             machine: Machine::of(spec, files),
             boot: Starting::of(&prepared.boot),
             files: files
                 .plans()
-                .map(|(name, plan)| File { name: name.to_owned(), plan: plan.to_string() })
+                .zip(files.ways())
+                .map(|((name, plan), ways)| File {
+                    name: name.to_owned(),
+                    plan: plan.to_string(),
+                    loading: loading::of(ways),
+                })
                 .collect(),
             flow: steps::rows(&flow, checks_registers),
             memory: memory::Memory::of(spec, layout),

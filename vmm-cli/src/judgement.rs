@@ -32,7 +32,7 @@ pub(crate) fn judge(config: &Config, ended: &Ended<'_>) -> (Status, Report) {
     let mut mismatches = expect.map(|expect| expectations::check(expect, outcome, machine, files, output));
     let verdict = machine.verdict(&outcome.end);
     let autopsy = recording
-        .filter(|_| autopsy::is_wanted(verdict, config, mismatches.as_deref()))
+        .filter(|_| autopsy::is_wanted(verdict, &outcome.end, config, mismatches.as_deref()))
         .map(|recording| autopsy::perform(machine, &outcome.end, recording, files));
     if let (Some(expect), Some(mismatches)) = (expect, &mut mismatches) {
         let cause = autopsy.as_ref().map(autopsy::Autopsy::summary);

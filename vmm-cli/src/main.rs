@@ -20,23 +20,30 @@ mod prepare;
 mod problems;
 mod raw_terminal;
 mod report;
+mod snapshot_file;
 mod source_lines;
 mod statistics;
 mod stopped;
 mod suite;
 mod terminal;
+mod timing;
 mod trace;
+mod whole_file;
 mod wrapped;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use vmm_cli::status::Status;
 
 use args::Cli;
 
+/// musl's own allocator maps and unmaps a few pages at a time: a hundred system calls before the guest's first instruction.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 fn main() -> ExitCode {
-    match Cli::try_parse() {
+    match Cli::read() {
         Ok(cli) => commands::carry_out(&cli.command).into(),
         Err(error) => usage(&error),
     }

@@ -5,11 +5,12 @@
 //!
 //! | file | step |
 //! |---|---|
-//! | `prepare/reader.rs`, `prepare/read.rs` | reading files, and what can be wrong with one |
+//! | `prepare/reader.rs`, `prepare/bytes.rs`, `prepare/read.rs` | reading files, and what can be wrong with one |
 //! | `prepare/boot.rs` | the boot protocol: which, and what the kernel is told |
 //! | `prepare/files.rs` | what goes into memory, and its symbols |
 
 mod boot;
+mod bytes;
 mod files;
 mod fw_cfg;
 mod read;
@@ -26,8 +27,8 @@ use vmm_loader::{LoadPlan, VirtAddr};
 
 use crate::{disks, problems};
 use boot::Planned;
+use bytes::Bytes;
 use files::Loaded;
-use reader::Bytes;
 
 pub(crate) use boot::Boot;
 pub(crate) use files::Files;
@@ -103,7 +104,7 @@ impl Prepared {
         let mut files = boot::hand_over(config, &mut machine, guest, modules, &loads, &mut boot)?;
         // The guest first, the user's other files next, then what the protocol adds.
         files.splice(1..1, loads);
-        let files = Files::from(files);
+        let files = Files::new(files, config.loading, &machine);
         problems.extend(check(&files, config));
         let layout = layout::compute(&machine, &files.occupied());
         match layout {
@@ -120,10 +121,10 @@ impl Prepared {
 /// The guest's file, read and planned.
 fn guest(config: &Config, reader: &Reader) -> Result<(Bytes, Planned), Diagnostic> {
     let file = &config.guest;
-    let bytes =
-        reader.read(&file.path).map_err(|error| read::unreadable(config, &file.path, &file.key, &error))?;
-    let planned = boot::plan(config, &bytes)?;
-    Ok((bytes, planned))
+    let bytes = read::bytes(config, reader, file)?;
+    let planned = boot::plan(config, &bytes);
+    read::unchanged(config, file, &bytes)?;
+    Ok((bytes, planned?))
 }
 
 /// Where a plain guest starts.

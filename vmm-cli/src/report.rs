@@ -23,6 +23,7 @@ use vmm_core::run_loop::Outcome;
 use crate::expectations::Mismatch;
 use crate::prepare::Files;
 use crate::statistics::Statistics;
+use crate::timing::Steps;
 use around::Around;
 use autopsy::Autopsy;
 use cpu::Cpu;
@@ -63,6 +64,9 @@ pub(crate) struct Report {
     /// What the run consisted of, with `--stats`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) stats: Option<Statistics>,
+    /// Where its time went, with `--timing`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) timing: Option<Steps>,
     #[serde(skip)]
     pub(crate) verdict: Verdict,
 }
@@ -102,6 +106,7 @@ impl Report {
             around,
             autopsy: None,
             stats: None,
+            timing: None,
             verdict,
         }
     }

@@ -5,7 +5,7 @@
 //!
 //! | key | holds |
 //! |---|---|
-//! | `time` | `total_ns`, and what it is made of: `guest_ns` (`KVM_RUN`, with the kernel's work for it), `calls_ns` (other calls to KVM), `watching_ns` (calls made for these statistics), `own_ns` (all else) |
+//! | `time` | `total_ns`, and what it is made of: `guest_ns` (`KVM_RUN`, with the kernel's work for it), `calls_ns` (other calls to KVM), `watching_ns` (calls made for these statistics), `asleep_ns` (suspended), `own_ns` (all else) |
 //! | `calls` | by call: `call`, `count`, `total_ns`, `longest_ns` |
 //! | `exits` | by type: `exit`, `count` |
 //! | `accesses` | by place: `space` (`port`, `address`), `address`, `device`, `reads`, `writes` (exits), `bytes` |
@@ -52,6 +52,7 @@ struct Spent {
     guest_ns: u64,
     calls_ns: u64,
     watching_ns: u64,
+    asleep_ns: u64,
     own_ns: u64,
 }
 
@@ -149,7 +150,7 @@ impl Statistics {
             Err(reason) => (Vec::new(), Some(reason)),
         };
         Self {
-            time: Spent::new(times, total),
+            time: Spent::new(times, total, machine.asleep()),
             calls: calls(times),
             exits,
             accesses,
@@ -161,18 +162,23 @@ impl Statistics {
 }
 
 impl Spent {
-    fn new(times: &Times, total: Duration) -> Self {
+    fn new(times: &Times, total: Duration, asleep: Duration) -> Self {
         let sum = |is_run: bool| {
             let calls = times.calls.iter().filter(|(call, _)| (**call == "KVM_RUN") == is_run);
             calls.map(|(_, (_, total, _))| *total).sum::<Duration>()
         };
         let (guest, calls) = (sum(true), sum(false));
-        let own = total.saturating_sub(guest).saturating_sub(calls).saturating_sub(times.watching);
+        let own = total
+            .saturating_sub(guest)
+            .saturating_sub(calls)
+            .saturating_sub(times.watching)
+            .saturating_sub(asleep);
         Self {
             total_ns: nanoseconds(total),
             guest_ns: nanoseconds(guest),
             calls_ns: nanoseconds(calls),
             watching_ns: nanoseconds(times.watching),
+            asleep_ns: nanoseconds(asleep),
             own_ns: nanoseconds(own),
         }
     }
@@ -248,18 +254,21 @@ const MOST_ROWS: usize = 20;
 
 impl fmt::Display for Statistics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Spent { total_ns, guest_ns, calls_ns, watching_ns, own_ns } = self.time;
+        let Spent { total_ns, guest_ns, calls_ns, watching_ns, asleep_ns, own_ns } = self.time;
         let share = |what: &str, part: u64| {
             let permille = part.saturating_mul(1000).checked_div(total_ns).unwrap_or(0);
             vec![what.to_owned(), Time(part).to_string(), format!("{}.{} %", permille / 10, permille % 10)]
         };
-        let time = [
+        let mut time = vec![
             share("guest, with the kernel's work for it (KVM_RUN)", guest_ns),
             share("other calls to KVM", calls_ns),
             share("vmm-cli", own_ns),
             share("calls for these statistics", watching_ns),
             share("in all", total_ns),
         ];
+        if asleep_ns > 0 {
+            time.insert(1, share("asleep: the guest had suspended the machine", asleep_ns));
+        }
         table(f, &["time", "", ""], &time)?;
         let calls = self.calls.iter().map(|sum| {
             let times = [sum.total_ns, sum.longest_ns].map(|ns| Time(ns).to_string());
@@ -354,9 +363,10 @@ mod tests {
         let mut times = Times { watching: ms(5), ..Times::default() };
         times.calls.insert("KVM_RUN", (10, ms(50), ms(9)));
         times.calls.insert("KVM_CREATE_VM", (1, ms(20), ms(20)));
-        let spent = Spent::new(&times, ms(100));
+        let spent = Spent::new(&times, ms(110), ms(10));
         assert_eq!((spent.guest_ns, spent.calls_ns, spent.own_ns), (50_000_000, 20_000_000, 25_000_000));
-        assert_eq!(spent.guest_ns + spent.calls_ns + spent.own_ns + spent.watching_ns, spent.total_ns);
+        let Spent { total_ns, guest_ns, calls_ns, watching_ns, asleep_ns, own_ns } = spent;
+        assert_eq!(guest_ns + calls_ns + watching_ns + asleep_ns + own_ns, total_ns);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A guest that was run up to a point and stopped there: what `translate`, `pages` and `dump` look at.
+//! A guest that was run up to a point and stopped there: what `translate`, `pages`, `dump` and `snapshot` look at.
 //!
 //! It runs as `run` would run it, with the same input and the same limits. Its output is nobody's business here: it is
 //! discarded, or shown on standard error. A guest that ends before the point is an error, with the status that its end
@@ -15,7 +15,6 @@ use vmm_core::console::{Console, Output};
 use vmm_core::control::Cr0;
 use vmm_core::end::{End, Verdict};
 use vmm_core::error::Error;
-use vmm_core::limits::Limits;
 use vmm_core::machine::Machine;
 use vmm_core::mode::Mode;
 use vmm_core::run_to::Point;
@@ -58,22 +57,29 @@ impl Stopped {
     /// # Errors
     /// All that can keep a guest from running, and an end that comes before the point.
     pub(crate) fn new(look: &Look) -> Result<Self, Diagnostics> {
+        let output = if look.at.show_output { Output::new(io::stderr()) } else { Output::new(io::sink()) };
+        Self::with_output(look, output)
+    }
+
+    /// The same, with the guest's output to `output`.
+    ///
+    /// # Errors
+    /// As [`Stopped::new`].
+    pub(crate) fn with_output(look: &Look, output: Output) -> Result<Self, Diagnostics> {
         let config = Config::load(&look.config, &look.overrides.collect())?;
         let Prepared { machine: spec, files, .. } = Prepared::new(&config)?;
         let (point, words) = point(&look.at, &files)?;
 
-        let output = if look.at.show_output { Output::new(io::stderr()) } else { Output::new(io::sink()) };
         let console = Console { output, input: Box::new(Stdin::default()), arrival: None };
         let host = |error: Error| Diagnostics::from(host_error(&config, &error));
         let kvm = Kvm::open().map_err(|error| host(error.into()))?;
         watch_interrupts().map_err(|error| host(error.into()))?;
-        let mut machine = Machine::build(&kvm, spec, &files, console).map_err(host)?;
-        let mut limits = Limits::start(machine.spec().limits).map_err(|error| host(error.into()))?;
-        let end = machine.run_to(point, &mut limits, &mut []).map_err(host)?;
+        let machine = Machine::build(&kvm, spec, &files, console).map_err(host)?;
+        let (machine, end) = machine.reach(point).map_err(host)?;
         let point = match (&end, point) {
             (None, _) => words,
             (Some(end), Point::End) => format!("at the end: {end}"),
-            (Some(end), Point::Start | Point::Address { .. } | Point::Exits(_)) => {
+            (Some(end), Point::Start | Point::Address { .. } | Point::Exits(_) | Point::After(_)) => {
                 return Err(too_early(&machine, end, &words).into());
             }
         };
@@ -127,6 +133,9 @@ fn point(at: &At, files: &Files) -> Result<(Point, String), Diagnostic> {
         let name = files.symbol_at(address).map(|symbol| format!(" <{symbol}>")).unwrap_or_default();
         let point = Point::Address { gva: Gva(address), gpa: physical(files, address) };
         return Ok((point, format!("at {address:#x}{name}")));
+    }
+    if let Some(time) = at.after {
+        return Ok((Point::After(time), format!("after {time:?}")));
     }
     Ok(match (at.exits, at.end) {
         (Some(0), _) | (None, false) => (Point::Start, "at the start".to_owned()),

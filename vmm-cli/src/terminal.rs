@@ -29,7 +29,8 @@ impl Copy {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn add(&self, bytes: &[u8]) {
+    /// Adds what was printed.
+    pub(crate) fn add(&self, bytes: &[u8]) {
         let mut copy = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let room = LARGEST_COPY.saturating_sub(copy.len()).min(bytes.len());
         copy.extend_from_slice(bytes.get(..room).unwrap_or_default());

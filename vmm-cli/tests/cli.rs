@@ -149,6 +149,8 @@ fn each_way_to_end_has_its_status() {
     let off: &[u8] = &[0x66, 0xba, 0x04, 0x06, 0x66, 0xb8, 0x00, 0x20, 0x66, 0xef];
     // mov $0xcf9, %dx; mov $6, %al; out %al, %dx: what the FADT says. And mov $0xfe, %al; out %al, $0x64.
     let reset: &[u8] = &[0x66, 0xba, 0xf9, 0x0c, 0xb0, 6, 0xee];
+    // mov $0x604, %dx; mov $0x2400, %ax; out %ax, %dx: type 1 is S3.
+    let sleep: &[u8] = &[0x66, 0xba, 0x04, 0x06, 0x66, 0xb8, 0x00, 0x24, 0x66, 0xef];
     let pulse: &[u8] = &[0xb0, 0xfe, 0xe6, 0x64];
     let cases: &[(&str, &[u8], String, i32, &str)] = &[
         ("halt", HALTS, CONFIG.to_owned(), 0, ""),
@@ -164,6 +166,13 @@ fn each_way_to_end_has_its_status() {
         ("power-off", off, expect("devices.power.enabled = true"), 0, ""),
         ("reset", reset, expect("devices.power.enabled = true"), 100, "the guest asked for a reset"),
         ("wanted reset", reset, expect("devices.power.enabled = true\nreset = \"success\""), 0, ""),
+        (
+            "sleep",
+            sleep,
+            expect("devices.power.enabled = true"),
+            102,
+            "suspended the machine, and no alarm is on",
+        ),
         ("keyboard reset", pulse, expect("devices.i8042.enabled = true"), 100, "the guest asked for a reset"),
     ];
     for (name, guest, config, status, words) in cases {
@@ -216,6 +225,24 @@ fn ctrl_c_ends_a_guest_with_a_report() {
     let ended = Ended::new(&child.wait_with_output().unwrap());
     assert_eq!((ended.status, &first), (Some(130), b"x"));
     assert!(ended.stderr.contains("interrupted") && ended.stderr.contains("rip"), "{ended:?}");
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_signal_that_is_ignored_from_outside_stays_so() {
+    if !program_is_here() {
+        return;
+    }
+    let bench =
+        Bench::new(&[0xb0, b'x', 0xe6, 0xe9, 0xeb, 0xfe], &format!("{CONFIG}limits.time = \"500ms\"\n"));
+    // What nohup does. `kill` comes after the guest's first output.
+    let script = format!(
+        "trap '' HUP; {{ {CLI} run vmm.toml & echo $! >pid; wait $!; echo $? >status; }} | {{ head -c 1; kill -HUP $(cat pid); cat; }}"
+    );
+    let output = Command::new("sh").args(["-c", &script]).current_dir(&bench.0).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("still running after 500ms"), "{stderr}");
+    assert_eq!(fs::read_to_string(bench.0.path().join("status")).unwrap(), "102\n");
 }
 
 #[test]

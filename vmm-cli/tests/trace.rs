@@ -283,7 +283,7 @@ fn statistics_are_tables_and_part_of_the_report() {
     assert_eq!(run["count"], 6);
     let time = |key: &str| stats["time"][key].as_u64().unwrap();
     assert_eq!(
-        time("guest_ns") + time("calls_ns") + time("watching_ns") + time("own_ns"),
+        time("guest_ns") + time("calls_ns") + time("watching_ns") + time("asleep_ns") + time("own_ns"),
         time("total_ns"),
         "{stats}"
     );

@@ -9,7 +9,7 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::device::{Action, Device, Guest};
+use crate::device::{Action, Device, ForeignState, Guest};
 
 /// A device as several buses and vCPUs can hold it.
 pub type SharedDevice = Arc<Mutex<dyn Device>>;
@@ -55,6 +55,27 @@ pub enum BusError {
         length: u64,
         /// The last address of the bus.
         last: u64,
+    },
+}
+
+/// Saved states of devices do not belong to these devices.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RestoreError {
+    /// There are more or fewer of them.
+    #[error("the states of {saved} devices were saved, and here are {devices}")]
+    Count {
+        /// How many were saved.
+        saved: usize,
+        /// How many devices there are.
+        devices: usize,
+    },
+    /// One device does not take its state.
+    #[error("device `{name}` cannot be put back")]
+    Device {
+        /// The device.
+        name: String,
+        /// Why.
+        source: ForeignState,
     },
 }
 
@@ -137,10 +158,18 @@ impl Bus {
     }
 
     /// Gives each device back what it saved.
-    pub(crate) fn restore(&self, states: &[Vec<u8>]) {
-        for (entry, state) in self.entries.iter().zip(states) {
-            entry.device.lock().unwrap_or_else(PoisonError::into_inner).restore(state);
+    ///
+    /// # Errors
+    /// The name of the first device that does not take it, or of none where there are more or fewer devices.
+    pub(crate) fn restore(&self, states: &[Vec<u8>]) -> Result<(), RestoreError> {
+        if states.len() != self.entries.len() {
+            return Err(RestoreError::Count { saved: states.len(), devices: self.entries.len() });
         }
+        for (entry, state) in self.entries.iter().zip(states) {
+            let restored = entry.device.lock().unwrap_or_else(PoisonError::into_inner).restore(state);
+            restored.map_err(|source| RestoreError::Device { name: entry.name.clone(), source })?;
+        }
+        Ok(())
     }
 
     fn find(&self, address: u64) -> Option<&Entry> {

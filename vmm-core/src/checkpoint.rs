@@ -78,8 +78,8 @@ impl Machine {
             }
         }
         self.boot.vcpu.restore(&checkpoint.vcpu)?;
-        self.board.ports.restore(&checkpoint.ports);
-        self.board.mmio.restore(&checkpoint.mmio);
+        self.board.ports.restore(&checkpoint.ports)?;
+        self.board.mmio.restore(&checkpoint.mmio)?;
         self.boot.exits = checkpoint.exits.clone();
         Ok(())
     }

@@ -58,10 +58,21 @@ features! {
     }
     0x8000_0007 . 0 Edx { "constant_tsc" = 8 }
     0x8000_0008 . 0 Ebx { "clzero" = 0, "wbnoinvd" = 9, "ibpb" = 12, "ssbd" = 24 }
-    0x4000_0001 . 0 Eax { "kvmclock" = 3, "kvm_asyncpf" = 4, "kvm_steal_time" = 5, "kvm_pv_eoi" = 6 }
+    0x4000_0001 . 0 Eax {
+        "kvmclock" = 3, "kvm_asyncpf" = 4, "kvm_steal_time" = 5, "kvm_pv_eoi" = 6, "kvm_pv_unhalt" = 7,
+        "kvm_pv_tlb_flush" = 9, "kvm_pv_ipi" = 11, "kvm_poll_control" = 12, "kvm_pv_sched_yield" = 13,
+    }
 }
 
 impl Feature {
+    /// The timer of the local APIC can wait for a value of the TSC.
+    pub(crate) const TSC_DEADLINE: Self =
+        Self { name: "tsc_deadline_timer", leaf: 1, index: 0, register: Register::Ecx, bit: 24 };
+
+    /// The guest runs on a hypervisor, whose own leaves say which.
+    pub(crate) const HYPERVISOR: Self =
+        Self { name: "hypervisor", leaf: 1, index: 0, register: Register::Ecx, bit: 31 };
+
     /// The feature with this name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
@@ -77,6 +88,18 @@ impl Feature {
     #[must_use]
     pub const fn name(self) -> &'static str {
         self.name
+    }
+
+    /// Whether it is announced.
+    fn is_in(self, cpuid: &CpuId) -> bool {
+        let entry = cpuid.as_slice().iter().find(|e| e.function == self.leaf && e.index == self.index);
+        let value = entry.map_or(0, |entry| match self.register {
+            Register::Eax => entry.eax,
+            Register::Ebx => entry.ebx,
+            Register::Ecx => entry.ecx,
+            Register::Edx => entry.edx,
+        });
+        value & 1 << self.bit != 0
     }
 
     /// Sets or clears its bit. A leaf that the host does not have is left out: nothing can be announced there.
@@ -101,6 +124,16 @@ pub(crate) fn change(cpuid: &mut CpuId, changes: &[(Feature, bool)]) {
     for (feature, present) in changes {
         feature.apply(cpuid, *present);
     }
+}
+
+/// The features that `told` announces and `host` does not have, but for those that were set by hand.
+pub(crate) fn missing(told: &CpuId, host: &CpuId, changes: &[(Feature, bool)]) -> Vec<&'static str> {
+    // KVM has the timer of the TSC's deadline, and does not announce it.
+    let by_us = |feature: &Feature| {
+        *feature == Feature::TSC_DEADLINE || changes.iter().any(|(changed, _)| changed == feature)
+    };
+    let is_missing = |feature: &&Feature| feature.is_in(told) && !feature.is_in(host) && !by_us(feature);
+    FEATURES.iter().filter(is_missing).map(|feature| feature.name).collect()
 }
 
 /// The CPUID of one vCPU: the common one with its APIC ID and the number of vCPUs (SDM vol. 2, CPUID leaves 1, 0xb, 0x1f;
@@ -151,6 +184,13 @@ mod tests {
         let [one, seven] = cpuid.as_slice() else { panic!() };
         assert_eq!((one.ecx, one.edx), (!(1 << 13), 0));
         assert_eq!((seven.ebx, seven.ecx), (1 << 7, !0));
+    }
+
+    #[test]
+    fn the_constants_are_those_in_the_table() {
+        for feature in [Feature::TSC_DEADLINE, Feature::HYPERVISOR] {
+            assert_eq!(Feature::named(feature.name()), Some(feature));
+        }
     }
 
     #[test]

@@ -4,8 +4,11 @@
 //! machine they sit in. It answers with what the access means for the run.
 
 use std::io;
+use std::time::Duration;
 
 use kvm_sys_wrap::{Gpa, Gva};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::exit_counts::ExitCounts;
 
@@ -20,6 +23,30 @@ pub enum Action {
     PowerOff,
     /// The guest asked for a reset.
     Reset,
+    /// The guest suspended the machine to memory (ACPI S3).
+    Suspend {
+        /// When something wakes it, since the epoch; `None` if nothing will.
+        wake: Option<Duration>,
+    },
+}
+
+/// The saved state of another device, or of a device of another version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the saved state is not of this device")]
+pub struct ForeignState;
+
+/// A device's registers as bytes.
+pub(crate) fn to_bytes<T: Serialize>(registers: &T) -> Vec<u8> {
+    // Fails for types without a length only, and there are none of those.
+    postcard::to_allocvec(registers).unwrap_or_default()
+}
+
+/// Registers from the bytes of [`to_bytes`].
+pub(crate) fn from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ForeignState> {
+    match postcard::take_from_bytes(bytes) {
+        Ok((registers, [])) => Ok(registers),
+        Ok(_) | Err(_) => Err(ForeignState),
+    }
 }
 
 /// What came of looking for input.
@@ -53,8 +80,8 @@ pub trait Device: Send {
     /// What the host side of the device ran into.
     fn write(&mut self, offset: u64, data: &[u8], guest: &dyn Guest) -> io::Result<Action>;
 
-    /// Takes what has arrived on the console, and raises its interrupt. Asked of the device that has the console's input, on
-    /// a machine with interrupts, whenever there is some.
+    /// Takes what has arrived from outside, input of the console or a time, and raises its interrupt. Asked of the devices
+    /// that have something to wait for, on a machine with interrupts, whenever it is there.
     ///
     /// # Errors
     /// What the host side of the device ran into.
@@ -67,14 +94,17 @@ pub trait Device: Send {
         None
     }
 
-    /// The registers that decide what the device will write to guest memory; most devices never do and have none.
+    /// What the guest has made of the device: registers, queues, bytes that it did not fetch yet. Devices without have none.
     fn save(&self) -> Vec<u8> {
         Vec::new()
     }
 
-    /// Puts back what [`Device::save`] gave.
-    fn restore(&mut self, state: &[u8]) {
-        let _ = state;
+    /// Puts back what [`Device::save`] gave, on this device or on one that was made as it was.
+    ///
+    /// # Errors
+    /// [`ForeignState`]; then the device is as it was.
+    fn restore(&mut self, state: &[u8]) -> Result<(), ForeignState> {
+        if state.is_empty() { Ok(()) } else { Err(ForeignState) }
     }
 }
 

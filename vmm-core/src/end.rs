@@ -30,6 +30,8 @@ pub enum End {
     PowerOff,
     /// The guest asked for a reset, by the keyboard controller or a port.
     Reset,
+    /// The guest suspended the machine to memory.
+    Suspend(Sleep),
     /// The vCPU shut down: in most cases a triple fault.
     Shutdown,
     /// KVM could not go on, mostly because of an instruction it cannot emulate.
@@ -68,6 +70,17 @@ pub enum End {
     Interrupted,
     /// An exit that this machine never asked for.
     Unserved(Exit),
+}
+
+/// How long a suspended machine sleeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sleep {
+    /// Until a time, since the epoch. Runs go on then; debuggers end here.
+    Until(Duration),
+    /// For good: no alarm is on that may wake it.
+    NoAlarm,
+    /// For good: the FACS says no place below 1 MiB where it could go on.
+    NoVector(u32),
 }
 
 /// One access of the guest outside of its memory.
@@ -116,6 +129,7 @@ impl End {
             Self::Exit { .. } => "exit",
             Self::PowerOff => "power-off",
             Self::Reset => "reset",
+            Self::Suspend(_) => "suspend",
             Self::Shutdown => "shutdown",
             Self::InternalError { .. } => "internal-error",
             Self::FailEntry { .. } => "fail-entry",
@@ -157,7 +171,7 @@ impl End {
             | Self::Unmapped(_)
             | Self::SystemEvent { .. }
             | Self::Unserved(_) => Verdict::Crashed,
-            Self::TimeLimit(_) | Self::ExitLimit(_) => Verdict::Hung,
+            Self::Suspend(_) | Self::TimeLimit(_) | Self::ExitLimit(_) => Verdict::Hung,
             Self::Interrupted => Verdict::Interrupted,
         }
     }
@@ -177,6 +191,7 @@ impl fmt::Display for End {
             Self::Exit { code } => write!(f, "the guest ended with code {code}"),
             Self::PowerOff => f.write_str("the guest switched the machine off"),
             Self::Reset => f.write_str("the guest asked for a reset"),
+            Self::Suspend(sleep) => write!(f, "the guest suspended the machine, {sleep}"),
             Self::Shutdown => f.write_str("the vCPU shut down, which mostly means a triple fault"),
             Self::InternalError { suberror, .. } => {
                 write!(f, "KVM could not go on: {}", internal_error_name(*suberror))
@@ -193,6 +208,17 @@ impl fmt::Display for End {
             Self::Unserved(exit) => {
                 write!(f, "the vCPU stopped with an exit that nothing here serves: {exit:?}")
             }
+        }
+    }
+}
+
+impl fmt::Display for Sleep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Until(_) => f.write_str("until an alarm of its clock"),
+            Self::NoAlarm => f.write_str("and no alarm is on that may wake it"),
+            Self::NoVector(0) => f.write_str("and left no waking vector in the FACS"),
+            Self::NoVector(vector) => write!(f, "with a waking vector beyond 1 MiB: {vector:#x}"),
         }
     }
 }
@@ -254,6 +280,7 @@ mod tests {
             End::Exit { code: 7 },
             End::PowerOff,
             End::Reset,
+            End::Suspend(Sleep::NoAlarm),
             End::Shutdown,
             End::InternalError { suberror: 1, data: vec![] },
             End::FailEntry { reason: 0x8000_0021, cpu: 0 },

@@ -7,7 +7,8 @@ use std::io;
 
 use kvm_sys_wrap::Error as KvmError;
 
-use crate::bus::BusError;
+use crate::Gva;
+use crate::bus::{BusError, RestoreError};
 use crate::devices::virtio::DiskError;
 use crate::layout::LayoutError;
 use crate::mode::Mode;
@@ -39,6 +40,17 @@ pub enum Error {
     /// Two devices on one address.
     #[error(transparent)]
     Bus(#[from] BusError),
+    /// A snapshot cannot be taken, or is of another machine.
+    #[error("the snapshot is not usable: {problem}")]
+    Snapshot {
+        /// What is wrong.
+        problem: &'static str,
+        /// What the host said.
+        source: Option<io::Error>,
+    },
+    /// The state of a machine cannot be put back.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
     /// A disk's image or overlay cannot be used.
     #[error(transparent)]
     Disk(#[from] DiskError),
@@ -81,12 +93,24 @@ pub enum Error {
         /// The mode.
         mode: Mode,
     },
+    /// A machine with interrupts cannot be stopped at an address: no debug register works here, and no memory is there yet.
+    #[error("cannot stop at {gva}: nothing is mapped there before the guest runs, and this host reports no breakpoints")]
+    NoBreakpoint {
+        /// The address.
+        gva: Gva,
+    },
+    /// The exits of several vCPUs have no order.
+    #[error("the exits of several vCPUs have no order, so none is the one to stop after")]
+    NoExitCount,
     /// A call to KVM failed.
     #[error(transparent)]
     Kvm(#[from] KvmError),
     /// The console failed.
     #[error("the guest's console failed")]
     Console(#[source] io::Error),
+    /// The host has no timer for the guest's clock.
+    #[error("cannot set a timer for the guest's clock")]
+    Clock(#[source] io::Error),
     /// A computed table could not be written to where the layout put it.
     #[error("cannot write {what} to guest memory")]
     Table {
@@ -105,16 +129,22 @@ impl Error {
             Self::Layout(_)
             | Self::State(_)
             | Self::Bus(_)
-            | Self::Image(_)
+            | Self::Restore(_)
+            | Self::NoExitCount
+            | Self::Snapshot { source: None, .. }
             | Self::TooManyVirtioDevices { .. } => Blame::Configuration,
+            Self::Image(error) => {
+                error.downcast_ref::<KvmError>().map_or(Blame::Configuration, blame_kvm)
+            }
             Self::Disk(error) if error.is_configuration() => Blame::Configuration,
             Self::Disk(_) => Blame::Host,
             Self::ModeDropped { .. }
             | Self::ModeRefused { .. }
             | Self::FeatureMissing { .. }
+            | Self::NoBreakpoint { .. }
             | Self::NoDebugging { .. } => Blame::HostLacks,
             Self::Kvm(error) => blame_kvm(error),
-            Self::Console(_) => Blame::Host,
+            Self::Console(_) | Self::Clock(_) | Self::Snapshot { .. } => Blame::Host,
             Self::Table { .. } => Blame::Bug,
         }
     }
@@ -128,14 +158,20 @@ impl Error {
                     .to_owned(),
             ),
             Self::Kvm(error) => error.help(),
+            Self::Image(error) => error.downcast_ref::<KvmError>().and_then(KvmError::help),
             Self::Disk(error) => error.help(),
+            Self::NoBreakpoint { .. } | Self::NoExitCount => {
+                Some("stop it after a time instead, with --after".to_owned())
+            }
             Self::TooManyVirtioDevices { .. }
             | Self::NoDebugging { .. }
             | Self::Layout(_)
             | Self::State(_)
             | Self::Bus(_)
-            | Self::Image(_)
+            | Self::Restore(_)
+            | Self::Snapshot { .. }
             | Self::Console(_)
+            | Self::Clock(_)
             | Self::Table { .. } => None,
         }
     }
@@ -147,12 +183,14 @@ fn blame_kvm(error: &KvmError) -> Blame {
         KvmError::OpenDevice { .. }
         | KvmError::ApiVersion { .. }
         | KvmError::Call { .. }
+        | KvmError::HugePages { .. }
+        | KvmError::FileChanged { .. }
         | KvmError::Kick { .. } => Blame::Host,
         KvmError::TssAddress { .. }
         | KvmError::SlotShape { .. }
         | KvmError::SlotNumber { .. }
         | KvmError::Overlap(_) => Blame::Configuration,
-        KvmError::Reply { .. } => Blame::Bug,
+        KvmError::Reply { .. } | KvmError::NoMemory { .. } => Blame::Bug,
     }
 }
 

@@ -6,6 +6,7 @@
 use std::fmt;
 
 use kvm_sys_wrap::Exit;
+use serde::{Deserialize, Serialize};
 
 macro_rules! kinds {
     ($($variant:ident = $name:literal for $pattern:pat,)*) => {
@@ -65,7 +66,7 @@ const KINDS: usize = ExitKind::ALL.len();
 
 /// Exits by type. [`Exit::Interrupted`], [`Exit::Again`] and [`Exit::Debug`] are counted but are not exits of the guest:
 /// the total leaves them out, so that it depends neither on timing nor on who watches.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExitCounts([u64; KINDS]);
 
 impl ExitCounts {

@@ -6,12 +6,12 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use kvm_sys_wrap::bindings::{CpuId, kvm_cpuid_entry2};
-use kvm_sys_wrap::{Call, Error as KvmError, Kvm};
+use kvm_sys_wrap::{Call, Capability, Error as KvmError, Kvm};
 
-use crate::cpuid;
+use crate::cpuid::{self, Feature};
 use crate::error::Error;
 use crate::mode::Ring;
-use crate::spec::{CpuidPolicy, MachineSpec, MemoryRegion};
+use crate::spec::{CpuidPolicy, Interrupts, MachineSpec, MemoryRegion};
 use crate::state::{CpuFeature, HostQuirks, TrType};
 
 /// The leaf that announces a feature, the register in it, and the bit (SDM vol. 2, CPUID).
@@ -58,11 +58,25 @@ pub(crate) fn cpuid(kvm: &Kvm, spec: &MachineSpec, needs: &[CpuFeature]) -> Resu
     match spec.cpuid {
         CpuidPolicy::Host => {
             let mut cpuid = supported;
+            cpuid::change(
+                &mut cpuid,
+                &[
+                    (Feature::TSC_DEADLINE, has_deadline_timer(kvm, spec)),
+                    // KVM leaves it to us to say that its leaves (0x4000_0000 and on) are there.
+                    (Feature::HYPERVISOR, true),
+                ],
+            );
             cpuid::change(&mut cpuid, &spec.cpuid_changes);
             Ok(Some(cpuid))
         }
         CpuidPolicy::None => cut_down(&supported, needs).map(Some),
     }
+}
+
+/// Whether the timers of the local APICs take deadlines. KVM leaves the bit out of what it supports, since that depends on
+/// whether the local APICs are its own (api.rst 4.46).
+fn has_deadline_timer(kvm: &Kvm, spec: &MachineSpec) -> bool {
+    spec.interrupts != Interrupts::None && kvm.capability(Capability::TscDeadlineTimer) > 0
 }
 
 /// Whether the machine is one that is given a CPUID.

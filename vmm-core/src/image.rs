@@ -1,9 +1,9 @@
 //! What a guest is to a machine: ranges of memory that it fills.
 //!
 //! Where the bytes come from (an ELF, a flat file, a program's own data) is the caller's business; vmm-core reads no
-//! files.
+//! files. It can lay an open one over memory, so that nobody has to read it.
 
-use kvm_sys_wrap::{Gpa, GuestMemory};
+use kvm_sys_wrap::{FileRange, Gpa, GuestMemory};
 use vm_memory::{Bytes, GuestMemoryError};
 
 use crate::layout::Occupied;
@@ -14,7 +14,12 @@ pub trait GuestImage {
     /// The ranges it fills, named for messages. The layout places nothing else there.
     fn occupied(&self) -> Vec<Occupied>;
 
-    /// Puts it into fresh memory, which reads as zeros.
+    /// Parts of it that are to be mapped from files, and where. Done before [`GuestImage::place`].
+    fn mapped(&self) -> Vec<(Gpa, FileRange)> {
+        Vec::new()
+    }
+
+    /// Puts the rest of it into fresh memory, which reads as zeros.
     ///
     /// # Errors
     /// Whatever the image ran into.

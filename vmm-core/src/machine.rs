@@ -4,8 +4,10 @@
 //! file for; what the calls are given was computed before the first of them, without KVM ([`crate::layout`]), or is a
 //! pure function of it ([`crate::state`]).
 
-use kvm_sys_wrap::bindings::kvm_sregs;
-use kvm_sys_wrap::{Advice, GuestMemory, Kvm, Slot, SlotFlags, TssAddress, Vcpu, Vm};
+use std::time::Duration;
+
+use kvm_sys_wrap::bindings::{CpuId, kvm_sregs};
+use kvm_sys_wrap::{Advice, Backing, FileRange, Gpa, GuestMemory, Kvm, Slot, SlotFlags, TssAddress, Vcpu, Vm};
 use vm_memory::Bytes;
 
 use crate::board::Board;
@@ -21,8 +23,10 @@ use crate::layout::{self, Layout};
 use crate::paging::walk::Walker;
 use crate::processor::Processor;
 pub use crate::processor::{MsrUse, UnknownMsrs};
-use crate::spec::{Interrupts, MachineSpec, MemoryRegion};
+use crate::snapshot::{MemoryImage, Snapshot};
+use crate::spec::{Interrupts, MachineSpec, MemoryBacking, MemoryRegion};
 use crate::state::{InitialState, initial_state};
+use crate::suspend::Sleeps;
 use crate::verify;
 
 /// A machine, ready to run.
@@ -35,6 +39,11 @@ pub struct Machine {
     pub(crate) others: Vec<Processor>,
     /// The vCPU that ended the last run, counted from 0: the one to look at.
     pub(crate) ended: usize,
+    pub(crate) sleeps: Sleeps,
+    /// What the vCPUs were told by CPUID.
+    pub(crate) cpuid: Option<CpuId>,
+    /// What it was made from, if not built.
+    pub(crate) origin: Option<Snapshot>,
 }
 
 impl Machine {
@@ -50,13 +59,13 @@ impl Machine {
     ) -> Result<Self, Error> {
         let layout = layout::compute(&spec, &guest.occupied())?;
 
-        let vm = kvm.create_vm()?;
-        vm.set_tss_addr(TssAddress::new(spec.tss_address)?)?;
-        for (number, region) in (0..).zip(&spec.memory) {
-            vm.add_slot(slot(number, region))?;
-        }
+        let vm = vm_with_memory(kvm, &spec, None)?;
         let memory = vm.memory();
+        for (address, range) in guest.mapped() {
+            map(&vm, &memory, address, &range)?;
+        }
         guest.place(&memory).map_err(Error::Image)?;
+        vm.check_files()?;
         interrupt_controllers(&vm, &spec)?;
 
         let vcpu = vm.create_vcpu(0)?;
@@ -66,29 +75,26 @@ impl Machine {
             written.map_err(|source| Error::Table { what: image.name, source })?;
         }
         let cpuid = host::cpuid(kvm, &spec, &state.needs)?;
-        if let Some(cpuid) = &cpuid {
-            vcpu.set_cpuid(&cpuid::of_vcpu(cpuid, 0, spec.vcpus))?;
-        }
+        set_cpuid(&vcpu, &spec, cpuid.as_ref())?;
         enter_mode(&vcpu, &spec, &state)?;
         vcpu.set_regs(&state.regs)?;
-        let mut others = Vec::new();
-        for id in 1..spec.vcpus {
-            let vcpu = vm.create_vcpu(id.into())?;
-            if let Some(cpuid) = &cpuid {
-                vcpu.set_cpuid(&cpuid::of_vcpu(cpuid, id, spec.vcpus))?;
-            }
-            others.push(Processor::new(vcpu));
-        }
+        let others = other_vcpus(&vm, &spec, cpuid.as_ref())?;
 
         let cpu = host::CpuTraits::of(cpuid.as_ref());
         let board = Board::new(&vm, spec, layout, console, state.landing, cpu)?;
-        Ok(Self { board, boot: Processor::new(vcpu), others, ended: 0 })
+        Ok(Self { board, boot: Processor::new(vcpu), others, ended: 0, sleeps: Sleeps::default(), cpuid, origin: None })
     }
 
     /// What the machine was built from.
     #[must_use]
     pub fn spec(&self) -> &MachineSpec {
         &self.board.spec
+    }
+
+    /// The snapshot that it was made from; `None` if it was built.
+    #[must_use]
+    pub const fn origin(&self) -> Option<&Snapshot> {
+        self.origin.as_ref()
     }
 
     /// What lies where in its memory.
@@ -131,6 +137,12 @@ impl Machine {
         exits
     }
 
+    /// How long the guest had the machine suspended, in all its runs.
+    #[must_use]
+    pub const fn asleep(&self) -> Duration {
+        self.sleeps.total
+    }
+
     /// MSRs that the guest asked for and KVM does not have. Looked for on machines with interrupts: others seldom run kernels
     /// that ask.
     #[must_use]
@@ -165,6 +177,15 @@ impl Machine {
     }
 }
 
+/// Lays part of a file over memory, or copies it where that cannot be.
+fn map(vm: &Vm, memory: &GuestMemory, address: Gpa, range: &FileRange) -> Result<(), Error> {
+    if !vm.map_file(address, range)? {
+        let written = memory.write_slice(range.bytes(), address.into());
+        written.map_err(|source| Error::Table { what: "a file", source })?;
+    }
+    Ok(())
+}
+
 /// Writes the special registers and reads them back: a host that cannot do the mode either refuses them, or takes them
 /// and drops a bit without a word.
 fn enter_mode(vcpu: &Vcpu, spec: &MachineSpec, state: &InitialState) -> Result<(), Error> {
@@ -175,19 +196,64 @@ fn enter_mode(vcpu: &Vcpu, spec: &MachineSpec, state: &InitialState) -> Result<(
     if differences.is_empty() { Ok(()) } else { Err(Error::ModeDropped { mode, differences }) }
 }
 
+/// A VM with its memory: new, or the copies of a snapshot's.
+pub(crate) fn vm_with_memory(kvm: &Kvm, spec: &MachineSpec, image: Option<&MemoryImage>) -> Result<Vm, Error> {
+    let vm = kvm.create_vm()?;
+    vm.set_tss_addr(TssAddress::new(spec.tss_address)?)?;
+    for (number, region) in (0..).zip(&spec.memory) {
+        let mut slot = slot(number, region);
+        if let Some(copy) = image.and_then(|image| image.backing(number)) {
+            slot.backing = copy;
+        }
+        vm.add_slot(slot)?;
+    }
+    Ok(vm)
+}
+
+/// The vCPUs behind the first one, which wait for INIT and SIPI.
+pub(crate) fn other_vcpus(
+    vm: &Vm,
+    spec: &MachineSpec,
+    cpuid: Option<&CpuId>,
+) -> Result<Vec<Processor>, Error> {
+    let mut others = Vec::new();
+    for id in 1..spec.vcpus {
+        let vcpu = vm.create_vcpu(id.into())?;
+        set_cpuid(&vcpu, spec, cpuid)?;
+        others.push(Processor::new(vcpu));
+    }
+    Ok(others)
+}
+
+/// Tells a vCPU what it is.
+pub(crate) fn set_cpuid(vcpu: &Vcpu, spec: &MachineSpec, cpuid: Option<&CpuId>) -> Result<(), Error> {
+    let id = u32::try_from(vcpu.id()).unwrap_or(u32::MAX);
+    Ok(cpuid.map_or(Ok(()), |cpuid| vcpu.set_cpuid(&cpuid::of_vcpu(cpuid, id, spec.vcpus)))?)
+}
+
 fn slot(number: u32, region: &MemoryRegion) -> Slot {
-    let MemoryRegion { address, size, read_only, huge_pages, mergeable } = *region;
+    let MemoryRegion { address, size, read_only, huge_pages, mergeable, backing } = *region;
     Slot {
         number,
         address,
         size,
         flags: SlotFlags { read_only, log_dirty: false },
         advice: Advice { mergeable, huge_pages },
+        backing: self::backing(backing),
+    }
+}
+
+/// What is behind a region, in the words of the calls.
+pub(crate) const fn backing(backing: MemoryBacking) -> Backing {
+    match backing {
+        MemoryBacking::Anonymous => Backing::Anonymous,
+        MemoryBacking::Memfd => Backing::Memfd,
+        MemoryBacking::Hugetlb => Backing::Hugetlb,
     }
 }
 
 /// The interrupt controllers and the timer, before the first vCPU: each vCPU gets its local APIC when it is made.
-fn interrupt_controllers(vm: &Vm, spec: &MachineSpec) -> Result<(), Error> {
+pub(crate) fn interrupt_controllers(vm: &Vm, spec: &MachineSpec) -> Result<(), Error> {
     match spec.interrupts {
         Interrupts::None => return Ok(()),
         Interrupts::Split => vm.split_irqchip()?,

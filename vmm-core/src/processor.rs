@@ -14,7 +14,7 @@ use vm_memory::Bytes;
 use crate::board::Board;
 use crate::bus::Bus;
 use crate::device::Action;
-use crate::end::{Access, AccessAddress, End};
+use crate::end::{Access, AccessAddress, End, Sleep};
 use crate::error::Error;
 use crate::exit_counts::{ExitCounts, ExitKind};
 use crate::landing::{Frame, WAY_BACK};
@@ -73,6 +73,22 @@ impl Processor {
         Ok(())
     }
 
+    /// Lets the kernel finish the instruction that led to the last exit; the exits that this takes are served.
+    ///
+    /// # Errors
+    /// [`Error::Snapshot`] where the guest ends with that.
+    pub(crate) fn finish_exit(&mut self, board: &Board) -> Result<(), Error> {
+        while let Some(exit) = self.vcpu.complete()? {
+            self.count(&exit);
+            if let Turn::Ended(_) = self.serve(board, &exit)? {
+                let problem = "the guest ends with the instruction that it is at";
+                return Err(Error::Snapshot { problem, source: None });
+            }
+            self.reply()?;
+        }
+        Ok(())
+    }
+
     /// Serves one exit. What the guest is to read is left in `self.answer`.
     pub(crate) fn serve(&mut self, board: &Board, exit: &Exit) -> Result<Turn, Error> {
         self.answer.clear();
@@ -93,7 +109,7 @@ impl Processor {
                 self.read(board, AccessAddress::Mmio(*address), width, width)?
             }
             Exit::Debug { pc, dr6, .. } => return Ok(Turn::Debug(DebugEvent { pc: *pc, dr6: *dr6 })),
-            Exit::Hlt => Some(self.halted(board)?),
+            Exit::Hlt => Some(self.halted(board, &self.vcpu.regs_at_exit()?)),
             Exit::Shutdown => Some(End::Shutdown),
             Exit::InternalError { suberror, data } => {
                 Some(End::InternalError { suberror: *suberror, data: data.clone() })
@@ -185,18 +201,17 @@ impl Processor {
     }
 
     fn stray(&self, at: AccessAddress, width: usize, written: Option<u64>) -> Result<End, Error> {
-        let rip = self.vcpu.regs()?.rip;
+        let rip = self.vcpu.regs_at_exit()?.rip;
         Ok(End::Unmapped(Access { at, width, written, rip }))
     }
 
     /// What a HLT was: the guest's own, or one of the stubs that catch what leaves ring 3.
-    pub(crate) fn halted(&self, board: &Board) -> Result<End, Error> {
-        let regs = self.vcpu.regs()?;
-        Ok(match board.landing.and_then(|landing| landing.vector(Gva(regs.rip))) {
+    pub(crate) fn halted(&self, board: &Board, regs: &kvm_regs) -> End {
+        match board.landing.and_then(|landing| landing.vector(Gva(regs.rip))) {
             Some(WAY_BACK) => End::WayBack,
-            Some(vector) => End::Exception { vector, frame: frame(board, vector, &regs) },
-            None => End::Halt { interrupts: has_interrupts_on(&regs) },
-        })
+            Some(vector) => End::Exception { vector, frame: frame(board, vector, regs) },
+            None => End::Halt { interrupts: has_interrupts_on(regs) },
+        }
     }
 
     fn guest<'a>(&'a self, board: &'a Board) -> VcpuView<'a> {
@@ -216,6 +231,7 @@ fn end_of(action: Action) -> Option<End> {
         Action::Exit(code) => Some(End::Exit { code }),
         Action::PowerOff => Some(End::PowerOff),
         Action::Reset => Some(End::Reset),
+        Action::Suspend { wake } => Some(End::Suspend(wake.map_or(Sleep::NoAlarm, Sleep::Until))),
     }
 }
 

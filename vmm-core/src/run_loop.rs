@@ -69,12 +69,20 @@ impl Machine {
         Ok(Outcome { end, exits: self.exits(), elapsed })
     }
 
-    /// The whole loop. One vCPU that nothing interrupts has it to itself.
+    /// The whole loop, and a look at the files that memory shows: an end that came of pages which somebody changed during the
+    /// run is none of the guest's.
     pub(crate) fn run_to_end(
         &mut self,
         limits: &mut Limits,
         observers: &mut [&mut dyn Observer],
     ) -> Result<End, Error> {
+        let end = self.turns(limits, observers);
+        self.boot.vcpu.vm().check_files()?;
+        end
+    }
+
+    /// Turn by turn to the end. One vCPU that nothing interrupts has the loop to itself.
+    fn turns(&mut self, limits: &mut Limits, observers: &mut [&mut dyn Observer]) -> Result<End, Error> {
         if self.board.spec.interrupts != Interrupts::None {
             let (end, vcpu) = together::run(self, limits, observers)?;
             self.ended = vcpu;
@@ -129,6 +137,7 @@ impl Machine {
 
     /// What a HLT was.
     pub(crate) fn halted(&self) -> Result<End, Error> {
-        self.boot.halted(&self.board)
+        // Whoever steps by hand may have changed the registers since the exit.
+        Ok(self.boot.halted(&self.board, &self.boot.vcpu.regs()?))
     }
 }

@@ -32,7 +32,7 @@ use crate::machine::Machine;
 use crate::mode::{Mode, Ring};
 use crate::observer::Observer;
 use crate::run_loop::Turn;
-use crate::spec::{Entry, MachineSpec};
+use crate::spec::{self, Entry, MachineSpec};
 use crate::step::can_step;
 use crate::{Gpa, Gva};
 
@@ -50,6 +50,8 @@ pub enum Point {
     },
     /// After this many exits since the start, and the end of the instruction that led to the last of them.
     Exits(u64),
+    /// When this much time has passed, or what the limits allow if that is less.
+    After(Duration),
     /// Where the run ends by itself.
     End,
 }
@@ -109,6 +111,7 @@ impl Machine {
             Point::Start => None,
             Point::Address { gva, gpa } => self.run_to_address(gva, gpa, limits, observers)?,
             Point::Exits(count) => self.run_to_exit(count, limits, observers)?,
+            Point::After(time) => self.run_for(time, observers)?,
             Point::End => Some(self.run_to_end(limits, observers)?),
         };
         self.board.output.sync().map_err(Error::Console)?;
@@ -139,6 +142,20 @@ impl Machine {
     /// [`Error::Kvm`].
     pub fn next_instruction(&self) -> Result<Gva, Error> {
         Ok(Gva(linear_rip(&self.boot.vcpu.regs()?, &self.boot.vcpu.sregs()?)))
+    }
+
+    fn run_for(
+        &mut self,
+        time: Duration,
+        observers: &mut [&mut dyn Observer],
+    ) -> Result<Option<End>, Error> {
+        let spec::Limits { time: limit, exits } = self.board.spec.limits;
+        let mut own = Limits::start(spec::Limits { time: Some(limit.unwrap_or(time).min(time)), exits })?;
+        match self.run_to_end(&mut own, observers)? {
+            // Time passes at a signal, between two instructions.
+            End::TimeLimit(passed) if passed == time => Ok(None),
+            end => Ok(Some(end)),
+        }
     }
 
     fn run_to_exit(

@@ -3,6 +3,7 @@
 //! A [`MachineSpec`] holds no descriptor, no memory and no file. `vmm-cli` lowers a TOML file to one; a library user
 //! writes one by hand or starts from [`MachineSpec::new`].
 
+mod memory;
 mod platform;
 pub mod virtio;
 
@@ -14,6 +15,7 @@ use kvm_sys_wrap::{Gpa, Gva, Port};
 use crate::cpuid::Feature;
 use crate::mode::{Mode, PageSize, Ring};
 pub use crate::register::Register;
+pub use memory::{HUGE_PAGES_FROM, MemoryBacking, MemoryRegion};
 pub use platform::{FwCfgFile, FwCfgSpec, PlatformSpec};
 pub use virtio::{BlockAccess, BlockSpec, VirtioSpec};
 
@@ -73,29 +75,6 @@ impl MachineSpec {
             cpuid_changes: Vec::new(),
             arguments: Vec::new(),
         }
-    }
-}
-
-/// One region of guest memory, backed by anonymous host memory.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MemoryRegion {
-    /// First guest-physical address; a multiple of 4 KiB.
-    pub address: Gpa,
-    /// Size in bytes; a multiple of 4 KiB, not 0.
-    pub size: u64,
-    /// The guest's writes exit as MMIO instead of changing memory (`KVM_MEM_READONLY`).
-    pub read_only: bool,
-    /// Ask the host for transparent huge pages (`MADV_HUGEPAGE`).
-    pub huge_pages: bool,
-    /// Let the host merge equal pages (`MADV_MERGEABLE`).
-    pub mergeable: bool,
-}
-
-impl MemoryRegion {
-    /// Writable, mergeable memory of `size` bytes at `address`.
-    #[must_use]
-    pub const fn new(address: Gpa, size: u64) -> Self {
-        Self { address, size, read_only: false, huge_pages: false, mergeable: true }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The run of a machine with interrupts: a thread for each vCPU, and one for the console's input.
+//! The run of a machine with interrupts: a thread for each vCPU, and one for what comes from outside.
 //!
 //! The first vCPU runs on the caller's thread, so a machine with one has no other. Whoever comes to an end first (an exit, a
 //! crash, a limit, Ctrl-C, trouble on the host) settles it, and stops the others by their kicks ([`kvm_sys_wrap::Kick`]).
@@ -9,12 +9,13 @@
 
 mod all_stop;
 pub(crate) mod asleep;
-pub(crate) mod input;
+pub(crate) mod outside;
 mod pulse;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use kvm_sys_wrap::Exit;
 
@@ -22,7 +23,7 @@ pub(crate) use all_stop::AllStop;
 pub(crate) use pulse::Pulse;
 
 use crate::board::Board;
-use crate::end::End;
+use crate::end::{End, Sleep};
 use crate::error::Error;
 use crate::limits::Limits;
 use crate::machine::Machine;
@@ -30,6 +31,7 @@ use crate::observer::Observer;
 use crate::processor::Processor;
 use crate::record::is_recorded;
 use crate::run_loop::Turn;
+use crate::suspend::{self, Sleeps};
 
 /// What the threads share during a run.
 struct Run<'a, 'o> {
@@ -58,7 +60,7 @@ pub(crate) fn run(
     limits: &mut Limits,
     observers: &mut [&mut dyn Observer],
 ) -> Result<Ended, Error> {
-    let Machine { board, boot, others, .. } = machine;
+    let Machine { board, boot, others, sleeps, .. } = machine;
     let run = Run {
         board,
         all: AllStop::of(std::iter::once(&*boot).chain(&*others))?,
@@ -66,16 +68,16 @@ pub(crate) fn run(
         observed: !observers.is_empty(),
         watchers: Mutex::new(Watchers { limits, observers }),
     };
-    let listener = input::Stop::new()?;
+    let listener = outside::Stop::new()?;
     thread::scope(|scope| {
-        if let Some(receiver) = &run.board.receiver {
+        if !run.board.receivers.is_empty() {
             scope.spawn(|| {
-                if let Err(error) = input::listen(receiver, &listener) {
+                if let Err(error) = outside::listen(&run.board.receivers, &listener) {
                     run.all.settle(Err(Error::Console(error)));
                 }
             });
         }
-        let result = run.rounds(boot, others);
+        let result = run.rounds(boot, others, sleeps);
         listener.stop();
         result
     })
@@ -83,7 +85,12 @@ pub(crate) fn run(
 
 impl<'a, 'o> Run<'a, 'o> {
     /// Lets all vCPUs run; whenever they were stopped to be looked at, once more.
-    fn rounds(&self, boot: &mut Processor, others: &mut [Processor]) -> Result<Ended, Error> {
+    fn rounds(
+        &self,
+        boot: &mut Processor,
+        others: &mut [Processor],
+        sleeps: &mut Sleeps,
+    ) -> Result<Ended, Error> {
         let mut pulse = Pulse::start()?;
         loop {
             thread::scope(|scope| {
@@ -92,8 +99,20 @@ impl<'a, 'o> Run<'a, 'o> {
                 }
                 self.work(boot, Some(&mut pulse));
             });
-            if let Some(result) = self.all.take().into_iter().next() {
-                return result;
+            match self.all.take().into_iter().next() {
+                Some(Ok((End::Suspend(Sleep::Until(wake)), _))) => {
+                    let began = Instant::now();
+                    let end = self.suspended(boot, others, wake)?;
+                    sleeps.total += began.elapsed();
+                    sleeps.now = end.is_some();
+                    if let Some(end) = end {
+                        return Ok((end, 0));
+                    }
+                    self.all.begin_again();
+                    continue;
+                }
+                Some(result) => return result,
+                None => {}
             }
             match asleep::end(self.board, boot, others)? {
                 Some(end) if pulse.confirms() => return Ok((end, 0)),
@@ -102,6 +121,20 @@ impl<'a, 'o> Run<'a, 'o> {
             }
             self.all.begin_again();
         }
+    }
+
+    /// Sleeps until `wake` with all vCPUs stopped; the end of the run if that comes first.
+    fn suspended(
+        &self,
+        boot: &mut Processor,
+        others: &mut [Processor],
+        wake: Duration,
+    ) -> Result<Option<End>, Error> {
+        let over = || self.watchers().limits.check(&Exit::Interrupted, self.exits.load(Ordering::Relaxed));
+        if let Some(end) = suspend::sleep(wake, over)? {
+            return Ok(Some(end));
+        }
+        suspend::wake(self.board, boot, others)
     }
 
     /// The loop of one vCPU, on its thread.

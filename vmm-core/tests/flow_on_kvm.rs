@@ -98,7 +98,7 @@ fn the_flow_is_what_a_real_run_does() {
         let guest = FlatImage { address: Gpa(CODE), bytes: code };
         let layout = layout::compute(&spec, &guest.occupied()).unwrap();
         let state = initial_state(&reset::sregs(), &spec, &layout, HostQuirks::default()).unwrap();
-        let told = flow(&spec, &layout, &state);
+        let told = flow(&spec, &layout, &guest.mapped(), &state);
 
         let seen = Arc::new(Seen::default());
         let complete = observed_run(spec, &guest, seen.clone()).unwrap_or_else(|error| {
@@ -107,7 +107,7 @@ fn the_flow_is_what_a_real_run_does() {
             false
         });
         let seen = seen.0.lock().unwrap();
-        compare(name, code == HALTS || code == PRINTS, &told, &seen, complete);
+        compare(name, &told, &seen, complete);
     }
 }
 
@@ -118,7 +118,7 @@ fn observed_run(spec: MachineSpec, guest: &FlatImage<'_>, seen: Arc<Seen>) -> Re
     Ok(true)
 }
 
-fn compare(name: &str, halts: bool, told: &[Step], seen: &[(Call, String)], complete: bool) {
+fn compare(name: &str, told: &[Step], seen: &[(Call, String)], complete: bool) {
     let calls = told.iter().filter_map(|step| match step.act {
         Act::Call(call) => Some((call, step)),
         Act::WriteMemory | Act::SetTimer => None,
@@ -142,7 +142,7 @@ fn compare(name: &str, halts: bool, told: &[Step], seen: &[(Call, String)], comp
     // What is told as happening whenever something does, does happen then.
     let made = |wanted| seen.iter().any(|(call, _)| *call == wanted);
     assert_eq!(made(Call::Translate), name == "long, prints", "{name}");
-    assert_eq!(made(Call::GetRegs), complete && halts, "{name}");
+    assert!(!made(Call::GetRegs), "{name}: the kernel did not leave the registers in kvm_run");
 }
 
 /// All that is known of an argument occurs in what an observer was shown.

@@ -32,7 +32,7 @@
 //!
 //! The modules in reading order: the five steps of an ELF file (`header`, `pt_load`, `dynamic` with `base`, `relocate`,
 //! `symtab`), [`elf`] which takes them, [`flat`], the plan (`plan`, `symbols`, `entry`, `fit`), and what carries it out
-//! (`place`).
+//! (`place`, `way`).
 #![forbid(unsafe_code)]
 
 mod address;
@@ -54,6 +54,7 @@ mod relocate;
 mod segment;
 mod symbols;
 mod symtab;
+mod way;
 
 pub use address::{NamedRange, PHYSICAL_END, VirtAddr};
 pub use base::{BaseError, DEFAULT_BASE};
@@ -72,3 +73,4 @@ pub use relocate::{Relocation, RelocationError, Word};
 pub use segment::{Access, Segment};
 pub use symbols::{Symbol, SymbolError, SymbolKind, Symbols};
 pub use symtab::SymbolTableError;
+pub use way::{Because, Loading, MAP_FROM, MappedPart, Way};

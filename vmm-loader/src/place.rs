@@ -1,6 +1,7 @@
 //! Carrying out a plan: the file's bytes go into guest memory, .bss is zeroed, relocated words are written.
 //!
-//! All checks come before the first byte is written, so a guest is placed whole or not at all.
+//! All checks come before the first byte is written, so a guest is placed whole or not at all. Pages that show the file
+//! already, because somebody mapped them ([`Segment::way`]), are left alone.
 
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryBackend, GuestMemoryError, GuestMemoryRegion};
@@ -11,6 +12,7 @@ use crate::error::LoadError;
 use crate::plan::LoadPlan;
 use crate::relocate::Word;
 use crate::segment::Segment;
+use crate::way::MappedPart;
 
 /// What to do about the part of a segment that is not in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +54,24 @@ impl LoadPlan {
     where
         M: GuestMemoryBackend + GuestMemory + ?Sized,
     {
+        self.place_around(&[], file, memory, bss)
+    }
+
+    /// The same where these parts are in memory already.
+    ///
+    /// # Errors
+    ///
+    /// As [`LoadPlan::place`].
+    pub fn place_around<M>(
+        &self,
+        mapped: &[MappedPart],
+        file: &[u8],
+        memory: &M,
+        bss: Bss,
+    ) -> Result<(), LoadError>
+    where
+        M: GuestMemoryBackend + GuestMemory + ?Sized,
+    {
         if length(file.len()) != self.file_size() {
             return Err(PlaceError::FileChanged { planned: self.file_size(), now: length(file.len()) }.into());
         }
@@ -65,7 +85,8 @@ impl LoadPlan {
         self.check_fits(&regions)?;
 
         for segment in self.segments() {
-            self.place_segment(segment, file, memory, bss)
+            let part = mapped.iter().find(|part| segment.has(part));
+            place_segment(segment, part, file, memory, bss)
                 .map_err(|source| PlaceError::Memory { what: self.named_range(segment), source })?;
         }
         for relocation in self.relocations() {
@@ -81,26 +102,37 @@ impl LoadPlan {
         }
         Ok(())
     }
+}
 
-    fn place_segment<M>(
-        &self,
-        segment: &Segment,
-        file: &[u8],
-        memory: &M,
-        bss: Bss,
-    ) -> Result<(), GuestMemoryError>
-    where
-        M: GuestMemory + ?Sized,
-    {
+/// Copies the file's part of a segment, the pages of `mapped` left out, and sees to its .bss.
+fn place_segment<M>(
+    segment: &Segment,
+    mapped: Option<&MappedPart>,
+    file: &[u8],
+    memory: &M,
+    bss: Bss,
+) -> Result<(), GuestMemoryError>
+where
+    M: GuestMemory + ?Sized,
+{
+    let copy = |from: u64, to: u64| {
         // A plan's file ranges are inside a file of the plan's size, which was checked before.
-        let bytes = slice(file, segment.file_offset, segment.file_size).unwrap_or_default();
-        memory.write_slice(bytes, segment.phys)?;
-        match bss {
-            Bss::AlreadyZero => Ok(()),
-            Bss::Zero => {
-                let start = GuestAddress(segment.phys.0.saturating_add(segment.file_size));
-                zero(memory, start, segment.physical().end)
-            }
+        let bytes = slice(file, segment.file_offset.saturating_add(from), to.saturating_sub(from));
+        memory.write_slice(bytes.unwrap_or_default(), GuestAddress(segment.phys.0.saturating_add(from)))
+    };
+    match mapped {
+        Some(part) => {
+            let head = part.phys.0.saturating_sub(segment.phys.0);
+            copy(0, head)?;
+            copy(head.saturating_add(part.size), segment.file_size)?;
+        }
+        None => copy(0, segment.file_size)?,
+    }
+    match bss {
+        Bss::AlreadyZero => Ok(()),
+        Bss::Zero => {
+            let start = GuestAddress(segment.phys.0.saturating_add(segment.file_size));
+            zero(memory, start, segment.physical().end)
         }
     }
 }

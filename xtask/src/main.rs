@@ -3,6 +3,7 @@
 
 mod bench;
 mod ci;
+mod dist;
 mod failure;
 mod guests;
 mod interrupt;
@@ -72,12 +73,10 @@ enum Task {
         #[arg(long)]
         linux: bool,
     },
-    /// Measure what something costs, next to what it cost before
-    Bench {
-        /// What to measure
-        #[command(subcommand)]
-        bench: bench::Bench,
-    },
+    /// Build vmm-cli as it is to be installed: static, stripped, optimized as a whole
+    Dist,
+    /// Measure what vmm costs next to C programs that make the same calls and nothing else
+    Bench(bench::Options),
     /// Run a machine many times in a row, and kill one at many random moments: each has to end right
     ///
     /// The machine has two vCPUs and timer interrupts. A kill must leave no process, no raw terminal and no file.
@@ -131,7 +130,8 @@ fn perform(arguments: Arguments) -> Result<u8> {
         Task::Nested { options, command, fetch_kernel: false } => run::nested(&workspace, &options, &command),
         Task::Test { linux: false } => Ok(test::run(&workspace, Vec::new())),
         Task::Test { linux: true } => linux::run(&workspace),
-        Task::Bench { bench } => bench::run(&workspace, &bench),
+        Task::Dist => dist::run(&workspace),
+        Task::Bench(options) => bench::run(&workspace, &options),
         Task::Stress(options) => stress::run(&workspace, &options),
         Task::Ci => Ok(ci::run(&workspace)),
         Task::Tidy => {

@@ -100,15 +100,22 @@ impl Workspace {
         self.build_program(&["build", "--package", "vmm-cli"])
     }
 
-    /// The same as it is installed: optimized.
-    pub(crate) fn build_cli_for_speed(&self) -> Result<PathBuf> {
-        self.build_program(&["build", "--release", "--package", "vmm-cli"])
+    /// The same as it is installed, for a target and with the compiler's flags for it.
+    pub(crate) fn build_dist(&self, target: &str, flags: &str) -> Result<PathBuf> {
+        let flags = format!("target.{target}.rustflags = \"{flags}\"");
+        let arguments = ["build", "--profile", "dist", "--package", "vmm-cli", "--target", target, "--config", &flags];
+        self.build_program(&arguments)
+    }
+
+    /// An optimized example of a package.
+    pub(crate) fn build_example(&self, package: &str, name: &str) -> Result<PathBuf> {
+        self.build_program(&["build", "--release", "--package", package, "--example", name])
     }
 
     fn build_program(&self, arguments: &[&str]) -> Result<PathBuf> {
-        let messages = self.build("vmm-cli", arguments)?;
+        let messages = self.build("the program", arguments)?;
         let mut programs = messages.into_iter().filter_map(|message| message.executable);
-        programs.next_back().ok_or_else(|| Failure::new("cargo built no program vmm-cli"))
+        programs.next_back().ok_or_else(|| Failure::new("cargo built no program"))
     }
 
     /// Builds all tests of the workspace and returns their programs.

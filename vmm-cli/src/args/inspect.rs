@@ -1,8 +1,10 @@
-//! The options of `translate`, `pages` and `dump`: they look into a guest that was stopped somewhere.
+//! The options of `translate`, `pages`, `dump` and `snapshot`: they need a guest that was stopped somewhere.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, ValueHint};
+use vmm_cli::config::values::{Refusal, Time};
 
 use super::{Format, Overrides};
 
@@ -12,11 +14,14 @@ const WHERE: &str = "Where the guest is stopped (before its first instruction, i
 #[derive(Debug, Args)]
 pub(crate) struct At {
     /// Where it first comes to this symbol, symbol+offset or address
-    #[arg(long, help_heading = WHERE, value_name = "PLACE", conflicts_with_all = ["exits", "end"])]
+    #[arg(long, help_heading = WHERE, value_name = "PLACE", conflicts_with_all = ["exits", "after", "end"])]
     pub(crate) at: Option<String>,
     /// After this many exits
-    #[arg(long, help_heading = WHERE, value_name = "N", conflicts_with = "end")]
+    #[arg(long, help_heading = WHERE, value_name = "N", conflicts_with_all = ["after", "end"])]
     pub(crate) exits: Option<u64>,
+    /// When it has run for this time, such as 500ms or 10s
+    #[arg(long, help_heading = WHERE, value_name = "TIME", conflicts_with = "end", value_parser = duration)]
+    pub(crate) after: Option<Duration>,
     /// Where its run ends, in whatever way
     #[arg(long, help_heading = WHERE)]
     pub(crate) end: bool,
@@ -25,7 +30,11 @@ pub(crate) struct At {
     pub(crate) show_output: bool,
 }
 
-/// What all three have in common.
+fn duration(text: &str) -> Result<Duration, Refusal> {
+    text.parse().map(|Time(time)| time)
+}
+
+/// What all of them have in common.
 #[derive(Debug, Args)]
 pub(crate) struct Look {
     /// The configuration
@@ -56,6 +65,22 @@ pub(crate) struct Pages {
     #[command(flatten)]
     pub(crate) look: Look,
     /// How the result is shown
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+/// Options of `snapshot`.
+#[derive(Debug, Args)]
+pub(crate) struct Snapshot {
+    #[command(flatten)]
+    pub(crate) look: Look,
+    /// The file to write
+    #[arg(long, short, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) output: PathBuf,
+    /// Let it replace a file
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// How errors are shown on standard error
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,
 }

@@ -9,6 +9,7 @@ pub(crate) mod pages;
 pub(crate) mod preflight;
 pub(crate) mod print;
 pub(crate) mod run;
+pub(crate) mod snapshot;
 pub(crate) mod test;
 pub(crate) mod translate;
 
@@ -29,6 +30,7 @@ pub(crate) fn carry_out(command: &Command) -> Status {
         Command::Translate(options) => (translate::translate(options), options.format),
         Command::Pages(options) => (pages::pages(options), options.format),
         Command::Dump(options) => (dump::dump(options), options.format),
+        Command::Snapshot(options) => (snapshot::snapshot(options), options.format),
         Command::Doctor(options) => (doctor::doctor(options), options.format),
         Command::Init(options) => (init::init(options), Format::Text),
         Command::Schema => (print::schema(), Format::Text),

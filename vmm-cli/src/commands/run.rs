@@ -20,15 +20,20 @@ use crate::judgement::{Ended, judge};
 use crate::new_file::NewFile;
 use crate::output_file;
 use crate::prepare::Prepared;
+use crate::snapshot_file;
 use crate::terminal::{self, Copy, Output};
+use crate::timing::Timing;
 use crate::trace::Watch;
 
 pub(crate) fn run(options: &Run) -> Result<Status, Diagnostics> {
+    let mut timing = Timing::new(options.timing);
     let config = Config::load(&options.config, &options.overrides.collect())?;
-    let Prepared { machine: spec, files, notes, .. } = Prepared::new(&config)?;
+    timing.step("configuration");
+    let Prepared { machine: spec, layout, files, notes, .. } = Prepared::new(&config)?;
     if options.format == Format::Text {
         Diagnostics(notes).eprint();
     }
+    timing.step("guest's files and layout");
     // Opened before the run: a report that cannot be written is better known before than after it.
     let report = options.report.as_deref();
     let report_file =
@@ -46,9 +51,21 @@ pub(crate) fn run(options: &Run) -> Result<Status, Diagnostics> {
     // Before the terminal becomes raw: from then on no signal may end us without a way back.
     watch_interrupts().map_err(|error| host(error.into()))?;
     let console = terminal::console(Output::new(copy.clone()), &spec);
-    let kvm = watch.open_kvm().map_err(|error| host(error.into()))?;
+    timing.step("console and signals");
+    let kvm = timing.open_kvm().unwrap_or_else(|| watch.open_kvm()).map_err(|error| host(error.into()))?;
     let again = options.gdb.as_ref().map(|_| spec.clone());
-    let mut machine = Machine::build(&kvm, spec, &files, console).map_err(host)?;
+    let machine = match &options.from {
+        None => Machine::build(&kvm, spec, &files, console).map_err(host),
+        Some(from) => {
+            let (snapshot, printed) = snapshot_file::take_up(from, spec, layout, &files, &kvm)?;
+            if let Some(copy) = &copy {
+                copy.add(&printed);
+            }
+            snapshot.machine(&kvm, console).map_err(host)
+        }
+    };
+    let mut machine = machine?;
+    timing.step("machine");
     let mut recording = Recording::new();
     let mut can_be_replayed = true;
     let (outcome, stats) = if let (Some(address), Some(spec)) = (&options.gdb, again) {
@@ -73,32 +90,44 @@ pub(crate) fn run(options: &Run) -> Result<Status, Diagnostics> {
         result.map_err(host)?
     };
 
+    timing.step("run");
     let output = copy.map(|copy| copy.bytes()).unwrap_or_default();
     let recording = (can_be_replayed && !options.no_autopsy).then_some(&recording);
     let ended = Ended { outcome: &outcome, machine: &machine, files: &files, output: &output, recording };
     let (status, mut report) = judge(&config, &ended);
     report.stats = stats;
+    timing.step("verdict");
+    let core = core.map(|mut core| {
+        core_file::write(&machine, Some(&outcome.end), report.before(), &mut core)?;
+        core.keep();
+        Ok::<(), Diagnostic>(())
+    });
+    // Gives the terminal back too: the report is for a person.
+    drop(machine);
+    timing.step("end of the machine");
+    report.timing = timing.finish();
     if let Some(mut file) = report_file {
         let written = writeln!(file, "{}", report.to_json());
         written
             .map_err(|error| Diagnostic::error(Status::Host, format!("cannot write the report: {error}")))?;
     }
+    let measured = report.stats.is_some() || report.timing.is_some();
     match options.format {
         Format::Text => {
             report.eprint(&config);
             if let Some(stats) = &report.stats {
                 say::text(format_args!("{stats}"));
             }
+            if let Some(timing) = &report.timing {
+                say::text(format_args!("{timing}"));
+            }
         }
-        Format::Json if status != Status::Success || report.stats.is_some() => {
+        Format::Json if status != Status::Success || measured => {
             say::line(format_args!("{}", report.to_json()));
         }
         Format::Json => {}
     }
-    if let Some(mut core) = core {
-        core_file::write(&machine, Some(&outcome.end), report.before(), &mut core)?;
-        core.keep();
-    }
+    core.transpose()?;
     Ok(status)
 }
 

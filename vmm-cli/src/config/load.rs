@@ -59,9 +59,10 @@ pub(super) fn load(path: &Path) -> Result<Loaded, Diagnostics> {
         return Ok(Loaded::Kernel(for_kernel(file)));
     }
     if u64::try_from(bytes.len()).is_ok_and(|length| length > LARGEST) {
+        let what = if is_regular { "it is larger" } else { "it is no regular file, and has more" };
         return Err(refuse(
             Status::Configuration,
-            "this is no configuration: it is larger than 1 MiB".to_owned(),
+            format!("this is no configuration: {what} than 1 MiB"),
             Some("a kernel can be given in place of a configuration if its name does not end in `.toml`"),
         ));
     }
@@ -105,7 +106,10 @@ mod tests {
         assert_eq!(load(&binary).unwrap_err().0[0].message, "this is no TOML file: byte 2 is not UTF-8");
 
         let endless = load(Path::new("/dev/zero")).unwrap_err();
-        assert_eq!(endless.0[0].message, "this is no configuration: it is larger than 1 MiB");
+        assert_eq!(
+            endless.0[0].message,
+            "this is no configuration: it is no regular file, and has more than 1 MiB"
+        );
     }
 
     #[test]

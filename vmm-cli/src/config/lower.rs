@@ -29,6 +29,7 @@ use std::path::Path;
 use vmm_core::Gva;
 use vmm_core::mode::{Mode, Ring};
 use vmm_core::spec::{BootSpec, Entry, HaltMeaning, MachineSpec, ResetMeaning, Selectors, Unmapped};
+use vmm_loader::Loading;
 use vmm_loader::boot::Protocol;
 
 use super::fault::{Fault, Faults};
@@ -47,6 +48,7 @@ pub(super) struct Lowered {
     pub(super) command_line: Option<String>,
     pub(super) modules: Vec<Module>,
     pub(super) loads: Vec<File>,
+    pub(super) loading: Loading,
     pub(super) fw_cfg: Vec<FwCfgSource>,
     pub(super) expect: Option<Expect>,
 }
@@ -127,6 +129,7 @@ pub(super) fn lower(
     let guest::Program { file: guest, entry, stack_top, arguments, command_line, modules } =
         guest::lower(&mut cx, directory);
     let loads = files::loads(&mut cx, directory);
+    let loading = files::loading(&cx);
     let placement = layout::lower(&mut cx, stack_top);
     let registers = registers::presets(&mut cx);
     let limits = limits::lower(&mut cx);
@@ -176,7 +179,8 @@ pub(super) fn lower(
         cpuid_changes,
         arguments,
     };
-    Some(Lowered { machine, entry, start, guest: guest?, command_line, modules, loads, fw_cfg, expect })
+    let guest = guest?;
+    Some(Lowered { machine, entry, start, guest, command_line, modules, loads, loading, fw_cfg, expect })
 }
 
 /// Real mode has no privilege levels (SDM vol. 3, 5.5: they are a matter of protected mode).

@@ -29,7 +29,7 @@ pub use guest::{Guest, Load, Module};
 pub use paging::{Map, Paging};
 pub use platform::{FwCfg, FwCfgFile, Switch};
 pub use virtio::{Virtio, VirtioType};
-pub use words::{Boot, Cpuid, End, Halt, Interrupts, Mode, Reset, Unmapped};
+pub use words::{Backing, Boot, Cpuid, End, Halt, Interrupts, Loading, Mode, Reset, Unmapped};
 
 use super::values::{Address, Count, Matrix, OneOrMany, RegisterValues, RingLevel, Size, Time};
 
@@ -104,8 +104,10 @@ pub struct Memory {
     /// The guest's writes do not change it.
     #[schemars(extend("default" = false))]
     pub read_only: Option<At<bool>>,
-    /// Ask the host for transparent huge pages (MADV_HUGEPAGE).
-    #[schemars(extend("default" = false))]
+    /// What is behind it on the host.
+    #[schemars(extend("default" = "anonymous"))]
+    pub backing: Option<At<Backing>>,
+    /// Ask the host for transparent huge pages (MADV_HUGEPAGE). Default: from 64 MiB on.
     pub huge_pages: Option<At<bool>>,
     /// Let the host merge equal pages (MADV_MERGEABLE).
     #[schemars(extend("default" = true))]

@@ -53,6 +53,8 @@ impl Refusal {
     }
 }
 
+impl std::error::Error for Refusal {}
+
 /// A serde error carries one text and nothing else: the message, and the help behind a line break.
 /// [`complaint`](super::complaint) takes them apart again.
 impl fmt::Display for Refusal {

@@ -154,6 +154,7 @@ fn signal(end: Option<&End>) -> u16 {
             | End::Exit { .. }
             | End::PowerOff
             | End::Reset
+            | End::Suspend(_)
             | End::SystemEvent { .. },
         ) => 0,
         Some(End::Exception { vector: 0 | 16 | 19, .. }) => SIGFPE,

@@ -131,6 +131,7 @@ fn find<'a>(facts: &'a [Fact], wanted: &Fact) -> Option<&'a Fact> {
 fn facts(explanation: &Explanation) -> Vec<Fact> {
     let guest = explanation.files.first().map(|file| file.name.clone()).unwrap_or_default();
     let mut facts = machine(explanation);
+    facts.extend(protocol(explanation));
     facts.extend(flow(&explanation.flow));
     facts.extend(memory(explanation));
     facts.extend(paging(explanation));
@@ -168,6 +169,14 @@ fn machine(explanation: &Explanation) -> Vec<Fact> {
     .collect()
 }
 
+/// What the file offers is left out: it is the file's.
+fn protocol(explanation: &Explanation) -> Vec<Fact> {
+    let Some(boot) = &explanation.boot else { return Vec::new() };
+    let fact = |name: String, value: &str| Fact::new("boot protocol", name, value);
+    let told = boot.told.iter().zip(1..).map(|(told, line)| fact(format!("told, line {line}"), told));
+    std::iter::once(fact("protocol".to_owned(), boot.protocol)).chain(told).collect()
+}
+
 /// Calls by name and by how many of that name came before.
 fn flow(rows: &[Row]) -> Vec<Fact> {
     let mut facts: Vec<Fact> = Vec::new();
@@ -190,10 +199,7 @@ fn memory(explanation: &Explanation) -> Vec<Fact> {
     let memory = &explanation.memory;
     let range = |start: u64, end: u64, size: u64| format!("{start:#x}..{end:#x}, {}", Bytes(size));
     let slots = memory.slots.iter().map(|slot| {
-        let flags =
-            [(slot.read_only, "read-only"), (slot.huge_pages, "huge pages"), (slot.mergeable, "mergeable")];
-        let flags = flags.into_iter().filter(|(yes, _)| *yes).map(|(_, word)| format!(", {word}"));
-        let words = range(slot.start, slot.end, slot.size) + &flags.collect::<String>();
+        let words = range(slot.start, slot.end, slot.size) + &slot.words();
         Fact::new("memory map", format!("slot {}", slot.number), words)
     });
     let things = memory.map.iter().filter(|row| !matches!(row.kind, Kind::Free | Kind::Hole));

@@ -31,6 +31,19 @@ pub(super) struct Slot {
     pub(super) read_only: bool,
     pub(super) huge_pages: bool,
     pub(super) mergeable: bool,
+    /// What is behind it on the host.
+    pub(super) backing: &'static str,
+}
+
+impl Slot {
+    /// What is not as usual about it, each part after a comma.
+    pub(super) fn words(&self) -> String {
+        let flags =
+            [(self.read_only, "read-only"), (self.huge_pages, "huge pages"), (self.mergeable, "mergeable")];
+        let flags = flags.into_iter().filter_map(|(yes, word)| yes.then_some(word));
+        let backing = (self.backing != "anonymous").then_some(self.backing);
+        backing.into_iter().chain(flags).map(|word| format!(", {word}")).collect()
+    }
 }
 
 /// A range that is one thing.
@@ -93,6 +106,7 @@ impl Memory {
             read_only: region.read_only,
             huge_pages: region.huge_pages,
             mergeable: region.mergeable,
+            backing: region.backing.name(),
         });
         let map = layout.rows().into_iter().map(|row| map_row(layout, &row)).collect();
         Self { slots: slots.collect(), map, ports: ports(spec) }

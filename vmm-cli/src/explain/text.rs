@@ -1,6 +1,6 @@
 //! An explanation as text, section by section.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 
 use vmm_core::span::Bytes;
 
@@ -8,7 +8,7 @@ use super::memory::{Memory, Slot, size_words};
 use super::registers::{Bit, Control};
 use super::steps::Row;
 use super::tables::Paging;
-use super::{Explanation, Starting, picture};
+use super::{Explanation, Starting, loading, picture};
 use crate::wrapped::wrapped;
 
 /// Lines are at most this wide, where words allow it.
@@ -19,6 +19,7 @@ impl fmt::Display for Explanation {
         writeln!(f, "{}: {}", self.config, self.summary())?;
         for file in &self.files {
             writeln!(f, "\n{}: {}", file.name, file.plan)?;
+            loading::lines(&file.loading).iter().try_for_each(|line| writeln!(f, "  {line}"))?;
         }
         if let Some(boot) = &self.boot {
             starting(f, boot)?;
@@ -92,14 +93,8 @@ fn step(f: &mut fmt::Formatter<'_>, row: &Row) -> fmt::Result {
 fn memory(f: &mut fmt::Formatter<'_>, memory: &Memory) -> fmt::Result {
     writeln!(f)?;
     for slot in &memory.slots {
-        let Slot { number, start, end, size, read_only, huge_pages, mergeable } = slot;
-        let mut words = String::new();
-        for (yes, word) in [(read_only, "read-only"), (huge_pages, "huge pages"), (mergeable, "mergeable")] {
-            if *yes {
-                write!(words, ", {word}")?;
-            }
-        }
-        writeln!(f, "  slot {number}: {start:#x}..{end:#x}, {}{words}", Bytes(*size))?;
+        let Slot { number, start, end, size, .. } = slot;
+        writeln!(f, "  slot {number}: {start:#x}..{end:#x}, {}{}", Bytes(*size), slot.words())?;
     }
     writeln!(f)?;
     for row in &memory.map {

@@ -145,6 +145,7 @@ impl<'a, 'b> Session<'a, 'b> {
             | End::Exit { .. }
             | End::PowerOff
             | End::Reset
+            | End::Suspend(_)
             | End::Shutdown
             | End::FailEntry { .. }
             | End::Exception { .. }

@@ -3,8 +3,6 @@
 //! The loader knows widths of code and registers by name; here they become a CPU mode and the registers of `[registers]`,
 //! which still win over those of the protocol. What a kernel is handed goes into memory like files of the guest's.
 
-use std::sync::Arc;
-
 use vmm_cli::config::{Config, FileKind, Module, Start};
 use vmm_cli::diagnostic::{Diagnostic, Severity};
 use vmm_cli::status::Status;
@@ -15,9 +13,10 @@ use vmm_core::{Gpa, Gva};
 use vmm_loader::boot::{self, BootError, BootPlan, HandOver, MapEntry, Options, Protocol, Rsdp, Told, Width};
 use vmm_loader::{ElfOptions, NamedRange, flat};
 
+use super::bytes::Bytes;
 use super::files::Loaded;
 use super::read;
-use super::reader::{Bytes, Reader};
+use super::reader::Reader;
 
 /// The command line of a Linux kernel that is given none: else it would print where nobody looks.
 const LINUX_COMMAND_LINE: &str = "console=ttyS0";
@@ -187,7 +186,7 @@ pub(super) fn hand_over(
     for blob in blobs {
         let plan =
             flat::data(&blob.bytes, blob.address, blob.name).map_err(|error| fail(&error, error.help()))?;
-        files.push(Loaded::new("boot loader".to_owned(), Arc::new(blob.bytes), plan));
+        files.push(Loaded::new("boot loader".to_owned(), blob.bytes.into(), plan));
     }
     Ok(files)
 }

@@ -3,13 +3,15 @@
 //! The guest's file comes first, then those of `[[load]]`, then what a boot protocol hands over: modules, and bytes that
 //! were made for the kernel to read.
 
+use kvm_sys_wrap::FileRange;
 use vmm_core::Gpa;
 use vmm_core::image::GuestImage;
 use vmm_core::layout::Occupied;
 use vmm_core::span::Span;
-use vmm_loader::{Bss, LoadPlan, VirtAddr};
+use vmm_core::spec::{MachineSpec, MemoryBacking, MemoryRegion};
+use vmm_loader::{Because, Bss, LoadPlan, Loading, MappedPart, Segment, VirtAddr, Way};
 
-use super::reader::Bytes;
+use super::bytes::Bytes;
 use crate::source_lines::SourceLines;
 
 /// The guest's file first, then the others.
@@ -21,21 +23,58 @@ pub(super) struct Loaded {
     pub(super) bytes: Bytes,
     pub(super) plan: LoadPlan,
     pub(super) lines: SourceLines,
+    /// How each segment gets into memory.
+    pub(super) ways: Vec<Way>,
 }
 
 impl Loaded {
     pub(super) fn new(name: String, bytes: Bytes, plan: LoadPlan) -> Self {
-        Self { name, bytes, plan, lines: SourceLines::default() }
+        Self { name, bytes, plan, lines: SourceLines::default(), ways: Vec::new() }
+    }
+
+    /// The parts that are mapped.
+    fn mapped(&self) -> impl Iterator<Item = MappedPart> {
+        self.ways.iter().filter_map(|way| match way {
+            Way::Map(part) => Some(*part),
+            Way::Copy(_) => None,
+        })
     }
 }
 
-impl From<Vec<Loaded>> for Files {
-    fn from(files: Vec<Loaded>) -> Self {
-        Self(files)
+/// How a segment gets into the memory of a machine.
+fn way(segment: &Segment, bytes: &Bytes, loading: Loading, memory: &[MemoryRegion]) -> Way {
+    let way = segment.way(loading);
+    let Way::Map(MappedPart { phys, size, .. }) = way else { return way };
+    if bytes.mapped().is_none() {
+        return Way::Copy(Because::NoMapping);
+    }
+    let end = phys.0.saturating_add(size);
+    let holds = |region: &&MemoryRegion| {
+        region.address.0 <= phys.0 && end <= region.address.0.saturating_add(region.size)
+    };
+    match memory.iter().find(holds).map(|region| region.backing) {
+        Some(MemoryBacking::Anonymous) => way,
+        Some(MemoryBacking::Memfd | MemoryBacking::Hugetlb) => Way::Copy(Because::Backing),
+        None => Way::Copy(Because::SeveralRegions),
     }
 }
 
 impl Files {
+    /// Files for the memory of `machine`.
+    pub(super) fn new(mut files: Vec<Loaded>, loading: Loading, machine: &MachineSpec) -> Self {
+        for file in &mut files {
+            let segments = file.plan.segments().iter();
+            file.ways =
+                segments.map(|segment| way(segment, &file.bytes, loading, &machine.memory)).collect();
+        }
+        Self(files)
+    }
+
+    /// For each file, how its segments get into memory.
+    pub(crate) fn ways(&self) -> impl Iterator<Item = impl Iterator<Item = (&Segment, Way)>> {
+        self.0.iter().map(|file| file.plan.segments().iter().zip(file.ways.iter().copied()))
+    }
+
     /// Each file's name and plan, the guest first.
     pub(crate) fn plans(&self) -> impl Iterator<Item = (&str, &LoadPlan)> {
         self.0.iter().map(|file| (file.name.as_str(), &file.plan))
@@ -43,7 +82,7 @@ impl Files {
 
     /// Each file's bytes and plan, the guest first.
     pub(crate) fn contents(&self) -> impl Iterator<Item = (&[u8], &LoadPlan)> {
-        self.0.iter().map(|file| (file.bytes.as_slice(), &file.plan))
+        self.0.iter().map(|file| (&*file.bytes, &file.plan))
     }
 
     /// The plan of the guest itself.
@@ -103,12 +142,24 @@ impl GuestImage for Files {
             .collect()
     }
 
+    fn mapped(&self) -> Vec<(Gpa, FileRange)> {
+        let parts = self.0.iter().flat_map(|file| file.mapped().map(move |part| (file, part)));
+        parts
+            .filter_map(|(file, MappedPart { phys, file_offset: offset, size })| {
+                Some((phys.into(), FileRange { file: file.bytes.mapped()?.clone(), offset, size }))
+            })
+            .collect()
+    }
+
     fn place(
         &self,
         memory: &kvm_sys_wrap::GuestMemory,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         for file in &self.0 {
-            file.plan.place(&file.bytes, memory, Bss::AlreadyZero)?;
+            let mapped: Vec<MappedPart> = file.mapped().collect();
+            file.plan.place_around(&mapped, &file.bytes, memory, Bss::AlreadyZero)?;
+            // What was copied out of a mapping is right only if the file was left alone.
+            file.bytes.check()?;
         }
         Ok(())
     }

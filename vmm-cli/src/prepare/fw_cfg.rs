@@ -1,7 +1,6 @@
 //! The files of the configuration device (`[[devices.fw-cfg.file]]`) that have a path: read, and put where they belong.
 
 use std::io;
-use std::sync::Arc;
 
 use vmm_cli::config::{Config, FwCfgSource};
 use vmm_cli::diagnostic::Diagnostic;
@@ -16,7 +15,7 @@ pub(super) fn fill(config: &Config, reader: &Reader, machine: &mut MachineSpec) 
     let mut problems = Vec::new();
     for source in &config.fw_cfg {
         match (reader.read(&source.path), device.files.get_mut(source.index)) {
-            (Ok(bytes), Some(file)) => file.bytes = Arc::unwrap_or_clone(bytes),
+            (Ok(bytes), Some(file)) => file.bytes = bytes.into_vec(),
             (Err(error), _) => problems.push(unreadable(config, source, &error)),
             (Ok(_), None) => {}
         }

@@ -8,22 +8,38 @@ use vmm_cli::status::Status;
 use vmm_core::mode::Mode;
 use vmm_loader::{ElfClass, ElfOptions, elf, flat};
 
+use super::bytes::Bytes;
 use super::files::Loaded;
 use super::reader::Reader;
 
 /// Reads and plans one file of `[[load]]`.
 pub(super) fn extra(config: &Config, reader: &Reader, file: &File) -> Result<Loaded, Diagnostic> {
-    let bytes = reader.read(&file.path).map_err(|error| unreadable(config, &file.path, &file.key, &error))?;
+    let bytes = bytes(config, reader, file)?;
     let plan = match file.kind {
         FileKind::Elf { base } => elf::plan(&bytes, &ElfOptions { base: base.map(Into::into) }),
         FileKind::Flat { address } => flat::plan(&bytes, address.into()),
     };
+    unchanged(config, file, &bytes)?;
     let plan = plan.map_err(|error| {
         let message = format!("{}: {error}", file.path.display());
         config.error_at(&file.key, message).with_help(error.help())
     })?;
     check_class(config, file, plan.class())?;
     Ok(Loaded::new(name(&file.path), bytes, plan))
+}
+
+/// The bytes of a file.
+pub(super) fn bytes(config: &Config, reader: &Reader, file: &File) -> Result<Bytes, Diagnostic> {
+    let File { path, key, .. } = file;
+    reader.read(path).map_err(|error| unreadable(config, path, key, &error))
+}
+
+/// To be asked when a file has been looked through: what is wrong with one that somebody writes to meanwhile is just that.
+pub(super) fn unchanged(config: &Config, file: &File, bytes: &Bytes) -> Result<(), Diagnostic> {
+    bytes.check().map_err(|error| {
+        let problem = config.error_at(&file.key, error.to_string()).with_help(error.help());
+        Diagnostic { status: Status::Host, ..problem }
+    })
 }
 
 /// What a file is called in messages and maps: its name without directories.

@@ -2,15 +2,22 @@
 //!
 //! A suite of a thousand tests often has a handful of guests. A reader that keeps hands out the same bytes again, up to a
 //! total, so that a suite with large kernels does not fill memory; what a file holds is decided when it is first read.
+//!
+//! Large files are mapped, not read ([`Bytes`]): of a kernel with a gigabyte of debug information, a run looks at some
+//! hundred kilobytes.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-/// The bytes of a file, shared by all machines that they go into.
-pub(crate) type Bytes = Arc<Vec<u8>>;
+use kvm_sys_wrap::MappedFile;
+
+use super::bytes::Bytes;
+
+/// Files of this size in bytes and more are mapped. A buffer for so many would be mapped too, and then be filled.
+const MAP_FROM: u64 = 128 << 10;
 
 /// No more is kept; further files are read each time.
 const MOST_KEPT: usize = 256 << 20;
@@ -43,33 +50,41 @@ impl Reader {
     /// # Errors
     /// It cannot be read, or is no regular file.
     pub(super) fn read(&self, path: &Path) -> io::Result<Bytes> {
-        let Some(kept) = &self.kept else { return read(path).map(Arc::new) };
+        let Some(kept) = &self.kept else { return read(path) };
         let lock = || kept.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(bytes) = lock().files.get(path) {
-            return Ok(Arc::clone(bytes));
+            return Ok(bytes.clone());
         }
         // Not under the lock: two threads that want the same file at first read it twice, and nobody waits.
-        let bytes = Arc::new(read(path)?);
+        let bytes = read(path)?;
         let mut kept = lock();
-        let total = kept.total.saturating_add(bytes.len());
+        // What is mapped takes no memory of ours.
+        let size = if bytes.mapped().is_some() { 0 } else { bytes.len() };
+        let total = kept.total.saturating_add(size);
         if total <= MOST_KEPT && !kept.files.contains_key(path) {
             kept.total = total;
-            kept.files.insert(path.to_owned(), Arc::clone(&bytes));
+            kept.files.insert(path.to_owned(), bytes.clone());
         }
         Ok(bytes)
     }
 }
 
 /// Only a regular file: a device or a pipe may never end.
-fn read(path: &Path) -> io::Result<Vec<u8>> {
+fn read(path: &Path) -> io::Result<Bytes> {
     // Before it is opened: to open a pipe is to wait for its other end.
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::other("it is not a regular file"));
     }
     let mut file = File::open(path)?;
+    // Asked of the open file: another one may have taken the name.
+    if file.metadata()?.len() >= MAP_FROM
+        && let Some(mapped) = MappedFile::new(file.try_clone()?, path)?
+    {
+        return Ok(Bytes::Mapped(mapped));
+    }
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
-    Ok(bytes)
+    Ok(bytes.into())
 }
 
 #[cfg(test)]
@@ -84,8 +99,23 @@ mod tests {
         fs::write(&path, b"one").unwrap();
         let first = keeping.read(&path).unwrap();
         fs::write(&path, b"two").unwrap();
-        assert!(Arc::ptr_eq(&first, &keeping.read(&path).unwrap()));
-        assert_eq!(*plain.read(&path).unwrap(), b"two");
+        assert_eq!(first.as_ptr(), keeping.read(&path).unwrap().as_ptr());
+        assert_eq!(*plain.read(&path).unwrap(), *b"two");
         assert!(keeping.read(directory.path()).is_err());
+    }
+
+    #[test]
+    fn large_files_are_mapped() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("guest");
+        let limit = usize::try_from(MAP_FROM).unwrap();
+        for (size, mapped) in [(0, false), (limit - 1, false), (limit, true), (limit + 1, true)] {
+            let content: Vec<u8> = (0..=255).cycle().take(size).collect();
+            fs::write(&path, &content).unwrap();
+            let bytes = Reader::new().read(&path).unwrap();
+            assert_eq!(bytes.mapped().is_some(), mapped, "{size}");
+            assert!(*bytes == *content);
+            bytes.check().unwrap();
+        }
     }
 }

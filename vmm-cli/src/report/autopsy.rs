@@ -128,10 +128,16 @@ struct Table {
 }
 
 /// Whether a run is to be examined: it died, hangs, or did not do what was expected of it.
-pub(crate) fn is_wanted(verdict: Verdict, config: &Config, mismatches: Option<&[Mismatch]>) -> bool {
+pub(crate) fn is_wanted(
+    verdict: Verdict,
+    end: &End,
+    config: &Config,
+    mismatches: Option<&[Mismatch]>,
+) -> bool {
     let asked = config.expect.as_ref().is_some_and(|expect| !expect.cause.is_empty());
     match verdict {
-        Verdict::Crashed | Verdict::Hung => true,
+        // That the machine sleeps for good says it all, and a run with an alarm cannot be had again.
+        Verdict::Crashed | Verdict::Hung => asked || !matches!(end, End::Suspend(_)),
         Verdict::Success | Verdict::Code(_) => asked || mismatches.is_some_and(|list| !list.is_empty()),
         // Who presses Ctrl-C wants the prompt.
         Verdict::Interrupted => false,
@@ -142,7 +148,11 @@ pub(crate) fn is_wanted(verdict: Verdict, config: &Config, mismatches: Option<&[
 pub(crate) fn perform(ended: &Machine, end: &End, recording: &Recording, files: &Files) -> Autopsy {
     let build = || {
         let kvm = Kvm::open()?;
-        Machine::build(&kvm, ended.spec().clone(), files, Console::to(std::io::sink()))
+        let console = Console::to(std::io::sink());
+        match ended.origin() {
+            Some(snapshot) => snapshot.machine(&kvm, console),
+            None => Machine::build(&kvm, ended.spec().clone(), files, console),
+        }
     };
     let found = autopsy::examine(ended, end, recording, &build, BUDGET);
     render(&found, files)

@@ -250,7 +250,7 @@ impl Observer for ExitWatch<'_> {
 
 fn registers(calls: &CallWatch, vcpu: &Vcpu) -> Option<(kvm_regs, kvm_sregs)> {
     // Where the host does not let us read them, the run itself will say so.
-    calls.unseen(|| Some((vcpu.regs().ok()?, vcpu.sregs().ok()?)))
+    calls.unseen(|| Some((vcpu.regs_at_exit().ok()?, vcpu.sregs_at_exit().ok()?)))
 }
 
 /// What else the exit says.

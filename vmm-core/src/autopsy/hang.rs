@@ -52,6 +52,8 @@ pub enum Hang {
     },
     /// It sleeps, and only an interrupt that does not come would wake it.
     Asleep,
+    /// It had suspended the machine, and the alarm that would wake it had not come.
+    Suspended,
     /// An instruction that does not come to an end.
     Stuck(Option<Fault>),
     /// The CPU runs through zeros, which are no code of anybody's.

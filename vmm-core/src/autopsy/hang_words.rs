@@ -31,6 +31,11 @@ impl Autopsy {
                 "The guest sleeps in HLT before {}, and the interrupt that it waits for does not come.",
                 self.here(names)
             ),
+            Hang::Suspended => write!(
+                text,
+                "The guest had suspended the machine before {}, until an alarm of its clock that was still to come.",
+                self.here(names)
+            ),
             Hang::Stuck(Some(fault)) => write!(
                 text,
                 "The guest hangs at {}, without an exit and without a step: it must raise {} ({}), and KVM lets the CPU try again \

@@ -52,9 +52,12 @@ impl Autopsy {
                 HaltMeaning::Success => Cause::Ended,
             },
             End::Unmapped(access) => Cause::Stray(*access),
-            End::WayBack | End::Exit { .. } | End::PowerOff | End::Reset | End::SystemEvent { .. } => {
-                Cause::Ended
-            }
+            End::WayBack
+            | End::Exit { .. }
+            | End::PowerOff
+            | End::Reset
+            | End::Suspend(_)
+            | End::SystemEvent { .. } => Cause::Ended,
             End::TimeLimit(_) | End::ExitLimit(_) | End::Interrupted | End::Unserved(_) => Cause::Unknown,
         };
         self.look_around(&moment, machine, trail);

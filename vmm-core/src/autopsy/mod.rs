@@ -253,6 +253,7 @@ pub fn examine(
         | End::Exit { .. }
         | End::PowerOff
         | End::Reset
+        | End::Suspend(_)
         | End::Shutdown
         | End::InternalError { .. }
         | End::FailEntry { .. }

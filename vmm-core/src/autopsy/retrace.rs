@@ -74,6 +74,7 @@ impl Autopsy {
                     | End::Exit { .. }
                     | End::PowerOff
                     | End::Reset
+                    | End::Suspend(_)
                     | End::Shutdown
                     | End::Unmapped(_)
                     | End::SystemEvent { .. }

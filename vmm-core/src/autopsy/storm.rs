@@ -25,6 +25,9 @@ pub(super) fn or_at_rest(ended: &Machine, end: &End, registers: &Registers) -> H
     {
         return Hang::Interrupts { count, time: *time, vector };
     }
+    if ended.sleeps.now {
+        return Hang::Suspended;
+    }
     match ended.vcpu().mp_state() {
         Ok(MpState::Halted) => Hang::Asleep,
         Ok(_) | Err(_) => hang::at_rest(ended, registers),

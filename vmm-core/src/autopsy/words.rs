@@ -194,6 +194,7 @@ impl Autopsy {
             | End::Exit { .. }
             | End::PowerOff
             | End::Reset
+            | End::Suspend(_)
             | End::FailEntry { .. }
             | End::Exception { .. }
             | End::Unmapped(_)

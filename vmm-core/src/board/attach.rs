@@ -3,6 +3,7 @@
 //! Each kind of device has a function of its own, here or with the devices; each gets an [`Attach`], which knows the
 //! buses, the lines, and which addresses the VM has to keep free.
 
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 
 use kvm_sys_wrap::{Gpa, GuestMemory, Vm};
@@ -11,6 +12,7 @@ use super::Receiver;
 use crate::bus::{Bus, SharedDevice};
 use crate::console::{Console, NoInput};
 use crate::device::Device;
+use crate::devices::platform::CLOCK_INPUT;
 use crate::devices::{self, DebugConsole, DebugExit, Hypercall, Serial};
 use crate::error::Error;
 use crate::interrupt::Line;
@@ -29,13 +31,13 @@ pub(crate) struct Attach<'a> {
     pub(crate) read_only: &'a [Span],
     pub(super) ports: Bus,
     pub(super) mmio: Bus,
-    pub(super) receiver: Option<Receiver>,
+    pub(super) receivers: Vec<Receiver>,
 }
 
 impl<'a> Attach<'a> {
     pub(super) fn new(vm: &'a Vm, spec: &'a MachineSpec, read_only: &'a [Span]) -> Self {
-        let (ports, mmio, receiver) = Default::default();
-        Self { vm, spec, read_only, ports, mmio, receiver }
+        let (ports, mmio, receivers) = Default::default();
+        Self { vm, spec, read_only, ports, mmio, receivers }
     }
 
     /// All of them.
@@ -45,7 +47,7 @@ impl<'a> Attach<'a> {
         let specs = &self.spec.devices;
         let mut input = Some(input);
         if let Some(device) = devices::virtio::attach(self, &output, &mut input)? {
-            self.receiver = arrival.take().map(|source| Receiver { device, source });
+            self.listen(&device, arrival.take());
         }
         if let Some(at) = specs.debug_console {
             self.insert("debug-console", at, length::DEBUG_CONSOLE, DebugConsole::new(output.clone()))?;
@@ -56,9 +58,7 @@ impl<'a> Attach<'a> {
             let interrupts = line.is_connected();
             let device = Serial::new(output.clone(), input, line);
             let device = self.insert("serial", serial.at, length::SERIAL, device)?;
-            if let (true, true, Some(source)) = (interrupts, serial.input, arrival) {
-                self.receiver = Some(Receiver { device, source });
-            }
+            self.listen(&device, arrival.filter(|_| interrupts && serial.input));
         }
         if let Some(exit) = &specs.debug_exit {
             let device = DebugExit::new(exit.success.clone());
@@ -94,6 +94,11 @@ impl<'a> Attach<'a> {
         Ok(device)
     }
 
+    /// Has a device told whenever `source` is readable while the machine runs, if there is such a thing.
+    pub(crate) fn listen(&mut self, device: &SharedDevice, source: Option<OwnedFd>) {
+        self.receivers.extend(source.map(|source| Receiver { device: Arc::clone(device), source }));
+    }
+
     /// The line to an interrupt input (a GSI). On a machine without PIC and IOAPIC it leads nowhere.
     pub(crate) fn line(&self, input: u32) -> Result<Line, Error> {
         Ok(match self.spec.interrupts {
@@ -115,7 +120,8 @@ pub(crate) fn lines(spec: &MachineSpec) -> Vec<(u32, &'static str)> {
     }
     let devices = &spec.devices;
     let serial = devices.serial.iter().map(|_| (SERIAL_INPUT, "the serial port"));
+    let clock = devices.platform.rtc.then_some((CLOCK_INPUT, "the clock"));
     let test = (0..24).filter(|_| devices.platform.kvm_testdev).map(|input| (input, "the test device"));
     let virtio = (0..devices.virtio.len()).filter_map(|index| Some((interrupt(index)?, "a virtio device")));
-    virtio.chain(serial).chain(test).collect()
+    virtio.chain(serial).chain(clock).chain(test).collect()
 }

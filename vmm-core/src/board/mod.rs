@@ -29,14 +29,14 @@ pub(crate) struct Board {
     pub(crate) ports: Bus,
     pub(crate) mmio: Bus,
     pub(crate) output: Output,
-    /// The device that wants to be told when there is input; on a machine with interrupts.
-    pub(crate) receiver: Option<Receiver>,
+    /// The devices that want to be told when something comes from outside; on a machine with interrupts.
+    pub(crate) receivers: Vec<Receiver>,
     pub(crate) landing: Option<Landing>,
     /// What the CPUs are in the guest's eyes.
     pub(crate) cpu: CpuTraits,
 }
 
-/// A device that takes the console's input, and where that comes from.
+/// A device for which something comes from outside, input or a time, and what is readable then.
 pub(crate) struct Receiver {
     pub(crate) device: SharedDevice,
     pub(crate) source: std::os::fd::OwnedFd,
@@ -64,7 +64,7 @@ impl Board {
         let memory = vm.memory();
         let mut attach = Attach::new(vm, &spec, &read_only);
         attach.all(console)?;
-        let Attach { ports, mmio, receiver, .. } = attach;
-        Ok(Self { spec, layout, memory, read_only, ports, mmio, output, receiver, landing, cpu })
+        let Attach { ports, mmio, receivers, .. } = attach;
+        Ok(Self { spec, layout, memory, read_only, ports, mmio, output, receivers, landing, cpu })
     }
 }

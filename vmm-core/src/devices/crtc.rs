@@ -7,7 +7,7 @@
 use std::io;
 
 use super::length;
-use crate::device::{Action, Device, Guest};
+use crate::device::{Action, Device, ForeignState, Guest, from_bytes, to_bytes};
 
 /// Registers of the controller: the VGA's last is 0x18.
 const REGISTERS: usize = 0x19;
@@ -42,6 +42,15 @@ impl Device for Crtc {
             }
         }
         Ok(Action::Continue)
+    }
+
+    fn save(&self) -> Vec<u8> {
+        to_bytes(&(self.index, self.registers))
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Result<(), ForeignState> {
+        (self.index, self.registers) = from_bytes(state)?;
+        Ok(())
     }
 }
 

@@ -7,7 +7,7 @@
 use std::io;
 
 use super::length;
-use crate::device::{Action, Device, Guest};
+use crate::device::{Action, Device, ForeignState, Guest, from_bytes, to_bytes};
 use crate::spec::FwCfgFile;
 
 /// "QEMU".
@@ -114,6 +114,15 @@ impl Device for FwCfg {
             self.select();
         }
         Ok(Action::Continue)
+    }
+
+    fn save(&self) -> Vec<u8> {
+        to_bytes(&(self.selected, self.key))
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Result<(), ForeignState> {
+        (self.selected, self.key) = from_bytes(state)?;
+        Ok(())
     }
 }
 

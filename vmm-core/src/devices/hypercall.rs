@@ -28,17 +28,20 @@
 use std::io::{self, Write};
 
 use kvm_sys_wrap::Gva;
+use serde::{Deserialize, Serialize};
 
 use super::length;
 use crate::console::Output;
-use crate::device::{Action, Device, Guest, read_virtual, write_virtual};
+use crate::device::{
+    Action, Device, ForeignState, Guest, from_bytes, read_virtual, to_bytes, write_virtual,
+};
 
 const SIGNATURE: u32 = u32::from_le_bytes(*b"VMMH");
 const LONGEST_STRING: usize = 64 << 10;
 const PAGE: u64 = 4096;
 
 /// What became of the last call, as the guest reads it from `STATUS`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[repr(u32)]
 pub enum Status {
     /// Done.
@@ -60,6 +63,12 @@ pub struct Hypercall {
     output: Output,
     /// Each NUL-terminated, then one more NUL.
     arguments: Vec<u8>,
+    registers: Registers,
+}
+
+/// What the guest has written, and what it can read.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Registers {
     address_high: u32,
     length: u32,
     result: u64,
@@ -74,11 +83,11 @@ impl Hypercall {
         let mut text: Vec<u8> =
             arguments.iter().flat_map(|argument| argument.bytes().chain(std::iter::once(0))).collect();
         text.push(0);
-        Self { output, arguments: text, address_high: 0, length: 0, result: 0, host: 0, status: Status::Ok }
+        Self { output, arguments: text, registers: Registers::default() }
     }
 
     fn address(&self, low: u32) -> Gva {
-        Gva(u64::from(self.address_high) << 32 | u64::from(low))
+        Gva(u64::from(self.registers.address_high) << 32 | u64::from(low))
     }
 
     /// Prints a string once its end is found: of one that has none, nothing is printed.
@@ -107,44 +116,44 @@ impl Hypercall {
 
     /// Writes text that ends with NUL to the guest's buffer, cut to its size.
     fn give_text(&mut self, start: Gva, text: &[u8], guest: &dyn Guest) -> Status {
-        let room = usize::try_from(self.length).unwrap_or(usize::MAX).min(text.len());
+        let room = usize::try_from(self.registers.length).unwrap_or(usize::MAX).min(text.len());
         let cut = room < text.len();
         let mut given = text.get(..room).unwrap_or_default().to_vec();
         if let Some(last) = given.last_mut() {
             *last = 0;
         }
-        self.result = 0;
+        self.registers.result = 0;
         if write_virtual(guest, start, &given).is_none() {
             return Status::BadAddress;
         }
-        self.result = u64::try_from(room).unwrap_or(u64::MAX);
+        self.registers.result = u64::try_from(room).unwrap_or(u64::MAX);
         if cut { Status::BufferTooSmall } else { Status::Ok }
     }
 
     fn translate(&mut self, address: Gva, guest: &dyn Guest) -> Status {
-        (self.result, self.host) = (0, 0);
+        (self.registers.result, self.registers.host) = (0, 0);
         let Some(gpa) = guest.translate(address) else { return Status::BadAddress };
-        self.result = gpa.0;
+        self.registers.result = gpa.0;
         let Some(host) = guest.host_address(gpa) else { return Status::BadAddress };
-        self.host = host;
+        self.registers.host = host;
         Status::Ok
     }
 
     /// A 32-bit write. The status of the settings is not touched.
     fn call(&mut self, register: u64, value: u32, guest: &dyn Guest) -> io::Result<Action> {
         let address = self.address(value);
-        self.status = match register {
+        self.registers.status = match register {
             0x04 => {
                 write!(self.output, "{value}")?;
                 Status::Ok
             }
             0x08 => {
-                self.address_high = value;
+                self.registers.address_high = value;
                 return Ok(Action::Continue);
             }
             0x0c => self.print_string(address, guest)?,
             0x14 => {
-                self.length = value;
+                self.registers.length = value;
                 return Ok(Action::Continue);
             }
             0x18 => {
@@ -165,13 +174,13 @@ impl Hypercall {
     }
 
     fn value(&mut self, register: u64, guest: &dyn Guest) -> Option<u32> {
-        let [low, high] = halves(self.result);
-        let [host_low, host_high] = halves(self.host);
+        let [low, high] = halves(self.registers.result);
+        let [host_low, host_high] = halves(self.registers.host);
         Some(match register {
             0x10 => halves(guest.exits().total())[0],
             0x24 => low,
             0x28 => high,
-            0x2c => self.status as u32,
+            0x2c => self.registers.status as u32,
             0x30 => host_low,
             0x34 => host_high,
             0x3c => SIGNATURE,
@@ -189,7 +198,7 @@ impl Device for Hypercall {
         let value = if data.len() == 4 { self.value(offset, guest) } else { None };
         match value {
             Some(value) => data.copy_from_slice(&value.to_le_bytes()),
-            None => self.status = Status::BadRegister,
+            None => self.registers.status = Status::BadRegister,
         }
         Ok(Action::Continue)
     }
@@ -200,20 +209,18 @@ impl Device for Hypercall {
             (register, [a, b, c, d]) if register != 0 => {
                 return self.call(register, u32::from_le_bytes([*a, *b, *c, *d]), guest);
             }
-            _ => self.status = Status::BadRegister,
+            _ => self.registers.status = Status::BadRegister,
         }
         Ok(Action::Continue)
     }
 
     fn save(&self) -> Vec<u8> {
-        [self.address_high, self.length].into_iter().flat_map(u32::to_le_bytes).collect()
+        to_bytes(&self.registers)
     }
 
-    fn restore(&mut self, state: &[u8]) {
-        if let ([high, length], []) = state.as_chunks::<4>() {
-            self.address_high = u32::from_le_bytes(*high);
-            self.length = u32::from_le_bytes(*length);
-        }
+    fn restore(&mut self, state: &[u8]) -> Result<(), ForeignState> {
+        self.registers = from_bytes(state)?;
+        Ok(())
     }
 }
 

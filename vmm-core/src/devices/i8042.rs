@@ -8,8 +8,10 @@
 
 use std::io;
 
+use serde::{Deserialize, Serialize};
+
 use super::length;
-use crate::device::{Action, Device, Guest};
+use crate::device::{Action, Device, ForeignState, Guest, from_bytes, to_bytes};
 
 /// Offsets from port 0x60.
 const DATA: u64 = 0;
@@ -37,7 +39,7 @@ const REFRESH: u8 = 1 << 4;
 const WRITABLE_B: u8 = 0x03;
 
 /// The controller.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct I8042 {
     /// The byte that waits at the data port.
     output: Option<u8>,
@@ -156,6 +158,15 @@ impl Device for I8042 {
             COMMAND => self.command(byte),
             _ => Action::Continue,
         })
+    }
+
+    fn save(&self) -> Vec<u8> {
+        to_bytes(self)
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Result<(), ForeignState> {
+        *self = from_bytes(state)?;
+        Ok(())
     }
 }
 

@@ -13,7 +13,7 @@ use std::io;
 
 use super::length;
 use crate::Gpa;
-use crate::device::{Action, Device, Guest};
+use crate::device::{Action, Device, ForeignState, Guest, from_bytes, to_bytes};
 use crate::interrupt::Line;
 
 /// Where the 64 KiB lie.
@@ -68,6 +68,19 @@ impl Device for TestBytes {
             *to = *from;
         }
         Ok(Action::Continue)
+    }
+
+    fn save(&self) -> Vec<u8> {
+        to_bytes(&self.bytes)
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Result<(), ForeignState> {
+        let bytes: Vec<u8> = from_bytes(state)?;
+        if bytes.len() != self.bytes.len() {
+            return Err(ForeignState);
+        }
+        self.bytes = bytes;
+        Ok(())
     }
 }
 

@@ -11,12 +11,15 @@ use super::length;
 use super::power::{self, Power};
 use super::quiet::Quiet;
 use super::reset_control::{ResetControl, SystemControl};
-use super::rtc::Rtc;
+use super::rtc::{AlarmWire, Rtc};
 use crate::Port;
 use crate::board::Attach;
 use crate::error::Error;
 use crate::firmware;
 use crate::spec::{DeviceAddress, PlatformSpec};
+
+/// The interrupt input of the clock on a PC.
+pub(crate) const CLOCK_INPUT: u32 = 8;
 
 /// A device of the board.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -139,9 +142,9 @@ impl Part {
     #[must_use]
     pub const fn purpose(self) -> &'static str {
         match self {
-            Self::Rtc => "the time, and how much memory there is",
+            Self::Rtc => "the time, an alarm, and how much memory there is",
             Self::I8042 => "a keyboard controller without keyboard; it can reset",
-            Self::Power => "power-off, and a timer of 3.58 MHz",
+            Self::Power => "power-off, sleep, and a timer of 3.58 MHz",
             Self::ResetControl => "OUT of 6 resets",
             Self::Crtc => "keeps the cursor of a display that is not there",
             Self::SystemControl => "A20 is on; OUT with bit 0 set resets",
@@ -158,12 +161,21 @@ impl Part {
 /// Puts those that the machine has on its buses.
 pub(crate) fn attach(board: &mut Attach<'_>) -> Result<(), Error> {
     let spec = &board.spec.devices.platform;
+    let alarm = AlarmWire::default();
     for part in parts(spec) {
         let (name, at, length) = (part.name(), part.at(), part.length());
         match part {
-            Part::Rtc => board.insert(name, at, length, Rtc::new(firmware::memory_sizes(board.spec)))?,
+            Part::Rtc => {
+                let line = board.line(CLOCK_INPUT)?;
+                let clock = Rtc::new(firmware::memory_sizes(board.spec), line, alarm.clone());
+                let clock = clock.map_err(Error::Clock)?;
+                let source = clock.descriptor().map_err(Error::Clock)?;
+                let device = board.insert(name, at, length, clock)?;
+                board.listen(&device, source);
+                device
+            }
             Part::I8042 => board.insert(name, at, length, I8042::default())?,
-            Part::Power => board.insert(name, at, length, Power::default())?,
+            Part::Power => board.insert(name, at, length, Power::new(alarm.clone()))?,
             Part::Crtc => board.insert(name, at, length, Crtc::default())?,
             Part::ResetControl => board.insert(name, at, length, ResetControl::default())?,
             Part::SystemControl => board.insert(name, at, length, SystemControl::default())?,

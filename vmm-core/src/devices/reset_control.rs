@@ -8,7 +8,7 @@
 use std::io;
 
 use super::length;
-use crate::device::{Action, Device, Guest};
+use crate::device::{Action, Device, ForeignState, Guest, from_bytes, to_bytes};
 
 /// Reset now, when it goes from 0 to 1.
 const RESET: u8 = 1 << 2;
@@ -37,6 +37,15 @@ impl Device for ResetControl {
         let Some(byte) = data.first() else { return Ok(Action::Continue) };
         self.value = byte & KEPT;
         Ok(if byte & RESET == 0 { Action::Continue } else { Action::Reset })
+    }
+
+    fn save(&self) -> Vec<u8> {
+        to_bytes(&self.value)
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Result<(), ForeignState> {
+        self.value = from_bytes(state)?;
+        Ok(())
     }
 }
 
@@ -74,6 +83,15 @@ impl Device for SystemControl {
         let reset = byte & FAST_RESET & !self.value != 0;
         self.value = *byte;
         Ok(if reset { Action::Reset } else { Action::Continue })
+    }
+
+    fn save(&self) -> Vec<u8> {
+        to_bytes(&self.value)
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Result<(), ForeignState> {
+        self.value = from_bytes(state)?;
+        Ok(())
     }
 }
 

@@ -6,11 +6,11 @@
 
 use std::io;
 
-use vm_superio::serial::{Error as SerialError, NoEvents, Serial as Uart};
+use vm_superio::serial::{Error as SerialError, NoEvents, Serial as Uart, SerialState};
 
 use super::length;
 use crate::console::{Input, Output};
-use crate::device::{Action, Device, Guest, Reception};
+use crate::device::{Action, Device, ForeignState, Guest, Reception, from_bytes, to_bytes};
 use crate::interrupt::Line;
 
 /// Receiver buffer: offset 0.
@@ -81,6 +81,55 @@ impl Device for Serial {
 
     fn receive(&mut self) -> io::Result<Reception> {
         self.fetch()
+    }
+
+    fn save(&self) -> Vec<u8> {
+        let SerialState {
+            baud_divisor_low,
+            baud_divisor_high,
+            interrupt_enable,
+            interrupt_identification,
+            line_control,
+            line_status,
+            modem_control,
+            modem_status,
+            scratch,
+            in_buffer,
+        } = self.uart.state();
+        let registers = [
+            baud_divisor_low,
+            baud_divisor_high,
+            interrupt_enable,
+            interrupt_identification,
+            line_control,
+            line_status,
+            modem_control,
+            modem_status,
+            scratch,
+        ];
+        to_bytes(&(registers, in_buffer))
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Result<(), ForeignState> {
+        let (registers, in_buffer): ([u8; 9], Vec<u8>) = from_bytes(state)?;
+        let [low, high, enable, identification, control, status, modem_control, modem_status, scratch] =
+            registers;
+        let state = SerialState {
+            baud_divisor_low: low,
+            baud_divisor_high: high,
+            interrupt_enable: enable,
+            interrupt_identification: identification,
+            line_control: control,
+            line_status: status,
+            modem_control,
+            modem_status,
+            scratch,
+            in_buffer,
+        };
+        let line = self.uart.interrupt_evt().clone();
+        self.uart =
+            Uart::from_state(&state, line, NoEvents, self.output.clone()).map_err(|_| ForeignState)?;
+        Ok(())
     }
 }
 

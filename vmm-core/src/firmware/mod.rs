@@ -21,11 +21,13 @@ use crate::Gpa;
 use crate::span::Span;
 use crate::spec::MachineSpec;
 use crate::state::Image;
-use memory_map::{BIOS_AREA, EBDA, ONE_MIB};
+use memory_map::{BIOS_AREA, EBDA};
 
 /// Where the ACPI root pointer (RSDP) lies, on machines with ACPI tables. Kernels that are told nothing look for it from
 /// 0xe0000 to 0xfffff (ACPI 6.5, 5.2.5.1).
 pub const RSDP: Gpa = BIOS_AREA;
+/// Where a guest that sleeps (S3) leaves word where to go on: the waking vector of the FACS (5.2.10), the first of the tables.
+pub const WAKING_VECTOR: Gpa = Gpa(RSDP.0 + acpi::FACS + 12);
 /// Where the MP table's floating pointer lies: in the BIOS segment, where kernels look for it.
 pub const MP_POINTER: Gpa = Gpa(0xf_0000);
 
@@ -46,16 +48,18 @@ pub fn ranges(spec: &MachineSpec) -> Vec<(&'static str, Span)> {
         let image = images.iter().find(|image| image.gpa == start);
         image.and_then(|image| start.checked_add(image.bytes.len() as u64))
     };
-    // Tables keep all of their half of the BIOS area; should there be too many CPUs for that, they overlap.
+    // Whole pages. Should there be too many CPUs for the half of the BIOS area that the ACPI tables have, they overlap.
+    let page_end = |start| end(start).and_then(|end| end.0.checked_next_multiple_of(PAGE)).map(Gpa);
     let areas = [
         (bios_data::NAME, bios_data::ADDRESS, end(bios_data::ADDRESS)),
         (bios_data::EXTENDED_NAME, EBDA, end(EBDA)),
-        (ACPI, RSDP, end(RSDP).map(|end| end.max(MP_POINTER))),
-        (MP, MP_POINTER, end(MP_POINTER).map(|end| end.max(ONE_MIB))),
+        (ACPI, RSDP, page_end(RSDP)),
+        (MP, MP_POINTER, page_end(MP_POINTER)),
     ];
     areas.into_iter().filter_map(|(name, start, end)| Some((name, Span::between(start, end?)?))).collect()
 }
 
+const PAGE: u64 = 4096;
 const ACPI: &str = "ACPI tables";
 const MP: &str = "MP table";
 /// The names of all that firmware keeps of memory.
@@ -109,15 +113,15 @@ mod tests {
 
     #[test]
     fn every_image_lies_in_its_range() {
-        for vcpus in [1, 2, 255, 1024] {
+        for (vcpus, acpi, mp) in [(1, 1, 1), (2, 1, 1), (255, 3, 2), (1024, 12, 2)] {
             let spec = machine(vcpus, PlatformSpec::pc());
             let ranges = ranges(&spec);
             let shown: Vec<_> = ranges.iter().map(|(name, range)| format!("{name} {range}")).collect();
             let expected = [
-                "BIOS data 0x400..0x500",
-                "extended BIOS data 0x9fc00..0xa0000",
-                "ACPI tables 0xe0000..0xf0000",
-                "MP table 0xf0000..0x100000",
+                "BIOS data 0x400..0x500".to_owned(),
+                "extended BIOS data 0x9fc00..0xa0000".to_owned(),
+                format!("ACPI tables 0xe0000..{:#x}", 0xe0000 + acpi * PAGE),
+                format!("MP table 0xf0000..{:#x}", 0xf0000 + mp * PAGE),
             ];
             assert_eq!(shown, expected, "{vcpus} vCPUs");
             for (image, (name, range)) in images(&spec).iter().zip(&ranges) {

@@ -2,26 +2,34 @@
 
 use std::borrow::Cow;
 
-use kvm_sys_wrap::Call;
 use kvm_sys_wrap::bindings::{kvm_dtable, kvm_segment};
+use kvm_sys_wrap::{Call, FileRange, Gpa};
 
 use super::interrupts;
 use super::{Act, Argument, Direction, Field, Step, Times, Value};
 use crate::host;
 use crate::layout::{Layout, Owner};
+use crate::machine::backing;
 use crate::mode::{Mode, Ring};
 use crate::register::Register;
-use crate::spec::{CpuidPolicy, MachineSpec, MemoryRegion};
+use crate::spec::{CpuidPolicy, MachineSpec, MemoryBacking, MemoryRegion};
 use crate::state::InitialState;
 
-/// The whole flow of a machine. `state` is its initial state ([`crate::state::initial_state`]).
+/// The whole flow of a machine. `mapped` is what its guest maps ([`crate::image::GuestImage::mapped`]), `state` its initial
+/// state ([`crate::state::initial_state`]).
 #[must_use]
-pub fn flow(spec: &MachineSpec, layout: &Layout, state: &InitialState) -> Vec<Step> {
+pub fn flow(
+    spec: &MachineSpec,
+    layout: &Layout,
+    mapped: &[(Gpa, FileRange)],
+    state: &InitialState,
+) -> Vec<Step> {
     let mut steps = Vec::from(open());
     steps.extend(vm(spec));
     for (number, region) in (0..).zip(&spec.memory) {
         steps.extend(slot(number, region));
     }
+    steps.extend(mapped.iter().map(|(address, range)| overlay(*address, range)));
     steps.extend(guest(layout));
     steps.extend(interrupts::controllers(spec));
     steps.extend(vcpu());
@@ -102,15 +110,7 @@ fn slot(number: u32, region: &MemoryRegion) -> Vec<Step> {
                 .why("read-only slots are an extension"),
         );
     }
-    steps.push(
-        Step::call(
-            Call::Mmap,
-            Direction::Into,
-            value(format!("{:#x} bytes, private, anonymous, no reserve", region.size)),
-        )
-        .returns("a host address")
-        .why("the guest's memory is memory of this process; a page that nobody touches costs nothing"),
-    );
+    steps.extend(reserve(region));
     for (wanted, name, why) in [
         (region.mergeable, "MADV_MERGEABLE", "lets the host keep equal pages of several guests once"),
         (region.huge_pages, "MADV_HUGEPAGE", "asks the host for 2 MiB pages: fewer TLB misses"),
@@ -144,6 +144,43 @@ fn slot(number: u32, region: &MemoryRegion) -> Vec<Step> {
         .why(why),
     );
     steps
+}
+
+/// The host memory behind a slot.
+fn reserve(region: &MemoryRegion) -> Vec<Step> {
+    let size = region.size;
+    let mut steps = Vec::new();
+    let why = match region.backing {
+        MemoryBacking::Anonymous => {
+            "the guest's memory is memory of this process; a page that nobody touches costs nothing"
+        }
+        MemoryBacking::Memfd => "the file's pages become memory of this process; others can map them too",
+        MemoryBacking::Hugetlb => "huge pages out of the host's pool, set aside at once: no access can fail later",
+    };
+    if region.backing == MemoryBacking::Memfd {
+        steps.push(
+            Step::call(Call::MemfdCreate, Direction::Into, value(format!("{size:#x} bytes")))
+                .returns("the descriptor of a file in memory")
+                .why("a file without a name, of the slot's size, sealed against shrinking"),
+        );
+    }
+    let words = backing(region.backing).words();
+    steps.push(
+        Step::call(Call::Mmap, Direction::Into, value(format!("{size:#x} bytes, {words}")))
+            .returns("a host address")
+            .why(why),
+    );
+    steps
+}
+
+/// Part of a file over a slot's memory.
+fn overlay(address: Gpa, range: &FileRange) -> Step {
+    Step::call(Call::Mmap, Direction::Into, value(range.to_string()))
+        .returns("the host address of the slot's memory that it replaces")
+        .why(format!(
+            "the file's pages appear at {address} without being read: a page is fetched when the guest touches it, and \
+             copied when it writes there"
+        ))
 }
 
 /// The guest's files go into memory.
@@ -330,7 +367,8 @@ fn run(spec: &MachineSpec) -> Vec<Step> {
             "ring 3 cannot halt: which stub of the landing page did says what brought the guest there"
         }
     };
-    steps.push(Step::call(Call::GetRegs, Direction::OutOf, regs).why(why).whenever("the vCPU halts"));
+    let when = "the vCPU halts, if the kernel is older than 4.17: a newer one leaves them in kvm_run";
+    steps.push(Step::call(Call::GetRegs, Direction::OutOf, regs).why(why).whenever(when));
     steps
 }
 

@@ -224,6 +224,12 @@ impl Layout {
         self.ranges.iter().find(|placed| placed.part() == Some(part)).map(|placed| placed.range)
     }
 
+    /// The landing page; `None` where the guest is not in ring 3.
+    #[must_use]
+    pub fn landing(&self) -> Option<landing::Landing> {
+        self.part(Part::Landing).map(|range| landing::Landing { address: range.start() })
+    }
+
     /// What the page tables map; `None` in modes without paging.
     #[must_use]
     pub const fn paging(&self) -> Option<&Plan> {

@@ -25,7 +25,7 @@ pub(super) fn segments(
     quirks: HostQuirks,
 ) -> Result<(), StateError> {
     let long = boot.mode == Mode::Long;
-    let landing = layout.part(Part::Landing).map(|range| Landing { address: range.start() });
+    let landing = layout.landing();
 
     let tss = required(layout, Part::Tss)?;
     let limit = u32::try_from(tss.size() - 1).unwrap_or(u32::MAX);

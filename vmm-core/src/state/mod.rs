@@ -121,7 +121,7 @@ pub fn initial_state(
     let regs = registers::registers(boot, layout, &mut problems);
     entry::check(&sregs, boot, layout, &images, &mut problems);
     if problems.is_empty() {
-        let landing = layout.part(Part::Landing).map(|range| Landing { address: range.start() });
+        let landing = layout.landing();
         Ok(InitialState { sregs, regs, images, landing, needs: needs(layout.paging()) })
     } else {
         Err(StateError { problems })

@@ -153,7 +153,7 @@ fn name_of(config: &Path) -> String {
 fn expected_status(end: &str, halt: Option<&str>) -> i32 {
     match end {
         "shutdown" | "internal-error" | "fail-entry" | "exception" | "unmapped" => 100,
-        "time-limit" | "exit-limit" => 102,
+        "time-limit" | "exit-limit" | "suspend" => 102,
         "halt" | "" if halt == Some("hung") => 102,
         _ => 0,
     }

@@ -5,11 +5,12 @@
 use std::path::{Path, PathBuf};
 
 use vmm_core::Gpa;
+use vmm_loader::Loading;
 use vmm_loader::boot::Protocol;
 
 use super::{Context, Key, guest};
 use crate::config::fault::Fault;
-use crate::config::raw::{At, Guest, Load};
+use crate::config::raw::{self, At, Guest, Load};
 use crate::config::source::Span;
 use crate::config::values::{Address, nearest};
 use crate::config::{File, FileKind, Module};
@@ -102,6 +103,16 @@ pub(super) fn modules(cx: &mut Context<'_>, guest: &Guest, directory: &Path) -> 
 pub(super) fn loads(cx: &mut Context<'_>, directory: &Path) -> Vec<File> {
     let tables = cx.raw.load.iter().flat_map(|load| load.tables("load"));
     tables.filter_map(|(load, span, path)| extra(cx, load, &span, &path, directory)).collect()
+}
+
+/// How the files get into guest memory.
+pub(super) fn loading(cx: &Context<'_>) -> Loading {
+    let word = cx.raw.guest.as_ref().and_then(|guest| guest.value.loading.as_ref());
+    match word.map(|at| at.value) {
+        None | Some(raw::Loading::Auto) => Loading::Auto,
+        Some(raw::Loading::Copy) => Loading::Copy,
+        Some(raw::Loading::Map) => Loading::Map,
+    }
 }
 
 fn extra(cx: &mut Context<'_>, load: &Load, span: &Span, key: &str, directory: &Path) -> Option<File> {

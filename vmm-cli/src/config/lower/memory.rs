@@ -1,15 +1,17 @@
 //! `[memory]`: the regions, each to become a slot.
 
 use vmm_core::Gpa;
-use vmm_core::spec::MemoryRegion;
+use vmm_core::spec::{MemoryBacking, MemoryRegion};
 
 use super::ranges::{Range, overlap};
 use super::{Context, Key, or};
 use crate::config::fault::Fault;
+use crate::config::raw::{self, At};
 use crate::config::source::Span;
-use crate::config::values::{Address, show_size};
+use crate::config::values::{Address, Size, show_size};
 
 const PAGE: u64 = 4096;
+const HUGE_PAGE: u64 = 2 << 20;
 
 /// Where the hole for devices begins and ends.
 const HOLE_START: u64 = 3 << 30;
@@ -67,6 +69,7 @@ pub(super) fn lower(cx: &mut Context<'_>) -> Vec<MemoryRegion> {
                 length: size.value.0,
                 span: Some(address_span.clone()),
             };
+            let Some(backing) = backing(cx, table, size) else { continue };
             if !check(cx, &region, &size.span, address_span) {
                 continue;
             }
@@ -76,12 +79,12 @@ pub(super) fn lower(cx: &mut Context<'_>) -> Vec<MemoryRegion> {
                 vec![region]
             };
             for piece in pieces {
+                let plain = MemoryRegion::on(backing, Gpa(piece.start), piece.length);
                 regions.push(MemoryRegion {
-                    address: Gpa(piece.start),
-                    size: piece.length,
-                    read_only: or(&table.read_only, false),
-                    huge_pages: or(&table.huge_pages, false),
-                    mergeable: or(&table.mergeable, true),
+                    read_only: or(&table.read_only, plain.read_only),
+                    huge_pages: or(&table.huge_pages, plain.huge_pages),
+                    mergeable: or(&table.mergeable, plain.mergeable),
+                    ..plain
                 });
                 cx.regions.list.push(piece);
             }
@@ -93,6 +96,27 @@ pub(super) fn lower(cx: &mut Context<'_>) -> Vec<MemoryRegion> {
     check_overlaps(cx);
     cx.regions.complete = cx.faults.count() == faults_before && !cx.faults.has_unread_inside("memory");
     regions
+}
+
+/// What is behind a region; hugetlb memory must be made of whole huge pages.
+fn backing(cx: &mut Context<'_>, table: &raw::Memory, size: &At<Size>) -> Option<MemoryBacking> {
+    let backing = match or(&table.backing, raw::Backing::Anonymous) {
+        raw::Backing::Anonymous => MemoryBacking::Anonymous,
+        raw::Backing::Memfd => MemoryBacking::Memfd,
+        raw::Backing::Hugetlb => MemoryBacking::Hugetlb,
+    };
+    let bytes = size.value.0;
+    if backing == MemoryBacking::Hugetlb && !bytes.is_multiple_of(HUGE_PAGE) {
+        let message = format!("{} is not a multiple of 2 MiB, as hugetlb memory is", show_size(bytes));
+        let fault = Fault::new(&size.span, message);
+        let next = bytes.checked_next_multiple_of(HUGE_PAGE);
+        cx.fault(match next {
+            Some(next) => fault.help(format!("the next such size is {}", show_size(next))),
+            None => fault,
+        });
+        return None;
+    }
+    Some(backing)
 }
 
 /// One `[memory]` without an address is all the memory of a machine, and like that of a PC it has a hole: what does not fit

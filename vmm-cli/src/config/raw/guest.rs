@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::At;
+use super::{At, Loading};
 use crate::config::values::{Address, EntryChoice, OneOrMany};
 
 /// The program to run.
@@ -25,6 +25,9 @@ pub struct Guest {
     pub entry: Option<At<EntryChoice>>,
     /// The initial stack pointer: the address above the stack. Default: placed automatically.
     pub stack: Option<At<Address>>,
+    /// How the files get into guest memory. Default: "auto".
+    #[schemars(extend("default" = "auto"))]
+    pub loading: Option<At<Loading>>,
     /// Arguments that the guest can ask for over the hypercall ports.
     pub args: Option<At<Vec<At<String>>>>,
     /// The kernel's command line, for boot protocols that have one. Default: none, or `console=ttyS0` for Linux.

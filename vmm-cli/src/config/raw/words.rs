@@ -39,6 +39,30 @@ pub enum Boot {
     BootSector,
 }
 
+/// What is behind guest memory on the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Backing {
+    /// Anonymous memory, which costs nothing until it is touched.
+    Anonymous,
+    /// A file in memory, which other processes can map too.
+    Memfd,
+    /// Reserved huge pages of 2 MiB.
+    Hugetlb,
+}
+
+/// How files get into guest memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Loading {
+    /// Large files are mapped, small ones copied.
+    Auto,
+    /// Everything is copied before the guest runs.
+    Copy,
+    /// Whatever consists of whole pages is mapped.
+    Map,
+}
+
 /// What an access to nothing does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -103,6 +127,8 @@ pub enum End {
     PowerOff,
     /// The guest asked for a reset.
     Reset,
+    /// The guest suspended the machine, and nothing wakes it.
+    Suspend,
     /// Triple fault or another shutdown of the CPU.
     Shutdown,
     /// KVM could not go on (KVM_EXIT_INTERNAL_ERROR).
@@ -128,6 +154,7 @@ impl End {
             Self::Exit => "exit",
             Self::PowerOff => "power-off",
             Self::Reset => "reset",
+            Self::Suspend => "suspend",
             Self::Shutdown => "shutdown",
             Self::InternalError => "internal-error",
             Self::FailEntry => "fail-entry",

@@ -2,6 +2,7 @@
 //!
 //! A bare number is refused: nobody can tell whether `500` means seconds.
 
+use std::str::FromStr;
 use std::time::Duration;
 
 use super::{Refusal, Value, value_in_toml};
@@ -41,6 +42,14 @@ impl Value for Time {
             },
             None => Err(wrong_unit(text, digits, unit)),
         }
+    }
+}
+
+impl FromStr for Time {
+    type Err = Refusal;
+
+    fn from_str(text: &str) -> Result<Self, Refusal> {
+        Self::from_text(text)
     }
 }
 

@@ -17,7 +17,7 @@ use crate::end::End;
 use crate::error::Error;
 use crate::machine::Machine;
 use crate::processor::Processor;
-use crate::together::{AllStop, Pulse, asleep, index, input};
+use crate::together::{AllStop, Pulse, asleep, index, outside};
 
 /// What one vCPU is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,12 +62,12 @@ pub(super) fn run(
     let round = Round { board, traps, abilities, all };
     let mut leader = Leader { wants_stop, pulse: Pulse::start()? };
     // Input for a guest that takes one step can wait.
-    let receiver = board.receiver.as_ref().filter(|_| orders.contains(&Order::Run));
-    let listener = input::Stop::new()?;
+    let receivers = Some(&*board.receivers).filter(|all| !all.is_empty() && orders.contains(&Order::Run));
+    let listener = outside::Stop::new()?;
     thread::scope(|scope| {
-        if let Some(receiver) = receiver {
+        if let Some(receivers) = receivers {
             scope.spawn(|| {
-                if let Err(error) = input::listen(receiver, &listener) {
+                if let Err(error) = outside::listen(receivers, &listener) {
                     round.all.settle(Err(Error::Console(error)));
                 }
             });

@@ -18,6 +18,7 @@ use super::disk_error::DiskError;
 use super::fault::{Fault, Trouble};
 use super::queue::{Chain, Chains};
 use super::service::Service;
+use crate::device::ForeignState;
 use crate::spec::BlockSpec;
 
 const QUEUE_SIZE: u16 = 128;
@@ -150,8 +151,8 @@ impl Service for Block {
         self.disk.save()
     }
 
-    fn restore(&mut self, state: &[u8]) {
-        self.disk.restore(state);
+    fn restore(&mut self, state: &[u8]) -> Result<(), ForeignState> {
+        self.disk.restore(state)
     }
 
     fn serve(&mut self, _: usize, chains: &mut Chains<'_>, features: u64) -> Result<(), Trouble> {

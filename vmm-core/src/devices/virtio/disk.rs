@@ -15,6 +15,7 @@ use rustix::fs::{FlockOperation, MemfdFlags, Mode, OFlags, flock, memfd_create, 
 use rustix::io::Errno;
 
 use super::disk_error::DiskError;
+use crate::device::ForeignState;
 use crate::spec::{BlockAccess, BlockSpec};
 
 /// A sector, the unit of all requests (5.2.4).
@@ -205,11 +206,17 @@ impl Disk {
     }
 
     /// Puts back what [`Disk::save`] gave. What cannot be written reads as the image does.
-    pub(super) fn restore(&mut self, state: &[u8]) {
+    pub(super) fn restore(&mut self, state: &[u8]) -> Result<(), ForeignState> {
         let size = self.size;
-        let Layer::Overlay { file, written, lasting: false } = &mut self.layer else { return };
+        let entries = state.chunks_exact(8 + BLOCK_BYTES);
+        if !entries.remainder().is_empty() {
+            return Err(ForeignState);
+        }
+        let Layer::Overlay { file, written, lasting: false } = &mut self.layer else {
+            return if state.is_empty() { Ok(()) } else { Err(ForeignState) };
+        };
         *written = Blocks::default();
-        for entry in state.chunks_exact(8 + BLOCK_BYTES) {
+        for entry in entries {
             let Some((number, content)) = entry.split_first_chunk() else { continue };
             let block = u64::from_le_bytes(*number);
             let Some(start) = block.checked_mul(BLOCK).filter(|start| *start < size) else { continue };
@@ -218,6 +225,7 @@ impl Disk {
                 written.insert(block);
             }
         }
+        Ok(())
     }
 
     /// Makes what was written last, where it is to last (fdatasync(2)).

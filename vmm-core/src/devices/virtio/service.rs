@@ -4,7 +4,7 @@ use std::io;
 
 use super::fault::Trouble;
 use super::queue::Chains;
-use crate::device::Reception;
+use crate::device::{ForeignState, Reception};
 
 /// What a kind of device does.
 pub(super) trait Service: Send {
@@ -48,5 +48,10 @@ pub(super) trait Service: Send {
     }
 
     /// Puts back what [`Service::save`] gave.
-    fn restore(&mut self, _: &[u8]) {}
+    ///
+    /// # Errors
+    /// [`ForeignState`]; then it is as it was.
+    fn restore(&mut self, state: &[u8]) -> Result<(), ForeignState> {
+        if state.is_empty() { Ok(()) } else { Err(ForeignState) }
+    }
 }

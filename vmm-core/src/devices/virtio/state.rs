@@ -6,6 +6,7 @@ use virtio_queue::{Queue, QueueState};
 
 use super::queue::{Seat, Wanted};
 use super::transport::{Registers, Transport};
+use crate::device::ForeignState;
 
 /// Numbers saved of each queue.
 const PER_QUEUE: usize = 11;
@@ -49,22 +50,24 @@ fn seat(seat: &Seat) -> [u64; PER_QUEUE] {
 }
 
 /// Puts back what [`save`] gave; of another device's state it takes nothing.
-pub(super) fn restore(transport: &mut Transport, bytes: &[u8]) {
+pub(super) fn restore(transport: &mut Transport, bytes: &[u8]) -> Result<(), ForeignState> {
     let (words, _) = bytes.as_chunks::<8>();
     let count = PER_DEVICE + PER_QUEUE * transport.seats.len();
     let numbers: Vec<u64> = words.iter().take(count).map(|word| u64::from_le_bytes(*word)).collect();
-    let Some((device, queues)) = numbers.split_first_chunk::<PER_DEVICE>() else { return };
+    let Some((device, queues)) = numbers.split_first_chunk::<PER_DEVICE>() else {
+        return Err(ForeignState);
+    };
     let (queues, _) = queues.as_chunks::<PER_QUEUE>();
     if queues.len() != transport.seats.len() {
-        return;
+        return Err(ForeignState);
     }
     let seats: Option<Vec<Seat>> =
         transport.seats.iter().zip(queues).map(|(seat, numbers)| restored(seat.most, numbers)).collect();
-    if let (Some(registers), Some(seats)) = (registers(device), seats) {
-        transport.registers = registers;
-        transport.seats = seats;
-        transport.service.restore(bytes.get(8 * count..).unwrap_or_default());
-    }
+    let (Some(registers), Some(seats)) = (registers(device), seats) else { return Err(ForeignState) };
+    transport.service.restore(bytes.get(8 * count..).unwrap_or_default())?;
+    transport.registers = registers;
+    transport.seats = seats;
+    Ok(())
 }
 
 fn registers(numbers: &[u64; PER_DEVICE]) -> Option<Registers> {

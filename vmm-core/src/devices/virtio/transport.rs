@@ -20,7 +20,7 @@ use super::fault::{Fault, Trouble};
 use super::memory::Reachable;
 use super::queue::{Chains, Seat};
 use super::service::Service;
-use crate::device::{Action, Device, Guest, Reception};
+use crate::device::{Action, Device, ForeignState, Guest, Reception};
 use crate::interrupt::Line;
 use crate::spec::virtio::WINDOW_LENGTH;
 
@@ -283,8 +283,8 @@ impl Device for Transport {
         super::state::save(self)
     }
 
-    fn restore(&mut self, state: &[u8]) {
-        super::state::restore(self, state);
+    fn restore(&mut self, state: &[u8]) -> Result<(), ForeignState> {
+        super::state::restore(self, state)
     }
 }
 

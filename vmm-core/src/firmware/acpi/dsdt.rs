@@ -1,4 +1,4 @@
-//! DSDT: the devices that a kernel cannot find by itself, and what switches the machine off.
+//! DSDT: the devices that a kernel cannot find by itself, and what switches the machine off or suspends it.
 
 use acpi_tables::Aml;
 use acpi_tables::aml::{
@@ -30,9 +30,10 @@ pub(super) fn dsdt(spec: &MachineSpec) -> Vec<u8> {
 
     let mut dsdt = Sdt::new(*b"DSDT", HEADER, 2, OEM, OEM_TABLE, OEM_REVISION);
     if spec.devices.platform.power {
-        let (state, unused) = (power::S5, 0u8);
-        let package = Package::new(vec![&state, &state, &unused, &unused]);
-        dsdt.append_slice(&bytes(&Name::new(Path::new("_S5_"), &package)));
+        for (name, state) in [("_S3_", power::S3), ("_S5_", power::S5)] {
+            let package = Package::new(vec![&state, &state, &0u8, &0u8]);
+            dsdt.append_slice(&bytes(&Name::new(Path::new(name), &package)));
+        }
     }
     dsdt.append_slice(&Scope::raw(Path::new("_SB_"), devices));
     dsdt.as_slice().to_vec()

@@ -28,10 +28,9 @@ const RESET_VALUE: u8 = 0x06;
 pub(super) fn fadt(spec: &MachineSpec, facs: u32, dsdt: u32) -> Vec<u8> {
     let platform = &spec.devices.platform;
     let mut fadt = FADTBuilder::new(OEM, OEM_TABLE, OEM_REVISION)
-        // The two buttons are not fixed hardware, and the clock wakes nobody.
+        // The two buttons are not fixed hardware.
         .flag(Flags::PwrButton)
         .flag(Flags::SlpButton)
-        .flag(Flags::FixRtc)
         .flag(Flags::Wbinvd)
         .flag(Flags::ProcC1);
     fadt = if platform.power {
@@ -39,6 +38,10 @@ pub(super) fn fadt(spec: &MachineSpec, facs: u32, dsdt: u32) -> Vec<u8> {
     } else {
         fadt.flag(Flags::HwReducedAcpi)
     };
+    // Nor, without both devices, is the wake-up by the clock.
+    if !(platform.power && platform.rtc) {
+        fadt = fadt.flag(Flags::FixRtc);
+    }
     fadt.firmware_ctrl = facs.into();
     (fadt.dsdt, fadt.x_dsdt) = (dsdt.into(), u64::from(dsdt).into());
     (fadt.p_lvl2_lat, fadt.p_lvl3_lat) = (NO_C_STATE.into(), NO_C_STATE.into());

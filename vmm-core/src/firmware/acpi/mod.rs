@@ -30,6 +30,8 @@ const OEM_REVISION: u32 = 1;
 const HEADER: u32 = 36;
 /// Room for the RSDP in front of the tables.
 const RSDP_ROOM: usize = 64;
+/// Offset of the FACS, the first of them.
+pub(super) const FACS: u64 = RSDP_ROOM as u64;
 /// Each table begins at a multiple of this; the FACS has to (5.2.10).
 const ALIGNMENT: usize = 64;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::Gva;
-use crate::firmware::checksum;
+use crate::firmware::{WAKING_VECTOR, checksum};
 use crate::mode::Mode;
 use crate::spec::{Entry, Interrupts, PlatformSpec, VirtioSpec};
 
@@ -49,6 +49,7 @@ fn read(image: &[u8]) -> BTreeMap<String, Vec<u8>> {
     tables.push(table(image, u32_at(&fadt, 40).into()));
     let facs = u32_at(&fadt, 36);
     assert!(facs.is_multiple_of(64));
+    assert_eq!(u64::from(facs) + 12, WAKING_VECTOR.0);
     let facs = &image[(facs - START) as usize..][..64];
     assert_eq!((&facs[..4], u32_at(facs, 4)), (&b"FACS"[..], 64));
     tables.into_iter().map(|table| (String::from_utf8(table[..4].to_vec()).unwrap(), table)).collect()
@@ -76,7 +77,7 @@ fn all_tables_are_found_and_whole() {
     assert_eq!((u32_at(fadt, 56), u32_at(fadt, 64), u32_at(fadt, 76)), (0x600, 0x604, 0x608));
     assert_eq!(fadt[88..92], [4, 2, 0, 4]);
     assert_eq!(u16::from_le_bytes([fadt[109], fadt[110]]), 0b111, "legacy devices, 8042, no VGA");
-    assert_eq!(u32_at(fadt, 112), 1 << 0 | 1 << 2 | 0b111 << 4 | 1 << 8 | 1 << 10);
+    assert_eq!(u32_at(fadt, 112), 1 << 0 | 1 << 2 | 0b11 << 4 | 1 << 8 | 1 << 10);
     assert_eq!((fadt[116], u64_at(fadt, 120), fadt[128]), (1, 0xcf9, 6), "the way to reset");
 }
 
@@ -118,7 +119,9 @@ fn the_dsdt_names_what_is_there() {
     spec.devices.virtio = vec![VirtioSpec::Entropy, VirtioSpec::Entropy];
     let dsdt = read(&image(&spec, START)).remove("DSDT").unwrap();
     let has = |what: &[u8]| dsdt.windows(what.len()).any(|window| window == what);
-    for name in ["C000", "C001", "COM1", "RTC_", "FWCF", "VR00", "VR01", "LNRO0005", "ACPI0007", "_S5_"] {
+    for name in
+        ["C000", "C001", "COM1", "RTC_", "FWCF", "VR00", "VR01", "LNRO0005", "ACPI0007", "_S3_", "_S5_"]
+    {
         assert!(has(name.as_bytes()), "{name}");
     }
     assert!(!has(b"C002") && !has(b"VR02"));
@@ -140,5 +143,6 @@ fn what_the_machine_does_not_have_is_not_promised() {
     assert_eq!((u32_at(fadt, 56), u32_at(fadt, 76), fadt[128]), (0, 0, 0));
     assert_eq!(u32_at(fadt, 112) & (1 << 20 | 1 << 10), 1 << 20, "reduced hardware, no reset register");
     assert_eq!(u16::from_le_bytes([fadt[109], fadt[110]]), 0b10_0101);
-    assert!(!tables["DSDT"].windows(4).any(|window| window == b"_S5_" || window == b"RTC_"));
+    let dsdt = &tables["DSDT"];
+    assert!(!dsdt.windows(4).any(|window| [b"_S3_", b"_S5_", b"RTC_"].iter().any(|name| window == *name)));
 }

@@ -178,7 +178,7 @@ fn a_checkpoint_holds_an_overlay_that_vanishes() {
     let mut other = disk(&path, BlockAccess::Temporary);
     driver.put(DATA, &[0x11; 512]);
     request(&mut other, OUT, 0, 512);
-    other.device.restore(&state);
+    other.device.restore(&state).unwrap();
     assert_eq!(other.device.save(), state);
     other.start();
     assert_eq!(request(&mut other, IN, 0, 11 * 512).0, 0);

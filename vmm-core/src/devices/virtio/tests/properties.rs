@@ -92,7 +92,7 @@ proptest! {
             driver.put(0x1000, &[0; 0x6000]);
             driver.start();
             let state = driver.device.save();
-            driver.device.restore(&state);
+            driver.device.restore(&state).unwrap();
             prop_assert_eq!(driver.device.save(), state);
         }
     }

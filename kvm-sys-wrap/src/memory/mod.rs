@@ -9,14 +9,22 @@
 //! whose every access is checked; a handle that outlives its slot still points to mapped memory, just not to the
 //! guest's any more.
 
+mod backing;
+mod guard;
+mod mapped_file;
+mod memory_file;
+mod overlay;
+mod slot;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, kvm_userspace_memory_region};
-use vm_memory::{GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+use kvm_bindings::kvm_userspace_memory_region;
+use vm_memory::{GuestMemoryMmap, GuestRegionMmap, MmapRegion, VolatileMemory};
 
+use self::overlay::Overlay;
 use crate::address::Gpa;
 use crate::address_map::{AddressMap, Occupant};
 use crate::call::Call;
@@ -24,51 +32,16 @@ use crate::capability::Capability;
 use crate::create_vm::Vm;
 use crate::error::{Error, Result, call_failed};
 
+pub use backing::Backing;
+pub use mapped_file::MappedFile;
+pub use memory_file::MemoryFile;
+pub use overlay::FileRange;
+pub use slot::{Advice, Slot, SlotFlags};
+
 /// The guest's memory, to read and write by guest-physical address.
 pub type GuestMemory = GuestMemoryMmap;
 
 const PAGE: u64 = 4096;
-
-/// A memory slot that is to be created.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Slot {
-    /// The slot's number, any that is free below `KVM_CAP_NR_MEMSLOTS`.
-    pub number: u32,
-    /// Its first guest-physical address; a multiple of 4 KiB.
-    pub address: Gpa,
-    /// Its size in bytes; a multiple of 4 KiB, not 0.
-    pub size: u64,
-    /// What the kernel does with it.
-    pub flags: SlotFlags,
-    /// What the host is told about the memory behind it.
-    pub advice: Advice,
-}
-
-/// Flags of a slot (api.rst 4.35).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct SlotFlags {
-    /// Writes exit as MMIO (`KVM_MEM_READONLY`).
-    pub read_only: bool,
-    /// Writes are recorded for [`Vm::dirty_log`] (`KVM_MEM_LOG_DIRTY_PAGES`).
-    pub log_dirty: bool,
-}
-
-impl SlotFlags {
-    const fn bits(self) -> u32 {
-        let read_only = if self.read_only { KVM_MEM_READONLY } else { 0 };
-        let log_dirty = if self.log_dirty { KVM_MEM_LOG_DIRTY_PAGES } else { 0 };
-        read_only | log_dirty
-    }
-}
-
-/// Advice to the host about a slot's memory (madvise(2)).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Advice {
-    /// `MADV_MERGEABLE`: kernel same-page merging may share equal pages.
-    pub mergeable: bool,
-    /// `MADV_HUGEPAGE`: use transparent huge pages.
-    pub huge_pages: bool,
-}
 
 /// The slots of a VM and all that lies in its physical address space.
 #[derive(Debug, Default)]
@@ -82,34 +55,19 @@ pub(crate) struct Memory {
 #[derive(Debug, Clone)]
 struct Existing {
     slot: Slot,
+    /// Before the region: guards go before what they guard.
+    overlays: Vec<Arc<Overlay>>,
     region: Arc<GuestRegionMmap>,
-}
-
-impl Slot {
-    fn range(&self) -> Result<Range<Gpa>> {
-        let Self { number: slot, address, size, .. } = *self;
-        let shape = |problem| Error::SlotShape { slot, address, size, problem };
-        if size == 0 {
-            return Err(shape("is empty"));
-        }
-        if !address.is_aligned(PAGE) || !size.is_multiple_of(PAGE) {
-            return Err(shape("is not made of whole 4 KiB pages"));
-        }
-        let end = address.checked_add(size).ok_or_else(|| shape("leaves the address space"))?;
-        Ok(address..end)
-    }
-
-    fn describe(&self) -> String {
-        format!("slot {}, {:#x} bytes at {}", self.number, self.size, self.address)
-    }
+    /// The file whose pages it shares.
+    file: Option<MemoryFile>,
 }
 
 impl Vm {
-    /// Reserves host memory and makes it a slot. The memory reads as zeros.
+    /// Reserves host memory and makes it a slot.
     ///
     /// # Errors
     /// [`Error::SlotShape`], [`Error::SlotNumber`] (taken), [`Error::Overlap`], [`Error::MissingCapability`] (read-only
-    /// slots) or [`Error::Call`] (`mmap`, `KVM_SET_USER_MEMORY_REGION`).
+    /// slots), [`Error::HugePages`] or [`Error::Call`] (`mmap`, `KVM_SET_USER_MEMORY_REGION`).
     pub fn add_slot(&self, slot: Slot) -> Result<()> {
         let range = slot.range()?;
         if slot.flags.read_only {
@@ -120,13 +78,16 @@ impl Vm {
             return Err(Error::SlotNumber { slot: slot.number, problem: "exists already" });
         }
         memory.map.insert(range, Occupant::Slot(slot.number))?;
-        let added = self.reserve(&slot).and_then(|region| {
+        let added = self.reserve(&slot).and_then(|(mapping, file)| {
+            self.advise(&slot, &mapping);
+            let region = GuestRegionMmap::new(mapping, slot.address.into())
+                .ok_or(Error::SlotNumber { slot: slot.number, problem: "leaves the address space" })?;
             self.set_region(&slot, slot.size, &region)?;
-            Ok(region)
+            Ok((Arc::new(region), file))
         });
         match added {
-            Ok(region) => {
-                memory.slots.insert(slot.number, Existing { slot, region });
+            Ok((region, file)) => {
+                memory.slots.insert(slot.number, Existing { slot, overlays: Vec::new(), region, file });
                 memory.refresh_view()
             }
             Err(error) => {
@@ -143,7 +104,7 @@ impl Vm {
     pub fn move_slot(&self, number: u32, address: Gpa) -> Result<()> {
         let mut memory = self.lock_memory();
         let existing = memory.existing(number)?;
-        let slot = Slot { address, ..existing.slot };
+        let slot = Slot { address, ..existing.slot.clone() };
         let range = slot.range()?;
         let before = memory.map.remove(&Occupant::Slot(number));
         let moved = memory.map.insert(range, Occupant::Slot(number)).map_err(Error::from).and_then(|()| {
@@ -154,7 +115,7 @@ impl Vm {
         });
         match moved {
             Ok(region) => {
-                memory.slots.insert(number, Existing { slot, region });
+                memory.slots.insert(number, Existing { slot, region, ..existing });
                 memory.refresh_view()
             }
             Err(error) => {
@@ -173,10 +134,10 @@ impl Vm {
     /// [`Error::SlotNumber`] or [`Error::Call`].
     pub fn set_slot_flags(&self, number: u32, flags: SlotFlags) -> Result<()> {
         let mut memory = self.lock_memory();
-        let Existing { slot, region } = memory.existing(number)?;
-        let slot = Slot { flags, ..slot };
-        self.set_region(&slot, slot.size, &region)?;
-        memory.slots.insert(number, Existing { slot, region });
+        let mut existing = memory.existing(number)?;
+        existing.slot.flags = flags;
+        self.set_region(&existing.slot, existing.slot.size, &existing.region)?;
+        memory.slots.insert(number, existing);
         Ok(())
     }
 
@@ -186,7 +147,7 @@ impl Vm {
     /// [`Error::SlotNumber`] or [`Error::Call`].
     pub fn delete_slot(&self, number: u32) -> Result<()> {
         let mut memory = self.lock_memory();
-        let Existing { slot, region } = memory.existing(number)?;
+        let Existing { slot, region, .. } = memory.existing(number)?;
         // Size 0 deletes (api.rst 4.35). The kernel forgets the address before we let go of the memory.
         self.set_region(&slot, 0, &region)?;
         memory.slots.remove(&number);
@@ -194,12 +155,23 @@ impl Vm {
         memory.refresh_view()
     }
 
+    /// Takes a slot out and puts it in again, so that KVM forgets all that it knows of how its memory is mapped, tables that
+    /// shadow the guest's own included.
+    ///
+    /// # Errors
+    /// [`Error::SlotNumber`] or [`Error::Call`].
+    pub fn renew_slot(&self, number: u32) -> Result<()> {
+        let Existing { slot, region, .. } = self.lock_memory().existing(number)?;
+        self.set_region(&slot, 0, &region)?;
+        self.set_region(&slot, slot.size, &region)
+    }
+
     /// The pages written since the last call, one bit each, lowest address first (api.rst 4.8).
     ///
     /// # Errors
     /// [`Error::SlotNumber`] or [`Error::Call`] (ENOENT where the slot does not log).
     pub fn dirty_log(&self, number: u32) -> Result<Vec<u64>> {
-        let Existing { slot, region } = self.lock_memory().existing(number)?;
+        let Existing { slot, region, .. } = self.lock_memory().existing(number)?;
         let size = region.get_mmap().size();
         self.observed()
             .call(Call::GetDirtyLog, format_args!("slot {number}"), || self.fd().get_dirty_log(number, size))
@@ -220,29 +192,51 @@ impl Vm {
         self.lock_memory().view.clone()
     }
 
-    /// `mmap` and `madvise`.
-    fn reserve(&self, slot: &Slot) -> Result<Arc<GuestRegionMmap>> {
-        let Slot { size, address, advice, .. } = *slot;
-        let length = usize::try_from(size).unwrap_or(usize::MAX);
-        let mapping = self
-            .observed()
-            .call(Call::Mmap, format_args!("{size:#x} bytes, private, anonymous, no reserve"), || {
-                MmapRegion::<()>::new(length).map_err(mmap_error)
+    /// The file that a slot with [`Backing::Memfd`] shares its pages with.
+    ///
+    /// # Errors
+    /// [`Error::SlotNumber`].
+    pub fn slot_file(&self, number: u32) -> Result<Option<MemoryFile>> {
+        Ok(self.lock_memory().existing(number)?.file)
+    }
+
+    /// Throws away what is in the pages of a slot that are wholly inside `range`, counted from the slot's start: they read
+    /// again as they did when the slot was new, which is as zeros, or as the file that it is a copy of. What others see of a
+    /// shared file stays, and with it what this slot reads.
+    ///
+    /// # Errors
+    /// [`Error::SlotNumber`], [`Error::SlotShape`] where the range leaves the slot, or [`Error::Call`].
+    pub fn discard(&self, number: u32, range: Range<u64>) -> Result<()> {
+        let Existing { slot, region, .. } = self.lock_memory().existing(number)?;
+        let Range { start, end } = range;
+        let (first, last) = (start.next_multiple_of(PAGE), end / PAGE * PAGE);
+        if start > end || end > slot.size {
+            let problem = "ends before what is to be discarded";
+            return Err(Error::SlotShape { slot: number, address: slot.address, size: slot.size, problem });
+        }
+        if first >= last {
+            return Ok(());
+        }
+        self.observed()
+            .call(Call::Madvise, format_args!("MADV_DONTNEED, {:#x} bytes", last - first), || {
+                advise(&region, first..last, libc::MADV_DONTNEED)
             })
-            .map_err(call_failed(Call::Mmap, format!("{size:#x} bytes for {}", slot.describe())))?;
+            .map_err(call_failed(Call::Madvise, slot.describe()))
+    }
+
+    /// `madvise` of new memory.
+    fn advise(&self, slot: &Slot, mapping: &MmapRegion) {
         for (wanted, flag, name) in [
-            (advice.mergeable, libc::MADV_MERGEABLE, "MADV_MERGEABLE"),
-            (advice.huge_pages, libc::MADV_HUGEPAGE, "MADV_HUGEPAGE"),
+            (slot.advice.mergeable, libc::MADV_MERGEABLE, "MADV_MERGEABLE"),
+            (slot.advice.huge_pages, libc::MADV_HUGEPAGE, "MADV_HUGEPAGE"),
         ] {
             if wanted {
                 // Advice only: a kernel built without it (EINVAL) runs the guest just as well. The observer sees it.
-                let _ =
-                    self.observed().call(Call::Madvise, format_args!("{name}"), || advise(&mapping, flag));
+                let _ = self
+                    .observed()
+                    .call(Call::Madvise, format_args!("{name}"), || advise(mapping, 0..slot.size, flag));
             }
         }
-        let region = GuestRegionMmap::new(mapping, address.into())
-            .ok_or(Error::SlotNumber { slot: slot.number, problem: "leaves the address space" })?;
-        Ok(Arc::new(region))
     }
 
     /// `KVM_SET_USER_MEMORY_REGION`: creates, moves, changes, or (with `size` 0) deletes.
@@ -291,12 +285,16 @@ impl Memory {
     }
 }
 
-fn mmap_error(error: vm_memory::mmap::MmapRegionError) -> io::Error {
-    if let vm_memory::mmap::MmapRegionError::Mmap(source) = error { source } else { io::Error::other(error) }
-}
-
-fn advise(mapping: &MmapRegion<()>, advice: libc::c_int) -> io::Result<()> {
-    // SAFETY: the range is exactly one live mapping, and neither kind of advice changes what it holds.
-    let result = unsafe { libc::madvise(mapping.as_ptr().cast(), mapping.size(), advice) };
+/// `madvise` of part of a mapping.
+fn advise(mapping: &MmapRegion, range: Range<u64>, advice: libc::c_int) -> io::Result<()> {
+    let outside = || io::Error::from(io::ErrorKind::InvalidInput);
+    let length = range.end.checked_sub(range.start).and_then(|length| usize::try_from(length).ok());
+    let (start, length) = (usize::try_from(range.start).ok(), length);
+    let (Some(start), Some(length)) = (start, length) else { return Err(outside()) };
+    // Refuses what is not inside the mapping.
+    let slice = mapping.get_slice(start, length).map_err(|_| outside())?;
+    // SAFETY: the range is inside one live mapping. The advice used here changes at most what the memory holds, which is the
+    // guest's to change at any time too: nothing but volatile accesses touches it (vm-memory's contract).
+    let result = unsafe { libc::madvise(slice.ptr_guard_mut().as_ptr().cast(), length, advice) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -1,0 +1,101 @@
+//! Memory that is a file without a name (memfd_create(2)): several mappings can show the same pages.
+//!
+//! It has one size for ever: it is sealed against shrinking and growing, so no mapping of it can lose its pages.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use crate::call::Call;
+use crate::error::{Result, call_failed};
+
+/// A file in memory. Clones are handles to the same one; it goes when the last handle and the last mapping have gone.
+#[derive(Debug, Clone)]
+pub struct MemoryFile {
+    file: Arc<File>,
+    size: u64,
+}
+
+impl MemoryFile {
+    /// Makes one of `size` bytes, all zero. Pages that nobody has written cost nothing.
+    ///
+    /// # Errors
+    /// [`Error::Call`](crate::Error::Call).
+    pub fn create(size: u64) -> Result<Self> {
+        Self::try_create(size).map_err(call_failed(Call::MemfdCreate, format!("{size:#x} bytes")))
+    }
+
+    pub(super) fn try_create(size: u64) -> io::Result<Self> {
+        let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+        // SAFETY: the name is a string that ends with NUL; nothing else is read or written.
+        let descriptor = unsafe { libc::memfd_create(c"guest memory".as_ptr(), flags) };
+        if descriptor < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the kernel has just given us this descriptor, and nobody else knows of it.
+        let file = File::from(unsafe { OwnedFd::from_raw_fd(descriptor) });
+        file.set_len(size)?;
+        let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
+        // SAFETY: F_ADD_SEALS takes an integer; the descriptor is open.
+        if unsafe { libc::fcntl(descriptor, libc::F_ADD_SEALS, seals) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self { file: Arc::new(file), size })
+    }
+
+    /// Its size in bytes.
+    #[must_use]
+    pub const fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Reads all of `bytes`, beginning at `offset` of the file.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` beyond the end, or what the kernel said.
+    pub fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_exact_at(bytes, offset)
+    }
+
+    /// Writes all of `bytes`, beginning at `offset` of the file. Private copies of a page that were written to do not see it;
+    /// all others do.
+    ///
+    /// # Errors
+    /// `PermissionDenied` beyond the end, which is sealed, or what the kernel said.
+    pub fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.file.write_all_at(bytes, offset)
+    }
+
+    pub(super) const fn file(&self) -> &Arc<File> {
+        &self.file
+    }
+}
+
+impl AsFd for MemoryFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_keeps_its_size() {
+        let file = MemoryFile::create(0x3000).unwrap();
+        file.write_at(b"page", 0x1ffe).unwrap();
+        let mut bytes = [0; 6];
+        file.read_at(&mut bytes, 0x1ffd).unwrap();
+        assert_eq!(&bytes, b"\0page\0");
+        for length in [0, 0x2000, 0x4000] {
+            let error = file.file.set_len(length).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+        }
+        assert!(file.write_at(b"12", 0x2fff).is_err());
+        assert!(file.read_at(&mut bytes, 0x2fff).is_err());
+        assert_eq!(file.size(), 0x3000);
+    }
+}

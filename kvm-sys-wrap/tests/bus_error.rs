@@ -1,0 +1,86 @@
+//! What SIGBUS does to a process in which files are mapped: nothing where a guarded mapping raised it, and what it always
+//! did otherwise.
+
+#![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
+
+use std::fs::{self, File};
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
+use std::thread;
+
+use kvm_sys_wrap::MappedFile;
+use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
+
+const SIGBUS: i32 = 7;
+
+fn file(name: &str) -> (File, std::path::PathBuf) {
+    let path = std::env::temp_dir().join(format!("vmm-bus-error-{name}-{}", std::process::id()));
+    fs::write(&path, [1; 0x2000]).unwrap();
+    (File::options().read(true).write(true).open(&path).unwrap(), path)
+}
+
+/// Runs one of the tests below in a process of its own, where it does what it is named after.
+fn alone(test: &str) -> std::process::ExitStatus {
+    let this = std::env::current_exe().unwrap();
+    let output = Command::new(this).args(["--exact", test]).env("VMM_ALONE", test).output().unwrap();
+    output.status
+}
+
+fn is_alone(test: &str) -> bool {
+    std::env::var("VMM_ALONE").is_ok_and(|wanted| wanted == test)
+}
+
+#[test]
+fn a_signal_that_somebody_sends_still_ends_the_process() {
+    let me = "a_signal_that_somebody_sends_still_ends_the_process";
+    if !is_alone(me) {
+        assert_eq!(alone(me).signal(), Some(SIGBUS));
+        return;
+    }
+    let (file, path) = file("sent");
+    let _mapped = MappedFile::new(file, &path).unwrap().unwrap();
+    fs::remove_file(path).unwrap();
+    // The first one finds the handler of Rust's runtime, which looks for stack overflows and then steps aside.
+    for _ in 0..3 {
+        Command::new("kill").args(["-BUS", &std::process::id().to_string()]).status().unwrap();
+    }
+    thread::sleep(std::time::Duration::from_secs(1));
+}
+
+#[test]
+fn an_access_to_a_mapping_that_is_not_guarded_still_ends_the_process() {
+    let me = "an_access_to_a_mapping_that_is_not_guarded_still_ends_the_process";
+    if !is_alone(me) {
+        assert_eq!(alone(me).signal(), Some(SIGBUS));
+        return;
+    }
+    let (file, path) = file("other");
+    let _mapped = MappedFile::new(file.try_clone().unwrap(), &path).unwrap().unwrap();
+    fs::remove_file(path).unwrap();
+    let range = (GuestAddress(0), 0x2000, Some(FileOffset::new(file.try_clone().unwrap(), 0)));
+    let memory: GuestMemoryMmap = GuestMemoryMmap::from_ranges_with_files([range]).unwrap();
+    file.set_len(0x1000).unwrap();
+    let _ = memory.read_obj::<u8>(GuestAddress(0x1000));
+    unreachable!("the access above ends the process");
+}
+
+/// Many threads, each with a file of its own that loses its pages: every one is told of its own file only.
+#[test]
+fn each_mapping_has_its_own_mark() {
+    let work = |number: usize| {
+        let (file, path) = file(&number.to_string());
+        let mapped = MappedFile::new(File::open(&path).unwrap(), &path).unwrap().unwrap();
+        fs::remove_file(path).unwrap();
+        let shrinks = number.is_multiple_of(2);
+        if shrinks {
+            file.set_len(0).unwrap();
+        }
+        assert_eq!(mapped.bytes().iter().any(|byte| *byte == 0), shrinks);
+        assert_eq!(mapped.check().is_err(), shrinks);
+    };
+    thread::scope(|scope| {
+        for number in 0..16 {
+            scope.spawn(move || (0..50).for_each(|_| work(number)));
+        }
+    });
+}

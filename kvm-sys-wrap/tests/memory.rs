@@ -1,0 +1,167 @@
+//! What is behind a slot, on a real KVM: 16-bit guests of a few bytes.
+
+#![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
+
+use std::fs::{self, File};
+
+use kvm_sys_wrap::{
+    Backing, Error, Exit, FileRange, Gpa, Kvm, MappedFile, MemoryFile, Slot, TssAddress, Vcpu, Vm,
+};
+use vm_memory::{Bytes, GuestAddress};
+
+const CODE: u64 = 0x1000;
+/// The byte that the guests count up.
+const COUNTER: GuestAddress = GuestAddress(0x5000);
+const COUNTS: [u8; 7] = [0xfe, 0x06, 0x00, 0x50, 0xf4, 0xeb, 0xf9]; // inc byte [0x5000]; hlt; jmp back
+
+fn slot(backing: Backing) -> Slot {
+    let (flags, advice) = Default::default();
+    Slot { number: 0, address: Gpa(0), size: 0x1_0000, flags, advice, backing }
+}
+
+/// A VM with 64 KiB at 0 and a vCPU about to execute what is at 0:1000.
+fn boot(backing: Backing) -> (Vm, Vcpu) {
+    let vm = Kvm::open().unwrap().create_vm().unwrap();
+    vm.set_tss_addr(TssAddress::new(Gpa(0xfffb_d000)).unwrap()).unwrap();
+    vm.add_slot(slot(backing)).unwrap();
+    let vcpu = vm.create_vcpu(0).unwrap();
+    let mut sregs = vcpu.sregs().unwrap();
+    (sregs.cs.base, sregs.cs.selector) = (0, 0);
+    vcpu.set_sregs(&sregs).unwrap();
+    let mut regs = vcpu.regs().unwrap();
+    (regs.rip, regs.rflags) = (CODE, 2);
+    vcpu.set_regs(&regs).unwrap();
+    (vm, vcpu)
+}
+
+fn counter(vm: &Vm) -> u8 {
+    vm.memory().read_obj(COUNTER).unwrap()
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn what_a_guest_writes_to_a_memfd_others_see() {
+    let (vm, mut vcpu) = boot(Backing::Memfd);
+    let file = vm.slot_file(0).unwrap().unwrap();
+    assert_eq!(file.size(), 0x1_0000);
+    file.write_at(&COUNTS, CODE).unwrap();
+    assert_eq!(vcpu.run().unwrap(), Exit::Hlt);
+    let mut seen = [0];
+    file.read_at(&mut seen, COUNTER.0).unwrap();
+    assert_eq!(seen, [1]);
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn copies_of_a_file_have_their_own_pages_once_written() {
+    let file = MemoryFile::create(0x2_0000).unwrap();
+    file.write_at(&COUNTS, 0x1_0000 + CODE).unwrap();
+    file.write_at(&[40], 0x1_0000 + COUNTER.0).unwrap();
+    let copy = || Backing::CopyOf { file: file.clone(), offset: 0x1_0000 };
+    let ((one, mut first), (two, mut second)) = (boot(copy()), boot(copy()));
+    assert!(one.slot_file(0).unwrap().is_none());
+    for counted in 41..44 {
+        assert_eq!(first.run().unwrap(), Exit::Hlt);
+        assert_eq!((counter(&one), counter(&two)), (counted, 40));
+    }
+    assert_eq!(second.run().unwrap(), Exit::Hlt);
+    assert_eq!((counter(&one), counter(&two)), (43, 41));
+
+    // The file is as it was, and so is a copy that is thrown away.
+    let mut kept = [0];
+    file.read_at(&mut kept, 0x1_0000 + COUNTER.0).unwrap();
+    assert_eq!(kept, [40]);
+    one.discard(0, COUNTER.0 + 1..0x1_0000).unwrap();
+    assert_eq!(counter(&one), 43, "not wholly inside");
+    one.discard(0, COUNTER.0..COUNTER.0 + 0x1fff).unwrap();
+    assert_eq!((counter(&one), counter(&two)), (40, 41));
+    assert_eq!(first.run().unwrap(), Exit::Hlt);
+    assert_eq!(counter(&one), 41);
+    let beyond = one.discard(0, 0..0x1_0001).unwrap_err();
+    assert!(matches!(beyond, Error::SlotShape { slot: 0, .. }));
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_slot_that_its_backing_cannot_hold_is_refused() {
+    let vm = Kvm::open().unwrap().create_vm().unwrap();
+    let file = MemoryFile::create(0x1_1000).unwrap();
+    for (offset, fits) in [(0, true), (0x1000, true), (0x2000, false), (0x800, false), (u64::MAX << 12, false)] {
+        let result = vm.add_slot(slot(Backing::CopyOf { file: file.clone(), offset }));
+        assert_eq!(result.is_ok(), fits, "{offset:#x}");
+        if fits {
+            vm.delete_slot(0).unwrap();
+        } else {
+            assert!(matches!(result, Err(Error::SlotShape { .. })));
+        }
+    }
+    assert!(matches!(vm.add_slot(slot(Backing::Hugetlb)), Err(Error::SlotShape { .. })));
+}
+
+/// More than any test machine has set aside: the error comes at once, and nothing is left of the slot.
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn huge_pages_that_are_not_there_are_an_error_before_the_guest_runs() {
+    let vm = Kvm::open().unwrap().create_vm().unwrap();
+    let error = vm.add_slot(Slot { size: 1 << 40, ..slot(Backing::Hugetlb) }).unwrap_err();
+    assert!(matches!(error, Error::HugePages { size, .. } if size == 1 << 40), "{error:?}");
+    assert!(error.help().unwrap().contains("vm.nr_hugepages=524288"));
+    vm.add_slot(slot(Backing::Anonymous)).unwrap();
+}
+
+/// A file with the guest of 64 KiB in its second half, mapped, and the file to write to.
+fn mapped(name: &str) -> (MappedFile, File) {
+    let path = std::env::temp_dir().join(format!("vmm-memory-{name}-{}", std::process::id()));
+    let mut bytes = vec![0; 0x2_0000];
+    bytes[0x1_1000..0x1_1007].copy_from_slice(&COUNTS);
+    bytes[0x1_5000] = 7;
+    fs::write(&path, bytes).unwrap();
+    let mapped = MappedFile::new(File::open(&path).unwrap(), &path).unwrap().unwrap();
+    let file = File::options().write(true).open(&path).unwrap();
+    fs::remove_file(path).unwrap();
+    (mapped, file)
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_file_over_memory_is_read_by_the_guest_and_written_by_nobody() {
+    let (vm, mut vcpu) = boot(Backing::Anonymous);
+    let (file, _) = mapped("over");
+    let range = |offset, size| FileRange { file: file.clone(), offset, size };
+    assert!(vm.map_file(Gpa(0x1000), &range(0x1_1000, 0xf000)).unwrap());
+    for counted in 8..11 {
+        assert_eq!(vcpu.run().unwrap(), Exit::Hlt);
+        assert_eq!(counter(&vm), counted);
+    }
+    vm.check_files().unwrap();
+    assert_eq!(file.bytes()[0x1_5000], 7);
+
+    for (address, offset, size) in
+        [(0x800, 0, 0x1000), (0, 0x800, 0x1000), (0, 0, 0x800), (0, 0, 0), (0x1000, 0, 0x1_0000), (0, 0x1_f000, 0x2000)]
+    {
+        let refused = vm.map_file(Gpa(address), &range(offset, size));
+        assert!(matches!(refused, Err(Error::SlotShape { .. })), "{address:#x} {offset:#x} {size:#x}");
+    }
+    assert!(matches!(vm.map_file(Gpa(0x1_0000), &range(0, 0x1000)), Err(Error::NoMemory { .. })));
+    let (shared, _vcpu) = boot(Backing::Memfd);
+    assert!(!shared.map_file(Gpa(0), &range(0, 0x1000)).unwrap());
+}
+
+/// The guest counts, its page is thrown away with the file's, and it counts on.
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_file_that_becomes_shorter_under_a_guest_is_an_error() {
+    let (vm, mut vcpu) = boot(Backing::Anonymous);
+    let (file, writer) = mapped("short");
+    assert!(vm.map_file(Gpa(0), &FileRange { file, offset: 0x1_0000, size: 0x1_0000 }).unwrap());
+    assert_eq!(vcpu.run().unwrap(), Exit::Hlt);
+    writer.set_len(0).unwrap();
+    // Whatever the guest makes of it on this host, whoever asks is told.
+    let outcome = vcpu.run();
+    println!("the guest without its pages: {outcome:?}");
+    assert!(!matches!(outcome, Ok(Exit::Hlt)));
+    let error = vm.check_files().unwrap_err();
+    assert!(error.to_string().ends_with("became shorter while it was in use"), "{error}");
+    // Our own look is survived, too.
+    assert_eq!(vm.memory().read_obj::<u8>(GuestAddress(0x8000)).unwrap(), 0);
+}

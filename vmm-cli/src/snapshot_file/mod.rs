@@ -1,0 +1,153 @@
+//! A snapshot as a file.
+//!
+//! | at | bytes | what |
+//! |---|---|---|
+//! | 0 | 8 | `\x89VMMSNAP` |
+//! | 8 | 4 | the version of the format, [`VERSION`] |
+//! | 12 | 4 | CRC-32 of all that follows |
+//! | 16 | 8 | the size of the description |
+//! | 24 | 8 | the number of ranges of memory |
+//! | 32 | | the description: [`Description`], in the form of postcard |
+//! | behind it | 16 each | the ranges: first address and size |
+//! | behind them | | their bytes, one after the other, to the end of the file |
+//!
+//! Numbers are little-endian. Memory that is all zeros is in no range. The description says what machine it was, so that no
+//! other one is given the state; a configuration is needed to take it up again.
+
+mod read;
+mod write;
+
+use std::path::{Path, PathBuf};
+
+use kvm_sys_wrap::Kvm;
+use kvm_sys_wrap::bindings::kvm_cpuid_entry2;
+use serde::{Deserialize, Serialize};
+use vmm_cli::diagnostic::Diagnostic;
+use vmm_cli::status::Status;
+use vmm_core::layout::Layout;
+use vmm_core::snapshot::{Host, MachineState, Snapshot};
+use vmm_core::spec::{Limits, MachineSpec};
+
+use crate::prepare::Files;
+
+pub(crate) use read::Saved;
+pub(crate) use write::write;
+
+const MAGIC: [u8; 8] = *b"\x89VMMSNAP";
+/// The version of the format that is written, and the only one that is read.
+const VERSION: u32 = 1;
+/// Bytes before the description.
+const HEAD: usize = 32;
+/// Bytes of the head that the checksum does not cover.
+const UNCHECKED: usize = 16;
+
+/// All but the memory.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Description {
+    /// What wrote it.
+    pub(crate) program: String,
+    /// The configuration, as an absolute path.
+    pub(crate) config: PathBuf,
+    /// Where the guest was stopped, in words.
+    pub(crate) point: String,
+    pub(crate) host: Host,
+    /// The machine, a line for each property.
+    pub(crate) machine: String,
+    /// CRC-32 of the files that were loaded.
+    pub(crate) files: u32,
+    /// What the guest had printed, as far as it is kept: `[expect]` speaks of the whole run.
+    pub(crate) printed: Vec<u8>,
+    pub(crate) cpuid: Option<Vec<kvm_cpuid_entry2>>,
+    pub(crate) state: MachineState,
+}
+
+impl Description {
+    pub(crate) fn new(
+        snapshot: &Snapshot,
+        config: PathBuf,
+        point: String,
+        files: &Files,
+        printed: Vec<u8>,
+    ) -> Self {
+        Self {
+            program: format!("vmm-cli {}", env!("CARGO_PKG_VERSION")),
+            config,
+            point,
+            host: Host::this(),
+            machine: properties(snapshot.spec()),
+            files: checksum(files),
+            printed,
+            cpuid: snapshot.cpuid().map(<[_]>::to_vec),
+            state: snapshot.state().clone(),
+        }
+    }
+}
+
+/// The snapshot in a file, and what its guest had printed, if it is one of this machine with these files, and this host can go on with it.
+///
+/// # Errors
+/// It cannot be read, or why it cannot be taken up.
+pub(crate) fn take_up(
+    path: &Path,
+    spec: MachineSpec,
+    layout: Layout,
+    files: &Files,
+    kvm: &Kvm,
+) -> Result<(Snapshot, Vec<u8>), Diagnostic> {
+    let mut saved = Saved::open(path)?;
+    let Description { config, point, host, machine, files: sum, cpuid, state, .. } = &saved.description;
+    let origin = format!("it was taken of {}, {point}", config.display());
+    if let Some((then, now)) = difference(machine, &properties(&spec)) {
+        let why = format!("it is of another machine: `{then}` then, `{now}` now");
+        return Err(saved.bad(&why).with_help(Some(origin)));
+    }
+    if *sum != checksum(files) {
+        return Err(saved.bad(&"the guest's files have changed since it was taken").with_help(Some(origin)));
+    }
+    let refused = |why: String| Diagnostic { status: Status::Refused, ..saved.bad(&why) };
+    if let Some(why) = host.refuses(&Host::this()) {
+        return Err(refused(why));
+    }
+    let (cpuid, state) = (cpuid.clone(), state.clone());
+    let memory = saved.memory(&spec)?;
+    let snapshot =
+        Snapshot::new(spec, layout, cpuid.as_deref(), state, memory).map_err(|error| saved.bad(&error))?;
+    let missing = snapshot.missing_features(kvm).map_err(|error| saved.bad(&error))?;
+    if !missing.is_empty() {
+        let why = format!(
+            "its guest was told of CPU features that this host does not have: {}",
+            missing.join(", ")
+        );
+        return Err(Diagnostic { status: Status::Refused, ..saved.bad(&why) });
+    }
+    Ok((snapshot, saved.description.printed))
+}
+
+/// The first line that is not in both.
+fn difference<'a>(then: &'a str, now: &'a str) -> Option<(&'a str, &'a str)> {
+    let (mut then, mut now) = (then.lines(), now.lines());
+    loop {
+        match (then.next(), now.next()) {
+            (None, None) => return None,
+            (a, b) if a == b => {}
+            (a, b) => return Some((a.unwrap_or("").trim(), b.unwrap_or("").trim())),
+        }
+    }
+}
+
+/// What must be the same in a machine that is to take up a snapshot: all but when it is stopped, and what its ends are
+/// worth.
+pub(crate) fn properties(spec: &MachineSpec) -> String {
+    let mut spec = spec.clone();
+    (spec.limits, spec.halt, spec.reset) = (Limits::default(), <_>::default(), <_>::default());
+    format!("{spec:#?}")
+}
+
+/// Of all files that were loaded.
+pub(crate) fn checksum(files: &Files) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    for (bytes, _) in files.contents() {
+        hasher.update(bytes);
+    }
+    hasher.finalize()
+}

@@ -1,0 +1,155 @@
+//! Reading a snapshot: nothing of it is believed before its checksum is right.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use kvm_sys_wrap::Gpa;
+use vmm_cli::diagnostic::{Diagnostic, Location};
+use vmm_cli::status::Status;
+use vmm_core::snapshot::MemoryImage;
+use vmm_core::spec::MachineSpec;
+
+use super::{Description, HEAD, MAGIC, UNCHECKED, VERSION};
+
+const CHUNK: usize = 1 << 20;
+const PAGE: u64 = 4096;
+const HELP: &str = "take it again, with `vmm-cli snapshot`";
+
+/// A snapshot whose checksum is right.
+pub(crate) struct Saved {
+    pub(crate) description: Description,
+    ranges: Vec<(Gpa, u64)>,
+    file: File,
+    location: Location,
+}
+
+impl Saved {
+    /// Opens a snapshot, reads it once from end to end, and stands before its memory.
+    ///
+    /// # Errors
+    /// It cannot be read, is none, is of another version, or is damaged.
+    pub(crate) fn open(path: &Path) -> Result<Self, Diagnostic> {
+        let location = Location::File(path.display().to_string());
+        let bad = |message: String| {
+            Diagnostic::error(Status::Configuration, message).at(location.clone()).with_help(Some(HELP))
+        };
+        let unreadable = |error: io::Error| {
+            Diagnostic::error(Status::Host, format!("cannot read the snapshot: {error}")).at(location.clone())
+        };
+        let mut file = File::open(path).map_err(|error| {
+            let message = format!("cannot open the snapshot: {error}");
+            Diagnostic::error(Status::Configuration, message).at(location.clone())
+        })?;
+        let metadata = file.metadata().map_err(unreadable)?;
+        if !metadata.is_file() {
+            return Err(bad("this is not a snapshot: it is not a regular file".to_owned()));
+        }
+        let size = metadata.len();
+        let mut head = [0; HEAD];
+        let length = fill(&mut file, &mut head).map_err(unreadable)?;
+        if !head.starts_with(&MAGIC) {
+            return Err(bad("this is not a snapshot: it does not begin as one does".to_owned()));
+        }
+        let version = half(&head, 8);
+        if length >= 12 && version != VERSION {
+            return Err(bad(format!(
+                "the snapshot has format {version}, and this vmm-cli reads format {VERSION}"
+            )));
+        }
+        let short = || bad(format!("the snapshot is cut off: {size} bytes are less than it had"));
+        if length < HEAD {
+            return Err(short());
+        }
+        let (description, ranges) = (number(&head, 16), number(&head, 24));
+        let tables = ranges.checked_mul(16).and_then(|bytes| bytes.checked_add(description));
+        let start = tables.and_then(|bytes| bytes.checked_add(32)).filter(|start| *start <= size);
+        let Some(start) = start else { return Err(short()) };
+
+        let mut sum = crc32fast::Hasher::new();
+        sum.update(head.get(UNCHECKED..).unwrap_or_default());
+        let mut table = vec![0; usize::try_from(start - 32).unwrap_or(usize::MAX)];
+        file.read_exact(&mut table).map_err(unreadable)?;
+        sum.update(&table);
+        let mut buffer = vec![0; CHUNK];
+        let mut rest = 0_u64;
+        loop {
+            let count = fill(&mut file, &mut buffer).map_err(unreadable)?;
+            sum.update(buffer.get(..count).unwrap_or_default());
+            rest = rest.saturating_add(u64::try_from(count).unwrap_or(0));
+            if count < buffer.len() {
+                break;
+            }
+        }
+        let (found, wanted) = (sum.finalize(), half(&head, 12));
+        let (bytes, list) = table.split_at(usize::try_from(description).unwrap_or(0).min(table.len()));
+        let ranges: Vec<(Gpa, u64)> =
+            list.chunks_exact(16).map(|entry| (Gpa(number(entry, 0)), number(entry, 8))).collect();
+        let memory = ranges.iter().try_fold(0_u64, |sum, (_, size)| sum.checked_add(*size));
+        if memory.is_some_and(|memory| rest < memory) {
+            return Err(short());
+        }
+        if found != wanted || memory != Some(rest) {
+            return Err(bad("the snapshot is damaged: its checksum is not that of its contents".to_owned()));
+        }
+        let description = postcard::from_bytes(bytes)
+            .map_err(|_| bad("the snapshot was written by another version of vmm-cli".to_owned()))?;
+        io::Seek::seek(&mut file, io::SeekFrom::Start(start)).map_err(unreadable)?;
+        Ok(Self { description, ranges, file, location })
+    }
+
+    /// Its memory, for a machine with this description.
+    ///
+    /// # Errors
+    /// It has pages where the machine has none, or changed since it was opened.
+    pub(crate) fn memory(&mut self, spec: &MachineSpec) -> Result<MemoryImage, Diagnostic> {
+        let image = MemoryImage::empty(spec).map_err(|error| self.bad(&error))?;
+        let mut buffer = Vec::new();
+        for (address, size) in self.ranges.clone() {
+            if !size.is_multiple_of(PAGE) {
+                return Err(self.bad(&"a range of memory is not made of whole pages"));
+            }
+            let mut done = 0;
+            while done < size {
+                let length = usize::try_from(size - done).unwrap_or(CHUNK).min(CHUNK);
+                buffer.resize(length, 0);
+                self.file.read_exact(&mut buffer).map_err(|error| self.bad(&error))?;
+                image
+                    .write(Gpa(address.0.saturating_add(done)), &buffer)
+                    .map_err(|error| self.bad(&error))?;
+                done = done.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
+            }
+        }
+        Ok(image)
+    }
+
+    /// Why it cannot be taken up.
+    pub(crate) fn bad(&self, why: &dyn std::fmt::Display) -> Diagnostic {
+        Diagnostic::error(Status::Configuration, format!("the snapshot cannot be used: {why}"))
+            .at(self.location.clone())
+    }
+}
+
+/// As many bytes as there are, up to the buffer's length.
+fn fill(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut done = 0;
+    while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        match file.read(rest) {
+            Ok(0) => break,
+            Ok(count) => done += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}
+
+/// The number of 64 bits at a place; 0 behind the end.
+fn number(bytes: &[u8], at: usize) -> u64 {
+    bytes.get(at..).and_then(<[u8]>::first_chunk).copied().map_or(0, u64::from_le_bytes)
+}
+
+/// The number of 32 bits at a place; 0 behind the end.
+fn half(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..).and_then(<[u8]>::first_chunk).copied().map_or(0, u32::from_le_bytes)
+}

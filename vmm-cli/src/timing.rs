@@ -1,0 +1,181 @@
+//! `run --timing`: where the time of one run went, step by step, and which calls to KVM it went into.
+//!
+//! A step ends where the next begins, so nothing is left out but what the kernel does before the program's first instruction
+//! and after its last. A run that does not ask for it reads no clock and has no observer.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use kvm_sys_wrap::{Call, CallObserver, CallRecord, Kvm};
+use rustix::time::{ClockId, clock_gettime};
+use serde::{Serialize, Serializer};
+
+/// Measures one run.
+#[derive(Debug, Default)]
+pub(crate) struct Timing(Option<Running>);
+
+#[derive(Debug)]
+struct Running {
+    since: Instant,
+    steps: Vec<Step>,
+    calls: Arc<Calls>,
+}
+
+/// The steps of a run, in their order.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Steps {
+    /// What each took.
+    steps: Vec<Step>,
+}
+
+/// One step.
+#[derive(Debug, Serialize)]
+struct Step {
+    name: &'static str,
+    #[serde(rename = "ns", serialize_with = "nanoseconds")]
+    time: Duration,
+    /// The calls to KVM in it, in the order of the first of each kind.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    calls: Vec<Sum>,
+}
+
+/// All calls of one kind in a step.
+#[derive(Debug, Clone, Serialize)]
+struct Sum {
+    call: &'static str,
+    count: u64,
+    #[serde(rename = "ns", serialize_with = "nanoseconds")]
+    time: Duration,
+}
+
+/// Is told of all calls, and adds them up.
+#[derive(Debug, Default)]
+struct Calls {
+    sums: Mutex<Vec<Sum>>,
+}
+
+/// The first entry pays for what later ones find ready, so it has a line of its own.
+const FIRST_RUN: &str = "KVM_RUN, the first";
+
+impl Timing {
+    /// Begins, where it is asked for. What came before is the first step: the program itself, and its command line.
+    pub(crate) fn new(asked: bool) -> Self {
+        if !asked {
+            return Self(None);
+        }
+        // One thread so far, which never waited: its CPU time is the time since the program was loaded.
+        let cpu = clock_gettime(ClockId::ProcessCPUTime);
+        let seconds = Duration::from_secs(cpu.tv_sec.try_into().unwrap_or_default());
+        let time = seconds + Duration::from_nanos(cpu.tv_nsec.try_into().unwrap_or_default());
+        let begin = Step { name: "program and command line", time, calls: Vec::new() };
+        Self(Some(Running { since: Instant::now(), steps: vec![begin], calls: Arc::default() }))
+    }
+
+    /// Opens `/dev/kvm` so that all calls are seen; `None` where nothing is measured.
+    ///
+    /// # Errors
+    /// As [`Kvm::open`].
+    pub(crate) fn open_kvm(&self) -> Option<Result<Kvm, kvm_sys_wrap::Error>> {
+        let calls = Arc::clone(&self.0.as_ref()?.calls);
+        Some(Kvm::open_with(Path::new(Kvm::DEVICE), Some(calls as Arc<dyn CallObserver>)))
+    }
+
+    /// A step is over.
+    pub(crate) fn step(&mut self, name: &'static str) {
+        if let Some(running) = &mut self.0 {
+            let now = Instant::now();
+            let calls = std::mem::take(&mut *running.calls.lock());
+            running.steps.push(Step { name, time: now.duration_since(running.since), calls });
+            running.since = now;
+        }
+    }
+
+    /// What was measured; `None` where nothing was.
+    pub(crate) fn finish(self) -> Option<Steps> {
+        self.0.map(|running| Steps { steps: running.steps })
+    }
+}
+
+impl Calls {
+    fn lock(&self) -> MutexGuard<'_, Vec<Sum>> {
+        self.sums.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl CallObserver for Calls {
+    fn observe(&self, record: &CallRecord<'_>) {
+        let mut sums = self.lock();
+        let is_first = record.call == Call::Run && !sums.iter().any(|sum| sum.call == FIRST_RUN);
+        let call = if is_first { FIRST_RUN } else { record.call.name() };
+        match sums.iter_mut().find(|sum| sum.call == call) {
+            Some(sum) => (sum.count, sum.time) = (sum.count + 1, sum.time + record.elapsed),
+            None => sums.push(Sum { call, count: 1, time: record.elapsed }),
+        }
+    }
+}
+
+impl fmt::Display for Steps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let total: Duration = self.steps.iter().map(|step| step.time).sum();
+        writeln!(f, "where the time went:")?;
+        for Step { name, time, calls } in &self.steps {
+            writeln!(f, "{}  {name}", microseconds(*time))?;
+            for Sum { call, count, time } in calls {
+                let times = if *count == 1 { String::new() } else { format!(", {count} times") };
+                writeln!(f, "  {}    {call}{times}", microseconds(*time))?;
+            }
+        }
+        writeln!(f, "{}  in all", microseconds(total))
+    }
+}
+
+fn microseconds(time: Duration) -> String {
+    format!("{:>11.1} us", time.as_secs_f64() * 1e6)
+}
+
+fn nanoseconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn observe(calls: &Calls, call: Call, microseconds: u64) {
+        let (started, elapsed) = (Instant::now(), Duration::from_micros(microseconds));
+        let arguments = format_args!("").into();
+        calls.observe(&CallRecord { call, arguments, result: Ok(&()), started, elapsed });
+    }
+
+    #[test]
+    fn nobody_asked_nothing_measured() {
+        let mut timing = Timing::new(false);
+        timing.step("a");
+        assert!(timing.finish().is_none());
+    }
+
+    #[test]
+    fn each_step_has_its_own_calls_and_the_first_run_its_own_line() {
+        let mut timing = Timing::new(true);
+        let calls = Arc::clone(&timing.0.as_ref().unwrap().calls);
+        observe(&calls, Call::CreateVm, 100);
+        timing.step("machine");
+        for microseconds in [50, 7, 8] {
+            observe(&calls, Call::Run, microseconds);
+        }
+        timing.step("run");
+        let steps = timing.finish().unwrap();
+        let names: Vec<_> = steps.steps.iter().map(|step| step.name).collect();
+        assert_eq!(names, ["program and command line", "machine", "run"]);
+        let sums = |step: usize| -> Vec<(&str, u64, u64)> {
+            let sums = steps.steps[step].calls.iter();
+            sums.map(|sum| (sum.call, sum.count, u64::try_from(sum.time.as_micros()).unwrap())).collect()
+        };
+        assert_eq!(sums(1), [("KVM_CREATE_VM", 1, 100)]);
+        assert_eq!(sums(2), [(FIRST_RUN, 1, 50), ("KVM_RUN", 2, 15)]);
+        let text = steps.to_string();
+        assert!(text.contains("      15.0 us    KVM_RUN, 2 times\n"), "{text}");
+    }
+}

@@ -1,0 +1,216 @@
+//! Large guests: mapped from their files or copied, and files that somebody changes meanwhile.
+
+#![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
+
+mod ended;
+mod program;
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use ended::Ended;
+use program::{CLI, program_is_here};
+use serde_json::Value;
+
+const BASE: u64 = 0x20_0000;
+const SIZE: u64 = 1 << 20;
+
+/// An ELF file of 1 MiB in one segment, which begins `skew` bytes behind a page of the file.
+fn elf(code: &[u8], skew: u64) -> Vec<u8> {
+    let mut file = Vec::new();
+    file.extend([0x7f, b'E', b'L', b'F', 2, 1, 1]);
+    file.resize(16, 0);
+    file.extend([2_u16, 62].iter().flat_map(|half| half.to_le_bytes()));
+    file.extend(1_u32.to_le_bytes());
+    file.extend([BASE, 64, 0].iter().flat_map(|long| long.to_le_bytes()));
+    file.extend(0_u32.to_le_bytes());
+    file.extend([64_u16, 56, 1, 0, 0, 0].iter().flat_map(|half| half.to_le_bytes()));
+    file.extend([1_u32, 7].iter().flat_map(|word| word.to_le_bytes()));
+    let offset = 0x1000 + skew;
+    file.extend([offset, BASE, BASE, SIZE, SIZE + 0x3000, 1].iter().flat_map(|long| long.to_le_bytes()));
+    file.resize(usize::try_from(offset).unwrap(), 0);
+    file.extend(code);
+    // Every page has its own number in its first bytes.
+    let mut page = 1_u32;
+    while file.len() < usize::try_from(offset + SIZE).unwrap() {
+        file.resize(usize::try_from(offset).unwrap() + usize::try_from(page).unwrap() * 0x1000, 0x90);
+        file.extend(page.to_le_bytes());
+        page += 1;
+    }
+    file.truncate(usize::try_from(offset + SIZE).unwrap());
+    file
+}
+
+/// Adds up the numbers of all pages, writes to one, and halts with the sum in RAX.
+fn sums() -> Vec<u8> {
+    let mut code = vec![0x31, 0xc0, 0xbe]; // xor eax, eax; mov esi, ...
+    code.extend(u32::try_from(BASE + 0x1000).unwrap().to_le_bytes());
+    code.extend([0xb9, 0xff, 0, 0, 0]); // mov ecx, 255
+    // next: add eax, [rsi]; add rsi, 0x1000; dec ecx; jnz next
+    code.extend([0x03, 0x06, 0x48, 0x81, 0xc6, 0, 0x10, 0, 0, 0xff, 0xc9, 0x75, 0xf3]);
+    code.extend([0x89, 0x86, 0, 0xf0, 0xff, 0xff]); // mov [rsi-0x1000], eax
+    code.extend([0x03, 0x06, 0xf4]); // add eax, [rsi]: of .bss; hlt
+    code
+}
+
+/// Prints an `x`, then reads all pages again and again.
+fn reads_for_ever() -> Vec<u8> {
+    let mut code = vec![0xb0, b'x', 0xe6, 0xe9]; // mov al, 'x'; out 0xe9, al
+    code.push(0xbe); // again: mov esi, ...
+    code.extend(u32::try_from(BASE + 0x1000).unwrap().to_le_bytes());
+    code.extend([0xb9, 0xff, 0, 0, 0]); // mov ecx, 255
+    code.extend([0x8a, 0x06, 0x48, 0x81, 0xc6, 0, 0x10, 0, 0, 0xff, 0xc9, 0x75, 0xf3]);
+    code.extend([0xeb, 0xe7]); // jmp again
+    code
+}
+
+struct Desk(tempfile::TempDir);
+
+impl Desk {
+    fn new(guest: &[u8], memory: &str, loading: &str) -> Self {
+        let desk = Self(tempfile::tempdir().unwrap());
+        fs::write(desk.guest(), guest).unwrap();
+        let text = format!(
+            "mode = \"long\"\n[memory]\nsize = \"4MiB\"\n{memory}\n[guest]\nelf = \"guest.elf\"\n\
+             loading = \"{loading}\"\n[limits]\ntime = \"5s\"\n"
+        );
+        fs::write(desk.0.path().join("vm.toml"), text).unwrap();
+        desk
+    }
+
+    fn guest(&self) -> PathBuf {
+        self.0.path().join("guest.elf")
+    }
+
+    fn cli(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(CLI);
+        command.args(arguments).current_dir(self.0.path()).stdin(Stdio::null());
+        command
+    }
+
+    /// What `explain` says of the only segment.
+    fn explained(&self) -> Value {
+        let output = self.cli(&["explain", "--format", "json", "vm.toml"]).output().unwrap();
+        let explained: Value = serde_json::from_slice(&output.stdout).unwrap();
+        explained["files"][0]["loading"][0].clone()
+    }
+}
+
+#[test]
+fn explain_says_which_way_a_segment_goes() {
+    if !program_is_here() {
+        return;
+    }
+    let of = |skew, memory, loading| Desk::new(&elf(&sums(), skew), memory, loading).explained();
+    let mapped = of(0, "", "map");
+    assert_eq!(mapped["mapped"]["start"], "0x200000");
+    assert_eq!(mapped["mapped"]["file_offset"], "0x1000");
+    assert_eq!((&mapped["mapped"]["size"], &mapped["copied"]), (&SIZE.into(), &0.into()));
+    for (skew, memory, loading, because) in [
+        (0, "", "auto", "it is small"),
+        (0, "", "copy", "the configuration wants it"),
+        (16, "", "map", "its offset in the file and its address differ in the lowest 12 bits"),
+        (0, "backing = \"memfd\"", "map", "the memory there is shared or made of huge pages"),
+    ] {
+        let copied = of(skew, memory, loading);
+        assert_eq!((&copied["because"], &copied["copied"]), (&because.into(), &SIZE.into()));
+    }
+    let text = Desk::new(&elf(&sums(), 0), "", "map").cli(&["explain", "vm.toml"]).output().unwrap();
+    let text = String::from_utf8(text.stdout).unwrap();
+    assert!(text.contains("  segment 0 is mapped: 1 MiB of the file from 0x1000 at 0x200000\n"), "{text}");
+    assert!(text.contains("-> 0x100000 bytes of guest.elf from 0x1000, private, fixed\n"), "{text}");
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_guest_finds_the_same_whichever_way_it_came() {
+    if !program_is_here() {
+        return;
+    }
+    for (skew, memory, loading) in [
+        (0, "", "copy"),
+        (0, "", "map"),
+        (16, "", "map"),
+        (0, "huge-pages = true", "map"),
+        (0, "backing = \"memfd\"", "auto"),
+    ] {
+        let guest = elf(&sums(), skew);
+        let desk = Desk::new(&guest, memory, loading);
+        // 1 + 2 + ... + 255, and nothing from .bss.
+        let expected = ["--set", "expect.registers.rax=32640"];
+        let ended = Ended::new(&desk.cli(&[&["run", "vm.toml"], &expected[..]].concat()).output().unwrap());
+        assert_eq!(ended.status, Some(0), "{memory} {loading}: {}", ended.stderr);
+        assert!(fs::read(desk.guest()).unwrap() == guest, "the guest wrote to its file");
+    }
+}
+
+/// Runs a guest that reads its pages for ever, and does something to its file once it runs.
+fn disturbed(loading: &str, disturb: impl FnOnce(&Path)) -> Ended {
+    let desk = Desk::new(&elf(&reads_for_ever(), 0), "", loading);
+    let mut command = desk.cli(&["run", "vm.toml"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut output = child.stdout.take().unwrap();
+    output.read_exact(&mut [0]).unwrap();
+    disturb(&desk.guest());
+    Ended::new(&child.wait_with_output().unwrap())
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_file_that_is_changed_while_its_guest_runs_is_an_error_of_the_host() {
+    if !program_is_here() {
+        return;
+    }
+    let shorter = |path: &Path| File::options().write(true).open(path).unwrap().set_len(0x2000).unwrap();
+    let other = |path: &Path| File::options().write(true).open(path).unwrap().write_all(b"new").unwrap();
+    let replaced = |path: &Path| {
+        let new = path.with_extension("new");
+        fs::write(&new, b"another file").unwrap();
+        fs::rename(new, path).unwrap();
+    };
+    for (ended, problem) in [
+        (disturbed("map", shorter), "guest.elf became shorter while it was in use"),
+        (disturbed("map", other), "guest.elf was written to while it was in use"),
+    ] {
+        assert_eq!(ended.status, Some(106), "{}", ended.stderr);
+        assert!(ended.stderr.contains(problem), "{}", ended.stderr);
+    }
+    // Copied, or another file under the same name: no trouble, and the time limit ends the run.
+    for ended in [disturbed("copy", shorter), disturbed("map", replaced)] {
+        assert_eq!(ended.status, Some(102), "{}", ended.stderr);
+    }
+}
+
+/// A process that shortens and restores the file all the time, while others read, plan and run it: whatever they find, they
+/// end by themselves, with a status of theirs.
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_file_that_changes_all_the_time_kills_nobody() {
+    if !program_is_here() {
+        return;
+    }
+    let guest = elf(&sums(), 0);
+    let desk = Desk::new(&guest, "", "map");
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let file = File::options().write(true).open(desk.guest()).unwrap();
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                file.set_len(0x40).unwrap();
+                file.set_len(0).unwrap();
+                std::os::unix::fs::FileExt::write_all_at(&file, &guest, 0).unwrap();
+            }
+        });
+        let mut statuses = std::collections::BTreeMap::new();
+        for turn in 0..60 {
+            let command = ["check", "explain", "run"][turn % 3];
+            let ended = Ended::new(&desk.cli(&[command, "vm.toml"]).output().unwrap());
+            assert!(matches!(ended.status, Some(0 | 100 | 102 | 105 | 106)), "{command}: {ended:?}");
+            *statuses.entry(ended.status).or_insert(0) += 1;
+        }
+        println!("statuses: {statuses:?}");
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+}

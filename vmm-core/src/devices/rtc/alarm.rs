@@ -1,0 +1,98 @@
+//! The alarm of the clock: when it goes off, and the wire on which power management hears of it.
+//!
+//! Three registers hold a second, a minute and an hour, in the format of the time. The alarm goes off whenever the time
+//! has come to what they say, so once a day; a register of 0xc0 or more is met by any time (MC146818A, "Time, calendar
+//! and alarm locations").
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::date::date;
+use super::format::Format;
+
+const DAY: u64 = 86_400;
+/// From here on a register means "any".
+const ANY: u8 = 0xc0;
+
+/// An alarm that is switched on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Alarm {
+    pub(super) second: u8,
+    pub(super) minute: u8,
+    pub(super) hour: u8,
+    pub(super) format: Format,
+}
+
+impl Alarm {
+    /// The first second after `after`, both since the epoch, at which it goes off. `None` where the registers hold no time
+    /// of a day.
+    pub(super) fn next(&self, after: u64) -> Option<u64> {
+        let meets = |wanted: u8, found: u8| wanted >= ANY || wanted == found;
+        let mut second = after.checked_add(1)?;
+        let end = second.checked_add(DAY)?;
+        while second < end {
+            let date = date(second);
+            // A wrong hour is skipped as a whole, then a wrong minute.
+            let step = if !meets(self.hour, self.format.hour(date.hour)) {
+                3600 - second % 3600
+            } else if !meets(self.minute, self.format.number(date.minute)) {
+                60 - second % 60
+            } else if !meets(self.second, self.format.number(date.second)) {
+                1
+            } else {
+                return Some(second);
+            };
+            second += step;
+        }
+        None
+    }
+}
+
+/// The wire from the clock to power management. Clones are the same wire.
+#[derive(Debug, Clone, Default)]
+pub struct AlarmWire(Arc<Mutex<Option<Alarm>>>);
+
+impl AlarmWire {
+    /// The clock's end: the alarm that is on, if any.
+    pub(super) fn set(&self, alarm: Option<Alarm>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = alarm;
+    }
+
+    /// When an alarm goes off next, after a time since the epoch.
+    #[must_use]
+    pub fn next(&self, after: Duration) -> Option<Duration> {
+        let alarm = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        alarm?.next(after.as_secs()).map(Duration::from_secs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 2024-02-29 13:05:59 UTC.
+    const NOON: u64 = 1_709_211_959;
+    const BCD: Format = Format { binary: false, hours_24: true };
+
+    fn next(hour: u8, minute: u8, second: u8, format: Format) -> Option<u64> {
+        Alarm { second, minute, hour, format }.next(NOON).map(|then| then - NOON)
+    }
+
+    #[test]
+    fn it_goes_off_when_the_time_has_come() {
+        assert_eq!(next(0xff, 0xc0, 0xff, BCD), Some(1), "any second");
+        assert_eq!(next(0xff, 0xff, 0x59, BCD), Some(60), "this second is past");
+        assert_eq!(next(0x13, 0x05, 0x59, BCD), Some(DAY), "tomorrow");
+        assert_eq!(next(0x14, 0x00, 0x00, BCD), Some(54 * 60 + 1));
+        assert_eq!(next(0x12, 0xff, 0xff, BCD), Some(DAY - 3600 - 359), "noon is past");
+    }
+
+    #[test]
+    fn it_is_read_in_the_format_of_the_time() {
+        let binary = Format { binary: true, hours_24: true };
+        assert_eq!(next(14, 30, 1, binary), Some(84 * 60 + 2));
+        let twelve = Format { binary: false, hours_24: false };
+        assert_eq!(next(0x82, 0x00, 0x00, twelve), Some(54 * 60 + 1), "two in the afternoon");
+        assert_eq!(next(0x99, 0x00, 0x00, BCD), None, "no hour has this number");
+    }
+}

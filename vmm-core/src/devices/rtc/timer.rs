@@ -1,0 +1,60 @@
+//! Tells the machine when the clock's next event has come: a timer of the host, whose descriptor becomes readable.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
+
+/// A timer of the host's real-time clock, so that an alarm follows a clock that is set.
+#[derive(Debug)]
+pub(super) struct Timer(OwnedFd);
+
+impl Timer {
+    pub(super) fn new() -> io::Result<Self> {
+        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        Ok(Self(timerfd_create(TimerfdClockId::Realtime, flags)?))
+    }
+
+    /// Goes off at a time since the epoch, at once if that is past, or not at all. What it had to say before is forgotten.
+    pub(super) fn set(&self, when: Option<Duration>) -> io::Result<()> {
+        // A time of 0 would switch it off.
+        let when = when.map(|when| when.max(Duration::from_nanos(1))).unwrap_or_default();
+        let value = Timespec::try_from(when).map_err(io::Error::other)?;
+        let once = Itimerspec { it_interval: Timespec::default(), it_value: value };
+        timerfd_settime(&self.0, TimerfdTimerFlags::ABSTIME, &once)?;
+        Ok(())
+    }
+
+    /// Another descriptor of it, to wait for.
+    pub(super) fn descriptor(&self) -> io::Result<OwnedFd> {
+        self.0.try_clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::event::{PollFd, PollFlags, poll};
+
+    use super::*;
+    use crate::devices::rtc::now;
+
+    #[test]
+    fn it_goes_off_and_is_silent_again() {
+        let timer = Timer::new().unwrap();
+        let fd = timer.descriptor().unwrap();
+        let ready = |milliseconds: i64| {
+            let time = Timespec { tv_sec: 0, tv_nsec: milliseconds * 1_000_000 };
+            poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&time)).unwrap() == 1
+        };
+        assert!(!ready(0));
+        timer.set(Some(now() + Duration::from_millis(5))).unwrap();
+        assert!(ready(900));
+        timer.set(None).unwrap();
+        assert!(!ready(0));
+        timer.set(Some(Duration::ZERO)).unwrap();
+        assert!(ready(900), "long past");
+    }
+}

@@ -1,0 +1,81 @@
+//! The host of a snapshot, as far as it decides where the snapshot can be taken up again.
+
+use std::fs;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+/// A host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    /// The part of KVM that does the work: `kvm_intel`, `kvm_amd` or `kvm_pvm`.
+    pub kvm: String,
+    /// The CPU's maker, as CPUID has it.
+    pub vendor: String,
+    /// The CPU's name.
+    pub cpu: String,
+}
+
+impl Host {
+    /// The one that this program runs on.
+    #[must_use]
+    pub fn this() -> Self {
+        let modules = ["kvm_intel", "kvm_amd", "kvm_pvm"];
+        let module = modules.into_iter().find(|name| Path::new("/sys/module").join(name).exists());
+        let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let value = |wanted: &str| {
+            let found =
+                cpus.lines().filter_map(|line| line.split_once(':')).find(|(key, _)| key.trim() == wanted);
+            found.map_or_else(|| "unknown".to_owned(), |(_, value)| value.trim().to_owned())
+        };
+        Self {
+            kvm: module.unwrap_or("unknown").to_owned(),
+            vendor: value("vendor_id"),
+            cpu: value("model name"),
+        }
+    }
+
+    /// Why a snapshot that was taken here cannot be taken up on `other`; `None` if it can, as far as is known. Which CPU
+    /// features the guest counts on is another question ([`super::Snapshot::missing_features`]).
+    #[must_use]
+    pub fn refuses(&self, other: &Self) -> Option<String> {
+        if self.vendor != other.vendor {
+            let Self { vendor, cpu, .. } = self;
+            return Some(format!(
+                "it was taken on a CPU of {vendor} ({cpu}), and this is one of {}",
+                other.vendor
+            ));
+        }
+        (self.kvm != other.kvm)
+            .then(|| format!("it was taken with {}, and this host has {}", self.kvm, other.kvm))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_maker_and_another_kvm_are_refused_and_another_model_is_not() {
+        let host = |kvm: &str, vendor: &str, cpu: &str| Host {
+            kvm: kvm.to_owned(),
+            vendor: vendor.to_owned(),
+            cpu: cpu.to_owned(),
+        };
+        let amd = host("kvm_amd", "AuthenticAMD", "EPYC");
+        assert_eq!(amd.refuses(&host("kvm_amd", "AuthenticAMD", "Ryzen")), None);
+        assert_eq!(
+            amd.refuses(&host("kvm_intel", "GenuineIntel", "Xeon")).unwrap(),
+            "it was taken on a CPU of AuthenticAMD (EPYC), and this is one of GenuineIntel"
+        );
+        assert_eq!(
+            amd.refuses(&host("kvm_pvm", "AuthenticAMD", "EPYC")).unwrap(),
+            "it was taken with kvm_amd, and this host has kvm_pvm"
+        );
+    }
+
+    #[test]
+    fn this_host_takes_what_it_gave() {
+        assert_eq!(Host::this().refuses(&Host::this()), None);
+    }
+}

@@ -1,0 +1,175 @@
+//! The memory of a snapshot: all regions one after the other in a file in memory, of which pages of zeros take no room.
+
+use std::io;
+use std::ops::Range;
+
+use kvm_sys_wrap::{Backing, Gpa, GuestMemory, MemoryFile};
+use rustix::fs::{SeekFrom, seek};
+use rustix::io::Errno;
+use vm_memory::Bytes;
+
+use crate::error::Error;
+use crate::spec::{MachineSpec, MemoryRegion};
+
+const PAGE: usize = 4096;
+/// So much is looked at at once.
+const CHUNK: usize = 256 << 10;
+
+/// Guest memory in a file in memory. Clones are handles to the same one.
+#[derive(Debug, Clone)]
+pub struct MemoryImage {
+    file: MemoryFile,
+    /// First address, size and place in the file of each region, in the order of the slots.
+    regions: Vec<Placed>,
+}
+
+/// A region of memory in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Placed {
+    address: Gpa,
+    size: u64,
+    offset: u64,
+}
+
+impl MemoryImage {
+    /// One of zeros, for a machine with this description.
+    ///
+    /// # Errors
+    /// [`Error::Kvm`] where there is no memory for it.
+    pub fn empty(spec: &MachineSpec) -> Result<Self, Error> {
+        let mut regions = Vec::new();
+        let mut end = 0_u64;
+        for MemoryRegion { address, size, .. } in &spec.memory {
+            regions.push(Placed { address: *address, size: *size, offset: end });
+            end = end.checked_add(*size).ok_or_else(|| problem("it is larger than a file can be"))?;
+        }
+        Ok(Self { file: MemoryFile::create(end)?, regions })
+    }
+
+    /// A copy of `memory`.
+    pub(super) fn of(memory: &GuestMemory, spec: &MachineSpec) -> Result<Self, Error> {
+        let image = Self::empty(spec)?;
+        let mut buffer = vec![0; CHUNK];
+        for Placed { address, size, offset } in &image.regions {
+            let mut done = 0;
+            while done < *size {
+                let length = usize::try_from(size - done).unwrap_or(CHUNK).min(CHUNK);
+                let Some(chunk) = buffer.get_mut(..length) else { break };
+                memory
+                    .read_slice(chunk, Gpa(address.0.saturating_add(done)).into())
+                    .map_err(|error| failed(io::Error::other(error)))?;
+                for run in runs(chunk) {
+                    let at = offset + done + u64::try_from(run.start).unwrap_or(u64::MAX);
+                    image.file.write_at(chunk.get(run).unwrap_or_default(), at).map_err(failed)?;
+                }
+                done += u64::try_from(length).unwrap_or(u64::MAX);
+            }
+        }
+        Ok(image)
+    }
+
+    /// Writes `bytes`, for whoever fills an image that no machine was made from yet.
+    ///
+    /// # Errors
+    /// [`Error::Snapshot`] where the range is not all in one region, or there is no memory left.
+    pub fn write(&self, address: Gpa, bytes: &[u8]) -> Result<(), Error> {
+        let offset =
+            self.offset(address, bytes.len()).ok_or_else(|| problem("it has pages outside memory"))?;
+        self.file.write_at(bytes, offset).map_err(failed)
+    }
+
+    /// Reads `bytes` from `address` on.
+    ///
+    /// # Errors
+    /// [`Error::Snapshot`] where the range is not all in one region.
+    pub fn read(&self, address: Gpa, bytes: &mut [u8]) -> Result<(), Error> {
+        let offset = self.offset(address, bytes.len()).ok_or_else(|| problem("it has no such address"))?;
+        self.file.read_at(bytes, offset).map_err(failed)
+    }
+
+    /// The ranges that are not all zeros, lowest region first; whole pages. They may hold some zeros.
+    ///
+    /// # Errors
+    /// [`Error::Snapshot`].
+    pub fn ranges(&self) -> Result<Vec<(Gpa, u64)>, Error> {
+        let mut ranges = Vec::new();
+        for region in &self.regions {
+            let end = region.offset + region.size;
+            let mut at = region.offset;
+            while let Some(data) = self.next(SeekFrom::Data(at))?.filter(|data| *data < end) {
+                let hole = self.next(SeekFrom::Hole(data))?.unwrap_or(end).min(end);
+                ranges.push((Gpa(region.address.0 + (data - region.offset)), hole - data));
+                at = hole;
+            }
+        }
+        Ok(ranges)
+    }
+
+    /// What is behind a slot of a machine made from it.
+    pub(crate) fn backing(&self, number: u32) -> Option<Backing> {
+        let region = self.regions.get(usize::try_from(number).ok()?)?;
+        Some(Backing::CopyOf { file: self.file.clone(), offset: region.offset })
+    }
+
+    /// Whether it is the memory of a machine with this description.
+    pub(super) fn check(&self, spec: &MachineSpec) -> Result<(), Error> {
+        let same = self.regions.len() == spec.memory.len()
+            && self.regions.iter().zip(&spec.memory).all(|(a, b)| (a.address, a.size) == (b.address, b.size));
+        if same { Ok(()) } else { Err(problem("it has other memory")) }
+    }
+
+    fn next(&self, whence: SeekFrom) -> Result<Option<u64>, Error> {
+        match seek(&self.file, whence) {
+            Ok(offset) => Ok(Some(offset)),
+            // Behind the last data there is none.
+            Err(Errno::NXIO) => Ok(None),
+            Err(error) => Err(failed(error.into())),
+        }
+    }
+
+    fn offset(&self, address: Gpa, length: usize) -> Option<u64> {
+        let length = u64::try_from(length).ok()?;
+        self.regions.iter().find_map(|region| {
+            let inside = address.0.checked_sub(region.address.0)?;
+            (inside.checked_add(length)? <= region.size).then_some(region.offset + inside)
+        })
+    }
+}
+
+/// The stretches of whole pages that are not zero.
+fn runs(chunk: &[u8]) -> Vec<Range<usize>> {
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    for (index, page) in chunk.chunks(PAGE).enumerate() {
+        if page.iter().all(|byte| *byte == 0) {
+            continue;
+        }
+        let start = index * PAGE;
+        let end = start + page.len();
+        match runs.last_mut() {
+            Some(last) if last.end == start => last.end = end,
+            Some(_) | None => runs.push(start..end),
+        }
+    }
+    runs
+}
+
+fn problem(problem: &'static str) -> Error {
+    Error::Snapshot { problem, source: None }
+}
+
+fn failed(source: io::Error) -> Error {
+    Error::Snapshot { problem: "its memory cannot be copied", source: Some(source) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_of_zeros_are_left_out() {
+        let mut chunk = vec![0; 5 * PAGE];
+        assert!(runs(&chunk).is_empty());
+        (chunk[PAGE], chunk[3 * PAGE - 1], chunk[5 * PAGE - 1]) = (1, 1, 1);
+        assert_eq!(runs(&chunk), [PAGE..3 * PAGE, 4 * PAGE..5 * PAGE]);
+    }
+}

@@ -1,0 +1,122 @@
+//! What a machine holds beside its memory: gathered from the kernel and the devices, and put back.
+//!
+//! The order of putting back matters, and is that of the kernel's dependencies. Devices come first: one that raises its
+//! interrupt as it wakes up does so before the controllers forget it. Then each vCPU: its special registers say whether its
+//! APIC is on, so the APIC comes after them; the timer of the APIC says what the MSR of its deadline means, so MSRs come
+//! after the APIC. What the vCPUs share comes last.
+
+use kvm_sys_wrap::{ApicState, ControllerState, VcpuState};
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+use crate::exit_counts::ExitCounts;
+use crate::host;
+use crate::machine::Machine;
+use crate::mode::Ring;
+use crate::processor::Processor;
+use crate::spec::{Interrupts, MachineSpec};
+use crate::state::TrType;
+
+/// The state of all vCPUs, interrupt controllers and devices of a machine.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MachineState {
+    processors: Vec<ProcessorState>,
+    /// Of machines with all of a PC's.
+    controllers: Option<ControllerState>,
+    /// Of machines with interrupts, in nanoseconds.
+    clock: Option<u64>,
+    ports: Vec<Vec<u8>>,
+    mmio: Vec<Vec<u8>>,
+}
+
+/// The state of one vCPU.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct ProcessorState {
+    vcpu: VcpuState,
+    /// Of machines with interrupts.
+    apic: Option<ApicState>,
+    /// The guest can ask for them.
+    exits: ExitCounts,
+}
+
+impl MachineState {
+    /// Gathers it. The vCPUs are stopped.
+    pub(super) fn of(machine: &mut Machine) -> Result<Self, Error> {
+        let interrupts = machine.board.spec.interrupts;
+        let kvm = machine.boot.vcpu.vm().kvm().clone();
+        let msrs = kvm.msrs_to_save()?;
+        let mut processors = Vec::new();
+        for processor in std::iter::once(&mut machine.boot).chain(&mut machine.others) {
+            processor.finish_exit(&machine.board)?;
+            let vcpu = processor.vcpu.save_with(&msrs)?;
+            let apic = (interrupts != Interrupts::None).then(|| processor.vcpu.save_apic()).transpose()?;
+            processors.push(ProcessorState { vcpu, apic, exits: processor.exits.clone() });
+        }
+        let vm = machine.boot.vcpu.vm();
+        Ok(Self {
+            processors,
+            controllers: (interrupts == Interrupts::Pc).then(|| vm.save_controllers()).transpose()?,
+            clock: (interrupts != Interrupts::None).then(|| vm.clock()).transpose()?,
+            ports: machine.board.ports.save(),
+            mmio: machine.board.mmio.save(),
+        })
+    }
+
+    /// Puts it back, into a machine with the same description.
+    pub(super) fn put_back(&self, machine: &mut Machine) -> Result<(), Error> {
+        self.put_back_devices(machine)?;
+        let processors = std::iter::once(&mut machine.boot).chain(&mut machine.others);
+        // What KVM reports is always busy; what it wants to be given depends on the host.
+        let tr =
+            (machine.board.spec.boot.ring == Ring::User).then(|| host::quirks(&machine.board.spec).tr_type);
+        for (processor, state) in processors.zip(&self.processors) {
+            state.put_back(processor, tr.map(TrType::kind))?;
+        }
+        let vm = machine.boot.vcpu.vm();
+        if let Some(controllers) = &self.controllers {
+            vm.restore_controllers(controllers)?;
+        }
+        if let Some(clock) = self.clock {
+            vm.set_clock(clock)?;
+        }
+        Ok(())
+    }
+
+    fn put_back_devices(&self, machine: &Machine) -> Result<(), Error> {
+        machine.board.ports.restore(&self.ports)?;
+        Ok(machine.board.mmio.restore(&self.mmio)?)
+    }
+
+    /// The registers of each vCPU; the one that starts is the first.
+    pub fn vcpus(&self) -> impl Iterator<Item = &VcpuState> {
+        self.processors.iter().map(|state| &state.vcpu)
+    }
+
+    /// Whether it can be that of a machine with this description.
+    pub(super) fn check(&self, spec: &MachineSpec) -> Result<(), Error> {
+        let vcpus = u32::try_from(self.processors.len()).unwrap_or(u32::MAX);
+        let apics = self.processors.iter().all(|p| p.apic.is_some() == (spec.interrupts != Interrupts::None));
+        if vcpus != spec.vcpus || !apics || self.controllers.is_some() != (spec.interrupts == Interrupts::Pc)
+        {
+            return Err(Error::Snapshot {
+                problem: "it has other vCPUs or interrupt controllers",
+                source: None,
+            });
+        }
+        Ok(())
+    }
+}
+
+impl ProcessorState {
+    fn put_back(&self, processor: &mut Processor, tr: Option<u8>) -> Result<(), Error> {
+        let mut vcpu = self.vcpu.clone();
+        vcpu.sregs.tr.type_ = tr.unwrap_or(vcpu.sregs.tr.type_);
+        if let Some(apic) = &self.apic {
+            processor.vcpu.set_sregs(&vcpu.sregs)?;
+            processor.vcpu.restore_apic(apic)?;
+        }
+        processor.vcpu.restore(&vcpu)?;
+        processor.exits = self.exits.clone();
+        Ok(())
+    }
+}

@@ -1,0 +1,203 @@
+//! Machines made from snapshots do what the machine would have done, on a real KVM.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "the helpers of tests are tests")]
+
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use vmm_core::console::Console;
+use vmm_core::end::End;
+use vmm_core::error::{Blame, Error};
+use vmm_core::exit_counts::ExitCounts;
+use vmm_core::image::FlatImage;
+use vmm_core::limits::Limits;
+use vmm_core::machine::Machine;
+use vmm_core::mode::{Mode, Ring};
+use vmm_core::run_to::Point;
+use vmm_core::snapshot::Snapshot;
+use vmm_core::spec::{Entry, MachineSpec, Register};
+use vmm_core::{Gpa, Gva, Kvm};
+
+const CODE: u64 = 0x8000;
+/// Behind the code, in the page that is the guest's.
+const TABLE: u64 = 0x8800;
+/// Mixes AL with a counter, stores it, prints it, asks a port, and uses the stack; in the end leaves by the exit port. The same
+/// in 16, 32 and 64 bits:
+/// `mov $64, %cl; 1: add %cl, %al; rol $3, %al; stosb; out %al, $0xe9; push; in $0x80, %al; pop; dec %cl; jnz 1b; out %al, $0xf4`
+const GUEST: [u8; 20] = [
+    0xb1, 64, 0x00, 0xc8, 0xc0, 0xc0, 3, 0xaa, 0xe6, 0xe9, 0x50, 0xe4, 0x80, 0x58, 0xfe, 0xc9, 0x75, 0xf0,
+    0xe6, 0xf4,
+];
+/// Two in each turn, and the last one.
+const EXITS: u64 = 129;
+/// MSRs that count time, which goes on: the TSC, and two of Hyper-V's (TLFS, appendix F).
+const CLOCKS: [u32; 3] = [0x10, 0x4000_0010, 0x4000_0020];
+
+/// What a machine prints, for the test to look at.
+#[derive(Clone, Default)]
+struct Printed(Arc<Mutex<Vec<u8>>>);
+
+impl Printed {
+    fn take(&self) -> Vec<u8> {
+        std::mem::take(&mut self.0.lock().unwrap())
+    }
+}
+
+impl Write for Printed {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn build(mode: Mode, ring: Ring, printed: &Printed) -> Result<Machine, Error> {
+    let mut spec = MachineSpec::new(mode, 2 << 20, Entry::Address(Gva(CODE)));
+    spec.boot.ring = ring;
+    spec.boot.registers = vec![(Register::Rdi, TABLE)];
+    spec.limits.time = Some(Duration::from_secs(20));
+    let mut bytes = GUEST.to_vec();
+    bytes.resize(0x1000, 0);
+    let guest = FlatImage { address: Gpa(CODE), bytes: &bytes };
+    Machine::build(&Kvm::open().unwrap(), spec, &guest, Console::to(printed.clone()))
+}
+
+/// All modes and rings that this host has.
+fn machines() -> impl Iterator<Item = (Mode, Ring)> {
+    let all = Mode::ALL.into_iter().flat_map(|mode| [(mode, Ring::Kernel), (mode, Ring::User)]);
+    all.filter(|&(mode, ring)| (mode, ring) != (Mode::Real, Ring::User)).filter(|&(mode, ring)| {
+        match build(mode, ring, &Printed::default()) {
+            Ok(_) => true,
+            Err(error) if error.blame() == Blame::HostLacks => false,
+            Err(error) => panic!("{mode}: {error}"),
+        }
+    })
+}
+
+fn limits() -> Limits {
+    let time = Some(Duration::from_secs(20));
+    Limits::start(vmm_core::spec::Limits { time, exits: None }).unwrap()
+}
+
+/// All that can be compared of a machine that has ended.
+struct Ended {
+    end: End,
+    exits: ExitCounts,
+    printed: Vec<u8>,
+    registers: String,
+    msrs: Vec<(u32, u64)>,
+    memory: Vec<u8>,
+}
+
+fn ended(machine: &mut Machine, printed: &Printed) -> Ended {
+    let end = machine.run().unwrap().end;
+    let exits = machine.exits();
+    let mut memory = vec![0; 2 << 20];
+    vm_memory::Bytes::read_slice(machine.memory(), &mut memory, Gpa(0).into()).unwrap();
+    let state = machine.vcpu().save_with(&machine.vcpu().vm().kvm().msrs_to_save().unwrap()).unwrap();
+    let msrs = state
+        .msrs
+        .iter()
+        .map(|msr| (msr.index, msr.data))
+        .filter(|(index, _)| !CLOCKS.contains(index))
+        .collect();
+    let registers = format!("{state:?} {:?}", state.fxsave());
+    Ended { end, exits, printed: printed.take(), registers, msrs, memory }
+}
+
+impl Ended {
+    /// What differs, in a few words: memory is large.
+    fn differences(&self, other: &Self) -> Vec<String> {
+        let mut all = Vec::new();
+        let mut differ = |what: &str, a: String, b: String| {
+            if a != b {
+                all.push(format!("{what}: {a} and {b}"));
+            }
+        };
+        differ("end", format!("{:?}", self.end), format!("{:?}", other.end));
+        differ("exits", self.exits.to_string(), other.exits.to_string());
+        differ("printed", format!("{:x?}", self.printed), format!("{:x?}", other.printed));
+        differ("registers", self.registers.clone(), other.registers.clone());
+        differ("MSRs", format!("{:x?}", self.msrs), format!("{:x?}", other.msrs));
+        let places = self.memory.iter().zip(&other.memory).enumerate().filter(|(_, (a, b))| a != b);
+        all.extend(places.take(8).map(|(at, (a, b))| format!("memory at {at:#x}: {a:#x} and {b:#x}")));
+        all
+    }
+}
+
+/// Runs N exits, takes a snapshot, runs on; what is made from the snapshot does the same, and so does that once more.
+fn snapshot_after(mode: Mode, ring: Ring, exits: u64) {
+    let (first, second) = (Printed::default(), Printed::default());
+    let mut machine = build(mode, ring, &first).unwrap();
+    assert_eq!(machine.run_to(Point::Exits(exits), &mut limits(), &mut []).unwrap(), None);
+    let snapshot = machine.snapshot().unwrap();
+    first.take();
+    let wanted = ended(&mut machine, &first);
+    assert!(matches!(wanted.end, End::Exit { .. }), "{mode}: {:?}", wanted.end);
+
+    let kvm = Kvm::open().unwrap();
+    let mut copy = snapshot.machine(&kvm, Console::to(second.clone())).unwrap();
+    for round in 0..3 {
+        let found = ended(&mut copy, &second);
+        let differences = found.differences(&wanted);
+        let level = ring.level();
+        assert!(
+            differences.is_empty(),
+            "{mode} in ring {level}, {exits} exits, round {round}: {differences:#?}"
+        );
+        copy.reset().unwrap();
+    }
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_machine_made_from_a_snapshot_goes_on_as_the_first_one_does() {
+    for (mode, ring) in machines() {
+        for exits in [0, 1, 2, EXITS - 1] {
+            snapshot_after(mode, ring, exits);
+        }
+        let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(6));
+        let law = |exits| {
+            snapshot_after(mode, ring, exits);
+            Ok(())
+        };
+        runner.run(&(0..EXITS), law).unwrap();
+    }
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn copies_share_nothing_that_they_write() {
+    let printed = Printed::default();
+    let mut machine = build(Mode::Long, Ring::Kernel, &printed).unwrap();
+    assert_eq!(machine.run_to(Point::Exits(20), &mut limits(), &mut []).unwrap(), None);
+    let snapshot: Snapshot = machine.snapshot().unwrap();
+    let kvm = Kvm::open().unwrap();
+    let mut copies: Vec<_> =
+        (0..4).map(|_| snapshot.machine(&kvm, Console::to(std::io::sink())).unwrap()).collect();
+    let byte = |machine: &Machine| -> u8 {
+        vm_memory::Bytes::read_obj(machine.memory(), Gpa(TABLE + 60).into()).unwrap()
+    };
+    copies[1].run().unwrap();
+    assert_ne!(byte(&copies[1]), 0);
+    assert_eq!([byte(&copies[0]), byte(&copies[2]), byte(&machine)], [0; 3]);
+    machine.run().unwrap();
+    copies[3].run().unwrap();
+    assert_eq!(byte(&copies[3]), byte(&machine));
+    assert_eq!(byte(&copies[2]), 0);
+    // A copy of a copy, and one of a machine that was never a copy.
+    let mut second = copies[2].clone_cow(Console::to(std::io::sink())).unwrap();
+    second.run().unwrap();
+    assert_eq!(byte(&second), byte(&machine));
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn only_what_was_made_from_a_snapshot_can_be_reset() {
+    let mut machine = build(Mode::Long, Ring::Kernel, &Printed::default()).unwrap();
+    let error = machine.reset().unwrap_err();
+    assert_eq!(error.to_string(), "the snapshot is not usable: the machine was not made from one");
+}
