@@ -2,7 +2,7 @@
  * Reads one word of each of RDI pages from address RSI on, and ends: to time how memory gets to where it is needed.
  *
  * It becomes a part of the files that `cargo xtask bench load` makes, and its floor program (xtask/bench/load.c) is linked
- * with it, so it is free of addresses. It is to run in ring 3, which all hosts run at full speed.
+ * with it, so it is free of addresses.
  */
 #include "vmm.h"
 

@@ -47,6 +47,19 @@
 
 #define VMM_SIGNATURE_VALUE 0x484d4d56 /* "VMMH" in memory order */
 
+/*
+ * VMM_CONFIGURATION("FILE"); puts FILE, the text of a configuration, into a note of the ELF file (docs/testing.md). A note
+ * is three words (sizes of owner and text, number), the owner, the text. It takes no memory of the guest's.
+ */
+#ifdef __ASSEMBLER__
+#define VMM_CONFIGURATION(file) .pushsection .note.vmm, "", @note; .balign 4; .long 4, 2f - 1f, 1; .asciz "vmm"; \
+    1: .incbin file; 2: .balign 4; .popsection
+#else
+#define VMM_CONFIGURATION(file) \
+    __asm__(".pushsection .note.vmm, \"\", @note\n.balign 4\n.long 4, 2f - 1f, 1\n.asciz \"vmm\"\n" \
+            "1: .incbin \"" file "\"\n2: .balign 4\n.popsection")
+#endif
+
 #ifndef __ASSEMBLER__
 
 #include <stdint.h>

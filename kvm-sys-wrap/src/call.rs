@@ -83,6 +83,8 @@ calls! {
     Mmap = "mmap" on Process, "mmap(2)";
     /// Advises the host about that memory.
     Madvise = "madvise" on Process, "madvise(2)";
+    /// Lets a copy take the place of a file in guest memory.
+    Mremap = "mremap" on Process, "mremap(2)";
     /// Makes host memory appear at a guest-physical address.
     SetUserMemoryRegion = "KVM_SET_USER_MEMORY_REGION" on Vm, "4.35";
     /// Fetches and clears the bitmap of written pages.

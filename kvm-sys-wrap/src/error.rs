@@ -68,7 +68,7 @@ pub enum Error {
         problem: &'static str,
     },
     /// The host has not set aside as many huge pages.
-    #[error("{size:#x} bytes of hugetlb memory: this host has not as many 2 MiB pages free")]
+    #[error("{} MiB of hugetlb memory: this host has not as many pages of 2 MiB free", size >> 20)]
     HugePages {
         /// Bytes asked for.
         size: u64,

@@ -5,7 +5,7 @@
 //! | 1 | open `/dev/kvm`, `KVM_GET_API_VERSION`, `KVM_CHECK_EXTENSION` | `dev_kvm.rs`, `capability.rs` |
 //! | 2 | `KVM_CREATE_VM` | `create_vm.rs` |
 //! | 3 | `KVM_SET_TSS_ADDR` | `tss.rs` |
-//! | 4 | `mmap`, `madvise`, `KVM_SET_USER_MEMORY_REGION` | `memory/` |
+//! | 4 | `mmap`, `madvise`, `KVM_SET_USER_MEMORY_REGION` | `memory.rs` |
 //! | 5 | `KVM_CREATE_VCPU` | `create_vcpu.rs` |
 //! | 6 | `KVM_GET_VCPU_MMAP_SIZE`, `mmap` of `kvm_run` | `create_vcpu.rs`, `kvm_run.rs` |
 //! | 7 | `KVM_GET_SREGS`, `KVM_SET_SREGS` | `sregs.rs` |
@@ -84,7 +84,9 @@ pub use io_bytes::IoBytes;
 pub use irqchip::{Irqfd, MpState};
 pub use kick::{Alarm, Kick, interrupt, interrupted, leave_signals_to_others, watch_interrupts};
 pub use kvm_bindings as bindings;
-pub use memory::{Advice, Backing, FileRange, GuestMemory, MappedFile, MemoryFile, Slot, SlotFlags};
+pub use memory::{
+    Advice, Backing, FileRange, GuestMemory, MappedFile, MemoryFile, Slot, SlotFlags, page_faults,
+};
 pub use observe::{Answer, Arguments, CallObserver, CallRecord};
 pub use stats::{Stat, StatKind, StatUnit, Stats};
 pub use tss::{TSS_SIZE, TssAddress};

@@ -6,9 +6,7 @@
 
 use std::sync::Arc;
 
-use kvm_bindings::{
-    kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
-};
+use kvm_bindings::{kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave};
 use serde::{Deserialize, Serialize};
 
 use crate::call::Call;

@@ -75,7 +75,7 @@ fn each_mapping_has_its_own_mark() {
         if shrinks {
             file.set_len(0).unwrap();
         }
-        assert_eq!(mapped.bytes().iter().any(|byte| *byte == 0), shrinks);
+        assert_eq!(mapped.bytes().contains(&0), shrinks);
         assert_eq!(mapped.check().is_err(), shrinks);
     };
     thread::scope(|scope| {

@@ -1,11 +1,12 @@
 //! What is behind a slot, on a real KVM: 16-bit guests of a few bytes.
 
-#![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "the helpers of tests are tests")]
 
 use std::fs::{self, File};
 
 use kvm_sys_wrap::{
     Backing, Error, Exit, FileRange, Gpa, Kvm, MappedFile, MemoryFile, Slot, TssAddress, Vcpu, Vm,
+    page_faults,
 };
 use vm_memory::{Bytes, GuestAddress};
 
@@ -86,7 +87,9 @@ fn copies_of_a_file_have_their_own_pages_once_written() {
 fn a_slot_that_its_backing_cannot_hold_is_refused() {
     let vm = Kvm::open().unwrap().create_vm().unwrap();
     let file = MemoryFile::create(0x1_1000).unwrap();
-    for (offset, fits) in [(0, true), (0x1000, true), (0x2000, false), (0x800, false), (u64::MAX << 12, false)] {
+    for (offset, fits) in
+        [(0, true), (0x1000, true), (0x2000, false), (0x800, false), (u64::MAX << 12, false)]
+    {
         let result = vm.add_slot(slot(Backing::CopyOf { file: file.clone(), offset }));
         assert_eq!(result.is_ok(), fits, "{offset:#x}");
         if fits {
@@ -136,15 +139,43 @@ fn a_file_over_memory_is_read_by_the_guest_and_written_by_nobody() {
     vm.check_files().unwrap();
     assert_eq!(file.bytes()[0x1_5000], 7);
 
-    for (address, offset, size) in
-        [(0x800, 0, 0x1000), (0, 0x800, 0x1000), (0, 0, 0x800), (0, 0, 0), (0x1000, 0, 0x1_0000), (0, 0x1_f000, 0x2000)]
-    {
+    for (address, offset, size) in [
+        (0x800, 0, 0x1000),
+        (0, 0x800, 0x1000),
+        (0, 0, 0x800),
+        (0, 0, 0),
+        (0x1000, 0, 0x1_0000),
+        (0, 0x1_f000, 0x2000),
+    ] {
         let refused = vm.map_file(Gpa(address), &range(offset, size));
         assert!(matches!(refused, Err(Error::SlotShape { .. })), "{address:#x} {offset:#x} {size:#x}");
     }
     assert!(matches!(vm.map_file(Gpa(0x1_0000), &range(0, 0x1000)), Err(Error::NoMemory { .. })));
     let (shared, _vcpu) = boot(Backing::Memfd);
     assert!(!shared.map_file(Gpa(0), &range(0, 0x1000)).unwrap());
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn what_was_fetched_is_the_guests_own_with_all_it_wrote() {
+    let (vm, mut vcpu) = boot(Backing::Anonymous);
+    let (file, writer) = mapped("fetched");
+    let range = |offset, size| FileRange { file: file.clone(), offset, size };
+    assert!(vm.map_file(Gpa(0x1000), &range(0x1_1000, 0x7000)).unwrap());
+    assert!(vm.map_file(Gpa(0xa000), &range(0x1_1000, 0x1000)).unwrap());
+    assert_eq!(vm.file_bytes(), 0x8000);
+    assert_eq!((vcpu.run().unwrap(), counter(&vm)), (Exit::Hlt, 8));
+    let before = page_faults();
+    vm.fetch_files().unwrap();
+    assert!(page_faults() > before);
+    assert_eq!(vm.file_bytes(), 0);
+    // The file can go now: nobody looks at it any more.
+    writer.set_len(0).unwrap();
+    for counted in 9..12 {
+        assert_eq!((vcpu.run().unwrap(), counter(&vm)), (Exit::Hlt, counted));
+    }
+    assert_eq!(vm.memory().read_obj::<[u8; 7]>(GuestAddress(0xa000)).unwrap(), COUNTS);
+    vm.check_files().unwrap();
 }
 
 /// The guest counts, its page is thrown away with the file's, and it counts on.

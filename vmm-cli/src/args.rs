@@ -1,5 +1,6 @@
 //! The command line, as clap sees it. Completions and the manual page are made from the same declaration.
 
+mod bench;
 mod inspect;
 mod test;
 
@@ -8,6 +9,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
+pub(crate) use bench::Bench;
 pub(crate) use inspect::{At, Dump, Look, Pages, Snapshot, Translate};
 pub(crate) use test::Test;
 
@@ -78,6 +80,8 @@ pub(crate) enum Command {
     Run(Run),
     /// Run all configurations with an [expect] as tests, in parallel
     Test(Test),
+    /// Run one guest many times, and show how its times are distributed
+    Bench(Bench),
     /// Check configurations and their guest files without KVM
     Check(Check),
     /// Warn about what always kills a guest: its entry, its stack, SSE that is off
@@ -300,7 +304,8 @@ mod tests {
         let read = |arguments: &[&str]| {
             let arguments: Vec<OsString> =
                 ["vmm-cli", "run"].iter().chain(arguments).map(Into::into).collect();
-            let shown = |cli: Result<Cli, clap::Error>| format!("{:?}", cli.map_err(|error| error.to_string()));
+            let shown =
+                |cli: Result<Cli, clap::Error>| format!("{:?}", cli.map_err(|error| error.to_string()));
             (shown(Cli::read_from(&arguments)), shown(Cli::try_parse_from(&arguments)))
         };
         for (arguments, good) in [

@@ -25,6 +25,7 @@ pub mod source;
 mod syntax;
 pub mod template;
 mod test_file;
+mod test_plan;
 pub mod values;
 
 use std::path::{Path, PathBuf};
@@ -43,6 +44,7 @@ pub use expect::{Expect, ExpectedMemory, MemoryPlace, Pattern};
 pub use overrides::Overrides;
 pub use raw::End;
 pub use test_file::{TestFile, Variant};
+pub use test_plan::{TestCase, TestPlan};
 pub use values::EntryChoice;
 
 /// A configuration without mistakes, as far as that can be known without the guest's file and without KVM.
@@ -69,6 +71,8 @@ pub struct Config {
     pub fw_cfg: Vec<FwCfgSource>,
     /// What has to be true after the run.
     pub expect: Option<Expect>,
+    /// The cases that `vmm-cli test` makes of it, where it says.
+    pub test: Option<TestPlan>,
     texts: Texts,
 }
 
@@ -155,7 +159,7 @@ impl Texts {
 
 impl Config {
     /// Reads the file at `path`, which paths inside of it are relative to. A file that is no configuration is taken for
-    /// a kernel: it gets the machine that kernels expect, with 256 MiB of memory.
+    /// a kernel: it gets what a note in it says, else the machine that kernels expect, with 256 MiB of memory.
     ///
     /// # Errors
     ///
@@ -163,6 +167,7 @@ impl Config {
     pub fn load(path: &Path, overrides: &Overrides) -> Result<Self, Diagnostics> {
         match load::load(path)? {
             load::Loaded::Configuration(text) => Self::from_text(&text, path, overrides),
+            load::Loaded::Noted(text, implied) => Self::from_text(&text, path, &implied.and(overrides)),
             load::Loaded::Kernel(file) => Self::from_texts(
                 Texts { path: path.to_owned(), file, is_written: false, overrides: overrides.clone() },
                 None,
@@ -212,6 +217,7 @@ impl Config {
                 loading: lowered.loading,
                 fw_cfg: lowered.fw_cfg,
                 expect: lowered.expect,
+                test: lowered.test,
                 texts,
             }),
             Some(_) | None => Err(faults.into_diagnostics(&sources)),
@@ -221,7 +227,8 @@ impl Config {
     /// What an error at the guest's file begins with: its path, if the error points at another file.
     #[must_use]
     pub fn guest_prefix(&self) -> String {
-        if self.texts.is_written { format!("{}: ", self.guest.path.display()) } else { String::new() }
+        let is_another = self.texts.is_written && self.guest.path != self.texts.path;
+        if is_another { format!("{}: ", self.guest.path.display()) } else { String::new() }
     }
 
     /// The CPU mode. Of no meaning as long as [`Start::mode`] is not known.

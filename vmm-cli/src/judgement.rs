@@ -44,6 +44,18 @@ pub(crate) fn judge(config: &Config, ended: &Ended<'_>) -> (Status, Report) {
     (status, report)
 }
 
+/// Whether the guest did what was expected of it. Unlike with `run`, one that dies or hangs can: but only if its `[expect]` says
+/// that it is to end like this.
+pub(crate) fn is_as_expected(config: &Config, report: &Report) -> bool {
+    let names_end = config.expect.as_ref().is_some_and(|expect| expect.end.is_some());
+    report.mismatches().is_empty()
+        && match report.verdict {
+            Verdict::Success | Verdict::Code(_) => true,
+            Verdict::Crashed | Verdict::Hung => names_end,
+            Verdict::Interrupted => false,
+        }
+}
+
 /// What a run is worth. Only one that ended by itself can be a success, whatever was expected of it.
 pub(crate) fn status(verdict: Verdict, expectations_met: Option<bool>) -> Status {
     match (verdict, expectations_met) {

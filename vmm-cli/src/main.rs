@@ -9,6 +9,7 @@ mod args;
 mod commands;
 mod core_file;
 mod disks;
+mod distribution;
 mod expectations;
 mod explain;
 mod gdb;

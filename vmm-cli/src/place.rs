@@ -2,6 +2,8 @@
 //!
 //! Only the grammar is here. What a symbol stands for is known to who has read the guest's files.
 
+use std::fmt;
+
 use crate::config::EntryChoice;
 use crate::config::values::{Address, Refusal, Size, Value};
 use crate::diagnostic::Diagnostic;
@@ -43,6 +45,17 @@ pub struct Range {
     pub start: Place,
     /// Its end.
     pub extent: Extent,
+}
+
+/// As it is written on a command line.
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.base {
+            Base::Address(address) => write!(f, "{address:#x}")?,
+            Base::Symbol(name) => f.write_str(name)?,
+        }
+        if self.offset == 0 { Ok(()) } else { write!(f, "+{:#x}", self.offset) }
+    }
 }
 
 impl Place {

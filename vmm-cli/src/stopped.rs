@@ -112,7 +112,8 @@ impl Stopped {
     }
 }
 
-fn too_early(machine: &Machine, end: &End, words: &str) -> Diagnostic {
+/// The error of a guest that ended before it was at the place that `words` name.
+pub(crate) fn too_early(machine: &Machine, end: &End, words: &str) -> Diagnostic {
     let status = match machine.verdict(end) {
         Verdict::Success | Verdict::Code(_) => Status::Unexpected,
         Verdict::Crashed => Status::Crashed,
@@ -146,7 +147,7 @@ fn point(at: &At, files: &Files) -> Result<(Point, String), Diagnostic> {
 }
 
 /// Where a virtual address was loaded, by the guest's files.
-fn physical(files: &Files, address: u64) -> Option<Gpa> {
+pub(crate) fn physical(files: &Files, address: u64) -> Option<Gpa> {
     files.plans().find_map(|(_, plan)| plan.virt_to_phys(VirtAddr(address))).map(Gpa::from)
 }
 

@@ -29,6 +29,11 @@ impl Copy {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Forgets them.
+    pub(crate) fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// Adds what was printed.
     pub(crate) fn add(&self, bytes: &[u8]) {
         let mut copy = self.0.lock().unwrap_or_else(PoisonError::into_inner);

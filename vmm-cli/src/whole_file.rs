@@ -64,9 +64,9 @@ impl WholeFile {
     /// # Errors
     /// There is a file of that name by now, or the file system cannot go on.
     pub(crate) fn finish(mut self) -> Result<(), Diagnostic> {
-        self.name().map_err(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => exists(&self.path, self.what),
-            _ => self.trouble(&error),
+        self.name().map_err(|error| {
+            let is_there = error.kind() == io::ErrorKind::AlreadyExists;
+            if is_there { exists(&self.path, self.what) } else { self.trouble(&error) }
         })
     }
 

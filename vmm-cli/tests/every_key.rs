@@ -12,10 +12,11 @@ use vmm_cli::diagnostic::Location;
 use vmm_core::mode::{Mode, PageSize, Ring};
 use vmm_core::spec::{
     Access, BlockAccess, BlockSpec, CpuidPolicy, DebugExitSpec, DeviceAddress, DeviceSpecs, Entry, FwCfgFile,
-    FwCfgSpec, HaltMeaning, Limits, Mapping, MemoryRegion, PagingSpec, Placement, PlatformSpec, Register,
-    SerialSpec, Unmapped, VirtioSpec,
+    FwCfgSpec, HaltMeaning, Limits, Mapping, MemoryBacking, MemoryRegion, PagingSpec, Placement,
+    PlatformSpec, Register, SerialSpec, Unmapped, VirtioSpec,
 };
 use vmm_core::{Gpa, Gva, Port};
+use vmm_loader::Loading;
 
 const EVERY_KEY: &str = r#"
 mode = "long"
@@ -36,8 +37,18 @@ address = "0x1_0000_0000"
 read-only = true
 huge-pages = true
 
+[[memory]]
+size = "128MiB"
+address = "0x2_0000_0000"
+
+[[memory]]
+size = "2MiB"
+address = "0x3_0000_0000"
+backing = "hugetlb"
+
 [guest]
 elf = "build/guest-{mode}.elf"
+loading = "map"
 base = 0x10_0000
 entry = "_start"
 stack = 0x8_0000
@@ -183,6 +194,12 @@ fn the_machine() {
     let memory = [
         MemoryRegion { mergeable: false, ..MemoryRegion::new(Gpa(0), 2 << 20) },
         MemoryRegion { read_only: true, huge_pages: true, ..MemoryRegion::new(Gpa(1 << 32), 4096) },
+        MemoryRegion { huge_pages: true, ..MemoryRegion::new(Gpa(2 << 32), 128 << 20) },
+        MemoryRegion {
+            backing: MemoryBacking::Hugetlb,
+            mergeable: false,
+            ..MemoryRegion::new(Gpa(3 << 32), 2 << 20)
+        },
     ];
     assert_eq!(machine.memory, memory);
     assert_eq!(machine.tss_address, Gpa(0xfff0_0000));
@@ -320,6 +337,7 @@ fn the_files() {
     assert_eq!(config.guest.path, Path::new("dir/build/guest-long.elf"));
     assert_eq!(config.guest.kind, FileKind::Elf { base: Some(Gpa(0x10_0000)) });
     assert_eq!(config.entry, EntryChoice::Symbol("_start".to_owned()));
+    assert_eq!(config.loading, Loading::Map);
     assert_eq!(config.loads[0].path, Path::new("/data/blob.bin"));
     assert_eq!(config.loads[0].kind, FileKind::Flat { address: Gpa(0x5_0000) });
     assert_eq!(config.loads[1].path, Path::new("dir/extra.elf"));

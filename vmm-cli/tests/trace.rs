@@ -295,3 +295,23 @@ fn statistics_are_tables_and_part_of_the_report() {
     assert!(serde_json::from_str::<Value>(&json).unwrap()["stats"]["time"].is_object());
     assert!(bench.trace(&[]).is_empty());
 }
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn timing_is_a_table_and_part_of_the_report() {
+    let Some(bench) = Bench::new() else { return };
+    let text = bench.trace(&["--timing"]);
+    assert!(text.starts_with("where the time went:\n") && text.ends_with(" in all\n"), "{text}");
+    for line in
+        ["configuration", "KVM_CREATE_VM", "KVM_RUN, the first", "KVM_RUN, 5 times", "end of the machine"]
+    {
+        assert!(text.lines().any(|shown| shown.ends_with(&format!("  {line}"))), "{line} in\n{text}");
+    }
+    let json = bench.trace(&["--timing", "--format", "json"]);
+    let json: Value = serde_json::from_str(&json).unwrap();
+    let steps = json["timing"]["steps"].as_array().unwrap();
+    let machine = steps.iter().find(|step| step["name"] == "machine").unwrap();
+    let calls = machine["calls"].as_array().unwrap();
+    let in_calls: u64 = calls.iter().map(|call| call["ns"].as_u64().unwrap()).sum();
+    assert!(in_calls <= machine["ns"].as_u64().unwrap(), "{machine}");
+}

@@ -94,7 +94,9 @@ pub enum Error {
         mode: Mode,
     },
     /// A machine with interrupts cannot be stopped at an address: no debug register works here, and no memory is there yet.
-    #[error("cannot stop at {gva}: nothing is mapped there before the guest runs, and this host reports no breakpoints")]
+    #[error(
+        "cannot stop at {gva}: nothing is mapped there before the guest runs, and this host reports no breakpoints"
+    )]
     NoBreakpoint {
         /// The address.
         gva: Gva,
@@ -133,9 +135,7 @@ impl Error {
             | Self::NoExitCount
             | Self::Snapshot { source: None, .. }
             | Self::TooManyVirtioDevices { .. } => Blame::Configuration,
-            Self::Image(error) => {
-                error.downcast_ref::<KvmError>().map_or(Blame::Configuration, blame_kvm)
-            }
+            Self::Image(error) => error.downcast_ref::<KvmError>().map_or(Blame::Configuration, blame_kvm),
             Self::Disk(error) if error.is_configuration() => Blame::Configuration,
             Self::Disk(_) => Blame::Host,
             Self::ModeDropped { .. }

@@ -9,6 +9,7 @@
 //! ours as much as the guest's, and the timer that ends a run that takes too long.
 
 mod interrupts;
+mod memory;
 mod steps;
 
 use std::borrow::Cow;

@@ -58,14 +58,7 @@ pub(crate) fn cpuid(kvm: &Kvm, spec: &MachineSpec, needs: &[CpuFeature]) -> Resu
     match spec.cpuid {
         CpuidPolicy::Host => {
             let mut cpuid = supported;
-            cpuid::change(
-                &mut cpuid,
-                &[
-                    (Feature::TSC_DEADLINE, has_deadline_timer(kvm, spec)),
-                    // KVM leaves it to us to say that its leaves (0x4000_0000 and on) are there.
-                    (Feature::HYPERVISOR, true),
-                ],
-            );
+            cpuid::change(&mut cpuid, &[(Feature::TSC_DEADLINE, has_deadline_timer(kvm, spec))]);
             cpuid::change(&mut cpuid, &spec.cpuid_changes);
             Ok(Some(cpuid))
         }

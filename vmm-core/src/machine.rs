@@ -7,7 +7,9 @@
 use std::time::Duration;
 
 use kvm_sys_wrap::bindings::{CpuId, kvm_sregs};
-use kvm_sys_wrap::{Advice, Backing, FileRange, Gpa, GuestMemory, Kvm, Slot, SlotFlags, TssAddress, Vcpu, Vm};
+use kvm_sys_wrap::{
+    Advice, Backing, FileRange, Gpa, GuestMemory, Kvm, Slot, SlotFlags, TssAddress, Vcpu, Vm,
+};
 use vm_memory::Bytes;
 
 use crate::board::Board;
@@ -82,7 +84,15 @@ impl Machine {
 
         let cpu = host::CpuTraits::of(cpuid.as_ref());
         let board = Board::new(&vm, spec, layout, console, state.landing, cpu)?;
-        Ok(Self { board, boot: Processor::new(vcpu), others, ended: 0, sleeps: Sleeps::default(), cpuid, origin: None })
+        Ok(Self {
+            board,
+            boot: Processor::new(vcpu),
+            others,
+            ended: 0,
+            sleeps: Sleeps::default(),
+            cpuid,
+            origin: None,
+        })
     }
 
     /// What the machine was built from.
@@ -197,7 +207,11 @@ fn enter_mode(vcpu: &Vcpu, spec: &MachineSpec, state: &InitialState) -> Result<(
 }
 
 /// A VM with its memory: new, or the copies of a snapshot's.
-pub(crate) fn vm_with_memory(kvm: &Kvm, spec: &MachineSpec, image: Option<&MemoryImage>) -> Result<Vm, Error> {
+pub(crate) fn vm_with_memory(
+    kvm: &Kvm,
+    spec: &MachineSpec,
+    image: Option<&MemoryImage>,
+) -> Result<Vm, Error> {
     let vm = kvm.create_vm()?;
     vm.set_tss_addr(TssAddress::new(spec.tss_address)?)?;
     for (number, region) in (0..).zip(&spec.memory) {

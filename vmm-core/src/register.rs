@@ -24,6 +24,11 @@ macro_rules! registers {
             pub const fn of(self, regs: &kvm_regs) -> u64 {
                 match self { $(Self::$register => regs.$field,)* }
             }
+
+            /// Sets its value among these.
+            pub const fn set(self, regs: &mut kvm_regs, value: u64) {
+                match self { $(Self::$register => regs.$field = value,)* }
+            }
         }
     };
 }
@@ -59,5 +64,10 @@ mod tests {
         let of = |name| Register::ALL.iter().find(|register| register.name() == name).map(|r| r.of(&regs));
         assert_eq!([of("rax"), of("r15"), of("rip"), of("rflags")], [Some(1), Some(2), Some(3), Some(4)]);
         assert_eq!(of("rbx"), Some(0));
+        let mut copy = kvm_regs::default();
+        for register in Register::ALL {
+            register.set(&mut copy, register.of(&regs));
+        }
+        assert_eq!(copy, regs);
     }
 }

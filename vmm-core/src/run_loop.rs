@@ -10,6 +10,7 @@ use kvm_sys_wrap::Exit;
 use crate::end::End;
 use crate::error::Error;
 use crate::exit_counts::ExitCounts;
+use crate::fetch::Fetch;
 use crate::limits::Limits;
 use crate::machine::Machine;
 use crate::observer::Observer;
@@ -88,10 +89,16 @@ impl Machine {
             self.ended = vcpu;
             return Ok(end);
         }
+        let mut fetch = Fetch::start(self.boot.vcpu.vm())?;
         loop {
             match self.turn(limits, observers)? {
                 Turn::Served | Turn::Debug(_) => {}
                 Turn::Ended(end) => return Ok(end),
+            }
+            if let Some(watch) = &mut fetch
+                && watch.look(self.boot.vcpu.vm())?
+            {
+                fetch = None;
             }
         }
     }

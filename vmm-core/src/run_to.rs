@@ -144,18 +144,12 @@ impl Machine {
         Ok(Gva(linear_rip(&self.boot.vcpu.regs()?, &self.boot.vcpu.sregs()?)))
     }
 
-    fn run_for(
-        &mut self,
-        time: Duration,
-        observers: &mut [&mut dyn Observer],
-    ) -> Result<Option<End>, Error> {
+    fn run_for(&mut self, time: Duration, observers: &mut [&mut dyn Observer]) -> Result<Option<End>, Error> {
         let spec::Limits { time: limit, exits } = self.board.spec.limits;
         let mut own = Limits::start(spec::Limits { time: Some(limit.unwrap_or(time).min(time)), exits })?;
-        match self.run_to_end(&mut own, observers)? {
-            // Time passes at a signal, between two instructions.
-            End::TimeLimit(passed) if passed == time => Ok(None),
-            end => Ok(Some(end)),
-        }
+        let end = self.run_to_end(&mut own, observers)?;
+        // Time passes at a signal, between two instructions.
+        Ok((end != End::TimeLimit(time)).then_some(end))
     }
 
     fn run_to_exit(

@@ -2,7 +2,7 @@
  * The floor of loading: puts the segments of an ELF file into the machine's memory, and runs guests/bench-touch in it. See
  * machine.h.
  *
- *   load FILE read|map PAGES
+ *   load FILE read|map PAGES RING
  *
  * "read" copies with read(), "map" maps the file copy-on-write over the memory. The guest then reads a word of each of the
  * first PAGES pages of the last segment.
@@ -29,7 +29,7 @@ int main(int count, char **arguments)
             mmap(at, segment.p_filesz, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, file, segment.p_offset);
     }
     struct kvm_regs regs = { .rip = CODE, .rdi = strtoull(arguments[3], NULL, 0), .rsi = segment.p_paddr };
-    enter(kvm, 3, regs);
+    enter(kvm, atoi(arguments[4]), regs);
     ioctl(vcpu, KVM_RUN, 0);
     return run->exit_reason != KVM_EXIT_IO;
 }

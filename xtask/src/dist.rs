@@ -25,7 +25,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<u8> {
     let Dist { program, target } = build(workspace)?;
     let size = fs::metadata(&program).while_doing("look at", &program)?.len();
     println!("{}", program.display());
-    let (mib, rest) = (size >> 20, (size & 0xf_ffff) * 10 >> 20);
+    let (mib, rest) = (size >> 20, ((size & 0xf_ffff) * 10) >> 20);
     say(format_args!(
         "{mib}.{rest} MiB, static, for {target}; install it: cp {} ~/.local/bin/",
         program.display()

@@ -60,8 +60,7 @@ impl MappedFile {
         }
         let file = Arc::new(file);
         let (place, flags) = (FileOffset::from_arc(Arc::clone(&file), 0), libc::MAP_PRIVATE);
-        let mapping =
-            MmapRegion::build(Some(place), length, libc::PROT_READ, flags).map_err(mmap_error)?;
+        let mapping = MmapRegion::build(Some(place), length, libc::PROT_READ, flags).map_err(mmap_error)?;
         let start = mapping.as_ptr() as u64;
         let guard = Guard::new(start..start.saturating_add(when_opened.size));
         let path = path.to_owned();

@@ -63,10 +63,14 @@ impl FileRange {
 pub(super) struct Overlay {
     guard: Guard,
     file: MappedFile,
+    /// Where in the slot's memory it begins, in bytes.
+    pub(super) start: usize,
+    /// Its bytes.
+    pub(super) size: u64,
 }
 
 impl Overlay {
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         if self.guard.has_holes() {
             let path = self.file.path().to_owned();
             return Err(Error::FileChanged { path, problem: "became shorter" });
@@ -108,7 +112,7 @@ impl Vm {
         let host_end = (host as u64).saturating_add(range.size);
         let Some(guard) = Guard::new(host as u64..host_end) else { return Ok(false) };
         self.lay_over(host, range)?;
-        let overlay = Overlay { guard, file: range.file.clone() };
+        let overlay = Overlay { guard, file: range.file.clone(), start, size: range.size };
         memory.add_overlay(slot.number, overlay);
         Ok(true)
     }
@@ -128,7 +132,14 @@ impl Vm {
                 // guest memory, which is locked and stays mapped. Nothing but volatile accesses touches it (vm-memory's
                 // contract), and they find other bytes there, as if the guest had written them.
                 let mapped = unsafe {
-                    libc::mmap(host.cast(), length, protection, flags, file.file().as_raw_fd(), offset_argument)
+                    libc::mmap(
+                        host.cast(),
+                        length,
+                        protection,
+                        flags,
+                        file.file().as_raw_fd(),
+                        offset_argument,
+                    )
                 };
                 if mapped == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
             })
@@ -157,7 +168,7 @@ impl Memory {
         }
     }
 
-    fn overlays(&self) -> impl Iterator<Item = &Overlay> {
+    pub(super) fn overlays(&self) -> impl Iterator<Item = &Overlay> {
         self.slots.values().flat_map(|existing| &existing.overlays).map(|overlay| &**overlay)
     }
 }

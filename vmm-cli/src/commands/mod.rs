@@ -1,5 +1,6 @@
 //! One file for each subcommand.
 
+pub(crate) mod bench;
 pub(crate) mod check;
 pub(crate) mod doctor;
 pub(crate) mod dump;
@@ -24,6 +25,7 @@ pub(crate) fn carry_out(command: &Command) -> Status {
     let (result, format) = match command {
         Command::Run(options) => (run::run(options), options.format),
         Command::Test(options) => (test::test(options), options.format),
+        Command::Bench(options) => (bench::bench(options), options.format),
         Command::Check(options) => (check::check(options), options.format),
         Command::Preflight(options) => (preflight::preflight(options), options.format),
         Command::Explain(options) => (explain::explain(options), options.format),

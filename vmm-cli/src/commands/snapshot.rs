@@ -31,7 +31,8 @@ pub(crate) fn snapshot(options: &Snapshot) -> Result<Status, Diagnostics> {
         return Err(Diagnostic::error(Status::Configuration, message).with_help(Some(help)).into());
     }
     let snapshot = stopped.machine.snapshot().map_err(|error| stopped.error(&error))?;
-    let description = Description::new(&snapshot, config, stopped.point.clone(), &stopped.files, copy.bytes());
+    let description =
+        Description::new(&snapshot, config, stopped.point.clone(), &stopped.files, copy.bytes());
     let bytes = snapshot_file::write(&snapshot, &description, &mut file)?;
     file.finish()?;
     // The guest's last line may not be complete.

@@ -1,14 +1,17 @@
 //! Reads the file that the user names: a configuration, or a kernel that needs none.
 //!
 //! A name that ends in `.toml` is a configuration's, whatever is in the file. Any other file is one if it reads as TOML;
-//! else it is a kernel, or what somebody takes for one, and gets a configuration of two lines.
+//! else it is a kernel, or what somebody takes for one: its configuration is the note that it carries in itself
+//! ([`vmm_loader::configuration`]), or two lines.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 
+use kvm_sys_wrap::MappedFile;
 use toml::de::DeTable;
 
+use super::overrides::Overrides;
 use crate::diagnostic::{Diagnostic, Diagnostics, Location};
 use crate::status::Status;
 
@@ -23,7 +26,9 @@ const MEMORY: &str = "256MiB";
 pub(super) enum Loaded {
     /// A configuration.
     Configuration(String),
-    /// A kernel: the text of a configuration for it.
+    /// The configuration in a kernel, and what follows from its being there.
+    Noted(String, Overrides),
+    /// A kernel without one: the text of a configuration for it.
     Kernel(String),
 }
 
@@ -56,7 +61,16 @@ pub(super) fn load(path: &Path) -> Result<Loaded, Diagnostics> {
             let help = Some("rename the file, or write a configuration for it");
             return Err(refuse(Status::Configuration, "the file's name is not UTF-8".to_owned(), help));
         };
-        return Ok(Loaded::Kernel(for_kernel(file)));
+        return match note(path, &bytes) {
+            Ok(None) => Ok(Loaded::Kernel(for_kernel(file))),
+            Ok(Some(text)) => {
+                let implied = for_noted(&text, file);
+                Ok(Loaded::Noted(text, implied))
+            }
+            Err(error) => {
+                Err(refuse(Status::Host, format!("cannot look for a configuration in it: {error}"), None))
+            }
+        };
     }
     if u64::try_from(bytes.len()).is_ok_and(|length| length > LARGEST) {
         let what = if is_regular { "it is larger" } else { "it is no regular file, and has more" };
@@ -82,6 +96,32 @@ fn is_toml(bytes: &[u8]) -> bool {
     let Ok(text) = str::from_utf8(bytes) else { return false };
     u64::try_from(bytes.len()).is_ok_and(|length| length <= LARGEST)
         && DeTable::parse(text).is_ok_and(|table| !table.get_ref().is_empty())
+}
+
+/// The text of the note, if the file has one. `start` are its first bytes; of a large file that is not all, and only what the
+/// search looks at is read of it.
+fn note(path: &Path, start: &[u8]) -> io::Result<Option<String>> {
+    if !vmm_loader::is_elf(start) {
+        return Ok(None);
+    }
+    let is_whole = u64::try_from(start.len()).is_ok_and(|length| length <= LARGEST);
+    let mapped = if is_whole { None } else { MappedFile::new(File::open(path)?, path)? };
+    let found = vmm_loader::configuration(mapped.as_ref().map_or(start, MappedFile::bytes));
+    let text = found.map(|note| String::from_utf8_lossy(note).into_owned());
+    if let Some(mapped) = &mapped {
+        mapped.check().map_err(io::Error::other)?;
+    }
+    Ok(text)
+}
+
+/// What a configuration inside of a kernel need not say: that this file is the guest, and how much memory a kernel gets.
+fn for_noted(text: &str, file: &str) -> Overrides {
+    let mut implied = Overrides::new();
+    implied.implied("guest.file", file);
+    if !DeTable::parse_recoverable(text).0.get_ref().contains_key("memory") {
+        implied.implied("memory.size", MEMORY);
+    }
+    implied
 }
 
 /// The configuration of a kernel that comes without one: all is left to the file, and to defaults.

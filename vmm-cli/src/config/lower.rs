@@ -21,6 +21,7 @@ mod platform;
 mod processors;
 mod ranges;
 mod registers;
+mod test;
 mod tss;
 mod virtio;
 
@@ -35,9 +36,11 @@ use vmm_loader::boot::Protocol;
 use super::fault::{Fault, Faults};
 use super::raw::{self, At, Document};
 use super::source::Span;
+use super::test_plan::TestPlan;
 use super::values::{EntryChoice, RingLevel};
 use super::{Expect, File, FwCfgSource, Module, Start};
 use memory::Regions;
+pub(super) use test::MOST_CASES;
 
 /// The result, without the texts.
 pub(super) struct Lowered {
@@ -51,6 +54,7 @@ pub(super) struct Lowered {
     pub(super) loading: Loading,
     pub(super) fw_cfg: Vec<FwCfgSource>,
     pub(super) expect: Option<Expect>,
+    pub(super) test: Option<TestPlan>,
 }
 
 /// What the tables need to know of each other.
@@ -134,6 +138,7 @@ pub(super) fn lower(
     let registers = registers::presets(&mut cx);
     let limits = limits::lower(&mut cx);
     let expect = expect::lower(&mut cx);
+    let test = test::lower(&mut cx);
 
     let boot_entry = match &entry {
         EntryChoice::Address(address) => Entry::Address(*address),
@@ -180,7 +185,19 @@ pub(super) fn lower(
         arguments,
     };
     let guest = guest?;
-    Some(Lowered { machine, entry, start, guest, command_line, modules, loads, loading, fw_cfg, expect })
+    Some(Lowered {
+        machine,
+        entry,
+        start,
+        guest,
+        command_line,
+        modules,
+        loads,
+        loading,
+        fw_cfg,
+        expect,
+        test,
+    })
 }
 
 /// Real mode has no privilege levels (SDM vol. 3, 5.5: they are a matter of protected mode).

@@ -34,6 +34,8 @@ pub(crate) struct Override {
     pub(crate) origin: &'static str,
     /// The option as it would be typed.
     pub(crate) text: String,
+    /// Whether somebody has typed it: errors do not show one that was made here.
+    pub(crate) is_written: bool,
     /// The key, such as `memory.size`.
     path: String,
     /// Where the key stands in the text. For `--mode` that is the option itself.
@@ -70,7 +72,7 @@ impl Overrides {
         };
         let path_span = option.len()..option.len().saturating_add(path.len());
         let (path, given) = (path.trim().to_owned(), Given::Toml(value_start));
-        self.0.push(Override { origin: COMMAND_LINE, path, path_span, given, text });
+        self.0.push(Override { origin: COMMAND_LINE, path, path_span, given, text, is_written: true });
     }
 
     /// One value of the key `path` in `[matrix]`, as TOML.
@@ -83,7 +85,22 @@ impl Overrides {
             path_span: 0..path.len(),
             given,
             text,
+            is_written: true,
         });
+    }
+
+    /// A text for the key `path` that follows from the file which the configuration is in. Nobody has written it.
+    pub(crate) fn implied(&mut self, path: &str, text: &str) {
+        self.text("", path, text, Given::Text(text.to_owned()));
+        if let Some(last) = self.0.last_mut() {
+            last.is_written = false;
+        }
+    }
+
+    /// These, and behind them others, which win.
+    pub(crate) fn and(mut self, others: &Self) -> Self {
+        self.0.extend(others.0.iter().cloned());
+        self
     }
 
     /// `--mode NAME`.
@@ -137,7 +154,8 @@ impl Overrides {
 
     fn text(&mut self, option: &str, path: &str, shown: &str, given: Given) {
         let (text, path) = (format!("{option} {shown}"), path.to_owned());
-        self.0.push(Override { origin: COMMAND_LINE, text, path, path_span: 0..option.len(), given });
+        let path_span = 0..option.len();
+        self.0.push(Override { origin: COMMAND_LINE, text, path, path_span, given, is_written: true });
     }
 
     fn shorthand(&mut self, option: &str, path: &str, value: &str) {
@@ -147,6 +165,7 @@ impl Overrides {
             path: path.to_owned(),
             path_span: 0..option.len(),
             given: Given::Toml(option.len().saturating_add(1)),
+            is_written: true,
         });
     }
 

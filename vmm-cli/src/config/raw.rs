@@ -15,6 +15,7 @@ mod expect;
 mod guest;
 mod paging;
 mod platform;
+mod test;
 mod virtio;
 mod words;
 
@@ -28,6 +29,7 @@ pub use expect::{Expect, ExpectMemory};
 pub use guest::{Guest, Load, Module};
 pub use paging::{Map, Paging};
 pub use platform::{FwCfg, FwCfgFile, Switch};
+pub use test::{Test, TestCase};
 pub use virtio::{Virtio, VirtioType};
 pub use words::{Backing, Boot, Cpuid, End, Halt, Interrupts, Loading, Mode, Reset, Unmapped};
 
@@ -87,6 +89,8 @@ pub struct Document {
     pub limits: Option<At<Limits>>,
     /// What has to be true after the run.
     pub expect: Option<At<Expect>>,
+    /// How `vmm-cli test` runs this file.
+    pub test: Option<At<Test>>,
     /// Several values for keys of this file: `vmm-cli test` runs every combination. Other commands do without.
     pub matrix: Option<At<Matrix>>,
 }

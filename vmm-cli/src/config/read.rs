@@ -26,7 +26,10 @@ pub(crate) fn parse<'i>(
     let (mut document, errors) = DeTable::parse_recoverable(text);
     syntax::report(text, &errors, faults);
     for option in overrides.iter() {
-        let start = sources.add(option.origin, &option.text);
+        let start = match option.is_written {
+            true => sources.add(option.origin, &option.text),
+            false => sources.add_unseen(option.origin, &option.text),
+        };
         if let Err(fault) = option.apply(document.get_mut(), start) {
             faults.push(fault);
         }

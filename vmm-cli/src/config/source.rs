@@ -14,42 +14,51 @@ pub type Span = Range<usize>;
 /// The texts. The first is the file.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sources {
-    texts: Vec<(usize, Arc<Source>)>,
-    /// Nobody has seen the first text: it has a name to show and no places.
+    texts: Vec<Text>,
+}
+
+/// One of them.
+#[derive(Debug, Clone)]
+struct Text {
+    /// The offset that its spans start at.
+    start: usize,
+    source: Arc<Source>,
+    /// Nobody has written or read it: it has a name to show and no places.
     unseen: bool,
 }
 
 impl Sources {
     /// Adds a text and returns the offset that its spans start at.
     pub(crate) fn add(&mut self, name: &str, text: &str) -> usize {
-        // One byte lies between two texts, so that a span at the very end of one belongs to that one.
-        let start = self
-            .texts
-            .last()
-            .map_or(0, |(start, source)| start.saturating_add(source.text.len()).saturating_add(1));
-        self.texts.push((start, Arc::new(Source { name: name.to_owned(), text: text.to_owned() })));
-        start
+        self.push(name, text, false)
     }
 
-    /// Adds the first text, which was made and not written by anybody.
+    /// Adds a text that was made and not written by anybody.
     pub(crate) fn add_unseen(&mut self, name: &str, text: &str) -> usize {
-        self.unseen = self.texts.is_empty();
-        self.add(name, text)
+        self.push(name, text, true)
+    }
+
+    fn push(&mut self, name: &str, text: &str, unseen: bool) -> usize {
+        // One byte lies between two texts, so that a span at the very end of one belongs to that one.
+        let start = self.texts.last().map_or(0, |Text { start, source, .. }| {
+            start.saturating_add(source.text.len()).saturating_add(1)
+        });
+        let source = Arc::new(Source { name: name.to_owned(), text: text.to_owned() });
+        self.texts.push(Text { start, source, unseen });
+        start
     }
 
     /// The text that `span` lies in, and where in it; `None` where there is none to show.
     pub(crate) fn place(&self, span: &Span) -> Option<Place> {
-        let (start, source) = self.texts.iter().rev().find(|(start, _)| *start <= span.start)?;
-        if self.unseen && *start == 0 {
-            return None;
-        }
+        let Text { start, source, .. } =
+            self.texts.iter().rev().find(|text| text.start <= span.start).filter(|text| !text.unseen)?;
         let local = |offset: usize| offset.saturating_sub(*start).min(source.text.len());
         Some(Place { source: Arc::clone(source), span: local(span.start)..local(span.end) })
     }
 
     /// The name of the file.
     pub(crate) fn file_name(&self) -> &str {
-        self.texts.first().map_or("", |(_, source)| &source.name)
+        self.texts.first().map_or("", |text| &text.source.name)
     }
 }
 

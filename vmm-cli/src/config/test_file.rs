@@ -1,6 +1,6 @@
-//! A configuration looked at as a test: whether it is one, and how many its `[matrix]` makes of it.
+//! A configuration looked at as a test: whether it is one, and how many its `[matrix]` and its `[test]` make of it.
 //!
-//! This looks at two tables of the file and at nothing else, so that a directory can be searched for tests without
+//! This looks at three tables of the file and at nothing else, so that a directory can be searched for tests without
 //! complaints about what is none. Each variant becomes a [`Config`] by the same steps as any other: a value of the matrix
 //! is an override, and a mistake in one points at it.
 
@@ -11,6 +11,8 @@ use toml::de::{DeTable, ValueDeserializer};
 
 use super::fault::{Fault, Faults};
 use super::load::{self, Loaded};
+use super::lower::MOST_CASES;
+use super::raw;
 use super::source::Sources;
 use super::values::Matrix;
 use super::{Config, Overrides};
@@ -25,6 +27,7 @@ pub struct TestFile {
     path: PathBuf,
     text: String,
     variants: Vec<Variant>,
+    cases: Vec<String>,
 }
 
 /// One combination of the values of the matrix; without a matrix the only one, which is empty.
@@ -36,17 +39,21 @@ pub struct Variant {
 }
 
 impl TestFile {
-    /// Reads the file at `path`. `None` if it is no test: a kernel, or a TOML file without an `[expect]`. A file whose TOML is
+    /// Reads the file at `path`. `None` if it is no test: a kernel, or a TOML file with neither `[expect]` nor `[test]`. A file whose TOML is
     /// broken counts as one, since what is behind the mistake cannot be known; [`TestFile::config`] reports it.
     ///
     /// # Errors
     ///
     /// Why the file cannot be read, or that its matrix is too large.
     pub fn load(path: &Path) -> Result<Option<Self>, Diagnostics> {
-        let Loaded::Configuration(text) = load::load(path)? else { return Ok(None) };
+        let (text, implied) = match load::load(path)? {
+            Loaded::Configuration(text) => (text, Overrides::new()),
+            Loaded::Noted(text, implied) => (text, implied),
+            Loaded::Kernel(_) => return Ok(None),
+        };
         let (document, errors) = DeTable::parse_recoverable(&text);
         let table = document.get_ref();
-        if errors.is_empty() && !table.contains_key("expect") {
+        if errors.is_empty() && !table.contains_key("expect") && !table.contains_key("test") {
             return Ok(None);
         }
         // A matrix that cannot be read is reported with the file's other mistakes.
@@ -64,14 +71,21 @@ impl TestFile {
             );
             return Err(faults.into_diagnostics(&sources));
         }
-        let variants = expand(&matrix);
-        Ok(Some(Self { path: path.to_owned(), text, variants }))
+        let variants = expand(&matrix, implied);
+        let cases = cases(table.get("test"));
+        Ok(Some(Self { path: path.to_owned(), text, variants, cases }))
     }
 
     /// The variants, in the order of the values in the file.
     #[must_use]
     pub fn variants(&self) -> &[Variant] {
         &self.variants
+    }
+
+    /// The names of the cases that `[test]` makes of each variant; without that table a single one without a name.
+    #[must_use]
+    pub fn cases(&self) -> &[String] {
+        &self.cases
     }
 
     /// The configuration of one variant.
@@ -84,9 +98,26 @@ impl TestFile {
     }
 }
 
-/// All combinations, the values of the last key changing first.
-fn expand(matrix: &Matrix) -> Vec<Variant> {
-    let mut variants = vec![Variant::default()];
+/// The names of the cases, in the order in which the configuration will have them. A table that cannot be read counts as one
+/// case, which reports it.
+fn cases(entry: Option<&toml::Spanned<toml::de::DeValue<'_>>>) -> Vec<String> {
+    let test = entry.and_then(|entry| raw::Test::deserialize(ValueDeserializer::from(entry.clone())).ok());
+    let raw::Test { case, count, .. } = test.unwrap_or_default();
+    match (case, count) {
+        (Some(case), _) if !case.value.is_empty() => {
+            let name = |at: &raw::At<raw::TestCase>| at.value.name.as_ref().map(|name| name.value.clone());
+            case.value.iter().map(|at| name(at).unwrap_or_default()).collect()
+        }
+        (None, Some(count)) if (1..=MOST_CASES).contains(&count.value.0) => {
+            (0..count.value.0).map(|number| number.to_string()).collect()
+        }
+        (_, _) => vec![String::new()],
+    }
+}
+
+/// All combinations, the values of the last key changing first, each behind what is implied.
+fn expand(matrix: &Matrix, implied: Overrides) -> Vec<Variant> {
+    let mut variants = vec![Variant { name: String::new(), overrides: implied }];
     for (key, values) in &matrix.0 {
         let with = |variant: &Variant, value: &toml::Value| {
             let Variant { mut name, mut overrides } = variant.clone();
@@ -176,7 +207,7 @@ mod tests {
             let axis = |(number, size): (usize, &i64)| {
                 (format!("k{number}"), (0..*size).map(toml::Value::Integer).collect())
             };
-            let variants = expand(&Matrix(sizes.iter().enumerate().map(axis).collect()));
+            let variants = expand(&Matrix(sizes.iter().enumerate().map(axis).collect()), Overrides::new());
             let names: std::collections::BTreeSet<_> = variants.iter().map(|variant| variant.name.clone()).collect();
             prop_assert_eq!(i64::try_from(names.len()).unwrap(), sizes.iter().product::<i64>());
             prop_assert_eq!(names.len(), variants.len());

@@ -64,8 +64,7 @@ impl Files {
     pub(super) fn new(mut files: Vec<Loaded>, loading: Loading, machine: &MachineSpec) -> Self {
         for file in &mut files {
             let segments = file.plan.segments().iter();
-            file.ways =
-                segments.map(|segment| way(segment, &file.bytes, loading, &machine.memory)).collect();
+            file.ways = segments.map(|segment| way(segment, &file.bytes, loading, &machine.memory)).collect();
         }
         Self(files)
     }

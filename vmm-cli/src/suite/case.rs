@@ -1,15 +1,17 @@
-//! One case: a configuration, or one combination of its matrix, and its name.
+//! One case: a configuration, one combination of its matrix, one case of its `[test]`; and its name.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use vmm_cli::config::{Config, TestFile};
+use vmm_cli::config::{Config, TestCase, TestFile};
 use vmm_cli::diagnostic::Diagnostics;
+
+use super::boot::Boot;
 
 /// Something to run.
 #[derive(Debug)]
 pub(crate) struct Case {
-    /// The path of the file, and behind it in brackets the combination of the matrix.
+    /// The path of the file, behind it in brackets the combination of the matrix, and behind `::` the case of the file.
     pub(crate) name: String,
     /// The file.
     pub(crate) file: PathBuf,
@@ -19,8 +21,8 @@ pub(crate) struct Case {
 /// What is in the file.
 #[derive(Debug)]
 enum Content {
-    /// A test, and the number of the variant.
-    Variant(Arc<TestFile>, usize),
+    /// A test, the number of the variant, the number of the case, and the run that its cases have in common.
+    Variant { test: Arc<TestFile>, variant: usize, case: usize, boot: Boot },
     /// It could not even be looked at.
     Unreadable(Diagnostics),
 }
@@ -34,12 +36,39 @@ impl Case {
             Ok(None) => return Vec::new(),
             Err(problems) => return vec![Self { name, file, content: Content::Unreadable(problems) }],
         };
-        let variant = |(number, variant): (usize, &vmm_cli::config::Variant)| Self {
-            name: if variant.name.is_empty() { name.clone() } else { format!("{name}[{}]", variant.name) },
-            file: file.clone(),
-            content: Content::Variant(Arc::clone(&test), number),
-        };
-        test.variants().iter().enumerate().map(variant).collect()
+        let mut cases = Vec::new();
+        for (number, variant) in test.variants().iter().enumerate() {
+            let boot = Boot::default();
+            let name =
+                if variant.name.is_empty() { name.clone() } else { format!("{name}[{}]", variant.name) };
+            cases.extend(test.cases().iter().enumerate().map(|(case, own)| Self {
+                name: if own.is_empty() { name.clone() } else { format!("{name}::{own}") },
+                file: file.clone(),
+                content: Content::Variant {
+                    test: Arc::clone(&test),
+                    variant: number,
+                    case,
+                    boot: boot.clone(),
+                },
+            }));
+        }
+        cases
+    }
+
+    /// What is different in it, by its configuration.
+    pub(super) fn test<'c>(&self, config: &'c Config) -> Option<&'c TestCase> {
+        match &self.content {
+            Content::Variant { case, .. } => config.test.as_ref()?.cases.get(*case),
+            Content::Unreadable(_) => None,
+        }
+    }
+
+    /// The run that it has in common with others.
+    pub(super) fn boot(&self) -> Boot {
+        match &self.content {
+            Content::Variant { boot, .. } => boot.clone(),
+            Content::Unreadable(_) => Boot::default(),
+        }
     }
 
     /// Its configuration.
@@ -48,8 +77,8 @@ impl Case {
     /// What is wrong with it.
     pub(super) fn config(&self) -> Result<Config, Diagnostics> {
         match &self.content {
-            Content::Variant(test, number) => {
-                let variant = test.variants().get(*number).cloned().unwrap_or_default();
+            Content::Variant { test, variant, .. } => {
+                let variant = test.variants().get(*variant).cloned().unwrap_or_default();
                 test.config(&variant)
             }
             Content::Unreadable(problems) => Err(problems.clone()),

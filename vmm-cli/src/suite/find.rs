@@ -1,10 +1,11 @@
 //! The cases under some paths, sorted, each once.
 //!
-//! Directories are searched for files named `*.toml`; what is hidden, and directories named `target`, are left out. Links to
-//! directories are not followed, so the search ends.
+//! Directories are searched for files named `*.toml`, and for ELF files, which may carry a configuration in themselves; what is
+//! hidden, and directories named `target`, are left out. Links to directories are not followed, so the search ends.
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use vmm_cli::diagnostic::{Diagnostic, Diagnostics, Location};
@@ -46,7 +47,7 @@ pub(crate) fn cases(paths: &[PathBuf]) -> Result<Found, Diagnostics> {
     Ok(found)
 }
 
-/// Adds the TOML files below `top`.
+/// Adds the TOML and ELF files below `top`.
 fn search(top: &Path, files: &mut Vec<PathBuf>) -> Result<(), Diagnostic> {
     let mut directories = vec![top.to_owned()];
     while let Some(directory) = directories.pop() {
@@ -63,12 +64,19 @@ fn search(top: &Path, files: &mut Vec<PathBuf>) -> Result<(), Diagnostic> {
                 if name != "target" {
                     directories.push(path);
                 }
-            } else if path.extension() == Some(OsStr::new("toml")) && path.is_file() {
+            } else if path.is_file() && (path.extension() == Some(OsStr::new("toml")) || is_elf(&path)) {
                 files.push(path);
             }
         }
     }
     Ok(())
+}
+
+/// A file that cannot be read is none; nor is one whose name no configuration could say.
+fn is_elf(path: &Path) -> bool {
+    let mut start = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(4).read_to_end(&mut start));
+    read.is_ok() && vmm_loader::is_elf(&start) && path.file_name().is_some_and(|name| name.to_str().is_some())
 }
 
 fn is_left_out(name: &OsStr) -> bool {

@@ -1,7 +1,8 @@
-//! The guest's input in a case: the file NAME.input beside NAME.toml, or nothing.
+//! The guest's input in a case: what `[[test.case]]` says, or the file NAME.input beside NAME.toml, or nothing.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use vmm_core::console::{Console, Input, NoInput, Output};
@@ -12,11 +13,28 @@ struct FileInput {
     ended: bool,
 }
 
-/// A console for the case of this configuration that prints to `output`.
+/// A text, until it ends.
+struct TextInput(io::Cursor<Vec<u8>>);
+
+impl Input for TextInput {
+    fn poll(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+
+    fn is_over(&self) -> bool {
+        usize::try_from(self.0.position()).map_or(true, |position| position >= self.0.get_ref().len())
+    }
+}
+
+/// A console for the case of this configuration that prints to `output`. What is `typed` arrives in place of the file.
 ///
 /// # Errors
 /// There is an input that cannot be read.
-pub(super) fn console(config: &Path, output: Output) -> io::Result<Console> {
+pub(crate) fn console(config: &Path, typed: Option<&str>, output: Output) -> io::Result<Console> {
+    if let Some(text) = typed {
+        let input = Box::new(TextInput(io::Cursor::new(text.as_bytes().to_vec())));
+        return Ok(Console { output, input, arrival: always_readable()? });
+    }
     let file = match File::open(config.with_extension("input")) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -27,6 +45,16 @@ pub(super) fn console(config: &Path, output: Output) -> io::Result<Console> {
     // A file is always readable: who waits for input to arrive finds it at once.
     let arrival = Some(file.try_clone()?.into());
     Ok(Console { output, input: Box::new(FileInput { file, ended: false }), arrival })
+}
+
+/// Whether the configuration has an input in a file beside it.
+pub(crate) fn is_there(config: &Path) -> bool {
+    config.with_extension("input").exists()
+}
+
+/// A descriptor that says at any time that there is something.
+fn always_readable() -> io::Result<Option<OwnedFd>> {
+    Ok(Some(File::open("/dev/null")?.into()))
 }
 
 impl Input for FileInput {
@@ -49,7 +77,7 @@ mod tests {
     fn the_file_beside_the_configuration_is_the_input() {
         let directory = tempfile::tempdir().unwrap();
         let config = directory.path().join("echo.toml");
-        let open = || console(&config, Output::new(io::sink())).unwrap();
+        let open = || console(&config, None, Output::new(io::sink())).unwrap();
         assert!(open().input.is_over());
         std::fs::write(directory.path().join("echo.input"), "abc").unwrap();
         let mut input = open().input;

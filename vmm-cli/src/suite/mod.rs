@@ -15,6 +15,7 @@
 
 pub(crate) mod case;
 pub(crate) mod find;
+pub(crate) mod input;
 pub(crate) mod json;
 pub(crate) mod junit;
 pub(crate) mod merge;
@@ -24,7 +25,7 @@ pub(crate) mod shuffle;
 pub(crate) mod workers;
 
 mod attempt;
+mod boot;
 mod guard;
-mod input;
 mod outcome;
 mod progress;

@@ -32,9 +32,7 @@ use serde::{Deserialize, Serialize};
 
 use super::length;
 use crate::console::Output;
-use crate::device::{
-    Action, Device, ForeignState, Guest, from_bytes, read_virtual, to_bytes, write_virtual,
-};
+use crate::device::{Action, Device, ForeignState, Guest, from_bytes, read_virtual, to_bytes, write_virtual};
 
 const SIGNATURE: u32 = u32::from_le_bytes(*b"VMMH");
 const LONGEST_STRING: usize = 64 << 10;

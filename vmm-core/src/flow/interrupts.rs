@@ -7,11 +7,20 @@ use super::steps::value;
 use super::{Act, Argument, Direction, Step, Times};
 use crate::board;
 use crate::host;
-use crate::spec::{Interrupts, MachineSpec};
+use crate::spec::{CpuidPolicy, Interrupts, MachineSpec};
 use crate::state::InitialState;
 
 fn capability(name: &str, why: &'static str) -> Step {
     Step::call(Call::CheckExtension, Direction::Into, value(name)).returns("1 or more").why(why)
+}
+
+/// What a machine that is given the host's CPUID asks for besides.
+pub(super) fn deadline_timer(spec: &MachineSpec) -> Option<Step> {
+    let asks = spec.cpuid == CpuidPolicy::Host && spec.interrupts != Interrupts::None;
+    asks.then(|| {
+        let why = "whether the local APICs take deadlines: the leaves do not say, since it depends on whose they are";
+        capability("KVM_CAP_TSC_DEADLINE_TIMER", why)
+    })
 }
 
 /// The controllers, before the first vCPU.

@@ -5,14 +5,13 @@ use std::borrow::Cow;
 use kvm_sys_wrap::bindings::{kvm_dtable, kvm_segment};
 use kvm_sys_wrap::{Call, FileRange, Gpa};
 
-use super::interrupts;
 use super::{Act, Argument, Direction, Field, Step, Times, Value};
+use super::{interrupts, memory};
 use crate::host;
 use crate::layout::{Layout, Owner};
-use crate::machine::backing;
 use crate::mode::{Mode, Ring};
 use crate::register::Register;
-use crate::spec::{CpuidPolicy, MachineSpec, MemoryBacking, MemoryRegion};
+use crate::spec::{CpuidPolicy, MachineSpec};
 use crate::state::InitialState;
 
 /// The whole flow of a machine. `mapped` is what its guest maps ([`crate::image::GuestImage::mapped`]), `state` its initial
@@ -27,9 +26,9 @@ pub fn flow(
     let mut steps = Vec::from(open());
     steps.extend(vm(spec));
     for (number, region) in (0..).zip(&spec.memory) {
-        steps.extend(slot(number, region));
+        steps.extend(memory::slot(number, region));
     }
-    steps.extend(mapped.iter().map(|(address, range)| overlay(*address, range)));
+    steps.extend(mapped.iter().map(|(address, range)| memory::overlay(*address, range)));
     steps.extend(guest(layout));
     steps.extend(interrupts::controllers(spec));
     steps.extend(vcpu());
@@ -39,6 +38,7 @@ pub fn flow(
     steps.extend(interrupts::others(spec, state));
     steps.extend(interrupts::lines(spec));
     steps.extend(run(spec));
+    steps.extend(memory::fetch(spec, mapped));
     steps.extend(interrupts::looking(spec));
     steps
 }
@@ -98,89 +98,6 @@ fn vm(spec: &MachineSpec) -> [Step; 2] {
              virtual-8086 code and need a TSS there; others take it and do not care",
         ),
     ]
-}
-
-/// Step 4: a slot of memory.
-fn slot(number: u32, region: &MemoryRegion) -> Vec<Step> {
-    let mut steps = Vec::new();
-    if region.read_only {
-        steps.push(
-            Step::call(Call::CheckExtension, Direction::Into, value("KVM_CAP_READONLY_MEM"))
-                .returns("1 or more")
-                .why("read-only slots are an extension"),
-        );
-    }
-    steps.extend(reserve(region));
-    for (wanted, name, why) in [
-        (region.mergeable, "MADV_MERGEABLE", "lets the host keep equal pages of several guests once"),
-        (region.huge_pages, "MADV_HUGEPAGE", "asks the host for 2 MiB pages: fewer TLB misses"),
-    ] {
-        if wanted {
-            steps.push(
-                Step::call(Call::Madvise, Direction::Into, value(name))
-                    .returns("0; an error is no harm")
-                    .why(why),
-            );
-        }
-    }
-    let fields = vec![
-        number_field("slot", number.into()),
-        number_field("flags", if region.read_only { 2 } else { 0 }),
-        number_field("guest_phys_addr", region.address.0),
-        number_field("memory_size", region.size),
-        words("userspace_addr", "the host address from mmap"),
-    ];
-    let why = if region.read_only {
-        "makes the host memory appear in the guest's physical address space; flag KVM_MEM_READONLY: its writes exit"
-    } else {
-        "makes the host memory appear in the guest's physical address space"
-    };
-    steps.push(
-        Step::call(
-            Call::SetUserMemoryRegion,
-            Direction::Into,
-            Argument::Struct { name: "kvm_userspace_memory_region", fields },
-        )
-        .why(why),
-    );
-    steps
-}
-
-/// The host memory behind a slot.
-fn reserve(region: &MemoryRegion) -> Vec<Step> {
-    let size = region.size;
-    let mut steps = Vec::new();
-    let why = match region.backing {
-        MemoryBacking::Anonymous => {
-            "the guest's memory is memory of this process; a page that nobody touches costs nothing"
-        }
-        MemoryBacking::Memfd => "the file's pages become memory of this process; others can map them too",
-        MemoryBacking::Hugetlb => "huge pages out of the host's pool, set aside at once: no access can fail later",
-    };
-    if region.backing == MemoryBacking::Memfd {
-        steps.push(
-            Step::call(Call::MemfdCreate, Direction::Into, value(format!("{size:#x} bytes")))
-                .returns("the descriptor of a file in memory")
-                .why("a file without a name, of the slot's size, sealed against shrinking"),
-        );
-    }
-    let words = backing(region.backing).words();
-    steps.push(
-        Step::call(Call::Mmap, Direction::Into, value(format!("{size:#x} bytes, {words}")))
-            .returns("a host address")
-            .why(why),
-    );
-    steps
-}
-
-/// Part of a file over a slot's memory.
-fn overlay(address: Gpa, range: &FileRange) -> Step {
-    Step::call(Call::Mmap, Direction::Into, value(range.to_string()))
-        .returns("the host address of the slot's memory that it replaces")
-        .why(format!(
-            "the file's pages appear at {address} without being read: a page is fetched when the guest touches it, and \
-             copied when it writes there"
-        ))
 }
 
 /// The guest's files go into memory.
@@ -272,12 +189,11 @@ fn cpuid(spec: &MachineSpec, state: &InitialState) -> Vec<Step> {
             ),
         ),
     };
-    vec![
-        Step::call(Call::GetSupportedCpuid, Direction::Both, value("room for 256 leaves"))
-            .returns("0, and the leaves that this host can give")
-            .why("whether the host has what is needed, and in which words to say it"),
-        Step::call(Call::SetCpuid2, Direction::Into, Argument::Later(given)).why(why),
-    ]
+    let supported = Step::call(Call::GetSupportedCpuid, Direction::Both, value("room for 256 leaves"))
+        .returns("0, and the leaves that this host can give")
+        .why("whether the host has what is needed, and in which words to say it");
+    let given = Step::call(Call::SetCpuid2, Direction::Into, Argument::Later(given)).why(why);
+    [supported].into_iter().chain(interrupts::deadline_timer(spec)).chain([given]).collect()
 }
 
 /// Steps 7 and 8: the mode.
@@ -372,11 +288,11 @@ fn run(spec: &MachineSpec) -> Vec<Step> {
     steps
 }
 
-fn number_field(name: &'static str, number: u64) -> Field {
+pub(super) fn number_field(name: &'static str, number: u64) -> Field {
     Field { name, value: Value::Number(number) }
 }
 
-fn words(name: &'static str, words: impl Into<String>) -> Field {
+pub(super) fn words(name: &'static str, words: impl Into<String>) -> Field {
     Field { name, value: Value::Words(words.into()) }
 }
 

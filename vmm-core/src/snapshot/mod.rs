@@ -22,7 +22,7 @@ mod state;
 use std::sync::Arc;
 
 use kvm_sys_wrap::Kvm;
-use kvm_sys_wrap::bindings::{CpuId, kvm_cpuid_entry2};
+use kvm_sys_wrap::bindings::{CpuId, kvm_cpuid_entry2, kvm_regs};
 
 use crate::board::Board;
 use crate::console::Console;
@@ -110,6 +110,14 @@ impl Snapshot {
     #[must_use]
     pub fn spec(&self) -> &MachineSpec {
         &self.shape.spec
+    }
+
+    /// The same with other registers in the vCPU that starts.
+    #[must_use]
+    pub fn with_registers(&self, change: impl FnOnce(&mut kvm_regs)) -> Self {
+        let mut changed = self.clone();
+        Arc::make_mut(&mut changed.state).change_registers(change);
+        changed
     }
 
     /// Makes a machine that goes on where the snapshot was taken. Its memory is a copy of the snapshot's, made page by page

@@ -5,6 +5,7 @@
 //! APIC is on, so the APIC comes after them; the timer of the APIC says what the MSR of its deadline means, so MSRs come
 //! after the APIC. What the vCPUs share comes last.
 
+use kvm_sys_wrap::bindings::kvm_regs;
 use kvm_sys_wrap::{ApicState, ControllerState, VcpuState};
 use serde::{Deserialize, Serialize};
 
@@ -90,6 +91,12 @@ impl MachineState {
     /// The registers of each vCPU; the one that starts is the first.
     pub fn vcpus(&self) -> impl Iterator<Item = &VcpuState> {
         self.processors.iter().map(|state| &state.vcpu)
+    }
+
+    pub(super) fn change_registers(&mut self, change: impl FnOnce(&mut kvm_regs)) {
+        if let Some(first) = self.processors.first_mut() {
+            change(&mut first.vcpu.regs);
+        }
     }
 
     /// Whether it can be that of a machine with this description.

@@ -7,10 +7,11 @@ use super::foreign::{Foreign, foreign};
 use super::multiboot::MultibootError;
 use super::multiboot2::Multiboot2Error;
 use super::protocol::Protocol;
-use super::{boot_sector, linux, multiboot, multiboot2, notes, pvh};
+use super::{boot_sector, linux, multiboot, multiboot2, pvh};
 use crate::elf::{self, ElfOptions};
 use crate::error::LoadError;
 use crate::header::{Headers, is_elf};
+use crate::notes;
 
 /// One way to start a file.
 #[derive(Debug)]

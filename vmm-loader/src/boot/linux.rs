@@ -20,7 +20,6 @@ use vm_memory::{ByteValued, GuestAddress};
 
 use super::area::FOUR_GIB;
 use super::error::BootError;
-use super::notes::Note;
 use super::plan::{BootPlan, Wishes, physical_entry, raw};
 use super::protocol::{Protocol, Width};
 use crate::bytes::{length, slice, u16_at, u32_at};
@@ -28,6 +27,7 @@ use crate::class::ElfClass;
 use crate::elf::{self, ElfOptions};
 use crate::error::LoadError;
 use crate::header::{Headers, is_elf};
+use crate::notes::Note;
 
 pub(super) use zero_page::hand_over;
 

@@ -34,7 +34,6 @@ mod foreign;
 mod linux;
 mod multiboot;
 mod multiboot2;
-mod notes;
 mod plan;
 mod protocol;
 mod pvh;

@@ -14,13 +14,13 @@ use super::block;
 use super::error::BootError;
 use super::linux;
 use super::multiboot::{common_summary, place_modules};
-use super::notes::{self, Note};
 use super::plan::{BootPlan, Wishes};
 use super::protocol::{Protocol, Register, Width};
 use super::told::{HandOver, Told};
 use crate::elf::{self, ElfOptions};
 use crate::error::LoadError;
 use crate::header::Headers;
+use crate::notes::{self, Note};
 use crate::plan::LoadPlan;
 
 /// `XEN_ELFNOTE_PHYS32_ENTRY` (xen/include/public/elfnote.h).

@@ -3,6 +3,7 @@
 //! The library is measured here, not the program: `vmm-core/examples/machines.rs` does it and prints the seconds of each round,
 //! which this judges. All machines are alternately made, run and dropped by one thread.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -25,12 +26,13 @@ struct Line {
 
 /// A part: `reset`, `clone` or `many`.
 pub(super) fn run(bench: &Bench, part: &str) -> Result<Vec<Row>> {
+    let program = bench.workspace.build_example("vmm-core", "machines")?;
     if part == "many" {
-        return many(bench);
+        return many(bench, &program);
     }
     let mut rows = Vec::new();
     for pages in [0, 10, 100, 1000, 4000] {
-        let times = measure(bench, part, pages, if bench.quick { 3 } else { 301 })?;
+        let times = measure(&program, part, pages, if bench.quick { 3 } else { 301 })?;
         let title = format!("{part}: {pages} pages written");
         let names: Vec<String> = times.names().map(str::to_owned).collect();
         for name in names {
@@ -59,9 +61,9 @@ fn goals(pages: u32, name: &str, row: &Row, times: &Times) -> Result<Vec<Goal>> 
     })
 }
 
-fn many(bench: &Bench) -> Result<Vec<Row>> {
+fn many(bench: &Bench, program: &Path) -> Result<Vec<Row>> {
     let count = if bench.quick { 10 } else { ALIVE };
-    let times = measure(bench, "many", 0, count)?;
+    let times = measure(program, "many", 0, count)?;
     let mut rows = Vec::new();
     for name in ["new, run, dropped", "cloned, run, dropped"] {
         rows.push(Row::of("many: one after the other", "machine", name, &times, 1.0)?);
@@ -76,15 +78,14 @@ fn many(bench: &Bench) -> Result<Vec<Row>> {
 }
 
 /// Runs the example. Each machine has two descriptors, so that a thousand are more than most limits.
-fn measure(bench: &Bench, what: &str, pages: u32, rounds: u32) -> Result<Times> {
+fn measure(program: &Path, what: &str, pages: u32, rounds: u32) -> Result<Times> {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     // Without it fewer machines can be alive, and the example says so.
     let _ = setrlimit(Resource::Nofile, limit);
-    let program = bench.workspace.build_example("vmm-core", "machines")?;
-    let mut command = Command::new(&program);
+    let mut command = Command::new(program);
     command.arg(what).args([pages.to_string(), rounds.to_string()]).stdin(Stdio::null());
-    let output = command.stderr(Stdio::inherit()).output().while_doing("start", &program)?;
+    let output = command.stderr(Stdio::inherit()).output().while_doing("start", program)?;
     if !output.status.success() {
         return Err(Failure::new(format!("{} {what} ended with {}", program.display(), output.status)));
     }

@@ -1,7 +1,7 @@
 //! `bench start`: from spawn to exit, when the guest costs nothing.
 //!
 //! The guest prints one byte and halts. The floor makes the same machine with the same calls, in C. QEMU, if it is here, gets
-//! a BIOS of three instructions in place of its own: its shortest way to a guest's first instruction.
+//! a BIOS of five instructions in place of its own: its shortest way to a guest's first instruction.
 
 use std::fs;
 use std::path::Path;

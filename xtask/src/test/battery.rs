@@ -1,4 +1,4 @@
-//! What runs on every host: the tests that need a KVM, then all configurations through vmm-cli.
+//! What runs on every host: the tests that need a KVM, then all configurations as one suite of `vmm-cli test`.
 //!
 //! On the nested host all of it runs in one boot: xtask itself is taken along, gets the battery as JSON on its
 //! standard input and prints each result as a line of JSON.
@@ -14,6 +14,7 @@ use super::config::ConfigTest;
 use super::hosts::Host;
 use super::libtest;
 use super::record::{Place, Record, Subject, Verdict};
+use super::suite::Suite;
 use crate::failure::{Failure, Result, While};
 use crate::process::capture;
 use crate::workspace::TestProgram;
@@ -44,9 +45,8 @@ impl Battery {
                 tell(Subject::Test, &name, verdict);
             }
         }
-        for test in &self.configs {
-            tell(Subject::Config, &test.name, test.run(&self.cli, host));
-        }
+        let suite = Suite { cli: &self.cli, tests: &self.configs, host, place: self.place };
+        suite.run(|name, verdict| tell(Subject::Config, name, verdict));
     }
 
     /// The same battery as skipped, all for one reason.

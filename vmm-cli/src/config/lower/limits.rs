@@ -7,12 +7,13 @@ use vmm_core::spec::Limits;
 use super::Context;
 use crate::config::fault::Fault;
 
-/// A test has to end: where there is an `[expect]`, a guest that hangs is stopped after this time.
+/// A test has to end: where there is an `[expect]` or a `[test]`, a guest that hangs is stopped after this time.
 const DEFAULT_TIME_OF_A_TEST: Duration = Duration::from_secs(10);
 
 /// Lowers the table.
 pub(super) fn lower(cx: &mut Context<'_>) -> Limits {
-    let default_time = cx.raw.expect.as_ref().map(|_| DEFAULT_TIME_OF_A_TEST);
+    let is_test = cx.raw.expect.is_some() || cx.raw.test.is_some();
+    let default_time = is_test.then_some(DEFAULT_TIME_OF_A_TEST);
     let Some(table) = &cx.raw.limits else { return Limits { time: default_time, exits: None } };
     let time = table.value.time.as_ref().map(|at| {
         if at.value.0.is_zero() {

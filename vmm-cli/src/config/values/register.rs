@@ -75,6 +75,18 @@ impl<'de> Deserialize<'de> for RegisterName {
     }
 }
 
+impl JsonSchema for RegisterName {
+    fn schema_name() -> Cow<'static, str> {
+        "RegisterName".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let names: Vec<_> =
+            NAMES.iter().flat_map(|(_, name, alias)| [Some(*name), *alias]).flatten().collect();
+        json_schema!({ "type": "string", "enum": names })
+    }
+}
+
 /// Registers and their values, sorted by the name in the file.
 #[derive(Debug, Clone, Default)]
 pub struct RegisterValues(pub Vec<(At<RegisterName>, At<Word>)>);

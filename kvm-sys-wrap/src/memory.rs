@@ -10,6 +10,7 @@
 //! guest's any more.
 
 mod backing;
+mod fetch;
 mod guard;
 mod mapped_file;
 mod memory_file;
@@ -33,6 +34,7 @@ use crate::create_vm::Vm;
 use crate::error::{Error, Result, call_failed};
 
 pub use backing::Backing;
+pub use fetch::page_faults;
 pub use mapped_file::MappedFile;
 pub use memory_file::MemoryFile;
 pub use overlay::FileRange;

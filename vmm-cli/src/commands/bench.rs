@@ -1,0 +1,252 @@
+//! `vmm-cli bench`: runs one guest many times in one process, and shows how its times are distributed.
+//!
+//! The machine is built once and a snapshot taken of it. A machine without interrupts is made from that once, and goes back to
+//! it behind each run ([`Machine::reset`]); one with interrupts, or with input, is made anew for each run. Only the runs are
+//! timed. What the guest prints goes nowhere.
+//!
+//! A run that ends otherwise than the first one did, or without what `[expect]` says, is no measurement: it ends the benchmark.
+
+use std::fmt::Write as _;
+use std::io;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use kvm_sys_wrap::{Kvm, watch_interrupts};
+use serde::Serialize;
+use vmm_cli::config::Config;
+use vmm_cli::diagnostic::{Diagnostic, Diagnostics};
+use vmm_cli::say;
+use vmm_cli::status::Status;
+use vmm_core::console::{Console, Output};
+use vmm_core::end::End;
+use vmm_core::error::Error;
+use vmm_core::machine::Machine;
+use vmm_core::record::Recording;
+use vmm_core::snapshot::Snapshot;
+use vmm_core::spec::Interrupts;
+
+use super::print;
+use super::run::host_error;
+use crate::args::{Bench, Format};
+use crate::distribution::{Distribution, Time};
+use crate::expectations;
+use crate::judgement::{Ended, is_as_expected, judge};
+use crate::prepare::{Files, Prepared};
+use crate::suite::input;
+use crate::terminal::Copy;
+
+/// A guest that can be run again and again.
+struct Guest<'a> {
+    config: &'a Config,
+    files: &'a Files,
+    kvm: &'a Kvm,
+    snapshot: Snapshot,
+    /// The configuration's path, beside which the guest's input may be.
+    path: &'a Path,
+    /// What the guest prints, where `[expect]` asks for it.
+    printed: Option<Copy>,
+    begins: Begins,
+    /// The machine of the last run, if it is to be reset.
+    machine: Option<Machine>,
+}
+
+/// How the next run comes to the beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Begins {
+    /// The machine of the last one goes back there.
+    Reset,
+    /// A machine is made from the snapshot.
+    Copy,
+}
+
+/// One run.
+#[derive(Debug, Clone, Copy)]
+struct Sample {
+    run: Duration,
+    begin: Duration,
+}
+
+/// What is shown. The JSON form has these keys; more may come, none go.
+#[derive(Debug, Serialize)]
+struct Results {
+    config: String,
+    warmup: usize,
+    runs: usize,
+    end: &'static str,
+    run_ns: Distribution,
+    begins: Begins,
+    begin_ns: Distribution,
+    runs_per_second: f64,
+    samples_ns: Vec<u128>,
+}
+
+pub(crate) fn bench(options: &Bench) -> Result<Status, Diagnostics> {
+    let config = Config::load(&options.config, &options.overrides.collect())?;
+    let Prepared { machine: spec, files, notes, .. } = Prepared::new(&config)?;
+    if options.format == Format::Text {
+        Diagnostics(notes).eprint();
+    }
+    let host = |error: Error| Diagnostics::from(host_error(&config, &error));
+    watch_interrupts().map_err(|error| host(error.into()))?;
+    let kvm = Kvm::open().map_err(|error| host(error.into()))?;
+    let has_interrupts = spec.interrupts != Interrupts::None;
+    let built = Machine::build(&kvm, spec, &files, Console::to(io::sink()));
+    let snapshot = built.and_then(|mut machine| machine.snapshot()).map_err(host)?;
+    let mut guest = Guest {
+        config: &config,
+        files: &files,
+        kvm: &kvm,
+        snapshot,
+        path: &options.config,
+        printed: config.expect.as_ref().filter(|expect| expect.checks_output()).map(|_| Copy::default()),
+        // Input that was read does not come again.
+        begins: if has_interrupts || input::is_there(&options.config) { Begins::Copy } else { Begins::Reset },
+        machine: None,
+    };
+
+    let end = match guest.first(options.format)? {
+        ControlFlow::Continue(end) => end,
+        ControlFlow::Break(status) => return Ok(status),
+    };
+    let mut samples = Vec::new();
+    for number in 0..options.warmup.saturating_add(options.runs.get()) {
+        let ControlFlow::Continue(sample) = guest.another(number, &end)? else { break };
+        if number >= options.warmup {
+            samples.push(sample);
+        }
+    }
+    if let Some(results) = Results::new(options, &end, guest.begins, &samples) {
+        match options.format {
+            Format::Text => print::out(&results.text(&samples))?,
+            Format::Json => print::json(&results)?,
+        }
+    }
+    Ok(if samples.len() < options.runs.get() { Status::Interrupted } else { Status::Success })
+}
+
+impl Guest<'_> {
+    /// The first run, judged as any other command would: how all have to end. If that is no end to go by, it is told, and
+    /// the status is that of `run`.
+    fn first(&mut self, format: Format) -> Result<ControlFlow<Status, End>, Diagnostics> {
+        let mut machine = self.begin()?;
+        let mut recording = Recording::new();
+        let outcome = machine.run_observed(&mut [&mut recording]).map_err(|error| self.host(&error))?;
+        let (files, output, recording) = (self.files, self.output(), Some(&recording));
+        let ended = Ended { outcome: &outcome, machine: &machine, files, output: &output, recording };
+        let (status, report) = judge(self.config, &ended);
+        if is_as_expected(self.config, &report) {
+            self.done(machine);
+            return Ok(ControlFlow::Continue(outcome.end));
+        }
+        match format {
+            Format::Text => report.eprint(self.config),
+            Format::Json => say::line(format_args!("{}", report.to_json())),
+        }
+        Ok(ControlFlow::Break(status))
+    }
+
+    /// One more run, which has to end in the same way. Breaks off at Ctrl-C.
+    fn another(&mut self, number: usize, end: &End) -> Result<ControlFlow<(), Sample>, Diagnostics> {
+        let began = Instant::now();
+        let mut machine = self.begin()?;
+        let begin = began.elapsed();
+        let began = Instant::now();
+        let outcome = machine.run();
+        let run = began.elapsed();
+        let outcome = outcome.map_err(|error| self.host(&error))?;
+        if outcome.end == End::Interrupted {
+            return Ok(ControlFlow::Break(()));
+        }
+        // The first one is 1 to people.
+        let number = number.saturating_add(2);
+        if outcome.end != *end {
+            let message = format!("run {number} ended otherwise than the first: {}", outcome.end);
+            let help = format!("the first: {end}");
+            return Err(Diagnostic::error(Status::Unexpected, message).with_help(Some(help)).into());
+        }
+        if let Some(expect) = &self.config.expect {
+            let mismatches = expectations::check(expect, &outcome, &machine, self.files, &self.output());
+            if !mismatches.is_empty() {
+                let message = format!("run {number} did not do what the first did: [expect] is not met");
+                let shown = mismatches.iter().map(|mismatch| mismatch.diagnostic(self.config));
+                let first = Diagnostic::error(Status::Unexpected, message);
+                return Err(Diagnostics(std::iter::once(first).chain(shown).collect()));
+            }
+        }
+        self.done(machine);
+        Ok(ControlFlow::Continue(Sample { run, begin }))
+    }
+
+    /// A machine at the beginning.
+    fn begin(&mut self) -> Result<Machine, Diagnostics> {
+        if let Some(printed) = &self.printed {
+            printed.clear();
+        }
+        if let Some(mut machine) = self.machine.take() {
+            machine.reset().map_err(|error| self.host(&error))?;
+            return Ok(machine);
+        }
+        let output =
+            self.printed.as_ref().map_or_else(|| Output::new(io::sink()), |copy| Output::new(copy.clone()));
+        let console = input::console(self.path, None, output).map_err(|error| {
+            Diagnostic::error(Status::Host, format!("cannot read the guest's input: {error}"))
+        })?;
+        self.snapshot.machine(self.kvm, console).map_err(|error| self.host(&error))
+    }
+
+    /// What to do with a machine whose run is over.
+    fn done(&mut self, machine: Machine) {
+        self.machine = (self.begins == Begins::Reset).then_some(machine);
+    }
+
+    fn output(&self) -> Vec<u8> {
+        self.printed.as_ref().map(Copy::bytes).unwrap_or_default()
+    }
+
+    fn host(&self, error: &Error) -> Diagnostics {
+        host_error(self.config, error).into()
+    }
+}
+
+impl Results {
+    /// `None` of no runs.
+    fn new(options: &Bench, end: &End, begins: Begins, samples: &[Sample]) -> Option<Self> {
+        let of = |time: fn(&Sample) -> Duration| samples.iter().map(time).collect::<Vec<_>>();
+        let (runs, begin_times) = (of(|sample| sample.run), of(|sample| sample.begin));
+        let total: Duration = runs.iter().chain(&begin_times).sum();
+        Some(Self {
+            config: options.config.display().to_string(),
+            warmup: options.warmup,
+            runs: samples.len(),
+            end: end.name(),
+            run_ns: Distribution::of(&runs)?,
+            begins,
+            begin_ns: Distribution::of(&begin_times)?,
+            runs_per_second: u32::try_from(samples.len()).map_or(f64::INFINITY, f64::from)
+                / total.as_secs_f64(),
+            samples_ns: runs.iter().map(Duration::as_nanos).collect(),
+        })
+    }
+
+    fn text(&self, samples: &[Sample]) -> String {
+        let Self { config, warmup, runs, end, run_ns, begins, begin_ns, runs_per_second, .. } = self;
+        let begins = match begins {
+            Begins::Reset => "reset",
+            Begins::Copy => "new copy",
+        };
+        let mut text = format!("{config}: {runs} runs after {warmup} to warm up, end: {end}\n\n");
+        let head = ["", "min", "25 %", "median", "75 %", "99 %", "max"].map(str::to_owned);
+        let row = |name: &str, points: &Distribution| {
+            let Distribution { min, q1, median, q3, p99, max } = *points;
+            let [a, b, c, d, e, f] = [min, q1, median, q3, p99, max].map(|time| Time(time).to_string());
+            [name.to_owned(), a, b, c, d, e, f]
+        };
+        print::table(&mut text, &[head, row("run", run_ns), row(begins, begin_ns)]);
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{runs_per_second:.0} runs a second, each with its {begins}\n");
+        let times: Vec<Duration> = samples.iter().map(|sample| sample.run).collect();
+        text + &run_ns.histogram(&times)
+    }
+}

@@ -1,0 +1,157 @@
+//! How a number of times are distributed: least, quartiles, 99 %, most; and a histogram as text.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+
+/// Bars of a histogram, but for the last one, which has what is beyond the 99 %.
+const BARS: u32 = 10;
+/// The longest bar.
+const WIDTH: usize = 50;
+
+/// The points of a distribution. A quantile is the nearest rank: a time that was measured, which so many times do not exceed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(crate) struct Distribution {
+    #[serde(serialize_with = "nanoseconds")]
+    pub(crate) min: Duration,
+    #[serde(serialize_with = "nanoseconds")]
+    pub(crate) q1: Duration,
+    #[serde(serialize_with = "nanoseconds")]
+    pub(crate) median: Duration,
+    #[serde(serialize_with = "nanoseconds")]
+    pub(crate) q3: Duration,
+    #[serde(serialize_with = "nanoseconds")]
+    pub(crate) p99: Duration,
+    #[serde(serialize_with = "nanoseconds")]
+    pub(crate) max: Duration,
+}
+
+impl Distribution {
+    /// Of these times; `None` of none.
+    pub(crate) fn of(times: &[Duration]) -> Option<Self> {
+        let mut sorted = times.to_vec();
+        sorted.sort_unstable();
+        let quantile = |percent: usize| {
+            let rank = sorted.len().saturating_mul(percent).div_ceil(100).max(1);
+            sorted.get(rank.saturating_sub(1)).copied()
+        };
+        Some(Self {
+            min: quantile(0)?,
+            q1: quantile(25)?,
+            median: quantile(50)?,
+            q3: quantile(75)?,
+            p99: quantile(99)?,
+            max: quantile(100)?,
+        })
+    }
+
+    /// A bar for each tenth of the way from the least to the 99 %, and one for the rest. Each begins at the time beside it.
+    pub(crate) fn histogram(&self, times: &[Duration]) -> String {
+        let step = self.p99.saturating_sub(self.min) / BARS;
+        let mut edges: Vec<Duration> = (0..BARS).map(|bar| self.min + step * bar).collect();
+        // Without a step all edges are one.
+        edges.dedup();
+        let mut counts = vec![0_usize; edges.len()];
+        let mut beyond = 0_usize;
+        for time in times {
+            let bar = edges.iter().rposition(|edge| edge <= time).and_then(|bar| counts.get_mut(bar));
+            match bar {
+                Some(count) if *time <= self.p99 => *count += 1,
+                Some(_) | None => beyond += 1,
+            }
+        }
+        if beyond > 0 {
+            edges.push(self.p99);
+            counts.push(beyond);
+        }
+        let most = counts.iter().copied().max().unwrap_or(0).max(1);
+        let mut text = String::new();
+        for (edge, count) in edges.into_iter().zip(counts) {
+            // One that is there can be seen.
+            let bar = "#".repeat((count * WIDTH).div_ceil(most));
+            text += &format!(
+                "{:>10}  {bar}{}{count}\n",
+                Time(edge).to_string(),
+                if bar.is_empty() { "" } else { " " }
+            );
+        }
+        text
+    }
+}
+
+/// A time with three digits, as people read it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Time(pub(crate) Duration);
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.0.as_secs_f64();
+        let (value, unit) = match self.0.as_nanos() {
+            0..1_000 => (seconds * 1e9, "ns"),
+            1_000..1_000_000 => (seconds * 1e6, "us"),
+            1_000_000..1_000_000_000 => (seconds * 1e3, "ms"),
+            _ => (seconds, "s"),
+        };
+        let digits = if value < 9.995 { 2 } else { usize::from(value < 99.95) };
+        let digits = if unit == "ns" { 0 } else { digits };
+        write!(f, "{value:.digits$} {unit}")
+    }
+}
+
+fn nanoseconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn micros(times: impl IntoIterator<Item = u64>) -> Vec<Duration> {
+        times.into_iter().map(Duration::from_micros).collect()
+    }
+
+    #[test]
+    fn quantiles_are_times_that_were_measured() {
+        assert_eq!(Distribution::of(&[]), None);
+        let points = Distribution::of(&micros((1..=200).rev())).unwrap();
+        let Distribution { min, q1, median, q3, p99, max } = points;
+        assert_eq!([min, q1, median, q3, p99, max].to_vec(), micros([1, 50, 100, 150, 198, 200]));
+        let one = Distribution::of(&micros([7])).unwrap();
+        assert_eq!((one.min, one.median, one.max), (micros([7])[0], micros([7])[0], micros([7])[0]));
+    }
+
+    #[test]
+    fn a_histogram_has_a_bar_for_each_tenth_and_one_for_the_rest() {
+        let times = micros((0..99).map(|time| 100 + time / 9 * 10).chain([5000]));
+        let text = Distribution::of(&times).unwrap().histogram(&times);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 11, "{text}");
+        assert_eq!(lines[0], format!("{:>10}  {} 9", "100 us", "#".repeat(25)));
+        assert_eq!(lines[9], format!("{:>10}  {} 18", "190 us", "#".repeat(50)));
+        assert_eq!(lines[10], format!("{:>10}  {} 1", "200 us", "#".repeat(3)));
+        let equal = micros([5, 5]);
+        assert_eq!(Distribution::of(&equal).unwrap().histogram(&equal).lines().count(), 1);
+    }
+
+    #[test]
+    fn times_have_three_digits() {
+        let shown = |ns| Time(Duration::from_nanos(ns)).to_string();
+        let times = [0, 999, 1_234, 12_345, 123_456, 9_996, 1_234_567, 61_000_000_000].map(shown);
+        assert_eq!(times, ["0 ns", "999 ns", "1.23 us", "12.3 us", "123 us", "10.0 us", "1.23 ms", "61.0 s"]);
+    }
+
+    proptest! {
+        #[test]
+        fn quantiles_rise_and_every_time_is_in_one_bar(times in prop::collection::vec(0_u64..5_000, 1..300)) {
+            let times = micros(times);
+            let points = Distribution::of(&times).unwrap();
+            let Distribution { min, q1, median, q3, p99, max } = points;
+            prop_assert!([min, q1, median, q3, p99, max].is_sorted());
+            let counts = points.histogram(&times).lines().map(|line| line.rsplit(' ').next().unwrap().parse::<usize>().unwrap()).sum::<usize>();
+            prop_assert_eq!(counts, times.len());
+        }
+    }
+}
