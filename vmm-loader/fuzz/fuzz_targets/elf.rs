@@ -13,6 +13,7 @@ const REGIONS: [(GuestAddress, usize); 2] = [(GuestAddress(0), 64 << 10), (Guest
 const PATTERN: u8 = 0xa5;
 
 fuzz_target!(|file: &[u8]| {
+    let _ = vmm_loader::configuration(file);
     // The last byte chooses a base, so that a seed is an ELF file as it is.
     let base =
         file.last().filter(|&&last| last >= 0x80).map(|&last| GuestAddress(u64::from(last & 0x7f) << 9));
