@@ -2,36 +2,27 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
+mod real_mode;
+
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use kvm_sys_wrap::{
-    Alarm, CallObserver, CallRecord, Capability, Error, Exit, Gpa, Gva, Kvm, Port, Slot, SlotFlags, StatKind,
-    TssAddress, Vcpu, Vm,
+    Alarm, Backing, CallObserver, CallRecord, Capability, Error, Exit, Gpa, Gva, Kvm, Port, Slot, SlotFlags,
+    StatKind, TssAddress, Vcpu, Vm,
 };
+use real_mode::CODE;
 use vm_memory::{Bytes, GuestAddress};
 
-const CODE: u64 = 0x1000;
-
 fn slot(number: u32, address: u64, size: u64) -> Slot {
-    let (flags, advice, backing) = Default::default();
-    Slot { number, address: Gpa(address), size, flags, advice, backing }
+    real_mode::slot(number, address, size, Backing::default())
 }
 
-/// A VM with 64 KiB at 0 and a vCPU about to execute `code` at 0:1000.
+/// A machine about to execute `code`.
 fn boot(kvm: &Kvm, code: &[u8]) -> (Vm, Vcpu) {
-    let vm = kvm.create_vm().unwrap();
-    vm.set_tss_addr(TssAddress::new(Gpa(0xfffb_d000)).unwrap()).unwrap();
-    vm.add_slot(slot(0, 0, 0x1_0000)).unwrap();
+    let (vm, vcpu) = real_mode::boot(kvm, Backing::default());
     vm.memory().write_slice(code, GuestAddress(CODE)).unwrap();
-    let vcpu = vm.create_vcpu(0).unwrap();
-    let mut sregs = vcpu.sregs().unwrap();
-    (sregs.cs.base, sregs.cs.selector) = (0, 0);
-    vcpu.set_sregs(&sregs).unwrap();
-    let mut regs = vcpu.regs().unwrap();
-    (regs.rip, regs.rflags) = (CODE, 2);
-    vcpu.set_regs(&regs).unwrap();
     (vm, vcpu)
 }
 

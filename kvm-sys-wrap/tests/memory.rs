@@ -2,37 +2,26 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "the helpers of tests are tests")]
 
+mod real_mode;
+
 use std::fs::{self, File};
 
 use kvm_sys_wrap::{
-    Backing, Error, Exit, FileRange, Gpa, Kvm, MappedFile, MemoryFile, Slot, TssAddress, Vcpu, Vm,
-    page_faults,
+    Backing, Error, Exit, FileRange, Gpa, Kvm, MappedFile, MemoryFile, Slot, Vcpu, Vm, page_faults,
 };
+use real_mode::CODE;
 use vm_memory::{Bytes, GuestAddress};
 
-const CODE: u64 = 0x1000;
 /// The byte that the guests count up.
 const COUNTER: GuestAddress = GuestAddress(0x5000);
 const COUNTS: [u8; 7] = [0xfe, 0x06, 0x00, 0x50, 0xf4, 0xeb, 0xf9]; // inc byte [0x5000]; hlt; jmp back
 
 fn slot(backing: Backing) -> Slot {
-    let (flags, advice) = Default::default();
-    Slot { number: 0, address: Gpa(0), size: 0x1_0000, flags, advice, backing }
+    real_mode::slot(0, 0, 0x1_0000, backing)
 }
 
-/// A VM with 64 KiB at 0 and a vCPU about to execute what is at 0:1000.
 fn boot(backing: Backing) -> (Vm, Vcpu) {
-    let vm = Kvm::open().unwrap().create_vm().unwrap();
-    vm.set_tss_addr(TssAddress::new(Gpa(0xfffb_d000)).unwrap()).unwrap();
-    vm.add_slot(slot(backing)).unwrap();
-    let vcpu = vm.create_vcpu(0).unwrap();
-    let mut sregs = vcpu.sregs().unwrap();
-    (sregs.cs.base, sregs.cs.selector) = (0, 0);
-    vcpu.set_sregs(&sregs).unwrap();
-    let mut regs = vcpu.regs().unwrap();
-    (regs.rip, regs.rflags) = (CODE, 2);
-    vcpu.set_regs(&regs).unwrap();
-    (vm, vcpu)
+    real_mode::boot(&Kvm::open().unwrap(), backing)
 }
 
 fn counter(vm: &Vm) -> u8 {

@@ -31,6 +31,7 @@ use vmm_core::machine::Machine;
 use vmm_core::paging::merge::{Mapped, mappings};
 use vmm_core::span::Span;
 use vmm_core::spec::Access;
+use vmm_core::zeros::stretches;
 use vmm_core::{Gpa, Gva};
 
 use crate::new_file::NewFile;
@@ -180,17 +181,15 @@ fn join(loads: Vec<Load>) -> Vec<Load> {
 /// Copies a region, but for pages of zeros.
 fn copy(machine: &Machine, range: Span, offset: u64, file: &File) -> io::Result<()> {
     let mut buffer = vec![0; CHUNK];
-    let page = usize::try_from(PAGE).unwrap_or(CHUNK);
     let mut done = 0;
     while done < range.size() {
         let length = usize::try_from(range.size() - done).unwrap_or(CHUNK).min(CHUNK);
         let Some(chunk) = buffer.get_mut(..length) else { break };
         let at = Gpa(range.start().0.saturating_add(done));
         machine.memory().read_slice(chunk, at.into()).map_err(io::Error::other)?;
-        for (number, bytes) in (0..).zip(chunk.chunks(page)) {
-            if bytes.iter().any(|byte| *byte != 0) {
-                file.write_all_at(bytes, offset.saturating_add(done).saturating_add(number * PAGE))?;
-            }
+        for stretch in stretches(chunk) {
+            let at = offset.saturating_add(done).saturating_add(stretch.start as u64);
+            file.write_all_at(chunk.get(stretch).unwrap_or_default(), at)?;
         }
         done = done.saturating_add(CHUNK as u64);
     }

@@ -94,5 +94,6 @@ mod together;
 pub mod tss;
 mod vcpu_view;
 pub mod verify;
+pub mod zeros;
 
 pub use kvm_sys_wrap::{Gpa, Gva, Kvm, Port};

@@ -94,8 +94,9 @@ pub(crate) fn take_up(
     files: &Files,
     kvm: &Kvm,
 ) -> Result<(Snapshot, Vec<u8>), Diagnostic> {
-    let mut saved = Saved::open(path)?;
-    let Description { config, point, host, machine, files: sum, cpuid, state, .. } = &saved.description;
+    let saved = Saved::open(path)?;
+    let Description { config, point, host, machine, files: sum, printed, cpuid, state, .. } =
+        &saved.description;
     let origin = format!("it was taken of {}, {point}", config.display());
     if let Some((then, now)) = difference(machine, &properties(&spec)) {
         let why = format!("it is of another machine: `{then}` then, `{now}` now");
@@ -108,19 +109,18 @@ pub(crate) fn take_up(
     if let Some(why) = host.refuses(&Host::this()) {
         return Err(refused(why));
     }
-    let (cpuid, state) = (cpuid.clone(), state.clone());
     let memory = saved.memory(&spec)?;
-    let snapshot =
-        Snapshot::new(spec, layout, cpuid.as_deref(), state, memory).map_err(|error| saved.bad(&error))?;
+    let snapshot = Snapshot::new(spec, layout, cpuid.as_deref(), state.clone(), memory)
+        .map_err(|error| saved.bad(&error))?;
     let missing = snapshot.missing_features(kvm).map_err(|error| saved.bad(&error))?;
     if !missing.is_empty() {
         let why = format!(
             "its guest was told of CPU features that this host does not have: {}",
             missing.join(", ")
         );
-        return Err(Diagnostic { status: Status::Refused, ..saved.bad(&why) });
+        return Err(refused(why));
     }
-    Ok((snapshot, saved.description.printed))
+    Ok((snapshot, printed.clone()))
 }
 
 /// The first line that is not in both.

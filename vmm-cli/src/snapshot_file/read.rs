@@ -46,8 +46,8 @@ impl Saved {
             return Err(bad("this is not a snapshot: it is not a regular file".to_owned()));
         }
         let size = metadata.len();
-        let mut head = [0; HEAD];
-        let length = fill(&mut file, &mut head).map_err(unreadable)?;
+        let mut head = Vec::with_capacity(HEAD);
+        let length = file.by_ref().take(HEAD as u64).read_to_end(&mut head).map_err(unreadable)?;
         if !head.starts_with(&MAGIC) {
             return Err(bad("this is not a snapshot: it does not begin as one does".to_owned()));
         }
@@ -71,15 +71,12 @@ impl Saved {
         let mut table = vec![0; usize::try_from(start - 32).unwrap_or(usize::MAX)];
         file.read_exact(&mut table).map_err(unreadable)?;
         sum.update(&table);
-        let mut buffer = vec![0; CHUNK];
+        let mut buffer = Vec::with_capacity(CHUNK);
         let mut rest = 0_u64;
-        loop {
-            let count = fill(&mut file, &mut buffer).map_err(unreadable)?;
-            sum.update(buffer.get(..count).unwrap_or_default());
-            rest = rest.saturating_add(u64::try_from(count).unwrap_or(0));
-            if count < buffer.len() {
-                break;
-            }
+        while file.by_ref().take(CHUNK as u64).read_to_end(&mut buffer).map_err(unreadable)? != 0 {
+            sum.update(&buffer);
+            rest = rest.saturating_add(u64::try_from(buffer.len()).unwrap_or(0));
+            buffer.clear();
         }
         let (found, wanted) = (sum.finalize(), half(&head, 12));
         let (bytes, list) = table.split_at(usize::try_from(description).unwrap_or(0).min(table.len()));
@@ -102,10 +99,11 @@ impl Saved {
     ///
     /// # Errors
     /// It has pages where the machine has none, or changed since it was opened.
-    pub(crate) fn memory(&mut self, spec: &MachineSpec) -> Result<MemoryImage, Diagnostic> {
+    pub(crate) fn memory(&self, spec: &MachineSpec) -> Result<MemoryImage, Diagnostic> {
         let image = MemoryImage::empty(spec).map_err(|error| self.bad(&error))?;
         let mut buffer = Vec::new();
-        for (address, size) in self.ranges.clone() {
+        let mut file = &self.file;
+        for &(address, size) in &self.ranges {
             if !size.is_multiple_of(PAGE) {
                 return Err(self.bad(&"a range of memory is not made of whole pages"));
             }
@@ -113,7 +111,7 @@ impl Saved {
             while done < size {
                 let length = usize::try_from(size - done).unwrap_or(CHUNK).min(CHUNK);
                 buffer.resize(length, 0);
-                self.file.read_exact(&mut buffer).map_err(|error| self.bad(&error))?;
+                file.read_exact(&mut buffer).map_err(|error| self.bad(&error))?;
                 image
                     .write(Gpa(address.0.saturating_add(done)), &buffer)
                     .map_err(|error| self.bad(&error))?;
@@ -128,20 +126,6 @@ impl Saved {
         Diagnostic::error(Status::Configuration, format!("the snapshot cannot be used: {why}"))
             .at(self.location.clone())
     }
-}
-
-/// As many bytes as there are, up to the buffer's length.
-fn fill(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut done = 0;
-    while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
-        match file.read(rest) {
-            Ok(0) => break,
-            Ok(count) => done += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(done)
 }
 
 /// The number of 64 bits at a place; 0 behind the end.

@@ -24,7 +24,7 @@ use super::guard::guarded;
 use super::input;
 use super::outcome::{Attempt, Failure};
 use crate::commands::run::host_error;
-use crate::judgement::{Ended, judge};
+use crate::judgement::{Ended, is_as_expected, judge};
 use crate::prepare::{Files, Prepared, Reader};
 use crate::report::Report;
 use crate::stopped::find;
@@ -154,7 +154,7 @@ fn enter(
         spec.boot.registers.push((*register, *value));
     }
     if let Some(place) = &test.jump {
-        spec.boot.entry = Entry::Address(Gva(address(config, files, place)?));
+        spec.boot.entry = Entry::Address(Gva(address(config, files, place, "test.case")?));
     }
     Ok(())
 }
@@ -167,7 +167,8 @@ fn enter_copy(
     test: Option<&TestCase>,
 ) -> Result<Snapshot, Diagnostics> {
     let Some(test) = test else { return Ok(snapshot.clone()) };
-    let target = test.jump.as_ref().map(|place| address(config, files, place)).transpose()?;
+    let find = |place| address(config, files, place, "test.case");
+    let target = test.jump.as_ref().map(find).transpose()?;
     let base = snapshot.state().vcpus().next().map_or(0, |vcpu| vcpu.sregs.cs.base);
     Ok(snapshot.with_registers(|regs| {
         for (register, value) in &test.registers {
@@ -177,30 +178,32 @@ fn enter_copy(
     }))
 }
 
-fn address(config: &Config, files: &Files, place: &Place) -> Result<u64, Diagnostics> {
-    let unknown = |problem: Diagnostic| config.error_at("test.case", problem.message).with_help(problem.help);
+/// Where in the guest a place is that the configuration names under `key`.
+pub(super) fn address(
+    config: &Config,
+    files: &Files,
+    place: &Place,
+    key: &'static str,
+) -> Result<u64, Diagnostics> {
+    let unknown = |problem: Diagnostic| config.error_at(key, problem.message).with_help(problem.help);
     Ok(find(files, place).map_err(unknown)?.address)
 }
 
 /// What a run is worth as a case. A guest that dies or hangs can pass, unlike with `run`: but only one whose `[expect]` says
 /// that it is to end like this.
 fn worth(config: &Config, status: Status, report: Report, output: Vec<u8>) -> Attempt {
-    let end_is_expected = config.expect.as_ref().is_some_and(|expect| expect.end.is_some());
-    let is_met = report.mismatches().is_empty();
-    let mut lines = Vec::new();
-    match report.verdict {
-        Verdict::Interrupted => return Attempt::Interrupted,
-        Verdict::Success | Verdict::Code(_) if is_met => return Attempt::Passed,
-        Verdict::Crashed | Verdict::Hung if is_met && end_is_expected => return Attempt::Passed,
-        Verdict::Success | Verdict::Code(_) | Verdict::Crashed | Verdict::Hung => {
-            lines.extend(report.headline());
-        }
+    if report.verdict == Verdict::Interrupted {
+        return Attempt::Interrupted;
     }
+    if is_as_expected(config, &report) {
+        return Attempt::Passed;
+    }
+    let mut lines = Vec::from_iter(report.headline());
     let mismatches = report.mismatches().iter();
     lines.extend(
         mismatches.map(|line| format!("{}: expected {}, found {}", line.key, line.expected, line.found)),
     );
-    if is_met {
+    if report.mismatches().is_empty() {
         lines.push(
             "[expect] is met, but has no `end` that says that the guest is to end like this".to_owned(),
         );

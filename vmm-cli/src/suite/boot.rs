@@ -6,7 +6,7 @@
 use std::sync::{Arc, OnceLock};
 
 use vmm_cli::config::Config;
-use vmm_cli::diagnostic::{Diagnostic, Diagnostics};
+use vmm_cli::diagnostic::Diagnostics;
 use vmm_cli::place::Place;
 use vmm_core::Gva;
 use vmm_core::console::{Console, NoInput, Output};
@@ -14,10 +14,10 @@ use vmm_core::machine::Machine;
 use vmm_core::run_to::Point;
 use vmm_core::snapshot::Snapshot;
 
-use super::attempt::{Resources, Running};
+use super::attempt::{Resources, Running, address};
 use crate::commands::run::host_error;
 use crate::prepare::Prepared;
-use crate::stopped::{find, physical, too_early};
+use crate::stopped::{physical, too_early};
 use crate::terminal::Copy;
 
 /// The one run of several cases, once somebody has begun it. Clones are handles to the same one.
@@ -58,9 +58,7 @@ fn boot(
     running: &Running,
 ) -> Result<Booted, Diagnostics> {
     let Prepared { machine: spec, files, .. } = prepared;
-    let unknown =
-        |problem: Diagnostic| config.error_at("test.snapshot-at", problem.message).with_help(problem.help);
-    let address = find(files, place).map_err(unknown)?.address;
+    let address = address(config, files, place, "test.snapshot-at")?;
     let copy = Copy::default();
     let output = Output::new(copy.clone());
     let console = Console { output, input: Box::new(NoInput), arrival: None };

@@ -6,6 +6,7 @@
 
 use std::io;
 
+use serde::{Deserialize, Serialize};
 use vm_superio::serial::{Error as SerialError, NoEvents, Serial as Uart, SerialState};
 
 use super::length;
@@ -17,6 +18,26 @@ use crate::interrupt::Line;
 const RECEIVER: u64 = 0;
 /// Line status: bit 0 says that a byte is there.
 const LINE_STATUS: u64 = 5;
+
+/// The port's registers, as they are saved.
+#[derive(Serialize, Deserialize)]
+struct Saved(#[serde(with = "Registers")] SerialState);
+
+/// The fields of a [`SerialState`], which knows nothing of serde.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "SerialState")]
+struct Registers {
+    baud_divisor_low: u8,
+    baud_divisor_high: u8,
+    interrupt_enable: u8,
+    interrupt_identification: u8,
+    line_control: u8,
+    line_status: u8,
+    modem_control: u8,
+    modem_status: u8,
+    scratch: u8,
+    in_buffer: Vec<u8>,
+}
 
 /// The serial port.
 pub struct Serial {
@@ -84,48 +105,11 @@ impl Device for Serial {
     }
 
     fn save(&self) -> Vec<u8> {
-        let SerialState {
-            baud_divisor_low,
-            baud_divisor_high,
-            interrupt_enable,
-            interrupt_identification,
-            line_control,
-            line_status,
-            modem_control,
-            modem_status,
-            scratch,
-            in_buffer,
-        } = self.uart.state();
-        let registers = [
-            baud_divisor_low,
-            baud_divisor_high,
-            interrupt_enable,
-            interrupt_identification,
-            line_control,
-            line_status,
-            modem_control,
-            modem_status,
-            scratch,
-        ];
-        to_bytes(&(registers, in_buffer))
+        to_bytes(&Saved(self.uart.state()))
     }
 
     fn restore(&mut self, state: &[u8]) -> Result<(), ForeignState> {
-        let (registers, in_buffer): ([u8; 9], Vec<u8>) = from_bytes(state)?;
-        let [low, high, enable, identification, control, status, modem_control, modem_status, scratch] =
-            registers;
-        let state = SerialState {
-            baud_divisor_low: low,
-            baud_divisor_high: high,
-            interrupt_enable: enable,
-            interrupt_identification: identification,
-            line_control: control,
-            line_status: status,
-            modem_control,
-            modem_status,
-            scratch,
-            in_buffer,
-        };
+        let Saved(state) = from_bytes(state)?;
         let line = self.uart.interrupt_evt().clone();
         self.uart =
             Uart::from_state(&state, line, NoEvents, self.output.clone()).map_err(|_| ForeignState)?;

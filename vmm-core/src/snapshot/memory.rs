@@ -1,7 +1,6 @@
 //! The memory of a snapshot: all regions one after the other in a file in memory, of which pages of zeros take no room.
 
 use std::io;
-use std::ops::Range;
 
 use kvm_sys_wrap::{Backing, Gpa, GuestMemory, MemoryFile};
 use rustix::fs::{SeekFrom, seek};
@@ -10,8 +9,8 @@ use vm_memory::Bytes;
 
 use crate::error::Error;
 use crate::spec::{MachineSpec, MemoryRegion};
+use crate::zeros::stretches;
 
-const PAGE: usize = 4096;
 /// So much is looked at at once.
 const CHUNK: usize = 256 << 10;
 
@@ -58,7 +57,7 @@ impl MemoryImage {
                 memory
                     .read_slice(chunk, Gpa(address.0.saturating_add(done)).into())
                     .map_err(|error| failed(io::Error::other(error)))?;
-                for run in runs(chunk) {
+                for run in stretches(chunk) {
                     let at = offset + done + u64::try_from(run.start).unwrap_or(u64::MAX);
                     image.file.write_at(chunk.get(run).unwrap_or_default(), at).map_err(failed)?;
                 }
@@ -136,40 +135,10 @@ impl MemoryImage {
     }
 }
 
-/// The stretches of whole pages that are not zero.
-fn runs(chunk: &[u8]) -> Vec<Range<usize>> {
-    let mut runs: Vec<Range<usize>> = Vec::new();
-    for (index, page) in chunk.chunks(PAGE).enumerate() {
-        if page.iter().all(|byte| *byte == 0) {
-            continue;
-        }
-        let start = index * PAGE;
-        let end = start + page.len();
-        match runs.last_mut() {
-            Some(last) if last.end == start => last.end = end,
-            Some(_) | None => runs.push(start..end),
-        }
-    }
-    runs
-}
-
 fn problem(problem: &'static str) -> Error {
     Error::Snapshot { problem, source: None }
 }
 
 fn failed(source: io::Error) -> Error {
     Error::Snapshot { problem: "its memory cannot be copied", source: Some(source) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pages_of_zeros_are_left_out() {
-        let mut chunk = vec![0; 5 * PAGE];
-        assert!(runs(&chunk).is_empty());
-        (chunk[PAGE], chunk[3 * PAGE - 1], chunk[5 * PAGE - 1]) = (1, 1, 1);
-        assert_eq!(runs(&chunk), [PAGE..3 * PAGE, 4 * PAGE..5 * PAGE]);
-    }
 }

@@ -1,0 +1,27 @@
+//! A machine in real mode, as the tests of calls and of memory need it.
+
+use kvm_sys_wrap::{Backing, Gpa, Kvm, Slot, TssAddress, Vcpu, Vm};
+
+/// Where the guest begins.
+pub(crate) const CODE: u64 = 0x1000;
+
+/// Read-write memory.
+pub(crate) fn slot(number: u32, address: u64, size: u64, backing: Backing) -> Slot {
+    let (flags, advice) = Default::default();
+    Slot { number, address: Gpa(address), size, flags, advice, backing }
+}
+
+/// A VM with 64 KiB at 0 and a vCPU about to execute what is at 0:1000.
+pub(crate) fn boot(kvm: &Kvm, backing: Backing) -> (Vm, Vcpu) {
+    let vm = kvm.create_vm().unwrap();
+    vm.set_tss_addr(TssAddress::new(Gpa(0xfffb_d000)).unwrap()).unwrap();
+    vm.add_slot(slot(0, 0, 0x1_0000, backing)).unwrap();
+    let vcpu = vm.create_vcpu(0).unwrap();
+    let mut sregs = vcpu.sregs().unwrap();
+    (sregs.cs.base, sregs.cs.selector) = (0, 0);
+    vcpu.set_sregs(&sregs).unwrap();
+    let mut regs = vcpu.regs().unwrap();
+    (regs.rip, regs.rflags) = (CODE, 2);
+    vcpu.set_regs(&regs).unwrap();
+    (vm, vcpu)
+}
