@@ -40,13 +40,13 @@ impl Vcpu {
         self.set_shadow(events)?;
         let state = kvm_mp_state { mp_state: KVM_MP_STATE_HALTED };
         self.observed()
-            .call(Call::SetMpState, format_args!("KVM_MP_STATE_HALTED"), || self.fd.set_mp_state(state))
+            .call(Call::SetMpState, format_args!("KVM_MP_STATE_HALTED"), || self.ready()?.set_mp_state(state))
             .map_err(call_failed(Call::SetMpState, format!("vCPU {}", self.id())))
     }
 
     fn events(&self) -> Result<kvm_vcpu_events> {
         self.observed()
-            .call(Call::GetVcpuEvents, format_args!(""), || self.fd.get_vcpu_events())
+            .call(Call::GetVcpuEvents, format_args!(""), || self.ready()?.get_vcpu_events())
             .map_err(call_failed(Call::GetVcpuEvents, format!("vCPU {}", self.id())))
     }
 
@@ -54,7 +54,9 @@ impl Vcpu {
     fn set_shadow(&self, events: kvm_vcpu_events) -> Result<()> {
         let events = kvm_vcpu_events { flags: KVM_VCPUEVENT_VALID_SHADOW, ..events };
         self.observed()
-            .call(Call::SetVcpuEvents, format_args!("interrupt shadow"), || self.fd.set_vcpu_events(&events))
+            .call(Call::SetVcpuEvents, format_args!("interrupt shadow"), || {
+                self.ready()?.set_vcpu_events(&events)
+            })
             .map_err(call_failed(Call::SetVcpuEvents, format!("vCPU {}", self.id())))
     }
 }

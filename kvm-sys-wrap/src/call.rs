@@ -85,6 +85,10 @@ calls! {
     Madvise = "madvise" on Process, "madvise(2)";
     /// Lets a copy take the place of a file in guest memory.
     Mremap = "mremap" on Process, "mremap(2)";
+    /// Lists the pages of guest memory that were written since they showed a file.
+    PagemapScan = "PAGEMAP_SCAN" on Process, "pagemap.rst";
+    /// Copies such pages from their file again.
+    Pread = "pread" on Process, "pread(2)";
     /// Makes host memory appear at a guest-physical address.
     SetUserMemoryRegion = "KVM_SET_USER_MEMORY_REGION" on Vm, "4.35";
     /// Fetches and clears the bitmap of written pages.
@@ -131,6 +135,8 @@ calls! {
     GetMsrs = "KVM_GET_MSRS" on Vcpu, "4.18";
     /// Writes them.
     SetMsrs = "KVM_SET_MSRS" on Vcpu, "4.19";
+    /// Has the kernel collect writes to a port, in place of an exit for each.
+    RegisterCoalescedMmio = "KVM_REGISTER_COALESCED_MMIO" on Vm, "4.116";
     /// Makes the interrupt controllers of a PC in the kernel: two PICs, an IOAPIC, and a local APIC for each vCPU.
     CreateIrqchip = "KVM_CREATE_IRQCHIP" on Vm, "4.24";
     /// Switches a capability on for the whole VM.

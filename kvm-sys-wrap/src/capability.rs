@@ -65,6 +65,7 @@ capabilities! {
     MaxVcpus = "KVM_CAP_MAX_VCPUS", MaxVcpus, Useful, "to know how many vCPUs are possible";
     MaxVcpuId = "KVM_CAP_MAX_VCPU_ID", MaxVcpuId, Useful, "to know how high vCPU numbers go";
     ReadonlyMem = "KVM_CAP_READONLY_MEM", ReadonlyMem, Useful, "for read-only memory";
+    CoalescedMmio = "KVM_CAP_COALESCED_MMIO", CoalescedMmio, Useful, "to know where collected writes are";
     ExtCpuid = "KVM_CAP_EXT_CPUID", ExtCpuid, Useful, "for cpuid = \"host\"";
     InternalErrorData = "KVM_CAP_INTERNAL_ERROR_DATA", InternalErrorData, Useful,
         "to learn which instruction KVM could not run";

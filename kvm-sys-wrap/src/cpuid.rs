@@ -3,12 +3,17 @@
 //! Not part of every run: reading the host's table takes about 0.3 ms, a third of a short run, and many guests never
 //! ask. Without it every leaf reads as zero, and KVM treats features that CPUID would announce as absent.
 
+use std::sync::atomic::Ordering;
+
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
 
 use crate::call::Call;
 use crate::create_vcpu::Vcpu;
 use crate::dev_kvm::Kvm;
 use crate::error::{Result, call_failed};
+
+/// CPUID.1:ECX.XSAVE (SDM vol. 2, CPUID). Without it KVM lets no guest set CR4.OSXSAVE, which XSETBV needs.
+const XSAVE: u32 = 1 << 26;
 
 impl Kvm {
     /// All CPUID leaves that this host's KVM can give to a guest (api.rst 4.46).
@@ -31,8 +36,10 @@ impl Vcpu {
     /// [`Error::Call`](crate::Error::Call).
     pub fn set_cpuid(&self, cpuid: &CpuId) -> Result<()> {
         let leaves = cpuid.as_slice().len();
+        let has_xsave = cpuid.as_slice().iter().any(|leaf| leaf.function == 1 && leaf.ecx & XSAVE != 0);
+        self.has_xsave.store(has_xsave, Ordering::Relaxed);
         self.observed()
-            .call(Call::SetCpuid2, format_args!("{leaves} leaves"), || self.fd.set_cpuid2(cpuid))
+            .call(Call::SetCpuid2, format_args!("{leaves} leaves"), || self.ready()?.set_cpuid2(cpuid))
             .map_err(call_failed(Call::SetCpuid2, format!("{leaves} leaves for vCPU {}", self.id())))
     }
 }

@@ -10,7 +10,7 @@ use crate::call::Call;
 use crate::capability::Capability;
 use crate::create_vm::Vm;
 use crate::error::{Error, Result, call_failed};
-use crate::exit::Pending;
+use crate::exit::{Exit, Pending};
 use crate::kick::{Kick, KickState};
 use crate::kvm_run::RunArea;
 use crate::observe::Observed;
@@ -22,6 +22,16 @@ pub struct Vcpu {
     pub(crate) area: RunArea,
     pub(crate) fd: kvm_ioctls::VcpuFd,
     pub(crate) pending: Pending,
+    /// An exit that is to be handed out after the writes which were collected before it (`collect.rs`).
+    pub(crate) deferred: Option<(Exit, Pending)>,
+    /// Registers for the next `KVM_RUN` are in the area (`staged.rs`).
+    pub(crate) staged: AtomicBool,
+    /// Whether the kernel has something of the last exit's instruction left to do.
+    pub(crate) is_unfinished: bool,
+    /// MSRs that cannot be written, as far as that is known.
+    pub(crate) fixed_msrs: Vec<u32>,
+    /// Whether the guest can change XCR0, which its CPUID decides.
+    pub(crate) has_xsave: AtomicBool,
     pub(crate) kick: Arc<KickState>,
     /// Somebody looks at the special registers after each exit.
     pub(crate) sregs_wanted: AtomicBool,
@@ -51,9 +61,20 @@ impl Vm {
         let area = observed
             .call(Call::MmapRun, format_args!("{size:#x} bytes, shared"), || RunArea::map(&fd, size))
             .map_err(call_failed(Call::MmapRun, format!("{size:#x} bytes of vCPU {id}")))?;
-        let kick = Arc::default();
-        let sregs_wanted = AtomicBool::new(false);
-        Ok(Vcpu { area, fd, pending: Pending::None, kick, sregs_wanted, id, vm: self.clone() })
+        Ok(Vcpu {
+            area,
+            fd,
+            pending: Pending::None,
+            deferred: None,
+            staged: AtomicBool::default(),
+            is_unfinished: false,
+            fixed_msrs: Vec::new(),
+            has_xsave: AtomicBool::default(),
+            kick: Arc::default(),
+            sregs_wanted: AtomicBool::default(),
+            id,
+            vm: self.clone(),
+        })
     }
 
     /// The first vCPU number that the host refuses: `KVM_CAP_MAX_VCPU_ID`, or what stands in for it (api.rst 4.7).

@@ -5,6 +5,7 @@
 //! could run, the memory behind the slots must stay mapped. The type says so: a [`Vcpu`](crate::Vcpu) owns a share of
 //! its VM, and the memory is unmapped when the last share is gone, after the descriptor was closed.
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::call::Call;
@@ -25,6 +26,8 @@ struct Shared {
     fd: kvm_ioctls::VmFd,
     kvm: Kvm,
     memory: Mutex<Memory>,
+    /// Where collected writes are, in the area of a vCPU; 0 where none are collected (`collect.rs`).
+    ring: AtomicU64,
 }
 
 impl Kvm {
@@ -45,7 +48,7 @@ impl Kvm {
                 }
             })
             .map_err(call_failed(Call::CreateVm, "machine type 0"))?;
-        let shared = Shared { fd, kvm: self.clone(), memory: Mutex::default() };
+        let shared = Shared { fd, kvm: self.clone(), memory: Mutex::default(), ring: AtomicU64::new(0) };
         Ok(Vm { shared: Arc::new(shared) })
     }
 }
@@ -59,6 +62,10 @@ impl Vm {
 
     pub(crate) fn fd(&self) -> &kvm_ioctls::VmFd {
         &self.shared.fd
+    }
+
+    pub(crate) fn ring(&self) -> &AtomicU64 {
+        &self.shared.ring
     }
 
     pub(crate) fn observed(&self) -> &Observed {

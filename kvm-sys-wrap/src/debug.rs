@@ -134,7 +134,7 @@ impl Vcpu {
     pub fn set_guest_debug(&self, debug: &GuestDebug) -> Result<()> {
         let argument = debug.argument();
         self.observed()
-            .call(Call::SetGuestDebug, format_args!("{debug}"), || self.fd.set_guest_debug(&argument))
+            .call(Call::SetGuestDebug, format_args!("{debug}"), || self.ready()?.set_guest_debug(&argument))
             .map_err(call_failed(Call::SetGuestDebug, format!("vCPU {}", self.id())))
     }
 }

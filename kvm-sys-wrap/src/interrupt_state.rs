@@ -100,7 +100,7 @@ impl Vcpu {
     pub fn save_apic(&self) -> Result<ApicState> {
         let mp_state = self
             .observed()
-            .call(Call::GetMpState, format_args!(""), || self.fd.get_mp_state())
+            .call(Call::GetMpState, format_args!(""), || self.ready()?.get_mp_state())
             .map_err(call_failed(Call::GetMpState, format!("vCPU {}", self.id())))?;
         Ok(ApicState { lapic: self.lapic()?, mp_state })
     }
@@ -112,11 +112,11 @@ impl Vcpu {
     pub fn restore_apic(&self, state: &ApicState) -> Result<()> {
         let failed = |call| call_failed(call, format!("vCPU {}", self.id()));
         self.observed()
-            .call(Call::SetLapic, format_args!(""), || self.fd.set_lapic(&state.lapic))
+            .call(Call::SetLapic, format_args!(""), || self.ready()?.set_lapic(&state.lapic))
             .map_err(failed(Call::SetLapic))?;
         self.observed()
             .call(Call::SetMpState, format_args!("{}", state.mp_state.mp_state), || {
-                self.fd.set_mp_state(state.mp_state)
+                self.ready()?.set_mp_state(state.mp_state)
             })
             .map_err(failed(Call::SetMpState))
     }

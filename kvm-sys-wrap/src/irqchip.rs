@@ -197,7 +197,7 @@ impl Vcpu {
     pub fn mp_state(&self) -> Result<MpState> {
         let state = self
             .observed()
-            .call(Call::GetMpState, format_args!(""), || self.fd.get_mp_state())
+            .call(Call::GetMpState, format_args!(""), || self.ready()?.get_mp_state())
             .map_err(call_failed(Call::GetMpState, format!("vCPU {}", self.id())))?;
         Ok(match state.mp_state {
             kvm_bindings::KVM_MP_STATE_RUNNABLE => MpState::Runnable,
@@ -245,7 +245,7 @@ impl Vcpu {
 
     pub(crate) fn lapic(&self) -> Result<kvm_lapic_state> {
         self.observed()
-            .call(Call::GetLapic, format_args!(""), || self.fd.get_lapic())
+            .call(Call::GetLapic, format_args!(""), || self.ready()?.get_lapic())
             .map_err(call_failed(Call::GetLapic, format!("vCPU {}", self.id())))
     }
 }

@@ -6,8 +6,9 @@
 
 use std::io;
 use std::ptr::NonNull;
-use std::sync::atomic::AtomicU8;
+use std::sync::atomic::{AtomicU8, AtomicU32};
 
+use crate::staged;
 use kvm_bindings::{KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, kvm_regs, kvm_run, kvm_sregs};
 
 /// The mapped area of one vCPU.
@@ -58,12 +59,17 @@ impl RunArea {
 
     /// Asks the kernel to leave the general registers here when `KVM_RUN` returns, and if wanted the special ones (api.rst,
     /// section 5, on `kvm_valid_regs`). Those of the last time are forgotten.
-    pub(crate) fn want_registers(&mut self, special: bool) {
+    ///
+    /// With `staged`, the kernel takes what waits there first.
+    pub(crate) fn want_registers(&mut self, special: bool, staged: bool) {
         let run = self.run_mut();
         // A kernel before 4.17 has only padding there, and leaves it alone.
         run.kvm_valid_regs = u64::from(KVM_SYNC_X86_REGS | if special { KVM_SYNC_X86_SREGS } else { 0 });
-        // Writing a member of a union that is plain data is safe.
-        run.s.regs.regs.rflags = 0;
+        run.kvm_dirty_regs = if staged { staged::ALL } else { 0 };
+        if !staged {
+            // Writing a member of a union that is plain data is safe.
+            run.s.regs.regs.rflags = 0;
+        }
     }
 
     /// The general registers that the kernel left; `None` where it did not.
@@ -112,6 +118,16 @@ impl RunArea {
         let byte = unsafe { self.start.add(offset) };
         // SAFETY: the byte stays mapped as long as `self`, and all accesses of ours to it are atomic.
         unsafe { AtomicU8::from_ptr(byte.as_ptr()) }
+    }
+
+    /// The 32 bits at `offset`, as an atomic that both sides count with; `None` where that leaves the area.
+    pub(crate) fn word(&self, offset: u64) -> Option<&AtomicU32> {
+        let offset = self.checked(offset, size_of::<u32>()).filter(|offset| offset.is_multiple_of(4))?;
+        // SAFETY: `checked` keeps it inside the mapping.
+        let word = unsafe { self.start.add(offset) }.cast::<u32>();
+        // SAFETY: the area begins at a page, so the word is aligned; it stays mapped as long as `self`, and all accesses of
+        // ours to it are atomic.
+        Some(unsafe { AtomicU32::from_ptr(word.as_ptr()) })
     }
 
     fn checked(&self, offset: u64, length: usize) -> Option<usize> {

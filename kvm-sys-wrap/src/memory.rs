@@ -15,6 +15,7 @@ mod guard;
 mod mapped_file;
 mod memory_file;
 mod overlay;
+mod revert;
 mod slot;
 
 use std::collections::BTreeMap;

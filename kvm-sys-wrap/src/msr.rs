@@ -14,7 +14,7 @@ use crate::capability::Capability;
 use crate::create_vcpu::Vcpu;
 use crate::create_vm::Vm;
 use crate::dev_kvm::Kvm;
-use crate::error::{Result, call_failed};
+use crate::error::{Error, Result, call_failed};
 
 impl Kvm {
     /// The MSRs that a vCPU's state is made of (api.rst 4.3). A vCPU may lack some, since its CPUID decides too.
@@ -45,7 +45,9 @@ impl Vcpu {
             let mut msrs = Msrs::from_entries(&wanted).map_err(|_| failed(too_many()))?;
             let count = self
                 .observed()
-                .call(Call::GetMsrs, format_args!("{} MSRs", wanted.len()), || self.fd.get_msrs(&mut msrs))
+                .call(Call::GetMsrs, format_args!("{} MSRs", wanted.len()), || {
+                    self.ready()?.get_msrs(&mut msrs)
+                })
                 .map_err(failed)?;
             values.extend(msrs.as_slice().iter().take(count));
             // The kernel stops at the first MSR that it does not have.
@@ -65,6 +67,24 @@ impl Vcpu {
         self.set_msrs(&changed)
     }
 
+    /// The same once more. Those that cannot be written are known from the last time, so mostly this is one call.
+    pub(crate) fn restore_msrs_again(&mut self, entries: &[kvm_msr_entry]) -> Result<()> {
+        let mut left: Vec<_> =
+            entries.iter().filter(|entry| !self.fixed_msrs.contains(&entry.index)).copied().collect();
+        while !left.is_empty() {
+            let written = self.write_msrs(&left)?;
+            let Some(refused) = left.get(written).copied() else { break };
+            // Good as long as it holds the value anyway.
+            let holds = self.msrs(&[refused.index])?.first().map(|entry| entry.data);
+            if holds != Some(refused.data) {
+                return Err(refusal(&refused));
+            }
+            self.fixed_msrs.push(refused.index);
+            left.drain(..=written);
+        }
+        Ok(())
+    }
+
     /// Writes MSRs (api.rst 4.19).
     ///
     /// # Errors
@@ -73,20 +93,23 @@ impl Vcpu {
         if entries.is_empty() {
             return Ok(());
         }
+        let written = self.write_msrs(entries)?;
+        entries.get(written).map_or(Ok(()), |refused| Err(refusal(refused)))
+    }
+
+    /// Writes them up to the first that is refused, and returns how many that were.
+    fn write_msrs(&self, entries: &[kvm_msr_entry]) -> Result<usize> {
         let msrs = Msrs::from_entries(entries)
             .map_err(|_| call_failed(Call::SetMsrs, format!("{} MSRs", entries.len()))(too_many()))?;
-        let written = self
-            .observed()
-            .call(Call::SetMsrs, format_args!("{} MSRs", entries.len()), || self.fd.set_msrs(&msrs))
-            .map_err(call_failed(Call::SetMsrs, format!("{} MSRs", entries.len())))?;
-        match entries.get(written) {
-            None => Ok(()),
-            Some(refused) => {
-                let what = format!("MSR {:#x} = {:#x}", refused.index, refused.data);
-                Err(call_failed(Call::SetMsrs, what)(io::Error::from_raw_os_error(libc::EINVAL)))
-            }
-        }
+        self.observed()
+            .call(Call::SetMsrs, format_args!("{} MSRs", entries.len()), || self.ready()?.set_msrs(&msrs))
+            .map_err(call_failed(Call::SetMsrs, format!("{} MSRs", entries.len())))
     }
+}
+
+fn refusal(refused: &kvm_msr_entry) -> Error {
+    let what = format!("MSR {:#x} = {:#x}", refused.index, refused.data);
+    call_failed(Call::SetMsrs, what)(io::Error::from_raw_os_error(libc::EINVAL))
 }
 
 fn too_many() -> io::Error {

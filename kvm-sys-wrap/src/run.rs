@@ -3,9 +3,9 @@
 //! An exit that asks for input (a port or MMIO read) is answered with [`Vcpu::reply`] before the next run; the kernel
 //! completes the instruction then. Signals end `KVM_RUN` too, with EINTR: see `kick.rs`.
 
-use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::sync::atomic::Ordering;
+use std::{fmt, io};
 
 use crate::call::Call;
 use crate::create_vcpu::Vcpu;
@@ -23,22 +23,25 @@ impl Vcpu {
     /// # Errors
     /// [`Error::Call`] where the kernel could not run it; what the guest did is always an [`Exit`].
     pub fn run(&mut self) -> Result<Exit> {
+        if let Some(exit) = self.deferred() {
+            return Ok(exit);
+        }
+        let exit = self.enter()?;
+        Ok(self.after_collected(exit))
+    }
+
+    fn enter(&mut self) -> Result<Exit> {
         self.pending = Pending::None;
         // The kernel writes this field whenever KVM_RUN gets as far as the guest; with EFAULT only sometimes.
         self.area.run_mut().exit_reason = u32::MAX;
-        self.area.want_registers(self.sregs_wanted.load(Ordering::Relaxed));
+        self.prepare();
         let Some(running) = Running::enter(&self.kick, self.area.immediate_exit()) else {
             return Ok(Exit::Interrupted);
         };
-        let fd = self.fd.as_raw_fd();
-        let result = self.vm().observed().call(Call::Run, format_args!(""), || enter_guest(fd));
+        let result = self.enter_guest(format_args!(""));
         drop(running);
         match result {
-            Ok(_) => {
-                let (exit, pending) = Exit::decode(&self.area);
-                self.pending = pending;
-                Ok(exit)
-            }
+            Ok(_) => Ok(self.decode()),
             Err(error) => match error.raw_os_error() {
                 Some(libc::EINTR) => {
                     self.kick.heard();
@@ -66,19 +69,21 @@ impl Vcpu {
     /// # Errors
     /// As [`Vcpu::run`].
     pub fn complete(&mut self) -> Result<Option<Exit>> {
+        if let Some(exit) = self.deferred() {
+            return Ok(Some(exit));
+        }
         self.pending = Pending::None;
         // A kick that comes now is not lost: this call returns at once, and the next run hears it.
         self.area.immediate_exit().store(1, Ordering::Relaxed);
-        let fd = self.fd.as_raw_fd();
-        let result = self.vm().observed().call(Call::Run, format_args!("complete"), || enter_guest(fd));
+        self.prepare();
+        let result = self.enter_guest(format_args!("complete"));
         self.area.immediate_exit().store(0, Ordering::Relaxed);
         match result {
-            Ok(_) => {
-                let (exit, pending) = Exit::decode(&self.area);
-                self.pending = pending;
-                Ok(Some(exit))
+            Ok(_) => Ok(Some(self.decode())),
+            Err(error) if error.raw_os_error() == Some(libc::EINTR) => {
+                self.is_unfinished = false;
+                Ok(None)
             }
-            Err(error) if error.raw_os_error() == Some(libc::EINTR) => Ok(None),
             Err(error) => Err(call_failed(Call::Run, format!("vCPU {}", self.id()))(error)),
         }
     }
@@ -112,15 +117,39 @@ impl Vcpu {
         Ok(())
     }
 
+    /// Whether something came with the last exit that [`Vcpu::complete`] would bring to an end. A HLT leaves nothing behind.
+    #[must_use]
+    pub const fn is_unfinished(&self) -> bool {
+        self.is_unfinished || self.deferred.is_some()
+    }
+
+    fn prepare(&mut self) {
+        let special = self.sregs_wanted.load(Ordering::Relaxed);
+        self.area.want_registers(special, self.staged.load(Ordering::Relaxed));
+    }
+
+    /// The call itself.
+    fn enter_guest(&self, words: fmt::Arguments<'_>) -> io::Result<libc::c_int> {
+        let fd = self.fd.as_raw_fd();
+        let result = self.observed().call(Call::Run, words, || {
+            // SAFETY: KVM_RUN takes no argument. It changes the kvm_run area and guest memory: the area is borrowed by nobody
+            // (the callers have `&mut Vcpu`), guest memory is only ever accessed as volatile.
+            let result = unsafe { libc::ioctl(fd, KVM_RUN, 0) };
+            if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+        });
+        // What waited there has been taken.
+        self.staged.store(false, Ordering::Relaxed);
+        result
+    }
+
+    fn decode(&mut self) -> Exit {
+        let (exit, pending) = Exit::decode(&self.area);
+        self.pending = pending;
+        self.is_unfinished = exit != Exit::Hlt;
+        exit
+    }
+
     fn exit_reason(&self) -> u32 {
         self.area.run().exit_reason
     }
-}
-
-/// The call itself.
-fn enter_guest(vcpu: RawFd) -> io::Result<libc::c_int> {
-    // SAFETY: KVM_RUN takes no argument. It changes the kvm_run area and guest memory: the area is borrowed by nobody
-    // (the callers have `&mut Vcpu`), guest memory is only ever accessed as volatile.
-    let result = unsafe { libc::ioctl(vcpu, KVM_RUN, 0) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }

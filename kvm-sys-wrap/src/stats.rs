@@ -173,6 +173,22 @@ impl Stats {
     }
 }
 
+impl Stats {
+    /// One counter as it is now, by the kernel's name for it; `None` where this kernel does not have it.
+    ///
+    /// # Errors
+    /// What reading the file ran into.
+    pub fn counter(&self, name: &str) -> io::Result<Option<u64>> {
+        let Some(descriptor) = self.descriptors.iter().find(|descriptor| descriptor.stat.name == name) else {
+            return Ok(None);
+        };
+        let mut value = [0; size_of::<u64>()];
+        let offset = self.data_offset.saturating_add(descriptor.offset as u64);
+        self.file.read_exact_at(&mut value, offset)?;
+        Ok(Some(u64::from_le_bytes(value)))
+    }
+}
+
 impl Descriptor {
     /// Reads one `struct kvm_stats_desc`: flags, exponent (s16), size (u16), offset, bucket_size, name.
     fn decode(bytes: &[u8]) -> io::Result<Self> {

@@ -5,6 +5,7 @@
 //! KVM wants to have saved ([`crate::Kvm::msrs_to_save`]). Interrupt controllers and timers are in `interrupt_state.rs`.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use kvm_bindings::{kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave};
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::call::Call;
 use crate::create_vcpu::Vcpu;
 use crate::error::{Result, call_failed};
+use crate::staged::Registers;
 
 /// SYSENTER_CS, _ESP and _EIP; STAR, LSTAR, CSTAR, FMASK, KERNEL_GS_BASE; PAT (SDM vol. 4, table 2-2).
 const MSRS: [u32; 9] =
@@ -86,10 +88,10 @@ impl Vcpu {
     pub fn save_with(&self, msrs: &[u32]) -> Result<VcpuState> {
         let observed = self.observed();
         let call = |call| call_failed(call, format!("vCPU {}", self.id()));
-        let xsave = observed.call(Call::GetXsave, format_args!(""), || self.fd.get_xsave());
-        let xcrs = observed.call(Call::GetXcrs, format_args!(""), || self.fd.get_xcrs());
-        let events = observed.call(Call::GetVcpuEvents, format_args!(""), || self.fd.get_vcpu_events());
-        let debug = observed.call(Call::GetDebugregs, format_args!(""), || self.fd.get_debug_regs());
+        let xsave = observed.call(Call::GetXsave, format_args!(""), || self.ready()?.get_xsave());
+        let xcrs = observed.call(Call::GetXcrs, format_args!(""), || self.ready()?.get_xcrs());
+        let events = observed.call(Call::GetVcpuEvents, format_args!(""), || self.ready()?.get_vcpu_events());
+        let debug = observed.call(Call::GetDebugregs, format_args!(""), || self.ready()?.get_debug_regs());
         Ok(VcpuState {
             regs: self.regs()?,
             sregs: self.sregs()?,
@@ -99,6 +101,25 @@ impl Vcpu {
             debug: debug.map_err(call(Call::GetDebugregs))?,
             msrs: self.msrs(msrs)?,
         })
+    }
+
+    /// Writes the whole state to a vCPU that had it before, with as few calls as can be: registers wait for the next
+    /// `KVM_RUN`, and what the guest cannot have changed is left alone. Not for a vCPU with a local APIC, whose state has an
+    /// order of its own.
+    ///
+    /// # Errors
+    /// As [`Vcpu::restore`].
+    pub fn restore_again(&mut self, state: &VcpuState) -> Result<()> {
+        let VcpuState { regs, sregs, events, .. } = *state;
+        let registers = Registers { regs, sregs, events };
+        if self.has_xsave.load(Ordering::Relaxed) || !self.can_stage() {
+            return self.restore(state);
+        }
+        self.set_xsave(state)?;
+        self.set_debugregs(state)?;
+        self.restore_msrs_again(&state.msrs)?;
+        self.stage(&registers);
+        Ok(())
     }
 
     /// Writes the whole state, on this vCPU or another one of the same host.
@@ -111,20 +132,28 @@ impl Vcpu {
         self.set_sregs(&state.sregs)?;
         self.set_regs(&state.regs)?;
         // XCR0 first: it says which parts of the XSAVE area count.
-        let xcrs = observed.call(Call::SetXcrs, format_args!(""), || self.fd.set_xcrs(&state.xcrs));
+        let xcrs = observed.call(Call::SetXcrs, format_args!(""), || self.ready()?.set_xcrs(&state.xcrs));
         xcrs.map_err(call(Call::SetXcrs))?;
-        let xsave = observed.call(Call::SetXsave, format_args!(""), || {
+        self.set_xsave(state)?;
+        self.set_debugregs(state)?;
+        self.restore_msrs(&state.msrs)?;
+        let events = observed
+            .call(Call::SetVcpuEvents, format_args!(""), || self.ready()?.set_vcpu_events(&state.events));
+        events.map_err(call(Call::SetVcpuEvents))
+    }
+
+    fn set_xsave(&self, state: &VcpuState) -> Result<()> {
+        let xsave = self.observed().call(Call::SetXsave, format_args!(""), || {
             // SAFETY: the kernel reads the size of its own XSAVE area. That is the 4 KiB of this struct as long as no
             // feature with a larger area (AMX) was switched on for guests with arch_prctl, which nothing here does.
-            unsafe { self.fd.set_xsave(&state.xsave) }
+            unsafe { self.ready()?.set_xsave(&state.xsave) }
         });
-        xsave.map_err(call(Call::SetXsave))?;
-        let debug =
-            observed.call(Call::SetDebugregs, format_args!(""), || self.fd.set_debug_regs(&state.debug));
-        debug.map_err(call(Call::SetDebugregs))?;
-        self.restore_msrs(&state.msrs)?;
-        let events =
-            observed.call(Call::SetVcpuEvents, format_args!(""), || self.fd.set_vcpu_events(&state.events));
-        events.map_err(call(Call::SetVcpuEvents))
+        xsave.map_err(call_failed(Call::SetXsave, format!("vCPU {}", self.id())))
+    }
+
+    fn set_debugregs(&self, state: &VcpuState) -> Result<()> {
+        self.observed()
+            .call(Call::SetDebugregs, format_args!(""), || self.ready()?.set_debug_regs(&state.debug))
+            .map_err(call_failed(Call::SetDebugregs, format!("vCPU {}", self.id())))
     }
 }

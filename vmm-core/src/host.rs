@@ -142,6 +142,17 @@ pub(crate) fn is_pvm() -> bool {
     *PVM.get_or_init(|| Path::new("/sys/module/kvm_pvm").exists())
 }
 
+/// Whether KVM keeps page tables of its own that shadow the guest's: on kvm-pvm, and where VT-x or SVM have to do without a
+/// second level of paging.
+pub(crate) fn shadows_page_tables() -> bool {
+    static SHADOWS: OnceLock<bool> = OnceLock::new();
+    let off = |parameter| {
+        let value = std::fs::read_to_string(Path::new("/sys/module").join(parameter));
+        value.is_ok_and(|value| matches!(value.trim(), "N" | "0"))
+    };
+    *SHADOWS.get_or_init(|| is_pvm() || off("kvm_intel/parameters/ept") || off("kvm_amd/parameters/npt"))
+}
+
 /// The mode, with what is special about it.
 pub(crate) fn feature_name(spec: &MachineSpec) -> String {
     let mut name = format!("mode {}", spec.boot.mode);

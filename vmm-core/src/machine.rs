@@ -25,7 +25,7 @@ use crate::layout::{self, Layout};
 use crate::paging::walk::Walker;
 use crate::processor::Processor;
 pub use crate::processor::{MsrUse, UnknownMsrs};
-use crate::snapshot::{MemoryImage, Snapshot};
+use crate::snapshot::{MemoryImage, Shadows, Snapshot};
 use crate::spec::{Interrupts, MachineSpec, MemoryBacking, MemoryRegion};
 use crate::state::{InitialState, initial_state};
 use crate::suspend::Sleeps;
@@ -46,6 +46,8 @@ pub struct Machine {
     pub(crate) cpuid: Option<CpuId>,
     /// What it was made from, if not built.
     pub(crate) origin: Option<Snapshot>,
+    /// What KVM has derived from the guest's page tables.
+    pub(crate) shadows: Shadows,
 }
 
 impl Machine {
@@ -92,6 +94,7 @@ impl Machine {
             sleeps: Sleeps::default(),
             cpuid,
             origin: None,
+            shadows: Shadows::default(),
         })
     }
 

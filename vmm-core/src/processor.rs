@@ -89,6 +89,12 @@ impl Processor {
         Ok(())
     }
 
+    /// The same before all its state is replaced: what comes of the instruction is lost with the rest.
+    pub(crate) fn forget_exit(&mut self) -> Result<(), Error> {
+        while self.vcpu.is_unfinished() && self.vcpu.complete()?.is_some() {}
+        Ok(())
+    }
+
     /// Serves one exit. What the guest is to read is left in `self.answer`.
     pub(crate) fn serve(&mut self, board: &Board, exit: &Exit) -> Result<Turn, Error> {
         self.answer.clear();

@@ -25,7 +25,7 @@ use crate::spec::Interrupts;
 
 /// MSRs by which a guest gives KVM places in memory that KVM writes (Documentation/virt/kvm/x86/msr.rst): wall clock and
 /// system time, by their old numbers and their new ones; asynchronous page faults, stolen time, end of interrupt.
-const SHARED_WITH_KVM: [u32; 7] =
+pub(crate) const SHARED_WITH_KVM: [u32; 7] =
     [0x11, 0x12, 0x4b56_4d00, 0x4b56_4d01, 0x4b56_4d02, 0x4b56_4d03, 0x4b56_4d04];
 
 /// The sleeps of a machine, in all its runs.
@@ -70,8 +70,7 @@ pub(crate) fn wake(
     };
     let new = new_machine(boot.vcpu.vm(), board)?;
     for processor in std::iter::once(&mut *boot).chain(others) {
-        // The kernel has half of the last exit's instruction still to do. What comes of it is lost, as the rest is.
-        while processor.vcpu.complete()?.is_some() {}
+        processor.forget_exit()?;
         let vcpu = new.create_vcpu(processor.vcpu.id())?;
         let mut state = vcpu.save()?;
         state.msrs.extend(vcpu.msrs(&SHARED_WITH_KVM)?);

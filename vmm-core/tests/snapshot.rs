@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use proptest::prelude::*;
+use vm_memory::Bytes;
 use vmm_core::console::Console;
 use vmm_core::end::End;
 use vmm_core::error::{Blame, Error};
@@ -16,7 +17,7 @@ use vmm_core::machine::Machine;
 use vmm_core::mode::{Mode, Ring};
 use vmm_core::run_to::Point;
 use vmm_core::snapshot::Snapshot;
-use vmm_core::spec::{Entry, MachineSpec, Register};
+use vmm_core::spec::{Access, Entry, MachineSpec, Mapping, Register};
 use vmm_core::{Gpa, Gva, Kvm};
 
 const CODE: u64 = 0x8000;
@@ -54,11 +55,16 @@ impl Write for Printed {
     }
 }
 
-fn build(mode: Mode, ring: Ring, printed: &Printed) -> Result<Machine, Error> {
+fn spec(mode: Mode, ring: Ring) -> MachineSpec {
     let mut spec = MachineSpec::new(mode, 2 << 20, Entry::Address(Gva(CODE)));
     spec.boot.ring = ring;
-    spec.boot.registers = vec![(Register::Rdi, TABLE)];
     spec.limits.time = Some(Duration::from_secs(20));
+    spec
+}
+
+fn build(mode: Mode, ring: Ring, printed: &Printed) -> Result<Machine, Error> {
+    let mut spec = spec(mode, ring);
+    spec.boot.registers = vec![(Register::Rdi, TABLE)];
     let mut bytes = GUEST.to_vec();
     bytes.resize(0x1000, 0);
     let guest = FlatImage { address: Gpa(CODE), bytes: &bytes };
@@ -96,7 +102,7 @@ fn ended(machine: &mut Machine, printed: &Printed) -> Ended {
     let end = machine.run().unwrap().end;
     let exits = machine.exits();
     let mut memory = vec![0; 2 << 20];
-    vm_memory::Bytes::read_slice(machine.memory(), &mut memory, Gpa(0).into()).unwrap();
+    machine.memory().read_slice(&mut memory, Gpa(0).into()).unwrap();
     let state = machine.vcpu().save_with(&machine.vcpu().vm().kvm().msrs_to_save().unwrap()).unwrap();
     let msrs = state
         .msrs
@@ -178,9 +184,7 @@ fn copies_share_nothing_that_they_write() {
     let kvm = Kvm::open().unwrap();
     let mut copies: Vec<_> =
         (0..4).map(|_| snapshot.machine(&kvm, Console::to(std::io::sink())).unwrap()).collect();
-    let byte = |machine: &Machine| -> u8 {
-        vm_memory::Bytes::read_obj(machine.memory(), Gpa(TABLE + 60).into()).unwrap()
-    };
+    let byte = |machine: &Machine| -> u8 { machine.memory().read_obj(Gpa(TABLE + 60).into()).unwrap() };
     copies[1].run().unwrap();
     assert_ne!(byte(&copies[1]), 0);
     assert_eq!([byte(&copies[0]), byte(&copies[2]), byte(&machine)], [0; 3]);
@@ -192,6 +196,42 @@ fn copies_share_nothing_that_they_write() {
     let mut second = copies[2].clone_cow(Console::to(std::io::sink())).unwrap();
     second.run().unwrap();
     assert_eq!(byte(&second), byte(&machine));
+}
+
+/// What a CPU has kept of page tables, and KVM of what shadows them, is not true any more.
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_reset_takes_page_tables_back() {
+    const WINDOW: Gva = Gva(0x4000_0000);
+    const PAGES: [(u64, u8); 2] = [(0x10_0000, b'a'), (0x10_1000, b'b')];
+    let access = Access { writable: true, user: true, executable: true };
+    let window = Mapping { gva: WINDOW, gpa: Gpa(PAGES[0].0), size: 0x1000, access };
+    for (mode, ring) in machines().filter(|(mode, _)| !matches!(mode, Mode::Real | Mode::Protected)) {
+        let printed = Printed::default();
+        let mut spec = spec(mode, ring);
+        spec.boot.paging.maps = vec![window];
+        spec.boot.registers = vec![(Register::Rsi, WINDOW.0)];
+        // mov (%rsi), %al; out %al, $0xe9; out %al, $0xf4
+        let guest = FlatImage { address: Gpa(CODE), bytes: &[0x8a, 0x06, 0xe6, 0xe9, 0xe6, 0xf4] };
+        let kvm = Kvm::open().unwrap();
+        let mut machine = Machine::build(&kvm, spec, &guest, Console::to(printed.clone())).unwrap();
+        for (page, letter) in PAGES {
+            machine.memory().write_obj(letter, Gpa(page).into()).unwrap();
+        }
+        let mut copy = machine.clone_cow(Console::to(printed.clone())).unwrap();
+        let walk = copy.walker().unwrap().walk(copy.memory(), WINDOW);
+        let entry = walk.steps.last().unwrap().at.into();
+        for _ in 0..3 {
+            let value: u32 = copy.memory().read_obj(entry).unwrap();
+            let other = u32::try_from(PAGES[0].0 ^ PAGES[1].0).unwrap();
+            copy.memory().write_obj(value ^ other, entry).unwrap();
+            copy.run().unwrap();
+            copy.reset().unwrap();
+            copy.run().unwrap();
+            copy.reset().unwrap();
+        }
+        assert_eq!(printed.take(), b"bababa", "{mode}, {ring:?}");
+    }
 }
 
 #[test]

@@ -4,9 +4,11 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+
+use vm_memory::VolatileSlice;
 
 use crate::call::Call;
 use crate::error::{Result, call_failed};
@@ -57,6 +59,32 @@ impl MemoryFile {
     /// `UnexpectedEof` beyond the end, or what the kernel said.
     pub fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
         self.file.read_exact_at(bytes, offset)
+    }
+
+    /// Fills guest memory with what is at `offset` of the file.
+    ///
+    /// # Errors
+    /// As [`MemoryFile::read_at`].
+    pub(super) fn read_volatile_at(&self, memory: &VolatileSlice<'_>, offset: u64) -> io::Result<()> {
+        let guard = memory.ptr_guard_mut();
+        let mut done = 0;
+        while done < memory.len() {
+            let at = i64::try_from(offset + done as u64).map_err(|_| io::ErrorKind::InvalidInput)?;
+            let rest = memory.len() - done;
+            let start = guard.as_ptr().wrapping_add(done).cast();
+            // SAFETY: `rest` bytes at `start` are the end of `memory`, which is mapped and writable as long as the guard
+            // lives. Nothing but volatile accesses touches it besides (vm-memory's contract).
+            let count = unsafe { libc::pread(self.file.as_raw_fd(), start, rest, at) };
+            match usize::try_from(count) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => done += count,
+                Err(_) => match io::Error::last_os_error() {
+                    error if error.kind() == io::ErrorKind::Interrupted => {}
+                    error => return Err(error),
+                },
+            }
+        }
+        Ok(())
     }
 
     /// Writes all of `bytes`, beginning at `offset` of the file. Private copies of a page that were written to do not see it;

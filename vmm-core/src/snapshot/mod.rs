@@ -10,6 +10,7 @@
 //! | `host.rs` | which hosts it can be taken up on |
 //! | `memory.rs` | the memory, pages of zeros left out |
 //! | `reset.rs` | a machine that has run goes back to the snapshot it was made from |
+//! | `shadows.rs` | and what KVM has derived from its page tables goes |
 //!
 //! Time goes on: the guest's TSC and its clocks continue from where they were, not from where they would be. What is outside
 //! of the machine is not in a snapshot: what was printed, input that was not fetched, a disk that is written in place.
@@ -17,6 +18,7 @@
 mod host;
 mod memory;
 mod reset;
+mod shadows;
 mod state;
 
 use std::sync::Arc;
@@ -38,6 +40,7 @@ use crate::spec::MachineSpec;
 pub use host::Host;
 pub use memory::MemoryImage;
 pub use reset::ResetBy;
+pub(crate) use shadows::Shadows;
 pub use state::MachineState;
 
 /// A machine, stopped between two instructions. Clones share the memory.
@@ -142,8 +145,9 @@ impl Snapshot {
             sleeps: crate::suspend::Sleeps::default(),
             cpuid: cpuid.clone(),
             origin: Some(self.clone()),
+            shadows: Shadows::default(),
         };
-        self.state.put_back(&mut machine)?;
+        self.state.put_back(&mut machine, false)?;
         Ok(machine)
     }
 }

@@ -1,19 +1,26 @@
 //! A machine that has run goes back to the snapshot it was made from, without being built again.
 //!
-//! Its memory is a private copy of the snapshot's: throwing away the pages that were written (`MADV_DONTNEED`) brings the
-//! snapshot's back, whoever wrote them, and makes KVM forget how it mapped them. Where KVM has page tables of its own
-//! that shadow the guest's, it may still remember what the guest's said: there each slot is taken out and put in again.
+//! Its memory is a private copy of the snapshot's: the pages that were written are taken back ([`Vm::revert`]). What was
+//! derived from page tables in them has to go too: translations that a CPU keeps, and tables that shadow the guest's.
+//!
+//! [`Vm::revert`]: kvm_sys_wrap::Vm::revert
+
+use kvm_sys_wrap::VcpuState;
+use kvm_sys_wrap::bindings::kvm_sregs;
 
 use crate::error::Error;
-use crate::host;
 use crate::machine::Machine;
 
-/// Bytes of memory of which private copies were thrown away.
+/// Bytes of memory that had been written, as whole pages.
 pub type ResetBy = u64;
+
+/// Makes a CR3 another one. KVM flushes what a CPU keeps of translations where CR3 changes, and not where a table in memory
+/// does: there the guest has to say so (INVLPG), and a reset is none of its doing.
+const OTHER_TABLE: u64 = 0x1000;
 
 impl Machine {
     /// Goes back to the snapshot that the machine was made from, with its devices. What it printed, and input that it has
-    /// taken, are gone. Returns the bytes of memory that were looked at.
+    /// taken, are gone. Returns the bytes of memory that were taken back.
     ///
     /// # Errors
     /// [`Error::Snapshot`] where the machine was not made from one, [`Error::Kvm`].
@@ -21,21 +28,22 @@ impl Machine {
         let problem = "the machine was not made from one";
         let Some(origin) = self.origin.clone() else { return Err(Error::Snapshot { problem, source: None }) };
         for processor in std::iter::once(&mut self.boot).chain(&mut self.others) {
-            // Half an instruction that the kernel holds back would be finished in the new state.
-            processor.vcpu.complete()?;
+            processor.forget_exit()?;
             processor.unknown_msrs.clear();
         }
         let vm = self.boot.vcpu.vm();
         let mut bytes = 0_u64;
-        for (number, region) in (0..).zip(&self.board.spec.memory) {
-            vm.discard(number, 0..region.size)?;
-            if host::is_pvm() {
-                vm.renew_slot(number)?;
+        for (number, _) in (0..).zip(&self.board.spec.memory) {
+            bytes = bytes.saturating_add(vm.revert(number)?);
+        }
+        if bytes > 0 && self.shadows.forget(vm, &self.board.spec)? {
+            let processors = std::iter::once(&self.boot).chain(&self.others);
+            for (processor, VcpuState { sregs, .. }) in processors.zip(origin.state.vcpus()) {
+                processor.vcpu.set_sregs(&kvm_sregs { cr3: sregs.cr3 ^ OTHER_TABLE, ..*sregs })?;
             }
-            bytes = bytes.saturating_add(region.size);
         }
         self.ended = 0;
-        origin.state.put_back(self)?;
+        origin.state.put_back(self, true)?;
         Ok(bytes)
     }
 }

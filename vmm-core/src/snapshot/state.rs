@@ -17,6 +17,7 @@ use crate::mode::Ring;
 use crate::processor::Processor;
 use crate::spec::{Interrupts, MachineSpec};
 use crate::state::TrType;
+use crate::suspend::SHARED_WITH_KVM;
 
 /// The state of all vCPUs, interrupt controllers and devices of a machine.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -63,15 +64,15 @@ impl MachineState {
         })
     }
 
-    /// Puts it back, into a machine with the same description.
-    pub(super) fn put_back(&self, machine: &mut Machine) -> Result<(), Error> {
+    /// Puts it back, into a machine with the same description: `again` if it has had it before.
+    pub(super) fn put_back(&self, machine: &mut Machine, again: bool) -> Result<(), Error> {
         self.put_back_devices(machine)?;
         let processors = std::iter::once(&mut machine.boot).chain(&mut machine.others);
         // What KVM reports is always busy; what it wants to be given depends on the host.
         let tr =
             (machine.board.spec.boot.ring == Ring::User).then(|| host::quirks(&machine.board.spec).tr_type);
         for (processor, state) in processors.zip(&self.processors) {
-            state.put_back(processor, tr.map(TrType::kind))?;
+            state.put_back(processor, tr.map(TrType::kind), again)?;
         }
         let vm = machine.boot.vcpu.vm();
         if let Some(controllers) = &self.controllers {
@@ -115,15 +116,24 @@ impl MachineState {
 }
 
 impl ProcessorState {
-    fn put_back(&self, processor: &mut Processor, tr: Option<u8>) -> Result<(), Error> {
+    fn put_back(&self, processor: &mut Processor, tr: Option<u8>, again: bool) -> Result<(), Error> {
         let mut vcpu = self.vcpu.clone();
         vcpu.sregs.tr.type_ = tr.unwrap_or(vcpu.sregs.tr.type_);
         if let Some(apic) = &self.apic {
             processor.vcpu.set_sregs(&vcpu.sregs)?;
             processor.vcpu.restore_apic(apic)?;
         }
-        processor.vcpu.restore(&vcpu)?;
+        if again && self.apic.is_none() && !self.shares_memory_with_kvm() {
+            processor.vcpu.restore_again(&vcpu)?;
+        } else {
+            processor.vcpu.restore(&vcpu)?;
+        }
         processor.exits = self.exits.clone();
         Ok(())
+    }
+
+    /// Whether writing the MSRs would make KVM write to the guest's memory, even with the values that they have.
+    fn shares_memory_with_kvm(&self) -> bool {
+        self.vcpu.msrs.iter().any(|msr| SHARED_WITH_KVM.contains(&msr.index) && msr.data != 0)
     }
 }
