@@ -178,7 +178,7 @@ pub fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::SeqCst)
 }
 
-/// A timer that kicks the vCPU of the thread that made it, once.
+/// A timer that kicks the vCPU of the thread that made it.
 #[derive(Debug)]
 pub struct Alarm(libc::timer_t);
 
@@ -186,11 +186,27 @@ pub struct Alarm(libc::timer_t);
 unsafe impl Send for Alarm {}
 
 impl Alarm {
-    /// Kicks this thread's vCPU `after` that much time on the monotonic clock.
+    /// Kicks this thread's vCPU `after` that much time on the monotonic clock, once.
     ///
     /// # Errors
     /// [`Error::Kick`] where the kernel has no timer for us.
     pub fn set(after: Duration) -> Result<Self> {
+        let alarm = Self::new()?;
+        alarm.reset(after)?;
+        Ok(alarm)
+    }
+
+    /// Kicks it again and again.
+    ///
+    /// # Errors
+    /// As [`Alarm::set`].
+    pub fn every(interval: Duration) -> Result<Self> {
+        let alarm = Self::new()?;
+        alarm.arm(interval, interval)?;
+        Ok(alarm)
+    }
+
+    fn new() -> Result<Self> {
         let failed = |source| Error::Kick { source };
         register_signal_handler(SIGRTMIN(), on_signal).map_err(|error| failed(error.into()))?;
         // SAFETY: sigevent is plain data, for which zeros are valid.
@@ -203,9 +219,7 @@ impl Alarm {
         if unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer) } != 0 {
             return Err(failed(io::Error::last_os_error()));
         }
-        let alarm = Self(timer);
-        alarm.reset(after)?;
-        Ok(alarm)
+        Ok(Self(timer))
     }
 
     /// Sets it once more, to go off `after` that much time from now.
@@ -213,14 +227,16 @@ impl Alarm {
     /// # Errors
     /// [`Error::Kick`] where the kernel refuses.
     pub fn reset(&self, after: Duration) -> Result<()> {
-        let when = libc::itimerspec {
-            it_interval: libc::timespec { tv_sec: 0, tv_nsec: 0 },
-            it_value: libc::timespec {
-                tv_sec: after.as_secs().try_into().unwrap_or(i64::MAX),
-                // A timer set to 0 would be off.
-                tv_nsec: after.subsec_nanos().max(u32::from(after.is_zero())).into(),
-            },
+        // A timer set to 0 would be off.
+        self.arm(after.max(Duration::from_nanos(1)), Duration::ZERO)
+    }
+
+    fn arm(&self, after: Duration, interval: Duration) -> Result<()> {
+        let timespec = |time: Duration| libc::timespec {
+            tv_sec: time.as_secs().try_into().unwrap_or(i64::MAX),
+            tv_nsec: time.subsec_nanos().into(),
         };
+        let when = libc::itimerspec { it_interval: timespec(interval), it_value: timespec(after) };
         // SAFETY: the timer lives as long as `self`, and `when` until the call returns.
         if unsafe { libc::timer_settime(self.0, 0, &raw const when, ptr::null_mut()) } != 0 {
             return Err(Error::Kick { source: io::Error::last_os_error() });
@@ -231,7 +247,7 @@ impl Alarm {
 
 impl Drop for Alarm {
     fn drop(&mut self) {
-        // SAFETY: made by `set`, deleted only here.
+        // SAFETY: made by `new`, deleted only here.
         unsafe { libc::timer_delete(self.0) };
     }
 }

@@ -11,9 +11,9 @@ use vmm_cli::config::{
 use vmm_cli::diagnostic::Location;
 use vmm_core::mode::{Mode, PageSize, Ring};
 use vmm_core::spec::{
-    Access, BlockAccess, BlockSpec, CpuidPolicy, DebugExitSpec, DeviceAddress, DeviceSpecs, Entry, FwCfgFile,
-    FwCfgSpec, HaltMeaning, Limits, Mapping, MemoryBacking, MemoryRegion, PagingSpec, Placement,
-    PlatformSpec, Register, SerialSpec, Unmapped, VirtioSpec,
+    Access, BlockAccess, BlockSpec, CpuidPolicy, DebugConsoleSpec, DebugExitSpec, DeviceAddress, DeviceSpecs,
+    Entry, FwCfgFile, FwCfgSpec, HaltMeaning, Limits, Mapping, MemoryBacking, MemoryRegion, PagingSpec,
+    Placement, PlatformSpec, Register, SerialSpec, Unmapped, VirtioSpec,
 };
 use vmm_core::{Gpa, Gva, Port};
 use vmm_loader::Loading;
@@ -93,6 +93,7 @@ eflags = 0x202
 
 [devices.debug-console]
 port = 0x402
+collect = true
 
 [devices.serial]
 mmio = 0xd010_0000
@@ -219,7 +220,7 @@ fn the_machine() {
     };
     assert_eq!(machine.placement, placement);
     let devices = DeviceSpecs {
-        debug_console: Some(DeviceAddress::Port(Port(0x402))),
+        debug_console: Some(DebugConsoleSpec { at: DeviceAddress::Port(Port(0x402)), collect: true }),
         serial: Some(SerialSpec { at: DeviceAddress::Mmio(Gpa(0xd010_0000)), input: false }),
         debug_exit: Some(DebugExitSpec { at: DeviceAddress::Port(Port(0x501)), success: vec![0, 0x10] }),
         hypercall: None,

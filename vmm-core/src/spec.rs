@@ -212,7 +212,7 @@ pub struct Placement {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceSpecs {
     /// Bytes written here go to the console (Bochs' and QEMU's debug console). Default: port 0xe9.
-    pub debug_console: Option<DeviceAddress>,
+    pub debug_console: Option<DebugConsoleSpec>,
     /// A 16550 serial port, 8 registers. Default: port 0x3f8 (COM1).
     pub serial: Option<SerialSpec>,
     /// A write ends the run, as with QEMU's isa-debug-exit. Default: port 0xf4.
@@ -228,7 +228,7 @@ pub struct DeviceSpecs {
 impl Default for DeviceSpecs {
     fn default() -> Self {
         Self {
-            debug_console: Some(DeviceAddress::Port(Port(0xe9))),
+            debug_console: Some(DebugConsoleSpec { at: DeviceAddress::Port(Port(0xe9)), collect: false }),
             serial: Some(SerialSpec { at: DeviceAddress::Port(Port(0x3f8)), input: true }),
             debug_exit: Some(DebugExitSpec { at: DeviceAddress::Port(Port(0xf4)), success: vec![0] }),
             hypercall: Some(DeviceAddress::Port(Port(0x500))),
@@ -245,6 +245,16 @@ pub enum DeviceAddress {
     Port(Port),
     /// The first of its addresses.
     Mmio(Gpa),
+}
+
+/// The debug console.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DebugConsoleSpec {
+    /// Its one register.
+    pub at: DeviceAddress,
+    /// Whether the kernel collects what is written to its port, in place of an exit for each byte, where it can. Only
+    /// without interrupts: a vCPU that sleeps in the kernel would keep what it wrote.
+    pub collect: bool,
 }
 
 /// The serial port.

@@ -173,7 +173,16 @@ fn slot_of(regions: &[Region], range: Span) -> Option<usize> {
 fn ports(spec: &MachineSpec) -> Vec<Ports> {
     let devices = &spec.devices;
     let all = [
-        (devices.debug_console, length::DEBUG_CONSOLE, "debug-console", "OUT of a byte prints it"),
+        (
+            devices.debug_console.map(|console| console.at),
+            length::DEBUG_CONSOLE,
+            "debug-console",
+            if devices.debug_console.is_some_and(|console| console.collect) {
+                "OUT of a byte prints it; the kernel collects them"
+            } else {
+                "OUT of a byte prints it"
+            },
+        ),
         (
             devices.debug_exit.as_ref().map(|exit| exit.at),
             length::DEBUG_EXIT,

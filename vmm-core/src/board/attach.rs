@@ -18,7 +18,7 @@ use crate::error::Error;
 use crate::interrupt::Line;
 use crate::span::Span;
 use crate::spec::virtio::interrupt;
-use crate::spec::{DeviceAddress, Interrupts, MachineSpec};
+use crate::spec::{DebugConsoleSpec, DeviceAddress, Interrupts, MachineSpec};
 
 /// The interrupt input of the first serial port on a PC.
 const SERIAL_INPUT: u32 = 4;
@@ -49,8 +49,11 @@ impl<'a> Attach<'a> {
         if let Some(device) = devices::virtio::attach(self, &output, &mut input)? {
             self.listen(&device, arrival.take());
         }
-        if let Some(at) = specs.debug_console {
+        if let Some(DebugConsoleSpec { at, collect }) = specs.debug_console {
             self.insert("debug-console", at, length::DEBUG_CONSOLE, DebugConsole::new(output.clone()))?;
+            if let (true, DeviceAddress::Port(port)) = (collect, at) {
+                self.vm.collect_writes(port, 1)?;
+            }
         }
         if let Some(serial) = specs.serial {
             let line = self.line(SERIAL_INPUT)?;

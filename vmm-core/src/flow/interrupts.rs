@@ -10,7 +10,7 @@ use crate::host;
 use crate::spec::{CpuidPolicy, Interrupts, MachineSpec};
 use crate::state::InitialState;
 
-fn capability(name: &str, why: &'static str) -> Step {
+pub(super) fn capability(name: &str, why: &'static str) -> Step {
     Step::call(Call::CheckExtension, Direction::Into, value(name)).returns("1 or more").why(why)
 }
 

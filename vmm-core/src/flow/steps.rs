@@ -11,7 +11,7 @@ use crate::host;
 use crate::layout::{Layout, Owner};
 use crate::mode::{Mode, Ring};
 use crate::register::Register;
-use crate::spec::{CpuidPolicy, MachineSpec};
+use crate::spec::{CpuidPolicy, DebugConsoleSpec, DeviceAddress, MachineSpec};
 use crate::state::InitialState;
 
 /// The whole flow of a machine. `mapped` is what its guest maps ([`crate::image::GuestImage::mapped`]), `state` its initial
@@ -37,6 +37,7 @@ pub fn flow(
     steps.extend(mode(spec, state));
     steps.extend(interrupts::others(spec, state));
     steps.extend(interrupts::lines(spec));
+    steps.extend(collect(spec));
     steps.extend(run(spec));
     steps.extend(memory::fetch(spec, mapped));
     steps.extend(interrupts::looking(spec));
@@ -238,6 +239,23 @@ fn mode(spec: &MachineSpec, state: &InitialState) -> [Step; 3] {
         .why("a host that cannot do the mode may drop a bit without a word: compared before the guest runs"),
         Step::call(Call::SetRegs, Direction::Into, Argument::Struct { name: "kvm_regs", fields: general })
             .why("where to execute, and where the stack is"),
+    ]
+}
+
+/// What a debug console asks for whose output the kernel collects.
+fn collect(spec: &MachineSpec) -> Vec<Step> {
+    let Some(DebugConsoleSpec { at: DeviceAddress::Port(port), collect: true }) = spec.devices.debug_console
+    else {
+        return Vec::new();
+    };
+    vec![
+        interrupts::capability(
+            "KVM_CAP_COALESCED_MMIO",
+            "which page of the area shared with the vCPU holds the ring",
+        ),
+        interrupts::capability("KVM_CAP_COALESCED_PIO", "collecting writes to ports is an extension"),
+        Step::call(Call::RegisterCoalescedMmio, Direction::Into, value(format!("port {port}, 1 bytes")))
+            .why("OUT to the debug console makes no exit: bytes wait in the ring until there is one"),
     ]
 }
 

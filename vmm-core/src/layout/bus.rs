@@ -93,7 +93,7 @@ fn outside(spec: &MachineSpec, problems: &mut Vec<Problem>) -> Vec<Placed> {
 /// Name, address and size of each device that answers to addresses. Ports are a bus of their own.
 fn mmio(devices: &DeviceSpecs) -> impl Iterator<Item = (&'static str, Gpa, u64)> {
     [
-        ("debug-console", devices.debug_console, length::DEBUG_CONSOLE),
+        ("debug-console", devices.debug_console.map(|console| console.at), length::DEBUG_CONSOLE),
         ("serial", devices.serial.map(|serial| serial.at), length::SERIAL),
         ("debug-exit", devices.debug_exit.as_ref().map(|exit| exit.at), length::DEBUG_EXIT),
         ("hypercall", devices.hypercall, length::HYPERCALL),

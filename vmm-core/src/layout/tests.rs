@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::mode::PageSize;
-use crate::spec::{Access, DeviceAddress, Entry, Mapping, MemoryRegion, Register};
+use crate::spec::{Access, DebugConsoleSpec, DeviceAddress, Entry, Mapping, MemoryRegion, Register};
 use crate::{Gva, Port};
 
 fn machine(mode: Mode) -> MachineSpec {
@@ -120,7 +120,8 @@ fn bad_tss_addresses() {
 #[test]
 fn devices_in_the_way() {
     let mut spec = machine(Mode::Long);
-    spec.devices.debug_console = Some(DeviceAddress::Mmio(Gpa(0x1f_fff0)));
+    spec.devices.debug_console =
+        Some(DebugConsoleSpec { at: DeviceAddress::Mmio(Gpa(0x1f_fff0)), collect: false });
     spec.devices.hypercall = Some(DeviceAddress::Mmio(Gpa(0xd000_0000)));
     spec.devices.serial.as_mut().unwrap().at = DeviceAddress::Mmio(Gpa(0xd000_003f));
     assert_eq!(
@@ -132,7 +133,7 @@ fn devices_in_the_way() {
         ]
     );
     spec.devices = crate::spec::DeviceSpecs::default();
-    spec.devices.debug_console = Some(DeviceAddress::Port(Port(0)));
+    spec.devices.debug_console = Some(DebugConsoleSpec { at: DeviceAddress::Port(Port(0)), collect: false });
     assert!(compute(&spec, &[]).is_ok(), "ports are no addresses");
 }
 
@@ -284,7 +285,8 @@ fn a_mapping_must_not_hide_what_the_machine_needs() {
 #[test]
 fn a_mapping_can_show_a_device() {
     let mut spec = machine(Mode::Long);
-    spec.devices.debug_console = Some(DeviceAddress::Mmio(Gpa(0xd000_0010)));
+    spec.devices.debug_console =
+        Some(DebugConsoleSpec { at: DeviceAddress::Mmio(Gpa(0xd000_0010)), collect: false });
     spec.boot.paging.maps = vec![map(0x4000_0000, 0xd000_0000, 0x1000)];
     let layout = compute(&spec, &[]).unwrap();
     let frames: Vec<u64> = layout.paging().unwrap().pieces.iter().map(|piece| piece.gpa().0).collect();

@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use vmm_core::devices::length;
-use vmm_core::spec::{DebugExitSpec, DeviceAddress, DeviceSpecs, SerialSpec};
+use vmm_core::spec::{DebugConsoleSpec, DebugExitSpec, DeviceAddress, DeviceSpecs, Interrupts, SerialSpec};
 use vmm_core::{Gpa, Port};
 
 use super::ranges::{Range, overlap};
-use super::{Context, or, platform, virtio};
+use super::{Context, or, platform, processors, virtio};
 use crate::config::FwCfgSource;
 use crate::config::fault::Fault;
 use crate::config::raw::{At, Devices};
@@ -64,7 +64,9 @@ pub(super) fn lower(cx: &mut Context<'_>, directory: &Path) -> (DeviceSpecs, Vec
     let mut taken = Taken::default();
     let (platform, fw_cfg) = platform::lower(cx, raw, directory, &mut taken);
 
-    let debug_console = place(cx, &mut taken, &DEBUG_CONSOLE, seat!(raw.debug_console));
+    let collect = collect(cx, raw);
+    let debug_console = place(cx, &mut taken, &DEBUG_CONSOLE, seat!(raw.debug_console))
+        .map(|at| DebugConsoleSpec { at, collect });
     let default = !virtio::takes_input(cx);
     let input = raw.serial.as_ref().map_or(default, |at| or(&at.value.input, default));
     let serial = place(cx, &mut taken, &SERIAL, seat!(raw.serial)).map(|at| SerialSpec { at, input });
@@ -79,6 +81,23 @@ pub(super) fn lower(cx: &mut Context<'_>, directory: &Path) -> (DeviceSpecs, Vec
     let hypercall = has_hypercall.then(|| place(cx, &mut taken, &HYPERCALL, seat!(raw.hypercall))).flatten();
     let virtio = virtio::lower(cx, directory, &mut taken.windows);
     (DeviceSpecs { debug_console, serial, debug_exit, hypercall, platform, virtio }, taken.windows, fw_cfg)
+}
+
+/// Whether the kernel collects what the debug console prints.
+fn collect(cx: &mut Context<'_>, raw: &Devices) -> bool {
+    let Some(console) = raw.debug_console.as_ref().map(|at| &at.value) else { return false };
+    let Some(collect) = console.collect.as_ref().filter(|collect| collect.value) else { return false };
+    if let Some(mmio) = &console.mmio {
+        let fault = Fault::new(&collect.span, "only what is written to a port can be collected");
+        cx.fault(fault.related(&mmio.span, "the console has an address here"));
+    } else if processors::interrupts(cx) != Interrupts::None {
+        let message = "output can be collected only on a machine without interrupts";
+        let fault = Fault::new(&collect.span, message);
+        cx.fault(
+            fault.help("a vCPU that sleeps in the kernel would keep what it wrote: leave `collect` out"),
+        );
+    }
+    true
 }
 
 fn success_value(cx: &mut Context<'_>, value: &At<values::Count>) -> Option<u32> {

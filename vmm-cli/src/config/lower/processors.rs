@@ -9,14 +9,19 @@ use super::Context;
 /// As many as KVM has had since it has APIC IDs of 8 bits in its MADT and MP tables: 0xff is the broadcast.
 const MOST_VCPUS: u64 = 255;
 
-/// The number of vCPUs and the interrupt controllers.
-pub(super) fn lower(cx: &mut Context<'_>) -> (u32, Interrupts) {
-    let interrupts = match cx.raw.interrupts.as_ref().map(|at| at.value) {
+/// The interrupt controllers.
+pub(super) fn interrupts(cx: &Context<'_>) -> Interrupts {
+    match cx.raw.interrupts.as_ref().map(|at| at.value) {
         None if cx.is_pc() => Interrupts::Pc,
         None | Some(raw::Interrupts::None) => Interrupts::None,
         Some(raw::Interrupts::Split) => Interrupts::Split,
         Some(raw::Interrupts::Pc) => Interrupts::Pc,
-    };
+    }
+}
+
+/// The number of vCPUs and the interrupt controllers.
+pub(super) fn lower(cx: &mut Context<'_>) -> (u32, Interrupts) {
+    let interrupts = interrupts(cx);
     let Some(vcpus) = &cx.raw.vcpus else { return (1, interrupts) };
     let number = vcpus.value.0;
     if number == 0 || number > MOST_VCPUS {

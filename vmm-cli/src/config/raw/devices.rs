@@ -11,7 +11,7 @@ use crate::config::values::{Address, Count, OneOrMany, Port};
 #[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
 pub struct Devices {
     /// Bytes written to it go to the console. Default: port 0xe9.
-    pub debug_console: Option<At<Place>>,
+    pub debug_console: Option<At<DebugConsole>>,
     /// A 16550 serial port, 8 registers. Default: port 0x3f8.
     pub serial: Option<At<Serial>>,
     /// A write ends the run, as with QEMU's isa-debug-exit; 4 bytes. Default: port 0xf4.
@@ -49,6 +49,23 @@ pub struct Place {
     pub port: Option<At<Port>>,
     /// Its first guest-physical address, instead of a port.
     pub mmio: Option<At<Address>>,
+}
+
+/// The debug console.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
+pub struct DebugConsole {
+    /// Whether the machine has it.
+    #[schemars(extend("default" = true))]
+    pub enabled: Option<At<bool>>,
+    /// Its I/O port.
+    pub port: Option<At<Port>>,
+    /// Its guest-physical address, instead of a port.
+    pub mmio: Option<At<Address>>,
+    /// Whether the kernel collects what is written to the port, in place of an exit for each byte. What the guest prints then
+    /// appears with its next exit of another kind, and 20 ms later at most. Only without interrupts.
+    #[schemars(extend("default" = false))]
+    pub collect: Option<At<bool>>,
 }
 
 /// The serial port.

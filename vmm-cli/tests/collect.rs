@@ -1,0 +1,107 @@
+//! A debug console whose output the kernel collects: the same run, with fewer of the kernel's exits.
+
+#![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
+
+mod ended;
+mod program;
+
+use std::fs;
+use std::io::Read;
+use std::process::{Command, Stdio};
+
+use ended::Ended;
+use program::{CLI, program_is_here};
+use serde_json::Value;
+
+const COLLECT: [&str; 2] = ["--set", "devices.debug-console.collect=true"];
+
+fn command(directory: &tempfile::TempDir, guest: &[u8], options: &[&str]) -> Command {
+    let config =
+        "mode = \"long\"\nmemory = { size = \"2MiB\" }\nguest = { flat = \"guest.bin\", address = 0x8000 }\n";
+    fs::write(directory.path().join("guest.bin"), guest).unwrap();
+    fs::write(directory.path().join("vmm.toml"), config).unwrap();
+    let mut command = Command::new(CLI);
+    command.args(["run", "vmm.toml"]).args(options).current_dir(directory).stdin(Stdio::null());
+    command
+}
+
+fn run(guest: &[u8], options: &[&str]) -> (Ended, Value) {
+    let directory = tempfile::tempdir().unwrap();
+    let output = command(&directory, guest, &["--stats", "--format", "json"]).args(options).output().unwrap();
+    let ended = Ended::new(&output);
+    let report = serde_json::from_str(&ended.stderr).unwrap();
+    (ended, report)
+}
+
+/// Calls of `KVM_RUN`.
+fn entries(report: &Value) -> u64 {
+    let calls = report["stats"]["calls"].as_array().unwrap();
+    calls.iter().find(|call| call["call"] == "KVM_RUN").unwrap()["count"].as_u64().unwrap()
+}
+
+/// More bytes than the ring has places, with a serial port and a read between: all comes in order, and each byte is an exit.
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn the_run_is_the_same() {
+    if !program_is_here() {
+        return;
+    }
+    #[rustfmt::skip]
+    let guest = [
+        0xb9, 0x02, 0, 0, 0,            // mov $2, %ecx
+        0xbb, 0xf4, 0x01, 0, 0,         // 1: mov $500, %ebx
+        0x88, 0xd8, 0xe6, 0xe9,         // 2: mov %bl, %al; out %al, $0xe9
+        0xff, 0xcb, 0x75, 0xf8,         // dec %ebx; jnz 2b
+        0x66, 0xba, 0xf8, 0x03,         // mov $0x3f8, %dx
+        0xb0, b'S', 0xee,               // mov $'S', %al; out %al, %dx
+        0xe4, 0xe9, 0xe6, 0xe9,         // in $0xe9, %al; out %al, $0xe9: it is there, and says so
+        0xff, 0xc9, 0x75, 0xe4,         // dec %ecx; jnz 1b
+        0xb0, 0x05, 0xe6, 0xf4,         // mov $5, %al; out %al, $0xf4
+    ];
+    let (plain, plain_report) = run(&guest, &[]);
+    let (collected, report) = run(&guest, &COLLECT);
+    assert_eq!((plain.status, collected.status), (Some(11), Some(11)), "{plain:?}");
+    assert_eq!(plain.stdout, collected.stdout);
+    assert_eq!(plain.stdout.matches('S').count(), 2 + 4, "the letter is printed by both");
+    // A kick shows what was collected, and is no exit of the guest's.
+    for kind in ["pio-out", "pio-in"] {
+        assert_eq!(plain_report["exits_by_type"][kind], report["exits_by_type"][kind], "{kind}");
+    }
+    assert!(entries(&plain_report) > 1000, "{plain_report}");
+    assert!(entries(&report) < 100, "{report}");
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_guest_that_prints_and_then_spins_is_seen_to_print() {
+    if !program_is_here() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let guest = [0xb0, b'x', 0xe6, 0xe9, 0xb0, b'\n', 0xe6, 0xe9, 0xeb, 0xfe];
+    let mut command = command(&directory, &guest, &["--set", "limits.time=60s"]);
+    let mut child = command.args(COLLECT).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut line = [0; 2];
+    let read = child.stdout.as_mut().unwrap().read_exact(&mut line);
+    let is_running = child.try_wait().unwrap().is_none();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    read.unwrap();
+    assert!(is_running);
+    assert_eq!(&line, b"x\n");
+}
+
+/// The autopsy runs the guest again, along the same exits.
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_guest_that_dies_is_explained() {
+    if !program_is_here() {
+        return;
+    }
+    // 300 bytes printed, then UD2 without an IDT.
+    let guest = [0xbb, 0x2c, 1, 0, 0, 0xb0, b'x', 0xe6, 0xe9, 0xff, 0xcb, 0x75, 0xf8, 0x0f, 0x0b];
+    let directory = tempfile::tempdir().unwrap();
+    let ended = Ended::new(&command(&directory, &guest, &COLLECT).output().unwrap());
+    assert_eq!((ended.status, ended.stdout.len()), (Some(100), 300), "{ended:?}");
+    assert!(ended.stderr.contains("ud2") && ended.stderr.contains("300 exits replayed"), "{}", ended.stderr);
+}
