@@ -55,7 +55,7 @@ impl Vcpu {
     /// Puts an exit behind the writes that were collected before it, and gives the first of all.
     pub(crate) fn after_collected(&mut self, exit: Exit) -> Exit {
         let ring = self.vm().ring().load(Ordering::Relaxed);
-        match (ring != 0).then(|| pop(&self.area, ring)).flatten() {
+        match pop(&self.area, ring) {
             None => exit,
             Some(write) => {
                 self.deferred = Some((exit, std::mem::replace(&mut self.pending, Pending::None)));
@@ -89,7 +89,7 @@ fn pop(area: &RunArea, ring: u64) -> Option<Exit> {
     let address = u64::from_le_bytes(*entry.first_chunk()?);
     let length = u32::from_le_bytes(*entry.get(8..)?.first_chunk()?);
     let (width, port) = (u8::try_from(length).ok()?, u16::try_from(address).ok()?);
-    let data = IoBytes::new(entry.get(16..)?.get(..usize::from(width))?);
+    let data = IoBytes::of_eight(*entry.get(16..)?.first_chunk()?, width.into());
     // It may be used again from here on.
     first.store(u32::try_from(next).ok()?, Ordering::Release);
     Some(Exit::PioOut { port: Port(port), width, count: 1, data })

@@ -5,7 +5,7 @@
 //! could run, the memory behind the slots must stay mapped. The type says so: a [`Vcpu`](crate::Vcpu) owns a share of
 //! its VM, and the memory is unmapped when the last share is gone, after the descriptor was closed.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::call::Call;
@@ -62,6 +62,11 @@ impl Vm {
 
     pub(crate) fn fd(&self) -> &kvm_ioctls::VmFd {
         &self.shared.fd
+    }
+
+    /// Whether any writes are collected.
+    pub(crate) fn collects(&self) -> bool {
+        self.ring().load(Ordering::Relaxed) != 0
     }
 
     pub(crate) fn ring(&self) -> &AtomicU64 {

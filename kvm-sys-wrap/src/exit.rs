@@ -89,7 +89,7 @@ pub enum Exit {
         /// Its number.
         number: u64,
         /// Its arguments.
-        arguments: [u64; 6],
+        arguments: Box<[u64; 6]>,
     },
     /// A read of an MSR that user space asked to see.
     ReadMsr {
@@ -253,7 +253,7 @@ impl Exit {
             kvm::KVM_EXIT_HYPERCALL => {
                 // SAFETY: as above.
                 let call = unsafe { detail.hypercall };
-                Self::Hypercall { number: call.nr, arguments: call.args }
+                Self::Hypercall { number: call.nr, arguments: Box::new(call.args) }
             }
             kvm::KVM_EXIT_X86_RDMSR => {
                 // SAFETY: as above.
@@ -297,8 +297,12 @@ fn decode_pio(area: &RunArea, io: kvm::kvm_run__bindgen_ty_1__bindgen_ty_4) -> (
         return (Exit::PioIn { port, width, count }, Pending::Pio(io.data_offset, length));
     }
     // The kernel keeps the data inside the area it told us the size of.
-    let data = area.bytes(io.data_offset, length).unwrap_or_default();
-    (Exit::PioOut { port, width, count, data: IoBytes::new(data) }, Pending::None)
+    let eight = area.bytes(io.data_offset, 8).and_then(<[u8]>::first_chunk).filter(|_| length <= 8);
+    let data = match eight {
+        Some(eight) => IoBytes::of_eight(*eight, length),
+        None => IoBytes::new(area.bytes(io.data_offset, length).unwrap_or_default()),
+    };
+    (Exit::PioOut { port, width, count, data }, Pending::None)
 }
 
 fn decode_mmio(mmio: kvm::kvm_run__bindgen_ty_1__bindgen_ty_6) -> (Exit, Pending) {
@@ -309,8 +313,7 @@ fn decode_mmio(mmio: kvm::kvm_run__bindgen_ty_1__bindgen_ty_6) -> (Exit, Pending
         let width = u8::try_from(length).unwrap_or(8);
         return (Exit::MmioRead { address, width }, Pending::Mmio(length));
     }
-    let data = IoBytes::new(mmio.data.get(..length).unwrap_or_default());
-    (Exit::MmioWrite { address, data }, Pending::None)
+    (Exit::MmioWrite { address, data: IoBytes::of_eight(mmio.data, length) }, Pending::None)
 }
 
 fn prefix(data: &[u64], length: u32) -> Vec<u64> {

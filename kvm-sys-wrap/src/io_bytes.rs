@@ -31,6 +31,11 @@ impl IoBytes {
             None => Self(Repr::Long(bytes.into())),
         }
     }
+
+    /// The first `length` of eight bytes: to copy all of them is cheaper than to copy as many as there are.
+    pub(crate) fn of_eight(bytes: [u8; INLINE], length: usize) -> Self {
+        Self(Repr::Short(bytes, length.min(INLINE)))
+    }
 }
 
 impl Deref for IoBytes {

@@ -26,10 +26,11 @@ impl Vcpu {
         if let Some(exit) = self.deferred() {
             return Ok(exit);
         }
-        let exit = self.enter()?;
-        Ok(self.after_collected(exit))
+        let exit = self.enter();
+        if self.vm().collects() { Ok(self.after_collected(exit?)) } else { exit }
     }
 
+    #[inline]
     fn enter(&mut self) -> Result<Exit> {
         self.pending = Pending::None;
         // The kernel writes this field whenever KVM_RUN gets as far as the guest; with EFAULT only sometimes.
@@ -99,7 +100,12 @@ impl Vcpu {
             return Err(wrong);
         }
         let offset = self.pending.offset();
-        self.area.bytes_mut(offset, expected).ok_or(wrong)?.copy_from_slice(bytes);
+        let place = self.area.bytes_mut(offset, expected).ok_or(wrong)?;
+        match (place, bytes) {
+            // Nearly always, and then no call is worth it.
+            ([place], [byte]) => *place = *byte,
+            (place, bytes) => place.copy_from_slice(bytes),
+        }
         Ok(())
     }
 

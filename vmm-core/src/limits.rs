@@ -38,8 +38,8 @@ impl Limits {
         Ok(Self { deadline, exits: limits.exits, _alarm: alarm })
     }
 
-    /// Whether the run is over: asked after each exit. `total` is the number of exits of all vCPUs.
-    pub(crate) fn check(&self, exit: &Exit, total: u64) -> Option<End> {
+    /// Whether the run is over: asked after each exit. `total` gives the number of exits of all vCPUs.
+    pub(crate) fn check(&self, exit: &Exit, total: impl FnOnce() -> u64) -> Option<End> {
         if matches!(exit, Exit::Interrupted | Exit::Again) {
             if interrupted() {
                 return Some(End::Interrupted);
@@ -51,6 +51,6 @@ impl Limits {
             }
         }
         let limit = self.exits?;
-        (total > limit).then_some(End::ExitLimit(limit))
+        (total() > limit).then_some(End::ExitLimit(limit))
     }
 }

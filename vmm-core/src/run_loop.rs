@@ -130,7 +130,7 @@ impl Machine {
     ) -> Result<Turn, Error> {
         let Self { board, boot, .. } = self;
         boot.count(exit);
-        if let Some(end) = limits.check(exit, boot.exits.total()) {
+        if let Some(end) = limits.check(exit, || boot.exits.total()) {
             return Ok(Turn::Ended(end));
         }
         let view = boot.view(exit, board);

@@ -130,7 +130,7 @@ impl<'a, 'o> Run<'a, 'o> {
         others: &mut [Processor],
         wake: Duration,
     ) -> Result<Option<End>, Error> {
-        let over = || self.watchers().limits.check(&Exit::Interrupted, self.exits.load(Ordering::Relaxed));
+        let over = || self.watchers().limits.check(&Exit::Interrupted, || self.exits.load(Ordering::Relaxed));
         if let Some(end) = suspend::sleep(wake, over)? {
             return Ok(Some(end));
         }
@@ -155,7 +155,7 @@ impl<'a, 'o> Run<'a, 'o> {
         let its_own = u64::from(is_recorded(&exit));
         let total = self.exits.fetch_add(its_own, Ordering::Relaxed) + its_own;
         if matches!(exit, Exit::Interrupted | Exit::Again) {
-            if let Some(end) = self.watchers().limits.check(&exit, total) {
+            if let Some(end) = self.watchers().limits.check(&exit, || total) {
                 return Ok(Some(end));
             }
             if let Some(pulse) = pulse.filter(|pulse| pulse.is_due()) {
@@ -169,7 +169,7 @@ impl<'a, 'o> Run<'a, 'o> {
             return Ok(None);
         }
         let mut watchers = self.watchers();
-        if let Some(end) = watchers.limits.check(&exit, total) {
+        if let Some(end) = watchers.limits.check(&exit, || total) {
             return Ok(Some(end));
         }
         if !self.observed {
