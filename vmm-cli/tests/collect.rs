@@ -1,6 +1,6 @@
 //! A debug console whose output the kernel collects: the same run, with fewer of the kernel's exits.
 
-#![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "the helpers of tests are tests")]
 
 mod ended;
 mod program;

@@ -1,33 +1,32 @@
-//! One case, once: its machine is built, run, judged and dropped, all on the calling thread.
+//! One case, once: its machine is built or reset, run, and judged, all on the calling thread.
 //!
 //! On one thread, since a time limit is an alarm of the thread that runs the vCPU. The guest's output goes nowhere but into
 //! a buffer of this attempt.
 
-use std::sync::{Mutex, PoisonError};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_sys_wrap::{Kick, Kvm};
-use vmm_cli::config::{Config, TestCase};
+use vmm_cli::config::Config;
 use vmm_cli::diagnostic::{Diagnostic, Diagnostics, Location};
-use vmm_cli::place::Place;
 use vmm_cli::status::Status;
-use vmm_core::Gva;
-use vmm_core::console::Output;
+use vmm_core::console::{Console, Output};
 use vmm_core::end::Verdict;
 use vmm_core::error::Error;
 use vmm_core::machine::Machine;
 use vmm_core::record::Recording;
-use vmm_core::snapshot::Snapshot;
-use vmm_core::spec::{Entry, MachineSpec};
+use vmm_core::spec::Interrupts;
 
+use super::boot::{Common, Ready};
 use super::case::Case;
+use super::enter::{enter, enter_copy};
 use super::guard::guarded;
 use super::input;
 use super::outcome::{Attempt, Failure};
 use crate::commands::run::host_error;
 use crate::judgement::{Ended, is_as_expected, judge};
-use crate::prepare::{Files, Prepared, Reader};
+use crate::prepare::Reader;
 use crate::report::Report;
-use crate::stopped::find;
 use crate::terminal::Copy;
 
 /// What all cases use.
@@ -54,6 +53,10 @@ impl Resources {
 
     pub(super) const fn kvm(&self) -> &Kvm {
         &self.kvm
+    }
+
+    pub(super) const fn reader(&self) -> &Reader {
+        &self.reader
     }
 }
 
@@ -85,9 +88,30 @@ impl Running {
     }
 }
 
+/// The machine of a thread's last case, for the next one that begins at the same place.
+#[derive(Default)]
+pub(super) struct Kept(Option<(Common, Machine, Copy)>);
+
+impl Kept {
+    /// The machine with what it prints to, if it is one of these; any other goes.
+    fn take(&mut self, common: Option<&Common>, resources: &Resources) -> Option<(Machine, Copy)> {
+        let (of, machine, copy) = self.0.take()?;
+        if common.is_some_and(|common| common.is(&of)) {
+            return Some((machine, copy));
+        }
+        resources.close(machine);
+        None
+    }
+
+    /// There are no more cases.
+    pub(super) fn close(&mut self, resources: &Resources) {
+        self.take(None, resources);
+    }
+}
+
 /// Carries the case out. A panic fails it.
-pub(super) fn attempt(case: &Case, resources: &Resources, running: &Running) -> Attempt {
-    match guarded(|| carry_out(case, resources, running)) {
+pub(super) fn attempt(case: &Case, resources: &Resources, running: &Running, kept: &mut Kept) -> Attempt {
+    match guarded(|| carry_out(case, resources, running, kept)) {
         Ok(Ok(attempt)) => attempt,
         Ok(Err(problems)) if problems.status() == Status::Refused => {
             let problem = problems.0.into_iter().next();
@@ -101,33 +125,47 @@ pub(super) fn attempt(case: &Case, resources: &Resources, running: &Running) -> 
     }
 }
 
-fn carry_out(case: &Case, resources: &Resources, running: &Running) -> Result<Attempt, Diagnostics> {
-    let config = case.config()?;
-    let prepared = Prepared::with(&config, &resources.reader)?;
-    let (test, plan) = (case.test(&config), config.test.as_ref());
-    let copy = Copy::default();
+fn carry_out(
+    case: &Case,
+    resources: &Resources,
+    running: &Running,
+    kept: &mut Kept,
+) -> Result<Attempt, Diagnostics> {
+    let common = case.common();
+    let ready = match &common {
+        Some(common) => common.get(case, resources, running)?,
+        None => Arc::new(Ready::new(case, resources, running)?),
+    };
+    let Ready { config, prepared, booted } = &*ready;
+    let (test, files) = (case.test(config), &prepared.files);
+    let host = |error: Error| Diagnostics::from(host_error(config, &error));
     let typed = test.and_then(|test| test.input.as_deref());
-    let console = input::console(&case.file, typed, Output::new(copy.clone())).map_err(|error| {
-        let location = Location::File(case.file.with_extension("input").display().to_string());
-        Diagnostic::error(Status::Host, format!("cannot read the case's input: {error}")).at(location)
-    })?;
-    let host = |error: Error| Diagnostics::from(host_error(&config, &error));
-    let mut machine = match plan.and_then(|plan| plan.snapshot_at.as_ref()) {
-        Some(place) => {
-            let boot = case.boot();
-            let booted = boot.get(&config, &prepared, place, resources, running)?;
+    // Input is taken from the machine's console; and a machine with interrupts goes back slower than it is made.
+    let is_kept = typed.is_none()
+        && !input::is_there(&case.file)
+        && prepared.machine.interrupts == Interrupts::None
+        && booted.is_some();
+    let (mut machine, copy) = match (booted, kept.take(common.as_ref().filter(|_| is_kept), resources)) {
+        (Some(booted), Some((mut machine, copy))) => {
+            copy.clear();
             copy.add(&booted.printed);
-            enter_copy(&config, &booted.snapshot, &prepared.files, test)?
-                .machine(&resources.kvm, console)
-                .map_err(host)?
+            machine.reset_to(&enter_copy(config, &booted.snapshot, files, test)?).map_err(host)?;
+            (machine, copy)
         }
-        None => {
-            let mut spec = prepared.machine.clone();
-            enter(&config, &mut spec, &prepared.files, test)?;
-            Machine::build(&resources.kvm, spec, &prepared.files, console).map_err(host)?
+        (booted, _) => {
+            let copy = Copy::default();
+            let console = console(&case.file, typed, &copy)?;
+            let machine = if let Some(booted) = booted {
+                copy.add(&booted.printed);
+                enter_copy(config, &booted.snapshot, files, test)?.machine(&resources.kvm, console)
+            } else {
+                let mut spec = prepared.machine.clone();
+                enter(config, &mut spec, files, test)?;
+                Machine::build(&resources.kvm, spec, files, console)
+            };
+            (machine.map_err(host)?, copy)
         }
     };
-    let files = &prepared.files;
     running.watch(&machine).map_err(host)?;
     let mut recording = Recording::new();
     let outcome = machine.run_observed(&mut [&mut recording]);
@@ -136,57 +174,20 @@ fn carry_out(case: &Case, resources: &Resources, running: &Running) -> Result<At
     let output = copy.bytes();
     let ended =
         Ended { outcome: &outcome, machine: &machine, files, output: &output, recording: Some(&recording) };
-    let (status, report) = judge(&config, &ended);
-    resources.close(machine);
-    Ok(worth(&config, status, report, output))
-}
-
-/// What is different in this case, at the start of a machine that is going to be built.
-fn enter(
-    config: &Config,
-    spec: &mut MachineSpec,
-    files: &Files,
-    test: Option<&TestCase>,
-) -> Result<(), Diagnostics> {
-    let Some(test) = test else { return Ok(()) };
-    for (register, value) in &test.registers {
-        spec.boot.registers.retain(|(other, _)| other != register);
-        spec.boot.registers.push((*register, *value));
+    let (status, report) = judge(config, &ended);
+    let is_well = matches!(report.verdict, Verdict::Success | Verdict::Code(_));
+    match common.filter(|_| is_kept && is_well) {
+        Some(common) => kept.0 = Some((common, machine, copy)),
+        None => resources.close(machine),
     }
-    if let Some(place) = &test.jump {
-        spec.boot.entry = Entry::Address(Gva(address(config, files, place, "test.case")?));
-    }
-    Ok(())
+    Ok(worth(config, status, report, output))
 }
 
-/// The same in a copy of one that has run.
-fn enter_copy(
-    config: &Config,
-    snapshot: &Snapshot,
-    files: &Files,
-    test: Option<&TestCase>,
-) -> Result<Snapshot, Diagnostics> {
-    let Some(test) = test else { return Ok(snapshot.clone()) };
-    let find = |place| address(config, files, place, "test.case");
-    let target = test.jump.as_ref().map(find).transpose()?;
-    let base = snapshot.state().vcpus().next().map_or(0, |vcpu| vcpu.sregs.cs.base);
-    Ok(snapshot.with_registers(|regs| {
-        for (register, value) in &test.registers {
-            register.set(regs, *value);
-        }
-        regs.rip = target.map_or(regs.rip, |target| target.wrapping_sub(base));
-    }))
-}
-
-/// Where in the guest a place is that the configuration names under `key`.
-pub(super) fn address(
-    config: &Config,
-    files: &Files,
-    place: &Place,
-    key: &'static str,
-) -> Result<u64, Diagnostics> {
-    let unknown = |problem: Diagnostic| config.error_at(key, problem.message).with_help(problem.help);
-    Ok(find(files, place).map_err(unknown)?.address)
+fn console(file: &Path, typed: Option<&str>, copy: &Copy) -> Result<Console, Diagnostics> {
+    input::console(file, typed, Output::new(copy.clone())).map_err(|error| {
+        let location = Location::File(file.with_extension("input").display().to_string());
+        Diagnostic::error(Status::Host, format!("cannot read the case's input: {error}")).at(location).into()
+    })
 }
 
 /// What a run is worth as a case. A guest that dies or hangs can pass, unlike with `run`: but only one whose `[expect]` says

@@ -1,7 +1,7 @@
-//! `test.snapshot-at`: the guest of several cases runs once up to that place, and each case begins with a copy of it there.
+//! What the cases of one configuration have in common: it is read once, with the guest's files, and with `test.snapshot-at`
+//! the guest runs once up to that place; each case begins with a copy of it there.
 //!
-//! The first thread that needs it lets it run; the others wait. What kept the guest from getting there is the failure of
-//! each case.
+//! The first thread that needs it does it; the others wait. What kept it from being done is the failure of each case.
 
 use std::sync::{Arc, OnceLock};
 
@@ -14,15 +14,25 @@ use vmm_core::machine::Machine;
 use vmm_core::run_to::Point;
 use vmm_core::snapshot::Snapshot;
 
-use super::attempt::{Resources, Running, address};
+use super::attempt::{Resources, Running};
+use super::case::Case;
+use super::enter::address;
 use crate::commands::run::host_error;
 use crate::prepare::Prepared;
 use crate::stopped::{physical, too_early};
 use crate::terminal::Copy;
 
-/// The one run of several cases, once somebody has begun it. Clones are handles to the same one.
+/// What several cases have in common, once somebody has made it. Clones are handles to the same one.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Boot(Arc<OnceLock<Result<Booted, Diagnostics>>>);
+pub(super) struct Common(Arc<OnceLock<Result<Arc<Ready>, Diagnostics>>>);
+
+/// A configuration, ready to run.
+pub(super) struct Ready {
+    pub(super) config: Config,
+    pub(super) prepared: Prepared,
+    /// With `test.snapshot-at`.
+    pub(super) booted: Option<Booted>,
+}
 
 /// Where all copies begin.
 #[derive(Debug)]
@@ -32,21 +42,40 @@ pub(super) struct Booted {
     pub(super) printed: Vec<u8>,
 }
 
-impl Boot {
-    /// The copy's original, made by whoever comes first.
+impl Common {
+    /// What all cases have in common, made by whoever comes first.
     ///
     /// # Errors
-    /// Why there is none.
+    /// Why it cannot be made.
     pub(super) fn get(
         &self,
-        config: &Config,
-        prepared: &Prepared,
-        place: &Place,
+        case: &Case,
         resources: &Resources,
         running: &Running,
-    ) -> Result<&Booted, Diagnostics> {
-        let booted = self.0.get_or_init(|| boot(config, prepared, place, resources, running));
-        booted.as_ref().map_err(Clone::clone)
+    ) -> Result<Arc<Ready>, Diagnostics> {
+        self.0.get_or_init(|| Ready::new(case, resources, running).map(Arc::new)).clone()
+    }
+
+    /// Whether both are the same one.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl std::fmt::Debug for Ready {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ready").field("booted", &self.booted).finish_non_exhaustive()
+    }
+}
+
+impl Ready {
+    /// Reads it all, and lets the guest run to where the cases begin.
+    pub(super) fn new(case: &Case, resources: &Resources, running: &Running) -> Result<Self, Diagnostics> {
+        let config = case.config()?;
+        let prepared = Prepared::with(&config, resources.reader())?;
+        let place = config.test.as_ref().and_then(|plan| plan.snapshot_at.as_ref());
+        let booted = place.map(|place| boot(&config, &prepared, place, resources, running)).transpose()?;
+        Ok(Self { config, prepared, booted })
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use vmm_cli::config::{Config, TestCase, TestFile};
 use vmm_cli::diagnostic::Diagnostics;
 
-use super::boot::Boot;
+use super::boot::Common;
 
 /// Something to run.
 #[derive(Debug)]
@@ -21,8 +21,8 @@ pub(crate) struct Case {
 /// What is in the file.
 #[derive(Debug)]
 enum Content {
-    /// A test, the number of the variant, the number of the case, and the run that its cases have in common.
-    Variant { test: Arc<TestFile>, variant: usize, case: usize, boot: Boot },
+    /// A test, the number of the variant, the number of the case, and what the variant's cases have in common.
+    Variant { test: Arc<TestFile>, variant: usize, case: usize, common: Common },
     /// It could not even be looked at.
     Unreadable(Diagnostics),
 }
@@ -38,7 +38,7 @@ impl Case {
         };
         let mut cases = Vec::new();
         for (number, variant) in test.variants().iter().enumerate() {
-            let boot = Boot::default();
+            let common = Common::default();
             let name =
                 if variant.name.is_empty() { name.clone() } else { format!("{name}[{}]", variant.name) };
             cases.extend(test.cases().iter().enumerate().map(|(case, own)| Self {
@@ -48,7 +48,7 @@ impl Case {
                     test: Arc::clone(&test),
                     variant: number,
                     case,
-                    boot: boot.clone(),
+                    common: common.clone(),
                 },
             }));
         }
@@ -63,11 +63,11 @@ impl Case {
         }
     }
 
-    /// The run that it has in common with others.
-    pub(super) fn boot(&self) -> Boot {
+    /// What it has in common with other cases, if there are any.
+    pub(super) fn common(&self) -> Option<Common> {
         match &self.content {
-            Content::Variant { boot, .. } => boot.clone(),
-            Content::Unreadable(_) => Boot::default(),
+            Content::Variant { test, common, .. } if test.cases().len() > 1 => Some(common.clone()),
+            Content::Variant { .. } | Content::Unreadable(_) => None,
         }
     }
 

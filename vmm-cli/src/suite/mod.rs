@@ -5,7 +5,8 @@
 //! | `find.rs`, `case.rs` | the files under the paths, and the cases that they are |
 //! | `partition.rs`, `shuffle.rs` | which of them, in which order |
 //! | `workers.rs` | a thread for each job; retries; Ctrl-C |
-//! | `attempt.rs` with `guard.rs`, `input.rs` | one case, once: a machine built, run, judged, dropped |
+//! | `boot.rs`, `enter.rs` | what cases of one file have in common, and what is different in each |
+//! | `attempt.rs` with `guard.rs`, `input.rs` | one case, once: a machine built or reset, run, judged |
 //! | `outcome.rs` | what a case came to |
 //! | `show.rs` with `progress.rs`, `json.rs`, `junit.rs` | what is told of it |
 //! | `merge.rs` | the reports of partitions put together |
@@ -26,6 +27,7 @@ pub(crate) mod workers;
 
 mod attempt;
 mod boot;
+mod enter;
 mod guard;
 mod outcome;
 mod progress;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use kvm_sys_wrap::{Kvm, interrupted};
 use vmm_cli::status::Status;
 
-use super::attempt::{Resources, Running, attempt};
+use super::attempt::{Kept, Resources, Running, attempt};
 use super::case::Case;
 use super::guard;
 use super::outcome::{Attempt, Failure, Ran, Verdict};
@@ -112,23 +112,25 @@ impl Shared {
     /// The life of one thread.
     fn work(&self, job: usize, events: &Sender<Event>) {
         let Some(running) = self.running.get(job) else { return };
+        let mut kept = Kept::default();
         while !self.stop.load(Ordering::SeqCst) {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
-            let Some(case) = self.cases.get(number) else { return };
+            let Some(case) = self.cases.get(number) else { break };
             // If the receiver is gone, the process is about to end.
             let _ = events.send(Event::Began(number));
             let began = Instant::now();
-            let verdict = attempts(&self.settings, || attempt(case, &self.resources, running));
+            let verdict = attempts(&self.settings, || attempt(case, &self.resources, running, &mut kept));
             if self.settings.fail_fast && matches!(verdict, Verdict::Failed { .. }) {
                 self.stop.store(true, Ordering::SeqCst);
             }
             let _ = events.send(Event::Ended(number, Ran { verdict, elapsed: began.elapsed() }));
         }
+        kept.close(&self.resources);
     }
 }
 
 /// As many attempts as it takes, and as are allowed.
-fn attempts(settings: &Settings, attempt: impl Fn() -> Attempt) -> Verdict {
+fn attempts(settings: &Settings, mut attempt: impl FnMut() -> Attempt) -> Verdict {
     let mut earlier = Vec::new();
     loop {
         let last = match attempt() {

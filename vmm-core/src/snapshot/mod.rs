@@ -123,6 +123,11 @@ impl Snapshot {
         changed
     }
 
+    /// Whether both have the same memory, of one machine at one moment.
+    fn is_moment_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shape, &other.shape)
+    }
+
     /// Makes a machine that goes on where the snapshot was taken. Its memory is a copy of the snapshot's, made page by page
     /// as the guest writes.
     ///

@@ -10,6 +10,7 @@ use kvm_sys_wrap::bindings::kvm_sregs;
 
 use crate::error::Error;
 use crate::machine::Machine;
+use crate::snapshot::Snapshot;
 
 /// Bytes of memory that had been written, as whole pages.
 pub type ResetBy = u64;
@@ -27,6 +28,18 @@ impl Machine {
     pub fn reset(&mut self) -> Result<ResetBy, Error> {
         let problem = "the machine was not made from one";
         let Some(origin) = self.origin.clone() else { return Err(Error::Snapshot { problem, source: None }) };
+        self.reset_to(&origin)
+    }
+
+    /// The same to another snapshot of the same moment: one with other registers ([`Snapshot::with_registers`]).
+    ///
+    /// # Errors
+    /// As [`Machine::reset`]; [`Error::Snapshot`] where it is of another moment.
+    pub fn reset_to(&mut self, snapshot: &Snapshot) -> Result<ResetBy, Error> {
+        if !self.origin.as_ref().is_some_and(|origin| origin.is_moment_of(snapshot)) {
+            let problem = "the machine was made from another one";
+            return Err(Error::Snapshot { problem, source: None });
+        }
         for processor in std::iter::once(&mut self.boot).chain(&mut self.others) {
             processor.forget_exit()?;
             processor.unknown_msrs.clear();
@@ -38,12 +51,12 @@ impl Machine {
         }
         if bytes > 0 && self.shadows.forget(vm, &self.board.spec)? {
             let processors = std::iter::once(&self.boot).chain(&self.others);
-            for (processor, VcpuState { sregs, .. }) in processors.zip(origin.state.vcpus()) {
+            for (processor, VcpuState { sregs, .. }) in processors.zip(snapshot.state.vcpus()) {
                 processor.vcpu.set_sregs(&kvm_sregs { cr3: sregs.cr3 ^ OTHER_TABLE, ..*sregs })?;
             }
         }
         self.ended = 0;
-        origin.state.put_back(self, true)?;
+        snapshot.state.put_back(self, true)?;
         Ok(bytes)
     }
 }

@@ -5,7 +5,7 @@
 //! | `program.rs` | the programs that are measured, and how one run of one is timed |
 //! | `race.rs`, `sample.rs` | runs in turns, until the medians are sure |
 //! | `row.rs` | what came out: tables, goals, JSON, changes |
-//! | `start.rs`, `exits.rs`, `load.rs`, `machines.rs`, `pio.rs` | the parts |
+//! | `start.rs`, `exits.rs`, `load.rs`, `machines.rs`, `suite.rs`, `pio.rs` | the parts |
 //!
 //! `docs/speed.md` says how to read it. Everything is measured with `vmm-cli` as `cargo xtask dist` builds it.
 
@@ -18,6 +18,7 @@ mod race;
 mod row;
 mod sample;
 mod start;
+mod suite;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -70,13 +71,15 @@ enum Part {
     Clone,
     /// A thousand machines alive, and machines per second
     Many,
+    /// A thousand cases in one `vmm-cli test`, next to a loop over single runs
+    Suite,
     /// What an exit costs next to another build
     Pio,
 }
 
 impl Part {
-    const ALL: [Self; 7] =
-        [Self::Start, Self::Exits, Self::Load, Self::Reset, Self::Clone, Self::Many, Self::Pio];
+    const ALL: [Self; 8] =
+        [Self::Start, Self::Exits, Self::Load, Self::Reset, Self::Clone, Self::Many, Self::Suite, Self::Pio];
 
     const fn name(self) -> &'static str {
         match self {
@@ -86,6 +89,7 @@ impl Part {
             Self::Reset => "reset",
             Self::Clone => "clone",
             Self::Many => "many",
+            Self::Suite => "suite",
             Self::Pio => "pio",
         }
     }
@@ -134,6 +138,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<u8> {
             Part::Exits => exits::run(&bench)?,
             Part::Load => load::run(&bench)?,
             Part::Reset | Part::Clone | Part::Many => machines::run(&bench, part.name())?,
+            Part::Suite => suite::run(&bench)?,
             Part::Pio => pio::run(&bench, baseline.as_deref())?,
         };
         progress.end(format_args!("{} rows", measured.len()));

@@ -17,7 +17,7 @@ const PART: &str = "start";
 const CLI: &str = "vmm-cli";
 const GLIBC: &str = "C, static glibc";
 const BARE: &str = "C, no libc";
-const QEMU: &str = "/usr/bin/qemu-system-x86_64";
+pub(super) const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 
 pub(super) fn run(bench: &Bench) -> Result<Vec<Row>> {
     let programs = &bench.programs;
@@ -56,26 +56,28 @@ fn peers(bench: &Bench) -> Result<Vec<Row>> {
         say(format_args!("no QEMU to compare with: it is in Debian's package qemu-system-x86"));
         return Ok(Vec::new());
     }
-    let bios = bench.programs.scratch().join("bios.bin");
-    fs::write(&bios, self::bios()).while_doing("write", &bios)?;
-    let qemu = |accelerator: &str| {
-        let machine = format!("microvm,accel={accelerator}");
-        let bios = bios.display().to_string();
-        let fixed = ["-nodefaults", "-no-user-config", "-display", "none", "-m", "2", "-device"];
-        let exit = "isa-debug-exit,iobase=0xf4,iosize=1".to_owned();
-        let arguments = ["-M".to_owned(), machine, "-bios".to_owned(), bios];
-        let arguments = arguments.into_iter().chain(fixed.map(str::to_owned)).chain([exit]);
-        // isa-debug-exit ends with twice the value and one.
-        Run::new(QEMU, arguments).ending_with(1)
-    };
     let runs = [
         (GLIBC, Run::new(bench.programs.floor("start"), [""; 0])),
-        ("QEMU microvm, kvm", qemu("kvm")),
-        ("QEMU microvm, tcg", qemu("tcg")),
+        ("QEMU microvm, kvm", qemu(bench, "kvm")?),
+        ("QEMU microvm, tcg", qemu(bench, "tcg")?),
     ];
     let candidates = runs.iter().map(|(name, run)| Candidate::new(*name, || run.time())).collect();
     let times = race(candidates, bench.rules(Rules { sure: 0.02, ..Rules::LONG }))?;
     runs.iter().skip(1).map(|(name, _)| Row::of(PART, "run", name, &times, 1.0)).collect()
+}
+
+/// One start of it.
+pub(super) fn qemu(bench: &Bench, accelerator: &str) -> Result<Run> {
+    let bios = bench.programs.scratch().join("bios.bin");
+    fs::write(&bios, self::bios()).while_doing("write", &bios)?;
+    let machine = format!("microvm,accel={accelerator}");
+    let bios = bios.display().to_string();
+    let fixed = ["-nodefaults", "-no-user-config", "-display", "none", "-m", "2", "-device"];
+    let exit = "isa-debug-exit,iobase=0xf4,iosize=1".to_owned();
+    let arguments = ["-M".to_owned(), machine, "-bios".to_owned(), bios];
+    let arguments = arguments.into_iter().chain(fixed.map(str::to_owned)).chain([exit]);
+    // isa-debug-exit ends with twice the value and one.
+    Ok(Run::new(QEMU, arguments).ending_with(1))
 }
 
 /// 64 KiB that end at 4 GiB, where a processor after reset finds its first instruction, 16 bytes below the end.

@@ -1,0 +1,59 @@
+//! What is different in a case: registers, and where the guest goes on.
+
+use vmm_cli::config::{Config, TestCase};
+use vmm_cli::diagnostic::{Diagnostic, Diagnostics};
+use vmm_cli::place::Place;
+use vmm_core::Gva;
+use vmm_core::snapshot::Snapshot;
+use vmm_core::spec::{Entry, MachineSpec};
+
+use crate::prepare::Files;
+use crate::stopped::find;
+
+/// What is different in this case, at the start of a machine that is going to be built.
+pub(super) fn enter(
+    config: &Config,
+    spec: &mut MachineSpec,
+    files: &Files,
+    test: Option<&TestCase>,
+) -> Result<(), Diagnostics> {
+    let Some(test) = test else { return Ok(()) };
+    for (register, value) in &test.registers {
+        spec.boot.registers.retain(|(other, _)| other != register);
+        spec.boot.registers.push((*register, *value));
+    }
+    if let Some(place) = &test.jump {
+        spec.boot.entry = Entry::Address(Gva(address(config, files, place, "test.case")?));
+    }
+    Ok(())
+}
+
+/// The same in a copy of one that has run.
+pub(super) fn enter_copy(
+    config: &Config,
+    snapshot: &Snapshot,
+    files: &Files,
+    test: Option<&TestCase>,
+) -> Result<Snapshot, Diagnostics> {
+    let Some(test) = test else { return Ok(snapshot.clone()) };
+    let find = |place| address(config, files, place, "test.case");
+    let target = test.jump.as_ref().map(find).transpose()?;
+    let base = snapshot.state().vcpus().next().map_or(0, |vcpu| vcpu.sregs.cs.base);
+    Ok(snapshot.with_registers(|regs| {
+        for (register, value) in &test.registers {
+            register.set(regs, *value);
+        }
+        regs.rip = target.map_or(regs.rip, |target| target.wrapping_sub(base));
+    }))
+}
+
+/// Where in the guest a place is that the configuration names under `key`.
+pub(super) fn address(
+    config: &Config,
+    files: &Files,
+    place: &Place,
+    key: &'static str,
+) -> Result<u64, Diagnostics> {
+    let unknown = |problem: Diagnostic| config.error_at(key, problem.message).with_help(problem.help);
+    Ok(find(files, place).map_err(unknown)?.address)
+}

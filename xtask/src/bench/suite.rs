@@ -1,0 +1,96 @@
+//! `bench suite`: what a case costs in a suite, next to a shell's loop over single runs and to QEMU.
+//!
+//! The guest is that of `start`: a byte printed, and the end. A thousand cases are a thousand configurations, each with a
+//! machine of its own, or one configuration whose cases begin with a copy of a machine that booted once.
+
+use std::fs;
+use std::path::Path;
+
+use super::Bench;
+use super::program::Run;
+use super::race::{Candidate, Rules, race};
+use super::row::{Goal, Row};
+use super::start::{self, QEMU};
+use crate::failure::{Result, While};
+use crate::progress::say;
+
+const CASES: u32 = 1000;
+/// QEMU takes so long that a mean of a few has to do.
+const STARTS: u32 = 20;
+
+const LOOP: &str = "shell loop over vmm-cli run";
+const FILES: &str = "vmm-cli test, a file each";
+const COPIES: &str = "vmm-cli test, booted once";
+
+pub(super) fn run(bench: &Bench) -> Result<Vec<Row>> {
+    let cases = if bench.quick { 20 } else { CASES };
+    let starts = if bench.quick { 2 } else { STARTS };
+    let directory = bench.programs.scratch().join("suite");
+    let (files, copies) = (directory.join("files"), directory.join("copies"));
+    generate(bench, &files, &copies, cases)?;
+
+    let cli = bench.programs.cli.display().to_string();
+    let test = |path: &Path| Run::new(&cli, ["test".to_owned(), path.display().to_string()]);
+    let body = "i=0; while [ $i -lt $1 ]; do \"$2\" run \"$3\" || exit 1; i=$((i + 1)); done";
+    let config = bench.config("bench-hello");
+    let arguments = ["-c", body, "loop", &cases.to_string(), &cli, &config].map(str::to_owned);
+    let mut runs = vec![
+        (LOOP, Run::new("/bin/sh", arguments), 1, cases),
+        (FILES, test(&files), 1, cases),
+        (COPIES, test(&copies), 1, cases),
+    ];
+    let qemus = [("QEMU microvm, kvm", "kvm"), ("QEMU microvm, tcg", "tcg")];
+    if Path::new(QEMU).exists() {
+        for (name, accelerator) in qemus {
+            runs.push((name, start::qemu(bench, accelerator)?, starts, starts));
+        }
+    } else {
+        say(format_args!("no QEMU to compare with: it is in Debian's package qemu-system-x86"));
+    }
+    let each = |run: &Run, times: u32, cases: u32| -> Result<f64> {
+        let mut seconds = 0.0;
+        for _ in 0..times {
+            seconds += run.time()?;
+        }
+        Ok(seconds / f64::from(cases))
+    };
+    let candidates = runs
+        .iter()
+        .map(|(name, run, times, cases)| Candidate::new(*name, || each(run, *times, *cases)))
+        .collect();
+    let race = race(candidates, bench.rules(Rules { sure: 0.02, ..Rules::LONG }))?;
+    let mut rows = Vec::new();
+    for (name, ..) in &runs {
+        let part = format!("suite: {cases} cases");
+        let mut row = Row::of(&part, "case", name, &race, 1.0)?;
+        if *name == COPIES {
+            row.goals.push(Goal::ratio(format!("suite: {COPIES}, to the {LOOP}"), row.ratio, 0.2));
+            for (qemu, _) in qemus.iter().filter(|_| Path::new(QEMU).exists()) {
+                let ratio = race.ratio(COPIES, qemu)?;
+                row.goals.push(Goal::ratio(format!("suite: {COPIES}, to {qemu}"), ratio, 0.02));
+            }
+        }
+        rows.push(row);
+    }
+    Ok(rows)
+}
+
+/// Writes the suites anew.
+fn generate(bench: &Bench, files: &Path, copies: &Path, cases: u32) -> Result<()> {
+    for directory in [files, copies] {
+        if directory.exists() {
+            fs::remove_dir_all(directory).while_doing("empty", directory)?;
+        }
+        fs::create_dir_all(directory).while_doing("create", directory)?;
+    }
+    let elf = bench.workspace.path("guests/build/bench-hello.elf").display().to_string();
+    let machine = format!("mode = \"long\"\nmemory.size = \"2MiB\"\nguest.elf = {elf:?}\n");
+    let expect = "[expect]\nend = \"halt\"\noutput = \"!\"\n";
+    for case in 0..cases {
+        let path = files.join(format!("case-{case}.toml"));
+        fs::write(&path, format!("{machine}{expect}")).while_doing("write", &path)?;
+    }
+    let test = format!("[test]\nsnapshot-at = \"_start\"\ncount = {cases}\n");
+    let path = copies.join("cases.toml");
+    fs::write(&path, format!("{machine}{test}{expect}")).while_doing("write", &path)
+}
