@@ -112,7 +112,7 @@ fn many(kvm: &Kvm, pages: u64, count: usize) -> Result<()> {
         new.push(timed(|| Ok(build(kvm, pages)?.run()?))?.0);
         cloned.push(timed(|| Ok(snapshot.machine(kvm, silent())?.run()?))?.0);
     }
-    let before = (resident()?, slab()?);
+    let before = (resident()?, private()?, slab()?);
     let mut alive = Vec::new();
     for _ in 0..count {
         let mut machine = snapshot.machine(kvm, silent())?;
@@ -122,10 +122,12 @@ fn many(kvm: &Kvm, pages: u64, count: usize) -> Result<()> {
     let each = |after: f64, before: f64| {
         (after - before) / f64::from(u32::try_from(alive.len()).unwrap_or(u32::MAX))
     };
-    let (resident, slab) = (each(resident()?, before.0), each(slab()?, before.1));
+    let own = each(private()?, before.1);
+    let (resident, slab) = (each(resident()?, before.0), each(slab()?, before.2));
     print("new, run, dropped", &new);
     print("cloned, run, dropped", &cloned);
     print("resident", &[resident]);
+    print("private", &[own]);
     print("slab", &[slab]);
     Ok(())
 }
@@ -133,6 +135,11 @@ fn many(kvm: &Kvm, pages: u64, count: usize) -> Result<()> {
 /// KiB of memory that this process has.
 fn resident() -> Result<f64> {
     line("/proc/self/status", "VmRSS:")
+}
+
+/// KiB of it that are its own: the others show pages of the snapshot, which are there once.
+fn private() -> Result<f64> {
+    line("/proc/self/smaps_rollup", "Private_Dirty:")
 }
 
 /// KiB of memory that the kernel has for its own structures.

@@ -68,8 +68,13 @@ fn many(bench: &Bench, program: &Path) -> Result<Vec<Row>> {
     for name in ["new, run, dropped", "cloned, run, dropped"] {
         rows.push(Row::of("many: one after the other", "machine", name, &times, 1.0)?);
     }
-    let (resident, slab) = (times.seconds("resident")?.median, times.seconds("slab")?.median);
-    say(format_args!("{count} clones alive: {resident:.1} KiB each, and {slab:.0} KiB of the kernel's own"));
+    let [resident, private, slab] =
+        ["resident", "private", "slab"].map(|name| times.seconds(name).map(|kib| kib.median));
+    let (resident, private, slab) = (resident?, private?, slab?);
+    say(format_args!(
+        "{count} clones alive: {resident:.1} KiB each, of which {private:.1} are its own and the others the snapshot's, \
+         and {slab:.0} KiB of the kernel's"
+    ));
     if let Some(row) = rows.last_mut() {
         let what = format!("many: {count} clones alive, memory of each");
         row.goals = vec![Goal { what, measured: resident, limit: 24.0, unit: "KiB".to_owned() }];
