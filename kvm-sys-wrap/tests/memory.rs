@@ -43,6 +43,33 @@ fn what_a_guest_writes_to_a_memfd_others_see() {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
+fn what_was_written_to_a_copy_is_taken_back_whoever_wrote_it() {
+    let file = MemoryFile::create(0x1_0000).unwrap();
+    file.write_at(&COUNTS, CODE).unwrap();
+    file.write_at(&[40], COUNTER.0).unwrap();
+    let (vm, mut vcpu) = boot(Backing::CopyOf { file, offset: 0 });
+    assert_eq!(vm.revert(0).unwrap(), 0, "nobody has written");
+    for _ in 0..3 {
+        assert_eq!((vcpu.run().unwrap(), counter(&vm)), (Exit::Hlt, 41));
+        // A page that was a hole, the last one, and one beside that of the guest.
+        for address in [0x9001, 0xffff, COUNTER.0 - 1] {
+            vm.memory().write_obj(7_u8, GuestAddress(address)).unwrap();
+        }
+        assert!(vm.revert(0).unwrap() >= 0x4000);
+        let mut all = [0xff; 0x1_0000];
+        vm.memory().read_slice(&mut all, GuestAddress(0)).unwrap();
+        assert_eq!(
+            all.iter().filter(|byte| **byte != 0).count(),
+            COUNTS.iter().filter(|b| **b != 0).count() + 1
+        );
+        assert_eq!(counter(&vm), 40);
+    }
+    let (vm, _vcpu) = boot(Backing::Anonymous);
+    assert!(matches!(vm.revert(0), Err(Error::SlotNumber { slot: 0, .. })));
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
 fn copies_of_a_file_have_their_own_pages_once_written() {
     let file = MemoryFile::create(0x2_0000).unwrap();
     file.write_at(&COUNTS, 0x1_0000 + CODE).unwrap();

@@ -198,6 +198,40 @@ fn copies_share_nothing_that_they_write() {
     assert_eq!(byte(&second), byte(&machine));
 }
 
+/// Registers wait for the next run; whoever looks before, or changes some, finds those of the snapshot.
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn what_a_reset_leaves_for_the_next_run_is_there_at_once() {
+    for (mode, ring) in machines() {
+        let printed = Printed::default();
+        let mut machine = build(mode, ring, &printed).unwrap();
+        assert_eq!(machine.run_to(Point::Exits(11), &mut limits(), &mut []).unwrap(), None);
+        let snapshot = machine.snapshot().unwrap();
+        let mut copy = snapshot.machine(&Kvm::open().unwrap(), Console::to(printed.clone())).unwrap();
+        let (regs, sregs) = (copy.vcpu().regs().unwrap(), copy.vcpu().sregs().unwrap());
+        printed.take();
+        copy.run().unwrap();
+        let whole = printed.take();
+        for looks in [true, false, true] {
+            copy.reset().unwrap();
+            if looks {
+                assert_eq!((copy.vcpu().regs().unwrap(), copy.vcpu().sregs().unwrap()), (regs, sregs));
+            }
+            // CL counts what is still to be printed, this turn included.
+            copy.reset_to(&snapshot.with_registers(|regs| regs.rcx = 2)).unwrap();
+            assert_eq!(copy.vcpu().regs().unwrap().rcx, 2, "{mode}, {ring:?}");
+            copy.run().unwrap();
+            assert_eq!(printed.take().len(), 1, "{mode}, {ring:?}");
+            copy.reset().unwrap();
+            copy.run().unwrap();
+            assert_eq!(printed.take(), whole, "{mode}, {ring:?}");
+        }
+        let mut other = machine.clone_cow(Console::to(printed)).unwrap();
+        let error = other.reset_to(&snapshot).unwrap_err().to_string();
+        assert_eq!(error, "the snapshot is not usable: the machine was made from another one");
+    }
+}
+
 /// What a CPU has kept of page tables, and KVM of what shadows them, is not true any more.
 #[test]
 #[ignore = "needs /dev/kvm"]
