@@ -3,13 +3,16 @@
 //! With musl where rustup has that target or can add it, else with glibc. glibc asks the processor for its features before `main`,
 //! with instructions that are slow inside of a virtual machine; musl does not.
 
+mod order;
+
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::failure::{Result, While};
 use crate::progress::say;
 use crate::workspace::Workspace;
+use order::Order;
 
 const MUSL: &str = "x86_64-unknown-linux-musl";
 const GLIBC: &str = "x86_64-unknown-linux-gnu";
@@ -41,9 +44,31 @@ pub(crate) fn build(workspace: &Workspace) -> Result<Dist> {
     }
     // A program at a fixed address has no relocations to do at its start. Only its own code and constants lie there: stack,
     // heap and guest memory are at random addresses as ever.
-    let flags = "-C relocation-model=static -C target-feature=+crt-static";
-    let program = workspace.build_dist(target, flags)?;
+    let mut flags =
+        ["-C", "relocation-model=static", "-C", "target-feature=+crt-static"].map(str::to_owned).to_vec();
+    let order = Order::new(workspace)?;
+    flags.extend(order.iter().flat_map(Order::flags));
+    let mut program = workspace.build_dist(target, &flags)?;
+    if let Some(order) = order
+        && order.find(workspace, &program)?
+    {
+        unlink(&program)?;
+        program = workspace.build_dist(target, &flags)?;
+    }
     Ok(Dist { program, target })
+}
+
+/// Has cargo link the program once more: it does not know of the order.
+fn unlink(program: &Path) -> Result<()> {
+    let directory = program.with_file_name("deps");
+    for entry in fs::read_dir(&directory).while_doing("list", &directory)? {
+        let path = entry.while_doing("list", &directory)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.starts_with("vmm_cli-") && path.extension().is_none() {
+            fs::remove_file(&path).while_doing("remove", &path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether rustup has the target, or can add it.

@@ -101,8 +101,9 @@ impl Workspace {
     }
 
     /// The same as it is installed, for a target and with the compiler's flags for it.
-    pub(crate) fn build_dist(&self, target: &str, flags: &str) -> Result<PathBuf> {
-        let flags = format!("target.{target}.rustflags = \"{flags}\"");
+    pub(crate) fn build_dist(&self, target: &str, flags: &[String]) -> Result<PathBuf> {
+        // A list of strings is written in TOML as it is in Rust.
+        let flags = format!("target.{target}.rustflags = {flags:?}");
         let arguments =
             ["build", "--profile", "dist", "--package", "vmm-cli", "--target", target, "--config", &flags];
         self.build_program(&arguments)
