@@ -13,12 +13,13 @@
 //! | `kernel` | counters of the VM and the vCPU: `of`, `name`, `kind`, `unit`, `base`, `exponent`, `values` |
 //! | `kernel_missing` | why there are no counters, on a host without them |
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use kvm_sys_wrap::{Stat, StatKind, StatUnit, Stats};
+use kvm_sys_wrap::{Call, Stat, StatKind, StatUnit, Stats};
 use serde::Serialize;
+use vmm_core::end::AccessAddress;
 use vmm_core::machine::Machine;
 use vmm_core::run_loop::Outcome;
 
@@ -28,9 +29,9 @@ use crate::trace::{Access, Time, Times};
 /// What is counted at each exit.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
-    accesses: BTreeMap<(&'static str, u64), AccessSum>,
+    accesses: BTreeMap<AccessAddress, AccessSum>,
     /// Exits by the address of their instruction.
-    places: HashMap<u64, u64>,
+    places: BTreeMap<u64, u64>,
 }
 
 /// What a run consisted of.
@@ -103,12 +104,9 @@ impl Tally {
     pub(crate) fn add(&mut self, access: Option<&Access>, device: Option<&str>, rip: u64) {
         *self.places.entry(rip).or_default() += 1;
         let Some(access) = access else { return };
-        let (space, address) = access.place();
-        let sum = self.accesses.entry((space, address)).or_insert_with(|| AccessSum {
-            space,
-            address,
-            device: device.map(str::to_owned),
-            ..AccessSum::default()
+        let sum = self.accesses.entry(access.at).or_insert_with(|| {
+            let (space, address) = access.place();
+            AccessSum { space, address, device: device.map(str::to_owned), ..AccessSum::default() }
         });
         *(if access.write { &mut sum.writes } else { &mut sum.reads }) += 1;
         let width = u64::try_from(access.width).unwrap_or(u64::MAX);
@@ -164,8 +162,8 @@ impl Statistics {
 impl Spent {
     fn new(times: &Times, total: Duration, asleep: Duration) -> Self {
         let sum = |is_run: bool| {
-            let calls = times.calls.iter().filter(|(call, _)| (**call == "KVM_RUN") == is_run);
-            calls.map(|(_, (_, total, _))| *total).sum::<Duration>()
+            let calls = times.calls().filter(|(call, _)| (*call == Call::Run.name()) == is_run);
+            calls.map(|(_, (_, total, _))| total).sum::<Duration>()
         };
         let (guest, calls) = (sum(true), sum(false));
         let own = total
@@ -185,13 +183,13 @@ impl Spent {
 }
 
 fn calls(times: &Times) -> Vec<CallSum> {
-    let sum = |(call, (count, total, longest)): (&&'static str, &(u64, Duration, Duration))| CallSum {
+    let sum = |(call, (count, total, longest))| CallSum {
         call,
-        count: *count,
-        total_ns: nanoseconds(*total),
-        longest_ns: nanoseconds(*longest),
+        count,
+        total_ns: nanoseconds(total),
+        longest_ns: nanoseconds(longest),
     };
-    let mut calls: Vec<_> = times.calls.iter().map(sum).collect();
+    let mut calls: Vec<_> = times.calls().map(sum).collect();
     calls.sort_by_key(|sum| std::cmp::Reverse(sum.total_ns));
     calls
 }
@@ -333,13 +331,13 @@ fn rows(f: &mut fmt::Formatter<'_>, header: &[&str], lines: &[Vec<String>], most
 
 #[cfg(test)]
 mod tests {
+    use kvm_sys_wrap::IoBytes;
     use vmm_core::Port;
-    use vmm_core::end::AccessAddress;
 
     use super::*;
 
     fn out(port: u16, count: u64) -> Access {
-        Access { at: AccessAddress::Port(Port(port)), write: true, width: 2, count, bytes: Vec::new() }
+        Access { at: AccessAddress::Port(Port(port)), write: true, width: 2, count, bytes: IoBytes::new(&[]) }
     }
 
     #[test]
@@ -349,9 +347,9 @@ mod tests {
         tally.add(Some(&out(0xe9, 10)), Some("debug-console"), 0x1004);
         tally.add(Some(&Access { write: false, ..out(0x60, 1) }), None, 0x2000);
         tally.add(None, None, 0x3000);
-        let console = &tally.accesses[&("port", 0xe9)];
+        let console = &tally.accesses[&AccessAddress::Port(Port(0xe9))];
         assert_eq!((console.reads, console.writes, console.bytes), (0, 2, 22));
-        assert_eq!(tally.accesses[&("port", 0x60)].reads, 1);
+        assert_eq!(tally.accesses[&AccessAddress::Port(Port(0x60))].reads, 1);
         let symbols = tally.symbols(|rip| (rip < 0x3000).then(|| format!("main+{:#x}", rip - 0xfff)));
         let symbols: Vec<_> = symbols.iter().map(|sum| (sum.symbol.as_str(), sum.exits)).collect();
         assert_eq!(symbols, [("main", 3), ("0x3000", 1)]);
@@ -361,8 +359,8 @@ mod tests {
     fn the_parts_of_the_time_make_the_whole() {
         let ms = Duration::from_millis;
         let mut times = Times { watching: ms(5), ..Times::default() };
-        times.calls.insert("KVM_RUN", (10, ms(50), ms(9)));
-        times.calls.insert("KVM_CREATE_VM", (1, ms(20), ms(20)));
+        times.run = (10, ms(50), ms(9));
+        times.others.insert("KVM_CREATE_VM", (1, ms(20), ms(20)));
         let spent = Spent::new(&times, ms(110), ms(10));
         assert_eq!((spent.guest_ns, spent.calls_ns, spent.own_ns), (50_000_000, 20_000_000, 25_000_000));
         let Spent { total_ns, guest_ns, calls_ns, watching_ns, asleep_ns, own_ns } = spent;

@@ -97,7 +97,7 @@ pub struct Access {
 }
 
 /// The address of an access.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AccessAddress {
     /// A port.
     Port(Port),

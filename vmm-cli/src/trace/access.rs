@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use kvm_sys_wrap::Exit;
+use kvm_sys_wrap::{Exit, IoBytes};
 use vmm_core::end::AccessAddress;
 use vmm_core::machine::Machine;
 use vmm_core::{Gpa, Port};
@@ -19,7 +19,7 @@ pub(crate) struct Access {
     /// Items; more than one only for string instructions.
     pub(crate) count: u64,
     /// What was written; empty for a read.
-    pub(crate) bytes: Vec<u8>,
+    pub(crate) bytes: IoBytes,
 }
 
 impl Access {
@@ -27,16 +27,16 @@ impl Access {
     pub(crate) fn of(exit: &Exit) -> Option<Self> {
         Some(if let Exit::PioOut { port, width, count, data } = exit {
             let (at, count) = (AccessAddress::Port(*port), (*count).into());
-            Self { at, write: true, width: (*width).into(), count, bytes: data.to_vec() }
+            Self { at, write: true, width: (*width).into(), count, bytes: data.clone() }
         } else if let Exit::PioIn { port, width, count } = exit {
             let (at, count) = (AccessAddress::Port(*port), (*count).into());
-            Self { at, write: false, width: (*width).into(), count, bytes: Vec::new() }
+            Self { at, write: false, width: (*width).into(), count, bytes: IoBytes::new(&[]) }
         } else if let Exit::MmioWrite { address, data } = exit {
             let at = AccessAddress::Mmio(*address);
-            Self { at, write: true, width: data.len(), count: 1, bytes: data.to_vec() }
+            Self { at, write: true, width: data.len(), count: 1, bytes: data.clone() }
         } else if let Exit::MmioRead { address, width } = exit {
             let at = AccessAddress::Mmio(*address);
-            Self { at, write: false, width: (*width).into(), count: 1, bytes: Vec::new() }
+            Self { at, write: false, width: (*width).into(), count: 1, bytes: IoBytes::new(&[]) }
         } else {
             return None;
         })
@@ -54,7 +54,8 @@ impl Access {
     pub(super) fn event(self, device: Option<&str>) -> AccessEvent {
         let (space, address) = self.place();
         let Self { write, width, count, bytes, .. } = self;
-        AccessEvent { space, address, device: device.map(str::to_owned), write, width, count, bytes }
+        let (device, bytes) = (device.map(str::to_owned), bytes.to_vec());
+        AccessEvent { space, address, device, write, width, count, bytes }
     }
 }
 

@@ -47,13 +47,26 @@ struct State {
     sregs: kvm_sregs,
 }
 
+/// How often a call was made, how long in all, how long at most.
+pub(crate) type Sum = (u64, Duration, Duration);
+
 /// Where the time went.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Times {
-    /// Of each call: how often, how long in all, how long at most.
-    pub(crate) calls: BTreeMap<&'static str, (u64, Duration, Duration)>,
+    /// In `KVM_RUN`.
+    pub(crate) run: Sum,
+    /// In other calls, by name.
+    pub(crate) others: BTreeMap<&'static str, Sum>,
     /// In calls that were made only to watch.
     pub(crate) watching: Duration,
+}
+
+impl Times {
+    /// All calls that were made, by name.
+    pub(crate) fn calls(&self) -> impl Iterator<Item = (&'static str, Sum)> + '_ {
+        let run = (self.run.0 > 0).then_some((Call::Run.name(), self.run));
+        self.others.iter().map(|(call, sum)| (*call, *sum)).chain(run)
+    }
 }
 
 impl CallWatch {
@@ -115,7 +128,9 @@ impl CallObserver for CallWatch {
         if call == Call::Run {
             LAST_RUN.set(Some((started, elapsed)));
         }
-        let (count, sum, longest) = state.times.calls.entry(call.name()).or_default();
+        let Times { run, others, .. } = &mut state.times;
+        let sum = if call == Call::Run { run } else { others.entry(call.name()).or_default() };
+        let (count, sum, longest) = sum;
         (*count, *sum, *longest) = (*count + 1, *sum + elapsed, elapsed.max(*longest));
         let Some((log, filter)) = &self.log else { return };
         if !log.settings.calls.any() || !filter.call(call.name(), self.exits.load(Ordering::Relaxed)) {

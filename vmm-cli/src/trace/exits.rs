@@ -93,8 +93,7 @@ impl<'a> ExitWatch<'a> {
     /// An exit of the guest.
     fn exit(&mut self, view: &View<'_>, regs: &kvm_regs, sregs: &kvm_sregs) {
         let number = view.exits.total();
-        let calls = Arc::clone(&self.calls);
-        let rip = calls.unseen(|| self.places.instruction(view, regs, sregs));
+        let rip = self.calls.unseen(|| self.places.instruction(view, regs, sregs));
         let access = Access::of(view.exit);
         let device = access.as_ref().and_then(|access| self.devices.name_at(access.at));
         if let Some(tally) = &mut self.tally {
