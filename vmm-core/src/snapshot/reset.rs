@@ -11,6 +11,7 @@ use kvm_sys_wrap::bindings::kvm_sregs;
 use crate::error::Error;
 use crate::machine::Machine;
 use crate::snapshot::Snapshot;
+use crate::suspend::Sleeps;
 
 /// Bytes of memory that had been written, as whole pages.
 pub type ResetBy = u64;
@@ -55,7 +56,7 @@ impl Machine {
                 processor.vcpu.set_sregs(&kvm_sregs { cr3: sregs.cr3 ^ OTHER_TABLE, ..*sregs })?;
             }
         }
-        self.ended = 0;
+        (self.ended, self.sleeps) = (0, Sleeps::default());
         snapshot.state.put_back(self, true)?;
         Ok(bytes)
     }
