@@ -137,6 +137,8 @@ calls! {
     SetMsrs = "KVM_SET_MSRS" on Vcpu, "4.19";
     /// Has the kernel collect writes to a port, in place of an exit for each.
     RegisterCoalescedMmio = "KVM_REGISTER_COALESCED_MMIO" on Vm, "4.116";
+    /// Has each write make an exit again.
+    UnregisterCoalescedMmio = "KVM_UNREGISTER_COALESCED_MMIO" on Vm, "4.116";
     /// Makes the interrupt controllers of a PC in the kernel: two PICs, an IOAPIC, and a local APIC for each vCPU.
     CreateIrqchip = "KVM_CREATE_IRQCHIP" on Vm, "4.24";
     /// Switches a capability on for the whole VM.

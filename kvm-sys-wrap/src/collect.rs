@@ -33,21 +33,34 @@ impl Vm {
     ///
     /// # Errors
     /// [`Error::Call`](crate::Error::Call).
-    pub fn collect_writes(&self, port: Port, length: u32) -> Result<bool> {
+    pub fn collect_writes(&self, port: Port, length: u64) -> Result<bool> {
         // The capability's value is the ring's page in the area of each vCPU.
         let page = self.kvm().capability(Capability::CoalescedMmio);
         let offset = u64::try_from(page).unwrap_or(0).saturating_mul(PAGE);
         if offset == 0 || self.kvm().capability(Capability::CoalescedPio) <= 0 {
             return Ok(false);
         }
-        let address = IoEventAddress::Pio(port.0.into());
+        let (address, size) = (IoEventAddress::Pio(port.0.into()), u32::try_from(length).unwrap_or(u32::MAX));
         self.observed()
             .call(Call::RegisterCoalescedMmio, format_args!("port {port}, {length} bytes"), || {
-                self.fd().register_coalesced_mmio(address, length)
+                self.fd().register_coalesced_mmio(address, size)
             })
             .map_err(call_failed(Call::RegisterCoalescedMmio, format!("port {port}")))?;
         self.ring().store(offset, Ordering::Relaxed);
         Ok(true)
+    }
+
+    /// Ends that. What has been collected is handed out still.
+    ///
+    /// # Errors
+    /// [`Error::Call`](crate::Error::Call).
+    pub fn stop_collecting(&self, port: Port, length: u64) -> Result<()> {
+        let (address, size) = (IoEventAddress::Pio(port.0.into()), u32::try_from(length).unwrap_or(u32::MAX));
+        self.observed()
+            .call(Call::UnregisterCoalescedMmio, format_args!("port {port}, {length} bytes"), || {
+                self.fd().unregister_coalesced_mmio(address, size)
+            })
+            .map_err(call_failed(Call::UnregisterCoalescedMmio, format!("port {port}")))
     }
 }
 

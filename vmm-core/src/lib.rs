@@ -46,6 +46,7 @@ pub mod autopsy;
 mod board;
 pub mod bus;
 pub mod checkpoint;
+mod collect;
 pub mod console;
 pub mod control;
 pub mod cpuid;

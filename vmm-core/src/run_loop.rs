@@ -5,8 +5,9 @@
 
 use std::time::{Duration, Instant};
 
-use kvm_sys_wrap::{Alarm, Exit};
+use kvm_sys_wrap::Exit;
 
+use crate::collect::Collecting;
 use crate::end::End;
 use crate::error::Error;
 use crate::exit_counts::ExitCounts;
@@ -47,9 +48,6 @@ pub struct DebugEvent {
     /// Which condition: bits 0 to 3 a breakpoint, bit 14 a single step (SDM vol. 3, 17.2.3).
     pub dr6: u64,
 }
-
-/// What the guest prints is shown after so much time at the latest, even if the kernel collects it and nothing else happens.
-const COLLECTED_FOR: Duration = Duration::from_millis(20);
 
 impl Machine {
     /// Runs the guest until it ends, dies, or is stopped by a limit.
@@ -93,7 +91,7 @@ impl Machine {
             return Ok(end);
         }
         let mut fetch = Fetch::start(self.boot.vcpu.vm())?;
-        let _alarm = self.collects().then(|| Alarm::every(COLLECTED_FOR)).transpose().map_err(Error::from)?;
+        let _collecting = Collecting::start(self.boot.vcpu.vm(), &self.board.spec)?;
         loop {
             match self.turn(limits, observers)? {
                 Turn::Served | Turn::Debug(_) => {}
@@ -105,11 +103,6 @@ impl Machine {
                 fetch = None;
             }
         }
-    }
-
-    /// Whether the kernel collects what the guest prints.
-    fn collects(&self) -> bool {
-        self.board.spec.devices.debug_console.is_some_and(|console| console.collect)
     }
 
     /// One turn of the first vCPU: runs it up to its next exit, and serves that.

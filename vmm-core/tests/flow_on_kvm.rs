@@ -16,10 +16,11 @@ use vmm_core::image::{FlatImage, GuestImage};
 use vmm_core::machine::Machine;
 use vmm_core::mode::{Mode, Ring};
 use vmm_core::spec::{
-    Access, CpuidPolicy, Entry, Interrupts, MachineSpec, Mapping, MemoryRegion, PlatformSpec, VirtioSpec,
+    Access, CpuidPolicy, DebugConsoleSpec, DeviceAddress, Entry, Interrupts, MachineSpec, Mapping,
+    MemoryRegion, PlatformSpec, VirtioSpec,
 };
 use vmm_core::state::{HostQuirks, initial_state};
-use vmm_core::{Gpa, Gva, Kvm, layout, reset};
+use vmm_core::{Gpa, Gva, Kvm, Port, layout, reset};
 
 const CODE: u64 = 0x8000;
 
@@ -79,6 +80,10 @@ fn machines() -> Vec<(&'static str, MachineSpec, &'static [u8])> {
     host.cpuid = CpuidPolicy::Host;
     host.devices.hypercall = None;
     machines.push(("real, the host's CPUID", host, HALTS));
+    let mut collected = spec(Mode::Long);
+    collected.devices.debug_console =
+        Some(DebugConsoleSpec { at: DeviceAddress::Port(Port(0xe9)), collect: true });
+    machines.push(("long, collected output", collected, HALTS));
     let mut split = spec(Mode::Long);
     (split.interrupts, split.vcpus) = (Interrupts::Split, 3);
     machines.push(("long, local APICs", split, EXITS));

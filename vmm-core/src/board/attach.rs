@@ -49,11 +49,8 @@ impl<'a> Attach<'a> {
         if let Some(device) = devices::virtio::attach(self, &output, &mut input)? {
             self.listen(&device, arrival.take());
         }
-        if let Some(DebugConsoleSpec { at, collect }) = specs.debug_console {
+        if let Some(DebugConsoleSpec { at, .. }) = specs.debug_console {
             self.insert("debug-console", at, length::DEBUG_CONSOLE, DebugConsole::new(output.clone()))?;
-            if let (true, DeviceAddress::Port(port)) = (collect, at) {
-                self.vm.collect_writes(port, 1)?;
-            }
         }
         if let Some(serial) = specs.serial {
             let line = self.line(SERIAL_INPUT)?;

@@ -11,7 +11,7 @@ use crate::host;
 use crate::layout::{Layout, Owner};
 use crate::mode::{Mode, Ring};
 use crate::register::Register;
-use crate::spec::{CpuidPolicy, DebugConsoleSpec, DeviceAddress, MachineSpec};
+use crate::spec::{CpuidPolicy, MachineSpec};
 use crate::state::InitialState;
 
 /// The whole flow of a machine. `mapped` is what its guest maps ([`crate::image::GuestImage::mapped`]), `state` its initial
@@ -37,7 +37,6 @@ pub fn flow(
     steps.extend(mode(spec, state));
     steps.extend(interrupts::others(spec, state));
     steps.extend(interrupts::lines(spec));
-    steps.extend(collect(spec));
     steps.extend(run(spec));
     steps.extend(memory::fetch(spec, mapped));
     steps.extend(interrupts::looking(spec));
@@ -242,21 +241,22 @@ fn mode(spec: &MachineSpec, state: &InitialState) -> [Step; 3] {
     ]
 }
 
-/// What a debug console asks for whose output the kernel collects.
-fn collect(spec: &MachineSpec) -> Vec<Step> {
-    let Some(DebugConsoleSpec { at: DeviceAddress::Port(port), collect: true }) = spec.devices.debug_console
-    else {
-        return Vec::new();
-    };
-    vec![
+/// What a run begins and ends with where the kernel collects what the guest prints ([`crate::collect`]).
+fn collect(spec: &MachineSpec) -> Option<([Step; 3], Step)> {
+    let range = format!("port {}, 1 bytes", crate::collect::port(spec)?);
+    let begin = [
         interrupts::capability(
             "KVM_CAP_COALESCED_MMIO",
             "which page of the area shared with the vCPU holds the ring",
         ),
         interrupts::capability("KVM_CAP_COALESCED_PIO", "collecting writes to ports is an extension"),
-        Step::call(Call::RegisterCoalescedMmio, Direction::Into, value(format!("port {port}, 1 bytes")))
+        Step::call(Call::RegisterCoalescedMmio, Direction::Into, value(range.clone()))
             .why("OUT to the debug console makes no exit: bytes wait in the ring until there is one"),
-    ]
+    ];
+    let end = Step::call(Call::UnregisterCoalescedMmio, Direction::Into, value(range))
+        .why("whoever looks at the guest now wants to see each exit")
+        .whenever("the run is over");
+    Some((begin, end))
 }
 
 /// Step 9: the run.
@@ -273,11 +273,14 @@ fn run(spec: &MachineSpec) -> Vec<Step> {
         });
     }
     steps.extend(interrupts::waking(spec));
+    let (collect, end) = collect(spec).unzip();
+    steps.extend(collect.into_iter().flatten());
     let mut run = Step::call(Call::Run, Direction::None, Argument::None)
         .returns("0, and in kvm_run: why it returned")
         .why("the guest runs until it needs us: a port, an address without memory, HLT, or its death");
     run.times = Times::UntilTheEnd;
     steps.push(run);
+    steps.extend(end);
     if spec.devices.hypercall.is_some() {
         let fields =
             vec![words("linear_address", "the guest's pointer"), words("physical_address", "where it leads")];
