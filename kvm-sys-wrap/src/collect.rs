@@ -22,6 +22,8 @@ use crate::exit::{Exit, Pending};
 use crate::io_bytes::IoBytes;
 use crate::kvm_run::RunArea;
 
+/// The size of the port.
+const BYTES: u32 = 1;
 const PAGE: u64 = 4096;
 const HEADER: u64 = size_of::<kvm_coalesced_mmio_ring>() as u64;
 const ENTRY: usize = size_of::<kvm_coalesced_mmio>();
@@ -29,21 +31,20 @@ const ENTRY: usize = size_of::<kvm_coalesced_mmio>();
 const ENTRIES: u64 = (PAGE - HEADER) / ENTRY as u64;
 
 impl Vm {
-    /// Has the kernel collect writes of up to `length` bytes from `port` on. Returns whether it can.
+    /// Has the kernel collect bytes that are written to `port`. Returns whether it can.
     ///
     /// # Errors
     /// [`Error::Call`](crate::Error::Call).
-    pub fn collect_writes(&self, port: Port, length: u64) -> Result<bool> {
+    pub fn collect_writes(&self, port: Port) -> Result<bool> {
         // The capability's value is the ring's page in the area of each vCPU.
         let page = self.kvm().capability(Capability::CoalescedMmio);
         let offset = u64::try_from(page).unwrap_or(0).saturating_mul(PAGE);
         if offset == 0 || self.kvm().capability(Capability::CoalescedPio) <= 0 {
             return Ok(false);
         }
-        let (address, size) = (IoEventAddress::Pio(port.0.into()), u32::try_from(length).unwrap_or(u32::MAX));
         self.observed()
-            .call(Call::RegisterCoalescedMmio, format_args!("port {port}, {length} bytes"), || {
-                self.fd().register_coalesced_mmio(address, size)
+            .call(Call::RegisterCoalescedMmio, format_args!("port {port}, {BYTES} bytes"), || {
+                self.fd().register_coalesced_mmio(IoEventAddress::Pio(port.0.into()), BYTES)
             })
             .map_err(call_failed(Call::RegisterCoalescedMmio, format!("port {port}")))?;
         self.ring().store(offset, Ordering::Relaxed);
@@ -54,11 +55,10 @@ impl Vm {
     ///
     /// # Errors
     /// [`Error::Call`](crate::Error::Call).
-    pub fn stop_collecting(&self, port: Port, length: u64) -> Result<()> {
-        let (address, size) = (IoEventAddress::Pio(port.0.into()), u32::try_from(length).unwrap_or(u32::MAX));
+    pub fn stop_collecting(&self, port: Port) -> Result<()> {
         self.observed()
-            .call(Call::UnregisterCoalescedMmio, format_args!("port {port}, {length} bytes"), || {
-                self.fd().unregister_coalesced_mmio(address, size)
+            .call(Call::UnregisterCoalescedMmio, format_args!("port {port}, {BYTES} bytes"), || {
+                self.fd().unregister_coalesced_mmio(IoEventAddress::Pio(port.0.into()), BYTES)
             })
             .map_err(call_failed(Call::UnregisterCoalescedMmio, format!("port {port}")))
     }

@@ -8,8 +8,9 @@ use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, AtomicU32};
 
-use crate::staged;
 use kvm_bindings::{KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, kvm_regs, kvm_run, kvm_sregs};
+
+use crate::staged;
 
 /// The mapped area of one vCPU.
 #[derive(Debug)]

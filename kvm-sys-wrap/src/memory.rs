@@ -229,16 +229,11 @@ impl Vm {
 
     /// `madvise` of new memory.
     fn advise(&self, slot: &Slot, mapping: &MmapRegion) {
-        for (wanted, flag, name) in [
-            (slot.advice.mergeable, libc::MADV_MERGEABLE, "MADV_MERGEABLE"),
-            (slot.advice.huge_pages, libc::MADV_HUGEPAGE, "MADV_HUGEPAGE"),
-        ] {
-            if wanted {
-                // Advice only: a kernel built without it (EINVAL) runs the guest just as well. The observer sees it.
-                let _ = self
-                    .observed()
-                    .call(Call::Madvise, format_args!("{name}"), || advise(mapping, 0..slot.size, flag));
-            }
+        for (flag, name) in slot.advice.wanted() {
+            // Advice only: a kernel built without it (EINVAL) runs the guest just as well. The observer sees it.
+            let _ = self
+                .observed()
+                .call(Call::Madvise, format_args!("{name}"), || advise(mapping, 0..slot.size, flag));
         }
     }
 

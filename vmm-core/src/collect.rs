@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use kvm_sys_wrap::{Alarm, Port, Vm};
 
-use crate::devices::length;
 use crate::error::Error;
 use crate::spec::{DebugConsoleSpec, DeviceAddress, MachineSpec};
 
@@ -33,22 +32,14 @@ impl Collecting {
     /// Begins, on the thread that runs the vCPU. `None` where nothing is to be collected, or this kernel cannot.
     pub(crate) fn start(vm: &Vm, spec: &MachineSpec) -> Result<Option<Self>, Error> {
         let Some(port) = port(spec) else { return Ok(None) };
-        if !vm.collect_writes(port, length::DEBUG_CONSOLE)? {
-            return Ok(None);
-        }
-        // From here on it ends when this is dropped.
-        let alarm = Alarm::every(LATEST);
-        let collecting = alarm.map(|alarm| Self { vm: vm.clone(), port, _alarm: alarm });
-        if collecting.is_err() {
-            vm.stop_collecting(port, length::DEBUG_CONSOLE)?;
-        }
-        Ok(Some(collecting?))
+        let _alarm = Alarm::every(LATEST)?;
+        Ok(vm.collect_writes(port)?.then(|| Self { vm: vm.clone(), port, _alarm }))
     }
 }
 
 impl Drop for Collecting {
     fn drop(&mut self) {
         // It was there; and the run is over either way.
-        let _ = self.vm.stop_collecting(self.port, length::DEBUG_CONSOLE);
+        let _ = self.vm.stop_collecting(self.port);
     }
 }

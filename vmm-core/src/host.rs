@@ -131,8 +131,9 @@ fn cut_down(supported: &CpuId, needs: &[CpuFeature]) -> Result<CpuId, Error> {
 /// 32-bit ring-3 code is left, and in long mode refuses the I/O bitmap (#GP at the first OUT). So: not busy where
 /// kvm_amd is at work.
 pub(crate) fn quirks(spec: &MachineSpec) -> HostQuirks {
+    static AMD: OnceLock<bool> = OnceLock::new();
     let matters = spec.boot.ring == Ring::User;
-    let amd = matters && Path::new("/sys/module/kvm_amd").exists();
+    let amd = matters && *AMD.get_or_init(|| Path::new("/sys/module/kvm_amd").exists());
     HostQuirks { tr_type: if amd { TrType::Available } else { TrType::Busy } }
 }
 

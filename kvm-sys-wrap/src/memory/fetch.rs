@@ -62,14 +62,9 @@ impl Vm {
         let there = aside.as_ptr().addr() % HUGE_PAGE;
         let skew = (here + HUGE_PAGE - there) % HUGE_PAGE;
         let copy = aside.get_slice(skew, length).map_err(|_| failed()(outside()))?;
-        let advice = existing.slot.advice;
-        for (wanted, flag) in
-            [(advice.mergeable, libc::MADV_MERGEABLE), (advice.huge_pages, libc::MADV_HUGEPAGE)]
-        {
-            if wanted {
-                // Advice only, as for the slot itself.
-                let _ = advise(&aside, 0..aside.size() as u64, flag);
-            }
+        for (flag, _) in existing.slot.advice.wanted() {
+            // Advice only, as for the slot itself.
+            let _ = advise(&aside, 0..aside.size() as u64, flag);
         }
         shown.copy_to_volatile_slice(copy);
         let words = format_args!("{size:#x} bytes, in place of a file's");

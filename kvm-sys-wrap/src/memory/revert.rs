@@ -144,12 +144,15 @@ fn read(pagemap: &File, range: &Range<u64>) -> Option<Vec<Range<u64>>> {
     const FILE: u64 = 1 << 61;
     const SWAPPED: u64 = 1 << 62;
     const PRESENT: u64 = 1 << 63;
-    let size = (range.end - range.start).min(MOST_READ + 1);
-    let mut words = vec![0; usize::try_from(size / PAGE * 8).ok().filter(|_| size <= MOST_READ)?];
+    let size = range.end - range.start;
+    if size > MOST_READ {
+        return None;
+    }
+    let mut words = vec![0; usize::try_from(size / PAGE * 8).ok()?];
     pagemap.read_exact_at(&mut words, range.start / PAGE * 8).ok()?;
     let mut found: Vec<Range<u64>> = Vec::new();
-    for (start, word) in (0..).step_by(4096).zip(words.as_chunks().0) {
-        let word = u64::from_le_bytes(*word);
+    for (number, word) in (0..).zip(words.as_chunks().0) {
+        let (start, word) = (number * PAGE, u64::from_le_bytes(*word));
         if word & FILE != 0 || word & (PRESENT | SWAPPED) == 0 {
             continue;
         }

@@ -53,6 +53,18 @@ pub struct Advice {
     pub huge_pages: bool,
 }
 
+impl Advice {
+    /// What `madvise` is to be told, with the names.
+    pub(super) fn wanted(self) -> impl Iterator<Item = (libc::c_int, &'static str)> {
+        [
+            (self.mergeable, libc::MADV_MERGEABLE, "MADV_MERGEABLE"),
+            (self.huge_pages, libc::MADV_HUGEPAGE, "MADV_HUGEPAGE"),
+        ]
+        .into_iter()
+        .filter_map(|(wanted, flag, name)| wanted.then_some((flag, name)))
+    }
+}
+
 impl Slot {
     /// Where it lies.
     pub(super) fn range(&self) -> Result<Range<Gpa>> {

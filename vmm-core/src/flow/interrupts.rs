@@ -10,16 +10,12 @@ use crate::host;
 use crate::spec::{CpuidPolicy, Interrupts, MachineSpec};
 use crate::state::InitialState;
 
-pub(super) fn capability(name: &str, why: &'static str) -> Step {
-    Step::call(Call::CheckExtension, Direction::Into, value(name)).returns("1 or more").why(why)
-}
-
 /// What a machine that is given the host's CPUID asks for besides.
 pub(super) fn deadline_timer(spec: &MachineSpec) -> Option<Step> {
     let asks = spec.cpuid == CpuidPolicy::Host && spec.interrupts != Interrupts::None;
     asks.then(|| {
         let why = "whether the local APICs take deadlines: the leaves do not say, since it depends on whose they are";
-        capability("KVM_CAP_TSC_DEADLINE_TIMER", why)
+        Step::capability("KVM_CAP_TSC_DEADLINE_TIMER", why)
     })
 }
 
@@ -28,16 +24,16 @@ pub(super) fn controllers(spec: &MachineSpec) -> Vec<Step> {
     let mut steps = match spec.interrupts {
         Interrupts::None => return Vec::new(),
         Interrupts::Split => vec![
-            capability("KVM_CAP_SPLIT_IRQCHIP", "local APICs alone are an extension"),
+            Step::capability("KVM_CAP_SPLIT_IRQCHIP", "local APICs alone are an extension"),
             Step::call(Call::EnableCapVm, Direction::Into, value("KVM_CAP_SPLIT_IRQCHIP, 24 routes"))
                 .why("each vCPU gets a local APIC with its timer; from now on HLT sleeps in the kernel"),
         ],
         Interrupts::Pc => vec![
-            capability("KVM_CAP_IRQCHIP", "interrupt controllers in the kernel are an extension"),
+            Step::capability("KVM_CAP_IRQCHIP", "interrupt controllers in the kernel are an extension"),
             Step::call(Call::CreateIrqchip, Direction::None, Argument::None).why(
                 "two PICs, an IOAPIC, and a local APIC for each vCPU to come; from now on HLT sleeps in the kernel",
             ),
-            capability("KVM_CAP_PIT2", "so is the timer of a PC"),
+            Step::capability("KVM_CAP_PIT2", "so is the timer of a PC"),
             Step::call(Call::CreatePit2, Direction::Into, value("KVM_PIT_SPEAKER_DUMMY"))
                 .why("the 8254 timer on interrupt input 0, and its speaker port"),
         ],
@@ -58,7 +54,7 @@ pub(super) fn controllers(spec: &MachineSpec) -> Vec<Step> {
             );
         }
     }
-    steps.push(capability("KVM_CAP_X86_USER_SPACE_MSR", "whether unknown MSRs can be shown"));
+    steps.push(Step::capability("KVM_CAP_X86_USER_SPACE_MSR", "whether unknown MSRs can be shown"));
     steps.push(
         Step::call(Call::EnableCapVm, Direction::Into, value("KVM_CAP_X86_USER_SPACE_MSR, unknown MSRs"))
             .why("a kernel that asks for an MSR which KVM does not have gets #GP; this way we learn of it"),
@@ -71,10 +67,10 @@ pub(super) fn others(spec: &MachineSpec, state: &InitialState) -> Vec<Step> {
     let mut steps = Vec::new();
     for id in 1..spec.vcpus {
         if id == 1 {
-            let maximum = capability("KVM_CAP_MAX_VCPU_ID", "how high the numbers of vCPUs go");
+            let maximum = Step::capability("KVM_CAP_MAX_VCPU_ID", "how high the numbers of vCPUs go");
             steps.push(maximum.returns("the first number that is too high"));
         } else {
-            steps.push(capability("KVM_CAP_MAX_VCPU_ID", "the same for this one"));
+            steps.push(Step::capability("KVM_CAP_MAX_VCPU_ID", "the same for this one"));
         }
         steps.extend([
             Step::call(Call::CreateVcpu, Direction::Into, value(format!("id {id}")))
@@ -111,7 +107,7 @@ pub(super) fn waking(spec: &MachineSpec) -> Vec<Step> {
         return Vec::new();
     }
     let mut steps: Vec<Step> = (0..spec.vcpus)
-        .map(|_| capability("KVM_CAP_IMMEDIATE_EXIT", "so that a signal to its thread stops the vCPU"))
+        .map(|_| Step::capability("KVM_CAP_IMMEDIATE_EXIT", "so that a signal to its thread stops the vCPU"))
         .collect();
     steps.push(Step {
         act: Act::SetTimer,

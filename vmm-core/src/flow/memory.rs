@@ -11,11 +11,7 @@ use crate::spec::{Interrupts, MachineSpec, MemoryBacking, MemoryRegion};
 pub(super) fn slot(number: u32, region: &MemoryRegion) -> Vec<Step> {
     let mut steps = Vec::new();
     if region.read_only {
-        steps.push(
-            Step::call(Call::CheckExtension, Direction::Into, value("KVM_CAP_READONLY_MEM"))
-                .returns("1 or more")
-                .why("read-only slots are an extension"),
-        );
+        steps.push(Step::capability("KVM_CAP_READONLY_MEM", "read-only slots are an extension"));
     }
     steps.extend(reserve(region));
     for (wanted, name, why) in [

@@ -55,6 +55,11 @@ impl Step {
         }
     }
 
+    /// An extension without which the machine could not be.
+    pub(super) fn capability(name: &str, why: &'static str) -> Self {
+        Self::call(Call::CheckExtension, Direction::Into, value(name)).returns("1 or more").why(why)
+    }
+
     pub(super) fn returns(mut self, returns: impl Into<Cow<'static, str>>) -> Self {
         self.returns = returns.into();
         self
@@ -245,11 +250,11 @@ fn mode(spec: &MachineSpec, state: &InitialState) -> [Step; 3] {
 fn collect(spec: &MachineSpec) -> Option<([Step; 3], Step)> {
     let range = format!("port {}, 1 bytes", crate::collect::port(spec)?);
     let begin = [
-        interrupts::capability(
+        Step::capability(
             "KVM_CAP_COALESCED_MMIO",
             "which page of the area shared with the vCPU holds the ring",
         ),
-        interrupts::capability("KVM_CAP_COALESCED_PIO", "collecting writes to ports is an extension"),
+        Step::capability("KVM_CAP_COALESCED_PIO", "collecting writes to ports is an extension"),
         Step::call(Call::RegisterCoalescedMmio, Direction::Into, value(range.clone()))
             .why("OUT to the debug console makes no exit: bytes wait in the ring until there is one"),
     ];
