@@ -24,7 +24,6 @@ use vmm_core::error::Error;
 use vmm_core::machine::Machine;
 use vmm_core::record::Recording;
 use vmm_core::snapshot::Snapshot;
-use vmm_core::spec::Interrupts;
 
 use super::print;
 use super::run::host_error;
@@ -91,7 +90,7 @@ pub(crate) fn bench(options: &Bench) -> Result<Status, Diagnostics> {
     let host = |error: Error| Diagnostics::from(host_error(&config, &error));
     watch_interrupts().map_err(|error| host(error.into()))?;
     let kvm = Kvm::open().map_err(|error| host(error.into()))?;
-    let has_interrupts = spec.interrupts != Interrupts::None;
+    let begins = if input::allows_reset(&options.config, &spec) { Begins::Reset } else { Begins::Copy };
     let built = Machine::build(&kvm, spec, &files, Console::to(io::sink()));
     let snapshot = built.and_then(|mut machine| machine.snapshot()).map_err(host)?;
     let mut guest = Guest {
@@ -101,8 +100,7 @@ pub(crate) fn bench(options: &Bench) -> Result<Status, Diagnostics> {
         snapshot,
         path: &options.config,
         printed: config.expect.as_ref().filter(|expect| expect.checks_output()).map(|_| Copy::default()),
-        // Input that was read does not come again.
-        begins: if has_interrupts || input::is_there(&options.config) { Begins::Copy } else { Begins::Reset },
+        begins,
         machine: None,
     };
 

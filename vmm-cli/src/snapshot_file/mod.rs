@@ -95,8 +95,7 @@ pub(crate) fn take_up(
     kvm: &Kvm,
 ) -> Result<(Snapshot, Vec<u8>), Diagnostic> {
     let saved = Saved::open(path)?;
-    let Description { config, point, host, machine, files: sum, printed, cpuid, state, .. } =
-        &saved.description;
+    let Description { config, point, host, machine, files: sum, cpuid, state, .. } = &saved.description;
     let origin = format!("it was taken of {}, {point}", config.display());
     if let Some((then, now)) = difference(machine, &properties(&spec)) {
         let why = format!("it is of another machine: `{then}` then, `{now}` now");
@@ -120,7 +119,7 @@ pub(crate) fn take_up(
         );
         return Err(refused(why));
     }
-    Ok((snapshot, printed.clone()))
+    Ok((snapshot, saved.description.printed))
 }
 
 /// The first line that is not in both.

@@ -15,7 +15,6 @@ use vmm_core::end::Verdict;
 use vmm_core::error::Error;
 use vmm_core::machine::Machine;
 use vmm_core::record::Recording;
-use vmm_core::spec::Interrupts;
 
 use super::boot::{Common, Ready};
 use super::case::Case;
@@ -136,15 +135,11 @@ fn carry_out(
         Some(common) => common.get(case, resources, running)?,
         None => Arc::new(Ready::new(case, resources, running)?),
     };
-    let Ready { config, prepared, booted } = &*ready;
+    let Ready { config, prepared, booted, .. } = &*ready;
     let (test, files) = (case.test(config), &prepared.files);
     let host = |error: Error| Diagnostics::from(host_error(config, &error));
     let typed = test.and_then(|test| test.input.as_deref());
-    // Input is taken from the machine's console; and a machine with interrupts goes back slower than it is made.
-    let is_kept = typed.is_none()
-        && !input::is_there(&case.file)
-        && prepared.machine.interrupts == Interrupts::None
-        && booted.is_some();
+    let is_kept = typed.is_none() && ready.allows_reset && booted.is_some();
     let (mut machine, copy) = match (booted, kept.take(common.as_ref().filter(|_| is_kept), resources)) {
         (Some(booted), Some((mut machine, copy))) => {
             copy.clear();

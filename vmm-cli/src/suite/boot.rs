@@ -17,6 +17,7 @@ use vmm_core::snapshot::Snapshot;
 use super::attempt::{Resources, Running};
 use super::case::Case;
 use super::enter::address;
+use super::input;
 use crate::commands::run::host_error;
 use crate::prepare::Prepared;
 use crate::stopped::{physical, too_early};
@@ -32,6 +33,8 @@ pub(super) struct Ready {
     pub(super) prepared: Prepared,
     /// With `test.snapshot-at`.
     pub(super) booted: Option<Booted>,
+    /// Whether a machine can be used for another case.
+    pub(super) allows_reset: bool,
 }
 
 /// Where all copies begin.
@@ -75,7 +78,8 @@ impl Ready {
         let prepared = Prepared::with(&config, resources.reader())?;
         let place = config.test.as_ref().and_then(|plan| plan.snapshot_at.as_ref());
         let booted = place.map(|place| boot(&config, &prepared, place, resources, running)).transpose()?;
-        Ok(Self { config, prepared, booted })
+        let allows_reset = input::allows_reset(&case.file, &prepared.machine);
+        Ok(Self { config, prepared, booted, allows_reset })
     }
 }
 

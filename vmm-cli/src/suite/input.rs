@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use vmm_core::console::{Console, Input, NoInput, Output};
+use vmm_core::spec::{Interrupts, MachineSpec};
 
 /// A file, until it ends.
 struct FileInput {
@@ -47,9 +48,10 @@ pub(crate) fn console(config: &Path, typed: Option<&str>, output: Output) -> io:
     Ok(Console { output, input: Box::new(FileInput { file, ended: false }), arrival })
 }
 
-/// Whether the configuration has an input in a file beside it.
-pub(crate) fn is_there(config: &Path) -> bool {
-    config.with_extension("input").exists()
+/// Whether a machine that has run can go back to its beginning for another run of this configuration. Input that was read does
+/// not come again; and with interrupts a new machine is made faster.
+pub(crate) fn allows_reset(config: &Path, machine: &MachineSpec) -> bool {
+    machine.interrupts == Interrupts::None && !config.with_extension("input").exists()
 }
 
 /// A descriptor that says at any time that there is something.
