@@ -1,10 +1,12 @@
-//! Child processes with a time limit.
+//! Child processes: with a time limit, or to their end for what they print.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use crate::failure::{Failure, Result};
 
 /// Waits for a child's end; `None` if the limit passed and it was killed.
 pub(crate) fn wait(child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
@@ -45,6 +47,17 @@ fn read_back(file: &mut File) -> io::Result<String> {
     file.seek(SeekFrom::Start(0))?;
     file.read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Runs a command to its end and returns its standard output.
+pub(crate) fn output(command: &mut Command) -> Result<Vec<u8>> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let output = command.output().map_err(|error| Failure::new(format!("cannot start {name}: {error}")))?;
+    if output.status.success() {
+        return Ok(output.stdout);
+    }
+    let errors = String::from_utf8_lossy(&output.stderr);
+    Err(Failure::new(format!("{name} ended with {}: {}", output.status, errors.trim())))
 }
 
 #[cfg(test)]

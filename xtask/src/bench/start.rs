@@ -17,7 +17,7 @@ const PART: &str = "start";
 const CLI: &str = "vmm-cli";
 const GLIBC: &str = "C, static glibc";
 const BARE: &str = "C, no libc";
-pub(super) const QEMU: &str = "/usr/bin/qemu-system-x86_64";
+const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 
 pub(super) fn run(bench: &Bench) -> Result<Vec<Row>> {
     let programs = &bench.programs;
@@ -52,22 +52,27 @@ fn goals(times: &Times) -> Result<Vec<Goal>> {
 
 /// QEMU's smallest machine, in a race of its own: it is so much slower that few rounds do.
 fn peers(bench: &Bench) -> Result<Vec<Row>> {
-    if !Path::new(QEMU).exists() {
-        say(format_args!("no QEMU to compare with: it is in Debian's package qemu-system-x86"));
+    let qemus = qemus(bench)?;
+    if qemus.is_empty() {
         return Ok(Vec::new());
     }
-    let runs = [
-        (GLIBC, Run::new(bench.programs.floor("start"), [""; 0])),
-        ("QEMU microvm, kvm", qemu(bench, "kvm")?),
-        ("QEMU microvm, tcg", qemu(bench, "tcg")?),
-    ];
+    let floor = (GLIBC, Run::new(bench.programs.floor("start"), [""; 0]));
+    let runs: Vec<_> = [floor].into_iter().chain(qemus).collect();
     let candidates = runs.iter().map(|(name, run)| Candidate::new(*name, || run.time())).collect();
     let times = race(candidates, bench.rules(Rules { sure: 0.02, ..Rules::LONG }))?;
     runs.iter().skip(1).map(|(name, _)| Row::of(PART, "run", name, &times, 1.0)).collect()
 }
 
-/// One start of it.
-pub(super) fn qemu(bench: &Bench, accelerator: &str) -> Result<Run> {
+/// A start of it with each accelerator, by name; none where it is not installed.
+pub(super) fn qemus(bench: &Bench) -> Result<Vec<(&'static str, Run)>> {
+    if !Path::new(QEMU).exists() {
+        say(format_args!("no QEMU to compare with: it is in Debian's package qemu-system-x86"));
+        return Ok(Vec::new());
+    }
+    Ok(vec![("QEMU microvm, kvm", qemu(bench, "kvm")?), ("QEMU microvm, tcg", qemu(bench, "tcg")?)])
+}
+
+fn qemu(bench: &Bench, accelerator: &str) -> Result<Run> {
     let bios = bench.programs.scratch().join("bios.bin");
     fs::write(&bios, self::bios()).while_doing("write", &bios)?;
     let machine = format!("microvm,accel={accelerator}");

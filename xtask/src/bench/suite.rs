@@ -10,9 +10,8 @@ use super::Bench;
 use super::program::Run;
 use super::race::{Candidate, Rules, race};
 use super::row::{Goal, Row};
-use super::start::{self, QEMU};
+use super::start;
 use crate::failure::{Result, While};
-use crate::progress::say;
 
 const CASES: u32 = 1000;
 /// QEMU takes so long that a mean of a few has to do.
@@ -39,14 +38,9 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Row>> {
         (FILES, test(&files), 1, cases),
         (COPIES, test(&copies), 1, cases),
     ];
-    let qemus = [("QEMU microvm, kvm", "kvm"), ("QEMU microvm, tcg", "tcg")];
-    if Path::new(QEMU).exists() {
-        for (name, accelerator) in qemus {
-            runs.push((name, start::qemu(bench, accelerator)?, starts, starts));
-        }
-    } else {
-        say(format_args!("no QEMU to compare with: it is in Debian's package qemu-system-x86"));
-    }
+    let qemus = start::qemus(bench)?;
+    let names: Vec<_> = qemus.iter().map(|(name, _)| *name).collect();
+    runs.extend(qemus.into_iter().map(|(name, run)| (name, run, starts, starts)));
     let each = |run: &Run, times: u32, cases: u32| -> Result<f64> {
         let mut seconds = 0.0;
         for _ in 0..times {
@@ -65,7 +59,7 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Row>> {
         let mut row = Row::of(&part, "case", name, &race, 1.0)?;
         if *name == COPIES {
             row.goals.push(Goal::ratio(format!("suite: {COPIES}, to the {LOOP}"), row.ratio, 0.2));
-            for (qemu, _) in qemus.iter().filter(|_| Path::new(QEMU).exists()) {
+            for qemu in &names {
                 let ratio = race.ratio(COPIES, qemu)?;
                 row.goals.push(Goal::ratio(format!("suite: {COPIES}, to {qemu}"), ratio, 0.02));
             }

@@ -12,7 +12,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::failure::{Failure, Result, While};
+use crate::failure::{Result, While};
+use crate::process::output;
 use crate::progress::say;
 use crate::run::kvm_is_usable;
 use crate::workspace::Workspace;
@@ -85,14 +86,14 @@ impl Order {
 
     /// The functions that a run executes.
     fn trace(&self, workspace: &Workspace, program: &Path, functions: &[Function]) -> Result<Vec<String>> {
-        let (tracer, output) = (self.directory.join("touched"), self.directory.join("touched.txt"));
+        let (tracer, addresses) = (self.directory.join("touched"), self.directory.join("touched.txt"));
         let mut gcc = Command::new("gcc");
         gcc.args(["-O2", "-Wall", "-Wextra", "-Werror", "-o"]).arg(&tracer);
-        finish(gcc.arg(workspace.path("xtask/dist/touched.c")))?;
+        output(gcc.arg(workspace.path("xtask/dist/touched.c")))?;
         let mut run = Command::new(&tracer);
-        run.arg(&output).arg(program).arg("run").arg(workspace.path("configs/bench-hello.toml"));
-        finish(&mut run)?;
-        let touched = fs::read_to_string(&output).while_doing("read", &output)?;
+        run.arg(&addresses).arg(program).arg("run").arg(workspace.path("configs/bench-hello.toml"));
+        output(&mut run)?;
+        let touched = fs::read_to_string(&addresses).while_doing("read", &addresses)?;
         let addresses = touched.lines().filter_map(|line| u64::from_str_radix(line, 16).ok());
         Ok(in_order(addresses, functions))
     }
@@ -104,16 +105,6 @@ impl Order {
     fn map(&self) -> PathBuf {
         self.directory.join("map.txt")
     }
-}
-
-fn finish(command: &mut Command) -> Result<()> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let output = command.stdin(Stdio::null()).output().while_doing("start", Path::new(&name))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let errors = String::from_utf8_lossy(&output.stderr);
-    Err(Failure::new(format!("{name} ended with {}\n{errors}", output.status)))
 }
 
 /// The functions in a map of lld's, by address. Each has a section of its own: its line has address, load address, size,

@@ -9,6 +9,7 @@ use std::process::Command;
 
 use super::packages::{GZIP, Missing, Program, XZ, ZSTD};
 use crate::failure::{Failure, Result, While};
+use crate::process::output;
 use crate::progress::say;
 
 /// Debian's metapackage of the smallest kernel that has all we need; it depends on the current version's package.
@@ -192,17 +193,6 @@ fn unpack(file: &Path, missing: &mut Missing) -> Result<Option<Vec<u8>>> {
     };
     let Some(program) = missing.look_for(program) else { return Ok(None) };
     output(Command::new(program).arg("-dc").arg(file)).map(Some)
-}
-
-/// Runs a command to its end and returns its standard output.
-fn output(command: &mut Command) -> Result<Vec<u8>> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let output = command.output().map_err(|error| Failure::new(format!("cannot start {name}: {error}")))?;
-    if output.status.success() {
-        return Ok(output.stdout);
-    }
-    let errors = String::from_utf8_lossy(&output.stderr);
-    Err(Failure::new(format!("{name} ended with {}: {}", output.status, errors.trim())))
 }
 
 #[cfg(test)]
