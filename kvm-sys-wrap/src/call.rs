@@ -7,7 +7,7 @@ use std::fmt;
 
 /// The descriptor that a call is made on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Descriptor {
+pub enum FdKind {
     /// `/dev/kvm`, the subsystem.
     Kvm,
     /// What `KVM_CREATE_VM` returned.
@@ -18,7 +18,7 @@ pub enum Descriptor {
     Process,
 }
 
-impl fmt::Display for Descriptor {
+impl fmt::Display for FdKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Kvm => "/dev/kvm",
@@ -30,7 +30,7 @@ impl fmt::Display for Descriptor {
 }
 
 macro_rules! calls {
-    ($($(#[$doc:meta])* $variant:ident = $name:literal on $descriptor:ident, $section:literal;)*) => {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal on $fd:ident, $section:literal;)*) => {
         /// A system call that this crate makes.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum Call {
@@ -49,8 +49,8 @@ macro_rules! calls {
 
             /// What the call is made on.
             #[must_use]
-            pub const fn descriptor(self) -> Descriptor {
-                match self { $(Self::$variant => Descriptor::$descriptor,)* }
+            pub const fn fd_kind(self) -> FdKind {
+                match self { $(Self::$variant => FdKind::$fd,)* }
             }
 
             /// Where it is documented: a section of Documentation/virt/kvm/api.rst, or a manual page.

@@ -1,7 +1,7 @@
 //! `KVM_CHECK_EXTENSION`: the capabilities that we need, and those that we can use, by name.
 //!
 //! A run asks only for what it is about to use, at the point where it uses it ([`Kvm::require`]). `doctor` walks the
-//! whole table ([`Capability::ALL`]).
+//! whole table ([`Capability::ALL_SYNC_REGS`]).
 
 use kvm_ioctls::Cap;
 
@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 
 /// How much a capability matters to us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Need {
+pub enum Requirement {
     /// Nothing runs without it.
     Required,
     /// Some feature wants it.
@@ -19,7 +19,7 @@ pub enum Need {
 }
 
 macro_rules! capabilities {
-    ($($variant:ident = $name:literal, $cap:ident, $need:ident, $purpose:literal;)*) => {
+    ($($variant:ident = $name:literal, $cap:ident, $requirement:ident, $purpose:literal;)*) => {
         /// A capability of the host's KVM (api.rst, sections 4.4, 6, 7 and 8).
         #[expect(missing_docs, reason = "the table gives each its name and purpose")]
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -37,8 +37,8 @@ macro_rules! capabilities {
 
             /// How much it matters.
             #[must_use]
-            pub const fn need(self) -> Need {
-                match self { $(Self::$variant => Need::$need,)* }
+            pub const fn requirement(self) -> Requirement {
+                match self { $(Self::$variant => Requirement::$requirement,)* }
             }
 
             /// What for.

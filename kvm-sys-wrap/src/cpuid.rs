@@ -39,7 +39,9 @@ impl Vcpu {
         let has_xsave = cpuid.as_slice().iter().any(|leaf| leaf.function == 1 && leaf.ecx & XSAVE != 0);
         self.has_xsave.store(has_xsave, Ordering::Relaxed);
         self.observed()
-            .call(Call::SetCpuid2, format_args!("{leaves} leaves"), || self.ready()?.set_cpuid2(cpuid))
+            .call(Call::SetCpuid2, format_args!("{leaves} leaves"), || {
+                self.flush_sync_regs()?.set_cpuid2(cpuid)
+            })
             .map_err(call_failed(Call::SetCpuid2, format!("{leaves} leaves for vCPU {}", self.id())))
     }
 }

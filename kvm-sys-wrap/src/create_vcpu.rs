@@ -103,7 +103,7 @@ impl Vcpu {
     ///
     /// # Errors
     /// [`Error::MissingCapability`] (`KVM_CAP_IMMEDIATE_EXIT`), or [`Error::Kick`] where the signal cannot be set up.
-    pub fn kick_handle(&self) -> Result<Kick> {
+    pub fn kicker(&self) -> Result<Kick> {
         self.vm.kvm().require(Capability::ImmediateExit)?;
         Kick::new(Arc::clone(&self.kick))
     }

@@ -18,7 +18,7 @@ use crate::error::{Result, call_failed};
 
 /// What a hardware breakpoint watches (SDM vol. 3, 17.2.4: the R/W and LEN fields of DR7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Watch {
+pub enum BreakpointCondition {
     /// Execution of the instruction at the address.
     Execute,
     /// Writes to 1, 2, 4 or 8 bytes.
@@ -33,7 +33,7 @@ pub struct Breakpoint {
     /// The linear address; for a watch, a multiple of its size.
     pub address: Gva,
     /// What it watches.
-    pub watch: Watch,
+    pub condition: BreakpointCondition,
 }
 
 /// What to report to us.
@@ -68,12 +68,12 @@ impl GuestDebug {
         }
         let (registers, dr7) = argument.arch.debugreg.split_at_mut(7);
         for ((number, breakpoint), register) in (0_u32..).zip(&self.breakpoints).zip(registers) {
-            let Some(Breakpoint { address, watch }) = breakpoint else { continue };
+            let Some(Breakpoint { address, condition: watch }) = breakpoint else { continue };
             *register = address.0;
             let (kind, size) = match *watch {
-                Watch::Execute => (0, 1),
-                Watch::Write(size) => (1, size),
-                Watch::Access(size) => (3, size),
+                BreakpointCondition::Execute => (0, 1),
+                BreakpointCondition::Write(size) => (1, size),
+                BreakpointCondition::Access(size) => (3, size),
             };
             let length: u64 = match size {
                 2 => 1,
@@ -98,7 +98,7 @@ impl fmt::Display for GuestDebug {
             .breakpoints
             .iter()
             .flatten()
-            .map(|Breakpoint { address, watch }| format!("{watch:?} at {address}"));
+            .map(|Breakpoint { address, condition: watch }| format!("{watch:?} at {address}"));
         let mut words: Vec<String> = breakpoints.collect();
         for (wanted, word) in [
             (self.inject_int3, "int3 goes to the guest"),
@@ -134,7 +134,9 @@ impl Vcpu {
     pub fn set_guest_debug(&self, debug: &GuestDebug) -> Result<()> {
         let argument = debug.argument();
         self.observed()
-            .call(Call::SetGuestDebug, format_args!("{debug}"), || self.ready()?.set_guest_debug(&argument))
+            .call(Call::SetGuestDebug, format_args!("{debug}"), || {
+                self.flush_sync_regs()?.set_guest_debug(&argument)
+            })
             .map_err(call_failed(Call::SetGuestDebug, format!("vCPU {}", self.id())))
     }
 }
@@ -145,12 +147,12 @@ mod tests {
 
     #[test]
     fn breakpoints_become_debug_registers() {
-        let breakpoint = |address, watch| Some(Breakpoint { address: Gva(address), watch });
+        let breakpoint = |address, watch| Some(Breakpoint { address: Gva(address), condition: watch });
         let debug = GuestDebug {
             breakpoints: [
-                breakpoint(0x1000, Watch::Execute),
+                breakpoint(0x1000, BreakpointCondition::Execute),
                 None,
-                breakpoint(0x2008, Watch::Write(8)),
+                breakpoint(0x2008, BreakpointCondition::Write(8)),
                 None,
             ],
             ..GuestDebug::default()

@@ -149,7 +149,7 @@ pub enum Exit {
     /// No exit of the guest: a signal or [`crate::Kick`] ended `KVM_RUN`.
     Interrupted,
     /// No exit of the guest: this vCPU is not to run now (EAGAIN), as a secondary one that waits for its start.
-    Again,
+    Retry,
 }
 
 /// Where the answer to an exit goes.

@@ -17,25 +17,25 @@ use crate::error::{Result, call_failed};
 
 /// The two PICs, the IOAPIC and the 8254 timer.
 #[derive(Clone, Serialize, Deserialize)]
-pub struct ControllerState {
+pub struct IrqchipState {
     chips: Vec<kvm_irqchip>,
     pit: kvm_pit_state2,
 }
 
 /// A vCPU's local APIC, and whether the vCPU runs or waits.
 #[derive(Clone, Serialize, Deserialize)]
-pub struct ApicState {
+pub struct LapicState {
     lapic: kvm_lapic_state,
     mp_state: kvm_mp_state,
 }
 
-impl std::fmt::Debug for ControllerState {
+impl std::fmt::Debug for IrqchipState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ControllerState").field("pit", &self.pit).finish_non_exhaustive()
     }
 }
 
-impl std::fmt::Debug for ApicState {
+impl std::fmt::Debug for LapicState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ApicState").field("mp_state", &self.mp_state).finish_non_exhaustive()
     }
@@ -46,21 +46,21 @@ impl Vm {
     ///
     /// # Errors
     /// [`Error::Call`](crate::Error::Call).
-    pub fn save_controllers(&self) -> Result<ControllerState> {
+    pub fn save_irqchip(&self) -> Result<IrqchipState> {
         let chips = [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_IRQCHIP_IOAPIC];
         let chips = chips.into_iter().map(|chip| self.irqchip(chip)).collect::<Result<_>>()?;
         let pit = self
             .observed()
             .call(Call::GetPit2, format_args!(""), || self.fd().get_pit2())
             .map_err(call_failed(Call::GetPit2, "the 8254 timer"))?;
-        Ok(ControllerState { chips, pit })
+        Ok(IrqchipState { chips, pit })
     }
 
     /// Writes them.
     ///
     /// # Errors
     /// [`Error::Call`](crate::Error::Call).
-    pub fn restore_controllers(&self, state: &ControllerState) -> Result<()> {
+    pub fn restore_irqchip(&self, state: &IrqchipState) -> Result<()> {
         for chip in &state.chips {
             self.set_irqchip(chip, format_args!("chip {}", chip.chip_id))?;
         }
@@ -97,26 +97,26 @@ impl Vcpu {
     ///
     /// # Errors
     /// [`Error::Call`](crate::Error::Call), on a VM without local APICs too.
-    pub fn save_apic(&self) -> Result<ApicState> {
+    pub fn save_lapic(&self) -> Result<LapicState> {
         let mp_state = self
             .observed()
-            .call(Call::GetMpState, format_args!(""), || self.ready()?.get_mp_state())
+            .call(Call::GetMpState, format_args!(""), || self.flush_sync_regs()?.get_mp_state())
             .map_err(call_failed(Call::GetMpState, format!("vCPU {}", self.id())))?;
-        Ok(ApicState { lapic: self.lapic()?, mp_state })
+        Ok(LapicState { lapic: self.lapic()?, mp_state })
     }
 
     /// Writes both. The registers come before: they say whether the APIC is on.
     ///
     /// # Errors
     /// [`Error::Call`](crate::Error::Call).
-    pub fn restore_apic(&self, state: &ApicState) -> Result<()> {
+    pub fn restore_lapic(&self, state: &LapicState) -> Result<()> {
         let failed = |call| call_failed(call, format!("vCPU {}", self.id()));
         self.observed()
-            .call(Call::SetLapic, format_args!(""), || self.ready()?.set_lapic(&state.lapic))
+            .call(Call::SetLapic, format_args!(""), || self.flush_sync_regs()?.set_lapic(&state.lapic))
             .map_err(failed(Call::SetLapic))?;
         self.observed()
             .call(Call::SetMpState, format_args!("{}", state.mp_state.mp_state), || {
-                self.ready()?.set_mp_state(state.mp_state)
+                self.flush_sync_regs()?.set_mp_state(state.mp_state)
             })
             .map_err(failed(Call::SetMpState))
     }

@@ -95,7 +95,7 @@ impl Vm {
     ///
     /// # Errors
     /// [`Error::Call`](crate::Error::Call).
-    pub fn connect(&self, gsi: u32) -> Result<Irqfd> {
+    pub fn register_irqfd(&self, gsi: u32) -> Result<Irqfd> {
         let failed = |source| call_failed(Call::Irqfd, format!("interrupt input {gsi}"))(source);
         let fd = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(failed)?;
         self.observed()
@@ -108,7 +108,7 @@ impl Vm {
     ///
     /// # Errors
     /// [`Error::Call`](crate::Error::Call).
-    pub fn set_line(&self, gsi: u32, level: bool) -> Result<()> {
+    pub fn set_irq_line(&self, gsi: u32, level: bool) -> Result<()> {
         self.observed()
             .call(Call::IrqLine, format_args!("gsi {gsi}, level {}", u8::from(level)), || {
                 self.fd().set_irq_line(gsi, level)
@@ -120,7 +120,7 @@ impl Vm {
     ///
     /// # Errors
     /// [`Error::Call`](crate::Error::Call).
-    pub fn any_input_unmasked(&self) -> Result<bool> {
+    pub fn any_irq_unmasked(&self) -> Result<bool> {
         for pic in [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE] {
             // SAFETY: every member of the union is plain data; this one is valid for the two PICs.
             let state = unsafe { self.irqchip(pic)?.chip.pic };
@@ -144,7 +144,7 @@ impl Vm {
     ///
     /// # Errors
     /// [`Error::Call`](crate::Error::Call).
-    pub fn initialize_pics(&self, master: u8, slave: u8) -> Result<()> {
+    pub fn init_pics(&self, master: u8, slave: u8) -> Result<()> {
         for (chip_id, base) in [(KVM_IRQCHIP_PIC_MASTER, master), (KVM_IRQCHIP_PIC_SLAVE, slave)] {
             let mut chip = self.irqchip(chip_id)?;
             // Of a union that is plain data, the member that is valid for the two PICs.
@@ -197,7 +197,7 @@ impl Vcpu {
     pub fn mp_state(&self) -> Result<MpState> {
         let state = self
             .observed()
-            .call(Call::GetMpState, format_args!(""), || self.ready()?.get_mp_state())
+            .call(Call::GetMpState, format_args!(""), || self.flush_sync_regs()?.get_mp_state())
             .map_err(call_failed(Call::GetMpState, format!("vCPU {}", self.id())))?;
         Ok(match state.mp_state {
             kvm_bindings::KVM_MP_STATE_RUNNABLE => MpState::Runnable,
@@ -245,7 +245,7 @@ impl Vcpu {
 
     pub(crate) fn lapic(&self) -> Result<kvm_lapic_state> {
         self.observed()
-            .call(Call::GetLapic, format_args!(""), || self.ready()?.get_lapic())
+            .call(Call::GetLapic, format_args!(""), || self.flush_sync_regs()?.get_lapic())
             .map_err(call_failed(Call::GetLapic, format!("vCPU {}", self.id())))
     }
 }

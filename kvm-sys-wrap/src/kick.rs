@@ -134,7 +134,7 @@ extern "C" fn on_signal(number: libc::c_int, _: *mut libc::siginfo_t, _: *mut li
 ///
 /// # Errors
 /// [`Error::Kick`] where a handler cannot be installed.
-pub fn watch_interrupts() -> Result<()> {
+pub fn install_termination_handlers() -> Result<()> {
     for signal in INTERRUPTS.into_iter().filter(|signal| !is_ignored(*signal)) {
         register_signal_handler(signal, on_signal)
             .map_err(|error| Error::Kick { source: io::Error::from(error) })?;
@@ -154,7 +154,7 @@ fn is_ignored(signal: libc::c_int) -> bool {
 ///
 /// # Errors
 /// [`Error::Kick`] where the kernel refuses.
-pub fn leave_signals_to_others() -> Result<()> {
+pub fn block_vcpu_signals() -> Result<()> {
     for signal in INTERRUPTS {
         match block_signal(signal) {
             Ok(()) | Err(SignalError::SignalAlreadyBlocked(_)) => {}
@@ -165,7 +165,7 @@ pub fn leave_signals_to_others() -> Result<()> {
 }
 
 /// Ends all runs of this process, as Ctrl-C does where [`watch_interrupts`] was called.
-pub fn interrupt() {
+pub fn request_termination() {
     // Process numbers are positive and fit.
     let process = libc::pid_t::try_from(std::process::id()).unwrap_or_default();
     // SAFETY: a signal to ourselves, whose handler, or default, ends the run.
@@ -174,7 +174,7 @@ pub fn interrupt() {
 
 /// Whether a signal that [`watch_interrupts`] watches has come.
 #[must_use]
-pub fn interrupted() -> bool {
+pub fn termination_requested() -> bool {
     INTERRUPTED.load(Ordering::SeqCst)
 }
 

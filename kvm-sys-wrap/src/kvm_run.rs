@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32};
 
 use kvm_bindings::{KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, kvm_regs, kvm_run, kvm_sregs};
 
-use crate::staged;
+use crate::sync_regs;
 
 /// The mapped area of one vCPU.
 #[derive(Debug)]
@@ -66,7 +66,7 @@ impl RunArea {
         let run = self.run_mut();
         // A kernel before 4.17 has only padding there, and leaves it alone.
         run.kvm_valid_regs = u64::from(KVM_SYNC_X86_REGS | if special { KVM_SYNC_X86_SREGS } else { 0 });
-        run.kvm_dirty_regs = if staged { staged::ALL } else { 0 };
+        run.kvm_dirty_regs = if staged { sync_regs::ALL_SYNC_REGS } else { 0 };
         if !staged {
             // Writing a member of a union that is plain data is safe.
             run.s.regs.regs.rflags = 0;

@@ -41,55 +41,57 @@
 
 mod address;
 mod address_map;
-mod by_hand;
 mod call;
 mod capability;
-mod collect;
+mod coalesced_pio;
 mod cpuid;
 mod create_vcpu;
 mod create_vm;
 mod debug;
 mod dev_kvm;
+mod emulate;
 mod error;
 mod exit;
-mod forget;
 mod interrupt_state;
 mod io_bytes;
 mod irqchip;
 mod kick;
 mod kvm_run;
 mod memory;
+mod mmu_invalidate;
 mod msr;
 mod observe;
 mod regs;
 mod run;
 mod sregs;
-mod staged;
 mod stats;
+mod sync_regs;
 mod translate;
 mod tss;
 mod vcpu_state;
 
 pub use address::{Gpa, Gva, Port};
-pub use address_map::{Occupant, Overlap};
-pub use call::{Call, Descriptor};
-pub use capability::{Capability, Need};
+pub use address_map::{Overlap, RangeOwner};
+pub use call::{Call, FdKind};
+pub use capability::{Capability, Requirement};
 pub use create_vcpu::Vcpu;
 pub use create_vm::Vm;
-pub use debug::{Breakpoint, GuestDebug, Watch};
+pub use debug::{Breakpoint, BreakpointCondition, GuestDebug};
 pub use dev_kvm::Kvm;
 pub use error::{Error, Result};
 pub use exit::{Exit, emulation_failure};
-pub use forget::forget_page;
-pub use interrupt_state::{ApicState, ControllerState};
+pub use interrupt_state::{IrqchipState, LapicState};
 pub use io_bytes::IoBytes;
 pub use irqchip::{Irqfd, MpState};
-pub use kick::{Alarm, Kick, interrupt, interrupted, leave_signals_to_others, watch_interrupts};
+pub use kick::{
+    Alarm, Kick, block_vcpu_signals, install_termination_handlers, request_termination, termination_requested,
+};
 pub use kvm_bindings as bindings;
 pub use memory::{
-    Advice, Backing, FileRange, GuestMemory, MappedFile, MemoryFile, Slot, SlotFlags, page_faults,
+    FileRange, GuestMemory, MappedFile, MemoryAdvice, MemoryFile, Slot, SlotBacking, SlotFlags, minor_faults,
 };
-pub use observe::{Answer, Arguments, CallObserver, CallRecord};
+pub use mmu_invalidate::invalidate_page;
+pub use observe::{CallArgs, CallObserver, CallRecord, CallResult};
 pub use stats::{Stat, StatKind, StatUnit, Stats};
 pub use tss::{TSS_SIZE, TssAddress};
 pub use vcpu_state::VcpuState;

@@ -10,12 +10,12 @@
 //! guest's any more.
 
 mod backing;
-mod fetch;
-mod guard;
+mod cow_reset;
+mod file_mapping;
 mod mapped_file;
 mod memory_file;
-mod overlay;
-mod revert;
+mod overlay_promotion;
+mod sigbus;
 mod slot;
 
 use std::collections::BTreeMap;
@@ -26,20 +26,20 @@ use std::sync::Arc;
 use kvm_bindings::kvm_userspace_memory_region;
 use vm_memory::{GuestMemoryMmap, GuestRegionMmap, MmapRegion, VolatileMemory};
 
-use self::overlay::Overlay;
+use self::file_mapping::FileMapping;
 use crate::address::Gpa;
-use crate::address_map::{AddressMap, Occupant};
+use crate::address_map::{AddressMap, RangeOwner};
 use crate::call::Call;
 use crate::capability::Capability;
 use crate::create_vm::Vm;
 use crate::error::{Error, Result, call_failed};
 
-pub use backing::Backing;
-pub use fetch::page_faults;
+pub use backing::SlotBacking;
+pub use file_mapping::FileRange;
 pub use mapped_file::MappedFile;
 pub use memory_file::MemoryFile;
-pub use overlay::FileRange;
-pub use slot::{Advice, Slot, SlotFlags};
+pub use overlay_promotion::minor_faults;
+pub use slot::{MemoryAdvice, Slot, SlotFlags};
 
 /// The guest's memory, to read and write by guest-physical address.
 pub type GuestMemory = GuestMemoryMmap;
@@ -59,7 +59,7 @@ pub(crate) struct Memory {
 struct Existing {
     slot: Slot,
     /// Before the region: guards go before what they guard.
-    overlays: Vec<Arc<Overlay>>,
+    overlays: Vec<Arc<FileMapping>>,
     region: Arc<GuestRegionMmap>,
     /// The file whose pages it shares.
     file: Option<MemoryFile>,
@@ -80,7 +80,7 @@ impl Vm {
         if memory.slots.contains_key(&slot.number) {
             return Err(Error::SlotNumber { slot: slot.number, problem: "exists already" });
         }
-        memory.map.insert(range, Occupant::Slot(slot.number))?;
+        memory.map.insert(range, RangeOwner::Slot(slot.number))?;
         let added = self.reserve(&slot).and_then(|(mapping, file)| {
             self.advise(&slot, &mapping);
             let region = GuestRegionMmap::new(mapping, slot.address.into())
@@ -94,7 +94,7 @@ impl Vm {
                 memory.refresh_view()
             }
             Err(error) => {
-                memory.map.remove(&Occupant::Slot(slot.number));
+                memory.map.remove(&RangeOwner::Slot(slot.number));
                 Err(error)
             }
         }
@@ -109,8 +109,8 @@ impl Vm {
         let existing = memory.existing(number)?;
         let slot = Slot { address, ..existing.slot.clone() };
         let range = slot.range()?;
-        let before = memory.map.remove(&Occupant::Slot(number));
-        let moved = memory.map.insert(range, Occupant::Slot(number)).map_err(Error::from).and_then(|()| {
+        let before = memory.map.remove(&RangeOwner::Slot(number));
+        let moved = memory.map.insert(range, RangeOwner::Slot(number)).map_err(Error::from).and_then(|()| {
             let region = GuestRegionMmap::with_arc(existing.region.get_mmap(), address.into())
                 .ok_or(Error::SlotNumber { slot: number, problem: "leaves the address space" })?;
             self.set_region(&slot, slot.size, &region)?;
@@ -122,7 +122,7 @@ impl Vm {
                 memory.refresh_view()
             }
             Err(error) => {
-                memory.map.remove(&Occupant::Slot(number));
+                memory.map.remove(&RangeOwner::Slot(number));
                 for (range, occupant) in before {
                     memory.map.insert(range, occupant)?;
                 }
@@ -154,7 +154,7 @@ impl Vm {
         // Size 0 deletes (api.rst 4.35). The kernel forgets the address before we let go of the memory.
         self.set_region(&slot, 0, &region)?;
         memory.slots.remove(&number);
-        memory.map.remove(&Occupant::Slot(number));
+        memory.map.remove(&RangeOwner::Slot(number));
         memory.refresh_view()
     }
 
@@ -163,7 +163,7 @@ impl Vm {
     ///
     /// # Errors
     /// [`Error::SlotNumber`] or [`Error::Call`].
-    pub fn renew_slot(&self, number: u32) -> Result<()> {
+    pub fn recreate_slot(&self, number: u32) -> Result<()> {
         let Existing { slot, region, .. } = self.lock_memory().existing(number)?;
         self.set_region(&slot, 0, &region)?;
         self.set_region(&slot, slot.size, &region)
@@ -186,7 +186,7 @@ impl Vm {
     /// # Errors
     /// [`Error::Overlap`].
     pub fn reserve_mmio(&self, name: &str, range: Range<Gpa>) -> Result<()> {
-        Ok(self.lock_memory().map.insert(range, Occupant::Mmio(name.to_owned()))?)
+        Ok(self.lock_memory().map.insert(range, RangeOwner::Mmio(name.to_owned()))?)
     }
 
     /// The guest's memory as the slots are now. Slots that come later are in later views only.
@@ -195,7 +195,7 @@ impl Vm {
         self.lock_memory().view.clone()
     }
 
-    /// The file that a slot with [`Backing::Memfd`] shares its pages with.
+    /// The file that a slot with [`SlotBacking::Memfd`] shares its pages with.
     ///
     /// # Errors
     /// [`Error::SlotNumber`].
@@ -209,7 +209,7 @@ impl Vm {
     ///
     /// # Errors
     /// [`Error::SlotNumber`], [`Error::SlotShape`] where the range leaves the slot, or [`Error::Call`].
-    pub fn discard(&self, number: u32, range: Range<u64>) -> Result<()> {
+    pub fn punch_hole(&self, number: u32, range: Range<u64>) -> Result<()> {
         let Existing { slot, region, .. } = self.lock_memory().existing(number)?;
         let Range { start, end } = range;
         let (first, last) = (start.next_multiple_of(PAGE), end / PAGE * PAGE);

@@ -46,7 +46,7 @@ impl Vcpu {
             let count = self
                 .observed()
                 .call(Call::GetMsrs, format_args!("{} MSRs", wanted.len()), || {
-                    self.ready()?.get_msrs(&mut msrs)
+                    self.flush_sync_regs()?.get_msrs(&mut msrs)
                 })
                 .map_err(failed)?;
             values.extend(msrs.as_slice().iter().take(count));
@@ -68,7 +68,7 @@ impl Vcpu {
     }
 
     /// The same once more. Those that cannot be written are known from the last time, so mostly this is one call.
-    pub(crate) fn restore_msrs_again(&mut self, entries: &[kvm_msr_entry]) -> Result<()> {
+    pub(crate) fn restore_msrs_incremental(&mut self, entries: &[kvm_msr_entry]) -> Result<()> {
         let mut left: Vec<_> =
             entries.iter().filter(|entry| !self.fixed_msrs.contains(&entry.index)).copied().collect();
         while !left.is_empty() {
@@ -102,7 +102,9 @@ impl Vcpu {
         let msrs = Msrs::from_entries(entries)
             .map_err(|_| call_failed(Call::SetMsrs, format!("{} MSRs", entries.len()))(too_many()))?;
         self.observed()
-            .call(Call::SetMsrs, format_args!("{} MSRs", entries.len()), || self.ready()?.set_msrs(&msrs))
+            .call(Call::SetMsrs, format_args!("{} MSRs", entries.len()), || {
+                self.flush_sync_regs()?.set_msrs(&msrs)
+            })
             .map_err(call_failed(Call::SetMsrs, format!("{} MSRs", entries.len())))
     }
 }
@@ -122,7 +124,7 @@ impl Vm {
     ///
     /// # Errors
     /// [`Error::Call`](crate::Error::Call).
-    pub fn show_unknown_msrs(&self) -> Result<()> {
+    pub fn enable_unknown_msr_exits(&self) -> Result<()> {
         if self.kvm().capability(Capability::X86UserSpaceMsr) == 0 {
             return Ok(());
         }

@@ -24,9 +24,9 @@ pub struct CallRecord<'a> {
     /// Which call.
     pub call: Call,
     /// Its arguments.
-    pub arguments: Arguments<'a>,
+    pub arguments: CallArgs<'a>,
     /// What it gave back, or the error.
-    pub result: Result<&'a dyn Answer, &'a io::Error>,
+    pub result: Result<&'a dyn CallResult, &'a io::Error>,
     /// When it was made.
     pub started: Instant,
     /// How long it took.
@@ -35,7 +35,7 @@ pub struct CallRecord<'a> {
 
 /// What a call was given. As text, it is for people.
 #[derive(Clone, Copy)]
-pub enum Arguments<'a> {
+pub enum CallArgs<'a> {
     /// Few enough to be a text. Nothing is formatted until somebody looks.
     Text(fmt::Arguments<'a>),
     /// All general registers.
@@ -47,11 +47,11 @@ pub enum Arguments<'a> {
 }
 
 /// What a call gave back: text for people, and the value itself, such as a `kvm_sregs`.
-pub trait Answer: fmt::Debug + Any {}
+pub trait CallResult: fmt::Debug + Any {}
 
-impl<T: fmt::Debug + Any> Answer for T {}
+impl<T: fmt::Debug + Any> CallResult for T {}
 
-impl dyn Answer {
+impl dyn CallResult {
     /// The value as what it is, if it is a `T`.
     #[must_use]
     pub fn get<T: Any>(&self) -> Option<&T> {
@@ -77,31 +77,31 @@ impl dyn Answer {
     }
 }
 
-impl<'a> From<fmt::Arguments<'a>> for Arguments<'a> {
+impl<'a> From<fmt::Arguments<'a>> for CallArgs<'a> {
     fn from(text: fmt::Arguments<'a>) -> Self {
         Self::Text(text)
     }
 }
 
-impl<'a> From<&'a kvm_regs> for Arguments<'a> {
+impl<'a> From<&'a kvm_regs> for CallArgs<'a> {
     fn from(regs: &'a kvm_regs) -> Self {
         Self::Regs(regs)
     }
 }
 
-impl<'a> From<&'a kvm_sregs> for Arguments<'a> {
+impl<'a> From<&'a kvm_sregs> for CallArgs<'a> {
     fn from(sregs: &'a kvm_sregs) -> Self {
         Self::Sregs(sregs)
     }
 }
 
-impl<'a> From<&'a kvm_userspace_memory_region> for Arguments<'a> {
+impl<'a> From<&'a kvm_userspace_memory_region> for CallArgs<'a> {
     fn from(region: &'a kvm_userspace_memory_region) -> Self {
         Self::Region(region)
     }
 }
 
-impl fmt::Display for Arguments<'_> {
+impl fmt::Display for CallArgs<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Text(text) => text.fmt(f),
@@ -112,7 +112,7 @@ impl fmt::Display for Arguments<'_> {
     }
 }
 
-impl fmt::Debug for Arguments<'_> {
+impl fmt::Debug for CallArgs<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
@@ -137,10 +137,10 @@ impl Observed {
     ///
     /// `arguments` is a structure, or comes from `format_args!`, which formats nothing until somebody looks.
     #[inline]
-    pub(crate) fn call<'a, T: Answer, E: Into<io::Error>>(
+    pub(crate) fn call<'a, T: CallResult, E: Into<io::Error>>(
         &self,
         call: Call,
-        arguments: impl Into<Arguments<'a>>,
+        arguments: impl Into<CallArgs<'a>>,
         make: impl FnOnce() -> Result<T, E>,
     ) -> io::Result<T> {
         let Some(observer) = &self.0 else { return make().map_err(Into::into) };
@@ -148,7 +148,7 @@ impl Observed {
         let result = make().map_err(Into::into);
         let elapsed = started.elapsed();
         let shown = match &result {
-            Ok(value) => Ok(value as &dyn Answer),
+            Ok(value) => Ok(value as &dyn CallResult),
             Err(error) => Err(error),
         };
         let arguments = arguments.into();
@@ -189,7 +189,7 @@ mod tests {
     impl CallObserver for LastRip {
         fn observe(&self, record: &CallRecord<'_>) {
             let read = record.result.ok().and_then(|answer| answer.get::<kvm_regs>());
-            let written = if let Arguments::Regs(regs) = record.arguments { Some(regs) } else { None };
+            let written = if let CallArgs::Regs(regs) = record.arguments { Some(regs) } else { None };
             *self.0.lock().unwrap() = read.or(written).unwrap().rip;
         }
     }

@@ -13,7 +13,7 @@ impl Vcpu {
     /// [`Error::Call`](crate::Error::Call).
     pub fn regs(&self) -> Result<kvm_regs> {
         self.observed()
-            .call(Call::GetRegs, format_args!(""), || self.ready()?.get_regs())
+            .call(Call::GetRegs, format_args!(""), || self.flush_sync_regs()?.get_regs())
             .map_err(call_failed(Call::GetRegs, format!("vCPU {}", self.id())))
     }
 
@@ -32,7 +32,7 @@ impl Vcpu {
     /// [`Error::Call`](crate::Error::Call).
     pub fn set_regs(&self, regs: &kvm_regs) -> Result<()> {
         self.observed()
-            .call(Call::SetRegs, regs, || self.ready()?.set_regs(regs))
+            .call(Call::SetRegs, regs, || self.flush_sync_regs()?.set_regs(regs))
             .map_err(call_failed(Call::SetRegs, format!("vCPU {}", self.id())))
     }
 }

@@ -27,7 +27,7 @@ impl Vcpu {
             return Ok(exit);
         }
         let exit = self.enter();
-        if self.vm().collects() { Ok(self.after_collected(exit?)) } else { exit }
+        if self.vm().collects() { Ok(self.after_coalesced(exit?)) } else { exit }
     }
 
     #[inline]
@@ -48,7 +48,7 @@ impl Vcpu {
                     self.kick.heard();
                     Ok(Exit::Interrupted)
                 }
-                Some(libc::EAGAIN) => Ok(Exit::Again),
+                Some(libc::EAGAIN) => Ok(Exit::Retry),
                 Some(libc::EFAULT | libc::EHWPOISON) => {
                     // A page that KVM could not have. If a mapped file lost it, that says it all.
                     self.vm().check_files()?;
@@ -69,7 +69,7 @@ impl Vcpu {
     ///
     /// # Errors
     /// As [`Vcpu::run`].
-    pub fn complete(&mut self) -> Result<Option<Exit>> {
+    pub fn finish_instruction(&mut self) -> Result<Option<Exit>> {
         if let Some(exit) = self.deferred() {
             return Ok(Some(exit));
         }
@@ -93,7 +93,7 @@ impl Vcpu {
     ///
     /// # Errors
     /// [`Error::Reply`] where the length is wrong or nothing was asked.
-    pub fn reply(&mut self, bytes: &[u8]) -> Result<()> {
+    pub fn complete_io(&mut self, bytes: &[u8]) -> Result<()> {
         let expected = self.pending.length();
         let wrong = Error::Reply { expected, given: bytes.len() };
         if bytes.len() != expected || expected == 0 {
@@ -114,7 +114,7 @@ impl Vcpu {
     ///
     /// # Errors
     /// [`Error::Reply`] where nothing of the kind was asked.
-    pub fn refuse_msr(&mut self) -> Result<()> {
+    pub fn inject_msr_fault(&mut self) -> Result<()> {
         if self.pending != Pending::Msr {
             return Err(Error::Reply { expected: 0, given: 1 });
         }
@@ -125,7 +125,7 @@ impl Vcpu {
 
     /// Whether something came with the last exit that [`Vcpu::complete`] would bring to an end. A HLT leaves nothing behind.
     #[must_use]
-    pub const fn is_unfinished(&self) -> bool {
+    pub const fn has_pending_completion(&self) -> bool {
         self.is_unfinished || self.deferred.is_some()
     }
 

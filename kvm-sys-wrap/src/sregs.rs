@@ -17,7 +17,7 @@ impl Vcpu {
     /// [`Error::Call`](crate::Error::Call).
     pub fn sregs(&self) -> Result<kvm_sregs> {
         self.observed()
-            .call(Call::GetSregs, format_args!(""), || self.ready()?.get_sregs())
+            .call(Call::GetSregs, format_args!(""), || self.flush_sync_regs()?.get_sregs())
             .map_err(call_failed(Call::GetSregs, format!("vCPU {}", self.id())))
     }
 
@@ -38,7 +38,7 @@ impl Vcpu {
     /// of CR4 or EFER.
     pub fn set_sregs(&self, sregs: &kvm_sregs) -> Result<()> {
         self.observed()
-            .call(Call::SetSregs, sregs, || self.ready()?.set_sregs(sregs))
+            .call(Call::SetSregs, sregs, || self.flush_sync_regs()?.set_sregs(sregs))
             .map_err(call_failed(Call::SetSregs, format!("vCPU {}", self.id())))
     }
 }

@@ -20,7 +20,7 @@ use crate::observe::Observed;
 const KVM_GET_STATS_FD: libc::Ioctl = 0xaece;
 
 /// No kernel has as many descriptors, or as long names; a file that claims more is not one of these.
-const MOST: u32 = 1 << 12;
+const MAX_STATS: u32 = 1 << 12;
 /// Bytes of `struct kvm_stats_header`, and of `struct kvm_stats_desc` without the name at its end.
 const HEADER: usize = 24;
 const DESCRIPTOR: usize = 16;
@@ -144,7 +144,7 @@ impl Stats {
         // flags, name_size, num_desc, id_offset, desc_offset, data_offset
         let word = |index: usize| word(&header, index * 4);
         let (name_size, count, at, data_offset) = (word(1)?, word(2)?, word(4)?, word(5)?);
-        if name_size > MOST || count > MOST {
+        if name_size > MAX_STATS || count > MAX_STATS {
             return Err(malformed());
         }
         let size = DESCRIPTOR + usize::try_from(name_size).map_err(|_| malformed())?;

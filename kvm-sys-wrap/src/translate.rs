@@ -16,7 +16,9 @@ impl Vcpu {
     pub fn translate(&self, address: Gva) -> Result<Option<Gpa>> {
         let answer = self
             .observed()
-            .call(Call::Translate, format_args!("{address}"), || self.ready()?.translate_gva(address.0))
+            .call(Call::Translate, format_args!("{address}"), || {
+                self.flush_sync_regs()?.translate_gva(address.0)
+            })
             .map_err(call_failed(Call::Translate, format!("address {address}")))?;
         Ok((answer.valid != 0).then_some(Gpa(answer.physical_address)))
     }

@@ -10,7 +10,7 @@
 use std::ops::Range;
 
 use crate::address::Gpa;
-use crate::address_map::Occupant;
+use crate::address_map::RangeOwner;
 use crate::call::Call;
 use crate::create_vm::Vm;
 use crate::error::{Error, Result, call_failed};
@@ -56,9 +56,9 @@ impl Vm {
     /// [`Error::Overlap`] where a slot or a device is there, [`Error::Call`] where the kernel refuses.
     pub fn set_tss_addr(&self, address: TssAddress) -> Result<()> {
         let mut memory = self.lock_memory();
-        let before = memory.map.remove(&Occupant::TssPages);
+        let before = memory.map.remove(&RangeOwner::TssPages);
         let result =
-            memory.map.insert(address.range(), Occupant::TssPages).map_err(Error::from).and_then(|()| {
+            memory.map.insert(address.range(), RangeOwner::TssPages).map_err(Error::from).and_then(|()| {
                 // Below 4 GiB, so no bits are lost on any usize of x86-64.
                 let offset = usize::try_from(address.0.0).unwrap_or(usize::MAX);
                 self.observed()
@@ -68,7 +68,7 @@ impl Vm {
                     .map_err(call_failed(Call::SetTssAddr, format!("address {}", address.0)))
             });
         if result.is_err() {
-            memory.map.remove(&Occupant::TssPages);
+            memory.map.remove(&RangeOwner::TssPages);
             for (range, occupant) in before {
                 memory.map.insert(range, occupant)?;
             }

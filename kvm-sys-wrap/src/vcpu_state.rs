@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::call::Call;
 use crate::create_vcpu::Vcpu;
 use crate::error::{Result, call_failed};
-use crate::staged::Registers;
+use crate::sync_regs::DirtyRegs;
 
 /// SYSENTER_CS, _ESP and _EIP; STAR, LSTAR, CSTAR, FMASK, KERNEL_GS_BASE; PAT (SDM vol. 4, table 2-2).
 const MSRS: [u32; 9] =
@@ -88,10 +88,12 @@ impl Vcpu {
     pub fn save_with(&self, msrs: &[u32]) -> Result<VcpuState> {
         let observed = self.observed();
         let call = |call| call_failed(call, format!("vCPU {}", self.id()));
-        let xsave = observed.call(Call::GetXsave, format_args!(""), || self.ready()?.get_xsave());
-        let xcrs = observed.call(Call::GetXcrs, format_args!(""), || self.ready()?.get_xcrs());
-        let events = observed.call(Call::GetVcpuEvents, format_args!(""), || self.ready()?.get_vcpu_events());
-        let debug = observed.call(Call::GetDebugregs, format_args!(""), || self.ready()?.get_debug_regs());
+        let xsave = observed.call(Call::GetXsave, format_args!(""), || self.flush_sync_regs()?.get_xsave());
+        let xcrs = observed.call(Call::GetXcrs, format_args!(""), || self.flush_sync_regs()?.get_xcrs());
+        let events = observed
+            .call(Call::GetVcpuEvents, format_args!(""), || self.flush_sync_regs()?.get_vcpu_events());
+        let debug =
+            observed.call(Call::GetDebugregs, format_args!(""), || self.flush_sync_regs()?.get_debug_regs());
         Ok(VcpuState {
             regs: self.regs()?,
             sregs: self.sregs()?,
@@ -109,16 +111,16 @@ impl Vcpu {
     ///
     /// # Errors
     /// As [`Vcpu::restore`].
-    pub fn restore_again(&mut self, state: &VcpuState) -> Result<()> {
+    pub fn restore_incremental(&mut self, state: &VcpuState) -> Result<()> {
         let VcpuState { regs, sregs, events, .. } = *state;
-        let registers = Registers { regs, sregs, events };
-        if self.has_xsave.load(Ordering::Relaxed) || !self.can_stage() {
+        let registers = DirtyRegs { regs, sregs, events };
+        if self.has_xsave.load(Ordering::Relaxed) || !self.has_sync_regs() {
             return self.restore(state);
         }
         self.set_xsave(state)?;
         self.set_debugregs(state)?;
-        self.restore_msrs_again(&state.msrs)?;
-        self.stage(&registers);
+        self.restore_msrs_incremental(&state.msrs)?;
+        self.set_dirty_regs(&registers);
         Ok(())
     }
 
@@ -132,13 +134,15 @@ impl Vcpu {
         self.set_sregs(&state.sregs)?;
         self.set_regs(&state.regs)?;
         // XCR0 first: it says which parts of the XSAVE area count.
-        let xcrs = observed.call(Call::SetXcrs, format_args!(""), || self.ready()?.set_xcrs(&state.xcrs));
+        let xcrs =
+            observed.call(Call::SetXcrs, format_args!(""), || self.flush_sync_regs()?.set_xcrs(&state.xcrs));
         xcrs.map_err(call(Call::SetXcrs))?;
         self.set_xsave(state)?;
         self.set_debugregs(state)?;
         self.restore_msrs(&state.msrs)?;
-        let events = observed
-            .call(Call::SetVcpuEvents, format_args!(""), || self.ready()?.set_vcpu_events(&state.events));
+        let events = observed.call(Call::SetVcpuEvents, format_args!(""), || {
+            self.flush_sync_regs()?.set_vcpu_events(&state.events)
+        });
         events.map_err(call(Call::SetVcpuEvents))
     }
 
@@ -146,14 +150,16 @@ impl Vcpu {
         let xsave = self.observed().call(Call::SetXsave, format_args!(""), || {
             // SAFETY: the kernel reads the size of its own XSAVE area. That is the 4 KiB of this struct as long as no
             // feature with a larger area (AMX) was switched on for guests with arch_prctl, which nothing here does.
-            unsafe { self.ready()?.set_xsave(&state.xsave) }
+            unsafe { self.flush_sync_regs()?.set_xsave(&state.xsave) }
         });
         xsave.map_err(call_failed(Call::SetXsave, format!("vCPU {}", self.id())))
     }
 
     fn set_debugregs(&self, state: &VcpuState) -> Result<()> {
         self.observed()
-            .call(Call::SetDebugregs, format_args!(""), || self.ready()?.set_debug_regs(&state.debug))
+            .call(Call::SetDebugregs, format_args!(""), || {
+                self.flush_sync_regs()?.set_debug_regs(&state.debug)
+            })
             .map_err(call_failed(Call::SetDebugregs, format!("vCPU {}", self.id())))
     }
 }

@@ -9,19 +9,19 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use kvm_sys_wrap::{
-    Alarm, Backing, CallObserver, CallRecord, Capability, Error, Exit, Gpa, Gva, Kvm, Port, Slot, SlotFlags,
-    StatKind, TssAddress, Vcpu, Vm,
+    Alarm, CallObserver, CallRecord, Capability, Error, Exit, Gpa, Gva, Kvm, Port, Slot, SlotBacking,
+    SlotFlags, StatKind, TssAddress, Vcpu, Vm,
 };
 use real_mode::CODE;
 use vm_memory::{Bytes, GuestAddress};
 
 fn slot(number: u32, address: u64, size: u64) -> Slot {
-    real_mode::slot(number, address, size, Backing::default())
+    real_mode::slot(number, address, size, SlotBacking::default())
 }
 
 /// A machine about to execute `code`.
 fn boot(kvm: &Kvm, code: &[u8]) -> (Vm, Vcpu) {
-    let (vm, vcpu) = real_mode::boot(kvm, Backing::default());
+    let (vm, vcpu) = real_mode::boot(kvm, SlotBacking::default());
     vm.memory().write_slice(code, GuestAddress(CODE)).unwrap();
     (vm, vcpu)
 }
@@ -43,11 +43,11 @@ fn ports_in_every_width_and_direction() {
     let out =
         |width, data: &[u8]| Exit::PioOut { port, width, count: 1, data: kvm_sys_wrap::IoBytes::new(data) };
     assert_eq!(vcpu.run().unwrap(), out(1, b"A"));
-    assert!(matches!(vcpu.reply(&[1]), Err(Error::Reply { expected: 0, given: 1 })));
+    assert!(matches!(vcpu.complete_io(&[1]), Err(Error::Reply { expected: 0, given: 1 })));
     assert_eq!(vcpu.run().unwrap(), out(2, &[2, 1]));
     assert_eq!(vcpu.run().unwrap(), Exit::PioIn { port, width: 4, count: 1 });
-    assert!(matches!(vcpu.reply(&[1]), Err(Error::Reply { expected: 4, given: 1 })));
-    vcpu.reply(&[0xef, 0xbe, 0xad, 0xde]).unwrap();
+    assert!(matches!(vcpu.complete_io(&[1]), Err(Error::Reply { expected: 4, given: 1 })));
+    vcpu.complete_io(&[0xef, 0xbe, 0xad, 0xde]).unwrap();
     assert_eq!(vcpu.run().unwrap(), out(4, &[0xef, 0xbe, 0xad, 0xde]));
     assert_eq!(vcpu.run().unwrap(), Exit::Hlt);
     assert_eq!(vcpu.regs().unwrap().rax, 0xdead_beef);
@@ -91,7 +91,7 @@ fn memory_outside_of_slots_is_mmio_and_slots_come_move_and_go() {
     ];
     let (vm, mut vcpu) = boot(&Kvm::open().unwrap(), &code);
     assert_eq!(vcpu.run().unwrap(), Exit::MmioRead { address: Gpa(0x2_0010), width: 1 });
-    vcpu.reply(&[0x5a]).unwrap();
+    vcpu.complete_io(&[0x5a]).unwrap();
     let Exit::MmioWrite { address: Gpa(0x2_0011), data } = vcpu.run().unwrap() else { panic!() };
     assert_eq!(*data, [0x5a]);
     assert_eq!(vcpu.run().unwrap(), Exit::Hlt);
@@ -175,7 +175,7 @@ fn vcpu_numbers_are_checked() {
 #[ignore = "needs /dev/kvm"]
 fn a_kick_from_another_thread_and_an_alarm_end_a_spinning_guest() {
     let (_vm, mut vcpu) = boot(&Kvm::open().unwrap(), &[0xeb, 0xfe]); // jmp $
-    let kick = vcpu.kick_handle().unwrap();
+    let kick = vcpu.kicker().unwrap();
     // Before the run: it ends the next one.
     kick.kick();
     assert_eq!(vcpu.run().unwrap(), Exit::Interrupted);
@@ -199,7 +199,7 @@ fn a_kick_from_another_thread_and_an_alarm_end_a_spinning_guest() {
 fn a_thousand_kicks_at_random_moments_are_all_heard() {
     // A guest that exits all the time: kicks meet the vCPU inside and outside of KVM_RUN.
     let (_vm, mut vcpu) = boot(&Kvm::open().unwrap(), &[0xe6, 0x80, 0xeb, 0xfc]); // out 0x80, al; jmp back
-    let kick = vcpu.kick_handle().unwrap();
+    let kick = vcpu.kicker().unwrap();
     let (heard, acknowledged) = std::sync::mpsc::channel();
     let kicker = thread::spawn(move || {
         for round in 0..1000 {

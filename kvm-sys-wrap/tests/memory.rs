@@ -7,7 +7,7 @@ mod real_mode;
 use std::fs::{self, File};
 
 use kvm_sys_wrap::{
-    Backing, Error, Exit, FileRange, Gpa, Kvm, MappedFile, MemoryFile, Slot, Vcpu, Vm, page_faults,
+    Error, Exit, FileRange, Gpa, Kvm, MappedFile, MemoryFile, Slot, SlotBacking, Vcpu, Vm, minor_faults,
 };
 use real_mode::CODE;
 use vm_memory::{Bytes, GuestAddress};
@@ -16,11 +16,11 @@ use vm_memory::{Bytes, GuestAddress};
 const COUNTER: GuestAddress = GuestAddress(0x5000);
 const COUNTS: [u8; 7] = [0xfe, 0x06, 0x00, 0x50, 0xf4, 0xeb, 0xf9]; // inc byte [0x5000]; hlt; jmp back
 
-fn slot(backing: Backing) -> Slot {
+fn slot(backing: SlotBacking) -> Slot {
     real_mode::slot(0, 0, 0x1_0000, backing)
 }
 
-fn boot(backing: Backing) -> (Vm, Vcpu) {
+fn boot(backing: SlotBacking) -> (Vm, Vcpu) {
     real_mode::boot(&Kvm::open().unwrap(), backing)
 }
 
@@ -31,7 +31,7 @@ fn counter(vm: &Vm) -> u8 {
 #[test]
 #[ignore = "needs /dev/kvm"]
 fn what_a_guest_writes_to_a_memfd_others_see() {
-    let (vm, mut vcpu) = boot(Backing::Memfd);
+    let (vm, mut vcpu) = boot(SlotBacking::Memfd);
     let file = vm.slot_file(0).unwrap().unwrap();
     assert_eq!(file.size(), 0x1_0000);
     file.write_at(&COUNTS, CODE).unwrap();
@@ -47,15 +47,15 @@ fn what_was_written_to_a_copy_is_taken_back_whoever_wrote_it() {
     let file = MemoryFile::create(0x1_0000).unwrap();
     file.write_at(&COUNTS, CODE).unwrap();
     file.write_at(&[40], COUNTER.0).unwrap();
-    let (vm, mut vcpu) = boot(Backing::CopyOf { file, offset: 0 });
-    assert_eq!(vm.revert(0).unwrap(), 0, "nobody has written");
+    let (vm, mut vcpu) = boot(SlotBacking::CopyOf { file, offset: 0 });
+    assert_eq!(vm.reset_cow_pages(0).unwrap(), 0, "nobody has written");
     for _ in 0..3 {
         assert_eq!((vcpu.run().unwrap(), counter(&vm)), (Exit::Hlt, 41));
         // A page that was a hole, the last one, and one beside that of the guest.
         for address in [0x9001, 0xffff, COUNTER.0 - 1] {
             vm.memory().write_obj(7_u8, GuestAddress(address)).unwrap();
         }
-        assert!(vm.revert(0).unwrap() >= 0x4000);
+        assert!(vm.reset_cow_pages(0).unwrap() >= 0x4000);
         let mut all = [0xff; 0x1_0000];
         vm.memory().read_slice(&mut all, GuestAddress(0)).unwrap();
         assert_eq!(
@@ -64,8 +64,8 @@ fn what_was_written_to_a_copy_is_taken_back_whoever_wrote_it() {
         );
         assert_eq!(counter(&vm), 40);
     }
-    let (vm, _vcpu) = boot(Backing::Anonymous);
-    assert!(matches!(vm.revert(0), Err(Error::SlotNumber { slot: 0, .. })));
+    let (vm, _vcpu) = boot(SlotBacking::Anonymous);
+    assert!(matches!(vm.reset_cow_pages(0), Err(Error::SlotNumber { slot: 0, .. })));
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn copies_of_a_file_have_their_own_pages_once_written() {
     let file = MemoryFile::create(0x2_0000).unwrap();
     file.write_at(&COUNTS, 0x1_0000 + CODE).unwrap();
     file.write_at(&[40], 0x1_0000 + COUNTER.0).unwrap();
-    let copy = || Backing::CopyOf { file: file.clone(), offset: 0x1_0000 };
+    let copy = || SlotBacking::CopyOf { file: file.clone(), offset: 0x1_0000 };
     let ((one, mut first), (two, mut second)) = (boot(copy()), boot(copy()));
     assert!(one.slot_file(0).unwrap().is_none());
     for counted in 41..44 {
@@ -88,13 +88,13 @@ fn copies_of_a_file_have_their_own_pages_once_written() {
     let mut kept = [0];
     file.read_at(&mut kept, 0x1_0000 + COUNTER.0).unwrap();
     assert_eq!(kept, [40]);
-    one.discard(0, COUNTER.0 + 1..0x1_0000).unwrap();
+    one.punch_hole(0, COUNTER.0 + 1..0x1_0000).unwrap();
     assert_eq!(counter(&one), 43, "not wholly inside");
-    one.discard(0, COUNTER.0..COUNTER.0 + 0x1fff).unwrap();
+    one.punch_hole(0, COUNTER.0..COUNTER.0 + 0x1fff).unwrap();
     assert_eq!((counter(&one), counter(&two)), (40, 41));
     assert_eq!(first.run().unwrap(), Exit::Hlt);
     assert_eq!(counter(&one), 41);
-    let beyond = one.discard(0, 0..0x1_0001).unwrap_err();
+    let beyond = one.punch_hole(0, 0..0x1_0001).unwrap_err();
     assert!(matches!(beyond, Error::SlotShape { slot: 0, .. }));
 }
 
@@ -106,7 +106,7 @@ fn a_slot_that_its_backing_cannot_hold_is_refused() {
     for (offset, fits) in
         [(0, true), (0x1000, true), (0x2000, false), (0x800, false), (u64::MAX << 12, false)]
     {
-        let result = vm.add_slot(slot(Backing::CopyOf { file: file.clone(), offset }));
+        let result = vm.add_slot(slot(SlotBacking::CopyOf { file: file.clone(), offset }));
         assert_eq!(result.is_ok(), fits, "{offset:#x}");
         if fits {
             vm.delete_slot(0).unwrap();
@@ -114,7 +114,7 @@ fn a_slot_that_its_backing_cannot_hold_is_refused() {
             assert!(matches!(result, Err(Error::SlotShape { .. })));
         }
     }
-    assert!(matches!(vm.add_slot(slot(Backing::Hugetlb)), Err(Error::SlotShape { .. })));
+    assert!(matches!(vm.add_slot(slot(SlotBacking::Hugetlb)), Err(Error::SlotShape { .. })));
 }
 
 /// More than any test machine has set aside: the error comes at once, and nothing is left of the slot.
@@ -122,10 +122,10 @@ fn a_slot_that_its_backing_cannot_hold_is_refused() {
 #[ignore = "needs /dev/kvm"]
 fn huge_pages_that_are_not_there_are_an_error_before_the_guest_runs() {
     let vm = Kvm::open().unwrap().create_vm().unwrap();
-    let error = vm.add_slot(Slot { size: 1 << 40, ..slot(Backing::Hugetlb) }).unwrap_err();
+    let error = vm.add_slot(Slot { size: 1 << 40, ..slot(SlotBacking::Hugetlb) }).unwrap_err();
     assert!(matches!(error, Error::HugePages { size, .. } if size == 1 << 40), "{error:?}");
     assert!(error.help().unwrap().contains("vm.nr_hugepages=524288"));
-    vm.add_slot(slot(Backing::Anonymous)).unwrap();
+    vm.add_slot(slot(SlotBacking::Anonymous)).unwrap();
 }
 
 /// A file with the guest of 64 KiB in its second half, mapped, and the file to write to.
@@ -144,7 +144,7 @@ fn mapped(name: &str) -> (MappedFile, File) {
 #[test]
 #[ignore = "needs /dev/kvm"]
 fn a_file_over_memory_is_read_by_the_guest_and_written_by_nobody() {
-    let (vm, mut vcpu) = boot(Backing::Anonymous);
+    let (vm, mut vcpu) = boot(SlotBacking::Anonymous);
     let (file, _) = mapped("over");
     let range = |offset, size| FileRange { file: file.clone(), offset, size };
     assert!(vm.map_file(Gpa(0x1000), &range(0x1_1000, 0xf000)).unwrap());
@@ -167,23 +167,23 @@ fn a_file_over_memory_is_read_by_the_guest_and_written_by_nobody() {
         assert!(matches!(refused, Err(Error::SlotShape { .. })), "{address:#x} {offset:#x} {size:#x}");
     }
     assert!(matches!(vm.map_file(Gpa(0x1_0000), &range(0, 0x1000)), Err(Error::NoMemory { .. })));
-    let (shared, _vcpu) = boot(Backing::Memfd);
+    let (shared, _vcpu) = boot(SlotBacking::Memfd);
     assert!(!shared.map_file(Gpa(0), &range(0, 0x1000)).unwrap());
 }
 
 #[test]
 #[ignore = "needs /dev/kvm"]
 fn what_was_fetched_is_the_guests_own_with_all_it_wrote() {
-    let (vm, mut vcpu) = boot(Backing::Anonymous);
+    let (vm, mut vcpu) = boot(SlotBacking::Anonymous);
     let (file, writer) = mapped("fetched");
     let range = |offset, size| FileRange { file: file.clone(), offset, size };
     assert!(vm.map_file(Gpa(0x1000), &range(0x1_1000, 0x7000)).unwrap());
     assert!(vm.map_file(Gpa(0xa000), &range(0x1_1000, 0x1000)).unwrap());
     assert_eq!(vm.file_bytes(), 0x8000);
     assert_eq!((vcpu.run().unwrap(), counter(&vm)), (Exit::Hlt, 8));
-    let before = page_faults();
-    vm.fetch_files().unwrap();
-    assert!(page_faults() > before);
+    let before = minor_faults();
+    vm.promote_overlays().unwrap();
+    assert!(minor_faults() > before);
     assert_eq!(vm.file_bytes(), 0);
     // The file can go now: nobody looks at it any more.
     writer.set_len(0).unwrap();
@@ -198,7 +198,7 @@ fn what_was_fetched_is_the_guests_own_with_all_it_wrote() {
 #[test]
 #[ignore = "needs /dev/kvm"]
 fn a_file_that_becomes_shorter_under_a_guest_is_an_error() {
-    let (vm, mut vcpu) = boot(Backing::Anonymous);
+    let (vm, mut vcpu) = boot(SlotBacking::Anonymous);
     let (file, writer) = mapped("short");
     assert!(vm.map_file(Gpa(0), &FileRange { file, offset: 0x1_0000, size: 0x1_0000 }).unwrap());
     assert_eq!(vcpu.run().unwrap(), Exit::Hlt);

@@ -23,15 +23,15 @@ use kvm_sys_wrap::bindings::kvm_sregs;
 use thiserror::Error;
 use vm_memory::Bytes;
 use vmm_cli::diagnostic::Diagnostic;
-use vmm_core::autopsy::moment::Registers;
-use vmm_core::control::Efer;
+use vmm_core::autopsy::moment::CpuState;
+use vmm_core::control_regs::Efer;
 use vmm_core::end::End;
-use vmm_core::layout::Region;
+use vmm_core::gpa_range::GpaRange;
+use vmm_core::layout::LayoutRegion;
 use vmm_core::machine::Machine;
-use vmm_core::paging::merge::{Mapped, mappings};
-use vmm_core::span::Span;
-use vmm_core::spec::Access;
-use vmm_core::zeros::stretches;
+use vmm_core::paging::merge::{MappedRange, mappings};
+use vmm_core::sparse::nonzero_runs;
+use vmm_core::spec::PagePermissions;
 use vmm_core::{Gpa, Gva};
 
 use crate::new_file::NewFile;
@@ -66,7 +66,7 @@ pub(crate) enum CoreError {
 pub(crate) fn write(
     machine: &Machine,
     end: Option<&End>,
-    before: Option<&Registers>,
+    before: Option<&CpuState>,
     to: &mut NewFile,
 ) -> Result<(), Diagnostic> {
     write_to(machine, end, before, to.file()).map_err(|error| to.trouble(&error))
@@ -75,7 +75,7 @@ pub(crate) fn write(
 fn write_to(
     machine: &Machine,
     end: Option<&End>,
-    before: Option<&Registers>,
+    before: Option<&CpuState>,
     file: &File,
 ) -> Result<(), CoreError> {
     let vcpu = machine.vcpu();
@@ -119,14 +119,15 @@ fn write_to(
 
 /// What has a virtual address; without paging, all of memory.
 fn mapped(machine: &Machine, sregs: &kvm_sregs) -> Vec<Mapping> {
-    let walker = machine.walker_of(sregs);
+    let walker = machine.walker_from_sregs(sregs);
     if walker.scheme.is_none() {
-        let access = Access { writable: true, user: true, executable: true };
+        let access = PagePermissions { writable: true, user: true, executable: true };
         let whole = machine.layout().memory().iter().map(|region| region.range);
         return whole.map(|range| Mapping { gva: Gva(range.start().0), range, access }).collect();
     }
-    let mapping =
-        |mapped: Mapped| Some(Mapping { gva: mapped.gva, range: mapped.physical()?, access: mapped.access });
+    let mapping = |mapped: MappedRange| {
+        Some(Mapping { gva: mapped.gva, range: mapped.physical()?, access: mapped.access })
+    };
     mappings(&walker, machine.memory()).ranges.into_iter().filter_map(mapping).collect()
 }
 
@@ -134,12 +135,12 @@ fn mapped(machine: &Machine, sregs: &kvm_sregs) -> Vec<Mapping> {
 #[derive(Debug, Clone, Copy)]
 struct Mapping {
     gva: Gva,
-    range: Span,
-    access: Access,
+    range: GpaRange,
+    access: PagePermissions,
 }
 
 /// Gives each region its place in the file.
-fn place(regions: &[Region], start: u64) -> Vec<(Span, u64)> {
+fn place(regions: &[LayoutRegion], start: u64) -> Vec<(GpaRange, u64)> {
     let mut offset = start;
     regions
         .iter()
@@ -152,7 +153,7 @@ fn place(regions: &[Region], start: u64) -> Vec<(Span, u64)> {
 }
 
 /// The parts of a mapping that have memory behind them.
-fn pieces(mapping: &Mapping, placed: &[(Span, u64)]) -> Vec<Load> {
+fn pieces(mapping: &Mapping, placed: &[(GpaRange, u64)]) -> Vec<Load> {
     let found = placed.iter().filter_map(|(region, offset)| {
         let part = mapping.range.intersection(*region)?;
         Some(Load {
@@ -179,7 +180,7 @@ fn join(loads: Vec<Load>) -> Vec<Load> {
 }
 
 /// Copies a region, but for pages of zeros.
-fn copy(machine: &Machine, range: Span, offset: u64, file: &File) -> io::Result<()> {
+fn copy(machine: &Machine, range: GpaRange, offset: u64, file: &File) -> io::Result<()> {
     let mut buffer = vec![0; CHUNK];
     let mut done = 0;
     while done < range.size() {
@@ -187,7 +188,7 @@ fn copy(machine: &Machine, range: Span, offset: u64, file: &File) -> io::Result<
         let Some(chunk) = buffer.get_mut(..length) else { break };
         let at = Gpa(range.start().0.saturating_add(done));
         machine.memory().read_slice(chunk, at.into()).map_err(io::Error::other)?;
-        for stretch in stretches(chunk) {
+        for stretch in nonzero_runs(chunk) {
             let at = offset.saturating_add(done).saturating_add(stretch.start as u64);
             file.write_all_at(chunk.get(stretch).unwrap_or_default(), at)?;
         }
@@ -200,10 +201,10 @@ fn copy(machine: &Machine, range: Span, offset: u64, file: &File) -> io::Result<
 mod tests {
     use super::*;
 
-    const RWX: Access = Access { writable: true, user: false, executable: true };
+    const RWX: PagePermissions = PagePermissions { writable: true, user: false, executable: true };
 
-    fn span(start: u64, end: u64) -> Span {
-        Span::between(Gpa(start), Gpa(end)).unwrap()
+    fn span(start: u64, end: u64) -> GpaRange {
+        GpaRange::between(Gpa(start), Gpa(end)).unwrap()
     }
 
     #[test]

@@ -10,7 +10,7 @@ use vmm_cli::config::{Config, Expect, ExpectedMemory, MemoryPlace};
 use vmm_cli::diagnostic::Diagnostic;
 use vmm_cli::status::Status;
 use vmm_core::machine::Machine;
-use vmm_core::run_loop::Outcome;
+use vmm_core::run_loop::RunOutcome;
 
 use crate::prepare::Files;
 
@@ -37,7 +37,7 @@ impl Mismatch {
 /// All lines that are not met.
 pub(crate) fn check(
     expect: &Expect,
-    outcome: &Outcome,
+    outcome: &RunOutcome,
     machine: &Machine,
     files: &Files,
     output: &[u8],

@@ -33,9 +33,9 @@ use serde::Serialize;
 use vmm_cli::config::Config;
 use vmm_core::image::GuestImage;
 use vmm_core::mode::Ring;
-use vmm_core::spec::{CpuidPolicy, Entry, HaltMeaning, MachineSpec, Unmapped};
+use vmm_core::spec::{CpuidPolicy, EntryPoint, HaltPolicy, MachineSpec, UnmappedPolicy};
 use vmm_core::state::{HostQuirks, InitialState, StateError, initial_state};
-use vmm_core::{flow, reset};
+use vmm_core::{call_sequence, reset_state};
 
 use crate::prepare::{Boot, Files, Prepared};
 
@@ -123,9 +123,9 @@ impl Explanation {
     /// What is wrong with the entry or the preset registers: the same that `run` would say.
     pub(crate) fn new(name: String, config: &Config, prepared: &Prepared) -> Result<Self, StateError> {
         let Prepared { machine: spec, layout, files, .. } = prepared;
-        let state = initial_state(&reset::sregs(), spec, layout, HostQuirks::default())?;
+        let state = initial_state(&reset_state::sregs(), spec, layout, HostQuirks::default())?;
         let checks_registers = config.expect.as_ref().is_some_and(|expect| !expect.registers.is_empty());
-        let flow = flow::flow(spec, layout, &files.mapped(), &state);
+        let flow = call_sequence::flow(spec, layout, &files.mapped(), &state);
         Ok(Self {
             config: name,
             machine: Machine::of(spec, files),
@@ -182,8 +182,8 @@ impl Starting {
 impl Machine {
     fn of(spec: &MachineSpec, files: &Files) -> Self {
         let linear = match spec.boot.entry {
-            Entry::Address(gva) => gva.0,
-            Entry::Segmented { segment, offset } => u64::from(segment) * 16 + u64::from(offset),
+            EntryPoint::Address(gva) => gva.0,
+            EntryPoint::Segmented { segment, offset } => u64::from(segment) * 16 + u64::from(offset),
         };
         Self {
             mode: spec.boot.mode.name(),
@@ -194,12 +194,12 @@ impl Machine {
             entry_symbol: files.symbol_at(linear),
             cpuid: cpuid(spec),
             unmapped: match spec.unmapped {
-                Unmapped::Ones => "ones",
-                Unmapped::Stop => "stop",
+                UnmappedPolicy::ReadOnes => "ones",
+                UnmappedPolicy::Stop => "stop",
             },
             halt: match spec.halt {
-                HaltMeaning::Success => "success",
-                HaltMeaning::Hung => "hung",
+                HaltPolicy::Success => "success",
+                HaltPolicy::Hung => "hung",
             },
             time_limit: spec.limits.time.map(|time| format!("{time:?}")),
             exit_limit: spec.limits.exits,

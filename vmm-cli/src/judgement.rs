@@ -5,7 +5,7 @@ use vmm_cli::status::Status;
 use vmm_core::end::Verdict;
 use vmm_core::machine::Machine;
 use vmm_core::record::Recording;
-use vmm_core::run_loop::Outcome;
+use vmm_core::run_loop::RunOutcome;
 
 use crate::expectations;
 use crate::prepare::Files;
@@ -14,7 +14,7 @@ use crate::report::{Report, autopsy};
 /// A run that is over.
 pub(crate) struct Ended<'a> {
     /// What it came to.
-    pub(crate) outcome: &'a Outcome,
+    pub(crate) outcome: &'a RunOutcome,
     /// The machine, as the run left it.
     pub(crate) machine: &'a Machine,
     /// What was loaded.

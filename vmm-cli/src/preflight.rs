@@ -11,14 +11,14 @@ use kvm_sys_wrap::Gpa;
 use vmm_cli::config::Config;
 use vmm_cli::diagnostic::{Diagnostic, Severity};
 use vmm_cli::status::Status;
-use vmm_core::autopsy::moment::{Moment, Registers};
-use vmm_core::autopsy::preflight::{First, Reached};
-use vmm_core::control::{Cr0, Cr4};
-use vmm_core::layout::{Layout, Owner, Part};
+use vmm_core::autopsy::moment::{CpuState, GuestState};
+use vmm_core::autopsy::preflight::{EntryCheck, Reachability};
+use vmm_core::control_regs::{Cr0, Cr4};
+use vmm_core::layout::{Layout, LayoutPart, RangeOwner};
 use vmm_core::mode::{Mode, Ring};
 use vmm_core::paging::walk::ReadMemory;
-use vmm_core::reset;
-use vmm_core::state::{HostQuirks, Image, StateError, initial_state};
+use vmm_core::reset_state;
+use vmm_core::state::{HostQuirks, StateError, StateImage, initial_state};
 use vmm_loader::{LoadPlan, SymbolKind};
 
 use crate::prepare::{Files, Prepared};
@@ -27,7 +27,7 @@ use crate::prepare::{Files, Prepared};
 struct Memory<'a> {
     layout: &'a Layout,
     files: &'a Files,
-    images: Vec<Image>,
+    images: Vec<StateImage>,
 }
 
 impl ReadMemory for Memory<'_> {
@@ -65,7 +65,7 @@ fn overlay(at: Gpa, bytes: &mut [u8], from: Gpa, content: &[u8]) {
 /// All that is found.
 pub(crate) fn warnings(config: &Config, prepared: &Prepared) -> Vec<Diagnostic> {
     let Prepared { machine, layout, files, .. } = prepared;
-    let state = match initial_state(&reset::sregs(), machine, layout, HostQuirks::default()) {
+    let state = match initial_state(&reset_state::sregs(), machine, layout, HostQuirks::default()) {
         Ok(state) => state,
         Err(StateError { problems }) => {
             let entry = |problem: &_| {
@@ -75,9 +75,9 @@ pub(crate) fn warnings(config: &Config, prepared: &Prepared) -> Vec<Diagnostic> 
             return problems.iter().map(entry).collect();
         }
     };
-    let registers = Registers { regs: state.regs, sregs: state.sregs };
+    let registers = CpuState { regs: state.regs, sregs: state.sregs };
     let memory = Memory { layout, files, images: state.images };
-    let moment = Moment::new(&registers, &memory);
+    let moment = GuestState::new(&registers, &memory);
     let warn = |key: &str, message: String, help: &str| {
         let error = Diagnostic::error(Status::Success, message).at(config.location(key));
         Diagnostic { severity: Severity::Warning, ..error.with_help(Some(help)) }
@@ -89,13 +89,13 @@ pub(crate) fn warnings(config: &Config, prepared: &Prepared) -> Vec<Diagnostic> 
     let entry = at(registers.linear_rip());
     let first = moment.first();
     match &first {
-        First::Fine => {}
-        First::Zeros => list.push(warn(
+        EntryCheck::Fine => {}
+        EntryCheck::Zeros => list.push(warn(
             "guest",
             format!("there are only zeros at the entry {entry}: nothing is loaded there"),
             "give another `entry`, or load the guest where it is linked",
         )),
-        First::Fault(text, fault) => list.push(warn(
+        EntryCheck::Fault(text, fault) => list.push(warn(
             "guest",
             format!("the first instruction, `{text}` at {entry}, raises {}: {}", fault.mnemonic(), fault.why),
             match machine.boot.ring {
@@ -107,8 +107,8 @@ pub(crate) fn warnings(config: &Config, prepared: &Prepared) -> Vec<Diagnostic> 
     list.extend(stack(&moment, prepared).map(|(message, help)| warn("guest", message, help)));
     let found = moment.reach(&functions(files, machine.boot.mode));
     let off = !registers.cr4().contains(Cr4::OSFXSR) || registers.cr0().contains(Cr0::EM);
-    let said = |linear| matches!(first, First::Fault(..)) && linear == registers.linear_rip();
-    if let (Reached { sse: Some(spot), writes_cr4: false, .. }, true) = (&found, off)
+    let said = |linear| matches!(first, EntryCheck::Fault(..)) && linear == registers.linear_rip();
+    if let (Reachability { sse: Some(spot), writes_cr4: false, .. }, true) = (&found, off)
         && !said(spot.linear)
     {
         let message = format!(
@@ -122,7 +122,7 @@ pub(crate) fn warnings(config: &Config, prepared: &Prepared) -> Vec<Diagnostic> 
             "set `sse = true`, or build the guest without SSE (gcc -mgeneral-regs-only)",
         ));
     }
-    if let Reached { sti: Some(spot), loads_idt: false, .. } = &found
+    if let Reachability { sti: Some(spot), loads_idt: false, .. } = &found
         && machine.boot.mode != Mode::Real
     {
         let message = format!(
@@ -135,7 +135,7 @@ pub(crate) fn warnings(config: &Config, prepared: &Prepared) -> Vec<Diagnostic> 
 }
 
 /// Where the first push goes.
-fn stack(moment: &Moment<'_>, prepared: &Prepared) -> Option<(String, &'static str)> {
+fn stack(moment: &GuestState<'_>, prepared: &Prepared) -> Option<(String, &'static str)> {
     let top = moment.registers.linear_stack();
     let gpa = match moment.push() {
         Ok(gpa) => gpa,
@@ -156,16 +156,20 @@ fn stack(moment: &Moment<'_>, prepared: &Prepared) -> Option<(String, &'static s
     let placed =
         layout.ranges().iter().find(|placed| placed.range.start() <= gpa && gpa < placed.range.end())?;
     let over = match &placed.owner {
-        Owner::Guest(name) => name.clone(),
-        Owner::Firmware(name) => (*name).to_owned(),
-        Owner::Part(part @ (Part::Gdt | Part::Idt | Part::Tss | Part::Landing | Part::PageTables)) => {
-            part.name().to_owned()
-        }
-        Owner::Part(Part::Stack | Part::KernelStack)
-        | Owner::Memory(_)
-        | Owner::TssPages
-        | Owner::IdentityMap
-        | Owner::Device(_) => return None,
+        RangeOwner::Guest(name) => name.clone(),
+        RangeOwner::Firmware(name) => (*name).to_owned(),
+        RangeOwner::Part(
+            part @ (LayoutPart::Gdt
+            | LayoutPart::Idt
+            | LayoutPart::Tss
+            | LayoutPart::Landing
+            | LayoutPart::PageTables),
+        ) => part.name().to_owned(),
+        RangeOwner::Part(LayoutPart::Stack | LayoutPart::KernelStack)
+        | RangeOwner::Memory(_)
+        | RangeOwner::TssPages
+        | RangeOwner::IdentityMap
+        | RangeOwner::Device(_) => return None,
     };
     let code = |plan: &LoadPlan| {
         plan.segments().iter().any(|segment| {
@@ -173,7 +177,7 @@ fn stack(moment: &Moment<'_>, prepared: &Prepared) -> Option<(String, &'static s
             range.contains(&gpa.0) && segment.access.execute && !segment.access.write
         })
     };
-    let guest = matches!(placed.owner, Owner::Guest(_));
+    let guest = matches!(placed.owner, RangeOwner::Guest(_));
     if guest && !prepared.files.plans().any(|(_, plan)| code(plan)) {
         // A stack in the guest's own data is its own choice.
         return None;

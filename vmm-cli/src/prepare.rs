@@ -22,7 +22,7 @@ use vmm_core::Gva;
 use vmm_core::image::GuestImage;
 use vmm_core::layout::{self, Layout};
 use vmm_core::mode::Mode;
-use vmm_core::spec::{Entry, MachineSpec};
+use vmm_core::spec::{EntryPoint, MachineSpec};
 use vmm_loader::{LoadPlan, VirtAddr};
 
 use crate::{disks, problems};
@@ -128,10 +128,10 @@ fn guest(config: &Config, reader: &Reader) -> Result<(Bytes, Planned), Diagnosti
 }
 
 /// Where a plain guest starts.
-fn entry(config: &Config, plan: &LoadPlan) -> Result<Entry, Diagnostic> {
+fn entry(config: &Config, plan: &LoadPlan) -> Result<EntryPoint, Diagnostic> {
     let choice = match &config.entry {
         EntryChoice::Segmented { segment, offset } => {
-            return Ok(Entry::Segmented { segment: *segment, offset: *offset });
+            return Ok(EntryPoint::Segmented { segment: *segment, offset: *offset });
         }
         EntryChoice::FromFile => vmm_loader::EntryChoice::File,
         EntryChoice::Symbol(name) => vmm_loader::EntryChoice::Symbol(name.clone()),
@@ -144,7 +144,7 @@ fn entry(config: &Config, plan: &LoadPlan) -> Result<Entry, Diagnostic> {
         let message = format!("the entry {entry} is out of reach in real mode, which ends at 1 MiB");
         return Err(config.error_at("guest.entry", message).with_help(Some("link the guest below 0x100000")));
     }
-    Ok(Entry::Address(Gva(entry.0)))
+    Ok(EntryPoint::Address(Gva(entry.0)))
 }
 
 /// What can be said once all files are there.

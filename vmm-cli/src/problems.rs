@@ -3,7 +3,7 @@
 use vmm_cli::config::Config;
 use vmm_cli::diagnostic::Diagnostic;
 use vmm_core::firmware;
-use vmm_core::layout::{LayoutError, MapProblem, Part, Problem};
+use vmm_core::layout::{LayoutError, LayoutPart, MapProblem, Problem};
 
 /// One diagnostic for each problem, at the key that led to it.
 pub(crate) fn locate(config: &Config, error: &LayoutError) -> Vec<Diagnostic> {
@@ -52,18 +52,19 @@ fn named(name: &str) -> String {
     if name.starts_with("KVM's TSS") {
         return "tss-address".to_owned();
     }
-    let parts = [Part::Gdt, Part::Idt, Part::Tss, Part::PageTables, Part::Stack];
+    let parts =
+        [LayoutPart::Gdt, LayoutPart::Idt, LayoutPart::Tss, LayoutPart::PageTables, LayoutPart::Stack];
     parts.into_iter().find(|part| part.name() == name).map_or("guest", of_part).to_owned()
 }
 
-const fn of_part(part: Part) -> &'static str {
+const fn of_part(part: LayoutPart) -> &'static str {
     match part {
-        Part::Gdt => "layout.gdt",
-        Part::Idt => "layout.idt",
-        Part::Tss => "layout.tss",
-        Part::PageTables => "layout.page-tables",
-        Part::Stack => "guest.stack",
-        Part::Landing | Part::KernelStack => "layout",
+        LayoutPart::Gdt => "layout.gdt",
+        LayoutPart::Idt => "layout.idt",
+        LayoutPart::Tss => "layout.tss",
+        LayoutPart::PageTables => "layout.page-tables",
+        LayoutPart::Stack => "guest.stack",
+        LayoutPart::Landing | LayoutPart::KernelStack => "layout",
     }
 }
 

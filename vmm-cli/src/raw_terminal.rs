@@ -5,7 +5,7 @@
 
 use std::io::{self, IsTerminal};
 
-use kvm_sys_wrap::interrupt;
+use kvm_sys_wrap::request_termination;
 use rustix::termios::{OptionalActions, OutputModes, Termios, tcgetattr, tcsetattr};
 use vmm_cli::say;
 
@@ -48,7 +48,7 @@ impl RawTerminal {
                 }
                 (false, _) | (true, ESCAPE) => true,
                 (true, b'x' | b'X') => {
-                    interrupt();
+                    request_termination();
                     false
                 }
                 (true, b'h' | b'?') => {

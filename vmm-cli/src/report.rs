@@ -15,10 +15,10 @@ use vmm_cli::config::Config;
 use vmm_cli::diagnostic::{Diagnostic, Diagnostics};
 use vmm_cli::say;
 use vmm_cli::status::Status;
-use vmm_core::autopsy::moment::Registers;
+use vmm_core::autopsy::moment::CpuState;
 use vmm_core::end::Verdict;
 use vmm_core::machine::Machine;
-use vmm_core::run_loop::Outcome;
+use vmm_core::run_loop::RunOutcome;
 
 use crate::expectations::Mismatch;
 use crate::prepare::Files;
@@ -82,7 +82,7 @@ impl Report {
     pub(crate) fn new(
         status: Status,
         verdict: Verdict,
-        outcome: &Outcome,
+        outcome: &RunOutcome,
         machine: &Machine,
         files: &Files,
         mismatches: Option<Vec<Mismatch>>,
@@ -122,7 +122,7 @@ impl Report {
     }
 
     /// The registers before the end, where the autopsy found them.
-    pub(crate) fn before(&self) -> Option<&Registers> {
+    pub(crate) fn before(&self) -> Option<&CpuState> {
         self.autopsy.as_ref().and_then(Autopsy::registers)
     }
 

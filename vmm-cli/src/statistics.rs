@@ -21,7 +21,7 @@ use kvm_sys_wrap::{Call, Stat, StatKind, StatUnit, Stats};
 use serde::Serialize;
 use vmm_core::end::AccessAddress;
 use vmm_core::machine::Machine;
-use vmm_core::run_loop::Outcome;
+use vmm_core::run_loop::RunOutcome;
 
 use crate::prepare::Files;
 use crate::trace::{Access, Time, Times};
@@ -132,7 +132,7 @@ impl Tally {
 impl Statistics {
     /// Sums up a run that took `total` from opening `/dev/kvm` to its end. Reads the kernel's counters.
     pub(crate) fn new(
-        outcome: &Outcome,
+        outcome: &RunOutcome,
         times: &Times,
         total: Duration,
         tally: Tally,
@@ -148,7 +148,7 @@ impl Statistics {
             Err(reason) => (Vec::new(), Some(reason)),
         };
         Self {
-            time: Spent::new(times, total, machine.asleep()),
+            time: Spent::new(times, total, machine.time_suspended()),
             calls: calls(times),
             exits,
             accesses,

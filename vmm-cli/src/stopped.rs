@@ -6,13 +6,13 @@
 
 use std::io;
 
-use kvm_sys_wrap::{Kvm, watch_interrupts};
+use kvm_sys_wrap::{Kvm, install_termination_handlers};
 use vmm_cli::config::Config;
 use vmm_cli::diagnostic::{Diagnostic, Diagnostics, Severity};
 use vmm_cli::place::{Base, Place};
 use vmm_cli::status::Status;
 use vmm_core::console::{Console, Output};
-use vmm_core::control::Cr0;
+use vmm_core::control_regs::Cr0;
 use vmm_core::end::{End, Verdict};
 use vmm_core::error::Error;
 use vmm_core::machine::Machine;
@@ -73,7 +73,7 @@ impl Stopped {
         let console = Console { output, input: Box::new(Stdin::default()), arrival: None };
         let host = |error: Error| Diagnostics::from(host_error(&config, &error));
         let kvm = Kvm::open().map_err(|error| host(error.into()))?;
-        watch_interrupts().map_err(|error| host(error.into()))?;
+        install_termination_handlers().map_err(|error| host(error.into()))?;
         let machine = Machine::build(&kvm, spec, &files, console).map_err(host)?;
         let (machine, end) = machine.reach(point).map_err(host)?;
         let point = match (&end, point) {

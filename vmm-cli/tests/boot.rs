@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 use vmm_cli::config::{Config, Overrides, Start};
 use vmm_core::mode::Mode;
-use vmm_core::spec::{CpuidPolicy, HaltMeaning, Interrupts};
+use vmm_core::spec::{CpuidPolicy, HaltPolicy, Interrupts};
 use vmm_loader::boot::Protocol;
 
 use program::{CLI, program_is_here};
@@ -177,11 +177,11 @@ fn a_boot_protocol_brings_a_pc() {
     let plain = decide(Protocol::Elf, Mode::Long);
     assert_eq!(
         (plain.interrupts, plain.halt, plain.cpuid),
-        (Interrupts::None, HaltMeaning::Success, CpuidPolicy::None)
+        (Interrupts::None, HaltPolicy::Success, CpuidPolicy::None)
     );
     assert!(!plain.devices.platform.acpi);
     let pc = decide(Protocol::Multiboot, Mode::Protected);
-    assert_eq!((pc.interrupts, pc.halt, pc.cpuid), (Interrupts::Pc, HaltMeaning::Hung, CpuidPolicy::Host));
+    assert_eq!((pc.interrupts, pc.halt, pc.cpuid), (Interrupts::Pc, HaltPolicy::Hung, CpuidPolicy::Host));
     assert!(pc.devices.platform.acpi);
     // What is written counts.
     let text = format!("halt = \"success\"\ninterrupts = \"none\"\ncpuid = \"none\"\n{text}");
@@ -189,7 +189,7 @@ fn a_boot_protocol_brings_a_pc() {
     let pinned = config(&text).decide(start).unwrap().machine;
     assert_eq!(
         (pinned.interrupts, pinned.halt, pinned.cpuid),
-        (Interrupts::None, HaltMeaning::Success, CpuidPolicy::None)
+        (Interrupts::None, HaltPolicy::Success, CpuidPolicy::None)
     );
     // What depends on the mode is found when the mode is.
     let wide = config("memory = { size = \"2MiB\" }\nguest.file = \"k\"\nregisters = { r8 = 1 }\n");

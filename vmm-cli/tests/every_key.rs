@@ -11,9 +11,10 @@ use vmm_cli::config::{
 use vmm_cli::diagnostic::Location;
 use vmm_core::mode::{Mode, PageSize, Ring};
 use vmm_core::spec::{
-    Access, BlockAccess, BlockSpec, CpuidPolicy, DebugConsoleSpec, DebugExitSpec, DeviceAddress, DeviceSpecs,
-    Entry, FwCfgFile, FwCfgSpec, HaltMeaning, Limits, Mapping, MemoryBacking, MemoryRegion, PagingSpec,
-    Placement, PlatformSpec, Register, SerialSpec, Unmapped, VirtioSpec,
+    BlockAccess, BlockSpec, CpuidPolicy, DebugConsoleSpec, DebugExitSpec, DeviceAddress, DeviceSpecs,
+    EntryPoint, FwCfgFile, FwCfgSpec, HaltPolicy, LimitSpec, Mapping, MemoryBacking, MemoryRegion,
+    PagePermissions, PagingSpec, PinnedAddresses, PlatformSpec, Register, SerialSpec, UnmappedPolicy,
+    VirtioSpec,
 };
 use vmm_core::{Gpa, Gva, Port};
 use vmm_loader::Loading;
@@ -206,11 +207,11 @@ fn the_machine() {
     assert_eq!(machine.tss_address, Gpa(0xfff0_0000));
     assert_eq!(
         (machine.unmapped, machine.halt, machine.cpuid),
-        (Unmapped::Stop, HaltMeaning::Hung, CpuidPolicy::Host)
+        (UnmappedPolicy::Stop, HaltPolicy::Hung, CpuidPolicy::Host)
     );
-    assert_eq!(machine.limits, Limits { time: Some(Duration::from_secs(60)), exits: Some(1_000_000) });
+    assert_eq!(machine.limits, LimitSpec { time: Some(Duration::from_secs(60)), exits: Some(1_000_000) });
     assert_eq!(machine.arguments, ["one", "two words"]);
-    let placement = Placement {
+    let placement = PinnedAddresses {
         stack_top: Some(Gpa(0x8_0000)),
         stack_size: Some(8 << 10),
         gdt: Some(Gpa(0x1000)),
@@ -218,7 +219,7 @@ fn the_machine() {
         tss: Some(Gpa(0x3000)),
         page_tables: Some(Gpa(0x1_0000)),
     };
-    assert_eq!(machine.placement, placement);
+    assert_eq!(machine.pinned, placement);
     let devices = DeviceSpecs {
         debug_console: Some(DebugConsoleSpec { at: DeviceAddress::Port(Port(0x402)), collect: true }),
         serial: Some(SerialSpec { at: DeviceAddress::Mmio(Gpa(0xd010_0000)), input: false }),
@@ -311,14 +312,14 @@ fn the_boot_state() {
         gva: Gva(0xffff_ffff_8000_0000),
         gpa: Gpa(0x1000),
         size: 64 << 10,
-        access: Access { writable: false, user: false, executable: false },
+        access: PagePermissions { writable: false, user: false, executable: false },
     };
     // What is left out of the second: writable, executable, and for ring 3.
     let second = Mapping {
         gva: Gva(0),
         gpa: Gpa(0),
         size: 2 << 20,
-        access: Access { writable: true, user: true, executable: true },
+        access: PagePermissions { writable: true, user: true, executable: true },
     };
     let paging = PagingSpec {
         page_size: Some(PageSize::Size4K),
@@ -378,11 +379,11 @@ const SMALL: &str =
 fn what_is_left_out() {
     let config = load(SMALL, &Overrides::new());
     assert_eq!(config.machine.devices, DeviceSpecs::default());
-    assert_eq!(config.machine.limits, Limits::default());
+    assert_eq!(config.machine.limits, LimitSpec::default());
     assert_eq!(config.machine.boot.paging, PagingSpec::default());
-    assert_eq!(config.machine.placement, Placement::default());
+    assert_eq!(config.machine.pinned, PinnedAddresses::default());
     assert_eq!(config.guest.kind, FileKind::Flat { address: Gpa(0x7c00) });
-    assert_eq!(config.machine.boot.entry, Entry::Address(Gva(0x7c00)));
+    assert_eq!(config.machine.boot.entry, EntryPoint::Address(Gva(0x7c00)));
     assert!(config.expect.is_none());
 }
 

@@ -13,7 +13,7 @@ use vmm_core::image::FlatImage;
 use vmm_core::machine::Machine;
 use vmm_core::mode::Mode;
 use vmm_core::snapshot::Snapshot;
-use vmm_core::spec::{Entry, MachineSpec, Register};
+use vmm_core::spec::{EntryPoint, MachineSpec, Register};
 use vmm_core::{Gpa, Gva, Kvm};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -46,7 +46,7 @@ fn main() -> Result<()> {
 /// A machine of 16 MiB, or as much as the pages need, before its first instruction.
 fn build(kvm: &Kvm, pages: u64) -> Result<Machine> {
     let size = (PAGES + pages * 4096).next_multiple_of(16 << 20);
-    let mut spec = MachineSpec::new(Mode::Long, size, Entry::Address(Gva(CODE)));
+    let mut spec = MachineSpec::new(Mode::Long, size, EntryPoint::Address(Gva(CODE)));
     spec.boot.registers = vec![(Register::Rdi, pages), (Register::Rsi, PAGES)];
     Ok(Machine::build(kvm, spec, &FlatImage { address: Gpa(CODE), bytes: &GUEST }, silent())?)
 }
@@ -64,7 +64,7 @@ fn timed<T>(what: impl FnOnce() -> Result<T>) -> Result<(f64, T)> {
 
 /// A machine that has written its pages goes back; next to it, a new one is made.
 fn reset(kvm: &Kvm, pages: u64, rounds: usize) -> Result<()> {
-    let mut machine = build(kvm, pages)?.clone_cow(silent())?;
+    let mut machine = build(kvm, pages)?.fork(silent())?;
     let (mut new, mut back, mut again) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
         let (seconds, other) = timed(|| build(kvm, pages))?;

@@ -9,7 +9,7 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::device::{Action, Device, ForeignState, Guest};
+use crate::device::{Action, Device, Guest, StateMismatch};
 
 /// A device as several buses and vCPUs can hold it.
 pub type SharedDevice = Arc<Mutex<dyn Device>>;
@@ -33,16 +33,16 @@ struct Entry {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BusError {
     /// Two devices on one address.
-    #[error("device `{newcomer}` at {at:#x} and device `{resident}` at {resident_at:#x} overlap")]
+    #[error("device `{requested}` at {at:#x} and device `{existing}` at {existing_at:#x} overlap")]
     Overlap {
         /// The one that was to be added.
-        newcomer: String,
+        requested: String,
         /// Its start.
         at: u64,
         /// The one that is there.
-        resident: String,
+        existing: String,
         /// Its start.
-        resident_at: u64,
+        existing_at: u64,
     },
     /// It would end beyond the last address of the bus.
     #[error("device `{name}` at {at:#x} has {length} addresses and leaves the bus, which ends at {last:#x}")]
@@ -75,7 +75,7 @@ pub enum RestoreError {
         /// The device.
         name: String,
         /// Why.
-        source: ForeignState,
+        source: StateMismatch,
     },
 }
 
@@ -96,12 +96,12 @@ impl Bus {
         let Some(last) = last else {
             return Err(BusError::Leaves { name: name.to_owned(), at: start, length, last: bus_last });
         };
-        if let Some(resident) = self.entries.iter().find(|e| e.start <= last && start <= e.last) {
+        if let Some(existing) = self.entries.iter().find(|e| e.start <= last && start <= e.last) {
             return Err(BusError::Overlap {
-                newcomer: name.to_owned(),
+                requested: name.to_owned(),
                 at: start,
-                resident: resident.name.clone(),
-                resident_at: resident.start,
+                existing: existing.name.clone(),
+                existing_at: existing.start,
             });
         }
         let place = self.entries.partition_point(|e| e.start < start);
@@ -144,7 +144,7 @@ impl Bus {
     #[must_use]
     pub fn complaints(&self) -> Vec<(u64, &str, String)> {
         let complaint =
-            |entry: &Entry| entry.device.lock().unwrap_or_else(PoisonError::into_inner).complaint();
+            |entry: &Entry| entry.device.lock().unwrap_or_else(PoisonError::into_inner).driver_error();
         self.entries
             .iter()
             .filter_map(|entry| Some((entry.start, entry.name.as_str(), complaint(entry)?)))

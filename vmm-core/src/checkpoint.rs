@@ -60,7 +60,7 @@ impl Machine {
     /// Puts a machine that was just built, and did not run yet, where the checkpoint was taken.
     ///
     /// # Errors
-    /// [`Error::Kvm`] where the vCPU's state cannot be written, [`Error::Image`] where the memory is another one.
+    /// [`Error::Kvm`] where the vCPU's state cannot be written, [`Error::StateImage`] where the memory is another one.
     pub fn restore(&mut self, checkpoint: &Checkpoint) -> Result<(), Error> {
         // Memory first: KVM reads the PAE root when CR3 is set.
         for at in page_addresses(&self.board.memory) {

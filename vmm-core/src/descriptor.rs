@@ -75,7 +75,7 @@ const TYPE_CODE_READ: u8 = 11;
 
 /// A segment descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Descriptor {
+pub struct SegmentDescriptor {
     /// First linear address of the segment.
     pub base: u64,
     /// Offset of its last byte, with the granularity already counted in.
@@ -98,7 +98,7 @@ pub struct Descriptor {
     pub granular: bool,
 }
 
-impl Descriptor {
+impl SegmentDescriptor {
     /// The null descriptor: an empty slot. In a descriptor cache it means an unusable segment.
     pub const NULL: Self = Self {
         base: 0,
@@ -141,7 +141,7 @@ impl Descriptor {
         Self { base, limit, kind: tr.kind(), present: true, granular: limit > 0xf_ffff, ..Self::NULL }
     }
 
-    /// The first 8 bytes in the GDT. For a 64-bit TSS, [`Descriptor::high`] gives the other 8.
+    /// The first 8 bytes in the GDT. For a 64-bit TSS, [`SegmentDescriptor::high`] gives the other 8.
     #[must_use]
     pub const fn entry(&self) -> u64 {
         let limit = (if self.granular { self.limit >> 12 } else { self.limit & 0xf_ffff }) as u64;
@@ -188,7 +188,7 @@ impl Descriptor {
 }
 
 /// The descriptor cache, as KVM takes it and gives it.
-impl Descriptor {
+impl SegmentDescriptor {
     /// What `KVM_SET_SREGS` needs for a segment register that holds `selector`.
     ///
     /// KVM wants a segment that is not present marked unusable too: on Intel that is a bit of its own in the VMCS
@@ -274,7 +274,7 @@ impl Descriptor {
     }
 }
 
-impl fmt::Display for Descriptor {
+impl fmt::Display for SegmentDescriptor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.present {
             return f.write_str("not present");
@@ -301,29 +301,29 @@ mod tests {
     /// accessed bit set.
     #[test]
     fn flat_descriptors_have_the_well_known_values() {
-        let code = |width, ring| Descriptor::flat_code(width, ring).entry();
+        let code = |width, ring| SegmentDescriptor::flat_code(width, ring).entry();
         assert_eq!(code(CodeWidth::Bits32, Ring::Kernel), 0x00cf_9b00_0000_ffff);
         assert_eq!(code(CodeWidth::Bits64, Ring::Kernel), 0x00af_9b00_0000_ffff);
         assert_eq!(code(CodeWidth::Bits32, Ring::User), 0x00cf_fb00_0000_ffff);
         assert_eq!(code(CodeWidth::Bits64, Ring::User), 0x00af_fb00_0000_ffff);
-        assert_eq!(Descriptor::flat_data(Ring::Kernel).entry(), 0x00cf_9300_0000_ffff);
-        assert_eq!(Descriptor::flat_data(Ring::User).entry(), 0x00cf_f300_0000_ffff);
-        assert_eq!(Descriptor::NULL.entry(), 0);
+        assert_eq!(SegmentDescriptor::flat_data(Ring::Kernel).entry(), 0x00cf_9300_0000_ffff);
+        assert_eq!(SegmentDescriptor::flat_data(Ring::User).entry(), 0x00cf_f300_0000_ffff);
+        assert_eq!(SegmentDescriptor::NULL.entry(), 0);
     }
 
     #[test]
     fn a_tss_above_4_gib_needs_both_halves() {
-        let tss = Descriptor::tss(0x12_3456_7000, 0x67, TrType::Busy);
+        let tss = SegmentDescriptor::tss(0x12_3456_7000, 0x67, TrType::Busy);
         assert_eq!((tss.entry(), tss.high()), (0x3400_8b56_7000_0067, 0x12));
-        assert_eq!(Descriptor::from_entry(tss.entry(), tss.high()), tss);
+        assert_eq!(SegmentDescriptor::from_entry(tss.entry(), tss.high()), tss);
         assert_eq!(tss.to_string(), "TSS, busy, ring 0, base 0x1234567000, limit 0x67");
     }
 
     #[test]
     fn a_null_descriptor_is_an_unusable_segment() {
-        let segment = Descriptor::NULL.segment(0);
+        let segment = SegmentDescriptor::NULL.segment(0);
         assert_eq!((segment.present, segment.unusable), (0, 1));
-        assert_eq!(Descriptor::from_segment(&segment), Descriptor::NULL);
+        assert_eq!(SegmentDescriptor::from_segment(&segment), SegmentDescriptor::NULL);
     }
 
     proptest! {
@@ -331,9 +331,9 @@ mod tests {
         #[test]
         fn every_entry_survives_the_way_through_kvm_segment(random: u64, selector: u16) {
             let entry = random | 1 << 47;
-            let segment = Descriptor::from_entry(entry, 0).segment(selector);
+            let segment = SegmentDescriptor::from_entry(entry, 0).segment(selector);
             prop_assert_eq!(segment.selector, selector);
-            prop_assert_eq!(Descriptor::from_segment(&segment).entry(), entry);
+            prop_assert_eq!(SegmentDescriptor::from_segment(&segment).entry(), entry);
         }
 
         #[test]
@@ -342,10 +342,10 @@ mod tests {
             code_or_data: bool, available: bool, long: bool, big: bool,
         ) {
             let limit = if granular { pages << 12 | 0xfff } else { pages };
-            let wanted = Descriptor {
+            let wanted = SegmentDescriptor {
                 base, limit, kind, code_or_data, dpl, present: true, available, long, big, granular,
             };
-            let found = Descriptor::from_entry(wanted.entry(), wanted.high());
+            let found = SegmentDescriptor::from_entry(wanted.entry(), wanted.high());
             prop_assert_eq!(found.segment(8), wanted.segment(8));
         }
     }

@@ -33,7 +33,7 @@ pub enum Action {
 /// The saved state of another device, or of a device of another version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the saved state is not of this device")]
-pub struct ForeignState;
+pub struct StateMismatch;
 
 /// A device's registers as bytes.
 pub(crate) fn to_bytes<T: Serialize>(registers: &T) -> Vec<u8> {
@@ -42,22 +42,22 @@ pub(crate) fn to_bytes<T: Serialize>(registers: &T) -> Vec<u8> {
 }
 
 /// Registers from the bytes of [`to_bytes`].
-pub(crate) fn from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ForeignState> {
+pub(crate) fn from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StateMismatch> {
     match postcard::take_from_bytes(bytes) {
         Ok((registers, [])) => Ok(registers),
-        Ok(_) | Err(_) => Err(ForeignState),
+        Ok(_) | Err(_) => Err(StateMismatch),
     }
 }
 
 /// What came of looking for input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reception {
+pub enum InputStatus {
     /// Something was taken, and more may follow.
-    Taken,
+    Consumed,
     /// The device has no room now.
     Full,
     /// There will be no more.
-    Over,
+    Closed,
 }
 
 /// Something that answers accesses to a range of ports or addresses.
@@ -85,12 +85,12 @@ pub trait Device: Send {
     ///
     /// # Errors
     /// What the host side of the device ran into.
-    fn receive(&mut self) -> io::Result<Reception> {
-        Ok(Reception::Over)
+    fn poll_input(&mut self) -> io::Result<InputStatus> {
+        Ok(InputStatus::Closed)
     }
 
     /// What the guest's driver did wrong, if the device has stopped over it.
-    fn complaint(&self) -> Option<String> {
+    fn driver_error(&self) -> Option<String> {
         None
     }
 
@@ -102,9 +102,9 @@ pub trait Device: Send {
     /// Puts back what [`Device::save`] gave, on this device or on one that was made as it was.
     ///
     /// # Errors
-    /// [`ForeignState`]; then the device is as it was.
-    fn restore(&mut self, state: &[u8]) -> Result<(), ForeignState> {
-        if state.is_empty() { Ok(()) } else { Err(ForeignState) }
+    /// [`StateMismatch`]; then the device is as it was.
+    fn restore(&mut self, state: &[u8]) -> Result<(), StateMismatch> {
+        if state.is_empty() { Ok(()) } else { Err(StateMismatch) }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Instructions as text: what the CPU executes next, in the width that it has at that moment.
 //!
 //! The same bytes mean different things to a 16-, 32- and 64-bit CPU, and a guest changes its width as it goes. So the
-//! width is not taken from the configuration but from the segment that CS holds ([`Width::of_sregs`]).
+//! width is not taken from the configuration but from the segment that CS holds ([`OperandWidth::of_sregs`]).
 //!
 //! The text is in the syntax of NASM, lower case, with numbers in hexadecimal as in `mov al,[rsi+0x10]`. Decoding is
 //! the work of iced-x86; nothing here executes or judges anything.
@@ -13,16 +13,16 @@ use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
 use kvm_sys_wrap::{GuestMemory, Gva, Vcpu};
 use vm_memory::Bytes;
 
-use crate::control::Efer;
+use crate::control_regs::Efer;
 
 /// No instruction is longer (SDM vol. 2, 2.3.11).
-pub const LONGEST: usize = 15;
+pub const MAX_INSTRUCTION_LENGTH: usize = 15;
 
 const PAGE: u64 = 4096;
 
 /// How wide operands and addresses are unless a prefix says otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Width {
+pub enum OperandWidth {
     /// Real mode, virtual-8086 mode and 16-bit segments.
     Bits16,
     /// 32-bit segments.
@@ -31,7 +31,7 @@ pub enum Width {
     Bits64,
 }
 
-impl Width {
+impl OperandWidth {
     /// What CS says: its L bit counts in long mode only, its D bit decides otherwise (SDM vol. 3, 3.4.5).
     #[must_use]
     pub const fn of_sregs(sregs: &kvm_sregs) -> Self {
@@ -62,7 +62,7 @@ pub struct Instruction {
     /// Its bytes, 1 to 15.
     pub bytes: Vec<u8>,
     /// The width it was decoded in.
-    pub width: Width,
+    pub width: OperandWidth,
     /// What it is, as in `out dx,al`.
     pub text: String,
     /// The address that a near jump or call goes to, or that an operand relative to RIP names.
@@ -96,7 +96,7 @@ impl fmt::Display for Instruction {
 ///
 /// `None` where the bytes are no instruction (the CPU would raise #UD), or only the beginning of one.
 #[must_use]
-pub fn decode(bytes: &[u8], width: Width, address: u64) -> Option<Instruction> {
+pub fn decode(bytes: &[u8], width: OperandWidth, address: u64) -> Option<Instruction> {
     let mut decoder = Decoder::with_ip(width.bits(), bytes, address, DecoderOptions::NONE);
     let decoded = decoder.decode();
     if decoded.is_invalid() {
@@ -113,7 +113,7 @@ pub fn decode(bytes: &[u8], width: Width, address: u64) -> Option<Instruction> {
 }
 
 /// The instructions that `bytes` consist of, up to the first that is none.
-pub fn decode_all(bytes: &[u8], width: Width, address: u64) -> impl Iterator<Item = Instruction> {
+pub fn decode_all(bytes: &[u8], width: OperandWidth, address: u64) -> impl Iterator<Item = Instruction> {
     let (mut rest, mut at) = (bytes, address);
     std::iter::from_fn(move || {
         let instruction = decode(rest, width, at)?;
@@ -126,9 +126,9 @@ pub fn decode_all(bytes: &[u8], width: Width, address: u64) -> impl Iterator<Ite
 /// The linear address of the next instruction: CS.base + RIP, of which 16- and 32-bit code has 32 bits.
 #[must_use]
 pub const fn linear_rip(regs: &kvm_regs, sregs: &kvm_sregs) -> u64 {
-    match Width::of_sregs(sregs) {
-        Width::Bits64 => regs.rip,
-        Width::Bits16 | Width::Bits32 => sregs.cs.base.wrapping_add(regs.rip) & 0xffff_ffff,
+    match OperandWidth::of_sregs(sregs) {
+        OperandWidth::Bits64 => regs.rip,
+        OperandWidth::Bits16 | OperandWidth::Bits32 => sregs.cs.base.wrapping_add(regs.rip) & 0xffff_ffff,
     }
 }
 
@@ -160,7 +160,7 @@ pub fn next_instruction(
     sregs: &kvm_sregs,
 ) -> Option<Instruction> {
     let linear = linear_rip(regs, sregs);
-    decode(&code_at(vcpu, memory, linear, LONGEST), Width::of_sregs(sregs), linear)
+    decode(&code_at(vcpu, memory, linear, MAX_INSTRUCTION_LENGTH), OperandWidth::of_sregs(sregs), linear)
 }
 
 /// How operands are written.
@@ -182,49 +182,50 @@ fn formatter() -> NasmFormatter {
 mod tests {
     use super::*;
 
-    fn text(bytes: &[u8], width: Width) -> String {
+    fn text(bytes: &[u8], width: OperandWidth) -> String {
         decode(bytes, width, 0x1000).map_or_else(|| "none".to_owned(), |instruction| instruction.text)
     }
 
     #[test]
     fn the_same_bytes_mean_what_the_width_says() {
         let bytes = [0x48, 0xb8, 1, 0, 0, 0, 0, 0, 0, 0x80];
-        assert_eq!(text(&bytes, Width::Bits16), "dec ax");
-        assert_eq!(text(&bytes, Width::Bits32), "dec eax");
-        assert_eq!(text(&bytes, Width::Bits64), "mov rax,0x8000000000000001");
-        assert_eq!(text(&[0xb8, 1, 0, 0, 0], Width::Bits16), "mov ax,0x1");
-        assert_eq!(text(&[0xb8, 1, 0, 0, 0], Width::Bits32), "mov eax,0x1");
+        assert_eq!(text(&bytes, OperandWidth::Bits16), "dec ax");
+        assert_eq!(text(&bytes, OperandWidth::Bits32), "dec eax");
+        assert_eq!(text(&bytes, OperandWidth::Bits64), "mov rax,0x8000000000000001");
+        assert_eq!(text(&[0xb8, 1, 0, 0, 0], OperandWidth::Bits16), "mov ax,0x1");
+        assert_eq!(text(&[0xb8, 1, 0, 0, 0], OperandWidth::Bits32), "mov eax,0x1");
     }
 
     #[test]
     fn jumps_and_rip_relative_operands_name_their_target() {
-        let jump = decode(&[0xeb, 0xfe], Width::Bits32, 0x1000).unwrap();
+        let jump = decode(&[0xeb, 0xfe], OperandWidth::Bits32, 0x1000).unwrap();
         assert_eq!((jump.text.as_str(), jump.target, jump.next()), ("jmp 0x1000", Some(0x1000), 0x1002));
-        let lea = decode(&[0x48, 0x8d, 0x35, 0x10, 0, 0, 0], Width::Bits64, 0x1000).unwrap();
+        let lea = decode(&[0x48, 0x8d, 0x35, 0x10, 0, 0, 0], OperandWidth::Bits64, 0x1000).unwrap();
         assert_eq!((lea.text.as_str(), lea.target), ("lea rsi,[rel 0x1017]", Some(0x1017)));
-        assert_eq!(decode(&[0xee], Width::Bits16, 0).unwrap().target, None);
+        assert_eq!(decode(&[0xee], OperandWidth::Bits16, 0).unwrap().target, None);
     }
 
     #[test]
     fn what_is_no_instruction_is_none() {
-        assert_eq!(text(&[0x0f, 0xff], Width::Bits64), "none");
-        assert_eq!(text(&[0x48, 0xb8, 1], Width::Bits64), "none");
-        assert_eq!(text(&[], Width::Bits16), "none");
-        let all: Vec<_> = decode_all(&[0x90, 0xee, 0xf4, 0x0f], Width::Bits64, 0).map(|i| i.text).collect();
+        assert_eq!(text(&[0x0f, 0xff], OperandWidth::Bits64), "none");
+        assert_eq!(text(&[0x48, 0xb8, 1], OperandWidth::Bits64), "none");
+        assert_eq!(text(&[], OperandWidth::Bits16), "none");
+        let all: Vec<_> =
+            decode_all(&[0x90, 0xee, 0xf4, 0x0f], OperandWidth::Bits64, 0).map(|i| i.text).collect();
         assert_eq!(all, ["nop", "out dx,al", "hlt"]);
     }
 
     #[test]
     fn the_width_is_that_of_cs() {
         let mut sregs = kvm_sregs::default();
-        assert_eq!(Width::of_sregs(&sregs), Width::Bits16);
+        assert_eq!(OperandWidth::of_sregs(&sregs), OperandWidth::Bits16);
         sregs.cs.db = 1;
-        assert_eq!(Width::of_sregs(&sregs), Width::Bits32);
+        assert_eq!(OperandWidth::of_sregs(&sregs), OperandWidth::Bits32);
         // Without long mode the L bit means nothing.
         (sregs.cs.db, sregs.cs.l) = (0, 1);
-        assert_eq!(Width::of_sregs(&sregs), Width::Bits16);
+        assert_eq!(OperandWidth::of_sregs(&sregs), OperandWidth::Bits16);
         sregs.efer = (Efer::LME | Efer::LMA).bits();
-        assert_eq!(Width::of_sregs(&sregs), Width::Bits64);
+        assert_eq!(OperandWidth::of_sregs(&sregs), OperandWidth::Bits64);
         sregs.cs.base = 0x1_0000;
         let regs = kvm_regs { rip: 0x8000, ..Default::default() };
         assert_eq!(linear_rip(&regs, &sregs), 0x8000);
@@ -235,9 +236,9 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn any_bytes_give_an_instruction_made_of_them_or_none(bytes: Vec<u8>, address: u64) {
-            for width in [Width::Bits16, Width::Bits32, Width::Bits64] {
+            for width in [OperandWidth::Bits16, OperandWidth::Bits32, OperandWidth::Bits64] {
                 if let Some(instruction) = decode(&bytes, width, address) {
-                    assert!((1..=LONGEST).contains(&instruction.length()));
+                    assert!((1..=MAX_INSTRUCTION_LENGTH).contains(&instruction.length()));
                     assert!(bytes.starts_with(&instruction.bytes));
                     assert!(!instruction.text.is_empty());
                 }

@@ -1,6 +1,6 @@
 //! How a run ended, and what that means.
 //!
-//! An [`End`] is a fact; a [`Verdict`] is what it is worth: with HLT, that depends on the configuration. Only HLT, the way
+//! An [`WalkEnd`] is a fact; a [`Verdict`] is what it is worth: with HLT, that depends on the configuration. Only HLT, the way
 //! back from ring 3, exit code 0, power-off and, where the configuration says so, a reset can ever be a success.
 
 use std::fmt;
@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use kvm_sys_wrap::{Exit, Gpa, Port};
 
-use crate::landing::{Frame, exception_name};
-use crate::spec::{HaltMeaning, ResetMeaning};
+use crate::ring3_trap::{ExceptionFrame, exception_name};
+use crate::spec::{HaltPolicy, ResetPolicy};
 
 /// What ended the run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub enum End {
         interrupts: bool,
     },
     /// A ring-3 guest came back by `int 0x80`.
-    WayBack,
+    Ring3Exit,
     /// The guest asked to end, over the exit port or the hypercall registers.
     Exit {
         /// Its code; 0 is success.
@@ -31,7 +31,7 @@ pub enum End {
     /// The guest asked for a reset, by the keyboard controller or a port.
     Reset,
     /// The guest suspended the machine to memory.
-    Suspend(Sleep),
+    Suspend(Suspend),
     /// The vCPU shut down: in most cases a triple fault.
     Shutdown,
     /// KVM could not go on, mostly because of an instruction it cannot emulate.
@@ -53,10 +53,10 @@ pub enum End {
         /// Its vector.
         vector: u8,
         /// What the CPU pushed, if it can be read.
-        frame: Option<Frame>,
+        frame: Option<ExceptionFrame>,
     },
     /// An access to nothing, on a machine that does not allow it.
-    Unmapped(Access),
+    Unmapped(UnmappedAccess),
     /// The guest asked the host for a reset or power-off, or reported a crash.
     SystemEvent {
         /// `KVM_SYSTEM_EVENT_*`.
@@ -74,7 +74,7 @@ pub enum End {
 
 /// How long a suspended machine sleeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sleep {
+pub enum Suspend {
     /// Until a time, since the epoch. Runs go on then; debuggers end here.
     Until(Duration),
     /// For good: no alarm is on that may wake it.
@@ -85,7 +85,7 @@ pub enum Sleep {
 
 /// One access of the guest outside of its memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Access {
+pub struct UnmappedAccess {
     /// Where.
     pub at: AccessAddress,
     /// Bytes.
@@ -125,7 +125,7 @@ impl End {
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
-            Self::Halt { .. } | Self::WayBack => "halt",
+            Self::Halt { .. } | Self::Ring3Exit => "halt",
             Self::Exit { .. } => "exit",
             Self::PowerOff => "power-off",
             Self::Reset => "reset",
@@ -151,16 +151,16 @@ impl End {
 
     /// What it is worth on a machine where HLT and a reset have the given meaning.
     #[must_use]
-    pub const fn verdict(&self, halt: HaltMeaning, reset: ResetMeaning) -> Verdict {
+    pub const fn verdict(&self, halt: HaltPolicy, reset: ResetPolicy) -> Verdict {
         match self {
             Self::PowerOff => Verdict::Success,
             Self::Reset => match reset {
-                ResetMeaning::Success => Verdict::Success,
-                ResetMeaning::Failure => Verdict::Crashed,
+                ResetPolicy::Success => Verdict::Success,
+                ResetPolicy::Failure => Verdict::Crashed,
             },
-            Self::Halt { .. } | Self::WayBack => match halt {
-                HaltMeaning::Success => Verdict::Success,
-                HaltMeaning::Hung => Verdict::Hung,
+            Self::Halt { .. } | Self::Ring3Exit => match halt {
+                HaltPolicy::Success => Verdict::Success,
+                HaltPolicy::Hung => Verdict::Hung,
             },
             Self::Exit { code: 0 } => Verdict::Success,
             Self::Exit { code } => Verdict::Code(*code),
@@ -187,7 +187,7 @@ impl fmt::Display for End {
             Self::Halt { interrupts: false } => {
                 f.write_str("HLT with interrupts off (cli; hlt), from which nothing wakes")
             }
-            Self::WayBack => f.write_str("the guest came back from ring 3 by int 0x80"),
+            Self::Ring3Exit => f.write_str("the guest came back from ring 3 by int 0x80"),
             Self::Exit { code } => write!(f, "the guest ended with code {code}"),
             Self::PowerOff => f.write_str("the guest switched the machine off"),
             Self::Reset => f.write_str("the guest asked for a reset"),
@@ -212,7 +212,7 @@ impl fmt::Display for End {
     }
 }
 
-impl fmt::Display for Sleep {
+impl fmt::Display for Suspend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Until(_) => f.write_str("until an alarm of its clock"),
@@ -223,7 +223,7 @@ impl fmt::Display for Sleep {
     }
 }
 
-fn write_exception(f: &mut fmt::Formatter<'_>, vector: u8, frame: Option<Frame>) -> fmt::Result {
+fn write_exception(f: &mut fmt::Formatter<'_>, vector: u8, frame: Option<ExceptionFrame>) -> fmt::Result {
     match exception_name(vector) {
         Some((mnemonic, name)) => write!(f, "exception {vector} in ring 3: {mnemonic}, {name}")?,
         None => write!(f, "interrupt {vector:#x} in ring 3")?,
@@ -235,7 +235,7 @@ fn write_exception(f: &mut fmt::Formatter<'_>, vector: u8, frame: Option<Frame>)
     write!(f, ", at {:#x}", frame.rip)
 }
 
-impl fmt::Display for Access {
+impl fmt::Display for UnmappedAccess {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { at, width, written, rip } = self;
         let bytes = if *width == 1 { "byte" } else { "bytes" };
@@ -275,12 +275,12 @@ mod tests {
     fn nothing_but_halt_power_off_and_code_0_is_a_success() {
         let ends = [
             End::Halt { interrupts: true },
-            End::WayBack,
+            End::Ring3Exit,
             End::Exit { code: 0 },
             End::Exit { code: 7 },
             End::PowerOff,
             End::Reset,
-            End::Suspend(Sleep::NoAlarm),
+            End::Suspend(Suspend::NoAlarm),
             End::Shutdown,
             End::InternalError { suberror: 1, data: vec![] },
             End::FailEntry { reason: 0x8000_0021, cpu: 0 },
@@ -293,22 +293,24 @@ mod tests {
         ];
         let successes: Vec<_> = ends
             .iter()
-            .filter(|e| e.verdict(HaltMeaning::Success, ResetMeaning::Failure) == Verdict::Success)
+            .filter(|e| e.verdict(HaltPolicy::Success, ResetPolicy::Failure) == Verdict::Success)
             .map(End::name)
             .collect();
         assert_eq!(successes, ["halt", "halt", "exit", "power-off"]);
-        assert_eq!(End::WayBack.verdict(HaltMeaning::Hung, ResetMeaning::Failure), Verdict::Hung);
-        assert_eq!(End::Reset.verdict(HaltMeaning::Hung, ResetMeaning::Success), Verdict::Success);
+        assert_eq!(End::Ring3Exit.verdict(HaltPolicy::Hung, ResetPolicy::Failure), Verdict::Hung);
+        assert_eq!(End::Reset.verdict(HaltPolicy::Hung, ResetPolicy::Success), Verdict::Success);
     }
 
     #[test]
     fn an_end_is_one_sentence() {
-        let frame = Frame { error_code: Some(0x14), rip: 0x10_0010, cs: 0x23, rflags: 2, rsp: 0, ss: 0x1b };
+        let frame =
+            ExceptionFrame { error_code: Some(0x14), rip: 0x10_0010, cs: 0x23, rflags: 2, rsp: 0, ss: 0x1b };
         assert_eq!(
             End::Exception { vector: 14, frame: Some(frame) }.to_string(),
             "exception 14 in ring 3: #PF, page fault, error code 0x14, at 0x100010"
         );
-        let access = Access { at: AccessAddress::Port(Port(0x99)), width: 1, written: Some(5), rip: 0x1000 };
+        let access =
+            UnmappedAccess { at: AccessAddress::Port(Port(0x99)), width: 1, written: Some(5), rip: 0x1000 };
         assert_eq!(access.to_string(), "write of 0x5, 1 byte, to port 0x99, where nothing is (rip 0x1000)");
     }
 }

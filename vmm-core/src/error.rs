@@ -1,6 +1,6 @@
 //! What can go wrong before and around a run, and whose fault it is.
 //!
-//! What a guest does is never an error here: that is an [`End`](crate::end::End). Each error can say whom it blames; a
+//! What a guest does is never an error here: that is an [`WalkEnd`](crate::end::End). Each error can say whom it blames; a
 //! front-end makes exit statuses of that.
 
 use std::io;
@@ -12,8 +12,8 @@ use crate::bus::{BusError, RestoreError};
 use crate::devices::virtio::DiskError;
 use crate::layout::LayoutError;
 use crate::mode::Mode;
+use crate::sregs_diff::SregsDifference;
 use crate::state::StateError;
-use crate::verify::Difference;
 
 /// Whose fault an error is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +55,7 @@ pub enum Error {
     #[error(transparent)]
     Disk(#[from] DiskError),
     /// More virtio devices than there are interrupts for them.
-    #[error("{count} virtio devices; there are interrupts for {}", crate::spec::virtio::MOST_DEVICES)]
+    #[error("{count} virtio devices; there are interrupts for {}", crate::spec::virtio::MAX_DEVICES)]
     TooManyVirtioDevices {
         /// How many.
         count: usize,
@@ -69,7 +69,7 @@ pub enum Error {
         /// The mode.
         mode: Mode,
         /// What differs after reading back.
-        differences: Vec<Difference>,
+        differences: Vec<SregsDifference>,
     },
     /// The host refused the vCPU's state.
     #[error("this host's KVM cannot do {feature}: it refused the vCPU's special registers")]
@@ -195,6 +195,6 @@ fn blame_kvm(error: &KvmError) -> Blame {
 }
 
 /// `cleared CR0.PG and cleared EFER.LME`.
-fn sentence(differences: &[Difference]) -> String {
+fn sentence(differences: &[SregsDifference]) -> String {
     differences.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
 }

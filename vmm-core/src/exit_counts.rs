@@ -59,7 +59,7 @@ kinds! {
     Unknown = "unknown" for Exit::Unknown { .. },
     Other = "other" for Exit::Other(_),
     Interrupted = "interrupted" for Exit::Interrupted,
-    Again = "again" for Exit::Again,
+    Again = "again" for Exit::Retry,
 }
 
 const KINDS: usize = ExitKind::ALL.len();

@@ -6,18 +6,18 @@
 //!
 //! Linux' boot protocol wants other selectors for the first code and data; such a table has these two alone.
 //!
-//! The table's bytes and the vCPU's descriptor caches come from the same [`Descriptor`] values. Real mode has no
+//! The table's bytes and the vCPU's descriptor caches come from the same [`SegmentDescriptor`] values. Real mode has no
 //! table: its segments are selector times 16.
 
 use kvm_sys_wrap::bindings::kvm_segment;
 
-use crate::descriptor::{CodeWidth, Descriptor};
+use crate::descriptor::{CodeWidth, SegmentDescriptor};
 use crate::mode::{Mode, Ring};
-use crate::spec::Selectors;
+use crate::spec::GdtLayout;
 
 /// A place in the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Slot {
+pub enum GdtSlot {
     /// Selector 0 means "no segment"; the CPU never reads this one.
     Null,
     /// Ring-0 code.
@@ -32,7 +32,7 @@ pub enum Slot {
     Tss,
 }
 
-impl Slot {
+impl GdtSlot {
     /// The usual selector of this place: index times 8, plus the requested privilege level of the segment's ring.
     #[must_use]
     pub const fn selector(self) -> u16 {
@@ -60,8 +60,8 @@ impl Slot {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gdt {
     long: bool,
-    selectors: Selectors,
-    tss: Descriptor,
+    selectors: GdtLayout,
+    tss: SegmentDescriptor,
 }
 
 /// Size of the table in bytes; 0 in real mode, which has none.
@@ -75,47 +75,47 @@ pub const fn size(mode: Mode) -> u16 {
 }
 
 impl Gdt {
-    /// The table of a mode, with this descriptor in [`Slot::Tss`].
+    /// The table of a mode, with this descriptor in [`GdtSlot::Tss`].
     #[must_use]
-    pub const fn new(mode: Mode, tss: Descriptor) -> Self {
-        Self { long: matches!(mode, Mode::Long), selectors: Selectors::Sysret, tss }
+    pub const fn new(mode: Mode, tss: SegmentDescriptor) -> Self {
+        Self { long: matches!(mode, Mode::Long), selectors: GdtLayout::Sysret, tss }
     }
 
     /// The same table in another order.
     #[must_use]
-    pub const fn ordered(self, selectors: Selectors) -> Self {
+    pub const fn ordered(self, selectors: GdtLayout) -> Self {
         Self { selectors, ..self }
     }
 
     /// The selector of a slot in this table; 0 for one that it does not have.
     #[must_use]
-    pub const fn selector(&self, slot: Slot) -> u16 {
+    pub const fn selector(&self, slot: GdtSlot) -> u16 {
         match (self.selectors, slot) {
-            (Selectors::Sysret, slot) => slot.selector(),
-            (Selectors::Linux, Slot::KernelCode) => 0x10,
-            (Selectors::Linux, Slot::KernelData) => 0x18,
-            (Selectors::Linux, Slot::Tss) => Slot::Tss.selector(),
-            (Selectors::Linux, Slot::Null | Slot::UserData | Slot::UserCode) => 0,
+            (GdtLayout::Sysret, slot) => slot.selector(),
+            (GdtLayout::Linux, GdtSlot::KernelCode) => 0x10,
+            (GdtLayout::Linux, GdtSlot::KernelData) => 0x18,
+            (GdtLayout::Linux, GdtSlot::Tss) => GdtSlot::Tss.selector(),
+            (GdtLayout::Linux, GdtSlot::Null | GdtSlot::UserData | GdtSlot::UserCode) => 0,
         }
     }
 
     /// What lies in a slot.
     #[must_use]
-    pub const fn descriptor(&self, slot: Slot) -> Descriptor {
+    pub const fn descriptor(&self, slot: GdtSlot) -> SegmentDescriptor {
         let width = if self.long { CodeWidth::Bits64 } else { CodeWidth::Bits32 };
         match slot {
-            Slot::Null => Descriptor::NULL,
-            Slot::KernelCode => Descriptor::flat_code(width, Ring::Kernel),
-            Slot::KernelData => Descriptor::flat_data(Ring::Kernel),
-            Slot::UserData => Descriptor::flat_data(Ring::User),
-            Slot::UserCode => Descriptor::flat_code(width, Ring::User),
-            Slot::Tss => self.tss,
+            GdtSlot::Null => SegmentDescriptor::NULL,
+            GdtSlot::KernelCode => SegmentDescriptor::flat_code(width, Ring::Kernel),
+            GdtSlot::KernelData => SegmentDescriptor::flat_data(Ring::Kernel),
+            GdtSlot::UserData => SegmentDescriptor::flat_data(Ring::User),
+            GdtSlot::UserCode => SegmentDescriptor::flat_code(width, Ring::User),
+            GdtSlot::Tss => self.tss,
         }
     }
 
     /// The descriptor cache of a segment register that was loaded with the slot's selector.
     #[must_use]
-    pub const fn segment(&self, slot: Slot) -> kvm_segment {
+    pub const fn segment(&self, slot: GdtSlot) -> kvm_segment {
         self.descriptor(slot).segment(self.selector(slot))
     }
 
@@ -123,12 +123,22 @@ impl Gdt {
     #[must_use]
     pub fn bytes(&self) -> Vec<u8> {
         let slots = match self.selectors {
-            Selectors::Sysret => {
-                [Slot::Null, Slot::KernelCode, Slot::KernelData, Slot::UserData, Slot::UserCode, Slot::Tss]
-            }
-            Selectors::Linux => {
-                [Slot::Null, Slot::Null, Slot::KernelCode, Slot::KernelData, Slot::Null, Slot::Tss]
-            }
+            GdtLayout::Sysret => [
+                GdtSlot::Null,
+                GdtSlot::KernelCode,
+                GdtSlot::KernelData,
+                GdtSlot::UserData,
+                GdtSlot::UserCode,
+                GdtSlot::Tss,
+            ],
+            GdtLayout::Linux => [
+                GdtSlot::Null,
+                GdtSlot::Null,
+                GdtSlot::KernelCode,
+                GdtSlot::KernelData,
+                GdtSlot::Null,
+                GdtSlot::Tss,
+            ],
         };
         let entries = slots.into_iter().map(|slot| self.descriptor(slot).entry());
         entries.chain(self.long.then_some(self.tss.high())).flat_map(u64::to_le_bytes).collect()
@@ -137,15 +147,15 @@ impl Gdt {
 
 /// Reads a table back: each descriptor with its selector. `long` says that system descriptors have 16 bytes.
 #[must_use]
-pub fn decode(bytes: &[u8], long: bool) -> Vec<(u16, Descriptor)> {
+pub fn decode(bytes: &[u8], long: bool) -> Vec<(u16, SegmentDescriptor)> {
     let mut entries = bytes.as_chunks::<8>().0.iter().map(|entry| u64::from_le_bytes(*entry));
     let mut found = Vec::new();
     let mut selector = 0u16;
     while let Some(entry) = entries.next() {
-        let first = Descriptor::from_entry(entry, 0);
+        let first = SegmentDescriptor::from_entry(entry, 0);
         let wide = long && first.present && !first.code_or_data;
         let high = if wide { entries.next().unwrap_or(0) } else { 0 };
-        found.push((selector, Descriptor::from_entry(entry, high)));
+        found.push((selector, SegmentDescriptor::from_entry(entry, high)));
         // A GDT has at most 64 KiB (its limit is a 16-bit number), so this ends at the last selector.
         let Some(next) = selector.checked_add(if wide { 16 } else { 8 }) else { break };
         selector = next;
@@ -158,12 +168,13 @@ mod tests {
     use super::*;
     use crate::descriptor::TrType;
 
-    const SLOTS: [Slot; 5] = [Slot::KernelCode, Slot::KernelData, Slot::UserData, Slot::UserCode, Slot::Tss];
+    const SLOTS: [GdtSlot; 5] =
+        [GdtSlot::KernelCode, GdtSlot::KernelData, GdtSlot::UserData, GdtSlot::UserCode, GdtSlot::Tss];
 
     #[test]
     fn memory_and_caches_agree_in_every_mode() {
         for mode in [Mode::Protected, Mode::Paged, Mode::Pae, Mode::Long] {
-            let gdt = Gdt::new(mode, Descriptor::tss(0x1_2345_6000, 0x67, TrType::Busy));
+            let gdt = Gdt::new(mode, SegmentDescriptor::tss(0x1_2345_6000, 0x67, TrType::Busy));
             let bytes = gdt.bytes();
             assert_eq!(bytes.len(), usize::from(size(mode)));
             let table = decode(&bytes, mode == Mode::Long);
@@ -184,11 +195,14 @@ mod tests {
     #[test]
     fn linux_finds_its_two_segments() {
         for mode in [Mode::Protected, Mode::Long] {
-            let gdt = Gdt::new(mode, Descriptor::tss(0x1000, 0x67, TrType::Busy)).ordered(Selectors::Linux);
+            let gdt =
+                Gdt::new(mode, SegmentDescriptor::tss(0x1000, 0x67, TrType::Busy)).ordered(GdtLayout::Linux);
             let bytes = gdt.bytes();
             assert_eq!(bytes.len(), usize::from(size(mode)));
             let table = decode(&bytes, mode == Mode::Long);
-            for (slot, selector) in [(Slot::KernelCode, 0x10), (Slot::KernelData, 0x18), (Slot::Tss, 0x28)] {
+            for (slot, selector) in
+                [(GdtSlot::KernelCode, 0x10), (GdtSlot::KernelData, 0x18), (GdtSlot::Tss, 0x28)]
+            {
                 let segment = gdt.segment(slot);
                 assert_eq!(segment.selector, selector);
                 let (_, found) = table.iter().find(|(at, _)| *at == selector).unwrap();
@@ -199,8 +213,8 @@ mod tests {
 
     #[test]
     fn selectors_carry_the_ring_of_their_segment() {
-        let gdt = Gdt::new(Mode::Long, Descriptor::NULL);
-        for slot in SLOTS.into_iter().filter(|slot| *slot != Slot::Tss) {
+        let gdt = Gdt::new(Mode::Long, SegmentDescriptor::NULL);
+        for slot in SLOTS.into_iter().filter(|slot| *slot != GdtSlot::Tss) {
             assert_eq!(slot.selector() & 3, u16::from(gdt.descriptor(slot).dpl));
         }
     }

@@ -10,7 +10,7 @@
 
 use std::fmt;
 
-use crate::gdt::Slot;
+use crate::gdt::GdtSlot;
 use crate::mode::{Mode, Ring};
 
 /// Number of vectors.
@@ -40,7 +40,7 @@ impl Gate {
     /// A gate to ring-0 code at `offset` that may be used from `ring`.
     #[must_use]
     pub const fn interrupt(offset: u64, ring: Ring) -> Self {
-        let selector = Slot::KernelCode.selector();
+        let selector = GdtSlot::KernelCode.selector();
         Self { offset, selector, ist: 0, kind: 0xe, dpl: ring.level(), present: true }
     }
 

@@ -6,8 +6,8 @@
 use kvm_sys_wrap::{FileRange, Gpa, GuestMemory};
 use vm_memory::{Bytes, GuestMemoryError};
 
+use crate::gpa_range::GpaRange;
 use crate::layout::Occupied;
-use crate::span::Span;
 
 /// A guest, as it is put into memory.
 pub trait GuestImage {
@@ -38,7 +38,7 @@ pub struct FlatImage<'a> {
 impl GuestImage for FlatImage<'_> {
     fn occupied(&self) -> Vec<Occupied> {
         let size = u64::try_from(self.bytes.len()).unwrap_or(u64::MAX);
-        let range = Span::new(self.address, size);
+        let range = GpaRange::new(self.address, size);
         range.map(|range| Occupied { name: "guest".to_owned(), range }).into_iter().collect()
     }
 

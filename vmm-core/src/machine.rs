@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use kvm_sys_wrap::bindings::{CpuId, kvm_sregs};
 use kvm_sys_wrap::{
-    Advice, Backing, FileRange, Gpa, GuestMemory, Kvm, Slot, SlotFlags, TssAddress, Vcpu, Vm,
+    FileRange, Gpa, GuestMemory, Kvm, MemoryAdvice, Slot, SlotBacking, SlotFlags, TssAddress, Vcpu, Vm,
 };
 use vm_memory::Bytes;
 
@@ -25,11 +25,11 @@ use crate::layout::{self, Layout};
 use crate::paging::walk::Walker;
 use crate::processor::Processor;
 pub use crate::processor::{MsrUse, UnknownMsrs};
-use crate::snapshot::{MemoryImage, Shadows, Snapshot};
+use crate::snapshot::{MemoryImage, ShadowPages, Snapshot};
 use crate::spec::{Interrupts, MachineSpec, MemoryBacking, MemoryRegion};
+use crate::sregs_diff;
 use crate::state::{InitialState, initial_state};
-use crate::suspend::Sleeps;
-use crate::verify;
+use crate::suspend::SuspendTimes;
 
 /// A machine, ready to run.
 #[derive(Debug)]
@@ -41,13 +41,13 @@ pub struct Machine {
     pub(crate) others: Vec<Processor>,
     /// The vCPU that ended the last run, counted from 0: the one to look at.
     pub(crate) ended: usize,
-    pub(crate) sleeps: Sleeps,
+    pub(crate) sleeps: SuspendTimes,
     /// What the vCPUs were told by CPUID.
     pub(crate) cpuid: Option<CpuId>,
     /// What it was made from, if not built.
     pub(crate) origin: Option<Snapshot>,
     /// What KVM has derived from the guest's page tables.
-    pub(crate) shadows: Shadows,
+    pub(crate) shadows: ShadowPages,
 }
 
 impl Machine {
@@ -91,10 +91,10 @@ impl Machine {
             boot: Processor::new(vcpu),
             others,
             ended: 0,
-            sleeps: Sleeps::default(),
+            sleeps: SuspendTimes::default(),
             cpuid,
             origin: None,
-            shadows: Shadows::default(),
+            shadows: ShadowPages::default(),
         })
     }
 
@@ -152,7 +152,7 @@ impl Machine {
 
     /// How long the guest had the machine suspended, in all its runs.
     #[must_use]
-    pub const fn asleep(&self) -> Duration {
+    pub const fn time_suspended(&self) -> Duration {
         self.sleeps.total
     }
 
@@ -179,12 +179,12 @@ impl Machine {
     /// # Errors
     /// [`Error::Kvm`].
     pub fn walker(&self) -> Result<Walker, Error> {
-        Ok(self.walker_of(&self.vcpu().sregs()?))
+        Ok(self.walker_from_sregs(&self.vcpu().sregs()?))
     }
 
     /// A page walker with the eyes of a vCPU of this machine that has these special registers.
     #[must_use]
-    pub fn walker_of(&self, sregs: &kvm_sregs) -> Walker {
+    pub fn walker_from_sregs(&self, sregs: &kvm_sregs) -> Walker {
         let host::CpuTraits { physical_bits, amd } = self.board.cpu;
         Walker { physical_bits, amd, ..Walker::of_sregs(sregs) }
     }
@@ -205,7 +205,7 @@ fn enter_mode(vcpu: &Vcpu, spec: &MachineSpec, state: &InitialState) -> Result<(
     let mode = spec.boot.mode;
     vcpu.set_sregs(&state.sregs)
         .map_err(|source| Error::ModeRefused { feature: host::feature_name(spec), source })?;
-    let differences = verify::compare(&state.sregs, &vcpu.sregs()?);
+    let differences = sregs_diff::compare(&state.sregs, &vcpu.sregs()?);
     if differences.is_empty() { Ok(()) } else { Err(Error::ModeDropped { mode, differences }) }
 }
 
@@ -255,17 +255,17 @@ fn slot(number: u32, region: &MemoryRegion) -> Slot {
         address,
         size,
         flags: SlotFlags { read_only, log_dirty: false },
-        advice: Advice { mergeable, huge_pages },
+        advice: MemoryAdvice { mergeable, huge_pages },
         backing: self::backing(backing),
     }
 }
 
 /// What is behind a region, in the words of the calls.
-pub(crate) const fn backing(backing: MemoryBacking) -> Backing {
+pub(crate) const fn backing(backing: MemoryBacking) -> SlotBacking {
     match backing {
-        MemoryBacking::Anonymous => Backing::Anonymous,
-        MemoryBacking::Memfd => Backing::Memfd,
-        MemoryBacking::Hugetlb => Backing::Hugetlb,
+        MemoryBacking::Anonymous => SlotBacking::Anonymous,
+        MemoryBacking::Memfd => SlotBacking::Memfd,
+        MemoryBacking::Hugetlb => SlotBacking::Hugetlb,
     }
 }
 
@@ -279,10 +279,10 @@ pub(crate) fn interrupt_controllers(vm: &Vm, spec: &MachineSpec) -> Result<(), E
             vm.create_pit()?;
             // kvm-unit-tests count on a BIOS having been there.
             if spec.devices.platform.kvm_testdev {
-                vm.initialize_pics(0x08, 0x70)?;
+                vm.init_pics(0x08, 0x70)?;
             }
         }
     }
     // Whoever programs interrupts is a kernel, and kernels try MSRs.
-    Ok(vm.show_unknown_msrs()?)
+    Ok(vm.enable_unknown_msr_exits()?)
 }

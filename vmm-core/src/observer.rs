@@ -10,7 +10,7 @@ use crate::exit_counts::ExitCounts;
 
 /// What an observer sees.
 #[derive(Debug)]
-pub struct View<'a> {
+pub struct ExitView<'a> {
     /// The exit.
     pub exit: &'a Exit,
     /// The vCPU, stopped.
@@ -24,13 +24,13 @@ pub struct View<'a> {
 /// Watches a run, on the threads of its vCPUs, one exit at a time. Each method does nothing unless it is written.
 pub trait Observer: Send {
     /// An exit happened and is not served yet. An answer ends the run instead.
-    fn on_exit(&mut self, view: &View<'_>) -> Option<End> {
+    fn on_exit(&mut self, view: &ExitView<'_>) -> Option<End> {
         let _ = view;
         None
     }
 
     /// The exit was served. `answer` is what the guest reads: empty unless the exit was a read.
-    fn on_served(&mut self, view: &View<'_>, answer: &[u8]) {
+    fn on_served(&mut self, view: &ExitView<'_>, answer: &[u8]) {
         let _ = (view, answer);
     }
 }

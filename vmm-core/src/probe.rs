@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::image::FlatImage;
 use crate::machine::Machine;
 use crate::mode::{Mode, PageSize, Ring};
-use crate::spec::{Entry, MachineSpec};
+use crate::spec::{EntryPoint, MachineSpec};
 use crate::{Gpa, Gva};
 
 /// `out %al, $0xf4; hlt`: the same bytes in 16-, 32- and 64-bit code. AL is 0, which the exit port takes as success.
@@ -24,7 +24,7 @@ const MEMORY: u64 = 2 << 20;
 
 /// One thing to try.
 #[derive(Debug, Clone)]
-pub struct Probe {
+pub struct ModeProbe {
     /// The mode.
     pub mode: Mode,
     /// The ring.
@@ -36,21 +36,21 @@ pub struct Probe {
 
 /// What came of it.
 #[derive(Debug)]
-pub enum Ability {
+pub enum ProbeResult {
     /// The guest ran and ended as it should.
     Works,
     /// The host refused.
     Refused(Error),
     /// The guest was started and did not end as it should.
-    Dies(End),
+    Failed(End),
 }
 
-impl Probe {
+impl ModeProbe {
     /// Everything to try: each mode in each of its rings, and the optional page sizes and depths of long mode.
     #[must_use]
     pub fn all() -> Vec<Self> {
         let new = |mode, ring, extra| {
-            let mut spec = MachineSpec::new(mode, MEMORY, Entry::Address(Gva(GUEST_ADDRESS)));
+            let mut spec = MachineSpec::new(mode, MEMORY, EntryPoint::Address(Gva(GUEST_ADDRESS)));
             spec.boot.ring = ring;
             spec.limits.time = Some(Duration::from_secs(2));
             Self { mode, ring, extra, spec }
@@ -72,13 +72,13 @@ impl Probe {
 
     /// Runs the guest.
     #[must_use]
-    pub fn run(&self, kvm: &Kvm) -> Ability {
+    pub fn run(&self, kvm: &Kvm) -> ProbeResult {
         let guest = FlatImage { address: Gpa(GUEST_ADDRESS), bytes: &GUEST };
         let built = Machine::build(kvm, self.spec.clone(), &guest, Console::to(io::sink()));
         match built.and_then(|mut machine| machine.run()) {
-            Ok(outcome) if outcome.end == (End::Exit { code: 0 }) => Ability::Works,
-            Ok(outcome) => Ability::Dies(outcome.end),
-            Err(error) => Ability::Refused(error),
+            Ok(outcome) if outcome.end == (End::Exit { code: 0 }) => ProbeResult::Works,
+            Ok(outcome) => ProbeResult::Failed(outcome.end),
+            Err(error) => ProbeResult::Refused(error),
         }
     }
 }

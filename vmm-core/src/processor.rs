@@ -14,14 +14,14 @@ use vm_memory::Bytes;
 use crate::board::Board;
 use crate::bus::Bus;
 use crate::device::Action;
-use crate::end::{Access, AccessAddress, End, Sleep};
+use crate::end::{AccessAddress, End, Suspend, UnmappedAccess};
 use crate::error::Error;
 use crate::exit_counts::{ExitCounts, ExitKind};
-use crate::landing::{Frame, WAY_BACK};
 use crate::mode::Mode;
-use crate::observer::View;
-use crate::run_loop::{DebugEvent, Turn};
-use crate::spec::Unmapped;
+use crate::observer::ExitView;
+use crate::ring3_trap::{EXIT_VECTOR, ExceptionFrame};
+use crate::run_loop::{DebugEvent, ExitOutcome};
+use crate::spec::UnmappedPolicy;
 use crate::vcpu_view::VcpuView;
 
 /// RFLAGS.IF (SDM vol. 1, 3.4.3.3).
@@ -56,8 +56,8 @@ impl Processor {
     }
 
     /// What observers see of an exit.
-    pub(crate) fn view<'a>(&'a self, exit: &'a Exit, board: &'a Board) -> View<'a> {
-        View { exit, vcpu: &self.vcpu, memory: &board.memory, exits: &self.exits }
+    pub(crate) fn view<'a>(&'a self, exit: &'a Exit, board: &'a Board) -> ExitView<'a> {
+        ExitView { exit, vcpu: &self.vcpu, memory: &board.memory, exits: &self.exits }
     }
 
     /// Counts an exit.
@@ -68,7 +68,7 @@ impl Processor {
     /// Gives the guest what it reads.
     pub(crate) fn reply(&mut self) -> Result<(), Error> {
         if !self.answer.is_empty() {
-            self.vcpu.reply(&self.answer)?;
+            self.vcpu.complete_io(&self.answer)?;
         }
         Ok(())
     }
@@ -78,9 +78,9 @@ impl Processor {
     /// # Errors
     /// [`Error::Snapshot`] where the guest ends with that.
     pub(crate) fn finish_exit(&mut self, board: &Board) -> Result<(), Error> {
-        while let Some(exit) = self.vcpu.complete()? {
+        while let Some(exit) = self.vcpu.finish_instruction()? {
             self.count(&exit);
-            if let Turn::Ended(_) = self.serve(board, &exit)? {
+            if let ExitOutcome::Ended(_) = self.serve(board, &exit)? {
                 let problem = "the guest ends with the instruction that it is at";
                 return Err(Error::Snapshot { problem, source: None });
             }
@@ -91,12 +91,12 @@ impl Processor {
 
     /// The same before all its state is replaced: what comes of the instruction is lost with the rest.
     pub(crate) fn forget_exit(&mut self) -> Result<(), Error> {
-        while self.vcpu.is_unfinished() && self.vcpu.complete()?.is_some() {}
+        while self.vcpu.has_pending_completion() && self.vcpu.finish_instruction()?.is_some() {}
         Ok(())
     }
 
     /// Serves one exit. What the guest is to read is left in `self.answer`.
-    pub(crate) fn serve(&mut self, board: &Board, exit: &Exit) -> Result<Turn, Error> {
+    pub(crate) fn serve(&mut self, board: &Board, exit: &Exit) -> Result<ExitOutcome, Error> {
         self.answer.clear();
         let end = match exit {
             Exit::PioOut { port, width, data, .. } => {
@@ -114,7 +114,7 @@ impl Processor {
                 let width = usize::from(*width);
                 self.read(board, AccessAddress::Mmio(*address), width, width)?
             }
-            Exit::Debug { pc, dr6, .. } => return Ok(Turn::Debug(DebugEvent { pc: *pc, dr6: *dr6 })),
+            Exit::Debug { pc, dr6, .. } => return Ok(ExitOutcome::Debug(DebugEvent { pc: *pc, dr6: *dr6 })),
             Exit::Hlt => Some(self.halted(board, &self.vcpu.regs_at_exit()?)),
             Exit::Shutdown => Some(End::Shutdown),
             Exit::InternalError { suberror, data } => {
@@ -123,15 +123,15 @@ impl Processor {
             Exit::FailEntry { reason, cpu } => Some(End::FailEntry { reason: *reason, cpu: *cpu }),
             Exit::SystemEvent { kind, .. } => Some(End::SystemEvent { kind: *kind }),
             // A signal that no limit asked for, or a vCPU that is not to run yet: once more.
-            Exit::Interrupted | Exit::Again => None,
+            Exit::Interrupted | Exit::Retry => None,
             Exit::ReadMsr { index, .. } => {
                 self.unknown_msrs.entry(*index).or_default().reads += 1;
-                self.vcpu.refuse_msr()?;
+                self.vcpu.inject_msr_fault()?;
                 None
             }
             Exit::WriteMsr { index, .. } => {
                 self.unknown_msrs.entry(*index).or_default().writes += 1;
-                self.vcpu.refuse_msr()?;
+                self.vcpu.inject_msr_fault()?;
                 None
             }
             // Nothing here switches these on.
@@ -147,7 +147,7 @@ impl Processor {
             | Exit::Unknown { .. }
             | Exit::Other(_) => Some(End::Unserved(exit.clone())),
         };
-        Ok(end.map_or(Turn::Served, Turn::Ended))
+        Ok(end.map_or(ExitOutcome::Served, ExitOutcome::Ended))
     }
 
     /// Hands the items of a write to the device there.
@@ -168,8 +168,8 @@ impl Processor {
                     }
                 }
                 None => match board.spec.unmapped {
-                    Unmapped::Ones => {}
-                    Unmapped::Stop => return self.stray(at, item.len(), Some(number(item))).map(Some),
+                    UnmappedPolicy::ReadOnes => {}
+                    UnmappedPolicy::Stop => return self.stray(at, item.len(), Some(number(item))).map(Some),
                 },
             }
         }
@@ -197,8 +197,8 @@ impl Processor {
                     }
                 }
                 None => match board.spec.unmapped {
-                    Unmapped::Ones => {}
-                    Unmapped::Stop => return self.stray(at, width, None).map(Some),
+                    UnmappedPolicy::ReadOnes => {}
+                    UnmappedPolicy::Stop => return self.stray(at, width, None).map(Some),
                 },
             }
         }
@@ -208,13 +208,13 @@ impl Processor {
 
     fn stray(&self, at: AccessAddress, width: usize, written: Option<u64>) -> Result<End, Error> {
         let rip = self.vcpu.regs_at_exit()?.rip;
-        Ok(End::Unmapped(Access { at, width, written, rip }))
+        Ok(End::Unmapped(UnmappedAccess { at, width, written, rip }))
     }
 
     /// What a HLT was: the guest's own, or one of the stubs that catch what leaves ring 3.
     pub(crate) fn halted(&self, board: &Board, regs: &kvm_regs) -> End {
         match board.landing.and_then(|landing| landing.vector(Gva(regs.rip))) {
-            Some(WAY_BACK) => End::WayBack,
+            Some(EXIT_VECTOR) => End::Ring3Exit,
             Some(vector) => End::Exception { vector, frame: frame(board, vector, regs) },
             None => End::Halt { interrupts: has_interrupts_on(regs) },
         }
@@ -237,7 +237,7 @@ fn end_of(action: Action) -> Option<End> {
         Action::Exit(code) => Some(End::Exit { code }),
         Action::PowerOff => Some(End::PowerOff),
         Action::Reset => Some(End::Reset),
-        Action::Suspend { wake } => Some(End::Suspend(wake.map_or(Sleep::NoAlarm, Sleep::Until))),
+        Action::Suspend { wake } => Some(End::Suspend(wake.map_or(Suspend::NoAlarm, Suspend::Until))),
     }
 }
 
@@ -249,10 +249,10 @@ fn bus(board: &Board, at: AccessAddress) -> (&Bus, u64) {
 }
 
 /// Reads what the CPU pushed on the ring-0 stack, which lies at the same physical and virtual address.
-fn frame(board: &Board, vector: u8, regs: &kvm_regs) -> Option<Frame> {
+fn frame(board: &Board, vector: u8, regs: &kvm_regs) -> Option<ExceptionFrame> {
     let mut stack = [0; 6 * 8];
     let length = board.memory.read(&mut stack, Gpa(regs.rsp).into()).ok()?;
-    Frame::decode(vector, stack.get(..length)?, board.spec.boot.mode == Mode::Long)
+    ExceptionFrame::decode(vector, stack.get(..length)?, board.spec.boot.mode == Mode::Long)
 }
 
 /// Up to 8 bytes as a number.

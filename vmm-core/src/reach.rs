@@ -9,8 +9,8 @@ use std::time::Instant;
 use kvm_sys_wrap::Alarm;
 
 use crate::Gva;
-use crate::debugger::Stop;
-use crate::debugger::live::{Live, Order};
+use crate::debugger::DebugStop;
+use crate::debugger::smp::{ResumeAction, SmpDebugger};
 use crate::end::End;
 use crate::error::Error;
 use crate::limits::Limits;
@@ -40,8 +40,8 @@ impl Machine {
 
     fn reach_address(self, gva: Gva) -> Result<(Self, Option<End>), Error> {
         let limit = self.board.spec.limits.time;
-        let orders = vec![Order::Run; self.vcpus().count()];
-        let mut live = Live::new(self)?;
+        let orders = vec![ResumeAction::Run; self.vcpus().count()];
+        let mut live = SmpDebugger::new(self)?;
         if !live.add_breakpoint(gva)? {
             return Err(Error::NoBreakpoint { gva });
         }
@@ -50,20 +50,20 @@ impl Machine {
         let passed = || limit.filter(|limit| started.elapsed() >= *limit);
         let end = loop {
             match live.resume(&orders, &mut || passed().is_some())?.1 {
-                Stop::Breakpoint => break None,
-                Stop::Ended(end) => break Some(end),
-                Stop::Asked => {
+                DebugStop::Breakpoint => break None,
+                DebugStop::Ended(end) => break Some(end),
+                DebugStop::Asked => {
                     if let Some(limit) = passed() {
                         break Some(End::TimeLimit(limit));
                     }
                 }
                 // Nobody asked for any of these.
-                Stop::Step
-                | Stop::Watchpoint(_)
-                | Stop::OwnInt3
-                | Stop::NoSteps
-                | Stop::HistoryStart
-                | Stop::HistoryLost => {}
+                DebugStop::Step
+                | DebugStop::Watchpoint(_)
+                | DebugStop::OwnInt3
+                | DebugStop::NoSteps
+                | DebugStop::HistoryStart
+                | DebugStop::HistoryLost => {}
             }
         };
         Ok((live.abandon()?.machine, end))

@@ -14,10 +14,10 @@ use kvm_sys_wrap::Exit;
 
 use crate::end::End;
 use crate::exit_counts::ExitKind;
-use crate::observer::{Observer, View};
+use crate::observer::{ExitView, Observer};
 
 /// Bytes that a record takes at most: some four million exits.
-const LARGEST: usize = 32 << 20;
+const MAX_RECORD_SIZE: usize = 32 << 20;
 
 /// What one exit was, in 64 bits: type, width, the lower half of the address, and a hash of all of it.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub struct Recording {
 
 impl Default for Recording {
     fn default() -> Self {
-        Self::with_limit(LARGEST)
+        Self::with_limit(MAX_RECORD_SIZE)
     }
 }
 
@@ -100,11 +100,11 @@ impl Recording {
 }
 
 impl Observer for Recording {
-    fn on_exit(&mut self, _: &View<'_>) -> Option<End> {
+    fn on_exit(&mut self, _: &ExitView<'_>) -> Option<End> {
         None
     }
 
-    fn on_served(&mut self, view: &View<'_>, answer: &[u8]) {
+    fn on_served(&mut self, view: &ExitView<'_>, answer: &[u8]) {
         self.push(view.exit, answer);
     }
 }
@@ -112,7 +112,7 @@ impl Observer for Recording {
 /// Whether an exit is the guest's doing, and not that of a timer or a debugger.
 #[must_use]
 pub(crate) const fn is_recorded(exit: &Exit) -> bool {
-    !matches!(exit, Exit::Interrupted | Exit::Again | Exit::Debug { .. })
+    !matches!(exit, Exit::Interrupted | Exit::Retry | Exit::Debug { .. })
 }
 
 impl Signature {
@@ -145,7 +145,7 @@ impl Signature {
             | Exit::Unknown { .. }
             | Exit::Other(_)
             | Exit::Interrupted
-            | Exit::Again => (0, 0, 0, &[]),
+            | Exit::Retry => (0, 0, 0, &[]),
         };
         let mut hash = mix(address, u64::from(count));
         for chunk in data.chunks(8) {

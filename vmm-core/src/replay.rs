@@ -7,12 +7,12 @@
 //!
 //! Time limits of the machine's description do not count here; a replay has a budget of its own.
 
-mod examine;
+mod step;
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use kvm_sys_wrap::{Alarm, Exit, GuestDebug, interrupted};
+use kvm_sys_wrap::{Alarm, Exit, GuestDebug, termination_requested};
 
 use crate::checkpoint::Checkpoint;
 use crate::end::End;
@@ -20,16 +20,16 @@ use crate::error::Error;
 use crate::exit_counts::ExitKind;
 use crate::machine::Machine;
 use crate::record::{Recording, Signature, is_recorded};
-use crate::run_loop::{DebugEvent, Turn};
+use crate::run_loop::{DebugEvent, ExitOutcome};
 
-pub(crate) use examine::{Catch, Step};
+pub(crate) use step::{HandlerTrap, ReplayStep};
 
 /// A machine on its way through a recorded run.
 pub struct Replayer<'a> {
     build: Box<dyn Fn() -> Result<Machine, Error> + 'a>,
     recording: &'a Recording,
     machine: Machine,
-    position: Position,
+    position: ReplayPosition,
     /// Whether it ran since it was built.
     moved: bool,
     /// An exit that came when an instruction was completed, and is to be served next.
@@ -40,7 +40,7 @@ pub struct Replayer<'a> {
 
 /// How far a replay has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Position {
+struct ReplayPosition {
     /// Exits served.
     exits: u64,
     /// Bytes of answers given.
@@ -49,9 +49,9 @@ struct Position {
 
 /// A place in a run to come back to.
 #[derive(Debug, Clone)]
-pub struct Mark {
+pub struct ReplayMark {
     checkpoint: Checkpoint,
-    position: Position,
+    position: ReplayPosition,
 }
 
 /// What one turn of a replay came to.
@@ -153,7 +153,7 @@ impl<'a> Replayer<'a> {
     /// Whether the budget is used up.
     #[must_use]
     pub fn is_out_of_time(&self) -> bool {
-        interrupted() || self.deadline.as_ref().is_some_and(|(at, _)| Instant::now() >= *at)
+        termination_requested() || self.deadline.as_ref().is_some_and(|(at, _)| Instant::now() >= *at)
     }
 
     /// Runs on until `exits` exits have been served in total. [`Replayed::Served`] if it got there.
@@ -216,21 +216,21 @@ impl<'a> Replayer<'a> {
     ///
     /// # Errors
     /// As [`Machine::run`]; [`Error::Kvm`] where the vCPU's state cannot be read.
-    pub fn mark(&mut self) -> Result<Mark, Error> {
+    pub fn mark(&mut self) -> Result<ReplayMark, Error> {
         // Half an instruction is in no register. Completing it may take further exits, of the same instruction.
         while self.next.is_none() {
-            let Some(exit) = self.machine.boot.vcpu.complete()? else { break };
+            let Some(exit) = self.machine.boot.vcpu.finish_instruction()? else { break };
 
             match self.serve(&exit)? {
                 Replayed::Served | Replayed::Debug(_) | Replayed::Kicked => {}
                 Replayed::Ended(_) | Replayed::Diverged | Replayed::OutOfTime => break,
             }
         }
-        Ok(Mark { checkpoint: self.machine.checkpoint()?, position: self.position })
+        Ok(ReplayMark { checkpoint: self.machine.checkpoint()?, position: self.position })
     }
 
     /// Whether the general registers and the number of exits are those of a place.
-    pub(crate) fn is_at(&self, mark: Option<&Mark>) -> Result<bool, Error> {
+    pub(crate) fn is_at(&self, mark: Option<&ReplayMark>) -> Result<bool, Error> {
         let Some(mark) = mark.filter(|mark| mark.position == self.position) else { return Ok(false) };
         Ok(mark.checkpoint.vcpu().regs == self.machine.boot.vcpu.regs()?)
     }
@@ -239,7 +239,7 @@ impl<'a> Replayer<'a> {
     ///
     /// # Errors
     /// What building ran into; [`Error::Kvm`] where the vCPU's state cannot be written.
-    pub fn return_to(&mut self, mark: &Mark) -> Result<(), Error> {
+    pub fn return_to(&mut self, mark: &ReplayMark) -> Result<(), Error> {
         self.restart()?;
         self.machine.restore(&mark.checkpoint)?;
         self.position = mark.position;
@@ -253,7 +253,7 @@ impl<'a> Replayer<'a> {
     /// What building ran into.
     pub fn restart(&mut self) -> Result<(), Error> {
         self.machine = (self.build)()?;
-        self.position = Position::default();
+        self.position = ReplayPosition::default();
         self.moved = false;
         self.next = None;
         self.divergence = None;
@@ -283,16 +283,16 @@ impl<'a> Replayer<'a> {
             self.position.answers = self.position.answers.saturating_add(recorded.len());
         }
         if !machine.boot.answer.is_empty() {
-            machine.boot.vcpu.reply(&machine.boot.answer)?;
+            machine.boot.vcpu.complete_io(&machine.boot.answer)?;
         }
         self.position.exits = self.position.exits.wrapping_add(1);
         // A deadline that passes while the guest exits all the time is not noticed by a kick alone.
         let late = self.position.exits.is_multiple_of(64) && self.is_out_of_time();
         Ok(match turn {
-            Turn::Ended(end) => Replayed::Ended(end),
-            Turn::Served if late => Replayed::OutOfTime,
-            Turn::Served => Replayed::Served,
-            Turn::Debug(event) => Replayed::Debug(event),
+            ExitOutcome::Ended(end) => Replayed::Ended(end),
+            ExitOutcome::Served if late => Replayed::OutOfTime,
+            ExitOutcome::Served => Replayed::Served,
+            ExitOutcome::Debug(event) => Replayed::Debug(event),
         })
     }
 }

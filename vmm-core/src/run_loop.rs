@@ -7,20 +7,20 @@ use std::time::{Duration, Instant};
 
 use kvm_sys_wrap::Exit;
 
-use crate::collect::Collecting;
+use crate::coalesced_pio::CoalescedPio;
 use crate::end::End;
 use crate::error::Error;
 use crate::exit_counts::ExitCounts;
-use crate::fetch::Fetch;
 use crate::limits::Limits;
 use crate::machine::Machine;
 use crate::observer::Observer;
+use crate::overlay_promotion::OverlayPromotion;
+use crate::smp;
 use crate::spec::Interrupts;
-use crate::together;
 
 /// What a run came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outcome {
+pub struct RunOutcome {
     /// How it ended.
     pub end: End,
     /// The exits it took.
@@ -31,7 +31,7 @@ pub struct Outcome {
 
 /// What one turn of the loop came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Turn {
+pub enum ExitOutcome {
     /// An exit was served; the guest can go on.
     Served,
     /// A debug event that somebody asked for with `KVM_SET_GUEST_DEBUG`; the guest can go on.
@@ -54,7 +54,7 @@ impl Machine {
     ///
     /// # Errors
     /// Only where the host fails: a call to KVM, or the console. What the guest does is in the outcome.
-    pub fn run(&mut self) -> Result<Outcome, Error> {
+    pub fn run(&mut self) -> Result<RunOutcome, Error> {
         self.run_observed(&mut [])
     }
 
@@ -62,13 +62,13 @@ impl Machine {
     ///
     /// # Errors
     /// As [`Machine::run`].
-    pub fn run_observed(&mut self, observers: &mut [&mut dyn Observer]) -> Result<Outcome, Error> {
+    pub fn run_observed(&mut self, observers: &mut [&mut dyn Observer]) -> Result<RunOutcome, Error> {
         let mut limits = Limits::start(self.board.spec.limits)?;
         let started = Instant::now();
         let end = self.run_to_end(&mut limits, observers)?;
         let elapsed = started.elapsed();
         self.board.output.sync().map_err(Error::Console)?;
-        Ok(Outcome { end, exits: self.exits(), elapsed })
+        Ok(RunOutcome { end, exits: self.exits(), elapsed })
     }
 
     /// The whole loop, and a look at the files that memory shows: an end that came of pages which somebody changed during the
@@ -86,16 +86,16 @@ impl Machine {
     /// Turn by turn to the end. One vCPU that nothing interrupts has the loop to itself.
     fn turns(&mut self, limits: &mut Limits, observers: &mut [&mut dyn Observer]) -> Result<End, Error> {
         if self.board.spec.interrupts != Interrupts::None {
-            let (end, vcpu) = together::run(self, limits, observers)?;
+            let (end, vcpu) = smp::run(self, limits, observers)?;
             self.ended = vcpu;
             return Ok(end);
         }
-        let mut fetch = Fetch::start(self.boot.vcpu.vm())?;
-        let _collecting = Collecting::start(self.boot.vcpu.vm(), &self.board.spec)?;
+        let mut fetch = OverlayPromotion::start(self.boot.vcpu.vm())?;
+        let _collecting = CoalescedPio::start(self.boot.vcpu.vm(), &self.board.spec)?;
         loop {
-            match self.turn(limits, observers)? {
-                Turn::Served | Turn::Debug(_) => {}
-                Turn::Ended(end) => return Ok(end),
+            match self.run_one_exit(limits, observers)? {
+                ExitOutcome::Served | ExitOutcome::Debug(_) => {}
+                ExitOutcome::Ended(end) => return Ok(end),
             }
             if let Some(watch) = &mut fetch
                 && watch.look(self.boot.vcpu.vm())?
@@ -109,26 +109,30 @@ impl Machine {
     ///
     /// # Errors
     /// As [`Machine::run`].
-    pub fn turn(&mut self, limits: &mut Limits, observers: &mut [&mut dyn Observer]) -> Result<Turn, Error> {
+    pub fn run_one_exit(
+        &mut self,
+        limits: &mut Limits,
+        observers: &mut [&mut dyn Observer],
+    ) -> Result<ExitOutcome, Error> {
         let exit = self.boot.vcpu.run()?;
-        self.take(&exit, limits, observers)
+        self.handle_exit(&exit, limits, observers)
     }
 
     /// The rest of a turn: counts an exit, shows it, serves it.
-    pub(crate) fn take(
+    pub(crate) fn handle_exit(
         &mut self,
         exit: &Exit,
         limits: &mut Limits,
         observers: &mut [&mut dyn Observer],
-    ) -> Result<Turn, Error> {
+    ) -> Result<ExitOutcome, Error> {
         let Self { board, boot, .. } = self;
         boot.count(exit);
         if let Some(end) = limits.check(exit, || boot.exits.total()) {
-            return Ok(Turn::Ended(end));
+            return Ok(ExitOutcome::Ended(end));
         }
         let view = boot.view(exit, board);
         if let Some(end) = observers.iter_mut().find_map(|observer| observer.on_exit(&view)) {
-            return Ok(Turn::Ended(end));
+            return Ok(ExitOutcome::Ended(end));
         }
         let turn = boot.serve(board, exit)?;
         let view = boot.view(exit, board);
@@ -140,7 +144,7 @@ impl Machine {
     }
 
     /// Serves one exit. What the guest is to read is left in the processor's answer.
-    pub(crate) fn serve(&mut self, exit: &Exit) -> Result<Turn, Error> {
+    pub(crate) fn serve(&mut self, exit: &Exit) -> Result<ExitOutcome, Error> {
         self.boot.serve(&self.board, exit)
     }
 

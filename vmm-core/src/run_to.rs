@@ -16,7 +16,7 @@ use std::io;
 use std::time::Duration;
 
 use kvm_sys_wrap::bindings::kvm_segment;
-use kvm_sys_wrap::{Breakpoint, GuestDebug, Kvm, Watch};
+use kvm_sys_wrap::{Breakpoint, BreakpointCondition, GuestDebug, Kvm};
 use vm_memory::Bytes;
 
 use crate::console::Console;
@@ -26,13 +26,13 @@ use crate::error::Error;
 use crate::exit_counts::ExitKind;
 use crate::host;
 use crate::image::FlatImage;
-use crate::landing::Frame;
 use crate::limits::Limits;
 use crate::machine::Machine;
 use crate::mode::{Mode, Ring};
 use crate::observer::Observer;
-use crate::run_loop::Turn;
-use crate::spec::{self, Entry, MachineSpec};
+use crate::ring3_trap::ExceptionFrame;
+use crate::run_loop::ExitOutcome;
+use crate::spec::{self, EntryPoint, MachineSpec};
 use crate::step::can_step;
 use crate::{Gpa, Gva};
 
@@ -68,7 +68,7 @@ const GENERAL_PROTECTION: u8 = 13;
 /// # Errors
 /// Where the host cannot do the mode.
 pub fn breakpoints_fire(kvm: &Kvm, mode: Mode, ring: Ring) -> Result<bool, Error> {
-    let mut spec = MachineSpec::new(mode, 2 << 20, Entry::Address(Gva(PROBE_ADDRESS)));
+    let mut spec = MachineSpec::new(mode, 2 << 20, EntryPoint::Address(Gva(PROBE_ADDRESS)));
     spec.boot.ring = ring;
     spec.limits.time = Some(Duration::from_secs(2));
     let mut limits = Limits::start(spec.limits)?;
@@ -77,16 +77,16 @@ pub fn breakpoints_fire(kvm: &Kvm, mode: Mode, ring: Ring) -> Result<bool, Error
     let second = Gva(PROBE_ADDRESS + 1);
     machine.boot.vcpu.set_guest_debug(&execution_of(second))?;
     loop {
-        match machine.turn(&mut limits, &mut [])? {
-            Turn::Served => {}
-            Turn::Debug(event) => return Ok(event.pc == second.0),
-            Turn::Ended(_) => return Ok(false),
+        match machine.run_one_exit(&mut limits, &mut [])? {
+            ExitOutcome::Served => {}
+            ExitOutcome::Debug(event) => return Ok(event.pc == second.0),
+            ExitOutcome::Ended(_) => return Ok(false),
         }
     }
 }
 
 const fn execution_of(address: Gva) -> GuestDebug {
-    let breakpoint = Breakpoint { address, watch: Watch::Execute };
+    let breakpoint = Breakpoint { address, condition: BreakpointCondition::Execute };
     GuestDebug {
         single_step: false,
         software_breakpoints: false,
@@ -123,13 +123,13 @@ impl Machine {
     ///
     /// # Errors
     /// As [`Machine::run`].
-    pub fn settle(
+    pub fn finish_instruction(
         &mut self,
         limits: &mut Limits,
         observers: &mut [&mut dyn Observer],
     ) -> Result<Option<End>, Error> {
-        while let Some(exit) = self.boot.vcpu.complete()? {
-            if let Turn::Ended(end) = self.take(&exit, limits, observers)? {
+        while let Some(exit) = self.boot.vcpu.finish_instruction()? {
+            if let ExitOutcome::Ended(end) = self.handle_exit(&exit, limits, observers)? {
                 return Ok(Some(end));
             }
         }
@@ -145,8 +145,8 @@ impl Machine {
     }
 
     fn run_for(&mut self, time: Duration, observers: &mut [&mut dyn Observer]) -> Result<Option<End>, Error> {
-        let spec::Limits { time: limit, exits } = self.board.spec.limits;
-        let mut own = Limits::start(spec::Limits { time: Some(limit.unwrap_or(time).min(time)), exits })?;
+        let spec::LimitSpec { time: limit, exits } = self.board.spec.limits;
+        let mut own = Limits::start(spec::LimitSpec { time: Some(limit.unwrap_or(time).min(time)), exits })?;
         let end = self.run_to_end(&mut own, observers)?;
         // Time passes at a signal, between two instructions.
         Ok((end != End::TimeLimit(time)).then_some(end))
@@ -159,11 +159,11 @@ impl Machine {
         observers: &mut [&mut dyn Observer],
     ) -> Result<Option<End>, Error> {
         while self.boot.exits.total() < count {
-            if let Turn::Ended(end) = self.turn(limits, observers)? {
+            if let ExitOutcome::Ended(end) = self.run_one_exit(limits, observers)? {
                 return Ok(Some(end));
             }
         }
-        self.settle(limits, observers)
+        self.finish_instruction(limits, observers)
     }
 
     fn run_to_address(
@@ -197,15 +197,15 @@ impl Machine {
     ) -> Result<Option<End>, Error> {
         self.boot.vcpu.set_guest_debug(&execution_of(gva))?;
         let end = loop {
-            match self.turn(limits, observers)? {
-                Turn::Served => {}
-                Turn::Debug(event) => {
+            match self.run_one_exit(limits, observers)? {
+                ExitOutcome::Served => {}
+                ExitOutcome::Debug(event) => {
                     self.boot.exits.forget(ExitKind::Debug);
                     if event.pc == gva.0 {
                         break None;
                     }
                 }
-                Turn::Ended(end) => break Some(end),
+                ExitOutcome::Ended(end) => break Some(end),
             }
         };
         self.boot.vcpu.set_guest_debug(&GuestDebug::default())?;
@@ -268,7 +268,7 @@ impl Machine {
     /// Undoes what the CPU did on its way to the landing page.
     pub(crate) fn back_to_ring_3(
         &self,
-        frame: &Frame,
+        frame: &ExceptionFrame,
         cs: kvm_segment,
         ss: kvm_segment,
     ) -> Result<(), Error> {

@@ -15,7 +15,7 @@ use kvm_sys_wrap::{Gpa, Gva, Port};
 use crate::cpuid::Feature;
 use crate::mode::{Mode, PageSize, Ring};
 pub use crate::register::Register;
-pub use memory::{HUGE_PAGES_FROM, MemoryBacking, MemoryRegion};
+pub use memory::{HUGE_PAGES_THRESHOLD, MemoryBacking, MemoryRegion};
 pub use platform::{FwCfgFile, FwCfgSpec, PlatformSpec};
 pub use virtio::{BlockAccess, BlockSpec, VirtioSpec};
 
@@ -33,17 +33,17 @@ pub struct MachineSpec {
     /// The CPU mode and what belongs to it.
     pub boot: BootSpec,
     /// Tables that the user placed; the rest is placed by [`crate::layout`].
-    pub placement: Placement,
+    pub pinned: PinnedAddresses,
     /// Devices on the bus.
     pub devices: DeviceSpecs,
     /// What an access to an address with no device and no memory does.
-    pub unmapped: Unmapped,
+    pub unmapped: UnmappedPolicy,
     /// What a HLT means on a machine on which nothing can wake the vCPU.
-    pub halt: HaltMeaning,
+    pub halt: HaltPolicy,
     /// What a reset that the guest asks for is worth.
-    pub reset: ResetMeaning,
+    pub reset: ResetPolicy,
     /// When the VMM stops the guest.
-    pub limits: Limits,
+    pub limits: LimitSpec,
     /// The CPUID the guest sees.
     pub cpuid: CpuidPolicy,
     /// Features that are hidden (`false`) or set (`true`) in the host's CPUID; without meaning where that is not used.
@@ -58,19 +58,19 @@ impl MachineSpec {
 
     /// A machine with `memory_size` bytes of memory at 0, started in `mode` at `entry`, with the default devices.
     #[must_use]
-    pub fn new(mode: Mode, memory_size: u64, entry: Entry) -> Self {
+    pub fn new(mode: Mode, memory_size: u64, entry: EntryPoint) -> Self {
         Self {
             memory: vec![MemoryRegion::new(Gpa(0), memory_size)],
             tss_address: Self::DEFAULT_TSS_ADDRESS,
             vcpus: 1,
             interrupts: Interrupts::default(),
             boot: BootSpec::new(mode, entry),
-            placement: Placement::default(),
+            pinned: PinnedAddresses::default(),
             devices: DeviceSpecs::default(),
-            unmapped: Unmapped::default(),
-            halt: HaltMeaning::default(),
-            reset: ResetMeaning::default(),
-            limits: Limits::default(),
+            unmapped: UnmappedPolicy::default(),
+            halt: HaltPolicy::default(),
+            reset: ResetPolicy::default(),
+            limits: LimitSpec::default(),
             cpuid: CpuidPolicy::default(),
             cpuid_changes: Vec::new(),
             arguments: Vec::new(),
@@ -86,7 +86,7 @@ pub struct BootSpec {
     /// The privilege level of the guest's code; always [`Ring::Kernel`] in real mode.
     pub ring: Ring,
     /// Where execution starts.
-    pub entry: Entry,
+    pub entry: EntryPoint,
     /// Page size, depth and mappings.
     pub paging: PagingSpec,
     /// Enable SSE (CR0.MP, CR4.OSFXSR, CR4.OSXMMEXCPT); `None` means in long mode only.
@@ -94,12 +94,12 @@ pub struct BootSpec {
     /// General registers that are not 0 at the start.
     pub registers: Vec<(Register, u64)>,
     /// Which selectors the first segments have; without meaning in real mode.
-    pub selectors: Selectors,
+    pub gdt_layout: GdtLayout,
 }
 
 /// The order of the descriptors in the GDT that the guest starts with, and so their selectors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Selectors {
+pub enum GdtLayout {
     /// Ring-0 code 0x08 and data 0x10, ring-3 data 0x1b and code 0x23: what SYSCALL and SYSRET want.
     #[default]
     Sysret,
@@ -111,7 +111,7 @@ pub enum Selectors {
 impl BootSpec {
     /// Ring 0 at `entry`, identity-mapped, nothing preset.
     #[must_use]
-    pub fn new(mode: Mode, entry: Entry) -> Self {
+    pub fn new(mode: Mode, entry: EntryPoint) -> Self {
         Self {
             mode,
             ring: Ring::Kernel,
@@ -119,14 +119,14 @@ impl BootSpec {
             paging: PagingSpec::default(),
             sse: None,
             registers: Vec::new(),
-            selectors: Selectors::default(),
+            gdt_layout: GdtLayout::default(),
         }
     }
 }
 
 /// Where execution starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Entry {
+pub enum EntryPoint {
     /// A virtual address. In real mode a linear address below 1 MiB, from which CS and IP are made.
     Address(Gva),
     /// Real mode only: CS and IP as given.
@@ -138,7 +138,7 @@ pub enum Entry {
     },
 }
 
-impl fmt::Display for Entry {
+impl fmt::Display for EntryPoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Address(gva) => gva.fmt(f),
@@ -177,12 +177,12 @@ pub struct Mapping {
     /// Size in bytes; a multiple of 4 KiB, not 0.
     pub size: u64,
     /// What the guest may do with it.
-    pub access: Access,
+    pub access: PagePermissions,
 }
 
 /// Page permissions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Access {
+pub struct PagePermissions {
     /// The R/W bit.
     pub writable: bool,
     /// The U/S bit: ring 3 may use the page.
@@ -193,7 +193,7 @@ pub struct Access {
 
 /// What the user placed by hand; `None` leaves it to the layout.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Placement {
+pub struct PinnedAddresses {
     /// The address above the stack: the initial stack pointer.
     pub stack_top: Option<Gpa>,
     /// Bytes kept free below the stack top; `None` means 64 KiB, or less in a small machine.
@@ -277,10 +277,10 @@ pub struct DebugExitSpec {
 
 /// What an access to nothing does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Unmapped {
+pub enum UnmappedPolicy {
     /// Reads give all ones, writes vanish, as on a PC's bus.
     #[default]
-    Ones,
+    ReadOnes,
     /// The run ends with an error that names the access.
     Stop,
 }
@@ -299,7 +299,7 @@ pub enum Interrupts {
 
 /// What a HLT means from which nothing can wake the machine: always, on one without interrupt controllers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum HaltMeaning {
+pub enum HaltPolicy {
     /// The guest is done.
     #[default]
     Success,
@@ -309,7 +309,7 @@ pub enum HaltMeaning {
 
 /// What a reset that the guest asks for is worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ResetMeaning {
+pub enum ResetPolicy {
     /// Something went wrong: kernels reset the machine when they cannot go on.
     #[default]
     Failure,
@@ -319,7 +319,7 @@ pub enum ResetMeaning {
 
 /// When the VMM stops a guest that does not stop by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Limits {
+pub struct LimitSpec {
     /// Wall-clock time since the first `KVM_RUN`.
     pub time: Option<Duration>,
     /// Number of exits to user space.

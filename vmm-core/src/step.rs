@@ -12,14 +12,14 @@ use kvm_sys_wrap::bindings::kvm_sregs;
 use kvm_sys_wrap::{Exit, GuestDebug, Gva};
 use vm_memory::Bytes;
 
-use crate::disassembly::{Width, linear_rip};
+use crate::disassembly::{OperandWidth, linear_rip};
 use crate::end::End;
 use crate::error::Error;
 use crate::host;
 use crate::limits::Limits;
 use crate::machine::Machine;
 use crate::observer::Observer;
-use crate::run_loop::{Outcome, Turn};
+use crate::run_loop::{ExitOutcome, RunOutcome};
 
 /// The one-byte opcode of HLT.
 const HLT: u8 = 0xf4;
@@ -28,7 +28,7 @@ const HLT: u8 = 0xf4;
 /// interpreting it, and loses its way when that is to be stepped.
 #[must_use]
 pub fn can_step(sregs: &kvm_sregs) -> bool {
-    let native = Width::of_sregs(sregs) == Width::Bits64 && sregs.cs.selector & 3 == 3;
+    let native = OperandWidth::of_sregs(sregs) == OperandWidth::Bits64 && sregs.cs.selector & 3 == 3;
     !(native && host::is_pvm())
 }
 
@@ -39,16 +39,16 @@ impl Machine {
     ///
     /// # Errors
     /// As [`Machine::run`].
-    pub fn run_stepped(&mut self, observers: &mut [&mut dyn Observer]) -> Result<Outcome, Error> {
+    pub fn run_stepped(&mut self, observers: &mut [&mut dyn Observer]) -> Result<RunOutcome, Error> {
         let mut limits = Limits::start(self.board.spec.limits)?;
         let started = Instant::now();
         let end = loop {
             let end = if can_step(&self.boot.vcpu.sregs()?) {
                 self.step(&mut limits, observers)?
             } else {
-                match self.turn(&mut limits, observers)? {
-                    Turn::Served | Turn::Debug(_) => None,
-                    Turn::Ended(end) => Some(end),
+                match self.run_one_exit(&mut limits, observers)? {
+                    ExitOutcome::Served | ExitOutcome::Debug(_) => None,
+                    ExitOutcome::Ended(end) => Some(end),
                 }
             };
             if let Some(end) = end {
@@ -57,7 +57,7 @@ impl Machine {
         };
         let elapsed = started.elapsed();
         self.board.output.sync().map_err(Error::Console)?;
-        Ok(Outcome { end, exits: self.boot.exits.clone(), elapsed })
+        Ok(RunOutcome { end, exits: self.boot.exits.clone(), elapsed })
     }
 
     /// Executes one instruction; `Some` if the run ended with it.
@@ -73,18 +73,18 @@ impl Machine {
         self.boot.vcpu.set_guest_debug(&GuestDebug { single_step: true, ..GuestDebug::default() })?;
         let end = loop {
             let exits = self.boot.exits.total();
-            match self.turn(limits, observers)? {
+            match self.run_one_exit(limits, observers)? {
                 // A kick: nothing was executed.
-                Turn::Served if self.boot.exits.total() == exits => {}
-                Turn::Served => break self.complete_step(limits, observers)?,
-                Turn::Debug(event) if Some(event.pc) == halt => {
-                    match self.take(&Exit::Hlt, limits, observers)? {
-                        Turn::Served | Turn::Debug(_) => {}
-                        Turn::Ended(end) => break Some(end),
+                ExitOutcome::Served if self.boot.exits.total() == exits => {}
+                ExitOutcome::Served => break self.complete_step(limits, observers)?,
+                ExitOutcome::Debug(event) if Some(event.pc) == halt => {
+                    match self.handle_exit(&Exit::Hlt, limits, observers)? {
+                        ExitOutcome::Served | ExitOutcome::Debug(_) => {}
+                        ExitOutcome::Ended(end) => break Some(end),
                     }
                 }
-                Turn::Debug(_) => break None,
-                Turn::Ended(end) => break Some(end),
+                ExitOutcome::Debug(_) => break None,
+                ExitOutcome::Ended(end) => break Some(end),
             }
         };
         self.boot.vcpu.set_guest_debug(&GuestDebug::default())?;
@@ -99,14 +99,14 @@ impl Machine {
         observers: &mut [&mut dyn Observer],
     ) -> Result<Option<End>, Error> {
         loop {
-            let exit = match self.boot.vcpu.complete()? {
+            let exit = match self.boot.vcpu.finish_instruction()? {
                 Some(exit) => exit,
                 None => self.stepped()?,
             };
-            match self.take(&exit, limits, observers)? {
-                Turn::Served => {}
-                Turn::Debug(_) => return Ok(None),
-                Turn::Ended(end) => return Ok(Some(end)),
+            match self.handle_exit(&exit, limits, observers)? {
+                ExitOutcome::Served => {}
+                ExitOutcome::Debug(_) => return Ok(None),
+                ExitOutcome::Ended(end) => return Ok(Some(end)),
             }
         }
     }

@@ -16,7 +16,7 @@ use vm_memory::Bytes;
 
 use crate::board::Board;
 use crate::devices::rtc;
-use crate::end::{End, Sleep};
+use crate::end::{End, Suspend};
 use crate::error::Error;
 use crate::firmware;
 use crate::machine::interrupt_controllers;
@@ -30,7 +30,7 @@ pub(crate) const SHARED_WITH_KVM: [u32; 7] =
 
 /// The sleeps of a machine, in all its runs.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Sleeps {
+pub(crate) struct SuspendTimes {
     /// How long they took.
     pub(crate) total: Duration,
     /// Whether it sleeps now: the run was stopped meanwhile.
@@ -66,7 +66,7 @@ pub(crate) fn wake(
 ) -> Result<Option<End>, Error> {
     let vector = waking_vector(board);
     let Some((segment, offset)) = real_mode(vector) else {
-        return Ok(Some(End::Suspend(Sleep::NoVector(vector))));
+        return Ok(Some(End::Suspend(Suspend::NoVector(vector))));
     };
     let new = new_machine(boot.vcpu.vm(), board)?;
     for processor in std::iter::once(&mut *boot).chain(others) {
@@ -79,10 +79,10 @@ pub(crate) fn wake(
             state.regs.rip = offset;
         }
         processor.vcpu.restore(&state)?;
-        processor.vcpu.restore_apic(&vcpu.save_apic()?)?;
+        processor.vcpu.restore_lapic(&vcpu.save_lapic()?)?;
     }
     if board.spec.interrupts == Interrupts::Pc {
-        boot.vcpu.vm().restore_controllers(&new.save_controllers()?)?;
+        boot.vcpu.vm().restore_irqchip(&new.save_irqchip()?)?;
     }
     Ok(None)
 }

@@ -7,15 +7,15 @@ use vm_memory::{Bytes, GuestMemoryBackend};
 
 use crate::device::Guest;
 use crate::exit_counts::ExitCounts;
+use crate::gpa_range::GpaRange;
 use crate::paging::walk::ReadMemory;
-use crate::span::Span;
 
 /// A [`Guest`] during one exit.
 pub(crate) struct VcpuView<'a> {
     pub(crate) vcpu: &'a Vcpu,
     pub(crate) memory: &'a GuestMemory,
     /// Memory that the guest cannot write, so that devices do not write it on its behalf.
-    pub(crate) read_only: &'a [Span],
+    pub(crate) read_only: &'a [GpaRange],
     pub(crate) exits: &'a ExitCounts,
 }
 
@@ -36,7 +36,7 @@ impl Guest for VcpuView<'_> {
     }
 
     fn write_physical(&self, address: Gpa, data: &[u8]) -> Option<()> {
-        let Some(range) = Span::new(address, u64::try_from(data.len()).ok()?) else {
+        let Some(range) = GpaRange::new(address, u64::try_from(data.len()).ok()?) else {
             return data.is_empty().then_some(());
         };
         let present = self.memory.check_range(address.into(), data.len());
@@ -47,7 +47,7 @@ impl Guest for VcpuView<'_> {
     }
 
     fn forget_page(&self, address: Gpa) -> io::Result<()> {
-        kvm_sys_wrap::forget_page(self.memory, address)
+        kvm_sys_wrap::invalidate_page(self.memory, address)
     }
 
     fn exits(&self) -> &ExitCounts {

@@ -7,7 +7,7 @@ use std::io;
 use std::time::Duration;
 
 use vm_memory::Bytes;
-use vmm_core::autopsy::{Autopsy, Cause, Note, Source, examine};
+use vmm_core::autopsy::{Autopsy, AutopsyNote, Cause, Source, examine};
 use vmm_core::console::{Console, Input, Output};
 use vmm_core::end::End;
 use vmm_core::error::Error;
@@ -16,7 +16,7 @@ use vmm_core::machine::Machine;
 use vmm_core::mode::Mode;
 use vmm_core::record::Recording;
 use vmm_core::replay::{Replayed, Replayer};
-use vmm_core::spec::{Entry, MachineSpec};
+use vmm_core::spec::{EntryPoint, MachineSpec};
 use vmm_core::{Gpa, Gva, Kvm};
 
 const CODE: u64 = 0x8000;
@@ -41,7 +41,7 @@ impl Input for Counting {
 
 /// The guest `code` in `mode`, with input that begins with `input`.
 fn build(mode: Mode, code: &[u8], input: u8) -> Result<Machine, Error> {
-    let mut spec = MachineSpec::new(mode, MEMORY, Entry::Address(Gva(CODE)));
+    let mut spec = MachineSpec::new(mode, MEMORY, EntryPoint::Address(Gva(CODE)));
     spec.limits.time = Some(Duration::from_secs(20));
     let guest = FlatImage { address: Gpa(CODE), bytes: code };
     let console =
@@ -148,7 +148,7 @@ fn a_guest_that_looks_at_the_clock_leaves_the_trail() {
     let mut code = [0x0f, 0x31, 0xe7, 0xe9].repeat(4);
     code.extend([0x0f, 0x0b]);
     let found = autopsy(Mode::Long, &code);
-    assert!(found.notes.iter().any(|note| matches!(note, Note::Diverged(_))), "{:?}", found.notes);
+    assert!(found.notes.iter().any(|note| matches!(note, AutopsyNote::Diverged(_))), "{:?}", found.notes);
     // A host that keeps the registers still shows the place.
     match found.source {
         Source::Registers if found.registers.is_some() => assert!(summary(&found).contains("`ud2`")),
@@ -204,7 +204,7 @@ fn a_record_that_is_not_complete_is_not_used() {
     assert!(recording.overflowed());
     let found = examine(&machine, &end, &recording, &|| build(Mode::Long, &code, 0), BUDGET);
     assert!(
-        matches!(found.notes.as_slice(), [Note::Overflowed { recorded: 1, seen: 3 }]),
+        matches!(found.notes.as_slice(), [AutopsyNote::Overflowed { recorded: 1, seen: 3 }]),
         "{:?}",
         found.notes
     );
@@ -224,7 +224,7 @@ fn whatever_a_guest_is_made_of_its_end_gets_a_sentence() {
     for (number, mode) in [Mode::Real, Mode::Protected, Mode::Long].into_iter().cycle().take(45).enumerate() {
         let code: Vec<u8> = (0..64).flat_map(|_| random().to_le_bytes()).collect();
         let build = || {
-            let mut spec = MachineSpec::new(mode, MEMORY, Entry::Address(Gva(CODE)));
+            let mut spec = MachineSpec::new(mode, MEMORY, EntryPoint::Address(Gva(CODE)));
             spec.limits.time = Some(Duration::from_millis(50));
             spec.limits.exits = Some(200);
             let guest = FlatImage { address: Gpa(CODE), bytes: &code };

@@ -6,19 +6,19 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use kvm_sys_wrap::{Breakpoint, Watch};
+use kvm_sys_wrap::{Breakpoint, BreakpointCondition};
 use vmm_core::console::Console;
-use vmm_core::debugger::{Abilities, Debugger, Direction, EditError, Handlers, Stop};
+use vmm_core::debugger::{DebugCapabilities, DebugStop, Debugger, EditError, ExecDirection, StepIntoHandler};
 use vmm_core::end::End;
 use vmm_core::error::{Blame, Error};
 use vmm_core::idt::Gate;
 use vmm_core::image::FlatImage;
 use vmm_core::machine::Machine;
 use vmm_core::mode::{Mode, Ring};
-use vmm_core::spec::{Entry, MachineSpec};
+use vmm_core::spec::{EntryPoint, MachineSpec};
 use vmm_core::{Gpa, Gva, Kvm};
 
-use Direction::{Back, Forward};
+use ExecDirection::{Back, Forward};
 
 const CODE: u64 = 0x8000;
 
@@ -37,7 +37,7 @@ impl Write for Printed {
 }
 
 fn build(mode: Mode, ring: Ring, code: &[u8], console: Console) -> Result<Machine, Error> {
-    let mut spec = MachineSpec::new(mode, 2 << 20, Entry::Address(Gva(CODE)));
+    let mut spec = MachineSpec::new(mode, 2 << 20, EntryPoint::Address(Gva(CODE)));
     spec.boot.ring = ring;
     Machine::build(&Kvm::open().unwrap(), spec, &FlatImage { address: Gpa(CODE), bytes: code }, console)
 }
@@ -67,11 +67,11 @@ fn in_each_mode(code: &[u8], test: impl Fn(&str, &mut Debugger<'_>, &Printed)) {
     }
 }
 
-fn run(debugger: &mut Debugger<'_>, direction: Direction) -> Stop {
+fn run(debugger: &mut Debugger<'_>, direction: ExecDirection) -> DebugStop {
     debugger.run(direction, &mut || false).unwrap()
 }
 
-fn step(debugger: &mut Debugger<'_>, direction: Direction) -> Stop {
+fn step(debugger: &mut Debugger<'_>, direction: ExecDirection) -> DebugStop {
     debugger.step(direction, &mut || false).unwrap()
 }
 
@@ -100,35 +100,35 @@ const PRINTER: [u8; 15] = [
 fn forward_and_back_over_exits() {
     in_each_mode(&PRINTER, |name, debugger, printed| {
         debugger.add_breakpoint(Gva(CODE + 8));
-        assert_eq!(run(debugger, Forward), Stop::Breakpoint, "{name}");
+        assert_eq!(run(debugger, Forward), DebugStop::Breakpoint, "{name}");
         assert_eq!((offset(debugger), al(debugger)), (8, b'B'.into()), "{name}");
         // The byte is there for the guest alone.
         let mut byte = [0];
         assert_eq!(debugger.read(Gva(CODE + 8), &mut byte).unwrap(), 1);
         assert_eq!(byte, [0xe4]);
-        assert_eq!(step(debugger, Forward), Stop::Step, "{name}");
+        assert_eq!(step(debugger, Forward), DebugStop::Step, "{name}");
         assert_eq!((offset(debugger), al(debugger)), (0xa, 0xff), "{name}");
         assert_eq!(*printed.0.lock().unwrap(), b"AB");
 
         for (at, value) in [(8, b'B'), (6, b'B'), (4, b'A'), (2, b'A'), (0, 0)] {
-            assert_eq!(step(debugger, Back), Stop::Step, "{name}");
+            assert_eq!(step(debugger, Back), DebugStop::Step, "{name}");
             assert_eq!((offset(debugger), al(debugger)), (at, value.into()), "{name}");
             assert!(debugger.is_in_past());
         }
-        assert_eq!(step(debugger, Back), Stop::HistoryStart, "{name}");
+        assert_eq!(step(debugger, Back), DebugStop::HistoryStart, "{name}");
         assert!(matches!(debugger.write(Gva(CODE), &[0x90]), Err(EditError::Past)));
 
-        assert_eq!(step(debugger, Forward), Stop::Step, "{name}");
+        assert_eq!(step(debugger, Forward), DebugStop::Step, "{name}");
         assert_eq!(offset(debugger), 2, "{name}");
-        assert_eq!(run(debugger, Forward), Stop::Breakpoint, "{name}");
+        assert_eq!(run(debugger, Forward), DebugStop::Breakpoint, "{name}");
         assert_eq!(offset(debugger), 8, "{name}");
-        assert_eq!(run(debugger, Forward), Stop::Ended(End::Exit { code: 0 }), "{name}");
+        assert_eq!(run(debugger, Forward), DebugStop::Ended(End::Exit { code: 0 }), "{name}");
         assert_eq!(*printed.0.lock().unwrap(), b"AB", "{name}: nothing is printed twice");
         assert_eq!(debugger.exits(), 4, "{name}: breakpoints and steps are no exits of the guest");
 
-        assert_eq!(run(debugger, Back), Stop::Breakpoint, "{name}");
+        assert_eq!(run(debugger, Back), DebugStop::Breakpoint, "{name}");
         assert_eq!((offset(debugger), al(debugger)), (8, b'B'.into()), "{name}");
-        assert_eq!(run(debugger, Back), Stop::HistoryStart, "{name}");
+        assert_eq!(run(debugger, Back), DebugStop::HistoryStart, "{name}");
         assert_eq!(offset(debugger), 0, "{name}");
     });
 }
@@ -147,20 +147,20 @@ fn each_round_of_a_loop_is_a_stop_of_its_own() {
             debugger.add_breakpoint(Gva(CODE + unused));
         }
         for round in [3, 2, 1] {
-            assert_eq!(run(debugger, Forward), Stop::Breakpoint, "{name}");
+            assert_eq!(run(debugger, Forward), DebugStop::Breakpoint, "{name}");
             assert_eq!((offset(debugger), cl(debugger)), (2, round), "{name}");
         }
         for round in [2, 3] {
-            assert_eq!(run(debugger, Back), Stop::Breakpoint, "{name}");
+            assert_eq!(run(debugger, Back), DebugStop::Breakpoint, "{name}");
             assert_eq!((offset(debugger), cl(debugger)), (2, round), "{name}");
         }
-        assert_eq!(run(debugger, Back), Stop::HistoryStart, "{name}");
+        assert_eq!(run(debugger, Back), DebugStop::HistoryStart, "{name}");
         for round in [3, 2, 1] {
-            assert_eq!(run(debugger, Forward), Stop::Breakpoint, "{name}");
+            assert_eq!(run(debugger, Forward), DebugStop::Breakpoint, "{name}");
             assert_eq!((offset(debugger), cl(debugger)), (2, round), "{name}");
         }
         assert!(debugger.remove_breakpoint(Gva(CODE + 2)) && !debugger.remove_breakpoint(Gva(CODE + 2)));
-        assert_eq!(run(debugger, Forward), Stop::Ended(End::Exit { code: 0 }), "{name}");
+        assert_eq!(run(debugger, Forward), DebugStop::Ended(End::Exit { code: 0 }), "{name}");
     });
 }
 
@@ -169,14 +169,14 @@ fn each_round_of_a_loop_is_a_stop_of_its_own() {
 fn what_was_changed_by_hand_is_where_the_way_back_ends() {
     in_each_mode(&LOOP, |name, debugger, _| {
         debugger.add_breakpoint(Gva(CODE + 4));
-        assert_eq!(run(debugger, Forward), Stop::Breakpoint, "{name}");
+        assert_eq!(run(debugger, Forward), DebugStop::Breakpoint, "{name}");
         // Five more rounds than the code asks for, and something else in memory behind it.
         debugger.change(|state| state.regs.rcx = 5).unwrap();
         debugger.write(Gva(CODE + 0x100), &[7]).unwrap();
-        assert_eq!(step(debugger, Forward), Stop::Step, "{name}");
-        assert_eq!(step(debugger, Back), Stop::Step, "{name}");
+        assert_eq!(step(debugger, Forward), DebugStop::Step, "{name}");
+        assert_eq!(step(debugger, Back), DebugStop::Step, "{name}");
         assert_eq!((offset(debugger), debugger.registers().unwrap().0.rcx), (4, 5), "{name}");
-        assert_eq!(step(debugger, Back), Stop::HistoryStart, "{name}");
+        assert_eq!(step(debugger, Back), DebugStop::HistoryStart, "{name}");
     });
 }
 
@@ -189,13 +189,13 @@ fn a_crash_can_be_looked_at_from_before() {
             // There the vector table leads somewhere, and what lies there is executed.
             return;
         }
-        let Stop::Ended(end) = run(debugger, Forward) else { panic!("{name}: no end") };
+        let DebugStop::Ended(end) = run(debugger, Forward) else { panic!("{name}: no end") };
         assert!(matches!(end, End::Shutdown | End::Exception { vector: 6, .. }), "{name}: {end}");
         assert!(debugger.look_before_end(&mut || false).unwrap(), "{name}");
         assert_eq!((offset(debugger), al(debugger)), (3, 7), "{name}");
-        assert_eq!(step(debugger, Back), Stop::Step, "{name}");
+        assert_eq!(step(debugger, Back), DebugStop::Step, "{name}");
         assert_eq!(offset(debugger), 1, "{name}");
-        assert_eq!(run(debugger, Forward), Stop::Ended(end), "{name}");
+        assert_eq!(run(debugger, Forward), DebugStop::Ended(end), "{name}");
     });
 }
 
@@ -207,13 +207,13 @@ fn a_guest_that_spins_can_be_stopped() {
         let waker = std::thread::spawn(move || {
             for _ in 0..20 {
                 std::thread::sleep(Duration::from_millis(50));
-                stopper.wake();
+                stopper.interrupt();
             }
         });
         let asked = Cell::new(0);
         let stop = debugger.run(Forward, &mut || asked.replace(asked.get() + 1) > 2).unwrap();
-        assert_eq!((stop, offset(debugger)), (Stop::Asked, 1), "{name}");
-        assert_eq!(step(debugger, Back), Stop::Step, "{name}");
+        assert_eq!((stop, offset(debugger)), (DebugStop::Asked, 1), "{name}");
+        assert_eq!(step(debugger, Back), DebugStop::Step, "{name}");
         assert_eq!(offset(debugger), 0, "{name}");
         waker.join().unwrap();
     });
@@ -224,7 +224,11 @@ fn a_guest_that_spins_can_be_stopped() {
 fn a_step_leaves_no_trap_flag_behind() {
     // pushf; pop %ax; nop: with the width of the mode.
     in_each_mode(&[0x9c, 0x58, 0x90], |name, debugger, _| {
-        assert_eq!([step(debugger, Forward), step(debugger, Forward)], [Stop::Step, Stop::Step], "{name}");
+        assert_eq!(
+            [step(debugger, Forward), step(debugger, Forward)],
+            [DebugStop::Step, DebugStop::Step],
+            "{name}"
+        );
         let (regs, _) = debugger.registers().unwrap();
         assert_eq!((offset(debugger), regs.rax & 0x1ff), (2, 2), "{name}: bit 1 is always set, bit 8 is TF");
     });
@@ -256,9 +260,10 @@ fn handle_invalid_opcode(debugger: &mut Debugger<'_>) {
 }
 
 /// kvm-pvm knows no 32-bit IRET.
-fn assert_end(name: &str, stop: &Stop) {
-    let unknown = matches!(stop, Stop::Ended(End::InternalError { .. })) && name.starts_with("protected");
-    assert!(unknown || *stop == Stop::Ended(End::Exit { code: 0 }), "{name}: {stop:?}");
+fn assert_end(name: &str, stop: &DebugStop) {
+    let unknown =
+        matches!(stop, DebugStop::Ended(End::InternalError { .. })) && name.starts_with("protected");
+    assert!(unknown || *stop == DebugStop::Ended(End::Exit { code: 0 }), "{name}: {stop:?}");
 }
 
 #[test]
@@ -270,7 +275,7 @@ fn a_step_over_a_fault_ends_at_the_handler() {
         }
         handle_invalid_opcode(debugger);
         for at in [0x10, 0x11, 0x14, 0x15] {
-            assert_eq!(step(debugger, Forward), Stop::Step, "{name}");
+            assert_eq!(step(debugger, Forward), DebugStop::Step, "{name}");
             assert_eq!(offset(debugger), at, "{name}");
         }
         // What lay there lies there again, and the frame has no trap flag.
@@ -278,7 +283,7 @@ fn a_step_over_a_fault_ends_at_the_handler() {
         assert_eq!(debugger.read(Gva(CODE + 0x10), &mut byte).unwrap(), 1);
         assert_eq!(byte, [0x58], "{name}");
         for at in [0x14, 0x11, 0x10, 0] {
-            assert_eq!(step(debugger, Back), Stop::Step, "{name}");
+            assert_eq!(step(debugger, Back), DebugStop::Step, "{name}");
             assert_eq!(offset(debugger), at, "{name}");
         }
         assert_end(name, &run(debugger, Forward));
@@ -300,7 +305,7 @@ fn a_breakpoint_in_a_handler_is_reached_by_single_steps() {
             debugger.add_breakpoint(Gva(0x5000_0000 + nowhere));
         }
         for at in [0x10, 0x14] {
-            assert_eq!(run(debugger, Forward), Stop::Breakpoint, "{name}");
+            assert_eq!(run(debugger, Forward), DebugStop::Breakpoint, "{name}");
             assert_eq!(offset(debugger), at, "{name}");
         }
         assert_end(name, &run(debugger, Forward));
@@ -321,30 +326,30 @@ fn a_write_to_watched_memory_is_a_stop() {
             (0, _) => 4,
             (_, _) => 8,
         };
-        let written = Breakpoint { address: Gva(top - width), watch: Watch::Write(2) };
+        let written = Breakpoint { address: Gva(top - width), condition: BreakpointCondition::Write(2) };
         assert!(debugger.add_watchpoint(written));
-        let seldom = Breakpoint { address: Gva(CODE + 0x101), watch: Watch::Write(3) };
+        let seldom = Breakpoint { address: Gva(CODE + 0x101), condition: BreakpointCondition::Write(3) };
         assert!(debugger.add_watchpoint(seldom), "no debug register can watch that");
-        let nothing = Breakpoint { address: Gva(CODE), watch: Watch::Execute };
+        let nothing = Breakpoint { address: Gva(CODE), condition: BreakpointCondition::Execute };
         assert!(!debugger.add_watchpoint(nothing));
 
-        assert_eq!(run(debugger, Forward), Stop::Watchpoint(written), "{name}");
+        assert_eq!(run(debugger, Forward), DebugStop::Watchpoint(written), "{name}");
         assert_eq!(offset(debugger), 4, "{name}: behind the write");
-        assert_eq!(run(debugger, Back), Stop::Watchpoint(written), "{name}");
+        assert_eq!(run(debugger, Back), DebugStop::Watchpoint(written), "{name}");
         assert_eq!(offset(debugger), 3, "{name}: before the write");
-        assert_eq!(run(debugger, Back), Stop::HistoryStart, "{name}");
+        assert_eq!(run(debugger, Back), DebugStop::HistoryStart, "{name}");
         // A breakpoint on the instruction that writes is left by a step, which must see the write too.
         debugger.add_breakpoint(Gva(CODE + 3));
         for _ in 0..2 {
-            assert_eq!(run(debugger, Forward), Stop::Breakpoint, "{name}");
-            assert_eq!(run(debugger, Forward), Stop::Watchpoint(written), "{name}");
+            assert_eq!(run(debugger, Forward), DebugStop::Breakpoint, "{name}");
+            assert_eq!(run(debugger, Forward), DebugStop::Watchpoint(written), "{name}");
             assert_eq!(offset(debugger), 4, "{name}");
-            assert_eq!(step(debugger, Back), Stop::Step, "{name}");
-            assert_eq!(run(debugger, Back), Stop::HistoryStart, "{name}");
+            assert_eq!(step(debugger, Back), DebugStop::Step, "{name}");
+            assert_eq!(run(debugger, Back), DebugStop::HistoryStart, "{name}");
         }
         assert!(debugger.remove_watchpoint(written) && debugger.remove_watchpoint(seldom));
         assert!(debugger.remove_breakpoint(Gva(CODE + 3)) && !debugger.remove_watchpoint(written));
-        assert_eq!(run(debugger, Forward), Stop::Ended(End::Exit { code: 0 }), "{name}");
+        assert_eq!(run(debugger, Forward), DebugStop::Ended(End::Exit { code: 0 }), "{name}");
     });
 }
 
@@ -354,13 +359,13 @@ fn a_halt_ends_the_run_when_it_is_stepped_too() {
     // nop; hlt; and what is never reached. In ring 3 HLT is a #GP.
     in_each_mode(&[0x90, 0xf4, 0x90, 0xeb, 0xfe], |name, debugger, _| {
         for _ in 0..2 {
-            assert_eq!(step(debugger, Forward), Stop::Step, "{name}");
-            let Stop::Ended(end) = step(debugger, Forward) else { panic!("{name}: no end") };
+            assert_eq!(step(debugger, Forward), DebugStop::Step, "{name}");
+            let DebugStop::Ended(end) = step(debugger, Forward) else { panic!("{name}: no end") };
             assert!(matches!(end, End::Halt { .. } | End::Exception { vector: 13, .. }), "{name}: {end}");
-            assert_eq!(run(debugger, Forward), Stop::Ended(end), "{name}");
+            assert_eq!(run(debugger, Forward), DebugStop::Ended(end), "{name}");
             assert_eq!(debugger.exits(), 1, "{name}");
-            assert_eq!(step(debugger, Back), Stop::Step, "{name}");
-            assert_eq!(step(debugger, Back), Stop::Step, "{name}");
+            assert_eq!(step(debugger, Back), DebugStop::Step, "{name}");
+            assert_eq!(step(debugger, Back), DebugStop::Step, "{name}");
             assert_eq!(offset(debugger), 0, "{name}");
         }
     });
@@ -369,8 +374,8 @@ fn a_halt_ends_the_run_when_it_is_stepped_too() {
 #[test]
 #[ignore = "needs /dev/kvm"]
 fn abilities_are_found_out() {
-    let spec = MachineSpec::new(Mode::Long, 2 << 20, Entry::Address(Gva(CODE)));
-    let found = Abilities::probe(&Kvm::open().unwrap(), &spec).unwrap();
+    let spec = MachineSpec::new(Mode::Long, 2 << 20, EntryPoint::Address(Gva(CODE)));
+    let found = DebugCapabilities::probe(&Kvm::open().unwrap(), &spec).unwrap();
     assert!(found.single_step, "{found}");
-    assert_ne!(found.handlers, Handlers::Missed, "{found}");
+    assert_ne!(found.handlers, StepIntoHandler::Missed, "{found}");
 }

@@ -9,18 +9,20 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kvm_sys_wrap::{Call, CallObserver, CallRecord};
+use vmm_core::call_sequence::{
+    Argument, ArgumentDirection, CallAction, CallFrequency, Field, SequenceStep, Value, flow,
+};
 use vmm_core::console::Console;
 use vmm_core::error::{Blame, Error};
-use vmm_core::flow::{Act, Argument, Direction, Field, Step, Times, Value, flow};
 use vmm_core::image::{FlatImage, GuestImage};
 use vmm_core::machine::Machine;
 use vmm_core::mode::{Mode, Ring};
 use vmm_core::spec::{
-    Access, CpuidPolicy, DebugConsoleSpec, DeviceAddress, Entry, Interrupts, MachineSpec, Mapping,
-    MemoryRegion, PlatformSpec, VirtioSpec,
+    CpuidPolicy, DebugConsoleSpec, DeviceAddress, EntryPoint, Interrupts, MachineSpec, Mapping, MemoryRegion,
+    PagePermissions, PlatformSpec, VirtioSpec,
 };
 use vmm_core::state::{HostQuirks, initial_state};
-use vmm_core::{Gpa, Gva, Kvm, Port, layout, reset};
+use vmm_core::{Gpa, Gva, Kvm, Port, layout, reset_state};
 
 const CODE: u64 = 0x8000;
 
@@ -35,7 +37,7 @@ impl CallObserver for Seen {
 }
 
 fn spec(mode: Mode) -> MachineSpec {
-    MachineSpec::new(mode, 2 << 20, Entry::Address(Gva(CODE)))
+    MachineSpec::new(mode, 2 << 20, EntryPoint::Address(Gva(CODE)))
 }
 
 const HALTS: &[u8] = &[0xf4];
@@ -73,7 +75,7 @@ fn machines() -> Vec<(&'static str, MachineSpec, &'static [u8])> {
     });
     rich.limits.time = Some(Duration::from_secs(5));
     rich.boot.registers.push((vmm_core::spec::Register::Rdi, 0x1234));
-    let access = Access { writable: true, user: false, executable: false };
+    let access = PagePermissions { writable: true, user: false, executable: false };
     rich.boot.paging.maps.push(Mapping { gva: Gva(0x8000_0000), gpa: Gpa(0), size: 0x1000, access });
     machines.push(("long, two regions, no-execute", rich, HALTS));
     let mut host = spec(Mode::Real);
@@ -102,7 +104,7 @@ fn the_flow_is_what_a_real_run_does() {
     for (name, spec, code) in machines() {
         let guest = FlatImage { address: Gpa(CODE), bytes: code };
         let layout = layout::compute(&spec, &guest.occupied()).unwrap();
-        let state = initial_state(&reset::sregs(), &spec, &layout, HostQuirks::default()).unwrap();
+        let state = initial_state(&reset_state::sregs(), &spec, &layout, HostQuirks::default()).unwrap();
         let told = flow(&spec, &layout, &guest.mapped(), &state);
 
         let seen = Arc::new(Seen::default());
@@ -123,19 +125,19 @@ fn observed_run(spec: MachineSpec, guest: &FlatImage<'_>, seen: Arc<Seen>) -> Re
     Ok(true)
 }
 
-fn compare(name: &str, told: &[Step], seen: &[(Call, String)], complete: bool) {
+fn compare(name: &str, told: &[SequenceStep], seen: &[(Call, String)], complete: bool) {
     let calls = told.iter().filter_map(|step| match step.act {
-        Act::Call(call) => Some((call, step)),
-        Act::WriteMemory | Act::SetTimer => None,
+        CallAction::Call(call) => Some((call, step)),
+        CallAction::WriteMemory | CallAction::SetTimer => None,
     });
-    let (once, later): (Vec<_>, Vec<_>) = calls.partition(|(_, step)| step.times == Times::Once);
+    let (once, later): (Vec<_>, Vec<_>) = calls.partition(|(_, step)| step.times == CallFrequency::Once);
     for (index, (call, step)) in once.iter().enumerate() {
         let Some((seen_call, arguments)) = seen.get(index) else {
             assert!(!complete, "{name}: {call} was told and not made");
             return;
         };
         assert_eq!(call, seen_call, "{name}: call {index}");
-        if step.direction == Direction::Into {
+        if step.direction == ArgumentDirection::Into {
             assert_ne!(arguments, "", "{name}: {call}");
         }
         check_argument(&format!("{name}: {call}"), &step.argument, arguments);

@@ -11,17 +11,17 @@ use std::path::PathBuf;
 use std::{env, fs};
 
 use kvm_sys_wrap::bindings::kvm_sregs;
-use vmm_core::control::{Cr0, Cr4, Efer, Rflags};
-use vmm_core::descriptor::{Descriptor, named_segments};
+use vmm_core::control_regs::{Cr0, Cr4, Efer, Rflags};
+use vmm_core::descriptor::{SegmentDescriptor, named_segments};
+use vmm_core::gpa_range::GpaRange;
 use vmm_core::layout::{self, Layout, Occupied};
 use vmm_core::mode::{Mode, PageSize, Ring};
 use vmm_core::paging::merge::mappings;
 use vmm_core::paging::walk::{ReadMemory, Walker};
-use vmm_core::span::Span;
-use vmm_core::spec::{Access, Entry, MachineSpec, Mapping, MemoryRegion};
+use vmm_core::spec::{EntryPoint, MachineSpec, Mapping, MemoryRegion, PagePermissions};
 use vmm_core::state::{HostQuirks, InitialState, initial_state};
 use vmm_core::tss::Tss;
-use vmm_core::{Gpa, Gva, gdt, idt, reset};
+use vmm_core::{Gpa, Gva, gdt, idt, reset_state};
 
 /// Where the guest of the cases lies: 8 KiB of it.
 const GUEST: Gpa = Gpa(0x20_0000);
@@ -30,7 +30,7 @@ const REAL_GUEST: Gpa = Gpa(0x7c00);
 fn machine(mode: Mode, ring: Ring, page_size: Option<PageSize>) -> MachineSpec {
     let memory = if page_size == Some(PageSize::Size1G) { (1 << 30) + (8 << 20) } else { 8 << 20 };
     let at = if mode == Mode::Real { REAL_GUEST } else { GUEST };
-    let mut spec = MachineSpec::new(mode, memory, Entry::Address(Gva(at.0)));
+    let mut spec = MachineSpec::new(mode, memory, EntryPoint::Address(Gva(at.0)));
     spec.boot.ring = ring;
     spec.boot.paging.page_size = page_size;
     spec
@@ -60,9 +60,9 @@ fn cases() -> Vec<(String, MachineSpec)> {
         cases.push((format!("long-five-level-ring{}", ring.level()), five));
 
         let mut higher_half = machine(Mode::Long, ring, None);
-        higher_half.boot.entry = Entry::Address(Gva(0xffff_ffff_8020_0000));
-        let access = Access { writable: true, user: ring == Ring::User, executable: true };
-        let (text, data) = (access, Access { executable: false, ..access });
+        higher_half.boot.entry = EntryPoint::Address(Gva(0xffff_ffff_8020_0000));
+        let access = PagePermissions { writable: true, user: ring == Ring::User, executable: true };
+        let (text, data) = (access, PagePermissions { executable: false, ..access });
         higher_half.boot.paging.identity = false;
         higher_half.boot.paging.maps = vec![
             Mapping { gva: Gva(0xffff_ffff_8000_0000), gpa: Gpa(0), size: 4 << 20, access: text },
@@ -71,8 +71,8 @@ fn cases() -> Vec<(String, MachineSpec)> {
         cases.push((format!("long-higher-half-ring{}", ring.level()), higher_half));
     }
     let mut high = machine(Mode::Real, Ring::Kernel, None);
-    high.boot.entry = Entry::Segmented { segment: 0x7c0, offset: 0 };
-    high.placement.stack_top = Some(Gpa(0x9_0000));
+    high.boot.entry = EntryPoint::Segmented { segment: 0x7c0, offset: 0 };
+    high.pinned.stack_top = Some(Gpa(0x9_0000));
     cases.push(("real-segmented-high-stack".to_owned(), high));
 
     let mut sse = machine(Mode::Protected, Ring::Kernel, None);
@@ -108,9 +108,9 @@ fn every_mode_page_size_and_ring_has_its_state() {
 /// The state of a machine, as text.
 fn describe(spec: &MachineSpec) -> String {
     let start = if spec.boot.mode == Mode::Real { REAL_GUEST } else { GUEST };
-    let guest = Occupied { name: "guest".to_owned(), range: Span::new(start, 0x2000).unwrap() };
+    let guest = Occupied { name: "guest".to_owned(), range: GpaRange::new(start, 0x2000).unwrap() };
     let layout = layout::compute(spec, &[guest]).unwrap();
-    let state = initial_state(&reset::sregs(), spec, &layout, HostQuirks::default()).unwrap();
+    let state = initial_state(&reset_state::sregs(), spec, &layout, HostQuirks::default()).unwrap();
     let memory = state.images.as_slice();
     let mut text = String::new();
     registers(&mut text, &state);
@@ -141,7 +141,7 @@ fn registers(text: &mut String, state: &InitialState) {
 fn segments(text: &mut String, sregs: &kvm_sregs) {
     writeln!(text, "\nsegments").unwrap();
     for (name, segment) in named_segments(sregs) {
-        let descriptor = Descriptor::from_segment(segment);
+        let descriptor = SegmentDescriptor::from_segment(segment);
         writeln!(text, "  {name:<5} {:#06x}  {descriptor}", segment.selector).unwrap();
     }
     for (name, table) in [("GDTR", &sregs.gdt), ("IDTR", &sregs.idt)] {

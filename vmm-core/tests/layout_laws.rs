@@ -3,10 +3,10 @@
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 
-use vmm_core::layout::{self, Layout, Occupied, Part};
+use vmm_core::gpa_range::GpaRange;
+use vmm_core::layout::{self, Layout, LayoutPart, Occupied};
 use vmm_core::mode::{Mode, Ring};
-use vmm_core::span::Span;
-use vmm_core::spec::{Entry, MachineSpec, MemoryRegion};
+use vmm_core::spec::{EntryPoint, MachineSpec, MemoryRegion};
 use vmm_core::{Gpa, Gva};
 
 const PAGE: u64 = 4096;
@@ -33,7 +33,7 @@ fn machine() -> impl Strategy<Value = (MachineSpec, Vec<Occupied>)> {
     let pin = || prop::option::weighted(0.2, 1..512u64);
     (mode(), regions, guest, stack, pin(), pin()).prop_map(
         |((mode, ring), regions, guest, stack, gdt, tables)| {
-            let mut spec = MachineSpec::new(mode, PAGE, Entry::Address(Gva(0x7c00)));
+            let mut spec = MachineSpec::new(mode, PAGE, EntryPoint::Address(Gva(0x7c00)));
             spec.boot.ring = ring;
             spec.memory.clear();
             let mut address = 0;
@@ -43,18 +43,18 @@ fn machine() -> impl Strategy<Value = (MachineSpec, Vec<Occupied>)> {
                 spec.memory.push(MemoryRegion { read_only, ..MemoryRegion::new(Gpa(address), pages * PAGE) });
                 address += pages * PAGE;
             }
-            spec.placement.stack_size = stack.map(|pages| pages * PAGE);
-            spec.placement.gdt = gdt.map(|page| Gpa(page * PAGE + 8));
-            spec.placement.page_tables = tables.map(|page| Gpa(page * PAGE));
+            spec.pinned.stack_size = stack.map(|pages| pages * PAGE);
+            spec.pinned.gdt = gdt.map(|page| Gpa(page * PAGE + 8));
+            spec.pinned.page_tables = tables.map(|page| Gpa(page * PAGE));
             let guest = guest.into_iter().enumerate().filter_map(|(number, (start, size))| {
-                Some(Occupied { name: format!("segment {number}"), range: Span::new(Gpa(start), size)? })
+                Some(Occupied { name: format!("segment {number}"), range: GpaRange::new(Gpa(start), size)? })
             });
             (spec, guest.collect())
         },
     )
 }
 
-fn parts(layout: &Layout) -> Vec<(Part, Span)> {
+fn parts(layout: &Layout) -> Vec<(LayoutPart, GpaRange)> {
     layout.ranges().iter().filter_map(|placed| Some((placed.part()?, placed.range))).collect()
 }
 
@@ -72,19 +72,19 @@ proptest! {
             Mode::Protected | Mode::Paged | Mode::Pae => 1 << 32,
             Mode::Long => 1u64 << 47,
         };
-        let writable: Vec<Span> =
+        let writable: Vec<GpaRange> =
             layout.memory().iter().filter(|region| !region.read_only).map(|region| region.range).collect();
         for (part, range) in parts(&layout) {
             prop_assert!(range.without(&writable).is_empty(), "{} outside memory:\n{}", part.name(), layout);
             prop_assert!(range.end().0 <= limit);
-            let aligned = if part == Part::Stack { range.end() } else { range.start() };
+            let aligned = if part == LayoutPart::Stack { range.end() } else { range.start() };
             prop_assert!(aligned.is_aligned(part.alignment(spec.boot.mode)));
         }
         // In ring 3 with paging, no page belongs to both rings.
         if spec.boot.ring == Ring::User && spec.boot.mode.has_paging() {
-            for (part, range) in parts(&layout).into_iter().filter(|(part, _)| *part != Part::Stack) {
+            for (part, range) in parts(&layout).into_iter().filter(|(part, _)| *part != LayoutPart::Stack) {
                 let other = layout.ranges().iter().find(|placed| {
-                    placed.part().is_none_or(|part| part == Part::Stack)
+                    placed.part().is_none_or(|part| part == LayoutPart::Stack)
                         && placed.range.to_pages().overlaps(range.to_pages())
                 });
                 prop_assert!(other.is_none(), "{} shares a page:\n{}", part.name(), layout);
@@ -114,12 +114,12 @@ proptest! {
     /// With room enough and nothing pinned, there is always a layout.
     #[test]
     fn a_roomy_machine_is_never_refused((mode, ring) in mode(), start in 0x1_0000u64..0x7_0000, size in 1..0x8000u64) {
-        let mut spec = MachineSpec::new(mode, 1 << 20, Entry::Address(Gva(start)));
+        let mut spec = MachineSpec::new(mode, 1 << 20, EntryPoint::Address(Gva(start)));
         spec.boot.ring = ring;
-        let guest = [Occupied { name: "guest".to_owned(), range: Span::new(Gpa(start), size).unwrap() }];
+        let guest = [Occupied { name: "guest".to_owned(), range: GpaRange::new(Gpa(start), size).unwrap() }];
         let layout = layout::compute(&spec, &guest);
         prop_assert!(layout.is_ok(), "{:?}", layout);
-        prop_assert_eq!(layout.unwrap().part(Part::Stack).map(Span::size) >= Some(4096), true);
+        prop_assert_eq!(layout.unwrap().part(LayoutPart::Stack).map(GpaRange::size) >= Some(4096), true);
     }
 }
 

@@ -16,8 +16,10 @@ use vmm_core::image::FlatImage;
 use vmm_core::machine::Machine;
 use vmm_core::mode::{Mode, PageSize, Ring};
 use vmm_core::paging::walk::Walker;
-use vmm_core::probe::{Ability, Probe};
-use vmm_core::spec::{Access, Entry, HaltMeaning, MachineSpec, Mapping, ResetMeaning, Unmapped};
+use vmm_core::probe::{ModeProbe, ProbeResult};
+use vmm_core::spec::{
+    EntryPoint, HaltPolicy, MachineSpec, Mapping, PagePermissions, ResetPolicy, UnmappedPolicy,
+};
 use vmm_core::{Gpa, Gva, Kvm};
 
 const CODE: u64 = 0x8000;
@@ -29,7 +31,7 @@ fn is_pvm() -> bool {
 }
 
 fn spec(mode: Mode) -> MachineSpec {
-    let mut spec = MachineSpec::new(mode, MEMORY, Entry::Address(Gva(CODE)));
+    let mut spec = MachineSpec::new(mode, MEMORY, EntryPoint::Address(Gva(CODE)));
     spec.limits.time = Some(Duration::from_secs(5));
     spec
 }
@@ -47,17 +49,19 @@ fn run(spec: MachineSpec, code: &[u8]) -> End {
 #[ignore = "needs /dev/kvm"]
 fn every_mode_and_ring_works_or_is_refused_before_the_run() {
     let kvm = Kvm::open().unwrap();
-    for probe in Probe::all() {
+    for probe in ModeProbe::all() {
         let name = format!("{} in ring {} {:?}", probe.mode, probe.ring.level(), probe.extra);
         let known_gap = is_pvm() && matches!(probe.mode, Mode::Paged | Mode::Pae);
         match probe.run(&kvm) {
-            Ability::Works => assert!(!known_gap, "{name} works now: correct what is written about kvm-pvm"),
+            ProbeResult::Works => {
+                assert!(!known_gap, "{name} works now: correct what is written about kvm-pvm")
+            }
             // Never silently: a host that lacks something says so, and blames nobody else.
-            Ability::Refused(error) => {
+            ProbeResult::Refused(error) => {
                 assert_eq!(error.blame(), Blame::HostLacks, "{name}: {error}");
                 assert!(known_gap || probe.extra.is_some(), "{name}: {error}");
             }
-            Ability::Dies(end) => panic!("{name}: {end}"),
+            ProbeResult::Failed(end) => panic!("{name}: {end}"),
         }
     }
 }
@@ -84,7 +88,7 @@ fn every_kind_of_end_is_told_apart() {
     assert_eq!(run(spec(Mode::Long), &[0x0f, 0x0b]), End::Shutdown);
 
     let mut stray = spec(Mode::Long);
-    stray.unmapped = Unmapped::Stop;
+    stray.unmapped = UnmappedPolicy::Stop;
     let End::Unmapped(access) = run(stray, &[0xe6, 0x99]) else { panic!() };
     assert_eq!((access.width, access.written), (1, Some(0)));
 
@@ -98,7 +102,7 @@ fn every_kind_of_end_is_told_apart() {
     talkative.limits.exits = Some(10);
     assert_eq!(run(talkative, &[0xe6, 0x80, 0xeb, 0xfc]), End::ExitLimit(10));
 
-    let hung = End::Halt { interrupts: false }.verdict(HaltMeaning::Hung, ResetMeaning::Failure);
+    let hung = End::Halt { interrupts: false }.verdict(HaltPolicy::Hung, ResetPolicy::Failure);
     assert_eq!(hung, vmm_core::end::Verdict::Hung);
 }
 
@@ -116,7 +120,7 @@ fn an_exception_in_ring_3_is_named_with_its_frame() {
 #[ignore = "needs /dev/kvm"]
 fn a_page_that_forbids_execution_does() {
     let mut guarded = spec(Mode::Long);
-    let access = Access { writable: true, user: false, executable: false };
+    let access = PagePermissions { writable: true, user: false, executable: false };
     let map = Mapping { gva: Gva(0x4000_0000), gpa: Gpa(0), size: 1 << 20, access };
     guarded.boot.paging.maps.push(map);
     // mov $0x40008006, %eax; jmp *%rax: the hlt behind it, through the mapping
@@ -150,7 +154,7 @@ fn paging(mode: Mode) -> impl Strategy<Value = Paging> {
         let align = |value: u64| value >> shift << shift;
         let (gpa, size) = (align(gpa), (size >> 12 << 12).max(4096));
         let size = size.min(MEMORY - gpa);
-        let access = Access { writable, user, executable: true };
+        let access = PagePermissions { writable, user, executable: true };
         Mapping { gva: Gva(align(gva)), gpa: Gpa(gpa), size, access }
     });
     let ring = prop_oneof![Just(Ring::Kernel), Just(Ring::User)];

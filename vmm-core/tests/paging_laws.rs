@@ -6,14 +6,14 @@
 
 use proptest::prelude::*;
 
-use vmm_core::layout::{self, Layout, Part};
+use vmm_core::layout::{self, Layout, LayoutPart};
 use vmm_core::mode::{Mode, PageSize, Ring};
 use vmm_core::paging::merge::mappings;
 use vmm_core::paging::walk::Walker;
 use vmm_core::paging::{Scheme, build};
-use vmm_core::spec::{Access, Entry, MachineSpec, Mapping};
+use vmm_core::spec::{EntryPoint, MachineSpec, Mapping, PagePermissions};
 use vmm_core::state::{HostQuirks, InitialState, initial_state};
-use vmm_core::{Gpa, Gva, reset};
+use vmm_core::{Gpa, Gva, reset_state};
 
 const PAGE: u64 = 4096;
 const MEMORY: u64 = 32 << 20;
@@ -32,14 +32,14 @@ struct RawMap {
     offset: u64,
     frame: u64,
     count: u64,
-    access: Access,
+    access: PagePermissions,
     /// Virtual and physical address agree modulo 2 MiB.
     congruent: bool,
 }
 
 fn raw_map() -> impl Strategy<Value = Option<RawMap>> {
     let access = (any::<bool>(), any::<bool>(), any::<bool>())
-        .prop_map(|(writable, user, executable)| Access { writable, user, executable });
+        .prop_map(|(writable, user, executable)| PagePermissions { writable, user, executable });
     let map = (0..2048u64, 0..8192u64, 1..2048u64, access, any::<bool>());
     let map = map.prop_map(|(offset, frame, count, access, congruent)| RawMap {
         offset,
@@ -65,7 +65,7 @@ fn machine() -> impl Strategy<Value = MachineSpec> {
     let ring = prop_oneof![Just(Ring::Kernel), Just(Ring::User)];
     let maps = prop::collection::vec(raw_map(), LOW_SLOTS.len() + HIGH_SLOTS.len());
     (scheme, ring, any::<bool>(), maps).prop_map(|((mode, size, five_level), ring, identity, maps)| {
-        let mut spec = MachineSpec::new(mode, MEMORY, Entry::Address(Gva(ENTRY)));
+        let mut spec = MachineSpec::new(mode, MEMORY, EntryPoint::Address(Gva(ENTRY)));
         spec.boot.ring = ring;
         spec.boot.paging.page_size = Some(size);
         spec.boot.paging.five_level = five_level;
@@ -74,7 +74,7 @@ fn machine() -> impl Strategy<Value = MachineSpec> {
         spec.boot.paging.maps =
             slots.zip(maps).filter_map(|(slot, map)| mapping(mode, *slot, map?)).collect();
         if !identity {
-            let access = Access { writable: true, user: ring == Ring::User, executable: true };
+            let access = PagePermissions { writable: true, user: ring == Ring::User, executable: true };
             let entry = Mapping { gva: Gva(ENTRY), gpa: Gpa(ENTRY), size: PAGE, access };
             spec.boot.paging.maps.push(entry);
         }
@@ -90,25 +90,32 @@ fn mapping(mode: Mode, slot: u64, raw: RawMap) -> Option<Mapping> {
         gpa = gpa & !0x1f_ffff | gva & 0x1f_ffff;
     }
     let size = (raw.count * PAGE).min(room).min(MEMORY.checked_sub(gpa)?);
-    let access = Access { executable: raw.access.executable || mode == Mode::Paged, ..raw.access };
+    let access = PagePermissions { executable: raw.access.executable || mode == Mode::Paged, ..raw.access };
     (size > 0).then_some(Mapping { gva: Gva(gva), gpa: Gpa(gpa), size, access })
 }
 
 /// What an address should lead to, by definition.
-fn expected(spec: &MachineSpec, layout: &Layout, gva: u64) -> Option<(u64, Access)> {
+fn expected(spec: &MachineSpec, layout: &Layout, gva: u64) -> Option<(u64, PagePermissions)> {
     let paging = &spec.boot.paging;
     let user = spec.boot.ring == Ring::User;
-    let parts =
-        [Part::Gdt, Part::Idt, Part::Tss, Part::Landing, Part::KernelStack, Part::PageTables, Part::Stack];
+    let parts = [
+        LayoutPart::Gdt,
+        LayoutPart::Idt,
+        LayoutPart::Tss,
+        LayoutPart::Landing,
+        LayoutPart::KernelStack,
+        LayoutPart::PageTables,
+        LayoutPart::Stack,
+    ];
     let holder = |gpa: u64| {
-        let in_part = |part: &Part| {
+        let in_part = |part: &LayoutPart| {
             layout
                 .part(*part)
                 .is_some_and(|span| span.start().0 & !0xfff <= gpa && gpa < (span.end().0 + 0xfff) & !0xfff)
         };
         parts.into_iter().find(in_part)
     };
-    let all = Access { writable: true, user, executable: true };
+    let all = PagePermissions { writable: true, user, executable: true };
     let map =
         paging.maps.iter().find(|map| gva.checked_sub(map.gva.0).is_some_and(|offset| offset < map.size));
     let (gpa, mut access) = match map {
@@ -117,7 +124,7 @@ fn expected(spec: &MachineSpec, layout: &Layout, gva: u64) -> Option<(u64, Acces
         None if holder(gva).is_some() => (gva, all),
         None => return None,
     };
-    if holder(gpa).is_some_and(|part| part != Part::Stack) {
+    if holder(gpa).is_some_and(|part| part != LayoutPart::Stack) {
         access.user = false;
     }
     Some((gpa, access))
@@ -139,7 +146,7 @@ fn addresses(spec: &MachineSpec, layout: &Layout, random: &[u64]) -> Vec<u64> {
 
 fn build_state(spec: &MachineSpec) -> (Layout, InitialState) {
     let layout = layout::compute(spec, &[]).unwrap();
-    let state = initial_state(&reset::sregs(), spec, &layout, HostQuirks::default()).unwrap();
+    let state = initial_state(&reset_state::sregs(), spec, &layout, HostQuirks::default()).unwrap();
     (layout, state)
 }
 
@@ -163,7 +170,7 @@ proptest! {
     fn the_tables_are_as_many_as_were_counted(spec in machine()) {
         let (layout, _) = build_state(&spec);
         let plan = layout.paging().unwrap();
-        let place = layout.part(Part::PageTables).unwrap();
+        let place = layout.part(LayoutPart::PageTables).unwrap();
         let bytes = build::bytes(plan, place.start());
         prop_assert_eq!(build::count(plan) * PAGE, bytes.len() as u64);
         prop_assert!(bytes.len() as u64 <= place.size());
@@ -198,7 +205,7 @@ proptest! {
     #[test]
     fn the_walker_survives_random_tables(words in prop::collection::vec(any::<u64>(), 1024), gva: u64, cr3 in 0..4096u64) {
         let bytes: Vec<u8> = words.iter().flat_map(|word| (word & !0xf_ffff_e000).to_le_bytes()).collect();
-        let image = vmm_core::state::Image { gpa: Gpa(0), name: "random", bytes };
+        let image = vmm_core::state::StateImage { gpa: Gpa(0), name: "random", bytes };
         for scheme in [Scheme::TwoLevel, Scheme::Pae, Scheme::FourLevel, Scheme::FiveLevel] {
             let walker = Walker {
                 scheme: Some(scheme),

@@ -11,9 +11,9 @@ use vmm_core::image::FlatImage;
 use vmm_core::limits::Limits;
 use vmm_core::machine::Machine;
 use vmm_core::mode::{Mode, Ring};
-use vmm_core::observer::{Observer, View};
+use vmm_core::observer::{ExitView, Observer};
 use vmm_core::run_to::{Point, breakpoints_fire};
-use vmm_core::spec::{Entry, MachineSpec};
+use vmm_core::spec::{EntryPoint, MachineSpec};
 use vmm_core::{Gpa, Gva, Kvm};
 
 const CODE: u64 = 0x8000;
@@ -21,7 +21,7 @@ const CODE: u64 = 0x8000;
 const GUEST: [u8; 9] = [0xb0, 5, 0xe6, 0x80, 0xe4, 0x80, 0x90, 0xe6, 0xf4];
 
 fn build(mode: Mode, ring: Ring, code: &[u8]) -> Result<Machine, Error> {
-    let mut spec = MachineSpec::new(mode, 2 << 20, Entry::Address(Gva(CODE)));
+    let mut spec = MachineSpec::new(mode, 2 << 20, EntryPoint::Address(Gva(CODE)));
     spec.boot.ring = ring;
     spec.limits.time = Some(Duration::from_secs(5));
     let guest = FlatImage { address: Gpa(CODE), bytes: code };
@@ -46,7 +46,7 @@ fn name(machine: &Machine) -> String {
 }
 
 fn limits() -> Limits {
-    Limits::start(vmm_core::spec::Limits { time: Some(Duration::from_secs(5)), exits: None }).unwrap()
+    Limits::start(vmm_core::spec::LimitSpec { time: Some(Duration::from_secs(5)), exits: None }).unwrap()
 }
 
 /// Remembers how many exits the guest sees.
@@ -54,7 +54,7 @@ fn limits() -> Limits {
 struct Last(ExitCounts);
 
 impl Observer for Last {
-    fn on_exit(&mut self, view: &View<'_>) -> Option<End> {
+    fn on_exit(&mut self, view: &ExitView<'_>) -> Option<End> {
         self.0 = view.exits.clone();
         None
     }

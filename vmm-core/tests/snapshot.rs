@@ -17,7 +17,7 @@ use vmm_core::machine::Machine;
 use vmm_core::mode::{Mode, Ring};
 use vmm_core::run_to::Point;
 use vmm_core::snapshot::Snapshot;
-use vmm_core::spec::{Access, Entry, MachineSpec, Mapping, Register};
+use vmm_core::spec::{EntryPoint, MachineSpec, Mapping, PagePermissions, Register};
 use vmm_core::{Gpa, Gva, Kvm};
 
 const CODE: u64 = 0x8000;
@@ -56,7 +56,7 @@ impl Write for Printed {
 }
 
 fn spec(mode: Mode, ring: Ring) -> MachineSpec {
-    let mut spec = MachineSpec::new(mode, 2 << 20, Entry::Address(Gva(CODE)));
+    let mut spec = MachineSpec::new(mode, 2 << 20, EntryPoint::Address(Gva(CODE)));
     spec.boot.ring = ring;
     spec.limits.time = Some(Duration::from_secs(20));
     spec
@@ -85,7 +85,7 @@ fn machines() -> impl Iterator<Item = (Mode, Ring)> {
 
 fn limits() -> Limits {
     let time = Some(Duration::from_secs(20));
-    Limits::start(vmm_core::spec::Limits { time, exits: None }).unwrap()
+    Limits::start(vmm_core::spec::LimitSpec { time, exits: None }).unwrap()
 }
 
 /// All that can be compared of a machine that has ended.
@@ -193,7 +193,7 @@ fn copies_share_nothing_that_they_write() {
     assert_eq!(byte(&copies[3]), byte(&machine));
     assert_eq!(byte(&copies[2]), 0);
     // A copy of a copy, and one of a machine that was never a copy.
-    let mut second = copies[2].clone_cow(Console::to(std::io::sink())).unwrap();
+    let mut second = copies[2].fork(Console::to(std::io::sink())).unwrap();
     second.run().unwrap();
     assert_eq!(byte(&second), byte(&machine));
 }
@@ -226,7 +226,7 @@ fn what_a_reset_leaves_for_the_next_run_is_there_at_once() {
             copy.run().unwrap();
             assert_eq!(printed.take(), whole, "{mode}, {ring:?}");
         }
-        let mut other = machine.clone_cow(Console::to(printed)).unwrap();
+        let mut other = machine.fork(Console::to(printed)).unwrap();
         let error = other.reset_to(&snapshot).unwrap_err().to_string();
         assert_eq!(error, "the snapshot is not usable: the machine was made from another one");
     }
@@ -238,7 +238,7 @@ fn what_a_reset_leaves_for_the_next_run_is_there_at_once() {
 fn a_reset_takes_page_tables_back() {
     const WINDOW: Gva = Gva(0x4000_0000);
     const PAGES: [(u64, u8); 2] = [(0x10_0000, b'a'), (0x10_1000, b'b')];
-    let access = Access { writable: true, user: true, executable: true };
+    let access = PagePermissions { writable: true, user: true, executable: true };
     let window = Mapping { gva: WINDOW, gpa: Gpa(PAGES[0].0), size: 0x1000, access };
     for (mode, ring) in machines().filter(|(mode, _)| !matches!(mode, Mode::Real | Mode::Protected)) {
         let printed = Printed::default();
@@ -252,7 +252,7 @@ fn a_reset_takes_page_tables_back() {
         for (page, letter) in PAGES {
             machine.memory().write_obj(letter, Gpa(page).into()).unwrap();
         }
-        let mut copy = machine.clone_cow(Console::to(printed.clone())).unwrap();
+        let mut copy = machine.fork(Console::to(printed.clone())).unwrap();
         let walk = copy.walker().unwrap().walk(copy.memory(), WINDOW);
         let entry = walk.steps.last().unwrap().at.into();
         for _ in 0..3 {

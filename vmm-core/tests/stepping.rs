@@ -7,16 +7,16 @@ use std::time::Duration;
 
 use kvm_sys_wrap::Exit;
 use vmm_core::console::Console;
-use vmm_core::disassembly::{Width, next_instruction};
+use vmm_core::disassembly::{OperandWidth, next_instruction};
 use vmm_core::end::End;
 use vmm_core::error::{Blame, Error};
 use vmm_core::exit_counts::ExitKind;
 use vmm_core::image::FlatImage;
 use vmm_core::machine::Machine;
 use vmm_core::mode::{Mode, Ring};
-use vmm_core::observer::{Observer, View};
-use vmm_core::run_loop::Outcome;
-use vmm_core::spec::{Entry, MachineSpec};
+use vmm_core::observer::{ExitView, Observer};
+use vmm_core::run_loop::RunOutcome;
+use vmm_core::spec::{EntryPoint, MachineSpec};
 use vmm_core::step::can_step;
 use vmm_core::{Gpa, Gva, Kvm};
 
@@ -30,8 +30,8 @@ const EVERYWHERE_TEXT: [&str; 5] = ["mov al,0x11", "out 0x80,al", "in al,0x80", 
 /// Notes what is executed.
 #[derive(Default)]
 struct Executed {
-    next: Option<(String, Width)>,
-    list: Vec<(String, Width)>,
+    next: Option<(String, OperandWidth)>,
+    list: Vec<(String, OperandWidth)>,
 }
 
 impl Executed {
@@ -42,7 +42,7 @@ impl Executed {
 }
 
 impl Observer for Executed {
-    fn on_exit(&mut self, view: &View<'_>) -> Option<End> {
+    fn on_exit(&mut self, view: &ExitView<'_>) -> Option<End> {
         if matches!(view.exit, Exit::Debug { .. }) {
             self.list.extend(self.next.take());
             self.look_ahead(view.vcpu, view.memory);
@@ -52,14 +52,14 @@ impl Observer for Executed {
 }
 
 fn spec(mode: Mode, ring: Ring) -> MachineSpec {
-    let mut spec = MachineSpec::new(mode, 2 << 20, Entry::Address(Gva(CODE)));
+    let mut spec = MachineSpec::new(mode, 2 << 20, EntryPoint::Address(Gva(CODE)));
     spec.boot.ring = ring;
     spec.limits.time = Some(Duration::from_secs(20));
     spec
 }
 
 /// Runs `code` in steps; `None` where this host cannot do the mode, or step in it.
-fn executed(spec: MachineSpec, code: &[u8]) -> Option<(Vec<(String, Width)>, Outcome)> {
+fn executed(spec: MachineSpec, code: &[u8]) -> Option<(Vec<(String, OperandWidth)>, RunOutcome)> {
     let name = format!("{} in ring {}", spec.boot.mode, spec.boot.ring.level());
     let guest = FlatImage { address: Gpa(CODE), bytes: code };
     let mut machine = match Machine::build(&Kvm::open().unwrap(), spec, &guest, Console::to(std::io::sink()))
@@ -74,7 +74,7 @@ fn executed(spec: MachineSpec, code: &[u8]) -> Option<(Vec<(String, Width)>, Out
     let steppable = can_step(&machine.vcpu().sregs().unwrap());
     let mut executed = Executed::default();
     executed.look_ahead(machine.vcpu(), machine.memory());
-    let outcome: Result<Outcome, Error> = machine.run_stepped(&mut [&mut executed]);
+    let outcome: Result<RunOutcome, Error> = machine.run_stepped(&mut [&mut executed]);
     let outcome = outcome.unwrap();
     if !steppable {
         // It runs all the same, only without steps.
@@ -98,9 +98,9 @@ fn every_instruction_is_seen_once_in_every_mode_and_ring() {
             spec.devices.debug_exit.as_mut().unwrap().success = vec![0];
             let Some((list, outcome)) = executed(spec, EVERYWHERE) else { continue };
             let width = match mode.bits() {
-                16 => Width::Bits16,
-                32 => Width::Bits32,
-                _ => Width::Bits64,
+                16 => OperandWidth::Bits16,
+                32 => OperandWidth::Bits32,
+                _ => OperandWidth::Bits64,
             };
             let expected = EVERYWHERE_TEXT.map(|text| (text.to_owned(), width));
             assert_eq!(list, expected, "{mode} in ring {}", ring.level());
@@ -141,6 +141,6 @@ fn the_width_follows_the_guest_from_real_to_protected_mode() {
     let (list, outcome) = executed(spec(Mode::Real, Ring::Kernel), &code).unwrap();
     assert_eq!(outcome.end, End::Halt { interrupts: false });
     let [.., jump, mov] = list.get(..6).unwrap() else { panic!("{list:?}") };
-    assert_eq!(*jump, ("jmp 0x8:0x8012".to_owned(), Width::Bits16));
-    assert_eq!(*mov, ("mov eax,0x2a".to_owned(), Width::Bits32));
+    assert_eq!(*jump, ("jmp 0x8:0x8012".to_owned(), OperandWidth::Bits16));
+    assert_eq!(*mov, ("mov eax,0x2a".to_owned(), OperandWidth::Bits32));
 }

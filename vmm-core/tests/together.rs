@@ -9,14 +9,14 @@ use vmm_core::end::End;
 use vmm_core::image::FlatImage;
 use vmm_core::machine::{Machine, MsrUse};
 use vmm_core::mode::Mode;
-use vmm_core::spec::{CpuidPolicy, Entry, Interrupts, MachineSpec};
+use vmm_core::spec::{CpuidPolicy, EntryPoint, Interrupts, MachineSpec};
 use vmm_core::{Gpa, Gva, Kvm};
 
 const CODE: u64 = 0x8000;
 
 /// A long-mode machine with `vcpus` vCPUs that run `code`, or wait.
 fn machine(interrupts: Interrupts, vcpus: u32, code: &[u8]) -> Machine {
-    let mut spec = MachineSpec::new(Mode::Long, 2 << 20, Entry::Address(Gva(CODE)));
+    let mut spec = MachineSpec::new(Mode::Long, 2 << 20, EntryPoint::Address(Gva(CODE)));
     (spec.interrupts, spec.vcpus) = (interrupts, vcpus);
     spec.limits.time = Some(Duration::from_secs(3));
     if vcpus > 1 {

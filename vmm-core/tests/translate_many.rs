@@ -19,8 +19,8 @@ use vmm_core::image::FlatImage;
 use vmm_core::machine::Machine;
 use vmm_core::mode::Mode;
 use vmm_core::paging::Scheme;
-use vmm_core::paging::walk::{End, Walker};
-use vmm_core::spec::{Access, Entry, MachineSpec, Mapping};
+use vmm_core::paging::walk::{WalkEnd, Walker};
+use vmm_core::spec::{EntryPoint, MachineSpec, Mapping, PagePermissions};
 use vmm_core::{Gpa, Gva, Kvm};
 
 const MEMORY: u64 = 16 << 20;
@@ -55,10 +55,10 @@ impl Random {
 }
 
 fn machine(mode: Mode, execute_disable: bool) -> Result<Machine, Error> {
-    let mut spec = MachineSpec::new(mode, MEMORY, Entry::Address(Gva(CODE)));
+    let mut spec = MachineSpec::new(mode, MEMORY, EntryPoint::Address(Gva(CODE)));
     if execute_disable {
         // A mapping that forbids execution switches EFER.NXE on.
-        let access = Access { writable: true, user: false, executable: false };
+        let access = PagePermissions { writable: true, user: false, executable: false };
         let map = Mapping { gva: Gva(0x4000_0000), gpa: Gpa(0), size: 4096, access };
         spec.boot.paging.maps.push(map);
     }
@@ -143,11 +143,11 @@ fn agree(mode: Mode) {
             let kvm = machine.vcpu().translate(gva).unwrap();
             assert_eq!(walk.translation().map(|to| to.gpa), kvm, "mode {mode}, round {round}:\n{walk}");
             match walk.end {
-                End::Mapped(_) => mapped += 1,
-                End::NotPresent => absent += 1,
-                End::Reserved(_) => refused += 1,
-                End::NoMemory(_) => nowhere += 1,
-                End::Unaddressable => panic!("{gva}"),
+                WalkEnd::Mapped(_) => mapped += 1,
+                WalkEnd::NotPresent => absent += 1,
+                WalkEnd::Reserved(_) => refused += 1,
+                WalkEnd::NoMemory(_) => nowhere += 1,
+                WalkEnd::Unaddressable => panic!("{gva}"),
             }
         }
     }

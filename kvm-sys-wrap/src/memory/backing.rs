@@ -26,7 +26,7 @@ const READ_WRITE: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;
 
 /// The memory behind a slot.
 #[derive(Debug, Clone, Default)]
-pub enum Backing {
+pub enum SlotBacking {
     /// Anonymous memory. It reads as zeros, and untouched pages cost nothing.
     #[default]
     Anonymous,
@@ -44,7 +44,7 @@ pub enum Backing {
     },
 }
 
-impl Backing {
+impl SlotBacking {
     /// What is wrong with a slot of `size` bytes on this backing.
     pub(super) fn problem(&self, size: u64) -> Option<&'static str> {
         match self {
@@ -82,20 +82,22 @@ impl Vm {
         let size = slot.size;
         let length = usize::try_from(size).unwrap_or(usize::MAX);
         let (file, offset, flags) = match &slot.backing {
-            Backing::Anonymous => (None, 0, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE),
-            Backing::Hugetlb => {
+            SlotBacking::Anonymous => {
+                (None, 0, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE)
+            }
+            SlotBacking::Hugetlb => {
                 // Without MAP_NORESERVE: pages that are not there make `mmap` fail, not the guest's first access.
                 let huge = libc::MAP_HUGETLB | libc::MAP_HUGE_2MB;
                 (None, 0, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | huge)
             }
-            Backing::Memfd => {
+            SlotBacking::Memfd => {
                 let made = self.observed().call(Call::MemfdCreate, format_args!("{size:#x} bytes"), || {
                     MemoryFile::try_create(size)
                 });
                 let file = made.map_err(call_failed(Call::MemfdCreate, format!("{size:#x} bytes")))?;
                 (Some(file), 0, libc::MAP_SHARED | libc::MAP_NORESERVE)
             }
-            Backing::CopyOf { file, offset } => {
+            SlotBacking::CopyOf { file, offset } => {
                 (Some(file.clone()), *offset, libc::MAP_PRIVATE | libc::MAP_NORESERVE)
             }
         };
@@ -107,12 +109,12 @@ impl Vm {
                 MmapRegion::<()>::build(place, length, READ_WRITE, flags).map_err(mmap_error)
             })
             .map_err(|source| match slot.backing {
-                Backing::Hugetlb => Error::HugePages { size, source },
-                Backing::Anonymous | Backing::Memfd | Backing::CopyOf { .. } => {
+                SlotBacking::Hugetlb => Error::HugePages { size, source },
+                SlotBacking::Anonymous | SlotBacking::Memfd | SlotBacking::CopyOf { .. } => {
                     call_failed(Call::Mmap, format!("{size:#x} bytes for {}", slot.describe()))(source)
                 }
             })?;
-        let shared = matches!(slot.backing, Backing::Memfd).then_some(file).flatten();
+        let shared = matches!(slot.backing, SlotBacking::Memfd).then_some(file).flatten();
         Ok((mapping, shared))
     }
 }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use vm_memory::{FileOffset, MmapRegion};
 
 use super::backing::mmap_error;
-use super::guard::Guard;
+use super::sigbus::SigbusGuard;
 use crate::error::{Error, Result};
 
 /// A mapped file. Clones are handles to the same mapping.
@@ -25,7 +25,7 @@ pub struct MappedFile(Arc<Inner>);
 /// The guard goes before the mapping that it guards.
 #[derive(Debug)]
 struct Inner {
-    guard: Guard,
+    guard: SigbusGuard,
     mapping: MmapRegion,
     file: Arc<File>,
     path: PathBuf,
@@ -62,7 +62,7 @@ impl MappedFile {
         let (place, flags) = (FileOffset::from_arc(Arc::clone(&file), 0), libc::MAP_PRIVATE);
         let mapping = MmapRegion::build(Some(place), length, libc::PROT_READ, flags).map_err(mmap_error)?;
         let start = mapping.as_ptr() as u64;
-        let guard = Guard::new(start..start.saturating_add(when_opened.size));
+        let guard = SigbusGuard::new(start..start.saturating_add(when_opened.size));
         let path = path.to_owned();
         Ok(guard.map(|guard| Self(Arc::new(Inner { guard, mapping, file, path, when_opened }))))
     }
@@ -97,7 +97,7 @@ impl MappedFile {
         let Inner { guard, file, path, when_opened, .. } = &*self.0;
         let problem = match file.metadata().map(|metadata| State::of(&metadata)) {
             Ok(now) if now.size < when_opened.size => "became shorter",
-            Ok(_) if guard.has_holes() => "became shorter",
+            Ok(_) if guard.is_truncated() => "became shorter",
             Ok(now) if now == *when_opened => return Ok(()),
             Ok(_) => "was written to",
             Err(_) => "can no longer be read",

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY};
 
-use super::backing::Backing;
+use super::backing::SlotBacking;
 use crate::address::Gpa;
 use crate::error::{Error, Result};
 
@@ -22,9 +22,9 @@ pub struct Slot {
     /// What the kernel does with it.
     pub flags: SlotFlags,
     /// What the host is told about the memory behind it.
-    pub advice: Advice,
+    pub advice: MemoryAdvice,
     /// Where that memory comes from.
-    pub backing: Backing,
+    pub backing: SlotBacking,
 }
 
 /// Flags of a slot (api.rst 4.35).
@@ -46,14 +46,14 @@ impl SlotFlags {
 
 /// Advice to the host about a slot's memory (madvise(2)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Advice {
+pub struct MemoryAdvice {
     /// `MADV_MERGEABLE`: kernel same-page merging may share equal pages.
     pub mergeable: bool,
     /// `MADV_HUGEPAGE`: use transparent huge pages.
     pub huge_pages: bool,
 }
 
-impl Advice {
+impl MemoryAdvice {
     /// What `madvise` is to be told, with the names.
     pub(super) fn wanted(self) -> impl Iterator<Item = (libc::c_int, &'static str)> {
         [

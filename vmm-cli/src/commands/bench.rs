@@ -12,7 +12,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use kvm_sys_wrap::{Kvm, watch_interrupts};
+use kvm_sys_wrap::{Kvm, install_termination_handlers};
 use serde::Serialize;
 use vmm_cli::config::Config;
 use vmm_cli::diagnostic::{Diagnostic, Diagnostics};
@@ -88,7 +88,7 @@ pub(crate) fn bench(options: &Bench) -> Result<Status, Diagnostics> {
         Diagnostics(notes).eprint();
     }
     let host = |error: Error| Diagnostics::from(host_error(&config, &error));
-    watch_interrupts().map_err(|error| host(error.into()))?;
+    install_termination_handlers().map_err(|error| host(error.into()))?;
     let kvm = Kvm::open().map_err(|error| host(error.into()))?;
     let begins = if input::allows_reset(&options.config, &spec) { Begins::Reset } else { Begins::Copy };
     let built = Machine::build(&kvm, spec, &files, Console::to(io::sink()));

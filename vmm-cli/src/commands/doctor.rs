@@ -3,11 +3,11 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use kvm_sys_wrap::{Capability, Kvm, Need};
+use kvm_sys_wrap::{Capability, Kvm, Requirement};
 use serde::Serialize;
 use vmm_cli::diagnostic::Diagnostics;
 use vmm_cli::status::Status;
-use vmm_core::probe::{Ability, Probe};
+use vmm_core::probe::{ModeProbe, ProbeResult};
 
 use super::print;
 use crate::args::{Doctor, Format};
@@ -95,7 +95,7 @@ fn examine() -> Findings {
         .map(|capability| Capacity {
             name: capability.name(),
             value: kvm.capability(*capability),
-            required: capability.need() == Need::Required,
+            required: capability.requirement() == Requirement::Required,
             purpose: capability.purpose(),
         })
         .collect();
@@ -106,15 +106,15 @@ fn examine() -> Findings {
     });
     let usable = problem.is_none();
     let modes =
-        if usable { Probe::all().iter().map(|probe| attempt(probe, &kvm)).collect() } else { Vec::new() };
+        if usable { ModeProbe::all().iter().map(|probe| attempt(probe, &kvm)).collect() } else { Vec::new() };
     Findings { usable, problem, backend, capabilities, modes }
 }
 
-fn attempt(probe: &Probe, kvm: &Kvm) -> Tried {
+fn attempt(probe: &ModeProbe, kvm: &Kvm) -> Tried {
     let why_not = match probe.run(kvm) {
-        Ability::Works => None,
-        Ability::Refused(error) => Some(error.to_string()),
-        Ability::Dies(end) => Some(end.to_string()),
+        ProbeResult::Works => None,
+        ProbeResult::Refused(error) => Some(error.to_string()),
+        ProbeResult::Failed(end) => Some(end.to_string()),
     };
     Tried {
         mode: probe.mode.name(),

@@ -18,12 +18,12 @@ use std::fmt::Write as _;
 use serde::Serialize;
 use vmm_cli::diagnostic::Diagnostics;
 use vmm_cli::status::Status;
-use vmm_core::findings::{Finding, findings, kernel};
-use vmm_core::layout::Owner;
+use vmm_core::gpa_range::{ByteSize, GpaRange};
+use vmm_core::layout::RangeOwner;
+use vmm_core::page_lint::{PageLint, findings, kernel};
 use vmm_core::paging::Scheme;
-use vmm_core::paging::merge::{Mapped, mappings};
+use vmm_core::paging::merge::{MappedRange, mappings};
 use vmm_core::paging::walk::access_words;
-use vmm_core::span::{Bytes, Span};
 
 use super::print;
 use super::translate::AccessRow;
@@ -42,7 +42,7 @@ struct Answer {
     truncated: bool,
     findings: Vec<FindingRow>,
     #[serde(skip)]
-    mapped: Vec<Mapped>,
+    mapped: Vec<MappedRange>,
 }
 
 #[derive(Debug, Serialize)]
@@ -78,8 +78,9 @@ fn look(stopped: &Stopped) -> Result<Answer, Diagnostics> {
     let walker = machine.walker().map_err(|error| stopped.error(&error))?;
     let mappings = mappings(&walker, machine.memory());
     let kernel = kernel(&mappings, &walker, &sregs, machine.layout(), machine.memory());
-    let devices = machine.layout().ranges().iter().filter(|placed| matches!(placed.owner, Owner::Device(_)));
-    let there: Vec<Span> = machine
+    let devices =
+        machine.layout().ranges().iter().filter(|placed| matches!(placed.owner, RangeOwner::Device(_)));
+    let there: Vec<GpaRange> = machine
         .layout()
         .memory()
         .iter()
@@ -98,7 +99,7 @@ fn look(stopped: &Stopped) -> Result<Answer, Diagnostics> {
     })
 }
 
-fn range_row(range: &Mapped) -> RangeRow {
+fn range_row(range: &MappedRange) -> RangeRow {
     RangeRow {
         gva: range.gva.0,
         gpa: range.gpa.0,
@@ -109,7 +110,7 @@ fn range_row(range: &Mapped) -> RangeRow {
     }
 }
 
-fn finding_row(finding: &Finding) -> FindingRow {
+fn finding_row(finding: &PageLint) -> FindingRow {
     FindingRow { kind: finding.name(), gva: finding.gva().0, message: finding.to_string() }
 }
 
@@ -124,7 +125,7 @@ impl Answer {
             [
                 range.addresses(),
                 range.gpa.to_string(),
-                Bytes(range.bytes()).to_string(),
+                ByteSize(range.bytes()).to_string(),
                 format!("{} x {}", range.count, range.size),
                 access_words(range.access),
             ]

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use kvm_sys_wrap::watch_interrupts;
+use kvm_sys_wrap::install_termination_handlers;
 use vmm_cli::config::Config;
 use vmm_cli::diagnostic::{Diagnostic, Diagnostics, Location};
 use vmm_cli::say;
@@ -49,7 +49,7 @@ pub(crate) fn run(options: &Run) -> Result<Status, Diagnostics> {
     let copy = config.expect.as_ref().filter(|expect| expect.checks_output()).map(|_| Copy::default());
     let host = |error: Error| Diagnostics::from(host_error(&config, &error));
     // Before the terminal becomes raw: from then on no signal may end us without a way back.
-    watch_interrupts().map_err(|error| host(error.into()))?;
+    install_termination_handlers().map_err(|error| host(error.into()))?;
     let console = terminal::console(Output::new(copy.clone()), &spec);
     timing.step("console and signals");
     let kvm = timing.open_kvm().unwrap_or_else(|| watch.open_kvm()).map_err(|error| host(error.into()))?;

@@ -9,7 +9,7 @@ use vmm_cli::diagnostic::{Diagnostic, Diagnostics};
 use vmm_cli::say;
 use vmm_cli::status::Status;
 use vmm_core::console;
-use vmm_core::span::Bytes;
+use vmm_core::gpa_range::ByteSize;
 
 use crate::args::Snapshot;
 use crate::snapshot_file::{self, Description};
@@ -37,6 +37,11 @@ pub(crate) fn snapshot(options: &Snapshot) -> Result<Status, Diagnostics> {
     file.finish()?;
     // The guest's last line may not be complete.
     let _ = std::io::stdout().flush();
-    say::line(format_args!("snapshot {}: {}, {}", options.output.display(), description.point, Bytes(bytes)));
+    say::line(format_args!(
+        "snapshot {}: {}, {}",
+        options.output.display(),
+        description.point,
+        ByteSize(bytes)
+    ));
     Ok(Status::Success)
 }

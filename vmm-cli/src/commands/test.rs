@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::thread;
 use std::time::Instant;
 
-use kvm_sys_wrap::{Error, Kvm, interrupted, watch_interrupts};
+use kvm_sys_wrap::{Error, Kvm, install_termination_handlers, termination_requested};
 use quick_junit::Report;
 use vmm_cli::diagnostic::{Diagnostic, Diagnostics};
 use vmm_cli::say;
@@ -83,7 +83,7 @@ fn run(options: &Test, cases: Vec<Case>) -> Result<Status, Diagnostics> {
         .transpose()?;
     // A host without KVM is one trouble, and not one for each case.
     let kvm = Kvm::open().map_err(|error| host(&error))?;
-    watch_interrupts().map_err(|error| host(&error))?;
+    install_termination_handlers().map_err(|error| host(&error))?;
     let settings = Settings {
         jobs: options.jobs.or_else(|| thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN),
         retries: options.retry,
@@ -109,7 +109,7 @@ fn run(options: &Test, cases: Vec<Case>) -> Result<Status, Diagnostics> {
     if let Some(file) = junit_file {
         write(&junit.finish(elapsed), file)?;
     }
-    Ok(match (interrupted(), tally.failed) {
+    Ok(match (termination_requested(), tally.failed) {
         (true, _) => Status::Interrupted,
         (false, 0) => Status::Success,
         (false, _) => Status::Unexpected,

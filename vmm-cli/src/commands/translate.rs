@@ -24,12 +24,12 @@ use serde::Serialize;
 use vmm_cli::diagnostic::{Diagnostic, Diagnostics};
 use vmm_cli::place::Place;
 use vmm_cli::status::Status;
-use vmm_core::control::{Cr0, Cr4, Efer};
+use vmm_core::control_regs::{Cr0, Cr4, Efer};
+use vmm_core::gpa_range::ByteSize;
 use vmm_core::paging::Scheme;
 use vmm_core::paging::entry::EntryFlags;
-use vmm_core::paging::walk::{End, Step, Walk, Walker};
-use vmm_core::span::Bytes;
-use vmm_core::spec::Access;
+use vmm_core::paging::walk::{Walk, WalkEnd, WalkStep, Walker};
+use vmm_core::spec::PagePermissions;
 use vmm_core::{Gpa, Gva};
 
 use super::print;
@@ -81,8 +81,8 @@ pub(super) struct AccessRow {
     executable: bool,
 }
 
-impl From<Access> for AccessRow {
-    fn from(Access { writable, user, executable }: Access) -> Self {
+impl From<PagePermissions> for AccessRow {
+    fn from(PagePermissions { writable, user, executable }: PagePermissions) -> Self {
         Self { writable, user, executable }
     }
 }
@@ -133,7 +133,7 @@ impl Lens<'_> {
     fn compare(&self, walk: &Walk) -> Result<Row, Diagnostics> {
         let gva = walk.gva;
         // Of an address that the mode does not have, KVM translates the lower bits: no answer to hold ours against.
-        let asked = walk.end != End::Unaddressable;
+        let asked = walk.end != WalkEnd::Unaddressable;
         let kvm = if asked {
             self.stopped.machine.vcpu().translate(gva).map_err(|error| self.stopped.error(&error.into()))?
         } else {
@@ -190,8 +190,8 @@ impl Lens<'_> {
     }
 
     /// An entry in words.
-    fn step(&self, scheme: Scheme, step: &Step) -> String {
-        let Step { level, index, at, entry, leaf, .. } = step;
+    fn step(&self, scheme: Scheme, step: &WalkStep) -> String {
+        let WalkStep { level, index, at, entry, leaf, .. } = step;
         let flags = entry.flags();
         let mut text = format!("{}[{index}] at {at} is {:#x}", level.name, entry.0);
         if !entry.is_present() {
@@ -225,7 +225,12 @@ impl Lens<'_> {
             scheme.levels().iter().find(|next| next.shift < level.shift).map_or("table", |next| next.name);
         let _ = match leaf {
             Some(size) => {
-                write!(text, "{separator}a page of {} at {}", Bytes(size.bytes()), entry.page_address(*size))
+                write!(
+                    text,
+                    "{separator}a page of {} at {}",
+                    ByteSize(size.bytes()),
+                    entry.page_address(*size)
+                )
             }
             None => write!(text, "{separator}the {next} is at {}", entry.table_address()),
         };
@@ -235,7 +240,7 @@ impl Lens<'_> {
     /// The end of a walk: what it leads to, or why not.
     fn end(&self, walk: &Walk) -> String {
         match &walk.end {
-            End::Mapped(to) => {
+            WalkEnd::Mapped(to) => {
                 let mut text = format!("physical {}", to.gpa);
                 if to.size.is_some() {
                     let _ = write!(text, ": {}", self.permission(to.access));
@@ -243,23 +248,23 @@ impl Lens<'_> {
                 let _ = write!(text, "; {}", self.what_is_there(to.gpa));
                 text
             }
-            End::NotPresent => "it ends here: the P bit is clear, so an access raises #PF".to_owned(),
-            End::Reserved(bits) => {
+            WalkEnd::NotPresent => "it ends here: the P bit is clear, so an access raises #PF".to_owned(),
+            WalkEnd::Reserved(bits) => {
                 format!(
                     "it ends here: the bits {bits:#x} must be 0, so an access raises #PF with the RSVD bit"
                 )
             }
-            End::NoMemory(at) => {
+            WalkEnd::NoMemory(at) => {
                 format!("it ends here: no memory is at {at}, where the next entry should be")
             }
-            End::Unaddressable if self.long => {
+            WalkEnd::Unaddressable if self.long => {
                 "not canonical: the upper bits are not all equal, so an access raises #GP".to_owned()
             }
-            End::Unaddressable => "not an address of this mode, whose addresses have 32 bits".to_owned(),
+            WalkEnd::Unaddressable => "not an address of this mode, whose addresses have 32 bits".to_owned(),
         }
     }
 
-    fn permission(&self, access: Access) -> String {
+    fn permission(&self, access: PagePermissions) -> String {
         let mut text = format!(
             "{}, {}, {}",
             if access.user { "for ring 3 too" } else { "for ring 0 only" },
@@ -302,8 +307,8 @@ impl Row {
     }
 }
 
-fn step_row(step: &Step) -> StepRow {
-    let Step { level, index, at, entry, leaf, .. } = step;
+fn step_row(step: &WalkStep) -> StepRow {
+    let WalkStep { level, index, at, entry, leaf, .. } = step;
     let present = entry.is_present();
     StepRow {
         table: level.name,
@@ -317,12 +322,12 @@ fn step_row(step: &Step) -> StepRow {
     }
 }
 
-const fn end_name(end: &End) -> &'static str {
+const fn end_name(end: &WalkEnd) -> &'static str {
     match end {
-        End::Mapped(_) => "mapped",
-        End::NotPresent => "not-present",
-        End::Reserved(_) => "reserved-bits",
-        End::NoMemory(_) => "no-memory",
-        End::Unaddressable => "unaddressable",
+        WalkEnd::Mapped(_) => "mapped",
+        WalkEnd::NotPresent => "not-present",
+        WalkEnd::Reserved(_) => "reserved-bits",
+        WalkEnd::NoMemory(_) => "no-memory",
+        WalkEnd::Unaddressable => "unaddressable",
     }
 }

@@ -29,7 +29,7 @@ use std::path::Path;
 
 use vmm_core::Gva;
 use vmm_core::mode::{Mode, Ring};
-use vmm_core::spec::{BootSpec, Entry, HaltMeaning, MachineSpec, ResetMeaning, Selectors, Unmapped};
+use vmm_core::spec::{BootSpec, EntryPoint, GdtLayout, HaltPolicy, MachineSpec, ResetPolicy, UnmappedPolicy};
 use vmm_loader::Loading;
 use vmm_loader::boot::Protocol;
 
@@ -141,9 +141,11 @@ pub(super) fn lower(
     let test = test::lower(&mut cx);
 
     let boot_entry = match &entry {
-        EntryChoice::Address(address) => Entry::Address(*address),
-        EntryChoice::Segmented { segment, offset } => Entry::Segmented { segment: *segment, offset: *offset },
-        EntryChoice::FromFile | EntryChoice::Symbol(_) => Entry::Address(Gva(0)),
+        EntryChoice::Address(address) => EntryPoint::Address(*address),
+        EntryChoice::Segmented { segment, offset } => {
+            EntryPoint::Segmented { segment: *segment, offset: *offset }
+        }
+        EntryChoice::FromFile | EntryChoice::Symbol(_) => EntryPoint::Address(Gva(0)),
     };
     let (vcpus, interrupts) = processors::lower(&mut cx);
     let (cpuid, cpuid_changes) = cpuid::lower(&mut cx);
@@ -160,24 +162,24 @@ pub(super) fn lower(
             paging,
             sse: raw.sse.as_ref().map(|at| at.value),
             registers,
-            selectors: match protocol {
-                Some(Protocol::Linux) => Selectors::Linux,
-                Some(_) | None => Selectors::Sysret,
+            gdt_layout: match protocol {
+                Some(Protocol::Linux) => GdtLayout::Linux,
+                Some(_) | None => GdtLayout::Sysret,
             },
         },
-        placement,
+        pinned: placement,
         devices,
         unmapped: match or(&raw.unmapped, raw::Unmapped::Ones) {
-            raw::Unmapped::Ones => Unmapped::Ones,
-            raw::Unmapped::Stop => Unmapped::Stop,
+            raw::Unmapped::Ones => UnmappedPolicy::ReadOnes,
+            raw::Unmapped::Stop => UnmappedPolicy::Stop,
         },
         halt: match or(&raw.halt, if cx.is_pc() { raw::Halt::Hung } else { raw::Halt::Success }) {
-            raw::Halt::Success => HaltMeaning::Success,
-            raw::Halt::Hung => HaltMeaning::Hung,
+            raw::Halt::Success => HaltPolicy::Success,
+            raw::Halt::Hung => HaltPolicy::Hung,
         },
         reset: match or(&raw.reset, raw::Reset::Failure) {
-            raw::Reset::Failure => ResetMeaning::Failure,
-            raw::Reset::Success => ResetMeaning::Success,
+            raw::Reset::Failure => ResetPolicy::Failure,
+            raw::Reset::Success => ResetPolicy::Success,
         },
         limits,
         cpuid,

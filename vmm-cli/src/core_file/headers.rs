@@ -2,8 +2,8 @@
 //!
 //! Source: gABI, chapter 4, "ELF Header", and chapter 5, "Program Header".
 
-use vmm_core::span::Span;
-use vmm_core::spec::Access;
+use vmm_core::gpa_range::GpaRange;
+use vmm_core::spec::PagePermissions;
 
 /// From here on, a file would need a section header to say how many program headers it has (PN_XNUM).
 pub(super) const TOO_MANY: usize = 0xffff;
@@ -33,7 +33,7 @@ pub(super) struct Load {
     pub(super) size: u64,
     /// Where its bytes are in the file.
     pub(super) offset: u64,
-    pub(super) access: Access,
+    pub(super) access: PagePermissions,
 }
 
 impl Load {
@@ -105,7 +105,7 @@ impl Program {
 }
 
 /// Everything up to the notes' end: header, program headers, notes.
-pub(super) fn bytes(class: Class, notes: &[u8], loads: &[Load], regions: &[(Span, u64)]) -> Vec<u8> {
+pub(super) fn bytes(class: Class, notes: &[u8], loads: &[Load], regions: &[(GpaRange, u64)]) -> Vec<u8> {
     let count = 1 + loads.len() + regions.len();
     let note = Program {
         kind: PT_NOTE,
@@ -149,7 +149,7 @@ fn file_header(class: Class, program_headers: u16) -> Vec<u8> {
     bytes
 }
 
-const fn flags(access: Access) -> u32 {
+const fn flags(access: PagePermissions) -> u32 {
     4 | (access.writable as u32) << 1 | access.executable as u32
 }
 
@@ -163,9 +163,9 @@ mod tests {
 
     /// What another implementation reads from our headers.
     fn read_back<F: FileHeader<Endian = LittleEndian>>(class: Class) -> Vec<(u32, u64, u64, u64, u64, u32)> {
-        let access = Access { writable: true, user: false, executable: false };
+        let access = PagePermissions { writable: true, user: false, executable: false };
         let load = Load { gva: 0x8000_0000, gpa: 0x1000, size: 0x3000, offset: 0x2000, access };
-        let region = (Span::new(Gpa(0), 0x4000).unwrap(), 0x1000);
+        let region = (GpaRange::new(Gpa(0), 0x4000).unwrap(), 0x1000);
         let notes = [7; 20];
         let bytes = bytes(class, &notes, &[load], &[region]);
         let header = F::parse(bytes.as_slice()).unwrap();

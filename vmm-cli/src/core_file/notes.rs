@@ -150,7 +150,7 @@ fn signal(end: Option<&End>) -> u16 {
         None => SIGTRAP,
         Some(
             End::Halt { .. }
-            | End::WayBack
+            | End::Ring3Exit
             | End::Exit { .. }
             | End::PowerOff
             | End::Reset

@@ -10,7 +10,7 @@
 use std::fmt;
 
 use serde::Serialize;
-use vmm_core::span::Bytes;
+use vmm_core::gpa_range::ByteSize;
 
 use super::Explanation;
 use super::memory::Kind;
@@ -155,7 +155,7 @@ fn machine(explanation: &Explanation) -> Vec<Fact> {
         ("mode", machine.mode.to_owned()),
         ("width of code", format!("{} bits", machine.bits)),
         ("ring", machine.ring.to_string()),
-        ("memory", Bytes(machine.memory).to_string()),
+        ("memory", ByteSize(machine.memory).to_string()),
         ("entry", machine.entry_words()),
         ("cpuid", machine.cpuid.clone()),
         ("unmapped", machine.unmapped.to_owned()),
@@ -197,7 +197,7 @@ fn flow(rows: &[Row]) -> Vec<Fact> {
 /// What lies where. Free memory and holes follow from that.
 fn memory(explanation: &Explanation) -> Vec<Fact> {
     let memory = &explanation.memory;
-    let range = |start: u64, end: u64, size: u64| format!("{start:#x}..{end:#x}, {}", Bytes(size));
+    let range = |start: u64, end: u64, size: u64| format!("{start:#x}..{end:#x}, {}", ByteSize(size));
     let slots = memory.slots.iter().map(|slot| {
         let words = range(slot.start, slot.end, slot.size) + &slot.words();
         Fact::new("memory map", format!("slot {}", slot.number), words)
@@ -221,7 +221,7 @@ fn paging(explanation: &Explanation) -> Vec<Fact> {
         fact("scheme", paging.scheme.to_owned()),
         fact("levels", paging.levels.join(", ")),
         fact("first table", paging.root.clone()),
-        fact("size of all tables", Bytes(paging.size).to_string()),
+        fact("size of all tables", ByteSize(paging.size).to_string()),
     ];
     facts.extend(paging.ranges.iter().map(|range| {
         let pages = format!("{} x {}", range.pages, range.page_size);

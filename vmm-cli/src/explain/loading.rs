@@ -3,7 +3,7 @@
 use std::fmt;
 
 use serde::Serialize;
-use vmm_core::span::Bytes;
+use vmm_core::gpa_range::ByteSize;
 use vmm_loader::{MappedPart, Segment, Way};
 
 use super::hex;
@@ -64,9 +64,9 @@ impl fmt::Display for Loading {
         write!(f, "segment {segment} is ")?;
         match mapped {
             Some(Mapped { start, size, file_offset }) => {
-                write!(f, "mapped: {} of the file from {file_offset} at {start}", Bytes(*size))?;
+                write!(f, "mapped: {} of the file from {file_offset} at {start}", ByteSize(*size))?;
                 if *copied > 0 {
-                    write!(f, "; {} copied", Bytes(*copied))?;
+                    write!(f, "; {} copied", ByteSize(*copied))?;
                 }
                 Ok(())
             }

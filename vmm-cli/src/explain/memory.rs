@@ -1,9 +1,9 @@
 //! The guest-physical address space: slots, what lies where, holes and devices; and the ports beside it.
 
 use serde::{Serialize, Serializer};
-use vmm_core::devices::{length, platform};
-use vmm_core::layout::{Layout, Owner, Part, Place, Region, Row};
-use vmm_core::span::{Bytes, Span};
+use vmm_core::devices::{length, pc};
+use vmm_core::gpa_range::{ByteSize, GpaRange};
+use vmm_core::layout::{Layout, LayoutPart, LayoutRegion, LayoutRow, RangeOwner, RowPlace};
 use vmm_core::spec::{DeviceAddress, MachineSpec};
 
 use super::hex;
@@ -115,7 +115,7 @@ impl Memory {
 
 /// A number of bytes for people: exact where that is short, else to a tenth of a unit.
 pub(super) fn size_words(bytes: u64) -> String {
-    let exact = Bytes(bytes).to_string();
+    let exact = ByteSize(bytes).to_string();
     let digits = exact.chars().filter(char::is_ascii_digit).count();
     let units = [(1u64 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
     match units.into_iter().find(|(size, _)| bytes >= *size) {
@@ -131,12 +131,12 @@ fn as_hex<S: Serializer>(address: &u64, serializer: S) -> Result<S::Ok, S::Error
     serializer.serialize_str(&hex(*address))
 }
 
-fn map_row(layout: &Layout, Row { range, place, owner }: &Row<'_>) -> MapRow {
+fn map_row(layout: &Layout, LayoutRow { range, place, owner }: &LayoutRow<'_>) -> MapRow {
     let (kind, what) = match owner {
         Some(owner) => (kind(owner), owner.to_string()),
         None => match place {
-            Place::Memory | Place::ReadOnly => (Kind::Free, "free".to_owned()),
-            Place::Hole => (Kind::Hole, "hole".to_owned()),
+            RowPlace::Memory | RowPlace::ReadOnly => (Kind::Free, "free".to_owned()),
+            RowPlace::Hole => (Kind::Hole, "hole".to_owned()),
         },
     };
     MapRow {
@@ -149,24 +149,24 @@ fn map_row(layout: &Layout, Row { range, place, owner }: &Row<'_>) -> MapRow {
     }
 }
 
-fn kind(owner: &Owner) -> Kind {
+fn kind(owner: &RangeOwner) -> Kind {
     match owner {
-        Owner::Memory(_) => Kind::Free,
-        Owner::TssPages | Owner::IdentityMap => Kind::Kvm,
-        Owner::Device(_) => Kind::Device,
-        Owner::Guest(_) => Kind::Guest,
-        Owner::Firmware(_) => Kind::Table,
-        Owner::Part(part) => match part {
-            Part::Gdt | Part::Idt | Part::Tss => Kind::Table,
-            Part::Landing | Part::KernelStack => Kind::Landing,
-            Part::PageTables => Kind::PageTables,
-            Part::Stack => Kind::Stack,
+        RangeOwner::Memory(_) => Kind::Free,
+        RangeOwner::TssPages | RangeOwner::IdentityMap => Kind::Kvm,
+        RangeOwner::Device(_) => Kind::Device,
+        RangeOwner::Guest(_) => Kind::Guest,
+        RangeOwner::Firmware(_) => Kind::Table,
+        RangeOwner::Part(part) => match part {
+            LayoutPart::Gdt | LayoutPart::Idt | LayoutPart::Tss => Kind::Table,
+            LayoutPart::Landing | LayoutPart::KernelStack => Kind::Landing,
+            LayoutPart::PageTables => Kind::PageTables,
+            LayoutPart::Stack => Kind::Stack,
         },
     }
 }
 
 /// The slot that a range lies in. Regions are counted from 1 as people do, slots from 0 as KVM does.
-fn slot_of(regions: &[Region], range: Span) -> Option<usize> {
+fn slot_of(regions: &[LayoutRegion], range: GpaRange) -> Option<usize> {
     regions.iter().find(|region| region.range.contains(range)).map(|region| region.number.saturating_sub(1))
 }
 
@@ -202,7 +202,7 @@ fn ports(spec: &MachineSpec) -> Vec<Ports> {
             DeviceAddress::Mmio(_) => None,
         })
         .collect();
-    ports.extend(platform::parts(&devices.platform).into_iter().filter_map(|part| match part.at() {
+    ports.extend(pc::parts(&devices.platform).into_iter().filter_map(|part| match part.at() {
         DeviceAddress::Port(port) => {
             let last = u64::from(port.0).saturating_add(part.length().saturating_sub(1));
             let (device, does) = (part.name(), part.purpose());

@@ -1,8 +1,8 @@
 //! Control registers bit by bit, and what the general registers start with.
 
 use serde::Serialize;
+use vmm_core::control_bits;
 use vmm_core::layout::Layout;
-use vmm_core::reasons;
 use vmm_core::spec::{MachineSpec, Register};
 use vmm_core::state::InitialState;
 
@@ -33,8 +33,8 @@ pub(super) struct Bit {
 
 impl Bit {
     /// The reason without the word that says what `set` says too.
-    fn of(explained: reasons::Explained) -> Self {
-        let reasons::Explained { bit, set, why } = explained;
+    fn of(explained: control_bits::Explained) -> Self {
+        let control_bits::Explained { bit, set, why } = explained;
         let why = why.map(|why| why.strip_prefix("clear: ").unwrap_or(why));
         Self { number: bit.number, name: bit.name, set, meaning: bit.meaning, why }
     }
@@ -49,7 +49,7 @@ pub(super) struct General {
 }
 
 pub(super) fn control(spec: &MachineSpec, layout: &Layout, state: &InitialState) -> Vec<Control> {
-    let registers = reasons::control_registers(spec, layout.paging(), &state.sregs, &state.regs);
+    let registers = control_bits::control_registers(spec, layout.paging(), &state.sregs, &state.regs);
     registers
         .into_iter()
         .map(|register| Control {

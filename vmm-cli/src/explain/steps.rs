@@ -1,8 +1,10 @@
 //! The flow of calls as rows: each with the descriptor it is made on, its argument and what comes back.
 
-use kvm_sys_wrap::{Call, Descriptor};
+use kvm_sys_wrap::{Call, FdKind};
 use serde::Serialize;
-use vmm_core::flow::{self, Act, Argument, Direction, Step, Times, Value};
+use vmm_core::call_sequence::{
+    self, Argument, ArgumentDirection, CallAction, CallFrequency, SequenceStep, Value,
+};
 
 /// One row of the flow.
 #[derive(Debug, Serialize)]
@@ -41,32 +43,32 @@ pub(super) struct Field {
 }
 
 /// The flow of a run that ends well. `checks_registers`: `[expect]` names registers, which are read after the end.
-pub(super) fn rows(steps: &[Step], checks_registers: bool) -> Vec<Row> {
-    let checked = checks_registers.then(|| Step {
-        act: Act::Call(Call::GetRegs),
+pub(super) fn rows(steps: &[SequenceStep], checks_registers: bool) -> Vec<Row> {
+    let checked = checks_registers.then(|| SequenceStep {
+        act: CallAction::Call(Call::GetRegs),
         argument: Argument::Struct {
             name: "kvm_regs",
-            fields: vec![flow::Field {
+            fields: vec![call_sequence::Field {
                 name: "...",
                 value: Value::Words("as the guest left them".to_owned()),
             }],
         },
-        direction: Direction::OutOf,
+        direction: ArgumentDirection::OutOf,
         returns: "0".into(),
         why: "[expect] names registers: they are compared when the guest has ended".into(),
-        times: Times::Once,
+        times: CallFrequency::Once,
     });
     steps.iter().chain(&checked).zip(1..).map(|(step, number)| row(number, step)).collect()
 }
 
-fn row(number: usize, step: &Step) -> Row {
+fn row(number: usize, step: &SequenceStep) -> Row {
     let (structure, argument) = match &step.argument {
         Argument::None => (None, Vec::new()),
         Argument::Value(value) | Argument::Later(value) => {
             (None, vec![Field { name: None, value: value.clone() }])
         }
         Argument::Struct { name, fields } => {
-            let field = |field: &flow::Field| Field {
+            let field = |field: &call_sequence::Field| Field {
                 // Three dots stand for all fields that are not named.
                 name: (field.name != "...").then_some(field.name),
                 value: field.value.to_string(),
@@ -85,23 +87,23 @@ fn row(number: usize, step: &Step) -> Row {
         argument,
         returns: step.returns.clone().into_owned(),
         times: match step.times {
-            Times::Once => "once".to_owned(),
-            Times::UntilTheEnd => "until the guest ends".to_owned(),
-            Times::Whenever(event) => format!("whenever {event}"),
+            CallFrequency::Once => "once".to_owned(),
+            CallFrequency::UntilTheEnd => "until the guest ends".to_owned(),
+            CallFrequency::Whenever(event) => format!("whenever {event}"),
         },
         why: step.why.clone().into_owned(),
     }
 }
 
-fn descriptor(act: Act) -> &'static str {
+fn descriptor(act: CallAction) -> &'static str {
     match act {
-        Act::Call(call) => match call.descriptor() {
-            Descriptor::Kvm => "/dev/kvm",
-            Descriptor::Vm => "VM",
-            Descriptor::Vcpu => "vCPU",
-            Descriptor::Process => "process",
+        CallAction::Call(call) => match call.fd_kind() {
+            FdKind::Kvm => "/dev/kvm",
+            FdKind::Vm => "VM",
+            FdKind::Vcpu => "vCPU",
+            FdKind::Process => "process",
         },
-        Act::WriteMemory => "memory",
-        Act::SetTimer => "process",
+        CallAction::WriteMemory => "memory",
+        CallAction::SetTimer => "process",
     }
 }

@@ -5,15 +5,15 @@
 
 use kvm_sys_wrap::bindings::kvm_sregs;
 use serde::Serialize;
-use vmm_core::descriptor::{Descriptor, named_segments};
-use vmm_core::layout::{Layout, Part};
-use vmm_core::paging::merge::{Mapped, mappings};
+use vmm_core::descriptor::{SegmentDescriptor, named_segments};
+use vmm_core::gpa_range::GpaRange;
+use vmm_core::layout::{Layout, LayoutPart};
+use vmm_core::paging::merge::{MappedRange, mappings};
 use vmm_core::paging::walk::{Walker, access_words};
-use vmm_core::span::Span;
-use vmm_core::spec::{Entry, MachineSpec};
+use vmm_core::spec::{EntryPoint, MachineSpec};
 use vmm_core::state::InitialState;
 use vmm_core::tss::Tss;
-use vmm_core::{Gva, gdt, idt, reasons};
+use vmm_core::{Gva, control_bits, gdt, idt};
 
 use super::{hex, image_bytes};
 
@@ -75,7 +75,7 @@ impl Paging {
         let scheme = walker.scheme?;
         let memory = state.images.as_slice();
         let level = |level: &vmm_core::paging::Level| format!("{} ({} bits)", level.name, level.index_bits);
-        let Entry::Address(entry) = spec.boot.entry else { return None };
+        let EntryPoint::Address(entry) = spec.boot.entry else { return None };
         let walk = walker.walk(memory, entry);
         let steps = walk.steps.iter().map(ToString::to_string);
         Some(Self {
@@ -83,15 +83,15 @@ impl Paging {
             levels: scheme.levels().iter().map(level).collect(),
             address_bits: scheme.address_bits(),
             root: hex(walker.root.0),
-            size: layout.part(Part::PageTables).map_or(0, Span::size),
+            size: layout.part(LayoutPart::PageTables).map_or(0, GpaRange::size),
             ranges: mappings(&walker, memory).ranges.iter().map(|mapped| range(mapped, layout)).collect(),
             entry_walk: steps.chain([walk.end.to_string()]).collect(),
         })
     }
 }
 
-fn range(mapped: &Mapped, layout: &Layout) -> Range {
-    let Mapped { gva: Gva(start), gpa, size, count, access } = *mapped;
+fn range(mapped: &MappedRange, layout: &Layout) -> Range {
+    let MappedRange { gva: Gva(start), gpa, size, count, access } = *mapped;
     let shown = mapped.physical();
     let here =
         layout.ranges().iter().filter(|placed| shown.is_some_and(|shown| shown.overlaps(placed.range)));
@@ -113,14 +113,14 @@ pub(super) fn segments(spec: &MachineSpec, state: &InitialState) -> Vec<Segment>
     let segments = named_segments(sregs).into_iter().map(|(register, segment)| Segment {
         register,
         selector: Some(format!("{:#06x}", segment.selector)),
-        holds: Descriptor::from_segment(segment).to_string(),
-        why: reasons::segment(spec, register),
+        holds: SegmentDescriptor::from_segment(segment).to_string(),
+        why: control_bits::segment(spec, register),
     });
     let tables = [("GDTR", &sregs.gdt), ("IDTR", &sregs.idt)].into_iter().map(|(register, table)| Segment {
         register,
         selector: None,
         holds: format!("base {:#x}, limit {:#x}", table.base, table.limit),
-        why: reasons::segment(spec, register),
+        why: control_bits::segment(spec, register),
     });
     segments.chain(tables).collect()
 }
@@ -129,7 +129,7 @@ pub(super) fn segments(spec: &MachineSpec, state: &InitialState) -> Vec<Segment>
 pub(super) fn gdt(state: &InitialState) -> Vec<GdtEntry> {
     let sregs = &state.sregs;
     let Some(bytes) = image_bytes(state, sregs.gdt.base, sregs.gdt.limit.into()) else { return Vec::new() };
-    let entry = |(selector, descriptor): (u16, Descriptor)| GdtEntry {
+    let entry = |(selector, descriptor): (u16, SegmentDescriptor)| GdtEntry {
         selector: format!("{selector:#04x}"),
         descriptor: if selector == 0 {
             "null: selector 0 means no segment".to_owned()
@@ -169,6 +169,6 @@ pub(super) fn tss(state: &InitialState) -> Option<String> {
 
 /// Whether descriptors of the system have 16 bytes.
 fn is_long(sregs: &kvm_sregs) -> bool {
-    use vmm_core::control::Efer;
+    use vmm_core::control_regs::Efer;
     Efer::from_bits_retain(sregs.efer).contains(Efer::LMA)
 }

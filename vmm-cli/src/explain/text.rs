@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use vmm_core::span::Bytes;
+use vmm_core::gpa_range::ByteSize;
 
 use super::memory::{Memory, Slot, size_words};
 use super::registers::{Bit, Control};
@@ -94,7 +94,7 @@ fn memory(f: &mut fmt::Formatter<'_>, memory: &Memory) -> fmt::Result {
     writeln!(f)?;
     for slot in &memory.slots {
         let Slot { number, start, end, size, .. } = slot;
-        writeln!(f, "  slot {number}: {start:#x}..{end:#x}, {}{}", Bytes(*size), slot.words())?;
+        writeln!(f, "  slot {number}: {start:#x}..{end:#x}, {}{}", ByteSize(*size), slot.words())?;
     }
     writeln!(f)?;
     for row in &memory.map {
@@ -117,7 +117,7 @@ fn memory(f: &mut fmt::Formatter<'_>, memory: &Memory) -> fmt::Result {
 fn paging(f: &mut fmt::Formatter<'_>, paging: &Paging) -> fmt::Result {
     let Paging { scheme, levels, address_bits, root, size, ranges, entry_walk } = paging;
     writeln!(f, "  {scheme}: {address_bits}-bit addresses, cut into {}, offset", levels.join(", "))?;
-    writeln!(f, "  first table at {root}, {} of tables in all", Bytes(*size))?;
+    writeln!(f, "  first table at {root}, {} of tables in all", ByteSize(*size))?;
     writeln!(f)?;
     let rows: Vec<[String; 6]> = ranges
         .iter()
@@ -125,7 +125,7 @@ fn paging(f: &mut fmt::Formatter<'_>, paging: &Paging) -> fmt::Result {
             [
                 format!("{}..={}", range.start, range.last),
                 format!("-> {}", range.physical),
-                Bytes(range.size).to_string(),
+                ByteSize(range.size).to_string(),
                 format!("{} x {}", range.pages, range.page_size),
                 range.access.clone(),
                 range.shows.join(", "),

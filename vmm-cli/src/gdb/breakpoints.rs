@@ -6,7 +6,7 @@ use gdbstub::target::ext::breakpoints::{
     WatchKind,
 };
 use gdbstub::target::{TargetError, TargetResult};
-use kvm_sys_wrap::{Breakpoint, Watch};
+use kvm_sys_wrap::{Breakpoint, BreakpointCondition};
 use vmm_cli::say;
 use vmm_core::Gva;
 
@@ -99,8 +99,8 @@ impl HwWatchpoint for Session<'_, '_> {
 fn watchpoint(address: u64, length: u64, kind: WatchKind) -> Option<Breakpoint> {
     let length = u8::try_from(length).ok()?;
     let watch = match kind {
-        WatchKind::Write => Watch::Write(length),
-        WatchKind::Read | WatchKind::ReadWrite => Watch::Access(length),
+        WatchKind::Write => BreakpointCondition::Write(length),
+        WatchKind::Read | WatchKind::ReadWrite => BreakpointCondition::Access(length),
     };
-    Some(Breakpoint { address: Gva(address), watch })
+    Some(Breakpoint { address: Gva(address), condition: watch })
 }

@@ -10,8 +10,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use gdbstub::conn::{Connection, ConnectionExt};
-use kvm_sys_wrap::interrupted;
-use vmm_core::debugger::Stopper;
+use kvm_sys_wrap::termination_requested;
+use vmm_core::debugger::InterruptHandle;
 
 use super::listen::Stream;
 
@@ -73,7 +73,7 @@ impl Inbox {
             if contents.closed {
                 return Err(ErrorKind::UnexpectedEof.into());
             }
-            if interrupted() {
+            if termination_requested() {
                 return Err(ErrorKind::Interrupted.into());
             }
             let woken = self.0.1.wait_timeout(contents, GLANCE).unwrap_or_else(PoisonError::into_inner);
@@ -84,7 +84,7 @@ impl Inbox {
 
 impl Gdb {
     /// Begins to read.
-    pub(super) fn new(stream: Stream, stopper: Stopper) -> io::Result<Self> {
+    pub(super) fn new(stream: Stream, stopper: InterruptHandle) -> io::Result<Self> {
         let inbox = Inbox::default();
         let (mut source, sink) = (stream.try_clone()?, inbox.clone());
         let reader = thread::Builder::new().name("gdb reader".to_owned()).spawn(move || {
@@ -96,7 +96,7 @@ impl Gdb {
                     Err(_) => 0,
                 };
                 sink.add(buffer.get(..count).unwrap_or_default());
-                stopper.wake();
+                stopper.interrupt();
                 if count == 0 {
                     return;
                 }

@@ -5,9 +5,9 @@
 use kvm_sys_wrap::{Breakpoint, MpState, VcpuState};
 use vmm_cli::say;
 use vmm_core::Gva;
-use vmm_core::autopsy::moment::Registers;
-use vmm_core::debugger::live::{Live, Order};
-use vmm_core::debugger::{Debugger, Direction, EditError, Finished, Stop, Stopper};
+use vmm_core::autopsy::moment::CpuState;
+use vmm_core::debugger::smp::{ResumeAction, SmpDebugger};
+use vmm_core::debugger::{DebugStop, Debugger, EditError, ExecDirection, Finished, InterruptHandle};
 use vmm_core::end::End;
 use vmm_core::error::Error;
 use vmm_core::machine::Machine;
@@ -18,14 +18,14 @@ pub(super) enum Guest<'a> {
     /// Nothing interrupts it, so its run can be had again.
     Recorded(Box<Debugger<'a>>),
     /// It has interrupts.
-    Live(Box<Live>),
+    Live(Box<SmpDebugger>),
 }
 
 /// What gdb wants the guest to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Wish {
     /// An order for each vCPU.
-    Forward(Vec<Order>),
+    Forward(Vec<ResumeAction>),
     /// One instruction back.
     StepBack,
     /// Back to the last breakpoint.
@@ -39,7 +39,7 @@ impl<'a> Guest<'a> {
     ) -> Result<Self, Error> {
         Ok(match machine.spec().interrupts {
             Interrupts::None => Self::Recorded(Box::new(Debugger::new(machine, build)?)),
-            Interrupts::Split | Interrupts::Pc => Self::Live(Box::new(Live::new(machine)?)),
+            Interrupts::Split | Interrupts::Pc => Self::Live(Box::new(SmpDebugger::new(machine)?)),
         })
     }
 
@@ -75,7 +75,7 @@ impl<'a> Guest<'a> {
         }
     }
 
-    pub(super) fn stopper(&self) -> Stopper {
+    pub(super) fn stopper(&self) -> InterruptHandle {
         match self {
             Self::Recorded(debugger) => debugger.stopper(),
             Self::Live(debugger) => debugger.stopper(),
@@ -112,11 +112,11 @@ impl<'a> Guest<'a> {
         }
     }
 
-    pub(super) fn registers(&self, vcpu: usize) -> Result<Registers, Error> {
+    pub(super) fn registers(&self, vcpu: usize) -> Result<CpuState, Error> {
         match self {
             Self::Recorded(debugger) => {
                 let (regs, sregs) = debugger.registers()?;
-                Ok(Registers { regs, sregs })
+                Ok(CpuState { regs, sregs })
             }
             Self::Live(debugger) => debugger.registers(vcpu),
         }
@@ -197,7 +197,7 @@ impl<'a> Guest<'a> {
         &mut self,
         wish: &Wish,
         wants_stop: &mut dyn FnMut() -> bool,
-    ) -> Result<(usize, Stop), Error> {
+    ) -> Result<(usize, DebugStop), Error> {
         let current = self.current();
         let debugger = match self {
             Self::Recorded(debugger) => debugger,
@@ -206,18 +206,18 @@ impl<'a> Guest<'a> {
                     Wish::Forward(orders) => debugger.resume(orders, wants_stop),
                     Wish::StepBack | Wish::RunBack => {
                         say::line(format_args!("gdb: a machine with interrupts cannot be run again exactly"));
-                        Ok((current, Stop::HistoryStart))
+                        Ok((current, DebugStop::HistoryStart))
                     }
                 };
             }
         };
         let stop = match wish {
-            Wish::StepBack => debugger.step(Direction::Back, wants_stop),
-            Wish::RunBack => debugger.run(Direction::Back, wants_stop),
-            Wish::Forward(orders) => match orders.first().copied().unwrap_or(Order::Run) {
-                Order::Hold | Order::Run => debugger.run(Direction::Forward, wants_stop),
-                Order::Step => debugger.step(Direction::Forward, wants_stop),
-                Order::Range(start, end) => step_range(debugger, start, end, wants_stop),
+            Wish::StepBack => debugger.step(ExecDirection::Back, wants_stop),
+            Wish::RunBack => debugger.run(ExecDirection::Back, wants_stop),
+            Wish::Forward(orders) => match orders.first().copied().unwrap_or(ResumeAction::Run) {
+                ResumeAction::Hold | ResumeAction::Run => debugger.run(ExecDirection::Forward, wants_stop),
+                ResumeAction::Step => debugger.step(ExecDirection::Forward, wants_stop),
+                ResumeAction::Range(start, end) => step_range(debugger, start, end, wants_stop),
             },
         };
         Ok((current, stop?))
@@ -252,18 +252,18 @@ fn step_range(
     start: u64,
     end: u64,
     wants_stop: &mut dyn FnMut() -> bool,
-) -> Result<Stop, Error> {
+) -> Result<DebugStop, Error> {
     loop {
-        let stop = debugger.step(Direction::Forward, wants_stop)?;
+        let stop = debugger.step(ExecDirection::Forward, wants_stop)?;
         let pc = debugger.pc()?;
-        if stop != Stop::Step || !(start..end).contains(&pc.0) {
+        if stop != DebugStop::Step || !(start..end).contains(&pc.0) {
             return Ok(stop);
         }
         if debugger.has_breakpoint(pc) {
-            return Ok(Stop::Breakpoint);
+            return Ok(DebugStop::Breakpoint);
         }
         if wants_stop() {
-            return Ok(Stop::Asked);
+            return Ok(DebugStop::Asked);
         }
     }
 }

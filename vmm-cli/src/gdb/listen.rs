@@ -10,7 +10,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 
-use kvm_sys_wrap::interrupted;
+use kvm_sys_wrap::termination_requested;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
@@ -54,7 +54,7 @@ impl Listener {
     /// Waits for the next gdb; `None` if the user interrupts us first.
     pub(super) fn accept(&self) -> io::Result<Option<Stream>> {
         loop {
-            if interrupted() {
+            if termination_requested() {
                 return Ok(None);
             }
             let mut ready = match &self.kind {

@@ -22,7 +22,7 @@ use std::path::Path;
 
 use gdbstub::stub::run_blocking::{BlockingEventLoop, Event, WaitForStopReasonError};
 use gdbstub::stub::{DisconnectReason, GdbStub};
-use kvm_sys_wrap::interrupted;
+use kvm_sys_wrap::termination_requested;
 use vmm_cli::diagnostic::{Diagnostic, Diagnostics};
 use vmm_cli::say;
 use vmm_cli::status::Status;
@@ -79,7 +79,7 @@ pub(crate) fn run(
             Served::Finished => return Ok(debugger.abandon()?),
             Served::Detached => return Ok(debugger.finish()?),
             Served::Lost => {
-                if interrupted() {
+                if termination_requested() {
                     return Ok(debugger.abandon()?);
                 }
                 say::line(format_args!(

@@ -3,12 +3,12 @@
 use std::fmt::Write as _;
 
 use kvm_sys_wrap::MpState;
-use vmm_core::control::{Cr0, Efer};
-use vmm_core::disassembly::Width;
+use vmm_core::control_regs::{Cr0, Efer};
+use vmm_core::disassembly::OperandWidth;
 use vmm_core::error::Error;
+use vmm_core::gpa_range::ByteSize;
 use vmm_core::paging::merge::mappings;
 use vmm_core::paging::walk::access_words;
-use vmm_core::span::Bytes;
 
 use super::guest::Guest;
 use super::target::Session;
@@ -88,10 +88,10 @@ fn mode(debugger: &Guest<'_>, number: usize) -> Result<String, Error> {
     } else {
         "protected mode"
     };
-    let width = match Width::of_sregs(&sregs) {
-        Width::Bits16 => 16,
-        Width::Bits32 => 32,
-        Width::Bits64 => 64,
+    let width = match OperandWidth::of_sregs(&sregs) {
+        OperandWidth::Bits16 => 16,
+        OperandWidth::Bits32 => 32,
+        OperandWidth::Bits64 => 64,
     };
     Ok(format!("{mode}, {width}-bit code, ring {}", sregs.ss.dpl))
 }
@@ -109,7 +109,7 @@ fn pages(session: &Session<'_, '_>) -> Result<String, Error> {
         [
             range.addresses(),
             range.gpa.to_string(),
-            Bytes(range.bytes()).to_string(),
+            ByteSize(range.bytes()).to_string(),
             format!("{} x {}", range.count, range.size),
             access_words(range.access),
         ]

@@ -321,13 +321,13 @@ const fn low(value: u64) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use vmm_core::disassembly::Width;
+    use vmm_core::disassembly::OperandWidth;
 
     use super::*;
 
     #[test]
     fn a_register_lies_where_the_description_says() {
-        let wide = Shape { code: Width::Bits64 };
+        let wide = Shape { code: OperandWidth::Bits64 };
         let named = |name| Number(wide.registers().iter().position(|r| r.name == name).unwrap());
         assert_eq!(Packet::range(wide, named("rax")), Some(0..8));
         assert_eq!(Packet::range(wide, named("rip")), Some(128..136));

@@ -6,7 +6,7 @@ use gdbstub::target::ext::base::multithread::{
     MultiThreadSchedulerLockingOps, MultiThreadSingleStep, MultiThreadSingleStepOps,
 };
 use gdbstub::target::ext::base::reverse_exec::{ReverseCont, ReverseContOps, ReverseStep, ReverseStepOps};
-use vmm_core::debugger::live::Order;
+use vmm_core::debugger::smp::ResumeAction;
 use vmm_core::error::Error;
 
 use super::guest::Wish;
@@ -14,7 +14,7 @@ use super::target::{Session, vcpu_of};
 
 impl Session<'_, '_> {
     /// What the vCPU of one thread is to do.
-    fn order(&mut self, thread: Tid, order: Order) {
+    fn order(&mut self, thread: Tid, order: ResumeAction) {
         if let Wish::Forward(orders) = &mut self.wish
             && let Some(own) = orders.get_mut(vcpu_of(thread))
         {
@@ -30,13 +30,13 @@ impl MultiThreadResume for Session<'_, '_> {
     }
 
     fn clear_resume_actions(&mut self) -> Result<(), Error> {
-        self.wish = Wish::Forward(vec![Order::Run; self.debugger.vcpus()]);
+        self.wish = Wish::Forward(vec![ResumeAction::Run; self.debugger.vcpus()]);
         self.named.clear();
         Ok(())
     }
 
     fn set_resume_action_continue(&mut self, thread: Tid, _: Option<Signal>) -> Result<(), Error> {
-        self.order(thread, Order::Run);
+        self.order(thread, ResumeAction::Run);
         Ok(())
     }
 
@@ -63,7 +63,7 @@ impl MultiThreadResume for Session<'_, '_> {
 
 impl MultiThreadSingleStep for Session<'_, '_> {
     fn set_resume_action_step(&mut self, thread: Tid, _: Option<Signal>) -> Result<(), Error> {
-        self.order(thread, Order::Step);
+        self.order(thread, ResumeAction::Step);
         Ok(())
     }
 }
@@ -74,7 +74,7 @@ impl MultiThreadSchedulerLocking for Session<'_, '_> {
         if let Wish::Forward(orders) = &mut self.wish {
             for (vcpu, order) in orders.iter_mut().enumerate() {
                 if !self.named.contains(&vcpu) {
-                    *order = Order::Hold;
+                    *order = ResumeAction::Hold;
                 }
             }
         }
@@ -84,7 +84,7 @@ impl MultiThreadSchedulerLocking for Session<'_, '_> {
 
 impl MultiThreadRangeStepping for Session<'_, '_> {
     fn set_resume_action_range_step(&mut self, thread: Tid, start: u64, end: u64) -> Result<(), Error> {
-        self.order(thread, Order::Range(start, end));
+        self.order(thread, ResumeAction::Range(start, end));
         Ok(())
     }
 }

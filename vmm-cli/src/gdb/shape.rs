@@ -7,14 +7,14 @@
 use std::fmt::Write as _;
 
 use kvm_sys_wrap::bindings::kvm_sregs;
-use vmm_core::control::{Bit, Cr0, Cr4, Efer};
-use vmm_core::disassembly::Width;
+use vmm_core::control_regs::{ControlBit, Cr0, Cr4, Efer};
+use vmm_core::disassembly::OperandWidth;
 
 /// How registers are laid out in the protocol's packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Shape {
     /// The width of the code: what gdb disassembles.
-    pub(super) code: Width,
+    pub(super) code: OperandWidth,
 }
 
 /// A register of a description.
@@ -62,12 +62,12 @@ pub(super) const CONTROL: [Register; 12] = [
 impl Shape {
     /// The shape for a vCPU as it is now; `wide` where its guest's file is a 64-bit one, whatever mode it starts in.
     pub(super) fn of(sregs: &kvm_sregs, wide: bool) -> Self {
-        Self { code: if wide { Width::Bits64 } else { Width::of_sregs(sregs) } }
+        Self { code: if wide { OperandWidth::Bits64 } else { OperandWidth::of_sregs(sregs) } }
     }
 
     /// Whether registers have 64 bits.
     pub(super) const fn is_wide(self) -> bool {
-        matches!(self.code, Width::Bits64)
+        matches!(self.code, OperandWidth::Bits64)
     }
 
     /// All registers in the order of the packets.
@@ -101,9 +101,9 @@ impl Shape {
     /// The description, as gdb fetches it under the name `target.xml`.
     pub(super) fn description(self) -> String {
         let architecture = match self.code {
-            Width::Bits16 => "i8086",
-            Width::Bits32 => "i386",
-            Width::Bits64 => "i386:x86-64",
+            OperandWidth::Bits16 => "i8086",
+            OperandWidth::Bits32 => "i386",
+            OperandWidth::Bits64 => "i386:x86-64",
         };
         let [core, sse] = self.features();
         let mut xml = String::from("<?xml version=\"1.0\"?>\n<!DOCTYPE target SYSTEM \"gdb-target.dtd\">\n");
@@ -132,9 +132,9 @@ fn feature(xml: &mut String, name: &str, types: &str, registers: &[Register]) {
 }
 
 /// A type that shows a register by the names of its set bits.
-fn flags(id: &str, bits: &[Bit]) -> String {
+fn flags(id: &str, bits: &[ControlBit]) -> String {
     let mut xml = format!("<flags id=\"{id}\" size=\"8\">\n");
-    for Bit { number, name, .. } in bits {
+    for ControlBit { number, name, .. } in bits {
         let _ = writeln!(xml, "<field name=\"{name}\" start=\"{number}\" end=\"{number}\"/>");
     }
     xml.push_str("</flags>\n");
@@ -175,14 +175,14 @@ mod tests {
     #[test]
     fn the_known_registers_have_the_numbers_that_gdb_gives_them() {
         let number = |code, name| Shape { code }.registers().iter().position(|r| r.name == name).unwrap();
-        assert_eq!((number(Width::Bits64, "rip"), number(Width::Bits64, "st0")), (16, 24));
-        assert_eq!((number(Width::Bits64, "xmm0"), number(Width::Bits64, "mxcsr")), (40, 56));
-        assert_eq!((number(Width::Bits16, "eip"), number(Width::Bits32, "xmm0")), (8, 32));
+        assert_eq!((number(OperandWidth::Bits64, "rip"), number(OperandWidth::Bits64, "st0")), (16, 24));
+        assert_eq!((number(OperandWidth::Bits64, "xmm0"), number(OperandWidth::Bits64, "mxcsr")), (40, 56));
+        assert_eq!((number(OperandWidth::Bits16, "eip"), number(OperandWidth::Bits32, "xmm0")), (8, 32));
     }
 
     #[test]
     fn every_type_of_the_control_registers_is_described() {
-        let xml = Shape { code: Width::Bits16 }.description();
+        let xml = Shape { code: OperandWidth::Bits16 }.description();
         assert!(xml.contains("<architecture>i8086</architecture>"));
         for Register { kind, .. } in CONTROL.iter().filter(|register| register.kind.ends_with("_bits")) {
             assert!(xml.contains(&format!("<flags id=\"{kind}\"")), "{kind}");

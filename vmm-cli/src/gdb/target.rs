@@ -22,8 +22,8 @@ use gdbstub::target::{Target, TargetError, TargetResult};
 use kvm_sys_wrap::Breakpoint;
 use vmm_cli::say;
 use vmm_core::Gva;
-use vmm_core::debugger::live::Order;
-use vmm_core::debugger::{EditError, Stop};
+use vmm_core::debugger::smp::ResumeAction;
+use vmm_core::debugger::{DebugStop, EditError};
 use vmm_core::end::{End, Verdict};
 use vmm_core::error::Error;
 
@@ -70,7 +70,7 @@ fn thread_of(vcpu: usize) -> Tid {
 impl<'a, 'b> Session<'a, 'b> {
     pub(super) fn new(debugger: &'a mut Guest<'b>, files: &'a Files, shape: Shape, inbox: Inbox) -> Self {
         let (soft, hard, watched, named) = Default::default();
-        let wish = Wish::Forward(vec![Order::Run; debugger.vcpus()]);
+        let wish = Wish::Forward(vec![ResumeAction::Run; debugger.vcpus()]);
         Self { debugger, files, shape, inbox, wish, named, soft, hard, watched }
     }
 
@@ -92,30 +92,30 @@ impl<'a, 'b> Session<'a, 'b> {
         let (vcpu, stop) = self.debugger.resume(&self.wish, &mut wants_stop)?;
         let thread = thread_of(vcpu);
         Ok(match stop {
-            Stop::Step => Some(signal(thread, Signal::SIGTRAP)),
-            Stop::Breakpoint => Some(self.breakpoint(vcpu)?),
-            Stop::Watchpoint(hit) => {
+            DebugStop::Step => Some(signal(thread, Signal::SIGTRAP)),
+            DebugStop::Breakpoint => Some(self.breakpoint(vcpu)?),
+            DebugStop::Watchpoint(hit) => {
                 let known = self.watched.iter().find(|(watchpoint, _)| *watchpoint == hit);
                 let kind = known.map_or(WatchKind::Write, |(_, kind)| *kind);
                 Some(Reason::Watch { tid: thread, kind, addr: hit.address.0 })
             }
-            Stop::OwnInt3 => Some(signal(thread, Signal::SIGTRAP)),
-            Stop::NoSteps => {
+            DebugStop::OwnInt3 => Some(signal(thread, Signal::SIGTRAP)),
+            DebugStop::NoSteps => {
                 say::line(format_args!(
                     "gdb: this host cannot step the vCPU in the mode and ring that it is in"
                 ));
                 Some(signal(thread, Signal::SIGINT))
             }
-            Stop::Asked => None,
-            Stop::HistoryStart => Some(history(thread, ReplayLogPosition::Begin)),
-            Stop::HistoryLost => {
+            DebugStop::Asked => None,
+            DebugStop::HistoryStart => Some(history(thread, ReplayLogPosition::Begin)),
+            DebugStop::HistoryLost => {
                 say::line(format_args!(
                     "gdb: there is no way back: the run did something else when it was run again, or was too long to \
                      be recorded"
                 ));
                 Some(history(thread, ReplayLogPosition::Begin))
             }
-            Stop::Ended(end) => Some(self.ended(&end, ended_before)?),
+            DebugStop::Ended(end) => Some(self.ended(&end, ended_before)?),
         })
     }
 
@@ -141,7 +141,7 @@ impl<'a, 'b> Session<'a, 'b> {
             End::InternalError { .. } | End::Exception { vector: 6, .. } => Signal::SIGILL,
             End::Exception { vector: 0, .. } => Signal::SIGFPE,
             End::Halt { .. }
-            | End::WayBack
+            | End::Ring3Exit
             | End::Exit { .. }
             | End::PowerOff
             | End::Reset

@@ -8,7 +8,7 @@ use vmm_cli::diagnostic::{Diagnostic, Severity};
 use vmm_cli::status::Status;
 use vmm_core::firmware::{self, MapKind};
 use vmm_core::mode::Mode;
-use vmm_core::spec::{Entry, MachineSpec, Register, virtio};
+use vmm_core::spec::{EntryPoint, MachineSpec, Register, virtio};
 use vmm_core::{Gpa, Gva};
 use vmm_loader::boot::{self, BootError, BootPlan, HandOver, MapEntry, Options, Protocol, Rsdp, Told, Width};
 use vmm_loader::{ElfOptions, NamedRange, flat};
@@ -134,7 +134,7 @@ pub(super) fn hand_over(
         return Ok(vec![Loaded::new(name, bytes, plan.image)]);
     }
     if let Some(entry) = plan.entry {
-        machine.boot.entry = Entry::Address(Gva(entry.0));
+        machine.boot.entry = EntryPoint::Address(Gva(entry.0));
     }
     let map = memory_map(machine);
     let taken: Vec<NamedRange> = loads.iter().flat_map(|file| file.plan.ranges()).collect();

@@ -5,9 +5,9 @@
 
 use kvm_sys_wrap::FileRange;
 use vmm_core::Gpa;
+use vmm_core::gpa_range::GpaRange;
 use vmm_core::image::GuestImage;
 use vmm_core::layout::Occupied;
-use vmm_core::span::Span;
 use vmm_core::spec::{MachineSpec, MemoryBacking, MemoryRegion};
 use vmm_loader::{Because, Bss, LoadPlan, Loading, MappedPart, Segment, VirtAddr, Way};
 
@@ -136,7 +136,7 @@ impl GuestImage for Files {
         });
         named
             .filter_map(|(name, range)| {
-                Some(Occupied { name, range: Span::between(range.start.into(), range.end.into())? })
+                Some(Occupied { name, range: GpaRange::between(range.start.into(), range.end.into())? })
             })
             .collect()
     }

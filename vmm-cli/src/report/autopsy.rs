@@ -23,13 +23,13 @@ use kvm_sys_wrap::Kvm;
 use kvm_sys_wrap::bindings::kvm_regs;
 use serde::Serialize;
 use vmm_cli::config::Config;
-use vmm_core::autopsy::chain::Link;
-use vmm_core::autopsy::delivery::{GateFound, Outcome};
-use vmm_core::autopsy::moment::Registers;
-use vmm_core::autopsy::trail::Past;
-use vmm_core::autopsy::{self, Cause, words};
+use vmm_core::autopsy::delivery::{DeliveryOutcome, GateFound};
+use vmm_core::autopsy::exception_chain::ChainLink;
+use vmm_core::autopsy::instruction_trace::TracedInstruction;
+use vmm_core::autopsy::moment::CpuState;
+use vmm_core::autopsy::{self, Cause, summary};
 use vmm_core::console::Console;
-use vmm_core::descriptor::Descriptor;
+use vmm_core::descriptor::SegmentDescriptor;
 use vmm_core::end::{End, Verdict};
 use vmm_core::machine::Machine;
 use vmm_core::record::Recording;
@@ -62,7 +62,7 @@ pub(crate) struct Autopsy {
     notes: Vec<String>,
     elapsed_ns: u128,
     #[serde(skip)]
-    registers: Option<Registers>,
+    registers: Option<CpuState>,
     #[serde(skip)]
     symbol: Option<String>,
     /// The run ended by itself: where it was is all there is to show.
@@ -165,7 +165,7 @@ fn render(found: &autopsy::Autopsy, files: &Files) -> Autopsy {
     let instruction = found.instruction.as_ref().map(|code| Line {
         address: code.linear,
         name: names(code.linear),
-        text: words::code(&code.bytes, code.width, code.linear),
+        text: summary::code(&code.bytes, code.width, code.linear),
         bytes: code.bytes.clone(),
         times: 1,
         changed: BTreeMap::new(),
@@ -183,7 +183,8 @@ fn render(found: &autopsy::Autopsy, files: &Files) -> Autopsy {
             .map(|word| Word { address: word.at, value: word.value, name: files.symbol_at(word.value) })
             .collect(),
         gdt: found.tables.as_ref().map(|tables| {
-            let entry = |(selector, descriptor): &(u16, Descriptor)| format!("{selector:#06x}: {descriptor}");
+            let entry =
+                |(selector, descriptor): &(u16, SegmentDescriptor)| format!("{selector:#06x}: {descriptor}");
             table(tables.gdt, tables.descriptors.iter().map(entry).collect())
         }),
         idt: found.tables.as_ref().map(|tables| table(tables.idt, gate_lines(&tables.gates))),
@@ -202,14 +203,14 @@ fn before(found: &autopsy::Autopsy, files: &Files) -> Vec<Line> {
     found.before.iter().zip(after).map(|(past, after)| line(past, &after, files)).collect()
 }
 
-fn line(past: &Past, after: &kvm_regs, files: &Files) -> Line {
+fn line(past: &TracedInstruction, after: &kvm_regs, files: &Files) -> Line {
     let differs = |register: &&Register| register.of(&past.regs) != register.of(after);
     let changed =
         Register::ALL.iter().filter(|register| !matches!(register, Register::Rip | Register::Rflags));
     Line {
         address: past.linear,
         name: files.describe(past.linear),
-        text: words::code(&past.bytes, past.width, past.linear),
+        text: summary::code(&past.bytes, past.width, past.linear),
         bytes: past.bytes.clone(),
         times: past.times,
         changed: changed.filter(differs).map(|register| (register.name(), register.of(after))).collect(),
@@ -237,8 +238,8 @@ fn gate_lines(gates: &[(u8, GateFound)]) -> Vec<String> {
     .collect()
 }
 
-fn exception(link: &Link) -> Exception {
-    let Link { fault, delivery } = link;
+fn exception(link: &ChainLink) -> Exception {
+    let ChainLink { fault, delivery } = link;
     Exception {
         vector: fault.vector,
         name: fault.name(),
@@ -253,11 +254,11 @@ fn exception(link: &Link) -> Exception {
             .collect(),
         gate: delivery.gate.as_ref().map(ToString::to_string),
         result: match &delivery.outcome {
-            Outcome::Handler(handler) => {
+            DeliveryOutcome::Handler(handler) => {
                 format!("delivered to {:#x}:{:#x}", handler.selector, handler.offset)
             }
-            Outcome::Failed(failure) => format!("not delivered: {}", failure.why),
-            Outcome::TaskSwitch => "a task gate, which is not followed here".to_owned(),
+            DeliveryOutcome::Failed(failure) => format!("not delivered: {}", failure.why),
+            DeliveryOutcome::TaskSwitch => "a task gate, which is not followed here".to_owned(),
         },
     }
 }
@@ -269,7 +270,7 @@ impl Autopsy {
     }
 
     /// The registers before the end.
-    pub(crate) const fn registers(&self) -> Option<&Registers> {
+    pub(crate) const fn registers(&self) -> Option<&CpuState> {
         self.registers.as_ref()
     }
 

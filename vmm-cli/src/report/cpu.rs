@@ -6,8 +6,8 @@ use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
 use kvm_sys_wrap::{Gva, emulation_failure};
 use serde::Serialize;
 use vm_memory::Bytes;
-use vmm_core::autopsy::moment::Registers;
-use vmm_core::control::{Cr0, Cr4, Efer, Rflags};
+use vmm_core::autopsy::moment::CpuState;
+use vmm_core::control_regs::{Cr0, Cr4, Efer, Rflags};
 use vmm_core::end::End;
 use vmm_core::machine::Machine;
 use vmm_core::mode::Mode;
@@ -79,8 +79,8 @@ impl Cpu {
 impl Cpu {
     /// Puts registers that were found out in place of those of the vCPU: the autopsy has said where it was, in which
     /// instruction and why.
-    pub(crate) fn replace(&mut self, state: &Registers, code: Option<(Option<String>, Vec<u8>)>) {
-        let Registers { regs, sregs } = state;
+    pub(crate) fn replace(&mut self, state: &CpuState, code: Option<(Option<String>, Vec<u8>)>) {
+        let CpuState { regs, sregs } = state;
         self.rip = state.linear_rip();
         (self.symbol, self.code) = code.unwrap_or_default();
         self.registers = Register::ALL.iter().map(|register| (register.name(), register.of(regs))).collect();

@@ -25,8 +25,8 @@ use serde::{Deserialize, Serialize};
 use vmm_cli::diagnostic::Diagnostic;
 use vmm_cli::status::Status;
 use vmm_core::layout::Layout;
-use vmm_core::snapshot::{Host, MachineState, Snapshot};
-use vmm_core::spec::{Limits, MachineSpec};
+use vmm_core::snapshot::{HostIdentity, MachineState, Snapshot};
+use vmm_core::spec::{LimitSpec, MachineSpec};
 
 use crate::prepare::Files;
 
@@ -50,7 +50,7 @@ pub(crate) struct Description {
     pub(crate) config: PathBuf,
     /// Where the guest was stopped, in words.
     pub(crate) point: String,
-    pub(crate) host: Host,
+    pub(crate) host: HostIdentity,
     /// The machine, a line for each property.
     pub(crate) machine: String,
     /// CRC-32 of the files that were loaded.
@@ -73,7 +73,7 @@ impl Description {
             program: format!("vmm-cli {}", env!("CARGO_PKG_VERSION")),
             config,
             point,
-            host: Host::this(),
+            host: HostIdentity::this(),
             machine: properties(snapshot.spec()),
             files: checksum(files),
             printed,
@@ -105,7 +105,7 @@ pub(crate) fn take_up(
         return Err(saved.bad(&"the guest's files have changed since it was taken").with_help(Some(origin)));
     }
     let refused = |why: String| Diagnostic { status: Status::Refused, ..saved.bad(&why) };
-    if let Some(why) = host.refuses(&Host::this()) {
+    if let Some(why) = host.refuses(&HostIdentity::this()) {
         return Err(refused(why));
     }
     let memory = saved.memory(&spec)?;
@@ -138,7 +138,7 @@ fn difference<'a>(then: &'a str, now: &'a str) -> Option<(&'a str, &'a str)> {
 /// worth.
 pub(crate) fn properties(spec: &MachineSpec) -> String {
     let mut spec = spec.clone();
-    (spec.limits, spec.halt, spec.reset) = (Limits::default(), <_>::default(), <_>::default());
+    (spec.limits, spec.halt, spec.reset) = (LimitSpec::default(), <_>::default(), <_>::default());
     format!("{spec:#?}")
 }
 

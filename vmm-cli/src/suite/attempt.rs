@@ -66,7 +66,7 @@ pub(super) struct Running(Mutex<Option<Kick>>);
 impl Running {
     /// This machine is about to run.
     pub(super) fn watch(&self, machine: &Machine) -> Result<(), Error> {
-        self.set(Some(machine.vcpu().kick_handle()?));
+        self.set(Some(machine.vcpu().kicker()?));
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use vmm_cli::diagnostic::{Diagnostic, Diagnostics};
 use vmm_cli::place::Place;
 use vmm_core::Gva;
 use vmm_core::snapshot::Snapshot;
-use vmm_core::spec::{Entry, MachineSpec};
+use vmm_core::spec::{EntryPoint, MachineSpec};
 
 use crate::prepare::Files;
 use crate::stopped::find;
@@ -23,7 +23,7 @@ pub(super) fn enter(
         spec.boot.registers.push((*register, *value));
     }
     if let Some(place) = &test.jump {
-        spec.boot.entry = Entry::Address(Gva(address(config, files, place, "test.case")?));
+        spec.boot.entry = EntryPoint::Address(Gva(address(config, files, place, "test.case")?));
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use kvm_sys_wrap::{Kvm, interrupted};
+use kvm_sys_wrap::{Kvm, termination_requested};
 use vmm_cli::status::Status;
 
 use super::attempt::{Kept, Resources, Running, attempt};
@@ -98,7 +98,7 @@ pub(crate) fn run(
             Err(RecvTimeoutError::Timeout) => tell(&shared.cases, Event::Quiet),
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
         }
-        if interrupted() {
+        if termination_requested() {
             shared.stop.store(true, Ordering::SeqCst);
             shared.running.iter().for_each(Running::kick);
             if left_at.get_or_insert_with(Instant::now).elapsed() > GRACE {
@@ -143,7 +143,7 @@ fn attempts(settings: &Settings, mut attempt: impl FnMut() -> Attempt) -> Verdic
         };
         // A mistake in the files or a missing feature is the same next time.
         let is_final = matches!(last.status, Status::Configuration | Status::Refused);
-        if is_final || earlier.len() >= settings.retries || interrupted() {
+        if is_final || earlier.len() >= settings.retries || termination_requested() {
             return Verdict::Failed { last, earlier };
         }
         earlier.push(last);

@@ -14,8 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs, kvm_translation};
-use kvm_sys_wrap::{Answer, Arguments, Call, CallObserver, CallRecord};
-use vmm_core::reset;
+use kvm_sys_wrap::{Call, CallArgs, CallObserver, CallRecord, CallResult};
+use vmm_core::reset_state;
 
 use super::changes;
 use super::event::{CallEvent, Event};
@@ -74,7 +74,7 @@ impl CallWatch {
         let started = Instant::now();
         // RIP and RFLAGS after reset; the other registers are 0 as far as it matters here (SDM vol. 3, table 10-1).
         let regs = kvm_regs { rip: 0xfff0, rflags: 2, ..Default::default() };
-        let state = State { times: Times::default(), regs, sregs: reset::sregs() };
+        let state = State { times: Times::default(), regs, sregs: reset_state::sregs() };
         Self { started, log, exits: AtomicU64::new(0), state: Mutex::new(state) }
     }
 
@@ -145,7 +145,7 @@ impl CallObserver for CallWatch {
         log.push(Event::Call(CallEvent {
             at_ns: self.at_ns(started),
             elapsed_ns: nanoseconds(elapsed),
-            on: call.descriptor().to_string(),
+            on: call.fd_kind().to_string(),
             call: call.name(),
             arguments,
             result,
@@ -154,12 +154,12 @@ impl CallObserver for CallWatch {
     }
 }
 
-fn arguments(arguments: &Arguments<'_>, state: &mut State) -> String {
+fn arguments(arguments: &CallArgs<'_>, state: &mut State) -> String {
     match arguments {
-        Arguments::Text(text) => shortened(text.to_string()),
-        Arguments::Regs(regs) => regs_changed(regs, state),
-        Arguments::Sregs(sregs) => sregs_changed(sregs, state),
-        Arguments::Region(region) => {
+        CallArgs::Text(text) => shortened(text.to_string()),
+        CallArgs::Regs(regs) => regs_changed(regs, state),
+        CallArgs::Sregs(sregs) => sregs_changed(sregs, state),
+        CallArgs::Region(region) => {
             let (slot, flags) = (region.slot, region.flags);
             let (guest, size, host) = (region.guest_phys_addr, region.memory_size, region.userspace_addr);
             format!("slot {slot}, flags {flags:#x}, guest {guest:#x}, {size:#x} bytes, host {host:#x}")
@@ -167,7 +167,7 @@ fn arguments(arguments: &Arguments<'_>, state: &mut State) -> String {
     }
 }
 
-fn answered(answer: &dyn Answer, state: &mut State) -> String {
+fn answered(answer: &dyn CallResult, state: &mut State) -> String {
     if let Some(regs) = answer.get() {
         return regs_changed(regs, state);
     }

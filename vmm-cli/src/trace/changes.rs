@@ -7,7 +7,7 @@ use std::fmt;
 
 use kvm_sys_wrap::bindings::{kvm_dtable, kvm_regs, kvm_segment, kvm_sregs};
 use serde::Serialize;
-use vmm_core::control::{Bit, Cr0, Cr4, Efer, Rflags};
+use vmm_core::control_regs::{ControlBit, Cr0, Cr4, Efer, Rflags};
 use vmm_core::register::Register;
 
 /// One register that changed.
@@ -96,7 +96,7 @@ impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { register, old, new } = self;
         write!(f, "{register}={new:#x}")?;
-        let names: &[Bit] = match register.as_str() {
+        let names: &[ControlBit] = match register.as_str() {
             "cr0" => Cr0::BITS,
             "cr4" => Cr4::BITS,
             "efer" => Efer::BITS,
@@ -124,7 +124,7 @@ mod tests {
         let old = kvm_regs { rax: 1, rip: 5, rflags: 2, ..Default::default() };
         let new = kvm_regs { rax: 2, rip: 9, rflags: 0x46, ..old };
         assert_eq!(line(&of_regs(&old, &new)), "rax=0x2, rip=0x9, rflags=0x46 +PF +ZF");
-        let old = vmm_core::reset::sregs();
+        let old = vmm_core::reset_state::sregs();
         assert_eq!(of_sregs(&old, &old), []);
         let mut new = old;
         new.cr0 = 0x8000_0011;

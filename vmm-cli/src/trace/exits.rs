@@ -13,7 +13,7 @@ use vmm_core::disassembly::{Instruction, linear_rip, next_instruction};
 use vmm_core::end::{End, internal_error_name};
 use vmm_core::exit_counts::ExitKind;
 use vmm_core::machine::Machine;
-use vmm_core::observer::{Observer, View};
+use vmm_core::observer::{ExitView, Observer};
 use vmm_core::register::Register;
 use vmm_core::step::can_step;
 
@@ -91,7 +91,7 @@ impl<'a> ExitWatch<'a> {
     }
 
     /// An exit of the guest.
-    fn exit(&mut self, view: &View<'_>, regs: &kvm_regs, sregs: &kvm_sregs) {
+    fn exit(&mut self, view: &ExitView<'_>, regs: &kvm_regs, sregs: &kvm_sregs) {
         let number = view.exits.total();
         let rip = self.calls.unseen(|| self.places.instruction(view, regs, sregs));
         let access = Access::of(view.exit);
@@ -139,7 +139,7 @@ impl<'a> ExitWatch<'a> {
     }
 
     /// An instruction was executed.
-    fn step(&mut self, view: &View<'_>, regs: &kvm_regs, sregs: &kvm_sregs) {
+    fn step(&mut self, view: &ExitView<'_>, regs: &kvm_regs, sregs: &kvm_sregs) {
         let Some(instruction) = self.steps.as_mut().and_then(|steps| steps.next.take()) else { return };
         let Some((log, filter)) = self.log.clone() else { return };
         if !log.settings.steps.any() || !filter.step(view.exits.total()) {
@@ -220,7 +220,7 @@ impl<'a> ExitWatch<'a> {
 }
 
 impl Observer for ExitWatch<'_> {
-    fn on_exit(&mut self, view: &View<'_>) -> Option<End> {
+    fn on_exit(&mut self, view: &ExitView<'_>) -> Option<End> {
         let exits = view.exits.total();
         self.calls.exits_so_far(exits);
         if self.steps.is_none() && !self.wants(view.exit, exits) {
@@ -242,7 +242,7 @@ impl Observer for ExitWatch<'_> {
         None
     }
 
-    fn on_served(&mut self, _: &View<'_>, answer: &[u8]) {
+    fn on_served(&mut self, _: &ExitView<'_>, answer: &[u8]) {
         self.complete(answer);
     }
 }

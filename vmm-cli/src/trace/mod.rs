@@ -32,7 +32,7 @@ use vmm_cli::status::Status;
 use vmm_core::error::Error;
 use vmm_core::machine::Machine;
 use vmm_core::observer::Observer;
-use vmm_core::run_loop::Outcome;
+use vmm_core::run_loop::RunOutcome;
 
 pub(crate) use access::Access;
 pub(crate) use calls::Times;
@@ -118,7 +118,7 @@ impl Watch {
         machine: &mut Machine,
         files: &Files,
         others: &mut [&mut dyn Observer],
-    ) -> Result<(Outcome, Option<Statistics>), Error> {
+    ) -> Result<(RunOutcome, Option<Statistics>), Error> {
         let Some(calls) = &self.calls else { return Ok((machine.run_observed(others)?, None)) };
         let mut exits = ExitWatch::new(calls, self.log.clone(), self.stepping, self.stats, machine, files);
         let mut observers: Vec<&mut dyn Observer> = Vec::new();

@@ -9,9 +9,11 @@ use std::collections::HashMap;
 
 use kvm_sys_wrap::Exit;
 use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
-use vmm_core::disassembly::{Instruction, LONGEST, Width, code_at, decode, decode_all, linear_rip};
+use vmm_core::disassembly::{
+    Instruction, MAX_INSTRUCTION_LENGTH, OperandWidth, code_at, decode, decode_all, linear_rip,
+};
 use vmm_core::exit_counts::ExitKind;
-use vmm_core::observer::View;
+use vmm_core::observer::ExitView;
 
 use super::event::Place;
 use crate::prepare::Files;
@@ -34,13 +36,13 @@ impl<'a> Places<'a> {
     }
 
     /// The linear address of the instruction that made the exit.
-    pub(crate) fn instruction(&mut self, view: &View<'_>, regs: &kvm_regs, sregs: &kvm_sregs) -> u64 {
+    pub(crate) fn instruction(&mut self, view: &ExitView<'_>, regs: &kvm_regs, sregs: &kvm_sregs) -> u64 {
         let linear = linear_rip(regs, sregs);
         let key = (linear, ExitKind::from(view.exit));
         if let Some(address) = self.instructions.get(&key) {
             return *address;
         }
-        let address = self.find(view, linear, Width::of_sregs(sregs)).unwrap_or(linear);
+        let address = self.find(view, linear, OperandWidth::of_sregs(sregs)).unwrap_or(linear);
         self.instructions.insert(key, address);
         address
     }
@@ -54,7 +56,7 @@ impl<'a> Places<'a> {
     }
 
     /// `None` where RIP itself is the best that can be said.
-    fn find(&mut self, view: &View<'_>, linear: u64, width: Width) -> Option<u64> {
+    fn find(&mut self, view: &ExitView<'_>, linear: u64, width: OperandWidth) -> Option<u64> {
         // RIP is at the instruction of a read from memory, since it is not complete; the others that are not listed are
         // no single instruction's work.
         let can_make: fn(&Instruction) -> bool =
@@ -68,7 +70,7 @@ impl<'a> Places<'a> {
                 return None;
             };
         let code = |at, length| code_at(view.vcpu, view.memory, at, length);
-        let here = decode(&code(linear, LONGEST), width, linear).filter(can_make);
+        let here = decode(&code(linear, MAX_INSTRUCTION_LENGTH), width, linear).filter(can_make);
         let before = self.before(linear, width, &code).filter(can_make);
         let is_port_write = matches!(view.exit, Exit::PioOut { .. });
         match (here, before) {
@@ -91,7 +93,12 @@ impl<'a> Places<'a> {
 
     /// The instruction that ends at `linear`: found by decoding from where its symbol begins, or by length
     /// if it can only be one.
-    fn before(&self, linear: u64, width: Width, code: &dyn Fn(u64, usize) -> Vec<u8>) -> Option<Instruction> {
+    fn before(
+        &self,
+        linear: u64,
+        width: OperandWidth,
+        code: &dyn Fn(u64, usize) -> Vec<u8>,
+    ) -> Option<Instruction> {
         let ends_here = |instruction: &Instruction| instruction.next() == linear;
         let last = linear.checked_sub(1)?;
         let start = self.files.code_start(last).filter(|start| linear - start <= LONGEST_CODE);
@@ -125,10 +132,10 @@ mod tests {
     #[test]
     fn input_and_output_are_known_in_all_forms() {
         for bytes in [&[0xee][..], &[0xe6, 0xe9], &[0x66, 0xef], &[0xf3, 0x6e], &[0x6d], &[0xec]] {
-            assert!(is_io(&decode(bytes, Width::Bits32, 0).unwrap()), "{bytes:x?}");
+            assert!(is_io(&decode(bytes, OperandWidth::Bits32, 0).unwrap()), "{bytes:x?}");
         }
         for bytes in [&[0xf4][..], &[0x90], &[0xf3, 0xa4]] {
-            assert!(!is_io(&decode(bytes, Width::Bits32, 0).unwrap()), "{bytes:x?}");
+            assert!(!is_io(&decode(bytes, OperandWidth::Bits32, 0).unwrap()), "{bytes:x?}");
         }
     }
 }

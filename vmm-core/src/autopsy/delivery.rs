@@ -2,19 +2,19 @@
 //!
 //! In real mode the vector table gives a far pointer. In protected and long mode a gate is read from the IDT, its code
 //! segment from the GDT, a stack from the TSS if the ring changes; then the frame is pushed. Each of these can fail,
-//! and each failure has a fault of its own. Nothing is changed here: it is all worked out on a [`Moment`].
+//! and each failure has a fault of its own. Nothing is changed here: it is all worked out on a [`GuestState`].
 //!
 //! Source: SDM vol. 3, 6.12 and 6.14; 20.1.4 for real mode.
 
 use std::fmt;
 
-use crate::control::Cr0;
+use crate::control_regs::Cr0;
 use crate::idt::Gate;
 
-use super::access::{Access, AccessKind};
-use super::fault::Fault;
-use super::moment::Moment;
-use super::transfer::is_canonical;
+use super::control_transfer::is_canonical;
+use super::exception::Exception;
+use super::moment::GuestState;
+use super::page_fault::{AccessKind, PageAccess};
 
 /// Vectors of faults that delivery raises.
 const INVALID_TSS: u8 = 10;
@@ -27,7 +27,7 @@ pub struct Delivery {
     /// What was found in the IDT or the vector table; `None` if it did not get that far.
     pub gate: Option<GateFound>,
     /// What became of it.
-    pub outcome: Outcome,
+    pub outcome: DeliveryOutcome,
 }
 
 /// A gate, with the linear address it was read from.
@@ -53,11 +53,11 @@ pub enum GateFound {
 
 /// The result of a delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub enum DeliveryOutcome {
     /// A handler runs.
     Handler(Handler),
     /// It failed, with this fault.
-    Failed(Fault),
+    Failed(Exception),
     /// A task gate: a task switch, which is not followed here.
     TaskSwitch,
 }
@@ -87,10 +87,10 @@ struct Stack {
     switched: bool,
 }
 
-impl Moment<'_> {
+impl GuestState<'_> {
     /// Tries to deliver a fault.
     #[must_use]
-    pub fn deliver(&self, fault: &Fault) -> Delivery {
+    pub fn deliver(&self, fault: &Exception) -> Delivery {
         let mut gate = None;
         let protected = self.registers.cr0().contains(Cr0::PE);
         let result = if protected {
@@ -99,16 +99,21 @@ impl Moment<'_> {
             self.through_vectors(fault, &mut gate)
         };
         // Real mode pushes no error codes (SDM vol. 3, 20.1.4).
-        let failed = |fault: Fault| Fault { error_code: fault.error_code.filter(|_| protected), ..fault };
-        Delivery { gate, outcome: result.map_err(failed).unwrap_or_else(Outcome::Failed) }
+        let failed =
+            |fault: Exception| Exception { error_code: fault.error_code.filter(|_| protected), ..fault };
+        Delivery { gate, outcome: result.map_err(failed).unwrap_or_else(DeliveryOutcome::Failed) }
     }
 
-    fn through_vectors(&self, fault: &Fault, found: &mut Option<GateFound>) -> Result<Outcome, Fault> {
+    fn through_vectors(
+        &self,
+        fault: &Exception,
+        found: &mut Option<GateFound>,
+    ) -> Result<DeliveryOutcome, Exception> {
         let idt = &self.registers.sregs.idt;
         let entry = u64::from(fault.vector) * 4;
         if entry + 3 > u64::from(idt.limit) {
             let why = format!("vector {} lies beyond the IDT limit ({:#x})", fault.vector, idt.limit);
-            return Err(Fault::gp(0, why));
+            return Err(Exception::gp(0, why));
         }
         let at = idt.base.wrapping_add(entry);
         let word = self.read_word(at, 4)?;
@@ -116,11 +121,11 @@ impl Moment<'_> {
         *found = Some(GateFound::Vector { at, segment, offset });
         let sp = self.registers.regs.rsp & 0xffff;
         if sp % 2 == 1 && sp < 6 {
-            return Err(Fault::new(STACK, None, format!("the frame does not fit below SP {sp:#x}")));
+            return Err(Exception::new(STACK, None, format!("the frame does not fit below SP {sp:#x}")));
         }
         let base = self.registers.sregs.ss.base;
         let push = |depth: u64| base.wrapping_add(sp.wrapping_sub(depth) & 0xffff);
-        Ok(Outcome::Handler(Handler {
+        Ok(DeliveryOutcome::Handler(Handler {
             linear: u64::from(segment) * 16 + u64::from(offset),
             offset: offset.into(),
             selector: segment,
@@ -129,7 +134,11 @@ impl Moment<'_> {
         }))
     }
 
-    fn through_idt(&self, fault: &Fault, found: &mut Option<GateFound>) -> Result<Outcome, Fault> {
+    fn through_idt(
+        &self,
+        fault: &Exception,
+        found: &mut Option<GateFound>,
+    ) -> Result<DeliveryOutcome, Exception> {
         let registers = self.registers;
         let (vector, long) = (fault.vector, registers.is_long());
         let size = if long { 16 } else { 8 };
@@ -137,10 +146,10 @@ impl Moment<'_> {
         let entry = u64::from(vector) * size;
         if entry + size - 1 > limit {
             let why = format!("gate {vector} lies beyond the IDT limit ({limit:#x})");
-            return Err(Fault::gp(fault.gate_code(), why));
+            return Err(Exception::gp(fault.gate_code(), why));
         }
         let at = base.wrapping_add(entry);
-        let in_idt = |fault: Fault| Fault {
+        let in_idt = |fault: Exception| Exception {
             why: format!("the IDT at {base:#x} cannot be read: {}", fault.why),
             ..fault
         };
@@ -150,7 +159,7 @@ impl Moment<'_> {
         *found = Some(GateFound::Gate { at, gate });
         self.check_gate(fault, gate, low)?;
         if gate.kind == 5 {
-            return Ok(Outcome::TaskSwitch);
+            return Ok(DeliveryOutcome::TaskSwitch);
         }
 
         let external = fault.external();
@@ -159,11 +168,11 @@ impl Moment<'_> {
         let selector_code = super::segments::selector_code(gate.selector) | external;
         if code.dpl > registers.cpl() {
             let why = format!("{what} leads to code of ring {}, from ring {}", code.dpl, registers.cpl());
-            return Err(Fault::gp(selector_code, why));
+            return Err(Exception::gp(selector_code, why));
         }
         if long && !code.long {
             let why = format!("{what} leads to a code segment that is not 64-bit");
-            return Err(Fault::gp(selector_code, why));
+            return Err(Exception::gp(selector_code, why));
         }
         let target = if code.kind & 4 != 0 { registers.cpl() } else { code.dpl };
         let width: u64 = if long {
@@ -175,12 +184,15 @@ impl Moment<'_> {
         };
         let offset = if width == 2 { gate.offset & 0xffff } else { gate.offset };
         if long && !is_canonical(registers, offset) {
-            return Err(Fault::gp(external, format!("{what} leads to {offset:#x}, which is not canonical")));
+            return Err(Exception::gp(
+                external,
+                format!("{what} leads to {offset:#x}, which is not canonical"),
+            ));
         }
         if !long && offset > u64::from(code.limit) {
             let why =
                 format!("{what} leads to {offset:#x}, beyond the limit of its segment ({:#x})", code.limit);
-            return Err(Fault::gp(external, why));
+            return Err(Exception::gp(external, why));
         }
 
         let stack = self.stack_for(target, gate.ist, external)?;
@@ -188,7 +200,7 @@ impl Moment<'_> {
         let bottom = stack.top.wrapping_sub(words * width);
         self.check_push(&stack.name, bottom, words * width, target, external)?;
         let error = if fault.error_code.is_some() { width } else { 0 };
-        Ok(Outcome::Handler(Handler {
+        Ok(DeliveryOutcome::Handler(Handler {
             linear: if long { offset } else { code.base.wrapping_add(offset) & 0xffff_ffff },
             offset,
             selector: gate.selector,
@@ -198,7 +210,7 @@ impl Moment<'_> {
     }
 
     /// Type, privilege and presence of a gate, in the order in which the CPU looks at them.
-    fn check_gate(&self, fault: &Fault, gate: Gate, entry: u64) -> Result<(), Fault> {
+    fn check_gate(&self, fault: &Exception, gate: Gate, entry: u64) -> Result<(), Exception> {
         let long = self.registers.is_long();
         let allowed =
             if long { matches!(gate.kind, 0xe | 0xf) } else { matches!(gate.kind, 5..=7 | 0xe | 0xf) };
@@ -211,7 +223,7 @@ impl Moment<'_> {
                     format!("IDT gate {vector} has the wrong type: {:#x} is no gate of this mode", gate.kind)
                 }
             };
-            return Err(Fault::gp(fault.gate_code(), why));
+            return Err(Exception::gp(fault.gate_code(), why));
         }
         if fault.software && gate.dpl < self.registers.cpl() {
             let why = format!(
@@ -220,17 +232,17 @@ impl Moment<'_> {
                 gate.dpl,
                 self.registers.cpl()
             );
-            return Err(Fault::gp(fault.gate_code(), why));
+            return Err(Exception::gp(fault.gate_code(), why));
         }
         if !gate.present {
             let why = format!("IDT gate {} is not present", fault.vector);
-            return Err(Fault::new(NOT_PRESENT, Some(fault.gate_code()), why));
+            return Err(Exception::new(NOT_PRESENT, Some(fault.gate_code()), why));
         }
         Ok(())
     }
 
     /// The stack that the handler gets: the present one, or one out of the TSS.
-    fn stack_for(&self, target: u8, ist: u8, external: u32) -> Result<Stack, Fault> {
+    fn stack_for(&self, target: u8, ist: u8, external: u32) -> Result<Stack, Exception> {
         let registers = self.registers;
         let long = registers.is_long();
         let switched = target < registers.cpl();
@@ -255,40 +267,47 @@ impl Moment<'_> {
         Ok(Stack { name, top: if long { top & !0xf } else { top }, switched })
     }
 
-    fn tss_word(&self, offset: u64, size: usize, external: u32) -> Result<u64, Fault> {
+    fn tss_word(&self, offset: u64, size: usize, external: u32) -> Result<u64, Exception> {
         let tr = &self.registers.sregs.tr;
         if offset + size as u64 - 1 > u64::from(tr.limit) {
             let why =
                 format!("the TSS is too short (limit {:#x}) to hold the stack for the handler", tr.limit);
             let code = super::segments::selector_code(tr.selector) | external;
-            return Err(Fault::new(INVALID_TSS, Some(code), why));
+            return Err(Exception::new(INVALID_TSS, Some(code), why));
         }
         let at = tr.base.wrapping_add(offset);
         self.read_word(at, size)
-            .map_err(|fault| Fault { why: format!("the TSS cannot be read: {}", fault.why), ..fault })
+            .map_err(|fault| Exception { why: format!("the TSS cannot be read: {}", fault.why), ..fault })
     }
 
     /// Whether the frame can be pushed.
-    fn check_push(&self, name: &str, bottom: u64, size: u64, target: u8, external: u32) -> Result<(), Fault> {
+    fn check_push(
+        &self,
+        name: &str,
+        bottom: u64,
+        size: u64,
+        target: u8,
+        external: u32,
+    ) -> Result<(), Exception> {
         let registers = self.registers;
         if registers.is_long() {
             if !is_canonical(registers, bottom) || !is_canonical(registers, bottom.wrapping_add(size - 1)) {
                 let why = format!("{name} for the handler is at {bottom:#x}, which is not canonical");
-                return Err(Fault::new(STACK, Some(external), why));
+                return Err(Exception::new(STACK, Some(external), why));
             }
         } else if target == registers.cpl() {
             self.check_stack_limit(bottom, size, external)?;
         }
         let access =
-            Access { linear: bottom, size, kind: AccessKind::Write, user: target == 3, implicit: true };
-        self.pieces(&access).map(drop).map_err(|fault| Fault {
+            PageAccess { linear: bottom, size, kind: AccessKind::Write, user: target == 3, implicit: true };
+        self.pieces(&access).map(drop).map_err(|fault| Exception {
             why: format!("the frame for the handler cannot be pushed on {name}: {}", fault.why),
             ..fault
         })
     }
 
     /// The limit of a stack segment that grows down within ordinary data.
-    fn check_stack_limit(&self, bottom: u64, size: u64, external: u32) -> Result<(), Fault> {
+    fn check_stack_limit(&self, bottom: u64, size: u64, external: u32) -> Result<(), Exception> {
         let ss = &self.registers.sregs.ss;
         let offset = bottom.wrapping_sub(ss.base) & self.registers.stack_mask();
         let expand_down = ss.type_ & 0b1100 == 0b0100;
@@ -298,13 +317,13 @@ impl Moment<'_> {
             let why = format!(
                 "the frame for the handler, at offset {offset:#x}, leaves the stack segment (limit {limit:#x})"
             );
-            return Err(Fault::new(STACK, Some(external), why));
+            return Err(Exception::new(STACK, Some(external), why));
         }
         Ok(())
     }
 }
 
-impl Moment<'_> {
+impl GuestState<'_> {
     /// Where a gate leads, whether or not the CPU may go there. What it would push is not worked out.
     pub(super) fn beyond(&self, gate: GateFound) -> Option<Handler> {
         let stack = self.registers.linear_stack();

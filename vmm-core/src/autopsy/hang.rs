@@ -8,20 +8,20 @@ use std::time::Duration;
 
 use iced_x86::{Decoder, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
-use crate::control::Cr0;
+use crate::control_regs::Cr0;
 use crate::error::Error;
 use crate::machine::Machine;
 use crate::record::Recording;
 use crate::replay::Replayer;
 
-use super::fault::Fault;
-use super::moment::{Fetched, Moment, Registers};
-use super::trail::{Past, Raised, Trail, Walked};
+use super::exception::Exception;
+use super::instruction_trace::{DeliveredException, InstructionTrace, StepResult, TracedInstruction};
+use super::moment::{CpuState, Fetched, GuestState};
 
 /// Steps of a sample.
 const SAMPLE: u64 = 1000;
 /// Time for it.
-const PATIENCE: Duration = Duration::from_secs(3);
+const SAMPLE_TIMEOUT: Duration = Duration::from_secs(3);
 /// A loop has at most this many instructions; more is called a program at work.
 const LARGEST_LOOP: usize = 256;
 /// This many exceptions at one place are a storm.
@@ -35,9 +35,9 @@ pub enum Hang {
     /// A small loop.
     Loop(Loop),
     /// The same exception at the same place, again and again: the handler returns without mending its cause.
-    Storm {
+    ExceptionStorm {
         /// The exception, where it is raised, and its handler.
-        raised: Box<Raised>,
+        raised: Box<DeliveredException>,
         /// How often in the sample; `None` if the handler is the very instruction that raised it.
         count: Option<u64>,
     },
@@ -55,26 +55,26 @@ pub enum Hang {
     /// It had suspended the machine, and the alarm that would wake it had not come.
     Suspended,
     /// An instruction that does not come to an end.
-    Stuck(Option<Fault>),
+    NonTerminatingInstruction(Option<Exception>),
     /// The CPU runs through zeros, which are no code of anybody's.
-    Zeros {
+    ExecutingZeros {
         /// Whether it is in real mode, where an empty vector leads to such a place.
         real: bool,
     },
     /// No pattern: it may just need more time.
-    Busy {
+    NoPattern {
         /// Different instructions in the sample.
         distinct: usize,
     },
     /// It ended by itself when it was given more time.
-    EndsLater(crate::end::End),
+    FinishesWithMoreTime(crate::end::End),
 }
 
 /// A small loop.
 #[derive(Debug, Clone)]
 pub struct Loop {
     /// Its instructions, by address.
-    pub body: Vec<Past>,
+    pub body: Vec<TracedInstruction>,
     /// Ports that it reads.
     pub reads_ports: Vec<u16>,
     /// Ports that it writes.
@@ -92,74 +92,74 @@ pub(super) fn sample(
     ended: &Machine,
     build: &dyn Fn() -> Result<Machine, Error>,
     budget: Duration,
-) -> Result<(Hang, Trail), Error> {
+) -> Result<(Hang, InstructionTrace), Error> {
     let checkpoint = ended.checkpoint()?;
     let nothing = Recording::new();
     let mut replayer = Replayer::new(build, &nothing)?;
     replayer.machine_mut().restore(&checkpoint)?;
-    replayer.set_budget(budget.min(PATIENCE))?;
-    let mut trail = Trail::default();
-    let walked = trail.follow(&mut replayer, SAMPLE, PATIENCE)?;
+    replayer.set_budget(budget.min(SAMPLE_TIMEOUT))?;
+    let mut trail = InstructionTrace::default();
+    let walked = trail.follow(&mut replayer, SAMPLE, SAMPLE_TIMEOUT)?;
     let hang = match walked {
-        Walked::Stuck(registers) => stuck(replayer.machine(), &registers),
-        Walked::Ended { end, .. } => Hang::EndsLater(end),
-        Walked::Circle(raised) => Hang::Storm { raised, count: None },
-        Walked::Enough | Walked::Diverged | Walked::OutOfTime => pattern(&replayer, &trail)?,
+        StepResult::Stuck(registers) => stuck(replayer.machine(), &registers),
+        StepResult::Ended { end, .. } => Hang::FinishesWithMoreTime(end),
+        StepResult::Circle(raised) => Hang::ExceptionStorm { raised, count: None },
+        StepResult::Enough | StepResult::Diverged | StepResult::OutOfTime => pattern(&replayer, &trail)?,
     };
     Ok((hang, trail))
 }
 
 /// An instruction without an end. Some hosts do not report a step that leads to where it began.
-fn stuck(machine: &Machine, registers: &Registers) -> Hang {
-    let moment = Moment::of(machine, registers);
+fn stuck(machine: &Machine, registers: &CpuState) -> Hang {
+    let moment = GuestState::of(machine, registers);
     let fetched = moment.fetch();
     match &fetched {
         Fetched::Instruction(instruction, _) if leads_to(instruction, registers.regs.rip) => Hang::JumpToSelf,
         Fetched::Instruction(..) | Fetched::Invalid(_) | Fetched::Fault(_) | Fetched::NoMemory => {
-            Hang::Stuck(moment.fault_of(&fetched))
+            Hang::NonTerminatingInstruction(moment.fault_of(&fetched))
         }
     }
 }
 
 /// A guest that cannot be stepped: what the one instruction says that it stood at.
-pub(super) fn at_rest(ended: &Machine, registers: &Registers) -> Hang {
-    let moment = Moment::of(ended, registers);
+pub(super) fn at_rest(ended: &Machine, registers: &CpuState) -> Hang {
+    let moment = GuestState::of(ended, registers);
     match moment.fetch() {
         Fetched::Instruction(instruction, _) if leads_to(&instruction, registers.regs.rip) => {
             Hang::JumpToSelf
         }
         Fetched::Instruction(..) | Fetched::Invalid(_) | Fetched::Fault(_) | Fetched::NoMemory => {
-            Hang::Busy { distinct: 0 }
+            Hang::NoPattern { distinct: 0 }
         }
     }
 }
 
 /// What the steps look like.
-fn pattern(replayer: &Replayer<'_>, trail: &Trail) -> Result<Hang, Error> {
+fn pattern(replayer: &Replayer<'_>, trail: &InstructionTrace) -> Result<Hang, Error> {
     if let Some(((at, vector), count)) = trail.raised.iter().max_by_key(|(_, count)| **count)
         && *count >= STORM.min(trail.steps / 8 + 1)
         && let Some(raised) = trail.last_raised(*at, *vector)
     {
-        return Ok(Hang::Storm { raised: Box::new(raised.clone()), count: Some(*count) });
+        return Ok(Hang::ExceptionStorm { raised: Box::new(raised.clone()), count: Some(*count) });
     }
     let zeros = trail.past.iter().filter(|past| past.bytes.iter().all(|byte| *byte == 0)).count();
     if zeros > trail.past.len() / 2 {
-        return Ok(Hang::Zeros { real: !Registers::of(replayer.machine())?.cr0().contains(Cr0::PE) });
+        return Ok(Hang::ExecutingZeros { real: !CpuState::of(replayer.machine())?.cr0().contains(Cr0::PE) });
     }
     // What was executed once belongs to the way into the loop.
     let body: Vec<u64> = trail.visits.iter().filter(|(_, count)| **count > 1).map(|(at, _)| *at).collect();
     let rounds: u64 = body.iter().filter_map(|at| trail.visits.get(at)).sum();
     if body.is_empty() || body.len() > LARGEST_LOOP || rounds < trail.steps / 2 {
-        return Ok(Hang::Busy { distinct: trail.visits.len() });
+        return Ok(Hang::NoPattern { distinct: trail.visits.len() });
     }
-    let registers = Registers::of(replayer.machine())?;
+    let registers = CpuState::of(replayer.machine())?;
     if body.len() == 1 && trail.past.back().is_some_and(jumps_to_itself) {
         return Ok(Hang::JumpToSelf);
     }
     Ok(Hang::Loop(describe(replayer, &registers, &body)))
 }
 
-fn jumps_to_itself(past: &Past) -> bool {
+fn jumps_to_itself(past: &TracedInstruction) -> bool {
     leads_to(&decode(past), past.linear)
 }
 
@@ -169,12 +169,12 @@ fn leads_to(instruction: &Instruction, address: u64) -> bool {
         && instruction.near_branch_target() == address
 }
 
-fn decode(past: &Past) -> Instruction {
+fn decode(past: &TracedInstruction) -> Instruction {
     Decoder::with_ip(past.width.bits(), &past.bytes, past.linear, 0).decode()
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "iced's enums have a thousand names")]
-fn describe(replayer: &Replayer<'_>, registers: &Registers, body: &[u64]) -> Loop {
+fn describe(replayer: &Replayer<'_>, registers: &CpuState, body: &[u64]) -> Loop {
     let machine = replayer.machine();
     let mut found = Loop {
         body: Vec::new(),
@@ -188,7 +188,7 @@ fn describe(replayer: &Replayer<'_>, registers: &Registers, body: &[u64]) -> Loo
     for linear in body {
         let mut there = *registers;
         there.regs.rip = linear.wrapping_sub(base);
-        let moment = Moment::of(machine, &there);
+        let moment = GuestState::of(machine, &there);
         let Fetched::Instruction(instruction, bytes) = moment.fetch() else { continue };
         let port = || {
             let immediate = instruction.op_kinds().any(|kind| kind == OpKind::Immediate8);
@@ -206,7 +206,14 @@ fn describe(replayer: &Replayer<'_>, registers: &Registers, body: &[u64]) -> Loo
         if found.watches.is_none() {
             found.watches = watched(&moment, &instruction);
         }
-        found.body.push(Past { linear: *linear, width, bytes, regs: registers.regs, raised: None, times: 1 });
+        found.body.push(TracedInstruction {
+            linear: *linear,
+            width,
+            bytes,
+            regs: registers.regs,
+            raised: None,
+            times: 1,
+        });
     }
     for ports in [&mut found.reads_ports, &mut found.writes_ports] {
         ports.sort_unstable();
@@ -216,7 +223,7 @@ fn describe(replayer: &Replayer<'_>, registers: &Registers, body: &[u64]) -> Loo
 }
 
 /// A variable that is looked at: read from an address without registers that change in every round.
-fn watched(moment: &Moment<'_>, instruction: &Instruction) -> Option<(u64, u64)> {
+fn watched(moment: &GuestState<'_>, instruction: &Instruction) -> Option<(u64, u64)> {
     let looks = matches!(
         instruction.mnemonic(),
         Mnemonic::Cmp | Mnemonic::Test | Mnemonic::Mov | Mnemonic::Movzx | Mnemonic::Bt

@@ -21,46 +21,46 @@
 //! What is reasoned is held against what is seen: a predicted fault that does not happen is forgotten, and registers that
 //! the host kept are compared with those found. What could not be established is in the [notes](Autopsy::notes).
 
-mod access;
-pub mod chain;
+mod bisect;
+mod control_transfer;
 pub mod delivery;
-pub mod fault;
-mod faults;
+mod diagnose;
+pub mod emulation_failure;
+pub mod exception;
+pub mod exception_chain;
 pub mod hang;
-mod hang_words;
-mod judge;
+mod hang_summary;
+pub mod instruction_trace;
+mod interrupt_storm;
 pub mod moment;
-mod narrow;
+mod notes;
 mod operands;
+mod page_fault;
+mod predict;
 pub mod preflight;
-pub mod refusal;
-mod remarks;
-mod retrace;
+mod privileged;
+mod reexecute;
 mod segments;
-mod storm;
-mod system;
+pub mod summary;
 mod tables;
 #[cfg(test)]
 mod tests;
-pub mod trail;
-mod transfer;
-pub mod words;
 
 use std::time::{Duration, Instant};
 
-use crate::disassembly::Width;
-use crate::end::{Access, End};
+use crate::disassembly::OperandWidth;
+use crate::end::{End, UnmappedAccess};
 use crate::error::Error;
 use crate::machine::Machine;
 use crate::record::Recording;
 use crate::replay::Divergence;
 
-use chain::Chain;
+use emulation_failure::EmulationFailure;
+use exception_chain::ExceptionChain;
 use hang::Hang;
-use moment::Registers;
-use refusal::Refusal;
+use instruction_trace::{DeliveredException, TracedInstruction};
+use moment::CpuState;
 pub use tables::{StackWord, Tables};
-use trail::{Past, Raised};
 
 /// What a guest died of.
 #[derive(Debug, Clone)]
@@ -70,21 +70,21 @@ pub struct Autopsy {
     /// The cause.
     pub cause: Cause,
     /// The registers before the instruction that ended the run.
-    pub registers: Option<Registers>,
+    pub registers: Option<CpuState>,
     /// That instruction; its bytes are missing where it could not be fetched.
     pub instruction: Option<Code>,
     /// The last instructions before it, the oldest first.
-    pub before: Vec<Past>,
+    pub before: Vec<TracedInstruction>,
     /// Exceptions whose handlers had not returned, outermost first.
-    pub open: Vec<Raised>,
+    pub open: Vec<DeliveredException>,
     /// The exceptions that the last instruction led to.
-    pub chain: Option<Chain>,
+    pub chain: Option<ExceptionChain>,
     /// The words on top of the stack.
     pub stack: Vec<StackWord>,
     /// GDT and IDT as they were found.
     pub tables: Option<Tables>,
     /// What else was noticed, and what could not be established.
-    pub notes: Vec<Note>,
+    pub notes: Vec<AutopsyNote>,
     /// How the state before the end was obtained.
     pub source: Source,
     /// How long it took.
@@ -97,7 +97,7 @@ pub enum Cause {
     /// An exception; the chain says the rest.
     Exception,
     /// An instruction that KVM could not execute.
-    Refused(Refusal),
+    Refused(EmulationFailure),
     /// Code was to be fetched from where no memory is.
     NoCode,
     /// The CPU refused the state.
@@ -113,7 +113,7 @@ pub enum Cause {
     /// It did not end.
     Hang(Box<Hang>),
     /// An access to nothing, where that is not allowed.
-    Stray(Access),
+    UnmappedAccess(UnmappedAccess),
     /// The guest ended the run itself.
     Ended,
     /// Not found.
@@ -128,7 +128,7 @@ pub struct Code {
     /// Its bytes; empty where they could not be fetched.
     pub bytes: Vec<u8>,
     /// The width of the code.
-    pub width: Width,
+    pub width: OperandWidth,
 }
 
 /// How the state before the end was obtained.
@@ -149,7 +149,7 @@ pub enum Source {
 
 /// Something noticed.
 #[derive(Debug, Clone)]
-pub enum Note {
+pub enum AutopsyNote {
     /// The guest left the recorded run when it was run again.
     Diverged(Divergence),
     /// The guest read a clock or random numbers, so another run may differ.
@@ -171,12 +171,12 @@ pub enum Note {
     /// Single steps do not work here.
     NoSteps,
     /// A device changed what is outside of the machine, or took what is not recorded, so the run was not repeated.
-    Outside {
+    ExternalSideEffect {
         /// Its name.
         device: &'static str,
     },
     /// Several vCPUs ran at the same time, which cannot be had again.
-    Together {
+    MultipleVcpus {
         /// The one that ended the run.
         vcpu: u64,
     },
@@ -192,7 +192,7 @@ pub enum Note {
         /// What was written.
         what: &'static str,
         /// The instruction.
-        by: Past,
+        by: TracedInstruction,
         /// How many instructions before the end.
         ago: u64,
         /// Whether it was a push, call or the like.
@@ -201,23 +201,23 @@ pub enum Note {
     /// CR3 was loaded by one of the last instructions.
     RootChanged {
         /// The instruction.
-        by: Past,
+        by: TracedInstruction,
         /// The value of CR3.
         cr3: u64,
     },
     /// The CPU executes something of ours that is not code.
-    CodeIn {
+    RipInTable {
         /// What it is.
         part: &'static str,
         /// The last jump, and how many instructions before the end it was.
-        jump: Option<(Past, u64)>,
+        jump: Option<(TracedInstruction, u64)>,
     },
     /// The stack pointer points into something of ours.
-    StackIn(&'static str),
+    RspInTable(&'static str),
     /// The guest came to another end when it was run again.
     OtherEnd(End),
     /// The host failed.
-    Trouble(String),
+    HostError(String),
 }
 
 /// Examines a run that ended. `build` gives the machine as it was at the start, on every call, with a console that goes
@@ -249,7 +249,7 @@ pub fn examine(
     let result = match end {
         End::TimeLimit(_) | End::ExitLimit(_) | End::Interrupted => autopsy.of_hang(ended, build, budget),
         End::Halt { .. }
-        | End::WayBack
+        | End::Ring3Exit
         | End::Exit { .. }
         | End::PowerOff
         | End::Reset
@@ -263,7 +263,7 @@ pub fn examine(
         | End::Unserved(_) => autopsy.of_end(ended, recording, build, budget),
     };
     if let Err(error) = result {
-        autopsy.notes.push(Note::Trouble(error.to_string()));
+        autopsy.notes.push(AutopsyNote::HostError(error.to_string()));
     }
     autopsy.elapsed = started.elapsed();
     autopsy

@@ -1,26 +1,26 @@
 //! One moment of a guest: the registers between two instructions, and the memory as it is then.
 //!
-//! All reasoning about faults looks at a [`Moment`] and at nothing else. It never touches KVM, so it works on a
+//! All reasoning about faults looks at a [`GuestState`] and at nothing else. It never touches KVM, so it works on a
 //! replayed machine, on the registers that a host kept after a shutdown, and on made-up ones in tests.
 
 use iced_x86::{Code, Decoder, DecoderError, DecoderOptions, Instruction, Register};
 use kvm_sys_wrap::bindings::{kvm_regs, kvm_segment, kvm_sregs};
 
-use crate::control::{Cr0, Cr4, Efer, Rflags};
-use crate::disassembly::{LONGEST, Width, linear_rip};
+use crate::control_regs::{Cr0, Cr4, Efer, Rflags};
+use crate::disassembly::{MAX_INSTRUCTION_LENGTH, OperandWidth, linear_rip};
 use crate::host::CpuTraits;
 use crate::machine::Machine;
 use crate::paging::walk::{ReadMemory, Walker};
 
-use super::access::{Access, AccessKind};
-use super::fault::Fault;
+use super::exception::Exception;
+use super::page_fault::{AccessKind, PageAccess};
 
 /// Width of a physical address in KVM's eyes, for a guest whose CPUID says nothing of it.
 pub(super) const DEFAULT_PHYSICAL_BITS: u32 = 36;
 
 /// The registers between two instructions.
 #[derive(Debug, Clone, Copy)]
-pub struct Registers {
+pub struct CpuState {
     /// General registers.
     pub regs: kvm_regs,
     /// Special registers.
@@ -29,9 +29,9 @@ pub struct Registers {
 
 /// Registers and memory.
 #[derive(Clone, Copy)]
-pub struct Moment<'a> {
+pub struct GuestState<'a> {
     /// The registers.
-    pub registers: &'a Registers,
+    pub registers: &'a CpuState,
     /// Guest-physical memory.
     pub memory: &'a dyn ReadMemory,
     /// How many bits a physical address has; the bits above are reserved in page table entries.
@@ -47,12 +47,12 @@ pub(super) enum Fetched {
     /// Bytes that are none.
     Invalid(Vec<u8>),
     /// Reading it faults.
-    Fault(Fault),
+    Fault(Exception),
     /// It lies where no memory is.
     NoMemory,
 }
 
-impl Registers {
+impl CpuState {
     /// Those of a stopped vCPU.
     ///
     /// # Errors
@@ -63,8 +63,8 @@ impl Registers {
 
     /// The width of the code.
     #[must_use]
-    pub const fn width(&self) -> Width {
-        Width::of_sregs(&self.sregs)
+    pub const fn width(&self) -> OperandWidth {
+        OperandWidth::of_sregs(&self.sregs)
     }
 
     /// The linear address of the next instruction.
@@ -129,8 +129,8 @@ impl Registers {
     /// Which bits of RSP the stack uses (SDM vol. 1, 6.2.3).
     pub(super) const fn stack_mask(&self) -> u64 {
         match self.width() {
-            Width::Bits64 => u64::MAX,
-            Width::Bits16 | Width::Bits32 => self.mask_of(&self.sregs.ss),
+            OperandWidth::Bits64 => u64::MAX,
+            OperandWidth::Bits16 | OperandWidth::Bits32 => self.mask_of(&self.sregs.ss),
         }
     }
 
@@ -142,8 +142,8 @@ impl Registers {
     #[must_use]
     pub const fn linear_stack(&self) -> u64 {
         match self.width() {
-            Width::Bits64 => self.regs.rsp,
-            Width::Bits16 | Width::Bits32 => {
+            OperandWidth::Bits64 => self.regs.rsp,
+            OperandWidth::Bits16 | OperandWidth::Bits32 => {
                 self.sregs.ss.base.wrapping_add(self.regs.rsp & self.stack_mask()) & 0xffff_ffff
             }
         }
@@ -168,7 +168,7 @@ impl Registers {
         if let Some(segment) = self.segment(register) {
             // In 64-bit mode only FS and GS have a base (SDM vol. 3, 3.4.4).
             let counts =
-                self.width() != Width::Bits64 || register == Register::FS || register == Register::GS;
+                self.width() != OperandWidth::Bits64 || register == Register::FS || register == Register::GS;
             return Some(if counts { segment.base } else { 0 });
         }
         if !register.is_gpr() {
@@ -191,16 +191,16 @@ impl Registers {
     }
 }
 
-impl<'a> Moment<'a> {
+impl<'a> GuestState<'a> {
     /// Registers and memory of a guest without CPUID.
     #[must_use]
-    pub const fn new(registers: &'a Registers, memory: &'a dyn ReadMemory) -> Self {
+    pub const fn new(registers: &'a CpuState, memory: &'a dyn ReadMemory) -> Self {
         Self { registers, memory, physical_bits: DEFAULT_PHYSICAL_BITS, amd: false }
     }
 
     /// The registers of a machine's vCPU, now or at another time, with its memory.
     #[must_use]
-    pub fn of(machine: &'a Machine, registers: &'a Registers) -> Self {
+    pub fn of(machine: &'a Machine, registers: &'a CpuState) -> Self {
         let CpuTraits { physical_bits, amd } = machine.board.cpu;
         Self { registers, memory: &machine.board.memory, physical_bits, amd }
     }
@@ -213,13 +213,13 @@ impl<'a> Moment<'a> {
 
     /// Reads what the CPU reads for itself: gates, descriptors, the TSS. Those are supervisor accesses at any privilege
     /// level (SDM vol. 3, 4.6.1).
-    pub(super) fn read_system(&self, linear: u64, bytes: &mut [u8]) -> Result<(), Fault> {
+    pub(super) fn read_system(&self, linear: u64, bytes: &mut [u8]) -> Result<(), Exception> {
         let kind = AccessKind::Read;
-        self.read(Access { linear, size: bytes.len() as u64, kind, user: false, implicit: true }, bytes)
+        self.read(PageAccess { linear, size: bytes.len() as u64, kind, user: false, implicit: true }, bytes)
     }
 
     /// Reads a little-endian number of 2, 4 or 8 bytes for the CPU itself.
-    pub(super) fn read_word(&self, linear: u64, size: usize) -> Result<u64, Fault> {
+    pub(super) fn read_word(&self, linear: u64, size: usize) -> Result<u64, Exception> {
         let mut bytes = [0; 8];
         if let Some(part) = bytes.get_mut(..size) {
             self.read_system(linear, part)?;
@@ -228,7 +228,7 @@ impl<'a> Moment<'a> {
     }
 
     /// Reads memory with the rights of an access; what is not memory reads as ones.
-    pub(super) fn read(&self, access: Access, bytes: &mut [u8]) -> Result<(), Fault> {
+    pub(super) fn read(&self, access: PageAccess, bytes: &mut [u8]) -> Result<(), Exception> {
         let mut rest = bytes;
         for (gpa, size) in self.pieces(&access)? {
             let size = usize::try_from(size).unwrap_or(0).min(rest.len());
@@ -245,15 +245,16 @@ impl<'a> Moment<'a> {
     pub(super) fn fetch(&self) -> Fetched {
         let registers = self.registers;
         let linear = registers.linear_rip();
-        if let Some(fault) = super::transfer::cannot_be_at(registers, registers.regs.rip) {
+        if let Some(fault) = super::control_transfer::cannot_be_at(registers, registers.regs.rip) {
             return Fetched::Fault(fault);
         }
-        let (mut bytes, mut stop) = (Vec::with_capacity(LONGEST), None);
+        let (mut bytes, mut stop) = (Vec::with_capacity(MAX_INSTRUCTION_LENGTH), None);
         // Page by page: an instruction that ends before a page which is not there does not fault.
-        while bytes.len() < LONGEST {
+        while bytes.len() < MAX_INSTRUCTION_LENGTH {
             let at = linear.wrapping_add(bytes.len() as u64);
-            let size = (LONGEST - bytes.len()).min(usize::try_from(4096 - at % 4096).unwrap_or(1));
-            let access = Access {
+            let size =
+                (MAX_INSTRUCTION_LENGTH - bytes.len()).min(usize::try_from(4096 - at % 4096).unwrap_or(1));
+            let access = PageAccess {
                 linear: at,
                 size: size as u64,
                 kind: AccessKind::Fetch,

@@ -9,13 +9,13 @@ use iced_x86::{
     EncodingKind, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register, UsedMemory,
 };
 
-use crate::control::{Cr0, Rflags};
-use crate::disassembly::Width;
+use crate::control_regs::{Cr0, Rflags};
+use crate::disassembly::OperandWidth;
 
-use super::access::{Access, AccessKind};
-use super::fault::Fault;
-use super::moment::Moment;
-use super::transfer::is_canonical;
+use super::control_transfer::is_canonical;
+use super::exception::Exception;
+use super::moment::GuestState;
+use super::page_fault::{AccessKind, PageAccess};
 
 /// A write to memory: linear address and size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +34,7 @@ struct Operand {
 }
 
 /// What an instruction touches in memory, in the order in which it is checked.
-fn operands(moment: &Moment<'_>, instruction: &Instruction) -> Vec<Operand> {
+fn operands(moment: &GuestState<'_>, instruction: &Instruction) -> Vec<Operand> {
     let mut factory = InstructionInfoFactory::new();
     let info = factory.info(instruction);
     // REP with a count of 0 touches nothing.
@@ -47,7 +47,7 @@ fn operands(moment: &Moment<'_>, instruction: &Instruction) -> Vec<Operand> {
     info.used_memory().iter().filter_map(|used| operand(moment, instruction, used)).collect()
 }
 
-fn counter(moment: &Moment<'_>, instruction: &Instruction) -> u64 {
+fn counter(moment: &GuestState<'_>, instruction: &Instruction) -> u64 {
     let narrow = instruction
         .op_kinds()
         .any(|kind| matches!(kind, OpKind::MemorySegSI | OpKind::MemorySegDI | OpKind::MemoryESDI));
@@ -64,7 +64,7 @@ fn counter(moment: &Moment<'_>, instruction: &Instruction) -> u64 {
     moment.registers.value(register).unwrap_or(1)
 }
 
-fn operand(moment: &Moment<'_>, instruction: &Instruction, used: &UsedMemory) -> Option<Operand> {
+fn operand(moment: &GuestState<'_>, instruction: &Instruction, used: &UsedMemory) -> Option<Operand> {
     let (reads, writes) = match used.access() {
         OpAccess::None | OpAccess::NoMemAccess => return None,
         OpAccess::Read | OpAccess::CondRead => (true, false),
@@ -82,16 +82,16 @@ fn operand(moment: &Moment<'_>, instruction: &Instruction, used: &UsedMemory) ->
         let unit = i64::try_from(bits).ok()?;
         linear = linear.wrapping_add_signed(bit.div_euclid(unit).wrapping_mul(unit / 8));
     }
-    if moment.registers.width() != Width::Bits64 {
+    if moment.registers.width() != OperandWidth::Bits64 {
         linear &= 0xffff_ffff;
     }
     let size = u64::try_from(used.memory_size().size()).unwrap_or(1).max(1);
     Some(Operand { linear, size, reads, writes, segment: used.segment() })
 }
 
-impl Moment<'_> {
+impl GuestState<'_> {
     /// Checks all memory operands, implicit ones included.
-    pub(super) fn check_operands(&self, instruction: &Instruction) -> Result<(), Fault> {
+    pub(super) fn check_operands(&self, instruction: &Instruction) -> Result<(), Exception> {
         let user = self.registers.cpl() == 3;
         for operand in operands(self, instruction) {
             let Operand { linear, size, reads, writes, segment } = operand;
@@ -99,9 +99,9 @@ impl Moment<'_> {
             // A read-modify-write asks for write permission at once.
             let kind = if writes { AccessKind::Write } else { AccessKind::Read };
             debug_assert!(reads || writes);
-            self.pieces(&Access { linear, size, kind, user, implicit: false }).map_err(|fault| {
+            self.pieces(&PageAccess { linear, size, kind, user, implicit: false }).map_err(|fault| {
                 let what = touch(instruction, &operand);
-                Fault { why: format!("{what}, and {}", fault.why), ..fault }
+                Exception { why: format!("{what}, and {}", fault.why), ..fault }
             })?;
             self.check_alignment(instruction, linear, size, user)?;
             let _ = segment;
@@ -110,14 +110,14 @@ impl Moment<'_> {
     }
 
     /// Canonical form in 64-bit mode; type, presence and limit of the segment elsewhere.
-    fn check_segment(&self, operand: &Operand, instruction: &Instruction) -> Result<(), Fault> {
+    fn check_segment(&self, operand: &Operand, instruction: &Instruction) -> Result<(), Exception> {
         let registers = self.registers;
         let stack = operand.segment == Register::SS
-            || (registers.width() == Width::Bits64 && uses_stack(instruction));
+            || (registers.width() == OperandWidth::Bits64 && uses_stack(instruction));
         let vector = if stack { 12 } else { 13 };
-        let fail = |why: String| Err(Fault::new(vector, Some(0), why));
+        let fail = |why: String| Err(Exception::new(vector, Some(0), why));
         let Operand { linear, size, writes, segment, .. } = *operand;
-        if registers.width() == Width::Bits64 {
+        if registers.width() == OperandWidth::Bits64 {
             if !is_canonical(registers, linear) || !is_canonical(registers, linear.wrapping_add(size - 1)) {
                 return fail(format!("{}, and that address is not canonical", touch(instruction, operand)));
             }
@@ -153,15 +153,15 @@ impl Moment<'_> {
         linear: u64,
         size: u64,
         user: bool,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), Exception> {
         if needs_alignment(instruction, size) && !linear.is_multiple_of(size) {
             let why = format!("its operand at {linear:#x} has to be aligned to {size} bytes");
-            return Err(Fault::gp(0, why));
+            return Err(Exception::gp(0, why));
         }
         let checks =
             user && self.registers.cr0().contains(Cr0::AM) && self.registers.rflags().contains(Rflags::AC);
         if checks && size.is_power_of_two() && size <= 8 && !linear.is_multiple_of(size) {
-            return Err(Fault::new(
+            return Err(Exception::new(
                 17,
                 Some(0),
                 format!("its operand at {linear:#x} is not aligned, and RFLAGS.AC is set"),
@@ -180,7 +180,7 @@ impl Moment<'_> {
     pub(super) fn operand_address(&self, instruction: &Instruction, number: u32) -> Option<u64> {
         let address =
             instruction.virtual_address(number, 0, |register, _, _| self.registers.value(register))?;
-        Some(if self.registers.width() == Width::Bits64 { address } else { address & 0xffff_ffff })
+        Some(if self.registers.width() == OperandWidth::Bits64 { address } else { address & 0xffff_ffff })
     }
 
     /// The value of an operand: register, immediate or memory, at most 8 bytes.

@@ -7,28 +7,28 @@ use std::collections::BTreeSet;
 
 use iced_x86::{EncodingKind, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
-use super::access::{Access, AccessKind};
-use super::fault::Fault;
-use super::moment::{Fetched, Moment, Registers};
-use super::words;
+use super::exception::Exception;
+use super::moment::{CpuState, Fetched, GuestState};
+use super::page_fault::{AccessKind, PageAccess};
+use super::summary;
 
 /// Instructions that are looked at.
-const MOST: usize = 50_000;
+const MAX_INSTRUCTIONS: usize = 50_000;
 
 /// What comes first.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum First {
+pub enum EntryCheck {
     /// An instruction that can be executed.
     Fine,
     /// A fault: the instruction as text and why.
-    Fault(String, Fault),
+    Fault(String, Exception),
     /// Zeros, which is `add [rax],al`: most likely nothing was loaded there.
     Zeros,
 }
 
 /// A place in the code that matters.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Spot {
+pub struct CodeLocation {
     /// Its linear address.
     pub linear: u64,
     /// The instruction.
@@ -37,37 +37,37 @@ pub struct Spot {
 
 /// What was found in the code.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Reached {
+pub struct Reachability {
     /// The first SSE instruction.
-    pub sse: Option<Spot>,
+    pub sse: Option<CodeLocation>,
     /// The first STI.
-    pub sti: Option<Spot>,
+    pub sti: Option<CodeLocation>,
     /// Whether an IDT is loaded somewhere.
     pub loads_idt: bool,
     /// Whether CR4 is written somewhere.
     pub writes_cr4: bool,
 }
 
-impl Moment<'_> {
+impl GuestState<'_> {
     /// What the next instruction runs into.
     #[must_use]
-    pub fn first(&self) -> First {
+    pub fn first(&self) -> EntryCheck {
         let fetched = self.fetch();
         if let Fetched::Instruction(_, bytes) = &fetched
             && bytes.iter().all(|byte| *byte == 0)
         {
-            return First::Zeros;
+            return EntryCheck::Zeros;
         }
         let text = match &fetched {
             Fetched::Instruction(_, bytes) | Fetched::Invalid(bytes) => {
-                words::code(bytes, self.registers.width(), self.registers.linear_rip())
+                summary::code(bytes, self.registers.width(), self.registers.linear_rip())
             }
             Fetched::Fault(_) | Fetched::NoMemory => "the instruction fetch".to_owned(),
         };
         match self.fault_of(&fetched) {
             // INT is an instruction like any other.
-            Some(fault) if !fault.software => First::Fault(text, fault),
-            Some(_) | None => First::Fine,
+            Some(fault) if !fault.software => EntryCheck::Fault(text, fault),
+            Some(_) | None => EntryCheck::Fine,
         }
     }
 
@@ -75,31 +75,31 @@ impl Moment<'_> {
     ///
     /// # Errors
     /// The page fault that it would raise.
-    pub fn push(&self) -> Result<crate::Gpa, Fault> {
+    pub fn push(&self) -> Result<crate::Gpa, Exception> {
         let linear = self.registers.linear_stack().wrapping_sub(2);
         let user = self.registers.cpl() == 3;
-        let access = Access { linear, size: 2, kind: AccessKind::Write, user, implicit: false };
+        let access = PageAccess { linear, size: 2, kind: AccessKind::Write, user, implicit: false };
         let pieces = self.pieces(&access)?;
         Ok(pieces.first().map_or(crate::Gpa(linear), |(gpa, _)| *gpa))
     }
 
     /// Looks at the code that can be reached from the present instruction and from `entries`, offsets in the code segment.
     #[must_use]
-    pub fn reach(&self, entries: &[u64]) -> Reached {
-        let mut found = Reached::default();
+    pub fn reach(&self, entries: &[u64]) -> Reachability {
+        let mut found = Reachability::default();
         let mut waiting: Vec<u64> = entries.to_vec();
         waiting.push(self.registers.regs.rip);
         let mut seen = BTreeSet::new();
         while let Some(rip) = waiting.pop() {
-            if seen.len() >= MOST {
+            if seen.len() >= MAX_INSTRUCTIONS {
                 break;
             }
             if !seen.insert(rip) {
                 continue;
             }
-            let mut registers: Registers = *self.registers;
+            let mut registers: CpuState = *self.registers;
             registers.regs.rip = rip;
-            let there = Moment { registers: &registers, ..*self };
+            let there = GuestState { registers: &registers, ..*self };
             let Fetched::Instruction(instruction, bytes) = there.fetch() else { continue };
             // What is zero is not code.
             if bytes.iter().all(|byte| *byte == 0) {
@@ -112,11 +112,11 @@ impl Moment<'_> {
     }
 }
 
-impl Reached {
+impl Reachability {
     #[expect(clippy::wildcard_enum_match_arm, reason = "iced's enums have a thousand names")]
-    fn note(&mut self, instruction: &Instruction, bytes: &[u8], registers: &Registers) {
+    fn note(&mut self, instruction: &Instruction, bytes: &[u8], registers: &CpuState) {
         let linear = registers.linear_rip();
-        let spot = || Some(Spot { linear, text: words::code(bytes, registers.width(), linear) });
+        let spot = || Some(CodeLocation { linear, text: summary::code(bytes, registers.width(), linear) });
         if is_sse(instruction) && self.sse.as_ref().is_none_or(|spot| linear < spot.linear) {
             self.sse = spot();
         }

@@ -2,10 +2,10 @@
 //!
 //! Source: SDM vol. 3, 3.4 and 5.5 to 5.8; the checks of each load in vol. 2, MOV, JMP and IRET.
 
-use crate::descriptor::Descriptor;
+use crate::descriptor::SegmentDescriptor;
 
-use super::fault::Fault;
-use super::moment::Moment;
+use super::exception::Exception;
+use super::moment::GuestState;
 
 /// Vectors of faults about segments.
 const NOT_PRESENT: u8 = 11;
@@ -30,43 +30,53 @@ pub(super) fn name(selector: u16) -> String {
     format!("selector {selector:#x} ({table} entry {})", selector >> 3)
 }
 
-impl Moment<'_> {
+impl GuestState<'_> {
     /// What the table says. `external` is the EXT bit for error codes.
-    pub(super) fn descriptor(&self, selector: u16, external: u32) -> Result<Descriptor, Fault> {
+    pub(super) fn descriptor(&self, selector: u16, external: u32) -> Result<SegmentDescriptor, Exception> {
         let sregs = &self.registers.sregs;
         let (base, limit, table) = if selector & LOCAL == 0 {
             (sregs.gdt.base, u32::from(sregs.gdt.limit), "GDT")
         } else if sregs.ldt.present == 0 || sregs.ldt.unusable != 0 {
             let why = format!("{} is looked up, and there is no LDT", name(selector));
-            return Err(Fault::gp(selector_code(selector) | external, why));
+            return Err(Exception::gp(selector_code(selector) | external, why));
         } else {
             (sregs.ldt.base, sregs.ldt.limit, "LDT")
         };
         let offset = u32::from(selector & 0xfff8);
         if offset + 7 > limit {
             let why = format!("{} lies beyond the {table} limit ({limit:#x})", name(selector));
-            return Err(Fault::gp(selector_code(selector) | external, why));
+            return Err(Exception::gp(selector_code(selector) | external, why));
         }
         let at = base.wrapping_add(u64::from(offset));
-        let entry = self
-            .read_word(at, 8)
-            .map_err(|fault| Fault { why: format!("the {table} cannot be read: {}", fault.why), ..fault })?;
-        let mut descriptor = Descriptor::from_entry(entry, 0);
+        let entry = self.read_word(at, 8).map_err(|fault| Exception {
+            why: format!("the {table} cannot be read: {}", fault.why),
+            ..fault
+        })?;
+        let mut descriptor = SegmentDescriptor::from_entry(entry, 0);
         if !descriptor.code_or_data && self.registers.is_long() && offset + 15 <= limit {
-            descriptor = Descriptor::from_entry(entry, self.read_word(at.wrapping_add(8), 8)?);
+            descriptor = SegmentDescriptor::from_entry(entry, self.read_word(at.wrapping_add(8), 8)?);
         }
         // An empty entry has its type lost in "not present"; for people that is the same thing.
         Ok(descriptor)
     }
 
     /// Whether code can run with a selector in CS, at privilege level `target` (or less, for a gate).
-    pub(super) fn check_code(&self, selector: u16, external: u32, what: &str) -> Result<Descriptor, Fault> {
+    pub(super) fn check_code(
+        &self,
+        selector: u16,
+        external: u32,
+        what: &str,
+    ) -> Result<SegmentDescriptor, Exception> {
         if is_null(selector) {
-            return Err(Fault::gp(external, format!("{what} has the null selector for its code segment")));
+            return Err(Exception::gp(
+                external,
+                format!("{what} has the null selector for its code segment"),
+            ));
         }
         let found = self.descriptor(selector, external)?;
         let code = selector_code(selector) | external;
-        let refuse = |why: &str| Err(Fault::gp(code, format!("{what} leads to {}, {why}", name(selector))));
+        let refuse =
+            |why: &str| Err(Exception::gp(code, format!("{what} leads to {}, {why}", name(selector))));
         if !found.code_or_data || found.kind & 8 == 0 {
             let empty = found.kind == 0 && found.base == 0 && found.limit == 0;
             let is = if empty {
@@ -81,20 +91,21 @@ impl Moment<'_> {
         }
         if !found.present {
             let why = format!("{what} leads to {}, which is not present", name(selector));
-            return Err(Fault::new(NOT_PRESENT, Some(code), why));
+            return Err(Exception::new(NOT_PRESENT, Some(code), why));
         }
         Ok(found)
     }
 
     /// Whether a selector can go into DS, ES, FS or GS.
-    pub(super) fn check_data(&self, selector: u16, register: &str) -> Result<(), Fault> {
+    pub(super) fn check_data(&self, selector: u16, register: &str) -> Result<(), Exception> {
         if is_null(selector) {
             return Ok(());
         }
         let found = self.descriptor(selector, 0)?;
         let code = selector_code(selector);
-        let refuse =
-            |why: &str| Err(Fault::gp(code, format!("{register} is loaded with {}, {why}", name(selector))));
+        let refuse = |why: &str| {
+            Err(Exception::gp(code, format!("{register} is loaded with {}, {why}", name(selector))))
+        };
         // Data, or code that can be read.
         if !found.code_or_data || found.kind & 0b1010 == 0b1000 {
             return refuse(&format!("which is {}, not a segment that can be read", shown(&found)));
@@ -106,7 +117,7 @@ impl Moment<'_> {
         }
         if !found.present {
             let why = format!("{register} is loaded with {}, which is not present", name(selector));
-            return Err(Fault::new(NOT_PRESENT, Some(code), why));
+            return Err(Exception::new(NOT_PRESENT, Some(code), why));
         }
         Ok(())
     }
@@ -119,16 +130,16 @@ impl Moment<'_> {
         cpl: u8,
         vector: u8,
         external: u32,
-    ) -> Result<Descriptor, Fault> {
+    ) -> Result<SegmentDescriptor, Exception> {
         let code = selector_code(selector) | external;
         let fail = |why: &str| {
             let from = if vector == PROTECTION { "ss is loaded with" } else { "the TSS says that ss is" };
-            Err(Fault::new(vector, Some(code), format!("{from} {}, {why}", name(selector))))
+            Err(Exception::new(vector, Some(code), format!("{from} {}, {why}", name(selector))))
         };
         if is_null(selector) {
             // 64-bit code outside of ring 3 may run with a null SS.
             if self.registers.is_long() && cpl < 3 && (selector & 3) as u8 == cpl {
-                return Ok(Descriptor::NULL);
+                return Ok(SegmentDescriptor::NULL);
             }
             return fail("the null selector");
         }
@@ -141,18 +152,18 @@ impl Moment<'_> {
         }
         if !found.present {
             let why = format!("ss is loaded with {}, which is not present", name(selector));
-            return Err(Fault::new(STACK, Some(code), why));
+            return Err(Exception::new(STACK, Some(code), why));
         }
         Ok(found)
     }
 }
 
 /// A descriptor in words, with its type even where it is not present.
-fn shown(descriptor: &Descriptor) -> String {
+fn shown(descriptor: &SegmentDescriptor) -> String {
     if descriptor.entry() == 0 {
         return "an empty descriptor".to_owned();
     }
-    let words = Descriptor { present: true, ..*descriptor }.to_string();
+    let words = SegmentDescriptor { present: true, ..*descriptor }.to_string();
     let kind = words.split(", ring").next().unwrap_or_default();
     if descriptor.present { kind.to_owned() } else { format!("{kind}, not present") }
 }

@@ -3,13 +3,13 @@
 use iced_x86::{Decoder, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 use crate::Gva;
-use crate::descriptor::Descriptor;
-use crate::disassembly::Width;
+use crate::descriptor::SegmentDescriptor;
+use crate::disassembly::OperandWidth;
 use crate::idt::Gate;
 
 use super::delivery::GateFound;
-use super::moment::Moment;
-use super::trail::Past;
+use super::instruction_trace::TracedInstruction;
+use super::moment::GuestState;
 
 /// Words of the stack that are shown.
 const STACK_WORDS: u64 = 16;
@@ -31,7 +31,7 @@ pub struct Tables {
     /// Base and limit of the GDT.
     pub gdt: (u64, u16),
     /// Its descriptors, by selector, as far as they can be read and are not empty.
-    pub descriptors: Vec<(u16, Descriptor)>,
+    pub descriptors: Vec<(u16, SegmentDescriptor)>,
     /// Base and limit of the IDT, or of the vector table.
     pub idt: (u64, u16),
     /// Its gates by vector, as far as they can be read and are not empty.
@@ -41,12 +41,12 @@ pub struct Tables {
 }
 
 /// The top of the stack, as far as it can be read.
-pub(super) fn stack(moment: &Moment<'_>) -> Vec<StackWord> {
+pub(super) fn stack(moment: &GuestState<'_>) -> Vec<StackWord> {
     let registers = moment.registers;
     let size: u64 = match registers.width() {
-        Width::Bits16 => 2,
-        Width::Bits32 => 4,
-        Width::Bits64 => 8,
+        OperandWidth::Bits16 => 2,
+        OperandWidth::Bits32 => 4,
+        OperandWidth::Bits64 => 8,
     };
     let top = registers.linear_stack();
     (0..STACK_WORDS)
@@ -61,7 +61,7 @@ pub(super) fn stack(moment: &Moment<'_>) -> Vec<StackWord> {
 }
 
 /// Both tables.
-pub(super) fn found(moment: &Moment<'_>) -> Tables {
+pub(super) fn found(moment: &GuestState<'_>) -> Tables {
     let sregs = &moment.registers.sregs;
     let (gdt, idt) = ((sregs.gdt.base, sregs.gdt.limit), (sregs.idt.base, sregs.idt.limit));
     Tables {
@@ -73,7 +73,7 @@ pub(super) fn found(moment: &Moment<'_>) -> Tables {
     }
 }
 
-fn descriptors(moment: &Moment<'_>) -> Vec<(u16, Descriptor)> {
+fn descriptors(moment: &GuestState<'_>) -> Vec<(u16, SegmentDescriptor)> {
     let gdt = &moment.registers.sregs.gdt;
     let count = (u64::from(gdt.limit) + 1) / 8;
     let (mut list, mut skip) = (Vec::new(), false);
@@ -83,13 +83,13 @@ fn descriptors(moment: &Moment<'_>) -> Vec<(u16, Descriptor)> {
         }
         let at = gdt.base.wrapping_add(number * 8);
         let Ok(entry) = moment.read_word(at, 8) else { break };
-        let mut descriptor = Descriptor::from_entry(entry, 0);
+        let mut descriptor = SegmentDescriptor::from_entry(entry, 0);
         if entry == 0 {
             continue;
         }
         if moment.registers.is_long() && !descriptor.code_or_data && number + 1 < count {
             let high = moment.read_word(at.wrapping_add(8), 8).unwrap_or(0);
-            descriptor = Descriptor::from_entry(entry, high);
+            descriptor = SegmentDescriptor::from_entry(entry, high);
             skip = true;
         }
         list.push((u16::try_from(number * 8).unwrap_or(0), descriptor));
@@ -97,10 +97,10 @@ fn descriptors(moment: &Moment<'_>) -> Vec<(u16, Descriptor)> {
     list
 }
 
-fn gates(moment: &Moment<'_>) -> Vec<(u8, GateFound)> {
+fn gates(moment: &GuestState<'_>) -> Vec<(u8, GateFound)> {
     let registers = moment.registers;
     let idt = &registers.sregs.idt;
-    let protected = registers.cr0().contains(crate::control::Cr0::PE);
+    let protected = registers.cr0().contains(crate::control_regs::Cr0::PE);
     let size: u64 = match (protected, registers.is_long()) {
         (false, _) => 4,
         (true, false) => 8,
@@ -127,12 +127,12 @@ fn gates(moment: &Moment<'_>) -> Vec<(u8, GateFound)> {
     list
 }
 
-fn decode(past: &Past) -> Instruction {
+fn decode(past: &TracedInstruction) -> Instruction {
     Decoder::with_ip(past.width.bits(), &past.bytes, past.linear, 0).decode()
 }
 
 /// Whether an instruction loads CR3.
-pub(super) fn writes_cr3(past: &Past) -> bool {
+pub(super) fn writes_cr3(past: &TracedInstruction) -> bool {
     let decoded = decode(past);
     decoded.mnemonic() == Mnemonic::Mov
         && decoded.op0_kind() == OpKind::Register
@@ -140,13 +140,13 @@ pub(super) fn writes_cr3(past: &Past) -> bool {
 }
 
 /// Whether an instruction pushes.
-pub(super) fn is_push(past: &Past) -> bool {
+pub(super) fn is_push(past: &TracedInstruction) -> bool {
     let decoded = decode(past);
     decoded.is_stack_instruction() && decoded.stack_pointer_increment() < 0
 }
 
 /// Whether an instruction is a jump, call or return.
-pub(super) fn is_jump(past: &Past) -> bool {
+pub(super) fn is_jump(past: &TracedInstruction) -> bool {
     match decode(past).flow_control() {
         FlowControl::Next
         | FlowControl::XbeginXabortXend

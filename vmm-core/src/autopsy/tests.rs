@@ -1,23 +1,24 @@
 //! Faults worked out on machines that were never built: no KVM here.
 
-use super::chain::{Chain, ChainEnd};
-use super::fault::Fault;
-use super::moment::{Fetched, Moment, Registers};
-use crate::control::{Cr0, Cr4};
+use super::exception::Exception;
+use super::exception_chain::{ChainEnd, ExceptionChain};
+use super::moment::{CpuState, Fetched, GuestState};
+use crate::control_regs::{Cr0, Cr4};
 use crate::layout;
 use crate::mode::{Mode, Ring};
 use crate::paging::walk::ReadMemory;
-use crate::spec::{Entry, MachineSpec};
-use crate::state::{HostQuirks, Image, initial_state};
-use crate::{Gpa, Gva, reset};
+use crate::reset_state;
+use crate::spec::{EntryPoint, MachineSpec};
+use crate::state::{HostQuirks, StateImage, initial_state};
+use crate::{Gpa, Gva};
 
 const CODE: u64 = 0x10_0000;
 const MEMORY: u64 = 2 << 20;
 
 /// A machine before its first instruction.
 struct Machine {
-    registers: Registers,
-    images: Vec<Image>,
+    registers: CpuState,
+    images: Vec<StateImage>,
 }
 
 impl ReadMemory for Machine {
@@ -40,28 +41,28 @@ impl ReadMemory for Machine {
 impl Machine {
     fn new(mode: Mode, ring: Ring, code: &[u8]) -> Self {
         let at = if mode == Mode::Real { 0x8000 } else { CODE };
-        let mut spec = MachineSpec::new(mode, MEMORY, Entry::Address(Gva(at)));
+        let mut spec = MachineSpec::new(mode, MEMORY, EntryPoint::Address(Gva(at)));
         spec.boot.ring = ring;
         let layout = layout::compute(&spec, &[]).unwrap();
-        let state = initial_state(&reset::sregs(), &spec, &layout, HostQuirks::default()).unwrap();
+        let state = initial_state(&reset_state::sregs(), &spec, &layout, HostQuirks::default()).unwrap();
         let mut images = state.images;
-        images.push(Image { gpa: Gpa(at), name: "code", bytes: code.to_vec() });
-        Self { registers: Registers { regs: state.regs, sregs: state.sregs }, images }
+        images.push(StateImage { gpa: Gpa(at), name: "code", bytes: code.to_vec() });
+        Self { registers: CpuState { regs: state.regs, sregs: state.sregs }, images }
     }
 
     fn put(&mut self, gpa: u64, bytes: &[u8]) {
-        self.images.push(Image { gpa: Gpa(gpa), name: "more", bytes: bytes.to_vec() });
+        self.images.push(StateImage { gpa: Gpa(gpa), name: "more", bytes: bytes.to_vec() });
     }
 
-    fn moment(&self) -> Moment<'_> {
-        Moment::new(&self.registers, self)
+    fn moment(&self) -> GuestState<'_> {
+        GuestState::new(&self.registers, self)
     }
 
-    fn fault(&self) -> Option<Fault> {
+    fn fault(&self) -> Option<Exception> {
         self.moment().fault_of(&self.moment().fetch())
     }
 
-    fn chain(&self) -> Chain {
+    fn chain(&self) -> ExceptionChain {
         self.moment().chain(self.fault().unwrap())
     }
 
@@ -172,7 +173,7 @@ fn an_empty_idt_leads_to_a_triple_fault_by_class() {
     let fetch = kernel(Mode::Long, &[0xff, 0xe0]);
     let mut away = fetch.registers;
     away.regs.rip = 0x4000_0000;
-    let moment = Moment { registers: &away, ..fetch.moment() };
+    let moment = GuestState { registers: &away, ..fetch.moment() };
     let Fetched::Fault(fault) = moment.fetch() else { panic!() };
     let chain = moment.chain(fault);
     assert_eq!(chain.links.iter().map(|link| link.fault.vector).collect::<Vec<_>>(), [14, 8]);
@@ -197,9 +198,9 @@ fn each_way_for_a_gate_to_be_unfit() {
         change(&mut machine, idt + 6 * 16);
         let link = machine.chain().links.swap_remove(0);
         match link.delivery.outcome {
-            super::delivery::Outcome::Failed(fault) => format!("{} {}", fault.mnemonic(), fault.why),
-            super::delivery::Outcome::Handler(handler) => format!("handler {:#x}", handler.linear),
-            super::delivery::Outcome::TaskSwitch => panic!(),
+            super::delivery::DeliveryOutcome::Failed(fault) => format!("{} {}", fault.mnemonic(), fault.why),
+            super::delivery::DeliveryOutcome::Handler(handler) => format!("handler {:#x}", handler.linear),
+            super::delivery::DeliveryOutcome::TaskSwitch => panic!(),
         }
     };
     let shows = |words: &str, change: &dyn Fn(&mut Machine, u64)| {

@@ -8,11 +8,11 @@
 //! What was changed by hand cannot be had by running again. After a change the way back ends there: the machine as it
 //! was then is kept, and everything starts from that.
 
+use super::execution::{Execution, RecordPosition};
 use super::replay::{Found, WantsStop, found, found_or_stop};
-use super::state::State;
-use super::track::{Place, Track};
-use super::watched::Watched;
-use super::{Debugger, Stop, linear_pc};
+use super::soft_watchpoints::SoftWatchpoints;
+use super::state::ComparedState;
+use super::{DebugStop, Debugger, linear_pc};
 use crate::Gva;
 use crate::checkpoint::Checkpoint;
 use crate::end::End;
@@ -21,7 +21,7 @@ use crate::error::Error;
 /// Where the way back ends.
 #[derive(Debug, Default)]
 pub(super) struct Base {
-    pub(super) place: Place,
+    pub(super) place: RecordPosition,
     /// `None` at the first instruction.
     pub(super) checkpoint: Option<Checkpoint>,
 }
@@ -36,7 +36,7 @@ impl Base {
 /// A machine at an earlier point.
 #[derive(Debug)]
 pub(super) struct Past {
-    pub(super) track: Track,
+    pub(super) track: Execution,
     /// Where it is, if that is known.
     point: Option<Point>,
     /// Where the present is.
@@ -53,20 +53,20 @@ struct Point {
 impl Debugger<'_> {
     /// After a change by hand: from here on the run can be had again, before it not.
     pub(super) fn begin_history_here(&mut self) -> Result<(), Error> {
-        let Track { machine, place, .. } = &self.present;
+        let Execution { machine, place, .. } = &self.present;
         self.base = Base { place: *place, checkpoint: Some(machine.checkpoint()?) };
         Ok(())
     }
 
     /// One instruction back.
-    pub(super) fn step_back(&mut self, wants_stop: WantsStop<'_>) -> Result<Stop, Error> {
+    pub(super) fn step_back(&mut self, wants_stop: WantsStop<'_>) -> Result<DebugStop, Error> {
         let here = found_or_stop!(self.here(wants_stop)?);
         let before = found_or_stop!(self.before(here, wants_stop)?);
-        Ok(self.go(before, wants_stop)?.unwrap_or(Stop::Step))
+        Ok(self.go(before, wants_stop)?.unwrap_or(DebugStop::Step))
     }
 
     /// Back to the last breakpoint or write to watched memory before this point, or to the start.
-    pub(super) fn run_back(&mut self, wants_stop: WantsStop<'_>) -> Result<Stop, Error> {
+    pub(super) fn run_back(&mut self, wants_stop: WantsStop<'_>) -> Result<DebugStop, Error> {
         let here = found_or_stop!(self.here(wants_stop)?);
         // Once to count the stops on the way here, once more to the last of them.
         let mut track = self.rebuild()?;
@@ -74,16 +74,16 @@ impl Debugger<'_> {
         let mut count: u64 = 0;
         loop {
             match self.run_again(&mut track, here.anchor, wants_stop)? {
-                Stop::Breakpoint | Stop::Watchpoint(_) | Stop::OwnInt3 => {
+                DebugStop::Breakpoint | DebugStop::Watchpoint(_) | DebugStop::OwnInt3 => {
                     count += 1;
                     last = Some(count);
                 }
-                Stop::Step => break,
-                stop @ (Stop::Asked
-                | Stop::NoSteps
-                | Stop::HistoryStart
-                | Stop::HistoryLost
-                | Stop::Ended(_)) => {
+                DebugStop::Step => break,
+                stop @ (DebugStop::Asked
+                | DebugStop::NoSteps
+                | DebugStop::HistoryStart
+                | DebugStop::HistoryLost
+                | DebugStop::Ended(_)) => {
                     return Ok(stop);
                 }
             }
@@ -92,16 +92,16 @@ impl Debugger<'_> {
         for step in 0..here.steps {
             let at_start = here.anchor == self.base.place.exits && step == 0;
             if !at_start && self.breakpoints.contains(&Gva(linear_pc(&track.machine)?)) {
-                found = Some((step, Stop::Breakpoint));
+                found = Some((step, DebugStop::Breakpoint));
             }
-            let watched = Watched::of(&track.machine, &self.watchpoints)?;
+            let watched = SoftWatchpoints::of(&track.machine, &self.watchpoints)?;
             // The last one leads here, and may be the end of the run.
             let is_last = step + 1 == here.steps;
             if !is_last {
                 found_or_stop!(self.step_again(&mut track, wants_stop)?);
             }
             if let Some(hit) = watched.changed(if is_last { self.machine() } else { &track.machine })? {
-                found = Some((step, Stop::Watchpoint(hit)));
+                found = Some((step, DebugStop::Watchpoint(hit)));
             }
         }
         if let Some((steps, stop)) = found {
@@ -110,35 +110,35 @@ impl Debugger<'_> {
         }
         let Some(last) = last else {
             let start = Point { anchor: self.base.place.exits, steps: 0 };
-            return Ok(self.go(start, wants_stop)?.unwrap_or(Stop::HistoryStart));
+            return Ok(self.go(start, wants_stop)?.unwrap_or(DebugStop::HistoryStart));
         };
         let mut track = self.rebuild()?;
-        let mut stop = Stop::HistoryStart;
+        let mut stop = DebugStop::HistoryStart;
         for _ in 0..last {
             stop = self.run_again(&mut track, here.anchor, wants_stop)?;
         }
         let present = found_or_stop!(self.present_point(wants_stop)?);
         self.look_at(Past { track, point: None, present })?;
-        if let Stop::Watchpoint(_) = stop {
+        if let DebugStop::Watchpoint(_) = stop {
             // Going back, one arrives before the instruction that wrote.
             let before = self.step_back(wants_stop)?;
-            return Ok(if before == Stop::Step { stop } else { before });
+            return Ok(if before == DebugStop::Step { stop } else { before });
         }
         Ok(stop)
     }
 
     /// Forward from an earlier point: to the next breakpoint, or to the present and on from there.
-    pub(super) fn run_to_present(&mut self, wants_stop: WantsStop<'_>) -> Result<Stop, Error> {
+    pub(super) fn run_to_present(&mut self, wants_stop: WantsStop<'_>) -> Result<DebugStop, Error> {
         let Some(mut past) = self.past.take() else { return self.run_on(wants_stop) };
         let here = linear_pc(&past.track.machine)?;
         if self.breakpoints.contains(&Gva(here)) {
             self.past = Some(past);
             let stop = self.step_to_present(wants_stop)?;
-            if stop != Stop::Step {
+            if stop != DebugStop::Step {
                 return Ok(stop);
             }
             if self.breakpoints.contains(&self.pc()?) {
-                return Ok(Stop::Breakpoint);
+                return Ok(DebugStop::Breakpoint);
             }
             let Some(again) = self.past.take() else { return self.run_on(wants_stop) };
             past = again;
@@ -146,7 +146,7 @@ impl Debugger<'_> {
         if past.track.place.exits < past.present.anchor {
             past.point = None;
             let stop = self.run_again(&mut past.track, past.present.anchor, wants_stop)?;
-            if stop != Stop::Step {
+            if stop != DebugStop::Step {
                 self.look_at(past)?;
                 return Ok(stop);
             }
@@ -155,11 +155,11 @@ impl Debugger<'_> {
         self.look_at(past)?;
         loop {
             let stop = self.step_to_present(wants_stop)?;
-            if stop != Stop::Step {
+            if stop != DebugStop::Step {
                 return Ok(stop);
             }
             if self.breakpoints.contains(&self.pc()?) {
-                return Ok(Stop::Breakpoint);
+                return Ok(DebugStop::Breakpoint);
             }
             if self.past.is_none() {
                 return self.run_on(wants_stop);
@@ -168,11 +168,11 @@ impl Debugger<'_> {
     }
 
     /// One instruction forward from an earlier point; that may be the one that leads to the present.
-    pub(super) fn step_to_present(&mut self, wants_stop: WantsStop<'_>) -> Result<Stop, Error> {
+    pub(super) fn step_to_present(&mut self, wants_stop: WantsStop<'_>) -> Result<DebugStop, Error> {
         let here = found_or_stop!(self.here(wants_stop)?);
         let Some(mut past) = self.past.take() else { return self.step_on(wants_stop) };
         let next = Point { steps: here.steps.saturating_add(1), ..here };
-        let watched = Watched::of(&past.track.machine, &self.watchpoints)?;
+        let watched = SoftWatchpoints::of(&past.track.machine, &self.watchpoints)?;
         if next != past.present {
             if let Found::No(stop) = self.step_again(&mut past.track, wants_stop)? {
                 self.look_at(past)?;
@@ -186,7 +186,7 @@ impl Debugger<'_> {
             self.return_to_present()?
         } else {
             self.look_at(past)?;
-            Stop::Step
+            DebugStop::Step
         };
         watched.instead_of(stop, self.machine())
     }
@@ -208,7 +208,7 @@ impl Debugger<'_> {
     /// Where the machine that is looked at stands.
     fn here(&mut self, wants_stop: WantsStop<'_>) -> Result<Found<Point>, Error> {
         if self.recording.overflowed() {
-            return Ok(Found::No(Stop::HistoryLost));
+            return Ok(Found::No(DebugStop::HistoryLost));
         }
         let Some(past) = &self.past else { return self.present_point(wants_stop) };
         if let Some(point) = past.point {
@@ -234,14 +234,14 @@ impl Debugger<'_> {
     }
 
     /// Steps a second machine until it is where `wanted` is.
-    fn locate(&self, wanted: &Track, wants_stop: WantsStop<'_>) -> Result<Found<Point>, Error> {
+    fn locate(&self, wanted: &Execution, wants_stop: WantsStop<'_>) -> Result<Found<Point>, Error> {
         let anchor = wanted.place.exits;
         let mut track = found!(self.rebuild_at(anchor, wants_stop)?);
-        let target = State::of(&wanted.machine)?;
+        let target = ComparedState::of(&wanted.machine)?;
         let mut steps = 0;
         while !target.is_that_of(&track.machine)? {
             if track.place.exits > anchor {
-                return Ok(Found::No(Stop::HistoryLost));
+                return Ok(Found::No(DebugStop::HistoryLost));
             }
             found!(self.step_again(&mut track, wants_stop)?);
             steps += 1;
@@ -256,10 +256,10 @@ impl Debugger<'_> {
         loop {
             match self.step_again(&mut track, wants_stop)? {
                 Found::Yes(()) => steps += 1,
-                Found::No(Stop::Ended(End::Interrupted)) => {
-                    return Ok(Found::No(Stop::Ended(End::Interrupted)));
+                Found::No(DebugStop::Ended(End::Interrupted)) => {
+                    return Ok(Found::No(DebugStop::Ended(End::Interrupted)));
                 }
-                Found::No(Stop::Ended(_)) => return Ok(Found::Yes(Point { anchor, steps: steps + 1 })),
+                Found::No(DebugStop::Ended(_)) => return Ok(Found::Yes(Point { anchor, steps: steps + 1 })),
                 Found::No(stop) => return Ok(Found::No(stop)),
             }
         }
@@ -275,7 +275,7 @@ impl Debugger<'_> {
         let mut back = 1;
         loop {
             let Some(distance) = point.anchor.checked_sub(first).filter(|distance| *distance > 0) else {
-                return Ok(Found::No(Stop::HistoryStart));
+                return Ok(Found::No(DebugStop::HistoryStart));
             };
             let asked = point.anchor - distance.min(back);
             let mut track = found!(self.rebuild_at(asked, wants_stop)?);
@@ -296,7 +296,7 @@ impl Debugger<'_> {
     }
 
     /// Looks at an earlier point; `Some` with the reason if that failed, and then everything is as it was.
-    fn go(&mut self, to: Point, wants_stop: WantsStop<'_>) -> Result<Option<Stop>, Error> {
+    fn go(&mut self, to: Point, wants_stop: WantsStop<'_>) -> Result<Option<DebugStop>, Error> {
         let present = match self.present_point(wants_stop)? {
             Found::Yes(point) => point,
             Found::No(stop) => return Ok(Some(stop)),
@@ -315,14 +315,14 @@ impl Debugger<'_> {
     }
 
     fn look_at(&mut self, past: Past) -> Result<(), Error> {
-        self.stopper.watch(&past.track.machine)?;
+        self.interrupt_handle.watch(&past.track.machine)?;
         self.past = Some(past);
         Ok(())
     }
 
-    fn return_to_present(&mut self) -> Result<Stop, Error> {
+    fn return_to_present(&mut self) -> Result<DebugStop, Error> {
         self.past = None;
-        self.stopper.watch(&self.present.machine)?;
-        Ok(self.end.clone().map_or(Stop::Step, Stop::Ended))
+        self.interrupt_handle.watch(&self.present.machine)?;
+        Ok(self.end.clone().map_or(DebugStop::Step, DebugStop::Ended))
     }
 }

@@ -7,20 +7,20 @@
 //! was. While the second one is looked at, nothing can be changed: what has happened has happened.
 //! A machine with interrupts does something else each time it runs: see [`live`].
 
-mod abilities;
-mod detours;
+mod capabilities;
+mod execution;
+mod handler_breakpoints;
 mod history;
-pub mod live;
-mod memory;
+mod inserted_breakpoints;
+mod interrupt_handle;
+mod linear_memory;
+mod next_pc;
 mod replay;
-mod running;
+mod resume;
+pub mod smp;
+mod soft_watchpoints;
 mod state;
-mod stopper;
-mod successors;
-mod track;
 mod trap_flag;
-mod traps;
-mod watched;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -29,29 +29,29 @@ use std::time::Instant;
 use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
 use kvm_sys_wrap::{Breakpoint, VcpuState};
 
-pub use abilities::{Abilities, Handlers};
+pub use capabilities::{DebugCapabilities, StepIntoHandler};
+use execution::{Execution, RecordMode, RecordPosition};
 use history::Base;
-use memory::Linear;
-use running::{Around, after_step};
-pub use stopper::Stopper;
-use track::{Place, Track, Trail};
-use watched::{Watched, can_be_compared, fit_registers};
+pub use interrupt_handle::InterruptHandle;
+use linear_memory::LinearMemory;
+use resume::{ResumeSession, after_step};
+use soft_watchpoints::{SoftWatchpoints, can_be_compared, fit_registers};
 
 use crate::Gva;
 use crate::end::End;
 use crate::error::Error;
 use crate::machine::Machine;
 use crate::record::Recording;
-use crate::run_loop::Outcome;
+use crate::run_loop::RunOutcome;
 
 /// A run under a debugger's control.
 pub struct Debugger<'a> {
     build: Box<dyn Fn() -> Result<Machine, Error> + 'a>,
-    abilities: Abilities,
+    abilities: DebugCapabilities,
     breakpoints: BTreeSet<Gva>,
     watchpoints: Vec<Breakpoint>,
     /// The run itself, at the furthest point that it has come to.
-    present: Track,
+    present: Execution,
     recording: Recording,
     /// How it ended, if it has.
     end: Option<End>,
@@ -59,13 +59,13 @@ pub struct Debugger<'a> {
     base: Base,
     /// An earlier point of the run that is being looked at.
     past: Option<history::Past>,
-    stopper: Stopper,
+    interrupt_handle: InterruptHandle,
     started: Instant,
 }
 
 /// Why the guest stopped.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Stop {
+pub enum DebugStop {
     /// The step is done.
     Step,
     /// It is about to execute an instruction with a breakpoint.
@@ -88,7 +88,7 @@ pub enum Stop {
 
 /// Which way to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Direction {
+pub enum ExecDirection {
     /// As the guest does.
     Forward,
     /// Back over what was recorded.
@@ -101,7 +101,7 @@ pub struct Finished {
     /// The machine at the end.
     pub machine: Machine,
     /// What the run came to.
-    pub outcome: Outcome,
+    pub outcome: RunOutcome,
     /// What it read, to run it again.
     pub recording: Recording,
     /// Whether something was changed by hand; then the run cannot be had again from its start.
@@ -133,26 +133,26 @@ impl<'a> Debugger<'a> {
     /// # Errors
     /// Where the host has no way to stop a vCPU, or cannot run the small machines of [`Abilities::probe`].
     pub fn new(machine: Machine, build: impl Fn() -> Result<Machine, Error> + 'a) -> Result<Self, Error> {
-        let abilities = Abilities::probe(machine.boot.vcpu.vm().kvm(), &machine.board.spec)?;
-        let stopper = Stopper::new(&machine)?;
+        let abilities = DebugCapabilities::probe(machine.boot.vcpu.vm().kvm(), &machine.board.spec)?;
+        let stopper = InterruptHandle::new(&machine)?;
         Ok(Self {
             build: Box::new(build),
             abilities,
             breakpoints: BTreeSet::new(),
             watchpoints: Vec::new(),
-            present: Track::new(machine, Place::default()),
+            present: Execution::new(machine, RecordPosition::default()),
             recording: Recording::new(),
             end: None,
             base: Base::default(),
             past: None,
-            stopper,
+            interrupt_handle: stopper,
             started: Instant::now(),
         })
     }
 
     /// What works on this host.
     #[must_use]
-    pub const fn abilities(&self) -> Abilities {
+    pub const fn abilities(&self) -> DebugCapabilities {
         self.abilities
     }
 
@@ -176,8 +176,8 @@ impl<'a> Debugger<'a> {
 
     /// Wakes this debugger from another thread.
     #[must_use]
-    pub fn stopper(&self) -> Stopper {
-        self.stopper.clone()
+    pub fn stopper(&self) -> InterruptHandle {
+        self.interrupt_handle.clone()
     }
 
     /// Exits of the guest up to the point that is looked at.
@@ -227,13 +227,17 @@ impl<'a> Debugger<'a> {
     ///
     /// # Errors
     /// Where the host fails.
-    pub fn run(&mut self, direction: Direction, wants_stop: &mut dyn FnMut() -> bool) -> Result<Stop, Error> {
+    pub fn run(
+        &mut self,
+        direction: ExecDirection,
+        wants_stop: &mut dyn FnMut() -> bool,
+    ) -> Result<DebugStop, Error> {
         let stop = match direction {
-            Direction::Back => self.run_back(wants_stop),
-            Direction::Forward if self.past.is_some() => self.run_to_present(wants_stop),
-            Direction::Forward => self.run_on(wants_stop),
+            ExecDirection::Back => self.run_back(wants_stop),
+            ExecDirection::Forward if self.past.is_some() => self.run_to_present(wants_stop),
+            ExecDirection::Forward => self.run_on(wants_stop),
         };
-        self.stopper.watch(self.machine())?;
+        self.interrupt_handle.watch(self.machine())?;
         stop
     }
 
@@ -243,15 +247,15 @@ impl<'a> Debugger<'a> {
     /// Where the host fails.
     pub fn step(
         &mut self,
-        direction: Direction,
+        direction: ExecDirection,
         wants_stop: &mut dyn FnMut() -> bool,
-    ) -> Result<Stop, Error> {
+    ) -> Result<DebugStop, Error> {
         let stop = match direction {
-            Direction::Back => self.step_back(wants_stop),
-            Direction::Forward if self.past.is_some() => self.step_to_present(wants_stop),
-            Direction::Forward => self.step_on(wants_stop),
+            ExecDirection::Back => self.step_back(wants_stop),
+            ExecDirection::Forward if self.past.is_some() => self.step_to_present(wants_stop),
+            ExecDirection::Forward => self.step_on(wants_stop),
         };
-        self.stopper.watch(self.machine())?;
+        self.interrupt_handle.watch(self.machine())?;
         stop
     }
 
@@ -282,7 +286,7 @@ impl<'a> Debugger<'a> {
     /// # Errors
     /// [`Error::Kvm`].
     pub fn read(&self, address: Gva, data: &mut [u8]) -> Result<usize, Error> {
-        Ok(Linear::of(self.machine())?.read(address, data))
+        Ok(LinearMemory::of(self.machine())?.read(address, data))
     }
 
     /// Writes memory at a linear address.
@@ -291,7 +295,7 @@ impl<'a> Debugger<'a> {
     /// [`EditError`]; what was before a byte that is not there has been written.
     pub fn write(&mut self, address: Gva, data: &[u8]) -> Result<(), EditError> {
         self.may_edit()?;
-        let written = Linear::of(&self.present.machine)?.write(address, data);
+        let written = LinearMemory::of(&self.present.machine)?.write(address, data);
         self.begin_history_here()?;
         if written == data.len() {
             return Ok(());
@@ -309,7 +313,7 @@ impl<'a> Debugger<'a> {
         self.breakpoints.clear();
         self.watchpoints.clear();
         let end = loop {
-            if let Stop::Ended(end) = self.run_on(&mut || false)? {
+            if let DebugStop::Ended(end) = self.run_on(&mut || false)? {
                 break end;
             }
         };
@@ -319,7 +323,7 @@ impl<'a> Debugger<'a> {
     /// Ends the run where it is, and gives the machine back.
     ///
     /// # Errors
-    /// [`Error::Console`].
+    /// [`Error::VirtioConsole`].
     pub fn abandon(self) -> Result<Finished, Error> {
         let end = self.end.clone().unwrap_or(End::Interrupted);
         self.conclude(end)
@@ -329,7 +333,7 @@ impl<'a> Debugger<'a> {
         let elapsed = self.started.elapsed();
         let machine = self.present.machine;
         machine.board.output.sync().map_err(Error::Console)?;
-        let outcome = Outcome { end, exits: machine.boot.exits.clone(), elapsed };
+        let outcome = RunOutcome { end, exits: machine.boot.exits.clone(), elapsed };
         Ok(Finished { machine, outcome, recording: self.recording, changed: self.base.is_change() })
     }
 
@@ -341,19 +345,19 @@ impl<'a> Debugger<'a> {
         }
     }
 
-    fn run_on(&mut self, wants_stop: &mut dyn FnMut() -> bool) -> Result<Stop, Error> {
+    fn run_on(&mut self, wants_stop: &mut dyn FnMut() -> bool) -> Result<DebugStop, Error> {
         if let Some(end) = &self.end {
-            return Ok(Stop::Ended(end.clone()));
+            return Ok(DebugStop::Ended(end.clone()));
         }
         // A breakpoint here has been reached already: off it first.
         if self.breakpoints.contains(&Gva(linear_pc(&self.present.machine)?)) {
             let stop = self.step_on(wants_stop)?;
-            if stop != Stop::Step {
+            if stop != DebugStop::Step {
                 return Ok(stop);
             }
         }
-        let mut trail = Trail::First(&mut self.recording);
-        let around = Around {
+        let mut trail = RecordMode::First(&mut self.recording);
+        let around = ResumeSession {
             abilities: self.abilities,
             breakpoints: &self.breakpoints,
             watchpoints: &self.watchpoints,
@@ -363,20 +367,20 @@ impl<'a> Debugger<'a> {
         self.note_end(stop)
     }
 
-    fn step_on(&mut self, wants_stop: &mut dyn FnMut() -> bool) -> Result<Stop, Error> {
+    fn step_on(&mut self, wants_stop: &mut dyn FnMut() -> bool) -> Result<DebugStop, Error> {
         if let Some(end) = &self.end {
-            return Ok(Stop::Ended(end.clone()));
+            return Ok(DebugStop::Ended(end.clone()));
         }
-        let watched = Watched::of(&self.present.machine, &self.watchpoints)?;
-        let mut trail = Trail::First(&mut self.recording);
+        let watched = SoftWatchpoints::of(&self.present.machine, &self.watchpoints)?;
+        let mut trail = RecordMode::First(&mut self.recording);
         let event = self.present.step(&mut trail, self.abilities, wants_stop)?;
         let stop = self.note_end(after_step(event))?;
         watched.instead_of(stop, &self.present.machine)
     }
 
     /// Keeps how the run ended, and passes on what it printed.
-    fn note_end(&mut self, stop: Stop) -> Result<Stop, Error> {
-        if let Stop::Ended(end) = &stop {
+    fn note_end(&mut self, stop: DebugStop) -> Result<DebugStop, Error> {
+        if let DebugStop::Ended(end) = &stop {
             self.end = Some(end.clone());
         }
         self.present.machine.board.output.sync().map_err(Error::Console)?;

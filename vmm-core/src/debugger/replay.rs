@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::running::{Around, after_step};
-use super::track::{Track, Trail};
-use super::watched::Watched;
-use super::{Debugger, Stop, linear_pc};
+use super::execution::{Execution, RecordMode};
+use super::resume::{ResumeSession, after_step};
+use super::soft_watchpoints::SoftWatchpoints;
+use super::{DebugStop, Debugger, linear_pc};
 use crate::Gva;
 use crate::error::Error;
 
@@ -15,7 +15,7 @@ pub(super) type WantsStop<'a> = &'a mut dyn FnMut() -> bool;
 pub(super) enum Found<T> {
     Yes(T),
     /// The reason why not.
-    No(Stop),
+    No(DebugStop),
 }
 
 /// Passes on why something was not found.
@@ -42,37 +42,41 @@ pub(super) use {found, found_or_stop};
 
 impl Debugger<'_> {
     /// A second machine at the base.
-    pub(super) fn rebuild(&self) -> Result<Track, Error> {
+    pub(super) fn rebuild(&self) -> Result<Execution, Error> {
         let mut machine = (self.build)()?;
         if let Some(checkpoint) = &self.base.checkpoint {
             machine.restore(checkpoint)?;
         }
-        self.stopper.watch(&machine)?;
-        Ok(Track::new(machine, self.base.place))
+        self.interrupt_handle.watch(&machine)?;
+        Ok(Execution::new(machine, self.base.place))
     }
 
     /// A second machine after so many exits.
-    pub(super) fn rebuild_at(&self, exits: u64, wants_stop: WantsStop<'_>) -> Result<Found<Track>, Error> {
+    pub(super) fn rebuild_at(
+        &self,
+        exits: u64,
+        wants_stop: WantsStop<'_>,
+    ) -> Result<Found<Execution>, Error> {
         let mut track = self.rebuild()?;
         let nothing = BTreeSet::new();
         if track.place.exits < exits {
-            let around = Around {
+            let around = ResumeSession {
                 abilities: self.abilities,
                 breakpoints: &nothing,
                 watchpoints: &[],
                 until: Some(exits),
             };
             loop {
-                match around.run(&mut track, &mut Trail::Again(&self.recording), wants_stop)? {
-                    Stop::Step => break,
-                    Stop::OwnInt3 => {}
-                    stop @ (Stop::Breakpoint
-                    | Stop::Watchpoint(_)
-                    | Stop::Asked
-                    | Stop::NoSteps
-                    | Stop::HistoryStart
-                    | Stop::HistoryLost
-                    | Stop::Ended(_)) => return Ok(Found::No(stop)),
+                match around.run(&mut track, &mut RecordMode::Again(&self.recording), wants_stop)? {
+                    DebugStop::Step => break,
+                    DebugStop::OwnInt3 => {}
+                    stop @ (DebugStop::Breakpoint
+                    | DebugStop::Watchpoint(_)
+                    | DebugStop::Asked
+                    | DebugStop::NoSteps
+                    | DebugStop::HistoryStart
+                    | DebugStop::HistoryLost
+                    | DebugStop::Ended(_)) => return Ok(Found::No(stop)),
                 }
             }
         }
@@ -82,29 +86,29 @@ impl Debugger<'_> {
     /// Runs a second machine on to its next stop, at most until `exits` exits: then [`Stop::Step`].
     pub(super) fn run_again(
         &self,
-        track: &mut Track,
+        track: &mut Execution,
         exits: u64,
         wants_stop: WantsStop<'_>,
-    ) -> Result<Stop, Error> {
-        let mut trail = Trail::Again(&self.recording);
+    ) -> Result<DebugStop, Error> {
+        let mut trail = RecordMode::Again(&self.recording);
         if track.place.exits >= exits {
-            return Ok(Stop::Step);
+            return Ok(DebugStop::Step);
         }
         // Off a breakpoint that has been reached already.
         if self.breakpoints.contains(&Gva(linear_pc(&track.machine)?)) {
-            let watched = Watched::of(&track.machine, &self.watchpoints)?;
+            let watched = SoftWatchpoints::of(&track.machine, &self.watchpoints)?;
             found_or_stop!(self.step_again(track, wants_stop)?);
             if let Some(hit) = watched.changed(&track.machine)? {
-                return Ok(Stop::Watchpoint(hit));
+                return Ok(DebugStop::Watchpoint(hit));
             }
             if track.place.exits >= exits {
-                return Ok(Stop::Step);
+                return Ok(DebugStop::Step);
             }
             if self.breakpoints.contains(&Gva(linear_pc(&track.machine)?)) {
-                return Ok(Stop::Breakpoint);
+                return Ok(DebugStop::Breakpoint);
             }
         }
-        let around = Around {
+        let around = ResumeSession {
             abilities: self.abilities,
             breakpoints: &self.breakpoints,
             watchpoints: &self.watchpoints,
@@ -115,23 +119,23 @@ impl Debugger<'_> {
 
     pub(super) fn step_again(
         &self,
-        track: &mut Track,
+        track: &mut Execution,
         wants_stop: WantsStop<'_>,
     ) -> Result<Found<()>, Error> {
-        let mut trail = Trail::Again(&self.recording);
+        let mut trail = RecordMode::Again(&self.recording);
         let event = track.step(&mut trail, self.abilities, wants_stop)?;
         if wants_stop() {
-            return Ok(Found::No(Stop::Asked));
+            return Ok(Found::No(DebugStop::Asked));
         }
         Ok(match after_step(event) {
-            Stop::Step | Stop::OwnInt3 => Found::Yes(()),
-            stop @ (Stop::Breakpoint
-            | Stop::Watchpoint(_)
-            | Stop::Asked
-            | Stop::NoSteps
-            | Stop::HistoryStart
-            | Stop::HistoryLost
-            | Stop::Ended(_)) => Found::No(stop),
+            DebugStop::Step | DebugStop::OwnInt3 => Found::Yes(()),
+            stop @ (DebugStop::Breakpoint
+            | DebugStop::Watchpoint(_)
+            | DebugStop::Asked
+            | DebugStop::NoSteps
+            | DebugStop::HistoryStart
+            | DebugStop::HistoryLost
+            | DebugStop::Ended(_)) => Found::No(stop),
         })
     }
 }

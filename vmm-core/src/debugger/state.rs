@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::machine::Machine;
 
 /// A machine's state, to find the same again.
-pub(super) struct State<'a> {
+pub(super) struct ComparedState<'a> {
     regs: kvm_regs,
     sregs: kvm_sregs,
     machine: &'a Machine,
@@ -18,7 +18,7 @@ const DEBUG_FLAGS: u64 = 1 << 8 | 1 << 16;
 /// The accessed and dirty bits of a page table entry, which a CPU may set earlier than it must (SDM vol. 3, 4.8).
 const ACCESSED_AND_DIRTY: u8 = 0x60;
 
-impl<'a> State<'a> {
+impl<'a> ComparedState<'a> {
     pub(super) fn of(machine: &'a Machine) -> Result<Self, Error> {
         Ok(Self { regs: machine.boot.vcpu.regs()?, sregs: machine.boot.vcpu.sregs()?, machine })
     }

@@ -8,9 +8,9 @@ use iced_x86::{Instruction, Mnemonic};
 use kvm_sys_wrap::Vcpu;
 use kvm_sys_wrap::bindings::kvm_regs;
 
-use super::memory::Linear;
+use super::linear_memory::LinearMemory;
 use crate::Gva;
-use crate::autopsy::moment::Registers;
+use crate::autopsy::moment::CpuState;
 use crate::error::Error;
 
 /// RFLAGS.TF (SDM vol. 1, 3.4.3.3).
@@ -20,13 +20,18 @@ const STORED: u64 = 0b1110_1101_0101;
 
 /// The vCPU before a step.
 pub(super) struct Before {
-    pub(super) registers: Registers,
+    pub(super) registers: CpuState,
     pub(super) instruction: Instruction,
 }
 
 impl Before {
     /// Takes TF out of what the step has stored, given the registers after it.
-    pub(super) fn clean(&self, vcpu: &Vcpu, memory: &Linear<'_>, after: &Registers) -> Result<(), Error> {
+    pub(super) fn clean(
+        &self,
+        vcpu: &Vcpu,
+        memory: &LinearMemory<'_>,
+        after: &CpuState,
+    ) -> Result<(), Error> {
         if self.registers.regs.rflags & TF != 0 {
             return Ok(());
         }
@@ -76,7 +81,7 @@ impl Before {
 }
 
 /// Clears TF in the flags at an address.
-fn clear(memory: &Linear<'_>, flags: u64) {
+fn clear(memory: &LinearMemory<'_>, flags: u64) {
     let at = Gva(flags.wrapping_add(1));
     let mut byte = [0];
     if memory.read(at, &mut byte) == 1 {
@@ -104,7 +109,7 @@ mod tests {
         // mov %rax, 0x1000(%rip)
         let code = [0x48, 0x89, 0x05, 0, 0x10, 0, 0];
         let instruction = Decoder::with_ip(64, &code, 0x1000, DecoderOptions::NONE).decode();
-        let before = Before { registers: Registers { regs, sregs }, instruction };
+        let before = Before { registers: CpuState { regs, sregs }, instruction };
         let words = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>();
         // A saved register, the error code, then the frame.
         assert_eq!(before.frame_in(&words(&[7, 2, 0x1000, 8, 0x10146, 0x2000, 16])), Some(32));

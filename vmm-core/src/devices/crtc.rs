@@ -7,7 +7,7 @@
 use std::io;
 
 use super::length;
-use crate::device::{Action, Device, ForeignState, Guest, from_bytes, to_bytes};
+use crate::device::{Action, Device, Guest, StateMismatch, from_bytes, to_bytes};
 
 /// Registers of the controller: the VGA's last is 0x18.
 const REGISTERS: usize = 0x19;
@@ -48,7 +48,7 @@ impl Device for Crtc {
         to_bytes(&(self.index, self.registers))
     }
 
-    fn restore(&mut self, state: &[u8]) -> Result<(), ForeignState> {
+    fn restore(&mut self, state: &[u8]) -> Result<(), StateMismatch> {
         (self.index, self.registers) = from_bytes(state)?;
         Ok(())
     }

@@ -7,7 +7,7 @@
 use std::io;
 
 use super::length;
-use crate::device::{Action, Device, ForeignState, Guest, from_bytes, to_bytes};
+use crate::device::{Action, Device, Guest, StateMismatch, from_bytes, to_bytes};
 use crate::spec::FwCfgFile;
 
 /// "QEMU".
@@ -19,7 +19,7 @@ const RAM_SIZE: u16 = 0x03;
 /// CPUs, 16 bits.
 const CPUS: u16 = 0x05;
 /// The most CPUs that there could be; here, as many as there are.
-const MOST_CPUS: u16 = 0x0f;
+const MAX_CPUS: u16 = 0x0f;
 /// The list of files.
 const DIRECTORY: u16 = 0x19;
 /// The key of the first file.
@@ -27,9 +27,9 @@ const FIRST_FILE: u16 = 0x20;
 /// Bytes of a name, with its NUL.
 const NAME: usize = 56;
 /// So long can a name be.
-pub const LONGEST_NAME: usize = NAME - 1;
+pub const MAX_NAME_LENGTH: usize = NAME - 1;
 /// So many files have a key: those above are the architecture's.
-pub const MOST_FILES: usize = 0x4000 - 0x20;
+pub const MAX_FILES: usize = 0x4000 - 0x20;
 
 /// The data port; the other one is the key's.
 const DATA: u64 = 1;
@@ -53,11 +53,11 @@ impl FwCfg {
             (VERSION, 1u32.to_le_bytes().to_vec()),
             (RAM_SIZE, memory.to_le_bytes().to_vec()),
             (CPUS, cpus.to_le_bytes().to_vec()),
-            (MOST_CPUS, cpus.to_le_bytes().to_vec()),
+            (MAX_CPUS, cpus.to_le_bytes().to_vec()),
             (DIRECTORY, directory(files)),
         ];
         let keys = FIRST_FILE..;
-        items.extend(keys.zip(files.iter().take(MOST_FILES)).map(|(key, file)| (key, file.bytes.clone())));
+        items.extend(keys.zip(files.iter().take(MAX_FILES)).map(|(key, file)| (key, file.bytes.clone())));
         let mut device = Self { items, selected: (None, 0), key: 0 };
         device.select();
         device
@@ -78,13 +78,13 @@ impl FwCfg {
 /// Count, then size, key and name of each file; numbers are big-endian here, and only here.
 fn directory(files: &[FwCfgFile]) -> Vec<u8> {
     let number = |value: usize| u32::try_from(value).unwrap_or(u32::MAX).to_be_bytes();
-    let files = files.iter().take(MOST_FILES);
+    let files = files.iter().take(MAX_FILES);
     let mut bytes = number(files.len()).to_vec();
     for (key, file) in (FIRST_FILE..).zip(files) {
         bytes.extend(number(file.bytes.len()));
         bytes.extend(key.to_be_bytes());
         bytes.extend([0; 2]);
-        let mut name: Vec<u8> = file.name.bytes().take(LONGEST_NAME).collect();
+        let mut name: Vec<u8> = file.name.bytes().take(MAX_NAME_LENGTH).collect();
         name.resize(NAME, 0);
         bytes.extend(name);
     }
@@ -120,7 +120,7 @@ impl Device for FwCfg {
         to_bytes(&(self.selected, self.key))
     }
 
-    fn restore(&mut self, state: &[u8]) -> Result<(), ForeignState> {
+    fn restore(&mut self, state: &[u8]) -> Result<(), StateMismatch> {
         (self.selected, self.key) = from_bytes(state)?;
         Ok(())
     }
@@ -153,7 +153,7 @@ mod tests {
         assert_eq!(item(&mut device, VERSION, 4), [1, 0, 0, 0], "no DMA");
         assert_eq!(item(&mut device, RAM_SIZE, 8), (5u64 << 30).to_le_bytes());
         assert_eq!(item(&mut device, CPUS, 2), [3, 0]);
-        assert_eq!(item(&mut device, MOST_CPUS, 2), [3, 0]);
+        assert_eq!(item(&mut device, MAX_CPUS, 2), [3, 0]);
         assert_eq!(item(&mut device, 0x7777, 2), [0, 0]);
         assert_eq!(item(&mut device, SIGNATURE, 1), b"Q", "selecting starts anew");
     }

@@ -16,7 +16,7 @@
 //! | 0x20 | write 32 | `TRANSLATE` | translate this virtual address |
 //! | 0x24 | read 32 | `RESULT_LOW` | the physical address, or the number of bytes written: lower half |
 //! | 0x28 | read 32 | `RESULT_HIGH` | upper half |
-//! | 0x2c | read 32 | `STATUS` | of the last call: see [`Status`] |
+//! | 0x2c | read 32 | `STATUS` | of the last call: see [`HypercallStatus`] |
 //! | 0x30 | read 32 | `HOST_LOW` | the host's address of the last translation, to look at: lower half |
 //! | 0x34 | read 32 | `HOST_HIGH` | upper half |
 //! | 0x38 | write 32 | `EXIT` | end the run with this code |
@@ -32,16 +32,18 @@ use serde::{Deserialize, Serialize};
 
 use super::length;
 use crate::console::Output;
-use crate::device::{Action, Device, ForeignState, Guest, from_bytes, read_virtual, to_bytes, write_virtual};
+use crate::device::{
+    Action, Device, Guest, StateMismatch, from_bytes, read_virtual, to_bytes, write_virtual,
+};
 
 const SIGNATURE: u32 = u32::from_le_bytes(*b"VMMH");
-const LONGEST_STRING: usize = 64 << 10;
+const MAX_STRING_LENGTH: usize = 64 << 10;
 const PAGE: u64 = 4096;
 
 /// What became of the last call, as the guest reads it from `STATUS`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[repr(u32)]
-pub enum Status {
+pub enum HypercallStatus {
     /// Done.
     #[default]
     Ok = 0,
@@ -71,7 +73,7 @@ struct Registers {
     length: u32,
     result: u64,
     host: u64,
-    status: Status,
+    status: HypercallStatus,
 }
 
 impl Hypercall {
@@ -89,31 +91,32 @@ impl Hypercall {
     }
 
     /// Prints a string once its end is found: of one that has none, nothing is printed.
-    fn print_string(&mut self, start: Gva, guest: &dyn Guest) -> io::Result<Status> {
+    fn print_string(&mut self, start: Gva, guest: &dyn Guest) -> io::Result<HypercallStatus> {
         let (mut text, mut at) = (Vec::new(), start);
-        while text.len() < LONGEST_STRING {
+        while text.len() < MAX_STRING_LENGTH {
             // Up to the end of the page: what follows it may not be mapped, and need not be.
             let in_page = PAGE - at.0 % PAGE;
-            let mut piece = vec![0; usize::try_from(in_page).unwrap_or(1).min(LONGEST_STRING - text.len())];
+            let mut piece =
+                vec![0; usize::try_from(in_page).unwrap_or(1).min(MAX_STRING_LENGTH - text.len())];
             if read_virtual(guest, at, &mut piece).is_none() {
-                return Ok(Status::BadAddress);
+                return Ok(HypercallStatus::BadAddress);
             }
             if let Some(end) = piece.iter().position(|byte| *byte == 0) {
                 text.extend(piece.drain(..end));
                 self.output.write_all(&text)?;
-                return Ok(Status::Ok);
+                return Ok(HypercallStatus::Ok);
             }
             text.append(&mut piece);
             match at.checked_add(in_page) {
                 Some(next) => at = next,
-                None => return Ok(Status::BadAddress),
+                None => return Ok(HypercallStatus::BadAddress),
             }
         }
-        Ok(Status::NoTerminator)
+        Ok(HypercallStatus::NoTerminator)
     }
 
     /// Writes text that ends with NUL to the guest's buffer, cut to its size.
-    fn give_text(&mut self, start: Gva, text: &[u8], guest: &dyn Guest) -> Status {
+    fn give_text(&mut self, start: Gva, text: &[u8], guest: &dyn Guest) -> HypercallStatus {
         let room = usize::try_from(self.registers.length).unwrap_or(usize::MAX).min(text.len());
         let cut = room < text.len();
         let mut given = text.get(..room).unwrap_or_default().to_vec();
@@ -122,19 +125,19 @@ impl Hypercall {
         }
         self.registers.result = 0;
         if write_virtual(guest, start, &given).is_none() {
-            return Status::BadAddress;
+            return HypercallStatus::BadAddress;
         }
         self.registers.result = u64::try_from(room).unwrap_or(u64::MAX);
-        if cut { Status::BufferTooSmall } else { Status::Ok }
+        if cut { HypercallStatus::BufferTooSmall } else { HypercallStatus::Ok }
     }
 
-    fn translate(&mut self, address: Gva, guest: &dyn Guest) -> Status {
+    fn translate(&mut self, address: Gva, guest: &dyn Guest) -> HypercallStatus {
         (self.registers.result, self.registers.host) = (0, 0);
-        let Some(gpa) = guest.translate(address) else { return Status::BadAddress };
+        let Some(gpa) = guest.translate(address) else { return HypercallStatus::BadAddress };
         self.registers.result = gpa.0;
-        let Some(host) = guest.host_address(gpa) else { return Status::BadAddress };
+        let Some(host) = guest.host_address(gpa) else { return HypercallStatus::BadAddress };
         self.registers.host = host;
-        Status::Ok
+        HypercallStatus::Ok
     }
 
     /// A 32-bit write. The status of the settings is not touched.
@@ -143,7 +146,7 @@ impl Hypercall {
         self.registers.status = match register {
             0x04 => {
                 write!(self.output, "{value}")?;
-                Status::Ok
+                HypercallStatus::Ok
             }
             0x08 => {
                 self.registers.address_high = value;
@@ -166,7 +169,7 @@ impl Hypercall {
             }
             0x20 => self.translate(address, guest),
             0x38 => return Ok(Action::Exit(value)),
-            _ => Status::BadRegister,
+            _ => HypercallStatus::BadRegister,
         };
         Ok(Action::Continue)
     }
@@ -196,7 +199,7 @@ impl Device for Hypercall {
         let value = if data.len() == 4 { self.value(offset, guest) } else { None };
         match value {
             Some(value) => data.copy_from_slice(&value.to_le_bytes()),
-            None => self.registers.status = Status::BadRegister,
+            None => self.registers.status = HypercallStatus::BadRegister,
         }
         Ok(Action::Continue)
     }
@@ -207,7 +210,7 @@ impl Device for Hypercall {
             (register, [a, b, c, d]) if register != 0 => {
                 return self.call(register, u32::from_le_bytes([*a, *b, *c, *d]), guest);
             }
-            _ => self.registers.status = Status::BadRegister,
+            _ => self.registers.status = HypercallStatus::BadRegister,
         }
         Ok(Action::Continue)
     }
@@ -216,7 +219,7 @@ impl Device for Hypercall {
         to_bytes(&self.registers)
     }
 
-    fn restore(&mut self, state: &[u8]) -> Result<(), ForeignState> {
+    fn restore(&mut self, state: &[u8]) -> Result<(), StateMismatch> {
         self.registers = from_bytes(state)?;
         Ok(())
     }

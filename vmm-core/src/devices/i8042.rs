@@ -11,7 +11,7 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 use super::length;
-use crate::device::{Action, Device, ForeignState, Guest, from_bytes, to_bytes};
+use crate::device::{Action, Device, Guest, StateMismatch, from_bytes, to_bytes};
 
 /// Offsets from port 0x60.
 const DATA: u64 = 0;
@@ -164,7 +164,7 @@ impl Device for I8042 {
         to_bytes(self)
     }
 
-    fn restore(&mut self, state: &[u8]) -> Result<(), ForeignState> {
+    fn restore(&mut self, state: &[u8]) -> Result<(), StateMismatch> {
         *self = from_bytes(state)?;
         Ok(())
     }

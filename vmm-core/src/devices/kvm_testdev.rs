@@ -13,8 +13,8 @@ use std::io;
 
 use super::length;
 use crate::Gpa;
-use crate::device::{Action, Device, ForeignState, Guest, from_bytes, to_bytes};
-use crate::interrupt::Line;
+use crate::device::{Action, Device, Guest, StateMismatch, from_bytes, to_bytes};
+use crate::irq::IrqLine;
 
 /// Where the 64 KiB lie.
 pub const MEMORY: Gpa = Gpa(0xff00_0000);
@@ -74,10 +74,10 @@ impl Device for TestBytes {
         to_bytes(&self.bytes)
     }
 
-    fn restore(&mut self, state: &[u8]) -> Result<(), ForeignState> {
+    fn restore(&mut self, state: &[u8]) -> Result<(), StateMismatch> {
         let bytes: Vec<u8> = from_bytes(state)?;
         if bytes.len() != self.bytes.len() {
-            return Err(ForeignState);
+            return Err(StateMismatch);
         }
         self.bytes = bytes;
         Ok(())
@@ -87,13 +87,13 @@ impl Device for TestBytes {
 /// Interrupt inputs by hand.
 #[derive(Debug)]
 pub struct TestLines {
-    lines: Vec<Line>,
+    lines: Vec<IrqLine>,
 }
 
 impl TestLines {
     /// One port for each line.
     #[must_use]
-    pub fn new(lines: Vec<Line>) -> Self {
+    pub fn new(lines: Vec<IrqLine>) -> Self {
         Self { lines }
     }
 }
@@ -124,7 +124,7 @@ mod tests {
 
     use super::*;
     use crate::devices::tests::guest;
-    use crate::interrupt::Wire;
+    use crate::irq::IrqSink;
 
     fn read<const N: usize>(device: &mut TestBytes, offset: u64) -> [u8; N] {
         let mut data = [0xff; N];
@@ -159,7 +159,7 @@ mod tests {
     #[derive(Clone, Default)]
     struct Levels(Arc<Mutex<Vec<bool>>>);
 
-    impl Wire for Levels {
+    impl IrqSink for Levels {
         fn pulse(&self) -> io::Result<()> {
             unreachable!("the device only sets levels")
         }
@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn each_port_is_a_line() {
         let levels = Levels::default();
-        let mut lines = TestLines::new(vec![Line::disconnected(), Line::to(levels.clone())]);
+        let mut lines = TestLines::new(vec![IrqLine::disconnected(), IrqLine::to(levels.clone())]);
         for (port, value) in [(1, 1), (0, 1), (1, 0), (1, 0x80), (23, 1)] {
             lines.write(port, &[value], &guest()).unwrap();
         }

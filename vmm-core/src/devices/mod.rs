@@ -1,5 +1,6 @@
 //! The devices of a machine. Each is registers and a meaning; where it sits is the bus's business.
 
+pub mod acpi_pm;
 pub mod crtc;
 mod debug_console;
 mod debug_exit;
@@ -7,17 +8,16 @@ pub mod fw_cfg;
 mod hypercall;
 pub mod i8042;
 pub mod kvm_testdev;
-pub mod platform;
-pub mod power;
-pub mod quiet;
-pub mod reset_control;
+pub mod null_ports;
+pub mod pc;
+pub mod reset_ports;
 pub mod rtc;
 mod serial;
 pub mod virtio;
 
 pub use debug_console::DebugConsole;
 pub use debug_exit::DebugExit;
-pub use hypercall::{Hypercall, Status as HypercallStatus};
+pub use hypercall::{Hypercall, HypercallStatus};
 pub use serial::Serial;
 
 /// How many addresses each device takes, for those that check a machine before it is built.

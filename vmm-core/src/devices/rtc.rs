@@ -3,7 +3,7 @@
 //! The clock is the host's, in UTC, in the format that register B asks for: BCD and 24 hours unless the guest changes it.
 //! It cannot be set; what a guest writes to a time register is dropped. Seconds, periods and an alarm are told in register
 //! C, and on interrupt line 8 as far as register B lets them: an edge for the first, and none until the guest has read
-//! C. The alarm also wakes a machine that sleeps ([`AlarmWire`]). The rest is memory, in which firmware leaves the sizes
+//! C. The alarm also wakes a machine that sleeps ([`AlarmHandle`]). The rest is memory, in which firmware leaves the sizes
 //! of the machine's memory (Motorola MC146818A data sheet; the places are those of IBM's AT and, from 0x34 on, of QEMU).
 //!
 //! | file | what |
@@ -18,20 +18,20 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::length;
-use crate::device::{Action, Device, ForeignState, Guest, Reception, from_bytes, to_bytes};
-use crate::interrupt::Line;
-use alarm::Alarm;
-use events::{ALARM, Events, PERIODIC, UPDATE_ENDED};
-use format::Format;
+use crate::device::{Action, Device, Guest, InputStatus, StateMismatch, from_bytes, to_bytes};
+use crate::irq::IrqLine;
+use alarm::RtcAlarm;
+use bcd::Format;
+use interrupts::{ALARM, Events, PERIODIC, UPDATE_ENDED};
 use timer::Timer;
 
 mod alarm;
+mod bcd;
 mod date;
-mod events;
-mod format;
+mod interrupts;
 mod timer;
 
-pub use alarm::AlarmWire;
+pub use alarm::AlarmHandle;
 pub use date::{Date, date};
 
 /// The data port; the other one is the index.
@@ -81,8 +81,8 @@ pub struct Rtc {
     seen: Duration,
     /// The line was raised, and register C not read since.
     raised: bool,
-    line: Line,
-    wire: AlarmWire,
+    line: IrqLine,
+    wire: AlarmHandle,
     /// Where the line leads somewhere.
     timer: Option<Timer>,
 }
@@ -92,7 +92,7 @@ impl Rtc {
     ///
     /// # Errors
     /// The host's, where it has no timer for us.
-    pub fn new(sizes: MemorySizes, line: Line, wire: AlarmWire) -> io::Result<Self> {
+    pub fn new(sizes: MemorySizes, line: IrqLine, wire: AlarmHandle) -> io::Result<Self> {
         let timer = line.is_connected().then(Timer::new).transpose()?;
         let mut rtc =
             Self { index: 0, memory: [0; 128], flags: 0, seen: now(), raised: false, line, wire, timer };
@@ -200,7 +200,7 @@ impl Rtc {
     }
 
     fn events(&self) -> Events {
-        let alarm = Alarm {
+        let alarm = RtcAlarm {
             second: self.get(ALARM_SECOND),
             minute: self.get(ALARM_MINUTE),
             hour: self.get(ALARM_HOUR),
@@ -257,20 +257,20 @@ impl Device for Rtc {
         Ok(Action::Continue)
     }
 
-    fn receive(&mut self) -> io::Result<Reception> {
+    fn poll_input(&mut self) -> io::Result<InputStatus> {
         let now = now();
         self.look(now);
         self.tell(now)?;
-        Ok(Reception::Taken)
+        Ok(InputStatus::Consumed)
     }
 
     fn save(&self) -> Vec<u8> {
         to_bytes(&(self.index, &self.memory[..], self.flags, self.seen, self.raised))
     }
 
-    fn restore(&mut self, state: &[u8]) -> Result<(), ForeignState> {
+    fn restore(&mut self, state: &[u8]) -> Result<(), StateMismatch> {
         let (index, memory, flags, seen, raised): (_, Vec<u8>, _, _, _) = from_bytes(state)?;
-        self.memory = memory.try_into().map_err(|_| ForeignState)?;
+        self.memory = memory.try_into().map_err(|_| StateMismatch)?;
         (self.index, self.flags, self.seen, self.raised) = (index, flags, seen, raised);
         self.announce();
         // What there is to tell is told as soon as the machine runs. The kernel takes every such time.

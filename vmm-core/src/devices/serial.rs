@@ -11,8 +11,8 @@ use vm_superio::serial::{Error as SerialError, NoEvents, Serial as Uart, SerialS
 
 use super::length;
 use crate::console::{Input, Output};
-use crate::device::{Action, Device, ForeignState, Guest, Reception, from_bytes, to_bytes};
-use crate::interrupt::Line;
+use crate::device::{Action, Device, Guest, InputStatus, StateMismatch, from_bytes, to_bytes};
+use crate::irq::IrqLine;
 
 /// Receiver buffer: offset 0.
 const RECEIVER: u64 = 0;
@@ -41,7 +41,7 @@ struct Registers {
 
 /// The serial port.
 pub struct Serial {
-    uart: Uart<Line, NoEvents, Output>,
+    uart: Uart<IrqLine, NoEvents, Output>,
     output: Output,
     input: Box<dyn Input>,
 }
@@ -49,12 +49,12 @@ pub struct Serial {
 impl Serial {
     /// A port that prints to `output`, receives from `input` and interrupts over `line`.
     #[must_use]
-    pub fn new(output: Output, input: Box<dyn Input>, line: Line) -> Self {
+    pub fn new(output: Output, input: Box<dyn Input>, line: IrqLine) -> Self {
         Self { uart: Uart::new(line, output.clone()), output, input }
     }
 
     /// Fills the receiver with what has arrived.
-    fn fetch(&mut self) -> io::Result<Reception> {
+    fn fetch(&mut self) -> io::Result<InputStatus> {
         // A guest that waits for input wants its prompt to be seen.
         self.output.sync()?;
         let mut buffer = [0; 64];
@@ -62,14 +62,14 @@ impl Serial {
         let buffer = buffer.get_mut(..room).unwrap_or_default();
         let count = self.input.poll(buffer)?;
         if buffer.is_empty() {
-            return Ok(Reception::Full);
+            return Ok(InputStatus::Full);
         }
         if count == 0 {
-            return Ok(if self.input.is_over() { Reception::Over } else { Reception::Taken });
+            return Ok(if self.input.is_over() { InputStatus::Closed } else { InputStatus::Consumed });
         }
         match self.uart.enqueue_raw_bytes(buffer.get(..count).unwrap_or_default()) {
             // In loopback mode the receiver listens to the sender only, so what came is lost, as on a real line.
-            Ok(_) | Err(SerialError::FullFifo) => Ok(Reception::Taken),
+            Ok(_) | Err(SerialError::FullFifo) => Ok(InputStatus::Consumed),
             Err(SerialError::IOError(error) | SerialError::Trigger(error)) => Err(error),
         }
     }
@@ -100,7 +100,7 @@ impl Device for Serial {
         Ok(Action::Continue)
     }
 
-    fn receive(&mut self) -> io::Result<Reception> {
+    fn poll_input(&mut self) -> io::Result<InputStatus> {
         self.fetch()
     }
 
@@ -108,11 +108,11 @@ impl Device for Serial {
         to_bytes(&Saved(self.uart.state()))
     }
 
-    fn restore(&mut self, state: &[u8]) -> Result<(), ForeignState> {
+    fn restore(&mut self, state: &[u8]) -> Result<(), StateMismatch> {
         let Saved(state) = from_bytes(state)?;
         let line = self.uart.interrupt_evt().clone();
         self.uart =
-            Uart::from_state(&state, line, NoEvents, self.output.clone()).map_err(|_| ForeignState)?;
+            Uart::from_state(&state, line, NoEvents, self.output.clone()).map_err(|_| StateMismatch)?;
         Ok(())
     }
 }
@@ -152,7 +152,7 @@ mod tests {
     #[test]
     fn what_is_sent_is_printed() {
         let shared = Shared::default();
-        let mut serial = Serial::new(Output::new(shared.clone()), Box::new(NoInput), Line::disconnected());
+        let mut serial = Serial::new(Output::new(shared.clone()), Box::new(NoInput), IrqLine::disconnected());
         serial.write(0, b"x", &guest()).unwrap();
         assert_eq!(shared.bytes(), b"x");
         assert_eq!(read(&mut serial, LINE_STATUS), 0x60, "transmitter empty, nothing received");
@@ -162,7 +162,7 @@ mod tests {
     fn input_longer_than_the_buffer_arrives_in_order() {
         let text: Vec<u8> = (0..200).collect();
         let mut serial =
-            Serial::new(Output::new(Vec::new()), Box::new(Text(text.clone())), Line::disconnected());
+            Serial::new(Output::new(Vec::new()), Box::new(Text(text.clone())), IrqLine::disconnected());
         let mut received = Vec::new();
         while read(&mut serial, LINE_STATUS) & 1 != 0 {
             received.push(read(&mut serial, RECEIVER));
@@ -186,16 +186,16 @@ mod tests {
         }
         let asked = std::sync::Arc::default();
         let keys = Box::new(Keys(std::sync::Arc::clone(&asked)));
-        let mut serial = Serial::new(Output::new(Vec::new()), keys, Line::disconnected());
-        assert_eq!(serial.receive().unwrap(), Reception::Taken);
-        assert_eq!(serial.receive().unwrap(), Reception::Full);
+        let mut serial = Serial::new(Output::new(Vec::new()), keys, IrqLine::disconnected());
+        assert_eq!(serial.poll_input().unwrap(), InputStatus::Consumed);
+        assert_eq!(serial.poll_input().unwrap(), InputStatus::Full);
         let asked = asked.lock().unwrap();
         assert!(matches!(asked.as_slice(), [room, 0] if *room > 0), "{asked:?}");
     }
 
     #[test]
     fn a_wide_access_reaches_the_following_registers_and_stops_at_the_last() {
-        let mut serial = Serial::new(Output::new(Vec::new()), Box::new(NoInput), Line::disconnected());
+        let mut serial = Serial::new(Output::new(Vec::new()), Box::new(NoInput), IrqLine::disconnected());
         serial.write(7, &[0x5a, 0x11], &guest()).unwrap();
         let mut data = [0xff; 2];
         serial.read(7, &mut data, &guest()).unwrap();

@@ -53,11 +53,11 @@ mod tests {
     use super::*;
     use crate::Gva;
     use crate::mode::Mode;
-    use crate::spec::Entry;
+    use crate::spec::EntryPoint;
 
     #[test]
     fn the_words_are_at_their_places() {
-        let area = image(&MachineSpec::new(Mode::Real, 1 << 20, Entry::Address(Gva(0))));
+        let area = image(&MachineSpec::new(Mode::Real, 1 << 20, EntryPoint::Address(Gva(0))));
         let word = |address: usize| u16::from_le_bytes([area[address - 0x400], area[address - 0x3ff]]);
         assert_eq!((word(0x400), word(0x402)), (0x3f8, 0));
         assert_eq!((word(0x40e), word(0x413)), (0x9fc0, 639));

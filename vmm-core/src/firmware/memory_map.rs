@@ -5,7 +5,7 @@
 
 use crate::Gpa;
 use crate::devices::rtc::MemorySizes;
-use crate::span::Span;
+use crate::gpa_range::GpaRange;
 use crate::spec::MachineSpec;
 
 /// The extended BIOS data area: the last KiB below the graphics window.
@@ -21,7 +21,7 @@ pub const ONE_MIB: Gpa = Gpa(0x10_0000);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MapEntry {
     /// Where.
-    pub span: Span,
+    pub span: GpaRange,
     /// What it is.
     pub kind: MapKind,
 }
@@ -39,16 +39,16 @@ pub enum MapKind {
 #[must_use]
 pub fn memory_map(spec: &MachineSpec) -> Vec<MapEntry> {
     let firmware = if spec.devices.platform.has_tables() { firmware_ranges() } else { Vec::new() };
-    let window = [Span::between(GRAPHICS, BIOS_AREA)];
+    let window = [GpaRange::between(GRAPHICS, BIOS_AREA)];
     let window = window.into_iter().flatten().filter(|_| !firmware.is_empty());
-    let mut taken: Vec<Span> = firmware.iter().copied().chain(window).collect();
+    let mut taken: Vec<GpaRange> = firmware.iter().copied().chain(window).collect();
     taken.sort();
 
     let mut map: Vec<MapEntry> =
         firmware.iter().map(|&span| MapEntry { span, kind: MapKind::Reserved }).collect();
     for region in &spec.memory {
         let kind = if region.read_only { MapKind::Reserved } else { MapKind::Usable };
-        let Some(range) = Span::new(region.address, region.size) else { continue };
+        let Some(range) = GpaRange::new(region.address, region.size) else { continue };
         map.extend(range.without(&taken).into_iter().map(|span| MapEntry { span, kind }));
     }
     map.sort_by_key(|entry| entry.span);
@@ -62,7 +62,7 @@ pub fn memory_sizes(spec: &MachineSpec) -> MemorySizes {
     let usable = || map.iter().filter(|entry| entry.kind == MapKind::Usable).map(|entry| entry.span);
     let four_gib = Gpa(1 << 32);
     let low = usable().find(|span| span.start() <= ONE_MIB && ONE_MIB < span.end());
-    let high = usable().filter_map(|span| span.intersection(Span::between(four_gib, Gpa(u64::MAX))?));
+    let high = usable().filter_map(|span| span.intersection(GpaRange::between(four_gib, Gpa(u64::MAX))?));
     MemorySizes {
         above_1m: low.map_or(0, |span| span.end().min(four_gib).0 - ONE_MIB.0),
         above_4g: high.fold(0, |sum, span| sum + span.size()),
@@ -70,8 +70,8 @@ pub fn memory_sizes(spec: &MachineSpec) -> MemorySizes {
 }
 
 /// What firmware keeps for itself.
-fn firmware_ranges() -> Vec<Span> {
-    [Span::between(EBDA, GRAPHICS), Span::between(BIOS_AREA, ONE_MIB)].into_iter().flatten().collect()
+fn firmware_ranges() -> Vec<GpaRange> {
+    [GpaRange::between(EBDA, GRAPHICS), GpaRange::between(BIOS_AREA, ONE_MIB)].into_iter().flatten().collect()
 }
 
 /// Makes one entry of neighbours of one kind.
@@ -80,7 +80,7 @@ fn join(map: &[MapEntry]) -> Vec<MapEntry> {
     for entry in map {
         let merged =
             joined.last().filter(|last| last.kind == entry.kind && last.span.end() == entry.span.start());
-        match merged.and_then(|last| Span::between(last.span.start(), entry.span.end())) {
+        match merged.and_then(|last| GpaRange::between(last.span.start(), entry.span.end())) {
             Some(span) => {
                 joined.pop();
                 joined.push(MapEntry { span, kind: entry.kind });
@@ -96,10 +96,10 @@ mod tests {
     use super::*;
     use crate::Gva;
     use crate::mode::Mode;
-    use crate::spec::{Entry, MemoryRegion, PlatformSpec};
+    use crate::spec::{EntryPoint, MemoryRegion, PlatformSpec};
 
     fn machine(regions: &[(u64, u64)], platform: PlatformSpec) -> MachineSpec {
-        let mut spec = MachineSpec::new(Mode::Long, 0, Entry::Address(Gva(0)));
+        let mut spec = MachineSpec::new(Mode::Long, 0, EntryPoint::Address(Gva(0)));
         spec.memory = regions.iter().map(|&(at, size)| MemoryRegion::new(Gpa(at), size)).collect();
         spec.devices.platform = platform;
         spec

@@ -18,9 +18,9 @@ mod mp_table;
 pub use memory_map::{MapEntry, MapKind, memory_map, memory_sizes};
 
 use crate::Gpa;
-use crate::span::Span;
+use crate::gpa_range::GpaRange;
 use crate::spec::MachineSpec;
-use crate::state::Image;
+use crate::state::StateImage;
 use memory_map::{BIOS_AREA, EBDA};
 
 /// Where the ACPI root pointer (RSDP) lies, on machines with ACPI tables. Kernels that are told nothing look for it from
@@ -42,7 +42,7 @@ const SCI: u16 = 9;
 
 /// What firmware keeps of memory, named, sorted by address: nothing on a machine without tables.
 #[must_use]
-pub fn ranges(spec: &MachineSpec) -> Vec<(&'static str, Span)> {
+pub fn ranges(spec: &MachineSpec) -> Vec<(&'static str, GpaRange)> {
     let images = images(spec);
     let end = |start: Gpa| {
         let image = images.iter().find(|image| image.gpa == start);
@@ -56,7 +56,7 @@ pub fn ranges(spec: &MachineSpec) -> Vec<(&'static str, Span)> {
         (ACPI, RSDP, page_end(RSDP)),
         (MP, MP_POINTER, page_end(MP_POINTER)),
     ];
-    areas.into_iter().filter_map(|(name, start, end)| Some((name, Span::between(start, end?)?))).collect()
+    areas.into_iter().filter_map(|(name, start, end)| Some((name, GpaRange::between(start, end?)?))).collect()
 }
 
 const PAGE: u64 = 4096;
@@ -67,20 +67,28 @@ pub const NAMES: [&str; 4] = [bios_data::NAME, bios_data::EXTENDED_NAME, ACPI, M
 
 /// The tables, for guest memory, sorted by address: nothing on a machine without tables.
 #[must_use]
-pub fn images(spec: &MachineSpec) -> Vec<Image> {
+pub fn images(spec: &MachineSpec) -> Vec<StateImage> {
     let platform = &spec.devices.platform;
     let mut images = Vec::new();
     if platform.has_tables() {
-        images.push(Image { gpa: bios_data::ADDRESS, name: bios_data::NAME, bytes: bios_data::image(spec) });
-        images.push(Image { gpa: EBDA, name: bios_data::EXTENDED_NAME, bytes: bios_data::extended() });
+        images.push(StateImage {
+            gpa: bios_data::ADDRESS,
+            name: bios_data::NAME,
+            bytes: bios_data::image(spec),
+        });
+        images.push(StateImage { gpa: EBDA, name: bios_data::EXTENDED_NAME, bytes: bios_data::extended() });
     }
     // Both lie below 1 MiB.
     let address = |gpa: Gpa| u32::try_from(gpa.0).unwrap_or(0);
     if platform.acpi {
-        images.push(Image { gpa: RSDP, name: ACPI, bytes: acpi::image(spec, address(RSDP)) });
+        images.push(StateImage { gpa: RSDP, name: ACPI, bytes: acpi::image(spec, address(RSDP)) });
     }
     if platform.mp_table {
-        images.push(Image { gpa: MP_POINTER, name: MP, bytes: mp_table::image(spec, address(MP_POINTER)) });
+        images.push(StateImage {
+            gpa: MP_POINTER,
+            name: MP,
+            bytes: mp_table::image(spec, address(MP_POINTER)),
+        });
     }
     images
 }
@@ -103,10 +111,10 @@ mod tests {
     use super::*;
     use crate::Gva;
     use crate::mode::Mode;
-    use crate::spec::{Entry, Interrupts, PlatformSpec};
+    use crate::spec::{EntryPoint, Interrupts, PlatformSpec};
 
     fn machine(vcpus: u32, platform: PlatformSpec) -> MachineSpec {
-        let mut spec = MachineSpec::new(Mode::Long, 256 << 20, Entry::Address(Gva(0)));
+        let mut spec = MachineSpec::new(Mode::Long, 256 << 20, EntryPoint::Address(Gva(0)));
         (spec.vcpus, spec.interrupts, spec.devices.platform) = (vcpus, Interrupts::Pc, platform);
         spec
     }
@@ -127,7 +135,7 @@ mod tests {
             for (image, (name, range)) in images(&spec).iter().zip(&ranges) {
                 assert_eq!(image.name, *name);
                 assert!(NAMES.contains(name));
-                assert!(range.contains(Span::new(image.gpa, image.bytes.len() as u64).unwrap()));
+                assert!(range.contains(GpaRange::new(image.gpa, image.bytes.len() as u64).unwrap()));
             }
         }
     }

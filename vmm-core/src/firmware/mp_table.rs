@@ -31,7 +31,7 @@ const HIGH_LEVEL: u16 = 0x0d;
 /// All local APICs.
 const ALL: u8 = 0xff;
 /// IDs have a byte, and 255 means all.
-const MOST_CPUS: u32 = 255;
+const MAX_CPUS: u32 = 255;
 
 /// Pointer and table, for address `start`, which is a multiple of 16.
 pub(super) fn image(spec: &MachineSpec, start: u32) -> Vec<u8> {
@@ -48,7 +48,7 @@ pub(super) fn image(spec: &MachineSpec, start: u32) -> Vec<u8> {
 
 /// The entries, one after the other, each with its type first.
 fn entries(spec: &MachineSpec) -> Vec<Vec<u8>> {
-    let cpus = (0..spec.vcpus.min(MOST_CPUS)).filter_map(|id| u8::try_from(id).ok());
+    let cpus = (0..spec.vcpus.min(MAX_CPUS)).filter_map(|id| u8::try_from(id).ok());
     let mut entries: Vec<Vec<u8>> = cpus.map(processor).collect();
     entries.push([&[1, ISA][..], b"ISA   "].concat());
     match spec.interrupts {
@@ -110,10 +110,10 @@ mod tests {
     use crate::Gva;
     use crate::firmware::checksum;
     use crate::mode::Mode;
-    use crate::spec::Entry;
+    use crate::spec::EntryPoint;
 
     fn machine(vcpus: u32, interrupts: Interrupts) -> MachineSpec {
-        let spec = MachineSpec::new(Mode::Protected, 2 << 20, Entry::Address(Gva(0)));
+        let spec = MachineSpec::new(Mode::Protected, 2 << 20, EntryPoint::Address(Gva(0)));
         MachineSpec { vcpus, interrupts, ..spec }
     }
 

@@ -3,10 +3,10 @@
 //! The kernel itself only checks that memory slots do not overlap each other. So memory is held against KVM's pages
 //! and devices here, before there is a VM.
 
-use super::{Owner, Placed, Problem, Region};
+use super::{LayoutRegion, Placed, Problem, RangeOwner};
 use crate::Gpa;
-use crate::devices::{length, platform};
-use crate::span::Span;
+use crate::devices::{length, pc};
+use crate::gpa_range::GpaRange;
 use crate::spec::{DeviceAddress, DeviceSpecs, Interrupts, MachineSpec, virtio};
 
 /// Where KVM keeps its identity map unless told otherwise (api.rst, KVM_SET_IDENTITY_MAP_ADDR).
@@ -16,23 +16,23 @@ const PAGE: u64 = 4096;
 const PHYSICAL_END: u64 = 1 << 52;
 
 /// What answers to physical addresses.
-pub(super) struct Bus {
+pub(super) struct BusKind {
     /// Memory, sorted by address.
-    pub(super) memory: Vec<Region>,
+    pub(super) memory: Vec<LayoutRegion>,
     /// What must not be memory: KVM's pages and devices.
     pub(super) outside: Vec<Placed>,
 }
 
-impl Bus {
+impl BusKind {
     /// Memory, KVM's pages and devices, as far as they make sense.
     pub(super) fn new(spec: &MachineSpec, problems: &mut Vec<Problem>) -> Self {
         Self { memory: memory(spec, problems), outside: outside(spec, problems) }
     }
 
     /// What a mapping can show: memory and devices, sorted by address.
-    pub(super) fn mappable(&self) -> Vec<Span> {
-        let devices = self.outside.iter().filter(|placed| matches!(placed.owner, Owner::Device(_)));
-        let mut spans: Vec<Span> = self.memory.iter().map(|region| region.range).collect();
+    pub(super) fn mappable(&self) -> Vec<GpaRange> {
+        let devices = self.outside.iter().filter(|placed| matches!(placed.owner, RangeOwner::Device(_)));
+        let mut spans: Vec<GpaRange> = self.memory.iter().map(|region| region.range).collect();
         spans.extend(devices.map(|placed| placed.range));
         spans.sort();
         spans
@@ -40,12 +40,14 @@ impl Bus {
 
     /// Memory regions as ranges with a name.
     pub(super) fn regions(&self) -> impl Iterator<Item = Placed> {
-        self.memory.iter().map(|region| Placed { range: region.range, owner: Owner::Memory(region.number) })
+        self.memory
+            .iter()
+            .map(|region| Placed { range: region.range, owner: RangeOwner::Memory(region.number) })
     }
 }
 
 /// The memory regions that can be one, sorted.
-fn memory(spec: &MachineSpec, problems: &mut Vec<Problem>) -> Vec<Region> {
+fn memory(spec: &MachineSpec, problems: &mut Vec<Problem>) -> Vec<LayoutRegion> {
     if spec.memory.is_empty() {
         problems.push(Problem::NoMemory);
     }
@@ -60,9 +62,9 @@ fn memory(spec: &MachineSpec, problems: &mut Vec<Problem>) -> Vec<Region> {
             problems.push(Problem::EmptyRegion { number });
             continue;
         }
-        let name = || Owner::Memory(number).to_string();
+        let name = || RangeOwner::Memory(number).to_string();
         if let Some(range) = bounded(name, region.address, region.size, PHYSICAL_END, problems) {
-            memory.push(Region { number, range, read_only: region.read_only });
+            memory.push(LayoutRegion { number, range, read_only: region.read_only });
         }
     }
     memory.sort_by_key(|region| region.range);
@@ -76,14 +78,18 @@ fn outside(spec: &MachineSpec, problems: &mut Vec<Problem>) -> Vec<Placed> {
     if !address.is_aligned(PAGE) {
         problems.push(Problem::TssAddressMisaligned(address));
     }
-    match Span::new(address, 3 * PAGE) {
-        Some(range) if range.end().0 <= 1 << 32 => outside.push(Placed { range, owner: Owner::TssPages }),
+    match GpaRange::new(address, 3 * PAGE) {
+        Some(range) if range.end().0 <= 1 << 32 => {
+            outside.push(Placed { range, owner: RangeOwner::TssPages })
+        }
         Some(_) | None => problems.push(Problem::TssAddressTooHigh(address)),
     }
-    outside.extend(Span::new(IDENTITY_MAP, PAGE).map(|range| Placed { range, owner: Owner::IdentityMap }));
+    outside.extend(
+        GpaRange::new(IDENTITY_MAP, PAGE).map(|range| Placed { range, owner: RangeOwner::IdentityMap }),
+    );
     let own = mmio(&spec.devices).chain(board(&spec.devices)).chain(virtio(&spec.devices));
     for (name, at, size) in own.chain(controllers(spec.interrupts)) {
-        let owner = Owner::Device(name);
+        let owner = RangeOwner::Device(name);
         let range = bounded(|| owner.to_string(), at, size, PHYSICAL_END, problems);
         outside.extend(range.map(|range| Placed { range, owner }));
     }
@@ -107,7 +113,7 @@ fn mmio(devices: &DeviceSpecs) -> impl Iterator<Item = (&'static str, Gpa, u64)>
 
 /// Those of a PC's board that answer to addresses.
 fn board(devices: &DeviceSpecs) -> impl Iterator<Item = (&'static str, Gpa, u64)> {
-    platform::parts(&devices.platform).into_iter().filter_map(|part| match part.at() {
+    pc::parts(&devices.platform).into_iter().filter_map(|part| match part.at() {
         DeviceAddress::Mmio(gpa) => Some((part.name(), gpa, part.length())),
         DeviceAddress::Port(_) => None,
     })
@@ -142,8 +148,8 @@ pub(super) fn bounded(
     size: u64,
     limit: u64,
     problems: &mut Vec<Problem>,
-) -> Option<Span> {
-    let range = Span::new(address, size).filter(|range| range.end().0 <= limit);
+) -> Option<GpaRange> {
+    let range = GpaRange::new(address, size).filter(|range| range.end().0 <= limit);
     if range.is_none() {
         problems.push(Problem::TooHigh { name: name(), address, size, limit });
     }

@@ -3,18 +3,18 @@
 //! Everything is looked at before anything is refused, so that all mistakes come out in one go. Nothing is moved or
 //! repaired here.
 
-use super::bus::Bus;
-use super::{LayoutError, Occupied, Owner, Part, Placed, Problem, pinned};
+use super::bus::BusKind;
+use super::{LayoutError, LayoutPart, Occupied, Placed, Problem, RangeOwner, pinned};
 use crate::firmware;
+use crate::gpa_range::GpaRange;
 use crate::mode::{Mode, Ring};
 use crate::paging::{Scheme, check_maps};
-use crate::span::Span;
 use crate::spec::MachineSpec;
 
 /// A description without conflicts: what is fixed, before the rest is placed.
 pub(super) struct Checked {
     /// Memory, KVM's pages and devices.
-    pub(super) bus: Bus,
+    pub(super) bus: BusKind,
     /// All that is fixed and not memory, sorted by address.
     pub(super) fixed: Vec<Placed>,
 }
@@ -22,12 +22,13 @@ pub(super) struct Checked {
 /// Checks all that the user decided.
 pub(super) fn check(spec: &MachineSpec, occupied: &[Occupied]) -> Result<Checked, LayoutError> {
     let mut problems = boot_problems(spec);
-    let bus = Bus::new(spec, &mut problems);
-    let guest =
-        occupied.iter().map(|guest| Placed { range: guest.range, owner: Owner::Guest(guest.name.clone()) });
+    let bus = BusKind::new(spec, &mut problems);
+    let guest = occupied
+        .iter()
+        .map(|guest| Placed { range: guest.range, owner: RangeOwner::Guest(guest.name.clone()) });
     let mut inside: Vec<Placed> = guest.collect();
     let firmware = firmware::ranges(spec).into_iter();
-    inside.extend(firmware.map(|(name, range)| Placed { range, owner: Owner::Firmware(name) }));
+    inside.extend(firmware.map(|(name, range)| Placed { range, owner: RangeOwner::Firmware(name) }));
     inside.extend(pinned::tables(spec, &mut problems));
     inside.extend(pinned::stack(spec, &bus, &inside, &mut problems));
 
@@ -96,8 +97,8 @@ pub(super) fn overlaps(mut ranges: Vec<Placed>) -> Vec<Problem> {
 }
 
 /// Whether memory is there, and writable if the part is ours. The loader writes the guest's own bytes from outside.
-pub(super) fn memory_problem(placed: &Placed, bus: &Bus) -> Option<Problem> {
-    let regions: Vec<Span> = bus.memory.iter().map(|region| region.range).collect();
+pub(super) fn memory_problem(placed: &Placed, bus: &BusKind) -> Option<Problem> {
+    let regions: Vec<GpaRange> = bus.memory.iter().map(|region| region.range).collect();
     if let Some(missing) = placed.range.without(&regions).first() {
         return Some(Problem::OutsideMemory { who: placed.named(), missing: *missing });
     }
@@ -111,7 +112,7 @@ fn shared_pages(spec: &MachineSpec, inside: &[Placed]) -> Vec<Problem> {
     if spec.boot.ring == Ring::Kernel {
         return Vec::new();
     }
-    let is_ours = |placed: &Placed| placed.part().is_some_and(|part| part != Part::Stack);
+    let is_ours = |placed: &Placed| placed.part().is_some_and(|part| part != LayoutPart::Stack);
     let share = |ours: &Placed, theirs: &Placed| {
         !ours.range.overlaps(theirs.range) && ours.range.to_pages().overlaps(theirs.range.to_pages())
     };

@@ -29,14 +29,18 @@ mod tests;
 
 use std::fmt;
 
+use crate::Gpa;
+use crate::gdt;
+use crate::gpa_range::GpaRange;
+use crate::idt;
 use crate::mode::{Mode, Ring};
-use crate::paging::plan::Plan;
-use crate::span::Span;
+use crate::paging::plan::PagingPlan;
+use crate::ring3_trap;
 use crate::spec::MachineSpec;
-use crate::{Gpa, gdt, idt, landing, tss};
+use crate::tss;
 
-pub use problem::{LayoutError, MapProblem, Named, Problem};
-pub use table::{Place, Row};
+pub use problem::{LayoutError, MapProblem, NamedGpaRange, Problem};
+pub use table::{LayoutRow, RowPlace};
 
 /// A range that a file of the guest's will occupy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,12 +48,12 @@ pub struct Occupied {
     /// What it is, for messages and tables: `hello.elf segment 1`.
     pub name: String,
     /// Where it lies.
-    pub range: Span,
+    pub range: GpaRange,
 }
 
 /// What the VMM itself puts into guest memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Part {
+pub enum LayoutPart {
     /// The global descriptor table.
     Gdt,
     /// The interrupt descriptor table.
@@ -66,7 +70,7 @@ pub enum Part {
     Stack,
 }
 
-impl Part {
+impl LayoutPart {
     /// The name in tables and messages.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -104,8 +108,8 @@ impl Part {
             Self::Gdt => Some(gdt::size(mode)),
             Self::Idt => Some(idt::size(mode)),
             Self::Tss => Some(tss::size(mode, ring)),
-            Self::Landing => Some(if landing { landing::SIZE } else { 0 }),
-            Self::KernelStack => Some(if landing { landing::STACK_SIZE } else { 0 }),
+            Self::Landing => Some(if landing { ring3_trap::SIZE } else { 0 }),
+            Self::KernelStack => Some(if landing { ring3_trap::STACK_SIZE } else { 0 }),
             Self::PageTables | Self::Stack => None,
         }
     }
@@ -113,7 +117,7 @@ impl Part {
 
 /// Whose a range is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Owner {
+pub enum RangeOwner {
     /// A memory region, counted from 1.
     Memory(usize),
     /// The three pages of `KVM_SET_TSS_ADDR`, for KVM's own use on Intel hosts.
@@ -127,10 +131,10 @@ pub enum Owner {
     /// Tables that a PC's firmware would have left.
     Firmware(&'static str),
     /// A part of ours.
-    Part(Part),
+    Part(LayoutPart),
 }
 
-impl fmt::Display for Owner {
+impl fmt::Display for RangeOwner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Memory(number) => write!(f, "memory region {number}"),
@@ -148,40 +152,40 @@ impl fmt::Display for Owner {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Placed {
     /// Where it lies.
-    pub range: Span,
+    pub range: GpaRange,
     /// Whose it is.
-    pub owner: Owner,
+    pub owner: RangeOwner,
 }
 
 impl Placed {
     /// The part of ours that it is, if it is one.
     #[must_use]
-    pub const fn part(&self) -> Option<Part> {
+    pub const fn part(&self) -> Option<LayoutPart> {
         match self.owner {
-            Owner::Part(part) => Some(part),
-            Owner::Memory(_)
-            | Owner::TssPages
-            | Owner::IdentityMap
-            | Owner::Device(_)
-            | Owner::Guest(_)
-            | Owner::Firmware(_) => None,
+            RangeOwner::Part(part) => Some(part),
+            RangeOwner::Memory(_)
+            | RangeOwner::TssPages
+            | RangeOwner::IdentityMap
+            | RangeOwner::Device(_)
+            | RangeOwner::Guest(_)
+            | RangeOwner::Firmware(_) => None,
         }
     }
 
     /// Name and range for a message.
     #[must_use]
-    pub fn named(&self) -> Named {
-        Named { name: self.owner.to_string(), range: self.range }
+    pub fn named(&self) -> NamedGpaRange {
+        NamedGpaRange { name: self.owner.to_string(), range: self.range }
     }
 }
 
 /// A memory region as the layout sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Region {
+pub struct LayoutRegion {
     /// Its number, counted from 1 in the order of the description.
     pub number: usize,
     /// Where it lies.
-    pub range: Span,
+    pub range: GpaRange,
     /// Whether the guest cannot write to it.
     pub read_only: bool,
 }
@@ -189,9 +193,9 @@ pub struct Region {
 /// What lies where.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
-    memory: Vec<Region>,
+    memory: Vec<LayoutRegion>,
     ranges: Vec<Placed>,
-    paging: Option<Plan>,
+    paging: Option<PagingPlan>,
 }
 
 /// Computes the layout of a machine whose guest will occupy the given ranges.
@@ -208,7 +212,7 @@ pub fn compute(spec: &MachineSpec, occupied: &[Occupied]) -> Result<Layout, Layo
 impl Layout {
     /// Memory regions, sorted by address.
     #[must_use]
-    pub fn memory(&self) -> &[Region] {
+    pub fn memory(&self) -> &[LayoutRegion] {
         &self.memory
     }
 
@@ -220,26 +224,26 @@ impl Layout {
 
     /// Where a part lies; `None` if the machine has none of it.
     #[must_use]
-    pub fn part(&self, part: Part) -> Option<Span> {
+    pub fn part(&self, part: LayoutPart) -> Option<GpaRange> {
         self.ranges.iter().find(|placed| placed.part() == Some(part)).map(|placed| placed.range)
     }
 
     /// The landing page; `None` where the guest is not in ring 3.
     #[must_use]
-    pub fn landing(&self) -> Option<landing::Landing> {
-        self.part(Part::Landing).map(|range| landing::Landing { address: range.start() })
+    pub fn landing(&self) -> Option<ring3_trap::TrapPage> {
+        self.part(LayoutPart::Landing).map(|range| ring3_trap::TrapPage { address: range.start() })
     }
 
     /// What the page tables map; `None` in modes without paging.
     #[must_use]
-    pub const fn paging(&self) -> Option<&Plan> {
+    pub const fn paging(&self) -> Option<&PagingPlan> {
         self.paging.as_ref()
     }
 
     /// The address above the stack.
     #[must_use]
     pub fn stack_top(&self) -> Option<Gpa> {
-        self.part(Part::Stack).map(Span::end)
+        self.part(LayoutPart::Stack).map(GpaRange::end)
     }
 
     /// Whether memory is there.

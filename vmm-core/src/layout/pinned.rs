@@ -1,25 +1,25 @@
 //! The parts that the user pinned: an address is taken as it is, or refused.
 
-use super::bus::{Bus, bounded};
-use super::{Owner, Part, Placed, Problem, address_limit};
+use super::bus::{BusKind, bounded};
+use super::{LayoutPart, Placed, Problem, RangeOwner, address_limit};
 use crate::Gpa;
-use crate::span::Span;
+use crate::gpa_range::GpaRange;
 use crate::spec::MachineSpec;
 
 const PAGE: u64 = 4096;
 /// The least that a stack gets unless told otherwise.
-pub(super) const SMALLEST_STACK: u64 = 4 << 10;
+pub(super) const MIN_STACK: u64 = 4 << 10;
 /// Sizes that a stack gets unless told otherwise: the first that finds room.
-pub(super) const STACK_SIZES: [u64; 5] = [64 << 10, 32 << 10, 16 << 10, 8 << 10, SMALLEST_STACK];
+pub(super) const STACK_SIZES: [u64; 5] = [64 << 10, 32 << 10, 16 << 10, 8 << 10, MIN_STACK];
 
 /// The tables that the user pinned.
 pub(super) fn tables(spec: &MachineSpec, problems: &mut Vec<Problem>) -> Vec<Placed> {
-    let (mode, place) = (spec.boot.mode, &spec.placement);
+    let (mode, place) = (spec.boot.mode, &spec.pinned);
     let pins = [
-        (Part::Gdt, place.gdt),
-        (Part::Idt, place.idt),
-        (Part::Tss, place.tss),
-        (Part::PageTables, place.page_tables),
+        (LayoutPart::Gdt, place.gdt),
+        (LayoutPart::Idt, place.idt),
+        (LayoutPart::Tss, place.tss),
+        (LayoutPart::PageTables, place.page_tables),
     ];
     let mut pinned = Vec::new();
     for (part, address) in pins {
@@ -40,7 +40,7 @@ pub(super) fn tables(spec: &MachineSpec, problems: &mut Vec<Problem>) -> Vec<Pla
         }
         let name = || part.name().to_owned();
         let range = bounded(name, address, size, address_limit(spec), problems);
-        pinned.extend(range.map(|range| Placed { range, owner: Owner::Part(part) }));
+        pinned.extend(range.map(|range| Placed { range, owner: RangeOwner::Part(part) }));
     }
     pinned
 }
@@ -48,31 +48,31 @@ pub(super) fn tables(spec: &MachineSpec, problems: &mut Vec<Problem>) -> Vec<Pla
 /// The stack, if the user pinned its top. Without a size it gets the largest of the usual ones that is free.
 pub(super) fn stack(
     spec: &MachineSpec,
-    bus: &Bus,
+    bus: &BusKind,
     taken: &[Placed],
     problems: &mut Vec<Problem>,
 ) -> Option<Placed> {
-    let (top, part) = (spec.placement.stack_top?, Part::Stack);
+    let (top, part) = (spec.pinned.stack_top?, LayoutPart::Stack);
     let alignment = part.alignment(spec.boot.mode);
     if !top.is_aligned(alignment) {
         problems.push(Problem::Misaligned { part, address: top, alignment });
     }
-    let below = |size: u64| Span::between(Gpa(top.0.checked_sub(size)?), top);
-    let free = |range: &Span| {
+    let below = |size: u64| GpaRange::between(Gpa(top.0.checked_sub(size)?), top);
+    let free = |range: &GpaRange| {
         !taken.iter().any(|other| other.range.overlaps(*range))
             && bus.memory.iter().any(|region| region.range.contains(*range))
     };
     let usual = || STACK_SIZES.into_iter().filter_map(below).find(free);
-    let range = match spec.placement.stack_size {
+    let range = match spec.pinned.stack_size {
         Some(size) => below(size),
-        None => usual().or_else(|| below(SMALLEST_STACK)),
+        None => usual().or_else(|| below(MIN_STACK)),
     };
     let Some(range) = range else {
-        let size = spec.placement.stack_size.unwrap_or(SMALLEST_STACK);
+        let size = spec.pinned.stack_size.unwrap_or(MIN_STACK);
         problems.push(Problem::StackSize { size, top });
         return None;
     };
     let name = || part.name().to_owned();
     bounded(name, range.start(), range.size(), address_limit(spec), problems)?;
-    Some(Placed { range, owner: Owner::Part(part) })
+    Some(Placed { range, owner: RangeOwner::Part(part) })
 }

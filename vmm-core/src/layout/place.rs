@@ -4,15 +4,15 @@
 //! come last, because their number depends on what they map; and since their own pages are kept from ring 3, it may
 //! depend on where they lie, too. So their size is found by trying: it only grows, and soon fits.
 
-use super::bus::Bus;
+use super::bus::BusKind;
 use super::check::{Checked, memory_problem, overlaps};
-use super::pinned::{SMALLEST_STACK, STACK_SIZES};
-use super::{LayoutError, Owner, Part, Placed, Problem, address_limit};
+use super::pinned::{MIN_STACK, STACK_SIZES};
+use super::{LayoutError, LayoutPart, Placed, Problem, RangeOwner, address_limit};
 use crate::Gpa;
+use crate::gpa_range::GpaRange;
 use crate::mode::Mode;
-use crate::paging::plan::{self, Plan};
+use crate::paging::plan::{self, PagingPlan};
 use crate::paging::{Scheme, build};
-use crate::span::Span;
 use crate::spec::MachineSpec;
 
 const PAGE: u64 = 4096;
@@ -24,16 +24,18 @@ const REAL_STACK_TOP: Gpa = Gpa(0xfff0);
 const ROUNDS: u32 = 16;
 
 /// 1 GiB of page tables: with 4 KiB pages they map 512 GiB. They are built in our memory before they go to the guest's.
-const MOST_TABLES: u64 = 1 << 18;
+const MAX_TABLES: u64 = 1 << 18;
 
 /// Places all that is missing. Returns everything, sorted by address, and the paging plan.
 pub(super) fn place(
     spec: &MachineSpec,
     checked: &Checked,
-) -> Result<(Vec<Placed>, Option<Plan>), LayoutError> {
+) -> Result<(Vec<Placed>, Option<PagingPlan>), LayoutError> {
     let mut space = Space { bus: &checked.bus, placed: checked.fixed.clone(), spec };
     let mut problems = Vec::new();
-    for part in [Part::Gdt, Part::Idt, Part::Tss, Part::Landing, Part::KernelStack] {
+    for part in
+        [LayoutPart::Gdt, LayoutPart::Idt, LayoutPart::Tss, LayoutPart::Landing, LayoutPart::KernelStack]
+    {
         let size = part.fixed_size(spec.boot.mode, spec.boot.ring).map_or(0, u64::from);
         if size > 0 && !space.has(part) {
             match space.lowest(size) {
@@ -42,9 +44,9 @@ pub(super) fn place(
             }
         }
     }
-    if !space.has(Part::Stack) {
+    if !space.has(LayoutPart::Stack) {
         match space.stack() {
-            Ok(range) => space.add(Part::Stack, range),
+            Ok(range) => space.add(LayoutPart::Stack, range),
             Err(problem) => problems.push(problem),
         }
     }
@@ -57,29 +59,29 @@ pub(super) fn place(
 
 /// Memory, and what of it is taken.
 struct Space<'a> {
-    bus: &'a Bus,
+    bus: &'a BusKind,
     placed: Vec<Placed>,
     spec: &'a MachineSpec,
 }
 
 impl Space<'_> {
-    fn has(&self, part: Part) -> bool {
+    fn has(&self, part: LayoutPart) -> bool {
         self.placed.iter().any(|placed| placed.part() == Some(part))
     }
 
-    fn add(&mut self, part: Part, range: Span) {
-        self.placed.push(Placed { range, owner: Owner::Part(part) });
+    fn add(&mut self, part: LayoutPart, range: GpaRange) {
+        self.placed.push(Placed { range, owner: RangeOwner::Part(part) });
     }
 
-    fn no_room(&self, part: Part, size: u64) -> Problem {
+    fn no_room(&self, part: LayoutPart, size: u64) -> Problem {
         Problem::NoRoom { part, size, limit: address_limit(self.spec) }
     }
 
     /// The free stretches of writable memory in a window, lowest first. In modes with pages, in whole pages.
-    fn free(&self, window: Span) -> Vec<Span> {
+    fn free(&self, window: GpaRange) -> Vec<GpaRange> {
         let whole_pages = self.spec.boot.mode != Mode::Real;
         let taken = self.placed.iter().map(|placed| placed.range);
-        let mut taken: Vec<Span> =
+        let mut taken: Vec<GpaRange> =
             taken.map(|range| if whole_pages { range.to_pages() } else { range }).collect();
         taken.sort();
         let writable = self.bus.memory.iter().filter(|region| !region.read_only);
@@ -90,28 +92,28 @@ impl Space<'_> {
     }
 
     /// The lowest free pages that hold `size` bytes.
-    fn lowest(&self, size: u64) -> Option<Span> {
-        let window = Span::between(FLOOR, Gpa(address_limit(self.spec)))?;
-        let fits = |free: Span| {
+    fn lowest(&self, size: u64) -> Option<GpaRange> {
+        let window = GpaRange::between(FLOOR, Gpa(address_limit(self.spec)))?;
+        let fits = |free: GpaRange| {
             let start = Gpa(free.start().0.checked_next_multiple_of(PAGE)?);
-            Span::new(start, size).filter(|range| free.contains(*range))
+            GpaRange::new(start, size).filter(|range| free.contains(*range))
         };
         self.free(window).into_iter().find_map(fits)
     }
 
     /// The highest free place in a window for a stack of `size` bytes.
-    fn highest(&self, size: u64, window: Span) -> Option<Span> {
+    fn highest(&self, size: u64, window: GpaRange) -> Option<GpaRange> {
         let alignment = if self.spec.boot.mode == Mode::Real { 16 } else { PAGE };
-        let fits = |free: Span| {
+        let fits = |free: GpaRange| {
             let end = Gpa(free.end().0 & !(alignment - 1));
             let start = Gpa(end.0.checked_sub(size)?);
-            Span::between(start, end).filter(|range| free.contains(*range))
+            GpaRange::between(start, end).filter(|range| free.contains(*range))
         };
         self.free(window).into_iter().rev().find_map(fits)
     }
 
     /// A place for the stack: in the first window that has room for one of the sizes.
-    fn stack(&self) -> Result<Span, Problem> {
+    fn stack(&self) -> Result<GpaRange, Problem> {
         let limit = Gpa(address_limit(self.spec));
         let lowest_memory =
             self.bus.memory.iter().find(|region| !region.read_only).map(|region| region.range);
@@ -123,23 +125,22 @@ impl Space<'_> {
         };
         // Not more than a quarter of a small machine's memory.
         let quarter = lowest_memory.map_or(0, |range| range.size() / 4);
-        let usual = STACK_SIZES.into_iter().filter(|size| *size <= quarter.max(SMALLEST_STACK));
-        let sizes: Vec<u64> =
-            self.spec.placement.stack_size.map_or_else(|| usual.collect(), |size| vec![size]);
-        if let Some(size) = self.spec.placement.stack_size.filter(|size| *size == 0 || *size > limit.0) {
+        let usual = STACK_SIZES.into_iter().filter(|size| *size <= quarter.max(MIN_STACK));
+        let sizes: Vec<u64> = self.spec.pinned.stack_size.map_or_else(|| usual.collect(), |size| vec![size]);
+        if let Some(size) = self.spec.pinned.stack_size.filter(|size| *size == 0 || *size > limit.0) {
             return Err(Problem::StackSize { size, top: limit });
         }
-        let windows = windows.into_iter().filter_map(|end| Span::between(FLOOR, end));
+        let windows = windows.into_iter().filter_map(|end| GpaRange::between(FLOOR, end));
         windows
             .flat_map(|window| sizes.iter().map(move |size| (window, *size)))
             .find_map(|(window, size)| self.highest(size, window))
-            .ok_or_else(|| self.no_room(Part::Stack, sizes.last().copied().unwrap_or(SMALLEST_STACK)))
+            .ok_or_else(|| self.no_room(LayoutPart::Stack, sizes.last().copied().unwrap_or(MIN_STACK)))
     }
 
     /// Finds the size of the page tables, and a place for them.
-    fn page_tables(&mut self, scheme: Scheme) -> Result<Plan, LayoutError> {
+    fn page_tables(&mut self, scheme: Scheme) -> Result<PagingPlan, LayoutError> {
         let refuse = |problem| LayoutError { problems: vec![problem] };
-        self.placed.retain(|placed| placed.part() != Some(Part::PageTables));
+        self.placed.retain(|placed| placed.part() != Some(LayoutPart::PageTables));
         let others = self.placed.clone();
         let own = |placed: &Placed| placed.part().map(|part| (part, placed.range));
         let mappable = self.bus.mappable();
@@ -147,41 +148,41 @@ impl Space<'_> {
         for _ in 0..ROUNDS {
             let size = tables.saturating_mul(PAGE);
             let range = self.page_tables_at(size).map_err(refuse)?;
-            let mut parts: Vec<(Part, Span)> = others.iter().filter_map(own).collect();
-            parts.push((Part::PageTables, range));
+            let mut parts: Vec<(LayoutPart, GpaRange)> = others.iter().filter_map(own).collect();
+            parts.push((LayoutPart::PageTables, range));
             let plan = plan::plan(scheme, &self.spec.boot, &mappable, &parts);
             let needed = build::count(&plan);
             if needed <= tables {
-                self.add(Part::PageTables, range);
+                self.add(LayoutPart::PageTables, range);
                 self.check_pinned_tables(range)?;
                 return Ok(plan);
             }
             tables = needed;
-            if tables > MOST_TABLES {
+            if tables > MAX_TABLES {
                 return Err(refuse(Problem::TooManyTables { size: tables.saturating_mul(PAGE) }));
             }
         }
-        Err(refuse(self.no_room(Part::PageTables, tables.saturating_mul(PAGE))))
+        Err(refuse(self.no_room(LayoutPart::PageTables, tables.saturating_mul(PAGE))))
     }
 
     /// Where page tables of this size go.
-    fn page_tables_at(&self, size: u64) -> Result<Span, Problem> {
-        let range = match self.spec.placement.page_tables {
-            Some(address) => Span::new(address, size),
+    fn page_tables_at(&self, size: u64) -> Result<GpaRange, Problem> {
+        let range = match self.spec.pinned.page_tables {
+            Some(address) => GpaRange::new(address, size),
             None => self.lowest(size),
         };
         range
             .filter(|range| range.end().0 <= address_limit(self.spec))
-            .ok_or_else(|| self.no_room(Part::PageTables, size))
+            .ok_or_else(|| self.no_room(LayoutPart::PageTables, size))
     }
 
     /// Pinned page tables were only known by their first page; now by all.
-    fn check_pinned_tables(&self, range: Span) -> Result<(), LayoutError> {
-        if self.spec.placement.page_tables.is_none() {
+    fn check_pinned_tables(&self, range: GpaRange) -> Result<(), LayoutError> {
+        if self.spec.pinned.page_tables.is_none() {
             return Ok(());
         }
         let mut problems = overlaps(self.placed.clone());
-        let tables = Placed { range, owner: Owner::Part(Part::PageTables) };
+        let tables = Placed { range, owner: RangeOwner::Part(LayoutPart::PageTables) };
         problems.extend(memory_problem(&tables, self.bus));
         LayoutError::unless_empty(problems)
     }

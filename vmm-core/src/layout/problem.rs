@@ -4,23 +4,23 @@ use std::fmt;
 
 use thiserror::Error;
 
-use super::Part;
+use super::LayoutPart;
 use crate::firmware;
+use crate::gpa_range::{ByteSize, GpaRange};
 use crate::mode::{Mode, PageSize};
 use crate::paging::Scheme;
-use crate::span::{Bytes, Span};
 use crate::{Gpa, Gva};
 
 /// A range and what it is called.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Named {
+pub struct NamedGpaRange {
     /// The name.
     pub name: String,
     /// The range.
-    pub range: Span,
+    pub range: GpaRange,
 }
 
-impl fmt::Display for Named {
+impl fmt::Display for NamedGpaRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} at {}", self.name, self.range)
     }
@@ -75,7 +75,7 @@ pub enum Problem {
     #[error("TSS address {0}: its three pages do not end below 4 GiB")]
     TssAddressTooHigh(Gpa),
     /// Something lies beyond what its kind may reach.
-    #[error("{name} at {address} ({}) does not end below {limit:#x}", Bytes(*.size))]
+    #[error("{name} at {address} ({}) does not end below {limit:#x}", ByteSize(*.size))]
     TooHigh {
         /// What it is.
         name: String,
@@ -90,23 +90,23 @@ pub enum Problem {
     #[error("{first} overlaps {second}")]
     Overlap {
         /// The one that starts lower.
-        first: Named,
+        first: NamedGpaRange,
         /// The other.
-        second: Named,
+        second: NamedGpaRange,
     },
     /// Something must lie in memory and does not.
     #[error("{who}: no memory at {missing}")]
     OutsideMemory {
         /// What it is.
-        who: Named,
+        who: NamedGpaRange,
         /// The first addresses that are missing.
-        missing: Span,
+        missing: GpaRange,
     },
     /// Something must be writable and is not.
     #[error("{who} lies in memory region {region}, which is read-only")]
     ReadOnly {
         /// What it is.
-        who: Named,
+        who: NamedGpaRange,
         /// The region, counted from 1.
         region: usize,
     },
@@ -114,14 +114,14 @@ pub enum Problem {
     #[error("{} at {address} is not at a multiple of {alignment}", .part.name())]
     Misaligned {
         /// The part.
-        part: Part,
+        part: LayoutPart,
         /// Where it was put.
         address: Gpa,
         /// What it must be a multiple of.
         alignment: u64,
     },
     /// A stack of no bytes, or larger than the address below which it shall lie.
-    #[error("a stack of {} does not fit below {top}", Bytes(*.size))]
+    #[error("a stack of {} does not fit below {top}", ByteSize(*.size))]
     StackSize {
         /// The size asked for.
         size: u64,
@@ -132,7 +132,7 @@ pub enum Problem {
     #[error("{mode} mode has no {}", .part.name())]
     NoSuchPart {
         /// The part.
-        part: Part,
+        part: LayoutPart,
         /// The mode.
         mode: Mode,
     },
@@ -140,22 +140,22 @@ pub enum Problem {
     #[error("{ours} shares a page with {theirs}, which ring 3 must reach")]
     SharedPage {
         /// A table of ours.
-        ours: Named,
+        ours: NamedGpaRange,
         /// What the guest needs.
-        theirs: Named,
+        theirs: NamedGpaRange,
     },
     /// Nothing is left that is large enough.
-    #[error("no room for the {} ({}) in writable memory below {limit:#x}", .part.name(), Bytes(*.size))]
+    #[error("no room for the {} ({}) in writable memory below {limit:#x}", .part.name(), ByteSize(*.size))]
     NoRoom {
         /// The part.
-        part: Part,
+        part: LayoutPart,
         /// Its size in bytes.
         size: u64,
         /// Where it must end.
         limit: u64,
     },
     /// Page tables of a size that nobody means.
-    #[error("the page tables would take {}, more than 1 GiB", Bytes(*.size))]
+    #[error("the page tables would take {}, more than 1 GiB", ByteSize(*.size))]
     TooManyTables {
         /// Their size in bytes.
         size: u64,
@@ -193,14 +193,14 @@ pub enum MapProblem {
     #[error("paging.map {map} is empty")]
     Empty { map: usize },
     /// Virtual addresses that the mode does not have.
-    #[error("paging.map {map}: {} cannot address all of {gva} ({})", .scheme.name(), Bytes(*.size))]
+    #[error("paging.map {map}: {} cannot address all of {gva} ({})", .scheme.name(), ByteSize(*.size))]
     Unaddressable { map: usize, scheme: Scheme, gva: Gva, size: u64 },
     /// Physical addresses that an entry cannot hold.
-    #[error("paging.map {map}: {} cannot reach all of physical {gpa} ({})", .scheme.name(), Bytes(*.size))]
+    #[error("paging.map {map}: {} cannot reach all of physical {gpa} ({})", .scheme.name(), ByteSize(*.size))]
     TooHigh { map: usize, scheme: Scheme, gpa: Gpa, size: u64 },
     /// Neither memory nor a device.
     #[error("paging.map {map}: nothing at physical {span}, neither memory nor a device")]
-    NothingThere { map: usize, span: Span },
+    NothingThere { map: usize, span: GpaRange },
     /// Two mappings want the same virtual page.
     #[error("paging.map {first} and paging.map {second} both map {gva}")]
     Overlap { first: usize, second: usize, gva: Gva },
@@ -209,7 +209,7 @@ pub enum MapProblem {
     NoExecuteDisable { map: usize },
     /// A mapping shows something else where the CPU looks for a table, or the guest for its stack.
     #[error("paging.map {map} hides the {hidden}")]
-    Hides { map: usize, hidden: Named },
+    Hides { map: usize, hidden: NamedGpaRange },
 }
 
 impl Problem {

@@ -2,19 +2,21 @@
 
 use super::*;
 use crate::mode::PageSize;
-use crate::spec::{Access, DebugConsoleSpec, DeviceAddress, Entry, Mapping, MemoryRegion, Register};
+use crate::spec::{
+    DebugConsoleSpec, DeviceAddress, EntryPoint, Mapping, MemoryRegion, PagePermissions, Register,
+};
 use crate::{Gva, Port};
 
 fn machine(mode: Mode) -> MachineSpec {
-    MachineSpec::new(mode, 2 << 20, Entry::Address(Gva(0x10_0000)))
+    MachineSpec::new(mode, 2 << 20, EntryPoint::Address(Gva(0x10_0000)))
 }
 
 fn guest(name: &str, start: u64, size: u64) -> Occupied {
-    Occupied { name: name.to_owned(), range: Span::new(Gpa(start), size).unwrap() }
+    Occupied { name: name.to_owned(), range: GpaRange::new(Gpa(start), size).unwrap() }
 }
 
 fn map(gva: u64, gpa: u64, size: u64) -> Mapping {
-    let access = Access { writable: true, user: false, executable: true };
+    let access = PagePermissions { writable: true, user: false, executable: true };
     Mapping { gva: Gva(gva), gpa: Gpa(gpa), size, access }
 }
 
@@ -30,9 +32,9 @@ fn tables_go_up_from_page_1_and_the_stack_hangs_from_the_top() {
     let layout = compute(&machine(Mode::Long), &[guest("guest", 0x1800, 0x1001)]).unwrap();
     let at = |part| layout.part(part).unwrap().start().0;
     // The guest keeps its pages 1 and 2 for itself, though the GDT would fit in front of it.
-    assert_eq!((at(Part::Gdt), at(Part::Idt), at(Part::Tss)), (0x3000, 0x4000, 0x5000));
-    assert_eq!(layout.part(Part::Stack), Span::new(Gpa(0x1f_0000), 0x1_0000));
-    assert_eq!(layout.part(Part::Landing), None);
+    assert_eq!((at(LayoutPart::Gdt), at(LayoutPart::Idt), at(LayoutPart::Tss)), (0x3000, 0x4000, 0x5000));
+    assert_eq!(layout.part(LayoutPart::Stack), GpaRange::new(Gpa(0x1f_0000), 0x1_0000));
+    assert_eq!(layout.part(LayoutPart::Landing), None);
 }
 
 #[test]
@@ -46,7 +48,7 @@ fn a_small_machine_gets_a_small_stack() {
     let mut spec = machine(Mode::Long);
     spec.memory[0].size = 0x1_0000;
     let layout = compute(&spec, &[]).unwrap();
-    assert_eq!(layout.part(Part::Stack).map(Span::size), Some(0x4000));
+    assert_eq!(layout.part(LayoutPart::Stack).map(GpaRange::size), Some(0x4000));
     spec.memory[0].size = 0x4000;
     assert_eq!(
         messages(&spec, &[]),
@@ -57,10 +59,10 @@ fn a_small_machine_gets_a_small_stack() {
 #[test]
 fn a_real_mode_stack_goes_above_64_kib_if_it_must() {
     let mut spec = machine(Mode::Real);
-    let low = |layout: Layout| layout.part(Part::Stack).unwrap();
+    let low = |layout: Layout| layout.part(LayoutPart::Stack).unwrap();
     assert_eq!(low(compute(&spec, &[]).unwrap()).end(), Gpa(0xfff0));
     assert_eq!(low(compute(&spec, &[guest("guest", 0, 0x1_0000)]).unwrap()).end(), Gpa(0x10_0000));
-    spec.placement.stack_size = Some(0x2_0000);
+    spec.pinned.stack_size = Some(0x2_0000);
     assert_eq!(low(compute(&spec, &[]).unwrap()).end(), Gpa(0x10_0000));
 }
 
@@ -70,8 +72,8 @@ fn nothing_is_placed_in_memory_that_cannot_be_written() {
     spec.memory.insert(0, MemoryRegion { read_only: true, ..MemoryRegion::new(Gpa(0), 0x1_0000) });
     spec.memory[1].address = Gpa(0x10_0000);
     let layout = compute(&spec, &[guest("rom", 0, 0x1000)]).unwrap();
-    assert_eq!(layout.part(Part::Gdt).map(Span::start), Some(Gpa(0x10_0000)));
-    spec.placement.gdt = Some(Gpa(0x8000));
+    assert_eq!(layout.part(LayoutPart::Gdt).map(GpaRange::start), Some(Gpa(0x10_0000)));
+    spec.pinned.gdt = Some(Gpa(0x8000));
     assert_eq!(messages(&spec, &[]), ["GDT at 0x8000..0x8030 lies in memory region 1, which is read-only"]);
 }
 
@@ -140,12 +142,12 @@ fn devices_in_the_way() {
 #[test]
 fn guests_and_pinned_parts_in_each_others_way() {
     let mut spec = machine(Mode::Long);
-    spec.placement.gdt = Some(Gpa(0x3000));
-    spec.placement.tss = Some(Gpa(0x3000));
-    spec.placement.idt = Some(Gpa(0x1f_fff8));
-    spec.placement.page_tables = Some(Gpa(0x1_0004));
-    spec.placement.stack_top = Some(Gpa(0x9008));
-    spec.placement.stack_size = Some(0x1000);
+    spec.pinned.gdt = Some(Gpa(0x3000));
+    spec.pinned.tss = Some(Gpa(0x3000));
+    spec.pinned.idt = Some(Gpa(0x1f_fff8));
+    spec.pinned.page_tables = Some(Gpa(0x1_0004));
+    spec.pinned.stack_top = Some(Gpa(0x9008));
+    spec.pinned.stack_size = Some(0x1000);
     let occupied = [guest("segment 1", 0x8800, 0x100), guest("segment 2", 0x30_0000, 0x10)];
     assert_eq!(
         messages(&spec, &occupied),
@@ -163,7 +165,7 @@ fn guests_and_pinned_parts_in_each_others_way() {
 #[test]
 fn pinned_page_tables_are_checked_to_their_end() {
     let mut spec = machine(Mode::Long);
-    spec.placement.page_tables = Some(Gpa(0x1_0000));
+    spec.pinned.page_tables = Some(Gpa(0x1_0000));
     assert!(compute(&spec, &[]).is_ok());
     assert_eq!(
         messages(&spec, &[guest("guest", 0x1_1000, 0x10)]),
@@ -176,9 +178,9 @@ fn what_a_mode_does_not_have() {
     let mut spec = machine(Mode::Real);
     spec.boot.ring = Ring::User;
     spec.boot.paging.five_level = true;
-    spec.placement.gdt = Some(Gpa(0x1000));
-    spec.placement.page_tables = Some(Gpa(0x2000));
-    spec.placement.stack_top = Some(Gpa(0x10_1000));
+    spec.pinned.gdt = Some(Gpa(0x1000));
+    spec.pinned.page_tables = Some(Gpa(0x2000));
+    spec.pinned.stack_top = Some(Gpa(0x10_1000));
     spec.memory[0].size = 4 << 20;
     assert_eq!(
         messages(&spec, &[]),
@@ -200,17 +202,17 @@ fn what_a_mode_does_not_have() {
 #[test]
 fn a_stack_that_cannot_be() {
     let mut spec = machine(Mode::Protected);
-    spec.placement.stack_size = Some(0);
+    spec.pinned.stack_size = Some(0);
     assert_eq!(messages(&spec, &[]), ["a stack of 0 B does not fit below 0x100000000"]);
-    spec.placement.stack_top = Some(Gpa(0x1000));
-    spec.placement.stack_size = Some(0x2000);
+    spec.pinned.stack_top = Some(Gpa(0x1000));
+    spec.pinned.stack_size = Some(0x2000);
     assert_eq!(messages(&spec, &[]), ["a stack of 8 KiB does not fit below 0x1000"]);
 }
 
 #[test]
 fn a_page_cannot_belong_to_both_rings() {
     let mut spec = machine(Mode::Long);
-    spec.placement.gdt = Some(Gpa(0x8000));
+    spec.pinned.gdt = Some(Gpa(0x8000));
     let occupied = [guest("guest", 0x8100, 0x100)];
     assert!(compute(&spec, &occupied).is_ok());
     spec.boot.ring = Ring::User;
@@ -270,8 +272,8 @@ fn bad_mappings() {
 #[test]
 fn a_mapping_must_not_hide_what_the_machine_needs() {
     let mut spec = machine(Mode::Long);
-    spec.placement.gdt = Some(Gpa(0x3000));
-    spec.placement.stack_top = Some(Gpa(0x8000));
+    spec.pinned.gdt = Some(Gpa(0x3000));
+    spec.pinned.stack_top = Some(Gpa(0x8000));
     spec.boot.paging.maps = vec![map(0x3000, 0x10_3000, 0x5000)];
     let message = "paging.map 1 hides the GDT at 0x3000..0x3038";
     assert_eq!(messages(&spec, &[])[0], message);

@@ -7,10 +7,10 @@
 //! The tables lie one behind the other, the root first, in the order in which they are needed.
 
 use super::Scheme;
-use super::entry::Entry;
-use super::plan::{Piece, Plan};
+use super::entry::PageTableEntry;
+use super::plan::{PagingPlan, PlanPiece};
 use crate::mode::PageSize;
-use crate::spec::Access;
+use crate::spec::PagePermissions;
 use crate::{Gpa, Gva};
 
 /// Size of a table. Those of the PAE root (32 bytes) and of nothing else are smaller; they get a page too.
@@ -24,7 +24,7 @@ struct Run {
     size: PageSize,
     /// Number of pages, at least 1.
     count: u64,
-    access: Access,
+    access: PagePermissions,
 }
 
 impl Run {
@@ -37,7 +37,7 @@ impl Run {
 /// Number of tables that the plan needs. Found without building them: a plan can ask for more than there is room
 /// for.
 #[must_use]
-pub fn count(plan: &Plan) -> u64 {
+pub fn count(plan: &PagingPlan) -> u64 {
     let levels = plan.scheme.levels();
     // Below each level, the number of the last table so far. Pieces are sorted, so numbers only grow.
     let mut newest: Vec<Option<u64>> = vec![None; levels.len()];
@@ -59,13 +59,13 @@ pub fn count(plan: &Plan) -> u64 {
 
 /// Whether the plan has pages of this size.
 #[must_use]
-pub fn uses(plan: &Plan, size: PageSize) -> bool {
+pub fn uses(plan: &PagingPlan, size: PageSize) -> bool {
     runs(plan).any(|run| run.size == size)
 }
 
 /// The tables' bytes, to be placed at `root`, a multiple of 4 KiB. [`count`] says how many pages they take.
 #[must_use]
-pub fn bytes(plan: &Plan, root: Gpa) -> Vec<u8> {
+pub fn bytes(plan: &PagingPlan, root: Gpa) -> Vec<u8> {
     let mut tables = Tables { scheme: plan.scheme, root, entries: Vec::new() };
     tables.add();
     for run in runs(plan) {
@@ -104,18 +104,18 @@ impl Tables {
     }
 
     /// Enters one page, with the tables above it where they are missing. `None` cannot happen.
-    fn map(&mut self, gva: Gva, gpa: Gpa, size: PageSize, access: Access) -> Option<()> {
+    fn map(&mut self, gva: Gva, gpa: Gpa, size: PageSize, access: PagePermissions) -> Option<()> {
         let scheme = self.scheme;
         let mut table = self.root;
         for level in scheme.levels() {
             let index = level.index(gva);
             if level.leaf == Some(size) {
-                *self.entry(table, index)? = Entry::page(gpa, size, access).0;
+                *self.entry(table, index)? = PageTableEntry::page(gpa, size, access).0;
                 break;
             }
-            let entry = Entry(*self.entry(table, index)?);
+            let entry = PageTableEntry(*self.entry(table, index)?);
             let next = if entry.is_present() { entry.table_address() } else { self.add() };
-            *self.entry(table, index)? = Entry::table(scheme, level, next).0;
+            *self.entry(table, index)? = PageTableEntry::table(scheme, level, next).0;
             table = next;
         }
         Some(())
@@ -135,7 +135,7 @@ impl Tables {
 }
 
 /// All runs of a plan, sorted by virtual address.
-fn runs(plan: &Plan) -> impl Iterator<Item = Run> {
+fn runs(plan: &PagingPlan) -> impl Iterator<Item = Run> {
     // Largest first.
     let sizes: Vec<PageSize> = plan
         .scheme
@@ -152,7 +152,7 @@ fn runs(plan: &Plan) -> impl Iterator<Item = Run> {
 }
 
 /// Cuts a piece into runs: small pages up to the first multiple of the large size, large ones, small ones again.
-fn cut(piece: &Piece, sizes: &[PageSize], runs: &mut Vec<Run>) {
+fn cut(piece: &PlanPiece, sizes: &[PageSize], runs: &mut Vec<Run>) {
     let Some((size, smaller)) = sizes.split_first() else { return };
     let unit = size.bytes() >> 12;
     let head = (unit - piece.page % unit) % unit;
@@ -161,15 +161,16 @@ fn cut(piece: &Piece, sizes: &[PageSize], runs: &mut Vec<Run>) {
         return cut(piece, smaller, runs);
     }
     let large = (piece.count - head) / unit;
-    let middle = Piece { page: piece.page + head, frame: piece.frame + head, count: large * unit, ..*piece };
-    let tail = Piece {
+    let middle =
+        PlanPiece { page: piece.page + head, frame: piece.frame + head, count: large * unit, ..*piece };
+    let tail = PlanPiece {
         page: middle.page + middle.count,
         frame: middle.frame + middle.count,
         count: piece.count - head - middle.count,
         ..*piece
     };
     if head > 0 {
-        cut(&Piece { count: head, ..*piece }, smaller, runs);
+        cut(&PlanPiece { count: head, ..*piece }, smaller, runs);
     }
     runs.push(Run { gva: middle.gva(), gpa: middle.gpa(), size: *size, count: large, access: piece.access });
     if tail.count > 0 {
@@ -181,19 +182,19 @@ fn cut(piece: &Piece, sizes: &[PageSize], runs: &mut Vec<Run>) {
 mod tests {
     use super::*;
 
-    const ACCESS: Access = Access { writable: true, user: false, executable: true };
+    const ACCESS: PagePermissions = PagePermissions { writable: true, user: false, executable: true };
 
-    fn plan(scheme: Scheme, largest: PageSize, pieces: &[(u64, u64, u64)]) -> Plan {
-        let pieces = pieces.iter().map(|(page, frame, count)| Piece {
+    fn plan(scheme: Scheme, largest: PageSize, pieces: &[(u64, u64, u64)]) -> PagingPlan {
+        let pieces = pieces.iter().map(|(page, frame, count)| PlanPiece {
             page: *page,
             frame: *frame,
             count: *count,
             access: ACCESS,
         });
-        Plan { scheme, largest, pieces: pieces.collect() }
+        PagingPlan { scheme, largest, pieces: pieces.collect() }
     }
 
-    fn sizes(plan: &Plan) -> Vec<(&'static str, u64)> {
+    fn sizes(plan: &PagingPlan) -> Vec<(&'static str, u64)> {
         runs(plan).map(|run| (run.size.name(), run.count)).collect()
     }
 

@@ -2,11 +2,11 @@
 //! what the layout has placed.
 
 use super::Scheme;
-use super::plan::Piece;
+use super::plan::PlanPiece;
 use crate::Gpa;
 use crate::Gva;
-use crate::layout::{MapProblem, Part, Placed};
-use crate::span::Span;
+use crate::gpa_range::GpaRange;
+use crate::layout::{LayoutPart, MapProblem, Placed};
 use crate::spec::{BootSpec, Mapping, Register};
 
 /// Size of the smallest page.
@@ -16,18 +16,18 @@ const PAGE: u64 = 4096;
 ///
 /// `bus` are memory and MMIO devices, sorted: a mapping that shows none of them is a mistake.
 #[must_use]
-pub fn check(scheme: Scheme, boot: &BootSpec, bus: &[Span]) -> Vec<MapProblem> {
+pub fn check(scheme: Scheme, boot: &BootSpec, bus: &[GpaRange]) -> Vec<MapProblem> {
     let mut problems = Vec::new();
-    let bus: Vec<Span> = bus.iter().map(|span| span.to_pages()).collect();
-    let mut good: Vec<(usize, Piece)> = Vec::new();
+    let bus: Vec<GpaRange> = bus.iter().map(|span| span.to_pages()).collect();
+    let mut good: Vec<(usize, PlanPiece)> = Vec::new();
     for (number, map) in (1..).zip(&boot.paging.maps) {
         match check_map(scheme, number, map, &bus) {
-            Ok(()) => good.push((number, Piece::of_mapping(map))),
+            Ok(()) => good.push((number, PlanPiece::of_mapping(map))),
             Err(found) => problems.extend(found),
         }
     }
     good.sort_by_key(|(_, piece)| piece.page);
-    let mut furthest: Option<(usize, Piece)> = None;
+    let mut furthest: Option<(usize, PlanPiece)> = None;
     for (number, piece) in good {
         match furthest {
             Some((first, low)) if low.end() > piece.page => {
@@ -42,7 +42,7 @@ pub fn check(scheme: Scheme, boot: &BootSpec, bus: &[Span]) -> Vec<MapProblem> {
     problems
 }
 
-fn check_map(scheme: Scheme, map: usize, mapping: &Mapping, bus: &[Span]) -> Result<(), Vec<MapProblem>> {
+fn check_map(scheme: Scheme, map: usize, mapping: &Mapping, bus: &[GpaRange]) -> Result<(), Vec<MapProblem>> {
     let fields = [("gva", mapping.gva.0), ("gpa", mapping.gpa.0), ("size", mapping.size)];
     let mut problems: Vec<MapProblem> = fields
         .into_iter()
@@ -65,7 +65,7 @@ fn check_map(scheme: Scheme, map: usize, mapping: &Mapping, bus: &[Span]) -> Res
             problems.push(MapProblem::Unaddressable { map, scheme, gva: mapping.gva, size: mapping.size });
         }
     }
-    match Span::new(mapping.gpa, mapping.size) {
+    match GpaRange::new(mapping.gpa, mapping.size) {
         Some(span) if span.end().0 <= scheme.physical_end() => {
             // Part of a mapping may lead nowhere: kernels map all of physical space, holes included.
             if !bus.iter().any(|there| there.overlaps(span)) {
@@ -90,8 +90,8 @@ pub fn hidden(boot: &BootSpec, own: &[Placed]) -> Vec<MapProblem> {
     for (map, mapping) in (1..).zip(&boot.paging.maps).filter(|(_, map)| map.gva.0 != map.gpa.0) {
         for placed in own {
             // A stack pointer of the user's own leads elsewhere, so nothing depends on our stack's address.
-            let needed = placed.part().is_some_and(|part| part != Part::Stack || !rsp_is_preset);
-            let seen = Span::new(Gpa(mapping.gva.0), mapping.size);
+            let needed = placed.part().is_some_and(|part| part != LayoutPart::Stack || !rsp_is_preset);
+            let seen = GpaRange::new(Gpa(mapping.gva.0), mapping.size);
             if needed && seen.is_some_and(|seen| seen.overlaps(placed.range)) {
                 problems.push(MapProblem::Hides { map, hidden: placed.named() });
             }

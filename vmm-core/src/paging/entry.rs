@@ -12,7 +12,7 @@ use std::fmt;
 use super::{Level, Scheme};
 use crate::Gpa;
 use crate::mode::PageSize;
-use crate::spec::Access;
+use crate::spec::PagePermissions;
 
 bitflags::bitflags! {
     /// The bits of an entry that are not address.
@@ -54,7 +54,7 @@ impl fmt::Display for EntryFlags {
 
 /// What decides which bits of an entry are reserved, beside the scheme and the level.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rules {
+pub struct EntryRules {
     /// EFER.NXE: the XD bit counts. Without it, that bit is reserved.
     pub execute_disable: bool,
     /// The width of a physical address (CPUID 0x8000_0008 EAX), at most 52.
@@ -71,9 +71,9 @@ const fn bits(low: u32, high: u32) -> u64 {
 
 /// An entry as it lies in a table. One of two-level paging has its upper 32 bits 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Entry(pub u64);
+pub struct PageTableEntry(pub u64);
 
-impl Entry {
+impl PageTableEntry {
     /// An entry that leads to the next table. It permits everything, so that the last level alone decides.
     ///
     /// The four entries of a PAE directory-pointer table have no R/W and U/S: there these bits must be 0.
@@ -89,7 +89,7 @@ impl Entry {
 
     /// An entry that maps a page at `gpa`, which is a multiple of the page's size.
     #[must_use]
-    pub fn page(gpa: Gpa, size: PageSize, access: Access) -> Self {
+    pub fn page(gpa: Gpa, size: PageSize, access: PagePermissions) -> Self {
         let mut flags = EntryFlags::P;
         flags.set(EntryFlags::RW, access.writable);
         flags.set(EntryFlags::US, access.user);
@@ -150,9 +150,9 @@ impl Entry {
         scheme: Scheme,
         level: &Level,
         leaf: Option<PageSize>,
-        rules: Rules,
+        rules: EntryRules,
     ) -> u64 {
-        let Rules { execute_disable, physical_bits, amd } = rules;
+        let EntryRules { execute_disable, physical_bits, amd } = rules;
         let low = match leaf {
             Some(PageSize::Size4M) => match physical_bits {
                 0..=32 => bits(13, 22),
@@ -190,7 +190,7 @@ pub(super) const fn is_pae_root(scheme: Scheme, level: &Level) -> bool {
 mod tests {
     use super::*;
 
-    const ALL: Access = Access { writable: true, user: true, executable: true };
+    const ALL: PagePermissions = PagePermissions { writable: true, user: true, executable: true };
 
     fn level(scheme: Scheme, name: &str) -> &'static Level {
         scheme.levels().iter().find(|level| level.name == name).unwrap()
@@ -199,18 +199,24 @@ mod tests {
     #[test]
     fn entries_have_the_well_known_values() {
         let pd = level(Scheme::FourLevel, "PD");
-        assert_eq!(Entry::table(Scheme::FourLevel, pd, Gpa(0x5000)), Entry(0x5007));
-        assert_eq!(Entry::table(Scheme::Pae, level(Scheme::Pae, "PDPT"), Gpa(0x5000)), Entry(0x5001));
-        let kernel = Access { user: false, ..ALL };
-        assert_eq!(Entry::page(Gpa(0), PageSize::Size2M, kernel), Entry(0x83));
-        assert_eq!(Entry::page(Gpa(0x1000), PageSize::Size4K, ALL), Entry(0x1007));
-        let data = Access { executable: false, ..ALL };
-        assert_eq!(Entry::page(Gpa(0x1000), PageSize::Size4K, data), Entry(0x8000_0000_0000_1007));
+        assert_eq!(PageTableEntry::table(Scheme::FourLevel, pd, Gpa(0x5000)), PageTableEntry(0x5007));
+        assert_eq!(
+            PageTableEntry::table(Scheme::Pae, level(Scheme::Pae, "PDPT"), Gpa(0x5000)),
+            PageTableEntry(0x5001)
+        );
+        let kernel = PagePermissions { user: false, ..ALL };
+        assert_eq!(PageTableEntry::page(Gpa(0), PageSize::Size2M, kernel), PageTableEntry(0x83));
+        assert_eq!(PageTableEntry::page(Gpa(0x1000), PageSize::Size4K, ALL), PageTableEntry(0x1007));
+        let data = PagePermissions { executable: false, ..ALL };
+        assert_eq!(
+            PageTableEntry::page(Gpa(0x1000), PageSize::Size4K, data),
+            PageTableEntry(0x8000_0000_0000_1007)
+        );
     }
 
     #[test]
     fn without_cr4_pse_a_large_entry_leads_to_a_table() {
-        let (scheme, large) = (Scheme::TwoLevel, Entry(0x83));
+        let (scheme, large) = (Scheme::TwoLevel, PageTableEntry(0x83));
         let pd = level(scheme, "PD");
         assert_eq!(large.leaf(scheme, pd, true), Some(PageSize::Size4M));
         assert_eq!(large.leaf(scheme, pd, false), None);
@@ -218,7 +224,7 @@ mod tests {
 
     #[test]
     fn a_large_two_level_page_can_lie_above_4_gib() {
-        let entry = Entry(0x0040_0083 | 1 << 13);
+        let entry = PageTableEntry(0x0040_0083 | 1 << 13);
         assert_eq!(entry.page_address(PageSize::Size4M), Gpa(0x1_0040_0000));
     }
 
@@ -226,9 +232,9 @@ mod tests {
     fn reserved_bits_by_scheme_and_level() {
         let check_on = |amd, scheme, name: &str, entry: u64, nxe| {
             let level = level(scheme, name);
-            let leaf = Entry(entry).leaf(scheme, level, true);
-            let rules = Rules { execute_disable: nxe, physical_bits: 40, amd };
-            Entry(entry).reserved_bits(scheme, level, leaf, rules)
+            let leaf = PageTableEntry(entry).leaf(scheme, level, true);
+            let rules = EntryRules { execute_disable: nxe, physical_bits: 40, amd };
+            PageTableEntry(entry).reserved_bits(scheme, level, leaf, rules)
         };
         let check = |scheme, name, entry, nxe| check_on(false, scheme, name, entry, nxe);
         let xd = 1 << 63;

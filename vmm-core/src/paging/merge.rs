@@ -6,10 +6,10 @@
 use std::fmt;
 
 use super::Scheme;
-use super::walk::{End, ReadMemory, Walker, access_words};
+use super::walk::{ReadMemory, WalkEnd, Walker, access_words};
+use crate::gpa_range::{ByteSize, GpaRange};
 use crate::mode::PageSize;
-use crate::span::{Bytes, Span};
-use crate::spec::Access;
+use crate::spec::PagePermissions;
 use crate::{Gpa, Gva};
 
 /// Tables that are visited at most: enough for 512 GiB of 4 KiB pages.
@@ -19,7 +19,7 @@ const MAX_RANGES: usize = 1 << 16;
 
 /// Pages of one size and one permission that continue each other on both sides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Mapped {
+pub struct MappedRange {
     /// The first virtual address.
     pub gva: Gva,
     /// The first physical address.
@@ -29,10 +29,10 @@ pub struct Mapped {
     /// Number of pages.
     pub count: u64,
     /// What all levels together permit.
-    pub access: Access,
+    pub access: PagePermissions,
 }
 
-impl Mapped {
+impl MappedRange {
     /// The size of the range in bytes.
     #[must_use]
     pub const fn bytes(&self) -> u64 {
@@ -41,8 +41,8 @@ impl Mapped {
 
     /// The physical range; `None` if it leaves the address space.
     #[must_use]
-    pub fn physical(&self) -> Option<Span> {
-        Span::new(self.gpa, self.bytes())
+    pub fn physical(&self) -> Option<GpaRange> {
+        GpaRange::new(self.gpa, self.bytes())
     }
 
     /// The virtual address of a physical one in the range.
@@ -68,24 +68,24 @@ impl Mapped {
 
 /// A present entry that is refused, or a table that lies where no memory is: all addresses below it fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Broken {
+pub struct BrokenEntry {
     /// The first virtual address concerned.
     pub gva: Gva,
     /// Name of the table.
     pub table: &'static str,
     /// Where the entry lies, or would.
     pub at: Gpa,
-    /// [`End::Reserved`] or [`End::NoMemory`].
-    pub why: End,
+    /// [`WalkEnd::Reserved`] or [`WalkEnd::NoMemory`].
+    pub why: WalkEnd,
 }
 
 /// What page tables map.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Mappings {
     /// The ranges, sorted by virtual address; none without paging.
-    pub ranges: Vec<Mapped>,
+    pub ranges: Vec<MappedRange>,
     /// Present entries and tables that the CPU cannot use, sorted by virtual address.
-    pub broken: Vec<Broken>,
+    pub broken: Vec<BrokenEntry>,
     /// Where the tables lie, the root first; one that is used twice is there twice.
     pub tables: Vec<Gpa>,
     /// Whether there were more tables than anybody would want to read.
@@ -101,7 +101,7 @@ pub fn mappings(walker: &Walker, memory: &(impl ReadMemory + ?Sized)) -> Mapping
             at: walker.root,
             depth: 0,
             gva: 0,
-            access: Access { writable: true, user: true, executable: true },
+            access: PagePermissions { writable: true, user: true, executable: true },
         };
         let mut budget = MAX_TABLES;
         mappings.collect(walker, scheme, memory, top, &mut budget);
@@ -117,7 +117,7 @@ struct Table {
     /// The virtual address that its first entry is for.
     gva: u64,
     /// What the levels above permit.
-    access: Access,
+    access: PagePermissions,
 }
 
 impl Mappings {
@@ -139,16 +139,16 @@ impl Mappings {
         for index in 0..level.entries() {
             let at = Gpa(table.at.0 + index * scheme.entry_bytes());
             let gva = sign_extended(scheme, table.gva | index << level.shift);
-            let broken = |why| Broken { gva: Gva(gva), table: level.name, at, why };
+            let broken = |why| BrokenEntry { gva: Gva(gva), table: level.name, at, why };
             let Some(entry) = memory.read_entry(at, scheme) else {
                 // A table lies in memory as a whole or not at all: its first entry stands for all.
-                self.broken.push(broken(End::NoMemory(at)));
+                self.broken.push(broken(WalkEnd::NoMemory(at)));
                 return;
             };
             let step = walker.step(scheme, level, index, at, entry);
             match walker.check(&step) {
                 Ok(()) => {}
-                Err(End::NotPresent) => continue,
+                Err(WalkEnd::NotPresent) => continue,
                 Err(why) => {
                     self.broken.push(broken(why));
                     continue;
@@ -158,7 +158,7 @@ impl Mappings {
             match step.leaf {
                 Some(size) => {
                     let gpa = entry.page_address(size);
-                    self.add(Mapped { gva: Gva(gva), gpa, size, count: 1, access });
+                    self.add(MappedRange { gva: Gva(gva), gpa, size, count: 1, access });
                 }
                 None => {
                     let next = Table { at: entry.table_address(), depth: table.depth + 1, gva, access };
@@ -168,7 +168,7 @@ impl Mappings {
         }
     }
 
-    fn add(&mut self, page: Mapped) {
+    fn add(&mut self, page: MappedRange) {
         match self.ranges.last_mut() {
             Some(last) if last.continues(&page) => last.count += 1,
             Some(_) | None => self.ranges.push(page),
@@ -187,14 +187,14 @@ const fn sign_extended(scheme: Scheme, gva: u64) -> u64 {
     }
 }
 
-impl fmt::Display for Mapped {
+impl fmt::Display for MappedRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
             "{} -> {}, {}, {} x {}, {}",
             self.addresses(),
             self.gpa,
-            Bytes(self.bytes()),
+            ByteSize(self.bytes()),
             self.count,
             self.size,
             access_words(self.access)
@@ -214,7 +214,7 @@ impl fmt::Display for Mappings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::Image;
+    use crate::state::StateImage;
 
     fn walker(scheme: Scheme) -> Walker {
         Walker {
@@ -227,12 +227,12 @@ mod tests {
         }
     }
 
-    fn table(entries: &[(usize, u64)]) -> [Image; 1] {
+    fn table(entries: &[(usize, u64)]) -> [StateImage; 1] {
         let mut words = [0u64; 512];
         for (index, entry) in entries {
             words[*index] = *entry;
         }
-        [Image {
+        [StateImage {
             gpa: Gpa(0),
             name: "tables",
             bytes: words.iter().flat_map(|word| word.to_le_bytes()).collect(),
@@ -247,8 +247,8 @@ mod tests {
         assert_eq!(found.tables, [Gpa(0), Gpa(0x9000)]);
         let broken: Vec<_> =
             found.broken.iter().map(|broken| (broken.gva.0, broken.table, broken.why)).collect();
-        let missing = (1 << 39, "PDPT", End::NoMemory(Gpa(0x9000)));
-        assert_eq!(broken, [missing, (2 << 39, "PML4", End::Reserved(0x80))]);
+        let missing = (1 << 39, "PDPT", WalkEnd::NoMemory(Gpa(0x9000)));
+        assert_eq!(broken, [missing, (2 << 39, "PML4", WalkEnd::Reserved(0x80))]);
     }
 
     /// A PDPT in the place of the root, seen as five levels: every table is this one.

@@ -25,7 +25,7 @@ pub mod walk;
 use kvm_sys_wrap::bindings::kvm_sregs;
 
 use crate::Gva;
-use crate::control::{Cr0, Cr4, Efer};
+use crate::control_regs::{Cr0, Cr4, Efer};
 use crate::mode::{Mode, PageSize};
 
 /// A way to translate addresses.

@@ -12,10 +12,10 @@
 //! [`super::build`].
 
 use super::Scheme;
-use crate::layout::Part;
+use crate::gpa_range::GpaRange;
+use crate::layout::LayoutPart;
 use crate::mode::{PageSize, Ring};
-use crate::span::Span;
-use crate::spec::{Access, BootSpec, Mapping};
+use crate::spec::{BootSpec, Mapping, PagePermissions};
 use crate::{Gpa, Gva};
 
 /// Bits of the offset into the smallest page.
@@ -23,7 +23,7 @@ const PAGE_SHIFT: u32 = 12;
 
 /// A range of pages with one permission. Counted in pages, so that even the last one has an end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Piece {
+pub struct PlanPiece {
     /// Number of the first virtual page.
     pub page: u64,
     /// Number of the physical page behind it.
@@ -31,12 +31,12 @@ pub struct Piece {
     /// Number of pages, at least 1.
     pub count: u64,
     /// What the guest may do.
-    pub access: Access,
+    pub access: PagePermissions,
 }
 
-impl Piece {
+impl PlanPiece {
     /// The pages of a physical range at their own addresses.
-    fn identity(span: Span, access: Access) -> Self {
+    fn identity(span: GpaRange, access: PagePermissions) -> Self {
         let (start, size) = (span.to_pages().start().0, span.to_pages().size());
         Self { page: start >> PAGE_SHIFT, frame: start >> PAGE_SHIFT, count: size >> PAGE_SHIFT, access }
     }
@@ -74,13 +74,13 @@ impl Piece {
 
 /// What the page tables are built from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Plan {
+pub struct PagingPlan {
     /// The translation scheme.
     pub scheme: Scheme,
     /// The largest page size used.
     pub largest: PageSize,
     /// Sorted by virtual page.
-    pub pieces: Vec<Piece>,
+    pub pieces: Vec<PlanPiece>,
 }
 
 /// The largest page size that a machine uses unless told otherwise.
@@ -96,40 +96,40 @@ pub const fn default_page_size(scheme: Scheme) -> PageSize {
 ///
 /// `bus` are memory and MMIO devices; `own` is what the layout has placed so far.
 #[must_use]
-pub fn plan(scheme: Scheme, boot: &BootSpec, bus: &[Span], own: &[(Part, Span)]) -> Plan {
-    let access = Access { writable: true, user: boot.ring == Ring::User, executable: true };
-    let base: Vec<Span> =
+pub fn plan(scheme: Scheme, boot: &BootSpec, bus: &[GpaRange], own: &[(LayoutPart, GpaRange)]) -> PagingPlan {
+    let access = PagePermissions { writable: true, user: boot.ring == Ring::User, executable: true };
+    let base: Vec<GpaRange> =
         if boot.paging.identity { bus.to_vec() } else { own.iter().map(|(_, span)| *span).collect() };
-    let reachable = Span::new(Gpa(0), scheme.identity_end());
+    let reachable = GpaRange::new(Gpa(0), scheme.identity_end());
     let base = base.into_iter().filter_map(|span| span.intersection(reachable?));
 
     let mut pieces = Vec::new();
-    for upper in base.map(|span| Piece::identity(span, access)).chain(maps(boot)) {
+    for upper in base.map(|span| PlanPiece::identity(span, access)).chain(maps(boot)) {
         pieces = overlay(&pieces, upper);
     }
     for (part, span) in own {
-        if *part != Part::Stack {
+        if *part != LayoutPart::Stack {
             pieces = supervise(&pieces, *span);
         }
     }
     let largest = boot.paging.page_size.unwrap_or(default_page_size(scheme));
-    Plan { scheme, largest, pieces: joined(pieces) }
+    PagingPlan { scheme, largest, pieces: joined(pieces) }
 }
 
-fn maps(boot: &BootSpec) -> impl Iterator<Item = Piece> {
-    boot.paging.maps.iter().map(Piece::of_mapping)
+fn maps(boot: &BootSpec) -> impl Iterator<Item = PlanPiece> {
+    boot.paging.maps.iter().map(PlanPiece::of_mapping)
 }
 
 /// Puts a piece on top of others: what it covers of them is hidden.
-fn overlay(lower: &[Piece], upper: Piece) -> Vec<Piece> {
+fn overlay(lower: &[PlanPiece], upper: PlanPiece) -> Vec<PlanPiece> {
     let beside = lower.iter().flat_map(|piece| [piece.cut(0, upper.page), piece.cut(upper.end(), u64::MAX)]);
     beside.flatten().chain([upper]).collect()
 }
 
 /// Takes the pages of a physical range away from ring 3, wherever they show up.
-fn supervise(pieces: &[Piece], span: Span) -> Vec<Piece> {
-    let frames = Piece::identity(span, Access { writable: true, user: false, executable: true });
-    let split = |piece: &Piece| {
+fn supervise(pieces: &[PlanPiece], span: GpaRange) -> Vec<PlanPiece> {
+    let frames = PlanPiece::identity(span, PagePermissions { writable: true, user: false, executable: true });
+    let split = |piece: &PlanPiece| {
         // The virtual pages at which the frames of the range would begin and end in this piece.
         let at = |frame: u64| piece.page + frame.saturating_sub(piece.frame).min(piece.count);
         let (start, end) = (at(frames.frame), at(frames.frame + frames.count));
@@ -143,9 +143,9 @@ fn supervise(pieces: &[Piece], span: Span) -> Vec<Piece> {
 }
 
 /// Sorts pieces and joins neighbours that continue each other.
-fn joined(mut pieces: Vec<Piece>) -> Vec<Piece> {
+fn joined(mut pieces: Vec<PlanPiece>) -> Vec<PlanPiece> {
     pieces.sort_by_key(|piece| piece.page);
-    let mut joined: Vec<Piece> = Vec::with_capacity(pieces.len());
+    let mut joined: Vec<PlanPiece> = Vec::with_capacity(pieces.len());
     for piece in pieces {
         match joined.last_mut() {
             Some(last)

@@ -11,11 +11,11 @@ use std::fmt;
 
 use kvm_sys_wrap::bindings::kvm_sregs;
 
-use super::entry::{Entry, Rules, is_pae_root};
+use super::entry::{EntryRules, PageTableEntry, is_pae_root};
 use super::{Level, Scheme};
-use crate::control::{Cr4, Efer};
+use crate::control_regs::{Cr4, Efer};
 use crate::mode::PageSize;
-use crate::spec::Access;
+use crate::spec::PagePermissions;
 use crate::{Gpa, Gva};
 
 /// Guest-physical memory that can be read.
@@ -24,13 +24,13 @@ pub trait ReadMemory {
     fn read(&self, gpa: Gpa, bytes: &mut [u8]) -> Option<()>;
 
     /// A table entry of 4 or 8 bytes.
-    fn read_entry(&self, gpa: Gpa, scheme: Scheme) -> Option<Entry> {
+    fn read_entry(&self, gpa: Gpa, scheme: Scheme) -> Option<PageTableEntry> {
         let mut bytes = [0; 8];
         match scheme {
             Scheme::TwoLevel => self.read(gpa, bytes.first_chunk_mut::<4>()?)?,
             Scheme::Pae | Scheme::FourLevel | Scheme::FiveLevel => self.read(gpa, &mut bytes)?,
         }
-        Some(Entry(u64::from_le_bytes(bytes)))
+        Some(PageTableEntry(u64::from_le_bytes(bytes)))
     }
 }
 
@@ -53,7 +53,7 @@ pub struct Walker {
 
 /// One step: an entry that was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Step {
+pub struct WalkStep {
     /// The scheme of the walk.
     pub scheme: Scheme,
     /// The level of the table.
@@ -63,7 +63,7 @@ pub struct Step {
     /// Where the entry lies.
     pub at: Gpa,
     /// The entry.
-    pub entry: Entry,
+    pub entry: PageTableEntry,
     /// The page size, if the entry maps a page.
     pub leaf: Option<PageSize>,
 }
@@ -76,12 +76,12 @@ pub struct Translation {
     /// The page size; `None` without paging.
     pub size: Option<PageSize>,
     /// What all levels together permit. Ring 0 may write to read-only pages too unless CR0.WP is set.
-    pub access: Access,
+    pub access: PagePermissions,
 }
 
 /// How a walk ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
+pub enum WalkEnd {
     /// At a physical address.
     Mapped(Translation),
     /// At an entry whose P bit is clear: #PF.
@@ -100,9 +100,9 @@ pub struct Walk {
     /// The address that was looked up.
     pub gva: Gva,
     /// The entries that were read, from the root down.
-    pub steps: Vec<Step>,
+    pub steps: Vec<WalkStep>,
     /// How it ended.
-    pub end: End,
+    pub end: WalkEnd,
 }
 
 impl Walk {
@@ -110,8 +110,10 @@ impl Walk {
     #[must_use]
     pub const fn translation(&self) -> Option<Translation> {
         match self.end {
-            End::Mapped(translation) => Some(translation),
-            End::NotPresent | End::Reserved(_) | End::NoMemory(_) | End::Unaddressable => None,
+            WalkEnd::Mapped(translation) => Some(translation),
+            WalkEnd::NotPresent | WalkEnd::Reserved(_) | WalkEnd::NoMemory(_) | WalkEnd::Unaddressable => {
+                None
+            }
         }
     }
 }
@@ -127,7 +129,9 @@ impl Walker {
                 // The PAE root needs a multiple of 32 only; the others a page (SDM vol. 3, tables 4-3, 4-7, 4-12).
                 Some(Scheme::Pae) => Gpa(sregs.cr3 & 0xffff_ffe0),
                 Some(Scheme::TwoLevel) => Gpa(sregs.cr3 & 0xffff_f000),
-                Some(Scheme::FourLevel | Scheme::FiveLevel) | None => Entry(sregs.cr3).table_address(),
+                Some(Scheme::FourLevel | Scheme::FiveLevel) | None => {
+                    PageTableEntry(sregs.cr3).table_address()
+                }
             },
             large_pages: Cr4::from_bits_retain(sregs.cr4).contains(Cr4::PSE),
             execute_disable: Efer::from_bits_retain(sregs.efer).contains(Efer::NXE),
@@ -142,10 +146,10 @@ impl Walker {
         let mut steps = Vec::new();
         let end = match self.scheme {
             Some(scheme) if scheme.can_address(gva) => self.descend(scheme, memory, gva, &mut steps),
-            Some(_) => End::Unaddressable,
+            Some(_) => WalkEnd::Unaddressable,
             None => {
-                let access = Access { writable: true, user: true, executable: true };
-                End::Mapped(Translation { gpa: Gpa(gva.0), size: None, access })
+                let access = PagePermissions { writable: true, user: true, executable: true };
+                WalkEnd::Mapped(Translation { gpa: Gpa(gva.0), size: None, access })
             }
         };
         Walk { gva, steps, end }
@@ -156,14 +160,14 @@ impl Walker {
         scheme: Scheme,
         memory: &(impl ReadMemory + ?Sized),
         gva: Gva,
-        steps: &mut Vec<Step>,
-    ) -> End {
+        steps: &mut Vec<WalkStep>,
+    ) -> WalkEnd {
         let mut table = self.root;
-        let mut access = Access { writable: true, user: true, executable: true };
+        let mut access = PagePermissions { writable: true, user: true, executable: true };
         for level in scheme.levels() {
             let index = level.index(gva);
             let at = Gpa(table.0 + index * scheme.entry_bytes());
-            let Some(entry) = memory.read_entry(at, scheme) else { return End::NoMemory(at) };
+            let Some(entry) = memory.read_entry(at, scheme) else { return WalkEnd::NoMemory(at) };
             let step = self.step(scheme, level, index, at, entry);
             steps.push(step);
             if let Err(end) = self.check(&step) {
@@ -173,12 +177,12 @@ impl Walker {
             if let Some(size) = step.leaf {
                 let offset = gva.0 & (size.bytes() - 1);
                 let gpa = Gpa(entry.page_address(size).0 | offset);
-                return End::Mapped(Translation { gpa, size: Some(size), access });
+                return WalkEnd::Mapped(Translation { gpa, size: Some(size), access });
             }
             table = entry.table_address();
         }
         // Not reached: every entry of the last level maps a page.
-        End::NotPresent
+        WalkEnd::NotPresent
     }
 
     /// An entry, seen at its level.
@@ -188,36 +192,36 @@ impl Walker {
         level: &'static Level,
         index: u64,
         at: Gpa,
-        entry: Entry,
-    ) -> Step {
+        entry: PageTableEntry,
+    ) -> WalkStep {
         let leaf = entry.leaf(scheme, level, self.large_pages);
-        Step { scheme, level, index, at, entry, leaf }
+        WalkStep { scheme, level, index, at, entry, leaf }
     }
 
     /// Whether the CPU can go on from here.
-    pub(super) const fn check(&self, step: &Step) -> Result<(), End> {
+    pub(super) const fn check(&self, step: &WalkStep) -> Result<(), WalkEnd> {
         if !step.entry.is_present() {
-            return Err(End::NotPresent);
+            return Err(WalkEnd::NotPresent);
         }
-        let Step { scheme, level, leaf, .. } = *step;
+        let WalkStep { scheme, level, leaf, .. } = *step;
         let Self { execute_disable, physical_bits, amd, .. } = *self;
-        let rules = Rules { execute_disable, physical_bits, amd };
+        let rules = EntryRules { execute_disable, physical_bits, amd };
         match step.entry.reserved_bits(scheme, level, leaf, rules) {
             0 => Ok(()),
-            bits => Err(End::Reserved(bits)),
+            bits => Err(WalkEnd::Reserved(bits)),
         }
     }
 }
 
-impl Step {
+impl WalkStep {
     /// What is left of a permission below this entry: each level can only take away (SDM vol. 3, 4.6).
     #[must_use]
-    pub(super) const fn narrow(&self, above: Access, execute_disable: bool) -> Access {
+    pub(super) const fn narrow(&self, above: PagePermissions, execute_disable: bool) -> PagePermissions {
         use super::entry::EntryFlags;
         let flags = self.entry.flags();
         // The PAE root has no permission bits.
         let silent = is_pae_root(self.scheme, self.level);
-        Access {
+        PagePermissions {
             writable: above.writable && (silent || flags.contains(EntryFlags::RW)),
             user: above.user && (silent || flags.contains(EntryFlags::US)),
             executable: above.executable && !(execute_disable && flags.contains(EntryFlags::XD)),
@@ -227,13 +231,13 @@ impl Step {
 
 /// A permission in three letters, as in `ls`: `rwx`, then who may use it.
 #[must_use]
-pub fn access_words(access: Access) -> String {
+pub fn access_words(access: PagePermissions) -> String {
     let letter = |yes, letter| if yes { letter } else { '-' };
     let ring = if access.user { "user" } else { "supervisor" };
     format!("r{}{} {ring}", letter(access.writable, 'w'), letter(access.executable, 'x'))
 }
 
-impl fmt::Display for Step {
+impl fmt::Display for WalkStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}[{}] at {}: {:#x}", self.level.name, self.index, self.at, self.entry.0)?;
         if !self.entry.is_present() {
@@ -247,7 +251,7 @@ impl fmt::Display for Step {
     }
 }
 
-impl fmt::Display for End {
+impl fmt::Display for WalkEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Mapped(to) => write!(f, "physical {}, {}", to.gpa, access_words(to.access)),
@@ -271,10 +275,10 @@ impl fmt::Display for Walk {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::Image;
+    use crate::state::StateImage;
 
     /// Tables of 8-byte entries: address of the table, index, entry.
-    fn memory(entries: &[(u64, usize, u64)]) -> Vec<Image> {
+    fn memory(entries: &[(u64, usize, u64)]) -> Vec<StateImage> {
         let tables = [0x1000, 0x2000, 0x3000, 0x4000];
         let bytes = |table: u64| {
             let mut words = [0u64; 512];
@@ -283,7 +287,7 @@ mod tests {
             }
             words.iter().flat_map(|word| word.to_le_bytes()).collect()
         };
-        tables.map(|at| Image { gpa: Gpa(at), name: "table", bytes: bytes(at) }).into()
+        tables.map(|at| StateImage { gpa: Gpa(at), name: "table", bytes: bytes(at) }).into()
     }
 
     fn walker(execute_disable: bool) -> Walker {
@@ -325,14 +329,14 @@ mod tests {
         ]);
         let end = |gva: u64, nxe| walker(nxe).walk(memory.as_slice(), Gva(gva)).end;
         let gib = |number: u64| number << 30;
-        assert_eq!(end(gib(0), true), End::NotPresent);
-        assert_eq!(end(gib(1), true), End::NotPresent);
-        assert_eq!(end(gib(2), true), End::Reserved(0x2000));
-        assert_eq!(end(gib(3), true), End::NoMemory(Gpa(0x7000)));
-        assert_eq!(end(gib(4), false), End::Reserved(XD));
-        assert!(matches!(end(gib(4), true), End::Mapped(to) if !to.access.executable));
-        assert_eq!(end(gib(5), true), End::Reserved(1 << 40));
-        assert_eq!(end(1 << 47, true), End::Unaddressable);
+        assert_eq!(end(gib(0), true), WalkEnd::NotPresent);
+        assert_eq!(end(gib(1), true), WalkEnd::NotPresent);
+        assert_eq!(end(gib(2), true), WalkEnd::Reserved(0x2000));
+        assert_eq!(end(gib(3), true), WalkEnd::NoMemory(Gpa(0x7000)));
+        assert_eq!(end(gib(4), false), WalkEnd::Reserved(XD));
+        assert!(matches!(end(gib(4), true), WalkEnd::Mapped(to) if !to.access.executable));
+        assert_eq!(end(gib(5), true), WalkEnd::Reserved(1 << 40));
+        assert_eq!(end(1 << 47, true), WalkEnd::Unaddressable);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// A host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Host {
+pub struct HostIdentity {
     /// The part of KVM that does the work: `kvm_intel`, `kvm_amd` or `kvm_pvm`.
     pub kvm: String,
     /// The CPU's maker, as CPUID has it.
@@ -16,7 +16,7 @@ pub struct Host {
     pub cpu: String,
 }
 
-impl Host {
+impl HostIdentity {
     /// The one that this program runs on.
     #[must_use]
     pub fn this() -> Self {
@@ -57,7 +57,7 @@ mod tests {
 
     #[test]
     fn another_maker_and_another_kvm_are_refused_and_another_model_is_not() {
-        let host = |kvm: &str, vendor: &str, cpu: &str| Host {
+        let host = |kvm: &str, vendor: &str, cpu: &str| HostIdentity {
             kvm: kvm.to_owned(),
             vendor: vendor.to_owned(),
             cpu: cpu.to_owned(),
@@ -76,6 +76,6 @@ mod tests {
 
     #[test]
     fn this_host_takes_what_it_gave() {
-        assert_eq!(Host::this().refuses(&Host::this()), None);
+        assert_eq!(HostIdentity::this().refuses(&HostIdentity::this()), None);
     }
 }

@@ -2,14 +2,14 @@
 
 use std::io;
 
-use kvm_sys_wrap::{Backing, Gpa, GuestMemory, MemoryFile};
+use kvm_sys_wrap::{Gpa, GuestMemory, MemoryFile, SlotBacking};
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 use vm_memory::Bytes;
 
 use crate::error::Error;
+use crate::sparse::nonzero_runs;
 use crate::spec::{MachineSpec, MemoryRegion};
-use crate::zeros::stretches;
 
 /// So much is looked at at once.
 const CHUNK: usize = 256 << 10;
@@ -57,7 +57,7 @@ impl MemoryImage {
                 memory
                     .read_slice(chunk, Gpa(address.0.saturating_add(done)).into())
                     .map_err(|error| failed(io::Error::other(error)))?;
-                for run in stretches(chunk) {
+                for run in nonzero_runs(chunk) {
                     let at = offset + done + u64::try_from(run.start).unwrap_or(u64::MAX);
                     image.file.write_at(chunk.get(run).unwrap_or_default(), at).map_err(failed)?;
                 }
@@ -105,9 +105,9 @@ impl MemoryImage {
     }
 
     /// What is behind a slot of a machine made from it.
-    pub(crate) fn backing(&self, number: u32) -> Option<Backing> {
+    pub(crate) fn backing(&self, number: u32) -> Option<SlotBacking> {
         let region = self.regions.get(usize::try_from(number).ok()?)?;
-        Some(Backing::CopyOf { file: self.file.clone(), offset: region.offset })
+        Some(SlotBacking::CopyOf { file: self.file.clone(), offset: region.offset })
     }
 
     /// Whether it is the memory of a machine with this description.

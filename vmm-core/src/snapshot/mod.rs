@@ -18,7 +18,7 @@
 mod host;
 mod memory;
 mod reset;
-mod shadows;
+mod shadow_pages;
 mod state;
 
 use std::sync::Arc;
@@ -31,32 +31,32 @@ use crate::console::Console;
 use crate::cpuid;
 use crate::error::Error;
 use crate::host::CpuTraits;
-use crate::landing::Landing;
 use crate::layout::Layout;
 use crate::machine::{self, Machine};
 use crate::processor::Processor;
+use crate::ring3_trap::TrapPage;
 use crate::spec::MachineSpec;
 
-pub use host::Host;
+pub use host::HostIdentity;
 pub use memory::MemoryImage;
 pub use reset::ResetBy;
-pub(crate) use shadows::Shadows;
+pub(crate) use shadow_pages::ShadowPages;
 pub use state::MachineState;
 
 /// A machine, stopped between two instructions. Clones share the memory.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
-    shape: Arc<Shape>,
+    shape: Arc<MachineConfig>,
     state: Arc<MachineState>,
     memory: MemoryImage,
 }
 
 /// What does not change while a machine runs.
 #[derive(Debug)]
-struct Shape {
+struct MachineConfig {
     spec: MachineSpec,
     layout: Layout,
-    landing: Option<Landing>,
+    landing: Option<TrapPage>,
     cpuid: Option<CpuId>,
 }
 
@@ -79,7 +79,11 @@ impl Snapshot {
         let cpuid = cpuid.map(CpuId::from_entries).transpose();
         let cpuid = cpuid.map_err(|_| Error::Snapshot { problem, source: None })?;
         let landing = layout.landing();
-        Ok(Self { shape: Arc::new(Shape { spec, layout, landing, cpuid }), state: Arc::new(state), memory })
+        Ok(Self {
+            shape: Arc::new(MachineConfig { spec, layout, landing, cpuid }),
+            state: Arc::new(state),
+            memory,
+        })
     }
 
     /// The state without the memory.
@@ -124,7 +128,7 @@ impl Snapshot {
     }
 
     /// Whether both have the same memory, of one machine at one moment.
-    fn is_moment_of(&self, other: &Self) -> bool {
+    fn shares_origin(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.shape, &other.shape)
     }
 
@@ -134,7 +138,7 @@ impl Snapshot {
     /// # Errors
     /// As [`Machine::build`], and where this host does not take the state.
     pub fn machine(&self, kvm: &Kvm, console: Console) -> Result<Machine, Error> {
-        let Shape { spec, layout, landing, cpuid } = &*self.shape;
+        let MachineConfig { spec, layout, landing, cpuid } = &*self.shape;
         let vm = machine::vm_with_memory(kvm, spec, Some(&self.memory))?;
         machine::interrupt_controllers(&vm, spec)?;
         let boot = vm.create_vcpu(0)?;
@@ -147,17 +151,17 @@ impl Snapshot {
             boot: Processor::new(boot),
             others,
             ended: 0,
-            sleeps: crate::suspend::Sleeps::default(),
+            sleeps: crate::suspend::SuspendTimes::default(),
             cpuid: cpuid.clone(),
             origin: Some(self.clone()),
-            shadows: Shadows::default(),
+            shadows: ShadowPages::default(),
         };
-        self.state.put_back(&mut machine, false)?;
+        self.state.restore(&mut machine, false)?;
         Ok(machine)
     }
 }
 
-impl Shape {
+impl MachineConfig {
     fn of(machine: &Machine) -> Self {
         let Board { spec, layout, .. } = &machine.board;
         let (spec, layout, landing) = (spec.clone(), layout.clone(), machine.board.landing);
@@ -174,14 +178,14 @@ impl Machine {
     pub fn snapshot(&mut self) -> Result<Snapshot, Error> {
         let state = MachineState::of(self)?;
         let memory = MemoryImage::of(&self.board.memory, &self.board.spec)?;
-        Ok(Snapshot { shape: Arc::new(Shape::of(self)), state: Arc::new(state), memory })
+        Ok(Snapshot { shape: Arc::new(MachineConfig::of(self)), state: Arc::new(state), memory })
     }
 
     /// A machine like this one, that goes on by itself: a snapshot, and a machine made from it.
     ///
     /// # Errors
     /// As [`Machine::snapshot`] and [`Snapshot::machine`].
-    pub fn clone_cow(&mut self, console: Console) -> Result<Self, Error> {
+    pub fn fork(&mut self, console: Console) -> Result<Self, Error> {
         let kvm = self.boot.vcpu.vm().kvm().clone();
         self.snapshot()?.machine(&kvm, console)
     }

@@ -11,7 +11,7 @@ use kvm_sys_wrap::bindings::kvm_sregs;
 use crate::error::Error;
 use crate::machine::Machine;
 use crate::snapshot::Snapshot;
-use crate::suspend::Sleeps;
+use crate::suspend::SuspendTimes;
 
 /// Bytes of memory that had been written, as whole pages.
 pub type ResetBy = u64;
@@ -37,7 +37,7 @@ impl Machine {
     /// # Errors
     /// As [`Machine::reset`]; [`Error::Snapshot`] where it is of another moment.
     pub fn reset_to(&mut self, snapshot: &Snapshot) -> Result<ResetBy, Error> {
-        if !self.origin.as_ref().is_some_and(|origin| origin.is_moment_of(snapshot)) {
+        if !self.origin.as_ref().is_some_and(|origin| origin.shares_origin(snapshot)) {
             let problem = "the machine was made from another one";
             return Err(Error::Snapshot { problem, source: None });
         }
@@ -48,7 +48,7 @@ impl Machine {
         let vm = self.boot.vcpu.vm();
         let mut bytes = 0_u64;
         for (number, _) in (0..).zip(&self.board.spec.memory) {
-            bytes = bytes.saturating_add(vm.revert(number)?);
+            bytes = bytes.saturating_add(vm.reset_cow_pages(number)?);
         }
         if bytes > 0 && self.shadows.forget(vm, &self.board.spec)? {
             let processors = std::iter::once(&self.boot).chain(&self.others);
@@ -56,8 +56,8 @@ impl Machine {
                 processor.vcpu.set_sregs(&kvm_sregs { cr3: sregs.cr3 ^ OTHER_TABLE, ..*sregs })?;
             }
         }
-        (self.ended, self.sleeps) = (0, Sleeps::default());
-        snapshot.state.put_back(self, true)?;
+        (self.ended, self.sleeps) = (0, SuspendTimes::default());
+        snapshot.state.restore(self, true)?;
         Ok(bytes)
     }
 }

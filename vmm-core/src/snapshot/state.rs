@@ -6,7 +6,7 @@
 //! after the APIC. What the vCPUs share comes last.
 
 use kvm_sys_wrap::bindings::kvm_regs;
-use kvm_sys_wrap::{ApicState, ControllerState, VcpuState};
+use kvm_sys_wrap::{IrqchipState, LapicState, VcpuState};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
@@ -24,7 +24,7 @@ use crate::suspend::SHARED_WITH_KVM;
 pub struct MachineState {
     processors: Vec<ProcessorState>,
     /// Of machines with all of a PC's.
-    controllers: Option<ControllerState>,
+    controllers: Option<IrqchipState>,
     /// Of machines with interrupts, in nanoseconds.
     clock: Option<u64>,
     ports: Vec<Vec<u8>>,
@@ -36,7 +36,7 @@ pub struct MachineState {
 struct ProcessorState {
     vcpu: VcpuState,
     /// Of machines with interrupts.
-    apic: Option<ApicState>,
+    apic: Option<LapicState>,
     /// The guest can ask for them.
     exits: ExitCounts,
 }
@@ -51,13 +51,13 @@ impl MachineState {
         for processor in std::iter::once(&mut machine.boot).chain(&mut machine.others) {
             processor.finish_exit(&machine.board)?;
             let vcpu = processor.vcpu.save_with(&msrs)?;
-            let apic = (interrupts != Interrupts::None).then(|| processor.vcpu.save_apic()).transpose()?;
+            let apic = (interrupts != Interrupts::None).then(|| processor.vcpu.save_lapic()).transpose()?;
             processors.push(ProcessorState { vcpu, apic, exits: processor.exits.clone() });
         }
         let vm = machine.boot.vcpu.vm();
         Ok(Self {
             processors,
-            controllers: (interrupts == Interrupts::Pc).then(|| vm.save_controllers()).transpose()?,
+            controllers: (interrupts == Interrupts::Pc).then(|| vm.save_irqchip()).transpose()?,
             clock: (interrupts != Interrupts::None).then(|| vm.clock()).transpose()?,
             ports: machine.board.ports.save(),
             mmio: machine.board.mmio.save(),
@@ -65,18 +65,18 @@ impl MachineState {
     }
 
     /// Puts it back, into a machine with the same description: `again` if it has had it before.
-    pub(super) fn put_back(&self, machine: &mut Machine, again: bool) -> Result<(), Error> {
-        self.put_back_devices(machine)?;
+    pub(super) fn restore(&self, machine: &mut Machine, again: bool) -> Result<(), Error> {
+        self.restore_devices(machine)?;
         let processors = std::iter::once(&mut machine.boot).chain(&mut machine.others);
         // What KVM reports is always busy; what it wants to be given depends on the host.
         let tr =
             (machine.board.spec.boot.ring == Ring::User).then(|| host::quirks(&machine.board.spec).tr_type);
         for (processor, state) in processors.zip(&self.processors) {
-            state.put_back(processor, tr.map(TrType::kind), again)?;
+            state.restore(processor, tr.map(TrType::kind), again)?;
         }
         let vm = machine.boot.vcpu.vm();
         if let Some(controllers) = &self.controllers {
-            vm.restore_controllers(controllers)?;
+            vm.restore_irqchip(controllers)?;
         }
         if let Some(clock) = self.clock {
             vm.set_clock(clock)?;
@@ -84,7 +84,7 @@ impl MachineState {
         Ok(())
     }
 
-    fn put_back_devices(&self, machine: &Machine) -> Result<(), Error> {
+    fn restore_devices(&self, machine: &Machine) -> Result<(), Error> {
         machine.board.ports.restore(&self.ports)?;
         Ok(machine.board.mmio.restore(&self.mmio)?)
     }
@@ -116,15 +116,15 @@ impl MachineState {
 }
 
 impl ProcessorState {
-    fn put_back(&self, processor: &mut Processor, tr: Option<u8>, again: bool) -> Result<(), Error> {
+    fn restore(&self, processor: &mut Processor, tr: Option<u8>, again: bool) -> Result<(), Error> {
         let mut vcpu = self.vcpu.clone();
         vcpu.sregs.tr.type_ = tr.unwrap_or(vcpu.sregs.tr.type_);
         if let Some(apic) = &self.apic {
             processor.vcpu.set_sregs(&vcpu.sregs)?;
-            processor.vcpu.restore_apic(apic)?;
+            processor.vcpu.restore_lapic(apic)?;
         }
         if again && self.apic.is_none() && !self.shares_memory_with_kvm() {
-            processor.vcpu.restore_again(&vcpu)?;
+            processor.vcpu.restore_incremental(&vcpu)?;
         } else {
             processor.vcpu.restore(&vcpu)?;
         }

@@ -4,7 +4,7 @@ use kvm_sys_wrap::Gpa;
 
 /// From this size in bytes on, memory gets transparent huge pages unless told otherwise. The first touch of a huge page
 /// clears 2 MiB, which a small guest never gets back; a large one saves a fault for each of its other 511 pages.
-pub const HUGE_PAGES_FROM: u64 = 64 << 20;
+pub const HUGE_PAGES_THRESHOLD: u64 = 64 << 20;
 
 /// One region of guest memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,7 +59,7 @@ impl MemoryRegion {
     #[must_use]
     pub const fn on(backing: MemoryBacking, address: Gpa, size: u64) -> Self {
         let anonymous = matches!(backing, MemoryBacking::Anonymous);
-        let huge_pages = anonymous && size >= HUGE_PAGES_FROM;
+        let huge_pages = anonymous && size >= HUGE_PAGES_THRESHOLD;
         Self { address, size, read_only: false, huge_pages, mergeable: anonymous, backing }
     }
 }

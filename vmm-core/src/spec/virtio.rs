@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use kvm_sys_wrap::Gpa;
 
-use crate::span::Span;
+use crate::gpa_range::GpaRange;
 
 /// A virtio device (Virtual I/O Device Version 1.2, chapter 5), reached over MMIO (section 4.2).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,7 +56,7 @@ pub const WINDOW_LENGTH: u64 = 0x200;
 /// first three exist on the old PIC, too.
 const LINES: [u32; 11] = [5, 10, 11, 16, 17, 18, 19, 20, 21, 22, 23];
 /// So many virtio devices a machine can have: one for each free interrupt.
-pub const MOST_DEVICES: usize = LINES.len();
+pub const MAX_DEVICES: usize = LINES.len();
 
 impl VirtioSpec {
     /// The device type (5): 2, 3 or 4.
@@ -105,14 +105,14 @@ pub fn unrepeatable(devices: &[VirtioSpec]) -> Option<&'static str> {
     devices.iter().find(|device| !repeats(device)).map(VirtioSpec::device_name)
 }
 
-/// The registers of the device at `index` in the list; `None` beyond [`MOST_DEVICES`].
+/// The registers of the device at `index` in the list; `None` beyond [`MAX_DEVICES`].
 #[must_use]
-pub fn window(index: usize) -> Option<Span> {
-    let number = u64::try_from(index).ok().filter(|_| index < MOST_DEVICES)?;
-    Span::new(FIRST_WINDOW.checked_add(number.checked_mul(STRIDE)?)?, WINDOW_LENGTH)
+pub fn window(index: usize) -> Option<GpaRange> {
+    let number = u64::try_from(index).ok().filter(|_| index < MAX_DEVICES)?;
+    GpaRange::new(FIRST_WINDOW.checked_add(number.checked_mul(STRIDE)?)?, WINDOW_LENGTH)
 }
 
-/// The interrupt (GSI) of the device at `index`: edge-triggered, active high; `None` beyond [`MOST_DEVICES`].
+/// The interrupt (GSI) of the device at `index`: edge-triggered, active high; `None` beyond [`MAX_DEVICES`].
 #[must_use]
 pub fn interrupt(index: usize) -> Option<u32> {
     LINES.get(index).copied()
@@ -134,14 +134,14 @@ mod tests {
 
     #[test]
     fn each_device_has_a_page_and_a_line_of_its_own_and_there_is_an_end() {
-        assert_eq!(window(0), Span::new(Gpa(0xd000_0000), 0x200));
-        assert_eq!(window(3), Span::new(Gpa(0xd000_3000), 0x200));
+        assert_eq!(window(0), GpaRange::new(Gpa(0xd000_0000), 0x200));
+        assert_eq!(window(3), GpaRange::new(Gpa(0xd000_3000), 0x200));
         assert_eq!((interrupt(0), interrupt(3)), (Some(5), Some(16)));
-        assert_eq!((window(MOST_DEVICES), interrupt(MOST_DEVICES)), (None, None));
+        assert_eq!((window(MAX_DEVICES), interrupt(MAX_DEVICES)), (None, None));
         let mut lines = LINES.to_vec();
         lines.sort_unstable();
         lines.dedup();
-        assert_eq!(lines.len(), MOST_DEVICES);
+        assert_eq!(lines.len(), MAX_DEVICES);
     }
 
     #[test]

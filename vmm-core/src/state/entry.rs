@@ -5,11 +5,11 @@
 
 use kvm_sys_wrap::bindings::kvm_sregs;
 
-use super::{Image, StateProblem, real};
+use super::{StateImage, StateProblem, real};
 use crate::layout::Layout;
 use crate::mode::{Mode, Ring};
-use crate::paging::walk::{End, Walker};
-use crate::spec::{BootSpec, Entry};
+use crate::paging::walk::{WalkEnd, Walker};
+use crate::spec::{BootSpec, EntryPoint};
 use crate::{Gpa, Gva};
 
 /// Adds what is wrong with the entry to `problems`.
@@ -17,7 +17,7 @@ pub(super) fn check(
     sregs: &kvm_sregs,
     boot: &BootSpec,
     layout: &Layout,
-    images: &[Image],
+    images: &[StateImage],
     problems: &mut Vec<StateProblem>,
 ) {
     let gva = match (boot.mode, boot.entry) {
@@ -25,28 +25,28 @@ pub(super) fn check(
             Some((cs, ip)) => Gva(u64::from(cs) * 16 + u64::from(ip)),
             None => return problems.push(StateProblem::EntryTooHigh(boot.entry)),
         },
-        (Mode::Protected, Entry::Address(gva)) if gva.0 >> 32 != 0 => {
+        (Mode::Protected, EntryPoint::Address(gva)) if gva.0 >> 32 != 0 => {
             return problems.push(StateProblem::EntryTooHigh(boot.entry));
         }
-        (Mode::Protected | Mode::Paged | Mode::Pae | Mode::Long, Entry::Address(gva)) => gva,
-        (mode @ (Mode::Protected | Mode::Paged | Mode::Pae | Mode::Long), Entry::Segmented { .. }) => {
+        (Mode::Protected | Mode::Paged | Mode::Pae | Mode::Long, EntryPoint::Address(gva)) => gva,
+        (mode @ (Mode::Protected | Mode::Paged | Mode::Pae | Mode::Long), EntryPoint::Segmented { .. }) => {
             return problems.push(StateProblem::EntrySegmented { entry: boot.entry, mode });
         }
     };
     let walk = Walker::of_sregs(sregs).walk(images, gva);
     match walk.end {
-        End::Mapped(to) if !layout.is_memory(to.gpa) => {
+        WalkEnd::Mapped(to) if !layout.is_memory(to.gpa) => {
             problems.push(StateProblem::EntryNoMemory { gva, gpa: to.gpa });
         }
-        End::Mapped(to) if boot.ring == Ring::User && !to.access.user => {
+        WalkEnd::Mapped(to) if boot.ring == Ring::User && !to.access.user => {
             problems.push(StateProblem::EntrySupervisor { gva, owner: owner(layout, to.gpa) });
         }
-        End::Mapped(to) if !to.access.executable => problems.push(StateProblem::EntryNotExecutable(gva)),
-        End::Mapped(_) => {}
-        End::Unaddressable if boot.mode != Mode::Long => {
+        WalkEnd::Mapped(to) if !to.access.executable => problems.push(StateProblem::EntryNotExecutable(gva)),
+        WalkEnd::Mapped(_) => {}
+        WalkEnd::Unaddressable if boot.mode != Mode::Long => {
             problems.push(StateProblem::EntryTooHigh(boot.entry));
         }
-        End::NotPresent | End::Reserved(_) | End::NoMemory(_) | End::Unaddressable => {
+        WalkEnd::NotPresent | WalkEnd::Reserved(_) | WalkEnd::NoMemory(_) | WalkEnd::Unaddressable => {
             problems.push(StateProblem::EntryNotMapped(gva));
         }
     }

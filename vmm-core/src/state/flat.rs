@@ -5,21 +5,21 @@
 
 use kvm_sys_wrap::bindings::{kvm_dtable, kvm_sregs};
 
-use super::{HostQuirks, Image, StateError, image, required};
-use crate::descriptor::Descriptor;
-use crate::gdt::{Gdt, Slot};
+use super::{HostQuirks, StateError, StateImage, image, required};
+use crate::descriptor::SegmentDescriptor;
+use crate::gdt::{Gdt, GdtSlot};
+use crate::gpa_range::GpaRange;
 use crate::idt::{self, Gate};
-use crate::landing::Landing;
-use crate::layout::{Layout, Part};
+use crate::layout::{Layout, LayoutPart};
 use crate::mode::{Mode, Ring};
-use crate::span::Span;
+use crate::ring3_trap::TrapPage;
 use crate::spec::BootSpec;
 use crate::tss::Tss;
 
 /// Sets the segment registers and table registers, and makes the tables.
 pub(super) fn segments(
     sregs: &mut kvm_sregs,
-    images: &mut Vec<Image>,
+    images: &mut Vec<StateImage>,
     boot: &BootSpec,
     layout: &Layout,
     quirks: HostQuirks,
@@ -27,41 +27,41 @@ pub(super) fn segments(
     let long = boot.mode == Mode::Long;
     let landing = layout.landing();
 
-    let tss = required(layout, Part::Tss)?;
+    let tss = required(layout, LayoutPart::Tss)?;
     let limit = u32::try_from(tss.size() - 1).unwrap_or(u32::MAX);
-    let tss_descriptor = Descriptor::tss(tss.start().0, limit, quirks.tr_type);
-    let gdt = Gdt::new(boot.mode, tss_descriptor).ordered(boot.selectors);
-    let (code, data) = Slot::of_ring(boot.ring);
+    let tss_descriptor = SegmentDescriptor::tss(tss.start().0, limit, quirks.tr_type);
+    let gdt = Gdt::new(boot.mode, tss_descriptor).ordered(boot.gdt_layout);
+    let (code, data) = GdtSlot::of_ring(boot.ring);
     sregs.cs = gdt.segment(code);
     for segment in [&mut sregs.ds, &mut sregs.es, &mut sregs.fs, &mut sregs.gs, &mut sregs.ss] {
         *segment = gdt.segment(data);
     }
-    sregs.tr = gdt.segment(Slot::Tss);
-    sregs.ldt = Descriptor::NULL.segment(0);
+    sregs.tr = gdt.segment(GdtSlot::Tss);
+    sregs.ldt = SegmentDescriptor::NULL.segment(0);
 
-    let kernel_stack = layout.part(Part::KernelStack).map_or(0, |range| range.end().0);
-    let ring0_segment = if kernel_stack == 0 { 0 } else { Slot::KernelData.selector() };
+    let kernel_stack = layout.part(LayoutPart::KernelStack).map_or(0, |range| range.end().0);
+    let ring0_segment = if kernel_stack == 0 { 0 } else { GdtSlot::KernelData.selector() };
     let all_ports = boot.ring == Ring::User;
     let state = Tss { long, ring0_stack: kernel_stack, ring0_segment, all_ports };
-    images.push(image(tss, Part::Tss, state.bytes())?);
+    images.push(image(tss, LayoutPart::Tss, state.bytes())?);
 
-    let range = required(layout, Part::Gdt)?;
+    let range = required(layout, LayoutPart::Gdt)?;
     sregs.gdt = table_register(range);
-    images.push(image(range, Part::Gdt, gdt.bytes())?);
+    images.push(image(range, LayoutPart::Gdt, gdt.bytes())?);
 
-    let range = required(layout, Part::Idt)?;
+    let range = required(layout, LayoutPart::Idt)?;
     sregs.idt = table_register(range);
     let gate = |vector| landing.map_or(Gate::NOT_PRESENT, |landing| landing.gate(vector));
-    images.push(image(range, Part::Idt, idt::bytes(long, gate))?);
+    images.push(image(range, LayoutPart::Idt, idt::bytes(long, gate))?);
 
     if landing.is_some() {
-        images.push(image(required(layout, Part::Landing)?, Part::Landing, Landing::bytes())?);
+        images.push(image(required(layout, LayoutPart::Landing)?, LayoutPart::Landing, TrapPage::bytes())?);
     }
     Ok(())
 }
 
 /// GDTR or IDTR for a table: its first address and the offset of its last byte.
-fn table_register(range: Span) -> kvm_dtable {
+fn table_register(range: GpaRange) -> kvm_dtable {
     let limit = u16::try_from(range.size() - 1).unwrap_or(u16::MAX);
     kvm_dtable { base: range.start().0, limit, ..Default::default() }
 }

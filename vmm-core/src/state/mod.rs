@@ -26,16 +26,16 @@ mod tests;
 use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
 
 use crate::Gpa;
-use crate::control::{Cr0, Cr4, Efer};
+use crate::control_regs::{Cr0, Cr4, Efer};
 
 use crate::firmware;
-use crate::landing::Landing;
-use crate::layout::{Layout, Part};
+use crate::gpa_range::GpaRange;
+use crate::layout::{Layout, LayoutPart};
 use crate::mode::{Mode, PageSize};
-use crate::paging::plan::Plan;
+use crate::paging::plan::PagingPlan;
 use crate::paging::walk::ReadMemory;
 use crate::paging::{Scheme, build};
-use crate::span::Span;
+use crate::ring3_trap::TrapPage;
 use crate::spec::{BootSpec, MachineSpec};
 
 pub use crate::descriptor::TrType;
@@ -50,7 +50,7 @@ pub struct HostQuirks {
 
 /// Bytes to be written into guest memory before the run.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Image {
+pub struct StateImage {
     /// Where they go.
     pub gpa: Gpa,
     /// What they are: the name of a [`Part`], or of a table that firmware would have left.
@@ -81,9 +81,9 @@ pub struct InitialState {
     /// For `KVM_SET_REGS`.
     pub regs: kvm_regs,
     /// For guest memory, sorted by address.
-    pub images: Vec<Image>,
+    pub images: Vec<StateImage>,
     /// Ring 3: the landing page.
-    pub landing: Option<Landing>,
+    pub landing: Option<TrapPage>,
     /// Features that the state uses and not every host has.
     pub needs: Vec<CpuFeature>,
 }
@@ -110,9 +110,9 @@ pub fn initial_state(
         }
     }
     if let Some(plan) = layout.paging() {
-        let range = required(layout, Part::PageTables)?;
+        let range = required(layout, LayoutPart::PageTables)?;
         sregs.cr3 = range.start().0;
-        images.push(image(range, Part::PageTables, build::bytes(plan, range.start()))?);
+        images.push(image(range, LayoutPart::PageTables, build::bytes(plan, range.start()))?);
     }
     images.extend(firmware::images(spec));
     images.sort_by_key(|image| image.gpa);
@@ -137,7 +137,7 @@ pub fn initial_state(
 ///   forbids execution: without it the XD bit is reserved.
 /// - SSE: MP, so that a task switch by TS works as meant; OSFXSR, without which SSE instructions raise #UD; and
 ///   OSXMMEXCPT, so that SSE errors raise #XM. EM is clear after reset.
-fn control_registers(sregs: &mut kvm_sregs, boot: &BootSpec, plan: Option<&Plan>) {
+fn control_registers(sregs: &mut kvm_sregs, boot: &BootSpec, plan: Option<&PagingPlan>) {
     let mut cr0 = Cr0::ET;
     let mut cr4 = Cr4::empty();
     let mut efer = Efer::empty();
@@ -163,12 +163,12 @@ fn control_registers(sregs: &mut kvm_sregs, boot: &BootSpec, plan: Option<&Plan>
     (sregs.cr0, sregs.cr4, sregs.efer) = (cr0.bits(), cr4.bits(), efer.bits());
 }
 
-fn forbids_execution(plan: &Plan) -> bool {
+fn forbids_execution(plan: &PagingPlan) -> bool {
     plan.pieces.iter().any(|piece| !piece.access.executable)
 }
 
 /// The features that the page tables use.
-fn needs(plan: Option<&Plan>) -> Vec<CpuFeature> {
+fn needs(plan: Option<&PagingPlan>) -> Vec<CpuFeature> {
     let Some(plan) = plan else { return Vec::new() };
     let features = [
         (CpuFeature::Nx, forbids_execution(plan)),
@@ -179,20 +179,20 @@ fn needs(plan: Option<&Plan>) -> Vec<CpuFeature> {
 }
 
 /// Where a part lies that this machine must have.
-fn required(layout: &Layout, part: Part) -> Result<Span, StateError> {
+fn required(layout: &Layout, part: LayoutPart) -> Result<GpaRange, StateError> {
     layout.part(part).ok_or_else(|| StateProblem::LayoutMismatch(part).into())
 }
 
 /// Bytes for a part, if they fit the place that the layout gave it.
-fn image(range: Span, part: Part, bytes: Vec<u8>) -> Result<Image, StateError> {
+fn image(range: GpaRange, part: LayoutPart, bytes: Vec<u8>) -> Result<StateImage, StateError> {
     if bytes.len() as u64 > range.size() {
         return Err(StateProblem::LayoutMismatch(part).into());
     }
-    Ok(Image { gpa: range.start(), name: part.name(), bytes })
+    Ok(StateImage { gpa: range.start(), name: part.name(), bytes })
 }
 
 /// Images can be read as the memory they will become. What lies between them is no memory yet.
-impl ReadMemory for [Image] {
+impl ReadMemory for [StateImage] {
     fn read(&self, gpa: Gpa, bytes: &mut [u8]) -> Option<()> {
         self.iter().find_map(|image| {
             let offset = usize::try_from(gpa.0.checked_sub(image.gpa.0)?).ok()?;

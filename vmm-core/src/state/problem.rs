@@ -2,10 +2,10 @@
 
 use thiserror::Error;
 
-use crate::control::Rflags;
-use crate::layout::Part;
+use crate::control_regs::Rflags;
+use crate::layout::LayoutPart;
 use crate::mode::Mode;
-use crate::spec::{Entry, Register};
+use crate::spec::{EntryPoint, Register};
 use crate::{Gpa, Gva};
 
 /// The state cannot be made.
@@ -32,12 +32,12 @@ impl From<StateProblem> for StateError {
 pub enum StateProblem {
     /// The entry lies beyond what the mode can address.
     #[error("entry {0} is beyond what the mode can address")]
-    EntryTooHigh(Entry),
+    EntryTooHigh(EntryPoint),
     /// A segment and an offset outside real mode.
     #[error("entry {entry}: {mode} mode takes an address, not segment:offset")]
     EntrySegmented {
         /// The entry.
-        entry: Entry,
+        entry: EntryPoint,
         /// The mode.
         mode: Mode,
     },
@@ -92,7 +92,7 @@ pub enum StateProblem {
     Flags(Rflags),
     /// The layout was not computed for this description.
     #[error("the layout has no room for the {}: it belongs to another machine", .0.name())]
-    LayoutMismatch(Part),
+    LayoutMismatch(LayoutPart),
 }
 
 impl StateProblem {

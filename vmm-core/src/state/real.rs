@@ -16,8 +16,8 @@ use kvm_sys_wrap::bindings::{kvm_segment, kvm_sregs};
 
 use super::{StateError, required};
 use crate::idt;
-use crate::layout::{Layout, Part};
-use crate::spec::{BootSpec, Entry};
+use crate::layout::{Layout, LayoutPart};
+use crate::spec::{BootSpec, EntryPoint};
 
 /// What 20 address bits reach.
 pub(super) const LIMIT: u64 = 1 << 20;
@@ -25,14 +25,14 @@ pub(super) const LIMIT: u64 = 1 << 20;
 const TOP_OFFSET: u64 = 0xfff0;
 
 /// CS and IP for an entry; `None` if it is not below 1 MiB.
-pub(super) fn code_address(entry: Entry) -> Option<(u16, u16)> {
+pub(super) fn code_address(entry: EntryPoint) -> Option<(u16, u16)> {
     match entry {
-        Entry::Address(gva) if gva.0 < LIMIT => {
+        EntryPoint::Address(gva) if gva.0 < LIMIT => {
             let window = u16::try_from(gva.0 >> 16 << 12).ok()?;
             Some((window, u16::try_from(gva.0 & 0xffff).ok()?))
         }
-        Entry::Address(_) => None,
-        Entry::Segmented { segment, offset } => {
+        EntryPoint::Address(_) => None,
+        EntryPoint::Segmented { segment, offset } => {
             let address = u64::from(segment) * 16 + u64::from(offset);
             (address < LIMIT).then_some((segment, offset))
         }
@@ -50,7 +50,7 @@ pub(super) fn stack_address(top: u64) -> (u16, u16) {
 pub(super) fn segments(sregs: &mut kvm_sregs, boot: &BootSpec, layout: &Layout) -> Result<(), StateError> {
     // An entry out of reach is reported with all other mistakes; until then anything will do.
     let (cs, _) = code_address(boot.entry).unwrap_or_default();
-    let (ss, _) = stack_address(required(layout, Part::Stack)?.end().0);
+    let (ss, _) = stack_address(required(layout, LayoutPart::Stack)?.end().0);
     sregs.cs = at(&sregs.cs, cs);
     for segment in [&mut sregs.ds, &mut sregs.es, &mut sregs.fs, &mut sregs.gs] {
         *segment = at(segment, cs);
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn entries_as_addresses() {
-        let entry = |address| code_address(Entry::Address(Gva(address)));
+        let entry = |address| code_address(EntryPoint::Address(Gva(address)));
         assert_eq!(entry(0x7c00), Some((0, 0x7c00)));
         assert_eq!(entry(0x12345), Some((0x1000, 0x2345)));
         assert_eq!(entry(0xf_ffff), Some((0xf000, 0xffff)));
@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn entries_as_segment_and_offset() {
-        let entry = |segment, offset| code_address(Entry::Segmented { segment, offset });
+        let entry = |segment, offset| code_address(EntryPoint::Segmented { segment, offset });
         assert_eq!(entry(0x7c0, 0), Some((0x7c0, 0)));
         assert_eq!(entry(0xffff, 0x000f), Some((0xffff, 0xf)));
         assert_eq!(entry(0xffff, 0x0010), None);
@@ -94,7 +94,7 @@ mod tests {
         #[test]
         fn segment_and_offset_make_the_address(address in 0..LIMIT, top in 0..=LIMIT) {
             let linear = |(segment, offset)| u64::from(segment) * 16 + u64::from(offset);
-            prop_assert_eq!(code_address(Entry::Address(Gva(address))).map(linear), Some(address));
+            prop_assert_eq!(code_address(EntryPoint::Address(Gva(address))).map(linear), Some(address));
             prop_assert_eq!(linear(stack_address(top)), top);
         }
     }

@@ -9,10 +9,10 @@
 use kvm_sys_wrap::bindings::kvm_regs;
 
 use super::{StateProblem, real};
-use crate::control::Rflags;
+use crate::control_regs::Rflags;
 use crate::layout::Layout;
 use crate::mode::Mode;
-use crate::spec::{BootSpec, Entry, Register};
+use crate::spec::{BootSpec, EntryPoint, Register};
 
 /// The general registers. What is wrong with the presets is added to `problems`.
 pub(super) fn registers(boot: &BootSpec, layout: &Layout, problems: &mut Vec<StateProblem>) -> kvm_regs {
@@ -24,9 +24,9 @@ pub(super) fn registers(boot: &BootSpec, layout: &Layout, problems: &mut Vec<Sta
             let (_, sp) = real::stack_address(top);
             (ip.into(), sp.into())
         }
-        (Mode::Protected | Mode::Paged | Mode::Pae | Mode::Long, Entry::Address(gva)) => (gva.0, top),
+        (Mode::Protected | Mode::Paged | Mode::Pae | Mode::Long, EntryPoint::Address(gva)) => (gva.0, top),
         // Refused by the entry check.
-        (Mode::Protected | Mode::Paged | Mode::Pae | Mode::Long, Entry::Segmented { .. }) => (0, top),
+        (Mode::Protected | Mode::Paged | Mode::Pae | Mode::Long, EntryPoint::Segmented { .. }) => (0, top),
     };
     for (number, (register, value)) in boot.registers.iter().enumerate() {
         let earlier = boot.registers.iter().take(number);

@@ -1,18 +1,19 @@
 //! What a state is made of, and each mistake that it can be refused for.
 
 use super::*;
+use crate::Gva;
 use crate::layout::{self, Occupied};
 use crate::mode::Ring;
-use crate::spec::{Access, Entry, Mapping, Register};
-use crate::{Gva, reset};
+use crate::reset_state;
+use crate::spec::{EntryPoint, Mapping, PagePermissions, Register};
 
 fn machine(mode: Mode, entry: u64) -> MachineSpec {
-    MachineSpec::new(mode, 2 << 20, Entry::Address(Gva(entry)))
+    MachineSpec::new(mode, 2 << 20, EntryPoint::Address(Gva(entry)))
 }
 
 fn state(spec: &MachineSpec) -> Result<InitialState, StateError> {
     let layout = layout::compute(spec, &[]).unwrap();
-    initial_state(&reset::sregs(), spec, &layout, HostQuirks::default())
+    initial_state(&reset_state::sregs(), spec, &layout, HostQuirks::default())
 }
 
 fn messages(spec: &MachineSpec) -> Vec<String> {
@@ -23,7 +24,7 @@ fn messages(spec: &MachineSpec) -> Vec<String> {
 
 #[test]
 fn what_is_no_part_of_the_mode_is_left_as_the_reset_has_it() {
-    let mut reset = reset::sregs();
+    let mut reset = reset_state::sregs();
     (reset.apic_base, reset.cr8) = (0xfee0_0800, 3);
     let spec = machine(Mode::Long, 0x10_0000);
     let layout = layout::compute(&spec, &[]).unwrap();
@@ -36,7 +37,7 @@ fn the_quirk_reaches_cache_and_memory() {
     let spec = machine(Mode::Protected, 0x10_0000);
     let layout = layout::compute(&spec, &[]).unwrap();
     for (tr_type, kind) in [(TrType::Busy, 11), (TrType::Available, 9)] {
-        let state = initial_state(&reset::sregs(), &spec, &layout, HostQuirks { tr_type }).unwrap();
+        let state = initial_state(&reset_state::sregs(), &spec, &layout, HostQuirks { tr_type }).unwrap();
         let gdt = state.images.iter().find(|image| image.gpa.0 == state.sregs.gdt.base).unwrap();
         assert_eq!((state.sregs.tr.type_, gdt.bytes[0x28 + 5] & 0xf), (kind, kind));
     }
@@ -66,7 +67,7 @@ fn features_are_needed_only_when_used() {
     assert_eq!(state(&spec).unwrap().needs, [], "2 MiB of memory hold no page of 1 GiB");
     spec.memory[0].size = 1 << 30;
     spec.boot.paging.five_level = true;
-    let access = Access { writable: true, user: false, executable: false };
+    let access = PagePermissions { writable: true, user: false, executable: false };
     spec.boot.paging.maps = vec![Mapping { gva: Gva(1 << 40), gpa: Gpa(0), size: 0x1000, access }];
     let state = state(&spec).unwrap();
     assert_eq!(state.needs, [CpuFeature::Nx, CpuFeature::Page1G, CpuFeature::La57]);
@@ -122,21 +123,22 @@ fn entries_that_no_cpu_could_start_at() {
         assert_eq!(messages(&machine(mode, entry)), [message]);
     }
     let mut spec = machine(Mode::Long, 0);
-    spec.boot.entry = Entry::Segmented { segment: 0x7c0, offset: 0 };
+    spec.boot.entry = EntryPoint::Segmented { segment: 0x7c0, offset: 0 };
     assert_eq!(messages(&spec), ["entry 07c0:0000: long mode takes an address, not segment:offset"]);
     let mut spec = machine(Mode::Long, 0x1080);
     spec.boot.ring = Ring::User;
     assert_eq!(messages(&spec), ["entry 0x1080 lies in a page of the GDT, which ring 3 cannot use"]);
-    let access = Access { writable: true, user: true, executable: false };
+    let access = PagePermissions { writable: true, user: true, executable: false };
     spec.boot.paging.maps = vec![Mapping { gva: Gva(1 << 40), gpa: Gpa(0x10_0000), size: 0x1000, access }];
-    spec.boot.entry = Entry::Address(Gva(1 << 40));
+    spec.boot.entry = EntryPoint::Address(Gva(1 << 40));
     assert_eq!(messages(&spec), ["entry 0x10000000000 is not executable"]);
 }
 
 #[test]
 fn a_layout_of_another_machine_is_a_bug_of_ours() {
     let real = layout::compute(&machine(Mode::Real, 0x8000), &[]).unwrap();
-    let error = initial_state(&reset::sregs(), &machine(Mode::Long, 0x8000), &real, HostQuirks::default());
+    let error =
+        initial_state(&reset_state::sregs(), &machine(Mode::Long, 0x8000), &real, HostQuirks::default());
     assert_eq!(
         error.unwrap_err().to_string(),
         "the layout has no room for the TSS: it belongs to another machine"
@@ -146,9 +148,9 @@ fn a_layout_of_another_machine_is_a_bug_of_ours() {
 #[test]
 fn images_read_as_memory() {
     let spec = machine(Mode::Long, 0x10_0000);
-    let guest = Occupied { name: "guest".to_owned(), range: Span::new(Gpa(0x1000), 0x1000).unwrap() };
+    let guest = Occupied { name: "guest".to_owned(), range: GpaRange::new(Gpa(0x1000), 0x1000).unwrap() };
     let layout = layout::compute(&spec, &[guest]).unwrap();
-    let state = initial_state(&reset::sregs(), &spec, &layout, HostQuirks::default()).unwrap();
+    let state = initial_state(&reset_state::sregs(), &spec, &layout, HostQuirks::default()).unwrap();
     let mut entry = [0; 8];
     assert_eq!(state.images.read(Gpa(0x2008), &mut entry), Some(()));
     assert_eq!(u64::from_le_bytes(entry), 0x00af_9b00_0000_ffff);

@@ -1,7 +1,7 @@
 //! `[layout]`: tables and stack placed by hand. Whether they overlap is `vmm_core::layout`'s to say.
 
 use vmm_core::Gpa;
-use vmm_core::spec::Placement;
+use vmm_core::spec::PinnedAddresses;
 
 use super::Context;
 use crate::config::fault::Fault;
@@ -9,8 +9,10 @@ use crate::config::raw::At;
 use crate::config::values::{Address, show_size};
 
 /// Lowers the table and takes in the stack top of `[guest]`.
-pub(super) fn lower(cx: &mut Context<'_>, stack_top: Option<Gpa>) -> Placement {
-    let Some(table) = &cx.raw.layout else { return Placement { stack_top, ..Placement::default() } };
+pub(super) fn lower(cx: &mut Context<'_>, stack_top: Option<Gpa>) -> PinnedAddresses {
+    let Some(table) = &cx.raw.layout else {
+        return PinnedAddresses { stack_top, ..PinnedAddresses::default() };
+    };
     let layout = &table.value;
     if let (Some(tables), Some(mode)) = (&layout.page_tables, cx.mode)
         && !mode.has_paging()
@@ -31,7 +33,7 @@ pub(super) fn lower(cx: &mut Context<'_>, stack_top: Option<Gpa>) -> Placement {
         }
         size
     });
-    Placement {
+    PinnedAddresses {
         stack_top,
         stack_size,
         gdt: table_at(cx, &layout.gdt, "GDT", 8),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use vmm_core::spec::Limits;
+use vmm_core::spec::LimitSpec;
 
 use super::Context;
 use crate::config::fault::Fault;
@@ -11,10 +11,10 @@ use crate::config::fault::Fault;
 const DEFAULT_TIME_OF_A_TEST: Duration = Duration::from_secs(10);
 
 /// Lowers the table.
-pub(super) fn lower(cx: &mut Context<'_>) -> Limits {
+pub(super) fn lower(cx: &mut Context<'_>) -> LimitSpec {
     let is_test = cx.raw.expect.is_some() || cx.raw.test.is_some();
     let default_time = is_test.then_some(DEFAULT_TIME_OF_A_TEST);
-    let Some(table) = &cx.raw.limits else { return Limits { time: default_time, exits: None } };
+    let Some(table) = &cx.raw.limits else { return LimitSpec { time: default_time, exits: None } };
     let time = table.value.time.as_ref().map(|at| {
         if at.value.0.is_zero() {
             let fault = Fault::new(&at.span, "a time limit of 0 stops the guest before it starts");
@@ -29,5 +29,5 @@ pub(super) fn lower(cx: &mut Context<'_>) -> Limits {
         }
         at.value.0
     });
-    Limits { time: time.or(default_time), exits }
+    LimitSpec { time: time.or(default_time), exits }
 }

@@ -1,7 +1,7 @@
 //! `[paging]`: page size, depth and mappings, as far as the mode has them.
 
 use vmm_core::mode::{Mode, PageSize, Ring};
-use vmm_core::spec::{Access, Mapping, PagingSpec};
+use vmm_core::spec::{Mapping, PagePermissions, PagingSpec};
 use vmm_core::{Gpa, Gva};
 
 use super::memory::PHYSICAL_END;
@@ -116,7 +116,7 @@ fn mapping(
             Fault::new(&executable.span, "paged mode cannot forbid execution: its entries have no XD bit");
         cx.fault(fault.help("leave `executable` out, or choose the mode pae or long"));
     }
-    let access = Access {
+    let access = PagePermissions {
         writable: or(&map.writable, true),
         user: or(&map.user, cx.ring == Ring::User),
         executable: or(&map.executable, true),

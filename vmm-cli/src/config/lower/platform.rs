@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use vmm_core::devices::fw_cfg::{LONGEST_NAME, MOST_FILES};
-use vmm_core::devices::platform::{Part, parts};
+use vmm_core::devices::fw_cfg::{MAX_FILES, MAX_NAME_LENGTH};
+use vmm_core::devices::pc::{PcDevice, parts};
 use vmm_core::spec::{DeviceAddress, FwCfgFile, FwCfgSpec, PlatformSpec};
 
 use super::devices::Taken;
@@ -49,25 +49,25 @@ pub(super) fn lower(
 }
 
 /// Where the file speaks of a device.
-fn span(raw: &Devices, part: Part) -> Option<Span> {
+fn span(raw: &Devices, part: PcDevice) -> Option<Span> {
     let switch = |device: &Option<At<Switch>>| device.as_ref().map(|at| at.span.clone());
     match part {
-        Part::Rtc => switch(&raw.rtc),
-        Part::I8042 => switch(&raw.i8042),
-        Part::Power | Part::ResetControl => switch(&raw.power),
-        Part::Crtc
-        | Part::SystemControl
-        | Part::Diagnostic
-        | Part::Delay
-        | Part::PciAddress
-        | Part::PciData => switch(&raw.legacy_ports),
-        Part::FwCfg => raw.fw_cfg.as_ref().map(|at| at.span.clone()),
-        Part::TestPorts | Part::TestLines | Part::TestMemory => switch(&raw.kvm_testdev),
+        PcDevice::Rtc => switch(&raw.rtc),
+        PcDevice::I8042 => switch(&raw.i8042),
+        PcDevice::Power | PcDevice::ResetControl => switch(&raw.power),
+        PcDevice::Crtc
+        | PcDevice::SystemControl
+        | PcDevice::Diagnostic
+        | PcDevice::Delay
+        | PcDevice::PciAddress
+        | PcDevice::PciData => switch(&raw.legacy_ports),
+        PcDevice::FwCfg => raw.fw_cfg.as_ref().map(|at| at.span.clone()),
+        PcDevice::TestPorts | PcDevice::TestLines | PcDevice::TestMemory => switch(&raw.kvm_testdev),
     }
 }
 
 /// Takes a device's addresses: ports that all others are held against later, or a window.
-fn take(cx: &mut Context<'_>, part: Part, span: Option<Span>, taken: &mut Taken) {
+fn take(cx: &mut Context<'_>, part: PcDevice, span: Option<Span>, taken: &mut Taken) {
     let range =
         |start| Range { name: format!("device `{}`", part.name()), start, length: part.length(), span };
     match part.at() {
@@ -94,10 +94,10 @@ fn files(
     let mut spec = FwCfgSpec::default();
     let mut names: Vec<(&str, &Span)> = Vec::new();
     for (index, (table, span, path)) in tables.iter().enumerate() {
-        if index == MOST_FILES {
+        if index == MAX_FILES {
             cx.fault(Fault::new(
                 span,
-                format!("fw-cfg has keys for {MOST_FILES} files, and this is one more"),
+                format!("fw-cfg has keys for {MAX_FILES} files, and this is one more"),
             ));
             break;
         }
@@ -134,9 +134,10 @@ fn files(
 }
 
 fn check_name(cx: &mut Context<'_>, name: &At<String>, others: &[(&str, &Span)]) {
-    let fits = (1..=LONGEST_NAME).contains(&name.value.len());
+    let fits = (1..=MAX_NAME_LENGTH).contains(&name.value.len());
     if !fits || !name.value.bytes().all(|byte| byte.is_ascii_graphic()) {
-        let message = format!("a name in fw-cfg is 1 to {LONGEST_NAME} characters of ASCII without spaces");
+        let message =
+            format!("a name in fw-cfg is 1 to {MAX_NAME_LENGTH} characters of ASCII without spaces");
         cx.fault(Fault::new(&name.span, message));
     }
     if let Some((_, first)) = others.iter().find(|(other, _)| *other == name.value) {

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use vmm_core::spec::virtio::{MOST_DEVICES, WINDOW_LENGTH, window};
+use vmm_core::spec::virtio::{MAX_DEVICES, WINDOW_LENGTH, window};
 use vmm_core::spec::{BlockAccess, BlockSpec, VirtioSpec};
 
 use super::ranges::{Range, overlap};
@@ -23,7 +23,7 @@ pub(super) fn lower(cx: &mut Context<'_>, directory: &Path, windows: &mut Vec<Ra
     for (index, (device, span, path)) in tables.iter().enumerate() {
         specs.extend(one(cx, device, span, path, directory));
         let Some(window) = window(index) else {
-            let fault = Fault::new(span, format!("a machine can have {MOST_DEVICES} virtio devices"));
+            let fault = Fault::new(span, format!("a machine can have {MAX_DEVICES} virtio devices"));
             cx.fault(fault.help("there are interrupts for no more"));
             break;
         };

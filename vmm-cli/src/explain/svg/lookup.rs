@@ -1,6 +1,6 @@
 //! What the CPU looks things up in, and where it starts: the page tables' ranges, segments, general registers.
 
-use vmm_core::span::Bytes;
+use vmm_core::gpa_range::ByteSize;
 
 use super::canvas::{Canvas, Style};
 use super::{Column, heading};
@@ -17,13 +17,13 @@ pub(super) fn paging(canvas: &mut Canvas, column: Column, y: f64, paging: Option
         canvas.text(column.x, y, Style::Prose, "none: a linear address is the physical address");
         return y + 18.0;
     };
-    let note = format!("{}, first table at {}, {} in all", paging.scheme, paging.root, Bytes(paging.size));
+    let note = format!("{}, first table at {}, {} in all", paging.scheme, paging.root, ByteSize(paging.size));
     let mut y = heading(canvas, column, y, "Page tables", &note);
     let columns = [0.0, 350.0, 418.0, 500.0];
     for range in paging.ranges.iter().take(MOST_RANGES) {
         let cells = [
             format!("{}..={} \u{2192} {}", range.start, range.last, range.physical),
-            Bytes(range.size).to_string(),
+            ByteSize(range.size).to_string(),
             format!("{}\u{d7}{}", range.pages, range.page_size),
             range.access.replace("supervisor", "ring 0").replace("user", "ring 3"),
         ];

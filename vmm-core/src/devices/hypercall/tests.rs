@@ -49,7 +49,7 @@ fn bytes_numbers_and_strings_are_printed() {
     bench.write(0x04, u32::MAX);
     bench.poke(0xffd, b" over two pages\0");
     bench.write(0x0c, 0x1ffd);
-    assert_eq!(bench.status(), Status::Ok as u32);
+    assert_eq!(bench.status(), HypercallStatus::Ok as u32);
     assert_eq!(bench.printed.bytes(), b"#4294967295 over two pages");
 }
 
@@ -57,16 +57,16 @@ fn bytes_numbers_and_strings_are_printed() {
 fn wild_strings_give_a_status() {
     let mut bench = Bench::new(&[]);
     bench.write(0x0c, 0x9000);
-    assert_eq!(bench.status(), Status::BadAddress as u32);
+    assert_eq!(bench.status(), HypercallStatus::BadAddress as u32);
     bench.write(0x0c, 0x7000);
-    assert_eq!(bench.status(), Status::BadAddress as u32, "mapped, no memory behind it");
+    assert_eq!(bench.status(), HypercallStatus::BadAddress as u32, "mapped, no memory behind it");
     bench.write(0x08, u32::MAX);
     bench.write(0x0c, u32::MAX);
-    assert_eq!(bench.status(), Status::BadAddress as u32, "the last byte of the address space");
+    assert_eq!(bench.status(), HypercallStatus::BadAddress as u32, "the last byte of the address space");
     bench.write(0x08, 0);
     bench.poke(0, &[b'x'; 0x2000]);
     bench.write(0x0c, 0x1000);
-    assert_eq!(bench.status(), Status::BadAddress as u32, "runs into a page that is not mapped");
+    assert_eq!(bench.status(), HypercallStatus::BadAddress as u32, "runs into a page that is not mapped");
     assert_eq!(bench.printed.bytes(), b"");
 }
 
@@ -91,13 +91,13 @@ fn exit_counts_are_given_as_number_and_text() {
     assert_eq!(bench.peek(0, 11), b"pio-out 3\n\0");
     bench.write(0x14, 4);
     bench.write(0x18, 0x1000);
-    assert_eq!((bench.status(), bench.read(0x24)), (Status::BufferTooSmall as u32, 4));
+    assert_eq!((bench.status(), bench.read(0x24)), (HypercallStatus::BufferTooSmall as u32, 4));
     assert_eq!(bench.peek(0, 4), b"pio\0");
     bench.write(0x18, 0x9000);
-    assert_eq!((bench.status(), bench.read(0x24)), (Status::BadAddress as u32, 0));
+    assert_eq!((bench.status(), bench.read(0x24)), (HypercallStatus::BadAddress as u32, 0));
     bench.write(0x14, 0);
     bench.write(0x18, 0x9000);
-    assert_eq!(bench.status(), Status::BufferTooSmall as u32, "no bytes, so no wild write either");
+    assert_eq!(bench.status(), HypercallStatus::BufferTooSmall as u32, "no bytes, so no wild write either");
 }
 
 #[test]
@@ -134,9 +134,9 @@ fn the_end_has_a_code_and_wrong_uses_a_status() {
         bench.write(0x04, 0);
         assert_eq!(bench.status(), 0);
         bench.device.write(register, &vec![0; width], &bench.guest).unwrap();
-        assert_eq!(bench.status(), Status::BadRegister as u32, "{register:#x} with {width} bytes");
+        assert_eq!(bench.status(), HypercallStatus::BadRegister as u32, "{register:#x} with {width} bytes");
     }
     let mut narrow = [0xff; 2];
     bench.device.read(0x3c, &mut narrow, &bench.guest).unwrap();
-    assert_eq!((narrow, bench.status()), ([0xff; 2], Status::BadRegister as u32));
+    assert_eq!((narrow, bench.status()), ([0xff; 2], HypercallStatus::BadRegister as u32));
 }

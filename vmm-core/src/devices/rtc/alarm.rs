@@ -7,8 +7,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::bcd::Format;
 use super::date::date;
-use super::format::Format;
 
 const DAY: u64 = 86_400;
 /// From here on a register means "any".
@@ -16,14 +16,14 @@ const ANY: u8 = 0xc0;
 
 /// An alarm that is switched on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Alarm {
+pub(super) struct RtcAlarm {
     pub(super) second: u8,
     pub(super) minute: u8,
     pub(super) hour: u8,
     pub(super) format: Format,
 }
 
-impl Alarm {
+impl RtcAlarm {
     /// The first second after `after`, both since the epoch, at which it goes off. `None` where the registers hold no time
     /// of a day.
     pub(super) fn next(&self, after: u64) -> Option<u64> {
@@ -50,11 +50,11 @@ impl Alarm {
 
 /// The wire from the clock to power management. Clones are the same wire.
 #[derive(Debug, Clone, Default)]
-pub struct AlarmWire(Arc<Mutex<Option<Alarm>>>);
+pub struct AlarmHandle(Arc<Mutex<Option<RtcAlarm>>>);
 
-impl AlarmWire {
+impl AlarmHandle {
     /// The clock's end: the alarm that is on, if any.
-    pub(super) fn set(&self, alarm: Option<Alarm>) {
+    pub(super) fn set(&self, alarm: Option<RtcAlarm>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = alarm;
     }
 
@@ -75,7 +75,7 @@ mod tests {
     const BCD: Format = Format { binary: false, hours_24: true };
 
     fn next(hour: u8, minute: u8, second: u8, format: Format) -> Option<u64> {
-        Alarm { second, minute, hour, format }.next(NOON).map(|then| then - NOON)
+        RtcAlarm { second, minute, hour, format }.next(NOON).map(|then| then - NOON)
     }
 
     #[test]

@@ -5,14 +5,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
 use crate::devices::tests::guest;
-use crate::interrupt::Wire;
+use crate::irq::IrqSink;
 
 /// 2024-02-29 13:05:59 UTC, a Thursday.
 const LEAP_DAY: Duration = Duration::from_secs(1_709_211_959);
 
 /// A clock without a line.
 fn clock(sizes: MemorySizes) -> Rtc {
-    Rtc::new(sizes, Line::disconnected(), AlarmWire::default()).unwrap()
+    Rtc::new(sizes, IrqLine::disconnected(), AlarmHandle::default()).unwrap()
 }
 
 fn time(rtc: &mut Rtc, now: Duration) -> Vec<u8> {
@@ -66,7 +66,7 @@ fn an_update_is_announced_and_its_end_is_told_once() {
 #[derive(Default)]
 struct Edges(Arc<AtomicU32>);
 
-impl Wire for Edges {
+impl IrqSink for Edges {
     fn pulse(&self) -> io::Result<()> {
         self.0.fetch_add(1, Ordering::Relaxed);
         Ok(())
@@ -77,10 +77,10 @@ impl Wire for Edges {
     }
 }
 
-fn with_line() -> (Rtc, Arc<AtomicU32>, AlarmWire) {
-    let (edges, wire) = (Edges::default(), AlarmWire::default());
+fn with_line() -> (Rtc, Arc<AtomicU32>, AlarmHandle) {
+    let (edges, wire) = (Edges::default(), AlarmHandle::default());
     let count = Arc::clone(&edges.0);
-    (Rtc::new(MemorySizes::default(), Line::to(edges), wire.clone()).unwrap(), count, wire)
+    (Rtc::new(MemorySizes::default(), IrqLine::to(edges), wire.clone()).unwrap(), count, wire)
 }
 
 #[test]
@@ -138,9 +138,9 @@ fn a_restored_clock_is_as_it_was() {
     assert_eq!(wire.next(LEAP_DAY), Some(LEAP_DAY + Duration::from_secs(1)));
     assert_eq!(new.save(), old.save());
     new.seen -= Duration::from_secs(1);
-    new.receive().unwrap();
+    new.poll_input().unwrap();
     assert_eq!((cmos(&mut new, 0x40), edges.load(Ordering::Relaxed)), (7, 1));
-    assert_eq!(new.restore(&[]), Err(ForeignState));
+    assert_eq!(new.restore(&[]), Err(StateMismatch));
 }
 
 #[test]

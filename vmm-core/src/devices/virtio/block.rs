@@ -13,21 +13,21 @@ use virtio_bindings::virtio_blk::{
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 use virtio_queue::{Reader, Writer};
 
+use super::device::VirtioDevice;
 use super::disk::{Disk, SECTOR, serial};
 use super::disk_error::DiskError;
-use super::fault::{Fault, Trouble};
-use super::queue::{Chain, Chains};
-use super::service::Service;
-use crate::device::ForeignState;
+use super::driver_error::{DriverError, DriverFault};
+use super::queue::{DescriptorChain, DescriptorChains};
+use crate::device::StateMismatch;
 use crate::spec::BlockSpec;
 
 const QUEUE_SIZE: u16 = 128;
 /// Data buffers of a request: what a chain has room for beside header and status.
-const MOST_SEGMENTS: u32 = QUEUE_SIZE as u32 - 2;
+const MAX_SEGMENTS: u32 = QUEUE_SIZE as u32 - 2;
 /// Bytes in each of them.
-const LARGEST_SEGMENT: u32 = 128 << 10;
+const MAX_SEGMENT_SIZE: u32 = 128 << 10;
 /// Bytes in all of them: 15.75 MiB. A driver that keeps to the two limits above never meets this one.
-const MOST_BYTES: u64 = MOST_SEGMENTS as u64 * LARGEST_SEGMENT as u64;
+const MAX_BYTES: u64 = MAX_SEGMENTS as u64 * MAX_SEGMENT_SIZE as u64;
 /// What goes through our hands at once.
 const PIECE: usize = 64 << 10;
 
@@ -42,14 +42,14 @@ enum Status {
 
 /// The block device.
 #[derive(Debug)]
-pub(super) struct Block {
+pub(super) struct VirtioBlock {
     disk: Disk,
     serial: [u8; 20],
     config: [u8; 60],
     piece: Vec<u8>,
 }
 
-impl Block {
+impl VirtioBlock {
     /// Opens the disk.
     pub(super) fn new(spec: &BlockSpec) -> Result<Self, DiskError> {
         let disk = Disk::open(spec)?;
@@ -58,11 +58,11 @@ impl Block {
     }
 
     /// Carries out one request; the result is the number of bytes written to its buffers, from the first on.
-    fn request(&mut self, chain: Chain<'_>, features: u64) -> Result<u32, Fault> {
-        let Chain { head, mut reader, mut writer } = chain;
-        let fault = |problem| Fault::Request { head, problem };
+    fn request(&mut self, chain: DescriptorChain<'_>, features: u64) -> Result<u32, DriverFault> {
+        let DescriptorChain { head, mut reader, mut writer } = chain;
+        let fault = |problem| DriverFault::Request { head, problem };
         let room = writer.available_bytes().checked_sub(1).ok_or(fault("it has no byte for the status"))?;
-        let mut last = writer.split_at(room).map_err(|_| Fault::Buffer(head))?;
+        let mut last = writer.split_at(room).map_err(|_| DriverFault::Buffer(head))?;
         let mut header = [0; 16];
         reader.read_exact(&mut header).map_err(|_| fault("its header is too short"))?;
         let [k0, k1, k2, k3, _, _, _, _, sector @ ..] = header;
@@ -79,7 +79,7 @@ impl Block {
         };
         // A disk that fails is a matter between it and the guest, as on real hardware.
         let status = status.unwrap_or(Status::IoError);
-        last.write_all(&[status as u8]).map_err(|_| Fault::Buffer(head))?;
+        last.write_all(&[status as u8]).map_err(|_| DriverFault::Buffer(head))?;
         // The status lies behind the data. Where that was not filled, it does not count (2.7.8.2).
         let written = writer.bytes_written().saturating_add(usize::from(writer.available_bytes() == 0));
         Ok(u32::try_from(written).unwrap_or(u32::MAX))
@@ -118,14 +118,14 @@ impl Block {
 
     /// Where a request's data begins; `None` if it is not whole sectors, or more than there is, or than we take.
     fn place(&self, sector: u64, length: usize) -> Option<u64> {
-        let length = u64::try_from(length).ok().filter(|length| *length <= MOST_BYTES)?;
+        let length = u64::try_from(length).ok().filter(|length| *length <= MAX_BYTES)?;
         let start = sector.checked_mul(SECTOR)?;
         let end = start.checked_add(length)?;
         (length.is_multiple_of(SECTOR) && end <= self.disk.size()).then_some(start)
     }
 }
 
-impl Service for Block {
+impl VirtioDevice for VirtioBlock {
     fn id(&self) -> u32 {
         VIRTIO_ID_BLOCK
     }
@@ -151,11 +151,16 @@ impl Service for Block {
         self.disk.save()
     }
 
-    fn restore(&mut self, state: &[u8]) -> Result<(), ForeignState> {
+    fn restore(&mut self, state: &[u8]) -> Result<(), StateMismatch> {
         self.disk.restore(state)
     }
 
-    fn serve(&mut self, _: usize, chains: &mut Chains<'_>, features: u64) -> Result<(), Trouble> {
+    fn serve(
+        &mut self,
+        _: usize,
+        chains: &mut DescriptorChains<'_>,
+        features: u64,
+    ) -> Result<(), DriverError> {
         while let Some(chain) = chains.next()? {
             let head = chain.head;
             let written = self.request(chain, features)?;
@@ -170,8 +175,8 @@ fn config(size: u64) -> [u8; 60] {
     let mut config = [0; 60];
     let fields: [(usize, &[u8]); 4] = [
         (0, &(size / SECTOR).to_le_bytes()),
-        (8, &LARGEST_SEGMENT.to_le_bytes()),
-        (12, &MOST_SEGMENTS.to_le_bytes()),
+        (8, &MAX_SEGMENT_SIZE.to_le_bytes()),
+        (12, &MAX_SEGMENTS.to_le_bytes()),
         (20, &512_u32.to_le_bytes()),
     ];
     for (offset, field) in fields {

@@ -7,39 +7,39 @@ use std::io::{Read, Write};
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_CONSOLE;
 
-use super::fault::{Fault, Trouble};
-use super::queue::{Chain, Chains};
-use super::service::Service;
+use super::device::VirtioDevice;
+use super::driver_error::{DriverError, DriverFault};
+use super::queue::{DescriptorChain, DescriptorChains};
 use crate::console::{Input, Output};
-use crate::device::Reception;
+use crate::device::InputStatus;
 
 /// The first port's queues (5.3.2).
 const RECEIVE: usize = 0;
 /// So much goes through one buffer at most, and so much through our hands at once.
-const MOST: usize = 1 << 20;
+const MAX_BYTES: usize = 1 << 20;
 const PIECE: usize = 4096;
 
 /// The console device.
-pub(super) struct Console {
+pub(super) struct VirtioConsole {
     output: Output,
     input: Option<Box<dyn Input>>,
 }
 
-impl Console {
+impl VirtioConsole {
     /// A terminal that prints to `output` and receives from `input`, if from anywhere.
     pub(super) fn new(output: Output, input: Option<Box<dyn Input>>) -> Self {
         Self { output, input }
     }
 
     /// Takes what has arrived to one of the driver's buffers.
-    fn fetch(&mut self, chains: &mut Chains<'_>) -> Result<Fetched, Trouble> {
+    fn fetch(&mut self, chains: &mut DescriptorChains<'_>) -> Result<Fetched, DriverError> {
         let Some(input) = &mut self.input else { return Ok(Fetched::Nothing) };
         let Some(mut chain) = chains.next()? else { return Ok(Fetched::NoRoom) };
         let mut buffer = [0; PIECE];
         let room = chain.writer.available_bytes().min(PIECE);
         let Some(buffer) = buffer.get_mut(..room).filter(|buffer| !buffer.is_empty()) else {
             let problem = "a buffer to receive to must be writable";
-            return Err(Fault::Request { head: chain.head, problem }.into());
+            return Err(DriverFault::Request { head: chain.head, problem }.into());
         };
         // A guest that waits for input wants its prompt to be seen.
         self.output.sync()?;
@@ -53,15 +53,18 @@ impl Console {
         Ok(Fetched::Some)
     }
 
-    fn print(&mut self, Chain { head, mut reader, writer }: Chain<'_>) -> Result<(), Trouble> {
+    fn print(
+        &mut self,
+        DescriptorChain { head, mut reader, writer }: DescriptorChain<'_>,
+    ) -> Result<(), DriverError> {
         let length = reader.available_bytes();
         let problem = match length {
             _ if writer.available_bytes() != 0 => Some("what is to be sent must not be writable"),
-            0..=MOST => None,
+            0..=MAX_BYTES => None,
             _ => Some("what is to be sent at once is at most 1 MiB"),
         };
         if let Some(problem) = problem {
-            return Err(Fault::Request { head, problem }.into());
+            return Err(DriverFault::Request { head, problem }.into());
         }
         let mut buffer = [0; PIECE];
         loop {
@@ -82,7 +85,7 @@ enum Fetched {
     NoRoom,
 }
 
-impl Service for Console {
+impl VirtioDevice for VirtioConsole {
     fn id(&self) -> u32 {
         VIRTIO_ID_CONSOLE
     }
@@ -91,7 +94,7 @@ impl Service for Console {
         &[64, 64]
     }
 
-    fn serve(&mut self, queue: usize, chains: &mut Chains<'_>, _: u64) -> Result<(), Trouble> {
+    fn serve(&mut self, queue: usize, chains: &mut DescriptorChains<'_>, _: u64) -> Result<(), DriverError> {
         if queue == RECEIVE {
             while self.fetch(chains)? == Fetched::Some {}
             return Ok(());
@@ -109,12 +112,14 @@ impl Service for Console {
         self.input.as_ref().map(|_| RECEIVE)
     }
 
-    fn receive(&mut self, chains: &mut Chains<'_>) -> Result<Reception, Trouble> {
+    fn receive(&mut self, chains: &mut DescriptorChains<'_>) -> Result<InputStatus, DriverError> {
         Ok(match self.fetch(chains)? {
-            Fetched::Some => Reception::Taken,
-            Fetched::NoRoom => Reception::Full,
-            Fetched::Nothing if self.input.as_ref().is_none_or(|input| input.is_over()) => Reception::Over,
-            Fetched::Nothing => Reception::Taken,
+            Fetched::Some => InputStatus::Consumed,
+            Fetched::NoRoom => InputStatus::Full,
+            Fetched::Nothing if self.input.as_ref().is_none_or(|input| input.is_over()) => {
+                InputStatus::Closed
+            }
+            Fetched::Nothing => InputStatus::Consumed,
         })
     }
 

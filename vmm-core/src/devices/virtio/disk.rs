@@ -15,7 +15,7 @@ use rustix::fs::{FlockOperation, MemfdFlags, Mode, OFlags, flock, memfd_create, 
 use rustix::io::Errno;
 
 use super::disk_error::DiskError;
-use crate::device::ForeignState;
+use crate::device::StateMismatch;
 use crate::spec::{BlockAccess, BlockSpec};
 
 /// A sector, the unit of all requests (5.2.4).
@@ -206,14 +206,14 @@ impl Disk {
     }
 
     /// Puts back what [`Disk::save`] gave. What cannot be written reads as the image does.
-    pub(super) fn restore(&mut self, state: &[u8]) -> Result<(), ForeignState> {
+    pub(super) fn restore(&mut self, state: &[u8]) -> Result<(), StateMismatch> {
         let size = self.size;
         let entries = state.chunks_exact(8 + BLOCK_BYTES);
         if !entries.remainder().is_empty() {
-            return Err(ForeignState);
+            return Err(StateMismatch);
         }
         let Layer::Overlay { file, written, lasting: false } = &mut self.layer else {
-            return if state.is_empty() { Ok(()) } else { Err(ForeignState) };
+            return if state.is_empty() { Ok(()) } else { Err(StateMismatch) };
         };
         *written = Blocks::default();
         for entry in entries {

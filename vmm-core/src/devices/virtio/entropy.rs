@@ -5,20 +5,20 @@ use std::io::Write;
 use rustix::rand::{GetRandomFlags, getrandom};
 use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
 
-use super::fault::{Fault, Trouble};
-use super::queue::Chains;
-use super::service::Service;
+use super::device::VirtioDevice;
+use super::driver_error::{DriverError, DriverFault};
+use super::queue::DescriptorChains;
 
 /// The device may give less than was asked for (5.4.6.1), and gives so much at most.
-const MOST: usize = 64 << 10;
+const MAX_BYTES: usize = 64 << 10;
 /// Up to 256 bytes `getrandom` never gives less than asked (getrandom(2)).
 const PIECE: usize = 256;
 
 /// The entropy device.
 #[derive(Debug)]
-pub(super) struct Entropy;
+pub(super) struct VirtioEntropy;
 
-impl Service for Entropy {
+impl VirtioDevice for VirtioEntropy {
     fn id(&self) -> u32 {
         VIRTIO_ID_RNG
     }
@@ -27,13 +27,15 @@ impl Service for Entropy {
         &[64]
     }
 
-    fn serve(&mut self, _: usize, chains: &mut Chains<'_>, _: u64) -> Result<(), Trouble> {
+    fn serve(&mut self, _: usize, chains: &mut DescriptorChains<'_>, _: u64) -> Result<(), DriverError> {
         while let Some(mut chain) = chains.next()? {
-            let length = chain.writer.available_bytes().min(MOST);
+            let length = chain.writer.available_bytes().min(MAX_BYTES);
             if length == 0 {
-                return Err(
-                    Fault::Request { head: chain.head, problem: "it has no room for an answer" }.into()
-                );
+                return Err(DriverFault::Request {
+                    head: chain.head,
+                    problem: "it has no room for an answer",
+                }
+                .into());
             }
             let mut done = 0;
             while done < length {

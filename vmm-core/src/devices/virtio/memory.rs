@@ -9,17 +9,17 @@ use vm_memory::bitmap::BS;
 use vm_memory::guest_memory::{Error, GuestMemorySliceIterator};
 use vm_memory::{GuestAddress, GuestMemoryBackend, Permissions};
 
-use crate::span::Span;
+use crate::gpa_range::GpaRange;
 
 /// All memory, parts of it only to be read.
 #[derive(Debug, Clone)]
 pub(super) struct Reachable {
     memory: GuestMemory,
-    read_only: Vec<Span>,
+    read_only: Vec<GpaRange>,
 }
 
 impl Reachable {
-    pub(super) fn new(memory: GuestMemory, read_only: &[Span]) -> Self {
+    pub(super) fn new(memory: GuestMemory, read_only: &[GpaRange]) -> Self {
         Self { memory, read_only: read_only.to_vec() }
     }
 
@@ -29,7 +29,7 @@ impl Reachable {
             Permissions::Write | Permissions::ReadWrite => {
                 let size = u64::try_from(count).unwrap_or(u64::MAX);
                 // A range that is empty or leaves the address space is no matter of permission.
-                Span::new(address.into(), size)
+                GpaRange::new(address.into(), size)
                     .is_none_or(|range| !self.read_only.iter().any(|region| region.overlaps(range)))
             }
         }
@@ -69,7 +69,7 @@ mod tests {
     fn read_only_memory_can_be_read_but_not_written() {
         let regions = [(GuestAddress(0), 0x1000), (GuestAddress(0x1000), 0x1000)];
         let memory = GuestMemory::from_ranges(&regions).unwrap();
-        let reachable = Reachable::new(memory.clone(), &[Span::new(Gpa(0x1000), 0x1000).unwrap()]);
+        let reachable = Reachable::new(memory.clone(), &[GpaRange::new(Gpa(0x1000), 0x1000).unwrap()]);
         reachable.write_slice(b"abc", GuestAddress(0xff0)).unwrap();
         reachable.write_slice(b"abc", GuestAddress(0xffe)).unwrap_err();
         reachable.store(7_u16, GuestAddress(0x1000), std::sync::atomic::Ordering::Relaxed).unwrap_err();

@@ -19,36 +19,36 @@
 
 mod block;
 mod console;
+mod device;
 mod disk;
 mod disk_error;
+mod driver_error;
 mod entropy;
-mod fault;
 mod memory;
 mod queue;
-mod service;
 mod state;
 #[cfg(test)]
 mod tests;
 mod transport;
 
-use crate::board::Attach;
+use crate::board::BoardBuilder;
 use crate::bus::SharedDevice;
 use crate::console::{Input, Output};
 use crate::error::Error;
 use crate::spec::virtio::{interrupt, window};
 use crate::spec::{DeviceAddress, VirtioSpec};
+use device::VirtioDevice;
 use memory::Reachable;
-use service::Service;
 use transport::Transport;
 
 pub use disk::check as check_disk;
 pub use disk_error::DiskError;
-pub use fault::Fault;
+pub use driver_error::DriverFault;
 
 /// Puts the machine's virtio devices where the list says. The console's input goes to the device that is to have it; if none
 /// is, `input` is left. The result is the device that wants to be told when there is input.
 pub(crate) fn attach(
-    board: &mut Attach<'_>,
+    board: &mut BoardBuilder<'_>,
     output: &Output,
     input: &mut Option<Box<dyn Input>>,
 ) -> Result<Option<SharedDevice>, Error> {
@@ -60,14 +60,14 @@ pub(crate) fn attach(
         };
         let line = board.line(line)?;
         let (interrupts, mut receives) = (line.is_connected(), false);
-        let service: Box<dyn Service> = match spec {
-            VirtioSpec::Block(spec) => Box::new(block::Block::new(spec)?),
+        let service: Box<dyn VirtioDevice> = match spec {
+            VirtioSpec::Block(spec) => Box::new(block::VirtioBlock::new(spec)?),
             VirtioSpec::Console { input: wanted } => {
                 let input = if *wanted { input.take() } else { None };
                 receives = input.is_some();
-                Box::new(console::Console::new(output.clone(), input))
+                Box::new(console::VirtioConsole::new(output.clone(), input))
             }
-            VirtioSpec::Entropy => Box::new(entropy::Entropy),
+            VirtioSpec::Entropy => Box::new(entropy::VirtioEntropy),
         };
         let memory = Reachable::new(board.memory(), board.read_only);
         let transport = Transport::new(service, memory, line);

@@ -8,28 +8,28 @@ use std::sync::atomic::Ordering;
 
 use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
 use virtio_queue::desc::split::Descriptor;
-use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT, Reader, Writer};
+use virtio_queue::{Queue, QueueOwnedT, QueueT, Reader, Writer};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::fault::Fault;
+use super::driver_error::DriverFault;
 use super::memory::Reachable;
 use crate::Gpa;
-use crate::span::Span;
+use crate::gpa_range::GpaRange;
 
 /// What the driver has set, valid or not, and the queue that came of it.
 #[derive(Debug)]
-pub(super) struct Seat {
+pub(super) struct QueueSlot {
     /// The largest size, a power of two.
     pub(super) most: u16,
     /// Registers, as written.
-    pub(super) wanted: Wanted,
+    pub(super) wanted: QueueConfig,
     /// The queue, once the driver has said that it is ready and was right.
     pub(super) queue: Option<Queue>,
 }
 
 /// The registers of one queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Wanted {
+pub(super) struct QueueConfig {
     /// Number of descriptors.
     pub(super) size: u32,
     /// The descriptor table.
@@ -40,15 +40,15 @@ pub(super) struct Wanted {
     pub(super) used: u64,
 }
 
-impl Seat {
+impl QueueSlot {
     pub(super) const fn new(most: u16) -> Self {
-        Self { most, wanted: Wanted { size: 0, descriptors: 0, available: 0, used: 0 }, queue: None }
+        Self { most, wanted: QueueConfig { size: 0, descriptors: 0, available: 0, used: 0 }, queue: None }
     }
 
     /// Takes the queue into service where the driver says that it lies.
-    pub(super) fn open(&mut self, number: usize, memory: &Reachable) -> Result<(), Fault> {
-        let fault = |problem| Fault::Queue { queue: number, problem };
-        let Wanted { size, descriptors, available, used } = self.wanted;
+    pub(super) fn open(&mut self, number: usize, memory: &Reachable) -> Result<(), DriverFault> {
+        let fault = |problem| DriverFault::Queue { queue: number, problem };
+        let QueueConfig { size, descriptors, available, used } = self.wanted;
         let mut queue = Queue::new(self.most).map_err(|_| fault("does not exist"))?;
         let size = u16::try_from(size).map_err(|_| fault("has an impossible size"))?;
         queue.try_set_size(size).map_err(|_| fault("has a size that is no power of two, or too large"))?;
@@ -64,7 +64,7 @@ impl Seat {
         // Sizes by 2.7: 16 bytes a descriptor; 2 and 8 bytes an entry, behind two fields of 2 bytes. Another field follows
         // only with VIRTIO_F_EVENT_IDX, which is not offered.
         let size = u64::from(size);
-        let part = |start, bytes| Span::new(Gpa(start), bytes);
+        let part = |start, bytes| GpaRange::new(Gpa(start), bytes);
         let parts = [part(descriptors, 16 * size), part(available, 4 + 2 * size), part(used, 4 + 8 * size)];
         let [Some(table), Some(available), Some(used)] = parts else { return Err(fault("leaves memory")) };
         if table.overlaps(available) || table.overlaps(used) || available.overlaps(used) {
@@ -76,7 +76,7 @@ impl Seat {
 }
 
 /// The buffers of one request: first those that the device reads, then those that it writes.
-pub(super) struct Chain<'a> {
+pub(super) struct DescriptorChain<'a> {
     /// The first descriptor, by which the driver knows the request again.
     pub(super) head: u16,
     /// What the driver says.
@@ -87,7 +87,7 @@ pub(super) struct Chain<'a> {
 
 /// What the driver has put into a queue. One look at it gives at most as many chains as the queue has entries, so a driver
 /// that adds more all the time, or lets its rings say so, does not keep the device busy forever.
-pub(super) struct Chains<'a> {
+pub(super) struct DescriptorChains<'a> {
     queue: &'a mut Queue,
     memory: &'a Reachable,
     most: u16,
@@ -95,33 +95,33 @@ pub(super) struct Chains<'a> {
     answered: bool,
 }
 
-impl<'a> Chains<'a> {
+impl<'a> DescriptorChains<'a> {
     /// The chains of the queue at `seat`; `None` if it is not in service.
-    pub(super) fn of(seat: &'a mut Seat, memory: &'a Reachable) -> Option<Self> {
+    pub(super) fn of(seat: &'a mut QueueSlot, memory: &'a Reachable) -> Option<Self> {
         let queue = seat.queue.as_mut()?;
         let left = queue.size();
         Some(Self { queue, memory, most: seat.most, left, answered: false })
     }
 
     /// The next one.
-    pub(super) fn next(&mut self) -> Result<Option<Chain<'a>>, Fault> {
+    pub(super) fn next(&mut self) -> Result<Option<DescriptorChain<'a>>, DriverFault> {
         if self.left == 0 {
             return Ok(None);
         }
         let mut iterator = self.queue.iter(self.memory).map_err(|error| {
             let jumped = matches!(error, virtio_queue::Error::InvalidAvailRingIndex);
-            if jumped { Fault::AvailableIndex } else { Fault::Ring }
+            if jumped { DriverFault::AvailableIndex } else { DriverFault::Ring }
         })?;
         let Some(chain) = iterator.next() else { return Ok(None) };
         self.left -= 1;
         let head = chain.head_index();
         if head >= self.queue.size() {
-            return Err(Fault::Head(head));
+            return Err(DriverFault::Head(head));
         }
         check(chain.clone(), head, self.most)?;
-        let reader = chain.clone().reader(self.memory).map_err(|_| Fault::Buffer(head))?;
-        let writer = chain.writer(self.memory).map_err(|_| Fault::Buffer(head))?;
-        Ok(Some(Chain { head, reader, writer }))
+        let reader = chain.clone().reader(self.memory).map_err(|_| DriverFault::Buffer(head))?;
+        let writer = chain.writer(self.memory).map_err(|_| DriverFault::Buffer(head))?;
+        Ok(Some(DescriptorChain { head, reader, writer }))
     }
 
     /// Puts back the chain that was taken last, for another time.
@@ -130,8 +130,8 @@ impl<'a> Chains<'a> {
     }
 
     /// Gives a chain back to the driver, with the number of bytes written to it.
-    pub(super) fn done(&mut self, head: u16, written: u32) -> Result<(), Fault> {
-        self.queue.add_used(self.memory, head, written).map_err(|_| Fault::Ring)?;
+    pub(super) fn done(&mut self, head: u16, written: u32) -> Result<(), DriverFault> {
+        self.queue.add_used(self.memory, head, written).map_err(|_| DriverFault::Ring)?;
         self.answered = true;
         Ok(())
     }
@@ -147,19 +147,19 @@ impl<'a> Chains<'a> {
 
 /// Follows a chain to its end. virtio-queue stops wherever it cannot go on, so one whose last descriptor names another is
 /// broken. No driver may make one longer than its queue (2.7.5.3.1), in an indirect table neither.
-fn check(chain: DescriptorChain<&Reachable>, head: u16, most: u16) -> Result<(), Fault> {
+fn check(chain: virtio_queue::DescriptorChain<&Reachable>, head: u16, most: u16) -> Result<(), DriverFault> {
     let (mut length, mut writes, mut ended) = (0, false, false);
     for descriptor in chain {
         let descriptor: Descriptor = descriptor;
         length += 1;
         if length > most {
-            return Err(Fault::Chain(head));
+            return Err(DriverFault::Chain(head));
         }
         if writes && !descriptor.is_write_only() {
-            return Err(Fault::Order(head));
+            return Err(DriverFault::Order(head));
         }
         writes = descriptor.is_write_only();
         ended = !descriptor.has_next();
     }
-    if ended { Ok(()) } else { Err(Fault::Chain(head)) }
+    if ended { Ok(()) } else { Err(DriverFault::Chain(head)) }
 }

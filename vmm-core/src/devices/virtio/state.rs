@@ -4,9 +4,9 @@
 
 use virtio_queue::{Queue, QueueState};
 
-use super::queue::{Seat, Wanted};
-use super::transport::{Registers, Transport};
-use crate::device::ForeignState;
+use super::queue::{QueueConfig, QueueSlot};
+use super::transport::{MmioRegisters, Transport};
+use crate::device::StateMismatch;
 
 /// Numbers saved of each queue.
 const PER_QUEUE: usize = 11;
@@ -14,7 +14,7 @@ const PER_QUEUE: usize = 11;
 const PER_DEVICE: usize = 6;
 
 pub(super) fn save(transport: &Transport) -> Vec<u8> {
-    let Registers {
+    let MmioRegisters {
         status,
         interrupts,
         features,
@@ -31,8 +31,8 @@ pub(super) fn save(transport: &Transport) -> Vec<u8> {
     bytes
 }
 
-fn seat(seat: &Seat) -> [u64; PER_QUEUE] {
-    let Wanted { size, descriptors, available, used } = seat.wanted;
+fn seat(seat: &QueueSlot) -> [u64; PER_QUEUE] {
+    let QueueConfig { size, descriptors, available, used } = seat.wanted;
     let state = seat.queue.as_ref().map(Queue::state).unwrap_or_default();
     [
         size.into(),
@@ -50,29 +50,29 @@ fn seat(seat: &Seat) -> [u64; PER_QUEUE] {
 }
 
 /// Puts back what [`save`] gave; of another device's state it takes nothing.
-pub(super) fn restore(transport: &mut Transport, bytes: &[u8]) -> Result<(), ForeignState> {
+pub(super) fn restore(transport: &mut Transport, bytes: &[u8]) -> Result<(), StateMismatch> {
     let (words, _) = bytes.as_chunks::<8>();
     let count = PER_DEVICE + PER_QUEUE * transport.seats.len();
     let numbers: Vec<u64> = words.iter().take(count).map(|word| u64::from_le_bytes(*word)).collect();
     let Some((device, queues)) = numbers.split_first_chunk::<PER_DEVICE>() else {
-        return Err(ForeignState);
+        return Err(StateMismatch);
     };
     let (queues, _) = queues.as_chunks::<PER_QUEUE>();
     if queues.len() != transport.seats.len() {
-        return Err(ForeignState);
+        return Err(StateMismatch);
     }
-    let seats: Option<Vec<Seat>> =
+    let seats: Option<Vec<QueueSlot>> =
         transport.seats.iter().zip(queues).map(|(seat, numbers)| restored(seat.most, numbers)).collect();
-    let (Some(registers), Some(seats)) = (registers(device), seats) else { return Err(ForeignState) };
+    let (Some(registers), Some(seats)) = (registers(device), seats) else { return Err(StateMismatch) };
     transport.service.restore(bytes.get(8 * count..).unwrap_or_default())?;
     transport.registers = registers;
     transport.seats = seats;
     Ok(())
 }
 
-fn registers(numbers: &[u64; PER_DEVICE]) -> Option<Registers> {
+fn registers(numbers: &[u64; PER_DEVICE]) -> Option<MmioRegisters> {
     let [status, interrupts, features, device_select, driver_select, queue_select] = *numbers;
-    Some(Registers {
+    Some(MmioRegisters {
         status: u32::try_from(status).ok()?,
         interrupts: u32::try_from(interrupts).ok()?,
         features,
@@ -82,7 +82,7 @@ fn registers(numbers: &[u64; PER_DEVICE]) -> Option<Registers> {
     })
 }
 
-fn restored(most: u16, numbers: &[u64; PER_QUEUE]) -> Option<Seat> {
+fn restored(most: u16, numbers: &[u64; PER_QUEUE]) -> Option<QueueSlot> {
     let [
         wanted_size,
         descriptors,
@@ -96,8 +96,8 @@ fn restored(most: u16, numbers: &[u64; PER_QUEUE]) -> Option<Seat> {
         avail_ring,
         used_ring,
     ] = *numbers;
-    let mut seat = Seat::new(most);
-    seat.wanted = Wanted { size: u32::try_from(wanted_size).ok()?, descriptors, available, used };
+    let mut seat = QueueSlot::new(most);
+    seat.wanted = QueueConfig { size: u32::try_from(wanted_size).ok()?, descriptors, available, used };
     if ready != 0 {
         let state = QueueState {
             max_size: most,

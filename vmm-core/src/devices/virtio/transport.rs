@@ -1,6 +1,6 @@
 //! Virtio over MMIO (4.2): the registers by which a driver finds a device, agrees with it, and tells it of requests.
 //!
-//! Only the registers of version 2 are here, no legacy interface. A device is this transport with a [`Service`] behind it:
+//! Only the registers of version 2 are here, no legacy interface. A device is this transport with a [`VirtioDevice`] behind it:
 //! what kind of device it is, and what it does with its queues. Requests are served in the thread that writes QueueNotify,
 //! before the vCPU goes on: no thread, no order but the driver's.
 //!
@@ -16,12 +16,12 @@ use virtio_bindings::virtio_config::{
 use virtio_bindings::virtio_mmio::*;
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_INDIRECT_DESC;
 
-use super::fault::{Fault, Trouble};
+use super::device::VirtioDevice;
+use super::driver_error::{DriverError, DriverFault};
 use super::memory::Reachable;
-use super::queue::{Chains, Seat};
-use super::service::Service;
-use crate::device::{Action, Device, ForeignState, Guest, Reception};
-use crate::interrupt::Line;
+use super::queue::{DescriptorChains, QueueSlot};
+use crate::device::{Action, Device, Guest, InputStatus, StateMismatch};
+use crate::irq::IrqLine;
 use crate::spec::virtio::WINDOW_LENGTH;
 
 /// "virt", little-endian.
@@ -41,17 +41,17 @@ const DRIVERS_BITS: u32 = VIRTIO_CONFIG_S_ACKNOWLEDGE
 
 /// A virtio device.
 pub(super) struct Transport {
-    pub(super) service: Box<dyn Service>,
+    pub(super) service: Box<dyn VirtioDevice>,
     memory: Reachable,
-    line: Line,
-    pub(super) registers: Registers,
-    pub(super) seats: Vec<Seat>,
-    fault: Option<Fault>,
+    line: IrqLine,
+    pub(super) registers: MmioRegisters,
+    pub(super) seats: Vec<QueueSlot>,
+    fault: Option<DriverFault>,
 }
 
 /// The registers that are not of one queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Registers {
+pub(super) struct MmioRegisters {
     pub(super) status: u32,
     pub(super) interrupts: u32,
     /// What the driver accepted.
@@ -63,9 +63,9 @@ pub(super) struct Registers {
 
 impl Transport {
     /// A device that does what `service` does, in `memory`, and interrupts over `line`.
-    pub(super) fn new(service: Box<dyn Service>, memory: Reachable, line: Line) -> Self {
-        let seats = service.queues().iter().map(|most| Seat::new(*most)).collect();
-        Self { service, memory, line, registers: Registers::default(), seats, fault: None }
+    pub(super) fn new(service: Box<dyn VirtioDevice>, memory: Reachable, line: IrqLine) -> Self {
+        let seats = service.queues().iter().map(|most| QueueSlot::new(*most)).collect();
+        Self { service, memory, line, registers: MmioRegisters::default(), seats, fault: None }
     }
 
     fn offered(&self) -> u64 {
@@ -106,7 +106,7 @@ impl Transport {
         Ok(())
     }
 
-    fn selected(&self) -> Option<&Seat> {
+    fn selected(&self) -> Option<&QueueSlot> {
         self.seats.get(usize::try_from(self.registers.queue_select).ok()?)
     }
 
@@ -165,10 +165,10 @@ impl Transport {
     }
 
     fn reset(&mut self) {
-        self.registers = Registers::default();
+        self.registers = MmioRegisters::default();
         self.fault = None;
         for seat in &mut self.seats {
-            *seat = Seat::new(seat.most);
+            *seat = QueueSlot::new(seat.most);
         }
     }
 
@@ -185,10 +185,10 @@ impl Transport {
         self.look(number, (), |service, chains| service.serve(number, chains, features))
     }
 
-    fn fetch_input(&mut self) -> io::Result<Reception> {
-        let Some(queue) = self.service.receives() else { return Ok(Reception::Over) };
-        let reception = self.look(queue, Reception::Full, |service, chains| service.receive(chains))?;
-        if reception == Reception::Full {
+    fn fetch_input(&mut self) -> io::Result<InputStatus> {
+        let Some(queue) = self.service.receives() else { return Ok(InputStatus::Closed) };
+        let reception = self.look(queue, InputStatus::Full, |service, chains| service.receive(chains))?;
+        if reception == InputStatus::Full {
             self.service.receive_nothing()?;
         }
         Ok(reception)
@@ -200,26 +200,26 @@ impl Transport {
         &mut self,
         queue: usize,
         idle: T,
-        work: impl FnOnce(&mut dyn Service, &mut Chains<'_>) -> Result<T, Trouble>,
+        work: impl FnOnce(&mut dyn VirtioDevice, &mut DescriptorChains<'_>) -> Result<T, DriverError>,
     ) -> io::Result<T> {
         if !self.is_live() {
             return Ok(idle);
         }
         let Some(seat) = self.seats.get_mut(queue) else { return Ok(idle) };
-        let Some(mut chains) = Chains::of(seat, &self.memory) else { return Ok(idle) };
+        let Some(mut chains) = DescriptorChains::of(seat, &self.memory) else { return Ok(idle) };
         let result = work(&mut *self.service, &mut chains);
         if chains.wants_interrupt() {
             self.interrupt(VIRTIO_MMIO_INT_VRING)?;
         }
         match result {
             Ok(value) => Ok(value),
-            Err(Trouble::Driver(fault)) => self.fail(fault).map(|()| idle),
-            Err(Trouble::Host(error)) => Err(error),
+            Err(DriverError::Driver(fault)) => self.fail(fault).map(|()| idle),
+            Err(DriverError::Host(error)) => Err(error),
         }
     }
 
     /// The device goes quiet, and says so (2.1.2).
-    fn fail(&mut self, fault: Fault) -> io::Result<()> {
+    fn fail(&mut self, fault: DriverFault) -> io::Result<()> {
         self.fault.get_or_insert(fault);
         self.registers.status |= VIRTIO_CONFIG_S_NEEDS_RESET;
         if self.registers.status & VIRTIO_CONFIG_S_DRIVER_OK != 0 {
@@ -271,11 +271,11 @@ impl Device for Transport {
         Ok(Action::Continue)
     }
 
-    fn receive(&mut self) -> io::Result<Reception> {
+    fn poll_input(&mut self) -> io::Result<InputStatus> {
         self.fetch_input()
     }
 
-    fn complaint(&self) -> Option<String> {
+    fn driver_error(&self) -> Option<String> {
         self.fault.as_ref().map(ToString::to_string)
     }
 
@@ -283,7 +283,7 @@ impl Device for Transport {
         super::state::save(self)
     }
 
-    fn restore(&mut self, state: &[u8]) -> Result<(), ForeignState> {
+    fn restore(&mut self, state: &[u8]) -> Result<(), StateMismatch> {
         super::state::restore(self, state)
     }
 }

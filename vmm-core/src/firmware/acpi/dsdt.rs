@@ -7,7 +7,7 @@ use acpi_tables::aml::{
 use acpi_tables::sdt::Sdt;
 
 use super::{HEADER, OEM, OEM_REVISION, OEM_TABLE, bytes};
-use crate::devices::{length, platform, power};
+use crate::devices::{acpi_pm, length, pc};
 use crate::spec::{DeviceAddress, Interrupts, MachineSpec, virtio};
 
 /// The table. Its revision is that of integers with 64 bits.
@@ -19,10 +19,10 @@ pub(super) fn dsdt(spec: &MachineSpec) -> Vec<u8> {
     devices.extend(serial(spec).unwrap_or_default());
     if spec.devices.platform.rtc {
         let line = line(spec, 8);
-        devices.extend(device("RTC_", &EISAName::new("PNP0B00"), 0, ports(platform::Part::Rtc), line));
+        devices.extend(device("RTC_", &EISAName::new("PNP0B00"), 0, ports(pc::PcDevice::Rtc), line));
     }
     if spec.devices.platform.fw_cfg.is_some() {
-        devices.extend(device("FWCF", &"QEMU0002", 0, ports(platform::Part::FwCfg), None));
+        devices.extend(device("FWCF", &"QEMU0002", 0, ports(pc::PcDevice::FwCfg), None));
     }
     for index in 0..spec.devices.virtio.len() {
         devices.extend(virtio_device(spec, index).unwrap_or_default());
@@ -30,7 +30,7 @@ pub(super) fn dsdt(spec: &MachineSpec) -> Vec<u8> {
 
     let mut dsdt = Sdt::new(*b"DSDT", HEADER, 2, OEM, OEM_TABLE, OEM_REVISION);
     if spec.devices.platform.power {
-        for (name, state) in [("_S3_", power::S3), ("_S5_", power::S5)] {
+        for (name, state) in [("_S3_", acpi_pm::S3), ("_S5_", acpi_pm::S5)] {
             let package = Package::new(vec![&state, &state, &0u8, &0u8]);
             dsdt.append_slice(&bytes(&Name::new(Path::new(name), &package)));
         }
@@ -77,7 +77,7 @@ fn device(name: &str, hid: &dyn Aml, uid: u32, registers: Box<dyn Aml>, line: Op
 }
 
 /// The ports of a device of the board.
-fn ports(part: platform::Part) -> Box<dyn Aml> {
+fn ports(part: pc::PcDevice) -> Box<dyn Aml> {
     let first = match part.at() {
         DeviceAddress::Port(port) => port.0,
         DeviceAddress::Mmio(_) => 0,

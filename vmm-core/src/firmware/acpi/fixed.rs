@@ -6,7 +6,7 @@ use acpi_tables::madt::{EnabledStatus, IoApic, ProcessorLocalApic};
 use acpi_tables::sdt::Sdt;
 
 use super::{HEADER, OEM, OEM_REVISION, OEM_TABLE, bytes};
-use crate::devices::{power, rtc};
+use crate::devices::{acpi_pm, rtc};
 use crate::firmware::{IOAPIC, IOAPIC_ID, LOCAL_APIC, SCI};
 use crate::spec::{Interrupts, MachineSpec};
 
@@ -47,16 +47,16 @@ pub(super) fn fadt(spec: &MachineSpec, facs: u32, dsdt: u32) -> Vec<u8> {
     (fadt.p_lvl2_lat, fadt.p_lvl3_lat) = (NO_C_STATE.into(), NO_C_STATE.into());
     fadt.sci_int = SCI.into();
     if platform.power {
-        let port = |offset: u16| power::PORT + offset;
-        fadt.pm1a_evt_blk = u32::from(port(power::EVENT)).into();
-        fadt.pm1a_cnt_blk = u32::from(port(power::CONTROL)).into();
-        fadt.pm_tmr_blk = u32::from(port(power::TIMER)).into();
-        fadt.pm1_evt_len = power::EVENT_LENGTH;
-        fadt.pm1_cnt_len = power::CONTROL_LENGTH;
-        fadt.pm_tmr_len = power::TIMER_LENGTH;
-        fadt.x_pm1a_evt_blk = register(port(power::EVENT), 32, AccessSize::WordAccess);
-        fadt.x_pm1a_cnt_blk = register(port(power::CONTROL), 16, AccessSize::WordAccess);
-        fadt.x_pm_tmr_blk = register(port(power::TIMER), 32, AccessSize::DwordAccess);
+        let port = |offset: u16| acpi_pm::PORT + offset;
+        fadt.pm1a_evt_blk = u32::from(port(acpi_pm::EVENT)).into();
+        fadt.pm1a_cnt_blk = u32::from(port(acpi_pm::CONTROL)).into();
+        fadt.pm_tmr_blk = u32::from(port(acpi_pm::TIMER)).into();
+        fadt.pm1_evt_len = acpi_pm::EVENT_LENGTH;
+        fadt.pm1_cnt_len = acpi_pm::CONTROL_LENGTH;
+        fadt.pm_tmr_len = acpi_pm::TIMER_LENGTH;
+        fadt.x_pm1a_evt_blk = register(port(acpi_pm::EVENT), 32, AccessSize::WordAccess);
+        fadt.x_pm1a_cnt_blk = register(port(acpi_pm::CONTROL), 16, AccessSize::WordAccess);
+        fadt.x_pm_tmr_blk = register(port(acpi_pm::TIMER), 32, AccessSize::DwordAccess);
         fadt.reset_reg = register(0xcf9, 8, AccessSize::ByteAccess);
         fadt.reset_value = RESET_VALUE;
     }
@@ -78,7 +78,7 @@ const PCAT_COMPAT: u32 = 1;
 /// Interrupt flags (table 5.26): active high, level-triggered.
 const HIGH_LEVEL: u16 = 0x0d;
 /// The largest ID that an entry of one byte takes; 255 means all.
-const MOST_IDS: u32 = 255;
+const MAX_IDS: u32 = 255;
 
 /// CPUs and interrupt controllers; `None` on a machine that has no such controllers.
 pub(super) fn madt(spec: &MachineSpec) -> Option<Vec<u8>> {
@@ -90,7 +90,7 @@ pub(super) fn madt(spec: &MachineSpec) -> Option<Vec<u8>> {
     let mut entries = Vec::new();
     for id in 0..spec.vcpus {
         match u8::try_from(id) {
-            Ok(id) if u32::from(id) < MOST_IDS => {
+            Ok(id) if u32::from(id) < MAX_IDS => {
                 entries.extend(bytes(&ProcessorLocalApic::new(id, id, EnabledStatus::Enabled)));
             }
             Ok(_) | Err(_) => entries.extend(x2apic(id)),

@@ -6,12 +6,12 @@ use super::*;
 use crate::Gva;
 use crate::firmware::{WAKING_VECTOR, checksum};
 use crate::mode::Mode;
-use crate::spec::{Entry, Interrupts, PlatformSpec, VirtioSpec};
+use crate::spec::{EntryPoint, Interrupts, PlatformSpec, VirtioSpec};
 
 const START: u32 = 0xe_0000;
 
 fn machine(vcpus: u32, interrupts: Interrupts) -> MachineSpec {
-    let mut spec = MachineSpec::new(Mode::Long, 256 << 20, Entry::Address(Gva(0)));
+    let mut spec = MachineSpec::new(Mode::Long, 256 << 20, EntryPoint::Address(Gva(0)));
     (spec.vcpus, spec.interrupts, spec.devices.platform) = (vcpus, interrupts, PlatformSpec::pc());
     spec
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use super::super::block::Block;
+use super::super::block::VirtioBlock;
 use super::super::disk::check;
 use super::super::disk_error::DiskError;
 use super::driver::{Driver, WRITE};
@@ -30,7 +30,7 @@ fn image(size: usize) -> (tempfile::TempDir, PathBuf) {
 }
 
 fn disk(path: &Path, access: BlockAccess) -> Driver {
-    Driver::started(Block::new(&BlockSpec { image: path.to_owned(), access }).unwrap())
+    Driver::started(VirtioBlock::new(&BlockSpec { image: path.to_owned(), access }).unwrap())
 }
 
 fn header(driver: &Driver, kind: u32, sector: u64) {
@@ -164,7 +164,7 @@ fn an_overlay_keeps_writes_and_leaves_the_image_alone() {
     expected[7 * 512..9 * 512].fill(0xaa);
     assert_eq!(changes, expected, "both blocks were touched, and the second ends with the disk");
     let spec = BlockSpec { image: path, access: BlockAccess::Overlay(overlay.clone()) };
-    let again = Block::new(&spec).unwrap_err();
+    let again = VirtioBlock::new(&spec).unwrap_err();
     assert_eq!(again.to_string(), format!("the overlay {} exists already", overlay.display()));
     assert!(matches!(check(&spec), Err(DiskError::OverlayExists { .. })));
 }
@@ -215,11 +215,11 @@ fn a_disk_in_place_writes_the_image() {
 fn an_image_that_is_written_is_nobody_elses() {
     let (_directory, path) = image(512);
     let spec = |access| BlockSpec { image: path.clone(), access };
-    let first = Block::new(&spec(BlockAccess::Temporary)).unwrap();
-    let second = Block::new(&spec(BlockAccess::ReadOnly)).unwrap();
+    let first = VirtioBlock::new(&spec(BlockAccess::Temporary)).unwrap();
+    let second = VirtioBlock::new(&spec(BlockAccess::ReadOnly)).unwrap();
     assert!(matches!(check(&spec(BlockAccess::InPlace)), Err(DiskError::InUse { .. })));
     drop((first, second));
-    let writer = Block::new(&spec(BlockAccess::InPlace)).unwrap();
+    let writer = VirtioBlock::new(&spec(BlockAccess::InPlace)).unwrap();
     let error = check(&spec(BlockAccess::ReadOnly)).unwrap_err();
     assert_eq!(error.to_string(), format!("the disk image {} is in use by another machine", path.display()));
     drop(writer);

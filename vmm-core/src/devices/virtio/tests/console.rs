@@ -4,10 +4,10 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use super::super::console::Console;
+use super::super::console::VirtioConsole;
 use super::driver::{Driver, WRITE};
 use crate::console::{Input, Output};
-use crate::device::{Device, Reception};
+use crate::device::{Device, InputStatus};
 use crate::devices::tests::Shared;
 
 /// Input that a test can add to.
@@ -37,7 +37,7 @@ impl Input for Keys {
 
 fn terminal() -> (Driver, Shared, Keys) {
     let (shared, keys) = (Shared::default(), Keys::default());
-    let console = Console::new(Output::new(shared.clone()), Some(Box::new(keys.clone())));
+    let console = VirtioConsole::new(Output::new(shared.clone()), Some(Box::new(keys.clone())));
     (Driver::started(console), shared, keys)
 }
 
@@ -56,7 +56,7 @@ fn what_is_sent_is_printed_in_order_however_it_is_cut() {
 fn what_arrives_waits_for_a_buffer_and_a_buffer_for_what_arrives() {
     let (mut driver, _, keys) = terminal();
     keys.press("ab");
-    assert_eq!(driver.device.receive().unwrap(), Reception::Full);
+    assert_eq!(driver.device.poll_input().unwrap(), InputStatus::Full);
     driver.send(0, &[(0x4_0000, 1, WRITE)]);
     assert_eq!(driver.used(0), [(0, 1)]);
     driver.send(0, &[(0x4_0010, 8, WRITE), (0x4_0020, 8, WRITE)]);
@@ -65,7 +65,7 @@ fn what_arrives_waits_for_a_buffer_and_a_buffer_for_what_arrives() {
     assert_eq!(driver.used(0).len(), 2, "nothing there now");
     let pulses = driver.pulses();
     keys.press("cd");
-    assert_eq!(driver.device.receive().unwrap(), Reception::Taken);
+    assert_eq!(driver.device.poll_input().unwrap(), InputStatus::Consumed);
     assert_eq!(driver.used(0)[2], (3, 2));
     assert_eq!(driver.pulses(), pulses + 1);
     let at = |address| driver.bytes(address, 1)[0];
@@ -104,10 +104,10 @@ fn buffers_of_the_wrong_direction_are_no_requests() {
 #[test]
 fn a_terminal_without_input_only_prints() {
     let shared = Shared::default();
-    let mut driver = Driver::started(Console::new(Output::new(shared.clone()), None));
+    let mut driver = Driver::started(VirtioConsole::new(Output::new(shared.clone()), None));
     driver.send(0, &[(0x4_0000, 8, WRITE)]);
     driver.put(0x4_0100, b"hi");
     driver.send(1, &[(0x4_0100, 2, 0)]);
     assert_eq!((driver.used(0).len(), shared.bytes()), (0, b"hi".to_vec()));
-    assert_eq!(driver.device.receive().unwrap(), Reception::Over);
+    assert_eq!(driver.device.poll_input().unwrap(), InputStatus::Closed);
 }

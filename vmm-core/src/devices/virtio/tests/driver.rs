@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use kvm_sys_wrap::GuestMemory;
 use vm_memory::{Bytes, GuestAddress};
 
+use super::super::device::VirtioDevice;
 use super::super::memory::Reachable;
-use super::super::service::Service;
 use super::super::transport::Transport;
 use crate::Gpa;
 use crate::device::tests::TestGuest;
 use crate::device::{Action, Device};
-use crate::interrupt::{Line, Wire};
-use crate::span::Span;
+use crate::gpa_range::GpaRange;
+use crate::irq::{IrqLine, IrqSink};
 
 /// Memory from 0, then a hole, then more memory.
 pub(super) const MEMORY_END: u64 = 0x10_0000;
@@ -44,7 +44,7 @@ pub(super) struct Driver {
 
 struct Counter(Arc<AtomicUsize>);
 
-impl Wire for Counter {
+impl IrqSink for Counter {
     fn pulse(&self) -> io::Result<()> {
         self.0.fetch_add(1, Ordering::Relaxed);
         Ok(())
@@ -63,18 +63,18 @@ pub(super) const fn rings(queue: u64) -> [u64; 3] {
 
 impl Driver {
     /// A device that nobody has touched yet.
-    pub(super) fn new(service: impl Service + 'static) -> Self {
+    pub(super) fn new(service: impl VirtioDevice + 'static) -> Self {
         let regions = [(GuestAddress(0), MEMORY_END as usize), (GuestAddress(BEYOND_HOLE), 0x1_0000)];
         let memory = GuestMemory::from_ranges(&regions).unwrap();
-        let read_only = [Span::new(Gpa(READ_ONLY), READ_ONLY_SIZE).unwrap()];
+        let read_only = [GpaRange::new(Gpa(READ_ONLY), READ_ONLY_SIZE).unwrap()];
         let pulses = Arc::new(AtomicUsize::new(0));
-        let line = Line::to(Counter(Arc::clone(&pulses)));
+        let line = IrqLine::to(Counter(Arc::clone(&pulses)));
         let device = Transport::new(Box::new(service), Reachable::new(memory.clone(), &read_only), line);
         Self { memory, device, pulses, guest: TestGuest::new(), next: [(0, 0); 2] }
     }
 
     /// A device in service, with queues of 8 descriptors and all features accepted.
-    pub(super) fn started(service: impl Service + 'static) -> Self {
+    pub(super) fn started(service: impl VirtioDevice + 'static) -> Self {
         let mut driver = Self::new(service);
         driver.start();
         driver
@@ -217,7 +217,7 @@ impl Driver {
 
     /// The device went quiet, and said so; another notification changes nothing, and a reset mends it.
     pub(super) fn assert_broken(&mut self, fault: &str) {
-        assert_eq!(self.device.complaint().as_deref(), Some(fault));
+        assert_eq!(self.device.driver_error().as_deref(), Some(fault));
         assert_eq!(self.get(0x070) & NEEDS_RESET, NEEDS_RESET);
         let (before, pulses) = (self.used(0), self.pulses());
         for queue in 0..3 {
@@ -226,6 +226,6 @@ impl Driver {
         assert_eq!((self.used(0), self.pulses()), (before, pulses));
         self.set(0x070, 0);
         assert_eq!((self.get(0x070), self.get(0x060)), (0, 0));
-        assert_eq!(self.device.complaint(), None);
+        assert_eq!(self.device.driver_error(), None);
     }
 }

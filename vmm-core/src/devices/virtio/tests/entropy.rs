@@ -1,11 +1,11 @@
 //! Random numbers.
 
-use super::super::entropy::Entropy;
+use super::super::entropy::VirtioEntropy;
 use super::driver::{Driver, WRITE};
 
 #[test]
 fn buffers_are_filled_up_to_a_limit() {
-    let mut driver = Driver::started(Entropy);
+    let mut driver = Driver::started(VirtioEntropy);
     driver.send(0, &[(0x4_0000, 300, WRITE), (0x5_0000, 33, WRITE)]);
     assert_eq!(driver.used(0), [(0, 333)]);
     let (first, second) = (driver.bytes(0x4_0000, 301), driver.bytes(0x5_0000, 34));
@@ -19,7 +19,7 @@ fn buffers_are_filled_up_to_a_limit() {
 
 #[test]
 fn a_buffer_to_read_is_no_request() {
-    let mut driver = Driver::started(Entropy);
+    let mut driver = Driver::started(VirtioEntropy);
     driver.send(0, &[(0x4_0000, 16, 0)]);
     driver.assert_broken("the chain of descriptor 0 is no request: it has no room for an answer");
 }

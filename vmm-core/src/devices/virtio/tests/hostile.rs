@@ -1,7 +1,7 @@
 //! Drivers that break the rules of the queues. The device says so and goes quiet: no panic, no endless loop, and no write
 //! where the guest itself could not.
 
-use super::super::entropy::Entropy;
+use super::super::entropy::VirtioEntropy;
 use super::driver::{
     BEYOND_HOLE, Driver, INDIRECT, MEMORY_END, NEEDS_RESET, NEXT, READ_ONLY, READ_ONLY_SIZE, VERSION_1,
     WRITE, rings,
@@ -11,7 +11,7 @@ use vm_memory::{Bytes, GuestAddress};
 /// A queue that cannot be; the device may be live already or not.
 #[track_caller]
 fn refuses_queue(size: u32, rings: [u64; 3], problem: &str) {
-    let mut driver = Driver::new(Entropy);
+    let mut driver = Driver::new(VirtioEntropy);
     driver.set(0x070, 3);
     driver.accept(VERSION_1);
     driver.set(0x070, 3 | 8);
@@ -60,7 +60,7 @@ fn rings_that_overlap() {
     refuses_queue(8, [table, table, used], overlaps);
     refuses_queue(8, [table, available, table + 124], overlaps);
     refuses_queue(8, [table, used + 66, used], overlaps);
-    let mut driver = Driver::new(Entropy);
+    let mut driver = Driver::new(VirtioEntropy);
     driver.place(0, 8, [table, table + 128, table + 128 + 20]);
     driver.set(0x044, 1);
     assert_eq!(driver.get(0x044), 1, "close, but apart");
@@ -68,7 +68,7 @@ fn rings_that_overlap() {
 
 #[test]
 fn rings_in_read_only_memory_are_read() {
-    let mut driver = Driver::new(Entropy);
+    let mut driver = Driver::new(VirtioEntropy);
     driver.set(0x070, 3);
     driver.accept(VERSION_1);
     driver.place(0, 8, [READ_ONLY, READ_ONLY + 0x1000, 0x3000]);
@@ -84,7 +84,7 @@ fn rings_in_read_only_memory_are_read() {
 #[test]
 fn a_head_outside_of_the_table() {
     for head in [8, 9, u16::MAX] {
-        let mut driver = Driver::started(Entropy);
+        let mut driver = Driver::started(VirtioEntropy);
         driver.publish(0, head);
         driver.notify(0);
         driver.assert_broken(&format!("a chain begins at descriptor {head}, which the queue does not have"));
@@ -97,7 +97,7 @@ fn chains_without_end() {
     let [table, ..] = rings(0);
     // To itself, in a circle, out of the table.
     for nexts in [vec![0], vec![1, 0], vec![1, 2, 3, 4, 5, 6, 7, 0], vec![1, 8], vec![u16::MAX]] {
-        let mut driver = Driver::started(Entropy);
+        let mut driver = Driver::started(VirtioEntropy);
         for (index, next) in (0..).zip(&nexts) {
             driver.descriptor(table, index, 0x4_0000, 8, WRITE | NEXT, *next);
         }
@@ -106,7 +106,7 @@ fn chains_without_end() {
         assert_eq!((driver.used(0).len(), driver.bytes(0x4_0000, 8)), (0, vec![0; 8]));
         driver.assert_broken(broken);
     }
-    let mut driver = Driver::started(Entropy);
+    let mut driver = Driver::started(VirtioEntropy);
     driver.send(0, &[(0, 8, WRITE), (0, u32::MAX, WRITE)]);
     driver.assert_broken(broken);
 }
@@ -115,7 +115,7 @@ fn chains_without_end() {
 fn indirect_tables() {
     let [table, ..] = rings(0);
     let broken = "the chain of descriptor 0 does not end, or leaves its table";
-    let mut driver = Driver::started(Entropy);
+    let mut driver = Driver::started(VirtioEntropy);
     driver.descriptor(0x6_0000, 0, 0x4_0000, 8, WRITE | NEXT, 1);
     driver.descriptor(0x6_0000, 1, 0x4_1000, 8, WRITE, 0);
     driver.descriptor(table, 0, 0x6_0000, 32, INDIRECT, 0);
@@ -168,20 +168,20 @@ fn buffers_out_of_reach() {
     let read_only =
         [(READ_ONLY, 8), (READ_ONLY - 4, 8), (READ_ONLY + READ_ONLY_SIZE - 1, 1), (READ_ONLY - 8, 0x2_0000)];
     for (address, length) in lengths.into_iter().chain(read_only) {
-        let mut driver = Driver::started(Entropy);
+        let mut driver = Driver::started(VirtioEntropy);
         let around = driver.bytes(READ_ONLY - 8, 16);
         driver.send(0, &[(0x4_0000, 8, WRITE), (address, length, WRITE)]);
         assert_eq!((driver.bytes(READ_ONLY - 8, 16), driver.bytes(0x4_0000, 8)), (around, vec![0; 8]));
         driver.assert_broken("the chain of descriptor 0 has a buffer that is not in memory, or not writable");
     }
-    let mut driver = Driver::started(Entropy);
+    let mut driver = Driver::started(VirtioEntropy);
     driver.send(0, &[(u64::MAX, 0, WRITE), (MEMORY_END - 8, 8, WRITE), (BEYOND_HOLE, 8, WRITE)]);
     assert_eq!(driver.used(0), [(0, 16)], "an empty buffer is nowhere");
 }
 
 #[test]
 fn buffers_in_the_wrong_order() {
-    let mut driver = Driver::started(Entropy);
+    let mut driver = Driver::started(VirtioEntropy);
     driver.send(0, &[(0x4_0000, 8, WRITE), (0x4_1000, 8, 0)]);
     driver.assert_broken("in the chain of descriptor 0 a buffer to read follows one to write");
 }
@@ -189,7 +189,7 @@ fn buffers_in_the_wrong_order() {
 #[test]
 fn an_available_index_that_jumps() {
     for jump in [9_u16, 100, 0x8000, u16::MAX] {
-        let mut driver = Driver::started(Entropy);
+        let mut driver = Driver::started(VirtioEntropy);
         driver.memory.write_obj(jump, GuestAddress(rings(0)[1] + 2)).unwrap();
         driver.notify(0);
         assert_eq!(driver.pulses(), 1, "the configuration interrupt");
@@ -200,7 +200,7 @@ fn an_available_index_that_jumps() {
 
 #[test]
 fn what_was_served_before_the_mistake_is_given_back() {
-    let mut driver = Driver::started(Entropy);
+    let mut driver = Driver::started(VirtioEntropy);
     let good = driver.chain(0, &[(0x4_0000, 8, WRITE)]);
     driver.publish(0, good);
     driver.publish(0, 8);
@@ -212,7 +212,7 @@ fn what_was_served_before_the_mistake_is_given_back() {
 #[test]
 fn one_notification_serves_at_most_one_round() {
     // All entries name one chain, whose buffer is the available ring itself: the device writes random indexes there.
-    let mut driver = Driver::started(Entropy);
+    let mut driver = Driver::started(VirtioEntropy);
     let [table, available, _] = rings(0);
     driver.descriptor(table, 0, available, 20, WRITE, 0);
     driver.put(available, &[0, 0, 8, 0]);
@@ -222,7 +222,7 @@ fn one_notification_serves_at_most_one_round() {
 
 #[test]
 fn notifications_out_of_place() {
-    let mut driver = Driver::new(Entropy);
+    let mut driver = Driver::new(VirtioEntropy);
     for status in [0, 1, 3, 11] {
         driver.set(0x070, status);
         driver.accept(VERSION_1);
@@ -231,7 +231,7 @@ fn notifications_out_of_place() {
         }
         assert_eq!((driver.get(0x070), driver.pulses()), (status, 0));
     }
-    let mut driver = Driver::started(Entropy);
+    let mut driver = Driver::started(VirtioEntropy);
     let head = driver.chain(0, &[(0x4_0000, 8, WRITE)]);
     driver.publish(0, head);
     for queue in [1, 2, 0xffff, u32::MAX] {
@@ -246,7 +246,7 @@ fn notifications_out_of_place() {
 
 #[test]
 fn a_reset_in_the_middle() {
-    let mut driver = Driver::started(Entropy);
+    let mut driver = Driver::started(VirtioEntropy);
     let head = driver.chain(0, &[(0x4_0000, 8, WRITE)]);
     driver.publish(0, head);
     driver.set(0x070, 0);
@@ -265,7 +265,7 @@ fn a_reset_in_the_middle() {
 
 #[test]
 fn a_driver_cannot_set_what_is_the_devices() {
-    let mut driver = Driver::new(Entropy);
+    let mut driver = Driver::new(VirtioEntropy);
     driver.set(0x070, NEEDS_RESET | 1 | 0xffff_ff00);
     assert_eq!(driver.get(0x070), 1);
     driver.set(0x070, 2);

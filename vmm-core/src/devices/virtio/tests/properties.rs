@@ -6,9 +6,9 @@ use std::io;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::super::block::Block;
-use super::super::console::Console;
-use super::super::entropy::Entropy;
+use super::super::block::VirtioBlock;
+use super::super::console::VirtioConsole;
+use super::super::entropy::VirtioEntropy;
 use super::driver::{Driver, READ_ONLY, READ_ONLY_SIZE, WRITE, rings};
 use crate::console::{Input, Output};
 use crate::device::Device;
@@ -33,10 +33,10 @@ fn devices() -> [Driver; 4] {
     image.as_file().set_len(64 << 10).unwrap();
     let spec = |access| BlockSpec { image: image.path().to_owned(), access };
     [
-        Driver::new(Block::new(&spec(BlockAccess::ReadOnly)).unwrap()),
-        Driver::new(Block::new(&spec(BlockAccess::Temporary)).unwrap()),
-        Driver::new(Console::new(Output::new(io::sink()), Some(Box::new(Endless)))),
-        Driver::new(Entropy),
+        Driver::new(VirtioBlock::new(&spec(BlockAccess::ReadOnly)).unwrap()),
+        Driver::new(VirtioBlock::new(&spec(BlockAccess::Temporary)).unwrap()),
+        Driver::new(VirtioConsole::new(Output::new(io::sink()), Some(Box::new(Endless)))),
+        Driver::new(VirtioEntropy),
     ]
 }
 
@@ -85,7 +85,7 @@ proptest! {
                 match step {
                     Step::Read(at, length) => driver.read(*at, &mut vec![0; *length]),
                     Step::Write(at, data) => driver.write(*at, data),
-                    Step::Receive => { driver.device.receive().unwrap(); }
+                    Step::Receive => { driver.device.poll_input().unwrap(); }
                 }
             }
             // Whatever happened: a reset, and it works.
@@ -124,7 +124,7 @@ proptest! {
             }
             driver.publish(0, head);
             driver.notify(0);
-            let (used, complaint) = (driver.used(0), driver.device.complaint());
+            let (used, complaint) = (driver.used(0), driver.device.driver_error());
             prop_assert_eq!(used.len() + usize::from(complaint.is_some()), 1, "{:?} {:?}", used, complaint);
             if wrong.is_none() {
                 prop_assert_eq!(complaint, None);
@@ -163,7 +163,7 @@ proptest! {
             }
             for queue in [0, 1, 0, 1] {
                 driver.notify(queue);
-                driver.device.receive().unwrap();
+                driver.device.poll_input().unwrap();
             }
             prop_assert_eq!(driver.bytes(READ_ONLY, READ_ONLY_SIZE as usize), untouched);
         }

@@ -1,12 +1,12 @@
 //! Registers: discovery, agreement, what cannot be changed, and checkpoints.
 
-use super::super::entropy::Entropy;
+use super::super::entropy::VirtioEntropy;
 use super::driver::{Driver, LIVE, VERSION_1, WRITE, rings};
-use crate::device::{Device, Reception};
+use crate::device::{Device, InputStatus};
 
 #[test]
 fn a_driver_finds_what_it_looks_for() {
-    let mut driver = Driver::new(Entropy);
+    let mut driver = Driver::new(VirtioEntropy);
     assert_eq!(driver.get(0x000).to_le_bytes(), *b"virt");
     assert_eq!(driver.get(0x004), 2);
     assert_eq!(driver.get(0x008), 4);
@@ -32,7 +32,7 @@ fn features_that_were_not_offered_are_not_agreed_on() {
         (0, false),
         (VERSION_1 | 1 << 34, false),
     ] {
-        let mut driver = Driver::new(Entropy);
+        let mut driver = Driver::new(VirtioEntropy);
         driver.set(0x070, 3);
         driver.accept(features);
         driver.set(0x070, 3 | 8);
@@ -48,7 +48,7 @@ fn features_that_were_not_offered_are_not_agreed_on() {
 
 #[test]
 fn only_aligned_words_reach_the_registers() {
-    let mut driver = Driver::new(Entropy);
+    let mut driver = Driver::new(VirtioEntropy);
     for (offset, data) in
         [(0x070, &[1][..]), (0x070, &[1; 2]), (0x070, &[1; 8]), (0x06f, &[1; 4]), (0x071, &[1; 4])]
     {
@@ -64,7 +64,7 @@ fn only_aligned_words_reach_the_registers() {
 
 #[test]
 fn a_queue_in_service_is_not_moved() {
-    let mut driver = Driver::started(Entropy);
+    let mut driver = Driver::started(VirtioEntropy);
     driver.place(0, 4, [0x9000, 0xa000, 0xb000]);
     driver.set(0x044, 1);
     driver.send(0, &[(0x4_0000, 16, WRITE)]);
@@ -73,7 +73,7 @@ fn a_queue_in_service_is_not_moved() {
 
 #[test]
 fn a_driver_that_looks_for_itself_is_not_interrupted() {
-    let mut driver = Driver::started(Entropy);
+    let mut driver = Driver::started(VirtioEntropy);
     driver.send(0, &[(0x4_0000, 16, WRITE)]);
     assert_eq!((driver.pulses(), driver.get(0x060)), (1, 1));
     driver.set(0x064, 1);
@@ -85,10 +85,10 @@ fn a_driver_that_looks_for_itself_is_not_interrupted() {
 
 #[test]
 fn a_checkpoint_goes_on_where_it_was_taken() {
-    let mut driver = Driver::started(Entropy);
+    let mut driver = Driver::started(VirtioEntropy);
     driver.send(0, &[(0x4_0000, 16, WRITE)]);
     let state = driver.device.save();
-    let mut other = Driver::new(Entropy);
+    let mut other = Driver::new(VirtioEntropy);
     other.device.restore(&state).unwrap();
     assert_eq!(other.device.save(), state);
     assert_eq!((other.get(0x070), other.get(0x060)), (LIVE, 1));
@@ -109,6 +109,6 @@ fn a_checkpoint_goes_on_where_it_was_taken() {
 
 #[test]
 fn without_input_there_is_nothing_to_receive() {
-    let mut driver = Driver::started(Entropy);
-    assert_eq!(driver.device.receive().unwrap(), Reception::Over);
+    let mut driver = Driver::started(VirtioEntropy);
+    assert_eq!(driver.device.poll_input().unwrap(), InputStatus::Closed);
 }

@@ -1,0 +1,65 @@
+//! Handlers that a single step may fall into: where they begin, so that it can be stopped there.
+//!
+//! KVM steps with the trap flag, and a gate clears that (SDM vol. 3, 6.12.1.3). So on an ordinary host a step over an
+//! instruction that faults ends only when the handler has returned, and no breakpoint in the handler is noticed; kvm-pvm
+//! executes one instruction of it. Therefore, while the step lasts, the first byte of each handler that the instruction
+//! can reach is an [`Opcode`](super::traps::Opcode) of ours, and the step ends there.
+//!
+//! These are the handlers of exceptions, and that of the instruction's own `int n`. Interrupts from outside are left
+//! alone: their handlers run at full speed within the step, which is what one wants of them. A handler in code of ring 3
+//! is left alone too, and so is one that lies on the instruction itself; such a handler runs as the host runs it.
+
+use std::collections::BTreeSet;
+
+use iced_x86::Mnemonic;
+
+use super::linear_memory::LinearMemory;
+use super::trap_flag::Before;
+use crate::Gva;
+use crate::autopsy::delivery::{DeliveryOutcome, Handler};
+use crate::autopsy::exception::Exception;
+use crate::autopsy::moment::{CpuState, GuestState};
+use crate::descriptor::SegmentDescriptor;
+use crate::disassembly::MAX_INSTRUCTION_LENGTH;
+use crate::machine::Machine;
+use crate::ring3_trap::pushes_error_code;
+
+/// Vectors of exceptions (SDM vol. 3, 6.3.1).
+const EXCEPTIONS: std::ops::Range<u8> = 0..32;
+/// The C bit in the type of a code segment: it runs in the ring of its caller (SDM vol. 3, 3.4.5.1).
+const CONFORMING: u8 = 1 << 2;
+
+/// The first instructions of all handlers in ring 0 that the next instruction can lead to.
+pub(super) fn handler_breakpoints(machine: &Machine, memory: &LinearMemory<'_>, before: &Before) -> Vec<Gva> {
+    // Below a guest in ring 3 every vector leads to the landing page, which is HLTs already.
+    if machine.board.landing.is_some() {
+        return Vec::new();
+    }
+    let Before { registers, instruction } = before;
+    let moment = GuestState::of(machine, registers);
+    let exceptions =
+        EXCEPTIONS.map(|vector| Exception::new(vector, pushes_error_code(vector).then_some(0), ""));
+    let own = (instruction.mnemonic() == Mnemonic::Int)
+        .then(|| Exception { software: true, ..Exception::new(instruction.immediate8(), None, "") });
+    let mut addresses = BTreeSet::new();
+    for fault in exceptions.chain(own) {
+        let DeliveryOutcome::Handler(handler) = moment.deliver(&fault).outcome else { continue };
+        let is_on_instruction =
+            handler.linear.wrapping_sub(registers.linear_rip()) < MAX_INSTRUCTION_LENGTH as u64;
+        if !is_on_instruction && (registers.cpl() == 0 || is_for_ring_0(memory, registers, handler)) {
+            addresses.insert(Gva(handler.linear));
+        }
+    }
+    addresses.into_iter().collect()
+}
+
+/// Whether a handler for code of another ring runs in ring 0: what its segment says.
+fn is_for_ring_0(memory: &LinearMemory<'_>, registers: &CpuState, handler: Handler) -> bool {
+    // Bit 2 of a selector means the LDT, where nobody keeps such a segment.
+    if handler.selector & 4 != 0 {
+        return false;
+    }
+    let at = registers.sregs.gdt.base.wrapping_add(u64::from(handler.selector & 0xfff8));
+    let code = memory.number(Gva(at), 8).map(|entry| SegmentDescriptor::from_entry(entry, 0));
+    code.is_some_and(|code| code.dpl == 0 && code.kind & CONFORMING == 0)
+}

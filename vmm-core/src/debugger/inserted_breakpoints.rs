@@ -1,0 +1,221 @@
+//! Breakpoints and watchpoints while the guest runs: put in place before, taken away after.
+//!
+//! A debug register is best: it costs the guest nothing, and works before its address is mapped. There are four. The
+//! other means is an [`Opcode`] in place of the instruction's first byte. Every host reports a HLT: in ring 0 as an exit,
+//! and in ring 3, where the landing page is, as the #GP that it raises there; then the vCPU is put back to where it was.
+//! A breakpoint for which neither means will do leaves only single steps.
+
+use kvm_sys_wrap::bindings::kvm_segment;
+use kvm_sys_wrap::{Breakpoint, BreakpointCondition, Exit, GuestDebug};
+use vm_memory::Bytes;
+
+use super::DebugCapabilities;
+use super::linear_memory::LinearMemory;
+use super::linear_pc;
+use crate::end::End;
+use crate::error::Error;
+use crate::layout::LayoutPart;
+use crate::machine::Machine;
+use crate::{Gpa, Gva};
+
+/// #GP, which HLT raises in ring 3.
+const GENERAL_PROTECTION: u8 = 13;
+/// More than the CPU pushes on its way to the landing page: six words.
+const FRAME: u64 = 64;
+
+/// An instruction of one byte that gives the vCPU to us when the guest executes it in ring 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Opcode {
+    /// HLT: an exit of its own, with RIP behind it.
+    #[default]
+    Hlt,
+    /// INT1: only for kvm-pvm, which does not know how to execute it and says so, with RIP still on it.
+    Int1,
+}
+
+impl Opcode {
+    const fn byte(self) -> u8 {
+        match self {
+            Self::Hlt => 0xf4,
+            Self::Int1 => 0xf1,
+        }
+    }
+}
+
+/// What is in place while the guest runs.
+#[derive(Debug, Default)]
+pub(super) struct InsertedBreakpoints {
+    debug: GuestDebug,
+    opcode: Opcode,
+    bytes: Vec<Byte>,
+    ring_3: Option<Ring3>,
+    /// Breakpoints for which nothing could be put in place.
+    pub(super) unplaced: bool,
+}
+
+/// An opcode of ours in the place of another byte.
+#[derive(Debug, Clone, Copy)]
+struct Byte {
+    gva: Gva,
+    gpa: Gpa,
+    covered: u8,
+}
+
+/// What a trap in ring 3 changes, as it was before.
+#[derive(Debug)]
+struct Ring3 {
+    cs: kvm_segment,
+    ss: kvm_segment,
+    /// Where the CPU pushes its frame, and what lies there.
+    stack: Gpa,
+    bytes: Vec<u8>,
+}
+
+impl InsertedBreakpoints {
+    /// Nothing.
+    pub(super) fn none() -> Self {
+        Self::default()
+    }
+
+    /// Everything that the debugger asks for, as far as it can be had.
+    pub(super) fn place(
+        machine: &Machine,
+        abilities: DebugCapabilities,
+        breakpoints: &[Gva],
+        watchpoints: &[Breakpoint],
+    ) -> Result<Self, Error> {
+        let mut registers = [None; 4];
+        let mut rest = breakpoints.iter().copied();
+        let executions: Box<dyn Iterator<Item = Breakpoint>> = if abilities.hardware_breakpoints {
+            Box::new(
+                rest.by_ref().map(|address| Breakpoint { address, condition: BreakpointCondition::Execute }),
+            )
+        } else {
+            Box::new(std::iter::empty())
+        };
+        for (register, wanted) in registers.iter_mut().zip(watchpoints.iter().copied().chain(executions)) {
+            *register = Some(wanted);
+        }
+        let mut traps = Self::at(machine, &rest.collect::<Vec<_>>())?;
+        traps.debug.breakpoints = registers;
+        machine.boot.vcpu.set_guest_debug(&traps.debug)?;
+        Ok(traps)
+    }
+
+    /// HLT bytes only.
+    pub(super) fn at(machine: &Machine, addresses: &[Gva]) -> Result<Self, Error> {
+        let mut traps = Self { ring_3: Ring3::of(machine)?, ..Self::default() };
+        let memory = LinearMemory::of(machine)?;
+        for gva in addresses {
+            // In code of ring 3 a HLT is a #GP, and only the landing page knows what that means.
+            let for_ring_3 = memory.walk(*gva).is_some_and(|to| to.size.is_some() && to.access.user);
+            let lost = for_ring_3 && machine.board.landing.is_none();
+            let placed = !lost && traps.put(machine, &memory, *gva)?;
+            traps.unplaced |= !placed;
+        }
+        Ok(traps)
+    }
+
+    /// An opcode at code that will run in ring 0, as far as it lies in memory.
+    pub(super) fn in_ring_0(
+        machine: &Machine,
+        memory: &LinearMemory<'_>,
+        opcode: Opcode,
+        addresses: &[Gva],
+    ) -> Result<Self, Error> {
+        let mut traps = Self { opcode, ..Self::default() };
+        for gva in addresses {
+            traps.put(machine, memory, *gva)?;
+        }
+        Ok(traps)
+    }
+
+    fn put(&mut self, machine: &Machine, memory: &LinearMemory<'_>, gva: Gva) -> Result<bool, Error> {
+        let Some(to) = memory.walk(gva) else { return Ok(false) };
+        let Ok(covered) = machine.board.memory.read_obj::<u8>(to.gpa.into()) else { return Ok(false) };
+        machine.board.memory.write_obj(self.opcode.byte(), to.gpa.into()).map_err(failed)?;
+        self.bytes.push(Byte { gva, gpa: to.gpa, covered });
+        Ok(true)
+    }
+
+    /// Takes everything away again.
+    pub(super) fn remove(&self, machine: &Machine) -> Result<(), Error> {
+        // Backwards: where two lie on each other, the first knows what was there.
+        for byte in self.bytes.iter().rev() {
+            let now: u8 = machine.board.memory.read_obj(byte.gpa.into()).map_err(failed)?;
+            // What the guest has written there meanwhile stays.
+            if now == self.opcode.byte() {
+                machine.board.memory.write_obj(byte.covered, byte.gpa.into()).map_err(failed)?;
+            }
+        }
+        if self.debug == GuestDebug::default() {
+            return Ok(());
+        }
+        Ok(machine.boot.vcpu.set_guest_debug(&GuestDebug::default())?)
+    }
+
+    /// Whether an exit was made by an opcode of ours. If so, the vCPU is put back to before it.
+    pub(super) fn undo(&self, machine: &Machine, exit: &Exit) -> Result<bool, Error> {
+        let refused = matches!(exit, Exit::InternalError { suberror: 1, .. });
+        match self.opcode {
+            _ if self.bytes.is_empty() => Ok(false),
+            Opcode::Hlt if matches!(exit, Exit::Hlt) => self.undo_halt(machine),
+            Opcode::Int1 if refused && self.covers(linear_pc(machine)?) => {
+                // KVM has made a #UD of it, which is dropped when registers are set.
+                machine.boot.vcpu.set_regs(&machine.boot.vcpu.regs()?)?;
+                Ok(true)
+            }
+            Opcode::Hlt | Opcode::Int1 => Ok(false),
+        }
+    }
+
+    fn undo_halt(&self, machine: &Machine) -> Result<bool, Error> {
+        let end = machine.halted()?;
+        if let End::Halt { .. } = end
+            && self.covers(linear_pc(machine)?.wrapping_sub(1))
+        {
+            let mut regs = machine.boot.vcpu.regs()?;
+            regs.rip = regs.rip.wrapping_sub(1);
+            machine.boot.vcpu.set_regs(&regs)?;
+            return Ok(true);
+        }
+        if let End::Exception { vector: GENERAL_PROTECTION, frame: Some(frame) } = end
+            && self.covers(frame.rip)
+            && let Some(before) = &self.ring_3
+        {
+            machine.back_to_ring_3(&frame, before.cs, before.ss)?;
+            machine.board.memory.write_slice(&before.bytes, before.stack.into()).map_err(failed)?;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    fn covers(&self, address: u64) -> bool {
+        self.bytes.iter().any(|byte| byte.gva.0 == address)
+    }
+
+    /// The watchpoint or breakpoint behind the bits of DR6.
+    pub(super) fn fired(&self, dr6: u64) -> Option<Breakpoint> {
+        let hit = |number: usize| dr6 & 1 << number != 0;
+        (0..)
+            .zip(self.debug.breakpoints)
+            .filter(|(number, _)| hit(*number))
+            .find_map(|(_, breakpoint)| breakpoint)
+    }
+}
+
+impl Ring3 {
+    /// `None` on a machine whose guest has no landing page below it.
+    fn of(machine: &Machine) -> Result<Option<Self>, Error> {
+        let Some(span) = machine.board.layout.part(LayoutPart::KernelStack) else { return Ok(None) };
+        let sregs = machine.boot.vcpu.sregs()?;
+        let stack = Gpa(span.end().0.saturating_sub(FRAME));
+        let mut bytes = vec![0; 64];
+        machine.board.memory.read_slice(&mut bytes, stack.into()).map_err(failed)?;
+        Ok(Some(Self { cs: sregs.cs, ss: sregs.ss, stack, bytes }))
+    }
+}
+
+fn failed(source: vm_memory::GuestMemoryError) -> Error {
+    Error::Table { what: "a breakpoint", source }
+}

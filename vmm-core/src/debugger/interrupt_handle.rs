@@ -1,0 +1,34 @@
+//! How another thread gets the attention of a debugger whose guest is running.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use kvm_sys_wrap::{Kick, Vcpu};
+
+use crate::error::Error;
+use crate::machine::Machine;
+
+/// Ends the present `KVM_RUN` of a debugger from another thread. The debugger then asks whether to stop.
+#[derive(Debug, Clone)]
+pub struct InterruptHandle(Arc<Mutex<Kick>>);
+
+impl InterruptHandle {
+    pub(super) fn new(machine: &Machine) -> Result<Self, Error> {
+        Ok(Self(Arc::new(Mutex::new(machine.boot.vcpu.kicker()?))))
+    }
+
+    /// Wakes the debugger's thread.
+    pub fn interrupt(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).kick();
+    }
+
+    /// From now on it is this machine that runs.
+    pub(super) fn watch(&self, machine: &Machine) -> Result<(), Error> {
+        self.watch_vcpu(&machine.boot.vcpu)
+    }
+
+    /// From now on it is this vCPU that runs on the debugger's thread.
+    pub(super) fn watch_vcpu(&self, vcpu: &Vcpu) -> Result<(), Error> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = vcpu.kicker()?;
+        Ok(())
+    }
+}

@@ -1,0 +1,103 @@
+//! The guest's memory through its own eyes.
+//!
+//! Addresses are linear: virtual with the base of a segment added, as breakpoints and page tables take them. They are
+//! walked here and not by KVM, which would set accessed bits in the guest's tables: looking must not change anything.
+
+use iced_x86::{Decoder, DecoderOptions, Instruction};
+use kvm_sys_wrap::GuestMemory;
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::Gva;
+use crate::autopsy::moment::CpuState;
+use crate::board::Board;
+use crate::disassembly::MAX_INSTRUCTION_LENGTH;
+use crate::error::Error;
+use crate::host::CpuTraits;
+use crate::machine::Machine;
+use crate::paging::walk::{Translation, Walker};
+
+const PAGE: u64 = 4096;
+
+/// Memory by linear addresses.
+pub(super) struct LinearMemory<'a> {
+    memory: &'a GuestMemory,
+    walker: Walker,
+}
+
+impl<'a> LinearMemory<'a> {
+    /// As the vCPU sees it now.
+    pub(super) fn of(machine: &'a Machine) -> Result<Self, Error> {
+        Ok(Self { memory: &machine.board.memory, walker: machine.walker()? })
+    }
+
+    /// As a vCPU with these registers sees it: they need not be asked for again.
+    pub(super) fn with(machine: &'a Machine, registers: &CpuState) -> Self {
+        Self::on(&machine.board, registers)
+    }
+
+    /// The same for any vCPU of a board.
+    pub(super) fn on(board: &'a Board, registers: &CpuState) -> Self {
+        let CpuTraits { physical_bits, amd } = board.cpu;
+        let walker = Walker { physical_bits, amd, ..Walker::of_sregs(&registers.sregs) };
+        Self { memory: &board.memory, walker }
+    }
+
+    /// Where an address leads; `None` where nothing is mapped.
+    pub(super) fn walk(&self, gva: Gva) -> Option<Translation> {
+        self.walker.walk(self.memory, gva).translation()
+    }
+
+    /// Reads up to the first byte that is not there, and gives the number of those that are.
+    pub(super) fn read(&self, start: Gva, data: &mut [u8]) -> usize {
+        self.each_page(start, data.len(), |gpa, range| {
+            let Some(piece) = data.get_mut(range) else { return false };
+            self.memory.read_slice(piece, gpa).is_ok()
+        })
+    }
+
+    /// Writes up to the first byte that is not there, and gives the number of those that are. Read-only regions can be
+    /// written: it is the debugger who writes, not the guest.
+    pub(super) fn write(&self, start: Gva, data: &[u8]) -> usize {
+        self.each_page(start, data.len(), |gpa, range| {
+            let Some(piece) = data.get(range) else { return false };
+            self.memory.write_slice(piece, gpa).is_ok()
+        })
+    }
+
+    /// A number of up to 8 bytes; `None` where not all of them are there.
+    pub(super) fn number(&self, start: Gva, size: usize) -> Option<u64> {
+        let mut bytes = [0; 8];
+        let wanted = bytes.get_mut(..size)?;
+        (self.read(start, wanted) == size).then(|| u64::from_le_bytes(bytes))
+    }
+
+    /// The next instruction of a vCPU with these registers; an invalid one where no memory is.
+    pub(super) fn next_instruction(&self, registers: &CpuState) -> Instruction {
+        let mut code = [0; MAX_INSTRUCTION_LENGTH];
+        let length = self.read(Gva(registers.linear_rip()), &mut code);
+        let code = code.get(..length).unwrap_or_default();
+        Decoder::with_ip(registers.width().bits(), code, registers.regs.rip, DecoderOptions::NONE).decode()
+    }
+
+    fn each_page(
+        &self,
+        start: Gva,
+        length: usize,
+        mut access: impl FnMut(GuestAddress, std::ops::Range<usize>) -> bool,
+    ) -> usize {
+        let mut done = 0;
+        while done < length {
+            let Some(gva) = u64::try_from(done).ok().and_then(|offset| start.checked_add(offset)) else {
+                break;
+            };
+            let Some(to) = self.walk(gva) else { break };
+            let in_page = usize::try_from(PAGE - gva.0 % PAGE).unwrap_or(1);
+            let end = length.min(done.saturating_add(in_page));
+            if !access(to.gpa.into(), done..end) {
+                break;
+            }
+            done = end;
+        }
+        done
+    }
+}

@@ -1,0 +1,120 @@
+//! Watchpoints by comparing: what lay in memory before, and what lies there now.
+//!
+//! It takes a single step after each instruction, and sees only writes that change something; but it works on every
+//! host, for any address and for as many bytes as one likes to read that often.
+
+use kvm_sys_wrap::{Breakpoint, BreakpointCondition};
+
+use super::DebugStop;
+use super::linear_memory::LinearMemory;
+use crate::error::Error;
+use crate::machine::Machine;
+
+/// The longest piece of memory that is compared.
+const MAX_LENGTH: u8 = 64;
+/// As many pieces as are compared at most.
+const MAX_BYTES: usize = 16;
+/// Debug registers.
+const REGISTERS: usize = 4;
+
+/// The memory of all watchpoints at one time.
+pub(super) struct SoftWatchpoints(Vec<(Breakpoint, Vec<u8>)>);
+
+impl SoftWatchpoints {
+    pub(super) fn of(machine: &Machine, watchpoints: &[Breakpoint]) -> Result<Self, Error> {
+        if watchpoints.is_empty() {
+            return Ok(Self(Vec::new()));
+        }
+        let memory = LinearMemory::of(machine)?;
+        Ok(Self(watchpoints.iter().map(|watchpoint| (*watchpoint, content(&memory, *watchpoint))).collect()))
+    }
+
+    /// The first watchpoint that has something else in its memory now.
+    pub(super) fn changed(&self, machine: &Machine) -> Result<Option<Breakpoint>, Error> {
+        if self.0.is_empty() {
+            return Ok(None);
+        }
+        let memory = LinearMemory::of(machine)?;
+        let changed = self.0.iter().find(|(watchpoint, before)| content(&memory, *watchpoint) != *before);
+        Ok(changed.map(|(watchpoint, _)| *watchpoint))
+    }
+
+    /// What a step has come to: [`Stop::Watchpoint`] if it changed something.
+    pub(super) fn instead_of(&self, stop: DebugStop, machine: &Machine) -> Result<DebugStop, Error> {
+        if stop != DebugStop::Step {
+            return Ok(stop);
+        }
+        Ok(self.changed(machine)?.map_or(stop, DebugStop::Watchpoint))
+    }
+}
+
+/// What lies there, as far as memory is there.
+fn content(memory: &LinearMemory<'_>, watchpoint: Breakpoint) -> Vec<u8> {
+    let mut bytes = vec![0; size(watchpoint).into()];
+    let read = memory.read(watchpoint.address, &mut bytes);
+    bytes.truncate(read);
+    bytes
+}
+
+const fn size(watchpoint: Breakpoint) -> u8 {
+    match watchpoint.condition {
+        BreakpointCondition::Execute => 0,
+        BreakpointCondition::Write(size) | BreakpointCondition::Access(size) => size,
+    }
+}
+
+/// Whether the debug registers can hold all of these: each can watch 1, 2, 4 or 8 bytes at a multiple of their number
+/// (SDM vol. 3, 17.2.5).
+pub(super) fn fit_registers(watchpoints: &[Breakpoint]) -> bool {
+    watchpoints.len() <= REGISTERS
+        && watchpoints.iter().all(|watchpoint| {
+            let size = size(*watchpoint);
+            matches!(size, 1 | 2 | 4 | 8) && watchpoint.address.is_aligned(size.into())
+        })
+}
+
+/// Whether all of these can be watched by comparing.
+pub(super) fn can_be_compared(watchpoints: &[Breakpoint]) -> bool {
+    watchpoints.len() <= MAX_BYTES
+        && watchpoints
+            .iter()
+            .all(|watchpoint| matches!(watchpoint.condition, BreakpointCondition::Write(1..=MAX_LENGTH)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Gva;
+
+    #[test]
+    fn registers_are_for_few_and_aligned_pieces() {
+        let at = |address, watch| Breakpoint { address: Gva(address), condition: watch };
+        assert!(fit_registers(&[
+            at(8, BreakpointCondition::Write(8)),
+            at(5, BreakpointCondition::Access(1))
+        ]));
+        for wrong in [
+            at(4, BreakpointCondition::Write(8)),
+            at(0, BreakpointCondition::Write(3)),
+            at(0, BreakpointCondition::Write(0)),
+        ] {
+            assert!(!fit_registers(&[wrong]), "{wrong:?}");
+        }
+        assert!(!fit_registers(&[at(0, BreakpointCondition::Write(1)); 5]));
+    }
+
+    #[test]
+    fn comparing_sees_writes_alone_and_has_bounds() {
+        let at = |watch| Breakpoint { address: Gva(3), condition: watch };
+        assert!(can_be_compared(&[at(BreakpointCondition::Write(64)); 16]));
+        for wrong in [
+            BreakpointCondition::Access(4),
+            BreakpointCondition::Execute,
+            BreakpointCondition::Write(0),
+            BreakpointCondition::Write(65),
+        ] {
+            assert!(!can_be_compared(&[at(wrong)]), "{wrong:?}");
+        }
+        assert!(!can_be_compared(&[at(BreakpointCondition::Write(1)); 17]));
+    }
+}
