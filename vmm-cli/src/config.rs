@@ -30,8 +30,9 @@ pub mod values;
 
 use std::path::{Path, PathBuf};
 
+use vmm_core::Gpa;
 use vmm_core::spec::MachineSpec;
-use vmm_core::{Gpa, mode::Mode};
+use vmm_core::spec::mode::Mode;
 use vmm_loader::Loading;
 use vmm_loader::boot::Protocol;
 

@@ -24,14 +24,14 @@ use thiserror::Error;
 use vm_memory::Bytes;
 use vmm_cli::diagnostic::Diagnostic;
 use vmm_core::autopsy::moment::CpuState;
-use vmm_core::control_regs::Efer;
-use vmm_core::end::End;
-use vmm_core::gpa_range::GpaRange;
+use vmm_core::cpu::control_regs::Efer;
 use vmm_core::layout::LayoutRegion;
 use vmm_core::machine::Machine;
+use vmm_core::machine::end::End;
 use vmm_core::paging::merge::{MappedRange, mappings};
-use vmm_core::sparse::nonzero_runs;
+use vmm_core::snapshot::sparse::nonzero_runs;
 use vmm_core::spec::PagePermissions;
+use vmm_core::spec::gpa_range::GpaRange;
 use vmm_core::{Gpa, Gva};
 
 use crate::new_file::NewFile;

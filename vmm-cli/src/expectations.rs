@@ -10,7 +10,7 @@ use vmm_cli::config::{Config, Expect, ExpectedMemory, MemoryPlace};
 use vmm_cli::diagnostic::Diagnostic;
 use vmm_cli::status::Status;
 use vmm_core::machine::Machine;
-use vmm_core::run_loop::RunOutcome;
+use vmm_core::machine::run_loop::RunOutcome;
 
 use crate::prepare::Files;
 

@@ -31,11 +31,12 @@ pub(crate) mod text;
 
 use serde::Serialize;
 use vmm_cli::config::Config;
-use vmm_core::image::GuestImage;
-use vmm_core::mode::Ring;
+use vmm_core::cpu::reset_state;
+use vmm_core::explain::call_sequence;
+use vmm_core::initial_state::{HostQuirks, InitialState, StateError, initial_state};
+use vmm_core::machine::image::GuestImage;
+use vmm_core::spec::mode::Ring;
 use vmm_core::spec::{CpuidPolicy, EntryPoint, HaltPolicy, MachineSpec, UnmappedPolicy};
-use vmm_core::state::{HostQuirks, InitialState, StateError, initial_state};
-use vmm_core::{call_sequence, reset_state};
 
 use crate::prepare::{Boot, Files, Prepared};
 

@@ -2,10 +2,10 @@
 
 use vmm_cli::config::Config;
 use vmm_cli::status::Status;
-use vmm_core::end::Verdict;
 use vmm_core::machine::Machine;
+use vmm_core::machine::end::Verdict;
+use vmm_core::machine::run_loop::RunOutcome;
 use vmm_core::record::Recording;
-use vmm_core::run_loop::RunOutcome;
 
 use crate::expectations;
 use crate::prepare::Files;

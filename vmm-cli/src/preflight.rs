@@ -13,12 +13,12 @@ use vmm_cli::diagnostic::{Diagnostic, Severity};
 use vmm_cli::status::Status;
 use vmm_core::autopsy::moment::{CpuState, GuestState};
 use vmm_core::autopsy::preflight::{EntryCheck, Reachability};
-use vmm_core::control_regs::{Cr0, Cr4};
+use vmm_core::cpu::control_regs::{Cr0, Cr4};
+use vmm_core::cpu::reset_state;
+use vmm_core::initial_state::{HostQuirks, StateError, TableImage, initial_state};
 use vmm_core::layout::{Layout, LayoutPart, RangeOwner};
-use vmm_core::mode::{Mode, Ring};
 use vmm_core::paging::walk::ReadMemory;
-use vmm_core::reset_state;
-use vmm_core::state::{HostQuirks, StateError, StateImage, initial_state};
+use vmm_core::spec::mode::{Mode, Ring};
 use vmm_loader::{LoadPlan, SymbolKind};
 
 use crate::prepare::{Files, Prepared};
@@ -27,7 +27,7 @@ use crate::prepare::{Files, Prepared};
 struct Memory<'a> {
     layout: &'a Layout,
     files: &'a Files,
-    images: Vec<StateImage>,
+    images: Vec<TableImage>,
 }
 
 impl ReadMemory for Memory<'_> {

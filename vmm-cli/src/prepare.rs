@@ -19,9 +19,9 @@ mod reader;
 use vmm_cli::config::{Config, EntryChoice, Expect, MemoryPlace};
 use vmm_cli::diagnostic::{Diagnostic, Diagnostics};
 use vmm_core::Gva;
-use vmm_core::image::GuestImage;
 use vmm_core::layout::{self, Layout};
-use vmm_core::mode::Mode;
+use vmm_core::machine::image::GuestImage;
+use vmm_core::spec::mode::Mode;
 use vmm_core::spec::{EntryPoint, MachineSpec};
 use vmm_loader::{LoadPlan, VirtAddr};
 

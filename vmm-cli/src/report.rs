@@ -16,9 +16,9 @@ use vmm_cli::diagnostic::{Diagnostic, Diagnostics};
 use vmm_cli::say;
 use vmm_cli::status::Status;
 use vmm_core::autopsy::moment::CpuState;
-use vmm_core::end::Verdict;
 use vmm_core::machine::Machine;
-use vmm_core::run_loop::RunOutcome;
+use vmm_core::machine::end::Verdict;
+use vmm_core::machine::run_loop::RunOutcome;
 
 use crate::expectations::Mismatch;
 use crate::prepare::Files;

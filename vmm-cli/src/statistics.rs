@@ -19,9 +19,9 @@ use std::time::Duration;
 
 use kvm_sys_wrap::{Call, Stat, StatKind, StatUnit, Stats};
 use serde::Serialize;
-use vmm_core::end::AccessAddress;
 use vmm_core::machine::Machine;
-use vmm_core::run_loop::RunOutcome;
+use vmm_core::machine::end::AccessAddress;
+use vmm_core::machine::run_loop::RunOutcome;
 
 use crate::prepare::Files;
 use crate::trace::{Access, Time, Times};

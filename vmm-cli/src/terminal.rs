@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use vmm_core::console::{self, Console, Input};
+use vmm_core::devices::console::{self, Console, Input};
 use vmm_core::spec::{Interrupts, MachineSpec};
 
 use crate::raw_terminal::RawTerminal;

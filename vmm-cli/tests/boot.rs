@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 use vmm_cli::config::{Config, Overrides, Start};
-use vmm_core::mode::Mode;
+use vmm_core::spec::mode::Mode;
 use vmm_core::spec::{CpuidPolicy, HaltPolicy, Interrupts};
 use vmm_loader::boot::Protocol;
 

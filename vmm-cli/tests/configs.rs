@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use vmm_cli::config::{Config, EntryChoice, Overrides, template};
-use vmm_core::mode::Mode;
+use vmm_core::spec::mode::Mode;
 
 fn configs() -> Vec<PathBuf> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs");

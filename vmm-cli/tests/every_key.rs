@@ -9,7 +9,7 @@ use vmm_cli::config::{
     Config, End, EntryChoice, ExpectedMemory, FileKind, FwCfgSource, MemoryPlace, Overrides,
 };
 use vmm_cli::diagnostic::Location;
-use vmm_core::mode::{Mode, PageSize, Ring};
+use vmm_core::spec::mode::{Mode, PageSize, Ring};
 use vmm_core::spec::{
     BlockAccess, BlockSpec, CpuidPolicy, DebugConsoleSpec, DebugExitSpec, DeviceAddress, DeviceSpecs,
     EntryPoint, FwCfgFile, FwCfgSpec, HaltPolicy, LimitSpec, Mapping, MemoryBacking, MemoryRegion,

@@ -8,11 +8,11 @@
 use std::error::Error;
 use std::time::Instant;
 
-use vmm_core::console::Console;
-use vmm_core::image::FlatImage;
+use vmm_core::devices::console::Console;
 use vmm_core::machine::Machine;
-use vmm_core::mode::Mode;
+use vmm_core::machine::image::FlatImage;
 use vmm_core::snapshot::Snapshot;
+use vmm_core::spec::mode::Mode;
 use vmm_core::spec::{EntryPoint, MachineSpec, Register};
 use vmm_core::{Gpa, Gva, Kvm};
 

@@ -13,7 +13,7 @@ use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
 use kvm_sys_wrap::{GuestMemory, Gva, Vcpu};
 use vm_memory::Bytes;
 
-use crate::control_regs::Efer;
+use crate::cpu::control_regs::Efer;
 
 /// No instruction is longer (SDM vol. 2, 2.3.11).
 pub const MAX_INSTRUCTION_LENGTH: usize = 15;

@@ -3,12 +3,12 @@
 //! A whole machine from a few bytes, which prints a letter and halts:
 //!
 //! ```no_run
-//! use vmm_core::console::Console;
-//! use vmm_core::end::End;
-//! use vmm_core::image::FlatImage;
+//! use vmm_core::devices::console::Console;
+//! use vmm_core::machine::end::End;
+//! use vmm_core::machine::image::FlatImage;
 //! use vmm_core::machine::Machine;
-//! use vmm_core::mode::Mode;
-//! use vmm_core::spec::{Entry, MachineSpec};
+//! use vmm_core::spec::mode::Mode;
+//! use vmm_core::spec::{EntryPoint, MachineSpec};
 //! use vmm_core::{Gpa, Gva, Kvm};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -18,7 +18,7 @@
 //!     0xf4, // hlt
 //! ];
 //! let guest = FlatImage { address: Gpa(0x8000), bytes: &code };
-//! let spec = MachineSpec::new(Mode::Long, 2 << 20, Entry::Address(Gva(0x8000)));
+//! let spec = MachineSpec::new(Mode::Long, 2 << 20, EntryPoint::Address(Gva(0x8000)));
 //! let mut machine = Machine::build(&Kvm::open()?, spec, &guest, Console::to(std::io::stdout()))?;
 //! let outcome = machine.run()?;
 //! assert!(matches!(outcome.end, End::Halt { .. }));
@@ -26,75 +26,39 @@
 //! # }
 //! ```
 //!
-//! The modules in reading order:
+//! The folders, in reading order. A folder never uses one that comes after it:
 //!
-//! - what a machine is: [`mode`], [`register`], [`spec`];
-//! - what is computed before there is one, without KVM: [`span`], [`layout`], [`paging`], [`control`], [`cpuid`], [`descriptor`],
-//!   [`gdt`], [`idt`], [`tss`], [`landing`], [`state`];
-//! - the machine: [`machine`] with [`image`], `host` and [`verify`];
-//! - what answers it: [`device`], [`bus`], [`devices`], [`console`];
-//! - its run: [`run_loop`] with [`exit_counts`], [`observer`] and [`limits`]; how it ends: [`end`], [`error`];
-//! - its instructions as text: [`disassembly`];
-//! - up to a point of it: [`run_to`]; what its page tables hold then: [`findings`];
-//! - under control, forward and back: [`debugger`];
-//! - what can be said of it before it runs: [`flow`], [`reasons`];
-//! - a run once more: [`record`], [`replay`], [`checkpoint`]; why it ended: [`autopsy`];
-//! - what works here: [`probe`].
+//! | folder | contents |
+//! |---|---|
+//! | [`spec`] | a machine as plain data: CPU mode, memory, devices, limits |
+//! | [`cpu`] | control registers, CPUID, descriptors, GDT, IDT, TSS, MSR names |
+//! | [`devices`] | devices, the bus that they answer on, the console, interrupt lines |
+//! | [`firmware`] | what a BIOS leaves in memory: ACPI and MP tables, BIOS data area, memory map |
+//! | [`paging`] | page tables: schemes, builder, walker |
+//! | [`layout`] | the memory layout of a machine, and all checks that need no KVM |
+//! | [`initial_state`] | registers and tables that a vCPU starts with, as a pure function |
+//! | [`machine`] | the machine on KVM: build, run, step, stop |
+//! | [`snapshot`] | a machine saved, restored, reset and copied |
+//! | [`disassembly`] | instructions as text |
+//! | [`record`] | recorded runs and their replay |
+//! | [`autopsy`] | post-mortem analysis of a guest |
+//! | [`debugger`] | breakpoints, watchpoints and steps, forward and back |
+//! | [`explain`] | what a machine will do, as data for a front-end |
 #![forbid(unsafe_code)]
 
 pub mod autopsy;
-mod board;
-pub mod bus;
-pub mod call_sequence;
-pub mod checkpoint;
-mod coalesced_pio;
-pub mod console;
-pub mod control_bits;
-pub mod control_regs;
-pub mod cpuid;
+pub mod cpu;
 pub mod debugger;
-pub mod descriptor;
-pub mod device;
 pub mod devices;
 pub mod disassembly;
-pub mod end;
-pub mod error;
-pub mod exit_counts;
+pub mod explain;
 pub mod firmware;
-pub mod gdt;
-pub mod gpa_range;
-mod host;
-pub mod idt;
-pub mod image;
-pub mod irq;
+pub mod initial_state;
 pub mod layout;
-pub mod limits;
 pub mod machine;
-pub mod mode;
-pub mod msr;
-pub mod observer;
-mod overlay_promotion;
-pub mod page_lint;
 pub mod paging;
-pub mod probe;
-mod processor;
-pub mod reach;
 pub mod record;
-pub mod register;
-pub mod replay;
-pub mod reset_state;
-pub mod ring3_trap;
-pub mod run_loop;
-pub mod run_to;
-mod smp;
 pub mod snapshot;
-pub mod sparse;
 pub mod spec;
-pub mod sregs_diff;
-pub mod state;
-pub mod step;
-mod suspend;
-pub mod tss;
-mod vcpu_view;
 
 pub use kvm_sys_wrap::{Gpa, Gva, Kvm, Port};

@@ -2,7 +2,25 @@
 //!
 //! [`Machine::build`] is the figure of every KVM course as one function. Each line is a call that kvm-sys-wrap has a
 //! file for; what the calls are given was computed before the first of them, without KVM ([`crate::layout`]), or is a
-//! pure function of it ([`crate::state`]).
+//! pure function of it ([`crate::initial_state`]).
+
+pub(crate) mod board;
+pub(crate) mod coalesced_pio;
+pub mod end;
+pub mod error;
+pub(crate) mod host;
+pub mod image;
+pub mod limits;
+pub mod observer;
+mod overlay_promotion;
+pub mod probe;
+pub(crate) mod processor;
+pub mod run_loop;
+pub mod run_to;
+pub(crate) mod smp;
+pub mod step;
+pub(crate) mod suspend;
+mod vcpu_view;
 
 use std::time::Duration;
 
@@ -12,24 +30,23 @@ use kvm_sys_wrap::{
 };
 use vm_memory::Bytes;
 
-use crate::board::Board;
-use crate::bus::Bus;
-use crate::console::Console;
-use crate::cpuid;
-use crate::end::{End, Verdict};
-use crate::error::Error;
-use crate::exit_counts::ExitCounts;
-use crate::host;
-use crate::image::GuestImage;
+use crate::cpu::cpuid;
+use crate::cpu::exit_counts::ExitCounts;
+use crate::cpu::sregs_diff;
+use crate::devices::bus::Bus;
+use crate::devices::console::Console;
+use crate::initial_state::{InitialState, initial_state};
 use crate::layout::{self, Layout};
+use crate::machine::board::Board;
+use crate::machine::end::{End, Verdict};
+use crate::machine::error::Error;
+use crate::machine::image::GuestImage;
+use crate::machine::processor::Processor;
+pub use crate::machine::processor::{MsrUse, UnknownMsrs};
+use crate::machine::suspend::SuspendTimes;
 use crate::paging::walk::Walker;
-use crate::processor::Processor;
-pub use crate::processor::{MsrUse, UnknownMsrs};
 use crate::snapshot::{MemoryImage, ShadowPages, Snapshot};
 use crate::spec::{Interrupts, MachineSpec, MemoryBacking, MemoryRegion};
-use crate::sregs_diff;
-use crate::state::{InitialState, initial_state};
-use crate::suspend::SuspendTimes;
 
 /// A machine, ready to run.
 #[derive(Debug)]

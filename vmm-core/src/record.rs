@@ -1,20 +1,23 @@
 //! The record of a run: what came in from outside, and the trail of the exits that it took.
 //!
 //! A guest without interrupts is a function of its initial memory and of what it reads: IN and MMIO answers. Keep those
-//! answers, and the same run can be had again, exit by exit ([`crate::replay`]): that is how a guest which died is
+//! answers, and the same run can be had again, exit by exit ([`crate::record::replay`]): that is how a guest which died is
 //! examined, and how a debugger goes backwards. Beside the answers the record keeps a signature of each exit, so that a
 //! replay which leaves the trail notices it at once.
 //!
 //! Recording is always on, so it costs next to nothing: no call to KVM, 8 bytes and a few multiplications an exit. It is
 //! bounded; a run that outgrows it is known to have done so.
 
+pub mod checkpoint;
+pub mod replay;
+
 use std::fmt;
 
 use kvm_sys_wrap::Exit;
 
-use crate::end::End;
-use crate::exit_counts::ExitKind;
-use crate::observer::{ExitView, Observer};
+use crate::cpu::exit_counts::ExitKind;
+use crate::machine::end::End;
+use crate::machine::observer::{ExitView, Observer};
 
 /// Bytes that a record takes at most: some four million exits.
 const MAX_RECORD_SIZE: usize = 32 << 20;

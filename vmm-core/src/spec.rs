@@ -3,8 +3,12 @@
 //! A [`MachineSpec`] holds no descriptor, no memory and no file. `vmm-cli` lowers a TOML file to one; a library user
 //! writes one by hand or starts from [`MachineSpec::new`].
 
+pub mod gpa_range;
 mod memory;
+pub mod mode;
 mod platform;
+pub mod register;
+pub mod table_image;
 pub mod virtio;
 
 use std::fmt;
@@ -12,9 +16,9 @@ use std::time::Duration;
 
 use kvm_sys_wrap::{Gpa, Gva, Port};
 
-use crate::cpuid::Feature;
-use crate::mode::{Mode, PageSize, Ring};
-pub use crate::register::Register;
+use crate::cpu::cpuid::Feature;
+use crate::spec::mode::{Mode, PageSize, Ring};
+pub use crate::spec::register::Register;
 pub use memory::{HUGE_PAGES_THRESHOLD, MemoryBacking, MemoryRegion};
 pub use platform::{FwCfgFile, FwCfgSpec, PlatformSpec};
 pub use virtio::{BlockAccess, BlockSpec, VirtioSpec};

@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use vm_memory::Bytes;
 use vmm_core::autopsy::{Autopsy, AutopsyNote, Cause, Source, examine};
-use vmm_core::console::{Console, Input, Output};
-use vmm_core::end::End;
-use vmm_core::error::Error;
-use vmm_core::image::FlatImage;
+use vmm_core::devices::console::{Console, Input, Output};
 use vmm_core::machine::Machine;
-use vmm_core::mode::Mode;
+use vmm_core::machine::end::End;
+use vmm_core::machine::error::Error;
+use vmm_core::machine::image::FlatImage;
 use vmm_core::record::Recording;
-use vmm_core::replay::{Replayed, Replayer};
+use vmm_core::record::replay::{Replayed, Replayer};
+use vmm_core::spec::mode::Mode;
 use vmm_core::spec::{EntryPoint, MachineSpec};
 use vmm_core::{Gpa, Gva, Kvm};
 

@@ -7,14 +7,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kvm_sys_wrap::{Breakpoint, BreakpointCondition};
-use vmm_core::console::Console;
+use vmm_core::cpu::idt::Gate;
 use vmm_core::debugger::{DebugCapabilities, DebugStop, Debugger, EditError, ExecDirection, StepIntoHandler};
-use vmm_core::end::End;
-use vmm_core::error::{Blame, Error};
-use vmm_core::idt::Gate;
-use vmm_core::image::FlatImage;
+use vmm_core::devices::console::Console;
 use vmm_core::machine::Machine;
-use vmm_core::mode::{Mode, Ring};
+use vmm_core::machine::end::End;
+use vmm_core::machine::error::{Blame, Error};
+use vmm_core::machine::image::FlatImage;
+use vmm_core::spec::mode::{Mode, Ring};
 use vmm_core::spec::{EntryPoint, MachineSpec};
 use vmm_core::{Gpa, Gva, Kvm};
 

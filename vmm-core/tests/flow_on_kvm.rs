@@ -9,20 +9,21 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kvm_sys_wrap::{Call, CallObserver, CallRecord};
-use vmm_core::call_sequence::{
+use vmm_core::cpu::reset_state;
+use vmm_core::devices::console::Console;
+use vmm_core::explain::call_sequence::{
     Argument, ArgumentDirection, CallAction, CallFrequency, Field, SequenceStep, Value, flow,
 };
-use vmm_core::console::Console;
-use vmm_core::error::{Blame, Error};
-use vmm_core::image::{FlatImage, GuestImage};
+use vmm_core::initial_state::{HostQuirks, initial_state};
 use vmm_core::machine::Machine;
-use vmm_core::mode::{Mode, Ring};
+use vmm_core::machine::error::{Blame, Error};
+use vmm_core::machine::image::{FlatImage, GuestImage};
+use vmm_core::spec::mode::{Mode, Ring};
 use vmm_core::spec::{
     CpuidPolicy, DebugConsoleSpec, DeviceAddress, EntryPoint, Interrupts, MachineSpec, Mapping, MemoryRegion,
     PagePermissions, PlatformSpec, VirtioSpec,
 };
-use vmm_core::state::{HostQuirks, initial_state};
-use vmm_core::{Gpa, Gva, Kvm, Port, layout, reset_state};
+use vmm_core::{Gpa, Gva, Kvm, Port, layout};
 
 const CODE: u64 = 0x8000;
 

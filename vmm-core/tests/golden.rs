@@ -11,17 +11,20 @@ use std::path::PathBuf;
 use std::{env, fs};
 
 use kvm_sys_wrap::bindings::kvm_sregs;
-use vmm_core::control_regs::{Cr0, Cr4, Efer, Rflags};
-use vmm_core::descriptor::{SegmentDescriptor, named_segments};
-use vmm_core::gpa_range::GpaRange;
+use vmm_core::cpu::control_regs::{Cr0, Cr4, Efer, Rflags};
+use vmm_core::cpu::descriptor::{SegmentDescriptor, named_segments};
+use vmm_core::cpu::gdt;
+use vmm_core::cpu::idt;
+use vmm_core::cpu::reset_state;
+use vmm_core::cpu::tss::Tss;
+use vmm_core::initial_state::{HostQuirks, InitialState, initial_state};
 use vmm_core::layout::{self, Layout, Occupied};
-use vmm_core::mode::{Mode, PageSize, Ring};
 use vmm_core::paging::merge::mappings;
 use vmm_core::paging::walk::{ReadMemory, Walker};
+use vmm_core::spec::gpa_range::GpaRange;
+use vmm_core::spec::mode::{Mode, PageSize, Ring};
 use vmm_core::spec::{EntryPoint, MachineSpec, Mapping, MemoryRegion, PagePermissions};
-use vmm_core::state::{HostQuirks, InitialState, initial_state};
-use vmm_core::tss::Tss;
-use vmm_core::{Gpa, Gva, gdt, idt, reset_state};
+use vmm_core::{Gpa, Gva};
 
 /// Where the guest of the cases lies: 8 KiB of it.
 const GUEST: Gpa = Gpa(0x20_0000);

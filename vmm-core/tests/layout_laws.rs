@@ -3,9 +3,9 @@
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 
-use vmm_core::gpa_range::GpaRange;
 use vmm_core::layout::{self, Layout, LayoutPart, Occupied};
-use vmm_core::mode::{Mode, Ring};
+use vmm_core::spec::gpa_range::GpaRange;
+use vmm_core::spec::mode::{Mode, Ring};
 use vmm_core::spec::{EntryPoint, MachineSpec, MemoryRegion};
 use vmm_core::{Gpa, Gva};
 

@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
-use vmm_core::console::Console;
-use vmm_core::end::End;
-use vmm_core::error::{Blame, Error};
-use vmm_core::image::FlatImage;
+use vmm_core::devices::console::Console;
 use vmm_core::machine::Machine;
-use vmm_core::mode::{Mode, PageSize, Ring};
+use vmm_core::machine::end::End;
+use vmm_core::machine::error::{Blame, Error};
+use vmm_core::machine::image::FlatImage;
+use vmm_core::machine::probe::{ModeProbe, ProbeResult};
 use vmm_core::paging::walk::Walker;
-use vmm_core::probe::{ModeProbe, ProbeResult};
+use vmm_core::spec::mode::{Mode, PageSize, Ring};
 use vmm_core::spec::{
     EntryPoint, HaltPolicy, MachineSpec, Mapping, PagePermissions, ResetPolicy, UnmappedPolicy,
 };
@@ -103,7 +103,7 @@ fn every_kind_of_end_is_told_apart() {
     assert_eq!(run(talkative, &[0xe6, 0x80, 0xeb, 0xfc]), End::ExitLimit(10));
 
     let hung = End::Halt { interrupts: false }.verdict(HaltPolicy::Hung, ResetPolicy::Failure);
-    assert_eq!(hung, vmm_core::end::Verdict::Hung);
+    assert_eq!(hung, vmm_core::machine::end::Verdict::Hung);
 }
 
 #[test]

@@ -6,14 +6,15 @@
 
 use proptest::prelude::*;
 
+use vmm_core::cpu::reset_state;
+use vmm_core::initial_state::{HostQuirks, InitialState, initial_state};
 use vmm_core::layout::{self, Layout, LayoutPart};
-use vmm_core::mode::{Mode, PageSize, Ring};
 use vmm_core::paging::merge::mappings;
 use vmm_core::paging::walk::Walker;
 use vmm_core::paging::{Scheme, build};
+use vmm_core::spec::mode::{Mode, PageSize, Ring};
 use vmm_core::spec::{EntryPoint, MachineSpec, Mapping, PagePermissions};
-use vmm_core::state::{HostQuirks, InitialState, initial_state};
-use vmm_core::{Gpa, Gva, reset_state};
+use vmm_core::{Gpa, Gva};
 
 const PAGE: u64 = 4096;
 const MEMORY: u64 = 32 << 20;
@@ -205,7 +206,7 @@ proptest! {
     #[test]
     fn the_walker_survives_random_tables(words in prop::collection::vec(any::<u64>(), 1024), gva: u64, cr3 in 0..4096u64) {
         let bytes: Vec<u8> = words.iter().flat_map(|word| (word & !0xf_ffff_e000).to_le_bytes()).collect();
-        let image = vmm_core::state::StateImage { gpa: Gpa(0), name: "random", bytes };
+        let image = vmm_core::initial_state::TableImage { gpa: Gpa(0), name: "random", bytes };
         for scheme in [Scheme::TwoLevel, Scheme::Pae, Scheme::FourLevel, Scheme::FiveLevel] {
             let walker = Walker {
                 scheme: Some(scheme),

@@ -3,16 +3,16 @@
 
 use std::time::Duration;
 
-use vmm_core::console::Console;
-use vmm_core::end::End;
-use vmm_core::error::{Blame, Error};
-use vmm_core::exit_counts::{ExitCounts, ExitKind};
-use vmm_core::image::FlatImage;
-use vmm_core::limits::Limits;
+use vmm_core::cpu::exit_counts::{ExitCounts, ExitKind};
+use vmm_core::devices::console::Console;
 use vmm_core::machine::Machine;
-use vmm_core::mode::{Mode, Ring};
-use vmm_core::observer::{ExitView, Observer};
-use vmm_core::run_to::{Point, breakpoints_fire};
+use vmm_core::machine::end::End;
+use vmm_core::machine::error::{Blame, Error};
+use vmm_core::machine::image::FlatImage;
+use vmm_core::machine::limits::Limits;
+use vmm_core::machine::observer::{ExitView, Observer};
+use vmm_core::machine::run_to::{Point, breakpoints_fire};
+use vmm_core::spec::mode::{Mode, Ring};
 use vmm_core::spec::{EntryPoint, MachineSpec};
 use vmm_core::{Gpa, Gva, Kvm};
 

@@ -7,16 +7,16 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use vm_memory::Bytes;
-use vmm_core::console::Console;
-use vmm_core::end::End;
-use vmm_core::error::{Blame, Error};
-use vmm_core::exit_counts::ExitCounts;
-use vmm_core::image::FlatImage;
-use vmm_core::limits::Limits;
+use vmm_core::cpu::exit_counts::ExitCounts;
+use vmm_core::devices::console::Console;
 use vmm_core::machine::Machine;
-use vmm_core::mode::{Mode, Ring};
-use vmm_core::run_to::Point;
+use vmm_core::machine::end::End;
+use vmm_core::machine::error::{Blame, Error};
+use vmm_core::machine::image::FlatImage;
+use vmm_core::machine::limits::Limits;
+use vmm_core::machine::run_to::Point;
 use vmm_core::snapshot::Snapshot;
+use vmm_core::spec::mode::{Mode, Ring};
 use vmm_core::spec::{EntryPoint, MachineSpec, Mapping, PagePermissions, Register};
 use vmm_core::{Gpa, Gva, Kvm};
 

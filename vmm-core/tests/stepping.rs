@@ -6,18 +6,18 @@
 use std::time::Duration;
 
 use kvm_sys_wrap::Exit;
-use vmm_core::console::Console;
+use vmm_core::cpu::exit_counts::ExitKind;
+use vmm_core::devices::console::Console;
 use vmm_core::disassembly::{OperandWidth, next_instruction};
-use vmm_core::end::End;
-use vmm_core::error::{Blame, Error};
-use vmm_core::exit_counts::ExitKind;
-use vmm_core::image::FlatImage;
 use vmm_core::machine::Machine;
-use vmm_core::mode::{Mode, Ring};
-use vmm_core::observer::{ExitView, Observer};
-use vmm_core::run_loop::RunOutcome;
+use vmm_core::machine::end::End;
+use vmm_core::machine::error::{Blame, Error};
+use vmm_core::machine::image::FlatImage;
+use vmm_core::machine::observer::{ExitView, Observer};
+use vmm_core::machine::run_loop::RunOutcome;
+use vmm_core::machine::step::can_step;
+use vmm_core::spec::mode::{Mode, Ring};
 use vmm_core::spec::{EntryPoint, MachineSpec};
-use vmm_core::step::can_step;
 use vmm_core::{Gpa, Gva, Kvm};
 
 const CODE: u64 = 0x8000;

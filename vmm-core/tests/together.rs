@@ -4,11 +4,11 @@
 use std::io;
 use std::time::Duration;
 
-use vmm_core::console::Console;
-use vmm_core::end::End;
-use vmm_core::image::FlatImage;
+use vmm_core::devices::console::Console;
+use vmm_core::machine::end::End;
+use vmm_core::machine::image::FlatImage;
 use vmm_core::machine::{Machine, MsrUse};
-use vmm_core::mode::Mode;
+use vmm_core::spec::mode::Mode;
 use vmm_core::spec::{CpuidPolicy, EntryPoint, Interrupts, MachineSpec};
 use vmm_core::{Gpa, Gva, Kvm};
 

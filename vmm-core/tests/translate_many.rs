@@ -13,13 +13,13 @@
 use std::io;
 
 use vm_memory::{Bytes, GuestAddress};
-use vmm_core::console::Console;
-use vmm_core::error::{Blame, Error};
-use vmm_core::image::FlatImage;
+use vmm_core::devices::console::Console;
 use vmm_core::machine::Machine;
-use vmm_core::mode::Mode;
+use vmm_core::machine::error::{Blame, Error};
+use vmm_core::machine::image::FlatImage;
 use vmm_core::paging::Scheme;
 use vmm_core::paging::walk::{WalkEnd, Walker};
+use vmm_core::spec::mode::Mode;
 use vmm_core::spec::{EntryPoint, MachineSpec, Mapping, PagePermissions};
 use vmm_core::{Gpa, Gva, Kvm};
 

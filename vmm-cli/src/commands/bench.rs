@@ -18,10 +18,10 @@ use vmm_cli::config::Config;
 use vmm_cli::diagnostic::{Diagnostic, Diagnostics};
 use vmm_cli::say;
 use vmm_cli::status::Status;
-use vmm_core::console::{Console, Output};
-use vmm_core::end::End;
-use vmm_core::error::Error;
+use vmm_core::devices::console::{Console, Output};
 use vmm_core::machine::Machine;
+use vmm_core::machine::end::End;
+use vmm_core::machine::error::Error;
 use vmm_core::record::Recording;
 use vmm_core::snapshot::Snapshot;
 

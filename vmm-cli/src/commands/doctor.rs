@@ -7,7 +7,7 @@ use kvm_sys_wrap::{Capability, Kvm, Requirement};
 use serde::Serialize;
 use vmm_cli::diagnostic::Diagnostics;
 use vmm_cli::status::Status;
-use vmm_core::probe::{ModeProbe, ProbeResult};
+use vmm_core::machine::probe::{ModeProbe, ProbeResult};
 
 use super::print;
 use crate::args::{Doctor, Format};

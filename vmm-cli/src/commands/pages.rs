@@ -18,12 +18,12 @@ use std::fmt::Write as _;
 use serde::Serialize;
 use vmm_cli::diagnostic::Diagnostics;
 use vmm_cli::status::Status;
-use vmm_core::gpa_range::{ByteSize, GpaRange};
+use vmm_core::explain::page_lint::{PageLint, findings, kernel};
 use vmm_core::layout::RangeOwner;
-use vmm_core::page_lint::{PageLint, findings, kernel};
 use vmm_core::paging::Scheme;
 use vmm_core::paging::merge::{MappedRange, mappings};
 use vmm_core::paging::walk::access_words;
+use vmm_core::spec::gpa_range::{ByteSize, GpaRange};
 
 use super::print;
 use super::translate::AccessRow;

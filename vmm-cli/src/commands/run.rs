@@ -7,10 +7,10 @@ use vmm_cli::config::Config;
 use vmm_cli::diagnostic::{Diagnostic, Diagnostics, Location};
 use vmm_cli::say;
 use vmm_cli::status::Status;
-use vmm_core::console::Console;
-use vmm_core::error::{Blame, Error};
+use vmm_core::devices::console::Console;
 use vmm_core::machine::Machine;
-use vmm_core::observer::Observer;
+use vmm_core::machine::error::{Blame, Error};
+use vmm_core::machine::observer::Observer;
 use vmm_core::record::Recording;
 
 use crate::args::{Format, Run};

@@ -8,8 +8,8 @@ use std::path::absolute;
 use vmm_cli::diagnostic::{Diagnostic, Diagnostics};
 use vmm_cli::say;
 use vmm_cli::status::Status;
-use vmm_core::console;
-use vmm_core::gpa_range::ByteSize;
+use vmm_core::devices::console;
+use vmm_core::spec::gpa_range::ByteSize;
 
 use crate::args::Snapshot;
 use crate::snapshot_file::{self, Description};

@@ -24,12 +24,12 @@ use serde::Serialize;
 use vmm_cli::diagnostic::{Diagnostic, Diagnostics};
 use vmm_cli::place::Place;
 use vmm_cli::status::Status;
-use vmm_core::control_regs::{Cr0, Cr4, Efer};
-use vmm_core::gpa_range::ByteSize;
+use vmm_core::cpu::control_regs::{Cr0, Cr4, Efer};
 use vmm_core::paging::Scheme;
 use vmm_core::paging::entry::EntryFlags;
 use vmm_core::paging::walk::{Walk, WalkEnd, WalkStep, Walker};
 use vmm_core::spec::PagePermissions;
+use vmm_core::spec::gpa_range::ByteSize;
 use vmm_core::{Gpa, Gva};
 
 use super::print;
@@ -318,7 +318,7 @@ fn step_row(step: &WalkStep) -> StepRow {
         flags: entry.flags().iter_names().map(|(name, _)| name).collect(),
         next: (present && leaf.is_none()).then(|| entry.table_address().0),
         page: leaf.filter(|_| present).map(|size| entry.page_address(size).0),
-        page_size: leaf.filter(|_| present).map(vmm_core::mode::PageSize::bytes),
+        page_size: leaf.filter(|_| present).map(vmm_core::spec::mode::PageSize::bytes),
     }
 }
 

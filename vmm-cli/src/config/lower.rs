@@ -28,7 +28,7 @@ mod virtio;
 use std::path::Path;
 
 use vmm_core::Gva;
-use vmm_core::mode::{Mode, Ring};
+use vmm_core::spec::mode::{Mode, Ring};
 use vmm_core::spec::{BootSpec, EntryPoint, GdtLayout, HaltPolicy, MachineSpec, ResetPolicy, UnmappedPolicy};
 use vmm_loader::Loading;
 use vmm_loader::boot::Protocol;

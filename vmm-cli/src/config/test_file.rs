@@ -138,7 +138,7 @@ mod tests {
     use std::fs;
 
     use proptest::prelude::*;
-    use vmm_core::mode::Mode;
+    use vmm_core::spec::mode::Mode;
 
     use super::*;
 

@@ -2,8 +2,8 @@
 //!
 //! Source: gABI, chapter 4, "ELF Header", and chapter 5, "Program Header".
 
-use vmm_core::gpa_range::GpaRange;
 use vmm_core::spec::PagePermissions;
+use vmm_core::spec::gpa_range::GpaRange;
 
 /// From here on, a file would need a section header to say how many program headers it has (PN_XNUM).
 pub(super) const TOO_MANY: usize = 0xffff;

@@ -8,7 +8,7 @@
 
 use kvm_sys_wrap::VcpuState;
 use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
-use vmm_core::end::End;
+use vmm_core::machine::end::End;
 
 use super::headers::Class;
 

@@ -10,7 +10,7 @@
 use std::fmt;
 
 use serde::Serialize;
-use vmm_core::gpa_range::ByteSize;
+use vmm_core::spec::gpa_range::ByteSize;
 
 use super::Explanation;
 use super::memory::Kind;

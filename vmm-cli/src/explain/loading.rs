@@ -3,7 +3,7 @@
 use std::fmt;
 
 use serde::Serialize;
-use vmm_core::gpa_range::ByteSize;
+use vmm_core::spec::gpa_range::ByteSize;
 use vmm_loader::{MappedPart, Segment, Way};
 
 use super::hex;

@@ -2,8 +2,8 @@
 
 use serde::{Serialize, Serializer};
 use vmm_core::devices::{length, pc};
-use vmm_core::gpa_range::{ByteSize, GpaRange};
 use vmm_core::layout::{Layout, LayoutPart, LayoutRegion, LayoutRow, RangeOwner, RowPlace};
+use vmm_core::spec::gpa_range::{ByteSize, GpaRange};
 use vmm_core::spec::{DeviceAddress, MachineSpec};
 
 use super::hex;

@@ -1,10 +1,10 @@
 //! Control registers bit by bit, and what the general registers start with.
 
 use serde::Serialize;
-use vmm_core::control_bits;
+use vmm_core::explain::control_bits;
+use vmm_core::initial_state::InitialState;
 use vmm_core::layout::Layout;
 use vmm_core::spec::{MachineSpec, Register};
-use vmm_core::state::InitialState;
 
 use super::{hex, is_user};
 use crate::prepare::Boot;

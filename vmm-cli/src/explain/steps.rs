@@ -2,7 +2,7 @@
 
 use kvm_sys_wrap::{Call, FdKind};
 use serde::Serialize;
-use vmm_core::call_sequence::{
+use vmm_core::explain::call_sequence::{
     self, Argument, ArgumentDirection, CallAction, CallFrequency, SequenceStep, Value,
 };
 

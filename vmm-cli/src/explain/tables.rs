@@ -5,15 +5,18 @@
 
 use kvm_sys_wrap::bindings::kvm_sregs;
 use serde::Serialize;
-use vmm_core::descriptor::{SegmentDescriptor, named_segments};
-use vmm_core::gpa_range::GpaRange;
+use vmm_core::Gva;
+use vmm_core::cpu::descriptor::{SegmentDescriptor, named_segments};
+use vmm_core::cpu::gdt;
+use vmm_core::cpu::idt;
+use vmm_core::cpu::tss::Tss;
+use vmm_core::explain::control_bits;
+use vmm_core::initial_state::InitialState;
 use vmm_core::layout::{Layout, LayoutPart};
 use vmm_core::paging::merge::{MappedRange, mappings};
 use vmm_core::paging::walk::{Walker, access_words};
+use vmm_core::spec::gpa_range::GpaRange;
 use vmm_core::spec::{EntryPoint, MachineSpec};
-use vmm_core::state::InitialState;
-use vmm_core::tss::Tss;
-use vmm_core::{Gva, control_bits, gdt, idt};
 
 use super::{hex, image_bytes};
 
@@ -169,6 +172,6 @@ pub(super) fn tss(state: &InitialState) -> Option<String> {
 
 /// Whether descriptors of the system have 16 bytes.
 fn is_long(sregs: &kvm_sregs) -> bool {
-    use vmm_core::control_regs::Efer;
+    use vmm_core::cpu::control_regs::Efer;
     Efer::from_bits_retain(sregs.efer).contains(Efer::LMA)
 }

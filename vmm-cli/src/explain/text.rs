@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use vmm_core::gpa_range::ByteSize;
+use vmm_core::spec::gpa_range::ByteSize;
 
 use super::memory::{Memory, Slot, size_words};
 use super::registers::{Bit, Control};

@@ -8,9 +8,9 @@ use vmm_core::Gva;
 use vmm_core::autopsy::moment::CpuState;
 use vmm_core::debugger::smp::{ResumeAction, SmpDebugger};
 use vmm_core::debugger::{DebugStop, Debugger, EditError, ExecDirection, Finished, InterruptHandle};
-use vmm_core::end::End;
-use vmm_core::error::Error;
 use vmm_core::machine::Machine;
+use vmm_core::machine::end::End;
+use vmm_core::machine::error::Error;
 use vmm_core::spec::Interrupts;
 
 /// A guest under a debugger's control.

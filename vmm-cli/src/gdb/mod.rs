@@ -27,9 +27,9 @@ use vmm_cli::diagnostic::{Diagnostic, Diagnostics};
 use vmm_cli::say;
 use vmm_cli::status::Status;
 use vmm_core::debugger::Finished;
-use vmm_core::error::Error;
 use vmm_core::machine::Machine;
-use vmm_core::mode::Mode;
+use vmm_core::machine::error::Error;
+use vmm_core::spec::mode::Mode;
 use vmm_loader::ElfClass;
 
 use crate::prepare::Files;

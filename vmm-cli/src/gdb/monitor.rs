@@ -3,12 +3,12 @@
 use std::fmt::Write as _;
 
 use kvm_sys_wrap::MpState;
-use vmm_core::control_regs::{Cr0, Efer};
+use vmm_core::cpu::control_regs::{Cr0, Efer};
 use vmm_core::disassembly::OperandWidth;
-use vmm_core::error::Error;
-use vmm_core::gpa_range::ByteSize;
+use vmm_core::machine::error::Error;
 use vmm_core::paging::merge::mappings;
 use vmm_core::paging::walk::access_words;
+use vmm_core::spec::gpa_range::ByteSize;
 
 use super::guest::Guest;
 use super::target::Session;

@@ -7,7 +7,7 @@ use gdbstub::target::ext::base::multithread::{
 };
 use gdbstub::target::ext::base::reverse_exec::{ReverseCont, ReverseContOps, ReverseStep, ReverseStepOps};
 use vmm_core::debugger::smp::ResumeAction;
-use vmm_core::error::Error;
+use vmm_core::machine::error::Error;
 
 use super::guest::Wish;
 use super::target::{Session, vcpu_of};

@@ -24,8 +24,8 @@ use vmm_cli::say;
 use vmm_core::Gva;
 use vmm_core::debugger::smp::ResumeAction;
 use vmm_core::debugger::{DebugStop, EditError};
-use vmm_core::end::{End, Verdict};
-use vmm_core::error::Error;
+use vmm_core::machine::end::{End, Verdict};
+use vmm_core::machine::error::Error;
 
 use super::connection::Inbox;
 use super::guest::{Guest, Wish};

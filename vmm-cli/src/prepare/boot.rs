@@ -7,7 +7,7 @@ use vmm_cli::config::{Config, FileKind, Module, Start};
 use vmm_cli::diagnostic::{Diagnostic, Severity};
 use vmm_cli::status::Status;
 use vmm_core::firmware::{self, MapKind};
-use vmm_core::mode::Mode;
+use vmm_core::spec::mode::Mode;
 use vmm_core::spec::{EntryPoint, MachineSpec, Register, virtio};
 use vmm_core::{Gpa, Gva};
 use vmm_loader::boot::{self, BootError, BootPlan, HandOver, MapEntry, Options, Protocol, Rsdp, Told, Width};

@@ -5,9 +5,9 @@
 
 use kvm_sys_wrap::FileRange;
 use vmm_core::Gpa;
-use vmm_core::gpa_range::GpaRange;
-use vmm_core::image::GuestImage;
 use vmm_core::layout::Occupied;
+use vmm_core::machine::image::GuestImage;
+use vmm_core::spec::gpa_range::GpaRange;
 use vmm_core::spec::{MachineSpec, MemoryBacking, MemoryRegion};
 use vmm_loader::{Because, Bss, LoadPlan, Loading, MappedPart, Segment, VirtAddr, Way};
 

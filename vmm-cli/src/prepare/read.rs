@@ -5,7 +5,7 @@ use std::path::Path;
 use vmm_cli::config::{Config, File, FileKind};
 use vmm_cli::diagnostic::Diagnostic;
 use vmm_cli::status::Status;
-use vmm_core::mode::Mode;
+use vmm_core::spec::mode::Mode;
 use vmm_loader::{ElfClass, ElfOptions, elf, flat};
 
 use super::bytes::Bytes;

@@ -4,8 +4,8 @@ use std::fmt::{self, Display, Formatter};
 
 use kvm_sys_wrap::MpState;
 use serde::Serialize;
+use vmm_core::cpu::msr;
 use vmm_core::machine::Machine;
-use vmm_core::msr;
 
 use crate::prepare::Files;
 

@@ -28,10 +28,10 @@ use vmm_core::autopsy::exception_chain::ChainLink;
 use vmm_core::autopsy::instruction_trace::TracedInstruction;
 use vmm_core::autopsy::moment::CpuState;
 use vmm_core::autopsy::{self, Cause, summary};
-use vmm_core::console::Console;
-use vmm_core::descriptor::SegmentDescriptor;
-use vmm_core::end::{End, Verdict};
+use vmm_core::cpu::descriptor::SegmentDescriptor;
+use vmm_core::devices::console::Console;
 use vmm_core::machine::Machine;
+use vmm_core::machine::end::{End, Verdict};
 use vmm_core::record::Recording;
 use vmm_core::spec::Register;
 

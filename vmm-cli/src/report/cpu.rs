@@ -7,11 +7,11 @@ use kvm_sys_wrap::{Gva, emulation_failure};
 use serde::Serialize;
 use vm_memory::Bytes;
 use vmm_core::autopsy::moment::CpuState;
-use vmm_core::control_regs::{Cr0, Cr4, Efer, Rflags};
-use vmm_core::end::End;
+use vmm_core::cpu::control_regs::{Cr0, Cr4, Efer, Rflags};
 use vmm_core::machine::Machine;
-use vmm_core::mode::Mode;
+use vmm_core::machine::end::End;
 use vmm_core::spec::Register;
+use vmm_core::spec::mode::Mode;
 
 use crate::prepare::Files;
 

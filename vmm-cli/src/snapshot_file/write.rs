@@ -5,7 +5,7 @@ use std::io::{self, Seek, SeekFrom, Write};
 use kvm_sys_wrap::Gpa;
 use vmm_cli::diagnostic::Diagnostics;
 use vmm_cli::status::Status;
-use vmm_core::error::Error;
+use vmm_core::machine::error::Error;
 use vmm_core::snapshot::Snapshot;
 
 use super::{Description, HEAD, MAGIC, VERSION};

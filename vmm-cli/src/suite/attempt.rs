@@ -10,10 +10,10 @@ use kvm_sys_wrap::{Kick, Kvm};
 use vmm_cli::config::Config;
 use vmm_cli::diagnostic::{Diagnostic, Diagnostics, Location};
 use vmm_cli::status::Status;
-use vmm_core::console::{Console, Output};
-use vmm_core::end::Verdict;
-use vmm_core::error::Error;
+use vmm_core::devices::console::{Console, Output};
 use vmm_core::machine::Machine;
+use vmm_core::machine::end::Verdict;
+use vmm_core::machine::error::Error;
 use vmm_core::record::Recording;
 
 use super::boot::{Common, Ready};

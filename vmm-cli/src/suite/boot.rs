@@ -9,9 +9,9 @@ use vmm_cli::config::Config;
 use vmm_cli::diagnostic::Diagnostics;
 use vmm_cli::place::Place;
 use vmm_core::Gva;
-use vmm_core::console::{Console, NoInput, Output};
+use vmm_core::devices::console::{Console, NoInput, Output};
 use vmm_core::machine::Machine;
-use vmm_core::run_to::Point;
+use vmm_core::machine::run_to::Point;
 use vmm_core::snapshot::Snapshot;
 
 use super::attempt::{Resources, Running};

@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Read};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use vmm_core::console::{Console, Input, NoInput, Output};
+use vmm_core::devices::console::{Console, Input, NoInput, Output};
 use vmm_core::spec::{Interrupts, MachineSpec};
 
 /// A file, until it ends.

@@ -3,8 +3,8 @@
 use std::ops::RangeInclusive;
 
 use kvm_sys_wrap::{Exit, IoBytes};
-use vmm_core::end::AccessAddress;
 use vmm_core::machine::Machine;
+use vmm_core::machine::end::AccessAddress;
 use vmm_core::{Gpa, Port};
 
 use super::event::AccessEvent;

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs, kvm_translation};
 use kvm_sys_wrap::{Call, CallArgs, CallObserver, CallRecord, CallResult};
-use vmm_core::reset_state;
+use vmm_core::cpu::reset_state;
 
 use super::changes;
 use super::event::{CallEvent, Event};

@@ -7,8 +7,8 @@ use std::fmt;
 
 use kvm_sys_wrap::bindings::{kvm_dtable, kvm_regs, kvm_segment, kvm_sregs};
 use serde::Serialize;
-use vmm_core::control_regs::{ControlBit, Cr0, Cr4, Efer, Rflags};
-use vmm_core::register::Register;
+use vmm_core::cpu::control_regs::{ControlBit, Cr0, Cr4, Efer, Rflags};
+use vmm_core::spec::register::Register;
 
 /// One register that changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -124,7 +124,7 @@ mod tests {
         let old = kvm_regs { rax: 1, rip: 5, rflags: 2, ..Default::default() };
         let new = kvm_regs { rax: 2, rip: 9, rflags: 0x46, ..old };
         assert_eq!(line(&of_regs(&old, &new)), "rax=0x2, rip=0x9, rflags=0x46 +PF +ZF");
-        let old = vmm_core::reset_state::sregs();
+        let old = vmm_core::cpu::reset_state::sregs();
         assert_eq!(of_sregs(&old, &old), []);
         let mut new = old;
         new.cr0 = 0x8000_0011;

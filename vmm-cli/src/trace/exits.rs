@@ -9,13 +9,13 @@ use std::time::Instant;
 
 use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
 use kvm_sys_wrap::{Exit, Vcpu};
+use vmm_core::cpu::exit_counts::ExitKind;
 use vmm_core::disassembly::{Instruction, linear_rip, next_instruction};
-use vmm_core::end::{End, internal_error_name};
-use vmm_core::exit_counts::ExitKind;
 use vmm_core::machine::Machine;
-use vmm_core::observer::{ExitView, Observer};
-use vmm_core::register::Register;
-use vmm_core::step::can_step;
+use vmm_core::machine::end::{End, internal_error_name};
+use vmm_core::machine::observer::{ExitView, Observer};
+use vmm_core::machine::step::can_step;
+use vmm_core::spec::register::Register;
 
 use super::access::{Access, Devices};
 use super::calls::{CallWatch, nanoseconds};

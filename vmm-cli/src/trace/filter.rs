@@ -15,8 +15,8 @@
 use std::ops::RangeInclusive;
 
 use kvm_sys_wrap::Call;
-use vmm_core::end::AccessAddress;
-use vmm_core::exit_counts::ExitKind;
+use vmm_core::cpu::exit_counts::ExitKind;
+use vmm_core::machine::end::AccessAddress;
 
 /// One term.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -29,10 +29,10 @@ use std::sync::Arc;
 use kvm_sys_wrap::{CallObserver, Kvm};
 use vmm_cli::diagnostic::{Diagnostic, Location};
 use vmm_cli::status::Status;
-use vmm_core::error::Error;
 use vmm_core::machine::Machine;
-use vmm_core::observer::Observer;
-use vmm_core::run_loop::RunOutcome;
+use vmm_core::machine::error::Error;
+use vmm_core::machine::observer::Observer;
+use vmm_core::machine::run_loop::RunOutcome;
 
 pub(crate) use access::Access;
 pub(crate) use calls::Times;

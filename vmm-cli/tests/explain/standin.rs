@@ -7,8 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use vmm_cli::config::{Config, EntryChoice, FileKind, MemoryPlace, Overrides};
-use vmm_core::mode::Mode;
 use vmm_core::spec::VirtioSpec;
+use vmm_core::spec::mode::Mode;
 use vmm_loader::boot::Protocol;
 
 const TEXT_SIZE: u64 = 0x340;

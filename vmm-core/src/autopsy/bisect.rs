@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use kvm_sys_wrap::Alarm;
 
-use crate::error::Error;
-use crate::replay::{ReplayMark, ReplayStep, Replayed, Replayer};
+use crate::machine::error::Error;
+use crate::record::replay::{ReplayMark, ReplayStep, Replayed, Replayer};
 
 /// Times between kicks of the coarse rounds.
 const COARSE: [Duration; 2] = [Duration::from_millis(20), Duration::from_micros(2500)];

@@ -31,7 +31,7 @@ pub(super) fn cannot_be_at(registers: &CpuState, rip: u64) -> Option<Exception> 
 
 /// Canonical for the paging that is on (SDM vol. 1, 3.3.7.1).
 pub(super) fn is_canonical(registers: &CpuState, address: u64) -> bool {
-    let bits = if registers.cr4().contains(crate::control_regs::Cr4::LA57) { 57 } else { 48 };
+    let bits = if registers.cr4().contains(crate::cpu::control_regs::Cr4::LA57) { 57 } else { 48 };
     let unused = 64 - bits;
     (address << unused).cast_signed() >> unused == address.cast_signed()
 }

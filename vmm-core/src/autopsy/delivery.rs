@@ -8,8 +8,8 @@
 
 use std::fmt;
 
-use crate::control_regs::Cr0;
-use crate::idt::Gate;
+use crate::cpu::control_regs::Cr0;
+use crate::cpu::idt::Gate;
 
 use super::control_transfer::is_canonical;
 use super::exception::Exception;

@@ -1,8 +1,8 @@
 //! The verdict: from the state before the last instruction to the cause, and what else the state and the trail show.
 
-use crate::end::End;
 use crate::layout::LayoutPart;
 use crate::machine::Machine;
+use crate::machine::end::End;
 use crate::spec::HaltPolicy;
 use crate::{Gpa, Gva};
 

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
+use crate::cpu::ring3_trap::exception_name;
 use crate::paging::walk::Walk;
-use crate::ring3_trap::exception_name;
 
 use super::page_fault::code;
 

@@ -3,7 +3,7 @@
 //! Two faults in a row are handled one after the other or become a double fault, by their classes; a fault while a double
 //! fault is delivered shuts the CPU down (SDM vol. 3, tables 6-4 and 6-5, and 6.15, "Interrupt 8").
 
-use crate::control_regs::Cr0;
+use crate::cpu::control_regs::Cr0;
 
 use super::delivery::{Delivery, DeliveryOutcome, Handler};
 use super::exception::{Exception, ExceptionClass};

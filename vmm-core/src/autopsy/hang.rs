@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use iced_x86::{Decoder, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
-use crate::control_regs::Cr0;
-use crate::error::Error;
+use crate::cpu::control_regs::Cr0;
 use crate::machine::Machine;
+use crate::machine::error::Error;
 use crate::record::Recording;
-use crate::replay::Replayer;
+use crate::record::replay::Replayer;
 
 use super::exception::Exception;
 use super::instruction_trace::{DeliveredException, InstructionTrace, StepResult, TracedInstruction};
@@ -67,7 +67,7 @@ pub enum Hang {
         distinct: usize,
     },
     /// It ended by itself when it was given more time.
-    FinishesWithMoreTime(crate::end::End),
+    FinishesWithMoreTime(crate::machine::end::End),
 }
 
 /// A small loop.

@@ -13,9 +13,9 @@ use kvm_sys_wrap::{Alarm, Gpa};
 use vm_memory::Bytes;
 
 use crate::disassembly::OperandWidth;
-use crate::end::End;
-use crate::error::Error;
-use crate::replay::{HandlerTrap, ReplayStep, Replayer};
+use crate::machine::end::End;
+use crate::machine::error::Error;
+use crate::record::replay::{HandlerTrap, ReplayStep, Replayer};
 
 use super::delivery::{GateFound, Handler};
 use super::exception::Exception;

@@ -7,8 +7,8 @@ use kvm_sys_wrap::MpState;
 
 use super::hang::{self, Hang};
 use super::moment::CpuState;
-use crate::end::End;
 use crate::machine::Machine;
+use crate::machine::end::End;
 
 /// A timer of a kernel comes 100 to 1000 times a second. More than this, with the next one due already when the run is
 /// stopped, is a storm; an emulated host manages no more than some thousand.

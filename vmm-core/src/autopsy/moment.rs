@@ -6,10 +6,10 @@
 use iced_x86::{Code, Decoder, DecoderError, DecoderOptions, Instruction, Register};
 use kvm_sys_wrap::bindings::{kvm_regs, kvm_segment, kvm_sregs};
 
-use crate::control_regs::{Cr0, Cr4, Efer, Rflags};
+use crate::cpu::control_regs::{Cr0, Cr4, Efer, Rflags};
 use crate::disassembly::{MAX_INSTRUCTION_LENGTH, OperandWidth, linear_rip};
-use crate::host::CpuTraits;
 use crate::machine::Machine;
+use crate::machine::host::CpuTraits;
 use crate::paging::walk::{ReadMemory, Walker};
 
 use super::exception::Exception;

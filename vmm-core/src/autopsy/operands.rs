@@ -9,7 +9,7 @@ use iced_x86::{
     EncodingKind, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register, UsedMemory,
 };
 
-use crate::control_regs::{Cr0, Rflags};
+use crate::cpu::control_regs::{Cr0, Rflags};
 use crate::disassembly::OperandWidth;
 
 use super::control_transfer::is_canonical;

@@ -3,7 +3,7 @@
 //! The walk itself is [`crate::paging::walk`]; here its result is held against the rights of the access: ring, CR0.WP,
 //! SMEP, SMAP, execute-disable (SDM vol. 3, 4.6), and the error code is put together (4.7).
 
-use crate::control_regs::{Cr0, Cr4, Rflags};
+use crate::cpu::control_regs::{Cr0, Cr4, Rflags};
 use crate::disassembly::OperandWidth;
 use crate::paging::Scheme;
 use crate::paging::walk::{Walk, WalkEnd};

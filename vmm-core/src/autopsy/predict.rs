@@ -9,7 +9,7 @@
 
 use iced_x86::{CpuidFeature, EncodingKind, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
-use crate::control_regs::{Cr0, Cr4, Efer};
+use crate::cpu::control_regs::{Cr0, Cr4, Efer};
 
 use super::exception::Exception;
 use super::moment::{Fetched, GuestState};

@@ -4,7 +4,7 @@
 
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
-use crate::control_regs::{Cr0, Cr4, Efer, Rflags};
+use crate::cpu::control_regs::{Cr0, Cr4, Efer, Rflags};
 use crate::disassembly::OperandWidth;
 use crate::paging::Scheme;
 

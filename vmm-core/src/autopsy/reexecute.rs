@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use crate::disassembly::OperandWidth;
-use crate::end::End;
-use crate::error::Error;
 use crate::machine::Machine;
+use crate::machine::end::End;
+use crate::machine::error::Error;
 use crate::record::Recording;
-use crate::replay::{Replayed, Replayer};
+use crate::record::replay::{Replayed, Replayer};
 use crate::spec::Interrupts;
 use crate::spec::virtio::unrepeatable;
 

@@ -2,7 +2,7 @@
 //!
 //! Source: SDM vol. 3, 3.4 and 5.5 to 5.8; the checks of each load in vol. 2, MOV, JMP and IRET.
 
-use crate::descriptor::SegmentDescriptor;
+use crate::cpu::descriptor::SegmentDescriptor;
 
 use super::exception::Exception;
 use super::moment::GuestState;

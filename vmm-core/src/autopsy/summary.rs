@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 
 use crate::disassembly::{OperandWidth, decode};
-use crate::end::{End, internal_error_name};
+use crate::machine::end::{End, internal_error_name};
 
 use super::delivery::{DeliveryOutcome, GateFound};
 use super::exception_chain::{ChainEnd, ChainLink, ExceptionChain};

@@ -3,9 +3,9 @@
 use iced_x86::{Decoder, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 use crate::Gva;
-use crate::descriptor::SegmentDescriptor;
+use crate::cpu::descriptor::SegmentDescriptor;
+use crate::cpu::idt::Gate;
 use crate::disassembly::OperandWidth;
-use crate::idt::Gate;
 
 use super::delivery::GateFound;
 use super::instruction_trace::TracedInstruction;
@@ -100,7 +100,7 @@ fn descriptors(moment: &GuestState<'_>) -> Vec<(u16, SegmentDescriptor)> {
 fn gates(moment: &GuestState<'_>) -> Vec<(u8, GateFound)> {
     let registers = moment.registers;
     let idt = &registers.sregs.idt;
-    let protected = registers.cr0().contains(crate::control_regs::Cr0::PE);
+    let protected = registers.cr0().contains(crate::cpu::control_regs::Cr0::PE);
     let size: u64 = match (protected, registers.is_long()) {
         (false, _) => 4,
         (true, false) => 8,

@@ -3,13 +3,13 @@
 use super::exception::Exception;
 use super::exception_chain::{ChainEnd, ExceptionChain};
 use super::moment::{CpuState, Fetched, GuestState};
-use crate::control_regs::{Cr0, Cr4};
+use crate::cpu::control_regs::{Cr0, Cr4};
+use crate::cpu::reset_state;
+use crate::initial_state::{HostQuirks, TableImage, initial_state};
 use crate::layout;
-use crate::mode::{Mode, Ring};
 use crate::paging::walk::ReadMemory;
-use crate::reset_state;
+use crate::spec::mode::{Mode, Ring};
 use crate::spec::{EntryPoint, MachineSpec};
-use crate::state::{HostQuirks, StateImage, initial_state};
 use crate::{Gpa, Gva};
 
 const CODE: u64 = 0x10_0000;
@@ -18,7 +18,7 @@ const MEMORY: u64 = 2 << 20;
 /// A machine before its first instruction.
 struct Machine {
     registers: CpuState,
-    images: Vec<StateImage>,
+    images: Vec<TableImage>,
 }
 
 impl ReadMemory for Machine {
@@ -46,12 +46,12 @@ impl Machine {
         let layout = layout::compute(&spec, &[]).unwrap();
         let state = initial_state(&reset_state::sregs(), &spec, &layout, HostQuirks::default()).unwrap();
         let mut images = state.images;
-        images.push(StateImage { gpa: Gpa(at), name: "code", bytes: code.to_vec() });
+        images.push(TableImage { gpa: Gpa(at), name: "code", bytes: code.to_vec() });
         Self { registers: CpuState { regs: state.regs, sregs: state.sregs }, images }
     }
 
     fn put(&mut self, gpa: u64, bytes: &[u8]) {
-        self.images.push(StateImage { gpa: Gpa(gpa), name: "more", bytes: bytes.to_vec() });
+        self.images.push(TableImage { gpa: Gpa(gpa), name: "more", bytes: bytes.to_vec() });
     }
 
     fn moment(&self) -> GuestState<'_> {
@@ -182,7 +182,7 @@ fn an_empty_idt_leads_to_a_triple_fault_by_class() {
 
 /// A 64-bit gate.
 fn gate(offset: u64, selector: u16, kind: u8, present: bool) -> [u8; 16] {
-    let gate = crate::idt::Gate { offset, selector, ist: 0, kind, dpl: 0, present };
+    let gate = crate::cpu::idt::Gate { offset, selector, ist: 0, kind, dpl: 0, present };
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&gate.entry().to_le_bytes());
     bytes[8..].copy_from_slice(&(offset >> 32).to_le_bytes());

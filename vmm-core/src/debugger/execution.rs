@@ -15,13 +15,13 @@ use super::trap_flag::Before;
 use super::{DebugCapabilities, StepIntoHandler};
 use crate::Gva;
 use crate::autopsy::moment::CpuState;
-use crate::end::End;
-use crate::error::Error;
-use crate::exit_counts::ExitKind;
+use crate::cpu::exit_counts::ExitKind;
+use crate::cpu::ring3_trap;
 use crate::machine::Machine;
+use crate::machine::end::End;
+use crate::machine::error::Error;
+use crate::machine::run_loop::ExitOutcome;
 use crate::record::{Recording, Signature};
-use crate::ring3_trap;
-use crate::run_loop::ExitOutcome;
 
 /// The one-byte opcode of INT3.
 const INT3: u8 = 0xcc;

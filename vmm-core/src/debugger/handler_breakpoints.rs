@@ -19,10 +19,10 @@ use crate::Gva;
 use crate::autopsy::delivery::{DeliveryOutcome, Handler};
 use crate::autopsy::exception::Exception;
 use crate::autopsy::moment::{CpuState, GuestState};
-use crate::descriptor::SegmentDescriptor;
+use crate::cpu::descriptor::SegmentDescriptor;
+use crate::cpu::ring3_trap::pushes_error_code;
 use crate::disassembly::MAX_INSTRUCTION_LENGTH;
 use crate::machine::Machine;
-use crate::ring3_trap::pushes_error_code;
 
 /// Vectors of exceptions (SDM vol. 3, 6.3.1).
 const EXCEPTIONS: std::ops::Range<u8> = 0..32;

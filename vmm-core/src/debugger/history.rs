@@ -14,9 +14,9 @@ use super::soft_watchpoints::SoftWatchpoints;
 use super::state::ComparedState;
 use super::{DebugStop, Debugger, linear_pc};
 use crate::Gva;
-use crate::checkpoint::Checkpoint;
-use crate::end::End;
-use crate::error::Error;
+use crate::machine::end::End;
+use crate::machine::error::Error;
+use crate::record::checkpoint::Checkpoint;
 
 /// Where the way back ends.
 #[derive(Debug, Default)]

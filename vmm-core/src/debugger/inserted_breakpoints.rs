@@ -12,10 +12,10 @@ use vm_memory::Bytes;
 use super::DebugCapabilities;
 use super::linear_memory::LinearMemory;
 use super::linear_pc;
-use crate::end::End;
-use crate::error::Error;
 use crate::layout::LayoutPart;
 use crate::machine::Machine;
+use crate::machine::end::End;
+use crate::machine::error::Error;
 use crate::{Gpa, Gva};
 
 /// #GP, which HLT raises in ring 3.

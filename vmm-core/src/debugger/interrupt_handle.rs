@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_sys_wrap::{Kick, Vcpu};
 
-use crate::error::Error;
 use crate::machine::Machine;
+use crate::machine::error::Error;
 
 /// Ends the present `KVM_RUN` of a debugger from another thread. The debugger then asks whether to stop.
 #[derive(Debug, Clone)]

@@ -9,11 +9,11 @@ use vm_memory::{Bytes, GuestAddress};
 
 use crate::Gva;
 use crate::autopsy::moment::CpuState;
-use crate::board::Board;
 use crate::disassembly::MAX_INSTRUCTION_LENGTH;
-use crate::error::Error;
-use crate::host::CpuTraits;
 use crate::machine::Machine;
+use crate::machine::board::Board;
+use crate::machine::error::Error;
+use crate::machine::host::CpuTraits;
 use crate::paging::walk::{Translation, Walker};
 
 const PAGE: u64 = 4096;

@@ -10,8 +10,8 @@ use super::linear_memory::LinearMemory;
 use crate::Gva;
 use crate::autopsy::moment::CpuState;
 use crate::disassembly::OperandWidth;
-use crate::error::Error;
 use crate::machine::Machine;
+use crate::machine::error::Error;
 
 /// All places where the guest can be after the next instruction, but for exceptions; none where that cannot be known.
 pub(super) fn next_pcs(machine: &Machine) -> Result<Vec<Gva>, Error> {

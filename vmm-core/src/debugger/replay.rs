@@ -7,7 +7,7 @@ use super::resume::{ResumeSession, after_step};
 use super::soft_watchpoints::SoftWatchpoints;
 use super::{DebugStop, Debugger, linear_pc};
 use crate::Gva;
-use crate::error::Error;
+use crate::machine::error::Error;
 
 pub(super) type WantsStop<'a> = &'a mut dyn FnMut() -> bool;
 

@@ -9,8 +9,8 @@ use super::inserted_breakpoints::InsertedBreakpoints;
 use super::soft_watchpoints::{SoftWatchpoints, fit_registers};
 use super::{DebugCapabilities, DebugStop, Debugger, linear_pc};
 use crate::Gva;
-use crate::end::End;
-use crate::error::Error;
+use crate::machine::end::End;
+use crate::machine::error::Error;
 
 /// What a machine is run with.
 pub(super) struct ResumeSession<'a> {

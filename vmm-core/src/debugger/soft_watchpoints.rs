@@ -7,8 +7,8 @@ use kvm_sys_wrap::{Breakpoint, BreakpointCondition};
 
 use super::DebugStop;
 use super::linear_memory::LinearMemory;
-use crate::error::Error;
 use crate::machine::Machine;
+use crate::machine::error::Error;
 
 /// The longest piece of memory that is compared.
 const MAX_LENGTH: u8 = 64;

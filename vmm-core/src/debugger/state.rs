@@ -3,8 +3,8 @@
 use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
 use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion};
 
-use crate::error::Error;
 use crate::machine::Machine;
+use crate::machine::error::Error;
 
 /// A machine's state, to find the same again.
 pub(super) struct ComparedState<'a> {

@@ -11,7 +11,7 @@ use kvm_sys_wrap::bindings::kvm_regs;
 use super::linear_memory::LinearMemory;
 use crate::Gva;
 use crate::autopsy::moment::CpuState;
-use crate::error::Error;
+use crate::machine::error::Error;
 
 /// RFLAGS.TF (SDM vol. 1, 3.4.3.3).
 const TF: u64 = 1 << 8;

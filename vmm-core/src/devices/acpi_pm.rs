@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use super::length;
 use super::rtc::{AlarmHandle, now};
-use crate::device::{Action, Device, Guest, StateMismatch, from_bytes, to_bytes};
+use crate::devices::device::{Action, Device, Guest, StateMismatch, from_bytes, to_bytes};
 
 /// The first port.
 pub const PORT: u16 = 0x600;
@@ -148,9 +148,9 @@ impl Device for AcpiPm {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::devices::irq::{IrqLine, IrqSink};
     use crate::devices::rtc::{MemorySizes, Rtc};
     use crate::devices::tests::guest;
-    use crate::irq::{IrqLine, IrqSink};
 
     fn power() -> AcpiPm {
         AcpiPm::new(AlarmHandle::default())

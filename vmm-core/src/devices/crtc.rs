@@ -7,7 +7,7 @@
 use std::io;
 
 use super::length;
-use crate::device::{Action, Device, Guest, StateMismatch, from_bytes, to_bytes};
+use crate::devices::device::{Action, Device, Guest, StateMismatch, from_bytes, to_bytes};
 
 /// Registers of the controller: the VGA's last is 0x18.
 const REGISTERS: usize = 0x19;

@@ -5,8 +5,8 @@
 use std::io::{self, Write};
 
 use super::length;
-use crate::console::Output;
-use crate::device::{Action, Device, Guest};
+use crate::devices::console::Output;
+use crate::devices::device::{Action, Device, Guest};
 
 const SIGNATURE: u8 = 0xe9;
 

@@ -6,7 +6,7 @@
 use std::io;
 
 use super::length;
-use crate::device::{Action, Device, Guest};
+use crate::devices::device::{Action, Device, Guest};
 
 /// The exit port.
 #[derive(Debug)]

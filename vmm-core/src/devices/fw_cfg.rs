@@ -7,7 +7,7 @@
 use std::io;
 
 use super::length;
-use crate::device::{Action, Device, Guest, StateMismatch, from_bytes, to_bytes};
+use crate::devices::device::{Action, Device, Guest, StateMismatch, from_bytes, to_bytes};
 use crate::spec::FwCfgFile;
 
 /// "QEMU".

@@ -31,8 +31,8 @@ use kvm_sys_wrap::Gva;
 use serde::{Deserialize, Serialize};
 
 use super::length;
-use crate::console::Output;
-use crate::device::{
+use crate::devices::console::Output;
+use crate::devices::device::{
     Action, Device, Guest, StateMismatch, from_bytes, read_virtual, to_bytes, write_virtual,
 };
 

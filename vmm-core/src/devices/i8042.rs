@@ -11,7 +11,7 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 use super::length;
-use crate::device::{Action, Device, Guest, StateMismatch, from_bytes, to_bytes};
+use crate::devices::device::{Action, Device, Guest, StateMismatch, from_bytes, to_bytes};
 
 /// Offsets from port 0x60.
 const DATA: u64 = 0;

@@ -13,8 +13,8 @@ use std::io;
 
 use super::length;
 use crate::Gpa;
-use crate::device::{Action, Device, Guest, StateMismatch, from_bytes, to_bytes};
-use crate::irq::IrqLine;
+use crate::devices::device::{Action, Device, Guest, StateMismatch, from_bytes, to_bytes};
+use crate::devices::irq::IrqLine;
 
 /// Where the 64 KiB lie.
 pub const MEMORY: Gpa = Gpa(0xff00_0000);
@@ -123,8 +123,8 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
+    use crate::devices::irq::IrqSink;
     use crate::devices::tests::guest;
-    use crate::irq::IrqSink;
 
     fn read<const N: usize>(device: &mut TestBytes, offset: u64) -> [u8; N] {
         let mut data = [0xff; N];

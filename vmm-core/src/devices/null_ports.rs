@@ -6,7 +6,7 @@
 
 use std::io;
 
-use crate::device::{Action, Device, Guest};
+use crate::devices::device::{Action, Device, Guest};
 
 /// Some such ports.
 #[derive(Debug)]

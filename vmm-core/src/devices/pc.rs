@@ -13,9 +13,9 @@ use super::null_ports::NullPorts;
 use super::reset_ports::{ResetControl, SystemControl};
 use super::rtc::{AlarmHandle, Rtc};
 use crate::Port;
-use crate::board::BoardBuilder;
-use crate::error::Error;
 use crate::firmware;
+use crate::machine::board::BoardBuilder;
+use crate::machine::error::Error;
 use crate::spec::{DeviceAddress, PlatformSpec};
 
 /// The interrupt input of the clock on a PC.

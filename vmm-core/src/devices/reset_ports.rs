@@ -8,7 +8,7 @@
 use std::io;
 
 use super::length;
-use crate::device::{Action, Device, Guest, StateMismatch, from_bytes, to_bytes};
+use crate::devices::device::{Action, Device, Guest, StateMismatch, from_bytes, to_bytes};
 
 /// Reset now, when it goes from 0 to 1.
 const RESET: u8 = 1 << 2;

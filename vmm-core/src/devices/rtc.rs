@@ -18,8 +18,8 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::length;
-use crate::device::{Action, Device, Guest, InputStatus, StateMismatch, from_bytes, to_bytes};
-use crate::irq::IrqLine;
+use crate::devices::device::{Action, Device, Guest, InputStatus, StateMismatch, from_bytes, to_bytes};
+use crate::devices::irq::IrqLine;
 use alarm::RtcAlarm;
 use bcd::Format;
 use interrupts::{ALARM, Events, PERIODIC, UPDATE_ENDED};

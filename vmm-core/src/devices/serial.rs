@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use vm_superio::serial::{Error as SerialError, NoEvents, Serial as Uart, SerialState};
 
 use super::length;
-use crate::console::{Input, Output};
-use crate::device::{Action, Device, Guest, InputStatus, StateMismatch, from_bytes, to_bytes};
-use crate::irq::IrqLine;
+use crate::devices::console::{Input, Output};
+use crate::devices::device::{Action, Device, Guest, InputStatus, StateMismatch, from_bytes, to_bytes};
+use crate::devices::irq::IrqLine;
 
 /// Receiver buffer: offset 0.
 const RECEIVER: u64 = 0;
@@ -125,7 +125,7 @@ fn register_number(register: u64) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::console::NoInput;
+    use crate::devices::console::NoInput;
     use crate::devices::tests::{Shared, guest};
 
     struct Text(Vec<u8>);

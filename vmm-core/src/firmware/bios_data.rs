@@ -52,8 +52,8 @@ pub(super) fn extended() -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::Gva;
-    use crate::mode::Mode;
     use crate::spec::EntryPoint;
+    use crate::spec::mode::Mode;
 
     #[test]
     fn the_words_are_at_their_places() {

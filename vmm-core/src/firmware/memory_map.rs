@@ -5,8 +5,8 @@
 
 use crate::Gpa;
 use crate::devices::rtc::MemorySizes;
-use crate::gpa_range::GpaRange;
 use crate::spec::MachineSpec;
+use crate::spec::gpa_range::GpaRange;
 
 /// The extended BIOS data area: the last KiB below the graphics window.
 pub const EBDA: Gpa = Gpa(0x9_fc00);
@@ -95,7 +95,7 @@ fn join(map: &[MapEntry]) -> Vec<MapEntry> {
 mod tests {
     use super::*;
     use crate::Gva;
-    use crate::mode::Mode;
+    use crate::spec::mode::Mode;
     use crate::spec::{EntryPoint, MemoryRegion, PlatformSpec};
 
     fn machine(regions: &[(u64, u64)], platform: PlatformSpec) -> MachineSpec {

@@ -109,8 +109,8 @@ mod tests {
     use super::*;
     use crate::Gva;
     use crate::firmware::checksum;
-    use crate::mode::Mode;
     use crate::spec::EntryPoint;
+    use crate::spec::mode::Mode;
 
     fn machine(vcpus: u32, interrupts: Interrupts) -> MachineSpec {
         let spec = MachineSpec::new(Mode::Protected, 2 << 20, EntryPoint::Address(Gva(0)));

@@ -6,7 +6,7 @@
 use super::{LayoutRegion, Placed, Problem, RangeOwner};
 use crate::Gpa;
 use crate::devices::{length, pc};
-use crate::gpa_range::GpaRange;
+use crate::spec::gpa_range::GpaRange;
 use crate::spec::{DeviceAddress, DeviceSpecs, Interrupts, MachineSpec, virtio};
 
 /// Where KVM keeps its identity map unless told otherwise (api.rst, KVM_SET_IDENTITY_MAP_ADDR).

@@ -6,10 +6,10 @@
 use super::bus::BusKind;
 use super::{LayoutError, LayoutPart, Occupied, Placed, Problem, RangeOwner, pinned};
 use crate::firmware;
-use crate::gpa_range::GpaRange;
-use crate::mode::{Mode, Ring};
 use crate::paging::{Scheme, check_maps};
 use crate::spec::MachineSpec;
+use crate::spec::gpa_range::GpaRange;
+use crate::spec::mode::{Mode, Ring};
 
 /// A description without conflicts: what is fixed, before the rest is placed.
 pub(super) struct Checked {

@@ -3,8 +3,8 @@
 use super::bus::{BusKind, bounded};
 use super::{LayoutPart, Placed, Problem, RangeOwner, address_limit};
 use crate::Gpa;
-use crate::gpa_range::GpaRange;
 use crate::spec::MachineSpec;
+use crate::spec::gpa_range::GpaRange;
 
 const PAGE: u64 = 4096;
 /// The least that a stack gets unless told otherwise.

@@ -9,11 +9,11 @@ use super::check::{Checked, memory_problem, overlaps};
 use super::pinned::{MIN_STACK, STACK_SIZES};
 use super::{LayoutError, LayoutPart, Placed, Problem, RangeOwner, address_limit};
 use crate::Gpa;
-use crate::gpa_range::GpaRange;
-use crate::mode::Mode;
 use crate::paging::plan::{self, PagingPlan};
 use crate::paging::{Scheme, build};
 use crate::spec::MachineSpec;
+use crate::spec::gpa_range::GpaRange;
+use crate::spec::mode::Mode;
 
 const PAGE: u64 = 4096;
 /// Below this nothing is placed: a real-mode vector table, or the page that catches null pointers.

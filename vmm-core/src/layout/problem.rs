@@ -6,9 +6,9 @@ use thiserror::Error;
 
 use super::LayoutPart;
 use crate::firmware;
-use crate::gpa_range::{ByteSize, GpaRange};
-use crate::mode::{Mode, PageSize};
 use crate::paging::Scheme;
+use crate::spec::gpa_range::{ByteSize, GpaRange};
+use crate::spec::mode::{Mode, PageSize};
 use crate::{Gpa, Gva};
 
 /// A range and what it is called.

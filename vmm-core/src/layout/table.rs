@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::{Layout, LayoutRegion, RangeOwner};
 use crate::Gpa;
-use crate::gpa_range::{ByteSize, GpaRange};
+use crate::spec::gpa_range::{ByteSize, GpaRange};
 
 /// What kind of address space a row lies in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Each mistake in a layout is found, named and placed; several are found at once.
 
 use super::*;
-use crate::mode::PageSize;
+use crate::spec::mode::PageSize;
 use crate::spec::{
     DebugConsoleSpec, DeviceAddress, EntryPoint, Mapping, MemoryRegion, PagePermissions, Register,
 };

@@ -9,8 +9,8 @@
 use super::Scheme;
 use super::entry::PageTableEntry;
 use super::plan::{PagingPlan, PlanPiece};
-use crate::mode::PageSize;
 use crate::spec::PagePermissions;
+use crate::spec::mode::PageSize;
 use crate::{Gpa, Gva};
 
 /// Size of a table. Those of the PAE root (32 bytes) and of nothing else are smaller; they get a page too.

@@ -5,8 +5,8 @@ use super::Scheme;
 use super::plan::PlanPiece;
 use crate::Gpa;
 use crate::Gva;
-use crate::gpa_range::GpaRange;
 use crate::layout::{LayoutPart, MapProblem, Placed};
+use crate::spec::gpa_range::GpaRange;
 use crate::spec::{BootSpec, Mapping, Register};
 
 /// Size of the smallest page.

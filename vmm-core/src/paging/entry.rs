@@ -11,8 +11,8 @@ use std::fmt;
 
 use super::{Level, Scheme};
 use crate::Gpa;
-use crate::mode::PageSize;
 use crate::spec::PagePermissions;
+use crate::spec::mode::PageSize;
 
 bitflags::bitflags! {
     /// The bits of an entry that are not address.

@@ -7,9 +7,9 @@ use std::fmt;
 
 use super::Scheme;
 use super::walk::{ReadMemory, WalkEnd, Walker, access_words};
-use crate::gpa_range::{ByteSize, GpaRange};
-use crate::mode::PageSize;
 use crate::spec::PagePermissions;
+use crate::spec::gpa_range::{ByteSize, GpaRange};
+use crate::spec::mode::PageSize;
 use crate::{Gpa, Gva};
 
 /// Tables that are visited at most: enough for 512 GiB of 4 KiB pages.
@@ -214,7 +214,7 @@ impl fmt::Display for Mappings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::StateImage;
+    use crate::spec::table_image::TableImage;
 
     fn walker(scheme: Scheme) -> Walker {
         Walker {
@@ -227,12 +227,12 @@ mod tests {
         }
     }
 
-    fn table(entries: &[(usize, u64)]) -> [StateImage; 1] {
+    fn table(entries: &[(usize, u64)]) -> [TableImage; 1] {
         let mut words = [0u64; 512];
         for (index, entry) in entries {
             words[*index] = *entry;
         }
-        [StateImage {
+        [TableImage {
             gpa: Gpa(0),
             name: "tables",
             bytes: words.iter().flat_map(|word| word.to_le_bytes()).collect(),

@@ -12,9 +12,9 @@
 //! [`super::build`].
 
 use super::Scheme;
-use crate::gpa_range::GpaRange;
 use crate::layout::LayoutPart;
-use crate::mode::{PageSize, Ring};
+use crate::spec::gpa_range::GpaRange;
+use crate::spec::mode::{PageSize, Ring};
 use crate::spec::{BootSpec, Mapping, PagePermissions};
 use crate::{Gpa, Gva};
 

@@ -13,9 +13,9 @@ use kvm_sys_wrap::bindings::kvm_sregs;
 
 use super::entry::{EntryRules, PageTableEntry, is_pae_root};
 use super::{Level, Scheme};
-use crate::control_regs::{Cr4, Efer};
-use crate::mode::PageSize;
+use crate::cpu::control_regs::{Cr4, Efer};
 use crate::spec::PagePermissions;
+use crate::spec::mode::PageSize;
 use crate::{Gpa, Gva};
 
 /// Guest-physical memory that can be read.
@@ -275,10 +275,10 @@ impl fmt::Display for Walk {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::StateImage;
+    use crate::spec::table_image::TableImage;
 
     /// Tables of 8-byte entries: address of the table, index, entry.
-    fn memory(entries: &[(u64, usize, u64)]) -> Vec<StateImage> {
+    fn memory(entries: &[(u64, usize, u64)]) -> Vec<TableImage> {
         let tables = [0x1000, 0x2000, 0x3000, 0x4000];
         let bytes = |table: u64| {
             let mut words = [0u64; 512];
@@ -287,7 +287,7 @@ mod tests {
             }
             words.iter().flat_map(|word| word.to_le_bytes()).collect()
         };
-        tables.map(|at| StateImage { gpa: Gpa(at), name: "table", bytes: bytes(at) }).into()
+        tables.map(|at| TableImage { gpa: Gpa(at), name: "table", bytes: bytes(at) }).into()
     }
 
     fn walker(execute_disable: bool) -> Walker {

@@ -7,8 +7,8 @@ use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 use vm_memory::Bytes;
 
-use crate::error::Error;
-use crate::sparse::nonzero_runs;
+use crate::machine::error::Error;
+use crate::snapshot::sparse::nonzero_runs;
 use crate::spec::{MachineSpec, MemoryRegion};
 
 /// So much is looked at at once.

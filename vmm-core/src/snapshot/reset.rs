@@ -8,10 +8,10 @@
 use kvm_sys_wrap::VcpuState;
 use kvm_sys_wrap::bindings::kvm_sregs;
 
-use crate::error::Error;
 use crate::machine::Machine;
+use crate::machine::error::Error;
+use crate::machine::suspend::SuspendTimes;
 use crate::snapshot::Snapshot;
-use crate::suspend::SuspendTimes;
 
 /// Bytes of memory that had been written, as whole pages.
 pub type ResetBy = u64;

@@ -6,8 +6,8 @@
 
 use kvm_sys_wrap::{Stats, Vm};
 
-use crate::error::Error;
-use crate::host;
+use crate::machine::error::Error;
+use crate::machine::host;
 use crate::spec::MachineSpec;
 
 /// The kernel's name for the number of shadow pages made so far.

@@ -9,15 +9,15 @@ use kvm_sys_wrap::bindings::kvm_regs;
 use kvm_sys_wrap::{IrqchipState, LapicState, VcpuState};
 use serde::{Deserialize, Serialize};
 
-use crate::error::Error;
-use crate::exit_counts::ExitCounts;
-use crate::host;
+use crate::cpu::exit_counts::ExitCounts;
+use crate::initial_state::TrType;
 use crate::machine::Machine;
-use crate::mode::Ring;
-use crate::processor::Processor;
+use crate::machine::error::Error;
+use crate::machine::host;
+use crate::machine::processor::Processor;
+use crate::machine::suspend::SHARED_WITH_KVM;
+use crate::spec::mode::Ring;
 use crate::spec::{Interrupts, MachineSpec};
-use crate::state::TrType;
-use crate::suspend::SHARED_WITH_KVM;
 
 /// The state of all vCPUs, interrupt controllers and devices of a machine.
 #[derive(Debug, Clone, Serialize, Deserialize)]

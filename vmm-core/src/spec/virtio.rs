@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use kvm_sys_wrap::Gpa;
 
-use crate::gpa_range::GpaRange;
+use crate::spec::gpa_range::GpaRange;
 
 /// A virtio device (Virtual I/O Device Version 1.2, chapter 5), reached over MMIO (section 4.2).
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 //! A mode alone means a plain program in that mode. A boot protocol has its mode. With neither, the guest's file decides,
 //! and nothing that depends on the mode is checked until it has been read: then all is lowered once more.
 
-use vmm_core::mode::{Mode, Ring};
+use vmm_core::spec::mode::{Mode, Ring};
 use vmm_loader::boot::Protocol;
 
 use super::Context;

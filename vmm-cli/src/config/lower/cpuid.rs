@@ -1,6 +1,6 @@
 //! What the guest sees of CPUID.
 
-use vmm_core::cpuid::Feature;
+use vmm_core::cpu::cpuid::Feature;
 use vmm_core::spec::CpuidPolicy;
 
 use super::super::fault::Fault;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use vmm_core::Gpa;
-use vmm_core::mode::Mode;
+use vmm_core::spec::mode::Mode;
 
 use super::{Context, files, or, paging};
 use crate::config::fault::Fault;

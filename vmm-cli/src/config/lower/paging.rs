@@ -1,6 +1,6 @@
 //! `[paging]`: page size, depth and mappings, as far as the mode has them.
 
-use vmm_core::mode::{Mode, PageSize, Ring};
+use vmm_core::spec::mode::{Mode, PageSize, Ring};
 use vmm_core::spec::{Mapping, PagePermissions, PagingSpec};
 use vmm_core::{Gpa, Gva};
 

@@ -1,7 +1,7 @@
 //! `[registers]` and `expect.registers`: names to registers, each once, with values as wide as the mode has them.
 
-use vmm_core::mode::Mode;
 use vmm_core::spec::Register;
+use vmm_core::spec::mode::Mode;
 
 use super::Context;
 use crate::config::fault::Fault;

@@ -146,7 +146,7 @@ pub enum End {
 }
 
 impl End {
-    /// The word, which is also that of [`vmm_core::end::End::name`].
+    /// The word, which is also that of [`vmm_core::machine::end::End::name`].
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

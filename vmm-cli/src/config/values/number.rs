@@ -18,15 +18,15 @@ value_in_toml!(Count, { "type": "integer", "minimum": 0 });
 
 /// The privilege level the guest starts at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RingLevel(pub vmm_core::mode::Ring);
+pub struct RingLevel(pub vmm_core::spec::mode::Ring);
 
 impl Value for RingLevel {
     const EXPECTED: &'static str = "ring 0 or 3";
 
     fn from_integer(value: u64) -> Result<Self, Refusal> {
         match value {
-            0 => Ok(Self(vmm_core::mode::Ring::Kernel)),
-            3 => Ok(Self(vmm_core::mode::Ring::User)),
+            0 => Ok(Self(vmm_core::spec::mode::Ring::Kernel)),
+            3 => Ok(Self(vmm_core::spec::mode::Ring::User)),
             1 | 2 => Err(Refusal::new(format!("ring {value} is not supported"))
                 .help("use 0 for a kernel or 3 for a user program")),
             _ => Err(Refusal::new(format!("there is no ring {value}"))
@@ -42,7 +42,7 @@ value_in_toml!(RingLevel, {
 
 #[cfg(test)]
 mod tests {
-    use vmm_core::mode::Ring;
+    use vmm_core::spec::mode::Ring;
 
     use super::*;
 

@@ -1,6 +1,6 @@
 //! What the CPU looks things up in, and where it starts: the page tables' ranges, segments, general registers.
 
-use vmm_core::gpa_range::ByteSize;
+use vmm_core::spec::gpa_range::ByteSize;
 
 use super::canvas::{Canvas, Style};
 use super::{Column, heading};

@@ -11,14 +11,14 @@ use kvm_sys_wrap::{Alarm, Breakpoint, BreakpointCondition, Exit, GuestDebug, Kvm
 
 use super::inserted_breakpoints::{Hit, SmpBreakpoints};
 use crate::autopsy::moment::CpuState;
-use crate::console::Console;
 use crate::debugger::capabilities::{GUEST_ADDRESS, small};
 use crate::debugger::linear_memory::LinearMemory;
-use crate::error::Error;
-use crate::image::FlatImage;
+use crate::devices::console::Console;
 use crate::machine::Machine;
-use crate::mode::Mode;
+use crate::machine::error::Error;
+use crate::machine::image::FlatImage;
 use crate::spec::MachineSpec;
+use crate::spec::mode::Mode;
 use crate::{Gpa, Gva};
 
 /// `nop; nop; push %rax; nop; out %al, $0x80`: the same bytes, with the same meaning, in 16-, 32- and 64-bit code.

@@ -17,9 +17,9 @@ use vm_memory::Bytes;
 
 use super::capabilities::{SmpDebugCapabilities, TrapByte};
 use crate::autopsy::moment::CpuState;
-use crate::board::Board;
 use crate::debugger::linear_memory::LinearMemory;
-use crate::error::Error;
+use crate::machine::board::Board;
+use crate::machine::error::Error;
 use crate::spec::Interrupts;
 use crate::{Gpa, Gva};
 

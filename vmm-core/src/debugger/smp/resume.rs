@@ -12,12 +12,12 @@ use super::super::DebugStop;
 use super::capabilities::SmpDebugCapabilities;
 use super::inserted_breakpoints::SmpBreakpoints;
 use super::worker::Worker;
-use crate::board::Board;
-use crate::end::End;
-use crate::error::Error;
 use crate::machine::Machine;
-use crate::processor::Processor;
-use crate::smp::{IdleTimer, StopBarrier, idle, index, io_thread};
+use crate::machine::board::Board;
+use crate::machine::end::End;
+use crate::machine::error::Error;
+use crate::machine::processor::Processor;
+use crate::machine::smp::{IdleTimer, StopBarrier, idle, index, io_thread};
 
 /// What one vCPU is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

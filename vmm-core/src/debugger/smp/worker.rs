@@ -14,11 +14,11 @@ use super::resume::{Leader, ResumeAction, ResumeRound};
 use crate::autopsy::moment::CpuState;
 use crate::debugger::linear_memory::LinearMemory;
 use crate::debugger::trap_flag::Before;
-use crate::error::Error;
-use crate::processor::Processor;
-use crate::run_loop::ExitOutcome;
-use crate::smp::index;
-use crate::step::can_step;
+use crate::machine::error::Error;
+use crate::machine::processor::Processor;
+use crate::machine::run_loop::ExitOutcome;
+use crate::machine::smp::index;
+use crate::machine::step::can_step;
 
 /// The one-byte opcode of INT3.
 const INT3: u8 = 0xcc;

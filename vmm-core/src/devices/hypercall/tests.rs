@@ -1,9 +1,9 @@
 //! Each hypercall register, with good and with wild pointers.
 
 use super::*;
-use crate::device::tests::TestGuest;
+use crate::cpu::exit_counts::ExitKind;
+use crate::devices::device::tests::TestGuest;
 use crate::devices::tests::Shared;
-use crate::exit_counts::ExitKind;
 
 struct Bench {
     device: Hypercall,

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
+use crate::devices::irq::IrqSink;
 use crate::devices::tests::guest;
-use crate::irq::IrqSink;
 
 /// 2024-02-29 13:05:59 UTC, a Thursday.
 const LEAP_DAY: Duration = Duration::from_secs(1_709_211_959);

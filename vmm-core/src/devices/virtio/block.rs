@@ -18,7 +18,7 @@ use super::disk::{Disk, SECTOR, serial};
 use super::disk_error::DiskError;
 use super::driver_error::{DriverError, DriverFault};
 use super::queue::{DescriptorChain, DescriptorChains};
-use crate::device::StateMismatch;
+use crate::devices::device::StateMismatch;
 use crate::spec::BlockSpec;
 
 const QUEUE_SIZE: u16 = 128;

@@ -10,8 +10,8 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_CONSOLE;
 use super::device::VirtioDevice;
 use super::driver_error::{DriverError, DriverFault};
 use super::queue::{DescriptorChain, DescriptorChains};
-use crate::console::{Input, Output};
-use crate::device::InputStatus;
+use crate::devices::console::{Input, Output};
+use crate::devices::device::InputStatus;
 
 /// The first port's queues (5.3.2).
 const RECEIVE: usize = 0;

@@ -4,7 +4,7 @@ use std::io;
 
 use super::driver_error::DriverError;
 use super::queue::DescriptorChains;
-use crate::device::{InputStatus, StateMismatch};
+use crate::devices::device::{InputStatus, StateMismatch};
 
 /// What a kind of device does.
 pub(super) trait VirtioDevice: Send {

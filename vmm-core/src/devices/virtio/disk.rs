@@ -15,7 +15,7 @@ use rustix::fs::{FlockOperation, MemfdFlags, Mode, OFlags, flock, memfd_create, 
 use rustix::io::Errno;
 
 use super::disk_error::DiskError;
-use crate::device::StateMismatch;
+use crate::devices::device::StateMismatch;
 use crate::spec::{BlockAccess, BlockSpec};
 
 /// A sector, the unit of all requests (5.2.4).

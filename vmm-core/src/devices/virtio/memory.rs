@@ -9,7 +9,7 @@ use vm_memory::bitmap::BS;
 use vm_memory::guest_memory::{Error, GuestMemorySliceIterator};
 use vm_memory::{GuestAddress, GuestMemoryBackend, Permissions};
 
-use crate::gpa_range::GpaRange;
+use crate::spec::gpa_range::GpaRange;
 
 /// All memory, parts of it only to be read.
 #[derive(Debug, Clone)]

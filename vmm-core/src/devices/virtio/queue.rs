@@ -14,7 +14,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::driver_error::DriverFault;
 use super::memory::Reachable;
 use crate::Gpa;
-use crate::gpa_range::GpaRange;
+use crate::spec::gpa_range::GpaRange;
 
 /// What the driver has set, valid or not, and the queue that came of it.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use virtio_queue::{Queue, QueueState};
 
 use super::queue::{QueueConfig, QueueSlot};
 use super::transport::{MmioRegisters, Transport};
-use crate::device::StateMismatch;
+use crate::devices::device::StateMismatch;
 
 /// Numbers saved of each queue.
 const PER_QUEUE: usize = 11;

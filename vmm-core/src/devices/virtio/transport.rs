@@ -20,8 +20,8 @@ use super::device::VirtioDevice;
 use super::driver_error::{DriverError, DriverFault};
 use super::memory::Reachable;
 use super::queue::{DescriptorChains, QueueSlot};
-use crate::device::{Action, Device, Guest, InputStatus, StateMismatch};
-use crate::irq::IrqLine;
+use crate::devices::device::{Action, Device, Guest, InputStatus, StateMismatch};
+use crate::devices::irq::IrqLine;
 use crate::spec::virtio::WINDOW_LENGTH;
 
 /// "virt", little-endian.

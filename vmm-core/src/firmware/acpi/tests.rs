@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::Gva;
 use crate::firmware::{WAKING_VECTOR, checksum};
-use crate::mode::Mode;
+use crate::spec::mode::Mode;
 use crate::spec::{EntryPoint, Interrupts, PlatformSpec, VirtioSpec};
 
 const START: u32 = 0xe_0000;

@@ -8,7 +8,7 @@ use super::super::block::VirtioBlock;
 use super::super::disk::check;
 use super::super::disk_error::DiskError;
 use super::driver::{Driver, WRITE};
-use crate::device::Device;
+use crate::devices::device::Device;
 use crate::spec::{BlockAccess, BlockSpec};
 
 const IN: u32 = 0;

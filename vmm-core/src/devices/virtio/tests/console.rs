@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use super::super::console::VirtioConsole;
 use super::driver::{Driver, WRITE};
-use crate::console::{Input, Output};
-use crate::device::{Device, InputStatus};
+use crate::devices::console::{Input, Output};
+use crate::devices::device::{Device, InputStatus};
 use crate::devices::tests::Shared;
 
 /// Input that a test can add to.

@@ -11,10 +11,10 @@ use super::super::device::VirtioDevice;
 use super::super::memory::Reachable;
 use super::super::transport::Transport;
 use crate::Gpa;
-use crate::device::tests::TestGuest;
-use crate::device::{Action, Device};
-use crate::gpa_range::GpaRange;
-use crate::irq::{IrqLine, IrqSink};
+use crate::devices::device::tests::TestGuest;
+use crate::devices::device::{Action, Device};
+use crate::devices::irq::{IrqLine, IrqSink};
+use crate::spec::gpa_range::GpaRange;
 
 /// Memory from 0, then a hole, then more memory.
 pub(super) const MEMORY_END: u64 = 0x10_0000;

@@ -10,8 +10,8 @@ use super::super::block::VirtioBlock;
 use super::super::console::VirtioConsole;
 use super::super::entropy::VirtioEntropy;
 use super::driver::{Driver, READ_ONLY, READ_ONLY_SIZE, WRITE, rings};
-use crate::console::{Input, Output};
-use crate::device::Device;
+use crate::devices::console::{Input, Output};
+use crate::devices::device::Device;
 use crate::spec::{BlockAccess, BlockSpec};
 
 /// Somebody leans on the keyboard.

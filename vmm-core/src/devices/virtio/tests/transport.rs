@@ -2,7 +2,7 @@
 
 use super::super::entropy::VirtioEntropy;
 use super::driver::{Driver, LIVE, VERSION_1, WRITE, rings};
-use crate::device::{Device, InputStatus};
+use crate::devices::device::{Device, InputStatus};
 
 #[test]
 fn a_driver_finds_what_it_looks_for() {

@@ -1,0 +1,226 @@
+//! The global descriptor table that the guest starts with: six descriptors, the same in both rings.
+//!
+//! The order is the one that SYSCALL and SYSRET want (SDM vol. 2, SYSRET): with 0x08 and 0x13 in IA32_STAR, SYSCALL
+//! loads 0x08 and 0x10, SYSRET to 64-bit code loads 0x23 and 0x1b. A guest that starts in ring 0 finds user
+//! segments ready too.
+//!
+//! Linux' boot protocol wants other selectors for the first code and data; such a table has these two alone.
+//!
+//! The table's bytes and the vCPU's descriptor caches come from the same [`SegmentDescriptor`] values. Real mode has no
+//! table: its segments are selector times 16.
+
+use kvm_sys_wrap::bindings::kvm_segment;
+
+use crate::cpu::descriptor::{CodeWidth, SegmentDescriptor};
+use crate::spec::GdtLayout;
+use crate::spec::mode::{Mode, Ring};
+
+/// A place in the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum GdtSlot {
+    /// Selector 0 means "no segment"; the CPU never reads this one.
+    Null,
+    /// Ring-0 code.
+    KernelCode,
+    /// Ring-0 data and stack.
+    KernelData,
+    /// Ring-3 data and stack.
+    UserData,
+    /// Ring-3 code.
+    UserCode,
+    /// The task state segment; takes two places in long mode.
+    Tss,
+}
+
+impl GdtSlot {
+    /// The usual selector of this place: index times 8, plus the requested privilege level of the segment's ring.
+    #[must_use]
+    pub const fn selector(self) -> u16 {
+        match self {
+            Self::Null => 0,
+            Self::KernelCode => 0x08,
+            Self::KernelData => 0x10,
+            Self::UserData => 0x18 | 3,
+            Self::UserCode => 0x20 | 3,
+            Self::Tss => 0x28,
+        }
+    }
+
+    /// The code and the data segment of a ring.
+    #[must_use]
+    pub const fn of_ring(ring: Ring) -> (Self, Self) {
+        match ring {
+            Ring::Kernel => (Self::KernelCode, Self::KernelData),
+            Ring::User => (Self::UserCode, Self::UserData),
+        }
+    }
+}
+
+/// The table, in order of its slots.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gdt {
+    long: bool,
+    selectors: GdtLayout,
+    tss: SegmentDescriptor,
+}
+
+/// Size of the table in bytes; 0 in real mode, which has none.
+#[must_use]
+pub const fn size(mode: Mode) -> u16 {
+    match mode {
+        Mode::Real => 0,
+        Mode::Protected | Mode::Paged | Mode::Pae => 6 * 8,
+        Mode::Long => 7 * 8,
+    }
+}
+
+impl Gdt {
+    /// The table of a mode, with this descriptor in [`GdtSlot::Tss`].
+    #[must_use]
+    pub const fn new(mode: Mode, tss: SegmentDescriptor) -> Self {
+        Self { long: matches!(mode, Mode::Long), selectors: GdtLayout::Sysret, tss }
+    }
+
+    /// The same table in another order.
+    #[must_use]
+    pub const fn ordered(self, selectors: GdtLayout) -> Self {
+        Self { selectors, ..self }
+    }
+
+    /// The selector of a slot in this table; 0 for one that it does not have.
+    #[must_use]
+    pub const fn selector(&self, slot: GdtSlot) -> u16 {
+        match (self.selectors, slot) {
+            (GdtLayout::Sysret, slot) => slot.selector(),
+            (GdtLayout::Linux, GdtSlot::KernelCode) => 0x10,
+            (GdtLayout::Linux, GdtSlot::KernelData) => 0x18,
+            (GdtLayout::Linux, GdtSlot::Tss) => GdtSlot::Tss.selector(),
+            (GdtLayout::Linux, GdtSlot::Null | GdtSlot::UserData | GdtSlot::UserCode) => 0,
+        }
+    }
+
+    /// What lies in a slot.
+    #[must_use]
+    pub const fn descriptor(&self, slot: GdtSlot) -> SegmentDescriptor {
+        let width = if self.long { CodeWidth::Bits64 } else { CodeWidth::Bits32 };
+        match slot {
+            GdtSlot::Null => SegmentDescriptor::NULL,
+            GdtSlot::KernelCode => SegmentDescriptor::flat_code(width, Ring::Kernel),
+            GdtSlot::KernelData => SegmentDescriptor::flat_data(Ring::Kernel),
+            GdtSlot::UserData => SegmentDescriptor::flat_data(Ring::User),
+            GdtSlot::UserCode => SegmentDescriptor::flat_code(width, Ring::User),
+            GdtSlot::Tss => self.tss,
+        }
+    }
+
+    /// The descriptor cache of a segment register that was loaded with the slot's selector.
+    #[must_use]
+    pub const fn segment(&self, slot: GdtSlot) -> kvm_segment {
+        self.descriptor(slot).segment(self.selector(slot))
+    }
+
+    /// The table as it lies in guest memory.
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
+        let slots = match self.selectors {
+            GdtLayout::Sysret => [
+                GdtSlot::Null,
+                GdtSlot::KernelCode,
+                GdtSlot::KernelData,
+                GdtSlot::UserData,
+                GdtSlot::UserCode,
+                GdtSlot::Tss,
+            ],
+            GdtLayout::Linux => [
+                GdtSlot::Null,
+                GdtSlot::Null,
+                GdtSlot::KernelCode,
+                GdtSlot::KernelData,
+                GdtSlot::Null,
+                GdtSlot::Tss,
+            ],
+        };
+        let entries = slots.into_iter().map(|slot| self.descriptor(slot).entry());
+        entries.chain(self.long.then_some(self.tss.high())).flat_map(u64::to_le_bytes).collect()
+    }
+}
+
+/// Reads a table back: each descriptor with its selector. `long` says that system descriptors have 16 bytes.
+#[must_use]
+pub fn decode(bytes: &[u8], long: bool) -> Vec<(u16, SegmentDescriptor)> {
+    let mut entries = bytes.as_chunks::<8>().0.iter().map(|entry| u64::from_le_bytes(*entry));
+    let mut found = Vec::new();
+    let mut selector = 0u16;
+    while let Some(entry) = entries.next() {
+        let first = SegmentDescriptor::from_entry(entry, 0);
+        let wide = long && first.present && !first.code_or_data;
+        let high = if wide { entries.next().unwrap_or(0) } else { 0 };
+        found.push((selector, SegmentDescriptor::from_entry(entry, high)));
+        // A GDT has at most 64 KiB (its limit is a 16-bit number), so this ends at the last selector.
+        let Some(next) = selector.checked_add(if wide { 16 } else { 8 }) else { break };
+        selector = next;
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::descriptor::TrType;
+
+    const SLOTS: [GdtSlot; 5] =
+        [GdtSlot::KernelCode, GdtSlot::KernelData, GdtSlot::UserData, GdtSlot::UserCode, GdtSlot::Tss];
+
+    #[test]
+    fn memory_and_caches_agree_in_every_mode() {
+        for mode in [Mode::Protected, Mode::Paged, Mode::Pae, Mode::Long] {
+            let gdt = Gdt::new(mode, SegmentDescriptor::tss(0x1_2345_6000, 0x67, TrType::Busy));
+            let bytes = gdt.bytes();
+            assert_eq!(bytes.len(), usize::from(size(mode)));
+            let table = decode(&bytes, mode == Mode::Long);
+            for slot in SLOTS {
+                let segment = gdt.segment(slot);
+                let (_, found) =
+                    table.iter().find(|(selector, _)| *selector == segment.selector & !7).unwrap();
+                let base = if mode == Mode::Long { segment.base } else { segment.base & 0xffff_ffff };
+                assert_eq!(
+                    found.segment(segment.selector),
+                    kvm_segment { base, ..segment },
+                    "{mode} {slot:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn linux_finds_its_two_segments() {
+        for mode in [Mode::Protected, Mode::Long] {
+            let gdt =
+                Gdt::new(mode, SegmentDescriptor::tss(0x1000, 0x67, TrType::Busy)).ordered(GdtLayout::Linux);
+            let bytes = gdt.bytes();
+            assert_eq!(bytes.len(), usize::from(size(mode)));
+            let table = decode(&bytes, mode == Mode::Long);
+            for (slot, selector) in
+                [(GdtSlot::KernelCode, 0x10), (GdtSlot::KernelData, 0x18), (GdtSlot::Tss, 0x28)]
+            {
+                let segment = gdt.segment(slot);
+                assert_eq!(segment.selector, selector);
+                let (_, found) = table.iter().find(|(at, _)| *at == selector).unwrap();
+                assert_eq!(found.segment(selector), segment);
+            }
+        }
+    }
+
+    #[test]
+    fn selectors_carry_the_ring_of_their_segment() {
+        let gdt = Gdt::new(Mode::Long, SegmentDescriptor::NULL);
+        for slot in SLOTS.into_iter().filter(|slot| *slot != GdtSlot::Tss) {
+            assert_eq!(slot.selector() & 3, u16::from(gdt.descriptor(slot).dpl));
+        }
+    }
+
+    #[test]
+    fn a_table_of_the_largest_size_ends() {
+        assert_eq!(decode(&vec![0; 0x1_0010], false).len(), 0x2000);
+    }
+}

@@ -1,0 +1,195 @@
+//! Read back and compare: did the host take the state that `KVM_SET_SREGS` was given?
+//!
+//! `KVM_SET_SREGS` may return 0 and drop what it cannot do: kvm-pvm clears CR0.PG where it has no 32-bit paging. So
+//! the registers are read back before the run, and every difference that matters is named.
+//!
+//! What does not matter, because a CPU or KVM sets it by itself:
+//! - the accessed bit in a segment's type;
+//! - busy instead of available in the task register (kvm-amd always reads busy);
+//! - G, which kvm-amd works out from the limit: limits are compared in bytes;
+//! - everything else in a segment that is not present or marked unusable;
+//! - CR0.ET, which is fixed to 1;
+//! - CR2, CR8, the APIC base and pending interrupts, which are not part of a mode.
+
+use std::fmt;
+
+use kvm_sys_wrap::bindings::{kvm_dtable, kvm_segment, kvm_sregs};
+
+use crate::cpu::control_regs::{ControlBit, Cr0, Cr4, Efer};
+use crate::cpu::descriptor::{SegmentDescriptor, named_segments};
+
+/// One thing that the host changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SregsDifference {
+    /// A bit of a control register.
+    ControlBit {
+        /// The register's name.
+        register: &'static str,
+        /// The bit's name, or `bit 30` if it has none.
+        bit: String,
+        /// Whether it was asked for; the host has it the other way.
+        wanted: bool,
+    },
+    /// A number: CR3, the base or limit of a table register or of a segment, a selector.
+    Number {
+        /// Which, as in `CR3` or `CS.base`.
+        name: String,
+        /// What was asked for.
+        wanted: u64,
+        /// What the host has.
+        found: u64,
+    },
+    /// What a segment is: its type, its ring, its width, or whether it is there at all.
+    Segment {
+        /// The segment register's name.
+        register: &'static str,
+        /// What was asked for.
+        wanted: SegmentDescriptor,
+        /// What the host has.
+        found: SegmentDescriptor,
+    },
+}
+
+/// Reads as what the host did: `cleared CR0.PG`.
+impl fmt::Display for SregsDifference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ControlBit { register, bit, wanted } => {
+                let verb = if *wanted { "cleared" } else { "set" };
+                write!(f, "{verb} {register}.{bit}")
+            }
+            Self::Number { name, wanted, found } => {
+                write!(f, "changed {name} from {wanted:#x} to {found:#x}")
+            }
+            Self::Segment { register, wanted, found } => {
+                write!(f, "changed {register} from ({wanted}) to ({found})")
+            }
+        }
+    }
+}
+
+/// Compares what was set with what was read back. Empty if the host took it all.
+#[must_use]
+pub fn compare(wanted: &kvm_sregs, found: &kvm_sregs) -> Vec<SregsDifference> {
+    let mut differences = Vec::new();
+    let fixed = Cr0::ET.bits();
+    control_bits(Cr0::NAME, Cr0::BITS, wanted.cr0 | fixed, found.cr0 | fixed, &mut differences);
+    control_bits(Cr4::NAME, Cr4::BITS, wanted.cr4, found.cr4, &mut differences);
+    control_bits(Efer::NAME, Efer::BITS, wanted.efer, found.efer, &mut differences);
+    number("CR3", wanted.cr3, found.cr3, &mut differences);
+    table("GDT", &wanted.gdt, &found.gdt, &mut differences);
+    table("IDT", &wanted.idt, &found.idt, &mut differences);
+    for ((register, wanted), (_, found)) in named_segments(wanted).into_iter().zip(named_segments(found)) {
+        segment(register, wanted, found, &mut differences);
+    }
+    differences
+}
+
+fn control_bits(
+    register: &'static str,
+    bits: &[ControlBit],
+    wanted: u64,
+    found: u64,
+    differences: &mut Vec<SregsDifference>,
+) {
+    for number in (0..64).filter(|number| (wanted ^ found) >> number & 1 != 0) {
+        let named = bits.iter().find(|bit| bit.number == number);
+        let bit = named.map_or_else(|| format!("bit {number}"), |bit| bit.name.to_owned());
+        differences.push(SregsDifference::ControlBit { register, bit, wanted: wanted >> number & 1 != 0 });
+    }
+}
+
+fn number(name: &str, wanted: u64, found: u64, differences: &mut Vec<SregsDifference>) {
+    if wanted != found {
+        differences.push(SregsDifference::Number { name: name.to_owned(), wanted, found });
+    }
+}
+
+fn table(name: &str, wanted: &kvm_dtable, found: &kvm_dtable, differences: &mut Vec<SregsDifference>) {
+    number(&format!("{name}.base"), wanted.base, found.base, differences);
+    number(&format!("{name}.limit"), wanted.limit.into(), found.limit.into(), differences);
+}
+
+fn segment(
+    register: &'static str,
+    wanted: &kvm_segment,
+    found: &kvm_segment,
+    differences: &mut Vec<SregsDifference>,
+) {
+    let selectors = (wanted.selector, found.selector);
+    let (wanted, found) = (SegmentDescriptor::from_segment(wanted), SegmentDescriptor::from_segment(found));
+    if !wanted.present && !found.present {
+        return;
+    }
+    if what_counts(&wanted) != what_counts(&found) {
+        differences.push(SregsDifference::Segment { register, wanted, found });
+        return;
+    }
+    number(&format!("{register}.selector"), selectors.0.into(), selectors.1.into(), differences);
+    number(&format!("{register}.base"), wanted.base, found.base, differences);
+    number(&format!("{register}.limit"), wanted.limit.into(), found.limit.into(), differences);
+}
+
+/// A descriptor without what the CPU or KVM may change, and without the numbers that are compared by themselves.
+fn what_counts(descriptor: &SegmentDescriptor) -> SegmentDescriptor {
+    const ACCESSED: u8 = 1;
+    const BUSY: u8 = 2;
+    let ignored = match (descriptor.code_or_data, descriptor.is_tss()) {
+        (true, _) => ACCESSED,
+        (false, true) => BUSY,
+        (false, false) => 0,
+    };
+    SegmentDescriptor { kind: descriptor.kind | ignored, granular: false, base: 0, limit: 0, ..*descriptor }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::reset_state;
+
+    fn words(wanted: &kvm_sregs, change: impl FnOnce(&mut kvm_sregs)) -> Vec<String> {
+        let mut found = *wanted;
+        change(&mut found);
+        compare(wanted, &found).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_dropped_bit_is_named() {
+        let wanted = kvm_sregs { cr0: 0x8001_0031, ..reset_state::sregs() };
+        assert_eq!(words(&wanted, |found| found.cr0 = 0x0001_0031), ["cleared CR0.PG"]);
+        assert_eq!(words(&wanted, |found| found.cr4 = 1 << 12), ["set CR4.LA57"]);
+        assert_eq!(words(&wanted, |found| found.efer = 1 << 40), ["set EFER.bit 40"]);
+    }
+
+    #[test]
+    fn what_hardware_sets_by_itself_is_no_difference() {
+        let mut wanted = reset_state::sregs();
+        wanted.tr.type_ = 9;
+        wanted.ldt.unusable = 1;
+        let changed = words(&wanted, |found| {
+            found.cr0 ^= 1 << 4;
+            found.cs.type_ &= !1;
+            found.cs.g = 1;
+            found.tr.type_ = 11;
+            found.ldt = kvm_segment { unusable: 1, limit: 7, ..Default::default() };
+            found.cr2 = 0x1234;
+            found.apic_base = 0;
+        });
+        assert_eq!(changed, [""; 0]);
+    }
+
+    #[test]
+    fn a_changed_segment_is_shown() {
+        let wanted = reset_state::sregs();
+        assert_eq!(words(&wanted, |found| found.ss.base = 0x10), ["changed SS.base from 0x0 to 0x10"]);
+        assert_eq!(
+            words(&wanted, |found| found.ds.dpl = 3),
+            ["changed DS from (data, writable, accessed, ring 0, base 0x0, limit 0xffff) to \
+              (data, writable, accessed, ring 3, base 0x0, limit 0xffff)"]
+        );
+        assert_eq!(
+            words(&wanted, |found| found.gs.unusable = 1),
+            ["changed GS from (data, writable, accessed, ring 0, base 0x0, limit 0xffff) to (not present)"]
+        );
+    }
+}

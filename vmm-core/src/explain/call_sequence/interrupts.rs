@@ -1,0 +1,155 @@
+//! The steps that a machine with interrupts has on top: its controllers, its other vCPUs, the lines of its devices, and
+//! what stops the vCPUs that sleep in the kernel.
+
+use kvm_sys_wrap::Call;
+
+use super::steps::value;
+use super::{Argument, ArgumentDirection, CallAction, CallFrequency, SequenceStep};
+use crate::initial_state::InitialState;
+use crate::machine::board;
+use crate::machine::host;
+use crate::spec::{CpuidPolicy, Interrupts, MachineSpec};
+
+/// What a machine that is given the host's CPUID asks for besides.
+pub(super) fn deadline_timer(spec: &MachineSpec) -> Option<SequenceStep> {
+    let asks = spec.cpuid == CpuidPolicy::Host && spec.interrupts != Interrupts::None;
+    asks.then(|| {
+        let why = "whether the local APICs take deadlines: the leaves do not say, since it depends on whose they are";
+        SequenceStep::capability("KVM_CAP_TSC_DEADLINE_TIMER", why)
+    })
+}
+
+/// The controllers, before the first vCPU.
+pub(super) fn controllers(spec: &MachineSpec) -> Vec<SequenceStep> {
+    let mut steps = match spec.interrupts {
+        Interrupts::None => return Vec::new(),
+        Interrupts::Split => vec![
+            SequenceStep::capability("KVM_CAP_SPLIT_IRQCHIP", "local APICs alone are an extension"),
+            SequenceStep::call(Call::EnableCapVm, ArgumentDirection::Into, value("KVM_CAP_SPLIT_IRQCHIP, 24 routes"))
+                .why("each vCPU gets a local APIC with its timer; from now on HLT sleeps in the kernel"),
+        ],
+        Interrupts::Pc => vec![
+            SequenceStep::capability("KVM_CAP_IRQCHIP", "interrupt controllers in the kernel are an extension"),
+            SequenceStep::call(Call::CreateIrqchip, ArgumentDirection::None, Argument::None).why(
+                "two PICs, an IOAPIC, and a local APIC for each vCPU to come; from now on HLT sleeps in the kernel",
+            ),
+            SequenceStep::capability("KVM_CAP_PIT2", "so is the timer of a PC"),
+            SequenceStep::call(Call::CreatePit2, ArgumentDirection::Into, value("KVM_PIT_SPEAKER_DUMMY"))
+                .why("the 8254 timer on interrupt input 0, and its speaker port"),
+        ],
+    };
+    if spec.interrupts == Interrupts::Pc && spec.devices.platform.kvm_testdev {
+        for (chip, base) in [(0, "0x8"), (1, "0x70")] {
+            steps.push(
+                SequenceStep::call(Call::GetIrqchip, ArgumentDirection::OutOf, value(format!("chip {chip}")))
+                    .why("a PIC as it is after reset"),
+            );
+            steps.push(
+                SequenceStep::call(
+                    Call::SetIrqchip,
+                    ArgumentDirection::Into,
+                    value(format!("chip {chip}, vectors from {base}")),
+                )
+                .why("as a BIOS leaves it: kvm-unit-tests count on that"),
+            );
+        }
+    }
+    steps.push(SequenceStep::capability("KVM_CAP_X86_USER_SPACE_MSR", "whether unknown MSRs can be shown"));
+    steps.push(
+        SequenceStep::call(
+            Call::EnableCapVm,
+            ArgumentDirection::Into,
+            value("KVM_CAP_X86_USER_SPACE_MSR, unknown MSRs"),
+        )
+        .why("a kernel that asks for an MSR which KVM does not have gets #GP; this way we learn of it"),
+    );
+    steps
+}
+
+/// The vCPUs that wait for INIT and SIPI.
+pub(super) fn others(spec: &MachineSpec, state: &InitialState) -> Vec<SequenceStep> {
+    let mut steps = Vec::new();
+    for id in 1..spec.vcpus {
+        if id == 1 {
+            let maximum = SequenceStep::capability("KVM_CAP_MAX_VCPU_ID", "how high the numbers of vCPUs go");
+            steps.push(maximum.returns("the first number that is too high"));
+        } else {
+            steps.push(SequenceStep::capability("KVM_CAP_MAX_VCPU_ID", "the same for this one"));
+        }
+        steps.extend([
+            SequenceStep::call(Call::CreateVcpu, ArgumentDirection::Into, value(format!("id {id}")))
+                .returns("the descriptor of the vCPU")
+                .why("its number is its APIC ID; it waits until the guest starts it with INIT and SIPI"),
+            SequenceStep::call(Call::GetVcpuMmapSize, ArgumentDirection::None, Argument::None)
+                .returns("a size in bytes"),
+            SequenceStep::call(
+                Call::MmapRun,
+                ArgumentDirection::Into,
+                Argument::Later("that size, shared, on the vCPU's descriptor".to_owned()),
+            )
+            .returns("the address of its struct kvm_run"),
+        ]);
+        if host::asks_for_cpuid(spec, &state.needs) {
+            let given = Argument::Later(format!("the same, with APIC ID {id}"));
+            steps.push(
+                SequenceStep::call(Call::SetCpuid2, ArgumentDirection::Into, given)
+                    .why("a vCPU knows itself by it"),
+            );
+        }
+    }
+    steps
+}
+
+/// The lines of the devices.
+pub(super) fn lines(spec: &MachineSpec) -> Vec<SequenceStep> {
+    let line = |(input, device): (u32, &str)| {
+        SequenceStep::call(Call::Irqfd, ArgumentDirection::Into, value(format!("gsi {input}")))
+            .why(format!("{device}: each write to the eventfd is an interrupt"))
+    };
+    board::lines(spec).into_iter().map(line).collect()
+}
+
+/// What gets a sleeping vCPU out of the kernel.
+pub(super) fn waking(spec: &MachineSpec) -> Vec<SequenceStep> {
+    if spec.interrupts == Interrupts::None {
+        return Vec::new();
+    }
+    let mut steps: Vec<SequenceStep> = (0..spec.vcpus)
+        .map(|_| {
+            SequenceStep::capability(
+                "KVM_CAP_IMMEDIATE_EXIT",
+                "so that a signal to its thread stops the vCPU",
+            )
+        })
+        .collect();
+    steps.push(SequenceStep {
+        act: CallAction::SetTimer,
+        argument: value("10ms, then less and less often"),
+        direction: ArgumentDirection::Into,
+        returns: "".into(),
+        why: "a machine that can never wake again makes no exits: now and then we look at it".into(),
+        times: CallFrequency::Once,
+    });
+    steps
+}
+
+/// What is asked when we look.
+pub(super) fn looking(spec: &MachineSpec) -> Vec<SequenceStep> {
+    let chip = |call, why: &'static str| {
+        SequenceStep::call(call, ArgumentDirection::Both, Argument::Later("a structure to fill".to_owned()))
+            .why(why)
+            .whenever("the first vCPU does not wake")
+    };
+    match spec.interrupts {
+        Interrupts::None => Vec::new(),
+        Interrupts::Split => vec![
+            chip(Call::GetMpState, "whether it halts"),
+            chip(Call::GetLapic, "whether its timer will wake it"),
+        ],
+        Interrupts::Pc => vec![
+            chip(Call::GetMpState, "whether it halts"),
+            chip(Call::GetIrqchip, "whether a device could wake it"),
+            chip(Call::GetLapic, "whether its timer will wake it"),
+        ],
+    }
+}

@@ -1,0 +1,352 @@
+//! The steps of the flow, in the order of [`Machine::build`](crate::machine::Machine::build): what each is given, and why.
+
+use std::borrow::Cow;
+
+use kvm_sys_wrap::bindings::{kvm_dtable, kvm_segment};
+use kvm_sys_wrap::{Call, FileRange, Gpa};
+
+use super::{Argument, ArgumentDirection, CallAction, CallFrequency, Field, SequenceStep, Value};
+use super::{interrupts, memory};
+use crate::initial_state::InitialState;
+use crate::layout::{Layout, RangeOwner};
+use crate::machine::host;
+use crate::spec::mode::{Mode, Ring};
+use crate::spec::register::Register;
+use crate::spec::{CpuidPolicy, MachineSpec};
+
+/// The whole flow of a machine. `mapped` is what its guest maps ([`crate::machine::image::GuestImage::mapped`]), `state` its initial
+/// state ([`crate::initial_state::initial_state`]).
+#[must_use]
+pub fn flow(
+    spec: &MachineSpec,
+    layout: &Layout,
+    mapped: &[(Gpa, FileRange)],
+    state: &InitialState,
+) -> Vec<SequenceStep> {
+    let mut steps = Vec::from(open());
+    steps.extend(vm(spec));
+    for (number, region) in (0..).zip(&spec.memory) {
+        steps.extend(memory::slot(number, region));
+    }
+    steps.extend(mapped.iter().map(|(address, range)| memory::overlay(*address, range)));
+    steps.extend(guest(layout));
+    steps.extend(interrupts::controllers(spec));
+    steps.extend(vcpu());
+    steps.extend(tables(state));
+    steps.extend(cpuid(spec, state));
+    steps.extend(mode(spec, state));
+    steps.extend(interrupts::others(spec, state));
+    steps.extend(interrupts::lines(spec));
+    steps.extend(run(spec));
+    steps.extend(memory::fetch(spec, mapped));
+    steps.extend(interrupts::looking(spec));
+    steps
+}
+
+impl SequenceStep {
+    pub(super) fn call(call: Call, direction: ArgumentDirection, argument: Argument) -> Self {
+        Self {
+            act: CallAction::Call(call),
+            argument,
+            direction,
+            returns: "0".into(),
+            why: "".into(),
+            times: CallFrequency::Once,
+        }
+    }
+
+    /// An extension without which the machine could not be.
+    pub(super) fn capability(name: &str, why: &'static str) -> Self {
+        Self::call(Call::CheckExtension, ArgumentDirection::Into, value(name)).returns("1 or more").why(why)
+    }
+
+    pub(super) fn returns(mut self, returns: impl Into<Cow<'static, str>>) -> Self {
+        self.returns = returns.into();
+        self
+    }
+
+    pub(super) fn why(mut self, why: impl Into<Cow<'static, str>>) -> Self {
+        self.why = why.into();
+        self
+    }
+
+    pub(super) fn whenever(mut self, event: &'static str) -> Self {
+        self.times = CallFrequency::Whenever(event);
+        self
+    }
+}
+
+pub(super) fn value(text: impl Into<String>) -> Argument {
+    Argument::Value(text.into())
+}
+
+/// Step 1: the subsystem.
+fn open() -> [SequenceStep; 2] {
+    [
+        SequenceStep::call(Call::OpenDevKvm, ArgumentDirection::Into, value("O_RDWR | O_CLOEXEC"))
+            .returns("the descriptor of the subsystem")
+            .why("all else is asked for through it; who may open it decides who may run machines"),
+        SequenceStep::call(Call::GetApiVersion, ArgumentDirection::None, Argument::None)
+            .returns("12")
+            .why("every kernel since 2.6.22 has version 12; any other is refused"),
+    ]
+}
+
+/// Steps 2 and 3: the VM and its scratch pages.
+fn vm(spec: &MachineSpec) -> [SequenceStep; 2] {
+    [
+        SequenceStep::call(Call::CreateVm, ArgumentDirection::Into, value("type 0"))
+            .returns("the descriptor of the VM")
+            .why("an empty machine: no memory, no CPU"),
+        SequenceStep::call(Call::SetTssAddr, ArgumentDirection::Into, value(spec.tss_address.to_string()))
+            .why(
+                "three pages for KVM's own use: Intel hosts without \"unrestricted guest\" run real mode as \
+             virtual-8086 code and need a TSS there; others take it and do not care",
+            ),
+    ]
+}
+
+/// The guest's files go into memory.
+fn guest(layout: &Layout) -> Option<SequenceStep> {
+    let owned = |owner: &RangeOwner| match owner {
+        RangeOwner::Guest(name) => Some(name.clone()),
+        RangeOwner::Memory(_)
+        | RangeOwner::TssPages
+        | RangeOwner::IdentityMap
+        | RangeOwner::Device(_)
+        | RangeOwner::Firmware(_)
+        | RangeOwner::Part(_) => None,
+    };
+    let written: Vec<String> = layout
+        .ranges()
+        .iter()
+        .filter_map(|placed| Some(format!("{} at {}", owned(&placed.owner)?, placed.range.start())))
+        .collect();
+    (!written.is_empty()).then(|| SequenceStep {
+        act: CallAction::WriteMemory,
+        argument: value(written.join(", ")),
+        direction: ArgumentDirection::Into,
+        returns: "".into(),
+        why: "the program: what the guest's files say should be where".into(),
+        times: CallFrequency::Once,
+    })
+}
+
+/// Steps 5 and 6: the vCPU and what it shares with us.
+fn vcpu() -> [SequenceStep; 4] {
+    let reset = vec![
+        words("cs", "f000, base 0xffff0000"),
+        number_field("cr0", crate::cpu::reset_state::sregs().cr0),
+        words("...", "all as after power-on"),
+    ];
+    [
+        SequenceStep::call(Call::CreateVcpu, ArgumentDirection::Into, value("id 0"))
+            .returns("the descriptor of the vCPU")
+            .why("a CPU in its reset state: real mode, about to execute at f000:fff0"),
+        SequenceStep::call(Call::GetVcpuMmapSize, ArgumentDirection::None, Argument::None)
+            .returns("a size in bytes: struct kvm_run and what follows it")
+            .why("how much to map in the next call"),
+        SequenceStep::call(
+            Call::MmapRun,
+            ArgumentDirection::Into,
+            Argument::Later("the size just learnt, shared, on the vCPU's descriptor".to_owned()),
+        )
+        .returns("the address of struct kvm_run")
+        .why("the letter box of KVM_RUN: why it returned, and the data of the access"),
+        SequenceStep::call(
+            Call::GetSregs,
+            ArgumentDirection::OutOf,
+            Argument::Struct { name: "kvm_sregs", fields: reset },
+        )
+        .why("what is not ours to change is kept as the host has it, such as the APIC's address"),
+    ]
+}
+
+/// The tables go into memory.
+fn tables(state: &InitialState) -> Option<SequenceStep> {
+    let written: Vec<String> =
+        state.images.iter().map(|image| format!("{} at {}", image.name, image.gpa)).collect();
+    (!written.is_empty()).then(|| SequenceStep {
+        act: CallAction::WriteMemory,
+        argument: value(written.join(", ")),
+        direction: ArgumentDirection::Into,
+        returns: "".into(),
+        why: "the tables that the special registers will point at".into(),
+        times: CallFrequency::Once,
+    })
+}
+
+/// CPUID, for machines that need one.
+fn cpuid(spec: &MachineSpec, state: &InitialState) -> Vec<SequenceStep> {
+    if !host::asks_for_cpuid(spec, &state.needs) {
+        return Vec::new();
+    }
+    let features: Vec<&str> = state.needs.iter().map(|feature| feature.name()).collect();
+    let (given, why) = match spec.cpuid {
+        CpuidPolicy::Host => {
+            ("all of them".to_owned(), "cpuid = \"host\": the guest sees this host's CPU".to_owned())
+        }
+        CpuidPolicy::None if features.is_empty() => (
+            "the few that say how wide an address is".to_owned(),
+            "memory beyond 64 GiB needs addresses of more than the 36 bits that a CPU without CPUID has"
+                .to_owned(),
+        ),
+        CpuidPolicy::None => (
+            format!("the few that announce {}", features.join(" and ")),
+            format!(
+                "the page tables use {}, which KVM grants to a guest whose CPUID has it",
+                features.join(" and ")
+            ),
+        ),
+    };
+    let supported =
+        SequenceStep::call(Call::GetSupportedCpuid, ArgumentDirection::Both, value("room for 256 leaves"))
+            .returns("0, and the leaves that this host can give")
+            .why("whether the host has what is needed, and in which words to say it");
+    let given = SequenceStep::call(Call::SetCpuid2, ArgumentDirection::Into, Argument::Later(given)).why(why);
+    [supported].into_iter().chain(interrupts::deadline_timer(spec)).chain([given]).collect()
+}
+
+/// Steps 7 and 8: the mode.
+fn mode(spec: &MachineSpec, state: &InitialState) -> [SequenceStep; 3] {
+    let (sregs, regs) = (&state.sregs, &state.regs);
+    let table = |table: &kvm_dtable| format!("{:#x}, limit {:#x}", table.base, table.limit);
+    let fields = vec![
+        words("cs", segment(&sregs.cs)),
+        words("ds", segment(&sregs.ds)),
+        words("ss", segment(&sregs.ss)),
+        words("tr", segment(&sregs.tr)),
+        words("gdt", table(&sregs.gdt)),
+        words("idt", table(&sregs.idt)),
+        number_field("cr0", sregs.cr0),
+        number_field("cr3", sregs.cr3),
+        number_field("cr4", sregs.cr4),
+        number_field("efer", sregs.efer),
+    ];
+    let start = match spec.boot.mode {
+        Mode::Real => "real mode at the entry's segment, not at the reset vector".to_owned(),
+        Mode::Protected | Mode::Paged | Mode::Pae | Mode::Long => {
+            let ring = if spec.boot.ring == Ring::User { ", ring 3" } else { "" };
+            format!("{} mode{ring} in one step: a kernel would need dozens of instructions", spec.boot.mode)
+        }
+    };
+    let presets = Register::ALL.iter().filter(|register| {
+        spec.boot.registers.iter().any(|(preset, _)| preset == *register)
+            || matches!(register, Register::Rip | Register::Rsp | Register::Rflags)
+    });
+    let general = presets.map(|register| number_field(register.name(), register.of(regs))).collect();
+    [
+        SequenceStep::call(
+            Call::SetSregs,
+            ArgumentDirection::Into,
+            Argument::Struct { name: "kvm_sregs", fields },
+        )
+        .why(start),
+        SequenceStep::call(
+            Call::GetSregs,
+            ArgumentDirection::OutOf,
+            Argument::Struct {
+                name: "kvm_sregs",
+                fields: vec![words("...", "what was set, if the host took it")],
+            },
+        )
+        .why("a host that cannot do the mode may drop a bit without a word: compared before the guest runs"),
+        SequenceStep::call(
+            Call::SetRegs,
+            ArgumentDirection::Into,
+            Argument::Struct { name: "kvm_regs", fields: general },
+        )
+        .why("where to execute, and where the stack is"),
+    ]
+}
+
+/// What a run begins and ends with where the kernel collects what the guest prints ([`crate::collect`]).
+fn collect(spec: &MachineSpec) -> Option<([SequenceStep; 3], SequenceStep)> {
+    let range = format!("port {}, 1 bytes", crate::machine::coalesced_pio::port(spec)?);
+    let begin = [
+        SequenceStep::capability(
+            "KVM_CAP_COALESCED_MMIO",
+            "which page of the area shared with the vCPU holds the ring",
+        ),
+        SequenceStep::capability("KVM_CAP_COALESCED_PIO", "collecting writes to ports is an extension"),
+        SequenceStep::call(Call::RegisterCoalescedMmio, ArgumentDirection::Into, value(range.clone()))
+            .why("OUT to the debug console makes no exit: bytes wait in the ring until there is one"),
+    ];
+    let end = SequenceStep::call(Call::UnregisterCoalescedMmio, ArgumentDirection::Into, value(range))
+        .why("whoever looks at the guest now wants to see each exit")
+        .whenever("the run is over");
+    Some((begin, end))
+}
+
+/// Step 9: the run.
+fn run(spec: &MachineSpec) -> Vec<SequenceStep> {
+    let mut steps = Vec::new();
+    if let Some(time) = spec.limits.time {
+        steps.push(SequenceStep {
+            act: CallAction::SetTimer,
+            argument: value(format!("{time:?}")),
+            direction: ArgumentDirection::Into,
+            returns: "".into(),
+            why: "a guest that spins makes no exits: the timer's signal ends KVM_RUN".into(),
+            times: CallFrequency::Once,
+        });
+    }
+    steps.extend(interrupts::waking(spec));
+    let (collect, end) = collect(spec).unzip();
+    steps.extend(collect.into_iter().flatten());
+    let mut run = SequenceStep::call(Call::Run, ArgumentDirection::None, Argument::None)
+        .returns("0, and in kvm_run: why it returned")
+        .why("the guest runs until it needs us: a port, an address without memory, HLT, or its death");
+    run.times = CallFrequency::UntilTheEnd;
+    steps.push(run);
+    steps.extend(end);
+    if spec.devices.hypercall.is_some() {
+        let fields =
+            vec![words("linear_address", "the guest's pointer"), words("physical_address", "where it leads")];
+        steps.push(
+            SequenceStep::call(
+                Call::Translate,
+                ArgumentDirection::Both,
+                Argument::Struct { name: "kvm_translation", fields },
+            )
+            .why("hypercalls take virtual addresses; they are followed page by page, through the guest's own tables")
+            .whenever("a hypercall is given an address"),
+        );
+    }
+    let regs = Argument::Struct {
+        name: "kvm_regs",
+        fields: vec![words("rip", "where it halted"), words("rflags", "whether interrupts are on")],
+    };
+    let why = match spec.boot.ring {
+        Ring::Kernel => "tells a guest that is done from one that waits for an interrupt",
+        Ring::User => {
+            "ring 3 cannot halt: which stub of the landing page did says what brought the guest there"
+        }
+    };
+    let when = "the vCPU halts, if the kernel is older than 4.17: a newer one leaves them in kvm_run";
+    steps.push(SequenceStep::call(Call::GetRegs, ArgumentDirection::OutOf, regs).why(why).whenever(when));
+    steps
+}
+
+pub(super) fn number_field(name: &'static str, number: u64) -> Field {
+    Field { name, value: Value::Number(number) }
+}
+
+pub(super) fn words(name: &'static str, words: impl Into<String>) -> Field {
+    Field { name, value: Value::Words(words.into()) }
+}
+
+/// A segment in a few words: what a line of the flow has room for.
+fn segment(segment: &kvm_segment) -> String {
+    if segment.unusable != 0 || segment.present == 0 {
+        return "unusable".to_owned();
+    }
+    let kind = match (segment.s, segment.type_ & 8, segment.l, segment.db) {
+        (0, ..) => "TSS",
+        (_, 0, ..) => "data",
+        (_, _, 1, _) => "64-bit code",
+        (_, _, _, 1) => "32-bit code",
+        (..) => "16-bit code",
+    };
+    format!("{:#x} ({kind}, base {:#x})", segment.selector, segment.base)
+}

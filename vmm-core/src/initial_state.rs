@@ -1,0 +1,206 @@
+//! The initial state of a vCPU: from a description, all that `KVM_SET_SREGS` and `KVM_SET_REGS` need, and the
+//! tables to be put into guest memory.
+//!
+//! This is a pure function. It makes no KVM call and knows of no host, except for the quirks it is told. So every
+//! mode can be computed, printed and tested anywhere.
+//!
+//! | file | step |
+//! |---|---|
+//! | `mod.rs` | the function, control registers |
+//! | `real.rs` | segments of real mode |
+//! | `flat.rs` | segments and tables of protected and long mode |
+//! | `registers.rs` | instruction pointer, stack pointer, flags, the user's presets |
+//! | `entry.rs` | whether the first instruction can be reached |
+//! | `problem.rs` | the mistakes, in words |
+//!
+//! What a control bit is for stands in [`crate::control`]; which are set for what reason, below.
+
+mod entry;
+mod flat;
+mod problem;
+mod real;
+mod registers;
+#[cfg(test)]
+mod tests;
+
+use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
+
+use crate::Gpa;
+use crate::cpu::control_regs::{Cr0, Cr4, Efer};
+pub use crate::spec::table_image::TableImage;
+
+use crate::cpu::ring3_trap::TrapPage;
+use crate::firmware;
+use crate::layout::{Layout, LayoutPart};
+use crate::paging::plan::PagingPlan;
+use crate::paging::walk::ReadMemory;
+use crate::paging::{Scheme, build};
+use crate::spec::gpa_range::GpaRange;
+use crate::spec::mode::{Mode, PageSize};
+use crate::spec::{BootSpec, MachineSpec};
+
+pub use crate::cpu::descriptor::TrType;
+pub use problem::{StateError, StateProblem};
+
+/// What differs between hosts and has to be known beforehand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HostQuirks {
+    /// The type of the task register's descriptor.
+    pub tr_type: TrType,
+}
+
+/// A CPU feature that the state uses: the host must have it, and the guest's CPUID should announce it.
+///
+/// `KVM_SET_SREGS` takes NXE without CPUID on the hosts we know, though a guest's own WRMSR is refused there; LA57
+/// depends on the kernel's version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum CpuFeature {
+    /// Execute-disable, CPUID 0x8000_0001 EDX bit 20.
+    Nx,
+    /// 1 GiB pages, CPUID 0x8000_0001 EDX bit 26.
+    Page1G,
+    /// Five-level paging, CPUID 7 ECX bit 16.
+    La57,
+}
+
+/// A vCPU that is about to execute the guest's first instruction.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InitialState {
+    /// For `KVM_SET_SREGS`.
+    pub sregs: kvm_sregs,
+    /// For `KVM_SET_REGS`.
+    pub regs: kvm_regs,
+    /// For guest memory, sorted by address.
+    pub images: Vec<TableImage>,
+    /// Ring 3: the landing page.
+    pub landing: Option<TrapPage>,
+    /// Features that the state uses and not every host has.
+    pub needs: Vec<CpuFeature>,
+}
+
+/// Computes the state from that after reset, the machine's description and its layout.
+///
+/// # Errors
+/// All that is wrong with the entry point and the preset registers.
+pub fn initial_state(
+    reset: &kvm_sregs,
+    spec: &MachineSpec,
+    layout: &Layout,
+    quirks: HostQuirks,
+) -> Result<InitialState, StateError> {
+    let boot = &spec.boot;
+    let mut sregs = *reset;
+    control_registers(&mut sregs, boot, layout.paging());
+
+    let mut images = Vec::new();
+    match boot.mode {
+        Mode::Real => real::segments(&mut sregs, boot, layout)?,
+        Mode::Protected | Mode::Paged | Mode::Pae | Mode::Long => {
+            flat::segments(&mut sregs, &mut images, boot, layout, quirks)?;
+        }
+    }
+    if let Some(plan) = layout.paging() {
+        let range = required(layout, LayoutPart::PageTables)?;
+        sregs.cr3 = range.start().0;
+        images.push(image(range, LayoutPart::PageTables, build::bytes(plan, range.start()))?);
+    }
+    images.extend(firmware::images(spec));
+    images.sort_by_key(|image| image.gpa);
+
+    let mut problems = Vec::new();
+    let regs = registers::registers(boot, layout, &mut problems);
+    entry::check(&sregs, boot, layout, &images, &mut problems);
+    if problems.is_empty() {
+        let landing = layout.landing();
+        Ok(InitialState { sregs, regs, images, landing, needs: needs(layout.paging()) })
+    } else {
+        Err(StateError { problems })
+    }
+}
+
+/// The bits that make the mode (SDM vol. 3, 9.8 and 9.9: the steps that a kernel would take).
+///
+/// - CR0: ET is fixed to 1. CD and NW, set at reset, are cleared: caches on, as firmware leaves them. PE and PG are
+///   the mode itself; NE reports FPU errors as #MF; WP makes read-only pages read-only in ring 0 too.
+/// - CR4: PAE, PSE and LA57 choose the paging scheme and its page sizes.
+/// - EFER: LME and, since KVM takes the state as it is, LMA, which a CPU would set by itself. NXE only if a page
+///   forbids execution: without it the XD bit is reserved.
+/// - SSE: MP, so that a task switch by TS works as meant; OSFXSR, without which SSE instructions raise #UD; and
+///   OSXMMEXCPT, so that SSE errors raise #XM. EM is clear after reset.
+fn control_registers(sregs: &mut kvm_sregs, boot: &BootSpec, plan: Option<&PagingPlan>) {
+    let mut cr0 = Cr0::ET;
+    let mut cr4 = Cr4::empty();
+    let mut efer = Efer::empty();
+    if boot.mode != Mode::Real {
+        cr0 |= Cr0::PE | Cr0::NE;
+    }
+    if let Some(plan) = plan {
+        cr0 |= Cr0::PG | Cr0::WP;
+        match plan.scheme {
+            Scheme::TwoLevel => cr4.set(Cr4::PSE, plan.largest == PageSize::Size4M),
+            Scheme::Pae | Scheme::FourLevel => cr4 |= Cr4::PAE,
+            Scheme::FiveLevel => cr4 |= Cr4::PAE | Cr4::LA57,
+        }
+        efer.set(Efer::NXE, forbids_execution(plan));
+    }
+    if boot.mode == Mode::Long {
+        efer |= Efer::LME | Efer::LMA;
+    }
+    if boot.sse.unwrap_or(boot.mode == Mode::Long) {
+        cr0 |= Cr0::MP;
+        cr4 |= Cr4::OSFXSR | Cr4::OSXMMEXCPT;
+    }
+    (sregs.cr0, sregs.cr4, sregs.efer) = (cr0.bits(), cr4.bits(), efer.bits());
+}
+
+fn forbids_execution(plan: &PagingPlan) -> bool {
+    plan.pieces.iter().any(|piece| !piece.access.executable)
+}
+
+/// The features that the page tables use.
+fn needs(plan: Option<&PagingPlan>) -> Vec<CpuFeature> {
+    let Some(plan) = plan else { return Vec::new() };
+    let features = [
+        (CpuFeature::Nx, forbids_execution(plan)),
+        (CpuFeature::Page1G, build::uses(plan, PageSize::Size1G)),
+        (CpuFeature::La57, plan.scheme == Scheme::FiveLevel),
+    ];
+    features.into_iter().filter(|(_, used)| *used).map(|(feature, _)| feature).collect()
+}
+
+/// Where a part lies that this machine must have.
+fn required(layout: &Layout, part: LayoutPart) -> Result<GpaRange, StateError> {
+    layout.part(part).ok_or_else(|| StateProblem::LayoutMismatch(part).into())
+}
+
+/// Bytes for a part, if they fit the place that the layout gave it.
+fn image(range: GpaRange, part: LayoutPart, bytes: Vec<u8>) -> Result<TableImage, StateError> {
+    if bytes.len() as u64 > range.size() {
+        return Err(StateProblem::LayoutMismatch(part).into());
+    }
+    Ok(TableImage { gpa: range.start(), name: part.name(), bytes })
+}
+
+/// Images can be read as the memory they will become. What lies between them is no memory yet.
+impl ReadMemory for [TableImage] {
+    fn read(&self, gpa: Gpa, bytes: &mut [u8]) -> Option<()> {
+        self.iter().find_map(|image| {
+            let offset = usize::try_from(gpa.0.checked_sub(image.gpa.0)?).ok()?;
+            let source = image.bytes.get(offset..)?.get(..bytes.len())?;
+            bytes.copy_from_slice(source);
+            Some(())
+        })
+    }
+}
+
+impl CpuFeature {
+    /// The feature's name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Nx => "NX",
+            Self::Page1G => "1 GiB pages",
+            Self::La57 => "LA57",
+        }
+    }
+}

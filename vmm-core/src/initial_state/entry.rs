@@ -1,0 +1,63 @@
+//! Whether the first instruction can be fetched: an entry that no CPU could start at is found before the run.
+//!
+//! With paging the entry is walked through the tables that were just built, with the permissions of the guest's
+//! ring.
+
+use kvm_sys_wrap::bindings::kvm_sregs;
+
+use super::{StateProblem, TableImage, real};
+use crate::layout::Layout;
+use crate::paging::walk::{WalkEnd, Walker};
+use crate::spec::mode::{Mode, Ring};
+use crate::spec::{BootSpec, EntryPoint};
+use crate::{Gpa, Gva};
+
+/// Adds what is wrong with the entry to `problems`.
+pub(super) fn check(
+    sregs: &kvm_sregs,
+    boot: &BootSpec,
+    layout: &Layout,
+    images: &[TableImage],
+    problems: &mut Vec<StateProblem>,
+) {
+    let gva = match (boot.mode, boot.entry) {
+        (Mode::Real, entry) => match real::code_address(entry) {
+            Some((cs, ip)) => Gva(u64::from(cs) * 16 + u64::from(ip)),
+            None => return problems.push(StateProblem::EntryTooHigh(boot.entry)),
+        },
+        (Mode::Protected, EntryPoint::Address(gva)) if gva.0 >> 32 != 0 => {
+            return problems.push(StateProblem::EntryTooHigh(boot.entry));
+        }
+        (Mode::Protected | Mode::Paged | Mode::Pae | Mode::Long, EntryPoint::Address(gva)) => gva,
+        (mode @ (Mode::Protected | Mode::Paged | Mode::Pae | Mode::Long), EntryPoint::Segmented { .. }) => {
+            return problems.push(StateProblem::EntrySegmented { entry: boot.entry, mode });
+        }
+    };
+    let walk = Walker::of_sregs(sregs).walk(images, gva);
+    match walk.end {
+        WalkEnd::Mapped(to) if !layout.is_memory(to.gpa) => {
+            problems.push(StateProblem::EntryNoMemory { gva, gpa: to.gpa });
+        }
+        WalkEnd::Mapped(to) if boot.ring == Ring::User && !to.access.user => {
+            problems.push(StateProblem::EntrySupervisor { gva, owner: owner(layout, to.gpa) });
+        }
+        WalkEnd::Mapped(to) if !to.access.executable => problems.push(StateProblem::EntryNotExecutable(gva)),
+        WalkEnd::Mapped(_) => {}
+        WalkEnd::Unaddressable if boot.mode != Mode::Long => {
+            problems.push(StateProblem::EntryTooHigh(boot.entry));
+        }
+        WalkEnd::NotPresent | WalkEnd::Reserved(_) | WalkEnd::NoMemory(_) | WalkEnd::Unaddressable => {
+            problems.push(StateProblem::EntryNotMapped(gva));
+        }
+    }
+}
+
+/// The name of what lies in the page, for a message.
+fn owner(layout: &Layout, gpa: Gpa) -> String {
+    let page = |address: Gpa| address.0 >> 12;
+    let here = layout.ranges().iter().find(|placed| {
+        let pages = placed.range.to_pages();
+        page(pages.start()) <= page(gpa) && page(gpa) < page(pages.end())
+    });
+    here.map_or_else(|| "ring 0".to_owned(), |placed| placed.owner.to_string())
+}

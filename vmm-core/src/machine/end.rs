@@ -1,0 +1,316 @@
+//! How a run ended, and what that means.
+//!
+//! An [`WalkEnd`] is a fact; a [`Verdict`] is what it is worth: with HLT, that depends on the configuration. Only HLT, the way
+//! back from ring 3, exit code 0, power-off and, where the configuration says so, a reset can ever be a success.
+
+use std::fmt;
+use std::time::Duration;
+
+use kvm_sys_wrap::{Exit, Gpa, Port};
+
+use crate::cpu::ring3_trap::{ExceptionFrame, exception_name};
+use crate::spec::{HaltPolicy, ResetPolicy};
+
+/// What ended the run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// The guest executed HLT.
+    Halt {
+        /// Whether RFLAGS.IF was set. If not, no interrupt could ever have woken it.
+        interrupts: bool,
+    },
+    /// A ring-3 guest came back by `int 0x80`.
+    Ring3Exit,
+    /// The guest asked to end, over the exit port or the hypercall registers.
+    Exit {
+        /// Its code; 0 is success.
+        code: u32,
+    },
+    /// The guest switched the machine off, by ACPI or a port.
+    PowerOff,
+    /// The guest asked for a reset, by the keyboard controller or a port.
+    Reset,
+    /// The guest suspended the machine to memory.
+    Suspend(Suspend),
+    /// The vCPU shut down: in most cases a triple fault.
+    Shutdown,
+    /// KVM could not go on, mostly because of an instruction it cannot emulate.
+    InternalError {
+        /// `KVM_INTERNAL_ERROR_*`.
+        suberror: u32,
+        /// More, depending on the suberror.
+        data: Vec<u64>,
+    },
+    /// The CPU refused the guest's state.
+    FailEntry {
+        /// The hardware's reason.
+        reason: u64,
+        /// The host CPU.
+        cpu: u32,
+    },
+    /// A ring-3 guest raised an exception, which nobody but our landing page was there to take.
+    Exception {
+        /// Its vector.
+        vector: u8,
+        /// What the CPU pushed, if it can be read.
+        frame: Option<ExceptionFrame>,
+    },
+    /// An access to nothing, on a machine that does not allow it.
+    Unmapped(UnmappedAccess),
+    /// The guest asked the host for a reset or power-off, or reported a crash.
+    SystemEvent {
+        /// `KVM_SYSTEM_EVENT_*`.
+        kind: u32,
+    },
+    /// The time limit passed.
+    TimeLimit(Duration),
+    /// The guest made more exits than allowed.
+    ExitLimit(u64),
+    /// Ctrl-C, or another signal that asks us to end.
+    Interrupted,
+    /// An exit that this machine never asked for.
+    Unserved(Exit),
+}
+
+/// How long a suspended machine sleeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Suspend {
+    /// Until a time, since the epoch. Runs go on then; debuggers end here.
+    Until(Duration),
+    /// For good: no alarm is on that may wake it.
+    NoAlarm,
+    /// For good: the FACS says no place below 1 MiB where it could go on.
+    NoVector(u32),
+}
+
+/// One access of the guest outside of its memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnmappedAccess {
+    /// Where.
+    pub at: AccessAddress,
+    /// Bytes.
+    pub width: usize,
+    /// What was written; `None` for a read.
+    pub written: Option<u64>,
+    /// The instruction pointer: at the instruction, or behind it, as the host's KVM has it.
+    pub rip: u64,
+}
+
+/// The address of an access.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AccessAddress {
+    /// A port.
+    Port(Port),
+    /// A guest-physical address.
+    Mmio(Gpa),
+}
+
+/// What an end is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The guest is done and content.
+    Success,
+    /// The guest's own exit code, not 0.
+    Code(u32),
+    /// The guest died.
+    Crashed,
+    /// The guest did not end by itself, or waits forever.
+    Hung,
+    /// The user ended it.
+    Interrupted,
+}
+
+impl End {
+    /// The name that `[expect] end` and reports use.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Halt { .. } | Self::Ring3Exit => "halt",
+            Self::Exit { .. } => "exit",
+            Self::PowerOff => "power-off",
+            Self::Reset => "reset",
+            Self::Suspend(_) => "suspend",
+            Self::Shutdown => "shutdown",
+            Self::InternalError { .. } => "internal-error",
+            Self::FailEntry { .. } => "fail-entry",
+            Self::Exception { .. } => "exception",
+            Self::Unmapped(_) => "unmapped",
+            Self::SystemEvent { .. } => "system-event",
+            Self::TimeLimit(_) => "time-limit",
+            Self::ExitLimit(_) => "exit-limit",
+            Self::Interrupted => "interrupted",
+            Self::Unserved(_) => "unserved",
+        }
+    }
+
+    /// The guest's own code, if it gave one.
+    #[must_use]
+    pub const fn exit_code(&self) -> Option<u32> {
+        if let Self::Exit { code } = self { Some(*code) } else { None }
+    }
+
+    /// What it is worth on a machine where HLT and a reset have the given meaning.
+    #[must_use]
+    pub const fn verdict(&self, halt: HaltPolicy, reset: ResetPolicy) -> Verdict {
+        match self {
+            Self::PowerOff => Verdict::Success,
+            Self::Reset => match reset {
+                ResetPolicy::Success => Verdict::Success,
+                ResetPolicy::Failure => Verdict::Crashed,
+            },
+            Self::Halt { .. } | Self::Ring3Exit => match halt {
+                HaltPolicy::Success => Verdict::Success,
+                HaltPolicy::Hung => Verdict::Hung,
+            },
+            Self::Exit { code: 0 } => Verdict::Success,
+            Self::Exit { code } => Verdict::Code(*code),
+            Self::Shutdown
+            | Self::InternalError { .. }
+            | Self::FailEntry { .. }
+            | Self::Exception { .. }
+            | Self::Unmapped(_)
+            | Self::SystemEvent { .. }
+            | Self::Unserved(_) => Verdict::Crashed,
+            Self::Suspend(_) | Self::TimeLimit(_) | Self::ExitLimit(_) => Verdict::Hung,
+            Self::Interrupted => Verdict::Interrupted,
+        }
+    }
+}
+
+/// One sentence, without full stop.
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Halt { interrupts: true } => {
+                f.write_str("HLT with interrupts on, and nothing that could wake the vCPU")
+            }
+            Self::Halt { interrupts: false } => {
+                f.write_str("HLT with interrupts off (cli; hlt), from which nothing wakes")
+            }
+            Self::Ring3Exit => f.write_str("the guest came back from ring 3 by int 0x80"),
+            Self::Exit { code } => write!(f, "the guest ended with code {code}"),
+            Self::PowerOff => f.write_str("the guest switched the machine off"),
+            Self::Reset => f.write_str("the guest asked for a reset"),
+            Self::Suspend(sleep) => write!(f, "the guest suspended the machine, {sleep}"),
+            Self::Shutdown => f.write_str("the vCPU shut down, which mostly means a triple fault"),
+            Self::InternalError { suberror, .. } => {
+                write!(f, "KVM could not go on: {}", internal_error_name(*suberror))
+            }
+            Self::FailEntry { reason, .. } => {
+                write!(f, "the CPU refused to enter the guest: hardware reason {reason:#x}")
+            }
+            Self::Exception { vector, frame } => write_exception(f, *vector, *frame),
+            Self::Unmapped(access) => write!(f, "{access}"),
+            Self::SystemEvent { kind } => write!(f, "the guest raised system event {kind}"),
+            Self::TimeLimit(limit) => write!(f, "it was still running after {limit:?}"),
+            Self::ExitLimit(limit) => write!(f, "it made more than {limit} exits"),
+            Self::Interrupted => f.write_str("the run was interrupted"),
+            Self::Unserved(exit) => {
+                write!(f, "the vCPU stopped with an exit that nothing here serves: {exit:?}")
+            }
+        }
+    }
+}
+
+impl fmt::Display for Suspend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Until(_) => f.write_str("until an alarm of its clock"),
+            Self::NoAlarm => f.write_str("and no alarm is on that may wake it"),
+            Self::NoVector(0) => f.write_str("and left no waking vector in the FACS"),
+            Self::NoVector(vector) => write!(f, "with a waking vector beyond 1 MiB: {vector:#x}"),
+        }
+    }
+}
+
+fn write_exception(f: &mut fmt::Formatter<'_>, vector: u8, frame: Option<ExceptionFrame>) -> fmt::Result {
+    match exception_name(vector) {
+        Some((mnemonic, name)) => write!(f, "exception {vector} in ring 3: {mnemonic}, {name}")?,
+        None => write!(f, "interrupt {vector:#x} in ring 3")?,
+    }
+    let Some(frame) = frame else { return Ok(()) };
+    if let Some(code) = frame.error_code {
+        write!(f, ", error code {code:#x}")?;
+    }
+    write!(f, ", at {:#x}", frame.rip)
+}
+
+impl fmt::Display for UnmappedAccess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { at, width, written, rip } = self;
+        let bytes = if *width == 1 { "byte" } else { "bytes" };
+        match (written, at) {
+            (None, AccessAddress::Port(port)) => write!(f, "read of {width} {bytes} from port {port}")?,
+            (None, AccessAddress::Mmio(gpa)) => write!(f, "read of {width} {bytes} at address {gpa}")?,
+            (Some(value), AccessAddress::Port(port)) => {
+                write!(f, "write of {value:#x}, {width} {bytes}, to port {port}")?;
+            }
+            (Some(value), AccessAddress::Mmio(gpa)) => {
+                write!(f, "write of {value:#x}, {width} {bytes}, at address {gpa}")?;
+            }
+        }
+        write!(f, ", where nothing is (rip {rip:#x})")
+    }
+}
+
+/// The name of a `KVM_INTERNAL_ERROR_*` number (linux/kvm.h).
+#[must_use]
+pub const fn internal_error_name(suberror: u32) -> &'static str {
+    match suberror {
+        1 => "an instruction that it cannot emulate (KVM_INTERNAL_ERROR_EMULATION)",
+        2 => "an exception while another was being delivered (KVM_INTERNAL_ERROR_SIMUL_EX)",
+        3 => "an exit while an event was being delivered (KVM_INTERNAL_ERROR_DELIVERY_EV)",
+        4 => {
+            "an exit reason of the hardware that it does not know (KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON)"
+        }
+        _ => "an internal error without a name",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_but_halt_power_off_and_code_0_is_a_success() {
+        let ends = [
+            End::Halt { interrupts: true },
+            End::Ring3Exit,
+            End::Exit { code: 0 },
+            End::Exit { code: 7 },
+            End::PowerOff,
+            End::Reset,
+            End::Suspend(Suspend::NoAlarm),
+            End::Shutdown,
+            End::InternalError { suberror: 1, data: vec![] },
+            End::FailEntry { reason: 0x8000_0021, cpu: 0 },
+            End::Exception { vector: 14, frame: None },
+            End::SystemEvent { kind: 1 },
+            End::TimeLimit(Duration::from_secs(1)),
+            End::ExitLimit(5),
+            End::Interrupted,
+            End::Unserved(Exit::Other(99)),
+        ];
+        let successes: Vec<_> = ends
+            .iter()
+            .filter(|e| e.verdict(HaltPolicy::Success, ResetPolicy::Failure) == Verdict::Success)
+            .map(End::name)
+            .collect();
+        assert_eq!(successes, ["halt", "halt", "exit", "power-off"]);
+        assert_eq!(End::Ring3Exit.verdict(HaltPolicy::Hung, ResetPolicy::Failure), Verdict::Hung);
+        assert_eq!(End::Reset.verdict(HaltPolicy::Hung, ResetPolicy::Success), Verdict::Success);
+    }
+
+    #[test]
+    fn an_end_is_one_sentence() {
+        let frame =
+            ExceptionFrame { error_code: Some(0x14), rip: 0x10_0010, cs: 0x23, rflags: 2, rsp: 0, ss: 0x1b };
+        assert_eq!(
+            End::Exception { vector: 14, frame: Some(frame) }.to_string(),
+            "exception 14 in ring 3: #PF, page fault, error code 0x14, at 0x100010"
+        );
+        let access =
+            UnmappedAccess { at: AccessAddress::Port(Port(0x99)), width: 1, written: Some(5), rip: 0x1000 };
+        assert_eq!(access.to_string(), "write of 0x5, 1 byte, to port 0x99, where nothing is (rip 0x1000)");
+    }
+}

@@ -1,0 +1,200 @@
+//! What can go wrong before and around a run, and whose fault it is.
+//!
+//! What a guest does is never an error here: that is an [`WalkEnd`](crate::machine::end::End). Each error can say whom it blames; a
+//! front-end makes exit statuses of that.
+
+use std::io;
+
+use kvm_sys_wrap::Error as KvmError;
+
+use crate::Gva;
+use crate::cpu::sregs_diff::SregsDifference;
+use crate::devices::bus::{BusError, RestoreError};
+use crate::devices::virtio::DiskError;
+use crate::initial_state::StateError;
+use crate::layout::LayoutError;
+use crate::spec::mode::Mode;
+
+/// Whose fault an error is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    /// The machine's description, or the guest's file.
+    Configuration,
+    /// This host cannot do what was asked; another one could.
+    HostLacks,
+    /// Something on this host failed.
+    Host,
+    /// Ours.
+    Bug,
+}
+
+/// A machine could not be built, or its run not be carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The parts of the machine do not fit into its memory.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// The boot state asked for does not exist.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// Two devices on one address.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// A snapshot cannot be taken, or is of another machine.
+    #[error("the snapshot is not usable: {problem}")]
+    Snapshot {
+        /// What is wrong.
+        problem: &'static str,
+        /// What the host said.
+        source: Option<io::Error>,
+    },
+    /// The state of a machine cannot be put back.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+    /// A disk's image or overlay cannot be used.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// More virtio devices than there are interrupts for them.
+    #[error("{count} virtio devices; there are interrupts for {}", crate::spec::virtio::MAX_DEVICES)]
+    TooManyVirtioDevices {
+        /// How many.
+        count: usize,
+    },
+    /// The guest's image could not be put into memory.
+    #[error("cannot load the guest")]
+    Image(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The host took the vCPU's state and dropped part of it.
+    #[error("this host's KVM cannot do mode {mode}: it {}", sentence(differences))]
+    ModeDropped {
+        /// The mode.
+        mode: Mode,
+        /// What differs after reading back.
+        differences: Vec<SregsDifference>,
+    },
+    /// The host refused the vCPU's state.
+    #[error("this host's KVM cannot do {feature}: it refused the vCPU's special registers")]
+    ModeRefused {
+        /// The mode, with what is special about it.
+        feature: String,
+        /// What the kernel said.
+        source: KvmError,
+    },
+    /// The host's CPU does not have something, by its CPUID.
+    #[error("this host's KVM cannot do {feature}: its CPUID does not offer it")]
+    FeatureMissing {
+        /// What.
+        feature: &'static str,
+    },
+    /// The host cannot stop a machine with interrupts at a breakpoint, or not step it.
+    #[error(
+        "this host's KVM cannot debug a machine with interrupts in mode {mode}: no breakpoint stops it, or no step ends"
+    )]
+    NoDebugging {
+        /// The mode.
+        mode: Mode,
+    },
+    /// A machine with interrupts cannot be stopped at an address: no debug register works here, and no memory is there yet.
+    #[error(
+        "cannot stop at {gva}: nothing is mapped there before the guest runs, and this host reports no breakpoints"
+    )]
+    NoBreakpoint {
+        /// The address.
+        gva: Gva,
+    },
+    /// The exits of several vCPUs have no order.
+    #[error("the exits of several vCPUs have no order, so none is the one to stop after")]
+    NoExitCount,
+    /// A call to KVM failed.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// The console failed.
+    #[error("the guest's console failed")]
+    Console(#[source] io::Error),
+    /// The host has no timer for the guest's clock.
+    #[error("cannot set a timer for the guest's clock")]
+    Clock(#[source] io::Error),
+    /// A computed table could not be written to where the layout put it.
+    #[error("cannot write {what} to guest memory")]
+    Table {
+        /// Which.
+        what: &'static str,
+        /// What memory said.
+        source: vm_memory::GuestMemoryError,
+    },
+}
+
+impl Error {
+    /// Whom to blame.
+    #[must_use]
+    pub fn blame(&self) -> Blame {
+        match self {
+            Self::Layout(_)
+            | Self::State(_)
+            | Self::Bus(_)
+            | Self::Restore(_)
+            | Self::NoExitCount
+            | Self::Snapshot { source: None, .. }
+            | Self::TooManyVirtioDevices { .. } => Blame::Configuration,
+            Self::Image(error) => error.downcast_ref::<KvmError>().map_or(Blame::Configuration, blame_kvm),
+            Self::Disk(error) if error.is_configuration() => Blame::Configuration,
+            Self::Disk(_) => Blame::Host,
+            Self::ModeDropped { .. }
+            | Self::ModeRefused { .. }
+            | Self::FeatureMissing { .. }
+            | Self::NoBreakpoint { .. }
+            | Self::NoDebugging { .. } => Blame::HostLacks,
+            Self::Kvm(error) => blame_kvm(error),
+            Self::Console(_) | Self::Clock(_) | Self::Snapshot { .. } => Blame::Host,
+            Self::Table { .. } => Blame::Bug,
+        }
+    }
+
+    /// What the user can do about it.
+    #[must_use]
+    pub fn help(&self) -> Option<String> {
+        match self {
+            Self::ModeDropped { .. } | Self::ModeRefused { .. } | Self::FeatureMissing { .. } => Some(
+                "`vmm-cli doctor` shows what works here; an ordinary KVM host (VT-x or AMD-V) does all modes"
+                    .to_owned(),
+            ),
+            Self::Kvm(error) => error.help(),
+            Self::Image(error) => error.downcast_ref::<KvmError>().and_then(KvmError::help),
+            Self::Disk(error) => error.help(),
+            Self::NoBreakpoint { .. } | Self::NoExitCount => {
+                Some("stop it after a time instead, with --after".to_owned())
+            }
+            Self::TooManyVirtioDevices { .. }
+            | Self::NoDebugging { .. }
+            | Self::Layout(_)
+            | Self::State(_)
+            | Self::Bus(_)
+            | Self::Restore(_)
+            | Self::Snapshot { .. }
+            | Self::Console(_)
+            | Self::Clock(_)
+            | Self::Table { .. } => None,
+        }
+    }
+}
+
+fn blame_kvm(error: &KvmError) -> Blame {
+    match error {
+        KvmError::MissingCapability { .. } | KvmError::VcpuId { .. } => Blame::HostLacks,
+        KvmError::OpenDevice { .. }
+        | KvmError::ApiVersion { .. }
+        | KvmError::Call { .. }
+        | KvmError::HugePages { .. }
+        | KvmError::FileChanged { .. }
+        | KvmError::Kick { .. } => Blame::Host,
+        KvmError::TssAddress { .. }
+        | KvmError::SlotShape { .. }
+        | KvmError::SlotNumber { .. }
+        | KvmError::Overlap(_) => Blame::Configuration,
+        KvmError::Reply { .. } | KvmError::NoMemory { .. } => Blame::Bug,
+    }
+}
+
+/// `cleared CR0.PG and cleared EFER.LME`.
+fn sentence(differences: &[SregsDifference]) -> String {
+    differences.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
+}

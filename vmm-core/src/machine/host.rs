@@ -1,0 +1,167 @@
+//! What has to be known of this host before a vCPU is set up: the CPUID that a mode needs, and one quirk.
+//!
+//! Only asked where a machine wants something special, since each question takes time.
+
+use std::path::Path;
+use std::sync::OnceLock;
+
+use kvm_sys_wrap::bindings::{CpuId, kvm_cpuid_entry2};
+use kvm_sys_wrap::{Call, Capability, Error as KvmError, Kvm};
+
+use crate::cpu::cpuid::{self, Feature};
+use crate::initial_state::{CpuFeature, HostQuirks, TrType};
+use crate::machine::error::Error;
+use crate::spec::mode::Ring;
+use crate::spec::{CpuidPolicy, Interrupts, MachineSpec, MemoryRegion};
+
+/// The leaf that announces a feature, the register in it, and the bit (SDM vol. 2, CPUID).
+const fn announced_in(feature: CpuFeature) -> (u32, Register, u32) {
+    match feature {
+        CpuFeature::Nx => (0x8000_0001, Register::Edx, 1 << 20),
+        CpuFeature::Page1G => (0x8000_0001, Register::Edx, 1 << 26),
+        CpuFeature::La57 => (7, Register::Ecx, 1 << 16),
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Register {
+    Ecx,
+    Edx,
+}
+
+/// Without a CPUID leaf that says otherwise, KVM takes a guest's physical addresses to have 36 bits.
+const DEFAULT_ADDRESS_END: u64 = 1 << 36;
+
+/// The CPUID to give to the vCPU, if any.
+///
+/// A machine that asks for none gets none, unless its page tables use a feature that KVM grants only to a guest whose CPUID
+/// announces it. Then it gets what the host has, cut down to the leaves in question. A host without the feature is
+/// found out here: it would take the page tables without a word, and the guest would die at its first access.
+pub(crate) fn cpuid(kvm: &Kvm, spec: &MachineSpec, needs: &[CpuFeature]) -> Result<Option<CpuId>, Error> {
+    if !asks_for_cpuid(spec, needs) {
+        return Ok(None);
+    }
+    let supported = kvm.supported_cpuid()?;
+    for feature in needs {
+        let (leaf, register, bit) = announced_in(*feature);
+        let found = supported.as_slice().iter().any(|entry| {
+            let value = match register {
+                Register::Ecx => entry.ecx,
+                Register::Edx => entry.edx,
+            };
+            entry.function == leaf && entry.index == 0 && value & bit != 0
+        });
+        if !found {
+            return Err(Error::FeatureMissing { feature: feature.name() });
+        }
+    }
+    match spec.cpuid {
+        CpuidPolicy::Host => {
+            let mut cpuid = supported;
+            cpuid::change(&mut cpuid, &[(Feature::TSC_DEADLINE, has_deadline_timer(kvm, spec))]);
+            cpuid::change(&mut cpuid, &spec.cpuid_changes);
+            Ok(Some(cpuid))
+        }
+        CpuidPolicy::None => cut_down(&supported, needs).map(Some),
+    }
+}
+
+/// Whether the timers of the local APICs take deadlines. KVM leaves the bit out of what it supports, since that depends on
+/// whether the local APICs are its own (api.rst 4.46).
+fn has_deadline_timer(kvm: &Kvm, spec: &MachineSpec) -> bool {
+    spec.interrupts != Interrupts::None && kvm.capability(Capability::TscDeadlineTimer) > 0
+}
+
+/// Whether the machine is one that is given a CPUID.
+pub(crate) fn asks_for_cpuid(spec: &MachineSpec, needs: &[CpuFeature]) -> bool {
+    let end = |region: &MemoryRegion| region.address.0.saturating_add(region.size);
+    let far = spec.memory.iter().any(|region| end(region) > DEFAULT_ADDRESS_END);
+    spec.cpuid != CpuidPolicy::None || !needs.is_empty() || far
+}
+
+/// What of a CPU changes the meaning of page table entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CpuTraits {
+    /// The width of a physical address: bits of an entry beyond it are reserved (SDM vol. 3, 4.1.4).
+    pub(crate) physical_bits: u32,
+    /// AMD, or its licensee Hygon.
+    pub(crate) amd: bool,
+}
+
+impl CpuTraits {
+    /// What KVM takes a guest with this CPUID to have.
+    pub(crate) fn of(cpuid: Option<&CpuId>) -> Self {
+        let leaf = |number| cpuid?.as_slice().iter().find(|entry| entry.function == number);
+        let width = leaf(0x8000_0008).map(|entry| (entry.eax & 0xff).min(52));
+        // The first four letters of "AuthenticAMD" and "HygonGenuine" (CPUID 0, EBX).
+        let amd = leaf(0).is_some_and(|entry| [*b"Auth", *b"Hygo"].contains(&entry.ebx.to_le_bytes()));
+        Self { physical_bits: width.unwrap_or(DEFAULT_ADDRESS_END.trailing_zeros()), amd }
+    }
+}
+
+/// The leaves that say how far leaves go and how wide addresses are, and those of the features, with their bits alone.
+fn cut_down(supported: &CpuId, needs: &[CpuFeature]) -> Result<CpuId, Error> {
+    let keep = |entry: &kvm_cpuid_entry2| {
+        let mut kept = *entry;
+        if matches!(entry.function, 0 | 0x8000_0000 | 0x8000_0008) {
+            return Some(kept);
+        }
+        (kept.eax, kept.ebx, kept.ecx, kept.edx) = (0, 0, 0, 0);
+        for (leaf, register, bit) in needs.iter().map(|feature| announced_in(*feature)) {
+            if (entry.function, entry.index) == (leaf, 0) {
+                match register {
+                    Register::Ecx => kept.ecx |= entry.ecx & bit,
+                    Register::Edx => kept.edx |= entry.edx & bit,
+                }
+            }
+        }
+        (kept.ecx | kept.edx != 0).then_some(kept)
+    };
+    let entries: Vec<_> = supported.as_slice().iter().filter_map(keep).collect();
+    CpuId::from_entries(&entries).map_err(|_| {
+        let source = std::io::Error::other("too many CPUID leaves");
+        Error::Kvm(KvmError::Call { call: Call::SetCpuid2, detail: "the leaves needed".to_owned(), source })
+    })
+}
+
+/// How the host's KVM wants things that the manuals leave open.
+///
+/// The TSS in the task register has to be marked busy on Intel (SDM vol. 3, 27.3.1.2). AMD does not care, and KVM marks
+/// it busy by itself there; but QEMU's emulation of SVM takes only one that is not busy: with a busy one it stops when
+/// 32-bit ring-3 code is left, and in long mode refuses the I/O bitmap (#GP at the first OUT). So: not busy where
+/// kvm_amd is at work.
+pub(crate) fn quirks(spec: &MachineSpec) -> HostQuirks {
+    static AMD: OnceLock<bool> = OnceLock::new();
+    let matters = spec.boot.ring == Ring::User;
+    let amd = matters && *AMD.get_or_init(|| Path::new("/sys/module/kvm_amd").exists());
+    HostQuirks { tr_type: if amd { TrType::Available } else { TrType::Busy } }
+}
+
+/// Whether KVM runs on page tables alone here (kvm-pvm), without VT-x or SVM.
+pub(crate) fn is_pvm() -> bool {
+    static PVM: OnceLock<bool> = OnceLock::new();
+    *PVM.get_or_init(|| Path::new("/sys/module/kvm_pvm").exists())
+}
+
+/// Whether KVM keeps page tables of its own that shadow the guest's: on kvm-pvm, and where VT-x or SVM have to do without a
+/// second level of paging.
+pub(crate) fn shadows_page_tables() -> bool {
+    static SHADOWS: OnceLock<bool> = OnceLock::new();
+    let off = |parameter| {
+        let value = std::fs::read_to_string(Path::new("/sys/module").join(parameter));
+        value.is_ok_and(|value| matches!(value.trim(), "N" | "0"))
+    };
+    *SHADOWS.get_or_init(|| is_pvm() || off("kvm_intel/parameters/ept") || off("kvm_amd/parameters/npt"))
+}
+
+/// The mode, with what is special about it.
+pub(crate) fn feature_name(spec: &MachineSpec) -> String {
+    let mut name = format!("mode {}", spec.boot.mode);
+    if spec.boot.paging.five_level {
+        name.push_str(" with five-level paging");
+    }
+    if spec.boot.ring == Ring::User {
+        name.push_str(" in ring 3");
+    }
+    name
+}

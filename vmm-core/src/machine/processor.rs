@@ -1,0 +1,261 @@
+//! A vCPU at work: its exits are counted, shown to the observers, served, and answered.
+//!
+//! Serving is one exhaustive match over the exits. Accesses go to the bus and their answers back to the vCPU; HLT and the
+//! deaths end the run. Limits, traces, statistics and debuggers are observers and have no arm here.
+//!
+//! A processor shares nothing with the others of its machine but the [`Board`], so each can have a thread of its own.
+
+use std::collections::BTreeMap;
+
+use kvm_sys_wrap::bindings::kvm_regs;
+use kvm_sys_wrap::{Exit, Gpa, Gva, Port, Vcpu};
+use vm_memory::Bytes;
+
+use crate::cpu::exit_counts::{ExitCounts, ExitKind};
+use crate::cpu::ring3_trap::{EXIT_VECTOR, ExceptionFrame};
+use crate::devices::bus::Bus;
+use crate::devices::device::Action;
+use crate::machine::board::Board;
+use crate::machine::end::{AccessAddress, End, Suspend, UnmappedAccess};
+use crate::machine::error::Error;
+use crate::machine::observer::ExitView;
+use crate::machine::run_loop::{DebugEvent, ExitOutcome};
+use crate::machine::vcpu_view::VcpuView;
+use crate::spec::UnmappedPolicy;
+use crate::spec::mode::Mode;
+
+/// RFLAGS.IF (SDM vol. 1, 3.4.3.3).
+const INTERRUPT_FLAG: u64 = 1 << 9;
+
+/// A vCPU and what belongs to it alone.
+#[derive(Debug)]
+pub(crate) struct Processor {
+    pub(crate) vcpu: Vcpu,
+    pub(crate) exits: ExitCounts,
+    /// What the guest reads next: one buffer for all exits.
+    pub(crate) answer: Vec<u8>,
+    /// MSRs that the guest asked for and KVM does not have.
+    pub(crate) unknown_msrs: UnknownMsrs,
+}
+
+/// Reads and writes of MSRs that KVM does not have, by number.
+pub type UnknownMsrs = BTreeMap<u32, MsrUse>;
+
+/// How often an MSR was accessed. Each access raised #GP in the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MsrUse {
+    /// RDMSR.
+    pub reads: u64,
+    /// WRMSR.
+    pub writes: u64,
+}
+
+impl Processor {
+    pub(crate) fn new(vcpu: Vcpu) -> Self {
+        Self { vcpu, exits: ExitCounts::default(), answer: Vec::new(), unknown_msrs: UnknownMsrs::new() }
+    }
+
+    /// What observers see of an exit.
+    pub(crate) fn view<'a>(&'a self, exit: &'a Exit, board: &'a Board) -> ExitView<'a> {
+        ExitView { exit, vcpu: &self.vcpu, memory: &board.memory, exits: &self.exits }
+    }
+
+    /// Counts an exit.
+    pub(crate) fn count(&mut self, exit: &Exit) {
+        self.exits.record(ExitKind::from(exit));
+    }
+
+    /// Gives the guest what it reads.
+    pub(crate) fn reply(&mut self) -> Result<(), Error> {
+        if !self.answer.is_empty() {
+            self.vcpu.complete_io(&self.answer)?;
+        }
+        Ok(())
+    }
+
+    /// Lets the kernel finish the instruction that led to the last exit; the exits that this takes are served.
+    ///
+    /// # Errors
+    /// [`Error::Snapshot`] where the guest ends with that.
+    pub(crate) fn finish_exit(&mut self, board: &Board) -> Result<(), Error> {
+        while let Some(exit) = self.vcpu.finish_instruction()? {
+            self.count(&exit);
+            if let ExitOutcome::Ended(_) = self.serve(board, &exit)? {
+                let problem = "the guest ends with the instruction that it is at";
+                return Err(Error::Snapshot { problem, source: None });
+            }
+            self.reply()?;
+        }
+        Ok(())
+    }
+
+    /// The same before all its state is replaced: what comes of the instruction is lost with the rest.
+    pub(crate) fn forget_exit(&mut self) -> Result<(), Error> {
+        while self.vcpu.has_pending_completion() && self.vcpu.finish_instruction()?.is_some() {}
+        Ok(())
+    }
+
+    /// Serves one exit. What the guest is to read is left in `self.answer`.
+    pub(crate) fn serve(&mut self, board: &Board, exit: &Exit) -> Result<ExitOutcome, Error> {
+        self.answer.clear();
+        let end = match exit {
+            Exit::PioOut { port, width, data, .. } => {
+                self.write(board, AccessAddress::Port(*port), usize::from(*width), data)?
+            }
+            Exit::PioIn { port, width, count } => {
+                let length =
+                    usize::from(*width).saturating_mul(usize::try_from(*count).unwrap_or(usize::MAX));
+                self.read(board, AccessAddress::Port(*port), usize::from(*width), length)?
+            }
+            Exit::MmioWrite { address, data } => {
+                self.write(board, AccessAddress::Mmio(*address), data.len(), data)?
+            }
+            Exit::MmioRead { address, width } => {
+                let width = usize::from(*width);
+                self.read(board, AccessAddress::Mmio(*address), width, width)?
+            }
+            Exit::Debug { pc, dr6, .. } => return Ok(ExitOutcome::Debug(DebugEvent { pc: *pc, dr6: *dr6 })),
+            Exit::Hlt => Some(self.halted(board, &self.vcpu.regs_at_exit()?)),
+            Exit::Shutdown => Some(End::Shutdown),
+            Exit::InternalError { suberror, data } => {
+                Some(End::InternalError { suberror: *suberror, data: data.clone() })
+            }
+            Exit::FailEntry { reason, cpu } => Some(End::FailEntry { reason: *reason, cpu: *cpu }),
+            Exit::SystemEvent { kind, .. } => Some(End::SystemEvent { kind: *kind }),
+            // A signal that no limit asked for, or a vCPU that is not to run yet: once more.
+            Exit::Interrupted | Exit::Retry => None,
+            Exit::ReadMsr { index, .. } => {
+                self.unknown_msrs.entry(*index).or_default().reads += 1;
+                self.vcpu.inject_msr_fault()?;
+                None
+            }
+            Exit::WriteMsr { index, .. } => {
+                self.unknown_msrs.entry(*index).or_default().writes += 1;
+                self.vcpu.inject_msr_fault()?;
+                None
+            }
+            // Nothing here switches these on.
+            Exit::IrqWindowOpen
+            | Exit::Hypercall { .. }
+            | Exit::IoapicEoi { .. }
+            | Exit::SetTpr
+            | Exit::TprAccess { .. }
+            | Exit::MemoryFault { .. }
+            | Exit::BusLock
+            | Exit::Notify { .. }
+            | Exit::DirtyRingFull
+            | Exit::Unknown { .. }
+            | Exit::Other(_) => Some(End::Unserved(exit.clone())),
+        };
+        Ok(end.map_or(ExitOutcome::Served, ExitOutcome::Ended))
+    }
+
+    /// Hands the items of a write to the device there.
+    fn write(
+        &self,
+        board: &Board,
+        at: AccessAddress,
+        width: usize,
+        data: &[u8],
+    ) -> Result<Option<End>, Error> {
+        let guest = self.guest(board);
+        let (bus, address) = bus(board, at);
+        for item in data.chunks(width.max(1)) {
+            match bus.write(address, item, &guest) {
+                Some(action) => {
+                    if let Some(end) = end_of(action.map_err(Error::Console)?) {
+                        return Ok(Some(end));
+                    }
+                }
+                None => match board.spec.unmapped {
+                    UnmappedPolicy::ReadOnes => {}
+                    UnmappedPolicy::Stop => return self.stray(at, item.len(), Some(number(item))).map(Some),
+                },
+            }
+        }
+        Ok(None)
+    }
+
+    /// Asks the device there for `length` bytes in items of `width`, and leaves them as the answer.
+    fn read(
+        &mut self,
+        board: &Board,
+        at: AccessAddress,
+        width: usize,
+        length: usize,
+    ) -> Result<Option<End>, Error> {
+        let mut answer = std::mem::take(&mut self.answer);
+        // A PIO exit brings at most a page, so this is small. What nobody fills reads as ones.
+        answer.resize(length, 0xff);
+        let guest = self.guest(board);
+        let (bus, address) = bus(board, at);
+        for item in answer.chunks_mut(width.max(1)) {
+            match bus.read(address, item, &guest) {
+                Some(action) => {
+                    if let Some(end) = end_of(action.map_err(Error::Console)?) {
+                        return Ok(Some(end));
+                    }
+                }
+                None => match board.spec.unmapped {
+                    UnmappedPolicy::ReadOnes => {}
+                    UnmappedPolicy::Stop => return self.stray(at, width, None).map(Some),
+                },
+            }
+        }
+        self.answer = answer;
+        Ok(None)
+    }
+
+    fn stray(&self, at: AccessAddress, width: usize, written: Option<u64>) -> Result<End, Error> {
+        let rip = self.vcpu.regs_at_exit()?.rip;
+        Ok(End::Unmapped(UnmappedAccess { at, width, written, rip }))
+    }
+
+    /// What a HLT was: the guest's own, or one of the stubs that catch what leaves ring 3.
+    pub(crate) fn halted(&self, board: &Board, regs: &kvm_regs) -> End {
+        match board.landing.and_then(|landing| landing.vector(Gva(regs.rip))) {
+            Some(EXIT_VECTOR) => End::Ring3Exit,
+            Some(vector) => End::Exception { vector, frame: frame(board, vector, regs) },
+            None => End::Halt { interrupts: has_interrupts_on(regs) },
+        }
+    }
+
+    fn guest<'a>(&'a self, board: &'a Board) -> VcpuView<'a> {
+        VcpuView { vcpu: &self.vcpu, memory: &board.memory, read_only: &board.read_only, exits: &self.exits }
+    }
+}
+
+/// Whether RFLAGS.IF is set.
+pub(crate) const fn has_interrupts_on(regs: &kvm_regs) -> bool {
+    regs.rflags & INTERRUPT_FLAG != 0
+}
+
+/// What follows from an access, if it ends the run.
+fn end_of(action: Action) -> Option<End> {
+    match action {
+        Action::Continue => None,
+        Action::Exit(code) => Some(End::Exit { code }),
+        Action::PowerOff => Some(End::PowerOff),
+        Action::Reset => Some(End::Reset),
+        Action::Suspend { wake } => Some(End::Suspend(wake.map_or(Suspend::NoAlarm, Suspend::Until))),
+    }
+}
+
+fn bus(board: &Board, at: AccessAddress) -> (&Bus, u64) {
+    match at {
+        AccessAddress::Port(Port(port)) => (&board.ports, port.into()),
+        AccessAddress::Mmio(Gpa(address)) => (&board.mmio, address),
+    }
+}
+
+/// Reads what the CPU pushed on the ring-0 stack, which lies at the same physical and virtual address.
+fn frame(board: &Board, vector: u8, regs: &kvm_regs) -> Option<ExceptionFrame> {
+    let mut stack = [0; 6 * 8];
+    let length = board.memory.read(&mut stack, Gpa(regs.rsp).into()).ok()?;
+    ExceptionFrame::decode(vector, stack.get(..length)?, board.spec.boot.mode == Mode::Long)
+}
+
+/// Up to 8 bytes as a number.
+fn number(bytes: &[u8]) -> u64 {
+    bytes.iter().take(8).rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
+}

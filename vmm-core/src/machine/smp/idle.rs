@@ -1,0 +1,39 @@
+//! Whether a machine with interrupt controllers sleeps for good.
+//!
+//! A halted vCPU is woken by an interrupt, if it lets interrupts in: from a device through the PICs or the IOAPIC, from the
+//! timer of its own APIC, or from another vCPU. If all vCPUs halt, or still wait for their start, there is no other
+//! one; if no input is open and no timer is armed, there is nothing at all.
+//!
+//! NMIs are not looked at: a machine that sleeps with interrupts off and hopes for a watchdog's NMI counts as dead.
+
+use kvm_sys_wrap::MpState;
+
+use crate::machine::board::Board;
+use crate::machine::end::End;
+use crate::machine::error::Error;
+use crate::machine::processor::{Processor, has_interrupts_on};
+use crate::spec::Interrupts;
+
+/// Whether nothing but another vCPU could wake this one.
+pub(crate) fn is_idle_forever(board: &Board, processor: &Processor) -> Result<bool, Error> {
+    match processor.vcpu.mp_state()? {
+        MpState::Uninitialized | MpState::InitReceived => return Ok(true),
+        MpState::Halted => {}
+        MpState::Runnable | MpState::SipiReceived | MpState::Other(_) => return Ok(false),
+    }
+    if !has_interrupts_on(&processor.vcpu.regs()?) {
+        return Ok(true);
+    }
+    let by_device = board.spec.interrupts == Interrupts::Pc && processor.vcpu.vm().any_irq_unmasked()?;
+    Ok(!by_device && !processor.vcpu.apic_timer_armed()?)
+}
+
+/// The end of a machine none of whose vCPUs, stopped all, can ever wake; `None` if one can.
+pub(crate) fn end(board: &Board, boot: &Processor, others: &[Processor]) -> Result<Option<End>, Error> {
+    for processor in std::iter::once(boot).chain(others) {
+        if !is_idle_forever(board, processor)? {
+            return Ok(None);
+        }
+    }
+    Ok(Some(End::Halt { interrupts: has_interrupts_on(&boot.vcpu.regs()?) }))
+}

@@ -1,0 +1,52 @@
+//! When to look whether the machine sleeps: soon at first, then less and less often.
+
+use std::time::{Duration, Instant};
+
+use kvm_sys_wrap::Alarm;
+
+use crate::machine::error::Error;
+
+/// Gets the vCPU of the thread that made it out of its sleep.
+pub(crate) struct IdleTimer {
+    alarm: Alarm,
+    due: Instant,
+    interval: Duration,
+    /// The machine was found asleep for good once, and is looked at a second time: an interrupt may have been under way.
+    suspected: bool,
+}
+
+impl IdleTimer {
+    const MIN_INTERVAL: Duration = Duration::from_millis(10);
+    const MAX_INTERVAL: Duration = Duration::from_millis(500);
+
+    pub(crate) fn start() -> Result<Self, Error> {
+        let interval = Self::MIN_INTERVAL;
+        // The clock is read first, here and below: an alarm that went off before it is due would be the last one.
+        let due = Instant::now() + interval;
+        Ok(Self { alarm: Alarm::set(interval)?, due, interval, suspected: false })
+    }
+
+    pub(crate) fn is_due(&self) -> bool {
+        Instant::now() >= self.due
+    }
+
+    pub(crate) fn confirms(&self) -> bool {
+        self.suspected
+    }
+
+    pub(crate) fn suspect(&mut self) -> Result<(), Error> {
+        self.suspected = true;
+        self.wait(Self::MIN_INTERVAL)
+    }
+
+    pub(crate) fn relax(&mut self) -> Result<(), Error> {
+        self.suspected = false;
+        self.interval = Self::MAX_INTERVAL.min(self.interval * 2);
+        self.wait(self.interval)
+    }
+
+    fn wait(&mut self, time: Duration) -> Result<(), Error> {
+        self.due = Instant::now() + time;
+        Ok(self.alarm.reset(time)?)
+    }
+}

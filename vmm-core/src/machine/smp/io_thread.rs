@@ -1,0 +1,103 @@
+//! The thread that waits for what comes from outside, the console's input and the clock's time, so that the guest is
+//! interrupted then.
+//!
+//! It sleeps in `poll` until something arrives or the run is over. A device whose buffer is full is asked again a little
+//! later, and less and less often: the guest may never read.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use kvm_sys_wrap::block_vcpu_signals;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::io::Errno;
+
+use crate::devices::device::InputStatus;
+use crate::machine::board::InputSource;
+use crate::machine::error::Error;
+
+const MIN_WAIT: Duration = Duration::from_millis(1);
+const MAX_WAIT: Duration = Duration::from_millis(50);
+
+/// Ends the thread.
+pub(crate) struct StopEvent(std::os::fd::OwnedFd);
+
+impl StopEvent {
+    pub(crate) fn new() -> Result<Self, Error> {
+        let fd = eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| Error::Console(error.into()))?;
+        Ok(Self(fd))
+    }
+
+    pub(crate) fn stop(&self) {
+        // An eventfd that nobody else writes takes this always.
+        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+    }
+}
+
+/// A device that is waited for.
+struct Waiting<'a> {
+    receiver: &'a InputSource,
+    /// How long it is left alone the next time that it is full.
+    wait: Duration,
+    /// It was full: left alone until then.
+    rests_until: Option<Instant>,
+}
+
+/// Passes on what arrives until it is stopped, or there will be no more.
+pub(crate) fn listen(receivers: &[InputSource], stop: &StopEvent) -> io::Result<()> {
+    // Else Ctrl-C could end up here, and no vCPU would hear of it.
+    block_vcpu_signals().map_err(io::Error::other)?;
+    let waiting = |receiver| Waiting { receiver, wait: MIN_WAIT, rests_until: None };
+    let mut devices: Vec<_> = receivers.iter().map(waiting).collect();
+    while !devices.is_empty() {
+        let now = Instant::now();
+        let mut wake: Option<Instant> = None;
+        let mut polled = vec![PollFd::new(&stop.0, PollFlags::IN)];
+        for device in &mut devices {
+            device.rests_until = device.rests_until.filter(|until| *until > now);
+            wake = [wake, device.rests_until].into_iter().flatten().min();
+            // In the place of one that rests, `stop` is waited for once more.
+            let source = device.rests_until.map_or(device.receiver.source.as_fd(), |_| stop.0.as_fd());
+            polled.push(PollFd::from_borrowed_fd(source, PollFlags::IN));
+        }
+        wait_for(&mut polled, wake.map(|wake| wake - now))?;
+        let mut ready = polled.iter().map(|fd| !fd.revents().is_empty());
+        if ready.next() == Some(true) {
+            return Ok(());
+        }
+        let ready: Vec<bool> = ready.collect();
+        let mut left = Vec::with_capacity(devices.len());
+        for (mut device, ready) in devices.into_iter().zip(ready) {
+            let open = !ready || device.receive()?;
+            left.extend(open.then_some(device));
+        }
+        devices = left;
+    }
+    Ok(())
+}
+
+impl Waiting<'_> {
+    /// Whether there may be more.
+    fn receive(&mut self) -> io::Result<bool> {
+        let mut device = self.receiver.device.lock().unwrap_or_else(PoisonError::into_inner);
+        match device.poll_input()? {
+            InputStatus::Consumed => self.wait = MIN_WAIT,
+            InputStatus::Full => {
+                self.wait = MAX_WAIT.min(self.wait * 2);
+                self.rests_until = Some(Instant::now() + self.wait);
+            }
+            InputStatus::Closed => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
+fn wait_for(polled: &mut [PollFd<'_>], time: Option<Duration>) -> io::Result<()> {
+    let time = time.and_then(|time| Timespec::try_from(time).ok());
+    match poll(polled, time.as_ref()) {
+        // Signals are for the vCPUs' threads.
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,14 @@
+//! Bytes of a table that is written into guest memory before the run.
+
+use kvm_sys_wrap::Gpa;
+
+/// Bytes to write into guest memory before the first `KVM_RUN`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableImage {
+    /// Guest-physical address of the first byte.
+    pub gpa: Gpa,
+    /// Name of the table, as in the layout: a [`LayoutPart`](crate::layout::LayoutPart), or a table of the firmware.
+    pub name: &'static str,
+    /// Bytes of the table, at least one.
+    pub bytes: Vec<u8>,
+}
