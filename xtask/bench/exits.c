@@ -1,10 +1,10 @@
 /*
- * The floor of an exit: the loops of guests/bench-exits, served with as little as they need. See machine.h.
+ * Baseline of `bench exits`: runs the loops of guests/bench-exits and handles their exits. See machine.h.
  *
  *   exits KIND COUNT RING [coalesced]
  *
- * With "coalesced" the kernel collects writes to the debug console in its ring (Documentation/virt/kvm/api.rst, 4.116), and
- * returns when that is full.
+ * With "coalesced" the kernel stores writes to the debug console in the coalesced ring (Documentation/virt/kvm/api.rst,
+ * 4.116) and exits when the ring is full.
  */
 #include "machine.h"
 
@@ -21,7 +21,7 @@ static const struct {
     { "mmio_read", mmio_read }, { "rep_outsb", rep_outsb }, { "console", console },
 };
 
-/* Prints what the kernel has collected. */
+/* Prints the bytes in the coalesced ring. */
 static void drain(struct kvm_coalesced_mmio_ring *ring, unsigned most)
 {
     while (ring && ring->first != ring->last) {

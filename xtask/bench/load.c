@@ -1,6 +1,5 @@
 /*
- * The floor of loading: puts the segments of an ELF file into the machine's memory, and runs guests/bench-touch in it. See
- * machine.h.
+ * Baseline of `bench load`: loads the segments of an ELF file into guest memory and runs guests/bench-touch. See machine.h.
  *
  *   load FILE read|map PAGES RING
  *

@@ -1,8 +1,8 @@
 /*
- * The floor under a VMM: a machine in long mode made with bare ioctls, nothing else and no error handling.
+ * Baseline for a VMM: a machine in long mode, created with bare ioctls and without error handling.
  *
- * `cargo xtask bench` times vmm-cli next to programs that include this. With -DNO_LIBC they have no C library either: then
- * the system calls are made here, and nothing runs before `_start`. Every program ends with `leave`.
+ * `cargo xtask bench` compares vmm-cli with programs that include this file. With -DNO_LIBC they use no C library: this file
+ * makes the system calls, and nothing runs before `_start`. Each program exits with `leave`.
  */
 #ifndef MACHINE_H
 #define MACHINE_H
@@ -68,7 +68,7 @@ static inline void leave(int status)
 #define STACK 0x1000  /* grows down */
 #define TSS 0x10000
 
-/* The guest: an assembly file of guests/, linked into this program, without addresses in it. */
+/* Guest: position-independent assembly from guests/, linked into this program. */
 extern const uint8_t guest[], guest_end[];
 
 static struct kvm_run *run;
@@ -80,7 +80,7 @@ static inline void store(uint32_t address, uint64_t value)
     *(volatile uint64_t *)(memory + address) = value;
 }
 
-/* Maps 2 MiB at its own address, for all rings; memory need not be there. The address is below 4 GiB. */
+/* Identity-maps 2 MiB for all rings. The address is below 4 GiB and may be outside of memory. */
 static inline void map_2_mib(uint32_t address)
 {
     uint32_t directory = TABLES + 0x2000 + (address >> 30) * 0x1000;
@@ -89,14 +89,14 @@ static inline void map_2_mib(uint32_t address)
     store(directory + (address >> 21) % 512 * 8, address | 0x87);
 }
 
-/* What a segment register caches: code or data of 4 GiB. */
+/* Hidden part of a segment register: code or data of 4 GiB. */
 static inline struct kvm_segment flat(uint16_t selector, uint8_t type, uint8_t is_64_bit)
 {
     return (struct kvm_segment){ .selector = selector, .type = type, .present = 1, .s = 1, .dpl = selector & 3,
                                  .l = is_64_bit, .db = !is_64_bit, .g = 1, .limit = 0xffffffff };
 }
 
-/* Makes the machine and its memory, of whole 2 MiB; the guest's code is copied into it. */
+/* Creates the VM and its memory, a multiple of 2 MiB, and copies the guest's code into it. */
 static inline int make(size_t size)
 {
     int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
@@ -111,7 +111,7 @@ static inline int make(size_t size)
     return kvm;
 }
 
-/* Adds the vCPU, in long mode and the given ring, before the guest's first instruction. */
+/* Creates the vCPU and sets it to long mode in the given ring, at the guest's first instruction. */
 static inline void enter(int kvm, int ring, struct kvm_regs regs)
 {
     vcpu = ioctl(vm, KVM_CREATE_VCPU, 0);
@@ -125,7 +125,7 @@ static inline void enter(int kvm, int ring, struct kvm_regs regs)
     sregs.cs = flat(0x08 | ring, 11, 1);
     sregs.ss = sregs.ds = sregs.es = sregs.fs = sregs.gs = flat(0x10 | ring, 3, 0);
     if (ring == 3) {
-        /* A 64-bit TSS with an I/O bitmap of zeros behind it: all ports are open. */
+        /* A 64-bit TSS followed by an I/O bitmap of zeros, which allows all ports. */
         sregs.tr = (struct kvm_segment){ .base = TSS, .limit = 104 + 8192, .selector = 0x18, .type = 11, .present = 1 };
         *(volatile uint16_t *)(memory + TSS + 102) = 104;
         memory[TSS + 104 + 8192] = 0xff;

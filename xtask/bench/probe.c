@@ -1,10 +1,10 @@
 /*
- * What one run of a program takes: the number of its system calls, and its memory at most.
+ * Counts the system calls of a program and measures its peak resident memory.
  *
  *   probe PROGRAM ARGUMENTS...
  *
- * Prints both on standard error: "calls KiB". ptrace(2) stops the program before and after each call; the peak is VmHWM of
- * /proc/PID/status at the last stop before its end (getrusage would begin with the memory of whoever started it).
+ * Prints both on standard error: "calls KiB". ptrace(2) stops the program before and after each call. The peak is VmHWM of
+ * /proc/PID/status at the last stop before its exit. getrusage(2) would include the memory of the parent process.
  */
 #include <signal.h>
 #include <stdio.h>

@@ -1,7 +1,7 @@
 /*
- * The floor of a start: makes the machine, prints what the guest prints, ends when it halts. See machine.h.
+ * Baseline of `bench start`: creates the machine, prints the guest's output, exits when the guest halts. See machine.h.
  *
- * Built twice: with glibc, static; and with -DNO_LIBC, where between exec and exit there is nothing but the calls of the flow.
+ * Built twice: with static glibc, and with -DNO_LIBC, which makes only the system calls of the KVM flow.
  */
 #include "machine.h"
 

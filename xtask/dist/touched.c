@@ -1,10 +1,10 @@
 /*
- * Which code a run of a program executes, in the order of its first execution.
+ * Traces a program and lists the code that it executes, in the order of first execution.
  *
  *   touched OUTPUT PROGRAM ARGUMENTS...
  *
- * Writes the address of the first instruction that was executed in each 16 bytes, one to a line. ptrace(2) stops the program
- * after each instruction. Only addresses below 256 MiB count: those of a program that is linked to a fixed place.
+ * Writes the address of the first instruction executed in each 16 bytes, one per line. ptrace(2) stops the program after each
+ * instruction. Only addresses below 256 MiB are listed, which are those of a program linked to a fixed address.
  */
 #include <signal.h>
 #include <stdio.h>

@@ -1,16 +1,16 @@
-//! `cargo xtask ci`: what has to hold for every commit, cheapest first, and then all tests.
+//! `cargo xtask ci`: format, lints and tidiness checks, then all tests.
 
 use std::process::Stdio;
 
 use crate::failure::Result;
-use crate::progress::Part;
-use crate::test::{Record, Subject, Verdict};
+use crate::progress::Phase;
+use crate::test::{TestKind, TestResult, Verdict};
 use crate::tidy;
 use crate::workspace::Workspace;
 
-/// Checks the sources, then runs all tests, whatever the checks say. Returns the exit status.
+/// Checks the sources, then runs all tests even if a check failed. Returns the exit status.
 pub(crate) fn run(workspace: &Workspace) -> u8 {
-    let records = vec![
+    let results = vec![
         cargo(workspace, "format", &["fmt", "--all", "--check"]),
         cargo(
             workspace,
@@ -24,28 +24,31 @@ pub(crate) fn run(workspace: &Workspace) -> u8 {
         ),
         tidiness(workspace),
     ];
-    crate::test::run(workspace, records)
+    crate::test::run(workspace, results)
 }
 
-/// A cargo command that prints its own findings.
-fn cargo(workspace: &Workspace, name: &'static str, arguments: &[&str]) -> Record {
-    let part = Part::start(name);
+/// Runs a cargo command that prints its findings to standard error.
+fn cargo(workspace: &Workspace, name: &'static str, arguments: &[&str]) -> TestResult {
+    let phase = Phase::start(name);
     let status = workspace.cargo().args(arguments).stdin(Stdio::null()).stdout(std::io::stderr()).status();
     let verdict = match status {
         Ok(status) if status.success() => Verdict::Passed,
         Ok(status) => Verdict::Failed(format!("cargo {} ended with {status}", arguments.join(" "))),
         Err(error) => Verdict::Failed(format!("cannot start cargo: {error}")),
     };
-    part.end(format_args!("{}", if verdict == Verdict::Passed { "clean" } else { "not clean" }));
-    Subject::Source.record(name, verdict)
+    phase.end(format_args!("{}", if verdict == Verdict::Passed { "clean" } else { "not clean" }));
+    TestKind::Source.result(name, verdict)
 }
 
-fn tidiness(workspace: &Workspace) -> Record {
-    let breaches: Result<Vec<_>> = tidy::check(workspace);
-    let verdict = match breaches {
-        Ok(breaches) if breaches.is_empty() => Verdict::Passed,
-        Ok(breaches) => Verdict::Failed(breaches.iter().map(|breach| format!("{breach}\n")).collect()),
+/// Runs `tidy` as one check.
+fn tidiness(workspace: &Workspace) -> TestResult {
+    let violations: Result<Vec<_>> = tidy::check(workspace);
+    let verdict = match violations {
+        Ok(violations) if violations.is_empty() => Verdict::Passed,
+        Ok(violations) => {
+            Verdict::Failed(violations.iter().map(|violation| format!("{violation}\n")).collect())
+        }
         Err(failure) => Verdict::Failed(failure.to_string()),
     };
-    Subject::Source.record("tidy", verdict)
+    TestKind::Source.result("tidy", verdict)
 }

@@ -1,7 +1,7 @@
-//! `cargo xtask dist`: vmm-cli as it is to be installed: one static file, optimized as a whole, for the shortest start.
+//! `cargo xtask dist`: builds vmm-cli for installation, as one static file with link-time optimization.
 //!
-//! With musl where rustup has that target or can add it, else with glibc. glibc asks the processor for its features before `main`,
-//! with instructions that are slow inside of a virtual machine; musl does not.
+//! The target is musl if rustup has it or can add it, else glibc. glibc executes CPUID before `main`, which traps inside a
+//! virtual machine and makes each start slower. musl does not.
 
 mod order;
 
@@ -9,21 +9,21 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::failure::{Result, While};
+use crate::failure::{FileContext, Result};
 use crate::progress::say;
 use crate::workspace::Workspace;
-use order::Order;
+use order::SymbolOrder;
 
 const MUSL: &str = "x86_64-unknown-linux-musl";
 const GLIBC: &str = "x86_64-unknown-linux-gnu";
 
-/// A program that was built.
+/// The built program.
 pub(crate) struct Dist {
     pub(crate) program: PathBuf,
     target: &'static str,
 }
 
-/// Builds it, and says where it is.
+/// Builds the program and prints its path. Returns the exit status.
 pub(crate) fn run(workspace: &Workspace) -> Result<u8> {
     let Dist { program, target } = build(workspace)?;
     let size = fs::metadata(&program).while_doing("look at", &program)?.len();
@@ -36,21 +36,21 @@ pub(crate) fn run(workspace: &Workspace) -> Result<u8> {
     Ok(0)
 }
 
-/// Builds it.
+/// Builds the program.
 pub(crate) fn build(workspace: &Workspace) -> Result<Dist> {
     let target = if has_musl() { MUSL } else { GLIBC };
     if target == GLIBC {
-        say(format_args!("no target {MUSL}, and rustup cannot add it: with glibc, which starts slower"));
+        say(format_args!("no target {MUSL}, and rustup cannot add it: using glibc, which starts slower"));
     }
-    // A program at a fixed address has no relocations to do at its start. Only its own code and constants lie there: stack,
-    // heap and guest memory are at random addresses as ever.
+    // A program at a fixed address needs no relocations at its start. Only its code and constants are there. Stack, heap and
+    // guest memory still have random addresses.
     let mut flags =
         ["-C", "relocation-model=static", "-C", "target-feature=+crt-static"].map(str::to_owned).to_vec();
-    let order = Order::new(workspace)?;
-    flags.extend(order.iter().flat_map(Order::flags));
+    let order = SymbolOrder::new(workspace)?;
+    flags.extend(order.iter().flat_map(SymbolOrder::flags));
     let mut program = workspace.build_dist(target, &flags)?;
     if let Some(order) = order
-        && order.find(workspace, &program)?
+        && order.update(workspace, &program)?
     {
         unlink(&program)?;
         program = workspace.build_dist(target, &flags)?;
@@ -58,7 +58,7 @@ pub(crate) fn build(workspace: &Workspace) -> Result<Dist> {
     Ok(Dist { program, target })
 }
 
-/// Has cargo link the program once more: it does not know of the order.
+/// Removes the linked program, so that cargo links it again: cargo does not track the symbol order file.
 fn unlink(program: &Path) -> Result<()> {
     let directory = program.with_file_name("deps");
     for entry in fs::read_dir(&directory).while_doing("list", &directory)? {
@@ -71,7 +71,7 @@ fn unlink(program: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether rustup has the target, or can add it.
+/// Returns true if rustup has the musl target or can add it.
 fn has_musl() -> bool {
     let rustup = |arguments: &[&str]| {
         Command::new("rustup").args(arguments).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()

@@ -1,30 +1,31 @@
-//! Why a task could not be done: one message, and the exit status it ends with.
+//! The error type of all tasks: a message and an exit status.
 
 use std::fmt;
 use std::path::Path;
 
-/// A task's end without success.
+/// Error of a task.
 #[derive(Debug)]
 pub(crate) struct Failure {
     message: String,
     status: u8,
 }
 
+/// Result of a task or a part of one.
 pub(crate) type Result<T> = std::result::Result<T, Failure>;
 
 impl Failure {
-    /// A failure of the task itself: exit status 1.
+    /// Creates a failure with exit status 1.
     pub(crate) fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), status: 1 }
     }
 
-    /// The same with another exit status.
+    /// Replaces the exit status.
     pub(crate) fn with_status(mut self, status: u8) -> Self {
         self.status = status;
         self
     }
 
-    /// The exit status that xtask ends with.
+    /// Exit status that xtask ends with.
     pub(crate) fn status(&self) -> u8 {
         self.status
     }
@@ -36,13 +37,13 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Says what was being done with which file when the system refused.
-pub(crate) trait While<T> {
-    /// `cannot read /x/y: No such file or directory` for `act` "read".
+/// Adds the action and the path to an I/O error.
+pub(crate) trait FileContext<T> {
+    /// Turns an error into a [`Failure`] such as `cannot read /x/y: No such file or directory`, for `act` "read".
     fn while_doing(self, act: &str, path: &Path) -> Result<T>;
 }
 
-impl<T, E: fmt::Display> While<T> for std::result::Result<T, E> {
+impl<T, E: fmt::Display> FileContext<T> for std::result::Result<T, E> {
     fn while_doing(self, act: &str, path: &Path) -> Result<T> {
         self.map_err(|error| Failure::new(format!("cannot {act} {}: {error}", path.display())))
     }

@@ -1,30 +1,32 @@
-//! Ctrl-C while a guest runs.
+//! SIGINT (Ctrl-C) while a child process runs.
 //!
-//! The terminal sends SIGINT to all of us at once. vmm-cli answers it with a report and QEMU ends; xtask has to stay
-//! until they have, or the shell would take the terminal back in the midst of it.
+//! The terminal sends SIGINT to the whole foreground process group. vmm-cli then prints a report and QEMU exits. xtask has
+//! to outlive them: otherwise the shell would take the terminal back before they are done.
 
 use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use vmm_sys_util::signal::register_signal_handler;
 
-/// The exit status after Ctrl-C, as shells have it.
-pub(crate) const STATUS: u8 = 130;
+/// Exit status after Ctrl-C, as in shells: 128 + SIGINT.
+pub(crate) const EXIT_STATUS: u8 = 130;
 
-static SEEN: AtomicBool = AtomicBool::new(false);
+static REQUESTED: AtomicBool = AtomicBool::new(false);
 
-/// From now on Ctrl-C ends our children but not us. They do not inherit this: a handler does not survive exec.
-pub(crate) fn outlive() {
-    // It fails for signals that have no handler, which SIGINT is not; and without it all works but the tidy end.
-    let _ = register_signal_handler(libc::SIGINT, remember);
+/// Installs a handler, so that SIGINT ends the child processes but not xtask.
+///
+/// Children start with the default action, since handlers do not survive exec.
+pub(crate) fn install_handler() {
+    // Registration fails only for signals that allow no handler, and SIGINT does.
+    let _ = register_signal_handler(libc::SIGINT, set_requested);
 }
 
-/// Whether Ctrl-C came.
-pub(crate) fn seen() -> bool {
-    SEEN.load(Ordering::Relaxed)
+/// Returns true if SIGINT has been received.
+pub(crate) fn requested() -> bool {
+    REQUESTED.load(Ordering::Relaxed)
 }
 
-/// Storing to an atomic is all that is done, and allowed, in a signal handler (signal-safety(7)).
-extern "C" fn remember(_signal: c_int, _information: *mut libc::siginfo_t, _context: *mut c_void) {
-    SEEN.store(true, Ordering::Relaxed);
+/// Signal handler. It only stores to an atomic, which is async-signal-safe (signal-safety(7)).
+extern "C" fn set_requested(_signal: c_int, _information: *mut libc::siginfo_t, _context: *mut c_void) {
+    REQUESTED.store(true, Ordering::Relaxed);
 }

@@ -1,8 +1,9 @@
-//! `cargo xtask`: builds guests, runs configurations and tests, checks tidiness. Start reading here.
+//! `cargo xtask`: builds guests, runs configurations, tests and benchmarks, checks repository rules.
 #![forbid(unsafe_code)]
 
 mod bench;
 mod ci;
+mod config_files;
 mod dist;
 mod failure;
 mod guests;
@@ -11,7 +12,6 @@ mod linux;
 mod nested;
 mod process;
 mod progress;
-mod references;
 mod run;
 mod stress;
 mod test;
@@ -37,66 +37,74 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Build guests and vmm-cli, then run a configuration: on this machine's KVM, else on the nested host
+    /// Build guests and vmm-cli, then run a configuration
+    ///
+    /// It runs on this machine's KVM if that supports the configuration, else on the nested host.
     Run {
-        /// The configuration, such as configs/long.toml
+        /// Configuration file, such as configs/long.toml
         config: PathBuf,
-        /// Passed on to `vmm-cli run`, such as --mode real
+        /// Arguments for `vmm-cli run`, such as --mode real
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
     /// Build the guests that are not up to date
     Guests,
-    /// Run a command, or a configuration, on the nested host: an ordinary KVM inside QEMU
+    /// Run a command or a configuration on the nested host: KVM inside QEMU
     ///
-    /// The command's output, both standard output and standard error, comes out on standard output, byte for byte,
-    /// and its exit status is ours. 124: the time limit passed. 125: the nested host itself failed. 106: something
-    /// it is made of is missing here.
+    /// Standard output and standard error of the command are printed on standard output. The exit status is that of the
+    /// command, or 124 after the time limit, 125 if the nested host failed, 106 if a part of it is not installed.
     ///
-    /// Files keep their paths: vmm-cli (also in PATH), configs/, guests/build/ and what --with adds. What the command
-    /// writes stays there.
+    /// vmm-cli (also in PATH), configs/, guests/build/ and the paths of --with are copied to the nested host and keep their
+    /// paths. Files that the command writes are lost.
     Nested {
         #[command(flatten)]
         options: NestedOptions,
-        /// Unpack Debian's kernel package into the cache, for later runs; needs no root
+        /// Download Debian's kernel package and unpack it into the cache; needs no root
         #[arg(long, conflicts_with_all = ["command", "with", "stdin", "timeout", "verbose"])]
         fetch_kernel: bool,
-        /// The command and its arguments; a name that ends in .toml is run with vmm-cli
+        /// Command and arguments; a file whose name ends in .toml is run with vmm-cli
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required_unless_present = "fetch_kernel")]
         command: Vec<String>,
     },
-    /// Run all tests: without KVM, on this machine's KVM and on the nested host
+    /// Run all tests: without KVM, on this machine's KVM, and on the nested host
     ///
-    /// The last line counts them. A test that did not run counts as skipped, and the report says why.
+    /// The last line has the counts. Tests that did not run are counted as skipped and listed with the reason.
     Test {
-        /// Only boot Debian's stock Linux kernel, on the nested host: to a shell, a disk and the power-off
+        /// Only boot Debian's Linux kernel on the nested host: to a shell, a disk and the power-off
         #[arg(long)]
         linux: bool,
     },
-    /// Build vmm-cli as it is to be installed: static, stripped, optimized as a whole
+    /// Build vmm-cli for installation: static, stripped, with link-time optimization
     Dist,
-    /// Measure what vmm costs next to C programs that make the same calls and nothing else
-    Bench(bench::Options),
-    /// Run a machine many times in a row, and kill one at many random moments: each has to end right
+    /// Measure vmm next to C programs that make the same system calls and nothing else
+    Bench(bench::BenchOptions),
+    /// Run a machine many times, and kill a machine at many random times
     ///
-    /// The machine has two vCPUs and timer interrupts. A kill must leave no process, no raw terminal and no file.
-    Stress(stress::Options),
+    /// The machine has two vCPUs and timer interrupts. Each run must pass, and a kill must leave no process, no raw terminal
+    /// and no file.
+    Stress(stress::StressOptions),
     /// Check format, lints and tidiness, then run all tests
     Ci,
-    /// Check what the repository asks of its files beyond lints
+    /// Check the repository rules that compiler and lints do not check
     Tidy,
-    /// Run what `test` gives the nested host, there; the work comes on standard input
-    #[command(hide = true)]
-    Battery,
-    /// Do on the nested host what `test --linux` does there; the work comes on standard input
-    #[command(hide = true)]
-    LinuxDialogue,
-    /// Do what `stress` does, with vmm-cli as it is; the work comes on standard input
-    #[command(hide = true)]
-    StressHere,
-    /// Do one of the kills of `stress`, on a terminal of its own; the work comes on standard input
-    #[command(hide = true)]
-    StressKill,
+    /// Run one part of another task, usually on the nested host; started by that task
+    ///
+    /// The work is read from standard input as JSON, and the results are printed as JSON lines.
+    #[command(subcommand)]
+    Remote(Remote),
+}
+
+/// Parts of tasks that run in another process or on the nested host.
+#[derive(Subcommand)]
+enum Remote {
+    /// Run the tests of `test` on this host
+    Tests,
+    /// Run the machines of `stress` on this host
+    Stress,
+    /// Perform one kill of `stress`, on a new pseudo-terminal
+    Kill,
+    /// Boot the Linux kernels of `test --linux`
+    Linux,
 }
 
 fn main() -> ExitCode {
@@ -109,7 +117,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Performs a task and returns the exit status.
+/// Runs a task and returns the exit status.
 fn perform(arguments: Arguments) -> Result<u8> {
     let Some(task) = arguments.task else {
         let help = Arguments::command().print_help();
@@ -135,13 +143,13 @@ fn perform(arguments: Arguments) -> Result<u8> {
         Task::Stress(options) => stress::run(&workspace, &options),
         Task::Ci => Ok(ci::run(&workspace)),
         Task::Tidy => {
-            let breaches = tidy::check(&workspace)?;
-            breaches.iter().for_each(|breach| println!("{breach}"));
-            Ok(u8::from(!breaches.is_empty()))
+            let violations = tidy::check(&workspace)?;
+            violations.iter().for_each(|violation| println!("{violation}"));
+            Ok(u8::from(!violations.is_empty()))
         }
-        Task::Battery => test::serve().map(|()| 0),
-        Task::LinuxDialogue => linux::serve().map(|()| 0),
-        Task::StressHere => stress::serve(),
-        Task::StressKill => stress::serve_killing().map(|()| 0),
+        Task::Remote(Remote::Tests) => test::serve().map(|()| 0),
+        Task::Remote(Remote::Linux) => linux::serve().map(|()| 0),
+        Task::Remote(Remote::Stress) => stress::serve(),
+        Task::Remote(Remote::Kill) => stress::serve_kill().map(|()| 0),
     }
 }

@@ -1,4 +1,4 @@
-//! Child processes: with a time limit, or to their end for what they print.
+//! Runs child processes with a time limit, or to their end, and captures their output.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::failure::{Failure, Result};
 
-/// Waits for a child's end; `None` if the limit passed and it was killed.
+/// Waits for a child process. Returns `None` if it was killed after `limit`.
 pub(crate) fn wait(child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
     let start = Instant::now();
     loop {
@@ -24,16 +24,17 @@ pub(crate) fn wait(child: &mut Child, limit: Duration) -> io::Result<Option<Exit
     }
 }
 
-/// How a child ended, and what it wrote.
+/// Exit status and output of a child process.
 pub(crate) struct Captured {
-    /// `None` if the limit passed.
+    /// Exit status; `None` after a timeout.
     pub(crate) status: Option<ExitStatus>,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
 }
 
-/// Runs a command to its end with its output in files, which no child of its own can keep open for us as it could a
-/// pipe. Without `input` its standard input is empty.
+/// Runs a command and captures its output. Without `input` its standard input is empty.
+///
+/// The output goes to files, because a grandchild that keeps a pipe open would block the reader.
 pub(crate) fn capture(command: &mut Command, input: Option<File>, limit: Duration) -> io::Result<Captured> {
     let (mut stdout, mut stderr) = (tempfile::tempfile()?, tempfile::tempfile()?);
     command.stdin(input.map_or_else(Stdio::null, Stdio::from));
@@ -49,7 +50,11 @@ fn read_back(file: &mut File) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Runs a command to its end and returns its standard output.
+/// Runs a command and returns its standard output.
+///
+/// # Errors
+///
+/// Fails if the command cannot be started or exits with a status other than 0.
 pub(crate) fn output(command: &mut Command) -> Result<Vec<u8>> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command.output().map_err(|error| Failure::new(format!("cannot start {name}: {error}")))?;
@@ -77,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_ends_it() {
+    fn the_limit_kills_the_child() {
         let captured = capture(Command::new("sleep").arg("60"), None, Duration::from_millis(20)).unwrap();
         assert!(captured.status.is_none());
     }

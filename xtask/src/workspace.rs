@@ -1,4 +1,4 @@
-//! The repository's files, and cargo's builds in it.
+//! Paths of the repository, and cargo builds in it.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Component, Path, PathBuf};
@@ -6,34 +6,34 @@ use std::process::{Command, Stdio};
 
 use serde::{Deserialize, Serialize};
 
-use crate::failure::{Failure, Result, While};
+use crate::failure::{Failure, FileContext, Result};
 use crate::progress::say;
 
-/// The repository's top directory.
+/// The repository, by its top directory.
 pub(crate) struct Workspace {
     root: PathBuf,
 }
 
-/// One test program that cargo built.
+/// A test program built by cargo.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct TestProgram {
-    /// The package's directory, in which cargo runs its tests.
+    /// Directory of the package: the working directory of its tests.
     pub(crate) package: PathBuf,
-    /// What it was built from: a library, a program or a file under `tests/`.
+    /// Name of the cargo target: a library, a program or a file under `tests/`.
     target: String,
-    /// Where the executable is.
+    /// Path of the executable.
     pub(crate) program: PathBuf,
 }
 
 impl TestProgram {
-    /// The name of one of its tests, told apart from those of other programs.
+    /// Returns the name of a test with package and target, such as `vmm-core/on_kvm::halts`.
     pub(crate) fn full_name(&self, test: &str) -> String {
         let package = self.package.file_name().unwrap_or_default().to_string_lossy();
         format!("{package}/{}::{test}", self.target)
     }
 }
 
-/// What we read of the lines of `cargo build --message-format=json` (cargo's reference, "External tools").
+/// A line of `cargo build --message-format=json` (Cargo reference, "External tools"). Other fields are ignored.
 #[derive(Deserialize)]
 struct CargoMessage {
     reason: String,
@@ -57,23 +57,23 @@ struct CargoTarget {
 }
 
 impl Workspace {
-    /// The repository that this xtask was built in. Cargo builds it anew when that moves.
+    /// Returns the repository that this xtask was built in. Cargo rebuilds xtask if the repository moves.
     pub(crate) fn here() -> Self {
         let package = Path::new(env!("CARGO_MANIFEST_DIR"));
         Self { root: package.parent().unwrap_or(package).to_owned() }
     }
 
-    /// A path below the top directory.
+    /// Returns the absolute path of a path relative to the top directory.
     pub(crate) fn path(&self, relative: &str) -> PathBuf {
         self.root.join(relative)
     }
 
-    /// The top directory.
+    /// Returns the top directory.
     pub(crate) fn root(&self) -> &Path {
         &self.root
     }
 
-    /// All configurations, sorted by path: those in `configs/` and those of the crashing guests.
+    /// Returns the configurations in `configs/` and `configs/crash/`, sorted by path.
     pub(crate) fn configs(&self) -> Result<Vec<PathBuf>> {
         let mut configs = Vec::new();
         for directory in [self.path("configs"), self.path("configs/crash")] {
@@ -88,7 +88,7 @@ impl Workspace {
         Ok(configs)
     }
 
-    /// The cargo that runs us, in the top directory.
+    /// Returns a command for the cargo that runs xtask, with the top directory as working directory.
     pub(crate) fn cargo(&self) -> Command {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         cargo.current_dir(&self.root);
@@ -100,16 +100,16 @@ impl Workspace {
         self.build_program(&["build", "--package", "vmm-cli"])
     }
 
-    /// The same as it is installed, for a target and with the compiler's flags for it.
+    /// Builds vmm-cli with the profile `dist` for a target with rustc flags, and returns its path.
     pub(crate) fn build_dist(&self, target: &str, flags: &[String]) -> Result<PathBuf> {
-        // A list of strings is written in TOML as it is in Rust.
+        // A list of strings has the same form in TOML as in Rust's Debug output.
         let flags = format!("target.{target}.rustflags = {flags:?}");
         let arguments =
             ["build", "--profile", "dist", "--package", "vmm-cli", "--target", target, "--config", &flags];
         self.build_program(&arguments)
     }
 
-    /// An optimized example of a package.
+    /// Builds an example of a package in release mode and returns its path.
     pub(crate) fn build_example(&self, package: &str, name: &str) -> Result<PathBuf> {
         self.build_program(&["build", "--release", "--package", package, "--example", name])
     }
@@ -120,7 +120,7 @@ impl Workspace {
         programs.next_back().ok_or_else(|| Failure::new("cargo built no program"))
     }
 
-    /// Builds all tests of the workspace and returns their programs.
+    /// Builds all tests of the workspace and returns the test programs.
     pub(crate) fn build_tests(&self) -> Result<Vec<TestProgram>> {
         let messages = self.build("the tests", &["test", "--workspace", "--no-run"])?;
         let programs = messages.into_iter().filter(|message| message.profile.test).filter_map(|message| {
@@ -130,7 +130,7 @@ impl Workspace {
         Ok(programs.collect())
     }
 
-    /// Runs a cargo build that stays silent when there is nothing to do.
+    /// Runs a cargo build and returns its artifacts. Prints a line if anything has to be compiled.
     fn build(&self, what: &str, arguments: &[&str]) -> Result<Vec<CargoMessage>> {
         let mut cargo = self.cargo();
         cargo.args(arguments).args(["--quiet", "--message-format=json-render-diagnostics"]);
@@ -158,7 +158,7 @@ impl Workspace {
     }
 }
 
-/// The absolute path without `.` and `..`, taken literally: links are not followed.
+/// Returns the absolute path without `.` and `..` components. Symbolic links are not resolved.
 pub(crate) fn plain_path(path: &Path) -> Result<PathBuf> {
     let absolute = std::path::absolute(path).while_doing("find", path)?;
     let mut plain = PathBuf::new();

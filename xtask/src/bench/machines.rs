@@ -1,7 +1,7 @@
-//! `bench reset`, `clone`, `many`: what machines cost a program that makes many of them.
+//! `bench reset`, `clone` and `many`: cost of machines in a program that creates many of them.
 //!
-//! The library is measured here, not the program: `vmm-core/examples/machines.rs` does it and prints the seconds of each round,
-//! which this judges. All machines are alternately made, run and dropped by one thread.
+//! These parts measure the library, not vmm-cli: `vmm-core/examples/machines.rs` measures and prints the seconds of each
+//! round. One thread creates, runs and drops all machines.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -10,22 +10,24 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use serde::Deserialize;
 
 use super::Bench;
-use super::race::Times;
-use super::row::{Goal, Row};
-use crate::failure::{Failure, Result, While};
+use super::interleave::Timings;
+use super::table::{BenchRow, Goal};
+use crate::failure::{Failure, FileContext, Result};
 use crate::progress::say;
 
 const NEW: &str = "new machine";
-const ALIVE: u32 = 1000;
+/// Number of machines that exist at the same time in the part `many`.
+const MANY_MACHINES: u32 = 1000;
 
+/// A line of the example: a candidate with the seconds of its rounds.
 #[derive(Deserialize)]
-struct Line {
+struct ExampleLine {
     name: String,
     values: Vec<f64>,
 }
 
-/// A part: `reset`, `clone` or `many`.
-pub(super) fn run(bench: &Bench, part: &str) -> Result<Vec<Row>> {
+/// Measures a part: `reset`, `clone` or `many`.
+pub(super) fn run(bench: &Bench, part: &str) -> Result<Vec<BenchRow>> {
     let program = bench.workspace.build_example("vmm-core", "machines")?;
     if part == "many" {
         return many(bench, &program);
@@ -36,7 +38,7 @@ pub(super) fn run(bench: &Bench, part: &str) -> Result<Vec<Row>> {
         let title = format!("{part}: {pages} pages written");
         let names: Vec<String> = times.names().map(str::to_owned).collect();
         for name in names {
-            let mut row = Row::of(&title, part, &name, &times, 1.0)?;
+            let mut row = BenchRow::new(&title, part, &name, &times, 1.0)?;
             row.goals = goals(pages, &name, &row, &times)?;
             rows.push(row);
         }
@@ -44,7 +46,7 @@ pub(super) fn run(bench: &Bench, part: &str) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-fn goals(pages: u32, name: &str, row: &Row, times: &Times) -> Result<Vec<Goal>> {
+fn goals(pages: u32, name: &str, row: &BenchRow, times: &Timings) -> Result<Vec<Goal>> {
     let microseconds = |what: &str, measured, limit| {
         vec![Goal { what: what.to_owned(), measured, limit, unit: "us".to_owned() }]
     };
@@ -61,12 +63,12 @@ fn goals(pages: u32, name: &str, row: &Row, times: &Times) -> Result<Vec<Goal>> 
     })
 }
 
-fn many(bench: &Bench, program: &Path) -> Result<Vec<Row>> {
-    let count = if bench.quick { 10 } else { ALIVE };
+fn many(bench: &Bench, program: &Path) -> Result<Vec<BenchRow>> {
+    let count = if bench.quick { 10 } else { MANY_MACHINES };
     let times = measure(program, "many", 0, count)?;
     let mut rows = Vec::new();
     for name in ["new, run, dropped", "cloned, run, dropped"] {
-        rows.push(Row::of("many: one after the other", "machine", name, &times, 1.0)?);
+        rows.push(BenchRow::new("many: one after the other", "machine", name, &times, 1.0)?);
     }
     let [resident, private, slab] =
         ["resident", "private", "slab"].map(|name| times.seconds(name).map(|kib| kib.median));
@@ -82,11 +84,11 @@ fn many(bench: &Bench, program: &Path) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// Runs the example. Each machine has two descriptors, so that a thousand are more than most limits.
-fn measure(program: &Path, what: &str, pages: u32, rounds: u32) -> Result<Times> {
+/// Runs the example with the maximum of open files: a thousand machines have two thousand file descriptors.
+fn measure(program: &Path, what: &str, pages: u32, rounds: u32) -> Result<Timings> {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
-    // Without it fewer machines can be alive, and the example says so.
+    // If this fails, the example reports how many machines it could create.
     let _ = setrlimit(Resource::Nofile, limit);
     let mut command = Command::new(program);
     command.arg(what).args([pages.to_string(), rounds.to_string()]).stdin(Stdio::null());
@@ -95,6 +97,6 @@ fn measure(program: &Path, what: &str, pages: u32, rounds: u32) -> Result<Times>
         return Err(Failure::new(format!("{} {what} ended with {}", program.display(), output.status)));
     }
     let lines = String::from_utf8_lossy(&output.stdout);
-    let lines: Vec<Line> = lines.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-    Ok(Times::from_rounds(lines.into_iter().map(|line| (line.name, line.values))))
+    let lines: Vec<ExampleLine> = lines.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    Ok(Timings::from_rounds(lines.into_iter().map(|line| (line.name, line.values))))
 }

@@ -1,4 +1,4 @@
-//! The programs that are measured: vmm-cli as it is installed, and the floor under it, C programs with bare ioctls.
+//! Measured programs: vmm-cli, and the baseline programs in C with bare ioctls.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use crate::failure::{Failure, Result, While};
+use crate::failure::{Failure, FileContext, Result};
 use crate::workspace::Workspace;
 
-/// What the floor programs are made of, in `xtask/bench/`: name, source, guest, and whether it does without a C library.
-const FLOORS: [(&str, &str, Option<&str>, bool); 5] = [
+/// Baseline programs in `xtask/bench/`: name, source, guest, and true if it is built without a C library.
+const BASELINES: [(&str, &str, Option<&str>, bool); 5] = [
     ("start", "start.c", Some("bench-hello"), false),
     ("start-bare", "start.c", Some("bench-hello"), true),
     ("exits", "exits.c", Some("bench-exits"), false),
@@ -23,18 +23,18 @@ const FLAGS: [&str; 7] =
 const WITHOUT_LIBC: [&str; 5] =
     ["-DNO_LIBC", "-nostdlib", "-ffreestanding", "-fno-stack-protector", "-fcf-protection=none"];
 
-/// Where the programs are.
-pub(super) struct Programs {
+/// Paths of the measured programs.
+pub(super) struct BenchPrograms {
     pub(super) cli: PathBuf,
     directory: PathBuf,
 }
 
-impl Programs {
-    /// Builds the floor programs, to be raced against `cli`.
+impl BenchPrograms {
+    /// Builds the baseline programs, to be compared with `cli`.
     pub(super) fn build(workspace: &Workspace, cli: PathBuf) -> Result<Self> {
         let directory = workspace.path("target/bench");
         fs::create_dir_all(&directory).while_doing("create", &directory)?;
-        for (name, source, guest, without_libc) in FLOORS {
+        for (name, source, guest, without_libc) in BASELINES {
             let mut arguments: Vec<OsString> = FLAGS.iter().map(Into::into).collect();
             arguments.extend(WITHOUT_LIBC.iter().filter(|_| without_libc).map(Into::into));
             arguments.extend(["-o".into(), directory.join(name).into()]);
@@ -43,7 +43,7 @@ impl Programs {
                 let object = directory.join(guest).with_extension("o");
                 let source = workspace.path("guests").join(guest).join(guest).with_extension("S");
                 let include = workspace.path("guests/include");
-                // Its entry may not be called as that of the program.
+                // The entry symbol must differ from that of the program.
                 let mut compile: Vec<OsString> = ["-c", "-D_start=guest", "-I"].map(Into::into).into();
                 compile.extend([include.into(), source.into(), "-o".into(), object.clone().into()]);
                 gcc(&compile)?;
@@ -54,19 +54,19 @@ impl Programs {
         Ok(Self { cli, directory })
     }
 
-    /// A floor program.
-    pub(super) fn floor(&self, name: &str) -> PathBuf {
+    /// Returns the path of a baseline program.
+    pub(super) fn baseline(&self, name: &str) -> PathBuf {
         self.directory.join(name)
     }
 
-    /// A place for files that a part makes.
+    /// Returns the directory for files that the parts generate.
     pub(super) fn scratch(&self) -> &Path {
         &self.directory
     }
 
-    /// System calls of one run of a command, and its memory at most, in KiB.
-    pub(super) fn probe(&self, run: &Run) -> Result<(u64, u64)> {
-        let probe = self.floor("probe");
+    /// Returns the number of system calls of one run of a command, and its peak resident memory in KiB.
+    pub(super) fn probe(&self, run: &TimedCommand) -> Result<(u64, u64)> {
+        let probe = self.baseline("probe");
         let mut command = Command::new(&probe);
         command.arg(&run.program).args(&run.arguments).stdin(Stdio::null()).stdout(Stdio::null());
         let output = command.output().while_doing("start", &probe)?;
@@ -89,26 +89,26 @@ impl Programs {
 fn gcc(arguments: &[OsString]) -> Result<()> {
     let output = Command::new("gcc").args(arguments).output().map_err(|error| {
         Failure::new(format!(
-            "cannot start gcc: {error}; the floor needs Debian's packages gcc and libc6-dev"
+            "cannot start gcc: {error}; the baseline needs Debian's packages gcc and libc6-dev"
         ))
     })?;
     if output.status.success() {
         return Ok(());
     }
     let errors = String::from_utf8_lossy(&output.stderr);
-    Err(Failure::new(format!("gcc for the floor ended with {}\n{errors}", output.status)))
+    Err(Failure::new(format!("gcc for the baseline ended with {}\n{errors}", output.status)))
 }
 
-/// A command to time.
+/// A command to measure.
 #[derive(Debug, Clone)]
-pub(super) struct Run {
+pub(super) struct TimedCommand {
     program: PathBuf,
     arguments: Vec<String>,
-    /// The exit status of a good run.
+    /// Exit status of a successful run.
     status: i32,
 }
 
-impl Run {
+impl TimedCommand {
     pub(super) fn new<S: Into<String>>(
         program: impl Into<PathBuf>,
         arguments: impl IntoIterator<Item = S>,
@@ -117,12 +117,12 @@ impl Run {
         Self { program: program.into(), arguments, status: 0 }
     }
 
-    /// The same where another status is the good one.
-    pub(super) fn ending_with(self, status: i32) -> Self {
+    /// Sets the exit status of a successful run.
+    pub(super) fn with_status(self, status: i32) -> Self {
         Self { status, ..self }
     }
 
-    /// Seconds from start to exit. Its output goes to a device that takes everything.
+    /// Runs the command and returns the seconds from start to exit. Its output goes to `/dev/null`.
     pub(super) fn time(&self) -> Result<f64> {
         let null = Path::new("/dev/null");
         let output = File::options().read(true).write(true).open(null).while_doing("open", null)?;

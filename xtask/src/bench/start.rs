@@ -1,16 +1,16 @@
-//! `bench start`: from spawn to exit, when the guest costs nothing.
+//! `bench start`: time from spawn to exit.
 //!
-//! The guest prints one byte and halts. The floor makes the same machine with the same calls, in C. QEMU, if it is here, gets
-//! a BIOS of five instructions in place of its own: its shortest way to a guest's first instruction.
+//! The guest prints one byte and halts. The baseline creates the same machine with the same system calls in C. QEMU, if it is
+//! installed, runs a BIOS of five instructions, which is its shortest path to the first instruction of a guest.
 
 use std::fs;
 use std::path::Path;
 
 use super::Bench;
-use super::program::Run;
-use super::race::{Candidate, Rules, Times, race};
-use super::row::{Goal, Row};
-use crate::failure::{Result, While};
+use super::interleave::{Candidate, StopRules, Timings, interleave};
+use super::program::TimedCommand;
+use super::table::{BenchRow, Goal};
+use crate::failure::{FileContext, Result};
 use crate::progress::say;
 
 const PART: &str = "start";
@@ -19,22 +19,22 @@ const GLIBC: &str = "C, static glibc";
 const BARE: &str = "C, no libc";
 const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 
-pub(super) fn run(bench: &Bench) -> Result<Vec<Row>> {
+pub(super) fn run(bench: &Bench) -> Result<Vec<BenchRow>> {
     let programs = &bench.programs;
     let runs = [
-        (GLIBC, Run::new(programs.floor("start"), [""; 0])),
-        (BARE, Run::new(programs.floor("start-bare"), [""; 0])),
-        (CLI, Run::new(&programs.cli, ["run".to_owned(), bench.config("bench-hello")])),
+        (GLIBC, TimedCommand::new(programs.baseline("start"), [""; 0])),
+        (BARE, TimedCommand::new(programs.baseline("start-bare"), [""; 0])),
+        (CLI, TimedCommand::new(&programs.cli, ["run".to_owned(), bench.config("bench-hello")])),
     ];
     let candidates = runs.iter().map(|(name, run)| Candidate::new(*name, || run.time())).collect();
-    let times = race(candidates, bench.rules(Rules::SHORT))?;
+    let times = interleave(candidates, bench.rules(StopRules::SHORT))?;
     let mut rows = Vec::new();
     for (name, run) in &runs {
         let (calls, peak) = programs.probe(run)?;
-        rows.push(Row {
+        rows.push(BenchRow {
             calls: Some(calls),
             peak_kib: Some(peak),
-            ..Row::of(PART, "run", name, &times, 1.0)?
+            ..BenchRow::new(PART, "run", name, &times, 1.0)?
         });
     }
     if let Some(row) = rows.iter_mut().find(|row| row.name == CLI) {
@@ -44,27 +44,27 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-fn goals(times: &Times) -> Result<Vec<Goal>> {
+fn goals(times: &Timings) -> Result<Vec<Goal>> {
     let glibc = Goal::ratio("start: vmm-cli to C with static glibc", times.ratio(CLI, GLIBC)?, 0.90);
     let bare = Goal::ratio("start: vmm-cli to C without libc", times.ratio(CLI, BARE)?, 1.20);
     Ok(vec![glibc, bare])
 }
 
-/// QEMU's smallest machine, in a race of its own: it is so much slower that few rounds do.
-fn peers(bench: &Bench) -> Result<Vec<Row>> {
+/// Measures QEMU's smallest machine separately: it is much slower, so few rounds are enough.
+fn peers(bench: &Bench) -> Result<Vec<BenchRow>> {
     let qemus = qemus(bench)?;
     if qemus.is_empty() {
         return Ok(Vec::new());
     }
-    let floor = (GLIBC, Run::new(bench.programs.floor("start"), [""; 0]));
-    let runs: Vec<_> = [floor].into_iter().chain(qemus).collect();
+    let baseline = (GLIBC, TimedCommand::new(bench.programs.baseline("start"), [""; 0]));
+    let runs: Vec<_> = [baseline].into_iter().chain(qemus).collect();
     let candidates = runs.iter().map(|(name, run)| Candidate::new(*name, || run.time())).collect();
-    let times = race(candidates, bench.rules(Rules { sure: 0.02, ..Rules::LONG }))?;
-    runs.iter().skip(1).map(|(name, _)| Row::of(PART, "run", name, &times, 1.0)).collect()
+    let times = interleave(candidates, bench.rules(StopRules { max_uncertainty: 0.02, ..StopRules::LONG }))?;
+    runs.iter().skip(1).map(|(name, _)| BenchRow::new(PART, "run", name, &times, 1.0)).collect()
 }
 
-/// A start of it with each accelerator, by name; none where it is not installed.
-pub(super) fn qemus(bench: &Bench) -> Result<Vec<(&'static str, Run)>> {
+/// Returns a command for each accelerator of QEMU, by name; empty if QEMU is not installed.
+pub(super) fn qemus(bench: &Bench) -> Result<Vec<(&'static str, TimedCommand)>> {
     if !Path::new(QEMU).exists() {
         say(format_args!("no QEMU to compare with: it is in Debian's package qemu-system-x86"));
         return Ok(Vec::new());
@@ -72,7 +72,7 @@ pub(super) fn qemus(bench: &Bench) -> Result<Vec<(&'static str, Run)>> {
     Ok(vec![("QEMU microvm, kvm", qemu(bench, "kvm")?), ("QEMU microvm, tcg", qemu(bench, "tcg")?)])
 }
 
-fn qemu(bench: &Bench, accelerator: &str) -> Result<Run> {
+fn qemu(bench: &Bench, accelerator: &str) -> Result<TimedCommand> {
     let bios = bench.programs.scratch().join("bios.bin");
     fs::write(&bios, self::bios()).while_doing("write", &bios)?;
     let machine = format!("microvm,accel={accelerator}");
@@ -81,17 +81,17 @@ fn qemu(bench: &Bench, accelerator: &str) -> Result<Run> {
     let exit = "isa-debug-exit,iobase=0xf4,iosize=1".to_owned();
     let arguments = ["-M".to_owned(), machine, "-bios".to_owned(), bios];
     let arguments = arguments.into_iter().chain(fixed.map(str::to_owned)).chain([exit]);
-    // isa-debug-exit ends with twice the value and one.
-    Ok(Run::new(QEMU, arguments).ending_with(1))
+    // isa-debug-exit: the exit status is 2 * value + 1.
+    Ok(TimedCommand::new(QEMU, arguments).with_status(1))
 }
 
-/// 64 KiB that end at 4 GiB, where a processor after reset finds its first instruction, 16 bytes below the end.
+/// Returns a 64 KiB BIOS. It is mapped up to 4 GiB, and the reset vector is 16 bytes below its end.
 fn bios() -> Vec<u8> {
     let code = [
         0xb0, b'!', // mov al, '!'
-        0xe6, 0xe9, // out 0xe9, al: nobody listens
+        0xe6, 0xe9, // out 0xe9, al: no device
         0xb0, 0x00, // mov al, 0
-        0xe6, 0xf4, // out 0xf4, al: the end
+        0xe6, 0xf4, // out 0xf4, al: exit
         0xf4, // hlt
     ];
     let mut bytes = vec![0x90; 64 << 10];

@@ -1,27 +1,27 @@
-//! `bench suite`: what a case costs in a suite, next to a shell's loop over single runs and to QEMU.
+//! `bench suite`: time of a case in `vmm-cli test`, next to a shell loop over single runs and to QEMU.
 //!
-//! The guest is that of `start`: a byte printed, and the end. A thousand cases are a thousand configurations, each with a
-//! machine of its own, or one configuration whose cases begin with a copy of a machine that booted once.
+//! The guest is that of `start`. A thousand cases are a thousand configurations with a machine each, or one configuration
+//! whose cases start from clones of one booted machine.
 
 use std::fs;
 use std::path::Path;
 
 use super::Bench;
-use super::program::Run;
-use super::race::{Candidate, Rules, race};
-use super::row::{Goal, Row};
+use super::interleave::{Candidate, StopRules, interleave};
+use super::program::TimedCommand;
 use super::start;
-use crate::failure::{Result, While};
+use super::table::{BenchRow, Goal};
+use crate::failure::{FileContext, Result};
 
 const CASES: u32 = 1000;
-/// QEMU takes so long that a mean of a few has to do.
+/// Number of QEMU starts per round, whose mean is used.
 const STARTS: u32 = 20;
 
 const LOOP: &str = "shell loop over vmm-cli run";
 const FILES: &str = "vmm-cli test, a file each";
 const COPIES: &str = "vmm-cli test, booted once";
 
-pub(super) fn run(bench: &Bench) -> Result<Vec<Row>> {
+pub(super) fn run(bench: &Bench) -> Result<Vec<BenchRow>> {
     let cases = if bench.quick { 20 } else { CASES };
     let starts = if bench.quick { 2 } else { STARTS };
     let directory = bench.programs.scratch().join("suite");
@@ -29,19 +29,19 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Row>> {
     generate(bench, &files, &copies, cases)?;
 
     let cli = bench.programs.cli.display().to_string();
-    let test = |path: &Path| Run::new(&cli, ["test".to_owned(), path.display().to_string()]);
+    let test = |path: &Path| TimedCommand::new(&cli, ["test".to_owned(), path.display().to_string()]);
     let body = "i=0; while [ $i -lt $1 ]; do \"$2\" run \"$3\" || exit 1; i=$((i + 1)); done";
     let config = bench.config("bench-hello");
     let arguments = ["-c", body, "loop", &cases.to_string(), &cli, &config].map(str::to_owned);
     let mut runs = vec![
-        (LOOP, Run::new("/bin/sh", arguments), 1, cases),
+        (LOOP, TimedCommand::new("/bin/sh", arguments), 1, cases),
         (FILES, test(&files), 1, cases),
         (COPIES, test(&copies), 1, cases),
     ];
     let qemus = start::qemus(bench)?;
     let names: Vec<_> = qemus.iter().map(|(name, _)| *name).collect();
     runs.extend(qemus.into_iter().map(|(name, run)| (name, run, starts, starts)));
-    let each = |run: &Run, times: u32, cases: u32| -> Result<f64> {
+    let each = |run: &TimedCommand, times: u32, cases: u32| -> Result<f64> {
         let mut seconds = 0.0;
         for _ in 0..times {
             seconds += run.time()?;
@@ -52,15 +52,16 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Row>> {
         .iter()
         .map(|(name, run, times, cases)| Candidate::new(*name, || each(run, *times, *cases)))
         .collect();
-    let race = race(candidates, bench.rules(Rules { sure: 0.02, ..Rules::LONG }))?;
+    let timings =
+        interleave(candidates, bench.rules(StopRules { max_uncertainty: 0.02, ..StopRules::LONG }))?;
     let mut rows = Vec::new();
     for (name, ..) in &runs {
         let part = format!("suite: {cases} cases");
-        let mut row = Row::of(&part, "case", name, &race, 1.0)?;
+        let mut row = BenchRow::new(&part, "case", name, &timings, 1.0)?;
         if *name == COPIES {
             row.goals.push(Goal::ratio(format!("suite: {COPIES}, to the {LOOP}"), row.ratio, 0.2));
             for qemu in &names {
-                let ratio = race.ratio(COPIES, qemu)?;
+                let ratio = timings.ratio(COPIES, qemu)?;
                 row.goals.push(Goal::ratio(format!("suite: {COPIES}, to {qemu}"), ratio, 0.02));
             }
         }
@@ -69,7 +70,7 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// Writes the suites anew.
+/// Writes both suites, replacing earlier ones.
 fn generate(bench: &Bench, files: &Path, copies: &Path, cases: u32) -> Result<()> {
     for directory in [files, copies] {
         if directory.exists() {

@@ -1,38 +1,38 @@
-//! The order of the program's code: what a run executes comes first, in the order in which it does.
+//! Orders the functions of vmm-cli: those that a run executes come first, in the order of their execution.
 //!
-//! The kernel maps a program 64 KiB at a time, with a page fault for each. In the linker's own order the code of a start lies in
-//! some sixty such pieces of ninety, and these faults are a tenth of a start; in this order it lies in some fifteen.
+//! The kernel maps a program in pieces of 64 KiB, with a page fault for each. In the linker's default order a start touches
+//! about 60 of 90 pieces, and these faults take a tenth of its time. In this order it touches about 15.
 //!
-//! The names of functions change with the compiler and with every dependency, so the order is found anew where they did: a run is
-//! traced instruction by instruction, and the program is linked once more. That wants a linker that can do it (rustc brings
-//! lld along), gcc for the tracer, and a KVM to run on. Without one of them the order is the linker's.
+//! Symbol names change with the compiler and with dependencies. Then a run is traced instruction by instruction, and the
+//! program is linked again. This needs lld (part of rustc), gcc for the tracer, and KVM. Without one of them the linker's
+//! default order is used.
 
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::failure::{Result, While};
+use crate::failure::{FileContext, Result};
 use crate::process::output;
 use crate::progress::say;
 use crate::run::kvm_is_usable;
 use crate::workspace::Workspace;
 
-/// Where the order, the linker's map and the tracer are.
-pub(super) struct Order {
+/// Symbol order file, with the directory for it, the linker map and the tracer.
+pub(super) struct SymbolOrder {
     directory: PathBuf,
-    /// The directory of `ld.lld`, as gcc looks for it.
+    /// Directory of `ld.lld`, for the option `-B` of gcc.
     linker: PathBuf,
 }
 
-/// A function in the program.
+/// A function of the program.
 struct Function {
     address: u64,
     name: String,
 }
 
-impl Order {
-    /// `None` where there is no linker for it.
+impl SymbolOrder {
+    /// Finds the linker. Returns `None` if rustc has no lld.
     pub(super) fn new(workspace: &Workspace) -> Result<Option<Self>> {
         let sysroot = Command::new("rustc").args(["--print", "sysroot"]).stdin(Stdio::null()).output();
         let Ok(sysroot) = sysroot else { return Ok(None) };
@@ -50,14 +50,14 @@ impl Order {
         Ok(Some(order))
     }
 
-    /// What the compiler is to pass on to the linker.
+    /// Returns the rustc flags for linking with the order file.
     pub(super) fn flags(&self) -> Vec<String> {
         let (list, map) = (self.list(), self.map());
         [
             format!("-B{}", self.linker.display()),
             "-fuse-ld=lld".to_owned(),
             format!("-Wl,--symbol-ordering-file={}", list.display()),
-            // Names of another build do no harm.
+            // Symbols of another build are ignored.
             "-Wl,--no-warn-symbol-ordering".to_owned(),
             format!("-Wl,-Map={}", map.display()),
         ]
@@ -66,12 +66,12 @@ impl Order {
         .collect()
     }
 
-    /// Finds the order for a program that was just linked with these flags. Whether it has to be linked again.
-    pub(super) fn find(&self, workspace: &Workspace, program: &Path) -> Result<bool> {
+    /// Updates the order file for a program linked with these flags. Returns true if the program has to be linked again.
+    pub(super) fn update(&self, workspace: &Workspace, program: &Path) -> Result<bool> {
         let map = fs::read_to_string(self.map()).while_doing("read", &self.map())?;
         let functions = functions(&map);
         let list = fs::read_to_string(self.list()).while_doing("read", &self.list())?;
-        if is_of(&list, &functions) {
+        if matches_program(&list, &functions) {
             return Ok(false);
         }
         if let Err(reason) = kvm_is_usable() {
@@ -84,7 +84,7 @@ impl Order {
         Ok(true)
     }
 
-    /// The functions that a run executes.
+    /// Runs the program under the tracer and returns the functions that it executes.
     fn trace(&self, workspace: &Workspace, program: &Path, functions: &[Function]) -> Result<Vec<String>> {
         let (tracer, addresses) = (self.directory.join("touched"), self.directory.join("touched.txt"));
         let mut gcc = Command::new("gcc");
@@ -95,7 +95,7 @@ impl Order {
         output(&mut run)?;
         let touched = fs::read_to_string(&addresses).while_doing("read", &addresses)?;
         let addresses = touched.lines().filter_map(|line| u64::from_str_radix(line, 16).ok());
-        Ok(in_order(addresses, functions))
+        Ok(by_first_use(addresses, functions))
     }
 
     fn list(&self) -> PathBuf {
@@ -107,8 +107,9 @@ impl Order {
     }
 }
 
-/// The functions in a map of lld's, by address. Each has a section of its own: its line has address, load address, size,
-/// alignment, and `FILE:(.text.NAME)`.
+/// Returns the functions in a linker map of lld, sorted by address.
+///
+/// Each function has its own section, with a line of address, load address, size, alignment, and `FILE:(.text.NAME)`.
 fn functions(map: &str) -> Vec<Function> {
     let mut functions: Vec<Function> = map
         .lines()
@@ -123,8 +124,8 @@ fn functions(map: &str) -> Vec<Function> {
     functions
 }
 
-/// Whether nearly all names of the list are those of functions there.
-fn is_of(list: &str, functions: &[Function]) -> bool {
+/// Returns true if at least 95 % of the names in `list` are functions of the program.
+fn matches_program(list: &str, functions: &[Function]) -> bool {
     let names: HashSet<&str> = functions.iter().map(|function| function.name.as_str()).collect();
     let (all, known) = list
         .lines()
@@ -132,8 +133,8 @@ fn is_of(list: &str, functions: &[Function]) -> bool {
     all > 0 && known * 20 >= all * 19
 }
 
-/// The functions that these addresses are in, each once, in the order of the addresses.
-fn in_order(addresses: impl Iterator<Item = u64>, functions: &[Function]) -> Vec<String> {
+/// Returns the functions that contain the addresses, each once, in the order of first use.
+fn by_first_use(addresses: impl Iterator<Item = u64>, functions: &[Function]) -> Vec<String> {
     let mut names = HashSet::new();
     addresses
         .filter_map(|address| {
@@ -163,15 +164,15 @@ mod tests {
         let functions = functions(MAP);
         let names: Vec<_> = functions.iter().map(|function| function.name.as_str()).collect();
         assert_eq!(names, ["_start_c", "_ZN3one17h0E", "_ZN3two17h0E"]);
-        let order = in_order([0x36c010, 0x10, 0x36bc50, 0x36c000].into_iter(), &functions);
+        let order = by_first_use([0x36c010, 0x10, 0x36bc50, 0x36c000].into_iter(), &functions);
         assert_eq!(order, ["_ZN3two17h0E", "_start_c"]);
     }
 
     #[test]
-    fn a_list_of_another_build_is_found_out() {
+    fn a_list_of_another_build_is_detected() {
         let functions = functions(MAP);
-        assert!(is_of("_start_c\n_ZN3two17h0E\n", &functions));
-        assert!(!is_of("_start_c\n_ZN3two17h1E\n", &functions));
-        assert!(!is_of("", &functions));
+        assert!(matches_program("_start_c\n_ZN3two17h0E\n", &functions));
+        assert!(!matches_program("_start_c\n_ZN3two17h1E\n", &functions));
+        assert!(!matches_program("", &functions));
     }
 }

@@ -1,105 +1,107 @@
-//! `guests/*/guest.toml`: how each guest is built. The format is described in `guests/README.md`.
+//! Reads `guests/*/guest.toml`, the build manifests of guests. `guests/README.md` describes the format.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::failure::{Failure, Result, While};
+use crate::failure::{Failure, FileContext, Result};
 
-/// A guest's folder and what is built from it.
+/// A folder of guest sources and its outputs.
 pub(super) struct Guest {
     pub(super) folder: PathBuf,
-    pub(super) outputs: Vec<Output>,
+    pub(super) outputs: Vec<GuestOutput>,
 }
 
+/// Content of `guest.toml`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Manifest {
-    /// For people, not for us; but it has to be there.
+    /// Description of the guest. Required, but not used.
     #[serde(rename = "about")]
     _about: String,
     #[serde(rename = "output")]
-    outputs: Vec<Output>,
+    outputs: Vec<GuestOutput>,
 }
 
-/// One file in `guests/build/`.
+/// An output file in `guests/build/`.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
-pub(super) enum Output {
-    /// A 32-bit ELF with 16- or 32-bit code.
-    Elf32(Linked),
-    /// A 64-bit ELF.
-    Elf64(Linked),
-    /// The bytes alone.
-    Flat(Linked),
-    /// A Cargo package for bare x86-64.
-    Rust(Package),
+pub(super) enum GuestOutput {
+    /// 32-bit ELF file with 16- or 32-bit code.
+    Elf32(LinkedGuest),
+    /// 64-bit ELF file.
+    Elf64(LinkedGuest),
+    /// Flat binary.
+    Flat(LinkedGuest),
+    /// Cargo package for `x86_64-unknown-none`.
+    Rust(CargoGuest),
 }
 
-/// What gcc and ld make from C and assembly.
+/// Output of gcc and ld.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Linked {
-    /// The name in `guests/build/`.
+pub(super) struct LinkedGuest {
+    /// File name in `guests/build/`.
     pub(super) file: String,
-    pub(super) bits: Bits,
-    /// Relative to the guest's folder.
+    pub(super) bits: CodeWidth,
+    /// Source files, relative to the guest's folder.
     pub(super) sources: Vec<String>,
-    /// The code's address, with the common linker script.
+    /// Address of the code, with the common linker script `include/guest.ld`.
     pub(super) text: Option<u64>,
-    /// A linker script of its own, relative to the guest's folder.
+    /// Linker script, relative to the guest's folder.
     pub(super) script: Option<String>,
     #[serde(default)]
     pub(super) cflags: Vec<String>,
     #[serde(default)]
     pub(super) ldflags: Vec<String>,
-    #[serde(default = "start")]
+    #[serde(default = "default_entry")]
     pub(super) entry: String,
 }
 
-/// What cargo makes.
+/// Output of cargo.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Package {
-    /// The name in `guests/build/`.
+pub(super) struct CargoGuest {
+    /// File name in `guests/build/`.
     pub(super) file: String,
-    /// The package's folder, relative to the guest's.
+    /// Folder of the package, relative to the guest's folder.
     #[serde(rename = "crate")]
     pub(super) folder: String,
-    /// The package's name, which is its program's too.
+    /// Name of the package and of its program.
     #[serde(rename = "package")]
     pub(super) name: String,
 }
 
-/// The width of the code.
+/// Width of the code in bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "u8")]
-pub(super) enum Bits {
-    B16,
-    B32,
-    B64,
+pub(super) enum CodeWidth {
+    Bits16,
+    Bits32,
+    Bits64,
 }
 
-impl TryFrom<u8> for Bits {
+impl TryFrom<u8> for CodeWidth {
     type Error = String;
 
     fn try_from(bits: u8) -> std::result::Result<Self, String> {
         match bits {
-            16 => Ok(Self::B16),
-            32 => Ok(Self::B32),
-            64 => Ok(Self::B64),
+            16 => Ok(Self::Bits16),
+            32 => Ok(Self::Bits32),
+            64 => Ok(Self::Bits64),
             _ => Err(format!("bits is 16, 32 or 64, not {bits}")),
         }
     }
 }
 
-fn start() -> String {
+/// Returns the default of `entry`.
+fn default_entry() -> String {
     "_start".to_owned()
 }
 
-impl Output {
-    /// The name in `guests/build/`.
+impl GuestOutput {
+    /// Returns the file name in `guests/build/`.
     pub(super) fn file(&self) -> &str {
         match self {
             Self::Elf32(linked) | Self::Elf64(linked) | Self::Flat(linked) => &linked.file,
@@ -107,14 +109,14 @@ impl Output {
         }
     }
 
-    /// What serde cannot know about one output.
+    /// Checks what serde does not: the file name, and which keys fit together.
     fn check(&self) -> std::result::Result<(), String> {
         if Path::new(self.file()).components().count() != 1 || self.file().starts_with('.') {
             return Err(format!("\"{}\" is not the plain name of a file", self.file()));
         }
         let (linked, fits) = match self {
-            Self::Elf32(linked) => (linked, linked.bits != Bits::B64),
-            Self::Elf64(linked) => (linked, linked.bits == Bits::B64),
+            Self::Elf32(linked) => (linked, linked.bits != CodeWidth::Bits64),
+            Self::Elf64(linked) => (linked, linked.bits == CodeWidth::Bits64),
             Self::Flat(linked) => (linked, true),
             Self::Rust(_) => return Ok(()),
         };
@@ -131,7 +133,7 @@ impl Output {
     }
 }
 
-/// Reads all manifests below `guests`, in the order of the folders' names.
+/// Reads all manifests in `guests`, sorted by folder.
 pub(super) fn read_all(guests: &Path) -> Result<Vec<Guest>> {
     let mut found = Vec::new();
     for entry in guests.read_dir().while_doing("list", guests)? {
@@ -147,9 +149,9 @@ pub(super) fn read_all(guests: &Path) -> Result<Vec<Guest>> {
     Ok(found)
 }
 
-fn parse(text: &str) -> std::result::Result<Vec<Output>, String> {
+fn parse(text: &str) -> std::result::Result<Vec<GuestOutput>, String> {
     let manifest: Manifest = toml::from_str(text).map_err(|error| error.to_string())?;
-    manifest.outputs.iter().try_for_each(Output::check)?;
+    manifest.outputs.iter().try_for_each(GuestOutput::check)?;
     Ok(manifest.outputs)
 }
 
@@ -157,15 +159,15 @@ fn parse(text: &str) -> std::result::Result<Vec<Output>, String> {
 mod tests {
     use super::*;
 
-    fn output(lines: &str) -> std::result::Result<Vec<Output>, String> {
+    fn output(lines: &str) -> std::result::Result<Vec<GuestOutput>, String> {
         parse(&format!("about = \"x\"\n[[output]]\nfile = \"a.elf\"\n{lines}"))
     }
 
     #[test]
     fn defaults() {
         let outputs = output("kind = \"elf32\"\nbits = 16\nsources = [\"a.c\"]\n").unwrap();
-        let [Output::Elf32(linked)] = outputs.as_slice() else { panic!("{outputs:?}") };
-        assert_eq!((linked.entry.as_str(), linked.bits, linked.text), ("_start", Bits::B16, None));
+        let [GuestOutput::Elf32(linked)] = outputs.as_slice() else { panic!("{outputs:?}") };
+        assert_eq!((linked.entry.as_str(), linked.bits, linked.text), ("_start", CodeWidth::Bits16, None));
         assert!(linked.cflags.is_empty() && linked.ldflags.is_empty());
     }
 

@@ -1,33 +1,33 @@
-//! Guests in Rust, for the target without an operating system.
+//! Builds guests in Rust, for `x86_64-unknown-none`.
 //!
-//! The target's library may be missing and impossible to fetch. Then these guests are left out, by name.
+//! If the target is not installed and rustup cannot add it, these guests are left out and reported by name.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::manifest::Package;
+use super::manifest::CargoGuest;
 use crate::failure::{Failure, Result};
 use crate::progress::say;
 use crate::workspace::Workspace;
 
-/// Soft-float code without a red zone: what a kernel is built for.
+/// Rust target for kernels: soft-float code without a red zone.
 const TARGET: &str = "x86_64-unknown-none";
 
-/// Whether guests in Rust can be built, found out once per xtask run and only if there is one.
+/// Availability of the Rust target, checked at most once.
 #[derive(Default)]
 pub(super) struct RustTarget {
     missing: Option<std::result::Result<(), String>>,
 }
 
 impl RustTarget {
-    /// Makes sure that the target is there; otherwise says why it is not.
+    /// Checks that the target is installed, and adds it if possible. The error is the reason.
     pub(super) fn require(&mut self) -> std::result::Result<(), String> {
         self.missing.get_or_insert_with(|| if is_installed() { Ok(()) } else { add() }).clone()
     }
 }
 
-/// Builds a package from the guest's `folder` and returns its program. Cargo knows what has to be built again.
-pub(super) fn build(package: &Package, folder: &Path, workspace: &Workspace) -> Result<PathBuf> {
+/// Builds a package in the guest's `folder` and returns the path of its program.
+pub(super) fn build(package: &CargoGuest, folder: &Path, workspace: &Workspace) -> Result<PathBuf> {
     let target = workspace.path("target/guests");
     let mut cargo = workspace.cargo();
     cargo.current_dir(folder.join(&package.folder)).args([

@@ -1,14 +1,14 @@
-//! The ELF file inside a bzImage.
+//! Extracts the ELF file from a bzImage.
 //!
-//! A bzImage is a small program that unpacks the kernel proper. Where that lies and how long it is, is in the setup
-//! header (Documentation/arch/x86/boot.rst); how it is packed, its first bytes say. What is behind it, the packed size,
-//! makes some unpackers complain; whether all is there, the ELF file itself tells.
+//! Offset and length of the compressed payload are in the setup header (Documentation/arch/x86/boot.rst). The payload's
+//! first bytes identify its compression. Some decompressors report an error about the size field after the payload, so
+//! success is judged by the ELF magic of the output.
 
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::failure::{Failure, Result, While};
+use crate::failure::{Failure, FileContext, Result};
 
 /// Offsets in the setup header.
 const SETUP_SECTORS: usize = 0x1f1;
@@ -16,20 +16,20 @@ const MAGIC: usize = 0x202;
 const PAYLOAD_OFFSET: usize = 0x248;
 const PAYLOAD_LENGTH: usize = 0x24c;
 
-/// How the kernel can be packed: first bytes, program and Debian's package of it.
-const PACKERS: [(&[u8], &str, &str); 4] = [
+/// Compressions: magic bytes, decompressor and its Debian package.
+const DECOMPRESSORS: [(&[u8], &str, &str); 4] = [
     (b"\x02\x21\x4c\x18", "lz4", "lz4"),
     (b"\xfd7zXZ\0", "xz", "xz-utils"),
     (b"\x28\xb5\x2f\xfd", "zstd", "zstd"),
     (b"\x1f\x8b", "gzip", "gzip"),
 ];
 
-/// Writes the ELF file that is packed in `image` to `path`.
+/// Decompresses the ELF file in `image` to `path`.
 pub(super) fn unpack(image: &[u8], path: &Path) -> Result<()> {
     let payload = payload(image).ok_or_else(|| Failure::new("the nested host's kernel is no bzImage"))?;
-    let packer = PACKERS.iter().find(|(magic, ..)| payload.starts_with(magic));
+    let decompressor = DECOMPRESSORS.iter().find(|(magic, ..)| payload.starts_with(magic));
     let (_, program, package) =
-        packer.ok_or_else(|| Failure::new("the nested host's kernel is packed in an unknown way"))?;
+        decompressor.ok_or_else(|| Failure::new("the nested host's kernel is packed in an unknown way"))?;
     let packed = path.with_extension("packed");
     fs::write(&packed, payload).while_doing("write", &packed)?;
     let input = File::open(&packed).while_doing("open", &packed)?;
@@ -47,21 +47,22 @@ pub(super) fn unpack(image: &[u8], path: &Path) -> Result<()> {
     }
 }
 
-/// The packed kernel.
+/// Returns the compressed kernel, or `None` if the header is not that of a bzImage or points outside of it.
 fn payload(image: &[u8]) -> Option<&[u8]> {
     if image.get(MAGIC..)?.get(..4)? != b"HdrS" {
         return None;
     }
-    // 0 stands for 4, for the sake of very old loaders.
+    // boot.rst: 0 means 4, for compatibility with old loaders.
     let sectors = match *image.get(SETUP_SECTORS)? {
         0 => 4,
         sectors => usize::from(sectors),
     };
-    let start = sectors.checked_add(1)?.checked_mul(512)?.checked_add(number(image, PAYLOAD_OFFSET)?)?;
-    image.get(start..)?.get(..number(image, PAYLOAD_LENGTH)?)
+    let start = sectors.checked_add(1)?.checked_mul(512)?.checked_add(read_u32(image, PAYLOAD_OFFSET)?)?;
+    image.get(start..)?.get(..read_u32(image, PAYLOAD_LENGTH)?)
 }
 
-fn number(image: &[u8], offset: usize) -> Option<usize> {
+/// Reads a little-endian `u32`.
+fn read_u32(image: &[u8], offset: usize) -> Option<usize> {
     let bytes = image.get(offset..)?.first_chunk::<4>()?;
     usize::try_from(u32::from_le_bytes(*bytes)).ok()
 }
@@ -81,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn the_payload_lies_behind_the_setup_sectors() {
+    fn the_payload_follows_the_setup_sectors() {
         assert_eq!(payload(&image()), Some(&b"abc"[..]));
     }
 

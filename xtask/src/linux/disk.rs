@@ -1,24 +1,24 @@
-//! A disk image with one file on it.
+//! Disk image with one file, for the virtio block device.
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::failure::{Failure, Result, While};
+use crate::failure::{Failure, FileContext, Result};
 
-/// The file's name.
+/// Name of the file.
 pub(super) const FILE: &str = "greeting";
-/// What is in it.
+/// Content of the file, without the line end.
 pub(super) const CONTENT: &str = "this comes from a virtio disk";
 
-/// Writes an image with an ext2 file system, which Debian's kernel has built in. No root is needed for that.
+/// Writes an image with an ext2 file system, which is built into Debian's kernel. `mke2fs -d` needs no root.
 pub(super) fn write(image: &Path) -> Result<()> {
     let content = tempfile::tempdir().while_doing("create a directory in", &std::env::temp_dir())?;
     let file = content.path().join(FILE);
     fs::write(&file, format!("{CONTENT}\n")).while_doing("write", &file)?;
-    // Debian keeps it where only root's PATH looks.
-    let places = ["/usr/sbin/mke2fs", "/sbin/mke2fs", "/usr/bin/mke2fs"].map(Path::new);
-    let program = places.into_iter().find(|place| place.exists()).ok_or_else(|| {
+    // Debian installs it in a directory that is only in root's PATH.
+    let candidates = ["/usr/sbin/mke2fs", "/sbin/mke2fs", "/usr/bin/mke2fs"].map(Path::new);
+    let program = candidates.into_iter().find(|path| path.exists()).ok_or_else(|| {
         let text = "there is no mke2fs; try: apt-get install --no-install-recommends e2fsprogs";
         Failure::new(text).with_status(106)
     })?;

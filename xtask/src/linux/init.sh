@@ -1,5 +1,5 @@
 #!/bin/busybox sh
-# The first process of the guest that `cargo xtask test --linux` boots: makes a shell possible and becomes one.
+# Init process of the guest that `cargo xtask test --linux` boots. It prepares the system and becomes a shell.
 
 /bin/busybox --install -s /bin
 export PATH=/bin
@@ -7,9 +7,9 @@ export PATH=/bin
 mount -t devtmpfs none /dev
 mount -t proc none /proc
 mount -t sysfs none /sys
-# Numbered so that each comes after those it depends on.
+# Numbered in the order of their dependencies.
 for module in /modules/*.ko; do
 	insmod "$module"
 done
-# The controlling terminal makes it a shell that a user would have: with line editing and Ctrl-C.
+# With a controlling terminal the shell has line editing and Ctrl-C.
 exec setsid cttyhack sh

@@ -1,16 +1,16 @@
-//! The guest's first file system: busybox, the modules for a virtio disk, and `init.sh`.
+//! The guest's initramfs: busybox, the modules for a virtio disk, and `init.sh`.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter};
 use std::path::Path;
 
-use crate::failure::{Result, While};
-use crate::nested::{Archive, NestedHost};
+use crate::failure::{FileContext, Result};
+use crate::nested::{CpioArchive, NestedHost};
 
-/// What Debian's kernel needs to see a virtio disk behind MMIO; what these depend on comes along.
+/// Modules of Debian's kernel for a virtio-mmio disk. Their dependencies are added.
 const MODULES: [&str; 2] = ["virtio_mmio", "virtio_blk"];
 
-/// Writes the archive.
+/// Writes the archive to `path`.
 pub(super) fn write(host: &NestedHost, path: &Path) -> Result<()> {
     let modules = host.modules(&MODULES)?;
     let busybox = fs::read(host.busybox()).while_doing("read", host.busybox())?;
@@ -19,7 +19,7 @@ pub(super) fn write(host: &NestedHost, path: &Path) -> Result<()> {
 }
 
 fn pack(sink: impl io::Write, busybox: &[u8], modules: &[(String, Vec<u8>)]) -> io::Result<()> {
-    let mut archive = Archive::new(sink);
+    let mut archive = CpioArchive::new(sink);
     for directory in ["bin", "dev", "modules", "proc", "sys"] {
         archive.directory(directory)?;
     }

@@ -1,6 +1,6 @@
-//! One run of the nested host: starts QEMU, passes the command's output on, reads the verdict.
+//! Runs QEMU with the nested host, forwards the command's output and reads its exit status.
 //!
-//! QEMU emulates the CPU in software (TCG) and uses no KVM, so this works on any x86-64 machine and needs no root.
+//! QEMU emulates the CPU in software (TCG) and uses no KVM, so it works on any x86-64 machine and needs no root.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
@@ -9,30 +9,30 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use crate::failure::{Failure, Result, While};
+use crate::failure::{Failure, FileContext, Result};
 use crate::interrupt;
 use crate::process::wait;
 use crate::progress::seconds;
 
-/// The exit status when the time limit passed, as timeout(1) has it.
-pub(super) const TIME_LIMIT: u8 = 124;
-/// The exit status when the nested host itself failed.
-pub(super) const NO_HOST: u8 = 125;
+/// Exit status after the time limit, as in timeout(1).
+pub(super) const STATUS_TIMEOUT: u8 = 124;
+/// Exit status when the nested host itself failed.
+pub(super) const STATUS_HOST_FAILED: u8 = 125;
 
-/// What QEMU needs to know.
-pub(super) struct Boot<'a> {
+/// One run of QEMU.
+pub(super) struct QemuRun<'a> {
     pub(super) qemu: &'a Path,
     pub(super) kernel: &'a Path,
-    /// The nested host's files: a cpio archive.
+    /// Initramfs: a cpio archive.
     pub(super) image: File,
-    /// When to give up.
+    /// QEMU is killed after this time.
     pub(super) time_limit: Duration,
-    /// Print the kernel's messages, whatever happens.
+    /// Print the kernel's messages also after success.
     pub(super) verbose: bool,
 }
 
-impl Boot<'_> {
-    /// Boots, hands the command's output to `sink` as it comes, and returns the command's exit status.
+impl QemuRun<'_> {
+    /// Boots, passes the command's output to `sink` as it arrives, and returns the command's exit status.
     pub(super) fn run(self, mut sink: impl FnMut(&[u8]) + Send) -> Result<u8> {
         let console =
             tempfile::NamedTempFile::new().while_doing("create a file in", &std::env::temp_dir())?;
@@ -65,23 +65,23 @@ impl Boot<'_> {
         }
         let report = match (verdict(&console), ended.while_doing("wait for", self.qemu)?) {
             (Some(Ok(status)), _) => return Ok(status),
-            (None, _) if interrupt::seen() => return Ok(interrupt::STATUS),
+            (None, _) if interrupt::requested() => return Ok(interrupt::EXIT_STATUS),
             (None, None) => {
                 let text = format!("the nested host was stopped after {}", seconds(time_limit));
-                return Err(Failure::new(text).with_status(TIME_LIMIT));
+                return Err(Failure::new(text).with_status(STATUS_TIMEOUT));
             }
             (Some(Err(reason)), _) => reason.to_owned(),
             (None, Some(ended)) => format!("QEMU ended with {ended} and no verdict"),
         };
         let tail = last_lines(&console, 40) + &last_lines(&errors, 10);
-        Err(Failure::new(format!("the nested host failed: {report}\n{tail}")).with_status(NO_HOST))
+        Err(Failure::new(format!("the nested host failed: {report}\n{tail}")).with_status(STATUS_HOST_FAILED))
     }
 
     fn command(&self, console: &Path) -> Command {
         let mut qemu = Command::new(self.qemu);
         qemu.args(["-no-user-config", "-nodefaults", "-no-reboot", "-display", "none", "-machine", "pc"])
-            // With a thread for each CPU QEMU 7.2 hangs: KVM patches its code when a VM comes or goes, and another
-            // CPU may go on with the old translation.
+            // With a thread for each CPU QEMU 7.2 hangs: KVM patches its code when a VM is created or destroyed, and
+            // another CPU may continue with the old translation.
             .args(["-accel", "tcg,thread=single", "-cpu", "EPYC,+svm", "-smp", "2"])
             .args(["-m", &self.megabytes().to_string()])
             .args(["-chardev", "file,id=output,path=/proc/self/fd/1", "-serial", "chardev:output"])
@@ -89,9 +89,9 @@ impl Boot<'_> {
             .arg(format!("file:{}", console.display()))
             .arg("-kernel")
             .arg(self.kernel)
-            // The image has no name but this one.
+            // The image is a file without a name.
             .args(["-initrd", "/proc/self/fd/0", "-append"])
-            // A panic ends QEMU at once (-no-reboot); mitigations cost time, and there is nobody to protect.
+            // A panic ends QEMU at once (-no-reboot). Mitigations only cost time here.
             .arg("console=ttyS1 quiet panic=-1 mitigations=off rcupdate.rcu_expedited=1");
         if let Ok(image) = self.image.try_clone() {
             qemu.stdin(image);
@@ -101,22 +101,25 @@ impl Boot<'_> {
     }
 }
 
-impl Boot<'_> {
-    /// The host's memory. The image is in it twice while it is unpacked, and Linux gives half of the memory at most to the
-    /// files that come out; machines need some too.
+impl QemuRun<'_> {
+    /// Returns the memory size in MiB.
+    ///
+    /// The kernel holds the image twice while it unpacks it, and limits the unpacked files to half of the memory. Guests
+    /// need memory too.
     fn megabytes(&self) -> u64 {
         let image = self.image.metadata().map_or(0, |metadata| metadata.len() >> 20);
         1024.max(512 + 3 * image)
     }
 }
 
-/// What `init.sh` wrote at its end: the command's status, or why the command could not be run.
+/// Parses the last line of `init.sh`: the exit status of the command, or why the command could not be run.
 fn verdict(console: &str) -> Option<std::result::Result<u8, &str>> {
     let verdict = console.lines().rev().find_map(|line| line.strip_prefix("nested-host: "))?;
     let status = verdict.strip_prefix("status ").and_then(|status| status.parse().ok());
     Some(status.ok_or(verdict))
 }
 
+/// Returns the last `count` lines without QEMU's warnings about unsupported CPU features.
 fn last_lines(text: &str, count: usize) -> String {
     let lines: Vec<_> =
         text.lines().filter(|line| !line.contains("TCG doesn't support requested feature")).collect();

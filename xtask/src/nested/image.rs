@@ -1,7 +1,7 @@
-//! What lies in the nested host's file system, all of it in memory.
+//! The initramfs of the nested host.
 //!
-//! Each file keeps the absolute path that it has here, so that a configuration finds its guest, a test its data and
-//! a program its libraries without any of them knowing where it runs.
+//! Each file keeps its absolute path, so that configurations find their guests, tests their data and programs their
+//! libraries.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -10,25 +10,25 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::newc::Archive;
+use super::newc::CpioArchive;
 use super::packages::LDD;
-use crate::failure::{Failure, Result, While};
+use crate::failure::{Failure, FileContext, Result};
 
-/// A file system under construction.
-pub(super) struct Image {
-    archive: Archive<BufWriter<File>>,
-    /// What is in the archive already: an entry that comes again is left out.
+/// Initramfs under construction.
+pub(super) struct InitramfsImage {
+    archive: CpioArchive<BufWriter<File>>,
+    /// Paths in the archive. An entry that is added again is ignored.
     paths: BTreeSet<PathBuf>,
 }
 
-impl Image {
-    /// An empty file system. The archive has no name: nothing stays behind, however we end.
+impl InitramfsImage {
+    /// Creates an empty image in an unnamed temporary file, which is freed however xtask ends.
     pub(super) fn new() -> Result<Self> {
         let file = tempfile::tempfile().while_doing("create a file in", &std::env::temp_dir())?;
-        Ok(Self { archive: Archive::new(BufWriter::new(file)), paths: BTreeSet::new() })
+        Ok(Self { archive: CpioArchive::new(BufWriter::new(file)), paths: BTreeSet::new() })
     }
 
-    /// Adds a directory and those above it.
+    /// Adds a directory and its parents.
     pub(super) fn directory(&mut self, path: &Path) -> Result<()> {
         if path.parent().is_none() || self.paths.contains(path) {
             return Ok(());
@@ -57,7 +57,7 @@ impl Image {
         self.entry(path, |archive, name| archive.file(name, data.permissions().mode(), data.len(), file))
     }
 
-    /// Adds a file, or a directory with all that is in it, at its own path. What is linked to is copied.
+    /// Adds a file, or a directory with its content, at its own path. Symbolic links are followed.
     pub(super) fn tree(&mut self, path: &Path) -> Result<()> {
         if !path.is_dir() {
             return self.file_as(path, path);
@@ -81,7 +81,7 @@ impl Image {
         shared_libraries(program)?.iter().try_for_each(|library| self.tree(library))
     }
 
-    /// Ends the archive.
+    /// Completes the archive and returns its file.
     pub(super) fn finish(self) -> Result<File> {
         let file = self.archive.finish().and_then(|buffer| buffer.into_inner().map_err(io::Error::from));
         file.map_err(|error| Failure::new(format!("cannot write the nested host's file system: {error}")))
@@ -94,7 +94,7 @@ impl Image {
     fn entry(
         &mut self,
         path: &Path,
-        add: impl FnOnce(&mut Archive<BufWriter<File>>, &str) -> io::Result<()>,
+        add: impl FnOnce(&mut CpioArchive<BufWriter<File>>, &str) -> io::Result<()>,
     ) -> Result<()> {
         if !self.paths.contains(path) {
             self.parents(path)?;
@@ -105,14 +105,14 @@ impl Image {
     }
 }
 
-/// Names in the archive are relative to the top.
+/// Returns the name of an archive entry: the path relative to `/`.
 fn entry_name(path: &Path) -> Result<String> {
     let name = path.strip_prefix("/").ok().and_then(Path::to_str);
     name.map(str::to_owned)
         .ok_or_else(|| Failure::new(format!("cannot pack {}: no usable path", path.display())))
 }
 
-/// The dynamic loader and the libraries of a program; none for a static one, for a script or for data.
+/// Returns the dynamic loader and the libraries of a program; empty for a static program, a script or data.
 fn shared_libraries(program: &Path) -> Result<Vec<PathBuf>> {
     let output = Command::new(LDD.name).arg(program).env("LC_ALL", "C").output();
     let output = output.while_doing("list the libraries of", program)?;
@@ -120,15 +120,15 @@ fn shared_libraries(program: &Path) -> Result<Vec<PathBuf>> {
         .map_err(|library| Failure::new(format!("{} needs {library}, which is not here", program.display())))
 }
 
-/// Reads ldd's lines: `NAME => PATH (0xADDRESS)`, or `PATH (0xADDRESS)` for the loader. Others name no file.
+/// Parses the output of ldd: lines of `NAME => PATH (0xADDRESS)`, or `PATH (0xADDRESS)` for the loader.
 fn parse_ldd(listing: &str) -> std::result::Result<Vec<PathBuf>, String> {
     let mut libraries = Vec::new();
     for line in listing.lines() {
-        let (name, place) = line.split_once(" => ").unwrap_or((line, line));
-        if place.trim() == "not found" {
+        let (name, target) = line.split_once(" => ").unwrap_or((line, line));
+        if target.trim() == "not found" {
             return Err(name.trim().to_owned());
         }
-        if let Some((path, _address)) = place.trim().rsplit_once(" (0x")
+        if let Some((path, _address)) = target.trim().rsplit_once(" (0x")
             && path.starts_with('/')
         {
             libraries.push(PathBuf::from(path));
@@ -137,13 +137,13 @@ fn parse_ldd(listing: &str) -> std::result::Result<Vec<PathBuf>, String> {
     Ok(libraries)
 }
 
-/// A script for any POSIX shell that runs `command` in `directory`.
+/// Returns a POSIX shell script that runs `command` in `directory`.
 pub(super) fn script(directory: &Path, command: &[String]) -> String {
     let words: Vec<_> = command.iter().map(|word| quote(word)).collect();
     format!("cd {} || exit\nexec {}\n", quote(&directory.to_string_lossy()), words.join(" "))
 }
 
-/// One word: within single quotes a shell takes all characters but the single quote as they are.
+/// Quotes a word for a POSIX shell.
 fn quote(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }

@@ -1,40 +1,41 @@
-//! The nested host's kernel: a stock one, installed or unpacked into our cache, and its KVM modules.
+//! The nested host's kernel and its KVM modules: an installed kernel, or Debian's package unpacked into a cache.
 //!
-//! We never install a kernel: Debian's package, unpacked, is all that is needed, and that needs no root.
+//! A kernel is never installed. Unpacking the package needs no root.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::packages::{GZIP, Missing, Program, XZ, ZSTD};
-use crate::failure::{Failure, Result, While};
+use super::packages::{GZIP, MissingParts, PackagedProgram, XZ, ZSTD};
+use crate::failure::{Failure, FileContext, Result};
 use crate::process::output;
 use crate::progress::say;
 
-/// Debian's metapackage of the smallest kernel that has all we need; it depends on the current version's package.
+/// Debian's metapackage of the smallest kernel with KVM. It depends on the package of the current version.
 const META_PACKAGE: &str = "linux-image-cloud-amd64";
 
-/// The module that makes `/dev/kvm` work on an AMD CPU. QEMU emulates SVM, but not VT-x.
+/// KVM module for AMD CPUs. QEMU emulates SVM, but not VT-x.
 const KVM_MODULE: &str = "kvm_amd";
 
 /// A kernel and its modules.
 #[derive(Debug)]
 pub(crate) struct Kernel {
-    /// The bootable image.
+    /// The bzImage.
     pub(super) image: PathBuf,
     modules: PathBuf,
-    /// Where each module lies, by its name with `_` for `-`: the kernel takes both for the same.
+    /// Path of each module, by its name with `_` for `-`: the kernel does not distinguish them.
     files: BTreeMap<String, PathBuf>,
 }
 
 impl Kernel {
-    /// The newest kernel in our cache, else the newest installed one, that we may read and that has KVM for AMD.
+    /// Finds the newest kernel in the cache, else the newest installed kernel, that is readable and has `kvm_amd`.
     pub(super) fn find() -> Option<Self> {
         let cached = cache().ok().into_iter().flat_map(|cache| newest_first(&cache));
         cached.chain([PathBuf::from("/")]).find_map(|root| Self::below(&root))
     }
 
+    /// Finds the newest kernel in the file system tree at `root`.
     fn below(root: &Path) -> Option<Self> {
         for modules in
             ["lib/modules", "usr/lib/modules"].iter().flat_map(|place| newest_first(&root.join(place)))
@@ -54,18 +55,22 @@ impl Kernel {
         None
     }
 
-    /// The bootable image, a bzImage.
+    /// Returns the path of the bzImage.
     pub(crate) fn image(&self) -> &Path {
         &self.image
     }
 
-    /// KVM's modules.
-    pub(super) fn kvm_modules(&self, missing: &mut Missing) -> Result<Vec<(String, Vec<u8>)>> {
+    /// Returns `kvm_amd` and its dependencies, as [`Kernel::modules`] does.
+    pub(super) fn kvm_modules(&self, missing: &mut MissingParts) -> Result<Vec<(String, Vec<u8>)>> {
         self.modules(&[KVM_MODULE], missing)
     }
 
-    /// Modules as the kernel loads them: unpacked, each after those it depends on. Built-in ones are left out.
-    pub(super) fn modules(&self, names: &[&str], missing: &mut Missing) -> Result<Vec<(String, Vec<u8>)>> {
+    /// Returns modules, decompressed, each after its dependencies. Built-in modules are left out.
+    pub(super) fn modules(
+        &self,
+        names: &[&str],
+        missing: &mut MissingParts,
+    ) -> Result<Vec<(String, Vec<u8>)>> {
         let list = self.modules.join("modules.builtin");
         let builtin = fs::read_to_string(&list).while_doing("read", &list)?;
         let mut done = builtin.lines().map(|line| module_name(Path::new(line))).collect();
@@ -81,7 +86,7 @@ impl Kernel {
         name: &str,
         done: &mut BTreeSet<String>,
         modules: &mut Vec<(String, Vec<u8>)>,
-        missing: &mut Missing,
+        missing: &mut MissingParts,
     ) -> Result<()> {
         if !done.insert(name.to_owned()) {
             return Ok(());
@@ -99,7 +104,7 @@ impl Kernel {
     }
 }
 
-/// Unpacks Debian's kernel package into our cache, unless that version is there.
+/// Downloads and unpacks Debian's kernel package into the cache, unless that version is there.
 pub(crate) fn fetch() -> Result<()> {
     let depends = output(Command::new("apt-cache").env("LC_ALL", "C").args(["depends", META_PACKAGE]))?;
     let depends = String::from_utf8_lossy(&depends);
@@ -111,15 +116,15 @@ pub(crate) fn fetch() -> Result<()> {
              kernel: chmod a+r /boot/vmlinuz-*"
         ))
     })?;
-    let place = cache()?.join(package);
-    if place.join("boot").is_dir() {
-        say(format_args!("the kernel is there: {}", place.display()));
+    let destination = cache()?.join(package);
+    if destination.join("boot").is_dir() {
+        say(format_args!("the kernel is there: {}", destination.display()));
         return Ok(());
     }
     say(format_args!("fetching {package}"));
-    fs::create_dir_all(cache()?).while_doing("create", &place)?;
-    // Unpacked beside its place and then renamed, so that a half of it is never taken for a kernel.
-    let staging = tempfile::tempdir_in(cache()?).while_doing("create a directory beside", &place)?;
+    fs::create_dir_all(cache()?).while_doing("create", &destination)?;
+    // Unpacked to a temporary directory and then renamed, so that an incomplete tree is never used as a kernel.
+    let staging = tempfile::tempdir_in(cache()?).while_doing("create a directory beside", &destination)?;
     output(Command::new("apt-get").args(["--quiet", "download", package]).current_dir(&staging))?;
     let mut entries = staging.path().read_dir().while_doing("list", staging.path())?;
     let archive = entries.next().transpose().while_doing("list", staging.path())?;
@@ -127,12 +132,12 @@ pub(crate) fn fetch() -> Result<()> {
         archive.ok_or_else(|| Failure::new(format!("apt-get downloaded nothing for {package}")))?.path();
     let tree = staging.path().join("tree");
     output(Command::new("dpkg-deb").arg("-x").args([&archive, &tree]))?;
-    fs::rename(&tree, &place).while_doing("create", &place)?;
-    say(format_args!("unpacked {}", place.display()));
+    fs::rename(&tree, &destination).while_doing("create", &destination)?;
+    say(format_args!("unpacked {}", destination.display()));
     Ok(())
 }
 
-/// Where unpacked kernels are kept, one directory each.
+/// Returns the cache directory, which has a directory for each unpacked kernel.
 fn cache() -> Result<PathBuf> {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
@@ -141,7 +146,7 @@ fn cache() -> Result<PathBuf> {
     Ok(cache.join("vmm").join("kernels"))
 }
 
-/// The directories in `parent`, by the numbers in their names, highest first; none if there is no `parent`.
+/// Returns the directories in `parent`, sorted by the numbers in their names, highest first; empty without `parent`.
 fn newest_first(parent: &Path) -> Vec<PathBuf> {
     let entries = parent.read_dir().into_iter().flatten().flatten().map(|entry| entry.path());
     let mut directories: Vec<_> = entries.filter(|path| path.is_dir()).collect();
@@ -166,13 +171,13 @@ fn list_modules(directory: &Path, files: &mut BTreeMap<String, PathBuf>) {
     }
 }
 
-/// `kernel/arch/x86/kvm/kvm-amd.ko.xz` is the module `kvm_amd`.
+/// Returns the name of a module, such as `kvm_amd` for `kernel/arch/x86/kvm/kvm-amd.ko.xz`.
 fn module_name(file: &Path) -> String {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     name.split('.').next().unwrap_or_default().replace('-', "_")
 }
 
-/// What the module's `.modinfo` section, a list of NUL-terminated `key=value` texts, says in `depends`.
+/// Returns the dependencies of a module, from `depends` in its section `.modinfo` of NUL-terminated `key=value` strings.
 fn dependencies(module: &[u8]) -> Vec<String> {
     let mut texts = module.split(|&byte| byte == 0);
     let depends = texts.find_map(|text| text.strip_prefix(b"depends=")).unwrap_or_default();
@@ -180,9 +185,9 @@ fn dependencies(module: &[u8]) -> Vec<String> {
     depends.split(',').filter(|name| !name.is_empty()).map(|name| name.replace('-', "_")).collect()
 }
 
-/// The module's bytes; `None` if the program that could unpack them is missing.
-fn unpack(file: &Path, missing: &mut Missing) -> Result<Option<Vec<u8>>> {
-    let program: &Program = match file.extension().and_then(|extension| extension.to_str()) {
+/// Reads and decompresses a module. Returns `None` if the decompressor is missing.
+fn unpack(file: &Path, missing: &mut MissingParts) -> Result<Option<Vec<u8>>> {
+    let program: &PackagedProgram = match file.extension().and_then(|extension| extension.to_str()) {
         Some("ko") => return fs::read(file).while_doing("read", file).map(Some),
         Some("xz") => &XZ,
         Some("zst") => &ZSTD,

@@ -1,13 +1,13 @@
-//! The archive that the Linux kernel unpacks as its first file system: cpio in the "newc" format.
+//! Writes an initramfs archive: cpio in the "newc" format.
 //!
-//! Each entry is a header of 110 ASCII characters (magic, then 13 numbers of 8 hexadecimal digits), the name with
-//! its NUL, and the data; name and data are padded to multiples of 4 (Documentation/driver-api/early-userspace/
-//! buffer-format.rst). Directories, regular files and symbolic links are all we need; all belong to root.
+//! Each entry has a header of 110 ASCII characters (magic, then 13 numbers of 8 hexadecimal digits), a NUL-terminated name,
+//! and data. Name and data are padded to multiples of 4 bytes (Documentation/driver-api/early-userspace/
+//! buffer-format.rst). Directories, regular files and symbolic links are supported. All entries belong to root.
 
 use std::io::{self, Read, Write};
 
-/// Writes entries to `sink` in the order in which they are added.
-pub(crate) struct Archive<W> {
+/// Archive writer. Entries are written to `sink` in the order in which they are added.
+pub(crate) struct CpioArchive<W> {
     sink: W,
     entries: u32,
 }
@@ -17,13 +17,13 @@ const DIRECTORY: u32 = 0o040_000;
 const REGULAR: u32 = 0o100_000;
 const LINK: u32 = 0o120_000;
 
-impl<W: Write> Archive<W> {
-    /// An empty archive.
+impl<W: Write> CpioArchive<W> {
+    /// Creates an empty archive.
     pub(crate) fn new(sink: W) -> Self {
         Self { sink, entries: 0 }
     }
 
-    /// Adds a directory; its parents must have been added before.
+    /// Adds a directory. Its parents must have been added before.
     pub(crate) fn directory(&mut self, name: &str) -> io::Result<()> {
         self.entry(name, DIRECTORY | 0o755, 0)
     }
@@ -44,7 +44,7 @@ impl<W: Write> Archive<W> {
         self.file_of_type(name, REGULAR | (permissions & 0o777), size, data)
     }
 
-    /// Ends the archive and hands back the sink.
+    /// Writes the trailer and returns the sink.
     pub(crate) fn finish(mut self) -> io::Result<W> {
         self.entry("TRAILER!!!", 0, 0)?;
         self.sink.flush()?;
@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn an_archive_as_cpio_writes_it() {
-        let mut archive = Archive::new(Vec::new());
+        let mut archive = CpioArchive::new(Vec::new());
         archive.file("ab", 0o755, 5, &b"hello"[..]).unwrap();
         let bytes = archive.finish().unwrap();
         let expected = "070701\
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn a_file_that_shrinks_is_refused() {
-        let mut archive = Archive::new(Vec::new());
+        let mut archive = CpioArchive::new(Vec::new());
         assert!(archive.file("a", 0o644, 6, &b"hello"[..]).is_err());
     }
 }

@@ -1,40 +1,43 @@
-//! The programs that the nested host is made of, and the Debian packages that hold them.
+//! Programs that the nested host needs, and their Debian packages.
 //!
-//! Whatever is missing is collected and reported in one message.
+//! Missing programs are collected and reported in one message.
 
 use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// A program and the Debian package that has it.
-pub(super) struct Program {
-    /// Its name in `PATH`.
+/// A program and its Debian package.
+pub(super) struct PackagedProgram {
+    /// Name in `PATH`.
     pub(super) name: &'static str,
     package: &'static str,
 }
 
-/// The emulator.
-pub(super) const QEMU: Program = Program { name: "qemu-system-x86_64", package: "qemu-system-x86" };
-/// The nested host's user land. The package `busybox` would do as well.
-pub(super) const BUSYBOX: Program = Program { name: "busybox", package: "busybox-static" };
-/// Lists a program's shared libraries.
-pub(super) const LDD: Program = Program { name: "ldd", package: "libc-bin" };
-/// Unpack kernel modules, for kernels that pack them.
-pub(super) const XZ: Program = Program { name: "xz", package: "xz-utils" };
-pub(super) const ZSTD: Program = Program { name: "zstd", package: "zstd" };
-pub(super) const GZIP: Program = Program { name: "gzip", package: "gzip" };
+/// The emulator that runs the nested host.
+pub(super) const QEMU: PackagedProgram =
+    PackagedProgram { name: "qemu-system-x86_64", package: "qemu-system-x86" };
+/// User space of the nested host. The package `busybox` works too.
+pub(super) const BUSYBOX: PackagedProgram = PackagedProgram { name: "busybox", package: "busybox-static" };
+/// Program that lists the shared libraries of another.
+pub(super) const LDD: PackagedProgram = PackagedProgram { name: "ldd", package: "libc-bin" };
+/// Decompressor for kernel modules in xz format.
+pub(super) const XZ: PackagedProgram = PackagedProgram { name: "xz", package: "xz-utils" };
+/// Decompressor for kernel modules in zstd format.
+pub(super) const ZSTD: PackagedProgram = PackagedProgram { name: "zstd", package: "zstd" };
+/// Decompressor for kernel modules in gzip format.
+pub(super) const GZIP: PackagedProgram = PackagedProgram { name: "gzip", package: "gzip" };
 
-/// What is not here.
+/// Missing packages and kernel.
 #[derive(Debug, Default)]
-pub(crate) struct Missing {
+pub(crate) struct MissingParts {
     packages: Vec<&'static str>,
     kernel: bool,
 }
 
-impl Missing {
-    /// The path of a program; if there is none its package goes onto the list.
-    pub(super) fn look_for(&mut self, program: &Program) -> Option<PathBuf> {
+impl MissingParts {
+    /// Returns the path of a program. If it is not found, its package is recorded as missing.
+    pub(super) fn look_for(&mut self, program: &PackagedProgram) -> Option<PathBuf> {
         let found = find_program(program.name.as_ref());
         if found.is_none() && !self.packages.contains(&program.package) {
             self.packages.push(program.package);
@@ -42,18 +45,18 @@ impl Missing {
         found
     }
 
-    /// There is no kernel that could run the nested host.
+    /// Records that no usable kernel was found.
     pub(super) fn no_kernel(&mut self) {
         self.kernel = true;
     }
 
-    /// Whether all is here.
+    /// Returns true if nothing is missing.
     pub(super) fn is_empty(&self) -> bool {
         self.packages.is_empty() && !self.kernel
     }
 }
 
-impl fmt::Display for Missing {
+impl fmt::Display for MissingParts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the nested host lacks ")?;
         if !self.packages.is_empty() {
@@ -68,7 +71,7 @@ impl fmt::Display for Missing {
     }
 }
 
-/// Looks a name up in `PATH`; one with a slash stands for itself.
+/// Looks a name up in `PATH`. A name with a slash is returned as it is if it is a program.
 pub(super) fn find_program(name: &OsStr) -> Option<PathBuf> {
     let is_program = |path: &Path| {
         path.metadata().is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
@@ -85,12 +88,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_message_names_all_that_is_missing() {
-        let mut missing = Missing::default();
+    fn one_message_names_everything_missing() {
+        let mut missing = MissingParts::default();
         assert!(missing.is_empty());
-        assert!(missing.look_for(&Program { name: "no-such-program-1", package: "one" }).is_none());
-        assert!(missing.look_for(&Program { name: "no-such-program-2", package: "two" }).is_none());
-        assert!(missing.look_for(&Program { name: "sh", package: "dash" }).is_some());
+        assert!(missing.look_for(&PackagedProgram { name: "no-such-program-1", package: "one" }).is_none());
+        assert!(missing.look_for(&PackagedProgram { name: "no-such-program-2", package: "two" }).is_none());
+        assert!(missing.look_for(&PackagedProgram { name: "sh", package: "dash" }).is_some());
         missing.no_kernel();
         assert_eq!(
             missing.to_string(),

@@ -1,5 +1,5 @@
-//! A pseudo-terminal, with this process as the leader of the session on it: what a terminal window and a shell are
-//! together (pty(7), credentials(7)).
+//! Pseudo-terminal that is the controlling terminal of this process, as a terminal window is for a shell (pty(7),
+//! credentials(7)).
 
 use std::fs::File;
 use std::io;
@@ -15,81 +15,90 @@ use rustix::termios::{LocalModes, tcgetattr};
 
 /// Both ends of a pseudo-terminal.
 pub(super) struct Terminal {
-    /// The window's end; none once it is closed.
-    window: Option<OwnedFd>,
-    /// The programs' end.
-    line: File,
-    /// Everything that was shown.
-    pub(super) shown: Vec<u8>,
+    /// Manager end; `None` after [`Terminal::close`].
+    manager: Option<OwnedFd>,
+    /// Subsidiary end, the terminal of the programs.
+    subsidiary: File,
+    /// All output so far.
+    pub(super) output: Vec<u8>,
 }
 
-/// A terminal's settings at some time.
+/// Terminal settings (termios(3)).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Settings {
-    /// Keys arrive one by one, and not in lines.
+pub(super) struct TerminalSettings {
+    /// True in non-canonical mode, in which keys are read one by one.
     pub(super) raw: bool,
-    /// All of them, in words, and those that matter most.
+    /// All settings, as text for comparison.
     all: String,
+    /// Input and local modes, as text for messages.
     modes: String,
 }
 
 impl Terminal {
-    /// A new terminal, for a new session that this process leads. It must not lead a process group yet.
+    /// Opens a pseudo-terminal and makes this process the leader of a new session on it.
+    ///
+    /// # Errors
+    ///
+    /// Fails if this process is a process group leader (setsid(2)).
     pub(super) fn new() -> io::Result<Self> {
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-        let window = openpt(flags)?;
-        grantpt(&window)?;
-        unlockpt(&window)?;
-        let line = ioctl_tiocgptpeer(&window, flags)?;
+        let manager = openpt(flags)?;
+        grantpt(&manager)?;
+        unlockpt(&manager)?;
+        let subsidiary = ioctl_tiocgptpeer(&manager, flags)?;
         setsid()?;
-        ioctl_tiocsctty(&line)?;
-        Ok(Self { window: Some(window), line: line.into(), shown: Vec::new() })
+        ioctl_tiocsctty(&subsidiary)?;
+        Ok(Self { manager: Some(manager), subsidiary: subsidiary.into(), output: Vec::new() })
     }
 
-    /// The programs' end, as one of a program's standard streams.
+    /// Returns the subsidiary end, for use as a standard stream of a program.
     pub(super) fn stream(&self) -> io::Result<Stdio> {
-        Ok(self.line.try_clone()?.into())
+        Ok(self.subsidiary.try_clone()?.into())
     }
 
-    /// The settings now; an error once the window is closed.
-    pub(super) fn settings(&self) -> io::Result<Settings> {
-        let settings = tcgetattr(&self.line)?;
+    /// Reads the current settings.
+    ///
+    /// # Errors
+    ///
+    /// Fails after [`Terminal::close`].
+    pub(super) fn settings(&self) -> io::Result<TerminalSettings> {
+        let settings = tcgetattr(&self.subsidiary)?;
         let raw = !settings.local_modes.contains(LocalModes::ICANON);
         let modes = format!("{:?} {:?}", settings.input_modes, settings.local_modes);
-        Ok(Settings { raw, all: format!("{settings:?}"), modes })
+        Ok(TerminalSettings { raw, all: format!("{settings:?}"), modes })
     }
 
-    /// Types.
+    /// Types keys. Does nothing after [`Terminal::close`].
     pub(super) fn type_keys(&self, keys: &[u8]) -> io::Result<()> {
-        let Some(window) = &self.window else { return Ok(()) };
-        rustix::io::write(window, keys)?;
+        let Some(manager) = &self.manager else { return Ok(()) };
+        rustix::io::write(manager, keys)?;
         Ok(())
     }
 
-    /// Closes the window. The kernel sends SIGHUP to this process.
+    /// Closes the manager end. The kernel then sends SIGHUP to this process.
     pub(super) fn close(&mut self) {
-        self.window = None;
+        self.manager = None;
     }
 
-    /// Lets that much time pass while what programs print is shown.
-    pub(super) fn watch(&mut self, time: Duration) -> io::Result<()> {
+    /// Reads output for the given time.
+    pub(super) fn read_output_for(&mut self, time: Duration) -> io::Result<()> {
         let end = Instant::now() + time;
         loop {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Ok(());
             }
-            let Some(window) = &self.window else {
+            let Some(manager) = &self.manager else {
                 std::thread::sleep(left);
                 return Ok(());
             };
             let left = Timespec::try_from(left).map_err(io::Error::other)?;
-            match poll(&mut [PollFd::new(window, PollFlags::IN)], Some(&left)) {
+            match poll(&mut [PollFd::new(manager, PollFlags::IN)], Some(&left)) {
                 Ok(0) | Err(Errno::INTR) => {}
                 Ok(_) => {
                     let mut buffer = [0; 4096];
-                    let count = rustix::io::read(window, &mut buffer)?;
-                    self.shown.extend_from_slice(buffer.get(..count).unwrap_or_default());
+                    let count = rustix::io::read(manager, &mut buffer)?;
+                    self.output.extend_from_slice(buffer.get(..count).unwrap_or_default());
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -97,8 +106,8 @@ impl Terminal {
     }
 }
 
-impl Settings {
-    /// How these settings differ from those before, if they do.
+impl TerminalSettings {
+    /// Describes the difference to earlier settings; `None` if there is none.
     pub(super) fn changed_from(&self, before: &Self) -> Option<String> {
         let kind = if self.raw { "raw" } else { "different" };
         (self != before).then(|| format!("the terminal is {kind}: {}; before: {}", self.modes, before.modes))

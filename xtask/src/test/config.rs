@@ -1,42 +1,42 @@
-//! A configuration as a test: its name in the report, and what a host must be able to do for it.
+//! A configuration as a test: its name in the report, and the features that a host may lack for it.
 //!
-//! Whether it went as it should is vmm-cli's to say (`suite.rs`); here is what vmm-cli cannot know: which hosts may say no.
+//! vmm-cli decides if a configuration passes (`suite.rs`).
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::failure::{Failure, Result, While};
+use crate::failure::{Failure, FileContext, Result};
 
-/// One configuration.
+/// Configuration to run as a test.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ConfigTest {
-    /// The file's name without `.toml`; before it `crash/` for a crashing guest.
+    /// File name without `.toml`, with the prefix `crash/` for a crashing guest.
     pub(super) name: String,
-    /// The file.
+    /// Path of the configuration.
     pub(super) config: PathBuf,
-    /// What the host must be able to do.
+    /// CPU mode.
     pub(super) mode: String,
-    /// The page size in `[paging]`, as written.
+    /// `paging.page-size`, as written.
     pub(super) page_size: String,
-    /// Five-level paging.
+    /// True for five-level paging.
     pub(super) five_level: bool,
-    /// The file it runs.
+    /// File name of the guest.
     pub(super) guest: String,
 }
 
 impl ConfigTest {
-    /// Reads a configuration; what is wrong in it vmm-cli will say.
+    /// Reads a configuration. Only TOML syntax errors are reported; vmm-cli reports the others.
     pub(super) fn read(config: &Path) -> Result<Self> {
         let text = fs::read_to_string(config).while_doing("read", config)?;
         let table: toml::Table =
             text.parse().map_err(|error| Failure::new(format!("{}: {error}", config.display())))?;
         let mode = table.get("mode").and_then(toml::Value::as_str).unwrap_or_default();
-        let guest = crate::references::named_files(&table).into_iter().next().unwrap_or_default();
+        let guest = crate::config_files::named_files(&table).into_iter().next().unwrap_or_default();
         let paging = |key| table.get("paging").and_then(|paging| paging.get(key));
         Ok(Self {
-            name: name_of(config),
+            name: config_name(config),
             config: config.to_owned(),
             mode: mode.to_owned(),
             page_size: paging("page-size").and_then(toml::Value::as_str).unwrap_or_default().to_owned(),
@@ -49,16 +49,16 @@ impl ConfigTest {
         })
     }
 
-    /// The configuration that is inside of this guest. It asks for nothing that a host may lack.
-    pub(super) fn inside(guest: PathBuf) -> Self {
+    /// Returns the test for a guest with its configuration in an ELF note. It uses no feature that a host may lack.
+    pub(super) fn from_elf_note(guest: PathBuf) -> Self {
         let name = guest.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let (mode, page_size, five_level) = Default::default();
         Self { config: guest, guest: name.clone(), name, mode, page_size, five_level }
     }
 }
 
-/// The path below `configs/`, without `.toml`.
-fn name_of(config: &Path) -> String {
+/// Returns the path relative to `configs/`, without `.toml`.
+fn config_name(config: &Path) -> String {
     let stem = config.file_stem().unwrap_or_default().to_string_lossy();
     match config.parent().and_then(Path::file_name) {
         Some(folder) if folder == "crash" => format!("crash/{stem}"),
@@ -72,12 +72,12 @@ mod tests {
 
     #[test]
     fn a_crashing_guest_is_named_with_its_folder() {
-        assert_eq!(name_of(Path::new("/x/configs/long.toml")), "long");
-        assert_eq!(name_of(Path::new("/x/configs/crash/bad-msr.toml")), "crash/bad-msr");
+        assert_eq!(config_name(Path::new("/x/configs/long.toml")), "long");
+        assert_eq!(config_name(Path::new("/x/configs/crash/bad-msr.toml")), "crash/bad-msr");
     }
 
     #[test]
-    fn what_a_host_must_be_able_to_do_is_read() {
+    fn required_host_features_are_read() {
         let directory = tempfile::tempdir().unwrap();
         let config = directory.path().join("a.toml");
         let text =

@@ -1,7 +1,7 @@
-//! gdb for the nested host: the program, its data, and the Python modules that it loads.
+//! Finds gdb and its files, to be copied to the nested host.
 //!
-//! Debian's gdb does not start without its Python, whose library is too large to take along whole. So gdb is asked what
-//! it has loaded.
+//! Debian's gdb does not start without Python, whose library is too large to copy. Therefore gdb is asked which modules it
+//! has loaded.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -11,25 +11,25 @@ use std::time::Duration;
 use crate::process::capture;
 
 const PROGRAM: &str = "/usr/bin/gdb";
-const LIMIT: Duration = Duration::from_secs(20);
-/// Prints the file of each module. One without Python complains, which is an answer too.
-const MODULES: &str = "python import sys; [print('module', m.__file__) for m in list(sys.modules.values()) if \
+const GDB_TIMEOUT: Duration = Duration::from_secs(20);
+/// gdb command that prints the file of each loaded Python module. A gdb without Python prints an error, which is ignored.
+const LIST_MODULES: &str = "python import sys; [print('module', m.__file__) for m in list(sys.modules.values()) if \
                        getattr(m, '__file__', None)]";
 
-/// What the tests that drive gdb need there.
-pub(super) struct Gdb {
-    /// gdb.
+/// Files for the tests that run gdb.
+pub(super) struct GdbFiles {
+    /// Path of gdb.
     pub(super) program: PathBuf,
-    /// Everything else but its libraries.
+    /// Data files and Python modules.
     pub(super) files: Vec<PathBuf>,
 }
 
-/// `None` where there is no gdb; then those tests say so and are skipped.
-pub(super) fn find() -> Option<Gdb> {
+/// Finds gdb. Returns `None` without gdb; tests that need it are then skipped.
+pub(super) fn find() -> Option<GdbFiles> {
     let mut command = Command::new(PROGRAM);
-    command.args(["-nx", "-batch", "-ex", "show data-directory", "-ex", MODULES]);
-    let answer = capture(&mut command, None, LIMIT).ok()?;
-    Some(Gdb { program: PathBuf::from(PROGRAM), files: files(&answer.stdout) })
+    command.args(["-nx", "-batch", "-ex", "show data-directory", "-ex", LIST_MODULES]);
+    let answer = capture(&mut command, None, GDB_TIMEOUT).ok()?;
+    Some(GdbFiles { program: PathBuf::from(PROGRAM), files: files(&answer.stdout) })
 }
 
 fn files(answer: &str) -> Vec<PathBuf> {
@@ -39,9 +39,9 @@ fn files(answer: &str) -> Vec<PathBuf> {
             files.insert(PathBuf::from(directory.trim_end_matches(['"', '.'])));
         }
         let Some(module) = line.strip_prefix("module ").map(Path::new) else { continue };
-        // Which encoding it wants depends on the place where it runs.
-        let of_encodings = module.parent().filter(|parent| parent.ends_with("encodings"));
-        files.insert(of_encodings.unwrap_or(module).to_owned());
+        // The required encodings depend on the locale, so all of them are copied.
+        let encodings = module.parent().filter(|parent| parent.ends_with("encodings"));
+        files.insert(encodings.unwrap_or(module).to_owned());
     }
     files.into_iter().collect()
 }
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_gdb_says_becomes_a_list_of_files() {
+    fn the_answer_of_gdb_becomes_a_list_of_files() {
         let answer = "GDB's data directory is \"/usr/share/gdb\".\nmodule /usr/lib/python3/os.py\n\
                       module /usr/lib/python3/encodings/utf_8.py\nmodule /usr/lib/python3/encodings/aliases.py\n";
         let expected = ["/usr/lib/python3/encodings", "/usr/lib/python3/os.py", "/usr/share/gdb"];

@@ -1,16 +1,16 @@
-//! Reads what a Rust test program prints with `--show-output`.
+//! Parses the output of a Rust test program with `--show-output`.
 //!
-//! Two conventions of this repository: `#[ignore = "needs /dev/kvm"]` marks a test that is run on its own, on every
-//! host with a KVM; and a test that finds it cannot run where it is prints a line `skipped: REASON` and returns.
+//! Two conventions of this repository: a test that needs KVM has `#[ignore = "needs /dev/kvm"]`, and a test that cannot run
+//! on a host prints a line `skipped: REASON` and returns.
 
 use std::collections::BTreeMap;
 
-use super::record::Verdict;
+use super::outcome::Verdict;
 
-/// The line by which a test says that it did nothing.
+/// Prefix of the line that a skipped test prints.
 const SKIPPED: &str = "skipped: ";
 
-/// Each test's name and verdict, in the order of the output. Tests that wait for a KVM are not among them.
+/// Returns name and verdict of each test, in the order of the output, without the ignored tests that need KVM.
 pub(super) fn verdicts(stdout: &str) -> Vec<(String, Verdict)> {
     let outputs = outputs(stdout);
     let mut verdicts = Vec::new();
@@ -19,7 +19,7 @@ pub(super) fn verdicts(stdout: &str) -> Vec<(String, Verdict)> {
         else {
             continue;
         };
-        // Libtest appends this to the name of a test that has to panic.
+        // libtest appends this to the name of a `should_panic` test.
         let name = name.trim_end_matches(" - should panic");
         let output = outputs.get(name).map_or("", String::as_str);
         let verdict = match result.split(", ").next() {
@@ -40,12 +40,12 @@ fn needs_kvm(result: &str) -> bool {
     result.starts_with("ignored, needs /dev/kvm")
 }
 
-/// The names in the answer to `--list`: lines of `NAME: test`.
+/// Returns the names in the output of `--list`, which has lines of `NAME: test`.
 pub(super) fn names(list: &str) -> Vec<String> {
     list.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect()
 }
 
-/// What each test printed: the blocks that begin with `---- NAME stdout ----`.
+/// Returns the output of each test, from the blocks that begin with `---- NAME stdout ----`.
 fn outputs(stdout: &str) -> BTreeMap<&str, String> {
     let mut outputs: BTreeMap<&str, String> = BTreeMap::new();
     let mut current = None;

@@ -1,8 +1,7 @@
-//! All configurations as one suite of `vmm-cli test`, its results read from JSON as they come.
+//! Runs all configurations as one suite of `vmm-cli test` and reads its JSON output.
 //!
-//! vmm-cli decides whether a guest did what its `[expect]` says. Three things are added: what a host is known not to do is
-//! not tried; a refusal by a host that ought to be able is a failure; and a configuration that vmm-cli says nothing of has
-//! failed, so that none gets lost.
+//! vmm-cli checks `[expect]`. In addition, configurations that a KVM is known not to support are skipped, a refusal by a KVM
+//! that supports the configuration is a failure, and so is a configuration without a result.
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
@@ -14,20 +13,20 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::config::ConfigTest;
-use super::hosts::Host;
-use super::record::{Place, Verdict};
-use crate::failure::{Failure, Result, While};
+use super::kvm_quirks::KvmKind;
+use super::outcome::{TestHost, Verdict};
+use crate::failure::{Failure, FileContext, Result};
 use crate::process::wait;
 
-/// The suite takes seconds, on the nested host minutes. Each guest has a limit of its own, which vmm-cli keeps.
-const WATCHDOG: Duration = Duration::from_secs(600);
+/// Limit for the suite, which takes seconds, or minutes on the nested host. vmm-cli also enforces a limit for each guest.
+const SUITE_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// vmm-cli's exit status when a case has failed.
-const UNEXPECTED: i32 = 103;
+/// Exit status of vmm-cli when a case has failed.
+const STATUS_FAILED: i32 = 103;
 
-/// What we read of a line of `vmm-cli test --format json` (docs/testing.md).
+/// Line of `vmm-cli test --format json` (docs/testing.md). Other fields are ignored.
 #[derive(Deserialize)]
-struct Row {
+struct CaseLine {
     r#type: String,
     #[serde(default)]
     name: String,
@@ -37,11 +36,12 @@ struct Row {
     verdict: String,
     #[serde(default)]
     reason: String,
-    failure: Option<Details>,
+    failure: Option<CaseFailure>,
 }
 
+/// Field `failure` of [`CaseLine`].
 #[derive(Deserialize)]
-struct Details {
+struct CaseFailure {
     lines: Vec<String>,
     #[serde(default)]
     cause: String,
@@ -49,63 +49,63 @@ struct Details {
     output: String,
 }
 
-/// A suite to run on the host we are on.
+/// Suite to run on this machine.
 pub(super) struct Suite<'a> {
     pub(super) cli: &'a Path,
     pub(super) tests: &'a [ConfigTest],
-    pub(super) host: Host,
-    pub(super) place: Place,
+    pub(super) kvm: KvmKind,
+    pub(super) host: TestHost,
 }
 
 impl Suite<'_> {
-    /// Runs it; `tell` gets the name and the verdict of each case.
-    pub(super) fn run(&self, mut tell: impl FnMut(&str, Verdict)) {
-        let Self { cli, tests, host, place } = *self;
-        let mut asked = Vec::new();
+    /// Runs the suite and passes name and verdict of each case to `report`.
+    pub(super) fn run(&self, mut report: impl FnMut(&str, Verdict)) {
+        let Self { cli, tests, kvm, host } = *self;
+        let mut requested = Vec::new();
         for test in tests {
-            match host.cannot_run(test) {
-                Some(reason) => tell(&test.name, Verdict::Skipped(reason.to_owned())),
-                None => asked.push(test),
+            match kvm.cannot_run(test) {
+                Some(reason) => report(&test.name, Verdict::Skipped(reason.to_owned())),
+                None => requested.push(test),
             }
         }
-        if asked.is_empty() {
+        if requested.is_empty() {
             return;
         }
-        let mut answered = Vec::new();
+        let mut reported = Vec::new();
         let mut failures = 0_usize;
         let mut command = Command::new(cli);
-        command.args(["test", "--format", "json"]).args(asked.iter().map(|test| &test.config));
-        if place == Place::Nested {
-            // One thread of QEMU's stands for all CPUs there: two guests at a time gain nothing, and one can stall the other
-            // while the autopsy takes samples of it.
+        command.args(["test", "--format", "json"]).args(requested.iter().map(|test| &test.config));
+        if host == TestHost::Nested {
+            // QEMU runs all CPUs in one thread there. Two guests at a time gain nothing, and one can stall the other while
+            // the autopsy samples it.
             command.args(["--jobs", "1"]);
         }
-        let ended = observe(command, cli, |row| {
-            let Some(test) = asked.iter().find(|test| test.config == row.file) else { return };
-            let verdict = row.judge(test, host);
-            failures += usize::from(row.verdict == "failed");
-            answered.push(&test.name);
-            tell(&row.case(test), verdict);
+        let ended = run_cli(command, cli, |line| {
+            let Some(test) = requested.iter().find(|test| test.config == line.file) else { return };
+            let verdict = line.verdict(test, kvm);
+            failures += usize::from(line.verdict == "failed");
+            reported.push(&test.name);
+            report(&line.case_name(test), verdict);
         });
         let end = match ended {
             Ok(end) => end,
             Err(failure) => failure.to_string(),
         };
-        let unanswered = asked.iter().filter(|test| !answered.contains(&&test.name));
+        let unreported = requested.iter().filter(|test| !reported.contains(&&test.name));
         let mut is_complete = true;
-        for test in unanswered {
+        for test in unreported {
             is_complete = false;
-            tell(&test.name, Verdict::Failed(format!("vmm-cli said nothing of it: {end}")));
+            report(&test.name, Verdict::Failed(format!("vmm-cli reported no result: {end}")));
         }
-        let status = if failures == 0 { 0 } else { UNEXPECTED };
+        let status = if failures == 0 { 0 } else { STATUS_FAILED };
         if is_complete && !end.starts_with(&format!("exit status: {status}")) {
-            tell("vmm-cli test", Verdict::Failed(format!("{failures} cases failed, but {end}")));
+            report("vmm-cli test", Verdict::Failed(format!("{failures} cases failed, but {end}")));
         }
     }
 }
 
-/// Runs vmm-cli; `see` gets each row. Returns how it ended, in words, with its messages.
-fn observe(mut command: Command, cli: &Path, mut see: impl FnMut(&Row)) -> Result<String> {
+/// Runs vmm-cli and passes each case to `on_case`. Returns its exit status and its standard error, as text.
+fn run_cli(mut command: Command, cli: &Path, mut on_case: impl FnMut(&CaseLine)) -> Result<String> {
     let temporary = std::env::temp_dir();
     let mut errors = tempfile::tempfile().while_doing("create a file in", &temporary)?;
     command.stdin(Stdio::null()).stdout(Stdio::piped());
@@ -113,54 +113,57 @@ fn observe(mut command: Command, cli: &Path, mut see: impl FnMut(&Row)) -> Resul
     let mut child = command.spawn().while_doing("start", cli)?;
     let stdout = child.stdout.take();
     let ended = thread::scope(|scope| {
-        // The one who waits kills it at the limit; then its output ends too.
-        let waiting = scope.spawn(|| wait(&mut child, WATCHDOG));
+        // The waiting thread kills vmm-cli at the limit, which also closes its output.
+        let waiting = scope.spawn(|| wait(&mut child, SUITE_TIMEOUT));
         for line in
             stdout.into_iter().flat_map(|pipe| BufReader::new(pipe).lines()).map_while(|line| line.ok())
         {
-            if let Ok(row) = serde_json::from_str::<Row>(&line)
-                && row.r#type == "case"
+            if let Ok(case) = serde_json::from_str::<CaseLine>(&line)
+                && case.r#type == "case"
             {
-                see(&row);
+                on_case(&case);
             }
         }
         waiting.join()
     });
     let ended = ended.map_err(|_| Failure::new("a bug in xtask: nobody waited for vmm-cli"))?;
-    let mut said = String::new();
-    let read = errors.seek(SeekFrom::Start(0)).and_then(|_| errors.read_to_string(&mut said));
+    let mut messages = String::new();
+    let read = errors.seek(SeekFrom::Start(0)).and_then(|_| errors.read_to_string(&mut messages));
     read.while_doing("read a file in", &temporary)?;
-    Ok(words(ended.while_doing("wait for", cli)?, &said))
+    Ok(describe_exit(ended.while_doing("wait for", cli)?, &messages))
 }
 
-fn words(ended: Option<ExitStatus>, said: &str) -> String {
-    let end = ended.map_or_else(|| format!("no end after {} s", WATCHDOG.as_secs()), |end| end.to_string());
-    format!("{end}\n{}", said.trim_end()).trim_end().to_owned()
+/// Formats an exit status (`None` after a timeout) and the messages on standard error.
+fn describe_exit(ended: Option<ExitStatus>, messages: &str) -> String {
+    let end =
+        ended.map_or_else(|| format!("no end after {} s", SUITE_TIMEOUT.as_secs()), |end| end.to_string());
+    format!("{end}\n{}", messages.trim_end()).trim_end().to_owned()
 }
 
-impl Row {
-    /// The configuration's name, and behind it in brackets which of its cases.
-    fn case(&self, test: &ConfigTest) -> String {
+impl CaseLine {
+    /// Returns the name of the configuration, followed by the variant of the case in brackets.
+    fn case_name(&self, test: &ConfigTest) -> String {
         let variant = self.name.strip_prefix(&*self.file.to_string_lossy()).unwrap_or_default();
         format!("{}{variant}", test.name)
     }
 
-    fn judge(&self, test: &ConfigTest, host: Host) -> Verdict {
+    /// Returns the verdict, with refusals judged by what the KVM supports.
+    fn verdict(&self, test: &ConfigTest, kvm: KvmKind) -> Verdict {
         match self.verdict.as_str() {
             "passed" => Verdict::Passed,
-            "skipped" if host.may_refuse(test) => Verdict::Skipped(self.reason.clone()),
+            "skipped" if kvm.may_refuse(test) => Verdict::Skipped(self.reason.clone()),
             "skipped" => Verdict::Failed(format!("refused by a host that ought to do it: {}", self.reason)),
             _ => Verdict::Failed(
                 self.failure
                     .as_ref()
-                    .map_or_else(|| format!("{}: {}", self.verdict, self.reason), Details::text),
+                    .map_or_else(|| format!("{}: {}", self.verdict, self.reason), CaseFailure::text),
             ),
         }
     }
 }
 
-impl Details {
-    /// All of it: what differs, why the guest ended so, what it printed.
+impl CaseFailure {
+    /// Formats the differences, the cause and the output of the guest.
     fn text(&self) -> String {
         let mut text = self.lines.join("\n");
         if !self.cause.is_empty() {
@@ -189,53 +192,57 @@ mod tests {
         }
     }
 
-    fn row(json: &str) -> Row {
+    fn row(json: &str) -> CaseLine {
         serde_json::from_str(json).unwrap()
     }
 
     #[test]
     fn only_a_host_known_to_lack_the_mode_may_refuse_it() {
         let refused = row(r#"{"type": "case", "verdict": "skipped", "reason": "no"}"#);
-        let judge = |test: &ConfigTest, host| refused.judge(test, host);
+        let judge = |test: &ConfigTest, kvm| refused.verdict(test, kvm);
         let failed = Verdict::Failed("refused by a host that ought to do it: no".to_owned());
         let skipped = Verdict::Skipped("no".to_owned());
-        assert_eq!(judge(&config("a", "pae"), Host::Pvm), skipped);
-        assert_eq!(judge(&config("a", "pae"), Host::Ordinary), failed);
-        assert_eq!(judge(&config("a", "long"), Host::Pvm), failed);
+        assert_eq!(judge(&config("a", "pae"), KvmKind::Pvm), skipped);
+        assert_eq!(judge(&config("a", "pae"), KvmKind::Hardware), failed);
+        assert_eq!(judge(&config("a", "long"), KvmKind::Pvm), failed);
         let five_level = ConfigTest { five_level: true, ..config("a", "long") };
-        assert_eq!(judge(&five_level, Host::Ordinary), skipped);
+        assert_eq!(judge(&five_level, KvmKind::Hardware), skipped);
     }
 
     #[test]
-    fn a_failure_is_told_in_full() {
+    fn a_failure_has_all_details() {
         let failed = row(r#"{"type": "case", "verdict": "failed", "reason": "a", "failure":
             {"status": 103, "lines": ["a", "b"], "cause": "It died.", "output": "one\ntwo\n"}}"#);
-        let verdict = failed.judge(&config("a", "long"), Host::Ordinary);
+        let verdict = failed.verdict(&config("a", "long"), KvmKind::Hardware);
         assert_eq!(verdict, Verdict::Failed("a\nb\nIt died.\nit printed:\none\ntwo".to_owned()));
         for other in ["flaky", "not-run"] {
             let row = row(&format!(r#"{{"type": "case", "verdict": "{other}"}}"#));
-            assert!(matches!(row.judge(&config("a", "long"), Host::Ordinary), Verdict::Failed(_)), "{other}");
+            assert!(
+                matches!(row.verdict(&config("a", "long"), KvmKind::Hardware), Verdict::Failed(_)),
+                "{other}"
+            );
         }
     }
 
-    /// What comes of a suite when vmm-cli is this shell script.
+    /// Runs a suite with a shell script as vmm-cli.
     fn with_script(script: &str) -> Vec<(String, Verdict)> {
         let directory = tempfile::tempdir().unwrap();
         let cli = directory.path().join("vmm-cli");
-        // Written by a shell: a child that another test starts meanwhile would keep our file open, and it could not be run.
+        // Written by a shell: a child process of another test could inherit a file that is open for writing here, and then
+        // the script could not be executed (ETXTBSY).
         let mut writer = Command::new("sh");
         writer
             .args(["-c", "printf '#!/bin/sh\n%s\n' \"$1\" > \"$0\"; chmod +x \"$0\""])
             .arg(&cli)
             .arg(script);
         assert!(writer.status().unwrap().success());
-        let mut told = Vec::new();
+        let mut results = Vec::new();
         let tests = [config("a", "long"), config("b", "long"), config("crash/cr3-outside", "long")];
-        let suite = Suite { cli: &cli, tests: &tests, host: Host::Pvm, place: Place::Here };
-        suite.run(|name, verdict| told.push((name.to_owned(), verdict)));
-        let (name, verdict) = told.remove(0);
+        let suite = Suite { cli: &cli, tests: &tests, kvm: KvmKind::Pvm, host: TestHost::Here };
+        suite.run(|name, verdict| results.push((name.to_owned(), verdict)));
+        let (name, verdict) = results.remove(0);
         assert!(name == "crash/cr3-outside" && matches!(verdict, Verdict::Skipped(_)));
-        told
+        results
     }
 
     const PASSED: &str =
@@ -250,7 +257,7 @@ mod tests {
         assert_eq!(script("pass a; pass b '[ring=0]'"), [passed("a"), passed("b[ring=0]")]);
         assert_eq!(
             script("pass a; echo 'error: no' >&2; exit 106"),
-            [passed("a"), failed("b", "vmm-cli said nothing of it: exit status: 106\nerror: no")]
+            [passed("a"), failed("b", "vmm-cli reported no result: exit status: 106\nerror: no")]
         );
         assert_eq!(
             script("pass a; pass b; exit 103"),

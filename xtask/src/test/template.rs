@@ -1,55 +1,56 @@
-//! `guests/template-kernel` as its user sees it: copied elsewhere, then `cargo run` and `cargo test`.
+//! Tests `guests/template-kernel` as a user does: copies it and runs `cargo run` and `cargo test` in the copy.
 //!
-//! Cargo starts what it has built with the runner that the template names, `vmm-cli run`. On the nested host the same
-//! runner works through `cargo xtask nested`. What counts is the exit status that reaches cargo, and through it us.
+//! Cargo runs the kernel with the runner of the template, `vmm-cli run`, or through `cargo xtask nested`. The exit status of
+//! the kernel has to become that of cargo.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::record::{Place, Record, Subject, Verdict};
-use crate::failure::{Failure, Result, While};
+use super::outcome::{TestHost, TestKind, TestResult, Verdict};
+use crate::failure::{Failure, FileContext, Result};
 use crate::guests;
 use crate::process::capture;
 use crate::workspace::Workspace;
 
-/// One cargo command builds in seconds; on the nested host each kernel takes a boot of it.
-const WATCHDOG: Duration = Duration::from_secs(180);
+/// Limit for one cargo command, which boots the nested host for each kernel.
+const CARGO_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// A test that fails: cargo has to hear of it.
+/// Source of a failing test.
 const FAILING: &str = "#![no_std]\n#![no_main]\n\n\
     template_kernel::tests! {\n    fn two_is_one() {\n        assert_eq!(2, 1);\n    }\n}\n";
 
-/// A cargo command and what has to come of it.
-struct Step {
+/// cargo command with the expected exit status and output.
+struct CargoStep {
     arguments: &'static [&'static str],
     status: i32,
-    /// What cargo or the kernel has to say.
-    says: &'static str,
+    /// Text in the output of cargo or the kernel.
+    output: &'static str,
 }
 
-const STEPS: [Step; 3] = [
-    Step { arguments: &["run"], status: 0, says: "Hello from a kernel" },
-    Step {
+/// Commands, run in this order.
+const CARGO_STEPS: [CargoStep; 3] = [
+    CargoStep { arguments: &["run"], status: 0, output: "Hello from a kernel" },
+    CargoStep {
         arguments: &["test", "--test", "basic", "--test", "should_panic"],
         status: 0,
-        says: "test the_cpu_is_in_long_mode ... ok",
+        output: "test the_cpu_is_in_long_mode ... ok",
     },
-    // The status of the one test program that failed, which is that of vmm-cli, and that is the kernel's.
-    Step { arguments: &["test", "--test", "failing"], status: 3, says: "exit status: 3" },
+    // The exit status of the kernel, which becomes that of vmm-cli and of the failed test program.
+    CargoStep { arguments: &["test", "--test", "failing"], status: 3, output: "exit status: 3" },
 ];
 
-/// Runs all steps on one host; `refusal` says why that host cannot be used, if so.
+/// Runs all steps on one host. `refusal` is the reason why the host cannot be used.
 pub(super) fn run(
     workspace: &Workspace,
     cli: &Path,
-    place: Place,
+    host: TestHost,
     refusal: Option<&str>,
-) -> Result<Vec<Record>> {
-    let record = |step: &Step, verdict| Record {
-        subject: Subject::Test,
-        place,
+) -> Result<Vec<TestResult>> {
+    let result = |step: &CargoStep, verdict| TestResult {
+        kind: TestKind::Test,
+        host,
         name: format!("template-kernel: cargo {}", step.arguments.join(" ")),
         verdict,
     };
@@ -58,58 +59,59 @@ pub(super) fn run(
         (None, target) => target.err(),
     };
     if let Some(reason) = refusal {
-        return Ok(STEPS.iter().map(|step| record(step, Verdict::Skipped(reason.clone()))).collect());
+        return Ok(CARGO_STEPS.iter().map(|step| result(step, Verdict::Skipped(reason.clone()))).collect());
     }
     let folder = tempfile::tempdir().while_doing("create a directory in", &std::env::temp_dir())?;
     copy(&workspace.path("guests/template-kernel"), folder.path())?;
     add_failing_test(folder.path())?;
     let target = workspace.path("target/template-kernel");
-    let mut records = Vec::new();
-    for step in &STEPS {
+    let mut results = Vec::new();
+    for step in &CARGO_STEPS {
         let mut cargo = workspace.cargo();
         cargo.current_dir(folder.path()).args(step.arguments).arg("--target-dir").arg(&target);
-        // What is set for our own build is not meant for the kernel's.
+        // Settings for the build of the workspace must not reach the build of the kernel.
         for name in ["CARGO_BUILD_TARGET", "CARGO_ENCODED_RUSTFLAGS", "RUSTFLAGS"] {
             cargo.env_remove(name);
         }
-        set_runner(&mut cargo, cli, place)?;
-        records.push(record(step, step.judge(&mut cargo)));
+        set_runner(&mut cargo, cli, host)?;
+        results.push(result(step, step.verdict(&mut cargo)));
     }
-    Ok(records)
+    Ok(results)
 }
 
-impl Step {
-    fn judge(&self, cargo: &mut Command) -> Verdict {
-        let captured = match capture(cargo, None, WATCHDOG) {
+impl CargoStep {
+    /// Runs the command and checks status and output.
+    fn verdict(&self, cargo: &mut Command) -> Verdict {
+        let captured = match capture(cargo, None, CARGO_TIMEOUT) {
             Ok(captured) => captured,
             Err(error) => return Verdict::Failed(format!("cannot run cargo: {error}")),
         };
-        let said = captured.stdout + &captured.stderr;
+        let output = captured.stdout + &captured.stderr;
         let wrong = match captured.status {
-            None => format!("no end after {} s", WATCHDOG.as_secs()),
+            None => format!("no end after {} s", CARGO_TIMEOUT.as_secs()),
             Some(status) if status.code() != Some(self.status) => {
                 format!("cargo: {status} instead of {}", self.status)
             }
-            Some(_) if !said.contains(self.says) => format!("nobody said `{}`", self.says),
+            Some(_) if !output.contains(self.output) => format!("no line `{}`", self.output),
             Some(_) => return Verdict::Passed,
         };
-        Verdict::Failed(format!("{wrong}\n{said}"))
+        Verdict::Failed(format!("{wrong}\n{output}"))
     }
 }
 
-/// Here the runner is found in PATH, as on a user's machine. For the nested host another takes its place.
-fn set_runner(cargo: &mut Command, cli: &Path, place: Place) -> Result<()> {
+/// Sets the runner: vmm-cli in `PATH` on this machine, `xtask nested` for the nested host.
+fn set_runner(cargo: &mut Command, cli: &Path, host: TestHost) -> Result<()> {
     let trouble = |error: &dyn std::fmt::Display| {
         Failure::new(format!("cannot prepare the template's runner: {error}"))
     };
-    match place {
-        Place::Here => {
+    match host {
+        TestHost::Here => {
             let own = cli.parent().map(Path::to_owned).into_iter();
             let path = std::env::var_os("PATH").unwrap_or_default();
             let path = std::env::join_paths(own.chain(std::env::split_paths(&path)));
             cargo.env("PATH", path.map_err(|error| trouble(&error))?);
         }
-        Place::Nested => {
+        TestHost::Nested => {
             let xtask = std::env::current_exe().map_err(|error| trouble(&error))?;
             let runner = format!("{} nested -- vmm-cli run", xtask.display());
             cargo.env("CARGO_TARGET_X86_64_UNKNOWN_NONE_RUNNER", runner);
@@ -118,7 +120,7 @@ fn set_runner(cargo: &mut Command, cli: &Path, place: Place) -> Result<()> {
     Ok(())
 }
 
-/// Copies a tree, but for what cargo has built in it.
+/// Copies a directory tree without `target`.
 fn copy(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to).while_doing("create", to)?;
     for entry in from.read_dir().while_doing("list", from)? {
@@ -133,6 +135,7 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Adds a test program that fails.
 fn add_failing_test(folder: &Path) -> Result<()> {
     let test = folder.join("tests/failing.rs");
     fs::write(&test, FAILING).while_doing("write", &test)?;

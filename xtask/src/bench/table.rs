@@ -1,85 +1,87 @@
-//! What was measured: a row for each candidate, and how it stands to its goals. As a table, and as JSON.
+//! Results: a row for each candidate, with goals. Printed as tables, stored as JSON.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::race::Times;
-use super::sample::Spread;
+use super::interleave::Timings;
+use super::stats::Quartiles;
 use crate::failure::Result;
 
-/// Everything that was measured in one go.
+/// Results of one `cargo xtask bench`, as stored in JSON.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Record {
-    /// Seconds since 1970.
+pub(super) struct BenchRecord {
+    /// Unix time in seconds.
     pub(super) time: u64,
-    /// The kernel's name and release.
+    /// Kernel name and release.
     pub(super) kernel: String,
-    /// The processor.
+    /// Processor model.
     pub(super) processor: String,
-    pub(super) rows: Vec<Row>,
+    pub(super) rows: Vec<BenchRow>,
 }
 
-/// One candidate in one part.
+/// Result of one candidate in one part.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Row {
-    /// What was done, such as `start`.
+pub(super) struct BenchRow {
+    /// Part, such as `start`.
     pub(super) part: String,
-    /// Who did it.
+    /// Candidate.
     pub(super) name: String,
-    /// What the time is for: a run, an exit.
+    /// Unit of work that `time` is for, such as a run or an exit.
     pub(super) per: String,
-    /// Microseconds.
-    pub(super) time: Spread,
-    /// To the reference, which is the part's first row.
-    pub(super) ratio: Spread,
-    /// Rounds that counted.
+    /// Time in microseconds.
+    pub(super) time: Quartiles,
+    /// Ratio to the part's first row.
+    pub(super) ratio: Quartiles,
+    /// Number of rounds.
     pub(super) rounds: usize,
-    /// System calls of one run.
+    /// Number of system calls of one run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) calls: Option<u64>,
-    /// Memory of one run at most.
+    /// Peak resident memory of one run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) peak_kib: Option<u64>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) goals: Vec<Goal>,
 }
 
-/// What is asked for.
+/// Upper limit for a measured value.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Goal {
-    /// What is compared with what.
+    /// Description of the measured value.
     pub(super) what: String,
     pub(super) measured: f64,
-    /// The largest value that is good enough.
+    /// Largest value that meets the goal.
     pub(super) limit: f64,
-    /// The unit of both; empty for a ratio.
+    /// Unit of both values; empty for a ratio.
     pub(super) unit: String,
 }
 
 impl Goal {
-    pub(super) fn ratio(what: impl Into<String>, measured: Spread, limit: f64) -> Self {
+    /// Creates a goal for a ratio.
+    pub(super) fn ratio(what: impl Into<String>, measured: Quartiles, limit: f64) -> Self {
         Self { what: what.into(), measured: measured.median, limit, unit: String::new() }
     }
 
+    /// Returns true if the goal is met.
     pub(super) fn is_met(&self) -> bool {
         self.measured <= self.limit
     }
 }
 
-impl Row {
-    /// A row of a race. One run does the thing `times` times.
-    pub(super) fn of(part: &str, per: &str, name: &str, race: &Times, times: f64) -> Result<Self> {
-        let Spread { low, median, high } = race.seconds(name)?;
-        let scale = 1e6 / times;
-        let reference = race.names().next().unwrap_or(name);
+impl BenchRow {
+    /// Creates the row of one candidate. One run has `count` units of work.
+    pub(super) fn new(part: &str, per: &str, name: &str, timings: &Timings, count: f64) -> Result<Self> {
+        let Quartiles { low, median, high } = timings.seconds(name)?;
+        let scale = 1e6 / count;
+        let reference = timings.names().next().unwrap_or(name);
         Ok(Self {
             part: part.to_owned(),
             name: name.to_owned(),
             per: per.to_owned(),
-            time: Spread { low: low * scale, median: median * scale, high: high * scale },
-            ratio: race.ratio(name, reference)?,
-            rounds: race.rounds(),
+            time: Quartiles { low: low * scale, median: median * scale, high: high * scale },
+            ratio: timings.ratio(name, reference)?,
+            rounds: timings.rounds(),
             calls: None,
             peak_kib: None,
             goals: Vec::new(),
@@ -91,10 +93,10 @@ impl Row {
     }
 }
 
-/// The rows of one part.
-pub(super) struct Table<'a>(pub(super) &'a [Row]);
+/// Table of one part.
+pub(super) struct TimeTable<'a>(pub(super) &'a [BenchRow]);
 
-impl fmt::Display for Table<'_> {
+impl fmt::Display for TimeTable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(first) = self.0.first() else { return Ok(()) };
         let head = format!("{}, us for one {}, {} rounds", first.part, first.per, first.rounds);
@@ -103,7 +105,7 @@ impl fmt::Display for Table<'_> {
             "{head:<44} {:>10} {:>19} {:>7} {:>15} {:>6} {:>9}",
             "median", "25 % to 75 %", "ratio", "25 % to 75 %", "calls", "peak KiB"
         )?;
-        for Row { name, time, ratio, calls, peak_kib, .. } in self.0 {
+        for BenchRow { name, time, ratio, calls, peak_kib, .. } in self.0 {
             let times = format!("{:.2} to {:.2}", time.low, time.high);
             let ratios = format!("{:.3} to {:.3}", ratio.low, ratio.high);
             let number = |number: &Option<u64>| number.map(|number| number.to_string()).unwrap_or_default();
@@ -118,10 +120,10 @@ impl fmt::Display for Table<'_> {
     }
 }
 
-/// The goals of all rows, with what became of each.
-pub(super) struct Goals<'a>(pub(super) &'a [Row]);
+/// Table of the goals of all rows, each with pass or fail.
+pub(super) struct GoalTable<'a>(pub(super) &'a [BenchRow]);
 
-impl fmt::Display for Goals<'_> {
+impl fmt::Display for GoalTable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for goal in self.0.iter().flat_map(|row| &row.goals) {
             let Goal { what, measured, limit, unit } = goal;
@@ -133,20 +135,20 @@ impl fmt::Display for Goals<'_> {
     }
 }
 
-/// What has changed since another time: the ratios to the same reference, which is where a faster or busier machine cancels out.
-pub(super) struct Changes<'a> {
-    pub(super) old: &'a [Row],
-    pub(super) new: &'a [Row],
+/// Table of changes between two results. It compares ratios to the same reference, in which the speed of the machine cancels out.
+pub(super) struct ChangeTable<'a> {
+    pub(super) old: &'a [BenchRow],
+    pub(super) new: &'a [BenchRow],
 }
 
-impl fmt::Display for Changes<'_> {
+impl fmt::Display for ChangeTable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{:<58} {:>9} {:>9} {:>8}", "ratio to the part's first row", "old", "new", "change")?;
         for row in self.new {
             let Some(old) = self.old.iter().find(|old| old.is(row)) else { continue };
             let (before, now) = (old.ratio.median, row.ratio.median);
             let name = format!("{}: {}", row.part, row.name);
-            // Where the quartiles of both overlap, the change may be chance.
+            // If the quartiles overlap, the change may be noise.
             let apart = old.ratio.high < row.ratio.low || row.ratio.high < old.ratio.low;
             let mark = if apart { "" } else { "  (within the spread)" };
             writeln!(f, "{name:<58} {before:>9.3} {now:>9.3} {:>+7.1}%{mark}", (now / before - 1.0) * 100.0)?;
@@ -159,9 +161,9 @@ impl fmt::Display for Changes<'_> {
 mod tests {
     use super::*;
 
-    fn row(name: &str, ratio: f64) -> Row {
-        let spread = |median: f64| Spread { low: median * 0.99, median, high: median * 1.01 };
-        Row {
+    fn row(name: &str, ratio: f64) -> BenchRow {
+        let spread = |median: f64| Quartiles { low: median * 0.99, median, high: median * 1.01 };
+        BenchRow {
             part: "start".to_owned(),
             name: name.to_owned(),
             per: "run".to_owned(),
@@ -176,7 +178,7 @@ mod tests {
 
     #[test]
     fn a_goal_is_met_or_falls_short() {
-        let text = Goals(&[row("a", 0.9), row("b", 0.901)]).to_string();
+        let text = GoalTable(&[row("a", 0.9), row("b", 0.901)]).to_string();
         let verdicts: Vec<_> = text.lines().map(|line| line.ends_with("pass")).collect();
         assert_eq!(verdicts, [true, false]);
         assert!(text.contains("0.901 <= 0.9"), "{text}");
@@ -185,7 +187,7 @@ mod tests {
     #[test]
     fn changes_within_the_spread_are_marked() {
         let (old, new) = ([row("a", 1.0), row("b", 1.0)], [row("a", 1.01), row("b", 0.5), row("c", 1.0)]);
-        let text = Changes { old: &old, new: &new }.to_string();
+        let text = ChangeTable { old: &old, new: &new }.to_string();
         let lines: Vec<_> = text.lines().skip(1).collect();
         assert_eq!(lines.len(), 2);
         assert!(lines[0].ends_with("+1.0%  (within the spread)"), "{text}");
@@ -195,9 +197,9 @@ mod tests {
     #[test]
     fn a_record_survives_json() {
         let record =
-            Record { time: 1, kernel: "Linux".into(), processor: "x".into(), rows: vec![row("a", 1.5)] };
+            BenchRecord { time: 1, kernel: "Linux".into(), processor: "x".into(), rows: vec![row("a", 1.5)] };
         let text = serde_json::to_string(&record).unwrap();
-        let back: Record = serde_json::from_str(&text).unwrap();
+        let back: BenchRecord = serde_json::from_str(&text).unwrap();
         assert_eq!(
             (back.rows[0].name.as_str(), back.rows[0].goals.clone()),
             ("a", record.rows[0].goals.clone())

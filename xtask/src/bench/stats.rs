@@ -1,34 +1,35 @@
-//! Numbers from many rounds: medians, ratios to a reference of the same round, and when there are enough of them.
+//! Statistics over rounds: quartiles, ratios to a reference in the same round, and uncertainty of the median.
 
 use serde::{Deserialize, Serialize};
 
-/// A median, with the quartiles around it.
+/// Median and quartiles.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub(super) struct Spread {
-    /// A quarter of all values are below.
+pub(super) struct Quartiles {
+    /// 25th percentile.
     pub(super) low: f64,
-    /// Half of them are.
+    /// 50th percentile.
     pub(super) median: f64,
-    /// Three quarters are.
+    /// 75th percentile.
     pub(super) high: f64,
 }
 
-impl Spread {
-    /// `None` of no values.
-    pub(super) fn of(values: &[f64]) -> Option<Self> {
+impl Quartiles {
+    /// Computes the quartiles of values; `None` if there are none.
+    pub(super) fn from_values(values: &[f64]) -> Option<Self> {
         let sorted = sorted(values);
         let at = |share| quantile(&sorted, share);
         Some(Self { low: at(0.25)?, median: at(0.5)?, high: at(0.75)? })
     }
 }
 
-/// The ratios of values to those of a reference, round by round: what slows one round down slows both.
+/// Returns the ratio of each value to the reference value of the same round.
 pub(super) fn ratios(values: &[f64], reference: &[f64]) -> Vec<f64> {
     values.iter().zip(reference).map(|(value, reference)| value / reference).collect()
 }
 
-/// How far the true median may be from that of the values, as a share of it: half the width of the interval that holds it
-/// in 95 of 100 cases, whatever the distribution (its ends are the values `0.98 sqrt(n)` places from the middle).
+/// Returns the relative uncertainty of the median: half the width of its 95 % confidence interval, divided by the median.
+///
+/// The interval holds for any distribution: its ends are the values `0.98 sqrt(n)` positions from the middle.
 pub(super) fn uncertainty(values: &[f64]) -> f64 {
     let sorted = sorted(values);
     #[expect(clippy::cast_precision_loss, reason = "few values")]
@@ -46,7 +47,7 @@ fn sorted(values: &[f64]) -> Vec<f64> {
     sorted
 }
 
-/// The value that this share of all are below; `None` of none.
+/// Returns the value below which `share` of the sorted values are; `None` if there are none.
 fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
     #[expect(
         clippy::cast_possible_truncation,
@@ -64,19 +65,19 @@ mod tests {
 
     #[test]
     fn quartiles_are_values_of_the_list() {
-        let spread = Spread::of(&[5.0, 1.0, 4.0, 2.0, 3.0]);
-        assert_eq!(spread, Some(Spread { low: 2.0, median: 3.0, high: 4.0 }));
-        assert_eq!(Spread::of(&[7.0]), Some(Spread { low: 7.0, median: 7.0, high: 7.0 }));
-        assert_eq!(Spread::of(&[]), None);
+        let spread = Quartiles::from_values(&[5.0, 1.0, 4.0, 2.0, 3.0]);
+        assert_eq!(spread, Some(Quartiles { low: 2.0, median: 3.0, high: 4.0 }));
+        assert_eq!(Quartiles::from_values(&[7.0]), Some(Quartiles { low: 7.0, median: 7.0, high: 7.0 }));
+        assert_eq!(Quartiles::from_values(&[]), None);
     }
 
     #[test]
-    fn a_slow_round_leaves_ratios_alone() {
+    fn a_slow_round_does_not_change_ratios() {
         assert_eq!(ratios(&[2.0, 20.0], &[1.0, 10.0]), [2.0, 2.0]);
     }
 
     #[test]
-    fn more_values_make_the_median_surer() {
+    fn more_values_reduce_the_uncertainty() {
         let values: Vec<f64> = (0..400).map(|number| 1.0 + f64::from(number % 20) / 100.0).collect();
         let (few, many) = (uncertainty(&values[..20]), uncertainty(&values));
         assert!(many < few / 2.0, "{few} {many}");

@@ -1,18 +1,18 @@
-//! The files that a configuration refers to, for taking them along to another host.
+//! Files that a configuration refers to, for copying them to the nested host.
 //!
-//! Whether the configuration is right is vmm-cli's to say; here a wrong one just refers to nothing.
+//! Errors in a configuration are reported by vmm-cli. Here an invalid one refers to no file.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::failure::{Result, While};
+use crate::failure::{FileContext, Result};
 use crate::workspace::plain_path;
 
-/// The names of the CPU modes, which `{mode}` in a path stands for.
+/// CPU modes: the values of `{mode}` in a path.
 const MODES: [&str; 5] = ["real", "protected", "paged", "pae", "long"];
 
-/// The configuration itself and the files it names; those for other modes too, as `--mode` may choose one.
-pub(crate) fn of_config(config: &Path) -> Result<Vec<PathBuf>> {
+/// Returns the paths of a configuration and of the files it names, for all CPU modes, since `--mode` may select any.
+pub(crate) fn referenced_by(config: &Path) -> Result<Vec<PathBuf>> {
     let config = plain_path(config)?;
     let text = fs::read_to_string(&config).while_doing("read", &config)?;
     let mut files = Vec::new();
@@ -28,7 +28,9 @@ pub(crate) fn of_config(config: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// The guest's file, first, and those that go with it, as written: initial ramdisk, modules, disks, more to load.
+/// Returns the file names in a configuration as written: guest, initial ramdisk, modules, disks and `[[load]]` files.
+///
+/// The guest's file is the first.
 pub(crate) fn named_files(config: &toml::Table) -> Vec<String> {
     let guest = config.get("guest");
     let under = |table: Option<&'_ toml::Value>, key| table.and_then(|table| table.get(key)).cloned();
@@ -45,12 +47,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_guest_for_each_mode_and_what_is_loaded_beside_it() {
+    fn a_guest_for_each_mode_and_a_loaded_file() {
         let directory = tempfile::tempdir().unwrap();
         let config = directory.path().join("a.toml");
         fs::write(&config, "[guest]\nelf = \"../g-{mode}.elf\"\n[[load]]\nfile = \"b.bin\"\naddress = 1\n")
             .unwrap();
-        let files = of_config(&config).unwrap();
+        let files = referenced_by(&config).unwrap();
         let above = directory.path().parent().unwrap();
         for name in ["g-real.elf", "g-long.elf"] {
             assert!(files.contains(&above.join(name)), "{files:?}");
@@ -59,17 +61,17 @@ mod tests {
     }
 
     #[test]
-    fn what_a_kernel_is_given() {
+    fn files_of_a_kernel() {
         let text = "[guest]\nfile = \"k\"\ninitrd = \"i\"\n[[guest.module]]\nfile = \"m\"\n\
                     [devices.virtio]\ntype = \"block\"\nfile = \"d\"\n[load]\nelf = \"l\"\n";
         assert_eq!(named_files(&text.parse().unwrap()), ["k", "i", "m", "d", "l"]);
     }
 
     #[test]
-    fn a_broken_configuration_travels_alone() {
+    fn a_broken_configuration_names_no_file() {
         let directory = tempfile::tempdir().unwrap();
         let config = directory.path().join("a.toml");
         fs::write(&config, "[guest\n").unwrap();
-        assert_eq!(of_config(&config).unwrap(), [config]);
+        assert_eq!(referenced_by(&config).unwrap(), [config]);
     }
 }

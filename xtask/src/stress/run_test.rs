@@ -1,18 +1,18 @@
-//! The same machine from start to end, many times in a row. Each time has to end as the first should.
+//! Runs one machine to its end many times, and checks exit status and output each time.
 
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::failure::{Failure, Result, While};
+use crate::failure::{Failure, FileContext, Result};
 use crate::interrupt;
 use crate::process::{Captured, capture};
 use crate::progress::{say, seconds};
 
-/// A run takes some tens of milliseconds.
-const LIMIT: Duration = Duration::from_secs(60);
+/// Limit for one run, which takes some tens of milliseconds on an idle machine.
+const RUN_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Does all runs; prints a line for each that went wrong, and a summary. Returns how many did.
+/// Performs all runs and prints a line for each failure and a summary. Returns the number of failures.
 pub(super) fn perform(cli: &Path, config: &Path, count: u32) -> Result<u32> {
     let text = std::fs::read_to_string(config).while_doing("read", config)?;
     let output = expected_output(&text)
@@ -21,15 +21,15 @@ pub(super) fn perform(cli: &Path, config: &Path, count: u32) -> Result<u32> {
     let start = Instant::now();
     let (mut done, mut failures) = (0, 0);
     let mut longest = Duration::ZERO;
-    while done < count && !interrupt::seen() {
+    while done < count && !interrupt::requested() {
         let run = Instant::now();
-        let captured = capture(Command::new(cli).arg("run").arg(config), None, LIMIT);
-        let trouble = trouble(&captured.while_doing("run", cli)?, &output);
+        let captured = capture(Command::new(cli).arg("run").arg(config), None, RUN_TIMEOUT);
+        let problem = problem(&captured.while_doing("run", cli)?, &output);
         done += 1;
         longest = longest.max(run.elapsed());
-        if let Some(trouble) = trouble {
+        if let Some(problem) = problem {
             failures += 1;
-            println!("run {done}: {trouble}");
+            println!("run {done}: {problem}");
         }
     }
     println!(
@@ -41,15 +41,15 @@ pub(super) fn perform(cli: &Path, config: &Path, count: u32) -> Result<u32> {
     Ok(failures)
 }
 
-/// What the configuration says the guest prints.
+/// Returns `expect.output` of a configuration.
 fn expected_output(config: &str) -> Option<String> {
     let config: toml::Table = config.parse().ok()?;
     Some(config.get("expect")?.get("output")?.as_str()?.to_owned())
 }
 
-/// What is wrong with a run, if anything is.
-fn trouble(captured: &Captured, output: &str) -> Option<String> {
-    let Some(status) = captured.status else { return Some(format!("no end after {}", seconds(LIMIT))) };
+/// Returns the reason why a run failed, or `None` if it passed.
+fn problem(captured: &Captured, output: &str) -> Option<String> {
+    let Some(status) = captured.status else { return Some(format!("no end after {}", seconds(RUN_TIMEOUT))) };
     if !status.success() {
         return Some(format!("ended with {status}: {}", captured.stderr.trim_end()));
     }
@@ -60,21 +60,21 @@ fn trouble(captured: &Captured, output: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn end(command: &str) -> Captured {
-        capture(Command::new("sh").args(["-c", command]), None, LIMIT).unwrap()
+    fn run(command: &str) -> Captured {
+        capture(Command::new("sh").args(["-c", command]), None, RUN_TIMEOUT).unwrap()
     }
 
     #[test]
-    fn status_and_output_have_to_be_right() {
-        assert_eq!(trouble(&end("echo right"), "right\n"), None);
-        let text = trouble(&end("echo right; echo late >&2; exit 102"), "right\n").unwrap();
+    fn status_and_output_are_checked() {
+        assert_eq!(problem(&run("echo right"), "right\n"), None);
+        let text = problem(&run("echo right; echo late >&2; exit 102"), "right\n").unwrap();
         assert!(text.contains("102") && text.contains("late"), "{text}");
-        let text = trouble(&end("echo wrong"), "right\n").unwrap();
+        let text = problem(&run("echo wrong"), "right\n").unwrap();
         assert_eq!(text, r#"printed "wrong\n" instead of "right\n""#);
     }
 
     #[test]
-    fn the_configuration_knows_its_output() {
+    fn the_expected_output_comes_from_the_configuration() {
         assert_eq!(expected_output("[expect]\noutput = \"x\\n\"\n").as_deref(), Some("x\n"));
         assert_eq!(expected_output("[expect]\nend = \"halt\"\n"), None);
     }

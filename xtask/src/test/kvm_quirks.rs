@@ -1,20 +1,20 @@
-//! What some hosts are known not to do, so that their refusal is no failure, and any other refusal is one.
+//! Configurations that a kind of KVM is known not to support. Any other refusal is a failure.
 
 use std::path::Path;
 
 use super::config::ConfigTest;
 
-/// The kinds of KVM that differ in what they can run.
+/// Kinds of KVM with different features.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Host {
+pub(super) enum KvmKind {
     /// KVM on VT-x or SVM.
-    Ordinary,
-    /// kvm-pvm: no hardware virtualization; ring 0 is interpreted.
+    Hardware,
+    /// kvm-pvm: without hardware virtualization; ring 0 is interpreted.
     Pvm,
 }
 
-/// Configurations, by name, that kvm-pvm runs without refusing them, but to another end.
-const NOT_ON_PVM: &[(&str, &str)] = &[
+/// Configurations that kvm-pvm does not refuse but runs to a different end, by name, each with the reason.
+const DIFFERENT_ON_PVM: &[(&str, &str)] = &[
     ("int80-long", INT_N),
     ("int80-protected", INT_N),
     ("crash/gate-type", GATE),
@@ -34,28 +34,30 @@ const CR3: &str = "kvm-pvm takes page tables outside memory for a triple fault: 
 const STORM: &str =
     "kvm-pvm lets interrupts in only now and then between the instructions that it interprets: no storm";
 
-impl Host {
-    /// The kind of host we run on.
+impl KvmKind {
+    /// Returns the kind of this host's KVM.
     pub(super) fn detect() -> Self {
-        if Path::new("/sys/module/kvm_pvm").exists() { Self::Pvm } else { Self::Ordinary }
+        if Path::new("/sys/module/kvm_pvm").exists() { Self::Pvm } else { Self::Hardware }
     }
 
-    /// Why a configuration cannot end here as it should; `None` if it can.
+    /// Returns the reason why a configuration cannot pass on this KVM; `None` if it can.
     pub(super) fn cannot_run(self, test: &ConfigTest) -> Option<&'static str> {
         match self {
-            Self::Ordinary => None,
-            Self::Pvm => NOT_ON_PVM.iter().find(|(name, _)| *name == test.name).map(|(_, reason)| *reason),
+            Self::Hardware => None,
+            Self::Pvm => {
+                DIFFERENT_ON_PVM.iter().find(|(name, _)| *name == test.name).map(|(_, reason)| *reason)
+            }
         }
     }
 
-    /// Whether vmm-cli may say that this host's KVM cannot do what the configuration asks for.
+    /// Returns true if this KVM may lack a feature that the configuration needs.
     pub(super) fn may_refuse(self, test: &ConfigTest) -> bool {
-        // Only newer CPUs have these.
-        let rare = test.five_level || test.page_size == "1GiB";
+        // Only newer CPUs support these.
+        let is_rare = test.five_level || test.page_size == "1GiB";
         match self {
-            Self::Ordinary => rare,
-            // It knows the page tables of long mode only.
-            Self::Pvm => rare || matches!(test.mode.as_str(), "paged" | "pae"),
+            Self::Hardware => is_rare,
+            // kvm-pvm supports only the page tables of long mode.
+            Self::Pvm => is_rare || matches!(test.mode.as_str(), "paged" | "pae"),
         }
     }
 }

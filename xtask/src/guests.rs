@@ -1,6 +1,6 @@
-//! `cargo xtask guests`: builds the programs that run on the bare machine, from `guests/` into `guests/build/`.
+//! `cargo xtask guests`: builds the guests in `guests/` into `guests/build/`.
 //!
-//! An output is built again when a file of its guest's folder or of `guests/include/` is newer than it.
+//! An output is rebuilt when a file of its guest's folder or of `guests/include/` is newer. Cargo decides for guests in Rust.
 
 mod compile;
 mod manifest;
@@ -10,37 +10,37 @@ use std::fs;
 use std::path::Path;
 use std::time::SystemTime;
 
-use crate::failure::{Result, While};
+use crate::failure::{FileContext, Result};
 use crate::progress::say;
 use crate::workspace::Workspace;
-use manifest::{Guest, Output};
+use manifest::{Guest, GuestOutput};
 use rust::RustTarget;
 
-/// What became of the guests.
+/// Result of a build of all guests.
 #[derive(Debug, Default)]
-pub(crate) struct Built {
-    /// How many files were built now.
+pub(crate) struct BuiltGuests {
+    /// Number of files that were built.
     pub(crate) new: usize,
-    /// How many were up to date.
+    /// Number of files that were up to date.
     pub(crate) fresh: usize,
-    /// Files that could not be built here, each with the reason.
+    /// Files that cannot be built on this machine, each with the reason.
     pub(crate) left_out: Vec<(String, String)>,
 }
 
 /// Builds all guests that are not up to date.
-pub(crate) fn build(workspace: &Workspace) -> Result<Built> {
+pub(crate) fn build(workspace: &Workspace) -> Result<BuiltGuests> {
     let guests = workspace.path("guests");
     let build = guests.join("build");
     fs::create_dir_all(&build).while_doing("create", &build)?;
     let headers = newest(&guests.join("include"))?;
     let mut target = RustTarget::default();
-    let mut built = Built::default();
+    let mut built = BuiltGuests::default();
     for guest in manifest::read_all(&guests)? {
         let sources = newest(&guest.folder)?.max(headers);
         for output in &guest.outputs {
             let destination = build.join(output.file());
-            // Cargo knows better than we whether its package is up to date.
-            let cargo = matches!(output, Output::Rust(_));
+            // Cargo itself finds out whether a package is up to date.
+            let cargo = matches!(output, GuestOutput::Rust(_));
             if !cargo && modified(&destination).is_some_and(|time| time >= sources) {
                 built.fresh += 1;
                 continue;
@@ -59,13 +59,13 @@ pub(crate) fn build(workspace: &Workspace) -> Result<Built> {
     Ok(built)
 }
 
-/// Makes sure that kernels in Rust can be built; otherwise says why they cannot.
+/// Checks that guests in Rust can be built, and adds the target if possible. The error is the reason.
 pub(crate) fn rust_target() -> std::result::Result<(), String> {
     RustTarget::default().require()
 }
 
-/// Says what was done, unless nothing was.
-pub(crate) fn report(built: &Built) {
+/// Prints what was built and what was left out; nothing if all guests were up to date.
+pub(crate) fn report(built: &BuiltGuests) {
     if built.new > 0 {
         say(format_args!("guests: {} built, {} up to date", built.new, built.fresh));
     }
@@ -74,15 +74,17 @@ pub(crate) fn report(built: &Built) {
     }
 }
 
-/// Builds one file; says whether it changed.
-fn build_one(output: &Output, guest: &Guest, workspace: &Workspace, destination: &Path) -> Result<bool> {
-    // Beside its destination, so that the rename is one step and nobody sees half a file.
+/// Builds one file. Returns true if it changed.
+fn build_one(output: &GuestOutput, guest: &Guest, workspace: &Workspace, destination: &Path) -> Result<bool> {
+    // In the same file system as its destination, so that the rename is atomic.
     let scratch = tempfile::Builder::new().prefix(".build-").tempdir_in(workspace.path("guests/build"));
     let scratch = scratch.while_doing("create a directory for", destination)?;
     let file = match output {
-        Output::Elf32(linked) | Output::Elf64(linked) => compile::elf(linked, &guest.folder, scratch.path())?,
-        Output::Flat(linked) => compile::flat(linked, &guest.folder, scratch.path())?,
-        Output::Rust(package) => {
+        GuestOutput::Elf32(linked) | GuestOutput::Elf64(linked) => {
+            compile::elf(linked, &guest.folder, scratch.path())?
+        }
+        GuestOutput::Flat(linked) => compile::flat(linked, &guest.folder, scratch.path())?,
+        GuestOutput::Rust(package) => {
             let program = rust::build(package, &guest.folder, workspace)?;
             if modified(destination) >= modified(&program) {
                 return Ok(false);
@@ -96,7 +98,7 @@ fn build_one(output: &Output, guest: &Guest, workspace: &Workspace, destination:
     Ok(true)
 }
 
-/// The latest change of any file in a tree.
+/// Returns the latest modification time in a tree.
 fn newest(path: &Path) -> Result<SystemTime> {
     let mut latest = modified(path).unwrap_or(SystemTime::UNIX_EPOCH);
     if path.is_dir() {

@@ -1,11 +1,11 @@
-//! `cargo xtask test --linux`: Debian's stock kernel as a guest, on the nested host.
+//! `cargo xtask test --linux`: boots Debian's stock kernel as a guest on the nested host.
 //!
-//! The kernel is the one that the nested host itself runs, as Debian ships it: as bzImage, and as the ELF that is packed
-//! in it, which starts by PVH. Its initramfs is busybox. The test types at the serial console what a user would type:
-//! it looks for two CPUs and a file on a virtio disk, and turns the machine off.
+//! The kernel is the one that the nested host itself runs. It is booted twice: as bzImage, and by PVH as the ELF file that
+//! the bzImage contains. Its initramfs is busybox. The test types at the serial console, checks for two CPUs and for a file
+//! on a virtio disk, and powers the machine off.
 
 mod bzimage;
-mod dialogue;
+mod console_script;
 mod disk;
 mod initramfs;
 
@@ -13,44 +13,44 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::failure::{Failure, Result, While};
-use crate::nested::{Job, NestedHost};
+use crate::failure::{Failure, FileContext, Result};
+use crate::nested::{NestedHost, NestedJob};
 use crate::progress::{say, seconds};
 use crate::workspace::Workspace;
-pub(crate) use dialogue::serve;
-use dialogue::{Boot, Outcome};
+pub(crate) use console_script::serve;
+use console_script::{BootResult, LinuxBoot, LinuxBoots};
 
-/// For both boots. One takes less than a minute; this is for a machine with other things to do.
-const LIMIT: Duration = Duration::from_secs(900);
+/// Limit for both boots. One takes less than a minute on an idle machine.
+const BOOTS_TIMEOUT: Duration = Duration::from_secs(900);
 
-/// Runs the test and prints a line for each boot. Returns the exit status.
+/// Boots both kernels and prints a line for each. Returns the exit status.
 pub(crate) fn run(workspace: &Workspace) -> Result<u8> {
     let host = NestedHost::find()?.map_err(|missing| Failure::new(missing.to_string()).with_status(106))?;
     let cli = workspace.build_cli()?;
     let directory = tempfile::tempdir().while_doing("create a directory in", &std::env::temp_dir())?;
     let boots = prepare(&host, directory.path())?;
     say(format_args!("booting Linux twice on the nested host"));
-    let outcomes = on_nested_host(&host, cli, directory.path(), &boots)?;
+    let results = on_nested_host(&host, cli, directory.path(), &boots)?;
     let mut failed = false;
-    for outcome in &outcomes {
-        match &outcome.trouble {
+    for boot in &results {
+        match &boot.error {
             None => println!(
                 "Linux by {}: shell after {}, off by ACPI after {}",
-                outcome.name,
-                seconds(outcome.shell.unwrap_or_default()),
-                seconds(outcome.end)
+                boot.name,
+                seconds(boot.time_to_shell.unwrap_or_default()),
+                seconds(boot.time_to_exit)
             ),
-            Some(trouble) => {
+            Some(error) => {
                 failed = true;
-                println!("Linux by {}: FAILED: {trouble}\n{}", outcome.name, outcome.transcript);
+                println!("Linux by {}: FAILED: {error}\n{}", boot.name, boot.transcript);
             }
         }
     }
-    Ok(u8::from(failed || outcomes.len() != boots.len()))
+    Ok(u8::from(failed || results.len() != boots.len()))
 }
 
-/// Puts kernels, initramfs, disk and configurations into `directory`.
-fn prepare(host: &NestedHost, directory: &Path) -> Result<Vec<Boot>> {
+/// Writes kernels, initramfs, disk and configurations to `directory`.
+fn prepare(host: &NestedHost, directory: &Path) -> Result<Vec<LinuxBoot>> {
     let image = host.kernel().image();
     let copy = directory.join("bzImage");
     fs::copy(image, &copy).while_doing("copy", image)?;
@@ -63,7 +63,7 @@ fn prepare(host: &NestedHost, directory: &Path) -> Result<Vec<Boot>> {
 }
 
 /// Writes the configuration of one boot.
-fn boot(directory: &Path, kernel: &str, protocol: &str, name: &str) -> Result<Boot> {
+fn boot(directory: &Path, kernel: &str, protocol: &str, name: &str) -> Result<LinuxBoot> {
     let config = directory.join(format!("{kernel}.toml"));
     let text = format!(
         r#"boot = "{protocol}"
@@ -83,22 +83,27 @@ file = "disk.img"
 "#
     );
     fs::write(&config, text).while_doing("write", &config)?;
-    Ok(Boot { name: name.to_owned(), config })
+    Ok(LinuxBoot { name: name.to_owned(), config })
 }
 
-/// Runs all boots on the nested host, one after the other.
-fn on_nested_host(host: &NestedHost, cli: PathBuf, directory: &Path, boots: &[Boot]) -> Result<Vec<Outcome>> {
-    let trouble =
+/// Runs all boots on the nested host, one after another.
+fn on_nested_host(
+    host: &NestedHost,
+    cli: PathBuf,
+    directory: &Path,
+    boots: &[LinuxBoot],
+) -> Result<Vec<BootResult>> {
+    let failure =
         |error: &dyn std::fmt::Display| Failure::new(format!("cannot prepare the nested host: {error}"));
-    let xtask = std::env::current_exe().map_err(|error| trouble(&error))?;
-    let work = dialogue::Work { cli: cli.clone(), boots: boots.to_vec() };
-    let job = Job {
-        command: vec![xtask.to_string_lossy().into_owned(), "linux-dialogue".to_owned()],
+    let xtask = std::env::current_exe().map_err(|error| failure(&error))?;
+    let work = LinuxBoots { cli: cli.clone(), boots: boots.to_vec() };
+    let job = NestedJob {
+        command: vec![xtask.to_string_lossy().into_owned(), "remote".to_owned(), "linux".to_owned()],
         directory: directory.to_owned(),
         programs: vec![xtask, cli],
         files: vec![directory.to_owned()],
-        input: serde_json::to_vec(&work).map_err(|error| trouble(&error))?,
-        time_limit: LIMIT,
+        input: serde_json::to_vec(&work).map_err(|error| failure(&error))?,
+        time_limit: BOOTS_TIMEOUT,
         verbose: false,
     };
     let mut output = Vec::new();

@@ -1,4 +1,4 @@
-//! What a run may leave behind: processes and files.
+//! Leak checks: child processes, and files that were created, changed or removed.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,11 +6,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// The processes whose parent is `parent`, each by its number and name.
+/// Returns the processes whose parent is `parent`, each as `PID (NAME)`.
 pub(super) fn children(parent: u32) -> io::Result<Vec<String>> {
     let mut children = Vec::new();
     for entry in fs::read_dir("/proc")? {
-        // A process may be gone before we have looked at it.
+        // The process may have exited since the directory was read.
         let Ok(stat) = fs::read_to_string(entry?.path().join("stat")) else { continue };
         if let Some(child) = child_of(parent, &stat) {
             children.push(child);
@@ -19,20 +19,20 @@ pub(super) fn children(parent: u32) -> io::Result<Vec<String>> {
     Ok(children)
 }
 
-/// Reads `/proc/PID/stat` (proc_pid_stat(5)): number, name in parentheses, state, parent. A name may hold parentheses.
+/// Parses `/proc/PID/stat` (proc_pid_stat(5)): PID, name in parentheses, state, parent. A name may contain parentheses.
 fn child_of(parent: u32, stat: &str) -> Option<String> {
     let (head, rest) = stat.rsplit_once(')')?;
     let found: u32 = rest.split_whitespace().nth(1)?.parse().ok()?;
     (found == parent).then(|| format!("{head})"))
 }
 
-/// The files of some directories: path, size, time of the last change.
+/// Files of some directories: path, size, modification time.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Files(BTreeMap<PathBuf, (u64, Option<SystemTime>)>);
+pub(super) struct FileListing(BTreeMap<PathBuf, (u64, Option<SystemTime>)>);
 
-impl Files {
-    /// Looks at directories and all that is in them.
-    pub(super) fn of(directories: &[&Path]) -> io::Result<Self> {
+impl FileListing {
+    /// Lists directories recursively.
+    pub(super) fn read(directories: &[&Path]) -> io::Result<Self> {
         let mut files = Self::default();
         directories.iter().try_for_each(|directory| files.add(directory))?;
         Ok(files)
@@ -50,7 +50,7 @@ impl Files {
         Ok(())
     }
 
-    /// One line for each file that is new, changed or missing.
+    /// Returns a line for each file that is new, changed or missing.
     pub(super) fn changes_since(&self, before: &Self) -> Vec<String> {
         let mut changes = Vec::new();
         for (path, data) in &self.0 {
@@ -72,14 +72,14 @@ mod tests {
     use std::process::Command;
 
     #[test]
-    fn a_name_may_look_like_anything() {
+    fn a_process_name_may_contain_parentheses() {
         assert_eq!(child_of(7, "42 (a) S 9 (b)) S 7 42 42 0").as_deref(), Some("42 (a) S 9 (b))"));
         assert_eq!(child_of(9, "42 (a) S 9 (b)) S 7 42 42 0"), None);
         assert_eq!(child_of(7, "42 (a"), None);
     }
 
     #[test]
-    fn a_child_is_found_until_it_is_gone() {
+    fn a_child_is_listed_until_it_is_reaped() {
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
         let number = child.id().to_string();
         let found = || children(std::process::id()).unwrap().iter().any(|name| name.starts_with(&number));
@@ -90,19 +90,19 @@ mod tests {
     }
 
     #[test]
-    fn files_that_come_change_and_go() {
+    fn new_changed_and_removed_files_are_listed() {
         let directory = tempfile::tempdir().unwrap();
         let inner = directory.path().join("inner");
         fs::create_dir(&inner).unwrap();
         let [changed, gone, new] = ["changed", "gone", "new"].map(|name| inner.join(name));
         fs::write(&changed, "1").unwrap();
         fs::write(&gone, "1").unwrap();
-        let before = Files::of(&[directory.path()]).unwrap();
-        assert!(Files::of(&[directory.path()]).unwrap().changes_since(&before).is_empty());
+        let before = FileListing::read(&[directory.path()]).unwrap();
+        assert!(FileListing::read(&[directory.path()]).unwrap().changes_since(&before).is_empty());
         fs::write(&changed, "22").unwrap();
         fs::remove_file(&gone).unwrap();
         fs::write(&new, "").unwrap();
-        let changes = Files::of(&[directory.path()]).unwrap().changes_since(&before).join("\n");
+        let changes = FileListing::read(&[directory.path()]).unwrap().changes_since(&before).join("\n");
         for end in ["/new was left", "/changed was changed", "/gone is gone"] {
             assert!(changes.contains(end), "{changes}");
         }

@@ -1,10 +1,10 @@
-//! The rules for the tree as a whole: where a reader finds each step, and who may know whom.
+//! Rules for the whole repository: files of the KVM steps, and dependencies between packages.
 
 use std::path::{Path, PathBuf};
 
-use super::{Breach, Source};
+use super::{SourceFile, Violation};
 
-/// The steps of the flow, in its order: each has a file of its name in `kvm-sys-wrap/src`.
+/// Steps of the KVM flow, in order. Each has a file of this name in `kvm-sys-wrap/src`.
 const STEPS: [&str; 12] = [
     "dev_kvm",
     "create_vm",
@@ -20,39 +20,39 @@ const STEPS: [&str; 12] = [
     "translate",
 ];
 
-/// Packages, and those that they may not depend on: the loader knows no KVM, the machine no files and no TOML.
-const STRANGERS: [(&str, &[&str]); 4] = [
+/// Forbidden dependencies of each package: the loader uses no KVM, the machine no file formats and no TOML.
+const FORBIDDEN_DEPS: [(&str, &[&str]); 4] = [
     ("kvm-sys-wrap", &["vmm-core", "vmm-loader", "vmm-cli", "toml", "goblin", "clap"]),
     ("vmm-loader", &["kvm-sys-wrap", "kvm-ioctls", "kvm-bindings", "vmm-core", "vmm-cli", "toml", "clap"]),
     ("vmm-core", &["kvm-ioctls", "vmm-loader", "vmm-cli", "toml", "goblin", "clap"]),
     ("xtask", &["kvm-sys-wrap", "vmm-core", "vmm-loader", "vmm-cli"]),
 ];
 
-/// Steps that have no file.
-pub(super) fn missing_steps(root: &Path) -> Vec<Breach> {
+/// Returns the steps without a file.
+pub(super) fn missing_steps(root: &Path) -> Vec<Violation> {
     let files = STEPS.iter().map(|step| PathBuf::from(format!("kvm-sys-wrap/src/{step}.rs")));
     let missing = files.filter(|file| !root.join(file).is_file());
     missing
-        .map(|path| Breach { path, line: 0, message: "this step of the flow has no file".to_owned() })
+        .map(|path| Violation { path, line: 0, message: "this step of the flow has no file".to_owned() })
         .collect()
 }
 
-/// Dependencies that cross a border. What only tests need may.
-pub(super) fn wrong_dependencies(sources: &[Source]) -> Vec<Breach> {
-    let mut breaches = Vec::new();
-    for (package, strangers) in STRANGERS {
+/// Returns forbidden dependencies. Development dependencies are not checked.
+pub(super) fn wrong_dependencies(sources: &[SourceFile]) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    for (package, forbidden) in FORBIDDEN_DEPS {
         let path = Path::new(package).join("Cargo.toml");
         let Some(manifest) = sources.iter().find(|source| source.path == path) else { continue };
         let table = manifest.text.parse::<toml::Table>().unwrap_or_default();
         let dependencies = table.get("dependencies").and_then(toml::Value::as_table);
         for name in dependencies.into_iter().flat_map(toml::Table::keys) {
-            if strangers.contains(&name.as_str()) {
+            if forbidden.contains(&name.as_str()) {
                 let message = format!("{package} may not depend on {name}");
-                breaches.push(Breach { path: path.clone(), line: 0, message });
+                violations.push(Violation { path: path.clone(), line: 0, message });
             }
         }
     }
-    breaches
+    violations
 }
 
 #[cfg(test)]
@@ -69,18 +69,18 @@ mod tests {
         }
         let missing = missing_steps(root.path());
         assert_eq!(
-            missing.iter().map(|breach| breach.path.as_path()).collect::<Vec<_>>(),
+            missing.iter().map(|violation| violation.path.as_path()).collect::<Vec<_>>(),
             [Path::new("kvm-sys-wrap/src/tss.rs")]
         );
     }
 
     #[test]
-    fn the_loader_may_not_know_kvm() {
+    fn a_forbidden_dependency_is_found() {
         let text =
             "[dependencies]\ngoblin = \"1\"\nkvm-ioctls = \"1\"\n[dev-dependencies]\nvmm-core = \"1\"\n";
-        let manifest = Source { path: "vmm-loader/Cargo.toml".into(), text: text.to_owned() };
-        let breaches = wrong_dependencies(&[manifest]);
-        assert_eq!(breaches.len(), 1);
-        assert_eq!(breaches[0].message, "vmm-loader may not depend on kvm-ioctls");
+        let manifest = SourceFile { path: "vmm-loader/Cargo.toml".into(), text: text.to_owned() };
+        let violations = wrong_dependencies(&[manifest]);
+        assert_eq!(violations.len(), 1);
+        assert_eq!(violations[0].message, "vmm-loader may not depend on kvm-ioctls");
     }
 }

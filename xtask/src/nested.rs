@@ -1,7 +1,7 @@
-//! The nested host: an ordinary Linux KVM, on an AMD CPU that QEMU emulates in software.
+//! The nested host: Debian's Linux with KVM for AMD, on a CPU that QEMU emulates in software.
 //!
-//! It is the host for machines that have no KVM, and for modes that the machine's own KVM cannot do. A stock kernel
-//! boots in 2 to 3 seconds, runs one command and powers off. It is for truth, not for timing.
+//! It is for machines without KVM, and for CPU modes that this machine's KVM does not support. The kernel boots in 2 to 3
+//! seconds, runs one command and powers off. Times measured on it mean nothing.
 
 mod boot;
 mod image;
@@ -13,35 +13,35 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use crate::failure::{Failure, Result, While};
+use crate::failure::{Failure, FileContext, Result};
 use crate::workspace::plain_path;
 pub(crate) use kernel::fetch as fetch_kernel;
-pub(crate) use newc::Archive;
-pub(crate) use packages::Missing;
+pub(crate) use newc::CpioArchive;
+pub(crate) use packages::MissingParts;
 
-use boot::Boot;
-use image::Image;
+use boot::QemuRun;
+use image::InitramfsImage;
 use kernel::Kernel;
 
 /// A command to run on the nested host.
-pub(crate) struct Job {
-    /// The program and its arguments. A name without a slash is one of vmm-cli, busybox and what is in our `PATH`.
+pub(crate) struct NestedJob {
+    /// Program and arguments. A program name without a slash is looked up in `programs`, busybox and `PATH`.
     pub(crate) command: Vec<String>,
-    /// The working directory.
+    /// Working directory.
     pub(crate) directory: PathBuf,
-    /// Programs to take along with their libraries; each is also found by its name.
+    /// Programs to copy with their shared libraries. Each is also linked into `/bin`.
     pub(crate) programs: Vec<PathBuf>,
-    /// Files and directories to take along. Those that do not exist are left out.
+    /// Files and directories to copy. Missing ones are skipped.
     pub(crate) files: Vec<PathBuf>,
-    /// The command's standard input; empty if there is none.
+    /// Standard input of the command.
     pub(crate) input: Vec<u8>,
-    /// The limit for the whole run.
+    /// Limit for the boot and the command.
     pub(crate) time_limit: Duration,
-    /// Show the kernel's messages.
+    /// Print the kernel's messages.
     pub(crate) verbose: bool,
 }
 
-/// All that the nested host is made of.
+/// Programs, kernel and modules of the nested host.
 pub(crate) struct NestedHost {
     qemu: PathBuf,
     busybox: PathBuf,
@@ -50,13 +50,13 @@ pub(crate) struct NestedHost {
 }
 
 impl NestedHost {
-    /// Looks for all parts.
+    /// Finds all parts.
     ///
     /// # Errors
     ///
-    /// The inner one names everything that is missing; the outer one says what could not be read.
-    pub(crate) fn find() -> Result<std::result::Result<Self, Missing>> {
-        let mut missing = Missing::default();
+    /// The inner error names everything that is missing. The outer error is a file that could not be read.
+    pub(crate) fn find() -> Result<std::result::Result<Self, MissingParts>> {
+        let mut missing = MissingParts::default();
         let qemu = missing.look_for(&packages::QEMU);
         let busybox = missing.look_for(&packages::BUSYBOX);
         missing.look_for(&packages::LDD);
@@ -76,14 +76,14 @@ impl NestedHost {
         }
     }
 
-    /// The kernel it runs.
+    /// Returns the kernel.
     pub(crate) fn kernel(&self) -> &Kernel {
         &self.kernel
     }
 
-    /// Modules of its kernel, unpacked, each after those it depends on.
+    /// Returns modules of the kernel, decompressed, each after its dependencies.
     pub(crate) fn modules(&self, names: &[&str]) -> Result<Vec<(String, Vec<u8>)>> {
-        let mut missing = Missing::default();
+        let mut missing = MissingParts::default();
         let modules = self.kernel.modules(names, &mut missing)?;
         match missing.is_empty() {
             true => Ok(modules),
@@ -91,25 +91,25 @@ impl NestedHost {
         }
     }
 
-    /// Its busybox.
+    /// Returns the path of busybox.
     pub(crate) fn busybox(&self) -> &Path {
         &self.busybox
     }
 
-    /// Runs `job`, hands its output (standard output and standard error) to `sink`, and returns its exit status.
-    pub(crate) fn run(&self, job: &Job, sink: impl FnMut(&[u8]) + Send) -> Result<u8> {
+    /// Runs `job`, passes its standard output and standard error to `sink`, and returns its exit status.
+    pub(crate) fn run(&self, job: &NestedJob, sink: impl FnMut(&[u8]) + Send) -> Result<u8> {
         let image = self.image(job)?.finish()?;
         let (time_limit, verbose) = (job.time_limit, job.verbose);
-        Boot { qemu: &self.qemu, kernel: &self.kernel.image, image, time_limit, verbose }.run(sink)
+        QemuRun { qemu: &self.qemu, kernel: &self.kernel.image, image, time_limit, verbose }.run(sink)
     }
 
-    fn image(&self, job: &Job) -> Result<Image> {
-        let mut image = Image::new()?;
+    fn image(&self, job: &NestedJob) -> Result<InitramfsImage> {
+        let mut image = InitramfsImage::new()?;
         for directory in ["/bin", "/dev", "/proc", "/root", "/sys", "/tmp"] {
             image.directory(Path::new(directory))?;
         }
         image.directory(&job.directory)?;
-        image.bytes(Path::new("/init"), 0o755, include_bytes!("init.sh"))?;
+        image.bytes(Path::new("/init"), 0o755, include_bytes!("nested/init.sh"))?;
         image.file_as(Path::new("/bin/busybox"), &self.busybox)?;
         image.libraries(&self.busybox)?;
         for (number, (name, bytes)) in self.modules.iter().enumerate() {
@@ -132,8 +132,8 @@ impl NestedHost {
         Ok(image)
     }
 
-    /// The command as the nested host will know it; its program is taken along if need be.
-    fn command(&self, job: &Job, image: &mut Image) -> Result<Vec<String>> {
+    /// Returns the command with the path of its program, which is added to the image if it is not there yet.
+    fn command(&self, job: &NestedJob, image: &mut InitramfsImage) -> Result<Vec<String>> {
         let mut command = job.command.clone();
         let name = command.first_mut().ok_or_else(|| Failure::new("there is no command to run"))?;
         let known = job.programs.iter().any(|program| program.ends_with(&*name));
