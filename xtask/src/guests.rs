@@ -10,6 +10,8 @@ use std::fs;
 use std::path::Path;
 use std::time::SystemTime;
 
+use walkdir::WalkDir;
+
 use crate::failure::{FileContext, Result};
 use crate::progress::say;
 use crate::workspace::Workspace;
@@ -98,13 +100,12 @@ fn build_one(output: &GuestOutput, guest: &Guest, workspace: &Workspace, destina
     Ok(true)
 }
 
-/// Returns the latest modification time in a tree.
+/// Returns the latest modification time in a tree; the Unix epoch if there is no such file.
 fn newest(path: &Path) -> Result<SystemTime> {
-    let mut latest = modified(path).unwrap_or(SystemTime::UNIX_EPOCH);
-    if path.is_dir() {
-        for entry in path.read_dir().while_doing("list", path)? {
-            latest = latest.max(newest(&entry.while_doing("list", path)?.path())?);
-        }
+    let mut latest = SystemTime::UNIX_EPOCH;
+    for entry in WalkDir::new(path).into_iter().filter(|_| path.exists()) {
+        let entry = entry.while_doing("list", path)?;
+        latest = latest.max(modified(entry.path()).unwrap_or(latest));
     }
     Ok(latest)
 }

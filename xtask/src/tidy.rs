@@ -1,20 +1,65 @@
 //! `cargo xtask tidy`: checks repository rules that compiler and lints do not check.
+//!
+//! | file | rules |
+//! |---|---|
+//! | `file_rules.rs` | single files: module comment, length, `unsafe`, file names, configurations, registries |
+//! | `item_rules.rs` | items of a crate: first words of doc comments, names of constants, unique type names |
+//! | `import_rules.rs` | imports between folders of a crate: direction and circles |
+//! | `tree_rules.rs` | the repository: files of the KVM steps, dependencies between packages |
 
 mod file_rules;
+mod import_rules;
+mod imports;
+mod item_rules;
 mod tree_rules;
 
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::failure::{FileContext, Result};
+use walkdir::{DirEntry, WalkDir};
+
+use crate::failure::{Failure, FileContext, Result};
 use crate::workspace::Workspace;
+
+/// Crates whose doc comments are checked.
+const DOCS_CHECKED: &[&str] = &["xtask"];
+/// Crates whose file names, constants and type names are checked.
+const NAMES_CHECKED: &[&str] = &["xtask"];
+/// Crates whose imports are checked.
+const IMPORTS_CHECKED: &[&str] = &["xtask"];
 
 /// File that the rules check.
 struct SourceFile {
     /// Path relative to the repository.
     path: PathBuf,
     text: String,
+}
+
+impl SourceFile {
+    /// Returns true for a Rust file in `src` of one of these crates, except for files that contain only tests.
+    fn is_in(&self, crates: &[&str]) -> bool {
+        let in_crate = crates.iter().any(|name| self.path.starts_with(Path::new(name).join("src")));
+        in_crate && self.path.extension().is_some_and(|extension| extension == "rs") && !self.is_test()
+    }
+
+    /// Returns true for a file that contains only tests.
+    fn is_test(&self) -> bool {
+        self.path.file_stem().is_some_and(|name| name == "tests")
+            || self.path.components().any(|part| part.as_os_str() == "tests")
+    }
+
+    /// Creates a violation in this file. `line` is 0 for the whole file.
+    fn violation(&self, line: usize, message: impl Into<String>) -> Violation {
+        Violation { path: self.path.clone(), line, message: message.into() }
+    }
+
+    /// Parses the file as Rust.
+    fn parse(&self) -> Result<syn::File> {
+        syn::parse_file(&self.text).map_err(|error| {
+            Failure::new(format!("{}:{}: {error}", self.path.display(), error.span().start().line))
+        })
+    }
 }
 
 /// Violation of a rule.
@@ -37,32 +82,31 @@ impl fmt::Display for Violation {
 
 /// Checks all files of the repository. Returns the violations, sorted by path and line.
 pub(crate) fn check(workspace: &Workspace) -> Result<Vec<Violation>> {
-    let mut violations = tree_rules::missing_steps(workspace.root());
-    let mut sources = Vec::new();
-    collect(workspace.root(), workspace.root(), &mut sources)?;
-    for source in &sources {
-        for (line, message) in file_rules::violations(source) {
-            violations.push(Violation { path: source.path.clone(), line, message });
-        }
-    }
-    violations.extend(tree_rules::wrong_dependencies(&sources));
-    violations.sort_by(|a, b| (&a.path, a.line).cmp(&(&b.path, b.line)));
+    let files = read_files(workspace.root())?;
+    let mut violations: Vec<_> = files.iter().flat_map(file_rules::violations).collect();
+    violations.extend(tree_rules::missing_steps(workspace.root()));
+    violations.extend(tree_rules::forbidden_dependencies(&files));
+    violations.extend(item_rules::violations(&files)?);
+    violations.extend(import_rules::violations(&files)?);
+    violations.sort_by(|a, b| (&a.path, a.line, &a.message).cmp(&(&b.path, b.line, &b.message)));
     Ok(violations)
 }
 
 /// Reads all Rust, TOML and lock files, except in build directories.
-fn collect(root: &Path, directory: &Path, sources: &mut Vec<SourceFile>) -> Result<()> {
-    for entry in directory.read_dir().while_doing("list", directory)? {
-        let path = entry.while_doing("list", directory)?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let relative = path.strip_prefix(root).unwrap_or(&path);
-        let built = name == "target" || relative == Path::new("guests/build") || name == ".git";
-        if path.is_dir() && !built {
-            collect(root, &path, sources)?;
-        } else if [".rs", ".toml", ".lock"].iter().any(|end| name.ends_with(end)) {
-            let text = fs::read_to_string(&path).while_doing("read", &path)?;
-            sources.push(SourceFile { path: relative.to_owned(), text });
+fn read_files(root: &Path) -> Result<Vec<SourceFile>> {
+    let relative = |entry: &DirEntry| entry.path().strip_prefix(root).unwrap_or(entry.path()).to_owned();
+    let is_source = |entry: &DirEntry| {
+        let is_build = [".git", "target"].iter().any(|name| entry.file_name() == *name);
+        !is_build && relative(entry) != Path::new("guests/build")
+    };
+    let mut files = Vec::new();
+    for entry in WalkDir::new(root).into_iter().filter_entry(is_source) {
+        let entry = entry.while_doing("list", root)?;
+        let extension = entry.path().extension().unwrap_or_default();
+        if entry.file_type().is_file() && ["rs", "toml", "lock"].iter().any(|known| extension == *known) {
+            let text = fs::read_to_string(entry.path()).while_doing("read", entry.path())?;
+            files.push(SourceFile { path: relative(&entry), text });
         }
     }
-    Ok(())
+    Ok(files)
 }

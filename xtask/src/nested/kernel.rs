@@ -7,6 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use walkdir::WalkDir;
+
 use super::packages::{GZIP, MissingParts, PackagedProgram, XZ, ZSTD};
 use crate::failure::{Failure, FileContext, Result};
 use crate::process::output;
@@ -46,8 +48,7 @@ impl Kernel {
             let Some(image) = images.into_iter().find(|image| fs::File::open(image).is_ok()) else {
                 continue;
             };
-            let mut files = BTreeMap::new();
-            list_modules(&modules, &mut files);
+            let files = list_modules(&modules);
             if files.contains_key(KVM_MODULE) {
                 return Some(Self { image, modules, files });
             }
@@ -160,15 +161,11 @@ fn version_numbers(name: &str) -> Vec<u64> {
     name.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok()).collect()
 }
 
-fn list_modules(directory: &Path, files: &mut BTreeMap<String, PathBuf>) {
-    for entry in directory.read_dir().into_iter().flatten().flatten() {
-        let path = entry.path();
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            list_modules(&path, files);
-        } else if entry.file_name().to_string_lossy().contains(".ko") {
-            files.insert(module_name(&path), path);
-        }
-    }
+/// Returns the module files in a directory tree, by module name.
+fn list_modules(directory: &Path) -> BTreeMap<String, PathBuf> {
+    let entries = WalkDir::new(directory).into_iter().flatten();
+    let files = entries.filter(|entry| entry.file_name().to_string_lossy().contains(".ko"));
+    files.map(|entry| (module_name(entry.path()), entry.into_path())).collect()
 }
 
 /// Returns the name of a module, such as `kvm_amd` for `kernel/arch/x86/kvm/kvm-amd.ko.xz`.

@@ -6,6 +6,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use walkdir::WalkDir;
+
 /// Returns the processes whose parent is `parent`, each as `PID (NAME)`.
 pub(super) fn children(parent: u32) -> io::Result<Vec<String>> {
     let mut children = Vec::new();
@@ -27,27 +29,19 @@ fn child_of(parent: u32, stat: &str) -> Option<String> {
 }
 
 /// Files of some directories: path, size, modification time.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct FileListing(BTreeMap<PathBuf, (u64, Option<SystemTime>)>);
 
 impl FileListing {
-    /// Lists directories recursively.
+    /// Lists the content of directories recursively.
     pub(super) fn read(directories: &[&Path]) -> io::Result<Self> {
-        let mut files = Self::default();
-        directories.iter().try_for_each(|directory| files.add(directory))?;
-        Ok(files)
-    }
-
-    fn add(&mut self, directory: &Path) -> io::Result<()> {
-        for entry in fs::read_dir(directory)? {
+        let mut files = BTreeMap::new();
+        for entry in directories.iter().flat_map(|directory| WalkDir::new(directory).min_depth(1)) {
             let entry = entry?;
             let data = entry.metadata()?;
-            self.0.insert(entry.path(), (data.len(), data.modified().ok()));
-            if data.is_dir() {
-                self.add(&entry.path())?;
-            }
+            files.insert(entry.into_path(), (data.len(), data.modified().ok()));
         }
-        Ok(())
+        Ok(Self(files))
     }
 
     /// Returns a line for each file that is new, changed or missing.

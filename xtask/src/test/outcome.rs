@@ -18,7 +18,7 @@ pub(crate) enum TestKind {
 /// Host that a test ran on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum TestHost {
-    /// This machine.
+    /// Local machine.
     Here,
     /// Nested host.
     Nested,

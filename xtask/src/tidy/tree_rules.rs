@@ -38,7 +38,7 @@ pub(super) fn missing_steps(root: &Path) -> Vec<Violation> {
 }
 
 /// Returns forbidden dependencies. Development dependencies are not checked.
-pub(super) fn wrong_dependencies(sources: &[SourceFile]) -> Vec<Violation> {
+pub(super) fn forbidden_dependencies(sources: &[SourceFile]) -> Vec<Violation> {
     let mut violations = Vec::new();
     for (package, forbidden) in FORBIDDEN_DEPS {
         let path = Path::new(package).join("Cargo.toml");
@@ -79,7 +79,7 @@ mod tests {
         let text =
             "[dependencies]\ngoblin = \"1\"\nkvm-ioctls = \"1\"\n[dev-dependencies]\nvmm-core = \"1\"\n";
         let manifest = SourceFile { path: "vmm-loader/Cargo.toml".into(), text: text.to_owned() };
-        let violations = wrong_dependencies(&[manifest]);
+        let violations = forbidden_dependencies(&[manifest]);
         assert_eq!(violations.len(), 1);
         assert_eq!(violations[0].message, "vmm-loader may not depend on kvm-ioctls");
     }
