@@ -54,7 +54,7 @@ pub struct HostQuirks {
 /// `KVM_SET_SREGS` takes NXE without CPUID on the hosts we know, though a guest's own WRMSR is refused there; LA57
 /// depends on the kernel's version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum CpuFeature {
+pub enum RequiredFeature {
     /// Execute-disable, CPUID 0x8000_0001 EDX bit 20.
     Nx,
     /// 1 GiB pages, CPUID 0x8000_0001 EDX bit 26.
@@ -75,7 +75,7 @@ pub struct InitialState {
     /// Ring 3: the landing page.
     pub landing: Option<TrapPage>,
     /// Features that the state uses and not every host has.
-    pub needs: Vec<CpuFeature>,
+    pub needs: Vec<RequiredFeature>,
 }
 
 /// Computes the state from that after reset, the machine's description and its layout.
@@ -158,12 +158,12 @@ fn forbids_execution(plan: &PagingPlan) -> bool {
 }
 
 /// The features that the page tables use.
-fn needs(plan: Option<&PagingPlan>) -> Vec<CpuFeature> {
+fn needs(plan: Option<&PagingPlan>) -> Vec<RequiredFeature> {
     let Some(plan) = plan else { return Vec::new() };
     let features = [
-        (CpuFeature::Nx, forbids_execution(plan)),
-        (CpuFeature::Page1G, build::uses(plan, PageSize::Size1G)),
-        (CpuFeature::La57, plan.scheme == Scheme::FiveLevel),
+        (RequiredFeature::Nx, forbids_execution(plan)),
+        (RequiredFeature::Page1G, build::uses(plan, PageSize::Size1G)),
+        (RequiredFeature::La57, plan.scheme == Scheme::FiveLevel),
     ];
     features.into_iter().filter(|(_, used)| *used).map(|(feature, _)| feature).collect()
 }
@@ -193,7 +193,7 @@ impl ReadMemory for [TableImage] {
     }
 }
 
-impl CpuFeature {
+impl RequiredFeature {
     /// The feature's name.
     #[must_use]
     pub const fn name(self) -> &'static str {

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `bus.rs` | memory regions, KVM's own pages, devices that answer to addresses |
 //! | `pinned.rs` | the parts that the user placed |
+//! | `check_maps.rs` | the user's mappings: each alone, against each other, against the entries |
 //! | `check.rs` | all that is fixed, held against each other: every conflict found |
 //! | `place.rs` | what the user left open: first fit upwards for tables, the top for the stack |
 //! | `table.rs` | the layout as a table of memory, holes and what is in them |
@@ -20,6 +21,7 @@
 
 mod bus;
 mod check;
+mod check_maps;
 mod pinned;
 mod place;
 mod problem;
@@ -39,17 +41,8 @@ use crate::spec::MachineSpec;
 use crate::spec::gpa_range::GpaRange;
 use crate::spec::mode::{Mode, Ring};
 
-pub use problem::{LayoutError, MapProblem, NamedGpaRange, Problem};
-pub use table::{LayoutRow, RowPlace};
-
-/// A range that a file of the guest's will occupy.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Occupied {
-    /// What it is, for messages and tables: `hello.elf segment 1`.
-    pub name: String,
-    /// Where it lies.
-    pub range: GpaRange,
-}
+pub use problem::{LayoutError, LayoutProblem, MappingProblem};
+pub use table::{LayoutRow, LayoutRowKind};
 
 /// What the VMM itself puts into guest memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -148,17 +141,24 @@ impl fmt::Display for RangeOwner {
     }
 }
 
-/// A range and its owner.
+/// Guest-physical range and its owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Placed {
-    /// Where it lies.
-    pub range: GpaRange,
-    /// Whose it is.
+pub struct LayoutEntry {
+    /// Owner of the range.
     pub owner: RangeOwner,
+    /// The range.
+    pub range: GpaRange,
 }
 
-impl Placed {
-    /// The part of ours that it is, if it is one.
+impl LayoutEntry {
+    /// Returns the entry of a range that the guest's files occupy; `name` is shown in messages and tables, such as
+    /// `hello.elf segment 1`.
+    #[must_use]
+    pub fn guest(name: impl Into<String>, range: GpaRange) -> Self {
+        Self { owner: RangeOwner::Guest(name.into()), range }
+    }
+
+    /// Returns the part of the layout that the entry is; `None` for memory, devices, firmware and the guest's files.
     #[must_use]
     pub const fn part(&self) -> Option<LayoutPart> {
         match self.owner {
@@ -171,11 +171,11 @@ impl Placed {
             | RangeOwner::Firmware(_) => None,
         }
     }
+}
 
-    /// Name and range for a message.
-    #[must_use]
-    pub fn named(&self) -> NamedGpaRange {
-        NamedGpaRange { name: self.owner.to_string(), range: self.range }
+impl fmt::Display for LayoutEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at {}", self.owner, self.range)
     }
 }
 
@@ -194,7 +194,7 @@ pub struct LayoutRegion {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
     memory: Vec<LayoutRegion>,
-    ranges: Vec<Placed>,
+    ranges: Vec<LayoutEntry>,
     paging: Option<PagingPlan>,
 }
 
@@ -203,7 +203,7 @@ pub struct Layout {
 /// # Errors
 /// All that is wrong with the memory regions, the TSS address, the devices, the guest's ranges, the pinned parts
 /// and the mappings. If there is nothing, then what found no room.
-pub fn compute(spec: &MachineSpec, occupied: &[Occupied]) -> Result<Layout, LayoutError> {
+pub fn compute(spec: &MachineSpec, occupied: &[LayoutEntry]) -> Result<Layout, LayoutError> {
     let checked = check::check(spec, occupied)?;
     let (ranges, paging) = place::place(spec, &checked)?;
     Ok(Layout { memory: checked.bus.memory, ranges, paging })
@@ -218,7 +218,7 @@ impl Layout {
 
     /// All that is not memory itself, sorted by address; no two overlap.
     #[must_use]
-    pub fn ranges(&self) -> &[Placed] {
+    pub fn ranges(&self) -> &[LayoutEntry] {
         &self.ranges
     }
 

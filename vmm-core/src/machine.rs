@@ -262,7 +262,7 @@ pub(crate) fn other_vcpus(
 /// Tells a vCPU what it is.
 pub(crate) fn set_cpuid(vcpu: &Vcpu, spec: &MachineSpec, cpuid: Option<&CpuId>) -> Result<(), Error> {
     let id = u32::try_from(vcpu.id()).unwrap_or(u32::MAX);
-    Ok(cpuid.map_or(Ok(()), |cpuid| vcpu.set_cpuid(&cpuid::of_vcpu(cpuid, id, spec.vcpus)))?)
+    Ok(cpuid.map_or(Ok(()), |cpuid| vcpu.set_cpuid(&cpuid::for_vcpu(cpuid, id, spec.vcpus)))?)
 }
 
 fn slot(number: u32, region: &MemoryRegion) -> Slot {

@@ -4,7 +4,6 @@
 //! |---|---|
 //! | `mod.rs` | the schemes: levels, index widths, page sizes |
 //! | `entry.rs` | one table entry, bit by bit |
-//! | `check_maps.rs` | the user's mappings, and what can be wrong with them |
 //! | `plan.rs` | which virtual page shows which physical one, and with what permissions |
 //! | `build.rs` | the plan as tables |
 //! | `walk.rs` | one address through tables that somebody else may have written |
@@ -16,7 +15,6 @@
 //! Source: SDM vol. 3, chapter 4.
 
 pub mod build;
-pub mod check_maps;
 pub mod entry;
 pub mod merge;
 pub mod plan;

@@ -106,7 +106,7 @@ impl Snapshot {
     /// [`Error::Kvm`].
     pub fn missing_features(&self, kvm: &Kvm) -> Result<Vec<&'static str>, Error> {
         let Some(told) = &self.shape.cpuid else { return Ok(Vec::new()) };
-        Ok(cpuid::missing(told, &kvm.supported_cpuid()?, &self.shape.spec.cpuid_changes))
+        Ok(cpuid::missing_features(told, &kvm.supported_cpuid()?, &self.shape.spec.cpuid_changes))
     }
 
     /// The memory.

@@ -3,6 +3,7 @@
 //! A [`MachineSpec`] holds no descriptor, no memory and no file. `vmm-cli` lowers a TOML file to one; a library user
 //! writes one by hand or starts from [`MachineSpec::new`].
 
+pub mod cpuid_feature;
 pub mod gpa_range;
 mod memory;
 pub mod mode;
@@ -16,7 +17,7 @@ use std::time::Duration;
 
 use kvm_sys_wrap::{Gpa, Gva, Port};
 
-use crate::cpu::cpuid::Feature;
+use crate::spec::cpuid_feature::CpuidFeature;
 use crate::spec::mode::{Mode, PageSize, Ring};
 pub use crate::spec::register::Register;
 pub use memory::{HUGE_PAGES_THRESHOLD, MemoryBacking, MemoryRegion};
@@ -51,7 +52,7 @@ pub struct MachineSpec {
     /// The CPUID the guest sees.
     pub cpuid: CpuidPolicy,
     /// Features that are hidden (`false`) or set (`true`) in the host's CPUID; without meaning where that is not used.
-    pub cpuid_changes: Vec<(Feature, bool)>,
+    pub cpuid_changes: Vec<(CpuidFeature, bool)>,
     /// Arguments that the guest can ask for over the hypercall ports.
     pub arguments: Vec<String>,
 }

@@ -18,7 +18,7 @@ use vmm_core::cpu::idt;
 use vmm_core::cpu::reset_state;
 use vmm_core::cpu::tss::Tss;
 use vmm_core::initial_state::{HostQuirks, InitialState, initial_state};
-use vmm_core::layout::{self, Layout, Occupied};
+use vmm_core::layout::{self, Layout, LayoutEntry};
 use vmm_core::paging::merge::mappings;
 use vmm_core::paging::walk::{ReadMemory, Walker};
 use vmm_core::spec::gpa_range::GpaRange;
@@ -111,7 +111,7 @@ fn every_mode_page_size_and_ring_has_its_state() {
 /// The state of a machine, as text.
 fn describe(spec: &MachineSpec) -> String {
     let start = if spec.boot.mode == Mode::Real { REAL_GUEST } else { GUEST };
-    let guest = Occupied { name: "guest".to_owned(), range: GpaRange::new(start, 0x2000).unwrap() };
+    let guest = LayoutEntry::guest("guest", GpaRange::new(start, 0x2000).unwrap());
     let layout = layout::compute(spec, &[guest]).unwrap();
     let state = initial_state(&reset_state::sregs(), spec, &layout, HostQuirks::default()).unwrap();
     let memory = state.images.as_slice();

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 
-use vmm_core::layout::{self, Layout, LayoutPart, Occupied};
+use vmm_core::layout::{self, Layout, LayoutEntry, LayoutPart};
 use vmm_core::spec::gpa_range::GpaRange;
 use vmm_core::spec::mode::{Mode, Ring};
 use vmm_core::spec::{EntryPoint, MachineSpec, MemoryRegion};
@@ -25,7 +25,7 @@ fn mode() -> impl Strategy<Value = (Mode, Ring)> {
 }
 
 /// Memory regions with gaps between them, and guest ranges; mostly sensible, not always.
-fn machine() -> impl Strategy<Value = (MachineSpec, Vec<Occupied>)> {
+fn machine() -> impl Strategy<Value = (MachineSpec, Vec<LayoutEntry>)> {
     let region = (0..64u64, 1..512u64, prop::bool::weighted(0.2));
     let regions = prop::collection::vec(region, 1..4);
     let guest = prop::collection::vec((0..0x40_0000u64, 1..0x2_0000u64), 0..5);
@@ -47,7 +47,7 @@ fn machine() -> impl Strategy<Value = (MachineSpec, Vec<Occupied>)> {
             spec.pinned.gdt = gdt.map(|page| Gpa(page * PAGE + 8));
             spec.pinned.page_tables = tables.map(|page| Gpa(page * PAGE));
             let guest = guest.into_iter().enumerate().filter_map(|(number, (start, size))| {
-                Some(Occupied { name: format!("segment {number}"), range: GpaRange::new(Gpa(start), size)? })
+                Some(LayoutEntry::guest(format!("segment {number}"), GpaRange::new(Gpa(start), size)?))
             });
             (spec, guest.collect())
         },
@@ -116,7 +116,7 @@ proptest! {
     fn a_roomy_machine_is_never_refused((mode, ring) in mode(), start in 0x1_0000u64..0x7_0000, size in 1..0x8000u64) {
         let mut spec = MachineSpec::new(mode, 1 << 20, EntryPoint::Address(Gva(start)));
         spec.boot.ring = ring;
-        let guest = [Occupied { name: "guest".to_owned(), range: GpaRange::new(Gpa(start), size).unwrap() }];
+        let guest = [LayoutEntry::guest("guest", GpaRange::new(Gpa(start), size).unwrap())];
         let layout = layout::compute(&spec, &guest);
         prop_assert!(layout.is_ok(), "{:?}", layout);
         prop_assert_eq!(layout.unwrap().part(LayoutPart::Stack).map(GpaRange::size) >= Some(4096), true);

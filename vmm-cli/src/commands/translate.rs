@@ -283,7 +283,7 @@ impl Lens<'_> {
     fn what_is_there(&self, gpa: Gpa) -> String {
         let rows = self.stopped.machine.layout().rows();
         let row = rows.iter().find(|row| row.range.start() <= gpa && gpa < row.range.end());
-        match row.map(|row| (row.owner, row.place.name())) {
+        match row.map(|row| (row.owner, row.kind.name())) {
             Some((Some(owner), place)) => format!("{place}: {owner}"),
             Some((None, "hole")) | None => "no memory is there".to_owned(),
             Some((None, place)) => place.to_owned(),

@@ -2,7 +2,7 @@
 
 use serde::{Serialize, Serializer};
 use vmm_core::devices::{length, pc};
-use vmm_core::layout::{Layout, LayoutPart, LayoutRegion, LayoutRow, RangeOwner, RowPlace};
+use vmm_core::layout::{Layout, LayoutPart, LayoutRegion, LayoutRow, LayoutRowKind, RangeOwner};
 use vmm_core::spec::gpa_range::{ByteSize, GpaRange};
 use vmm_core::spec::{DeviceAddress, MachineSpec};
 
@@ -131,12 +131,12 @@ fn as_hex<S: Serializer>(address: &u64, serializer: S) -> Result<S::Ok, S::Error
     serializer.serialize_str(&hex(*address))
 }
 
-fn map_row(layout: &Layout, LayoutRow { range, place, owner }: &LayoutRow<'_>) -> MapRow {
+fn map_row(layout: &Layout, LayoutRow { range, kind: row, owner }: &LayoutRow<'_>) -> MapRow {
     let (kind, what) = match owner {
         Some(owner) => (kind(owner), owner.to_string()),
-        None => match place {
-            RowPlace::Memory | RowPlace::ReadOnly => (Kind::Free, "free".to_owned()),
-            RowPlace::Hole => (Kind::Hole, "hole".to_owned()),
+        None => match row {
+            LayoutRowKind::Memory | LayoutRowKind::ReadOnly => (Kind::Free, "free".to_owned()),
+            LayoutRowKind::Hole => (Kind::Hole, "hole".to_owned()),
         },
     };
     MapRow {

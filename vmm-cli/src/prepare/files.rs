@@ -5,7 +5,7 @@
 
 use kvm_sys_wrap::FileRange;
 use vmm_core::Gpa;
-use vmm_core::layout::Occupied;
+use vmm_core::layout::LayoutEntry;
 use vmm_core::machine::image::GuestImage;
 use vmm_core::spec::gpa_range::GpaRange;
 use vmm_core::spec::{MachineSpec, MemoryBacking, MemoryRegion};
@@ -127,7 +127,7 @@ impl Files {
 }
 
 impl GuestImage for Files {
-    fn occupied(&self) -> Vec<Occupied> {
+    fn occupied(&self) -> Vec<LayoutEntry> {
         let named = self.0.iter().flat_map(|file| {
             file.plan
                 .ranges()
@@ -136,7 +136,7 @@ impl GuestImage for Files {
         });
         named
             .filter_map(|(name, range)| {
-                Some(Occupied { name, range: GpaRange::between(range.start.into(), range.end.into())? })
+                Some(LayoutEntry::guest(name, GpaRange::between(range.start.into(), range.end.into())?))
             })
             .collect()
     }

@@ -216,13 +216,13 @@ pub fn segment(spec: &MachineSpec, register: &str) -> &'static str {
 mod tests {
     use super::*;
     use crate::initial_state::{HostQuirks, initial_state};
-    use crate::layout::{self, Occupied};
+    use crate::layout::{self, LayoutEntry};
     use crate::spec::gpa_range::GpaRange;
     use crate::spec::{EntryPoint, Mapping, PagePermissions};
     use crate::{Gpa, Gva};
 
     fn explained(spec: &MachineSpec) -> Vec<ControlRegister> {
-        let guest = Occupied { name: "guest".to_owned(), range: GpaRange::new(Gpa(0x8000), 0x1000).unwrap() };
+        let guest = LayoutEntry::guest("guest", GpaRange::new(Gpa(0x8000), 0x1000).unwrap());
         let layout = layout::compute(spec, &[guest]).unwrap();
         let state = initial_state(&reset_state::sregs(), spec, &layout, HostQuirks::default()).unwrap();
         control_registers(spec, layout.paging(), &state.sregs, &state.regs)

@@ -3,7 +3,7 @@
 use super::*;
 use crate::Gva;
 use crate::cpu::reset_state;
-use crate::layout::{self, Occupied};
+use crate::layout::{self, LayoutEntry};
 use crate::spec::mode::Ring;
 use crate::spec::{EntryPoint, Mapping, PagePermissions, Register};
 
@@ -70,7 +70,7 @@ fn features_are_needed_only_when_used() {
     let access = PagePermissions { writable: true, user: false, executable: false };
     spec.boot.paging.maps = vec![Mapping { gva: Gva(1 << 40), gpa: Gpa(0), size: 0x1000, access }];
     let state = state(&spec).unwrap();
-    assert_eq!(state.needs, [CpuFeature::Nx, CpuFeature::Page1G, CpuFeature::La57]);
+    assert_eq!(state.needs, [RequiredFeature::Nx, RequiredFeature::Page1G, RequiredFeature::La57]);
     assert_ne!(state.sregs.efer & Efer::NXE.bits(), 0);
 }
 
@@ -148,7 +148,7 @@ fn a_layout_of_another_machine_is_a_bug_of_ours() {
 #[test]
 fn images_read_as_memory() {
     let spec = machine(Mode::Long, 0x10_0000);
-    let guest = Occupied { name: "guest".to_owned(), range: GpaRange::new(Gpa(0x1000), 0x1000).unwrap() };
+    let guest = LayoutEntry::guest("guest", GpaRange::new(Gpa(0x1000), 0x1000).unwrap());
     let layout = layout::compute(&spec, &[guest]).unwrap();
     let state = initial_state(&reset_state::sregs(), &spec, &layout, HostQuirks::default()).unwrap();
     let mut entry = [0; 8];

@@ -3,7 +3,7 @@
 //! The kernel itself only checks that memory slots do not overlap each other. So memory is held against KVM's pages
 //! and devices here, before there is a VM.
 
-use super::{LayoutRegion, Placed, Problem, RangeOwner};
+use super::{LayoutEntry, LayoutProblem, LayoutRegion, RangeOwner};
 use crate::Gpa;
 use crate::devices::{length, pc};
 use crate::spec::gpa_range::GpaRange;
@@ -20,12 +20,12 @@ pub(super) struct BusKind {
     /// Memory, sorted by address.
     pub(super) memory: Vec<LayoutRegion>,
     /// What must not be memory: KVM's pages and devices.
-    pub(super) outside: Vec<Placed>,
+    pub(super) outside: Vec<LayoutEntry>,
 }
 
 impl BusKind {
     /// Memory, KVM's pages and devices, as far as they make sense.
-    pub(super) fn new(spec: &MachineSpec, problems: &mut Vec<Problem>) -> Self {
+    pub(super) fn new(spec: &MachineSpec, problems: &mut Vec<LayoutProblem>) -> Self {
         Self { memory: memory(spec, problems), outside: outside(spec, problems) }
     }
 
@@ -39,32 +39,32 @@ impl BusKind {
     }
 
     /// Memory regions as ranges with a name.
-    pub(super) fn regions(&self) -> impl Iterator<Item = Placed> {
+    pub(super) fn regions(&self) -> impl Iterator<Item = LayoutEntry> {
         self.memory
             .iter()
-            .map(|region| Placed { range: region.range, owner: RangeOwner::Memory(region.number) })
+            .map(|region| LayoutEntry { range: region.range, owner: RangeOwner::Memory(region.number) })
     }
 }
 
 /// The memory regions that can be one, sorted.
-fn memory(spec: &MachineSpec, problems: &mut Vec<Problem>) -> Vec<LayoutRegion> {
+fn memory(spec: &MachineSpec, problems: &mut Vec<LayoutProblem>) -> Vec<LayoutRegion> {
     if spec.memory.is_empty() {
-        problems.push(Problem::NoMemory);
+        problems.push(LayoutProblem::NoMemory);
     }
     let mut memory = Vec::new();
     for (number, region) in (1..).zip(&spec.memory) {
         for (field, value) in [("address", region.address.0), ("size", region.size)] {
             if !value.is_multiple_of(PAGE) {
-                problems.push(Problem::RegionMisaligned { number, field, value });
+                problems.push(LayoutProblem::RegionMisaligned { number, field, value });
             }
         }
         if region.size == 0 {
-            problems.push(Problem::EmptyRegion { number });
+            problems.push(LayoutProblem::EmptyRegion { number });
             continue;
         }
-        let name = || RangeOwner::Memory(number).to_string();
-        if let Some(range) = bounded(name, region.address, region.size, PHYSICAL_END, problems) {
-            memory.push(LayoutRegion { number, range, read_only: region.read_only });
+        let owner = RangeOwner::Memory(number);
+        if let Some(entry) = bounded(owner, region.address, region.size, PHYSICAL_END, problems) {
+            memory.push(LayoutRegion { number, range: entry.range, read_only: region.read_only });
         }
     }
     memory.sort_by_key(|region| region.range);
@@ -72,26 +72,24 @@ fn memory(spec: &MachineSpec, problems: &mut Vec<Problem>) -> Vec<LayoutRegion> 
 }
 
 /// KVM's own pages and the devices that answer to addresses.
-fn outside(spec: &MachineSpec, problems: &mut Vec<Problem>) -> Vec<Placed> {
+fn outside(spec: &MachineSpec, problems: &mut Vec<LayoutProblem>) -> Vec<LayoutEntry> {
     let mut outside = Vec::new();
     let address = spec.tss_address;
     if !address.is_aligned(PAGE) {
-        problems.push(Problem::TssAddressMisaligned(address));
+        problems.push(LayoutProblem::TssAddressMisaligned(address));
     }
     match GpaRange::new(address, 3 * PAGE) {
         Some(range) if range.end().0 <= 1 << 32 => {
-            outside.push(Placed { range, owner: RangeOwner::TssPages })
+            outside.push(LayoutEntry { range, owner: RangeOwner::TssPages })
         }
-        Some(_) | None => problems.push(Problem::TssAddressTooHigh(address)),
+        Some(_) | None => problems.push(LayoutProblem::TssAddressTooHigh(address)),
     }
     outside.extend(
-        GpaRange::new(IDENTITY_MAP, PAGE).map(|range| Placed { range, owner: RangeOwner::IdentityMap }),
+        GpaRange::new(IDENTITY_MAP, PAGE).map(|range| LayoutEntry { range, owner: RangeOwner::IdentityMap }),
     );
     let own = mmio(&spec.devices).chain(board(&spec.devices)).chain(virtio(&spec.devices));
     for (name, at, size) in own.chain(controllers(spec.interrupts)) {
-        let owner = RangeOwner::Device(name);
-        let range = bounded(|| owner.to_string(), at, size, PHYSICAL_END, problems);
-        outside.extend(range.map(|range| Placed { range, owner }));
+        outside.extend(bounded(RangeOwner::Device(name), at, size, PHYSICAL_END, problems));
     }
     outside
 }
@@ -141,17 +139,19 @@ fn controllers(interrupts: Interrupts) -> impl Iterator<Item = (&'static str, Gp
     .flatten()
 }
 
-/// The range, or the problem that it does not end below `limit`.
+/// Returns the entry of `owner` at `address`. If it does not end at or below `limit`, adds a problem instead.
 pub(super) fn bounded(
-    name: impl FnOnce() -> String,
+    owner: RangeOwner,
     address: Gpa,
     size: u64,
     limit: u64,
-    problems: &mut Vec<Problem>,
-) -> Option<GpaRange> {
-    let range = GpaRange::new(address, size).filter(|range| range.end().0 <= limit);
-    if range.is_none() {
-        problems.push(Problem::TooHigh { name: name(), address, size, limit });
+    problems: &mut Vec<LayoutProblem>,
+) -> Option<LayoutEntry> {
+    match GpaRange::new(address, size).filter(|range| range.end().0 <= limit) {
+        Some(range) => Some(LayoutEntry { owner, range }),
+        None => {
+            problems.push(LayoutProblem::TooHigh { owner, address, size, limit });
+            None
+        }
     }
-    range
 }

@@ -4,9 +4,9 @@
 //! repaired here.
 
 use super::bus::BusKind;
-use super::{LayoutError, LayoutPart, Occupied, Placed, Problem, RangeOwner, pinned};
+use super::{LayoutEntry, LayoutError, LayoutPart, LayoutProblem, RangeOwner, check_maps, pinned};
 use crate::firmware;
-use crate::paging::{Scheme, check_maps};
+use crate::paging::Scheme;
 use crate::spec::MachineSpec;
 use crate::spec::gpa_range::GpaRange;
 use crate::spec::mode::{Mode, Ring};
@@ -16,19 +16,16 @@ pub(super) struct Checked {
     /// Memory, KVM's pages and devices.
     pub(super) bus: BusKind,
     /// All that is fixed and not memory, sorted by address.
-    pub(super) fixed: Vec<Placed>,
+    pub(super) fixed: Vec<LayoutEntry>,
 }
 
 /// Checks all that the user decided.
-pub(super) fn check(spec: &MachineSpec, occupied: &[Occupied]) -> Result<Checked, LayoutError> {
+pub(super) fn check(spec: &MachineSpec, occupied: &[LayoutEntry]) -> Result<Checked, LayoutError> {
     let mut problems = boot_problems(spec);
     let bus = BusKind::new(spec, &mut problems);
-    let guest = occupied
-        .iter()
-        .map(|guest| Placed { range: guest.range, owner: RangeOwner::Guest(guest.name.clone()) });
-    let mut inside: Vec<Placed> = guest.collect();
+    let mut inside = occupied.to_vec();
     let firmware = firmware::ranges(spec).into_iter();
-    inside.extend(firmware.map(|(name, range)| Placed { range, owner: RangeOwner::Firmware(name) }));
+    inside.extend(firmware.map(|(name, range)| LayoutEntry { range, owner: RangeOwner::Firmware(name) }));
     inside.extend(pinned::tables(spec, &mut problems));
     inside.extend(pinned::stack(spec, &bus, &inside, &mut problems));
 
@@ -48,7 +45,7 @@ pub(super) fn check(spec: &MachineSpec, occupied: &[Occupied]) -> Result<Checked
     }
     if let Some(scheme) = Scheme::of_mode(spec.boot.mode, spec.boot.paging.five_level) {
         let maps = check_maps::check(scheme, &spec.boot, &bus.mappable()).into_iter();
-        problems.extend(maps.chain(check_maps::hidden(&spec.boot, &inside)).map(Problem::Map));
+        problems.extend(maps.chain(check_maps::hidden(&spec.boot, &inside)).map(LayoutProblem::Map));
         problems.extend(shared_pages(spec, &inside));
     }
     LayoutError::unless_empty(problems)?;
@@ -60,34 +57,34 @@ pub(super) fn check(spec: &MachineSpec, occupied: &[Occupied]) -> Result<Checked
 }
 
 /// What the mode itself does not have.
-fn boot_problems(spec: &MachineSpec) -> Vec<Problem> {
+fn boot_problems(spec: &MachineSpec) -> Vec<LayoutProblem> {
     let (mode, paging) = (spec.boot.mode, &spec.boot.paging);
     let mut problems = Vec::new();
     if mode == Mode::Real && spec.boot.ring == Ring::User {
-        problems.push(Problem::RealModeRing);
+        problems.push(LayoutProblem::RealModeRing);
     }
     if paging.five_level && mode != Mode::Long {
-        problems.push(Problem::FiveLevel(mode));
+        problems.push(LayoutProblem::FiveLevel(mode));
     }
     if let Some(size) = paging.page_size
         && mode.has_paging()
         && !mode.page_sizes().contains(&size)
     {
-        problems.push(Problem::PageSize { mode, size });
+        problems.push(LayoutProblem::PageSize { mode, size });
     }
     problems
 }
 
 /// All overlaps, each range with the one below it that reaches furthest.
-pub(super) fn overlaps(mut ranges: Vec<Placed>) -> Vec<Problem> {
+pub(super) fn overlaps(mut ranges: Vec<LayoutEntry>) -> Vec<LayoutProblem> {
     ranges.sort_by_key(|placed| placed.range);
     let mut problems = Vec::new();
-    let mut furthest: Option<&Placed> = None;
+    let mut furthest: Option<&LayoutEntry> = None;
     for placed in &ranges {
         if let Some(low) = furthest
             && low.range.overlaps(placed.range)
         {
-            problems.push(Problem::Overlap { first: low.named(), second: placed.named() });
+            problems.push(LayoutProblem::Overlap { first: low.clone(), second: placed.clone() });
         }
         if furthest.is_none_or(|low| low.range.end() < placed.range.end()) {
             furthest = Some(placed);
@@ -97,29 +94,30 @@ pub(super) fn overlaps(mut ranges: Vec<Placed>) -> Vec<Problem> {
 }
 
 /// Whether memory is there, and writable if the part is ours. The loader writes the guest's own bytes from outside.
-pub(super) fn memory_problem(placed: &Placed, bus: &BusKind) -> Option<Problem> {
+pub(super) fn memory_problem(placed: &LayoutEntry, bus: &BusKind) -> Option<LayoutProblem> {
     let regions: Vec<GpaRange> = bus.memory.iter().map(|region| region.range).collect();
     if let Some(missing) = placed.range.without(&regions).first() {
-        return Some(Problem::OutsideMemory { who: placed.named(), missing: *missing });
+        return Some(LayoutProblem::OutsideMemory { entry: placed.clone(), missing: *missing });
     }
     placed.part()?;
     let read_only = bus.memory.iter().find(|region| region.read_only && region.range.overlaps(placed.range));
-    read_only.map(|region| Problem::ReadOnly { who: placed.named(), region: region.number })
+    read_only.map(|region| LayoutProblem::ReadOnly { entry: placed.clone(), region: region.number })
 }
 
 /// Pages that would have to belong to both rings: a pinned table beside something that ring 3 must reach.
-fn shared_pages(spec: &MachineSpec, inside: &[Placed]) -> Vec<Problem> {
+fn shared_pages(spec: &MachineSpec, inside: &[LayoutEntry]) -> Vec<LayoutProblem> {
     if spec.boot.ring == Ring::Kernel {
         return Vec::new();
     }
-    let is_ours = |placed: &Placed| placed.part().is_some_and(|part| part != LayoutPart::Stack);
-    let share = |ours: &Placed, theirs: &Placed| {
+    let is_ours = |placed: &LayoutEntry| placed.part().is_some_and(|part| part != LayoutPart::Stack);
+    let share = |ours: &LayoutEntry, theirs: &LayoutEntry| {
         !ours.range.overlaps(theirs.range) && ours.range.to_pages().overlaps(theirs.range.to_pages())
     };
-    let (ours, theirs): (Vec<&Placed>, Vec<&Placed>) = inside.iter().partition(|placed| is_ours(placed));
+    let (ours, theirs): (Vec<&LayoutEntry>, Vec<&LayoutEntry>) =
+        inside.iter().partition(|placed| is_ours(placed));
     let pairs = ours.iter().flat_map(|ours| theirs.iter().map(move |theirs| (ours, theirs)));
     pairs
         .filter(|(ours, theirs)| share(ours, theirs))
-        .map(|(ours, theirs)| Problem::SharedPage { ours: ours.named(), theirs: theirs.named() })
+        .map(|(ours, theirs)| LayoutProblem::SharedPage { ours: (*ours).clone(), theirs: (*theirs).clone() })
         .collect()
 }

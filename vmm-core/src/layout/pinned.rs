@@ -1,7 +1,7 @@
 //! The parts that the user pinned: an address is taken as it is, or refused.
 
 use super::bus::{BusKind, bounded};
-use super::{LayoutPart, Placed, Problem, RangeOwner, address_limit};
+use super::{LayoutEntry, LayoutPart, LayoutProblem, RangeOwner, address_limit};
 use crate::Gpa;
 use crate::spec::MachineSpec;
 use crate::spec::gpa_range::GpaRange;
@@ -13,7 +13,7 @@ pub(super) const MIN_STACK: u64 = 4 << 10;
 pub(super) const STACK_SIZES: [u64; 5] = [64 << 10, 32 << 10, 16 << 10, 8 << 10, MIN_STACK];
 
 /// The tables that the user pinned.
-pub(super) fn tables(spec: &MachineSpec, problems: &mut Vec<Problem>) -> Vec<Placed> {
+pub(super) fn tables(spec: &MachineSpec, problems: &mut Vec<LayoutProblem>) -> Vec<LayoutEntry> {
     let (mode, place) = (spec.boot.mode, &spec.pinned);
     let pins = [
         (LayoutPart::Gdt, place.gdt),
@@ -31,16 +31,14 @@ pub(super) fn tables(spec: &MachineSpec, problems: &mut Vec<Problem>) -> Vec<Pla
             None => 0,
         };
         if size == 0 {
-            problems.push(Problem::NoSuchPart { part, mode });
+            problems.push(LayoutProblem::NoSuchPart { part, mode });
             continue;
         }
         let alignment = part.alignment(mode);
         if !address.is_aligned(alignment) {
-            problems.push(Problem::Misaligned { part, address, alignment });
+            problems.push(LayoutProblem::Misaligned { part, address, alignment });
         }
-        let name = || part.name().to_owned();
-        let range = bounded(name, address, size, address_limit(spec), problems);
-        pinned.extend(range.map(|range| Placed { range, owner: RangeOwner::Part(part) }));
+        pinned.extend(bounded(RangeOwner::Part(part), address, size, address_limit(spec), problems));
     }
     pinned
 }
@@ -49,13 +47,13 @@ pub(super) fn tables(spec: &MachineSpec, problems: &mut Vec<Problem>) -> Vec<Pla
 pub(super) fn stack(
     spec: &MachineSpec,
     bus: &BusKind,
-    taken: &[Placed],
-    problems: &mut Vec<Problem>,
-) -> Option<Placed> {
+    taken: &[LayoutEntry],
+    problems: &mut Vec<LayoutProblem>,
+) -> Option<LayoutEntry> {
     let (top, part) = (spec.pinned.stack_top?, LayoutPart::Stack);
     let alignment = part.alignment(spec.boot.mode);
     if !top.is_aligned(alignment) {
-        problems.push(Problem::Misaligned { part, address: top, alignment });
+        problems.push(LayoutProblem::Misaligned { part, address: top, alignment });
     }
     let below = |size: u64| GpaRange::between(Gpa(top.0.checked_sub(size)?), top);
     let free = |range: &GpaRange| {
@@ -69,10 +67,8 @@ pub(super) fn stack(
     };
     let Some(range) = range else {
         let size = spec.pinned.stack_size.unwrap_or(MIN_STACK);
-        problems.push(Problem::StackSize { size, top });
+        problems.push(LayoutProblem::StackSize { size, top });
         return None;
     };
-    let name = || part.name().to_owned();
-    bounded(name, range.start(), range.size(), address_limit(spec), problems)?;
-    Some(Placed { range, owner: RangeOwner::Part(part) })
+    bounded(RangeOwner::Part(part), range.start(), range.size(), address_limit(spec), problems)
 }

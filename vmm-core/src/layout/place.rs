@@ -7,9 +7,9 @@
 use super::bus::BusKind;
 use super::check::{Checked, memory_problem, overlaps};
 use super::pinned::{MIN_STACK, STACK_SIZES};
-use super::{LayoutError, LayoutPart, Placed, Problem, RangeOwner, address_limit};
+use super::{LayoutEntry, LayoutError, LayoutPart, LayoutProblem, RangeOwner, address_limit};
 use crate::Gpa;
-use crate::paging::plan::{self, PagingPlan};
+use crate::paging::plan::{self, PagingPlan, ReservedRange};
 use crate::paging::{Scheme, build};
 use crate::spec::MachineSpec;
 use crate::spec::gpa_range::GpaRange;
@@ -30,7 +30,7 @@ const MAX_TABLES: u64 = 1 << 18;
 pub(super) fn place(
     spec: &MachineSpec,
     checked: &Checked,
-) -> Result<(Vec<Placed>, Option<PagingPlan>), LayoutError> {
+) -> Result<(Vec<LayoutEntry>, Option<PagingPlan>), LayoutError> {
     let mut space = Space { bus: &checked.bus, placed: checked.fixed.clone(), spec };
     let mut problems = Vec::new();
     for part in
@@ -60,7 +60,7 @@ pub(super) fn place(
 /// Memory, and what of it is taken.
 struct Space<'a> {
     bus: &'a BusKind,
-    placed: Vec<Placed>,
+    placed: Vec<LayoutEntry>,
     spec: &'a MachineSpec,
 }
 
@@ -70,11 +70,11 @@ impl Space<'_> {
     }
 
     fn add(&mut self, part: LayoutPart, range: GpaRange) {
-        self.placed.push(Placed { range, owner: RangeOwner::Part(part) });
+        self.placed.push(LayoutEntry { range, owner: RangeOwner::Part(part) });
     }
 
-    fn no_room(&self, part: LayoutPart, size: u64) -> Problem {
-        Problem::NoRoom { part, size, limit: address_limit(self.spec) }
+    fn no_room(&self, part: LayoutPart, size: u64) -> LayoutProblem {
+        LayoutProblem::NoRoom { part, size, limit: address_limit(self.spec) }
     }
 
     /// The free stretches of writable memory in a window, lowest first. In modes with pages, in whole pages.
@@ -113,7 +113,7 @@ impl Space<'_> {
     }
 
     /// A place for the stack: in the first window that has room for one of the sizes.
-    fn stack(&self) -> Result<GpaRange, Problem> {
+    fn stack(&self) -> Result<GpaRange, LayoutProblem> {
         let limit = Gpa(address_limit(self.spec));
         let lowest_memory =
             self.bus.memory.iter().find(|region| !region.read_only).map(|region| region.range);
@@ -128,7 +128,7 @@ impl Space<'_> {
         let usual = STACK_SIZES.into_iter().filter(|size| *size <= quarter.max(MIN_STACK));
         let sizes: Vec<u64> = self.spec.pinned.stack_size.map_or_else(|| usual.collect(), |size| vec![size]);
         if let Some(size) = self.spec.pinned.stack_size.filter(|size| *size == 0 || *size > limit.0) {
-            return Err(Problem::StackSize { size, top: limit });
+            return Err(LayoutProblem::StackSize { size, top: limit });
         }
         let windows = windows.into_iter().filter_map(|end| GpaRange::between(FLOOR, end));
         windows
@@ -142,14 +142,17 @@ impl Space<'_> {
         let refuse = |problem| LayoutError { problems: vec![problem] };
         self.placed.retain(|placed| placed.part() != Some(LayoutPart::PageTables));
         let others = self.placed.clone();
-        let own = |placed: &Placed| placed.part().map(|part| (part, placed.range));
+        let reserved = |entry: &LayoutEntry| {
+            let supervisor_only = entry.part()? != LayoutPart::Stack;
+            Some(ReservedRange { range: entry.range, supervisor_only })
+        };
         let mappable = self.bus.mappable();
         let mut tables = 1u64;
         for _ in 0..ROUNDS {
             let size = tables.saturating_mul(PAGE);
             let range = self.page_tables_at(size).map_err(refuse)?;
-            let mut parts: Vec<(LayoutPart, GpaRange)> = others.iter().filter_map(own).collect();
-            parts.push((LayoutPart::PageTables, range));
+            let mut parts: Vec<ReservedRange> = others.iter().filter_map(reserved).collect();
+            parts.push(ReservedRange { range, supervisor_only: true });
             let plan = plan::plan(scheme, &self.spec.boot, &mappable, &parts);
             let needed = build::count(&plan);
             if needed <= tables {
@@ -159,14 +162,14 @@ impl Space<'_> {
             }
             tables = needed;
             if tables > MAX_TABLES {
-                return Err(refuse(Problem::TooManyTables { size: tables.saturating_mul(PAGE) }));
+                return Err(refuse(LayoutProblem::TooManyTables { size: tables.saturating_mul(PAGE) }));
             }
         }
         Err(refuse(self.no_room(LayoutPart::PageTables, tables.saturating_mul(PAGE))))
     }
 
     /// Where page tables of this size go.
-    fn page_tables_at(&self, size: u64) -> Result<GpaRange, Problem> {
+    fn page_tables_at(&self, size: u64) -> Result<GpaRange, LayoutProblem> {
         let range = match self.spec.pinned.page_tables {
             Some(address) => GpaRange::new(address, size),
             None => self.lowest(size),
@@ -182,7 +185,7 @@ impl Space<'_> {
             return Ok(());
         }
         let mut problems = overlaps(self.placed.clone());
-        let tables = Placed { range, owner: RangeOwner::Part(LayoutPart::PageTables) };
+        let tables = LayoutEntry { range, owner: RangeOwner::Part(LayoutPart::PageTables) };
         problems.extend(memory_problem(&tables, self.bus));
         LayoutError::unless_empty(problems)
     }

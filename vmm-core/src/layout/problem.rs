@@ -1,54 +1,36 @@
 //! What can be wrong with a layout, in words: who is in whose way, where, and what to change.
 
-use std::fmt;
-
 use thiserror::Error;
 
-use super::LayoutPart;
-use crate::firmware;
+use super::{LayoutEntry, LayoutPart, RangeOwner};
 use crate::paging::Scheme;
 use crate::spec::gpa_range::{ByteSize, GpaRange};
 use crate::spec::mode::{Mode, PageSize};
 use crate::{Gpa, Gva};
-
-/// A range and what it is called.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NamedGpaRange {
-    /// The name.
-    pub name: String,
-    /// The range.
-    pub range: GpaRange,
-}
-
-impl fmt::Display for NamedGpaRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} at {}", self.name, self.range)
-    }
-}
 
 /// The layout cannot be made.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{}", joined(.problems))]
 pub struct LayoutError {
     /// All that is wrong; never empty.
-    pub problems: Vec<Problem>,
+    pub problems: Vec<LayoutProblem>,
 }
 
 impl LayoutError {
     /// `Ok` if there are no problems.
-    pub(super) fn unless_empty(problems: Vec<Problem>) -> Result<(), Self> {
+    pub(super) fn unless_empty(problems: Vec<LayoutProblem>) -> Result<(), Self> {
         if problems.is_empty() { Ok(()) } else { Err(Self { problems }) }
     }
 }
 
-fn joined(problems: &[Problem]) -> String {
+fn joined(problems: &[LayoutProblem]) -> String {
     let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
     lines.join("; ")
 }
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum Problem {
+pub enum LayoutProblem {
     /// The machine has no memory at all.
     #[error("the machine has no memory")]
     NoMemory,
@@ -75,10 +57,10 @@ pub enum Problem {
     #[error("TSS address {0}: its three pages do not end below 4 GiB")]
     TssAddressTooHigh(Gpa),
     /// Something lies beyond what its kind may reach.
-    #[error("{name} at {address} ({}) does not end below {limit:#x}", ByteSize(*.size))]
+    #[error("{owner} at {address} ({}) does not end below {limit:#x}", ByteSize(*.size))]
     TooHigh {
-        /// What it is.
-        name: String,
+        /// Owner of the range.
+        owner: RangeOwner,
         /// Where it starts.
         address: Gpa,
         /// How long it is.
@@ -90,23 +72,23 @@ pub enum Problem {
     #[error("{first} overlaps {second}")]
     Overlap {
         /// The one that starts lower.
-        first: NamedGpaRange,
+        first: LayoutEntry,
         /// The other.
-        second: NamedGpaRange,
+        second: LayoutEntry,
     },
     /// Something must lie in memory and does not.
-    #[error("{who}: no memory at {missing}")]
+    #[error("{entry}: no memory at {missing}")]
     OutsideMemory {
         /// What it is.
-        who: NamedGpaRange,
+        entry: LayoutEntry,
         /// The first addresses that are missing.
         missing: GpaRange,
     },
     /// Something must be writable and is not.
-    #[error("{who} lies in memory region {region}, which is read-only")]
+    #[error("{entry} lies in memory region {region}, which is read-only")]
     ReadOnly {
         /// What it is.
-        who: NamedGpaRange,
+        entry: LayoutEntry,
         /// The region, counted from 1.
         region: usize,
     },
@@ -140,9 +122,9 @@ pub enum Problem {
     #[error("{ours} shares a page with {theirs}, which ring 3 must reach")]
     SharedPage {
         /// A table of ours.
-        ours: NamedGpaRange,
+        ours: LayoutEntry,
         /// What the guest needs.
-        theirs: NamedGpaRange,
+        theirs: LayoutEntry,
     },
     /// Nothing is left that is large enough.
     #[error("no room for the {} ({}) in writable memory below {limit:#x}", .part.name(), ByteSize(*.size))]
@@ -176,7 +158,7 @@ pub enum Problem {
     FiveLevel(Mode),
     /// A mapping that cannot be made.
     #[error(transparent)]
-    Map(#[from] MapProblem),
+    Map(#[from] MappingProblem),
 }
 
 /// What can be wrong with a `[[paging.map]]`. Mappings are counted from 1.
@@ -185,7 +167,7 @@ pub enum Problem {
     reason = "the fields are those of the mapping, and the message says how they are meant"
 )]
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum MapProblem {
+pub enum MappingProblem {
     /// Not a whole number of pages.
     #[error("paging.map {map}: {field} {value:#x} is not a multiple of 4 KiB")]
     Misaligned { map: usize, field: &'static str, value: u64 },
@@ -209,10 +191,10 @@ pub enum MapProblem {
     NoExecuteDisable { map: usize },
     /// A mapping shows something else where the CPU looks for a table, or the guest for its stack.
     #[error("paging.map {map} hides the {hidden}")]
-    Hides { map: usize, hidden: NamedGpaRange },
+    Hides { map: usize, hidden: LayoutEntry },
 }
 
-impl Problem {
+impl LayoutProblem {
     /// What the user can do about it.
     #[must_use]
     pub fn help(&self) -> Option<String> {
@@ -226,7 +208,7 @@ impl Problem {
             }
             Self::TooHigh { .. } => "move it down",
             Self::Overlap { .. } => "move or shrink one of the two",
-            Self::OutsideMemory { who, .. } if firmware::NAMES.contains(&who.name.as_str()) => {
+            Self::OutsideMemory { entry: LayoutEntry { owner: RangeOwner::Firmware(_), .. }, .. } => {
                 "a PC has at least 1 MiB of memory; or leave the tables out: `enabled = false` in [devices.acpi] and \
                  [devices.mp-table]"
             }
@@ -251,7 +233,7 @@ impl Problem {
     }
 }
 
-impl MapProblem {
+impl MappingProblem {
     /// What the user can do about it.
     #[must_use]
     pub fn help(&self) -> Option<String> {

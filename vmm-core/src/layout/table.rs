@@ -8,7 +8,7 @@ use crate::spec::gpa_range::{ByteSize, GpaRange};
 
 /// What kind of address space a row lies in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RowPlace {
+pub enum LayoutRowKind {
     /// Memory that the guest can write to.
     Memory,
     /// Memory that the guest can only read.
@@ -17,7 +17,7 @@ pub enum RowPlace {
     Hole,
 }
 
-impl RowPlace {
+impl LayoutRowKind {
     /// The word in the table.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -35,7 +35,7 @@ pub struct LayoutRow<'a> {
     /// Where it lies.
     pub range: GpaRange,
     /// In what.
-    pub place: RowPlace,
+    pub kind: LayoutRowKind,
     /// Whose it is; `None` if it is free.
     pub owner: Option<&'a RangeOwner>,
 }
@@ -49,23 +49,24 @@ impl Layout {
         let regions: Vec<GpaRange> = self.memory().iter().map(|region| region.range).collect();
         let holes = GpaRange::between(Gpa(0), end.unwrap_or_default())
             .map_or(Vec::new(), |all| all.without(&regions));
-        let place =
-            |region: &LayoutRegion| if region.read_only { RowPlace::ReadOnly } else { RowPlace::Memory };
-        let mut spaces: Vec<(GpaRange, RowPlace)> =
-            self.memory().iter().map(|region| (region.range, place(region))).collect();
-        spaces.extend(holes.into_iter().map(|hole| (hole, RowPlace::Hole)));
+        let kind = |region: &LayoutRegion| {
+            if region.read_only { LayoutRowKind::ReadOnly } else { LayoutRowKind::Memory }
+        };
+        let mut spaces: Vec<(GpaRange, LayoutRowKind)> =
+            self.memory().iter().map(|region| (region.range, kind(region))).collect();
+        spaces.extend(holes.into_iter().map(|hole| (hole, LayoutRowKind::Hole)));
 
         let taken: Vec<GpaRange> = self.ranges().iter().map(|placed| placed.range).collect();
         let mut rows = Vec::new();
-        for (space, place) in spaces {
+        for (space, kind) in spaces {
             let here = self.ranges().iter().filter_map(|placed| {
                 let range = placed.range.intersection(space)?;
-                Some(LayoutRow { range, place, owner: Some(&placed.owner) })
+                Some(LayoutRow { range, kind, owner: Some(&placed.owner) })
             });
             rows.extend(here);
             rows.extend(space.without(&taken).into_iter().map(|range| LayoutRow {
                 range,
-                place,
+                kind,
                 owner: None,
             }));
         }
@@ -77,12 +78,12 @@ impl Layout {
 impl fmt::Display for Layout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for row in self.rows() {
-            let (size, place) = (ByteSize(row.range.size()), row.place.name());
-            write!(f, "{:<24} {size:>14}  {place:<9}  ", row.range.to_string())?;
-            match (row.owner, row.place) {
+            let (size, kind) = (ByteSize(row.range.size()), row.kind.name());
+            write!(f, "{:<24} {size:>14}  {kind:<9}  ", row.range.to_string())?;
+            match (row.owner, row.kind) {
                 (Some(owner), _) => writeln!(f, "{owner}")?,
-                (None, RowPlace::Hole) => writeln!(f, "-")?,
-                (None, RowPlace::Memory | RowPlace::ReadOnly) => writeln!(f, "free")?,
+                (None, LayoutRowKind::Hole) => writeln!(f, "-")?,
+                (None, LayoutRowKind::Memory | LayoutRowKind::ReadOnly) => writeln!(f, "free")?,
             }
         }
         Ok(())

@@ -11,8 +11,8 @@ fn machine(mode: Mode) -> MachineSpec {
     MachineSpec::new(mode, 2 << 20, EntryPoint::Address(Gva(0x10_0000)))
 }
 
-fn guest(name: &str, start: u64, size: u64) -> Occupied {
-    Occupied { name: name.to_owned(), range: GpaRange::new(Gpa(start), size).unwrap() }
+fn guest(name: &str, start: u64, size: u64) -> LayoutEntry {
+    LayoutEntry::guest(name, GpaRange::new(Gpa(start), size).unwrap())
 }
 
 fn map(gva: u64, gpa: u64, size: u64) -> Mapping {
@@ -21,7 +21,7 @@ fn map(gva: u64, gpa: u64, size: u64) -> Mapping {
 }
 
 /// The messages of a machine that has no layout.
-fn messages(spec: &MachineSpec, occupied: &[Occupied]) -> Vec<String> {
+fn messages(spec: &MachineSpec, occupied: &[LayoutEntry]) -> Vec<String> {
     let error = compute(spec, occupied).unwrap_err();
     assert!(error.problems.iter().all(|problem| problem.help().is_some()), "{error}");
     error.problems.iter().map(ToString::to_string).collect()

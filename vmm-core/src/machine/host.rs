@@ -8,18 +8,19 @@ use std::sync::OnceLock;
 use kvm_sys_wrap::bindings::{CpuId, kvm_cpuid_entry2};
 use kvm_sys_wrap::{Call, Capability, Error as KvmError, Kvm};
 
-use crate::cpu::cpuid::{self, Feature};
-use crate::initial_state::{CpuFeature, HostQuirks, TrType};
+use crate::cpu::cpuid;
+use crate::initial_state::{HostQuirks, RequiredFeature, TrType};
 use crate::machine::error::Error;
+use crate::spec::cpuid_feature::CpuidFeature;
 use crate::spec::mode::Ring;
 use crate::spec::{CpuidPolicy, Interrupts, MachineSpec, MemoryRegion};
 
 /// The leaf that announces a feature, the register in it, and the bit (SDM vol. 2, CPUID).
-const fn announced_in(feature: CpuFeature) -> (u32, Register, u32) {
+const fn announced_in(feature: RequiredFeature) -> (u32, Register, u32) {
     match feature {
-        CpuFeature::Nx => (0x8000_0001, Register::Edx, 1 << 20),
-        CpuFeature::Page1G => (0x8000_0001, Register::Edx, 1 << 26),
-        CpuFeature::La57 => (7, Register::Ecx, 1 << 16),
+        RequiredFeature::Nx => (0x8000_0001, Register::Edx, 1 << 20),
+        RequiredFeature::Page1G => (0x8000_0001, Register::Edx, 1 << 26),
+        RequiredFeature::La57 => (7, Register::Ecx, 1 << 16),
     }
 }
 
@@ -37,7 +38,11 @@ const DEFAULT_ADDRESS_END: u64 = 1 << 36;
 /// A machine that asks for none gets none, unless its page tables use a feature that KVM grants only to a guest whose CPUID
 /// announces it. Then it gets what the host has, cut down to the leaves in question. A host without the feature is
 /// found out here: it would take the page tables without a word, and the guest would die at its first access.
-pub(crate) fn cpuid(kvm: &Kvm, spec: &MachineSpec, needs: &[CpuFeature]) -> Result<Option<CpuId>, Error> {
+pub(crate) fn cpuid(
+    kvm: &Kvm,
+    spec: &MachineSpec,
+    needs: &[RequiredFeature],
+) -> Result<Option<CpuId>, Error> {
     if !asks_for_cpuid(spec, needs) {
         return Ok(None);
     }
@@ -58,8 +63,8 @@ pub(crate) fn cpuid(kvm: &Kvm, spec: &MachineSpec, needs: &[CpuFeature]) -> Resu
     match spec.cpuid {
         CpuidPolicy::Host => {
             let mut cpuid = supported;
-            cpuid::change(&mut cpuid, &[(Feature::TSC_DEADLINE, has_deadline_timer(kvm, spec))]);
-            cpuid::change(&mut cpuid, &spec.cpuid_changes);
+            cpuid::apply_changes(&mut cpuid, &[(CpuidFeature::TSC_DEADLINE, has_deadline_timer(kvm, spec))]);
+            cpuid::apply_changes(&mut cpuid, &spec.cpuid_changes);
             Ok(Some(cpuid))
         }
         CpuidPolicy::None => cut_down(&supported, needs).map(Some),
@@ -73,7 +78,7 @@ fn has_deadline_timer(kvm: &Kvm, spec: &MachineSpec) -> bool {
 }
 
 /// Whether the machine is one that is given a CPUID.
-pub(crate) fn asks_for_cpuid(spec: &MachineSpec, needs: &[CpuFeature]) -> bool {
+pub(crate) fn asks_for_cpuid(spec: &MachineSpec, needs: &[RequiredFeature]) -> bool {
     let end = |region: &MemoryRegion| region.address.0.saturating_add(region.size);
     let far = spec.memory.iter().any(|region| end(region) > DEFAULT_ADDRESS_END);
     spec.cpuid != CpuidPolicy::None || !needs.is_empty() || far
@@ -100,7 +105,7 @@ impl CpuTraits {
 }
 
 /// The leaves that say how far leaves go and how wide addresses are, and those of the features, with their bits alone.
-fn cut_down(supported: &CpuId, needs: &[CpuFeature]) -> Result<CpuId, Error> {
+fn cut_down(supported: &CpuId, needs: &[RequiredFeature]) -> Result<CpuId, Error> {
     let keep = |entry: &kvm_cpuid_entry2| {
         let mut kept = *entry;
         if matches!(entry.function, 0 | 0x8000_0000 | 0x8000_0008) {

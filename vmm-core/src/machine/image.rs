@@ -6,13 +6,13 @@
 use kvm_sys_wrap::{FileRange, Gpa, GuestMemory};
 use vm_memory::{Bytes, GuestMemoryError};
 
-use crate::layout::Occupied;
+use crate::layout::LayoutEntry;
 use crate::spec::gpa_range::GpaRange;
 
 /// A guest, as it is put into memory.
 pub trait GuestImage {
     /// The ranges it fills, named for messages. The layout places nothing else there.
-    fn occupied(&self) -> Vec<Occupied>;
+    fn occupied(&self) -> Vec<LayoutEntry>;
 
     /// Parts of it that are to be mapped from files, and where. Done before [`GuestImage::place`].
     fn mapped(&self) -> Vec<(Gpa, FileRange)> {
@@ -36,10 +36,10 @@ pub struct FlatImage<'a> {
 }
 
 impl GuestImage for FlatImage<'_> {
-    fn occupied(&self) -> Vec<Occupied> {
+    fn occupied(&self) -> Vec<LayoutEntry> {
         let size = u64::try_from(self.bytes.len()).unwrap_or(u64::MAX);
         let range = GpaRange::new(self.address, size);
-        range.map(|range| Occupied { name: "guest".to_owned(), range }).into_iter().collect()
+        range.map(|range| LayoutEntry::guest("guest", range)).into_iter().collect()
     }
 
     fn place(&self, memory: &GuestMemory) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {

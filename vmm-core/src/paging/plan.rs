@@ -12,7 +12,6 @@
 //! [`super::build`].
 
 use super::Scheme;
-use crate::layout::LayoutPart;
 use crate::spec::gpa_range::GpaRange;
 use crate::spec::mode::{PageSize, Ring};
 use crate::spec::{BootSpec, Mapping, PagePermissions};
@@ -42,7 +41,7 @@ impl PlanPiece {
     }
 
     /// The user's mapping, already checked.
-    pub(super) fn of_mapping(map: &Mapping) -> Self {
+    pub(crate) fn from_mapping(map: &Mapping) -> Self {
         let pages = |bytes: u64| bytes >> PAGE_SHIFT;
         Self { page: pages(map.gva.0), frame: pages(map.gpa.0), count: pages(map.size), access: map.access }
     }
@@ -60,7 +59,7 @@ impl PlanPiece {
     }
 
     /// Number of the virtual page behind the last one.
-    pub(super) const fn end(&self) -> u64 {
+    pub(crate) const fn end(&self) -> u64 {
         self.page + self.count
     }
 
@@ -83,6 +82,15 @@ pub struct PagingPlan {
     pub pieces: Vec<PlanPiece>,
 }
 
+/// Range that the VMM has reserved in guest memory and that stays mapped at its own address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReservedRange {
+    /// The range.
+    pub range: GpaRange,
+    /// True if its pages are for ring 0 only: tables and the trap page, but not the stack.
+    pub supervisor_only: bool,
+}
+
 /// The largest page size that a machine uses unless told otherwise.
 #[must_use]
 pub const fn default_page_size(scheme: Scheme) -> PageSize {
@@ -92,14 +100,14 @@ pub const fn default_page_size(scheme: Scheme) -> PageSize {
     }
 }
 
-/// Makes the plan for a boot description whose user mappings passed [`super::check_maps`].
+/// Returns the plan of a boot description whose mappings have been checked by [`crate::layout`].
 ///
-/// `bus` are memory and MMIO devices; `own` is what the layout has placed so far.
+/// `bus` holds the ranges of memory and MMIO devices, `own` those of the tables and of the stack.
 #[must_use]
-pub fn plan(scheme: Scheme, boot: &BootSpec, bus: &[GpaRange], own: &[(LayoutPart, GpaRange)]) -> PagingPlan {
+pub fn plan(scheme: Scheme, boot: &BootSpec, bus: &[GpaRange], own: &[ReservedRange]) -> PagingPlan {
     let access = PagePermissions { writable: true, user: boot.ring == Ring::User, executable: true };
     let base: Vec<GpaRange> =
-        if boot.paging.identity { bus.to_vec() } else { own.iter().map(|(_, span)| *span).collect() };
+        if boot.paging.identity { bus.to_vec() } else { own.iter().map(|reserved| reserved.range).collect() };
     let reachable = GpaRange::new(Gpa(0), scheme.identity_end());
     let base = base.into_iter().filter_map(|span| span.intersection(reachable?));
 
@@ -107,17 +115,15 @@ pub fn plan(scheme: Scheme, boot: &BootSpec, bus: &[GpaRange], own: &[(LayoutPar
     for upper in base.map(|span| PlanPiece::identity(span, access)).chain(maps(boot)) {
         pieces = overlay(&pieces, upper);
     }
-    for (part, span) in own {
-        if *part != LayoutPart::Stack {
-            pieces = supervise(&pieces, *span);
-        }
+    for reserved in own.iter().filter(|reserved| reserved.supervisor_only) {
+        pieces = supervise(&pieces, reserved.range);
     }
     let largest = boot.paging.page_size.unwrap_or(default_page_size(scheme));
     PagingPlan { scheme, largest, pieces: joined(pieces) }
 }
 
 fn maps(boot: &BootSpec) -> impl Iterator<Item = PlanPiece> {
-    boot.paging.maps.iter().map(PlanPiece::of_mapping)
+    boot.paging.maps.iter().map(PlanPiece::from_mapping)
 }
 
 /// Puts a piece on top of others: what it covers of them is hidden.

@@ -1,7 +1,7 @@
 //! What the guest sees of CPUID.
 
-use vmm_core::cpu::cpuid::Feature;
 use vmm_core::spec::CpuidPolicy;
+use vmm_core::spec::cpuid_feature::CpuidFeature;
 
 use super::super::fault::Fault;
 use super::super::raw::{self, At, CpuidChoice};
@@ -9,7 +9,7 @@ use super::super::values::nearest;
 use super::Context;
 
 /// The policy, and the features to hide (`false`) or to set (`true`).
-pub(super) fn lower(cx: &mut Context<'_>) -> (CpuidPolicy, Vec<(Feature, bool)>) {
+pub(super) fn lower(cx: &mut Context<'_>) -> (CpuidPolicy, Vec<(CpuidFeature, bool)>) {
     let raw = cx.raw;
     let table = match raw.cpuid.as_ref().map(|at| &at.value) {
         None if cx.is_pc() => return (CpuidPolicy::Host, Vec::new()),
@@ -18,12 +18,12 @@ pub(super) fn lower(cx: &mut Context<'_>) -> (CpuidPolicy, Vec<(Feature, bool)>)
         Some(CpuidChoice::Word(raw::Cpuid::Host)) => return (CpuidPolicy::Host, Vec::new()),
         Some(CpuidChoice::Table(table)) => table,
     };
-    let mut changes: Vec<(Feature, bool)> = Vec::new();
+    let mut changes: Vec<(CpuidFeature, bool)> = Vec::new();
     for (names, present) in [(&table.hide, false), (&table.set, true)] {
         for At { value: name, span } in names.iter().flatten() {
-            let Some(feature) = Feature::named(name) else {
+            let Some(feature) = CpuidFeature::from_name(name) else {
                 let fault = Fault::new(span, format!("no CPU feature is called `{name}` here"));
-                let help = nearest(name, Feature::names()).map_or_else(
+                let help = nearest(name, CpuidFeature::names()).map_or_else(
                     || "names are those of /proc/cpuinfo, such as cx16, xsave, smep".to_owned(),
                     |near| format!("did you mean `{near}`?"),
                 );

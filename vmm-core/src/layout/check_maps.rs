@@ -1,13 +1,12 @@
 //! The user's mappings, checked before a plan is made of them: each for itself, against each other, and against
 //! what the layout has placed.
 
-use super::Scheme;
-use super::plan::PlanPiece;
-use crate::Gpa;
-use crate::Gva;
-use crate::layout::{LayoutPart, MapProblem, Placed};
+use super::{LayoutEntry, LayoutPart, MappingProblem};
+use crate::paging::Scheme;
+use crate::paging::plan::PlanPiece;
 use crate::spec::gpa_range::GpaRange;
 use crate::spec::{BootSpec, Mapping, Register};
+use crate::{Gpa, Gva};
 
 /// Size of the smallest page.
 const PAGE: u64 = 4096;
@@ -15,14 +14,13 @@ const PAGE: u64 = 4096;
 /// Checks the user's mappings, one by one and against each other.
 ///
 /// `bus` are memory and MMIO devices, sorted: a mapping that shows none of them is a mistake.
-#[must_use]
-pub fn check(scheme: Scheme, boot: &BootSpec, bus: &[GpaRange]) -> Vec<MapProblem> {
+pub(super) fn check(scheme: Scheme, boot: &BootSpec, bus: &[GpaRange]) -> Vec<MappingProblem> {
     let mut problems = Vec::new();
     let bus: Vec<GpaRange> = bus.iter().map(|span| span.to_pages()).collect();
     let mut good: Vec<(usize, PlanPiece)> = Vec::new();
     for (number, map) in (1..).zip(&boot.paging.maps) {
         match check_map(scheme, number, map, &bus) {
-            Ok(()) => good.push((number, PlanPiece::of_mapping(map))),
+            Ok(()) => good.push((number, PlanPiece::from_mapping(map))),
             Err(found) => problems.extend(found),
         }
     }
@@ -31,7 +29,7 @@ pub fn check(scheme: Scheme, boot: &BootSpec, bus: &[GpaRange]) -> Vec<MapProble
     for (number, piece) in good {
         match furthest {
             Some((first, low)) if low.end() > piece.page => {
-                problems.push(MapProblem::Overlap { first, second: number, gva: piece.gva() });
+                problems.push(MappingProblem::Overlap { first, second: number, gva: piece.gva() });
                 if low.end() < piece.end() {
                     furthest = Some((number, piece));
                 }
@@ -42,15 +40,20 @@ pub fn check(scheme: Scheme, boot: &BootSpec, bus: &[GpaRange]) -> Vec<MapProble
     problems
 }
 
-fn check_map(scheme: Scheme, map: usize, mapping: &Mapping, bus: &[GpaRange]) -> Result<(), Vec<MapProblem>> {
+fn check_map(
+    scheme: Scheme,
+    map: usize,
+    mapping: &Mapping,
+    bus: &[GpaRange],
+) -> Result<(), Vec<MappingProblem>> {
     let fields = [("gva", mapping.gva.0), ("gpa", mapping.gpa.0), ("size", mapping.size)];
-    let mut problems: Vec<MapProblem> = fields
+    let mut problems: Vec<MappingProblem> = fields
         .into_iter()
         .filter(|(_, value)| !value.is_multiple_of(PAGE))
-        .map(|(field, value)| MapProblem::Misaligned { map, field, value })
+        .map(|(field, value)| MappingProblem::Misaligned { map, field, value })
         .collect();
     if mapping.size == 0 {
-        problems.push(MapProblem::Empty { map });
+        problems.push(MappingProblem::Empty { map });
         return Err(problems);
     }
     let last = mapping.gva.checked_add(mapping.size - 1);
@@ -62,29 +65,33 @@ fn check_map(scheme: Scheme, map: usize, mapping: &Mapping, bus: &[GpaRange]) ->
                 && scheme.can_address(last)
                 && half(last) == half(mapping.gva) => {}
         Some(_) | None => {
-            problems.push(MapProblem::Unaddressable { map, scheme, gva: mapping.gva, size: mapping.size });
+            problems.push(MappingProblem::Unaddressable {
+                map,
+                scheme,
+                gva: mapping.gva,
+                size: mapping.size,
+            });
         }
     }
     match GpaRange::new(mapping.gpa, mapping.size) {
         Some(span) if span.end().0 <= scheme.physical_end() => {
             // Part of a mapping may lead nowhere: kernels map all of physical space, holes included.
             if !bus.iter().any(|there| there.overlaps(span)) {
-                problems.push(MapProblem::NothingThere { map, span });
+                problems.push(MappingProblem::NothingThere { map, span });
             }
         }
         Some(_) | None => {
-            problems.push(MapProblem::TooHigh { map, scheme, gpa: mapping.gpa, size: mapping.size });
+            problems.push(MappingProblem::TooHigh { map, scheme, gpa: mapping.gpa, size: mapping.size });
         }
     }
     if scheme == Scheme::TwoLevel && !mapping.access.executable {
-        problems.push(MapProblem::NoExecuteDisable { map });
+        problems.push(MappingProblem::NoExecuteDisable { map });
     }
     if problems.is_empty() { Ok(()) } else { Err(problems) }
 }
 
 /// Checks that no mapping shows something else at the address of something that the layout placed.
-#[must_use]
-pub fn hidden(boot: &BootSpec, own: &[Placed]) -> Vec<MapProblem> {
+pub(super) fn hidden(boot: &BootSpec, own: &[LayoutEntry]) -> Vec<MappingProblem> {
     let rsp_is_preset = boot.registers.iter().any(|(register, _)| *register == Register::Rsp);
     let mut problems = Vec::new();
     for (map, mapping) in (1..).zip(&boot.paging.maps).filter(|(_, map)| map.gva.0 != map.gpa.0) {
@@ -93,7 +100,7 @@ pub fn hidden(boot: &BootSpec, own: &[Placed]) -> Vec<MapProblem> {
             let needed = placed.part().is_some_and(|part| part != LayoutPart::Stack || !rsp_is_preset);
             let seen = GpaRange::new(Gpa(mapping.gva.0), mapping.size);
             if needed && seen.is_some_and(|seen| seen.overlaps(placed.range)) {
-                problems.push(MapProblem::Hides { map, hidden: placed.named() });
+                problems.push(MappingProblem::Hides { map, hidden: placed.clone() });
             }
         }
     }
