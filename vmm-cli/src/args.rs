@@ -252,8 +252,8 @@ pub(crate) struct Overrides {
 
 impl Overrides {
     /// In the form that the configuration takes them.
-    pub(crate) fn collect(&self) -> vmm_cli::config::Overrides {
-        let mut overrides = vmm_cli::config::Overrides::new();
+    pub(crate) fn collect(&self) -> crate::config::Overrides {
+        let mut overrides = crate::config::Overrides::new();
         for assignment in &self.set {
             overrides.set(assignment);
         }

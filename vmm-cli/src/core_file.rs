@@ -19,10 +19,10 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use crate::diagnostic::Diagnostic;
 use kvm_sys_wrap::bindings::kvm_sregs;
 use thiserror::Error;
 use vm_memory::Bytes;
-use vmm_cli::diagnostic::Diagnostic;
 use vmm_core::autopsy::moment::CpuState;
 use vmm_core::cpu::control_regs::Efer;
 use vmm_core::layout::LayoutRegion;

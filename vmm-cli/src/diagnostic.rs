@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 
-use crate::say;
 use crate::status::Status;
+use crate::stderr;
 
 /// A named text that diagnostics point into.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -181,7 +181,7 @@ impl Diagnostics {
 
     /// Shows all of them on standard error.
     pub fn eprint(&self) {
-        say::text(format_args!("{}", self.to_styled()));
+        stderr::print(format_args!("{}", self.to_styled()));
     }
 
     /// The exit status of a run that fails for these: that of the first error.

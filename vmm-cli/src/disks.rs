@@ -2,9 +2,9 @@
 
 use std::error::Error;
 
-use vmm_cli::config::Config;
-use vmm_cli::diagnostic::Diagnostic;
-use vmm_cli::status::Status;
+use crate::config::Config;
+use crate::diagnostic::Diagnostic;
+use crate::status::Status;
 use vmm_core::devices::virtio::{DiskError, check_disk};
 use vmm_core::spec::VirtioSpec;
 

@@ -4,11 +4,11 @@
 
 use std::fmt::Write as _;
 
+use crate::config::{Config, Expect, ExpectedMemory, MemoryPlace};
+use crate::diagnostic::Diagnostic;
+use crate::status::Status;
 use serde::Serialize;
 use vm_memory::Bytes;
-use vmm_cli::config::{Config, Expect, ExpectedMemory, MemoryPlace};
-use vmm_cli::diagnostic::Diagnostic;
-use vmm_cli::status::Status;
 use vmm_core::machine::Machine;
 use vmm_core::machine::run_loop::RunOutcome;
 

@@ -19,18 +19,18 @@
 //! `"0x1000"`, since many readers of JSON lose the lower bits of large numbers; sizes and counts are numbers. Ranges end before
 //! `end`.
 
+mod ascii_map;
 pub(crate) mod diff;
 mod loading;
 mod memory;
-mod picture;
 mod registers;
 mod steps;
 pub(crate) mod svg;
 mod tables;
 pub(crate) mod text;
 
+use crate::config::Config;
 use serde::Serialize;
-use vmm_cli::config::Config;
 use vmm_core::cpu::reset_state;
 use vmm_core::explain::call_sequence;
 use vmm_core::initial_state::{HostQuirks, InitialState, StateError, initial_state};

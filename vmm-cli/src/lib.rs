@@ -1,7 +1,7 @@
-//! The front-end half of `vmm-cli` as a library: the TOML file, its diagnostics and the exit statuses.
+//! Runs bare-metal x86 programs on KVM from one TOML file.
 //!
-//! The program itself is `main.rs`. What is here runs without a terminal and without KVM, so tests and the fuzzer
-//! can reach it.
+//! The program is [`main`]. The TOML file, its diagnostics and the exit statuses are public, so that tests, the fuzzer and
+//! other tools can use them without a terminal and without KVM:
 //!
 //! ```
 //! use std::path::Path;
@@ -16,13 +16,63 @@
 //!
 //! - [`config`] turns a TOML file into a [`Config`](config::Config) or into a list of mistakes.
 //! - [`diagnostic`] shows mistakes: as text with the line and a caret, or as JSON.
-//! - [`place`] reads addresses, symbols and ranges from the command line.
-//! - [`say`] writes to standard error.
 //! - [`status`] is the table of exit statuses.
+//!
+//! Inside the crate, `args.rs` is the command line and `commands/` has one file for each subcommand. `prepare.rs` makes a
+//! machine of a configuration and the guest's files, `terminal.rs` connects it to the standard streams, `verdict.rs` decides
+//! what a finished run is worth, and `report.rs` describes it.
 #![forbid(unsafe_code)]
 
+pub mod address_expr;
 pub mod config;
 pub mod diagnostic;
-pub mod place;
-pub mod say;
 pub mod status;
+
+mod args;
+mod commands;
+mod core_file;
+mod disks;
+mod expectations;
+mod explain;
+mod gdb;
+mod inspect;
+mod layout_diagnostics;
+mod new_file;
+mod output_file;
+mod preflight;
+mod prepare;
+mod profile;
+mod quantiles;
+mod raw_terminal;
+mod report;
+mod snapshot_file;
+mod source_lines;
+mod statistics;
+mod stderr;
+mod suite;
+mod terminal;
+mod trace;
+mod verdict;
+mod whole_file;
+mod wrapped;
+
+use std::process::ExitCode;
+
+use crate::args::Cli;
+use crate::status::Status;
+
+/// Runs the program on the command line of this process, and returns its exit status.
+#[must_use]
+pub fn main() -> ExitCode {
+    match Cli::read() {
+        Ok(cli) => commands::carry_out(&cli.command).into(),
+        Err(error) => print_usage(&error),
+    }
+}
+
+/// Prints help or the version, with status 0, or a mistake on the command line, with the status of that class.
+fn print_usage(error: &clap::Error) -> ExitCode {
+    // If even this cannot be printed, the status still says it.
+    let _ = error.print();
+    if error.use_stderr() { Status::Configuration.into() } else { Status::Success.into() }
+}

@@ -6,8 +6,8 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use vmm_cli::diagnostic::{Diagnostic, Location};
-use vmm_cli::status::Status;
+use crate::diagnostic::{Diagnostic, Location};
+use crate::status::Status;
 
 use crate::output_file;
 

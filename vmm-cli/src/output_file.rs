@@ -3,8 +3,8 @@
 use std::fs::{File, OpenOptions};
 use std::path::Path;
 
-use vmm_cli::diagnostic::{Diagnostic, Location};
-use vmm_cli::status::Status;
+use crate::diagnostic::{Diagnostic, Location};
+use crate::status::Status;
 
 /// Makes `path`, which is to hold `what`. With `force` a file that is there is overwritten; without, only what is no
 /// regular file is written to, such as a pipe or `/dev/null`.

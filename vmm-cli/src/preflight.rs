@@ -7,10 +7,10 @@
 //! Only what is certain, or nearly so, is reported, and always as a warning. That an ELF file is of the wrong width is an
 //! error already (`prepare.rs`).
 
+use crate::config::Config;
+use crate::diagnostic::{Diagnostic, Severity};
+use crate::status::Status;
 use kvm_sys_wrap::Gpa;
-use vmm_cli::config::Config;
-use vmm_cli::diagnostic::{Diagnostic, Severity};
-use vmm_cli::status::Status;
 use vmm_core::autopsy::moment::{CpuState, GuestState};
 use vmm_core::autopsy::preflight::{EntryCheck, Reachability};
 use vmm_core::cpu::control_regs::{Cr0, Cr4};

@@ -10,14 +10,14 @@
 //! | `prepare/files.rs` | what goes into memory, and its symbols |
 
 mod boot;
-mod bytes;
+mod file_bytes;
+mod file_cache;
+mod file_errors;
 mod files;
 mod fw_cfg;
-mod read;
-mod reader;
 
-use vmm_cli::config::{Config, EntryChoice, Expect, MemoryPlace};
-use vmm_cli::diagnostic::{Diagnostic, Diagnostics};
+use crate::config::{Config, EntryChoice, Expect, MemoryPlace};
+use crate::diagnostic::{Diagnostic, Diagnostics};
 use vmm_core::Gva;
 use vmm_core::layout::{self, Layout};
 use vmm_core::machine::image::GuestImage;
@@ -25,14 +25,14 @@ use vmm_core::spec::mode::Mode;
 use vmm_core::spec::{EntryPoint, MachineSpec};
 use vmm_loader::{LoadPlan, VirtAddr};
 
-use crate::{disks, problems};
+use crate::{disks, layout_diagnostics};
 use boot::Planned;
-use bytes::Bytes;
+use file_bytes::Bytes;
 use files::Loaded;
 
 pub(crate) use boot::Boot;
+pub(crate) use file_cache::Reader;
 pub(crate) use files::Files;
-pub(crate) use reader::Reader;
 
 /// A machine to be, and the files for its memory.
 pub(crate) struct Prepared {
@@ -75,13 +75,14 @@ impl Prepared {
         } else if let Ok((_, planned)) = &guest
             && planned.plan.protocol.is_plain()
         {
-            problems.extend(read::check_class(config, &config.guest, planned.plan.image.class()).err());
+            problems
+                .extend(file_errors::check_class(config, &config.guest, planned.plan.image.class()).err());
         }
         let loads: Vec<Loaded> = config
             .loads
             .iter()
             .filter_map(|file| {
-                read::extra(config, reader, file).map_err(|problem| problems.push(problem)).ok()
+                file_errors::extra(config, reader, file).map_err(|problem| problems.push(problem)).ok()
             })
             .collect();
         let modules = boot::modules(config, reader, &mut problems);
@@ -111,7 +112,7 @@ impl Prepared {
             Ok(layout) if problems.is_empty() => Ok(Self { machine, layout, files, boot, notes }),
             Ok(_) => Err(Diagnostics(problems)),
             Err(error) => {
-                problems.extend(problems::locate(config, &error));
+                problems.extend(layout_diagnostics::locate(config, &error));
                 Err(Diagnostics(problems))
             }
         }
@@ -121,9 +122,9 @@ impl Prepared {
 /// The guest's file, read and planned.
 fn guest(config: &Config, reader: &Reader) -> Result<(Bytes, Planned), Diagnostic> {
     let file = &config.guest;
-    let bytes = read::bytes(config, reader, file)?;
+    let bytes = file_errors::bytes(config, reader, file)?;
     let planned = boot::plan(config, &bytes);
-    read::unchanged(config, file, &bytes)?;
+    file_errors::unchanged(config, file, &bytes)?;
     Ok((bytes, planned?))
 }
 

@@ -5,9 +5,9 @@
 
 use std::io::{self, IsTerminal};
 
+use crate::stderr;
 use kvm_sys_wrap::request_termination;
 use rustix::termios::{OptionalActions, OutputModes, Termios, tcgetattr, tcsetattr};
-use vmm_cli::say;
 
 /// Ctrl-A.
 const ESCAPE: u8 = 0x01;
@@ -52,7 +52,9 @@ impl RawTerminal {
                     false
                 }
                 (true, b'h' | b'?') => {
-                    say::line(format_args!("\r\nCtrl-A x ends the run; Ctrl-A Ctrl-A sends Ctrl-A\r"));
+                    stderr::print_line(format_args!(
+                        "\r\nCtrl-A x ends the run; Ctrl-A Ctrl-A sends Ctrl-A\r"
+                    ));
                     false
                 }
                 (true, _) => true,

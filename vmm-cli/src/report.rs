@@ -4,17 +4,17 @@
 //! the end in a sentence, where it was by address and symbol, the bytes there, its registers, and the control
 //! registers bit by bit.
 
-mod around;
 pub(crate) mod autopsy;
 mod cpu;
+mod other_vcpus;
 
 use std::collections::BTreeMap;
 
+use crate::config::Config;
+use crate::diagnostic::{Diagnostic, Diagnostics};
+use crate::status::Status;
+use crate::stderr;
 use serde::Serialize;
-use vmm_cli::config::Config;
-use vmm_cli::diagnostic::{Diagnostic, Diagnostics};
-use vmm_cli::say;
-use vmm_cli::status::Status;
 use vmm_core::autopsy::moment::CpuState;
 use vmm_core::machine::Machine;
 use vmm_core::machine::end::Verdict;
@@ -22,11 +22,11 @@ use vmm_core::machine::run_loop::RunOutcome;
 
 use crate::expectations::Mismatch;
 use crate::prepare::Files;
+use crate::profile::Steps;
 use crate::statistics::Statistics;
-use crate::timing::Steps;
-use around::Around;
 use autopsy::Autopsy;
 use cpu::Cpu;
+use other_vcpus::Around;
 
 /// How a run ended. The JSON form has these keys; more may come, none go.
 #[derive(Debug, Serialize)]
@@ -149,26 +149,26 @@ impl Report {
         }
         if self.status != 0 {
             for complaint in &self.complaints {
-                say::line(format_args!("  {complaint}"));
+                stderr::print_line(format_args!("  {complaint}"));
             }
         }
         if let (Some(autopsy), Some(_)) = (&self.autopsy, &self.cpu) {
-            say::text(format_args!("{autopsy}"));
+            stderr::print(format_args!("{autopsy}"));
         }
         if let Some(cpu) = &self.cpu {
-            say::text(format_args!("{cpu}"));
+            stderr::print(format_args!("{cpu}"));
         }
         if let Some(around) = &self.around {
-            say::text(format_args!("{around}"));
+            stderr::print(format_args!("{around}"));
         }
         let Some(expect) = &self.expect else { return };
         Diagnostics(expect.failures.iter().map(|mismatch| mismatch.diagnostic(config)).collect()).eprint();
         // Of a run that ended by itself the place of its end is shown, below what was expected.
         if let (Some(autopsy), None, false) = (&self.autopsy, &self.cpu, expect.met) {
-            say::text(format_args!("{autopsy}"));
+            stderr::print(format_args!("{autopsy}"));
         }
         if expect.met && self.status != 0 {
-            say::line(format_args!(
+            stderr::print_line(format_args!(
                 "[expect] is met; a run that ends like this has the status {} all the same",
                 self.status
             ));

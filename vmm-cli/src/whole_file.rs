@@ -10,9 +10,9 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
+use crate::diagnostic::{Diagnostic, Location};
+use crate::status::Status;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, open};
-use vmm_cli::diagnostic::{Diagnostic, Location};
-use vmm_cli::status::Status;
 
 /// A file that has no name yet.
 #[derive(Debug)]

@@ -2,19 +2,17 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
-mod ended;
-mod program;
+mod support;
 
 use std::fs;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use ended::Ended;
-use program::{CLI, program_is_here};
+use support::{CLI, ProcessResult, program_is_here};
 
 /// A directory with a guest and a configuration that begins like this.
-fn bench(guest: &[u8], config: &str, arguments: &[&str]) -> Ended {
+fn bench(guest: &[u8], config: &str, arguments: &[&str]) -> ProcessResult {
     let directory = tempfile::tempdir().unwrap();
     let machine = "memory.size = \"2MiB\"\nguest = { flat = \"guest.bin\", address = 0x8000 }\n";
     fs::write(directory.path().join("guest.bin"), guest).unwrap();
@@ -23,13 +21,13 @@ fn bench(guest: &[u8], config: &str, arguments: &[&str]) -> Ended {
     fs::write(directory.path().join("typed.input"), "Z").unwrap();
     let mut command = Command::new(CLI);
     command.arg("bench").args(arguments).current_dir(&directory).stdin(Stdio::null());
-    Ended::new(&command.output().unwrap())
+    ProcessResult::new(&command.output().unwrap())
 }
 
 /// `mov $'A', %al; out %al, $0xe9; hlt`, the same in 16, 32 and 64 bits.
 const PRINTS: &[u8] = &[0xb0, b'A', 0xe6, 0xe9, 0xf4];
 
-fn json(ended: &Ended) -> Value {
+fn json(ended: &ProcessResult) -> Value {
     assert_eq!((ended.status, ended.stderr.as_str()), (Some(0), ""), "{ended:?}");
     serde_json::from_str(&ended.stdout).unwrap()
 }

@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
-mod program;
+mod support;
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +14,7 @@ use vmm_core::spec::mode::Mode;
 use vmm_core::spec::{CpuidPolicy, HaltPolicy, Interrupts};
 use vmm_loader::boot::Protocol;
 
-use program::{CLI, program_is_here};
+use support::{CLI, ProcessResult, program_is_here};
 
 /// Bytes that a Multiboot header puts to 2 MiB: the header, then HLT.
 fn kernel(flags: u32) -> Vec<u8> {
@@ -40,8 +40,8 @@ impl Desk {
     fn run(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
         let output =
             Command::new(CLI).args(arguments).current_dir(&self.0).stdin(Stdio::null()).output().unwrap();
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        (output.status.code(), text(&output.stdout), text(&output.stderr))
+        let ProcessResult { status, stdout, stderr } = ProcessResult::new(&output);
+        (status, stdout, stderr)
     }
 
     fn explain(&self, arguments: &[&str]) -> Value {

@@ -2,14 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
-mod ended;
-mod program;
+mod support;
 
 use std::fs;
 use std::process::{Command, Stdio};
 
-use ended::Ended;
-use program::{CLI, program_is_here};
+use support::{CLI, ProcessResult, program_is_here};
 
 /// A directory with a guest of a few bytes and a configuration for it.
 struct Bench(tempfile::TempDir);
@@ -22,9 +20,9 @@ impl Bench {
         Self(directory)
     }
 
-    fn run(&self, arguments: &[&str]) -> Ended {
+    fn run(&self, arguments: &[&str]) -> ProcessResult {
         let output = Command::new(CLI).args(arguments).current_dir(&self.0).stdin(Stdio::null()).output();
-        Ended::new(&output.unwrap())
+        ProcessResult::new(&output.unwrap())
     }
 }
 
@@ -222,7 +220,7 @@ fn ctrl_c_ends_a_guest_with_a_report() {
     // The shell's own kill: a small system may have no program of that name.
     let killed = Command::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status().unwrap();
     assert!(killed.success());
-    let ended = Ended::new(&child.wait_with_output().unwrap());
+    let ended = ProcessResult::new(&child.wait_with_output().unwrap());
     assert_eq!((ended.status, &first), (Some(130), b"x"));
     assert!(ended.stderr.contains("interrupted") && ended.stderr.contains("rip"), "{ended:?}");
 }

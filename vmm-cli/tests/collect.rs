@@ -2,16 +2,14 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "the helpers of tests are tests")]
 
-mod ended;
-mod program;
+mod support;
 
 use std::fs;
 use std::io::Read;
 use std::process::{Command, Stdio};
 
-use ended::Ended;
-use program::{CLI, program_is_here};
 use serde_json::Value;
+use support::{CLI, ProcessResult, program_is_here};
 
 const COLLECT: [&str; 2] = ["--set", "devices.debug-console.collect=true"];
 
@@ -25,10 +23,10 @@ fn command(directory: &tempfile::TempDir, guest: &[u8], options: &[&str]) -> Com
     command
 }
 
-fn run(guest: &[u8], options: &[&str]) -> (Ended, Value) {
+fn run(guest: &[u8], options: &[&str]) -> (ProcessResult, Value) {
     let directory = tempfile::tempdir().unwrap();
     let output = command(&directory, guest, &["--stats", "--format", "json"]).args(options).output().unwrap();
-    let ended = Ended::new(&output);
+    let ended = ProcessResult::new(&output);
     let report = serde_json::from_str(&ended.stderr).unwrap();
     (ended, report)
 }
@@ -101,7 +99,7 @@ fn a_guest_that_dies_is_explained() {
     // 300 bytes printed, then UD2 without an IDT.
     let guest = [0xbb, 0x2c, 1, 0, 0, 0xb0, b'x', 0xe6, 0xe9, 0xff, 0xcb, 0x75, 0xf8, 0x0f, 0x0b];
     let directory = tempfile::tempdir().unwrap();
-    let ended = Ended::new(&command(&directory, &guest, &COLLECT).output().unwrap());
+    let ended = ProcessResult::new(&command(&directory, &guest, &COLLECT).output().unwrap());
     assert_eq!((ended.status, ended.stdout.len()), (Some(100), 300), "{ended:?}");
     assert!(ended.stderr.contains("ud2") && ended.stderr.contains("300 exits replayed"), "{}", ended.stderr);
 }

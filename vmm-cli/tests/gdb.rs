@@ -46,7 +46,7 @@ struct Vmm {
 }
 
 /// A run that is over.
-struct Ended {
+struct ProcessResult {
     status: Option<i32>,
     stdout: String,
     stderr: String,
@@ -117,7 +117,7 @@ impl Vmm {
     }
 
     /// Waits for its end, but not forever: without a gdb it would wait too.
-    fn wait(mut self) -> Ended {
+    fn wait(mut self) -> ProcessResult {
         let started = Instant::now();
         while self.child.try_wait().unwrap().is_none() {
             if started.elapsed() > Duration::from_secs(30) {
@@ -130,7 +130,7 @@ impl Vmm {
         let status = self.child.wait().unwrap().code();
         let stderr = self.errors.join().unwrap();
         println!("{stderr}");
-        Ended { status, stdout, stderr }
+        ProcessResult { status, stdout, stderr }
     }
 }
 

@@ -2,8 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
-mod ended;
-mod program;
+mod support;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -15,9 +14,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use ended::Ended;
-use program::{CLI, program_is_here};
 use serde_json::Value;
+use support::{CLI, ProcessResult, program_is_here};
 
 const BASE: u64 = 0x20_0000;
 const SIZE: u64 = 1 << 20;
@@ -145,7 +143,8 @@ fn a_guest_finds_the_same_whichever_way_it_came() {
         let desk = Desk::new(&guest, memory, loading);
         // 1 + 2 + ... + 255, and nothing from .bss.
         let expected = ["--set", "expect.registers.rax=32640"];
-        let ended = Ended::new(&desk.cli(&[&["run", "vm.toml"], &expected[..]].concat()).output().unwrap());
+        let ended =
+            ProcessResult::new(&desk.cli(&[&["run", "vm.toml"], &expected[..]].concat()).output().unwrap());
         assert_eq!(
             (ended.status, ended.stdout.as_str()),
             (Some(0), ""),
@@ -157,14 +156,14 @@ fn a_guest_finds_the_same_whichever_way_it_came() {
 }
 
 /// Runs a guest that reads its pages for ever, and does something to its file once it runs.
-fn disturbed(loading: &str, disturb: impl FnOnce(&Path)) -> Ended {
+fn disturbed(loading: &str, disturb: impl FnOnce(&Path)) -> ProcessResult {
     let desk = Desk::new(&elf(&reads_for_ever(), 0), "", loading);
     let mut command = desk.cli(&["run", "vm.toml"]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut output = child.stdout.take().unwrap();
     output.read_exact(&mut [0]).unwrap();
     disturb(&desk.guest());
-    Ended::new(&child.wait_with_output().unwrap())
+    ProcessResult::new(&child.wait_with_output().unwrap())
 }
 
 #[test]
@@ -216,7 +215,7 @@ fn a_file_that_changes_all_the_time_kills_nobody() {
         let mut statuses = BTreeMap::new();
         for turn in 0..24 {
             let command = ["check", "explain", "run"][turn % 3];
-            let ended = Ended::new(&desk.cli(&[command, "vm.toml"]).output().unwrap());
+            let ended = ProcessResult::new(&desk.cli(&[command, "vm.toml"]).output().unwrap());
             assert!(matches!(ended.status, Some(0 | 100 | 102 | 105 | 106)), "{command}: {ended:?}");
             *statuses.entry(ended.status).or_insert(0) += 1;
         }

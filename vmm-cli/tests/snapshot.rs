@@ -1,8 +1,7 @@
 //! Snapshots by the program: taken, taken up again, refused where they do not fit, and whole or not there at all.
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
-mod ended;
-mod program;
+mod support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,8 +9,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ended::Ended;
-use program::{CLI, program_is_here};
+use support::{CLI, ProcessResult, program_is_here};
 
 /// Prints `abcdefgh` by the debug console and ends with code 0:
 /// `mov $'a', %al; 1: out %al, $0xe9; inc %al; cmp $'i', %al; jne 1b; xor %al, %al; out %al, $0xf4`, the same in all modes.
@@ -43,15 +41,15 @@ impl Place {
         command
     }
 
-    fn cli(&self, arguments: &[&str]) -> Ended {
-        Ended::new(&self.command(arguments).output().unwrap())
+    fn cli(&self, arguments: &[&str]) -> ProcessResult {
+        ProcessResult::new(&self.command(arguments).output().unwrap())
     }
 
-    fn take(&self, exits: &str) -> Ended {
+    fn take(&self, exits: &str) -> ProcessResult {
         self.cli(&["snapshot", "a.toml", "--exits", exits, "-o", "snap"])
     }
 
-    fn take_up(&self, config: &str) -> Ended {
+    fn take_up(&self, config: &str) -> ProcessResult {
         self.cli(&["run", config, "--from", "snap"])
     }
 }

@@ -2,8 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "the helpers of tests are tests")]
 
-mod ended;
-mod program;
+mod support;
 
 use std::fs;
 use std::path::Path;
@@ -12,8 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use ended::Ended;
-use program::{CLI, program_is_here};
+use support::{CLI, ProcessResult, program_is_here};
 
 /// A machine in a mode that every host has, whose guest is the flat file `guest`, with an `[expect]` to go on.
 fn machine(guest: &str) -> String {
@@ -46,7 +44,7 @@ fn suite(cases: &[(&str, String)]) -> tempfile::TempDir {
     directory
 }
 
-impl Ended {
+impl ProcessResult {
     /// The JSON objects of `--format json`, the summary apart from the cases.
     fn json(&self) -> (Vec<Value>, Value) {
         let mut rows: Vec<Value> =
@@ -58,11 +56,11 @@ impl Ended {
     }
 }
 
-fn test(directory: &Path, arguments: &[&str]) -> Ended {
+fn test(directory: &Path, arguments: &[&str]) -> ProcessResult {
     let mut command = Command::new(CLI);
     command.arg("test").args(arguments).current_dir(directory).stdin(Stdio::null());
     let output = command.output().unwrap();
-    Ended::new(&output)
+    ProcessResult::new(&output)
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::config::values::{Refusal, Time};
 use clap::{Args, ValueHint};
-use vmm_cli::config::values::{Refusal, Time};
 
 use super::{Format, Overrides};
 

@@ -12,12 +12,12 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::config::Config;
+use crate::diagnostic::{Diagnostic, Diagnostics};
+use crate::status::Status;
+use crate::stderr;
 use kvm_sys_wrap::{Kvm, install_termination_handlers};
 use serde::Serialize;
-use vmm_cli::config::Config;
-use vmm_cli::diagnostic::{Diagnostic, Diagnostics};
-use vmm_cli::say;
-use vmm_cli::status::Status;
 use vmm_core::devices::console::{Console, Output};
 use vmm_core::machine::Machine;
 use vmm_core::machine::end::End;
@@ -28,12 +28,12 @@ use vmm_core::snapshot::Snapshot;
 use super::print;
 use super::run::host_error;
 use crate::args::{Bench, Format};
-use crate::distribution::{Distribution, Time};
 use crate::expectations;
-use crate::judgement::{Ended, is_as_expected, judge};
 use crate::prepare::{Files, Prepared};
+use crate::quantiles::{Distribution, Time};
 use crate::suite::input;
 use crate::terminal::Copy;
+use crate::verdict::{Ended, is_as_expected, judge};
 
 /// A guest that can be run again and again.
 struct Guest<'a> {
@@ -140,7 +140,7 @@ impl Guest<'_> {
         }
         match format {
             Format::Text => report.eprint(self.config),
-            Format::Json => say::line(format_args!("{}", report.to_json())),
+            Format::Json => stderr::print_line(format_args!("{}", report.to_json())),
         }
         Ok(ControlFlow::Break(status))
     }

@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use vmm_cli::config::Config;
-use vmm_cli::diagnostic::{Diagnostics, json};
-use vmm_cli::status::Status;
+use crate::config::Config;
+use crate::diagnostic::{Diagnostics, json};
+use crate::status::Status;
 
 use super::print;
 use crate::args::{Check, Format};

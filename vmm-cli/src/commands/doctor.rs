@@ -3,10 +3,10 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use crate::diagnostic::Diagnostics;
+use crate::status::Status;
 use kvm_sys_wrap::{Capability, Kvm, Requirement};
 use serde::Serialize;
-use vmm_cli::diagnostic::Diagnostics;
-use vmm_cli::status::Status;
 use vmm_core::machine::probe::{ModeProbe, ProbeResult};
 
 use super::print;

@@ -17,19 +17,19 @@ use std::fmt::Write as _;
 use std::io::Write;
 use std::path::Path;
 
+use crate::address_expr::{Extent, Range};
+use crate::diagnostic::{Diagnostic, Diagnostics};
+use crate::status::Status;
 use serde::Serialize;
 use vm_memory::{Bytes, GuestMemoryBackend};
-use vmm_cli::diagnostic::{Diagnostic, Diagnostics};
-use vmm_cli::place::{Extent, Range};
-use vmm_cli::status::Status;
 use vmm_core::paging::walk::Walker;
 use vmm_core::{Gpa, Gva};
 
 use super::print;
 use crate::args::{Dump, Format};
 use crate::core_file;
+use crate::inspect::{Found, Stopped, find};
 use crate::new_file::NewFile;
-use crate::stopped::{Found, Stopped, find};
 
 const PAGE: u64 = 4096;
 /// How much is shown at once; a multiple of the 16 bytes of a line.

@@ -4,9 +4,9 @@ use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 
-use vmm_cli::config::{Config, Overrides};
-use vmm_cli::diagnostic::{Diagnostic, Diagnostics, Location};
-use vmm_cli::status::Status;
+use crate::config::{Config, Overrides};
+use crate::diagnostic::{Diagnostic, Diagnostics, Location};
+use crate::status::Status;
 
 use super::print;
 use crate::args::{Explain, Format};

@@ -3,9 +3,9 @@
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
 
-use vmm_cli::config::template;
-use vmm_cli::diagnostic::{Diagnostic, Diagnostics, Location};
-use vmm_cli::status::Status;
+use crate::config::template;
+use crate::diagnostic::{Diagnostic, Diagnostics, Location};
+use crate::status::Status;
 
 use super::print;
 use crate::args::Init;

@@ -15,9 +15,9 @@
 
 use std::fmt::Write as _;
 
+use crate::diagnostic::Diagnostics;
+use crate::status::Status;
 use serde::Serialize;
-use vmm_cli::diagnostic::Diagnostics;
-use vmm_cli::status::Status;
 use vmm_core::explain::page_lint::{PageLint, findings, kernel};
 use vmm_core::layout::RangeOwner;
 use vmm_core::paging::Scheme;
@@ -28,7 +28,7 @@ use vmm_core::spec::gpa_range::{ByteSize, GpaRange};
 use super::print;
 use super::translate::AccessRow;
 use crate::args::{Format, Pages};
-use crate::stopped::Stopped;
+use crate::inspect::Stopped;
 
 /// As many findings of a kind as the text form shows.
 const SHOWN: usize = 10;

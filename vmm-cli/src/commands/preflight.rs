@@ -1,11 +1,11 @@
 //! `vmm-cli preflight`: what would kill this guest at once, said before the run. Without KVM.
 //!
 //! Warnings are no errors: a guest that crashes on purpose is a guest. The status is 0 unless the configuration is wrong.
-//! The JSON form is that of diagnostics ([`vmm_cli::diagnostic::json`]).
+//! The JSON form is that of diagnostics ([`crate::diagnostic::json`]).
 
-use vmm_cli::config::Config;
-use vmm_cli::diagnostic::{Diagnostics, json};
-use vmm_cli::status::Status;
+use crate::config::Config;
+use crate::diagnostic::{Diagnostics, json};
+use crate::status::Status;
 
 use super::print;
 use crate::args::{Format, Preflight};

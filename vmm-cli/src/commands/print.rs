@@ -2,10 +2,10 @@
 
 use std::io::Write;
 
+use crate::config;
+use crate::diagnostic::{Diagnostic, Diagnostics};
+use crate::status::Status;
 use clap::CommandFactory;
-use vmm_cli::config;
-use vmm_cli::diagnostic::{Diagnostic, Diagnostics};
-use vmm_cli::status::Status;
 
 use crate::args::Cli;
 

@@ -2,11 +2,11 @@
 
 use std::io::Write;
 
+use crate::config::Config;
+use crate::diagnostic::{Diagnostic, Diagnostics, Location};
+use crate::status::Status;
+use crate::stderr;
 use kvm_sys_wrap::install_termination_handlers;
-use vmm_cli::config::Config;
-use vmm_cli::diagnostic::{Diagnostic, Diagnostics, Location};
-use vmm_cli::say;
-use vmm_cli::status::Status;
 use vmm_core::devices::console::Console;
 use vmm_core::machine::Machine;
 use vmm_core::machine::error::{Blame, Error};
@@ -16,14 +16,14 @@ use vmm_core::record::Recording;
 use crate::args::{Format, Run};
 use crate::core_file;
 use crate::gdb;
-use crate::judgement::{Ended, judge};
 use crate::new_file::NewFile;
 use crate::output_file;
 use crate::prepare::Prepared;
+use crate::profile::Timing;
 use crate::snapshot_file;
 use crate::terminal::{self, Copy, Output};
-use crate::timing::Timing;
 use crate::trace::Watch;
+use crate::verdict::{Ended, judge};
 
 pub(crate) fn run(options: &Run) -> Result<Status, Diagnostics> {
     let mut timing = Timing::new(options.timing);
@@ -116,14 +116,14 @@ pub(crate) fn run(options: &Run) -> Result<Status, Diagnostics> {
         Format::Text => {
             report.eprint(&config);
             if let Some(stats) = &report.stats {
-                say::text(format_args!("{stats}"));
+                stderr::print(format_args!("{stats}"));
             }
             if let Some(timing) = &report.timing {
-                say::text(format_args!("{timing}"));
+                stderr::print(format_args!("{timing}"));
             }
         }
         Format::Json if status != Status::Success || measured => {
-            say::line(format_args!("{}", report.to_json()));
+            stderr::print_line(format_args!("{}", report.to_json()));
         }
         Format::Json => {}
     }

@@ -5,15 +5,15 @@
 use std::io::Write as _;
 use std::path::absolute;
 
-use vmm_cli::diagnostic::{Diagnostic, Diagnostics};
-use vmm_cli::say;
-use vmm_cli::status::Status;
+use crate::diagnostic::{Diagnostic, Diagnostics};
+use crate::status::Status;
+use crate::stderr;
 use vmm_core::devices::console;
 use vmm_core::spec::gpa_range::ByteSize;
 
 use crate::args::Snapshot;
+use crate::inspect::Stopped;
 use crate::snapshot_file::{self, Description};
-use crate::stopped::Stopped;
 use crate::terminal::{Copy, Output};
 use crate::whole_file::WholeFile;
 
@@ -37,7 +37,7 @@ pub(crate) fn snapshot(options: &Snapshot) -> Result<Status, Diagnostics> {
     file.finish()?;
     // The guest's last line may not be complete.
     let _ = std::io::stdout().flush();
-    say::line(format_args!(
+    stderr::print_line(format_args!(
         "snapshot {}: {}, {}",
         options.output.display(),
         description.point,

@@ -5,21 +5,21 @@ use std::num::NonZeroUsize;
 use std::thread;
 use std::time::Instant;
 
+use crate::diagnostic::{Diagnostic, Diagnostics};
+use crate::status::Status;
+use crate::stderr;
 use kvm_sys_wrap::{Error, Kvm, install_termination_handlers, termination_requested};
 use quick_junit::Report;
-use vmm_cli::diagnostic::{Diagnostic, Diagnostics};
-use vmm_cli::say;
-use vmm_cli::status::Status;
 
 use super::print;
 use crate::args::{Format, Test};
 use crate::new_file::NewFile;
 use crate::suite::case::Case;
 use crate::suite::junit::Junit;
-use crate::suite::show::Show;
+use crate::suite::reporter::Show;
 use crate::suite::shuffle::shuffle;
 use crate::suite::workers::{self, Event, Settings};
-use crate::suite::{find, json, merge};
+use crate::suite::{discover, json, merge};
 
 pub(crate) fn test(options: &Test) -> Result<Status, Diagnostics> {
     if let Some(output) = &options.output {
@@ -45,10 +45,10 @@ pub(crate) fn test(options: &Test) -> Result<Status, Diagnostics> {
 
 /// The cases that are asked for, in the order in which they are to be run.
 fn select(options: &Test) -> Result<Vec<Case>, Diagnostics> {
-    let found = find::cases(&options.paths)?;
+    let found = discover::cases(&options.paths)?;
     if options.format == Format::Text {
         for file in &found.not_tests {
-            say::line(format_args!("note: {} has no [expect], so it is no test", file.display()));
+            stderr::print_line(format_args!("note: {} has no [expect], so it is no test", file.display()));
         }
     }
     let mut cases = found.cases;

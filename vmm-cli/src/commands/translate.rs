@@ -20,10 +20,10 @@
 
 use std::fmt::Write as _;
 
+use crate::address_expr::Place;
+use crate::diagnostic::{Diagnostic, Diagnostics};
+use crate::status::Status;
 use serde::Serialize;
-use vmm_cli::diagnostic::{Diagnostic, Diagnostics};
-use vmm_cli::place::Place;
-use vmm_cli::status::Status;
 use vmm_core::cpu::control_regs::{Cr0, Cr4, Efer};
 use vmm_core::paging::Scheme;
 use vmm_core::paging::entry::EntryFlags;
@@ -34,7 +34,7 @@ use vmm_core::{Gpa, Gva};
 
 use super::print;
 use crate::args::{Format, Translate};
-use crate::stopped::{Stopped, find};
+use crate::inspect::{Stopped, find};
 
 #[derive(Debug, Serialize)]
 struct Answer {

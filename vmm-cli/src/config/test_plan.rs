@@ -2,7 +2,7 @@
 
 use vmm_core::spec::Register;
 
-use crate::place::Place;
+use crate::address_expr::Place;
 
 /// The cases of a file.
 #[derive(Debug, Clone)]

@@ -11,11 +11,11 @@
 //! | `bits.rs` | the control registers |
 //! | `flow.rs` | the calls, on the lines of their descriptors |
 
-mod bits;
 mod canvas;
+mod control_bits;
 mod flow;
-mod lookup;
-mod map;
+mod memory_map;
+mod tables;
 
 use canvas::{Canvas, Style};
 
@@ -49,12 +49,12 @@ pub(crate) fn draw(explanation: &Explanation) -> String {
     let mut canvas = Canvas::default();
     let top = title(&mut canvas, explanation);
 
-    let mut left = map::memory(&mut canvas, LEFT, top, &explanation.memory);
-    left = map::ports(&mut canvas, LEFT, left + GAP, &explanation.memory.ports);
-    left = lookup::paging(&mut canvas, LEFT, left + GAP, explanation.paging.as_ref());
-    left = lookup::segments(&mut canvas, LEFT, left + GAP, &explanation.segments);
-    left = bits::control_registers(&mut canvas, LEFT, left + GAP, &explanation.control_registers);
-    left = lookup::registers(&mut canvas, LEFT, left + GAP, &explanation.registers);
+    let mut left = memory_map::memory(&mut canvas, LEFT, top, &explanation.memory);
+    left = memory_map::ports(&mut canvas, LEFT, left + GAP, &explanation.memory.ports);
+    left = tables::paging(&mut canvas, LEFT, left + GAP, explanation.paging.as_ref());
+    left = tables::segments(&mut canvas, LEFT, left + GAP, &explanation.segments);
+    left = control_bits::control_registers(&mut canvas, LEFT, left + GAP, &explanation.control_registers);
+    left = tables::registers(&mut canvas, LEFT, left + GAP, &explanation.registers);
     let right = flow::draw(&mut canvas, RIGHT, top, &explanation.flow);
 
     let bottom = left.max(right) + GAP;

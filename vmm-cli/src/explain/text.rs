@@ -8,7 +8,7 @@ use super::memory::{Memory, Slot, size_words};
 use super::registers::{Bit, Control};
 use super::steps::Row;
 use super::tables::Paging;
-use super::{Explanation, Starting, loading, picture};
+use super::{Explanation, Starting, ascii_map, loading};
 use crate::wrapped::wrapped;
 
 /// Lines are at most this wide, where words allow it.
@@ -31,7 +31,7 @@ impl fmt::Display for Explanation {
         )?;
         self.flow.iter().try_for_each(|row| step(f, row))?;
         writeln!(f, "\nMEMORY MAP\n")?;
-        f.write_str(&picture::draw(&self.memory))?;
+        f.write_str(&ascii_map::draw(&self.memory))?;
         memory(f, &self.memory)?;
         writeln!(f, "\nPAGE TABLES\n")?;
         match &self.paging {

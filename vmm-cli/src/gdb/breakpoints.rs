@@ -1,16 +1,16 @@
 //! Breakpoints and watchpoints as gdb sets them. By which means the guest is stopped is the debugger's choice; gdb only
 //! has to be told of the kind that it set.
 
+use crate::stderr;
 use gdbstub::target::ext::breakpoints::{
     Breakpoints, HwBreakpoint, HwBreakpointOps, HwWatchpoint, HwWatchpointOps, SwBreakpoint, SwBreakpointOps,
     WatchKind,
 };
 use gdbstub::target::{TargetError, TargetResult};
 use kvm_sys_wrap::{Breakpoint, BreakpointCondition};
-use vmm_cli::say;
 use vmm_core::Gva;
 
-use super::guest::Guest;
+use super::debuggee::Guest;
 use super::target::Session;
 
 impl Breakpoints for Session<'_, '_> {
@@ -71,11 +71,16 @@ impl HwWatchpoint for Session<'_, '_> {
         if added {
             self.watched.push((watchpoint, kind));
         } else if matches!(self.debugger, Guest::Live(_)) {
-            say::line(format_args!("gdb: no debug register that would do: {}", self.debugger.abilities()));
+            stderr::print_line(format_args!(
+                "gdb: no debug register that would do: {}",
+                self.debugger.abilities()
+            ));
         } else if kind == WatchKind::Write {
-            say::line(format_args!("gdb: too many watchpoints, or too much memory"));
+            stderr::print_line(format_args!("gdb: too many watchpoints, or too much memory"));
         } else if !self.debugger.reports_accesses() {
-            say::line(format_args!("gdb: this host's KVM reports no reads; `watch` stops at writes"));
+            stderr::print_line(format_args!(
+                "gdb: this host's KVM reports no reads; `watch` stops at writes"
+            ));
         }
         Ok(added)
     }

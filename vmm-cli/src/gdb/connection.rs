@@ -13,7 +13,7 @@ use gdbstub::conn::{Connection, ConnectionExt};
 use kvm_sys_wrap::termination_requested;
 use vmm_core::debugger::InterruptHandle;
 
-use super::listen::Stream;
+use super::listener::Stream;
 
 /// How often a wait looks whether the user wants it to end.
 const GLANCE: Duration = Duration::from_millis(200);

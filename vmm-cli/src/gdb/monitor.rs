@@ -10,7 +10,7 @@ use vmm_core::paging::merge::mappings;
 use vmm_core::paging::walk::access_words;
 use vmm_core::spec::gpa_range::ByteSize;
 
-use super::guest::Guest;
+use super::debuggee::Guest;
 use super::target::Session;
 use crate::commands::print::table;
 

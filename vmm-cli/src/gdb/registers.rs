@@ -11,7 +11,7 @@ use kvm_sys_wrap::VcpuState;
 use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
 use vmm_core::disassembly::linear_rip;
 
-use super::shape::{CONTROL, Shape};
+use super::target_xml::{CONTROL, Shape};
 
 /// x86 in any of its modes; addresses have 64 bits.
 #[derive(Debug)]

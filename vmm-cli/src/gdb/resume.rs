@@ -9,7 +9,7 @@ use gdbstub::target::ext::base::reverse_exec::{ReverseCont, ReverseContOps, Reve
 use vmm_core::debugger::smp::ResumeAction;
 use vmm_core::machine::error::Error;
 
-use super::guest::Wish;
+use super::debuggee::Wish;
 use super::target::{Session, vcpu_of};
 
 impl Session<'_, '_> {

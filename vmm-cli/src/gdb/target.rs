@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::stderr;
 use gdbstub::common::{Signal, Tid};
 use gdbstub::stub::MultiThreadStopReason;
 use gdbstub::target::ext::base::BaseOps;
@@ -20,7 +21,6 @@ use gdbstub::target::ext::target_description_xml_override::{
 use gdbstub::target::ext::thread_extra_info::{ThreadExtraInfo, ThreadExtraInfoOps};
 use gdbstub::target::{Target, TargetError, TargetResult};
 use kvm_sys_wrap::Breakpoint;
-use vmm_cli::say;
 use vmm_core::Gva;
 use vmm_core::debugger::smp::ResumeAction;
 use vmm_core::debugger::{DebugStop, EditError};
@@ -28,12 +28,12 @@ use vmm_core::machine::end::{End, Verdict};
 use vmm_core::machine::error::Error;
 
 use super::connection::Inbox;
-use super::guest::{Guest, Wish};
+use super::debuggee::{Guest, Wish};
 use super::monitor;
 use super::registers::{Number, Packet, X86};
-use super::shape::Shape;
-use crate::judgement::status;
+use super::target_xml::Shape;
 use crate::prepare::Files;
+use crate::verdict::status;
 
 /// Errors as gdb shows them: by their number in errno.h.
 const EFAULT: u8 = 14;
@@ -101,7 +101,7 @@ impl<'a, 'b> Session<'a, 'b> {
             }
             DebugStop::OwnInt3 => Some(signal(thread, Signal::SIGTRAP)),
             DebugStop::NoSteps => {
-                say::line(format_args!(
+                stderr::print_line(format_args!(
                     "gdb: this host cannot step the vCPU in the mode and ring that it is in"
                 ));
                 Some(signal(thread, Signal::SIGINT))
@@ -109,7 +109,7 @@ impl<'a, 'b> Session<'a, 'b> {
             DebugStop::Asked => None,
             DebugStop::HistoryStart => Some(history(thread, ReplayLogPosition::Begin)),
             DebugStop::HistoryLost => {
-                say::line(format_args!(
+                stderr::print_line(format_args!(
                     "gdb: there is no way back: the run did something else when it was run again, or was too long to \
                      be recorded"
                 ));
@@ -163,10 +163,12 @@ impl<'a, 'b> Session<'a, 'b> {
             Verdict::Interrupted => Ok(Reason::Terminated(Signal::SIGINT)),
             Verdict::Crashed if again => Ok(Reason::Terminated(fatal)),
             Verdict::Crashed => {
-                say::line(format_args!("gdb: the guest crashed: {end}"));
+                stderr::print_line(format_args!("gdb: the guest crashed: {end}"));
                 let inbox = self.inbox.clone();
                 if self.debugger.look_before_end(&mut || inbox.wants_attention())? {
-                    say::line(format_args!("gdb: it is shown as it was before the instruction that did it"));
+                    stderr::print_line(format_args!(
+                        "gdb: it is shown as it was before the instruction that did it"
+                    ));
                 }
                 Ok(signal(thread_of(self.debugger.current()), fatal))
             }
@@ -196,7 +198,7 @@ const fn history(tid: Tid, pos: ReplayLogPosition) -> Reason {
 fn refusal(error: EditError) -> TargetError<Error> {
     match error {
         EditError::Past | EditError::Ended => {
-            say::line(format_args!("gdb: {error}"));
+            stderr::print_line(format_args!("gdb: {error}"));
             TargetError::Errno(EROFS)
         }
         EditError::NotMapped(_) => TargetError::Errno(EFAULT),

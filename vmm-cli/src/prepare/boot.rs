@@ -3,9 +3,9 @@
 //! The loader knows widths of code and registers by name; here they become a CPU mode and the registers of `[registers]`,
 //! which still win over those of the protocol. What a kernel is handed goes into memory like files of the guest's.
 
-use vmm_cli::config::{Config, FileKind, Module, Start};
-use vmm_cli::diagnostic::{Diagnostic, Severity};
-use vmm_cli::status::Status;
+use crate::config::{Config, FileKind, Module, Start};
+use crate::diagnostic::{Diagnostic, Severity};
+use crate::status::Status;
 use vmm_core::firmware::{self, MapKind};
 use vmm_core::spec::mode::Mode;
 use vmm_core::spec::{EntryPoint, MachineSpec, Register, virtio};
@@ -13,10 +13,10 @@ use vmm_core::{Gpa, Gva};
 use vmm_loader::boot::{self, BootError, BootPlan, HandOver, MapEntry, Options, Protocol, Rsdp, Told, Width};
 use vmm_loader::{ElfOptions, NamedRange, flat};
 
-use super::bytes::Bytes;
+use super::file_bytes::Bytes;
+use super::file_cache::Reader;
+use super::file_errors;
 use super::files::Loaded;
-use super::read;
-use super::reader::Reader;
 
 /// The command line of a Linux kernel that is given none: else it would print where nobody looks.
 const LINUX_COMMAND_LINE: &str = "console=ttyS0";
@@ -107,8 +107,8 @@ pub(super) fn modules<'a>(
     problems: &mut Vec<Diagnostic>,
 ) -> Vec<Read<'a>> {
     let read = |module: &'a Module| match reader.read(&module.path) {
-        Ok(bytes) => Ok(Read { module, name: read::name(&module.path), bytes }),
-        Err(error) => Err(read::unreadable(config, &module.path, &module.key, &error)),
+        Ok(bytes) => Ok(Read { module, name: file_errors::name(&module.path), bytes }),
+        Err(error) => Err(file_errors::unreadable(config, &module.path, &module.key, &error)),
     };
     let mut files = Vec::new();
     for result in config.modules.iter().map(read) {
@@ -129,7 +129,7 @@ pub(super) fn hand_over(
     loads: &[Loaded],
     boot: &mut Boot,
 ) -> Result<Vec<Loaded>, Diagnostic> {
-    let name = read::name(&config.guest.path);
+    let name = file_errors::name(&config.guest.path);
     if plan.protocol.is_plain() {
         return Ok(vec![Loaded::new(name, bytes, plan.image)]);
     }

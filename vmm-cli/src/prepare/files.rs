@@ -11,7 +11,7 @@ use vmm_core::spec::gpa_range::GpaRange;
 use vmm_core::spec::{MachineSpec, MemoryBacking, MemoryRegion};
 use vmm_loader::{Because, Bss, LoadPlan, Loading, MappedPart, Segment, VirtAddr, Way};
 
-use super::bytes::Bytes;
+use super::file_bytes::Bytes;
 use crate::source_lines::SourceLines;
 
 /// The guest's file first, then the others.

@@ -2,12 +2,12 @@
 
 use std::io;
 
-use vmm_cli::config::{Config, FwCfgSource};
-use vmm_cli::diagnostic::Diagnostic;
-use vmm_cli::status::Status;
+use crate::config::{Config, FwCfgSource};
+use crate::diagnostic::Diagnostic;
+use crate::status::Status;
 use vmm_core::spec::MachineSpec;
 
-use super::reader::Reader;
+use super::file_cache::Reader;
 
 /// Gives the files of `machine` their bytes. Returns what could not be read.
 pub(super) fn fill(config: &Config, reader: &Reader, machine: &mut MachineSpec) -> Vec<Diagnostic> {

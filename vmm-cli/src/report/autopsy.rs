@@ -19,10 +19,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use crate::config::Config;
 use kvm_sys_wrap::Kvm;
 use kvm_sys_wrap::bindings::kvm_regs;
 use serde::Serialize;
-use vmm_cli::config::Config;
 use vmm_core::autopsy::delivery::{DeliveryOutcome, GateFound};
 use vmm_core::autopsy::exception_chain::ChainLink;
 use vmm_core::autopsy::instruction_trace::TracedInstruction;

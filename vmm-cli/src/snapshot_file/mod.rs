@@ -19,11 +19,11 @@ mod write;
 
 use std::path::{Path, PathBuf};
 
+use crate::diagnostic::Diagnostic;
+use crate::status::Status;
 use kvm_sys_wrap::Kvm;
 use kvm_sys_wrap::bindings::kvm_cpuid_entry2;
 use serde::{Deserialize, Serialize};
-use vmm_cli::diagnostic::Diagnostic;
-use vmm_cli::status::Status;
 use vmm_core::layout::Layout;
 use vmm_core::snapshot::{HostIdentity, MachineState, Snapshot};
 use vmm_core::spec::{LimitSpec, MachineSpec};

@@ -4,9 +4,9 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
+use crate::diagnostic::{Diagnostic, Location};
+use crate::status::Status;
 use kvm_sys_wrap::Gpa;
-use vmm_cli::diagnostic::{Diagnostic, Location};
-use vmm_cli::status::Status;
 use vmm_core::snapshot::MemoryImage;
 use vmm_core::spec::MachineSpec;
 

@@ -2,9 +2,9 @@
 
 use std::io::{self, Seek, SeekFrom, Write};
 
+use crate::diagnostic::Diagnostics;
+use crate::status::Status;
 use kvm_sys_wrap::Gpa;
-use vmm_cli::diagnostic::Diagnostics;
-use vmm_cli::status::Status;
 use vmm_core::machine::error::Error;
 use vmm_core::snapshot::Snapshot;
 
@@ -24,7 +24,7 @@ pub(crate) fn write(
     file: &mut WholeFile,
 ) -> Result<u64, Diagnostics> {
     let core = |error: Error| -> Diagnostics {
-        vmm_cli::diagnostic::Diagnostic::error(Status::Host, format!("cannot read guest memory: {error}"))
+        crate::diagnostic::Diagnostic::error(Status::Host, format!("cannot read guest memory: {error}"))
             .into()
     };
     let memory = snapshot.memory();

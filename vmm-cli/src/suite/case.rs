@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use vmm_cli::config::{Config, TestCase, TestFile};
-use vmm_cli::diagnostic::Diagnostics;
+use crate::config::{Config, TestCase, TestFile};
+use crate::diagnostic::Diagnostics;
 
-use super::boot::Common;
+use super::boot_snapshot::Common;
 
 /// Something to run.
 #[derive(Debug)]

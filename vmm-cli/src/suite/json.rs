@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
+use crate::diagnostic::json as diagnostics;
 use serde::Serialize;
 use serde_json::Value;
-use vmm_cli::diagnostic::json as diagnostics;
 
 use super::case::Case;
 use super::outcome::{Failure, Ran, Tally, Verdict};

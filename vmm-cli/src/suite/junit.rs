@@ -8,7 +8,7 @@ use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestRerun, T
 
 use super::case::Case;
 use super::outcome::{Failure, Ran, Verdict};
-use super::show::details;
+use super::reporter::details;
 
 /// The name of the report and of its only suite.
 pub(super) const NAME: &str = "vmm-cli test";

@@ -7,9 +7,9 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::diagnostic::{Diagnostic, Diagnostics, Location};
+use crate::status::Status;
 use quick_junit::{Report, TestSuite};
-use vmm_cli::diagnostic::{Diagnostic, Diagnostics, Location};
-use vmm_cli::status::Status;
 
 use super::junit::NAME;
 

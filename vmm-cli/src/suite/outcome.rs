@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use vmm_cli::diagnostic::Diagnostics;
-use vmm_cli::status::Status;
+use crate::diagnostic::Diagnostics;
+use crate::status::Status;
 
 use crate::report::Report;
 

@@ -10,13 +10,13 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::status::Status;
 use kvm_sys_wrap::{Kvm, termination_requested};
-use vmm_cli::status::Status;
 
-use super::attempt::{Kept, Resources, Running, attempt};
 use super::case::Case;
-use super::guard;
 use super::outcome::{Attempt, Failure, Ran, Verdict};
+use super::panic_capture;
+use super::runner::{Kept, Resources, Running, attempt};
 
 /// How cases are run.
 #[derive(Debug, Clone, Copy)]
@@ -70,7 +70,7 @@ pub(crate) fn run(
     settings: Settings,
     mut tell: impl FnMut(&[Case], Event),
 ) -> std::io::Result<()> {
-    guard::install();
+    panic_capture::install();
     // While any vCPU without a local APIC is there, KVM need not patch itself for the first one that comes and the last one
     // that goes (`kvm_has_noapic_vcpu`), which takes as long as the rest of a case. Without this one it is only slower.
     let _idle = kvm.create_vm().and_then(|vm| vm.create_vcpu(0)).ok();

@@ -17,10 +17,10 @@ use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs, kvm_translation};
 use kvm_sys_wrap::{Call, CallArgs, CallObserver, CallRecord, CallResult};
 use vmm_core::cpu::reset_state;
 
-use super::changes;
 use super::event::{CallEvent, Event};
 use super::filter::Filter;
 use super::log::Log;
+use super::reg_diff;
 
 /// No line shows more characters of one value.
 const MOST_CHARACTERS: usize = 200;
@@ -184,19 +184,19 @@ fn answered(answer: &dyn CallResult, state: &mut State) -> String {
 }
 
 fn regs_changed(regs: &kvm_regs, state: &mut State) -> String {
-    let changes = changes::of_regs(&state.regs, regs);
+    let changes = reg_diff::of_regs(&state.regs, regs);
     state.regs = *regs;
     changed(&changes)
 }
 
 fn sregs_changed(sregs: &kvm_sregs, state: &mut State) -> String {
-    let changes = changes::of_sregs(&state.sregs, sregs);
+    let changes = reg_diff::of_sregs(&state.sregs, sregs);
     state.sregs = *sregs;
     changed(&changes)
 }
 
-fn changed(changes: &[changes::Change]) -> String {
-    if changes.is_empty() { "{unchanged}".to_owned() } else { format!("{{{}}}", changes::line(changes)) }
+fn changed(changes: &[reg_diff::Change]) -> String {
+    if changes.is_empty() { "{unchanged}".to_owned() } else { format!("{{{}}}", reg_diff::line(changes)) }
 }
 
 fn shortened(text: String) -> String {

@@ -19,7 +19,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::changes::{self, Change};
+use super::reg_diff::{self, Change};
 
 /// Something that happened.
 #[derive(Debug, Clone, Serialize)]
@@ -156,7 +156,7 @@ impl fmt::Display for ExitEvent {
             write!(f, " {detail}")?;
         }
         write!(f, " at {place} <{}>", Time(*guest_ns))?;
-        if changes.is_empty() { Ok(()) } else { write!(f, "; {}", changes::line(changes)) }
+        if changes.is_empty() { Ok(()) } else { write!(f, "; {}", reg_diff::line(changes)) }
     }
 }
 
@@ -164,7 +164,7 @@ impl fmt::Display for StepEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { vcpu, place, instruction, changes, .. } = self;
         write!(f, "{}step {place}: {instruction}", Vcpu(*vcpu))?;
-        if changes.is_empty() { Ok(()) } else { write!(f, "; {}", changes::line(changes)) }
+        if changes.is_empty() { Ok(()) } else { write!(f, "; {}", reg_diff::line(changes)) }
     }
 }
 

@@ -19,11 +19,11 @@ use vmm_core::spec::register::Register;
 
 use super::access::{Access, Devices};
 use super::calls::{CallWatch, nanoseconds};
-use super::changes;
 use super::event::{Event, ExitEvent, NoteEvent, StepEvent};
 use super::filter::Filter;
 use super::log::Log;
-use super::places::Places;
+use super::reg_diff;
+use super::symbolize::Places;
 use crate::prepare::Files;
 use crate::statistics::Tally;
 
@@ -209,12 +209,12 @@ impl<'a> ExitWatch<'a> {
     }
 
     /// What changed since the last event. RIP always does, and is shown as the place.
-    fn changes(&mut self, vcpu: u64, regs: &kvm_regs, sregs: &kvm_sregs) -> Vec<changes::Change> {
+    fn changes(&mut self, vcpu: u64, regs: &kvm_regs, sregs: &kvm_sregs) -> Vec<reg_diff::Change> {
         let before = self.before.insert(vcpu, (*regs, *sregs));
         let Some((old_regs, old_sregs)) = before else { return Vec::new() };
-        let mut list = changes::of_regs(&old_regs, regs);
+        let mut list = reg_diff::of_regs(&old_regs, regs);
         list.retain(|change| change.register != Register::Rip.name());
-        list.extend(changes::of_sregs(&old_sregs, sregs));
+        list.extend(reg_diff::of_sregs(&old_sregs, sregs));
         list
     }
 }

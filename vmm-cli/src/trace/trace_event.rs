@@ -14,8 +14,8 @@ use std::io::{self, BufWriter, Write};
 
 use serde_json::{Map, Value, json};
 
-use super::changes;
 use super::event::{AccessEvent, CallEvent, Event, ExitEvent, Place, StepEvent, value};
+use super::reg_diff;
 
 /// One process: this one.
 const PROCESS: u64 = 1;
@@ -178,7 +178,7 @@ fn of_exit(exit: &ExitEvent, track: u64) -> Value {
     if let Some(detail) = &exit.detail {
         args.insert("detail".to_owned(), detail.as_str().into());
     }
-    args.insert("changes".to_owned(), changes::line(&exit.changes).into());
+    args.insert("changes".to_owned(), reg_diff::line(&exit.changes).into());
     complete(&name, "exit", exit.at_ns, exit.guest_ns, track, args)
 }
 
@@ -186,7 +186,7 @@ fn of_step(step: &StepEvent, track: u64) -> Value {
     let mut args = Map::new();
     describe_place(&step.place, &mut args);
     args.insert("bits".to_owned(), step.bits.into());
-    args.insert("changes".to_owned(), changes::line(&step.changes).into());
+    args.insert("changes".to_owned(), reg_diff::line(&step.changes).into());
     complete(&step.instruction, "step", step.at_ns, step.guest_ns, track, args)
 }
 

@@ -1,20 +1,20 @@
 //! `vmm-cli explain` of every shipped configuration, against golden files, and what it does with files and mistakes.
 //!
-//! The guests are stand-ins (`standin.rs`), so the files are the same with every compiler. A configuration in `configs/`
+//! The guests are stand-ins (`fake_guests.rs`), so the files are the same with every compiler. A configuration in `configs/`
 //! has its whole explanation in `golden/`; one in a directory below, only what differs from the plain configuration of
 //! its mode. `UPDATE_GOLDEN=1` writes them anew.
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 #![expect(clippy::cast_possible_truncation, reason = "the numbers in a stand-in are small")]
 
-mod standin;
+mod fake_guests;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::{env, fs};
 
-use standin::{Workshop, shipped};
+use fake_guests::{Workshop, shipped};
 
 /// What a process came to: its status, standard output and standard error.
 struct Ended(Option<i32>, String, String);

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use vmm_core::spec::Register;
 
 use super::{Context, Key, registers};
+use crate::address_expr::Place;
 use crate::config::fault::Fault;
 use crate::config::raw::{self, At};
 use crate::config::source::Span;
 use crate::config::test_plan::{TestCase, TestPlan};
-use crate::place::Place;
 
 /// More cases were hardly meant.
 pub(in crate::config) const MOST_CASES: u64 = 100_000;

@@ -8,8 +8,8 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use vmm_cli::diagnostic::{Diagnostic, Diagnostics, Location};
-use vmm_cli::status::Status;
+use crate::diagnostic::{Diagnostic, Diagnostics, Location};
+use crate::status::Status;
 
 use super::case::Case;
 

@@ -5,22 +5,22 @@
 
 use std::sync::{Arc, OnceLock};
 
-use vmm_cli::config::Config;
-use vmm_cli::diagnostic::Diagnostics;
-use vmm_cli::place::Place;
+use crate::address_expr::Place;
+use crate::config::Config;
+use crate::diagnostic::Diagnostics;
 use vmm_core::Gva;
 use vmm_core::devices::console::{Console, NoInput, Output};
 use vmm_core::machine::Machine;
 use vmm_core::machine::run_to::Point;
 use vmm_core::snapshot::Snapshot;
 
-use super::attempt::{Resources, Running};
 use super::case::Case;
-use super::enter::address;
+use super::case_setup::address;
 use super::input;
+use super::runner::{Resources, Running};
 use crate::commands::run::host_error;
+use crate::inspect::{physical, too_early};
 use crate::prepare::Prepared;
-use crate::stopped::{physical, too_early};
 use crate::terminal::Copy;
 
 /// What several cases have in common, once somebody has made it. Clones are handles to the same one.

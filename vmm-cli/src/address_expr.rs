@@ -4,8 +4,7 @@
 
 use std::fmt;
 
-use crate::config::EntryChoice;
-use crate::config::values::{Address, Refusal, Size, Value};
+use crate::config::values::{Address, EntryChoice, Refusal, Size, Value};
 use crate::diagnostic::Diagnostic;
 use crate::status::Status;
 

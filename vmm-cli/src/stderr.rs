@@ -7,11 +7,11 @@ use std::fmt::Arguments;
 use std::io::Write;
 
 /// Writes a text, coloured where standard error is a terminal that wants it. Nobody hears of a failure.
-pub fn text(text: Arguments<'_>) {
+pub(crate) fn print(text: Arguments<'_>) {
     let _ = anstream::stderr().lock().write_fmt(text);
 }
 
 /// Writes a text and ends the line.
-pub fn line(line: Arguments<'_>) {
-    text(format_args!("{line}\n"));
+pub(crate) fn print_line(line: Arguments<'_>) {
+    print(format_args!("{line}\n"));
 }

@@ -2,8 +2,8 @@
 //!
 //! vCPUs are numbered from 0; where there is but one, its number is not looked at.
 
+use crate::stderr;
 use kvm_sys_wrap::{Breakpoint, MpState, VcpuState};
-use vmm_cli::say;
 use vmm_core::Gva;
 use vmm_core::autopsy::moment::CpuState;
 use vmm_core::debugger::smp::{ResumeAction, SmpDebugger};
@@ -205,7 +205,9 @@ impl<'a> Guest<'a> {
                 return match wish {
                     Wish::Forward(orders) => debugger.resume(orders, wants_stop),
                     Wish::StepBack | Wish::RunBack => {
-                        say::line(format_args!("gdb: a machine with interrupts cannot be run again exactly"));
+                        stderr::print_line(format_args!(
+                            "gdb: a machine with interrupts cannot be run again exactly"
+                        ));
                         Ok((current, DebugStop::HistoryStart))
                     }
                 };

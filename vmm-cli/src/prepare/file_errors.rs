@@ -2,15 +2,15 @@
 
 use std::path::Path;
 
-use vmm_cli::config::{Config, File, FileKind};
-use vmm_cli::diagnostic::Diagnostic;
-use vmm_cli::status::Status;
+use crate::config::{Config, File, FileKind};
+use crate::diagnostic::Diagnostic;
+use crate::status::Status;
 use vmm_core::spec::mode::Mode;
 use vmm_loader::{ElfClass, ElfOptions, elf, flat};
 
-use super::bytes::Bytes;
+use super::file_bytes::Bytes;
+use super::file_cache::Reader;
 use super::files::Loaded;
-use super::reader::Reader;
 
 /// Reads and plans one file of `[[load]]`.
 pub(super) fn extra(config: &Config, reader: &Reader, file: &File) -> Result<Loaded, Diagnostic> {

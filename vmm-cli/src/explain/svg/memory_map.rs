@@ -2,9 +2,9 @@
 
 use super::canvas::{Canvas, Style};
 use super::{Column, heading};
+use crate::explain::ascii_map::{Block, blocks};
 use crate::explain::hex;
 use crate::explain::memory::{Kind, MapRow, Memory, Ports, Slot};
-use crate::explain::picture::{Block, blocks};
 
 /// Where the boxes begin: addresses stand on their left.
 const BOX_X: f64 = 136.0;

@@ -15,19 +15,19 @@
 //! `judgement.rs`).
 
 pub(crate) mod case;
-pub(crate) mod find;
+pub(crate) mod discover;
 pub(crate) mod input;
 pub(crate) mod json;
 pub(crate) mod junit;
 pub(crate) mod merge;
 pub(crate) mod partition;
-pub(crate) mod show;
+pub(crate) mod reporter;
 pub(crate) mod shuffle;
 pub(crate) mod workers;
 
-mod attempt;
-mod boot;
-mod enter;
-mod guard;
+mod boot_snapshot;
+mod case_setup;
 mod outcome;
+mod panic_capture;
 mod progress;
+mod runner;

@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use vmm_cli::diagnostic::Diagnostics;
+use crate::diagnostic::Diagnostics;
 
 use super::case::Case;
 use super::json;
@@ -156,7 +156,7 @@ fn time(time: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
-    use vmm_cli::status::Status;
+    use crate::status::Status;
 
     use super::*;
 

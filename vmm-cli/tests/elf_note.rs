@@ -2,15 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
-mod ended;
-mod program;
+mod support;
 
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use ended::Ended;
-use program::{CLI, program_is_here};
+use support::{CLI, ProcessResult, program_is_here};
 
 /// A 64-bit ELF file: `code` at 0x8000, and a note of `owner` with `text` (gABI, "ELF Header", "Program Header", "Note Section").
 fn elf(code: &[u8], owner: &[u8; 4], text: &str) -> Vec<u8> {
@@ -50,10 +48,10 @@ fn elf(code: &[u8], owner: &[u8; 4], text: &str) -> Vec<u8> {
 /// `mov $'A', %al; out %al, $0xe9; hlt`
 const PRINTS: &[u8] = &[0xb0, b'A', 0xe6, 0xe9, 0xf4];
 
-fn cli(directory: &Path, arguments: &[&str]) -> Ended {
+fn cli(directory: &Path, arguments: &[&str]) -> ProcessResult {
     let mut command = Command::new(CLI);
     command.args(arguments).current_dir(directory).stdin(Stdio::null());
-    Ended::new(&command.output().unwrap())
+    ProcessResult::new(&command.output().unwrap())
 }
 
 #[test]

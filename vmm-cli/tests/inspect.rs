@@ -2,8 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
-mod ended;
-mod program;
+mod support;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -12,8 +11,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use ended::Ended;
-use program::{CLI, program_is_here};
+use support::{CLI, ProcessResult, program_is_here};
 
 /// Prints `AB` and halts: `mov $'A', %al; out %al, $0xe9; mov $'B', %al; out %al, $0xe9; hlt`.
 const GUEST: &[u8] = &[0xb0, b'A', 0xe6, 0xe9, 0xb0, b'B', 0xe6, 0xe9, 0xf4];
@@ -25,7 +23,7 @@ guest = { flat = \"guest.bin\", address = 0x8000 }
 
 struct Bench(tempfile::TempDir);
 
-impl Ended {
+impl ProcessResult {
     fn json(&self) -> Value {
         assert_eq!(self.status, Some(0), "{self:?}");
         serde_json::from_str(&self.stdout).unwrap()
@@ -49,11 +47,11 @@ impl Bench {
     }
 
     /// Arguments divided by blanks.
-    fn run(&self, arguments: &str) -> Ended {
+    fn run(&self, arguments: &str) -> ProcessResult {
         let mut command = Command::new(CLI);
         command.args(arguments.split(' ')).current_dir(&self.0).stdin(Stdio::null());
         let output = command.output().unwrap();
-        Ended::new(&output)
+        ProcessResult::new(&output)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Where in the TOML file a problem of the layout comes from.
 
-use vmm_cli::config::Config;
-use vmm_cli::diagnostic::Diagnostic;
+use crate::config::Config;
+use crate::diagnostic::Diagnostic;
 use vmm_core::layout::{LayoutEntry, LayoutError, LayoutPart, LayoutProblem, MappingProblem, RangeOwner};
 
 /// One diagnostic for each problem, at the key that led to it.

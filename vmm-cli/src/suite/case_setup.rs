@@ -1,14 +1,14 @@
 //! What is different in a case: registers, and where the guest goes on.
 
-use vmm_cli::config::{Config, TestCase};
-use vmm_cli::diagnostic::{Diagnostic, Diagnostics};
-use vmm_cli::place::Place;
+use crate::address_expr::Place;
+use crate::config::{Config, TestCase};
+use crate::diagnostic::{Diagnostic, Diagnostics};
 use vmm_core::Gva;
 use vmm_core::snapshot::Snapshot;
 use vmm_core::spec::{EntryPoint, MachineSpec};
 
+use crate::inspect::find;
 use crate::prepare::Files;
-use crate::stopped::find;
 
 /// What is different in this case, at the start of a machine that is going to be built.
 pub(super) fn enter(

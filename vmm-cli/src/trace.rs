@@ -13,22 +13,22 @@
 
 mod access;
 mod calls;
-mod changes;
 mod event;
 mod exits;
 mod filter;
 mod log;
 mod options;
-mod places;
+mod reg_diff;
+mod symbolize;
 mod trace_event;
 
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::diagnostic::{Diagnostic, Location};
+use crate::status::Status;
 use kvm_sys_wrap::{CallObserver, Kvm};
-use vmm_cli::diagnostic::{Diagnostic, Location};
-use vmm_cli::status::Status;
 use vmm_core::machine::Machine;
 use vmm_core::machine::error::Error;
 use vmm_core::machine::observer::Observer;

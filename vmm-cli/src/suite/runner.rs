@@ -6,27 +6,27 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::config::Config;
+use crate::diagnostic::{Diagnostic, Diagnostics, Location};
+use crate::status::Status;
 use kvm_sys_wrap::{Kick, Kvm};
-use vmm_cli::config::Config;
-use vmm_cli::diagnostic::{Diagnostic, Diagnostics, Location};
-use vmm_cli::status::Status;
 use vmm_core::devices::console::{Console, Output};
 use vmm_core::machine::Machine;
 use vmm_core::machine::end::Verdict;
 use vmm_core::machine::error::Error;
 use vmm_core::record::Recording;
 
-use super::boot::{Common, Ready};
+use super::boot_snapshot::{Common, Ready};
 use super::case::Case;
-use super::enter::{enter, enter_copy};
-use super::guard::guarded;
+use super::case_setup::{enter, enter_copy};
 use super::input;
 use super::outcome::{Attempt, Failure};
+use super::panic_capture::guarded;
 use crate::commands::run::host_error;
-use crate::judgement::{Ended, is_as_expected, judge};
 use crate::prepare::Reader;
 use crate::report::Report;
 use crate::terminal::Copy;
+use crate::verdict::{Ended, is_as_expected, judge};
 
 /// What all cases use.
 #[derive(Debug)]

@@ -9,23 +9,23 @@
 
 mod breakpoints;
 mod connection;
-mod guest;
-mod listen;
+mod debuggee;
+mod listener;
 mod monitor;
 mod registers;
 mod resume;
-mod shape;
 mod target;
+mod target_xml;
 
 use std::io;
 use std::path::Path;
 
+use crate::diagnostic::{Diagnostic, Diagnostics};
+use crate::status::Status;
+use crate::stderr;
 use gdbstub::stub::run_blocking::{BlockingEventLoop, Event, WaitForStopReasonError};
 use gdbstub::stub::{DisconnectReason, GdbStub};
 use kvm_sys_wrap::termination_requested;
-use vmm_cli::diagnostic::{Diagnostic, Diagnostics};
-use vmm_cli::say;
-use vmm_cli::status::Status;
 use vmm_core::debugger::Finished;
 use vmm_core::machine::Machine;
 use vmm_core::machine::error::Error;
@@ -34,11 +34,11 @@ use vmm_loader::ElfClass;
 
 use crate::prepare::Files;
 use connection::Gdb;
-use guest::Guest;
-pub(crate) use listen::DEFAULT;
-use listen::{Listener, Stream};
-use shape::Shape;
+use debuggee::Guest;
+pub(crate) use listener::DEFAULT;
+use listener::{Listener, Stream};
 use target::{Reason, Session};
+use target_xml::Shape;
 
 /// What went wrong.
 pub(crate) enum Trouble {
@@ -82,7 +82,7 @@ pub(crate) fn run(
                 if termination_requested() {
                     return Ok(debugger.abandon()?);
                 }
-                say::line(format_args!(
+                stderr::print_line(format_args!(
                     "gdb: the connection is gone; the guest waits for the next one at {listener}"
                 ));
             }
@@ -96,9 +96,12 @@ fn announce(listener: &Listener, debugger: &Guest<'_>, path: &Path) {
     let narrow = debugger.machine().spec().boot.mode == Mode::Real;
     let width = if narrow { " -ex 'set architecture i8086'" } else { "" };
     let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    say::line(format_args!("gdb: waiting at {listener}"));
-    say::line(format_args!("gdb: start gdb {}{width} -ex 'target remote {listener}'", path.display()));
-    say::line(format_args!("gdb: this host has {}", debugger.abilities()));
+    stderr::print_line(format_args!("gdb: waiting at {listener}"));
+    stderr::print_line(format_args!(
+        "gdb: start gdb {}{width} -ex 'target remote {listener}'",
+        path.display()
+    ));
+    stderr::print_line(format_args!("gdb: this host has {}", debugger.abilities()));
 }
 
 /// How a session ended.
@@ -128,7 +131,7 @@ fn serve(debugger: &mut Guest<'_>, files: &Files, stream: Stream) -> Result<Serv
         Err(error) if error.is_target_error() => Err(error.into_target_error().unwrap_or_else(unknown)),
         Err(error) => {
             if !error.is_connection_error() {
-                say::line(format_args!("gdb: {error}"));
+                stderr::print_line(format_args!("gdb: {error}"));
             }
             Ok(Served::Lost)
         }

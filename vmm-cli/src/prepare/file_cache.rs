@@ -14,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 
 use kvm_sys_wrap::MappedFile;
 
-use super::bytes::Bytes;
+use super::file_bytes::Bytes;
 
 /// Files of this size in bytes and more are mapped. A buffer for so many would be mapped too, and then be filled.
 const MAP_FROM: u64 = 128 << 10;

@@ -14,9 +14,9 @@ pub(crate) mod snapshot;
 pub(crate) mod test;
 pub(crate) mod translate;
 
-use vmm_cli::diagnostic::{Diagnostics, json};
-use vmm_cli::say;
-use vmm_cli::status::Status;
+use crate::diagnostic::{Diagnostics, json};
+use crate::status::Status;
+use crate::stderr;
 
 use crate::args::{Command, Format};
 
@@ -45,7 +45,7 @@ pub(crate) fn carry_out(command: &Command) -> Status {
 fn fail(diagnostics: &Diagnostics, format: Format) -> Status {
     match format {
         Format::Text => diagnostics.eprint(),
-        Format::Json => say::line(format_args!("{}", json::render(diagnostics))),
+        Format::Json => stderr::print_line(format_args!("{}", json::render(diagnostics))),
     }
     diagnostics.status()
 }

@@ -1,7 +1,7 @@
 //! What a run is worth: its end held against `[expect]`, examined if it has to be, and all of it as one report.
 
-use vmm_cli::config::Config;
-use vmm_cli::status::Status;
+use crate::config::Config;
+use crate::status::Status;
 use vmm_core::machine::Machine;
 use vmm_core::machine::end::Verdict;
 use vmm_core::machine::run_loop::RunOutcome;

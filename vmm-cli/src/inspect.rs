@@ -6,11 +6,11 @@
 
 use std::io;
 
+use crate::address_expr::{Base, Place};
+use crate::config::Config;
+use crate::diagnostic::{Diagnostic, Diagnostics, Severity};
+use crate::status::Status;
 use kvm_sys_wrap::{Kvm, install_termination_handlers};
-use vmm_cli::config::Config;
-use vmm_cli::diagnostic::{Diagnostic, Diagnostics, Severity};
-use vmm_cli::place::{Base, Place};
-use vmm_cli::status::Status;
 use vmm_core::cpu::control_regs::Cr0;
 use vmm_core::devices::console::{Console, Output};
 use vmm_core::machine::Machine;

@@ -1,0 +1,31 @@
+//! Runs the `vmm-cli` program, and holds what it printed.
+
+use std::path::Path;
+use std::process::Output;
+
+/// Path of the program under test.
+pub(crate) const CLI: &str = env!("CARGO_BIN_EXE_vmm-cli");
+
+/// Returns true if the program exists. It does not where only the test binary was copied to a host.
+pub(crate) fn program_is_here() -> bool {
+    let here = Path::new(CLI).exists();
+    if !here {
+        println!("skipped: the program is not on this host");
+    }
+    here
+}
+
+/// Exit status and output of a finished process.
+#[derive(Debug)]
+pub(crate) struct ProcessResult {
+    pub(crate) status: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl ProcessResult {
+    pub(crate) fn new(output: &Output) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Self { status: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+    }
+}
