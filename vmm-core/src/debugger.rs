@@ -134,7 +134,8 @@ impl<'a> Debugger<'a> {
     /// # Errors
     /// Where the host has no way to stop a vCPU, or cannot run the small machines of [`Abilities::probe`].
     pub fn new(machine: Machine, build: impl Fn() -> Result<Machine, Error> + 'a) -> Result<Self, Error> {
-        let abilities = DebugCapabilities::probe(machine.boot.vcpu.vm().kvm(), &machine.board.spec)?;
+        let abilities =
+            DebugCapabilities::probe(machine.processors.bsp().vcpu.vm().kvm(), &machine.board.spec)?;
         let stopper = InterruptHandle::new(&machine)?;
         Ok(Self {
             build: Box::new(build),
@@ -265,7 +266,7 @@ impl<'a> Debugger<'a> {
     /// # Errors
     /// [`Error::Kvm`].
     pub fn registers(&self) -> Result<(kvm_regs, kvm_sregs), Error> {
-        let vcpu = &self.machine().boot.vcpu;
+        let vcpu = &self.machine().processors.bsp().vcpu;
         Ok((vcpu.regs()?, vcpu.sregs()?))
     }
 
@@ -275,7 +276,7 @@ impl<'a> Debugger<'a> {
     /// [`EditError`].
     pub fn change(&mut self, change: impl FnOnce(&mut VcpuState)) -> Result<(), EditError> {
         self.may_edit()?;
-        let vcpu = &self.present.machine.boot.vcpu;
+        let vcpu = &self.present.machine.processors.bsp().vcpu;
         let mut state = vcpu.save().map_err(Error::from)?;
         change(&mut state);
         vcpu.restore(&state).map_err(Error::from)?;
@@ -334,7 +335,7 @@ impl<'a> Debugger<'a> {
         let elapsed = self.started.elapsed();
         let machine = self.present.machine;
         machine.board.output.sync().map_err(Error::Console)?;
-        let outcome = RunOutcome { end, exits: machine.boot.exits.clone(), elapsed };
+        let outcome = RunOutcome { end, exits: machine.processors.bsp().exits.clone(), elapsed };
         Ok(Finished { machine, outcome, recording: self.recording, changed: self.base.is_change() })
     }
 
@@ -397,6 +398,6 @@ impl fmt::Debug for Debugger<'_> {
 
 /// The linear address of the next instruction.
 fn linear_pc(machine: &Machine) -> Result<u64, Error> {
-    let (regs, sregs) = (machine.boot.vcpu.regs()?, machine.boot.vcpu.sregs()?);
+    let (regs, sregs) = (machine.processors.bsp().vcpu.regs()?, machine.processors.bsp().vcpu.sregs()?);
     Ok(crate::disassembly::linear_rip(&regs, &sregs))
 }

@@ -15,6 +15,7 @@ pub mod observer;
 mod overlay_promotion;
 pub mod probe;
 pub(crate) mod processor;
+pub(crate) mod processors;
 pub mod run_loop;
 pub mod run_to;
 pub(crate) mod smp;
@@ -43,6 +44,7 @@ use crate::machine::error::Error;
 use crate::machine::image::GuestImage;
 use crate::machine::processor::Processor;
 pub use crate::machine::processor::{MsrUse, UnknownMsrs};
+use crate::machine::processors::Processors;
 use crate::machine::suspend::SuspendTimes;
 use crate::paging::walk::Walker;
 use crate::snapshot::{MemoryImage, ShadowPages, Snapshot};
@@ -52,10 +54,7 @@ use crate::spec::{Interrupts, MachineSpec, MemoryBacking, MemoryRegion};
 #[derive(Debug)]
 pub struct Machine {
     pub(crate) board: Board,
-    /// The processor that starts.
-    pub(crate) boot: Processor,
-    /// The others, which wait for INIT and SIPI.
-    pub(crate) others: Vec<Processor>,
+    pub(crate) processors: Processors,
     /// The vCPU that ended the last run, counted from 0: the one to look at.
     pub(crate) ended: usize,
     pub(crate) sleeps: SuspendTimes,
@@ -99,14 +98,13 @@ impl Machine {
         set_cpuid(&vcpu, &spec, cpuid.as_ref())?;
         enter_mode(&vcpu, &spec, &state)?;
         vcpu.set_regs(&state.regs)?;
-        let others = other_vcpus(&vm, &spec, cpuid.as_ref())?;
+        let aps = application_processors(&vm, &spec, cpuid.as_ref())?;
 
         let cpu = host::CpuTraits::of(cpuid.as_ref());
         let board = Board::new(&vm, spec, layout, console, state.landing, cpu)?;
         Ok(Self {
             board,
-            boot: Processor::new(vcpu),
-            others,
+            processors: Processors::new(Processor::new(vcpu), aps),
             ended: 0,
             sleeps: SuspendTimes::default(),
             cpuid,
@@ -148,21 +146,20 @@ impl Machine {
     /// The vCPU that ended the run, stopped; before that the one that starts.
     #[must_use]
     pub fn vcpu(&self) -> &Vcpu {
-        let other = self.ended.checked_sub(1).and_then(|index| self.others.get(index));
-        &other.unwrap_or(&self.boot).vcpu
+        &self.processors.get(self.ended).unwrap_or_else(|| self.processors.bsp()).vcpu
     }
 
     /// All vCPUs, stopped; the one that starts is the first.
     pub fn vcpus(&self) -> impl Iterator<Item = &Vcpu> {
-        std::iter::once(&self.boot).chain(&self.others).map(|processor| &processor.vcpu)
+        self.processors.iter().map(|processor| &processor.vcpu)
     }
 
     /// The exits so far, of all vCPUs.
     #[must_use]
     pub fn exits(&self) -> ExitCounts {
-        let mut exits = self.boot.exits.clone();
-        for other in &self.others {
-            exits.add(&other.exits);
+        let mut exits = self.processors.bsp().exits.clone();
+        for ap in self.processors.aps() {
+            exits.add(&ap.exits);
         }
         exits
     }
@@ -177,8 +174,8 @@ impl Machine {
     /// that ask.
     #[must_use]
     pub fn unknown_msrs(&self) -> UnknownMsrs {
-        let mut all = self.boot.unknown_msrs.clone();
-        for (number, used) in self.others.iter().flat_map(|other| &other.unknown_msrs) {
+        let mut all = self.processors.bsp().unknown_msrs.clone();
+        for (number, used) in self.processors.aps().iter().flat_map(|ap| &ap.unknown_msrs) {
             let sum = all.entry(*number).or_default();
             (sum.reads, sum.writes) = (sum.reads + used.reads, sum.writes + used.writes);
         }
@@ -244,19 +241,19 @@ pub(crate) fn vm_with_memory(
     Ok(vm)
 }
 
-/// The vCPUs behind the first one, which wait for INIT and SIPI.
-pub(crate) fn other_vcpus(
+/// Creates the application processors: all vCPUs but the first. They wait for INIT and SIPI.
+pub(crate) fn application_processors(
     vm: &Vm,
     spec: &MachineSpec,
     cpuid: Option<&CpuId>,
 ) -> Result<Vec<Processor>, Error> {
-    let mut others = Vec::new();
+    let mut aps = Vec::new();
     for id in 1..spec.vcpus {
         let vcpu = vm.create_vcpu(id.into())?;
         set_cpuid(&vcpu, spec, cpuid)?;
-        others.push(Processor::new(vcpu));
+        aps.push(Processor::new(vcpu));
     }
-    Ok(others)
+    Ok(aps)
 }
 
 /// Tells a vCPU what it is.

@@ -35,6 +35,7 @@ use crate::machine::board::Board;
 use crate::machine::error::Error;
 use crate::machine::host::CpuTraits;
 use crate::machine::processor::Processor;
+use crate::machine::processors::Processors;
 use crate::machine::suspend::SuspendTimes;
 use crate::machine::{self, Machine};
 use crate::spec::MachineSpec;
@@ -143,15 +144,14 @@ impl Snapshot {
         let MachineConfig { spec, layout, landing, cpuid } = &*self.shape;
         let vm = machine::vm_with_memory(kvm, spec, Some(&self.memory))?;
         machine::interrupt_controllers(&vm, spec)?;
-        let boot = vm.create_vcpu(0)?;
-        machine::set_cpuid(&boot, spec, cpuid.as_ref())?;
-        let others = machine::other_vcpus(&vm, spec, cpuid.as_ref())?;
+        let bsp = vm.create_vcpu(0)?;
+        machine::set_cpuid(&bsp, spec, cpuid.as_ref())?;
+        let aps = machine::application_processors(&vm, spec, cpuid.as_ref())?;
         let cpu = CpuTraits::of(cpuid.as_ref());
         let board = Board::new(&vm, spec.clone(), layout.clone(), console, *landing, cpu)?;
         let mut machine = Machine {
             board,
-            boot: Processor::new(boot),
-            others,
+            processors: Processors::new(Processor::new(bsp), aps),
             ended: 0,
             sleeps: SuspendTimes::default(),
             cpuid: cpuid.clone(),
@@ -188,7 +188,7 @@ impl Machine {
     /// # Errors
     /// As [`Machine::snapshot`] and [`Snapshot::machine`].
     pub fn fork(&mut self, console: Console) -> Result<Self, Error> {
-        let kvm = self.boot.vcpu.vm().kvm().clone();
+        let kvm = self.processors.bsp().vcpu.vm().kvm().clone();
         self.snapshot()?.machine(&kvm, console)
     }
 }

@@ -45,7 +45,7 @@ impl Autopsy {
         // KVM keeps them on some hosts, and puts the vCPU into its reset state on others.
         let reset = found.regs.rip == 0xfff0 && found.sregs.cs.selector == 0xf000;
         let kept = (self.end != End::Shutdown || !reset).then_some(found);
-        let alone = ended.others.is_empty();
+        let alone = ended.processors.aps().is_empty();
         let steppable = alone
             && !(emulation_failure::interprets_all()
                 && framed.as_ref().or(kept.as_ref()).is_some_and(in_user_mode));

@@ -142,7 +142,7 @@ impl Probe<'_> {
     fn stop(&self, debug: impl FnOnce(&Machine) -> Result<GuestDebug, Error>) -> Result<Option<u64>, Error> {
         let mut machine = self.machine()?;
         let debug = debug(&machine)?;
-        machine.boot.vcpu.set_guest_debug(&debug)?;
+        machine.processors.bsp().vcpu.set_guest_debug(&debug)?;
         let mut limits = Limits::start(self.spec.limits)?;
         loop {
             match machine.run_one_exit(&mut limits, &mut [])? {
@@ -170,7 +170,8 @@ impl Probe<'_> {
             Mode::Long => 8,
         };
         let stopped = self.stop(|machine| {
-            let (regs, sregs) = (machine.boot.vcpu.regs()?, machine.boot.vcpu.sregs()?);
+            let (regs, sregs) =
+                (machine.processors.bsp().vcpu.regs()?, machine.processors.bsp().vcpu.sregs()?);
             let top = sregs.ss.base.wrapping_add(regs.rsp);
             Ok(Self::register(top.wrapping_sub(width.into()), BreakpointCondition::Write(width)))
         })?;
@@ -198,7 +199,7 @@ impl Probe<'_> {
         }
         for means in [StepIntoHandler::Reached, StepIntoHandler::ByHlt, StepIntoHandler::ByInt1] {
             let machine = self.machine_of(&FAULTING)?;
-            let table = machine.boot.vcpu.sregs()?.idt.base;
+            let table = machine.processors.bsp().vcpu.sregs()?.idt.base;
             let vector = u64::from(INVALID_OPCODE);
             let gate = Gate::interrupt(HANDLER.into(), Ring::Kernel).entry();
             let (at, gate) = match self.spec.boot.mode {

@@ -81,14 +81,14 @@ impl Execution {
         trail: &mut RecordMode<'_>,
         traps: &InsertedBreakpoints,
     ) -> Result<ExecutionEvent, Error> {
-        let exit = self.machine.boot.vcpu.run()?;
+        let exit = self.machine.processors.bsp_mut().vcpu.run()?;
         self.take(&exit, trail, traps)
     }
 
     /// Brings the guest between two instructions: what the last exit left half done is completed. `Some` if the run
     /// ended with that.
     pub(super) fn settle(&mut self, trail: &mut RecordMode<'_>) -> Result<Option<ExecutionEvent>, Error> {
-        while let Some(exit) = self.machine.boot.vcpu.finish_instruction()? {
+        while let Some(exit) = self.machine.processors.bsp_mut().vcpu.finish_instruction()? {
             let event = self.take(&exit, trail, &InsertedBreakpoints::none())?;
             if let ExecutionEvent::Ended(_) | ExecutionEvent::Diverged = event {
                 return Ok(Some(event));
@@ -139,9 +139,9 @@ impl Execution {
             None => InsertedBreakpoints::none(),
         };
         let step = GuestDebug { single_step: true, ..GuestDebug::default() };
-        self.machine.boot.vcpu.set_guest_debug(&step)?;
+        self.machine.processors.bsp().vcpu.set_guest_debug(&step)?;
         let event = self.until_stepped(trail, &detours, wants_stop);
-        self.machine.boot.vcpu.set_guest_debug(&GuestDebug::default())?;
+        self.machine.processors.bsp().vcpu.set_guest_debug(&GuestDebug::default())?;
         detours.remove(&self.machine)?;
         let event = event?;
         if !matches!(event, ExecutionEvent::Debug(_) | ExecutionEvent::Trap) {
@@ -159,7 +159,11 @@ impl Execution {
                 return self.take(&Exit::Hlt, trail, &InsertedBreakpoints::none());
             }
         }
-        before.clean(&self.machine.boot.vcpu, &LinearMemory::with(&self.machine, &after), &after)?;
+        before.clean(
+            &self.machine.processors.bsp().vcpu,
+            &LinearMemory::with(&self.machine, &after),
+            &after,
+        )?;
         Ok(event)
     }
 
@@ -235,9 +239,9 @@ impl Execution {
         if let Exit::InternalError { suberror: 1, data } = exit
             && emulation_failure(data).is_some_and(|bytes| bytes.first() == Some(&INT3))
         {
-            let mut regs = self.machine.boot.vcpu.regs()?;
+            let mut regs = self.machine.processors.bsp().vcpu.regs()?;
             regs.rip = regs.rip.wrapping_add(1);
-            self.machine.boot.vcpu.set_regs(&regs)?;
+            self.machine.processors.bsp().vcpu.set_regs(&regs)?;
             return Ok(ExecutionEvent::OwnInt3);
         }
         self.serve(exit, trail)
@@ -250,21 +254,21 @@ impl Execution {
             return Ok(ExecutionEvent::Diverged);
         }
         let machine = &mut self.machine;
-        machine.boot.exits.record(ExitKind::from(exit));
+        machine.processors.bsp_mut().exits.record(ExitKind::from(exit));
         let turn = machine.serve(exit)?;
         match trail {
-            RecordMode::First(recording) => recording.push(exit, &machine.boot.answer),
+            RecordMode::First(recording) => recording.push(exit, &machine.processors.bsp().answer),
             RecordMode::Again(recording) => {
-                if let Some(recorded) = recording.answer(self.place.answers, machine.boot.answer.len()) {
-                    machine.boot.answer.copy_from_slice(recorded);
+                if let Some(recorded) =
+                    recording.answer(self.place.answers, machine.processors.bsp().answer.len())
+                {
+                    machine.processors.bsp_mut().answer.copy_from_slice(recorded);
                 }
             }
         }
         self.place.exits = self.place.exits.wrapping_add(1);
-        self.place.answers = self.place.answers.saturating_add(machine.boot.answer.len());
-        if !machine.boot.answer.is_empty() {
-            machine.boot.vcpu.complete_io(&machine.boot.answer)?;
-        }
+        self.place.answers = self.place.answers.saturating_add(machine.processors.bsp().answer.len());
+        machine.processors.bsp_mut().reply()?;
         Ok(match turn {
             ExitOutcome::Served => ExecutionEvent::Served,
             ExitOutcome::Debug(event) => ExecutionEvent::Debug(event.dr6),

@@ -98,7 +98,7 @@ impl InsertedBreakpoints {
         }
         let mut traps = Self::at(machine, &rest.collect::<Vec<_>>())?;
         traps.debug.breakpoints = registers;
-        machine.boot.vcpu.set_guest_debug(&traps.debug)?;
+        machine.processors.bsp().vcpu.set_guest_debug(&traps.debug)?;
         Ok(traps)
     }
 
@@ -151,7 +151,7 @@ impl InsertedBreakpoints {
         if self.debug == GuestDebug::default() {
             return Ok(());
         }
-        Ok(machine.boot.vcpu.set_guest_debug(&GuestDebug::default())?)
+        Ok(machine.processors.bsp().vcpu.set_guest_debug(&GuestDebug::default())?)
     }
 
     /// Whether an exit was made by an opcode of ours. If so, the vCPU is put back to before it.
@@ -162,7 +162,7 @@ impl InsertedBreakpoints {
             Opcode::Hlt if matches!(exit, Exit::Hlt) => self.undo_halt(machine),
             Opcode::Int1 if refused && self.covers(linear_pc(machine)?) => {
                 // KVM has made a #UD of it, which is dropped when registers are set.
-                machine.boot.vcpu.set_regs(&machine.boot.vcpu.regs()?)?;
+                machine.processors.bsp().vcpu.set_regs(&machine.processors.bsp().vcpu.regs()?)?;
                 Ok(true)
             }
             Opcode::Hlt | Opcode::Int1 => Ok(false),
@@ -174,9 +174,9 @@ impl InsertedBreakpoints {
         if let End::Halt { .. } = end
             && self.covers(linear_pc(machine)?.wrapping_sub(1))
         {
-            let mut regs = machine.boot.vcpu.regs()?;
+            let mut regs = machine.processors.bsp().vcpu.regs()?;
             regs.rip = regs.rip.wrapping_sub(1);
-            machine.boot.vcpu.set_regs(&regs)?;
+            machine.processors.bsp().vcpu.set_regs(&regs)?;
             return Ok(true);
         }
         if let End::Exception { vector: GENERAL_PROTECTION, frame: Some(frame) } = end
@@ -208,7 +208,7 @@ impl Ring3 {
     /// `None` on a machine whose guest has no landing page below it.
     fn of(machine: &Machine) -> Result<Option<Self>, Error> {
         let Some(span) = machine.board.layout.part(LayoutPart::KernelStack) else { return Ok(None) };
-        let sregs = machine.boot.vcpu.sregs()?;
+        let sregs = machine.processors.bsp().vcpu.sregs()?;
         let stack = Gpa(span.end().0.saturating_sub(FRAME));
         let mut bytes = vec![0; 64];
         machine.board.memory.read_slice(&mut bytes, stack.into()).map_err(failed)?;

@@ -13,7 +13,7 @@ pub struct InterruptHandle(Arc<Mutex<Kick>>);
 
 impl InterruptHandle {
     pub(super) fn new(machine: &Machine) -> Result<Self, Error> {
-        Ok(Self(Arc::new(Mutex::new(machine.boot.vcpu.kicker()?))))
+        Ok(Self(Arc::new(Mutex::new(machine.processors.bsp().vcpu.kicker()?))))
     }
 
     /// Wakes the debugger's thread.
@@ -23,7 +23,7 @@ impl InterruptHandle {
 
     /// From now on it is this machine that runs.
     pub(super) fn watch(&self, machine: &Machine) -> Result<(), Error> {
-        self.watch_vcpu(&machine.boot.vcpu)
+        self.watch_vcpu(&machine.processors.bsp().vcpu)
     }
 
     /// From now on it is this vCPU that runs on the debugger's thread.

@@ -30,7 +30,7 @@ impl Machine {
             Point::Address { gva, .. } if machine.board.spec.interrupts != Interrupts::None => {
                 return machine.reach_address(gva);
             }
-            Point::Exits(1..) if !machine.others.is_empty() => return Err(Error::NoExitCount),
+            Point::Exits(1..) if !machine.processors.aps().is_empty() => return Err(Error::NoExitCount),
             Point::Address { .. } | Point::Exits(_) | Point::Start | Point::After(_) | Point::End => {}
         }
         let mut limits = Limits::start(machine.board.spec.limits)?;

@@ -56,7 +56,8 @@ impl SmpDebugger {
     /// # Errors
     /// [`Error::NoDebugging`] where this host has no way to stop such a machine; where it cannot run small ones to find out.
     pub fn new(machine: Machine) -> Result<Self, Error> {
-        let abilities = SmpDebugCapabilities::probe(machine.boot.vcpu.vm().kvm(), &machine.board.spec)?;
+        let abilities =
+            SmpDebugCapabilities::probe(machine.processors.bsp().vcpu.vm().kvm(), &machine.board.spec)?;
         let can_stop = abilities.hardware_breakpoints || abilities.byte.is_some();
         if !can_stop || !abilities.single_step {
             return Err(Error::NoDebugging { mode: machine.board.spec.boot.mode });
@@ -103,7 +104,7 @@ impl SmpDebugger {
     /// One vCPU; the first one where there is none of that number.
     #[must_use]
     pub fn vcpu(&self, number: usize) -> &Vcpu {
-        self.machine.vcpus().nth(number).unwrap_or(&self.machine.boot.vcpu)
+        self.machine.vcpus().nth(number).unwrap_or(&self.machine.processors.bsp().vcpu)
     }
 
     /// Whether a vCPU runs, sleeps, or waits for its start.

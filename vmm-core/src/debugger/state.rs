@@ -20,18 +20,22 @@ const ACCESSED_AND_DIRTY: u8 = 0x60;
 
 impl<'a> ComparedState<'a> {
     pub(super) fn of(machine: &'a Machine) -> Result<Self, Error> {
-        Ok(Self { regs: machine.boot.vcpu.regs()?, sregs: machine.boot.vcpu.sregs()?, machine })
+        Ok(Self {
+            regs: machine.processors.bsp().vcpu.regs()?,
+            sregs: machine.processors.bsp().vcpu.sregs()?,
+            machine,
+        })
     }
 
     pub(super) fn is_that_of(&self, other: &Machine) -> Result<bool, Error> {
-        let regs = other.boot.vcpu.regs()?;
+        let regs = other.processors.bsp().vcpu.regs()?;
         if regs.rip != self.regs.rip
             || (kvm_regs { rflags: regs.rflags | DEBUG_FLAGS, ..regs })
                 != (kvm_regs { rflags: self.regs.rflags | DEBUG_FLAGS, ..self.regs })
         {
             return Ok(false);
         }
-        let sregs = other.boot.vcpu.sregs()?;
+        let sregs = other.processors.bsp().vcpu.sregs()?;
         let essence =
             |s: &kvm_sregs| (s.cr0, s.cr2, s.cr3, s.cr4, s.efer, s.cs.base, s.cs.selector, s.ss.selector);
         Ok(essence(&sregs) == essence(&self.sregs) && same_memory(self.machine, other))

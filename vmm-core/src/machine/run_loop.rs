@@ -79,7 +79,7 @@ impl Machine {
         observers: &mut [&mut dyn Observer],
     ) -> Result<End, Error> {
         let end = self.turns(limits, observers);
-        self.boot.vcpu.vm().check_files()?;
+        self.processors.bsp().vcpu.vm().check_files()?;
         end
     }
 
@@ -90,15 +90,15 @@ impl Machine {
             self.ended = vcpu;
             return Ok(end);
         }
-        let mut fetch = OverlayPromotion::start(self.boot.vcpu.vm())?;
-        let _collecting = CoalescedPio::start(self.boot.vcpu.vm(), &self.board.spec)?;
+        let mut fetch = OverlayPromotion::start(self.processors.bsp().vcpu.vm())?;
+        let _collecting = CoalescedPio::start(self.processors.bsp().vcpu.vm(), &self.board.spec)?;
         loop {
             match self.run_one_exit(limits, observers)? {
                 ExitOutcome::Served | ExitOutcome::Debug(_) => {}
                 ExitOutcome::Ended(end) => return Ok(end),
             }
             if let Some(watch) = &mut fetch
-                && watch.look(self.boot.vcpu.vm())?
+                && watch.look(self.processors.bsp().vcpu.vm())?
             {
                 fetch = None;
             }
@@ -114,7 +114,7 @@ impl Machine {
         limits: &mut Limits,
         observers: &mut [&mut dyn Observer],
     ) -> Result<ExitOutcome, Error> {
-        let exit = self.boot.vcpu.run()?;
+        let exit = self.processors.bsp_mut().vcpu.run()?;
         self.handle_exit(&exit, limits, observers)
     }
 
@@ -125,32 +125,32 @@ impl Machine {
         limits: &mut Limits,
         observers: &mut [&mut dyn Observer],
     ) -> Result<ExitOutcome, Error> {
-        let Self { board, boot, .. } = self;
-        boot.count(exit);
-        if let Some(end) = limits.check(exit, || boot.exits.total()) {
+        let (board, bsp) = (&self.board, self.processors.bsp_mut());
+        bsp.count(exit);
+        if let Some(end) = limits.check(exit, || bsp.exits.total()) {
             return Ok(ExitOutcome::Ended(end));
         }
-        let view = boot.view(exit, board);
+        let view = bsp.view(exit, board);
         if let Some(end) = observers.iter_mut().find_map(|observer| observer.on_exit(&view)) {
             return Ok(ExitOutcome::Ended(end));
         }
-        let turn = boot.serve(board, exit)?;
-        let view = boot.view(exit, board);
+        let turn = bsp.serve(board, exit)?;
+        let view = bsp.view(exit, board);
         for observer in observers {
-            observer.on_served(&view, &boot.answer);
+            observer.on_served(&view, &bsp.answer);
         }
-        boot.reply()?;
+        bsp.reply()?;
         Ok(turn)
     }
 
     /// Serves one exit. What the guest is to read is left in the processor's answer.
     pub(crate) fn serve(&mut self, exit: &Exit) -> Result<ExitOutcome, Error> {
-        self.boot.serve(&self.board, exit)
+        self.processors.bsp_mut().serve(&self.board, exit)
     }
 
     /// What a HLT was.
     pub(crate) fn halted(&self) -> Result<End, Error> {
         // Whoever steps by hand may have changed the registers since the exit.
-        Ok(self.boot.halted(&self.board, &self.boot.vcpu.regs()?))
+        Ok(self.processors.bsp().halted(&self.board, &self.processors.bsp().vcpu.regs()?))
     }
 }

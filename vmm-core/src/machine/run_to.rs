@@ -75,7 +75,7 @@ pub fn breakpoints_fire(kvm: &Kvm, mode: Mode, ring: Ring) -> Result<bool, Error
     let guest = FlatImage { address: Gpa(PROBE_ADDRESS), bytes: &PROBE };
     let mut machine = Machine::build(kvm, spec, &guest, Console::to(io::sink()))?;
     let second = Gva(PROBE_ADDRESS + 1);
-    machine.boot.vcpu.set_guest_debug(&execution_of(second))?;
+    machine.processors.bsp().vcpu.set_guest_debug(&execution_of(second))?;
     loop {
         match machine.run_one_exit(&mut limits, &mut [])? {
             ExitOutcome::Served => {}
@@ -128,7 +128,7 @@ impl Machine {
         limits: &mut Limits,
         observers: &mut [&mut dyn Observer],
     ) -> Result<Option<End>, Error> {
-        while let Some(exit) = self.boot.vcpu.finish_instruction()? {
+        while let Some(exit) = self.processors.bsp_mut().vcpu.finish_instruction()? {
             if let ExitOutcome::Ended(end) = self.handle_exit(&exit, limits, observers)? {
                 return Ok(Some(end));
             }
@@ -141,7 +141,7 @@ impl Machine {
     /// # Errors
     /// [`Error::Kvm`].
     pub fn next_instruction(&self) -> Result<Gva, Error> {
-        Ok(Gva(linear_rip(&self.boot.vcpu.regs()?, &self.boot.vcpu.sregs()?)))
+        Ok(Gva(linear_rip(&self.processors.bsp().vcpu.regs()?, &self.processors.bsp().vcpu.sregs()?)))
     }
 
     fn run_for(&mut self, time: Duration, observers: &mut [&mut dyn Observer]) -> Result<Option<End>, Error> {
@@ -158,7 +158,7 @@ impl Machine {
         limits: &mut Limits,
         observers: &mut [&mut dyn Observer],
     ) -> Result<Option<End>, Error> {
-        while self.boot.exits.total() < count {
+        while self.processors.bsp().exits.total() < count {
             if let ExitOutcome::Ended(end) = self.run_one_exit(limits, observers)? {
                 return Ok(Some(end));
             }
@@ -177,7 +177,7 @@ impl Machine {
             return Ok(None);
         }
         let boot = &self.board.spec.boot;
-        if breakpoints_fire(self.boot.vcpu.vm().kvm(), boot.mode, boot.ring)? {
+        if breakpoints_fire(self.processors.bsp().vcpu.vm().kvm(), boot.mode, boot.ring)? {
             return self.run_to_breakpoint(gva, limits, observers);
         }
         // Not by KVM_TRANSLATE, which may set accessed bits in the guest's tables.
@@ -195,12 +195,12 @@ impl Machine {
         limits: &mut Limits,
         observers: &mut [&mut dyn Observer],
     ) -> Result<Option<End>, Error> {
-        self.boot.vcpu.set_guest_debug(&execution_of(gva))?;
+        self.processors.bsp().vcpu.set_guest_debug(&execution_of(gva))?;
         let end = loop {
             match self.run_one_exit(limits, observers)? {
                 ExitOutcome::Served => {}
                 ExitOutcome::Debug(event) => {
-                    self.boot.exits.forget(ExitKind::Debug);
+                    self.processors.bsp_mut().exits.forget(ExitKind::Debug);
                     if event.pc == gva.0 {
                         break None;
                     }
@@ -208,7 +208,7 @@ impl Machine {
                 ExitOutcome::Ended(end) => break Some(end),
             }
         };
-        self.boot.vcpu.set_guest_debug(&GuestDebug::default())?;
+        self.processors.bsp().vcpu.set_guest_debug(&GuestDebug::default())?;
         Ok(end)
     }
 
@@ -219,16 +219,16 @@ impl Machine {
         observers: &mut [&mut dyn Observer],
     ) -> Result<Option<End>, Error> {
         while self.next_instruction()? != gva {
-            let before = self.boot.exits.of(ExitKind::Debug);
-            if !can_step(&self.boot.vcpu.sregs()?) {
+            let before = self.processors.bsp().exits.of(ExitKind::Debug);
+            if !can_step(&self.processors.bsp().vcpu.sregs()?) {
                 // Ring 3 cannot map the address either, so the guest never gets there.
                 return self.run_to_end(limits, observers).map(Some);
             }
             if let Some(end) = self.step(limits, observers)? {
                 return Ok(Some(end));
             }
-            for _ in before..self.boot.exits.of(ExitKind::Debug) {
-                self.boot.exits.forget(ExitKind::Debug);
+            for _ in before..self.processors.bsp().exits.of(ExitKind::Debug) {
+                self.processors.bsp_mut().exits.forget(ExitKind::Debug);
             }
         }
         Ok(None)
@@ -243,7 +243,7 @@ impl Machine {
         limits: &mut Limits,
         observers: &mut [&mut dyn Observer],
     ) -> Result<Option<End>, Error> {
-        let sregs = self.boot.vcpu.sregs()?;
+        let sregs = self.processors.bsp().vcpu.sregs()?;
         let table = |source| Error::Table { what: "a breakpoint", source };
         self.board.memory.write_obj(HLT, gpa.into()).map_err(table)?;
         let end = self.run_to_end(limits, observers)?;
@@ -251,9 +251,9 @@ impl Machine {
         if let End::Halt { .. } = &end
             && self.next_instruction()?.0 == gva.0.wrapping_add(1)
         {
-            let mut regs = self.boot.vcpu.regs()?;
+            let mut regs = self.processors.bsp().vcpu.regs()?;
             regs.rip = regs.rip.wrapping_sub(1);
-            self.boot.vcpu.set_regs(&regs)?;
+            self.processors.bsp().vcpu.set_regs(&regs)?;
         } else if let End::Exception { vector: GENERAL_PROTECTION, frame: Some(frame) } = &end
             && frame.rip == gva.0
         {
@@ -261,7 +261,7 @@ impl Machine {
         } else {
             return Ok(Some(end));
         }
-        self.boot.exits.forget(ExitKind::Hlt);
+        self.processors.bsp_mut().exits.forget(ExitKind::Hlt);
         Ok(None)
     }
 
@@ -272,13 +272,13 @@ impl Machine {
         cs: kvm_segment,
         ss: kvm_segment,
     ) -> Result<(), Error> {
-        let mut sregs = self.boot.vcpu.sregs()?;
+        let mut sregs = self.processors.bsp().vcpu.sregs()?;
         (sregs.cs, sregs.ss) = (cs, ss);
         // What KVM reports is always busy; what it wants to be given depends on the host.
         sregs.tr.type_ = host::quirks(&self.board.spec).tr_type.kind();
-        self.boot.vcpu.set_sregs(&sregs)?;
-        let mut regs = self.boot.vcpu.regs()?;
+        self.processors.bsp().vcpu.set_sregs(&sregs)?;
+        let mut regs = self.processors.bsp().vcpu.regs()?;
         (regs.rip, regs.rflags, regs.rsp) = (frame.rip, frame.rflags, frame.rsp);
-        Ok(self.boot.vcpu.set_regs(&regs)?)
+        Ok(self.processors.bsp().vcpu.set_regs(&regs)?)
     }
 }

@@ -29,6 +29,7 @@ use crate::machine::error::Error;
 use crate::machine::limits::Limits;
 use crate::machine::observer::Observer;
 use crate::machine::processor::Processor;
+use crate::machine::processors::Processors;
 use crate::machine::run_loop::ExitOutcome;
 use crate::machine::suspend::{self, SuspendTimes};
 use crate::record::is_recorded;
@@ -60,10 +61,10 @@ pub(crate) fn run(
     limits: &mut Limits,
     observers: &mut [&mut dyn Observer],
 ) -> Result<Ended, Error> {
-    let Machine { board, boot, others, sleeps, .. } = machine;
+    let Machine { board, processors, sleeps, .. } = machine;
     let run = Run {
         board,
-        all: StopBarrier::of(std::iter::once(&*boot).chain(&*others))?,
+        all: StopBarrier::new(processors.iter())?,
         exits: AtomicU64::new(0),
         observed: !observers.is_empty(),
         watchers: Mutex::new(Watchers { limits, observers }),
@@ -77,7 +78,7 @@ pub(crate) fn run(
                 }
             });
         }
-        let result = run.rounds(boot, others, sleeps);
+        let result = run.rounds(processors, sleeps);
         listener.stop();
         result
     })
@@ -85,24 +86,20 @@ pub(crate) fn run(
 
 impl<'a, 'o> Run<'a, 'o> {
     /// Lets all vCPUs run; whenever they were stopped to be looked at, once more.
-    fn rounds(
-        &self,
-        boot: &mut Processor,
-        others: &mut [Processor],
-        sleeps: &mut SuspendTimes,
-    ) -> Result<Ended, Error> {
+    fn rounds(&self, processors: &mut Processors, sleeps: &mut SuspendTimes) -> Result<Ended, Error> {
         let mut pulse = IdleTimer::start()?;
         loop {
             thread::scope(|scope| {
-                for other in &mut *others {
-                    scope.spawn(|| self.work(other, None));
+                let (bsp, aps) = processors.split_mut();
+                for ap in aps {
+                    scope.spawn(|| self.work(ap, None));
                 }
-                self.work(boot, Some(&mut pulse));
+                self.work(bsp, Some(&mut pulse));
             });
             match self.all.take().into_iter().next() {
                 Some(Ok((End::Suspend(Suspend::Until(wake)), _))) => {
                     let began = Instant::now();
-                    let end = self.suspended(boot, others, wake)?;
+                    let end = self.suspended(processors, wake)?;
                     sleeps.total += began.elapsed();
                     sleeps.now = end.is_some();
                     if let Some(end) = end {
@@ -114,7 +111,7 @@ impl<'a, 'o> Run<'a, 'o> {
                 Some(result) => return result,
                 None => {}
             }
-            match idle::end(self.board, boot, others)? {
+            match idle::end(self.board, processors)? {
                 Some(end) if pulse.confirms() => return Ok((end, 0)),
                 Some(_) => pulse.suspect()?,
                 None => pulse.relax()?,
@@ -124,17 +121,12 @@ impl<'a, 'o> Run<'a, 'o> {
     }
 
     /// Sleeps until `wake` with all vCPUs stopped; the end of the run if that comes first.
-    fn suspended(
-        &self,
-        boot: &mut Processor,
-        others: &mut [Processor],
-        wake: Duration,
-    ) -> Result<Option<End>, Error> {
+    fn suspended(&self, processors: &mut Processors, wake: Duration) -> Result<Option<End>, Error> {
         let over = || self.watchers().limits.check(&Exit::Interrupted, || self.exits.load(Ordering::Relaxed));
         if let Some(end) = suspend::sleep(wake, over)? {
             return Ok(Some(end));
         }
-        suspend::wake(self.board, boot, others)
+        suspend::wake(self.board, processors)
     }
 
     /// The loop of one vCPU, on its thread.

@@ -43,7 +43,7 @@ impl Machine {
         let mut limits = Limits::start(self.board.spec.limits)?;
         let started = Instant::now();
         let end = loop {
-            let end = if can_step(&self.boot.vcpu.sregs()?) {
+            let end = if can_step(&self.processors.bsp().vcpu.sregs()?) {
                 self.step(&mut limits, observers)?
             } else {
                 match self.run_one_exit(&mut limits, observers)? {
@@ -57,7 +57,7 @@ impl Machine {
         };
         let elapsed = started.elapsed();
         self.board.output.sync().map_err(Error::Console)?;
-        Ok(RunOutcome { end, exits: self.boot.exits.clone(), elapsed })
+        Ok(RunOutcome { end, exits: self.processors.bsp().exits.clone(), elapsed })
     }
 
     /// Executes one instruction; `Some` if the run ended with it.
@@ -70,12 +70,15 @@ impl Machine {
         observers: &mut [&mut dyn Observer],
     ) -> Result<Option<End>, Error> {
         let halt = self.next_if_halt()?;
-        self.boot.vcpu.set_guest_debug(&GuestDebug { single_step: true, ..GuestDebug::default() })?;
+        self.processors
+            .bsp()
+            .vcpu
+            .set_guest_debug(&GuestDebug { single_step: true, ..GuestDebug::default() })?;
         let end = loop {
-            let exits = self.boot.exits.total();
+            let exits = self.processors.bsp().exits.total();
             match self.run_one_exit(limits, observers)? {
                 // A kick: nothing was executed.
-                ExitOutcome::Served if self.boot.exits.total() == exits => {}
+                ExitOutcome::Served if self.processors.bsp().exits.total() == exits => {}
                 ExitOutcome::Served => break self.complete_step(limits, observers)?,
                 ExitOutcome::Debug(event) if Some(event.pc) == halt => {
                     match self.handle_exit(&Exit::Hlt, limits, observers)? {
@@ -87,7 +90,7 @@ impl Machine {
                 ExitOutcome::Ended(end) => break Some(end),
             }
         };
-        self.boot.vcpu.set_guest_debug(&GuestDebug::default())?;
+        self.processors.bsp().vcpu.set_guest_debug(&GuestDebug::default())?;
         Ok(end)
     }
 
@@ -99,7 +102,7 @@ impl Machine {
         observers: &mut [&mut dyn Observer],
     ) -> Result<Option<End>, Error> {
         loop {
-            let exit = match self.boot.vcpu.finish_instruction()? {
+            let exit = match self.processors.bsp_mut().vcpu.finish_instruction()? {
                 Some(exit) => exit,
                 None => self.stepped()?,
             };
@@ -113,14 +116,15 @@ impl Machine {
 
     /// What `KVM_RUN` says after a step: #DB with bit 14 of DR6, BS (SDM vol. 3, 17.2.3).
     fn stepped(&self) -> Result<Exit, Error> {
-        let pc = linear_rip(&self.boot.vcpu.regs()?, &self.boot.vcpu.sregs()?);
+        let pc = linear_rip(&self.processors.bsp().vcpu.regs()?, &self.processors.bsp().vcpu.sregs()?);
         Ok(Exit::Debug { exception: 1, pc, dr6: 0xffff_0ff0 | 1 << 14, dr7: 0x400 })
     }
 
     /// Where the vCPU will be after the next instruction, if that is a HLT.
     pub(crate) fn next_if_halt(&self) -> Result<Option<u64>, Error> {
-        let linear = self.boot.vcpu.sregs()?.cs.base.wrapping_add(self.boot.vcpu.regs()?.rip);
-        let Some(gpa) = self.boot.vcpu.translate(Gva(linear))? else { return Ok(None) };
+        let linear =
+            self.processors.bsp().vcpu.sregs()?.cs.base.wrapping_add(self.processors.bsp().vcpu.regs()?.rip);
+        let Some(gpa) = self.processors.bsp().vcpu.translate(Gva(linear))? else { return Ok(None) };
         let byte: Option<u8> = self.board.memory.read_obj(gpa.into()).ok();
         Ok((byte == Some(HLT)).then(|| linear.wrapping_add(1)))
     }

@@ -20,7 +20,7 @@ use crate::machine::board::Board;
 use crate::machine::end::{End, Suspend};
 use crate::machine::error::Error;
 use crate::machine::interrupt_controllers;
-use crate::machine::processor::Processor;
+use crate::machine::processors::Processors;
 use crate::spec::Interrupts;
 
 /// MSRs by which a guest gives KVM places in memory that KVM writes (Documentation/virt/kvm/x86/msr.rst): wall clock and
@@ -59,17 +59,13 @@ pub(crate) fn sleep(until: Duration, over: impl Fn() -> Option<End>) -> Result<O
 }
 
 /// Wakes a machine all of whose vCPUs are stopped; an end if it left no word where to go on.
-pub(crate) fn wake(
-    board: &Board,
-    boot: &mut Processor,
-    others: &mut [Processor],
-) -> Result<Option<End>, Error> {
+pub(crate) fn wake(board: &Board, processors: &mut Processors) -> Result<Option<End>, Error> {
     let vector = waking_vector(board);
     let Some((segment, offset)) = real_mode(vector) else {
         return Ok(Some(End::Suspend(Suspend::NoVector(vector))));
     };
-    let new = new_machine(boot.vcpu.vm(), board)?;
-    for processor in std::iter::once(&mut *boot).chain(others) {
+    let new = new_machine(processors.bsp().vcpu.vm(), board)?;
+    for processor in processors.iter_mut() {
         processor.forget_exit()?;
         let vcpu = new.create_vcpu(processor.vcpu.id())?;
         let mut state = vcpu.save()?;
@@ -82,7 +78,7 @@ pub(crate) fn wake(
         processor.vcpu.restore_lapic(&vcpu.save_lapic()?)?;
     }
     if board.spec.interrupts == Interrupts::Pc {
-        boot.vcpu.vm().restore_irqchip(&new.save_irqchip()?)?;
+        processors.bsp().vcpu.vm().restore_irqchip(&new.save_irqchip()?)?;
     }
     Ok(None)
 }

@@ -49,11 +49,11 @@ impl Machine {
     /// [`Error::Kvm`] where the vCPU's state cannot be read.
     pub fn checkpoint(&self) -> Result<Checkpoint, Error> {
         Ok(Checkpoint {
-            vcpu: self.boot.vcpu.save()?,
+            vcpu: self.processors.bsp().vcpu.save()?,
             pages: pages(&self.board.memory),
             ports: self.board.ports.save(),
             mmio: self.board.mmio.save(),
-            exits: self.boot.exits.clone(),
+            exits: self.processors.bsp().exits.clone(),
         })
     }
 
@@ -77,10 +77,10 @@ impl Machine {
                     .map_err(|error| Error::Image(error.into()))?;
             }
         }
-        self.boot.vcpu.restore(&checkpoint.vcpu)?;
+        self.processors.bsp().vcpu.restore(&checkpoint.vcpu)?;
         self.board.ports.restore(&checkpoint.ports)?;
         self.board.mmio.restore(&checkpoint.mmio)?;
-        self.boot.exits = checkpoint.exits.clone();
+        self.processors.bsp_mut().exits = checkpoint.exits.clone();
         Ok(())
     }
 }

@@ -184,7 +184,7 @@ impl<'a> Replayer<'a> {
 
     fn enter(&mut self) -> Result<Exit, Error> {
         self.moved = true;
-        Ok(self.machine.boot.vcpu.run()?)
+        Ok(self.machine.processors.bsp_mut().vcpu.run()?)
     }
 
     /// Executes one instruction. [`Replayed::Debug`] if the guest can go on; exits on the way are served.
@@ -194,7 +194,7 @@ impl<'a> Replayer<'a> {
     pub fn step(&mut self) -> Result<Replayed, Error> {
         let halt = self.machine.next_if_halt()?;
         let step = GuestDebug { single_step: true, ..GuestDebug::default() };
-        self.machine.boot.vcpu.set_guest_debug(&step)?;
+        self.machine.processors.bsp().vcpu.set_guest_debug(&step)?;
         let result = loop {
             match self.turn()? {
                 Replayed::Served => {}
@@ -208,7 +208,7 @@ impl<'a> Replayer<'a> {
                 | Replayed::OutOfTime) => break other,
             }
         };
-        self.machine.boot.vcpu.set_guest_debug(&GuestDebug::default())?;
+        self.machine.processors.bsp().vcpu.set_guest_debug(&GuestDebug::default())?;
         Ok(result)
     }
 
@@ -219,7 +219,7 @@ impl<'a> Replayer<'a> {
     pub fn mark(&mut self) -> Result<ReplayMark, Error> {
         // Half an instruction is in no register. Completing it may take further exits, of the same instruction.
         while self.next.is_none() {
-            let Some(exit) = self.machine.boot.vcpu.finish_instruction()? else { break };
+            let Some(exit) = self.machine.processors.bsp_mut().vcpu.finish_instruction()? else { break };
 
             match self.serve(&exit)? {
                 Replayed::Served | Replayed::Debug(_) | Replayed::Kicked => {}
@@ -232,7 +232,7 @@ impl<'a> Replayer<'a> {
     /// Whether the general registers and the number of exits are those of a place.
     pub(crate) fn is_at(&self, mark: Option<&ReplayMark>) -> Result<bool, Error> {
         let Some(mark) = mark.filter(|mark| mark.position == self.position) else { return Ok(false) };
-        Ok(mark.checkpoint.vcpu().regs == self.machine.boot.vcpu.regs()?)
+        Ok(mark.checkpoint.vcpu().regs == self.machine.processors.bsp().vcpu.regs()?)
     }
 
     /// Goes back, or forward, to a place of this run: in a machine that is built anew.
@@ -276,15 +276,15 @@ impl<'a> Replayer<'a> {
             return Ok(Replayed::Diverged);
         }
         let machine = &mut self.machine;
-        machine.boot.exits.record(ExitKind::from(exit));
+        machine.processors.bsp_mut().exits.record(ExitKind::from(exit));
         let turn = machine.serve(exit)?;
-        if let Some(recorded) = self.recording.answer(self.position.answers, machine.boot.answer.len()) {
-            machine.boot.answer.copy_from_slice(recorded);
+        if let Some(recorded) =
+            self.recording.answer(self.position.answers, machine.processors.bsp().answer.len())
+        {
+            machine.processors.bsp_mut().answer.copy_from_slice(recorded);
             self.position.answers = self.position.answers.saturating_add(recorded.len());
         }
-        if !machine.boot.answer.is_empty() {
-            machine.boot.vcpu.complete_io(&machine.boot.answer)?;
-        }
+        machine.processors.bsp_mut().reply()?;
         self.position.exits = self.position.exits.wrapping_add(1);
         // A deadline that passes while the guest exits all the time is not noticed by a kick alone.
         let late = self.position.exits.is_multiple_of(64) && self.is_out_of_time();

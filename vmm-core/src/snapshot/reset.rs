@@ -41,18 +41,17 @@ impl Machine {
             let problem = "the machine was made from another one";
             return Err(Error::Snapshot { problem, source: None });
         }
-        for processor in std::iter::once(&mut self.boot).chain(&mut self.others) {
+        for processor in self.processors.iter_mut() {
             processor.forget_exit()?;
             processor.unknown_msrs.clear();
         }
-        let vm = self.boot.vcpu.vm();
+        let vm = self.processors.bsp().vcpu.vm();
         let mut bytes = 0_u64;
         for (number, _) in (0..).zip(&self.board.spec.memory) {
             bytes = bytes.saturating_add(vm.reset_cow_pages(number)?);
         }
         if bytes > 0 && self.shadows.forget(vm, &self.board.spec)? {
-            let processors = std::iter::once(&self.boot).chain(&self.others);
-            for (processor, VcpuState { sregs, .. }) in processors.zip(snapshot.state.vcpus()) {
+            for (processor, VcpuState { sregs, .. }) in self.processors.iter().zip(snapshot.state.vcpus()) {
                 processor.vcpu.set_sregs(&kvm_sregs { cr3: sregs.cr3 ^ OTHER_TABLE, ..*sregs })?;
             }
         }

@@ -45,16 +45,16 @@ impl MachineState {
     /// Gathers it. The vCPUs are stopped.
     pub(super) fn of(machine: &mut Machine) -> Result<Self, Error> {
         let interrupts = machine.board.spec.interrupts;
-        let kvm = machine.boot.vcpu.vm().kvm().clone();
+        let kvm = machine.processors.bsp().vcpu.vm().kvm().clone();
         let msrs = kvm.msrs_to_save()?;
         let mut processors = Vec::new();
-        for processor in std::iter::once(&mut machine.boot).chain(&mut machine.others) {
+        for processor in machine.processors.iter_mut() {
             processor.finish_exit(&machine.board)?;
             let vcpu = processor.vcpu.save_with(&msrs)?;
             let apic = (interrupts != Interrupts::None).then(|| processor.vcpu.save_lapic()).transpose()?;
             processors.push(ProcessorState { vcpu, apic, exits: processor.exits.clone() });
         }
-        let vm = machine.boot.vcpu.vm();
+        let vm = machine.processors.bsp().vcpu.vm();
         Ok(Self {
             processors,
             controllers: (interrupts == Interrupts::Pc).then(|| vm.save_irqchip()).transpose()?,
@@ -67,14 +67,13 @@ impl MachineState {
     /// Puts it back, into a machine with the same description: `again` if it has had it before.
     pub(super) fn restore(&self, machine: &mut Machine, again: bool) -> Result<(), Error> {
         self.restore_devices(machine)?;
-        let processors = std::iter::once(&mut machine.boot).chain(&mut machine.others);
         // What KVM reports is always busy; what it wants to be given depends on the host.
         let tr =
             (machine.board.spec.boot.ring == Ring::User).then(|| host::quirks(&machine.board.spec).tr_type);
-        for (processor, state) in processors.zip(&self.processors) {
+        for (processor, state) in machine.processors.iter_mut().zip(&self.processors) {
             state.restore(processor, tr.map(TrType::kind), again)?;
         }
-        let vm = machine.boot.vcpu.vm();
+        let vm = machine.processors.bsp().vcpu.vm();
         if let Some(controllers) = &self.controllers {
             vm.restore_irqchip(controllers)?;
         }

@@ -117,8 +117,8 @@ impl Probe<'_> {
 
     fn stop(machine: &mut Machine, debug: &GuestDebug) -> Result<Option<Exit>, Error> {
         let alarm = Alarm::set(PATIENCE)?;
-        machine.boot.vcpu.set_guest_debug(debug)?;
-        let exit = machine.boot.vcpu.run()?;
+        machine.processors.bsp().vcpu.set_guest_debug(debug)?;
+        let exit = machine.processors.bsp_mut().vcpu.run()?;
         drop(alarm);
         Ok(Some(exit).filter(|exit| !matches!(exit, Exit::Interrupted)))
     }
@@ -161,7 +161,7 @@ impl Probe<'_> {
             return Ok(false);
         }
         let Some(exit) = Self::stop(&mut machine, &traps.debug)? else { return Ok(false) };
-        if traps.hit(&machine.board, &mut machine.boot.vcpu, &exit)? != Hit::Breakpoint {
+        if traps.hit(&machine.board, &mut machine.processors.bsp_mut().vcpu, &exit)? != Hit::Breakpoint {
             return Ok(false);
         }
         let after = CpuState::of(&machine)?;

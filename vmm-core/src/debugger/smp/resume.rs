@@ -17,7 +17,8 @@ use crate::machine::board::Board;
 use crate::machine::end::End;
 use crate::machine::error::Error;
 use crate::machine::processor::Processor;
-use crate::machine::smp::{IdleTimer, StopBarrier, idle, index, io_thread};
+use crate::machine::processors::Processors;
+use crate::machine::smp::{IdleTimer, StopBarrier, idle, io_thread};
 
 /// What one vCPU is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,8 +58,8 @@ pub(super) fn run(
     abilities: SmpDebugCapabilities,
     wants_stop: &mut dyn FnMut() -> bool,
 ) -> Result<Vec<RoundEnd>, Error> {
-    let Machine { board, boot, others, .. } = machine;
-    let all = StopBarrier::of(std::iter::once(&*boot).chain(&*others))?;
+    let Machine { board, processors, .. } = machine;
+    let all = StopBarrier::new(processors.iter())?;
     let round = ResumeRound { board, traps, abilities, all };
     let mut leader = Leader { wants_stop, pulse: IdleTimer::start()? };
     // Input for a guest that takes one step can wait.
@@ -73,7 +74,7 @@ pub(super) fn run(
                 }
             });
         }
-        let reasons = round.repeat(boot, others, orders, &mut leader);
+        let reasons = round.repeat(processors, orders, &mut leader);
         listener.stop();
         reasons
     })
@@ -83,15 +84,14 @@ impl ResumeRound<'_> {
     /// Once more whenever the vCPUs were stopped only to see whether all of them sleep.
     fn repeat(
         &self,
-        boot: &mut Processor,
-        others: &mut [Processor],
+        processors: &mut Processors,
         orders: &[ResumeAction],
         leader: &mut Leader<'_>,
     ) -> Result<Vec<RoundEnd>, Error> {
         loop {
             thread::scope(|scope| {
-                let processors = std::iter::once(&mut *boot).chain(&mut *others);
-                let mut active = processors.zip(orders).filter(|(_, order)| **order != ResumeAction::Hold);
+                let mut active =
+                    processors.iter_mut().zip(orders).filter(|(_, order)| **order != ResumeAction::Hold);
                 let first = active.next();
                 for (processor, order) in active {
                     scope.spawn(|| Worker { round: self, processor, leader: None }.work(*order));
@@ -104,9 +104,9 @@ impl ResumeRound<'_> {
             if !reasons.is_empty() {
                 return reasons.into_iter().collect();
             }
-            match idle::end(self.board, boot, others)? {
+            match idle::end(self.board, processors)? {
                 Some(end) if leader.pulse.confirms() => {
-                    return Ok(vec![(index(boot), DebugStop::Ended(end))]);
+                    return Ok(vec![(0, DebugStop::Ended(end))]);
                 }
                 Some(_) => leader.pulse.suspect()?,
                 None => leader.pulse.relax()?,

@@ -12,6 +12,7 @@ use crate::machine::board::Board;
 use crate::machine::end::End;
 use crate::machine::error::Error;
 use crate::machine::processor::{Processor, has_interrupts_on};
+use crate::machine::processors::Processors;
 use crate::spec::Interrupts;
 
 /// Whether nothing but another vCPU could wake this one.
@@ -29,11 +30,11 @@ pub(crate) fn is_idle_forever(board: &Board, processor: &Processor) -> Result<bo
 }
 
 /// The end of a machine none of whose vCPUs, stopped all, can ever wake; `None` if one can.
-pub(crate) fn end(board: &Board, boot: &Processor, others: &[Processor]) -> Result<Option<End>, Error> {
-    for processor in std::iter::once(boot).chain(others) {
+pub(crate) fn end(board: &Board, processors: &Processors) -> Result<Option<End>, Error> {
+    for processor in processors.iter() {
         if !is_idle_forever(board, processor)? {
             return Ok(None);
         }
     }
-    Ok(Some(End::Halt { interrupts: has_interrupts_on(&boot.vcpu.regs()?) }))
+    Ok(Some(End::Halt { interrupts: has_interrupts_on(&processors.bsp().vcpu.regs()?) }))
 }

@@ -17,7 +17,7 @@ pub(crate) struct StopBarrier<R> {
 
 impl<R> StopBarrier<R> {
     /// For these vCPUs.
-    pub(crate) fn of<'a>(processors: impl Iterator<Item = &'a Processor>) -> Result<Self, Error> {
+    pub(crate) fn new<'a>(processors: impl Iterator<Item = &'a Processor>) -> Result<Self, Error> {
         let mut kicks = Vec::new();
         for processor in processors {
             kicks.push(processor.vcpu.kicker()?);

@@ -50,7 +50,7 @@ impl Replayer<'_> {
         catch: Option<HandlerTrap>,
     ) -> Result<ReplayStep, Error> {
         let step = GuestDebug { single_step: true, ..GuestDebug::default() };
-        self.machine.boot.vcpu.set_guest_debug(&step)?;
+        self.machine.processors.bsp().vcpu.set_guest_debug(&step)?;
         let Some(catch) = catch else { return self.until_done(halt, None) };
         let memory = self.machine.board.memory.clone();
         let Ok(byte) = memory.read_obj::<u8>(catch.gpa.into()) else { return self.until_done(halt, None) };
@@ -80,7 +80,7 @@ impl Replayer<'_> {
             }
             match self.serve(&exit)? {
                 // The rest of the instruction, and no more: some hosts report the step only after the next one.
-                Replayed::Served => match self.machine.boot.vcpu.finish_instruction()? {
+                Replayed::Served => match self.machine.processors.bsp_mut().vcpu.finish_instruction()? {
                     Some(exit) => self.next = Some(exit),
                     None => return Ok(ReplayStep::Done),
                 },
@@ -98,7 +98,7 @@ impl Replayer<'_> {
 
     /// Whether the instruction before the present one is a HLT, or cannot be read.
     fn is_behind_halt(&self) -> Result<bool, Error> {
-        let vcpu = &self.machine.boot.vcpu;
+        let vcpu = &self.machine.processors.bsp().vcpu;
         let linear = linear_rip(&vcpu.regs()?, &vcpu.sregs()?).wrapping_sub(1);
         let Some(gpa) = vcpu.translate(Gva(linear))? else { return Ok(true) };
         Ok(self.machine.board.memory.read_obj::<u8>(gpa.into()).map_or(true, |byte| byte == HLT))
@@ -106,7 +106,7 @@ impl Replayer<'_> {
 
     /// Whether the vCPU stands at the handler, or just behind the HLT that stands there.
     fn is_caught(&self, catch: HandlerTrap) -> Result<bool, Error> {
-        let vcpu = &self.machine.boot.vcpu;
+        let vcpu = &self.machine.processors.bsp().vcpu;
         let mut regs = vcpu.regs()?;
         let linear = linear_rip(&regs, &vcpu.sregs()?);
         if linear == catch.linear.wrapping_add(1) {
