@@ -45,7 +45,7 @@ mod tests {
     fn a_panic_becomes_its_words() {
         install();
         let caught = guarded(|| -> u32 { panic!("a bug") }).unwrap_err();
-        assert!(caught.starts_with("a bug at ") && caught.contains("guard.rs"), "{caught}");
+        assert!(caught.starts_with("a bug at ") && caught.contains("panic_capture.rs"), "{caught}");
         assert_eq!(guarded(|| 1), Ok(1));
     }
 }
