@@ -17,6 +17,7 @@ mod expect;
 mod fault;
 mod load;
 mod lower;
+mod machine_template;
 pub mod overrides;
 pub mod raw;
 mod read;
@@ -28,10 +29,10 @@ mod test_file;
 mod test_plan;
 pub mod values;
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use vmm_core::Gpa;
-use vmm_core::spec::MachineSpec;
 use vmm_core::spec::mode::Mode;
 use vmm_loader::Loading;
 use vmm_loader::boot::Protocol;
@@ -39,24 +40,26 @@ use vmm_loader::boot::Protocol;
 use crate::diagnostic::{Diagnostic, Diagnostics, Location};
 use crate::status::Status;
 use fault::Faults;
+use raw::Document;
 use source::Sources;
 
 pub use expect::{Expect, ExpectedMemory, MemoryPlace, Pattern};
+pub use machine_template::MachineTemplate;
 pub use overrides::Overrides;
 pub use raw::End;
 pub use test_file::{TestFile, Variant};
 pub use test_plan::{TestCase, TestPlan};
 pub use values::EntryChoice;
 
-/// A configuration without mistakes, as far as that can be known without the guest's file and without KVM.
+/// Configuration that has been checked as far as possible without the guest's file and without KVM.
+///
+/// The machine itself depends on how the guest is started, which the guest's file may have to decide: see
+/// [`Config::machine`].
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The machine. Its `boot.entry` holds only where [`Config::entry`] is an address: otherwise it is 0 and has to be
-    /// set once the guest's file has been read.
-    pub machine: MachineSpec,
-    /// How the guest is started, as far as it is known.
-    pub start: Start,
-    /// Where execution starts, as chosen.
+    /// Protocol and mode, as far as the configuration names them.
+    pub start: StartChoice,
+    /// Entry point, not resolved yet.
     pub entry: EntryChoice,
     /// The program.
     pub guest: File,
@@ -68,22 +71,49 @@ pub struct Config {
     pub loads: Vec<File>,
     /// How all these files get into guest memory.
     pub loading: Loading,
-    /// Files of the configuration device that are still to be read.
-    pub fw_cfg: Vec<FwCfgSource>,
     /// What has to be true after the run.
     pub expect: Option<Expect>,
     /// The cases that `vmm-cli test` makes of it, where it says.
     pub test: Option<TestPlan>,
+    /// The machine, if `start` is complete.
+    machine: Option<MachineTemplate>,
+    document: Document,
     texts: Texts,
 }
 
-/// How a guest is started. What is `None`, its file decides: see [`Config::decide`].
+/// Protocol and mode as far as the configuration names them. The guest's file decides the rest.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Start {
-    /// By which protocol.
+pub struct StartChoice {
+    /// Boot protocol.
     pub protocol: Option<Protocol>,
-    /// In which CPU mode.
+    /// CPU mode at the entry.
     pub mode: Option<Mode>,
+}
+
+impl StartChoice {
+    /// Returns protocol and mode if both are known.
+    #[must_use]
+    pub const fn complete(self) -> Option<Start> {
+        match (self.protocol, self.mode) {
+            (Some(protocol), Some(mode)) => Some(Start { protocol, mode }),
+            (_, _) => None,
+        }
+    }
+}
+
+/// Protocol and mode that a guest is started with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Start {
+    /// Boot protocol.
+    pub protocol: Protocol,
+    /// CPU mode at the entry.
+    pub mode: Mode,
+}
+
+impl From<Start> for StartChoice {
+    fn from(Start { protocol, mode }: Start) -> Self {
+        Self { protocol: Some(protocol), mode: Some(mode) }
+    }
 }
 
 /// A file that a kernel is told of.
@@ -93,8 +123,30 @@ pub struct Module {
     pub path: PathBuf,
     /// The key that names it, for [`Config::error_at`].
     pub key: String,
+    /// Initrd or module.
+    pub kind: ModuleKind,
     /// Its own command line, where one is given.
     pub command_line: Option<String>,
+}
+
+/// Kind of a file that a boot loader passes to a kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModuleKind {
+    /// Initial ramdisk (`guest.initrd`).
+    Initrd,
+    /// Module (`[[guest.module]]`).
+    Module,
+}
+
+impl ModuleKind {
+    /// Returns the name in memory maps and messages.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Initrd => "initrd",
+            Self::Module => "module",
+        }
+    }
 }
 
 /// A file of the configuration device whose bytes are those of a file of the host's.
@@ -142,11 +194,23 @@ struct Texts {
     /// Whether somebody has written the text: errors do not show one that was made here.
     is_written: bool,
     overrides: Overrides,
+    /// The file and the overrides, for places in errors.
+    sources: Sources,
 }
 
 impl Texts {
-    /// The file as the first of the texts.
-    fn sources(&self) -> Sources {
+    fn new(path: &Path, file: String, is_written: bool, overrides: &Overrides) -> Self {
+        let (path, overrides) = (path.to_owned(), overrides.clone());
+        Self { path, file, is_written, overrides, sources: Sources::default() }
+    }
+
+    /// Directory that paths in the file are relative to.
+    fn directory(&self) -> &Path {
+        self.path.parent().unwrap_or_else(|| Path::new(""))
+    }
+
+    /// Returns sources that hold the file alone.
+    fn file_source(&self) -> Sources {
         let mut sources = Sources::default();
         let name = self.path.display().to_string();
         if self.is_written {
@@ -169,10 +233,7 @@ impl Config {
         match load::load(path)? {
             load::Loaded::Configuration(text) => Self::from_text(&text, path, overrides),
             load::Loaded::Noted(text, implied) => Self::from_text(&text, path, &implied.and(overrides)),
-            load::Loaded::Kernel(file) => Self::from_texts(
-                Texts { path: path.to_owned(), file, is_written: false, overrides: overrides.clone() },
-                None,
-            ),
+            load::Loaded::Kernel(file) => Self::from_texts(Texts::new(path, file, false, overrides)),
         }
     }
 
@@ -182,45 +243,42 @@ impl Config {
     ///
     /// All mistakes in the text and the options.
     pub fn from_text(text: &str, path: &Path, overrides: &Overrides) -> Result<Self, Diagnostics> {
-        let (path, file) = (path.to_owned(), text.to_owned());
-        Self::from_texts(Texts { path, file, is_written: true, overrides: overrides.clone() }, None)
+        Self::from_texts(Texts::new(path, text.to_owned(), true, overrides))
     }
 
-    /// The same configuration once the guest's file has decided what was left to it. What depends on the mode is checked
-    /// only now, and what the protocol has defaults for gets them.
+    /// Returns the machine of a guest that is started with `start`. What depends on protocol or mode, and was still open
+    /// when the file was read, is checked here and gets its defaults.
     ///
     /// # Errors
     ///
-    /// All mistakes that show only now.
-    pub fn decide(&self, start: Start) -> Result<Self, Diagnostics> {
-        Self::from_texts(self.texts.clone(), Some(start))
+    /// All mistakes that could not be found before `start` was known.
+    pub fn machine(&self, start: Start) -> Result<Cow<'_, MachineTemplate>, Diagnostics> {
+        if let Some(machine) = &self.machine
+            && self.start == start.into()
+        {
+            return Ok(Cow::Borrowed(machine));
+        }
+        let mut faults = Faults::default();
+        let config = lower::lower(self.document.clone(), self.texts.clone(), start.into(), &mut faults);
+        match config.and_then(|config| config.machine) {
+            Some(machine) if faults.is_empty() => Ok(Cow::Owned(machine)),
+            Some(_) | None => Err(faults.into_diagnostics(&self.texts.sources)),
+        }
     }
 
-    fn from_texts(texts: Texts, decided: Option<Start>) -> Result<Self, Diagnostics> {
-        let mut sources = texts.sources();
+    fn from_texts(mut texts: Texts) -> Result<Self, Diagnostics> {
+        let mut sources = texts.file_source();
         let mut faults = Faults::default();
         let document = read::parse(&texts.file, &texts.overrides, &mut sources, &mut faults);
         if !faults.is_empty() {
             return Err(faults.into_diagnostics(&sources));
         }
-        let directory = texts.path.parent().unwrap_or_else(|| Path::new(""));
-        let lowered = read::read(document, &mut faults)
-            .and_then(|document| lower::lower(&document, directory, decided, &mut faults));
-        match lowered {
-            Some(lowered) if faults.is_empty() => Ok(Self {
-                machine: lowered.machine,
-                start: lowered.start,
-                entry: lowered.entry,
-                guest: lowered.guest,
-                command_line: lowered.command_line,
-                modules: lowered.modules,
-                loads: lowered.loads,
-                loading: lowered.loading,
-                fw_cfg: lowered.fw_cfg,
-                expect: lowered.expect,
-                test: lowered.test,
-                texts,
-            }),
+        let document = read::read(document, &mut faults);
+        texts.sources = sources.clone();
+        let config =
+            document.and_then(|document| lower::lower(document, texts, StartChoice::default(), &mut faults));
+        match config {
+            Some(config) if faults.is_empty() => Ok(config),
             Some(_) | None => Err(faults.into_diagnostics(&sources)),
         }
     }
@@ -230,12 +288,6 @@ impl Config {
     pub fn guest_prefix(&self) -> String {
         let is_another = self.texts.is_written && self.guest.path != self.texts.path;
         if is_another { format!("{}: ", self.guest.path.display()) } else { String::new() }
-    }
-
-    /// The CPU mode. Of no meaning as long as [`Start::mode`] is not known.
-    #[must_use]
-    pub fn mode(&self) -> Mode {
-        self.machine.boot.mode
     }
 
     /// An error of the configuration class at `key`, in the language of `--set`: `guest.elf`, `memory.0`,
@@ -251,7 +303,7 @@ impl Config {
     pub fn location(&self, key: &str) -> Location {
         // Parsed again rather than kept: a run without errors, the common one, pays nothing for it.
         let Texts { path, file, overrides, .. } = &self.texts;
-        let mut sources = self.texts.sources();
+        let mut sources = self.texts.file_source();
         let document = read::parse(file, overrides, &mut sources, &mut Faults::default());
         read::locate(&document, key)
             .and_then(|span| sources.place(&span))

@@ -6,11 +6,11 @@ use crate::config::Config;
 use crate::diagnostic::Diagnostic;
 use crate::status::Status;
 use vmm_core::devices::virtio::{DiskError, check_disk};
-use vmm_core::spec::VirtioSpec;
+use vmm_core::spec::{DeviceSpecs, VirtioSpec};
 
-/// All that is wrong with the machine's disks.
-pub(crate) fn check(config: &Config) -> Vec<Diagnostic> {
-    let devices = config.machine.devices.virtio.iter().enumerate();
+/// Returns all that is wrong with the disks of a machine.
+pub(crate) fn check(config: &Config, devices: &DeviceSpecs) -> Vec<Diagnostic> {
+    let devices = devices.virtio.iter().enumerate();
     let problem = |(index, spec): (usize, &VirtioSpec)| match spec {
         VirtioSpec::Block(block) => check_disk(block).err().map(|error| diagnostic(config, index, &error)),
         VirtioSpec::Console { .. } | VirtioSpec::Entropy => None,

@@ -23,6 +23,7 @@ use vmm_core::layout::{self, Layout};
 use vmm_core::machine::image::GuestImage;
 use vmm_core::spec::mode::Mode;
 use vmm_core::spec::{EntryPoint, MachineSpec};
+use vmm_loader::boot::BootPlan;
 use vmm_loader::{LoadPlan, VirtAddr};
 
 use crate::{disks, layout_diagnostics};
@@ -64,43 +65,39 @@ impl Prepared {
     pub(crate) fn with(config: &Config, reader: &Reader) -> Result<Self, Diagnostics> {
         let mut problems = Vec::new();
         let guest = guest(config, reader);
-        // What the configuration left to the file is decided now.
-        let decided = match &guest {
-            Ok((_, planned)) if planned.start() != config.start => Some(config.decide(planned.start())?),
-            Ok(_) | Err(_) => None,
+        // Protocol and mode that the configuration leaves to the file are known now.
+        let template = match &guest {
+            Ok((_, planned)) => Some(config.machine(planned.start())?),
+            Err(_) => config.start.complete().map(|start| config.machine(start)).transpose()?,
         };
-        let config = decided.as_ref().unwrap_or(config);
+        let mode = template.as_ref().map(|template| template.mode);
         if let Err(problem) = &guest {
             problems.push(problem.clone());
         } else if let Ok((_, planned)) = &guest
             && planned.plan.protocol.is_plain()
         {
-            problems
-                .extend(file_errors::check_class(config, &config.guest, planned.plan.image.class()).err());
+            let class = planned.plan.image.class();
+            problems.extend(file_errors::check_class(config, &config.guest, planned.mode, class).err());
         }
         let loads: Vec<Loaded> = config
             .loads
             .iter()
             .filter_map(|file| {
-                file_errors::extra(config, reader, file).map_err(|problem| problems.push(problem)).ok()
+                file_errors::extra(config, reader, file, mode).map_err(|problem| problems.push(problem)).ok()
             })
             .collect();
-        let modules = boot::modules(config, reader, &mut problems);
-        problems.extend(disks::check(config));
-        let (bytes, Planned { plan, mut boot, .. }) = match guest {
-            Ok(guest) if problems.is_empty() => guest,
-            Ok(_) | Err(_) => return Err(Diagnostics(problems)),
+        let modules = boot::modules(config, reader, mode, &mut problems);
+        if let Some(template) = &template {
+            problems.extend(disks::check(config, &template.devices));
+        }
+        let (bytes, Planned { plan, mode, mut boot }, template) = match (guest, template) {
+            (Ok((bytes, planned)), Some(template)) if problems.is_empty() => (bytes, planned, template),
+            (_, _) => return Err(Diagnostics(problems)),
         };
 
-        let mut machine = config.machine.clone();
-        problems.extend(fw_cfg::fill(config, reader, &mut machine));
+        let mut machine = template.with_entry(entry(config, mode, &plan)?);
+        problems.extend(fw_cfg::fill(config, reader, &template.fw_cfg, &mut machine));
         let notes = boot::note(config, plan.protocol).into_iter().collect();
-        if plan.protocol.is_plain() {
-            match entry(config, &plan.image) {
-                Ok(entry) => machine.boot.entry = entry,
-                Err(problem) => problems.push(problem),
-            }
-        }
         let guest = (bytes, plan);
         let mut files = boot::hand_over(config, &mut machine, guest, modules, &loads, &mut boot)?;
         // The guest first, the user's other files next, then what the protocol adds.
@@ -122,14 +119,17 @@ impl Prepared {
 /// The guest's file, read and planned.
 fn guest(config: &Config, reader: &Reader) -> Result<(Bytes, Planned), Diagnostic> {
     let file = &config.guest;
-    let bytes = file_errors::bytes(config, reader, file)?;
+    let bytes = file_errors::bytes(config, reader, file, config.start.mode)?;
     let planned = boot::plan(config, &bytes);
     file_errors::unchanged(config, file, &bytes)?;
     Ok((bytes, planned?))
 }
 
-/// Where a plain guest starts.
-fn entry(config: &Config, plan: &LoadPlan) -> Result<EntryPoint, Diagnostic> {
+/// Returns the entry point: that of the boot protocol, or the one that the configuration chooses.
+fn entry(config: &Config, mode: Mode, plan: &BootPlan) -> Result<EntryPoint, Diagnostic> {
+    if let Some(entry) = plan.entry {
+        return Ok(EntryPoint::Address(Gva(entry.0)));
+    }
     let choice = match &config.entry {
         EntryChoice::Segmented { segment, offset } => {
             return Ok(EntryPoint::Segmented { segment: *segment, offset: *offset });
@@ -139,9 +139,10 @@ fn entry(config: &Config, plan: &LoadPlan) -> Result<EntryPoint, Diagnostic> {
         EntryChoice::Address(address) => vmm_loader::EntryChoice::Address(VirtAddr(address.0)),
     };
     let entry = plan
+        .image
         .resolve_entry(&choice)
         .map_err(|error| config.error_at("guest.entry", error.to_string()).with_help(error.help()))?;
-    if config.mode() == Mode::Real && entry.0 >= 1 << 20 {
+    if mode == Mode::Real && entry.0 >= 1 << 20 {
         let message = format!("the entry {entry} is out of reach in real mode, which ends at 1 MiB");
         return Err(config.error_at("guest.entry", message).with_help(Some("link the guest below 0x100000")));
     }

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
-use vmm_cli::config::{Config, Overrides, Start};
+use vmm_cli::config::{Config, Overrides, Start, StartChoice};
 use vmm_core::spec::mode::Mode;
 use vmm_core::spec::{CpuidPolicy, HaltPolicy, Interrupts};
 use vmm_loader::boot::Protocol;
@@ -152,9 +152,9 @@ fn config(text: &str) -> Config {
 fn what_is_open_and_what_is_decided() {
     let memory = "memory = { size = \"2MiB\" }\n";
     let start = |text: &str| config(&format!("{text}{memory}")).start;
-    let known = |protocol, mode| Start { protocol: Some(protocol), mode };
-    assert_eq!(start("guest.file = \"k\"\n"), Start::default());
-    assert_eq!(start("guest.elf = \"k\"\n"), Start::default());
+    let known = |protocol, mode| StartChoice { protocol: Some(protocol), mode };
+    assert_eq!(start("guest.file = \"k\"\n"), StartChoice::default());
+    assert_eq!(start("guest.elf = \"k\"\n"), StartChoice::default());
     assert_eq!(start("mode = \"pae\"\nguest.elf = \"k\"\n"), known(Protocol::Elf, Some(Mode::Pae)));
     assert_eq!(start("boot = \"elf\"\nguest.elf = \"k\"\n"), known(Protocol::Elf, None));
     assert_eq!(start("boot = \"linux\"\nguest.file = \"k\"\n"), known(Protocol::Linux, None));
@@ -172,8 +172,7 @@ fn what_is_open_and_what_is_decided() {
 fn a_boot_protocol_brings_a_pc() {
     let text = "memory = { size = \"2MiB\" }\nguest.file = \"k\"\n";
     let open = config(text);
-    let decide =
-        |protocol, mode| open.decide(Start { protocol: Some(protocol), mode: Some(mode) }).unwrap().machine;
+    let decide = |protocol, mode| open.machine(Start { protocol, mode }).unwrap();
     let plain = decide(Protocol::Elf, Mode::Long);
     assert_eq!(
         (plain.interrupts, plain.halt, plain.cpuid),
@@ -185,14 +184,15 @@ fn a_boot_protocol_brings_a_pc() {
     assert!(pc.devices.platform.acpi);
     // What is written counts.
     let text = format!("halt = \"success\"\ninterrupts = \"none\"\ncpuid = \"none\"\n{text}");
-    let start = Start { protocol: Some(Protocol::Multiboot), mode: Some(Mode::Protected) };
-    let pinned = config(&text).decide(start).unwrap().machine;
+    let start = Start { protocol: Protocol::Multiboot, mode: Mode::Protected };
+    let pinned = config(&text);
+    let pinned = pinned.machine(start).unwrap();
     assert_eq!(
         (pinned.interrupts, pinned.halt, pinned.cpuid),
         (Interrupts::None, HaltPolicy::Success, CpuidPolicy::None)
     );
     // What depends on the mode is found when the mode is.
     let wide = config("memory = { size = \"2MiB\" }\nguest.file = \"k\"\nregisters = { r8 = 1 }\n");
-    let error = wide.decide(start).unwrap_err();
+    let error = wide.machine(start).unwrap_err();
     assert!(error.0[0].message.contains("no register `r8`"), "{error}");
 }

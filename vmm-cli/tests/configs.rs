@@ -62,7 +62,7 @@ fn few_crashing_guests_share_their_words() {
 #[test]
 fn the_template_is_good() {
     let config = Config::from_text(template::text(), Path::new("vm.toml"), &Overrides::new()).unwrap();
-    assert_eq!(config.mode(), Mode::Long);
+    assert_eq!(config.start.mode, Some(Mode::Long));
     assert_eq!(config.guest.path, Path::new("guest-long.elf"));
     assert_eq!(config.entry, EntryChoice::FromFile);
 }

@@ -6,15 +6,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use vmm_cli::config::{
-    Config, End, EntryChoice, ExpectedMemory, FileKind, FwCfgSource, MemoryPlace, Overrides,
+    Config, End, EntryChoice, ExpectedMemory, FileKind, FwCfgSource, MachineTemplate, MemoryPlace, Overrides,
 };
 use vmm_cli::diagnostic::Location;
 use vmm_core::spec::mode::{Mode, PageSize, Ring};
 use vmm_core::spec::{
     BlockAccess, BlockSpec, CpuidPolicy, DebugConsoleSpec, DebugExitSpec, DeviceAddress, DeviceSpecs,
-    EntryPoint, FwCfgFile, FwCfgSpec, HaltPolicy, LimitSpec, Mapping, MemoryBacking, MemoryRegion,
-    PagePermissions, PagingSpec, PinnedAddresses, PlatformSpec, Register, SerialSpec, UnmappedPolicy,
-    VirtioSpec,
+    FwCfgFile, FwCfgSpec, HaltPolicy, LimitSpec, Mapping, MemoryBacking, MemoryRegion, PagePermissions,
+    PagingSpec, PinnedAddresses, PlatformSpec, Register, SerialSpec, UnmappedPolicy, VirtioSpec,
 };
 use vmm_core::{Gpa, Gva, Port};
 use vmm_loader::Loading;
@@ -190,9 +189,15 @@ fn load(text: &str, overrides: &Overrides) -> Config {
         .unwrap_or_else(|mistakes| panic!("{mistakes}"))
 }
 
+/// The machine of a configuration that names its mode.
+fn machine(config: &Config) -> MachineTemplate {
+    let start = config.start.complete().expect("protocol and mode");
+    config.machine(start).unwrap_or_else(|mistakes| panic!("{mistakes}")).into_owned()
+}
+
 #[test]
 fn the_machine() {
-    let machine = load(EVERY_KEY, &Overrides::new()).machine;
+    let machine = machine(&load(EVERY_KEY, &Overrides::new()));
     let memory = [
         MemoryRegion { mergeable: false, ..MemoryRegion::new(Gpa(0), 2 << 20) },
         MemoryRegion { read_only: true, huge_pages: true, ..MemoryRegion::new(Gpa(1 << 32), 4096) },
@@ -258,7 +263,7 @@ fn the_machine() {
 fn virtio_devices_by_default() {
     let devices = |more: &str| {
         let text = format!("mode = \"long\"\n[memory]\nsize = \"2MiB\"\n[guest]\nelf = \"x\"\n{more}");
-        load(&text, &Overrides::new()).machine.devices
+        machine(&load(&text, &Overrides::new())).devices
     };
     let input = |devices: &DeviceSpecs| devices.serial.map(|serial| serial.input);
     let console = devices("[devices.virtio]\ntype = \"console\"\ninput = true\n");
@@ -285,14 +290,14 @@ fn a_file_of_the_configuration_device_is_still_to_be_read() {
         path: Path::new("dir/../value.bin").to_owned(),
         key: "devices.fw-cfg.file.1.path".to_owned(),
     };
-    assert_eq!(load(EVERY_KEY, &Overrides::new()).fw_cfg, [source]);
+    assert_eq!(machine(&load(EVERY_KEY, &Overrides::new())).fw_cfg, [source]);
 }
 
 /// The board of a PC is there as a whole or not at all, and the hypercall device gives way to it.
 #[test]
 fn interrupts_of_a_pc_bring_its_board() {
     let text = "mode = \"long\"\n[memory]\nsize = \"2MiB\"\n[guest]\nelf = \"x\"\n";
-    let devices = |text: &str| load(text, &Overrides::new()).machine.devices;
+    let devices = |text: &str| machine(&load(text, &Overrides::new())).devices;
     let plain = devices(text);
     assert_eq!(plain, DeviceSpecs::default());
     let pc = format!("interrupts = \"pc\"\n{text}");
@@ -306,7 +311,7 @@ fn interrupts_of_a_pc_bring_its_board() {
 
 #[test]
 fn the_boot_state() {
-    let boot = load(EVERY_KEY, &Overrides::new()).machine.boot;
+    let boot = machine(&load(EVERY_KEY, &Overrides::new()));
     assert_eq!((boot.mode, boot.ring, boot.sse), (Mode::Long, Ring::User, Some(false)));
     let first = Mapping {
         gva: Gva(0xffff_ffff_8000_0000),
@@ -378,22 +383,22 @@ const SMALL: &str =
 #[test]
 fn what_is_left_out() {
     let config = load(SMALL, &Overrides::new());
-    assert_eq!(config.machine.devices, DeviceSpecs::default());
-    assert_eq!(config.machine.limits, LimitSpec::default());
-    assert_eq!(config.machine.boot.paging, PagingSpec::default());
-    assert_eq!(config.machine.pinned, PinnedAddresses::default());
+    assert_eq!(machine(&config).devices, DeviceSpecs::default());
+    assert_eq!(machine(&config).limits, LimitSpec::default());
+    assert_eq!(machine(&config).paging, PagingSpec::default());
+    assert_eq!(machine(&config).pinned, PinnedAddresses::default());
     assert_eq!(config.guest.kind, FileKind::Flat { address: Gpa(0x7c00) });
-    assert_eq!(config.machine.boot.entry, EntryPoint::Address(Gva(0x7c00)));
+    assert_eq!(config.entry, EntryChoice::Address(Gva(0x7c00)));
     assert!(config.expect.is_none());
 }
 
 #[test]
 fn a_test_ends_after_ten_seconds_unless_told_otherwise() {
     let with_expect = format!("{SMALL}\n[expect]\nend = \"halt\"\n");
-    assert_eq!(load(&with_expect, &Overrides::new()).machine.limits.time, Some(Duration::from_secs(10)));
+    assert_eq!(machine(&load(&with_expect, &Overrides::new())).limits.time, Some(Duration::from_secs(10)));
     let mut overrides = Overrides::new();
     overrides.timeout("500ms");
-    assert_eq!(load(&with_expect, &overrides).machine.limits.time, Some(Duration::from_millis(500)));
+    assert_eq!(machine(&load(&with_expect, &overrides)).limits.time, Some(Duration::from_millis(500)));
 }
 
 #[test]
@@ -417,11 +422,11 @@ fn overrides_replace_add_and_append() {
         overrides.set(assignment);
     }
     let config = load(SMALL, &overrides);
-    assert_eq!(config.mode(), Mode::Long);
-    assert_eq!(config.machine.memory[0].size, 4 << 20);
-    assert_eq!(config.machine.arguments, ["a=b"]);
-    assert_eq!(config.machine.boot.registers, [(Register::Rax, 0x10)]);
-    assert_eq!(config.machine.boot.paging.maps[0].gva, Gva(0x40_0000));
+    assert_eq!(config.start.mode, Some(Mode::Long));
+    assert_eq!(machine(&config).memory[0].size, 4 << 20);
+    assert_eq!(machine(&config).arguments, ["a=b"]);
+    assert_eq!(machine(&config).registers, [(Register::Rax, 0x10)]);
+    assert_eq!(machine(&config).paging.maps[0].gva, Gva(0x40_0000));
     assert_eq!(config.loads[1].path, Path::new("dir/more.bin"));
     assert_eq!(config.expect.as_ref().unwrap().output.as_deref(), Some("Hello"));
     assert_eq!(config.entry, EntryChoice::Address(Gva(0x7c20)), "the last option counts");

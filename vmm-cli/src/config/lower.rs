@@ -11,7 +11,6 @@ mod boot;
 mod cpuid;
 mod devices;
 mod expect;
-mod files;
 mod guest;
 mod layout;
 mod limits;
@@ -25,37 +24,17 @@ mod test;
 mod tss;
 mod virtio;
 
-use std::path::Path;
-
-use vmm_core::Gva;
 use vmm_core::spec::mode::{Mode, Ring};
-use vmm_core::spec::{BootSpec, EntryPoint, GdtLayout, HaltPolicy, MachineSpec, ResetPolicy, UnmappedPolicy};
-use vmm_loader::Loading;
+use vmm_core::spec::{GdtLayout, HaltPolicy, ResetPolicy, UnmappedPolicy};
 use vmm_loader::boot::Protocol;
 
 use super::fault::{Fault, Faults};
 use super::raw::{self, At, Document};
 use super::source::Span;
-use super::test_plan::TestPlan;
-use super::values::{EntryChoice, RingLevel};
-use super::{Expect, File, FwCfgSource, Module, Start};
+use super::values::RingLevel;
+use super::{Config, MachineTemplate, Start, StartChoice, Texts};
 use memory::Regions;
 pub(super) use test::MOST_CASES;
-
-/// The result, without the texts.
-pub(super) struct Lowered {
-    pub(super) machine: MachineSpec,
-    pub(super) entry: EntryChoice,
-    pub(super) start: Start,
-    pub(super) guest: File,
-    pub(super) command_line: Option<String>,
-    pub(super) modules: Vec<Module>,
-    pub(super) loads: Vec<File>,
-    pub(super) loading: Loading,
-    pub(super) fw_cfg: Vec<FwCfgSource>,
-    pub(super) expect: Option<Expect>,
-    pub(super) test: Option<TestPlan>,
-}
 
 /// What the tables need to know of each other.
 struct Context<'a> {
@@ -111,16 +90,16 @@ fn or<T: Copy>(value: &Option<At<T>>, default: T) -> T {
     value.as_ref().map_or(default, |at| at.value)
 }
 
-/// Lowers the whole file. `directory` is what its paths are relative to; `decided` is what the guest's file has decided,
-/// once it has been read.
+/// Lowers the whole file. `decided` is what the guest's file has decided, if it has been read.
 pub(super) fn lower(
-    raw: &Document,
-    directory: &Path,
-    decided: Option<Start>,
+    document: Document,
+    texts: Texts,
+    decided: StartChoice,
     faults: &mut Faults,
-) -> Option<Lowered> {
+) -> Option<Config> {
+    let (raw, directory) = (&document, texts.directory());
     let start = boot::start(raw, decided, faults);
-    let Start { protocol, mode } = start;
+    let StartChoice { protocol, mode } = start;
     let ring = raw.ring.as_ref().map_or(Ring::Kernel, |at| at.value.0);
     let mut cx = Context { raw, mode, protocol, ring, regions: Regions::default(), faults };
 
@@ -130,44 +109,37 @@ pub(super) fn lower(
     let (devices, windows, fw_cfg) = devices::lower(&mut cx, directory);
     let tss_address = tss::lower(&mut cx, &windows);
     let paging = paging::lower(&mut cx);
-    let guest::Program { file: guest, entry, stack_top, arguments, command_line, modules } =
+    let guest::Guest { file: guest, entry, stack_top, arguments, command_line, modules } =
         guest::lower(&mut cx, directory);
-    let loads = files::loads(&mut cx, directory);
-    let loading = files::loading(&cx);
-    let placement = layout::lower(&mut cx, stack_top);
+    let loads = guest::loads(&mut cx, directory);
+    let loading = guest::loading(&cx);
+    let pinned = layout::lower(&mut cx, stack_top);
     let registers = registers::presets(&mut cx);
     let limits = limits::lower(&mut cx);
     let expect = expect::lower(&mut cx);
     let test = test::lower(&mut cx);
-
-    let boot_entry = match &entry {
-        EntryChoice::Address(address) => EntryPoint::Address(*address),
-        EntryChoice::Segmented { segment, offset } => {
-            EntryPoint::Segmented { segment: *segment, offset: *offset }
-        }
-        EntryChoice::FromFile | EntryChoice::Symbol(_) => EntryPoint::Address(Gva(0)),
-    };
     let (vcpus, interrupts) = processors::lower(&mut cx);
     let (cpuid, cpuid_changes) = cpuid::lower(&mut cx);
-    let machine = MachineSpec {
+    let machine = start.complete().map(|Start { protocol, mode }| MachineTemplate {
+        mode,
+        ring,
         memory,
         tss_address,
         vcpus,
         interrupts,
-        boot: BootSpec {
-            // Nobody looks at it before it is known.
-            mode: mode.unwrap_or(Mode::Long),
-            ring,
-            entry: boot_entry,
-            paging,
-            sse: raw.sse.as_ref().map(|at| at.value),
-            registers,
-            gdt_layout: match protocol {
-                Some(Protocol::Linux) => GdtLayout::Linux,
-                Some(_) | None => GdtLayout::Sysret,
-            },
+        paging,
+        sse: raw.sse.as_ref().map(|at| at.value),
+        registers,
+        gdt_layout: match protocol {
+            Protocol::Linux => GdtLayout::Linux,
+            Protocol::Elf
+            | Protocol::Multiboot
+            | Protocol::Multiboot2
+            | Protocol::Pvh
+            | Protocol::Flat
+            | Protocol::BootSector => GdtLayout::Sysret,
         },
-        pinned: placement,
+        pinned,
         devices,
         unmapped: match or(&raw.unmapped, raw::Unmapped::Ones) {
             raw::Unmapped::Ones => UnmappedPolicy::ReadOnes,
@@ -185,20 +157,22 @@ pub(super) fn lower(
         cpuid,
         cpuid_changes,
         arguments,
-    };
+        fw_cfg,
+    });
     let guest = guest?;
-    Some(Lowered {
-        machine,
-        entry,
+    Some(Config {
         start,
+        entry,
         guest,
         command_line,
         modules,
         loads,
         loading,
-        fw_cfg,
         expect,
         test,
+        machine,
+        document,
+        texts,
     })
 }
 

@@ -176,7 +176,8 @@ mod tests {
         ];
         assert_eq!(names, four);
         let config = tests.config(&tests.variants()[3]).unwrap();
-        assert_eq!((config.mode(), config.machine.memory[0].size), (Mode::Pae, 0x10000));
+        let machine = config.machine(config.start.complete().unwrap()).unwrap();
+        assert_eq!((machine.mode, machine.memory[0].size), (Mode::Pae, 0x10000));
     }
 
     #[test]

@@ -44,9 +44,9 @@ pub(super) struct Planned {
 }
 
 impl Planned {
-    /// What the configuration lacks to be complete.
+    /// Returns the protocol and the mode that the guest is started with.
     pub(super) fn start(&self) -> Start {
-        Start { protocol: Some(self.plan.protocol), mode: Some(self.mode) }
+        Start { protocol: self.plan.protocol, mode: self.mode }
     }
 }
 
@@ -104,11 +104,12 @@ pub(super) struct Read<'a> {
 pub(super) fn modules<'a>(
     config: &'a Config,
     reader: &Reader,
+    mode: Option<Mode>,
     problems: &mut Vec<Diagnostic>,
 ) -> Vec<Read<'a>> {
     let read = |module: &'a Module| match reader.read(&module.path) {
         Ok(bytes) => Ok(Read { module, name: file_errors::name(&module.path), bytes }),
-        Err(error) => Err(file_errors::unreadable(config, &module.path, &module.key, &error)),
+        Err(error) => Err(file_errors::unreadable(config, &module.path, &module.key, mode, &error)),
     };
     let mut files = Vec::new();
     for result in config.modules.iter().map(read) {
@@ -120,7 +121,7 @@ pub(super) fn modules<'a>(
     files
 }
 
-/// Tells the kernel of its machine: the guest's file with all that goes into memory beside it. Sets entry and registers.
+/// Tells the kernel of its machine: the guest's file with all that goes into memory beside it. Sets the registers.
 pub(super) fn hand_over(
     config: &Config,
     machine: &mut MachineSpec,
@@ -132,9 +133,6 @@ pub(super) fn hand_over(
     let name = file_errors::name(&config.guest.path);
     if plan.protocol.is_plain() {
         return Ok(vec![Loaded::new(name, bytes, plan.image)]);
-    }
-    if let Some(entry) = plan.entry {
-        machine.boot.entry = EntryPoint::Address(Gva(entry.0));
     }
     let map = memory_map(machine);
     let taken: Vec<NamedRange> = loads.iter().flat_map(|file| file.plan.ranges()).collect();
@@ -178,7 +176,7 @@ pub(super) fn hand_over(
     for (file, address) in modules.into_iter().zip(places) {
         // Of an empty module the kernel is told, but there is nothing to load.
         if !file.bytes.is_empty() {
-            let what = if file.module.key == "guest.initrd" { "initrd" } else { "module" };
+            let what = file.module.kind.name();
             let plan = flat::data(&file.bytes, address, what).map_err(|error| fail(&error, error.help()))?;
             files.push(Loaded::new(file.name, file.bytes, plan));
         }

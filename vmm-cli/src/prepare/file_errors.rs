@@ -13,8 +13,13 @@ use super::file_cache::Reader;
 use super::files::Loaded;
 
 /// Reads and plans one file of `[[load]]`.
-pub(super) fn extra(config: &Config, reader: &Reader, file: &File) -> Result<Loaded, Diagnostic> {
-    let bytes = bytes(config, reader, file)?;
+pub(super) fn extra(
+    config: &Config,
+    reader: &Reader,
+    file: &File,
+    mode: Option<Mode>,
+) -> Result<Loaded, Diagnostic> {
+    let bytes = bytes(config, reader, file, mode)?;
     let plan = match file.kind {
         FileKind::Elf { base } => elf::plan(&bytes, &ElfOptions { base: base.map(Into::into) }),
         FileKind::Flat { address } => flat::plan(&bytes, address.into()),
@@ -24,14 +29,21 @@ pub(super) fn extra(config: &Config, reader: &Reader, file: &File) -> Result<Loa
         let message = format!("{}: {error}", file.path.display());
         config.error_at(&file.key, message).with_help(error.help())
     })?;
-    check_class(config, file, plan.class())?;
+    if let Some(mode) = mode {
+        check_class(config, file, mode, plan.class())?;
+    }
     Ok(Loaded::new(name(&file.path), bytes, plan))
 }
 
 /// The bytes of a file.
-pub(super) fn bytes(config: &Config, reader: &Reader, file: &File) -> Result<Bytes, Diagnostic> {
+pub(super) fn bytes(
+    config: &Config,
+    reader: &Reader,
+    file: &File,
+    mode: Option<Mode>,
+) -> Result<Bytes, Diagnostic> {
     let File { path, key, .. } = file;
-    reader.read(path).map_err(|error| unreadable(config, path, key, &error))
+    reader.read(path).map_err(|error| unreadable(config, path, key, mode, &error))
 }
 
 /// To be asked when a file has been looked through: what is wrong with one that somebody writes to meanwhile is just that.
@@ -47,14 +59,20 @@ pub(super) fn name(path: &Path) -> String {
     path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into())
 }
 
-pub(super) fn unreadable(config: &Config, path: &Path, key: &str, error: &std::io::Error) -> Diagnostic {
+pub(super) fn unreadable(
+    config: &Config,
+    path: &Path,
+    key: &str,
+    mode: Option<Mode>,
+    error: &std::io::Error,
+) -> Diagnostic {
     let shown = path.display();
     if error.kind() != std::io::ErrorKind::NotFound {
         let problem = config.error_at(key, format!("cannot read {shown}: {error}"));
         return Diagnostic { status: Status::Host, ..problem };
     }
     let built_here = path.parent().is_some_and(|directory| directory.ends_with("guests/build"));
-    let siblings = siblings(path, config.mode());
+    let siblings = siblings(path, mode);
     let help = match (siblings.is_empty(), built_here) {
         (false, _) => format!("there is {}", siblings.join(", ")),
         (true, true) => "build it: `cargo xtask guests`".to_owned(),
@@ -67,9 +85,9 @@ pub(super) fn unreadable(config: &Config, path: &Path, key: &str, error: &std::i
 pub(super) fn check_class(
     config: &Config,
     File { path, key, .. }: &File,
+    mode: Mode,
     class: Option<ElfClass>,
 ) -> Result<(), Diagnostic> {
-    let mode = config.mode();
     let Some(class) = class else { return Ok(()) };
     let fits = match class {
         ElfClass::Elf32 => mode.bits() <= 32,
@@ -83,7 +101,7 @@ pub(super) fn check_class(
         ElfClass::Elf64 => ("64-bit", "mode = \"long\""),
     };
     let message = format!("{} holds {has} code, which cannot run in mode {mode}", path.display());
-    let siblings = siblings(path, mode);
+    let siblings = siblings(path, Some(mode));
     let help = if siblings.is_empty() {
         let bits = if mode.bits() == 64 { "-m64" } else { "-m32" };
         format!("use {flag}, or build the guest with {bits}")
@@ -93,9 +111,9 @@ pub(super) fn check_class(
     Err(config.error_at(key, message).with_help(Some(help)))
 }
 
-/// Builds of the same guest for the given mode, beside a file: for `hello-long.elf`, `hello-pae.elf` if it exists; if
-/// there are none for the mode, those for other modes.
-fn siblings(path: &Path, mode: Mode) -> Vec<String> {
+/// Returns builds of the same guest for `mode` beside a file, such as `hello-pae.elf` beside `hello-long.elf`. If there
+/// is none, or the mode is not known, returns those for all modes.
+fn siblings(path: &Path, mode: Option<Mode>) -> Vec<String> {
     let Some((stem, extension)) = path.file_stem().zip(path.extension()) else { return Vec::new() };
     let (stem, extension) = (stem.to_string_lossy(), extension.to_string_lossy());
     let base =
@@ -105,6 +123,6 @@ fn siblings(path: &Path, mode: Mode) -> Vec<String> {
         let files = modes.iter().map(|mode| build(*mode)).filter(|file| file != path && file.exists());
         files.map(|file| file.display().to_string()).collect()
     };
-    let own = existing(&[mode]);
+    let own = existing(mode.as_slice());
     if own.is_empty() { existing(&Mode::ALL) } else { own }
 }

@@ -10,10 +10,15 @@ use vmm_core::spec::MachineSpec;
 use super::file_cache::Reader;
 
 /// Gives the files of `machine` their bytes. Returns what could not be read.
-pub(super) fn fill(config: &Config, reader: &Reader, machine: &mut MachineSpec) -> Vec<Diagnostic> {
+pub(super) fn fill(
+    config: &Config,
+    reader: &Reader,
+    sources: &[FwCfgSource],
+    machine: &mut MachineSpec,
+) -> Vec<Diagnostic> {
     let Some(device) = &mut machine.devices.platform.fw_cfg else { return Vec::new() };
     let mut problems = Vec::new();
-    for source in &config.fw_cfg {
+    for source in sources {
         match (reader.read(&source.path), device.files.get_mut(source.index)) {
             (Ok(bytes), Some(file)) => file.bytes = bytes.into_vec(),
             (Err(error), _) => problems.push(unreadable(config, source, &error)),

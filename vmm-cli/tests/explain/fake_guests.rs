@@ -6,7 +6,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use vmm_cli::config::{Config, EntryChoice, FileKind, MemoryPlace, Overrides};
+use vmm_cli::config::{
+    Config, EntryChoice, FileKind, MachineTemplate, MemoryPlace, Overrides, Start, StartChoice,
+};
 use vmm_core::spec::VirtioSpec;
 use vmm_core::spec::mode::Mode;
 use vmm_loader::boot::Protocol;
@@ -36,7 +38,7 @@ impl Workshop {
                 };
                 fs::write(&file.path, bytes).unwrap();
             }
-            for device in &config.machine.devices.virtio {
+            for device in &machine(&config).devices.virtio {
                 if let VirtioSpec::Block(block) = device {
                     fs::write(&block.image, [0; 1024]).unwrap();
                 }
@@ -103,17 +105,25 @@ fn boot_header(config: &Config, entry: u64) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
+/// The machine of a configuration; where it leaves the start to the file, that of a plain ELF file in long mode.
+fn machine(config: &Config) -> MachineTemplate {
+    let StartChoice { protocol, mode } = config.start;
+    let start = Start { protocol: protocol.unwrap_or(Protocol::Elf), mode: mode.unwrap_or(Mode::Long) };
+    config.machine(start).unwrap().into_owned()
+}
+
 /// An ELF file of two segments, code and data, with the symbols that the configuration speaks of.
 fn elf(config: &Config, kind: FileKind, number: u64) -> Vec<u8> {
-    let wide = config.mode() == Mode::Long;
+    let machine = machine(config);
+    let wide = machine.mode == Mode::Long;
     let pie = matches!(kind, FileKind::Elf { base: Some(_) });
-    let load = match config.mode() {
+    let load = match machine.mode {
         _ if pie => 0x1000,
         Mode::Real => 0x8000,
         Mode::Protected | Mode::Paged | Mode::Pae | Mode::Long => 0x10_0000,
     } + number * 0x2_0000;
     // A mapping in the upper half is there because the guest is linked there.
-    let high = config.machine.boot.paging.maps.first().filter(|map| map.gva.0 >> 63 != 0);
+    let high = machine.paging.maps.first().filter(|map| map.gva.0 >> 63 != 0);
     let link = load + high.map_or(0, |map| map.gva.0 - map.gpa.0);
     let symbols = symbols(config);
 

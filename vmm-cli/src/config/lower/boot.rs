@@ -7,12 +7,12 @@ use vmm_core::spec::mode::{Mode, Ring};
 use vmm_loader::boot::Protocol;
 
 use super::Context;
-use crate::config::Start;
+use crate::config::StartChoice;
 use crate::config::fault::{Fault, Faults};
 use crate::config::raw::{self, Document};
 
 /// What is known, and what was `decided` since by the file.
-pub(super) fn start(raw: &Document, decided: Option<Start>, faults: &mut Faults) -> Start {
+pub(super) fn start(raw: &Document, decided: StartChoice, faults: &mut Faults) -> StartChoice {
     let mode = raw.mode.as_ref().map(|at| mode(at.value));
     let boot = raw.boot.as_ref().map(|at| protocol(at.value));
     let guest = raw.guest.as_ref().map(|at| &at.value);
@@ -36,23 +36,23 @@ pub(super) fn start(raw: &Document, decided: Option<Start>, faults: &mut Faults)
                 };
                 faults.push(fault.help("leave `mode` out"));
             }
-            Start {
+            StartChoice {
                 protocol: Some(protocol),
                 mode: mode.or(if let [only] = modes { Some(*only) } else { None }),
             }
         }
-        (None, Some(mode)) => {
-            Start { protocol: Some(if is_flat { Protocol::Flat } else { Protocol::Elf }), mode: Some(mode) }
-        }
-        (None, None) => Start { protocol: is_flat.then_some(Protocol::Flat), mode: None },
+        (None, Some(mode)) => StartChoice {
+            protocol: Some(if is_flat { Protocol::Flat } else { Protocol::Elf }),
+            mode: Some(mode),
+        },
+        (None, None) => StartChoice { protocol: is_flat.then_some(Protocol::Flat), mode: None },
     };
     if is_flat && known.mode.is_none() && !nothing_known {
         let names = Mode::ALL.map(|mode| format!("\"{mode}\"")).join(", ");
         let fault = Fault::in_file("`mode` is missing: a flat binary does not say how wide its code is");
         faults.push(fault.help(format!("add `mode = ...`, one of {names}")));
     }
-    let decided = decided.unwrap_or_default();
-    Start { protocol: known.protocol.or(decided.protocol), mode: known.mode.or(decided.mode) }
+    StartChoice { protocol: known.protocol.or(decided.protocol), mode: known.mode.or(decided.mode) }
 }
 
 /// What a boot protocol leaves no choice about.

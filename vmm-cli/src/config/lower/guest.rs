@@ -1,22 +1,26 @@
-//! `[guest]`: the entry, the stack pointer and the arguments. Its file is lowered in `files`.
+//! `[guest]` and `[[load]]`: the files, where in memory they go, the entry, the stack pointer and the arguments.
+//!
+//! No file is opened here. Whether one exists, and what is in it, is found out by `prepare`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use vmm_core::Gpa;
 use vmm_core::spec::mode::Mode;
+use vmm_core::{Gpa, Gva};
+use vmm_loader::Loading;
+use vmm_loader::boot::Protocol;
 
-use super::{Context, files, or, paging};
+use super::{Context, Key, or, paging};
 use crate::config::fault::Fault;
-use crate::config::raw::At;
+use crate::config::raw::{self, At};
 use crate::config::source::Span;
-use crate::config::values::{Address, EntryChoice};
-use crate::config::{File, FileKind, Module};
+use crate::config::values::{Address, EntryChoice, nearest};
+use crate::config::{File, FileKind, Module, ModuleKind};
 
 /// The first address that real mode does not reach, the last 16 bytes of `0xffff:0xffff` aside.
 const REAL_END: u64 = 1 << 20;
 
 /// What `[guest]` says.
-pub(super) struct Program {
+pub(super) struct Guest {
     pub(super) file: Option<File>,
     pub(super) entry: EntryChoice,
     pub(super) stack_top: Option<Gpa>,
@@ -26,7 +30,7 @@ pub(super) struct Program {
 }
 
 /// Lowers `[guest]`: the file, the entry, the stack pointer, the arguments, what the kernel is told.
-pub(super) fn lower(cx: &mut Context<'_>, directory: &Path) -> Program {
+pub(super) fn lower(cx: &mut Context<'_>, directory: &Path) -> Guest {
     let entry = EntryChoice::FromFile;
     let Some(table) = &cx.raw.guest else {
         if !cx.faults.is_unread("guest") {
@@ -34,10 +38,10 @@ pub(super) fn lower(cx: &mut Context<'_>, directory: &Path) -> Program {
             cx.fault(missing.help("add a table `[guest]` with `elf = \"...\"`"));
         }
         let (arguments, modules) = Default::default();
-        return Program { file: None, entry, stack_top: None, arguments, command_line: None, modules };
+        return Guest { file: None, entry, stack_top: None, arguments, command_line: None, modules };
     };
     let guest = &table.value;
-    let file = files::program(cx, guest, &table.span, directory);
+    let file = file(cx, guest, &table.span, directory);
     let entry = guest.entry.as_ref().map_or(entry, |at| at.value.clone());
     if let Some(at) = &guest.entry {
         check_entry(cx, at, guest.flat.is_some());
@@ -46,22 +50,22 @@ pub(super) fn lower(cx: &mut Context<'_>, directory: &Path) -> Program {
     let entry = match (&entry, file.as_ref().map(|file| file.kind)) {
         (EntryChoice::FromFile, Some(FileKind::Flat { address })) => {
             check_address(cx, address.0, guest.address.as_ref().map_or(&table.span, |at| &at.span), "entry");
-            EntryChoice::Address(vmm_core::Gva(address.0))
+            EntryChoice::Address(Gva(address.0))
         }
         _ => entry,
     };
-    Program {
+    Guest {
         file,
         entry,
         stack_top: guest.stack.as_ref().map(|at| stack(cx, at)),
         arguments: guest.args.iter().flat_map(|args| &args.value).map(|at| argument(cx, at)).collect(),
         command_line: guest.cmdline.as_ref().map(|at| told(cx, at, "a command line")),
-        modules: files::modules(cx, guest, directory),
+        modules: modules(cx, guest, directory),
     }
 }
 
 /// What only a kernel can be told. It travels as a NUL-terminated string.
-pub(super) fn told(cx: &mut Context<'_>, at: &At<String>, what: &str) -> String {
+fn told(cx: &mut Context<'_>, at: &At<String>, what: &str) -> String {
     check_told(cx, &at.span, what);
     if at.value.contains('\0') {
         cx.fault(Fault::new(
@@ -73,7 +77,7 @@ pub(super) fn told(cx: &mut Context<'_>, at: &At<String>, what: &str) -> String 
 }
 
 /// Whether the way the guest is started has a field for it.
-pub(super) fn check_told(cx: &mut Context<'_>, span: &Span, what: &str) {
+fn check_told(cx: &mut Context<'_>, span: &Span, what: &str) {
     let Some(protocol) = cx.protocol.filter(|protocol| !protocol.tells()) else { return };
     let fault = Fault::new(span, format!("a guest started by `{protocol}` cannot be told {what}"));
     cx.fault(fault.help(match protocol.is_plain() {
@@ -158,4 +162,203 @@ fn argument(cx: &mut Context<'_>, at: &At<String>) -> String {
         cx.fault(Fault::new(&at.span, "an argument cannot contain a NUL: the guest gets it NUL-terminated"));
     }
     at.value.clone()
+}
+
+/// The guest's file.
+fn file(cx: &mut Context<'_>, guest: &raw::Guest, span: &Span, directory: &Path) -> Option<File> {
+    let named = [("file", &guest.file), ("elf", &guest.elf), ("flat", &guest.flat)];
+    let mut named = named.into_iter().filter_map(|(key, at)| Some((key, at.as_ref()?)));
+    let Some((key, at)) = named.next() else {
+        if !["guest.file", "guest.elf", "guest.flat"].into_iter().any(|key| cx.faults.is_unread(key)) {
+            let fault = Fault::new(span, "`[guest]` names no file");
+            cx.fault(fault.help("add `elf = \"...\"`, or `flat = \"...\"` with an `address`"));
+        }
+        return None;
+    };
+    if let Some((_, second)) = named.next() {
+        let fault = if guest.file.is_some() {
+            let fault = Fault::new(&second.span, "the guest's file is named twice");
+            fault.related(&at.span, "here, too").help("leave one of them out")
+        } else {
+            let fault = Fault::new(&second.span, "a guest is an ELF file or a flat binary, not both");
+            fault.related(&at.span, "the ELF file is here").help("put one of them into a `[[load]]`")
+        };
+        cx.fault(fault);
+        return None;
+    }
+    let full_key = format!("guest.{key}");
+    let is_flat = key == "flat" || key == "file" && cx.protocol == Some(Protocol::Flat);
+    check_key(cx, key, &at.span);
+    if is_flat {
+        if let Some(base) = &guest.base {
+            let fault = Fault::new(&base.span, "`base` is for a static PIE, which a flat binary is not");
+            cx.fault(fault.help("a flat binary is placed by `address`"));
+        }
+        let path = path(cx, at, directory);
+        let address = flat_address(cx, &guest.address, &at.span, "guest.address")?;
+        return Some(File { path: path?, kind: FileKind::Flat { address }, key: full_key });
+    }
+    if let Some(address) = &guest.address {
+        let fault = if key == "elf" {
+            let text = "`address` is for a flat binary: an ELF file says where it goes";
+            Fault::new(&address.span, text).help("leave it out; a static PIE is moved by `base`")
+        } else {
+            let text = "`address` is for a flat binary: other files say where they go";
+            Fault::new(&address.span, text).help("leave it out, or add `boot = \"flat\"`")
+        };
+        cx.fault(fault);
+    }
+    let base = guest.base.as_ref().map(|at| {
+        check_page(cx, at, "base");
+        check_memory(cx, at.value.0, &at.span, "base");
+        Gpa(at.value.0)
+    });
+    Some(File { path: path(cx, at, directory)?, kind: FileKind::Elf { base }, key: full_key })
+}
+
+/// Whether the key that names the file fits the way the guest is started.
+fn check_key(cx: &mut Context<'_>, key: &str, span: &Span) {
+    let Some(boot) = &cx.raw.boot else { return };
+    let text = match (key, cx.protocol) {
+        ("elf", Some(Protocol::Flat)) => "an ELF file says itself where it goes, and is no flat binary",
+        ("flat", Some(protocol)) if protocol != Protocol::Flat => {
+            "a flat binary is bytes without a boot protocol"
+        }
+        _ => return,
+    };
+    let fault = Fault::new(span, text).related(&boot.span, "the boot protocol is chosen here");
+    cx.fault(fault.help("name it by `file`, whatever its format"));
+}
+
+/// The initrd and the modules, in that order.
+fn modules(cx: &mut Context<'_>, guest: &raw::Guest, directory: &Path) -> Vec<Module> {
+    let mut modules = Vec::new();
+    if let Some(at) = &guest.initrd {
+        check_told(cx, &at.span, "of an initrd");
+        let key = "guest.initrd".to_owned();
+        modules.extend(path(cx, at, directory).map(|path| Module {
+            path,
+            key,
+            kind: ModuleKind::Initrd,
+            command_line: None,
+        }));
+    }
+    for (table, span, key) in guest.module.iter().flat_map(|module| module.tables("guest.module")) {
+        check_told(cx, &span, "of modules");
+        let name = Key { path: format!("{key}.file"), name: "file", example: "file = \"module.bin\"" };
+        let path = cx.required(&table.file, &span, &name).and_then(|at| path(cx, at, directory));
+        let command_line = table.cmdline.as_ref().map(|at| told(cx, at, "a module's command line"));
+        modules.extend(path.map(|path| Module {
+            path,
+            key: name.path,
+            kind: ModuleKind::Module,
+            command_line,
+        }));
+    }
+    modules
+}
+
+/// Lowers `[[load]]`.
+pub(super) fn loads(cx: &mut Context<'_>, directory: &Path) -> Vec<File> {
+    let tables = cx.raw.load.iter().flat_map(|load| load.tables("load"));
+    tables.filter_map(|(load, span, path)| extra(cx, load, &span, &path, directory)).collect()
+}
+
+/// How the files get into guest memory.
+pub(super) fn loading(cx: &Context<'_>) -> Loading {
+    let word = cx.raw.guest.as_ref().and_then(|guest| guest.value.loading.as_ref());
+    match word.map(|at| at.value) {
+        None | Some(raw::Loading::Auto) => Loading::Auto,
+        Some(raw::Loading::Copy) => Loading::Copy,
+        Some(raw::Loading::Map) => Loading::Map,
+    }
+}
+
+fn extra(cx: &mut Context<'_>, load: &raw::Load, span: &Span, key: &str, directory: &Path) -> Option<File> {
+    match (&load.elf, &load.file) {
+        (Some(elf), Some(file)) => {
+            let fault = Fault::new(&file.span, "one `[[load]]` is one file: `elf` or `file`, not both");
+            cx.fault(fault.related(&elf.span, "the ELF file is here").help("write a second `[[load]]`"));
+            None
+        }
+        (None, None) => {
+            if !cx.faults.has_unread_inside(key) {
+                cx.fault(
+                    Fault::new(span, "`[[load]]` names no file")
+                        .help("add `file = \"...\"` with an `address`"),
+                );
+            }
+            None
+        }
+        (Some(elf), None) => {
+            if let Some(address) = &load.address {
+                let fault =
+                    Fault::new(&address.span, "`address` is for `file`: an ELF file says where it goes");
+                cx.fault(fault.help("leave it out, or load the file as it is with `file`"));
+            }
+            let kind = FileKind::Elf { base: None };
+            Some(File { path: path(cx, elf, directory)?, kind, key: format!("{key}.elf") })
+        }
+        (None, Some(file)) => {
+            let path = path(cx, file, directory);
+            let address = flat_address(cx, &load.address, &file.span, &format!("{key}.address"))?;
+            Some(File { path: path?, kind: FileKind::Flat { address }, key: format!("{key}.file") })
+        }
+    }
+}
+
+fn flat_address(cx: &mut Context<'_>, address: &Option<At<Address>>, span: &Span, key: &str) -> Option<Gpa> {
+    let Some(at) = address else {
+        if !cx.faults.is_unread(key) {
+            let fault = Fault::new(span, "this file has no `address`, and does not say itself where it goes");
+            cx.fault(fault.help("add the address of its first byte, such as `address = 0x7c00`"));
+        }
+        return None;
+    };
+    check_memory(cx, at.value.0, &at.span, "address");
+    Some(Gpa(at.value.0))
+}
+
+/// The path with `{mode}` filled in, relative to the TOML file.
+fn path(cx: &mut Context<'_>, at: &At<String>, directory: &Path) -> Option<PathBuf> {
+    let written = &at.value;
+    if written.is_empty() || written.contains('\0') {
+        cx.fault(Fault::new(&at.span, "this is not the path of a file"));
+        return None;
+    }
+    let filled = match cx.mode {
+        Some(mode) => written.replace("{mode}", mode.name()),
+        None if written.contains("{mode}") => {
+            if !cx.faults.is_unread("mode") && !cx.faults.is_unread("boot") {
+                let fault = Fault::new(&at.span, "`{mode}` stands for the mode, and none is given");
+                cx.fault(fault.help("add `mode = ...`, or name the file in full"));
+            }
+            return None;
+        }
+        None => written.clone(),
+    };
+    // Braces are allowed in file names, but one that looks like a slip is none.
+    if let Some((_, rest)) = filled.split_once('{')
+        && let Some((word, _)) = rest.split_once('}')
+        && nearest(word, ["mode"]).is_some()
+    {
+        cx.fault(
+            Fault::new(&at.span, format!("`{{{word}}}` stands for nothing")).help("did you mean `{mode}`?"),
+        );
+        return None;
+    }
+    Some(directory.join(filled))
+}
+
+fn check_page(cx: &mut Context<'_>, at: &At<Address>, what: &str) {
+    if !at.value.0.is_multiple_of(4096) {
+        cx.fault(Fault::new(&at.span, format!("the {what} {:#x} is not a multiple of 4 KiB", at.value.0)));
+    }
+}
+
+fn check_memory(cx: &mut Context<'_>, address: u64, span: &Span, what: &str) {
+    if cx.regions.lack(address) {
+        let fault = Fault::new(span, format!("no memory at the {what} {address:#x}"));
+        cx.fault(fault.help(cx.regions.describe()));
+    }
 }
