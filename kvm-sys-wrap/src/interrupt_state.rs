@@ -15,6 +15,15 @@ use crate::create_vcpu::Vcpu;
 use crate::create_vm::Vm;
 use crate::error::{Result, call_failed};
 
+/// These structures are saved as their bytes. Another size is another saved form: `vmm_core::snapshot::STATE_VERSION` has to be
+/// raised with it.
+const _: () = {
+    assert!(size_of::<kvm_irqchip>() == 520);
+    assert!(size_of::<kvm_pit_state2>() == 112);
+    assert!(size_of::<kvm_lapic_state>() == 1024);
+    assert!(size_of::<kvm_mp_state>() == 4);
+};
+
 /// The two PICs, the IOAPIC and the 8254 timer.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct IrqchipState {

@@ -19,6 +19,18 @@ use crate::sync_regs::DirtyRegs;
 const MSRS: [u32; 9] =
     [0x174, 0x175, 0x176, 0xc000_0081, 0xc000_0082, 0xc000_0083, 0xc000_0084, 0xc000_0102, 0x277];
 
+/// These structures are saved as their bytes. Another size is another saved form: `vmm_core::snapshot::STATE_VERSION` has to be
+/// raised with it.
+const _: () = {
+    assert!(size_of::<kvm_regs>() == 144);
+    assert!(size_of::<kvm_sregs>() == 312);
+    assert!(size_of::<kvm_xsave>() == 4096);
+    assert!(size_of::<kvm_xcrs>() == 392);
+    assert!(size_of::<kvm_vcpu_events>() == 64);
+    assert!(size_of::<kvm_debugregs>() == 128);
+    assert!(size_of::<kvm_msr_entry>() == 16);
+};
+
 /// The state of a vCPU that is not running.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct VcpuState {

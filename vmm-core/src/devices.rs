@@ -8,7 +8,7 @@ mod debug_console;
 mod debug_exit;
 pub mod device;
 pub mod fw_cfg;
-mod hypercall;
+pub(crate) mod hypercall;
 pub mod i8042;
 pub mod irq;
 pub mod kvm_testdev;
@@ -16,7 +16,7 @@ pub mod null_ports;
 pub mod pc;
 pub mod reset_ports;
 pub mod rtc;
-mod serial;
+pub(crate) mod serial;
 pub mod virtio;
 
 pub use debug_console::DebugConsole;

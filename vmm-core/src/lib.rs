@@ -32,6 +32,7 @@
 //! |---|---|
 //! | [`spec`] | a machine as plain data: CPU mode, memory, devices, limits |
 //! | [`cpu`] | control registers, CPUID, descriptors, GDT, IDT, TSS, MSR names |
+//! | [`encoding`] | saved state as bytes |
 //! | [`devices`] | devices, the bus that they answer on, the console, interrupt lines |
 //! | [`firmware`] | what a BIOS leaves in memory: ACPI and MP tables, BIOS data area, memory map |
 //! | [`paging`] | page tables: schemes, builder, walker |
@@ -51,6 +52,7 @@ pub mod cpu;
 pub mod debugger;
 pub mod devices;
 pub mod disassembly;
+pub mod encoding;
 pub mod explain;
 pub mod firmware;
 pub mod initial_state;

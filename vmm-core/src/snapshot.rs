@@ -15,6 +15,8 @@
 //! Time goes on: the guest's TSC and its clocks continue from where they were, not from where they would be. What is outside
 //! of the machine is not in a snapshot: what was printed, input that was not fetched, a disk that is written in place.
 
+#[cfg(test)]
+mod form;
 mod host;
 mod memory;
 mod reset;
@@ -45,6 +47,10 @@ pub use memory::MemoryImage;
 pub use reset::ResetBy;
 pub(crate) use shadow_pages::ShadowPages;
 pub use state::MachineState;
+
+/// Version of the saved form of [`MachineState`] and [`HostIdentity`]: of what serde writes for them, and of the bytes that devices
+/// save. It is raised whenever one of these changes.
+pub const STATE_VERSION: u32 = 1;
 
 /// A machine, stopped between two instructions. Clones share the memory.
 #[derive(Debug, Clone)]

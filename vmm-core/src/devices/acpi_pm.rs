@@ -14,6 +14,8 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use super::length;
 use super::rtc::{AlarmHandle, now};
 use crate::devices::device::{Action, Device, Guest, StateMismatch, from_bytes, to_bytes};
@@ -47,6 +49,15 @@ const CLOCK: u16 = 1 << 10;
 const WAKE: u16 = 1 << 15;
 /// Ticks of the PM timer in a second.
 const FREQUENCY: u128 = 3_579_545;
+
+/// Saved state of the registers; `elapsed` is the age of the timer.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Saved {
+    status: u16,
+    enable: u16,
+    control: u16,
+    elapsed: Duration,
+}
 
 /// The registers.
 #[derive(Debug)]
@@ -133,11 +144,12 @@ impl Device for AcpiPm {
     }
 
     fn save(&self) -> Vec<u8> {
-        to_bytes(&(self.status, self.enable, self.control, self.started.elapsed()))
+        let Self { status, enable, control, ref started, .. } = *self;
+        to_bytes(&Saved { status, enable, control, elapsed: started.elapsed() })
     }
 
     fn restore(&mut self, state: &[u8]) -> Result<(), StateMismatch> {
-        let (status, enable, control, elapsed): (u16, u16, u16, Duration) = from_bytes(state)?;
+        let Saved { status, enable, control, elapsed } = from_bytes(state)?;
         // The timer goes on from where it was.
         self.started = Instant::now().checked_sub(elapsed).ok_or(StateMismatch)?;
         (self.status, self.enable, self.control) = (status, enable, control);

@@ -6,6 +6,8 @@
 
 use std::io;
 
+use serde::{Deserialize, Serialize};
+
 use super::length;
 use crate::devices::device::{Action, Device, Guest, StateMismatch, from_bytes, to_bytes};
 
@@ -13,7 +15,7 @@ use crate::devices::device::{Action, Device, Guest, StateMismatch, from_bytes, t
 const REGISTERS: usize = 0x19;
 
 /// The registers.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Crtc {
     index: u8,
     registers: [u8; REGISTERS],
@@ -45,11 +47,11 @@ impl Device for Crtc {
     }
 
     fn save(&self) -> Vec<u8> {
-        to_bytes(&(self.index, self.registers))
+        to_bytes(self)
     }
 
     fn restore(&mut self, state: &[u8]) -> Result<(), StateMismatch> {
-        (self.index, self.registers) = from_bytes(state)?;
+        *self = from_bytes(state)?;
         Ok(())
     }
 }

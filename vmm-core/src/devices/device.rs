@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::cpu::exit_counts::ExitCounts;
+use crate::encoding;
 
 /// What follows from an access.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,15 +39,17 @@ pub struct StateMismatch;
 /// A device's registers as bytes.
 pub(crate) fn to_bytes<T: Serialize>(registers: &T) -> Vec<u8> {
     // Fails for types without a length only, and there are none of those.
-    postcard::to_allocvec(registers).unwrap_or_default()
+    encoding::to_bytes(registers).unwrap_or_default()
 }
 
-/// Registers from the bytes of [`to_bytes`].
+/// Returns the registers in the bytes of [`to_bytes`]. Bytes that are left over are an error.
 pub(crate) fn from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StateMismatch> {
-    match postcard::take_from_bytes(bytes) {
-        Ok((registers, [])) => Ok(registers),
-        Ok(_) | Err(_) => Err(StateMismatch),
-    }
+    encoding::from_bytes(bytes).map_err(|_| StateMismatch)
+}
+
+/// Returns the registers at the start of `bytes`, and the bytes that follow them.
+pub(crate) fn split_from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, &[u8]), StateMismatch> {
+    encoding::split_from_bytes(bytes).map_err(|_| StateMismatch)
 }
 
 /// What came of looking for input.

@@ -6,6 +6,8 @@
 
 use std::io;
 
+use serde::{Deserialize, Serialize};
+
 use super::length;
 use crate::devices::device::{Action, Device, Guest, StateMismatch, from_bytes, to_bytes};
 use crate::spec::FwCfgFile;
@@ -33,6 +35,14 @@ pub const MAX_FILES: usize = 0x4000 - 0x20;
 
 /// The data port; the other one is the key's.
 const DATA: u64 = 1;
+
+/// Saved state of the device: selected item, offset of the next byte in it, and key.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Saved {
+    item: Option<usize>,
+    offset: usize,
+    key: u16,
+}
 
 /// The device.
 #[derive(Debug)]
@@ -117,11 +127,13 @@ impl Device for FwCfg {
     }
 
     fn save(&self) -> Vec<u8> {
-        to_bytes(&(self.selected, self.key))
+        let (item, offset) = self.selected;
+        to_bytes(&Saved { item, offset, key: self.key })
     }
 
     fn restore(&mut self, state: &[u8]) -> Result<(), StateMismatch> {
-        (self.selected, self.key) = from_bytes(state)?;
+        let Saved { item, offset, key } = from_bytes(state)?;
+        (self.selected, self.key) = ((item, offset), key);
         Ok(())
     }
 }

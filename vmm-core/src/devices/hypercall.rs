@@ -68,7 +68,7 @@ pub struct Hypercall {
 
 /// What the guest has written, and what it can read.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct Registers {
+pub(crate) struct Registers {
     address_high: u32,
     length: u32,
     result: u64,

@@ -17,6 +17,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use serde::{Deserialize, Serialize};
+
 use super::length;
 use crate::devices::device::{Action, Device, Guest, InputStatus, StateMismatch, from_bytes, to_bytes};
 use crate::devices::irq::IrqLine;
@@ -69,6 +71,17 @@ pub struct MemorySizes {
     pub above_1m: u64,
     /// Bytes from 4 GiB up.
     pub above_4g: u64,
+}
+
+/// Saved state of the clock; the fields are those of [`Rtc`].
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Saved {
+    index: u8,
+    /// 128 bytes.
+    memory: Vec<u8>,
+    flags: u8,
+    seen: Duration,
+    raised: bool,
 }
 
 /// The clock.
@@ -265,11 +278,12 @@ impl Device for Rtc {
     }
 
     fn save(&self) -> Vec<u8> {
-        to_bytes(&(self.index, &self.memory[..], self.flags, self.seen, self.raised))
+        let Self { index, ref memory, flags, seen, raised, .. } = *self;
+        to_bytes(&Saved { index, memory: memory.to_vec(), flags, seen, raised })
     }
 
     fn restore(&mut self, state: &[u8]) -> Result<(), StateMismatch> {
-        let (index, memory, flags, seen, raised): (_, Vec<u8>, _, _, _) = from_bytes(state)?;
+        let Saved { index, memory, flags, seen, raised } = from_bytes(state)?;
         self.memory = memory.try_into().map_err(|_| StateMismatch)?;
         (self.index, self.flags, self.seen, self.raised) = (index, flags, seen, raised);
         self.announce();

@@ -21,7 +21,7 @@ const LINE_STATUS: u64 = 5;
 
 /// The port's registers, as they are saved.
 #[derive(Serialize, Deserialize)]
-struct Saved(#[serde(with = "Registers")] SerialState);
+pub(crate) struct Saved(#[serde(with = "Registers")] SerialState);
 
 /// The fields of a [`SerialState`], which knows nothing of serde.
 #[derive(Serialize, Deserialize)]

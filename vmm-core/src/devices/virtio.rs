@@ -39,6 +39,8 @@ use crate::spec::virtio::{interrupt, window};
 use crate::spec::{DeviceAddress, VirtioSpec};
 use device::VirtioDevice;
 use memory::Reachable;
+#[cfg(test)]
+pub(crate) use state::Saved;
 use transport::Transport;
 
 pub use disk::check as check_disk;

@@ -6,6 +6,7 @@
 
 use std::sync::atomic::Ordering;
 
+use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{Queue, QueueOwnedT, QueueT, Reader, Writer};
@@ -21,14 +22,14 @@ use crate::spec::gpa_range::GpaRange;
 pub(super) struct QueueSlot {
     /// The largest size, a power of two.
     pub(super) most: u16,
-    /// Registers, as written.
+    /// MmioRegisters, as written.
     pub(super) wanted: QueueConfig,
     /// The queue, once the driver has said that it is ready and was right.
     pub(super) queue: Option<Queue>,
 }
 
 /// The registers of one queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(super) struct QueueConfig {
     /// Number of descriptors.
     pub(super) size: u32,

@@ -4,11 +4,12 @@
 //! what kind of device it is, and what it does with its queues. Requests are served in the thread that writes QueueNotify,
 //! before the vCPU goes on: no thread, no order but the driver's.
 //!
-//! A driver may do anything. Registers take aligned accesses of 4 bytes and ignore others (4.2.2.2); what may not be changed
+//! A driver may do anything. MmioRegisters take aligned accesses of 4 bytes and ignore others (4.2.2.2); what may not be changed
 //! now stays as it is; and a driver that breaks a rule of the queues finds DEVICE_NEEDS_RESET in the status.
 
 use std::io;
 
+use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_config::{
     VIRTIO_CONFIG_S_ACKNOWLEDGE, VIRTIO_CONFIG_S_DRIVER, VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_FAILED,
     VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_CONFIG_S_NEEDS_RESET, VIRTIO_F_VERSION_1,
@@ -50,7 +51,7 @@ pub(super) struct Transport {
 }
 
 /// The registers that are not of one queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(super) struct MmioRegisters {
     pub(super) status: u32,
     pub(super) interrupts: u32,
