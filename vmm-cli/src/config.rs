@@ -44,6 +44,7 @@ use raw::Document;
 use source::Sources;
 
 pub use expect::{Expect, ExpectedMemory, MemoryPlace, Pattern};
+pub use lower::MEMORY_HOLE;
 pub use machine_template::MachineTemplate;
 pub use overrides::Overrides;
 pub use raw::End;
@@ -301,12 +302,25 @@ impl Config {
     /// Where `key` stands: see [`Config::error_at`].
     #[must_use]
     pub fn location(&self, key: &str) -> Location {
+        self.locate(key).0
+    }
+
+    /// True if the file or an option sets `key`, so that [`Config::location`] is that of its value.
+    #[must_use]
+    pub fn sets(&self, key: &str) -> bool {
+        self.locate(key).1
+    }
+
+    /// Location for `key`, and whether `key` itself is set there.
+    fn locate(&self, key: &str) -> (Location, bool) {
         // Parsed again rather than kept: a run without errors, the common one, pays nothing for it.
         let Texts { path, file, overrides, .. } = &self.texts;
         let mut sources = self.texts.file_source();
         let document = read::parse(file, overrides, &mut sources, &mut Faults::default());
-        read::locate(&document, key)
-            .and_then(|span| sources.place(&span))
-            .map_or_else(|| Location::File(path.display().to_string()), Location::Text)
+        let (span, is_set) = read::locate(&document, key);
+        span.and_then(|span| sources.place(&span)).map_or_else(
+            || (Location::File(path.display().to_string()), false),
+            |place| (Location::Text(place), is_set),
+        )
     }
 }

@@ -57,7 +57,7 @@ pub(crate) fn run(options: &Run) -> Result<Status, Diagnostics> {
     let machine = match &options.from {
         None => Machine::build(&kvm, spec, &files, console).map_err(host),
         Some(from) => {
-            let (snapshot, printed) = snapshot_file::take_up(from, spec, layout, &files, &kvm)?;
+            let (snapshot, printed) = snapshot_file::take_up(from, &config, spec, layout, &files, &kvm)?;
             if let Some(copy) = &copy {
                 copy.add(&printed);
             }

@@ -33,6 +33,7 @@ use super::raw::{self, At, Document};
 use super::source::Span;
 use super::values::RingLevel;
 use super::{Config, MachineTemplate, Start, StartChoice, Texts};
+pub use memory::MEMORY_HOLE;
 use memory::Regions;
 pub(super) use test::MOST_CASES;
 

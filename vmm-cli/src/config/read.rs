@@ -62,8 +62,9 @@ pub(crate) fn read(mut document: Spanned<DeTable<'_>>, faults: &mut Faults) -> O
     None
 }
 
-/// The place of the entry at `path`, such as `paging.map.0.gva`, or of the nearest entry around it.
-pub(crate) fn locate(document: &Spanned<DeTable<'_>>, path: &str) -> Option<Span> {
+/// The place of the entry at `path`, such as `paging.map.0.gva`, or of the nearest entry around it; true if it is that of
+/// the entry itself.
+pub(crate) fn locate(document: &Spanned<DeTable<'_>>, path: &str) -> (Option<Span>, bool) {
     let mut table = Some(document.get_ref());
     let mut items: &[Spanned<DeValue<'_>>] = &[];
     let mut found = None;
@@ -74,12 +75,13 @@ pub(crate) fn locate(document: &Spanned<DeTable<'_>>, path: &str) -> Option<Span
             Some(table) => table.get(name),
             None => name.parse::<usize>().ok().and_then(|index| items.get(index)),
         };
-        let Some(value) = value else { break };
+        let Some(value) = value else { return (found, false) };
         found = Some(value.span());
         table = value.get_ref().as_table();
         items = value.get_ref().as_array().map_or(&[], |array| array.as_ref());
     }
-    found
+    let is_set = found.is_some();
+    (found, is_set)
 }
 
 /// The path of the entry that an error at `span` is about: the one whose key or value has just that span, else the

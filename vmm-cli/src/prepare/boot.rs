@@ -6,10 +6,10 @@
 use crate::config::{Config, FileKind, Module, Start};
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::status::Status;
+use vmm_core::Gpa;
 use vmm_core::firmware::{self, MapKind};
 use vmm_core::spec::mode::Mode;
-use vmm_core::spec::{EntryPoint, MachineSpec, Register, virtio};
-use vmm_core::{Gpa, Gva};
+use vmm_core::spec::{MachineSpec, Register, virtio};
 use vmm_loader::boot::{self, BootError, BootPlan, HandOver, MapEntry, Options, Protocol, Rsdp, Told, Width};
 use vmm_loader::{ElfOptions, NamedRange, flat};
 

@@ -7,35 +7,43 @@
 //! | 12 | 4 | CRC-32 of all that follows |
 //! | 16 | 8 | the size of the description |
 //! | 24 | 8 | the number of ranges of memory |
-//! | 32 | | the description: [`Description`], in the form of postcard |
+//! | 32 | | the description: [`Description`], encoded by [`vmm_core::encoding`] |
 //! | behind it | 16 each | the ranges: first address and size |
 //! | behind them | | their bytes, one after the other, to the end of the file |
 //!
-//! Numbers are little-endian. Memory that is all zeros is in no range. The description says what machine it was, so that no
-//! other one is given the state; a configuration is needed to take it up again.
+//! Numbers are little-endian. Memory that is all zeros is in no range. The description names the machine by the keys of its
+//! configuration ([`Identity`]), so that no other one is given the state; a configuration is needed to take it up again.
 
+mod identity;
 mod read;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use std::path::{Path, PathBuf};
 
+use crate::config::Config;
 use crate::diagnostic::Diagnostic;
 use crate::status::Status;
 use kvm_sys_wrap::Kvm;
 use kvm_sys_wrap::bindings::kvm_cpuid_entry2;
 use serde::{Deserialize, Serialize};
 use vmm_core::layout::Layout;
-use vmm_core::snapshot::{HostIdentity, MachineState, Snapshot};
-use vmm_core::spec::{LimitSpec, MachineSpec};
+use vmm_core::snapshot::{HostIdentity, MachineState, STATE_VERSION, Snapshot};
+use vmm_core::spec::MachineSpec;
 
 use crate::prepare::Files;
 
+use identity::Identity;
 pub(crate) use read::Saved;
 pub(crate) use write::write;
 
 const MAGIC: [u8; 8] = *b"\x89VMMSNAP";
-/// The version of the format that is written, and the only one that is read.
-const VERSION: u32 = 1;
+/// Version of the format that is written, and the only one that is read. It is raised with every change of [`Description`],
+/// of [`Identity`], and of the state of the machine.
+const VERSION: u32 = 2;
+const _: () =
+    assert!(STATE_VERSION == 1, "the saved form of the machine's state has changed: raise VERSION too");
 /// Bytes before the description.
 const HEAD: usize = 32;
 /// Bytes of the head that the checksum does not cover.
@@ -51,8 +59,7 @@ pub(crate) struct Description {
     /// Where the guest was stopped, in words.
     pub(crate) point: String,
     pub(crate) host: HostIdentity,
-    /// The machine, a line for each property.
-    pub(crate) machine: String,
+    pub(crate) machine: Identity,
     /// CRC-32 of the files that were loaded.
     pub(crate) files: u32,
     /// What the guest had printed, as far as it is kept: `[expect]` speaks of the whole run.
@@ -74,7 +81,7 @@ impl Description {
             config,
             point,
             host: HostIdentity::this(),
-            machine: properties(snapshot.spec()),
+            machine: Identity::new(snapshot.spec()),
             files: checksum(files),
             printed,
             cpuid: snapshot.cpuid().map(<[_]>::to_vec),
@@ -89,6 +96,7 @@ impl Description {
 /// It cannot be read, or why it cannot be taken up.
 pub(crate) fn take_up(
     path: &Path,
+    configuration: &Config,
     spec: MachineSpec,
     layout: Layout,
     files: &Files,
@@ -97,9 +105,10 @@ pub(crate) fn take_up(
     let saved = Saved::open(path)?;
     let Description { config, point, host, machine, files: sum, cpuid, state, .. } = &saved.description;
     let origin = format!("it was taken of {}, {point}", config.display());
-    if let Some((then, now)) = difference(machine, &properties(&spec)) {
-        let why = format!("it is of another machine: `{then}` then, `{now}` now");
-        return Err(saved.bad(&why).with_help(Some(origin)));
+    if let Some(difference) = machine.difference(&Identity::new(&spec), configuration) {
+        let origin = format!("the snapshot {} was taken of {}, {point}", path.display(), config.display());
+        let why = format!("it is of another machine: {difference}");
+        return Err(saved.bad(&why).at(difference.location).with_help(Some(origin)));
     }
     if *sum != checksum(files) {
         return Err(saved.bad(&"the guest's files have changed since it was taken").with_help(Some(origin)));
@@ -122,27 +131,7 @@ pub(crate) fn take_up(
     Ok((snapshot, saved.description.printed))
 }
 
-/// The first line that is not in both.
-fn difference<'a>(then: &'a str, now: &'a str) -> Option<(&'a str, &'a str)> {
-    let (mut then, mut now) = (then.lines(), now.lines());
-    loop {
-        match (then.next(), now.next()) {
-            (None, None) => return None,
-            (a, b) if a == b => {}
-            (a, b) => return Some((a.unwrap_or("").trim(), b.unwrap_or("").trim())),
-        }
-    }
-}
-
-/// What must be the same in a machine that is to take up a snapshot: all but when it is stopped, and what its ends are
-/// worth.
-pub(crate) fn properties(spec: &MachineSpec) -> String {
-    let mut spec = spec.clone();
-    (spec.limits, spec.halt, spec.reset) = (LimitSpec::default(), <_>::default(), <_>::default());
-    format!("{spec:#?}")
-}
-
-/// Of all files that were loaded.
+/// Returns the CRC-32 of all files that were loaded.
 pub(crate) fn checksum(files: &Files) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     for (bytes, _) in files.contents() {

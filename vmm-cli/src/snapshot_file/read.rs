@@ -7,6 +7,7 @@ use std::path::Path;
 use crate::diagnostic::{Diagnostic, Location};
 use crate::status::Status;
 use kvm_sys_wrap::Gpa;
+use vmm_core::encoding;
 use vmm_core::snapshot::MemoryImage;
 use vmm_core::spec::MachineSpec;
 
@@ -89,7 +90,7 @@ impl Saved {
         if found != wanted || memory != Some(rest) {
             return Err(bad("the snapshot is damaged: its checksum is not that of its contents".to_owned()));
         }
-        let description = postcard::from_bytes(bytes)
+        let description = encoding::from_bytes(bytes)
             .map_err(|_| bad("the snapshot was written by another version of vmm-cli".to_owned()))?;
         io::Seek::seek(&mut file, io::SeekFrom::Start(start)).map_err(unreadable)?;
         Ok(Self { description, ranges, file, location })

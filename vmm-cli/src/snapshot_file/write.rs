@@ -5,6 +5,7 @@ use std::io::{self, Seek, SeekFrom, Write};
 use crate::diagnostic::Diagnostics;
 use crate::status::Status;
 use kvm_sys_wrap::Gpa;
+use vmm_core::encoding;
 use vmm_core::machine::error::Error;
 use vmm_core::snapshot::Snapshot;
 
@@ -30,7 +31,7 @@ pub(crate) fn write(
     let memory = snapshot.memory();
     let ranges = memory.ranges().map_err(core)?;
     let description =
-        postcard::to_allocvec(description).map_err(|error| file.trouble(&io::Error::other(error)))?;
+        encoding::to_bytes(description).map_err(|error| file.trouble(&io::Error::other(error)))?;
 
     let mut checked = Vec::new();
     checked.extend(u64::try_from(description.len()).unwrap_or(u64::MAX).to_le_bytes());

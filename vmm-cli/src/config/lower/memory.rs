@@ -13,9 +13,8 @@ use crate::config::values::{Address, Size, show_size};
 const PAGE: u64 = 4096;
 const HUGE_PAGE: u64 = 2 << 20;
 
-/// Where the hole for devices begins and ends.
-const HOLE_START: u64 = 3 << 30;
-const HOLE_END: u64 = 4 << 30;
+/// Guest-physical addresses that one `[memory]` without an address leaves to devices.
+pub const MEMORY_HOLE: std::ops::Range<u64> = 3 << 30..4 << 30;
 
 /// Physical addresses have at most 52 bits (SDM vol. 3, 4.1.4); KVM takes no slot above them.
 pub(super) const PHYSICAL_END: u64 = 1 << 52;
@@ -122,12 +121,12 @@ fn backing(cx: &mut Context<'_>, table: &raw::Memory, size: &At<Size>) -> Option
 /// One `[memory]` without an address is all the memory of a machine, and like that of a PC it has a hole: what does not fit
 /// below 3 GiB goes on at 4 GiB, so that devices have their place in between.
 fn around_hole(region: Range) -> Vec<Range> {
-    if region.length <= HOLE_START {
+    if region.length <= MEMORY_HOLE.start {
         return vec![region];
     }
-    let rest = region.length - HOLE_START;
-    let above = Range { start: HOLE_END, length: rest, ..region.clone() };
-    vec![Range { length: HOLE_START, ..region }, above]
+    let rest = region.length - MEMORY_HOLE.start;
+    let above = Range { start: MEMORY_HOLE.end, length: rest, ..region.clone() };
+    vec![Range { length: MEMORY_HOLE.start, ..region }, above]
 }
 
 fn check(cx: &mut Context<'_>, region: &Range, size_span: &Span, address_span: &Span) -> bool {
