@@ -47,7 +47,6 @@ pub use expect::{Expect, ExpectedMemory, MemoryPlace, Pattern};
 pub use lower::MEMORY_HOLE;
 pub use machine_template::MachineTemplate;
 pub use overrides::Overrides;
-pub use raw::End;
 pub use test_file::{TestFile, Variant};
 pub use test_plan::{TestCase, TestPlan};
 pub use values::EntryChoice;

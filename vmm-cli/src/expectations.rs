@@ -47,7 +47,7 @@ pub(crate) fn check(
         list.push(Mismatch { key: format!("expect.{key}"), expected, found });
     };
     if let Some(end) = expect.end
-        && end.name() != outcome.end.name()
+        && end != outcome.end.kind()
     {
         differ("end", end.name().to_owned(), format!("{} ({})", outcome.end.name(), outcome.end));
     }

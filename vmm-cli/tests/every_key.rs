@@ -6,9 +6,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use vmm_cli::config::{
-    Config, End, EntryChoice, ExpectedMemory, FileKind, FwCfgSource, MachineTemplate, MemoryPlace, Overrides,
+    Config, EntryChoice, ExpectedMemory, FileKind, FwCfgSource, MachineTemplate, MemoryPlace, Overrides,
 };
 use vmm_cli::diagnostic::Location;
+use vmm_core::machine::end_kind::EndKind;
 use vmm_core::spec::mode::{Mode, PageSize, Ring};
 use vmm_core::spec::{
     BlockAccess, BlockSpec, CpuidPolicy, DebugConsoleSpec, DebugExitSpec, DeviceAddress, DeviceSpecs,
@@ -357,7 +358,7 @@ fn the_expectations() {
     let expect = load(EVERY_KEY, &Overrides::new()).expect.unwrap();
     assert_eq!(
         (expect.end, expect.exit_code, expect.exits, expect.max_exits),
-        (Some(End::Exit), Some(42), Some(17), Some(100))
+        (Some(EndKind::Exit), Some(42), Some(17), Some(100))
     );
     assert_eq!(expect.output.as_deref(), Some("Hello, world!\n"));
     assert_eq!(expect.output_contains, ["Hello", "!"]);

@@ -7,6 +7,7 @@
 pub(crate) mod board;
 pub(crate) mod coalesced_pio;
 pub mod end;
+pub mod end_kind;
 pub mod error;
 pub(crate) mod host;
 pub mod image;

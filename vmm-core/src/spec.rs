@@ -16,6 +16,7 @@ use std::fmt;
 use std::time::Duration;
 
 use kvm_sys_wrap::{Gpa, Gva, Port};
+use serde::Deserialize;
 
 use crate::spec::cpuid_feature::CpuidFeature;
 use crate::spec::mode::{Mode, PageSize, Ring};
@@ -280,45 +281,54 @@ pub struct DebugExitSpec {
     pub success: Vec<u32>,
 }
 
-/// What an access to nothing does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// Effect of an access to an address that neither memory nor a device answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
 pub enum UnmappedPolicy {
-    /// Reads give all ones, writes vanish, as on a PC's bus.
+    /// Reads return all ones, and writes are ignored, as on a PC's bus.
     #[default]
+    #[serde(rename = "ones")]
     ReadOnes,
-    /// The run ends with an error that names the access.
+    /// Stops the run with an error that names the access.
     Stop,
 }
 
-/// The interrupt controllers of a machine, all of them in the kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// Interrupt controllers of a machine, all in the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
 pub enum Interrupts {
-    /// None: HLT exits, and nothing ever interrupts the guest.
+    /// None: HLT ends the run, and the guest is never interrupted.
     #[default]
     None,
-    /// A local APIC for each vCPU, with its timer. No device can interrupt.
+    /// Local APIC with its timer for each vCPU. Devices cannot interrupt.
     Split,
-    /// Those of a PC: local APICs, IOAPIC, two PICs, and the 8254 timer.
+    /// Local APICs, IOAPIC, two PICs and the 8254 timer.
     Pc,
 }
 
-/// What a HLT means from which nothing can wake the machine: always, on one without interrupt controllers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// Meaning of a HLT from which nothing can wake the machine. Without interrupt controllers, that is every HLT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
 pub enum HaltPolicy {
-    /// The guest is done.
+    /// The guest finished successfully.
     #[default]
     Success,
-    /// The guest has lost its way: the run ends as hung.
+    /// The guest hung.
     Hung,
 }
 
-/// What a reset that the guest asks for is worth.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// Meaning of a reset that the guest requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
 pub enum ResetPolicy {
-    /// Something went wrong: kernels reset the machine when they cannot go on.
+    /// The guest failed: kernels reset the machine when they cannot continue.
     #[default]
     Failure,
-    /// The guest is done.
+    /// The guest finished successfully.
     Success,
 }
 
@@ -331,12 +341,14 @@ pub struct LimitSpec {
     pub exits: Option<u64>,
 }
 
-/// The CPUID the guest sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// CPUID that the guest sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
 pub enum CpuidPolicy {
-    /// None is set: every leaf reads as zero, and KVM hides features that CPUID would announce. The fastest start.
+    /// No CPUID is set: every leaf reads as zero, and KVM hides features that CPUID would announce. Fastest start.
     #[default]
     None,
-    /// All that the host's KVM supports (`KVM_GET_SUPPORTED_CPUID`).
+    /// All that KVM supports on the host (`KVM_GET_SUPPORTED_CPUID`).
     Host,
 }

@@ -2,15 +2,14 @@
 
 use regex::bytes::Regex;
 use vmm_core::Gpa;
+use vmm_core::machine::end_kind::EndKind;
 use vmm_core::spec::Register;
-
-use super::raw::End;
 
 /// What has to be true after the run; `None` and empty lists check nothing.
 #[derive(Debug, Clone, Default)]
 pub struct Expect {
     /// How the run has to end.
-    pub end: Option<End>,
+    pub end: Option<EndKind>,
     /// The whole output.
     pub output: Option<String>,
     /// Texts in the output, in any order.

@@ -29,7 +29,7 @@ use vmm_core::spec::{GdtLayout, HaltPolicy, ResetPolicy, UnmappedPolicy};
 use vmm_loader::boot::Protocol;
 
 use super::fault::{Fault, Faults};
-use super::raw::{self, At, Document};
+use super::raw::{At, Document};
 use super::source::Span;
 use super::values::RingLevel;
 use super::{Config, MachineTemplate, Start, StartChoice, Texts};
@@ -142,18 +142,9 @@ pub(super) fn lower(
         },
         pinned,
         devices,
-        unmapped: match or(&raw.unmapped, raw::Unmapped::Ones) {
-            raw::Unmapped::Ones => UnmappedPolicy::ReadOnes,
-            raw::Unmapped::Stop => UnmappedPolicy::Stop,
-        },
-        halt: match or(&raw.halt, if cx.is_pc() { raw::Halt::Hung } else { raw::Halt::Success }) {
-            raw::Halt::Success => HaltPolicy::Success,
-            raw::Halt::Hung => HaltPolicy::Hung,
-        },
-        reset: match or(&raw.reset, raw::Reset::Failure) {
-            raw::Reset::Failure => ResetPolicy::Failure,
-            raw::Reset::Success => ResetPolicy::Success,
-        },
+        unmapped: or(&raw.unmapped, UnmappedPolicy::default()),
+        halt: or(&raw.halt, if cx.is_pc() { HaltPolicy::Hung } else { HaltPolicy::Success }),
+        reset: or(&raw.reset, ResetPolicy::default()),
         limits,
         cpuid,
         cpuid_changes,

@@ -21,6 +21,8 @@ mod words;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
+use vmm_core::spec::mode::Mode;
+use vmm_core::spec::{HaltPolicy, Interrupts, MemoryBacking, ResetPolicy, UnmappedPolicy};
 
 pub use at::At;
 pub use cpuid::{CpuidChoice, CpuidTable};
@@ -31,7 +33,7 @@ pub use paging::{Map, Paging};
 pub use platform::{FwCfg, FwCfgFile, Switch};
 pub use test::{Test, TestCase};
 pub use virtio::{Virtio, VirtioType};
-pub use words::{Backing, Boot, Cpuid, End, Halt, Interrupts, Loading, Mode, Reset, Unmapped};
+pub use words::{Boot, Loading};
 
 use super::values::{Address, Count, Matrix, OneOrMany, RegisterValues, RingLevel, Size, Time};
 
@@ -52,13 +54,13 @@ pub struct Document {
     pub tss_address: Option<At<Address>>,
     /// What an access to an address with no device and no memory does.
     #[schemars(extend("default" = "ones"))]
-    pub unmapped: Option<At<Unmapped>>,
+    pub unmapped: Option<At<UnmappedPolicy>>,
     /// What a HLT means.
     #[schemars(extend("default" = "success"))]
-    pub halt: Option<At<Halt>>,
+    pub halt: Option<At<HaltPolicy>>,
     /// What a reset that the guest asks for is worth.
     #[schemars(extend("default" = "failure"))]
-    pub reset: Option<At<Reset>>,
+    pub reset: Option<At<ResetPolicy>>,
     /// Number of vCPUs. More than one need interrupts: the others wait for INIT and SIPI.
     #[schemars(extend("default" = 1))]
     pub vcpus: Option<At<Count>>,
@@ -110,7 +112,7 @@ pub struct Memory {
     pub read_only: Option<At<bool>>,
     /// What is behind it on the host.
     #[schemars(extend("default" = "anonymous"))]
-    pub backing: Option<At<Backing>>,
+    pub backing: Option<At<MemoryBacking>>,
     /// Ask the host for transparent huge pages (MADV_HUGEPAGE). Default: from 64 MiB on.
     pub huge_pages: Option<At<bool>>,
     /// Let the host merge equal pages (MADV_MERGEABLE).

@@ -1,6 +1,6 @@
 //! How a run ended, and what that means.
 //!
-//! An [`WalkEnd`] is a fact; a [`Verdict`] is what it is worth: with HLT, that depends on the configuration. Only HLT, the way
+//! An [`End`] is a fact; a [`Verdict`] is what it is worth: with HLT, that depends on the configuration. Only HLT, the way
 //! back from ring 3, exit code 0, power-off and, where the configuration says so, a reset can ever be a success.
 
 use std::fmt;
@@ -121,26 +121,10 @@ pub enum Verdict {
 }
 
 impl End {
-    /// The name that `[expect] end` and reports use.
+    /// Returns the name used in `[expect] end` and in reports.
     #[must_use]
     pub const fn name(&self) -> &'static str {
-        match self {
-            Self::Halt { .. } | Self::Ring3Exit => "halt",
-            Self::Exit { .. } => "exit",
-            Self::PowerOff => "power-off",
-            Self::Reset => "reset",
-            Self::Suspend(_) => "suspend",
-            Self::Shutdown => "shutdown",
-            Self::InternalError { .. } => "internal-error",
-            Self::FailEntry { .. } => "fail-entry",
-            Self::Exception { .. } => "exception",
-            Self::Unmapped(_) => "unmapped",
-            Self::SystemEvent { .. } => "system-event",
-            Self::TimeLimit(_) => "time-limit",
-            Self::ExitLimit(_) => "exit-limit",
-            Self::Interrupted => "interrupted",
-            Self::Unserved(_) => "unserved",
-        }
+        self.kind().name()
     }
 
     /// The guest's own code, if it gave one.

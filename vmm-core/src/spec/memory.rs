@@ -1,6 +1,7 @@
 //! Guest memory: its regions, and what is behind each on the host.
 
 use kvm_sys_wrap::Gpa;
+use serde::Deserialize;
 
 /// From this size in bytes on, memory gets transparent huge pages unless told otherwise. The first touch of a huge page
 /// clears 2 MiB, which a small guest never gets back; a large one saves a fault for each of its other 511 pages.
@@ -23,20 +24,22 @@ pub struct MemoryRegion {
     pub backing: MemoryBacking,
 }
 
-/// What is behind a region of guest memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// Host memory behind a region of guest memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
 pub enum MemoryBacking {
-    /// Anonymous memory of this process.
+    /// Anonymous memory of the process.
     #[default]
     Anonymous,
-    /// A file in memory (memfd_create(2)), which other machines or processes can map too.
+    /// File in memory (memfd_create(2)), which other machines or processes can map too.
     Memfd,
-    /// Huge pages of 2 MiB out of the pool that the host's administrator has reserved. The size is a multiple of 2 MiB.
+    /// Huge pages of 2 MiB from the pool that the host's administrator has reserved. The size is a multiple of 2 MiB.
     Hugetlb,
 }
 
 impl MemoryBacking {
-    /// The word for it.
+    /// Returns the name used in configuration files and messages.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

@@ -4,8 +4,12 @@
 
 use std::fmt;
 
-/// The mode the vCPU is in when it executes the guest's first instruction (SDM vol. 3, 2.2 and figure 2-3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+use serde::Deserialize;
+
+/// CPU mode of the vCPU when it executes the guest's first instruction (SDM vol. 3, 2.2 and figure 2-3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
 pub enum Mode {
     /// 16-bit real-address mode: no protection, no paging, the lowest 1 MiB.
     Real,

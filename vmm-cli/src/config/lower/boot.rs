@@ -13,7 +13,7 @@ use crate::config::raw::{self, Document};
 
 /// What is known, and what was `decided` since by the file.
 pub(super) fn start(raw: &Document, decided: StartChoice, faults: &mut Faults) -> StartChoice {
-    let mode = raw.mode.as_ref().map(|at| mode(at.value));
+    let mode = raw.mode.as_ref().map(|at| at.value);
     let boot = raw.boot.as_ref().map(|at| protocol(at.value));
     let guest = raw.guest.as_ref().map(|at| &at.value);
     let is_flat = guest.is_some_and(|guest| guest.flat.is_some()) || boot == Some(Protocol::Flat);
@@ -78,16 +78,6 @@ const fn modes(protocol: Protocol) -> &'static [Mode] {
         // Old and 32-bit kernels have a 32-bit entry only.
         Protocol::Linux => &[Mode::Long, Mode::Protected],
         Protocol::BootSector => &[Mode::Real],
-    }
-}
-
-const fn mode(word: raw::Mode) -> Mode {
-    match word {
-        raw::Mode::Real => Mode::Real,
-        raw::Mode::Protected => Mode::Protected,
-        raw::Mode::Paged => Mode::Paged,
-        raw::Mode::Pae => Mode::Pae,
-        raw::Mode::Long => Mode::Long,
     }
 }
 

@@ -4,7 +4,7 @@ use vmm_core::spec::CpuidPolicy;
 use vmm_core::spec::cpuid_feature::CpuidFeature;
 
 use super::super::fault::Fault;
-use super::super::raw::{self, At, CpuidChoice};
+use super::super::raw::{At, CpuidChoice};
 use super::super::values::nearest;
 use super::Context;
 
@@ -14,8 +14,7 @@ pub(super) fn lower(cx: &mut Context<'_>) -> (CpuidPolicy, Vec<(CpuidFeature, bo
     let table = match raw.cpuid.as_ref().map(|at| &at.value) {
         None if cx.is_pc() => return (CpuidPolicy::Host, Vec::new()),
         None => return (CpuidPolicy::None, Vec::new()),
-        Some(CpuidChoice::Word(raw::Cpuid::None)) => return (CpuidPolicy::None, Vec::new()),
-        Some(CpuidChoice::Word(raw::Cpuid::Host)) => return (CpuidPolicy::Host, Vec::new()),
+        Some(CpuidChoice::Word(policy)) => return (*policy, Vec::new()),
         Some(CpuidChoice::Table(table)) => table,
     };
     let mut changes: Vec<(CpuidFeature, bool)> = Vec::new();

@@ -2,11 +2,13 @@
 
 use regex::bytes::RegexBuilder;
 use vmm_core::Gpa;
+use vmm_core::machine::end_kind::EndKind;
+use vmm_core::spec::UnmappedPolicy;
 
 use super::{Context, or, registers};
 use crate::config::expect::{Expect, ExpectedMemory, MemoryPlace, Pattern};
 use crate::config::fault::Fault;
-use crate::config::raw::{self, At, End, ExpectMemory, Unmapped};
+use crate::config::raw::{self, At, ExpectMemory};
 use crate::config::source::Span;
 use crate::config::values::{Count, Word};
 
@@ -43,7 +45,7 @@ pub(super) fn lower(cx: &mut Context<'_>) -> Option<Expect> {
 fn check_end(cx: &mut Context<'_>, table: &raw::Expect) {
     let Some(end) = &table.end else { return };
     if let Some(code) = &table.exit_code
-        && end.value != End::Exit
+        && end.value != EndKind::Exit
     {
         let fault = Fault::new(&code.span, "an exit code is expected from a run that ends in another way");
         cx.fault(
@@ -53,12 +55,12 @@ fn check_end(cx: &mut Context<'_>, table: &raw::Expect) {
         );
     }
     let exit_limit = cx.raw.limits.as_ref().and_then(|limits| limits.value.exits.as_ref());
-    if end.value == End::ExitLimit && exit_limit.is_none() && !cx.faults.has_unread_inside("limits") {
+    if end.value == EndKind::ExitLimit && exit_limit.is_none() && !cx.faults.has_unread_inside("limits") {
         let fault = Fault::new(&end.span, "there is no exit limit that the run could end at");
         cx.fault(fault.help("add `exits` to `[limits]`"));
     }
-    if end.value == End::Unmapped
-        && or(&cx.raw.unmapped, Unmapped::Ones) == Unmapped::Ones
+    if end.value == EndKind::Unmapped
+        && or(&cx.raw.unmapped, UnmappedPolicy::ReadOnes) == UnmappedPolicy::ReadOnes
         && !cx.faults.is_unread("unmapped")
     {
         let fault = Fault::new(&end.span, "an access to nothing does not end this run");

@@ -99,11 +99,7 @@ pub(super) fn lower(cx: &mut Context<'_>) -> Vec<MemoryRegion> {
 
 /// What is behind a region; hugetlb memory must be made of whole huge pages.
 fn backing(cx: &mut Context<'_>, table: &raw::Memory, size: &At<Size>) -> Option<MemoryBacking> {
-    let backing = match or(&table.backing, raw::Backing::Anonymous) {
-        raw::Backing::Anonymous => MemoryBacking::Anonymous,
-        raw::Backing::Memfd => MemoryBacking::Memfd,
-        raw::Backing::Hugetlb => MemoryBacking::Hugetlb,
-    };
+    let backing = or(&table.backing, MemoryBacking::default());
     let bytes = size.value.0;
     if backing == MemoryBacking::Hugetlb && !bytes.is_multiple_of(HUGE_PAGE) {
         let message = format!("{} is not a multiple of 2 MiB, as hugetlb memory is", show_size(bytes));

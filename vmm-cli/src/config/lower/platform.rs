@@ -4,14 +4,14 @@ use std::path::Path;
 
 use vmm_core::devices::fw_cfg::{MAX_FILES, MAX_NAME_LENGTH};
 use vmm_core::devices::pc::{PcDevice, parts};
-use vmm_core::spec::{DeviceAddress, FwCfgFile, FwCfgSpec, PlatformSpec};
+use vmm_core::spec::{DeviceAddress, FwCfgFile, FwCfgSpec, Interrupts, PlatformSpec};
 
 use super::devices::Taken;
 use super::ranges::{Range, overlap};
 use super::{Context, Key};
 use crate::config::FwCfgSource;
 use crate::config::fault::Fault;
-use crate::config::raw::{self, At, Devices, Interrupts, Switch};
+use crate::config::raw::{self, At, Devices, Switch};
 use crate::config::source::Span;
 
 /// Lowers the board, and takes the addresses of its devices. The second value are the files that have to be read.

@@ -3,20 +3,14 @@
 use vmm_core::spec::Interrupts;
 
 use super::super::fault::Fault;
-use super::super::raw;
-use super::Context;
+use super::{Context, or};
 
 /// As many as KVM has had since it has APIC IDs of 8 bits in its MADT and MP tables: 0xff is the broadcast.
 const MOST_VCPUS: u64 = 255;
 
 /// The interrupt controllers.
 pub(super) fn interrupts(cx: &Context<'_>) -> Interrupts {
-    match cx.raw.interrupts.as_ref().map(|at| at.value) {
-        None if cx.is_pc() => Interrupts::Pc,
-        None | Some(raw::Interrupts::None) => Interrupts::None,
-        Some(raw::Interrupts::Split) => Interrupts::Split,
-        Some(raw::Interrupts::Pc) => Interrupts::Pc,
-    }
+    or(&cx.raw.interrupts, if cx.is_pc() { Interrupts::Pc } else { Interrupts::None })
 }
 
 /// The number of vCPUs and the interrupt controllers.

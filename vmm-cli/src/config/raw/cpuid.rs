@@ -8,14 +8,15 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::{MapAccessDeserializer, StrDeserializer};
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use vmm_core::spec::CpuidPolicy;
 
-use super::{At, Cpuid};
+use super::At;
 
 /// What the guest sees of CPUID.
 #[derive(Debug, Clone)]
 pub enum CpuidChoice {
     /// One word.
-    Word(Cpuid),
+    Word(CpuidPolicy),
     /// The host's, changed.
     Table(CpuidTable),
 }
@@ -40,7 +41,7 @@ impl<'de> Visitor<'de> for ChoiceVisitor {
     }
 
     fn visit_str<E: serde::de::Error>(self, word: &str) -> Result<Self::Value, E> {
-        Cpuid::deserialize(StrDeserializer::<E>::new(word)).map(CpuidChoice::Word)
+        CpuidPolicy::deserialize(StrDeserializer::<E>::new(word)).map(CpuidChoice::Word)
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
@@ -64,7 +65,7 @@ impl JsonSchema for CpuidChoice {
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let word = generator.subschema_for::<Cpuid>();
+        let word = generator.subschema_for::<CpuidPolicy>();
         let table = generator.subschema_for::<CpuidTable>();
         json_schema!({ "anyOf": [word, table] })
     }

@@ -2,8 +2,9 @@
 
 use schemars::JsonSchema;
 use serde::Deserialize;
+use vmm_core::machine::end_kind::EndKind;
 
-use super::{At, End};
+use super::At;
 use crate::config::values::{Address, Count, OneOrMany, RegisterValues, Word};
 
 /// What has to be true after the run; every key that is given is checked.
@@ -11,7 +12,7 @@ use crate::config::values::{Address, Count, OneOrMany, RegisterValues, Word};
 #[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
 pub struct Expect {
     /// How the run has to end.
-    pub end: Option<At<End>>,
+    pub end: Option<At<EndKind>>,
     /// The guest's whole output.
     pub output: Option<At<String>>,
     /// Texts that the output contains, in any order.
