@@ -6,6 +6,9 @@ use std::fmt;
 
 use vm_memory::GuestAddress;
 
+/// Size in bytes of the smallest page of x86, and the unit of KVM's memory slots.
+pub const PAGE_SIZE: u64 = 4096;
+
 macro_rules! address {
     ($(#[$doc:meta])* $name:ident($int:ty)) => {
         $(#[$doc])*

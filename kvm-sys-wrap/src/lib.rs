@@ -70,7 +70,7 @@ mod translate;
 mod tss;
 mod vcpu_state;
 
-pub use address::{Gpa, Gva, Port};
+pub use address::{Gpa, Gva, PAGE_SIZE, Port};
 pub use address_map::{Overlap, RangeOwner};
 pub use call::{Call, FdKind};
 pub use capability::{Capability, Requirement};

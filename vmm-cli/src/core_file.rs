@@ -23,6 +23,7 @@ use crate::diagnostic::Diagnostic;
 use kvm_sys_wrap::bindings::kvm_sregs;
 use thiserror::Error;
 use vm_memory::Bytes;
+use vmm_core::PAGE_SIZE;
 use vmm_core::autopsy::moment::CpuState;
 use vmm_core::cpu::control_regs::Efer;
 use vmm_core::layout::LayoutRegion;
@@ -37,7 +38,6 @@ use vmm_core::{Gpa, Gva};
 use crate::new_file::NewFile;
 use headers::{Class, Load};
 
-const PAGE: u64 = 4096;
 /// How much is read at once.
 const CHUNK: usize = 1 << 16;
 
@@ -94,7 +94,7 @@ fn write_to(
         return Err(CoreError::TooMany(mapped.len()));
     }
     let start = class.headers_size(count).saturating_add(u64::try_from(notes.len()).unwrap_or(u64::MAX));
-    let start = start.next_multiple_of(PAGE);
+    let start = start.next_multiple_of(PAGE_SIZE);
     let placed = place(regions, start);
     let file_end = placed.last().map_or(start, |(range, offset)| offset.saturating_add(range.size()));
     if let Some((last, _)) = placed.last()

@@ -1,11 +1,12 @@
 //! Instructions as text: what the CPU executes next, in the width that it has at that moment.
 //!
 //! The same bytes mean different things to a 16-, 32- and 64-bit CPU, and a guest changes its width as it goes. So the
-//! width is not taken from the configuration but from the segment that CS holds ([`OperandWidth::of_sregs`]).
+//! width is not taken from the configuration but from the segment that CS holds ([`OperandWidth::from_sregs`]).
 //!
 //! The text is in the syntax of NASM, lower case, with numbers in hexadecimal as in `mov al,[rsi+0x10]`. Decoding is
 //! the work of iced-x86; nothing here executes or judges anything.
 
+use crate::PAGE_SIZE;
 use std::fmt;
 
 use iced_x86::{Decoder, DecoderOptions, Formatter, NasmFormatter};
@@ -13,46 +14,10 @@ use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
 use kvm_sys_wrap::{GuestMemory, Gva, Vcpu};
 use vm_memory::Bytes;
 
-use crate::cpu::control_regs::Efer;
+pub use crate::spec::mode::OperandWidth;
 
 /// No instruction is longer (SDM vol. 2, 2.3.11).
 pub const MAX_INSTRUCTION_LENGTH: usize = 15;
-
-const PAGE: u64 = 4096;
-
-/// How wide operands and addresses are unless a prefix says otherwise.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum OperandWidth {
-    /// Real mode, virtual-8086 mode and 16-bit segments.
-    Bits16,
-    /// 32-bit segments.
-    Bits32,
-    /// 64-bit mode.
-    Bits64,
-}
-
-impl OperandWidth {
-    /// What CS says: its L bit counts in long mode only, its D bit decides otherwise (SDM vol. 3, 3.4.5).
-    #[must_use]
-    pub const fn of_sregs(sregs: &kvm_sregs) -> Self {
-        let long = Efer::from_bits_retain(sregs.efer).contains(Efer::LMA);
-        match (sregs.cs.l, sregs.cs.db) {
-            (1.., _) if long => Self::Bits64,
-            (_, 0) => Self::Bits16,
-            (_, _) => Self::Bits32,
-        }
-    }
-
-    /// The width in bits: 16, 32 or 64.
-    #[must_use]
-    pub const fn bits(self) -> u32 {
-        match self {
-            Self::Bits16 => 16,
-            Self::Bits32 => 32,
-            Self::Bits64 => 64,
-        }
-    }
-}
 
 /// One decoded instruction.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,7 +91,7 @@ pub fn decode_all(bytes: &[u8], width: OperandWidth, address: u64) -> impl Itera
 /// The linear address of the next instruction: CS.base + RIP, of which 16- and 32-bit code has 32 bits.
 #[must_use]
 pub const fn linear_rip(regs: &kvm_regs, sregs: &kvm_sregs) -> u64 {
-    match OperandWidth::of_sregs(sregs) {
+    match OperandWidth::from_sregs(sregs) {
         OperandWidth::Bits64 => regs.rip,
         OperandWidth::Bits16 | OperandWidth::Bits32 => sregs.cs.base.wrapping_add(regs.rip) & 0xffff_ffff,
     }
@@ -139,7 +104,7 @@ pub fn code_at(vcpu: &Vcpu, memory: &GuestMemory, linear: u64, length: usize) ->
     let mut done = 0;
     while let Some(rest) = code.get_mut(done..).filter(|rest| !rest.is_empty()) {
         let at = linear.wrapping_add(u64::try_from(done).unwrap_or(0));
-        let in_page = usize::try_from(PAGE - at % PAGE).unwrap_or(0).min(rest.len());
+        let in_page = usize::try_from(PAGE_SIZE - at % PAGE_SIZE).unwrap_or(0).min(rest.len());
         let piece = rest.get_mut(..in_page).unwrap_or_default();
         let Ok(Some(gpa)) = vcpu.translate(Gva(at)) else { break };
         if memory.read_slice(piece, gpa.into()).is_err() {
@@ -160,7 +125,7 @@ pub fn next_instruction(
     sregs: &kvm_sregs,
 ) -> Option<Instruction> {
     let linear = linear_rip(regs, sregs);
-    decode(&code_at(vcpu, memory, linear, MAX_INSTRUCTION_LENGTH), OperandWidth::of_sregs(sregs), linear)
+    decode(&code_at(vcpu, memory, linear, MAX_INSTRUCTION_LENGTH), OperandWidth::from_sregs(sregs), linear)
 }
 
 /// How operands are written.
@@ -181,6 +146,7 @@ fn formatter() -> NasmFormatter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpu::control_regs::Efer;
 
     fn text(bytes: &[u8], width: OperandWidth) -> String {
         decode(bytes, width, 0x1000).map_or_else(|| "none".to_owned(), |instruction| instruction.text)
@@ -218,14 +184,14 @@ mod tests {
     #[test]
     fn the_width_is_that_of_cs() {
         let mut sregs = kvm_sregs::default();
-        assert_eq!(OperandWidth::of_sregs(&sregs), OperandWidth::Bits16);
+        assert_eq!(OperandWidth::from_sregs(&sregs), OperandWidth::Bits16);
         sregs.cs.db = 1;
-        assert_eq!(OperandWidth::of_sregs(&sregs), OperandWidth::Bits32);
+        assert_eq!(OperandWidth::from_sregs(&sregs), OperandWidth::Bits32);
         // Without long mode the L bit means nothing.
         (sregs.cs.db, sregs.cs.l) = (0, 1);
-        assert_eq!(OperandWidth::of_sregs(&sregs), OperandWidth::Bits16);
+        assert_eq!(OperandWidth::from_sregs(&sregs), OperandWidth::Bits16);
         sregs.efer = (Efer::LME | Efer::LMA).bits();
-        assert_eq!(OperandWidth::of_sregs(&sregs), OperandWidth::Bits64);
+        assert_eq!(OperandWidth::from_sregs(&sregs), OperandWidth::Bits64);
         sregs.cs.base = 0x1_0000;
         let regs = kvm_regs { rip: 0x8000, ..Default::default() };
         assert_eq!(linear_rip(&regs, &sregs), 0x8000);

@@ -18,6 +18,7 @@ mod mp_table;
 pub use memory_map::{MapEntry, MapKind, memory_map, memory_sizes};
 
 use crate::Gpa;
+use crate::PAGE_SIZE;
 use crate::spec::MachineSpec;
 use crate::spec::gpa_range::GpaRange;
 use crate::spec::table_image::TableImage;
@@ -49,7 +50,7 @@ pub fn ranges(spec: &MachineSpec) -> Vec<(&'static str, GpaRange)> {
         image.and_then(|image| start.checked_add(image.bytes.len() as u64))
     };
     // Whole pages. Should there be too many CPUs for the half of the BIOS area that the ACPI tables have, they overlap.
-    let page_end = |start| end(start).and_then(|end| end.0.checked_next_multiple_of(PAGE)).map(Gpa);
+    let page_end = |start| end(start).and_then(|end| end.0.checked_next_multiple_of(PAGE_SIZE)).map(Gpa);
     let areas = [
         (bios_data::NAME, bios_data::ADDRESS, end(bios_data::ADDRESS)),
         (bios_data::EXTENDED_NAME, EBDA, end(EBDA)),
@@ -59,7 +60,6 @@ pub fn ranges(spec: &MachineSpec) -> Vec<(&'static str, GpaRange)> {
     areas.into_iter().filter_map(|(name, start, end)| Some((name, GpaRange::between(start, end?)?))).collect()
 }
 
-const PAGE: u64 = 4096;
 const ACPI: &str = "ACPI tables";
 const MP: &str = "MP table";
 
@@ -126,8 +126,8 @@ mod tests {
             let expected = [
                 "BIOS data 0x400..0x500".to_owned(),
                 "extended BIOS data 0x9fc00..0xa0000".to_owned(),
-                format!("ACPI tables 0xe0000..{:#x}", 0xe0000 + acpi * PAGE),
-                format!("MP table 0xf0000..{:#x}", 0xf0000 + mp * PAGE),
+                format!("ACPI tables 0xe0000..{:#x}", 0xe0000 + acpi * PAGE_SIZE),
+                format!("MP table 0xf0000..{:#x}", 0xf0000 + mp * PAGE_SIZE),
             ];
             assert_eq!(shown, expected, "{vcpus} vCPUs");
             for (image, (name, range)) in images(&spec).iter().zip(&ranges) {

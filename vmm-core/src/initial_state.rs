@@ -93,11 +93,10 @@ pub fn initial_state(
     control_registers(&mut sregs, boot, layout.paging());
 
     let mut images = Vec::new();
-    match boot.mode {
-        Mode::Real => real::segments(&mut sregs, boot, layout)?,
-        Mode::Protected | Mode::Paged | Mode::Pae | Mode::Long => {
-            flat::segments(&mut sregs, &mut images, boot, layout, quirks)?;
-        }
+    if boot.mode == Mode::Real {
+        real::segments(&mut sregs, boot, layout)?;
+    } else {
+        flat::segments(&mut sregs, &mut images, boot, layout, quirks)?;
     }
     if let Some(plan) = layout.paging() {
         let range = required(layout, LayoutPart::PageTables)?;

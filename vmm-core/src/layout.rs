@@ -31,15 +31,16 @@ mod tests;
 
 use std::fmt;
 
-use crate::Gpa;
 use crate::cpu::gdt;
 use crate::cpu::idt;
 use crate::cpu::ring3_trap;
 use crate::cpu::tss;
+use crate::paging::Scheme;
 use crate::paging::plan::PagingPlan;
 use crate::spec::MachineSpec;
 use crate::spec::gpa_range::GpaRange;
 use crate::spec::mode::{Mode, Ring};
+use crate::{Gpa, PAGE_SIZE};
 
 pub use problem::{LayoutError, LayoutProblem, MappingProblem};
 pub use table::{LayoutRow, LayoutRowKind};
@@ -87,7 +88,7 @@ impl LayoutPart {
     pub const fn alignment(self, mode: Mode) -> u64 {
         match self {
             Self::Gdt | Self::Idt => 8,
-            Self::Tss | Self::Landing | Self::KernelStack | Self::PageTables => 4096,
+            Self::Tss | Self::Landing | Self::KernelStack | Self::PageTables => PAGE_SIZE,
             Self::Stack if matches!(mode, Mode::Real) => 2,
             Self::Stack => 16,
         }
@@ -255,11 +256,8 @@ impl Layout {
 
 /// Where the addresses end that code of a mode can use without paging, or with the identity mapping.
 const fn address_limit(spec: &MachineSpec) -> u64 {
-    use crate::paging::Scheme;
-    match spec.boot.mode {
-        Mode::Real => 1 << 20,
-        Mode::Protected | Mode::Paged | Mode::Pae => 1 << 32,
-        Mode::Long if spec.boot.paging.five_level => Scheme::FiveLevel.identity_end(),
-        Mode::Long => Scheme::FourLevel.identity_end(),
+    match Scheme::from_mode(spec.boot.mode, spec.boot.paging.five_level) {
+        Some(scheme) => scheme.identity_end(),
+        None => spec.boot.mode.address_limit(),
     }
 }

@@ -201,7 +201,7 @@ impl Machine {
     #[must_use]
     pub fn walker_from_sregs(&self, sregs: &kvm_sregs) -> Walker {
         let host::CpuTraits { physical_bits, amd } = self.board.cpu;
-        Walker { physical_bits, amd, ..Walker::of_sregs(sregs) }
+        Walker { physical_bits, amd, ..Walker::from_sregs(sregs) }
     }
 }
 

@@ -92,7 +92,7 @@ const FOUR_LEVEL: &[Level] = FIVE_LEVEL.split_at(1).1;
 impl Scheme {
     /// The scheme of a mode; `None` without paging.
     #[must_use]
-    pub const fn of_mode(mode: Mode, five_level: bool) -> Option<Self> {
+    pub const fn from_mode(mode: Mode, five_level: bool) -> Option<Self> {
         match mode {
             Mode::Real | Mode::Protected => None,
             Mode::Paged => Some(Self::TwoLevel),
@@ -104,7 +104,7 @@ impl Scheme {
 
     /// The scheme that a vCPU uses now; `None` without paging (SDM vol. 3, 4.1.1).
     #[must_use]
-    pub const fn of_sregs(sregs: &kvm_sregs) -> Option<Self> {
+    pub const fn from_sregs(sregs: &kvm_sregs) -> Option<Self> {
         let cr4 = Cr4::from_bits_retain(sregs.cr4);
         if !Cr0::from_bits_retain(sregs.cr0).contains(Cr0::PG) {
             None

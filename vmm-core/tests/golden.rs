@@ -185,7 +185,7 @@ fn tables(text: &mut String, sregs: &kvm_sregs, memory: &(impl ReadMemory + ?Siz
 }
 
 fn pages(text: &mut String, sregs: &kvm_sregs, memory: &(impl ReadMemory + ?Sized)) {
-    let walker = Walker::of_sregs(sregs);
+    let walker = Walker::from_sregs(sregs);
     let Some(scheme) = walker.scheme else { return };
     writeln!(text, "\n{}", scheme.name()).unwrap();
     for line in mappings(&walker, memory).to_string().lines() {

@@ -3,13 +3,12 @@
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 
+use vmm_core::PAGE_SIZE;
 use vmm_core::layout::{self, Layout, LayoutEntry, LayoutPart};
 use vmm_core::spec::gpa_range::GpaRange;
 use vmm_core::spec::mode::{Mode, Ring};
 use vmm_core::spec::{EntryPoint, MachineSpec, MemoryRegion};
 use vmm_core::{Gpa, Gva};
-
-const PAGE: u64 = 4096;
 
 fn mode() -> impl Strategy<Value = (Mode, Ring)> {
     prop_oneof![
@@ -33,19 +32,20 @@ fn machine() -> impl Strategy<Value = (MachineSpec, Vec<LayoutEntry>)> {
     let pin = || prop::option::weighted(0.2, 1..512u64);
     (mode(), regions, guest, stack, pin(), pin()).prop_map(
         |((mode, ring), regions, guest, stack, gdt, tables)| {
-            let mut spec = MachineSpec::new(mode, PAGE, EntryPoint::Address(Gva(0x7c00)));
+            let mut spec = MachineSpec::new(mode, PAGE_SIZE, EntryPoint::Address(Gva(0x7c00)));
             spec.boot.ring = ring;
             spec.memory.clear();
             let mut address = 0;
             for (gap, pages, read_only) in regions {
                 // The first region starts at 0 in most machines.
-                address += if spec.memory.is_empty() && gap < 48 { 0 } else { gap * PAGE };
-                spec.memory.push(MemoryRegion { read_only, ..MemoryRegion::new(Gpa(address), pages * PAGE) });
-                address += pages * PAGE;
+                address += if spec.memory.is_empty() && gap < 48 { 0 } else { gap * PAGE_SIZE };
+                spec.memory
+                    .push(MemoryRegion { read_only, ..MemoryRegion::new(Gpa(address), pages * PAGE_SIZE) });
+                address += pages * PAGE_SIZE;
             }
-            spec.pinned.stack_size = stack.map(|pages| pages * PAGE);
-            spec.pinned.gdt = gdt.map(|page| Gpa(page * PAGE + 8));
-            spec.pinned.page_tables = tables.map(|page| Gpa(page * PAGE));
+            spec.pinned.stack_size = stack.map(|pages| pages * PAGE_SIZE);
+            spec.pinned.gdt = gdt.map(|page| Gpa(page * PAGE_SIZE + 8));
+            spec.pinned.page_tables = tables.map(|page| Gpa(page * PAGE_SIZE));
             let guest = guest.into_iter().enumerate().filter_map(|(number, (start, size))| {
                 Some(LayoutEntry::guest(format!("segment {number}"), GpaRange::new(Gpa(start), size)?))
             });

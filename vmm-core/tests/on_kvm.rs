@@ -181,7 +181,7 @@ fn walker_agrees(mode: Mode, five_level: bool) {
                 Err(error) => return Err(TestCaseError::fail(error.to_string())),
             };
             let vcpu = machine.vcpu();
-            let walker = Walker::of_sregs(&vcpu.sregs().unwrap());
+            let walker = Walker::from_sregs(&vcpu.sregs().unwrap());
             let edges = paging.maps.iter().flat_map(|map| {
                 let start = map.gva.0;
                 [start.wrapping_sub(1), start, start + map.size / 2, start + map.size - 1, start + map.size]

@@ -6,6 +6,7 @@
 
 use proptest::prelude::*;
 
+use vmm_core::PAGE_SIZE;
 use vmm_core::cpu::reset_state;
 use vmm_core::initial_state::{HostQuirks, InitialState, initial_state};
 use vmm_core::layout::{self, Layout, LayoutPart};
@@ -16,7 +17,6 @@ use vmm_core::spec::mode::{Mode, PageSize, Ring};
 use vmm_core::spec::{EntryPoint, MachineSpec, Mapping, PagePermissions};
 use vmm_core::{Gpa, Gva};
 
-const PAGE: u64 = 4096;
 const MEMORY: u64 = 32 << 20;
 /// Where the entry lies; no mapping hides it.
 const ENTRY: u64 = 0x10_0000;
@@ -76,7 +76,7 @@ fn machine() -> impl Strategy<Value = MachineSpec> {
             slots.zip(maps).filter_map(|(slot, map)| mapping(mode, *slot, map?)).collect();
         if !identity {
             let access = PagePermissions { writable: true, user: ring == Ring::User, executable: true };
-            let entry = Mapping { gva: Gva(ENTRY), gpa: Gpa(ENTRY), size: PAGE, access };
+            let entry = Mapping { gva: Gva(ENTRY), gpa: Gpa(ENTRY), size: PAGE_SIZE, access };
             spec.boot.paging.maps.push(entry);
         }
         spec
@@ -84,13 +84,13 @@ fn machine() -> impl Strategy<Value = MachineSpec> {
 }
 
 fn mapping(mode: Mode, slot: u64, raw: RawMap) -> Option<Mapping> {
-    let gva = slot + raw.offset * PAGE;
-    let room = SLOT - PAGE - raw.offset * PAGE;
-    let mut gpa = raw.frame * PAGE;
+    let gva = slot + raw.offset * PAGE_SIZE;
+    let room = SLOT - PAGE_SIZE - raw.offset * PAGE_SIZE;
+    let mut gpa = raw.frame * PAGE_SIZE;
     if raw.congruent {
         gpa = gpa & !0x1f_ffff | gva & 0x1f_ffff;
     }
-    let size = (raw.count * PAGE).min(room).min(MEMORY.checked_sub(gpa)?);
+    let size = (raw.count * PAGE_SIZE).min(room).min(MEMORY.checked_sub(gpa)?);
     let access = PagePermissions { executable: raw.access.executable || mode == Mode::Paged, ..raw.access };
     (size > 0).then_some(Mapping { gva: Gva(gva), gpa: Gpa(gpa), size, access })
 }
@@ -137,7 +137,7 @@ fn addresses(spec: &MachineSpec, layout: &Layout, random: &[u64]) -> Vec<u64> {
     let parts = layout.ranges().iter().flat_map(|placed| [placed.range.start().0, placed.range.end().0]);
     let borders = maps.chain(parts).chain([0, MEMORY]);
     let around = borders
-        .flat_map(|border| [border.wrapping_sub(PAGE), border.wrapping_sub(1), border, border | 0xabc]);
+        .flat_map(|border| [border.wrapping_sub(PAGE_SIZE), border.wrapping_sub(1), border, border | 0xabc]);
     let inside = random.iter().flat_map(|value| {
         let slots = LOW_SLOTS.iter().chain(HIGH_SLOTS).map(move |slot| slot + value % SLOT);
         slots.chain([*value, value % (2 * MEMORY), value & 0xffff_ffff])
@@ -157,7 +157,7 @@ proptest! {
     #[test]
     fn the_walker_finds_what_was_asked_for(spec in machine(), random in prop::collection::vec(any::<u64>(), 32)) {
         let (layout, state) = build_state(&spec);
-        let walker = Walker::of_sregs(&state.sregs);
+        let walker = Walker::from_sregs(&state.sregs);
         let scheme = walker.scheme.unwrap();
         for gva in addresses(&spec, &layout, &random) {
             let walk = walker.walk(state.images.as_slice(), Gva(gva));
@@ -173,7 +173,7 @@ proptest! {
         let plan = layout.paging().unwrap();
         let place = layout.part(LayoutPart::PageTables).unwrap();
         let bytes = build::bytes(plan, place.start());
-        prop_assert_eq!(build::count(plan) * PAGE, bytes.len() as u64);
+        prop_assert_eq!(build::count(plan) * PAGE_SIZE, bytes.len() as u64);
         prop_assert!(bytes.len() as u64 <= place.size());
     }
 
@@ -182,7 +182,7 @@ proptest! {
     fn the_merged_list_is_the_plan_again(spec in machine()) {
         let (layout, state) = build_state(&spec);
         let plan = layout.paging().unwrap();
-        let merged = mappings(&Walker::of_sregs(&state.sregs), state.images.as_slice());
+        let merged = mappings(&Walker::from_sregs(&state.sregs), state.images.as_slice());
         prop_assert!(!merged.truncated);
         let mut pieces = plan.pieces.iter();
         let mut rest = pieces.next().copied();
@@ -190,7 +190,7 @@ proptest! {
             let piece = rest.as_mut().unwrap();
             prop_assert!(range.size <= plan.largest);
             prop_assert_eq!((range.gva, range.gpa, range.access), (piece.gva(), piece.gpa(), piece.access));
-            let pages = range.bytes() / PAGE;
+            let pages = range.bytes() / PAGE_SIZE;
             prop_assert!(pages <= piece.count);
             piece.page += pages;
             piece.frame += pages;

@@ -100,7 +100,7 @@ fn entry(random: &mut Random, scheme: Scheme, pae_root: bool) -> u64 {
 /// Writes new tables and points CR3 at the first.
 fn scribble(random: &mut Random, machine: &Machine) {
     let mut sregs = machine.vcpu().sregs().unwrap();
-    let Some(scheme) = Scheme::of_sregs(&sregs) else { return };
+    let Some(scheme) = Scheme::from_sregs(&sregs) else { return };
     for page in 0..TABLE_COUNT {
         let mut bytes = Vec::with_capacity(4096);
         for index in 0..4096 / scheme.entry_bytes() {

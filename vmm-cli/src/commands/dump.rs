@@ -22,6 +22,7 @@ use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::status::Status;
 use serde::Serialize;
 use vm_memory::{Bytes, GuestMemoryBackend};
+use vmm_core::PAGE_SIZE;
 use vmm_core::paging::walk::Walker;
 use vmm_core::{Gpa, Gva};
 
@@ -31,7 +32,6 @@ use crate::core_file;
 use crate::inspect::{Found, Stopped, find};
 use crate::new_file::NewFile;
 
-const PAGE: u64 = 4096;
 /// How much is shown at once; a multiple of the 16 bytes of a line.
 const CHUNK: usize = 1 << 16;
 
@@ -151,7 +151,7 @@ impl Stretch {
         let mut done = 0;
         while done < self.length {
             let at = self.start.wrapping_add(done);
-            let size = (PAGE - at % PAGE).min(self.length - done);
+            let size = (PAGE_SIZE - at % PAGE_SIZE).min(self.length - done);
             let nothing = |why: String| {
                 let kind = if self.is_virtual { "" } else { "physical " };
                 let help = "`vmm-cli pages` and `vmm-cli check -v` show what is there";

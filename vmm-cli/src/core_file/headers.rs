@@ -2,6 +2,7 @@
 //!
 //! Source: gABI, chapter 4, "ELF Header", and chapter 5, "Program Header".
 
+use vmm_core::PAGE_SIZE;
 use vmm_core::spec::PagePermissions;
 use vmm_core::spec::gpa_range::GpaRange;
 
@@ -14,7 +15,6 @@ const PT_NOTE: u32 = 4;
 const ET_CORE: u16 = 4;
 const EM_386: u16 = 3;
 const EM_X86_64: u16 = 62;
-const PAGE: u64 = 4096;
 
 /// The width of the file, and with it of all addresses in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,12 +120,13 @@ pub(super) fn bytes(class: Class, notes: &[u8], loads: &[Load], regions: &[(GpaR
     bytes.extend(note.bytes(class));
     for load in loads {
         let Load { gva, gpa, size, offset, access } = *load;
-        let program = Program { kind: PT_LOAD, flags: flags(access), offset, gva, gpa, size, align: PAGE };
+        let program =
+            Program { kind: PT_LOAD, flags: flags(access), offset, gva, gpa, size, align: PAGE_SIZE };
         bytes.extend(program.bytes(class));
     }
     for (range, offset) in regions {
         let (gpa, size, offset) = (range.start().0, range.size(), *offset);
-        let program = Program { kind: PT_PHYSICAL, flags: 0, offset, gva: 0, gpa, size, align: PAGE };
+        let program = Program { kind: PT_PHYSICAL, flags: 0, offset, gva: 0, gpa, size, align: PAGE_SIZE };
         bytes.extend(program.bytes(class));
     }
     bytes.extend(notes);

@@ -74,7 +74,7 @@ pub(super) struct GdtEntry {
 
 impl Paging {
     pub(super) fn of(spec: &MachineSpec, layout: &Layout, state: &InitialState) -> Option<Self> {
-        let walker = Walker::of_sregs(&state.sregs);
+        let walker = Walker::from_sregs(&state.sregs);
         let scheme = walker.scheme?;
         let memory = state.images.as_slice();
         let level = |level: &vmm_core::paging::Level| format!("{} ({} bits)", level.name, level.index_bits);

@@ -88,7 +88,7 @@ fn mode(debugger: &Guest<'_>, number: usize) -> Result<String, Error> {
     } else {
         "protected mode"
     };
-    let width = match OperandWidth::of_sregs(&sregs) {
+    let width = match OperandWidth::from_sregs(&sregs) {
         OperandWidth::Bits16 => 16,
         OperandWidth::Bits32 => 32,
         OperandWidth::Bits64 => 64,

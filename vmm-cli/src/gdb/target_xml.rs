@@ -62,7 +62,7 @@ pub(super) const CONTROL: [Register; 12] = [
 impl Shape {
     /// The shape for a vCPU as it is now; `wide` where its guest's file is a 64-bit one, whatever mode it starts in.
     pub(super) fn of(sregs: &kvm_sregs, wide: bool) -> Self {
-        Self { code: if wide { OperandWidth::Bits64 } else { OperandWidth::of_sregs(sregs) } }
+        Self { code: if wide { OperandWidth::Bits64 } else { OperandWidth::from_sregs(sregs) } }
     }
 
     /// Whether registers have 64 bits.

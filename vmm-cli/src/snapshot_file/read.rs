@@ -7,6 +7,7 @@ use std::path::Path;
 use crate::diagnostic::{Diagnostic, Location};
 use crate::status::Status;
 use kvm_sys_wrap::Gpa;
+use vmm_core::PAGE_SIZE;
 use vmm_core::encoding;
 use vmm_core::snapshot::MemoryImage;
 use vmm_core::spec::MachineSpec;
@@ -14,7 +15,6 @@ use vmm_core::spec::MachineSpec;
 use super::{Description, HEAD, MAGIC, UNCHECKED, VERSION};
 
 const CHUNK: usize = 1 << 20;
-const PAGE: u64 = 4096;
 const HELP: &str = "take it again, with `vmm-cli snapshot`";
 
 /// A snapshot whose checksum is right.
@@ -105,7 +105,7 @@ impl Saved {
         let mut buffer = Vec::new();
         let mut file = &self.file;
         for &(address, size) in &self.ranges {
-            if !size.is_multiple_of(PAGE) {
+            if !size.is_multiple_of(PAGE_SIZE) {
                 return Err(self.bad(&"a range of memory is not made of whole pages"));
             }
             let mut done = 0;

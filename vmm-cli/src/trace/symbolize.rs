@@ -42,7 +42,7 @@ impl<'a> Places<'a> {
         if let Some(address) = self.instructions.get(&key) {
             return *address;
         }
-        let address = self.find(view, linear, OperandWidth::of_sregs(sregs)).unwrap_or(linear);
+        let address = self.find(view, linear, OperandWidth::from_sregs(sregs)).unwrap_or(linear);
         self.instructions.insert(key, address);
         address
     }

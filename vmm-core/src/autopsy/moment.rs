@@ -64,7 +64,7 @@ impl CpuState {
     /// The width of the code.
     #[must_use]
     pub const fn width(&self) -> OperandWidth {
-        OperandWidth::of_sregs(&self.sregs)
+        OperandWidth::from_sregs(&self.sregs)
     }
 
     /// The linear address of the next instruction.
@@ -208,7 +208,11 @@ impl<'a> GuestState<'a> {
     /// The walker of this moment.
     #[must_use]
     pub fn walker(&self) -> Walker {
-        Walker { physical_bits: self.physical_bits, amd: self.amd, ..Walker::of_sregs(&self.registers.sregs) }
+        Walker {
+            physical_bits: self.physical_bits,
+            amd: self.amd,
+            ..Walker::from_sregs(&self.registers.sregs)
+        }
     }
 
     /// Reads what the CPU reads for itself: gates, descriptors, the TSS. Those are supervisor accesses at any privilege

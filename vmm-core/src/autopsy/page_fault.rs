@@ -3,6 +3,7 @@
 //! The walk itself is [`crate::paging::walk`]; here its result is held against the rights of the access: ring, CR0.WP,
 //! SMEP, SMAP, execute-disable (SDM vol. 3, 4.6), and the error code is put together (4.7).
 
+use crate::PAGE_SIZE;
 use crate::cpu::control_regs::{Cr0, Cr4, Rflags};
 use crate::disassembly::OperandWidth;
 use crate::paging::Scheme;
@@ -41,8 +42,6 @@ pub(super) mod code {
     pub(in super::super) const FETCH: u32 = 1 << 4;
 }
 
-const PAGE: u64 = 4096;
-
 impl GuestState<'_> {
     /// The physical pieces of an access, each inside one page, or the page fault that it raises.
     ///
@@ -51,7 +50,7 @@ impl GuestState<'_> {
         let (mut pieces, mut done) = (Vec::with_capacity(1), 0);
         while done < access.size.max(1) {
             let linear = self.wrap(access.linear.wrapping_add(done));
-            let size = (PAGE - linear % PAGE).min(access.size.max(1) - done);
+            let size = (PAGE_SIZE - linear % PAGE_SIZE).min(access.size.max(1) - done);
             pieces.push((self.translate(linear, access)?, size));
             done += size;
         }

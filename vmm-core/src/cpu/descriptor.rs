@@ -13,7 +13,8 @@ use std::fmt;
 
 use kvm_sys_wrap::bindings::{kvm_segment, kvm_sregs};
 
-use crate::spec::mode::Ring;
+use crate::cpu::control_regs::Efer;
+use crate::spec::mode::{OperandWidth, Ring};
 
 /// The segment registers and their names, in the order in which they are shown.
 #[must_use]
@@ -30,13 +31,18 @@ pub const fn named_segments(sregs: &kvm_sregs) -> [(&'static str, &kvm_segment);
     ]
 }
 
-/// Width of the code that a code segment holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CodeWidth {
-    /// 32-bit: the D bit.
-    Bits32,
-    /// 64-bit: the L bit; base and limit do not count.
-    Bits64,
+impl OperandWidth {
+    /// Returns the operand width that CS selects: its L bit counts in long mode only, its D bit decides otherwise (SDM vol.
+    /// 3, 3.4.5).
+    #[must_use]
+    pub const fn from_sregs(sregs: &kvm_sregs) -> Self {
+        let long = Efer::from_bits_retain(sregs.efer).contains(Efer::LMA);
+        match (sregs.cs.l, sregs.cs.db) {
+            (1.., _) if long => Self::Bits64,
+            (_, 0) => Self::Bits16,
+            (_, _) => Self::Bits32,
+        }
+    }
 }
 
 /// The type that the task register's descriptor gets.
@@ -130,9 +136,10 @@ impl SegmentDescriptor {
 
     /// Readable code over the whole address space. D and L together are reserved (SDM vol. 3, 3.4.5).
     #[must_use]
-    pub const fn flat_code(width: CodeWidth, ring: Ring) -> Self {
-        let long = matches!(width, CodeWidth::Bits64);
-        Self { kind: TYPE_CODE_READ, long, big: !long, ..Self::flat_data(ring) }
+    pub const fn flat_code(width: OperandWidth, ring: Ring) -> Self {
+        let long = matches!(width, OperandWidth::Bits64);
+        let big = matches!(width, OperandWidth::Bits32);
+        Self { kind: TYPE_CODE_READ, long, big, ..Self::flat_data(ring) }
     }
 
     /// The task state segment at `base`; `limit` is the offset of its last byte.
@@ -302,10 +309,10 @@ mod tests {
     #[test]
     fn flat_descriptors_have_the_well_known_values() {
         let code = |width, ring| SegmentDescriptor::flat_code(width, ring).entry();
-        assert_eq!(code(CodeWidth::Bits32, Ring::Kernel), 0x00cf_9b00_0000_ffff);
-        assert_eq!(code(CodeWidth::Bits64, Ring::Kernel), 0x00af_9b00_0000_ffff);
-        assert_eq!(code(CodeWidth::Bits32, Ring::User), 0x00cf_fb00_0000_ffff);
-        assert_eq!(code(CodeWidth::Bits64, Ring::User), 0x00af_fb00_0000_ffff);
+        assert_eq!(code(OperandWidth::Bits32, Ring::Kernel), 0x00cf_9b00_0000_ffff);
+        assert_eq!(code(OperandWidth::Bits64, Ring::Kernel), 0x00af_9b00_0000_ffff);
+        assert_eq!(code(OperandWidth::Bits32, Ring::User), 0x00cf_fb00_0000_ffff);
+        assert_eq!(code(OperandWidth::Bits64, Ring::User), 0x00af_fb00_0000_ffff);
         assert_eq!(SegmentDescriptor::flat_data(Ring::Kernel).entry(), 0x00cf_9300_0000_ffff);
         assert_eq!(SegmentDescriptor::flat_data(Ring::User).entry(), 0x00cf_f300_0000_ffff);
         assert_eq!(SegmentDescriptor::NULL.entry(), 0);

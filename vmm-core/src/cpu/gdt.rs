@@ -11,9 +11,9 @@
 
 use kvm_sys_wrap::bindings::kvm_segment;
 
-use crate::cpu::descriptor::{CodeWidth, SegmentDescriptor};
+use crate::cpu::descriptor::SegmentDescriptor;
 use crate::spec::GdtLayout;
-use crate::spec::mode::{Mode, Ring};
+use crate::spec::mode::{Mode, OperandWidth, Ring};
 
 /// A place in the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -67,10 +67,10 @@ pub struct Gdt {
 /// Size of the table in bytes; 0 in real mode, which has none.
 #[must_use]
 pub const fn size(mode: Mode) -> u16 {
-    match mode {
-        Mode::Real => 0,
-        Mode::Protected | Mode::Paged | Mode::Pae => 6 * 8,
-        Mode::Long => 7 * 8,
+    match mode.operand_width() {
+        OperandWidth::Bits16 => 0,
+        OperandWidth::Bits32 => 6 * 8,
+        OperandWidth::Bits64 => 7 * 8,
     }
 }
 
@@ -102,7 +102,7 @@ impl Gdt {
     /// What lies in a slot.
     #[must_use]
     pub const fn descriptor(&self, slot: GdtSlot) -> SegmentDescriptor {
-        let width = if self.long { CodeWidth::Bits64 } else { CodeWidth::Bits32 };
+        let width = if self.long { OperandWidth::Bits64 } else { OperandWidth::Bits32 };
         match slot {
             GdtSlot::Null => SegmentDescriptor::NULL,
             GdtSlot::KernelCode => SegmentDescriptor::flat_code(width, Ring::Kernel),

@@ -11,7 +11,7 @@
 use std::fmt;
 
 use crate::cpu::gdt::GdtSlot;
-use crate::spec::mode::{Mode, Ring};
+use crate::spec::mode::{Mode, OperandWidth, Ring};
 
 /// Number of vectors.
 pub const VECTORS: u16 = 256;
@@ -89,10 +89,10 @@ impl fmt::Display for Gate {
 /// Size of the table in bytes; 0 in real mode, where the guest owns the vector table at address 0.
 #[must_use]
 pub const fn size(mode: Mode) -> u16 {
-    match mode {
-        Mode::Real => 0,
-        Mode::Protected | Mode::Paged | Mode::Pae => VECTORS * 8,
-        Mode::Long => VECTORS * 16,
+    match mode.operand_width() {
+        OperandWidth::Bits16 => 0,
+        OperandWidth::Bits32 => VECTORS * 8,
+        OperandWidth::Bits64 => VECTORS * 16,
     }
 }
 

@@ -8,6 +8,7 @@ use kvm_sys_wrap::GuestMemory;
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::Gva;
+use crate::PAGE_SIZE;
 use crate::autopsy::moment::CpuState;
 use crate::disassembly::MAX_INSTRUCTION_LENGTH;
 use crate::machine::Machine;
@@ -15,8 +16,6 @@ use crate::machine::board::Board;
 use crate::machine::error::Error;
 use crate::machine::host::CpuTraits;
 use crate::paging::walk::{Translation, Walker};
-
-const PAGE: u64 = 4096;
 
 /// Memory by linear addresses.
 pub(super) struct LinearMemory<'a> {
@@ -38,7 +37,7 @@ impl<'a> LinearMemory<'a> {
     /// The same for any vCPU of a board.
     pub(super) fn on(board: &'a Board, registers: &CpuState) -> Self {
         let CpuTraits { physical_bits, amd } = board.cpu;
-        let walker = Walker { physical_bits, amd, ..Walker::of_sregs(&registers.sregs) };
+        let walker = Walker { physical_bits, amd, ..Walker::from_sregs(&registers.sregs) };
         Self { memory: &board.memory, walker }
     }
 
@@ -91,7 +90,7 @@ impl<'a> LinearMemory<'a> {
                 break;
             };
             let Some(to) = self.walk(gva) else { break };
-            let in_page = usize::try_from(PAGE - gva.0 % PAGE).unwrap_or(1);
+            let in_page = usize::try_from(PAGE_SIZE - gva.0 % PAGE_SIZE).unwrap_or(1);
             let end = length.min(done.saturating_add(in_page));
             if !access(to.gpa.into(), done..end) {
                 break;

@@ -10,6 +10,7 @@ use kvm_sys_wrap::{Gpa, Gva};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::PAGE_SIZE;
 use crate::cpu::exit_counts::ExitCounts;
 use crate::encoding;
 
@@ -136,8 +137,6 @@ pub trait Guest {
     fn exits(&self) -> &ExitCounts;
 }
 
-const PAGE: u64 = 4096;
-
 /// The pieces of a virtual range, each inside one page, with their physical addresses; the last one is `None` where the
 /// range meets a page that is not mapped or leaves the address space.
 fn pages(
@@ -151,7 +150,7 @@ fn pages(
             return None;
         }
         let piece = u64::try_from(done).ok().and_then(|offset| start.checked_add(offset)).and_then(|gva| {
-            let in_page = usize::try_from(PAGE - gva.0 % PAGE).ok()?;
+            let in_page = usize::try_from(PAGE_SIZE - gva.0 % PAGE_SIZE).ok()?;
             let end = length.min(done + in_page);
             Some((guest.translate(gva)?, done..end))
         });
@@ -210,9 +209,9 @@ pub(crate) mod tests {
 
     impl Guest for TestGuest {
         fn translate(&self, address: Gva) -> Option<Gpa> {
-            match address.0 / PAGE {
+            match address.0 / PAGE_SIZE {
                 1 => Some(Gpa(address.0)),
-                2 => Some(Gpa(address.0 + PAGE)),
+                2 => Some(Gpa(address.0 + PAGE_SIZE)),
                 // Mapped, but no memory behind it.
                 7 => Some(Gpa(0xdead_0000)),
                 _ => None,

@@ -31,6 +31,7 @@ use kvm_sys_wrap::Gva;
 use serde::{Deserialize, Serialize};
 
 use super::length;
+use crate::PAGE_SIZE;
 use crate::devices::console::Output;
 use crate::devices::device::{
     Action, Device, Guest, StateMismatch, from_bytes, read_virtual, to_bytes, write_virtual,
@@ -38,7 +39,6 @@ use crate::devices::device::{
 
 const SIGNATURE: u32 = u32::from_le_bytes(*b"VMMH");
 const MAX_STRING_LENGTH: usize = 64 << 10;
-const PAGE: u64 = 4096;
 
 /// What became of the last call, as the guest reads it from `STATUS`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -95,7 +95,7 @@ impl Hypercall {
         let (mut text, mut at) = (Vec::new(), start);
         while text.len() < MAX_STRING_LENGTH {
             // Up to the end of the page: what follows it may not be mapped, and need not be.
-            let in_page = PAGE - at.0 % PAGE;
+            let in_page = PAGE_SIZE - at.0 % PAGE_SIZE;
             let mut piece =
                 vec![0; usize::try_from(in_page).unwrap_or(1).min(MAX_STRING_LENGTH - text.len())];
             if read_virtual(guest, at, &mut piece).is_none() {

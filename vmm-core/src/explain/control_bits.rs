@@ -97,18 +97,16 @@ fn cr0(facts: &Facts, bit: &str) -> Option<&'static str> {
             "clear, this is real mode: a segment is a selector times 16, and there are no rings"
         }
         ("PE", Mode::Long) => "long mode is a kind of protected mode",
-        ("PE", Mode::Protected | Mode::Paged | Mode::Pae) => {
-            "makes it protected mode: segments come from descriptors, and there are rings"
-        }
-        ("PG", Mode::Real | Mode::Protected) => "clear: addresses are physical, there are no page tables",
+        ("PE", _) => "makes it protected mode: segments come from descriptors, and there are rings",
+        ("PG", mode) if !mode.has_paging() => "clear: addresses are physical, there are no page tables",
         ("PG", Mode::Long) => "there is no long mode without paging",
-        ("PG", Mode::Paged | Mode::Pae) => "every address goes through the page tables at CR3",
-        ("WP", Mode::Real | Mode::Protected) => "clear: there are no pages that it could protect",
-        ("WP", Mode::Paged | Mode::Pae | Mode::Long) => {
-            "without it ring 0 would write through read-only mappings, and a stray write go unseen"
+        ("PG", _) => "every address goes through the page tables at CR3",
+        ("WP", mode) if !mode.has_paging() => "clear: there are no pages that it could protect",
+        ("WP", _) => {
+            "without it ring 0 could write through read-only mappings, and a stray write would go unseen"
         }
         ("NE", Mode::Real) => "clear, as after reset",
-        ("NE", Mode::Protected | Mode::Paged | Mode::Pae | Mode::Long) => {
+        ("NE", _) => {
             "the other way to report FPU errors is a line to an interrupt controller that is not there"
         }
         ("MP", _) if facts.sse => "belongs to a working FPU: then WAIT too faults while TS is set",
@@ -188,7 +186,7 @@ pub fn segment(spec: &MachineSpec, register: &str) -> &'static str {
     match (register, spec.boot.mode) {
         ("CS", Mode::Real) => "the window that the entry lies in: base is the selector times 16",
         ("CS", Mode::Long) => "the L bit makes the code 64-bit; base and limit do not count",
-        ("CS", Mode::Protected | Mode::Paged | Mode::Pae) => {
+        ("CS", _) => {
             "flat: from 0 over 4 GiB, so an offset is a linear address; the D bit makes the code 32-bit"
         }
         ("SS", Mode::Real) => "so that SS times 16 plus SP is the top of the stack",

@@ -10,11 +10,11 @@ use std::fmt;
 
 use kvm_sys_wrap::bindings::kvm_sregs;
 
-use crate::Gva;
 use crate::layout::{Layout, LayoutPart, RangeOwner};
 use crate::paging::merge::{BrokenEntry, MappedRange, Mappings};
 use crate::paging::walk::{ReadMemory, WalkEnd, Walker};
 use crate::spec::gpa_range::{ByteSize, GpaRange};
+use crate::{Gva, PAGE_SIZE};
 
 /// Something that only ring 0 should be able to touch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -190,7 +190,7 @@ pub fn kernel(
     }
     tables.sort_unstable();
     tables.dedup();
-    let pages = tables.into_iter().filter_map(|table| GpaRange::new(table, 4096));
+    let pages = tables.into_iter().filter_map(|table| GpaRange::new(table, PAGE_SIZE));
     let mut joined: Vec<GpaRange> = Vec::new();
     for page in pages {
         match joined.last_mut().filter(|last| last.end() == page.start()) {

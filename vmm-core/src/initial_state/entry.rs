@@ -20,20 +20,22 @@ pub(super) fn check(
     images: &[TableImage],
     problems: &mut Vec<StateProblem>,
 ) {
-    let gva = match (boot.mode, boot.entry) {
-        (Mode::Real, entry) => match real::code_address(entry) {
+    let gva = match boot.entry {
+        entry if boot.mode == Mode::Real => match real::code_address(entry) {
             Some((cs, ip)) => Gva(u64::from(cs) * 16 + u64::from(ip)),
             None => return problems.push(StateProblem::EntryTooHigh(boot.entry)),
         },
-        (Mode::Protected, EntryPoint::Address(gva)) if gva.0 >> 32 != 0 => {
+        // With paging, the walk below finds addresses out of reach.
+        EntryPoint::Address(gva) if !boot.mode.has_paging() && gva.0 >= boot.mode.address_limit() => {
             return problems.push(StateProblem::EntryTooHigh(boot.entry));
         }
-        (Mode::Protected | Mode::Paged | Mode::Pae | Mode::Long, EntryPoint::Address(gva)) => gva,
-        (mode @ (Mode::Protected | Mode::Paged | Mode::Pae | Mode::Long), EntryPoint::Segmented { .. }) => {
+        EntryPoint::Address(gva) => gva,
+        EntryPoint::Segmented { .. } => {
+            let mode = boot.mode;
             return problems.push(StateProblem::EntrySegmented { entry: boot.entry, mode });
         }
     };
-    let walk = Walker::of_sregs(sregs).walk(images, gva);
+    let walk = Walker::from_sregs(sregs).walk(images, gva);
     match walk.end {
         WalkEnd::Mapped(to) if !layout.is_memory(to.gpa) => {
             problems.push(StateProblem::EntryNoMemory { gva, gpa: to.gpa });

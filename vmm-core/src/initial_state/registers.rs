@@ -18,15 +18,15 @@ use crate::spec::{BootSpec, EntryPoint, Register};
 pub(super) fn registers(boot: &BootSpec, layout: &Layout, problems: &mut Vec<StateProblem>) -> kvm_regs {
     let mut regs = kvm_regs { rflags: Rflags::FIXED.bits(), ..Default::default() };
     let top = layout.stack_top().unwrap_or_default().0;
-    (regs.rip, regs.rsp) = match (boot.mode, boot.entry) {
-        (Mode::Real, entry) => {
+    (regs.rip, regs.rsp) = match boot.entry {
+        entry if boot.mode == Mode::Real => {
             let (_, ip) = real::code_address(entry).unwrap_or_default();
             let (_, sp) = real::stack_address(top);
             (ip.into(), sp.into())
         }
-        (Mode::Protected | Mode::Paged | Mode::Pae | Mode::Long, EntryPoint::Address(gva)) => (gva.0, top),
+        EntryPoint::Address(gva) => (gva.0, top),
         // Refused by the entry check.
-        (Mode::Protected | Mode::Paged | Mode::Pae | Mode::Long, EntryPoint::Segmented { .. }) => (0, top),
+        EntryPoint::Segmented { .. } => (0, top),
     };
     for (number, (register, value)) in boot.registers.iter().enumerate() {
         let earlier = boot.registers.iter().take(number);

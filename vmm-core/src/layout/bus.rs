@@ -5,13 +5,13 @@
 
 use super::{LayoutEntry, LayoutProblem, LayoutRegion, RangeOwner};
 use crate::Gpa;
+use crate::PAGE_SIZE;
 use crate::devices::{length, pc};
 use crate::spec::gpa_range::GpaRange;
 use crate::spec::{DeviceAddress, DeviceSpecs, Interrupts, MachineSpec, virtio};
 
 /// Where KVM keeps its identity map unless told otherwise (api.rst, KVM_SET_IDENTITY_MAP_ADDR).
 const IDENTITY_MAP: Gpa = Gpa(0xfffb_c000);
-const PAGE: u64 = 4096;
 /// A physical address has at most 52 bits.
 const PHYSICAL_END: u64 = 1 << 52;
 
@@ -54,7 +54,7 @@ fn memory(spec: &MachineSpec, problems: &mut Vec<LayoutProblem>) -> Vec<LayoutRe
     let mut memory = Vec::new();
     for (number, region) in (1..).zip(&spec.memory) {
         for (field, value) in [("address", region.address.0), ("size", region.size)] {
-            if !value.is_multiple_of(PAGE) {
+            if !value.is_multiple_of(PAGE_SIZE) {
                 problems.push(LayoutProblem::RegionMisaligned { number, field, value });
             }
         }
@@ -75,17 +75,18 @@ fn memory(spec: &MachineSpec, problems: &mut Vec<LayoutProblem>) -> Vec<LayoutRe
 fn outside(spec: &MachineSpec, problems: &mut Vec<LayoutProblem>) -> Vec<LayoutEntry> {
     let mut outside = Vec::new();
     let address = spec.tss_address;
-    if !address.is_aligned(PAGE) {
+    if !address.is_aligned(PAGE_SIZE) {
         problems.push(LayoutProblem::TssAddressMisaligned(address));
     }
-    match GpaRange::new(address, 3 * PAGE) {
+    match GpaRange::new(address, 3 * PAGE_SIZE) {
         Some(range) if range.end().0 <= 1 << 32 => {
             outside.push(LayoutEntry { range, owner: RangeOwner::TssPages })
         }
         Some(_) | None => problems.push(LayoutProblem::TssAddressTooHigh(address)),
     }
     outside.extend(
-        GpaRange::new(IDENTITY_MAP, PAGE).map(|range| LayoutEntry { range, owner: RangeOwner::IdentityMap }),
+        GpaRange::new(IDENTITY_MAP, PAGE_SIZE)
+            .map(|range| LayoutEntry { range, owner: RangeOwner::IdentityMap }),
     );
     let own = mmio(&spec.devices).chain(board(&spec.devices)).chain(virtio(&spec.devices));
     for (name, at, size) in own.chain(controllers(spec.interrupts)) {
@@ -128,8 +129,8 @@ fn virtio(devices: &DeviceSpecs) -> impl Iterator<Item = (&'static str, Gpa, u64
 
 /// The interrupt controllers that answer to addresses, inside the kernel (SDM vol. 3, 10.4.1; 82093AA, 3.0).
 fn controllers(interrupts: Interrupts) -> impl Iterator<Item = (&'static str, Gpa, u64)> {
-    let apic = ("local-apic", Gpa(0xfee0_0000), PAGE);
-    let ioapic = ("ioapic", Gpa(0xfec0_0000), PAGE);
+    let apic = ("local-apic", Gpa(0xfee0_0000), PAGE_SIZE);
+    let ioapic = ("ioapic", Gpa(0xfec0_0000), PAGE_SIZE);
     match interrupts {
         Interrupts::None => [None, None],
         Interrupts::Split => [Some(apic), None],

@@ -43,7 +43,7 @@ pub(super) fn check(spec: &MachineSpec, occupied: &[LayoutEntry]) -> Result<Chec
             problems.extend(memory_problem(placed, &bus));
         }
     }
-    if let Some(scheme) = Scheme::of_mode(spec.boot.mode, spec.boot.paging.five_level) {
+    if let Some(scheme) = Scheme::from_mode(spec.boot.mode, spec.boot.paging.five_level) {
         let maps = check_maps::check(scheme, &spec.boot, &bus.mappable()).into_iter();
         problems.extend(maps.chain(check_maps::hidden(&spec.boot, &inside)).map(LayoutProblem::Map));
         problems.extend(shared_pages(spec, &inside));

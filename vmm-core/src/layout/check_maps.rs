@@ -6,10 +6,7 @@ use crate::paging::Scheme;
 use crate::paging::plan::PlanPiece;
 use crate::spec::gpa_range::GpaRange;
 use crate::spec::{BootSpec, Mapping, Register};
-use crate::{Gpa, Gva};
-
-/// Size of the smallest page.
-const PAGE: u64 = 4096;
+use crate::{Gpa, Gva, PAGE_SIZE};
 
 /// Checks the user's mappings, one by one and against each other.
 ///
@@ -49,7 +46,7 @@ fn check_map(
     let fields = [("gva", mapping.gva.0), ("gpa", mapping.gpa.0), ("size", mapping.size)];
     let mut problems: Vec<MappingProblem> = fields
         .into_iter()
-        .filter(|(_, value)| !value.is_multiple_of(PAGE))
+        .filter(|(_, value)| !value.is_multiple_of(PAGE_SIZE))
         .map(|(field, value)| MappingProblem::Misaligned { map, field, value })
         .collect();
     if mapping.size == 0 {

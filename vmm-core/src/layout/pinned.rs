@@ -3,10 +3,10 @@
 use super::bus::{BusKind, bounded};
 use super::{LayoutEntry, LayoutPart, LayoutProblem, RangeOwner, address_limit};
 use crate::Gpa;
+use crate::PAGE_SIZE;
 use crate::spec::MachineSpec;
 use crate::spec::gpa_range::GpaRange;
 
-const PAGE: u64 = 4096;
 /// The least that a stack gets unless told otherwise.
 pub(super) const MIN_STACK: u64 = 4 << 10;
 /// Sizes that a stack gets unless told otherwise: the first that finds room.
@@ -27,7 +27,7 @@ pub(super) fn tables(spec: &MachineSpec, problems: &mut Vec<LayoutProblem>) -> V
         // How many page tables there will be is not known yet; their first page stands for all.
         let size = match part.fixed_size(mode, spec.boot.ring) {
             Some(size) => u64::from(size),
-            None if mode.has_paging() => PAGE,
+            None if mode.has_paging() => PAGE_SIZE,
             None => 0,
         };
         if size == 0 {

@@ -9,13 +9,13 @@ use super::check::{Checked, memory_problem, overlaps};
 use super::pinned::{MIN_STACK, STACK_SIZES};
 use super::{LayoutEntry, LayoutError, LayoutPart, LayoutProblem, RangeOwner, address_limit};
 use crate::Gpa;
+use crate::PAGE_SIZE;
 use crate::paging::plan::{self, PagingPlan, ReservedRange};
 use crate::paging::{Scheme, build};
 use crate::spec::MachineSpec;
 use crate::spec::gpa_range::GpaRange;
 use crate::spec::mode::Mode;
 
-const PAGE: u64 = 4096;
 /// Below this nothing is placed: a real-mode vector table, or the page that catches null pointers.
 const FLOOR: Gpa = Gpa(0x1000);
 /// The highest stack pointer that real mode can have with SS = 0, 16-byte aligned.
@@ -51,7 +51,7 @@ pub(super) fn place(
         }
     }
     LayoutError::unless_empty(problems)?;
-    let scheme = Scheme::of_mode(spec.boot.mode, spec.boot.paging.five_level);
+    let scheme = Scheme::from_mode(spec.boot.mode, spec.boot.paging.five_level);
     let paging = scheme.map(|scheme| space.page_tables(scheme)).transpose()?;
     space.placed.sort_by_key(|placed| placed.range);
     Ok((space.placed, paging))
@@ -95,7 +95,7 @@ impl Space<'_> {
     fn lowest(&self, size: u64) -> Option<GpaRange> {
         let window = GpaRange::between(FLOOR, Gpa(address_limit(self.spec)))?;
         let fits = |free: GpaRange| {
-            let start = Gpa(free.start().0.checked_next_multiple_of(PAGE)?);
+            let start = Gpa(free.start().0.checked_next_multiple_of(PAGE_SIZE)?);
             GpaRange::new(start, size).filter(|range| free.contains(*range))
         };
         self.free(window).into_iter().find_map(fits)
@@ -103,7 +103,7 @@ impl Space<'_> {
 
     /// The highest free place in a window for a stack of `size` bytes.
     fn highest(&self, size: u64, window: GpaRange) -> Option<GpaRange> {
-        let alignment = if self.spec.boot.mode == Mode::Real { 16 } else { PAGE };
+        let alignment = if self.spec.boot.mode == Mode::Real { 16 } else { PAGE_SIZE };
         let fits = |free: GpaRange| {
             let end = Gpa(free.end().0 & !(alignment - 1));
             let start = Gpa(end.0.checked_sub(size)?);
@@ -118,10 +118,11 @@ impl Space<'_> {
         let lowest_memory =
             self.bus.memory.iter().find(|region| !region.read_only).map(|region| region.range);
         let top = lowest_memory.map_or(limit, |range| range.end().min(limit));
-        let windows = match self.spec.boot.mode {
+        let windows = if self.spec.boot.mode == Mode::Real {
             // SS = 0 lets code reach the stack and the first 64 KiB of data with the same base.
-            Mode::Real => [REAL_STACK_TOP, limit, limit],
-            Mode::Protected | Mode::Paged | Mode::Pae | Mode::Long => [top, Gpa(limit.0.min(1 << 32)), limit],
+            [REAL_STACK_TOP, limit, limit]
+        } else {
+            [top, Gpa(limit.0.min(1 << 32)), limit]
         };
         // Not more than a quarter of a small machine's memory.
         let quarter = lowest_memory.map_or(0, |range| range.size() / 4);
@@ -149,7 +150,7 @@ impl Space<'_> {
         let mappable = self.bus.mappable();
         let mut tables = 1u64;
         for _ in 0..ROUNDS {
-            let size = tables.saturating_mul(PAGE);
+            let size = tables.saturating_mul(PAGE_SIZE);
             let range = self.page_tables_at(size).map_err(refuse)?;
             let mut parts: Vec<ReservedRange> = others.iter().filter_map(reserved).collect();
             parts.push(ReservedRange { range, supervisor_only: true });
@@ -162,10 +163,10 @@ impl Space<'_> {
             }
             tables = needed;
             if tables > MAX_TABLES {
-                return Err(refuse(LayoutProblem::TooManyTables { size: tables.saturating_mul(PAGE) }));
+                return Err(refuse(LayoutProblem::TooManyTables { size: tables.saturating_mul(PAGE_SIZE) }));
             }
         }
-        Err(refuse(self.no_room(LayoutPart::PageTables, tables.saturating_mul(PAGE))))
+        Err(refuse(self.no_room(LayoutPart::PageTables, tables.saturating_mul(PAGE_SIZE))))
     }
 
     /// Where page tables of this size go.

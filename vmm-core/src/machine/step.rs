@@ -28,7 +28,7 @@ const HLT: u8 = 0xf4;
 /// interpreting it, and loses its way when that is to be stepped.
 #[must_use]
 pub fn can_step(sregs: &kvm_sregs) -> bool {
-    let native = OperandWidth::of_sregs(sregs) == OperandWidth::Bits64 && sregs.cs.selector & 3 == 3;
+    let native = OperandWidth::from_sregs(sregs) == OperandWidth::Bits64 && sregs.cs.selector & 3 == 3;
     !(native && host::is_pvm())
 }
 

@@ -121,8 +121,8 @@ impl Walk {
 impl Walker {
     /// A walker with the eyes of a vCPU.
     #[must_use]
-    pub const fn of_sregs(sregs: &kvm_sregs) -> Self {
-        let scheme = Scheme::of_sregs(sregs);
+    pub const fn from_sregs(sregs: &kvm_sregs) -> Self {
+        let scheme = Scheme::from_sregs(sregs);
         Self {
             scheme,
             root: match scheme {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::Gpa;
+use crate::{Gpa, PAGE_SIZE};
 
 /// The addresses from `start` up to but not including `end`; at least one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -66,11 +66,11 @@ impl GpaRange {
     /// The 4 KiB pages that the range touches; the last page of the address space is left out.
     #[must_use]
     pub const fn to_pages(self) -> Self {
-        let end = match self.end.0.checked_next_multiple_of(4096) {
+        let end = match self.end.0.checked_next_multiple_of(PAGE_SIZE) {
             Some(end) => end,
             None => self.end.0,
         };
-        Self { start: Gpa(self.start.0 & !0xfff), end: Gpa(end) }
+        Self { start: Gpa(self.start.0 - self.start.0 % PAGE_SIZE), end: Gpa(end) }
     }
 
     /// What is left of the range without the ranges in `taken`, which are sorted by their start.

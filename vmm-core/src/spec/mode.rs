@@ -1,6 +1,6 @@
-//! The CPU modes a vCPU can be started in, the privilege rings and the page sizes: names, no bits.
+//! CPU modes that a vCPU can start in, operand widths, privilege rings and page sizes.
 //!
-//! What each means in control registers and descriptors is in `control.rs` and `descriptor.rs`.
+//! Their bits in control registers and descriptors are in [`crate::cpu`].
 
 use std::fmt;
 
@@ -39,23 +39,46 @@ impl Mode {
         }
     }
 
-    /// Width of the mode's instructions and registers in bits: 16, 32 or 64.
+    /// Returns the operand width of the mode's code.
     #[must_use]
-    pub const fn bits(self) -> u32 {
+    pub const fn operand_width(self) -> OperandWidth {
         match self {
-            Self::Real => 16,
-            Self::Protected | Self::Paged | Self::Pae => 32,
-            Self::Long => 64,
+            Self::Real => OperandWidth::Bits16,
+            Self::Protected | Self::Paged | Self::Pae => OperandWidth::Bits32,
+            Self::Long => OperandWidth::Bits64,
         }
     }
 
-    /// Whether CR0.PG is set.
+    /// Returns the width of the mode's code and registers in bits: 16, 32 or 64.
     #[must_use]
-    pub const fn has_paging(self) -> bool {
-        matches!(self, Self::Paged | Self::Pae | Self::Long)
+    pub const fn bits(self) -> u32 {
+        self.operand_width().bits()
     }
 
-    /// The page sizes that can map memory in this mode, smallest first; empty without paging.
+    /// Returns true if CR0.PE is set: segments come from descriptors, and there are rings.
+    #[must_use]
+    pub const fn is_protected(self) -> bool {
+        !matches!(self.operand_width(), OperandWidth::Bits16)
+    }
+
+    /// Returns true if CR0.PG is set.
+    #[must_use]
+    pub const fn has_paging(self) -> bool {
+        !self.page_sizes().is_empty()
+    }
+
+    /// Returns the end of the linear addresses from 0 up that code can use: 1 MiB in real mode, 4 GiB in 32-bit code, and in
+    /// 64-bit code the lower half of the canonical addresses with four-level paging.
+    #[must_use]
+    pub const fn address_limit(self) -> u64 {
+        match self.operand_width() {
+            OperandWidth::Bits16 => 1 << 20,
+            OperandWidth::Bits32 => 1 << 32,
+            OperandWidth::Bits64 => 1 << 47,
+        }
+    }
+
+    /// Returns the page sizes that can map memory in this mode, smallest first; empty without paging.
     #[must_use]
     pub const fn page_sizes(self) -> &'static [PageSize] {
         match self {
@@ -70,6 +93,29 @@ impl Mode {
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+/// Width of operands and addresses unless a prefix changes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum OperandWidth {
+    /// 16 bits: real mode, virtual-8086 mode and 16-bit segments.
+    Bits16,
+    /// 32 bits: segments with the D bit.
+    Bits32,
+    /// 64 bits: segments with the L bit in long mode, where base and limit are ignored.
+    Bits64,
+}
+
+impl OperandWidth {
+    /// Returns the width in bits: 16, 32 or 64.
+    #[must_use]
+    pub const fn bits(self) -> u32 {
+        match self {
+            Self::Bits16 => 16,
+            Self::Bits32 => 32,
+            Self::Bits64 => 64,
+        }
     }
 }
 

@@ -4,8 +4,8 @@
 
 use std::path::{Path, PathBuf};
 
-use vmm_core::spec::mode::Mode;
-use vmm_core::{Gpa, Gva};
+use vmm_core::spec::mode::{Mode, OperandWidth};
+use vmm_core::{Gpa, Gva, PAGE_SIZE};
 use vmm_loader::Loading;
 use vmm_loader::boot::Protocol;
 
@@ -15,9 +15,6 @@ use crate::config::raw::{self, At};
 use crate::config::source::Span;
 use crate::config::values::{Address, EntryChoice, nearest};
 use crate::config::{File, FileKind, Module, ModuleKind};
-
-/// The first address that real mode does not reach, the last 16 bytes of `0xffff:0xffff` aside.
-const REAL_END: u64 = 1 << 20;
 
 /// What `[guest]` says.
 pub(super) struct Guest {
@@ -103,7 +100,7 @@ fn check_entry(cx: &mut Context<'_>, at: &At<EntryChoice>, is_flat: bool) {
             if cx.mode.is_some_and(|mode| mode != Mode::Real) {
                 let message = format!("`segment:offset` is for real mode, not {} mode", cx.mode_name());
                 cx.fault(Fault::new(&at.span, message).help("give a linear address"));
-            } else if linear >= REAL_END {
+            } else if linear >= Mode::Real.address_limit() {
                 let message = format!("{segment:#x}:{offset:#x} is the address {linear:#x}, beyond 1 MiB");
                 cx.fault(Fault::new(&at.span, message));
             }
@@ -115,17 +112,16 @@ fn check_entry(cx: &mut Context<'_>, at: &At<EntryChoice>, is_flat: bool) {
 fn check_address(cx: &mut Context<'_>, address: u64, span: &Span, what: &str) {
     let Some(mode) = cx.mode else { return };
     let five_level = cx.raw.paging.as_ref().is_some_and(|paging| or(&paging.value.five_level, false));
-    let reached = match mode {
-        Mode::Real => address < REAL_END,
-        Mode::Protected | Mode::Paged | Mode::Pae => address <= u64::from(u32::MAX),
-        Mode::Long => paging::is_canonical(address, five_level),
+    let reached = match mode.operand_width() {
+        OperandWidth::Bits16 | OperandWidth::Bits32 => address < mode.address_limit(),
+        OperandWidth::Bits64 => paging::is_canonical(address, five_level),
     };
     if !reached {
         let fault = Fault::new(span, format!("the {what} {address:#x} cannot be reached in {mode} mode"));
-        cx.fault(fault.help(match mode {
-            Mode::Real => "real mode reaches the lowest 1 MiB",
-            Mode::Protected | Mode::Paged | Mode::Pae => "this mode has addresses of 32 bits",
-            Mode::Long => "the address is not canonical: its upper bits are not all alike",
+        cx.fault(fault.help(match mode.operand_width() {
+            OperandWidth::Bits16 => "real mode reaches the lowest 1 MiB",
+            OperandWidth::Bits32 => "this mode has addresses of 32 bits",
+            OperandWidth::Bits64 => "the address is not canonical: its upper bits are not all alike",
         }));
     }
 }
@@ -141,10 +137,10 @@ fn stack(cx: &mut Context<'_>, at: &At<Address>) -> Gpa {
         let fault = Fault::new(&at.span, format!("no memory below the stack top {top:#x}"));
         cx.fault(fault.help(cx.regions.describe()));
     } else if let Some(mode) = cx.mode {
-        let reached = match mode {
-            Mode::Real => top <= REAL_END,
-            Mode::Protected | Mode::Paged | Mode::Pae => top <= u64::from(u32::MAX),
-            Mode::Long => true,
+        let reached = match mode.operand_width() {
+            OperandWidth::Bits16 => top <= mode.address_limit(),
+            OperandWidth::Bits32 => top < mode.address_limit(),
+            OperandWidth::Bits64 => true,
         };
         if !reached {
             cx.fault(Fault::new(
@@ -351,7 +347,7 @@ fn path(cx: &mut Context<'_>, at: &At<String>, directory: &Path) -> Option<PathB
 }
 
 fn check_page(cx: &mut Context<'_>, at: &At<Address>, what: &str) {
-    if !at.value.0.is_multiple_of(4096) {
+    if !at.value.0.is_multiple_of(PAGE_SIZE) {
         cx.fault(Fault::new(&at.span, format!("the {what} {:#x} is not a multiple of 4 KiB", at.value.0)));
     }
 }

@@ -1,7 +1,7 @@
 //! `[layout]`: tables and stack placed by hand. Whether they overlap is `vmm_core::layout`'s to say.
 
-use vmm_core::Gpa;
 use vmm_core::spec::PinnedAddresses;
+use vmm_core::{Gpa, PAGE_SIZE};
 
 use super::Context;
 use crate::config::fault::Fault;
@@ -38,8 +38,8 @@ pub(super) fn lower(cx: &mut Context<'_>, stack_top: Option<Gpa>) -> PinnedAddre
         stack_size,
         gdt: table_at(cx, &layout.gdt, "GDT", 8),
         idt: table_at(cx, &layout.idt, "IDT", 8),
-        tss: table_at(cx, &layout.tss, "TSS", 4096),
-        page_tables: table_at(cx, &layout.page_tables, "first page table", 4096),
+        tss: table_at(cx, &layout.tss, "TSS", PAGE_SIZE),
+        page_tables: table_at(cx, &layout.page_tables, "first page table", PAGE_SIZE),
     }
 }
 

@@ -1,6 +1,7 @@
 //! `[memory]`: the regions, each to become a slot.
 
 use vmm_core::Gpa;
+use vmm_core::PAGE_SIZE;
 use vmm_core::spec::{MemoryBacking, MemoryRegion};
 
 use super::ranges::{Range, overlap};
@@ -10,7 +11,6 @@ use crate::config::raw::{self, At};
 use crate::config::source::Span;
 use crate::config::values::{Address, Size, show_size};
 
-const PAGE: u64 = 4096;
 const HUGE_PAGE: u64 = 2 << 20;
 
 /// Guest-physical addresses that one `[memory]` without an address leaves to devices.
@@ -130,15 +130,15 @@ fn check(cx: &mut Context<'_>, region: &Range, size_span: &Span, address_span: &
     let Range { start, length, .. } = *region;
     if length == 0 {
         cx.fault(Fault::new(size_span, "memory of size 0").help("give a multiple of 4 KiB, such as `2MiB`"));
-    } else if !length.is_multiple_of(PAGE) {
+    } else if !length.is_multiple_of(PAGE_SIZE) {
         let fault = Fault::new(size_span, format!("{} is not a multiple of 4 KiB", show_size(length)));
-        cx.fault(match length.checked_next_multiple_of(PAGE) {
+        cx.fault(match length.checked_next_multiple_of(PAGE_SIZE) {
             Some(next) => fault.help(format!("the next such size is {}", show_size(next))),
             None => fault,
         });
     }
-    if !start.is_multiple_of(PAGE) {
-        let below = start - start % PAGE;
+    if !start.is_multiple_of(PAGE_SIZE) {
+        let below = start - start % PAGE_SIZE;
         cx.fault(
             Fault::new(address_span, format!("the memory address {start:#x} is not a multiple of 4 KiB"))
                 .help(format!("the nearest such address below it is {below:#x}")),

@@ -1,5 +1,6 @@
 //! `[paging]`: page size, depth and mappings, as far as the mode has them.
 
+use vmm_core::PAGE_SIZE;
 use vmm_core::spec::mode::{Mode, PageSize, Ring};
 use vmm_core::spec::{Mapping, PagePermissions, PagingSpec};
 use vmm_core::{Gpa, Gva};
@@ -11,8 +12,6 @@ use crate::config::fault::Fault;
 use crate::config::raw::{At, Map, Paging};
 use crate::config::source::Span;
 use crate::config::values::{Size, show_size};
-
-const PAGE: u64 = 4096;
 
 /// Lowers the table; the default where there is none.
 pub(super) fn lower(cx: &mut Context<'_>) -> PagingSpec {
@@ -92,7 +91,7 @@ fn mapping(
     for (name, value, at) in
         [("gva", gva.value.0, &gva.span), ("gpa", gpa.value.0, &gpa.span), ("size", size.value.0, &size.span)]
     {
-        if !value.is_multiple_of(PAGE) {
+        if !value.is_multiple_of(PAGE_SIZE) {
             cx.fault(Fault::new(at, format!("`{name}` is {value:#x}, which is not a multiple of 4 KiB")));
         }
     }

@@ -5,14 +5,14 @@
 //! memory (Documentation/virt/kvm/api.rst, 4.35).
 
 use vmm_core::Gpa;
+use vmm_core::PAGE_SIZE;
 use vmm_core::spec::MachineSpec;
 
 use super::Context;
 use super::ranges::{Range, overlap};
 use crate::config::fault::Fault;
 
-const PAGE: u64 = 4096;
-const LENGTH: u64 = 3 * PAGE;
+const LENGTH: u64 = 3 * PAGE_SIZE;
 const LAST_START: u64 = (1 << 32) - LENGTH;
 
 /// Lowers the address, checked against memory and the devices' windows.
@@ -34,10 +34,12 @@ pub(super) fn lower(cx: &mut Context<'_>, windows: &[Range]) -> Gpa {
             );
             return Gpa(address);
         }
-        if !address.is_multiple_of(PAGE) {
+        if !address.is_multiple_of(PAGE_SIZE) {
             cx.fault(
-                fault(format!("the TSS address {address:#x} is not a multiple of 4 KiB"))
-                    .help(format!("the nearest such address below it is {:#x}", address - address % PAGE)),
+                fault(format!("the TSS address {address:#x} is not a multiple of 4 KiB")).help(format!(
+                    "the nearest such address below it is {:#x}",
+                    address - address % PAGE_SIZE
+                )),
             );
         }
     }

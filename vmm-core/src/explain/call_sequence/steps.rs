@@ -223,12 +223,11 @@ fn mode(spec: &MachineSpec, state: &InitialState) -> [SequenceStep; 3] {
         number_field("cr4", sregs.cr4),
         number_field("efer", sregs.efer),
     ];
-    let start = match spec.boot.mode {
-        Mode::Real => "real mode at the entry's segment, not at the reset vector".to_owned(),
-        Mode::Protected | Mode::Paged | Mode::Pae | Mode::Long => {
-            let ring = if spec.boot.ring == Ring::User { ", ring 3" } else { "" };
-            format!("{} mode{ring} in one step: a kernel would need dozens of instructions", spec.boot.mode)
-        }
+    let start = if spec.boot.mode == Mode::Real {
+        "real mode at the entry's segment, not at the reset vector".to_owned()
+    } else {
+        let ring = if spec.boot.ring == Ring::User { ", ring 3" } else { "" };
+        format!("{} mode{ring} in one step: a kernel would need dozens of instructions", spec.boot.mode)
     };
     let presets = Register::ALL.iter().filter(|register| {
         spec.boot.registers.iter().any(|(preset, _)| preset == *register)
