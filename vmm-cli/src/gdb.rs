@@ -101,7 +101,7 @@ fn announce(listener: &Listener, debugger: &Guest<'_>, path: &Path) {
         "gdb: start gdb {}{width} -ex 'target remote {listener}'",
         path.display()
     ));
-    stderr::print_line(format_args!("gdb: this host has {}", debugger.abilities()));
+    stderr::print_line(format_args!("gdb: this host has {}", debugger.capabilities()));
 }
 
 /// How a session ended.

@@ -12,11 +12,12 @@ use crate::diagnostic::{Diagnostic, Diagnostics, Severity};
 use crate::status::Status;
 use kvm_sys_wrap::{Kvm, install_termination_handlers};
 use vmm_core::cpu::control_regs::Cr0;
+use vmm_core::debugger::run_until::run_until;
 use vmm_core::devices::console::{Console, Output};
 use vmm_core::machine::Machine;
 use vmm_core::machine::end::{End, Verdict};
 use vmm_core::machine::error::Error;
-use vmm_core::machine::run_to::Point;
+use vmm_core::machine::stop_point::StopPoint;
 use vmm_core::spec::mode::Mode;
 use vmm_core::{Gpa, Gva};
 use vmm_loader::VirtAddr;
@@ -75,11 +76,14 @@ impl Stopped {
         let kvm = Kvm::open().map_err(|error| host(error.into()))?;
         install_termination_handlers().map_err(|error| host(error.into()))?;
         let machine = Machine::build(&kvm, spec, &files, console).map_err(host)?;
-        let (machine, end) = machine.reach(point).map_err(host)?;
+        let (machine, end) = run_until(machine, point).map_err(host)?;
         let point = match (&end, point) {
             (None, _) => words,
-            (Some(end), Point::End) => format!("at the end: {end}"),
-            (Some(end), Point::Start | Point::Address { .. } | Point::Exits(_) | Point::After(_)) => {
+            (Some(end), StopPoint::End) => format!("at the end: {end}"),
+            (
+                Some(end),
+                StopPoint::Start | StopPoint::Address { .. } | StopPoint::Exits(_) | StopPoint::After(_),
+            ) => {
                 return Err(too_early(&machine, end, &words).into());
             }
         };
@@ -128,21 +132,21 @@ pub(crate) fn too_early(machine: &Machine, end: &End, words: &str) -> Diagnostic
 }
 
 /// The point, and in words.
-fn point(at: &At, files: &Files) -> Result<(Point, String), Diagnostic> {
+fn point(at: &At, files: &Files) -> Result<(StopPoint, String), Diagnostic> {
     if let Some(text) = &at.at {
         let Found { address, .. } = find(files, &Place::parse(text)?)?;
         let name = files.symbol_at(address).map(|symbol| format!(" <{symbol}>")).unwrap_or_default();
-        let point = Point::Address { gva: Gva(address), gpa: physical(files, address) };
+        let point = StopPoint::Address { gva: Gva(address), gpa: physical(files, address) };
         return Ok((point, format!("at {address:#x}{name}")));
     }
     if let Some(time) = at.after {
-        return Ok((Point::After(time), format!("after {time:?}")));
+        return Ok((StopPoint::After(time), format!("after {time:?}")));
     }
     Ok(match (at.exits, at.end) {
-        (Some(0), _) | (None, false) => (Point::Start, "at the start".to_owned()),
-        (Some(1), _) => (Point::Exits(1), "after 1 exit".to_owned()),
-        (Some(count), _) => (Point::Exits(count), format!("after {count} exits")),
-        (None, true) => (Point::End, "at the end".to_owned()),
+        (Some(0), _) | (None, false) => (StopPoint::Start, "at the start".to_owned()),
+        (Some(1), _) => (StopPoint::Exits(1), "after 1 exit".to_owned()),
+        (Some(count), _) => (StopPoint::Exits(count), format!("after {count} exits")),
+        (None, true) => (StopPoint::End, "at the end".to_owned()),
     })
 }
 

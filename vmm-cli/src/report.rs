@@ -15,7 +15,7 @@ use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::status::Status;
 use crate::stderr;
 use serde::Serialize;
-use vmm_core::autopsy::moment::CpuState;
+use vmm_core::cpu::cpu_state::CpuState;
 use vmm_core::machine::Machine;
 use vmm_core::machine::end::Verdict;
 use vmm_core::machine::run_loop::RunOutcome;

@@ -119,18 +119,14 @@ impl Watch {
         files: &Files,
         others: &mut [&mut dyn Observer],
     ) -> Result<(RunOutcome, Option<Statistics>), Error> {
-        let Some(calls) = &self.calls else { return Ok((machine.run_observed(others)?, None)) };
+        let Some(calls) = &self.calls else { return Ok((machine.runner().observe(others).run()?, None)) };
         let mut exits = ExitWatch::new(calls, self.log.clone(), self.stepping, self.stats, machine, files);
         let mut observers: Vec<&mut dyn Observer> = Vec::new();
         for other in others {
             observers.push(&mut **other);
         }
         observers.push(&mut exits);
-        let outcome = if self.stepping {
-            machine.run_stepped(&mut observers)
-        } else {
-            machine.run_observed(&mut observers)
-        };
+        let outcome = machine.runner().observe(&mut observers).step(self.stepping).run();
         let total = calls.started().elapsed();
         let tally = exits.finish();
         let outcome = outcome?;

@@ -28,11 +28,11 @@ mod diagnose;
 pub mod emulation_failure;
 pub mod exception;
 pub mod exception_chain;
+mod fetch;
 pub mod hang;
 mod hang_summary;
 pub mod instruction_trace;
 mod interrupt_storm;
-pub mod moment;
 mod notes;
 mod operands;
 mod page_fault;
@@ -48,18 +48,18 @@ mod tests;
 
 use std::time::{Duration, Instant};
 
-use crate::disassembly::OperandWidth;
+use crate::cpu::cpu_state::OperandWidth;
 use crate::machine::Machine;
 use crate::machine::end::{End, UnmappedAccess};
 use crate::machine::error::Error;
+use crate::record::Divergence;
 use crate::record::Recording;
-use crate::record::replay::Divergence;
 
+use crate::cpu::cpu_state::CpuState;
 use emulation_failure::EmulationFailure;
 use exception_chain::ExceptionChain;
 use hang::Hang;
 use instruction_trace::{DeliveredException, TracedInstruction};
-use moment::CpuState;
 pub use tables::{StackWord, Tables};
 
 /// What a guest died of.

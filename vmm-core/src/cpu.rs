@@ -1,6 +1,7 @@
 //! CPU facts as plain data and pure functions: registers, descriptors, descriptor tables and CPUID. Nothing here calls KVM.
 
 pub mod control_regs;
+pub mod cpu_state;
 pub mod cpuid;
 pub mod descriptor;
 pub mod exit_counts;

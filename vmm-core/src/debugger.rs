@@ -7,8 +7,8 @@
 //! was. While the second one is looked at, nothing can be changed: what has happened has happened.
 //! A machine with interrupts does something else each time it runs: see [`live`].
 
-mod capabilities;
 mod execution;
+mod guest_int3;
 mod handler_breakpoints;
 mod history;
 mod inserted_breakpoints;
@@ -30,8 +30,8 @@ use std::time::Instant;
 use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
 use kvm_sys_wrap::{Breakpoint, VcpuState};
 
-pub use capabilities::{DebugCapabilities, StepIntoHandler};
-use execution::{Execution, RecordMode, RecordPosition};
+pub use crate::machine::debug_capabilities::{DebugCapabilities, StepIntoHandler, TrapByte};
+use execution::{Execution, RecordMode};
 use history::Base;
 pub use interrupt_handle::InterruptHandle;
 use linear_memory::LinearMemory;
@@ -44,11 +44,12 @@ use crate::machine::end::End;
 use crate::machine::error::Error;
 use crate::machine::run_loop::RunOutcome;
 use crate::record::Recording;
+use crate::record::position::RecordPosition;
 
 /// A run under a debugger's control.
 pub struct Debugger<'a> {
     build: Box<dyn Fn() -> Result<Machine, Error> + 'a>,
-    abilities: DebugCapabilities,
+    capabilities: DebugCapabilities,
     breakpoints: BTreeSet<Gva>,
     watchpoints: Vec<Breakpoint>,
     /// The run itself, at the furthest point that it has come to.
@@ -134,12 +135,12 @@ impl<'a> Debugger<'a> {
     /// # Errors
     /// Where the host has no way to stop a vCPU, or cannot run the small machines of [`Abilities::probe`].
     pub fn new(machine: Machine, build: impl Fn() -> Result<Machine, Error> + 'a) -> Result<Self, Error> {
-        let abilities =
+        let capabilities =
             DebugCapabilities::probe(machine.processors.bsp().vcpu.vm().kvm(), &machine.board.spec)?;
         let stopper = InterruptHandle::new(&machine)?;
         Ok(Self {
             build: Box::new(build),
-            abilities,
+            capabilities,
             breakpoints: BTreeSet::new(),
             watchpoints: Vec::new(),
             present: Execution::new(machine, RecordPosition::default()),
@@ -154,8 +155,8 @@ impl<'a> Debugger<'a> {
 
     /// What works on this host.
     #[must_use]
-    pub const fn abilities(&self) -> DebugCapabilities {
-        self.abilities
+    pub const fn capabilities(&self) -> DebugCapabilities {
+        self.capabilities
     }
 
     /// The machine that is looked at: that of the run, or one at an earlier point of it.
@@ -185,7 +186,7 @@ impl<'a> Debugger<'a> {
     /// Exits of the guest up to the point that is looked at.
     #[must_use]
     pub fn exits(&self) -> u64 {
-        self.past.as_ref().map_or(self.present.place, |past| past.track.place).exits
+        self.past.as_ref().map_or(self.present.position, |past| past.track.position).exits
     }
 
     /// The linear address of the next instruction.
@@ -211,7 +212,7 @@ impl<'a> Debugger<'a> {
     /// then up to 16 pieces of up to 64 bytes are watched, and only for writes that change them.
     pub fn add_watchpoint(&mut self, wanted: Breakpoint) -> bool {
         self.watchpoints.push(wanted);
-        let in_registers = self.abilities.watchpoints && fit_registers(&self.watchpoints);
+        let in_registers = self.capabilities.watchpoints && fit_registers(&self.watchpoints);
         let can = in_registers || can_be_compared(&self.watchpoints);
         if !can {
             self.watchpoints.pop();
@@ -358,9 +359,9 @@ impl<'a> Debugger<'a> {
                 return Ok(stop);
             }
         }
-        let mut trail = RecordMode::First(&mut self.recording);
+        let mut trail = RecordMode::Record(&mut self.recording);
         let around = ResumeSession {
-            abilities: self.abilities,
+            capabilities: self.capabilities,
             breakpoints: &self.breakpoints,
             watchpoints: &self.watchpoints,
             until: None,
@@ -374,8 +375,8 @@ impl<'a> Debugger<'a> {
             return Ok(DebugStop::Ended(end.clone()));
         }
         let watched = SoftWatchpoints::of(&self.present.machine, &self.watchpoints)?;
-        let mut trail = RecordMode::First(&mut self.recording);
-        let event = self.present.step(&mut trail, self.abilities, wants_stop)?;
+        let mut trail = RecordMode::Record(&mut self.recording);
+        let event = self.present.step(&mut trail, self.capabilities, wants_stop)?;
         let stop = self.note_end(after_step(event))?;
         watched.instead_of(stop, &self.present.machine)
     }
@@ -392,12 +393,11 @@ impl<'a> Debugger<'a> {
 
 impl fmt::Debug for Debugger<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Debugger").field("present", &self.present.place).finish_non_exhaustive()
+        f.debug_struct("Debugger").field("present", &self.present.position).finish_non_exhaustive()
     }
 }
 
-/// The linear address of the next instruction.
+/// Linear address of the next instruction.
 fn linear_pc(machine: &Machine) -> Result<u64, Error> {
-    let (regs, sregs) = (machine.processors.bsp().vcpu.regs()?, machine.processors.bsp().vcpu.sregs()?);
-    Ok(crate::disassembly::linear_rip(&regs, &sregs))
+    machine.processors.bsp().linear_rip()
 }

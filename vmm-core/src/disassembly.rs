@@ -14,7 +14,7 @@ use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
 use kvm_sys_wrap::{GuestMemory, Gva, Vcpu};
 use vm_memory::Bytes;
 
-pub use crate::spec::mode::OperandWidth;
+use crate::cpu::cpu_state::{OperandWidth, linear_rip};
 
 /// No instruction is longer (SDM vol. 2, 2.3.11).
 pub const MAX_INSTRUCTION_LENGTH: usize = 15;
@@ -88,15 +88,6 @@ pub fn decode_all(bytes: &[u8], width: OperandWidth, address: u64) -> impl Itera
     })
 }
 
-/// The linear address of the next instruction: CS.base + RIP, of which 16- and 32-bit code has 32 bits.
-#[must_use]
-pub const fn linear_rip(regs: &kvm_regs, sregs: &kvm_sregs) -> u64 {
-    match OperandWidth::from_sregs(sregs) {
-        OperandWidth::Bits64 => regs.rip,
-        OperandWidth::Bits16 | OperandWidth::Bits32 => sregs.cs.base.wrapping_add(regs.rip) & 0xffff_ffff,
-    }
-}
-
 /// The bytes at a linear address: as many of `length` as are mapped to memory.
 #[must_use]
 pub fn code_at(vcpu: &Vcpu, memory: &GuestMemory, linear: u64, length: usize) -> Vec<u8> {
@@ -146,7 +137,6 @@ fn formatter() -> NasmFormatter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpu::control_regs::Efer;
 
     fn text(bytes: &[u8], width: OperandWidth) -> String {
         decode(bytes, width, 0x1000).map_or_else(|| "none".to_owned(), |instruction| instruction.text)
@@ -179,24 +169,6 @@ mod tests {
         let all: Vec<_> =
             decode_all(&[0x90, 0xee, 0xf4, 0x0f], OperandWidth::Bits64, 0).map(|i| i.text).collect();
         assert_eq!(all, ["nop", "out dx,al", "hlt"]);
-    }
-
-    #[test]
-    fn the_width_is_that_of_cs() {
-        let mut sregs = kvm_sregs::default();
-        assert_eq!(OperandWidth::from_sregs(&sregs), OperandWidth::Bits16);
-        sregs.cs.db = 1;
-        assert_eq!(OperandWidth::from_sregs(&sregs), OperandWidth::Bits32);
-        // Without long mode the L bit means nothing.
-        (sregs.cs.db, sregs.cs.l) = (0, 1);
-        assert_eq!(OperandWidth::from_sregs(&sregs), OperandWidth::Bits16);
-        sregs.efer = (Efer::LME | Efer::LMA).bits();
-        assert_eq!(OperandWidth::from_sregs(&sregs), OperandWidth::Bits64);
-        sregs.cs.base = 0x1_0000;
-        let regs = kvm_regs { rip: 0x8000, ..Default::default() };
-        assert_eq!(linear_rip(&regs, &sregs), 0x8000);
-        sregs.efer = 0;
-        assert_eq!(linear_rip(&regs, &sregs), 0x1_8000);
     }
 
     proptest::proptest! {

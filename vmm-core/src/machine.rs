@@ -6,22 +6,26 @@
 
 pub(crate) mod board;
 pub(crate) mod coalesced_pio;
+pub mod debug_capabilities;
 pub mod end;
 pub mod end_kind;
 pub mod error;
+pub mod guest_state;
 pub(crate) mod host;
 pub mod image;
-pub mod limits;
+pub(crate) mod limits;
 pub mod observer;
 mod overlay_promotion;
 pub mod probe;
 pub(crate) mod processor;
 pub(crate) mod processors;
 pub mod run_loop;
-pub mod run_to;
+pub mod runner;
 pub(crate) mod smp;
-pub mod step;
+pub mod stepper;
+pub mod stop_point;
 pub(crate) mod suspend;
+pub mod turn;
 mod vcpu_view;
 
 use std::time::Duration;

@@ -9,13 +9,14 @@
 //! bounded; a run that outgrows it is known to have done so.
 
 pub mod checkpoint;
+pub(crate) mod position;
 pub mod replay;
 
 use std::fmt;
 
 use kvm_sys_wrap::Exit;
 
-use crate::cpu::exit_counts::ExitKind;
+use crate::cpu::exit_counts::{ExitKind, is_guest_exit};
 use crate::machine::end::End;
 use crate::machine::observer::{ExitView, Observer};
 
@@ -77,7 +78,7 @@ impl Recording {
 
     /// Records one exit that was served, with what the guest was given to read.
     pub fn push(&mut self, exit: &Exit, answer: &[u8]) {
-        if !is_recorded(exit) {
+        if !is_guest_exit(exit) {
             return;
         }
         self.seen = self.seen.wrapping_add(1);
@@ -110,12 +111,6 @@ impl Observer for Recording {
     fn on_served(&mut self, view: &ExitView<'_>, answer: &[u8]) {
         self.push(view.exit, answer);
     }
-}
-
-/// Whether an exit is the guest's doing, and not that of a timer or a debugger.
-#[must_use]
-pub(crate) const fn is_recorded(exit: &Exit) -> bool {
-    !matches!(exit, Exit::Interrupted | Exit::Retry | Exit::Debug { .. })
 }
 
 impl Signature {
@@ -159,6 +154,25 @@ impl Signature {
 
     fn kind(self) -> Option<ExitKind> {
         ExitKind::ALL.iter().copied().find(|kind| *kind as u64 == self.0 >> 56)
+    }
+}
+
+/// First exit of a replay that is not the recorded one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Divergence {
+    /// Number of the exit, counted from 0.
+    pub exit: u64,
+    /// Signature of the recorded exit.
+    pub recorded: Signature,
+    /// Signature of the exit in the replay.
+    pub found: Signature,
+}
+
+impl fmt::Display for Divergence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { exit, recorded, found } = self;
+        let data = if recorded.to_string() == found.to_string() { " with other data" } else { "" };
+        write!(f, "exit {exit} was {recorded}, and is {found}{data} when run again")
     }
 }
 

@@ -53,7 +53,7 @@ fn build(mode: Mode, code: &[u8], input: u8) -> Result<Machine, Error> {
 fn run(mode: Mode, code: &[u8]) -> (Machine, End, Recording) {
     let mut machine = build(mode, code, 0).unwrap();
     let mut recording = Recording::new();
-    let end = machine.run_observed(&mut [&mut recording]).unwrap().end;
+    let end = machine.runner().observe(&mut [&mut recording]).run().unwrap().end;
     (machine, end, recording)
 }
 
@@ -200,7 +200,7 @@ fn a_record_that_is_not_complete_is_not_used() {
     let code = [0xe6, 0xe9, 0xe6, 0xe9, 0x0f, 0x0b];
     let mut machine = build(Mode::Long, &code, 0).unwrap();
     let mut recording = Recording::with_limit(10);
-    let end = machine.run_observed(&mut [&mut recording]).unwrap().end;
+    let end = machine.runner().observe(&mut [&mut recording]).run().unwrap().end;
     assert!(recording.overflowed());
     let found = examine(&machine, &end, &recording, &|| build(Mode::Long, &code, 0), BUDGET);
     assert!(
@@ -232,7 +232,7 @@ fn whatever_a_guest_is_made_of_its_end_gets_a_sentence() {
         };
         let mut machine = build().unwrap();
         let mut recording = Recording::new();
-        let end = machine.run_observed(&mut [&mut recording]).unwrap().end;
+        let end = machine.runner().observe(&mut [&mut recording]).run().unwrap().end;
         let found = examine(&machine, &end, &recording, &build, Duration::from_secs(3));
         let text = summary(&found);
         assert!(

@@ -61,7 +61,7 @@ fn in_each_mode(code: &[u8], test: impl Fn(&str, &mut Debugger<'_>, &Printed)) {
             };
             let again = || build(mode, ring, code, Console::to(std::io::sink()));
             let mut debugger = Debugger::new(machine, again).unwrap();
-            println!("{name}: {}", debugger.abilities());
+            println!("{name}: {}", debugger.capabilities());
             test(&name, &mut debugger, &printed);
         }
     }

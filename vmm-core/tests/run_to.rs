@@ -6,14 +6,14 @@ use std::time::Duration;
 use vmm_core::cpu::exit_counts::{ExitCounts, ExitKind};
 use vmm_core::devices::console::Console;
 use vmm_core::machine::Machine;
+use vmm_core::machine::debug_capabilities::DebugCapabilities;
 use vmm_core::machine::end::End;
 use vmm_core::machine::error::{Blame, Error};
 use vmm_core::machine::image::FlatImage;
-use vmm_core::machine::limits::Limits;
 use vmm_core::machine::observer::{ExitView, Observer};
-use vmm_core::machine::run_to::{Point, breakpoints_fire};
+use vmm_core::machine::stop_point::StopPoint;
 use vmm_core::spec::mode::{Mode, Ring};
-use vmm_core::spec::{EntryPoint, MachineSpec};
+use vmm_core::spec::{EntryPoint, LimitSpec, MachineSpec};
 use vmm_core::{Gpa, Gva, Kvm};
 
 const CODE: u64 = 0x8000;
@@ -45,8 +45,8 @@ fn name(machine: &Machine) -> String {
     format!("{} in ring {}", machine.spec().boot.mode, machine.spec().boot.ring.level())
 }
 
-fn limits() -> Limits {
-    Limits::start(vmm_core::spec::LimitSpec { time: Some(Duration::from_secs(5)), exits: None }).unwrap()
+fn limits() -> LimitSpec {
+    LimitSpec { time: Some(Duration::from_secs(5)), exits: None }
 }
 
 /// Remembers how many exits the guest sees.
@@ -60,8 +60,8 @@ impl Observer for Last {
     }
 }
 
-fn address(offset: u64) -> Point {
-    Point::Address { gva: Gva(CODE + offset), gpa: None }
+fn address(offset: u64) -> StopPoint {
+    StopPoint::Address { gva: Gva(CODE + offset), gpa: None }
 }
 
 #[test]
@@ -69,17 +69,17 @@ fn address(offset: u64) -> Point {
 fn an_address_is_reached_before_its_instruction_and_leaves_no_trace() {
     for mut machine in machines() {
         let name = name(&machine);
-        let mut limits = limits();
-        assert_eq!(machine.run_to(address(6), &mut limits, &mut []).unwrap(), None, "{name}");
+        assert_eq!(machine.runner().until(address(6)).limits(limits()).run().unwrap(), None, "{name}");
         let regs = machine.vcpu().regs().unwrap();
         assert_eq!(machine.next_instruction().unwrap(), Gva(CODE + 6), "{name}");
         // The IN before it has been completed: nothing answers at port 0x80.
         assert_eq!(regs.rax & 0xff, 0xff, "{name}");
         assert_eq!(machine.vcpu().sregs().unwrap().cs.dpl, machine.spec().boot.ring.level(), "{name}");
         // It is there already.
-        assert_eq!(machine.run_to(address(6), &mut limits, &mut []).unwrap(), None, "{name}");
+        assert_eq!(machine.runner().until(address(6)).limits(limits()).run().unwrap(), None, "{name}");
         let mut last = Last::default();
-        let end = machine.run_to(Point::End, &mut limits, &mut [&mut last]).unwrap();
+        let end =
+            machine.runner().until(StopPoint::End).observe(&mut [&mut last]).limits(limits()).run().unwrap();
         // An odd code is what the exit port makes of 0xff.
         assert_eq!(end, Some(End::Exit { code: 511 }), "{name}");
         assert_eq!(last.0.total(), 3, "{name}: OUT, IN, OUT, and nothing of ours");
@@ -91,13 +91,16 @@ fn an_address_is_reached_before_its_instruction_and_leaves_no_trace() {
 fn a_number_of_exits_includes_the_instruction_of_the_last() {
     for mut machine in machines() {
         let name = name(&machine);
-        let mut limits = limits();
         for (count, offset, al) in [(0, 0, 0), (1, 4, 5), (2, 6, 0xff)] {
-            assert_eq!(machine.run_to(Point::Exits(count), &mut limits, &mut []).unwrap(), None, "{name}");
+            assert_eq!(
+                machine.runner().until(StopPoint::Exits(count)).limits(limits()).run().unwrap(),
+                None,
+                "{name}"
+            );
             assert_eq!(machine.next_instruction().unwrap(), Gva(CODE + offset), "{name} after {count}");
             assert_eq!(machine.vcpu().regs().unwrap().rax & 0xff, al, "{name} after {count}");
         }
-        let end = machine.run_to(Point::Exits(99), &mut limits, &mut []).unwrap();
+        let end = machine.runner().until(StopPoint::Exits(99)).limits(limits()).run().unwrap();
         assert_eq!(end, Some(End::Exit { code: 511 }), "{name}");
     }
 }
@@ -107,7 +110,7 @@ fn a_number_of_exits_includes_the_instruction_of_the_last() {
 fn an_address_that_is_never_reached_is_the_end() {
     for mut machine in machines() {
         let name = name(&machine);
-        let end = machine.run_to(address(0x800), &mut limits(), &mut []).unwrap();
+        let end = machine.runner().until(address(0x800)).limits(limits()).run().unwrap();
         assert_eq!(end, Some(End::Exit { code: 511 }), "{name}");
         let byte: u8 =
             vm_memory::Bytes::read_obj(machine.memory(), vm_memory::GuestAddress(CODE + 0x800)).unwrap();
@@ -121,9 +124,9 @@ fn an_address_that_is_never_reached_is_the_end() {
 fn an_address_without_memory_can_be_asked_for() {
     for mut machine in machines() {
         let name = name(&machine);
-        let far = Point::Address { gva: Gva(0x4000_0000), gpa: None };
+        let far = StopPoint::Address { gva: Gva(0x4000_0000), gpa: None };
         let mut last = Last::default();
-        let end = machine.run_to(far, &mut limits(), &mut [&mut last]).unwrap();
+        let end = machine.runner().until(far).observe(&mut [&mut last]).limits(limits()).run().unwrap();
         assert_eq!(end, Some(End::Exit { code: 511 }), "{name}");
         assert_eq!(machine.exits().of(ExitKind::Debug), 0, "{name}: steps are not the guest's exits");
     }
@@ -131,11 +134,10 @@ fn an_address_without_memory_can_be_asked_for() {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn what_this_host_has_is_found_out() {
+fn probing_twice_finds_the_same() {
     let kvm = Kvm::open().unwrap();
     for machine in machines() {
-        let boot = &machine.spec().boot;
-        let fire = breakpoints_fire(&kvm, boot.mode, boot.ring).unwrap();
-        println!("{}: hardware breakpoints {}", name(&machine), if fire { "fire" } else { "do not fire" });
+        let probe = || DebugCapabilities::probe(&kvm, machine.spec()).unwrap();
+        assert_eq!(probe(), probe(), "{}", name(&machine));
     }
 }

@@ -13,11 +13,10 @@ use vmm_core::machine::Machine;
 use vmm_core::machine::end::End;
 use vmm_core::machine::error::{Blame, Error};
 use vmm_core::machine::image::FlatImage;
-use vmm_core::machine::limits::Limits;
-use vmm_core::machine::run_to::Point;
+use vmm_core::machine::stop_point::StopPoint;
 use vmm_core::snapshot::Snapshot;
 use vmm_core::spec::mode::{Mode, Ring};
-use vmm_core::spec::{EntryPoint, MachineSpec, Mapping, PagePermissions, Register};
+use vmm_core::spec::{EntryPoint, LimitSpec, MachineSpec, Mapping, PagePermissions, Register};
 use vmm_core::{Gpa, Gva, Kvm};
 
 const CODE: u64 = 0x8000;
@@ -83,9 +82,9 @@ fn machines() -> impl Iterator<Item = (Mode, Ring)> {
     })
 }
 
-fn limits() -> Limits {
+fn limits() -> LimitSpec {
     let time = Some(Duration::from_secs(20));
-    Limits::start(vmm_core::spec::LimitSpec { time, exits: None }).unwrap()
+    LimitSpec { time, exits: None }
 }
 
 /// All that can be compared of a machine that has ended.
@@ -138,7 +137,7 @@ impl Ended {
 fn snapshot_after(mode: Mode, ring: Ring, exits: u64) {
     let (first, second) = (Printed::default(), Printed::default());
     let mut machine = build(mode, ring, &first).unwrap();
-    assert_eq!(machine.run_to(Point::Exits(exits), &mut limits(), &mut []).unwrap(), None);
+    assert_eq!(machine.runner().until(StopPoint::Exits(exits)).limits(limits()).run().unwrap(), None);
     let snapshot = machine.snapshot().unwrap();
     first.take();
     let wanted = ended(&mut machine, &first);
@@ -179,7 +178,7 @@ fn a_machine_made_from_a_snapshot_goes_on_as_the_first_one_does() {
 fn copies_share_nothing_that_they_write() {
     let printed = Printed::default();
     let mut machine = build(Mode::Long, Ring::Kernel, &printed).unwrap();
-    assert_eq!(machine.run_to(Point::Exits(20), &mut limits(), &mut []).unwrap(), None);
+    assert_eq!(machine.runner().until(StopPoint::Exits(20)).limits(limits()).run().unwrap(), None);
     let snapshot: Snapshot = machine.snapshot().unwrap();
     let kvm = Kvm::open().unwrap();
     let mut copies: Vec<_> =
@@ -205,7 +204,7 @@ fn what_a_reset_leaves_for_the_next_run_is_there_at_once() {
     for (mode, ring) in machines() {
         let printed = Printed::default();
         let mut machine = build(mode, ring, &printed).unwrap();
-        assert_eq!(machine.run_to(Point::Exits(11), &mut limits(), &mut []).unwrap(), None);
+        assert_eq!(machine.runner().until(StopPoint::Exits(11)).limits(limits()).run().unwrap(), None);
         let snapshot = machine.snapshot().unwrap();
         let mut copy = snapshot.machine(&Kvm::open().unwrap(), Console::to(printed.clone())).unwrap();
         let (regs, sregs) = (copy.vcpu().regs().unwrap(), copy.vcpu().sregs().unwrap());

@@ -6,16 +6,17 @@
 use std::time::Duration;
 
 use kvm_sys_wrap::Exit;
+use vmm_core::cpu::cpu_state::OperandWidth;
 use vmm_core::cpu::exit_counts::ExitKind;
 use vmm_core::devices::console::Console;
-use vmm_core::disassembly::{OperandWidth, next_instruction};
+use vmm_core::disassembly::next_instruction;
 use vmm_core::machine::Machine;
 use vmm_core::machine::end::End;
 use vmm_core::machine::error::{Blame, Error};
 use vmm_core::machine::image::FlatImage;
 use vmm_core::machine::observer::{ExitView, Observer};
 use vmm_core::machine::run_loop::RunOutcome;
-use vmm_core::machine::step::can_step;
+use vmm_core::machine::stepper::can_step;
 use vmm_core::spec::mode::{Mode, Ring};
 use vmm_core::spec::{EntryPoint, MachineSpec};
 use vmm_core::{Gpa, Gva, Kvm};
@@ -74,7 +75,7 @@ fn executed(spec: MachineSpec, code: &[u8]) -> Option<(Vec<(String, OperandWidth
     let steppable = can_step(&machine.vcpu().sregs().unwrap());
     let mut executed = Executed::default();
     executed.look_ahead(machine.vcpu(), machine.memory());
-    let outcome: Result<RunOutcome, Error> = machine.run_stepped(&mut [&mut executed]);
+    let outcome: Result<RunOutcome, Error> = machine.runner().observe(&mut [&mut executed]).step(true).run();
     let outcome = outcome.unwrap();
     if !steppable {
         // It runs all the same, only without steps.

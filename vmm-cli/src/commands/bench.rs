@@ -130,7 +130,8 @@ impl Guest<'_> {
     fn first(&mut self, format: Format) -> Result<ControlFlow<Status, End>, Diagnostics> {
         let mut machine = self.begin()?;
         let mut recording = Recording::new();
-        let outcome = machine.run_observed(&mut [&mut recording]).map_err(|error| self.host(&error))?;
+        let outcome =
+            machine.runner().observe(&mut [&mut recording]).run().map_err(|error| self.host(&error))?;
         let (files, output, recording) = (self.files, self.output(), Some(&recording));
         let ended = Ended { outcome: &outcome, machine: &machine, files, output: &output, recording };
         let (status, report) = judge(self.config, &ended);

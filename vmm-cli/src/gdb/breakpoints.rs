@@ -73,7 +73,7 @@ impl HwWatchpoint for Session<'_, '_> {
         } else if matches!(self.debugger, Guest::Live(_)) {
             stderr::print_line(format_args!(
                 "gdb: no debug register that would do: {}",
-                self.debugger.abilities()
+                self.debugger.capabilities()
             ));
         } else if kind == WatchKind::Write {
             stderr::print_line(format_args!("gdb: too many watchpoints, or too much memory"));

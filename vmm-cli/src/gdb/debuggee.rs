@@ -5,7 +5,7 @@
 use crate::stderr;
 use kvm_sys_wrap::{Breakpoint, MpState, VcpuState};
 use vmm_core::Gva;
-use vmm_core::autopsy::moment::CpuState;
+use vmm_core::cpu::cpu_state::CpuState;
 use vmm_core::debugger::smp::{ResumeAction, SmpDebugger};
 use vmm_core::debugger::{DebugStop, Debugger, EditError, ExecDirection, Finished, InterruptHandle};
 use vmm_core::machine::Machine;
@@ -60,18 +60,18 @@ impl<'a> Guest<'a> {
     }
 
     /// What works on this host, in one line.
-    pub(super) fn abilities(&self) -> String {
+    pub(super) fn capabilities(&self) -> String {
         match self {
-            Self::Recorded(debugger) => debugger.abilities().to_string(),
-            Self::Live(debugger) => debugger.abilities().to_string(),
+            Self::Recorded(debugger) => debugger.capabilities().to_string(),
+            Self::Live(debugger) => debugger.capabilities().to_string(),
         }
     }
 
     /// Whether debug registers report accesses.
     pub(super) fn reports_accesses(&self) -> bool {
         match self {
-            Self::Recorded(debugger) => debugger.abilities().watchpoints,
-            Self::Live(debugger) => debugger.abilities().watchpoints,
+            Self::Recorded(debugger) => debugger.capabilities().watchpoints,
+            Self::Live(debugger) => debugger.capabilities().watchpoints,
         }
     }
 

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use kvm_sys_wrap::MpState;
 use vmm_core::cpu::control_regs::{Cr0, Efer};
-use vmm_core::disassembly::OperandWidth;
+use vmm_core::cpu::cpu_state::OperandWidth;
 use vmm_core::machine::error::Error;
 use vmm_core::paging::merge::mappings;
 use vmm_core::paging::walk::access_words;
@@ -31,7 +31,7 @@ pub(super) fn answer(session: &Session<'_, '_>, command: &str) -> Result<String,
         "exits" => format!("{}total {}\n", machine.exits(), machine.exits().total()),
         "pages" => pages(session)?,
         "explain" => format!("{}\n", machine.layout()),
-        "host" => format!("{}\n", session.debugger.abilities()),
+        "host" => format!("{}\n", session.debugger.capabilities()),
         other => format!("no command `{other}`\n{HELP}"),
     })
 }

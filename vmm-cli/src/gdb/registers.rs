@@ -9,7 +9,7 @@ use gdbstub::arch::{Arch, RegId, Registers};
 use gdbstub_arch::x86::reg::{X86_64CoreRegs, X86CoreRegs, X86SegmentRegs, X87FpuInternalRegs};
 use kvm_sys_wrap::VcpuState;
 use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
-use vmm_core::disassembly::linear_rip;
+use vmm_core::cpu::cpu_state::linear_rip;
 
 use super::target_xml::{CONTROL, Shape};
 
@@ -321,7 +321,7 @@ const fn low(value: u64) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use vmm_core::disassembly::OperandWidth;
+    use vmm_core::cpu::cpu_state::OperandWidth;
 
     use super::*;
 

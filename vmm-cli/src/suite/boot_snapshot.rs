@@ -9,9 +9,10 @@ use crate::address_expr::Place;
 use crate::config::Config;
 use crate::diagnostic::Diagnostics;
 use vmm_core::Gva;
+use vmm_core::debugger::run_until::run_until;
 use vmm_core::devices::console::{Console, NoInput, Output};
 use vmm_core::machine::Machine;
-use vmm_core::machine::run_to::Point;
+use vmm_core::machine::stop_point::StopPoint;
 use vmm_core::snapshot::Snapshot;
 
 use super::case::Case;
@@ -98,8 +99,8 @@ fn boot(
     let host = |error| Diagnostics::from(host_error(config, &error));
     let machine = Machine::build(resources.kvm(), spec.clone(), files, console).map_err(host)?;
     running.watch(&machine).map_err(host)?;
-    let point = Point::Address { gva: Gva(address), gpa: physical(files, address) };
-    let reached = machine.reach(point);
+    let point = StopPoint::Address { gva: Gva(address), gpa: physical(files, address) };
+    let reached = run_until(machine, point);
     running.forget();
     let (mut machine, end) = reached.map_err(host)?;
     let snapshot = match end {

@@ -163,7 +163,7 @@ fn carry_out(
     };
     running.watch(&machine).map_err(host)?;
     let mut recording = Recording::new();
-    let outcome = machine.run_observed(&mut [&mut recording]);
+    let outcome = machine.runner().observe(&mut [&mut recording]).run();
     running.forget();
     let outcome = outcome.map_err(host)?;
     let output = copy.bytes();

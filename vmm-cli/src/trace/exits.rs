@@ -9,12 +9,13 @@ use std::time::Instant;
 
 use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
 use kvm_sys_wrap::{Exit, Vcpu};
+use vmm_core::cpu::cpu_state::linear_rip;
 use vmm_core::cpu::exit_counts::ExitKind;
-use vmm_core::disassembly::{Instruction, linear_rip, next_instruction};
+use vmm_core::disassembly::{Instruction, next_instruction};
 use vmm_core::machine::Machine;
 use vmm_core::machine::end::{End, internal_error_name};
 use vmm_core::machine::observer::{ExitView, Observer};
-use vmm_core::machine::step::can_step;
+use vmm_core::machine::stepper::can_step;
 use vmm_core::spec::register::Register;
 
 use super::access::{Access, Devices};

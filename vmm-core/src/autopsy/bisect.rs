@@ -141,7 +141,7 @@ fn round(
 fn stride(replayer: &mut Replayer<'_>, from: &ReplayMark) -> Result<(Bisection, u64), Error> {
     let (mut older, mut newer) = (from.clone(), from.clone());
     for number in 1_u64.. {
-        let result = match replayer.step_instruction(None, None)? {
+        let result = match replayer.step(None, None)? {
             ReplayStep::Done | ReplayStep::Caught | ReplayStep::Kicked => None,
             ReplayStep::Ended(_) => Some(Bisection::Near),
             ReplayStep::Diverged => Some(Bisection::Diverged),

@@ -4,11 +4,12 @@
 
 use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind};
 
-use crate::disassembly::OperandWidth;
+use crate::cpu::cpu_state::OperandWidth;
 
 use super::exception::Exception;
-use super::moment::{CpuState, GuestState};
 use super::page_fault::{AccessKind, PageAccess};
+use crate::cpu::cpu_state::CpuState;
+use crate::machine::guest_state::GuestState;
 
 /// RFLAGS.NT and RFLAGS.VM.
 const NESTED_TASK: u64 = 1 << 14;

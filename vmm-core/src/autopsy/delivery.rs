@@ -13,8 +13,8 @@ use crate::cpu::idt::Gate;
 
 use super::control_transfer::is_canonical;
 use super::exception::Exception;
-use super::moment::GuestState;
 use super::page_fault::{AccessKind, PageAccess};
+use crate::machine::guest_state::GuestState;
 
 /// Vectors of faults that delivery raises.
 const INVALID_TSS: u8 = 10;

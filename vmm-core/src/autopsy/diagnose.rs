@@ -10,15 +10,17 @@ use super::delivery::GateFound;
 use super::emulation_failure;
 use super::exception::Exception;
 use super::exception_chain::ExceptionChain;
+use super::fetch::Fetched;
 use super::instruction_trace::{InstructionTrace, TracedInstruction};
-use super::moment::{CpuState, Fetched, GuestState};
 use super::tables;
 use super::{Autopsy, AutopsyNote, Cause, Code};
+use crate::cpu::cpu_state::CpuState;
+use crate::machine::guest_state::GuestState;
 
 impl Autopsy {
     /// Works out the cause from the state before the end.
     pub(super) fn judge(&mut self, machine: &Machine, state: &CpuState, trail: Option<&InstructionTrace>) {
-        let moment = GuestState::of(machine, state);
+        let moment = GuestState::from_machine(machine, state);
         let fetched = moment.fetch();
         self.describe(&moment, &fetched, trail);
         let fault = moment.fault_of(&fetched);
@@ -65,7 +67,7 @@ impl Autopsy {
 
     /// A state before the end that has to do, since nothing nearer was found.
     pub(super) fn seen_last(&mut self, machine: &Machine, state: &CpuState) {
-        let moment = GuestState::of(machine, state);
+        let moment = GuestState::from_machine(machine, state);
         self.describe(&moment, &moment.fetch(), None);
     }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
-use super::moment::GuestState;
+use crate::machine::guest_state::GuestState;
 
 /// Why, and what helps. Clauses without full stop.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,7 +7,9 @@ use crate::cpu::control_regs::Cr0;
 
 use super::delivery::{Delivery, DeliveryOutcome, Handler};
 use super::exception::{Exception, ExceptionClass};
-use super::moment::{CpuState, Fetched, GuestState};
+use super::fetch::Fetched;
+use crate::cpu::cpu_state::CpuState;
+use crate::machine::guest_state::GuestState;
 
 /// One fault and its delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -15,8 +15,10 @@ use crate::record::Recording;
 use crate::record::replay::Replayer;
 
 use super::exception::Exception;
+use super::fetch::Fetched;
 use super::instruction_trace::{DeliveredException, InstructionTrace, StepResult, TracedInstruction};
-use super::moment::{CpuState, Fetched, GuestState};
+use crate::cpu::cpu_state::CpuState;
+use crate::machine::guest_state::GuestState;
 
 /// Steps of a sample.
 const SAMPLE: u64 = 1000;
@@ -111,7 +113,7 @@ pub(super) fn sample(
 
 /// An instruction without an end. Some hosts do not report a step that leads to where it began.
 fn stuck(machine: &Machine, registers: &CpuState) -> Hang {
-    let moment = GuestState::of(machine, registers);
+    let moment = GuestState::from_machine(machine, registers);
     let fetched = moment.fetch();
     match &fetched {
         Fetched::Instruction(instruction, _) if leads_to(instruction, registers.regs.rip) => Hang::JumpToSelf,
@@ -123,7 +125,7 @@ fn stuck(machine: &Machine, registers: &CpuState) -> Hang {
 
 /// A guest that cannot be stepped: what the one instruction says that it stood at.
 pub(super) fn at_rest(ended: &Machine, registers: &CpuState) -> Hang {
-    let moment = GuestState::of(ended, registers);
+    let moment = GuestState::from_machine(ended, registers);
     match moment.fetch() {
         Fetched::Instruction(instruction, _) if leads_to(&instruction, registers.regs.rip) => {
             Hang::JumpToSelf
@@ -144,7 +146,9 @@ fn pattern(replayer: &Replayer<'_>, trail: &InstructionTrace) -> Result<Hang, Er
     }
     let zeros = trail.past.iter().filter(|past| past.bytes.iter().all(|byte| *byte == 0)).count();
     if zeros > trail.past.len() / 2 {
-        return Ok(Hang::ExecutingZeros { real: !CpuState::of(replayer.machine())?.cr0().contains(Cr0::PE) });
+        return Ok(Hang::ExecutingZeros {
+            real: !CpuState::from_vcpu(replayer.machine().vcpu())?.cr0().contains(Cr0::PE),
+        });
     }
     // What was executed once belongs to the way into the loop.
     let body: Vec<u64> = trail.visits.iter().filter(|(_, count)| **count > 1).map(|(at, _)| *at).collect();
@@ -152,7 +156,7 @@ fn pattern(replayer: &Replayer<'_>, trail: &InstructionTrace) -> Result<Hang, Er
     if body.is_empty() || body.len() > LARGEST_LOOP || rounds < trail.steps / 2 {
         return Ok(Hang::NoPattern { distinct: trail.visits.len() });
     }
-    let registers = CpuState::of(replayer.machine())?;
+    let registers = CpuState::from_vcpu(replayer.machine().vcpu())?;
     if body.len() == 1 && trail.past.back().is_some_and(jumps_to_itself) {
         return Ok(Hang::JumpToSelf);
     }
@@ -188,7 +192,7 @@ fn describe(replayer: &Replayer<'_>, registers: &CpuState, body: &[u64]) -> Loop
     for linear in body {
         let mut there = *registers;
         there.regs.rip = linear.wrapping_sub(base);
-        let moment = GuestState::of(machine, &there);
+        let moment = GuestState::from_machine(machine, &there);
         let Fetched::Instruction(instruction, bytes) = moment.fetch() else { continue };
         let port = || {
             let immediate = instruction.op_kinds().any(|kind| kind == OpKind::Immediate8);

@@ -12,7 +12,7 @@ use kvm_sys_wrap::bindings::kvm_regs;
 use kvm_sys_wrap::{Alarm, Gpa};
 use vm_memory::Bytes;
 
-use crate::disassembly::OperandWidth;
+use crate::cpu::cpu_state::OperandWidth;
 use crate::machine::end::End;
 use crate::machine::error::Error;
 use crate::record::replay::{HandlerTrap, ReplayStep, Replayer};
@@ -20,9 +20,11 @@ use crate::record::replay::{HandlerTrap, ReplayStep, Replayer};
 use super::delivery::{GateFound, Handler};
 use super::exception::Exception;
 use super::exception_chain::{ChainEnd, ChainLink};
-use super::moment::{CpuState, Fetched, GuestState};
+use super::fetch::Fetched;
 use super::page_fault::{AccessKind, PageAccess};
 use super::predict::is_unrepeatable;
+use crate::cpu::cpu_state::CpuState;
+use crate::machine::guest_state::GuestState;
 
 /// How many instructions are remembered.
 pub const MAX_INSTRUCTIONS: usize = 32;
@@ -128,12 +130,12 @@ impl InstructionTrace {
         let mut last_kick = None;
         let until = self.steps.saturating_add(steps);
         while self.steps < until {
-            let registers = CpuState::of(replayer.machine())?;
+            let registers = CpuState::from_vcpu(replayer.machine().vcpu())?;
             let plan = self.look(replayer, &registers);
             if let Some(raised) = plan.raised(&registers).filter(|raised| raised.handler == raised.at) {
                 return Ok(StepResult::Circle(Box::new(raised)));
             }
-            match replayer.step_instruction(plan.halt, plan.catch)? {
+            match replayer.step(plan.halt, plan.catch)? {
                 ReplayStep::Done => {
                     self.finish(&plan, &registers, false);
                     if plan.pushes_flags {
@@ -172,7 +174,7 @@ impl InstructionTrace {
     /// Looks at the instruction before it is executed.
     fn look(&mut self, replayer: &Replayer<'_>, registers: &CpuState) -> Plan {
         let machine = replayer.machine();
-        let moment = GuestState::of(machine, registers);
+        let moment = GuestState::from_machine(machine, registers);
         let fetched = moment.fetch();
         let fault = moment.fault_of(&fetched);
         let linear = registers.linear_rip();
@@ -350,8 +352,8 @@ fn clear_step_flag(
         return Ok(());
     }
     let machine = replayer.machine();
-    let now = CpuState::of(machine)?;
-    let moment = GuestState::of(machine, &now);
+    let now = CpuState::from_vcpu(machine.vcpu())?;
+    let moment = GuestState::from_machine(machine, &now);
     let flags_at = handler.map_or(now.linear_stack(), |handler| handler.flags_at);
     let access =
         PageAccess { linear: flags_at, size: 2, kind: AccessKind::Read, user: false, implicit: true };

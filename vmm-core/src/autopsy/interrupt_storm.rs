@@ -6,7 +6,7 @@
 use kvm_sys_wrap::MpState;
 
 use super::hang::{self, Hang};
-use super::moment::CpuState;
+use crate::cpu::cpu_state::CpuState;
 use crate::machine::Machine;
 use crate::machine::end::End;
 

@@ -10,12 +10,12 @@ use iced_x86::{
 };
 
 use crate::cpu::control_regs::{Cr0, Rflags};
-use crate::disassembly::OperandWidth;
+use crate::cpu::cpu_state::OperandWidth;
 
 use super::control_transfer::is_canonical;
 use super::exception::Exception;
-use super::moment::GuestState;
 use super::page_fault::{AccessKind, PageAccess};
+use crate::machine::guest_state::GuestState;
 
 /// A write to memory: linear address and size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

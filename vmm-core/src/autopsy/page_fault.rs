@@ -5,13 +5,13 @@
 
 use crate::PAGE_SIZE;
 use crate::cpu::control_regs::{Cr0, Cr4, Rflags};
-use crate::disassembly::OperandWidth;
+use crate::cpu::cpu_state::OperandWidth;
 use crate::paging::Scheme;
 use crate::paging::walk::{Walk, WalkEnd};
 use crate::{Gpa, Gva};
 
 use super::exception::Exception;
-use super::moment::GuestState;
+use crate::machine::guest_state::GuestState;
 
 /// What is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,7 +12,8 @@ use iced_x86::{CpuidFeature, EncodingKind, FlowControl, Instruction, Mnemonic, O
 use crate::cpu::control_regs::{Cr0, Cr4, Efer};
 
 use super::exception::Exception;
-use super::moment::{Fetched, GuestState};
+use super::fetch::Fetched;
+use crate::machine::guest_state::GuestState;
 
 /// The overflow flag.
 const OVERFLOW: u64 = 1 << 11;

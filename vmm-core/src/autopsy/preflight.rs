@@ -8,9 +8,11 @@ use std::collections::BTreeSet;
 use iced_x86::{EncodingKind, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 use super::exception::Exception;
-use super::moment::{CpuState, Fetched, GuestState};
+use super::fetch::Fetched;
 use super::page_fault::{AccessKind, PageAccess};
 use super::summary;
+use crate::cpu::cpu_state::CpuState;
+use crate::machine::guest_state::GuestState;
 
 /// Instructions that are looked at.
 const MAX_INSTRUCTIONS: usize = 50_000;

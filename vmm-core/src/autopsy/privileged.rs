@@ -5,12 +5,12 @@
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
 use crate::cpu::control_regs::{Cr0, Cr4, Efer, Rflags};
-use crate::disassembly::OperandWidth;
+use crate::cpu::cpu_state::OperandWidth;
 use crate::paging::Scheme;
 
 use super::exception::Exception;
-use super::moment::GuestState;
 use super::segments;
+use crate::machine::guest_state::GuestState;
 
 /// The number of the MSR EFER.
 const EFER: u64 = 0xc000_0080;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::disassembly::OperandWidth;
+use crate::cpu::cpu_state::OperandWidth;
 use crate::machine::Machine;
 use crate::machine::end::End;
 use crate::machine::error::Error;
@@ -16,8 +16,8 @@ use super::emulation_failure;
 use super::hang;
 use super::instruction_trace::{InstructionTrace, MAX_INSTRUCTIONS, StepResult};
 use super::interrupt_storm;
-use super::moment::CpuState;
 use super::{Autopsy, AutopsyNote, Cause, Source};
+use crate::cpu::cpu_state::CpuState;
 
 /// Steps that are tried before the rest of the run is narrowed.
 const FIRST_STEPS: u64 = 4000;
@@ -40,7 +40,7 @@ impl Autopsy {
         build: &dyn Fn() -> Result<Machine, Error>,
         budget: Duration,
     ) -> Result<(), Error> {
-        let found = CpuState::of(ended)?;
+        let found = CpuState::from_vcpu(ended.vcpu())?;
         let framed = self.frame(&found);
         // KVM keeps them on some hosts, and puts the vCPU into its reset state on others.
         let reset = found.regs.rip == 0xfff0 && found.sregs.cs.selector == 0xf000;
@@ -186,7 +186,7 @@ impl Autopsy {
     /// Shows how far it came at least.
     fn out_of_time<T>(&mut self, replayer: &Replayer<'_>, budget: Duration) -> Option<T> {
         self.notes.push(AutopsyNote::OutOfTime(budget));
-        if let Ok(state) = CpuState::of(replayer.machine()) {
+        if let Ok(state) = CpuState::from_vcpu(replayer.machine().vcpu()) {
             self.seen_last(replayer.machine(), &state);
         }
         None
@@ -222,7 +222,7 @@ impl Autopsy {
         build: &dyn Fn() -> Result<Machine, Error>,
         budget: Duration,
     ) -> Result<(), Error> {
-        let state = CpuState::of(ended)?;
+        let state = CpuState::from_vcpu(ended.vcpu())?;
         if ended.board.spec.interrupts != Interrupts::None {
             self.judge(ended, &state, None);
             self.cause = Cause::Hang(Box::new(interrupt_storm::or_at_rest(ended, &self.end, &state)));

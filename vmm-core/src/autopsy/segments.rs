@@ -5,7 +5,7 @@
 use crate::cpu::descriptor::SegmentDescriptor;
 
 use super::exception::Exception;
-use super::moment::GuestState;
+use crate::machine::guest_state::GuestState;
 
 /// Vectors of faults about segments.
 const NOT_PRESENT: u8 = 11;

@@ -5,7 +5,8 @@
 
 use std::fmt::Write as _;
 
-use crate::disassembly::{OperandWidth, decode};
+use crate::cpu::cpu_state::OperandWidth;
+use crate::disassembly::decode;
 use crate::machine::end::{End, internal_error_name};
 
 use super::delivery::{DeliveryOutcome, GateFound};

@@ -3,13 +3,13 @@
 use iced_x86::{Decoder, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 use crate::Gva;
+use crate::cpu::cpu_state::OperandWidth;
 use crate::cpu::descriptor::SegmentDescriptor;
 use crate::cpu::idt::Gate;
-use crate::disassembly::OperandWidth;
 
 use super::delivery::GateFound;
 use super::instruction_trace::TracedInstruction;
-use super::moment::GuestState;
+use crate::machine::guest_state::GuestState;
 
 /// Words of the stack that are shown.
 const STACK_WORDS: u64 = 16;

@@ -2,11 +2,13 @@
 
 use super::exception::Exception;
 use super::exception_chain::{ChainEnd, ExceptionChain};
-use super::moment::{CpuState, Fetched, GuestState};
+use super::fetch::Fetched;
 use crate::cpu::control_regs::{Cr0, Cr4};
+use crate::cpu::cpu_state::CpuState;
 use crate::cpu::reset_state;
 use crate::initial_state::{HostQuirks, TableImage, initial_state};
 use crate::layout;
+use crate::machine::guest_state::GuestState;
 use crate::paging::walk::ReadMemory;
 use crate::spec::mode::{Mode, Ring};
 use crate::spec::{EntryPoint, MachineSpec};

@@ -62,6 +62,13 @@ kinds! {
     Again = "again" for Exit::Retry,
 }
 
+/// Returns true if an exit is caused by the guest, and not by a signal or by guest debugging.
+#[must_use]
+#[inline]
+pub(crate) const fn is_guest_exit(exit: &Exit) -> bool {
+    !matches!(exit, Exit::Interrupted | Exit::Retry | Exit::Debug { .. })
+}
+
 const KINDS: usize = ExitKind::ALL.len();
 
 /// Exits by type. [`Exit::Interrupted`], [`Exit::Again`] and [`Exit::Debug`] are counted but are not exits of the guest:

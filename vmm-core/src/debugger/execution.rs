@@ -1,278 +1,230 @@
-//! A machine on its way through a run: for the first time, or once more along the record.
+//! A machine in a debugged run: for the first time, or once more along the record.
 //!
-//! The first time, each exit is served by the devices and written down. Once more, it is held against what was written
-//! down, and the guest reads what it read then. In both cases the exits that breakpoints make are taken out: neither
-//! the record nor the counts show that somebody watched.
+//! The first time, each exit is served by the devices and recorded. In a replay it is compared with the record, and the guest
+//! reads the recorded answers. In both cases the exits that breakpoints cause are taken out: neither the record nor the
+//! counts show that the run was debugged.
 
 use iced_x86::Mnemonic;
-use kvm_sys_wrap::{Exit, GuestDebug, emulation_failure};
+use kvm_sys_wrap::Exit;
 
+use super::DebugCapabilities;
+use super::guest_int3::skip_failed_int3;
 use super::handler_breakpoints::handler_breakpoints;
 use super::inserted_breakpoints::InsertedBreakpoints;
 use super::linear_memory::LinearMemory;
 use super::next_pc::next_pcs;
-use super::trap_flag::Before;
-use super::{DebugCapabilities, StepIntoHandler};
+use super::trap_flag::StateBeforeStep;
 use crate::Gva;
-use crate::autopsy::moment::CpuState;
-use crate::cpu::exit_counts::ExitKind;
+use crate::cpu::cpu_state::CpuState;
+use crate::cpu::exit_counts::is_guest_exit;
 use crate::cpu::ring3_trap;
 use crate::machine::Machine;
-use crate::machine::end::End;
+use crate::machine::board::Board;
 use crate::machine::error::Error;
-use crate::machine::run_loop::ExitOutcome;
-use crate::record::{Recording, Signature};
+use crate::machine::observer::ExitView;
+use crate::machine::processor::Processor;
+use crate::machine::stepper::{SingleStep, StepOutcome};
+use crate::machine::turn::{DebugEvent, ExitHooks, ExitOutcome};
+use crate::record::Recording;
+use crate::record::position::RecordPosition;
 
-/// The one-byte opcode of INT3.
-const INT3: u8 = 0xcc;
-
-/// What serves the exits.
+/// Use of the record during an execution.
 #[derive(Debug)]
 pub(super) enum RecordMode<'a> {
-    /// The devices; the record grows.
-    First(&'a mut Recording),
-    /// The record.
-    Again(&'a Recording),
+    /// Devices answer, and the record grows.
+    Record(&'a mut Recording),
+    /// The record answers.
+    Replay(&'a Recording),
 }
 
-/// How far a machine has come.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct RecordPosition {
-    /// Exits served.
-    pub(super) exits: u64,
-    /// Bytes of answers given.
-    pub(super) answers: usize,
-}
-
-/// A machine and how far it has come.
+/// A machine and its position in the record.
 #[derive(Debug)]
 pub(super) struct Execution {
     pub(super) machine: Machine,
-    pub(super) place: RecordPosition,
+    pub(super) position: RecordPosition,
 }
 
-/// What one turn came to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum ExecutionEvent {
-    /// An exit was served.
-    Served,
-    /// Nothing but a signal.
-    Kicked,
-    /// A debug register fired (bits 0 to 3 of DR6), or a step is done.
-    Debug(u64),
-    /// A breakpoint that is a byte in memory was reached; the vCPU stands before its instruction.
-    Trap,
-    /// The guest's own `int3`, which KVM could not execute; the vCPU stands behind it.
-    OwnInt3,
-    /// The run ended.
-    Ended(End),
-    /// The run is not what it was the first time.
+/// Reason of the debugger to stop at an exit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ExecutionInterception {
+    /// A signal, after which the front-end wants to stop.
+    Signal,
+    /// An inserted breakpoint was reached; the vCPU stands before its instruction.
+    Breakpoint,
+    /// The guest executed an `int3` of its own that KVM could not execute; the vCPU stands after it.
+    GuestInt3,
+    /// The exit is not the recorded one.
     Diverged,
 }
 
-impl Execution {
-    pub(super) fn new(machine: Machine, place: RecordPosition) -> Self {
-        Self { machine, place }
+/// Result of one turn or step.
+pub(super) type ExecutionOutcome = ExitOutcome<ExecutionInterception>;
+
+/// Handling of the exits of a debugged run.
+struct ExecutionHooks<'a, 'r> {
+    mode: &'a mut RecordMode<'r>,
+    position: &'a mut RecordPosition,
+    breakpoints: &'a InsertedBreakpoints,
+    /// Called after each signal; true stops the guest.
+    wants_stop: &'a mut dyn FnMut() -> bool,
+}
+
+impl ExitHooks for ExecutionHooks<'_, '_> {
+    type Interception = ExecutionInterception;
+
+    fn intercept(
+        &mut self,
+        processor: &mut Processor,
+        board: &Board,
+        exit: &Exit,
+    ) -> Result<Option<ExecutionOutcome>, Error> {
+        if let Some(event) = DebugEvent::from_exit(exit) {
+            return Ok(Some(ExitOutcome::Debug(event)));
+        }
+        let reason = if !is_guest_exit(exit) {
+            if !(self.wants_stop)() {
+                return Ok(Some(ExitOutcome::Ignored));
+            }
+            ExecutionInterception::Signal
+        } else if self.breakpoints.undo(processor, board, exit)? {
+            ExecutionInterception::Breakpoint
+        } else if skip_failed_int3(&processor.vcpu, exit)? {
+            ExecutionInterception::GuestInt3
+        } else if let RecordMode::Replay(recording) = self.mode
+            && self.position.divergence(recording, exit).is_some()
+        {
+            ExecutionInterception::Diverged
+        } else {
+            return Ok(None);
+        };
+        Ok(Some(ExitOutcome::Intercepted(reason)))
     }
 
-    /// Runs the guest up to its next exit, and serves that.
+    fn after_serve(&mut self, view: &ExitView<'_>, answer: &mut [u8]) {
+        match self.mode {
+            RecordMode::Record(recording) => recording.push(view.exit, answer),
+            RecordMode::Replay(recording) => self.position.replay_answer(recording, answer),
+        }
+        self.position.advance(answer);
+    }
+}
+
+impl Execution {
+    pub(super) fn new(machine: Machine, position: RecordPosition) -> Self {
+        Self { machine, position }
+    }
+
+    /// Runs the guest up to its next exit, and handles that.
     pub(super) fn turn(
         &mut self,
-        trail: &mut RecordMode<'_>,
-        traps: &InsertedBreakpoints,
-    ) -> Result<ExecutionEvent, Error> {
-        let exit = self.machine.processors.bsp_mut().vcpu.run()?;
-        self.take(&exit, trail, traps)
+        mode: &mut RecordMode<'_>,
+        breakpoints: &InsertedBreakpoints,
+        wants_stop: &mut dyn FnMut() -> bool,
+    ) -> Result<ExecutionOutcome, Error> {
+        let Self { machine: Machine { board, processors, .. }, position } = self;
+        let mut hooks = ExecutionHooks { mode, position, breakpoints, wants_stop };
+        processors.bsp_mut().turn(board, &mut hooks)
     }
 
-    /// Brings the guest between two instructions: what the last exit left half done is completed. `Some` if the run
-    /// ended with that.
-    pub(super) fn settle(&mut self, trail: &mut RecordMode<'_>) -> Result<Option<ExecutionEvent>, Error> {
-        while let Some(exit) = self.machine.processors.bsp_mut().vcpu.finish_instruction()? {
-            let event = self.take(&exit, trail, &InsertedBreakpoints::none())?;
-            if let ExecutionEvent::Ended(_) | ExecutionEvent::Diverged = event {
-                return Ok(Some(event));
-            }
-        }
-        Ok(None)
+    /// Finishes the instruction of the last exit. `Some` if the run ended or diverged with that.
+    pub(super) fn finish_instruction(
+        &mut self,
+        mode: &mut RecordMode<'_>,
+    ) -> Result<Option<ExecutionOutcome>, Error> {
+        let Self { machine: Machine { board, processors, .. }, position } = self;
+        let breakpoints = &InsertedBreakpoints::none();
+        let mut hooks = ExecutionHooks { mode, position, breakpoints, wants_stop: &mut || false };
+        processors.bsp_mut().finish_instruction(board, &mut hooks, |outcome| {
+            let diverged = ExitOutcome::Intercepted(ExecutionInterception::Diverged);
+            matches!(outcome, ExitOutcome::Ended(_)) || *outcome == diverged
+        })
     }
 
-    /// Executes one instruction, with the exits that it takes: [`ExecutionEvent::Debug`] if the guest can go on, or [`ExecutionEvent::Trap`]
-    /// if it stands at the start of a handler.
+    /// Executes one instruction, with the exits that it takes. The outcome is [`ExitOutcome::Served`] if it is done, and
+    /// [`ExecutionInterception::Breakpoint`] if the vCPU stands at the start of a handler.
     ///
-    /// `wants_stop` is asked after each signal; [`ExecutionEvent::Kicked`] if it said yes, and then the instruction is not done.
+    /// `wants_stop` is called after each signal; if it returns true, the outcome is [`ExecutionInterception::Signal`] and the
+    /// instruction is not done.
     pub(super) fn step(
         &mut self,
-        trail: &mut RecordMode<'_>,
-        abilities: DebugCapabilities,
+        mode: &mut RecordMode<'_>,
+        capabilities: DebugCapabilities,
         wants_stop: &mut dyn FnMut() -> bool,
-    ) -> Result<ExecutionEvent, Error> {
-        if abilities.single_step {
-            return self.step_alone(trail, abilities.handlers, wants_stop);
+    ) -> Result<ExecutionOutcome, Error> {
+        if capabilities.single_step {
+            return self.single_step(mode, capabilities, wants_stop);
         }
         let next: Vec<Gva> = next_pcs(&self.machine)?;
         if next.is_empty() {
-            // It goes where we cannot follow; on with it, to whatever it exits with.
-            return self.until_event(trail, &InsertedBreakpoints::none(), wants_stop);
+            // The next address is not known: the guest runs to its next exit.
+            return self.run_to_event(mode, &InsertedBreakpoints::none(), wants_stop);
         }
-        let traps = InsertedBreakpoints::at(&self.machine, &next)?;
-        let event = self.until_event(trail, &traps, wants_stop);
-        traps.remove(&self.machine)?;
-        event
+        let breakpoints = InsertedBreakpoints::at(&self.machine, &next)?;
+        let outcome = self.run_to_event(mode, &breakpoints, wants_stop);
+        breakpoints.remove(&self.machine)?;
+        outcome
     }
 
-    /// The same with the trap flag.
-    pub(super) fn step_alone(
+    /// Executes one instruction with the trap flag.
+    fn single_step(
         &mut self,
-        trail: &mut RecordMode<'_>,
-        into: StepIntoHandler,
+        mode: &mut RecordMode<'_>,
+        capabilities: DebugCapabilities,
         wants_stop: &mut dyn FnMut() -> bool,
-    ) -> Result<ExecutionEvent, Error> {
-        let registers = CpuState::of(&self.machine)?;
+    ) -> Result<ExecutionOutcome, Error> {
+        let registers = self.machine.processors.bsp().cpu_state()?;
         let memory = LinearMemory::with(&self.machine, &registers);
-        let before = Before { instruction: memory.next_instruction(&registers), registers };
-        let detours = match into.opcode() {
+        let before = StateBeforeStep { instruction: memory.next_instruction(&registers), registers };
+        let handlers = match capabilities.handlers.opcode() {
             Some(opcode) => {
                 let handlers = handler_breakpoints(&self.machine, &memory, &before);
                 InsertedBreakpoints::in_ring_0(&self.machine, &memory, opcode, &handlers)?
             }
             None => InsertedBreakpoints::none(),
         };
-        let step = GuestDebug { single_step: true, ..GuestDebug::default() };
-        self.machine.processors.bsp().vcpu.set_guest_debug(&step)?;
-        let event = self.until_stepped(trail, &detours, wants_stop);
-        self.machine.processors.bsp().vcpu.set_guest_debug(&GuestDebug::default())?;
-        detours.remove(&self.machine)?;
-        let event = event?;
-        if !matches!(event, ExecutionEvent::Debug(_) | ExecutionEvent::Trap) {
-            return Ok(event);
-        }
-        let after = CpuState::of(&self.machine)?;
-        if event != ExecutionEvent::Trap {
-            // Out of ring 3 there is but one way: the HLT that the landing page has for it.
-            if self.has_landed(&after) {
-                return self.until_event(trail, &InsertedBreakpoints::none(), wants_stop);
+        let length = u64::try_from(before.instruction.len()).unwrap_or(0);
+        let is_hlt = before.instruction.mnemonic() == Mnemonic::Hlt;
+        let step = SingleStep::new(is_hlt.then(|| before.registers.linear_rip().wrapping_add(length)));
+        let Self { machine: Machine { board, processors, .. }, position } = self;
+        let mut hooks = ExecutionHooks { mode, position, breakpoints: &handlers, wants_stop };
+        let outcome = processors.bsp_mut().step(board, &step, &mut hooks);
+        handlers.remove(&self.machine)?;
+        let outcome = match outcome? {
+            StepOutcome::Reported(_) | StepOutcome::Finished => ExitOutcome::Served,
+            StepOutcome::Intercepted(ExecutionInterception::Breakpoint) => {
+                ExitOutcome::Intercepted(ExecutionInterception::Breakpoint)
             }
-            // Some hosts report a stepped HLT as a step like any other.
-            let is_next = after.regs.rip == before.instruction.next_ip();
-            if is_next && before.instruction.mnemonic() == Mnemonic::Hlt {
-                return self.take(&Exit::Hlt, trail, &InsertedBreakpoints::none());
-            }
+            StepOutcome::Ended(end) => return Ok(ExitOutcome::Ended(end)),
+            StepOutcome::Intercepted(reason) => return Ok(ExitOutcome::Intercepted(reason)),
+        };
+        let bsp = self.machine.processors.bsp();
+        let after = bsp.cpu_state()?;
+        // The trap page below a guest in ring 3 ends the run with a HLT.
+        if outcome == ExitOutcome::Served && self.is_on_trap_page(&after) {
+            return self.run_to_event(mode, &InsertedBreakpoints::none(), wants_stop);
         }
-        before.clean(
-            &self.machine.processors.bsp().vcpu,
-            &LinearMemory::with(&self.machine, &after),
-            &after,
-        )?;
-        Ok(event)
+        before.clear_stored_trap_flag(&bsp.vcpu, &LinearMemory::with(&self.machine, &after), &after)?;
+        Ok(outcome)
     }
 
-    /// Some hosts report an instruction that exits as a step, others only the one behind it. So it is completed by
-    /// itself, and then the step is done.
-    fn until_stepped(
-        &mut self,
-        trail: &mut RecordMode<'_>,
-        detours: &InsertedBreakpoints,
-        wants_stop: &mut dyn FnMut() -> bool,
-    ) -> Result<ExecutionEvent, Error> {
-        self.until(trail, detours, wants_stop, |track, trail| {
-            Ok(Some(track.settle(trail)?.unwrap_or(ExecutionEvent::Debug(0))))
-        })
-    }
-
-    fn has_landed(&self, registers: &CpuState) -> bool {
+    fn is_on_trap_page(&self, registers: &CpuState) -> bool {
         let Some(trap_page) = self.machine.board.landing else { return false };
         let offset = registers.linear_rip().checked_sub(trap_page.address.0);
         offset.is_some_and(|offset| offset < ring3_trap::SIZE.into())
     }
 
-    fn until_event(
+    /// Runs until an exit is more than served.
+    fn run_to_event(
         &mut self,
-        trail: &mut RecordMode<'_>,
-        traps: &InsertedBreakpoints,
+        mode: &mut RecordMode<'_>,
+        breakpoints: &InsertedBreakpoints,
         wants_stop: &mut dyn FnMut() -> bool,
-    ) -> Result<ExecutionEvent, Error> {
-        self.until(trail, traps, wants_stop, |_, _| Ok(None))
-    }
-
-    /// Turns until there is an event to tell. `served` says whether an exit that was served is one.
-    fn until(
-        &mut self,
-        trail: &mut RecordMode<'_>,
-        traps: &InsertedBreakpoints,
-        wants_stop: &mut dyn FnMut() -> bool,
-        served: impl Fn(&mut Self, &mut RecordMode<'_>) -> Result<Option<ExecutionEvent>, Error>,
-    ) -> Result<ExecutionEvent, Error> {
+    ) -> Result<ExecutionOutcome, Error> {
         loop {
-            match self.turn(trail, traps)? {
-                ExecutionEvent::Served => {
-                    if let Some(event) = served(self, trail)? {
-                        return Ok(event);
-                    }
-                }
-                ExecutionEvent::Kicked if wants_stop() => return Ok(ExecutionEvent::Kicked),
-                ExecutionEvent::Kicked => {}
-                event @ (ExecutionEvent::Debug(_)
-                | ExecutionEvent::Trap
-                | ExecutionEvent::OwnInt3
-                | ExecutionEvent::Ended(_)
-                | ExecutionEvent::Diverged) => return Ok(event),
+            let outcome = self.turn(mode, breakpoints, wants_stop)?;
+            if !matches!(outcome, ExitOutcome::Served | ExitOutcome::Ignored) {
+                return Ok(outcome);
             }
         }
-    }
-
-    fn take(
-        &mut self,
-        exit: &Exit,
-        trail: &mut RecordMode<'_>,
-        traps: &InsertedBreakpoints,
-    ) -> Result<ExecutionEvent, Error> {
-        if matches!(exit, Exit::Interrupted | Exit::Retry) {
-            return Ok(ExecutionEvent::Kicked);
-        }
-        if let Exit::Debug { dr6, .. } = exit {
-            return Ok(ExecutionEvent::Debug(*dr6));
-        }
-        if traps.undo(&self.machine, exit)? {
-            return Ok(ExecutionEvent::Trap);
-        }
-        if let Exit::InternalError { suberror: 1, data } = exit
-            && emulation_failure(data).is_some_and(|bytes| bytes.first() == Some(&INT3))
-        {
-            let mut regs = self.machine.processors.bsp().vcpu.regs()?;
-            regs.rip = regs.rip.wrapping_add(1);
-            self.machine.processors.bsp().vcpu.set_regs(&regs)?;
-            return Ok(ExecutionEvent::OwnInt3);
-        }
-        self.serve(exit, trail)
-    }
-
-    fn serve(&mut self, exit: &Exit, trail: &mut RecordMode<'_>) -> Result<ExecutionEvent, Error> {
-        if let RecordMode::Again(recording) = trail
-            && recording.signature(self.place.exits).is_some_and(|recorded| recorded != Signature::of(exit))
-        {
-            return Ok(ExecutionEvent::Diverged);
-        }
-        let machine = &mut self.machine;
-        machine.processors.bsp_mut().exits.record(ExitKind::from(exit));
-        let turn = machine.serve(exit)?;
-        match trail {
-            RecordMode::First(recording) => recording.push(exit, &machine.processors.bsp().answer),
-            RecordMode::Again(recording) => {
-                if let Some(recorded) =
-                    recording.answer(self.place.answers, machine.processors.bsp().answer.len())
-                {
-                    machine.processors.bsp_mut().answer.copy_from_slice(recorded);
-                }
-            }
-        }
-        self.place.exits = self.place.exits.wrapping_add(1);
-        self.place.answers = self.place.answers.saturating_add(machine.processors.bsp().answer.len());
-        machine.processors.bsp_mut().reply()?;
-        Ok(match turn {
-            ExitOutcome::Served => ExecutionEvent::Served,
-            ExitOutcome::Debug(event) => ExecutionEvent::Debug(event.dr6),
-            ExitOutcome::Ended(end) => ExecutionEvent::Ended(end),
-        })
     }
 }

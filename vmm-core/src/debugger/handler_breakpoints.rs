@@ -14,15 +14,16 @@ use std::collections::BTreeSet;
 use iced_x86::Mnemonic;
 
 use super::linear_memory::LinearMemory;
-use super::trap_flag::Before;
+use super::trap_flag::StateBeforeStep;
 use crate::Gva;
 use crate::autopsy::delivery::{DeliveryOutcome, Handler};
 use crate::autopsy::exception::Exception;
-use crate::autopsy::moment::{CpuState, GuestState};
+use crate::cpu::cpu_state::CpuState;
 use crate::cpu::descriptor::SegmentDescriptor;
 use crate::cpu::ring3_trap::pushes_error_code;
 use crate::disassembly::MAX_INSTRUCTION_LENGTH;
 use crate::machine::Machine;
+use crate::machine::guest_state::GuestState;
 
 /// Vectors of exceptions (SDM vol. 3, 6.3.1).
 const EXCEPTIONS: std::ops::Range<u8> = 0..32;
@@ -30,13 +31,17 @@ const EXCEPTIONS: std::ops::Range<u8> = 0..32;
 const CONFORMING: u8 = 1 << 2;
 
 /// The first instructions of all handlers in ring 0 that the next instruction can lead to.
-pub(super) fn handler_breakpoints(machine: &Machine, memory: &LinearMemory<'_>, before: &Before) -> Vec<Gva> {
+pub(super) fn handler_breakpoints(
+    machine: &Machine,
+    memory: &LinearMemory<'_>,
+    before: &StateBeforeStep,
+) -> Vec<Gva> {
     // Below a guest in ring 3 every vector leads to the landing page, which is HLTs already.
     if machine.board.landing.is_some() {
         return Vec::new();
     }
-    let Before { registers, instruction } = before;
-    let moment = GuestState::of(machine, registers);
+    let StateBeforeStep { registers, instruction } = before;
+    let moment = GuestState::from_machine(machine, registers);
     let exceptions =
         EXCEPTIONS.map(|vector| Exception::new(vector, pushes_error_code(vector).then_some(0), ""));
     let own = (instruction.mnemonic() == Mnemonic::Int)

@@ -8,7 +8,7 @@
 //! What was changed by hand cannot be had by running again. After a change the way back ends there: the machine as it
 //! was then is kept, and everything starts from that.
 
-use super::execution::{Execution, RecordPosition};
+use super::execution::Execution;
 use super::replay::{Found, WantsStop, found, found_or_stop};
 use super::soft_watchpoints::SoftWatchpoints;
 use super::state::ComparedState;
@@ -17,11 +17,12 @@ use crate::Gva;
 use crate::machine::end::End;
 use crate::machine::error::Error;
 use crate::record::checkpoint::Checkpoint;
+use crate::record::position::RecordPosition;
 
 /// Where the way back ends.
 #[derive(Debug, Default)]
 pub(super) struct Base {
-    pub(super) place: RecordPosition,
+    pub(super) position: RecordPosition,
     /// `None` at the first instruction.
     pub(super) checkpoint: Option<Checkpoint>,
 }
@@ -53,8 +54,8 @@ struct Point {
 impl Debugger<'_> {
     /// After a change by hand: from here on the run can be had again, before it not.
     pub(super) fn begin_history_here(&mut self) -> Result<(), Error> {
-        let Execution { machine, place, .. } = &self.present;
-        self.base = Base { place: *place, checkpoint: Some(machine.checkpoint()?) };
+        let Execution { machine, position } = &self.present;
+        self.base = Base { position: *position, checkpoint: Some(machine.checkpoint()?) };
         Ok(())
     }
 
@@ -90,7 +91,7 @@ impl Debugger<'_> {
         }
         let mut found = None;
         for step in 0..here.steps {
-            let at_start = here.anchor == self.base.place.exits && step == 0;
+            let at_start = here.anchor == self.base.position.exits && step == 0;
             if !at_start && self.breakpoints.contains(&Gva(linear_pc(&track.machine)?)) {
                 found = Some((step, DebugStop::Breakpoint));
             }
@@ -109,7 +110,7 @@ impl Debugger<'_> {
             return Ok(self.go(point, wants_stop)?.unwrap_or(stop));
         }
         let Some(last) = last else {
-            let start = Point { anchor: self.base.place.exits, steps: 0 };
+            let start = Point { anchor: self.base.position.exits, steps: 0 };
             return Ok(self.go(start, wants_stop)?.unwrap_or(DebugStop::HistoryStart));
         };
         let mut track = self.rebuild()?;
@@ -143,7 +144,7 @@ impl Debugger<'_> {
             let Some(again) = self.past.take() else { return self.run_on(wants_stop) };
             past = again;
         }
-        if past.track.place.exits < past.present.anchor {
+        if past.track.position.exits < past.present.anchor {
             past.point = None;
             let stop = self.run_again(&mut past.track, past.present.anchor, wants_stop)?;
             if stop != DebugStop::Step {
@@ -178,7 +179,8 @@ impl Debugger<'_> {
                 self.look_at(past)?;
                 return Ok(stop);
             }
-            let is_exit = past.track.place.exits == past.present.anchor && next.anchor < past.present.anchor;
+            let is_exit =
+                past.track.position.exits == past.present.anchor && next.anchor < past.present.anchor;
             let anchor = Point { anchor: past.present.anchor, steps: 0 };
             past.point = Some(if is_exit { anchor } else { next });
         }
@@ -227,7 +229,7 @@ impl Debugger<'_> {
         }
         if self.end.as_ref().is_some_and(|end| *end != End::Interrupted) {
             // The exit that ended the run is the last one; what it left behind may say nothing.
-            let anchor = self.present.place.exits.saturating_sub(1).max(self.base.place.exits);
+            let anchor = self.present.position.exits.saturating_sub(1).max(self.base.position.exits);
             return self.locate_end(anchor, wants_stop);
         }
         self.locate(&self.present, wants_stop)
@@ -235,12 +237,12 @@ impl Debugger<'_> {
 
     /// Steps a second machine until it is where `wanted` is.
     fn locate(&self, wanted: &Execution, wants_stop: WantsStop<'_>) -> Result<Found<Point>, Error> {
-        let anchor = wanted.place.exits;
+        let anchor = wanted.position.exits;
         let mut track = found!(self.rebuild_at(anchor, wants_stop)?);
         let target = ComparedState::of(&wanted.machine)?;
         let mut steps = 0;
         while !target.is_that_of(&track.machine)? {
-            if track.place.exits > anchor {
+            if track.position.exits > anchor {
                 return Ok(Found::No(DebugStop::HistoryLost));
             }
             found!(self.step_again(&mut track, wants_stop)?);
@@ -271,7 +273,7 @@ impl Debugger<'_> {
             return Ok(Found::Yes(Point { steps, ..point }));
         }
         // Over an exit. One instruction can make many, so the one before may lie some way back.
-        let first = self.base.place.exits;
+        let first = self.base.position.exits;
         let mut back = 1;
         loop {
             let Some(distance) = point.anchor.checked_sub(first).filter(|distance| *distance > 0) else {
@@ -279,7 +281,7 @@ impl Debugger<'_> {
             };
             let asked = point.anchor - distance.min(back);
             let mut track = found!(self.rebuild_at(asked, wants_stop)?);
-            let anchor = track.place.exits;
+            let anchor = track.position.exits;
             if anchor >= point.anchor {
                 back *= 2;
                 continue;
@@ -287,7 +289,7 @@ impl Debugger<'_> {
             let mut steps = 0;
             loop {
                 found!(self.step_again(&mut track, wants_stop)?);
-                if track.place.exits >= point.anchor {
+                if track.position.exits >= point.anchor {
                     return Ok(Found::Yes(Point { anchor, steps }));
                 }
                 steps += 1;

@@ -1,7 +1,7 @@
 //! Breakpoints and watchpoints while the guest runs: put in place before, taken away after.
 //!
 //! A debug register is best: it costs the guest nothing, and works before its address is mapped. There are four. The
-//! other means is an [`Opcode`] in place of the instruction's first byte. Every host reports a HLT: in ring 0 as an exit,
+//! other means is an [`TrapOpcode`] in place of the instruction's first byte. Every host reports a HLT: in ring 0 as an exit,
 //! and in ring 3, where the landing page is, as the #GP that it raises there; then the vCPU is put back to where it was.
 //! A breakpoint for which neither means will do leaves only single steps.
 
@@ -11,11 +11,13 @@ use vm_memory::Bytes;
 
 use super::DebugCapabilities;
 use super::linear_memory::LinearMemory;
-use super::linear_pc;
 use crate::layout::LayoutPart;
 use crate::machine::Machine;
+use crate::machine::board::Board;
+use crate::machine::debug_capabilities::TrapOpcode;
 use crate::machine::end::End;
 use crate::machine::error::Error;
+use crate::machine::processor::Processor;
 use crate::{Gpa, Gva};
 
 /// #GP, which HLT raises in ring 3.
@@ -23,31 +25,12 @@ const GENERAL_PROTECTION: u8 = 13;
 /// More than the CPU pushes on its way to the landing page: six words.
 const FRAME: u64 = 64;
 
-/// An instruction of one byte that gives the vCPU to us when the guest executes it in ring 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) enum Opcode {
-    /// HLT: an exit of its own, with RIP behind it.
-    #[default]
-    Hlt,
-    /// INT1: only for kvm-pvm, which does not know how to execute it and says so, with RIP still on it.
-    Int1,
-}
-
-impl Opcode {
-    const fn byte(self) -> u8 {
-        match self {
-            Self::Hlt => 0xf4,
-            Self::Int1 => 0xf1,
-        }
-    }
-}
-
 /// What is in place while the guest runs.
 #[derive(Debug, Default)]
 pub(super) struct InsertedBreakpoints {
     debug: GuestDebug,
-    opcode: Opcode,
-    bytes: Vec<Byte>,
+    opcode: TrapOpcode,
+    bytes: Vec<InsertedByte>,
     ring_3: Option<Ring3>,
     /// Breakpoints for which nothing could be put in place.
     pub(super) unplaced: bool,
@@ -55,7 +38,7 @@ pub(super) struct InsertedBreakpoints {
 
 /// An opcode of ours in the place of another byte.
 #[derive(Debug, Clone, Copy)]
-struct Byte {
+struct InsertedByte {
     gva: Gva,
     gpa: Gpa,
     covered: u8,
@@ -80,13 +63,13 @@ impl InsertedBreakpoints {
     /// Everything that the debugger asks for, as far as it can be had.
     pub(super) fn place(
         machine: &Machine,
-        abilities: DebugCapabilities,
+        capabilities: DebugCapabilities,
         breakpoints: &[Gva],
         watchpoints: &[Breakpoint],
     ) -> Result<Self, Error> {
         let mut registers = [None; 4];
         let mut rest = breakpoints.iter().copied();
-        let executions: Box<dyn Iterator<Item = Breakpoint>> = if abilities.hardware_breakpoints {
+        let executions: Box<dyn Iterator<Item = Breakpoint>> = if capabilities.hardware_breakpoints {
             Box::new(
                 rest.by_ref().map(|address| Breakpoint { address, condition: BreakpointCondition::Execute }),
             )
@@ -120,7 +103,7 @@ impl InsertedBreakpoints {
     pub(super) fn in_ring_0(
         machine: &Machine,
         memory: &LinearMemory<'_>,
-        opcode: Opcode,
+        opcode: TrapOpcode,
         addresses: &[Gva],
     ) -> Result<Self, Error> {
         let mut traps = Self { opcode, ..Self::default() };
@@ -134,7 +117,7 @@ impl InsertedBreakpoints {
         let Some(to) = memory.walk(gva) else { return Ok(false) };
         let Ok(covered) = machine.board.memory.read_obj::<u8>(to.gpa.into()) else { return Ok(false) };
         machine.board.memory.write_obj(self.opcode.byte(), to.gpa.into()).map_err(failed)?;
-        self.bytes.push(Byte { gva, gpa: to.gpa, covered });
+        self.bytes.push(InsertedByte { gva, gpa: to.gpa, covered });
         Ok(true)
     }
 
@@ -154,37 +137,37 @@ impl InsertedBreakpoints {
         Ok(machine.processors.bsp().vcpu.set_guest_debug(&GuestDebug::default())?)
     }
 
-    /// Whether an exit was made by an opcode of ours. If so, the vCPU is put back to before it.
-    pub(super) fn undo(&self, machine: &Machine, exit: &Exit) -> Result<bool, Error> {
+    /// Returns true if an exit was caused by an inserted opcode. Then the vCPU is set back to before it.
+    pub(super) fn undo(&self, processor: &Processor, board: &Board, exit: &Exit) -> Result<bool, Error> {
         let refused = matches!(exit, Exit::InternalError { suberror: 1, .. });
         match self.opcode {
             _ if self.bytes.is_empty() => Ok(false),
-            Opcode::Hlt if matches!(exit, Exit::Hlt) => self.undo_halt(machine),
-            Opcode::Int1 if refused && self.covers(linear_pc(machine)?) => {
+            TrapOpcode::Hlt if matches!(exit, Exit::Hlt) => self.undo_halt(processor, board),
+            TrapOpcode::Int1 if refused && self.covers(processor.linear_rip()?) => {
                 // KVM has made a #UD of it, which is dropped when registers are set.
-                machine.processors.bsp().vcpu.set_regs(&machine.processors.bsp().vcpu.regs()?)?;
+                processor.vcpu.set_regs(&processor.vcpu.regs()?)?;
                 Ok(true)
             }
-            Opcode::Hlt | Opcode::Int1 => Ok(false),
+            TrapOpcode::Hlt | TrapOpcode::Int1 => Ok(false),
         }
     }
 
-    fn undo_halt(&self, machine: &Machine) -> Result<bool, Error> {
-        let end = machine.halted()?;
+    fn undo_halt(&self, processor: &Processor, board: &Board) -> Result<bool, Error> {
+        let mut regs = processor.vcpu.regs()?;
+        let end = processor.halted(board, &regs);
         if let End::Halt { .. } = end
-            && self.covers(linear_pc(machine)?.wrapping_sub(1))
+            && self.covers(processor.linear_rip()?.wrapping_sub(1))
         {
-            let mut regs = machine.processors.bsp().vcpu.regs()?;
             regs.rip = regs.rip.wrapping_sub(1);
-            machine.processors.bsp().vcpu.set_regs(&regs)?;
+            processor.vcpu.set_regs(&regs)?;
             return Ok(true);
         }
         if let End::Exception { vector: GENERAL_PROTECTION, frame: Some(frame) } = end
             && self.covers(frame.rip)
             && let Some(before) = &self.ring_3
         {
-            machine.back_to_ring_3(&frame, before.cs, before.ss)?;
-            machine.board.memory.write_slice(&before.bytes, before.stack.into()).map_err(failed)?;
+            processor.return_to_ring_3(board, &frame, before.cs, before.ss)?;
+            board.memory.write_slice(&before.bytes, before.stack.into()).map_err(failed)?;
             return Ok(true);
         }
         Ok(false)

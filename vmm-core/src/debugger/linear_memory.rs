@@ -9,7 +9,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use crate::Gva;
 use crate::PAGE_SIZE;
-use crate::autopsy::moment::CpuState;
+use crate::cpu::cpu_state::CpuState;
 use crate::disassembly::MAX_INSTRUCTION_LENGTH;
 use crate::machine::Machine;
 use crate::machine::board::Board;

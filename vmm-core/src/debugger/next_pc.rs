@@ -8,14 +8,14 @@ use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
 
 use super::linear_memory::LinearMemory;
 use crate::Gva;
-use crate::autopsy::moment::CpuState;
-use crate::disassembly::OperandWidth;
+use crate::cpu::cpu_state::CpuState;
+use crate::cpu::cpu_state::OperandWidth;
 use crate::machine::Machine;
 use crate::machine::error::Error;
 
 /// All places where the guest can be after the next instruction, but for exceptions; none where that cannot be known.
 pub(super) fn next_pcs(machine: &Machine) -> Result<Vec<Gva>, Error> {
-    let registers = CpuState::of(machine)?;
+    let registers = CpuState::from_vcpu(machine.vcpu())?;
     let memory = LinearMemory::with(machine, &registers);
     let instruction = memory.next_instruction(&registers);
     let pc = registers.linear_rip();

@@ -48,7 +48,7 @@ impl Debugger<'_> {
             machine.restore(checkpoint)?;
         }
         self.interrupt_handle.watch(&machine)?;
-        Ok(Execution::new(machine, self.base.place))
+        Ok(Execution::new(machine, self.base.position))
     }
 
     /// A second machine after so many exits.
@@ -59,15 +59,15 @@ impl Debugger<'_> {
     ) -> Result<Found<Execution>, Error> {
         let mut track = self.rebuild()?;
         let nothing = BTreeSet::new();
-        if track.place.exits < exits {
+        if track.position.exits < exits {
             let around = ResumeSession {
-                abilities: self.abilities,
+                capabilities: self.capabilities,
                 breakpoints: &nothing,
                 watchpoints: &[],
                 until: Some(exits),
             };
             loop {
-                match around.run(&mut track, &mut RecordMode::Again(&self.recording), wants_stop)? {
+                match around.run(&mut track, &mut RecordMode::Replay(&self.recording), wants_stop)? {
                     DebugStop::Step => break,
                     DebugStop::OwnInt3 => {}
                     stop @ (DebugStop::Breakpoint
@@ -90,8 +90,8 @@ impl Debugger<'_> {
         exits: u64,
         wants_stop: WantsStop<'_>,
     ) -> Result<DebugStop, Error> {
-        let mut trail = RecordMode::Again(&self.recording);
-        if track.place.exits >= exits {
+        let mut trail = RecordMode::Replay(&self.recording);
+        if track.position.exits >= exits {
             return Ok(DebugStop::Step);
         }
         // Off a breakpoint that has been reached already.
@@ -101,7 +101,7 @@ impl Debugger<'_> {
             if let Some(hit) = watched.changed(&track.machine)? {
                 return Ok(DebugStop::Watchpoint(hit));
             }
-            if track.place.exits >= exits {
+            if track.position.exits >= exits {
                 return Ok(DebugStop::Step);
             }
             if self.breakpoints.contains(&Gva(linear_pc(&track.machine)?)) {
@@ -109,7 +109,7 @@ impl Debugger<'_> {
             }
         }
         let around = ResumeSession {
-            abilities: self.abilities,
+            capabilities: self.capabilities,
             breakpoints: &self.breakpoints,
             watchpoints: &self.watchpoints,
             until: Some(exits),
@@ -122,8 +122,8 @@ impl Debugger<'_> {
         track: &mut Execution,
         wants_stop: WantsStop<'_>,
     ) -> Result<Found<()>, Error> {
-        let mut trail = RecordMode::Again(&self.recording);
-        let event = track.step(&mut trail, self.abilities, wants_stop)?;
+        let mut trail = RecordMode::Replay(&self.recording);
+        let event = track.step(&mut trail, self.capabilities, wants_stop)?;
         if wants_stop() {
             return Ok(Found::No(DebugStop::Asked));
         }

@@ -4,17 +4,18 @@ use std::collections::BTreeSet;
 
 use kvm_sys_wrap::{Breakpoint, BreakpointCondition, termination_requested};
 
-use super::execution::{Execution, ExecutionEvent, RecordMode};
+use super::execution::{Execution, ExecutionInterception, ExecutionOutcome, RecordMode};
 use super::inserted_breakpoints::InsertedBreakpoints;
 use super::soft_watchpoints::{SoftWatchpoints, fit_registers};
 use super::{DebugCapabilities, DebugStop, Debugger, linear_pc};
 use crate::Gva;
 use crate::machine::end::End;
 use crate::machine::error::Error;
+use crate::machine::turn::ExitOutcome;
 
 /// What a machine is run with.
 pub(super) struct ResumeSession<'a> {
-    pub(super) abilities: DebugCapabilities,
+    pub(super) capabilities: DebugCapabilities,
     pub(super) breakpoints: &'a BTreeSet<Gva>,
     pub(super) watchpoints: &'a [Breakpoint],
     /// Stop once so many exits have been served.
@@ -29,13 +30,13 @@ impl ResumeSession<'_> {
         trail: &mut RecordMode<'_>,
         wants_stop: &mut dyn FnMut() -> bool,
     ) -> Result<DebugStop, Error> {
-        let in_registers = self.abilities.watchpoints && fit_registers(self.watchpoints);
+        let in_registers = self.capabilities.watchpoints && fit_registers(self.watchpoints);
         if !in_registers && !self.watchpoints.is_empty() {
             return self.step_along(track, trail, wants_stop);
         }
         let breakpoints: Vec<Gva> = self.breakpoints.iter().copied().collect();
         let traps =
-            InsertedBreakpoints::place(&track.machine, self.abilities, &breakpoints, self.watchpoints)?;
+            InsertedBreakpoints::place(&track.machine, self.capabilities, &breakpoints, self.watchpoints)?;
         if traps.unplaced {
             traps.remove(&track.machine)?;
             return self.step_along(track, trail, wants_stop);
@@ -46,7 +47,7 @@ impl ResumeSession<'_> {
         if let DebugStop::Ended(_) = stop {
             return Ok(stop);
         }
-        Ok(track.settle(trail)?.map_or(stop, after_step))
+        Ok(track.finish_instruction(trail)?.map_or(stop, after_step))
     }
 
     fn run_with(
@@ -57,18 +58,21 @@ impl ResumeSession<'_> {
         wants_stop: &mut dyn FnMut() -> bool,
     ) -> Result<DebugStop, Error> {
         loop {
-            match track.turn(trail, traps)? {
-                ExecutionEvent::Served if self.until.is_some_and(|exits| track.place.exits >= exits) => {
+            match track.turn(trail, traps, &mut || true)? {
+                ExitOutcome::Served if self.until.is_some_and(|exits| track.position.exits >= exits) => {
                     return Ok(DebugStop::Step);
                 }
-                ExecutionEvent::Kicked if termination_requested() => {
+                ExitOutcome::Intercepted(ExecutionInterception::Signal) if termination_requested() => {
                     return Ok(DebugStop::Ended(End::Interrupted));
                 }
-                ExecutionEvent::Served | ExecutionEvent::Kicked if wants_stop() => {
-                    return Ok(DebugStop::Asked);
+                ExitOutcome::Served
+                | ExitOutcome::Ignored
+                | ExitOutcome::Intercepted(ExecutionInterception::Signal) => {
+                    if wants_stop() {
+                        return Ok(DebugStop::Asked);
+                    }
                 }
-                ExecutionEvent::Served | ExecutionEvent::Kicked => {}
-                ExecutionEvent::Debug(dr6) => match traps.fired(dr6) {
+                ExitOutcome::Debug(event) => match traps.fired(event.dr6) {
                     Some(Breakpoint { condition: BreakpointCondition::Execute, .. }) => {
                         return Ok(DebugStop::Breakpoint);
                     }
@@ -76,10 +80,14 @@ impl ResumeSession<'_> {
                     // Not ours: some hosts report an event too many.
                     None => {}
                 },
-                ExecutionEvent::Trap => return Ok(DebugStop::Breakpoint),
-                ExecutionEvent::OwnInt3 => return Ok(DebugStop::OwnInt3),
-                ExecutionEvent::Ended(end) => return Ok(DebugStop::Ended(end)),
-                ExecutionEvent::Diverged => return Ok(DebugStop::HistoryLost),
+                ExitOutcome::Ended(end) => return Ok(DebugStop::Ended(end)),
+                ExitOutcome::Intercepted(ExecutionInterception::Breakpoint) => {
+                    return Ok(DebugStop::Breakpoint);
+                }
+                ExitOutcome::Intercepted(ExecutionInterception::GuestInt3) => return Ok(DebugStop::OwnInt3),
+                ExitOutcome::Intercepted(ExecutionInterception::Diverged) => {
+                    return Ok(DebugStop::HistoryLost);
+                }
             }
         }
     }
@@ -93,9 +101,9 @@ impl ResumeSession<'_> {
     ) -> Result<DebugStop, Error> {
         let watched = SoftWatchpoints::of(&track.machine, self.watchpoints)?;
         loop {
-            let stop = after_step(track.step(trail, self.abilities, wants_stop)?);
+            let stop = after_step(track.step(trail, self.capabilities, wants_stop)?);
             let stop = watched.instead_of(stop, &track.machine)?;
-            if stop != DebugStop::Step || self.until.is_some_and(|exits| track.place.exits >= exits) {
+            if stop != DebugStop::Step || self.until.is_some_and(|exits| track.position.exits >= exits) {
                 return Ok(stop);
             }
             if self.breakpoints.contains(&Gva(linear_pc(&track.machine)?)) {
@@ -116,13 +124,19 @@ impl Debugger<'_> {
     }
 }
 
-pub(super) fn after_step(event: ExecutionEvent) -> DebugStop {
-    match event {
-        ExecutionEvent::Served | ExecutionEvent::Debug(_) | ExecutionEvent::Trap => DebugStop::Step,
-        ExecutionEvent::Kicked if termination_requested() => DebugStop::Ended(End::Interrupted),
-        ExecutionEvent::Kicked => DebugStop::Asked,
-        ExecutionEvent::OwnInt3 => DebugStop::OwnInt3,
-        ExecutionEvent::Ended(end) => DebugStop::Ended(end),
-        ExecutionEvent::Diverged => DebugStop::HistoryLost,
+/// Stop that follows from the outcome of one step.
+pub(super) fn after_step(outcome: ExecutionOutcome) -> DebugStop {
+    match outcome {
+        ExitOutcome::Served
+        | ExitOutcome::Ignored
+        | ExitOutcome::Debug(_)
+        | ExitOutcome::Intercepted(ExecutionInterception::Breakpoint) => DebugStop::Step,
+        ExitOutcome::Intercepted(ExecutionInterception::Signal) if termination_requested() => {
+            DebugStop::Ended(End::Interrupted)
+        }
+        ExitOutcome::Intercepted(ExecutionInterception::Signal) => DebugStop::Asked,
+        ExitOutcome::Intercepted(ExecutionInterception::GuestInt3) => DebugStop::OwnInt3,
+        ExitOutcome::Ended(end) => DebugStop::Ended(end),
+        ExitOutcome::Intercepted(ExecutionInterception::Diverged) => DebugStop::HistoryLost,
     }
 }

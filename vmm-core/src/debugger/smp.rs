@@ -7,7 +7,6 @@
 //!
 //! While all stand, the clocks do not: timers go on, and what they raised comes with the next step.
 
-mod capabilities;
 mod inserted_breakpoints;
 mod resume;
 mod worker;
@@ -17,7 +16,6 @@ use std::time::Instant;
 
 use kvm_sys_wrap::{Breakpoint, MpState, Vcpu, VcpuState};
 
-pub use capabilities::{SmpDebugCapabilities, TrapByte};
 use inserted_breakpoints::SmpBreakpoints;
 pub use resume::ResumeAction;
 use resume::RoundEnd;
@@ -26,8 +24,9 @@ use super::linear_memory::LinearMemory;
 use super::soft_watchpoints::fit_registers;
 use super::{DebugStop, EditError, Finished, InterruptHandle};
 use crate::Gva;
-use crate::autopsy::moment::CpuState;
+use crate::cpu::cpu_state::CpuState;
 use crate::machine::Machine;
+use crate::machine::debug_capabilities::DebugCapabilities;
 use crate::machine::end::End;
 use crate::machine::error::Error;
 use crate::machine::run_loop::RunOutcome;
@@ -37,7 +36,7 @@ use crate::record::Recording;
 #[derive(Debug)]
 pub struct SmpDebugger {
     machine: Machine,
-    abilities: SmpDebugCapabilities,
+    capabilities: DebugCapabilities,
     breakpoints: BTreeSet<Gva>,
     watchpoints: Vec<Breakpoint>,
     /// For each vCPU the address at which it stood when it was said to have stopped there.
@@ -56,17 +55,17 @@ impl SmpDebugger {
     /// # Errors
     /// [`Error::NoDebugging`] where this host has no way to stop such a machine; where it cannot run small ones to find out.
     pub fn new(machine: Machine) -> Result<Self, Error> {
-        let abilities =
-            SmpDebugCapabilities::probe(machine.processors.bsp().vcpu.vm().kvm(), &machine.board.spec)?;
-        let can_stop = abilities.hardware_breakpoints || abilities.byte.is_some();
-        if !can_stop || !abilities.single_step {
+        let capabilities =
+            DebugCapabilities::probe(machine.processors.bsp().vcpu.vm().kvm(), &machine.board.spec)?;
+        let can_stop = capabilities.hardware_breakpoints || capabilities.trap_byte.is_some();
+        if !can_stop || !capabilities.single_step {
             return Err(Error::NoDebugging { mode: machine.board.spec.boot.mode });
         }
         let stopper = InterruptHandle::new(&machine)?;
         let told = vec![None; machine.vcpus().count()];
         Ok(Self {
             machine,
-            abilities,
+            capabilities,
             breakpoints: BTreeSet::new(),
             watchpoints: Vec::new(),
             told,
@@ -79,8 +78,8 @@ impl SmpDebugger {
 
     /// What works on this host.
     #[must_use]
-    pub const fn abilities(&self) -> SmpDebugCapabilities {
-        self.abilities
+    pub const fn capabilities(&self) -> DebugCapabilities {
+        self.capabilities
     }
 
     /// The machine. Its [`vcpu`](Machine::vcpu) is the one that stopped last.
@@ -121,7 +120,7 @@ impl SmpDebugger {
     /// [`Error::Kvm`].
     pub fn registers(&self, number: usize) -> Result<CpuState, Error> {
         let vcpu = self.vcpu(number);
-        Ok(CpuState { regs: vcpu.regs()?, sregs: vcpu.sregs()? })
+        Ok(CpuState::from_vcpu(vcpu)?)
     }
 
     /// Changes the state of a vCPU.
@@ -187,7 +186,7 @@ impl SmpDebugger {
     /// Where the host fails.
     pub fn add_watchpoint(&mut self, wanted: Breakpoint) -> Result<bool, Error> {
         self.watchpoints.push(wanted);
-        let fits = self.abilities.watchpoints && fit_registers(&self.watchpoints);
+        let fits = self.capabilities.watchpoints && fit_registers(&self.watchpoints);
         let can = fits && {
             let (traps, unplaced) = self.place(None)?;
             traps.remove(&self.machine.board)?;
@@ -332,7 +331,7 @@ impl SmpDebugger {
             }
         }
         let (traps, _) = self.place(without)?;
-        let reasons = resume::run(&mut self.machine, orders, &traps, self.abilities, wants_stop);
+        let reasons = resume::run(&mut self.machine, orders, &traps, self.capabilities, wants_stop);
         traps.remove(&self.machine.board)?;
         let mut reasons = reasons?.into_iter();
         let first = reasons.next().unwrap_or((leader, DebugStop::Asked));
@@ -344,12 +343,12 @@ impl SmpDebugger {
     }
 
     fn place(&self, without: Option<Gva>) -> Result<(SmpBreakpoints, Vec<Gva>), Error> {
-        let mut eyes = Vec::new();
+        let mut views = Vec::new();
         for number in 0..self.told.len() {
-            eyes.push(self.linear_memory(number)?);
+            views.push(self.linear_memory(number)?);
         }
         let wanted = self.breakpoints.iter().copied().filter(|address| Some(*address) != without);
-        SmpBreakpoints::place(&self.machine.board, &eyes, self.abilities, wanted, &self.watchpoints)
+        SmpBreakpoints::place(&self.machine.board, &views, self.capabilities, wanted, &self.watchpoints)
     }
 
     /// The memory as a vCPU sees it.

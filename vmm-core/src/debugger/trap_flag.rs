@@ -10,7 +10,7 @@ use kvm_sys_wrap::bindings::kvm_regs;
 
 use super::linear_memory::LinearMemory;
 use crate::Gva;
-use crate::autopsy::moment::CpuState;
+use crate::cpu::cpu_state::CpuState;
 use crate::machine::error::Error;
 
 /// RFLAGS.TF (SDM vol. 1, 3.4.3.3).
@@ -19,14 +19,14 @@ const TF: u64 = 1 << 8;
 const STORED: u64 = 0b1110_1101_0101;
 
 /// The vCPU before a step.
-pub(super) struct Before {
+pub(super) struct StateBeforeStep {
     pub(super) registers: CpuState,
     pub(super) instruction: Instruction,
 }
 
-impl Before {
+impl StateBeforeStep {
     /// Takes TF out of what the step has stored, given the registers after it.
-    pub(super) fn clean(
+    pub(super) fn clear_stored_trap_flag(
         &self,
         vcpu: &Vcpu,
         memory: &LinearMemory<'_>,
@@ -109,7 +109,7 @@ mod tests {
         // mov %rax, 0x1000(%rip)
         let code = [0x48, 0x89, 0x05, 0, 0x10, 0, 0];
         let instruction = Decoder::with_ip(64, &code, 0x1000, DecoderOptions::NONE).decode();
-        let before = Before { registers: CpuState { regs, sregs }, instruction };
+        let before = StateBeforeStep { registers: CpuState { regs, sregs }, instruction };
         let words = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>();
         // A saved register, the error code, then the frame.
         assert_eq!(before.frame_in(&words(&[7, 2, 0x1000, 8, 0x10146, 0x2000, 16])), Some(32));

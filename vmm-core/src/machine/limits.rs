@@ -12,8 +12,7 @@ use crate::machine::end::End;
 use crate::spec;
 
 /// What ends a run from outside.
-#[derive(Debug, Default)]
-pub struct Limits {
+pub(crate) struct Limits {
     deadline: Option<(Instant, Duration)>,
     exits: Option<u64>,
     /// Goes off at the deadline; dropped, and with it disarmed, when the run is over.
@@ -21,17 +20,11 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// No limits but Ctrl-C.
-    #[must_use]
-    pub fn none() -> Self {
-        Self::default()
-    }
-
     /// Begins to watch. On the thread that runs the vCPU.
     ///
     /// # Errors
     /// [`kvm_sys_wrap::Error::Kick`] where the host has no timer for us.
-    pub fn start(limits: spec::LimitSpec) -> Result<Self, kvm_sys_wrap::Error> {
+    pub(crate) fn start(limits: spec::LimitSpec) -> Result<Self, kvm_sys_wrap::Error> {
         // A limit too far away for the clock is none.
         let deadline = limits.time.and_then(|time| Some((Instant::now().checked_add(time)?, time)));
         let alarm = deadline.map(|(_, time)| Alarm::set(time)).transpose()?;

@@ -7,10 +7,11 @@
 
 use std::collections::BTreeMap;
 
-use kvm_sys_wrap::bindings::kvm_regs;
+use kvm_sys_wrap::bindings::{kvm_regs, kvm_segment};
 use kvm_sys_wrap::{Exit, Gpa, Gva, Port, Vcpu};
 use vm_memory::Bytes;
 
+use crate::cpu::cpu_state::CpuState;
 use crate::cpu::exit_counts::{ExitCounts, ExitKind};
 use crate::cpu::ring3_trap::{EXIT_VECTOR, ExceptionFrame};
 use crate::devices::bus::Bus;
@@ -18,8 +19,8 @@ use crate::devices::device::Action;
 use crate::machine::board::Board;
 use crate::machine::end::{AccessAddress, End, Suspend, UnmappedAccess};
 use crate::machine::error::Error;
+use crate::machine::host;
 use crate::machine::observer::ExitView;
-use crate::machine::run_loop::{DebugEvent, ExitOutcome};
 use crate::machine::vcpu_view::VcpuView;
 use crate::spec::UnmappedPolicy;
 use crate::spec::mode::Mode;
@@ -27,10 +28,36 @@ use crate::spec::mode::Mode;
 /// RFLAGS.IF (SDM vol. 1, 3.4.3.3).
 const INTERRUPT_FLAG: u64 = 1 << 9;
 
+/// What serving an exit needs of a vCPU. A trait, so that tests serve exits without KVM.
+pub(crate) trait ServedVcpu {
+    /// General registers at the exit.
+    fn regs_at_exit(&self) -> Result<kvm_regs, kvm_sys_wrap::Error>;
+
+    /// Guest-physical address of a guest-virtual one (`KVM_TRANSLATE`); `None` where nothing is mapped.
+    fn translate(&self, address: Gva) -> Result<Option<Gpa>, kvm_sys_wrap::Error>;
+
+    /// Answers an MSR exit with #GP.
+    fn inject_msr_fault(&mut self) -> Result<(), kvm_sys_wrap::Error>;
+}
+
+impl ServedVcpu for Vcpu {
+    fn regs_at_exit(&self) -> Result<kvm_regs, kvm_sys_wrap::Error> {
+        self.regs_at_exit()
+    }
+
+    fn translate(&self, address: Gva) -> Result<Option<Gpa>, kvm_sys_wrap::Error> {
+        self.translate(address)
+    }
+
+    fn inject_msr_fault(&mut self) -> Result<(), kvm_sys_wrap::Error> {
+        self.inject_msr_fault()
+    }
+}
+
 /// A vCPU and what belongs to it alone.
 #[derive(Debug)]
-pub(crate) struct Processor {
-    pub(crate) vcpu: Vcpu,
+pub(crate) struct Processor<V = Vcpu> {
+    pub(crate) vcpu: V,
     pub(crate) exits: ExitCounts,
     /// What the guest reads next: one buffer for all exits.
     pub(crate) answer: Vec<u8>,
@@ -65,38 +92,39 @@ impl Processor {
         self.exits.record(ExitKind::from(exit));
     }
 
-    /// Gives the guest what it reads.
-    pub(crate) fn reply(&mut self) -> Result<(), Error> {
-        if !self.answer.is_empty() {
-            self.vcpu.complete_io(&self.answer)?;
-        }
-        Ok(())
+    /// Reads the registers of the vCPU, stopped.
+    pub(crate) fn cpu_state(&self) -> Result<CpuState, Error> {
+        Ok(CpuState::from_vcpu(&self.vcpu)?)
     }
 
-    /// Lets the kernel finish the instruction that led to the last exit; the exits that this takes are served.
-    ///
-    /// # Errors
-    /// [`Error::Snapshot`] where the guest ends with that.
-    pub(crate) fn finish_exit(&mut self, board: &Board) -> Result<(), Error> {
-        while let Some(exit) = self.vcpu.finish_instruction()? {
-            self.count(&exit);
-            if let ExitOutcome::Ended(_) = self.serve(board, &exit)? {
-                let problem = "the guest ends with the instruction that it is at";
-                return Err(Error::Snapshot { problem, source: None });
-            }
-            self.reply()?;
-        }
-        Ok(())
+    /// Linear address of the next instruction.
+    pub(crate) fn linear_rip(&self) -> Result<u64, Error> {
+        Ok(self.cpu_state()?.linear_rip())
     }
 
-    /// The same before all its state is replaced: what comes of the instruction is lost with the rest.
-    pub(crate) fn forget_exit(&mut self) -> Result<(), Error> {
-        while self.vcpu.has_pending_completion() && self.vcpu.finish_instruction()?.is_some() {}
-        Ok(())
+    /// Undoes the delivery of an exception from ring 3 to the trap page: `cs` and `ss` are those of ring 3.
+    pub(crate) fn return_to_ring_3(
+        &self,
+        board: &Board,
+        frame: &ExceptionFrame,
+        cs: kvm_segment,
+        ss: kvm_segment,
+    ) -> Result<(), Error> {
+        let mut sregs = self.vcpu.sregs()?;
+        (sregs.cs, sregs.ss) = (cs, ss);
+        // KVM reports a busy TSS always; the type that it accepts depends on the host.
+        sregs.tr.type_ = host::quirks(&board.spec).tr_type.kind();
+        self.vcpu.set_sregs(&sregs)?;
+        let mut regs = self.vcpu.regs()?;
+        (regs.rip, regs.rflags, regs.rsp) = (frame.rip, frame.rflags, frame.rsp);
+        Ok(self.vcpu.set_regs(&regs)?)
     }
+}
 
-    /// Serves one exit. What the guest is to read is left in `self.answer`.
-    pub(crate) fn serve(&mut self, board: &Board, exit: &Exit) -> Result<ExitOutcome, Error> {
+impl<V: ServedVcpu> Processor<V> {
+    /// Serves one exit; returns the end of the run if this is it. What the guest reads is left in `self.answer`.
+    #[inline]
+    pub(crate) fn serve(&mut self, board: &Board, exit: &Exit) -> Result<Option<End>, Error> {
         self.answer.clear();
         let end = match exit {
             Exit::PioOut { port, width, data, .. } => {
@@ -114,7 +142,6 @@ impl Processor {
                 let width = usize::from(*width);
                 self.read(board, AccessAddress::Mmio(*address), width, width)?
             }
-            Exit::Debug { pc, dr6, .. } => return Ok(ExitOutcome::Debug(DebugEvent { pc: *pc, dr6: *dr6 })),
             Exit::Hlt => Some(self.halted(board, &self.vcpu.regs_at_exit()?)),
             Exit::Shutdown => Some(End::Shutdown),
             Exit::InternalError { suberror, data } => {
@@ -122,8 +149,8 @@ impl Processor {
             }
             Exit::FailEntry { reason, cpu } => Some(End::FailEntry { reason: *reason, cpu: *cpu }),
             Exit::SystemEvent { kind, .. } => Some(End::SystemEvent { kind: *kind }),
-            // A signal that no limit asked for, or a vCPU that is not to run yet: once more.
-            Exit::Interrupted | Exit::Retry => None,
+            // A signal that no limit asked for, a vCPU that is not to run yet, or a debug event: nothing to serve.
+            Exit::Interrupted | Exit::Retry | Exit::Debug { .. } => None,
             Exit::ReadMsr { index, .. } => {
                 self.unknown_msrs.entry(*index).or_default().reads += 1;
                 self.vcpu.inject_msr_fault()?;
@@ -147,7 +174,7 @@ impl Processor {
             | Exit::Unknown { .. }
             | Exit::Other(_) => Some(End::Unserved(exit.clone())),
         };
-        Ok(end.map_or(ExitOutcome::Served, ExitOutcome::Ended))
+        Ok(end)
     }
 
     /// Hands the items of a write to the device there.
@@ -220,7 +247,7 @@ impl Processor {
         }
     }
 
-    fn guest<'a>(&'a self, board: &'a Board) -> VcpuView<'a> {
+    fn guest<'a>(&'a self, board: &'a Board) -> VcpuView<'a, V> {
         VcpuView { vcpu: &self.vcpu, memory: &board.memory, read_only: &board.read_only, exits: &self.exits }
     }
 }

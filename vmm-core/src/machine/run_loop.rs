@@ -1,11 +1,9 @@
-//! The run loop: run, count, show to the observers, serve. Then again, until something ends it.
+//! The run loop: turns of the vCPU ([`crate::machine::turn`]) until something ends the run.
 //!
-//! How an exit is served is the processor's part ([`crate::machine::processor`]); machines with several vCPUs or with interrupts
-//! have a loop for each vCPU ([`crate::together`]).
+//! A machine with several vCPUs or with interrupts has a loop for each vCPU ([`crate::machine::smp`]).
 
-use std::time::{Duration, Instant};
-
-use kvm_sys_wrap::Exit;
+use std::convert::Infallible;
+use std::time::Duration;
 
 use crate::cpu::exit_counts::ExitCounts;
 use crate::machine::Machine;
@@ -13,144 +11,132 @@ use crate::machine::coalesced_pio::CoalescedPio;
 use crate::machine::end::End;
 use crate::machine::error::Error;
 use crate::machine::limits::Limits;
-use crate::machine::observer::Observer;
+use crate::machine::observer::{ExitView, Observer};
 use crate::machine::overlay_promotion::OverlayPromotion;
 use crate::machine::smp;
-use crate::spec::Interrupts;
+use crate::machine::stepper::{SingleStep, StepOutcome, can_step};
+use crate::machine::turn::{ExitHooks, ExitOutcome};
+use crate::spec::{Interrupts, LimitSpec};
 
-/// What a run came to.
+/// Result of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunOutcome {
-    /// How it ended.
+    /// End of the run.
     pub end: End,
-    /// The exits it took.
+    /// Exits since the machine was made, of all vCPUs.
     pub exits: ExitCounts,
     /// Wall-clock time from the first `KVM_RUN` to the end.
     pub elapsed: Duration,
 }
 
-/// What one turn of the loop came to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ExitOutcome {
-    /// An exit was served; the guest can go on.
-    Served,
-    /// A debug event that somebody asked for with `KVM_SET_GUEST_DEBUG`; the guest can go on.
-    Debug(DebugEvent),
-    /// The run is over.
-    Ended(End),
+/// Limits and observers of a run.
+pub(crate) struct RunControl<'a, 'o> {
+    pub(crate) limits: Limits,
+    pub(crate) observers: &'a mut [&'o mut dyn Observer],
 }
 
-/// A debug event ([`Exit::Debug`]).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DebugEvent {
-    /// The linear address of the next instruction.
-    pub pc: u64,
-    /// Which condition: bits 0 to 3 a breakpoint, bit 14 a single step (SDM vol. 3, 17.2.3).
-    pub dr6: u64,
+impl RunControl<'_, '_> {
+    /// Starts to watch the limits, on the thread that runs the vCPU, without observers.
+    pub(crate) fn with_limits(limits: LimitSpec) -> Result<Self, Error> {
+        Ok(Self { limits: Limits::start(limits)?, observers: &mut [] })
+    }
+}
+
+impl ExitHooks for RunControl<'_, '_> {
+    type Interception = Infallible;
+
+    #[inline]
+    fn before_serve(&mut self, view: &ExitView<'_>) -> Result<Option<End>, Error> {
+        if let Some(end) = self.limits.check(view.exit, || view.exits.total()) {
+            return Ok(Some(end));
+        }
+        Ok(self.observers.iter_mut().find_map(|observer| observer.on_exit(view)))
+    }
+
+    #[inline]
+    fn after_serve(&mut self, view: &ExitView<'_>, answer: &mut [u8]) {
+        for observer in &mut *self.observers {
+            observer.on_served(view, answer);
+        }
+    }
 }
 
 impl Machine {
-    /// Runs the guest until it ends, dies, or is stopped by a limit.
+    /// Runs the guest until it ends, dies, or is stopped by a limit of its description. [`Machine::runner`] has observers,
+    /// other limits, single steps and other points to stop at.
     ///
     /// # Errors
     /// Only where the host fails: a call to KVM, or the console. What the guest does is in the outcome.
     pub fn run(&mut self) -> Result<RunOutcome, Error> {
-        self.run_observed(&mut [])
+        self.runner().run()
     }
 
-    /// The same, with observers, who see each exit before and after it is served.
-    ///
-    /// # Errors
-    /// As [`Machine::run`].
-    pub fn run_observed(&mut self, observers: &mut [&mut dyn Observer]) -> Result<RunOutcome, Error> {
-        let mut limits = Limits::start(self.board.spec.limits)?;
-        let started = Instant::now();
-        let end = self.run_to_end(&mut limits, observers)?;
-        let elapsed = started.elapsed();
-        self.board.output.sync().map_err(Error::Console)?;
-        Ok(RunOutcome { end, exits: self.exits(), elapsed })
-    }
-
-    /// The whole loop, and a look at the files that memory shows: an end that came of pages which somebody changed during the
+    /// Runs to the end, then checks the files that memory shows: an end caused by pages that somebody changed during the
     /// run is none of the guest's.
-    pub(crate) fn run_to_end(
-        &mut self,
-        limits: &mut Limits,
-        observers: &mut [&mut dyn Observer],
-    ) -> Result<End, Error> {
-        let end = self.turns(limits, observers);
+    pub(crate) fn run_to_end(&mut self, control: &mut RunControl<'_, '_>) -> Result<End, Error> {
+        let end = self.run_turns(control);
         self.processors.bsp().vcpu.vm().check_files()?;
         end
     }
 
-    /// Turn by turn to the end. One vCPU that nothing interrupts has the loop to itself.
-    fn turns(&mut self, limits: &mut Limits, observers: &mut [&mut dyn Observer]) -> Result<End, Error> {
+    fn run_turns(&mut self, control: &mut RunControl<'_, '_>) -> Result<End, Error> {
         if self.board.spec.interrupts != Interrupts::None {
-            let (end, vcpu) = smp::run(self, limits, observers)?;
+            let (end, vcpu) = smp::run(self, control)?;
             self.ended = vcpu;
             return Ok(end);
         }
-        let mut fetch = OverlayPromotion::start(self.processors.bsp().vcpu.vm())?;
-        let _collecting = CoalescedPio::start(self.processors.bsp().vcpu.vm(), &self.board.spec)?;
-        loop {
-            match self.run_one_exit(limits, observers)? {
-                ExitOutcome::Served | ExitOutcome::Debug(_) => {}
-                ExitOutcome::Ended(end) => return Ok(end),
-            }
-            if let Some(watch) = &mut fetch
-                && watch.look(self.processors.bsp().vcpu.vm())?
-            {
-                fetch = None;
-            }
-        }
-    }
-
-    /// One turn of the first vCPU: runs it up to its next exit, and serves that.
-    ///
-    /// # Errors
-    /// As [`Machine::run`].
-    pub fn run_one_exit(
-        &mut self,
-        limits: &mut Limits,
-        observers: &mut [&mut dyn Observer],
-    ) -> Result<ExitOutcome, Error> {
-        let exit = self.processors.bsp_mut().vcpu.run()?;
-        self.handle_exit(&exit, limits, observers)
-    }
-
-    /// The rest of a turn: counts an exit, shows it, serves it.
-    pub(crate) fn handle_exit(
-        &mut self,
-        exit: &Exit,
-        limits: &mut Limits,
-        observers: &mut [&mut dyn Observer],
-    ) -> Result<ExitOutcome, Error> {
         let (board, bsp) = (&self.board, self.processors.bsp_mut());
-        bsp.count(exit);
-        if let Some(end) = limits.check(exit, || bsp.exits.total()) {
-            return Ok(ExitOutcome::Ended(end));
+        let mut promotion = OverlayPromotion::start(bsp.vcpu.vm())?;
+        let _coalesced = CoalescedPio::start(bsp.vcpu.vm(), &board.spec)?;
+        loop {
+            if let ExitOutcome::Ended(end) = bsp.turn(board, control)? {
+                return Ok(end);
+            }
+            if let Some(watch) = &mut promotion
+                && watch.look(bsp.vcpu.vm())?
+            {
+                promotion = None;
+            }
         }
-        let view = bsp.view(exit, board);
-        if let Some(end) = observers.iter_mut().find_map(|observer| observer.on_exit(&view)) {
-            return Ok(ExitOutcome::Ended(end));
-        }
-        let turn = bsp.serve(board, exit)?;
-        let view = bsp.view(exit, board);
-        for observer in observers {
-            observer.on_served(&view, &bsp.answer);
-        }
-        bsp.reply()?;
-        Ok(turn)
     }
 
-    /// Serves one exit. What the guest is to read is left in the processor's answer.
-    pub(crate) fn serve(&mut self, exit: &Exit) -> Result<ExitOutcome, Error> {
-        self.processors.bsp_mut().serve(&self.board, exit)
+    /// Runs to the end one instruction at a time. Where the host cannot step ([`can_step`]) the guest runs to its next exit.
+    pub(crate) fn step_to_end(&mut self, control: &mut RunControl<'_, '_>) -> Result<End, Error> {
+        loop {
+            if let Some(end) = self.step_or_turn(control)? {
+                return Ok(end);
+            }
+        }
     }
 
-    /// What a HLT was.
-    pub(crate) fn halted(&self) -> Result<End, Error> {
-        // Whoever steps by hand may have changed the registers since the exit.
-        Ok(self.processors.bsp().halted(&self.board, &self.processors.bsp().vcpu.regs()?))
+    pub(crate) fn step_or_turn(&mut self, control: &mut RunControl<'_, '_>) -> Result<Option<End>, Error> {
+        let (board, bsp) = (&self.board, self.processors.bsp_mut());
+        if can_step(&bsp.vcpu.sregs()?) {
+            return self.step(control);
+        }
+        Ok(match bsp.turn(board, control)? {
+            ExitOutcome::Served | ExitOutcome::Ignored | ExitOutcome::Debug(_) => None,
+            ExitOutcome::Ended(end) => Some(end),
+        })
+    }
+
+    /// Executes one instruction; `Some` if the run ended with it. Observers see it as an [`Exit::Debug`], whether KVM reports
+    /// it or not.
+    ///
+    /// [`Exit::Debug`]: kvm_sys_wrap::Exit::Debug
+    pub(crate) fn step(&mut self, control: &mut RunControl<'_, '_>) -> Result<Option<End>, Error> {
+        let (board, bsp) = (&self.board, self.processors.bsp_mut());
+        let step = SingleStep::new(bsp.next_hlt_end(board)?);
+        Ok(match bsp.step(board, &step, control)? {
+            StepOutcome::Reported(_) => None,
+            StepOutcome::Ended(end) => Some(end),
+            StepOutcome::Finished => {
+                let report = bsp.step_report()?;
+                match bsp.handle_exit(board, &report, control)? {
+                    ExitOutcome::Served | ExitOutcome::Ignored | ExitOutcome::Debug(_) => None,
+                    ExitOutcome::Ended(end) => Some(end),
+                }
+            }
+        })
     }
 }

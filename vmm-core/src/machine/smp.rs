@@ -12,6 +12,7 @@ mod idle_timer;
 pub(crate) mod io_thread;
 mod stop_barrier;
 
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -22,52 +23,43 @@ use kvm_sys_wrap::Exit;
 pub(crate) use idle_timer::IdleTimer;
 pub(crate) use stop_barrier::StopBarrier;
 
+use crate::cpu::exit_counts::is_guest_exit;
 use crate::machine::Machine;
 use crate::machine::board::Board;
 use crate::machine::end::{End, Suspend};
 use crate::machine::error::Error;
-use crate::machine::limits::Limits;
-use crate::machine::observer::Observer;
+use crate::machine::observer::ExitView;
 use crate::machine::processor::Processor;
 use crate::machine::processors::Processors;
-use crate::machine::run_loop::ExitOutcome;
+use crate::machine::run_loop::RunControl;
 use crate::machine::suspend::{self, SuspendTimes};
-use crate::record::is_recorded;
+use crate::machine::turn::{ExitHooks, ExitOutcome};
 
 /// What the threads share during a run.
-struct Run<'a, 'o> {
+struct Run<'a, 'b, 'o> {
     board: &'a Board,
     /// The first result counts.
     all: StopBarrier<Result<Ended, Error>>,
     /// Exits of all vCPUs; those that are not the guest's left out.
     exits: AtomicU64,
-    watchers: Mutex<Watchers<'a, 'o>>,
-    /// Whether an observer wants to see every exit.
+    /// Limits and observers of all vCPUs, which see one exit at a time.
+    control: Mutex<&'a mut RunControl<'b, 'o>>,
+    /// True if an observer wants to see every exit.
     observed: bool,
 }
 
-/// An end, and the vCPU that came to it, counted from 0.
+/// An end, and the number of the vCPU that came to it.
 pub(crate) type Ended = (End, usize);
 
-/// Those who watch all vCPUs, one exit at a time.
-struct Watchers<'a, 'o> {
-    limits: &'a mut Limits,
-    observers: &'a mut [&'o mut dyn Observer],
-}
-
 /// Runs the machine until it ends, dies, or is stopped by a limit.
-pub(crate) fn run(
-    machine: &mut Machine,
-    limits: &mut Limits,
-    observers: &mut [&mut dyn Observer],
-) -> Result<Ended, Error> {
+pub(crate) fn run(machine: &mut Machine, control: &mut RunControl<'_, '_>) -> Result<Ended, Error> {
     let Machine { board, processors, sleeps, .. } = machine;
     let run = Run {
         board,
         all: StopBarrier::new(processors.iter())?,
         exits: AtomicU64::new(0),
-        observed: !observers.is_empty(),
-        watchers: Mutex::new(Watchers { limits, observers }),
+        observed: !control.observers.is_empty(),
+        control: Mutex::new(control),
     };
     let listener = io_thread::StopEvent::new()?;
     thread::scope(|scope| {
@@ -84,7 +76,58 @@ pub(crate) fn run(
     })
 }
 
-impl<'a, 'o> Run<'a, 'o> {
+/// Handling of the exits of one vCPU's thread.
+struct ThreadHooks<'r, 'a, 'b, 'o> {
+    run: &'r Run<'a, 'b, 'o>,
+    /// Timer of the thread that checks whether the machine is idle.
+    idle_timer: Option<&'r mut IdleTimer>,
+    /// Held from before an exit is served until the observers have seen the answer.
+    control: Option<MutexGuard<'r, &'a mut RunControl<'b, 'o>>>,
+}
+
+impl ExitHooks for ThreadHooks<'_, '_, '_, '_> {
+    type Interception = Infallible;
+
+    fn before_serve(&mut self, view: &ExitView<'_>) -> Result<Option<End>, Error> {
+        let run = self.run;
+        let new = u64::from(is_guest_exit(view.exit));
+        let total = run.exits.fetch_add(new, Ordering::Relaxed) + new;
+        let mut control = run.control();
+        if let Some(end) = control.limits.check(view.exit, || total) {
+            return Ok(Some(end));
+        }
+        if matches!(view.exit, Exit::Interrupted | Exit::Retry) {
+            drop(control);
+            if let Some(timer) = self.idle_timer.as_deref_mut().filter(|timer| timer.is_due()) {
+                // Only a BSP that can never wake by itself is reason enough to stop the APs.
+                if idle::is_idle_forever(run.board, view.vcpu)? {
+                    run.all.stop();
+                } else {
+                    timer.relax()?;
+                }
+            }
+            return Ok(None);
+        }
+        if run.observed {
+            let end = control.observers.iter_mut().find_map(|observer| observer.on_exit(view));
+            if end.is_some() {
+                return Ok(end);
+            }
+            self.control = Some(control);
+        }
+        Ok(None)
+    }
+
+    fn after_serve(&mut self, view: &ExitView<'_>, answer: &mut [u8]) {
+        if let Some(mut control) = self.control.take() {
+            for observer in &mut *control.observers {
+                observer.on_served(view, answer);
+            }
+        }
+    }
+}
+
+impl<'a, 'b, 'o> Run<'a, 'b, 'o> {
     /// Lets all vCPUs run; whenever they were stopped to be looked at, once more.
     fn rounds(&self, processors: &mut Processors, sleeps: &mut SuspendTimes) -> Result<Ended, Error> {
         let mut pulse = IdleTimer::start()?;
@@ -122,7 +165,7 @@ impl<'a, 'o> Run<'a, 'o> {
 
     /// Sleeps until `wake` with all vCPUs stopped; the end of the run if that comes first.
     fn suspended(&self, processors: &mut Processors, wake: Duration) -> Result<Option<End>, Error> {
-        let over = || self.watchers().limits.check(&Exit::Interrupted, || self.exits.load(Ordering::Relaxed));
+        let over = || self.control().limits.check(&Exit::Interrupted, || self.exits.load(Ordering::Relaxed));
         if let Some(end) = suspend::sleep(wake, over)? {
             return Ok(Some(end));
         }
@@ -130,73 +173,26 @@ impl<'a, 'o> Run<'a, 'o> {
     }
 
     /// The loop of one vCPU, on its thread.
-    fn work(&self, processor: &mut Processor, mut pulse: Option<&mut IdleTimer>) {
+    fn work(&self, processor: &mut Processor, idle_timer: Option<&mut IdleTimer>) {
+        let mut hooks = ThreadHooks { run: self, idle_timer, control: None };
         while !self.all.is_stopping() {
-            match self.turn(processor, pulse.as_deref_mut()) {
-                Ok(None) => {}
-                Ok(Some(end)) => self.all.settle(Ok((end, index(processor)))),
-                Err(error) => self.all.settle(Err(error)),
-            }
-        }
-    }
-
-    /// One exit of one vCPU.
-    fn turn(&self, processor: &mut Processor, pulse: Option<&mut IdleTimer>) -> Result<Option<End>, Error> {
-        let exit = processor.vcpu.run()?;
-        processor.count(&exit);
-        let its_own = u64::from(is_recorded(&exit));
-        let total = self.exits.fetch_add(its_own, Ordering::Relaxed) + its_own;
-        if matches!(exit, Exit::Interrupted | Exit::Retry) {
-            if let Some(end) = self.watchers().limits.check(&exit, || total) {
-                return Ok(Some(end));
-            }
-            if let Some(pulse) = pulse.filter(|pulse| pulse.is_due()) {
-                // Only a first vCPU that can never wake by itself is reason enough to stop the others.
-                if idle::is_idle_forever(self.board, processor)? {
-                    self.all.stop();
-                } else {
-                    pulse.relax()?;
+            match processor.turn(self.board, &mut hooks) {
+                Ok(ExitOutcome::Served | ExitOutcome::Ignored | ExitOutcome::Debug(_)) => {}
+                Ok(ExitOutcome::Ended(end)) => self.all.settle(Ok((end, index(processor)))),
+                Err(error) => {
+                    hooks.control = None;
+                    self.all.settle(Err(error));
                 }
             }
-            return Ok(None);
         }
-        let mut watchers = self.watchers();
-        if let Some(end) = watchers.limits.check(&exit, || total) {
-            return Ok(Some(end));
-        }
-        if !self.observed {
-            drop(watchers);
-            let turn = processor.serve(self.board, &exit)?;
-            processor.reply()?;
-            return Ok(ended(turn));
-        }
-        let view = processor.view(&exit, self.board);
-        if let Some(end) = watchers.observers.iter_mut().find_map(|observer| observer.on_exit(&view)) {
-            return Ok(Some(end));
-        }
-        let turn = processor.serve(self.board, &exit)?;
-        let view = processor.view(&exit, self.board);
-        for observer in &mut *watchers.observers {
-            observer.on_served(&view, &processor.answer);
-        }
-        drop(watchers);
-        processor.reply()?;
-        Ok(ended(turn))
     }
 
-    fn watchers(&self) -> MutexGuard<'_, Watchers<'a, 'o>> {
-        self.watchers.lock().unwrap_or_else(PoisonError::into_inner)
+    fn control(&self) -> MutexGuard<'_, &'a mut RunControl<'b, 'o>> {
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// vCPUs are numbered from 0, in the order of the machine's list.
 pub(crate) fn index(processor: &Processor) -> usize {
     usize::try_from(processor.vcpu.id()).unwrap_or(usize::MAX)
-}
-
-fn ended(turn: ExitOutcome) -> Option<End> {
-    match turn {
-        ExitOutcome::Served | ExitOutcome::Debug(_) => None,
-        ExitOutcome::Ended(end) => Some(end),
-    }
 }

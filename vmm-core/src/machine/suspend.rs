@@ -66,7 +66,7 @@ pub(crate) fn wake(board: &Board, processors: &mut Processors) -> Result<Option<
     };
     let new = new_machine(processors.bsp().vcpu.vm(), board)?;
     for processor in processors.iter_mut() {
-        processor.forget_exit()?;
+        processor.discard_instruction(board)?;
         let vcpu = new.create_vcpu(processor.vcpu.id())?;
         let mut state = vcpu.save()?;
         state.msrs.extend(vcpu.msrs(&SHARED_WITH_KVM)?);

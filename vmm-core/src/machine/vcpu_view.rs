@@ -2,24 +2,25 @@
 
 use std::io;
 
-use kvm_sys_wrap::{Gpa, GuestMemory, Gva, Vcpu};
+use kvm_sys_wrap::{Gpa, GuestMemory, Gva};
 use vm_memory::{Bytes, GuestMemoryBackend};
 
 use crate::cpu::exit_counts::ExitCounts;
 use crate::devices::device::Guest;
+use crate::machine::processor::ServedVcpu;
 use crate::paging::walk::ReadMemory;
 use crate::spec::gpa_range::GpaRange;
 
 /// A [`Guest`] during one exit.
-pub(crate) struct VcpuView<'a> {
-    pub(crate) vcpu: &'a Vcpu,
+pub(crate) struct VcpuView<'a, V> {
+    pub(crate) vcpu: &'a V,
     pub(crate) memory: &'a GuestMemory,
     /// Memory that the guest cannot write, so that devices do not write it on its behalf.
     pub(crate) read_only: &'a [GpaRange],
     pub(crate) exits: &'a ExitCounts,
 }
 
-impl Guest for VcpuView<'_> {
+impl<V: ServedVcpu> Guest for VcpuView<'_, V> {
     fn translate(&self, address: Gva) -> Option<Gpa> {
         // An error of the call is a host's trouble that the next KVM_RUN will meet as well; to the guest it is a wild
         // pointer.

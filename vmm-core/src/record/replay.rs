@@ -7,21 +7,23 @@
 //!
 //! Time limits of the machine's description do not count here; a replay has a budget of its own.
 
+mod hooks;
 mod step;
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use kvm_sys_wrap::{Alarm, Exit, GuestDebug, termination_requested};
+use kvm_sys_wrap::Alarm;
 
-use crate::cpu::exit_counts::ExitKind;
 use crate::machine::Machine;
 use crate::machine::end::End;
 use crate::machine::error::Error;
-use crate::machine::run_loop::{DebugEvent, ExitOutcome};
+use crate::machine::turn::{DebugEvent, ExitOutcome};
 use crate::record::checkpoint::Checkpoint;
-use crate::record::{Recording, Signature, is_recorded};
+use crate::record::position::RecordPosition;
+use crate::record::{Divergence, Recording};
 
+use hooks::{ReplayHooks, ReplayInterception, is_over};
 pub(crate) use step::{HandlerTrap, ReplayStep};
 
 /// A machine on its way through a recorded run.
@@ -29,29 +31,18 @@ pub struct Replayer<'a> {
     build: Box<dyn Fn() -> Result<Machine, Error> + 'a>,
     recording: &'a Recording,
     machine: Machine,
-    position: ReplayPosition,
+    position: RecordPosition,
     /// Whether it ran since it was built.
     moved: bool,
-    /// An exit that came when an instruction was completed, and is to be served next.
-    next: Option<Exit>,
     divergence: Option<Divergence>,
     deadline: Option<(Instant, Alarm)>,
-}
-
-/// How far a replay has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct ReplayPosition {
-    /// Exits served.
-    exits: u64,
-    /// Bytes of answers given.
-    answers: usize,
 }
 
 /// A place in a run to come back to.
 #[derive(Debug, Clone)]
 pub struct ReplayMark {
     checkpoint: Checkpoint,
-    position: ReplayPosition,
+    position: RecordPosition,
 }
 
 /// What one turn of a replay came to.
@@ -71,25 +62,6 @@ pub enum Replayed {
     OutOfTime,
 }
 
-/// Where a replay left the trail.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Divergence {
-    /// The number of the exit, counted from 0.
-    pub exit: u64,
-    /// What it was the first time.
-    pub recorded: Signature,
-    /// What it is now.
-    pub found: Signature,
-}
-
-impl fmt::Display for Divergence {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { exit, recorded, found } = self;
-        let data = if recorded.to_string() == found.to_string() { " with other data" } else { "" };
-        write!(f, "exit {exit} was {recorded}, and is {found}{data} when run again")
-    }
-}
-
 impl<'a> Replayer<'a> {
     /// Builds the machine once; it stands before its first instruction.
     ///
@@ -103,10 +75,15 @@ impl<'a> Replayer<'a> {
         recording: &'a Recording,
     ) -> Result<Self, Error> {
         let machine = build()?;
-        let (position, next) = Default::default();
-        let build = Box::new(build);
-        let (moved, divergence, deadline) = (false, None, None);
-        Ok(Self { build, recording, machine, position, moved, next, divergence, deadline })
+        Ok(Self {
+            build: Box::new(build),
+            recording,
+            machine,
+            position: RecordPosition::default(),
+            moved: false,
+            divergence: None,
+            deadline: None,
+        })
     }
 
     /// The machine, stopped.
@@ -153,7 +130,7 @@ impl<'a> Replayer<'a> {
     /// Whether the budget is used up.
     #[must_use]
     pub fn is_out_of_time(&self) -> bool {
-        termination_requested() || self.deadline.as_ref().is_some_and(|(at, _)| Instant::now() >= *at)
+        is_over(self.deadline.as_ref())
     }
 
     /// Runs on until `exits` exits have been served in total. [`Replayed::Served`] if it got there.
@@ -170,46 +147,40 @@ impl<'a> Replayer<'a> {
         Ok(Replayed::Served)
     }
 
-    /// One turn: runs the guest up to its next exit, and serves that from the record.
+    /// Runs the guest up to its next exit, and serves that from the record.
     ///
     /// # Errors
     /// As [`Machine::run`].
     pub fn turn(&mut self) -> Result<Replayed, Error> {
-        let exit = match self.next.take() {
-            Some(exit) => exit,
-            None => self.enter()?,
-        };
-        self.serve(&exit)
-    }
-
-    fn enter(&mut self) -> Result<Exit, Error> {
         self.moved = true;
-        Ok(self.machine.processors.bsp_mut().vcpu.run()?)
+        let mut hooks = ReplayHooks {
+            recording: self.recording,
+            position: &mut self.position,
+            divergence: &mut self.divergence,
+            deadline: self.deadline.as_ref(),
+            step: None,
+        };
+        let Machine { board, processors, .. } = &mut self.machine;
+        let outcome = processors.bsp_mut().turn(board, &mut hooks)?;
+        Ok(match outcome {
+            ExitOutcome::Served if self.is_late() => Replayed::OutOfTime,
+            ExitOutcome::Served | ExitOutcome::Ignored => Replayed::Served,
+            ExitOutcome::Debug(event) => Replayed::Debug(event),
+            ExitOutcome::Ended(end) => Replayed::Ended(end),
+            ExitOutcome::Intercepted(ReplayInterception::Signal) => Replayed::Kicked,
+            ExitOutcome::Intercepted(ReplayInterception::OutOfTime) => Replayed::OutOfTime,
+            ExitOutcome::Intercepted(ReplayInterception::Diverged) => Replayed::Diverged,
+            // Only steps look for these.
+            ExitOutcome::Intercepted(ReplayInterception::AtHandler | ReplayInterception::StaleHlt) => {
+                Replayed::Served
+            }
+        })
     }
 
-    /// Executes one instruction. [`Replayed::Debug`] if the guest can go on; exits on the way are served.
-    ///
-    /// # Errors
-    /// As [`Machine::run`].
-    pub fn step(&mut self) -> Result<Replayed, Error> {
-        let halt = self.machine.next_if_halt()?;
-        let step = GuestDebug { single_step: true, ..GuestDebug::default() };
-        self.machine.processors.bsp().vcpu.set_guest_debug(&step)?;
-        let result = loop {
-            match self.turn()? {
-                Replayed::Served => {}
-                Replayed::Debug(event) if Some(event.pc) == halt => {
-                    break Replayed::Ended(self.machine.halted()?);
-                }
-                other @ (Replayed::Debug(_)
-                | Replayed::Kicked
-                | Replayed::Ended(_)
-                | Replayed::Diverged
-                | Replayed::OutOfTime) => break other,
-            }
-        };
-        self.machine.processors.bsp().vcpu.set_guest_debug(&GuestDebug::default())?;
-        Ok(result)
+    /// Returns true if the budget is used up, looking only after every 64th exit. A deadline that passes while the guest exits
+    /// all the time is not noticed by a signal alone.
+    fn is_late(&self) -> bool {
+        self.position.exits.is_multiple_of(64) && self.is_out_of_time()
     }
 
     /// Remembers this place.
@@ -217,15 +188,19 @@ impl<'a> Replayer<'a> {
     /// # Errors
     /// As [`Machine::run`]; [`Error::Kvm`] where the vCPU's state cannot be read.
     pub fn mark(&mut self) -> Result<ReplayMark, Error> {
-        // Half an instruction is in no register. Completing it may take further exits, of the same instruction.
-        while self.next.is_none() {
-            let Some(exit) = self.machine.processors.bsp_mut().vcpu.finish_instruction()? else { break };
-
-            match self.serve(&exit)? {
-                Replayed::Served | Replayed::Debug(_) | Replayed::Kicked => {}
-                Replayed::Ended(_) | Replayed::Diverged | Replayed::OutOfTime => break,
-            }
-        }
+        // Half an instruction is in no register. Finishing it may take further exits, of the same instruction.
+        let mut hooks = ReplayHooks {
+            recording: self.recording,
+            position: &mut self.position,
+            divergence: &mut self.divergence,
+            deadline: self.deadline.as_ref(),
+            step: None,
+        };
+        let Machine { board, processors, .. } = &mut self.machine;
+        processors.bsp_mut().finish_instruction(board, &mut hooks, |outcome| {
+            use ReplayInterception::{Diverged, OutOfTime};
+            matches!(outcome, ExitOutcome::Ended(_) | ExitOutcome::Intercepted(Diverged | OutOfTime))
+        })?;
         Ok(ReplayMark { checkpoint: self.machine.checkpoint()?, position: self.position })
     }
 
@@ -253,47 +228,10 @@ impl<'a> Replayer<'a> {
     /// What building ran into.
     pub fn restart(&mut self) -> Result<(), Error> {
         self.machine = (self.build)()?;
-        self.position = ReplayPosition::default();
+        self.position = RecordPosition::default();
         self.moved = false;
-        self.next = None;
         self.divergence = None;
         Ok(())
-    }
-
-    /// Serves one exit: devices first, then the answer of the record in place of theirs.
-    fn serve(&mut self, exit: &Exit) -> Result<Replayed, Error> {
-        if let Exit::Debug { pc, dr6, .. } = exit {
-            return Ok(Replayed::Debug(DebugEvent { pc: *pc, dr6: *dr6 }));
-        }
-        if !is_recorded(exit) {
-            return Ok(if self.is_out_of_time() { Replayed::OutOfTime } else { Replayed::Kicked });
-        }
-        let found = Signature::of(exit);
-        if let Some(recorded) = self.recording.signature(self.position.exits)
-            && recorded != found
-        {
-            self.divergence = Some(Divergence { exit: self.position.exits, recorded, found });
-            return Ok(Replayed::Diverged);
-        }
-        let machine = &mut self.machine;
-        machine.processors.bsp_mut().exits.record(ExitKind::from(exit));
-        let turn = machine.serve(exit)?;
-        if let Some(recorded) =
-            self.recording.answer(self.position.answers, machine.processors.bsp().answer.len())
-        {
-            machine.processors.bsp_mut().answer.copy_from_slice(recorded);
-            self.position.answers = self.position.answers.saturating_add(recorded.len());
-        }
-        machine.processors.bsp_mut().reply()?;
-        self.position.exits = self.position.exits.wrapping_add(1);
-        // A deadline that passes while the guest exits all the time is not noticed by a kick alone.
-        let late = self.position.exits.is_multiple_of(64) && self.is_out_of_time();
-        Ok(match turn {
-            ExitOutcome::Ended(end) => Replayed::Ended(end),
-            ExitOutcome::Served if late => Replayed::OutOfTime,
-            ExitOutcome::Served => Replayed::Served,
-            ExitOutcome::Debug(event) => Replayed::Debug(event),
-        })
     }
 }
 

@@ -42,7 +42,7 @@ impl Machine {
             return Err(Error::Snapshot { problem, source: None });
         }
         for processor in self.processors.iter_mut() {
-            processor.forget_exit()?;
+            processor.discard_instruction(&self.board)?;
             processor.unknown_msrs.clear();
         }
         let vm = self.processors.bsp().vcpu.vm();

@@ -16,6 +16,7 @@ use crate::machine::error::Error;
 use crate::machine::host;
 use crate::machine::processor::Processor;
 use crate::machine::suspend::SHARED_WITH_KVM;
+use crate::machine::turn::ExitOutcome;
 use crate::spec::mode::Ring;
 use crate::spec::{Interrupts, MachineSpec};
 
@@ -47,9 +48,13 @@ impl MachineState {
         let interrupts = machine.board.spec.interrupts;
         let kvm = machine.processors.bsp().vcpu.vm().kvm().clone();
         let msrs = kvm.msrs_to_save()?;
+        let is_end = |outcome: &_| matches!(outcome, ExitOutcome::Ended(_));
         let mut processors = Vec::new();
         for processor in machine.processors.iter_mut() {
-            processor.finish_exit(&machine.board)?;
+            if let Some(_end) = processor.finish_instruction(&machine.board, &mut (), is_end)? {
+                let problem = "the guest ends with the instruction that it is at";
+                return Err(Error::Snapshot { problem, source: None });
+            }
             let vcpu = processor.vcpu.save_with(&msrs)?;
             let apic = (interrupts != Interrupts::None).then(|| processor.vcpu.save_lapic()).transpose()?;
             processors.push(ProcessorState { vcpu, apic, exits: processor.exits.clone() });

@@ -15,16 +15,14 @@
 use kvm_sys_wrap::{Breakpoint, BreakpointCondition, Exit, GuestDebug, Vcpu};
 use vm_memory::Bytes;
 
-use super::capabilities::{SmpDebugCapabilities, TrapByte};
-use crate::autopsy::moment::CpuState;
+use crate::cpu::cpu_state::CpuState;
 use crate::debugger::linear_memory::LinearMemory;
 use crate::machine::board::Board;
+use crate::machine::debug_capabilities::{DebugCapabilities, TrapByte};
 use crate::machine::error::Error;
 use crate::spec::Interrupts;
 use crate::{Gpa, Gva};
 
-const INT3: u8 = 0xcc;
-const IN_AL_IMM8: u8 = 0xe4;
 const IN_EAX_DX: u8 = 0xed;
 /// The vector of an INT3 in a debug exit.
 const BREAKPOINT_VECTOR: u32 = 3;
@@ -33,47 +31,47 @@ const BREAKPOINT_VECTOR: u32 = 3;
 #[derive(Debug, Default)]
 pub(super) struct SmpBreakpoints {
     pub(super) debug: GuestDebug,
-    bytes: Vec<Byte>,
+    bytes: Vec<InsertedByte>,
 }
 
 /// A byte of ours in the place of another one.
 #[derive(Debug, Clone, Copy)]
-struct Byte {
+struct InsertedByte {
     gva: Gva,
     gpa: Gpa,
     covered: u8,
     ours: u8,
 }
 
-/// What an exit has to do with what is in place.
+/// Cause of an exit, as far as breakpoints and watchpoints go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Hit {
+pub(super) enum DebugExitCause {
     /// A breakpoint; the vCPU stands before its instruction.
     Breakpoint,
     /// A watchpoint; the access is done.
     Watchpoint(Breakpoint),
-    /// An INT3 of the guest's own, which it was given now.
-    Passed,
-    /// Nothing: a debug exit without a cause.
-    Stray,
-    /// Nothing: an exit like any other.
-    Other,
+    /// An INT3 of the guest's own, whose #BP has been injected.
+    GuestInt3,
+    /// A debug exit that no breakpoint or watchpoint caused, such as the end of a step.
+    Unknown,
+    /// An exit like any other.
+    NotDebug,
 }
 
 impl SmpBreakpoints {
-    /// Puts everything in place that fits, and says which breakpoints do not. `eyes` are those of the vCPUs: an address is
+    /// Puts everything in place that fits, and says which breakpoints do not. `views` are those of the vCPUs: an address is
     /// taken as the first of them sees it that sees memory there.
     pub(super) fn place(
         board: &Board,
-        eyes: &[LinearMemory<'_>],
-        abilities: SmpDebugCapabilities,
+        views: &[LinearMemory<'_>],
+        capabilities: DebugCapabilities,
         breakpoints: impl Iterator<Item = Gva>,
         watchpoints: &[Breakpoint],
     ) -> Result<(Self, Vec<Gva>), Error> {
-        let place = Place { board, eyes, byte: abilities.byte };
+        let placer = TrapBytePlacer { board, views, byte: capabilities.trap_byte };
         let (mut bytes, mut other) = (Vec::new(), Vec::new());
         for gva in breakpoints {
-            match place.byte_at(gva) {
+            match placer.byte_at(gva) {
                 Some(byte) => bytes.push(byte),
                 None => other.push(gva),
             }
@@ -86,7 +84,7 @@ impl SmpBreakpoints {
         let mut executions = other.by_ref().chain(bytes.by_ref().map(|byte| byte.gva));
         for register in &mut traps.debug.breakpoints {
             *register = wanted.next();
-            if register.is_none() && abilities.hardware_breakpoints {
+            if register.is_none() && capabilities.hardware_breakpoints {
                 *register = executions
                     .next()
                     .map(|address| Breakpoint { address, condition: BreakpointCondition::Execute });
@@ -96,7 +94,8 @@ impl SmpBreakpoints {
             board.memory.write_obj(byte.ours, byte.gpa.into()).map_err(failed)?;
             traps.bytes.push(byte);
         }
-        traps.debug.software_breakpoints = abilities.byte == Some(TrapByte::Int3) && !traps.bytes.is_empty();
+        traps.debug.software_breakpoints =
+            capabilities.trap_byte == Some(TrapByte::Int3) && !traps.bytes.is_empty();
         Ok((traps, other.collect()))
     }
 
@@ -113,26 +112,31 @@ impl SmpBreakpoints {
     }
 
     /// What an exit was. If one of our bytes made it, the vCPU is put back to before it.
-    pub(super) fn hit(&self, board: &Board, vcpu: &mut Vcpu, exit: &Exit) -> Result<Hit, Error> {
+    pub(super) fn identify(
+        &self,
+        board: &Board,
+        vcpu: &mut Vcpu,
+        exit: &Exit,
+    ) -> Result<DebugExitCause, Error> {
         if let Exit::PioIn { .. } = exit
             && !self.bytes.is_empty()
             && self.covers(board, vcpu)?
         {
             vcpu.cancel_pio_in()?;
-            return Ok(Hit::Breakpoint);
+            return Ok(DebugExitCause::Breakpoint);
         }
-        let Exit::Debug { exception, dr6, .. } = exit else { return Ok(Hit::Other) };
+        let Exit::Debug { exception, dr6, .. } = exit else { return Ok(DebugExitCause::NotDebug) };
         if *exception == BREAKPOINT_VECTOR {
             if self.covers(board, vcpu)? {
-                return Ok(Hit::Breakpoint);
+                return Ok(DebugExitCause::Breakpoint);
             }
             vcpu.set_guest_debug(&GuestDebug { inject_int3: true, ..self.debug })?;
-            return Ok(Hit::Passed);
+            return Ok(DebugExitCause::GuestInt3);
         }
         Ok(match self.fired(*dr6) {
-            Some(Breakpoint { condition: BreakpointCondition::Execute, .. }) => Hit::Breakpoint,
-            Some(watchpoint) => Hit::Watchpoint(watchpoint),
-            None => Hit::Stray,
+            Some(Breakpoint { condition: BreakpointCondition::Execute, .. }) => DebugExitCause::Breakpoint,
+            Some(watchpoint) => DebugExitCause::Watchpoint(watchpoint),
+            None => DebugExitCause::Unknown,
         })
     }
 
@@ -144,7 +148,7 @@ impl SmpBreakpoints {
 
     /// Whether the vCPU stands on a byte of ours, by whatever address it sees that.
     fn covers(&self, board: &Board, vcpu: &Vcpu) -> Result<bool, Error> {
-        let registers = CpuState { regs: vcpu.regs()?, sregs: vcpu.sregs()? };
+        let registers = CpuState::from_vcpu(vcpu)?;
         let pc = Gva(registers.linear_rip());
         if self.bytes.iter().any(|byte| byte.gva == pc) {
             return Ok(true);
@@ -161,29 +165,29 @@ impl SmpBreakpoints {
 }
 
 /// Where bytes are to lie, and which.
-struct Place<'a> {
+struct TrapBytePlacer<'a> {
     board: &'a Board,
-    eyes: &'a [LinearMemory<'a>],
+    views: &'a [LinearMemory<'a>],
     byte: Option<TrapByte>,
 }
 
-impl Place<'_> {
+impl TrapBytePlacer<'_> {
     /// The byte for a breakpoint, if it can be one.
-    fn byte_at(&self, gva: Gva) -> Option<Byte> {
-        let (memory, to) = self.eyes.iter().find_map(|memory| Some((memory, memory.walk(gva)?)))?;
+    fn byte_at(&self, gva: Gva) -> Option<InsertedByte> {
+        let (memory, to) = self.views.iter().find_map(|memory| Some((memory, memory.walk(gva)?)))?;
         let is_ring_3 = to.size.is_some() && to.access.user;
         let ours = match self.byte? {
-            TrapByte::Int3 => INT3,
+            TrapByte::Int3 => TrapByte::INT3,
             // Below a kernel of its own, code of ring 3 may not touch ports.
             TrapByte::In if is_ring_3 && self.board.landing.is_none() => return None,
             TrapByte::In => {
                 let port = memory.number(Gva(gva.0.wrapping_add(1)), 1).unwrap_or(0);
                 let is_in_kernel = self.board.spec.interrupts == Interrupts::Pc && is_in_kernel(port);
-                if is_in_kernel { IN_EAX_DX } else { IN_AL_IMM8 }
+                if is_in_kernel { IN_EAX_DX } else { TrapByte::IN_AL_IMM8 }
             }
         };
         let covered = self.board.memory.read_obj::<u8>(to.gpa.into()).ok()?;
-        Some(Byte { gva, gpa: to.gpa, covered, ours })
+        Some(InsertedByte { gva, gpa: to.gpa, covered, ours })
     }
 }
 

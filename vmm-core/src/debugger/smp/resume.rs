@@ -9,11 +9,11 @@ use std::thread;
 use kvm_sys_wrap::termination_requested;
 
 use super::super::DebugStop;
-use super::capabilities::SmpDebugCapabilities;
 use super::inserted_breakpoints::SmpBreakpoints;
-use super::worker::Worker;
+use super::worker::{Worker, WorkerHooks};
 use crate::machine::Machine;
 use crate::machine::board::Board;
+use crate::machine::debug_capabilities::DebugCapabilities;
 use crate::machine::end::End;
 use crate::machine::error::Error;
 use crate::machine::processor::Processor;
@@ -39,32 +39,32 @@ pub(super) type RoundEnd = (usize, DebugStop);
 /// What the threads share.
 pub(super) struct ResumeRound<'a> {
     pub(super) board: &'a Board,
-    pub(super) traps: &'a SmpBreakpoints,
-    pub(super) abilities: SmpDebugCapabilities,
+    pub(super) breakpoints: &'a SmpBreakpoints,
+    pub(super) capabilities: DebugCapabilities,
     pub(super) all: StopBarrier<Result<RoundEnd, Error>>,
 }
 
 /// What only the thread of the caller has.
-pub(super) struct Leader<'a> {
+pub(super) struct CallerThread<'a> {
     wants_stop: &'a mut dyn FnMut() -> bool,
-    pulse: IdleTimer,
+    idle_timer: IdleTimer,
 }
 
 /// Lets the vCPUs do what they are told until one of them has a reason to stop; all reasons, the first one first.
 pub(super) fn run(
     machine: &mut Machine,
-    orders: &[ResumeAction],
-    traps: &SmpBreakpoints,
-    abilities: SmpDebugCapabilities,
+    actions: &[ResumeAction],
+    breakpoints: &SmpBreakpoints,
+    capabilities: DebugCapabilities,
     wants_stop: &mut dyn FnMut() -> bool,
 ) -> Result<Vec<RoundEnd>, Error> {
     let Machine { board, processors, .. } = machine;
     let all = StopBarrier::new(processors.iter())?;
-    let round = ResumeRound { board, traps, abilities, all };
-    let mut leader = Leader { wants_stop, pulse: IdleTimer::start()? };
+    let round = ResumeRound { board, breakpoints, capabilities, all };
+    let mut caller = CallerThread { wants_stop, idle_timer: IdleTimer::start()? };
     // Input for a guest that takes one step can wait.
     let receivers =
-        Some(&*board.receivers).filter(|all| !all.is_empty() && orders.contains(&ResumeAction::Run));
+        Some(&*board.receivers).filter(|all| !all.is_empty() && actions.contains(&ResumeAction::Run));
     let listener = io_thread::StopEvent::new()?;
     thread::scope(|scope| {
         if let Some(receivers) = receivers {
@@ -74,7 +74,7 @@ pub(super) fn run(
                 }
             });
         }
-        let reasons = round.repeat(processors, orders, &mut leader);
+        let reasons = round.repeat(processors, actions, &mut caller);
         listener.stop();
         reasons
     })
@@ -85,19 +85,19 @@ impl ResumeRound<'_> {
     fn repeat(
         &self,
         processors: &mut Processors,
-        orders: &[ResumeAction],
-        leader: &mut Leader<'_>,
+        actions: &[ResumeAction],
+        caller: &mut CallerThread<'_>,
     ) -> Result<Vec<RoundEnd>, Error> {
         loop {
             thread::scope(|scope| {
                 let mut active =
-                    processors.iter_mut().zip(orders).filter(|(_, order)| **order != ResumeAction::Hold);
+                    processors.iter_mut().zip(actions).filter(|(_, action)| **action != ResumeAction::Hold);
                 let first = active.next();
-                for (processor, order) in active {
-                    scope.spawn(|| Worker { round: self, processor, leader: None }.work(*order));
+                for (processor, action) in active {
+                    scope.spawn(|| self.worker(processor, None).work(*action));
                 }
-                if let Some((processor, order)) = first {
-                    Worker { round: self, processor, leader: Some(&mut *leader) }.work(*order);
+                if let Some((processor, action)) = first {
+                    self.worker(processor, Some(&mut *caller)).work(*action);
                 }
             });
             let reasons = self.all.take();
@@ -105,34 +105,42 @@ impl ResumeRound<'_> {
                 return reasons.into_iter().collect();
             }
             match idle::end(self.board, processors)? {
-                Some(end) if leader.pulse.confirms() => {
+                Some(end) if caller.idle_timer.confirms() => {
                     return Ok(vec![(0, DebugStop::Ended(end))]);
                 }
-                Some(_) => leader.pulse.suspect()?,
-                None => leader.pulse.relax()?,
+                Some(_) => caller.idle_timer.suspect()?,
+                None => caller.idle_timer.relax()?,
             }
             self.all.begin_again();
         }
+    }
+
+    fn worker<'b, 'c>(
+        &'b self,
+        processor: &'b mut Processor,
+        caller: Option<&'b mut CallerThread<'c>>,
+    ) -> Worker<'b, 'b, 'c> {
+        Worker { processor, hooks: WorkerHooks { round: self, caller } }
     }
 
     /// After a signal to one vCPU's thread: whether somebody wants all of them to stop.
     pub(super) fn after_signal(
         &self,
         processor: &Processor,
-        leader: Option<&mut Leader<'_>>,
+        caller: Option<&mut CallerThread<'_>>,
     ) -> Result<Option<DebugStop>, Error> {
         if termination_requested() {
             return Ok(Some(DebugStop::Ended(End::Interrupted)));
         }
-        let Some(leader) = leader else { return Ok(None) };
-        if (leader.wants_stop)() {
+        let Some(caller) = caller else { return Ok(None) };
+        if (caller.wants_stop)() {
             return Ok(Some(DebugStop::Asked));
         }
-        if leader.pulse.is_due() {
-            if idle::is_idle_forever(self.board, processor)? {
+        if caller.idle_timer.is_due() {
+            if idle::is_idle_forever(self.board, &processor.vcpu)? {
                 self.all.stop();
             } else {
-                leader.pulse.relax()?;
+                caller.idle_timer.relax()?;
             }
         }
         Ok(None)

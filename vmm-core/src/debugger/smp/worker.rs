@@ -1,61 +1,94 @@
-//! One vCPU from a resumption to the next stop, on its thread: free, or instruction by instruction.
+//! One vCPU from a resumption to the next stop, on its thread: running freely, or one instruction at a time.
 //!
-//! A single step sets the trap flag behind the guest's back. Where the host can hold interrupts back meanwhile, it does;
-//! elsewhere an interrupt that is pending comes first, and its handler runs within the step, as the host runs it. Handlers
-//! of exceptions are not searched for as on a machine without interrupts: the bytes to catch them would catch the other
-//! vCPUs too. A step over HLT is not executed but done by hand; the vCPU sleeps then.
+//! A single step sets the trap flag in the guest's RFLAGS. Where the host can hold interrupts back meanwhile, it does; elsewhere
+//! a pending interrupt comes first, and its handler runs within the step. Handlers of exceptions get no breakpoints as they do
+//! on a machine without interrupts: those bytes would stop the other vCPUs too. A step over HLT is not executed but emulated;
+//! the vCPU is halted then.
 
 use iced_x86::Mnemonic;
-use kvm_sys_wrap::{BreakpointCondition, Exit, GuestDebug, emulation_failure};
+use kvm_sys_wrap::{BreakpointCondition, Exit, GuestDebug};
 
 use super::super::DebugStop;
-use super::inserted_breakpoints::Hit;
-use super::resume::{Leader, ResumeAction, ResumeRound};
-use crate::autopsy::moment::CpuState;
+use super::inserted_breakpoints::DebugExitCause;
+use super::resume::{CallerThread, ResumeAction, ResumeRound};
+use crate::debugger::guest_int3::skip_failed_int3;
 use crate::debugger::linear_memory::LinearMemory;
-use crate::debugger::trap_flag::Before;
+use crate::debugger::trap_flag::StateBeforeStep;
+use crate::machine::board::Board;
 use crate::machine::error::Error;
 use crate::machine::processor::Processor;
-use crate::machine::run_loop::ExitOutcome;
 use crate::machine::smp::index;
-use crate::machine::step::can_step;
-
-/// The one-byte opcode of INT3.
-const INT3: u8 = 0xcc;
+use crate::machine::stepper::{SingleStep, StepOutcome, can_step};
+use crate::machine::turn::{DebugEvent, ExitHooks, ExitOutcome};
 
 /// A vCPU and its thread's part of a round.
 pub(super) struct Worker<'a, 'b, 'c> {
-    pub(super) round: &'a ResumeRound<'a>,
     pub(super) processor: &'b mut Processor,
-    /// Only the thread of the caller has one.
-    pub(super) leader: Option<&'b mut Leader<'c>>,
+    pub(super) hooks: WorkerHooks<'a, 'b, 'c>,
 }
 
-/// What one exit came to.
-enum Event {
-    /// The guest's business, and done.
-    Served,
-    /// A signal, and nobody wants anything.
-    Nothing,
-    /// A debug exit that is no breakpoint: the end of a step.
-    Debug,
+/// Handling of the exits of one vCPU in a round.
+pub(super) struct WorkerHooks<'a, 'b, 'c> {
+    pub(super) round: &'a ResumeRound<'a>,
+    /// Only the caller's own thread has one.
+    pub(super) caller: Option<&'b mut CallerThread<'c>>,
+}
+
+/// Reason of a worker to stop at an exit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum WorkerInterception {
+    /// This vCPU has a reason to stop all.
     Stop(DebugStop),
+    /// All vCPUs are stopping.
+    AllStop,
+}
+
+impl ExitHooks for WorkerHooks<'_, '_, '_> {
+    type Interception = WorkerInterception;
+
+    fn intercept(
+        &mut self,
+        processor: &mut Processor,
+        board: &Board,
+        exit: &Exit,
+    ) -> Result<Option<ExitOutcome<WorkerInterception>>, Error> {
+        let stop = |stop| Some(ExitOutcome::Intercepted(WorkerInterception::Stop(stop)));
+        if matches!(exit, Exit::Interrupted | Exit::Retry) {
+            let reason = self.round.after_signal(processor, self.caller.as_deref_mut())?;
+            return Ok(match reason {
+                Some(reason) => stop(reason),
+                None if self.round.all.is_stopping() => {
+                    Some(ExitOutcome::Intercepted(WorkerInterception::AllStop))
+                }
+                None => Some(ExitOutcome::Ignored),
+            });
+        }
+        Ok(match self.round.breakpoints.identify(board, &mut processor.vcpu, exit)? {
+            DebugExitCause::Breakpoint => stop(DebugStop::Breakpoint),
+            DebugExitCause::Watchpoint(watchpoint) => stop(DebugStop::Watchpoint(watchpoint)),
+            DebugExitCause::GuestInt3 => Some(ExitOutcome::Ignored),
+            DebugExitCause::Unknown => DebugEvent::from_exit(exit).map(ExitOutcome::Debug),
+            DebugExitCause::NotDebug if skip_failed_int3(&processor.vcpu, exit)? => stop(DebugStop::OwnInt3),
+            DebugExitCause::NotDebug => None,
+        })
+    }
 }
 
 impl Worker<'_, '_, '_> {
-    /// Does what is ordered until all stop.
-    pub(super) fn work(mut self, order: ResumeAction) {
-        let number = index(self.processor);
-        if let Err(error) = self.obey(order, number) {
-            self.round.all.settle(Err(error));
+    /// Does what is asked for until all vCPUs stop.
+    pub(super) fn work(mut self, action: ResumeAction) {
+        if let Err(error) = self.run(action) {
+            self.hooks.round.all.settle(Err(error));
         }
     }
 
-    fn obey(&mut self, order: ResumeAction, number: usize) -> Result<(), Error> {
-        self.processor.vcpu.set_guest_debug(&self.round.traps.debug)?;
+    fn run(&mut self, action: ResumeAction) -> Result<(), Error> {
+        let round = self.hooks.round;
+        let number = index(self.processor);
+        self.processor.vcpu.set_guest_debug(&round.breakpoints.debug)?;
         let mut over = false;
-        while !self.round.all.is_stopping() {
-            let stop = match order {
+        while !round.all.is_stopping() {
+            let stop = match action {
                 ResumeAction::Hold => return Ok(()),
                 ResumeAction::Run => self.turn()?,
                 ResumeAction::Step => self.step()?,
@@ -63,131 +96,94 @@ impl Worker<'_, '_, '_> {
             };
             if let Some(stop) = stop {
                 over = matches!(stop, DebugStop::Ended(_));
-                self.round.all.settle(Ok((number, stop)));
+                round.all.settle(Ok((number, stop)));
             }
         }
-        if !over && let Some(stop) = self.complete()? {
-            self.round.all.settle(Ok((number, stop)));
+        if !over && let Some(stop) = self.finish_instruction()? {
+            round.all.settle(Ok((number, stop)));
         }
         Ok(self.processor.vcpu.set_guest_debug(&GuestDebug::default())?)
     }
 
-    /// One exit of a vCPU that runs freely.
+    /// Runs the vCPU to its next exit.
     fn turn(&mut self) -> Result<Option<DebugStop>, Error> {
-        let exit = self.processor.vcpu.run()?;
-        Ok(match self.take(&exit)? {
-            Event::Stop(stop) => Some(stop),
-            Event::Served | Event::Nothing | Event::Debug => None,
-        })
+        let outcome = self.processor.turn(self.hooks.round.board, &mut self.hooks)?;
+        Ok(stop_of(outcome))
     }
 
-    /// One instruction: [`Stop::Step`] if it is done, nothing if all stop before.
+    /// Executes one instruction: [`DebugStop::Step`] if it is done, `None` if all stop before.
     fn step(&mut self) -> Result<Option<DebugStop>, Error> {
-        let before = self.registers()?;
-        if !can_step(&before.sregs) {
+        let round = self.hooks.round;
+        let registers = self.processor.cpu_state()?;
+        if !can_step(&registers.sregs) {
             return Ok(Some(DebugStop::NoSteps));
         }
-        let instruction = LinearMemory::on(self.round.board, &before).next_instruction(&before);
-        let before = Before { registers: before, instruction };
-        // kvm-pvm falls asleep one instruction too late if it steps over this one, and that may be a handler's.
-        if instruction.mnemonic() == Mnemonic::Hlt && before.registers.cpl() == 0 {
+        let instruction = LinearMemory::on(round.board, &registers).next_instruction(&registers);
+        // kvm-pvm halts one instruction too late if it steps over HLT, and that may be a handler's.
+        if instruction.mnemonic() == Mnemonic::Hlt && registers.cpl() == 0 {
             self.processor.vcpu.emulate_hlt(instruction.next_ip())?;
             return Ok(Some(DebugStop::Step));
         }
         let mut debug = GuestDebug {
             single_step: true,
-            block_interrupts: self.round.abilities.block_interrupts,
-            ..self.round.traps.debug
+            block_interrupts: round.capabilities.block_interrupts,
+            ..round.breakpoints.debug
         };
         // The register of the instruction itself would fire before it.
-        let pc = before.registers.linear_rip();
+        let pc = registers.linear_rip();
         for register in &mut debug.breakpoints {
             *register = register
                 .filter(|wanted| wanted.condition != BreakpointCondition::Execute || wanted.address.0 != pc);
         }
-        // Some hosts stop stepping without a word: it is switched on anew for each.
-        self.processor.vcpu.set_guest_debug(&debug)?;
-        let stop = self.until_stepped();
-        self.processor.vcpu.set_guest_debug(&self.round.traps.debug)?;
-        let stop = stop?;
-        if matches!(stop, None | Some(DebugStop::Ended(_))) {
-            return Ok(stop);
+        let before = StateBeforeStep { registers, instruction };
+        let step = SingleStep { debug, after: Some(round.breakpoints.debug), hlt_end: None };
+        let stop = match self.processor.step(round.board, &step, &mut self.hooks)? {
+            StepOutcome::Reported(_) | StepOutcome::Finished => DebugStop::Step,
+            StepOutcome::Intercepted(WorkerInterception::Stop(stop)) => stop,
+            StepOutcome::Intercepted(WorkerInterception::AllStop) => return Ok(None),
+            StepOutcome::Ended(end) => return Ok(Some(DebugStop::Ended(end))),
+        };
+        if let DebugStop::Ended(_) = stop {
+            return Ok(Some(stop));
         }
-        let after = self.registers()?;
-        before.clean(&self.processor.vcpu, &LinearMemory::on(self.round.board, &after), &after)?;
-        Ok(stop)
+        let after = self.processor.cpu_state()?;
+        let memory = LinearMemory::on(round.board, &after);
+        before.clear_stored_trap_flag(&self.processor.vcpu, &memory, &after)?;
+        Ok(Some(stop))
     }
 
-    /// One instruction of several: nothing if the next one is one of them.
+    /// Executes one instruction of a range: `None` if the next one is in the range too.
     fn step_within(&mut self, start: u64, end: u64) -> Result<Option<DebugStop>, Error> {
         let stop = self.step()?;
         if stop != Some(DebugStop::Step) {
             return Ok(stop);
         }
-        let pc = self.registers()?.linear_rip();
-        if self.round.traps.has_register_at(pc) {
+        let pc = self.processor.linear_rip()?;
+        if self.hooks.round.breakpoints.has_register_at(pc) {
             return Ok(Some(DebugStop::Breakpoint));
         }
         Ok(stop.filter(|_| !(start..end).contains(&pc)))
     }
 
-    fn until_stepped(&mut self) -> Result<Option<DebugStop>, Error> {
-        while !self.round.all.is_stopping() {
-            let exit = self.processor.vcpu.run()?;
-            match self.take(&exit)? {
-                Event::Debug => return Ok(Some(DebugStop::Step)),
-                // Some hosts report an instruction that exits as a step, others only the one behind it.
-                Event::Served => return Ok(Some(self.complete()?.unwrap_or(DebugStop::Step))),
-                Event::Nothing => {}
-                Event::Stop(stop) => return Ok(Some(stop)),
-            }
-        }
-        Ok(None)
+    /// Finishes the instruction of the last exit.
+    fn finish_instruction(&mut self) -> Result<Option<DebugStop>, Error> {
+        let is_stop = |outcome: &_| {
+            let stop = ExitOutcome::Intercepted(WorkerInterception::AllStop);
+            matches!(outcome, ExitOutcome::Ended(_) | ExitOutcome::Intercepted(_)) && *outcome != stop
+        };
+        let board = self.hooks.round.board;
+        Ok(self.processor.finish_instruction(board, &mut self.hooks, is_stop)?.and_then(stop_of))
     }
+}
 
-    /// Brings the vCPU between two instructions: what the last exit left half done is completed.
-    fn complete(&mut self) -> Result<Option<DebugStop>, Error> {
-        while let Some(exit) = self.processor.vcpu.finish_instruction()? {
-            if let Event::Stop(stop) = self.take(&exit)? {
-                return Ok(Some(stop));
-            }
-        }
-        Ok(None)
-    }
-
-    fn take(&mut self, exit: &Exit) -> Result<Event, Error> {
-        let Self { round, processor, leader } = self;
-        if matches!(exit, Exit::Interrupted | Exit::Retry) {
-            let stop = round.after_signal(processor, leader.as_deref_mut())?;
-            return Ok(stop.map_or(Event::Nothing, Event::Stop));
-        }
-        match round.traps.hit(round.board, &mut processor.vcpu, exit)? {
-            Hit::Breakpoint => return Ok(Event::Stop(DebugStop::Breakpoint)),
-            Hit::Watchpoint(hit) => return Ok(Event::Stop(DebugStop::Watchpoint(hit))),
-            Hit::Passed => return Ok(Event::Nothing),
-            Hit::Stray => return Ok(Event::Debug),
-            Hit::Other => {}
-        }
-        if let Exit::InternalError { suberror: 1, data } = exit
-            && emulation_failure(data).is_some_and(|bytes| bytes.first() == Some(&INT3))
-        {
-            let mut regs = processor.vcpu.regs()?;
-            regs.rip = regs.rip.wrapping_add(1);
-            processor.vcpu.set_regs(&regs)?;
-            return Ok(Event::Stop(DebugStop::OwnInt3));
-        }
-        processor.count(exit);
-        let turn = processor.serve(round.board, exit)?;
-        processor.reply()?;
-        Ok(match turn {
-            ExitOutcome::Served => Event::Served,
-            ExitOutcome::Debug(_) => Event::Debug,
-            ExitOutcome::Ended(end) => Event::Stop(DebugStop::Ended(end)),
-        })
-    }
-
-    fn registers(&self) -> Result<CpuState, Error> {
-        let vcpu = &self.processor.vcpu;
-        Ok(CpuState { regs: vcpu.regs()?, sregs: vcpu.sregs()? })
+/// Reason to stop in the outcome of a turn, if there is one.
+fn stop_of(outcome: ExitOutcome<WorkerInterception>) -> Option<DebugStop> {
+    match outcome {
+        ExitOutcome::Served
+        | ExitOutcome::Ignored
+        | ExitOutcome::Debug(_)
+        | ExitOutcome::Intercepted(WorkerInterception::AllStop) => None,
+        ExitOutcome::Ended(end) => Some(DebugStop::Ended(end)),
+        ExitOutcome::Intercepted(WorkerInterception::Stop(stop)) => Some(stop),
     }
 }

@@ -6,33 +6,33 @@
 //!
 //! NMIs are not looked at: a machine that sleeps with interrupts off and hopes for a watchdog's NMI counts as dead.
 
-use kvm_sys_wrap::MpState;
+use kvm_sys_wrap::{MpState, Vcpu};
 
 use crate::machine::board::Board;
 use crate::machine::end::End;
 use crate::machine::error::Error;
-use crate::machine::processor::{Processor, has_interrupts_on};
+use crate::machine::processor::has_interrupts_on;
 use crate::machine::processors::Processors;
 use crate::spec::Interrupts;
 
 /// Whether nothing but another vCPU could wake this one.
-pub(crate) fn is_idle_forever(board: &Board, processor: &Processor) -> Result<bool, Error> {
-    match processor.vcpu.mp_state()? {
+pub(crate) fn is_idle_forever(board: &Board, vcpu: &Vcpu) -> Result<bool, Error> {
+    match vcpu.mp_state()? {
         MpState::Uninitialized | MpState::InitReceived => return Ok(true),
         MpState::Halted => {}
         MpState::Runnable | MpState::SipiReceived | MpState::Other(_) => return Ok(false),
     }
-    if !has_interrupts_on(&processor.vcpu.regs()?) {
+    if !has_interrupts_on(&vcpu.regs()?) {
         return Ok(true);
     }
-    let by_device = board.spec.interrupts == Interrupts::Pc && processor.vcpu.vm().any_irq_unmasked()?;
-    Ok(!by_device && !processor.vcpu.apic_timer_armed()?)
+    let by_device = board.spec.interrupts == Interrupts::Pc && vcpu.vm().any_irq_unmasked()?;
+    Ok(!by_device && !vcpu.apic_timer_armed()?)
 }
 
 /// The end of a machine none of whose vCPUs, stopped all, can ever wake; `None` if one can.
 pub(crate) fn end(board: &Board, processors: &Processors) -> Result<Option<End>, Error> {
     for processor in processors.iter() {
-        if !is_idle_forever(board, processor)? {
+        if !is_idle_forever(board, &processor.vcpu)? {
             return Ok(None);
         }
     }

@@ -1,119 +1,101 @@
-//! Single steps of a replay for those who know what comes next: which exceptions a step raises, and who takes them.
+//! Single steps of a replay for callers that know what comes next: which exceptions a step raises, and which handler takes
+//! them.
 
-use kvm_sys_wrap::{Exit, Gpa, GuestDebug, Gva};
+use kvm_sys_wrap::Gpa;
 use vm_memory::Bytes;
 
-use crate::disassembly::linear_rip;
+use crate::machine::Machine;
 use crate::machine::end::End;
 use crate::machine::error::Error;
+use crate::machine::processor::Processor;
+use crate::machine::stepper::{HLT, SingleStep, StepOutcome};
 
-use super::{Replayed, Replayer};
+use super::Replayer;
+use super::hooks::{ReplayHooks, ReplayInterception, StepHooks};
 
-/// A handler that an instruction is expected to end in: the place that its first byte is replaced at for one step.
+/// First instruction of a handler that an instruction is expected to end in: its first byte is replaced for one step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct HandlerTrap {
-    /// Where the byte lies.
+    /// Guest-physical address of the byte.
     pub(crate) gpa: Gpa,
-    /// Where the handler begins, as a linear address.
+    /// Linear address of the instruction.
     pub(crate) linear: u64,
 }
 
-/// What one step of an examination came to.
+/// Result of one step of a replay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ReplayStep {
     /// The instruction is done.
     Done,
     /// It raised an exception, and the vCPU stands before the handler's first instruction.
     Caught,
-    /// A kick, in the middle of it.
+    /// A signal came before the instruction was done.
     Kicked,
     /// The run ended.
     Ended(End),
-    /// The run left the trail.
+    /// The run is not the recorded one any more.
     Diverged,
     /// The budget is used up.
     OutOfTime,
 }
 
-/// HLT, which every host reports.
-const HLT: u8 = 0xf4;
-
 impl Replayer<'_> {
-    /// Executes one instruction of which the caller knows whether it is a HLT (then `halt` is the linear address behind
-    /// it) and whether it will raise an exception that a handler takes.
+    /// Executes one instruction. `hlt_end` is the linear address of its end if it is a HLT, and `handler` the handler of the
+    /// exception that it will raise.
     ///
-    /// An exception is delivered inside of the step, and clears the flag that single-stepping lives on: on most hosts the
+    /// An exception is delivered within the step, and clears the trap flag that single-stepping uses: on most hosts the
     /// handler would run on unseen. So a HLT stands at its beginning for this step.
-    pub(crate) fn step_instruction(
+    pub(crate) fn step(
         &mut self,
-        halt: Option<u64>,
-        catch: Option<HandlerTrap>,
+        hlt_end: Option<u64>,
+        handler: Option<HandlerTrap>,
     ) -> Result<ReplayStep, Error> {
-        let step = GuestDebug { single_step: true, ..GuestDebug::default() };
-        self.machine.processors.bsp().vcpu.set_guest_debug(&step)?;
-        let Some(catch) = catch else { return self.until_done(halt, None) };
+        // The next step sets guest debugging again.
+        let step = SingleStep { after: None, ..SingleStep::new(hlt_end) };
+        let Some(trap) = handler else { return self.step_to_end(&step, None) };
         let memory = self.machine.board.memory.clone();
-        let Ok(byte) = memory.read_obj::<u8>(catch.gpa.into()) else { return self.until_done(halt, None) };
+        let Ok(byte) = memory.read_obj::<u8>(trap.gpa.into()) else { return self.step_to_end(&step, None) };
         // The page was just read. Slots that the guest cannot write can be written here.
-        let _ = memory.write_obj(HLT, catch.gpa.into());
-        let result = self.until_done(halt, Some(catch));
-        let _ = memory.write_obj(byte, catch.gpa.into());
+        let _ = memory.write_obj(HLT, trap.gpa.into());
+        let result = self.step_to_end(&step, handler);
+        let _ = memory.write_obj(byte, trap.gpa.into());
         result
     }
 
-    fn until_done(&mut self, halt: Option<u64>, catch: Option<HandlerTrap>) -> Result<ReplayStep, Error> {
-        loop {
-            let exit = match self.next.take() {
-                Some(exit) => exit,
-                None => self.enter()?,
-            };
-            if let Some(catch) = catch
-                && matches!(exit, Exit::Hlt | Exit::Debug { .. })
-                && self.is_caught(catch)?
-            {
-                return Ok(ReplayStep::Caught);
-            }
-
-            if exit == Exit::Hlt && !self.is_behind_halt()? {
-                // kvm-pvm remembers a HLT that was stepped over, and reports it after the next instruction.
-                return Ok(ReplayStep::Done);
-            }
-            match self.serve(&exit)? {
-                // The rest of the instruction, and no more: some hosts report the step only after the next one.
-                Replayed::Served => match self.machine.processors.bsp_mut().vcpu.finish_instruction()? {
-                    Some(exit) => self.next = Some(exit),
-                    None => return Ok(ReplayStep::Done),
-                },
-                Replayed::Debug(event) if Some(event.pc) == halt => {
-                    return Ok(ReplayStep::Ended(self.machine.halted()?));
-                }
-                Replayed::Debug(_) => return Ok(ReplayStep::Done),
-                Replayed::Kicked => return Ok(ReplayStep::Kicked),
-                Replayed::Ended(end) => return Ok(ReplayStep::Ended(end)),
-                Replayed::Diverged => return Ok(ReplayStep::Diverged),
-                Replayed::OutOfTime => return Ok(ReplayStep::OutOfTime),
-            }
-        }
+    fn step_to_end(&mut self, step: &SingleStep, handler: Option<HandlerTrap>) -> Result<ReplayStep, Error> {
+        self.moved = true;
+        let mut hooks = ReplayHooks {
+            recording: self.recording,
+            position: &mut self.position,
+            divergence: &mut self.divergence,
+            deadline: self.deadline.as_ref(),
+            step: Some(StepHooks { handler }),
+        };
+        let Machine { board, processors, .. } = &mut self.machine;
+        let outcome = processors.bsp_mut().step(board, step, &mut hooks)?;
+        Ok(match outcome {
+            StepOutcome::Finished if self.is_late() => ReplayStep::OutOfTime,
+            StepOutcome::Reported(_)
+            | StepOutcome::Finished
+            | StepOutcome::Intercepted(ReplayInterception::StaleHlt) => ReplayStep::Done,
+            StepOutcome::Ended(end) => ReplayStep::Ended(end),
+            StepOutcome::Intercepted(ReplayInterception::AtHandler) => ReplayStep::Caught,
+            StepOutcome::Intercepted(ReplayInterception::Signal) => ReplayStep::Kicked,
+            StepOutcome::Intercepted(ReplayInterception::OutOfTime) => ReplayStep::OutOfTime,
+            StepOutcome::Intercepted(ReplayInterception::Diverged) => ReplayStep::Diverged,
+        })
     }
+}
 
-    /// Whether the instruction before the present one is a HLT, or cannot be read.
-    fn is_behind_halt(&self) -> Result<bool, Error> {
-        let vcpu = &self.machine.processors.bsp().vcpu;
-        let linear = linear_rip(&vcpu.regs()?, &vcpu.sregs()?).wrapping_sub(1);
-        let Some(gpa) = vcpu.translate(Gva(linear))? else { return Ok(true) };
-        Ok(self.machine.board.memory.read_obj::<u8>(gpa.into()).map_or(true, |byte| byte == HLT))
+/// Returns true if the vCPU stands at the handler, or just after the HLT that was put there; then it is set back.
+pub(super) fn is_at_handler(processor: &Processor, handler: HandlerTrap) -> Result<bool, Error> {
+    let state = processor.cpu_state()?;
+    let linear = state.linear_rip();
+    if linear == handler.linear.wrapping_add(1) {
+        let mut regs = state.regs;
+        regs.rip = regs.rip.wrapping_sub(1);
+        processor.vcpu.set_regs(&regs)?;
+        return Ok(true);
     }
-
-    /// Whether the vCPU stands at the handler, or just behind the HLT that stands there.
-    fn is_caught(&self, catch: HandlerTrap) -> Result<bool, Error> {
-        let vcpu = &self.machine.processors.bsp().vcpu;
-        let mut regs = vcpu.regs()?;
-        let linear = linear_rip(&regs, &vcpu.sregs()?);
-        if linear == catch.linear.wrapping_add(1) {
-            regs.rip = regs.rip.wrapping_sub(1);
-            vcpu.set_regs(&regs)?;
-            return Ok(true);
-        }
-        Ok(linear == catch.linear)
-    }
+    Ok(linear == handler.linear)
 }

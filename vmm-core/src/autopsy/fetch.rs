@@ -1,44 +1,14 @@
-//! One moment of a guest: the registers between two instructions, and the memory as it is then.
-//!
-//! All reasoning about faults looks at a [`GuestState`] and at nothing else. It never touches KVM, so it works on a
-//! replayed machine, on the registers that a host kept after a shutdown, and on made-up ones in tests.
+//! Memory reads and instruction fetches of a [`GuestState`], with the faults that they raise.
 
 use iced_x86::{Code, Decoder, DecoderError, DecoderOptions, Instruction, Register};
-use kvm_sys_wrap::bindings::{kvm_regs, kvm_segment, kvm_sregs};
+use kvm_sys_wrap::bindings::kvm_segment;
 
-use crate::cpu::control_regs::{Cr0, Cr4, Efer, Rflags};
-use crate::disassembly::{MAX_INSTRUCTION_LENGTH, OperandWidth, linear_rip};
-use crate::machine::Machine;
-use crate::machine::host::CpuTraits;
-use crate::paging::walk::{ReadMemory, Walker};
+use crate::cpu::cpu_state::{CpuState, OperandWidth};
+use crate::disassembly::MAX_INSTRUCTION_LENGTH;
+use crate::machine::guest_state::GuestState;
 
 use super::exception::Exception;
 use super::page_fault::{AccessKind, PageAccess};
-
-/// Width of a physical address in KVM's eyes, for a guest whose CPUID says nothing of it.
-pub(super) const DEFAULT_PHYSICAL_BITS: u32 = 36;
-
-/// The registers between two instructions.
-#[derive(Debug, Clone, Copy)]
-pub struct CpuState {
-    /// General registers.
-    pub regs: kvm_regs,
-    /// Special registers.
-    pub sregs: kvm_sregs,
-}
-
-/// Registers and memory.
-#[derive(Clone, Copy)]
-pub struct GuestState<'a> {
-    /// The registers.
-    pub registers: &'a CpuState,
-    /// Guest-physical memory.
-    pub memory: &'a dyn ReadMemory,
-    /// How many bits a physical address has; the bits above are reserved in page table entries.
-    pub physical_bits: u32,
-    /// An AMD CPU, which reserves one bit more.
-    pub amd: bool,
-}
 
 /// The instruction that comes next, or why there is none.
 pub(super) enum Fetched {
@@ -53,102 +23,6 @@ pub(super) enum Fetched {
 }
 
 impl CpuState {
-    /// Those of a stopped vCPU.
-    ///
-    /// # Errors
-    /// What the host says.
-    pub fn of(machine: &Machine) -> Result<Self, kvm_sys_wrap::Error> {
-        Ok(Self { regs: machine.vcpu().regs()?, sregs: machine.vcpu().sregs()? })
-    }
-
-    /// The width of the code.
-    #[must_use]
-    pub const fn width(&self) -> OperandWidth {
-        OperandWidth::from_sregs(&self.sregs)
-    }
-
-    /// The linear address of the next instruction.
-    #[must_use]
-    pub const fn linear_rip(&self) -> u64 {
-        linear_rip(&self.regs, &self.sregs)
-    }
-
-    /// The control register.
-    #[must_use]
-    pub const fn cr0(&self) -> Cr0 {
-        Cr0::from_bits_retain(self.sregs.cr0)
-    }
-
-    /// The control register.
-    #[must_use]
-    pub const fn cr4(&self) -> Cr4 {
-        Cr4::from_bits_retain(self.sregs.cr4)
-    }
-
-    /// The extended features.
-    #[must_use]
-    pub const fn efer(&self) -> Efer {
-        Efer::from_bits_retain(self.sregs.efer)
-    }
-
-    /// The flags.
-    #[must_use]
-    pub const fn rflags(&self) -> Rflags {
-        Rflags::from_bits_retain(self.regs.rflags)
-    }
-
-    /// IA-32e mode: 64-bit mode or compatibility mode.
-    #[must_use]
-    pub const fn is_long(&self) -> bool {
-        self.efer().contains(Efer::LMA)
-    }
-
-    /// Protected mode, without virtual-8086 mode: selectors mean descriptors.
-    #[must_use]
-    pub const fn is_protected(&self) -> bool {
-        self.cr0().contains(Cr0::PE) && !self.rflags().contains(Rflags::VM)
-    }
-
-    /// The current privilege level. KVM keeps it in SS (SDM vol. 3, 24.4.1: the DPL of SS is the CPL).
-    #[must_use]
-    pub const fn cpl(&self) -> u8 {
-        if !self.cr0().contains(Cr0::PE) {
-            0
-        } else if self.rflags().contains(Rflags::VM) {
-            3
-        } else {
-            self.sregs.ss.dpl & 3
-        }
-    }
-
-    /// IOPL, bits 12 and 13 of the flags.
-    pub(super) const fn iopl(&self) -> u8 {
-        (self.regs.rflags >> 12 & 3) as u8
-    }
-
-    /// Which bits of RSP the stack uses (SDM vol. 1, 6.2.3).
-    pub(super) const fn stack_mask(&self) -> u64 {
-        match self.width() {
-            OperandWidth::Bits64 => u64::MAX,
-            OperandWidth::Bits16 | OperandWidth::Bits32 => self.mask_of(&self.sregs.ss),
-        }
-    }
-
-    const fn mask_of(&self, stack: &kvm_segment) -> u64 {
-        if stack.db != 0 { 0xffff_ffff } else { 0xffff }
-    }
-
-    /// The linear address of the top of the stack.
-    #[must_use]
-    pub const fn linear_stack(&self) -> u64 {
-        match self.width() {
-            OperandWidth::Bits64 => self.regs.rsp,
-            OperandWidth::Bits16 | OperandWidth::Bits32 => {
-                self.sregs.ss.base.wrapping_add(self.regs.rsp & self.stack_mask()) & 0xffff_ffff
-            }
-        }
-    }
-
     /// A segment register by its number in iced.
     pub(super) fn segment(&self, register: Register) -> Option<&kvm_segment> {
         let sregs = &self.sregs;
@@ -191,30 +65,7 @@ impl CpuState {
     }
 }
 
-impl<'a> GuestState<'a> {
-    /// Registers and memory of a guest without CPUID.
-    #[must_use]
-    pub const fn new(registers: &'a CpuState, memory: &'a dyn ReadMemory) -> Self {
-        Self { registers, memory, physical_bits: DEFAULT_PHYSICAL_BITS, amd: false }
-    }
-
-    /// The registers of a machine's vCPU, now or at another time, with its memory.
-    #[must_use]
-    pub fn of(machine: &'a Machine, registers: &'a CpuState) -> Self {
-        let CpuTraits { physical_bits, amd } = machine.board.cpu;
-        Self { registers, memory: &machine.board.memory, physical_bits, amd }
-    }
-
-    /// The walker of this moment.
-    #[must_use]
-    pub fn walker(&self) -> Walker {
-        Walker {
-            physical_bits: self.physical_bits,
-            amd: self.amd,
-            ..Walker::from_sregs(&self.registers.sregs)
-        }
-    }
-
+impl GuestState<'_> {
     /// Reads what the CPU reads for itself: gates, descriptors, the TSS. Those are supervisor accesses at any privilege
     /// level (SDM vol. 3, 4.6.1).
     pub(super) fn read_system(&self, linear: u64, bytes: &mut [u8]) -> Result<(), Exception> {

@@ -1,0 +1,139 @@
+//! Registers of a stopped vCPU as a value, and what follows from them alone: operand width, privilege level, linear
+//! addresses.
+
+use kvm_sys_wrap::bindings::{kvm_regs, kvm_segment, kvm_sregs};
+
+use crate::cpu::control_regs::{Cr0, Cr4, Efer, Rflags};
+
+pub use crate::spec::mode::OperandWidth;
+
+/// The linear address of the next instruction: CS.base + RIP, of which 16- and 32-bit code has 32 bits.
+#[must_use]
+pub const fn linear_rip(regs: &kvm_regs, sregs: &kvm_sregs) -> u64 {
+    match OperandWidth::from_sregs(sregs) {
+        OperandWidth::Bits64 => regs.rip,
+        OperandWidth::Bits16 | OperandWidth::Bits32 => sregs.cs.base.wrapping_add(regs.rip) & 0xffff_ffff,
+    }
+}
+
+/// The registers between two instructions.
+#[derive(Debug, Clone, Copy)]
+pub struct CpuState {
+    /// General registers.
+    pub regs: kvm_regs,
+    /// Special registers.
+    pub sregs: kvm_sregs,
+}
+
+impl CpuState {
+    /// The width of the code.
+    #[must_use]
+    pub const fn width(&self) -> OperandWidth {
+        OperandWidth::from_sregs(&self.sregs)
+    }
+
+    /// The linear address of the next instruction.
+    #[must_use]
+    pub const fn linear_rip(&self) -> u64 {
+        linear_rip(&self.regs, &self.sregs)
+    }
+
+    /// The control register.
+    #[must_use]
+    pub const fn cr0(&self) -> Cr0 {
+        Cr0::from_bits_retain(self.sregs.cr0)
+    }
+
+    /// The control register.
+    #[must_use]
+    pub const fn cr4(&self) -> Cr4 {
+        Cr4::from_bits_retain(self.sregs.cr4)
+    }
+
+    /// The extended features.
+    #[must_use]
+    pub const fn efer(&self) -> Efer {
+        Efer::from_bits_retain(self.sregs.efer)
+    }
+
+    /// The flags.
+    #[must_use]
+    pub const fn rflags(&self) -> Rflags {
+        Rflags::from_bits_retain(self.regs.rflags)
+    }
+
+    /// IA-32e mode: 64-bit mode or compatibility mode.
+    #[must_use]
+    pub const fn is_long(&self) -> bool {
+        self.efer().contains(Efer::LMA)
+    }
+
+    /// Protected mode, without virtual-8086 mode: selectors mean descriptors.
+    #[must_use]
+    pub const fn is_protected(&self) -> bool {
+        self.cr0().contains(Cr0::PE) && !self.rflags().contains(Rflags::VM)
+    }
+
+    /// The current privilege level. KVM keeps it in SS (SDM vol. 3, 24.4.1: the DPL of SS is the CPL).
+    #[must_use]
+    pub const fn cpl(&self) -> u8 {
+        if !self.cr0().contains(Cr0::PE) {
+            0
+        } else if self.rflags().contains(Rflags::VM) {
+            3
+        } else {
+            self.sregs.ss.dpl & 3
+        }
+    }
+
+    /// IOPL, bits 12 and 13 of the flags.
+    pub(crate) const fn iopl(&self) -> u8 {
+        (self.regs.rflags >> 12 & 3) as u8
+    }
+
+    /// Which bits of RSP the stack uses (SDM vol. 1, 6.2.3).
+    pub(crate) const fn stack_mask(&self) -> u64 {
+        match self.width() {
+            OperandWidth::Bits64 => u64::MAX,
+            OperandWidth::Bits16 | OperandWidth::Bits32 => self.mask_of(&self.sregs.ss),
+        }
+    }
+
+    const fn mask_of(&self, stack: &kvm_segment) -> u64 {
+        if stack.db != 0 { 0xffff_ffff } else { 0xffff }
+    }
+
+    /// The linear address of the top of the stack.
+    #[must_use]
+    pub const fn linear_stack(&self) -> u64 {
+        match self.width() {
+            OperandWidth::Bits64 => self.regs.rsp,
+            OperandWidth::Bits16 | OperandWidth::Bits32 => {
+                self.sregs.ss.base.wrapping_add(self.regs.rsp & self.stack_mask()) & 0xffff_ffff
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_width_is_that_of_cs() {
+        let mut sregs = kvm_sregs::default();
+        assert_eq!(OperandWidth::from_sregs(&sregs), OperandWidth::Bits16);
+        sregs.cs.db = 1;
+        assert_eq!(OperandWidth::from_sregs(&sregs), OperandWidth::Bits32);
+        // Without long mode the L bit means nothing.
+        (sregs.cs.db, sregs.cs.l) = (0, 1);
+        assert_eq!(OperandWidth::from_sregs(&sregs), OperandWidth::Bits16);
+        sregs.efer = (Efer::LME | Efer::LMA).bits();
+        assert_eq!(OperandWidth::from_sregs(&sregs), OperandWidth::Bits64);
+        sregs.cs.base = 0x1_0000;
+        let regs = kvm_regs { rip: 0x8000, ..Default::default() };
+        assert_eq!(linear_rip(&regs, &sregs), 0x8000);
+        sregs.efer = 0;
+        assert_eq!(linear_rip(&regs, &sregs), 0x1_8000);
+    }
+}
