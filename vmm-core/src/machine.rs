@@ -14,6 +14,7 @@ pub mod guest_state;
 pub(crate) mod host;
 pub mod image;
 pub(crate) mod limits;
+pub(crate) mod memory_image;
 pub mod observer;
 mod overlay_promotion;
 pub mod probe;
@@ -21,7 +22,11 @@ pub(crate) mod processor;
 pub(crate) mod processors;
 pub mod run_loop;
 pub mod runner;
+pub(crate) mod saved_machine;
+pub(crate) mod shadow_pages;
 pub(crate) mod smp;
+pub mod sparse;
+pub(crate) mod state;
 pub mod stepper;
 pub mod stop_point;
 pub(crate) mod suspend;
@@ -47,12 +52,14 @@ use crate::machine::board::Board;
 use crate::machine::end::{End, Verdict};
 use crate::machine::error::Error;
 use crate::machine::image::GuestImage;
+use crate::machine::memory_image::MemoryImage;
 use crate::machine::processor::Processor;
 pub use crate::machine::processor::{MsrUse, UnknownMsrs};
 use crate::machine::processors::Processors;
+use crate::machine::saved_machine::{MachineConfig, Snapshot};
+use crate::machine::shadow_pages::ShadowPages;
 use crate::machine::suspend::SuspendTimes;
 use crate::paging::walk::Walker;
-use crate::snapshot::{MemoryImage, ShadowPages, Snapshot};
 use crate::spec::{Interrupts, MachineSpec, MemoryBacking, MemoryRegion};
 
 /// A machine, ready to run.
@@ -69,6 +76,15 @@ pub struct Machine {
     pub(crate) origin: Option<Snapshot>,
     /// What KVM has derived from the guest's page tables.
     pub(crate) shadows: ShadowPages,
+}
+
+/// Parts of [`Machine::assemble`].
+pub(crate) struct MachineParts {
+    pub(crate) vm: Vm,
+    pub(crate) bsp: Vcpu,
+    pub(crate) config: MachineConfig,
+    pub(crate) console: Console,
+    pub(crate) origin: Option<Snapshot>,
 }
 
 impl Machine {
@@ -103,17 +119,24 @@ impl Machine {
         set_cpuid(&vcpu, &spec, cpuid.as_ref())?;
         enter_mode(&vcpu, &spec, &state)?;
         vcpu.set_regs(&state.regs)?;
-        let aps = application_processors(&vm, &spec, cpuid.as_ref())?;
+        let config = MachineConfig { spec, layout, trap_page: state.landing, cpuid };
+        Self::assemble(MachineParts { vm, bsp: vcpu, config, console, origin: None })
+    }
 
+    /// Puts a machine together from a VM with memory and interrupt controllers and its first vCPU: creates the other vCPUs and
+    /// the devices.
+    pub(crate) fn assemble(parts: MachineParts) -> Result<Self, Error> {
+        let MachineParts { vm, bsp, config, console, origin } = parts;
+        let MachineConfig { spec, layout, trap_page, cpuid } = config;
+        let aps = application_processors(&vm, &spec, cpuid.as_ref())?;
         let cpu = host::CpuTraits::of(cpuid.as_ref());
-        let board = Board::new(&vm, spec, layout, console, state.landing, cpu)?;
         Ok(Self {
-            board,
-            processors: Processors::new(Processor::new(vcpu), aps),
+            board: Board::new(&vm, spec, layout, console, trap_page, cpu)?,
+            processors: Processors::new(Processor::new(bsp), aps),
             ended: 0,
             sleeps: SuspendTimes::default(),
             cpuid,
-            origin: None,
+            origin,
             shadows: ShadowPages::default(),
         })
     }

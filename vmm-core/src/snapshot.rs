@@ -6,11 +6,11 @@
 //!
 //! | file | part |
 //! |---|---|
-//! | `state.rs` | what the vCPUs, interrupt controllers and devices hold: gather it, put it back |
-//! | `host.rs` | which hosts it can be taken up on |
-//! | `memory.rs` | the memory, pages of zeros left out |
-//! | `reset.rs` | a machine that has run goes back to the snapshot it was made from |
-//! | `shadows.rs` | and what KVM has derived from its page tables goes |
+//! | `machine/state.rs` | state of the vCPUs, interrupt controllers and devices, and the order in which it is restored |
+//! | `machine/memory_image.rs` | memory, without pages of zeros |
+//! | `machine/shadow_pages.rs` | page tables that KVM derived from the guest's |
+//! | `snapshot/host.rs` | hosts that a snapshot can be restored on |
+//! | `snapshot/reset.rs` | a machine that has run goes back to the snapshot that it was made from |
 //!
 //! Time goes on: the guest's TSC and its clocks continue from where they were, not from where they would be. What is outside
 //! of the machine is not in a snapshot: what was printed, input that was not fetched, a disk that is written in place.
@@ -18,11 +18,7 @@
 #[cfg(test)]
 mod form;
 mod host;
-mod memory;
 mod reset;
-mod shadow_pages;
-pub mod sparse;
-mod state;
 
 use std::sync::Arc;
 
@@ -30,44 +26,23 @@ use kvm_sys_wrap::Kvm;
 use kvm_sys_wrap::bindings::{CpuId, kvm_cpuid_entry2, kvm_regs};
 
 use crate::cpu::cpuid;
-use crate::cpu::ring3_trap::TrapPage;
 use crate::devices::console::Console;
 use crate::layout::Layout;
-use crate::machine::board::Board;
 use crate::machine::error::Error;
-use crate::machine::host::CpuTraits;
-use crate::machine::processor::Processor;
-use crate::machine::processors::Processors;
-use crate::machine::suspend::SuspendTimes;
-use crate::machine::{self, Machine};
+use crate::machine::saved_machine::MachineConfig;
+use crate::machine::turn::ExitOutcome;
+use crate::machine::{self, Machine, MachineParts};
 use crate::spec::MachineSpec;
 
+pub use crate::machine::memory_image::MemoryImage;
+pub use crate::machine::saved_machine::Snapshot;
+pub use crate::machine::state::MachineState;
 pub use host::HostIdentity;
-pub use memory::MemoryImage;
 pub use reset::ResetBy;
-pub(crate) use shadow_pages::ShadowPages;
-pub use state::MachineState;
 
 /// Version of the saved form of [`MachineState`] and [`HostIdentity`]: of what serde writes for them, and of the bytes that devices
 /// save. It is raised whenever one of these changes.
 pub const STATE_VERSION: u32 = 1;
-
-/// A machine, stopped between two instructions. Clones share the memory.
-#[derive(Debug, Clone)]
-pub struct Snapshot {
-    shape: Arc<MachineConfig>,
-    state: Arc<MachineState>,
-    memory: MemoryImage,
-}
-
-/// What does not change while a machine runs.
-#[derive(Debug)]
-struct MachineConfig {
-    spec: MachineSpec,
-    layout: Layout,
-    landing: Option<TrapPage>,
-    cpuid: Option<CpuId>,
-}
 
 impl Snapshot {
     /// Puts a snapshot together from its parts, such as those that were saved in a file. `cpuid` is what
@@ -87,9 +62,9 @@ impl Snapshot {
         let problem = "it has more CPUID leaves than there can be";
         let cpuid = cpuid.map(CpuId::from_entries).transpose();
         let cpuid = cpuid.map_err(|_| Error::Snapshot { problem, source: None })?;
-        let landing = layout.landing();
+        let trap_page = layout.landing();
         Ok(Self {
-            shape: Arc::new(MachineConfig { spec, layout, landing, cpuid }),
+            config: Arc::new(MachineConfig { spec, layout, trap_page, cpuid }),
             state: Arc::new(state),
             memory,
         })
@@ -104,7 +79,7 @@ impl Snapshot {
     /// What the vCPUs were told by CPUID, if anything.
     #[must_use]
     pub fn cpuid(&self) -> Option<&[kvm_cpuid_entry2]> {
-        self.shape.cpuid.as_ref().map(CpuId::as_slice)
+        self.config.cpuid.as_ref().map(CpuId::as_slice)
     }
 
     /// The features that the guest was told of and this host does not have, by their names.
@@ -112,8 +87,8 @@ impl Snapshot {
     /// # Errors
     /// [`Error::Kvm`].
     pub fn missing_features(&self, kvm: &Kvm) -> Result<Vec<&'static str>, Error> {
-        let Some(told) = &self.shape.cpuid else { return Ok(Vec::new()) };
-        Ok(cpuid::missing_features(told, &kvm.supported_cpuid()?, &self.shape.spec.cpuid_changes))
+        let Some(told) = &self.config.cpuid else { return Ok(Vec::new()) };
+        Ok(cpuid::missing_features(told, &kvm.supported_cpuid()?, &self.config.spec.cpuid_changes))
     }
 
     /// The memory.
@@ -125,7 +100,7 @@ impl Snapshot {
     /// What the machine was built from.
     #[must_use]
     pub fn spec(&self) -> &MachineSpec {
-        &self.shape.spec
+        &self.config.spec
     }
 
     /// The same with other registers in the vCPU that starts.
@@ -138,7 +113,7 @@ impl Snapshot {
 
     /// Whether both have the same memory, of one machine at one moment.
     fn shares_origin(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.shape, &other.shape)
+        Arc::ptr_eq(&self.config, &other.config)
     }
 
     /// Makes a machine that goes on where the snapshot was taken. Its memory is a copy of the snapshot's, made page by page
@@ -147,33 +122,15 @@ impl Snapshot {
     /// # Errors
     /// As [`Machine::build`], and where this host does not take the state.
     pub fn machine(&self, kvm: &Kvm, console: Console) -> Result<Machine, Error> {
-        let MachineConfig { spec, layout, landing, cpuid } = &*self.shape;
-        let vm = machine::vm_with_memory(kvm, spec, Some(&self.memory))?;
-        machine::interrupt_controllers(&vm, spec)?;
+        let config = MachineConfig::clone(&self.config);
+        let vm = machine::vm_with_memory(kvm, &config.spec, Some(&self.memory))?;
+        machine::interrupt_controllers(&vm, &config.spec)?;
         let bsp = vm.create_vcpu(0)?;
-        machine::set_cpuid(&bsp, spec, cpuid.as_ref())?;
-        let aps = machine::application_processors(&vm, spec, cpuid.as_ref())?;
-        let cpu = CpuTraits::of(cpuid.as_ref());
-        let board = Board::new(&vm, spec.clone(), layout.clone(), console, *landing, cpu)?;
-        let mut machine = Machine {
-            board,
-            processors: Processors::new(Processor::new(bsp), aps),
-            ended: 0,
-            sleeps: SuspendTimes::default(),
-            cpuid: cpuid.clone(),
-            origin: Some(self.clone()),
-            shadows: ShadowPages::default(),
-        };
+        machine::set_cpuid(&bsp, &config.spec, config.cpuid.as_ref())?;
+        let origin = Some(self.clone());
+        let mut machine = Machine::assemble(MachineParts { vm, bsp, config, console, origin })?;
         self.state.restore(&mut machine, false)?;
         Ok(machine)
-    }
-}
-
-impl MachineConfig {
-    fn of(machine: &Machine) -> Self {
-        let Board { spec, layout, .. } = &machine.board;
-        let (spec, layout, landing) = (spec.clone(), layout.clone(), machine.board.landing);
-        Self { spec, layout, landing, cpuid: machine.cpuid.clone() }
     }
 }
 
@@ -184,9 +141,17 @@ impl Machine {
     /// # Errors
     /// [`Error::Kvm`] where the state cannot be read, [`Error::Snapshot`] where there is no memory left for it.
     pub fn snapshot(&mut self) -> Result<Snapshot, Error> {
-        let state = MachineState::of(self)?;
-        let memory = MemoryImage::of(&self.board.memory, &self.board.spec)?;
-        Ok(Snapshot { shape: Arc::new(MachineConfig::of(self)), state: Arc::new(state), memory })
+        for processor in self.processors.iter_mut() {
+            let is_end = |outcome: &_| matches!(outcome, ExitOutcome::Ended(_));
+            if processor.finish_instruction(&self.board, &mut (), is_end)?.is_some() {
+                let problem = "the guest ends with the instruction that it is at";
+                return Err(Error::Snapshot { problem, source: None });
+            }
+        }
+        let msrs = self.processors.bsp().vcpu.vm().kvm().msrs_to_save()?;
+        let state = MachineState::from_machine(self, Some(&msrs))?;
+        let memory = MemoryImage::from_memory(&self.board.memory, &self.board.spec)?;
+        Ok(Snapshot { config: Arc::new(MachineConfig::from_machine(self)), state: Arc::new(state), memory })
     }
 
     /// A machine like this one, that goes on by itself: a snapshot, and a machine made from it.

@@ -1,38 +1,38 @@
-//! A checkpoint: a stopped machine as a value, to go on from later.
+//! A checkpoint: a stopped machine as a value in this process, to go on from later.
 //!
-//! It holds the vCPU's whole state, the memory as far as it is not zero, the devices' registers that count for the guest's
-//! memory, and the counts of exits. It is restored into a machine that was just built from the same description: one
-//! that has run may hold translations of page tables that are about to change under it.
+//! It differs from a snapshot ([`crate::snapshot`]) in its memory: the pages that are not zero, in place of a file that
+//! machines map. The state of vCPUs and devices is the same [`MachineState`], restored in the same order. It is restored into
+//! a machine that was just built from the same description: one that has run may hold translations of page tables that are
+//! about to change under it.
 //!
-//! The kernel must not hold half an instruction back when one is taken ([`Vcpu::complete`](kvm_sys_wrap::Vcpu::complete)).
+//! The kernel must not hold half an instruction back when one is taken
+//! ([`Vcpu::finish_instruction`](kvm_sys_wrap::Vcpu::finish_instruction)).
 
 use std::collections::BTreeMap;
 
-use kvm_sys_wrap::{Gpa, GuestMemory, VcpuState};
+use kvm_sys_wrap::bindings::kvm_regs;
+use kvm_sys_wrap::{Gpa, GuestMemory};
 use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion};
 
-use crate::cpu::exit_counts::ExitCounts;
 use crate::machine::Machine;
 use crate::machine::error::Error;
+use crate::machine::state::MachineState;
 
 const PAGE: usize = 4096;
 
 /// A machine, stopped between two instructions.
 #[derive(Debug, Clone)]
 pub struct Checkpoint {
-    vcpu: VcpuState,
+    state: MachineState,
     /// Pages that are not zero, by address.
     pages: BTreeMap<u64, Box<[u8]>>,
-    ports: Vec<Vec<u8>>,
-    mmio: Vec<Vec<u8>>,
-    exits: ExitCounts,
 }
 
 impl Checkpoint {
-    /// The vCPU's state.
+    /// General registers of the first vCPU.
     #[must_use]
-    pub const fn vcpu(&self) -> &VcpuState {
-        &self.vcpu
+    pub fn regs(&self) -> Option<&kvm_regs> {
+        self.state.vcpus().next().map(|vcpu| &vcpu.regs)
     }
 
     /// Bytes of memory that it holds.
@@ -46,18 +46,12 @@ impl Machine {
     /// Takes a checkpoint.
     ///
     /// # Errors
-    /// [`Error::Kvm`] where the vCPU's state cannot be read.
+    /// [`Error::Kvm`] where the state cannot be read.
     pub fn checkpoint(&self) -> Result<Checkpoint, Error> {
-        Ok(Checkpoint {
-            vcpu: self.processors.bsp().vcpu.save()?,
-            pages: pages(&self.board.memory),
-            ports: self.board.ports.save(),
-            mmio: self.board.mmio.save(),
-            exits: self.processors.bsp().exits.clone(),
-        })
+        Ok(Checkpoint { state: MachineState::from_machine(self, None)?, pages: pages(&self.board.memory) })
     }
 
-    /// Puts a machine that was just built, and did not run yet, where the checkpoint was taken.
+    /// Restores a checkpoint into a machine that was just built and did not run yet.
     ///
     /// # Errors
     /// [`Error::Kvm`] where the vCPU's state cannot be written, [`Error::Image`] where the memory is another one.
@@ -77,11 +71,7 @@ impl Machine {
                     .map_err(|error| Error::Image(error.into()))?;
             }
         }
-        self.processors.bsp().vcpu.restore(&checkpoint.vcpu)?;
-        self.board.ports.restore(&checkpoint.ports)?;
-        self.board.mmio.restore(&checkpoint.mmio)?;
-        self.processors.bsp_mut().exits = checkpoint.exits.clone();
-        Ok(())
+        checkpoint.state.restore(self, false)
     }
 }
 

@@ -207,7 +207,7 @@ impl<'a> Replayer<'a> {
     /// Whether the general registers and the number of exits are those of a place.
     pub(crate) fn is_at(&self, mark: Option<&ReplayMark>) -> Result<bool, Error> {
         let Some(mark) = mark.filter(|mark| mark.position == self.position) else { return Ok(false) };
-        Ok(mark.checkpoint.vcpu().regs == self.machine.processors.bsp().vcpu.regs()?)
+        Ok(mark.checkpoint.regs() == Some(&self.machine.processors.bsp().vcpu.regs()?))
     }
 
     /// Goes back, or forward, to a place of this run: in a machine that is built anew.

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use vm_memory::Bytes;
 
 use crate::machine::error::Error;
-use crate::snapshot::sparse::nonzero_runs;
+use crate::machine::sparse::nonzero_runs;
 use crate::spec::{MachineSpec, MemoryRegion};
 
 /// So much is looked at at once.
@@ -46,7 +46,7 @@ impl MemoryImage {
     }
 
     /// A copy of `memory`.
-    pub(super) fn of(memory: &GuestMemory, spec: &MachineSpec) -> Result<Self, Error> {
+    pub(crate) fn from_memory(memory: &GuestMemory, spec: &MachineSpec) -> Result<Self, Error> {
         let image = Self::empty(spec)?;
         let mut buffer = vec![0; CHUNK];
         for Placed { address, size, offset } in &image.regions {
@@ -111,7 +111,7 @@ impl MemoryImage {
     }
 
     /// Whether it is the memory of a machine with this description.
-    pub(super) fn check(&self, spec: &MachineSpec) -> Result<(), Error> {
+    pub(crate) fn check(&self, spec: &MachineSpec) -> Result<(), Error> {
         let same = self.regions.len() == spec.memory.len()
             && self.regions.iter().zip(&spec.memory).all(|(a, b)| (a.address, a.size) == (b.address, b.size));
         if same { Ok(()) } else { Err(problem("it has other memory")) }

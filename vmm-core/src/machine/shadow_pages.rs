@@ -28,7 +28,7 @@ pub(crate) struct ShadowPages {
 impl ShadowPages {
     /// Makes KVM forget them, if there are any. Returns whether a CPU may still keep translations of its own: not where
     /// there was nothing that it could have come to them by.
-    pub(super) fn forget(&mut self, vm: &Vm, spec: &MachineSpec) -> Result<bool, Error> {
+    pub(crate) fn forget(&mut self, vm: &Vm, spec: &MachineSpec) -> Result<bool, Error> {
         if !host::shadows_page_tables() {
             return Ok(true);
         }

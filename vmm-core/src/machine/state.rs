@@ -16,7 +16,6 @@ use crate::machine::error::Error;
 use crate::machine::host;
 use crate::machine::processor::Processor;
 use crate::machine::suspend::SHARED_WITH_KVM;
-use crate::machine::turn::ExitOutcome;
 use crate::spec::mode::Ring;
 use crate::spec::{Interrupts, MachineSpec};
 
@@ -43,19 +42,16 @@ struct ProcessorState {
 }
 
 impl MachineState {
-    /// Gathers it. The vCPUs are stopped.
-    pub(super) fn of(machine: &mut Machine) -> Result<Self, Error> {
+    /// Reads the state of a machine whose vCPUs all stand between two instructions. `msrs` are the MSRs to save; `None` for those
+    /// that system calls use.
+    pub(crate) fn from_machine(machine: &Machine, msrs: Option<&[u32]>) -> Result<Self, Error> {
         let interrupts = machine.board.spec.interrupts;
-        let kvm = machine.processors.bsp().vcpu.vm().kvm().clone();
-        let msrs = kvm.msrs_to_save()?;
-        let is_end = |outcome: &_| matches!(outcome, ExitOutcome::Ended(_));
         let mut processors = Vec::new();
-        for processor in machine.processors.iter_mut() {
-            if let Some(_end) = processor.finish_instruction(&machine.board, &mut (), is_end)? {
-                let problem = "the guest ends with the instruction that it is at";
-                return Err(Error::Snapshot { problem, source: None });
-            }
-            let vcpu = processor.vcpu.save_with(&msrs)?;
+        for processor in machine.processors.iter() {
+            let vcpu = match msrs {
+                Some(msrs) => processor.vcpu.save_with(msrs)?,
+                None => processor.vcpu.save()?,
+            };
             let apic = (interrupts != Interrupts::None).then(|| processor.vcpu.save_lapic()).transpose()?;
             processors.push(ProcessorState { vcpu, apic, exits: processor.exits.clone() });
         }
@@ -70,7 +66,7 @@ impl MachineState {
     }
 
     /// Puts it back, into a machine with the same description: `again` if it has had it before.
-    pub(super) fn restore(&self, machine: &mut Machine, again: bool) -> Result<(), Error> {
+    pub(crate) fn restore(&self, machine: &mut Machine, again: bool) -> Result<(), Error> {
         self.restore_devices(machine)?;
         // What KVM reports is always busy; what it wants to be given depends on the host.
         let tr =
@@ -98,14 +94,14 @@ impl MachineState {
         self.processors.iter().map(|state| &state.vcpu)
     }
 
-    pub(super) fn change_registers(&mut self, change: impl FnOnce(&mut kvm_regs)) {
+    pub(crate) fn change_registers(&mut self, change: impl FnOnce(&mut kvm_regs)) {
         if let Some(first) = self.processors.first_mut() {
             change(&mut first.vcpu.regs);
         }
     }
 
     /// Whether it can be that of a machine with this description.
-    pub(super) fn check(&self, spec: &MachineSpec) -> Result<(), Error> {
+    pub(crate) fn check(&self, spec: &MachineSpec) -> Result<(), Error> {
         let vcpus = u32::try_from(self.processors.len()).unwrap_or(u32::MAX);
         let apics = self.processors.iter().all(|p| p.apic.is_some() == (spec.interrupts != Interrupts::None));
         if vcpus != spec.vcpus || !apics || self.controllers.is_some() != (spec.interrupts == Interrupts::Pc)
