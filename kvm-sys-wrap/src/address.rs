@@ -1,6 +1,4 @@
-//! The three kinds of address that a VMM handles, as types that do not mix.
-//!
-//! Nothing here calls KVM. A bare `u64` never crosses a module border where one of these fits.
+//! Guest-physical addresses, guest-virtual addresses and I/O ports, as types that do not mix. No call is made here.
 
 use std::fmt;
 
@@ -16,7 +14,7 @@ macro_rules! address {
         pub struct $name(pub $int);
 
         impl $name {
-            /// The address `offset` further up, or `None` where that leaves the address space.
+            /// Returns the address plus `offset`, or `None` on overflow.
             #[must_use]
             pub const fn checked_add(self, offset: $int) -> Option<Self> {
                 match self.0.checked_add(offset) {
@@ -25,7 +23,7 @@ macro_rules! address {
                 }
             }
 
-            /// Whether the address is a multiple of `alignment` (any number but 0).
+            /// Returns true if the address is a multiple of `alignment`, which must not be 0.
             #[must_use]
             pub const fn is_aligned(self, alignment: $int) -> bool {
                 self.0.is_multiple_of(alignment)
@@ -47,15 +45,15 @@ macro_rules! address {
 }
 
 address! {
-    /// A guest-physical address (GPA): what the guest's memory bus sees, before any slot is looked up.
+    /// Guest-physical address (GPA): the result of the guest's paging, before a memory slot is looked up.
     Gpa(u64)
 }
 address! {
-    /// A guest-virtual address (GVA), called linear address in the SDM: what paging translates.
+    /// Guest-virtual address (GVA), called linear address in the SDM: the input of the guest's paging.
     Gva(u64)
 }
 address! {
-    /// An x86 I/O port, 0 to 0xffff.
+    /// x86 I/O port, 0 to 0xffff.
     Port(u16)
 }
 

@@ -1,22 +1,23 @@
-//! Who lies where in guest-physical address space: slots, the TSS pages, devices.
+//! Guest-physical ranges in use and their owners: slots, the TSS pages, devices.
 //!
-//! The kernel checks that slots do not overlap each other, and nothing else: the pages of `KVM_SET_TSS_ADDR` and the
-//! ranges that a VMM serves as MMIO are not known to it as such. So every range is entered here first, and an overlap
-//! is refused with the names of both.
+//! The kernel checks only that slots do not overlap each other: it does not know the ranges that a VMM serves as MMIO, and
+//! does not check the pages of `KVM_SET_TSS_ADDR`. So each range is entered here first, and an overlap is an error that names
+//! both owners.
 
 use std::fmt;
 use std::ops::Range;
 
 use crate::address::Gpa;
 
-/// What occupies a range.
+/// Owner of a range of guest-physical addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum RangeOwner {
-    /// A memory slot.
+    /// Memory slot, with its number.
     Slot(u32),
     /// The three pages of `KVM_SET_TSS_ADDR`.
     TssPages,
-    /// A device's MMIO range.
+    /// Device with MMIO, with its name ([`Vm::reserve_mmio`](crate::Vm::reserve_mmio)).
     Mmio(String),
 }
 
@@ -30,36 +31,37 @@ impl fmt::Display for RangeOwner {
     }
 }
 
-/// Two things would lie on the same addresses.
+/// Two ranges of guest-physical addresses overlap.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 #[error(
     "{} ({}..{}) overlaps {} ({}..{})",
     requested.1, requested.0.start, requested.0.end, existing.1, existing.0.start, existing.0.end
 )]
 pub struct Overlap {
-    /// The range that was to be entered.
+    /// The range that was refused, and its owner.
     pub requested: (Range<Gpa>, RangeOwner),
-    /// The one that is there.
+    /// The range that was there before, and its owner.
     pub existing: (Range<Gpa>, RangeOwner),
 }
 
-/// The ranges in use; each belongs to one occupant.
+/// Ranges in use, each with its owner.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct AddressMap(Vec<(Range<Gpa>, RangeOwner)>);
 
 impl AddressMap {
-    /// Enters a range, or says what is there already. An empty range never overlaps.
-    pub(crate) fn insert(&mut self, range: Range<Gpa>, occupant: RangeOwner) -> Result<(), Overlap> {
+    /// Enters a range. Fails if it overlaps another one; an empty range never does.
+    pub(crate) fn insert(&mut self, range: Range<Gpa>, owner: RangeOwner) -> Result<(), Overlap> {
         if let Some(existing) = self.0.iter().find(|(r, _)| r.start < range.end && range.start < r.end) {
-            return Err(Overlap { requested: (range, occupant), existing: existing.clone() });
+            return Err(Overlap { requested: (range, owner), existing: existing.clone() });
         }
-        self.0.push((range, occupant));
+        self.0.push((range, owner));
         Ok(())
     }
 
-    /// Takes all ranges of an occupant out and returns them.
-    pub(crate) fn remove(&mut self, occupant: &RangeOwner) -> Vec<(Range<Gpa>, RangeOwner)> {
-        self.0.extract_if(.., |(_, o)| o == occupant).collect()
+    /// Removes all ranges of an owner and returns them.
+    pub(crate) fn remove(&mut self, owner: &RangeOwner) -> Vec<(Range<Gpa>, RangeOwner)> {
+        self.0.extract_if(.., |(_, o)| o == owner).collect()
     }
 }
 

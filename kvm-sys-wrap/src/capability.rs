@@ -1,53 +1,50 @@
-//! `KVM_CHECK_EXTENSION`: the capabilities that we need, and those that we can use, by name.
+//! Table of the capabilities that this crate and its users ask for (`KVM_CHECK_EXTENSION`). The call is in `dev_kvm.rs`.
 //!
-//! A run asks only for what it is about to use, at the point where it uses it ([`Kvm::require`]). `doctor` walks the
-//! whole table ([`Capability::ALL_SYNC_REGS`]).
+//! A method checks what it is about to use, when it uses it ([`Kvm::require`](crate::Kvm::require)); programs that check a host
+//! go through the whole table ([`Capability::ALL`]).
 
 use kvm_ioctls::Cap;
 
-use crate::call::Call;
-use crate::dev_kvm::Kvm;
-use crate::error::{Error, Result};
-
-/// How much a capability matters to us.
+/// Importance of a capability.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Requirement {
     /// Nothing runs without it.
     Required,
-    /// Some feature wants it.
+    /// A feature needs it.
     Useful,
 }
 
 macro_rules! capabilities {
     ($($variant:ident = $name:literal, $cap:ident, $requirement:ident, $purpose:literal;)*) => {
-        /// A capability of the host's KVM (api.rst, sections 4.4, 6, 7 and 8).
+        /// Capability of the host's KVM (api.rst, sections 4.4, 6, 7 and 8). Variants may be added in any release.
         #[expect(missing_docs, reason = "the table gives each its name and purpose")]
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
         pub enum Capability { $($variant,)* }
 
         impl Capability {
-            /// The whole table: what is required first.
+            /// All capabilities, the required ones first.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
-            /// The name in the kernel's headers.
+            /// Returns the name in the kernel's headers.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name,)* }
             }
 
-            /// How much it matters.
+            /// Returns the importance.
             #[must_use]
             pub const fn requirement(self) -> Requirement {
                 match self { $(Self::$variant => Requirement::$requirement,)* }
             }
 
-            /// What for.
+            /// Returns the purpose, to end a sentence: "for guest memory".
             #[must_use]
             pub const fn purpose(self) -> &'static str {
                 match self { $(Self::$variant => $purpose,)* }
             }
 
-            const fn number(self) -> Cap {
+            pub(crate) const fn cap(self) -> Cap {
                 match self { $(Self::$variant => Cap::$cap,)* }
             }
         }
@@ -66,7 +63,7 @@ capabilities! {
     MaxVcpuId = "KVM_CAP_MAX_VCPU_ID", MaxVcpuId, Useful, "to know how high vCPU numbers go";
     ReadonlyMem = "KVM_CAP_READONLY_MEM", ReadonlyMem, Useful, "for read-only memory";
     CoalescedMmio = "KVM_CAP_COALESCED_MMIO", CoalescedMmio, Useful, "to know where collected writes are";
-    ExtCpuid = "KVM_CAP_EXT_CPUID", ExtCpuid, Useful, "for cpuid = \"host\"";
+    ExtCpuid = "KVM_CAP_EXT_CPUID", ExtCpuid, Useful, "to give guests the host's CPUID";
     InternalErrorData = "KVM_CAP_INTERNAL_ERROR_DATA", InternalErrorData, Useful,
         "to learn which instruction KVM could not run";
     SyncRegs = "KVM_CAP_SYNC_REGS", SyncRegs, Useful, "to read registers without a call";
@@ -81,27 +78,4 @@ capabilities! {
     Xsave = "KVM_CAP_XSAVE", Xsave, Useful, "for snapshots";
     X86UserSpaceMsr = "KVM_CAP_X86_USER_SPACE_MSR", X86UserSpaceMsr, Useful, "to see unknown MSRs";
     MemoryFaultInfo = "KVM_CAP_MEMORY_FAULT_INFO", MemoryFaultInfo, Useful, "to learn which page failed";
-}
-
-impl Kvm {
-    /// Asks for a capability: 0 is no; what else it means depends on the capability, mostly 1 for yes or a number.
-    #[must_use]
-    pub fn capability(&self, capability: Capability) -> i32 {
-        self.observed()
-            .call(Call::CheckExtension, format_args!("{}", capability.name()), || {
-                Ok::<_, std::io::Error>(self.fd().check_extension_int(capability.number()))
-            })
-            .map_or(0, |value| value.max(0))
-    }
-
-    /// Makes sure of a capability.
-    ///
-    /// # Errors
-    /// [`Error::MissingCapability`] where the host does not have it.
-    pub fn require(&self, capability: Capability) -> Result<()> {
-        if self.capability(capability) > 0 {
-            return Ok(());
-        }
-        Err(Error::MissingCapability { capability: capability.name(), purpose: capability.purpose() })
-    }
 }

@@ -1,11 +1,17 @@
-//! Writes to a port that the kernel collects, in place of an exit for each (`KVM_CAP_COALESCED_PIO`, api.rst 4.116).
+//! Coalesced PIO: writes to a port that the kernel collects instead of exiting for each (`KVM_REGISTER_COALESCED_MMIO`, api.rst
+//! 4.116; `KVM_CAP_COALESCED_PIO`, Linux 4.20).
 //!
-//! They wait in a ring, a page of the area that the kernel shares with the vCPU, until `KVM_RUN` returns for another reason
-//! or the ring is full. [`Vcpu::run`] hands them out as the exits that they would have been, one after the other, and then
-//! the exit that it came back with: whoever looks at exits sees the same as without, in the same order. Only the registers
-//! are those of the last exit from the first on.
+//! They wait in a ring, a page of the area that the kernel shares with each vCPU, until `KVM_RUN` returns for another reason
+//! or the ring is full. [`Vcpu::run`] then returns them one after the other as [`Exit::PioOut`], and after them the exit for which
+//! `KVM_RUN` returned: exits come in the same order as without coalescing. Only the registers are those of the last exit from
+//! the first on.
 //!
-//! The ring is the VM's, and this is for a VM with one vCPU: two would take entries from each other.
+//! The ring belongs to the VM. With several vCPUs each entry is still returned once, by whichever vCPU returns from `KVM_RUN` first,
+//! so the order between vCPUs is lost; use it for VMs with one vCPU.
+//!
+//! kvm-ioctls 0.25 has `map_coalesced_mmio_ring` and `coalesced_mmio_read`. They are not used: that mapping is one more `mmap` at
+//! the start of each vCPU, the index from shared memory is not checked against the ring's size, `last` is read without acquire
+//! ordering before the entry, and `&mut` to the page is a data race while another vCPU of the VM runs.
 
 use std::sync::atomic::Ordering;
 
@@ -18,20 +24,21 @@ use crate::capability::Capability;
 use crate::create_vcpu::Vcpu;
 use crate::create_vm::Vm;
 use crate::error::{Result, call_failed};
-use crate::exit::{Exit, Pending};
+use crate::exit::{Exit, PendingReply};
 use crate::io_bytes::IoBytes;
 use crate::kvm_run::RunArea;
 
-/// The size of the port.
-const BYTES: u32 = 1;
+/// Size of the port, in bytes.
+const WIDTH: u32 = 1;
 const PAGE: u64 = 4096;
-const HEADER: u64 = size_of::<kvm_coalesced_mmio_ring>() as u64;
-const ENTRY: usize = size_of::<kvm_coalesced_mmio>();
-/// `KVM_COALESCED_MMIO_MAX` of linux/kvm.h: entries that fit in the page behind the header.
-const ENTRIES: u64 = (PAGE - HEADER) / ENTRY as u64;
+const HEADER_SIZE: u64 = size_of::<kvm_coalesced_mmio_ring>() as u64;
+const ENTRY_SIZE: u64 = size_of::<kvm_coalesced_mmio>() as u64;
+/// `KVM_COALESCED_MMIO_MAX` of linux/kvm.h: entries that fit in the page after the header.
+const MAX_ENTRIES: u64 = (PAGE - HEADER_SIZE) / ENTRY_SIZE;
 
 impl Vm {
-    /// Has the kernel collect bytes that are written to `port`. Returns whether it can.
+    /// Registers a port whose 1-byte writes the kernel coalesces (`KVM_REGISTER_COALESCED_MMIO`, api.rst 4.116). Returns false,
+    /// and does nothing, on a host without `KVM_CAP_COALESCED_PIO`.
     ///
     /// # Errors
     /// [`Error::Call`](crate::Error::Call).
@@ -42,68 +49,76 @@ impl Vm {
         if offset == 0 || self.kvm().capability(Capability::CoalescedPio) <= 0 {
             return Ok(false);
         }
-        self.observed()
-            .call(Call::RegisterCoalescedMmio, format_args!("port {port}, {BYTES} bytes"), || {
-                self.fd().register_coalesced_mmio(IoEventAddress::Pio(port.0.into()), BYTES)
+        self.dispatcher()
+            .call(Call::RegisterCoalescedMmio, format_args!("port {port}, {WIDTH} bytes"), || {
+                self.fd().register_coalesced_mmio(IoEventAddress::Pio(port.0.into()), WIDTH)
             })
             .map_err(call_failed(Call::RegisterCoalescedMmio, format!("port {port}")))?;
-        self.ring().store(offset, Ordering::Relaxed);
+        self.coalesced_ring_offset().store(offset, Ordering::Relaxed);
         Ok(true)
     }
 
-    /// Ends that. What has been collected is handed out still.
+    /// Unregisters the port (`KVM_UNREGISTER_COALESCED_MMIO`, api.rst 4.116). Already coalesced writes are still returned by
+    /// [`Vcpu::run`](crate::Vcpu::run).
     ///
     /// # Errors
     /// [`Error::Call`](crate::Error::Call).
     pub fn unregister_coalesced_pio(&self, port: Port) -> Result<()> {
-        self.observed()
-            .call(Call::UnregisterCoalescedMmio, format_args!("port {port}, {BYTES} bytes"), || {
-                self.fd().unregister_coalesced_mmio(IoEventAddress::Pio(port.0.into()), BYTES)
+        self.dispatcher()
+            .call(Call::UnregisterCoalescedMmio, format_args!("port {port}, {WIDTH} bytes"), || {
+                self.fd().unregister_coalesced_mmio(IoEventAddress::Pio(port.0.into()), WIDTH)
             })
             .map_err(call_failed(Call::UnregisterCoalescedMmio, format!("port {port}")))
     }
 }
 
 impl Vcpu {
-    /// Puts an exit behind the writes that were collected before it, and gives the first of all.
-    pub(crate) fn after_coalesced(&mut self, exit: Exit) -> Exit {
-        let ring = self.vm().ring().load(Ordering::Relaxed);
+    /// Returns the oldest coalesced write and keeps `exit` for after the last; without coalesced writes, returns `exit`.
+    pub(crate) fn defer_after_coalesced(&mut self, exit: Exit) -> Exit {
+        let ring = self.vm().coalesced_ring_offset().load(Ordering::Relaxed);
         match pop(&self.area, ring) {
             None => exit,
             Some(write) => {
-                self.deferred = Some((exit, std::mem::replace(&mut self.pending, Pending::None)));
+                self.deferred = Some((exit, std::mem::replace(&mut self.pending_reply, PendingReply::None)));
                 write
             }
         }
     }
 
-    /// What `KVM_RUN` brought and has not been handed out yet.
-    pub(crate) fn deferred(&mut self) -> Option<Exit> {
+    /// Returns the next coalesced write, then the deferred exit; `None` if `KVM_RUN` has to be called.
+    pub(crate) fn next_deferred(&mut self) -> Option<Exit> {
         self.deferred.as_ref()?;
-        let ring = self.vm().ring().load(Ordering::Relaxed);
+        let ring = self.vm().coalesced_ring_offset().load(Ordering::Relaxed);
         pop(&self.area, ring).or_else(|| {
-            let (exit, pending) = self.deferred.take()?;
-            self.pending = pending;
+            let (exit, pending_reply) = self.deferred.take()?;
+            self.pending_reply = pending_reply;
             Some(exit)
         })
     }
 }
 
-/// Takes the oldest entry out of the ring.
+/// Takes the oldest entry out of the ring (`struct kvm_coalesced_mmio_ring`).
+///
+/// Every access is atomic: the kernel, and other vCPUs' threads, may change the page at any time.
 fn pop(area: &RunArea, ring: u64) -> Option<Exit> {
-    let (first, last) = (area.word(ring)?, area.word(ring + 4)?);
-    let index = first.load(Ordering::Relaxed);
-    let next = (u64::from(index) + 1) % ENTRIES;
-    // The kernel writes an entry before it counts it.
-    if index == last.load(Ordering::Acquire) || u64::from(index) >= ENTRIES {
-        return None;
+    let (first, last) = (area.atomic_u32(ring)?, area.atomic_u32(ring + 4)?);
+    loop {
+        let index = first.load(Ordering::Acquire);
+        // The kernel writes an entry before it counts it.
+        if index == last.load(Ordering::Acquire) || u64::from(index) >= MAX_ENTRIES {
+            return None;
+        }
+        // phys_addr (u64); len and pio (u32 each); data (8 bytes).
+        let entry = ring + HEADER_SIZE + u64::from(index) * ENTRY_SIZE;
+        let word = |offset| Some(area.atomic_u64(entry + offset)?.load(Ordering::Relaxed));
+        let (address, length, data) = (word(0)?, word(8)? & u64::from(u32::MAX), word(16)?);
+        let next = u32::try_from((u64::from(index) + 1) % MAX_ENTRIES).ok()?;
+        // From here on the kernel may use the entry again. Fails if another vCPU's thread took it.
+        if first.compare_exchange(index, next, Ordering::Release, Ordering::Relaxed).is_err() {
+            continue;
+        }
+        let (width, port) = (u8::try_from(length).ok()?, u16::try_from(address).ok()?);
+        let data = IoBytes::from_array(data.to_le_bytes(), width.into());
+        return Some(Exit::PioOut { port: Port(port), width, count: 1, data });
     }
-    let entry = area.bytes(ring + HEADER + u64::from(index) * ENTRY as u64, ENTRY)?;
-    let address = u64::from_le_bytes(*entry.first_chunk()?);
-    let length = u32::from_le_bytes(*entry.get(8..)?.first_chunk()?);
-    let (width, port) = (u8::try_from(length).ok()?, u16::try_from(address).ok()?);
-    let data = IoBytes::of_eight(*entry.get(16..)?.first_chunk()?, width.into());
-    // It may be used again from here on.
-    first.store(u32::try_from(next).ok()?, Ordering::Release);
-    Some(Exit::PioOut { port: Port(port), width, count: 1, data })
 }

@@ -1,7 +1,7 @@
-//! `KVM_GET_SUPPORTED_CPUID` and `KVM_SET_CPUID2`: what the guest's CPUID instruction answers.
+//! `KVM_GET_SUPPORTED_CPUID` and `KVM_SET_CPUID2`: the results of the guest's CPUID instruction.
 //!
-//! Not part of every run: reading the host's table takes about 0.3 ms, a third of a short run, and many guests never
-//! ask. Without it every leaf reads as zero, and KVM treats features that CPUID would announce as absent.
+//! Optional: reading the host's table takes about 0.3 ms, a third of a short run. Without it every leaf reads as zero, and
+//! KVM treats features that CPUID would announce as absent.
 
 use std::sync::atomic::Ordering;
 
@@ -16,12 +16,13 @@ use crate::error::{Result, call_failed};
 const XSAVE: u32 = 1 << 26;
 
 impl Kvm {
-    /// All CPUID leaves that this host's KVM can give to a guest (api.rst 4.46).
+    /// Returns all CPUID leaves that this host's KVM can give to a guest (`KVM_GET_SUPPORTED_CPUID`, api.rst 4.46). Needs
+    /// `KVM_CAP_EXT_CPUID`.
     ///
     /// # Errors
     /// [`Error::Call`](crate::Error::Call).
     pub fn supported_cpuid(&self) -> Result<CpuId> {
-        self.observed()
+        self.dispatcher()
             .call(Call::GetSupportedCpuid, format_args!("room for {KVM_MAX_CPUID_ENTRIES} leaves"), || {
                 self.fd().get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             })
@@ -30,15 +31,15 @@ impl Kvm {
 }
 
 impl Vcpu {
-    /// Gives the vCPU its CPUID (api.rst 4.20); before the first `KVM_RUN`.
+    /// Sets the vCPU's CPUID leaves (`KVM_SET_CPUID2`, api.rst 4.20). Call it before the first `KVM_RUN`.
     ///
     /// # Errors
     /// [`Error::Call`](crate::Error::Call).
-    pub fn set_cpuid(&self, cpuid: &CpuId) -> Result<()> {
+    pub fn set_cpuid2(&self, cpuid: &CpuId) -> Result<()> {
         let leaves = cpuid.as_slice().len();
         let has_xsave = cpuid.as_slice().iter().any(|leaf| leaf.function == 1 && leaf.ecx & XSAVE != 0);
         self.has_xsave.store(has_xsave, Ordering::Relaxed);
-        self.observed()
+        self.dispatcher()
             .call(Call::SetCpuid2, format_args!("{leaves} leaves"), || {
                 self.flush_sync_regs()?.set_cpuid2(cpuid)
             })

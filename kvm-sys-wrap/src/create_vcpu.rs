@@ -1,7 +1,6 @@
-//! Step 5: `KVM_CREATE_VCPU`, then the area it shares with us (step 6, `kvm_run.rs`).
+//! Step 5: `KVM_CREATE_VCPU` (api.rst 4.7), then the mapping of its `kvm_run` area (step 6, `kvm_run.rs`).
 //!
-//! A vCPU comes in its reset state: real mode, CS:IP = f000:fff0, as after power-on (SDM vol. 3, table 10-1). Later steps
-//! give it the mode that the guest wants.
+//! A new vCPU is in its reset state: real mode, CS:IP = f000:fff0, as after power-on (SDM vol. 3, table 10-1).
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -10,37 +9,43 @@ use crate::call::Call;
 use crate::capability::Capability;
 use crate::create_vm::Vm;
 use crate::error::{Error, Result, call_failed};
-use crate::exit::{Exit, Pending};
+use crate::exit::{Exit, PendingReply};
 use crate::kick::{Kick, KickState};
 use crate::kvm_run::RunArea;
-use crate::observe::Observed;
+use crate::observe::Dispatcher;
 
-/// A virtual CPU. It belongs to the thread that runs it; other threads hold a [`Kick`].
+/// Virtual CPU. The thread that runs it owns it; other threads hold a [`Kick`].
+///
+/// The methods are in the files of their calls: `create_vcpu.rs`, `sregs.rs`, `regs.rs`, `run.rs`, `cpuid.rs`, `msr.rs`,
+/// `translate.rs`, `debug.rs`, `emulate.rs`, `stats.rs`, `irqchip.rs` (local APIC), `vcpu_state.rs` and `interrupt_state.rs` (save and
+/// restore); private ones in `sync_regs.rs` and `coalesced_pio.rs`.
 #[derive(Debug)]
 pub struct Vcpu {
-    // Dropped in this order: nothing is mapped from a closed descriptor, and the VM with its memory goes last.
+    // Dropped in this order: the area before the descriptor that it is mapped from, the VM with its memory last.
     pub(crate) area: RunArea,
     pub(crate) fd: kvm_ioctls::VcpuFd,
-    pub(crate) pending: Pending,
-    /// An exit that is to be handed out after the writes which were collected before it (`collect.rs`).
-    pub(crate) deferred: Option<(Exit, Pending)>,
-    /// Registers for the next `KVM_RUN` are in the area (`staged.rs`).
-    pub(crate) staged: AtomicBool,
-    /// Whether the kernel has something of the last exit's instruction left to do.
-    pub(crate) is_unfinished: bool,
-    /// MSRs that cannot be written, as far as that is known.
-    pub(crate) fixed_msrs: Vec<u32>,
-    /// Whether the guest can change XCR0, which its CPUID decides.
+    /// Destination of the input that the last exit asked for.
+    pub(crate) pending_reply: PendingReply,
+    /// Exit to return after the writes that were coalesced before it (`coalesced_pio.rs`).
+    pub(crate) deferred: Option<(Exit, PendingReply)>,
+    /// True if registers for the next `KVM_RUN` are in the area (`sync_regs.rs`).
+    pub(crate) has_dirty_regs: AtomicBool,
+    /// True if the kernel may have to complete the last exit's instruction.
+    pub(crate) completion_pending: bool,
+    /// MSRs that were found to be read-only.
+    pub(crate) read_only_msrs: Vec<u32>,
+    /// True if the guest can change XCR0: its CPUID has XSAVE.
     pub(crate) has_xsave: AtomicBool,
     pub(crate) kick: Arc<KickState>,
-    /// Somebody looks at the special registers after each exit.
-    pub(crate) sregs_wanted: AtomicBool,
+    /// True if `KVM_RUN` is to store the special registers too.
+    pub(crate) wants_sregs: AtomicBool,
     id: u64,
     vm: Vm,
 }
 
 impl Vm {
-    /// Adds a vCPU with the number `id`, which is also its APIC ID. Number 0 is the boot processor.
+    /// Adds a vCPU (`KVM_CREATE_VCPU`, api.rst 4.7; `KVM_GET_VCPU_MMAP_SIZE`, 4.5; `mmap`). `id` is also its APIC ID; number 0 is the
+    /// bootstrap processor.
     ///
     /// # Errors
     /// [`Error::VcpuId`] beyond the host's maximum, [`Error::Call`] where the number is taken or the kernel refuses.
@@ -51,33 +56,33 @@ impl Vm {
                 return Err(Error::VcpuId { id, limit });
             }
         }
-        let observed = self.observed();
-        let fd = observed
+        let dispatcher = self.dispatcher();
+        let fd = dispatcher
             .call(Call::CreateVcpu, format_args!("id {id}"), || self.fd().create_vcpu(id))
             .map_err(call_failed(Call::CreateVcpu, format!("vCPU {id}")))?;
-        let size = observed
+        let size = dispatcher
             .call(Call::GetVcpuMmapSize, format_args!(""), || self.kvm().fd().get_vcpu_mmap_size())
             .map_err(call_failed(Call::GetVcpuMmapSize, "the size of kvm_run"))?;
-        let area = observed
+        let area = dispatcher
             .call(Call::MmapRun, format_args!("{size:#x} bytes, shared"), || RunArea::map(&fd, size))
             .map_err(call_failed(Call::MmapRun, format!("{size:#x} bytes of vCPU {id}")))?;
         Ok(Vcpu {
             area,
             fd,
-            pending: Pending::None,
+            pending_reply: PendingReply::None,
             deferred: None,
-            staged: AtomicBool::default(),
-            is_unfinished: false,
-            fixed_msrs: Vec::new(),
+            has_dirty_regs: AtomicBool::default(),
+            completion_pending: false,
+            read_only_msrs: Vec::new(),
             has_xsave: AtomicBool::default(),
             kick: Arc::default(),
-            sregs_wanted: AtomicBool::default(),
+            wants_sregs: AtomicBool::default(),
             id,
             vm: self.clone(),
         })
     }
 
-    /// The first vCPU number that the host refuses: `KVM_CAP_MAX_VCPU_ID`, or what stands in for it (api.rst 4.7).
+    /// First vCPU number that the host refuses: `KVM_CAP_MAX_VCPU_ID`, or its substitutes (api.rst 4.7).
     fn max_vcpu_ids(&self) -> usize {
         [Capability::MaxVcpuId, Capability::MaxVcpus, Capability::NrVcpus]
             .into_iter()
@@ -87,19 +92,20 @@ impl Vm {
 }
 
 impl Vcpu {
-    /// The vCPU's number.
+    /// Returns the vCPU's number.
     #[must_use]
     pub fn id(&self) -> u64 {
         self.id
     }
 
-    /// The VM it belongs to.
+    /// Returns the VM that the vCPU belongs to.
     #[must_use]
     pub fn vm(&self) -> &Vm {
         &self.vm
     }
 
-    /// A handle with which other threads make this vCPU's `KVM_RUN` return.
+    /// Returns a handle with which other threads make this vCPU's `KVM_RUN` return. Installs the process's SIGRTMIN handler (see
+    /// the crate's documentation). Needs `KVM_CAP_IMMEDIATE_EXIT` (Linux 4.13).
     ///
     /// # Errors
     /// [`Error::MissingCapability`] (`KVM_CAP_IMMEDIATE_EXIT`), or [`Error::Kick`] where the signal cannot be set up.
@@ -108,13 +114,13 @@ impl Vcpu {
         Kick::new(Arc::clone(&self.kick))
     }
 
-    pub(crate) fn observed(&self) -> &Observed {
-        self.vm.observed()
+    pub(crate) fn dispatcher(&self) -> &Dispatcher {
+        self.vm.dispatcher()
     }
 }
 
 impl Drop for Vcpu {
     fn drop(&mut self) {
-        self.kick.forget_thread();
+        self.kick.clear_thread();
     }
 }

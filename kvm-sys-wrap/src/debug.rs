@@ -1,7 +1,6 @@
-//! `KVM_SET_GUEST_DEBUG`: single steps and breakpoints, seen by us and not by the guest (api.rst 4.87).
+//! `KVM_SET_GUEST_DEBUG`: single steps and breakpoints that exit to user space instead of the guest (api.rst 4.87).
 //!
-//! What fires differs between hosts: see vmm-core's `step.rs` for how that is dealt with. A debug event ends `KVM_RUN`
-//! with [`Exit::Debug`](crate::Exit::Debug).
+//! A debug event ends `KVM_RUN` with [`Exit::Debug`](crate::Exit::Debug). Hosts differ in which events they report.
 
 use std::fmt;
 
@@ -16,38 +15,38 @@ use crate::create_vcpu::Vcpu;
 use crate::dev_kvm::Kvm;
 use crate::error::{Result, call_failed};
 
-/// What a hardware breakpoint watches (SDM vol. 3, 17.2.4: the R/W and LEN fields of DR7).
+/// Condition of a hardware breakpoint (SDM vol. 3, 17.2.4: the R/W and LEN fields of DR7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BreakpointCondition {
-    /// Execution of the instruction at the address.
+    /// Execution of the instruction at the address (R/W 0, LEN 0).
     Execute,
-    /// Writes to 1, 2, 4 or 8 bytes.
+    /// Writes to 1, 2, 4 or 8 bytes (R/W 1).
     Write(u8),
-    /// Reads and writes of 1, 2, 4 or 8 bytes.
+    /// Reads and writes of 1, 2, 4 or 8 bytes (R/W 3).
     Access(u8),
 }
 
-/// A hardware breakpoint: one of four debug registers.
+/// Hardware breakpoint: one of the debug registers DR0 to DR3 with its fields in DR7.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Breakpoint {
-    /// The linear address; for a watch, a multiple of its size.
+    /// Linear address; for data accesses a multiple of their size.
     pub address: Gva,
-    /// What it watches.
+    /// Condition that fires.
     pub condition: BreakpointCondition,
 }
 
-/// What to report to us.
+/// Debug events to report (`struct kvm_guest_debug`). The default reports none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct GuestDebug {
-    /// Every instruction.
+    /// `KVM_GUESTDBG_SINGLESTEP`: exit after every instruction.
     pub single_step: bool,
-    /// `int3` goes to us instead of the guest.
+    /// `KVM_GUESTDBG_USE_SW_BP`: `int3` exits instead of raising #BP in the guest.
     pub software_breakpoints: bool,
-    /// No interrupt is delivered meanwhile: only where [`Kvm::can_block_interrupts`].
+    /// `KVM_GUESTDBG_BLOCKIRQ`: deliver no interrupts while this is set; only where [`Kvm::can_block_interrupts`].
     pub block_interrupts: bool,
-    /// Now, and once: the guest gets the #BP of an `int3` of its own, on which it stands.
+    /// `KVM_GUESTDBG_INJECT_BP`: inject #BP once, for an `int3` of the guest that was reported.
     pub inject_int3: bool,
-    /// Up to four addresses.
+    /// `KVM_GUESTDBG_USE_HW_BP`: up to four hardware breakpoints.
     pub breakpoints: [Option<Breakpoint>; 4],
 }
 
@@ -55,22 +54,22 @@ impl GuestDebug {
     fn argument(&self) -> kvm_guest_debug {
         let mut argument = kvm_guest_debug::default();
         let used = self.breakpoints.iter().any(Option::is_some);
-        for (wanted, flag) in [
+        for (enabled, flag) in [
             (self.single_step, KVM_GUESTDBG_SINGLESTEP),
             (self.software_breakpoints, KVM_GUESTDBG_USE_SW_BP),
             (self.block_interrupts, KVM_GUESTDBG_BLOCKIRQ),
             (self.inject_int3, KVM_GUESTDBG_INJECT_BP),
             (used, KVM_GUESTDBG_USE_HW_BP),
         ] {
-            if wanted {
+            if enabled {
                 argument.control |= flag | KVM_GUESTDBG_ENABLE;
             }
         }
         let (registers, dr7) = argument.arch.debugreg.split_at_mut(7);
         for ((number, breakpoint), register) in (0_u32..).zip(&self.breakpoints).zip(registers) {
-            let Some(Breakpoint { address, condition: watch }) = breakpoint else { continue };
+            let Some(Breakpoint { address, condition }) = breakpoint else { continue };
             *register = address.0;
-            let (kind, size) = match *watch {
+            let (kind, size) = match *condition {
                 BreakpointCondition::Execute => (0, 1),
                 BreakpointCondition::Write(size) => (1, size),
                 BreakpointCondition::Access(size) => (3, size),
@@ -91,34 +90,34 @@ impl GuestDebug {
     }
 }
 
-/// What is reported, in words.
+/// Description of the events, as observers of calls see it.
 impl fmt::Display for GuestDebug {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let breakpoints = self
             .breakpoints
             .iter()
             .flatten()
-            .map(|Breakpoint { address, condition: watch }| format!("{watch:?} at {address}"));
-        let mut words: Vec<String> = breakpoints.collect();
-        for (wanted, word) in [
+            .map(|Breakpoint { address, condition }| format!("{condition:?} at {address}"));
+        let mut parts: Vec<String> = breakpoints.collect();
+        for (enabled, part) in [
             (self.inject_int3, "int3 goes to the guest"),
             (self.block_interrupts, "interrupts held back"),
             (self.software_breakpoints, "software breakpoints"),
             (self.single_step, "single step"),
         ] {
-            if wanted {
-                words.insert(0, word.to_owned());
+            if enabled {
+                parts.insert(0, part.to_owned());
             }
         }
-        if words.is_empty() { f.write_str("off") } else { f.write_str(&words.join(", ")) }
+        if parts.is_empty() { f.write_str("off") } else { f.write_str(&parts.join(", ")) }
     }
 }
 
 impl Kvm {
-    /// Whether [`GuestDebug::block_interrupts`] works: Linux 5.16 and later, on most hosts.
+    /// Returns true if [`GuestDebug::block_interrupts`] works (`KVM_CAP_SET_GUEST_DEBUG2` with `KVM_GUESTDBG_BLOCKIRQ`, Linux 5.16).
     #[must_use]
     pub fn can_block_interrupts(&self) -> bool {
-        self.observed()
+        self.dispatcher()
             .call(Call::CheckExtension, format_args!("KVM_CAP_SET_GUEST_DEBUG2"), || {
                 Ok::<_, std::io::Error>(self.fd().check_extension_raw(KVM_CAP_SET_GUEST_DEBUG2.into()))
             })
@@ -127,13 +126,14 @@ impl Kvm {
 }
 
 impl Vcpu {
-    /// Chooses what is reported, until the next such call.
+    /// Sets the debug events to report, until the next such call (`KVM_SET_GUEST_DEBUG`, api.rst 4.87). Needs
+    /// `KVM_CAP_SET_GUEST_DEBUG`.
     ///
     /// # Errors
     /// [`Error::Call`](crate::Error::Call).
     pub fn set_guest_debug(&self, debug: &GuestDebug) -> Result<()> {
         let argument = debug.argument();
-        self.observed()
+        self.dispatcher()
             .call(Call::SetGuestDebug, format_args!("{debug}"), || {
                 self.flush_sync_regs()?.set_guest_debug(&argument)
             })
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn breakpoints_become_debug_registers() {
-        let breakpoint = |address, watch| Some(Breakpoint { address: Gva(address), condition: watch });
+        let breakpoint = |address, condition| Some(Breakpoint { address: Gva(address), condition });
         let debug = GuestDebug {
             breakpoints: [
                 breakpoint(0x1000, BreakpointCondition::Execute),

@@ -1,7 +1,5 @@
-//! Step 1: open `/dev/kvm` and make sure that it speaks API version 12 (`KVM_GET_API_VERSION`).
-//!
-//! Everything else starts from the descriptor this gives: the extension table is in `capability.rs`, the CPUID that
-//! the host can offer in `cpuid.rs`, and `KVM_CREATE_VM` in `create_vm.rs`.
+//! Step 1: open `/dev/kvm`, check for API version 12 (`KVM_GET_API_VERSION`), and ask for capabilities
+//! (`KVM_CHECK_EXTENSION`; the table of them is in `capability.rs`).
 
 use std::ffi::CString;
 use std::io;
@@ -10,24 +8,28 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::call::Call;
+use crate::capability::Capability;
 use crate::error::{Error, Result};
-use crate::observe::{CallObserver, Observed};
+use crate::observe::{CallObserver, Dispatcher};
 
-/// The version that every kernel since 2.6.22 has; api.rst 4.1 says to refuse any other.
+/// Version of every kernel since 2.6.22; api.rst 4.1 says to refuse all others.
 const API_VERSION: i32 = 12;
 
-/// The open KVM subsystem. Clones share one descriptor.
+/// The open KVM subsystem, `/dev/kvm`. Clones share one descriptor.
+///
+/// The methods are in the files of their calls: `dev_kvm.rs`, `create_vm.rs`, `cpuid.rs`, `msr.rs` (the list of MSRs), `debug.rs`
+/// (a capability of debugging).
 #[derive(Debug, Clone)]
 pub struct Kvm {
     fd: Arc<kvm_ioctls::Kvm>,
-    observed: Observed,
+    dispatcher: Dispatcher,
 }
 
 impl Kvm {
-    /// The device file on every Linux.
+    /// Path of the device file.
     pub const DEVICE: &'static str = "/dev/kvm";
 
-    /// Opens `/dev/kvm`.
+    /// Opens `/dev/kvm` and checks the API version (`KVM_GET_API_VERSION`, api.rst 4.1).
     ///
     /// # Errors
     /// [`Error::OpenDevice`] or [`Error::ApiVersion`].
@@ -35,35 +37,55 @@ impl Kvm {
         Self::open_with(Path::new(Self::DEVICE), None)
     }
 
-    /// Opens another device file, or has every call observed.
+    /// Opens a device file and checks the API version (`KVM_GET_API_VERSION`, api.rst 4.1). `observer` is called after each call
+    /// that is made on this subsystem, its VMs and their vCPUs.
     ///
     /// # Errors
     /// [`Error::OpenDevice`] or [`Error::ApiVersion`].
     pub fn open_with(path: &Path, observer: Option<Arc<dyn CallObserver>>) -> Result<Self> {
-        let observed = Observed::new(observer);
-        let fd = observed
+        let dispatcher = Dispatcher::new(observer);
+        let fd = dispatcher
             .call(Call::OpenDevKvm, format_args!("O_RDWR | O_CLOEXEC"), || {
                 let c_path = CString::new(path.as_os_str().as_bytes())
                     .map_err(|_| io::Error::from_raw_os_error(libc::ENOENT))?;
                 kvm_ioctls::Kvm::new_with_path(c_path).map_err(io::Error::from)
             })
             .map_err(|source| Error::OpenDevice { path: path.to_owned(), source })?;
-        // Any file can be opened: what is not KVM answers -1 (ENOTTY), which is not 12 either.
-        let found = observed
+        // Any file can be opened: one that is not KVM returns -1 (ENOTTY).
+        let found = dispatcher
             .call(Call::GetApiVersion, format_args!(""), || Ok::<_, io::Error>(fd.get_api_version()))
             .unwrap_or(-1);
         if found != API_VERSION {
             return Err(Error::ApiVersion { path: path.to_owned(), found });
         }
-        Ok(Self { fd: Arc::new(fd), observed })
+        Ok(Self { fd: Arc::new(fd), dispatcher })
+    }
+
+    /// Returns the value of a capability (`KVM_CHECK_EXTENSION`, api.rst 4.4): 0 if the host lacks it, otherwise 1 or a number
+    /// with a meaning of its own.
+    #[must_use]
+    pub fn capability(&self, capability: Capability) -> i32 {
+        self.dispatcher()
+            .call(Call::CheckExtension, format_args!("{}", capability.name()), || {
+                Ok::<_, io::Error>(self.fd().check_extension_int(capability.cap()))
+            })
+            .map_or(0, |value| value.max(0))
+    }
+
+    /// Checks that the host has a capability (`KVM_CHECK_EXTENSION`, api.rst 4.4).
+    ///
+    /// # Errors
+    /// [`Error::MissingCapability`].
+    pub fn require(&self, capability: Capability) -> Result<()> {
+        if self.capability(capability) > 0 { Ok(()) } else { Err(Error::MissingCapability { capability }) }
     }
 
     pub(crate) fn fd(&self) -> &kvm_ioctls::Kvm {
         &self.fd
     }
 
-    pub(crate) fn observed(&self) -> &Observed {
-        &self.observed
+    pub(crate) fn dispatcher(&self) -> &Dispatcher {
+        &self.dispatcher
     }
 }
 
@@ -75,7 +97,6 @@ mod tests {
     fn a_missing_device_is_named() {
         let error = Kvm::open_with(Path::new("/nonexistent/kvm"), None).unwrap_err();
         assert_eq!(error.to_string(), "cannot open /nonexistent/kvm");
-        assert!(error.help().unwrap().contains("modprobe"));
     }
 
     #[test]

@@ -1,50 +1,51 @@
-//! What can go wrong between us and the kernel.
+//! Errors of the calls and of the checks before them.
 //!
-//! Each error names the step that failed with its data; what the kernel said is the `source()`. [`Error::help`] says
-//! what the user can do, where there is something.
+//! Each error names the step that failed, with its data; the kernel's error is the `source()`. Nothing here says what a user
+//! could do about it: that depends on the program.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
 use crate::address::Gpa;
 use crate::address_map::Overlap;
 use crate::call::Call;
+use crate::capability::Capability;
 
-/// A step of the flow failed.
+/// Failure of a step of the flow. Variants may be added in any release.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// The device file cannot be opened.
     #[error("cannot open {}", path.display())]
     OpenDevice {
         /// The device file.
         path: PathBuf,
-        /// What the kernel said.
+        /// Error of `open`.
         source: io::Error,
     },
-    /// The file is there but is not KVM, or not the KVM API that every kernel since 2.6.22 has (api.rst 4.1).
+    /// The file is not KVM, or not the KVM API that every kernel since 2.6.22 has (api.rst 4.1).
     #[error("{} speaks KVM API version {found}, not 12", path.display())]
     ApiVersion {
         /// The device file.
         path: PathBuf,
-        /// What `KVM_GET_API_VERSION` returned.
+        /// Result of `KVM_GET_API_VERSION`; -1 if the call failed.
         found: i32,
     },
-    /// The host's KVM lacks something that was asked for.
-    #[error("this host's KVM has no {capability}, which is needed {purpose}")]
+    /// The host's KVM lacks a capability that the call needs.
+    #[error("this host's KVM has no {}, which is needed {}", capability.name(), capability.purpose())]
     MissingCapability {
-        /// Its name in the kernel's headers.
-        capability: &'static str,
-        /// What for.
-        purpose: &'static str,
+        /// The capability.
+        capability: Capability,
     },
-    /// A call failed.
+    /// A system call failed.
     #[error("{call} failed: {detail}")]
     Call {
-        /// Which call.
+        /// The call.
         call: Call,
-        /// Its arguments in words.
+        /// Its arguments, as text.
         detail: String,
-        /// What the kernel said.
+        /// Error of the call.
         source: io::Error,
     },
     /// The address cannot be used for `KVM_SET_TSS_ADDR`.
@@ -52,131 +53,164 @@ pub enum Error {
     TssAddress {
         /// The address asked for.
         address: Gpa,
-        /// What is wrong with it.
-        problem: &'static str,
+        /// Reason.
+        problem: TssAddressProblem,
     },
-    /// A memory slot is not made of whole pages, is empty, or leaves the address space.
+    /// A memory slot, or a range inside of it, has a size or address that is not possible.
     #[error("memory slot {slot} at {address} with {size:#x} bytes {problem}")]
     SlotShape {
         /// The slot's number.
         slot: u32,
-        /// Its address.
+        /// Its guest-physical address, or that of the range.
         address: Gpa,
-        /// Its size in bytes.
+        /// Size in bytes.
         size: u64,
-        /// What is wrong with it.
-        problem: &'static str,
+        /// Reason.
+        problem: SlotShapeProblem,
     },
-    /// The host has not set aside as many huge pages.
+    /// The host has not as many free huge pages (Documentation/admin-guide/mm/hugetlbpage.rst).
     #[error("{} MiB of hugetlb memory: this host has not as many pages of 2 MiB free", size >> 20)]
     HugePages {
         /// Bytes asked for.
         size: u64,
-        /// What the kernel said.
+        /// Error of `mmap`.
         source: io::Error,
     },
-    /// Nothing can be laid over an address where no slot is.
+    /// No slot contains the address.
     #[error("there is no memory slot at {address}")]
     NoMemory {
         /// The address.
         address: Gpa,
     },
-    /// Somebody changed a file that was mapped.
-    #[error("{} {problem} while it was in use", path.display())]
+    /// A file changed while it was mapped.
+    #[error("{} {change} while it was in use", path.display())]
     FileChanged {
         /// The file.
         path: PathBuf,
-        /// What happened to it.
-        problem: &'static str,
+        /// Kind of the change.
+        change: FileChange,
     },
-    /// There is no slot with that number, or there is one already.
+    /// The slot number cannot be used for the call.
     #[error("memory slot {slot} {problem}")]
     SlotNumber {
         /// The slot's number.
         slot: u32,
-        /// What is wrong with it.
-        problem: &'static str,
+        /// Reason.
+        problem: SlotNumberProblem,
     },
-    /// Two things would lie on the same guest-physical addresses.
+    /// Two ranges of guest-physical addresses overlap.
     #[error(transparent)]
     Overlap(#[from] Overlap),
-    /// The vCPU number is beyond what the host supports.
+    /// The vCPU number is beyond the host's maximum.
     #[error("vCPU {id} is not possible: this host's KVM allows numbers below {limit}")]
     VcpuId {
         /// The number asked for.
         id: u64,
-        /// The first impossible one (`KVM_CAP_MAX_VCPU_ID`).
+        /// The first number that the host refuses (`KVM_CAP_MAX_VCPU_ID`).
         limit: usize,
     },
-    /// The signal or timer that stops a vCPU could not be set up.
+    /// The signal or timer that makes `KVM_RUN` return could not be set up.
     #[error("cannot set up the signal that stops the guest")]
     Kick {
-        /// What the kernel said.
+        /// Error of the call.
         source: io::Error,
     },
-    /// An answer was given to an exit that asked for none, or one of the wrong length.
+    /// The bytes given to [`Vcpu::complete_io`](crate::Vcpu::complete_io) are not what the last exit asked for.
     #[error("the vCPU waits for {expected} bytes of input, {given} were given")]
     Reply {
-        /// Bytes that the exit asked for.
+        /// Bytes that the exit asked for; 0 if it asked for none.
         expected: usize,
         /// Bytes given.
         given: usize,
     },
 }
 
-impl Error {
-    /// What the user can do about it.
-    #[must_use]
-    pub fn help(&self) -> Option<String> {
-        match self {
-            Self::OpenDevice { path, source } => open_help(path.display(), source),
-            Self::Call { call: Call::Mmap, .. } => Some("ask for less guest memory".to_owned()),
-            Self::HugePages { size, .. } => Some(format!(
-                "reserve them as root: `sysctl vm.nr_hugepages={}` (`grep Huge /proc/meminfo` shows what there is), or take \
-                 `memory.backing = \"anonymous\"` with `huge-pages = true`",
-                size.div_ceil(2 << 20)
-            )),
-            Self::FileChanged { .. } => Some(
-                "run it again when nobody is writing to the file; a program that builds it should write a new file and \
-                 rename it"
-                    .to_owned(),
-            ),
-            Self::Call { .. }
-            | Self::NoMemory { .. }
-            | Self::ApiVersion { .. }
-            | Self::MissingCapability { .. }
-            | Self::TssAddress { .. }
-            | Self::SlotShape { .. }
-            | Self::SlotNumber { .. }
-            | Self::Overlap(_)
-            | Self::VcpuId { .. }
-            | Self::Kick { .. }
-            | Self::Reply { .. } => None,
+/// Declares an enum of reasons with their texts.
+macro_rules! reasons {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub enum $name {
+            $($(#[$variant_doc])* $variant,)*
         }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(match self { $(Self::$variant => $text,)* })
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Reason of [`Error::TssAddress`].
+    TssAddressProblem {
+        /// The address is not a multiple of 4 KiB.
+        Unaligned = "is not a multiple of 4 KiB",
+        /// The three pages do not end below 4 GiB.
+        TooHigh = "does not leave room for three pages below 4 GiB",
     }
 }
 
-fn open_help(path: impl std::fmt::Display, source: &io::Error) -> Option<String> {
-    match source.raw_os_error()? {
-        libc::ENOENT => Some(
-            "turn on virtualization in the firmware and load the module: \
-             `modprobe kvm_intel` or `modprobe kvm_amd`; inside a virtual machine, turn on nested virtualization"
-                .to_owned(),
-        ),
-        libc::EACCES | libc::EPERM => Some(format!(
-            "add yourself to the group that owns {path} (`sudo usermod -aG kvm $USER`, then log in again)"
-        )),
-        libc::ENODEV | libc::ENXIO => {
-            Some("the KVM module is not loaded: `modprobe kvm_intel` or `modprobe kvm_amd`".to_owned())
-        }
-        _ => None,
+reasons! {
+    /// Reason of [`Error::SlotShape`].
+    SlotShapeProblem {
+        /// The size is 0.
+        Empty = "is empty",
+        /// Address or size is not a multiple of 4 KiB.
+        Unaligned = "is not made of whole 4 KiB pages",
+        /// The end is beyond 2^64.
+        OutsideAddressSpace = "leaves the address space",
+        /// The size is not a multiple of 2 MiB, which [`SlotBacking::Hugetlb`](crate::SlotBacking::Hugetlb) needs.
+        NotHugePages = "is not made of whole 2 MiB pages, as hugetlb memory is",
+        /// The offset in the file of [`SlotBacking::CopyOf`](crate::SlotBacking::CopyOf) is not a multiple of 4 KiB.
+        BackingOffset = "does not begin at a page of its file",
+        /// The file of [`SlotBacking::CopyOf`](crate::SlotBacking::CopyOf) ends before the slot does.
+        BackingTooSmall = "is larger than what it is a copy of",
+        /// Offset or size of a [`FileRange`](crate::FileRange) is not a multiple of 4 KiB, or the size is 0.
+        FileRangeUnaligned = "is laid over with what are not whole pages of a file",
+        /// A [`FileRange`](crate::FileRange) ends beyond its file.
+        FileRangeTooLarge = "is laid over with more than the file has",
+        /// The address for a [`FileRange`](crate::FileRange) is not a multiple of 4 KiB.
+        FileRangeAddress = "is laid over with a file from the middle of a page",
+        /// The slot ends before the [`FileRange`](crate::FileRange) does.
+        SmallerThanFileRange = "is too small for the file",
+        /// The slot ends before the range to discard does.
+        SmallerThanDiscard = "ends before what is to be discarded",
     }
 }
 
-/// The result of a step of the flow.
+reasons! {
+    /// Reason of [`Error::SlotNumber`].
+    SlotNumberProblem {
+        /// A slot with that number exists.
+        Exists = "exists already",
+        /// No slot has that number.
+        Missing = "does not exist",
+        /// The slot's backing is not [`SlotBacking::CopyOf`](crate::SlotBacking::CopyOf).
+        NotACopy = "is not a copy of a file",
+        /// The slot's end is beyond 2^64.
+        OutsideAddressSpace = "leaves the address space",
+    }
+}
+
+reasons! {
+    /// Change of a file that was mapped: see [`Error::FileChanged`].
+    FileChange {
+        /// The file was truncated, or a page could not be read.
+        Truncated = "became shorter",
+        /// Size or modification time changed.
+        Written = "was written to",
+        /// `fstat` failed.
+        Unreadable = "can no longer be read",
+    }
+}
+
+/// Result of a step of the flow.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Turns an I/O error of a call into ours.
+/// Makes [`Error::Call`] of the error of a call.
 pub(crate) fn call_failed(call: Call, detail: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
     let detail = detail.into();
     move |source| Error::Call { call, detail, source }

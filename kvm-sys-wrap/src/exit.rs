@@ -1,7 +1,7 @@
-//! Why `KVM_RUN` returned, as a value that owns all that `struct kvm_run` said (api.rst, section 5).
+//! Decoding of `struct kvm_run` after `KVM_RUN` into a value that owns all of its data (api.rst, section 5).
 //!
-//! The list is x86's, complete as of Linux 6.18; a number from a later kernel is kept as [`Exit::Other`]. Nothing is
-//! interpreted here: what a port or a halt means is the run loop's business.
+//! The list is that of x86, complete as of Linux 6.18; a number from a later kernel becomes [`Exit::Other`]. Exits are not
+//! interpreted here.
 
 use kvm_bindings as kvm;
 
@@ -9,162 +9,168 @@ use crate::address::{Gpa, Port};
 use crate::io_bytes::IoBytes;
 use crate::kvm_run::RunArea;
 
-/// Why the vCPU stopped.
+/// Reason why [`Vcpu::run`](crate::Vcpu::run) returned, with its data.
+///
+/// The enum is exhaustive on purpose: a run loop that matches without a wildcard arm is told by the compiler of each exit that it
+/// does not handle. Exit numbers that this version does not know are [`Exit::Other`]; a new variant is a breaking release.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Exit {
-    /// IN, or a string form of it: `count` items of `width` bytes are wanted ([`crate::Vcpu::reply`]).
+    /// `KVM_EXIT_IO`, in: IN or INS. Answer with `count` items of `width` bytes ([`Vcpu::complete_io`](crate::Vcpu::complete_io)).
     PioIn {
-        /// The port.
+        /// I/O port.
         port: Port,
         /// Bytes per item: 1, 2 or 4.
         width: u8,
-        /// Items; more than 1 for `rep ins`.
+        /// Number of items; more than 1 for `rep ins`.
         count: u32,
     },
-    /// OUT, or a string form of it.
+    /// `KVM_EXIT_IO`, out: OUT or OUTS.
     PioOut {
-        /// The port.
+        /// I/O port.
         port: Port,
         /// Bytes per item: 1, 2 or 4.
         width: u8,
-        /// Items; more than 1 for `rep outs`.
+        /// Number of items; more than 1 for `rep outs`.
         count: u32,
         /// The items, one after the other.
         data: IoBytes,
     },
-    /// A read of guest-physical memory where no slot is; the answer is wanted.
+    /// `KVM_EXIT_MMIO`, read: an access to an address without a slot. Answer with `width` bytes
+    /// ([`Vcpu::complete_io`](crate::Vcpu::complete_io)).
     MmioRead {
-        /// The address.
+        /// Guest-physical address.
         address: Gpa,
-        /// Bytes: 1 to 8.
+        /// Size in bytes: 1 to 8.
         width: u8,
     },
-    /// A write where no slot, or a read-only one, is.
+    /// `KVM_EXIT_MMIO`, write: an access to an address without a slot, or with a read-only one.
     MmioWrite {
-        /// The address.
+        /// Guest-physical address.
         address: Gpa,
-        /// What was written: 1 to 8 bytes.
+        /// Bytes written: 1 to 8.
         data: IoBytes,
     },
-    /// HLT, on a VM without in-kernel interrupt controller.
+    /// `KVM_EXIT_HLT`: HLT on a VM without in-kernel interrupt controller.
     Hlt,
-    /// The vCPU shut down: a triple fault, mostly (SDM vol. 3, 6.15, "Double Fault").
+    /// `KVM_EXIT_SHUTDOWN`: the vCPU shut down, mostly after a triple fault (SDM vol. 3, 6.15, "Double Fault").
     Shutdown,
-    /// The CPU refused to enter the guest: the state was not valid (SDM vol. 3, 27.7, or the APM's #VMEXIT(INVALID)).
+    /// `KVM_EXIT_FAIL_ENTRY`: the CPU refused to enter the guest because its state is not valid (SDM vol. 3, 27.7; AMD APM,
+    /// #VMEXIT(INVALID)).
     FailEntry {
-        /// The hardware's reason.
+        /// Reason given by the hardware.
         reason: u64,
-        /// The host CPU it happened on.
+        /// Host CPU on which the entry failed.
         cpu: u32,
     },
-    /// KVM itself could not go on.
+    /// `KVM_EXIT_INTERNAL_ERROR`: KVM could not continue.
     InternalError {
         /// `KVM_INTERNAL_ERROR_*`: 1 is an instruction that KVM could not emulate.
         suberror: u32,
-        /// What else it said; for suberror 1, flags and the instruction's bytes ([`emulation_failure`]).
+        /// Further data; for suberror 1, flags and the instruction's bytes ([`emulation_failure`]).
         data: Vec<u64>,
     },
-    /// The guest asked for a reset or power-off, or crashed by its own account.
+    /// `KVM_EXIT_SYSTEM_EVENT`: the guest asked for a reset or power-off, or reported a crash.
     SystemEvent {
         /// `KVM_SYSTEM_EVENT_*`.
         kind: u32,
-        /// More, depending on the kind.
+        /// Further data, by kind.
         data: Vec<u64>,
     },
-    /// A debug event that `KVM_SET_GUEST_DEBUG` asked for.
+    /// `KVM_EXIT_DEBUG`: a debug event that [`Vcpu::set_guest_debug`](crate::Vcpu::set_guest_debug) asked for.
     Debug {
         /// The vector: 1 (#DB) or 3 (#BP).
         exception: u32,
-        /// The linear address of the instruction.
+        /// Linear address of the instruction.
         pc: u64,
-        /// Which condition (SDM vol. 3, 17.2.3).
+        /// DR6: the condition that fired (SDM vol. 3, 17.2.3).
         dr6: u64,
-        /// The breakpoints.
+        /// DR7: the breakpoints that are enabled.
         dr7: u64,
     },
-    /// The vCPU can take an interrupt now; it was asked to say so.
+    /// `KVM_EXIT_IRQ_WINDOW_OPEN`: the vCPU can take an interrupt, as `request_interrupt_window` asked.
     IrqWindowOpen,
-    /// A paravirtual call that is left to user space.
+    /// `KVM_EXIT_HYPERCALL`: a paravirtual call that KVM leaves to user space.
     Hypercall {
-        /// Its number.
+        /// Number of the call.
         number: u64,
-        /// Its arguments.
+        /// Arguments of the call.
         arguments: Box<[u64; 6]>,
     },
-    /// A read of an MSR that user space asked to see.
+    /// `KVM_EXIT_X86_RDMSR`: a read of an MSR that KVM does not have
+    /// ([`Vm::enable_unknown_msr_exits`](crate::Vm::enable_unknown_msr_exits)).
     ReadMsr {
-        /// The MSR.
+        /// Number of the MSR.
         index: u32,
-        /// Why it came to user space: `KVM_MSR_EXIT_REASON_*`.
+        /// `KVM_MSR_EXIT_REASON_*`.
         reason: u32,
     },
-    /// A write of such an MSR.
+    /// `KVM_EXIT_X86_WRMSR`: a write of an MSR that KVM does not have.
     WriteMsr {
-        /// The MSR.
+        /// Number of the MSR.
         index: u32,
-        /// The value.
+        /// Value written.
         data: u64,
-        /// Why it came to user space.
+        /// `KVM_MSR_EXIT_REASON_*`.
         reason: u32,
     },
-    /// With a split interrupt controller: end of interrupt of a level-triggered vector.
+    /// `KVM_EXIT_IOAPIC_EOI`: with a split interrupt controller, the end of a level-triggered interrupt.
     IoapicEoi {
         /// The vector.
         vector: u8,
     },
-    /// The task-priority register changed.
+    /// `KVM_EXIT_SET_TPR`: the task-priority register changed.
     SetTpr,
-    /// An access to the task-priority register.
+    /// `KVM_EXIT_TPR_ACCESS`: the guest accessed the task-priority register.
     TprAccess {
-        /// Where the guest was.
+        /// RIP of the guest.
         rip: u64,
-        /// Write, or read.
+        /// True for a write, false for a read.
         is_write: bool,
     },
-    /// The memory behind an access could not be had (`KVM_CAP_MEMORY_FAULT_INFO`).
+    /// `KVM_EXIT_MEMORY_FAULT`: KVM could not access the memory behind a slot (`KVM_CAP_MEMORY_FAULT_INFO`, Linux 6.8).
     MemoryFault {
-        /// Flags.
+        /// `KVM_MEMORY_EXIT_FLAG_*`.
         flags: u64,
-        /// Where.
+        /// First guest-physical address of the range.
         address: Gpa,
-        /// How much.
+        /// Size of the range in bytes.
         size: u64,
     },
-    /// The guest took a bus lock (`KVM_CAP_X86_BUS_LOCK_EXIT`).
+    /// `KVM_EXIT_X86_BUS_LOCK`: the guest took a bus lock (`KVM_CAP_X86_BUS_LOCK_EXIT`).
     BusLock,
-    /// The guest kept the host from running for too long (`KVM_CAP_X86_NOTIFY_VMEXIT`).
+    /// `KVM_EXIT_NOTIFY`: no event window opened in the guest for too long (`KVM_CAP_X86_NOTIFY_VMEXIT`).
     Notify {
-        /// Flags.
+        /// `KVM_NOTIFY_*`.
         flags: u32,
     },
-    /// A dirty ring is full.
+    /// `KVM_EXIT_DIRTY_RING_FULL`: the dirty ring is full.
     DirtyRingFull,
-    /// An exit that KVM does not know: the hardware's reason.
+    /// `KVM_EXIT_UNKNOWN`: a VM exit that KVM does not handle.
     Unknown {
-        /// The hardware's reason.
+        /// Reason given by the hardware.
         hardware_reason: u64,
     },
-    /// An exit number without a case here.
+    /// `KVM_EXIT_*` number without a variant here.
     Other(u32),
-    /// No exit of the guest: a signal or [`crate::Kick`] ended `KVM_RUN`.
+    /// `KVM_RUN` ended with EINTR, or was not called: a signal, a [`Kick`](crate::Kick) or a [`KickTimer`](crate::KickTimer).
     Interrupted,
-    /// No exit of the guest: this vCPU is not to run now (EAGAIN), as a secondary one that waits for its start.
+    /// `KVM_RUN` ended with EAGAIN: the vCPU cannot run now, for example because it waits for SIPI. Call it again.
     Retry,
 }
 
-/// Where the answer to an exit goes.
+/// Destination in the `kvm_run` area of the answer to an exit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Pending {
+pub(crate) enum PendingReply {
     None,
-    /// Into the data page: offset and bytes.
+    /// PIO page: offset and length in bytes.
     Pio(u64, usize),
-    /// Into `kvm_run.mmio.data`.
+    /// `kvm_run.mmio.data`: length in bytes.
     Mmio(usize),
-    /// Whether the access to an MSR fails: into `kvm_run.msr.error`.
+    /// `kvm_run.msr.error`, which makes the access fail.
     Msr,
 }
 
-impl Pending {
+impl PendingReply {
     pub(crate) fn length(self) -> usize {
         match self {
             Self::None | Self::Msr => 0,
@@ -181,17 +187,17 @@ impl Pending {
     }
 }
 
-/// Where `kvm_run.mmio.data` begins.
+/// Offset of `kvm_run.mmio.data`.
 const MMIO_DATA: usize = std::mem::offset_of!(kvm::kvm_run, __bindgen_anon_1)
     + std::mem::offset_of!(kvm::kvm_run__bindgen_ty_1__bindgen_ty_6, data);
 
 impl Exit {
-    /// Reads the area after a `KVM_RUN` that returned 0.
+    /// Decodes the area after a `KVM_RUN` that returned 0.
     #[inline]
-    pub(crate) fn decode(area: &RunArea) -> (Self, Pending) {
+    pub(crate) fn decode(area: &RunArea) -> (Self, PendingReply) {
         let run = area.run();
         let detail = &run.__bindgen_anon_1;
-        let alone = |exit| (exit, Pending::None);
+        let without_reply = |exit| (exit, PendingReply::None);
         match run.exit_reason {
             kvm::KVM_EXIT_IO => {
                 // SAFETY: every member of the union is plain data; this one is valid for KVM_EXIT_IO.
@@ -203,21 +209,21 @@ impl Exit {
                 let mmio = unsafe { detail.mmio };
                 decode_mmio(mmio)
             }
-            kvm::KVM_EXIT_HLT => alone(Self::Hlt),
-            kvm::KVM_EXIT_SHUTDOWN => alone(Self::Shutdown),
-            kvm::KVM_EXIT_IRQ_WINDOW_OPEN => alone(Self::IrqWindowOpen),
-            kvm::KVM_EXIT_SET_TPR => alone(Self::SetTpr),
-            kvm::KVM_EXIT_X86_BUS_LOCK => alone(Self::BusLock),
-            kvm::KVM_EXIT_DIRTY_RING_FULL => alone(Self::DirtyRingFull),
-            kvm::KVM_EXIT_INTR => alone(Self::Interrupted),
+            kvm::KVM_EXIT_HLT => without_reply(Self::Hlt),
+            kvm::KVM_EXIT_SHUTDOWN => without_reply(Self::Shutdown),
+            kvm::KVM_EXIT_IRQ_WINDOW_OPEN => without_reply(Self::IrqWindowOpen),
+            kvm::KVM_EXIT_SET_TPR => without_reply(Self::SetTpr),
+            kvm::KVM_EXIT_X86_BUS_LOCK => without_reply(Self::BusLock),
+            kvm::KVM_EXIT_DIRTY_RING_FULL => without_reply(Self::DirtyRingFull),
+            kvm::KVM_EXIT_INTR => without_reply(Self::Interrupted),
             kvm::KVM_EXIT_X86_RDMSR | kvm::KVM_EXIT_X86_WRMSR => {
-                (Self::decode_rare(run.exit_reason, detail), Pending::Msr)
+                (Self::decode_rare(run.exit_reason, detail), PendingReply::Msr)
             }
-            other => alone(Self::decode_rare(other, detail)),
+            other => without_reply(Self::decode_rare(other, detail)),
         }
     }
 
-    /// The exits that carry data and are not on any hot path.
+    /// Decodes the exits that carry data and are rare.
     fn decode_rare(reason: u32, detail: &kvm::kvm_run__bindgen_ty_1) -> Self {
         match reason {
             kvm::KVM_EXIT_UNKNOWN => {
@@ -290,40 +296,41 @@ impl Exit {
     }
 }
 
-fn decode_pio(area: &RunArea, io: kvm::kvm_run__bindgen_ty_1__bindgen_ty_4) -> (Exit, Pending) {
+fn decode_pio(area: &RunArea, io: kvm::kvm_run__bindgen_ty_1__bindgen_ty_4) -> (Exit, PendingReply) {
     let (port, width, count) = (Port(io.port), io.size, io.count);
     let length = usize::from(width).saturating_mul(usize::try_from(count).unwrap_or(usize::MAX));
     if u32::from(io.direction) == kvm::KVM_EXIT_IO_IN {
-        return (Exit::PioIn { port, width, count }, Pending::Pio(io.data_offset, length));
+        return (Exit::PioIn { port, width, count }, PendingReply::Pio(io.data_offset, length));
     }
-    // The kernel keeps the data inside the area it told us the size of.
+    // The kernel keeps the data inside the area.
     let eight = area.bytes(io.data_offset, 8).and_then(<[u8]>::first_chunk).filter(|_| length <= 8);
     let data = match eight {
-        Some(eight) => IoBytes::of_eight(*eight, length),
+        Some(eight) => IoBytes::from_array(*eight, length),
         None => IoBytes::new(area.bytes(io.data_offset, length).unwrap_or_default()),
     };
-    (Exit::PioOut { port, width, count, data }, Pending::None)
+    (Exit::PioOut { port, width, count, data }, PendingReply::None)
 }
 
-fn decode_mmio(mmio: kvm::kvm_run__bindgen_ty_1__bindgen_ty_6) -> (Exit, Pending) {
+fn decode_mmio(mmio: kvm::kvm_run__bindgen_ty_1__bindgen_ty_6) -> (Exit, PendingReply) {
     let address = Gpa(mmio.phys_addr);
     // At most 8 by the definition of the struct.
     let length = usize::try_from(mmio.len).unwrap_or(usize::MAX).min(mmio.data.len());
     if mmio.is_write == 0 {
         let width = u8::try_from(length).unwrap_or(8);
-        return (Exit::MmioRead { address, width }, Pending::Mmio(length));
+        return (Exit::MmioRead { address, width }, PendingReply::Mmio(length));
     }
-    (Exit::MmioWrite { address, data: IoBytes::of_eight(mmio.data, length) }, Pending::None)
+    (Exit::MmioWrite { address, data: IoBytes::from_array(mmio.data, length) }, PendingReply::None)
 }
 
 fn prefix(data: &[u64], length: u32) -> Vec<u64> {
     data.iter().take(usize::try_from(length).unwrap_or(usize::MAX)).copied().collect()
 }
 
-/// The bytes of the instruction that KVM could not emulate, from the data of an [`Exit::InternalError`] with suberror 1.
+/// Returns the bytes of the instruction that KVM could not emulate, from the data of an [`Exit::InternalError`] with suberror 1
+/// (`KVM_INTERNAL_ERROR_EMULATION`); `None` if the data have none.
 ///
-/// Layout (linux/kvm.h, `emulation_failure`): a word of flags, whose bit 0 says that the rest is there; then one byte
-/// with the number of instruction bytes and 15 with the bytes themselves.
+/// Layout (linux/kvm.h, `emulation_failure`): a word of flags, whose bit 0 says that the rest is valid; one byte with the
+/// number of instruction bytes; 15 bytes with the instruction.
 #[must_use]
 pub fn emulation_failure(data: &[u64]) -> Option<Vec<u8>> {
     let [flags, low, high, ..] = *data else { return None };
@@ -340,7 +347,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn instruction_bytes_are_found_behind_their_length() {
+    fn instruction_bytes_follow_their_length() {
         // 3 bytes: 0f 58 c1 (addps).
         assert_eq!(emulation_failure(&[1, 0xc158_0f03, 0, 0]).unwrap(), [0x0f, 0x58, 0xc1]);
         assert_eq!(emulation_failure(&[0, 0xc158_0f03, 0, 0]), None);

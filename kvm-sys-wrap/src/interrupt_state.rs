@@ -1,8 +1,8 @@
-//! The state of interrupt controllers, timer and clock as values: read them, and write them back later.
+//! Save and restore of interrupt controllers, timer and clock (`KVM_GET_IRQCHIP`, `KVM_GET_PIT2`, `KVM_GET_LAPIC`,
+//! `KVM_GET_CLOCK` and the matching `SET` calls).
 //!
-//! A machine with interrupts keeps this in the kernel, beside its vCPUs' registers ([`crate::VcpuState`]). It is written after
-//! them, first each vCPU's APIC, then what the vCPUs share: an input of the IOAPIC that is up at that moment goes to an APIC
-//! again. The clock is the one that paravirtualized guests read; it goes on from where it was.
+//! Restore it after the vCPUs' registers ([`crate::VcpuState`]): first each vCPU's local APIC, then what the vCPUs share,
+//! because an asserted input of the IOAPIC is delivered to a local APIC again.
 
 use kvm_bindings::{
     KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, kvm_clock_data, kvm_irqchip,
@@ -24,14 +24,14 @@ const _: () = {
     assert!(size_of::<kvm_mp_state>() == 4);
 };
 
-/// The two PICs, the IOAPIC and the 8254 timer.
+/// Saved state of the two PICs, the IOAPIC and the 8254 timer.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct IrqchipState {
     chips: Vec<kvm_irqchip>,
     pit: kvm_pit_state2,
 }
 
-/// A vCPU's local APIC, and whether the vCPU runs or waits.
+/// Saved state of a vCPU's local APIC, with its multiprocessing state (runnable, halted, waiting).
 #[derive(Clone, Serialize, Deserialize)]
 pub struct LapicState {
     lapic: kvm_lapic_state,
@@ -40,18 +40,18 @@ pub struct LapicState {
 
 impl std::fmt::Debug for IrqchipState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ControllerState").field("pit", &self.pit).finish_non_exhaustive()
+        f.debug_struct("IrqchipState").field("pit", &self.pit).finish_non_exhaustive()
     }
 }
 
 impl std::fmt::Debug for LapicState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ApicState").field("mp_state", &self.mp_state).finish_non_exhaustive()
+        f.debug_struct("LapicState").field("mp_state", &self.mp_state).finish_non_exhaustive()
     }
 }
 
 impl Vm {
-    /// Reads PICs, IOAPIC and timer of a VM that has all of them.
+    /// Saves PICs, IOAPIC and 8254 timer (`KVM_GET_IRQCHIP`, api.rst 4.26; `KVM_GET_PIT2`, 4.72). The VM must have all of them.
     ///
     /// # Errors
     /// [`Error::Call`](crate::Error::Call).
@@ -59,13 +59,13 @@ impl Vm {
         let chips = [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_IRQCHIP_IOAPIC];
         let chips = chips.into_iter().map(|chip| self.irqchip(chip)).collect::<Result<_>>()?;
         let pit = self
-            .observed()
+            .dispatcher()
             .call(Call::GetPit2, format_args!(""), || self.fd().get_pit2())
             .map_err(call_failed(Call::GetPit2, "the 8254 timer"))?;
         Ok(IrqchipState { chips, pit })
     }
 
-    /// Writes them.
+    /// Restores PICs, IOAPIC and 8254 timer (`KVM_SET_IRQCHIP`, api.rst 4.27; `KVM_SET_PIT2`, 4.73).
     ///
     /// # Errors
     /// [`Error::Call`](crate::Error::Call).
@@ -73,57 +73,58 @@ impl Vm {
         for chip in &state.chips {
             self.set_irqchip(chip, format_args!("chip {}", chip.chip_id))?;
         }
-        self.observed()
+        self.dispatcher()
             .call(Call::SetPit2, format_args!(""), || self.fd().set_pit2(&state.pit))
             .map_err(call_failed(Call::SetPit2, "the 8254 timer"))
     }
 
-    /// The clock that guests share with KVM, in nanoseconds.
+    /// Returns the paravirtual clock of the VM in nanoseconds (`KVM_GET_CLOCK`, api.rst 4.29).
     ///
     /// # Errors
     /// [`Error::Call`](crate::Error::Call).
     pub fn clock(&self) -> Result<u64> {
-        self.observed()
+        self.dispatcher()
             .call(Call::GetClock, format_args!(""), || self.fd().get_clock())
             .map(|clock| clock.clock)
             .map_err(call_failed(Call::GetClock, "the guest's clock"))
     }
 
-    /// Sets it.
+    /// Sets the paravirtual clock of the VM, which continues from there (`KVM_SET_CLOCK`, api.rst 4.30).
     ///
     /// # Errors
     /// [`Error::Call`](crate::Error::Call).
     pub fn set_clock(&self, nanoseconds: u64) -> Result<()> {
         let clock = kvm_clock_data { clock: nanoseconds, ..Default::default() };
-        self.observed()
+        self.dispatcher()
             .call(Call::SetClock, format_args!("{nanoseconds} ns"), || self.fd().set_clock(&clock))
             .map_err(call_failed(Call::SetClock, "the guest's clock"))
     }
 }
 
 impl Vcpu {
-    /// Reads the local APIC, and whether the vCPU runs or waits.
+    /// Saves the local APIC and the multiprocessing state (`KVM_GET_MP_STATE`, api.rst 4.38; `KVM_GET_LAPIC`, 4.57).
     ///
     /// # Errors
-    /// [`Error::Call`](crate::Error::Call), on a VM without local APICs too.
+    /// [`Error::Call`](crate::Error::Call), EINVAL on a VM without local APICs.
     pub fn save_lapic(&self) -> Result<LapicState> {
         let mp_state = self
-            .observed()
+            .dispatcher()
             .call(Call::GetMpState, format_args!(""), || self.flush_sync_regs()?.get_mp_state())
             .map_err(call_failed(Call::GetMpState, format!("vCPU {}", self.id())))?;
         Ok(LapicState { lapic: self.lapic()?, mp_state })
     }
 
-    /// Writes both. The registers come before: they say whether the APIC is on.
+    /// Restores the local APIC and the multiprocessing state (`KVM_SET_LAPIC`, api.rst 4.58; `KVM_SET_MP_STATE`, 4.39). Restore
+    /// the registers before: IA32_APIC_BASE enables the APIC.
     ///
     /// # Errors
     /// [`Error::Call`](crate::Error::Call).
     pub fn restore_lapic(&self, state: &LapicState) -> Result<()> {
         let failed = |call| call_failed(call, format!("vCPU {}", self.id()));
-        self.observed()
+        self.dispatcher()
             .call(Call::SetLapic, format_args!(""), || self.flush_sync_regs()?.set_lapic(&state.lapic))
             .map_err(failed(Call::SetLapic))?;
-        self.observed()
+        self.dispatcher()
             .call(Call::SetMpState, format_args!("{}", state.mp_state.mp_state), || {
                 self.flush_sync_regs()?.set_mp_state(state.mp_state)
             })

@@ -1,20 +1,17 @@
-//! The bytes of one PIO or MMIO access.
-//!
-//! Nearly all accesses are 1 to 8 bytes; only string instructions bring more. Short ones are held in place, so that an
-//! exit costs no allocation.
+//! Bytes of one PIO or MMIO access. Accesses of up to 8 bytes, nearly all, need no allocation; string instructions have more.
 
 use std::fmt;
 use std::ops::Deref;
 
-const INLINE: usize = 8;
+const MAX_INLINE: usize = 8;
 
-/// Bytes that the guest wrote, or that a device answers.
+/// Bytes that the guest wrote with one access. Dereferences to a slice.
 #[derive(Clone)]
 pub struct IoBytes(Repr);
 
 #[derive(Clone)]
 enum Repr {
-    Short([u8; INLINE], usize),
+    Short([u8; MAX_INLINE], usize),
     Long(Box<[u8]>),
 }
 
@@ -22,19 +19,19 @@ impl IoBytes {
     /// Copies `bytes`.
     #[must_use]
     pub fn new(bytes: &[u8]) -> Self {
-        let mut short = [0; INLINE];
+        let mut short = [0; MAX_INLINE];
         match short.get_mut(..bytes.len()) {
-            Some(place) => {
-                place.copy_from_slice(bytes);
+            Some(inline) => {
+                inline.copy_from_slice(bytes);
                 Self(Repr::Short(short, bytes.len()))
             }
             None => Self(Repr::Long(bytes.into())),
         }
     }
 
-    /// The first `length` of eight bytes: to copy all of them is cheaper than to copy as many as there are.
-    pub(crate) fn of_eight(bytes: [u8; INLINE], length: usize) -> Self {
-        Self(Repr::Short(bytes, length.min(INLINE)))
+    /// Takes the first `length` of eight bytes. A copy of all eight is cheaper than one of a variable length.
+    pub(crate) fn from_array(bytes: [u8; MAX_INLINE], length: usize) -> Self {
+        Self(Repr::Short(bytes, length.min(MAX_INLINE)))
     }
 }
 

@@ -1,12 +1,13 @@
-//! How a running vCPU is stopped: by a signal to its thread, without a race and without a helper thread.
+//! Making a running vCPU return: by a signal to its thread, without a race and without a helper thread.
 //!
 //! A signal ends `KVM_RUN` with EINTR, but one that comes just before the call would be lost. So the handler also sets
-//! `kvm_run.immediate_exit` of the vCPU that its thread is running, or about to run: then `KVM_RUN` returns at once
+//! `kvm_run.immediate_exit` of the vCPU that its thread is running or about to run: then `KVM_RUN` returns at once
 //! (api.rst, section 5). A request that comes while the thread is outside of [`Vcpu::run`](crate::Vcpu::run) is kept,
 //! and ends the next run before it begins.
 //!
-//! Three things send that signal: [`Kick::kick`] from another thread, an [`Alarm`], and Ctrl-C ([`watch_interrupts`]).
-//! All three end in [`Exit::Interrupted`](crate::Exit::Interrupted); who asked is for the caller to know.
+//! Three things send such a signal: [`Kick::kick`] from another thread, a [`KickTimer`], and Ctrl-C
+//! ([`install_termination_handlers`]). All three end in [`Exit::Interrupted`](crate::Exit::Interrupted), which does not say
+//! which one it was.
 
 use std::cell::Cell;
 use std::io;
@@ -20,38 +21,37 @@ use vmm_sys_util::signal::{Error as SignalError, SIGRTMIN, block_signal, registe
 use crate::error::{Error, Result};
 
 thread_local! {
-    /// `immediate_exit` of the vCPU that this thread is running; null outside of `Vcpu::run`.
-    static RUNNING: Cell<*const AtomicU8> = const { Cell::new(ptr::null()) };
-    /// A signal came since the last run.
+    /// `immediate_exit` of the vCPU that this thread is running; null outside of a [`RunScope`].
+    static IMMEDIATE_EXIT: Cell<*const AtomicU8> = const { Cell::new(ptr::null()) };
+    /// True if a signal came since the last run.
     static SIGNALLED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// What ends runs once [`watch_interrupts`] was called: Ctrl-C and its kin. A default action would leave a raw terminal.
-const INTERRUPTS: [libc::c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
+/// Signals of [`install_termination_handlers`].
+const TERMINATION_SIGNALS: [libc::c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
 
-/// Set by [`INTERRUPTS`] once [`watch_interrupts`] was called.
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+/// True once one of [`TERMINATION_SIGNALS`] came.
+static TERMINATION_REQUESTED: AtomicBool = AtomicBool::new(false);
 
-/// What a vCPU and its [`Kick`] handles share.
+/// State shared by a vCPU and its [`Kick`] handles.
 #[derive(Debug, Default)]
 pub(crate) struct KickState {
     requested: AtomicBool,
-    /// The thread that ran the vCPU last; 0 before the first run and after the vCPU is gone.
+    /// Thread that ran the vCPU last; 0 before the first run and after the vCPU was dropped.
     thread: AtomicI32,
 }
 
-/// Stops one vCPU from any thread.
+/// Handle that makes one vCPU return from `KVM_RUN`, from any thread ([`Vcpu::kicker`](crate::Vcpu::kicker)).
 #[derive(Debug, Clone)]
 pub struct Kick(Arc<KickState>);
 
 impl Kick {
     pub(crate) fn new(state: Arc<KickState>) -> Result<Self> {
-        register_signal_handler(SIGRTMIN(), on_signal)
-            .map_err(|error| Error::Kick { source: io::Error::from(error) })?;
+        install_kick_handler()?;
         Ok(Self(state))
     }
 
-    /// Ends the current `KVM_RUN`, or the next one.
+    /// Ends the current `KVM_RUN`, or the next one (`tgkill` with SIGRTMIN).
     pub fn kick(&self) {
         self.0.requested.store(true, Ordering::SeqCst);
         let thread = self.0.thread.load(Ordering::SeqCst);
@@ -63,79 +63,84 @@ impl Kick {
     }
 }
 
-/// The time a thread spends inside `Vcpu::run`.
-pub(crate) struct Running<'a>(&'a AtomicU8);
+/// Span of time in which the signal handler of this thread knows a vCPU's `immediate_exit`.
+pub(crate) struct RunScope<'a>(&'a AtomicU8);
 
-impl<'a> Running<'a> {
-    /// Announces the vCPU to the signal handler of this thread; `None` if it was kicked already.
+impl<'a> RunScope<'a> {
+    /// Registers the vCPU with the signal handler of this thread. Returns `None` if the vCPU was kicked before.
     #[inline]
     pub(crate) fn enter(state: &KickState, immediate_exit: &'a AtomicU8) -> Option<Self> {
-        let thread = current_thread();
+        let thread = current_tid();
         if state.thread.load(Ordering::Relaxed) != thread {
             state.thread.store(thread, Ordering::SeqCst);
         }
-        RUNNING.set(immediate_exit);
-        let running = Self(immediate_exit);
-        // From here on a signal sets `immediate_exit`. One that came before left its mark:
+        IMMEDIATE_EXIT.set(immediate_exit);
+        let scope = Self(immediate_exit);
+        // From here on a signal sets `immediate_exit`. One that came before has set a flag:
         let kicked = SIGNALLED.take() | state.requested.swap(false, Ordering::SeqCst);
-        (!kicked).then_some(running)
+        (!kicked).then_some(scope)
     }
 }
 
-impl Drop for Running<'_> {
+impl Drop for RunScope<'_> {
     #[inline]
     fn drop(&mut self) {
-        RUNNING.set(ptr::null());
-        // A signal that came after the guest's own exit has not been heard yet: SIGNALLED keeps it for the next run.
+        IMMEDIATE_EXIT.set(ptr::null());
+        // A signal that came after the guest's own exit is not lost: SIGNALLED keeps it for the next run.
         self.0.store(0, Ordering::Relaxed);
     }
 }
 
 impl KickState {
-    /// `KVM_RUN` has returned EINTR and the caller will be told: no need to end the next run for the same reason.
-    pub(crate) fn heard(&self) {
+    /// Clears all requests, after `KVM_RUN` returned EINTR: the caller learns of them from this exit.
+    pub(crate) fn clear_requests(&self) {
         SIGNALLED.set(false);
         self.requested.store(false, Ordering::SeqCst);
     }
 
-    /// The vCPU is gone: its thread is no longer to be disturbed.
-    pub(crate) fn forget_thread(&self) {
+    /// Makes later kicks send no signal, because the vCPU is dropped.
+    pub(crate) fn clear_thread(&self) {
         self.thread.store(0, Ordering::SeqCst);
     }
 }
 
-/// The kernel's number of this thread, asked for once.
-fn current_thread() -> i32 {
-    thread_local!(static THREAD: Cell<i32> = const { Cell::new(0) });
-    if THREAD.get() == 0 {
+/// Thread ID of this thread (`gettid`), cached.
+fn current_tid() -> i32 {
+    thread_local!(static TID: Cell<i32> = const { Cell::new(0) });
+    if TID.get() == 0 {
         // SAFETY: gettid has no arguments and cannot fail.
-        THREAD.set(unsafe { libc::gettid() });
+        TID.set(unsafe { libc::gettid() });
     }
-    THREAD.get()
+    TID.get()
 }
 
-/// Handles the kick signal and those of [`watch_interrupts`]. Everything in it is async-signal-safe: thread-locals
-/// without destructor in the program itself, and atomics.
+fn install_kick_handler() -> Result<()> {
+    register_signal_handler(SIGRTMIN(), on_signal)
+        .map_err(|error| Error::Kick { source: io::Error::from(error) })
+}
+
+/// Handles the kick signal and [`TERMINATION_SIGNALS`]. Async-signal-safe: it uses atomics, and thread-locals that need no
+/// initialization and have no destructor.
 extern "C" fn on_signal(number: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
     if number != SIGRTMIN() {
-        INTERRUPTED.store(true, Ordering::SeqCst);
+        TERMINATION_REQUESTED.store(true, Ordering::SeqCst);
     }
     SIGNALLED.set(true);
-    let immediate_exit = RUNNING.get();
+    let immediate_exit = IMMEDIATE_EXIT.get();
     if !immediate_exit.is_null() {
-        // SAFETY: set by `Running::enter` on this thread and reset before the area can be unmapped (`Running` borrows it).
+        // SAFETY: set by `RunScope::enter` on this thread and reset before the area can be unmapped (the scope borrows it).
         unsafe { &*immediate_exit }.store(1, Ordering::Relaxed);
     }
 }
 
-/// Makes Ctrl-C (SIGINT), SIGTERM, SIGHUP and SIGQUIT end the run of the vCPU on the thread that gets the signal, instead of
-/// killing the process. [`interrupted`] tells afterwards. One that is ignored stays so: whoever started the process wants
-/// it to live on, as `nohup` does.
+/// Installs handlers for SIGINT (Ctrl-C), SIGTERM, SIGHUP and SIGQUIT: such a signal ends the run of the vCPU on the thread that
+/// gets it, instead of killing the process, and [`termination_requested`] returns true afterwards. A signal that is ignored
+/// stays ignored, as `nohup` expects.
 ///
 /// # Errors
-/// [`Error::Kick`] where a handler cannot be installed.
+/// [`Error::Kick`] where `sigaction` fails.
 pub fn install_termination_handlers() -> Result<()> {
-    for signal in INTERRUPTS.into_iter().filter(|signal| !is_ignored(*signal)) {
+    for signal in TERMINATION_SIGNALS.into_iter().filter(|signal| !is_ignored(*signal)) {
         register_signal_handler(signal, on_signal)
             .map_err(|error| Error::Kick { source: io::Error::from(error) })?;
     }
@@ -146,16 +151,16 @@ fn is_ignored(signal: libc::c_int) -> bool {
     // SAFETY: sigaction is plain data, for which zeros are valid.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     // SAFETY: a query; the pointer is to a live local.
-    let asked = unsafe { libc::sigaction(signal, ptr::null(), &raw mut action) };
-    asked == 0 && action.sa_sigaction == libc::SIG_IGN
+    let result = unsafe { libc::sigaction(signal, ptr::null(), &raw mut action) };
+    result == 0 && action.sa_sigaction == libc::SIG_IGN
 }
 
-/// Leaves kicks and Ctrl-C to the other threads, which run vCPUs: a signal that came to this one would stop nothing.
+/// Blocks SIGINT, SIGTERM, SIGHUP and SIGQUIT on this thread, so that they go to threads that run vCPUs (`pthread_sigmask`).
 ///
 /// # Errors
 /// [`Error::Kick`] where the kernel refuses.
 pub fn block_vcpu_signals() -> Result<()> {
-    for signal in INTERRUPTS {
+    for signal in TERMINATION_SIGNALS {
         match block_signal(signal) {
             Ok(()) | Err(SignalError::SignalAlreadyBlocked(_)) => {}
             Err(error) => return Err(Error::Kick { source: io::Error::other(error.to_string()) }),
@@ -164,90 +169,90 @@ pub fn block_vcpu_signals() -> Result<()> {
     Ok(())
 }
 
-/// Ends all runs of this process, as Ctrl-C does where [`watch_interrupts`] was called.
+/// Sends SIGINT to this process: ends its runs as Ctrl-C does after [`install_termination_handlers`], or else the process.
 pub fn request_termination() {
     // Process numbers are positive and fit.
     let process = libc::pid_t::try_from(std::process::id()).unwrap_or_default();
-    // SAFETY: a signal to ourselves, whose handler, or default, ends the run.
+    // SAFETY: a signal to this process, whose handler or default action ends the run.
     unsafe { libc::kill(process, libc::SIGINT) };
 }
 
-/// Whether a signal that [`watch_interrupts`] watches has come.
+/// Returns true if a signal of [`install_termination_handlers`] has come.
 #[must_use]
 pub fn termination_requested() -> bool {
-    INTERRUPTED.load(Ordering::SeqCst)
+    TERMINATION_REQUESTED.load(Ordering::SeqCst)
 }
 
-/// A timer that kicks the vCPU of the thread that made it.
+/// Timer that kicks the vCPU of the thread that created it (`timer_create` on the monotonic clock, with SIGRTMIN to that thread).
+/// Dropping it stops it.
 #[derive(Debug)]
-pub struct Alarm(libc::timer_t);
+pub struct KickTimer(libc::timer_t);
 
 // SAFETY: a timer's identifier is a handle of the whole process: any thread may set or delete it (timer_create(2)).
-unsafe impl Send for Alarm {}
+unsafe impl Send for KickTimer {}
 
-impl Alarm {
-    /// Kicks this thread's vCPU `after` that much time on the monotonic clock, once.
+impl KickTimer {
+    /// Creates a timer that expires once, after `delay`.
     ///
     /// # Errors
-    /// [`Error::Kick`] where the kernel has no timer for us.
-    pub fn set(after: Duration) -> Result<Self> {
-        let alarm = Self::new()?;
-        alarm.reset(after)?;
-        Ok(alarm)
+    /// [`Error::Kick`] where the kernel has no timer for this process.
+    pub fn new(delay: Duration) -> Result<Self> {
+        let timer = Self::create()?;
+        timer.reset(delay)?;
+        Ok(timer)
     }
 
-    /// Kicks it again and again.
+    /// Creates a timer that expires again and again.
     ///
     /// # Errors
-    /// As [`Alarm::set`].
-    pub fn every(interval: Duration) -> Result<Self> {
-        let alarm = Self::new()?;
-        alarm.arm(interval, interval)?;
-        Ok(alarm)
+    /// [`Error::Kick`] where the kernel has no timer for this process.
+    pub fn with_interval(interval: Duration) -> Result<Self> {
+        let timer = Self::create()?;
+        timer.arm(interval, interval)?;
+        Ok(timer)
     }
 
-    fn new() -> Result<Self> {
-        let failed = |source| Error::Kick { source };
-        register_signal_handler(SIGRTMIN(), on_signal).map_err(|error| failed(error.into()))?;
+    fn create() -> Result<Self> {
+        install_kick_handler()?;
         // SAFETY: sigevent is plain data, for which zeros are valid.
         let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
         event.sigev_notify = libc::SIGEV_THREAD_ID;
         event.sigev_signo = SIGRTMIN();
-        event.sigev_notify_thread_id = current_thread();
+        event.sigev_notify_thread_id = current_tid();
         let mut timer: libc::timer_t = ptr::null_mut();
-        // SAFETY: both pointers are to live locals, and the thread is ours.
+        // SAFETY: both pointers are to live locals, and the thread is the calling one.
         if unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer) } != 0 {
-            return Err(failed(io::Error::last_os_error()));
+            return Err(Error::Kick { source: io::Error::last_os_error() });
         }
         Ok(Self(timer))
     }
 
-    /// Sets it once more, to go off `after` that much time from now.
+    /// Sets the timer to expire once, `delay` from now. Replaces the time set before.
     ///
     /// # Errors
-    /// [`Error::Kick`] where the kernel refuses.
-    pub fn reset(&self, after: Duration) -> Result<()> {
-        // A timer set to 0 would be off.
-        self.arm(after.max(Duration::from_nanos(1)), Duration::ZERO)
+    /// [`Error::Kick`] where `timer_settime` fails.
+    pub fn reset(&self, delay: Duration) -> Result<()> {
+        // Zero would disarm the timer.
+        self.arm(delay.max(Duration::from_nanos(1)), Duration::ZERO)
     }
 
-    fn arm(&self, after: Duration, interval: Duration) -> Result<()> {
+    fn arm(&self, delay: Duration, interval: Duration) -> Result<()> {
         let timespec = |time: Duration| libc::timespec {
             tv_sec: time.as_secs().try_into().unwrap_or(i64::MAX),
             tv_nsec: time.subsec_nanos().into(),
         };
-        let when = libc::itimerspec { it_interval: timespec(interval), it_value: timespec(after) };
-        // SAFETY: the timer lives as long as `self`, and `when` until the call returns.
-        if unsafe { libc::timer_settime(self.0, 0, &raw const when, ptr::null_mut()) } != 0 {
+        let value = libc::itimerspec { it_interval: timespec(interval), it_value: timespec(delay) };
+        // SAFETY: the timer lives as long as `self`, and `value` until the call returns.
+        if unsafe { libc::timer_settime(self.0, 0, &raw const value, ptr::null_mut()) } != 0 {
             return Err(Error::Kick { source: io::Error::last_os_error() });
         }
         Ok(())
     }
 }
 
-impl Drop for Alarm {
+impl Drop for KickTimer {
     fn drop(&mut self) {
-        // SAFETY: made by `new`, deleted only here.
+        // SAFETY: made by `create`, deleted only here.
         unsafe { libc::timer_delete(self.0) };
     }
 }

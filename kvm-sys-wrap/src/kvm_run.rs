@@ -1,34 +1,55 @@
-//! Step 6: the `kvm_run` area, `KVM_GET_VCPU_MMAP_SIZE` bytes that the kernel shares with us for each vCPU.
+//! Step 6: the `kvm_run` area, `KVM_GET_VCPU_MMAP_SIZE` bytes (api.rst 4.5) that the kernel shares with each vCPU's owner.
 //!
 //! It begins with `struct kvm_run` (why the last `KVM_RUN` returned) and goes on with data that the struct points into,
-//! such as the bytes of a PIO exit (api.rst, section 5). kvm-ioctls maps it too, but hands out only the struct, and
-//! PIO without its width and count; so it is mapped once more here, and read in full by `exit.rs`.
+//! such as the bytes of a PIO exit and the ring of coalesced writes (api.rst, section 5).
+//!
+//! kvm-ioctls 0.25 maps the area too. This second mapping (about 2 us at the start of a vCPU) is needed because
+//! `VcpuFd::get_kvm_run` returns a reference to the struct alone: the data of a PIO exit lie behind it, where a pointer made
+//! from that reference must not go, and the size of its mapping is private. `VcpuFd::run` has the data, but not the width
+//! and count of a string instruction. `set_sync_valid_reg`, `set_sync_dirty_reg` and `sync_regs_mut` want `&mut VcpuFd`, while
+//! registers have to be flushed by calls that read; `sync_regs` copies all three structures at each exit. On coalesced writes see
+//! `coalesced_pio.rs`.
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU8, AtomicU32};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
 
-use kvm_bindings::{KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, kvm_regs, kvm_run, kvm_sregs};
+use kvm_bindings::{
+    KVM_SYNC_X86_EVENTS, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, kvm_regs, kvm_run, kvm_sregs, kvm_vcpu_events,
+};
 
-use crate::sync_regs;
+/// The sets of registers that [`DirtyRegs`] holds: all that `KVM_CAP_SYNC_REGS` has on x86.
+pub(crate) const ALL_SYNC_REGS: u64 = (KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS) as u64;
+
+/// Register values that the next `KVM_RUN` takes from the area (`kvm_dirty_regs`).
+#[derive(Clone, Copy)]
+pub(crate) struct DirtyRegs {
+    pub(crate) regs: kvm_regs,
+    pub(crate) sregs: kvm_sregs,
+    pub(crate) events: kvm_vcpu_events,
+}
 
 /// The mapped area of one vCPU.
+///
+/// References into it follow one rule: the kernel writes the struct and the PIO page only inside `KVM_RUN` of this vCPU,
+/// which takes `&mut Vcpu`, so `&self` and `&mut self` mean what they say. Exceptions are `immediate_exit`, which a signal
+/// handler writes between the two ends of a `RunScope` (`kick.rs`; no reference to the struct lives then), and the ring of
+/// coalesced writes, which the kernel fills whenever any vCPU of the VM runs. Both are accessed as atomics only.
 #[derive(Debug)]
 pub(crate) struct RunArea {
     start: NonNull<u8>,
     size: usize,
 }
 
-// SAFETY: the area is plain shared memory that stays mapped as long as the value lives. `&RunArea` gives only an atomic
-// to other threads; everything else wants `&mut RunArea`.
+// SAFETY: the area is shared memory that stays mapped as long as the value lives, whichever thread uses it.
 unsafe impl Send for RunArea {}
-// SAFETY: see above.
+// SAFETY: `&RunArea` reads what only `&mut Vcpu` lets the kernel or us write, or gives atomics.
 unsafe impl Sync for RunArea {}
 
 impl RunArea {
-    /// Maps the area of the vCPU behind `fd`.
+    /// Maps the area of a vCPU.
     pub(crate) fn map(fd: &kvm_ioctls::VcpuFd, size: usize) -> io::Result<Self> {
-        use std::os::fd::AsRawFd;
         if size < size_of::<kvm_run>() {
             return Err(io::Error::other(format!("the area has {size} bytes, less than struct kvm_run")));
         }
@@ -44,91 +65,115 @@ impl RunArea {
         Ok(Self { start, size })
     }
 
-    /// The struct at its start. The vCPU must not be inside `KVM_RUN`.
+    /// The struct at the start of the area.
     pub(crate) fn run(&self) -> &kvm_run {
         // SAFETY: `map` made sure that the area is large enough; it is page-aligned; every bit pattern is a valid
-        // `kvm_run`; and the kernel writes it only inside KVM_RUN, which takes `&mut` of the vCPU that owns `self`.
-        // `immediate_exit`, which other threads may write, is never read through this reference.
+        // `kvm_run`; nothing writes it while the reference lives (see the type).
         unsafe { self.start.cast::<kvm_run>().as_ref() }
     }
 
-    /// The same, to write.
+    /// The struct at the start of the area, to write.
     pub(crate) fn run_mut(&mut self) -> &mut kvm_run {
-        // SAFETY: as in `run`, and `&mut self` excludes other users.
+        // SAFETY: as in `run`, and `&mut self` excludes other references.
         unsafe { self.start.cast::<kvm_run>().as_mut() }
     }
 
-    /// Asks the kernel to leave the general registers here when `KVM_RUN` returns, and if wanted the special ones (api.rst,
-    /// section 5, on `kvm_valid_regs`). Those of the last time are forgotten.
-    ///
-    /// With `staged`, the kernel takes what waits there first.
-    pub(crate) fn want_registers(&mut self, special: bool, staged: bool) {
+    /// Sets `kvm_valid_regs` and `kvm_dirty_regs` (api.rst, section 5): the general registers are in the area after the next
+    /// `KVM_RUN`, with `sregs` the special registers too; with `dirty` that `KVM_RUN` first takes what [`RunArea::set_dirty_regs`]
+    /// stored. Invalidates the registers of the last exit.
+    pub(crate) fn request_sync_regs(&mut self, sregs: bool, dirty: bool) {
         let run = self.run_mut();
-        // A kernel before 4.17 has only padding there, and leaves it alone.
-        run.kvm_valid_regs = u64::from(KVM_SYNC_X86_REGS | if special { KVM_SYNC_X86_SREGS } else { 0 });
-        run.kvm_dirty_regs = if staged { sync_regs::ALL_SYNC_REGS } else { 0 };
-        if !staged {
+        // A kernel before 4.17 has only padding there and does not read it.
+        run.kvm_valid_regs = u64::from(KVM_SYNC_X86_REGS | if sregs { KVM_SYNC_X86_SREGS } else { 0 });
+        run.kvm_dirty_regs = if dirty { ALL_SYNC_REGS } else { 0 };
+        if !dirty {
             // Writing a member of a union that is plain data is safe.
             run.s.regs.regs.rflags = 0;
         }
     }
 
-    /// The general registers that the kernel left; `None` where it did not.
+    /// The general registers that the last `KVM_RUN` stored; `None` if the kernel does not do that.
     pub(crate) fn regs(&self) -> Option<kvm_regs> {
         // SAFETY: both members of the union are plain data.
         let regs = unsafe { self.run().s.regs }.regs;
-        // Bit 1 of RFLAGS is always set (SDM vol. 1, 3.4.3): this is not the 0 of `want_registers`.
+        // Bit 1 of RFLAGS is always set (SDM vol. 1, 3.4.3): this is not the 0 of `request_sync_regs`.
         (regs.rflags & 2 != 0).then_some(regs)
     }
 
-    /// The special registers that the kernel left; `None` where it did not.
+    /// The special registers that the last `KVM_RUN` stored; `None` if they were not requested or the kernel does not do that.
     pub(crate) fn sregs(&self) -> Option<kvm_sregs> {
-        let wanted = self.run().kvm_valid_regs & u64::from(KVM_SYNC_X86_SREGS) != 0;
-        self.regs().filter(|_| wanted)?;
-        // SAFETY: as above; a kernel that leaves the one kind leaves the other too.
+        let requested = self.run().kvm_valid_regs & u64::from(KVM_SYNC_X86_SREGS) != 0;
+        self.regs().filter(|_| requested)?;
+        // SAFETY: both members of the union are plain data. A kernel that stores the general registers stores these too.
         Some(unsafe { self.run().s.regs }.sregs)
     }
 
-    /// Where it is mapped. To show, not to use.
+    /// Stores registers for the next `KVM_RUN`.
+    pub(crate) fn set_dirty_regs(&mut self, registers: &DirtyRegs) {
+        let area = &mut self.run_mut().s;
+        // SAFETY: both members of the union are plain data.
+        let area = unsafe { &mut area.regs };
+        (area.regs, area.sregs, area.events) = (registers.regs, registers.sregs, registers.events);
+    }
+
+    /// The registers that [`RunArea::set_dirty_regs`] stored.
+    pub(crate) fn dirty_regs(&self) -> DirtyRegs {
+        // SAFETY: both members of the union are plain data.
+        let area = unsafe { self.run().s.regs };
+        DirtyRegs { regs: area.regs, sregs: area.sregs, events: area.events }
+    }
+
+    /// Address of the mapping, to show.
     pub(crate) fn address(&self) -> usize {
         self.start.addr().get()
     }
 
-    /// `length` bytes at `offset` from the start; `None` where that leaves the area.
+    /// `length` bytes at `offset` from the start, inside the struct or the PIO page; `None` outside of the area.
     pub(crate) fn bytes(&self, offset: u64, length: usize) -> Option<&[u8]> {
         let offset = self.checked(offset, length)?;
-        // SAFETY: `checked` keeps it inside the mapping; the kernel writes only inside KVM_RUN.
+        // SAFETY: `checked` keeps it inside the mapping.
         let start = unsafe { self.start.add(offset) };
-        // SAFETY: as above.
+        // SAFETY: inside the mapping; callers pass offsets that the kernel gave for the data of this vCPU's exit, which
+        // nothing writes while the reference lives (see the type).
         Some(unsafe { std::slice::from_raw_parts(start.as_ptr(), length) })
     }
 
-    /// The same, to write.
+    /// `length` bytes at `offset` from the start, to write; `None` outside of the area.
     pub(crate) fn bytes_mut(&mut self, offset: u64, length: usize) -> Option<&mut [u8]> {
         let offset = self.checked(offset, length)?;
-        // SAFETY: `checked` keeps it inside the mapping; `&mut self` excludes other users.
+        // SAFETY: `checked` keeps it inside the mapping.
         let start = unsafe { self.start.add(offset) };
-        // SAFETY: as above.
+        // SAFETY: as in `bytes`, and `&mut self` excludes other references.
         Some(unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), length) })
     }
 
-    /// The byte that makes `KVM_RUN` return at once, as an atomic that a signal handler may set.
+    /// `kvm_run.immediate_exit`: 1 makes `KVM_RUN` return at once.
     pub(crate) fn immediate_exit(&self) -> &AtomicU8 {
         let offset = std::mem::offset_of!(kvm_run, immediate_exit);
         // SAFETY: the offset lies inside the struct, which lies inside the area.
         let byte = unsafe { self.start.add(offset) };
-        // SAFETY: the byte stays mapped as long as `self`, and all accesses of ours to it are atomic.
+        // SAFETY: the byte stays mapped as long as `self`; it is written through this atomic only, and no reference to the
+        // struct lives while a signal handler may do so (see the type).
         unsafe { AtomicU8::from_ptr(byte.as_ptr()) }
     }
 
-    /// The 32 bits at `offset`, as an atomic that both sides count with; `None` where that leaves the area.
-    pub(crate) fn word(&self, offset: u64) -> Option<&AtomicU32> {
+    /// The 32 bits at `offset`, which the kernel may change at any time; `None` if not aligned or outside of the area.
+    pub(crate) fn atomic_u32(&self, offset: u64) -> Option<&AtomicU32> {
         let offset = self.checked(offset, size_of::<u32>()).filter(|offset| offset.is_multiple_of(4))?;
         // SAFETY: `checked` keeps it inside the mapping.
         let word = unsafe { self.start.add(offset) }.cast::<u32>();
-        // SAFETY: the area begins at a page, so the word is aligned; it stays mapped as long as `self`, and all accesses of
-        // ours to it are atomic.
+        // SAFETY: the area begins at a page, so the word is aligned; it stays mapped as long as `self`. It is used for the
+        // ring of coalesced writes, which is accessed as atomics only.
         Some(unsafe { AtomicU32::from_ptr(word.as_ptr()) })
+    }
+
+    /// The 64 bits at `offset`, which the kernel may change at any time; `None` if not aligned or outside of the area.
+    pub(crate) fn atomic_u64(&self, offset: u64) -> Option<&AtomicU64> {
+        let offset = self.checked(offset, size_of::<u64>()).filter(|offset| offset.is_multiple_of(8))?;
+        // SAFETY: `checked` keeps it inside the mapping.
+        let word = unsafe { self.start.add(offset) }.cast::<u64>();
+        // SAFETY: as in `atomic_u32`.
+        Some(unsafe { AtomicU64::from_ptr(word.as_ptr()) })
     }
 
     fn checked(&self, offset: u64, length: usize) -> Option<usize> {
@@ -140,7 +185,7 @@ impl RunArea {
 
 impl Drop for RunArea {
     fn drop(&mut self) {
-        // SAFETY: the mapping was made by `map` with this size, and nothing borrowed from it lives on.
+        // SAFETY: the mapping was made by `map` with this size, and no reference into it outlives `self`.
         unsafe { libc::munmap(self.start.as_ptr().cast(), self.size) };
     }
 }

@@ -1,8 +1,8 @@
-//! Making the host forget how it maps a page of guest memory: `mprotect` there and back.
+//! Invalidation of KVM's mapping of one page of guest memory, through its MMU notifier: `mprotect` to another protection and
+//! back.
 //!
-//! A change of protection invalidates what KVM has derived from the process's page tables (mm/mmu_notifier.c), so the
-//! guest's next access to the page takes a fault in the host. The guest notices nothing. This is for tests of KVM itself,
-//! which want such a fault at a moment of their choice.
+//! The change invalidates what KVM has derived from the process's page tables (mm/mmu_notifier.c), so the guest's next access
+//! to the page faults in the host, invisibly to the guest. Tests of KVM itself need such a fault at a chosen moment.
 
 use std::io;
 
@@ -13,10 +13,10 @@ use crate::memory::GuestMemory;
 
 const PAGE: u64 = 4096;
 
-/// Makes the host forget its mapping of the page at `address`. Where no memory is, nothing happens.
+/// Invalidates KVM's mapping of the page at `address` (`mprotect` twice). Does nothing where no slot is.
 ///
 /// # Errors
-/// That of `mprotect`.
+/// The error of `mprotect`.
 pub fn invalidate_page(memory: &GuestMemory, address: Gpa) -> io::Result<()> {
     let page = Gpa(address.0 & !(PAGE - 1));
     let inside = |region: &vm_memory::GuestRegionMmap| {
@@ -26,7 +26,7 @@ pub fn invalidate_page(memory: &GuestMemory, address: Gpa) -> io::Result<()> {
         return Ok(());
     }
     let host = memory.get_host_address(page.into()).map_err(io::Error::other)?;
-    // Executable and back: at no moment the page is closed to other threads of this process, which may be using it.
+    // Executable and back: the page stays accessible to other threads of this process all the time.
     for protection in
         [libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC, libc::PROT_READ | libc::PROT_WRITE]
     {
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_in_the_page_stays_and_it_can_be_written() {
+    fn the_page_keeps_its_contents_and_can_be_written() {
         let memory = GuestMemory::from_ranges(&[(GuestAddress(0x1000), 0x2000)]).unwrap();
         memory.write_obj(0x55u8, GuestAddress(0x2fff)).unwrap();
         invalidate_page(&memory, Gpa(0x2abc)).unwrap();

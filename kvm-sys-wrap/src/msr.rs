@@ -1,7 +1,8 @@
-//! Model-specific registers: which ones KVM keeps for a guest, their values, and what a guest does with others.
+//! Model-specific registers: `KVM_GET_MSR_INDEX_LIST`, `KVM_GET_MSRS`, `KVM_SET_MSRS`, and exits for unknown MSRs
+//! (`KVM_CAP_X86_USER_SPACE_MSR`, api.rst 7.21).
 //!
-//! A guest's access to an MSR that KVM does not have raises #GP in the guest, and nobody learns of it, unless such accesses
-//! are made visible (api.rst 7.21, `KVM_CAP_X86_USER_SPACE_MSR`).
+//! A guest's access to an MSR that KVM does not have raises #GP in the guest, without an exit, unless
+//! [`Vm::enable_unknown_msr_exits`] was called.
 
 use std::io;
 
@@ -17,13 +18,14 @@ use crate::dev_kvm::Kvm;
 use crate::error::{Error, Result, call_failed};
 
 impl Kvm {
-    /// The MSRs that a vCPU's state is made of (api.rst 4.3). A vCPU may lack some, since its CPUID decides too.
+    /// Returns the MSRs that are part of a vCPU's state (`KVM_GET_MSR_INDEX_LIST`, api.rst 4.3). A vCPU may lack some, depending on
+    /// its CPUID.
     ///
     /// # Errors
     /// [`Error::Call`](crate::Error::Call).
-    pub fn msrs_to_save(&self) -> Result<Vec<u32>> {
+    pub fn msr_index_list(&self) -> Result<Vec<u32>> {
         let list = self
-            .observed()
+            .dispatcher()
             .call(Call::GetMsrIndexList, format_args!(""), || self.fd().get_msr_index_list())
             .map_err(call_failed(Call::GetMsrIndexList, "the MSRs of a vCPU"))?;
         Ok(list.as_slice().to_vec())
@@ -31,7 +33,7 @@ impl Kvm {
 }
 
 impl Vcpu {
-    /// Reads MSRs, in this order (api.rst 4.18). Those that the vCPU does not have are left out.
+    /// Reads MSRs in the order of `indices` (`KVM_GET_MSRS`, api.rst 4.18). MSRs that the vCPU does not have are left out.
     ///
     /// # Errors
     /// [`Error::Call`](crate::Error::Call).
@@ -44,7 +46,7 @@ impl Vcpu {
             let failed = |source| call_failed(Call::GetMsrs, format!("{} MSRs", wanted.len()))(source);
             let mut msrs = Msrs::from_entries(&wanted).map_err(|_| failed(too_many()))?;
             let count = self
-                .observed()
+                .dispatcher()
                 .call(Call::GetMsrs, format_args!("{} MSRs", wanted.len()), || {
                     self.flush_sync_regs()?.get_msrs(&mut msrs)
                 })
@@ -56,7 +58,7 @@ impl Vcpu {
         Ok(values)
     }
 
-    /// Writes those MSRs that have other values now: some can be read and not be written, not even with what they hold.
+    /// Writes the MSRs whose values differ now: some are read-only and refuse even the value that they hold.
     pub(crate) fn restore_msrs(&self, entries: &[kvm_msr_entry]) -> Result<()> {
         let indices: Vec<_> = entries.iter().map(|entry| entry.index).collect();
         let present = self.msrs(&indices)?;
@@ -67,25 +69,25 @@ impl Vcpu {
         self.set_msrs(&changed)
     }
 
-    /// The same once more. Those that cannot be written are known from the last time, so mostly this is one call.
+    /// Writes MSRs like [`Vcpu::restore_msrs`], mostly with one call: read-only ones are remembered from the last time.
     pub(crate) fn restore_msrs_incremental(&mut self, entries: &[kvm_msr_entry]) -> Result<()> {
         let mut left: Vec<_> =
-            entries.iter().filter(|entry| !self.fixed_msrs.contains(&entry.index)).copied().collect();
+            entries.iter().filter(|entry| !self.read_only_msrs.contains(&entry.index)).copied().collect();
         while !left.is_empty() {
             let written = self.write_msrs(&left)?;
             let Some(refused) = left.get(written).copied() else { break };
-            // Good as long as it holds the value anyway.
+            // No error if it holds the value.
             let holds = self.msrs(&[refused.index])?.first().map(|entry| entry.data);
             if holds != Some(refused.data) {
                 return Err(refusal(&refused));
             }
-            self.fixed_msrs.push(refused.index);
+            self.read_only_msrs.push(refused.index);
             left.drain(..=written);
         }
         Ok(())
     }
 
-    /// Writes MSRs (api.rst 4.19).
+    /// Sets MSRs in the order of `entries` (`KVM_SET_MSRS`, api.rst 4.19).
     ///
     /// # Errors
     /// [`Error::Call`](crate::Error::Call), which names the first MSR that was refused; those before it are written.
@@ -97,11 +99,11 @@ impl Vcpu {
         entries.get(written).map_or(Ok(()), |refused| Err(refusal(refused)))
     }
 
-    /// Writes them up to the first that is refused, and returns how many that were.
+    /// Sets MSRs up to the first that is refused, and returns their number.
     fn write_msrs(&self, entries: &[kvm_msr_entry]) -> Result<usize> {
         let msrs = Msrs::from_entries(entries)
             .map_err(|_| call_failed(Call::SetMsrs, format!("{} MSRs", entries.len()))(too_many()))?;
-        self.observed()
+        self.dispatcher()
             .call(Call::SetMsrs, format_args!("{} MSRs", entries.len()), || {
                 self.flush_sync_regs()?.set_msrs(&msrs)
             })
@@ -110,8 +112,8 @@ impl Vcpu {
 }
 
 fn refusal(refused: &kvm_msr_entry) -> Error {
-    let what = format!("MSR {:#x} = {:#x}", refused.index, refused.data);
-    call_failed(Call::SetMsrs, what)(io::Error::from_raw_os_error(libc::EINVAL))
+    let detail = format!("MSR {:#x} = {:#x}", refused.index, refused.data);
+    call_failed(Call::SetMsrs, detail)(io::Error::from_raw_os_error(libc::EINVAL))
 }
 
 fn too_many() -> io::Error {
@@ -119,8 +121,10 @@ fn too_many() -> io::Error {
 }
 
 impl Vm {
-    /// Makes accesses to MSRs that KVM does not have exits, where the host can: [`Exit::ReadMsr`](crate::Exit::ReadMsr) and
-    /// [`Exit::WriteMsr`](crate::Exit::WriteMsr), to be answered with [`Vcpu::refuse_msr`](crate::Vcpu::refuse_msr).
+    /// Makes accesses to MSRs that KVM does not have exit (`KVM_ENABLE_CAP` with `KVM_CAP_X86_USER_SPACE_MSR`, api.rst 7.21):
+    /// [`Exit::ReadMsr`](crate::Exit::ReadMsr) and [`Exit::WriteMsr`](crate::Exit::WriteMsr), to be answered with
+    /// [`Vcpu::inject_msr_fault`](crate::Vcpu::inject_msr_fault). Does nothing on a kernel before 5.10, which lacks the
+    /// capability.
     ///
     /// # Errors
     /// [`Error::Call`](crate::Error::Call).
@@ -130,7 +134,7 @@ impl Vm {
         }
         let args = [KVM_MSR_EXIT_REASON_UNKNOWN.into(), 0, 0, 0];
         let cap = kvm_enable_cap { cap: KVM_CAP_X86_USER_SPACE_MSR, args, ..Default::default() };
-        self.observed()
+        self.dispatcher()
             .call(Call::EnableCapVm, format_args!("KVM_CAP_X86_USER_SPACE_MSR, unknown MSRs"), || {
                 self.fd().enable_cap(&cap)
             })

@@ -1,8 +1,8 @@
-//! The one place through which every call passes, so that each can be observed.
+//! Dispatcher of all system calls, which reports each to an observer.
 //!
-//! Whoever opens [`Kvm`](crate::Kvm) may hand in a [`CallObserver`]. It is then told of each call after it returned:
-//! its name, its arguments, its result and how long it took. Without one, a call costs one test of a pointer more
-//! than the bare ioctl: arguments are not formatted and no clock is read.
+//! A [`CallObserver`] given to [`Kvm::open_with`](crate::Kvm::open_with) gets each call after it returned: its name, arguments,
+//! result and duration. Without one, a call costs one test of a pointer more than the bare ioctl: arguments are not
+//! formatted and no clock is read.
 
 use std::any::Any;
 use std::fmt;
@@ -18,61 +18,61 @@ use vm_memory::MmapRegion;
 use crate::call::Call;
 use crate::kvm_run::RunArea;
 
-/// One finished call.
+/// A finished system call. Has public fields only, so that tests of observers can make one.
 #[derive(Debug)]
 pub struct CallRecord<'a> {
-    /// Which call.
+    /// Name of the call.
     pub call: Call,
-    /// Its arguments.
+    /// Arguments.
     pub arguments: CallArgs<'a>,
-    /// What it gave back, or the error.
+    /// Value that the call returned, or its error.
     pub result: Result<&'a dyn CallResult, &'a io::Error>,
-    /// When it was made.
+    /// Time before the call.
     pub started: Instant,
-    /// How long it took.
+    /// Duration of the call.
     pub elapsed: Duration,
 }
 
-/// What a call was given. As text, it is for people.
+/// Arguments of a call: a structure, or text to show.
 #[derive(Clone, Copy)]
 pub enum CallArgs<'a> {
-    /// Few enough to be a text. Nothing is formatted until somebody looks.
+    /// Text, which is formatted only when it is displayed.
     Text(fmt::Arguments<'a>),
-    /// All general registers.
+    /// Argument of `KVM_SET_REGS`.
     Regs(&'a kvm_regs),
-    /// All special registers.
+    /// Argument of `KVM_SET_SREGS`.
     Sregs(&'a kvm_sregs),
-    /// A memory slot.
+    /// Argument of `KVM_SET_USER_MEMORY_REGION`.
     Region(&'a kvm_userspace_memory_region),
 }
 
-/// What a call gave back: text for people, and the value itself, such as a `kvm_sregs`.
+/// Value that a call returned, such as a `kvm_sregs`: can be shown (`Debug`) and downcast.
 pub trait CallResult: fmt::Debug + Any {}
 
 impl<T: fmt::Debug + Any> CallResult for T {}
 
 impl dyn CallResult {
-    /// The value as what it is, if it is a `T`.
+    /// Returns the value if it is a `T`.
     #[must_use]
-    pub fn get<T: Any>(&self) -> Option<&T> {
+    pub fn downcast_ref<T: Any>(&self) -> Option<&T> {
         let any: &dyn Any = self;
         any.downcast_ref()
     }
 
-    /// The address of the memory in this process, where the call mapped some.
+    /// Returns the address in this process of the memory that the call mapped, if it mapped some.
     #[must_use]
-    pub fn mapped(&self) -> Option<usize> {
-        let memory = self.get::<MmapRegion>().map(|region| region.as_ptr().addr());
-        memory.or_else(|| self.get::<RunArea>().map(RunArea::address))
+    pub fn mapped_address(&self) -> Option<usize> {
+        let memory = self.downcast_ref::<MmapRegion>().map(|region| region.as_ptr().addr());
+        memory.or_else(|| self.downcast_ref::<RunArea>().map(RunArea::address))
     }
 
-    /// The number of the file descriptor, where the call made one.
+    /// Returns the file descriptor that the call created, if it created one.
     #[must_use]
-    pub fn descriptor(&self) -> Option<RawFd> {
-        let kvm = self.get::<kvm_ioctls::Kvm>().map(AsRawFd::as_raw_fd);
-        let vm = || self.get::<kvm_ioctls::VmFd>().map(AsRawFd::as_raw_fd);
-        let vcpu = || self.get::<kvm_ioctls::VcpuFd>().map(AsRawFd::as_raw_fd);
-        let file = || self.get::<File>().map(AsRawFd::as_raw_fd);
+    pub fn fd(&self) -> Option<RawFd> {
+        let kvm = self.downcast_ref::<kvm_ioctls::Kvm>().map(AsRawFd::as_raw_fd);
+        let vm = || self.downcast_ref::<kvm_ioctls::VmFd>().map(AsRawFd::as_raw_fd);
+        let vcpu = || self.downcast_ref::<kvm_ioctls::VcpuFd>().map(AsRawFd::as_raw_fd);
+        let file = || self.downcast_ref::<File>().map(AsRawFd::as_raw_fd);
         kvm.or_else(vm).or_else(vcpu).or_else(file)
     }
 }
@@ -118,24 +118,25 @@ impl fmt::Debug for CallArgs<'_> {
     }
 }
 
-/// Is told of every call. Runs on the thread that made the call.
+/// Observer of system calls. It runs on the thread that made the call, sometimes while the VM's memory slots are locked: it must not
+/// call methods of the VM.
 pub trait CallObserver: Send + Sync {
-    /// Called once for each call, after it returned.
+    /// Receives one call, after it returned.
     fn observe(&self, record: &CallRecord<'_>);
 }
 
-/// The observer in use, if any: cloned into each object that makes calls.
+/// Makes calls and reports them to the observer, if there is one. Cloned with each [`Kvm`](crate::Kvm).
 #[derive(Clone, Default)]
-pub(crate) struct Observed(Option<Arc<dyn CallObserver>>);
+pub(crate) struct Dispatcher(Option<Arc<dyn CallObserver>>);
 
-impl Observed {
+impl Dispatcher {
     pub(crate) fn new(observer: Option<Arc<dyn CallObserver>>) -> Self {
         Self(observer)
     }
 
-    /// Makes one call and tells the observer of it.
+    /// Makes one call and reports it to the observer.
     ///
-    /// `arguments` is a structure, or comes from `format_args!`, which formats nothing until somebody looks.
+    /// `arguments` is a structure, or comes from `format_args!`, which formats nothing until it is displayed.
     #[inline]
     pub(crate) fn call<'a, T: CallResult, E: Into<io::Error>>(
         &self,
@@ -157,9 +158,9 @@ impl Observed {
     }
 }
 
-impl fmt::Debug for Observed {
+impl fmt::Debug for Dispatcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_some() { "Observed(yes)" } else { "Observed(no)" })
+        f.write_str(if self.0.is_some() { "Dispatcher(yes)" } else { "Dispatcher(no)" })
     }
 }
 
@@ -188,7 +189,7 @@ mod tests {
 
     impl CallObserver for LastRip {
         fn observe(&self, record: &CallRecord<'_>) {
-            let read = record.result.ok().and_then(|answer| answer.get::<kvm_regs>());
+            let read = record.result.ok().and_then(|answer| answer.downcast_ref::<kvm_regs>());
             let written = if let CallArgs::Regs(regs) = record.arguments { Some(regs) } else { None };
             *self.0.lock().unwrap() = read.or(written).unwrap().rip;
         }
@@ -197,24 +198,24 @@ mod tests {
     #[test]
     fn registers_are_seen_as_what_they_are() {
         let last = Arc::new(LastRip::default());
-        let observed = Observed::new(Some(last.clone()));
+        let dispatcher = Dispatcher::new(Some(last.clone()));
         let regs = kvm_regs { rip: 0x1000, ..Default::default() };
-        observed.call(Call::SetRegs, &regs, || Ok::<_, io::Error>(())).unwrap();
+        dispatcher.call(Call::SetRegs, &regs, || Ok::<_, io::Error>(())).unwrap();
         assert_eq!(*last.0.lock().unwrap(), 0x1000);
         let regs = kvm_regs { rip: 0x2000, ..regs };
-        observed.call(Call::GetRegs, format_args!(""), || Ok::<_, io::Error>(regs)).unwrap();
+        dispatcher.call(Call::GetRegs, format_args!(""), || Ok::<_, io::Error>(regs)).unwrap();
         assert_eq!(*last.0.lock().unwrap(), 0x2000);
     }
 
     #[test]
     fn an_observer_sees_arguments_and_results_of_good_and_bad_calls() {
         let lines = Arc::new(Lines::default());
-        let observed = Observed::new(Some(lines.clone()));
+        let dispatcher = Dispatcher::new(Some(lines.clone()));
         let good: Result<i32, io::Error> = Ok(12);
-        assert_eq!(observed.call(Call::GetApiVersion, format_args!(""), || good).unwrap(), 12);
+        assert_eq!(dispatcher.call(Call::GetApiVersion, format_args!(""), || good).unwrap(), 12);
         let bad: Result<(), io::Error> = Err(io::Error::from_raw_os_error(libc::EINVAL));
         let address = crate::Gpa(0x1000);
-        assert!(observed.call(Call::SetTssAddr, format_args!("{address}"), || bad).is_err());
+        assert!(dispatcher.call(Call::SetTssAddr, format_args!("{address}"), || bad).is_err());
         assert_eq!(
             *lines.0.lock().unwrap(),
             ["KVM_GET_API_VERSION() = 12", "KVM_SET_TSS_ADDR(0x1000) = error Some(22)"]

@@ -1,6 +1,6 @@
-//! Step 7: `KVM_GET_SREGS` and `KVM_SET_SREGS`: segments, descriptor tables, control registers, EFER.
+//! Step 7: `KVM_GET_SREGS` and `KVM_SET_SREGS` (api.rst 4.13, 4.14): segments, descriptor tables, control registers, EFER.
 //!
-//! `KVM_SET_SREGS` may return 0 although the host did not take all of it; reading back tells (vmm-core's `verify.rs`).
+//! `KVM_SET_SREGS` may return 0 although the host did not take all bits; only reading back shows which.
 
 use std::sync::atomic::Ordering;
 
@@ -11,33 +11,33 @@ use crate::create_vcpu::Vcpu;
 use crate::error::{Result, call_failed};
 
 impl Vcpu {
-    /// Reads the special registers (api.rst 4.13).
+    /// Reads segments, descriptor tables, control registers and EFER (`KVM_GET_SREGS`, api.rst 4.13).
     ///
     /// # Errors
     /// [`Error::Call`](crate::Error::Call).
     pub fn sregs(&self) -> Result<kvm_sregs> {
-        self.observed()
+        self.dispatcher()
             .call(Call::GetSregs, format_args!(""), || self.flush_sync_regs()?.get_sregs())
             .map_err(call_failed(Call::GetSregs, format!("vCPU {}", self.id())))
     }
 
-    /// The special registers as the last `KVM_RUN` left them: of no meaning once something else has changed them. The first
-    /// time this is a call; from then on the kernel puts them into `kvm_run` (`KVM_CAP_SYNC_REGS`), if it is 4.17 or newer.
+    /// Returns the special registers as they were when the last `KVM_RUN` returned; later changes by other calls do not show. The
+    /// first call on a vCPU makes `KVM_GET_SREGS`; from then on the kernel stores them in `kvm_run` (`KVM_CAP_SYNC_REGS`, Linux
+    /// 4.17).
     ///
     /// # Errors
-    /// As [`Vcpu::sregs`].
+    /// [`Error::Call`](crate::Error::Call).
     pub fn sregs_at_exit(&self) -> Result<kvm_sregs> {
-        self.sregs_wanted.store(true, Ordering::Relaxed);
+        self.wants_sregs.store(true, Ordering::Relaxed);
         self.area.sregs().map_or_else(|| self.sregs(), Ok)
     }
 
-    /// Writes the special registers (api.rst 4.14).
+    /// Sets segments, descriptor tables, control registers and EFER (`KVM_SET_SREGS`, api.rst 4.14).
     ///
     /// # Errors
-    /// [`Error::Call`](crate::Error::Call), EINVAL where the CPU could never be in such a state or the host lacks a bit
-    /// of CR4 or EFER.
+    /// [`Error::Call`](crate::Error::Call): EINVAL where no CPU could be in such a state or the host lacks a bit of CR4 or EFER.
     pub fn set_sregs(&self, sregs: &kvm_sregs) -> Result<()> {
-        self.observed()
+        self.dispatcher()
             .call(Call::SetSregs, sregs, || self.flush_sync_regs()?.set_sregs(sregs))
             .map_err(call_failed(Call::SetSregs, format!("vCPU {}", self.id())))
     }

@@ -1,9 +1,8 @@
-//! `KVM_GET_STATS_FD`: the kernel's own counters of a VM or a vCPU, with their names (api.rst 4.133).
+//! `KVM_GET_STATS_FD`: the kernel's counters of a VM or a vCPU, with their names (api.rst 4.133, Linux 5.14).
 //!
-//! The call gives a file. It begins with a header, which says where the descriptors are (a name and a shape for each
-//! counter) and where the values are. Which counters there are differs between kernels and is not known to us: all are
-//! read, none is interpreted. Descriptors never change, so they are read once; values are read at each
-//! [`Stats::read`].
+//! The call returns a file. Its header gives the offsets of the descriptors (name, type and unit of each counter) and of the
+//! values. Kernels differ in which counters they have: all are read, none is interpreted. Descriptors never change, so they
+//! are read once; values are read at each [`Stats::read`].
 
 use std::fs::File;
 use std::io;
@@ -14,41 +13,45 @@ use crate::call::Call;
 use crate::create_vcpu::Vcpu;
 use crate::create_vm::Vm;
 use crate::error::{Result, call_failed};
-use crate::observe::Observed;
+use crate::observe::Dispatcher;
 
 /// `_IO(KVMIO, 0xce)` of linux/kvm.h.
 const KVM_GET_STATS_FD: libc::Ioctl = 0xaece;
 
-/// No kernel has as many descriptors, or as long names; a file that claims more is not one of these.
+/// Limit for the number of descriptors and for the length of names, far above those of any kernel.
 const MAX_STATS: u32 = 1 << 12;
 /// Bytes of `struct kvm_stats_header`, and of `struct kvm_stats_desc` without the name at its end.
-const HEADER: usize = 24;
-const DESCRIPTOR: usize = 16;
+const HEADER_SIZE: usize = 24;
+const DESCRIPTOR_SIZE: usize = 16;
 
-/// How a counter moves (`KVM_STATS_TYPE_*`).
+/// Type of a counter (`KVM_STATS_TYPE_*`).
+///
+/// Exhaustive: types that this version does not know are [`StatKind::Other`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum StatKind {
-    /// Only grows.
+    /// The value only grows.
     Cumulative,
-    /// Grows and shrinks.
+    /// The value grows and shrinks.
     Instant,
-    /// The highest value so far.
+    /// The value is the highest one so far.
     Peak,
-    /// A histogram with buckets of one size, in units of the counter; the last bucket takes all that is larger.
+    /// Histogram with buckets of one size, in units of the counter; the last bucket has all larger values.
     LinearHistogram {
-        /// The size of a bucket.
+        /// Size of a bucket.
         bucket: u32,
     },
-    /// A histogram with buckets [0], [1], [2..4), [4..8) and so on.
+    /// Histogram with buckets [0], [1], [2..4), [4..8) and so on.
     LogHistogram,
-    /// A type that this crate does not know.
+    /// Type that this version does not know.
     Other(u32),
 }
 
-/// What a counter counts (`KVM_STATS_UNIT_*`).
+/// Unit of a counter (`KVM_STATS_UNIT_*`).
+///
+/// Exhaustive: units that this version does not know are [`StatUnit::Other`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum StatUnit {
-    /// Events, or things.
+    /// Number of events or objects.
     Count,
     /// Bytes.
     Bytes,
@@ -56,55 +59,56 @@ pub enum StatUnit {
     Seconds,
     /// CPU cycles.
     Cycles,
-    /// 0 or 1.
+    /// Boolean: 0 or 1.
     Boolean,
-    /// A unit that this crate does not know.
+    /// Unit that this version does not know.
     Other(u32),
 }
 
-/// A counter and its present value.
+/// Counter of the kernel with its value: all fields of `struct kvm_stats_desc`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stat {
-    /// The kernel's name for it, such as `halt_exits`.
+    /// Name in the kernel, such as `halt_exits`.
     pub name: String,
-    /// How it moves.
+    /// Type.
     pub kind: StatKind,
-    /// What it counts.
+    /// Unit.
     pub unit: StatUnit,
-    /// A value stands for itself times `base` to the power of `exponent`, in the unit: 10 and -9 are nanoseconds.
+    /// Base of the scale, 2 or 10: a value times `base` to the power of `exponent` is in the unit. For seconds, 10 and -9 mean
+    /// nanoseconds.
     pub base: u8,
-    /// See `base`.
+    /// Exponent of the scale: see `base`.
     pub exponent: i16,
-    /// One value, or one for each bucket of a histogram.
+    /// The value, or one for each bucket of a histogram.
     pub values: Vec<u64>,
 }
 
-/// The open counters of a VM or a vCPU. They stay readable after it is gone, with the last values.
+/// Open counters of a VM or a vCPU ([`Vm::stats`], [`Vcpu::stats`]). They stay readable after it was dropped, with the last values.
 #[derive(Debug)]
 pub struct Stats {
     file: File,
-    descriptors: Vec<Descriptor>,
+    descriptors: Vec<StatDescriptor>,
     data_offset: u64,
     data_length: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Descriptor {
+struct StatDescriptor {
     stat: Stat,
-    /// Where its values are, in the data.
+    /// Offset of its values in the data, in bytes.
     offset: usize,
     length: usize,
 }
 
 impl Vm {
-    /// Opens the VM's counters.
+    /// Opens the VM's counters (`KVM_GET_STATS_FD`, api.rst 4.133).
     ///
     /// # Errors
     /// [`Error::Call`](crate::Error::Call), ENOTTY where the kernel is older than 5.14.
     pub fn stats(&self) -> Result<Stats> {
         Stats::open(
             Call::GetVmStatsFd,
-            self.observed(),
+            self.dispatcher(),
             self.fd().as_raw_fd(),
             "the VM's counters".to_owned(),
         )
@@ -112,34 +116,34 @@ impl Vm {
 }
 
 impl Vcpu {
-    /// Opens the vCPU's counters.
+    /// Opens the vCPU's counters (`KVM_GET_STATS_FD`, api.rst 4.133).
     ///
     /// # Errors
     /// [`Error::Call`](crate::Error::Call), ENOTTY where the kernel is older than 5.14.
     pub fn stats(&self) -> Result<Stats> {
         let detail = format!("the counters of vCPU {}", self.id());
-        Stats::open(Call::GetVcpuStatsFd, self.observed(), self.fd.as_raw_fd(), detail)
+        Stats::open(Call::GetVcpuStatsFd, self.dispatcher(), self.fd.as_raw_fd(), detail)
     }
 }
 
 impl Stats {
-    fn open(call: Call, observed: &Observed, on: RawFd, detail: String) -> Result<Self> {
+    fn open(call: Call, dispatcher: &Dispatcher, fd: RawFd, detail: String) -> Result<Self> {
         let open = || {
             // SAFETY: the call takes no argument and touches no memory of ours.
-            let descriptor = unsafe { libc::ioctl(on, KVM_GET_STATS_FD, 0) };
+            let descriptor = unsafe { libc::ioctl(fd, KVM_GET_STATS_FD, 0) };
             if descriptor < 0 {
                 return Err(io::Error::last_os_error());
             }
-            // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+            // SAFETY: a new descriptor, which nothing else owns.
             Ok(unsafe { File::from_raw_fd(descriptor) })
         };
-        let file = observed.call(call, format_args!(""), open);
-        file.and_then(Self::of_file).map_err(call_failed(call, detail))
+        let file = dispatcher.call(call, format_args!(""), open);
+        file.and_then(Self::from_file).map_err(call_failed(call, detail))
     }
 
     /// Reads header and descriptors.
-    fn of_file(file: File) -> io::Result<Self> {
-        let mut header = [0; HEADER];
+    fn from_file(file: File) -> io::Result<Self> {
+        let mut header = [0; HEADER_SIZE];
         file.read_exact_at(&mut header, 0)?;
         // flags, name_size, num_desc, id_offset, desc_offset, data_offset
         let word = |index: usize| word(&header, index * 4);
@@ -147,37 +151,35 @@ impl Stats {
         if name_size > MAX_STATS || count > MAX_STATS {
             return Err(malformed());
         }
-        let size = DESCRIPTOR + usize::try_from(name_size).map_err(|_| malformed())?;
+        let size = DESCRIPTOR_SIZE + usize::try_from(name_size).map_err(|_| malformed())?;
         let mut bytes = vec![0; size * usize::try_from(count).map_err(|_| malformed())?];
         file.read_exact_at(&mut bytes, at.into())?;
         let descriptors: Vec<_> =
-            bytes.chunks_exact(size).map(Descriptor::decode).collect::<io::Result<_>>()?;
-        let end = |descriptor: &Descriptor| descriptor.offset + descriptor.length;
+            bytes.chunks_exact(size).map(StatDescriptor::decode).collect::<io::Result<_>>()?;
+        let end = |descriptor: &StatDescriptor| descriptor.offset + descriptor.length;
         let data_length = descriptors.iter().map(end).max().unwrap_or(0);
         Ok(Self { file, descriptors, data_offset: data_offset.into(), data_length })
     }
 
-    /// The counters as they are now, in the kernel's order.
+    /// Reads all counters, in the kernel's order (`pread`).
     ///
     /// # Errors
-    /// What reading the file ran into.
+    /// The error of `pread`.
     pub fn read(&self) -> io::Result<Vec<Stat>> {
         let mut data = vec![0; self.data_length];
         self.file.read_exact_at(&mut data, self.data_offset)?;
-        let filled = self.descriptors.iter().map(|Descriptor { stat, offset, length }| {
+        let filled = self.descriptors.iter().map(|StatDescriptor { stat, offset, length }| {
             let bytes = data.get(*offset..offset + length).unwrap_or_default();
             let values = bytes.as_chunks().0.iter().map(|value| u64::from_le_bytes(*value)).collect();
             Stat { values, ..stat.clone() }
         });
         Ok(filled.collect())
     }
-}
 
-impl Stats {
-    /// One counter as it is now, by the kernel's name for it; `None` where this kernel does not have it.
+    /// Reads the first value of one counter, by its name in the kernel (`pread`). Returns `None` where this kernel does not have it.
     ///
     /// # Errors
-    /// What reading the file ran into.
+    /// The error of `pread`.
     pub fn counter(&self, name: &str) -> io::Result<Option<u64>> {
         let Some(descriptor) = self.descriptors.iter().find(|descriptor| descriptor.stat.name == name) else {
             return Ok(None);
@@ -189,13 +191,13 @@ impl Stats {
     }
 }
 
-impl Descriptor {
-    /// Reads one `struct kvm_stats_desc`: flags, exponent (s16), size (u16), offset, bucket_size, name.
+impl StatDescriptor {
+    /// Decodes one `struct kvm_stats_desc`: flags, exponent (s16), size (u16), offset, bucket_size, name.
     fn decode(bytes: &[u8]) -> io::Result<Self> {
         let flags = word(bytes, 0)?;
         let (exponent, count) = (half(bytes, 4)?, u16::from_le_bytes(half(bytes, 6)?));
         let (offset, bucket) = (word(bytes, 8)?, word(bytes, 12)?);
-        let name = bytes.get(DESCRIPTOR..).unwrap_or_default();
+        let name = bytes.get(DESCRIPTOR_SIZE..).unwrap_or_default();
         let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
         let kind = match flags & kvm_bindings::KVM_STATS_TYPE_MASK {
             kvm_bindings::KVM_STATS_TYPE_CUMULATIVE => StatKind::Cumulative,
@@ -283,7 +285,7 @@ mod tests {
 
     #[test]
     fn names_shapes_and_values_are_read() {
-        let stats = Stats::of_file(file(2)).unwrap().read().unwrap();
+        let stats = Stats::from_file(file(2)).unwrap().read().unwrap();
         let expected = [
             Stat {
                 name: "pages".to_owned(),
@@ -307,7 +309,7 @@ mod tests {
 
     #[test]
     fn a_file_that_claims_too_much_is_refused() {
-        assert_eq!(Stats::of_file(file(5000)).unwrap_err().kind(), io::ErrorKind::InvalidData);
-        assert_eq!(Stats::of_file(file(6)).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(Stats::from_file(file(5000)).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(Stats::from_file(file(6)).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 }

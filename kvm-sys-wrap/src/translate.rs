@@ -1,4 +1,4 @@
-//! `KVM_TRANSLATE`: guest-virtual to guest-physical, as the vCPU would translate now.
+//! `KVM_TRANSLATE` (api.rst 4.15): guest-virtual to guest-physical, with the vCPU's current control registers.
 
 use crate::address::{Gpa, Gva};
 use crate::call::Call;
@@ -6,16 +6,16 @@ use crate::create_vcpu::Vcpu;
 use crate::error::{Result, call_failed};
 
 impl Vcpu {
-    /// Translates a guest-virtual address (api.rst 4.15); `None` where nothing is mapped there.
+    /// Translates a guest-virtual address with the current paging (`KVM_TRANSLATE`, api.rst 4.15). Returns `None` where nothing is
+    /// mapped.
     ///
-    /// The kernel answers with permissions too, but fixed ones on x86 (always writable, never user): for those, walk
-    /// the page tables.
+    /// The permissions in the kernel's answer are fixed on x86 (always writable, never user), so they are not returned.
     ///
     /// # Errors
     /// [`Error::Call`](crate::Error::Call).
     pub fn translate(&self, address: Gva) -> Result<Option<Gpa>> {
         let answer = self
-            .observed()
+            .dispatcher()
             .call(Call::Translate, format_args!("{address}"), || {
                 self.flush_sync_regs()?.translate_gva(address.0)
             })

@@ -4,8 +4,8 @@
 //! needs a task state segment and room around it in guest-physical space that the guest does not use (api.rst 4.36).
 //! Hosts that do not need it accept the call all the same.
 //!
-//! The kernel checks only that the three pages end below 4 GiB. That no slot and no device lies on them is on us: an
-//! overlap would let KVM write into guest memory.
+//! The kernel checks only that the three pages end below 4 GiB. Overlaps with slots and devices are checked here: KVM would
+//! write into guest memory.
 
 use std::ops::Range;
 
@@ -13,14 +13,14 @@ use crate::address::Gpa;
 use crate::address_map::RangeOwner;
 use crate::call::Call;
 use crate::create_vm::Vm;
-use crate::error::{Error, Result, call_failed};
+use crate::error::{Error, Result, TssAddressProblem, call_failed};
 
 const PAGE: u64 = 4096;
-/// How many bytes the kernel takes: three pages.
+/// Size in bytes of the range for `KVM_SET_TSS_ADDR`: three pages.
 pub const TSS_SIZE: u64 = 3 * PAGE;
 const FOUR_GIB: u64 = 1 << 32;
 
-/// A checked address for `KVM_SET_TSS_ADDR`: page-aligned, with its three pages below 4 GiB.
+/// Checked address for `KVM_SET_TSS_ADDR`: a multiple of 4 KiB whose three pages end below 4 GiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TssAddress(Gpa);
 
@@ -28,20 +28,20 @@ impl TssAddress {
     /// Checks an address.
     ///
     /// # Errors
-    /// [`Error::TssAddress`] where it is not a multiple of 4 KiB or its pages do not end below 4 GiB. A range that
+    /// [`Error::TssAddress`] where the address is not a multiple of 4 KiB or the three pages do not end below 4 GiB. A range that
     /// ends at exactly 4 GiB is refused too: some hosts answer it with EINVAL.
     pub fn new(address: Gpa) -> Result<Self> {
         let problem = |problem| Err(Error::TssAddress { address, problem });
         if !address.is_aligned(PAGE) {
-            return problem("is not a multiple of 4 KiB");
+            return problem(TssAddressProblem::Unaligned);
         }
         match address.checked_add(TSS_SIZE) {
             Some(end) if end.0 < FOUR_GIB => Ok(Self(address)),
-            Some(_) | None => problem("does not leave room for three pages below 4 GiB"),
+            Some(_) | None => problem(TssAddressProblem::TooHigh),
         }
     }
 
-    /// The three pages.
+    /// Returns the range of the three pages.
     #[must_use]
     pub const fn range(self) -> Range<Gpa> {
         // No overflow: `new` keeps the end below 4 GiB.
@@ -50,27 +50,28 @@ impl TssAddress {
 }
 
 impl Vm {
-    /// Gives the three pages to the kernel.
+    /// Sets the three pages that Intel hosts use to run real mode (`KVM_SET_TSS_ADDR`, api.rst 4.36). They must not overlap a slot or
+    /// a device. Needs `KVM_CAP_SET_TSS_ADDR`.
     ///
     /// # Errors
     /// [`Error::Overlap`] where a slot or a device is there, [`Error::Call`] where the kernel refuses.
     pub fn set_tss_addr(&self, address: TssAddress) -> Result<()> {
-        let mut memory = self.lock_memory();
-        let before = memory.map.remove(&RangeOwner::TssPages);
+        let mut table = self.lock_slots();
+        let before = table.map.remove(&RangeOwner::TssPages);
         let result =
-            memory.map.insert(address.range(), RangeOwner::TssPages).map_err(Error::from).and_then(|()| {
+            table.map.insert(address.range(), RangeOwner::TssPages).map_err(Error::from).and_then(|()| {
                 // Below 4 GiB, so no bits are lost on any usize of x86-64.
                 let offset = usize::try_from(address.0.0).unwrap_or(usize::MAX);
-                self.observed()
+                self.dispatcher()
                     .call(Call::SetTssAddr, format_args!("{}", address.0), || {
                         self.fd().set_tss_address(offset)
                     })
                     .map_err(call_failed(Call::SetTssAddr, format!("address {}", address.0)))
             });
         if result.is_err() {
-            memory.map.remove(&RangeOwner::TssPages);
-            for (range, occupant) in before {
-                memory.map.insert(range, occupant)?;
+            table.map.remove(&RangeOwner::TssPages);
+            for (range, owner) in before {
+                table.map.insert(range, owner)?;
             }
         }
         result

@@ -1,8 +1,8 @@
-//! All of a vCPU's state as one value: read it, and write it back later.
+//! Save and restore of a vCPU's state as one value.
 //!
-//! Beside the registers of `sregs.rs` and `regs.rs` that is the FPU with SSE and AVX (`KVM_GET_XSAVE`), XCR0, pending
-//! exceptions and interrupts (`KVM_GET_VCPU_EVENTS`), debug registers, and MSRs: those that system calls use, or all that
-//! KVM wants to have saved ([`crate::Kvm::msrs_to_save`]). Interrupt controllers and timers are in `interrupt_state.rs`.
+//! Besides the registers of `sregs.rs` and `regs.rs` that is the FPU with SSE and AVX (`KVM_GET_XSAVE`), XCR0 (`KVM_GET_XCRS`),
+//! pending exceptions and interrupts (`KVM_GET_VCPU_EVENTS`), debug registers (`KVM_GET_DEBUGREGS`), and MSRs: those that
+//! system calls use, or all of [`crate::Kvm::msr_index_list`]. Interrupt controllers and timers are in `interrupt_state.rs`.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 use crate::call::Call;
 use crate::create_vcpu::Vcpu;
 use crate::error::{Result, call_failed};
-use crate::sync_regs::DirtyRegs;
+use crate::kvm_run::DirtyRegs;
 
 /// SYSENTER_CS, _ESP and _EIP; STAR, LSTAR, CSTAR, FMASK, KERNEL_GS_BASE; PAT (SDM vol. 4, table 2-2).
-const MSRS: [u32; 9] =
+const SYSCALL_MSRS: [u32; 9] =
     [0x174, 0x175, 0x176, 0xc000_0081, 0xc000_0082, 0xc000_0083, 0xc000_0084, 0xc000_0102, 0x277];
 
 /// These structures are saved as their bytes. Another size is another saved form: `vmm_core::snapshot::STATE_VERSION` has to be
@@ -31,19 +31,19 @@ const _: () = {
     assert!(size_of::<kvm_msr_entry>() == 16);
 };
 
-/// The state of a vCPU that is not running.
+/// Saved state of a vCPU ([`Vcpu::save`]).
 #[derive(Clone, Serialize, Deserialize)]
 pub struct VcpuState {
-    /// General registers.
+    /// General registers, RIP and RFLAGS.
     pub regs: kvm_regs,
-    /// Special registers.
+    /// Segments, descriptor tables, control registers and EFER.
     pub sregs: kvm_sregs,
-    /// Shared: 4 KiB that never change.
+    /// Shared between clones: 4 KiB that never change.
     xsave: Arc<kvm_xsave>,
     xcrs: kvm_xcrs,
     events: kvm_vcpu_events,
     debug: kvm_debugregs,
-    /// Model-specific registers, as far as they were asked for.
+    /// Model-specific registers that were asked for and that the vCPU has.
     pub msrs: Vec<kvm_msr_entry>,
 }
 
@@ -57,7 +57,7 @@ impl std::fmt::Debug for VcpuState {
 }
 
 impl VcpuState {
-    /// The x87 and SSE registers, as FXSAVE lays them out (SDM vol. 1, 10.5.1).
+    /// Returns the x87 and SSE registers in the layout of FXSAVE (SDM vol. 1, 10.5.1).
     #[must_use]
     pub fn fxsave(&self) -> [u8; 512] {
         let mut area = [0; 512];
@@ -67,13 +67,13 @@ impl VcpuState {
         area
     }
 
-    /// Replaces them.
+    /// Sets the x87 and SSE registers from the layout of FXSAVE (SDM vol. 1, 10.5.1).
     pub fn set_fxsave(&mut self, area: &[u8; 512]) {
         let mut xsave = kvm_xsave { region: self.xsave.region, ..Default::default() };
         for (word, bytes) in xsave.region.iter_mut().zip(area.as_chunks().0) {
             *word = u32::from_le_bytes(*bytes);
         }
-        // XSTATE_BV, behind it, says which parts are not in their initial state: bits 0 and 1 are x87 and SSE (13.4.2).
+        // XSTATE_BV, after it, says which parts are not in their initial state: bits 0 and 1 are x87 and SSE (13.4.2).
         if let Some(parts) = xsave.region.get_mut(512 / 4) {
             *parts |= 0b11;
         }
@@ -82,30 +82,31 @@ impl VcpuState {
 }
 
 impl Vcpu {
-    /// Reads the whole state, with the MSRs that system calls use.
+    /// Saves the state, with the MSRs that system calls use (`KVM_GET_REGS`, `KVM_GET_SREGS`, `KVM_GET_XSAVE`, `KVM_GET_XCRS`,
+    /// `KVM_GET_VCPU_EVENTS`, `KVM_GET_DEBUGREGS`, `KVM_GET_MSRS`).
     ///
-    /// An exit that waits for its answer must have been completed before: the kernel holds that half of an instruction
-    /// back, and it is in no register (api.rst, section 5, "KVM_EXIT_IO ... re-enter").
+    /// Complete the last exit before ([`Vcpu::finish_instruction`]): the kernel holds the rest of the instruction back, and it is in
+    /// no register (api.rst, section 5, "KVM_EXIT_IO ... re-enter").
     ///
     /// # Errors
     /// [`Error::Call`](crate::Error::Call).
     pub fn save(&self) -> Result<VcpuState> {
-        self.save_with(&MSRS)
+        self.save_with(&SYSCALL_MSRS)
     }
 
-    /// The same, with these MSRs; those that the vCPU does not have are left out.
+    /// Saves the state like [`Vcpu::save`], with the given MSRs; those that the vCPU does not have are left out.
     ///
     /// # Errors
     /// [`Error::Call`](crate::Error::Call).
     pub fn save_with(&self, msrs: &[u32]) -> Result<VcpuState> {
-        let observed = self.observed();
+        let dispatcher = self.dispatcher();
         let call = |call| call_failed(call, format!("vCPU {}", self.id()));
-        let xsave = observed.call(Call::GetXsave, format_args!(""), || self.flush_sync_regs()?.get_xsave());
-        let xcrs = observed.call(Call::GetXcrs, format_args!(""), || self.flush_sync_regs()?.get_xcrs());
-        let events = observed
+        let xsave = dispatcher.call(Call::GetXsave, format_args!(""), || self.flush_sync_regs()?.get_xsave());
+        let xcrs = dispatcher.call(Call::GetXcrs, format_args!(""), || self.flush_sync_regs()?.get_xcrs());
+        let events = dispatcher
             .call(Call::GetVcpuEvents, format_args!(""), || self.flush_sync_regs()?.get_vcpu_events());
-        let debug =
-            observed.call(Call::GetDebugregs, format_args!(""), || self.flush_sync_regs()?.get_debug_regs());
+        let debug = dispatcher
+            .call(Call::GetDebugregs, format_args!(""), || self.flush_sync_regs()?.get_debug_regs());
         Ok(VcpuState {
             regs: self.regs()?,
             sregs: self.sregs()?,
@@ -117,12 +118,12 @@ impl Vcpu {
         })
     }
 
-    /// Writes the whole state to a vCPU that had it before, with as few calls as can be: registers wait for the next
-    /// `KVM_RUN`, and what the guest cannot have changed is left alone. Not for a vCPU with a local APIC, whose state has an
-    /// order of its own.
+    /// Restores the state on a vCPU that had it before, with few calls: registers are stored for the next `KVM_RUN`
+    /// (`KVM_CAP_SYNC_REGS`), and what the guest cannot have changed is not written. Not for a vCPU with a local APIC, whose state
+    /// has to be restored in a certain order.
     ///
     /// # Errors
-    /// As [`Vcpu::restore`].
+    /// [`Error::Call`](crate::Error::Call).
     pub fn restore_incremental(&mut self, state: &VcpuState) -> Result<()> {
         let VcpuState { regs, sregs, events, .. } = *state;
         let registers = DirtyRegs { regs, sregs, events };
@@ -136,30 +137,31 @@ impl Vcpu {
         Ok(())
     }
 
-    /// Writes the whole state, on this vCPU or another one of the same host.
+    /// Restores the state, on the vCPU that it was saved from or another one of the same host (`KVM_SET_SREGS`, `KVM_SET_REGS`,
+    /// `KVM_SET_XCRS`, `KVM_SET_XSAVE`, `KVM_SET_DEBUGREGS`, `KVM_SET_MSRS`, `KVM_SET_VCPU_EVENTS`).
     ///
     /// # Errors
     /// [`Error::Call`](crate::Error::Call).
     pub fn restore(&self, state: &VcpuState) -> Result<()> {
-        let observed = self.observed();
+        let dispatcher = self.dispatcher();
         let call = |call| call_failed(call, format!("vCPU {}", self.id()));
         self.set_sregs(&state.sregs)?;
         self.set_regs(&state.regs)?;
-        // XCR0 first: it says which parts of the XSAVE area count.
-        let xcrs =
-            observed.call(Call::SetXcrs, format_args!(""), || self.flush_sync_regs()?.set_xcrs(&state.xcrs));
+        // XCR0 first: it selects the parts of the XSAVE area that are loaded.
+        let xcrs = dispatcher
+            .call(Call::SetXcrs, format_args!(""), || self.flush_sync_regs()?.set_xcrs(&state.xcrs));
         xcrs.map_err(call(Call::SetXcrs))?;
         self.set_xsave(state)?;
         self.set_debugregs(state)?;
         self.restore_msrs(&state.msrs)?;
-        let events = observed.call(Call::SetVcpuEvents, format_args!(""), || {
+        let events = dispatcher.call(Call::SetVcpuEvents, format_args!(""), || {
             self.flush_sync_regs()?.set_vcpu_events(&state.events)
         });
         events.map_err(call(Call::SetVcpuEvents))
     }
 
     fn set_xsave(&self, state: &VcpuState) -> Result<()> {
-        let xsave = self.observed().call(Call::SetXsave, format_args!(""), || {
+        let xsave = self.dispatcher().call(Call::SetXsave, format_args!(""), || {
             // SAFETY: the kernel reads the size of its own XSAVE area. That is the 4 KiB of this struct as long as no
             // feature with a larger area (AMX) was switched on for guests with arch_prctl, which nothing here does.
             unsafe { self.flush_sync_regs()?.set_xsave(&state.xsave) }
@@ -168,7 +170,7 @@ impl Vcpu {
     }
 
     fn set_debugregs(&self, state: &VcpuState) -> Result<()> {
-        self.observed()
+        self.dispatcher()
             .call(Call::SetDebugregs, format_args!(""), || {
                 self.flush_sync_regs()?.set_debug_regs(&state.debug)
             })

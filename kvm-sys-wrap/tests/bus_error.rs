@@ -1,5 +1,4 @@
-//! What SIGBUS does to a process in which files are mapped: nothing where a guarded mapping raised it, and what it always
-//! did otherwise.
+//! SIGBUS in a process in which files are mapped: supplied pages in guarded mappings, the default action otherwise.
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
@@ -19,7 +18,7 @@ fn file(name: &str) -> (File, std::path::PathBuf) {
     (File::options().read(true).write(true).open(&path).unwrap(), path)
 }
 
-/// Runs one of the tests below in a process of its own, where it does what it is named after.
+/// Runs one of the tests below in a process of its own, which the signal may end.
 fn alone(test: &str) -> std::process::ExitStatus {
     let this = std::env::current_exe().unwrap();
     let output = Command::new(this).args(["--exact", test]).env("VMM_ALONE", test).output().unwrap();
@@ -64,7 +63,7 @@ fn an_access_to_a_mapping_that_is_not_guarded_still_ends_the_process() {
     unreachable!("the access above ends the process");
 }
 
-/// Many threads, each with a file of its own that loses its pages: every one is told of its own file only.
+/// Many threads, each with a file of its own that loses its pages: each mapping reports its own file only.
 #[test]
 fn each_mapping_has_its_own_mark() {
     let work = |number: usize| {

@@ -1,4 +1,4 @@
-//! The flow on a real KVM: 16-bit guests of a few bytes, written by hand. Real mode runs on every host.
+//! All steps of the flow on a real KVM: 16-bit guests of a few bytes. Real mode runs on every host.
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use kvm_sys_wrap::{
-    Alarm, CallObserver, CallRecord, Capability, Error, Exit, Gpa, Gva, Kvm, Port, Slot, SlotBacking,
+    CallObserver, CallRecord, Capability, Error, Exit, Gpa, Gva, KickTimer, Kvm, Port, Slot, SlotBacking,
     SlotFlags, StatKind, TssAddress, Vcpu, Vm,
 };
 use real_mode::CODE;
@@ -19,7 +19,7 @@ fn slot(number: u32, address: u64, size: u64) -> Slot {
     real_mode::slot(number, address, size, SlotBacking::default())
 }
 
-/// A machine about to execute `code`.
+/// A vCPU about to execute `code`.
 fn boot(kvm: &Kvm, code: &[u8]) -> (Vm, Vcpu) {
     let (vm, vcpu) = real_mode::boot(kvm, SlotBacking::default());
     vm.memory().write_slice(code, GuestAddress(CODE)).unwrap();
@@ -96,17 +96,19 @@ fn memory_outside_of_slots_is_mmio_and_slots_come_move_and_go() {
     assert_eq!(*data, [0x5a]);
     assert_eq!(vcpu.run().unwrap(), Exit::Hlt);
 
-    // With a slot there, the same accesses reach memory.
+    // With a slot, the same accesses reach memory.
     vm.add_slot(slot(1, 0x5_0000, 0x1000)).unwrap();
     vm.move_slot(1, Gpa(0x2_0000)).unwrap();
     vm.memory().write_obj(0x77_u8, GuestAddress(0x2_0010)).unwrap();
     assert_eq!(vcpu.run().unwrap(), Exit::Hlt);
     assert_eq!(vm.memory().read_obj::<u8>(GuestAddress(0x2_0011)).unwrap(), 0x77);
 
-    // A read-only one lets reads through and shows writes; a deleted one is a hole again.
+    // A read-only slot exits for writes only; after deletion there is a hole again.
     vm.delete_slot(1).unwrap();
     let flags = SlotFlags { read_only: true, log_dirty: false };
-    vm.add_slot(Slot { flags, ..slot(1, 0x2_0000, 0x1000) }).unwrap();
+    let mut read_only = slot(1, 0x2_0000, 0x1000);
+    read_only.flags = flags;
+    vm.add_slot(read_only).unwrap();
     assert!(matches!(vcpu.run().unwrap(), Exit::MmioWrite { address: Gpa(0x2_0011), .. }));
     assert_eq!(vcpu.run().unwrap(), Exit::Hlt);
     vm.delete_slot(1).unwrap();
@@ -173,7 +175,7 @@ fn vcpu_numbers_are_checked() {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn a_kick_from_another_thread_and_an_alarm_end_a_spinning_guest() {
+fn a_kick_from_another_thread_and_a_timer_end_a_spinning_guest() {
     let (_vm, mut vcpu) = boot(&Kvm::open().unwrap(), &[0xeb, 0xfe]); // jmp $
     let kick = vcpu.kicker().unwrap();
     // Before the run: it ends the next one.
@@ -188,15 +190,15 @@ fn a_kick_from_another_thread_and_an_alarm_end_a_spinning_guest() {
     kicker.join().unwrap();
     // By a timer.
     let start = Instant::now();
-    let alarm = Alarm::set(Duration::from_millis(30)).unwrap();
+    let timer = KickTimer::new(Duration::from_millis(30)).unwrap();
     assert_eq!(vcpu.run().unwrap(), Exit::Interrupted);
     assert!(start.elapsed() >= Duration::from_millis(30));
-    drop(alarm);
+    drop(timer);
 }
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn a_thousand_kicks_at_random_moments_are_all_heard() {
+fn a_thousand_kicks_at_random_times_all_end_a_run() {
     // A guest that exits all the time: kicks meet the vCPU inside and outside of KVM_RUN.
     let (_vm, mut vcpu) = boot(&Kvm::open().unwrap(), &[0xe6, 0x80, 0xeb, 0xfc]); // out 0x80, al; jmp back
     let kick = vcpu.kicker().unwrap();

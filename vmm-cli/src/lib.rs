@@ -35,6 +35,7 @@ mod disks;
 mod expectations;
 mod explain;
 mod gdb;
+mod help;
 mod inspect;
 mod layout_diagnostics;
 mod new_file;

@@ -103,10 +103,10 @@ impl Machine {
         let vm = vm_with_memory(kvm, &spec, None)?;
         let memory = vm.memory();
         for (address, range) in guest.mapped() {
-            map(&vm, &memory, address, &range)?;
+            map(&vm, address, &range)?;
         }
         guest.place(&memory).map_err(Error::Image)?;
-        vm.check_files()?;
+        vm.check_mapped_files()?;
         interrupt_controllers(&vm, &spec)?;
 
         let vcpu = vm.create_vcpu(0)?;
@@ -233,10 +233,9 @@ impl Machine {
 }
 
 /// Lays part of a file over memory, or copies it where that cannot be.
-fn map(vm: &Vm, memory: &GuestMemory, address: Gpa, range: &FileRange) -> Result<(), Error> {
+fn map(vm: &Vm, address: Gpa, range: &FileRange) -> Result<(), Error> {
     if !vm.map_file(address, range)? {
-        let written = memory.write_slice(range.bytes(), address.into());
-        written.map_err(|source| Error::Table { what: "a file", source })?;
+        vm.copy_file(address, range)?;
     }
     Ok(())
 }
@@ -287,19 +286,16 @@ pub(crate) fn application_processors(
 /// Tells a vCPU what it is.
 pub(crate) fn set_cpuid(vcpu: &Vcpu, spec: &MachineSpec, cpuid: Option<&CpuId>) -> Result<(), Error> {
     let id = u32::try_from(vcpu.id()).unwrap_or(u32::MAX);
-    Ok(cpuid.map_or(Ok(()), |cpuid| vcpu.set_cpuid(&cpuid::for_vcpu(cpuid, id, spec.vcpus)))?)
+    Ok(cpuid.map_or(Ok(()), |cpuid| vcpu.set_cpuid2(&cpuid::for_vcpu(cpuid, id, spec.vcpus)))?)
 }
 
 fn slot(number: u32, region: &MemoryRegion) -> Slot {
     let MemoryRegion { address, size, read_only, huge_pages, mergeable, backing } = *region;
-    Slot {
-        number,
-        address,
-        size,
-        flags: SlotFlags { read_only, log_dirty: false },
-        advice: MemoryAdvice { mergeable, huge_pages },
-        backing: self::backing(backing),
-    }
+    let mut slot = Slot::new(number, address, size);
+    slot.flags = SlotFlags { read_only, log_dirty: false };
+    slot.advice = MemoryAdvice { mergeable, huge_pages };
+    slot.backing = self::backing(backing);
+    slot
 }
 
 /// What is behind a region, in the words of the calls.
@@ -315,10 +311,10 @@ pub(crate) const fn backing(backing: MemoryBacking) -> SlotBacking {
 pub(crate) fn interrupt_controllers(vm: &Vm, spec: &MachineSpec) -> Result<(), Error> {
     match spec.interrupts {
         Interrupts::None => return Ok(()),
-        Interrupts::Split => vm.split_irqchip()?,
+        Interrupts::Split => vm.enable_split_irqchip()?,
         Interrupts::Pc => {
             vm.create_irqchip()?;
-            vm.create_pit()?;
+            vm.create_pit2()?;
             // kvm-unit-tests count on a BIOS having been there.
             if spec.devices.platform.kvm_testdev {
                 vm.init_pics(0x08, 0x70)?;

@@ -148,7 +148,7 @@ impl Machine {
                 return Err(Error::Snapshot { problem, source: None });
             }
         }
-        let msrs = self.processors.bsp().vcpu.vm().kvm().msrs_to_save()?;
+        let msrs = self.processors.bsp().vcpu.vm().kvm().msr_index_list()?;
         let state = MachineState::from_machine(self, Some(&msrs))?;
         let memory = MemoryImage::from_memory(&self.board.memory, &self.board.spec)?;
         Ok(Snapshot { config: Arc::new(MachineConfig::from_machine(self)), state: Arc::new(state), memory })

@@ -102,7 +102,7 @@ fn ended(machine: &mut Machine, printed: &Printed) -> Ended {
     let exits = machine.exits();
     let mut memory = vec![0; 2 << 20];
     machine.memory().read_slice(&mut memory, Gpa(0).into()).unwrap();
-    let state = machine.vcpu().save_with(&machine.vcpu().vm().kvm().msrs_to_save().unwrap()).unwrap();
+    let state = machine.vcpu().save_with(&machine.vcpu().vm().kvm().msr_index_list().unwrap()).unwrap();
     let msrs = state
         .msrs
         .iter()

@@ -1,11 +1,11 @@
-//! Where a slot's memory comes from: what is behind it decides what `mmap` is asked for.
+//! Host memory behind a slot: the kinds that there are, and the `mmap` for each.
 //!
-//! | backing | `mmap` | good for |
+//! | backing | `mmap` | use |
 //! |---|---|---|
-//! | anonymous | private, no reserve | nearly everything: pages appear when they are touched |
-//! | memfd | a new file in memory, shared | memory that somebody else is to see too |
-//! | hugetlb | private, pages of 2 MiB from the host's pool | large guests; fails at once where the pool is too small |
-//! | a copy of a file in memory | private: a page is copied when it is written | many machines from one picture |
+//! | anonymous | private, no reserve | the usual one: pages are allocated when they are touched |
+//! | memfd | a new file in memory, shared | memory that another process or mapping shows too |
+//! | hugetlb | private, pages of 2 MiB from the host's pool | large guests; fails at once if the pool is too small |
+//! | a copy of a file in memory | private: a page is copied when it is written | many machines from one snapshot |
 
 use std::io;
 use std::sync::Arc;
@@ -17,53 +17,53 @@ use super::memory_file::MemoryFile;
 use super::slot::Slot;
 use crate::call::Call;
 use crate::create_vm::Vm;
-use crate::error::{Error, Result, call_failed};
+use crate::error::{Error, Result, SlotShapeProblem, call_failed};
 
 const PAGE: u64 = 4096;
 const HUGE_PAGE: u64 = 2 << 20;
 
 const READ_WRITE: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;
 
-/// The memory behind a slot.
+/// Host memory behind a slot. Variants may be added in any release.
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub enum SlotBacking {
-    /// Anonymous memory. It reads as zeros, and untouched pages cost nothing.
+    /// Anonymous memory. Reads as zeros; untouched pages take no memory.
     #[default]
     Anonymous,
-    /// A new [`MemoryFile`], shared: [`Vm::slot_file`] gives it to others. It reads as zeros.
+    /// A new [`MemoryFile`], shared ([`Vm::slot_file`] returns it). Reads as zeros.
     Memfd,
-    /// Huge pages of 2 MiB that the host's administrator has set aside (Documentation/admin-guide/mm/hugetlbpage.rst). They
-    /// are reserved here, so a guest never finds the pool empty. The size is a multiple of 2 MiB. It reads as zeros.
+    /// Huge pages of 2 MiB from the host's pool (Documentation/admin-guide/mm/hugetlbpage.rst), reserved by `mmap`, so a guest
+    /// never finds the pool empty. The slot's size must be a multiple of 2 MiB. Reads as zeros.
     Hugetlb,
-    /// A private copy of part of a file: it reads as the file, and a page is copied when it is first written.
+    /// Private copy-on-write mapping of part of a file: reads as the file, and a page is copied when it is first written.
     CopyOf {
         /// The file.
         file: MemoryFile,
-        /// Where in the file the slot begins; a multiple of 4 KiB. The slot must end where the file does, or before.
+        /// Offset of the slot's first byte in the file; a multiple of 4 KiB. The slot must not end after the file.
         offset: u64,
     },
 }
 
 impl SlotBacking {
-    /// What is wrong with a slot of `size` bytes on this backing.
-    pub(super) fn problem(&self, size: u64) -> Option<&'static str> {
+    /// Reason why a slot of `size` bytes cannot have this backing.
+    pub(super) fn problem(&self, size: u64) -> Option<SlotShapeProblem> {
         match self {
             Self::Anonymous | Self::Memfd => None,
-            Self::Hugetlb => (!size.is_multiple_of(HUGE_PAGE))
-                .then_some("is not made of whole 2 MiB pages, as hugetlb memory is"),
+            Self::Hugetlb => (!size.is_multiple_of(HUGE_PAGE)).then_some(SlotShapeProblem::NotHugePages),
             Self::CopyOf { offset, .. } if !offset.is_multiple_of(PAGE) => {
-                Some("does not begin at a page of its file")
+                Some(SlotShapeProblem::BackingOffset)
             }
             Self::CopyOf { file, offset } => {
                 let inside = offset.checked_add(size).is_some_and(|end| end <= file.size());
-                (!inside).then_some("is larger than what it is a copy of")
+                (!inside).then_some(SlotShapeProblem::BackingTooSmall)
             }
         }
     }
 
-    /// What `mmap` is asked for, in words.
+    /// Description of the `mmap`, as it is shown to users.
     #[must_use]
-    pub const fn words(&self) -> &'static str {
+    pub const fn describe(&self) -> &'static str {
         match self {
             Self::Anonymous => "private, anonymous, no reserve",
             Self::Memfd => "shared, of the memfd, no reserve",
@@ -73,12 +73,12 @@ impl SlotBacking {
     }
 }
 
-/// Host memory, and the file it shares its pages with, if any.
-pub(super) type Reserved = (MmapRegion, Option<MemoryFile>);
+/// Host memory, and the file whose pages it shares, if any.
+pub(super) type ReservedMemory = (MmapRegion, Option<MemoryFile>);
 
 impl Vm {
-    /// `mmap`.
-    pub(super) fn reserve(&self, slot: &Slot) -> Result<Reserved> {
+    /// `mmap` of the host memory for a slot.
+    pub(super) fn reserve(&self, slot: &Slot) -> Result<ReservedMemory> {
         let size = slot.size;
         let length = usize::try_from(size).unwrap_or(usize::MAX);
         let (file, offset, flags) = match &slot.backing {
@@ -86,12 +86,12 @@ impl Vm {
                 (None, 0, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE)
             }
             SlotBacking::Hugetlb => {
-                // Without MAP_NORESERVE: pages that are not there make `mmap` fail, not the guest's first access.
+                // Without MAP_NORESERVE, so that an empty pool makes `mmap` fail, not the guest's first access.
                 let huge = libc::MAP_HUGETLB | libc::MAP_HUGE_2MB;
                 (None, 0, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | huge)
             }
             SlotBacking::Memfd => {
-                let made = self.observed().call(Call::MemfdCreate, format_args!("{size:#x} bytes"), || {
+                let made = self.dispatcher().call(Call::MemfdCreate, format_args!("{size:#x} bytes"), || {
                     MemoryFile::try_create(size)
                 });
                 let file = made.map_err(call_failed(Call::MemfdCreate, format!("{size:#x} bytes")))?;
@@ -101,12 +101,12 @@ impl Vm {
                 (Some(file.clone()), *offset, libc::MAP_PRIVATE | libc::MAP_NORESERVE)
             }
         };
-        let place = file.as_ref().map(|file| FileOffset::from_arc(Arc::clone(file.file()), offset));
-        let words = slot.backing.words();
+        let file_offset = file.as_ref().map(|file| FileOffset::from_arc(Arc::clone(file.file()), offset));
+        let description = slot.backing.describe();
         let mapping = self
-            .observed()
-            .call(Call::Mmap, format_args!("{size:#x} bytes, {words}"), || {
-                MmapRegion::<()>::build(place, length, READ_WRITE, flags).map_err(mmap_error)
+            .dispatcher()
+            .call(Call::Mmap, format_args!("{size:#x} bytes, {description}"), || {
+                MmapRegion::<()>::build(file_offset, length, READ_WRITE, flags).map_err(mmap_error)
             })
             .map_err(|source| match slot.backing {
                 SlotBacking::Hugetlb => Error::HugePages { size, source },
@@ -119,7 +119,7 @@ impl Vm {
     }
 }
 
-/// What the kernel said to an `mmap`.
+/// Error of the `mmap` itself.
 pub(super) fn mmap_error(error: MmapRegionError) -> io::Error {
     if let MmapRegionError::Mmap(source) = error { source } else { io::Error::other(error) }
 }

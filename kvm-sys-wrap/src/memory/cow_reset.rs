@@ -1,11 +1,11 @@
-//! Taking back what was written to a private copy of a file: `PAGEMAP_SCAN` and `pread`, or `MADV_DONTNEED` for all of it.
+//! Reset of a copy-on-write slot to its file: `PAGEMAP_SCAN` and `pread`, or `MADV_DONTNEED` for all of it.
 //!
-//! A page that somebody wrote, the guest or this process, has become the process's own; all others still show the file. The
-//! process's page tables tell them apart (Documentation/admin-guide/mm/pagemap.rst): no log has to be kept, and no writer can be
-//! missing in it. Linux 6.7 lists the former; a kernel before that has a word for each page.
+//! A page that was written, by the guest or by this process, is an anonymous page of the process; all others still show the
+//! file. The process's page tables say which is which (Documentation/admin-guide/mm/pagemap.rst), so no log has to be kept, and
+//! no writer can be missing in it. Linux 6.7 lists the written pages (`PAGEMAP_SCAN`); older kernels have a word for each page.
 //!
-//! A few pages are copied from the file again, and stay where they are: KVM's mappings of them, and ours, stay good. Many
-//! are thrown away; the next access to each then faults, and shows the file.
+//! A few pages are copied from the file again: the mappings of KVM and of this process stay valid. Many are discarded; the next
+//! access to each faults and shows the file.
 
 use std::fs::File;
 use std::io;
@@ -16,17 +16,19 @@ use std::sync::OnceLock;
 
 use vm_memory::{GuestRegionMmap, VolatileMemory};
 
-use super::{Existing, PAGE};
+use super::backing::SlotBacking;
+use super::memory_file::{MemoryFile, pread_volatile};
+use super::slot_table::{MappedSlot, PAGE};
 use crate::call::Call;
 use crate::create_vm::Vm;
-use crate::error::{Error, Result, call_failed};
-use crate::memory::{MemoryFile, SlotBacking};
+use crate::error::{Error, Result, SlotNumberProblem, call_failed};
 
-/// More bytes than this are thrown away. A guest that writes to the same pages again is better off with copies: a copy takes less
-/// than the fault that it saves (4000 pages: 9.6 ms with the next run, in place of 14). But nobody knows that it will.
-const MAX_COPIED_PAGES: u64 = 64 << 20;
+/// Bytes of written pages that are copied; more are discarded. For a guest that writes to the same pages again a copy is cheaper
+/// than the fault that it saves (4000 pages: 9.6 ms with the next run, instead of 14 ms); for pages that it never touches again
+/// it is not.
+const MAX_COPIED_BYTES: u64 = 64 << 20;
 
-/// Memory beyond this is not looked at page by page.
+/// Size of a slot, in bytes, up to which the page tables are read word by word on kernels before 6.7.
 const MAX_PAGEMAP_READ: u64 = 256 << 20;
 
 /// `_IOWR('f', 16, struct pm_scan_arg)` of linux/fs.h.
@@ -53,7 +55,7 @@ struct ScanArgument {
     returned: u64,
 }
 
-/// `struct page_region` of linux/fs.h: pages with the same properties that follow each other.
+/// `struct page_region` of linux/fs.h: consecutive pages with the same properties.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 struct PageRegion {
@@ -63,51 +65,53 @@ struct PageRegion {
 }
 
 impl Vm {
-    /// Takes back what was written to a slot with [`SlotBacking::CopyOf`], by whomever: it reads as the file again. Nobody may
-    /// write to it meanwhile. Returns the bytes that had been written, as whole pages; where the kernel cannot tell, the
-    /// size of the slot.
+    /// Resets all pages of a slot with [`SlotBacking::CopyOf`] that were written, by the guest or by this process: the slot reads
+    /// as the file again (`PAGEMAP_SCAN` and `pread`, or `MADV_DONTNEED`). Writes during the call may survive it. Returns the
+    /// size of the written pages in bytes, or the size of the slot where the kernel cannot tell.
     ///
     /// # Errors
     /// [`Error::SlotNumber`] where the slot does not exist or has another backing, or [`Error::Call`].
     pub fn reset_cow_pages(&self, number: u32) -> Result<u64> {
-        let Existing { slot, region, .. } = self.lock_memory().existing(number)?;
+        let table = self.lock_slots();
+        let mapped = table.get(number)?;
+        let MappedSlot { slot, region, .. } = mapped;
         let SlotBacking::CopyOf { file, offset } = &slot.backing else {
-            return Err(Error::SlotNumber { slot: number, problem: "is not a copy of a file" });
+            return Err(Error::SlotNumber { slot: number, problem: SlotNumberProblem::NotACopy });
         };
         let written = self
-            .observed()
-            .call(Call::PagemapScan, format_args!("{:#x} bytes", slot.size), || written(&region))
+            .dispatcher()
+            .call(Call::PagemapScan, format_args!("{:#x} bytes", slot.size), || written_ranges(region))
             .map_err(call_failed(Call::PagemapScan, slot.describe()))?;
         let bytes = written.as_ref().map(|ranges| ranges.iter().map(|range| range.end - range.start).sum());
         match written {
-            Some(ranges) if bytes <= Some(MAX_COPIED_PAGES) => {
-                let words = format_args!("{:#x} bytes in {} ranges", bytes.unwrap_or(0), ranges.len());
-                self.observed()
-                    .call(Call::Pread, words, || {
-                        ranges.iter().try_for_each(|range| copy_back(file, *offset, &region, range))
+            Some(ranges) if bytes <= Some(MAX_COPIED_BYTES) => {
+                let arguments = format_args!("{:#x} bytes in {} ranges", bytes.unwrap_or(0), ranges.len());
+                self.dispatcher()
+                    .call(Call::Pread, arguments, || {
+                        ranges.iter().try_for_each(|range| copy_back(file, *offset, region, range))
                     })
                     .map_err(call_failed(Call::Pread, slot.describe()))?;
             }
-            Some(_) | None => self.punch_hole(number, 0..slot.size)?,
+            Some(_) | None => self.discard_pages(mapped, 0..slot.size)?,
         }
         Ok(bytes.unwrap_or(slot.size))
     }
 }
 
-/// The pages of a private mapping that are the process's own, as offsets in it; `None` where nobody can tell.
-fn written(region: &GuestRegionMmap) -> io::Result<Option<Vec<Range<u64>>>> {
+/// Written pages of a private mapping, as offsets in it; `None` where the kernel cannot tell or the answer would take too long.
+fn written_ranges(region: &GuestRegionMmap) -> io::Result<Option<Vec<Range<u64>>>> {
     static PAGEMAP: OnceLock<Option<File>> = OnceLock::new();
     let open = || File::open("/proc/self/pagemap").ok();
     let Some(pagemap) = PAGEMAP.get_or_init(open) else { return Ok(None) };
     let mapping = region.get_mmap();
     let range = mapping.as_ptr() as u64..mapping.as_ptr() as u64 + mapping.size() as u64;
     match scan(pagemap, &range) {
-        Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => Ok(read(pagemap, &range)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => Ok(read_pagemap(pagemap, &range)),
         result => result.map(Some),
     }
 }
 
-/// The kernel's own list of them.
+/// Written pages as `PAGEMAP_SCAN` lists them (Linux 6.7).
 fn scan(pagemap: &File, range: &Range<u64>) -> io::Result<Vec<Range<u64>>> {
     let mut found = Vec::new();
     let mut buffer = [PageRegion::default(); 64];
@@ -139,8 +143,9 @@ fn scan(pagemap: &File, range: &Range<u64>) -> io::Result<Vec<Range<u64>>> {
     Ok(found)
 }
 
-/// The same of a kernel before 6.7, from a word for each page; `None` where that would take longer than it saves.
-fn read(pagemap: &File, range: &Range<u64>) -> Option<Vec<Range<u64>>> {
+/// Written pages from the words of `/proc/self/pagemap`, for kernels before 6.7; `None` where that would take longer than it
+/// saves.
+fn read_pagemap(pagemap: &File, range: &Range<u64>) -> Option<Vec<Range<u64>>> {
     const FILE: u64 = 1 << 61;
     const SWAPPED: u64 = 1 << 62;
     const PRESENT: u64 = 1 << 63;
@@ -164,12 +169,12 @@ fn read(pagemap: &File, range: &Range<u64>) -> Option<Vec<Range<u64>>> {
     Some(found)
 }
 
-/// Copies part of the file into the mapping whose first byte shows the byte at `offset` of it.
+/// Copies part of the file to the mapping, whose first byte shows the byte at `offset` of the file.
 fn copy_back(file: &MemoryFile, offset: u64, region: &GuestRegionMmap, range: &Range<u64>) -> io::Result<()> {
     let outside = || io::Error::from(io::ErrorKind::InvalidInput);
     let index = |number: u64| usize::try_from(number).map_err(|_| outside());
     let (start, length) = (index(range.start)?, index(range.end - range.start)?);
     let mapping = region.get_mmap();
     let slice = mapping.get_slice(start, length).map_err(|_| outside())?;
-    file.read_volatile_at(&slice, offset + range.start)
+    pread_volatile(file.file(), &slice, offset + range.start)
 }

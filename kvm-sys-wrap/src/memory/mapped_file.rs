@@ -1,10 +1,11 @@
-//! A file of the file system, mapped: its pages are read when they are touched, by us or by a guest.
+//! A file of the file system, for this process to parse and for guests to see: nothing is read before it is needed.
 //!
-//! Nobody else can be kept from changing the file meanwhile. What has been touched by writing is a copy of ours; the rest is
-//! the file as it is at that moment. So whoever has used a mapping asks it at the end whether the file was left alone
-//! ([`MappedFile::check`]). A file that becomes shorter loses pages, which is survived as `guard.rs` says.
+//! [`MappedFile::bytes`] is a private copy that is made block by block when it is read (`private_copy.rs`).
+//! [`Vm::map_file`](crate::Vm::map_file) maps the file itself over guest memory.
 //!
-//! A file that is replaced, as compilers and package managers do, is no trouble: the old one stays until nobody uses it.
+//! Nobody else can be kept from changing the file: a block shows the file as it was when the block was first read. So callers
+//! ask at the end whether the file is unchanged ([`MappedFile::check`]). Programs that replace a file by rename, as compilers
+//! and package managers do, change nothing here: the old file stays until its last user is gone.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -12,97 +13,96 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use vm_memory::{FileOffset, MmapRegion};
-
-use super::backing::mmap_error;
+use super::private_copy::PrivateCopy;
 use super::sigbus::SigbusGuard;
-use crate::error::{Error, Result};
+use crate::error::{Error, FileChange, Result};
 
-/// A mapped file. Clones are handles to the same mapping.
+/// A file whose bytes are read when they are needed. Clones are handles to the same one.
 #[derive(Debug, Clone)]
 pub struct MappedFile(Arc<Inner>);
 
-/// The guard goes before the mapping that it guards.
+/// Fields are dropped in this order: the guard before the copy that it guards.
 #[derive(Debug)]
 struct Inner {
     guard: SigbusGuard,
-    mapping: MmapRegion,
+    copy: Arc<PrivateCopy>,
     file: Arc<File>,
     path: PathBuf,
-    when_opened: State,
+    opened: FileStamp,
 }
 
-/// What shows that a file was written to.
+/// Metadata that change when a file is written to.
 #[derive(Debug, PartialEq, Eq)]
-struct State {
+struct FileStamp {
     size: u64,
     /// Seconds and nanoseconds.
     modified: (i64, i64),
 }
 
-impl State {
-    fn of(metadata: &Metadata) -> Self {
+impl FileStamp {
+    fn new(metadata: &Metadata) -> Self {
         Self { size: metadata.size(), modified: (metadata.mtime(), metadata.mtime_nsec()) }
     }
 }
 
 impl MappedFile {
-    /// Maps an open file, which `path` names in messages. `None` where that is not possible and the file has to be read: it is
-    /// empty, or too many files are mapped already.
+    /// Prepares an open file, which `path` names in messages. Returns `None` where the file has to be read by the caller: it is
+    /// empty, or too many files (about a thousand) are mapped already.
+    ///
+    /// Installs the process's SIGBUS handler the first time (see the crate's documentation).
     ///
     /// # Errors
-    /// What the kernel said.
+    /// The error of `fstat`, `memfd_create` or `mmap`.
     pub fn new(file: File, path: &Path) -> io::Result<Option<Self>> {
-        let when_opened = State::of(&file.metadata()?);
-        let Ok(length) = usize::try_from(when_opened.size) else { return Ok(None) };
-        if length == 0 {
+        let opened = FileStamp::new(&file.metadata()?);
+        let Ok(size) = usize::try_from(opened.size) else { return Ok(None) };
+        if size == 0 {
             return Ok(None);
         }
         let file = Arc::new(file);
-        let (place, flags) = (FileOffset::from_arc(Arc::clone(&file), 0), libc::MAP_PRIVATE);
-        let mapping = MmapRegion::build(Some(place), length, libc::PROT_READ, flags).map_err(mmap_error)?;
-        let start = mapping.as_ptr() as u64;
-        let guard = SigbusGuard::new(start..start.saturating_add(when_opened.size));
+        let copy = Arc::new(PrivateCopy::new(Arc::clone(&file), size)?);
+        let guard = SigbusGuard::with_source(&copy, opened.size);
         let path = path.to_owned();
-        Ok(guard.map(|guard| Self(Arc::new(Inner { guard, mapping, file, path, when_opened }))))
+        Ok(guard.map(|guard| Self(Arc::new(Inner { guard, copy, file, path, opened }))))
     }
 
-    /// Its bytes. Those of pages that the file has lost meanwhile are zero.
+    /// The bytes of the file: a private copy, which no change of the file reaches once it has been read. A block (64 KiB or
+    /// more) is copied when it is first accessed; where the file has lost it by then, its bytes are zero and
+    /// [`MappedFile::check`] says so.
+    ///
+    /// The first access must come from this process itself: a system call that is given bytes which were never read before
+    /// (`write`, for example) fails with EFAULT.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
-        let mapping = &self.0.mapping;
-        // SAFETY: the mapping is readable, has this size, and lives as long as `self`; we never write to it. Should somebody
-        // else write to the file, a byte may change between two looks at it. No value of a byte is invalid, and whoever reads
-        // them treats them as input: each offset found there is checked against the length of the slice, which never changes.
-        unsafe { std::slice::from_raw_parts(mapping.as_ptr(), mapping.size()) }
+        self.0.copy.bytes()
     }
 
-    /// Its size in bytes when it was opened.
+    /// Size in bytes when the file was opened.
     #[must_use]
     pub fn size(&self) -> u64 {
-        self.0.when_opened.size
+        self.0.opened.size
     }
 
-    /// Its name in messages.
+    /// Name of the file in messages.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0.path
     }
 
-    /// Whether the file is still what it was when it was opened.
+    /// Checks by size and modification time that the file is what it was when it was opened.
     ///
     /// # Errors
     /// [`Error::FileChanged`].
     pub fn check(&self) -> Result<()> {
-        let Inner { guard, file, path, when_opened, .. } = &*self.0;
-        let problem = match file.metadata().map(|metadata| State::of(&metadata)) {
-            Ok(now) if now.size < when_opened.size => "became shorter",
-            Ok(_) if guard.is_truncated() => "became shorter",
-            Ok(now) if now == *when_opened => return Ok(()),
-            Ok(_) => "was written to",
-            Err(_) => "can no longer be read",
+        let Inner { guard, file, path, opened, .. } = &*self.0;
+        let change = match file.metadata().map(|metadata| FileStamp::new(&metadata)) {
+            Ok(now) if now.size < opened.size => FileChange::Truncated,
+            Ok(_) if guard.is_truncated() => FileChange::Truncated,
+            Ok(now) if now == *opened => return Ok(()),
+            Ok(_) => FileChange::Written,
+            Err(_) => FileChange::Unreadable,
         };
-        Err(Error::FileChanged { path: path.clone(), problem })
+        Err(Error::FileChanged { path: path.clone(), change })
     }
 
     pub(super) fn file(&self) -> &Arc<File> {
@@ -123,23 +123,61 @@ mod tests {
     }
 
     #[test]
-    fn what_the_file_loses_reads_as_zeros_and_is_told() {
-        let (writer, path) = file("short", 3);
+    fn blocks_lost_before_they_were_read_are_zeros_and_reported() {
+        let (writer, path) = file("short", 64);
         let mapped = MappedFile::new(File::open(&path).unwrap(), &path).unwrap().unwrap();
-        assert_eq!((mapped.bytes()[0], mapped.size()), (0x5a, 0x3000));
+        assert_eq!((mapped.bytes()[0], mapped.size()), (0x5a, 0x4_0000));
         mapped.check().unwrap();
-        writer.set_len(0x1000).unwrap();
-        assert_eq!((mapped.bytes()[0xfff], mapped.bytes()[0x1000], mapped.bytes()[0x2fff]), (0x5a, 0, 0));
+        writer.set_len(0x1_1000).unwrap();
+        // Read before, read now from what is left, and gone.
+        let at = |offset: usize| mapped.bytes()[offset];
+        assert_eq!((at(0xfff), at(0x1_0fff), at(0x1_1000), at(0x3_ffff)), (0x5a, 0x5a, 0, 0));
         let error = mapped.check().unwrap_err().to_string();
         assert_eq!(error, format!("{} became shorter while it was in use", path.display()));
         // Grown back, and with the old time: what was read is still not what the file held.
-        writer.set_len(0x3000).unwrap();
+        writer.set_len(0x4_0000).unwrap();
         assert!(mapped.check().is_err());
         std::fs::remove_file(path).unwrap();
     }
 
     #[test]
-    fn a_file_that_is_written_to_is_told_and_one_that_is_replaced_is_not() {
+    fn bytes_that_were_read_never_change() {
+        let (writer, path) = file("stable", 64);
+        let mapped = MappedFile::new(File::open(&path).unwrap(), &path).unwrap().unwrap();
+        assert_eq!((mapped.bytes()[0], mapped.bytes()[0x2_0000]), (0x5a, 0x5a));
+        writer.write_all_at(&[0x77; 64 * 4096], 0).unwrap();
+        assert!(mapped.bytes()[..0x1_0000].iter().all(|byte| *byte == 0x5a));
+        writer.set_len(0).unwrap();
+        assert!(mapped.bytes()[..0x1_0000].iter().all(|byte| *byte == 0x5a));
+        assert_eq!((mapped.bytes()[0x2_ffff], mapped.bytes()[0x3_0000]), (0x5a, 0));
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn all_bytes_are_the_files_whoever_reads_them_in_whatever_order() {
+        let path = std::env::temp_dir().join(format!("vmm-mapped-order-{}", std::process::id()));
+        let size = (3 << 20) + 4321;
+        let content: Vec<u8> = (0..size).map(|i: usize| (i / 251).to_le_bytes()[0]).collect();
+        std::fs::write(&path, &content).unwrap();
+        let mapped = MappedFile::new(File::open(&path).unwrap(), &path).unwrap().unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::thread::scope(|scope| {
+            for thread in 0..4_usize {
+                let (mapped, content) = (&mapped, &content);
+                scope.spawn(move || {
+                    for round in 0..4000_usize {
+                        let at = (round * 7919 * 4096 + thread * 65_521) % size;
+                        assert_eq!(mapped.bytes()[at], content[at], "{at:#x}");
+                    }
+                });
+            }
+        });
+        assert!(mapped.bytes() == content);
+        mapped.check().unwrap();
+    }
+
+    #[test]
+    fn a_write_is_reported_and_a_replacement_is_not() {
         let (writer, path) = file("written", 2);
         let mapped = MappedFile::new(File::open(&path).unwrap(), &path).unwrap().unwrap();
         std::fs::remove_file(&path).unwrap();

@@ -1,6 +1,6 @@
-//! Memory that is a file without a name (memfd_create(2)): several mappings can show the same pages.
+//! File in memory (memfd_create(2)), which several mappings can show.
 //!
-//! It has one size for ever: it is sealed against shrinking and growing, so no mapping of it can lose its pages.
+//! Its size is sealed, so no mapping of it can lose pages.
 
 use std::fs::File;
 use std::io;
@@ -13,7 +13,8 @@ use vm_memory::VolatileSlice;
 use crate::call::Call;
 use crate::error::{Result, call_failed};
 
-/// A file in memory. Clones are handles to the same one; it goes when the last handle and the last mapping have gone.
+/// File in memory with a fixed size (`memfd_create`). Clones are handles to the same file; the kernel frees it with the last handle
+/// and the last mapping.
 #[derive(Debug, Clone)]
 pub struct MemoryFile {
     file: Arc<File>,
@@ -21,7 +22,7 @@ pub struct MemoryFile {
 }
 
 impl MemoryFile {
-    /// Makes one of `size` bytes, all zero. Pages that nobody has written cost nothing.
+    /// Creates a file of `size` bytes, all zero (`memfd_create`, `F_ADD_SEALS`). Pages that were never written take no memory.
     ///
     /// # Errors
     /// [`Error::Call`](crate::Error::Call).
@@ -36,7 +37,7 @@ impl MemoryFile {
         if descriptor < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the kernel has just given us this descriptor, and nobody else knows of it.
+        // SAFETY: a new descriptor, which nothing else owns.
         let file = File::from(unsafe { OwnedFd::from_raw_fd(descriptor) });
         file.set_len(size)?;
         let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
@@ -47,51 +48,25 @@ impl MemoryFile {
         Ok(Self { file: Arc::new(file), size })
     }
 
-    /// Its size in bytes.
+    /// Size in bytes.
     #[must_use]
     pub const fn size(&self) -> u64 {
         self.size
     }
 
-    /// Reads all of `bytes`, beginning at `offset` of the file.
+    /// Fills `bytes` from `offset` of the file on (`pread`).
     ///
     /// # Errors
-    /// `UnexpectedEof` beyond the end, or what the kernel said.
+    /// `UnexpectedEof` beyond the end, or the error of `pread`.
     pub fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
         self.file.read_exact_at(bytes, offset)
     }
 
-    /// Fills guest memory with what is at `offset` of the file.
+    /// Writes all of `bytes` at `offset` of the file (`pwrite`). All mappings show it, except pages of private mappings that
+    /// were written before.
     ///
     /// # Errors
-    /// As [`MemoryFile::read_at`].
-    pub(super) fn read_volatile_at(&self, memory: &VolatileSlice<'_>, offset: u64) -> io::Result<()> {
-        let guard = memory.ptr_guard_mut();
-        let mut done = 0;
-        while done < memory.len() {
-            let at = i64::try_from(offset + done as u64).map_err(|_| io::ErrorKind::InvalidInput)?;
-            let rest = memory.len() - done;
-            let start = guard.as_ptr().wrapping_add(done).cast();
-            // SAFETY: `rest` bytes at `start` are the end of `memory`, which is mapped and writable as long as the guard
-            // lives. Nothing but volatile accesses touches it besides (vm-memory's contract).
-            let count = unsafe { libc::pread(self.file.as_raw_fd(), start, rest, at) };
-            match usize::try_from(count) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(count) => done += count,
-                Err(_) => match io::Error::last_os_error() {
-                    error if error.kind() == io::ErrorKind::Interrupted => {}
-                    error => return Err(error),
-                },
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes all of `bytes`, beginning at `offset` of the file. Private copies of a page that were written to do not see it;
-    /// all others do.
-    ///
-    /// # Errors
-    /// `PermissionDenied` beyond the end, which is sealed, or what the kernel said.
+    /// `PermissionDenied` beyond the end, which is sealed, or the error of `pwrite`.
     pub fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.file.write_all_at(bytes, offset)
     }
@@ -99,6 +74,33 @@ impl MemoryFile {
     pub(super) const fn file(&self) -> &Arc<File> {
         &self.file
     }
+}
+
+/// Fills guest memory from `offset` of a file on (`pread`).
+///
+/// # Errors
+/// `UnexpectedEof` beyond the end of the file, or the error of `pread`.
+pub(super) fn pread_volatile(file: &File, memory: &VolatileSlice<'_>, offset: u64) -> io::Result<()> {
+    let guard = memory.ptr_guard_mut();
+    let mut done = 0;
+    while done < memory.len() {
+        let at =
+            i64::try_from(offset.saturating_add(done as u64)).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let rest = memory.len() - done;
+        let start = guard.as_ptr().wrapping_add(done).cast();
+        // SAFETY: `rest` bytes at `start` are the end of `memory`, which is mapped and writable as long as the guard
+        // lives. Nothing but volatile accesses touches it besides (vm-memory's contract).
+        let count = unsafe { libc::pread(file.as_raw_fd(), start, rest, at) };
+        match usize::try_from(count) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => done += count,
+            Err(_) => match io::Error::last_os_error() {
+                error if error.kind() == io::ErrorKind::Interrupted => {}
+                error => return Err(error),
+            },
+        }
+    }
+    Ok(())
 }
 
 impl AsFd for MemoryFile {
@@ -112,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_keeps_its_size() {
+    fn the_size_is_fixed() {
         let file = MemoryFile::create(0x3000).unwrap();
         file.write_at(b"page", 0x1ffe).unwrap();
         let mut bytes = [0; 6];

@@ -1,4 +1,4 @@
-//! What a slot is: a range of guest-physical addresses, what the kernel does with it, and what is behind it.
+//! Description of a memory slot: its guest-physical range, its flags, and the host memory behind it.
 
 use std::ops::Range;
 
@@ -6,33 +6,35 @@ use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY};
 
 use super::backing::SlotBacking;
 use crate::address::Gpa;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, SlotShapeProblem};
 
 const PAGE: u64 = 4096;
 
-/// A memory slot that is to be created.
+/// Memory slot to create ([`Vm::add_slot`](crate::Vm::add_slot)): the arguments of `KVM_SET_USER_MEMORY_REGION` (api.rst 4.35) and
+/// of the `mmap` and `madvise` before it. Begin with [`Slot::new`] and set what differs.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Slot {
-    /// The slot's number, any that is free below `KVM_CAP_NR_MEMSLOTS`.
+    /// Number of the slot, below `KVM_CAP_NR_MEMSLOTS` and not in use.
     pub number: u32,
-    /// Its first guest-physical address; a multiple of 4 KiB.
+    /// First guest-physical address; a multiple of 4 KiB.
     pub address: Gpa,
-    /// Its size in bytes; a multiple of 4 KiB, not 0.
+    /// Size in bytes; a multiple of 4 KiB, not 0.
     pub size: u64,
-    /// What the kernel does with it.
+    /// Flags for the kernel.
     pub flags: SlotFlags,
-    /// What the host is told about the memory behind it.
+    /// Advice to the host about the memory behind the slot.
     pub advice: MemoryAdvice,
-    /// Where that memory comes from.
+    /// Source of that memory.
     pub backing: SlotBacking,
 }
 
-/// Flags of a slot (api.rst 4.35).
+/// Flags of a slot (`kvm_userspace_memory_region.flags`, api.rst 4.35).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SlotFlags {
-    /// Writes exit as MMIO (`KVM_MEM_READONLY`).
+    /// `KVM_MEM_READONLY`: writes exit as MMIO. Needs `KVM_CAP_READONLY_MEM`.
     pub read_only: bool,
-    /// Writes are recorded for [`Vm::dirty_log`](crate::Vm::dirty_log) (`KVM_MEM_LOG_DIRTY_PAGES`).
+    /// `KVM_MEM_LOG_DIRTY_PAGES`: writes are recorded for [`Vm::dirty_log`](crate::Vm::dirty_log).
     pub log_dirty: bool,
 }
 
@@ -54,32 +56,39 @@ pub struct MemoryAdvice {
 }
 
 impl MemoryAdvice {
-    /// What `madvise` is to be told, with the names.
-    pub(super) fn wanted(self) -> impl Iterator<Item = (libc::c_int, &'static str)> {
+    /// Arguments for `madvise`, with their names.
+    pub(super) fn flags(self) -> impl Iterator<Item = (libc::c_int, &'static str)> {
         [
             (self.mergeable, libc::MADV_MERGEABLE, "MADV_MERGEABLE"),
             (self.huge_pages, libc::MADV_HUGEPAGE, "MADV_HUGEPAGE"),
         ]
         .into_iter()
-        .filter_map(|(wanted, flag, name)| wanted.then_some((flag, name)))
+        .filter_map(|(enabled, flag, name)| enabled.then_some((flag, name)))
     }
 }
 
 impl Slot {
-    /// Where it lies.
+    /// Describes read-write anonymous memory without advice: `size` bytes at `address`.
+    #[must_use]
+    pub fn new(number: u32, address: Gpa, size: u64) -> Self {
+        let (flags, advice, backing) = Default::default();
+        Self { number, address, size, flags, advice, backing }
+    }
+
+    /// Guest-physical range, checked.
     pub(super) fn range(&self) -> Result<Range<Gpa>> {
         let Self { number: slot, address, size, .. } = *self;
         let shape = |problem| Error::SlotShape { slot, address, size, problem };
         if size == 0 {
-            return Err(shape("is empty"));
+            return Err(shape(SlotShapeProblem::Empty));
         }
         if !address.is_aligned(PAGE) || !size.is_multiple_of(PAGE) {
-            return Err(shape("is not made of whole 4 KiB pages"));
+            return Err(shape(SlotShapeProblem::Unaligned));
         }
         if let Some(problem) = self.backing.problem(size) {
             return Err(shape(problem));
         }
-        let end = address.checked_add(size).ok_or_else(|| shape("leaves the address space"))?;
+        let end = address.checked_add(size).ok_or_else(|| shape(SlotShapeProblem::OutsideAddressSpace))?;
         Ok(address..end)
     }
 

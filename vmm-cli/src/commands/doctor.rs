@@ -80,7 +80,7 @@ fn examine() -> Findings {
         Err(error) => {
             let source =
                 std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
-            let problem = Problem { message: format!("{error}{source}"), help: error.help() };
+            let problem = Problem { message: format!("{error}{source}"), help: crate::help::for_kvm(&error) };
             return Findings {
                 usable: false,
                 problem: Some(problem),

@@ -146,5 +146,5 @@ pub(crate) fn host_error(config: &Config, error: &Error) -> Diagnostic {
         Blame::Bug => (Status::Bug, None),
     };
     let location = key.map_or(Location::Nowhere, |key| config.location(key));
-    Diagnostic::error(status, message).at(location).with_help(error.help())
+    Diagnostic::error(status, message).at(location).with_help(crate::help::for_machine(error))
 }

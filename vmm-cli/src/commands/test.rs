@@ -6,6 +6,7 @@ use std::thread;
 use std::time::Instant;
 
 use crate::diagnostic::{Diagnostic, Diagnostics};
+use crate::help;
 use crate::status::Status;
 use crate::stderr;
 use kvm_sys_wrap::{Error, Kvm, install_termination_handlers, termination_requested};
@@ -129,5 +130,5 @@ fn host(error: &Error) -> Diagnostic {
     if let Some(cause) = std::error::Error::source(error) {
         message = format!("{message}: {cause}");
     }
-    Diagnostic::error(Status::Host, message).with_help(error.help())
+    Diagnostic::error(Status::Host, message).with_help(help::for_kvm(error))
 }

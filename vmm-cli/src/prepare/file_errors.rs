@@ -49,7 +49,7 @@ pub(super) fn bytes(
 /// To be asked when a file has been looked through: what is wrong with one that somebody writes to meanwhile is just that.
 pub(super) fn unchanged(config: &Config, file: &File, bytes: &Bytes) -> Result<(), Diagnostic> {
     bytes.check().map_err(|error| {
-        let problem = config.error_at(&file.key, error.to_string()).with_help(error.help());
+        let problem = config.error_at(&file.key, error.to_string()).with_help(crate::help::for_kvm(&error));
         Diagnostic { status: Status::Host, ..problem }
     })
 }

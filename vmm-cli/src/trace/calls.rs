@@ -168,18 +168,18 @@ fn arguments(arguments: &CallArgs<'_>, state: &mut State) -> String {
 }
 
 fn answered(answer: &dyn CallResult, state: &mut State) -> String {
-    if let Some(regs) = answer.get() {
+    if let Some(regs) = answer.downcast_ref() {
         return regs_changed(regs, state);
     }
-    if let Some(sregs) = answer.get() {
+    if let Some(sregs) = answer.downcast_ref() {
         return sregs_changed(sregs, state);
     }
-    if let Some(kvm_translation { valid, physical_address, .. }) = answer.get() {
+    if let Some(kvm_translation { valid, physical_address, .. }) = answer.downcast_ref() {
         return if *valid == 0 { "not mapped".to_owned() } else { format!("{physical_address:#x}") };
     }
-    let descriptor = answer.descriptor().map(|descriptor| format!("fd {descriptor}"));
-    let address = || answer.mapped().map(|address| format!("{address:#x}"));
-    let nothing = || answer.get::<()>().map(|()| "0".to_owned());
+    let descriptor = answer.fd().map(|descriptor| format!("fd {descriptor}"));
+    let address = || answer.mapped_address().map(|address| format!("{address:#x}"));
+    let nothing = || answer.downcast_ref::<()>().map(|()| "0".to_owned());
     descriptor.or_else(address).or_else(nothing).unwrap_or_else(|| shortened(format!("{answer:?}")))
 }
 

@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use kvm_sys_wrap::Alarm;
+use kvm_sys_wrap::KickTimer;
 
 use crate::machine::error::Error;
 use crate::record::replay::{ReplayMark, ReplayStep, Replayed, Replayer};
@@ -108,7 +108,7 @@ fn round(
         Pace::Creeping(..) => (pace, FINE_PLACES),
     };
     loop {
-        let alarm = Alarm::set(pace.interval())?;
+        let alarm = KickTimer::new(pace.interval())?;
         let result = loop {
             match replayer.turn()? {
                 Replayed::Served | Replayed::Debug(_) => {}

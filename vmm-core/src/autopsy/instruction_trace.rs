@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use iced_x86::{Instruction, Mnemonic};
 use kvm_sys_wrap::bindings::kvm_regs;
-use kvm_sys_wrap::{Alarm, Gpa};
+use kvm_sys_wrap::{Gpa, KickTimer};
 use vm_memory::Bytes;
 
 use crate::cpu::cpu_state::OperandWidth;
@@ -125,7 +125,7 @@ impl InstructionTrace {
         time: Duration,
     ) -> Result<StepResult, Error> {
         let started = Instant::now();
-        let mut patience = Alarm::set(TRACE_TIMEOUT)?;
+        let mut patience = KickTimer::new(TRACE_TIMEOUT)?;
         // A kick from before may come late, so two of them with nothing in between are wanted.
         let mut last_kick = None;
         let until = self.steps.saturating_add(steps);
@@ -151,7 +151,7 @@ impl InstructionTrace {
                         return Ok(StepResult::Stuck(Box::new(registers)));
                     }
                     last_kick = Some(self.steps);
-                    patience = Alarm::set(TRACE_TIMEOUT)?;
+                    patience = KickTimer::new(TRACE_TIMEOUT)?;
                 }
                 ReplayStep::Ended(end) => {
                     self.last = Some(plan);

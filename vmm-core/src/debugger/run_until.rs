@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use kvm_sys_wrap::Alarm;
+use kvm_sys_wrap::KickTimer;
 
 use crate::Gva;
 use crate::debugger::DebugStop;
@@ -45,7 +45,7 @@ fn run_to_address(machine: Machine, gva: Gva) -> Result<(Machine, Option<End>), 
         return Err(Error::NoBreakpoint { gva });
     }
     let started = Instant::now();
-    let _alarm = limit.map(Alarm::set).transpose()?;
+    let _alarm = limit.map(KickTimer::new).transpose()?;
     let passed = || limit.filter(|limit| started.elapsed() >= *limit);
     let end = loop {
         match debugger.resume(&actions, &mut || passed().is_some())?.1 {

@@ -95,7 +95,7 @@ struct Input {
 
 impl IrqSink for Input {
     fn pulse(&self) -> io::Result<()> {
-        self.edge.pulse()
+        self.edge.trigger()
     }
 
     fn set(&self, level: bool) -> io::Result<()> {

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use kvm_sys_wrap::{Alarm, Port, Vm};
+use kvm_sys_wrap::{KickTimer, Port, Vm};
 
 use crate::machine::error::Error;
 use crate::spec::{DebugConsoleSpec, DeviceAddress, MachineSpec};
@@ -17,7 +17,7 @@ const MAX_DELAY: Duration = Duration::from_millis(20);
 pub(crate) struct CoalescedPio {
     vm: Vm,
     port: Port,
-    _alarm: Alarm,
+    _alarm: KickTimer,
 }
 
 /// The port whose writes are to be collected.
@@ -32,7 +32,7 @@ impl CoalescedPio {
     /// Begins, on the thread that runs the vCPU. `None` where nothing is to be collected, or this kernel cannot.
     pub(crate) fn start(vm: &Vm, spec: &MachineSpec) -> Result<Option<Self>, Error> {
         let Some(port) = port(spec) else { return Ok(None) };
-        let _alarm = Alarm::every(MAX_DELAY)?;
+        let _alarm = KickTimer::with_interval(MAX_DELAY)?;
         Ok(vm.register_coalesced_pio(port)?.then(|| Self { vm: vm.clone(), port, _alarm }))
     }
 }

@@ -157,8 +157,6 @@ impl Error {
                 "`vmm-cli doctor` shows what works here; an ordinary KVM host (VT-x or AMD-V) does all modes"
                     .to_owned(),
             ),
-            Self::Kvm(error) => error.help(),
-            Self::Image(error) => error.downcast_ref::<KvmError>().and_then(KvmError::help),
             Self::Disk(error) => error.help(),
             Self::NoBreakpoint { .. } | Self::NoExitCount => {
                 Some("stop it after a time instead, with --after".to_owned())
@@ -170,6 +168,8 @@ impl Error {
             | Self::Bus(_)
             | Self::Restore(_)
             | Self::Snapshot { .. }
+            | Self::Kvm(_)
+            | Self::Image(_)
             | Self::Console(_)
             | Self::Clock(_)
             | Self::Table { .. } => None,
@@ -191,6 +191,8 @@ fn blame_kvm(error: &KvmError) -> Blame {
         | KvmError::SlotNumber { .. }
         | KvmError::Overlap(_) => Blame::Configuration,
         KvmError::Reply { .. } | KvmError::NoMemory { .. } => Blame::Bug,
+        // A variant of a later version.
+        _ => Blame::Host,
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use kvm_sys_wrap::{Alarm, Exit, termination_requested};
+use kvm_sys_wrap::{Exit, KickTimer, termination_requested};
 
 use crate::machine::end::End;
 use crate::spec;
@@ -16,7 +16,7 @@ pub(crate) struct Limits {
     deadline: Option<(Instant, Duration)>,
     exits: Option<u64>,
     /// Goes off at the deadline; dropped, and with it disarmed, when the run is over.
-    _alarm: Option<Alarm>,
+    _alarm: Option<KickTimer>,
 }
 
 impl Limits {
@@ -27,7 +27,7 @@ impl Limits {
     pub(crate) fn start(limits: spec::LimitSpec) -> Result<Self, kvm_sys_wrap::Error> {
         // A limit too far away for the clock is none.
         let deadline = limits.time.and_then(|time| Some((Instant::now().checked_add(time)?, time)));
-        let alarm = deadline.map(|(_, time)| Alarm::set(time)).transpose()?;
+        let alarm = deadline.map(|(_, time)| KickTimer::new(time)).transpose()?;
         Ok(Self { deadline, exits: limits.exits, _alarm: alarm })
     }
 

@@ -10,7 +10,7 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use kvm_sys_wrap::{Alarm, Vm, minor_faults};
+use kvm_sys_wrap::{KickTimer, Vm, minor_faults};
 
 use crate::machine::error::Error;
 
@@ -31,7 +31,7 @@ const MAX_INTERVAL: Duration = Duration::from_millis(128);
 
 /// Watches a guest whose memory shows files.
 pub(crate) struct OverlayPromotion {
-    alarm: Alarm,
+    alarm: KickTimer,
     due: Instant,
     interval: Duration,
     /// When it was looked last, and how many faults there had been.
@@ -44,13 +44,13 @@ pub(crate) struct OverlayPromotion {
 impl OverlayPromotion {
     /// Begins to watch, on the thread that runs the vCPU. `None` where no files are shown.
     pub(crate) fn start(vm: &Vm) -> Result<Option<Self>, Error> {
-        let bytes = vm.file_bytes();
+        let bytes = vm.mapped_file_bytes();
         if bytes == 0 {
             return Ok(None);
         }
         let (now, enough) = (Instant::now(), MIN_FAULTS.max(bytes / BYTES_PER_FAULT));
         Ok(Some(Self {
-            alarm: Alarm::set(MIN_INTERVAL)?,
+            alarm: KickTimer::new(MIN_INTERVAL)?,
             due: now + MIN_INTERVAL,
             interval: MIN_INTERVAL,
             looked: (now, minor_faults()),

@@ -75,7 +75,7 @@ impl Machine {
     /// run is none of the guest's.
     pub(crate) fn run_to_end(&mut self, control: &mut RunControl<'_, '_>) -> Result<End, Error> {
         let end = self.run_turns(control);
-        self.processors.bsp().vcpu.vm().check_files()?;
+        self.processors.bsp().vcpu.vm().check_mapped_files()?;
         end
     }
 

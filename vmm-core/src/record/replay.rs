@@ -13,7 +13,7 @@ mod step;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use kvm_sys_wrap::Alarm;
+use kvm_sys_wrap::KickTimer;
 
 use crate::machine::Machine;
 use crate::machine::end::End;
@@ -35,7 +35,7 @@ pub struct Replayer<'a> {
     /// Whether it ran since it was built.
     moved: bool,
     divergence: Option<Divergence>,
-    deadline: Option<(Instant, Alarm)>,
+    deadline: Option<(Instant, KickTimer)>,
 }
 
 /// A place in a run to come back to.
@@ -121,7 +121,7 @@ impl<'a> Replayer<'a> {
     /// [`Error::Kvm`] where the host has no timer for us.
     pub fn set_budget(&mut self, budget: Duration) -> Result<(), Error> {
         self.deadline = match Instant::now().checked_add(budget) {
-            Some(at) => Some((at, Alarm::set(budget)?)),
+            Some(at) => Some((at, KickTimer::new(budget)?)),
             None => None,
         };
         Ok(())

@@ -69,7 +69,7 @@ fn reserve(region: &MemoryRegion) -> Vec<SequenceStep> {
                 .why("a file without a name, of the slot's size, sealed against shrinking"),
         );
     }
-    let words = backing(region.backing).words();
+    let words = backing(region.backing).describe();
     steps.push(
         SequenceStep::call(Call::Mmap, ArgumentDirection::Into, value(format!("{size:#x} bytes, {words}")))
             .returns("a host address")

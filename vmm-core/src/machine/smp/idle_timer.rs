@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use kvm_sys_wrap::Alarm;
+use kvm_sys_wrap::KickTimer;
 
 use crate::machine::error::Error;
 
 /// Gets the vCPU of the thread that made it out of its sleep.
 pub(crate) struct IdleTimer {
-    alarm: Alarm,
+    alarm: KickTimer,
     due: Instant,
     interval: Duration,
     /// The machine was found asleep for good once, and is looked at a second time: an interrupt may have been under way.
@@ -23,7 +23,7 @@ impl IdleTimer {
         let interval = Self::MIN_INTERVAL;
         // The clock is read first, here and below: an alarm that went off before it is due would be the last one.
         let due = Instant::now() + interval;
-        Ok(Self { alarm: Alarm::set(interval)?, due, interval, suspected: false })
+        Ok(Self { alarm: KickTimer::new(interval)?, due, interval, suspected: false })
     }
 
     pub(crate) fn is_due(&self) -> bool {

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use kvm_sys_wrap::{Alarm, Exit, termination_requested};
+use kvm_sys_wrap::{Exit, KickTimer, termination_requested};
 
 use super::step::{HandlerTrap, is_at_handler};
 use crate::cpu::exit_counts::is_guest_exit;
@@ -19,7 +19,7 @@ pub(super) struct ReplayHooks<'a> {
     pub(super) recording: &'a Recording,
     pub(super) position: &'a mut RecordPosition,
     pub(super) divergence: &'a mut Option<Divergence>,
-    pub(super) deadline: Option<&'a (Instant, Alarm)>,
+    pub(super) deadline: Option<&'a (Instant, KickTimer)>,
     /// Settings of a single step, if this is one.
     pub(super) step: Option<StepHooks>,
 }
@@ -47,7 +47,7 @@ pub(super) enum ReplayInterception {
 }
 
 /// Returns true if a replay has to stop now: Ctrl-C, or its deadline has passed.
-pub(super) fn is_over(deadline: Option<&(Instant, Alarm)>) -> bool {
+pub(super) fn is_over(deadline: Option<&(Instant, KickTimer)>) -> bool {
     termination_requested() || deadline.is_some_and(|(at, _)| Instant::now() >= *at)
 }
 

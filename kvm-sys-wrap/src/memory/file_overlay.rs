@@ -1,0 +1,60 @@
+//! Range of a file that is, or is to be, mapped over guest memory. `file_mapping.rs` makes the calls.
+
+use std::fmt;
+
+use super::mapped_file::MappedFile;
+use super::sigbus::SigbusGuard;
+use crate::error::{Error, FileChange, Result, SlotShapeProblem};
+
+const PAGE: u64 = 4096;
+
+/// Range of a file, to be mapped over guest memory ([`Vm::map_file`](crate::Vm::map_file)).
+#[derive(Debug, Clone)]
+pub struct FileRange {
+    /// The file.
+    pub file: MappedFile,
+    /// Offset in the file, in bytes; a multiple of 4 KiB.
+    pub offset: u64,
+    /// Size in bytes; a multiple of 4 KiB, not 0. The range must not leave the file.
+    pub size: u64,
+}
+
+/// Arguments of the `mmap`.
+impl fmt::Display for FileRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { file, offset, size } = self;
+        let name = file.path().file_name().unwrap_or_default().display();
+        write!(f, "{size:#x} bytes of {name} from {offset:#x}, private, fixed")
+    }
+}
+
+impl FileRange {
+    pub(super) fn problem(&self) -> Option<SlotShapeProblem> {
+        if self.size == 0 || !self.size.is_multiple_of(PAGE) || !self.offset.is_multiple_of(PAGE) {
+            return Some(SlotShapeProblem::FileRangeUnaligned);
+        }
+        let inside = self.offset.checked_add(self.size).is_some_and(|end| end <= self.file.size());
+        (!inside).then_some(SlotShapeProblem::FileRangeTooLarge)
+    }
+}
+
+/// A file range that is mapped over a slot. Dropped before the slot's memory, because of the guard.
+#[derive(Debug)]
+pub(super) struct FileOverlay {
+    pub(super) guard: SigbusGuard,
+    pub(super) file: MappedFile,
+    /// Offset in the slot's memory, in bytes.
+    pub(super) start: usize,
+    /// Size in bytes.
+    pub(super) size: u64,
+}
+
+impl FileOverlay {
+    pub(super) fn check(&self) -> Result<()> {
+        if self.guard.is_truncated() {
+            let path = self.file.path().to_owned();
+            return Err(Error::FileChanged { path, change: FileChange::Truncated });
+        }
+        self.file.check()
+    }
+}
