@@ -10,7 +10,7 @@ use crate::status::Status;
 
 /// What a place is counted from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Base {
+pub enum AddressBase {
     /// This address; `segment:offset` is one already, as real mode computes it.
     Address(u64),
     /// A symbol.
@@ -19,18 +19,18 @@ pub enum Base {
 
 /// A place: a base, and an offset from it in bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct AddressExpr {
     /// Where to count from.
-    pub base: Base,
+    pub base: AddressBase,
     /// How far.
     pub offset: u64,
 }
 
 /// How far a range goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Extent {
+pub enum RangeExtent {
     /// Up to but not including a place.
-    UpTo(Place),
+    UpTo(AddressExpr),
     /// A number of bytes.
     Length(u64),
     /// As far as the symbol that it starts at.
@@ -39,25 +39,25 @@ pub enum Extent {
 
 /// A range of guest memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Range {
+pub struct AddressRange {
     /// Its first byte.
-    pub start: Place,
+    pub start: AddressExpr,
     /// Its end.
-    pub extent: Extent,
+    pub extent: RangeExtent,
 }
 
 /// As it is written on a command line.
-impl fmt::Display for Place {
+impl fmt::Display for AddressExpr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.base {
-            Base::Address(address) => write!(f, "{address:#x}")?,
-            Base::Symbol(name) => f.write_str(name)?,
+            AddressBase::Address(address) => write!(f, "{address:#x}")?,
+            AddressBase::Symbol(name) => f.write_str(name)?,
         }
         if self.offset == 0 { Ok(()) } else { write!(f, "+{:#x}", self.offset) }
     }
 }
 
-impl Place {
+impl AddressExpr {
     /// Reads an address, a symbol, or one of them with `+` and an offset.
     ///
     /// # Errors
@@ -68,34 +68,40 @@ impl Place {
             None => (text, 0),
         };
         let base = match EntryChoice::from_text(base).map_err(mistake)? {
-            EntryChoice::Symbol(name) => Base::Symbol(name),
-            EntryChoice::Address(address) => Base::Address(address.0),
+            EntryChoice::Symbol(name) => AddressBase::Symbol(name),
+            EntryChoice::Address(address) => AddressBase::Address(address.0),
             EntryChoice::Segmented { segment, offset } => {
-                Base::Address(u64::from(segment) * 16 + u64::from(offset))
+                AddressBase::Address(u64::from(segment) * 16 + u64::from(offset))
             }
             // Text is always one of the above.
-            EntryChoice::FromFile => Base::Address(0),
+            EntryChoice::FromFile => AddressBase::Address(0),
         };
         Ok(Self { base, offset })
     }
 }
 
-impl Range {
+impl AddressRange {
     /// Reads `START..END`, `START,LENGTH`, or a symbol alone.
     ///
     /// # Errors
     /// As [`Place::parse`].
     pub fn parse(text: &str) -> Result<Self, Diagnostic> {
         if let Some((start, end)) = text.rsplit_once("..") {
-            return Ok(Self { start: Place::parse(start)?, extent: Extent::UpTo(Place::parse(end)?) });
+            return Ok(Self {
+                start: AddressExpr::parse(start)?,
+                extent: RangeExtent::UpTo(AddressExpr::parse(end)?),
+            });
         }
         if let Some((start, length)) = text.rsplit_once(',') {
-            return Ok(Self { start: Place::parse(start)?, extent: Extent::Length(parse_length(length)?) });
+            return Ok(Self {
+                start: AddressExpr::parse(start)?,
+                extent: RangeExtent::Length(parse_length(length)?),
+            });
         }
-        let start = Place::parse(text)?;
+        let start = AddressExpr::parse(text)?;
         match start.base {
-            Base::Symbol(_) => Ok(Self { start, extent: Extent::Symbol }),
-            Base::Address(_) => {
+            AddressBase::Symbol(_) => Ok(Self { start, extent: RangeExtent::Symbol }),
+            AddressBase::Address(_) => {
                 let refusal = Refusal::new(format!("`{text}` is an address and not a range"));
                 Err(mistake(refusal.help(format!("write `{text},64` for 64 bytes, or `{text}..END`"))))
             }
@@ -119,12 +125,12 @@ fn mistake(Refusal { message, help }: Refusal) -> Diagnostic {
 mod tests {
     use super::*;
 
-    fn symbol(name: &str, offset: u64) -> Place {
-        Place { base: Base::Symbol(name.to_owned()), offset }
+    fn symbol(name: &str, offset: u64) -> AddressExpr {
+        AddressExpr { base: AddressBase::Symbol(name.to_owned()), offset }
     }
 
-    fn address(address: u64) -> Place {
-        Place { base: Base::Address(address), offset: 0 }
+    fn address(address: u64) -> AddressExpr {
+        AddressExpr { base: AddressBase::Address(address), offset: 0 }
     }
 
     #[test]
@@ -135,23 +141,26 @@ mod tests {
             ("0x7c0:0x10", address(0x7c10)),
             ("main", symbol("main", 0)),
             ("main+0x10", symbol("main", 0x10)),
-            ("0x1000+16", Place { base: Base::Address(0x1000), offset: 16 }),
+            ("0x1000+16", AddressExpr { base: AddressBase::Address(0x1000), offset: 16 }),
         ] {
-            assert_eq!(Place::parse(text), Ok(place), "{text}");
+            assert_eq!(AddressExpr::parse(text), Ok(place), "{text}");
         }
         for text in ["", "7c00", "main+", "main+x", "+4", "two words"] {
-            assert_eq!(Place::parse(text).unwrap_err().status, Status::Configuration, "{text}");
+            assert_eq!(AddressExpr::parse(text).unwrap_err().status, Status::Configuration, "{text}");
         }
     }
 
     #[test]
     fn ranges() {
-        let range = |start, extent| Ok(Range { start, extent });
-        assert_eq!(Range::parse("0x1000..0x2000"), range(address(0x1000), Extent::UpTo(address(0x2000))));
-        assert_eq!(Range::parse("0x1000,4KiB"), range(address(0x1000), Extent::Length(4096)));
-        assert_eq!(Range::parse("main+4,16"), range(symbol("main", 4), Extent::Length(16)));
-        assert_eq!(Range::parse("a..b+1"), range(symbol("a", 0), Extent::UpTo(symbol("b", 1))));
-        assert_eq!(Range::parse("text"), range(symbol("text", 0), Extent::Symbol));
-        assert!(Range::parse("0x1000").unwrap_err().help.unwrap().contains("0x1000,64"));
+        let range = |start, extent| Ok(AddressRange { start, extent });
+        assert_eq!(
+            AddressRange::parse("0x1000..0x2000"),
+            range(address(0x1000), RangeExtent::UpTo(address(0x2000)))
+        );
+        assert_eq!(AddressRange::parse("0x1000,4KiB"), range(address(0x1000), RangeExtent::Length(4096)));
+        assert_eq!(AddressRange::parse("main+4,16"), range(symbol("main", 4), RangeExtent::Length(16)));
+        assert_eq!(AddressRange::parse("a..b+1"), range(symbol("a", 0), RangeExtent::UpTo(symbol("b", 1))));
+        assert_eq!(AddressRange::parse("text"), range(symbol("text", 0), RangeExtent::Symbol));
+        assert!(AddressRange::parse("0x1000").unwrap_err().help.unwrap().contains("0x1000,64"));
     }
 }

@@ -9,9 +9,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
-pub(crate) use bench::Bench;
-pub(crate) use inspect::{At, Dump, Look, Pages, Snapshot, Translate};
-pub(crate) use test::Test;
+pub(crate) use bench::BenchArgs;
+pub(crate) use inspect::{DumpArgs, InspectArgs, PagesArgs, SnapshotArgs, StopAt, TranslateArgs};
+pub(crate) use test::TestArgs;
 
 /// Runs bare-metal x86 programs on KVM from one TOML file.
 #[derive(Debug, Parser)]
@@ -23,9 +23,9 @@ pub(crate) struct Cli {
 
 /// `run` alone.
 #[derive(Debug, Parser)]
-struct RunAlone {
+struct RunCli {
     #[command(flatten)]
-    run: Run,
+    run: RunArgs,
 }
 
 impl Cli {
@@ -44,10 +44,10 @@ impl Cli {
     fn read_from(arguments: &[OsString]) -> Result<Self, clap::Error> {
         let run = match arguments {
             [_, command, file] if command == "run" && is_file(file) => {
-                Some(Run { config: file.into(), ..Run::default() })
+                Some(RunArgs { config: file.into(), ..RunArgs::default() })
             }
             [_, rest @ ..] if rest.first().is_some_and(|command| command == "run") => {
-                RunAlone::try_parse_from(rest).ok().map(|alone| alone.run)
+                RunCli::try_parse_from(rest).ok().map(|alone| alone.run)
             }
             _ => None,
         };
@@ -77,29 +77,29 @@ Exit status:
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the guest of a configuration
-    Run(Run),
+    Run(RunArgs),
     /// Run all configurations with an [expect] as tests, in parallel
-    Test(Test),
+    Test(TestArgs),
     /// Run one guest many times, and show how its times are distributed
-    Bench(Bench),
+    Bench(BenchArgs),
     /// Check configurations and their guest files without KVM
-    Check(Check),
+    Check(CheckArgs),
     /// Warn about what always kills a guest: its entry, its stack, SSE that is off
-    Preflight(Preflight),
+    Preflight(PreflightArgs),
     /// Show all that a run will do and set up, without KVM
-    Explain(Explain),
+    Explain(ExplainArgs),
     /// Look addresses up in the guest's page tables, level by level
-    Translate(Translate),
+    Translate(TranslateArgs),
     /// Show all that the guest's page tables map, and what is odd there
-    Pages(Pages),
+    Pages(PagesArgs),
     /// Show or save guest memory
-    Dump(Dump),
+    Dump(DumpArgs),
     /// Run a guest up to a point and save the whole machine, for `run --from`
-    Snapshot(Snapshot),
+    Snapshot(SnapshotArgs),
     /// Show whether KVM works here, and which CPU modes
-    Doctor(Doctor),
+    Doctor(DoctorArgs),
     /// Write a commented configuration to start from
-    Init(Init),
+    Init(InitArgs),
     /// Print the JSON schema of configurations, for editors
     Schema,
     /// Print completions for a shell
@@ -116,12 +116,12 @@ pub(crate) enum Command {
 
 /// Options of `run`.
 #[derive(Debug, Default, Args)]
-pub(crate) struct Run {
+pub(crate) struct RunArgs {
     /// The configuration, or a kernel that needs none
     #[arg(value_hint = ValueHint::FilePath)]
     pub(crate) config: PathBuf,
     #[command(flatten)]
-    pub(crate) overrides: Overrides,
+    pub(crate) overrides: OverrideArgs,
     /// Go on from this snapshot of the same machine
     #[arg(long, value_name = "SNAPSHOT", value_hint = ValueHint::FilePath, conflicts_with = "gdb")]
     pub(crate) from: Option<PathBuf>,
@@ -129,7 +129,7 @@ pub(crate) struct Run {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) report: Option<PathBuf>,
     #[command(flatten)]
-    pub(crate) trace: crate::trace::Options,
+    pub(crate) trace: crate::trace::TraceArgs,
     /// Let --report, --trace-out and --core replace files
     #[arg(long)]
     pub(crate) force: bool,
@@ -137,7 +137,7 @@ pub(crate) struct Run {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) core: Option<PathBuf>,
     /// Let gdb run the guest: wait for it at this address, or on this Unix socket
-    #[arg(long, value_name = "ADDR|PATH", num_args = 0..=1, default_missing_value = crate::gdb::DEFAULT)]
+    #[arg(long, value_name = "ADDR|PATH", num_args = 0..=1, default_missing_value = crate::gdb::DEFAULT_ADDRESS)]
     #[arg(conflicts_with_all = ["trace", "trace_out", "stats"])]
     pub(crate) gdb: Option<String>,
     /// Do not look into why a guest died
@@ -153,12 +153,12 @@ pub(crate) struct Run {
 
 /// Options of `check`.
 #[derive(Debug, Args)]
-pub(crate) struct Check {
+pub(crate) struct CheckArgs {
     /// The configurations
     #[arg(required = true, value_hint = ValueHint::FilePath)]
     pub(crate) configs: Vec<PathBuf>,
     #[command(flatten)]
-    pub(crate) overrides: Overrides,
+    pub(crate) overrides: OverrideArgs,
     /// Also show what is loaded, and what lies where in the guest's memory
     #[arg(long, short)]
     pub(crate) verbose: bool,
@@ -169,12 +169,12 @@ pub(crate) struct Check {
 
 /// Options of `preflight`.
 #[derive(Debug, Args)]
-pub(crate) struct Preflight {
+pub(crate) struct PreflightArgs {
     /// The configuration
     #[arg(value_hint = ValueHint::FilePath)]
     pub(crate) config: PathBuf,
     #[command(flatten)]
-    pub(crate) overrides: Overrides,
+    pub(crate) overrides: OverrideArgs,
     /// How the result is shown
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,
@@ -182,12 +182,12 @@ pub(crate) struct Preflight {
 
 /// Options of `explain`.
 #[derive(Debug, Args)]
-pub(crate) struct Explain {
+pub(crate) struct ExplainArgs {
     /// The configuration
     #[arg(value_hint = ValueHint::FilePath)]
     pub(crate) config: PathBuf,
     #[command(flatten)]
-    pub(crate) overrides: Overrides,
+    pub(crate) overrides: OverrideArgs,
     /// Draw memory map and flow into this file instead, as SVG; never over a file that exists
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) svg: Option<PathBuf>,
@@ -204,7 +204,7 @@ pub(crate) struct Explain {
 
 /// Options of `doctor`.
 #[derive(Debug, Args)]
-pub(crate) struct Doctor {
+pub(crate) struct DoctorArgs {
     /// How the result is shown
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,
@@ -212,7 +212,7 @@ pub(crate) struct Doctor {
 
 /// Options of `init`.
 #[derive(Debug, Args)]
-pub(crate) struct Init {
+pub(crate) struct InitArgs {
     /// The file to write; never one that exists
     #[arg(default_value = "vmm.toml", value_hint = ValueHint::FilePath)]
     pub(crate) file: PathBuf,
@@ -220,7 +220,7 @@ pub(crate) struct Init {
 
 /// Values that replace those of the file.
 #[derive(Debug, Default, Args)]
-pub(crate) struct Overrides {
+pub(crate) struct OverrideArgs {
     /// Set a key of the configuration, such as memory.size=4MiB; can be given several times
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -250,9 +250,9 @@ pub(crate) struct Overrides {
     timeout: Option<String>,
 }
 
-impl Overrides {
+impl OverrideArgs {
     /// In the form that the configuration takes them.
-    pub(crate) fn collect(&self) -> crate::config::Overrides {
+    pub(crate) fn to_overrides(&self) -> crate::config::Overrides {
         let mut overrides = crate::config::Overrides::new();
         for assignment in &self.set {
             overrides.set(assignment);

@@ -119,7 +119,7 @@ impl From<Start> for StartChoice {
 /// A file that a kernel is told of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Module {
-    /// Its path, as that of a [`File`].
+    /// Its path, as that of a [`FileSummary`].
     pub path: PathBuf,
     /// The key that names it, for [`Config::error_at`].
     pub key: String,
@@ -154,7 +154,7 @@ impl ModuleKind {
 pub struct FwCfgSource {
     /// Its place in the machine's list of such files.
     pub index: usize,
-    /// The path of the bytes, as that of a [`File`].
+    /// The path of the bytes, as that of a [`FileSummary`].
     pub path: PathBuf,
     /// The key that names it, for [`Config::error_at`].
     pub key: String,

@@ -36,7 +36,7 @@ use vmm_core::spec::gpa_range::GpaRange;
 use vmm_core::{Gpa, Gva};
 
 use crate::new_file::NewFile;
-use headers::{Class, Load};
+use headers::{Class, LoadSegment};
 
 /// How much is read at once.
 const CHUNK: usize = 1 << 16;
@@ -90,7 +90,7 @@ fn write_to(
     let regions = machine.layout().memory();
     let mapped = mapped(machine, &state.sregs);
     let count = 1 + mapped.len() + regions.len();
-    if count >= headers::TOO_MANY {
+    if count >= headers::MAX_PROGRAM_HEADERS {
         return Err(CoreError::TooMany(mapped.len()));
     }
     let start = class.headers_size(count).saturating_add(u64::try_from(notes.len()).unwrap_or(u64::MAX));
@@ -118,22 +118,22 @@ fn write_to(
 }
 
 /// What has a virtual address; without paging, all of memory.
-fn mapped(machine: &Machine, sregs: &kvm_sregs) -> Vec<Mapping> {
+fn mapped(machine: &Machine, sregs: &kvm_sregs) -> Vec<VirtualMapping> {
     let walker = machine.walker_from_sregs(sregs);
     if walker.scheme.is_none() {
         let access = PagePermissions { writable: true, user: true, executable: true };
         let whole = machine.layout().memory().iter().map(|region| region.range);
-        return whole.map(|range| Mapping { gva: Gva(range.start().0), range, access }).collect();
+        return whole.map(|range| VirtualMapping { gva: Gva(range.start().0), range, access }).collect();
     }
     let mapping = |mapped: MappedRange| {
-        Some(Mapping { gva: mapped.gva, range: mapped.physical()?, access: mapped.access })
+        Some(VirtualMapping { gva: mapped.gva, range: mapped.physical()?, access: mapped.access })
     };
     mappings(&walker, machine.memory()).ranges.into_iter().filter_map(mapping).collect()
 }
 
 /// A virtual range and the physical one behind it.
 #[derive(Debug, Clone, Copy)]
-struct Mapping {
+struct VirtualMapping {
     gva: Gva,
     range: GpaRange,
     access: PagePermissions,
@@ -153,10 +153,10 @@ fn place(regions: &[LayoutRegion], start: u64) -> Vec<(GpaRange, u64)> {
 }
 
 /// The parts of a mapping that have memory behind them.
-fn pieces(mapping: &Mapping, placed: &[(GpaRange, u64)]) -> Vec<Load> {
+fn pieces(mapping: &VirtualMapping, placed: &[(GpaRange, u64)]) -> Vec<LoadSegment> {
     let found = placed.iter().filter_map(|(region, offset)| {
         let part = mapping.range.intersection(*region)?;
-        Some(Load {
+        Some(LoadSegment {
             gva: mapping.gva.0.wrapping_add(part.start().0 - mapping.range.start().0),
             gpa: part.start().0,
             size: part.size(),
@@ -168,8 +168,8 @@ fn pieces(mapping: &Mapping, placed: &[(GpaRange, u64)]) -> Vec<Load> {
 }
 
 /// Joins what differs in nothing but the size of its pages.
-fn join(loads: Vec<Load>) -> Vec<Load> {
-    let mut joined: Vec<Load> = Vec::new();
+fn join(loads: Vec<LoadSegment>) -> Vec<LoadSegment> {
+    let mut joined: Vec<LoadSegment> = Vec::new();
     for load in loads {
         match joined.last_mut().filter(|last| last.continued_by(&load)) {
             Some(last) => last.size = last.size.saturating_add(load.size),
@@ -210,7 +210,8 @@ mod tests {
     #[test]
     fn a_mapping_over_a_hole_becomes_the_parts_with_memory() {
         let placed = [(span(0, 0x2000), 0x1000), (span(0x4000, 0x6000), 0x3000)];
-        let mapping = Mapping { gva: Gva(0xffff_8000_0000_0000), range: span(0x1000, 0x5000), access: RWX };
+        let mapping =
+            VirtualMapping { gva: Gva(0xffff_8000_0000_0000), range: span(0x1000, 0x5000), access: RWX };
         let loads = pieces(&mapping, &placed);
         let found: Vec<_> =
             loads.iter().map(|load| (load.gva & 0xffff, load.gpa, load.size, load.offset)).collect();
@@ -219,7 +220,7 @@ mod tests {
 
     #[test]
     fn what_continues_is_joined() {
-        let load = |gva, gpa, offset| Load { gva, gpa, size: 0x1000, offset, access: RWX };
+        let load = |gva, gpa, offset| LoadSegment { gva, gpa, size: 0x1000, offset, access: RWX };
         let joined =
             join(vec![load(0, 0, 0x1000), load(0x1000, 0x1000, 0x2000), load(0x2000, 0x5000, 0x6000)]);
         assert_eq!(joined.iter().map(|load| load.size).collect::<Vec<_>>(), [0x2000, 0x1000]);

@@ -159,16 +159,16 @@ fn contains(output: &[u8], text: &[u8]) -> bool {
 }
 
 /// At most this many bytes are shown of a text that differs.
-const LONGEST: usize = 400;
+const MAX_SHOWN: usize = 400;
 
 /// Bytes as a quoted string, escaped where they are not plain text, cut in the middle where they are many.
 fn quoted(bytes: &[u8]) -> String {
     let escaped = |bytes: &[u8]| bytes.escape_ascii().to_string();
-    let half = LONGEST / 2;
+    let half = MAX_SHOWN / 2;
     match (bytes.get(..half), bytes.len().checked_sub(half).and_then(|at| bytes.get(at..))) {
-        (Some(head), Some(tail)) if bytes.len() > LONGEST => {
+        (Some(head), Some(tail)) if bytes.len() > MAX_SHOWN => {
             let mut text = String::new();
-            let left_out = bytes.len() - LONGEST;
+            let left_out = bytes.len() - MAX_SHOWN;
             let _ = write!(text, "\"{}\" ({left_out} bytes left out) \"{}\"", escaped(head), escaped(tail));
             text
         }

@@ -46,35 +46,35 @@ pub(crate) struct Explanation {
     /// The configuration's path, as it was given.
     pub(crate) config: String,
     /// What kind of machine.
-    machine: Machine,
+    machine: MachineSummary,
     /// How the guest is started.
     #[serde(skip_serializing_if = "Option::is_none")]
-    boot: Option<Starting>,
+    boot: Option<BootSummary>,
     /// The guest's file, then the others.
-    files: Vec<File>,
+    files: Vec<FileSummary>,
     /// Every call, in order.
-    flow: Vec<steps::Row>,
+    flow: Vec<steps::CallRow>,
     /// Slots, what lies where, ports.
     memory: memory::Memory,
     /// The page tables.
-    paging: Option<tables::Paging>,
+    paging: Option<tables::PagingSummary>,
     /// CS to GS, TR, LDTR, GDTR, IDTR.
-    segments: Vec<tables::Segment>,
+    segments: Vec<tables::SegmentSummary>,
     /// The descriptors in memory.
-    gdt: Vec<tables::GdtEntry>,
+    gdt: Vec<tables::GdtEntryRow>,
     /// What the gates in memory do.
     idt: Option<String>,
     /// What the TSS says.
     tss: Option<String>,
     /// CR0, CR4, EFER, RFLAGS.
-    control_registers: Vec<registers::Control>,
+    control_registers: Vec<registers::ControlRegisterRow>,
     /// All others that matter at the start.
-    registers: Vec<registers::General>,
+    registers: Vec<registers::GeneralRegisterRow>,
 }
 
 /// The machine in a few words.
 #[derive(Debug, Serialize)]
-struct Machine {
+struct MachineSummary {
     mode: &'static str,
     bits: u32,
     ring: u8,
@@ -95,7 +95,7 @@ struct Machine {
 
 /// How the guest is started.
 #[derive(Debug, Serialize)]
-struct Starting {
+struct BootSummary {
     protocol: &'static str,
     /// Who chose it.
     chosen: &'static str,
@@ -107,12 +107,12 @@ struct Starting {
 
 /// A file that is put into memory.
 #[derive(Debug, Serialize)]
-struct File {
+struct FileSummary {
     name: String,
     /// Its plan: kind, segments, symbols.
     plan: String,
     /// How each segment gets into memory.
-    loading: Vec<loading::Loading>,
+    loading: Vec<loading::SegmentLoading>,
 }
 
 impl Explanation {
@@ -129,12 +129,12 @@ impl Explanation {
         let flow = call_sequence::flow(spec, layout, &files.mapped(), &state);
         Ok(Self {
             config: name,
-            machine: Machine::of(spec, files),
-            boot: Starting::of(&prepared.boot),
+            machine: MachineSummary::of(spec, files),
+            boot: BootSummary::of(&prepared.boot),
             files: files
                 .plans()
                 .zip(files.ways())
-                .map(|((name, plan), ways)| File {
+                .map(|((name, plan), ways)| FileSummary {
                     name: name.to_owned(),
                     plan: plan.to_string(),
                     loading: loading::of(ways),
@@ -142,7 +142,7 @@ impl Explanation {
                 .collect(),
             flow: steps::rows(&flow, checks_registers),
             memory: memory::Memory::of(spec, layout),
-            paging: tables::Paging::of(spec, layout, &state),
+            paging: tables::PagingSummary::of(spec, layout, &state),
             segments: tables::segments(spec, &state),
             gdt: tables::gdt(&state),
             idt: tables::idt(&state),
@@ -160,13 +160,13 @@ impl Explanation {
 
     /// The machine in one line.
     fn summary(&self) -> String {
-        let Machine { mode, ring, memory, .. } = &self.machine;
+        let MachineSummary { mode, ring, memory, .. } = &self.machine;
         let memory = memory::size_words(*memory);
         format!("{mode} mode, ring {ring}, {memory} of memory, entry {}", self.machine.entry_words())
     }
 }
 
-impl Starting {
+impl BootSummary {
     /// Nothing for a guest whose mode is given and whose file nobody asked.
     fn of(boot: &Boot) -> Option<Self> {
         let Boot { protocol, reason, offers, told, .. } = boot;
@@ -180,7 +180,7 @@ impl Starting {
     }
 }
 
-impl Machine {
+impl MachineSummary {
     fn of(spec: &MachineSpec, files: &Files) -> Self {
         let linear = match spec.boot.entry {
             EntryPoint::Address(gva) => gva.0,

@@ -33,22 +33,22 @@ use vmm_core::spec::mode::Mode;
 use vmm_loader::ElfClass;
 
 use crate::prepare::Files;
-use connection::Gdb;
-use debuggee::Guest;
-pub(crate) use listener::DEFAULT;
-use listener::{Listener, Stream};
-use target::{Reason, Session};
-use target_xml::Shape;
+use connection::GdbConnection;
+use debuggee::Debuggee;
+pub(crate) use listener::DEFAULT_ADDRESS;
+use listener::{GdbStream, Listener};
+use target::{Session, StopReason};
+use target_xml::RegisterLayout;
 
 /// What went wrong.
-pub(crate) enum Trouble {
+pub(crate) enum GdbError {
     /// With the machine.
     Machine(Error),
     /// With the place where gdb is to connect.
     Address(Diagnostics),
 }
 
-impl From<Error> for Trouble {
+impl From<Error> for GdbError {
     fn from(error: Error) -> Self {
         Self::Machine(error)
     }
@@ -62,23 +62,23 @@ pub(crate) fn run(
     build: impl Fn() -> Result<Machine, Error>,
     guest: (&Path, &Files),
     address: &str,
-) -> Result<Finished, Trouble> {
+) -> Result<Finished, GdbError> {
     let failed = |error: io::Error| {
         let exists = error.kind() == io::ErrorKind::AddrInUse && address.contains('/');
         let reason = if exists { "there is a file already".to_owned() } else { error.to_string() };
         let problem = Diagnostic::error(Status::Host, format!("cannot wait for gdb at {address}: {reason}"));
-        Trouble::Address(problem.with_help(exists.then_some("name another path, or remove it")).into())
+        GdbError::Address(problem.with_help(exists.then_some("name another path, or remove it")).into())
     };
     let listener = Listener::open(address).map_err(failed)?;
-    let mut debugger = Guest::new(machine, build)?;
+    let mut debugger = Debuggee::new(machine, build)?;
     let (path, files) = guest;
     announce(&listener, &debugger, path);
     loop {
         let Some(stream) = listener.accept().map_err(failed)? else { return Ok(debugger.abandon()?) };
         match serve(&mut debugger, files, stream)? {
-            Served::Finished => return Ok(debugger.abandon()?),
-            Served::Detached => return Ok(debugger.finish()?),
-            Served::Lost => {
+            SessionEnd::Finished => return Ok(debugger.abandon()?),
+            SessionEnd::Detached => return Ok(debugger.finish()?),
+            SessionEnd::Disconnected => {
                 if termination_requested() {
                     return Ok(debugger.abandon()?);
                 }
@@ -91,7 +91,7 @@ pub(crate) fn run(
 }
 
 /// One line on what to do, one on what works here.
-fn announce(listener: &Listener, debugger: &Guest<'_>, path: &Path) {
+fn announce(listener: &Listener, debugger: &Debuggee<'_>, path: &Path) {
     // gdb takes the width of 32-bit files for that of their code.
     let narrow = debugger.machine().spec().boot.mode == Mode::Real;
     let width = if narrow { " -ex 'set architecture i8086'" } else { "" };
@@ -105,35 +105,37 @@ fn announce(listener: &Listener, debugger: &Guest<'_>, path: &Path) {
 }
 
 /// How a session ended.
-enum Served {
+enum SessionEnd {
     /// The run is over.
     Finished,
     /// gdb let the guest go.
     Detached,
     /// gdb is gone without a word.
-    Lost,
+    Disconnected,
 }
 
-fn serve(debugger: &mut Guest<'_>, files: &Files, stream: Stream) -> Result<Served, Error> {
+fn serve(debugger: &mut Debuggee<'_>, files: &Files, stream: GdbStream) -> Result<SessionEnd, Error> {
     let wide = files.guest().is_some_and(|plan| plan.class() == Some(ElfClass::Elf64));
-    let shape = Shape::of(&debugger.registers(debugger.current())?.sregs, wide);
-    let Ok(gdb) = Gdb::new(stream, debugger.stopper()) else { return Ok(Served::Lost) };
+    let shape = RegisterLayout::from_sregs(&debugger.registers(debugger.current())?.sregs, wide);
+    let Ok(gdb) = GdbConnection::new(stream, debugger.interrupt_handle()) else {
+        return Ok(SessionEnd::Disconnected);
+    };
     let mut session = Session::new(debugger, files, shape, gdb.inbox());
-    let result = GdbStub::new(gdb).run_blocking::<Loop<'_, '_>>(&mut session);
+    let result = GdbStub::new(gdb).run_blocking::<EventLoop<'_, '_>>(&mut session);
     session.clear();
     match result {
-        Ok(DisconnectReason::Disconnect) => Ok(Served::Detached),
+        Ok(DisconnectReason::Disconnect) => Ok(SessionEnd::Detached),
         Ok(
             DisconnectReason::TargetExited(_)
             | DisconnectReason::TargetTerminated(_)
             | DisconnectReason::Kill,
-        ) => Ok(Served::Finished),
+        ) => Ok(SessionEnd::Finished),
         Err(error) if error.is_target_error() => Err(error.into_target_error().unwrap_or_else(unknown)),
         Err(error) => {
             if !error.is_connection_error() {
                 stderr::print_line(format_args!("gdb: {error}"));
             }
-            Ok(Served::Lost)
+            Ok(SessionEnd::Disconnected)
         }
     }
 }
@@ -143,30 +145,30 @@ fn unknown() -> Error {
 }
 
 /// How gdbstub waits for the guest.
-struct Loop<'a, 'b>(std::marker::PhantomData<(&'a (), &'b ())>);
+struct EventLoop<'a, 'b>(std::marker::PhantomData<(&'a (), &'b ())>);
 
-impl<'a, 'b: 'a> BlockingEventLoop for Loop<'a, 'b> {
+impl<'a, 'b: 'a> BlockingEventLoop for EventLoop<'a, 'b> {
     type Target = Session<'a, 'b>;
-    type Connection = Gdb;
-    type StopReason = Reason;
+    type Connection = GdbConnection;
+    type StopReason = StopReason;
 
     fn wait_for_stop_reason(
         session: &mut Session<'a, 'b>,
-        gdb: &mut Gdb,
-    ) -> Result<Event<Reason>, WaitForStopReasonError<Error, io::Error>> {
+        gdb: &mut GdbConnection,
+    ) -> Result<Event<StopReason>, WaitForStopReasonError<Error, io::Error>> {
         use gdbstub::conn::ConnectionExt;
         loop {
             if gdb.peek().map_err(WaitForStopReasonError::Connection)?.is_some() {
                 let byte = gdb.read().map_err(WaitForStopReasonError::Connection)?;
                 return Ok(Event::IncomingData(byte));
             }
-            if let Some(reason) = session.carry_on().map_err(WaitForStopReasonError::Target)? {
+            if let Some(reason) = session.resume_until_stop().map_err(WaitForStopReasonError::Target)? {
                 return Ok(Event::TargetStopped(reason));
             }
         }
     }
 
-    fn on_interrupt(session: &mut Session<'a, 'b>) -> Result<Option<Reason>, Error> {
+    fn on_interrupt(session: &mut Session<'a, 'b>) -> Result<Option<StopReason>, Error> {
         Ok(Some(session.interrupted()))
     }
 }

@@ -6,7 +6,7 @@
 
 use std::io;
 
-use crate::address_expr::{Base, Place};
+use crate::address_expr::{AddressBase, AddressExpr};
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, Diagnostics, Severity};
 use crate::status::Status;
@@ -22,16 +22,16 @@ use vmm_core::spec::mode::Mode;
 use vmm_core::{Gpa, Gva};
 use vmm_loader::VirtAddr;
 
-use crate::args::{At, Look};
+use crate::args::{InspectArgs, StopAt};
 use crate::commands::run::host_error;
 use crate::prepare::{Files, Prepared};
-use crate::terminal::Stdin;
+use crate::terminal::StdinInput;
 
 /// The instruction pointer after a reset (SDM vol. 3, table 9-1).
 const RESET_RIP: u64 = 0xfff0;
 
 /// A guest that does not run any more, or not yet.
-pub(crate) struct Stopped {
+pub(crate) struct InspectedGuest {
     pub(crate) config: Config,
     pub(crate) files: Files,
     pub(crate) machine: Machine,
@@ -43,7 +43,7 @@ pub(crate) struct Stopped {
 
 /// What a place on the command line stands for.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Found {
+pub(crate) struct ResolvedAddress {
     /// The address: of a symbol always a virtual one.
     pub(crate) address: u64,
     /// Whether a symbol was named.
@@ -52,26 +52,26 @@ pub(crate) struct Found {
     pub(crate) size: u64,
 }
 
-impl Stopped {
+impl InspectedGuest {
     /// Builds the machine and runs it.
     ///
     /// # Errors
     /// All that can keep a guest from running, and an end that comes before the point.
-    pub(crate) fn new(look: &Look) -> Result<Self, Diagnostics> {
-        let output = if look.at.show_output { Output::new(io::stderr()) } else { Output::new(io::sink()) };
+    pub(crate) fn new(look: &InspectArgs) -> Result<Self, Diagnostics> {
+        let output = if look.stop.show_output { Output::new(io::stderr()) } else { Output::new(io::sink()) };
         Self::with_output(look, output)
     }
 
     /// The same, with the guest's output to `output`.
     ///
     /// # Errors
-    /// As [`Stopped::new`].
-    pub(crate) fn with_output(look: &Look, output: Output) -> Result<Self, Diagnostics> {
-        let config = Config::load(&look.config, &look.overrides.collect())?;
+    /// As [`InspectedGuest::new`].
+    pub(crate) fn with_output(look: &InspectArgs, output: Output) -> Result<Self, Diagnostics> {
+        let config = Config::load(&look.config, &look.overrides.to_overrides())?;
         let Prepared { machine: spec, files, .. } = Prepared::new(&config)?;
-        let (point, words) = point(&look.at, &files)?;
+        let (point, words) = point(&look.stop, &files)?;
 
-        let console = Console { output, input: Box::new(Stdin::default()), arrival: None };
+        let console = Console { output, input: Box::new(StdinInput::default()), arrival: None };
         let host = |error: Error| Diagnostics::from(host_error(&config, &error));
         let kvm = Kvm::open().map_err(|error| host(error.into()))?;
         install_termination_handlers().map_err(|error| host(error.into()))?;
@@ -80,11 +80,8 @@ impl Stopped {
         let point = match (&end, point) {
             (None, _) => words,
             (Some(end), StopPoint::End) => format!("at the end: {end}"),
-            (
-                Some(end),
-                StopPoint::Start | StopPoint::Address { .. } | StopPoint::Exits(_) | StopPoint::After(_),
-            ) => {
-                return Err(too_early(&machine, end, &words).into());
+            (Some(end), StopPoint::Start | StopPoint::Address { .. } | StopPoint::Exits(_) | StopPoint::After(_)) => {
+                return Err(ended_before_stop(&machine, end, &words).into());
             }
         };
         let stopped = Self { config, files, machine, point, end };
@@ -117,7 +114,7 @@ impl Stopped {
 }
 
 /// The error of a guest that ended before it was at the place that `words` name.
-pub(crate) fn too_early(machine: &Machine, end: &End, words: &str) -> Diagnostic {
+pub(crate) fn ended_before_stop(machine: &Machine, end: &End, words: &str) -> Diagnostic {
     let status = match machine.verdict(end) {
         Verdict::Success | Verdict::Code(_) => Status::Unexpected,
         Verdict::Crashed => Status::Crashed,
@@ -132,11 +129,11 @@ pub(crate) fn too_early(machine: &Machine, end: &End, words: &str) -> Diagnostic
 }
 
 /// The point, and in words.
-fn point(at: &At, files: &Files) -> Result<(StopPoint, String), Diagnostic> {
+fn point(at: &StopAt, files: &Files) -> Result<(StopPoint, String), Diagnostic> {
     if let Some(text) = &at.at {
-        let Found { address, .. } = find(files, &Place::parse(text)?)?;
+        let ResolvedAddress { address, .. } = resolve(files, &AddressExpr::parse(text)?)?;
         let name = files.symbol_at(address).map(|symbol| format!(" <{symbol}>")).unwrap_or_default();
-        let point = StopPoint::Address { gva: Gva(address), gpa: physical(files, address) };
+        let point = StopPoint::Address { gva: Gva(address), gpa: load_address(files, address) };
         return Ok((point, format!("at {address:#x}{name}")));
     }
     if let Some(time) = at.after {
@@ -151,15 +148,15 @@ fn point(at: &At, files: &Files) -> Result<(StopPoint, String), Diagnostic> {
 }
 
 /// Where a virtual address was loaded, by the guest's files.
-pub(crate) fn physical(files: &Files, address: u64) -> Option<Gpa> {
+pub(crate) fn load_address(files: &Files, address: u64) -> Option<Gpa> {
     files.plans().find_map(|(_, plan)| plan.virt_to_phys(VirtAddr(address))).map(Gpa::from)
 }
 
 /// The address of a place; symbols are looked up in the guest's file first, then in the others.
-pub(crate) fn find(files: &Files, place: &Place) -> Result<Found, Diagnostic> {
+pub(crate) fn resolve(files: &Files, place: &AddressExpr) -> Result<ResolvedAddress, Diagnostic> {
     let (address, size, by_symbol) = match &place.base {
-        Base::Address(address) => (*address, 0, false),
-        Base::Symbol(name) => {
+        AddressBase::Address(address) => (*address, 0, false),
+        AddressBase::Symbol(name) => {
             let mut first_error = None;
             let found = files.plans().find_map(|(_, plan)| {
                 plan.symbols().lookup(name).map_err(|error| first_error.get_or_insert(error).clone()).ok()
@@ -179,5 +176,5 @@ pub(crate) fn find(files: &Files, place: &Place) -> Result<Found, Diagnostic> {
         let message = format!("{address:#x} + {:#x} leaves the address space", place.offset);
         return Err(Diagnostic::error(Status::Configuration, message));
     };
-    Ok(Found { address, by_symbol, size: size.saturating_sub(place.offset) })
+    Ok(ResolvedAddress { address, by_symbol, size: size.saturating_sub(place.offset) })
 }

@@ -25,13 +25,13 @@ use vmm_loader::{LoadPlan, SymbolKind};
 use crate::prepare::{Files, Prepared};
 
 /// Memory as it will be at the first instruction.
-struct Memory<'a> {
+struct PlannedMemory<'a> {
     layout: &'a Layout,
     files: &'a Files,
     images: Vec<TableImage>,
 }
 
-impl ReadMemory for Memory<'_> {
+impl ReadMemory for PlannedMemory<'_> {
     fn read(&self, gpa: Gpa, bytes: &mut [u8]) -> Option<()> {
         let last = gpa.checked_add(u64::try_from(bytes.len().max(1)).ok()? - 1)?;
         if !self.layout.is_memory(gpa) || !self.layout.is_memory(last) {
@@ -77,7 +77,7 @@ pub(crate) fn warnings(config: &Config, prepared: &Prepared) -> Vec<Diagnostic> 
         }
     };
     let registers = CpuState { regs: state.regs, sregs: state.sregs };
-    let memory = Memory { layout, files, images: state.images };
+    let memory = PlannedMemory { layout, files, images: state.images };
     let moment = GuestState::new(&registers, &memory);
     let warn = |key: &str, message: String, help: &str| {
         let error = Diagnostic::error(Status::Success, message).at(config.location(key));

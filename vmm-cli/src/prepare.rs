@@ -28,11 +28,11 @@ use vmm_loader::{LoadPlan, VirtAddr};
 
 use crate::{disks, layout_diagnostics};
 use boot::Planned;
-use file_bytes::Bytes;
+use file_bytes::FileBytes;
 use files::Loaded;
 
 pub(crate) use boot::Boot;
-pub(crate) use file_cache::Reader;
+pub(crate) use file_cache::FileCache;
 pub(crate) use files::Files;
 
 /// A machine to be, and the files for its memory.
@@ -55,14 +55,14 @@ impl Prepared {
     /// # Errors
     /// All mistakes that can be found at once: files first, then where they lie.
     pub(crate) fn new(config: &Config) -> Result<Self, Diagnostics> {
-        Self::with(config, &Reader::new())
+        Self::with(config, &FileCache::new())
     }
 
     /// The same with files from `reader`.
     ///
     /// # Errors
     /// As [`Prepared::new`].
-    pub(crate) fn with(config: &Config, reader: &Reader) -> Result<Self, Diagnostics> {
+    pub(crate) fn with(config: &Config, reader: &FileCache) -> Result<Self, Diagnostics> {
         let mut problems = Vec::new();
         let guest = guest(config, reader);
         // Protocol and mode that the configuration leaves to the file are known now.
@@ -117,7 +117,7 @@ impl Prepared {
 }
 
 /// The guest's file, read and planned.
-fn guest(config: &Config, reader: &Reader) -> Result<(Bytes, Planned), Diagnostic> {
+fn guest(config: &Config, reader: &FileCache) -> Result<(FileBytes, Planned), Diagnostic> {
     let file = &config.guest;
     let bytes = file_errors::bytes(config, reader, file, config.start.mode)?;
     let planned = boot::plan(config, &bytes);

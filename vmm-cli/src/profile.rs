@@ -14,36 +14,36 @@ use serde::{Serialize, Serializer};
 
 /// Measures one run.
 #[derive(Debug, Default)]
-pub(crate) struct Timing(Option<Running>);
+pub(crate) struct RunProfile(Option<ProfileState>);
 
 #[derive(Debug)]
-struct Running {
+struct ProfileState {
     since: Instant,
-    steps: Vec<Step>,
-    calls: Arc<Calls>,
+    steps: Vec<ProfileStep>,
+    calls: Arc<CallTotals>,
 }
 
 /// The steps of a run, in their order.
 #[derive(Debug, Default, Serialize)]
-pub(crate) struct Steps {
+pub(crate) struct ProfileReport {
     /// What each took.
-    steps: Vec<Step>,
+    steps: Vec<ProfileStep>,
 }
 
 /// One step.
 #[derive(Debug, Serialize)]
-struct Step {
+struct ProfileStep {
     name: &'static str,
     #[serde(rename = "ns", serialize_with = "nanoseconds")]
     time: Duration,
     /// The calls to KVM in it, in the order of the first of each kind.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    calls: Vec<Sum>,
+    calls: Vec<CallTotal>,
 }
 
 /// All calls of one kind in a step.
 #[derive(Debug, Clone, Serialize)]
-struct Sum {
+struct CallTotal {
     call: &'static str,
     count: u64,
     #[serde(rename = "ns", serialize_with = "nanoseconds")]
@@ -52,14 +52,14 @@ struct Sum {
 
 /// Is told of all calls, and adds them up.
 #[derive(Debug, Default)]
-struct Calls {
-    sums: Mutex<Vec<Sum>>,
+struct CallTotals {
+    sums: Mutex<Vec<CallTotal>>,
 }
 
 /// The first entry pays for what later ones find ready, so it has a line of its own.
 const FIRST_RUN: &str = "KVM_RUN, the first";
 
-impl Timing {
+impl RunProfile {
     /// Begins, where it is asked for. What came before is the first step: the program itself, and its command line.
     pub(crate) fn new(asked: bool) -> Self {
         if !asked {
@@ -69,8 +69,8 @@ impl Timing {
         let cpu = clock_gettime(ClockId::ProcessCPUTime);
         let seconds = Duration::from_secs(cpu.tv_sec.try_into().unwrap_or_default());
         let time = seconds + Duration::from_nanos(cpu.tv_nsec.try_into().unwrap_or_default());
-        let begin = Step { name: "program and command line", time, calls: Vec::new() };
-        Self(Some(Running { since: Instant::now(), steps: vec![begin], calls: Arc::default() }))
+        let begin = ProfileStep { name: "program and command line", time, calls: Vec::new() };
+        Self(Some(ProfileState { since: Instant::now(), steps: vec![begin], calls: Arc::default() }))
     }
 
     /// Opens `/dev/kvm` so that all calls are seen; `None` where nothing is measured.
@@ -87,42 +87,42 @@ impl Timing {
         if let Some(running) = &mut self.0 {
             let now = Instant::now();
             let calls = std::mem::take(&mut *running.calls.lock());
-            running.steps.push(Step { name, time: now.duration_since(running.since), calls });
+            running.steps.push(ProfileStep { name, time: now.duration_since(running.since), calls });
             running.since = now;
         }
     }
 
     /// What was measured; `None` where nothing was.
-    pub(crate) fn finish(self) -> Option<Steps> {
-        self.0.map(|running| Steps { steps: running.steps })
+    pub(crate) fn finish(self) -> Option<ProfileReport> {
+        self.0.map(|running| ProfileReport { steps: running.steps })
     }
 }
 
-impl Calls {
-    fn lock(&self) -> MutexGuard<'_, Vec<Sum>> {
+impl CallTotals {
+    fn lock(&self) -> MutexGuard<'_, Vec<CallTotal>> {
         self.sums.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl CallObserver for Calls {
+impl CallObserver for CallTotals {
     fn observe(&self, record: &CallRecord<'_>) {
         let mut sums = self.lock();
         let is_first = record.call == Call::Run && !sums.iter().any(|sum| sum.call == FIRST_RUN);
         let call = if is_first { FIRST_RUN } else { record.call.name() };
         match sums.iter_mut().find(|sum| sum.call == call) {
             Some(sum) => (sum.count, sum.time) = (sum.count + 1, sum.time + record.elapsed),
-            None => sums.push(Sum { call, count: 1, time: record.elapsed }),
+            None => sums.push(CallTotal { call, count: 1, time: record.elapsed }),
         }
     }
 }
 
-impl fmt::Display for Steps {
+impl fmt::Display for ProfileReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let total: Duration = self.steps.iter().map(|step| step.time).sum();
         writeln!(f, "where the time went:")?;
-        for Step { name, time, calls } in &self.steps {
+        for ProfileStep { name, time, calls } in &self.steps {
             writeln!(f, "{}  {name}", microseconds(*time))?;
-            for Sum { call, count, time } in calls {
+            for CallTotal { call, count, time } in calls {
                 let times = if *count == 1 { String::new() } else { format!(", {count} times") };
                 writeln!(f, "  {}    {call}{times}", microseconds(*time))?;
             }
@@ -143,7 +143,7 @@ fn nanoseconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S
 mod tests {
     use super::*;
 
-    fn observe(calls: &Calls, call: Call, microseconds: u64) {
+    fn observe(calls: &CallTotals, call: Call, microseconds: u64) {
         let (started, elapsed) = (Instant::now(), Duration::from_micros(microseconds));
         let arguments = format_args!("").into();
         calls.observe(&CallRecord { call, arguments, result: Ok(&()), started, elapsed });
@@ -151,14 +151,14 @@ mod tests {
 
     #[test]
     fn nobody_asked_nothing_measured() {
-        let mut timing = Timing::new(false);
+        let mut timing = RunProfile::new(false);
         timing.step("a");
         assert!(timing.finish().is_none());
     }
 
     #[test]
     fn each_step_has_its_own_calls_and_the_first_run_its_own_line() {
-        let mut timing = Timing::new(true);
+        let mut timing = RunProfile::new(true);
         let calls = Arc::clone(&timing.0.as_ref().unwrap().calls);
         observe(&calls, Call::CreateVm, 100);
         timing.step("machine");

@@ -8,11 +8,11 @@ use serde::{Serialize, Serializer};
 /// Bars of a histogram, but for the last one, which has what is beyond the 99 %.
 const BARS: u32 = 10;
 /// The longest bar.
-const WIDTH: usize = 50;
+const MAX_BAR_WIDTH: usize = 50;
 
 /// The points of a distribution. A quantile is the nearest rank: a time that was measured, which so many times do not exceed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub(crate) struct Distribution {
+pub(crate) struct Quantiles {
     #[serde(serialize_with = "nanoseconds")]
     pub(crate) min: Duration,
     #[serde(serialize_with = "nanoseconds")]
@@ -27,9 +27,9 @@ pub(crate) struct Distribution {
     pub(crate) max: Duration,
 }
 
-impl Distribution {
+impl Quantiles {
     /// Of these times; `None` of none.
-    pub(crate) fn of(times: &[Duration]) -> Option<Self> {
+    pub(crate) fn from_times(times: &[Duration]) -> Option<Self> {
         let mut sorted = times.to_vec();
         sorted.sort_unstable();
         let quantile = |percent: usize| {
@@ -69,10 +69,10 @@ impl Distribution {
         let mut text = String::new();
         for (edge, count) in edges.into_iter().zip(counts) {
             // One that is there can be seen.
-            let bar = "#".repeat((count * WIDTH).div_ceil(most));
+            let bar = "#".repeat((count * MAX_BAR_WIDTH).div_ceil(most));
             text += &format!(
                 "{:>10}  {bar}{}{count}\n",
-                Time(edge).to_string(),
+                ShortDuration(edge).to_string(),
                 if bar.is_empty() { "" } else { " " }
             );
         }
@@ -82,9 +82,9 @@ impl Distribution {
 
 /// A time with three digits, as people read it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Time(pub(crate) Duration);
+pub(crate) struct ShortDuration(pub(crate) Duration);
 
-impl fmt::Display for Time {
+impl fmt::Display for ShortDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.0.as_secs_f64();
         let (value, unit) = match self.0.as_nanos() {
@@ -115,30 +115,30 @@ mod tests {
 
     #[test]
     fn quantiles_are_times_that_were_measured() {
-        assert_eq!(Distribution::of(&[]), None);
-        let points = Distribution::of(&micros((1..=200).rev())).unwrap();
-        let Distribution { min, q1, median, q3, p99, max } = points;
+        assert_eq!(Quantiles::from_times(&[]), None);
+        let points = Quantiles::from_times(&micros((1..=200).rev())).unwrap();
+        let Quantiles { min, q1, median, q3, p99, max } = points;
         assert_eq!([min, q1, median, q3, p99, max].to_vec(), micros([1, 50, 100, 150, 198, 200]));
-        let one = Distribution::of(&micros([7])).unwrap();
+        let one = Quantiles::from_times(&micros([7])).unwrap();
         assert_eq!((one.min, one.median, one.max), (micros([7])[0], micros([7])[0], micros([7])[0]));
     }
 
     #[test]
     fn a_histogram_has_a_bar_for_each_tenth_and_one_for_the_rest() {
         let times = micros((0..99).map(|time| 100 + time / 9 * 10).chain([5000]));
-        let text = Distribution::of(&times).unwrap().histogram(&times);
+        let text = Quantiles::from_times(&times).unwrap().histogram(&times);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 11, "{text}");
         assert_eq!(lines[0], format!("{:>10}  {} 9", "100 us", "#".repeat(25)));
         assert_eq!(lines[9], format!("{:>10}  {} 18", "190 us", "#".repeat(50)));
         assert_eq!(lines[10], format!("{:>10}  {} 1", "200 us", "#".repeat(3)));
         let equal = micros([5, 5]);
-        assert_eq!(Distribution::of(&equal).unwrap().histogram(&equal).lines().count(), 1);
+        assert_eq!(Quantiles::from_times(&equal).unwrap().histogram(&equal).lines().count(), 1);
     }
 
     #[test]
     fn times_have_three_digits() {
-        let shown = |ns| Time(Duration::from_nanos(ns)).to_string();
+        let shown = |ns| ShortDuration(Duration::from_nanos(ns)).to_string();
         let times = [0, 999, 1_234, 12_345, 123_456, 9_996, 1_234_567, 61_000_000_000].map(shown);
         assert_eq!(times, ["0 ns", "999 ns", "1.23 us", "12.3 us", "123 us", "10.0 us", "1.23 ms", "61.0 s"]);
     }
@@ -147,8 +147,8 @@ mod tests {
         #[test]
         fn quantiles_rise_and_every_time_is_in_one_bar(times in prop::collection::vec(0_u64..5_000, 1..300)) {
             let times = micros(times);
-            let points = Distribution::of(&times).unwrap();
-            let Distribution { min, q1, median, q3, p99, max } = points;
+            let points = Quantiles::from_times(&times).unwrap();
+            let Quantiles { min, q1, median, q3, p99, max } = points;
             prop_assert!([min, q1, median, q3, p99, max].is_sorted());
             let counts = points.histogram(&times).lines().map(|line| line.rsplit(' ').next().unwrap().parse::<usize>().unwrap()).sum::<usize>();
             prop_assert_eq!(counts, times.len());

@@ -22,11 +22,11 @@ use vmm_core::machine::run_loop::RunOutcome;
 
 use crate::expectations::Mismatch;
 use crate::prepare::Files;
-use crate::profile::Steps;
+use crate::profile::ProfileReport;
 use crate::statistics::Statistics;
-use autopsy::Autopsy;
-use cpu::Cpu;
-use other_vcpus::Around;
+use autopsy::AutopsyReport;
+use cpu::CpuReport;
+use other_vcpus::OtherVcpus;
 
 /// How a run ended. The JSON form has these keys; more may come, none go.
 #[derive(Debug, Serialize)]
@@ -54,19 +54,19 @@ pub(crate) struct Report {
     complaints: Vec<String>,
     /// The vCPU as it was found, where the guest crashed or hung.
     #[serde(skip_serializing_if = "Option::is_none")]
-    cpu: Option<Cpu>,
+    cpu: Option<CpuReport>,
     /// The other vCPUs, and MSRs that KVM does not have; where the guest crashed or hung.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    around: Option<Around>,
+    other_vcpus: Option<OtherVcpus>,
     /// Why it ended like this: where the guest died, hangs, or did not do what was expected (`report/autopsy.rs`).
     #[serde(skip_serializing_if = "Option::is_none")]
-    autopsy: Option<Autopsy>,
+    autopsy: Option<AutopsyReport>,
     /// What the run consisted of, with `--stats`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) stats: Option<Statistics>,
     /// Where its time went, with `--timing`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) timing: Option<Steps>,
+    pub(crate) timing: Option<ProfileReport>,
     #[serde(skip)]
     pub(crate) verdict: Verdict,
 }
@@ -89,9 +89,11 @@ impl Report {
     ) -> Self {
         let cpu = match verdict {
             Verdict::Success | Verdict::Code(_) => None,
-            Verdict::Crashed | Verdict::Hung | Verdict::Interrupted => Cpu::of(machine, &outcome.end, files),
+            Verdict::Crashed | Verdict::Hung | Verdict::Interrupted => {
+                CpuReport::from_machine(machine, &outcome.end, files)
+            }
         };
-        let around = cpu.is_some().then(|| Around::new(machine, files));
+        let around = cpu.is_some().then(|| OtherVcpus::new(machine, files));
         Self {
             status: status.code(),
             end: outcome.end.name(),
@@ -103,7 +105,7 @@ impl Report {
             complaints: complaints(machine),
             expect: mismatches.map(|failures| Expectations { met: failures.is_empty(), failures }),
             cpu,
-            around,
+            other_vcpus: around,
             autopsy: None,
             stats: None,
             timing: None,
@@ -112,7 +114,7 @@ impl Report {
     }
 
     /// Adds what the examination found. Its registers stand in for those of a vCPU that was reset.
-    pub(crate) fn set_autopsy(&mut self, autopsy: Option<Autopsy>) {
+    pub(crate) fn set_autopsy(&mut self, autopsy: Option<AutopsyReport>) {
         if let (Some(cpu), Some(autopsy)) = (&mut self.cpu, &autopsy)
             && let Some(state) = autopsy.registers()
         {
@@ -123,7 +125,7 @@ impl Report {
 
     /// The registers before the end, where the autopsy found them.
     pub(crate) fn before(&self) -> Option<&CpuState> {
-        self.autopsy.as_ref().and_then(Autopsy::registers)
+        self.autopsy.as_ref().and_then(AutopsyReport::registers)
     }
 
     /// The lines of `[expect]` that are not met.
@@ -133,7 +135,7 @@ impl Report {
 
     /// The first paragraph of the autopsy.
     pub(crate) fn cause(&self) -> Option<&str> {
-        self.autopsy.as_ref().map(Autopsy::summary)
+        self.autopsy.as_ref().map(AutopsyReport::summary)
     }
 
     /// One line of JSON.
@@ -158,7 +160,7 @@ impl Report {
         if let Some(cpu) = &self.cpu {
             stderr::print(format_args!("{cpu}"));
         }
-        if let Some(around) = &self.around {
+        if let Some(around) = &self.other_vcpus {
             stderr::print(format_args!("{around}"));
         }
         let Some(expect) = &self.expect else { return };

@@ -12,23 +12,23 @@ use gimli::{Dwarf, EndianArcSlice, LittleEndian};
 use object::{Object, ObjectSection, ObjectSegment};
 use vmm_loader::LoadPlan;
 
-type Bytes = EndianArcSlice<LittleEndian>;
+type SectionBytes = EndianArcSlice<LittleEndian>;
 
 /// The line tables of one guest file, read at the first question.
 #[derive(Default)]
-pub(crate) struct SourceLines(Mutex<Lines>);
+pub(crate) struct SourceLines(Mutex<LineTableState>);
 
 /// Read, or not yet.
 #[derive(Default)]
-enum Lines {
+enum LineTableState {
     #[default]
     Unread,
     None,
-    Read(Tables),
+    Read(LineTables),
 }
 
-struct Tables {
-    context: Context<Bytes>,
+struct LineTables {
+    context: Context<SectionBytes>,
     /// How far the file was moved from where it was linked; only a static PIE is.
     slide: u64,
 }
@@ -38,10 +38,10 @@ impl SourceLines {
     /// the guest was loaded from: the same ones at each call.
     pub(crate) fn at(&self, file: &[u8], plan: &LoadPlan, address: u64) -> Option<String> {
         let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Lines::Unread = *lines {
-            *lines = Tables::read(file, plan).map_or(Lines::None, Lines::Read);
+        if let LineTableState::Unread = *lines {
+            *lines = LineTables::read(file, plan).map_or(LineTableState::None, LineTableState::Read);
         }
-        let Lines::Read(tables) = &*lines else { return None };
+        let LineTableState::Read(tables) = &*lines else { return None };
         let location = tables.context.find_location(address.wrapping_sub(tables.slide)).ok()??;
         let name = Path::new(location.file?).file_name()?.to_string_lossy();
         // A file's name is shown on a terminal, which obeys control characters.
@@ -50,13 +50,13 @@ impl SourceLines {
     }
 }
 
-impl Tables {
+impl LineTables {
     fn read(file: &[u8], plan: &LoadPlan) -> Option<Self> {
         let object = object::File::parse(file).ok()?;
-        let dwarf: Dwarf<Bytes> = Dwarf::load(|id| {
+        let dwarf: Dwarf<SectionBytes> = Dwarf::load(|id| {
             let section = object.section_by_name(id.name());
             let data = section.and_then(|section| section.data().ok()).unwrap_or_default();
-            Ok::<_, gimli::Error>(Bytes::new(Arc::from(data), LittleEndian))
+            Ok::<_, gimli::Error>(SectionBytes::new(Arc::from(data), LittleEndian))
         })
         .ok()?;
         let linked = object.segments().filter(|segment| segment.size() > 0).map(|s| s.address()).min()?;

@@ -24,11 +24,11 @@ use vmm_core::machine::end::AccessAddress;
 use vmm_core::machine::run_loop::RunOutcome;
 
 use crate::prepare::Files;
-use crate::trace::{Access, Time, Times};
+use crate::trace::{CallTimes, ExitAccess, Nanoseconds};
 
 /// What is counted at each exit.
 #[derive(Debug, Default)]
-pub(crate) struct Tally {
+pub(crate) struct ExitCounters {
     accesses: BTreeMap<AccessAddress, AccessSum>,
     /// Exits by the address of their instruction.
     places: BTreeMap<u64, u64>,
@@ -37,18 +37,18 @@ pub(crate) struct Tally {
 /// What a run consisted of.
 #[derive(Debug, Serialize)]
 pub(crate) struct Statistics {
-    time: Spent,
+    time: TimeShares,
     calls: Vec<CallSum>,
     exits: Vec<ExitSum>,
     accesses: Vec<AccessSum>,
     symbols: Vec<SymbolSum>,
-    kernel: Vec<Counter>,
+    kernel: Vec<KernelCounter>,
     #[serde(skip_serializing_if = "Option::is_none")]
     kernel_missing: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
-struct Spent {
+struct TimeShares {
     total_ns: u64,
     guest_ns: u64,
     calls_ns: u64,
@@ -89,7 +89,7 @@ struct SymbolSum {
 }
 
 #[derive(Debug, Serialize)]
-struct Counter {
+struct KernelCounter {
     of: String,
     name: String,
     kind: &'static str,
@@ -99,13 +99,13 @@ struct Counter {
     values: Vec<u64>,
 }
 
-impl Tally {
+impl ExitCounters {
     /// Counts one exit, made by the instruction at `rip`.
-    pub(crate) fn add(&mut self, access: Option<&Access>, device: Option<&str>, rip: u64) {
+    pub(crate) fn add(&mut self, access: Option<&ExitAccess>, device: Option<&str>, rip: u64) {
         *self.places.entry(rip).or_default() += 1;
         let Some(access) = access else { return };
         let sum = self.accesses.entry(access.at).or_insert_with(|| {
-            let (space, address) = access.place();
+            let (space, address) = access.space_and_address();
             AccessSum { space, address, device: device.map(str::to_owned), ..AccessSum::default() }
         });
         *(if access.write { &mut sum.writes } else { &mut sum.reads }) += 1;
@@ -133,9 +133,9 @@ impl Statistics {
     /// Sums up a run that took `total` from opening `/dev/kvm` to its end. Reads the kernel's counters.
     pub(crate) fn new(
         outcome: &RunOutcome,
-        times: &Times,
+        times: &CallTimes,
         total: Duration,
-        tally: Tally,
+        tally: ExitCounters,
         machine: &Machine,
         files: &Files,
     ) -> Self {
@@ -148,7 +148,7 @@ impl Statistics {
             Err(reason) => (Vec::new(), Some(reason)),
         };
         Self {
-            time: Spent::new(times, total, machine.time_suspended()),
+            time: TimeShares::new(times, total, machine.time_suspended()),
             calls: calls(times),
             exits,
             accesses,
@@ -159,8 +159,8 @@ impl Statistics {
     }
 }
 
-impl Spent {
-    fn new(times: &Times, total: Duration, asleep: Duration) -> Self {
+impl TimeShares {
+    fn new(times: &CallTimes, total: Duration, asleep: Duration) -> Self {
         let sum = |is_run: bool| {
             let calls = times.calls().filter(|(call, _)| (*call == Call::Run.name()) == is_run);
             calls.map(|(_, (_, total, _))| total).sum::<Duration>()
@@ -182,7 +182,7 @@ impl Spent {
     }
 }
 
-fn calls(times: &Times) -> Vec<CallSum> {
+fn calls(times: &CallTimes) -> Vec<CallSum> {
     let sum = |(call, (count, total, longest))| CallSum {
         call,
         count,
@@ -195,19 +195,19 @@ fn calls(times: &Times) -> Vec<CallSum> {
 }
 
 /// The kernel's counters, or why they cannot be had.
-fn kernel(machine: &Machine) -> Result<Vec<Counter>, String> {
+fn kernel(machine: &Machine) -> Result<Vec<KernelCounter>, String> {
     let vcpu = machine.vcpu();
     let sources = [("VM".to_owned(), vcpu.vm().stats()), (format!("vCPU {}", vcpu.id()), vcpu.stats())];
     let mut counters = Vec::new();
     for (of, stats) in sources {
         let read = |stats: Stats| stats.read().map_err(|error| error.to_string());
         let stats = stats.map_err(|error| error.to_string()).and_then(read)?;
-        counters.extend(stats.into_iter().map(|stat| Counter::new(&of, stat)));
+        counters.extend(stats.into_iter().map(|stat| KernelCounter::new(&of, stat)));
     }
     Ok(counters)
 }
 
-impl Counter {
+impl KernelCounter {
     fn new(of: &str, stat: Stat) -> Self {
         let Stat { name, kind, unit, base, exponent, values } = stat;
         let kind = match kind {
@@ -248,14 +248,18 @@ fn nanoseconds(duration: Duration) -> u64 {
 }
 
 /// No table of symbols or places is longer; the JSON has all.
-const MOST_ROWS: usize = 20;
+const MAX_ROWS: usize = 20;
 
 impl fmt::Display for Statistics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Spent { total_ns, guest_ns, calls_ns, watching_ns, asleep_ns, own_ns } = self.time;
+        let TimeShares { total_ns, guest_ns, calls_ns, watching_ns, asleep_ns, own_ns } = self.time;
         let share = |what: &str, part: u64| {
             let permille = part.saturating_mul(1000).checked_div(total_ns).unwrap_or(0);
-            vec![what.to_owned(), Time(part).to_string(), format!("{}.{} %", permille / 10, permille % 10)]
+            vec![
+                what.to_owned(),
+                Nanoseconds(part).to_string(),
+                format!("{}.{} %", permille / 10, permille % 10),
+            ]
         };
         let mut time = vec![
             share("guest, with the kernel's work for it (KVM_RUN)", guest_ns),
@@ -269,7 +273,7 @@ impl fmt::Display for Statistics {
         }
         table(f, &["time", "", ""], &time)?;
         let calls = self.calls.iter().map(|sum| {
-            let times = [sum.total_ns, sum.longest_ns].map(|ns| Time(ns).to_string());
+            let times = [sum.total_ns, sum.longest_ns].map(|ns| Nanoseconds(ns).to_string());
             [vec![sum.call.to_owned(), sum.count.to_string()], times.to_vec()].concat()
         });
         table(f, &["calls", "count", "total", "longest"], &calls.collect::<Vec<_>>())?;
@@ -297,7 +301,7 @@ impl fmt::Display for Statistics {
 }
 
 fn table(f: &mut fmt::Formatter<'_>, header: &[&str], lines: &[Vec<String>]) -> fmt::Result {
-    rows(f, header, lines, MOST_ROWS)
+    rows(f, header, lines, MAX_ROWS)
 }
 
 /// A table: the first column to the left, the others to the right.
@@ -336,16 +340,22 @@ mod tests {
 
     use super::*;
 
-    fn out(port: u16, count: u64) -> Access {
-        Access { at: AccessAddress::Port(Port(port)), write: true, width: 2, count, bytes: IoBytes::new(&[]) }
+    fn out(port: u16, count: u64) -> ExitAccess {
+        ExitAccess {
+            at: AccessAddress::Port(Port(port)),
+            write: true,
+            width: 2,
+            count,
+            bytes: IoBytes::new(&[]),
+        }
     }
 
     #[test]
     fn exits_are_summed_by_place_and_symbol() {
-        let mut tally = Tally::default();
+        let mut tally = ExitCounters::default();
         tally.add(Some(&out(0xe9, 1)), Some("debug-console"), 0x1000);
         tally.add(Some(&out(0xe9, 10)), Some("debug-console"), 0x1004);
-        tally.add(Some(&Access { write: false, ..out(0x60, 1) }), None, 0x2000);
+        tally.add(Some(&ExitAccess { write: false, ..out(0x60, 1) }), None, 0x2000);
         tally.add(None, None, 0x3000);
         let console = &tally.accesses[&AccessAddress::Port(Port(0xe9))];
         assert_eq!((console.reads, console.writes, console.bytes), (0, 2, 22));
@@ -358,12 +368,12 @@ mod tests {
     #[test]
     fn the_parts_of_the_time_make_the_whole() {
         let ms = Duration::from_millis;
-        let mut times = Times { watching: ms(5), ..Times::default() };
+        let mut times = CallTimes { watching: ms(5), ..CallTimes::default() };
         times.run = (10, ms(50), ms(9));
         times.others.insert("KVM_CREATE_VM", (1, ms(20), ms(20)));
-        let spent = Spent::new(&times, ms(110), ms(10));
+        let spent = TimeShares::new(&times, ms(110), ms(10));
         assert_eq!((spent.guest_ns, spent.calls_ns, spent.own_ns), (50_000_000, 20_000_000, 25_000_000));
-        let Spent { total_ns, guest_ns, calls_ns, watching_ns, asleep_ns, own_ns } = spent;
+        let TimeShares { total_ns, guest_ns, calls_ns, watching_ns, asleep_ns, own_ns } = spent;
         assert_eq!(guest_ns + calls_ns + watching_ns + asleep_ns + own_ns, total_ns);
     }
 

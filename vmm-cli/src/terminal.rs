@@ -15,15 +15,15 @@ use vmm_core::spec::{Interrupts, MachineSpec};
 use crate::raw_terminal::RawTerminal;
 
 /// No check looks at more output than this.
-const LARGEST_COPY: usize = 16 << 20;
+const MAX_COPY: usize = 16 << 20;
 /// Who types, or pastes, more than this to a guest that reads nothing loses the rest.
-const MOST_AHEAD: usize = 1 << 20;
+const MAX_TYPE_AHEAD: usize = 1 << 20;
 
 /// What the guest printed, as far as it is kept.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Copy(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct OutputCopy(Arc<Mutex<Vec<u8>>>);
 
-impl Copy {
+impl OutputCopy {
     /// The bytes so far, at most 16 MiB.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -37,12 +37,12 @@ impl Copy {
     /// Adds what was printed.
     pub(crate) fn add(&self, bytes: &[u8]) {
         let mut copy = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let room = LARGEST_COPY.saturating_sub(copy.len()).min(bytes.len());
+        let room = MAX_COPY.saturating_sub(copy.len()).min(bytes.len());
         copy.extend_from_slice(bytes.get(..room).unwrap_or_default());
     }
 }
 
-impl Write for Copy {
+impl Write for OutputCopy {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.add(bytes);
         Ok(bytes.len())
@@ -54,23 +54,23 @@ impl Write for Copy {
 }
 
 /// Standard output.
-pub(crate) struct Output {
+pub(crate) struct StdoutOutput {
     /// Buffers lines by itself.
     stdout: Stdout,
     /// Whether a person watches: then no byte waits for the end of its line.
     terminal: bool,
-    copy: Option<Copy>,
+    copy: Option<OutputCopy>,
 }
 
-impl Output {
+impl StdoutOutput {
     /// Standard output, with a copy kept in `copy`.
-    pub(crate) fn new(copy: Option<Copy>) -> Self {
+    pub(crate) fn new(copy: Option<OutputCopy>) -> Self {
         let stdout = io::stdout();
         Self { terminal: stdout.is_terminal(), stdout, copy }
     }
 }
 
-impl Write for Output {
+impl Write for StdoutOutput {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = self.stdout.write(bytes)?;
         if self.terminal {
@@ -89,7 +89,7 @@ impl Write for Output {
 
 /// Standard input, until it ends.
 #[derive(Debug, Default)]
-pub(crate) struct Stdin {
+pub(crate) struct StdinInput {
     ended: bool,
     /// The terminal, if it is one and the guest has it for itself; given back when this is dropped.
     keys: Option<RawTerminal>,
@@ -101,16 +101,16 @@ pub(crate) struct Stdin {
 ///
 /// A machine with interrupts has a kernel that edits lines by itself, so it gets every key as it is typed; one
 /// without is a program, and gets lines.
-pub(crate) fn console(output: Output, spec: &MachineSpec) -> Console {
+pub(crate) fn console(output: StdoutOutput, spec: &MachineSpec) -> Console {
     let interactive = spec.interrupts != Interrupts::None;
     let output = console::Output::new(output);
     let keys = if interactive { RawTerminal::enter() } else { None };
     // A machine without this copy of the descriptor finds its input when it looks for it.
     let arrival = if interactive { rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3).ok() } else { None };
-    Console { output, input: Box::new(Stdin { keys, ..Stdin::default() }), arrival }
+    Console { output, input: Box::new(StdinInput { keys, ..StdinInput::default() }), arrival }
 }
 
-impl Stdin {
+impl StdinInput {
     /// Takes what is there, without waiting.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.ended || buffer.is_empty() {
@@ -136,7 +136,7 @@ impl Stdin {
     }
 }
 
-impl Input for Stdin {
+impl Input for StdinInput {
     fn poll(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.keys.is_none() {
             return self.read(buffer);
@@ -144,7 +144,7 @@ impl Input for Stdin {
         let mut typed = [0; 256];
         let count = self.read(&mut typed)?;
         let count = self.keys.as_mut().map_or(count, |keys| keys.filter(&mut typed, count));
-        let room = MOST_AHEAD.saturating_sub(self.ahead.len());
+        let room = MAX_TYPE_AHEAD.saturating_sub(self.ahead.len());
         self.ahead.extend(typed.iter().take(count.min(room)));
         let count = buffer.len().min(self.ahead.len());
         for (byte, key) in buffer.iter_mut().zip(self.ahead.drain(..count)) {

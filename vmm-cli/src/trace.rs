@@ -8,7 +8,7 @@
 //! | `event.rs` | what was seen, as a value, as a line, as JSON |
 //! | `log.rs`, `trace_event.rs` | where it goes |
 //!
-//! [`Watch`] ties them together. A run that asks for none of it has no observer: not one branch more is taken for an
+//! [`Tracer`] ties them together. A run that asks for none of it has no observer: not one branch more is taken for an
 //! exit, and `/dev/kvm` is opened as if none of this existed.
 
 mod access;
@@ -34,39 +34,44 @@ use vmm_core::machine::error::Error;
 use vmm_core::machine::observer::Observer;
 use vmm_core::machine::run_loop::RunOutcome;
 
-pub(crate) use access::Access;
-pub(crate) use calls::Times;
-pub(crate) use event::Time;
-pub(crate) use options::{Options, What};
+pub(crate) use access::ExitAccess;
+pub(crate) use calls::CallTimes;
+pub(crate) use event::Nanoseconds;
+pub(crate) use options::{TraceArgs, TraceKind};
 
 use crate::output_file;
 use crate::prepare::Files;
 use crate::statistics::Statistics;
 use calls::CallWatch;
 use exits::ExitWatch;
-use filter::Filter;
-use log::{Log, Settings, Wanted};
+use filter::TraceFilter;
+use log::{EventSinks, Log, LogSettings};
 use trace_event::TraceFile;
 
 /// Everything that watches one run.
 #[derive(Default)]
-pub(crate) struct Watch {
+pub(crate) struct Tracer {
     /// There if anything is watched.
     calls: Option<Arc<CallWatch>>,
     /// There if anything is traced.
-    log: Option<(Arc<Log>, Filter)>,
+    log: Option<(Arc<Log>, TraceFilter)>,
     /// The trace file, for messages.
     file: Option<String>,
     stepping: bool,
     stats: bool,
 }
 
-impl Watch {
+impl Tracer {
     /// Prepares to watch a run of `config` as asked for.
     ///
     /// # Errors
     /// A trace file that cannot be made.
-    pub(crate) fn new(options: &Options, config: &Path, json: bool, force: bool) -> Result<Self, Diagnostic> {
+    pub(crate) fn new(
+        options: &TraceArgs,
+        config: &Path,
+        json: bool,
+        force: bool,
+    ) -> Result<Self, Diagnostic> {
         if !options.traces() && !options.stats {
             return Ok(Self::default());
         }
@@ -77,21 +82,21 @@ impl Watch {
                 .map_err(|error| unwritable(path.display(), &error))
         });
         let filed = file.is_some();
-        let wanted = |what| Wanted {
+        let wanted = |what| EventSinks {
             shown: options.shows(what),
-            filed: filed && (what != What::Steps || options.shows(what)),
+            filed: filed && (what != TraceKind::Steps || options.shows(what)),
         };
-        let settings = Settings {
-            calls: wanted(What::Calls),
-            exits: wanted(What::Exits),
-            steps: wanted(What::Steps),
+        let settings = LogSettings {
+            calls: wanted(TraceKind::Calls),
+            exits: wanted(TraceKind::Exits),
+            steps: wanted(TraceKind::Steps),
             json,
             last: options.trace_last,
         };
-        let stepping = options.shows(What::Steps);
+        let stepping = options.shows(TraceKind::Steps);
         let log = if options.traces() {
             let log = Log::new(settings, Box::new(io::stderr()), out.transpose()?);
-            Some((Arc::new(log), Filter::new(&options.trace_filter)))
+            Some((Arc::new(log), TraceFilter::new(&options.trace_filter)))
         } else {
             None
         };
@@ -112,7 +117,7 @@ impl Watch {
     /// Runs the machine to its end, watched as asked for and by `others`.
     ///
     /// # Errors
-    /// As [`Machine::run`].
+    /// As [`MachineSummary::run`].
     pub(crate) fn run(
         &self,
         machine: &mut Machine,
@@ -131,7 +136,7 @@ impl Watch {
         let tally = exits.finish();
         let outcome = outcome?;
         let statistics = tally.map(|tally| {
-            calls.unseen(|| Statistics::new(&outcome, &calls.times(), total, tally, machine, files))
+            calls.unobserved(|| Statistics::new(&outcome, &calls.times(), total, tally, machine, files))
         });
         Ok((outcome, statistics))
     }
@@ -147,7 +152,7 @@ impl Watch {
 }
 
 /// A run that never began, or failed, leaves what was traced of it.
-impl Drop for Watch {
+impl Drop for Tracer {
     fn drop(&mut self) {
         // The error that ends the program is the one to show.
         let _ = self.finish();

@@ -12,7 +12,7 @@ use crate::prepare::Files;
 use crate::report::{Report, autopsy};
 
 /// A run that is over.
-pub(crate) struct Ended<'a> {
+pub(crate) struct FinishedRun<'a> {
     /// What it came to.
     pub(crate) outcome: &'a RunOutcome,
     /// The machine, as the run left it.
@@ -26,8 +26,8 @@ pub(crate) struct Ended<'a> {
 }
 
 /// Judges a run: its status, and the report of it.
-pub(crate) fn judge(config: &Config, ended: &Ended<'_>) -> (Status, Report) {
-    let Ended { outcome, machine, files, output, recording } = ended;
+pub(crate) fn evaluate(config: &Config, ended: &FinishedRun<'_>) -> (Status, Report) {
+    let FinishedRun { outcome, machine, files, output, recording } = ended;
     let expect = config.expect.as_ref();
     let mut mismatches = expect.map(|expect| expectations::check(expect, outcome, machine, files, output));
     let verdict = machine.verdict(&outcome.end);
@@ -35,10 +35,10 @@ pub(crate) fn judge(config: &Config, ended: &Ended<'_>) -> (Status, Report) {
         .filter(|_| autopsy::is_wanted(verdict, &outcome.end, config, mismatches.as_deref()))
         .map(|recording| autopsy::perform(machine, &outcome.end, recording, files));
     if let (Some(expect), Some(mismatches)) = (expect, &mut mismatches) {
-        let cause = autopsy.as_ref().map(autopsy::Autopsy::summary);
+        let cause = autopsy.as_ref().map(autopsy::AutopsyReport::summary);
         mismatches.extend(expectations::check_cause(expect, cause));
     }
-    let status = status(verdict, mismatches.as_deref().map(<[_]>::is_empty));
+    let status = status_from_verdict(verdict, mismatches.as_deref().map(<[_]>::is_empty));
     let mut report = Report::new(status, verdict, outcome, machine, files, mismatches);
     report.set_autopsy(autopsy);
     (status, report)
@@ -57,7 +57,7 @@ pub(crate) fn is_as_expected(config: &Config, report: &Report) -> bool {
 }
 
 /// What a run is worth. Only one that ended by itself can be a success, whatever was expected of it.
-pub(crate) fn status(verdict: Verdict, expectations_met: Option<bool>) -> Status {
+pub(crate) fn status_from_verdict(verdict: Verdict, expectations_met: Option<bool>) -> Status {
     match (verdict, expectations_met) {
         (Verdict::Crashed, _) => Status::Crashed,
         (Verdict::Hung, _) => Status::Hung,
@@ -77,11 +77,11 @@ mod tests {
     fn a_crash_or_a_hang_is_never_a_success() {
         for verdict in [Verdict::Crashed, Verdict::Hung, Verdict::Interrupted] {
             for met in [None, Some(true), Some(false)] {
-                assert_ne!(status(verdict, met), Status::Success);
+                assert_ne!(status_from_verdict(verdict, met), Status::Success);
             }
         }
-        assert_eq!(status(Verdict::Code(42), Some(true)), Status::Success);
-        assert_eq!(status(Verdict::Code(42), None), Status::Guest(42));
-        assert_eq!(status(Verdict::Success, Some(false)), Status::Unexpected);
+        assert_eq!(status_from_verdict(Verdict::Code(42), Some(true)), Status::Success);
+        assert_eq!(status_from_verdict(Verdict::Code(42), None), Status::Guest(42));
+        assert_eq!(status_from_verdict(Verdict::Success, Some(false)), Status::Unexpected);
     }
 }

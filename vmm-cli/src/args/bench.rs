@@ -5,16 +5,16 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
 
-use super::{Format, Overrides};
+use super::{Format, OverrideArgs};
 
 /// Options of `bench`.
 #[derive(Debug, Args)]
-pub(crate) struct Bench {
+pub(crate) struct BenchArgs {
     /// The configuration, or a kernel that needs none
     #[arg(value_hint = ValueHint::FilePath)]
     pub(crate) config: PathBuf,
     #[command(flatten)]
-    pub(crate) overrides: Overrides,
+    pub(crate) overrides: OverrideArgs,
     /// Runs that are measured
     #[arg(long, short = 'n', value_name = "N", default_value = "1000")]
     pub(crate) runs: NonZeroUsize,

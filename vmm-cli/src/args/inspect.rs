@@ -6,13 +6,13 @@ use std::time::Duration;
 use crate::config::values::{Refusal, Time};
 use clap::{Args, ValueHint};
 
-use super::{Format, Overrides};
+use super::{Format, OverrideArgs};
 
 const WHERE: &str = "Where the guest is stopped (before its first instruction, if nothing else is said)";
 
 /// Where the guest is stopped.
 #[derive(Debug, Args)]
-pub(crate) struct At {
+pub(crate) struct StopAt {
     /// Where it first comes to this symbol, symbol+offset or address
     #[arg(long, help_heading = WHERE, value_name = "PLACE", conflicts_with_all = ["exits", "after", "end"])]
     pub(crate) at: Option<String>,
@@ -36,21 +36,21 @@ fn duration(text: &str) -> Result<Duration, Refusal> {
 
 /// What all of them have in common.
 #[derive(Debug, Args)]
-pub(crate) struct Look {
+pub(crate) struct InspectArgs {
     /// The configuration
     #[arg(value_hint = ValueHint::FilePath)]
     pub(crate) config: PathBuf,
     #[command(flatten)]
-    pub(crate) overrides: Overrides,
+    pub(crate) overrides: OverrideArgs,
     #[command(flatten)]
-    pub(crate) at: At,
+    pub(crate) stop: StopAt,
 }
 
 /// Options of `translate`.
 #[derive(Debug, Args)]
-pub(crate) struct Translate {
+pub(crate) struct TranslateArgs {
     #[command(flatten)]
-    pub(crate) look: Look,
+    pub(crate) inspect: InspectArgs,
     /// What to look up: addresses, symbols, symbol+offset
     #[arg(required = true, value_name = "GVA")]
     pub(crate) addresses: Vec<String>,
@@ -61,9 +61,9 @@ pub(crate) struct Translate {
 
 /// Options of `pages`.
 #[derive(Debug, Args)]
-pub(crate) struct Pages {
+pub(crate) struct PagesArgs {
     #[command(flatten)]
-    pub(crate) look: Look,
+    pub(crate) inspect: InspectArgs,
     /// How the result is shown
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,
@@ -71,9 +71,9 @@ pub(crate) struct Pages {
 
 /// Options of `snapshot`.
 #[derive(Debug, Args)]
-pub(crate) struct Snapshot {
+pub(crate) struct SnapshotArgs {
     #[command(flatten)]
-    pub(crate) look: Look,
+    pub(crate) inspect: InspectArgs,
     /// The file to write
     #[arg(long, short, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) output: PathBuf,
@@ -87,9 +87,9 @@ pub(crate) struct Snapshot {
 
 /// Options of `dump`.
 #[derive(Debug, Args)]
-pub(crate) struct Dump {
+pub(crate) struct DumpArgs {
     #[command(flatten)]
-    pub(crate) look: Look,
+    pub(crate) inspect: InspectArgs,
     /// ADDRESS..ADDRESS, ADDRESS,LENGTH, or a symbol; symbols can have an offset. Addresses are physical, symbols virtual
     #[arg(required_unless_present = "core", value_name = "RANGE")]
     pub(crate) ranges: Vec<String>,

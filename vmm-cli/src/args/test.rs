@@ -17,7 +17,7 @@ const REPORTS: &str = "Reports";
 /// Options of `test`.
 #[derive(Debug, Args)]
 #[command(after_long_help = STATUSES)]
-pub(crate) struct Test {
+pub(crate) struct TestArgs {
     /// Configurations, and directories to search for them
     #[arg(default_value = ".", value_hint = ValueHint::AnyPath)]
     pub(crate) paths: Vec<PathBuf>,

@@ -1,7 +1,7 @@
 //! `vmm-cli bench`: runs one guest many times in one process, and shows how its times are distributed.
 //!
 //! The machine is built once and a snapshot taken of it. A machine without interrupts is made from that once, and goes back to
-//! it behind each run ([`Machine::reset`]); one with interrupts, or with input, is made anew for each run. Only the runs are
+//! it behind each run ([`MachineSummary::reset`]); one with interrupts, or with input, is made anew for each run. Only the runs are
 //! timed. What the guest prints goes nowhere.
 //!
 //! A run that ends otherwise than the first one did, or without what `[expect]` says, is no measurement: it ends the benchmark.
@@ -27,16 +27,16 @@ use vmm_core::snapshot::Snapshot;
 
 use super::print;
 use super::run::host_error;
-use crate::args::{Bench, Format};
+use crate::args::{BenchArgs, Format};
 use crate::expectations;
 use crate::prepare::{Files, Prepared};
-use crate::quantiles::{Distribution, Time};
+use crate::quantiles::{Quantiles, ShortDuration};
 use crate::suite::input;
-use crate::terminal::Copy;
-use crate::verdict::{Ended, is_as_expected, judge};
+use crate::terminal::OutputCopy;
+use crate::verdict::{FinishedRun, evaluate, is_as_expected};
 
 /// A guest that can be run again and again.
-struct Guest<'a> {
+struct BenchGuest<'a> {
     config: &'a Config,
     files: &'a Files,
     kvm: &'a Kvm,
@@ -44,8 +44,8 @@ struct Guest<'a> {
     /// The configuration's path, beside which the guest's input may be.
     path: &'a Path,
     /// What the guest prints, where `[expect]` asks for it.
-    printed: Option<Copy>,
-    begins: Begins,
+    printed: Option<OutputCopy>,
+    begins: StartMethod,
     /// The machine of the last run, if it is to be reset.
     machine: Option<Machine>,
 }
@@ -53,7 +53,7 @@ struct Guest<'a> {
 /// How the next run comes to the beginning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Begins {
+enum StartMethod {
     /// The machine of the last one goes back there.
     Reset,
     /// A machine is made from the snapshot.
@@ -62,27 +62,27 @@ enum Begins {
 
 /// One run.
 #[derive(Debug, Clone, Copy)]
-struct Sample {
+struct BenchSample {
     run: Duration,
     begin: Duration,
 }
 
 /// What is shown. The JSON form has these keys; more may come, none go.
 #[derive(Debug, Serialize)]
-struct Results {
+struct BenchResults {
     config: String,
     warmup: usize,
     runs: usize,
     end: &'static str,
-    run_ns: Distribution,
-    begins: Begins,
-    begin_ns: Distribution,
+    run_ns: Quantiles,
+    begins: StartMethod,
+    begin_ns: Quantiles,
     runs_per_second: f64,
     samples_ns: Vec<u128>,
 }
 
-pub(crate) fn bench(options: &Bench) -> Result<Status, Diagnostics> {
-    let config = Config::load(&options.config, &options.overrides.collect())?;
+pub(crate) fn bench(options: &BenchArgs) -> Result<Status, Diagnostics> {
+    let config = Config::load(&options.config, &options.overrides.to_overrides())?;
     let Prepared { machine: spec, files, notes, .. } = Prepared::new(&config)?;
     if options.format == Format::Text {
         Diagnostics(notes).eprint();
@@ -90,16 +90,21 @@ pub(crate) fn bench(options: &Bench) -> Result<Status, Diagnostics> {
     let host = |error: Error| Diagnostics::from(host_error(&config, &error));
     install_termination_handlers().map_err(|error| host(error.into()))?;
     let kvm = Kvm::open().map_err(|error| host(error.into()))?;
-    let begins = if input::allows_reset(&options.config, &spec) { Begins::Reset } else { Begins::Copy };
+    let begins =
+        if input::allows_reset(&options.config, &spec) { StartMethod::Reset } else { StartMethod::Copy };
     let built = Machine::build(&kvm, spec, &files, Console::to(io::sink()));
     let snapshot = built.and_then(|mut machine| machine.snapshot()).map_err(host)?;
-    let mut guest = Guest {
+    let mut guest = BenchGuest {
         config: &config,
         files: &files,
         kvm: &kvm,
         snapshot,
         path: &options.config,
-        printed: config.expect.as_ref().filter(|expect| expect.checks_output()).map(|_| Copy::default()),
+        printed: config
+            .expect
+            .as_ref()
+            .filter(|expect| expect.checks_output())
+            .map(|_| OutputCopy::default()),
         begins,
         machine: None,
     };
@@ -115,7 +120,7 @@ pub(crate) fn bench(options: &Bench) -> Result<Status, Diagnostics> {
             samples.push(sample);
         }
     }
-    if let Some(results) = Results::new(options, &end, guest.begins, &samples) {
+    if let Some(results) = BenchResults::new(options, &end, guest.begins, &samples) {
         match options.format {
             Format::Text => print::out(&results.text(&samples))?,
             Format::Json => print::json(&results)?,
@@ -124,7 +129,7 @@ pub(crate) fn bench(options: &Bench) -> Result<Status, Diagnostics> {
     Ok(if samples.len() < options.runs.get() { Status::Interrupted } else { Status::Success })
 }
 
-impl Guest<'_> {
+impl BenchGuest<'_> {
     /// The first run, judged as any other command would: how all have to end. If that is no end to go by, it is told, and
     /// the status is that of `run`.
     fn first(&mut self, format: Format) -> Result<ControlFlow<Status, End>, Diagnostics> {
@@ -133,8 +138,8 @@ impl Guest<'_> {
         let outcome =
             machine.runner().observe(&mut [&mut recording]).run().map_err(|error| self.host(&error))?;
         let (files, output, recording) = (self.files, self.output(), Some(&recording));
-        let ended = Ended { outcome: &outcome, machine: &machine, files, output: &output, recording };
-        let (status, report) = judge(self.config, &ended);
+        let ended = FinishedRun { outcome: &outcome, machine: &machine, files, output: &output, recording };
+        let (status, report) = evaluate(self.config, &ended);
         if is_as_expected(self.config, &report) {
             self.done(machine);
             return Ok(ControlFlow::Continue(outcome.end));
@@ -147,7 +152,7 @@ impl Guest<'_> {
     }
 
     /// One more run, which has to end in the same way. Breaks off at Ctrl-C.
-    fn another(&mut self, number: usize, end: &End) -> Result<ControlFlow<(), Sample>, Diagnostics> {
+    fn another(&mut self, number: usize, end: &End) -> Result<ControlFlow<(), BenchSample>, Diagnostics> {
         let began = Instant::now();
         let mut machine = self.begin()?;
         let begin = began.elapsed();
@@ -175,7 +180,7 @@ impl Guest<'_> {
             }
         }
         self.done(machine);
-        Ok(ControlFlow::Continue(Sample { run, begin }))
+        Ok(ControlFlow::Continue(BenchSample { run, begin }))
     }
 
     /// A machine at the beginning.
@@ -197,11 +202,11 @@ impl Guest<'_> {
 
     /// What to do with a machine whose run is over.
     fn done(&mut self, machine: Machine) {
-        self.machine = (self.begins == Begins::Reset).then_some(machine);
+        self.machine = (self.begins == StartMethod::Reset).then_some(machine);
     }
 
     fn output(&self) -> Vec<u8> {
-        self.printed.as_ref().map(Copy::bytes).unwrap_or_default()
+        self.printed.as_ref().map(OutputCopy::bytes).unwrap_or_default()
     }
 
     fn host(&self, error: &Error) -> Diagnostics {
@@ -209,10 +214,10 @@ impl Guest<'_> {
     }
 }
 
-impl Results {
+impl BenchResults {
     /// `None` of no runs.
-    fn new(options: &Bench, end: &End, begins: Begins, samples: &[Sample]) -> Option<Self> {
-        let of = |time: fn(&Sample) -> Duration| samples.iter().map(time).collect::<Vec<_>>();
+    fn new(options: &BenchArgs, end: &End, begins: StartMethod, samples: &[BenchSample]) -> Option<Self> {
+        let of = |time: fn(&BenchSample) -> Duration| samples.iter().map(time).collect::<Vec<_>>();
         let (runs, begin_times) = (of(|sample| sample.run), of(|sample| sample.begin));
         let total: Duration = runs.iter().chain(&begin_times).sum();
         Some(Self {
@@ -220,26 +225,27 @@ impl Results {
             warmup: options.warmup,
             runs: samples.len(),
             end: end.name(),
-            run_ns: Distribution::of(&runs)?,
+            run_ns: Quantiles::from_times(&runs)?,
             begins,
-            begin_ns: Distribution::of(&begin_times)?,
+            begin_ns: Quantiles::from_times(&begin_times)?,
             runs_per_second: u32::try_from(samples.len()).map_or(f64::INFINITY, f64::from)
                 / total.as_secs_f64(),
             samples_ns: runs.iter().map(Duration::as_nanos).collect(),
         })
     }
 
-    fn text(&self, samples: &[Sample]) -> String {
+    fn text(&self, samples: &[BenchSample]) -> String {
         let Self { config, warmup, runs, end, run_ns, begins, begin_ns, runs_per_second, .. } = self;
         let begins = match begins {
-            Begins::Reset => "reset",
-            Begins::Copy => "new copy",
+            StartMethod::Reset => "reset",
+            StartMethod::Copy => "new copy",
         };
         let mut text = format!("{config}: {runs} runs after {warmup} to warm up, end: {end}\n\n");
         let head = ["", "min", "25 %", "median", "75 %", "99 %", "max"].map(str::to_owned);
-        let row = |name: &str, points: &Distribution| {
-            let Distribution { min, q1, median, q3, p99, max } = *points;
-            let [a, b, c, d, e, f] = [min, q1, median, q3, p99, max].map(|time| Time(time).to_string());
+        let row = |name: &str, points: &Quantiles| {
+            let Quantiles { min, q1, median, q3, p99, max } = *points;
+            let [a, b, c, d, e, f] =
+                [min, q1, median, q3, p99, max].map(|time| ShortDuration(time).to_string());
             [name.to_owned(), a, b, c, d, e, f]
         };
         print::table(&mut text, &[head, row("run", run_ns), row(begins, begin_ns)]);

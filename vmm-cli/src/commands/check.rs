@@ -8,12 +8,12 @@ use crate::diagnostic::{Diagnostics, json};
 use crate::status::Status;
 
 use super::print;
-use crate::args::{Check, Format};
+use crate::args::{CheckArgs, Format};
 use crate::preflight;
 use crate::prepare::Prepared;
 
-pub(crate) fn check(options: &Check) -> Result<Status, Diagnostics> {
-    let overrides = options.overrides.collect();
+pub(crate) fn check(options: &CheckArgs) -> Result<Status, Diagnostics> {
+    let overrides = options.overrides.to_overrides();
     let mut problems = Vec::new();
     let mut good = String::new();
     for path in &options.configs {

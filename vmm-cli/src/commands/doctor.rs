@@ -10,30 +10,30 @@ use serde::Serialize;
 use vmm_core::machine::probe::{ModeProbe, ProbeResult};
 
 use super::print;
-use crate::args::{Doctor, Format};
+use crate::args::{DoctorArgs, Format};
 
 /// Everything found. The JSON form has these keys; more may come, none go.
 #[derive(Debug, Serialize)]
-struct Findings {
+struct HostReport {
     /// Whether guests can run here at all.
     usable: bool,
     /// Where `usable` is false: why, and what to do.
     #[serde(skip_serializing_if = "Option::is_none")]
-    problem: Option<Problem>,
+    problem: Option<KvmProblem>,
     /// The kernel's KVM modules that are loaded.
     backend: Vec<&'static str>,
-    capabilities: Vec<Capacity>,
-    modes: Vec<Tried>,
+    capabilities: Vec<CapabilityRow>,
+    modes: Vec<ModeRow>,
 }
 
 #[derive(Debug, Serialize)]
-struct Problem {
+struct KvmProblem {
     message: String,
     help: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
-struct Capacity {
+struct CapabilityRow {
     name: &'static str,
     value: i32,
     required: bool,
@@ -41,7 +41,7 @@ struct Capacity {
 }
 
 #[derive(Debug, Serialize)]
-struct Tried {
+struct ModeRow {
     mode: &'static str,
     ring: u8,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -58,7 +58,7 @@ const BACKENDS: [(&str, &str); 3] = [
     ("kvm_pvm", "page-table based, without VT-x and SVM: ring 0 is interpreted"),
 ];
 
-pub(crate) fn doctor(options: &Doctor) -> Result<Status, Diagnostics> {
+pub(crate) fn doctor(options: &DoctorArgs) -> Result<Status, Diagnostics> {
     let findings = examine();
     let text = match options.format {
         Format::Text => findings.text(),
@@ -69,7 +69,7 @@ pub(crate) fn doctor(options: &Doctor) -> Result<Status, Diagnostics> {
     Ok(if findings.usable { Status::Success } else { Status::Host })
 }
 
-fn examine() -> Findings {
+fn examine() -> HostReport {
     let backend: Vec<_> = BACKENDS
         .iter()
         .map(|(module, _)| *module)
@@ -80,8 +80,8 @@ fn examine() -> Findings {
         Err(error) => {
             let source =
                 std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
-            let problem = Problem { message: format!("{error}{source}"), help: crate::help::for_kvm(&error) };
-            return Findings {
+            let problem = KvmProblem { message: format!("{error}{source}"), help: crate::help::for_kvm(&error) };
+            return HostReport {
                 usable: false,
                 problem: Some(problem),
                 backend,
@@ -92,7 +92,7 @@ fn examine() -> Findings {
     };
     let capabilities: Vec<_> = Capability::ALL
         .iter()
-        .map(|capability| Capacity {
+        .map(|capability| CapabilityRow {
             name: capability.name(),
             value: kvm.capability(*capability),
             required: capability.requirement() == Requirement::Required,
@@ -100,23 +100,23 @@ fn examine() -> Findings {
         })
         .collect();
     let missing = capabilities.iter().find(|c| c.required && c.value == 0);
-    let problem = missing.map(|c| Problem {
+    let problem = missing.map(|c| KvmProblem {
         message: format!("this host's KVM has no {}, which is needed {}", c.name, c.purpose),
         help: Some("use a newer kernel".to_owned()),
     });
     let usable = problem.is_none();
     let modes =
         if usable { ModeProbe::all().iter().map(|probe| attempt(probe, &kvm)).collect() } else { Vec::new() };
-    Findings { usable, problem, backend, capabilities, modes }
+    HostReport { usable, problem, backend, capabilities, modes }
 }
 
-fn attempt(probe: &ModeProbe, kvm: &Kvm) -> Tried {
+fn attempt(probe: &ModeProbe, kvm: &Kvm) -> ModeRow {
     let why_not = match probe.run(kvm) {
         ProbeResult::Works => None,
         ProbeResult::Refused(error) => Some(error.to_string()),
         ProbeResult::Failed(end) => Some(end.to_string()),
     };
-    Tried {
+    ModeRow {
         mode: probe.mode.name(),
         ring: probe.ring.level(),
         extra: probe.extra,
@@ -125,7 +125,7 @@ fn attempt(probe: &ModeProbe, kvm: &Kvm) -> Tried {
     }
 }
 
-impl Findings {
+impl HostReport {
     fn text(&self) -> String {
         let mut text = String::new();
         // Writing to a string cannot fail.
@@ -134,7 +134,7 @@ impl Findings {
     }
 
     fn write(&self, out: &mut String) -> std::fmt::Result {
-        if let Some(Problem { message, help }) = &self.problem {
+        if let Some(KvmProblem { message, help }) = &self.problem {
             writeln!(out, "KVM        not usable: {message}")?;
             if let Some(help) = help {
                 writeln!(out, "           help: {help}")?;
@@ -148,11 +148,11 @@ impl Findings {
         if self.backend.is_empty() {
             writeln!(out, "backend    no KVM module is loaded, or it is built into the kernel")?;
         }
-        for Capacity { name, value, purpose, .. } in &self.capabilities {
+        for CapabilityRow { name, value, purpose, .. } in &self.capabilities {
             let value = if *value == 0 { "no".to_owned() } else { value.to_string() };
             writeln!(out, "capability {name:<36} {value:>6}  {purpose}")?;
         }
-        for Tried { mode, ring, extra, why_not, .. } in &self.modes {
+        for ModeRow { mode, ring, extra, why_not, .. } in &self.modes {
             let extra = extra.map(|extra| format!(", {extra}")).unwrap_or_default();
             let name = format!("{mode}, ring {ring}{extra}");
             match why_not {

@@ -17,7 +17,7 @@ use std::fmt::Write as _;
 use std::io::Write;
 use std::path::Path;
 
-use crate::address_expr::{Extent, Range};
+use crate::address_expr::{AddressRange, RangeExtent};
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::status::Status;
 use serde::Serialize;
@@ -27,16 +27,16 @@ use vmm_core::paging::walk::Walker;
 use vmm_core::{Gpa, Gva};
 
 use super::print;
-use crate::args::{Dump, Format};
+use crate::args::{DumpArgs, Format};
 use crate::core_file;
-use crate::inspect::{Found, Stopped, find};
+use crate::inspect::{InspectedGuest, ResolvedAddress, resolve};
 use crate::new_file::NewFile;
 
 /// How much is shown at once; a multiple of the 16 bytes of a line.
 const CHUNK: usize = 1 << 16;
 
 #[derive(Debug, Serialize)]
-struct Row {
+struct RangeRecord {
     address: u64,
     #[serde(rename = "virtual")]
     is_virtual: bool,
@@ -44,24 +44,24 @@ struct Row {
     hex: String,
 }
 
-pub(crate) fn dump(options: &Dump) -> Result<Status, Diagnostics> {
-    let ranges: Vec<Range> =
-        options.ranges.iter().map(|text| Range::parse(text)).collect::<Result<_, _>>()?;
+pub(crate) fn dump(options: &DumpArgs) -> Result<Status, Diagnostics> {
+    let ranges: Vec<AddressRange> =
+        options.ranges.iter().map(|text| AddressRange::parse(text)).collect::<Result<_, _>>()?;
     let create = |path: &Path, what| NewFile::create(path, what, options.force);
     let mut output = options.output.as_deref().map(|path| create(path, "the dump")).transpose()?;
     let core = options.core.as_deref().map(|path| create(path, "the core file")).transpose()?;
-    let stopped = Stopped::new(&options.look)?;
+    let stopped = InspectedGuest::new(&options.inspect)?;
     let walker = stopped.machine.walker().map_err(|error| stopped.error(&error))?;
     let mut extents = Vec::new();
     for range in &ranges {
-        let extent = Stretch::new(&stopped, range, options.is_virtual)?;
+        let extent = DumpRange::new(&stopped, range, options.is_virtual)?;
         extent.check(&stopped, &walker)?;
         extents.push(extent);
     }
     let mut rows = Vec::new();
     for extent in extents {
         let mut hex = HexDump::new(extent.start);
-        let mut row = Row {
+        let mut row = RangeRecord {
             address: extent.start,
             is_virtual: extent.is_virtual,
             length: extent.length,
@@ -110,29 +110,29 @@ fn write(output: &mut Option<NewFile>, bytes: &[u8]) -> Result<(), Diagnostics> 
 }
 
 /// A range of addresses.
-struct Stretch {
+struct DumpRange {
     start: u64,
     length: u64,
     is_virtual: bool,
 }
 
-impl Stretch {
-    fn new(stopped: &Stopped, range: &Range, is_virtual: bool) -> Result<Self, Diagnostic> {
-        let Found { address: start, by_symbol, size } = find(&stopped.files, &range.start)?;
+impl DumpRange {
+    fn new(stopped: &InspectedGuest, range: &AddressRange, is_virtual: bool) -> Result<Self, Diagnostic> {
+        let ResolvedAddress { address: start, by_symbol, size } = resolve(&stopped.files, &range.start)?;
         let mistake = |message| Diagnostic::error(Status::Configuration, message);
         let length = match &range.extent {
-            Extent::Length(length) => *length,
-            Extent::UpTo(end) => {
-                let end = find(&stopped.files, end)?.address;
+            RangeExtent::Length(length) => *length,
+            RangeExtent::UpTo(end) => {
+                let end = resolve(&stopped.files, end)?.address;
                 end.checked_sub(start).ok_or_else(|| {
                     mistake(format!("the range ends at {end:#x}, before its start {start:#x}"))
                 })?
             }
-            Extent::Symbol if size == 0 => {
+            RangeExtent::Symbol if size == 0 => {
                 return Err(mistake(format!("the symbol at {start:#x} has no size"))
                     .with_help(Some("give the length: `SYMBOL,64` for 64 bytes")));
             }
-            Extent::Symbol => size,
+            RangeExtent::Symbol => size,
         };
         if length == 0 || start.checked_add(length - 1).is_none() {
             return Err(mistake(format!("{length} bytes from {start:#x} are not a range")));
@@ -143,7 +143,7 @@ impl Stretch {
     /// The range page by page: offset, physical address, bytes.
     fn pieces(
         &self,
-        stopped: &Stopped,
+        stopped: &InspectedGuest,
         walker: &Walker,
         mut each: impl FnMut(Gpa, usize) -> Result<(), Diagnostics>,
     ) -> Result<(), Diagnostics> {
@@ -176,14 +176,14 @@ impl Stretch {
         Ok(())
     }
 
-    fn check(&self, stopped: &Stopped, walker: &Walker) -> Result<(), Diagnostics> {
+    fn check(&self, stopped: &InspectedGuest, walker: &Walker) -> Result<(), Diagnostics> {
         self.pieces(stopped, walker, |_, _| Ok(()))
     }
 
     /// Hands the bytes over, in chunks of which all but the last have whole lines.
     fn read(
         &self,
-        stopped: &Stopped,
+        stopped: &InspectedGuest,
         walker: &Walker,
         mut take: impl FnMut(&[u8]) -> Result<(), Diagnostics>,
     ) -> Result<(), Diagnostics> {

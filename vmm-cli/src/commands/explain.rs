@@ -9,15 +9,15 @@ use crate::diagnostic::{Diagnostic, Diagnostics, Location};
 use crate::status::Status;
 
 use super::print;
-use crate::args::{Explain, Format};
-use crate::explain::diff::Diff;
+use crate::args::{ExplainArgs, Format};
+use crate::explain::diff::ExplanationDiff;
 use crate::explain::{Explanation, svg};
 use crate::prepare::Prepared;
 
-pub(crate) fn explain(options: &Explain) -> Result<Status, Diagnostics> {
-    let explanation = explanation(&options.config, &options.overrides.collect())?;
+pub(crate) fn explain(options: &ExplainArgs) -> Result<Status, Diagnostics> {
+    let explanation = explanation(&options.config, &options.overrides.to_overrides())?;
     let text = if let Some(other) = &options.diff {
-        let diff = Diff::of(&explanation, &self::explanation(other, &Overrides::new())?);
+        let diff = ExplanationDiff::of(&explanation, &self::explanation(other, &Overrides::new())?);
         match options.format {
             Format::Text => diff.to_string(),
             Format::Json => diff.to_json(),

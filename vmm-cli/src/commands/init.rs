@@ -8,9 +8,9 @@ use crate::diagnostic::{Diagnostic, Diagnostics, Location};
 use crate::status::Status;
 
 use super::print;
-use crate::args::Init;
+use crate::args::InitArgs;
 
-pub(crate) fn init(options: &Init) -> Result<Status, Diagnostics> {
+pub(crate) fn init(options: &InitArgs) -> Result<Status, Diagnostics> {
     let path = &options.file;
     // `create_new` leaves no moment between looking and writing.
     let written = OpenOptions::new()

@@ -26,44 +26,44 @@ use vmm_core::paging::walk::access_words;
 use vmm_core::spec::gpa_range::{ByteSize, GpaRange};
 
 use super::print;
-use super::translate::AccessRow;
-use crate::args::{Format, Pages};
-use crate::inspect::Stopped;
+use super::translate::PermissionsRecord;
+use crate::args::{Format, PagesArgs};
+use crate::inspect::InspectedGuest;
 
 /// As many findings of a kind as the text form shows.
-const SHOWN: usize = 10;
+const MAX_FINDINGS: usize = 10;
 
 #[derive(Debug, Serialize)]
-struct Answer {
+struct PagesOutput {
     point: String,
     scheme: Option<&'static str>,
     root: Option<u64>,
-    ranges: Vec<RangeRow>,
+    ranges: Vec<MappedRecord>,
     truncated: bool,
-    findings: Vec<FindingRow>,
+    findings: Vec<FindingRecord>,
     #[serde(skip)]
     mapped: Vec<MappedRange>,
 }
 
 #[derive(Debug, Serialize)]
-struct RangeRow {
+struct MappedRecord {
     gva: u64,
     gpa: u64,
     bytes: u64,
     page_size: u64,
     pages: u64,
-    access: AccessRow,
+    access: PermissionsRecord,
 }
 
 #[derive(Debug, Serialize)]
-struct FindingRow {
+struct FindingRecord {
     kind: &'static str,
     gva: u64,
     message: String,
 }
 
-pub(crate) fn pages(options: &Pages) -> Result<Status, Diagnostics> {
-    let stopped = Stopped::new(&options.look)?;
+pub(crate) fn pages(options: &PagesArgs) -> Result<Status, Diagnostics> {
+    let stopped = InspectedGuest::new(&options.inspect)?;
     let answer = look(&stopped)?;
     match options.format {
         Format::Text => print::out(&answer.text())?,
@@ -72,7 +72,7 @@ pub(crate) fn pages(options: &Pages) -> Result<Status, Diagnostics> {
     Ok(Status::Success)
 }
 
-fn look(stopped: &Stopped) -> Result<Answer, Diagnostics> {
+fn look(stopped: &InspectedGuest) -> Result<PagesOutput, Diagnostics> {
     let machine = &stopped.machine;
     let sregs = machine.vcpu().sregs().map_err(|error| stopped.error(&error.into()))?;
     let walker = machine.walker().map_err(|error| stopped.error(&error))?;
@@ -88,7 +88,7 @@ fn look(stopped: &Stopped) -> Result<Answer, Diagnostics> {
         .chain(devices.map(|placed| placed.range))
         .collect();
     let findings = findings(&mappings, &there, &kernel);
-    Ok(Answer {
+    Ok(PagesOutput {
         point: stopped.point.clone(),
         scheme: walker.scheme.map(Scheme::name),
         root: walker.scheme.map(|_| walker.root.0),
@@ -99,8 +99,8 @@ fn look(stopped: &Stopped) -> Result<Answer, Diagnostics> {
     })
 }
 
-fn range_row(range: &MappedRange) -> RangeRow {
-    RangeRow {
+fn range_row(range: &MappedRange) -> MappedRecord {
+    MappedRecord {
         gva: range.gva.0,
         gpa: range.gpa.0,
         bytes: range.bytes(),
@@ -110,11 +110,11 @@ fn range_row(range: &MappedRange) -> RangeRow {
     }
 }
 
-fn finding_row(finding: &PageLint) -> FindingRow {
-    FindingRow { kind: finding.name(), gva: finding.gva().0, message: finding.to_string() }
+fn finding_row(finding: &PageLint) -> FindingRecord {
+    FindingRecord { kind: finding.name(), gva: finding.gva().0, message: finding.to_string() }
 }
 
-impl Answer {
+impl PagesOutput {
     fn text(&self) -> String {
         let (Some(scheme), Some(root)) = (self.scheme, self.root) else {
             return format!("no paging, {}: each address is its own physical address\n", self.point);
@@ -141,10 +141,10 @@ impl Answer {
         }
         text.push_str("\nfindings:\n");
         for group in self.findings.chunk_by(|a, b| a.kind == b.kind) {
-            for finding in group.iter().take(SHOWN) {
+            for finding in group.iter().take(MAX_FINDINGS) {
                 let _ = writeln!(text, "  {}: {}", finding.kind, finding.message);
             }
-            if let (Some(more @ 1..), Some(first)) = (group.len().checked_sub(SHOWN), group.first()) {
+            if let (Some(more @ 1..), Some(first)) = (group.len().checked_sub(MAX_FINDINGS), group.first()) {
                 let _ = writeln!(text, "  {}: and {more} more, all with --format json", first.kind);
             }
         }

@@ -8,12 +8,12 @@ use crate::diagnostic::{Diagnostics, json};
 use crate::status::Status;
 
 use super::print;
-use crate::args::{Format, Preflight};
+use crate::args::{Format, PreflightArgs};
 use crate::preflight;
 use crate::prepare::Prepared;
 
-pub(crate) fn preflight(options: &Preflight) -> Result<Status, Diagnostics> {
-    let config = Config::load(&options.config, &options.overrides.collect())?;
+pub(crate) fn preflight(options: &PreflightArgs) -> Result<Status, Diagnostics> {
+    let config = Config::load(&options.config, &options.overrides.to_overrides())?;
     let prepared = Prepared::new(&config)?;
     let warnings = Diagnostics(preflight::warnings(&config, &prepared));
     match options.format {

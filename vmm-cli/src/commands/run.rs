@@ -13,21 +13,21 @@ use vmm_core::machine::error::{Blame, Error};
 use vmm_core::machine::observer::Observer;
 use vmm_core::record::Recording;
 
-use crate::args::{Format, Run};
+use crate::args::{Format, RunArgs};
 use crate::core_file;
 use crate::gdb;
 use crate::new_file::NewFile;
 use crate::output_file;
 use crate::prepare::Prepared;
-use crate::profile::Timing;
+use crate::profile::RunProfile;
 use crate::snapshot_file;
-use crate::terminal::{self, Copy, Output};
-use crate::trace::Watch;
-use crate::verdict::{Ended, judge};
+use crate::terminal::{self, OutputCopy, StdoutOutput};
+use crate::trace::Tracer;
+use crate::verdict::{FinishedRun, evaluate};
 
-pub(crate) fn run(options: &Run) -> Result<Status, Diagnostics> {
-    let mut timing = Timing::new(options.timing);
-    let config = Config::load(&options.config, &options.overrides.collect())?;
+pub(crate) fn run(options: &RunArgs) -> Result<Status, Diagnostics> {
+    let mut timing = RunProfile::new(options.timing);
+    let config = Config::load(&options.config, &options.overrides.to_overrides())?;
     timing.step("configuration");
     let Prepared { machine: spec, layout, files, notes, .. } = Prepared::new(&config)?;
     if options.format == Format::Text {
@@ -44,13 +44,13 @@ pub(crate) fn run(options: &Run) -> Result<Status, Diagnostics> {
         .map(|path| NewFile::create(path, "the core file", options.force))
         .transpose()?;
     let json = options.format == Format::Json;
-    let watch = Watch::new(&options.trace, &options.config, json, options.force)?;
+    let watch = Tracer::new(&options.trace, &options.config, json, options.force)?;
 
-    let copy = config.expect.as_ref().filter(|expect| expect.checks_output()).map(|_| Copy::default());
+    let copy = config.expect.as_ref().filter(|expect| expect.checks_output()).map(|_| OutputCopy::default());
     let host = |error: Error| Diagnostics::from(host_error(&config, &error));
     // Before the terminal becomes raw: from then on no signal may end us without a way back.
     install_termination_handlers().map_err(|error| host(error.into()))?;
-    let console = terminal::console(Output::new(copy.clone()), &spec);
+    let console = terminal::console(StdoutOutput::new(copy.clone()), &spec);
     timing.step("console and signals");
     let kvm = timing.open_kvm().unwrap_or_else(|| watch.open_kvm()).map_err(|error| host(error.into()))?;
     let again = options.gdb.as_ref().map(|_| spec.clone());
@@ -73,8 +73,8 @@ pub(crate) fn run(options: &Run) -> Result<Status, Diagnostics> {
         let run =
             gdb::run(machine, build, (&config.guest.path, &files), address).map_err(
                 |trouble| match trouble {
-                    gdb::Trouble::Machine(error) => host(error),
-                    gdb::Trouble::Address(problem) => problem,
+                    gdb::GdbError::Machine(error) => host(error),
+                    gdb::GdbError::Address(problem) => problem,
                 },
             )?;
         (machine, recording, can_be_replayed) = (run.machine, run.recording, !run.changed);
@@ -93,8 +93,9 @@ pub(crate) fn run(options: &Run) -> Result<Status, Diagnostics> {
     timing.step("run");
     let output = copy.map(|copy| copy.bytes()).unwrap_or_default();
     let recording = (can_be_replayed && !options.no_autopsy).then_some(&recording);
-    let ended = Ended { outcome: &outcome, machine: &machine, files: &files, output: &output, recording };
-    let (status, mut report) = judge(&config, &ended);
+    let ended =
+        FinishedRun { outcome: &outcome, machine: &machine, files: &files, output: &output, recording };
+    let (status, mut report) = evaluate(&config, &ended);
     report.stats = stats;
     timing.step("verdict");
     let core = core.map(|mut core| {

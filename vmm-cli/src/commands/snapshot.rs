@@ -11,20 +11,20 @@ use crate::stderr;
 use vmm_core::devices::console;
 use vmm_core::spec::gpa_range::ByteSize;
 
-use crate::args::Snapshot;
-use crate::inspect::Stopped;
+use crate::args::SnapshotArgs;
+use crate::inspect::InspectedGuest;
 use crate::snapshot_file::{self, Description};
-use crate::terminal::{Copy, Output};
+use crate::terminal::{OutputCopy, StdoutOutput};
 use crate::whole_file::WholeFile;
 
-pub(crate) fn snapshot(options: &Snapshot) -> Result<Status, Diagnostics> {
+pub(crate) fn snapshot(options: &SnapshotArgs) -> Result<Status, Diagnostics> {
     let mut file = WholeFile::create(&options.output, "the snapshot", options.force)?;
-    let config = absolute(&options.look.config).map_err(|error| {
+    let config = absolute(&options.inspect.config).map_err(|error| {
         Diagnostic::error(Status::Host, format!("cannot tell where the configuration is: {error}"))
     })?;
-    let copy = Copy::default();
-    let output = console::Output::new(Output::new(Some(copy.clone())));
-    let mut stopped = Stopped::with_output(&options.look, output)?;
+    let copy = OutputCopy::default();
+    let output = console::Output::new(StdoutOutput::new(Some(copy.clone())));
+    let mut stopped = InspectedGuest::with_output(&options.inspect, output)?;
     if let Some(end) = &stopped.end {
         let message = format!("the guest has ended, and cannot go on from a snapshot: {end}");
         let help = "stop it before, with --at, --exits or --after";

@@ -13,16 +13,16 @@ use kvm_sys_wrap::{Error, Kvm, install_termination_handlers, termination_request
 use quick_junit::Report;
 
 use super::print;
-use crate::args::{Format, Test};
+use crate::args::{Format, TestArgs};
 use crate::new_file::NewFile;
 use crate::suite::case::Case;
 use crate::suite::junit::Junit;
-use crate::suite::reporter::Show;
+use crate::suite::reporter::Reporter;
 use crate::suite::shuffle::shuffle;
-use crate::suite::workers::{self, Event, Settings};
+use crate::suite::workers::{self, SuiteEvent, WorkerSettings};
 use crate::suite::{discover, json, merge};
 
-pub(crate) fn test(options: &Test) -> Result<Status, Diagnostics> {
+pub(crate) fn test(options: &TestArgs) -> Result<Status, Diagnostics> {
     if let Some(output) = &options.output {
         let report = merge::read(&options.merge)?;
         let file = NewFile::create(output, "the report", options.force)?;
@@ -45,8 +45,8 @@ pub(crate) fn test(options: &Test) -> Result<Status, Diagnostics> {
 }
 
 /// The cases that are asked for, in the order in which they are to be run.
-fn select(options: &Test) -> Result<Vec<Case>, Diagnostics> {
-    let found = discover::cases(&options.paths)?;
+fn select(options: &TestArgs) -> Result<Vec<Case>, Diagnostics> {
+    let found = discover::discover(&options.paths)?;
     if options.format == Format::Text {
         for file in &found.not_tests {
             stderr::print_line(format_args!("note: {} has no [expect], so it is no test", file.display()));
@@ -76,7 +76,7 @@ fn select(options: &Test) -> Result<Vec<Case>, Diagnostics> {
     Ok(cases)
 }
 
-fn run(options: &Test, cases: Vec<Case>) -> Result<Status, Diagnostics> {
+fn run(options: &TestArgs, cases: Vec<Case>) -> Result<Status, Diagnostics> {
     let junit_file = options
         .junit
         .as_deref()
@@ -85,24 +85,24 @@ fn run(options: &Test, cases: Vec<Case>) -> Result<Status, Diagnostics> {
     // A host without KVM is one trouble, and not one for each case.
     let kvm = Kvm::open().map_err(|error| host(&error))?;
     install_termination_handlers().map_err(|error| host(&error))?;
-    let settings = Settings {
+    let settings = WorkerSettings {
         jobs: options.jobs.or_else(|| thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN),
         retries: options.retry,
         fail_fast: options.fail_fast,
         no_skip: options.no_skip,
     };
-    let mut show = Show::new(options.format, cases.len());
+    let mut show = Reporter::new(options.format, cases.len());
     let mut junit = Junit::default();
     let began = Instant::now();
     let ended = workers::run(kvm, cases, settings, |cases, event| {
         let case = match event {
-            Event::Began(number) | Event::Ended(number, _) => cases.get(number),
-            Event::Quiet => None,
+            SuiteEvent::Started(number) | SuiteEvent::Finished(number, _) => cases.get(number),
+            SuiteEvent::Tick => None,
         };
-        if let (Event::Ended(number, ran), Some(case)) = (&event, case) {
+        if let (SuiteEvent::Finished(number, ran), Some(case)) = (&event, case) {
             junit.add(*number, case, ran);
         }
-        show.tell(case, &event);
+        show.report(case, &event);
     });
     ended.map_err(|error| Diagnostic::error(Status::Host, format!("cannot start a thread: {error}")))?;
     let elapsed = began.elapsed();

@@ -20,7 +20,7 @@
 
 use std::fmt::Write as _;
 
-use crate::address_expr::Place;
+use crate::address_expr::AddressExpr;
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::status::Status;
 use serde::Serialize;
@@ -33,25 +33,25 @@ use vmm_core::spec::gpa_range::ByteSize;
 use vmm_core::{Gpa, Gva};
 
 use super::print;
-use crate::args::{Format, Translate};
-use crate::inspect::{Stopped, find};
+use crate::args::{Format, TranslateArgs};
+use crate::inspect::{InspectedGuest, resolve};
 
 #[derive(Debug, Serialize)]
-struct Answer {
+struct TranslateOutput {
     point: String,
     scheme: Option<&'static str>,
-    walks: Vec<Row>,
+    walks: Vec<WalkRecord>,
 }
 
 #[derive(Debug, Serialize)]
-struct Row {
+struct WalkRecord {
     address: u64,
     symbol: Option<String>,
-    steps: Vec<StepRow>,
+    steps: Vec<StepRecord>,
     end: &'static str,
     message: String,
     physical: Option<u64>,
-    access: Option<AccessRow>,
+    access: Option<PermissionsRecord>,
     kvm: Option<u64>,
     agrees: Option<bool>,
     #[serde(skip)]
@@ -59,7 +59,7 @@ struct Row {
 }
 
 #[derive(Debug, Serialize)]
-struct StepRow {
+struct StepRecord {
     table: &'static str,
     index: u64,
     at: u64,
@@ -75,24 +75,24 @@ struct StepRow {
 
 /// What all levels together permit.
 #[derive(Debug, Clone, Copy, Serialize)]
-pub(super) struct AccessRow {
+pub(super) struct PermissionsRecord {
     writable: bool,
     user: bool,
     executable: bool,
 }
 
-impl From<PagePermissions> for AccessRow {
+impl From<PagePermissions> for PermissionsRecord {
     fn from(PagePermissions { writable, user, executable }: PagePermissions) -> Self {
         Self { writable, user, executable }
     }
 }
 
-pub(crate) fn translate(options: &Translate) -> Result<Status, Diagnostics> {
-    let places: Vec<Place> =
-        options.addresses.iter().map(|text| Place::parse(text)).collect::<Result<_, _>>()?;
-    let stopped = Stopped::new(&options.look)?;
+pub(crate) fn translate(options: &TranslateArgs) -> Result<Status, Diagnostics> {
+    let places: Vec<AddressExpr> =
+        options.addresses.iter().map(|text| AddressExpr::parse(text)).collect::<Result<_, _>>()?;
+    let stopped = InspectedGuest::new(&options.inspect)?;
     let sregs = stopped.machine.vcpu().sregs().map_err(|error| stopped.error(&error.into()))?;
-    let lens = Lens {
+    let lens = WalkContext {
         stopped: &stopped,
         walker: stopped.machine.walker().map_err(|error| stopped.error(&error))?,
         write_protect: Cr0::from_bits_retain(sregs.cr0).contains(Cr0::WP),
@@ -101,36 +101,36 @@ pub(crate) fn translate(options: &Translate) -> Result<Status, Diagnostics> {
     };
     let mut looked_up = Vec::new();
     for place in &places {
-        let gva = Gva(find(&stopped.files, place)?.address);
+        let gva = Gva(resolve(&stopped.files, place)?.address);
         looked_up.push(lens.walker.walk(stopped.machine.memory(), gva));
     }
     // Only now: KVM may set accessed bits in the tables while it looks.
     let walks = looked_up.iter().map(|walk| lens.compare(walk)).collect::<Result<Vec<_>, _>>()?;
     let scheme = lens.walker.scheme.map(Scheme::name);
-    let disagreements: Vec<Diagnostic> = walks.iter().filter_map(Row::disagreement).collect();
+    let disagreements: Vec<Diagnostic> = walks.iter().filter_map(WalkRecord::disagreement).collect();
     match options.format {
         Format::Text => {
             let texts: Vec<&str> = walks.iter().map(|walk| walk.text.as_str()).collect();
             let scheme = scheme.unwrap_or("no paging");
             print::out(&format!("{scheme}, {}\n\n{}", stopped.point, texts.join("\n")))?;
         }
-        Format::Json => print::json(&Answer { point: stopped.point.clone(), scheme, walks })?,
+        Format::Json => print::json(&TranslateOutput { point: stopped.point.clone(), scheme, walks })?,
     }
     if disagreements.is_empty() { Ok(Status::Success) } else { Err(Diagnostics(disagreements)) }
 }
 
 /// What has to be known to look an address up and to say what it means.
-struct Lens<'a> {
-    stopped: &'a Stopped,
+struct WalkContext<'a> {
+    stopped: &'a InspectedGuest,
     walker: Walker,
     write_protect: bool,
     smep: bool,
     long: bool,
 }
 
-impl Lens<'_> {
+impl WalkContext<'_> {
     /// A walk, with KVM's answer beside it.
-    fn compare(&self, walk: &Walk) -> Result<Row, Diagnostics> {
+    fn compare(&self, walk: &Walk) -> Result<WalkRecord, Diagnostics> {
         let gva = walk.gva;
         // Of an address that the mode does not have, KVM translates the lower bits: no answer to hold ours against.
         let asked = walk.end != WalkEnd::Unaddressable;
@@ -143,7 +143,7 @@ impl Lens<'_> {
         let agrees = asked.then_some(physical == kvm);
         let symbol = self.stopped.files.symbol_at(gva.0);
         let message = self.end(walk);
-        Ok(Row {
+        Ok(WalkRecord {
             address: gva.0,
             text: self.text(walk, symbol.as_deref(), &message, kvm, agrees),
             symbol,
@@ -291,7 +291,7 @@ impl Lens<'_> {
     }
 }
 
-impl Row {
+impl WalkRecord {
     fn disagreement(&self) -> Option<Diagnostic> {
         if self.agrees != Some(false) {
             return None;
@@ -307,10 +307,10 @@ impl Row {
     }
 }
 
-fn step_row(step: &WalkStep) -> StepRow {
+fn step_row(step: &WalkStep) -> StepRecord {
     let WalkStep { level, index, at, entry, leaf, .. } = step;
     let present = entry.is_present();
-    StepRow {
+    StepRecord {
         table: level.name,
         index: *index,
         at: at.0,

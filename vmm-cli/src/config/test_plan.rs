@@ -2,13 +2,13 @@
 
 use vmm_core::spec::Register;
 
-use crate::address_expr::Place;
+use crate::address_expr::AddressExpr;
 
 /// The cases of a file.
 #[derive(Debug, Clone)]
 pub struct TestPlan {
     /// Where the machine is copied for each case; `None`: each begins at the start.
-    pub snapshot_at: Option<Place>,
+    pub snapshot_at: Option<AddressExpr>,
     /// The cases, at least one.
     pub cases: Vec<TestCase>,
 }
@@ -21,7 +21,7 @@ pub struct TestCase {
     /// Registers that are set before it goes on.
     pub registers: Vec<(Register, u64)>,
     /// Where it goes on.
-    pub jump: Option<Place>,
+    pub jump: Option<AddressExpr>,
     /// What arrives on the console; `None`: what the file beside the configuration holds.
     pub input: Option<String>,
 }

@@ -7,7 +7,7 @@ use vmm_core::spec::PagePermissions;
 use vmm_core::spec::gpa_range::GpaRange;
 
 /// From here on, a file would need a section header to say how many program headers it has (PN_XNUM).
-pub(super) const TOO_MANY: usize = 0xffff;
+pub(super) const MAX_PROGRAM_HEADERS: usize = 0xffff;
 /// `PT_LOOS` and four letters of our own: a region of physical memory, mapped or not.
 const PT_PHYSICAL: u32 = 0x6000_0000 | 0x564d;
 const PT_LOAD: u32 = 1;
@@ -27,7 +27,7 @@ pub(super) enum Class {
 
 /// A range of memory that has a virtual address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Load {
+pub(super) struct LoadSegment {
     pub(super) gva: u64,
     pub(super) gpa: u64,
     pub(super) size: u64,
@@ -36,7 +36,7 @@ pub(super) struct Load {
     pub(super) access: PagePermissions,
 }
 
-impl Load {
+impl LoadSegment {
     /// Whether `next` goes on where this one ends.
     pub(super) fn continued_by(&self, next: &Self) -> bool {
         let after = |start: u64| start.checked_add(self.size);
@@ -81,7 +81,7 @@ impl Class {
 }
 
 /// One program header.
-struct Program {
+struct ProgramHeader {
     kind: u32,
     flags: u32,
     offset: u64,
@@ -91,7 +91,7 @@ struct Program {
     align: u64,
 }
 
-impl Program {
+impl ProgramHeader {
     fn bytes(&self, class: Class) -> Vec<u8> {
         let Self { kind, flags, offset, gva, gpa, size, align } = *self;
         let [offset, gva, gpa, size, align] = [offset, gva, gpa, size, align].map(|value| class.word(value));
@@ -105,9 +105,14 @@ impl Program {
 }
 
 /// Everything up to the notes' end: header, program headers, notes.
-pub(super) fn bytes(class: Class, notes: &[u8], loads: &[Load], regions: &[(GpaRange, u64)]) -> Vec<u8> {
+pub(super) fn bytes(
+    class: Class,
+    notes: &[u8],
+    loads: &[LoadSegment],
+    regions: &[(GpaRange, u64)],
+) -> Vec<u8> {
     let count = 1 + loads.len() + regions.len();
-    let note = Program {
+    let note = ProgramHeader {
         kind: PT_NOTE,
         flags: 0,
         offset: class.headers_size(count),
@@ -119,14 +124,14 @@ pub(super) fn bytes(class: Class, notes: &[u8], loads: &[Load], regions: &[(GpaR
     let mut bytes = file_header(class, u16::try_from(count).unwrap_or(u16::MAX));
     bytes.extend(note.bytes(class));
     for load in loads {
-        let Load { gva, gpa, size, offset, access } = *load;
+        let LoadSegment { gva, gpa, size, offset, access } = *load;
         let program =
-            Program { kind: PT_LOAD, flags: flags(access), offset, gva, gpa, size, align: PAGE_SIZE };
+            ProgramHeader { kind: PT_LOAD, flags: flags(access), offset, gva, gpa, size, align: PAGE_SIZE };
         bytes.extend(program.bytes(class));
     }
     for (range, offset) in regions {
         let (gpa, size, offset) = (range.start().0, range.size(), *offset);
-        let program = Program { kind: PT_PHYSICAL, flags: 0, offset, gva: 0, gpa, size, align: PAGE_SIZE };
+        let program = ProgramHeader { kind: PT_PHYSICAL, flags: 0, offset, gva: 0, gpa, size, align: PAGE_SIZE };
         bytes.extend(program.bytes(class));
     }
     bytes.extend(notes);
@@ -165,7 +170,7 @@ mod tests {
     /// What another implementation reads from our headers.
     fn read_back<F: FileHeader<Endian = LittleEndian>>(class: Class) -> Vec<(u32, u64, u64, u64, u64, u32)> {
         let access = PagePermissions { writable: true, user: false, executable: false };
-        let load = Load { gva: 0x8000_0000, gpa: 0x1000, size: 0x3000, offset: 0x2000, access };
+        let load = LoadSegment { gva: 0x8000_0000, gpa: 0x1000, size: 0x3000, offset: 0x2000, access };
         let region = (GpaRange::new(Gpa(0), 0x4000).unwrap(), 0x1000);
         let notes = [7; 20];
         let bytes = bytes(class, &notes, &[load], &[region]);

@@ -7,7 +7,7 @@ use super::hex;
 use super::memory::{Kind, MapRow, Memory, size_words};
 
 /// A box of the picture.
-pub(super) struct Block<'a> {
+pub(super) struct MapBlock<'a> {
     /// What it is.
     pub(super) row: &'a MapRow,
     /// Where it starts and ends: with what is left of the last page of the box below, without what is left of its own.
@@ -16,10 +16,10 @@ pub(super) struct Block<'a> {
 }
 
 /// The boxes of a map, lowest first.
-pub(super) fn blocks(memory: &Memory) -> Vec<Block<'_>> {
-    let mut blocks: Vec<Block<'_>> = Vec::new();
+pub(super) fn blocks(memory: &Memory) -> Vec<MapBlock<'_>> {
+    let mut blocks: Vec<MapBlock<'_>> = Vec::new();
     for row in &memory.map {
-        let mut block = Block { row, start: row.start, end: row.end };
+        let mut block = MapBlock { row, start: row.start, end: row.end };
         let below = blocks.last_mut().filter(|below| below.row.slot == row.slot && below.fills_pages());
         if let Some(below) = below.filter(|_| row.kind == Kind::Free) {
             let border = row.start.checked_next_multiple_of(4096).unwrap_or(row.end).min(row.end);
@@ -32,7 +32,7 @@ pub(super) fn blocks(memory: &Memory) -> Vec<Block<'_>> {
     blocks
 }
 
-impl Block<'_> {
+impl MapBlock<'_> {
     /// Whether nobody minds that it is drawn in whole pages. Of a stack the exact end matters.
     fn fills_pages(&self) -> bool {
         match self.row.kind {

@@ -14,11 +14,11 @@ use vmm_core::spec::gpa_range::ByteSize;
 
 use super::Explanation;
 use super::memory::Kind;
-use super::steps::Row;
+use super::steps::CallRow;
 
 /// The differences between two machines.
 #[derive(Debug, Serialize)]
-pub(crate) struct Diff {
+pub(crate) struct ExplanationDiff {
     left: String,
     right: String,
     differences: Vec<Difference>,
@@ -52,7 +52,7 @@ impl Fact {
     }
 }
 
-impl Diff {
+impl ExplanationDiff {
     pub(crate) fn of(left: &Explanation, right: &Explanation) -> Self {
         let differences = compare(&facts(left), &facts(right));
         Self { left: left.config.clone(), right: right.config.clone(), differences }
@@ -64,7 +64,7 @@ impl Diff {
     }
 }
 
-impl fmt::Display for Diff {
+impl fmt::Display for ExplanationDiff {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "--- {}\n+++ {}", self.left, self.right)?;
         if self.differences.is_empty() {
@@ -178,7 +178,7 @@ fn protocol(explanation: &Explanation) -> Vec<Fact> {
 }
 
 /// Calls by name and by how many of that name came before.
-fn flow(rows: &[Row]) -> Vec<Fact> {
+fn flow(rows: &[CallRow]) -> Vec<Fact> {
     let mut facts: Vec<Fact> = Vec::new();
     for (index, row) in rows.iter().enumerate() {
         let before = rows.iter().take(index).filter(|other| other.call == row.call).count();

@@ -11,16 +11,16 @@ use crate::prepare::Boot;
 
 /// A control register.
 #[derive(Debug, Serialize)]
-pub(super) struct Control {
+pub(super) struct ControlRegisterRow {
     pub(super) name: &'static str,
     pub(super) value: String,
     pub(super) after_reset: String,
-    pub(super) bits: Vec<Bit>,
+    pub(super) bits: Vec<ControlBitRow>,
 }
 
 /// One of its bits.
 #[derive(Debug, Serialize)]
-pub(super) struct Bit {
+pub(super) struct ControlBitRow {
     pub(super) number: u8,
     pub(super) name: &'static str,
     pub(super) set: bool,
@@ -31,7 +31,7 @@ pub(super) struct Bit {
     pub(super) why: Option<&'static str>,
 }
 
-impl Bit {
+impl ControlBitRow {
     /// The reason without the word that says what `set` says too.
     fn of(explained: control_bits::Explained) -> Self {
         let control_bits::Explained { bit, set, why } = explained;
@@ -42,21 +42,21 @@ impl Bit {
 
 /// A register that is a number.
 #[derive(Debug, Serialize)]
-pub(super) struct General {
+pub(super) struct GeneralRegisterRow {
     pub(super) name: &'static str,
     pub(super) value: String,
     pub(super) why: String,
 }
 
-pub(super) fn control(spec: &MachineSpec, layout: &Layout, state: &InitialState) -> Vec<Control> {
+pub(super) fn control(spec: &MachineSpec, layout: &Layout, state: &InitialState) -> Vec<ControlRegisterRow> {
     let registers = control_bits::control_registers(spec, layout.paging(), &state.sregs, &state.regs);
     registers
         .into_iter()
-        .map(|register| Control {
+        .map(|register| ControlRegisterRow {
             name: register.name,
             value: hex(register.value),
             after_reset: hex(register.after_reset),
-            bits: register.bits.into_iter().map(Bit::of).collect(),
+            bits: register.bits.into_iter().map(ControlBitRow::of).collect(),
         })
         .collect()
 }
@@ -66,16 +66,17 @@ pub(super) fn general(
     layout: &Layout,
     state: &InitialState,
     boot: &Boot,
-) -> Vec<General> {
+) -> Vec<GeneralRegisterRow> {
     let (sregs, regs) = (&state.sregs, &state.regs);
     let preset = |register: Register| spec.boot.registers.iter().any(|(preset, _)| *preset == register);
-    let mut rows = vec![General { name: "rip", value: hex(regs.rip), why: "the entry".to_owned() }];
+    let mut rows =
+        vec![GeneralRegisterRow { name: "rip", value: hex(regs.rip), why: "the entry".to_owned() }];
     let stack = layout.stack_top().map_or(String::new(), |top| format!("the top of the stack, {top}"));
     let why = if preset(Register::Rsp) { "[registers]".to_owned() } else { stack };
-    rows.push(General { name: "rsp", value: hex(regs.rsp), why });
+    rows.push(GeneralRegisterRow { name: "rsp", value: hex(regs.rsp), why });
     for register in Register::ALL.iter().filter(|register| preset(**register)) {
         if !matches!(register, Register::Rsp | Register::Rip) {
-            rows.push(General {
+            rows.push(GeneralRegisterRow {
                 name: register.name(),
                 value: hex(register.of(regs)),
                 why: if boot.registers.contains(register) {
@@ -87,11 +88,15 @@ pub(super) fn general(
         }
     }
     if layout.paging().is_some() {
-        rows.push(General { name: "cr3", value: hex(sregs.cr3), why: "the first page table".to_owned() });
+        rows.push(GeneralRegisterRow {
+            name: "cr3",
+            value: hex(sregs.cr3),
+            why: "the first page table".to_owned(),
+        });
     }
     if let Some(landing) = state.landing.filter(|_| is_user(spec)) {
         let why = "the landing page: `int 0x80` ends the run there, any exception is reported".to_owned();
-        rows.push(General { name: "landing", value: hex(landing.address.0), why });
+        rows.push(GeneralRegisterRow { name: "landing", value: hex(landing.address.0), why });
     }
     rows
 }

@@ -8,7 +8,7 @@ use vmm_core::explain::call_sequence::{
 
 /// One row of the flow.
 #[derive(Debug, Serialize)]
-pub(super) struct Row {
+pub(super) struct CallRow {
     /// Its place in the flow, counted from 1.
     pub(super) number: usize,
     /// What the call is made on.
@@ -25,7 +25,7 @@ pub(super) struct Row {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) structure: Option<&'static str>,
     /// The argument: one value, or the fields of the structure.
-    pub(super) argument: Vec<Field>,
+    pub(super) argument: Vec<ArgumentField>,
     /// What comes back.
     pub(super) returns: String,
     /// How often: `once`, `until the guest ends`, `whenever ...`.
@@ -36,14 +36,14 @@ pub(super) struct Row {
 
 /// A field of a structure, or without a name, the whole argument.
 #[derive(Debug, Serialize)]
-pub(super) struct Field {
+pub(super) struct ArgumentField {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) name: Option<&'static str>,
     pub(super) value: String,
 }
 
 /// The flow of a run that ends well. `checks_registers`: `[expect]` names registers, which are read after the end.
-pub(super) fn rows(steps: &[SequenceStep], checks_registers: bool) -> Vec<Row> {
+pub(super) fn rows(steps: &[SequenceStep], checks_registers: bool) -> Vec<CallRow> {
     let checked = checks_registers.then(|| SequenceStep {
         act: CallAction::Call(Call::GetRegs),
         argument: Argument::Struct {
@@ -61,14 +61,14 @@ pub(super) fn rows(steps: &[SequenceStep], checks_registers: bool) -> Vec<Row> {
     steps.iter().chain(&checked).zip(1..).map(|(step, number)| row(number, step)).collect()
 }
 
-fn row(number: usize, step: &SequenceStep) -> Row {
+fn row(number: usize, step: &SequenceStep) -> CallRow {
     let (structure, argument) = match &step.argument {
         Argument::None => (None, Vec::new()),
         Argument::Value(value) | Argument::Later(value) => {
-            (None, vec![Field { name: None, value: value.clone() }])
+            (None, vec![ArgumentField { name: None, value: value.clone() }])
         }
         Argument::Struct { name, fields } => {
-            let field = |field: &call_sequence::Field| Field {
+            let field = |field: &call_sequence::Field| ArgumentField {
                 // Three dots stand for all fields that are not named.
                 name: (field.name != "...").then_some(field.name),
                 value: field.value.to_string(),
@@ -76,7 +76,7 @@ fn row(number: usize, step: &SequenceStep) -> Row {
             (Some(*name), fields.iter().map(field).collect())
         }
     };
-    Row {
+    CallRow {
         number,
         on: descriptor(step.act),
         call: step.act.name(),

@@ -25,20 +25,20 @@ use super::Explanation;
 const WIDTH: f64 = 1480.0;
 const MARGIN: f64 = 40.0;
 /// The left column.
-const LEFT: Column = Column { x: MARGIN, width: 590.0 };
+const LEFT: SvgColumn = SvgColumn { x: MARGIN, width: 590.0 };
 /// The right column.
-const RIGHT: Column = Column { x: 690.0, width: WIDTH - MARGIN - 690.0 };
+const RIGHT: SvgColumn = SvgColumn { x: 690.0, width: WIDTH - MARGIN - 690.0 };
 /// Space between two panels.
 const GAP: f64 = 34.0;
 
 /// A column of the picture.
 #[derive(Clone, Copy)]
-struct Column {
+struct SvgColumn {
     x: f64,
     width: f64,
 }
 
-impl Column {
+impl SvgColumn {
     fn end(self) -> f64 {
         self.x + self.width
     }
@@ -71,7 +71,7 @@ fn title(canvas: &mut Canvas, explanation: &Explanation) -> f64 {
 }
 
 /// The heading of a panel; gives where its content begins.
-fn heading(canvas: &mut Canvas, column: Column, y: f64, name: &str, note: &str) -> f64 {
+fn heading(canvas: &mut Canvas, column: SvgColumn, y: f64, name: &str, note: &str) -> f64 {
     canvas.text(column.x, y, Style::Heading, name);
     let note = Style::Faint.cut(note, column.width - Style::Heading.width(name) - 20.0);
     canvas.text_end(column.end(), y, Style::Faint, &note);

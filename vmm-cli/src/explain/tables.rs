@@ -22,7 +22,7 @@ use super::{hex, image_bytes};
 
 /// The page tables.
 #[derive(Debug, Serialize)]
-pub(super) struct Paging {
+pub(super) struct PagingSummary {
     /// The scheme's name.
     pub(super) scheme: &'static str,
     /// The levels from the root down, each with its index bits.
@@ -34,14 +34,14 @@ pub(super) struct Paging {
     /// Bytes of all tables.
     pub(super) size: u64,
     /// All mappings, merged.
-    pub(super) ranges: Vec<Range>,
+    pub(super) ranges: Vec<PagingRange>,
     /// How the entry is found: one line for each table, then where it ends.
     pub(super) entry_walk: Vec<String>,
 }
 
 /// Pages that continue each other.
 #[derive(Debug, Serialize)]
-pub(super) struct Range {
+pub(super) struct PagingRange {
     pub(super) start: String,
     /// The last virtual address: the one behind it may not exist.
     pub(super) last: String,
@@ -56,7 +56,7 @@ pub(super) struct Range {
 
 /// A segment or table register.
 #[derive(Debug, Serialize)]
-pub(super) struct Segment {
+pub(super) struct SegmentSummary {
     pub(super) register: &'static str,
     /// None for GDTR and IDTR.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -67,12 +67,12 @@ pub(super) struct Segment {
 
 /// A descriptor in memory.
 #[derive(Debug, Serialize)]
-pub(super) struct GdtEntry {
+pub(super) struct GdtEntryRow {
     pub(super) selector: String,
     pub(super) descriptor: String,
 }
 
-impl Paging {
+impl PagingSummary {
     pub(super) fn of(spec: &MachineSpec, layout: &Layout, state: &InitialState) -> Option<Self> {
         let walker = Walker::from_sregs(&state.sregs);
         let scheme = walker.scheme?;
@@ -93,12 +93,12 @@ impl Paging {
     }
 }
 
-fn range(mapped: &MappedRange, layout: &Layout) -> Range {
+fn range(mapped: &MappedRange, layout: &Layout) -> PagingRange {
     let MappedRange { gva: Gva(start), gpa, size, count, access } = *mapped;
     let shown = mapped.physical();
     let here =
         layout.ranges().iter().filter(|placed| shown.is_some_and(|shown| shown.overlaps(placed.range)));
-    Range {
+    PagingRange {
         start: hex(start),
         last: hex(start.saturating_add(mapped.bytes() - 1)),
         physical: hex(gpa.0),
@@ -111,28 +111,29 @@ fn range(mapped: &MappedRange, layout: &Layout) -> Range {
 }
 
 /// The segment registers and the table registers.
-pub(super) fn segments(spec: &MachineSpec, state: &InitialState) -> Vec<Segment> {
+pub(super) fn segments(spec: &MachineSpec, state: &InitialState) -> Vec<SegmentSummary> {
     let sregs = &state.sregs;
-    let segments = named_segments(sregs).into_iter().map(|(register, segment)| Segment {
+    let segments = named_segments(sregs).into_iter().map(|(register, segment)| SegmentSummary {
         register,
         selector: Some(format!("{:#06x}", segment.selector)),
         holds: SegmentDescriptor::from_segment(segment).to_string(),
         why: control_bits::segment(spec, register),
     });
-    let tables = [("GDTR", &sregs.gdt), ("IDTR", &sregs.idt)].into_iter().map(|(register, table)| Segment {
-        register,
-        selector: None,
-        holds: format!("base {:#x}, limit {:#x}", table.base, table.limit),
-        why: control_bits::segment(spec, register),
-    });
+    let tables =
+        [("GDTR", &sregs.gdt), ("IDTR", &sregs.idt)].into_iter().map(|(register, table)| SegmentSummary {
+            register,
+            selector: None,
+            holds: format!("base {:#x}, limit {:#x}", table.base, table.limit),
+            why: control_bits::segment(spec, register),
+        });
     segments.chain(tables).collect()
 }
 
 /// The descriptors in memory; none in real mode.
-pub(super) fn gdt(state: &InitialState) -> Vec<GdtEntry> {
+pub(super) fn gdt(state: &InitialState) -> Vec<GdtEntryRow> {
     let sregs = &state.sregs;
     let Some(bytes) = image_bytes(state, sregs.gdt.base, sregs.gdt.limit.into()) else { return Vec::new() };
-    let entry = |(selector, descriptor): (u16, SegmentDescriptor)| GdtEntry {
+    let entry = |(selector, descriptor): (u16, SegmentDescriptor)| GdtEntryRow {
         selector: format!("{selector:#04x}"),
         descriptor: if selector == 0 {
             "null: selector 0 means no segment".to_owned()

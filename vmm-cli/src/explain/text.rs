@@ -5,10 +5,10 @@ use std::fmt;
 use vmm_core::spec::gpa_range::ByteSize;
 
 use super::memory::{Memory, Slot, size_words};
-use super::registers::{Bit, Control};
-use super::steps::Row;
-use super::tables::Paging;
-use super::{Explanation, Starting, ascii_map, loading};
+use super::registers::{ControlBitRow, ControlRegisterRow};
+use super::steps::CallRow;
+use super::tables::PagingSummary;
+use super::{BootSummary, Explanation, ascii_map, loading};
 use crate::wrapped::wrapped;
 
 /// Lines are at most this wide, where words allow it.
@@ -50,8 +50,8 @@ impl fmt::Display for Explanation {
 }
 
 /// The boot protocol: who chose it, what else there was, what the kernel finds.
-fn starting(f: &mut fmt::Formatter<'_>, boot: &Starting) -> fmt::Result {
-    let Starting { protocol, chosen, offers, told } = boot;
+fn starting(f: &mut fmt::Formatter<'_>, boot: &BootSummary) -> fmt::Result {
+    let BootSummary { protocol, chosen, offers, told } = boot;
     writeln!(f, "\nBOOT PROTOCOL\n\n  {protocol}: {chosen}")?;
     for (title, lines) in [("the file offers, the best first", offers), ("the kernel is told", told)] {
         if !lines.is_empty() {
@@ -63,8 +63,8 @@ fn starting(f: &mut fmt::Formatter<'_>, boot: &Starting) -> fmt::Result {
 }
 
 /// A call: its name, its argument line by line, what it returns, what it is for.
-fn step(f: &mut fmt::Formatter<'_>, row: &Row) -> fmt::Result {
-    let Row { number, on, call, source, arrow, structure, argument, returns, times, why, .. } = row;
+fn step(f: &mut fmt::Formatter<'_>, row: &CallRow) -> fmt::Result {
+    let CallRow { number, on, call, source, arrow, structure, argument, returns, times, why, .. } = row;
     writeln!(f, "{}", format!("{number:>3}  {on:<9} {call:<40} {source}").trim_end())?;
     if times != "once" {
         writeln!(f, "{:15}*  {times}", "")?;
@@ -114,8 +114,8 @@ fn memory(f: &mut fmt::Formatter<'_>, memory: &Memory) -> fmt::Result {
     Ok(())
 }
 
-fn paging(f: &mut fmt::Formatter<'_>, paging: &Paging) -> fmt::Result {
-    let Paging { scheme, levels, address_bits, root, size, ranges, entry_walk } = paging;
+fn paging(f: &mut fmt::Formatter<'_>, paging: &PagingSummary) -> fmt::Result {
+    let PagingSummary { scheme, levels, address_bits, root, size, ranges, entry_walk } = paging;
     writeln!(f, "  {scheme}: {address_bits}-bit addresses, cut into {}, offset", levels.join(", "))?;
     writeln!(f, "  first table at {root}, {} of tables in all", ByteSize(*size))?;
     writeln!(f)?;
@@ -174,10 +174,10 @@ impl Explanation {
 }
 
 /// A control register: bits with a reason one by one, the others by name.
-fn control(f: &mut fmt::Formatter<'_>, register: &Control) -> fmt::Result {
-    let Control { name, value, after_reset, bits } = register;
+fn control(f: &mut fmt::Formatter<'_>, register: &ControlRegisterRow) -> fmt::Result {
+    let ControlRegisterRow { name, value, after_reset, bits } = register;
     writeln!(f, "\n  {name} = {value} (after reset: {after_reset})")?;
-    for Bit { number, name, set, meaning, why } in bits {
+    for ControlBitRow { number, name, set, meaning, why } in bits {
         if let Some(why) = why {
             writeln!(f, "    bit {number:<2} {name:<10} = {}  {meaning}", u8::from(*set))?;
             writeln!(f, "    {:23}{why}", "")?;

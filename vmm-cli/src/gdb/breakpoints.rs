@@ -10,7 +10,7 @@ use gdbstub::target::{TargetError, TargetResult};
 use kvm_sys_wrap::{Breakpoint, BreakpointCondition};
 use vmm_core::Gva;
 
-use super::debuggee::Guest;
+use super::debuggee::Debuggee;
 use super::target::Session;
 
 impl Breakpoints for Session<'_, '_> {
@@ -70,7 +70,7 @@ impl HwWatchpoint for Session<'_, '_> {
         let added = self.debugger.add_watchpoint(watchpoint).map_err(TargetError::Fatal)?;
         if added {
             self.watched.push((watchpoint, kind));
-        } else if matches!(self.debugger, Guest::Live(_)) {
+        } else if matches!(self.debugger, Debuggee::Smp(_)) {
             stderr::print_line(format_args!(
                 "gdb: no debug register that would do: {}",
                 self.debugger.capabilities()

@@ -13,31 +13,31 @@ use gdbstub::conn::{Connection, ConnectionExt};
 use kvm_sys_wrap::termination_requested;
 use vmm_core::debugger::InterruptHandle;
 
-use super::listener::Stream;
+use super::listener::GdbStream;
 
 /// How often a wait looks whether the user wants it to end.
-const GLANCE: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// A connection, as gdbstub uses it.
-pub(super) struct Gdb {
-    stream: Stream,
+pub(super) struct GdbConnection {
+    stream: GdbStream,
     inbox: Inbox,
     reader: Option<JoinHandle<()>>,
 }
 
 /// What gdb has sent and nobody has read yet.
 #[derive(Clone, Default)]
-pub(super) struct Inbox(Arc<(Mutex<Contents>, Condvar)>);
+pub(super) struct Inbox(Arc<(Mutex<InboxState>, Condvar)>);
 
 #[derive(Default)]
-struct Contents {
+struct InboxState {
     bytes: VecDeque<u8>,
     /// gdb is gone; nothing more will come.
     closed: bool,
 }
 
 impl Inbox {
-    fn lock(&self) -> MutexGuard<'_, Contents> {
+    fn lock(&self) -> MutexGuard<'_, InboxState> {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -76,15 +76,16 @@ impl Inbox {
             if termination_requested() {
                 return Err(ErrorKind::Interrupted.into());
             }
-            let woken = self.0.1.wait_timeout(contents, GLANCE).unwrap_or_else(PoisonError::into_inner);
+            let woken =
+                self.0.1.wait_timeout(contents, POLL_INTERVAL).unwrap_or_else(PoisonError::into_inner);
             contents = woken.0;
         }
     }
 }
 
-impl Gdb {
+impl GdbConnection {
     /// Begins to read.
-    pub(super) fn new(stream: Stream, stopper: InterruptHandle) -> io::Result<Self> {
+    pub(super) fn new(stream: GdbStream, stopper: InterruptHandle) -> io::Result<Self> {
         let inbox = Inbox::default();
         let (mut source, sink) = (stream.try_clone()?, inbox.clone());
         let reader = thread::Builder::new().name("gdb reader".to_owned()).spawn(move || {
@@ -111,7 +112,7 @@ impl Gdb {
     }
 }
 
-impl Drop for Gdb {
+impl Drop for GdbConnection {
     fn drop(&mut self) {
         self.stream.shut_down();
         if let Some(reader) = self.reader.take() {
@@ -121,7 +122,7 @@ impl Drop for Gdb {
     }
 }
 
-impl Connection for Gdb {
+impl Connection for GdbConnection {
     type Error = io::Error;
 
     fn write(&mut self, byte: u8) -> io::Result<()> {
@@ -137,7 +138,7 @@ impl Connection for Gdb {
     }
 }
 
-impl ConnectionExt for Gdb {
+impl ConnectionExt for GdbConnection {
     fn read(&mut self) -> io::Result<u8> {
         self.inbox.take()
     }

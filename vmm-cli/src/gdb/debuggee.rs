@@ -14,16 +14,16 @@ use vmm_core::machine::error::Error;
 use vmm_core::spec::Interrupts;
 
 /// A guest under a debugger's control.
-pub(super) enum Guest<'a> {
+pub(super) enum Debuggee<'a> {
     /// Nothing interrupts it, so its run can be had again.
     Recorded(Box<Debugger<'a>>),
     /// It has interrupts.
-    Live(Box<SmpDebugger>),
+    Smp(Box<SmpDebugger>),
 }
 
 /// What gdb wants the guest to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Wish {
+pub(super) enum ResumeRequest {
     /// An order for each vCPU.
     Forward(Vec<ResumeAction>),
     /// One instruction back.
@@ -32,21 +32,21 @@ pub(super) enum Wish {
     RunBack,
 }
 
-impl<'a> Guest<'a> {
+impl<'a> Debuggee<'a> {
     pub(super) fn new(
         machine: Machine,
         build: impl Fn() -> Result<Machine, Error> + 'a,
     ) -> Result<Self, Error> {
         Ok(match machine.spec().interrupts {
             Interrupts::None => Self::Recorded(Box::new(Debugger::new(machine, build)?)),
-            Interrupts::Split | Interrupts::Pc => Self::Live(Box::new(SmpDebugger::new(machine)?)),
+            Interrupts::Split | Interrupts::Pc => Self::Smp(Box::new(SmpDebugger::new(machine)?)),
         })
     }
 
     pub(super) fn machine(&self) -> &Machine {
         match self {
             Self::Recorded(debugger) => debugger.machine(),
-            Self::Live(debugger) => debugger.machine(),
+            Self::Smp(debugger) => debugger.machine(),
         }
     }
 
@@ -63,7 +63,7 @@ impl<'a> Guest<'a> {
     pub(super) fn capabilities(&self) -> String {
         match self {
             Self::Recorded(debugger) => debugger.capabilities().to_string(),
-            Self::Live(debugger) => debugger.capabilities().to_string(),
+            Self::Smp(debugger) => debugger.capabilities().to_string(),
         }
     }
 
@@ -71,21 +71,21 @@ impl<'a> Guest<'a> {
     pub(super) fn reports_accesses(&self) -> bool {
         match self {
             Self::Recorded(debugger) => debugger.capabilities().watchpoints,
-            Self::Live(debugger) => debugger.capabilities().watchpoints,
+            Self::Smp(debugger) => debugger.capabilities().watchpoints,
         }
     }
 
-    pub(super) fn stopper(&self) -> InterruptHandle {
+    pub(super) fn interrupt_handle(&self) -> InterruptHandle {
         match self {
             Self::Recorded(debugger) => debugger.stopper(),
-            Self::Live(debugger) => debugger.stopper(),
+            Self::Smp(debugger) => debugger.stopper(),
         }
     }
 
     pub(super) fn end(&self) -> Option<&End> {
         match self {
             Self::Recorded(debugger) => debugger.end(),
-            Self::Live(debugger) => debugger.end(),
+            Self::Smp(debugger) => debugger.end(),
         }
     }
 
@@ -93,22 +93,22 @@ impl<'a> Guest<'a> {
     pub(super) fn exits(&self) -> u64 {
         match self {
             Self::Recorded(debugger) => debugger.exits(),
-            Self::Live(debugger) => debugger.machine().exits().total(),
+            Self::Smp(debugger) => debugger.machine().exits().total(),
         }
     }
 
     pub(super) fn is_in_past(&self) -> bool {
         match self {
             Self::Recorded(debugger) => debugger.is_in_past(),
-            Self::Live(_) => false,
+            Self::Smp(_) => false,
         }
     }
 
     /// Whether a vCPU runs or what it waits for; `None` where there is nothing that it could wait for.
-    pub(super) fn condition(&self, vcpu: usize) -> Result<Option<MpState>, Error> {
+    pub(super) fn mp_state(&self, vcpu: usize) -> Result<Option<MpState>, Error> {
         match self {
             Self::Recorded(_) => Ok(None),
-            Self::Live(debugger) => debugger.condition(vcpu).map(Some),
+            Self::Smp(debugger) => debugger.condition(vcpu).map(Some),
         }
     }
 
@@ -118,7 +118,7 @@ impl<'a> Guest<'a> {
                 let (regs, sregs) = debugger.registers()?;
                 Ok(CpuState { regs, sregs })
             }
-            Self::Live(debugger) => debugger.registers(vcpu),
+            Self::Smp(debugger) => debugger.registers(vcpu),
         }
     }
 
@@ -130,7 +130,7 @@ impl<'a> Guest<'a> {
     pub(super) fn state(&self, vcpu: usize) -> Result<VcpuState, Error> {
         Ok(match self {
             Self::Recorded(debugger) => debugger.machine().vcpu().save()?,
-            Self::Live(debugger) => debugger.vcpu(vcpu).save()?,
+            Self::Smp(debugger) => debugger.vcpu(vcpu).save()?,
         })
     }
 
@@ -141,21 +141,21 @@ impl<'a> Guest<'a> {
     ) -> Result<(), EditError> {
         match self {
             Self::Recorded(debugger) => debugger.change(change),
-            Self::Live(debugger) => debugger.change(vcpu, change),
+            Self::Smp(debugger) => debugger.change(vcpu, change),
         }
     }
 
     pub(super) fn read(&self, vcpu: usize, address: Gva, data: &mut [u8]) -> Result<usize, Error> {
         match self {
             Self::Recorded(debugger) => debugger.read(address, data),
-            Self::Live(debugger) => debugger.read(vcpu, address, data),
+            Self::Smp(debugger) => debugger.read(vcpu, address, data),
         }
     }
 
     pub(super) fn write(&mut self, vcpu: usize, address: Gva, data: &[u8]) -> Result<(), EditError> {
         match self {
             Self::Recorded(debugger) => debugger.write(address, data),
-            Self::Live(debugger) => debugger.write(vcpu, address, data),
+            Self::Smp(debugger) => debugger.write(vcpu, address, data),
         }
     }
 
@@ -166,14 +166,14 @@ impl<'a> Guest<'a> {
                 debugger.add_breakpoint(address);
                 Ok(true)
             }
-            Self::Live(debugger) => debugger.add_breakpoint(address),
+            Self::Smp(debugger) => debugger.add_breakpoint(address),
         }
     }
 
     pub(super) fn remove_breakpoint(&mut self, address: Gva) {
         match self {
             Self::Recorded(debugger) => debugger.remove_breakpoint(address),
-            Self::Live(debugger) => debugger.remove_breakpoint(address),
+            Self::Smp(debugger) => debugger.remove_breakpoint(address),
         };
     }
 
@@ -181,30 +181,30 @@ impl<'a> Guest<'a> {
     pub(super) fn add_watchpoint(&mut self, watchpoint: Breakpoint) -> Result<bool, Error> {
         match self {
             Self::Recorded(debugger) => Ok(debugger.add_watchpoint(watchpoint)),
-            Self::Live(debugger) => debugger.add_watchpoint(watchpoint),
+            Self::Smp(debugger) => debugger.add_watchpoint(watchpoint),
         }
     }
 
     pub(super) fn remove_watchpoint(&mut self, watchpoint: Breakpoint) -> bool {
         match self {
             Self::Recorded(debugger) => debugger.remove_watchpoint(watchpoint),
-            Self::Live(debugger) => debugger.remove_watchpoint(watchpoint),
+            Self::Smp(debugger) => debugger.remove_watchpoint(watchpoint),
         }
     }
 
     /// Does what gdb wants until the guest stops: which vCPU has a reason, and which.
     pub(super) fn resume(
         &mut self,
-        wish: &Wish,
+        wish: &ResumeRequest,
         wants_stop: &mut dyn FnMut() -> bool,
     ) -> Result<(usize, DebugStop), Error> {
         let current = self.current();
         let debugger = match self {
             Self::Recorded(debugger) => debugger,
-            Self::Live(debugger) => {
+            Self::Smp(debugger) => {
                 return match wish {
-                    Wish::Forward(orders) => debugger.resume(orders, wants_stop),
-                    Wish::StepBack | Wish::RunBack => {
+                    ResumeRequest::Forward(orders) => debugger.resume(orders, wants_stop),
+                    ResumeRequest::StepBack | ResumeRequest::RunBack => {
                         stderr::print_line(format_args!(
                             "gdb: a machine with interrupts cannot be run again exactly"
                         ));
@@ -214,9 +214,9 @@ impl<'a> Guest<'a> {
             }
         };
         let stop = match wish {
-            Wish::StepBack => debugger.step(ExecDirection::Back, wants_stop),
-            Wish::RunBack => debugger.run(ExecDirection::Back, wants_stop),
-            Wish::Forward(orders) => match orders.first().copied().unwrap_or(ResumeAction::Run) {
+            ResumeRequest::StepBack => debugger.step(ExecDirection::Back, wants_stop),
+            ResumeRequest::RunBack => debugger.run(ExecDirection::Back, wants_stop),
+            ResumeRequest::Forward(orders) => match orders.first().copied().unwrap_or(ResumeAction::Run) {
                 ResumeAction::Hold | ResumeAction::Run => debugger.run(ExecDirection::Forward, wants_stop),
                 ResumeAction::Step => debugger.step(ExecDirection::Forward, wants_stop),
                 ResumeAction::Range(start, end) => step_range(debugger, start, end, wants_stop),
@@ -229,21 +229,21 @@ impl<'a> Guest<'a> {
     pub(super) fn look_before_end(&mut self, wants_stop: &mut dyn FnMut() -> bool) -> Result<bool, Error> {
         match self {
             Self::Recorded(debugger) => debugger.look_before_end(wants_stop),
-            Self::Live(_) => Ok(false),
+            Self::Smp(_) => Ok(false),
         }
     }
 
     pub(super) fn finish(self) -> Result<Finished, Error> {
         match self {
             Self::Recorded(debugger) => debugger.finish(),
-            Self::Live(debugger) => debugger.finish(),
+            Self::Smp(debugger) => debugger.finish(),
         }
     }
 
     pub(super) fn abandon(self) -> Result<Finished, Error> {
         match self {
             Self::Recorded(debugger) => debugger.abandon(),
-            Self::Live(debugger) => debugger.abandon(),
+            Self::Smp(debugger) => debugger.abandon(),
         }
     }
 }

@@ -15,19 +15,19 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 /// Without another wish: the port of QEMU's `-s`, on this machine only.
-pub(crate) const DEFAULT: &str = "127.0.0.1:1234";
+pub(crate) const DEFAULT_ADDRESS: &str = "127.0.0.1:1234";
 
 /// How often a wait looks whether the user wants it to end: nanoseconds.
-const GLANCE: i64 = 200_000_000;
+const POLL_INTERVAL_NS: i64 = 200_000_000;
 
 /// A place to wait for gdb.
 pub(super) struct Listener {
-    kind: Kind,
+    kind: ListenerKind,
     /// As the user would give it to gdb.
     name: String,
 }
 
-enum Kind {
+enum ListenerKind {
     Tcp(TcpListener),
     Unix(UnixListener, PathBuf),
 }
@@ -38,7 +38,7 @@ impl Listener {
         if text.contains('/') {
             let path = PathBuf::from(text);
             let listener = UnixListener::bind(&path)?;
-            return Ok(Self { kind: Kind::Unix(listener, path), name: text.to_owned() });
+            return Ok(Self { kind: ListenerKind::Unix(listener, path), name: text.to_owned() });
         }
         let address = match text.rsplit_once(':') {
             None => format!("127.0.0.1:{text}"),
@@ -48,32 +48,32 @@ impl Listener {
         let listener = TcpListener::bind(&address)?;
         // With port 0 the kernel has chosen one.
         let name = listener.local_addr()?.to_string();
-        Ok(Self { kind: Kind::Tcp(listener), name })
+        Ok(Self { kind: ListenerKind::Tcp(listener), name })
     }
 
     /// Waits for the next gdb; `None` if the user interrupts us first.
-    pub(super) fn accept(&self) -> io::Result<Option<Stream>> {
+    pub(super) fn accept(&self) -> io::Result<Option<GdbStream>> {
         loop {
             if termination_requested() {
                 return Ok(None);
             }
             let mut ready = match &self.kind {
-                Kind::Tcp(listener) => [PollFd::new(listener, PollFlags::IN)],
-                Kind::Unix(listener, _) => [PollFd::new(listener, PollFlags::IN)],
+                ListenerKind::Tcp(listener) => [PollFd::new(listener, PollFlags::IN)],
+                ListenerKind::Unix(listener, _) => [PollFd::new(listener, PollFlags::IN)],
             };
-            match poll(&mut ready, Some(&Timespec { tv_sec: 0, tv_nsec: GLANCE })) {
+            match poll(&mut ready, Some(&Timespec { tv_sec: 0, tv_nsec: POLL_INTERVAL_NS })) {
                 Ok(0) | Err(Errno::INTR) => continue,
                 Ok(_) => {}
                 Err(error) => return Err(error.into()),
             }
             return Ok(Some(match &self.kind {
-                Kind::Tcp(listener) => {
+                ListenerKind::Tcp(listener) => {
                     let stream = listener.accept()?.0;
                     // Packets are small and each waits for the answer to the one before.
                     stream.set_nodelay(true)?;
-                    Stream::Tcp(stream)
+                    GdbStream::Tcp(stream)
                 }
-                Kind::Unix(listener, _) => Stream::Unix(listener.accept()?.0),
+                ListenerKind::Unix(listener, _) => GdbStream::Unix(listener.accept()?.0),
             }));
         }
     }
@@ -81,7 +81,7 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Kind::Unix(_, path) = &self.kind {
+        if let ListenerKind::Unix(_, path) = &self.kind {
             // Gone already, or not to be removed: either way there is nobody to tell.
             let _ = std::fs::remove_file(path);
         }
@@ -95,12 +95,12 @@ impl fmt::Display for Listener {
 }
 
 /// A connection to gdb.
-pub(super) enum Stream {
+pub(super) enum GdbStream {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
-impl Stream {
+impl GdbStream {
     pub(super) fn try_clone(&self) -> io::Result<Self> {
         Ok(match self {
             Self::Tcp(stream) => Self::Tcp(stream.try_clone()?),
@@ -118,7 +118,7 @@ impl Stream {
     }
 }
 
-impl Read for Stream {
+impl Read for GdbStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.read(buffer),
@@ -127,7 +127,7 @@ impl Read for Stream {
     }
 }
 
-impl Write for Stream {
+impl Write for GdbStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.write(bytes),

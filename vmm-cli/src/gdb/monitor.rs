@@ -10,7 +10,7 @@ use vmm_core::paging::merge::mappings;
 use vmm_core::paging::walk::access_words;
 use vmm_core::spec::gpa_range::ByteSize;
 
-use super::debuggee::Guest;
+use super::debuggee::Debuggee;
 use super::target::Session;
 use crate::commands::print::table;
 
@@ -44,8 +44,8 @@ fn place(session: &Session<'_, '_>) -> Result<String, Error> {
         let pc = debugger.pc(number)?;
         let symbol = session.files.describe(pc).map(|text| format!(" {text}")).unwrap_or_default();
         let words = match debugger {
-            Guest::Recorded(_) => mode(debugger, number)?,
-            Guest::Live(_) => vcpu(debugger, number)?,
+            Debuggee::Recorded(_) => mode(debugger, number)?,
+            Debuggee::Smp(_) => vcpu(debugger, number)?,
         };
         let _ = writeln!(text, "{pc:#x}{symbol}\n{words}");
     }
@@ -63,8 +63,8 @@ fn place(session: &Session<'_, '_>) -> Result<String, Error> {
 }
 
 /// A vCPU in a few words: what it does, where it can do something else than run, and its mode.
-pub(super) fn vcpu(debugger: &Guest<'_>, number: usize) -> Result<String, Error> {
-    let doing = match debugger.condition(number)? {
+pub(super) fn vcpu(debugger: &Debuggee<'_>, number: usize) -> Result<String, Error> {
+    let doing = match debugger.mp_state(number)? {
         None => "",
         Some(MpState::Uninitialized) => return Ok(format!("vCPU {number}, waits for INIT")),
         Some(MpState::InitReceived) => return Ok(format!("vCPU {number}, waits for SIPI")),
@@ -76,7 +76,7 @@ pub(super) fn vcpu(debugger: &Guest<'_>, number: usize) -> Result<String, Error>
 }
 
 /// The mode of a vCPU in a few words.
-fn mode(debugger: &Guest<'_>, number: usize) -> Result<String, Error> {
+fn mode(debugger: &Debuggee<'_>, number: usize) -> Result<String, Error> {
     let sregs = debugger.registers(number)?.sregs;
     let (cr0, efer) = (Cr0::from_bits_retain(sregs.cr0), Efer::from_bits_retain(sregs.efer));
     let mode = if !cr0.contains(Cr0::PE) {

@@ -11,7 +11,7 @@ use kvm_sys_wrap::VcpuState;
 use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
 use vmm_core::cpu::cpu_state::linear_rip;
 
-use super::target_xml::{CONTROL, Shape};
+use super::target_xml::{CONTROL, RegisterLayout};
 
 /// x86 in any of its modes; addresses have 64 bits.
 #[derive(Debug)]
@@ -19,16 +19,16 @@ pub(super) enum X86 {}
 
 impl Arch for X86 {
     type Usize = u64;
-    type Registers = Packet;
+    type Registers = RegisterPacket;
     type BreakpointKind = usize;
-    type RegId = Number;
+    type RegId = RegisterNumber;
 }
 
 /// The number of a register in its description.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Number(pub(super) usize);
+pub(super) struct RegisterNumber(pub(super) usize);
 
-impl RegId for Number {
+impl RegId for RegisterNumber {
     fn from_raw_id(id: usize) -> Option<(Self, Option<std::num::NonZeroUsize>)> {
         Some((Self(id), None))
     }
@@ -36,12 +36,12 @@ impl RegId for Number {
 
 /// All registers, as one packet has them.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Packet {
+pub(super) struct RegisterPacket {
     pub(super) bytes: Vec<u8>,
     pc: u64,
 }
 
-impl Registers for Packet {
+impl Registers for RegisterPacket {
     type ProgramCounter = u64;
 
     fn pc(&self) -> u64 {
@@ -62,11 +62,11 @@ impl Registers for Packet {
 
 /// Something in a packet that cannot be given to the vCPU.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Unchangeable;
+pub(super) struct ReadOnlyRegister;
 
-impl Packet {
+impl RegisterPacket {
     /// The registers of a vCPU.
-    pub(super) fn of(state: &VcpuState, shape: Shape) -> Self {
+    pub(super) fn from_state(state: &VcpuState, shape: RegisterLayout) -> Self {
         let VcpuState { regs, sregs, .. } = state;
         let pc = linear_rip(regs, sregs);
         let fpu = Fpu(state.fxsave());
@@ -84,22 +84,29 @@ impl Packet {
     }
 
     /// Gives the vCPU what is in the packet.
-    pub(super) fn apply(&self, state: &mut VcpuState, shape: Shape) -> Result<(), Unchangeable> {
-        let before = Self::of(state, shape);
+    pub(super) fn apply(&self, state: &mut VcpuState, shape: RegisterLayout) -> Result<(), ReadOnlyRegister> {
+        let before = Self::from_state(state, shape);
         let base = before.pc.wrapping_sub(state.regs.rip);
-        let core = if shape.is_wide() { Core::wide(&self.bytes) } else { Core::narrow(&self.bytes) };
+        let core = if shape.is_wide() {
+            CoreRegisters::wide(&self.bytes)
+        } else {
+            CoreRegisters::narrow(&self.bytes)
+        };
         let mut changed = state.clone();
-        core.ok_or(Unchangeable)?.apply(&mut changed, base);
+        core.ok_or(ReadOnlyRegister)?.apply(&mut changed, base);
         // Whatever was not taken over was not to be changed.
-        if Self::of(&changed, shape).bytes != self.bytes {
-            return Err(Unchangeable);
+        if Self::from_state(&changed, shape).bytes != self.bytes {
+            return Err(ReadOnlyRegister);
         }
         *state = changed;
         Ok(())
     }
 
     /// Where a register lies in the packet.
-    pub(super) fn range(shape: Shape, Number(number): Number) -> Option<std::ops::Range<usize>> {
+    pub(super) fn range(
+        shape: RegisterLayout,
+        RegisterNumber(number): RegisterNumber,
+    ) -> Option<std::ops::Range<usize>> {
         let registers = shape.registers();
         let bytes = |bits: u16| usize::from(bits / 8);
         let start = registers.get(..number)?.iter().map(|register| bytes(register.bits)).sum();
@@ -173,8 +180,8 @@ fn segments(sregs: &kvm_sregs) -> X86SegmentRegs {
 }
 
 /// What can be changed.
-struct Core {
-    general: General,
+struct CoreRegisters {
+    general: GeneralRegisters,
     pc: u64,
     eflags: u32,
     st: [[u8; 10]; 8],
@@ -183,19 +190,27 @@ struct Core {
     mxcsr: u32,
 }
 
-enum General {
+enum GeneralRegisters {
     /// RAX, RBX, RCX, RDX, RSI, RDI, RBP, RSP, R8 to R15.
     Wide([u64; 16]),
     /// EAX, ECX, EDX, EBX, ESP, EBP, ESI, EDI.
     Narrow([u32; 8]),
 }
 
-impl Core {
+impl CoreRegisters {
     fn wide(bytes: &[u8]) -> Option<Self> {
         let mut core = X86_64CoreRegs::default();
         core.gdb_deserialize(bytes).ok()?;
         let X86_64CoreRegs { regs, eflags, rip, st, fpu, xmm, mxcsr, .. } = core;
-        Some(Self { general: General::Wide(regs), pc: rip, eflags, st, fpu, xmm: xmm.to_vec(), mxcsr })
+        Some(Self {
+            general: GeneralRegisters::Wide(regs),
+            pc: rip,
+            eflags,
+            st,
+            fpu,
+            xmm: xmm.to_vec(),
+            mxcsr,
+        })
     }
 
     fn narrow(bytes: &[u8]) -> Option<Self> {
@@ -203,14 +218,14 @@ impl Core {
         core.gdb_deserialize(bytes).ok()?;
         let X86CoreRegs { eax, ecx, edx, ebx, esp, ebp, esi, edi, eip, eflags, st, fpu, xmm, mxcsr, .. } =
             core;
-        let general = General::Narrow([eax, ecx, edx, ebx, esp, ebp, esi, edi]);
+        let general = GeneralRegisters::Narrow([eax, ecx, edx, ebx, esp, ebp, esi, edi]);
         Some(Self { general, pc: eip.into(), eflags, st, fpu, xmm: xmm.to_vec(), mxcsr })
     }
 
     fn apply(&self, state: &mut VcpuState, base: u64) {
         let r = &mut state.regs;
         match self.general {
-            General::Wide(values) => {
+            GeneralRegisters::Wide(values) => {
                 let fields = [
                     &mut r.rax, &mut r.rbx, &mut r.rcx, &mut r.rdx, &mut r.rsi, &mut r.rdi, &mut r.rbp,
                     &mut r.rsp, &mut r.r8, &mut r.r9, &mut r.r10, &mut r.r11, &mut r.r12, &mut r.r13,
@@ -221,7 +236,7 @@ impl Core {
                 }
                 r.rip = self.pc.wrapping_sub(base);
             }
-            General::Narrow(values) => {
+            GeneralRegisters::Narrow(values) => {
                 let fields = [
                     &mut r.rax, &mut r.rcx, &mut r.rdx, &mut r.rbx, &mut r.rsp, &mut r.rbp, &mut r.rsi,
                     &mut r.rdi,
@@ -327,13 +342,13 @@ mod tests {
 
     #[test]
     fn a_register_lies_where_the_description_says() {
-        let wide = Shape { code: OperandWidth::Bits64 };
-        let named = |name| Number(wide.registers().iter().position(|r| r.name == name).unwrap());
-        assert_eq!(Packet::range(wide, named("rax")), Some(0..8));
-        assert_eq!(Packet::range(wide, named("rip")), Some(128..136));
-        assert_eq!(Packet::range(wide, named("mxcsr")), Some(532..536));
-        assert_eq!(Packet::range(wide, named("cr0")), Some(536..544));
-        assert_eq!(Packet::range(wide, Number(999)), None);
+        let wide = RegisterLayout { code: OperandWidth::Bits64 };
+        let named = |name| RegisterNumber(wide.registers().iter().position(|r| r.name == name).unwrap());
+        assert_eq!(RegisterPacket::range(wide, named("rax")), Some(0..8));
+        assert_eq!(RegisterPacket::range(wide, named("rip")), Some(128..136));
+        assert_eq!(RegisterPacket::range(wide, named("mxcsr")), Some(532..536));
+        assert_eq!(RegisterPacket::range(wide, named("cr0")), Some(536..544));
+        assert_eq!(RegisterPacket::range(wide, RegisterNumber(999)), None);
     }
 
     #[test]

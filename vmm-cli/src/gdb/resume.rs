@@ -9,13 +9,13 @@ use gdbstub::target::ext::base::reverse_exec::{ReverseCont, ReverseContOps, Reve
 use vmm_core::debugger::smp::ResumeAction;
 use vmm_core::machine::error::Error;
 
-use super::debuggee::Wish;
+use super::debuggee::ResumeRequest;
 use super::target::{Session, vcpu_of};
 
 impl Session<'_, '_> {
     /// What the vCPU of one thread is to do.
     fn order(&mut self, thread: Tid, order: ResumeAction) {
-        if let Wish::Forward(orders) = &mut self.wish
+        if let ResumeRequest::Forward(orders) = &mut self.request
             && let Some(own) = orders.get_mut(vcpu_of(thread))
         {
             *own = order;
@@ -30,7 +30,7 @@ impl MultiThreadResume for Session<'_, '_> {
     }
 
     fn clear_resume_actions(&mut self) -> Result<(), Error> {
-        self.wish = Wish::Forward(vec![ResumeAction::Run; self.debugger.vcpus()]);
+        self.request = ResumeRequest::Forward(vec![ResumeAction::Run; self.debugger.vcpus()]);
         self.named.clear();
         Ok(())
     }
@@ -71,7 +71,7 @@ impl MultiThreadSingleStep for Session<'_, '_> {
 impl MultiThreadSchedulerLocking for Session<'_, '_> {
     /// Those vCPUs stand still that gdb has not named. It says so after all it has named.
     fn set_resume_action_scheduler_lock(&mut self) -> Result<(), Error> {
-        if let Wish::Forward(orders) = &mut self.wish {
+        if let ResumeRequest::Forward(orders) = &mut self.request {
             for (vcpu, order) in orders.iter_mut().enumerate() {
                 if !self.named.contains(&vcpu) {
                     *order = ResumeAction::Hold;
@@ -91,14 +91,14 @@ impl MultiThreadRangeStepping for Session<'_, '_> {
 
 impl ReverseStep<Tid> for Session<'_, '_> {
     fn reverse_step(&mut self, _: Tid) -> Result<(), Error> {
-        self.wish = Wish::StepBack;
+        self.request = ResumeRequest::StepBack;
         Ok(())
     }
 }
 
 impl ReverseCont<Tid> for Session<'_, '_> {
     fn reverse_cont(&mut self) -> Result<(), Error> {
-        self.wish = Wish::RunBack;
+        self.request = ResumeRequest::RunBack;
         Ok(())
     }
 }

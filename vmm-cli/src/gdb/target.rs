@@ -28,12 +28,12 @@ use vmm_core::machine::end::{End, Verdict};
 use vmm_core::machine::error::Error;
 
 use super::connection::Inbox;
-use super::debuggee::{Guest, Wish};
+use super::debuggee::{Debuggee, ResumeRequest};
 use super::monitor;
-use super::registers::{Number, Packet, X86};
-use super::target_xml::Shape;
+use super::registers::{RegisterNumber, RegisterPacket, X86};
+use super::target_xml::RegisterLayout;
 use crate::prepare::Files;
-use crate::verdict::status;
+use crate::verdict::status_from_verdict;
 
 /// Errors as gdb shows them: by their number in errno.h.
 const EFAULT: u8 = 14;
@@ -42,12 +42,12 @@ const EROFS: u8 = 30;
 
 /// A guest and the gdb that debugs it.
 pub(super) struct Session<'a, 'b> {
-    pub(super) debugger: &'a mut Guest<'b>,
+    pub(super) debugger: &'a mut Debuggee<'b>,
     pub(super) files: &'a Files,
-    pub(super) shape: Shape,
+    pub(super) layout: RegisterLayout,
     inbox: Inbox,
     /// What gdb wants the guest to do next, and the vCPUs that it named.
-    pub(super) wish: Wish,
+    pub(super) request: ResumeRequest,
     pub(super) named: BTreeSet<usize>,
     /// Breakpoints that gdb set with `break`, and those that it set with `hbreak`: the stop has to say which it was.
     pub(super) soft: BTreeSet<u64>,
@@ -55,7 +55,7 @@ pub(super) struct Session<'a, 'b> {
     pub(super) watched: Vec<(Breakpoint, WatchKind)>,
 }
 
-pub(super) type Reason = MultiThreadStopReason<u64>;
+pub(super) type StopReason = MultiThreadStopReason<u64>;
 
 /// The vCPU that is a thread of gdb's.
 pub(super) fn vcpu_of(thread: Tid) -> usize {
@@ -68,10 +68,15 @@ fn thread_of(vcpu: usize) -> Tid {
 }
 
 impl<'a, 'b> Session<'a, 'b> {
-    pub(super) fn new(debugger: &'a mut Guest<'b>, files: &'a Files, shape: Shape, inbox: Inbox) -> Self {
+    pub(super) fn new(
+        debugger: &'a mut Debuggee<'b>,
+        files: &'a Files,
+        shape: RegisterLayout,
+        inbox: Inbox,
+    ) -> Self {
         let (soft, hard, watched, named) = Default::default();
-        let wish = Wish::Forward(vec![ResumeAction::Run; debugger.vcpus()]);
-        Self { debugger, files, shape, inbox, wish, named, soft, hard, watched }
+        let wish = ResumeRequest::Forward(vec![ResumeAction::Run; debugger.vcpus()]);
+        Self { debugger, files, layout: shape, inbox, request: wish, named, soft, hard, watched }
     }
 
     /// Takes away what this gdb has set: the next one knows nothing of it.
@@ -85,11 +90,11 @@ impl<'a, 'b> Session<'a, 'b> {
     }
 
     /// Does what gdb asked for, until the guest stops; `None` if gdb has something to say first.
-    pub(super) fn carry_on(&mut self) -> Result<Option<Reason>, Error> {
+    pub(super) fn resume_until_stop(&mut self) -> Result<Option<StopReason>, Error> {
         let inbox = self.inbox.clone();
         let mut wants_stop = || inbox.wants_attention();
         let ended_before = self.debugger.end().is_some();
-        let (vcpu, stop) = self.debugger.resume(&self.wish, &mut wants_stop)?;
+        let (vcpu, stop) = self.debugger.resume(&self.request, &mut wants_stop)?;
         let thread = thread_of(vcpu);
         Ok(match stop {
             DebugStop::Step => Some(signal(thread, Signal::SIGTRAP)),
@@ -97,7 +102,7 @@ impl<'a, 'b> Session<'a, 'b> {
             DebugStop::Watchpoint(hit) => {
                 let known = self.watched.iter().find(|(watchpoint, _)| *watchpoint == hit);
                 let kind = known.map_or(WatchKind::Write, |(_, kind)| *kind);
-                Some(Reason::Watch { tid: thread, kind, addr: hit.address.0 })
+                Some(StopReason::Watch { tid: thread, kind, addr: hit.address.0 })
             }
             DebugStop::OwnInt3 => Some(signal(thread, Signal::SIGTRAP)),
             DebugStop::NoSteps => {
@@ -120,22 +125,22 @@ impl<'a, 'b> Session<'a, 'b> {
     }
 
     /// Ctrl-C.
-    pub(super) fn interrupted(&self) -> Reason {
+    pub(super) fn interrupted(&self) -> StopReason {
         signal(thread_of(self.debugger.current()), Signal::SIGINT)
     }
 
-    fn breakpoint(&self, vcpu: usize) -> Result<Reason, Error> {
+    fn breakpoint(&self, vcpu: usize) -> Result<StopReason, Error> {
         let pc = self.debugger.pc(vcpu)?;
         let thread = thread_of(vcpu);
         Ok(if self.hard.contains(&pc) && !self.soft.contains(&pc) {
-            Reason::HwBreak(thread)
+            StopReason::HwBreak(thread)
         } else {
-            Reason::SwBreak(thread)
+            StopReason::SwBreak(thread)
         })
     }
 
     /// A guest that ended well is gone; one that died is shown at the place, once.
-    fn ended(&mut self, end: &End, again: bool) -> Result<Reason, Error> {
+    fn ended(&mut self, end: &End, again: bool) -> Result<StopReason, Error> {
         let verdict = self.debugger.machine().verdict(end);
         let fatal = match end {
             End::InternalError { .. } | End::Exception { vector: 6, .. } => Signal::SIGILL,
@@ -158,10 +163,10 @@ impl<'a, 'b> Session<'a, 'b> {
         };
         match verdict {
             Verdict::Success | Verdict::Code(_) | Verdict::Hung => {
-                Ok(Reason::Exited(status(verdict, None).code()))
+                Ok(StopReason::Exited(status_from_verdict(verdict, None).code()))
             }
-            Verdict::Interrupted => Ok(Reason::Terminated(Signal::SIGINT)),
-            Verdict::Crashed if again => Ok(Reason::Terminated(fatal)),
+            Verdict::Interrupted => Ok(StopReason::Terminated(Signal::SIGINT)),
+            Verdict::Crashed if again => Ok(StopReason::Terminated(fatal)),
             Verdict::Crashed => {
                 stderr::print_line(format_args!("gdb: the guest crashed: {end}"));
                 let inbox = self.inbox.clone();
@@ -175,24 +180,24 @@ impl<'a, 'b> Session<'a, 'b> {
         }
     }
 
-    fn packet(&self, thread: Tid) -> Result<Packet, Error> {
-        Ok(Packet::of(&self.debugger.state(vcpu_of(thread))?, self.shape))
+    fn packet(&self, thread: Tid) -> Result<RegisterPacket, Error> {
+        Ok(RegisterPacket::from_state(&self.debugger.state(vcpu_of(thread))?, self.layout))
     }
 
-    fn give(&mut self, thread: Tid, packet: &Packet) -> TargetResult<(), Self> {
-        let (shape, mut applied) = (self.shape, Ok(()));
+    fn write_packet(&mut self, thread: Tid, packet: &RegisterPacket) -> TargetResult<(), Self> {
+        let (shape, mut applied) = (self.layout, Ok(()));
         let changed = self.debugger.change(vcpu_of(thread), |state| applied = packet.apply(state, shape));
         changed.map_err(refusal)?;
         applied.map_err(|_| TargetError::Errno(EINVAL))
     }
 }
 
-const fn signal(tid: Tid, signal: Signal) -> Reason {
-    Reason::SignalWithThread { tid, signal }
+const fn signal(tid: Tid, signal: Signal) -> StopReason {
+    StopReason::SignalWithThread { tid, signal }
 }
 
-const fn history(tid: Tid, pos: ReplayLogPosition) -> Reason {
-    Reason::ReplayLog { tid: Some(tid), pos }
+const fn history(tid: Tid, pos: ReplayLogPosition) -> StopReason {
+    StopReason::ReplayLog { tid: Some(tid), pos }
 }
 
 fn refusal(error: EditError) -> TargetError<Error> {
@@ -240,7 +245,7 @@ impl TargetDescriptionXmlOverride for Session<'_, '_> {
         if annex != b"target.xml" {
             return Err(TargetError::NonFatal);
         }
-        let xml = self.shape.description();
+        let xml = self.layout.description();
         let rest =
             usize::try_from(offset).ok().and_then(|offset| xml.as_bytes().get(offset..)).unwrap_or_default();
         let count = rest.len().min(length).min(buffer.len());
@@ -252,13 +257,13 @@ impl TargetDescriptionXmlOverride for Session<'_, '_> {
 }
 
 impl MultiThreadBase for Session<'_, '_> {
-    fn read_registers(&mut self, registers: &mut Packet, thread: Tid) -> TargetResult<(), Self> {
+    fn read_registers(&mut self, registers: &mut RegisterPacket, thread: Tid) -> TargetResult<(), Self> {
         *registers = self.packet(thread).map_err(TargetError::Fatal)?;
         Ok(())
     }
 
-    fn write_registers(&mut self, registers: &Packet, thread: Tid) -> TargetResult<(), Self> {
-        self.give(thread, registers)
+    fn write_registers(&mut self, registers: &RegisterPacket, thread: Tid) -> TargetResult<(), Self> {
+        self.write_packet(thread, registers)
     }
 
     fn support_single_register_access(&mut self) -> Option<SingleRegisterAccessOps<'_, Tid, Self>> {
@@ -302,23 +307,33 @@ impl ThreadExtraInfo for Session<'_, '_> {
 }
 
 impl SingleRegisterAccess<Tid> for Session<'_, '_> {
-    fn read_register(&mut self, thread: Tid, number: Number, buffer: &mut [u8]) -> TargetResult<usize, Self> {
+    fn read_register(
+        &mut self,
+        thread: Tid,
+        number: RegisterNumber,
+        buffer: &mut [u8],
+    ) -> TargetResult<usize, Self> {
         let packet = self.packet(thread).map_err(TargetError::Fatal)?;
-        let range = Packet::range(self.shape, number).ok_or(TargetError::NonFatal)?;
+        let range = RegisterPacket::range(self.layout, number).ok_or(TargetError::NonFatal)?;
         let value = packet.bytes.get(range).ok_or(TargetError::NonFatal)?;
         buffer.get_mut(..value.len()).ok_or(TargetError::NonFatal)?.copy_from_slice(value);
         Ok(value.len())
     }
 
-    fn write_register(&mut self, thread: Tid, number: Number, value: &[u8]) -> TargetResult<(), Self> {
+    fn write_register(
+        &mut self,
+        thread: Tid,
+        number: RegisterNumber,
+        value: &[u8],
+    ) -> TargetResult<(), Self> {
         let mut packet = self.packet(thread).map_err(TargetError::Fatal)?;
-        let range = Packet::range(self.shape, number).ok_or(TargetError::NonFatal)?;
+        let range = RegisterPacket::range(self.layout, number).ok_or(TargetError::NonFatal)?;
         let place = packet.bytes.get_mut(range).ok_or(TargetError::NonFatal)?;
         if place.len() != value.len() {
             return Err(TargetError::Errno(EINVAL));
         }
         place.copy_from_slice(value);
-        self.give(thread, &packet)
+        self.write_packet(thread, &packet)
     }
 }
 

@@ -12,22 +12,27 @@ use vmm_core::cpu::cpu_state::OperandWidth;
 
 /// How registers are laid out in the protocol's packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Shape {
+pub(super) struct RegisterLayout {
     /// The width of the code: what gdb disassembles.
     pub(super) code: OperandWidth,
 }
 
 /// A register of a description.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Register {
+pub(super) struct DescribedRegister {
     pub(super) name: &'static str,
     pub(super) bits: u16,
     kind: &'static str,
     group: &'static str,
 }
 
-const fn register(name: &'static str, bits: u16, kind: &'static str, group: &'static str) -> Register {
-    Register { name, bits, kind, group }
+const fn register(
+    name: &'static str,
+    bits: u16,
+    kind: &'static str,
+    group: &'static str,
+) -> DescribedRegister {
+    DescribedRegister { name, bits, kind, group }
 }
 
 const NAMES_64: [&str; 16] = [
@@ -44,7 +49,7 @@ const XMM: [&str; 16] = [
 ];
 
 /// The registers of our own feature; all have 64 bits.
-pub(super) const CONTROL: [Register; 12] = [
+pub(super) const CONTROL: [DescribedRegister; 12] = [
     register("cr0", 64, "cr0_bits", "control"),
     register("cr2", 64, "uint64", "control"),
     register("cr3", 64, "uint64", "control"),
@@ -59,9 +64,9 @@ pub(super) const CONTROL: [Register; 12] = [
     register("ip", 64, "uint64", "control"),
 ];
 
-impl Shape {
+impl RegisterLayout {
     /// The shape for a vCPU as it is now; `wide` where its guest's file is a 64-bit one, whatever mode it starts in.
-    pub(super) fn of(sregs: &kvm_sregs, wide: bool) -> Self {
+    pub(super) fn from_sregs(sregs: &kvm_sregs, wide: bool) -> Self {
         Self { code: if wide { OperandWidth::Bits64 } else { OperandWidth::from_sregs(sregs) } }
     }
 
@@ -71,13 +76,13 @@ impl Shape {
     }
 
     /// All registers in the order of the packets.
-    pub(super) fn registers(self) -> Vec<Register> {
+    pub(super) fn registers(self) -> Vec<DescribedRegister> {
         let [core, sse] = self.features();
         core.into_iter().chain(sse).chain(CONTROL).collect()
     }
 
     /// Those that gdb knows.
-    fn features(self) -> [Vec<Register>; 2] {
+    fn features(self) -> [Vec<DescribedRegister>; 2] {
         let bits = if self.is_wide() { 64 } else { 32 };
         let general = |name: &'static str| match name {
             "rsp" | "esp" => register(name, bits, "data_ptr", "general"),
@@ -85,14 +90,14 @@ impl Shape {
             name => register(name, bits, if bits == 64 { "int64" } else { "int32" }, "general"),
         };
         let names: &[&'static str] = if self.is_wide() { &NAMES_64 } else { &NAMES_32 };
-        let mut core: Vec<Register> = names.iter().map(|name| general(name)).collect();
+        let mut core: Vec<DescribedRegister> = names.iter().map(|name| general(name)).collect();
         core.push(register(if self.is_wide() { "rip" } else { "eip" }, bits, "code_ptr", "general"));
         core.push(register("eflags", 32, "i386_eflags", "general"));
         core.extend(SEGMENTS.map(|name| register(name, 32, "int32", "general")));
         core.extend(STACK.map(|name| register(name, 80, "i387_ext", "float")));
         core.extend(FPU.map(|name| register(name, 32, "int", "float")));
         let count = if self.is_wide() { 16 } else { 8 };
-        let mut sse: Vec<Register> =
+        let mut sse: Vec<DescribedRegister> =
             XMM.iter().take(count).map(|name| register(name, 128, "vec128", "vector")).collect();
         sse.push(register("mxcsr", 32, "i386_mxcsr", "vector"));
         [core, sse]
@@ -123,9 +128,9 @@ impl Shape {
     }
 }
 
-fn feature(xml: &mut String, name: &str, types: &str, registers: &[Register]) {
+fn feature(xml: &mut String, name: &str, types: &str, registers: &[DescribedRegister]) {
     let _ = writeln!(xml, "<feature name=\"{name}\">\n{types}");
-    for Register { name, bits, kind, group } in registers {
+    for DescribedRegister { name, bits, kind, group } in registers {
         let _ = writeln!(xml, "<reg name=\"{name}\" bitsize=\"{bits}\" type=\"{kind}\" group=\"{group}\"/>");
     }
     xml.push_str("</feature>\n");
@@ -174,7 +179,8 @@ mod tests {
 
     #[test]
     fn the_known_registers_have_the_numbers_that_gdb_gives_them() {
-        let number = |code, name| Shape { code }.registers().iter().position(|r| r.name == name).unwrap();
+        let number =
+            |code, name| RegisterLayout { code }.registers().iter().position(|r| r.name == name).unwrap();
         assert_eq!((number(OperandWidth::Bits64, "rip"), number(OperandWidth::Bits64, "st0")), (16, 24));
         assert_eq!((number(OperandWidth::Bits64, "xmm0"), number(OperandWidth::Bits64, "mxcsr")), (40, 56));
         assert_eq!((number(OperandWidth::Bits16, "eip"), number(OperandWidth::Bits32, "xmm0")), (8, 32));
@@ -182,9 +188,11 @@ mod tests {
 
     #[test]
     fn every_type_of_the_control_registers_is_described() {
-        let xml = Shape { code: OperandWidth::Bits16 }.description();
+        let xml = RegisterLayout { code: OperandWidth::Bits16 }.description();
         assert!(xml.contains("<architecture>i8086</architecture>"));
-        for Register { kind, .. } in CONTROL.iter().filter(|register| register.kind.ends_with("_bits")) {
+        for DescribedRegister { kind, .. } in
+            CONTROL.iter().filter(|register| register.kind.ends_with("_bits"))
+        {
             assert!(xml.contains(&format!("<flags id=\"{kind}\"")), "{kind}");
         }
     }

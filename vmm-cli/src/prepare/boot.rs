@@ -13,8 +13,8 @@ use vmm_core::spec::{MachineSpec, Register, virtio};
 use vmm_loader::boot::{self, BootError, BootPlan, HandOver, MapEntry, Options, Protocol, Rsdp, Told, Width};
 use vmm_loader::{ElfOptions, NamedRange, flat};
 
-use super::file_bytes::Bytes;
-use super::file_cache::Reader;
+use super::file_bytes::FileBytes;
+use super::file_cache::FileCache;
 use super::file_errors;
 use super::files::Loaded;
 
@@ -97,13 +97,13 @@ pub(super) fn plan(config: &Config, bytes: &[u8]) -> Result<Planned, Diagnostic>
 pub(super) struct Read<'a> {
     module: &'a Module,
     name: String,
-    bytes: Bytes,
+    bytes: FileBytes,
 }
 
 /// Reads the files that the kernel is told of.
 pub(super) fn modules<'a>(
     config: &'a Config,
-    reader: &Reader,
+    reader: &FileCache,
     mode: Option<Mode>,
     problems: &mut Vec<Diagnostic>,
 ) -> Vec<Read<'a>> {
@@ -125,7 +125,7 @@ pub(super) fn modules<'a>(
 pub(super) fn hand_over(
     config: &Config,
     machine: &mut MachineSpec,
-    (bytes, plan): (Bytes, BootPlan),
+    (bytes, plan): (FileBytes, BootPlan),
     modules: Vec<Read<'_>>,
     loads: &[Loaded],
     boot: &mut Boot,

@@ -7,14 +7,14 @@ use kvm_sys_wrap::MappedFile;
 
 /// The bytes of a file. Clones share them.
 #[derive(Debug, Clone)]
-pub(crate) enum Bytes {
+pub(crate) enum FileBytes {
     /// In memory of ours.
     Read(Arc<Vec<u8>>),
     /// In the file, until somebody looks.
     Mapped(MappedFile),
 }
 
-impl Bytes {
+impl FileBytes {
     /// The mapping of the file, if there is one.
     pub(crate) const fn mapped(&self) -> Option<&MappedFile> {
         match self {
@@ -40,13 +40,13 @@ impl Bytes {
     }
 }
 
-impl From<Vec<u8>> for Bytes {
+impl From<Vec<u8>> for FileBytes {
     fn from(bytes: Vec<u8>) -> Self {
         Self::Read(Arc::new(bytes))
     }
 }
 
-impl Deref for Bytes {
+impl Deref for FileBytes {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {

@@ -14,27 +14,27 @@ use std::sync::{Mutex, PoisonError};
 
 use kvm_sys_wrap::MappedFile;
 
-use super::file_bytes::Bytes;
+use super::file_bytes::FileBytes;
 
 /// Files of this size in bytes and more are mapped. A buffer for so many would be mapped too, and then be filled.
-const MAP_FROM: u64 = 128 << 10;
+const MAP_THRESHOLD: u64 = 128 << 10;
 
 /// No more is kept; further files are read each time.
-const MOST_KEPT: usize = 256 << 20;
+const MAX_CACHED: usize = 256 << 20;
 
 /// Reads files.
 #[derive(Debug, Default)]
-pub(crate) struct Reader {
-    kept: Option<Mutex<Kept>>,
+pub(crate) struct FileCache {
+    kept: Option<Mutex<CachedFiles>>,
 }
 
 #[derive(Debug, Default)]
-struct Kept {
-    files: HashMap<PathBuf, Bytes>,
+struct CachedFiles {
+    files: HashMap<PathBuf, FileBytes>,
     total: usize,
 }
 
-impl Reader {
+impl FileCache {
     /// Reads every time.
     pub(crate) const fn new() -> Self {
         Self { kept: None }
@@ -49,7 +49,7 @@ impl Reader {
     ///
     /// # Errors
     /// It cannot be read, or is no regular file.
-    pub(super) fn read(&self, path: &Path) -> io::Result<Bytes> {
+    pub(super) fn read(&self, path: &Path) -> io::Result<FileBytes> {
         let Some(kept) = &self.kept else { return read(path) };
         let lock = || kept.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(bytes) = lock().files.get(path) {
@@ -61,7 +61,7 @@ impl Reader {
         // What is mapped takes no memory of ours.
         let size = if bytes.mapped().is_some() { 0 } else { bytes.len() };
         let total = kept.total.saturating_add(size);
-        if total <= MOST_KEPT && !kept.files.contains_key(path) {
+        if total <= MAX_CACHED && !kept.files.contains_key(path) {
             kept.total = total;
             kept.files.insert(path.to_owned(), bytes.clone());
         }
@@ -70,17 +70,17 @@ impl Reader {
 }
 
 /// Only a regular file: a device or a pipe may never end.
-fn read(path: &Path) -> io::Result<Bytes> {
+fn read(path: &Path) -> io::Result<FileBytes> {
     // Before it is opened: to open a pipe is to wait for its other end.
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::other("it is not a regular file"));
     }
     let mut file = File::open(path)?;
     // Asked of the open file: another one may have taken the name.
-    if file.metadata()?.len() >= MAP_FROM
+    if file.metadata()?.len() >= MAP_THRESHOLD
         && let Some(mapped) = MappedFile::new(file.try_clone()?, path)?
     {
-        return Ok(Bytes::Mapped(mapped));
+        return Ok(FileBytes::Mapped(mapped));
     }
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
@@ -95,7 +95,7 @@ mod tests {
     fn only_a_keeping_reader_gives_the_same_bytes_again() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("guest");
-        let (keeping, plain) = (Reader::keeping(), Reader::new());
+        let (keeping, plain) = (FileCache::keeping(), FileCache::new());
         fs::write(&path, b"one").unwrap();
         let first = keeping.read(&path).unwrap();
         fs::write(&path, b"two").unwrap();
@@ -108,11 +108,11 @@ mod tests {
     fn large_files_are_mapped() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("guest");
-        let limit = usize::try_from(MAP_FROM).unwrap();
+        let limit = usize::try_from(MAP_THRESHOLD).unwrap();
         for (size, mapped) in [(0, false), (limit - 1, false), (limit, true), (limit + 1, true)] {
             let content: Vec<u8> = (0..=255).cycle().take(size).collect();
             fs::write(&path, &content).unwrap();
-            let bytes = Reader::new().read(&path).unwrap();
+            let bytes = FileCache::new().read(&path).unwrap();
             assert_eq!(bytes.mapped().is_some(), mapped, "{size}");
             assert!(*bytes == *content);
             bytes.check().unwrap();

@@ -8,14 +8,14 @@ use crate::status::Status;
 use vmm_core::spec::mode::Mode;
 use vmm_loader::{ElfClass, ElfOptions, elf, flat};
 
-use super::file_bytes::Bytes;
-use super::file_cache::Reader;
+use super::file_bytes::FileBytes;
+use super::file_cache::FileCache;
 use super::files::Loaded;
 
 /// Reads and plans one file of `[[load]]`.
 pub(super) fn extra(
     config: &Config,
-    reader: &Reader,
+    reader: &FileCache,
     file: &File,
     mode: Option<Mode>,
 ) -> Result<Loaded, Diagnostic> {
@@ -38,16 +38,16 @@ pub(super) fn extra(
 /// The bytes of a file.
 pub(super) fn bytes(
     config: &Config,
-    reader: &Reader,
+    reader: &FileCache,
     file: &File,
     mode: Option<Mode>,
-) -> Result<Bytes, Diagnostic> {
+) -> Result<FileBytes, Diagnostic> {
     let File { path, key, .. } = file;
     reader.read(path).map_err(|error| unreadable(config, path, key, mode, &error))
 }
 
 /// To be asked when a file has been looked through: what is wrong with one that somebody writes to meanwhile is just that.
-pub(super) fn unchanged(config: &Config, file: &File, bytes: &Bytes) -> Result<(), Diagnostic> {
+pub(super) fn unchanged(config: &Config, file: &File, bytes: &FileBytes) -> Result<(), Diagnostic> {
     bytes.check().map_err(|error| {
         let problem = config.error_at(&file.key, error.to_string()).with_help(crate::help::for_kvm(&error));
         Diagnostic { status: Status::Host, ..problem }

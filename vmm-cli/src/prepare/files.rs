@@ -11,7 +11,7 @@ use vmm_core::spec::gpa_range::GpaRange;
 use vmm_core::spec::{MachineSpec, MemoryBacking, MemoryRegion};
 use vmm_loader::{Because, Bss, LoadPlan, Loading, MappedPart, Segment, VirtAddr, Way};
 
-use super::file_bytes::Bytes;
+use super::file_bytes::FileBytes;
 use crate::source_lines::SourceLines;
 
 /// The guest's file first, then the others.
@@ -20,7 +20,7 @@ pub(crate) struct Files(Vec<Loaded>);
 /// A file and its plan.
 pub(super) struct Loaded {
     pub(super) name: String,
-    pub(super) bytes: Bytes,
+    pub(super) bytes: FileBytes,
     pub(super) plan: LoadPlan,
     pub(super) lines: SourceLines,
     /// How each segment gets into memory.
@@ -28,7 +28,7 @@ pub(super) struct Loaded {
 }
 
 impl Loaded {
-    pub(super) fn new(name: String, bytes: Bytes, plan: LoadPlan) -> Self {
+    pub(super) fn new(name: String, bytes: FileBytes, plan: LoadPlan) -> Self {
         Self { name, bytes, plan, lines: SourceLines::default(), ways: Vec::new() }
     }
 
@@ -42,7 +42,7 @@ impl Loaded {
 }
 
 /// How a segment gets into the memory of a machine.
-fn way(segment: &Segment, bytes: &Bytes, loading: Loading, memory: &[MemoryRegion]) -> Way {
+fn way(segment: &Segment, bytes: &FileBytes, loading: Loading, memory: &[MemoryRegion]) -> Way {
     let way = segment.way(loading);
     let Way::Map(MappedPart { phys, size, .. }) = way else { return way };
     if bytes.mapped().is_none() {

@@ -7,12 +7,12 @@ use crate::diagnostic::Diagnostic;
 use crate::status::Status;
 use vmm_core::spec::MachineSpec;
 
-use super::file_cache::Reader;
+use super::file_cache::FileCache;
 
 /// Gives the files of `machine` their bytes. Returns what could not be read.
 pub(super) fn fill(
     config: &Config,
-    reader: &Reader,
+    reader: &FileCache,
     sources: &[FwCfgSource],
     machine: &mut MachineSpec,
 ) -> Vec<Diagnostic> {

@@ -40,25 +40,25 @@ use crate::prepare::Files;
 use crate::wrapped::wrapped;
 
 /// The time that an examination may take.
-const BUDGET: Duration = Duration::from_secs(30);
+const AUTOPSY_TIMEOUT: Duration = Duration::from_secs(30);
 /// The width of text.
-pub(crate) const COLUMNS: usize = 100;
+pub(crate) const TEXT_WIDTH: usize = 100;
 
 /// An autopsy, rendered.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) struct Autopsy {
+pub(crate) struct AutopsyReport {
     cause: String,
     source: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    instruction: Option<Line>,
-    before: Vec<Line>,
-    exceptions: Vec<Exception>,
-    stack: Vec<Word>,
+    instruction: Option<InstructionRow>,
+    before: Vec<InstructionRow>,
+    exceptions: Vec<ExceptionRow>,
+    stack: Vec<StackWord>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    gdt: Option<Table>,
+    gdt: Option<TableReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    idt: Option<Table>,
+    idt: Option<TableReport>,
     notes: Vec<String>,
     elapsed_ns: u128,
     #[serde(skip)]
@@ -72,7 +72,7 @@ pub(crate) struct Autopsy {
 
 /// An instruction.
 #[derive(Debug, Serialize)]
-struct Line {
+struct InstructionRow {
     address: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
@@ -95,7 +95,7 @@ const fn is_once(times: &u64) -> bool {
 /// One exception of the chain.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
-struct Exception {
+struct ExceptionRow {
     vector: u8,
     name: String,
     why: String,
@@ -113,7 +113,7 @@ struct Exception {
 }
 
 #[derive(Debug, Serialize)]
-struct Word {
+struct StackWord {
     address: u64,
     value: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -121,7 +121,7 @@ struct Word {
 }
 
 #[derive(Debug, Serialize)]
-struct Table {
+struct TableReport {
     base: u64,
     limit: u16,
     entries: Vec<String>,
@@ -145,7 +145,7 @@ pub(crate) fn is_wanted(
 }
 
 /// Examines a run that ended.
-pub(crate) fn perform(ended: &Machine, end: &End, recording: &Recording, files: &Files) -> Autopsy {
+pub(crate) fn perform(ended: &Machine, end: &End, recording: &Recording, files: &Files) -> AutopsyReport {
     let build = || {
         let kvm = Kvm::open()?;
         let console = Console::to(std::io::sink());
@@ -154,15 +154,15 @@ pub(crate) fn perform(ended: &Machine, end: &End, recording: &Recording, files: 
             None => Machine::build(&kvm, ended.spec().clone(), files, console),
         }
     };
-    let found = autopsy::examine(ended, end, recording, &build, BUDGET);
+    let found = autopsy::examine(ended, end, recording, &build, AUTOPSY_TIMEOUT);
     render(&found, files)
 }
 
-fn render(found: &autopsy::Autopsy, files: &Files) -> Autopsy {
+fn render(found: &autopsy::Autopsy, files: &Files) -> AutopsyReport {
     let names = |address: u64| files.describe(address);
     let links = found.chain.iter().flat_map(|chain| &chain.links);
-    let table = |(base, limit), entries| Table { base, limit, entries };
-    let instruction = found.instruction.as_ref().map(|code| Line {
+    let table = |(base, limit), entries| TableReport { base, limit, entries };
+    let instruction = found.instruction.as_ref().map(|code| InstructionRow {
         address: code.linear,
         name: names(code.linear),
         text: summary::code(&code.bytes, code.width, code.linear),
@@ -171,7 +171,7 @@ fn render(found: &autopsy::Autopsy, files: &Files) -> Autopsy {
         changed: BTreeMap::new(),
         raised: None,
     });
-    Autopsy {
+    AutopsyReport {
         cause: found.summary(&names),
         source: found.provenance(),
         instruction,
@@ -180,7 +180,7 @@ fn render(found: &autopsy::Autopsy, files: &Files) -> Autopsy {
         stack: found
             .stack
             .iter()
-            .map(|word| Word { address: word.at, value: word.value, name: files.symbol_at(word.value) })
+            .map(|word| StackWord { address: word.at, value: word.value, name: files.symbol_at(word.value) })
             .collect(),
         gdt: found.tables.as_ref().map(|tables| {
             let entry =
@@ -197,17 +197,17 @@ fn render(found: &autopsy::Autopsy, files: &Files) -> Autopsy {
 }
 
 /// The last instructions, each with what it changed.
-fn before(found: &autopsy::Autopsy, files: &Files) -> Vec<Line> {
+fn before(found: &autopsy::Autopsy, files: &Files) -> Vec<InstructionRow> {
     let after = found.before.iter().skip(1).map(|past| past.regs);
     let after = after.chain(found.registers.map(|registers| registers.regs));
     found.before.iter().zip(after).map(|(past, after)| line(past, &after, files)).collect()
 }
 
-fn line(past: &TracedInstruction, after: &kvm_regs, files: &Files) -> Line {
+fn line(past: &TracedInstruction, after: &kvm_regs, files: &Files) -> InstructionRow {
     let differs = |register: &&Register| register.of(&past.regs) != register.of(after);
     let changed =
         Register::ALL.iter().filter(|register| !matches!(register, Register::Rip | Register::Rflags));
-    Line {
+    InstructionRow {
         address: past.linear,
         name: files.describe(past.linear),
         text: summary::code(&past.bytes, past.width, past.linear),
@@ -238,9 +238,9 @@ fn gate_lines(gates: &[(u8, GateFound)]) -> Vec<String> {
     .collect()
 }
 
-fn exception(link: &ChainLink) -> Exception {
+fn exception(link: &ChainLink) -> ExceptionRow {
     let ChainLink { fault, delivery } = link;
-    Exception {
+    ExceptionRow {
         vector: fault.vector,
         name: fault.name(),
         why: fault.why.clone(),
@@ -263,7 +263,7 @@ fn exception(link: &ChainLink) -> Exception {
     }
 }
 
-impl Autopsy {
+impl AutopsyReport {
     /// The first paragraph.
     pub(crate) fn summary(&self) -> &str {
         &self.cause
@@ -303,7 +303,7 @@ impl Autopsy {
             writeln!(f, "  exceptions:")?;
         }
         for (exception, number) in self.exceptions.iter().zip(1..) {
-            let Exception { name, why, gate, result, walk, .. } = exception;
+            let ExceptionRow { name, why, gate, result, walk, .. } = exception;
             write!(f, "    {number}. {name}")?;
             if let (Some(code), Some(words)) = (exception.error_code, &exception.error_code_words) {
                 write!(f, ", error code {code:#x} ({words})")?;
@@ -327,14 +327,14 @@ impl Autopsy {
         if !self.stack.is_empty() {
             writeln!(f, "  stack:")?;
         }
-        for Word { address, value, name } in &self.stack {
+        for StackWord { address, value, name } in &self.stack {
             let name = name.as_deref().map(|name| format!("  <{name}>")).unwrap_or_default();
             writeln!(f, "    {address:#x}: {value:#x}{name}")?;
         }
         // Where no exception is in question the tables have no part in it.
         let tables = [("GDT", &self.gdt), ("IDT", &self.idt)];
         for (name, table) in tables.into_iter().filter(|_| !self.exceptions.is_empty()) {
-            let Some(Table { base, limit, entries }) = table else { continue };
+            let Some(TableReport { base, limit, entries }) = table else { continue };
             let empty = if entries.is_empty() { ", nothing in it" } else { "" };
             writeln!(f, "  {name} at {base:#x}, limit {limit:#x}{empty}")?;
             entries.iter().try_for_each(|entry| writeln!(f, "    {entry}"))?;
@@ -343,8 +343,8 @@ impl Autopsy {
     }
 }
 
-fn write_line(f: &mut fmt::Formatter<'_>, mark: char, line: &Line, times: u64) -> fmt::Result {
-    let Line { address, name, text, raised, changed, .. } = line;
+fn write_line(f: &mut fmt::Formatter<'_>, mark: char, line: &InstructionRow, times: u64) -> fmt::Result {
+    let InstructionRow { address, name, text, raised, changed, .. } = line;
     let place = name.as_deref().map(|name| format!("<{name}>")).unwrap_or_default();
     let code = format!("  {mark} {address:#x} {place:<32} {text}");
     if changed.is_empty() {
@@ -364,9 +364,9 @@ fn write_line(f: &mut fmt::Formatter<'_>, mark: char, line: &Line, times: u64) -
     }
 }
 
-impl fmt::Display for Autopsy {
+impl fmt::Display for AutopsyReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for line in wrapped(&self.cause, COLUMNS) {
+        for line in wrapped(&self.cause, TEXT_WIDTH) {
             writeln!(f, "  {line}")?;
         }
         self.write_code(f)?;
@@ -375,7 +375,7 @@ impl fmt::Display for Autopsy {
             self.write_memory(f)?;
         }
         for note in &self.notes {
-            let lines = wrapped(&format!("note: {note}"), COLUMNS);
+            let lines = wrapped(&format!("note: {note}"), TEXT_WIDTH);
             lines.iter().try_for_each(|line| writeln!(f, "  {line}"))?;
         }
         writeln!(f, "  {}", self.source)

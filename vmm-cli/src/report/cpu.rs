@@ -20,7 +20,7 @@ const CODE_BYTES: u64 = 16;
 
 /// Registers and code of a stopped vCPU.
 #[derive(Debug, Serialize)]
-pub(crate) struct Cpu {
+pub(crate) struct CpuReport {
     /// The instruction pointer as a linear address: CS.base + RIP.
     rip: u64,
     /// The symbol there.
@@ -33,7 +33,7 @@ pub(crate) struct Cpu {
     /// The control registers: name, value, names of the set bits.
     control: Vec<(&'static str, u64, String)>,
     /// The segments in use.
-    segments: Vec<Segment>,
+    segments: Vec<SegmentRow>,
     /// What has to be known to read the rest.
     notes: Vec<String>,
     /// Whether an autopsy shows the place.
@@ -42,7 +42,7 @@ pub(crate) struct Cpu {
 }
 
 #[derive(Debug, Serialize)]
-struct Segment {
+struct SegmentRow {
     name: &'static str,
     selector: u16,
     base: u64,
@@ -50,9 +50,9 @@ struct Segment {
     bits: u8,
 }
 
-impl Cpu {
+impl CpuReport {
     /// Reads all of it; `None` where the host does not let us.
-    pub(crate) fn of(machine: &Machine, end: &End, files: &Files) -> Option<Self> {
+    pub(crate) fn from_machine(machine: &Machine, end: &End, files: &Files) -> Option<Self> {
         let vcpu = machine.vcpu();
         let (regs, sregs) = (vcpu.regs().ok()?, vcpu.sregs().ok()?);
         // An exception in ring 3 is about the code that raised it, not about the landing page that took it.
@@ -76,7 +76,7 @@ impl Cpu {
     }
 }
 
-impl Cpu {
+impl CpuReport {
     /// Puts registers that were found out in place of those of the vCPU: the autopsy has said where it was, in which
     /// instruction and why.
     pub(crate) fn replace(&mut self, state: &CpuState, code: Option<(Option<String>, Vec<u8>)>) {
@@ -112,10 +112,10 @@ fn control(regs: &kvm_regs, sregs: &kvm_sregs) -> Vec<(&'static str, u64, String
     ]
 }
 
-fn segments(sregs: &kvm_sregs) -> Vec<Segment> {
+fn segments(sregs: &kvm_sregs) -> Vec<SegmentRow> {
     [("cs", &sregs.cs), ("ds", &sregs.ds), ("ss", &sregs.ss)]
         .into_iter()
-        .map(|(name, segment)| Segment {
+        .map(|(name, segment)| SegmentRow {
             name,
             selector: segment.selector,
             base: segment.base,
@@ -149,7 +149,7 @@ fn notes(machine: &Machine, end: &End, regs: &kvm_regs, sregs: &kvm_sregs) -> Ve
     notes
 }
 
-impl fmt::Display for Cpu {
+impl fmt::Display for CpuReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let symbol = self.symbol.as_deref().map(|name| format!(" <{name}>")).unwrap_or_default();
         let code: Vec<String> = self.code.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -167,7 +167,7 @@ impl fmt::Display for Cpu {
         for (name, value, meaning) in &self.control {
             writeln!(f, " {name:>6} {value:016x}  {meaning}")?;
         }
-        for Segment { name, selector, base, limit, bits } in &self.segments {
+        for SegmentRow { name, selector, base, limit, bits } in &self.segments {
             writeln!(
                 f,
                 " {name:>6} {selector:#06x}  base {base:#x}, limit {limit:#x}, {bits}-bit, ring {}",

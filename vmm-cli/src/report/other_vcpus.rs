@@ -11,17 +11,17 @@ use crate::prepare::Files;
 
 /// The machine around the vCPU.
 #[derive(Debug, Serialize)]
-pub(super) struct Around {
+pub(super) struct OtherVcpus {
     /// All vCPUs of a machine that has several.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    vcpus: Vec<Vcpu>,
+    vcpus: Vec<VcpuRow>,
     /// MSRs that the guest asked for and KVM does not have; each access raised #GP.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    unknown_msrs: Vec<Msr>,
+    unknown_msrs: Vec<UnknownMsr>,
 }
 
 #[derive(Debug, Serialize)]
-struct Vcpu {
+struct VcpuRow {
     id: u64,
     /// `runs`, `halted`, `waits for INIT`, `waits for SIPI`.
     state: &'static str,
@@ -34,7 +34,7 @@ struct Vcpu {
 }
 
 #[derive(Debug, Serialize)]
-struct Msr {
+struct UnknownMsr {
     number: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<&'static str>,
@@ -42,7 +42,7 @@ struct Msr {
     writes: u64,
 }
 
-impl Around {
+impl OtherVcpus {
     pub(super) fn new(machine: &Machine, files: &Files) -> Self {
         let several = machine.spec().vcpus > 1;
         let vcpus = machine.vcpus().filter(|_| several).filter_map(|vcpu| {
@@ -54,9 +54,9 @@ impl Around {
                 MpState::InitReceived => "waits for SIPI",
             };
             let ended = vcpu.id() == machine.vcpu().id();
-            Some(Vcpu { id: vcpu.id(), state, rip: regs.rip, symbol: files.symbol_at(regs.rip), ended })
+            Some(VcpuRow { id: vcpu.id(), state, rip: regs.rip, symbol: files.symbol_at(regs.rip), ended })
         });
-        let unknown_msrs = machine.unknown_msrs().into_iter().map(|(number, used)| Msr {
+        let unknown_msrs = machine.unknown_msrs().into_iter().map(|(number, used)| UnknownMsr {
             number,
             name: msr::name(number),
             reads: used.reads,
@@ -66,12 +66,12 @@ impl Around {
     }
 }
 
-impl Display for Around {
+impl Display for OtherVcpus {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         if !self.vcpus.is_empty() {
             writeln!(f, "  vCPUs:")?;
         }
-        for Vcpu { id, state, rip, symbol, ended } in &self.vcpus {
+        for VcpuRow { id, state, rip, symbol, ended } in &self.vcpus {
             let symbol = symbol.as_ref().map(|name| format!(" <{name}>")).unwrap_or_default();
             let ended = if *ended { ", ended the run" } else { "" };
             writeln!(f, "    {id:3}  {state} at {rip:#x}{symbol}{ended}")?;
@@ -82,7 +82,7 @@ impl Display for Around {
                 "  MSRs that the guest asked for and this host's KVM does not have (each raised #GP):"
             )?;
         }
-        for Msr { number, name, reads, writes } in &self.unknown_msrs {
+        for UnknownMsr { number, name, reads, writes } in &self.unknown_msrs {
             let name = name.map(|name| format!(" {name}")).unwrap_or_default();
             writeln!(f, "    {number:#x}{name}: {reads} reads, {writes} writes")?;
         }

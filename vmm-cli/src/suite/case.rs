@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::config::{Config, TestCase, TestFile};
 use crate::diagnostic::Diagnostics;
 
-use super::boot_snapshot::Common;
+use super::boot_snapshot::SharedFixture;
 
 /// Something to run.
 #[derive(Debug)]
@@ -15,40 +15,40 @@ pub(crate) struct Case {
     pub(crate) name: String,
     /// The file.
     pub(crate) file: PathBuf,
-    content: Content,
+    source: CaseSource,
 }
 
 /// What is in the file.
 #[derive(Debug)]
-enum Content {
+enum CaseSource {
     /// A test, the number of the variant, the number of the case, and what the variant's cases have in common.
-    Variant { test: Arc<TestFile>, variant: usize, case: usize, common: Common },
+    Variant { test: Arc<TestFile>, variant: usize, case: usize, fixture: SharedFixture },
     /// It could not even be looked at.
     Unreadable(Diagnostics),
 }
 
 impl Case {
     /// All cases of one file; none if it is no test.
-    pub(super) fn all_of(file: PathBuf) -> Vec<Self> {
+    pub(super) fn from_file(file: PathBuf) -> Vec<Self> {
         let name = file.display().to_string();
         let test = match TestFile::load(&file) {
             Ok(Some(test)) => Arc::new(test),
             Ok(None) => return Vec::new(),
-            Err(problems) => return vec![Self { name, file, content: Content::Unreadable(problems) }],
+            Err(problems) => return vec![Self { name, file, source: CaseSource::Unreadable(problems) }],
         };
         let mut cases = Vec::new();
         for (number, variant) in test.variants().iter().enumerate() {
-            let common = Common::default();
+            let fixture = SharedFixture::default();
             let name =
                 if variant.name.is_empty() { name.clone() } else { format!("{name}[{}]", variant.name) };
             cases.extend(test.cases().iter().enumerate().map(|(case, own)| Self {
                 name: if own.is_empty() { name.clone() } else { format!("{name}::{own}") },
                 file: file.clone(),
-                content: Content::Variant {
+                source: CaseSource::Variant {
                     test: Arc::clone(&test),
                     variant: number,
                     case,
-                    common: common.clone(),
+                    fixture: fixture.clone(),
                 },
             }));
         }
@@ -57,17 +57,17 @@ impl Case {
 
     /// What is different in it, by its configuration.
     pub(super) fn test<'c>(&self, config: &'c Config) -> Option<&'c TestCase> {
-        match &self.content {
-            Content::Variant { case, .. } => config.test.as_ref()?.cases.get(*case),
-            Content::Unreadable(_) => None,
+        match &self.source {
+            CaseSource::Variant { case, .. } => config.test.as_ref()?.cases.get(*case),
+            CaseSource::Unreadable(_) => None,
         }
     }
 
     /// What it has in common with other cases, if there are any.
-    pub(super) fn common(&self) -> Option<Common> {
-        match &self.content {
-            Content::Variant { test, common, .. } if test.cases().len() > 1 => Some(common.clone()),
-            Content::Variant { .. } | Content::Unreadable(_) => None,
+    pub(super) fn fixture(&self) -> Option<SharedFixture> {
+        match &self.source {
+            CaseSource::Variant { test, fixture, .. } if test.cases().len() > 1 => Some(fixture.clone()),
+            CaseSource::Variant { .. } | CaseSource::Unreadable(_) => None,
         }
     }
 
@@ -76,12 +76,12 @@ impl Case {
     /// # Errors
     /// What is wrong with it.
     pub(super) fn config(&self) -> Result<Config, Diagnostics> {
-        match &self.content {
-            Content::Variant { test, variant, .. } => {
+        match &self.source {
+            CaseSource::Variant { test, variant, .. } => {
                 let variant = test.variants().get(*variant).cloned().unwrap_or_default();
                 test.config(&variant)
             }
-            Content::Unreadable(problems) => Err(problems.clone()),
+            CaseSource::Unreadable(problems) => Err(problems.clone()),
         }
     }
 }

@@ -1,17 +1,17 @@
 //! What is different in a case: registers, and where the guest goes on.
 
-use crate::address_expr::Place;
+use crate::address_expr::AddressExpr;
 use crate::config::{Config, TestCase};
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use vmm_core::Gva;
 use vmm_core::snapshot::Snapshot;
 use vmm_core::spec::{EntryPoint, MachineSpec};
 
-use crate::inspect::find;
+use crate::inspect::resolve;
 use crate::prepare::Files;
 
 /// What is different in this case, at the start of a machine that is going to be built.
-pub(super) fn enter(
+pub(super) fn apply_to_spec(
     config: &Config,
     spec: &mut MachineSpec,
     files: &Files,
@@ -23,20 +23,20 @@ pub(super) fn enter(
         spec.boot.registers.push((*register, *value));
     }
     if let Some(place) = &test.jump {
-        spec.boot.entry = EntryPoint::Address(Gva(address(config, files, place, "test.case")?));
+        spec.boot.entry = EntryPoint::Address(Gva(resolve_address(config, files, place, "test.case")?));
     }
     Ok(())
 }
 
 /// The same in a copy of one that has run.
-pub(super) fn enter_copy(
+pub(super) fn apply_to_snapshot(
     config: &Config,
     snapshot: &Snapshot,
     files: &Files,
     test: Option<&TestCase>,
 ) -> Result<Snapshot, Diagnostics> {
     let Some(test) = test else { return Ok(snapshot.clone()) };
-    let find = |place| address(config, files, place, "test.case");
+    let find = |place| resolve_address(config, files, place, "test.case");
     let target = test.jump.as_ref().map(find).transpose()?;
     let base = snapshot.state().vcpus().next().map_or(0, |vcpu| vcpu.sregs.cs.base);
     Ok(snapshot.with_registers(|regs| {
@@ -48,12 +48,12 @@ pub(super) fn enter_copy(
 }
 
 /// Where in the guest a place is that the configuration names under `key`.
-pub(super) fn address(
+pub(super) fn resolve_address(
     config: &Config,
     files: &Files,
-    place: &Place,
+    place: &AddressExpr,
     key: &'static str,
 ) -> Result<u64, Diagnostics> {
     let unknown = |problem: Diagnostic| config.error_at(key, problem.message).with_help(problem.help);
-    Ok(find(files, place).map_err(unknown)?.address)
+    Ok(resolve(files, place).map_err(unknown)?.address)
 }

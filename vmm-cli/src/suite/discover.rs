@@ -15,7 +15,7 @@ use super::case::Case;
 
 /// What was found.
 #[derive(Debug)]
-pub(crate) struct Found {
+pub(crate) struct DiscoveredCases {
     /// The cases, by the names of their files.
     pub(crate) cases: Vec<Case>,
     /// Files that were named, and are no tests.
@@ -26,7 +26,7 @@ pub(crate) struct Found {
 ///
 /// # Errors
 /// A path that is not there, or a directory that cannot be read.
-pub(crate) fn cases(paths: &[PathBuf]) -> Result<Found, Diagnostics> {
+pub(crate) fn discover(paths: &[PathBuf]) -> Result<DiscoveredCases, Diagnostics> {
     let mut named = Vec::new();
     let mut files = Vec::new();
     for path in paths {
@@ -36,9 +36,9 @@ pub(crate) fn cases(paths: &[PathBuf]) -> Result<Found, Diagnostics> {
     files.extend(named.iter().cloned());
     files.sort();
     files.dedup();
-    let mut found = Found { cases: Vec::new(), not_tests: Vec::new() };
+    let mut found = DiscoveredCases { cases: Vec::new(), not_tests: Vec::new() };
     for file in files {
-        let cases = Case::all_of(file.clone());
+        let cases = Case::from_file(file.clone());
         if cases.is_empty() && named.contains(&file) {
             found.not_tests.push(file);
         }
@@ -110,11 +110,11 @@ mod tests {
         std::os::unix::fs::symlink(top, top.join("b/loop")).unwrap();
 
         let paths = [top.to_owned(), top.join("z.toml"), top.join("none.toml")];
-        let found = cases(&paths).unwrap();
+        let found = discover(&paths).unwrap();
         let names: Vec<_> =
             found.cases.iter().map(|case| case.name.strip_prefix(top.to_str().unwrap()).unwrap()).collect();
         assert_eq!(names, ["/b/y.toml", "/m.toml[ring=0]", "/m.toml[ring=3]", "/z.toml"]);
         assert_eq!(found.not_tests, [top.join("none.toml")]);
-        assert_eq!(cases(&[top.join("gone")]).unwrap_err().status(), Status::Configuration);
+        assert_eq!(discover(&[top.join("gone")]).unwrap_err().status(), Status::Configuration);
     }
 }

@@ -8,13 +8,13 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::case::Case;
-use super::outcome::{Failure, Ran, Tally, Verdict};
+use super::outcome::{CaseCounts, CaseFailure, CaseResult, CaseVerdict};
 use super::shuffle::Seed;
 use crate::report::Report;
 
 /// One case.
 #[derive(Serialize)]
-struct Row<'a> {
+struct CaseRecord<'a> {
     r#type: &'static str,
     name: &'a str,
     file: String,
@@ -27,12 +27,12 @@ struct Row<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    failure: Option<Details<'a>>,
+    failure: Option<FailureRecord<'a>>,
 }
 
 /// The last failure of a case.
 #[derive(Serialize)]
-struct Details<'a> {
+struct FailureRecord<'a> {
     status: u8,
     lines: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -46,7 +46,7 @@ struct Details<'a> {
 }
 
 #[derive(Serialize)]
-struct Summary {
+struct SummaryRecord {
     r#type: &'static str,
     passed: usize,
     flaky: usize,
@@ -59,35 +59,37 @@ struct Summary {
 }
 
 /// A case that is over.
-pub(super) fn case(case: &Case, ran: &Ran) -> String {
+pub(super) fn case(case: &Case, ran: &CaseResult) -> String {
     let (reason, failure) = match &ran.verdict {
-        Verdict::Passed | Verdict::NotRun => (None, None),
-        Verdict::Skipped(reason) => (Some(reason.as_str()), None),
-        Verdict::Flaky(earlier) => (earlier.last().map(Failure::headline), earlier.last().map(Details::new)),
-        Verdict::Failed { last, .. } => (Some(last.headline()), Some(Details::new(last))),
+        CaseVerdict::Passed | CaseVerdict::NotRun => (None, None),
+        CaseVerdict::Skipped(reason) => (Some(reason.as_str()), None),
+        CaseVerdict::Flaky(earlier) => {
+            (earlier.last().map(CaseFailure::headline), earlier.last().map(FailureRecord::new))
+        }
+        CaseVerdict::Failed { last, .. } => (Some(last.headline()), Some(FailureRecord::new(last))),
     };
-    line(&Row {
+    line(&CaseRecord {
         verdict: Some(ran.verdict.name()),
         attempts: Some(ran.verdict.attempts()),
         elapsed_ns: Some(ran.elapsed.as_nanos()),
         reason,
         failure,
-        ..Row::new(case)
+        ..CaseRecord::new(case)
     })
 }
 
 /// A case that is only named.
 pub(crate) fn listed(case: &Case) -> String {
-    line(&Row::new(case))
+    line(&CaseRecord::new(case))
 }
 
-pub(super) fn summary(tally: &Tally, elapsed: Duration, seed: Option<Seed>) -> String {
-    let Tally { passed, flaky, failed, skipped, not_run } = *tally;
+pub(super) fn summary(tally: &CaseCounts, elapsed: Duration, seed: Option<Seed>) -> String {
+    let CaseCounts { passed, flaky, failed, skipped, not_run } = *tally;
     let (elapsed_ns, seed) = (elapsed.as_nanos(), seed.map(|Seed(seed)| seed));
-    line(&Summary { r#type: "summary", passed, flaky, failed, skipped, not_run, elapsed_ns, seed })
+    line(&SummaryRecord { r#type: "summary", passed, flaky, failed, skipped, not_run, elapsed_ns, seed })
 }
 
-impl<'a> Row<'a> {
+impl<'a> CaseRecord<'a> {
     fn new(case: &'a Case) -> Self {
         let (name, file) = (case.name.as_str(), case.file.display().to_string());
         Self {
@@ -103,9 +105,9 @@ impl<'a> Row<'a> {
     }
 }
 
-impl<'a> Details<'a> {
-    fn new(failure: &'a Failure) -> Self {
-        let Failure { status, lines, cause, output, diagnostics: problems, report } = failure;
+impl<'a> FailureRecord<'a> {
+    fn new(failure: &'a CaseFailure) -> Self {
+        let CaseFailure { status, lines, cause, output, diagnostics: problems, report } = failure;
         let problems = (!problems.0.is_empty()).then(|| diagnostics::render(problems));
         Self {
             status: status.code(),

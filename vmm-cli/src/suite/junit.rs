@@ -7,11 +7,11 @@
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestRerun, TestSuite};
 
 use super::case::Case;
-use super::outcome::{Failure, Ran, Verdict};
+use super::outcome::{CaseFailure, CaseResult, CaseVerdict};
 use super::reporter::details;
 
 /// The name of the report and of its only suite.
-pub(super) const NAME: &str = "vmm-cli test";
+pub(super) const REPORT_NAME: &str = "vmm-cli test";
 
 /// A report that grows.
 #[derive(Debug, Default)]
@@ -19,12 +19,12 @@ pub(crate) struct Junit(Vec<(usize, TestCase)>);
 
 impl Junit {
     /// Adds a case that is over; one that did not run is left out.
-    pub(crate) fn add(&mut self, number: usize, case: &Case, ran: &Ran) {
+    pub(crate) fn add(&mut self, number: usize, case: &Case, ran: &CaseResult) {
         let Some(status) = status(&ran.verdict) else { return };
         let mut row = TestCase::new(case.name.as_str(), status);
         row.set_classname(case.file.display().to_string());
         row.set_time(ran.elapsed);
-        if let Verdict::Failed { last, .. } = &ran.verdict
+        if let CaseVerdict::Failed { last, .. } = &ran.verdict
             && !last.output.is_empty()
         {
             row.set_system_out_lossy(&last.output);
@@ -35,31 +35,31 @@ impl Junit {
     /// The report, the cases in the order in which they were to be run.
     pub(crate) fn finish(mut self, elapsed: std::time::Duration) -> Report {
         self.0.sort_by_key(|(number, _)| *number);
-        let mut suite = TestSuite::new(NAME);
+        let mut suite = TestSuite::new(REPORT_NAME);
         suite.set_time(elapsed);
         suite.add_test_cases(self.0.into_iter().map(|(_, row)| row));
-        let mut report = Report::new(NAME);
+        let mut report = Report::new(REPORT_NAME);
         report.set_time(elapsed);
         report.add_test_suite(suite);
         report
     }
 }
 
-fn status(verdict: &Verdict) -> Option<TestCaseStatus> {
+fn status(verdict: &CaseVerdict) -> Option<TestCaseStatus> {
     Some(match verdict {
-        Verdict::NotRun => return None,
-        Verdict::Passed => TestCaseStatus::success(),
-        Verdict::Skipped(reason) => {
+        CaseVerdict::NotRun => return None,
+        CaseVerdict::Passed => TestCaseStatus::success(),
+        CaseVerdict::Skipped(reason) => {
             let mut status = TestCaseStatus::skipped();
             status.set_message(reason);
             status
         }
-        Verdict::Flaky(earlier) => {
+        CaseVerdict::Flaky(earlier) => {
             let mut status = TestCaseStatus::success();
             status.add_reruns(earlier.iter().map(rerun));
             status
         }
-        Verdict::Failed { last, earlier } => {
+        CaseVerdict::Failed { last, earlier } => {
             let mut status = TestCaseStatus::non_success(kind(last));
             status.set_message(last.headline()).set_type(kind_name(last)).set_description(words(last));
             status.add_reruns(earlier.iter().map(rerun));
@@ -68,21 +68,21 @@ fn status(verdict: &Verdict) -> Option<TestCaseStatus> {
     })
 }
 
-fn rerun(failure: &Failure) -> TestRerun {
+fn rerun(failure: &CaseFailure) -> TestRerun {
     let mut rerun = TestRerun::new(kind(failure));
     rerun.set_message(failure.headline()).set_type(kind_name(failure)).set_description(words(failure));
     rerun
 }
 
-fn words(failure: &Failure) -> String {
+fn words(failure: &CaseFailure) -> String {
     format!("{}\n{}", failure.headline(), details(failure))
 }
 
-fn kind(failure: &Failure) -> NonSuccessKind {
+fn kind(failure: &CaseFailure) -> NonSuccessKind {
     if failure.is_error() { NonSuccessKind::Error } else { NonSuccessKind::Failure }
 }
 
 /// The exit status of `run` tells what kind it is.
-fn kind_name(failure: &Failure) -> String {
+fn kind_name(failure: &CaseFailure) -> String {
     format!("status {}", failure.status.code())
 }

@@ -11,7 +11,7 @@ use crate::diagnostic::{Diagnostic, Diagnostics, Location};
 use crate::status::Status;
 use quick_junit::{Report, TestSuite};
 
-use super::junit::NAME;
+use super::junit::REPORT_NAME;
 
 /// Reads the reports and merges them.
 ///
@@ -55,7 +55,7 @@ fn merge(parts: Vec<(&Path, Report)>) -> Result<Report, Diagnostic> {
             }
         }
     }
-    let mut report = Report::new(NAME);
+    let mut report = Report::new(REPORT_NAME);
     report.time = suites.iter().filter_map(|suite| suite.time).reduce(|a, b| a.saturating_add(b));
     report.add_test_suites(suites);
     Ok(report)
@@ -76,7 +76,7 @@ mod tests {
 
     /// A report of cases that pass, fail and are skipped, by their numbers.
     fn report(numbers: impl Iterator<Item = usize>) -> Report {
-        let mut suite = TestSuite::new(NAME);
+        let mut suite = TestSuite::new(REPORT_NAME);
         suite.set_time(Duration::from_secs(1));
         for number in numbers {
             let status = match number % 3 {
@@ -86,7 +86,7 @@ mod tests {
             };
             suite.add_test_case(TestCase::new(format!("case {number}"), status));
         }
-        let mut report = Report::new(NAME);
+        let mut report = Report::new(REPORT_NAME);
         report.add_test_suite(suite);
         report
     }

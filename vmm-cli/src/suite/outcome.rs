@@ -9,11 +9,11 @@ use crate::report::Report;
 
 /// One attempt at a case.
 #[derive(Debug)]
-pub(super) enum Attempt {
+pub(super) enum CaseRun {
     /// All that was expected came true.
     Passed,
     /// Something did not.
-    Failed(Failure),
+    Failed(CaseFailure),
     /// This host cannot do what the case asks for; why.
     Skipped(String),
     /// Ctrl-C.
@@ -22,7 +22,7 @@ pub(super) enum Attempt {
 
 /// Why an attempt failed.
 #[derive(Debug)]
-pub(crate) struct Failure {
+pub(crate) struct CaseFailure {
     /// The status that `run` would have ended with.
     pub(crate) status: Status,
     /// What differs from what was expected, the most telling first; at least one.
@@ -37,7 +37,7 @@ pub(crate) struct Failure {
     pub(crate) report: Option<Box<Report>>,
 }
 
-impl Failure {
+impl CaseFailure {
     /// One without a run.
     pub(super) fn without_run(status: Status, line: String) -> Self {
         let diagnostics = Diagnostics::default();
@@ -55,7 +55,7 @@ impl Failure {
     }
 }
 
-impl From<Diagnostics> for Failure {
+impl From<Diagnostics> for CaseFailure {
     fn from(diagnostics: Diagnostics) -> Self {
         let lines = diagnostics.0.iter().map(|problem| problem.message.clone()).collect();
         Self {
@@ -68,17 +68,17 @@ impl From<Diagnostics> for Failure {
 
 /// All attempts at a case together.
 #[derive(Debug)]
-pub(crate) enum Verdict {
+pub(crate) enum CaseVerdict {
     /// Passed at the first attempt.
     Passed,
     /// Passed after these attempts that did not.
-    Flaky(Vec<Failure>),
+    Flaky(Vec<CaseFailure>),
     /// Failed at every attempt.
     Failed {
         /// The last one.
-        last: Failure,
+        last: CaseFailure,
         /// Those before it.
-        earlier: Vec<Failure>,
+        earlier: Vec<CaseFailure>,
     },
     /// This host cannot do it.
     Skipped(String),
@@ -86,7 +86,7 @@ pub(crate) enum Verdict {
     NotRun,
 }
 
-impl Verdict {
+impl CaseVerdict {
     /// Its name, as shown.
     pub(crate) const fn name(&self) -> &'static str {
         match self {
@@ -110,16 +110,16 @@ impl Verdict {
 
 /// A case that is over.
 #[derive(Debug)]
-pub(crate) struct Ran {
+pub(crate) struct CaseResult {
     /// What it came to.
-    pub(crate) verdict: Verdict,
+    pub(crate) verdict: CaseVerdict,
     /// Wall-clock time of all attempts, machines built and dropped.
     pub(crate) elapsed: Duration,
 }
 
 /// How many cases came to what.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Tally {
+pub(crate) struct CaseCounts {
     /// Passed, flaky ones included.
     pub(crate) passed: usize,
     /// Passed, but not at once.
@@ -132,20 +132,20 @@ pub(crate) struct Tally {
     pub(crate) not_run: usize,
 }
 
-impl Tally {
+impl CaseCounts {
     /// Counts one more.
-    pub(crate) fn count(&mut self, verdict: &Verdict) {
+    pub(crate) fn count(&mut self, verdict: &CaseVerdict) {
         match verdict {
-            Verdict::Passed => self.passed += 1,
-            Verdict::Flaky(_) => (self.passed, self.flaky) = (self.passed + 1, self.flaky + 1),
-            Verdict::Failed { .. } => self.failed += 1,
-            Verdict::Skipped(_) => self.skipped += 1,
-            Verdict::NotRun => self.not_run += 1,
+            CaseVerdict::Passed => self.passed += 1,
+            CaseVerdict::Flaky(_) => (self.passed, self.flaky) = (self.passed + 1, self.flaky + 1),
+            CaseVerdict::Failed { .. } => self.failed += 1,
+            CaseVerdict::Skipped(_) => self.skipped += 1,
+            CaseVerdict::NotRun => self.not_run += 1,
         }
     }
 
     /// Number of cases that are over.
-    pub(crate) const fn ran(&self) -> usize {
+    pub(crate) const fn finished(&self) -> usize {
         self.passed + self.failed + self.skipped
     }
 }

@@ -5,16 +5,16 @@ use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 
 thread_local! {
     /// On a guarded thread, the words of its last panic.
-    static WORDS: RefCell<Option<String>> = const { RefCell::new(None) };
-    static GUARDED: RefCell<bool> = const { RefCell::new(false) };
+    static PANIC_MESSAGE: RefCell<Option<String>> = const { RefCell::new(None) };
+    static CAPTURING: RefCell<bool> = const { RefCell::new(false) };
 }
 
 /// Has panics of guarded threads kept in place of shown, for the time of the process.
 pub(super) fn install() {
     let shown = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
-        if GUARDED.with_borrow(|guarded| *guarded) {
-            WORDS.set(Some(words(info)));
+        if CAPTURING.with_borrow(|guarded| *guarded) {
+            PANIC_MESSAGE.set(Some(panic_message(info)));
         } else {
             shown(info);
         }
@@ -22,15 +22,15 @@ pub(super) fn install() {
 }
 
 /// Carries `work` out; a panic in it becomes its words.
-pub(super) fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
-    GUARDED.set(true);
+pub(super) fn catch_panic<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    CAPTURING.set(true);
     // What a panic leaves half done is dropped with the closure: the machine of this case and nothing else.
     let result = panic::catch_unwind(AssertUnwindSafe(work));
-    GUARDED.set(false);
-    result.map_err(|_| WORDS.take().unwrap_or_else(|| "panicked on another thread".to_owned()))
+    CAPTURING.set(false);
+    result.map_err(|_| PANIC_MESSAGE.take().unwrap_or_else(|| "panicked on another thread".to_owned()))
 }
 
-fn words(info: &PanicHookInfo<'_>) -> String {
+fn panic_message(info: &PanicHookInfo<'_>) -> String {
     let payload = info.payload();
     let formatted = payload.downcast_ref::<String>().map(String::as_str);
     let message = formatted.or_else(|| payload.downcast_ref().copied()).unwrap_or("no words");
@@ -44,8 +44,8 @@ mod tests {
     #[test]
     fn a_panic_becomes_its_words() {
         install();
-        let caught = guarded(|| -> u32 { panic!("a bug") }).unwrap_err();
+        let caught = catch_panic(|| -> u32 { panic!("a bug") }).unwrap_err();
         assert!(caught.starts_with("a bug at ") && caught.contains("panic_capture.rs"), "{caught}");
-        assert_eq!(guarded(|| 1), Ok(1));
+        assert_eq!(catch_panic(|| 1), Ok(1));
     }
 }

@@ -11,11 +11,11 @@ pub(crate) struct Partition {
     /// From 0.
     part: u64,
     of: u64,
-    by: By,
+    by: PartitionMethod,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum By {
+enum PartitionMethod {
     Count,
     Hash,
 }
@@ -24,8 +24,8 @@ impl Partition {
     /// Whether a case belongs to the part: the one at `index` of all that were selected, named `name`.
     pub(crate) fn holds(self, index: usize, name: &str) -> bool {
         let part = match self.by {
-            By::Count => u64::try_from(index).unwrap_or(u64::MAX) % self.of,
-            By::Hash => scale(hash(name), self.of),
+            PartitionMethod::Count => u64::try_from(index).unwrap_or(u64::MAX) % self.of,
+            PartitionMethod::Hash => scale(hash(name), self.of),
         };
         part == self.part
     }
@@ -55,9 +55,9 @@ impl FromStr for Partition {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (by, numbers) = match text.split_once(':') {
-            None => (By::Count, text),
-            Some(("count", numbers)) => (By::Count, numbers),
-            Some(("hash", numbers)) => (By::Hash, numbers),
+            None => (PartitionMethod::Count, text),
+            Some(("count", numbers)) => (PartitionMethod::Count, numbers),
+            Some(("hash", numbers)) => (PartitionMethod::Hash, numbers),
             Some((word, _)) => {
                 return Err(format!("parts are made by `count` or by `hash`, not by `{word}`"));
             }
@@ -80,9 +80,9 @@ mod tests {
 
     #[test]
     fn parts_are_read_and_wrong_ones_refused() {
-        assert_eq!("2/8".parse(), Ok(Partition { part: 1, of: 8, by: By::Count }));
+        assert_eq!("2/8".parse(), Ok(Partition { part: 1, of: 8, by: PartitionMethod::Count }));
         assert_eq!("count:2/8".parse::<Partition>(), "2/8".parse());
-        assert_eq!("hash:8/8".parse(), Ok(Partition { part: 7, of: 8, by: By::Hash }));
+        assert_eq!("hash:8/8".parse(), Ok(Partition { part: 7, of: 8, by: PartitionMethod::Hash }));
         for wrong in ["", "2", "0/8", "9/8", "a/8", "2/", "slice:2/8", "1/0", "-1/2"] {
             assert!(wrong.parse::<Partition>().is_err(), "{wrong}");
         }

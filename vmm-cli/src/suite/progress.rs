@@ -4,7 +4,7 @@ use std::io::{IsTerminal, stderr};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::outcome::Tally;
+use super::outcome::CaseCounts;
 
 /// A bar, where standard error is a terminal.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ impl Progress {
         }
     }
 
-    pub(super) fn ended(&mut self, number: usize, tally: &Tally) {
+    pub(super) fn ended(&mut self, number: usize, tally: &CaseCounts) {
         let Some(bar) = &self.bar else { return };
         self.running.retain(|(running, _)| *running != number);
         if tally.failed > 0 {

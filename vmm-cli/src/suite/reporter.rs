@@ -9,46 +9,48 @@ use crate::diagnostic::Diagnostics;
 
 use super::case::Case;
 use super::json;
-use super::outcome::{Failure, Ran, Tally, Verdict};
+use super::outcome::{CaseCounts, CaseFailure, CaseResult, CaseVerdict};
 use super::progress::Progress;
 use super::shuffle::Seed;
-use super::workers::Event;
+use super::workers::SuiteEvent;
 use crate::args::Format;
 use crate::commands::print;
-use crate::report::autopsy::COLUMNS;
+use crate::report::autopsy::TEXT_WIDTH;
 use crate::wrapped::wrapped;
 
 /// So much of a guest's output is shown; reports hold all.
-const LAST_LINES: usize = 10;
+const MAX_OUTPUT_LINES: usize = 10;
 /// Lines of a failure, but for the first.
 const INDENT: &str = "        ";
 
 /// Tells of a suite as it runs.
 #[derive(Debug)]
-pub(crate) struct Show {
+pub(crate) struct Reporter {
     format: Format,
     progress: Progress,
-    tally: Tally,
+    tally: CaseCounts,
     count: usize,
     /// What went wrong with printing, the first time.
     trouble: Option<Diagnostics>,
 }
 
-impl Show {
+impl Reporter {
     /// Begins to tell of `count` cases.
     pub(crate) fn new(format: Format, count: usize) -> Self {
-        Self { format, progress: Progress::new(count), tally: Tally::default(), count, trouble: None }
+        Self { format, progress: Progress::new(count), tally: CaseCounts::default(), count, trouble: None }
     }
 
     /// Tells of one event.
-    pub(crate) fn tell(&mut self, case: Option<&Case>, event: &Event) {
+    pub(crate) fn report(&mut self, case: Option<&Case>, event: &SuiteEvent) {
         match (event, case) {
-            (Event::Began(number), Some(case)) => self.progress.began(*number, &case.name),
-            (Event::Ended(number, ran), Some(case)) => {
+            (SuiteEvent::Started(number), Some(case)) => self.progress.began(*number, &case.name),
+            (SuiteEvent::Finished(number, ran), Some(case)) => {
                 self.tally.count(&ran.verdict);
                 self.progress.ended(*number, &self.tally);
                 let text = match self.format {
-                    Format::Text if self.progress.is_shown() && matches!(ran.verdict, Verdict::Passed) => {
+                    Format::Text
+                        if self.progress.is_shown() && matches!(ran.verdict, CaseVerdict::Passed) =>
+                    {
                         None
                     }
                     Format::Text => text(case, ran),
@@ -59,7 +61,7 @@ impl Show {
                     self.trouble = self.trouble.take().or(printed.err());
                 }
             }
-            (Event::Quiet, _) | (_, None) => self.progress.tick(),
+            (SuiteEvent::Tick, _) | (_, None) => self.progress.tick(),
         }
     }
 
@@ -67,9 +69,9 @@ impl Show {
     ///
     /// # Errors
     /// What was told could not be printed.
-    pub(crate) fn finish(mut self, elapsed: Duration, seed: Option<Seed>) -> Result<Tally, Diagnostics> {
+    pub(crate) fn finish(mut self, elapsed: Duration, seed: Option<Seed>) -> Result<CaseCounts, Diagnostics> {
         self.progress.finish();
-        self.tally.not_run = self.count.saturating_sub(self.tally.ran());
+        self.tally.not_run = self.count.saturating_sub(self.tally.finished());
         let summary = match self.format {
             Format::Text => summary(&self.tally, elapsed, seed),
             Format::Json => json::summary(&self.tally, elapsed, seed),
@@ -82,18 +84,18 @@ impl Show {
 }
 
 /// A case that is over, in words; none for one that did not come to its end.
-fn text(case: &Case, ran: &Ran) -> Option<String> {
-    let Ran { verdict, elapsed } = ran;
+fn text(case: &Case, ran: &CaseResult) -> Option<String> {
+    let CaseResult { verdict, elapsed } = ran;
     let head = format!("{:<7} {} ({})", verdict.name(), case.name, time(*elapsed));
     Some(match verdict {
-        Verdict::NotRun => return None,
-        Verdict::Passed => format!("{head}\n"),
-        Verdict::Skipped(reason) => format!("{head}: {reason}\n"),
-        Verdict::Flaky(earlier) => {
-            let reason = earlier.last().map_or("", Failure::headline);
+        CaseVerdict::NotRun => return None,
+        CaseVerdict::Passed => format!("{head}\n"),
+        CaseVerdict::Skipped(reason) => format!("{head}: {reason}\n"),
+        CaseVerdict::Flaky(earlier) => {
+            let reason = earlier.last().map_or("", CaseFailure::headline);
             format!("{head}: passed at attempt {}; before that: {reason}\n", verdict.attempts())
         }
-        Verdict::Failed { last, .. } => {
+        CaseVerdict::Failed { last, .. } => {
             let attempts = match verdict.attempts() {
                 1 => String::new(),
                 count => format!(", {count} attempts"),
@@ -104,7 +106,7 @@ fn text(case: &Case, ran: &Ran) -> Option<String> {
 }
 
 /// What is to be said of a failure behind its first line.
-pub(super) fn details(failure: &Failure) -> String {
+pub(super) fn details(failure: &CaseFailure) -> String {
     let mut text = String::new();
     let mut line = |line: &str| {
         // Writing to a string cannot fail.
@@ -117,20 +119,20 @@ pub(super) fn details(failure: &Failure) -> String {
         failure.diagnostics.to_plain().lines().skip(1).for_each(&mut line);
     }
     for paragraph in failure.cause.iter() {
-        wrapped(paragraph, COLUMNS).iter().for_each(|text| line(text));
+        wrapped(paragraph, TEXT_WIDTH).iter().for_each(|text| line(text));
     }
     let output = failure.output.escape_ascii().to_string().replace("\\n", "\n");
     let lines: Vec<&str> = output.lines().collect();
     if !lines.is_empty() {
-        let from = lines.len().saturating_sub(LAST_LINES);
+        let from = lines.len().saturating_sub(MAX_OUTPUT_LINES);
         line(if from == 0 { "it printed:" } else { "the last it printed:" });
         lines.iter().skip(from).for_each(|printed| line(&format!("  {printed}")));
     }
     text
 }
 
-fn summary(tally: &Tally, elapsed: Duration, seed: Option<Seed>) -> String {
-    let Tally { passed, flaky, failed, skipped, not_run } = tally;
+fn summary(tally: &CaseCounts, elapsed: Duration, seed: Option<Seed>) -> String {
+    let CaseCounts { passed, flaky, failed, skipped, not_run } = tally;
     let mut text = format!("{passed} passed, {failed} failed, {skipped} skipped");
     for (count, what) in [(flaky, "flaky"), (not_run, "not run")] {
         if *count > 0 {
@@ -162,12 +164,12 @@ mod tests {
 
     #[test]
     fn the_summary_names_what_is_not_zero() {
-        let tally = Tally { passed: 5, flaky: 0, failed: 1, skipped: 2, not_run: 0 };
+        let tally = CaseCounts { passed: 5, flaky: 0, failed: 1, skipped: 2, not_run: 0 };
         assert_eq!(
             summary(&tally, Duration::from_millis(1500), None),
             "5 passed, 1 failed, 2 skipped in 1.5 s\n"
         );
-        let tally = Tally { flaky: 1, not_run: 3, ..tally };
+        let tally = CaseCounts { flaky: 1, not_run: 3, ..tally };
         let text = summary(&tally, Duration::from_millis(20), Some(Seed(7)));
         assert_eq!(
             text,
@@ -178,7 +180,7 @@ mod tests {
     #[test]
     fn a_failure_shows_what_differs_why_and_the_last_of_the_output() {
         let mut failure =
-            Failure::without_run(Status::Unexpected, "expect.end: expected a, found b".to_owned());
+            CaseFailure::without_run(Status::Unexpected, "expect.end: expected a, found b".to_owned());
         failure.lines.push("expect.exits: expected 1, found 2".to_owned());
         failure.cause = Some("It died.".to_owned());
         failure.output = (0..12).flat_map(|number| format!("line {number}\x1b\n").into_bytes()).collect();

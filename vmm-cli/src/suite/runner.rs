@@ -16,29 +16,29 @@ use vmm_core::machine::end::Verdict;
 use vmm_core::machine::error::Error;
 use vmm_core::record::Recording;
 
-use super::boot_snapshot::{Common, Ready};
+use super::boot_snapshot::{Fixture, SharedFixture};
 use super::case::Case;
-use super::case_setup::{enter, enter_copy};
+use super::case_setup::{apply_to_snapshot, apply_to_spec};
 use super::input;
-use super::outcome::{Attempt, Failure};
-use super::panic_capture::guarded;
+use super::outcome::{CaseFailure, CaseRun};
+use super::panic_capture::catch_panic;
 use crate::commands::run::host_error;
-use crate::prepare::Reader;
+use crate::prepare::FileCache;
 use crate::report::Report;
-use crate::terminal::Copy;
-use crate::verdict::{Ended, is_as_expected, judge};
+use crate::terminal::OutputCopy;
+use crate::verdict::{FinishedRun, evaluate, is_as_expected};
 
 /// What all cases use.
 #[derive(Debug)]
 pub(super) struct Resources {
     kvm: Kvm,
-    reader: Reader,
+    reader: FileCache,
     closing: Mutex<()>,
 }
 
 impl Resources {
     pub(super) fn new(kvm: Kvm) -> Self {
-        Self { kvm, reader: Reader::keeping(), closing: Mutex::new(()) }
+        Self { kvm, reader: FileCache::keeping(), closing: Mutex::new(()) }
     }
 
     /// Drops a machine, one at a time. Closing a VM waits until no CPU looks at its memory map any more
@@ -54,28 +54,28 @@ impl Resources {
         &self.kvm
     }
 
-    pub(super) const fn reader(&self) -> &Reader {
+    pub(super) const fn reader(&self) -> &FileCache {
         &self.reader
     }
 }
 
 /// Where others find the machine that a thread is running, to stop it.
 #[derive(Debug, Default)]
-pub(super) struct Running(Mutex<Option<Kick>>);
+pub(super) struct ActiveRun(Mutex<Option<Kick>>);
 
-impl Running {
+impl ActiveRun {
     /// This machine is about to run.
-    pub(super) fn watch(&self, machine: &Machine) -> Result<(), Error> {
-        self.set(Some(machine.vcpu().kicker()?));
+    pub(super) fn set(&self, machine: &Machine) -> Result<(), Error> {
+        self.replace(Some(machine.vcpu().kicker()?));
         Ok(())
     }
 
     /// It is not running any more.
-    pub(super) fn forget(&self) {
-        self.set(None);
+    pub(super) fn clear(&self) {
+        self.replace(None);
     }
 
-    fn set(&self, kick: Option<Kick>) {
+    fn replace(&self, kick: Option<Kick>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = kick;
     }
 
@@ -89,13 +89,17 @@ impl Running {
 
 /// The machine of a thread's last case, for the next one that begins at the same place.
 #[derive(Default)]
-pub(super) struct Kept(Option<(Common, Machine, Copy)>);
+pub(super) struct WarmMachine(Option<(SharedFixture, Machine, OutputCopy)>);
 
-impl Kept {
+impl WarmMachine {
     /// The machine with what it prints to, if it is one of these; any other goes.
-    fn take(&mut self, common: Option<&Common>, resources: &Resources) -> Option<(Machine, Copy)> {
+    fn take(
+        &mut self,
+        common: Option<&SharedFixture>,
+        resources: &Resources,
+    ) -> Option<(Machine, OutputCopy)> {
         let (of, machine, copy) = self.0.take()?;
-        if common.is_some_and(|common| common.is(&of)) {
+        if common.is_some_and(|common| common.is_same(&of)) {
             return Some((machine, copy));
         }
         resources.close(machine);
@@ -109,33 +113,38 @@ impl Kept {
 }
 
 /// Carries the case out. A panic fails it.
-pub(super) fn attempt(case: &Case, resources: &Resources, running: &Running, kept: &mut Kept) -> Attempt {
-    match guarded(|| carry_out(case, resources, running, kept)) {
+pub(super) fn run_case(
+    case: &Case,
+    resources: &Resources,
+    running: &ActiveRun,
+    kept: &mut WarmMachine,
+) -> CaseRun {
+    match catch_panic(|| try_run_case(case, resources, running, kept)) {
         Ok(Ok(attempt)) => attempt,
         Ok(Err(problems)) if problems.status() == Status::Refused => {
             let problem = problems.0.into_iter().next();
-            Attempt::Skipped(problem.map(|problem| problem.message).unwrap_or_default())
+            CaseRun::Skipped(problem.map(|problem| problem.message).unwrap_or_default())
         }
-        Ok(Err(problems)) => Attempt::Failed(problems.into()),
+        Ok(Err(problems)) => CaseRun::Failed(problems.into()),
         Err(words) => {
-            running.forget();
-            Attempt::Failed(Failure::without_run(Status::Bug, format!("a bug in vmm-cli: {words}")))
+            running.clear();
+            CaseRun::Failed(CaseFailure::without_run(Status::Bug, format!("a bug in vmm-cli: {words}")))
         }
     }
 }
 
-fn carry_out(
+fn try_run_case(
     case: &Case,
     resources: &Resources,
-    running: &Running,
-    kept: &mut Kept,
-) -> Result<Attempt, Diagnostics> {
-    let common = case.common();
+    running: &ActiveRun,
+    kept: &mut WarmMachine,
+) -> Result<CaseRun, Diagnostics> {
+    let common = case.fixture();
     let ready = match &common {
         Some(common) => common.get(case, resources, running)?,
-        None => Arc::new(Ready::new(case, resources, running)?),
+        None => Arc::new(Fixture::new(case, resources, running)?),
     };
-    let Ready { config, prepared, booted, .. } = &*ready;
+    let Fixture { config, prepared, boot_snapshot: booted, .. } = &*ready;
     let (test, files) = (case.test(config), &prepared.files);
     let host = |error: Error| Diagnostics::from(host_error(config, &error));
     let typed = test.and_then(|test| test.input.as_deref());
@@ -144,41 +153,46 @@ fn carry_out(
         (Some(booted), Some((mut machine, copy))) => {
             copy.clear();
             copy.add(&booted.printed);
-            machine.reset_to(&enter_copy(config, &booted.snapshot, files, test)?).map_err(host)?;
+            machine.reset_to(&apply_to_snapshot(config, &booted.snapshot, files, test)?).map_err(host)?;
             (machine, copy)
         }
         (booted, _) => {
-            let copy = Copy::default();
+            let copy = OutputCopy::default();
             let console = console(&case.file, typed, &copy)?;
             let machine = if let Some(booted) = booted {
                 copy.add(&booted.printed);
-                enter_copy(config, &booted.snapshot, files, test)?.machine(&resources.kvm, console)
+                apply_to_snapshot(config, &booted.snapshot, files, test)?.machine(&resources.kvm, console)
             } else {
                 let mut spec = prepared.machine.clone();
-                enter(config, &mut spec, files, test)?;
+                apply_to_spec(config, &mut spec, files, test)?;
                 Machine::build(&resources.kvm, spec, files, console)
             };
             (machine.map_err(host)?, copy)
         }
     };
-    running.watch(&machine).map_err(host)?;
+    running.set(&machine).map_err(host)?;
     let mut recording = Recording::new();
     let outcome = machine.runner().observe(&mut [&mut recording]).run();
-    running.forget();
+    running.clear();
     let outcome = outcome.map_err(host)?;
     let output = copy.bytes();
-    let ended =
-        Ended { outcome: &outcome, machine: &machine, files, output: &output, recording: Some(&recording) };
-    let (status, report) = judge(config, &ended);
+    let ended = FinishedRun {
+        outcome: &outcome,
+        machine: &machine,
+        files,
+        output: &output,
+        recording: Some(&recording),
+    };
+    let (status, report) = evaluate(config, &ended);
     let is_well = matches!(report.verdict, Verdict::Success | Verdict::Code(_));
     match common.filter(|_| is_kept && is_well) {
         Some(common) => kept.0 = Some((common, machine, copy)),
         None => resources.close(machine),
     }
-    Ok(worth(config, status, report, output))
+    Ok(evaluate_case(config, status, report, output))
 }
 
-fn console(file: &Path, typed: Option<&str>, copy: &Copy) -> Result<Console, Diagnostics> {
+fn console(file: &Path, typed: Option<&str>, copy: &OutputCopy) -> Result<Console, Diagnostics> {
     input::console(file, typed, Output::new(copy.clone())).map_err(|error| {
         let location = Location::File(file.with_extension("input").display().to_string());
         Diagnostic::error(Status::Host, format!("cannot read the case's input: {error}")).at(location).into()
@@ -187,12 +201,12 @@ fn console(file: &Path, typed: Option<&str>, copy: &Copy) -> Result<Console, Dia
 
 /// What a run is worth as a case. A guest that dies or hangs can pass, unlike with `run`: but only one whose `[expect]` says
 /// that it is to end like this.
-fn worth(config: &Config, status: Status, report: Report, output: Vec<u8>) -> Attempt {
+fn evaluate_case(config: &Config, status: Status, report: Report, output: Vec<u8>) -> CaseRun {
     if report.verdict == Verdict::Interrupted {
-        return Attempt::Interrupted;
+        return CaseRun::Interrupted;
     }
     if is_as_expected(config, &report) {
-        return Attempt::Passed;
+        return CaseRun::Passed;
     }
     let mut lines = Vec::from_iter(report.headline());
     let mismatches = report.mismatches().iter();
@@ -206,5 +220,5 @@ fn worth(config: &Config, status: Status, report: Report, output: Vec<u8>) -> At
     }
     let cause = report.cause().map(str::to_owned);
     let diagnostics = Diagnostics::default();
-    Attempt::Failed(Failure { status, lines, cause, output, diagnostics, report: Some(Box::new(report)) })
+    CaseRun::Failed(CaseFailure { status, lines, cause, output, diagnostics, report: Some(Box::new(report)) })
 }

@@ -14,13 +14,13 @@ use crate::status::Status;
 use kvm_sys_wrap::{Kvm, termination_requested};
 
 use super::case::Case;
-use super::outcome::{Attempt, Failure, Ran, Verdict};
+use super::outcome::{CaseFailure, CaseResult, CaseRun, CaseVerdict};
 use super::panic_capture;
-use super::runner::{Kept, Resources, Running, attempt};
+use super::runner::{ActiveRun, Resources, WarmMachine, run_case};
 
 /// How cases are run.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Settings {
+pub(crate) struct WorkerSettings {
     /// Cases at a time.
     pub(crate) jobs: NonZeroUsize,
     /// Attempts beyond the first at a case that fails.
@@ -33,31 +33,31 @@ pub(crate) struct Settings {
 
 /// What happens to a case, by its number.
 #[derive(Debug)]
-pub(crate) enum Event {
+pub(crate) enum SuiteEvent {
     /// It begins.
-    Began(usize),
+    Started(usize),
     /// It is over.
-    Ended(usize, Ran),
+    Finished(usize, CaseResult),
     /// Nothing, for a while.
-    Quiet,
+    Tick,
 }
 
 /// How often the caller hears of nothing, and Ctrl-C is looked for.
-const QUIET: Duration = Duration::from_millis(100);
+const TICK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// After Ctrl-C, guests get so long to end.
-const GRACE: Duration = Duration::from_secs(2);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A thread needs no more than the first one of a process has.
-const STACK: usize = 8 << 20;
+const STACK_SIZE: usize = 8 << 20;
 
-struct Shared {
+struct WorkerState {
     cases: Vec<Case>,
     next: AtomicUsize,
     stop: AtomicBool,
-    settings: Settings,
+    settings: WorkerSettings,
     resources: Resources,
-    running: Vec<Running>,
+    running: Vec<ActiveRun>,
 }
 
 /// Runs the cases and tells `tell` of each, with all of them to find it by its number.
@@ -67,84 +67,86 @@ struct Shared {
 pub(crate) fn run(
     kvm: Kvm,
     cases: Vec<Case>,
-    settings: Settings,
-    mut tell: impl FnMut(&[Case], Event),
+    settings: WorkerSettings,
+    mut tell: impl FnMut(&[Case], SuiteEvent),
 ) -> std::io::Result<()> {
     panic_capture::install();
     // While any vCPU without a local APIC is there, KVM need not patch itself for the first one that comes and the last one
     // that goes (`kvm_has_noapic_vcpu`), which takes as long as the rest of a case. Without this one it is only slower.
     let _idle = kvm.create_vm().and_then(|vm| vm.create_vcpu(0)).ok();
     let jobs = settings.jobs.get().min(cases.len());
-    let shared = Arc::new(Shared {
+    let shared = Arc::new(WorkerState {
         cases,
         next: AtomicUsize::new(0),
         stop: AtomicBool::new(false),
         settings,
         resources: Resources::new(kvm),
-        running: (0..jobs).map(|_| Running::default()).collect(),
+        running: (0..jobs).map(|_| ActiveRun::default()).collect(),
     });
     let (sender, events) = mpsc::channel();
     for job in 0..jobs {
         let (shared, sender) = (Arc::clone(&shared), sender.clone());
-        let thread = thread::Builder::new().name(format!("job {job}")).stack_size(STACK);
+        let thread = thread::Builder::new().name(format!("job {job}")).stack_size(STACK_SIZE);
         thread.spawn(move || shared.work(job, &sender))?;
     }
     // From here on the channel ends with the last thread.
     drop(sender);
     let mut left_at = None;
     loop {
-        match events.recv_timeout(QUIET) {
+        match events.recv_timeout(TICK_INTERVAL) {
             Ok(event) => tell(&shared.cases, event),
-            Err(RecvTimeoutError::Timeout) => tell(&shared.cases, Event::Quiet),
+            Err(RecvTimeoutError::Timeout) => tell(&shared.cases, SuiteEvent::Tick),
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
         }
         if termination_requested() {
             shared.stop.store(true, Ordering::SeqCst);
-            shared.running.iter().for_each(Running::kick);
-            if left_at.get_or_insert_with(Instant::now).elapsed() > GRACE {
+            shared.running.iter().for_each(ActiveRun::kick);
+            if left_at.get_or_insert_with(Instant::now).elapsed() > SHUTDOWN_TIMEOUT {
                 return Ok(());
             }
         }
     }
 }
 
-impl Shared {
+impl WorkerState {
     /// The life of one thread.
-    fn work(&self, job: usize, events: &Sender<Event>) {
+    fn work(&self, job: usize, events: &Sender<SuiteEvent>) {
         let Some(running) = self.running.get(job) else { return };
-        let mut kept = Kept::default();
+        let mut kept = WarmMachine::default();
         while !self.stop.load(Ordering::SeqCst) {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
             let Some(case) = self.cases.get(number) else { break };
             // If the receiver is gone, the process is about to end.
-            let _ = events.send(Event::Began(number));
+            let _ = events.send(SuiteEvent::Started(number));
             let began = Instant::now();
-            let verdict = attempts(&self.settings, || attempt(case, &self.resources, running, &mut kept));
-            if self.settings.fail_fast && matches!(verdict, Verdict::Failed { .. }) {
+            let verdict =
+                run_with_retries(&self.settings, || run_case(case, &self.resources, running, &mut kept));
+            if self.settings.fail_fast && matches!(verdict, CaseVerdict::Failed { .. }) {
                 self.stop.store(true, Ordering::SeqCst);
             }
-            let _ = events.send(Event::Ended(number, Ran { verdict, elapsed: began.elapsed() }));
+            let _ =
+                events.send(SuiteEvent::Finished(number, CaseResult { verdict, elapsed: began.elapsed() }));
         }
         kept.close(&self.resources);
     }
 }
 
 /// As many attempts as it takes, and as are allowed.
-fn attempts(settings: &Settings, mut attempt: impl FnMut() -> Attempt) -> Verdict {
+fn run_with_retries(settings: &WorkerSettings, mut attempt: impl FnMut() -> CaseRun) -> CaseVerdict {
     let mut earlier = Vec::new();
     loop {
         let last = match attempt() {
-            Attempt::Interrupted => return Verdict::NotRun,
-            Attempt::Skipped(reason) if !settings.no_skip => return Verdict::Skipped(reason),
-            Attempt::Skipped(reason) => Failure::without_run(Status::Refused, reason),
-            Attempt::Passed if earlier.is_empty() => return Verdict::Passed,
-            Attempt::Passed => return Verdict::Flaky(earlier),
-            Attempt::Failed(failure) => failure,
+            CaseRun::Interrupted => return CaseVerdict::NotRun,
+            CaseRun::Skipped(reason) if !settings.no_skip => return CaseVerdict::Skipped(reason),
+            CaseRun::Skipped(reason) => CaseFailure::without_run(Status::Refused, reason),
+            CaseRun::Passed if earlier.is_empty() => return CaseVerdict::Passed,
+            CaseRun::Passed => return CaseVerdict::Flaky(earlier),
+            CaseRun::Failed(failure) => failure,
         };
         // A mistake in the files or a missing feature is the same next time.
         let is_final = matches!(last.status, Status::Configuration | Status::Refused);
         if is_final || earlier.len() >= settings.retries || termination_requested() {
-            return Verdict::Failed { last, earlier };
+            return CaseVerdict::Failed { last, earlier };
         }
         earlier.push(last);
     }
@@ -158,14 +160,14 @@ mod tests {
 
     /// What becomes of these attempts, of which two may be repeated; each is told by a letter.
     fn verdict(letters: &str, no_skip: bool) -> (&'static str, usize) {
-        let settings = Settings { jobs: NonZeroUsize::MIN, retries: 2, fail_fast: false, no_skip };
+        let settings = WorkerSettings { jobs: NonZeroUsize::MIN, retries: 2, fail_fast: false, no_skip };
         let left = RefCell::new(letters.chars());
-        let verdict = attempts(&settings, || match left.borrow_mut().next() {
-            Some('p') => Attempt::Passed,
-            Some('f') => Attempt::Failed(Failure::without_run(Status::Unexpected, "no".to_owned())),
-            Some('b') => Attempt::Failed(Failure::without_run(Status::Configuration, "no".to_owned())),
-            Some('s') => Attempt::Skipped("not here".to_owned()),
-            _ => Attempt::Interrupted,
+        let verdict = run_with_retries(&settings, || match left.borrow_mut().next() {
+            Some('p') => CaseRun::Passed,
+            Some('f') => CaseRun::Failed(CaseFailure::without_run(Status::Unexpected, "no".to_owned())),
+            Some('b') => CaseRun::Failed(CaseFailure::without_run(Status::Configuration, "no".to_owned())),
+            Some('s') => CaseRun::Skipped("not here".to_owned()),
+            _ => CaseRun::Interrupted,
         });
         (verdict.name(), verdict.attempts())
     }

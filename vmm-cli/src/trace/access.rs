@@ -11,7 +11,7 @@ use super::event::AccessEvent;
 
 /// An exit as an access.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Access {
+pub(crate) struct ExitAccess {
     pub(crate) at: AccessAddress,
     pub(crate) write: bool,
     /// Bytes of one item.
@@ -22,9 +22,9 @@ pub(crate) struct Access {
     pub(crate) bytes: IoBytes,
 }
 
-impl Access {
+impl ExitAccess {
     /// `None` for exits that are no access.
-    pub(crate) fn of(exit: &Exit) -> Option<Self> {
+    pub(crate) fn from_exit(exit: &Exit) -> Option<Self> {
         Some(if let Exit::PioOut { port, width, count, data } = exit {
             let (at, count) = (AccessAddress::Port(*port), (*count).into());
             Self { at, write: true, width: (*width).into(), count, bytes: data.clone() }
@@ -43,7 +43,7 @@ impl Access {
     }
 
     /// What kind of address it is, and the address.
-    pub(crate) fn place(&self) -> (&'static str, u64) {
+    pub(crate) fn space_and_address(&self) -> (&'static str, u64) {
         match self.at {
             AccessAddress::Port(Port(port)) => ("port", port.into()),
             AccessAddress::Mmio(Gpa(address)) => ("address", address),
@@ -52,7 +52,7 @@ impl Access {
 
     /// As traces show it.
     pub(super) fn event(self, device: Option<&str>) -> AccessEvent {
-        let (space, address) = self.place();
+        let (space, address) = self.space_and_address();
         let Self { write, width, count, bytes, .. } = self;
         let (device, bytes) = (device.map(str::to_owned), bytes.to_vec());
         AccessEvent { space, address, device, write, width, count, bytes }
@@ -60,13 +60,13 @@ impl Access {
 }
 
 /// The devices of a machine by address.
-pub(super) struct Devices {
+pub(super) struct DeviceNames {
     ports: Vec<(RangeInclusive<u64>, String)>,
     mmio: Vec<(RangeInclusive<u64>, String)>,
 }
 
-impl Devices {
-    pub(super) fn of(machine: &Machine) -> Self {
+impl DeviceNames {
+    pub(super) fn from_machine(machine: &Machine) -> Self {
         let (ports, mmio) = machine.buses();
         let [ports, mmio] = [ports, mmio]
             .map(|bus| bus.devices().map(|(range, name)| (range, name.to_owned())).collect::<Vec<_>>());

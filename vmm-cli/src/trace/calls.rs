@@ -17,17 +17,17 @@ use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs, kvm_translation};
 use kvm_sys_wrap::{Call, CallArgs, CallObserver, CallRecord, CallResult};
 use vmm_core::cpu::reset_state;
 
-use super::event::{CallEvent, Event};
-use super::filter::Filter;
+use super::event::{CallEvent, TraceEvent};
+use super::filter::TraceFilter;
 use super::log::Log;
 use super::reg_diff;
 
 /// No line shows more characters of one value.
-const MOST_CHARACTERS: usize = 200;
+const MAX_CHARACTERS: usize = 200;
 
 thread_local! {
     /// Set while the calls of this thread are our own.
-    static UNSEEN: Cell<bool> = const { Cell::new(false) };
+    static UNOBSERVED: Cell<bool> = const { Cell::new(false) };
     /// When the last `KVM_RUN` of this thread's vCPU began, and how long it took.
     static LAST_RUN: Cell<Option<(Instant, Duration)>> = const { Cell::new(None) };
 }
@@ -35,46 +35,46 @@ thread_local! {
 /// Is told of all calls, by the threads of all vCPUs.
 pub(crate) struct CallWatch {
     started: Instant,
-    log: Option<(Arc<Log>, Filter)>,
+    log: Option<(Arc<Log>, TraceFilter)>,
     /// Exits so far.
     exits: AtomicU64,
-    state: Mutex<State>,
+    state: Mutex<CallState>,
 }
 
-struct State {
-    times: Times,
+struct CallState {
+    times: CallTimes,
     regs: kvm_regs,
     sregs: kvm_sregs,
 }
 
 /// How often a call was made, how long in all, how long at most.
-pub(crate) type Sum = (u64, Duration, Duration);
+pub(crate) type CallTime = (u64, Duration, Duration);
 
 /// Where the time went.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Times {
+pub(crate) struct CallTimes {
     /// In `KVM_RUN`.
-    pub(crate) run: Sum,
+    pub(crate) run: CallTime,
     /// In other calls, by name.
-    pub(crate) others: BTreeMap<&'static str, Sum>,
+    pub(crate) others: BTreeMap<&'static str, CallTime>,
     /// In calls that were made only to watch.
     pub(crate) watching: Duration,
 }
 
-impl Times {
+impl CallTimes {
     /// All calls that were made, by name.
-    pub(crate) fn calls(&self) -> impl Iterator<Item = (&'static str, Sum)> + '_ {
+    pub(crate) fn calls(&self) -> impl Iterator<Item = (&'static str, CallTime)> + '_ {
         let run = (self.run.0 > 0).then_some((Call::Run.name(), self.run));
         self.others.iter().map(|(call, sum)| (*call, *sum)).chain(run)
     }
 }
 
 impl CallWatch {
-    pub(crate) fn new(log: Option<(Arc<Log>, Filter)>) -> Self {
+    pub(crate) fn new(log: Option<(Arc<Log>, TraceFilter)>) -> Self {
         let started = Instant::now();
         // RIP and RFLAGS after reset; the other registers are 0 as far as it matters here (SDM vol. 3, table 10-1).
         let regs = kvm_regs { rip: 0xfff0, rflags: 2, ..Default::default() };
-        let state = State { times: Times::default(), regs, sregs: reset_state::sregs() };
+        let state = CallState { times: CallTimes::default(), regs, sregs: reset_state::sregs() };
         Self { started, log, exits: AtomicU64::new(0), state: Mutex::new(state) }
     }
 
@@ -95,7 +95,7 @@ impl CallWatch {
     }
 
     /// Where the time went so far.
-    pub(crate) fn times(&self) -> Times {
+    pub(crate) fn times(&self) -> CallTimes {
         self.state().times.clone()
     }
 
@@ -105,14 +105,14 @@ impl CallWatch {
     }
 
     /// Makes calls of our own.
-    pub(crate) fn unseen<T>(&self, make: impl FnOnce() -> T) -> T {
-        UNSEEN.set(true);
+    pub(crate) fn unobserved<T>(&self, make: impl FnOnce() -> T) -> T {
+        UNOBSERVED.set(true);
         let result = make();
-        UNSEEN.set(false);
+        UNOBSERVED.set(false);
         result
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, CallState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -121,14 +121,14 @@ impl CallObserver for CallWatch {
     fn observe(&self, record: &CallRecord<'_>) {
         let CallRecord { call, elapsed, started, .. } = *record;
         let mut state = self.state();
-        if UNSEEN.get() {
+        if UNOBSERVED.get() {
             state.times.watching += elapsed;
             return;
         }
         if call == Call::Run {
             LAST_RUN.set(Some((started, elapsed)));
         }
-        let Times { run, others, .. } = &mut state.times;
+        let CallTimes { run, others, .. } = &mut state.times;
         let sum = if call == Call::Run { run } else { others.entry(call.name()).or_default() };
         let (count, sum, longest) = sum;
         (*count, *sum, *longest) = (*count + 1, *sum + elapsed, elapsed.max(*longest));
@@ -142,7 +142,7 @@ impl CallObserver for CallWatch {
             Err(error) => (error.to_string(), true),
         };
         drop(state);
-        log.push(Event::Call(CallEvent {
+        log.push(TraceEvent::Call(CallEvent {
             at_ns: self.at_ns(started),
             elapsed_ns: nanoseconds(elapsed),
             on: call.fd_kind().to_string(),
@@ -154,7 +154,7 @@ impl CallObserver for CallWatch {
     }
 }
 
-fn arguments(arguments: &CallArgs<'_>, state: &mut State) -> String {
+fn arguments(arguments: &CallArgs<'_>, state: &mut CallState) -> String {
     match arguments {
         CallArgs::Text(text) => shortened(text.to_string()),
         CallArgs::Regs(regs) => regs_changed(regs, state),
@@ -167,7 +167,7 @@ fn arguments(arguments: &CallArgs<'_>, state: &mut State) -> String {
     }
 }
 
-fn answered(answer: &dyn CallResult, state: &mut State) -> String {
+fn answered(answer: &dyn CallResult, state: &mut CallState) -> String {
     if let Some(regs) = answer.downcast_ref() {
         return regs_changed(regs, state);
     }
@@ -183,24 +183,24 @@ fn answered(answer: &dyn CallResult, state: &mut State) -> String {
     descriptor.or_else(address).or_else(nothing).unwrap_or_else(|| shortened(format!("{answer:?}")))
 }
 
-fn regs_changed(regs: &kvm_regs, state: &mut State) -> String {
-    let changes = reg_diff::of_regs(&state.regs, regs);
+fn regs_changed(regs: &kvm_regs, state: &mut CallState) -> String {
+    let changes = reg_diff::diff_regs(&state.regs, regs);
     state.regs = *regs;
     changed(&changes)
 }
 
-fn sregs_changed(sregs: &kvm_sregs, state: &mut State) -> String {
-    let changes = reg_diff::of_sregs(&state.sregs, sregs);
+fn sregs_changed(sregs: &kvm_sregs, state: &mut CallState) -> String {
+    let changes = reg_diff::diff_sregs(&state.sregs, sregs);
     state.sregs = *sregs;
     changed(&changes)
 }
 
-fn changed(changes: &[reg_diff::Change]) -> String {
+fn changed(changes: &[reg_diff::RegisterChange]) -> String {
     if changes.is_empty() { "{unchanged}".to_owned() } else { format!("{{{}}}", reg_diff::line(changes)) }
 }
 
 fn shortened(text: String) -> String {
-    match text.char_indices().nth(MOST_CHARACTERS) {
+    match text.char_indices().nth(MAX_CHARACTERS) {
         Some((end, _)) => format!("{} ...", text.get(..end).unwrap_or_default()),
         None => text,
     }

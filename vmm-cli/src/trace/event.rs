@@ -19,12 +19,12 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::reg_diff::{self, Change};
+use super::reg_diff::{self, RegisterChange};
 
 /// Something that happened.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
-pub(crate) enum Event {
+pub(crate) enum TraceEvent {
     Call(CallEvent),
     Exit(ExitEvent),
     Step(StepEvent),
@@ -54,12 +54,12 @@ pub(crate) struct ExitEvent {
     pub(crate) number: u64,
     pub(crate) exit: &'static str,
     #[serde(flatten)]
-    pub(crate) place: Place,
+    pub(crate) place: CodeLocation,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) access: Option<AccessEvent>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) detail: Option<String>,
-    pub(crate) changes: Vec<Change>,
+    pub(crate) changes: Vec<RegisterChange>,
 }
 
 /// One instruction that was executed.
@@ -69,11 +69,11 @@ pub(crate) struct StepEvent {
     pub(crate) guest_ns: u64,
     pub(crate) vcpu: u64,
     #[serde(flatten)]
-    pub(crate) place: Place,
+    pub(crate) place: CodeLocation,
     pub(crate) bits: u32,
     pub(crate) bytes: Vec<u8>,
     pub(crate) instruction: String,
-    pub(crate) changes: Vec<Change>,
+    pub(crate) changes: Vec<RegisterChange>,
 }
 
 /// Something that the reader of a trace has to know.
@@ -85,7 +85,7 @@ pub(crate) struct NoteEvent {
 
 /// Where the guest is.
 #[derive(Debug, Clone, Serialize)]
-pub(crate) struct Place {
+pub(crate) struct CodeLocation {
     pub(crate) rip: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) symbol: Option<String>,
@@ -106,7 +106,7 @@ pub(crate) struct AccessEvent {
     pub(crate) bytes: Vec<u8>,
 }
 
-impl Event {
+impl TraceEvent {
     fn at_ns(&self) -> u64 {
         match self {
             Self::Call(event) => event.at_ns,
@@ -119,7 +119,7 @@ impl Event {
 }
 
 /// One line: the time in seconds, then the event.
-impl fmt::Display for Event {
+impl fmt::Display for TraceEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let at = self.at_ns();
         write!(f, "{}.{:06} ", at / 1_000_000_000, at % 1_000_000_000 / 1000)?;
@@ -141,21 +141,21 @@ impl fmt::Display for CallEvent {
             Some(call) => write!(f, "{call}, {arguments})")?,
             None => write!(f, "{call}({arguments})")?,
         }
-        write!(f, " = {result} <{}>", Time(*elapsed_ns))
+        write!(f, " = {result} <{}>", Nanoseconds(*elapsed_ns))
     }
 }
 
 impl fmt::Display for ExitEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { vcpu, number, exit, place, access, detail, changes, guest_ns, .. } = self;
-        write!(f, "{}exit {number}: {exit}", Vcpu(*vcpu))?;
+        write!(f, "{}exit {number}: {exit}", VcpuPrefix(*vcpu))?;
         if let Some(access) = access {
             write!(f, " {access}")?;
         }
         if let Some(detail) = detail {
             write!(f, " {detail}")?;
         }
-        write!(f, " at {place} <{}>", Time(*guest_ns))?;
+        write!(f, " at {place} <{}>", Nanoseconds(*guest_ns))?;
         if changes.is_empty() { Ok(()) } else { write!(f, "; {}", reg_diff::line(changes)) }
     }
 }
@@ -163,21 +163,21 @@ impl fmt::Display for ExitEvent {
 impl fmt::Display for StepEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { vcpu, place, instruction, changes, .. } = self;
-        write!(f, "{}step {place}: {instruction}", Vcpu(*vcpu))?;
+        write!(f, "{}step {place}: {instruction}", VcpuPrefix(*vcpu))?;
         if changes.is_empty() { Ok(()) } else { write!(f, "; {}", reg_diff::line(changes)) }
     }
 }
 
 /// A vCPU in front of its events; the first one, which most machines have alone, is not named.
-struct Vcpu(u64);
+struct VcpuPrefix(u64);
 
-impl fmt::Display for Vcpu {
+impl fmt::Display for VcpuPrefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0 == 0 { Ok(()) } else { write!(f, "vCPU {}: ", self.0) }
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for CodeLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:#x}", self.rip)?;
         if let Some(symbol) = &self.symbol {
@@ -202,18 +202,18 @@ impl fmt::Display for AccessEvent {
 }
 
 /// No line shows more items of one access.
-const MOST_ITEMS: usize = 16;
+const MAX_ITEMS: usize = 16;
 
 /// Items of `width` bytes as numbers, and as text where they are printable bytes.
 pub(super) fn value(bytes: &[u8], width: usize) -> String {
     let mut text = String::new();
-    for item in bytes.chunks(width.max(1)).take(MOST_ITEMS) {
+    for item in bytes.chunks(width.max(1)).take(MAX_ITEMS) {
         let number = item.iter().rev().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
         let separator = if text.is_empty() { "" } else { " " };
         // Writing to a string cannot fail.
         let _ = write!(text, "{separator}{number:#x}");
     }
-    if bytes.len() / width.max(1) > MOST_ITEMS {
+    if bytes.len() / width.max(1) > MAX_ITEMS {
         text.push_str(" ...");
     }
     match bytes {
@@ -223,7 +223,7 @@ pub(super) fn value(bytes: &[u8], width: usize) -> String {
         }
         [_] => {}
         _ if width == 1 => {
-            let shown = bytes.get(..MOST_ITEMS.min(bytes.len())).unwrap_or_default();
+            let shown = bytes.get(..MAX_ITEMS.min(bytes.len())).unwrap_or_default();
             let _ = write!(text, " \"{}\"", shown.escape_ascii());
         }
         _ => {}
@@ -232,9 +232,9 @@ pub(super) fn value(bytes: &[u8], width: usize) -> String {
 }
 
 /// A time in the unit that suits it.
-pub(crate) struct Time(pub(crate) u64);
+pub(crate) struct Nanoseconds(pub(crate) u64);
 
-impl fmt::Display for Time {
+impl fmt::Display for Nanoseconds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ns = self.0;
         let (whole, part, unit) = match ns {
@@ -263,13 +263,13 @@ mod tests {
 
     #[test]
     fn times_have_a_unit_and_one_digit_behind_the_point() {
-        let shown = [999, 1_000, 8_250, 12_345_678, 61_000_000_000].map(|ns| Time(ns).to_string());
+        let shown = [999, 1_000, 8_250, 12_345_678, 61_000_000_000].map(|ns| Nanoseconds(ns).to_string());
         assert_eq!(shown, ["999 ns", "1.0 us", "8.2 us", "12.3 ms", "61.0 s"]);
     }
 
     #[test]
     fn an_exit_is_one_line() {
-        let place = Place {
+        let place = CodeLocation {
             rip: 0x10_0004,
             symbol: Some("main+0x4".to_owned()),
             line: Some("hello.c:12".to_owned()),
@@ -283,7 +283,7 @@ mod tests {
             count: 1,
             bytes: b"H".to_vec(),
         };
-        let event = Event::Exit(ExitEvent {
+        let event = TraceEvent::Exit(ExitEvent {
             at_ns: 1_000_123_456,
             guest_ns: 8_000,
             served_at_ns: 1_000_131_500,
@@ -294,7 +294,7 @@ mod tests {
             place,
             access: Some(access),
             detail: None,
-            changes: vec![Change { register: "rax".to_owned(), old: 0, new: 0x48 }],
+            changes: vec![RegisterChange { register: "rax".to_owned(), old: 0, new: 0x48 }],
         });
         assert_eq!(
             event.to_string(),

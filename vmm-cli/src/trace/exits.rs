@@ -18,33 +18,33 @@ use vmm_core::machine::observer::{ExitView, Observer};
 use vmm_core::machine::stepper::can_step;
 use vmm_core::spec::register::Register;
 
-use super::access::{Access, Devices};
+use super::access::{DeviceNames, ExitAccess};
 use super::calls::{CallWatch, nanoseconds};
-use super::event::{Event, ExitEvent, NoteEvent, StepEvent};
-use super::filter::Filter;
+use super::event::{ExitEvent, NoteEvent, StepEvent, TraceEvent};
+use super::filter::TraceFilter;
 use super::log::Log;
 use super::reg_diff;
-use super::symbolize::Places;
+use super::symbolize::Symbolizer;
 use crate::prepare::Files;
-use crate::statistics::Tally;
+use crate::statistics::ExitCounters;
 
 /// Watches the exits of one run.
 pub(crate) struct ExitWatch<'a> {
     calls: Arc<CallWatch>,
-    log: Option<(Arc<Log>, Filter)>,
-    tally: Option<Tally>,
-    places: Places<'a>,
-    devices: Devices,
+    log: Option<(Arc<Log>, TraceFilter)>,
+    counts: Option<ExitCounters>,
+    symbolizer: Symbolizer<'a>,
+    devices: DeviceNames,
     /// The registers at the last event that was traced.
     before: BTreeMap<u64, (kvm_regs, kvm_sregs)>,
     /// The exit that is being served.
     pending: Option<(ExitEvent, Instant)>,
-    steps: Option<Steps>,
+    steps: Option<StepState>,
 }
 
 /// Single steps.
 #[derive(Default)]
-struct Steps {
+struct StepState {
     /// What is executed next; `None` where nothing can be decoded.
     next: Option<Instruction>,
     /// Whether it was said that this host cannot step here.
@@ -55,7 +55,7 @@ impl<'a> ExitWatch<'a> {
     /// Before the first exit.
     pub(crate) fn new(
         calls: &Arc<CallWatch>,
-        log: Option<(Arc<Log>, Filter)>,
+        log: Option<(Arc<Log>, TraceFilter)>,
         stepping: bool,
         stats: bool,
         machine: &Machine,
@@ -64,12 +64,12 @@ impl<'a> ExitWatch<'a> {
         let mut watch = Self {
             calls: Arc::clone(calls),
             log,
-            tally: stats.then(Tally::default),
-            places: Places::new(files),
-            devices: Devices::of(machine),
+            counts: stats.then(ExitCounters::default),
+            symbolizer: Symbolizer::new(files),
+            devices: DeviceNames::from_machine(machine),
             before: machine.vcpus().filter_map(|vcpu| Some((vcpu.id(), registers(calls, vcpu)?))).collect(),
             pending: None,
-            steps: stepping.then(Steps::default),
+            steps: stepping.then(StepState::default),
         };
         if let Some((regs, sregs)) = watch.before.get(&machine.vcpu().id()).copied() {
             watch.look_ahead(machine.vcpu(), machine.memory(), &regs, &sregs);
@@ -78,26 +78,27 @@ impl<'a> ExitWatch<'a> {
     }
 
     /// After the last exit.
-    pub(crate) fn finish(mut self) -> Option<Tally> {
+    pub(crate) fn finish(mut self) -> Option<ExitCounters> {
         self.complete(&[]);
-        self.tally
+        self.counts
     }
 
     fn wants(&self, exit: &Exit, exits: u64) -> bool {
         let kind = ExitKind::from(exit);
-        self.tally.is_some()
+        self.counts.is_some()
             || self.log.as_ref().is_some_and(|(log, filter)| {
-                log.settings.exits.any() && filter.exit(kind, Access::of(exit).map(|access| access.at), exits)
+                log.settings.exits.any()
+                    && filter.exit(kind, ExitAccess::from_exit(exit).map(|access| access.at), exits)
             })
     }
 
     /// An exit of the guest.
     fn exit(&mut self, view: &ExitView<'_>, regs: &kvm_regs, sregs: &kvm_sregs) {
         let number = view.exits.total();
-        let rip = self.calls.unseen(|| self.places.instruction(view, regs, sregs));
-        let access = Access::of(view.exit);
+        let rip = self.calls.unobserved(|| self.symbolizer.instruction(view, regs, sregs));
+        let access = ExitAccess::from_exit(view.exit);
         let device = access.as_ref().and_then(|access| self.devices.name_at(access.at));
-        if let Some(tally) = &mut self.tally {
+        if let Some(tally) = &mut self.counts {
             tally.add(access.as_ref(), device, rip);
         }
         let Some((log, filter)) = &self.log else { return };
@@ -105,7 +106,7 @@ impl<'a> ExitWatch<'a> {
         if !log.settings.exits.any() || !filter.exit(ExitKind::from(view.exit), at, number) {
             return;
         }
-        let place = self.places.place(rip);
+        let place = self.symbolizer.locate(rip);
         if !filter.symbol(place.symbol.as_deref()) {
             return;
         }
@@ -135,7 +136,7 @@ impl<'a> ExitWatch<'a> {
             access.bytes = answer.to_vec();
         }
         if let Some((log, _)) = &self.log {
-            log.push(Event::Exit(event));
+            log.push(TraceEvent::Exit(event));
         }
     }
 
@@ -146,13 +147,13 @@ impl<'a> ExitWatch<'a> {
         if !log.settings.steps.any() || !filter.step(view.exits.total()) {
             return;
         }
-        let place = self.places.place(instruction.address);
+        let place = self.symbolizer.locate(instruction.address);
         if !filter.symbol(place.symbol.as_deref()) {
             return;
         }
         let (at_ns, guest_ns) = self.calls.last_run();
-        let target = instruction.target.and_then(|target| self.places.place(target).symbol);
-        log.push(Event::Step(StepEvent {
+        let target = instruction.target.and_then(|target| self.symbolizer.locate(target).symbol);
+        log.push(TraceEvent::Step(StepEvent {
             at_ns,
             guest_ns,
             vcpu: view.vcpu.id(),
@@ -174,13 +175,13 @@ impl<'a> ExitWatch<'a> {
     }
 
     /// Tells which instruction the guest died in: there is no step for one that was not completed.
-    fn last_words(&mut self, exit: &Exit) {
+    fn note_fatal_instruction(&mut self, exit: &Exit) {
         let dead = matches!(exit, Exit::Shutdown | Exit::InternalError { .. } | Exit::FailEntry { .. });
         let next = self.steps.as_mut().and_then(|steps| steps.next.take_if(|_| dead));
         if let (Some(next), Some((log, _))) = (next, &self.log) {
-            let place = self.places.place(next.address);
+            let place = self.symbolizer.locate(next.address);
             let text = format!("not completed: {place}: {next}");
-            log.push(Event::Note(NoteEvent { at_ns: self.calls.at_ns(Instant::now()), text }));
+            log.push(TraceEvent::Note(NoteEvent { at_ns: self.calls.at_ns(Instant::now()), text }));
         }
     }
 
@@ -194,7 +195,7 @@ impl<'a> ExitWatch<'a> {
     ) {
         let Some(steps) = &mut self.steps else { return };
         if can_step(sregs) {
-            steps.next = self.calls.unseen(|| next_instruction(vcpu, memory, regs, sregs));
+            steps.next = self.calls.unobserved(|| next_instruction(vcpu, memory, regs, sregs));
             return;
         }
         steps.next = None;
@@ -202,7 +203,7 @@ impl<'a> ExitWatch<'a> {
             && let Some((log, _)) = &self.log
         {
             let text = "this host's KVM (kvm-pvm) cannot single-step 64-bit code in ring 3: no steps there";
-            log.push(Event::Note(NoteEvent {
+            log.push(TraceEvent::Note(NoteEvent {
                 at_ns: self.calls.at_ns(Instant::now()),
                 text: text.to_owned(),
             }));
@@ -210,12 +211,12 @@ impl<'a> ExitWatch<'a> {
     }
 
     /// What changed since the last event. RIP always does, and is shown as the place.
-    fn changes(&mut self, vcpu: u64, regs: &kvm_regs, sregs: &kvm_sregs) -> Vec<reg_diff::Change> {
+    fn changes(&mut self, vcpu: u64, regs: &kvm_regs, sregs: &kvm_sregs) -> Vec<reg_diff::RegisterChange> {
         let before = self.before.insert(vcpu, (*regs, *sregs));
         let Some((old_regs, old_sregs)) = before else { return Vec::new() };
-        let mut list = reg_diff::of_regs(&old_regs, regs);
+        let mut list = reg_diff::diff_regs(&old_regs, regs);
         list.retain(|change| change.register != Register::Rip.name());
-        list.extend(reg_diff::of_sregs(&old_sregs, sregs));
+        list.extend(reg_diff::diff_sregs(&old_sregs, sregs));
         list
     }
 }
@@ -233,7 +234,7 @@ impl Observer for ExitWatch<'_> {
             self.step(view, &regs, &sregs);
         }
         if !step {
-            self.last_words(view.exit);
+            self.note_fatal_instruction(view.exit);
             self.exit(view, &regs, &sregs);
         }
         // In the middle of an instruction the next one is still the same.
@@ -250,7 +251,7 @@ impl Observer for ExitWatch<'_> {
 
 fn registers(calls: &CallWatch, vcpu: &Vcpu) -> Option<(kvm_regs, kvm_sregs)> {
     // Where the host does not let us read them, the run itself will say so.
-    calls.unseen(|| Some((vcpu.regs_at_exit().ok()?, vcpu.sregs_at_exit().ok()?)))
+    calls.unobserved(|| Some((vcpu.regs_at_exit().ok()?, vcpu.sregs_at_exit().ok()?)))
 }
 
 /// What else the exit says.
@@ -260,5 +261,5 @@ fn detail(exit: &Exit) -> Option<String> {
     }
     // A name alone, as in `Hlt`, says nothing new.
     let text = format!("{exit:?}");
-    (Access::of(exit).is_none() && text.contains([' ', '('])).then_some(text)
+    (ExitAccess::from_exit(exit).is_none() && text.contains([' ', '('])).then_some(text)
 }

@@ -20,7 +20,7 @@ use vmm_core::machine::end::AccessAddress;
 
 /// One term.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Term {
+pub(crate) enum FilterTerm {
     /// Exits of these types.
     Exits(Vec<ExitKind>),
     /// Accesses to these ports.
@@ -35,7 +35,7 @@ pub(crate) enum Term {
     After(u64),
 }
 
-impl Term {
+impl FilterTerm {
     /// Reads a term as the command line has it.
     ///
     /// # Errors
@@ -92,29 +92,36 @@ fn number(text: &str) -> Result<u64, String> {
 
 /// All terms of a trace.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Filter(Vec<Term>);
+pub(crate) struct TraceFilter(Vec<FilterTerm>);
 
-impl Filter {
-    pub(crate) fn new(terms: &[Term]) -> Self {
+impl TraceFilter {
+    pub(crate) fn new(terms: &[FilterTerm]) -> Self {
         Self(terms.to_vec())
     }
 
     /// Whether a call is traced that was made after so many exits.
     pub(crate) fn call(&self, name: &str, exits: u64) -> bool {
         self.late_enough(exits)
-            && self.any(|term| if let Term::Call(call) = term { Some(call == name) } else { None })
+            && self.any(|term| if let FilterTerm::Call(call) = term { Some(call == name) } else { None })
     }
 
     /// Whether an exit can be traced at all: what is known before anybody asks where the guest is.
     pub(crate) fn exit(&self, kind: ExitKind, at: Option<AccessAddress>, exits: u64) -> bool {
-        let place = |term: &Term| match (term, at) {
-            (Term::Ports(range), Some(AccessAddress::Port(port))) => Some(range.contains(&port.0.into())),
-            (Term::Addresses(range), Some(AccessAddress::Mmio(gpa))) => Some(range.contains(&gpa.0)),
-            (Term::Ports(_) | Term::Addresses(_), _) => Some(false),
-            (Term::Exits(_) | Term::Symbol(..) | Term::Call(_) | Term::After(_), _) => None,
+        let place = |term: &FilterTerm| match (term, at) {
+            (FilterTerm::Ports(range), Some(AccessAddress::Port(port))) => {
+                Some(range.contains(&port.0.into()))
+            }
+            (FilterTerm::Addresses(range), Some(AccessAddress::Mmio(gpa))) => Some(range.contains(&gpa.0)),
+            (FilterTerm::Ports(_) | FilterTerm::Addresses(_), _) => Some(false),
+            (
+                FilterTerm::Exits(_) | FilterTerm::Symbol(..) | FilterTerm::Call(_) | FilterTerm::After(_),
+                _,
+            ) => None,
         };
         self.late_enough(exits)
-            && self.any(|term| if let Term::Exits(kinds) = term { Some(kinds.contains(&kind)) } else { None })
+            && self.any(
+                |term| if let FilterTerm::Exits(kinds) = term { Some(kinds.contains(&kind)) } else { None },
+            )
             && self.any(place)
     }
 
@@ -127,20 +134,24 @@ impl Filter {
     pub(crate) fn symbol(&self, symbol: Option<&str>) -> bool {
         let found = symbol.map(|symbol| symbol.rsplit_once("+0x").map_or(symbol, |(name, _)| name));
         self.any(|term| match term {
-            Term::Symbol(name, false) => Some(found == Some(name)),
-            Term::Symbol(beginning, true) => {
+            FilterTerm::Symbol(name, false) => Some(found == Some(name)),
+            FilterTerm::Symbol(beginning, true) => {
                 Some(found.is_some_and(|found| found.starts_with(beginning.as_str())))
             }
-            Term::Exits(_) | Term::Ports(_) | Term::Addresses(_) | Term::Call(_) | Term::After(_) => None,
+            FilterTerm::Exits(_)
+            | FilterTerm::Ports(_)
+            | FilterTerm::Addresses(_)
+            | FilterTerm::Call(_)
+            | FilterTerm::After(_) => None,
         })
     }
 
     fn late_enough(&self, exits: u64) -> bool {
-        self.any(|term| if let Term::After(count) = term { Some(exits > *count) } else { None })
+        self.any(|term| if let FilterTerm::After(count) = term { Some(exits > *count) } else { None })
     }
 
     /// Of the terms that `matches` has an opinion on, any must match; without such terms, everything does.
-    fn any(&self, matches: impl Fn(&Term) -> Option<bool>) -> bool {
+    fn any(&self, matches: impl Fn(&FilterTerm) -> Option<bool>) -> bool {
         let mut opinions = self.0.iter().filter_map(matches).peekable();
         opinions.peek().is_none() || opinions.any(|matched| matched)
     }
@@ -152,8 +163,8 @@ mod tests {
 
     use super::*;
 
-    fn filter(terms: &[&str]) -> Filter {
-        Filter(terms.iter().map(|term| Term::parse(term).unwrap()).collect())
+    fn filter(terms: &[&str]) -> TraceFilter {
+        TraceFilter(terms.iter().map(|term| FilterTerm::parse(term).unwrap()).collect())
     }
 
     #[test]
@@ -198,7 +209,7 @@ mod tests {
             ("address=0xg", "`0xg` is no number"),
             ("call=run", "KVM_RUN"),
         ] {
-            assert!(Term::parse(text).unwrap_err().contains(part), "{text}");
+            assert!(FilterTerm::parse(text).unwrap_err().contains(part), "{text}");
         }
     }
 }

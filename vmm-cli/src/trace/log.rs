@@ -7,19 +7,19 @@ use std::io::{self, Write};
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::event::Event;
+use super::event::TraceEvent;
 use super::trace_event::TraceFile;
 
 /// What becomes of each kind of event.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Wanted {
+pub(crate) struct EventSinks {
     /// As a line.
     pub(crate) shown: bool,
     /// In the trace file.
     pub(crate) filed: bool,
 }
 
-impl Wanted {
+impl EventSinks {
     /// Whether it is wanted at all.
     pub(crate) fn any(self) -> bool {
         self.shown || self.filed
@@ -27,10 +27,10 @@ impl Wanted {
 }
 
 /// How a log is to be.
-pub(crate) struct Settings {
-    pub(crate) calls: Wanted,
-    pub(crate) exits: Wanted,
-    pub(crate) steps: Wanted,
+pub(crate) struct LogSettings {
+    pub(crate) calls: EventSinks,
+    pub(crate) exits: EventSinks,
+    pub(crate) steps: EventSinks,
     /// Lines are JSON.
     pub(crate) json: bool,
     /// Only so many events are kept.
@@ -39,16 +39,16 @@ pub(crate) struct Settings {
 
 /// Takes events from everywhere.
 pub(crate) struct Log {
-    pub(crate) settings: Settings,
-    state: Mutex<State>,
+    pub(crate) settings: LogSettings,
+    state: Mutex<LogState>,
 }
 
-struct State {
+struct LogState {
     lines: Box<dyn Write + Send>,
     file: Option<TraceFile>,
     /// What is to become lines, and what is to go to the file, where only the last events are asked for.
-    shown: Ring,
-    filed: Ring,
+    shown: EventRing,
+    filed: EventRing,
     /// Set when the run is over: what is done to explain it afterwards is not part of it.
     over: bool,
     /// The first thing that went wrong with the file; after it, nothing is written there.
@@ -57,14 +57,14 @@ struct State {
 
 /// The last events.
 #[derive(Default)]
-struct Ring {
-    events: VecDeque<Arc<Event>>,
+struct EventRing {
+    events: VecDeque<Arc<TraceEvent>>,
     /// How many there were before them.
     lost: u64,
 }
 
-impl Ring {
-    fn push(&mut self, event: &Arc<Event>, most: NonZeroUsize) {
+impl EventRing {
+    fn push(&mut self, event: &Arc<TraceEvent>, most: NonZeroUsize) {
         if self.events.len() >= most.get() {
             self.events.pop_front();
             self.lost = self.lost.saturating_add(1);
@@ -74,18 +74,18 @@ impl Ring {
 }
 
 impl Log {
-    pub(crate) fn new(settings: Settings, lines: Box<dyn Write + Send>, file: Option<TraceFile>) -> Self {
+    pub(crate) fn new(settings: LogSettings, lines: Box<dyn Write + Send>, file: Option<TraceFile>) -> Self {
         let (shown, filed, over, error) = Default::default();
-        Self { settings, state: Mutex::new(State { lines, file, shown, filed, over, error }) }
+        Self { settings, state: Mutex::new(LogState { lines, file, shown, filed, over, error }) }
     }
 
     /// Takes one event.
-    pub(crate) fn push(&self, event: Event) {
+    pub(crate) fn push(&self, event: TraceEvent) {
         let wanted = match &event {
-            Event::Call(_) => self.settings.calls,
-            Event::Exit(_) => self.settings.exits,
-            Event::Step(_) => self.settings.steps,
-            Event::Note(_) => Wanted { shown: true, filed: true },
+            TraceEvent::Call(_) => self.settings.calls,
+            TraceEvent::Exit(_) => self.settings.exits,
+            TraceEvent::Step(_) => self.settings.steps,
+            TraceEvent::Note(_) => EventSinks { shown: true, filed: true },
         };
         let mut state = self.state();
         if state.over {
@@ -121,7 +121,7 @@ impl Log {
         if std::mem::replace(&mut state.over, true) {
             return Ok(());
         }
-        let Ring { events, lost } = std::mem::take(&mut state.shown);
+        let EventRing { events, lost } = std::mem::take(&mut state.shown);
         if lost > 0 && !self.settings.json {
             let line = format!("the last {} events; {lost} before them are left out\n", events.len());
             let _ = state.lines.write_all(line.as_bytes());
@@ -136,7 +136,7 @@ impl Log {
         state.error.take().map_or(result, Err)
     }
 
-    fn show(&self, state: &mut State, event: &Event) {
+    fn show(&self, state: &mut LogState, event: &TraceEvent) {
         let line = if self.settings.json {
             // Nothing in it can fail to be JSON: keys are strings, values plain.
             serde_json::to_string(event).unwrap_or_default() + "\n"
@@ -147,13 +147,13 @@ impl Log {
         let _ = state.lines.write_all(line.as_bytes());
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, LogState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
-    fn file(&mut self, event: &Event) {
+impl LogState {
+    fn file(&mut self, event: &TraceEvent) {
         if self.error.is_none()
             && let Some(file) = &mut self.file
         {

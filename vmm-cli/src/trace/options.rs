@@ -5,11 +5,11 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum, ValueHint};
 
-use super::filter::Term;
+use super::filter::FilterTerm;
 
 /// What `run` shows of what happens. Nothing of it costs a run that does not ask for it.
 #[derive(Debug, Default, Args)]
-pub(crate) struct Options {
+pub(crate) struct TraceArgs {
     /// Show what happens on standard error: calls and exits, or those of calls, exits, steps that are listed
     #[arg(
         long,
@@ -20,11 +20,11 @@ pub(crate) struct Options {
         require_equals = true,
         default_missing_value = "calls,exits"
     )]
-    pub(crate) trace: Vec<What>,
+    pub(crate) trace: Vec<TraceKind>,
     /// Trace only what matches: exit=pio-out, port=0x3f8-0x3ff, address=0xd0000000-0xd0000fff, symbol=main (or prin*),
     /// call=KVM_RUN, after=1000 (exits); can be given several times
-    #[arg(long, value_name = "KEY=VALUE", value_parser = Term::parse)]
-    pub(crate) trace_filter: Vec<Term>,
+    #[arg(long, value_name = "KEY=VALUE", value_parser = FilterTerm::parse)]
+    pub(crate) trace_filter: Vec<FilterTerm>,
     /// Keep the last N lines only, and show them when the run is over
     #[arg(long, value_name = "N")]
     pub(crate) trace_last: Option<NonZeroUsize>,
@@ -38,7 +38,7 @@ pub(crate) struct Options {
 
 /// What to trace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum)]
-pub(crate) enum What {
+pub(crate) enum TraceKind {
     /// Each call to KVM
     Calls,
     /// Each exit of the guest
@@ -47,9 +47,9 @@ pub(crate) enum What {
     Steps,
 }
 
-impl Options {
+impl TraceArgs {
     /// Whether each line of this kind is to be shown.
-    pub(crate) fn shows(&self, what: What) -> bool {
+    pub(crate) fn shows(&self, what: TraceKind) -> bool {
         self.trace.contains(&what)
     }
 

@@ -12,7 +12,7 @@ use vmm_core::spec::register::Register;
 
 /// One register that changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Change {
+pub(crate) struct RegisterChange {
     /// Its name: `rax`, `cr0`, `cs.base`. The `access` of a segment has type, S, DPL, P, AVL, L, D and G as in the
     /// third and fourth word of its descriptor.
     pub(crate) register: String,
@@ -23,13 +23,13 @@ pub(crate) struct Change {
 }
 
 /// The general registers that changed.
-pub(crate) fn of_regs(old: &kvm_regs, new: &kvm_regs) -> Vec<Change> {
+pub(crate) fn diff_regs(old: &kvm_regs, new: &kvm_regs) -> Vec<RegisterChange> {
     let registers = Register::ALL.iter();
     registers.filter_map(|register| change(register.name(), register.of(old), register.of(new))).collect()
 }
 
 /// The special registers that changed.
-pub(crate) fn of_sregs(old: &kvm_sregs, new: &kvm_sregs) -> Vec<Change> {
+pub(crate) fn diff_sregs(old: &kvm_sregs, new: &kvm_sregs) -> Vec<RegisterChange> {
     let mut changes = Vec::new();
     for (name, old, new) in [
         ("cr0", old.cr0, new.cr0),
@@ -60,18 +60,18 @@ pub(crate) fn of_sregs(old: &kvm_sregs, new: &kvm_sregs) -> Vec<Change> {
     changes
 }
 
-fn change(register: impl Into<String>, old: u64, new: u64) -> Option<Change> {
-    (old != new).then(|| Change { register: register.into(), old, new })
+fn change(register: impl Into<String>, old: u64, new: u64) -> Option<RegisterChange> {
+    (old != new).then(|| RegisterChange { register: register.into(), old, new })
 }
 
-fn segment(name: &str, old: &kvm_segment, new: &kvm_segment, changes: &mut Vec<Change>) {
+fn segment(name: &str, old: &kvm_segment, new: &kvm_segment, changes: &mut Vec<RegisterChange>) {
     changes.extend(change(name, old.selector.into(), new.selector.into()));
     changes.extend(change(format!("{name}.base"), old.base, new.base));
     changes.extend(change(format!("{name}.limit"), old.limit.into(), new.limit.into()));
     changes.extend(change(format!("{name}.access"), access(old), access(new)));
 }
 
-fn table(name: &str, old: &kvm_dtable, new: &kvm_dtable, changes: &mut Vec<Change>) {
+fn table(name: &str, old: &kvm_dtable, new: &kvm_dtable, changes: &mut Vec<RegisterChange>) {
     changes.extend(change(format!("{name}.base"), old.base, new.base));
     changes.extend(change(format!("{name}.limit"), old.limit.into(), new.limit.into()));
 }
@@ -92,7 +92,7 @@ fn access(segment: &kvm_segment) -> u64 {
     .fold(0, |access, (field, shift)| access | u64::from(field) << shift)
 }
 
-impl fmt::Display for Change {
+impl fmt::Display for RegisterChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { register, old, new } = self;
         write!(f, "{register}={new:#x}")?;
@@ -111,7 +111,7 @@ impl fmt::Display for Change {
 }
 
 /// All of them on one line.
-pub(crate) fn line(changes: &[Change]) -> String {
+pub(crate) fn line(changes: &[RegisterChange]) -> String {
     changes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
@@ -123,15 +123,15 @@ mod tests {
     fn each_change_is_named_and_nothing_else() {
         let old = kvm_regs { rax: 1, rip: 5, rflags: 2, ..Default::default() };
         let new = kvm_regs { rax: 2, rip: 9, rflags: 0x46, ..old };
-        assert_eq!(line(&of_regs(&old, &new)), "rax=0x2, rip=0x9, rflags=0x46 +PF +ZF");
+        assert_eq!(line(&diff_regs(&old, &new)), "rax=0x2, rip=0x9, rflags=0x46 +PF +ZF");
         let old = vmm_core::cpu::reset_state::sregs();
-        assert_eq!(of_sregs(&old, &old), []);
+        assert_eq!(diff_sregs(&old, &old), []);
         let mut new = old;
         new.cr0 = 0x8000_0011;
         (new.cs.base, new.cs.l) = (0, 1);
         new.idt.limit = 0;
         assert_eq!(
-            line(&of_sregs(&old, &new)),
+            line(&diff_sregs(&old, &new)),
             "cr0=0x80000011 +PE -NW -CD +PG, cs.base=0x0, cs.access=0x209b, idt.limit=0x0"
         );
     }

@@ -14,14 +14,14 @@ use vmm_core::cpu::exit_counts::ExitKind;
 use vmm_core::disassembly::{Instruction, MAX_INSTRUCTION_LENGTH, code_at, decode, decode_all};
 use vmm_core::machine::observer::ExitView;
 
-use super::event::Place;
+use super::event::CodeLocation;
 use crate::prepare::Files;
 
 /// Code is decoded from where it begins for so many bytes at most.
-const LONGEST_CODE: u64 = 4096;
+const MAX_CODE: u64 = 4096;
 
 /// Finds places, and remembers those it found.
-pub(crate) struct Places<'a> {
+pub(crate) struct Symbolizer<'a> {
     files: &'a Files,
     names: HashMap<u64, (Option<String>, Option<String>)>,
     instructions: HashMap<(u64, ExitKind), u64>,
@@ -29,7 +29,7 @@ pub(crate) struct Places<'a> {
     behind: bool,
 }
 
-impl<'a> Places<'a> {
+impl<'a> Symbolizer<'a> {
     pub(crate) fn new(files: &'a Files) -> Self {
         Self { files, names: HashMap::new(), instructions: HashMap::new(), behind: false }
     }
@@ -47,11 +47,11 @@ impl<'a> Places<'a> {
     }
 
     /// Symbol and line of an address.
-    pub(crate) fn place(&mut self, rip: u64) -> Place {
+    pub(crate) fn locate(&mut self, rip: u64) -> CodeLocation {
         let names = self.names.entry(rip);
         let (symbol, line) =
             names.or_insert_with(|| (self.files.symbol_at(rip), self.files.line_at(rip))).clone();
-        Place { rip, symbol, line }
+        CodeLocation { rip, symbol, line }
     }
 
     /// `None` where RIP itself is the best that can be said.
@@ -100,7 +100,7 @@ impl<'a> Places<'a> {
     ) -> Option<Instruction> {
         let ends_here = |instruction: &Instruction| instruction.next() == linear;
         let last = linear.checked_sub(1)?;
-        let start = self.files.code_start(last).filter(|start| linear - start <= LONGEST_CODE);
+        let start = self.files.code_start(last).filter(|start| linear - start <= MAX_CODE);
         if let Some(start) = start
             && let Ok(length) = usize::try_from(linear - start)
             && let Some(found) = decode_all(&code(start, length), width, start).find(ends_here)

@@ -14,7 +14,7 @@ use std::io::{self, BufWriter, Write};
 
 use serde_json::{Map, Value, json};
 
-use super::event::{AccessEvent, CallEvent, Event, ExitEvent, Place, StepEvent, value};
+use super::event::{AccessEvent, CallEvent, CodeLocation, ExitEvent, StepEvent, TraceEvent, value};
 use super::reg_diff;
 
 /// One process: this one.
@@ -25,7 +25,7 @@ const FIRST_VCPU: u64 = 2;
 const FIRST_DEVICE: u64 = 1000;
 
 /// More events than that are never kept for sorting.
-const MOST_KEPT: usize = 4096;
+const MAX_KEPT: usize = 4096;
 
 /// A trace that is being written.
 pub(crate) struct TraceFile {
@@ -51,26 +51,26 @@ impl TraceFile {
     }
 
     /// Takes an event.
-    pub(crate) fn add(&mut self, event: &Event) -> io::Result<()> {
+    pub(crate) fn add(&mut self, event: &TraceEvent) -> io::Result<()> {
         let turn_over = match event {
-            Event::Call(call) => {
+            TraceEvent::Call(call) => {
                 if call.call != "KVM_RUN" {
                     self.kept.push((call.at_ns, of_call(call)));
                 }
                 call.call == "KVM_RUN"
             }
-            Event::Exit(exit) => {
+            TraceEvent::Exit(exit) => {
                 let track = self.vcpu(exit.vcpu)?;
                 self.kept.push((exit.at_ns, of_exit(exit, track)));
                 self.service(exit)?;
                 true
             }
-            Event::Step(step) => {
+            TraceEvent::Step(step) => {
                 let track = self.vcpu(step.vcpu)?;
                 self.kept.push((step.at_ns, of_step(step, track)));
                 true
             }
-            Event::Note(note) => {
+            TraceEvent::Note(note) => {
                 let record = json!({
                     "name": note.text, "cat": "note", "ph": "i", "s": "g",
                     "ts": microseconds(note.at_ns), "pid": PROCESS, "tid": CALLS,
@@ -79,7 +79,7 @@ impl TraceFile {
                 false
             }
         };
-        if turn_over || self.kept.len() >= MOST_KEPT { self.flush_kept() } else { Ok(()) }
+        if turn_over || self.kept.len() >= MAX_KEPT { self.flush_kept() } else { Ok(()) }
     }
 
     /// Ends the file.
@@ -191,7 +191,7 @@ fn of_step(step: &StepEvent, track: u64) -> Value {
 }
 
 /// Addresses are text: they have 64 bits, and numbers in JavaScript 53.
-fn describe_place(place: &Place, args: &mut Map<String, Value>) {
+fn describe_place(place: &CodeLocation, args: &mut Map<String, Value>) {
     args.insert("rip".to_owned(), format!("{:#x}", place.rip).into());
     for (key, text) in [("symbol", &place.symbol), ("line", &place.line)] {
         if let Some(text) = text {
@@ -235,9 +235,9 @@ mod tests {
         }
     }
 
-    fn call(at_ns: u64, call: &'static str) -> Event {
+    fn call(at_ns: u64, call: &'static str) -> TraceEvent {
         let (arguments, result) = Default::default();
-        Event::Call(CallEvent {
+        TraceEvent::Call(CallEvent {
             at_ns,
             elapsed_ns: 10,
             on: "VM".to_owned(),
@@ -248,7 +248,7 @@ mod tests {
         })
     }
 
-    fn exit(at_ns: u64) -> Event {
+    fn exit(at_ns: u64) -> TraceEvent {
         let access = AccessEvent {
             space: "port",
             address: 0x508,
@@ -258,7 +258,7 @@ mod tests {
             count: 1,
             bytes: vec![0; 4],
         };
-        Event::Exit(ExitEvent {
+        TraceEvent::Exit(ExitEvent {
             at_ns,
             guest_ns: 100,
             served_at_ns: at_ns + 100,
@@ -266,7 +266,7 @@ mod tests {
             vcpu: 0,
             number: 1,
             exit: "pio-out",
-            place: Place { rip: u64::MAX, symbol: None, line: None },
+            place: CodeLocation { rip: u64::MAX, symbol: None, line: None },
             access: Some(access),
             detail: None,
             changes: Vec::new(),

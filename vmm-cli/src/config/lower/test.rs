@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use vmm_core::spec::Register;
 
 use super::{Context, Key, registers};
-use crate::address_expr::Place;
+use crate::address_expr::AddressExpr;
 use crate::config::fault::Fault;
 use crate::config::raw::{self, At};
 use crate::config::source::Span;
@@ -72,8 +72,8 @@ fn named(cx: &mut Context<'_>, cases: &At<Vec<At<raw::TestCase>>>) -> Vec<TestCa
 }
 
 /// A symbol or an address.
-fn place(cx: &mut Context<'_>, at: &At<String>) -> Option<Place> {
-    match Place::parse(&at.value) {
+fn place(cx: &mut Context<'_>, at: &At<String>) -> Option<AddressExpr> {
+    match AddressExpr::parse(&at.value) {
         Ok(place) => Some(place),
         Err(problem) => {
             cx.fault(

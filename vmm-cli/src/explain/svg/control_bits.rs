@@ -1,14 +1,19 @@
 //! The control registers: each bit that is set as a plate with its name, and beside it why.
 
 use super::canvas::{Canvas, Style};
-use super::{Column, heading};
-use crate::explain::registers::{Bit, Control};
+use super::{SvgColumn, heading};
+use crate::explain::registers::{ControlBitRow, ControlRegisterRow};
 
 /// Where the reasons begin.
 const WHY_X: f64 = 104.0;
 
 /// All of them; gives their lower end.
-pub(super) fn control_registers(canvas: &mut Canvas, column: Column, y: f64, registers: &[Control]) -> f64 {
+pub(super) fn control_registers(
+    canvas: &mut Canvas,
+    column: SvgColumn,
+    y: f64,
+    registers: &[ControlRegisterRow],
+) -> f64 {
     let mut y = heading(canvas, column, y, "Control registers", "the bits that are set, and why");
     for register in registers {
         canvas.text(column.x, y, Style::Strong, register.name);
@@ -28,7 +33,7 @@ pub(super) fn control_registers(canvas: &mut Canvas, column: Column, y: f64, reg
     y
 }
 
-fn plate(canvas: &mut Canvas, column: Column, y: f64, bit: &Bit) -> f64 {
+fn plate(canvas: &mut Canvas, column: SvgColumn, y: f64, bit: &ControlBitRow) -> f64 {
     let width = WHY_X - 12.0;
     canvas.rectangle((column.x, y - 13.0), (width, 18.0), "#0969da", "none", 4.0);
     canvas.text_middle(column.x + width / 2.0, y, Style::Inverse, bit.name);

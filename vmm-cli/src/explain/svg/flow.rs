@@ -2,8 +2,8 @@
 //! point on the line that it is made on.
 
 use super::canvas::{Canvas, Style};
-use super::{Column, heading};
-use crate::explain::steps::{Field, Row};
+use super::{SvgColumn, heading};
+use crate::explain::steps::{ArgumentField, CallRow};
 
 /// The lines, left to right: what a call is made on, and the colour.
 const LINES: [(&str, &str); 4] =
@@ -17,7 +17,7 @@ const FIRST: f64 = 12.0;
 const TEXT: f64 = 140.0;
 
 /// The flow; gives its lower end.
-pub(super) fn draw(canvas: &mut Canvas, column: Column, y: f64, rows: &[Row]) -> f64 {
+pub(super) fn draw(canvas: &mut Canvas, column: SvgColumn, y: f64, rows: &[CallRow]) -> f64 {
     let y = heading(canvas, column, y, "Flow of calls", "");
     let mut y = legend(canvas, column, y) + 30.0;
     // Measured first: the lines lie under the points.
@@ -44,7 +44,7 @@ pub(super) fn draw(canvas: &mut Canvas, column: Column, y: f64, rows: &[Row]) ->
 }
 
 /// The line of a descriptor, and its colour.
-fn place(column: Column, on: &str) -> (f64, &'static str) {
+fn place(column: SvgColumn, on: &str) -> (f64, &'static str) {
     let mut x = column.x + FIRST;
     for (name, colour) in LINES {
         if name == on {
@@ -56,7 +56,7 @@ fn place(column: Column, on: &str) -> (f64, &'static str) {
 }
 
 /// What the colours and arrows mean.
-fn legend(canvas: &mut Canvas, column: Column, y: f64) -> f64 {
+fn legend(canvas: &mut Canvas, column: SvgColumn, y: f64) -> f64 {
     let mut x = column.x;
     for (name, colour) in LINES.into_iter().chain([MEMORY]) {
         canvas.circle((x + 6.0, y - 4.0), 6.5, colour);
@@ -100,7 +100,7 @@ fn arrow(canvas: &mut Canvas, x: f64, y: f64, direction: &str) {
 }
 
 /// The lines of the descriptors, each from the call that made it.
-fn lines(canvas: &mut Canvas, column: Column, rows: &[Row], tops: &[f64], end: f64) {
+fn lines(canvas: &mut Canvas, column: SvgColumn, rows: &[CallRow], tops: &[f64], end: f64) {
     let made_by = [None, Some("open(\"/dev/kvm\")"), Some("KVM_CREATE_VM"), Some("KVM_CREATE_VCPU")];
     for ((name, colour), call) in LINES.into_iter().zip(made_by) {
         let (x, _) = place(column, name);
@@ -118,7 +118,7 @@ fn lines(canvas: &mut Canvas, column: Column, rows: &[Row], tops: &[f64], end: f
 }
 
 /// A call in words; gives the base line below.
-fn text(canvas: &mut Canvas, column: Column, y: f64, row: &Row) -> f64 {
+fn text(canvas: &mut Canvas, column: SvgColumn, y: f64, row: &CallRow) -> f64 {
     let x = column.x + TEXT;
     let width = column.end() - x;
     canvas.text(x, y, Style::Strong, row.call);
@@ -148,12 +148,12 @@ fn text(canvas: &mut Canvas, column: Column, y: f64, row: &Row) -> f64 {
 }
 
 /// A structure: its name, then its fields one after the other.
-fn structure(canvas: &mut Canvas, at: (f64, f64), width: f64, name: &str, fields: &[Field]) -> f64 {
+fn structure(canvas: &mut Canvas, at: (f64, f64), width: f64, name: &str, fields: &[ArgumentField]) -> f64 {
     let (left, mut y) = at;
     canvas.text(left, y, Style::Dim, &format!("struct {name}"));
     let mut x = left;
     y += 16.5;
-    for Field { name, value } in fields {
+    for ArgumentField { name, value } in fields {
         let name = name.unwrap_or("");
         let value = Style::Code.cut(value, width - Style::Dim.width(name) - 8.0);
         let needed = Style::Dim.width(name) + 7.0 + Style::Code.width(&value);

@@ -1,8 +1,8 @@
 //! The memory map as boxes, high addresses at the top, and the ports below it.
 
 use super::canvas::{Canvas, Style};
-use super::{Column, heading};
-use crate::explain::ascii_map::{Block, blocks};
+use super::{SvgColumn, heading};
+use crate::explain::ascii_map::{MapBlock, blocks};
 use crate::explain::hex;
 use crate::explain::memory::{Kind, MapRow, Memory, Ports, Slot};
 
@@ -13,16 +13,16 @@ const BOX_WIDTH: f64 = 310.0;
 const SLOT_X: f64 = 545.0;
 
 /// The map; gives its lower end.
-pub(super) fn memory(canvas: &mut Canvas, column: Column, y: f64, memory: &Memory) -> f64 {
+pub(super) fn memory(canvas: &mut Canvas, column: SvgColumn, y: f64, memory: &Memory) -> f64 {
     let mut y = heading(canvas, column, y, "Guest-physical memory", "not to scale") - 4.0;
-    let mut boxes: Vec<(Block<'_>, f64)> = Vec::new();
+    let mut boxes: Vec<(MapBlock<'_>, f64)> = Vec::new();
     for block in blocks(memory).into_iter().rev() {
         let height = height(block.row);
         boxes.push((block, y));
         y += height;
     }
     // Empty ones first, so that the edge between two is that of what is there.
-    let empty = |block: &Block<'_>| matches!(block.row.kind, Kind::Free | Kind::Hole);
+    let empty = |block: &MapBlock<'_>| matches!(block.row.kind, Kind::Free | Kind::Hole);
     let (background, foreground): (Vec<_>, Vec<_>) = boxes.iter().partition(|(block, _)| empty(block));
     for (block, top) in background.into_iter().chain(foreground) {
         draw(canvas, column.x + BOX_X, *top, block);
@@ -42,7 +42,7 @@ pub(super) fn memory(canvas: &mut Canvas, column: Column, y: f64, memory: &Memor
 }
 
 /// A box, its name, its size, and the address at its upper edge.
-fn draw(canvas: &mut Canvas, x: f64, y: f64, block: &Block<'_>) {
+fn draw(canvas: &mut Canvas, x: f64, y: f64, block: &MapBlock<'_>) {
     let row = block.row;
     let height = height(row);
     let (fill, stroke) = paint(row.kind);
@@ -59,7 +59,7 @@ fn draw(canvas: &mut Canvas, x: f64, y: f64, block: &Block<'_>) {
 }
 
 /// The bracket of a slot that began at its upper end and ends here.
-fn bracket(canvas: &mut Canvas, column: Column, slot: Option<(usize, f64)>, end: f64, slots: &[Slot]) {
+fn bracket(canvas: &mut Canvas, column: SvgColumn, slot: Option<(usize, f64)>, end: f64, slots: &[Slot]) {
     let Some((number, start)) = slot else { return };
     let x = column.x + SLOT_X;
     let (start, end) = (start + 2.0, end - 2.0);
@@ -104,7 +104,7 @@ const fn paint(kind: Kind) -> (&'static str, &'static str) {
 }
 
 /// The ports; gives their lower end.
-pub(super) fn ports(canvas: &mut Canvas, column: Column, y: f64, ports: &[Ports]) -> f64 {
+pub(super) fn ports(canvas: &mut Canvas, column: SvgColumn, y: f64, ports: &[Ports]) -> f64 {
     let mut y = heading(canvas, column, y, "I/O ports", "");
     if ports.is_empty() {
         canvas.text(column.x, y, Style::Faint, "no device has one");

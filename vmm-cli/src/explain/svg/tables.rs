@@ -3,15 +3,15 @@
 use vmm_core::spec::gpa_range::ByteSize;
 
 use super::canvas::{Canvas, Style};
-use super::{Column, heading};
-use crate::explain::registers::General;
-use crate::explain::tables::{Paging, Segment};
+use super::{SvgColumn, heading};
+use crate::explain::registers::GeneralRegisterRow;
+use crate::explain::tables::{PagingSummary, SegmentSummary};
 
 /// More ranges than this would push the rest off the page; the text form has them all.
-const MOST_RANGES: usize = 14;
+const MAX_RANGES: usize = 14;
 
 /// The page tables; gives their lower end.
-pub(super) fn paging(canvas: &mut Canvas, column: Column, y: f64, paging: Option<&Paging>) -> f64 {
+pub(super) fn paging(canvas: &mut Canvas, column: SvgColumn, y: f64, paging: Option<&PagingSummary>) -> f64 {
     let Some(paging) = paging else {
         let y = heading(canvas, column, y, "Page tables", "");
         canvas.text(column.x, y, Style::Prose, "none: a linear address is the physical address");
@@ -20,7 +20,7 @@ pub(super) fn paging(canvas: &mut Canvas, column: Column, y: f64, paging: Option
     let note = format!("{}, first table at {}, {} in all", paging.scheme, paging.root, ByteSize(paging.size));
     let mut y = heading(canvas, column, y, "Page tables", &note);
     let columns = [0.0, 350.0, 418.0, 500.0];
-    for range in paging.ranges.iter().take(MOST_RANGES) {
+    for range in paging.ranges.iter().take(MAX_RANGES) {
         let cells = [
             format!("{}..={} \u{2192} {}", range.start, range.last, range.physical),
             ByteSize(range.size).to_string(),
@@ -33,7 +33,7 @@ pub(super) fn paging(canvas: &mut Canvas, column: Column, y: f64, paging: Option
         }
         y += 18.0;
     }
-    let rest = paging.ranges.len().saturating_sub(MOST_RANGES);
+    let rest = paging.ranges.len().saturating_sub(MAX_RANGES);
     if rest > 0 {
         canvas.text(column.x, y, Style::Faint, &format!("and {rest} more ranges"));
         y += 18.0;
@@ -49,7 +49,12 @@ pub(super) fn paging(canvas: &mut Canvas, column: Column, y: f64, paging: Option
 }
 
 /// What the other registers start with; gives their lower end.
-pub(super) fn registers(canvas: &mut Canvas, column: Column, y: f64, registers: &[General]) -> f64 {
+pub(super) fn registers(
+    canvas: &mut Canvas,
+    column: SvgColumn,
+    y: f64,
+    registers: &[GeneralRegisterRow],
+) -> f64 {
     let mut y = heading(canvas, column, y, "At the first instruction", "all other general registers are 0");
     for register in registers {
         canvas.text(column.x, y, Style::Label, register.name);
@@ -60,11 +65,11 @@ pub(super) fn registers(canvas: &mut Canvas, column: Column, y: f64, registers: 
 }
 
 /// The segment registers, those that hold the same in one line; gives their lower end.
-pub(super) fn segments(canvas: &mut Canvas, column: Column, y: f64, segments: &[Segment]) -> f64 {
+pub(super) fn segments(canvas: &mut Canvas, column: SvgColumn, y: f64, segments: &[SegmentSummary]) -> f64 {
     let mut y = heading(canvas, column, y, "Segments", "");
     let mut rest = segments;
     while let Some((first, others)) = rest.split_first() {
-        let same = |other: &&Segment| other.holds == first.holds && other.selector == first.selector;
+        let same = |other: &&SegmentSummary| other.holds == first.holds && other.selector == first.selector;
         let count = others.iter().take_while(same).count();
         let (alike, next) = others.split_at(count);
         rest = next;
