@@ -50,7 +50,7 @@ use std::time::{Duration, Instant};
 
 use crate::cpu::cpu_state::OperandWidth;
 use crate::machine::Machine;
-use crate::machine::end::{End, UnmappedAccess};
+use crate::machine::end::{End, EndClass, UnmappedAccess};
 use crate::machine::error::Error;
 use crate::record::Divergence;
 use crate::record::Recording;
@@ -246,21 +246,9 @@ pub fn examine(
         source: Source::Registers,
         elapsed: Duration::ZERO,
     };
-    let result = match end {
-        End::TimeLimit(_) | End::ExitLimit(_) | End::Interrupted => autopsy.of_hang(ended, build, budget),
-        End::Halt { .. }
-        | End::Ring3Exit
-        | End::Exit { .. }
-        | End::PowerOff
-        | End::Reset
-        | End::Suspend(_)
-        | End::Shutdown
-        | End::InternalError { .. }
-        | End::FailEntry { .. }
-        | End::Exception { .. }
-        | End::Unmapped(_)
-        | End::SystemEvent { .. }
-        | End::Unserved(_) => autopsy.of_end(ended, recording, build, budget),
+    let result = match end.class() {
+        EndClass::Stopped => autopsy.of_hang(ended, build, budget),
+        EndClass::Finished | EndClass::Failed => autopsy.of_end(ended, recording, build, budget),
     };
     if let Err(error) = result {
         autopsy.notes.push(AutopsyNote::HostError(error.to_string()));

@@ -63,4 +63,5 @@ pub mod record;
 pub mod snapshot;
 pub mod spec;
 
+pub use kvm_sys_wrap;
 pub use kvm_sys_wrap::{Gpa, Gva, Kvm, PAGE_SIZE, Port};

@@ -6,9 +6,9 @@
 //! Where a ring-3 guest raised an exception that the landing page took, the registers are those of the guest's own
 //! code, from the frame that the CPU pushed.
 
-use kvm_sys_wrap::VcpuState;
-use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
-use vmm_core::machine::end::End;
+use vmm_core::kvm_sys_wrap::VcpuState;
+use vmm_core::kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
+use vmm_core::machine::end::{End, EndClass};
 
 use super::headers::Class;
 
@@ -80,7 +80,7 @@ fn status(class: Class, regs: &kvm_regs, sregs: &kvm_sregs, signal: u16) -> Vec<
 
 /// `struct user_regs_struct` of 64 bits. No system call is under way: orig_rax is -1.
 fn registers_64(r: &kvm_regs, s: &kvm_sregs) -> [u64; 27] {
-    let selector = |segment: &kvm_sys_wrap::bindings::kvm_segment| u64::from(segment.selector);
+    let selector = |segment: &vmm_core::kvm_sys_wrap::bindings::kvm_segment| u64::from(segment.selector);
     [
         r.r15,
         r.r14,
@@ -144,25 +144,27 @@ fn selector(word: u64) -> u16 {
     u16::try_from(word & 0xffff).unwrap_or(u16::MAX)
 }
 
-/// The signal that says best what happened; 0 for an end without one, SIGTRAP for a guest that was stopped by us.
+/// Returns the signal that describes the end best. 0 if the guest ended the run, SIGTRAP if the run has not ended.
 fn signal(end: Option<&End>) -> u16 {
-    match end {
-        None => SIGTRAP,
-        Some(
-            End::Halt { .. }
-            | End::Ring3Exit
-            | End::Exit { .. }
-            | End::PowerOff
-            | End::Reset
-            | End::Suspend(_)
-            | End::SystemEvent { .. },
-        ) => 0,
-        Some(End::Exception { vector: 0 | 16 | 19, .. }) => SIGFPE,
-        Some(End::Exception { vector: 1 | 3, .. }) => SIGTRAP,
-        Some(End::Exception { vector: 6, .. } | End::InternalError { .. } | End::FailEntry { .. }) => SIGILL,
-        Some(End::Exception { .. } | End::Shutdown | End::Unmapped(_) | End::Unserved(_)) => SIGSEGV,
-        Some(End::TimeLimit(_) | End::ExitLimit(_)) => SIGXCPU,
-        Some(End::Interrupted) => SIGINT,
+    let Some(end) = end else { return SIGTRAP };
+    match end.class() {
+        EndClass::Finished => 0,
+        EndClass::Stopped if *end == End::Interrupted => SIGINT,
+        EndClass::Stopped => SIGXCPU,
+        EndClass::Failed => {
+            if let End::Exception { vector, .. } = end {
+                match vector {
+                    0 | 16 | 19 => SIGFPE,
+                    1 | 3 => SIGTRAP,
+                    6 => SIGILL,
+                    _ => SIGSEGV,
+                }
+            } else if let End::InternalError { .. } | End::FailEntry { .. } = end {
+                SIGILL
+            } else {
+                SIGSEGV
+            }
+        }
     }
 }
 

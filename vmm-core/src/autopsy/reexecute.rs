@@ -67,24 +67,14 @@ impl Autopsy {
                 }
                 self.source =
                     Source::Replay { exits: recording.exits().saturating_sub(1), steps: trail.steps };
-                let state = match self.end {
+                let state = if let End::InternalError { .. } | End::FailEntry { .. } = self.end {
                     // The vCPU still stands where KVM gave up.
-                    End::InternalError { .. } | End::FailEntry { .. } => found,
-                    End::Halt { .. }
-                    | End::Ring3Exit
-                    | End::Exit { .. }
-                    | End::PowerOff
-                    | End::Reset
-                    | End::Suspend(_)
-                    | End::Shutdown
-                    | End::Unmapped(_)
-                    | End::SystemEvent { .. }
-                    | End::TimeLimit(_)
-                    | End::ExitLimit(_)
-                    | End::Interrupted
-                    | End::Unserved(_) => before,
+                    found
+                } else if let (End::Exception { .. }, Some(framed)) = (&self.end, framed) {
                     // Some hosts step into the landing page before the run ends there.
-                    End::Exception { .. } => framed.unwrap_or(before),
+                    framed
+                } else {
+                    before
                 };
                 trail.end_before(&state);
                 self.compare(kept.as_ref(), &state);

@@ -163,54 +163,30 @@ impl Autopsy {
     }
 
     fn unknown(&self, text: &mut String, names: &Names<'_>) {
-        let _ = match &self.end {
-            End::InternalError { suberror, .. } => {
-                write!(
-                    text,
-                    "KVM could not go on at {}: {}.",
-                    self.here(names),
-                    internal_error_name(*suberror)
-                )
-            }
-            End::Shutdown
-                if self.instruction.is_some()
-                    && self.notes.iter().any(|note| matches!(note, AutopsyNote::OutOfTime(_))) =>
-            {
-                write!(
-                    text,
-                    "The vCPU shut down, which mostly means a triple fault. In the time there was, the guest was followed as far \
-                     as {}; its end is some way behind.",
-                    self.here(names)
-                )
-            }
-            End::Shutdown if self.instruction.is_none() => {
-                write!(
-                    text,
-                    "The vCPU shut down, which mostly means a triple fault, and this host does not keep its registers. The state before it could not be established; the notes say why."
-                )
-            }
-            End::Shutdown
-            | End::Halt { .. }
-            | End::Ring3Exit
-            | End::Exit { .. }
-            | End::PowerOff
-            | End::Reset
-            | End::Suspend(_)
-            | End::FailEntry { .. }
-            | End::Exception { .. }
-            | End::Unmapped(_)
-            | End::SystemEvent { .. }
-            | End::TimeLimit(_)
-            | End::ExitLimit(_)
-            | End::Interrupted
-            | End::Unserved(_) => {
-                write!(
-                    text,
-                    "The run ended at {}: {}. Nothing in the state before it explains why.",
-                    self.here(names),
-                    self.end
-                )
-            }
+        let _ = if let End::InternalError { suberror, .. } = &self.end {
+            write!(text, "KVM could not go on at {}: {}.", self.here(names), internal_error_name(*suberror))
+        } else if self.end == End::Shutdown
+            && self.instruction.is_some()
+            && self.notes.iter().any(|note| matches!(note, AutopsyNote::OutOfTime(_)))
+        {
+            write!(
+                text,
+                "The vCPU shut down, which mostly means a triple fault. In the time there was, the guest was followed as far \
+                 as {}; its end is some way behind.",
+                self.here(names)
+            )
+        } else if self.end == End::Shutdown && self.instruction.is_none() {
+            write!(
+                text,
+                "The vCPU shut down, which mostly means a triple fault, and this host does not keep its registers. The state before it could not be established; the notes say why."
+            )
+        } else {
+            write!(
+                text,
+                "The run ended at {}: {}. Nothing in the state before it explains why.",
+                self.here(names),
+                self.end
+            )
         };
     }
 

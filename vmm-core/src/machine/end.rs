@@ -105,6 +105,17 @@ pub enum AccessAddress {
     Mmio(Gpa),
 }
 
+/// Class of an [`End`], for code that treats many ends alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndClass {
+    /// The guest ended the run: HLT, `int 0x80` in ring 3, an exit code, power-off, reset, suspend, a system event.
+    Finished,
+    /// The guest or KVM could not continue.
+    Failed,
+    /// The run was stopped from outside: a limit passed, or it was interrupted.
+    Stopped,
+}
+
 /// What an end is worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -125,6 +136,27 @@ impl End {
     #[must_use]
     pub const fn name(&self) -> &'static str {
         self.kind().name()
+    }
+
+    /// Returns the class of the end.
+    #[must_use]
+    pub const fn class(&self) -> EndClass {
+        match self {
+            Self::Halt { .. }
+            | Self::Ring3Exit
+            | Self::Exit { .. }
+            | Self::PowerOff
+            | Self::Reset
+            | Self::Suspend(_)
+            | Self::SystemEvent { .. } => EndClass::Finished,
+            Self::Shutdown
+            | Self::InternalError { .. }
+            | Self::FailEntry { .. }
+            | Self::Exception { .. }
+            | Self::Unmapped(_)
+            | Self::Unserved(_) => EndClass::Failed,
+            Self::TimeLimit(_) | Self::ExitLimit(_) | Self::Interrupted => EndClass::Stopped,
+        }
     }
 
     /// The guest's own code, if it gave one.
