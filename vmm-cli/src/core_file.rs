@@ -20,12 +20,12 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use crate::diagnostic::Diagnostic;
-use kvm_sys_wrap::bindings::kvm_sregs;
 use thiserror::Error;
 use vm_memory::Bytes;
 use vmm_core::PAGE_SIZE;
 use vmm_core::cpu::control_regs::Efer;
 use vmm_core::cpu::cpu_state::CpuState;
+use vmm_core::kvm_sys_wrap::bindings::kvm_sregs;
 use vmm_core::layout::LayoutRegion;
 use vmm_core::machine::Machine;
 use vmm_core::machine::end::End;
@@ -35,7 +35,7 @@ use vmm_core::spec::PagePermissions;
 use vmm_core::spec::gpa_range::GpaRange;
 use vmm_core::{Gpa, Gva};
 
-use crate::new_file::NewFile;
+use crate::output_file::TempOutput;
 use headers::{Class, LoadSegment};
 
 /// How much is read at once.
@@ -46,7 +46,7 @@ const CHUNK: usize = 1 << 16;
 pub(crate) enum CoreError {
     /// A call to KVM failed.
     #[error("cannot read the vCPU: {0}")]
-    Vcpu(#[from] kvm_sys_wrap::Error),
+    Vcpu(#[from] vmm_core::kvm_sys_wrap::Error),
     /// More mappings than an ELF file can count.
     #[error("the page tables map {0} separate ranges, more than it can hold")]
     TooMany(usize),
@@ -67,9 +67,9 @@ pub(crate) fn write(
     machine: &Machine,
     end: Option<&End>,
     before: Option<&CpuState>,
-    to: &mut NewFile,
+    to: &mut TempOutput,
 ) -> Result<(), Diagnostic> {
-    write_to(machine, end, before, to.file()).map_err(|error| to.trouble(&error))
+    write_to(machine, end, before, to.file()).map_err(|error| to.write_error(&error))
 }
 
 fn write_to(

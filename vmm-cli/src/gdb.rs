@@ -25,8 +25,8 @@ use crate::status::Status;
 use crate::stderr;
 use gdbstub::stub::run_blocking::{BlockingEventLoop, Event, WaitForStopReasonError};
 use gdbstub::stub::{DisconnectReason, GdbStub};
-use kvm_sys_wrap::termination_requested;
 use vmm_core::debugger::Finished;
+use vmm_core::kvm_sys_wrap::termination_requested;
 use vmm_core::machine::Machine;
 use vmm_core::machine::error::Error;
 use vmm_core::spec::mode::Mode;
@@ -35,7 +35,7 @@ use vmm_loader::ElfClass;
 use crate::prepare::Files;
 use connection::GdbConnection;
 use debuggee::Debuggee;
-pub(crate) use listener::DEFAULT_ADDRESS;
+
 use listener::{GdbStream, Listener};
 use target::{Session, StopReason};
 use target_xml::RegisterLayout;

@@ -3,8 +3,8 @@
 use std::fmt::Display;
 use std::io;
 
-use kvm_sys_wrap::{Call, Error as KvmError};
 use rustix::io::Errno;
+use vmm_core::kvm_sys_wrap::{Call, Error as KvmError};
 use vmm_core::machine::error::Error;
 
 /// Returns what the user can do about an error of a machine, if anything.
@@ -83,7 +83,7 @@ fn for_open(path: impl Display, source: &io::Error) -> Option<String> {
 mod tests {
     use std::path::Path;
 
-    use kvm_sys_wrap::Kvm;
+    use vmm_core::Kvm;
 
     use super::*;
 

@@ -5,15 +5,20 @@
 //! has in a run, or that of an expectation which was not met.
 
 use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueHint};
 
 use crate::address_expr::{AddressBase, AddressExpr};
 use crate::config::Config;
+use crate::config::values::{Refusal, Time};
 use crate::diagnostic::{Diagnostic, Diagnostics, Severity};
 use crate::status::Status;
-use kvm_sys_wrap::{Kvm, install_termination_handlers};
 use vmm_core::cpu::control_regs::Cr0;
 use vmm_core::debugger::run_until::run_until;
 use vmm_core::devices::console::{Console, Output};
+use vmm_core::kvm_sys_wrap::{Kvm, install_termination_handlers};
 use vmm_core::machine::Machine;
 use vmm_core::machine::end::{End, Verdict};
 use vmm_core::machine::error::Error;
@@ -22,13 +27,51 @@ use vmm_core::spec::mode::Mode;
 use vmm_core::{Gpa, Gva};
 use vmm_loader::VirtAddr;
 
-use crate::args::{InspectArgs, StopAt};
-use crate::commands::run::host_error;
+use crate::machine_error::machine_error;
+use crate::options::OverrideArgs;
 use crate::prepare::{Files, Prepared};
 use crate::terminal::StdinInput;
 
 /// The instruction pointer after a reset (SDM vol. 3, table 9-1).
 const RESET_RIP: u64 = 0xfff0;
+
+const STOP_POINT: &str = "Stop point [default: before the first instruction]";
+
+/// Point at which the guest is stopped.
+#[derive(Debug, Args)]
+pub(crate) struct StopAt {
+    /// Stop when the guest first reaches this symbol, symbol+offset or address
+    #[arg(long, help_heading = STOP_POINT, value_name = "PLACE", conflicts_with_all = ["exits", "after", "end"])]
+    pub(crate) at: Option<String>,
+    /// Stop after this many exits
+    #[arg(long, help_heading = STOP_POINT, value_name = "N", conflicts_with_all = ["after", "end"])]
+    pub(crate) exits: Option<u64>,
+    /// Stop after this time, such as 500ms or 10s
+    #[arg(long, help_heading = STOP_POINT, value_name = "TIME", conflicts_with = "end", value_parser = duration)]
+    pub(crate) after: Option<Duration>,
+    /// Stop at the end of the run, for any reason
+    #[arg(long, help_heading = STOP_POINT)]
+    pub(crate) end: bool,
+    /// Show the guest's output on standard error
+    #[arg(long, help_heading = STOP_POINT)]
+    pub(crate) show_output: bool,
+}
+
+fn duration(text: &str) -> Result<Duration, Refusal> {
+    text.parse().map(|Time(time)| time)
+}
+
+/// Options of subcommands that inspect a stopped guest.
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// Configuration
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) config: PathBuf,
+    #[command(flatten)]
+    pub(crate) overrides: OverrideArgs,
+    #[command(flatten)]
+    pub(crate) stop: StopAt,
+}
 
 /// A guest that does not run any more, or not yet.
 pub(crate) struct InspectedGuest {
@@ -72,7 +115,7 @@ impl InspectedGuest {
         let (point, words) = point(&look.stop, &files)?;
 
         let console = Console { output, input: Box::new(StdinInput::default()), arrival: None };
-        let host = |error: Error| Diagnostics::from(host_error(&config, &error));
+        let host = |error: Error| Diagnostics::from(machine_error(&config, &error));
         let kvm = Kvm::open().map_err(|error| host(error.into()))?;
         install_termination_handlers().map_err(|error| host(error.into()))?;
         let machine = Machine::build(&kvm, spec, &files, console).map_err(host)?;
@@ -80,7 +123,10 @@ impl InspectedGuest {
         let point = match (&end, point) {
             (None, _) => words,
             (Some(end), StopPoint::End) => format!("at the end: {end}"),
-            (Some(end), StopPoint::Start | StopPoint::Address { .. } | StopPoint::Exits(_) | StopPoint::After(_)) => {
+            (
+                Some(end),
+                StopPoint::Start | StopPoint::Address { .. } | StopPoint::Exits(_) | StopPoint::After(_),
+            ) => {
                 return Err(ended_before_stop(&machine, end, &words).into());
             }
         };
@@ -91,7 +137,7 @@ impl InspectedGuest {
 
     /// An error of the machine's.
     pub(crate) fn error(&self, error: &Error) -> Diagnostics {
-        host_error(&self.config, error).into()
+        machine_error(&self.config, error).into()
     }
 
     /// Some hosts reset a vCPU that shuts down; then its registers say nothing of the guest.
@@ -99,7 +145,7 @@ impl InspectedGuest {
         if self.end != Some(End::Shutdown) || self.machine.spec().boot.mode == Mode::Real {
             return Ok(());
         }
-        let kvm = |error: kvm_sys_wrap::Error| self.error(&error.into());
+        let kvm = |error: vmm_core::kvm_sys_wrap::Error| self.error(&error.into());
         let regs = self.machine.vcpu().regs().map_err(kvm)?;
         let sregs = self.machine.vcpu().sregs().map_err(kvm)?;
         if regs.rip == RESET_RIP && !Cr0::from_bits_retain(sregs.cr0).contains(Cr0::PE) {

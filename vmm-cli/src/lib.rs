@@ -38,7 +38,8 @@ mod gdb;
 mod help;
 mod inspect;
 mod layout_diagnostics;
-mod new_file;
+mod machine_error;
+mod options;
 mod output_file;
 mod preflight;
 mod prepare;
@@ -48,14 +49,14 @@ mod raw_terminal;
 mod report;
 mod snapshot_file;
 mod source_lines;
-mod statistics;
 mod stderr;
+mod stdout;
 mod suite;
+mod table;
 mod terminal;
 mod trace;
 mod verdict;
-mod whole_file;
-mod wrapped;
+mod wrap;
 
 use std::process::ExitCode;
 
@@ -65,8 +66,8 @@ use crate::status::Status;
 /// Runs the program on the command line of this process, and returns its exit status.
 #[must_use]
 pub fn main() -> ExitCode {
-    match Cli::read() {
-        Ok(cli) => commands::carry_out(&cli.command).into(),
+    match Cli::from_env() {
+        Ok(cli) => commands::dispatch(&cli.command).into(),
         Err(error) => print_usage(&error),
     }
 }

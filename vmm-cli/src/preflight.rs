@@ -10,7 +10,7 @@
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::status::Status;
-use kvm_sys_wrap::Gpa;
+use vmm_core::Gpa;
 use vmm_core::autopsy::preflight::{EntryCheck, Reachability};
 use vmm_core::cpu::control_regs::{Cr0, Cr4};
 use vmm_core::cpu::cpu_state::CpuState;

@@ -8,9 +8,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use kvm_sys_wrap::{Call, CallObserver, CallRecord, Kvm};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Serialize, Serializer};
+use vmm_core::kvm_sys_wrap::{Call, CallObserver, CallRecord, Kvm};
 
 /// Measures one run.
 #[derive(Debug, Default)]
@@ -77,7 +77,7 @@ impl RunProfile {
     ///
     /// # Errors
     /// As [`Kvm::open`].
-    pub(crate) fn open_kvm(&self) -> Option<Result<Kvm, kvm_sys_wrap::Error>> {
+    pub(crate) fn open_kvm(&self) -> Option<Result<Kvm, vmm_core::kvm_sys_wrap::Error>> {
         let calls = Arc::clone(&self.0.as_ref()?.calls);
         Some(Kvm::open_with(Path::new(Kvm::DEVICE), Some(calls as Arc<dyn CallObserver>)))
     }

@@ -6,8 +6,8 @@
 use std::io::{self, IsTerminal};
 
 use crate::stderr;
-use kvm_sys_wrap::request_termination;
 use rustix::termios::{OptionalActions, OutputModes, Termios, tcgetattr, tcsetattr};
+use vmm_core::kvm_sys_wrap::request_termination;
 
 /// Ctrl-A.
 const ESCAPE: u8 = 0x01;

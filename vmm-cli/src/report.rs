@@ -23,7 +23,7 @@ use vmm_core::machine::run_loop::RunOutcome;
 use crate::expectations::Mismatch;
 use crate::prepare::Files;
 use crate::profile::ProfileReport;
-use crate::statistics::Statistics;
+use crate::trace::Statistics;
 use autopsy::AutopsyReport;
 use cpu::CpuReport;
 use other_vcpus::OtherVcpus;

@@ -19,6 +19,7 @@ mod filter;
 mod log;
 mod options;
 mod reg_diff;
+mod statistics;
 mod symbolize;
 mod trace_event;
 
@@ -28,24 +29,21 @@ use std::sync::Arc;
 
 use crate::diagnostic::{Diagnostic, Location};
 use crate::status::Status;
-use kvm_sys_wrap::{CallObserver, Kvm};
+use vmm_core::kvm_sys_wrap::{CallObserver, Kvm};
 use vmm_core::machine::Machine;
 use vmm_core::machine::error::Error;
 use vmm_core::machine::observer::Observer;
 use vmm_core::machine::run_loop::RunOutcome;
 
-pub(crate) use access::ExitAccess;
-pub(crate) use calls::CallTimes;
-pub(crate) use event::Nanoseconds;
 pub(crate) use options::{TraceArgs, TraceKind};
 
 use crate::output_file;
 use crate::prepare::Files;
-use crate::statistics::Statistics;
 use calls::CallWatch;
 use exits::ExitWatch;
 use filter::TraceFilter;
 use log::{EventSinks, Log, LogSettings};
+pub(crate) use statistics::Statistics;
 use trace_event::TraceFile;
 
 /// Everything that watches one run.
@@ -109,7 +107,7 @@ impl Tracer {
     ///
     /// # Errors
     /// As [`Kvm::open`].
-    pub(crate) fn open_kvm(&self) -> Result<Kvm, kvm_sys_wrap::Error> {
+    pub(crate) fn open_kvm(&self) -> Result<Kvm, vmm_core::kvm_sys_wrap::Error> {
         let observer = self.calls.clone().map(|calls| calls as Arc<dyn CallObserver>);
         Kvm::open_with(Path::new(Kvm::DEVICE), observer)
     }

@@ -6,29 +6,33 @@
 //!
 //! A run that ends otherwise than the first one did, or without what `[expect]` says, is no measurement: it ends the benchmark.
 
+use crate::options::{Format, OverrideArgs};
+use crate::stdout;
+use crate::table;
+use clap::{Args, ValueHint};
 use std::fmt::Write as _;
 use std::io;
+use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::status::Status;
 use crate::stderr;
-use kvm_sys_wrap::{Kvm, install_termination_handlers};
 use serde::Serialize;
 use vmm_core::devices::console::{Console, Output};
+use vmm_core::kvm_sys_wrap::{Kvm, install_termination_handlers};
 use vmm_core::machine::Machine;
 use vmm_core::machine::end::End;
 use vmm_core::machine::error::Error;
 use vmm_core::record::Recording;
 use vmm_core::snapshot::Snapshot;
 
-use super::print;
-use super::run::host_error;
-use crate::args::{BenchArgs, Format};
 use crate::expectations;
+use crate::machine_error::machine_error;
 use crate::prepare::{Files, Prepared};
 use crate::quantiles::{Quantiles, ShortDuration};
 use crate::suite::input;
@@ -81,17 +85,37 @@ struct BenchResults {
     samples_ns: Vec<u128>,
 }
 
-pub(crate) fn bench(options: &BenchArgs) -> Result<Status, Diagnostics> {
-    let config = Config::load(&options.config, &options.overrides.to_overrides())?;
+/// Options of `bench`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// Configuration, or a kernel that needs none
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) config: PathBuf,
+    #[command(flatten)]
+    pub(crate) overrides: OverrideArgs,
+    /// Number of measured runs
+    #[arg(long, short = 'n', value_name = "N", default_value = "1000")]
+    pub(crate) runs: NonZeroUsize,
+    /// Number of runs before the measured ones
+    #[arg(long, value_name = "N", default_value = "10")]
+    pub(crate) warmup: usize,
+    /// Output format
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+/// Runs `vmm-cli bench`.
+pub(crate) fn bench(args: &BenchArgs) -> Result<Status, Diagnostics> {
+    let config = Config::load(&args.config, &args.overrides.to_overrides())?;
     let Prepared { machine: spec, files, notes, .. } = Prepared::new(&config)?;
-    if options.format == Format::Text {
+    if args.format == Format::Text {
         Diagnostics(notes).eprint();
     }
-    let host = |error: Error| Diagnostics::from(host_error(&config, &error));
+    let host = |error: Error| Diagnostics::from(machine_error(&config, &error));
     install_termination_handlers().map_err(|error| host(error.into()))?;
     let kvm = Kvm::open().map_err(|error| host(error.into()))?;
     let begins =
-        if input::allows_reset(&options.config, &spec) { StartMethod::Reset } else { StartMethod::Copy };
+        if input::allows_reset(&args.config, &spec) { StartMethod::Reset } else { StartMethod::Copy };
     let built = Machine::build(&kvm, spec, &files, Console::to(io::sink()));
     let snapshot = built.and_then(|mut machine| machine.snapshot()).map_err(host)?;
     let mut guest = BenchGuest {
@@ -99,7 +123,7 @@ pub(crate) fn bench(options: &BenchArgs) -> Result<Status, Diagnostics> {
         files: &files,
         kvm: &kvm,
         snapshot,
-        path: &options.config,
+        path: &args.config,
         printed: config
             .expect
             .as_ref()
@@ -109,24 +133,24 @@ pub(crate) fn bench(options: &BenchArgs) -> Result<Status, Diagnostics> {
         machine: None,
     };
 
-    let end = match guest.first(options.format)? {
+    let end = match guest.first(args.format)? {
         ControlFlow::Continue(end) => end,
         ControlFlow::Break(status) => return Ok(status),
     };
     let mut samples = Vec::new();
-    for number in 0..options.warmup.saturating_add(options.runs.get()) {
+    for number in 0..args.warmup.saturating_add(args.runs.get()) {
         let ControlFlow::Continue(sample) = guest.another(number, &end)? else { break };
-        if number >= options.warmup {
+        if number >= args.warmup {
             samples.push(sample);
         }
     }
-    if let Some(results) = BenchResults::new(options, &end, guest.begins, &samples) {
-        match options.format {
-            Format::Text => print::out(&results.text(&samples))?,
-            Format::Json => print::json(&results)?,
+    if let Some(results) = BenchResults::new(args, &end, guest.begins, &samples) {
+        match args.format {
+            Format::Text => stdout::print(&results.text(&samples))?,
+            Format::Json => stdout::print_json(&results)?,
         }
     }
-    Ok(if samples.len() < options.runs.get() { Status::Interrupted } else { Status::Success })
+    Ok(if samples.len() < args.runs.get() { Status::Interrupted } else { Status::Success })
 }
 
 impl BenchGuest<'_> {
@@ -210,19 +234,19 @@ impl BenchGuest<'_> {
     }
 
     fn host(&self, error: &Error) -> Diagnostics {
-        host_error(self.config, error).into()
+        machine_error(self.config, error).into()
     }
 }
 
 impl BenchResults {
     /// `None` of no runs.
-    fn new(options: &BenchArgs, end: &End, begins: StartMethod, samples: &[BenchSample]) -> Option<Self> {
+    fn new(args: &BenchArgs, end: &End, begins: StartMethod, samples: &[BenchSample]) -> Option<Self> {
         let of = |time: fn(&BenchSample) -> Duration| samples.iter().map(time).collect::<Vec<_>>();
         let (runs, begin_times) = (of(|sample| sample.run), of(|sample| sample.begin));
         let total: Duration = runs.iter().chain(&begin_times).sum();
         Some(Self {
-            config: options.config.display().to_string(),
-            warmup: options.warmup,
+            config: args.config.display().to_string(),
+            warmup: args.warmup,
             runs: samples.len(),
             end: end.name(),
             run_ns: Quantiles::from_times(&runs)?,
@@ -248,7 +272,7 @@ impl BenchResults {
                 [min, q1, median, q3, p99, max].map(|time| ShortDuration(time).to_string());
             [name.to_owned(), a, b, c, d, e, f]
         };
-        print::table(&mut text, &[head, row("run", run_ns), row(begins, begin_ns)]);
+        table::append(&mut text, &[head, row("run", run_ns), row(begins, begin_ns)]);
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{runs_per_second:.0} runs a second, each with its {begins}\n");
         let times: Vec<Duration> = samples.iter().map(|sample| sample.run).collect();

@@ -1,38 +1,57 @@
 //! `vmm-cli check`: all that can be known of configurations without KVM.
 
+use crate::options::{Format, OverrideArgs};
+use crate::stdout;
+use clap::{Args, ValueHint};
 use std::fmt::Write as _;
 use std::path::Path;
+use std::path::PathBuf;
 
 use crate::config::Config;
 use crate::diagnostic::{Diagnostics, json};
 use crate::status::Status;
 
-use super::print;
-use crate::args::{CheckArgs, Format};
 use crate::preflight;
 use crate::prepare::Prepared;
 
-pub(crate) fn check(options: &CheckArgs) -> Result<Status, Diagnostics> {
-    let overrides = options.overrides.to_overrides();
+/// Options of `check`.
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// Configurations
+    #[arg(required = true, value_hint = ValueHint::FilePath)]
+    pub(crate) configs: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) overrides: OverrideArgs,
+    /// Also show what is loaded, and the layout of the guest's memory
+    #[arg(long, short)]
+    pub(crate) verbose: bool,
+    /// Output format
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+/// Runs `vmm-cli check`.
+pub(crate) fn check(args: &CheckArgs) -> Result<Status, Diagnostics> {
+    let overrides = args.overrides.to_overrides();
     let mut problems = Vec::new();
     let mut good = String::new();
-    for path in &options.configs {
+    for path in &args.configs {
         let config = Config::load(path, &overrides);
         let prepared = config.and_then(|config| Ok((Prepared::new(&config)?, config)));
         match prepared {
             Ok((prepared, config)) => {
-                describe(&mut good, path, &prepared, options.verbose);
+                describe(&mut good, path, &prepared, args.verbose);
                 problems.extend(preflight::warnings(&config, &prepared));
             }
             Err(Diagnostics(more)) => problems.extend(more),
         }
     }
     let problems = Diagnostics(problems);
-    match options.format {
-        Format::Text => print::out(&good)?,
+    match args.format {
+        Format::Text => stdout::print(&good)?,
         // An array of all problems; an empty one where there are none.
         Format::Json => {
-            print::out(&format!("{}\n", json::render(&problems)))?;
+            stdout::print(&format!("{}\n", json::render(&problems)))?;
             return Ok(problems.status());
         }
     }

@@ -1,16 +1,16 @@
 //! `vmm-cli doctor`: whether KVM works here, what it offers, and which CPU modes run.
 
+use crate::options::Format;
+use crate::stdout;
+use clap::Args;
 use std::fmt::Write as _;
 use std::path::Path;
 
 use crate::diagnostic::Diagnostics;
 use crate::status::Status;
-use kvm_sys_wrap::{Capability, Kvm, Requirement};
 use serde::Serialize;
+use vmm_core::kvm_sys_wrap::{Capability, Kvm, Requirement};
 use vmm_core::machine::probe::{ModeProbe, ProbeResult};
-
-use super::print;
-use crate::args::{DoctorArgs, Format};
 
 /// Everything found. The JSON form has these keys; more may come, none go.
 #[derive(Debug, Serialize)]
@@ -58,14 +58,23 @@ const BACKENDS: [(&str, &str); 3] = [
     ("kvm_pvm", "page-table based, without VT-x and SVM: ring 0 is interpreted"),
 ];
 
-pub(crate) fn doctor(options: &DoctorArgs) -> Result<Status, Diagnostics> {
+/// Options of `doctor`.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Output format
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+/// Runs `vmm-cli doctor`.
+pub(crate) fn doctor(args: &DoctorArgs) -> Result<Status, Diagnostics> {
     let findings = examine();
-    let text = match options.format {
+    let text = match args.format {
         Format::Text => findings.text(),
         // Nothing in it can fail to be JSON.
         Format::Json => serde_json::to_string_pretty(&findings).unwrap_or_default() + "\n",
     };
-    print::out(&text)?;
+    stdout::print(&text)?;
     Ok(if findings.usable { Status::Success } else { Status::Host })
 }
 
@@ -80,7 +89,8 @@ fn examine() -> HostReport {
         Err(error) => {
             let source =
                 std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
-            let problem = KvmProblem { message: format!("{error}{source}"), help: crate::help::for_kvm(&error) };
+            let problem =
+                KvmProblem { message: format!("{error}{source}"), help: crate::help::for_kvm(&error) };
             return HostReport {
                 usable: false,
                 problem: Some(problem),

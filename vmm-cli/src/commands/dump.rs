@@ -13,9 +13,14 @@
 //! | `length` | number of bytes |
 //! | `hex` | the bytes, two digits each |
 
+use crate::inspect::InspectArgs;
+use crate::options::Format;
+use crate::stdout;
+use clap::{Args, ValueHint};
 use std::fmt::Write as _;
 use std::io::Write;
 use std::path::Path;
+use std::path::PathBuf;
 
 use crate::address_expr::{AddressRange, RangeExtent};
 use crate::diagnostic::{Diagnostic, Diagnostics};
@@ -26,11 +31,9 @@ use vmm_core::PAGE_SIZE;
 use vmm_core::paging::walk::Walker;
 use vmm_core::{Gpa, Gva};
 
-use super::print;
-use crate::args::{DumpArgs, Format};
 use crate::core_file;
 use crate::inspect::{InspectedGuest, ResolvedAddress, resolve};
-use crate::new_file::NewFile;
+use crate::output_file::TempOutput;
 
 /// How much is shown at once; a multiple of the 16 bytes of a line.
 const CHUNK: usize = 1 << 16;
@@ -44,17 +47,46 @@ struct RangeRecord {
     hex: String,
 }
 
-pub(crate) fn dump(options: &DumpArgs) -> Result<Status, Diagnostics> {
+/// Options of `dump`.
+#[derive(Debug, Args)]
+pub(crate) struct DumpArgs {
+    #[command(flatten)]
+    pub(crate) inspect: InspectArgs,
+    /// ADDRESS..ADDRESS, ADDRESS,LENGTH, or a symbol; symbols can have an offset. Numbers are physical addresses, symbols virtual
+    #[arg(required_unless_present = "core", value_name = "RANGE")]
+    pub(crate) ranges: Vec<String>,
+    /// Take numbers as virtual addresses
+    #[arg(long = "virtual")]
+    pub(crate) is_virtual: bool,
+    /// Write the bytes themselves
+    #[arg(long, conflicts_with = "format")]
+    pub(crate) raw: bool,
+    /// Write to this file instead of standard output
+    #[arg(long, short, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "ranges")]
+    pub(crate) output: Option<PathBuf>,
+    /// Write registers and all memory to this ELF core file, for gdb
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) core: Option<PathBuf>,
+    /// Let --output and --core replace files
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Output format
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+/// Runs `vmm-cli dump`.
+pub(crate) fn dump(args: &DumpArgs) -> Result<Status, Diagnostics> {
     let ranges: Vec<AddressRange> =
-        options.ranges.iter().map(|text| AddressRange::parse(text)).collect::<Result<_, _>>()?;
-    let create = |path: &Path, what| NewFile::create(path, what, options.force);
-    let mut output = options.output.as_deref().map(|path| create(path, "the dump")).transpose()?;
-    let core = options.core.as_deref().map(|path| create(path, "the core file")).transpose()?;
-    let stopped = InspectedGuest::new(&options.inspect)?;
+        args.ranges.iter().map(|text| AddressRange::parse(text)).collect::<Result<_, _>>()?;
+    let create = |path: &Path, what| TempOutput::create(path, what, args.force);
+    let mut output = args.output.as_deref().map(|path| create(path, "the dump")).transpose()?;
+    let core = args.core.as_deref().map(|path| create(path, "the core file")).transpose()?;
+    let stopped = InspectedGuest::new(&args.inspect)?;
     let walker = stopped.machine.walker().map_err(|error| stopped.error(&error))?;
     let mut extents = Vec::new();
     for range in &ranges {
-        let extent = DumpRange::new(&stopped, range, options.is_virtual)?;
+        let extent = DumpRange::new(&stopped, range, args.is_virtual)?;
         extent.check(&stopped, &walker)?;
         extents.push(extent);
     }
@@ -67,7 +99,7 @@ pub(crate) fn dump(options: &DumpArgs) -> Result<Status, Diagnostics> {
             length: extent.length,
             hex: String::new(),
         };
-        extent.read(&stopped, &walker, |bytes| match (options.format, options.raw) {
+        extent.read(&stopped, &walker, |bytes| match (args.format, args.raw) {
             (Format::Text, true) => write(&mut output, bytes),
             (Format::Text, false) => write(&mut output, hex.lines(bytes).as_bytes()),
             (Format::Json, _) => {
@@ -78,13 +110,13 @@ pub(crate) fn dump(options: &DumpArgs) -> Result<Status, Diagnostics> {
                 Ok(())
             }
         })?;
-        match (options.format, options.raw) {
+        match (args.format, args.raw) {
             (Format::Text, false) => write(&mut output, hex.end().as_bytes())?,
             (Format::Text, true) => {}
             (Format::Json, _) => rows.push(row),
         }
     }
-    if options.format == Format::Json && !ranges.is_empty() {
+    if args.format == Format::Json && !ranges.is_empty() {
         // Rows always serialize: the fallback is never seen.
         let text = serde_json::to_string(&rows).unwrap_or_default() + "\n";
         write(&mut output, text.as_bytes())?;
@@ -99,13 +131,13 @@ pub(crate) fn dump(options: &DumpArgs) -> Result<Status, Diagnostics> {
     Ok(Status::Success)
 }
 
-fn write(output: &mut Option<NewFile>, bytes: &[u8]) -> Result<(), Diagnostics> {
+fn write(output: &mut Option<TempOutput>, bytes: &[u8]) -> Result<(), Diagnostics> {
     match output {
         Some(output) => match output.file().write_all(bytes) {
             Ok(()) => Ok(()),
-            Err(error) => Err(output.trouble(&error).into()),
+            Err(error) => Err(output.write_error(&error).into()),
         },
-        None => print::bytes(bytes),
+        None => stdout::write_all(bytes),
     }
 }
 

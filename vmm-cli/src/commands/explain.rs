@@ -1,40 +1,65 @@
-//! `vmm-cli explain`: all that a run would do and set up, without touching KVM.
+//! `vmm-cli explain`: shows every KVM call of a run and the state it sets up, without KVM.
 
-use std::fs::OpenOptions;
-use std::io::{ErrorKind, Write};
+use crate::options::{Format, OverrideArgs};
+use crate::output_file;
+use crate::stdout;
+use clap::{Args, ValueHint};
+use std::io::ErrorKind;
 use std::path::Path;
+use std::path::PathBuf;
 
 use crate::config::{Config, Overrides};
 use crate::diagnostic::{Diagnostic, Diagnostics, Location};
 use crate::status::Status;
 
-use super::print;
-use crate::args::{ExplainArgs, Format};
 use crate::explain::diff::ExplanationDiff;
 use crate::explain::{Explanation, svg};
 use crate::prepare::Prepared;
 
-pub(crate) fn explain(options: &ExplainArgs) -> Result<Status, Diagnostics> {
-    let explanation = explanation(&options.config, &options.overrides.to_overrides())?;
-    let text = if let Some(other) = &options.diff {
+/// Options of `explain`.
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// Configuration
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) config: PathBuf,
+    #[command(flatten)]
+    pub(crate) overrides: OverrideArgs,
+    /// Draw memory map and KVM calls to this new file instead, as SVG
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) svg: Option<PathBuf>,
+    /// Let --svg replace a file
+    #[arg(long, requires = "svg")]
+    pub(crate) force: bool,
+    /// Show only the differences to this configuration, to which --set and --mode do not apply
+    #[arg(long, value_name = "OTHER", value_hint = ValueHint::FilePath, conflicts_with = "svg")]
+    pub(crate) diff: Option<PathBuf>,
+    /// Output format
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+/// Runs `vmm-cli explain`.
+pub(crate) fn explain(args: &ExplainArgs) -> Result<Status, Diagnostics> {
+    let explanation = explanation(&args.config, &args.overrides.to_overrides())?;
+    let text = if let Some(other) = &args.diff {
         let diff = ExplanationDiff::of(&explanation, &self::explanation(other, &Overrides::new())?);
-        match options.format {
+        match args.format {
             Format::Text => diff.to_string(),
             Format::Json => diff.to_json(),
         }
-    } else if let Some(file) = &options.svg {
-        write(file, &svg::draw(&explanation), options.force)?;
-        match options.format {
+    } else if let Some(file) = &args.svg {
+        write(file, &svg::draw(&explanation), args.force)?;
+        match args.format {
             Format::Text => format!("wrote {}", file.display()),
             Format::Json => explanation.to_json(),
         }
     } else {
-        match options.format {
+        match args.format {
             Format::Text => explanation.to_string(),
             Format::Json => explanation.to_json(),
         }
     };
-    print::out(&format!("{}\n", text.trim_end()))?;
+    stdout::print(&format!("{}\n", text.trim_end()))?;
     Ok(Status::Success)
 }
 
@@ -45,18 +70,9 @@ fn explanation(path: &Path, overrides: &Overrides) -> Result<Explanation, Diagno
     Ok(explanation.map_err(|error| config.error_at("guest", error.to_string()))?)
 }
 
-/// Writes the picture, over an existing file only where that was asked for.
+/// Writes the picture, over an existing file only with `force`.
 fn write(path: &Path, picture: &str, force: bool) -> Result<(), Diagnostic> {
-    let mut open = OpenOptions::new();
-    open.write(true);
-    // `create_new` leaves no moment between looking and writing.
-    if force {
-        open.create(true).truncate(true)
-    } else {
-        open.create_new(true)
-    };
-    let written = open.open(path).and_then(|mut file| file.write_all(picture.as_bytes()));
-    written.map_err(|error| {
+    output_file::write_all(path, picture.as_bytes(), force).map_err(|error| {
         let (status, help) = if error.kind() == ErrorKind::AlreadyExists {
             (Status::Configuration, Some("name another file, or add --force"))
         } else {

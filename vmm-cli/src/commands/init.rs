@@ -1,23 +1,27 @@
-//! `vmm-cli init`: a commented configuration to start from, never over a file that exists.
+//! `vmm-cli init`: writes a commented configuration to start from. An existing file is not replaced.
 
-use std::fs::OpenOptions;
-use std::io::{ErrorKind, Write};
+use crate::output_file;
+use crate::stdout;
+use clap::{Args, ValueHint};
+use std::io::ErrorKind;
+use std::path::PathBuf;
 
 use crate::config::template;
 use crate::diagnostic::{Diagnostic, Diagnostics, Location};
 use crate::status::Status;
 
-use super::print;
-use crate::args::InitArgs;
+/// Options of `init`.
+#[derive(Debug, Args)]
+pub(crate) struct InitArgs {
+    /// File to write; an existing file is not replaced
+    #[arg(default_value = "vmm.toml", value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+}
 
-pub(crate) fn init(options: &InitArgs) -> Result<Status, Diagnostics> {
-    let path = &options.file;
-    // `create_new` leaves no moment between looking and writing.
-    let written = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .open(path)
-        .and_then(|mut file| file.write_all(template::text().as_bytes()));
+/// Runs `vmm-cli init`.
+pub(crate) fn init(args: &InitArgs) -> Result<Status, Diagnostics> {
+    let path = &args.file;
+    let written = output_file::write_all(path, template::text().as_bytes(), false);
     written.map_err(|error| {
         let (status, help) = if error.kind() == ErrorKind::AlreadyExists {
             (Status::Configuration, Some("name another file, or move this one away"))
@@ -28,6 +32,6 @@ pub(crate) fn init(options: &InitArgs) -> Result<Status, Diagnostics> {
             .at(Location::File(path.display().to_string()))
             .with_help(help)
     })?;
-    print::out(&format!("wrote {}; edit it, then: vmm-cli run {0}\n", path.display()))?;
+    stdout::print(&format!("wrote {}; edit it, then: vmm-cli run {0}\n", path.display()))?;
     Ok(Status::Success)
 }

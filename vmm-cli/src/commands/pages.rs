@@ -13,6 +13,11 @@
 //! The kinds are `writable-executable`, `user-visible`, `alias`, `nothing-there`, `reserved-bits` and
 //! `table-not-in-memory` ([`Finding`]).
 
+use crate::inspect::InspectArgs;
+use crate::options::Format;
+use crate::stdout;
+use crate::table;
+use clap::Args;
 use std::fmt::Write as _;
 
 use crate::diagnostic::Diagnostics;
@@ -25,9 +30,7 @@ use vmm_core::paging::merge::{MappedRange, mappings};
 use vmm_core::paging::walk::access_words;
 use vmm_core::spec::gpa_range::{ByteSize, GpaRange};
 
-use super::print;
 use super::translate::PermissionsRecord;
-use crate::args::{Format, PagesArgs};
 use crate::inspect::InspectedGuest;
 
 /// As many findings of a kind as the text form shows.
@@ -62,12 +65,23 @@ struct FindingRecord {
     message: String,
 }
 
-pub(crate) fn pages(options: &PagesArgs) -> Result<Status, Diagnostics> {
-    let stopped = InspectedGuest::new(&options.inspect)?;
+/// Options of `pages`.
+#[derive(Debug, Args)]
+pub(crate) struct PagesArgs {
+    #[command(flatten)]
+    pub(crate) inspect: InspectArgs,
+    /// Output format
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+/// Runs `vmm-cli pages`.
+pub(crate) fn pages(args: &PagesArgs) -> Result<Status, Diagnostics> {
+    let stopped = InspectedGuest::new(&args.inspect)?;
     let answer = look(&stopped)?;
-    match options.format {
-        Format::Text => print::out(&answer.text())?,
-        Format::Json => print::json(&answer)?,
+    match args.format {
+        Format::Text => stdout::print(&answer.text())?,
+        Format::Json => stdout::print_json(&answer)?,
     }
     Ok(Status::Success)
 }
@@ -130,7 +144,7 @@ impl PagesOutput {
                 access_words(range.access),
             ]
         }));
-        print::table(&mut text, &rows);
+        table::append(&mut text, &rows);
         // Writing to a string cannot fail.
         if self.truncated {
             let _ = writeln!(text, "and more: the tables seem to point at themselves");

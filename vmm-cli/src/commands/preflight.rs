@@ -5,21 +5,37 @@
 
 use crate::config::Config;
 use crate::diagnostic::{Diagnostics, json};
+use crate::options::{Format, OverrideArgs};
 use crate::status::Status;
+use crate::stdout;
+use clap::{Args, ValueHint};
+use std::path::PathBuf;
 
-use super::print;
-use crate::args::{Format, PreflightArgs};
 use crate::preflight;
 use crate::prepare::Prepared;
 
-pub(crate) fn preflight(options: &PreflightArgs) -> Result<Status, Diagnostics> {
-    let config = Config::load(&options.config, &options.overrides.to_overrides())?;
+/// Options of `preflight`.
+#[derive(Debug, Args)]
+pub(crate) struct PreflightArgs {
+    /// Configuration
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) config: PathBuf,
+    #[command(flatten)]
+    pub(crate) overrides: OverrideArgs,
+    /// Output format
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+/// Runs `vmm-cli preflight`.
+pub(crate) fn preflight(args: &PreflightArgs) -> Result<Status, Diagnostics> {
+    let config = Config::load(&args.config, &args.overrides.to_overrides())?;
     let prepared = Prepared::new(&config)?;
     let warnings = Diagnostics(preflight::warnings(&config, &prepared));
-    match options.format {
-        Format::Json => print::out(&format!("{}\n", json::render(&warnings)))?,
+    match args.format {
+        Format::Json => stdout::print(&format!("{}\n", json::render(&warnings)))?,
         Format::Text if warnings.0.is_empty() => {
-            print::out(&format!("{}: nothing that would kill it at once\n", options.config.display()))?;
+            stdout::print(&format!("{}: nothing that would kill it at once\n", args.config.display()))?;
         }
         Format::Text => warnings.eprint(),
     }

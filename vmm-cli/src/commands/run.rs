@@ -1,23 +1,27 @@
 //! `vmm-cli run`: a configuration, a machine, its run, its verdict.
 
+use crate::machine_error::machine_error;
+use crate::options::{Format, OverrideArgs};
+use crate::trace::TraceArgs;
+use clap::{Args, ValueHint};
 use std::io::Write;
+use std::path::PathBuf;
 
 use crate::config::Config;
-use crate::diagnostic::{Diagnostic, Diagnostics, Location};
+use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::status::Status;
 use crate::stderr;
-use kvm_sys_wrap::install_termination_handlers;
 use vmm_core::devices::console::Console;
+use vmm_core::kvm_sys_wrap::install_termination_handlers;
 use vmm_core::machine::Machine;
-use vmm_core::machine::error::{Blame, Error};
+use vmm_core::machine::error::Error;
 use vmm_core::machine::observer::Observer;
 use vmm_core::record::Recording;
 
-use crate::args::{Format, RunArgs};
 use crate::core_file;
 use crate::gdb;
-use crate::new_file::NewFile;
 use crate::output_file;
+use crate::output_file::TempOutput;
 use crate::prepare::Prepared;
 use crate::profile::RunProfile;
 use crate::snapshot_file;
@@ -25,36 +29,73 @@ use crate::terminal::{self, OutputCopy, StdoutOutput};
 use crate::trace::Tracer;
 use crate::verdict::{FinishedRun, evaluate};
 
-pub(crate) fn run(options: &RunArgs) -> Result<Status, Diagnostics> {
-    let mut timing = RunProfile::new(options.timing);
-    let config = Config::load(&options.config, &options.overrides.to_overrides())?;
+/// Options of `run`.
+#[derive(Debug, Default, Args)]
+pub(crate) struct RunArgs {
+    /// Configuration, or a kernel that needs none
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) config: PathBuf,
+    #[command(flatten)]
+    pub(crate) overrides: OverrideArgs,
+    /// Continue from this snapshot of the same machine
+    #[arg(long, value_name = "SNAPSHOT", value_hint = ValueHint::FilePath, conflicts_with = "gdb")]
+    pub(crate) from: Option<PathBuf>,
+    /// Write a report of the run to this file, as JSON
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) report: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) trace: TraceArgs,
+    /// Let --report, --trace-out and --core replace files
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Write registers and all memory at the end of the run to this ELF core file, for gdb
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) core: Option<PathBuf>,
+    /// Wait for gdb at this address or Unix socket, and let it control the guest
+    #[arg(long, value_name = "ADDR|PATH", num_args = 0..=1, default_missing_value = DEFAULT_GDB_ADDRESS)]
+    #[arg(conflicts_with_all = ["trace", "trace_out", "stats"])]
+    pub(crate) gdb: Option<String>,
+    /// Do not examine why a guest died
+    #[arg(long)]
+    pub(crate) no_autopsy: bool,
+    /// Show how long each step of the run took
+    #[arg(long, conflicts_with_all = ["trace", "trace_out", "stats", "gdb"])]
+    pub(crate) timing: bool,
+    /// Output format of errors on standard error
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+/// Default address of `--gdb`: the port of QEMU's `-s`, on this machine only.
+const DEFAULT_GDB_ADDRESS: &str = "127.0.0.1:1234";
+
+/// Runs `vmm-cli run`.
+pub(crate) fn run(args: &RunArgs) -> Result<Status, Diagnostics> {
+    let mut timing = RunProfile::new(args.timing);
+    let config = Config::load(&args.config, &args.overrides.to_overrides())?;
     timing.step("configuration");
     let Prepared { machine: spec, layout, files, notes, .. } = Prepared::new(&config)?;
-    if options.format == Format::Text {
+    if args.format == Format::Text {
         Diagnostics(notes).eprint();
     }
     timing.step("guest's files and layout");
     // Opened before the run: a report that cannot be written is better known before than after it.
-    let report = options.report.as_deref();
-    let report_file =
-        report.map(|path| output_file::create(path, "the report", options.force)).transpose()?;
-    let core = options
-        .core
-        .as_deref()
-        .map(|path| NewFile::create(path, "the core file", options.force))
-        .transpose()?;
-    let json = options.format == Format::Json;
-    let watch = Tracer::new(&options.trace, &options.config, json, options.force)?;
+    let report = args.report.as_deref();
+    let report_file = report.map(|path| output_file::create(path, "the report", args.force)).transpose()?;
+    let core =
+        args.core.as_deref().map(|path| TempOutput::create(path, "the core file", args.force)).transpose()?;
+    let json = args.format == Format::Json;
+    let watch = Tracer::new(&args.trace, &args.config, json, args.force)?;
 
     let copy = config.expect.as_ref().filter(|expect| expect.checks_output()).map(|_| OutputCopy::default());
-    let host = |error: Error| Diagnostics::from(host_error(&config, &error));
+    let host = |error: Error| Diagnostics::from(machine_error(&config, &error));
     // Before the terminal becomes raw: from then on no signal may end us without a way back.
     install_termination_handlers().map_err(|error| host(error.into()))?;
     let console = terminal::console(StdoutOutput::new(copy.clone()), &spec);
     timing.step("console and signals");
     let kvm = timing.open_kvm().unwrap_or_else(|| watch.open_kvm()).map_err(|error| host(error.into()))?;
-    let again = options.gdb.as_ref().map(|_| spec.clone());
-    let machine = match &options.from {
+    let again = args.gdb.as_ref().map(|_| spec.clone());
+    let machine = match &args.from {
         None => Machine::build(&kvm, spec, &files, console).map_err(host),
         Some(from) => {
             let (snapshot, printed) = snapshot_file::take_up(from, &config, spec, layout, &files, &kvm)?;
@@ -68,7 +109,7 @@ pub(crate) fn run(options: &RunArgs) -> Result<Status, Diagnostics> {
     timing.step("machine");
     let mut recording = Recording::new();
     let mut can_be_replayed = true;
-    let (outcome, stats) = if let (Some(address), Some(spec)) = (&options.gdb, again) {
+    let (outcome, stats) = if let (Some(address), Some(spec)) = (&args.gdb, again) {
         let build = || Machine::build(&kvm, spec.clone(), &files, Console::to(std::io::sink()));
         let run =
             gdb::run(machine, build, (&config.guest.path, &files), address).map_err(
@@ -82,7 +123,7 @@ pub(crate) fn run(options: &RunArgs) -> Result<Status, Diagnostics> {
     } else {
         let mut recorder: [&mut dyn Observer; 1] = [&mut recording];
         // Without an autopsy nobody reads the record, and a run of several vCPUs is never repeated.
-        let unread = options.no_autopsy || machine.spec().vcpus > 1;
+        let unread = args.no_autopsy || machine.spec().vcpus > 1;
         let observers = if unread { &mut [] } else { recorder.as_mut_slice() };
         let result = watch.run(&mut machine, &files, observers);
         // What was traced is shown first, even of a run that failed.
@@ -92,7 +133,7 @@ pub(crate) fn run(options: &RunArgs) -> Result<Status, Diagnostics> {
 
     timing.step("run");
     let output = copy.map(|copy| copy.bytes()).unwrap_or_default();
-    let recording = (can_be_replayed && !options.no_autopsy).then_some(&recording);
+    let recording = (can_be_replayed && !args.no_autopsy).then_some(&recording);
     let ended =
         FinishedRun { outcome: &outcome, machine: &machine, files: &files, output: &output, recording };
     let (status, mut report) = evaluate(&config, &ended);
@@ -113,7 +154,7 @@ pub(crate) fn run(options: &RunArgs) -> Result<Status, Diagnostics> {
             .map_err(|error| Diagnostic::error(Status::Host, format!("cannot write the report: {error}")))?;
     }
     let measured = report.stats.is_some() || report.timing.is_some();
-    match options.format {
+    match args.format {
         Format::Text => {
             report.eprint(&config);
             if let Some(stats) = &report.stats {
@@ -130,22 +171,4 @@ pub(crate) fn run(options: &RunArgs) -> Result<Status, Diagnostics> {
     }
     core.transpose()?;
     Ok(status)
-}
-
-/// An error of the machine's, with its cause in the message, at the line that led to it where there is one.
-pub(crate) fn host_error(config: &Config, error: &Error) -> Diagnostic {
-    let mut message = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        message = format!("{message}: {error}");
-        cause = error.source();
-    }
-    let (status, key) = match error.blame() {
-        Blame::Configuration => (Status::Configuration, Some("guest")),
-        Blame::HostLacks => (Status::Refused, Some("mode")),
-        Blame::Host => (Status::Host, None),
-        Blame::Bug => (Status::Bug, None),
-    };
-    let location = key.map_or(Location::Nowhere, |key| config.location(key));
-    Diagnostic::error(status, message).at(location).with_help(crate::help::for_machine(error))
 }

@@ -2,7 +2,11 @@
 //!
 //! What the guest prints on the way goes to standard output, as in a run. The file is there whole or not at all.
 
+use crate::inspect::InspectArgs;
+use crate::options::Format;
+use clap::{Args, ValueHint};
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::path::absolute;
 
 use crate::diagnostic::{Diagnostic, Diagnostics};
@@ -11,20 +15,36 @@ use crate::stderr;
 use vmm_core::devices::console;
 use vmm_core::spec::gpa_range::ByteSize;
 
-use crate::args::SnapshotArgs;
 use crate::inspect::InspectedGuest;
+use crate::output_file::AtomicFile;
 use crate::snapshot_file::{self, Description};
 use crate::terminal::{OutputCopy, StdoutOutput};
-use crate::whole_file::WholeFile;
 
-pub(crate) fn snapshot(options: &SnapshotArgs) -> Result<Status, Diagnostics> {
-    let mut file = WholeFile::create(&options.output, "the snapshot", options.force)?;
-    let config = absolute(&options.inspect.config).map_err(|error| {
+/// Options of `snapshot`.
+#[derive(Debug, Args)]
+pub(crate) struct SnapshotArgs {
+    #[command(flatten)]
+    pub(crate) inspect: InspectArgs,
+    /// File to write
+    #[arg(long, short, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) output: PathBuf,
+    /// Let --output replace a file
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Output format of errors on standard error
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+/// Runs `vmm-cli snapshot`.
+pub(crate) fn snapshot(args: &SnapshotArgs) -> Result<Status, Diagnostics> {
+    let mut file = AtomicFile::create(&args.output, "the snapshot", args.force)?;
+    let config = absolute(&args.inspect.config).map_err(|error| {
         Diagnostic::error(Status::Host, format!("cannot tell where the configuration is: {error}"))
     })?;
     let copy = OutputCopy::default();
     let output = console::Output::new(StdoutOutput::new(Some(copy.clone())));
-    let mut stopped = InspectedGuest::with_output(&options.inspect, output)?;
+    let mut stopped = InspectedGuest::with_output(&args.inspect, output)?;
     if let Some(end) = &stopped.end {
         let message = format!("the guest has ended, and cannot go on from a snapshot: {end}");
         let help = "stop it before, with --at, --exits or --after";
@@ -34,12 +54,12 @@ pub(crate) fn snapshot(options: &SnapshotArgs) -> Result<Status, Diagnostics> {
     let description =
         Description::new(&snapshot, config, stopped.point.clone(), &stopped.files, copy.bytes());
     let bytes = snapshot_file::write(&snapshot, &description, &mut file)?;
-    file.finish()?;
+    file.persist()?;
     // The guest's last line may not be complete.
     let _ = std::io::stdout().flush();
     stderr::print_line(format_args!(
         "snapshot {}: {}, {}",
-        options.output.display(),
+        args.output.display(),
         description.point,
         ByteSize(bytes)
     ));

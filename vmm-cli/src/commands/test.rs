@@ -1,7 +1,14 @@
 //! `vmm-cli test`: the cases under some paths, run and counted; or the reports of several such runs, merged.
 
+use crate::options::Format;
+use crate::stdout;
+use crate::suite::partition::Partition;
+use crate::suite::shuffle::Seed;
+use clap::{Args, ValueHint};
+use regex::Regex;
 use std::io::Write;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::thread;
 use std::time::Instant;
 
@@ -9,12 +16,10 @@ use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::help;
 use crate::status::Status;
 use crate::stderr;
-use kvm_sys_wrap::{Error, Kvm, install_termination_handlers, termination_requested};
 use quick_junit::Report;
+use vmm_core::kvm_sys_wrap::{Error, Kvm, install_termination_handlers, termination_requested};
 
-use super::print;
-use crate::args::{Format, TestArgs};
-use crate::new_file::NewFile;
+use crate::output_file::TempOutput;
 use crate::suite::case::Case;
 use crate::suite::junit::Junit;
 use crate::suite::reporter::Reporter;
@@ -22,41 +27,103 @@ use crate::suite::shuffle::shuffle;
 use crate::suite::workers::{self, SuiteEvent, WorkerSettings};
 use crate::suite::{discover, json, merge};
 
-pub(crate) fn test(options: &TestArgs) -> Result<Status, Diagnostics> {
-    if let Some(output) = &options.output {
-        let report = merge::read(&options.merge)?;
-        let file = NewFile::create(output, "the report", options.force)?;
+const SELECTION: &str = "Selection of cases";
+const EXECUTION: &str = "Execution";
+const REPORTS: &str = "Reports";
+
+/// Options of `test`.
+#[derive(Debug, Args)]
+#[command(after_long_help = STATUSES)]
+pub(crate) struct TestArgs {
+    /// Configurations, and directories to search for them
+    #[arg(default_value = ".", value_hint = ValueHint::AnyPath)]
+    pub(crate) paths: Vec<PathBuf>,
+    /// Run only cases whose name matches; can be given several times, then any may match
+    #[arg(long, help_heading = SELECTION, value_name = "REGEX")]
+    pub(crate) filter: Vec<Regex>,
+    /// Run only one of several parts, such as 2/8; hash:2/8 divides the cases by their names
+    #[arg(long, help_heading = SELECTION, value_name = "[hash:]PART/PARTS")]
+    pub(crate) partition: Option<Partition>,
+    /// Show the names of the cases, and run none
+    #[arg(long, help_heading = SELECTION)]
+    pub(crate) list: bool,
+    /// Number of cases that run at a time [default: one for each CPU]
+    #[arg(long, short, help_heading = EXECUTION, value_name = "N")]
+    pub(crate) jobs: Option<NonZeroUsize>,
+    /// Run a case that fails up to N times more; a case that then passes is flaky
+    #[arg(long, help_heading = EXECUTION, value_name = "N", default_value_t)]
+    pub(crate) retry: usize,
+    /// Start no more cases after the first failure
+    #[arg(long, help_heading = EXECUTION)]
+    pub(crate) fail_fast: bool,
+    /// Run the cases in another order: a number, or `random`
+    #[arg(long, help_heading = EXECUTION, value_name = "SEED")]
+    pub(crate) shuffle: Option<Seed>,
+    /// Let cases that this host cannot run fail instead of skipping them
+    #[arg(long, help_heading = EXECUTION)]
+    pub(crate) no_skip: bool,
+    /// Write the results to this file as JUnit XML
+    #[arg(long, help_heading = REPORTS, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) junit: Option<PathBuf>,
+    /// Run nothing, but merge these JUnit reports of partitions
+    #[arg(long, help_heading = REPORTS, value_name = "FILE", num_args = 1.., value_hint = ValueHint::FilePath)]
+    #[arg(requires = "output", conflicts_with_all = ["paths", "filter", "partition", "list", "junit"])]
+    pub(crate) merge: Vec<PathBuf>,
+    /// File for the merged report
+    #[arg(long, short, help_heading = REPORTS, value_name = "FILE", requires = "merge")]
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) output: Option<PathBuf>,
+    /// Let --junit and --output replace files
+    #[arg(long, help_heading = REPORTS)]
+    pub(crate) force: bool,
+    /// Output format of the results on standard output
+    #[arg(long, help_heading = REPORTS, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+const STATUSES: &str = "\
+Exit status:
+  0      every case passed, or was skipped
+  103    a case failed
+  105    a mistake on the command line, or no case was found
+  106    an error of the host: no /dev/kvm, a report that cannot be written
+  130    interrupted";
+
+/// Runs `vmm-cli test`.
+pub(crate) fn test(args: &TestArgs) -> Result<Status, Diagnostics> {
+    if let Some(output) = &args.output {
+        let report = merge::read(&args.merge)?;
+        let file = TempOutput::create(output, "the report", args.force)?;
         write(&report, file)?;
         let failed = report.failures + report.errors;
         let passed = report.tests.saturating_sub(failed + report.skipped);
-        print::out(&format!("{passed} passed, {failed} failed, {} skipped\n", report.skipped))?;
+        stdout::print(&format!("{passed} passed, {failed} failed, {} skipped\n", report.skipped))?;
         return Ok(if failed == 0 { Status::Success } else { Status::Unexpected });
     }
-    let cases = select(options)?;
-    if options.list {
-        let line = |case: &Case| match options.format {
+    let cases = select(args)?;
+    if args.list {
+        let line = |case: &Case| match args.format {
             Format::Text => format!("{}\n", case.name),
             Format::Json => json::listed(case),
         };
-        print::out(&cases.iter().map(line).collect::<String>())?;
+        stdout::print(&cases.iter().map(line).collect::<String>())?;
         return Ok(Status::Success);
     }
-    run(options, cases)
+    run(args, cases)
 }
 
 /// The cases that are asked for, in the order in which they are to be run.
-fn select(options: &TestArgs) -> Result<Vec<Case>, Diagnostics> {
-    let found = discover::discover(&options.paths)?;
-    if options.format == Format::Text {
+fn select(args: &TestArgs) -> Result<Vec<Case>, Diagnostics> {
+    let found = discover::discover(&args.paths)?;
+    if args.format == Format::Text {
         for file in &found.not_tests {
             stderr::print_line(format_args!("note: {} has no [expect], so it is no test", file.display()));
         }
     }
     let mut cases = found.cases;
     let count = cases.len();
-    let wanted = |case: &Case| {
-        options.filter.is_empty() || options.filter.iter().any(|filter| filter.is_match(&case.name))
-    };
+    let wanted =
+        |case: &Case| args.filter.is_empty() || args.filter.iter().any(|filter| filter.is_match(&case.name));
     cases.retain(wanted);
     if cases.is_empty() {
         let (message, help) = match count {
@@ -66,32 +133,29 @@ fn select(options: &TestArgs) -> Result<Vec<Case>, Diagnostics> {
         return Err(Diagnostic::error(Status::Configuration, message).with_help(Some(help)).into());
     }
     // A part may well be empty: there can be more machines than cases.
-    if let Some(partition) = options.partition {
+    if let Some(partition) = args.partition {
         let mut index = 0..;
         cases.retain(|case| index.next().is_some_and(|index| partition.holds(index, &case.name)));
     }
-    if let Some(seed) = options.shuffle {
+    if let Some(seed) = args.shuffle {
         shuffle(&mut cases, seed);
     }
     Ok(cases)
 }
 
-fn run(options: &TestArgs, cases: Vec<Case>) -> Result<Status, Diagnostics> {
-    let junit_file = options
-        .junit
-        .as_deref()
-        .map(|path| NewFile::create(path, "the report", options.force))
-        .transpose()?;
+fn run(args: &TestArgs, cases: Vec<Case>) -> Result<Status, Diagnostics> {
+    let junit_file =
+        args.junit.as_deref().map(|path| TempOutput::create(path, "the report", args.force)).transpose()?;
     // A host without KVM is one trouble, and not one for each case.
     let kvm = Kvm::open().map_err(|error| host(&error))?;
     install_termination_handlers().map_err(|error| host(&error))?;
     let settings = WorkerSettings {
-        jobs: options.jobs.or_else(|| thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN),
-        retries: options.retry,
-        fail_fast: options.fail_fast,
-        no_skip: options.no_skip,
+        jobs: args.jobs.or_else(|| thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN),
+        retries: args.retry,
+        fail_fast: args.fail_fast,
+        no_skip: args.no_skip,
     };
-    let mut show = Reporter::new(options.format, cases.len());
+    let mut show = Reporter::new(args.format, cases.len());
     let mut junit = Junit::default();
     let began = Instant::now();
     let ended = workers::run(kvm, cases, settings, |cases, event| {
@@ -106,7 +170,7 @@ fn run(options: &TestArgs, cases: Vec<Case>) -> Result<Status, Diagnostics> {
     });
     ended.map_err(|error| Diagnostic::error(Status::Host, format!("cannot start a thread: {error}")))?;
     let elapsed = began.elapsed();
-    let tally = show.finish(elapsed, options.shuffle)?;
+    let tally = show.finish(elapsed, args.shuffle)?;
     if let Some(file) = junit_file {
         write(&junit.finish(elapsed), file)?;
     }
@@ -117,10 +181,10 @@ fn run(options: &TestArgs, cases: Vec<Case>) -> Result<Status, Diagnostics> {
     })
 }
 
-fn write(report: &Report, mut file: NewFile) -> Result<(), Diagnostic> {
-    let text = report.to_string().map_err(|error| file.trouble(&error))?;
+fn write(report: &Report, mut file: TempOutput) -> Result<(), Diagnostic> {
+    let text = report.to_string().map_err(|error| file.write_error(&error))?;
     let written = file.file().write_all(text.as_bytes());
-    written.map_err(|error| file.trouble(&error))?;
+    written.map_err(|error| file.write_error(&error))?;
     file.keep();
     Ok(())
 }

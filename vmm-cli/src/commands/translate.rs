@@ -18,6 +18,10 @@
 //! | `walks.kvm` | what KVM_TRANSLATE gave, or null |
 //! | `walks.agrees` | whether that is the same; null where KVM was not asked |
 
+use crate::inspect::InspectArgs;
+use crate::options::Format;
+use crate::stdout;
+use clap::Args;
 use std::fmt::Write as _;
 
 use crate::address_expr::AddressExpr;
@@ -32,8 +36,6 @@ use vmm_core::spec::PagePermissions;
 use vmm_core::spec::gpa_range::ByteSize;
 use vmm_core::{Gpa, Gva};
 
-use super::print;
-use crate::args::{Format, TranslateArgs};
 use crate::inspect::{InspectedGuest, resolve};
 
 #[derive(Debug, Serialize)]
@@ -87,10 +89,24 @@ impl From<PagePermissions> for PermissionsRecord {
     }
 }
 
-pub(crate) fn translate(options: &TranslateArgs) -> Result<Status, Diagnostics> {
+/// Options of `translate`.
+#[derive(Debug, Args)]
+pub(crate) struct TranslateArgs {
+    #[command(flatten)]
+    pub(crate) inspect: InspectArgs,
+    /// Guest-virtual addresses: numbers, symbols or symbol+offset
+    #[arg(required = true, value_name = "GVA")]
+    pub(crate) addresses: Vec<String>,
+    /// Output format
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+/// Runs `vmm-cli translate`.
+pub(crate) fn translate(args: &TranslateArgs) -> Result<Status, Diagnostics> {
     let places: Vec<AddressExpr> =
-        options.addresses.iter().map(|text| AddressExpr::parse(text)).collect::<Result<_, _>>()?;
-    let stopped = InspectedGuest::new(&options.inspect)?;
+        args.addresses.iter().map(|text| AddressExpr::parse(text)).collect::<Result<_, _>>()?;
+    let stopped = InspectedGuest::new(&args.inspect)?;
     let sregs = stopped.machine.vcpu().sregs().map_err(|error| stopped.error(&error.into()))?;
     let lens = WalkContext {
         stopped: &stopped,
@@ -108,13 +124,13 @@ pub(crate) fn translate(options: &TranslateArgs) -> Result<Status, Diagnostics> 
     let walks = looked_up.iter().map(|walk| lens.compare(walk)).collect::<Result<Vec<_>, _>>()?;
     let scheme = lens.walker.scheme.map(Scheme::name);
     let disagreements: Vec<Diagnostic> = walks.iter().filter_map(WalkRecord::disagreement).collect();
-    match options.format {
+    match args.format {
         Format::Text => {
             let texts: Vec<&str> = walks.iter().map(|walk| walk.text.as_str()).collect();
             let scheme = scheme.unwrap_or("no paging");
-            print::out(&format!("{scheme}, {}\n\n{}", stopped.point, texts.join("\n")))?;
+            stdout::print(&format!("{scheme}, {}\n\n{}", stopped.point, texts.join("\n")))?;
         }
-        Format::Json => print::json(&TranslateOutput { point: stopped.point.clone(), scheme, walks })?,
+        Format::Json => stdout::print_json(&TranslateOutput { point: stopped.point.clone(), scheme, walks })?,
     }
     if disagreements.is_empty() { Ok(Status::Success) } else { Err(Diagnostics(disagreements)) }
 }

@@ -8,8 +8,8 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 
-use kvm_sys_wrap::MappedFile;
 use toml::de::DeTable;
+use vmm_core::kvm_sys_wrap::MappedFile;
 
 use super::overrides::Overrides;
 use crate::diagnostic::{Diagnostic, Diagnostics, Location};

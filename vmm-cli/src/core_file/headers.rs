@@ -131,7 +131,8 @@ pub(super) fn bytes(
     }
     for (range, offset) in regions {
         let (gpa, size, offset) = (range.start().0, range.size(), *offset);
-        let program = ProgramHeader { kind: PT_PHYSICAL, flags: 0, offset, gva: 0, gpa, size, align: PAGE_SIZE };
+        let program =
+            ProgramHeader { kind: PT_PHYSICAL, flags: 0, offset, gva: 0, gpa, size, align: PAGE_SIZE };
         bytes.extend(program.bytes(class));
     }
     bytes.extend(notes);

@@ -1,10 +1,10 @@
 //! The flow of calls as rows: each with the descriptor it is made on, its argument and what comes back.
 
-use kvm_sys_wrap::{Call, FdKind};
 use serde::Serialize;
 use vmm_core::explain::call_sequence::{
     self, Argument, ArgumentDirection, CallAction, CallFrequency, SequenceStep, Value,
 };
+use vmm_core::kvm_sys_wrap::{Call, FdKind};
 
 /// One row of the flow.
 #[derive(Debug, Serialize)]

@@ -3,7 +3,6 @@
 //! All is read back from the bits and bytes of the initial state, as a CPU would; nothing is taken from what the builders
 //! were given.
 
-use kvm_sys_wrap::bindings::kvm_sregs;
 use serde::Serialize;
 use vmm_core::Gva;
 use vmm_core::cpu::descriptor::{SegmentDescriptor, named_segments};
@@ -12,6 +11,7 @@ use vmm_core::cpu::idt;
 use vmm_core::cpu::tss::Tss;
 use vmm_core::explain::control_bits;
 use vmm_core::initial_state::InitialState;
+use vmm_core::kvm_sys_wrap::bindings::kvm_sregs;
 use vmm_core::layout::{Layout, LayoutPart};
 use vmm_core::paging::merge::{MappedRange, mappings};
 use vmm_core::paging::walk::{Walker, access_words};

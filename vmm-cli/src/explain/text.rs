@@ -9,7 +9,8 @@ use super::registers::{ControlBitRow, ControlRegisterRow};
 use super::steps::CallRow;
 use super::tables::PagingSummary;
 use super::{BootSummary, Explanation, ascii_map, loading};
-use crate::wrapped::wrapped;
+use crate::table::{self, Align};
+use crate::wrap::wrap;
 
 /// Lines are at most this wide, where words allow it.
 const WIDTH: usize = 110;
@@ -78,7 +79,7 @@ fn step(f: &mut fmt::Formatter<'_>, row: &CallRow) -> fmt::Result {
     } else {
         for field in argument {
             let mut mark = *arrow;
-            for line in wrapped(&field.value, WIDTH - 18) {
+            for line in wrap(&field.value, WIDTH - 18) {
                 writeln!(f, "{:15}{mark} {line}", "")?;
                 mark = "  ";
             }
@@ -87,7 +88,7 @@ fn step(f: &mut fmt::Formatter<'_>, row: &CallRow) -> fmt::Result {
     if !returns.is_empty() {
         writeln!(f, "{:15}=  {returns}", "")?;
     }
-    wrapped(why, WIDTH - 18).iter().try_for_each(|line| writeln!(f, "{:18}{line}", ""))
+    wrap(why, WIDTH - 18).iter().try_for_each(|line| writeln!(f, "{:18}{line}", ""))
 }
 
 fn memory(f: &mut fmt::Formatter<'_>, memory: &Memory) -> fmt::Result {
@@ -132,18 +133,13 @@ fn paging(f: &mut fmt::Formatter<'_>, paging: &PagingSummary) -> fmt::Result {
             ]
         })
         .collect();
-    let mut widths = [0; 6];
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.len().max(*width);
-        }
-    }
     // The names of what lies there go below: with them, a line would be too long.
-    for row in &rows {
-        let cells = row.iter().zip(widths).take(5).map(|(cell, width)| format!("{cell:<width$}"));
-        writeln!(f, "  {}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
+    let columns: Vec<&[String]> =
+        rows.iter().map(|row| row.split_last().map_or(&[][..], |(_, cells)| cells)).collect();
+    for (row, line) in rows.iter().zip(table::lines(&columns, Align::Left)) {
+        writeln!(f, "  {line}")?;
         if let Some(shows) = row.last().filter(|shows| !shows.is_empty()) {
-            wrapped(shows, WIDTH - 6).iter().try_for_each(|line| writeln!(f, "      {line}"))?;
+            wrap(shows, WIDTH - 6).iter().try_for_each(|line| writeln!(f, "      {line}"))?;
         }
     }
     writeln!(f, "\n  how the entry is found:")?;
@@ -188,5 +184,5 @@ fn control(f: &mut fmt::Formatter<'_>, register: &ControlRegisterRow) -> fmt::Re
         return Ok(());
     }
     let words = format!("clear, nothing here needs them: {}", others.join(" "));
-    wrapped(&words, WIDTH - 4).iter().try_for_each(|line| writeln!(f, "    {line}"))
+    wrap(&words, WIDTH - 4).iter().try_for_each(|line| writeln!(f, "    {line}"))
 }

@@ -7,8 +7,8 @@ use gdbstub::target::ext::breakpoints::{
     WatchKind,
 };
 use gdbstub::target::{TargetError, TargetResult};
-use kvm_sys_wrap::{Breakpoint, BreakpointCondition};
 use vmm_core::Gva;
+use vmm_core::kvm_sys_wrap::{Breakpoint, BreakpointCondition};
 
 use super::debuggee::Debuggee;
 use super::target::Session;

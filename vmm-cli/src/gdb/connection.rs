@@ -10,8 +10,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use gdbstub::conn::{Connection, ConnectionExt};
-use kvm_sys_wrap::termination_requested;
 use vmm_core::debugger::InterruptHandle;
+use vmm_core::kvm_sys_wrap::termination_requested;
 
 use super::listener::GdbStream;
 

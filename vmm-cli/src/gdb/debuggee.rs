@@ -3,11 +3,11 @@
 //! vCPUs are numbered from 0; where there is but one, its number is not looked at.
 
 use crate::stderr;
-use kvm_sys_wrap::{Breakpoint, MpState, VcpuState};
 use vmm_core::Gva;
 use vmm_core::cpu::cpu_state::CpuState;
 use vmm_core::debugger::smp::{ResumeAction, SmpDebugger};
 use vmm_core::debugger::{DebugStop, Debugger, EditError, ExecDirection, Finished, InterruptHandle};
+use vmm_core::kvm_sys_wrap::{Breakpoint, MpState, VcpuState};
 use vmm_core::machine::Machine;
 use vmm_core::machine::end::End;
 use vmm_core::machine::error::Error;

@@ -10,12 +10,9 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 
-use kvm_sys_wrap::termination_requested;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-
-/// Without another wish: the port of QEMU's `-s`, on this machine only.
-pub(crate) const DEFAULT_ADDRESS: &str = "127.0.0.1:1234";
+use vmm_core::kvm_sys_wrap::termination_requested;
 
 /// How often a wait looks whether the user wants it to end: nanoseconds.
 const POLL_INTERVAL_NS: i64 = 200_000_000;

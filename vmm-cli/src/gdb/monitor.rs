@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use kvm_sys_wrap::MpState;
 use vmm_core::cpu::control_regs::{Cr0, Efer};
 use vmm_core::cpu::cpu_state::OperandWidth;
+use vmm_core::kvm_sys_wrap::MpState;
 use vmm_core::machine::error::Error;
 use vmm_core::paging::merge::mappings;
 use vmm_core::paging::walk::access_words;
@@ -12,7 +12,7 @@ use vmm_core::spec::gpa_range::ByteSize;
 
 use super::debuggee::Debuggee;
 use super::target::Session;
-use crate::commands::print::table;
+use crate::table;
 
 const HELP: &str = "\
 monitor where    the vCPUs: place in the source, mode, how far the run is
@@ -114,7 +114,7 @@ fn pages(session: &Session<'_, '_>) -> Result<String, Error> {
             access_words(range.access),
         ]
     }));
-    table(&mut text, &rows);
+    table::append(&mut text, &rows);
     if mappings.truncated {
         text.push_str("and more: the tables seem to point at themselves\n");
     }

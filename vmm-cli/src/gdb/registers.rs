@@ -7,9 +7,9 @@
 
 use gdbstub::arch::{Arch, RegId, Registers};
 use gdbstub_arch::x86::reg::{X86_64CoreRegs, X86CoreRegs, X86SegmentRegs, X87FpuInternalRegs};
-use kvm_sys_wrap::VcpuState;
-use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
 use vmm_core::cpu::cpu_state::linear_rip;
+use vmm_core::kvm_sys_wrap::VcpuState;
+use vmm_core::kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
 
 use super::target_xml::{CONTROL, RegisterLayout};
 

@@ -20,10 +20,10 @@ use gdbstub::target::ext::target_description_xml_override::{
 };
 use gdbstub::target::ext::thread_extra_info::{ThreadExtraInfo, ThreadExtraInfoOps};
 use gdbstub::target::{Target, TargetError, TargetResult};
-use kvm_sys_wrap::Breakpoint;
 use vmm_core::Gva;
 use vmm_core::debugger::smp::ResumeAction;
 use vmm_core::debugger::{DebugStop, EditError};
+use vmm_core::kvm_sys_wrap::Breakpoint;
 use vmm_core::machine::end::{End, Verdict};
 use vmm_core::machine::error::Error;
 
@@ -142,24 +142,12 @@ impl<'a, 'b> Session<'a, 'b> {
     /// A guest that ended well is gone; one that died is shown at the place, once.
     fn ended(&mut self, end: &End, again: bool) -> Result<StopReason, Error> {
         let verdict = self.debugger.machine().verdict(end);
-        let fatal = match end {
-            End::InternalError { .. } | End::Exception { vector: 6, .. } => Signal::SIGILL,
-            End::Exception { vector: 0, .. } => Signal::SIGFPE,
-            End::Halt { .. }
-            | End::Ring3Exit
-            | End::Exit { .. }
-            | End::PowerOff
-            | End::Reset
-            | End::Suspend(_)
-            | End::Shutdown
-            | End::FailEntry { .. }
-            | End::Exception { .. }
-            | End::Unmapped(_)
-            | End::SystemEvent { .. }
-            | End::TimeLimit(_)
-            | End::ExitLimit(_)
-            | End::Interrupted
-            | End::Unserved(_) => Signal::SIGSEGV,
+        let fatal = if let End::InternalError { .. } | End::Exception { vector: 6, .. } = end {
+            Signal::SIGILL
+        } else if let End::Exception { vector: 0, .. } = end {
+            Signal::SIGFPE
+        } else {
+            Signal::SIGSEGV
         };
         match verdict {
             Verdict::Success | Verdict::Code(_) | Verdict::Hung => {

@@ -6,9 +6,9 @@
 
 use std::fmt::Write as _;
 
-use kvm_sys_wrap::bindings::kvm_sregs;
 use vmm_core::cpu::control_regs::{ControlBit, Cr0, Cr4, Efer};
 use vmm_core::cpu::cpu_state::OperandWidth;
+use vmm_core::kvm_sys_wrap::bindings::kvm_sregs;
 
 /// How registers are laid out in the protocol's packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

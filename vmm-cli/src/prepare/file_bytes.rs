@@ -3,7 +3,7 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
-use kvm_sys_wrap::MappedFile;
+use vmm_core::kvm_sys_wrap::MappedFile;
 
 /// The bytes of a file. Clones share them.
 #[derive(Debug, Clone)]
@@ -27,7 +27,7 @@ impl FileBytes {
     ///
     /// # Errors
     /// Somebody changed the file meanwhile.
-    pub(crate) fn check(&self) -> Result<(), kvm_sys_wrap::Error> {
+    pub(crate) fn check(&self) -> Result<(), vmm_core::kvm_sys_wrap::Error> {
         self.mapped().map_or(Ok(()), MappedFile::check)
     }
 

@@ -12,7 +12,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use kvm_sys_wrap::MappedFile;
+use vmm_core::kvm_sys_wrap::MappedFile;
 
 use super::file_bytes::FileBytes;
 

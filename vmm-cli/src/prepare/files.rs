@@ -3,8 +3,8 @@
 //! The guest's file comes first, then those of `[[load]]`, then what a boot protocol hands over: modules, and bytes that
 //! were made for the kernel to read.
 
-use kvm_sys_wrap::FileRange;
 use vmm_core::Gpa;
+use vmm_core::kvm_sys_wrap::FileRange;
 use vmm_core::layout::LayoutEntry;
 use vmm_core::machine::image::GuestImage;
 use vmm_core::spec::gpa_range::GpaRange;
@@ -152,7 +152,7 @@ impl GuestImage for Files {
 
     fn place(
         &self,
-        memory: &kvm_sys_wrap::GuestMemory,
+        memory: &vmm_core::kvm_sys_wrap::GuestMemory,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         for file in &self.0 {
             let mapped: Vec<MappedPart> = file.mapped().collect();

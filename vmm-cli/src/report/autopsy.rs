@@ -20,9 +20,8 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::config::Config;
-use kvm_sys_wrap::Kvm;
-use kvm_sys_wrap::bindings::kvm_regs;
 use serde::Serialize;
+use vmm_core::Kvm;
 use vmm_core::autopsy::delivery::{DeliveryOutcome, GateFound};
 use vmm_core::autopsy::exception_chain::ChainLink;
 use vmm_core::autopsy::instruction_trace::TracedInstruction;
@@ -30,6 +29,7 @@ use vmm_core::autopsy::{self, Cause, summary};
 use vmm_core::cpu::cpu_state::CpuState;
 use vmm_core::cpu::descriptor::SegmentDescriptor;
 use vmm_core::devices::console::Console;
+use vmm_core::kvm_sys_wrap::bindings::kvm_regs;
 use vmm_core::machine::Machine;
 use vmm_core::machine::end::{End, Verdict};
 use vmm_core::record::Recording;
@@ -37,12 +37,10 @@ use vmm_core::spec::Register;
 
 use crate::expectations::Mismatch;
 use crate::prepare::Files;
-use crate::wrapped::wrapped;
+use crate::wrap::{TEXT_WIDTH, wrap};
 
 /// The time that an examination may take.
 const AUTOPSY_TIMEOUT: Duration = Duration::from_secs(30);
-/// The width of text.
-pub(crate) const TEXT_WIDTH: usize = 100;
 
 /// An autopsy, rendered.
 #[derive(Debug, Serialize)]
@@ -366,7 +364,7 @@ fn write_line(f: &mut fmt::Formatter<'_>, mark: char, line: &InstructionRow, tim
 
 impl fmt::Display for AutopsyReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for line in wrapped(&self.cause, TEXT_WIDTH) {
+        for line in wrap(&self.cause, TEXT_WIDTH) {
             writeln!(f, "  {line}")?;
         }
         self.write_code(f)?;
@@ -375,7 +373,7 @@ impl fmt::Display for AutopsyReport {
             self.write_memory(f)?;
         }
         for note in &self.notes {
-            let lines = wrapped(&format!("note: {note}"), TEXT_WIDTH);
+            let lines = wrap(&format!("note: {note}"), TEXT_WIDTH);
             lines.iter().try_for_each(|line| writeln!(f, "  {line}"))?;
         }
         writeln!(f, "  {}", self.source)

@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
-use kvm_sys_wrap::{Gva, emulation_failure};
 use serde::Serialize;
 use vm_memory::Bytes;
 use vmm_core::cpu::control_regs::{Cr0, Cr4, Efer, Rflags};
 use vmm_core::cpu::cpu_state::CpuState;
+use vmm_core::kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
+use vmm_core::kvm_sys_wrap::{Gva, emulation_failure};
 use vmm_core::machine::Machine;
 use vmm_core::machine::end::End;
 use vmm_core::spec::Register;

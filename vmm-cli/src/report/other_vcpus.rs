@@ -2,9 +2,9 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use kvm_sys_wrap::MpState;
 use serde::Serialize;
 use vmm_core::cpu::msr;
+use vmm_core::kvm_sys_wrap::MpState;
 use vmm_core::machine::Machine;
 
 use crate::prepare::Files;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::diagnostic::{Diagnostic, Location};
 use crate::status::Status;
-use kvm_sys_wrap::Gpa;
+use vmm_core::Gpa;
 use vmm_core::PAGE_SIZE;
 use vmm_core::encoding;
 use vmm_core::snapshot::MemoryImage;

@@ -4,13 +4,13 @@ use std::io::{self, Seek, SeekFrom, Write};
 
 use crate::diagnostic::Diagnostics;
 use crate::status::Status;
-use kvm_sys_wrap::Gpa;
+use vmm_core::Gpa;
 use vmm_core::encoding;
 use vmm_core::machine::error::Error;
 use vmm_core::snapshot::Snapshot;
 
 use super::{Description, HEAD, MAGIC, VERSION};
-use crate::whole_file::WholeFile;
+use crate::output_file::AtomicFile;
 
 /// How much memory is written at once.
 const CHUNK: u64 = 1 << 20;
@@ -22,7 +22,7 @@ const CHUNK: u64 = 1 << 20;
 pub(crate) fn write(
     snapshot: &Snapshot,
     description: &Description,
-    file: &mut WholeFile,
+    file: &mut AtomicFile,
 ) -> Result<u64, Diagnostics> {
     let core = |error: Error| -> Diagnostics {
         crate::diagnostic::Diagnostic::error(Status::Host, format!("cannot read guest memory: {error}"))
@@ -31,7 +31,7 @@ pub(crate) fn write(
     let memory = snapshot.memory();
     let ranges = memory.ranges().map_err(core)?;
     let description =
-        encoding::to_bytes(description).map_err(|error| file.trouble(&io::Error::other(error)))?;
+        encoding::to_bytes(description).map_err(|error| file.write_error(&io::Error::other(error)))?;
 
     let mut checked = Vec::new();
     checked.extend(u64::try_from(description.len()).unwrap_or(u64::MAX).to_le_bytes());
@@ -43,14 +43,14 @@ pub(crate) fn write(
     }
     let mut sum = crc32fast::Hasher::new();
     let mut total = u64::try_from(super::UNCHECKED).unwrap_or(0);
-    let mut put = |file: &mut WholeFile, bytes: &[u8]| {
+    let mut put = |file: &mut AtomicFile, bytes: &[u8]| {
         sum.update(bytes);
         total = total.saturating_add(u64::try_from(bytes.len()).unwrap_or(0));
         file.file().write_all(bytes)
     };
     // Its place is kept by zeros until it is known.
-    file.file().write_all(&[0; super::UNCHECKED]).map_err(|error| file.trouble(&error))?;
-    put(file, &checked).map_err(|error| file.trouble(&error))?;
+    file.file().write_all(&[0; super::UNCHECKED]).map_err(|error| file.write_error(&error))?;
+    put(file, &checked).map_err(|error| file.write_error(&error))?;
     let mut buffer = Vec::new();
     for (address, size) in ranges {
         let mut done = 0;
@@ -58,7 +58,7 @@ pub(crate) fn write(
             let length = CHUNK.min(size - done);
             buffer.resize(usize::try_from(length).unwrap_or(0), 0);
             memory.read(Gpa(address.0.saturating_add(done)), &mut buffer).map_err(core)?;
-            put(file, &buffer).map_err(|error| file.trouble(&error))?;
+            put(file, &buffer).map_err(|error| file.write_error(&error))?;
             done += length;
         }
     }
@@ -68,6 +68,6 @@ pub(crate) fn write(
     head.extend(VERSION.to_le_bytes());
     head.extend(sum.to_le_bytes());
     let written = file.file().seek(SeekFrom::Start(0)).and_then(|_| file.file().write_all(&head));
-    written.map_err(|error| file.trouble(&error))?;
+    written.map_err(|error| file.write_error(&error))?;
     Ok(total)
 }

@@ -19,8 +19,8 @@ use super::case::Case;
 use super::case_setup::resolve_address;
 use super::input;
 use super::runner::{ActiveRun, Resources};
-use crate::commands::run::host_error;
 use crate::inspect::{ended_before_stop, load_address};
+use crate::machine_error::machine_error;
 use crate::prepare::Prepared;
 use crate::terminal::OutputCopy;
 
@@ -97,7 +97,7 @@ fn run_to_snapshot(
     let copy = OutputCopy::default();
     let output = Output::new(copy.clone());
     let console = Console { output, input: Box::new(NoInput), arrival: None };
-    let host = |error| Diagnostics::from(host_error(config, &error));
+    let host = |error| Diagnostics::from(machine_error(config, &error));
     let machine = Machine::build(resources.kvm(), spec.clone(), files, console).map_err(host)?;
     running.set(&machine).map_err(host)?;
     let point = StopPoint::Address { gva: Gva(address), gpa: load_address(files, address) };

@@ -13,10 +13,10 @@ use super::outcome::{CaseCounts, CaseFailure, CaseResult, CaseVerdict};
 use super::progress::Progress;
 use super::shuffle::Seed;
 use super::workers::SuiteEvent;
-use crate::args::Format;
-use crate::commands::print;
-use crate::report::autopsy::TEXT_WIDTH;
-use crate::wrapped::wrapped;
+use crate::options::Format;
+use crate::stdout;
+
+use crate::wrap::{TEXT_WIDTH, wrap};
 
 /// So much of a guest's output is shown; reports hold all.
 const MAX_OUTPUT_LINES: usize = 10;
@@ -57,7 +57,7 @@ impl Reporter {
                     Format::Json => Some(json::case(case, ran)),
                 };
                 if let Some(text) = text {
-                    let printed = self.progress.aside(|| print::out(&text));
+                    let printed = self.progress.aside(|| stdout::print(&text));
                     self.trouble = self.trouble.take().or(printed.err());
                 }
             }
@@ -78,7 +78,7 @@ impl Reporter {
         };
         match self.trouble {
             Some(trouble) => Err(trouble),
-            None => print::out(&summary).map(|()| self.tally),
+            None => stdout::print(&summary).map(|()| self.tally),
         }
     }
 }
@@ -119,7 +119,7 @@ pub(super) fn details(failure: &CaseFailure) -> String {
         failure.diagnostics.to_plain().lines().skip(1).for_each(&mut line);
     }
     for paragraph in failure.cause.iter() {
-        wrapped(paragraph, TEXT_WIDTH).iter().for_each(|text| line(text));
+        wrap(paragraph, TEXT_WIDTH).iter().for_each(|text| line(text));
     }
     let output = failure.output.escape_ascii().to_string().replace("\\n", "\n");
     let lines: Vec<&str> = output.lines().collect();

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, Diagnostics, Location};
 use crate::status::Status;
-use kvm_sys_wrap::{Kick, Kvm};
 use vmm_core::devices::console::{Console, Output};
+use vmm_core::kvm_sys_wrap::{Kick, Kvm};
 use vmm_core::machine::Machine;
 use vmm_core::machine::end::Verdict;
 use vmm_core::machine::error::Error;
@@ -22,7 +22,7 @@ use super::case_setup::{apply_to_snapshot, apply_to_spec};
 use super::input;
 use super::outcome::{CaseFailure, CaseRun};
 use super::panic_capture::catch_panic;
-use crate::commands::run::host_error;
+use crate::machine_error::machine_error;
 use crate::prepare::FileCache;
 use crate::report::Report;
 use crate::terminal::OutputCopy;
@@ -146,7 +146,7 @@ fn try_run_case(
     };
     let Fixture { config, prepared, boot_snapshot: booted, .. } = &*ready;
     let (test, files) = (case.test(config), &prepared.files);
-    let host = |error: Error| Diagnostics::from(host_error(config, &error));
+    let host = |error: Error| Diagnostics::from(machine_error(config, &error));
     let typed = test.and_then(|test| test.input.as_deref());
     let is_kept = typed.is_none() && ready.allows_reset && booted.is_some();
     let (mut machine, copy) = match (booted, kept.take(common.as_ref().filter(|_| is_kept), resources)) {

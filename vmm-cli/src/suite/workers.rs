@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::status::Status;
-use kvm_sys_wrap::{Kvm, termination_requested};
+use vmm_core::kvm_sys_wrap::{Kvm, termination_requested};
 
 use super::case::Case;
 use super::outcome::{CaseFailure, CaseResult, CaseRun, CaseVerdict};

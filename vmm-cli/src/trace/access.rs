@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use kvm_sys_wrap::{Exit, IoBytes};
+use vmm_core::kvm_sys_wrap::{Exit, IoBytes};
 use vmm_core::machine::Machine;
 use vmm_core::machine::end::AccessAddress;
 use vmm_core::{Gpa, Port};

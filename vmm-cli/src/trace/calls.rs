@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs, kvm_translation};
-use kvm_sys_wrap::{Call, CallArgs, CallObserver, CallRecord, CallResult};
 use vmm_core::cpu::reset_state;
+use vmm_core::kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs, kvm_translation};
+use vmm_core::kvm_sys_wrap::{Call, CallArgs, CallObserver, CallRecord, CallResult};
 
 use super::event::{CallEvent, TraceEvent};
 use super::filter::TraceFilter;

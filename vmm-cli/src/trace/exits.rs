@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
-use kvm_sys_wrap::{Exit, Vcpu};
 use vmm_core::cpu::cpu_state::linear_rip;
 use vmm_core::cpu::exit_counts::ExitKind;
 use vmm_core::disassembly::{Instruction, next_instruction};
+use vmm_core::kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
+use vmm_core::kvm_sys_wrap::{Exit, Vcpu};
 use vmm_core::machine::Machine;
 use vmm_core::machine::end::{End, internal_error_name};
 use vmm_core::machine::observer::{ExitView, Observer};
@@ -24,9 +24,9 @@ use super::event::{ExitEvent, NoteEvent, StepEvent, TraceEvent};
 use super::filter::TraceFilter;
 use super::log::Log;
 use super::reg_diff;
+use super::statistics::ExitCounters;
 use super::symbolize::Symbolizer;
 use crate::prepare::Files;
-use crate::statistics::ExitCounters;
 
 /// Watches the exits of one run.
 pub(crate) struct ExitWatch<'a> {
@@ -189,7 +189,7 @@ impl<'a> ExitWatch<'a> {
     fn look_ahead(
         &mut self,
         vcpu: &Vcpu,
-        memory: &kvm_sys_wrap::GuestMemory,
+        memory: &vmm_core::kvm_sys_wrap::GuestMemory,
         regs: &kvm_regs,
         sregs: &kvm_sregs,
     ) {

@@ -14,8 +14,8 @@
 
 use std::ops::RangeInclusive;
 
-use kvm_sys_wrap::Call;
 use vmm_core::cpu::exit_counts::ExitKind;
+use vmm_core::kvm_sys_wrap::Call;
 use vmm_core::machine::end::AccessAddress;
 
 /// One term.

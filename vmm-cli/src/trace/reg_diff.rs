@@ -5,9 +5,9 @@
 
 use std::fmt;
 
-use kvm_sys_wrap::bindings::{kvm_dtable, kvm_regs, kvm_segment, kvm_sregs};
 use serde::Serialize;
 use vmm_core::cpu::control_regs::{ControlBit, Cr0, Cr4, Efer, Rflags};
+use vmm_core::kvm_sys_wrap::bindings::{kvm_dtable, kvm_regs, kvm_segment, kvm_sregs};
 use vmm_core::spec::register::Register;
 
 /// One register that changed.

@@ -7,11 +7,11 @@
 
 use std::collections::HashMap;
 
-use kvm_sys_wrap::Exit;
-use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
 use vmm_core::cpu::cpu_state::{OperandWidth, linear_rip};
 use vmm_core::cpu::exit_counts::ExitKind;
 use vmm_core::disassembly::{Instruction, MAX_INSTRUCTION_LENGTH, code_at, decode, decode_all};
+use vmm_core::kvm_sys_wrap::Exit;
+use vmm_core::kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
 use vmm_core::machine::observer::ExitView;
 
 use super::event::CodeLocation;

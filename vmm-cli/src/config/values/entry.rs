@@ -1,6 +1,6 @@
 //! Entry points: a symbol, an address, or `segment:offset` as real mode has it.
 
-use kvm_sys_wrap::Gva;
+use vmm_core::Gva;
 
 use super::address::parse_number;
 use super::{Refusal, Value, value_in_toml};

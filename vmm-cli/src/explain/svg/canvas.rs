@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::wrapped::wrapped;
+use crate::wrap::wrap;
 
 /// How a text looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,7 +96,7 @@ impl Style {
             reason = "a width in letters, never negative and far below the limits of any integer"
         )]
         let letters = fits.max(1.0) as usize;
-        wrapped(text, letters).into_iter().map(|line| self.cut(&line, width)).collect()
+        wrap(text, letters).into_iter().map(|line| self.cut(&line, width)).collect()
     }
 }
 

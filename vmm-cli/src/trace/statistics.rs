@@ -17,14 +17,17 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use kvm_sys_wrap::{Call, Stat, StatKind, StatUnit, Stats};
 use serde::Serialize;
+use vmm_core::kvm_sys_wrap::{Call, Stat, StatKind, StatUnit, Stats};
 use vmm_core::machine::Machine;
 use vmm_core::machine::end::AccessAddress;
 use vmm_core::machine::run_loop::RunOutcome;
 
+use super::access::ExitAccess;
+use super::calls::CallTimes;
+use super::event::Nanoseconds;
 use crate::prepare::Files;
-use crate::trace::{CallTimes, ExitAccess, Nanoseconds};
+use crate::table::{self, Align};
 
 /// What is counted at each exit.
 #[derive(Debug, Default)]
@@ -271,28 +274,28 @@ impl fmt::Display for Statistics {
         if asleep_ns > 0 {
             time.insert(1, share("asleep: the guest had suspended the machine", asleep_ns));
         }
-        table(f, &["time", "", ""], &time)?;
+        write_table(f, &["time", "", ""], &time)?;
         let calls = self.calls.iter().map(|sum| {
             let times = [sum.total_ns, sum.longest_ns].map(|ns| Nanoseconds(ns).to_string());
             [vec![sum.call.to_owned(), sum.count.to_string()], times.to_vec()].concat()
         });
-        table(f, &["calls", "count", "total", "longest"], &calls.collect::<Vec<_>>())?;
+        write_table(f, &["calls", "count", "total", "longest"], &calls.collect::<Vec<_>>())?;
         let exits = self.exits.iter().map(|sum| vec![sum.exit.to_owned(), sum.count.to_string()]);
-        table(f, &["exits by type", "count"], &exits.collect::<Vec<_>>())?;
+        write_table(f, &["exits by type", "count"], &exits.collect::<Vec<_>>())?;
         let accesses = self.accesses.iter().map(|sum| {
             let device = sum.device.as_deref().unwrap_or("nothing there");
             let place = format!("{} {:#x} ({device})", sum.space, sum.address);
             vec![place, sum.reads.to_string(), sum.writes.to_string(), sum.bytes.to_string()]
         });
         let header = ["exits by port and address", "reads", "writes", "bytes"];
-        table(f, &header, &accesses.collect::<Vec<_>>())?;
+        write_table(f, &header, &accesses.collect::<Vec<_>>())?;
         let symbols = self.symbols.iter().map(|sum| vec![sum.symbol.clone(), sum.exits.to_string()]);
-        table(f, &["exits by symbol", "count"], &symbols.collect::<Vec<_>>())?;
+        write_table(f, &["exits by symbol", "count"], &symbols.collect::<Vec<_>>())?;
         let not_zero = self.kernel.iter().filter(|counter| counter.values.iter().any(|value| *value != 0));
         let kernel: Vec<_> = not_zero
             .map(|counter| vec![format!("{} {}", counter.of, counter.name), counter.shown()])
             .collect();
-        rows(f, &["the kernel's counters that are not 0", "value"], &kernel, usize::MAX)?;
+        write_rows(f, &["the kernel's counters that are not 0", "value"], &kernel, usize::MAX)?;
         match &self.kernel_missing {
             Some(reason) => writeln!(f, "  none: {reason}"),
             None => Ok(()),
@@ -300,34 +303,25 @@ impl fmt::Display for Statistics {
     }
 }
 
-fn table(f: &mut fmt::Formatter<'_>, header: &[&str], lines: &[Vec<String>]) -> fmt::Result {
-    rows(f, header, lines, MAX_ROWS)
+fn write_table(f: &mut fmt::Formatter<'_>, header: &[&str], rows: &[Vec<String>]) -> fmt::Result {
+    write_rows(f, header, rows, MAX_ROWS)
 }
 
-/// A table: the first column to the left, the others to the right.
-fn rows(f: &mut fmt::Formatter<'_>, header: &[&str], lines: &[Vec<String>], most: usize) -> fmt::Result {
-    let shown = lines.get(..most.min(lines.len())).unwrap_or_default();
-    let mut widths: Vec<usize> = header.iter().map(|cell| cell.len()).collect();
-    for line in shown {
-        for (width, cell) in widths.iter_mut().zip(line) {
-            *width = cell.len().max(*width);
+/// Writes a header and at most `max` rows, which are indented.
+fn write_rows(f: &mut fmt::Formatter<'_>, header: &[&str], rows: &[Vec<String>], max: usize) -> fmt::Result {
+    // Two spaces more behind the longest cell of the first column, be it the header or an indented row.
+    let cell =
+        |(column, cell): (usize, &&str)| if column == 0 { format!("{cell}  ") } else { (*cell).to_owned() };
+    let mut lines = vec![header.iter().enumerate().map(cell).collect::<Vec<_>>()];
+    lines.extend(rows.iter().take(max).map(|row| {
+        let mut row = row.clone();
+        if let Some(first) = row.first_mut() {
+            first.insert_str(0, "  ");
         }
-    }
-    let mut write = |indent: &str, cells: &mut dyn Iterator<Item = &str>| {
-        let mut line = String::from(indent);
-        for (index, (cell, width)) in cells.zip(&widths).enumerate() {
-            match index {
-                0 => line.push_str(&format!("{cell:<width$}", width = width + 2 - indent.len())),
-                _ => line.push_str(&format!("  {cell:>width$}")),
-            }
-        }
-        writeln!(f, "{}", line.trim_end())
-    };
-    write("", &mut header.iter().copied())?;
-    for line in shown {
-        write("  ", &mut line.iter().map(String::as_str))?;
-    }
-    match lines.len().checked_sub(most) {
+        row
+    }));
+    table::lines(&lines, Align::Numbers).iter().try_for_each(|line| writeln!(f, "{line}"))?;
+    match rows.len().checked_sub(max) {
         Some(left_out @ 1..) => writeln!(f, "  and {left_out} more"),
         Some(0) | None => Ok(()),
     }
@@ -335,8 +329,8 @@ fn rows(f: &mut fmt::Formatter<'_>, header: &[&str], lines: &[Vec<String>], most
 
 #[cfg(test)]
 mod tests {
-    use kvm_sys_wrap::IoBytes;
     use vmm_core::Port;
+    use vmm_core::kvm_sys_wrap::IoBytes;
 
     use super::*;
 
@@ -382,7 +376,7 @@ mod tests {
         struct Shown(Vec<Vec<String>>);
         impl fmt::Display for Shown {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                rows(f, &["what", "count"], &self.0, 2)
+                write_rows(f, &["what", "count"], &self.0, 2)
             }
         }
         let line = |name: &str, count: &str| vec![name.to_owned(), count.to_owned()];
