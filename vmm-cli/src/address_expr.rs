@@ -1,6 +1,6 @@
-//! Places in a guest as the command line names them: `0x7c00`, `main`, `main+0x10`, `0x7c0:0x10`, and ranges of them.
+//! Parses guest addresses of the command line: `0x7c00`, `main`, `main+0x10`, `0x7c0:0x10`, and ranges of them.
 //!
-//! Only the grammar is here. What a symbol stands for is known to who has read the guest's files.
+//! Only the grammar is here. `inspect.rs` looks up symbols in the guest's files.
 
 use std::fmt;
 
@@ -8,45 +8,45 @@ use crate::config::values::{Address, EntryChoice, Refusal, Size, Value};
 use crate::diagnostic::Diagnostic;
 use crate::status::Status;
 
-/// What a place is counted from.
+/// Base of an address expression.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AddressBase {
-    /// This address; `segment:offset` is one already, as real mode computes it.
+    /// Address. `segment:offset` is already converted, as in real mode.
     Address(u64),
-    /// A symbol.
+    /// Symbol name.
     Symbol(String),
 }
 
-/// A place: a base, and an offset from it in bytes.
+/// Address expression: a base and an offset in bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AddressExpr {
-    /// Where to count from.
+    /// Base that the offset is added to.
     pub base: AddressBase,
-    /// How far.
+    /// Offset in bytes.
     pub offset: u64,
 }
 
-/// How far a range goes.
+/// End of a range.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RangeExtent {
-    /// Up to but not including a place.
+    /// Exclusive end.
     UpTo(AddressExpr),
-    /// A number of bytes.
+    /// Length in bytes.
     Length(u64),
-    /// As far as the symbol that it starts at.
+    /// Size of the symbol that the range starts at.
     Symbol,
 }
 
-/// A range of guest memory.
+/// Range of guest memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AddressRange {
-    /// Its first byte.
+    /// First byte.
     pub start: AddressExpr,
-    /// Its end.
+    /// End of the range.
     pub extent: RangeExtent,
 }
 
-/// As it is written on a command line.
+/// Formats the expression as it is written on a command line.
 impl fmt::Display for AddressExpr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.base {
@@ -58,10 +58,10 @@ impl fmt::Display for AddressExpr {
 }
 
 impl AddressExpr {
-    /// Reads an address, a symbol, or one of them with `+` and an offset.
+    /// Parses an address, a symbol, or one of them with `+` and an offset.
     ///
     /// # Errors
-    /// What is wrong with `text`, as a mistake on the command line.
+    /// `text` is neither; the diagnostic has the status of a mistake on the command line.
     pub fn parse(text: &str) -> Result<Self, Diagnostic> {
         let (base, offset) = match text.rsplit_once('+') {
             Some((base, offset)) => (base, Address::from_text(offset).map_err(mistake)?.0),
@@ -73,7 +73,7 @@ impl AddressExpr {
             EntryChoice::Segmented { segment, offset } => {
                 AddressBase::Address(u64::from(segment) * 16 + u64::from(offset))
             }
-            // Text is always one of the above.
+            // Unreachable: text is always one of the above.
             EntryChoice::FromFile => AddressBase::Address(0),
         };
         Ok(Self { base, offset })
@@ -81,10 +81,10 @@ impl AddressExpr {
 }
 
 impl AddressRange {
-    /// Reads `START..END`, `START,LENGTH`, or a symbol alone.
+    /// Parses `START..END`, `START,LENGTH`, or a symbol alone.
     ///
     /// # Errors
-    /// As [`Place::parse`].
+    /// `text` is no range, or one of its addresses is invalid ([`AddressExpr::parse`]).
     pub fn parse(text: &str) -> Result<Self, Diagnostic> {
         if let Some((start, end)) = text.rsplit_once("..") {
             return Ok(Self {
@@ -109,7 +109,7 @@ impl AddressRange {
     }
 }
 
-/// A number of bytes: `64`, `0x40` or `4KiB`.
+/// Parses a number of bytes: `64`, `0x40` or `4KiB`.
 fn parse_length(text: &str) -> Result<u64, Diagnostic> {
     match Address::from_text(text) {
         Ok(Address(length)) => Ok(length),

@@ -39,9 +39,9 @@ struct RunCli {
 impl Cli {
     /// Parses the command line of this process.
     ///
-    /// To declare all subcommands takes as long as half a short run. So `run` is parsed with its own declaration first, and with
-    /// a file and no option without any. What that does not accept is parsed with the whole declaration: help and
-    /// mistakes look the same everywhere.
+    /// To declare all subcommands takes as long as half a short run. So `run` is parsed with its own declaration first,
+    /// and with a file and no option without any. What that does not accept is parsed with the whole declaration: help
+    /// and mistakes look the same everywhere.
     ///
     /// # Errors
     /// Help, the version, or a mistake.

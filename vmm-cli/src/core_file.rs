@@ -1,13 +1,13 @@
-//! An ELF core file of a stopped guest, for gdb: registers, and all memory.
+//! Writes an ELF core file of a stopped guest, for gdb: registers and all memory.
 //!
-//! The class is that of the code the vCPU runs: 64-bit once long mode is active, else 32-bit; so gdb takes the registers
-//! for what they are. Memory lies in the file region by region, in the order of physical addresses, with pages of zeros
-//! left out as holes. Each range that the page tables map is a PT_LOAD into it: its virtual address is p_vaddr, its physical
-//! one p_paddr, and two mappings of one range share its bytes. Memory that nothing maps has no virtual address: so each
-//! region as a whole is one more entry of a type of our own, which gdb passes over and `readelf -l` shows.
+//! The class is that of the vCPU's code: 64-bit once long mode is active, else 32-bit, so that gdb decodes the
+//! registers correctly. The file has the memory regions in the order of physical addresses, with pages of zeros as
+//! holes. Each range that the page tables map is a PT_LOAD segment with its virtual address in p_vaddr and its physical
+//! address in p_paddr. Mappings of one range share its bytes. Unmapped memory has no virtual address, so each region as
+//! a whole is also a segment of an OS-specific type, which gdb ignores and `readelf -l` shows.
 //!
-//! gdb takes a guest's file and a core of one class. Where a 32-bit file has switched to long mode, it is opened by itself,
-//! and the symbols are added then: `gdb -ex 'core-file CORE' -ex 'add-symbol-file GUEST'`.
+//! gdb needs an executable and a core file of the same class. For a 32-bit file that switched to long mode, open the
+//! core file first and add the symbols: `gdb -ex 'core-file CORE' -ex 'add-symbol-file GUEST'`.
 //!
 //! Sources: gABI, chapters 4 and 5 (headers, notes); Linux, include/linux/elfcore.h (`struct elf_prstatus`),
 //! arch/x86/include/asm/user_{32,64}.h (the order of registers).
@@ -19,7 +19,6 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use crate::diagnostic::Diagnostic;
 use thiserror::Error;
 use vm_memory::Bytes;
 use vmm_core::PAGE_SIZE;
@@ -35,22 +34,23 @@ use vmm_core::spec::PagePermissions;
 use vmm_core::spec::gpa_range::GpaRange;
 use vmm_core::{Gpa, Gva};
 
+use crate::diagnostic::Diagnostic;
 use crate::output_file::TempOutput;
 use headers::{Class, LoadSegment};
 
-/// How much is read at once.
+/// Number of bytes read at once.
 const CHUNK: usize = 1 << 16;
 
-/// Why there is no core file.
+/// Reason why a core file cannot be written.
 #[derive(Debug, Error)]
 pub(crate) enum CoreError {
     /// A call to KVM failed.
     #[error("cannot read the vCPU: {0}")]
     Vcpu(#[from] vmm_core::kvm_sys_wrap::Error),
-    /// More mappings than an ELF file can count.
+    /// The guest has more mappings than an ELF file can count.
     #[error("the page tables map {0} separate ranges, more than it can hold")]
     TooMany(usize),
-    /// Memory above 4 GiB, in a guest of 32 bits.
+    /// A 32-bit guest has memory above 4 GiB.
     #[error("with 32 bits it cannot hold memory up to {0}")]
     TooLarge(Gpa),
     /// Writing failed.
@@ -58,11 +58,11 @@ pub(crate) enum CoreError {
     Write(#[from] io::Error),
 }
 
-/// Writes the core file of a stopped machine; `end` is how its run ended, if it did. `before` are the registers before that
-/// end, for a vCPU that the host has reset meanwhile.
+/// Writes the core file of a stopped machine. `end` is the end of its run, if it ended. `before` are the registers before the
+/// end, for a vCPU that the host reset.
 ///
 /// # Errors
-/// [`CoreError`]; the file may then be incomplete.
+/// Returns the error as a diagnostic ([`CoreError`]). The file may then be incomplete.
 pub(crate) fn write(
     machine: &Machine,
     end: Option<&End>,
@@ -117,7 +117,7 @@ fn write_to(
     Ok(file.set_len(file_end)?)
 }
 
-/// What has a virtual address; without paging, all of memory.
+/// Returns all mapped ranges. Without paging, all of memory is mapped.
 fn mapped(machine: &Machine, sregs: &kvm_sregs) -> Vec<VirtualMapping> {
     let walker = machine.walker_from_sregs(sregs);
     if walker.scheme.is_none() {
@@ -131,7 +131,7 @@ fn mapped(machine: &Machine, sregs: &kvm_sregs) -> Vec<VirtualMapping> {
     mappings(&walker, machine.memory()).ranges.into_iter().filter_map(mapping).collect()
 }
 
-/// A virtual range and the physical one behind it.
+/// Virtual range and the physical range that it maps.
 #[derive(Debug, Clone, Copy)]
 struct VirtualMapping {
     gva: Gva,
@@ -139,7 +139,7 @@ struct VirtualMapping {
     access: PagePermissions,
 }
 
-/// Gives each region its place in the file.
+/// Assigns each region an offset in the file.
 fn place(regions: &[LayoutRegion], start: u64) -> Vec<(GpaRange, u64)> {
     let mut offset = start;
     regions
@@ -152,7 +152,7 @@ fn place(regions: &[LayoutRegion], start: u64) -> Vec<(GpaRange, u64)> {
         .collect()
 }
 
-/// The parts of a mapping that have memory behind them.
+/// Returns the parts of a mapping that are backed by memory.
 fn pieces(mapping: &VirtualMapping, placed: &[(GpaRange, u64)]) -> Vec<LoadSegment> {
     let found = placed.iter().filter_map(|(region, offset)| {
         let part = mapping.range.intersection(*region)?;
@@ -167,7 +167,7 @@ fn pieces(mapping: &VirtualMapping, placed: &[(GpaRange, u64)]) -> Vec<LoadSegme
     found.collect()
 }
 
-/// Joins what differs in nothing but the size of its pages.
+/// Joins adjacent segments that differ only in their page size.
 fn join(loads: Vec<LoadSegment>) -> Vec<LoadSegment> {
     let mut joined: Vec<LoadSegment> = Vec::new();
     for load in loads {
@@ -179,7 +179,7 @@ fn join(loads: Vec<LoadSegment>) -> Vec<LoadSegment> {
     joined
 }
 
-/// Copies a region, but for pages of zeros.
+/// Copies a region except for pages of zeros.
 fn copy(machine: &Machine, range: GpaRange, offset: u64, file: &File) -> io::Result<()> {
     let mut buffer = vec![0; CHUNK];
     let mut done = 0;

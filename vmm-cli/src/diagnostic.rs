@@ -1,8 +1,7 @@
-//! Mistakes and troubles, each as one value, and how they are shown.
+//! Errors and warnings as values, and their text form.
 //!
-//! A [`Diagnostic`] may point at a piece of text (a TOML file, the command line), name only a file, or stand alone.
-//! It knows its [`Status`], so whoever shows it also knows how the process ends. Text rendering is left to
-//! `annotate-snippets`; the JSON form for editors and CI is in [`json`].
+//! A [`Diagnostic`] points into a text (a TOML file, the command line), names a file, or has no location. It has the
+//! [`Status`] that the process exits with. `annotate-snippets` renders the text form. The JSON form is in [`json`].
 
 pub mod json;
 
@@ -15,54 +14,54 @@ use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet}
 use crate::status::Status;
 use crate::stderr;
 
-/// A named text that diagnostics point into.
+/// Named text that diagnostics point into.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
-    /// What is shown as its place: a path as the user gave it, or `command line`.
+    /// Name to show: a path as the user gave it, or `command line`.
     pub name: String,
-    /// The whole text.
+    /// Complete text.
     pub text: String,
 }
 
 impl Source {
-    /// The last border between two characters at or before `offset`.
+    /// Returns the last character boundary at or before `offset`.
     fn border(&self, offset: usize) -> usize {
         let offset = offset.min(self.text.len());
         (0..=offset).rev().find(|&at| self.text.is_char_boundary(at)).unwrap_or(0)
     }
 }
 
-/// A range of bytes in a [`Source`].
+/// Range of bytes in a [`Source`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
-    /// The text.
+    /// Text that the range is in.
     pub source: Arc<Source>,
-    /// The bytes; an empty range marks the point between two.
+    /// Byte range. An empty range marks a position.
     pub span: Range<usize>,
 }
 
-/// Where a diagnostic points.
+/// Location of a diagnostic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Location {
-    /// Nowhere in a file.
+    /// No location.
     Nowhere,
-    /// At a file as a whole, by the name to show.
+    /// A whole file, by the name to show.
     File(String),
-    /// At a piece of text.
+    /// Part of a text.
     Text(Place),
 }
 
-/// Whether the run can go on.
+/// Severity of a diagnostic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Severity {
-    /// It cannot.
+    /// Error: the run cannot continue.
     Error,
-    /// It can.
+    /// Warning: the run continues.
     Warning,
 }
 
 impl Severity {
-    /// `error` or `warning`.
+    /// Returns `error` or `warning`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -72,25 +71,25 @@ impl Severity {
     }
 }
 
-/// One mistake or trouble.
+/// One error or warning.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// Whether the run can go on.
+    /// Severity.
     pub severity: Severity,
-    /// The exit status of a run that fails for this.
+    /// Exit status of a run that fails because of it.
     pub status: Status,
-    /// What is wrong, with its data; lower case, no full stop.
+    /// Message with its data; lower case, no full stop.
     pub message: String,
-    /// Where.
+    /// Location that it points at.
     pub location: Location,
-    /// Other places that belong to it, each with a few words.
+    /// Related locations, each with a label.
     pub related: Vec<(Place, String)>,
-    /// What the user can do.
+    /// Suggested fix.
     pub help: Option<String>,
 }
 
 impl Diagnostic {
-    /// An error that points nowhere yet.
+    /// Creates an error without a location.
     #[must_use]
     pub fn error(status: Status, message: impl Into<String>) -> Self {
         Self {
@@ -103,14 +102,14 @@ impl Diagnostic {
         }
     }
 
-    /// The same, pointing at `location`.
+    /// Sets the location.
     #[must_use]
     pub fn at(mut self, location: Location) -> Self {
         self.location = location;
         self
     }
 
-    /// The same, with what the user can do, if anything.
+    /// Sets the suggested fix, if there is one.
     #[must_use]
     pub fn with_help(mut self, help: Option<impl Into<String>>) -> Self {
         self.help = help.map(Into::into);
@@ -151,8 +150,8 @@ impl Place {
         Snippet::source(self.source.text.as_str()).path(self.source.name.as_str())
     }
 
-    /// The span as it can be shown: in the text, on borders of characters, and of the first line only, since a caret
-    /// under a table of many lines says no more than one under its head.
+    /// Returns the span to show: inside the text, on character boundaries, and of the first line only. A caret under
+    /// each line of a long table would show no more than one under its first line.
     fn shown(&self) -> Range<usize> {
         let start = self.source.border(self.span.start);
         let end = self.source.border(self.span.end).max(start);
@@ -161,30 +160,30 @@ impl Place {
     }
 }
 
-/// Some diagnostics, in the order in which they are shown.
+/// List of diagnostics in the order in which they are shown.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Diagnostics(pub Vec<Diagnostic>);
 
 impl Diagnostics {
-    /// All of them as text without colours, a blank line between two, ending in a newline.
+    /// Renders all diagnostics as text without colours, separated by blank lines, with a final newline.
     #[must_use]
     pub fn to_plain(&self) -> String {
         self.render(&Renderer::plain())
     }
 
-    /// The same with ANSI colours. Print it through `anstream`, which takes them out again where the output is no
-    /// terminal or `NO_COLOR` is set.
+    /// Renders all diagnostics with ANSI colours. Print the text through `anstream`, which removes colours where the
+    /// output is no terminal or `NO_COLOR` is set.
     #[must_use]
     pub fn to_styled(&self) -> String {
         self.render(&Renderer::styled())
     }
 
-    /// Shows all of them on standard error.
+    /// Prints all diagnostics to standard error.
     pub fn eprint(&self) {
         stderr::print(format_args!("{}", self.to_styled()));
     }
 
-    /// The exit status of a run that fails for these: that of the first error.
+    /// Returns the exit status of a run that fails because of these: that of the first error.
     #[must_use]
     pub fn status(&self) -> Status {
         let error = self.0.iter().find(|diagnostic| diagnostic.severity == Severity::Error);

@@ -1,12 +1,13 @@
-//! The files of virtio disks, looked at before anything is built: what is wrong with one is an error at its key.
+//! Checks the image files of virtio disks before the machine is built. Errors point at the key of the disk.
 
 use std::error::Error;
+
+use vmm_core::devices::virtio::{DiskError, check_disk};
+use vmm_core::spec::{DeviceSpecs, VirtioSpec};
 
 use crate::config::Config;
 use crate::diagnostic::Diagnostic;
 use crate::status::Status;
-use vmm_core::devices::virtio::{DiskError, check_disk};
-use vmm_core::spec::{DeviceSpecs, VirtioSpec};
 
 /// Returns all that is wrong with the disks of a machine.
 pub(crate) fn check(config: &Config, devices: &DeviceSpecs) -> Vec<Diagnostic> {

@@ -1,32 +1,32 @@
-//! `[expect]`: a finished run held against what the configuration says of it.
+//! Checks a finished run against `[expect]`.
 //!
-//! Every line of the table is checked, and each mismatch names what was expected and what was found.
+//! Every line of the table is checked. Each mismatch names the expected and the actual value.
 
 use std::fmt::Write as _;
 
-use crate::config::{Config, Expect, ExpectedMemory, MemoryPlace};
-use crate::diagnostic::Diagnostic;
-use crate::status::Status;
 use serde::Serialize;
 use vm_memory::Bytes;
 use vmm_core::machine::Machine;
 use vmm_core::machine::run_loop::RunOutcome;
 
+use crate::config::{Config, Expect, ExpectedMemory, MemoryPlace};
+use crate::diagnostic::Diagnostic;
 use crate::prepare::Files;
+use crate::status::Status;
 
-/// One line of `[expect]` that is not met.
+/// A line of `[expect]` that is not met.
 #[derive(Debug, Serialize)]
 pub(crate) struct Mismatch {
-    /// The key, such as `expect.output`.
+    /// Key, such as `expect.output`.
     pub(crate) key: String,
-    /// What was expected.
+    /// Expected value.
     pub(crate) expected: String,
-    /// What was found.
+    /// Actual value.
     pub(crate) found: String,
 }
 
 impl Mismatch {
-    /// As an error at its place in the TOML file.
+    /// Returns the mismatch as an error at its key in the TOML file.
     pub(crate) fn diagnostic(&self, config: &Config) -> Diagnostic {
         let Self { key, expected, found } = self;
         let message = format!("{key}: expected {expected}, found {found}");
@@ -34,7 +34,7 @@ impl Mismatch {
     }
 }
 
-/// All lines that are not met.
+/// Returns all lines that are not met.
 pub(crate) fn check(
     expect: &Expect,
     outcome: &RunOutcome,
@@ -91,7 +91,7 @@ pub(crate) fn check(
     list
 }
 
-/// The texts of `cause` that the first paragraph of the autopsy lacks.
+/// Returns the texts of `cause` that the first paragraph of the autopsy does not contain.
 pub(crate) fn check_cause(expect: &Expect, cause: Option<&str>) -> Vec<Mismatch> {
     let missing =
         expect.cause.iter().zip(0..).filter(|(text, _)| !cause.is_some_and(|cause| cause.contains(*text)));
@@ -112,7 +112,7 @@ fn check_registers(expect: &Expect, machine: &Machine, differ: &mut impl FnMut(&
         Ok(regs) => regs,
         Err(error) => return differ("registers", "registers to compare".to_owned(), error.to_string()),
     };
-    // In 16- and 32-bit code the upper halves hold nothing the guest can see.
+    // In 16- and 32-bit modes the guest cannot see the upper halves.
     let mask = if machine.spec().boot.mode.bits() == 64 { u64::MAX } else { u32::MAX.into() };
     for (register, expected) in &expect.registers {
         let found = register.of(&regs) & mask;
@@ -132,7 +132,7 @@ fn check_memory(
 ) {
     let address = match &expected.place {
         MemoryPlace::Address(address) => Some(*address),
-        // That the symbol exists was found out before the run.
+        // The symbol exists: that was checked before the run.
         MemoryPlace::Symbol(name) => files.symbol(name).ok(),
     };
     let mut found = vec![0; expected.bytes.len()];
@@ -145,7 +145,7 @@ fn check_memory(
     }
 }
 
-/// A number or text as the configuration would write it.
+/// Formats a number or text as the configuration would write it.
 fn value(expected: &ExpectedMemory, bytes: &[u8]) -> String {
     if expected.is_number {
         let number = bytes.iter().rev().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
@@ -158,10 +158,10 @@ fn contains(output: &[u8], text: &[u8]) -> bool {
     text.is_empty() || output.windows(text.len()).any(|window| window == text)
 }
 
-/// At most this many bytes are shown of a text that differs.
+/// Maximum number of bytes shown of a text that differs.
 const MAX_SHOWN: usize = 400;
 
-/// Bytes as a quoted string, escaped where they are not plain text, cut in the middle where they are many.
+/// Formats bytes as a quoted string, escaped where they are not plain text. Long strings are cut in the middle.
 fn quoted(bytes: &[u8]) -> String {
     let escaped = |bytes: &[u8]| bytes.escape_ascii().to_string();
     let half = MAX_SHOWN / 2;

@@ -1,23 +1,23 @@
-//! A machine explained before there is one: all that `run` will do and set up, without touching KVM.
+//! Explains a machine without KVM: every call of a run, and the state that it sets up.
 //!
-//! [`Explanation`] is the whole of it as plain data; each form is made from that alone.
+//! [`Explanation`] has all of it as plain data. Each output format is made from that alone.
 //!
 //! | file | step |
 //! |---|---|
-//! | `steps.rs` | the flow of calls |
-//! | `loading.rs` | which segments are mapped, which copied |
-//! | `memory.rs` | slots, what lies where, ports |
+//! | `steps.rs` | sequence of KVM calls |
+//! | `loading.rs` | segments that are mapped or copied |
+//! | `memory.rs` | memory slots, memory layout, ports |
 //! | `tables.rs` | page tables, segments, descriptor tables |
 //! | `registers.rs` | control registers bit by bit, general registers |
-//! | `text.rs`, `picture.rs` | as text, with the memory map drawn |
-//! | `svg.rs` | as one picture |
-//! | `diff.rs` | what differs between two |
+//! | `text.rs`, `ascii_map.rs` | text form, with the memory map drawn |
+//! | `svg.rs` | SVG picture |
+//! | `diff.rs` | differences between two machines |
 //!
-//! The JSON form has the keys of these types; more may come, none go:
-//! `config`, `machine`, `boot` (not there for a guest that only names its mode), `files`, `flow`, `memory` (`slots`, `map`, `ports`), `paging` (null without), `segments`, `gdt`,
-//! `idt`, `tss` (null in real mode), `control_registers`, `registers`. Addresses and register values are strings like
-//! `"0x1000"`, since many readers of JSON lose the lower bits of large numbers; sizes and counts are numbers. Ranges end before
-//! `end`.
+//! The JSON form has the keys of these types; more may come, none go: `config`, `machine`, `boot` (absent for a guest
+//! that only names its mode), `files`, `flow`, `memory` (`slots`, `map`, `ports`), `paging` (null without), `segments`,
+//! `gdt`, `idt`, `tss` (null in real mode), `control_registers`, `registers`. Addresses and register values are strings
+//! like `"0x1000"`, since many JSON parsers lose the lower bits of large numbers. Sizes and counts are numbers. Ranges
+//! end before `end`.
 
 mod ascii_map;
 pub(crate) mod diff;
@@ -29,7 +29,6 @@ pub(crate) mod svg;
 mod tables;
 pub(crate) mod text;
 
-use crate::config::Config;
 use serde::Serialize;
 use vmm_core::cpu::reset_state;
 use vmm_core::explain::call_sequence;
@@ -38,47 +37,48 @@ use vmm_core::machine::image::GuestImage;
 use vmm_core::spec::mode::Ring;
 use vmm_core::spec::{CpuidPolicy, EntryPoint, HaltPolicy, MachineSpec, UnmappedPolicy};
 
+use crate::config::Config;
 use crate::prepare::{Boot, Files, Prepared};
 
-/// All that can be said of a machine before it runs.
+/// Description of a machine before it runs.
 #[derive(Debug, Serialize)]
 pub(crate) struct Explanation {
-    /// The configuration's path, as it was given.
+    /// Path of the configuration, as it was given.
     pub(crate) config: String,
-    /// What kind of machine.
+    /// Summary of the machine.
     machine: MachineSummary,
-    /// How the guest is started.
+    /// Boot protocol.
     #[serde(skip_serializing_if = "Option::is_none")]
     boot: Option<BootSummary>,
     /// The guest's file, then the others.
     files: Vec<FileSummary>,
     /// Every call, in order.
     flow: Vec<steps::CallRow>,
-    /// Slots, what lies where, ports.
+    /// Memory slots, memory layout, ports.
     memory: memory::Memory,
-    /// The page tables.
+    /// Page tables.
     paging: Option<tables::PagingSummary>,
     /// CS to GS, TR, LDTR, GDTR, IDTR.
     segments: Vec<tables::SegmentSummary>,
-    /// The descriptors in memory.
+    /// Descriptors in memory.
     gdt: Vec<tables::GdtEntryRow>,
-    /// What the gates in memory do.
+    /// Description of the gates in memory.
     idt: Option<String>,
-    /// What the TSS says.
+    /// Description of the TSS.
     tss: Option<String>,
     /// CR0, CR4, EFER, RFLAGS.
     control_registers: Vec<registers::ControlRegisterRow>,
-    /// All others that matter at the start.
+    /// Other registers that differ from their reset values.
     registers: Vec<registers::GeneralRegisterRow>,
 }
 
-/// The machine in a few words.
+/// Summary of a machine.
 #[derive(Debug, Serialize)]
 struct MachineSummary {
     mode: &'static str,
     bits: u32,
     ring: u8,
-    /// Bytes of all slots.
+    /// Size of all regions in bytes.
     memory: u64,
     entry: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -93,35 +93,35 @@ struct MachineSummary {
     arguments: Vec<String>,
 }
 
-/// How the guest is started.
+/// Boot protocol of a guest.
 #[derive(Debug, Serialize)]
 struct BootSummary {
     protocol: &'static str,
-    /// Who chose it.
+    /// Reason why this protocol was chosen.
     chosen: &'static str,
-    /// What the file offers, the best first.
+    /// Protocols that the file supports, the best first.
     offers: Vec<String>,
-    /// What the kernel is told.
+    /// Boot information for the kernel.
     told: Vec<String>,
 }
 
-/// A file that is put into memory.
+/// File that is loaded into memory.
 #[derive(Debug, Serialize)]
 struct FileSummary {
     name: String,
-    /// Its plan: kind, segments, symbols.
+    /// Load plan: kind, segments, symbols.
     plan: String,
-    /// How each segment gets into memory.
+    /// Load method of each segment.
     loading: Vec<loading::SegmentLoading>,
 }
 
 impl Explanation {
     /// Explains a configuration whose files have been read.
     ///
-    /// The state is that of a host without quirks, from the reset state in the manuals: nothing of this host goes in.
+    /// The state is computed from the reset state in the manuals for a host without quirks. It does not depend on this host.
     ///
     /// # Errors
-    /// What is wrong with the entry or the preset registers: the same that `run` would say.
+    /// The entry or a preset register is invalid, as in `run`.
     pub(crate) fn new(name: String, config: &Config, prepared: &Prepared) -> Result<Self, StateError> {
         let Prepared { machine: spec, layout, files, .. } = prepared;
         let state = initial_state(&reset_state::sregs(), spec, layout, HostQuirks::default())?;
@@ -152,13 +152,13 @@ impl Explanation {
         })
     }
 
-    /// As JSON, indented.
+    /// Renders the explanation as indented JSON.
     pub(crate) fn to_json(&self) -> String {
-        // Nothing in it can fail to be JSON: keys are strings, values plain.
+        // Nothing in it can fail to serialize: keys are strings, values plain.
         serde_json::to_string_pretty(self).unwrap_or_default()
     }
 
-    /// The machine in one line.
+    /// Returns the machine in one line.
     fn summary(&self) -> String {
         let MachineSummary { mode, ring, memory, .. } = &self.machine;
         let memory = memory::size_words(*memory);
@@ -167,7 +167,7 @@ impl Explanation {
 }
 
 impl BootSummary {
-    /// Nothing for a guest whose mode is given and whose file nobody asked.
+    /// Returns `None` for a guest whose mode is given and whose file was not asked for a protocol.
     fn of(boot: &Boot) -> Option<Self> {
         let Boot { protocol, reason, offers, told, .. } = boot;
         let (offers, told) = (offers.clone(), told.clone());
@@ -214,17 +214,17 @@ impl MachineSummary {
     }
 }
 
-/// An address or a register's value, as it is shown everywhere.
+/// Formats an address or the value of a register.
 fn hex(number: impl Into<u64>) -> String {
     format!("{:#x}", number.into())
 }
 
-/// Whether the machine starts in ring 3.
+/// Returns true if the machine starts in ring 3.
 const fn is_user(spec: &MachineSpec) -> bool {
     matches!(spec.boot.ring, Ring::User)
 }
 
-/// The bytes that a base and a limit describe, from the images that will be in memory.
+/// Returns the bytes that a base and a limit describe, from the initial memory images.
 fn image_bytes(state: &InitialState, base: u64, limit: u32) -> Option<Vec<u8>> {
     use vmm_core::paging::walk::ReadMemory;
     let mut bytes = vec![0; usize::try_from(limit).ok()?.checked_add(1)?];
@@ -232,7 +232,7 @@ fn image_bytes(state: &InitialState, base: u64, limit: u32) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// What the guest sees of CPUID.
+/// Describes the CPUID policy.
 fn cpuid(spec: &MachineSpec) -> String {
     let mut text = match spec.cpuid {
         CpuidPolicy::None => return "none".to_owned(),

@@ -1,11 +1,12 @@
-//! `run --gdb`: the guest waits for gdb and does what it says.
+//! `run --gdb`: lets gdb control the guest, with the GDB remote serial protocol.
 //!
-//! gdbstub speaks the protocol; vmm-core's debuggers do the work. `listen.rs` is where gdb connects, `connection.rs` one
-//! connection; `target.rs`, `resume.rs` and `breakpoints.rs` are the border between the two worlds, `registers.rs` and
-//! `shape.rs` how registers look, `guest.rs` the two kinds of debuggers, `monitor.rs` what gdb has no commands for.
+//! gdbstub implements the protocol and vmm-core the debuggers. `listener.rs` accepts connections, `connection.rs` is
+//! one of them. `target.rs`, `resume.rs` and `breakpoints.rs` implement gdbstub's traits. `registers.rs` and
+//! `target_xml.rs` convert registers, `debuggee.rs` joins the two kinds of debuggers, and `monitor.rs` has the
+//! `monitor` commands.
 //!
-//! One gdb at a time. When it detaches, the guest runs on to its end by itself; when the connection breaks, the guest
-//! waits for the next one; when it kills, the run is over.
+//! One gdb at a time. When gdb detaches, the guest runs to its end. When the connection breaks, the guest waits for the
+//! next gdb. When gdb kills, the run ends.
 
 mod breakpoints;
 mod connection;
@@ -20,9 +21,6 @@ mod target_xml;
 use std::io;
 use std::path::Path;
 
-use crate::diagnostic::{Diagnostic, Diagnostics};
-use crate::status::Status;
-use crate::stderr;
 use gdbstub::stub::run_blocking::{BlockingEventLoop, Event, WaitForStopReasonError};
 use gdbstub::stub::{DisconnectReason, GdbStub};
 use vmm_core::debugger::Finished;
@@ -32,19 +30,21 @@ use vmm_core::machine::error::Error;
 use vmm_core::spec::mode::Mode;
 use vmm_loader::ElfClass;
 
+use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::prepare::Files;
+use crate::status::Status;
+use crate::stderr;
 use connection::GdbConnection;
 use debuggee::Debuggee;
-
 use listener::{GdbStream, Listener};
 use target::{Session, StopReason};
 use target_xml::RegisterLayout;
 
-/// What went wrong.
+/// Error of a debugging session.
 pub(crate) enum GdbError {
-    /// With the machine.
+    /// Error of the machine.
     Machine(Error),
-    /// With the place where gdb is to connect.
+    /// The listening address cannot be used.
     Address(Diagnostics),
 }
 
@@ -54,9 +54,10 @@ impl From<Error> for GdbError {
     }
 }
 
-/// Lets gdb run the machine, up to its end.
+/// Lets gdb control the machine until its run ends.
 ///
-/// `guest` is its file's path and what was read; `build` gives the machine again in its initial state, with a console that goes nowhere.
+/// `guest` is the path of its file and the files that were read. `build` builds the machine again in its initial state,
+/// without output.
 pub(crate) fn run(
     machine: Machine,
     build: impl Fn() -> Result<Machine, Error>,
@@ -90,9 +91,9 @@ pub(crate) fn run(
     }
 }
 
-/// One line on what to do, one on what works here.
+/// Prints how to start gdb, and the debug capabilities of this host.
 fn announce(listener: &Listener, debugger: &Debuggee<'_>, path: &Path) {
-    // gdb takes the width of 32-bit files for that of their code.
+    // gdb derives the width of real-mode code from the class of the file.
     let narrow = debugger.machine().spec().boot.mode == Mode::Real;
     let width = if narrow { " -ex 'set architecture i8086'" } else { "" };
     let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
@@ -104,13 +105,13 @@ fn announce(listener: &Listener, debugger: &Debuggee<'_>, path: &Path) {
     stderr::print_line(format_args!("gdb: this host has {}", debugger.capabilities()));
 }
 
-/// How a session ended.
+/// End of a debugging session.
 enum SessionEnd {
     /// The run is over.
     Finished,
-    /// gdb let the guest go.
+    /// gdb detached.
     Detached,
-    /// gdb is gone without a word.
+    /// The connection broke.
     Disconnected,
 }
 
@@ -144,7 +145,7 @@ fn unknown() -> Error {
     Error::Console(io::Error::other("gdb's session failed"))
 }
 
-/// How gdbstub waits for the guest.
+/// Event loop of gdbstub: waits for the guest or for gdb.
 struct EventLoop<'a, 'b>(std::marker::PhantomData<(&'a (), &'b ())>);
 
 impl<'a, 'b: 'a> BlockingEventLoop for EventLoop<'a, 'b> {

@@ -1,20 +1,13 @@
-//! A guest that was run up to a point and stopped there: what `translate`, `pages`, `dump` and `snapshot` look at.
+//! Runs a guest up to a stop point, for the subcommands `translate`, `pages`, `dump` and `snapshot`.
 //!
-//! It runs as `run` would run it, with the same input and the same limits. Its output is nobody's business here: it is
-//! discarded, or shown on standard error. A guest that ends before the point is an error, with the status that its end
-//! has in a run, or that of an expectation which was not met.
+//! The guest runs with the input and limits of `run`. Its output is discarded, or shown on standard error. It is an
+//! error if the guest ends before the stop point.
 
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueHint};
-
-use crate::address_expr::{AddressBase, AddressExpr};
-use crate::config::Config;
-use crate::config::values::{Refusal, Time};
-use crate::diagnostic::{Diagnostic, Diagnostics, Severity};
-use crate::status::Status;
 use vmm_core::cpu::control_regs::Cr0;
 use vmm_core::debugger::run_until::run_until;
 use vmm_core::devices::console::{Console, Output};
@@ -27,9 +20,14 @@ use vmm_core::spec::mode::Mode;
 use vmm_core::{Gpa, Gva};
 use vmm_loader::VirtAddr;
 
+use crate::address_expr::{AddressBase, AddressExpr};
+use crate::config::Config;
+use crate::config::values::{Refusal, Time};
+use crate::diagnostic::{Diagnostic, Diagnostics, Severity};
 use crate::machine_error::machine_error;
 use crate::options::OverrideArgs;
 use crate::prepare::{Files, Prepared};
+use crate::status::Status;
 use crate::terminal::StdinInput;
 
 /// The instruction pointer after a reset (SDM vol. 3, table 9-1).
@@ -73,42 +71,42 @@ pub(crate) struct InspectArgs {
     pub(crate) stop: StopAt,
 }
 
-/// A guest that does not run any more, or not yet.
+/// Guest that was stopped, or has not started.
 pub(crate) struct InspectedGuest {
     pub(crate) config: Config,
     pub(crate) files: Files,
     pub(crate) machine: Machine,
-    /// Where, in words: `at the start`.
+    /// Description of the stop point, such as `at the start`.
     pub(crate) point: String,
-    /// How the run ended, if it did.
+    /// End of the run, if it ended.
     pub(crate) end: Option<End>,
 }
 
-/// What a place on the command line stands for.
+/// Address that an expression of the command line resolves to.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ResolvedAddress {
-    /// The address: of a symbol always a virtual one.
+    /// Address. Symbols are always virtual.
     pub(crate) address: u64,
-    /// Whether a symbol was named.
+    /// True if a symbol was named.
     pub(crate) by_symbol: bool,
-    /// Bytes from there to the end of the symbol; 0 where that is not known.
+    /// Bytes from the address to the end of the symbol; 0 if unknown.
     pub(crate) size: u64,
 }
 
 impl InspectedGuest {
-    /// Builds the machine and runs it.
+    /// Builds the machine and runs it to the stop point.
     ///
     /// # Errors
-    /// All that can keep a guest from running, and an end that comes before the point.
+    /// Any error of `run`, or the guest ended before the stop point.
     pub(crate) fn new(look: &InspectArgs) -> Result<Self, Diagnostics> {
         let output = if look.stop.show_output { Output::new(io::stderr()) } else { Output::new(io::sink()) };
         Self::with_output(look, output)
     }
 
-    /// The same, with the guest's output to `output`.
+    /// Builds the machine and runs it to the stop point, with the guest's output to `output`.
     ///
     /// # Errors
-    /// As [`InspectedGuest::new`].
+    /// See [`InspectedGuest::new`].
     pub(crate) fn with_output(look: &InspectArgs, output: Output) -> Result<Self, Diagnostics> {
         let config = Config::load(&look.config, &look.overrides.to_overrides())?;
         let Prepared { machine: spec, files, .. } = Prepared::new(&config)?;
@@ -135,12 +133,12 @@ impl InspectedGuest {
         Ok(stopped)
     }
 
-    /// An error of the machine's.
+    /// Makes a diagnostic of an error of the machine.
     pub(crate) fn error(&self, error: &Error) -> Diagnostics {
         machine_error(&self.config, error).into()
     }
 
-    /// Some hosts reset a vCPU that shuts down; then its registers say nothing of the guest.
+    /// Warns if this host reset the vCPU when it shut down: its registers are then those after reset.
     fn warn_of_reset(&self) -> Result<(), Diagnostics> {
         if self.end != Some(End::Shutdown) || self.machine.spec().boot.mode == Mode::Real {
             return Ok(());
@@ -159,7 +157,7 @@ impl InspectedGuest {
     }
 }
 
-/// The error of a guest that ended before it was at the place that `words` name.
+/// Makes the error for a guest that ended before the stop point that `words` describe.
 pub(crate) fn ended_before_stop(machine: &Machine, end: &End, words: &str) -> Diagnostic {
     let status = match machine.verdict(end) {
         Verdict::Success | Verdict::Code(_) => Status::Unexpected,
@@ -174,7 +172,7 @@ pub(crate) fn ended_before_stop(machine: &Machine, end: &End, words: &str) -> Di
         .with_help(Some("--end shows it as it is at its end"))
 }
 
-/// The point, and in words.
+/// Returns the stop point and its description.
 fn point(at: &StopAt, files: &Files) -> Result<(StopPoint, String), Diagnostic> {
     if let Some(text) = &at.at {
         let ResolvedAddress { address, .. } = resolve(files, &AddressExpr::parse(text)?)?;
@@ -193,12 +191,12 @@ fn point(at: &StopAt, files: &Files) -> Result<(StopPoint, String), Diagnostic> 
     })
 }
 
-/// Where a virtual address was loaded, by the guest's files.
+/// Returns the physical address that the guest's files load a virtual address to.
 pub(crate) fn load_address(files: &Files, address: u64) -> Option<Gpa> {
     files.plans().find_map(|(_, plan)| plan.virt_to_phys(VirtAddr(address))).map(Gpa::from)
 }
 
-/// The address of a place; symbols are looked up in the guest's file first, then in the others.
+/// Resolves an address expression. Symbols are looked up in the guest's file first, then in the others.
 pub(crate) fn resolve(files: &Files, place: &AddressExpr) -> Result<ResolvedAddress, Diagnostic> {
     let (address, size, by_symbol) = match &place.base {
         AddressBase::Address(address) => (*address, 0, false),

@@ -1,10 +1,11 @@
-//! Where in the TOML file a problem of the layout comes from.
+//! Finds the key in the TOML file that a layout problem comes from.
+
+use vmm_core::layout::{LayoutEntry, LayoutError, LayoutPart, LayoutProblem, MappingProblem, RangeOwner};
 
 use crate::config::Config;
 use crate::diagnostic::Diagnostic;
-use vmm_core::layout::{LayoutEntry, LayoutError, LayoutPart, LayoutProblem, MappingProblem, RangeOwner};
 
-/// One diagnostic for each problem, at the key that led to it.
+/// Returns a diagnostic for each problem, at the key that led to it.
 pub(crate) fn locate(config: &Config, error: &LayoutError) -> Vec<Diagnostic> {
     let locate = |problem: &LayoutProblem| {
         config.error_at(&key(problem), problem.to_string()).with_help(problem.help())

@@ -18,9 +18,9 @@
 //! - [`diagnostic`] shows mistakes: as text with the line and a caret, or as JSON.
 //! - [`status`] is the table of exit statuses.
 //!
-//! Inside the crate, `args.rs` is the command line and `commands/` has one file for each subcommand. `prepare.rs` makes a
-//! machine of a configuration and the guest's files, `terminal.rs` connects it to the standard streams, `verdict.rs` decides
-//! what a finished run is worth, and `report.rs` describes it.
+//! Inside the crate, `args.rs` has the command line and `commands/` one file for each subcommand. `prepare.rs` makes a
+//! machine from a configuration and the guest's files, `terminal.rs` connects it to the standard streams, `verdict.rs`
+//! evaluates a finished run, and `report.rs` describes it.
 #![forbid(unsafe_code)]
 
 pub mod address_expr;
@@ -74,7 +74,7 @@ pub fn main() -> ExitCode {
 
 /// Prints help or the version, with status 0, or a mistake on the command line, with the status of that class.
 fn print_usage(error: &clap::Error) -> ExitCode {
-    // If even this cannot be printed, the status still says it.
+    // Ignored: if the message cannot be printed, the exit status still says it.
     let _ = error.print();
     if error.use_stderr() { Status::Configuration.into() } else { Status::Success.into() }
 }

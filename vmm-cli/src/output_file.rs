@@ -108,8 +108,9 @@ impl Drop for TempOutput {
 
 /// A file that gets its name when it is complete and on disk (`O_TMPFILE`, open(2); linkat(2)).
 ///
-/// A process that is killed leaves no incomplete file. That is why this is not `tempfile::NamedTempFile`, which has a name from
-/// the beginning. File systems without `O_TMPFILE` get a hidden name, `.NAME.PID.partial`, which a killed process leaves.
+/// A process that is killed leaves no incomplete file. That is why this is not `tempfile::NamedTempFile`, which has a
+/// name from the beginning. File systems without `O_TMPFILE` get a hidden name, `.NAME.PID.partial`, which a killed
+/// process leaves.
 #[derive(Debug)]
 pub(crate) struct AtomicFile {
     file: File,

@@ -1,15 +1,12 @@
-//! What would kill a guest at once, found without running it.
+//! Finds mistakes that kill a guest at once, without running it.
 //!
-//! The machine's first state is computed as for a run, the guest's files are laid over it, and then the same questions
-//! are asked as in an autopsy: can the first instruction be fetched and executed, does the stack lie where one can push,
-//! is there SSE code although SSE is off, are interrupts switched on without a table for them.
+//! The initial state is computed as for a run, and the guest's files are laid over the initial memory. Then the checks
+//! of an autopsy run on it: the first instruction can be fetched and executed, the stack is writable, there is no SSE
+//! code while SSE is off, and interrupts are not enabled without an IDT.
 //!
-//! Only what is certain, or nearly so, is reported, and always as a warning. That an ELF file is of the wrong width is an
-//! error already (`prepare.rs`).
+//! Only findings that are certain, or nearly so, are reported, and always as warnings. The wrong class of an ELF file
+//! is an error of `prepare.rs`.
 
-use crate::config::Config;
-use crate::diagnostic::{Diagnostic, Severity};
-use crate::status::Status;
 use vmm_core::Gpa;
 use vmm_core::autopsy::preflight::{EntryCheck, Reachability};
 use vmm_core::cpu::control_regs::{Cr0, Cr4};
@@ -22,9 +19,12 @@ use vmm_core::paging::walk::ReadMemory;
 use vmm_core::spec::mode::{Mode, Ring};
 use vmm_loader::{LoadPlan, SymbolKind};
 
+use crate::config::Config;
+use crate::diagnostic::{Diagnostic, Severity};
 use crate::prepare::{Files, Prepared};
+use crate::status::Status;
 
-/// Memory as it will be at the first instruction.
+/// Guest memory at the first instruction.
 struct PlannedMemory<'a> {
     layout: &'a Layout,
     files: &'a Files,
@@ -53,7 +53,7 @@ impl ReadMemory for PlannedMemory<'_> {
     }
 }
 
-/// Copies the part of `content`, which lies at `from`, that `bytes` at `at` have in common with it.
+/// Copies the overlap of `content` at `from` with `bytes` at `at`.
 fn overlay(at: Gpa, bytes: &mut [u8], from: Gpa, content: &[u8]) {
     let offset = |high: u64, low: u64| usize::try_from(high.saturating_sub(low)).unwrap_or(usize::MAX);
     let (skip, into) = (offset(at.0, from.0), offset(from.0, at.0));
@@ -63,7 +63,7 @@ fn overlay(at: Gpa, bytes: &mut [u8], from: Gpa, content: &[u8]) {
     }
 }
 
-/// All that is found.
+/// Returns all warnings.
 pub(crate) fn warnings(config: &Config, prepared: &Prepared) -> Vec<Diagnostic> {
     let Prepared { machine, layout, files, .. } = prepared;
     let state = match initial_state(&reset_state::sregs(), machine, layout, HostQuirks::default()) {
@@ -135,7 +135,7 @@ pub(crate) fn warnings(config: &Config, prepared: &Prepared) -> Vec<Diagnostic> 
     list
 }
 
-/// Where the first push goes.
+/// Returns a message and help if the first push fails or overwrites something.
 fn stack(moment: &GuestState<'_>, prepared: &Prepared) -> Option<(String, &'static str)> {
     let top = moment.registers.linear_stack();
     let gpa = match moment.push() {
@@ -180,14 +180,14 @@ fn stack(moment: &GuestState<'_>, prepared: &Prepared) -> Option<(String, &'stat
     };
     let guest = matches!(placed.owner, RangeOwner::Guest(_));
     if guest && !prepared.files.plans().any(|(_, plan)| code(plan)) {
-        // A stack in the guest's own data is its own choice.
+        // A stack in the guest's own data is the guest's decision.
         return None;
     }
     Some((format!("the stack pointer is {top:#x}: the first push overwrites {over}"), "give another `stack`"))
 }
 
-/// The functions of the guest, as offsets in the code segment. In real mode these depend on the segment, so there only the
-/// entry counts.
+/// Returns the guest's functions as offsets in the code segment. In real mode offsets depend on the segment, so only
+/// the entry is checked there.
 fn functions(files: &Files, mode: Mode) -> Vec<u64> {
     if mode == Mode::Real {
         return Vec::new();

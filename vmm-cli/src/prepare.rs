@@ -16,8 +16,6 @@ mod file_errors;
 mod files;
 mod fw_cfg;
 
-use crate::config::{Config, EntryChoice, Expect, MemoryPlace};
-use crate::diagnostic::{Diagnostic, Diagnostics};
 use vmm_core::Gva;
 use vmm_core::layout::{self, Layout};
 use vmm_core::machine::image::GuestImage;
@@ -26,14 +24,15 @@ use vmm_core::spec::{EntryPoint, MachineSpec};
 use vmm_loader::boot::BootPlan;
 use vmm_loader::{LoadPlan, VirtAddr};
 
+use crate::config::{Config, EntryChoice, Expect, MemoryPlace};
+use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::{disks, layout_diagnostics};
+pub(crate) use boot::Boot;
 use boot::Planned;
 use file_bytes::FileBytes;
-use files::Loaded;
-
-pub(crate) use boot::Boot;
 pub(crate) use file_cache::FileCache;
 pub(crate) use files::Files;
+use files::Loaded;
 
 /// A machine to be, and the files for its memory.
 pub(crate) struct Prepared {

@@ -1,7 +1,7 @@
-//! `run --timing`: where the time of one run went, step by step, and which calls to KVM it went into.
+//! `run --timing`: duration of each step of a run, and of its KVM calls.
 //!
-//! A step ends where the next begins, so nothing is left out but what the kernel does before the program's first instruction
-//! and after its last. A run that does not ask for it reads no clock and has no observer.
+//! A step ends where the next begins. Only the kernel's work before the program's first instruction and after its last
+//! is missing. Without the option, no clock is read and no observer installed.
 
 use std::fmt;
 use std::path::Path;
@@ -12,7 +12,7 @@ use rustix::time::{ClockId, clock_gettime};
 use serde::{Serialize, Serializer};
 use vmm_core::kvm_sys_wrap::{Call, CallObserver, CallRecord, Kvm};
 
-/// Measures one run.
+/// Profile of one run.
 #[derive(Debug, Default)]
 pub(crate) struct RunProfile(Option<ProfileState>);
 
@@ -23,10 +23,10 @@ struct ProfileState {
     calls: Arc<CallTotals>,
 }
 
-/// The steps of a run, in their order.
+/// Steps of a run in their order.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct ProfileReport {
-    /// What each took.
+    /// Duration of each step.
     steps: Vec<ProfileStep>,
 }
 
@@ -36,7 +36,7 @@ struct ProfileStep {
     name: &'static str,
     #[serde(rename = "ns", serialize_with = "nanoseconds")]
     time: Duration,
-    /// The calls to KVM in it, in the order of the first of each kind.
+    /// KVM calls in the step, in the order of the first of each kind.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     calls: Vec<CallTotal>,
 }
@@ -50,22 +50,22 @@ struct CallTotal {
     time: Duration,
 }
 
-/// Is told of all calls, and adds them up.
+/// Call observer that adds up durations.
 #[derive(Debug, Default)]
 struct CallTotals {
     sums: Mutex<Vec<CallTotal>>,
 }
 
-/// The first entry pays for what later ones find ready, so it has a line of its own.
+/// Name of the first KVM_RUN, which is slower than the following ones and has a line of its own.
 const FIRST_RUN: &str = "KVM_RUN, the first";
 
 impl RunProfile {
-    /// Begins, where it is asked for. What came before is the first step: the program itself, and its command line.
+    /// Starts if `asked`. The first step is the start of the program and its command line.
     pub(crate) fn new(asked: bool) -> Self {
         if !asked {
             return Self(None);
         }
-        // One thread so far, which never waited: its CPU time is the time since the program was loaded.
+        // There was one thread so far and it never waited, so its CPU time is the time since the program was loaded.
         let cpu = clock_gettime(ClockId::ProcessCPUTime);
         let seconds = Duration::from_secs(cpu.tv_sec.try_into().unwrap_or_default());
         let time = seconds + Duration::from_nanos(cpu.tv_nsec.try_into().unwrap_or_default());
@@ -73,16 +73,16 @@ impl RunProfile {
         Self(Some(ProfileState { since: Instant::now(), steps: vec![begin], calls: Arc::default() }))
     }
 
-    /// Opens `/dev/kvm` so that all calls are seen; `None` where nothing is measured.
+    /// Opens `/dev/kvm` with a call observer. Returns `None` if nothing is measured.
     ///
     /// # Errors
-    /// As [`Kvm::open`].
+    /// See [`Kvm::open`].
     pub(crate) fn open_kvm(&self) -> Option<Result<Kvm, vmm_core::kvm_sys_wrap::Error>> {
         let calls = Arc::clone(&self.0.as_ref()?.calls);
         Some(Kvm::open_with(Path::new(Kvm::DEVICE), Some(calls as Arc<dyn CallObserver>)))
     }
 
-    /// A step is over.
+    /// Ends a step.
     pub(crate) fn step(&mut self, name: &'static str) {
         if let Some(running) = &mut self.0 {
             let now = Instant::now();
@@ -92,7 +92,7 @@ impl RunProfile {
         }
     }
 
-    /// What was measured; `None` where nothing was.
+    /// Returns the steps; `None` if nothing was measured.
     pub(crate) fn finish(self) -> Option<ProfileReport> {
         self.0.map(|running| ProfileReport { steps: running.steps })
     }

@@ -1,16 +1,16 @@
-//! How a number of times are distributed: least, quartiles, 99 %, most; and a histogram as text.
+//! Quantiles and histogram of a number of durations.
 
 use std::fmt;
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-/// Bars of a histogram, but for the last one, which has what is beyond the 99 %.
+/// Number of bars of a histogram, without the one above the 99th percentile.
 const BARS: u32 = 10;
-/// The longest bar.
+/// Length of the longest bar in characters.
 const MAX_BAR_WIDTH: usize = 50;
 
-/// The points of a distribution. A quantile is the nearest rank: a time that was measured, which so many times do not exceed.
+/// Quantiles by nearest rank: each is a measured time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) struct Quantiles {
     #[serde(serialize_with = "nanoseconds")]
@@ -28,7 +28,7 @@ pub(crate) struct Quantiles {
 }
 
 impl Quantiles {
-    /// Of these times; `None` of none.
+    /// Returns the quantiles; `None` without times.
     pub(crate) fn from_times(times: &[Duration]) -> Option<Self> {
         let mut sorted = times.to_vec();
         sorted.sort_unstable();
@@ -46,11 +46,12 @@ impl Quantiles {
         })
     }
 
-    /// A bar for each tenth of the way from the least to the 99 %, and one for the rest. Each begins at the time beside it.
+    /// Draws a bar for each tenth of the range from minimum to 99th percentile, and one for the rest, each with its
+    /// lower edge.
     pub(crate) fn histogram(&self, times: &[Duration]) -> String {
         let step = self.p99.saturating_sub(self.min) / BARS;
         let mut edges: Vec<Duration> = (0..BARS).map(|bar| self.min + step * bar).collect();
-        // Without a step all edges are one.
+        // Without a step all edges are equal.
         edges.dedup();
         let mut counts = vec![0_usize; edges.len()];
         let mut beyond = 0_usize;
@@ -68,7 +69,7 @@ impl Quantiles {
         let most = counts.iter().copied().max().unwrap_or(0).max(1);
         let mut text = String::new();
         for (edge, count) in edges.into_iter().zip(counts) {
-            // One that is there can be seen.
+            // A bar that is not empty has at least one character.
             let bar = "#".repeat((count * MAX_BAR_WIDTH).div_ceil(most));
             text += &format!(
                 "{:>10}  {bar}{}{count}\n",
@@ -80,7 +81,7 @@ impl Quantiles {
     }
 }
 
-/// A time with three digits, as people read it.
+/// Duration with three significant digits.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ShortDuration(pub(crate) Duration);
 

@@ -1,27 +1,29 @@
-//! The terminal while the guest has it: every key goes to the guest as it is typed, Ctrl-C too.
+//! Raw mode of the terminal: every key goes to the guest as it is typed, Ctrl-C too.
 //!
-//! Ctrl-A is ours, as with QEMU: Ctrl-A x ends the run, Ctrl-A Ctrl-A sends a Ctrl-A, Ctrl-A h says so. The terminal's own
-//! settings come back when the value is dropped: at the end of the run, on a signal that ends it, and in a panic.
+//! Ctrl-A is an escape, as in QEMU: Ctrl-A x ends the run, Ctrl-A Ctrl-A sends Ctrl-A, Ctrl-A h shows help. The
+//! terminal's settings are restored when the value is dropped: at the end of the run, on a signal that ends it, and in
+//! a panic.
 
 use std::io::{self, IsTerminal};
 
-use crate::stderr;
 use rustix::termios::{OptionalActions, OutputModes, Termios, tcgetattr, tcsetattr};
 use vmm_core::kvm_sys_wrap::request_termination;
+
+use crate::stderr;
 
 /// Ctrl-A.
 const ESCAPE: u8 = 0x01;
 
-/// A terminal that is the guest's.
+/// Terminal in raw mode.
 #[derive(Debug)]
 pub(crate) struct RawTerminal {
     before: Termios,
-    /// The last key was Ctrl-A.
+    /// True if the last key was Ctrl-A.
     escaped: bool,
 }
 
 impl RawTerminal {
-    /// Takes the terminal on standard input; `None` where that is none.
+    /// Puts the terminal on standard input into raw mode. Returns `None` if that is no terminal.
     pub(crate) fn enter() -> Option<Self> {
         let stdin = io::stdin();
         if !stdin.is_terminal() {
@@ -36,7 +38,7 @@ impl RawTerminal {
         Some(Self { before, escaped: false })
     }
 
-    /// Takes our keys out of the first `count` bytes of `buffer`; gives the number that is left.
+    /// Handles escapes in the first `count` bytes of `buffer`. Returns the number of bytes left for the guest.
     pub(crate) fn filter(&mut self, buffer: &mut [u8], count: usize) -> usize {
         let mut left = 0;
         for at in 0..count {
@@ -70,7 +72,7 @@ impl RawTerminal {
 
 impl Drop for RawTerminal {
     fn drop(&mut self) {
-        // A terminal that is gone has no settings to restore.
+        // Ignored: a closed terminal has no settings to restore.
         let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.before);
     }
 }

@@ -1,8 +1,7 @@
-//! How a run ended: for people on standard error, for programs as JSON.
+//! Report of a run: as text on standard error, or as JSON.
 //!
-//! A run that went well says nothing: the guest's output is all there is to see. A guest that died gets a first report:
-//! the end in a sentence, where it was by address and symbol, the bytes there, its registers, and the control
-//! registers bit by bit.
+//! A successful run prints nothing but the guest's output. For a guest that died, the text has the end in a sentence,
+//! the address and symbol where it was, the code bytes there, its registers, and the control registers bit by bit.
 
 pub(crate) mod autopsy;
 mod cpu;
@@ -10,68 +9,68 @@ mod other_vcpus;
 
 use std::collections::BTreeMap;
 
-use crate::config::Config;
-use crate::diagnostic::{Diagnostic, Diagnostics};
-use crate::status::Status;
-use crate::stderr;
 use serde::Serialize;
 use vmm_core::cpu::cpu_state::CpuState;
 use vmm_core::machine::Machine;
 use vmm_core::machine::end::Verdict;
 use vmm_core::machine::run_loop::RunOutcome;
 
+use crate::config::Config;
+use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::expectations::Mismatch;
 use crate::prepare::Files;
 use crate::profile::ProfileReport;
+use crate::status::Status;
+use crate::stderr;
 use crate::trace::Statistics;
 use autopsy::AutopsyReport;
 use cpu::CpuReport;
 use other_vcpus::OtherVcpus;
 
-/// How a run ended. The JSON form has these keys; more may come, none go.
+/// Report of a run. The JSON form has these keys; more may come, none go.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
-    /// The exit status of `vmm-cli`.
+    /// Exit status of `vmm-cli`.
     status: u8,
-    /// The name of the end, as in `[expect] end`.
+    /// Name of the end, as in `[expect] end`.
     end: &'static str,
-    /// The end in words.
+    /// Description of the end.
     message: String,
-    /// The guest's own code, if it gave one.
+    /// Exit code of the guest, if it gave one.
     #[serde(skip_serializing_if = "Option::is_none")]
     exit_code: Option<u32>,
-    /// Number of exits, in total.
+    /// Total number of exits.
     exits: u64,
     /// Number of exits by type.
     exits_by_type: BTreeMap<&'static str, u64>,
     /// Nanoseconds from the first `KVM_RUN` to the end.
     elapsed_ns: u128,
-    /// `[expect]`, if there is one.
+    /// Result of `[expect]`, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     expect: Option<Expectations>,
-    /// Devices that stopped over what their drivers did, and what that was.
+    /// Devices that stopped because of an error of their driver, each with the error.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     complaints: Vec<String>,
-    /// The vCPU as it was found, where the guest crashed or hung.
+    /// State of the vCPU, where the guest crashed or hung.
     #[serde(skip_serializing_if = "Option::is_none")]
     cpu: Option<CpuReport>,
-    /// The other vCPUs, and MSRs that KVM does not have; where the guest crashed or hung.
+    /// Other vCPUs and unknown MSRs, where the guest crashed or hung.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     other_vcpus: Option<OtherVcpus>,
-    /// Why it ended like this: where the guest died, hangs, or did not do what was expected (`report/autopsy.rs`).
+    /// Autopsy, where the guest died, hangs, or did not meet `[expect]` (`report/autopsy.rs`).
     #[serde(skip_serializing_if = "Option::is_none")]
     autopsy: Option<AutopsyReport>,
-    /// What the run consisted of, with `--stats`.
+    /// Statistics, with `--stats`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) stats: Option<Statistics>,
-    /// Where its time went, with `--timing`.
+    /// Profile, with `--timing`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) timing: Option<ProfileReport>,
     #[serde(skip)]
     pub(crate) verdict: Verdict,
 }
 
-/// What became of `[expect]`.
+/// Result of `[expect]`.
 #[derive(Debug, Serialize)]
 struct Expectations {
     met: bool,
@@ -113,7 +112,7 @@ impl Report {
         }
     }
 
-    /// Adds what the examination found. Its registers stand in for those of a vCPU that was reset.
+    /// Adds an autopsy. Its registers replace those of a vCPU that the host reset.
     pub(crate) fn set_autopsy(&mut self, autopsy: Option<AutopsyReport>) {
         if let (Some(cpu), Some(autopsy)) = (&mut self.cpu, &autopsy)
             && let Some(state) = autopsy.registers()
@@ -123,28 +122,28 @@ impl Report {
         self.autopsy = autopsy;
     }
 
-    /// The registers before the end, where the autopsy found them.
+    /// Returns the registers before the end, where the autopsy found them.
     pub(crate) fn before(&self) -> Option<&CpuState> {
         self.autopsy.as_ref().and_then(AutopsyReport::registers)
     }
 
-    /// The lines of `[expect]` that are not met.
+    /// Returns the lines of `[expect]` that are not met.
     pub(crate) fn mismatches(&self) -> &[Mismatch] {
         self.expect.as_ref().map_or(&[], |expect| &expect.failures)
     }
 
-    /// The first paragraph of the autopsy.
+    /// Returns the first paragraph of the autopsy.
     pub(crate) fn cause(&self) -> Option<&str> {
         self.autopsy.as_ref().map(AutopsyReport::summary)
     }
 
-    /// One line of JSON.
+    /// Renders the report as one line of JSON.
     pub(crate) fn to_json(&self) -> String {
-        // Nothing in it can fail to be JSON: keys are strings, values plain.
+        // Nothing in it can fail to serialize: keys are strings, values plain.
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// Shows on standard error what did not go well.
+    /// Prints the report to standard error, if the run was not a plain success.
     pub(crate) fn eprint(&self, config: &Config) {
         if let Some(message) = self.headline() {
             Diagnostics::from(Diagnostic::error(Status::Guest(self.status.into()), message)).eprint();
@@ -165,7 +164,7 @@ impl Report {
         }
         let Some(expect) = &self.expect else { return };
         Diagnostics(expect.failures.iter().map(|mismatch| mismatch.diagnostic(config)).collect()).eprint();
-        // Of a run that ended by itself the place of its end is shown, below what was expected.
+        // For a run that ended by itself, the location of its end follows the mismatches.
         if let (Some(autopsy), None, false) = (&self.autopsy, &self.cpu, expect.met) {
             stderr::print(format_args!("{autopsy}"));
         }
@@ -177,7 +176,7 @@ impl Report {
         }
     }
 
-    /// The end in a sentence, where it is not simply good.
+    /// Describes the end in a sentence, unless it is a plain success.
     pub(crate) fn headline(&self) -> Option<String> {
         match self.verdict {
             Verdict::Success => None,
@@ -191,7 +190,7 @@ impl Report {
     }
 }
 
-/// What virtio devices have to say of their drivers.
+/// Returns the driver errors of virtio devices.
 fn complaints(machine: &Machine) -> Vec<String> {
     let (_, mmio) = machine.buses();
     let complaints = mmio.complaints().into_iter();

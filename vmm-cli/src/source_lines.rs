@@ -1,8 +1,7 @@
-//! Source lines: which line of which file an address was compiled from.
+//! Looks up the source line of an address.
 //!
-//! A guest built with `-g` carries DWARF tables that say so; addr2line reads them. They are parsed when the first address
-//! is asked for and not before, so that a run which shows no addresses does not pay. A file without tables, or with
-//! damaged or compressed ones, has no lines: nothing else depends on them.
+//! addr2line reads the DWARF tables of a guest built with `-g`. They are parsed at the first lookup, so that a run that
+//! shows no addresses does not pay for them. A file without tables, or with damaged or compressed ones, has no lines.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,11 +13,11 @@ use vmm_loader::LoadPlan;
 
 type SectionBytes = EndianArcSlice<LittleEndian>;
 
-/// The line tables of one guest file, read at the first question.
+/// Line tables of one guest file, read at the first lookup.
 #[derive(Default)]
 pub(crate) struct SourceLines(Mutex<LineTableState>);
 
-/// Read, or not yet.
+/// State of the line tables.
 #[derive(Default)]
 enum LineTableState {
     #[default]
@@ -29,13 +28,13 @@ enum LineTableState {
 
 struct LineTables {
     context: Context<SectionBytes>,
-    /// How far the file was moved from where it was linked; only a static PIE is.
+    /// Distance between load and link address, for a static PIE.
     slide: u64,
 }
 
 impl SourceLines {
-    /// The line that the instruction at a virtual address belongs to, as `hello.c:12`. `file` and `plan` are those that
-    /// the guest was loaded from: the same ones at each call.
+    /// Returns the source line of a virtual address, such as `hello.c:12`. `file` and `plan` are those that the guest
+    /// was loaded from, and must be the same at each call.
     pub(crate) fn at(&self, file: &[u8], plan: &LoadPlan, address: u64) -> Option<String> {
         let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let LineTableState::Unread = *lines {
@@ -44,7 +43,7 @@ impl SourceLines {
         let LineTableState::Read(tables) = &*lines else { return None };
         let location = tables.context.find_location(address.wrapping_sub(tables.slide)).ok()??;
         let name = Path::new(location.file?).file_name()?.to_string_lossy();
-        // A file's name is shown on a terminal, which obeys control characters.
+        // Control characters in a file name would be interpreted by the terminal.
         let name = name.replace(char::is_control, "?");
         Some(location.line.map_or_else(|| name.clone(), |line| format!("{name}:{line}")))
     }
@@ -71,7 +70,7 @@ mod tests {
 
     use super::*;
 
-    /// A guest of the repository; `None` where the guests are not built or were not taken along.
+    /// Returns a guest of the repository; `None` where the guests are not built.
     fn guest(name: &str, base: Option<u64>) -> Option<(Vec<u8>, LoadPlan)> {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guests/build").join(name);
         let Ok(file) = std::fs::read(&path) else {
@@ -103,7 +102,7 @@ mod tests {
         assert_eq!(SourceLines::default().at(&[0xf4], &flat, 0x8000), None);
         let Some((mut file, plan)) = guest("hello-long.elf", None) else { return };
         assert_eq!(SourceLines::default().at(&file, &plan, 0xdead_0000), None);
-        // Every other byte behind the headers is wrong; whatever comes out, nothing panics.
+        // Every other byte after the headers is wrong: nothing must panic.
         file.iter_mut().skip(0x2000).step_by(2).for_each(|byte| *byte ^= 0x55);
         let _ = SourceLines::default().at(&file, &plan, plan.entry().unwrap().0);
     }

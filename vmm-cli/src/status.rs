@@ -1,20 +1,20 @@
-//! The exit statuses of `vmm-cli`: one table, stable, no two classes on one number.
+//! Exit statuses of `vmm-cli`. The table is stable, and each class has its own number.
 //!
-//! A guest's own codes keep 1 to 99 for themselves, so that a script can tell the guest's verdict from ours.
+//! The statuses 1 to 99 are the guest's own exit codes, so that a script can tell the guest's result from ours.
 
 use std::process::ExitCode;
 
-/// How a run of `vmm-cli` ended, as its caller sees it.
+/// Exit status of `vmm-cli`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Status {
     /// 0: HLT (unless configured otherwise), exit code 0, or every line of `[expect]` met.
     Success,
     /// 1 to 99: the guest ended the run with this code; codes above 99 are reported as 99.
     Guest(u32),
-    /// 100: the guest crashed: SHUTDOWN, INTERNAL_ERROR, FAIL_ENTRY, an exception that reached our landing page, or a
-    /// stray access where `unmapped = "stop"`.
+    /// 100: the guest crashed: SHUTDOWN, INTERNAL_ERROR, FAIL_ENTRY, an exception in ring 3, or an unmapped access where
+    /// `unmapped = "stop"`.
     Crashed,
-    /// 101: a bug of ours; Rust's own status for a panic.
+    /// 101: a bug in `vmm-cli`; Rust's own status for a panic.
     Bug,
     /// 102: the guest hung: time limit, exit limit, or HLT where `halt = "hung"`.
     Hung,
@@ -24,14 +24,14 @@ pub enum Status {
     Refused,
     /// 105: a mistake in the configuration, the guest file or the command line.
     Configuration,
-    /// 106: trouble on the host: no `/dev/kvm`, no permission, out of memory, an I/O error.
+    /// 106: an error of the host: no `/dev/kvm`, no permission, out of memory, an I/O error.
     Host,
-    /// 130: ended by Ctrl-C (128 + SIGINT, as shells have it).
+    /// 130: ended by Ctrl-C (128 + SIGINT, as shells report it).
     Interrupted,
 }
 
 impl Status {
-    /// The number that the process ends with.
+    /// Returns the number that the process exits with.
     #[must_use]
     pub fn code(self) -> u8 {
         match self {

@@ -1,18 +1,17 @@
-//! `vmm-cli test`: many guests, each a case with an `[expect]`, run in parallel and counted.
+//! `vmm-cli test`: runs many guests in parallel, each a case with an `[expect]`, and counts the results.
 //!
 //! | file | step |
 //! |---|---|
-//! | `find.rs`, `case.rs` | the files under the paths, and the cases that they are |
-//! | `partition.rs`, `shuffle.rs` | which of them, in which order |
-//! | `workers.rs` | a thread for each job; retries; Ctrl-C |
-//! | `boot.rs`, `enter.rs` | what cases of one file have in common, and what is different in each |
-//! | `attempt.rs` with `guard.rs`, `input.rs` | one case, once: a machine built or reset, run, judged |
-//! | `outcome.rs` | what a case came to |
-//! | `show.rs` with `progress.rs`, `json.rs`, `junit.rs` | what is told of it |
-//! | `merge.rs` | the reports of partitions put together |
+//! | `discover.rs`, `case.rs` | finds files and the cases in them |
+//! | `partition.rs`, `shuffle.rs` | selects and orders cases |
+//! | `workers.rs` | worker threads, retries, Ctrl-C |
+//! | `boot_snapshot.rs`, `case_setup.rs` | shared part of the cases of a file, and the differences between them |
+//! | `runner.rs` with `panic_capture.rs`, `input.rs` | runs one case once: builds or resets a machine, runs and evaluates it |
+//! | `outcome.rs` | result of a case |
+//! | `reporter.rs` with `progress.rs`, `json.rs`, `junit.rs` | reports results |
+//! | `merge.rs` | merges the reports of partitions |
 //!
-//! How a machine is made of a configuration, and what its run is worth, is the same as for `run` (`prepare.rs`,
-//! `judgement.rs`).
+//! Machines are prepared and runs are evaluated as for `run` (`prepare.rs`, `verdict.rs`).
 
 pub(crate) mod case;
 pub(crate) mod discover;

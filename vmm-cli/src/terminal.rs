@@ -1,7 +1,7 @@
-//! The guest's console on our standard streams.
+//! Connects the guest's console to our standard streams.
 //!
-//! Output goes to standard output exactly as the guest writes it: at once where a person watches, else line by line. If
-//! the configuration checks it, a copy is kept. Input is what standard input has right now; nobody waits for it.
+//! Output goes to standard output as the guest writes it: byte by byte on a terminal, else line by line. If the
+//! configuration checks the output, a copy is kept. Input is read from standard input without waiting.
 
 use std::collections::VecDeque;
 use std::io::{self, IsTerminal, Stdout, Write};
@@ -14,27 +14,27 @@ use vmm_core::spec::{Interrupts, MachineSpec};
 
 use crate::raw_terminal::RawTerminal;
 
-/// No check looks at more output than this.
+/// Maximum size of the copy of the output, in bytes.
 const MAX_COPY: usize = 16 << 20;
-/// Who types, or pastes, more than this to a guest that reads nothing loses the rest.
+/// Maximum number of typed bytes that the guest has not read. Further input is dropped.
 const MAX_TYPE_AHEAD: usize = 1 << 20;
 
-/// What the guest printed, as far as it is kept.
+/// Copy of the guest's output.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct OutputCopy(Arc<Mutex<Vec<u8>>>);
 
 impl OutputCopy {
-    /// The bytes so far, at most 16 MiB.
+    /// Returns the bytes so far, at most [`MAX_COPY`].
     pub(crate) fn bytes(&self) -> Vec<u8> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Forgets them.
+    /// Clears the copy.
     pub(crate) fn clear(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// Adds what was printed.
+    /// Adds output.
     pub(crate) fn add(&self, bytes: &[u8]) {
         let mut copy = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let room = MAX_COPY.saturating_sub(copy.len()).min(bytes.len());
@@ -53,17 +53,17 @@ impl Write for OutputCopy {
     }
 }
 
-/// Standard output.
+/// Console output to standard output.
 pub(crate) struct StdoutOutput {
-    /// Buffers lines by itself.
+    /// Line-buffered.
     stdout: Stdout,
-    /// Whether a person watches: then no byte waits for the end of its line.
+    /// True if standard output is a terminal: then each byte is flushed.
     terminal: bool,
     copy: Option<OutputCopy>,
 }
 
 impl StdoutOutput {
-    /// Standard output, with a copy kept in `copy`.
+    /// Writes to standard output, and to `copy`.
     pub(crate) fn new(copy: Option<OutputCopy>) -> Self {
         let stdout = io::stdout();
         Self { terminal: stdout.is_terminal(), stdout, copy }
@@ -87,31 +87,31 @@ impl Write for StdoutOutput {
     }
 }
 
-/// Standard input, until it ends.
+/// Console input from standard input.
 #[derive(Debug, Default)]
 pub(crate) struct StdinInput {
     ended: bool,
-    /// The terminal, if it is one and the guest has it for itself; given back when this is dropped.
+    /// The terminal in raw mode, if it is one and the guest has interrupts. Restored on drop.
     keys: Option<RawTerminal>,
-    /// Keys that the guest has no room for yet. They are taken all the same, since ours may be behind them.
+    /// Keys that the guest has not read. They are read early, since an escape may follow.
     ahead: VecDeque<u8>,
 }
 
-/// The guest's console on our standard streams.
+/// Creates a console on our standard streams.
 ///
-/// A machine with interrupts has a kernel that edits lines by itself, so it gets every key as it is typed; one
-/// without is a program, and gets lines.
+/// A machine with interrupts has a kernel that edits lines by itself, so it gets every key as it is typed. A machine without
+/// interrupts gets whole lines.
 pub(crate) fn console(output: StdoutOutput, spec: &MachineSpec) -> Console {
     let interactive = spec.interrupts != Interrupts::None;
     let output = console::Output::new(output);
     let keys = if interactive { RawTerminal::enter() } else { None };
-    // A machine without this copy of the descriptor finds its input when it looks for it.
+    // Without this descriptor a machine polls its input.
     let arrival = if interactive { rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3).ok() } else { None };
     Console { output, input: Box::new(StdinInput { keys, ..StdinInput::default() }), arrival }
 }
 
 impl StdinInput {
-    /// Takes what is there, without waiting.
+    /// Reads what is available, without waiting.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.ended || buffer.is_empty() {
             return Ok(0);
@@ -123,7 +123,7 @@ impl StdinInput {
             Ok(_) => {}
             Err(error) => return Err(error.into()),
         }
-        // Not through `Stdin::lock`: its buffer would hide from the next poll what it has read ahead.
+        // Not through `Stdin::lock`, whose buffer would hide bytes from the next poll.
         match rustix::io::read(&stdin, &mut *buffer) {
             Ok(0) => {
                 self.ended = true;

@@ -1,15 +1,15 @@
-//! `run --trace`, `--trace-out` and `--stats`: a run as it happens, and what it consisted of.
+//! `run --trace`, `--trace-out` and `--stats`: traces and statistics of a run.
 //!
-//! | file | is |
+//! | file | contents |
 //! |---|---|
-//! | `options.rs`, `filter.rs` | what is asked for |
-//! | `calls.rs` | the observer of calls to KVM |
-//! | `exits.rs` with `access.rs`, `places.rs`, `changes.rs` | the observer of exits and single steps |
-//! | `event.rs` | what was seen, as a value, as a line, as JSON |
-//! | `log.rs`, `trace_event.rs` | where it goes |
+//! | `options.rs`, `filter.rs` | options and filters |
+//! | `calls.rs` | observer of KVM calls |
+//! | `exits.rs` with `access.rs`, `symbolize.rs`, `reg_diff.rs` | observer of exits and single steps |
+//! | `event.rs` | events as values, lines and JSON |
+//! | `log.rs`, `trace_event.rs` | destinations of events |
 //!
-//! [`Tracer`] ties them together. A run that asks for none of it has no observer: not one branch more is taken for an
-//! exit, and `/dev/kvm` is opened as if none of this existed.
+//! [`Tracer`] combines them. A run without these options has no observer: an exit takes not one branch more, and
+//! `/dev/kvm` is opened without a call observer.
 
 mod access;
 mod calls;
@@ -27,43 +27,42 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::diagnostic::{Diagnostic, Location};
-use crate::status::Status;
 use vmm_core::kvm_sys_wrap::{CallObserver, Kvm};
 use vmm_core::machine::Machine;
 use vmm_core::machine::error::Error;
 use vmm_core::machine::observer::Observer;
 use vmm_core::machine::run_loop::RunOutcome;
 
-pub(crate) use options::{TraceArgs, TraceKind};
-
+use crate::diagnostic::{Diagnostic, Location};
 use crate::output_file;
 use crate::prepare::Files;
+use crate::status::Status;
 use calls::CallWatch;
 use exits::ExitWatch;
 use filter::TraceFilter;
 use log::{EventSinks, Log, LogSettings};
+pub(crate) use options::{TraceArgs, TraceKind};
 pub(crate) use statistics::Statistics;
 use trace_event::TraceFile;
 
-/// Everything that watches one run.
+/// Observers of one run.
 #[derive(Default)]
 pub(crate) struct Tracer {
-    /// There if anything is watched.
+    /// Observer of calls, if anything is observed.
     calls: Option<Arc<CallWatch>>,
-    /// There if anything is traced.
+    /// Log and filter, if anything is traced.
     log: Option<(Arc<Log>, TraceFilter)>,
-    /// The trace file, for messages.
+    /// Name of the trace file, for messages.
     file: Option<String>,
     stepping: bool,
     stats: bool,
 }
 
 impl Tracer {
-    /// Prepares to watch a run of `config` as asked for.
+    /// Prepares the observers of a run of `config`.
     ///
     /// # Errors
-    /// A trace file that cannot be made.
+    /// The trace file cannot be created.
     pub(crate) fn new(
         options: &TraceArgs,
         config: &Path,
@@ -103,19 +102,19 @@ impl Tracer {
         Ok(Self { calls, log, file, stepping, stats: options.stats })
     }
 
-    /// Opens `/dev/kvm`, with all calls watched if any are.
+    /// Opens `/dev/kvm`, with a call observer if anything is observed.
     ///
     /// # Errors
-    /// As [`Kvm::open`].
+    /// See [`Kvm::open`].
     pub(crate) fn open_kvm(&self) -> Result<Kvm, vmm_core::kvm_sys_wrap::Error> {
         let observer = self.calls.clone().map(|calls| calls as Arc<dyn CallObserver>);
         Kvm::open_with(Path::new(Kvm::DEVICE), observer)
     }
 
-    /// Runs the machine to its end, watched as asked for and by `others`.
+    /// Runs the machine to its end, with the observers that were requested and `others`.
     ///
     /// # Errors
-    /// As [`MachineSummary::run`].
+    /// See [`Machine::run`].
     pub(crate) fn run(
         &self,
         machine: &mut Machine,
@@ -139,20 +138,20 @@ impl Tracer {
         Ok((outcome, statistics))
     }
 
-    /// Shows what was kept, and ends the trace file.
+    /// Shows the last events, and ends the trace file.
     ///
     /// # Errors
-    /// A trace file that could not be written.
+    /// The trace file could not be written.
     pub(crate) fn finish(&self) -> Result<(), Diagnostic> {
         let Some((log, _)) = &self.log else { return Ok(()) };
         log.finish().map_err(|error| unwritable(self.file.as_deref().unwrap_or("the trace"), &error))
     }
 }
 
-/// A run that never began, or failed, leaves what was traced of it.
+/// Finishes the trace of a run that failed or never started.
 impl Drop for Tracer {
     fn drop(&mut self) {
-        // The error that ends the program is the one to show.
+        // Ignored: the error that ends the program is reported.
         let _ = self.finish();
     }
 }

@@ -1,31 +1,31 @@
-//! What a run is worth: its end held against `[expect]`, examined if it has to be, and all of it as one report.
+//! Evaluates a finished run: checks `[expect]`, examines a dead guest, and makes the report.
 
-use crate::config::Config;
-use crate::status::Status;
 use vmm_core::machine::Machine;
 use vmm_core::machine::end::Verdict;
 use vmm_core::machine::run_loop::RunOutcome;
 use vmm_core::record::Recording;
 
+use crate::config::Config;
 use crate::expectations;
 use crate::prepare::Files;
 use crate::report::{Report, autopsy};
+use crate::status::Status;
 
-/// A run that is over.
+/// A finished run.
 pub(crate) struct FinishedRun<'a> {
-    /// What it came to.
+    /// Outcome of the run.
     pub(crate) outcome: &'a RunOutcome,
-    /// The machine, as the run left it.
+    /// Machine after the run.
     pub(crate) machine: &'a Machine,
-    /// What was loaded.
+    /// Loaded files.
     pub(crate) files: &'a Files,
-    /// What the guest printed, as far as `[expect]` asks for it.
+    /// Output of the guest, as far as `[expect]` checks it.
     pub(crate) output: &'a [u8],
-    /// The record of the run, if it may be had again to find out why the guest died.
+    /// Record of the run, if an autopsy may replay it.
     pub(crate) recording: Option<&'a Recording>,
 }
 
-/// Judges a run: its status, and the report of it.
+/// Evaluates a run. Returns its exit status and its report.
 pub(crate) fn evaluate(config: &Config, ended: &FinishedRun<'_>) -> (Status, Report) {
     let FinishedRun { outcome, machine, files, output, recording } = ended;
     let expect = config.expect.as_ref();
@@ -44,8 +44,8 @@ pub(crate) fn evaluate(config: &Config, ended: &FinishedRun<'_>) -> (Status, Rep
     (status, report)
 }
 
-/// Whether the guest did what was expected of it. Unlike with `run`, one that dies or hangs can: but only if its `[expect]` says
-/// that it is to end like this.
+/// Returns true if the guest did what was expected. Unlike with `run`, a guest that dies or hangs does, if its
+/// `[expect] end` names that end.
 pub(crate) fn is_as_expected(config: &Config, report: &Report) -> bool {
     let names_end = config.expect.as_ref().is_some_and(|expect| expect.end.is_some());
     report.mismatches().is_empty()
@@ -56,7 +56,7 @@ pub(crate) fn is_as_expected(config: &Config, report: &Report) -> bool {
         }
 }
 
-/// What a run is worth. Only one that ended by itself can be a success, whatever was expected of it.
+/// Returns the exit status of a verdict. Only a run that ended by itself can be a success.
 pub(crate) fn status_from_verdict(verdict: Verdict, expectations_met: Option<bool>) -> Status {
     match (verdict, expectations_met) {
         (Verdict::Crashed, _) => Status::Crashed,

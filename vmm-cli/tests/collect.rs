@@ -9,6 +9,7 @@ use std::io::Read;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
+
 use support::{CLI, ProcessResult, program_is_here};
 
 const COLLECT: [&str; 2] = ["--set", "devices.debug-console.collect=true"];

@@ -15,6 +15,7 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
+
 use support::{CLI, ProcessResult, program_is_here};
 
 const BASE: u64 = 0x20_0000;

@@ -1,15 +1,11 @@
-//! `vmm-cli bench`: runs one guest many times in one process, and shows how its times are distributed.
+//! `vmm-cli bench`: runs one guest many times in one process, and shows the distribution of its times.
 //!
-//! The machine is built once and a snapshot taken of it. A machine without interrupts is made from that once, and goes back to
-//! it behind each run ([`MachineSummary::reset`]); one with interrupts, or with input, is made anew for each run. Only the runs are
-//! timed. What the guest prints goes nowhere.
+//! The machine is built once and a snapshot taken of it. Without interrupts and input, one machine is made from the snapshot
+//! and reset to it after each run ([`Machine::reset`]). Otherwise each run has a new machine. Only the runs are timed.
+//! The guest's output is discarded.
 //!
-//! A run that ends otherwise than the first one did, or without what `[expect]` says, is no measurement: it ends the benchmark.
+//! A run that ends otherwise than the first one, or that does not meet `[expect]`, ends the benchmark with an error.
 
-use crate::options::{Format, OverrideArgs};
-use crate::stdout;
-use crate::table;
-use clap::{Args, ValueHint};
 use std::fmt::Write as _;
 use std::io;
 use std::num::NonZeroUsize;
@@ -18,10 +14,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::config::Config;
-use crate::diagnostic::{Diagnostic, Diagnostics};
-use crate::status::Status;
-use crate::stderr;
+use clap::{Args, ValueHint};
 use serde::Serialize;
 use vmm_core::devices::console::{Console, Output};
 use vmm_core::kvm_sys_wrap::{Kvm, install_termination_handlers};
@@ -31,47 +24,54 @@ use vmm_core::machine::error::Error;
 use vmm_core::record::Recording;
 use vmm_core::snapshot::Snapshot;
 
+use crate::config::Config;
+use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::expectations;
 use crate::machine_error::machine_error;
+use crate::options::{Format, OverrideArgs};
 use crate::prepare::{Files, Prepared};
 use crate::quantiles::{Quantiles, ShortDuration};
+use crate::status::Status;
+use crate::stderr;
+use crate::stdout;
 use crate::suite::input;
+use crate::table;
 use crate::terminal::OutputCopy;
 use crate::verdict::{FinishedRun, evaluate, is_as_expected};
 
-/// A guest that can be run again and again.
+/// A guest that can be run many times.
 struct BenchGuest<'a> {
     config: &'a Config,
     files: &'a Files,
     kvm: &'a Kvm,
     snapshot: Snapshot,
-    /// The configuration's path, beside which the guest's input may be.
+    /// Path of the configuration. The guest's input is a file beside it.
     path: &'a Path,
-    /// What the guest prints, where `[expect]` asks for it.
+    /// Copy of the guest's output, where `[expect]` checks it.
     printed: Option<OutputCopy>,
     begins: StartMethod,
-    /// The machine of the last run, if it is to be reset.
+    /// Machine of the last run, if it can be reset.
     machine: Option<Machine>,
 }
 
-/// How the next run comes to the beginning.
+/// Method that prepares the next run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum StartMethod {
-    /// The machine of the last one goes back there.
+    /// The machine of the last run is reset.
     Reset,
-    /// A machine is made from the snapshot.
+    /// A new machine is made from the snapshot.
     Copy,
 }
 
-/// One run.
+/// Times of one run.
 #[derive(Debug, Clone, Copy)]
 struct BenchSample {
     run: Duration,
     begin: Duration,
 }
 
-/// What is shown. The JSON form has these keys; more may come, none go.
+/// Results. The JSON form has these keys; more may come, none go.
 #[derive(Debug, Serialize)]
 struct BenchResults {
     config: String,
@@ -154,8 +154,8 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<Status, Diagnostics> {
 }
 
 impl BenchGuest<'_> {
-    /// The first run, judged as any other command would: how all have to end. If that is no end to go by, it is told, and
-    /// the status is that of `run`.
+    /// Runs the guest once and evaluates the run like `vmm-cli run`. Breaks with the status of `run` if it is no valid
+    /// reference for further runs.
     fn first(&mut self, format: Format) -> Result<ControlFlow<Status, End>, Diagnostics> {
         let mut machine = self.begin()?;
         let mut recording = Recording::new();
@@ -175,7 +175,7 @@ impl BenchGuest<'_> {
         Ok(ControlFlow::Break(status))
     }
 
-    /// One more run, which has to end in the same way. Breaks off at Ctrl-C.
+    /// Runs the guest once more, and requires the same end. Breaks if the run was interrupted.
     fn another(&mut self, number: usize, end: &End) -> Result<ControlFlow<(), BenchSample>, Diagnostics> {
         let began = Instant::now();
         let mut machine = self.begin()?;
@@ -187,7 +187,7 @@ impl BenchGuest<'_> {
         if outcome.end == End::Interrupted {
             return Ok(ControlFlow::Break(()));
         }
-        // The first one is 1 to people.
+        // Runs are counted from 1, and the first is not one of these.
         let number = number.saturating_add(2);
         if outcome.end != *end {
             let message = format!("run {number} ended otherwise than the first: {}", outcome.end);
@@ -207,7 +207,7 @@ impl BenchGuest<'_> {
         Ok(ControlFlow::Continue(BenchSample { run, begin }))
     }
 
-    /// A machine at the beginning.
+    /// Returns a machine at its initial state.
     fn begin(&mut self) -> Result<Machine, Diagnostics> {
         if let Some(printed) = &self.printed {
             printed.clear();
@@ -224,7 +224,7 @@ impl BenchGuest<'_> {
         self.snapshot.machine(self.kvm, console).map_err(|error| self.host(&error))
     }
 
-    /// What to do with a machine whose run is over.
+    /// Keeps a machine for the next run if it can be reset.
     fn done(&mut self, machine: Machine) {
         self.machine = (self.begins == StartMethod::Reset).then_some(machine);
     }
@@ -239,7 +239,7 @@ impl BenchGuest<'_> {
 }
 
 impl BenchResults {
-    /// `None` of no runs.
+    /// Returns `None` without samples.
     fn new(args: &BenchArgs, end: &End, begins: StartMethod, samples: &[BenchSample]) -> Option<Self> {
         let of = |time: fn(&BenchSample) -> Duration| samples.iter().map(time).collect::<Vec<_>>();
         let (runs, begin_times) = (of(|sample| sample.run), of(|sample| sample.begin));

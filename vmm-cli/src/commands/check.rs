@@ -1,18 +1,18 @@
-//! `vmm-cli check`: all that can be known of configurations without KVM.
+//! `vmm-cli check`: reports every mistake in configurations and guest files that can be found without KVM.
 
-use crate::options::{Format, OverrideArgs};
-use crate::stdout;
-use clap::{Args, ValueHint};
 use std::fmt::Write as _;
 use std::path::Path;
 use std::path::PathBuf;
 
+use clap::{Args, ValueHint};
+
 use crate::config::Config;
 use crate::diagnostic::{Diagnostics, json};
-use crate::status::Status;
-
+use crate::options::{Format, OverrideArgs};
 use crate::preflight;
 use crate::prepare::Prepared;
+use crate::status::Status;
+use crate::stdout;
 
 /// Options of `check`.
 #[derive(Debug, Args)]
@@ -49,7 +49,7 @@ pub(crate) fn check(args: &CheckArgs) -> Result<Status, Diagnostics> {
     let problems = Diagnostics(problems);
     match args.format {
         Format::Text => stdout::print(&good)?,
-        // An array of all problems; an empty one where there are none.
+        // An array of all diagnostics, which may be empty.
         Format::Json => {
             stdout::print(&format!("{}\n", json::render(&problems)))?;
             return Ok(problems.status());
@@ -58,7 +58,7 @@ pub(crate) fn check(args: &CheckArgs) -> Result<Status, Diagnostics> {
     if problems.0.is_empty() { Ok(Status::Success) } else { Err(problems) }
 }
 
-/// One line for a configuration without mistakes, and with `--verbose` its files and its layout.
+/// Appends a line for a configuration without mistakes, and with `--verbose` its files and its layout.
 fn describe(text: &mut String, path: &Path, prepared: &Prepared, verbose: bool) {
     let mode = prepared.machine.boot.mode;
     // Writing to a string cannot fail.

@@ -1,26 +1,27 @@
-//! `vmm-cli doctor`: whether KVM works here, what it offers, and which CPU modes run.
+//! `vmm-cli doctor`: shows if KVM works on this host, its capabilities, and the CPU modes that run.
 
-use crate::options::Format;
-use crate::stdout;
-use clap::Args;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use crate::diagnostic::Diagnostics;
-use crate::status::Status;
+use clap::Args;
 use serde::Serialize;
 use vmm_core::kvm_sys_wrap::{Capability, Kvm, Requirement};
 use vmm_core::machine::probe::{ModeProbe, ProbeResult};
 
-/// Everything found. The JSON form has these keys; more may come, none go.
+use crate::diagnostic::Diagnostics;
+use crate::options::Format;
+use crate::status::Status;
+use crate::stdout;
+
+/// Findings about the host. The JSON form has these keys; more may come, none go.
 #[derive(Debug, Serialize)]
 struct HostReport {
-    /// Whether guests can run here at all.
+    /// True if guests can run on this host.
     usable: bool,
-    /// Where `usable` is false: why, and what to do.
+    /// Reason and help, where `usable` is false.
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<KvmProblem>,
-    /// The kernel's KVM modules that are loaded.
+    /// Loaded kernel modules of KVM.
     backend: Vec<&'static str>,
     capabilities: Vec<CapabilityRow>,
     modes: Vec<ModeRow>,
@@ -51,7 +52,7 @@ struct ModeRow {
     why_not: Option<String>,
 }
 
-/// The modules that KVM can be made of on x86, and what they are.
+/// Kernel modules that implement KVM on x86, each with a description.
 const BACKENDS: [(&str, &str); 3] = [
     ("kvm_intel", "Intel VT-x"),
     ("kvm_amd", "AMD SVM"),
@@ -71,7 +72,7 @@ pub(crate) fn doctor(args: &DoctorArgs) -> Result<Status, Diagnostics> {
     let findings = examine();
     let text = match args.format {
         Format::Text => findings.text(),
-        // Nothing in it can fail to be JSON.
+        // Nothing in it can fail to serialize.
         Format::Json => serde_json::to_string_pretty(&findings).unwrap_or_default() + "\n",
     };
     stdout::print(&text)?;

@@ -1,41 +1,41 @@
-//! `vmm-cli dump`: guest memory, as a hex dump, as bytes, or with the registers as a core file for gdb.
+//! `vmm-cli dump`: shows guest memory as a hex dump or as bytes, or writes a core file for gdb.
 //!
-//! A plain address is physical unless `--virtual` is given; a symbol is always virtual. A range with a byte that is not
-//! there is refused as a whole, before anything is written. The hex dump is that of `hexdump -C`: lines of 16
-//! bytes, a star for lines that repeat the one before.
+//! A number is a physical address unless `--virtual` is given. A symbol is always virtual. A range with an unmapped byte is
+//! refused as a whole, before anything is written. The hex dump has the format of `hexdump -C`: lines of 16 bytes, and a star
+//! for lines that repeat the previous one.
 //!
-//! The JSON form is an array with an object for each range; its keys, of which more may come and none go:
+//! The JSON form is an array with an object for each range. More keys may come, none go:
 //!
 //! | key | value |
 //! |---|---|
-//! | `address` | the first address |
-//! | `virtual` | whether that is a virtual one |
+//! | `address` | first address |
+//! | `virtual` | true if the address is virtual |
 //! | `length` | number of bytes |
-//! | `hex` | the bytes, two digits each |
+//! | `hex` | bytes, two digits each |
 
-use crate::inspect::InspectArgs;
-use crate::options::Format;
-use crate::stdout;
-use clap::{Args, ValueHint};
 use std::fmt::Write as _;
 use std::io::Write;
 use std::path::Path;
 use std::path::PathBuf;
 
-use crate::address_expr::{AddressRange, RangeExtent};
-use crate::diagnostic::{Diagnostic, Diagnostics};
-use crate::status::Status;
+use clap::{Args, ValueHint};
 use serde::Serialize;
 use vm_memory::{Bytes, GuestMemoryBackend};
 use vmm_core::PAGE_SIZE;
 use vmm_core::paging::walk::Walker;
 use vmm_core::{Gpa, Gva};
 
+use crate::address_expr::{AddressRange, RangeExtent};
 use crate::core_file;
+use crate::diagnostic::{Diagnostic, Diagnostics};
+use crate::inspect::InspectArgs;
 use crate::inspect::{InspectedGuest, ResolvedAddress, resolve};
+use crate::options::Format;
 use crate::output_file::TempOutput;
+use crate::status::Status;
+use crate::stdout;
 
-/// How much is shown at once; a multiple of the 16 bytes of a line.
+/// Number of bytes written at once: a multiple of the 16 bytes of a line.
 const CHUNK: usize = 1 << 16;
 
 #[derive(Debug, Serialize)]
@@ -52,7 +52,8 @@ struct RangeRecord {
 pub(crate) struct DumpArgs {
     #[command(flatten)]
     pub(crate) inspect: InspectArgs,
-    /// ADDRESS..ADDRESS, ADDRESS,LENGTH, or a symbol; symbols can have an offset. Numbers are physical addresses, symbols virtual
+    /// ADDRESS..ADDRESS, ADDRESS,LENGTH, or a symbol; symbols can have an offset. Numbers are physical addresses,
+    /// symbols virtual
     #[arg(required_unless_present = "core", value_name = "RANGE")]
     pub(crate) ranges: Vec<String>,
     /// Take numbers as virtual addresses
@@ -117,7 +118,7 @@ pub(crate) fn dump(args: &DumpArgs) -> Result<Status, Diagnostics> {
         }
     }
     if args.format == Format::Json && !ranges.is_empty() {
-        // Rows always serialize: the fallback is never seen.
+        // Rows always serialize: the fallback is never used.
         let text = serde_json::to_string(&rows).unwrap_or_default() + "\n";
         write(&mut output, text.as_bytes())?;
     }
@@ -141,7 +142,7 @@ fn write(output: &mut Option<TempOutput>, bytes: &[u8]) -> Result<(), Diagnostic
     }
 }
 
-/// A range of addresses.
+/// Range of addresses to dump.
 struct DumpRange {
     start: u64,
     length: u64,
@@ -172,7 +173,7 @@ impl DumpRange {
         Ok(Self { start, length, is_virtual: is_virtual || by_symbol })
     }
 
-    /// The range page by page: offset, physical address, bytes.
+    /// Calls `each` with physical address and length of each page of the range.
     fn pieces(
         &self,
         stopped: &InspectedGuest,
@@ -196,7 +197,7 @@ impl DumpRange {
             } else {
                 Gpa(at)
             };
-            // The first and the last byte: memory comes in whole pages.
+            // Checking the first and the last byte is enough: memory consists of whole pages.
             let last = Gpa(gpa.0.saturating_add(size - 1));
             if !memory.address_in_range(gpa.into()) || !memory.address_in_range(last.into()) {
                 let place = if self.is_virtual { format!("at physical {gpa}") } else { "there".to_owned() };
@@ -212,7 +213,7 @@ impl DumpRange {
         self.pieces(stopped, walker, |_, _| Ok(()))
     }
 
-    /// Hands the bytes over, in chunks of which all but the last have whole lines.
+    /// Calls `take` with the bytes, in chunks of which all but the last consist of whole lines.
     fn read(
         &self,
         stopped: &InspectedGuest,
@@ -240,7 +241,7 @@ impl DumpRange {
     }
 }
 
-/// Lines of 16 bytes, as `hexdump -C` has them.
+/// Formats lines of 16 bytes like `hexdump -C`.
 struct HexDump {
     address: u64,
     last: Vec<u8>,
@@ -286,7 +287,7 @@ impl HexDump {
         let _ = writeln!(text, " |{}|", shown.collect::<String>());
     }
 
-    /// The address behind the last byte.
+    /// Returns the final line: the address after the last byte.
     fn end(&self) -> String {
         format!("{:08x}\n", self.address)
     }

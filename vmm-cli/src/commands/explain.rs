@@ -1,20 +1,20 @@
 //! `vmm-cli explain`: shows every KVM call of a run and the state it sets up, without KVM.
 
-use crate::options::{Format, OverrideArgs};
-use crate::output_file;
-use crate::stdout;
-use clap::{Args, ValueHint};
 use std::io::ErrorKind;
 use std::path::Path;
 use std::path::PathBuf;
 
+use clap::{Args, ValueHint};
+
 use crate::config::{Config, Overrides};
 use crate::diagnostic::{Diagnostic, Diagnostics, Location};
-use crate::status::Status;
-
 use crate::explain::diff::ExplanationDiff;
 use crate::explain::{Explanation, svg};
+use crate::options::{Format, OverrideArgs};
+use crate::output_file;
 use crate::prepare::Prepared;
+use crate::status::Status;
+use crate::stdout;
 
 /// Options of `explain`.
 #[derive(Debug, Args)]

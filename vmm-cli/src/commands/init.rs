@@ -1,14 +1,15 @@
 //! `vmm-cli init`: writes a commented configuration to start from. An existing file is not replaced.
 
-use crate::output_file;
-use crate::stdout;
-use clap::{Args, ValueHint};
 use std::io::ErrorKind;
 use std::path::PathBuf;
 
+use clap::{Args, ValueHint};
+
 use crate::config::template;
 use crate::diagnostic::{Diagnostic, Diagnostics, Location};
+use crate::output_file;
 use crate::status::Status;
+use crate::stdout;
 
 /// Options of `init`.
 #[derive(Debug, Args)]

@@ -1,27 +1,21 @@
-//! `vmm-cli pages`: all that the page tables map, joined to ranges, and what is worth a second look there.
+//! `vmm-cli pages`: shows all mappings of the page tables as ranges, and lints of them.
 //!
-//! Findings are no errors: the status is 0 with them and without. The JSON form has these keys; more may come, none go:
+//! Findings are not errors: the exit status is 0. The JSON form has these keys; more may come, none go:
 //!
 //! | key | value |
 //! |---|---|
-//! | `point` | where the guest was stopped, in words |
-//! | `scheme`, `root` | how addresses are translated there, and where the first table lies; null without paging |
-//! | `ranges` | one for each range: `gva`, `gpa`, `bytes`, `page_size`, `pages`, `access` (`writable`, `user`, `executable`) |
-//! | `truncated` | whether there is more than anybody would want to read |
-//! | `findings` | one for each: `kind`, `gva`, `message` |
+//! | `point` | description of the stop point |
+//! | `scheme`, `root` | paging scheme, and address of the root table; null without paging |
+//! | `ranges` | array of ranges: `gva`, `gpa`, `bytes`, `page_size`, `pages`, `access` (`writable`, `user`, `executable`) |
+//! | `truncated` | true if there are too many ranges to list |
+//! | `findings` | array of findings: `kind`, `gva`, `message` |
 //!
 //! The kinds are `writable-executable`, `user-visible`, `alias`, `nothing-there`, `reserved-bits` and
-//! `table-not-in-memory` ([`Finding`]).
+//! `table-not-in-memory` ([`PageLint`]).
 
-use crate::inspect::InspectArgs;
-use crate::options::Format;
-use crate::stdout;
-use crate::table;
-use clap::Args;
 use std::fmt::Write as _;
 
-use crate::diagnostic::Diagnostics;
-use crate::status::Status;
+use clap::Args;
 use serde::Serialize;
 use vmm_core::explain::page_lint::{PageLint, findings, kernel};
 use vmm_core::layout::RangeOwner;
@@ -31,9 +25,15 @@ use vmm_core::paging::walk::access_words;
 use vmm_core::spec::gpa_range::{ByteSize, GpaRange};
 
 use super::translate::PermissionsRecord;
+use crate::diagnostic::Diagnostics;
+use crate::inspect::InspectArgs;
 use crate::inspect::InspectedGuest;
+use crate::options::Format;
+use crate::status::Status;
+use crate::stdout;
+use crate::table;
 
-/// As many findings of a kind as the text form shows.
+/// Maximum number of findings of a kind in the text form.
 const MAX_FINDINGS: usize = 10;
 
 #[derive(Debug, Serialize)]

@@ -1,18 +1,19 @@
-//! `vmm-cli preflight`: what would kill this guest at once, said before the run. Without KVM.
+//! `vmm-cli preflight`: warns about mistakes that kill this guest at once, without KVM.
 //!
-//! Warnings are no errors: a guest that crashes on purpose is a guest. The status is 0 unless the configuration is wrong.
-//! The JSON form is that of diagnostics ([`crate::diagnostic::json`]).
+//! Warnings are not errors: the exit status is 0 unless the configuration is wrong. The JSON form is that of diagnostics
+//! ([`crate::diagnostic::json`]).
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueHint};
 
 use crate::config::Config;
 use crate::diagnostic::{Diagnostics, json};
 use crate::options::{Format, OverrideArgs};
-use crate::status::Status;
-use crate::stdout;
-use clap::{Args, ValueHint};
-use std::path::PathBuf;
-
 use crate::preflight;
 use crate::prepare::Prepared;
+use crate::status::Status;
+use crate::stdout;
 
 /// Options of `preflight`.
 #[derive(Debug, Args)]

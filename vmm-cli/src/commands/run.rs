@@ -1,16 +1,9 @@
-//! `vmm-cli run`: a configuration, a machine, its run, its verdict.
+//! `vmm-cli run`: builds the machine of a configuration, runs it, and reports its end.
 
-use crate::machine_error::machine_error;
-use crate::options::{Format, OverrideArgs};
-use crate::trace::TraceArgs;
-use clap::{Args, ValueHint};
 use std::io::Write;
 use std::path::PathBuf;
 
-use crate::config::Config;
-use crate::diagnostic::{Diagnostic, Diagnostics};
-use crate::status::Status;
-use crate::stderr;
+use clap::{Args, ValueHint};
 use vmm_core::devices::console::Console;
 use vmm_core::kvm_sys_wrap::install_termination_handlers;
 use vmm_core::machine::Machine;
@@ -18,14 +11,21 @@ use vmm_core::machine::error::Error;
 use vmm_core::machine::observer::Observer;
 use vmm_core::record::Recording;
 
+use crate::config::Config;
 use crate::core_file;
+use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::gdb;
+use crate::machine_error::machine_error;
+use crate::options::{Format, OverrideArgs};
 use crate::output_file;
 use crate::output_file::TempOutput;
 use crate::prepare::Prepared;
 use crate::profile::RunProfile;
 use crate::snapshot_file;
+use crate::status::Status;
+use crate::stderr;
 use crate::terminal::{self, OutputCopy, StdoutOutput};
+use crate::trace::TraceArgs;
 use crate::trace::Tracer;
 use crate::verdict::{FinishedRun, evaluate};
 
@@ -79,7 +79,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<Status, Diagnostics> {
         Diagnostics(notes).eprint();
     }
     timing.step("guest's files and layout");
-    // Opened before the run: a report that cannot be written is better known before than after it.
+    // Opened before the run, so that an unwritable path is reported early.
     let report = args.report.as_deref();
     let report_file = report.map(|path| output_file::create(path, "the report", args.force)).transpose()?;
     let core =
@@ -89,7 +89,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<Status, Diagnostics> {
 
     let copy = config.expect.as_ref().filter(|expect| expect.checks_output()).map(|_| OutputCopy::default());
     let host = |error: Error| Diagnostics::from(machine_error(&config, &error));
-    // Before the terminal becomes raw: from then on no signal may end us without a way back.
+    // Installed before the terminal becomes raw, so that no signal ends the process without restoring it.
     install_termination_handlers().map_err(|error| host(error.into()))?;
     let console = terminal::console(StdoutOutput::new(copy.clone()), &spec);
     timing.step("console and signals");
@@ -122,11 +122,11 @@ pub(crate) fn run(args: &RunArgs) -> Result<Status, Diagnostics> {
         (run.outcome, None)
     } else {
         let mut recorder: [&mut dyn Observer; 1] = [&mut recording];
-        // Without an autopsy nobody reads the record, and a run of several vCPUs is never repeated.
+        // The record is only read by an autopsy, and runs of several vCPUs are never replayed.
         let unread = args.no_autopsy || machine.spec().vcpus > 1;
         let observers = if unread { &mut [] } else { recorder.as_mut_slice() };
         let result = watch.run(&mut machine, &files, observers);
-        // What was traced is shown first, even of a run that failed.
+        // The trace is shown first, also of a run that failed.
         watch.finish()?;
         result.map_err(host)?
     };
@@ -144,7 +144,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<Status, Diagnostics> {
         core.keep();
         Ok::<(), Diagnostic>(())
     });
-    // Gives the terminal back too: the report is for a person.
+    // Dropped here to restore the terminal before the report is printed.
     drop(machine);
     timing.step("end of the machine");
     report.timing = timing.finish();

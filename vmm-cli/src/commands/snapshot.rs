@@ -1,23 +1,23 @@
 //! `vmm-cli snapshot`: runs a guest up to a point and saves the whole machine to a file, for `run --from`.
 //!
-//! What the guest prints on the way goes to standard output, as in a run. The file is there whole or not at all.
+//! The guest's output on the way goes to standard output, as in a run.
 
-use crate::inspect::InspectArgs;
-use crate::options::Format;
-use clap::{Args, ValueHint};
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::path::absolute;
 
-use crate::diagnostic::{Diagnostic, Diagnostics};
-use crate::status::Status;
-use crate::stderr;
+use clap::{Args, ValueHint};
 use vmm_core::devices::console;
 use vmm_core::spec::gpa_range::ByteSize;
 
+use crate::diagnostic::{Diagnostic, Diagnostics};
+use crate::inspect::InspectArgs;
 use crate::inspect::InspectedGuest;
+use crate::options::Format;
 use crate::output_file::AtomicFile;
 use crate::snapshot_file::{self, Description};
+use crate::status::Status;
+use crate::stderr;
 use crate::terminal::{OutputCopy, StdoutOutput};
 
 /// Options of `snapshot`.
@@ -55,7 +55,7 @@ pub(crate) fn snapshot(args: &SnapshotArgs) -> Result<Status, Diagnostics> {
         Description::new(&snapshot, config, stopped.point.clone(), &stopped.files, copy.bytes());
     let bytes = snapshot_file::write(&snapshot, &description, &mut file)?;
     file.persist()?;
-    // The guest's last line may not be complete.
+    // The guest's last line may be incomplete.
     let _ = std::io::stdout().flush();
     stderr::print_line(format_args!(
         "snapshot {}: {}, {}",

@@ -1,28 +1,28 @@
-//! `vmm-cli test`: the cases under some paths, run and counted; or the reports of several such runs, merged.
+//! `vmm-cli test`: runs the cases under some paths and counts the results, or merges reports of such runs.
 
-use crate::options::Format;
-use crate::stdout;
-use crate::suite::partition::Partition;
-use crate::suite::shuffle::Seed;
-use clap::{Args, ValueHint};
-use regex::Regex;
 use std::io::Write;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::thread;
 use std::time::Instant;
 
-use crate::diagnostic::{Diagnostic, Diagnostics};
+use clap::{Args, ValueHint};
 use crate::help;
-use crate::status::Status;
-use crate::stderr;
 use quick_junit::Report;
+use regex::Regex;
 use vmm_core::kvm_sys_wrap::{Error, Kvm, install_termination_handlers, termination_requested};
 
+use crate::diagnostic::{Diagnostic, Diagnostics};
+use crate::options::Format;
 use crate::output_file::TempOutput;
+use crate::status::Status;
+use crate::stderr;
+use crate::stdout;
 use crate::suite::case::Case;
 use crate::suite::junit::Junit;
+use crate::suite::partition::Partition;
 use crate::suite::reporter::Reporter;
+use crate::suite::shuffle::Seed;
 use crate::suite::shuffle::shuffle;
 use crate::suite::workers::{self, SuiteEvent, WorkerSettings};
 use crate::suite::{discover, json, merge};
@@ -112,7 +112,7 @@ pub(crate) fn test(args: &TestArgs) -> Result<Status, Diagnostics> {
     run(args, cases)
 }
 
-/// The cases that are asked for, in the order in which they are to be run.
+/// Returns the selected cases in the order in which they are run.
 fn select(args: &TestArgs) -> Result<Vec<Case>, Diagnostics> {
     let found = discover::discover(&args.paths)?;
     if args.format == Format::Text {
@@ -132,7 +132,7 @@ fn select(args: &TestArgs) -> Result<Vec<Case>, Diagnostics> {
         };
         return Err(Diagnostic::error(Status::Configuration, message).with_help(Some(help)).into());
     }
-    // A part may well be empty: there can be more machines than cases.
+    // A part may be empty: there can be more machines than cases.
     if let Some(partition) = args.partition {
         let mut index = 0..;
         cases.retain(|case| index.next().is_some_and(|index| partition.holds(index, &case.name)));
@@ -146,7 +146,7 @@ fn select(args: &TestArgs) -> Result<Vec<Case>, Diagnostics> {
 fn run(args: &TestArgs, cases: Vec<Case>) -> Result<Status, Diagnostics> {
     let junit_file =
         args.junit.as_deref().map(|path| TempOutput::create(path, "the report", args.force)).transpose()?;
-    // A host without KVM is one trouble, and not one for each case.
+    // Opened once here, so that a host without KVM is one error and not one for each case.
     let kvm = Kvm::open().map_err(|error| host(&error))?;
     install_termination_handlers().map_err(|error| host(&error))?;
     let settings = WorkerSettings {

@@ -1,32 +1,25 @@
-//! `vmm-cli translate`: the page walk of addresses, level by level in words, next to KVM's own answer.
+//! `vmm-cli translate`: shows the page walk of addresses, level by level, next to the result of `KVM_TRANSLATE`.
 //!
-//! Where our walk and `KVM_TRANSLATE` differ, one of them is wrong. That is an error with the status of a bug (101),
-//! since whoever has to find out is us.
+//! If our walk and `KVM_TRANSLATE` differ, one of them is wrong: an error with the status of a bug (101).
 //!
 //! The JSON form has these keys; more may come, none go:
 //!
 //! | key | value |
 //! |---|---|
-//! | `point` | where the guest was stopped, in words |
-//! | `scheme` | how addresses are translated there, or null without paging |
-//! | `walks` | one for each address: |
-//! | `walks.address`, `.symbol` | what was looked up; the symbol there or null |
-//! | `walks.steps` | one for each entry read: `table`, `index`, `at`, `entry`, `flags` (names), and `next` (a table) or `page` with `page_size` |
+//! | `point` | description of the stop point |
+//! | `scheme` | paging scheme, or null without paging |
+//! | `walks` | array with one walk for each address: |
+//! | `walks.address`, `.symbol` | address, and its symbol or null |
+//! | `walks.steps` | array with one object for each entry read: `table`, `index`, `at`, `entry`, `flags` (names), and `next` (a table) or `page` with `page_size` |
 //! | `walks.end` | `mapped`, `not-present`, `reserved-bits`, `no-memory` or `unaddressable` |
-//! | `walks.message` | the end in words |
-//! | `walks.physical`, `.access` | where it leads, and `writable`, `user`, `executable`; null if nowhere |
-//! | `walks.kvm` | what KVM_TRANSLATE gave, or null |
-//! | `walks.agrees` | whether that is the same; null where KVM was not asked |
+//! | `walks.message` | description of the end |
+//! | `walks.physical`, `.access` | physical address, and `writable`, `user`, `executable`; null if unmapped |
+//! | `walks.kvm` | result of KVM_TRANSLATE, or null |
+//! | `walks.agrees` | true if both results are equal; null where KVM was not asked |
 
-use crate::inspect::InspectArgs;
-use crate::options::Format;
-use crate::stdout;
-use clap::Args;
 use std::fmt::Write as _;
 
-use crate::address_expr::AddressExpr;
-use crate::diagnostic::{Diagnostic, Diagnostics};
-use crate::status::Status;
+use clap::Args;
 use serde::Serialize;
 use vmm_core::cpu::control_regs::{Cr0, Cr4, Efer};
 use vmm_core::paging::Scheme;
@@ -36,7 +29,13 @@ use vmm_core::spec::PagePermissions;
 use vmm_core::spec::gpa_range::ByteSize;
 use vmm_core::{Gpa, Gva};
 
+use crate::address_expr::AddressExpr;
+use crate::diagnostic::{Diagnostic, Diagnostics};
+use crate::inspect::InspectArgs;
 use crate::inspect::{InspectedGuest, resolve};
+use crate::options::Format;
+use crate::status::Status;
+use crate::stdout;
 
 #[derive(Debug, Serialize)]
 struct TranslateOutput {
@@ -75,7 +74,7 @@ struct StepRecord {
     page_size: Option<u64>,
 }
 
-/// What all levels together permit.
+/// Permissions that all levels grant.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(super) struct PermissionsRecord {
     writable: bool,
@@ -120,7 +119,7 @@ pub(crate) fn translate(args: &TranslateArgs) -> Result<Status, Diagnostics> {
         let gva = Gva(resolve(&stopped.files, place)?.address);
         looked_up.push(lens.walker.walk(stopped.machine.memory(), gva));
     }
-    // Only now: KVM may set accessed bits in the tables while it looks.
+    // Only after all walks: KVM_TRANSLATE may set accessed bits in the tables.
     let walks = looked_up.iter().map(|walk| lens.compare(walk)).collect::<Result<Vec<_>, _>>()?;
     let scheme = lens.walker.scheme.map(Scheme::name);
     let disagreements: Vec<Diagnostic> = walks.iter().filter_map(WalkRecord::disagreement).collect();
@@ -135,7 +134,7 @@ pub(crate) fn translate(args: &TranslateArgs) -> Result<Status, Diagnostics> {
     if disagreements.is_empty() { Ok(Status::Success) } else { Err(Diagnostics(disagreements)) }
 }
 
-/// What has to be known to look an address up and to say what it means.
+/// Walker and control bits that a walk is described with.
 struct WalkContext<'a> {
     stopped: &'a InspectedGuest,
     walker: Walker,
@@ -145,10 +144,10 @@ struct WalkContext<'a> {
 }
 
 impl WalkContext<'_> {
-    /// A walk, with KVM's answer beside it.
+    /// Compares a walk with the result of KVM_TRANSLATE.
     fn compare(&self, walk: &Walk) -> Result<WalkRecord, Diagnostics> {
         let gva = walk.gva;
-        // Of an address that the mode does not have, KVM translates the lower bits: no answer to hold ours against.
+        // KVM truncates addresses that the mode does not have, so its result says nothing about ours.
         let asked = walk.end != WalkEnd::Unaddressable;
         let kvm = if asked {
             self.stopped.machine.vcpu().translate(gva).map_err(|error| self.stopped.error(&error.into()))?
@@ -205,7 +204,7 @@ impl WalkContext<'_> {
         text
     }
 
-    /// An entry in words.
+    /// Describes a page-table entry.
     fn step(&self, scheme: Scheme, step: &WalkStep) -> String {
         let WalkStep { level, index, at, entry, leaf, .. } = step;
         let flags = entry.flags();
@@ -253,7 +252,7 @@ impl WalkContext<'_> {
         text
     }
 
-    /// The end of a walk: what it leads to, or why not.
+    /// Describes the end of a walk.
     fn end(&self, walk: &Walk) -> String {
         match &walk.end {
             WalkEnd::Mapped(to) => {

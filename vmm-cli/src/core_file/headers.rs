@@ -1,4 +1,4 @@
-//! The ELF header and the program headers of a core file.
+//! ELF header and program headers of a core file.
 //!
 //! Source: gABI, chapter 4, "ELF Header", and chapter 5, "Program Header".
 
@@ -6,9 +6,9 @@ use vmm_core::PAGE_SIZE;
 use vmm_core::spec::PagePermissions;
 use vmm_core::spec::gpa_range::GpaRange;
 
-/// From here on, a file would need a section header to say how many program headers it has (PN_XNUM).
+/// Minimum number of program headers that needs a section header to count them (PN_XNUM).
 pub(super) const MAX_PROGRAM_HEADERS: usize = 0xffff;
-/// `PT_LOOS` and four letters of our own: a region of physical memory, mapped or not.
+/// Segment type for a region of physical memory, mapped or not: `PT_LOOS` plus four letters.
 const PT_PHYSICAL: u32 = 0x6000_0000 | 0x564d;
 const PT_LOAD: u32 = 1;
 const PT_NOTE: u32 = 4;
@@ -16,7 +16,7 @@ const ET_CORE: u16 = 4;
 const EM_386: u16 = 3;
 const EM_X86_64: u16 = 62;
 
-/// The width of the file, and with it of all addresses in it.
+/// Class of the file: the width of all addresses in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Class {
     /// ELFCLASS32, for i386.
@@ -25,19 +25,19 @@ pub(super) enum Class {
     Bits64,
 }
 
-/// A range of memory that has a virtual address.
+/// Range of memory with a virtual address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LoadSegment {
     pub(super) gva: u64,
     pub(super) gpa: u64,
     pub(super) size: u64,
-    /// Where its bytes are in the file.
+    /// Offset of its bytes in the file.
     pub(super) offset: u64,
     pub(super) access: PagePermissions,
 }
 
 impl LoadSegment {
-    /// Whether `next` goes on where this one ends.
+    /// Returns true if `next` starts where this segment ends.
     pub(super) fn continued_by(&self, next: &Self) -> bool {
         let after = |start: u64| start.checked_add(self.size);
         (after(self.gva), after(self.gpa), after(self.offset))
@@ -61,7 +61,7 @@ impl Class {
         }
     }
 
-    /// Bytes of the file header and so many program headers.
+    /// Size in bytes of the file header and `count` program headers.
     pub(super) fn headers_size(self, count: usize) -> u64 {
         let count = u64::try_from(count).unwrap_or(u64::MAX);
         u64::from(self.program_header_size())
@@ -69,7 +69,7 @@ impl Class {
             .saturating_add(self.file_header_size().into())
     }
 
-    /// An address, an offset or a size. The caller has made sure that it fits.
+    /// Writes an address, an offset or a size. The caller has checked that it fits.
     fn word(self, value: u64) -> Vec<u8> {
         let bytes = value.to_le_bytes();
         let width = match self {
@@ -96,7 +96,7 @@ impl ProgramHeader {
         let Self { kind, flags, offset, gva, gpa, size, align } = *self;
         let [offset, gva, gpa, size, align] = [offset, gva, gpa, size, align].map(|value| class.word(value));
         let (kind, flags) = (kind.to_le_bytes().to_vec(), flags.to_le_bytes().to_vec());
-        // The flags stand where they leave no gap.
+        // The position of the flags differs between the classes, to avoid a gap.
         match class {
             Class::Bits32 => [kind, offset, gva, gpa, size.clone(), size, flags, align].concat(),
             Class::Bits64 => [kind, flags, offset, gva, gpa, size.clone(), size, align].concat(),
@@ -104,7 +104,7 @@ impl ProgramHeader {
     }
 }
 
-/// Everything up to the notes' end: header, program headers, notes.
+/// Returns the file header, the program headers and the notes.
 pub(super) fn bytes(
     class: Class,
     notes: &[u8],
@@ -144,11 +144,11 @@ fn file_header(class: Class, program_headers: u16) -> Vec<u8> {
         Class::Bits32 => (1, EM_386),
         Class::Bits64 => (2, EM_X86_64),
     };
-    // Magic, class, little-endian, version 1, no particular system.
+    // Magic, class, little-endian, version 1, no OS ABI.
     let mut bytes = vec![0x7f, b'E', b'L', b'F', number, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     bytes.extend([ET_CORE, machine].into_iter().flat_map(u16::to_le_bytes));
     bytes.extend(1_u32.to_le_bytes());
-    // No entry; program headers follow at once; no sections.
+    // No entry point, program headers after the file header, no sections.
     bytes.extend([0, class.file_header_size().into(), 0].into_iter().flat_map(|value| class.word(value)));
     bytes.extend(0_u32.to_le_bytes());
     let counts = [class.file_header_size(), class.program_header_size(), program_headers, 0, 0, 0];
@@ -168,7 +168,7 @@ mod tests {
 
     use super::*;
 
-    /// What another implementation reads from our headers.
+    /// Parses our headers with another implementation.
     fn read_back<F: FileHeader<Endian = LittleEndian>>(class: Class) -> Vec<(u32, u64, u64, u64, u64, u32)> {
         let access = PagePermissions { writable: true, user: false, executable: false };
         let load = LoadSegment { gva: 0x8000_0000, gpa: 0x1000, size: 0x3000, offset: 0x2000, access };

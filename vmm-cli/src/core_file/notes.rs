@@ -1,10 +1,8 @@
-//! The notes of a core file: a vCPU's registers, in the form in which Linux writes those of a thread.
+//! Notes of a core file: a vCPU's registers in the format that Linux uses for a thread.
 //!
-//! A debugger knows no guests: to it, the vCPU is thread 1 of a process, and the end of its run the signal that a process
-//! would have got.
+//! A debugger sees the vCPU as thread 1 of a process, and the end of the run as the signal that ended the process.
 //!
-//! Where a ring-3 guest raised an exception that the landing page took, the registers are those of the guest's own
-//! code, from the frame that the CPU pushed.
+//! After an exception in ring 3, the registers are those of the code that raised it, from the exception frame on the stack.
 
 use vmm_core::kvm_sys_wrap::VcpuState;
 use vmm_core::kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
@@ -14,7 +12,7 @@ use super::headers::Class;
 
 const NT_PRSTATUS: u32 = 1;
 const NT_FPREGSET: u32 = 2;
-/// FXSAVE in a core file of 32 bits, whose NT_FPREGSET is the older FSAVE.
+/// FXSAVE area in a 32-bit core file, where NT_FPREGSET is the older FSAVE area.
 const NT_PRXFPREG: u32 = 0x46e6_2b7f;
 
 const SIGINT: u16 = 2;
@@ -24,7 +22,7 @@ const SIGFPE: u16 = 8;
 const SIGSEGV: u16 = 11;
 const SIGXCPU: u16 = 24;
 
-/// All notes, one after the other.
+/// Returns all notes of a vCPU.
 pub(super) fn of_vcpu(class: Class, state: &VcpuState, end: Option<&End>) -> Vec<u8> {
     let (mut regs, mut sregs) = (state.regs, state.sregs);
     if let Some(End::Exception { frame: Some(frame), .. }) = end {
@@ -40,7 +38,7 @@ pub(super) fn of_vcpu(class: Class, state: &VcpuState, end: Option<&End>) -> Vec
     [note("CORE", NT_PRSTATUS, &status), fpu].concat()
 }
 
-/// One note: sizes, type, name, contents, each padded to 4 bytes (gABI, chapter 5, "Note Section").
+/// Formats a note: sizes, type, name and contents, each padded to 4 bytes (gABI, chapter 5, "Note Section").
 fn note(name: &str, kind: u32, contents: &[u8]) -> Vec<u8> {
     let length = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
     let mut bytes: Vec<u8> = [length(name.len() + 1), length(contents.len()), kind]
@@ -54,31 +52,31 @@ fn note(name: &str, kind: u32, contents: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// `struct elf_prstatus`: signal, process, times, registers.
+/// Formats `struct elf_prstatus`: signal, process, times, registers.
 fn status(class: Class, regs: &kvm_regs, sregs: &kvm_sregs, signal: u16) -> Vec<u8> {
     let mut bytes = vec![0; 12];
     bytes.extend(signal.to_le_bytes());
     bytes.resize(16, 0);
-    // Pending and held signals of a word each; then the process, which is number 1, its parent, group and session.
+    // Pending and held signals, one word each. Then process (number 1), parent, group and session.
     let (words, times): (usize, usize) = match class {
         Class::Bits32 => (4, 8),
         Class::Bits64 => (8, 16),
     };
     bytes.resize(16 + 2 * words, 0);
     bytes.extend([1_u32, 0, 0, 0].into_iter().flat_map(u32::to_le_bytes));
-    // User and system time, of it and its children.
+    // User and system time of the process and its children.
     bytes.resize(bytes.len() + 4 * times, 0);
     match class {
         Class::Bits32 => bytes.extend(registers_32(regs, sregs).into_iter().flat_map(u32::to_le_bytes)),
         Class::Bits64 => bytes.extend(registers_64(regs, sregs).into_iter().flat_map(u64::to_le_bytes)),
     }
-    // Floating-point registers follow; and padding to a multiple of the word.
+    // Presence of floating-point registers, and padding to a multiple of the word.
     bytes.extend(1_u32.to_le_bytes());
     bytes.resize(bytes.len().next_multiple_of(words), 0);
     bytes
 }
 
-/// `struct user_regs_struct` of 64 bits. No system call is under way: orig_rax is -1.
+/// Returns `struct user_regs_struct` of x86-64. orig_rax is -1: no system call is in progress.
 fn registers_64(r: &kvm_regs, s: &kvm_sregs) -> [u64; 27] {
     let selector = |segment: &vmm_core::kvm_sys_wrap::bindings::kvm_segment| u64::from(segment.selector);
     [
@@ -112,7 +110,7 @@ fn registers_64(r: &kvm_regs, s: &kvm_sregs) -> [u64; 27] {
     ]
 }
 
-/// `struct user_regs_struct` of 32 bits.
+/// Returns `struct user_regs_struct` of i386.
 fn registers_32(r: &kvm_regs, s: &kvm_sregs) -> [u32; 17] {
     [
         r.rbx,

@@ -1,16 +1,16 @@
-//! The JSON form of diagnostics (`--format json`), for editors and CI.
+//! JSON form of diagnostics (`--format json`), for editors and CI.
 //!
-//! An array, one object for each diagnostic:
+//! An array with one object for each diagnostic:
 //!
 //! | key | value |
 //! |---|---|
-//! | `file` | the path as it was given, `command line` for an option, or null |
-//! | `line`, `column` | of the first character, both from 1; null without a place in a text |
-//! | `end_line`, `end_column` | behind the last character |
+//! | `file` | path as it was given, `command line` for an option, or null |
+//! | `line`, `column` | position of the first character, both from 1; null without a location in a text |
+//! | `end_line`, `end_column` | position after the last character |
 //! | `severity` | `error` or `warning` |
-//! | `status` | the exit status that it leads to (see [`Status`](crate::status::Status)) |
-//! | `message` | what is wrong |
-//! | `help` | what to do about it, or null |
+//! | `status` | exit status that it leads to (see [`Status`](crate::status::Status)) |
+//! | `message` | message |
+//! | `help` | suggested fix, or null |
 //!
 //! Columns count characters (Unicode scalar values), not bytes, as the text form does.
 
@@ -56,7 +56,7 @@ impl<'a> Row<'a> {
     }
 }
 
-/// Line and column of a byte, both from 1.
+/// Returns line and column of a byte, both from 1.
 fn line_and_column(source: &Source, offset: usize) -> (usize, usize) {
     let before = source.text.get(..source.border(offset)).unwrap_or_default();
     let line = before.matches('\n').count().saturating_add(1);
@@ -64,11 +64,11 @@ fn line_and_column(source: &Source, offset: usize) -> (usize, usize) {
     (line, column)
 }
 
-/// All of them as a JSON array.
+/// Renders all diagnostics as a JSON array.
 #[must_use]
 pub fn render(diagnostics: &Diagnostics) -> String {
     let rows: Vec<Row<'_>> = diagnostics.0.iter().map(Row::new).collect();
-    // Strings, numbers and nulls always serialize: the fallback is never seen.
+    // Strings, numbers and nulls always serialize: the fallback is never used.
     serde_json::to_string_pretty(&rows).unwrap_or_else(|_| "[]".to_owned())
 }
 

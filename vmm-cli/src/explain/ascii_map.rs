@@ -1,21 +1,20 @@
-//! The memory map as a picture of characters: high addresses at the top, as in the manuals.
+//! Draws the memory map with ASCII characters, high addresses at the top.
 //!
-//! A box for each thing, not to scale: a megabyte is a little higher than a page, no more. What is left of a thing's last
-//! page is drawn with it.
+//! Each range is a box, not to scale. The rest of a range's last page is drawn with it.
 
 use super::hex;
 use super::memory::{Kind, MapRow, Memory, size_words};
 
-/// A box of the picture.
+/// Box of the picture.
 pub(super) struct MapBlock<'a> {
-    /// What it is.
+    /// Range that the box shows.
     pub(super) row: &'a MapRow,
-    /// Where it starts and ends: with what is left of the last page of the box below, without what is left of its own.
+    /// Start and end, extended over the rest of the last page.
     pub(super) start: u64,
     pub(super) end: u64,
 }
 
-/// The boxes of a map, lowest first.
+/// Returns the boxes of a map, lowest first.
 pub(super) fn blocks(memory: &Memory) -> Vec<MapBlock<'_>> {
     let mut blocks: Vec<MapBlock<'_>> = Vec::new();
     for row in &memory.map {
@@ -33,7 +32,7 @@ pub(super) fn blocks(memory: &Memory) -> Vec<MapBlock<'_>> {
 }
 
 impl MapBlock<'_> {
-    /// Whether nobody minds that it is drawn in whole pages. Of a stack the exact end matters.
+    /// Returns true if a range may be drawn in whole pages. Of a stack the exact end matters.
     fn fills_pages(&self) -> bool {
         match self.row.kind {
             Kind::Guest | Kind::Table | Kind::PageTables | Kind::Landing => true,
@@ -41,13 +40,13 @@ impl MapBlock<'_> {
         }
     }
 
-    /// Its size in words: that of the thing, for free memory that of the box.
+    /// Returns the size to show: that of the range, for free memory that of the box.
     pub(super) fn size(&self) -> String {
         size_words(if self.row.kind == Kind::Free { self.end - self.start } else { self.row.size })
     }
 }
 
-/// Lines of text in a box.
+/// Number of text lines in a box.
 fn height(row: &MapRow) -> usize {
     match (row.kind, row.size) {
         (Kind::Hole, _) => 3,
@@ -57,7 +56,7 @@ fn height(row: &MapRow) -> usize {
     }
 }
 
-/// The picture.
+/// Draws the picture.
 pub(super) fn draw(memory: &Memory) -> String {
     let blocks = blocks(memory);
     let width = blocks.iter().map(|block| block.row.what.chars().count()).max().unwrap_or(0).max(24);
@@ -76,7 +75,7 @@ pub(super) fn draw(memory: &Memory) -> String {
             let name = if middle { row.what.as_str() } else { "" };
             let size = if middle { block.size() } else { String::new() };
             let slot = match row.slot {
-                // Its number stands at its highest box.
+                // The slot number is shown in its highest box.
                 Some(slot) if middle && above != Some(row.slot) => format!(" | slot {slot}"),
                 Some(_) => " |".to_owned(),
                 None => String::new(),
@@ -91,7 +90,7 @@ pub(super) fn draw(memory: &Memory) -> String {
     lines.iter().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
-/// The line between two boxes, with the address there.
+/// Returns the line between two boxes, with the address there.
 fn edge(address: &str, line: char, width: usize, inside_slot: bool) -> String {
     let bar: String = std::iter::repeat_n(line, width + 2).collect();
     let slot = if inside_slot { format!(" {:>12} |", "") } else { String::new() };

@@ -1,11 +1,10 @@
-//! What differs between two explained machines, and nothing else.
+//! Compares two explained machines.
 //!
-//! Each explanation becomes a list of facts, each with a name; facts of one name are held against each other. Where two
-//! guests have different file names, a fact speaks of `guest` for both, so that the name differs once and not in
-//! every line.
+//! Each explanation becomes a list of named facts, and facts of the same name are compared. Where the guests have
+//! different file names, facts say `guest` for both, so that the name differs once and not in every line.
 //!
-//! The JSON form is an object: `left` and `right` (the configurations), and `differences`, an array of `section`, `name`,
-//! and `left` and `right` (null where one machine has no such thing).
+//! The JSON form is an object: `left` and `right` (the configurations), and `differences`, an array of objects with
+//! `section`, `name`, `left` and `right` (null where a machine has no such fact).
 
 use std::fmt;
 
@@ -16,7 +15,7 @@ use super::Explanation;
 use super::memory::Kind;
 use super::steps::CallRow;
 
-/// The differences between two machines.
+/// Differences between two machines.
 #[derive(Debug, Serialize)]
 pub(crate) struct ExplanationDiff {
     left: String,
@@ -32,12 +31,12 @@ struct Difference {
     right: Option<String>,
 }
 
-/// Something that is true of a machine.
+/// A named property of a machine.
 struct Fact {
     section: &'static str,
     name: String,
     value: String,
-    /// Shown with the value, and never a difference by itself.
+    /// Context that is shown with the value and not compared.
     why: &'static str,
 }
 
@@ -58,7 +57,7 @@ impl ExplanationDiff {
         Self { left: left.config.clone(), right: right.config.clone(), differences }
     }
 
-    /// As JSON, indented.
+    /// Renders the differences as indented JSON.
     pub(crate) fn to_json(&self) -> String {
         serde_json::to_string_pretty(self).unwrap_or_default()
     }
@@ -87,7 +86,7 @@ impl fmt::Display for ExplanationDiff {
     }
 }
 
-/// Facts in the order of the left machine; what only the right one has goes to the end of its section.
+/// Compares facts in the order of the left machine. Facts that only the right one has go to the end of their section.
 fn compare(left: &[Fact], right: &[Fact]) -> Vec<Difference> {
     let mut sections: Vec<&'static str> = Vec::new();
     for fact in left.iter().chain(right) {
@@ -122,12 +121,12 @@ fn compare(left: &[Fact], right: &[Fact]) -> Vec<Difference> {
     differences
 }
 
-/// The fact of the same name.
+/// Finds the fact of the same name.
 fn find<'a>(facts: &'a [Fact], wanted: &Fact) -> Option<&'a Fact> {
     facts.iter().find(|fact| fact.section == wanted.section && fact.name == wanted.name)
 }
 
-/// All facts of a machine.
+/// Returns all facts of a machine.
 fn facts(explanation: &Explanation) -> Vec<Fact> {
     let guest = explanation.files.first().map(|file| file.name.clone()).unwrap_or_default();
     let mut facts = machine(explanation);
@@ -169,7 +168,7 @@ fn machine(explanation: &Explanation) -> Vec<Fact> {
     .collect()
 }
 
-/// What the file offers is left out: it is the file's.
+/// The protocols that the file supports are left out: they are a property of the file.
 fn protocol(explanation: &Explanation) -> Vec<Fact> {
     let Some(boot) = &explanation.boot else { return Vec::new() };
     let fact = |name: String, value: &str| Fact::new("boot protocol", name, value);
@@ -177,14 +176,14 @@ fn protocol(explanation: &Explanation) -> Vec<Fact> {
     std::iter::once(fact("protocol".to_owned(), boot.protocol)).chain(told).collect()
 }
 
-/// Calls by name and by how many of that name came before.
+/// Facts about calls, named by the call and its number among calls of that name.
 fn flow(rows: &[CallRow]) -> Vec<Fact> {
     let mut facts: Vec<Fact> = Vec::new();
     for (index, row) in rows.iter().enumerate() {
         let before = rows.iter().take(index).filter(|other| other.call == row.call).count();
         let turn = if before == 0 { String::new() } else { format!(" ({})", before.saturating_add(1)) };
         let call = format!("{}{turn}", row.call);
-        // That a call is made is a fact of its own: it shows where only one machine makes it.
+        // The call itself is a fact, so that calls that only one machine makes are shown.
         facts.push(Fact::new("flow of calls", call.clone(), row.times.clone()));
         for field in &row.argument {
             let name = field.name.map_or_else(|| format!("{call} argument"), |name| format!("{call} {name}"));
@@ -194,7 +193,7 @@ fn flow(rows: &[CallRow]) -> Vec<Fact> {
     facts
 }
 
-/// What lies where. Free memory and holes follow from that.
+/// Facts about the memory layout. Free memory and holes follow from it.
 fn memory(explanation: &Explanation) -> Vec<Fact> {
     let memory = &explanation.memory;
     let range = |start: u64, end: u64, size: u64| format!("{start:#x}..{end:#x}, {}", ByteSize(size));

@@ -1,4 +1,4 @@
-//! How each segment of a file gets into memory: mapped from the file, or copied.
+//! Describes the load method of each segment: mapped from its file, or copied.
 
 use std::fmt;
 
@@ -8,22 +8,22 @@ use vmm_loader::{MappedPart, Segment, Way};
 
 use super::hex;
 
-/// One segment's way.
+/// Load method of a segment.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(super) struct SegmentLoading {
-    /// The segment's number.
+    /// Number of the segment.
     segment: usize,
-    /// The pages that are mapped; none where all is copied.
+    /// Mapped pages, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     mapped: Option<MappedExtent>,
-    /// Bytes that are copied.
+    /// Number of copied bytes.
     copied: u64,
-    /// Why all is copied.
+    /// Reason why the whole segment is copied.
     #[serde(skip_serializing_if = "Option::is_none")]
     because: Option<String>,
 }
 
-/// Pages that show the file.
+/// Pages that are mapped from the file.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 struct MappedExtent {
     start: String,
@@ -31,7 +31,7 @@ struct MappedExtent {
     file_offset: String,
 }
 
-/// The ways of a file's segments.
+/// Describes the load methods of a file's segments.
 pub(super) fn of<'a>(ways: impl Iterator<Item = (&'a Segment, Way)>) -> Vec<SegmentLoading> {
     ways.map(|(segment, way)| {
         let (mapped, because) = match way {
@@ -46,7 +46,7 @@ pub(super) fn of<'a>(ways: impl Iterator<Item = (&'a Segment, Way)>) -> Vec<Segm
     .collect()
 }
 
-/// In a line or more: segments that are all copied for one reason share one.
+/// Formats the load methods. Segments that are all copied for one reason share one line.
 pub(super) fn lines(loading: &[SegmentLoading]) -> Vec<String> {
     if let [first, rest @ ..] = loading
         && let Some(because) = &first.because

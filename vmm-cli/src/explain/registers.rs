@@ -1,4 +1,4 @@
-//! Control registers bit by bit, and what the general registers start with.
+//! Control registers bit by bit, and the initial general registers.
 
 use serde::Serialize;
 use vmm_core::explain::control_bits;
@@ -9,7 +9,7 @@ use vmm_core::spec::{MachineSpec, Register};
 use super::{hex, is_user};
 use crate::prepare::Boot;
 
-/// A control register.
+/// Control register.
 #[derive(Debug, Serialize)]
 pub(super) struct ControlRegisterRow {
     pub(super) name: &'static str,
@@ -18,21 +18,21 @@ pub(super) struct ControlRegisterRow {
     pub(super) bits: Vec<ControlBitRow>,
 }
 
-/// One of its bits.
+/// Bit of a control register.
 #[derive(Debug, Serialize)]
 pub(super) struct ControlBitRow {
     pub(super) number: u8,
     pub(super) name: &'static str,
     pub(super) set: bool,
-    /// What it does when set.
+    /// Effect of the bit when set.
     pub(super) meaning: &'static str,
-    /// Why it is as it is; none for what this machine has nothing to do with.
+    /// Reason for its value, if this machine has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) why: Option<&'static str>,
 }
 
 impl ControlBitRow {
-    /// The reason without the word that says what `set` says too.
+    /// Removes the word from the reason that repeats `set`.
     fn of(explained: control_bits::Explained) -> Self {
         let control_bits::Explained { bit, set, why } = explained;
         let why = why.map(|why| why.strip_prefix("clear: ").unwrap_or(why));
@@ -40,7 +40,7 @@ impl ControlBitRow {
     }
 }
 
-/// A register that is a number.
+/// Register without bits of its own.
 #[derive(Debug, Serialize)]
 pub(super) struct GeneralRegisterRow {
     pub(super) name: &'static str,

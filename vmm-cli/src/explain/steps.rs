@@ -1,4 +1,4 @@
-//! The flow of calls as rows: each with the descriptor it is made on, its argument and what comes back.
+//! Sequence of KVM calls as rows: file descriptor, argument and result of each.
 
 use serde::Serialize;
 use vmm_core::explain::call_sequence::{
@@ -6,35 +6,35 @@ use vmm_core::explain::call_sequence::{
 };
 use vmm_core::kvm_sys_wrap::{Call, FdKind};
 
-/// One row of the flow.
+/// Row of the call sequence.
 #[derive(Debug, Serialize)]
 pub(super) struct CallRow {
-    /// Its place in the flow, counted from 1.
+    /// Position in the sequence, counted from 1.
     pub(super) number: usize,
-    /// What the call is made on.
+    /// File descriptor that the call is made on.
     pub(super) on: &'static str,
-    /// The call.
+    /// Name of the call.
     pub(super) call: &'static str,
-    /// Where it is documented; empty for what is no call.
+    /// Documentation of the call; empty for steps that are no calls.
     pub(super) source: String,
-    /// Which way its argument goes: `none`, `in`, `out` or `in and out` of the kernel.
+    /// Direction of the argument: `none`, `in`, `out` or `in and out` of the kernel.
     pub(super) direction: &'static str,
     #[serde(skip)]
     pub(super) arrow: &'static str,
-    /// The name of the structure that is its argument.
+    /// Name of the structure that is the argument.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) structure: Option<&'static str>,
-    /// The argument: one value, or the fields of the structure.
+    /// Argument: one value, or the fields of the structure.
     pub(super) argument: Vec<ArgumentField>,
-    /// What comes back.
+    /// Result.
     pub(super) returns: String,
-    /// How often: `once`, `until the guest ends`, `whenever ...`.
+    /// Frequency: `once`, `until the guest ends`, `whenever ...`.
     pub(super) times: String,
-    /// What it is for.
+    /// Purpose.
     pub(super) why: String,
 }
 
-/// A field of a structure, or without a name, the whole argument.
+/// Field of a structure, or the whole argument if it has no name.
 #[derive(Debug, Serialize)]
 pub(super) struct ArgumentField {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -42,7 +42,7 @@ pub(super) struct ArgumentField {
     pub(super) value: String,
 }
 
-/// The flow of a run that ends well. `checks_registers`: `[expect]` names registers, which are read after the end.
+/// Returns the rows of a run. `checks_registers`: `[expect]` names registers, which are read after the end.
 pub(super) fn rows(steps: &[SequenceStep], checks_registers: bool) -> Vec<CallRow> {
     let checked = checks_registers.then(|| SequenceStep {
         act: CallAction::Call(Call::GetRegs),

@@ -1,15 +1,15 @@
-//! An explanation as one picture: the memory map and what leads into it on the left, the flow of calls on the right.
+//! Draws an explanation as an SVG picture: memory map and tables on the left, KVM calls on the right.
 //!
-//! The picture is SVG with text as text, so that it can be searched and scales. Browsers do not say how wide a text will be,
-//! and fonts differ: widths are estimated from above and long texts are broken, so that nothing runs into its neighbour.
+//! Text stays text, so that it can be searched and scaled. Its width depends on the viewer's fonts, so widths are
+//! estimated from above and long texts are broken.
 //!
 //! | file | step |
 //! |---|---|
 //! | `canvas.rs` | shapes and text as SVG, escaped |
-//! | `map.rs` | the memory map, the ports |
-//! | `lookup.rs` | page tables, segments, general registers |
-//! | `bits.rs` | the control registers |
-//! | `flow.rs` | the calls, on the lines of their descriptors |
+//! | `memory_map.rs` | memory map, ports |
+//! | `tables.rs` | page tables, segments, general registers |
+//! | `control_bits.rs` | control registers |
+//! | `flow.rs` | calls, on the lines of their file descriptors |
 
 mod canvas;
 mod control_bits;
@@ -17,21 +17,20 @@ mod flow;
 mod memory_map;
 mod tables;
 
-use canvas::{Canvas, Style};
-
 use super::Explanation;
+use canvas::{Canvas, Style};
 
 /// Width of the picture.
 const WIDTH: f64 = 1480.0;
 const MARGIN: f64 = 40.0;
-/// The left column.
+/// Left column.
 const LEFT: SvgColumn = SvgColumn { x: MARGIN, width: 590.0 };
-/// The right column.
+/// Right column.
 const RIGHT: SvgColumn = SvgColumn { x: 690.0, width: WIDTH - MARGIN - 690.0 };
 /// Space between two panels.
 const GAP: f64 = 34.0;
 
-/// A column of the picture.
+/// Column of the picture.
 #[derive(Clone, Copy)]
 struct SvgColumn {
     x: f64,
@@ -44,7 +43,7 @@ impl SvgColumn {
     }
 }
 
-/// The picture as the text of an SVG file.
+/// Returns the text of an SVG file.
 pub(crate) fn draw(explanation: &Explanation) -> String {
     let mut canvas = Canvas::default();
     let top = title(&mut canvas, explanation);
@@ -62,7 +61,7 @@ pub(crate) fn draw(explanation: &Explanation) -> String {
     canvas.finish(WIDTH, bottom + MARGIN, &format!("{}: {}", explanation.config, explanation.summary()))
 }
 
-/// Name and summary; gives where the columns begin.
+/// Draws name and summary. Returns the top of the columns.
 fn title(canvas: &mut Canvas, explanation: &Explanation) -> f64 {
     let width = WIDTH - 2.0 * MARGIN;
     canvas.text(MARGIN, 58.0, Style::Title, &Style::Title.cut(&explanation.config, width));
@@ -70,7 +69,7 @@ fn title(canvas: &mut Canvas, explanation: &Explanation) -> f64 {
     128.0
 }
 
-/// The heading of a panel; gives where its content begins.
+/// Draws the heading of a panel. Returns the top of its content.
 fn heading(canvas: &mut Canvas, column: SvgColumn, y: f64, name: &str, note: &str) -> f64 {
     canvas.text(column.x, y, Style::Heading, name);
     let note = Style::Faint.cut(note, column.width - Style::Heading.width(name) - 20.0);

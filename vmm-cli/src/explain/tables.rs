@@ -1,7 +1,6 @@
-//! What the CPU will look things up in: page tables, segments and the descriptor tables behind them.
+//! Page tables, segments and descriptor tables of the initial state.
 //!
-//! All is read back from the bits and bytes of the initial state, as a CPU would; nothing is taken from what the builders
-//! were given.
+//! All of it is decoded from the bytes of the initial state, as a CPU would do. Nothing is taken from the builders' input.
 
 use serde::Serialize;
 use vmm_core::Gva;
@@ -20,52 +19,52 @@ use vmm_core::spec::{EntryPoint, MachineSpec};
 
 use super::{hex, image_bytes};
 
-/// The page tables.
+/// Page tables.
 #[derive(Debug, Serialize)]
 pub(super) struct PagingSummary {
-    /// The scheme's name.
+    /// Name of the paging scheme.
     pub(super) scheme: &'static str,
-    /// The levels from the root down, each with its index bits.
+    /// Levels from the root down, each with its index bits.
     pub(super) levels: Vec<String>,
     /// Width of a virtual address.
     pub(super) address_bits: u32,
-    /// The first table.
+    /// Address of the root table.
     pub(super) root: String,
-    /// Bytes of all tables.
+    /// Size of all tables in bytes.
     pub(super) size: u64,
     /// All mappings, merged.
     pub(super) ranges: Vec<PagingRange>,
-    /// How the entry is found: one line for each table, then where it ends.
+    /// Page walk of the entry: one line for each table, then the result.
     pub(super) entry_walk: Vec<String>,
 }
 
-/// Pages that continue each other.
+/// Contiguous pages.
 #[derive(Debug, Serialize)]
 pub(super) struct PagingRange {
     pub(super) start: String,
-    /// The last virtual address: the one behind it may not exist.
+    /// Last virtual address. The exclusive end may not be representable.
     pub(super) last: String,
     pub(super) physical: String,
     pub(super) size: u64,
     pub(super) pages: u64,
     pub(super) page_size: &'static str,
     pub(super) access: String,
-    /// What lies there, as far as anybody has a plan for it.
+    /// Ranges of the layout that are mapped here.
     pub(super) shows: Vec<String>,
 }
 
-/// A segment or table register.
+/// Segment or table register.
 #[derive(Debug, Serialize)]
 pub(super) struct SegmentSummary {
     pub(super) register: &'static str,
-    /// None for GDTR and IDTR.
+    /// Selector; `None` for GDTR and IDTR.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) selector: Option<String>,
     pub(super) holds: String,
     pub(super) why: &'static str,
 }
 
-/// A descriptor in memory.
+/// Descriptor in memory.
 #[derive(Debug, Serialize)]
 pub(super) struct GdtEntryRow {
     pub(super) selector: String,
@@ -110,7 +109,7 @@ fn range(mapped: &MappedRange, layout: &Layout) -> PagingRange {
     }
 }
 
-/// The segment registers and the table registers.
+/// Returns the segment registers and the table registers.
 pub(super) fn segments(spec: &MachineSpec, state: &InitialState) -> Vec<SegmentSummary> {
     let sregs = &state.sregs;
     let segments = named_segments(sregs).into_iter().map(|(register, segment)| SegmentSummary {
@@ -129,7 +128,7 @@ pub(super) fn segments(spec: &MachineSpec, state: &InitialState) -> Vec<SegmentS
     segments.chain(tables).collect()
 }
 
-/// The descriptors in memory; none in real mode.
+/// Returns the descriptors in memory; none in real mode.
 pub(super) fn gdt(state: &InitialState) -> Vec<GdtEntryRow> {
     let sregs = &state.sregs;
     let Some(bytes) = image_bytes(state, sregs.gdt.base, sregs.gdt.limit.into()) else { return Vec::new() };
@@ -144,7 +143,7 @@ pub(super) fn gdt(state: &InitialState) -> Vec<GdtEntryRow> {
     gdt::decode(&bytes, is_long(sregs)).into_iter().map(entry).collect()
 }
 
-/// What the gates in memory do, in a sentence; none in real mode.
+/// Describes the gates in memory; `None` in real mode.
 pub(super) fn idt(state: &InitialState) -> Option<String> {
     let sregs = &state.sregs;
     let bytes = image_bytes(state, sregs.idt.base, sregs.idt.limit.into())?;
@@ -157,7 +156,7 @@ pub(super) fn idt(state: &InitialState) -> Option<String> {
     Some(format!("{count} of {} gates present; vector {vector:#x}: {first}", gates.len()))
 }
 
-/// What the TSS in memory says; none in real mode.
+/// Describes the TSS in memory; `None` in real mode.
 pub(super) fn tss(state: &InitialState) -> Option<String> {
     let sregs = &state.sregs;
     let bytes = image_bytes(state, sregs.tr.base, sregs.tr.limit)?;
@@ -171,7 +170,7 @@ pub(super) fn tss(state: &InitialState) -> Option<String> {
     Some(format!("{stack}; {ports}"))
 }
 
-/// Whether descriptors of the system have 16 bytes.
+/// Returns true if system descriptors have 16 bytes.
 fn is_long(sregs: &kvm_sregs) -> bool {
     use vmm_core::cpu::control_regs::Efer;
     Efer::from_bits_retain(sregs.efer).contains(Efer::LMA)

@@ -1,4 +1,4 @@
-//! An explanation as text, section by section.
+//! Text form of an explanation.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use super::{BootSummary, Explanation, ascii_map, loading};
 use crate::table::{self, Align};
 use crate::wrap::wrap;
 
-/// Lines are at most this wide, where words allow it.
+/// Maximum width of lines, where words allow it.
 const WIDTH: usize = 110;
 
 impl fmt::Display for Explanation {
@@ -50,7 +50,7 @@ impl fmt::Display for Explanation {
     }
 }
 
-/// The boot protocol: who chose it, what else there was, what the kernel finds.
+/// Writes the boot protocol: reason, alternatives, boot information.
 fn starting(f: &mut fmt::Formatter<'_>, boot: &BootSummary) -> fmt::Result {
     let BootSummary { protocol, chosen, offers, told } = boot;
     writeln!(f, "\nBOOT PROTOCOL\n\n  {protocol}: {chosen}")?;
@@ -63,7 +63,7 @@ fn starting(f: &mut fmt::Formatter<'_>, boot: &BootSummary) -> fmt::Result {
     Ok(())
 }
 
-/// A call: its name, its argument line by line, what it returns, what it is for.
+/// Writes a call: name, argument line by line, result, purpose.
 fn step(f: &mut fmt::Formatter<'_>, row: &CallRow) -> fmt::Result {
     let CallRow { number, on, call, source, arrow, structure, argument, returns, times, why, .. } = row;
     writeln!(f, "{}", format!("{number:>3}  {on:<9} {call:<40} {source}").trim_end())?;
@@ -133,7 +133,7 @@ fn paging(f: &mut fmt::Formatter<'_>, paging: &PagingSummary) -> fmt::Result {
             ]
         })
         .collect();
-    // The names of what lies there go below: with them, a line would be too long.
+    // Names of mapped ranges have lines of their own: with them, a line would be too long.
     let columns: Vec<&[String]> =
         rows.iter().map(|row| row.split_last().map_or(&[][..], |(_, cells)| cells)).collect();
     for (row, line) in rows.iter().zip(table::lines(&columns, Align::Left)) {
@@ -169,7 +169,7 @@ impl Explanation {
     }
 }
 
-/// A control register: bits with a reason one by one, the others by name.
+/// Writes a control register: bits with a reason one by one, the others by name.
 fn control(f: &mut fmt::Formatter<'_>, register: &ControlRegisterRow) -> fmt::Result {
     let ControlRegisterRow { name, value, after_reset, bits } = register;
     writeln!(f, "\n  {name} = {value} (after reset: {after_reset})")?;

@@ -1,7 +1,5 @@
-//! Breakpoints and watchpoints as gdb sets them. By which means the guest is stopped is the debugger's choice; gdb only
-//! has to be told of the kind that it set.
+//! Breakpoints and watchpoints. The debugger chooses how it stops the guest. gdb has to be told the kind that it set.
 
-use crate::stderr;
 use gdbstub::target::ext::breakpoints::{
     Breakpoints, HwBreakpoint, HwBreakpointOps, HwWatchpoint, HwWatchpointOps, SwBreakpoint, SwBreakpointOps,
     WatchKind,
@@ -12,6 +10,7 @@ use vmm_core::kvm_sys_wrap::{Breakpoint, BreakpointCondition};
 
 use super::debuggee::Debuggee;
 use super::target::Session;
+use crate::stderr;
 
 impl Breakpoints for Session<'_, '_> {
     fn support_sw_breakpoint(&mut self) -> Option<SwBreakpointOps<'_, Self>> {
@@ -22,7 +21,7 @@ impl Breakpoints for Session<'_, '_> {
         Some(self)
     }
 
-    /// gdb knows only these, and would not fall back on its own: told that there are none, it refuses to go on.
+    /// gdb requests only these, and refuses to continue if they are not supported.
     fn support_hw_watchpoint(&mut self) -> Option<HwWatchpointOps<'_, Self>> {
         Some(self)
     }
@@ -100,7 +99,7 @@ impl HwWatchpoint for Session<'_, '_> {
     }
 }
 
-/// x86 has none for reads alone; those are watched together with writes.
+/// Converts gdb's kinds. x86 has no watchpoints for reads alone, so those also stop at writes.
 fn watchpoint(address: u64, length: u64, kind: WatchKind) -> Option<Breakpoint> {
     let length = u8::try_from(length).ok()?;
     let watch = match kind {

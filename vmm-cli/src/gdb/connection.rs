@@ -1,7 +1,7 @@
-//! One gdb that has connected.
+//! Connection to one gdb.
 //!
-//! A thread reads what it sends. That way Ctrl-C in gdb is noticed while the guest runs: the thread wakes the debugger,
-//! which asks [`Inbox::wants_attention`]. Everything else happens on the thread of the vCPU.
+//! A thread reads from it, so that Ctrl-C in gdb is noticed while the guest runs: the thread interrupts the debugger,
+//! which checks [`Inbox::wants_attention`]. Everything else happens on the thread of the vCPU.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
@@ -15,24 +15,24 @@ use vmm_core::kvm_sys_wrap::termination_requested;
 
 use super::listener::GdbStream;
 
-/// How often a wait looks whether the user wants it to end.
+/// Interval at which a wait checks for termination requests.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// A connection, as gdbstub uses it.
+/// Connection for gdbstub.
 pub(super) struct GdbConnection {
     stream: GdbStream,
     inbox: Inbox,
     reader: Option<JoinHandle<()>>,
 }
 
-/// What gdb has sent and nobody has read yet.
+/// Received bytes that were not read yet.
 #[derive(Clone, Default)]
 pub(super) struct Inbox(Arc<(Mutex<InboxState>, Condvar)>);
 
 #[derive(Default)]
 struct InboxState {
     bytes: VecDeque<u8>,
-    /// gdb is gone; nothing more will come.
+    /// True if gdb closed the connection.
     closed: bool,
 }
 
@@ -41,13 +41,13 @@ impl Inbox {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether there is something to read, if only that gdb is gone.
+    /// Returns true if there are bytes to read, or the connection was closed.
     pub(super) fn wants_attention(&self) -> bool {
         let contents = self.lock();
         contents.closed || !contents.bytes.is_empty()
     }
 
-    /// Adds what has come; nothing means that gdb is gone.
+    /// Adds received bytes. An empty slice means that the connection was closed.
     fn add(&self, bytes: &[u8]) {
         let mut contents = self.lock();
         contents.closed |= bytes.is_empty();
@@ -84,7 +84,7 @@ impl Inbox {
 }
 
 impl GdbConnection {
-    /// Begins to read.
+    /// Starts the reader thread.
     pub(super) fn new(stream: GdbStream, stopper: InterruptHandle) -> io::Result<Self> {
         let inbox = Inbox::default();
         let (mut source, sink) = (stream.try_clone()?, inbox.clone());
@@ -106,7 +106,7 @@ impl GdbConnection {
         Ok(Self { stream, inbox, reader: Some(reader) })
     }
 
-    /// To look whether something has come.
+    /// Returns a handle to the received bytes.
     pub(super) fn inbox(&self) -> Inbox {
         self.inbox.clone()
     }
@@ -116,7 +116,7 @@ impl Drop for GdbConnection {
     fn drop(&mut self) {
         self.stream.shut_down();
         if let Some(reader) = self.reader.take() {
-            // A reader that panicked has nothing left to say.
+            // A panic of the reader is already reported.
             let _ = reader.join();
         }
     }

@@ -1,8 +1,8 @@
-//! The two kinds of debuggers behind one face: one records and can go back, the other has several vCPUs and interrupts.
+//! The two kinds of debuggers as one type: [`Debugger`] records and can run backwards, [`SmpDebugger`] has vCPUs and
+//! interrupts.
 //!
-//! vCPUs are numbered from 0; where there is but one, its number is not looked at.
+//! vCPUs are numbered from 0. The recording debugger has one vCPU and ignores the number.
 
-use crate::stderr;
 use vmm_core::Gva;
 use vmm_core::cpu::cpu_state::CpuState;
 use vmm_core::debugger::smp::{ResumeAction, SmpDebugger};
@@ -13,22 +13,24 @@ use vmm_core::machine::end::End;
 use vmm_core::machine::error::Error;
 use vmm_core::spec::Interrupts;
 
-/// A guest under a debugger's control.
+use crate::stderr;
+
+/// Guest under the control of a debugger.
 pub(super) enum Debuggee<'a> {
-    /// Nothing interrupts it, so its run can be had again.
+    /// Machine without interrupts: its run is recorded and can be replayed.
     Recorded(Box<Debugger<'a>>),
-    /// It has interrupts.
+    /// Machine with interrupts.
     Smp(Box<SmpDebugger>),
 }
 
-/// What gdb wants the guest to do.
+/// Request of gdb to resume the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ResumeRequest {
-    /// An order for each vCPU.
+    /// Forward, with an action for each vCPU.
     Forward(Vec<ResumeAction>),
     /// One instruction back.
     StepBack,
-    /// Back to the last breakpoint.
+    /// Back to the previous breakpoint.
     RunBack,
 }
 
@@ -54,12 +56,12 @@ impl<'a> Debuggee<'a> {
         self.machine().vcpus().count()
     }
 
-    /// The vCPU that stopped last.
+    /// Returns the vCPU that stopped last.
     pub(super) fn current(&self) -> usize {
         usize::try_from(self.machine().vcpu().id()).unwrap_or(0)
     }
 
-    /// What works on this host, in one line.
+    /// Describes the debug capabilities of this host, in one line.
     pub(super) fn capabilities(&self) -> String {
         match self {
             Self::Recorded(debugger) => debugger.capabilities().to_string(),
@@ -67,7 +69,7 @@ impl<'a> Debuggee<'a> {
         }
     }
 
-    /// Whether debug registers report accesses.
+    /// Returns true if debug registers report accesses.
     pub(super) fn reports_accesses(&self) -> bool {
         match self {
             Self::Recorded(debugger) => debugger.capabilities().watchpoints,
@@ -89,7 +91,7 @@ impl<'a> Debuggee<'a> {
         }
     }
 
-    /// Exits up to the point that is looked at.
+    /// Returns the number of exits up to the current position.
     pub(super) fn exits(&self) -> u64 {
         match self {
             Self::Recorded(debugger) => debugger.exits(),
@@ -104,7 +106,7 @@ impl<'a> Debuggee<'a> {
         }
     }
 
-    /// Whether a vCPU runs or what it waits for; `None` where there is nothing that it could wait for.
+    /// Returns the MP state of a vCPU; `None` for a machine without interrupt controllers.
     pub(super) fn mp_state(&self, vcpu: usize) -> Result<Option<MpState>, Error> {
         match self {
             Self::Recorded(_) => Ok(None),
@@ -122,7 +124,7 @@ impl<'a> Debuggee<'a> {
         }
     }
 
-    /// The linear address of the next instruction.
+    /// Returns the linear address of the next instruction.
     pub(super) fn pc(&self, vcpu: usize) -> Result<u64, Error> {
         Ok(self.registers(vcpu)?.linear_rip())
     }
@@ -159,7 +161,7 @@ impl<'a> Debuggee<'a> {
         }
     }
 
-    /// Whether that can be done.
+    /// Sets a breakpoint. Returns false if that is not possible.
     pub(super) fn add_breakpoint(&mut self, address: Gva) -> Result<bool, Error> {
         match self {
             Self::Recorded(debugger) => {
@@ -177,7 +179,7 @@ impl<'a> Debuggee<'a> {
         };
     }
 
-    /// Whether that can be done.
+    /// Sets a watchpoint. Returns false if that is not possible.
     pub(super) fn add_watchpoint(&mut self, watchpoint: Breakpoint) -> Result<bool, Error> {
         match self {
             Self::Recorded(debugger) => Ok(debugger.add_watchpoint(watchpoint)),
@@ -192,7 +194,7 @@ impl<'a> Debuggee<'a> {
         }
     }
 
-    /// Does what gdb wants until the guest stops: which vCPU has a reason, and which.
+    /// Resumes the guest until it stops. Returns the vCPU that stopped and the reason.
     pub(super) fn resume(
         &mut self,
         wish: &ResumeRequest,
@@ -225,7 +227,7 @@ impl<'a> Debuggee<'a> {
         Ok((current, stop?))
     }
 
-    /// Shows a guest that died as it was before the instruction that did it; whether that could be done.
+    /// Goes back before the instruction that a guest died in. Returns false if that is not possible.
     pub(super) fn look_before_end(&mut self, wants_stop: &mut dyn FnMut() -> bool) -> Result<bool, Error> {
         match self {
             Self::Recorded(debugger) => debugger.look_before_end(wants_stop),
@@ -248,7 +250,7 @@ impl<'a> Debuggee<'a> {
     }
 }
 
-/// Steps as long as the instruction pointer stays in there: one line of source.
+/// Steps while the instruction pointer is in `start..end`: a source line.
 fn step_range(
     debugger: &mut Debugger<'_>,
     start: u64,

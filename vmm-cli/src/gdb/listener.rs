@@ -1,8 +1,7 @@
-//! Where gdb finds us: a TCP port or a Unix socket.
+//! Listens for gdb on a TCP port or a Unix socket.
 //!
-//! A socket file is ours from the moment it is made to the end of the run, when it is removed. One that exists is never
-//! replaced. Whoever can connect controls the guest, so a TCP port is on this machine alone unless the user names
-//! another address.
+//! A socket file is removed at the end of the run. An existing file is not replaced. Anyone who can connect controls
+//! the guest, so a TCP port is bound to the loopback address unless the user names another.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -14,13 +13,13 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use vmm_core::kvm_sys_wrap::termination_requested;
 
-/// How often a wait looks whether the user wants it to end: nanoseconds.
+/// Interval at which a wait checks for termination requests, in nanoseconds.
 const POLL_INTERVAL_NS: i64 = 200_000_000;
 
-/// A place to wait for gdb.
+/// Listening socket.
 pub(super) struct Listener {
     kind: ListenerKind,
-    /// As the user would give it to gdb.
+    /// Address in the form that gdb takes.
     name: String,
 }
 
@@ -30,7 +29,7 @@ enum ListenerKind {
 }
 
 impl Listener {
-    /// Opens the place that `text` names: a path, which has a slash in it, or `host:port`, `:port` or `port`.
+    /// Opens a socket. `text` is a path, which contains a slash, or `host:port`, `:port` or `port`.
     pub(super) fn open(text: &str) -> io::Result<Self> {
         if text.contains('/') {
             let path = PathBuf::from(text);
@@ -43,12 +42,12 @@ impl Listener {
             Some(_) => text.to_owned(),
         };
         let listener = TcpListener::bind(&address)?;
-        // With port 0 the kernel has chosen one.
+        // With port 0 the kernel chooses the port.
         let name = listener.local_addr()?.to_string();
         Ok(Self { kind: ListenerKind::Tcp(listener), name })
     }
 
-    /// Waits for the next gdb; `None` if the user interrupts us first.
+    /// Waits for a connection. Returns `None` if termination was requested.
     pub(super) fn accept(&self) -> io::Result<Option<GdbStream>> {
         loop {
             if termination_requested() {
@@ -66,7 +65,7 @@ impl Listener {
             return Ok(Some(match &self.kind {
                 ListenerKind::Tcp(listener) => {
                     let stream = listener.accept()?.0;
-                    // Packets are small and each waits for the answer to the one before.
+                    // Packets are small, and each waits for the answer to the previous one.
                     stream.set_nodelay(true)?;
                     GdbStream::Tcp(stream)
                 }
@@ -79,7 +78,7 @@ impl Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         if let ListenerKind::Unix(_, path) = &self.kind {
-            // Gone already, or not to be removed: either way there is nobody to tell.
+            // Ignored: the file was removed already, or cannot be removed.
             let _ = std::fs::remove_file(path);
         }
     }
@@ -91,7 +90,7 @@ impl fmt::Display for Listener {
     }
 }
 
-/// A connection to gdb.
+/// Stream to gdb.
 pub(super) enum GdbStream {
     Tcp(TcpStream),
     Unix(UnixStream),
@@ -105,9 +104,9 @@ impl GdbStream {
         })
     }
 
-    /// Ends it in both directions; a reader on another thread is told too.
+    /// Shuts down both directions, which also ends a blocked read.
     pub(super) fn shut_down(&self) {
-        // One that has ended already is what we want.
+        // Ignored: the connection is already closed.
         let _ = match self {
             Self::Tcp(stream) => stream.shutdown(Shutdown::Both),
             Self::Unix(stream) => stream.shutdown(Shutdown::Both),

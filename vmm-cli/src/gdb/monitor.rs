@@ -1,4 +1,4 @@
-//! `monitor` commands: what we know and gdb has no command for.
+//! `monitor` commands, for information that gdb has no command for.
 
 use std::fmt::Write as _;
 
@@ -22,7 +22,7 @@ monitor explain  what lies where in its memory
 monitor host     which means of debugging work on this host
 ";
 
-/// The answer to a command, which ends with a line break.
+/// Returns the answer to a command, with a final line break.
 pub(super) fn answer(session: &Session<'_, '_>, command: &str) -> Result<String, Error> {
     let machine = session.debugger.machine();
     Ok(match command.trim() {
@@ -62,7 +62,7 @@ fn place(session: &Session<'_, '_>) -> Result<String, Error> {
     Ok(text)
 }
 
-/// A vCPU in a few words: what it does, where it can do something else than run, and its mode.
+/// Describes the state and mode of a vCPU.
 pub(super) fn vcpu(debugger: &Debuggee<'_>, number: usize) -> Result<String, Error> {
     let doing = match debugger.mp_state(number)? {
         None => "",
@@ -75,7 +75,7 @@ pub(super) fn vcpu(debugger: &Debuggee<'_>, number: usize) -> Result<String, Err
     Ok(format!("vCPU {number}, {doing}{}", mode(debugger, number)?))
 }
 
-/// The mode of a vCPU in a few words.
+/// Describes the mode of a vCPU.
 fn mode(debugger: &Debuggee<'_>, number: usize) -> Result<String, Error> {
     let sregs = debugger.registers(number)?.sregs;
     let (cr0, efer) = (Cr0::from_bits_retain(sregs.cr0), Efer::from_bits_retain(sregs.efer));

@@ -1,9 +1,9 @@
-//! A vCPU's registers between KVM's structures and the bytes of gdb's packets.
+//! Converts a vCPU's registers between KVM's structures and gdb's `g` packets.
 //!
-//! The order of the bytes is that of the description in `shape.rs`; gdbstub_arch has it for the part that gdb knows by
-//! name. Two things differ from a process's registers: the instruction pointer is shown as a linear address, which is
-//! what symbols and breakpoints are in real mode too (the offset alone is `$ip`), and segments and control registers
-//! can be looked at but not changed, since a selector without its descriptor would mean nothing.
+//! The order of the registers is that of the target description (`target_xml.rs`). gdbstub_arch serializes the part
+//! that gdb knows by name. Two things differ from a process's registers. The instruction pointer is a linear address,
+//! like symbols and breakpoints, also in real mode (`$ip` is the offset). Segments and control registers are read-only,
+//! since a selector without its descriptor would be meaningless.
 
 use gdbstub::arch::{Arch, RegId, Registers};
 use gdbstub_arch::x86::reg::{X86_64CoreRegs, X86CoreRegs, X86SegmentRegs, X87FpuInternalRegs};
@@ -13,7 +13,7 @@ use vmm_core::kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
 
 use super::target_xml::{CONTROL, RegisterLayout};
 
-/// x86 in any of its modes; addresses have 64 bits.
+/// x86 in any mode, with 64-bit addresses.
 #[derive(Debug)]
 pub(super) enum X86 {}
 
@@ -24,7 +24,7 @@ impl Arch for X86 {
     type RegId = RegisterNumber;
 }
 
-/// The number of a register in its description.
+/// Number of a register in the target description.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RegisterNumber(pub(super) usize);
 
@@ -34,7 +34,7 @@ impl RegId for RegisterNumber {
     }
 }
 
-/// All registers, as one packet has them.
+/// All registers in the form of a packet.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct RegisterPacket {
     pub(super) bytes: Vec<u8>,
@@ -60,12 +60,12 @@ impl Registers for RegisterPacket {
     }
 }
 
-/// Something in a packet that cannot be given to the vCPU.
+/// The packet changes a register that is read-only.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ReadOnlyRegister;
 
 impl RegisterPacket {
-    /// The registers of a vCPU.
+    /// Serializes the registers of a vCPU.
     pub(super) fn from_state(state: &VcpuState, shape: RegisterLayout) -> Self {
         let VcpuState { regs, sregs, .. } = state;
         let pc = linear_rip(regs, sregs);
@@ -83,7 +83,7 @@ impl RegisterPacket {
         Self { bytes, pc }
     }
 
-    /// Gives the vCPU what is in the packet.
+    /// Sets the registers of a vCPU to those of the packet.
     pub(super) fn apply(&self, state: &mut VcpuState, shape: RegisterLayout) -> Result<(), ReadOnlyRegister> {
         let before = Self::from_state(state, shape);
         let base = before.pc.wrapping_sub(state.regs.rip);
@@ -94,7 +94,7 @@ impl RegisterPacket {
         };
         let mut changed = state.clone();
         core.ok_or(ReadOnlyRegister)?.apply(&mut changed, base);
-        // Whatever was not taken over was not to be changed.
+        // Whatever was not applied is read-only and must be unchanged.
         if Self::from_state(&changed, shape).bytes != self.bytes {
             return Err(ReadOnlyRegister);
         }
@@ -102,7 +102,7 @@ impl RegisterPacket {
         Ok(())
     }
 
-    /// Where a register lies in the packet.
+    /// Returns the byte range of a register in the packet.
     pub(super) fn range(
         shape: RegisterLayout,
         RegisterNumber(number): RegisterNumber,
@@ -179,7 +179,7 @@ fn segments(sregs: &kvm_sregs) -> X86SegmentRegs {
     }
 }
 
-/// What can be changed.
+/// Writable registers.
 struct CoreRegisters {
     general: GeneralRegisters,
     pc: u64,
@@ -297,7 +297,7 @@ impl Fpu {
         X87FpuInternalRegs {
             fctrl: self.word_16(0),
             fstat: self.word_16(2),
-            // FXSAVE keeps one bit for each register, gdb wants two: 11 is empty.
+            // FXSAVE has one tag bit for each register and gdb expects two: 11 is empty.
             ftag: (0..8).filter(|number| tags & 1 << number == 0).map(|number| 0b11 << (2 * number)).sum(),
             fiseg: self.word_16(12),
             fioff: self.word_32(8),

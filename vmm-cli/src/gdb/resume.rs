@@ -1,4 +1,4 @@
-//! What gdb wants the guest to do next. All of it is only noted here: the guest runs when gdbstub asks why it stopped.
+//! Records gdb's resume requests. The guest runs when gdbstub waits for a stop reason.
 
 use gdbstub::common::{Signal, Tid};
 use gdbstub::target::ext::base::multithread::{
@@ -13,7 +13,7 @@ use super::debuggee::ResumeRequest;
 use super::target::{Session, vcpu_of};
 
 impl Session<'_, '_> {
-    /// What the vCPU of one thread is to do.
+    /// Sets the action for the vCPU of a thread.
     fn order(&mut self, thread: Tid, order: ResumeAction) {
         if let ResumeRequest::Forward(orders) = &mut self.request
             && let Some(own) = orders.get_mut(vcpu_of(thread))
@@ -69,7 +69,7 @@ impl MultiThreadSingleStep for Session<'_, '_> {
 }
 
 impl MultiThreadSchedulerLocking for Session<'_, '_> {
-    /// Those vCPUs stand still that gdb has not named. It says so after all it has named.
+    /// Holds all vCPUs that gdb has not named. gdb sends this after the actions.
     fn set_resume_action_scheduler_lock(&mut self) -> Result<(), Error> {
         if let ResumeRequest::Forward(orders) = &mut self.request {
             for (vcpu, order) in orders.iter_mut().enumerate() {

@@ -1,12 +1,11 @@
-//! The guest as gdbstub sees it, in terms of [`vmm_core::debugger`]: registers, memory, and why it stopped. How it is
-//! resumed is in `resume.rs`, breakpoints are in `breakpoints.rs`.
+//! gdbstub's `Target` in terms of [`vmm_core::debugger`]: registers, memory and stop reasons. `resume.rs` resumes the
+//! guest, and `breakpoints.rs` has the breakpoints.
 //!
-//! A vCPU's thread is its number, which begins with 0, and 1. A stop that gdb did not ask for is told as a signal: SIGINT for Ctrl-C, SIGSEGV and SIGILL for
-//! a guest that died, so that one can look around before it is gone.
+//! The thread number of a vCPU is its number plus 1. A stop that gdb did not request is reported as a signal: SIGINT
+//! for Ctrl-C, SIGSEGV or SIGILL for a guest that died, which can then be inspected.
 
 use std::collections::BTreeSet;
 
-use crate::stderr;
 use gdbstub::common::{Signal, Tid};
 use gdbstub::stub::MultiThreadStopReason;
 use gdbstub::target::ext::base::BaseOps;
@@ -33,23 +32,24 @@ use super::monitor;
 use super::registers::{RegisterNumber, RegisterPacket, X86};
 use super::target_xml::RegisterLayout;
 use crate::prepare::Files;
+use crate::stderr;
 use crate::verdict::status_from_verdict;
 
-/// Errors as gdb shows them: by their number in errno.h.
+/// Error numbers of errno.h, as gdb expects them.
 const EFAULT: u8 = 14;
 const EINVAL: u8 = 22;
 const EROFS: u8 = 30;
 
-/// A guest and the gdb that debugs it.
+/// Session of a gdb with a guest.
 pub(super) struct Session<'a, 'b> {
     pub(super) debugger: &'a mut Debuggee<'b>,
     pub(super) files: &'a Files,
     pub(super) layout: RegisterLayout,
     inbox: Inbox,
-    /// What gdb wants the guest to do next, and the vCPUs that it named.
+    /// Next resume request, and the vCPUs that it names.
     pub(super) request: ResumeRequest,
     pub(super) named: BTreeSet<usize>,
-    /// Breakpoints that gdb set with `break`, and those that it set with `hbreak`: the stop has to say which it was.
+    /// Breakpoints that gdb set with `break` and with `hbreak`. A stop has to report which kind it is.
     pub(super) soft: BTreeSet<u64>,
     pub(super) hard: BTreeSet<u64>,
     pub(super) watched: Vec<(Breakpoint, WatchKind)>,
@@ -57,12 +57,12 @@ pub(super) struct Session<'a, 'b> {
 
 pub(super) type StopReason = MultiThreadStopReason<u64>;
 
-/// The vCPU that is a thread of gdb's.
+/// Returns the vCPU of a gdb thread.
 pub(super) fn vcpu_of(thread: Tid) -> usize {
     thread.get() - 1
 }
 
-/// The thread that a vCPU is.
+/// Returns the gdb thread of a vCPU.
 fn thread_of(vcpu: usize) -> Tid {
     Tid::MIN.saturating_add(vcpu)
 }
@@ -79,7 +79,7 @@ impl<'a, 'b> Session<'a, 'b> {
         Self { debugger, files, layout: shape, inbox, request: wish, named, soft, hard, watched }
     }
 
-    /// Takes away what this gdb has set: the next one knows nothing of it.
+    /// Removes all breakpoints and watchpoints. The next gdb does not know them.
     pub(super) fn clear(&mut self) {
         for address in self.soft.iter().chain(&self.hard) {
             self.debugger.remove_breakpoint(Gva(*address));
@@ -89,7 +89,7 @@ impl<'a, 'b> Session<'a, 'b> {
         }
     }
 
-    /// Does what gdb asked for, until the guest stops; `None` if gdb has something to say first.
+    /// Resumes the guest until it stops. Returns `None` if gdb sent something first.
     pub(super) fn resume_until_stop(&mut self) -> Result<Option<StopReason>, Error> {
         let inbox = self.inbox.clone();
         let mut wants_stop = || inbox.wants_attention();
@@ -124,7 +124,7 @@ impl<'a, 'b> Session<'a, 'b> {
         })
     }
 
-    /// Ctrl-C.
+    /// Returns the stop reason for Ctrl-C.
     pub(super) fn interrupted(&self) -> StopReason {
         signal(thread_of(self.debugger.current()), Signal::SIGINT)
     }
@@ -139,7 +139,8 @@ impl<'a, 'b> Session<'a, 'b> {
         })
     }
 
-    /// A guest that ended well is gone; one that died is shown at the place, once.
+    /// Returns the stop reason for the end of a run. A guest that died is first reported as stopped, and as terminated
+    /// if resumed again.
     fn ended(&mut self, end: &End, again: bool) -> Result<StopReason, Error> {
         let verdict = self.debugger.machine().verdict(end);
         let fatal = if let End::InternalError { .. } | End::Exception { vector: 6, .. } = end {

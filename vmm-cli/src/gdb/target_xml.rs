@@ -1,8 +1,8 @@
-//! What gdb is told about the registers: a target description (gdb manual, appendix G).
+//! Target description for gdb (gdb manual, appendix G).
 //!
-//! There is one for each width of code. All have the features that gdb knows by name, `org.gnu.gdb.i386.core` and
-//! `.sse`, and one of our own with the registers that make a CPU mode: control registers and segment bases. gdb reads the
-//! description when it attaches and keeps it, so the width of that moment stays for the session.
+//! There is one for each code width. Each has the features that gdb knows by name, `org.gnu.gdb.i386.core` and `.sse`,
+//! and a feature with control registers and segment bases. gdb reads the description when it attaches, so the width
+//! does not change during a session.
 
 use std::fmt::Write as _;
 
@@ -10,14 +10,14 @@ use vmm_core::cpu::control_regs::{ControlBit, Cr0, Cr4, Efer};
 use vmm_core::cpu::cpu_state::OperandWidth;
 use vmm_core::kvm_sys_wrap::bindings::kvm_sregs;
 
-/// How registers are laid out in the protocol's packets.
+/// Layout of the registers in packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RegisterLayout {
-    /// The width of the code: what gdb disassembles.
+    /// Code width that gdb disassembles.
     pub(super) code: OperandWidth,
 }
 
-/// A register of a description.
+/// Register of a target description.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct DescribedRegister {
     pub(super) name: &'static str,
@@ -48,7 +48,7 @@ const XMM: [&str; 16] = [
     "xmm12", "xmm13", "xmm14", "xmm15",
 ];
 
-/// The registers of our own feature; all have 64 bits.
+/// Registers of the feature `org.vmm.x86.control`.
 pub(super) const CONTROL: [DescribedRegister; 12] = [
     register("cr0", 64, "cr0_bits", "control"),
     register("cr2", 64, "uint64", "control"),
@@ -65,23 +65,23 @@ pub(super) const CONTROL: [DescribedRegister; 12] = [
 ];
 
 impl RegisterLayout {
-    /// The shape for a vCPU as it is now; `wide` where its guest's file is a 64-bit one, whatever mode it starts in.
+    /// Returns the layout for the current mode of a vCPU, or the 64-bit one if `wide`: the guest's file has 64-bit code.
     pub(super) fn from_sregs(sregs: &kvm_sregs, wide: bool) -> Self {
         Self { code: if wide { OperandWidth::Bits64 } else { OperandWidth::from_sregs(sregs) } }
     }
 
-    /// Whether registers have 64 bits.
+    /// Returns true if registers have 64 bits.
     pub(super) const fn is_wide(self) -> bool {
         matches!(self.code, OperandWidth::Bits64)
     }
 
-    /// All registers in the order of the packets.
+    /// Returns all registers in the order of packets.
     pub(super) fn registers(self) -> Vec<DescribedRegister> {
         let [core, sse] = self.features();
         core.into_iter().chain(sse).chain(CONTROL).collect()
     }
 
-    /// Those that gdb knows.
+    /// Returns the registers of the features that gdb knows.
     fn features(self) -> [Vec<DescribedRegister>; 2] {
         let bits = if self.is_wide() { 64 } else { 32 };
         let general = |name: &'static str| match name {
@@ -103,7 +103,7 @@ impl RegisterLayout {
         [core, sse]
     }
 
-    /// The description, as gdb fetches it under the name `target.xml`.
+    /// Returns the XML that gdb requests as `target.xml`.
     pub(super) fn description(self) -> String {
         let architecture = match self.code {
             OperandWidth::Bits16 => "i8086",
@@ -136,7 +136,7 @@ fn feature(xml: &mut String, name: &str, types: &str, registers: &[DescribedRegi
     xml.push_str("</feature>\n");
 }
 
-/// A type that shows a register by the names of its set bits.
+/// Returns an XML type that shows a register by the names of its set bits.
 fn flags(id: &str, bits: &[ControlBit]) -> String {
     let mut xml = format!("<flags id=\"{id}\" size=\"8\">\n");
     for ControlBit { number, name, .. } in bits {
@@ -146,7 +146,7 @@ fn flags(id: &str, bits: &[ControlBit]) -> String {
     xml
 }
 
-/// As in gdb's own description of the i386.
+/// EFLAGS type of gdb's own i386 description.
 const EFLAGS: &str = r#"<flags id="i386_eflags" size="4">
 <field name="" start="22" end="31"/><field name="CF" start="0" end="0"/><field name="" start="1" end="1"/>
 <field name="PF" start="2" end="2"/><field name="AF" start="4" end="4"/><field name="ZF" start="6" end="6"/>
@@ -156,7 +156,7 @@ const EFLAGS: &str = r#"<flags id="i386_eflags" size="4">
 <field name="VIF" start="19" end="19"/><field name="VIP" start="20" end="20"/><field name="ID" start="21" end="21"/>
 </flags>"#;
 
-/// The same.
+/// Vector and MXCSR types of gdb's own i386 description.
 const VECTORS: &str = r#"<vector id="v4f" type="ieee_single" count="4"/><vector id="v2d" type="ieee_double" count="2"/>
 <vector id="v16i8" type="int8" count="16"/><vector id="v8i16" type="int16" count="8"/>
 <vector id="v4i32" type="int32" count="4"/><vector id="v2i64" type="int64" count="2"/>

@@ -3,9 +3,6 @@
 //! The loader knows widths of code and registers by name; here they become a CPU mode and the registers of `[registers]`,
 //! which still win over those of the protocol. What a kernel is handed goes into memory like files of the guest's.
 
-use crate::config::{Config, FileKind, Module, Start};
-use crate::diagnostic::{Diagnostic, Severity};
-use crate::status::Status;
 use vmm_core::Gpa;
 use vmm_core::firmware::{self, MapKind};
 use vmm_core::spec::mode::Mode;
@@ -17,6 +14,9 @@ use super::file_bytes::FileBytes;
 use super::file_cache::FileCache;
 use super::file_errors;
 use super::files::Loaded;
+use crate::config::{Config, FileKind, Module, Start};
+use crate::diagnostic::{Diagnostic, Severity};
+use crate::status::Status;
 
 /// The command line of a Linux kernel that is given none: else it would print where nobody looks.
 const LINUX_COMMAND_LINE: &str = "console=ttyS0";

@@ -2,15 +2,15 @@
 
 use std::path::Path;
 
-use crate::config::{Config, File, FileKind};
-use crate::diagnostic::Diagnostic;
-use crate::status::Status;
 use vmm_core::spec::mode::Mode;
 use vmm_loader::{ElfClass, ElfOptions, elf, flat};
 
 use super::file_bytes::FileBytes;
 use super::file_cache::FileCache;
 use super::files::Loaded;
+use crate::config::{Config, File, FileKind};
+use crate::diagnostic::Diagnostic;
+use crate::status::Status;
 
 /// Reads and plans one file of `[[load]]`.
 pub(super) fn extra(

@@ -2,12 +2,12 @@
 
 use std::io;
 
-use crate::config::{Config, FwCfgSource};
-use crate::diagnostic::Diagnostic;
-use crate::status::Status;
 use vmm_core::spec::MachineSpec;
 
 use super::file_cache::FileCache;
+use crate::config::{Config, FwCfgSource};
+use crate::diagnostic::Diagnostic;
+use crate::status::Status;
 
 /// Gives the files of `machine` their bytes. Returns what could not be read.
 pub(super) fn fill(

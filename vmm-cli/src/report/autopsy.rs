@@ -1,25 +1,24 @@
-//! The autopsy of a guest, shown: first the cause, then all that it rests on.
+//! Renders an autopsy: first the cause, then the evidence.
 //!
-//! What was found is vmm-core's ([`vmm_core::autopsy`]); names of addresses come from the guest's files. The JSON form has
-//! these keys; more may come, none go:
+//! vmm-core makes the autopsy ([`vmm_core::autopsy`]), and the guest's files give the names of addresses. The JSON form
+//! has these keys; more may come, none go:
 //!
-//! | key | what |
+//! | key | value |
 //! |---|---|
-//! | `cause` | the first paragraph of the report: what `[expect] cause` is held against |
-//! | `source` | how the state before the end was obtained |
-//! | `instruction` | the instruction that ended the run: `address`, `name` (symbol and line), `text`, `bytes` |
-//! | `before` | the last instructions before it, oldest first: the same keys, `changed` (registers and their new values), `times` for repeated ones, `raised` |
-//! | `exceptions` | the chain: `vector`, `name`, `why`, `error-code`, `error-code-words`, `address` (CR2), `walk`, `gate`, `result` |
+//! | `cause` | first paragraph of the report, which `[expect] cause` is checked against |
+//! | `source` | method by which the state before the end was obtained |
+//! | `instruction` | instruction that ended the run: `address`, `name` (symbol and line), `text`, `bytes` |
+//! | `before` | previous instructions, oldest first: the same keys, `changed` (registers and their new values), `times` for repeated ones, `raised` |
+//! | `exceptions` | exception chain: `vector`, `name`, `why`, `error-code`, `error-code-words`, `address` (CR2), `walk`, `gate`, `result` |
 //! | `stack` | words from the stack pointer up: `address`, `value`, `name` |
-//! | `gdt`, `idt` | `base`, `limit`, and `entries`: those that are not empty |
-//! | `notes` | what else was noticed, and what could not be established |
-//! | `elapsed-ns` | how long the examination took |
+//! | `gdt`, `idt` | `base`, `limit`, and `entries` that are not empty |
+//! | `notes` | further observations, and facts that could not be established |
+//! | `elapsed-ns` | duration of the autopsy |
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use crate::config::Config;
 use serde::Serialize;
 use vmm_core::Kvm;
 use vmm_core::autopsy::delivery::{DeliveryOutcome, GateFound};
@@ -35,14 +34,15 @@ use vmm_core::machine::end::{End, Verdict};
 use vmm_core::record::Recording;
 use vmm_core::spec::Register;
 
+use crate::config::Config;
 use crate::expectations::Mismatch;
 use crate::prepare::Files;
 use crate::wrap::{TEXT_WIDTH, wrap};
 
-/// The time that an examination may take.
+/// Maximum duration of an autopsy.
 const AUTOPSY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// An autopsy, rendered.
+/// A rendered autopsy.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) struct AutopsyReport {
@@ -63,12 +63,12 @@ pub(crate) struct AutopsyReport {
     registers: Option<CpuState>,
     #[serde(skip)]
     symbol: Option<String>,
-    /// The run ended by itself: where it was is all there is to show.
+    /// True if the run ended by itself: then only its location is shown.
     #[serde(skip)]
     short: bool,
 }
 
-/// An instruction.
+/// Instruction.
 #[derive(Debug, Serialize)]
 struct InstructionRow {
     address: u64,
@@ -78,7 +78,7 @@ struct InstructionRow {
     bytes: Vec<u8>,
     #[serde(skip_serializing_if = "is_once")]
     times: u64,
-    /// Registers that it changed.
+    /// Registers that the instruction changed.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     changed: BTreeMap<&'static str, u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -125,7 +125,7 @@ struct TableReport {
     entries: Vec<String>,
 }
 
-/// Whether a run is to be examined: it died, hangs, or did not do what was expected of it.
+/// Returns true if a run is to be examined: the guest died, hangs, or did not meet `[expect]`.
 pub(crate) fn is_wanted(
     verdict: Verdict,
     end: &End,
@@ -134,15 +134,15 @@ pub(crate) fn is_wanted(
 ) -> bool {
     let asked = config.expect.as_ref().is_some_and(|expect| !expect.cause.is_empty());
     match verdict {
-        // That the machine sleeps for good says it all, and a run with an alarm cannot be had again.
+        // The end already tells why a suspended machine cannot wake, and a run with an alarm cannot be replayed.
         Verdict::Crashed | Verdict::Hung => asked || !matches!(end, End::Suspend(_)),
         Verdict::Success | Verdict::Code(_) => asked || mismatches.is_some_and(|list| !list.is_empty()),
-        // Who presses Ctrl-C wants the prompt.
+        // After Ctrl-C the user expects the prompt at once.
         Verdict::Interrupted => false,
     }
 }
 
-/// Examines a run that ended.
+/// Examines a finished run.
 pub(crate) fn perform(ended: &Machine, end: &End, recording: &Recording, files: &Files) -> AutopsyReport {
     let build = || {
         let kvm = Kvm::open()?;
@@ -194,7 +194,7 @@ fn render(found: &autopsy::Autopsy, files: &Files) -> AutopsyReport {
     }
 }
 
-/// The last instructions, each with what it changed.
+/// Returns the previous instructions, each with the registers that it changed.
 fn before(found: &autopsy::Autopsy, files: &Files) -> Vec<InstructionRow> {
     let after = found.before.iter().skip(1).map(|past| past.regs);
     let after = after.chain(found.registers.map(|registers| registers.regs));
@@ -219,7 +219,7 @@ fn line(past: &TracedInstruction, after: &kvm_regs, files: &Files) -> Instructio
     }
 }
 
-/// The gates; those in a row that lead to the same place in one line.
+/// Formats gates. Adjacent gates with the same target share a line.
 fn gate_lines(gates: &[(u8, GateFound)]) -> Vec<String> {
     let shown = |gate: &GateFound| match gate {
         GateFound::Gate { gate, .. } => gate.to_string(),
@@ -262,17 +262,17 @@ fn exception(link: &ChainLink) -> ExceptionRow {
 }
 
 impl AutopsyReport {
-    /// The first paragraph.
+    /// Returns the first paragraph.
     pub(crate) fn summary(&self) -> &str {
         &self.cause
     }
 
-    /// The registers before the end.
+    /// Returns the registers before the end.
     pub(crate) const fn registers(&self) -> Option<&CpuState> {
         self.registers.as_ref()
     }
 
-    /// The instruction that ended the run: its symbol, and its bytes.
+    /// Returns symbol and bytes of the instruction that ended the run.
     pub(crate) fn code(&self) -> Option<(Option<String>, Vec<u8>)> {
         self.instruction.as_ref().map(|line| (self.symbol.clone(), line.bytes.clone()))
     }
@@ -281,7 +281,7 @@ impl AutopsyReport {
         if !self.before.is_empty() {
             writeln!(f, "  the last instructions:")?;
         }
-        // The same one many times in a row, as in a recursion, is shown once.
+        // An instruction repeated many times in a row, as in a recursion, is shown once.
         for lines in
             self.before.chunk_by(|a, b| a.address == b.address && a.raised.is_none() && b.raised.is_none())
         {
@@ -329,7 +329,7 @@ impl AutopsyReport {
             let name = name.as_deref().map(|name| format!("  <{name}>")).unwrap_or_default();
             writeln!(f, "    {address:#x}: {value:#x}{name}")?;
         }
-        // Where no exception is in question the tables have no part in it.
+        // The tables are only relevant for exceptions.
         let tables = [("GDT", &self.gdt), ("IDT", &self.idt)];
         for (name, table) in tables.into_iter().filter(|_| !self.exceptions.is_empty()) {
             let Some(TableReport { base, limit, entries }) = table else { continue };

@@ -1,4 +1,4 @@
-//! The vCPU at the end of a run, decoded.
+//! State of the vCPU at the end of a run, decoded.
 
 use std::fmt;
 
@@ -15,28 +15,28 @@ use vmm_core::spec::mode::Mode;
 
 use crate::prepare::Files;
 
-/// How many bytes at the instruction pointer are shown.
+/// Number of code bytes shown.
 const CODE_BYTES: u64 = 16;
 
 /// Registers and code of a stopped vCPU.
 #[derive(Debug, Serialize)]
 pub(crate) struct CpuReport {
-    /// The instruction pointer as a linear address: CS.base + RIP.
+    /// Instruction pointer as a linear address: CS.base + RIP.
     rip: u64,
-    /// The symbol there.
+    /// Symbol of that address.
     #[serde(skip_serializing_if = "Option::is_none")]
     symbol: Option<String>,
-    /// The bytes there, as far as they can be read.
+    /// Code bytes at that address, as far as they can be read.
     code: Vec<u8>,
-    /// The general registers by name.
+    /// General registers by name.
     registers: Vec<(&'static str, u64)>,
-    /// The control registers: name, value, names of the set bits.
+    /// Control registers: name, value, names of the set bits.
     control: Vec<(&'static str, u64, String)>,
-    /// The segments in use.
+    /// Segments in use.
     segments: Vec<SegmentRow>,
-    /// What has to be known to read the rest.
+    /// Remarks on the other fields.
     notes: Vec<String>,
-    /// Whether an autopsy shows the place.
+    /// True if the autopsy shows the code.
     #[serde(skip)]
     examined: bool,
 }
@@ -51,11 +51,11 @@ struct SegmentRow {
 }
 
 impl CpuReport {
-    /// Reads all of it; `None` where the host does not let us.
+    /// Reads the state; `None` if the host refuses.
     pub(crate) fn from_machine(machine: &Machine, end: &End, files: &Files) -> Option<Self> {
         let vcpu = machine.vcpu();
         let (regs, sregs) = (vcpu.regs().ok()?, vcpu.sregs().ok()?);
-        // An exception in ring 3 is about the code that raised it, not about the landing page that took it.
+        // The frame has the address of the code that raised the exception.
         let linear = if let End::Exception { frame: Some(frame), .. } = end {
             frame.rip
         } else {
@@ -77,8 +77,7 @@ impl CpuReport {
 }
 
 impl CpuReport {
-    /// Puts registers that were found out in place of those of the vCPU: the autopsy has said where it was, in which
-    /// instruction and why.
+    /// Replaces the registers by those that the autopsy found. The autopsy shows the code.
     pub(crate) fn replace(&mut self, state: &CpuState, code: Option<(Option<String>, Vec<u8>)>) {
         let CpuState { regs, sregs } = state;
         self.rip = state.linear_rip();
@@ -91,7 +90,7 @@ impl CpuReport {
     }
 }
 
-/// The bytes at a linear address, up to the end of its page.
+/// Returns the bytes at a linear address, up to the end of its page.
 fn code_at(machine: &Machine, linear: u64) -> Vec<u8> {
     let length = CODE_BYTES.min(4096 - linear % 4096);
     let Ok(Some(gpa)) = machine.vcpu().translate(Gva(linear)) else { return Vec::new() };
@@ -131,7 +130,7 @@ fn segments(sregs: &kvm_sregs) -> Vec<SegmentRow> {
 
 fn notes(machine: &Machine, end: &End, regs: &kvm_regs, sregs: &kvm_sregs) -> Vec<String> {
     let mut notes = Vec::new();
-    // The reset state in a machine that was not started in it (AMD hosts; see KVM's shutdown_interception).
+    // Reset state in a machine that started in another mode (AMD hosts; see KVM's shutdown_interception).
     let reset = regs.rip == 0xfff0 && !Cr0::from_bits_retain(sregs.cr0).contains(Cr0::PE);
     if *end == End::Shutdown && reset && machine.spec().boot.mode != Mode::Real {
         notes.push(

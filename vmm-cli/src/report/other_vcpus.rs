@@ -1,4 +1,4 @@
-//! What a report says of the machine around the vCPU that ended the run: the other vCPUs, and MSRs that KVM does not have.
+//! Part of a report: the other vCPUs, and MSRs that KVM does not implement.
 
 use std::fmt::{self, Display, Formatter};
 
@@ -9,13 +9,13 @@ use vmm_core::machine::Machine;
 
 use crate::prepare::Files;
 
-/// The machine around the vCPU.
+/// Other vCPUs and unknown MSRs.
 #[derive(Debug, Serialize)]
 pub(super) struct OtherVcpus {
-    /// All vCPUs of a machine that has several.
+    /// All vCPUs of a machine with several.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     vcpus: Vec<VcpuRow>,
-    /// MSRs that the guest asked for and KVM does not have; each access raised #GP.
+    /// MSRs that the guest accessed and KVM does not implement. Each access raised #GP.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     unknown_msrs: Vec<UnknownMsr>,
 }
@@ -23,12 +23,12 @@ pub(super) struct OtherVcpus {
 #[derive(Debug, Serialize)]
 struct VcpuRow {
     id: u64,
-    /// `runs`, `halted`, `waits for INIT`, `waits for SIPI`.
+    /// MP state: `runs`, `halted`, `waits for INIT`, `waits for SIPI`.
     state: &'static str,
     rip: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     symbol: Option<String>,
-    /// It ended the run.
+    /// True if this vCPU ended the run.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     ended: bool,
 }

@@ -1,13 +1,10 @@
-//! What the cases of one configuration have in common: it is read once, with the guest's files, and with `test.snapshot-at`
-//! the guest runs once up to that place; each case begins with a copy of it there.
+//! Shared part of the cases of one configuration. The configuration and the guest's files are read once. With
+//! `test.snapshot-at` the guest runs once up to that address, and each case starts with a copy of the machine there.
 //!
-//! The first thread that needs it does it; the others wait. What kept it from being done is the failure of each case.
+//! The first thread that needs it prepares it, and the others wait. If that fails, each case fails with the same error.
 
 use std::sync::{Arc, OnceLock};
 
-use crate::address_expr::AddressExpr;
-use crate::config::Config;
-use crate::diagnostic::Diagnostics;
 use vmm_core::Gva;
 use vmm_core::debugger::run_until::run_until;
 use vmm_core::devices::console::{Console, NoInput, Output};
@@ -19,38 +16,41 @@ use super::case::Case;
 use super::case_setup::resolve_address;
 use super::input;
 use super::runner::{ActiveRun, Resources};
+use crate::address_expr::AddressExpr;
+use crate::config::Config;
+use crate::diagnostic::Diagnostics;
 use crate::inspect::{ended_before_stop, load_address};
 use crate::machine_error::machine_error;
 use crate::prepare::Prepared;
 use crate::terminal::OutputCopy;
 
-/// What several cases have in common, once somebody has made it. Clones are handles to the same one.
+/// Fixture that several cases share, prepared by the first user. Clones are handles to the same one.
 #[derive(Debug, Clone, Default)]
 pub(super) struct SharedFixture(Arc<OnceLock<Result<Arc<Fixture>, Diagnostics>>>);
 
-/// A configuration, ready to run.
+/// A configuration that is ready to run.
 pub(super) struct Fixture {
     pub(super) config: Config,
     pub(super) prepared: Prepared,
-    /// With `test.snapshot-at`.
+    /// Snapshot that the cases start from, with `test.snapshot-at`.
     pub(super) boot_snapshot: Option<BootSnapshot>,
-    /// Whether a machine can be used for another case.
+    /// True if a machine can be reset for another case.
     pub(super) allows_reset: bool,
 }
 
-/// Where all copies begin.
+/// Machine that the cases start from.
 #[derive(Debug)]
 pub(super) struct BootSnapshot {
     pub(super) snapshot: Snapshot,
-    /// What the guest had printed by then.
+    /// Output of the guest up to the snapshot.
     pub(super) printed: Vec<u8>,
 }
 
 impl SharedFixture {
-    /// What all cases have in common, made by whoever comes first.
+    /// Returns the fixture, prepared by the first caller.
     ///
     /// # Errors
-    /// Why it cannot be made.
+    /// Returns the error of the preparation, to every caller.
     pub(super) fn get(
         &self,
         case: &Case,
@@ -60,7 +60,7 @@ impl SharedFixture {
         self.0.get_or_init(|| Fixture::new(case, resources, running).map(Arc::new)).clone()
     }
 
-    /// Whether both are the same one.
+    /// Returns true if both are handles to the same fixture.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
@@ -73,7 +73,7 @@ impl std::fmt::Debug for Fixture {
 }
 
 impl Fixture {
-    /// Reads it all, and lets the guest run to where the cases begin.
+    /// Reads all files, and runs the guest to the snapshot address.
     pub(super) fn new(case: &Case, resources: &Resources, running: &ActiveRun) -> Result<Self, Diagnostics> {
         let config = case.config()?;
         let prepared = Prepared::with(&config, resources.reader())?;

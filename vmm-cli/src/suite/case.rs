@@ -1,34 +1,33 @@
-//! One case: a configuration, one combination of its matrix, one case of its `[test]`; and its name.
+//! A case: a configuration, one combination of its matrix, and one case of its `[test]`.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::boot_snapshot::SharedFixture;
 use crate::config::{Config, TestCase, TestFile};
 use crate::diagnostic::Diagnostics;
 
-use super::boot_snapshot::SharedFixture;
-
-/// Something to run.
+/// A case to run.
 #[derive(Debug)]
 pub(crate) struct Case {
-    /// The path of the file, behind it in brackets the combination of the matrix, and behind `::` the case of the file.
+    /// Name: path of the file, in brackets the combination of the matrix, and after `::` the name of the case in the file.
     pub(crate) name: String,
-    /// The file.
+    /// Path of the file.
     pub(crate) file: PathBuf,
     source: CaseSource,
 }
 
-/// What is in the file.
+/// Content of the file.
 #[derive(Debug)]
 enum CaseSource {
-    /// A test, the number of the variant, the number of the case, and what the variant's cases have in common.
+    /// Test, number of the variant, number of the case, and the fixture that the cases of the variant share.
     Variant { test: Arc<TestFile>, variant: usize, case: usize, fixture: SharedFixture },
-    /// It could not even be looked at.
+    /// The file could not be read.
     Unreadable(Diagnostics),
 }
 
 impl Case {
-    /// All cases of one file; none if it is no test.
+    /// Returns all cases of a file; none if it is no test.
     pub(super) fn from_file(file: PathBuf) -> Vec<Self> {
         let name = file.display().to_string();
         let test = match TestFile::load(&file) {
@@ -55,7 +54,7 @@ impl Case {
         cases
     }
 
-    /// What is different in it, by its configuration.
+    /// Returns the case's own part of the configuration.
     pub(super) fn test<'c>(&self, config: &'c Config) -> Option<&'c TestCase> {
         match &self.source {
             CaseSource::Variant { case, .. } => config.test.as_ref()?.cases.get(*case),
@@ -63,7 +62,7 @@ impl Case {
         }
     }
 
-    /// What it has in common with other cases, if there are any.
+    /// Returns the fixture that the case shares with others, if there are any.
     pub(super) fn fixture(&self) -> Option<SharedFixture> {
         match &self.source {
             CaseSource::Variant { test, fixture, .. } if test.cases().len() > 1 => Some(fixture.clone()),
@@ -71,10 +70,10 @@ impl Case {
         }
     }
 
-    /// Its configuration.
+    /// Returns the configuration of the case.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The configuration has mistakes.
     pub(super) fn config(&self) -> Result<Config, Diagnostics> {
         match &self.source {
             CaseSource::Variant { test, variant, .. } => {

@@ -1,16 +1,16 @@
-//! What is different in a case: registers, and where the guest goes on.
+//! Applies the differences of a case: registers and entry.
 
-use crate::address_expr::AddressExpr;
-use crate::config::{Config, TestCase};
-use crate::diagnostic::{Diagnostic, Diagnostics};
 use vmm_core::Gva;
 use vmm_core::snapshot::Snapshot;
 use vmm_core::spec::{EntryPoint, MachineSpec};
 
+use crate::address_expr::AddressExpr;
+use crate::config::{Config, TestCase};
+use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::inspect::resolve;
 use crate::prepare::Files;
 
-/// What is different in this case, at the start of a machine that is going to be built.
+/// Applies the case to the description of a machine that is not built yet.
 pub(super) fn apply_to_spec(
     config: &Config,
     spec: &mut MachineSpec,
@@ -28,7 +28,7 @@ pub(super) fn apply_to_spec(
     Ok(())
 }
 
-/// The same in a copy of one that has run.
+/// Applies the case to a copy of the boot snapshot.
 pub(super) fn apply_to_snapshot(
     config: &Config,
     snapshot: &Snapshot,
@@ -47,7 +47,7 @@ pub(super) fn apply_to_snapshot(
     }))
 }
 
-/// Where in the guest a place is that the configuration names under `key`.
+/// Resolves an address expression that the configuration has under `key`.
 pub(super) fn resolve_address(
     config: &Config,
     files: &Files,

@@ -1,31 +1,30 @@
-//! The cases under some paths, sorted, each once.
+//! Finds the cases under some paths, sorted and without duplicates.
 //!
-//! Directories are searched for files named `*.toml`, and for ELF files, which may carry a configuration in themselves; what is
-//! hidden, and directories named `target`, are left out. Links to directories are not followed, so the search ends.
+//! Directories are searched for files named `*.toml`, and for ELF files, which may contain a configuration. Hidden files and
+//! directories named `target` are skipped. Links to directories are not followed, so the search ends.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use super::case::Case;
 use crate::diagnostic::{Diagnostic, Diagnostics, Location};
 use crate::status::Status;
 
-use super::case::Case;
-
-/// What was found.
+/// Result of a search.
 #[derive(Debug)]
 pub(crate) struct DiscoveredCases {
-    /// The cases, by the names of their files.
+    /// Cases, sorted by the names of their files.
     pub(crate) cases: Vec<Case>,
-    /// Files that were named, and are no tests.
+    /// Files that were named and are no tests.
     pub(crate) not_tests: Vec<PathBuf>,
 }
 
 /// Searches `paths`.
 ///
 /// # Errors
-/// A path that is not there, or a directory that cannot be read.
+/// A path does not exist, or a directory cannot be read.
 pub(crate) fn discover(paths: &[PathBuf]) -> Result<DiscoveredCases, Diagnostics> {
     let mut named = Vec::new();
     let mut files = Vec::new();
@@ -57,7 +56,7 @@ fn search(top: &Path, files: &mut Vec<PathBuf>) -> Result<(), Diagnostic> {
             if is_left_out(&name) {
                 continue;
             }
-            // What is found in `.` is named as a person would.
+            // Files in `.` are named without it.
             let path = if directory == Path::new(".") { PathBuf::from(&name) } else { entry.path() };
             let kind = entry.file_type().map_err(|error| trouble(&path, &error))?;
             if kind.is_dir() {
@@ -72,7 +71,7 @@ fn search(top: &Path, files: &mut Vec<PathBuf>) -> Result<(), Diagnostic> {
     Ok(())
 }
 
-/// A file that cannot be read is none; nor is one whose name no configuration could say.
+/// Returns true for ELF files with a UTF-8 name. A configuration could not refer to other names.
 fn is_elf(path: &Path) -> bool {
     let mut start = Vec::new();
     let read = File::open(path).and_then(|file| file.take(4).read_to_end(&mut start));

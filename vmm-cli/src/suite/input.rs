@@ -1,4 +1,4 @@
-//! The guest's input in a case: what `[[test.case]]` says, or the file NAME.input beside NAME.toml, or nothing.
+//! Input of the guest in a case: `input` of `[[test.case]]`, or the file NAME.input beside NAME.toml, or none.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
@@ -8,13 +8,13 @@ use std::path::Path;
 use vmm_core::devices::console::{Console, Input, NoInput, Output};
 use vmm_core::spec::{Interrupts, MachineSpec};
 
-/// A file, until it ends.
+/// Input from a file.
 struct FileInput {
     file: File,
     ended: bool,
 }
 
-/// A text, until it ends.
+/// Input from a text.
 struct TextInput(io::Cursor<Vec<u8>>);
 
 impl Input for TextInput {
@@ -27,10 +27,10 @@ impl Input for TextInput {
     }
 }
 
-/// A console for the case of this configuration that prints to `output`. What is `typed` arrives in place of the file.
+/// Creates a console for a case. Input is `typed`, or the file beside the configuration. Output goes to `output`.
 ///
 /// # Errors
-/// There is an input that cannot be read.
+/// The input file exists and cannot be read.
 pub(crate) fn console(config: &Path, typed: Option<&str>, output: Output) -> io::Result<Console> {
     if let Some(text) = typed {
         let input = Box::new(TextInput(io::Cursor::new(text.as_bytes().to_vec())));
@@ -43,18 +43,18 @@ pub(crate) fn console(config: &Path, typed: Option<&str>, output: Output) -> io:
         }
         Err(error) => return Err(error),
     };
-    // A file is always readable: who waits for input to arrive finds it at once.
+    // A file is always readable, so a wait for input returns at once.
     let arrival = Some(file.try_clone()?.into());
     Ok(Console { output, input: Box::new(FileInput { file, ended: false }), arrival })
 }
 
-/// Whether a machine that has run can go back to its beginning for another run of this configuration. Input that was read does
-/// not come again; and with interrupts a new machine is made faster.
+/// Returns true if a machine can be reset for another run of this configuration. Input that was read does not come
+/// again, and with interrupts a new machine is faster.
 pub(crate) fn allows_reset(config: &Path, machine: &MachineSpec) -> bool {
     machine.interrupts == Interrupts::None && !config.with_extension("input").exists()
 }
 
-/// A descriptor that says at any time that there is something.
+/// Returns a descriptor that is always readable.
 fn always_readable() -> io::Result<Option<OwnedFd>> {
     Ok(Some(File::open("/dev/null")?.into()))
 }

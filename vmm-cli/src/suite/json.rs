@@ -1,15 +1,15 @@
-//! A suite as JSON (`--format json`): one object a line, on standard output. The keys are in `docs/testing.md`; more may
-//! come, none go.
+//! Results as JSON (`--format json`): one object a line, on standard output. The keys are in `docs/testing.md`; more
+//! may come, none go.
 
 use std::time::Duration;
 
-use crate::diagnostic::json as diagnostics;
 use serde::Serialize;
 use serde_json::Value;
 
 use super::case::Case;
 use super::outcome::{CaseCounts, CaseFailure, CaseResult, CaseVerdict};
 use super::shuffle::Seed;
+use crate::diagnostic::json as diagnostics;
 use crate::report::Report;
 
 /// One case.
@@ -30,7 +30,7 @@ struct CaseRecord<'a> {
     failure: Option<FailureRecord<'a>>,
 }
 
-/// The last failure of a case.
+/// Last failure of a case.
 #[derive(Serialize)]
 struct FailureRecord<'a> {
     status: u8,
@@ -58,7 +58,7 @@ struct SummaryRecord {
     seed: Option<u64>,
 }
 
-/// A case that is over.
+/// Formats a finished case.
 pub(super) fn case(case: &Case, ran: &CaseResult) -> String {
     let (reason, failure) = match &ran.verdict {
         CaseVerdict::Passed | CaseVerdict::NotRun => (None, None),
@@ -78,7 +78,7 @@ pub(super) fn case(case: &Case, ran: &CaseResult) -> String {
     })
 }
 
-/// A case that is only named.
+/// Formats a case of `--list`.
 pub(crate) fn listed(case: &Case) -> String {
     line(&CaseRecord::new(case))
 }
@@ -114,7 +114,7 @@ impl<'a> FailureRecord<'a> {
             lines,
             cause: cause.as_deref(),
             output: String::from_utf8_lossy(output).into_owned(),
-            // What was just written can be read.
+            // Valid: it was rendered just before.
             diagnostics: problems.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default(),
             report: report.as_deref(),
         }
@@ -122,6 +122,6 @@ impl<'a> FailureRecord<'a> {
 }
 
 fn line(value: &impl Serialize) -> String {
-    // Strings and numbers always serialize: the fallback is never seen.
+    // Strings and numbers always serialize: the fallback is never used.
     serde_json::to_string(value).unwrap_or_default() + "\n"
 }

@@ -1,8 +1,8 @@
-//! A suite as JUnit XML (`--junit FILE`), which CI systems show.
+//! Results as JUnit XML (`--junit FILE`), for CI systems.
 //!
-//! A case's `name` is its whole name and its `classname` the file, so that reports group by file. A guest that did not do what
-//! was expected is a `failure`; a case that could not be carried out, for a mistake in its configuration or trouble on the
-//! host, is an `error`.
+//! The `name` of a case is its full name and its `classname` the file, so that reports group by file. A guest that did
+//! not meet its `[expect]` is a `failure`. A case that could not be run, because of a mistake in its configuration or
+//! an error of the host, is an `error`.
 
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestRerun, TestSuite};
 
@@ -10,15 +10,15 @@ use super::case::Case;
 use super::outcome::{CaseFailure, CaseResult, CaseVerdict};
 use super::reporter::details;
 
-/// The name of the report and of its only suite.
+/// Name of the report and of its only suite.
 pub(super) const REPORT_NAME: &str = "vmm-cli test";
 
-/// A report that grows.
+/// Report under construction.
 #[derive(Debug, Default)]
 pub(crate) struct Junit(Vec<(usize, TestCase)>);
 
 impl Junit {
-    /// Adds a case that is over; one that did not run is left out.
+    /// Adds a finished case. Cases that did not run are left out.
     pub(crate) fn add(&mut self, number: usize, case: &Case, ran: &CaseResult) {
         let Some(status) = status(&ran.verdict) else { return };
         let mut row = TestCase::new(case.name.as_str(), status);
@@ -32,7 +32,7 @@ impl Junit {
         self.0.push((number, row));
     }
 
-    /// The report, the cases in the order in which they were to be run.
+    /// Returns the report, with the cases in their original order.
     pub(crate) fn finish(mut self, elapsed: std::time::Duration) -> Report {
         self.0.sort_by_key(|(number, _)| *number);
         let mut suite = TestSuite::new(REPORT_NAME);
@@ -82,7 +82,7 @@ fn kind(failure: &CaseFailure) -> NonSuccessKind {
     if failure.is_error() { NonSuccessKind::Error } else { NonSuccessKind::Failure }
 }
 
-/// The exit status of `run` tells what kind it is.
+/// Returns the exit status that `run` would have, as the type of a failure.
 fn kind_name(failure: &CaseFailure) -> String {
     format!("status {}", failure.status.code())
 }

@@ -1,22 +1,22 @@
-//! `vmm-cli test --merge`: the JUnit reports of partitions become one.
+//! `vmm-cli test --merge`: merges the JUnit reports of partitions.
 //!
-//! Suites of the same name become one, their cases in the order of the files. The time is the sum of the parts' times, which
-//! is what JUnit's times are: work done, not time waited.
+//! Suites of the same name become one, with the cases in the order of the files. The time is the sum of the times of
+//! the parts, as in JUnit: work done, not time waited.
 
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::diagnostic::{Diagnostic, Diagnostics, Location};
-use crate::status::Status;
 use quick_junit::{Report, TestSuite};
 
 use super::junit::REPORT_NAME;
+use crate::diagnostic::{Diagnostic, Diagnostics, Location};
+use crate::status::Status;
 
 /// Reads the reports and merges them.
 ///
 /// # Errors
-/// A file that cannot be read or is no report, or a case that is in two of them: then they are no parts of one suite.
+/// A file cannot be read or is no report, or a case is in two of them.
 pub(crate) fn read(paths: &[PathBuf]) -> Result<Report, Diagnostics> {
     let mut parts = Vec::new();
     for path in paths {
@@ -74,7 +74,7 @@ mod tests {
 
     use super::*;
 
-    /// A report of cases that pass, fail and are skipped, by their numbers.
+    /// Returns a report of cases that pass, fail and are skipped, by their numbers.
     fn report(numbers: impl Iterator<Item = usize>) -> Report {
         let mut suite = TestSuite::new(REPORT_NAME);
         suite.set_time(Duration::from_secs(1));

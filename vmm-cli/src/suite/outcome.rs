@@ -1,55 +1,54 @@
-//! What a case came to.
+//! Results of cases.
 
 use std::time::Duration;
 
 use crate::diagnostic::Diagnostics;
+use crate::report::Report;
 use crate::status::Status;
 
-use crate::report::Report;
-
-/// One attempt at a case.
+/// Result of running a case once.
 #[derive(Debug)]
 pub(super) enum CaseRun {
-    /// All that was expected came true.
+    /// The guest met its `[expect]`.
     Passed,
-    /// Something did not.
+    /// The guest or the host failed.
     Failed(CaseFailure),
-    /// This host cannot do what the case asks for; why.
+    /// This host cannot run the case; has the reason.
     Skipped(String),
-    /// Ctrl-C.
+    /// The run was interrupted.
     Interrupted,
 }
 
-/// Why an attempt failed.
+/// Failure of a case.
 #[derive(Debug)]
 pub(crate) struct CaseFailure {
-    /// The status that `run` would have ended with.
+    /// Exit status that `run` would have.
     pub(crate) status: Status,
-    /// What differs from what was expected, the most telling first; at least one.
+    /// Differences from `[expect]`, the most important first; at least one.
     pub(crate) lines: Vec<String>,
-    /// The first paragraph of the autopsy.
+    /// First paragraph of the autopsy.
     pub(crate) cause: Option<String>,
-    /// What the guest printed.
+    /// Output of the guest.
     pub(crate) output: Vec<u8>,
-    /// What was wrong before the guest ran.
+    /// Errors before the guest ran.
     pub(crate) diagnostics: Diagnostics,
-    /// The report of the run, if there was one.
+    /// Report of the run, if the guest ran.
     pub(crate) report: Option<Box<Report>>,
 }
 
 impl CaseFailure {
-    /// One without a run.
+    /// Creates a failure of a case that did not run.
     pub(super) fn without_run(status: Status, line: String) -> Self {
         let diagnostics = Diagnostics::default();
         Self { status, lines: vec![line], cause: None, output: Vec::new(), diagnostics, report: None }
     }
 
-    /// The first line.
+    /// Returns the first line.
     pub(crate) fn headline(&self) -> &str {
         self.lines.first().map_or("", String::as_str)
     }
 
-    /// Whether the case could not be carried out, in place of not doing what was expected of it.
+    /// Returns true if the case could not be run.
     pub(crate) fn is_error(&self) -> bool {
         self.report.is_none()
     }
@@ -66,28 +65,28 @@ impl From<Diagnostics> for CaseFailure {
     }
 }
 
-/// All attempts at a case together.
+/// Result of all runs of a case.
 #[derive(Debug)]
 pub(crate) enum CaseVerdict {
-    /// Passed at the first attempt.
+    /// Passed at the first run.
     Passed,
-    /// Passed after these attempts that did not.
+    /// Passed after these failures.
     Flaky(Vec<CaseFailure>),
-    /// Failed at every attempt.
+    /// Failed at every run.
     Failed {
-        /// The last one.
+        /// Last failure.
         last: CaseFailure,
-        /// Those before it.
+        /// Earlier failures.
         earlier: Vec<CaseFailure>,
     },
-    /// This host cannot do it.
+    /// This host cannot run the case; has the reason.
     Skipped(String),
     /// The suite ended before or during the case.
     NotRun,
 }
 
 impl CaseVerdict {
-    /// Its name, as shown.
+    /// Returns the name that is shown.
     pub(crate) const fn name(&self) -> &'static str {
         match self {
             Self::Passed => "passed",
@@ -98,7 +97,7 @@ impl CaseVerdict {
         }
     }
 
-    /// Number of attempts.
+    /// Returns the number of runs.
     pub(crate) const fn attempts(&self) -> usize {
         match self {
             Self::Passed | Self::Skipped(_) => 1,
@@ -108,32 +107,32 @@ impl CaseVerdict {
     }
 }
 
-/// A case that is over.
+/// A finished case.
 #[derive(Debug)]
 pub(crate) struct CaseResult {
-    /// What it came to.
+    /// Result.
     pub(crate) verdict: CaseVerdict,
-    /// Wall-clock time of all attempts, machines built and dropped.
+    /// Wall-clock time of all runs, including building and dropping machines.
     pub(crate) elapsed: Duration,
 }
 
-/// How many cases came to what.
+/// Number of cases by result.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct CaseCounts {
-    /// Passed, flaky ones included.
+    /// Passed cases, including flaky ones.
     pub(crate) passed: usize,
-    /// Passed, but not at once.
+    /// Cases that passed only at a later run.
     pub(crate) flaky: usize,
-    /// Failed.
+    /// Failed cases.
     pub(crate) failed: usize,
-    /// Not for this host.
+    /// Cases that this host cannot run.
     pub(crate) skipped: usize,
-    /// Not run to their end.
+    /// Cases that did not finish.
     pub(crate) not_run: usize,
 }
 
 impl CaseCounts {
-    /// Counts one more.
+    /// Counts one case.
     pub(crate) fn count(&mut self, verdict: &CaseVerdict) {
         match verdict {
             CaseVerdict::Passed => self.passed += 1,
@@ -144,7 +143,7 @@ impl CaseCounts {
         }
     }
 
-    /// Number of cases that are over.
+    /// Returns the number of finished cases.
     pub(crate) const fn finished(&self) -> usize {
         self.passed + self.failed + self.skipped
     }

@@ -1,15 +1,15 @@
-//! A bug in one case fails that case, and not the suite: a panic is caught, with its words.
+//! Catches panics: a bug in one case fails that case and not the suite.
 
 use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 
 thread_local! {
-    /// On a guarded thread, the words of its last panic.
+    /// Message of the last panic on a capturing thread.
     static PANIC_MESSAGE: RefCell<Option<String>> = const { RefCell::new(None) };
     static CAPTURING: RefCell<bool> = const { RefCell::new(false) };
 }
 
-/// Has panics of guarded threads kept in place of shown, for the time of the process.
+/// Installs a panic hook that captures the messages of panics inside [`catch_panic`]. Other panics are reported as before.
 pub(super) fn install() {
     let shown = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
@@ -21,10 +21,10 @@ pub(super) fn install() {
     }));
 }
 
-/// Carries `work` out; a panic in it becomes its words.
+/// Runs `work`. Returns the message if it panics.
 pub(super) fn catch_panic<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     CAPTURING.set(true);
-    // What a panic leaves half done is dropped with the closure: the machine of this case and nothing else.
+    // State that a panic leaves incomplete is dropped with the closure: the machine of this case.
     let result = panic::catch_unwind(AssertUnwindSafe(work));
     CAPTURING.set(false);
     result.map_err(|_| PANIC_MESSAGE.take().unwrap_or_else(|| "panicked on another thread".to_owned()))

@@ -1,14 +1,14 @@
-//! `--partition 2/8`: one of several parts of a suite, so that as many machines can share it.
+//! `--partition 2/8`: selects one of several parts of a suite, so that several machines can share it.
 //!
-//! As in cargo-nextest: by count, the cases are dealt out like cards, so parts differ by one at most; by hash, a case's part
-//! depends on its name alone, so it stays where it is when others come and go.
+//! As in cargo-nextest. By count, the cases are dealt out one by one, so the sizes of parts differ by at most one. By
+//! hash, the part of a case depends on its name alone, so it does not change when other cases are added or removed.
 
 use std::str::FromStr;
 
-/// Which part, of how many.
+/// Part number and number of parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Partition {
-    /// From 0.
+    /// Part number, from 0.
     part: u64,
     of: u64,
     by: PartitionMethod,
@@ -21,7 +21,7 @@ enum PartitionMethod {
 }
 
 impl Partition {
-    /// Whether a case belongs to the part: the one at `index` of all that were selected, named `name`.
+    /// Returns true if the part has the case with this name, which is number `index` of the selected cases.
     pub(crate) fn holds(self, index: usize, name: &str) -> bool {
         let part = match self.by {
             PartitionMethod::Count => u64::try_from(index).unwrap_or(u64::MAX) % self.of,
@@ -31,8 +31,8 @@ impl Partition {
     }
 }
 
-/// FNV-1a over the bytes, then the finalizer of MurmurHash3, since FNV alone mixes the last letters too little. It is the
-/// same on every machine and in every version: parts of one suite may be run by different ones.
+/// Returns a hash that is the same on every machine and in every version: FNV-1a, and the finalizer of MurmurHash3,
+/// since FNV alone mixes the last letters too little.
 fn hash(name: &str) -> u64 {
     let mut hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
@@ -43,7 +43,7 @@ fn hash(name: &str) -> u64 {
     hash ^ (hash >> 33)
 }
 
-/// A 64-bit value scaled to `0..of`.
+/// Scales a 64-bit value to `0..of`.
 pub(super) fn scale(value: u64, of: u64) -> u64 {
     let scaled = (u128::from(value) * u128::from(of)) >> 64;
     // Smaller than `of`.
@@ -88,7 +88,7 @@ mod tests {
         }
     }
 
-    /// These values are a promise: machines that share a suite may run different versions.
+    /// These values must not change: machines that share a suite may run different versions.
     #[test]
     fn the_hash_never_changes() {
         assert_eq!(hash(""), 0xefd0_1f60_ba99_2926);

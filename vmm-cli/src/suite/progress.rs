@@ -1,4 +1,4 @@
-//! The bar on a terminal: how many cases are over, how many of them failed, and what is running.
+//! Progress bar on a terminal: number of finished and failed cases, and the names of the running ones.
 
 use std::io::{IsTerminal, stderr};
 
@@ -6,16 +6,16 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::outcome::CaseCounts;
 
-/// A bar, where standard error is a terminal.
+/// Progress bar, where standard error is a terminal.
 #[derive(Debug)]
 pub(super) struct Progress {
     bar: Option<ProgressBar>,
-    /// The names of the cases that run, the oldest first, by their numbers.
+    /// Running cases by number, oldest first.
     running: Vec<(usize, String)>,
 }
 
 impl Progress {
-    /// A bar for `count` cases.
+    /// Creates a bar for `count` cases.
     pub(super) fn new(count: usize) -> Self {
         let bar = stderr().is_terminal().then(|| {
             let bar = ProgressBar::new(u64::try_from(count).unwrap_or(u64::MAX));
@@ -26,7 +26,7 @@ impl Progress {
         Self { bar, running: Vec::new() }
     }
 
-    /// Whether somebody sees it.
+    /// Returns true if the bar is visible.
     pub(super) const fn is_shown(&self) -> bool {
         self.bar.is_some()
     }
@@ -46,7 +46,7 @@ impl Progress {
         bar.inc(1);
     }
 
-    /// Time has passed.
+    /// Redraws the bar.
     pub(super) fn tick(&self) {
         let Some(bar) = &self.bar else { return };
         let names: Vec<&str> = self.running.iter().map(|(_, name)| name.as_str()).collect();
@@ -54,7 +54,7 @@ impl Progress {
         bar.tick();
     }
 
-    /// Takes the bar away while `print` prints.
+    /// Hides the bar while `print` prints.
     pub(super) fn aside<T>(&self, print: impl FnOnce() -> T) -> T {
         match &self.bar {
             Some(bar) => bar.suspend(print),
@@ -62,7 +62,7 @@ impl Progress {
         }
     }
 
-    /// Takes it away for good.
+    /// Removes the bar.
     pub(super) fn finish(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();

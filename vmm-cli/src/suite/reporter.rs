@@ -1,11 +1,9 @@
-//! What people see of a suite: a line for each case, more for one that failed, and a summary.
+//! Reports results: a line for each case, details of failures, and a summary.
 //!
-//! On a terminal a bar stands for the cases that pass. All but the bar goes to standard output.
+//! On a terminal, passed cases only move a progress bar. Everything but the bar goes to standard output.
 
 use std::fmt::Write as _;
 use std::time::Duration;
-
-use crate::diagnostic::Diagnostics;
 
 use super::case::Case;
 use super::json;
@@ -13,34 +11,34 @@ use super::outcome::{CaseCounts, CaseFailure, CaseResult, CaseVerdict};
 use super::progress::Progress;
 use super::shuffle::Seed;
 use super::workers::SuiteEvent;
+use crate::diagnostic::Diagnostics;
 use crate::options::Format;
 use crate::stdout;
-
 use crate::wrap::{TEXT_WIDTH, wrap};
 
-/// So much of a guest's output is shown; reports hold all.
+/// Maximum number of lines of a guest's output that are shown. Reports have all.
 const MAX_OUTPUT_LINES: usize = 10;
-/// Lines of a failure, but for the first.
+/// Indentation of the details of a failure.
 const INDENT: &str = "        ";
 
-/// Tells of a suite as it runs.
+/// Reports the results of a suite as it runs.
 #[derive(Debug)]
 pub(crate) struct Reporter {
     format: Format,
     progress: Progress,
     tally: CaseCounts,
     count: usize,
-    /// What went wrong with printing, the first time.
+    /// First error of standard output.
     trouble: Option<Diagnostics>,
 }
 
 impl Reporter {
-    /// Begins to tell of `count` cases.
+    /// Starts the report of `count` cases.
     pub(crate) fn new(format: Format, count: usize) -> Self {
         Self { format, progress: Progress::new(count), tally: CaseCounts::default(), count, trouble: None }
     }
 
-    /// Tells of one event.
+    /// Reports one event.
     pub(crate) fn report(&mut self, case: Option<&Case>, event: &SuiteEvent) {
         match (event, case) {
             (SuiteEvent::Started(number), Some(case)) => self.progress.began(*number, &case.name),
@@ -65,10 +63,10 @@ impl Reporter {
         }
     }
 
-    /// Shows the summary, and gives the numbers.
+    /// Prints the summary and returns the counts.
     ///
     /// # Errors
-    /// What was told could not be printed.
+    /// Standard output could not be written to.
     pub(crate) fn finish(mut self, elapsed: Duration, seed: Option<Seed>) -> Result<CaseCounts, Diagnostics> {
         self.progress.finish();
         self.tally.not_run = self.count.saturating_sub(self.tally.finished());
@@ -83,7 +81,7 @@ impl Reporter {
     }
 }
 
-/// A case that is over, in words; none for one that did not come to its end.
+/// Formats a finished case; `None` if it did not run.
 fn text(case: &Case, ran: &CaseResult) -> Option<String> {
     let CaseResult { verdict, elapsed } = ran;
     let head = format!("{:<7} {} ({})", verdict.name(), case.name, time(*elapsed));
@@ -105,7 +103,7 @@ fn text(case: &Case, ran: &CaseResult) -> Option<String> {
     })
 }
 
-/// What is to be said of a failure behind its first line.
+/// Formats the details of a failure, without its first line.
 pub(super) fn details(failure: &CaseFailure) -> String {
     let mut text = String::new();
     let mut line = |line: &str| {
@@ -147,7 +145,7 @@ fn summary(tally: &CaseCounts, elapsed: Duration, seed: Option<Seed>) -> String 
     text
 }
 
-/// A time with three digits or so.
+/// Formats a time in milliseconds or seconds.
 fn time(time: Duration) -> String {
     if time < Duration::from_secs(1) {
         format!("{:.1} ms", time.as_secs_f64() * 1e3)

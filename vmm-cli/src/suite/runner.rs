@@ -1,14 +1,11 @@
-//! One case, once: its machine is built or reset, run, and judged, all on the calling thread.
+//! Runs one case once: builds or resets its machine, runs it and evaluates the run.
 //!
-//! On one thread, since a time limit is an alarm of the thread that runs the vCPU. The guest's output goes nowhere but into
-//! a buffer of this attempt.
+//! All of it happens on the calling thread, since a time limit is a timer of the thread that runs the vCPU. The guest's
+//! output goes to a buffer.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::config::Config;
-use crate::diagnostic::{Diagnostic, Diagnostics, Location};
-use crate::status::Status;
 use vmm_core::devices::console::{Console, Output};
 use vmm_core::kvm_sys_wrap::{Kick, Kvm};
 use vmm_core::machine::Machine;
@@ -22,13 +19,16 @@ use super::case_setup::{apply_to_snapshot, apply_to_spec};
 use super::input;
 use super::outcome::{CaseFailure, CaseRun};
 use super::panic_capture::catch_panic;
+use crate::config::Config;
+use crate::diagnostic::{Diagnostic, Diagnostics, Location};
 use crate::machine_error::machine_error;
 use crate::prepare::FileCache;
 use crate::report::Report;
+use crate::status::Status;
 use crate::terminal::OutputCopy;
 use crate::verdict::{FinishedRun, evaluate, is_as_expected};
 
-/// What all cases use.
+/// Resources that all cases share.
 #[derive(Debug)]
 pub(super) struct Resources {
     kvm: Kvm,
@@ -41,9 +41,9 @@ impl Resources {
         Self { kvm, reader: FileCache::keeping(), closing: Mutex::new(()) }
     }
 
-    /// Drops a machine, one at a time. Closing a VM waits until no CPU looks at its memory map any more
-    /// (`mmu_notifier_unregister`). The kernel hurries for one who waits alone; of two at a time each waits for some clock
-    /// ticks, which is longer than all the rest of a case.
+    /// Drops a machine, one at a time. Closing a VM waits for a grace period of its memory map
+    /// (`mmu_notifier_unregister`). The kernel expedites it for a single waiter. With two waiters each takes some clock
+    /// ticks, which is longer than the rest of a case.
     pub(super) fn close(&self, machine: Machine) {
         let alone = self.closing.lock().unwrap_or_else(PoisonError::into_inner);
         drop(machine);
@@ -59,18 +59,18 @@ impl Resources {
     }
 }
 
-/// Where others find the machine that a thread is running, to stop it.
+/// Handle to the machine that a thread is running, to stop it from outside.
 #[derive(Debug, Default)]
 pub(super) struct ActiveRun(Mutex<Option<Kick>>);
 
 impl ActiveRun {
-    /// This machine is about to run.
+    /// Sets the machine that is about to run.
     pub(super) fn set(&self, machine: &Machine) -> Result<(), Error> {
         self.replace(Some(machine.vcpu().kicker()?));
         Ok(())
     }
 
-    /// It is not running any more.
+    /// Clears the handle: the run is over.
     pub(super) fn clear(&self) {
         self.replace(None);
     }
@@ -87,12 +87,12 @@ impl ActiveRun {
     }
 }
 
-/// The machine of a thread's last case, for the next one that begins at the same place.
+/// Machine of a thread's last case, for the next case with the same fixture.
 #[derive(Default)]
 pub(super) struct WarmMachine(Option<(SharedFixture, Machine, OutputCopy)>);
 
 impl WarmMachine {
-    /// The machine with what it prints to, if it is one of these; any other goes.
+    /// Takes the machine and its output, if it has this fixture. Any other machine is closed.
     fn take(
         &mut self,
         common: Option<&SharedFixture>,
@@ -106,13 +106,13 @@ impl WarmMachine {
         None
     }
 
-    /// There are no more cases.
+    /// Closes the machine.
     pub(super) fn close(&mut self, resources: &Resources) {
         self.take(None, resources);
     }
 }
 
-/// Carries the case out. A panic fails it.
+/// Runs a case. A panic fails it.
 pub(super) fn run_case(
     case: &Case,
     resources: &Resources,
@@ -199,8 +199,7 @@ fn console(file: &Path, typed: Option<&str>, copy: &OutputCopy) -> Result<Consol
     })
 }
 
-/// What a run is worth as a case. A guest that dies or hangs can pass, unlike with `run`: but only one whose `[expect]` says
-/// that it is to end like this.
+/// Evaluates a run as a case. Unlike with `run`, a guest that dies or hangs passes if its `[expect] end` names that end.
 fn evaluate_case(config: &Config, status: Status, report: Report, output: Vec<u8>) -> CaseRun {
     if report.verdict == Verdict::Interrupted {
         return CaseRun::Interrupted;

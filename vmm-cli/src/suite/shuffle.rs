@@ -1,12 +1,12 @@
-//! `--shuffle SEED`: the cases in another order, the same one for the same seed.
+//! `--shuffle SEED`: runs the cases in another order, which the seed determines.
 //!
-//! Cases do not depend on each other; who suspects that they do, through a file or the host, tries orders.
+//! Cases must not depend on each other. Other orders find dependencies through a file or the host.
 
 use std::str::FromStr;
 
 use super::partition::scale;
 
-/// What the order follows from.
+/// Seed of an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Seed(pub(crate) u64);
 
@@ -24,7 +24,7 @@ impl FromStr for Seed {
     }
 }
 
-/// Fisher and Yates' shuffle with SplitMix64: written out, since the order that a seed stands for must never change.
+/// Fisher-Yates shuffle with SplitMix64. Implemented here, since the order of a seed must never change.
 pub(crate) fn shuffle<T>(items: &mut [T], Seed(mut state): Seed) {
     for last in (1..items.len()).rev() {
         state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);

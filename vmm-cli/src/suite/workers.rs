@@ -1,7 +1,7 @@
-//! The threads that run the cases: one for each job, each taking the next case when it is done with one.
+//! Worker threads that run the cases: one for each job, each taking the next case when it is done with one.
 //!
-//! What they come to is told on the caller's thread, in the order in which they end. Ctrl-C stops the guests that run and
-//! begins no more; a thread that does not end even then, since it examines a dead guest, is left to the end of the process.
+//! Results are reported on the caller's thread, in the order in which cases finish. Ctrl-C stops the running guests and
+//! starts no more. A thread that does not finish even then, because it examines a dead guest, is abandoned.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -10,45 +10,45 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::status::Status;
 use vmm_core::kvm_sys_wrap::{Kvm, termination_requested};
 
 use super::case::Case;
 use super::outcome::{CaseFailure, CaseResult, CaseRun, CaseVerdict};
 use super::panic_capture;
 use super::runner::{ActiveRun, Resources, WarmMachine, run_case};
+use crate::status::Status;
 
-/// How cases are run.
+/// Settings of the workers.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct WorkerSettings {
-    /// Cases at a time.
+    /// Number of cases that run at a time.
     pub(crate) jobs: NonZeroUsize,
-    /// Attempts beyond the first at a case that fails.
+    /// Number of retries of a case that fails.
     pub(crate) retries: usize,
-    /// Begin no case behind the first failure.
+    /// Start no case after the first failure.
     pub(crate) fail_fast: bool,
-    /// What this host cannot do is a failure.
+    /// Fail cases that this host cannot run, instead of skipping them.
     pub(crate) no_skip: bool,
 }
 
-/// What happens to a case, by its number.
+/// Event of a case, by its number.
 #[derive(Debug)]
 pub(crate) enum SuiteEvent {
-    /// It begins.
+    /// The case started.
     Started(usize),
-    /// It is over.
+    /// The case finished.
     Finished(usize, CaseResult),
-    /// Nothing, for a while.
+    /// Nothing happened for a while.
     Tick,
 }
 
-/// How often the caller hears of nothing, and Ctrl-C is looked for.
+/// Interval of ticks, and of checks for Ctrl-C.
 const TICK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// After Ctrl-C, guests get so long to end.
+/// Time that guests get to end after Ctrl-C.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A thread needs no more than the first one of a process has.
+/// Stack size of a worker: that of the first thread of a process.
 const STACK_SIZE: usize = 8 << 20;
 
 struct WorkerState {
@@ -60,10 +60,10 @@ struct WorkerState {
     running: Vec<ActiveRun>,
 }
 
-/// Runs the cases and tells `tell` of each, with all of them to find it by its number.
+/// Runs the cases. Calls `tell` with all cases and each event.
 ///
 /// # Errors
-/// The host has no room for a thread.
+/// A thread cannot be started.
 pub(crate) fn run(
     kvm: Kvm,
     cases: Vec<Case>,
@@ -71,8 +71,8 @@ pub(crate) fn run(
     mut tell: impl FnMut(&[Case], SuiteEvent),
 ) -> std::io::Result<()> {
     panic_capture::install();
-    // While any vCPU without a local APIC is there, KVM need not patch itself for the first one that comes and the last one
-    // that goes (`kvm_has_noapic_vcpu`), which takes as long as the rest of a case. Without this one it is only slower.
+    // While a vCPU without a local APIC exists, KVM does not patch its code for the first and the last one of the others
+    // (`kvm_has_noapic_vcpu`), which takes as long as the rest of a case. Optional: without it cases are only slower.
     let _idle = kvm.create_vm().and_then(|vm| vm.create_vcpu(0)).ok();
     let jobs = settings.jobs.get().min(cases.len());
     let shared = Arc::new(WorkerState {
@@ -89,7 +89,7 @@ pub(crate) fn run(
         let thread = thread::Builder::new().name(format!("job {job}")).stack_size(STACK_SIZE);
         thread.spawn(move || shared.work(job, &sender))?;
     }
-    // From here on the channel ends with the last thread.
+    // From here on the channel is disconnected when the last thread ends.
     drop(sender);
     let mut left_at = None;
     loop {
@@ -109,14 +109,14 @@ pub(crate) fn run(
 }
 
 impl WorkerState {
-    /// The life of one thread.
+    /// Main function of a worker thread.
     fn work(&self, job: usize, events: &Sender<SuiteEvent>) {
         let Some(running) = self.running.get(job) else { return };
         let mut kept = WarmMachine::default();
         while !self.stop.load(Ordering::SeqCst) {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
             let Some(case) = self.cases.get(number) else { break };
-            // If the receiver is gone, the process is about to end.
+            // Ignored: if the receiver is gone, the process is about to exit.
             let _ = events.send(SuiteEvent::Started(number));
             let began = Instant::now();
             let verdict =
@@ -131,7 +131,7 @@ impl WorkerState {
     }
 }
 
-/// As many attempts as it takes, and as are allowed.
+/// Runs a case until it passes, or the retries are used up.
 fn run_with_retries(settings: &WorkerSettings, mut attempt: impl FnMut() -> CaseRun) -> CaseVerdict {
     let mut earlier = Vec::new();
     loop {
@@ -143,7 +143,7 @@ fn run_with_retries(settings: &WorkerSettings, mut attempt: impl FnMut() -> Case
             CaseRun::Passed => return CaseVerdict::Flaky(earlier),
             CaseRun::Failed(failure) => failure,
         };
-        // A mistake in the files or a missing feature is the same next time.
+        // Mistakes in files and missing features do not change between runs.
         let is_final = matches!(last.status, Status::Configuration | Status::Refused);
         if is_final || earlier.len() >= settings.retries || termination_requested() {
             return CaseVerdict::Failed { last, earlier };
@@ -158,7 +158,7 @@ mod tests {
 
     use super::*;
 
-    /// What becomes of these attempts, of which two may be repeated; each is told by a letter.
+    /// Returns the verdict of a sequence of runs, each given by a letter, with two retries.
     fn verdict(letters: &str, no_skip: bool) -> (&'static str, usize) {
         let settings = WorkerSettings { jobs: NonZeroUsize::MIN, retries: 2, fail_fast: false, no_skip };
         let left = RefCell::new(letters.chars());

@@ -1,4 +1,4 @@
-//! Accesses to ports and to addresses without memory, and the devices that answer them.
+//! Port and MMIO accesses, and the devices that answer them.
 
 use std::ops::RangeInclusive;
 
@@ -9,21 +9,21 @@ use vmm_core::{Gpa, Port};
 
 use super::event::AccessEvent;
 
-/// An exit as an access.
+/// Access of an exit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ExitAccess {
     pub(crate) at: AccessAddress,
     pub(crate) write: bool,
     /// Bytes of one item.
     pub(crate) width: usize,
-    /// Items; more than one only for string instructions.
+    /// Number of items; more than one only for string instructions.
     pub(crate) count: u64,
-    /// What was written; empty for a read.
+    /// Bytes that were written; empty for a read.
     pub(crate) bytes: IoBytes,
 }
 
 impl ExitAccess {
-    /// `None` for exits that are no access.
+    /// Returns the access of an exit; `None` for other exits.
     pub(crate) fn from_exit(exit: &Exit) -> Option<Self> {
         Some(if let Exit::PioOut { port, width, count, data } = exit {
             let (at, count) = (AccessAddress::Port(*port), (*count).into());
@@ -42,7 +42,7 @@ impl ExitAccess {
         })
     }
 
-    /// What kind of address it is, and the address.
+    /// Returns the address space and the address.
     pub(crate) fn space_and_address(&self) -> (&'static str, u64) {
         match self.at {
             AccessAddress::Port(Port(port)) => ("port", port.into()),
@@ -50,7 +50,7 @@ impl ExitAccess {
         }
     }
 
-    /// As traces show it.
+    /// Returns the event for traces.
     pub(super) fn event(self, device: Option<&str>) -> AccessEvent {
         let (space, address) = self.space_and_address();
         let Self { write, width, count, bytes, .. } = self;
@@ -59,7 +59,7 @@ impl ExitAccess {
     }
 }
 
-/// The devices of a machine by address.
+/// Names of the devices of a machine, by address.
 pub(super) struct DeviceNames {
     ports: Vec<(RangeInclusive<u64>, String)>,
     mmio: Vec<(RangeInclusive<u64>, String)>,
@@ -73,7 +73,7 @@ impl DeviceNames {
         Self { ports, mmio }
     }
 
-    /// The device that answers there.
+    /// Returns the name of the device at an address.
     pub(super) fn name_at(&self, at: AccessAddress) -> Option<&str> {
         let (devices, address) = match at {
             AccessAddress::Port(Port(port)) => (&self.ports, port.into()),

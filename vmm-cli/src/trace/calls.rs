@@ -1,11 +1,10 @@
-//! Every call to KVM as it happens: for the trace, and for the sum of times.
+//! Observes KVM calls, for the trace and for the sums of times.
 //!
-//! What a call was given and gave back is shown as strace would: descriptors by number, errors by name. Of the large
-//! structures only what differs from the last time that they were read or written is shown; at first, from the state
-//! after reset.
+//! Arguments and results are shown like strace does: descriptors by number, errors by name. Of large structures only
+//! the differences from the last value are shown, and at first from the state after reset.
 //!
-//! To show where the guest is, we make calls ourselves. Those are made [unseen](CallWatch::unseen): they are not part of
-//! the run, and count as watching.
+//! The observers make calls of their own, [unobserved](CallWatch::unobserved): those are not part of the run, and count
+//! as watching.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -22,21 +21,21 @@ use super::filter::TraceFilter;
 use super::log::Log;
 use super::reg_diff;
 
-/// No line shows more characters of one value.
+/// Maximum number of characters shown of one value.
 const MAX_CHARACTERS: usize = 200;
 
 thread_local! {
-    /// Set while the calls of this thread are our own.
+    /// True while the calls of this thread are made by observers.
     static UNOBSERVED: Cell<bool> = const { Cell::new(false) };
-    /// When the last `KVM_RUN` of this thread's vCPU began, and how long it took.
+    /// Start and duration of the last `KVM_RUN` of this thread's vCPU.
     static LAST_RUN: Cell<Option<(Instant, Duration)>> = const { Cell::new(None) };
 }
 
-/// Is told of all calls, by the threads of all vCPUs.
+/// Call observer, used by the threads of all vCPUs.
 pub(crate) struct CallWatch {
     started: Instant,
     log: Option<(Arc<Log>, TraceFilter)>,
-    /// Exits so far.
+    /// Number of exits so far.
     exits: AtomicU64,
     state: Mutex<CallState>,
 }
@@ -47,22 +46,22 @@ struct CallState {
     sregs: kvm_sregs,
 }
 
-/// How often a call was made, how long in all, how long at most.
+/// Number of calls, total time, longest time.
 pub(crate) type CallTime = (u64, Duration, Duration);
 
-/// Where the time went.
+/// Times of calls.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct CallTimes {
-    /// In `KVM_RUN`.
+    /// Time in `KVM_RUN`.
     pub(crate) run: CallTime,
-    /// In other calls, by name.
+    /// Time in other calls, by name.
     pub(crate) others: BTreeMap<&'static str, CallTime>,
-    /// In calls that were made only to watch.
+    /// Time in calls of observers.
     pub(crate) watching: Duration,
 }
 
 impl CallTimes {
-    /// All calls that were made, by name.
+    /// Returns the times of all calls, by name.
     pub(crate) fn calls(&self) -> impl Iterator<Item = (&'static str, CallTime)> + '_ {
         let run = (self.run.0 > 0).then_some((Call::Run.name(), self.run));
         self.others.iter().map(|(call, sum)| (*call, *sum)).chain(run)
@@ -72,39 +71,39 @@ impl CallTimes {
 impl CallWatch {
     pub(crate) fn new(log: Option<(Arc<Log>, TraceFilter)>) -> Self {
         let started = Instant::now();
-        // RIP and RFLAGS after reset; the other registers are 0 as far as it matters here (SDM vol. 3, table 10-1).
+        // RIP and RFLAGS after reset. The other registers are 0 as far as it matters here (SDM vol. 3, table 10-1).
         let regs = kvm_regs { rip: 0xfff0, rflags: 2, ..Default::default() };
         let state = CallState { times: CallTimes::default(), regs, sregs: reset_state::sregs() };
         Self { started, log, exits: AtomicU64::new(0), state: Mutex::new(state) }
     }
 
-    /// When it began to watch.
+    /// Returns the time at which the observer was created.
     pub(crate) fn started(&self) -> Instant {
         self.started
     }
 
-    /// Nanoseconds from then to `instant`.
+    /// Returns the nanoseconds from creation to `instant`.
     pub(crate) fn at_ns(&self, instant: Instant) -> u64 {
         nanoseconds(instant.saturating_duration_since(self.started))
     }
 
-    /// When this thread's vCPU was entered last, and how long it ran: nanoseconds.
+    /// Returns start and duration of this thread's last `KVM_RUN`, in nanoseconds.
     pub(crate) fn last_run(&self) -> (u64, u64) {
         let (begin, length) = LAST_RUN.get().unwrap_or((self.started, Duration::ZERO));
         (self.at_ns(begin), nanoseconds(length))
     }
 
-    /// Where the time went so far.
+    /// Returns the times so far.
     pub(crate) fn times(&self) -> CallTimes {
         self.state().times.clone()
     }
 
-    /// Tells how many exits there were, for filters.
+    /// Sets the number of exits so far, for filters.
     pub(crate) fn exits_so_far(&self, exits: u64) {
         self.exits.store(exits, Ordering::Relaxed);
     }
 
-    /// Makes calls of our own.
+    /// Makes calls that are not part of the run.
     pub(crate) fn unobserved<T>(&self, make: impl FnOnce() -> T) -> T {
         UNOBSERVED.set(true);
         let result = make();

@@ -1,18 +1,18 @@
-//! What is traced, as values: a call, an exit, a step.
+//! Events of a trace: calls, exits, steps.
 //!
-//! Each owns all that is shown of it, so that the last thousand can be kept and shown later. The text form is one line;
-//! the JSON form is one object a line (`--format json`) with these keys. More may come, none go.
+//! Events own their data, so that the last ones can be kept and shown later. The text form is one line. The JSON form
+//! is one object a line (`--format json`) with these keys; more may come, none go.
 //!
 //! | `event` | keys |
 //! |---|---|
 //! | `call` | `at_ns`, `elapsed_ns`, `on`, `call`, `arguments`, `result`, `failed` |
-//! | `exit` | `at_ns` (when the guest was entered), `guest_ns`, `served_at_ns` (when we began to serve it), `service_ns`, `vcpu`, `number`, `exit`, place, `access`, `detail`, `changes` |
-//! | `step` | `at_ns`, `guest_ns`, `vcpu`, place, `bits`, `bytes`, `instruction`, `changes` |
+//! | `exit` | `at_ns` (entry of the guest), `guest_ns`, `served_at_ns` (start of serving), `service_ns`, `vcpu`, `number`, `exit`, location, `access`, `detail`, `changes` |
+//! | `step` | `at_ns`, `guest_ns`, `vcpu`, location, `bits`, `bytes`, `instruction`, `changes` |
 //! | `note` | `at_ns`, `text` |
 //!
-//! A place is `rip` (linear) with `symbol` and `line` where they are known. An `access` has `space` (`port` or `address`),
-//! `address`, `device`, `write`, `width`, `count` and the `bytes` that were written or read. A change has `register`,
-//! `old` and `new`. Times are nanoseconds, `at_ns` since the program began to watch.
+//! A location is `rip` (linear) with `symbol` and `line` where they are known. An `access` has `space` (`port` or
+//! `address`), `address`, `device`, `write`, `width`, `count` and the `bytes` that were written or read. A change has
+//! `register`, `old` and `new`. Times are in nanoseconds, `at_ns` since the creation of the observer.
 
 use std::fmt;
 use std::fmt::Write as _;
@@ -21,7 +21,7 @@ use serde::Serialize;
 
 use super::reg_diff::{self, RegisterChange};
 
-/// Something that happened.
+/// Event of a trace.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub(crate) enum TraceEvent {
@@ -31,7 +31,7 @@ pub(crate) enum TraceEvent {
     Note(NoteEvent),
 }
 
-/// A call to KVM, or one of the few others of the flow.
+/// KVM call, or another system call of the run.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct CallEvent {
     pub(crate) at_ns: u64,
@@ -43,7 +43,7 @@ pub(crate) struct CallEvent {
     pub(crate) failed: bool,
 }
 
-/// An exit, and how it was served.
+/// Exit, and how it was served.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct ExitEvent {
     pub(crate) at_ns: u64,
@@ -62,7 +62,7 @@ pub(crate) struct ExitEvent {
     pub(crate) changes: Vec<RegisterChange>,
 }
 
-/// One instruction that was executed.
+/// Executed instruction.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct StepEvent {
     pub(crate) at_ns: u64,
@@ -76,14 +76,14 @@ pub(crate) struct StepEvent {
     pub(crate) changes: Vec<RegisterChange>,
 }
 
-/// Something that the reader of a trace has to know.
+/// Note for the reader of a trace.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct NoteEvent {
     pub(crate) at_ns: u64,
     pub(crate) text: String,
 }
 
-/// Where the guest is.
+/// Location in the guest's code.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct CodeLocation {
     pub(crate) rip: u64,
@@ -93,7 +93,7 @@ pub(crate) struct CodeLocation {
     pub(crate) line: Option<String>,
 }
 
-/// An access to a port or to an address without memory.
+/// Port or MMIO access.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct AccessEvent {
     pub(crate) space: &'static str,
@@ -110,7 +110,7 @@ impl TraceEvent {
     fn at_ns(&self) -> u64 {
         match self {
             Self::Call(event) => event.at_ns,
-            // A line appears when the exit is served, or the step done.
+            // The line is written when the exit is served, or the step is done.
             Self::Exit(event) => event.served_at_ns.saturating_add(event.service_ns),
             Self::Step(event) => event.at_ns.saturating_add(event.guest_ns),
             Self::Note(event) => event.at_ns,
@@ -118,7 +118,7 @@ impl TraceEvent {
     }
 }
 
-/// One line: the time in seconds, then the event.
+/// Formats one line: the time in seconds, then the event.
 impl fmt::Display for TraceEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let at = self.at_ns();
@@ -168,7 +168,7 @@ impl fmt::Display for StepEvent {
     }
 }
 
-/// A vCPU in front of its events; the first one, which most machines have alone, is not named.
+/// Prefix of events that names the vCPU. Empty for vCPU 0, the only one in most machines.
 struct VcpuPrefix(u64);
 
 impl fmt::Display for VcpuPrefix {
@@ -190,7 +190,7 @@ impl fmt::Display for CodeLocation {
     }
 }
 
-/// `port 0xe9 (debug-console) <- 0x48 'H'`: an arrow to the left is a write.
+/// Formats `port 0xe9 (debug-console) <- 0x48 'H'`: an arrow to the left is a write.
 impl fmt::Display for AccessEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { space, address, device, write, width, count, bytes } = self;
@@ -201,10 +201,10 @@ impl fmt::Display for AccessEvent {
     }
 }
 
-/// No line shows more items of one access.
+/// Maximum number of items shown of one access.
 const MAX_ITEMS: usize = 16;
 
-/// Items of `width` bytes as numbers, and as text where they are printable bytes.
+/// Formats items of `width` bytes as numbers, and as text where they are printable bytes.
 pub(super) fn value(bytes: &[u8], width: usize) -> String {
     let mut text = String::new();
     for item in bytes.chunks(width.max(1)).take(MAX_ITEMS) {
@@ -231,7 +231,7 @@ pub(super) fn value(bytes: &[u8], width: usize) -> String {
     text
 }
 
-/// A time in the unit that suits it.
+/// Duration in nanoseconds, shown with a unit.
 pub(crate) struct Nanoseconds(pub(crate) u64);
 
 impl fmt::Display for Nanoseconds {

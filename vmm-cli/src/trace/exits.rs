@@ -1,7 +1,7 @@
-//! The observer behind traces and statistics: exits with all that is known of them, and single steps.
+//! Observes exits and single steps, for traces and statistics.
 //!
-//! An event is begun when the exit is seen and completed when it has been served, since only then the answer of a read is
-//! known. Registers are read only for exits that some trace or table wants.
+//! An event is created at the exit and completed when the exit has been served, since the result of a read is known
+//! only then. Registers are read only for exits that a trace or table needs.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,31 +28,31 @@ use super::statistics::ExitCounters;
 use super::symbolize::Symbolizer;
 use crate::prepare::Files;
 
-/// Watches the exits of one run.
+/// Observer of the exits of one run.
 pub(crate) struct ExitWatch<'a> {
     calls: Arc<CallWatch>,
     log: Option<(Arc<Log>, TraceFilter)>,
     counts: Option<ExitCounters>,
     symbolizer: Symbolizer<'a>,
     devices: DeviceNames,
-    /// The registers at the last event that was traced.
+    /// Registers at the last traced event, by vCPU.
     before: BTreeMap<u64, (kvm_regs, kvm_sregs)>,
-    /// The exit that is being served.
+    /// Exit that is being served.
     pending: Option<(ExitEvent, Instant)>,
     steps: Option<StepState>,
 }
 
-/// Single steps.
+/// State of single-stepping.
 #[derive(Default)]
 struct StepState {
-    /// What is executed next; `None` where nothing can be decoded.
+    /// Instruction that is executed next; `None` where nothing can be decoded.
     next: Option<Instruction>,
-    /// Whether it was said that this host cannot step here.
+    /// True if the note that this host cannot step was written.
     told: bool,
 }
 
 impl<'a> ExitWatch<'a> {
-    /// Before the first exit.
+    /// Creates an observer before the first exit.
     pub(crate) fn new(
         calls: &Arc<CallWatch>,
         log: Option<(Arc<Log>, TraceFilter)>,
@@ -77,7 +77,7 @@ impl<'a> ExitWatch<'a> {
         watch
     }
 
-    /// After the last exit.
+    /// Completes the last event and returns the counters.
     pub(crate) fn finish(mut self) -> Option<ExitCounters> {
         self.complete(&[]);
         self.counts
@@ -92,7 +92,7 @@ impl<'a> ExitWatch<'a> {
             })
     }
 
-    /// An exit of the guest.
+    /// Handles an exit.
     fn exit(&mut self, view: &ExitView<'_>, regs: &kvm_regs, sregs: &kvm_sregs) {
         let number = view.exits.total();
         let rip = self.calls.unobserved(|| self.symbolizer.instruction(view, regs, sregs));
@@ -127,7 +127,7 @@ impl<'a> ExitWatch<'a> {
         self.pending = Some((event, Instant::now()));
     }
 
-    /// The exit was served: its event is complete.
+    /// Completes the event of an exit that was served.
     fn complete(&mut self, answer: &[u8]) {
         let Some((mut event, served)) = self.pending.take() else { return };
         event.served_at_ns = self.calls.at_ns(served);
@@ -140,7 +140,7 @@ impl<'a> ExitWatch<'a> {
         }
     }
 
-    /// An instruction was executed.
+    /// Handles a single step.
     fn step(&mut self, view: &ExitView<'_>, regs: &kvm_regs, sregs: &kvm_sregs) {
         let Some(instruction) = self.steps.as_mut().and_then(|steps| steps.next.take()) else { return };
         let Some((log, filter)) = self.log.clone() else { return };
@@ -168,13 +168,13 @@ impl<'a> ExitWatch<'a> {
         }));
     }
 
-    /// Whether the exit is that of a HLT which was not reported as a step.
+    /// Returns true for the exit of a HLT that was not reported as a step.
     fn halts(&self, exit: &Exit, linear: u64) -> bool {
         let next = self.steps.as_ref().and_then(|steps| steps.next.as_ref());
         matches!(exit, Exit::Hlt) && next.is_some_and(|next| next.text == "hlt" && next.next() == linear)
     }
 
-    /// Tells which instruction the guest died in: there is no step for one that was not completed.
+    /// Writes a note about the instruction that the guest died in. It was not completed, so it is no step.
     fn note_fatal_instruction(&mut self, exit: &Exit) {
         let dead = matches!(exit, Exit::Shutdown | Exit::InternalError { .. } | Exit::FailEntry { .. });
         let next = self.steps.as_mut().and_then(|steps| steps.next.take_if(|_| dead));
@@ -185,7 +185,7 @@ impl<'a> ExitWatch<'a> {
         }
     }
 
-    /// Decodes what comes next, while it is there: the guest may overwrite it.
+    /// Decodes the next instruction before it is executed, since the guest may overwrite it.
     fn look_ahead(
         &mut self,
         vcpu: &Vcpu,
@@ -210,7 +210,7 @@ impl<'a> ExitWatch<'a> {
         }
     }
 
-    /// What changed since the last event. RIP always does, and is shown as the place.
+    /// Returns the changes since the last event. RIP always changes, and is shown as the location.
     fn changes(&mut self, vcpu: u64, regs: &kvm_regs, sregs: &kvm_sregs) -> Vec<reg_diff::RegisterChange> {
         let before = self.before.insert(vcpu, (*regs, *sregs));
         let Some((old_regs, old_sregs)) = before else { return Vec::new() };
@@ -237,7 +237,7 @@ impl Observer for ExitWatch<'_> {
             self.note_fatal_instruction(view.exit);
             self.exit(view, &regs, &sregs);
         }
-        // In the middle of an instruction the next one is still the same.
+        // In the middle of an instruction the next one is unchanged.
         if step || self.steps.as_ref().is_some_and(|steps| steps.next.is_none()) {
             self.look_ahead(view.vcpu, view.memory, &regs, &sregs);
         }
@@ -250,11 +250,11 @@ impl Observer for ExitWatch<'_> {
 }
 
 fn registers(calls: &CallWatch, vcpu: &Vcpu) -> Option<(kvm_regs, kvm_sregs)> {
-    // Where the host does not let us read them, the run itself will say so.
+    // If registers cannot be read, the run itself reports the error.
     calls.unobserved(|| Some((vcpu.regs_at_exit().ok()?, vcpu.sregs_at_exit().ok()?)))
 }
 
-/// What else the exit says.
+/// Returns further data of the exit.
 fn detail(exit: &Exit) -> Option<String> {
     if let Exit::InternalError { suberror, .. } = exit {
         return Some(internal_error_name(*suberror).to_owned());

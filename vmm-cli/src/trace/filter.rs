@@ -1,16 +1,16 @@
-//! Which events are traced: a few terms, each `KEY=VALUE`.
+//! Filters of a trace: terms of the form `KEY=VALUE`.
 //!
-//! | term | leaves out |
+//! | term | excludes |
 //! |---|---|
 //! | `exit=KIND,KIND` | exits of other types, named as in reports: `pio-in`, `mmio-write`, `hlt` |
-//! | `port=FIRST-LAST`, `port=NUMBER` | exits that are no access to these ports |
-//! | `address=FIRST-LAST`, `address=NUMBER` | exits that are no access to these physical addresses |
+//! | `port=FIRST-LAST`, `port=NUMBER` | exits without an access to these ports |
+//! | `address=FIRST-LAST`, `address=NUMBER` | exits without an access to these physical addresses |
 //! | `symbol=NAME`, `symbol=BEGINNING*` | exits and steps elsewhere in the guest |
 //! | `call=NAME` | other calls |
-//! | `after=N` | all before the guest made N exits |
+//! | `after=N` | events before the guest made N exits |
 //!
-//! Of several terms with one key, any may match; of different keys, all must. `port` and `address` count as one key:
-//! both say where. A term about exits does not touch calls, and the other way round.
+//! Of several terms with the same key, any may match. Terms of different keys must all match. `port` and `address`
+//! count as one key. Terms about exits do not apply to calls, and vice versa.
 
 use std::ops::RangeInclusive;
 
@@ -27,19 +27,19 @@ pub(crate) enum FilterTerm {
     Ports(RangeInclusive<u64>),
     /// Accesses to these physical addresses.
     Addresses(RangeInclusive<u64>),
-    /// Code of the symbol with this name; if the flag is set, of those that begin so.
+    /// Code of the symbol with this name, or if the flag is set, of symbols with this prefix.
     Symbol(String, bool),
-    /// This call.
+    /// KVM call with this name.
     Call(String),
-    /// What comes after so many exits.
+    /// Events after this number of exits.
     After(u64),
 }
 
 impl FilterTerm {
-    /// Reads a term as the command line has it.
+    /// Parses a term of the command line.
     ///
     /// # Errors
-    /// What is wrong with it, in words.
+    /// Returns a message if the term is invalid.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let (key, value) =
             text.split_once('=').ok_or("a filter is KEY=VALUE, such as exit=pio-out or port=0x3f8-0x3ff")?;
@@ -99,13 +99,13 @@ impl TraceFilter {
         Self(terms.to_vec())
     }
 
-    /// Whether a call is traced that was made after so many exits.
+    /// Returns true if a call after `exits` exits is traced.
     pub(crate) fn call(&self, name: &str, exits: u64) -> bool {
         self.late_enough(exits)
             && self.any(|term| if let FilterTerm::Call(call) = term { Some(call == name) } else { None })
     }
 
-    /// Whether an exit can be traced at all: what is known before anybody asks where the guest is.
+    /// Returns true if an exit can match. Its symbol is checked later, by [`symbol`](Self::symbol).
     pub(crate) fn exit(&self, kind: ExitKind, at: Option<AccessAddress>, exits: u64) -> bool {
         let place = |term: &FilterTerm| match (term, at) {
             (FilterTerm::Ports(range), Some(AccessAddress::Port(port))) => {
@@ -125,12 +125,12 @@ impl TraceFilter {
             && self.any(place)
     }
 
-    /// Whether an instruction can be traced: what is known before anybody asks where the guest is.
+    /// Returns true if a step can match. Its symbol is checked later, by [`symbol`](Self::symbol).
     pub(crate) fn step(&self, exits: u64) -> bool {
         self.late_enough(exits)
     }
 
-    /// Whether code of this symbol (`name`, or `name+0x12`) is traced.
+    /// Returns true if code of this symbol (`name`, or `name+0x12`) is traced.
     pub(crate) fn symbol(&self, symbol: Option<&str>) -> bool {
         let found = symbol.map(|symbol| symbol.rsplit_once("+0x").map_or(symbol, |(name, _)| name));
         self.any(|term| match term {
@@ -150,7 +150,7 @@ impl TraceFilter {
         self.any(|term| if let FilterTerm::After(count) = term { Some(exits > *count) } else { None })
     }
 
-    /// Of the terms that `matches` has an opinion on, any must match; without such terms, everything does.
+    /// Returns true if any of the terms for which `matches` returns `Some` matches, or there are none.
     fn any(&self, matches: impl Fn(&FilterTerm) -> Option<bool>) -> bool {
         let mut opinions = self.0.iter().filter_map(matches).peekable();
         opinions.peek().is_none() || opinions.any(|matched| matched)

@@ -1,6 +1,6 @@
-//! Where events go: to standard error as lines, to a trace file, or first into rings of the last ones.
+//! Writes events to standard error as lines, and to a trace file, or keeps the last ones for later.
 //!
-//! Lines are written one at a time and whole, so that they do not tear the guest's output where both go to a terminal.
+//! Lines are written whole, so that they do not split the guest's output on a terminal.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -10,34 +10,34 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::event::TraceEvent;
 use super::trace_event::TraceFile;
 
-/// What becomes of each kind of event.
+/// Destinations of a kind of event.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct EventSinks {
-    /// As a line.
+    /// Lines on standard error.
     pub(crate) shown: bool,
-    /// In the trace file.
+    /// Trace file.
     pub(crate) filed: bool,
 }
 
 impl EventSinks {
-    /// Whether it is wanted at all.
+    /// Returns true if there is any destination.
     pub(crate) fn any(self) -> bool {
         self.shown || self.filed
     }
 }
 
-/// How a log is to be.
+/// Settings of a log.
 pub(crate) struct LogSettings {
     pub(crate) calls: EventSinks,
     pub(crate) exits: EventSinks,
     pub(crate) steps: EventSinks,
-    /// Lines are JSON.
+    /// True if lines are JSON.
     pub(crate) json: bool,
-    /// Only so many events are kept.
+    /// Number of events to keep, if not all are written.
     pub(crate) last: Option<NonZeroUsize>,
 }
 
-/// Takes events from everywhere.
+/// Log of a run.
 pub(crate) struct Log {
     pub(crate) settings: LogSettings,
     state: Mutex<LogState>,
@@ -46,12 +46,12 @@ pub(crate) struct Log {
 struct LogState {
     lines: Box<dyn Write + Send>,
     file: Option<TraceFile>,
-    /// What is to become lines, and what is to go to the file, where only the last events are asked for.
+    /// Last events for standard error and for the file, if only the last ones are written.
     shown: EventRing,
     filed: EventRing,
-    /// Set when the run is over: what is done to explain it afterwards is not part of it.
+    /// True after the run: what an autopsy does is not part of it.
     over: bool,
-    /// The first thing that went wrong with the file; after it, nothing is written there.
+    /// First error of the trace file. Nothing is written to it afterwards.
     error: Option<io::Error>,
 }
 
@@ -59,7 +59,7 @@ struct LogState {
 #[derive(Default)]
 struct EventRing {
     events: VecDeque<Arc<TraceEvent>>,
-    /// How many there were before them.
+    /// Number of events that were dropped.
     lost: u64,
 }
 
@@ -79,7 +79,7 @@ impl Log {
         Self { settings, state: Mutex::new(LogState { lines, file, shown, filed, over, error }) }
     }
 
-    /// Takes one event.
+    /// Logs an event.
     pub(crate) fn push(&self, event: TraceEvent) {
         let wanted = match &event {
             TraceEvent::Call(_) => self.settings.calls,
@@ -112,10 +112,10 @@ impl Log {
         }
     }
 
-    /// Writes what was kept, and ends the file. Events that come later are left out, and a second time does nothing.
+    /// Writes the kept events and ends the file. Later events are ignored, and so are further calls.
     ///
     /// # Errors
-    /// What writing the trace file ran into, now or earlier.
+    /// Writing the trace file failed, now or earlier.
     pub(crate) fn finish(&self) -> io::Result<()> {
         let mut state = self.state();
         if std::mem::replace(&mut state.over, true) {
@@ -138,12 +138,12 @@ impl Log {
 
     fn show(&self, state: &mut LogState, event: &TraceEvent) {
         let line = if self.settings.json {
-            // Nothing in it can fail to be JSON: keys are strings, values plain.
+            // Nothing in it can fail to serialize: keys are strings, values plain.
             serde_json::to_string(event).unwrap_or_default() + "\n"
         } else {
             format!("{event}\n")
         };
-        // A trace that nobody reads any more is no reason to stop the guest.
+        // Ignored: a closed standard error must not stop the guest.
         let _ = state.lines.write_all(line.as_bytes());
     }
 

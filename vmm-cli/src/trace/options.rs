@@ -1,4 +1,4 @@
-//! The options of `run` that show what happens: what to trace, how much of it, where to.
+//! Options of `run` for traces and statistics.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -7,10 +7,10 @@ use clap::{Args, ValueEnum, ValueHint};
 
 use super::filter::FilterTerm;
 
-/// What `run` shows of what happens. Nothing of it costs a run that does not ask for it.
+/// Options for traces and statistics. A run without them has no observers.
 #[derive(Debug, Default, Args)]
 pub(crate) struct TraceArgs {
-    /// Show what happens on standard error: calls and exits, or those of calls, exits, steps that are listed
+    /// Show KVM calls and exits on standard error, or only the listed ones of calls, exits, steps
     #[arg(
         long,
         value_enum,
@@ -25,18 +25,18 @@ pub(crate) struct TraceArgs {
     /// call=KVM_RUN, after=1000 (exits); can be given several times
     #[arg(long, value_name = "KEY=VALUE", value_parser = FilterTerm::parse)]
     pub(crate) trace_filter: Vec<FilterTerm>,
-    /// Keep the last N lines only, and show them when the run is over
+    /// Show only the last N events, when the run is over
     #[arg(long, value_name = "N")]
     pub(crate) trace_last: Option<NonZeroUsize>,
-    /// Write calls and exits, with --trace=steps also those, to this file in the Trace Event format of Perfetto
+    /// Write calls and exits, and with --trace=steps also steps, to this file in Perfetto's Trace Event format
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) trace_out: Option<PathBuf>,
-    /// Show when the run is over what it consisted of: exits, time, the kernel's counters
+    /// Show statistics at the end of the run: exits, times, the kernel's counters
     #[arg(long)]
     pub(crate) stats: bool,
 }
 
-/// What to trace.
+/// Kind of events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum)]
 pub(crate) enum TraceKind {
     /// Each call to KVM
@@ -48,12 +48,12 @@ pub(crate) enum TraceKind {
 }
 
 impl TraceArgs {
-    /// Whether each line of this kind is to be shown.
+    /// Returns true if events of this kind are shown as lines.
     pub(crate) fn shows(&self, what: TraceKind) -> bool {
         self.trace.contains(&what)
     }
 
-    /// Whether anything is traced, as text or to a file.
+    /// Returns true if anything is traced, as text or to a file.
     pub(crate) fn traces(&self) -> bool {
         !self.trace.is_empty() || self.trace_out.is_some()
     }

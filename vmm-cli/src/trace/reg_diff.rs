@@ -1,7 +1,7 @@
-//! What changed in a vCPU's registers from one look to the next.
+//! Compares the registers of a vCPU.
 //!
-//! The general registers, the control registers and all of the segments, each under a name of its own. Of registers that
-//! consist of bits, the text names the bits: `cr0=0x80010033 +PG`.
+//! General registers, control registers and segments, each field under a name of its own. For registers that consist of
+//! bits, the text names the changed bits: `cr0=0x80010033 +PG`.
 
 use std::fmt;
 
@@ -10,25 +10,25 @@ use vmm_core::cpu::control_regs::{ControlBit, Cr0, Cr4, Efer, Rflags};
 use vmm_core::kvm_sys_wrap::bindings::{kvm_dtable, kvm_regs, kvm_segment, kvm_sregs};
 use vmm_core::spec::register::Register;
 
-/// One register that changed.
+/// A register that changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct RegisterChange {
-    /// Its name: `rax`, `cr0`, `cs.base`. The `access` of a segment has type, S, DPL, P, AVL, L, D and G as in the
-    /// third and fourth word of its descriptor.
+    /// Name, such as `rax`, `cr0` or `cs.base`. The `access` of a segment has type, S, DPL, P, AVL, L, D and G as in
+    /// the third and fourth word of its descriptor.
     pub(crate) register: String,
-    /// Its value before.
+    /// Old value.
     pub(crate) old: u64,
-    /// Its value now.
+    /// New value.
     pub(crate) new: u64,
 }
 
-/// The general registers that changed.
+/// Compares the general registers.
 pub(crate) fn diff_regs(old: &kvm_regs, new: &kvm_regs) -> Vec<RegisterChange> {
     let registers = Register::ALL.iter();
     registers.filter_map(|register| change(register.name(), register.of(old), register.of(new))).collect()
 }
 
-/// The special registers that changed.
+/// Compares the special registers.
 pub(crate) fn diff_sregs(old: &kvm_sregs, new: &kvm_sregs) -> Vec<RegisterChange> {
     let mut changes = Vec::new();
     for (name, old, new) in [
@@ -76,7 +76,7 @@ fn table(name: &str, old: &kvm_dtable, new: &kvm_dtable, changes: &mut Vec<Regis
     changes.extend(change(format!("{name}.limit"), old.limit.into(), new.limit.into()));
 }
 
-/// A segment's access rights, in their places in a descriptor (SDM vol. 3, figure 3-8), from its bit 40 on.
+/// Returns a segment's access rights as in bits 40 and up of its descriptor (SDM vol. 3, figure 3-8).
 fn access(segment: &kvm_segment) -> u64 {
     [
         (segment.type_, 0),
@@ -110,7 +110,7 @@ impl fmt::Display for RegisterChange {
     }
 }
 
-/// All of them on one line.
+/// Formats changes in one line.
 pub(crate) fn line(changes: &[RegisterChange]) -> String {
     changes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

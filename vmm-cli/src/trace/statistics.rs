@@ -1,17 +1,17 @@
-//! What a run consisted of (`--stats`): its exits, its time, the kernel's own counters.
+//! Statistics of a run (`--stats`): its exits, its times, the kernel's own counters.
 //!
-//! As text these are tables on standard error; as JSON they are the key `stats` of the report, with these keys (more may
-//! come, none go):
+//! The text form is tables on standard error. The JSON form is the key `stats` of the report, with these keys; more may
+//! come, none go:
 //!
-//! | key | holds |
+//! | key | value |
 //! |---|---|
-//! | `time` | `total_ns`, and what it is made of: `guest_ns` (`KVM_RUN`, with the kernel's work for it), `calls_ns` (other calls to KVM), `watching_ns` (calls made for these statistics), `asleep_ns` (suspended), `own_ns` (all else) |
+//! | `time` | `total_ns`, and its parts: `guest_ns` (`KVM_RUN`, with the kernel's work for it), `calls_ns` (other KVM calls), `watching_ns` (calls made for these statistics), `asleep_ns` (suspended), `own_ns` (the rest) |
 //! | `calls` | by call: `call`, `count`, `total_ns`, `longest_ns` |
 //! | `exits` | by type: `exit`, `count` |
-//! | `accesses` | by place: `space` (`port`, `address`), `address`, `device`, `reads`, `writes` (exits), `bytes` |
+//! | `accesses` | by address: `space` (`port`, `address`), `address`, `device`, `reads`, `writes` (exits), `bytes` |
 //! | `symbols` | by guest symbol: `symbol`, `exits` |
 //! | `kernel` | counters of the VM and the vCPU: `of`, `name`, `kind`, `unit`, `base`, `exponent`, `values` |
-//! | `kernel_missing` | why there are no counters, on a host without them |
+//! | `kernel_missing` | reason why there are no counters, on a host without them |
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -29,15 +29,15 @@ use super::event::Nanoseconds;
 use crate::prepare::Files;
 use crate::table::{self, Align};
 
-/// What is counted at each exit.
+/// Counters that are updated at each exit.
 #[derive(Debug, Default)]
 pub(crate) struct ExitCounters {
     accesses: BTreeMap<AccessAddress, AccessSum>,
-    /// Exits by the address of their instruction.
+    /// Number of exits by the address of their instruction.
     places: BTreeMap<u64, u64>,
 }
 
-/// What a run consisted of.
+/// Statistics of a run.
 #[derive(Debug, Serialize)]
 pub(crate) struct Statistics {
     time: TimeShares,
@@ -116,7 +116,7 @@ impl ExitCounters {
         sum.bytes = sum.bytes.saturating_add(width.saturating_mul(access.count));
     }
 
-    /// Exits by symbol, most first. Places without a symbol stand under their address.
+    /// Returns exits by symbol, most first. Addresses without a symbol stand for themselves.
     fn symbols(&self, symbol_at: impl Fn(u64) -> Option<String>) -> Vec<SymbolSum> {
         let mut sums: BTreeMap<String, u64> = BTreeMap::new();
         for (rip, exits) in &self.places {
@@ -133,7 +133,7 @@ impl ExitCounters {
 }
 
 impl Statistics {
-    /// Sums up a run that took `total` from opening `/dev/kvm` to its end. Reads the kernel's counters.
+    /// Creates the statistics of a run that took `total` from opening `/dev/kvm` to its end. Reads the kernel's counters.
     pub(crate) fn new(
         outcome: &RunOutcome,
         times: &CallTimes,
@@ -197,7 +197,7 @@ fn calls(times: &CallTimes) -> Vec<CallSum> {
     calls
 }
 
-/// The kernel's counters, or why they cannot be had.
+/// Reads the kernel's counters, or returns the reason why there are none.
 fn kernel(machine: &Machine) -> Result<Vec<KernelCounter>, String> {
     let vcpu = machine.vcpu();
     let sources = [("VM".to_owned(), vcpu.vm().stats()), (format!("vCPU {}", vcpu.id()), vcpu.stats())];
@@ -232,7 +232,7 @@ impl KernelCounter {
         Self { of: of.to_owned(), name, kind, unit, base, exponent, values }
     }
 
-    /// The value with its unit, as in `12 x 10^-9 seconds`; of a histogram the buckets.
+    /// Formats the value with its unit, as in `12 x 10^-9 seconds`; of a histogram the buckets.
     fn shown(&self) -> String {
         let values: Vec<String> = self.values.iter().map(ToString::to_string).collect();
         let mut text = values.join(" ");
@@ -250,7 +250,7 @@ fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// No table of symbols or places is longer; the JSON has all.
+/// Maximum number of rows in a table. The JSON form has all.
 const MAX_ROWS: usize = 20;
 
 impl fmt::Display for Statistics {

@@ -1,9 +1,9 @@
-//! Where an exit came from: the instruction that made it, its symbol and its source line.
+//! Finds the instruction that made an exit, its symbol and its source line.
 //!
-//! When an exit is reported, RIP is at the instruction or already behind it: that depends on the kind of exit and on the
-//! host's KVM (its emulator writes RIP back before a write is handed out, hardware paths do it afterwards). So the
-//! instructions here and just before are decoded, and the one that can have made the exit is taken. Where both could,
-//! as in a row of OUTs, it is as it was at the last exit where only one could.
+//! At an exit, RIP is at the instruction or already after it. That depends on the kind of exit and on the host's KVM:
+//! its emulator writes RIP back before it reports a write, hardware exits do so afterwards. So the instruction at RIP
+//! and the previous one are decoded, and the one that can have made the exit is taken. Where both can, as in a row of
+//! OUTs, the result of the last unambiguous exit decides.
 
 use std::collections::HashMap;
 
@@ -17,15 +17,15 @@ use vmm_core::machine::observer::ExitView;
 use super::event::CodeLocation;
 use crate::prepare::Files;
 
-/// Code is decoded from where it begins for so many bytes at most.
+/// Maximum number of bytes decoded from the start of a symbol.
 const MAX_CODE: u64 = 4096;
 
-/// Finds places, and remembers those it found.
+/// Finds code locations, and caches them.
 pub(crate) struct Symbolizer<'a> {
     files: &'a Files,
     names: HashMap<u64, (Option<String>, Option<String>)>,
     instructions: HashMap<(u64, ExitKind), u64>,
-    /// Whether this host reports writes to ports with RIP behind the instruction.
+    /// True if this host reports port writes with RIP after the instruction.
     behind: bool,
 }
 
@@ -34,7 +34,7 @@ impl<'a> Symbolizer<'a> {
         Self { files, names: HashMap::new(), instructions: HashMap::new(), behind: false }
     }
 
-    /// The linear address of the instruction that made the exit.
+    /// Returns the linear address of the instruction that made the exit.
     pub(crate) fn instruction(&mut self, view: &ExitView<'_>, regs: &kvm_regs, sregs: &kvm_sregs) -> u64 {
         let linear = linear_rip(regs, sregs);
         let key = (linear, ExitKind::from(view.exit));
@@ -46,7 +46,7 @@ impl<'a> Symbolizer<'a> {
         address
     }
 
-    /// Symbol and line of an address.
+    /// Returns symbol and source line of an address.
     pub(crate) fn locate(&mut self, rip: u64) -> CodeLocation {
         let names = self.names.entry(rip);
         let (symbol, line) =
@@ -54,10 +54,10 @@ impl<'a> Symbolizer<'a> {
         CodeLocation { rip, symbol, line }
     }
 
-    /// `None` where RIP itself is the best that can be said.
+    /// Returns the address of the instruction; `None` where RIP is the best answer.
     fn find(&mut self, view: &ExitView<'_>, linear: u64, width: OperandWidth) -> Option<u64> {
-        // RIP is at the instruction of a read from memory, since it is not complete; the others that are not listed are
-        // no single instruction's work.
+        // For an MMIO read, RIP is at the instruction, which is not complete. Exits of other kinds belong to no single
+        // instruction.
         let can_make: fn(&Instruction) -> bool =
             if matches!(view.exit, Exit::PioIn { .. } | Exit::PioOut { .. }) {
                 is_io
@@ -90,8 +90,8 @@ impl<'a> Symbolizer<'a> {
         }
     }
 
-    /// The instruction that ends at `linear`: found by decoding from where its symbol begins, or by length
-    /// if it can only be one.
+    /// Returns the instruction that ends at `linear`, decoded from the start of its symbol, or by length if there is
+    /// only one candidate.
     fn before(
         &self,
         linear: u64,
@@ -107,7 +107,7 @@ impl<'a> Symbolizer<'a> {
         {
             return Some(found);
         }
-        // Outside of the files: OUT and HLT are short, and few other instructions end in theirs.
+        // Outside of the files: OUT and HLT are short, and few other instructions end with the same bytes.
         [1, 2, 3].into_iter().find_map(|length| {
             let at = linear.checked_sub(length)?;
             let bytes = code(at, usize::try_from(length).ok()?);
@@ -116,7 +116,7 @@ impl<'a> Symbolizer<'a> {
     }
 }
 
-/// IN, OUT and their string forms, with or without REP.
+/// Returns true for IN, OUT and their string forms, with or without REP.
 fn is_io(instruction: &Instruction) -> bool {
     let mut words = instruction.text.split(' ').filter(|word| !word.starts_with("rep"));
     words.next().is_some_and(|word| {

@@ -1,11 +1,12 @@
-//! Events in the Trace Event format, which Perfetto (ui.perfetto.dev) and chrome://tracing open.
+//! Writes events in the Trace Event format, which Perfetto (ui.perfetto.dev) and chrome://tracing open.
 //!
-//! The file is one JSON array, written as things happen. Its end may be missing: then it still opens, so a run that was
-//! killed leaves a trace. Tracks are threads of one process: the vCPUs, our calls to KVM, each device. What takes time is
-//! a complete event (`ph` is `X`) with begin `ts` and length `dur` in microseconds; all details are in its `args`.
+//! The file is one JSON array, written during the run. Viewers accept a file without its end, so a run that was killed
+//! leaves a usable trace. Tracks are threads of one process: vCPUs, KVM calls, and each device. Everything with a
+//! duration is a complete event (`ph` is `X`) with start `ts` and length `dur` in microseconds. All details are in its
+//! `args`.
 //!
-//! Events come to us when they end, but a viewer wants them by their begin. Those of one turn of the run loop are
-//! therefore kept until it is over, and sorted.
+//! Events are logged when they end, but viewers want them sorted by their start. The events of one iteration of the run
+//! loop are therefore kept until it is over, and sorted.
 //!
 //! Format: "Trace Event Format", Google, 2016; `M` is metadata, `X` complete, `i` instant.
 
@@ -17,29 +18,29 @@ use serde_json::{Map, Value, json};
 use super::event::{AccessEvent, CallEvent, CodeLocation, ExitEvent, StepEvent, TraceEvent, value};
 use super::reg_diff;
 
-/// One process: this one.
+/// Process ID of all events.
 const PROCESS: u64 = 1;
-/// The track of our calls. vCPUs follow from 2 on, devices from 1000 on.
+/// Thread IDs of the tracks: KVM calls, vCPUs from 2, devices from 1000.
 const CALLS: u64 = 1;
 const FIRST_VCPU: u64 = 2;
 const FIRST_DEVICE: u64 = 1000;
 
-/// More events than that are never kept for sorting.
+/// Maximum number of events that are kept for sorting.
 const MAX_KEPT: usize = 4096;
 
-/// A trace that is being written.
+/// Trace file that is being written.
 pub(crate) struct TraceFile {
     out: BufWriter<Box<dyn Write + Send>>,
-    /// Whether there is an event in the file, after which a comma is due.
+    /// True if the file has an event, so that a comma must follow.
     begun: bool,
-    /// Events of the present turn, each with its begin in nanoseconds.
+    /// Events of the current iteration, each with its start in nanoseconds.
     kept: Vec<(u64, Value)>,
     devices: BTreeMap<String, u64>,
     vcpus: BTreeMap<u64, u64>,
 }
 
 impl TraceFile {
-    /// Begins a trace of the run of `config`.
+    /// Starts a trace of the run of `config`.
     pub(crate) fn new(out: Box<dyn Write + Send>, config: &str) -> io::Result<Self> {
         let out = BufWriter::new(out);
         let (devices, vcpus) = Default::default();
@@ -50,7 +51,7 @@ impl TraceFile {
         Ok(file)
     }
 
-    /// Takes an event.
+    /// Adds an event.
     pub(crate) fn add(&mut self, event: &TraceEvent) -> io::Result<()> {
         let turn_over = match event {
             TraceEvent::Call(call) => {
@@ -89,7 +90,7 @@ impl TraceFile {
         self.out.flush()
     }
 
-    /// What a device did for an exit, on its own track.
+    /// Returns the event of a device that served an exit, on its own track.
     fn service(&mut self, exit: &ExitEvent) -> io::Result<()> {
         let Some(access) = &exit.access else { return Ok(()) };
         let Some(device) = &access.device else { return Ok(()) };
@@ -190,7 +191,7 @@ fn of_step(step: &StepEvent, track: u64) -> Value {
     complete(&step.instruction, "step", step.at_ns, step.guest_ns, track, args)
 }
 
-/// Addresses are text: they have 64 bits, and numbers in JavaScript 53.
+/// Formats an address as text: it has 64 bits, and numbers in JavaScript have 53.
 fn describe_place(place: &CodeLocation, args: &mut Map<String, Value>) {
     args.insert("rip".to_owned(), format!("{:#x}", place.rip).into());
     for (key, text) in [("symbol", &place.symbol), ("line", &place.line)] {
@@ -210,7 +211,7 @@ fn describe_access(access: &AccessEvent, args: &mut Map<String, Value>) {
     }
 }
 
-/// With three digits behind the point, so that no nanosecond is lost.
+/// Formats microseconds with three decimals, so that no nanosecond is lost.
 fn microseconds(ns: u64) -> Value {
     let text = format!("{}.{:03}", ns / 1000, ns % 1000);
     text.parse::<serde_json::Number>().map_or(Value::Null, Value::Number)
@@ -277,7 +278,7 @@ mod tests {
     fn events_are_written_in_the_order_in_which_they_began() {
         let out = Shared::default();
         let mut file = TraceFile::new(Box::new(out.clone()), "a \"name\".toml").unwrap();
-        // The device's own call ended, and came here, before the exit that it was made for.
+        // The device's own call ended, and was logged, before the exit that it was made for.
         for event in
             [call(5, "KVM_CREATE_VM"), call(1000, "KVM_RUN"), call(1110, "KVM_TRANSLATE"), exit(1000)]
         {
@@ -297,7 +298,7 @@ mod tests {
         assert_eq!(events[0]["args"]["name"], "vmm-cli run a \"name\".toml");
         let of_guest = events.iter().find(|event| event["name"] == "pio-out 0x508").unwrap();
         assert_eq!(of_guest["args"]["rip"], "0xffffffffffffffff");
-        // A file of a run that was killed has no end, and nothing else is wrong with it.
+        // The file of a run that was killed is only missing its end.
         let cut = String::from_utf8(unfinished).unwrap() + "]";
         assert!(cut == "]" || serde_json::from_str::<Vec<Value>>(&cut).is_ok());
     }

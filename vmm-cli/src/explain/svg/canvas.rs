@@ -1,29 +1,29 @@
-//! Shapes and text as SVG. Every text is escaped here, and nowhere else is SVG written.
+//! Shapes and text as SVG. All text is escaped here.
 
 use std::fmt::Write as _;
 
 use crate::wrap::wrap;
 
-/// How a text looks.
+/// Text style.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Style {
-    /// The name of the configuration.
+    /// Name of the configuration.
     Title,
-    /// The machine in one line.
+    /// Summary of the machine.
     Subtitle,
-    /// The name of a panel.
+    /// Name of a panel.
     Heading,
-    /// A call, a register.
+    /// Name of a call or a register.
     Strong,
-    /// Values.
+    /// Value.
     Code,
-    /// Values that matter less.
+    /// Less important value.
     Dim,
-    /// Sentences.
+    /// Sentence.
     Prose,
-    /// What a box is.
+    /// Name of a box.
     Label,
-    /// Remarks.
+    /// Remark.
     Faint,
     /// White on a colour.
     Inverse,
@@ -43,7 +43,7 @@ impl Style {
         Self::Inverse,
     ];
 
-    /// Class name, size in pixels, whether all letters have one width, weight, colour.
+    /// Returns class name, size in pixels, true for monospace, weight, colour.
     const fn attributes(self) -> (&'static str, f64, bool, u32, &'static str) {
         match self {
             Self::Title => ("title", 26.0, false, 700, "#1f2328"),
@@ -59,10 +59,10 @@ impl Style {
         }
     }
 
-    /// The width of a text, estimated from above.
+    /// Returns an upper estimate of the width of a text.
     pub(super) fn width(self, text: &str) -> f64 {
         let (_, size, monospaced, weight, _) = self.attributes();
-        // Of the fonts below, DejaVu's are the widest.
+        // DejaVu is the widest of the fonts below.
         let factor = match (monospaced, weight > 500) {
             (true, _) => 0.605,
             (false, false) => 0.56,
@@ -71,7 +71,7 @@ impl Style {
         text.chars().count() as f64 * size * factor
     }
 
-    /// The text, or as much of it as fits.
+    /// Cuts a text to the given width.
     pub(super) fn cut(self, text: &str, width: f64) -> String {
         if self.width(text) <= width {
             return text.to_owned();
@@ -87,7 +87,7 @@ impl Style {
         format!("{}\u{2026}", cut.trim_end())
     }
 
-    /// The text in lines that fit.
+    /// Breaks a text into lines of the given width.
     pub(super) fn lines(self, text: &str, width: f64) -> Vec<String> {
         let fits = width / self.width("x").max(1.0);
         #[expect(
@@ -100,24 +100,24 @@ impl Style {
     }
 }
 
-/// The picture so far.
+/// SVG text so far.
 #[derive(Debug, Default)]
 pub(super) struct Canvas {
     body: String,
 }
 
 impl Canvas {
-    /// A text that begins at a point of its base line.
+    /// Draws text that starts at a point of its base line.
     pub(super) fn text(&mut self, x: f64, y: f64, style: Style, text: &str) {
         self.anchored(x, y, style, "start", text);
     }
 
-    /// A text that ends there.
+    /// Draws text that ends at a point of its base line.
     pub(super) fn text_end(&mut self, x: f64, y: f64, style: Style, text: &str) {
         self.anchored(x, y, style, "end", text);
     }
 
-    /// A text around that point.
+    /// Draws text centered on a point of its base line.
     pub(super) fn text_middle(&mut self, x: f64, y: f64, style: Style, text: &str) {
         self.anchored(x, y, style, "middle", text);
     }
@@ -131,7 +131,7 @@ impl Canvas {
         ));
     }
 
-    /// A text broken into lines from a base line on; gives the base line below.
+    /// Draws text in lines from a base line on. Returns the base line below.
     pub(super) fn paragraph(&mut self, x: f64, y: f64, width: f64, style: Style, text: &str) -> f64 {
         let mut y = y;
         for line in style.lines(text, width) {
@@ -141,7 +141,7 @@ impl Canvas {
         y
     }
 
-    /// A rectangle with its upper left corner, its size, and the paint inside and around.
+    /// Draws a rectangle at its upper left corner, with fill and stroke.
     pub(super) fn rectangle(
         &mut self,
         corner: (f64, f64),
@@ -161,7 +161,7 @@ impl Canvas {
         self.path(&format!("M{:.1} {:.1}L{:.1} {:.1}", from.0, from.1, to.0, to.1), stroke, width);
     }
 
-    /// A line along path commands.
+    /// Draws a line along path commands.
     pub(super) fn path(&mut self, commands: &str, stroke: &str, width: f64) {
         self.write(format_args!(
             "<path d=\"{commands}\" fill=\"none\" stroke=\"{stroke}\" stroke-width=\"{width}\" stroke-linecap=\"round\" \
@@ -181,7 +181,7 @@ impl Canvas {
         let _ = writeln!(self.body, "{element}");
     }
 
-    /// The whole file. `title` is what a screen reader says.
+    /// Returns the whole file. `title` is for screen readers.
     pub(super) fn finish(self, width: f64, height: f64, title: &str) -> String {
         let mut styles = String::new();
         for style in Style::ALL {
@@ -206,7 +206,7 @@ impl Canvas {
     }
 }
 
-/// Text that is safe inside an element: no markup, and none of the characters that XML 1.0 does not have.
+/// Escapes text: no markup, and no characters that XML 1.0 forbids.
 fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for letter in text.chars() {

@@ -1,13 +1,13 @@
-//! The control registers: each bit that is set as a plate with its name, and beside it why.
+//! Draws the control registers: each set bit with its name and reason.
 
 use super::canvas::{Canvas, Style};
 use super::{SvgColumn, heading};
 use crate::explain::registers::{ControlBitRow, ControlRegisterRow};
 
-/// Where the reasons begin.
+/// X position of the reasons.
 const WHY_X: f64 = 104.0;
 
-/// All of them; gives their lower end.
+/// Draws all control registers. Returns their lower end.
 pub(super) fn control_registers(
     canvas: &mut Canvas,
     column: SvgColumn,

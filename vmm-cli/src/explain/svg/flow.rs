@@ -1,26 +1,26 @@
-//! The flow of calls, from top to bottom. Each descriptor is a line that begins where a call returns it; each call is a
-//! point on the line that it is made on.
+//! Draws the KVM calls from top to bottom. Each file descriptor is a line that starts at the call that returns it. Each
+//! call is a point on the line of its descriptor.
 
 use super::canvas::{Canvas, Style};
 use super::{SvgColumn, heading};
 use crate::explain::steps::{ArgumentField, CallRow};
 
-/// The lines, left to right: what a call is made on, and the colour.
+/// File descriptors from left to right, with their colours.
 const LINES: [(&str, &str); 4] =
     [("process", "#57606a"), ("/dev/kvm", "#0969da"), ("VM", "#1a7f37"), ("vCPU", "#bc4c00")];
-/// Guest memory has no descriptor: writes to it are the process's own, in another colour.
+/// Index and colour of guest memory, which has no descriptor: the process writes to it directly.
 const MEMORY: (&str, &str) = ("memory", "#8250df");
 /// Distance between lines.
 const STEP: f64 = 30.0;
-/// Where the first line stands, and where texts begin, from the column's left.
+/// X positions of the first line and of texts, from the left of the column.
 const FIRST: f64 = 12.0;
 const TEXT: f64 = 140.0;
 
-/// The flow; gives its lower end.
+/// Draws the calls. Returns their lower end.
 pub(super) fn draw(canvas: &mut Canvas, column: SvgColumn, y: f64, rows: &[CallRow]) -> f64 {
     let y = heading(canvas, column, y, "Flow of calls", "");
     let mut y = legend(canvas, column, y) + 30.0;
-    // Measured first: the lines lie under the points.
+    // Measured first: the lines are drawn under the points.
     let tops: Vec<f64> = rows
         .iter()
         .map(|row| {
@@ -43,7 +43,7 @@ pub(super) fn draw(canvas: &mut Canvas, column: SvgColumn, y: f64, rows: &[CallR
     end
 }
 
-/// The line of a descriptor, and its colour.
+/// Returns the line of a descriptor and its colour.
 fn place(column: SvgColumn, on: &str) -> (f64, &'static str) {
     let mut x = column.x + FIRST;
     for (name, colour) in LINES {
@@ -55,7 +55,7 @@ fn place(column: SvgColumn, on: &str) -> (f64, &'static str) {
     (column.x + FIRST, MEMORY.1)
 }
 
-/// What the colours and arrows mean.
+/// Draws the legend.
 fn legend(canvas: &mut Canvas, column: SvgColumn, y: f64) -> f64 {
     let mut x = column.x;
     for (name, colour) in LINES.into_iter().chain([MEMORY]) {
@@ -72,7 +72,7 @@ fn legend(canvas: &mut Canvas, column: SvgColumn, y: f64) -> f64 {
     y
 }
 
-/// An arrow with its tip on the side that the argument goes to: the kernel is on the right.
+/// Draws an arrow with its tip on the side that the argument goes to. The kernel is on the right.
 fn arrow(canvas: &mut Canvas, x: f64, y: f64, direction: &str) {
     let (middle, end) = (y - 4.0, x + 14.0);
     let mut tip = |at: f64, back: f64| {
@@ -99,7 +99,7 @@ fn arrow(canvas: &mut Canvas, x: f64, y: f64, direction: &str) {
     }
 }
 
-/// The lines of the descriptors, each from the call that made it.
+/// Draws the lines of the descriptors, each from the call that returned it.
 fn lines(canvas: &mut Canvas, column: SvgColumn, rows: &[CallRow], tops: &[f64], end: f64) {
     let made_by = [None, Some("open(\"/dev/kvm\")"), Some("KVM_CREATE_VM"), Some("KVM_CREATE_VCPU")];
     for ((name, colour), call) in LINES.into_iter().zip(made_by) {
@@ -109,7 +109,7 @@ fn lines(canvas: &mut Canvas, column: SvgColumn, rows: &[CallRow], tops: &[f64],
             continue;
         };
         let Some((row, top)) = rows.iter().zip(tops).find(|(row, _)| row.call == call) else { continue };
-        // It leaves the line of its maker and bends into its own.
+        // The line leaves that of its creator and bends into its own.
         let (from, y) = (place(column, row.on).0, top - 4.0);
         let bend = y + 32.0;
         let curve = format!("M{from:.1} {y:.1}C{x:.1} {y:.1} {x:.1} {y:.1} {x:.1} {bend:.1}V{end:.1}");
@@ -117,7 +117,7 @@ fn lines(canvas: &mut Canvas, column: SvgColumn, rows: &[CallRow], tops: &[f64],
     }
 }
 
-/// A call in words; gives the base line below.
+/// Describes a call. Returns the base line below.
 fn text(canvas: &mut Canvas, column: SvgColumn, y: f64, row: &CallRow) -> f64 {
     let x = column.x + TEXT;
     let width = column.end() - x;
@@ -147,7 +147,7 @@ fn text(canvas: &mut Canvas, column: SvgColumn, y: f64, row: &CallRow) -> f64 {
     canvas.paragraph(x, y, width, Style::Prose, &row.why)
 }
 
-/// A structure: its name, then its fields one after the other.
+/// Formats a structure: its name, then its fields.
 fn structure(canvas: &mut Canvas, at: (f64, f64), width: f64, name: &str, fields: &[ArgumentField]) -> f64 {
     let (left, mut y) = at;
     canvas.text(left, y, Style::Dim, &format!("struct {name}"));

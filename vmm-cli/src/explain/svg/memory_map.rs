@@ -1,4 +1,4 @@
-//! The memory map as boxes, high addresses at the top, and the ports below it.
+//! Draws the memory map as boxes, high addresses at the top, and the ports below it.
 
 use super::canvas::{Canvas, Style};
 use super::{SvgColumn, heading};
@@ -6,13 +6,13 @@ use crate::explain::ascii_map::{MapBlock, blocks};
 use crate::explain::hex;
 use crate::explain::memory::{Kind, MapRow, Memory, Ports, Slot};
 
-/// Where the boxes begin: addresses stand on their left.
+/// X position of the boxes. Addresses are on their left.
 const BOX_X: f64 = 136.0;
 const BOX_WIDTH: f64 = 310.0;
-/// Where the brackets of the slots stand.
+/// X position of the slot brackets.
 const SLOT_X: f64 = 545.0;
 
-/// The map; gives its lower end.
+/// Draws the map. Returns its lower end.
 pub(super) fn memory(canvas: &mut Canvas, column: SvgColumn, y: f64, memory: &Memory) -> f64 {
     let mut y = heading(canvas, column, y, "Guest-physical memory", "not to scale") - 4.0;
     let mut boxes: Vec<(MapBlock<'_>, f64)> = Vec::new();
@@ -21,7 +21,7 @@ pub(super) fn memory(canvas: &mut Canvas, column: SvgColumn, y: f64, memory: &Me
         boxes.push((block, y));
         y += height;
     }
-    // Empty ones first, so that the edge between two is that of what is there.
+    // Empty boxes first, so that the edge of a used box is on top.
     let empty = |block: &MapBlock<'_>| matches!(block.row.kind, Kind::Free | Kind::Hole);
     let (background, foreground): (Vec<_>, Vec<_>) = boxes.iter().partition(|(block, _)| empty(block));
     for (block, top) in background.into_iter().chain(foreground) {
@@ -41,7 +41,7 @@ pub(super) fn memory(canvas: &mut Canvas, column: SvgColumn, y: f64, memory: &Me
     y + 14.0
 }
 
-/// A box, its name, its size, and the address at its upper edge.
+/// Draws a box with name, size, and the address at its upper edge.
 fn draw(canvas: &mut Canvas, x: f64, y: f64, block: &MapBlock<'_>) {
     let row = block.row;
     let height = height(row);
@@ -50,7 +50,7 @@ fn draw(canvas: &mut Canvas, x: f64, y: f64, block: &MapBlock<'_>) {
     canvas.text_end(x - 8.0, y + 4.0, Style::Dim, &hex(block.end));
     let middle = y + height / 2.0 + 4.0;
     if row.kind == Kind::Hole {
-        // The pattern would run through the letters.
+        // Text on the pattern would be hard to read.
         canvas.rectangle((x + 6.0, middle - 13.0), (42.0, 18.0), "#ffffff", "none", 3.0);
     }
     let style = if matches!(row.kind, Kind::Free | Kind::Hole) { Style::Faint } else { Style::Label };
@@ -58,7 +58,7 @@ fn draw(canvas: &mut Canvas, x: f64, y: f64, block: &MapBlock<'_>) {
     canvas.text(x + BOX_WIDTH + 10.0, middle, Style::Dim, &block.size());
 }
 
-/// The bracket of a slot that began at its upper end and ends here.
+/// Draws the bracket of a slot.
 fn bracket(canvas: &mut Canvas, column: SvgColumn, slot: Option<(usize, f64)>, end: f64, slots: &[Slot]) {
     let Some((number, start)) = slot else { return };
     let x = column.x + SLOT_X;
@@ -71,7 +71,7 @@ fn bracket(canvas: &mut Canvas, column: SvgColumn, slot: Option<(usize, f64)>, e
     }
 }
 
-/// Taller for more memory, but only by its number of digits.
+/// Returns the height of a box, which grows with the number of digits of its size.
 fn height(row: &MapRow) -> f64 {
     let pages = row.size as f64 / 4096.0;
     let height = 26.0 + 4.0 * pages.max(1.0).log2();
@@ -88,7 +88,7 @@ fn height(row: &MapRow) -> f64 {
     }
 }
 
-/// The colours inside and around.
+/// Returns fill and stroke.
 const fn paint(kind: Kind) -> (&'static str, &'static str) {
     match kind {
         Kind::Free => ("#f6f8fa", "#d0d7de"),
@@ -103,7 +103,7 @@ const fn paint(kind: Kind) -> (&'static str, &'static str) {
     }
 }
 
-/// The ports; gives their lower end.
+/// Draws the ports. Returns their lower end.
 pub(super) fn ports(canvas: &mut Canvas, column: SvgColumn, y: f64, ports: &[Ports]) -> f64 {
     let mut y = heading(canvas, column, y, "I/O ports", "");
     if ports.is_empty() {

@@ -1,4 +1,4 @@
-//! What the CPU looks things up in, and where it starts: the page tables' ranges, segments, general registers.
+//! Draws the page tables' ranges, segments, and general registers.
 
 use vmm_core::spec::gpa_range::ByteSize;
 
@@ -7,10 +7,10 @@ use super::{SvgColumn, heading};
 use crate::explain::registers::GeneralRegisterRow;
 use crate::explain::tables::{PagingSummary, SegmentSummary};
 
-/// More ranges than this would push the rest off the page; the text form has them all.
+/// Maximum number of ranges in the picture. The text form has all.
 const MAX_RANGES: usize = 14;
 
-/// The page tables; gives their lower end.
+/// Draws the page tables. Returns their lower end.
 pub(super) fn paging(canvas: &mut Canvas, column: SvgColumn, y: f64, paging: Option<&PagingSummary>) -> f64 {
     let Some(paging) = paging else {
         let y = heading(canvas, column, y, "Page tables", "");
@@ -48,7 +48,7 @@ pub(super) fn paging(canvas: &mut Canvas, column: SvgColumn, y: f64, paging: Opt
     y
 }
 
-/// What the other registers start with; gives their lower end.
+/// Draws the general registers. Returns their lower end.
 pub(super) fn registers(
     canvas: &mut Canvas,
     column: SvgColumn,
@@ -64,7 +64,7 @@ pub(super) fn registers(
     y
 }
 
-/// The segment registers, those that hold the same in one line; gives their lower end.
+/// Draws the segment registers, equal ones in one line. Returns their lower end.
 pub(super) fn segments(canvas: &mut Canvas, column: SvgColumn, y: f64, segments: &[SegmentSummary]) -> f64 {
     let mut y = heading(canvas, column, y, "Segments", "");
     let mut rest = segments;
