@@ -47,10 +47,13 @@
 //! | [`explain`] | what a machine will do, as data for a front-end |
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "autopsy")]
 pub mod autopsy;
 pub mod cpu;
+#[cfg(feature = "debugger")]
 pub mod debugger;
 pub mod devices;
+#[cfg(feature = "disassembly")]
 pub mod disassembly;
 pub mod encoding;
 pub mod explain;

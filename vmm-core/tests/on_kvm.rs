@@ -54,7 +54,7 @@ fn every_mode_and_ring_works_or_is_refused_before_the_run() {
         let known_gap = is_pvm() && matches!(probe.mode, Mode::Paged | Mode::Pae);
         match probe.run(&kvm) {
             ProbeResult::Works => {
-                assert!(!known_gap, "{name} works now: correct what is written about kvm-pvm")
+                assert!(!known_gap, "{name} works now: correct what is written about kvm-pvm");
             }
             // Never silently: a host that lacks something says so, and blames nobody else.
             ProbeResult::Refused(error) => {

@@ -23,6 +23,11 @@ pub(super) enum Fetched {
 }
 
 impl CpuState {
+    /// IOPL, bits 12 and 13 of the flags.
+    pub(super) const fn iopl(&self) -> u8 {
+        (self.regs.rflags >> 12 & 3) as u8
+    }
+
     /// A segment register by its number in iced.
     pub(super) fn segment(&self, register: Register) -> Option<&kvm_segment> {
         let sregs = &self.sregs;

@@ -86,11 +86,6 @@ impl CpuState {
         }
     }
 
-    /// IOPL, bits 12 and 13 of the flags.
-    pub(crate) const fn iopl(&self) -> u8 {
-        (self.regs.rflags >> 12 & 3) as u8
-    }
-
     /// Which bits of RSP the stack uses (SDM vol. 1, 6.2.3).
     pub(crate) const fn stack_mask(&self) -> u64 {
         match self.width() {

@@ -78,10 +78,6 @@ pub struct MsrUse {
 }
 
 impl Processor {
-    pub(crate) fn new(vcpu: Vcpu) -> Self {
-        Self { vcpu, exits: ExitCounts::default(), answer: Vec::new(), unknown_msrs: UnknownMsrs::new() }
-    }
-
     /// What observers see of an exit.
     pub(crate) fn view<'a>(&'a self, exit: &'a Exit, board: &'a Board) -> ExitView<'a> {
         ExitView { exit, vcpu: &self.vcpu, memory: &board.memory, exits: &self.exits }
@@ -122,6 +118,10 @@ impl Processor {
 }
 
 impl<V: ServedVcpu> Processor<V> {
+    pub(crate) fn new(vcpu: V) -> Self {
+        Self { vcpu, exits: ExitCounts::default(), answer: Vec::new(), unknown_msrs: UnknownMsrs::new() }
+    }
+
     /// Serves one exit; returns the end of the run if this is it. What the guest reads is left in `self.answer`.
     #[inline]
     pub(crate) fn serve(&mut self, board: &Board, exit: &Exit) -> Result<Option<End>, Error> {
@@ -286,3 +286,6 @@ fn frame(board: &Board, vector: u8, regs: &kvm_regs) -> Option<ExceptionFrame> {
 fn number(bytes: &[u8]) -> u64 {
     bytes.iter().take(8).rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
 }
+
+#[cfg(test)]
+mod tests;

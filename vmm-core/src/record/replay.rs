@@ -24,7 +24,7 @@ use crate::record::position::RecordPosition;
 use crate::record::{Divergence, Recording};
 
 use hooks::{ReplayHooks, ReplayInterception, is_over};
-pub(crate) use step::{HandlerTrap, ReplayStep};
+pub use step::{HandlerTrap, ReplayStep};
 
 /// A machine on its way through a recorded run.
 pub struct Replayer<'a> {
@@ -204,8 +204,11 @@ impl<'a> Replayer<'a> {
         Ok(ReplayMark { checkpoint: self.machine.checkpoint()?, position: self.position })
     }
 
-    /// Whether the general registers and the number of exits are those of a place.
-    pub(crate) fn is_at(&self, mark: Option<&ReplayMark>) -> Result<bool, Error> {
+    /// Returns true if the general registers and the number of exits are those of `mark`.
+    ///
+    /// # Errors
+    /// [`Error::Kvm`].
+    pub fn is_at(&self, mark: Option<&ReplayMark>) -> Result<bool, Error> {
         let Some(mark) = mark.filter(|mark| mark.position == self.position) else { return Ok(false) };
         Ok(mark.checkpoint.regs() == Some(&self.machine.processors.bsp().vcpu.regs()?))
     }

@@ -15,16 +15,16 @@ use super::hooks::{ReplayHooks, ReplayInterception, StepHooks};
 
 /// First instruction of a handler that an instruction is expected to end in: its first byte is replaced for one step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct HandlerTrap {
+pub struct HandlerTrap {
     /// Guest-physical address of the byte.
-    pub(crate) gpa: Gpa,
+    pub gpa: Gpa,
     /// Linear address of the instruction.
-    pub(crate) linear: u64,
+    pub linear: u64,
 }
 
 /// Result of one step of a replay.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum ReplayStep {
+pub enum ReplayStep {
     /// The instruction is done.
     Done,
     /// It raised an exception, and the vCPU stands before the handler's first instruction.
@@ -45,11 +45,10 @@ impl Replayer<'_> {
     ///
     /// An exception is delivered within the step, and clears the trap flag that single-stepping uses: on most hosts the
     /// handler would run on unseen. So a HLT stands at its beginning for this step.
-    pub(crate) fn step(
-        &mut self,
-        hlt_end: Option<u64>,
-        handler: Option<HandlerTrap>,
-    ) -> Result<ReplayStep, Error> {
+    ///
+    /// # Errors
+    /// As [`Machine::run`].
+    pub fn step(&mut self, hlt_end: Option<u64>, handler: Option<HandlerTrap>) -> Result<ReplayStep, Error> {
         // The next step sets guest debugging again.
         let step = SingleStep { after: None, ..SingleStep::new(hlt_end) };
         let Some(trap) = handler else { return self.step_to_end(&step, None) };
