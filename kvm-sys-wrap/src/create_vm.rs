@@ -11,13 +11,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::call::Call;
 use crate::dev_kvm::Kvm;
 use crate::error::{Result, call_failed};
-use crate::memory::SlotTable;
+use crate::memory::slot_table::SlotTable;
 use crate::observe::Dispatcher;
 
 /// Virtual machine. Clones are handles to the same one.
 ///
 /// The methods are in the files of their calls: `create_vm.rs`, `create_vcpu.rs` (vCPUs), `memory.rs` with
-/// `memory/{backing,cow_reset,file_mapping,overlay_promotion}.rs` (slots), `tss.rs`, `irqchip.rs` and `interrupt_state.rs`
+/// `memory/{cow_reset,file_mapping,overlay_promotion}.rs` (slots), `tss.rs`, `irqchip.rs` and `interrupt_state.rs`
 /// (interrupts, timer, clock), `msr.rs`, `coalesced_pio.rs`, `stats.rs`.
 #[derive(Debug, Clone)]
 pub struct Vm {

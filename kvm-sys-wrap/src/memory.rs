@@ -17,13 +17,15 @@ mod overlay_promotion;
 mod private_copy;
 mod sigbus;
 mod slot;
-mod slot_table;
+pub(crate) mod slot_table;
 
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
 use kvm_bindings::kvm_userspace_memory_region;
-use vm_memory::{GuestRegionMmap, MmapRegion};
+use vm_memory::mmap::MmapRegionError;
+use vm_memory::{FileOffset, GuestRegionMmap, MmapRegion};
 
 use self::slot_table::{MappedSlot, PAGE, advise};
 use crate::address::Gpa;
@@ -40,7 +42,6 @@ pub use memory_file::MemoryFile;
 pub use overlay_promotion::minor_faults;
 pub use slot::{MemoryAdvice, Slot, SlotFlags};
 pub use slot_table::GuestMemory;
-pub(crate) use slot_table::SlotTable;
 
 impl Vm {
     /// Reserves host memory (`mmap`, `madvise`) and makes it a slot (`KVM_SET_USER_MEMORY_REGION`, api.rst 4.35).
@@ -219,6 +220,50 @@ impl Vm {
                 advise(region, first..last, libc::MADV_DONTNEED)
             })
             .map_err(call_failed(Call::Madvise, slot.describe()))
+    }
+
+    /// `mmap` of the host memory for a slot. Returns it with the file whose pages it shares, if any.
+    fn reserve(&self, slot: &Slot) -> Result<(MmapRegion, Option<MemoryFile>)> {
+        let size = slot.size;
+        let length = usize::try_from(size).unwrap_or(usize::MAX);
+        let (file, offset, flags) = match &slot.backing {
+            SlotBacking::Anonymous => {
+                (None, 0, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE)
+            }
+            SlotBacking::Hugetlb => {
+                // Without MAP_NORESERVE, so that an empty pool makes `mmap` fail, not the guest's first access.
+                let huge = libc::MAP_HUGETLB | libc::MAP_HUGE_2MB;
+                (None, 0, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | huge)
+            }
+            SlotBacking::Memfd => {
+                let made = self.dispatcher().call(Call::MemfdCreate, format_args!("{size:#x} bytes"), || {
+                    MemoryFile::try_create(size)
+                });
+                let file = made.map_err(call_failed(Call::MemfdCreate, format!("{size:#x} bytes")))?;
+                (Some(file), 0, libc::MAP_SHARED | libc::MAP_NORESERVE)
+            }
+            SlotBacking::CopyOf { file, offset } => {
+                (Some(file.clone()), *offset, libc::MAP_PRIVATE | libc::MAP_NORESERVE)
+            }
+        };
+        let file_offset = file.as_ref().map(|file| FileOffset::from_arc(Arc::clone(file.file()), offset));
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let description = slot.backing.describe();
+        let mapping = self
+            .dispatcher()
+            .call(Call::Mmap, format_args!("{size:#x} bytes, {description}"), || {
+                MmapRegion::<()>::build(file_offset, length, protection, flags).map_err(|error| {
+                    if let MmapRegionError::Mmap(source) = error { source } else { io::Error::other(error) }
+                })
+            })
+            .map_err(|source| match slot.backing {
+                SlotBacking::Hugetlb => Error::HugePages { size, source },
+                SlotBacking::Anonymous | SlotBacking::Memfd | SlotBacking::CopyOf { .. } => {
+                    call_failed(Call::Mmap, format!("{size:#x} bytes for {}", slot.describe()))(source)
+                }
+            })?;
+        let shared = matches!(slot.backing, SlotBacking::Memfd).then_some(file).flatten();
+        Ok((mapping, shared))
     }
 
     /// `madvise` of new memory.

@@ -40,7 +40,7 @@ pub enum StatKind {
         /// Size of a bucket.
         bucket: u32,
     },
-    /// Histogram with buckets [0], [1], [2..4), [4..8) and so on.
+    /// Histogram with buckets for 0, 1, 2 to 3, 4 to 7 and so on.
     LogHistogram,
     /// Type that this version does not know.
     Other(u32),
