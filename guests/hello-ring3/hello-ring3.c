@@ -5,7 +5,7 @@
  * TSS that the machine set up has an I/O permission bitmap of zeros (SDM vol. 1, 19.5.2). So there are two ways out:
  *
  *   - a write to the EXIT hypercall register ends the run with a code: works everywhere;
- *   - `int $0x80` enters the landing page, where the machine put a HLT in ring 0: needs a KVM that has INT n.
+ *   - `int $0x80` enters the trap page, where the machine put a HLT in ring 0: needs a KVM that has INT n.
  */
 #include "vmm.h"
 

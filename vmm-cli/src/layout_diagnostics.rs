@@ -66,7 +66,7 @@ const fn part_key(part: LayoutPart) -> &'static str {
         LayoutPart::Tss => "layout.tss",
         LayoutPart::PageTables => "layout.page-tables",
         LayoutPart::Stack => "guest.stack",
-        LayoutPart::Landing | LayoutPart::KernelStack => "layout",
+        LayoutPart::TrapPage | LayoutPart::KernelStack => "layout",
     }
 }
 

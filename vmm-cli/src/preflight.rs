@@ -163,7 +163,7 @@ fn stack(moment: &GuestState<'_>, prepared: &Prepared) -> Option<(String, &'stat
             part @ (LayoutPart::Gdt
             | LayoutPart::Idt
             | LayoutPart::Tss
-            | LayoutPart::Landing
+            | LayoutPart::TrapPage
             | LayoutPart::PageTables),
         ) => part.name().to_owned(),
         RangeOwner::Part(LayoutPart::Stack | LayoutPart::KernelStack)

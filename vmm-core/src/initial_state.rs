@@ -1,19 +1,18 @@
-//! The initial state of a vCPU: from a description, all that `KVM_SET_SREGS` and `KVM_SET_REGS` need, and the
-//! tables to be put into guest memory.
+//! Initial state of a vCPU: the registers for `KVM_SET_SREGS` and `KVM_SET_REGS`, and the tables for guest memory.
 //!
-//! This is a pure function. It makes no KVM call and knows of no host, except for the quirks it is told. So every
-//! mode can be computed, printed and tested anywhere.
+//! A pure function of the reset registers, the description, the layout and the host's quirks. It makes no KVM call, so
+//! every mode can be computed, printed and tested on any host.
 //!
 //! | file | step |
 //! |---|---|
-//! | `mod.rs` | the function, control registers |
+//! | `initial_state.rs` | the function, control registers |
 //! | `real.rs` | segments of real mode |
 //! | `flat.rs` | segments and tables of protected and long mode |
 //! | `registers.rs` | instruction pointer, stack pointer, flags, the user's presets |
-//! | `entry.rs` | whether the first instruction can be reached |
-//! | `problem.rs` | the mistakes, in words |
+//! | `entry.rs` | check that the first instruction can be fetched |
+//! | `problem.rs` | errors |
 //!
-//! What a control bit is for stands in [`crate::control`]; which are set for what reason, below.
+//! The meaning of each control bit is in [`crate::cpu::control_regs`].
 
 mod entry;
 mod flat;
@@ -42,17 +41,17 @@ use crate::spec::{BootSpec, MachineSpec};
 pub use crate::cpu::descriptor::TrType;
 pub use problem::{StateError, StateProblem};
 
-/// What differs between hosts and has to be known beforehand.
+/// Differences between hosts that the initial state depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct HostQuirks {
-    /// The type of the task register's descriptor.
+    /// Type of the task register's descriptor.
     pub tr_type: TrType,
 }
 
-/// A CPU feature that the state uses: the host must have it, and the guest's CPUID should announce it.
+/// CPU feature that the initial state uses: the host must have it, and the guest's CPUID should announce it.
 ///
-/// `KVM_SET_SREGS` takes NXE without CPUID on the hosts we know, though a guest's own WRMSR is refused there; LA57
-/// depends on the kernel's version.
+/// Known hosts accept NXE in `KVM_SET_SREGS` without CPUID, but then refuse the guest's own WRMSR. LA57 depends on the
+/// kernel version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum RequiredFeature {
     /// Execute-disable, CPUID 0x8000_0001 EDX bit 20.
@@ -63,25 +62,25 @@ pub enum RequiredFeature {
     La57,
 }
 
-/// A vCPU that is about to execute the guest's first instruction.
+/// State of a vCPU before the guest's first instruction.
 #[derive(Debug, Clone, PartialEq)]
 pub struct InitialState {
-    /// For `KVM_SET_SREGS`.
+    /// Special registers, for `KVM_SET_SREGS`.
     pub sregs: kvm_sregs,
-    /// For `KVM_SET_REGS`.
+    /// General registers, for `KVM_SET_REGS`.
     pub regs: kvm_regs,
-    /// For guest memory, sorted by address.
+    /// Tables for guest memory, sorted by address.
     pub images: Vec<TableImage>,
-    /// Ring 3: the landing page.
-    pub landing: Option<TrapPage>,
-    /// Features that the state uses and not every host has.
+    /// Trap page; `None` if the guest is not in ring 3.
+    pub trap_page: Option<TrapPage>,
+    /// Features that the state uses and that not every host has.
     pub needs: Vec<RequiredFeature>,
 }
 
-/// Computes the state from that after reset, the machine's description and its layout.
+/// Computes the initial state of the first vCPU from its reset registers, the machine's description and its layout.
 ///
 /// # Errors
-/// All that is wrong with the entry point and the preset registers.
+/// All problems with the entry point and the preset registers.
 pub fn initial_state(
     reset: &kvm_sregs,
     spec: &MachineSpec,
@@ -110,14 +109,14 @@ pub fn initial_state(
     let regs = registers::registers(boot, layout, &mut problems);
     entry::check(&sregs, boot, layout, &images, &mut problems);
     if problems.is_empty() {
-        let landing = layout.landing();
-        Ok(InitialState { sregs, regs, images, landing, needs: needs(layout.paging()) })
+        let trap_page = layout.trap_page();
+        Ok(InitialState { sregs, regs, images, trap_page, needs: needs(layout.paging()) })
     } else {
         Err(StateError { problems })
     }
 }
 
-/// The bits that make the mode (SDM vol. 3, 9.8 and 9.9: the steps that a kernel would take).
+/// Sets the control bits of the mode (SDM vol. 3, 9.8 and 9.9: the steps that a kernel would take).
 ///
 /// - CR0: ET is fixed to 1. CD and NW, set at reset, are cleared: caches on, as firmware leaves them. PE and PG are
 ///   the mode itself; NE reports FPU errors as #MF; WP makes read-only pages read-only in ring 0 too.
@@ -156,7 +155,7 @@ fn forbids_execution(plan: &PagingPlan) -> bool {
     plan.pieces.iter().any(|piece| !piece.access.executable)
 }
 
-/// The features that the page tables use.
+/// Returns the features that the page tables use.
 fn needs(plan: Option<&PagingPlan>) -> Vec<RequiredFeature> {
     let Some(plan) = plan else { return Vec::new() };
     let features = [
@@ -167,12 +166,12 @@ fn needs(plan: Option<&PagingPlan>) -> Vec<RequiredFeature> {
     features.into_iter().filter(|(_, used)| *used).map(|(feature, _)| feature).collect()
 }
 
-/// Where a part lies that this machine must have.
+/// Returns the range of a part that this machine must have.
 fn required(layout: &Layout, part: LayoutPart) -> Result<GpaRange, StateError> {
     layout.part(part).ok_or_else(|| StateProblem::LayoutMismatch(part).into())
 }
 
-/// Bytes for a part, if they fit the place that the layout gave it.
+/// Returns the image of a part, or an error if it is larger than the part's range.
 fn image(range: GpaRange, part: LayoutPart, bytes: Vec<u8>) -> Result<TableImage, StateError> {
     if bytes.len() as u64 > range.size() {
         return Err(StateProblem::LayoutMismatch(part).into());
@@ -180,7 +179,7 @@ fn image(range: GpaRange, part: LayoutPart, bytes: Vec<u8>) -> Result<TableImage
     Ok(TableImage { gpa: range.start(), name: part.name(), bytes })
 }
 
-/// Images can be read as the memory they will become. What lies between them is no memory yet.
+/// Reads from the images as from guest memory. Addresses between them are not memory.
 impl ReadMemory for [TableImage] {
     fn read(&self, gpa: Gpa, bytes: &mut [u8]) -> Option<()> {
         self.iter().find_map(|image| {
@@ -193,7 +192,7 @@ impl ReadMemory for [TableImage] {
 }
 
 impl RequiredFeature {
-    /// The feature's name.
+    /// Returns the name in messages.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

@@ -1,23 +1,21 @@
-//! The layout: what lies where in guest-physical memory, computed before anything is built.
+//! Layout of guest-physical memory, computed before anything is built.
 //!
-//! Input are the machine's description and the ranges that the guest's files will occupy; output is a sorted list
-//! of named ranges, or all the mistakes at once. The list can be printed, and the machine is built from it.
+//! Input: the machine's description and the ranges that the guest's files occupy. Output: a sorted list of ranges and their
+//! owners, from which the machine is built, or all problems at once. Nothing here calls KVM.
 //!
 //! | file | step |
 //! |---|---|
 //! | `bus.rs` | memory regions, KVM's own pages, devices that answer to addresses |
-//! | `pinned.rs` | the parts that the user placed |
+//! | `pinned.rs` | the parts whose address the user chose |
 //! | `check_maps.rs` | the user's mappings: each alone, against each other, against the entries |
-//! | `check.rs` | all that is fixed, held against each other: every conflict found |
-//! | `place.rs` | what the user left open: first fit upwards for tables, the top for the stack |
-//! | `table.rs` | the layout as a table of memory, holes and what is in them |
-//! | `problem.rs` | the mistakes, in words |
+//! | `check.rs` | conflicts between all fixed ranges |
+//! | `place.rs` | allocation of the other parts: first fit upwards for tables, the top of memory for the stack |
+//! | `table.rs` | the layout as a table: memory, holes and their contents |
+//! | `problem.rs` | errors |
 //!
-//! The policy: tables take whole pages, first fit from 0x1000 up, so page 0 stays free for a real-mode vector table
-//! or for catching null pointers. The stack hangs from the top of the lowest memory. Where the CPU limits what an
-//! address can be (1 MiB in real mode, 4 GiB in 32-bit modes), all stays below the limit.
-//!
-//! The same addresses serve as virtual ones: the paging plan maps all that is placed here at its own address.
+//! Tables take whole pages, first fit from 0x1000 up, so page 0 stays free for a real-mode vector table or to catch null
+//! pointers. The stack ends at the top of the lowest memory. All parts are below the mode's address limit (1 MiB in real
+//! mode, 4 GiB in 32-bit modes). They are mapped at their own addresses, so these are virtual addresses as well.
 
 mod bus;
 mod check;
@@ -45,86 +43,86 @@ use crate::{Gpa, PAGE_SIZE};
 pub use problem::{LayoutError, LayoutProblem, MappingProblem};
 pub use table::{LayoutRow, LayoutRowKind};
 
-/// What the VMM itself puts into guest memory.
+/// Part of guest memory that the VMM allocates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum LayoutPart {
-    /// The global descriptor table.
+    /// Global descriptor table.
     Gdt,
-    /// The interrupt descriptor table.
+    /// Interrupt descriptor table.
     Idt,
-    /// The task state segment, with the I/O permission bitmap in ring 3.
+    /// Task state segment, with the I/O permission bitmap for ring 3.
     Tss,
-    /// Ring 3: the code that ends the run.
-    Landing,
-    /// Ring 3: the stack for entering the landing page.
+    /// Handlers of all vectors for a guest in ring 3 ([`ring3_trap`]).
+    TrapPage,
+    /// Ring-0 stack for a guest in ring 3, used by the handlers.
     KernelStack,
-    /// All page tables, the root first.
+    /// Page tables, the root first.
     PageTables,
-    /// The guest's stack.
+    /// Stack of the guest.
     Stack,
 }
 
 impl LayoutPart {
-    /// The name in tables and messages.
+    /// Returns the name in tables and messages.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Gdt => "GDT",
             Self::Idt => "IDT",
             Self::Tss => "TSS",
-            Self::Landing => "landing page",
+            Self::TrapPage => "trap page",
             Self::KernelStack => "ring-0 stack",
             Self::PageTables => "page tables",
             Self::Stack => "stack",
         }
     }
 
-    /// What a pinned address must be a multiple of. For the stack it is the initial stack pointer that counts.
+    /// Returns the alignment of the part's address in bytes; for the stack, of the initial stack pointer.
     ///
-    /// The CPU takes a GDT or an IDT at any address, but reads it faster at a multiple of 8 (SDM vol. 3, 3.5.1). A
-    /// TSS should not cross a page (7.2.1), and page tables cannot. The 16 bytes of a stack are those of the System
-    /// V ABI.
+    /// The CPU accepts a GDT or an IDT at any address, but reads it faster at a multiple of 8 (SDM vol. 3, 3.5.1). A TSS
+    /// should not cross a page (7.2.1), and a page table cannot. The System V ABI aligns stacks to 16 bytes.
     #[must_use]
     pub const fn alignment(self, mode: Mode) -> u64 {
         match self {
             Self::Gdt | Self::Idt => 8,
-            Self::Tss | Self::Landing | Self::KernelStack | Self::PageTables => PAGE_SIZE,
+            Self::Tss | Self::TrapPage | Self::KernelStack | Self::PageTables => PAGE_SIZE,
             Self::Stack if matches!(mode, Mode::Real) => 2,
             Self::Stack => 16,
         }
     }
 
-    /// Size in bytes; 0 if the machine has no such part. `None` for the two whose size is worked out later.
+    /// Returns the size in bytes, 0 if the machine has no such part; `None` for page tables and stack, whose size depends on
+    /// the rest of the layout.
     #[must_use]
     pub const fn fixed_size(self, mode: Mode, ring: Ring) -> Option<u16> {
-        let landing = matches!(ring, Ring::User) && !matches!(mode, Mode::Real);
+        let has_trap_page = matches!(ring, Ring::User) && !matches!(mode, Mode::Real);
         match self {
             Self::Gdt => Some(gdt::size(mode)),
             Self::Idt => Some(idt::size(mode)),
             Self::Tss => Some(tss::size(mode, ring)),
-            Self::Landing => Some(if landing { ring3_trap::SIZE } else { 0 }),
-            Self::KernelStack => Some(if landing { ring3_trap::STACK_SIZE } else { 0 }),
+            Self::TrapPage => Some(if has_trap_page { ring3_trap::SIZE } else { 0 }),
+            Self::KernelStack => Some(if has_trap_page { ring3_trap::STACK_SIZE } else { 0 }),
             Self::PageTables | Self::Stack => None,
         }
     }
 }
 
-/// Whose a range is.
+/// Owner of a guest-physical range.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RangeOwner {
-    /// A memory region, counted from 1.
+    /// Memory region; the number counts from 1 in the order of the description.
     Memory(usize),
-    /// The three pages of `KVM_SET_TSS_ADDR`, for KVM's own use on Intel hosts.
+    /// Three pages of `KVM_SET_TSS_ADDR`, used by KVM on Intel hosts.
     TssPages,
-    /// The page of `KVM_SET_IDENTITY_MAP_ADDR`, which KVM keeps on old Intel hosts; we leave it at its default.
+    /// Page of `KVM_SET_IDENTITY_MAP_ADDR` at its default address, used by KVM on old Intel hosts.
     IdentityMap,
-    /// A device's MMIO registers.
+    /// MMIO registers of the device with this name.
     Device(&'static str),
-    /// A part of the guest.
+    /// Part of the guest's files, by its name in messages.
     Guest(String),
-    /// Tables that a PC's firmware would have left.
+    /// Tables of a PC's firmware, by their name in messages.
     Firmware(&'static str),
-    /// A part of ours.
+    /// Part that the VMM allocates.
     Part(LayoutPart),
 }
 
@@ -180,18 +178,18 @@ impl fmt::Display for LayoutEntry {
     }
 }
 
-/// A memory region as the layout sees it.
+/// Memory region of a layout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LayoutRegion {
-    /// Its number, counted from 1 in the order of the description.
+    /// Number, counted from 1 in the order of the description.
     pub number: usize,
-    /// Where it lies.
+    /// Guest-physical range.
     pub range: GpaRange,
-    /// Whether the guest cannot write to it.
+    /// True if the guest cannot write to it.
     pub read_only: bool,
 }
 
-/// What lies where.
+/// Layout of a machine: memory regions, all other ranges and their owners, and the plan of the page tables.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
     memory: Vec<LayoutRegion>,
@@ -199,11 +197,11 @@ pub struct Layout {
     paging: Option<PagingPlan>,
 }
 
-/// Computes the layout of a machine whose guest will occupy the given ranges.
+/// Computes the layout of a machine whose guest occupies the given ranges.
 ///
 /// # Errors
-/// All that is wrong with the memory regions, the TSS address, the devices, the guest's ranges, the pinned parts
-/// and the mappings. If there is nothing, then what found no room.
+/// All problems with the memory regions, the TSS address, the devices, the guest's ranges, the pinned parts and the
+/// mappings. If there are none, all parts for which there is no room.
 pub fn compute(spec: &MachineSpec, occupied: &[LayoutEntry]) -> Result<Layout, LayoutError> {
     let checked = check::check(spec, occupied)?;
     let (ranges, paging) = place::place(spec, &checked)?;
@@ -211,50 +209,50 @@ pub fn compute(spec: &MachineSpec, occupied: &[LayoutEntry]) -> Result<Layout, L
 }
 
 impl Layout {
-    /// Memory regions, sorted by address.
+    /// Returns the memory regions, sorted by address.
     #[must_use]
     pub fn memory(&self) -> &[LayoutRegion] {
         &self.memory
     }
 
-    /// All that is not memory itself, sorted by address; no two overlap.
+    /// Returns all entries except the memory regions, sorted by address and disjoint.
     #[must_use]
     pub fn ranges(&self) -> &[LayoutEntry] {
         &self.ranges
     }
 
-    /// Where a part lies; `None` if the machine has none of it.
+    /// Returns the range of a part; `None` if the machine has no such part.
     #[must_use]
     pub fn part(&self, part: LayoutPart) -> Option<GpaRange> {
         self.ranges.iter().find(|placed| placed.part() == Some(part)).map(|placed| placed.range)
     }
 
-    /// The landing page; `None` where the guest is not in ring 3.
+    /// Returns the trap page; `None` if the guest is not in ring 3.
     #[must_use]
-    pub fn landing(&self) -> Option<ring3_trap::TrapPage> {
-        self.part(LayoutPart::Landing).map(|range| ring3_trap::TrapPage { address: range.start() })
+    pub fn trap_page(&self) -> Option<ring3_trap::TrapPage> {
+        self.part(LayoutPart::TrapPage).map(|range| ring3_trap::TrapPage { address: range.start() })
     }
 
-    /// What the page tables map; `None` in modes without paging.
+    /// Returns the plan of the page tables; `None` in modes without paging.
     #[must_use]
     pub const fn paging(&self) -> Option<&PagingPlan> {
         self.paging.as_ref()
     }
 
-    /// The address above the stack.
+    /// Returns the end of the stack: the initial stack pointer.
     #[must_use]
     pub fn stack_top(&self) -> Option<Gpa> {
         self.part(LayoutPart::Stack).map(GpaRange::end)
     }
 
-    /// Whether memory is there.
+    /// Returns true if a memory region contains the address.
     #[must_use]
     pub fn is_memory(&self, gpa: Gpa) -> bool {
         self.memory.iter().any(|region| region.range.start() <= gpa && gpa < region.range.end())
     }
 }
 
-/// Where the addresses end that code of a mode can use without paging, or with the identity mapping.
+/// Returns the end of the addresses that code can use without paging, or through the identity mapping.
 const fn address_limit(spec: &MachineSpec) -> u64 {
     match Scheme::from_mode(spec.boot.mode, spec.boot.paging.five_level) {
         Some(scheme) => scheme.identity_end(),

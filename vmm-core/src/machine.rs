@@ -119,7 +119,7 @@ impl Machine {
         set_cpuid(&vcpu, &spec, cpuid.as_ref())?;
         enter_mode(&vcpu, &spec, &state)?;
         vcpu.set_regs(&state.regs)?;
-        let config = MachineConfig { spec, layout, trap_page: state.landing, cpuid };
+        let config = MachineConfig { spec, layout, trap_page: state.trap_page, cpuid };
         Self::assemble(MachineParts { vm, bsp: vcpu, config, console, origin: None })
     }
 

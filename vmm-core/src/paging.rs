@@ -1,13 +1,13 @@
-//! Paging: how a virtual address is cut into table indexes, in each of the four schemes.
+//! Paging: how each of the four schemes splits a virtual address into table indexes.
 //!
 //! | file | step |
 //! |---|---|
-//! | `mod.rs` | the schemes: levels, index widths, page sizes |
+//! | `paging.rs` | the schemes: levels, index widths, page sizes |
 //! | `entry.rs` | one table entry, bit by bit |
-//! | `plan.rs` | which virtual page shows which physical one, and with what permissions |
-//! | `build.rs` | the plan as tables |
-//! | `walk.rs` | one address through tables that somebody else may have written |
-//! | `merge.rs` | all that tables map, as few ranges |
+//! | `plan.rs` | mappings of virtual to physical pages, with permissions |
+//! | `build.rs` | page tables for a plan |
+//! | `walk.rs` | translation of one address through any tables |
+//! | `merge.rs` | all mappings of any tables, merged to few ranges |
 //!
 //! `build` and `walk` share nothing but the schemes and the entry, so that a property test can hold one against the
 //! other. None of this calls KVM.
@@ -26,7 +26,7 @@ use crate::Gva;
 use crate::cpu::control_regs::{Cr0, Cr4, Efer};
 use crate::spec::mode::{Mode, PageSize};
 
-/// A way to translate addresses.
+/// Paging scheme: the format of the tables and the bits of an address that they translate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Scheme {
     /// 32-bit paging: 4-byte entries, 10 + 10 + 12 bits (SDM vol. 3, 4.3).
@@ -35,20 +35,20 @@ pub enum Scheme {
     Pae,
     /// Four-level paging: 8-byte entries, 9 + 9 + 9 + 9 + 12 bits (4.5).
     FourLevel,
-    /// Five-level paging: 9 bits more.
+    /// Five-level paging: 9 more bits than four-level paging (4.5).
     FiveLevel,
 }
 
-/// One level of tables.
+/// Level of the page tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Level {
-    /// Name of the table.
+    /// Name of a table of this level in the SDM, such as `PML4`.
     pub name: &'static str,
-    /// The lowest address bit of the index into it. One entry spans 2 to the power of this bytes.
+    /// Lowest address bit of the index into a table. One entry covers `1 << shift` bytes.
     pub shift: u32,
     /// Width of the index in bits.
     pub index_bits: u32,
-    /// The page size that an entry of this level can map by itself.
+    /// Page size that an entry of this level can map; `None` if it can only refer to a table.
     pub leaf: Option<PageSize>,
 }
 
@@ -57,13 +57,13 @@ impl Level {
         Self { name, shift, index_bits, leaf }
     }
 
-    /// The index of an address into a table of this level.
+    /// Returns the index of an address into a table of this level.
     #[must_use]
     pub const fn index(&self, gva: Gva) -> u64 {
         gva.0 >> self.shift & ((1 << self.index_bits) - 1)
     }
 
-    /// Number of entries of a table.
+    /// Returns the number of entries of a table.
     #[must_use]
     pub const fn entries(&self) -> u64 {
         1 << self.index_bits
@@ -90,7 +90,7 @@ const FIVE_LEVEL: &[Level] = &[
 const FOUR_LEVEL: &[Level] = FIVE_LEVEL.split_at(1).1;
 
 impl Scheme {
-    /// The scheme of a mode; `None` without paging.
+    /// Returns the scheme of a mode; `None` without paging.
     #[must_use]
     pub const fn from_mode(mode: Mode, five_level: bool) -> Option<Self> {
         match mode {
@@ -102,7 +102,7 @@ impl Scheme {
         }
     }
 
-    /// The scheme that a vCPU uses now; `None` without paging (SDM vol. 3, 4.1.1).
+    /// Returns the scheme that these registers select; `None` without paging (SDM vol. 3, 4.1.1).
     #[must_use]
     pub const fn from_sregs(sregs: &kvm_sregs) -> Option<Self> {
         let cr4 = Cr4::from_bits_retain(sregs.cr4);
@@ -119,7 +119,7 @@ impl Scheme {
         }
     }
 
-    /// The levels from the root to the last.
+    /// Returns the levels, the root first.
     #[must_use]
     pub const fn levels(self) -> &'static [Level] {
         match self {
@@ -130,7 +130,7 @@ impl Scheme {
         }
     }
 
-    /// Size of an entry in bytes: 4 or 8.
+    /// Returns the size of an entry in bytes: 4 or 8.
     #[must_use]
     pub const fn entry_bytes(self) -> u64 {
         match self {
@@ -139,7 +139,7 @@ impl Scheme {
         }
     }
 
-    /// Number of address bits that are translated: 32, 48 or 57.
+    /// Returns the number of address bits that are translated: 32, 48 or 57.
     #[must_use]
     pub const fn address_bits(self) -> u32 {
         match self {
@@ -149,10 +149,8 @@ impl Scheme {
         }
     }
 
-    /// Whether software can use the address at all.
-    ///
-    /// In 32-bit modes it has 32 bits. In long mode the bits that are not translated must be copies of the highest
-    /// one that is: a canonical address (SDM vol. 1, 3.3.7.1).
+    /// Returns true if the address can be used: in 32-bit modes it has at most 32 bits, in long mode it is canonical, that is,
+    /// all bits that are not translated equal the highest translated one (SDM vol. 1, 3.3.7.1).
     #[must_use]
     pub const fn can_address(self, gva: Gva) -> bool {
         match self {
@@ -164,19 +162,19 @@ impl Scheme {
         }
     }
 
-    /// Where the identity mapping ends: the first address above 0 that cannot be its own virtual address.
+    /// Returns the end of the identity mapping: the lowest physical address that cannot be its own virtual address.
     #[must_use]
     pub const fn identity_end(self) -> u64 {
         match self {
             Self::TwoLevel | Self::Pae => 1 << 32,
             Self::FourLevel => 1 << 47,
-            // A physical address has at most 52 bits, so all of them are within reach.
+            // A physical address has at most 52 bits, so all can be mapped.
             Self::FiveLevel => 1 << 52,
         }
     }
 
-    /// Where the physical addresses end that an entry can hold. PSE-36 is not used, so two-level paging has 32
-    /// bits.
+    /// Returns the end of the physical addresses that an entry can hold. PSE-36 is not used, so that is 4 GiB with
+    /// two-level paging.
     #[must_use]
     pub const fn physical_end(self) -> u64 {
         match self {
@@ -185,7 +183,7 @@ impl Scheme {
         }
     }
 
-    /// The scheme's name in messages.
+    /// Returns the name in messages.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

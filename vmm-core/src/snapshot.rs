@@ -62,7 +62,7 @@ impl Snapshot {
         let problem = "it has more CPUID leaves than there can be";
         let cpuid = cpuid.map(CpuId::from_entries).transpose();
         let cpuid = cpuid.map_err(|_| Error::Snapshot { problem, source: None })?;
-        let trap_page = layout.landing();
+        let trap_page = layout.trap_page();
         Ok(Self {
             config: Arc::new(MachineConfig { spec, layout, trap_page, cpuid }),
             state: Arc::new(state),

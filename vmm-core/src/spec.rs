@@ -1,7 +1,11 @@
-//! What a machine is, as plain data: everything a front-end has to decide before anything is built.
+//! Description of a machine as plain data: all that a front-end decides before anything is built.
 //!
-//! A [`MachineSpec`] holds no descriptor, no memory and no file. `vmm-cli` lowers a TOML file to one; a library user
-//! writes one by hand or starts from [`MachineSpec::new`].
+//! A [`MachineSpec`] holds no descriptor, no memory and no open file. `vmm-cli` lowers a TOML file to one; a library user
+//! starts from [`MachineSpec::new`] and sets fields, or uses the `with_*` methods. Nothing is checked here:
+//! [`layout::compute`](crate::layout::compute) checks the whole description.
+//!
+//! The structures are exhaustive on purpose, so that a new field is a compile error wherever a description is written,
+//! compared or saved.
 
 pub mod cpuid_feature;
 pub mod gpa_range;
@@ -25,44 +29,45 @@ pub use memory::{HUGE_PAGES_THRESHOLD, MemoryBacking, MemoryRegion};
 pub use platform::{FwCfgFile, FwCfgSpec, PlatformSpec};
 pub use virtio::{BlockAccess, BlockSpec, VirtioSpec};
 
-/// One machine: memory, the boot state of its vCPU, devices, and when to stop.
+/// Description of one machine: memory, initial state of its vCPU, devices and limits.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MachineSpec {
-    /// Memory regions, each a slot of its own; at least one, none overlapping.
+    /// Memory regions; each becomes a KVM memory slot. At least one; none may overlap another.
     pub memory: Vec<MemoryRegion>,
-    /// Where the three pages of `KVM_SET_TSS_ADDR` lie: page-aligned, below 4 GiB, in a hole of the memory map.
+    /// Address of the three pages of `KVM_SET_TSS_ADDR`: a multiple of 4 KiB, below 4 GiB, outside memory and devices.
     pub tss_address: Gpa,
-    /// Number of vCPUs, at least 1; more than 1 need interrupts.
+    /// Number of vCPUs, at least 1. More than one requires [`MachineSpec::interrupts`].
     pub vcpus: u32,
-    /// The interrupt controllers.
+    /// Interrupt controllers.
     pub interrupts: Interrupts,
-    /// The CPU mode and what belongs to it.
+    /// Initial state of the first vCPU.
     pub boot: BootSpec,
-    /// Tables that the user placed; the rest is placed by [`crate::layout`].
+    /// Addresses of tables and stack that the user chose. [`crate::layout`] chooses the others.
     pub pinned: PinnedAddresses,
-    /// Devices on the bus.
+    /// Devices of the machine.
     pub devices: DeviceSpecs,
-    /// What an access to an address with no device and no memory does.
+    /// Effect of an access to an address that neither memory nor a device answers.
     pub unmapped: UnmappedPolicy,
-    /// What a HLT means on a machine on which nothing can wake the vCPU.
+    /// Meaning of a HLT from which nothing can wake the vCPU.
     pub halt: HaltPolicy,
-    /// What a reset that the guest asks for is worth.
+    /// Meaning of a reset that the guest requests.
     pub reset: ResetPolicy,
-    /// When the VMM stops the guest.
+    /// Limits at which the VMM stops the guest.
     pub limits: LimitSpec,
-    /// The CPUID the guest sees.
+    /// CPUID that the guest sees.
     pub cpuid: CpuidPolicy,
-    /// Features that are hidden (`false`) or set (`true`) in the host's CPUID; without meaning where that is not used.
+    /// Features that are hidden (`false`) or set (`true`) in the host's CPUID. Ignored with [`CpuidPolicy::None`].
     pub cpuid_changes: Vec<(CpuidFeature, bool)>,
-    /// Arguments that the guest can ask for over the hypercall ports.
+    /// Arguments that the guest can read over the hypercall ports.
     pub arguments: Vec<String>,
 }
 
 impl MachineSpec {
-    /// Where `KVM_SET_TSS_ADDR` puts its pages unless told otherwise: below the BIOS area, as QEMU has it.
+    /// Default address for `KVM_SET_TSS_ADDR`: below the BIOS area, as in QEMU.
     pub const DEFAULT_TSS_ADDRESS: Gpa = Gpa(0xfffb_d000);
 
-    /// A machine with `memory_size` bytes of memory at 0, started in `mode` at `entry`, with the default devices.
+    /// Returns a machine with `memory_size` bytes of memory at address 0 and the default devices, which starts in `mode` at
+    /// `entry`.
     #[must_use]
     pub fn new(mode: Mode, memory_size: u64, entry: EntryPoint) -> Self {
         Self {
@@ -84,38 +89,38 @@ impl MachineSpec {
     }
 }
 
-/// How the vCPU starts.
+/// Initial state of the first vCPU.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BootSpec {
-    /// The CPU mode.
+    /// CPU mode.
     pub mode: Mode,
-    /// The privilege level of the guest's code; always [`Ring::Kernel`] in real mode.
+    /// Privilege level of the guest's code; must be [`Ring::Kernel`] in real mode.
     pub ring: Ring,
-    /// Where execution starts.
+    /// Address of the first instruction.
     pub entry: EntryPoint,
-    /// Page size, depth and mappings.
+    /// Page tables.
     pub paging: PagingSpec,
-    /// Enable SSE (CR0.MP, CR4.OSFXSR, CR4.OSXMMEXCPT); `None` means in long mode only.
+    /// True to enable SSE (CR0.MP, CR4.OSFXSR, CR4.OSXMMEXCPT). `None` enables it in long mode only.
     pub sse: Option<bool>,
-    /// General registers that are not 0 at the start.
+    /// General registers with an initial value other than 0.
     pub registers: Vec<(Register, u64)>,
-    /// Which selectors the first segments have; without meaning in real mode.
+    /// Order of the descriptors in the GDT. Ignored in real mode.
     pub gdt_layout: GdtLayout,
 }
 
-/// The order of the descriptors in the GDT that the guest starts with, and so their selectors.
+/// Order of the descriptors in the initial GDT, which decides their selectors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum GdtLayout {
-    /// Ring-0 code 0x08 and data 0x10, ring-3 data 0x1b and code 0x23: what SYSCALL and SYSRET want.
+    /// Ring-0 code 0x08 and data 0x10, ring-3 data 0x1b and code 0x23, as SYSCALL and SYSRET require.
     #[default]
     Sysret,
-    /// Ring-0 code 0x10 and data 0x18, nothing for ring 3: `__BOOT_CS` and `__BOOT_DS` of Linux
+    /// Ring-0 code 0x10 and data 0x18, no descriptors for ring 3: `__BOOT_CS` and `__BOOT_DS` of Linux
     /// (Documentation/arch/x86/boot.rst). Old 32-bit kernels load them before they have a GDT of their own.
     Linux,
 }
 
 impl BootSpec {
-    /// Ring 0 at `entry`, identity-mapped, nothing preset.
+    /// Returns a state in ring 0 at `entry` with identity-mapped memory and all registers 0.
     #[must_use]
     pub fn new(mode: Mode, entry: EntryPoint) -> Self {
         Self {
@@ -130,16 +135,16 @@ impl BootSpec {
     }
 }
 
-/// Where execution starts.
+/// Address of the guest's first instruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EntryPoint {
-    /// A virtual address. In real mode a linear address below 1 MiB, from which CS and IP are made.
+    /// Virtual address. In real mode a linear address below 1 MiB, from which CS and IP are computed.
     Address(Gva),
-    /// Real mode only: CS and IP as given.
+    /// CS and IP; real mode only.
     Segmented {
-        /// The value of CS; its base is this times 16.
+        /// Value of CS; its base is the value times 16.
         segment: u16,
-        /// The value of IP.
+        /// Value of IP.
         offset: u16,
     },
 }
@@ -153,17 +158,17 @@ impl fmt::Display for EntryPoint {
     }
 }
 
-/// The page tables that the guest starts with; without meaning in modes that have no paging.
+/// Page tables that the guest starts with. Ignored in modes without paging.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PagingSpec {
-    /// The page size of the identity mapping and the largest used for [`PagingSpec::maps`]; `None` means 2 MiB, or
-    /// 4 MiB in two-level paging.
+    /// Page size of the identity mapping, and largest page size for [`PagingSpec::maps`]. `None` means 2 MiB, or 4 MiB with
+    /// two-level paging.
     pub page_size: Option<PageSize>,
-    /// Five-level paging (CR4.LA57); long mode only.
+    /// True for five-level paging (CR4.LA57); long mode only.
     pub five_level: bool,
-    /// Map all memory at its own address.
+    /// True to map all memory and all MMIO devices at their own addresses.
     pub identity: bool,
-    /// More mappings. Where one covers a page of the identity mapping, the one given here counts.
+    /// Further mappings, each with precedence over the identity mapping.
     pub maps: Vec<Mapping>,
 }
 
@@ -173,7 +178,7 @@ impl Default for PagingSpec {
     }
 }
 
-/// A range of virtual addresses and the physical range behind it.
+/// Mapping of a virtual to a physical range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mapping {
     /// First virtual address; a multiple of 4 KiB.
@@ -182,35 +187,35 @@ pub struct Mapping {
     pub gpa: Gpa,
     /// Size in bytes; a multiple of 4 KiB, not 0.
     pub size: u64,
-    /// What the guest may do with it.
+    /// Permissions of its pages.
     pub access: PagePermissions,
 }
 
 /// Page permissions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PagePermissions {
-    /// The R/W bit.
+    /// True if the guest may write (R/W bit).
     pub writable: bool,
-    /// The U/S bit: ring 3 may use the page.
+    /// True if ring 3 may access the page (U/S bit).
     pub user: bool,
-    /// No XD bit. Two-level paging has none: there every page is executable, and `false` is refused.
+    /// True if the guest may execute code (XD bit clear). Two-level paging has no XD bit and requires true.
     pub executable: bool,
 }
 
-/// What the user placed by hand; `None` leaves it to the layout.
+/// Addresses of tables and stack that the user chose; `None` leaves the choice to [`crate::layout`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PinnedAddresses {
-    /// The address above the stack: the initial stack pointer.
+    /// End of the stack: the initial stack pointer.
     pub stack_top: Option<Gpa>,
-    /// Bytes kept free below the stack top; `None` means 64 KiB, or less in a small machine.
+    /// Size of the stack in bytes. `None` means 64 KiB, or less in a small machine.
     pub stack_size: Option<u64>,
-    /// The global descriptor table; a multiple of 8.
+    /// Global descriptor table; a multiple of 8.
     pub gdt: Option<Gpa>,
-    /// The interrupt descriptor table; a multiple of 8.
+    /// Interrupt descriptor table; a multiple of 8.
     pub idt: Option<Gpa>,
-    /// The task state segment; a multiple of 4 KiB.
+    /// Task state segment; a multiple of 4 KiB.
     pub tss: Option<Gpa>,
-    /// The first page table (CR3); a multiple of 4 KiB. The other tables follow it.
+    /// First page table (CR3); a multiple of 4 KiB. The other tables follow it.
     pub page_tables: Option<Gpa>,
 }
 
@@ -332,12 +337,12 @@ pub enum ResetPolicy {
     Success,
 }
 
-/// When the VMM stops a guest that does not stop by itself.
+/// Limits at which the VMM stops a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LimitSpec {
-    /// Wall-clock time since the first `KVM_RUN`.
+    /// Wall-clock time from the first `KVM_RUN`; `None` for no limit.
     pub time: Option<Duration>,
-    /// Number of exits to user space.
+    /// Number of exits to user space; `None` for no limit.
     pub exits: Option<u64>,
 }
 

@@ -183,7 +183,7 @@ fn what_was_changed_by_hand_is_where_the_way_back_ends() {
 #[test]
 #[ignore = "needs /dev/kvm"]
 fn a_crash_can_be_looked_at_from_before() {
-    // nop; mov $7, %al; ud2. There is no handler: the vCPU shuts down, and in ring 3 the landing page gets it.
+    // nop; mov $7, %al; ud2. There is no handler: the vCPU shuts down, and in ring 3 the trap page gets it.
     in_each_mode(&[0x90, 0xb0, 7, 0x0f, 0x0b], |name, debugger, _| {
         if name.starts_with("real") {
             // There the vector table leads somewhere, and what lies there is executed.

@@ -103,7 +103,7 @@ fn expected(spec: &MachineSpec, layout: &Layout, gva: u64) -> Option<(u64, PageP
         LayoutPart::Gdt,
         LayoutPart::Idt,
         LayoutPart::Tss,
-        LayoutPart::Landing,
+        LayoutPart::TrapPage,
         LayoutPart::KernelStack,
         LayoutPart::PageTables,
         LayoutPart::Stack,

@@ -17,7 +17,7 @@ use std::fmt::Write as _;
 
 use clap::Args;
 use serde::Serialize;
-use vmm_core::explain::page_lint::{PageLint, findings, kernel};
+use vmm_core::explain::page_lint::{self, PageLint};
 use vmm_core::layout::RangeOwner;
 use vmm_core::paging::Scheme;
 use vmm_core::paging::merge::{MappedRange, mappings};
@@ -91,7 +91,7 @@ fn look(stopped: &InspectedGuest) -> Result<PagesOutput, Diagnostics> {
     let sregs = machine.vcpu().sregs().map_err(|error| stopped.error(&error.into()))?;
     let walker = machine.walker().map_err(|error| stopped.error(&error))?;
     let mappings = mappings(&walker, machine.memory());
-    let kernel = kernel(&mappings, &walker, &sregs, machine.layout(), machine.memory());
+    let kernel = page_lint::kernel_structures(&mappings, &walker, &sregs, machine.layout(), machine.memory());
     let devices =
         machine.layout().ranges().iter().filter(|placed| matches!(placed.owner, RangeOwner::Device(_)));
     let there: Vec<GpaRange> = machine
@@ -101,7 +101,7 @@ fn look(stopped: &InspectedGuest) -> Result<PagesOutput, Diagnostics> {
         .map(|region| region.range)
         .chain(devices.map(|placed| placed.range))
         .collect();
-    let findings = findings(&mappings, &there, &kernel);
+    let findings = page_lint::lint(&mappings, &there, &kernel);
     Ok(PagesOutput {
         point: stopped.point.clone(),
         scheme: walker.scheme.map(Scheme::name),

@@ -79,7 +79,7 @@ pub(super) enum Kind {
     PageTables,
     /// The guest's stack.
     Stack,
-    /// Ring 3: the landing page and its stack.
+    /// Ring 3: the trap page and its stack.
     Landing,
     /// Pages that KVM keeps for itself.
     Kvm,
@@ -158,7 +158,7 @@ fn kind(owner: &RangeOwner) -> Kind {
         RangeOwner::Firmware(_) => Kind::Table,
         RangeOwner::Part(part) => match part {
             LayoutPart::Gdt | LayoutPart::Idt | LayoutPart::Tss => Kind::Table,
-            LayoutPart::Landing | LayoutPart::KernelStack => Kind::Landing,
+            LayoutPart::TrapPage | LayoutPart::KernelStack => Kind::Landing,
             LayoutPart::PageTables => Kind::PageTables,
             LayoutPart::Stack => Kind::Stack,
         },

@@ -33,8 +33,8 @@ pub(super) struct ControlBitRow {
 
 impl ControlBitRow {
     /// Removes the word from the reason that repeats `set`.
-    fn of(explained: control_bits::Explained) -> Self {
-        let control_bits::Explained { bit, set, why } = explained;
+    fn of(explained: control_bits::ExplainedBit) -> Self {
+        let control_bits::ExplainedBit { bit, set, why } = explained;
         let why = why.map(|why| why.strip_prefix("clear: ").unwrap_or(why));
         Self { number: bit.number, name: bit.name, set, meaning: bit.meaning, why }
     }
@@ -94,9 +94,9 @@ pub(super) fn general(
             why: "the first page table".to_owned(),
         });
     }
-    if let Some(landing) = state.landing.filter(|_| is_user(spec)) {
-        let why = "the landing page: `int 0x80` ends the run there, any exception is reported".to_owned();
-        rows.push(GeneralRegisterRow { name: "landing", value: hex(landing.address.0), why });
+    if let Some(trap_page) = state.trap_page.filter(|_| is_user(spec)) {
+        let why = "the trap page: `int 0x80` ends the run there, any exception is reported".to_owned();
+        rows.push(GeneralRegisterRow { name: "trap page", value: hex(trap_page.address.0), why });
     }
     rows
 }

@@ -131,7 +131,7 @@ fn table_at(machine: &Machine, moment: &GuestState<'_>, linear: u64) -> Option<&
         .iter()
         .find(|placed| placed.range.start() <= gpa && gpa < placed.range.end())?;
     match placed.part()? {
-        LayoutPart::Stack | LayoutPart::KernelStack | LayoutPart::Landing => None,
+        LayoutPart::Stack | LayoutPart::KernelStack | LayoutPart::TrapPage => None,
         part @ (LayoutPart::Gdt | LayoutPart::Idt | LayoutPart::Tss | LayoutPart::PageTables) => {
             Some(part.name())
         }
@@ -143,7 +143,7 @@ fn writer(trail: &InstructionTrace, what: &'static str, gpa: Gpa, size: u64) -> 
     Some(AutopsyNote::Writer { what, by: by.clone(), ago, stack: tables::is_push(by) })
 }
 
-/// The exception that the landing page took: as predicted if that fits, else from what the CPU pushed.
+/// The exception that the trap page took: as predicted if that fits, else from what the CPU pushed.
 fn ring3_chain(
     moment: &GuestState<'_>,
     predicted: Option<Exception>,

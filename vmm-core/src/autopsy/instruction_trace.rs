@@ -200,7 +200,7 @@ impl InstructionTrace {
                     .and_then(|gate| moment.beyond(gate)),
             };
             if let Some(handler) = handler {
-                // The landing page consists of HLT already, and ends the run by itself.
+                // The trap page consists of HLT already, and ends the run by itself.
                 let lands = landing.is_some_and(|page| handler.linear & !0xfff == page.0);
                 let access = PageAccess {
                     linear: handler.linear,

@@ -71,7 +71,7 @@ impl Autopsy {
                     // The vCPU still stands where KVM gave up.
                     found
                 } else if let (End::Exception { .. }, Some(framed)) = (&self.end, framed) {
-                    // Some hosts step into the landing page before the run ends there.
+                    // Some hosts step into the trap page before the run ends there.
                     framed
                 } else {
                     before
@@ -96,7 +96,7 @@ impl Autopsy {
         Ok(())
     }
 
-    /// The registers in ring 3, out of the frame on the landing page's stack.
+    /// The registers in ring 3, out of the frame on the trap page's stack.
     fn frame(&self, found: &CpuState) -> Option<CpuState> {
         let End::Exception { frame: Some(frame), .. } = &self.end else { return None };
         let mut state = *found;

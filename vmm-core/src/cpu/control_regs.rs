@@ -1,22 +1,20 @@
-//! The control registers: the name and the meaning of each bit of CR0, CR4, EFER and RFLAGS.
+//! Control registers: name and meaning of each bit of CR0, CR4, EFER and RFLAGS.
 //!
-//! Each register is a `bitflags` type over its 64 bits. Printing one gives the names of the bits that are set, so
-//! a value is always shown decoded. Bits that have no name here are kept and shown by number.
-//!
-//! Which bits a mode needs is decided in [`crate::initial_state`], not here.
+//! Each register is a `bitflags` type over its 64 bits. Its `Display` lists the names of the set bits; bits without a name
+//! are kept and shown by number. [`crate::initial_state`] decides which bits a mode needs.
 //!
 //! Sources: Intel SDM vol. 3, 2.3 (RFLAGS), 2.5 (CR0, CR4), 2.2.1 (EFER); AMD APM vol. 2, 3.1.7 (EFER).
 
 use std::fmt;
 
-/// One named bit of a control register.
+/// Named bit of a control register.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ControlBit {
-    /// Its number, 0 to 63.
+    /// Bit number, 0 to 63.
     pub number: u8,
-    /// Its name in the manuals.
+    /// Name in the manuals.
     pub name: &'static str,
-    /// What it does when set, in a few words.
+    /// Effect of the set bit, in a few words.
     pub meaning: &'static str,
 }
 
@@ -31,10 +29,10 @@ macro_rules! control_register {
         }
 
         impl $register {
-            /// The register's name in messages.
+            /// Name of the register in messages.
             pub const NAME: &'static str = $label;
 
-            /// Every bit that has a name, lowest first.
+            /// Bits that have a name, lowest first.
             pub const BITS: &'static [ControlBit] =
                 &[$(ControlBit { number: $number, name: stringify!($bit), meaning: $meaning }),*];
         }

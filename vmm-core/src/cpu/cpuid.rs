@@ -34,20 +34,20 @@ fn set_feature(feature: CpuidFeature, cpuid: &mut CpuId, present: bool) {
     *value = if present { *value | bit } else { *value & !bit };
 }
 
-/// Hides and sets features in what the host has.
+/// Hides and sets features in the host's CPUID.
 pub(crate) fn apply_changes(cpuid: &mut CpuId, changes: &[(CpuidFeature, bool)]) {
     for (feature, present) in changes {
         set_feature(*feature, cpuid, *present);
     }
 }
 
-/// The features that `guest` announces and `host` does not have, but for those that were set by hand.
+/// Returns the features that `guest` announces and `host` does not have, except those in `changes`.
 pub(crate) fn missing_features(
     guest: &CpuId,
     host: &CpuId,
     changes: &[(CpuidFeature, bool)],
 ) -> Vec<&'static str> {
-    // KVM has the timer of the TSC's deadline, and does not announce it.
+    // KVM supports the TSC-deadline timer, but does not announce it.
     let by_us = |feature: &CpuidFeature| {
         *feature == CpuidFeature::TSC_DEADLINE || changes.iter().any(|(changed, _)| changed == feature)
     };
@@ -57,7 +57,7 @@ pub(crate) fn missing_features(
     CpuidFeature::ALL.iter().filter(is_missing).map(|feature| feature.name()).collect()
 }
 
-/// The CPUID of one vCPU: the common one with its APIC ID and the number of vCPUs (SDM vol. 2, CPUID leaves 1, 0xb, 0x1f;
+/// Returns the CPUID of one vCPU: `common` with its APIC ID and the number of vCPUs (SDM vol. 2, CPUID leaves 1, 0xb, 0x1f;
 /// APM vol. 3, E.4.7).
 pub(crate) fn for_vcpu(common: &CpuId, id: u32, vcpus: u32) -> CpuId {
     let mut cpuid = common.clone();
@@ -65,12 +65,12 @@ pub(crate) fn for_vcpu(common: &CpuId, id: u32, vcpus: u32) -> CpuId {
         match entry.function {
             1 => {
                 entry.ebx = entry.ebx & 0x0000_ffff | vcpus.min(0xff) << 16 | id << 24;
-                // HTT: the count in EBX counts.
+                // HTT: the number of vCPUs in EBX is valid.
                 entry.edx = if vcpus > 1 { entry.edx | 1 << 28 } else { entry.edx & !(1 << 28) };
             }
             0xb | 0x1f => {
                 entry.edx = id;
-                // One thread to a core, all cores in one package.
+                // One thread per core, all cores in one package.
                 let (shift, count, level) = match entry.index {
                     0 => (0, 1, 1),
                     1 => (vcpus.next_power_of_two().trailing_zeros(), vcpus, 2),

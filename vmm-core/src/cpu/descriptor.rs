@@ -1,11 +1,11 @@
-//! The segment descriptor: one type that yields both the 8 bytes in the GDT and the `kvm_segment` in the vCPU.
+//! Segment descriptors: one type for both the 8 bytes in the GDT and the `kvm_segment` of the vCPU.
 //!
-//! A CPU reads a descriptor from the GDT once, when a selector is loaded, and then works with a hidden copy: the
-//! descriptor cache. `KVM_SET_SREGS` writes that copy directly, so a guest runs even without a GDT, until it
-//! reloads a segment and finds something else there. Making both from one value rules that out.
+//! A CPU reads a descriptor from the GDT when a selector is loaded, and then uses a copy, the descriptor cache.
+//! `KVM_SET_SREGS` writes the cache directly, so a guest runs without a GDT until it reloads a segment. Both come from one
+//! value, so they never differ.
 //!
-//! Accessed bits are set from the start, in the GDT and in the cache. VM entry demands them in the cache (SDM vol.
-//! 3, 26.3.1.2), and a GDT that has them is not written to by the CPU, so it may lie in read-only memory.
+//! Accessed bits are set from the start. VM entry requires them in the cache (SDM vol. 3, 26.3.1.2), and the CPU does not
+//! write to a GDT that has them, so it may be in read-only memory.
 //!
 //! Sources: SDM vol. 3, 3.4.5 (segment descriptors), 7.2.2 (32-bit TSS descriptor), 7.2.3 (64-bit).
 
@@ -16,7 +16,7 @@ use kvm_sys_wrap::bindings::{kvm_segment, kvm_sregs};
 use crate::cpu::control_regs::Efer;
 use crate::spec::mode::{OperandWidth, Ring};
 
-/// The segment registers and their names, in the order in which they are shown.
+/// Returns the segment registers and their names, in the order of reports.
 #[must_use]
 pub const fn named_segments(sregs: &kvm_sregs) -> [(&'static str, &kvm_segment); 8] {
     [
@@ -45,12 +45,12 @@ impl OperandWidth {
     }
 }
 
-/// The type that the task register's descriptor gets.
+/// Type of the task register's descriptor.
 ///
-/// A CPU that runs has a busy TSS (11): LTR makes it so, and Intel's VM entry refuses anything else (SDM vol. 3,
-/// 26.3.1.2). AMD's VMRUN does not look, and kvm-amd reads the type back as busy whatever was set. QEMU's emulated
-/// AMD host wants it available (9) under ring 3: with a busy one it stops itself (32-bit code), or refuses every
-/// port that the I/O permission bitmap allows (64-bit code).
+/// A running CPU has a busy TSS (11): LTR sets that type, and Intel's VM entry requires it (SDM vol. 3, 26.3.1.2). AMD's
+/// VMRUN does not check it, and kvm-amd always reads the type back as busy. QEMU's emulated AMD host needs type available
+/// (9) for a guest in ring 3: with a busy TSS it stops itself (32-bit code), or refuses every port that the I/O permission
+/// bitmap allows (64-bit code).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum TrType {
     /// Type 11, as after LTR.
@@ -61,7 +61,7 @@ pub enum TrType {
 }
 
 impl TrType {
-    /// The type field.
+    /// Returns the type field.
     #[must_use]
     pub const fn kind(self) -> u8 {
         match self {
@@ -79,33 +79,33 @@ const TYPE_TSS_BUSY: u8 = 11;
 const TYPE_DATA_WRITE: u8 = 3;
 const TYPE_CODE_READ: u8 = 11;
 
-/// A segment descriptor.
+/// Segment descriptor: a code, data or system segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SegmentDescriptor {
     /// First linear address of the segment.
     pub base: u64,
-    /// Offset of its last byte, with the granularity already counted in.
+    /// Offset of the last byte, in bytes whatever the granularity.
     pub limit: u32,
     /// Type field, 4 bits.
     pub kind: u8,
-    /// The S bit: a code or data segment, not a system segment.
+    /// S bit: true for a code or data segment, false for a system segment.
     pub code_or_data: bool,
     /// Descriptor privilege level, 0 to 3.
     pub dpl: u8,
-    /// The P bit.
+    /// P bit: present.
     pub present: bool,
-    /// The AVL bit, free for software.
+    /// AVL bit, available to software.
     pub available: bool,
-    /// The L bit: 64-bit code.
+    /// L bit: 64-bit code.
     pub long: bool,
-    /// The D/B bit: 32-bit code or stack.
+    /// D/B bit: 32-bit code or stack.
     pub big: bool,
-    /// The G bit: the descriptor counts its limit in 4 KiB pages.
+    /// G bit: the descriptor's limit is in units of 4 KiB.
     pub granular: bool,
 }
 
 impl SegmentDescriptor {
-    /// The null descriptor: an empty slot. In a descriptor cache it means an unusable segment.
+    /// Null descriptor: an empty slot of the GDT, or an unusable segment in a descriptor cache.
     pub const NULL: Self = Self {
         base: 0,
         limit: 0,
@@ -119,7 +119,7 @@ impl SegmentDescriptor {
         granular: false,
     };
 
-    /// Writable data over the whole 4 GiB.
+    /// Returns a writable data segment of 4 GiB at address 0.
     #[must_use]
     pub const fn flat_data(ring: Ring) -> Self {
         Self {
@@ -134,7 +134,7 @@ impl SegmentDescriptor {
         }
     }
 
-    /// Readable code over the whole address space. D and L together are reserved (SDM vol. 3, 3.4.5).
+    /// Returns a readable code segment of the whole address space. D and L together are reserved (SDM vol. 3, 3.4.5).
     #[must_use]
     pub const fn flat_code(width: OperandWidth, ring: Ring) -> Self {
         let long = matches!(width, OperandWidth::Bits64);
@@ -142,13 +142,13 @@ impl SegmentDescriptor {
         Self { kind: TYPE_CODE_READ, long, big, ..Self::flat_data(ring) }
     }
 
-    /// The task state segment at `base`; `limit` is the offset of its last byte.
+    /// Returns the descriptor of the TSS at `base`; `limit` is the offset of its last byte.
     #[must_use]
     pub const fn tss(base: u64, limit: u32, tr: TrType) -> Self {
         Self { base, limit, kind: tr.kind(), present: true, granular: limit > 0xf_ffff, ..Self::NULL }
     }
 
-    /// The first 8 bytes in the GDT. For a 64-bit TSS, [`SegmentDescriptor::high`] gives the other 8.
+    /// Returns the first 8 bytes in the GDT. For a 64-bit TSS, [`SegmentDescriptor::high`] returns the other 8.
     #[must_use]
     pub const fn entry(&self) -> u64 {
         let limit = (if self.granular { self.limit >> 12 } else { self.limit & 0xf_ffff }) as u64;
@@ -166,13 +166,13 @@ impl SegmentDescriptor {
             | (self.base >> 24 & 0xff) << 56
     }
 
-    /// Bytes 8 to 15 of a system descriptor in long mode: the upper half of the base.
+    /// Returns bytes 8 to 15 of a system descriptor in long mode: the upper half of the base.
     #[must_use]
     pub const fn high(&self) -> u64 {
         self.base >> 32
     }
 
-    /// Reads a descriptor back from the GDT; `high` is 0 except for system descriptors in long mode.
+    /// Decodes a descriptor of the GDT; `high` is 0 except for system descriptors in long mode.
     #[must_use]
     pub fn from_entry(entry: u64, high: u64) -> Self {
         let bit = |number: u32| entry >> number & 1 != 0;
@@ -194,12 +194,12 @@ impl SegmentDescriptor {
     }
 }
 
-/// The descriptor cache, as KVM takes it and gives it.
+/// Conversion from and to KVM's form of the descriptor cache.
 impl SegmentDescriptor {
-    /// What `KVM_SET_SREGS` needs for a segment register that holds `selector`.
+    /// Returns the segment register with `selector` for `KVM_SET_SREGS`.
     ///
-    /// KVM wants a segment that is not present marked unusable too: on Intel that is a bit of its own in the VMCS
-    /// (SDM vol. 3, 24.4.1), on AMD it is the P bit.
+    /// A segment that is not present must also be marked unusable: on Intel that is a separate bit in the VMCS (SDM vol. 3,
+    /// 24.4.1), on AMD it is the P bit.
     #[must_use]
     pub const fn segment(&self, selector: u16) -> kvm_segment {
         kvm_segment {
@@ -219,7 +219,7 @@ impl SegmentDescriptor {
         }
     }
 
-    /// Reads a descriptor back from a segment register; the selector stays behind.
+    /// Returns the descriptor of a segment register, without the selector.
     #[must_use]
     pub const fn from_segment(segment: &kvm_segment) -> Self {
         Self {
@@ -236,13 +236,13 @@ impl SegmentDescriptor {
         }
     }
 
-    /// Whether this is a task state segment, available or busy, of 16, 32 or 64 bits.
+    /// Returns true for a task state segment, available or busy, of 16, 32 or 64 bits.
     #[must_use]
     pub const fn is_tss(&self) -> bool {
         !self.code_or_data && matches!(self.kind, 1 | 3 | TYPE_TSS_AVAILABLE | TYPE_TSS_BUSY)
     }
 
-    /// What the type field says, in words (SDM vol. 3, tables 3-1 and 3-2).
+    /// Returns the meaning of the type field (SDM vol. 3, tables 3-1 and 3-2).
     fn kind_words(&self) -> String {
         if !self.code_or_data {
             let name = match self.kind {

@@ -1,7 +1,7 @@
-//! How many exits there were, by type.
+//! Number of exits by type.
 //!
-//! The run loop counts every exit here before it serves it, so that a guest that asks over the hypercall ports sees its
-//! own question counted. Counting is one addition to an array.
+//! The run loop counts every exit before it serves it, so that a guest that reads the count over the hypercall ports sees
+//! that exit counted. Counting is one addition to an array element.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 macro_rules! kinds {
     ($($variant:ident = $name:literal for $pattern:pat,)*) => {
-        /// The type of an exit: an [`Exit`] without its data.
+        /// Type of an exit: an [`Exit`] without its data.
         #[expect(missing_docs, reason = "named and described as the variants of `Exit`")]
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum ExitKind { $($variant,)* }
@@ -19,7 +19,7 @@ macro_rules! kinds {
             /// All types.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
-            /// The name used in messages and reports.
+            /// Returns the name used in messages and reports.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name,)* }
@@ -71,8 +71,8 @@ pub(crate) const fn is_guest_exit(exit: &Exit) -> bool {
 
 const KINDS: usize = ExitKind::ALL.len();
 
-/// Exits by type. [`Exit::Interrupted`], [`Exit::Again`] and [`Exit::Debug`] are counted but are not exits of the guest:
-/// the total leaves them out, so that it depends neither on timing nor on who watches.
+/// Number of exits by type. [`Exit::Interrupted`], [`Exit::Retry`] and [`Exit::Debug`] are counted, but are not caused by
+/// the guest: the total excludes them, so that it depends neither on timing nor on a debugger.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExitCounts([u64; KINDS]);
 
@@ -85,27 +85,27 @@ impl ExitCounts {
         }
     }
 
-    /// Adds those of another vCPU.
+    /// Adds the counts of another vCPU.
     pub(crate) fn add(&mut self, other: &Self) {
         for (count, more) in self.0.iter_mut().zip(other.0) {
             *count = count.wrapping_add(more);
         }
     }
 
-    /// Takes one back: an exit that was ours and not the guest's, such as a breakpoint.
+    /// Subtracts an exit that the guest did not cause, such as a breakpoint.
     pub(crate) fn forget(&mut self, kind: ExitKind) {
         if let Some(count) = self.0.get_mut(kind as usize) {
             *count = count.saturating_sub(1);
         }
     }
 
-    /// Exits of one type.
+    /// Returns the number of exits of one type.
     #[must_use]
     pub fn of(&self, kind: ExitKind) -> u64 {
         self.0.get(kind as usize).copied().unwrap_or(0)
     }
 
-    /// All exits that the guest caused.
+    /// Returns the number of exits that the guest caused.
     #[must_use]
     pub fn total(&self) -> u64 {
         let all = self.0.iter().fold(0_u64, |sum, count| sum.wrapping_add(*count));
@@ -113,13 +113,13 @@ impl ExitCounts {
         others.into_iter().fold(all, |sum, kind| sum.wrapping_sub(self.of(kind)))
     }
 
-    /// The types that occurred, with their counts.
+    /// Returns the types that occurred, with their counts.
     pub fn iter(&self) -> impl Iterator<Item = (ExitKind, u64)> + '_ {
         ExitKind::ALL.iter().copied().zip(self.0).filter(|(_, count)| *count > 0)
     }
 }
 
-/// One line a type: name, a space, count.
+/// Formats one line for each type: name, a space, count.
 impl fmt::Display for ExitCounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.iter().try_for_each(|(kind, count)| writeln!(f, "{} {count}", kind.name()))

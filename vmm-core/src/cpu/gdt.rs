@@ -1,10 +1,10 @@
-//! The global descriptor table that the guest starts with: six descriptors, the same in both rings.
+//! Global descriptor table that the guest starts with: six descriptors, the same for both rings.
 //!
-//! The order is the one that SYSCALL and SYSRET want (SDM vol. 2, SYSRET): with 0x08 and 0x13 in IA32_STAR, SYSCALL
-//! loads 0x08 and 0x10, SYSRET to 64-bit code loads 0x23 and 0x1b. A guest that starts in ring 0 finds user
-//! segments ready too.
+//! The order is the one that SYSCALL and SYSRET require (SDM vol. 2, SYSRET): with 0x08 and 0x13 in IA32_STAR, SYSCALL
+//! loads 0x08 and 0x10, SYSRET to 64-bit code loads 0x23 and 0x1b. A guest that starts in ring 0 has
+//! user segments as well.
 //!
-//! Linux' boot protocol wants other selectors for the first code and data; such a table has these two alone.
+//! Linux' boot protocol requires other selectors for code and data; its table has these two descriptors only.
 //!
 //! The table's bytes and the vCPU's descriptor caches come from the same [`SegmentDescriptor`] values. Real mode has no
 //! table: its segments are selector times 16.
@@ -15,10 +15,10 @@ use crate::cpu::descriptor::SegmentDescriptor;
 use crate::spec::GdtLayout;
 use crate::spec::mode::{Mode, OperandWidth, Ring};
 
-/// A place in the table.
+/// Slot of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum GdtSlot {
-    /// Selector 0 means "no segment"; the CPU never reads this one.
+    /// Null descriptor, which the CPU never reads: selector 0 means "no segment".
     Null,
     /// Ring-0 code.
     KernelCode,
@@ -28,12 +28,12 @@ pub enum GdtSlot {
     UserData,
     /// Ring-3 code.
     UserCode,
-    /// The task state segment; takes two places in long mode.
+    /// Task state segment; two slots in long mode.
     Tss,
 }
 
 impl GdtSlot {
-    /// The usual selector of this place: index times 8, plus the requested privilege level of the segment's ring.
+    /// Returns the selector of this slot in [`GdtLayout::Sysret`]: index times 8, plus the ring as requested privilege level.
     #[must_use]
     pub const fn selector(self) -> u16 {
         match self {
@@ -46,7 +46,7 @@ impl GdtSlot {
         }
     }
 
-    /// The code and the data segment of a ring.
+    /// Returns the slots of the code and the data segment of a ring.
     #[must_use]
     pub const fn of_ring(ring: Ring) -> (Self, Self) {
         match ring {
@@ -56,7 +56,7 @@ impl GdtSlot {
     }
 }
 
-/// The table, in order of its slots.
+/// Global descriptor table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gdt {
     long: bool,
@@ -64,7 +64,7 @@ pub struct Gdt {
     tss: SegmentDescriptor,
 }
 
-/// Size of the table in bytes; 0 in real mode, which has none.
+/// Returns the size of the table in bytes; 0 in real mode, which has none.
 #[must_use]
 pub const fn size(mode: Mode) -> u16 {
     match mode.operand_width() {
@@ -75,19 +75,19 @@ pub const fn size(mode: Mode) -> u16 {
 }
 
 impl Gdt {
-    /// The table of a mode, with this descriptor in [`GdtSlot::Tss`].
+    /// Returns the table of a mode, with this descriptor in [`GdtSlot::Tss`].
     #[must_use]
     pub const fn new(mode: Mode, tss: SegmentDescriptor) -> Self {
         Self { long: matches!(mode, Mode::Long), selectors: GdtLayout::Sysret, tss }
     }
 
-    /// The same table in another order.
+    /// Returns the table with its slots in the given order.
     #[must_use]
     pub const fn ordered(self, selectors: GdtLayout) -> Self {
         Self { selectors, ..self }
     }
 
-    /// The selector of a slot in this table; 0 for one that it does not have.
+    /// Returns the selector of a slot in this table; 0 if the table does not have the slot.
     #[must_use]
     pub const fn selector(&self, slot: GdtSlot) -> u16 {
         match (self.selectors, slot) {
@@ -99,7 +99,7 @@ impl Gdt {
         }
     }
 
-    /// What lies in a slot.
+    /// Returns the descriptor in a slot.
     #[must_use]
     pub const fn descriptor(&self, slot: GdtSlot) -> SegmentDescriptor {
         let width = if self.long { OperandWidth::Bits64 } else { OperandWidth::Bits32 };
@@ -113,13 +113,13 @@ impl Gdt {
         }
     }
 
-    /// The descriptor cache of a segment register that was loaded with the slot's selector.
+    /// Returns the segment register after its selector was loaded from this slot.
     #[must_use]
     pub const fn segment(&self, slot: GdtSlot) -> kvm_segment {
         self.descriptor(slot).segment(self.selector(slot))
     }
 
-    /// The table as it lies in guest memory.
+    /// Returns the table's bytes in guest memory.
     #[must_use]
     pub fn bytes(&self) -> Vec<u8> {
         let slots = match self.selectors {
@@ -145,7 +145,7 @@ impl Gdt {
     }
 }
 
-/// Reads a table back: each descriptor with its selector. `long` says that system descriptors have 16 bytes.
+/// Decodes a table: each descriptor with its selector. `long` is true if system descriptors have 16 bytes.
 #[must_use]
 pub fn decode(bytes: &[u8], long: bool) -> Vec<(u16, SegmentDescriptor)> {
     let mut entries = bytes.as_chunks::<8>().0.iter().map(|entry| u64::from_le_bytes(*entry));

@@ -1,10 +1,10 @@
-//! The interrupt descriptor table: 256 gates, each leading from a vector to its handler.
+//! Interrupt descriptor table: 256 gates, one for the handler of each vector.
 //!
-//! A ring-0 guest gets a table of gates that are not present, for it to fill in: an exception before that ends in a
-//! triple fault, which KVM reports as SHUTDOWN. A ring-3 guest cannot fill in anything, so its gates lead to the
-//! landing page (see [`crate::landing`]).
+//! A ring-0 guest gets a table of gates that are not present, which it fills in. An exception before that ends in a triple
+//! fault, which KVM reports as KVM_EXIT_SHUTDOWN. The gates of a ring-3 guest point to the trap page
+//! ([`super::ring3_trap`]).
 //!
-//! Real mode has an interrupt vector table instead: 256 far pointers at address 0, which belong to the guest.
+//! Real mode has an interrupt vector table instead: 256 far pointers at address 0, which the guest fills in.
 //!
 //! Sources: SDM vol. 3, 6.11 (32-bit gates), 6.14.1 (64-bit gates), 20.1.4 (real mode).
 
@@ -16,35 +16,35 @@ use crate::spec::mode::{Mode, OperandWidth, Ring};
 /// Number of vectors.
 pub const VECTORS: u16 = 256;
 
-/// An interrupt gate or trap gate.
+/// Interrupt gate or trap gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gate {
     /// Address of the handler in the code segment.
     pub offset: u64,
-    /// The code segment that the handler runs in.
+    /// Selector of the handler's code segment.
     pub selector: u16,
-    /// Number of the interrupt stack in the 64-bit TSS; 0 keeps the stack, or takes that of the new ring.
+    /// Number of the interrupt stack in the 64-bit TSS; 0 for the current stack, or that of the new ring.
     pub ist: u8,
     /// Type field: 0xe is an interrupt gate (clears IF), 0xf a trap gate.
     pub kind: u8,
-    /// The least privileged ring that may use the gate by `int n`. Exceptions do not ask.
+    /// Least privileged ring that may use the gate by `int n`. Exceptions ignore it.
     pub dpl: u8,
-    /// The P bit.
+    /// P bit: present.
     pub present: bool,
 }
 
 impl Gate {
-    /// A gate that leads nowhere: using it raises #NP.
+    /// Gate that is not present: using it raises #NP.
     pub const NOT_PRESENT: Self = Self { offset: 0, selector: 0, ist: 0, kind: 0, dpl: 0, present: false };
 
-    /// A gate to ring-0 code at `offset` that may be used from `ring`.
+    /// Returns an interrupt gate to ring-0 code at `offset` that `ring` may use by `int n`.
     #[must_use]
     pub const fn interrupt(offset: u64, ring: Ring) -> Self {
         let selector = GdtSlot::KernelCode.selector();
         Self { offset, selector, ist: 0, kind: 0xe, dpl: ring.level(), present: true }
     }
 
-    /// The first 8 bytes; in long mode the upper half of the offset follows as 8 more.
+    /// Returns the first 8 bytes. In long mode, 8 more bytes follow with the upper half of the offset.
     #[must_use]
     pub const fn entry(&self) -> u64 {
         (self.offset & 0xffff)
@@ -56,7 +56,7 @@ impl Gate {
             | (self.offset >> 16 & 0xffff) << 48
     }
 
-    /// Reads a gate back; `high` is 0 outside long mode.
+    /// Decodes a gate; `high` is 0 outside long mode.
     #[must_use]
     pub const fn from_entry(entry: u64, high: u64) -> Self {
         Self {
@@ -86,7 +86,7 @@ impl fmt::Display for Gate {
     }
 }
 
-/// Size of the table in bytes; 0 in real mode, where the guest owns the vector table at address 0.
+/// Returns the size of the table in bytes; 0 in real mode, where the guest has a vector table at address 0.
 #[must_use]
 pub const fn size(mode: Mode) -> u16 {
     match mode.operand_width() {
@@ -96,7 +96,7 @@ pub const fn size(mode: Mode) -> u16 {
     }
 }
 
-/// The table as it lies in guest memory, with the gate that `gate` gives for each vector.
+/// Returns the table's bytes in guest memory, with the gate that `gate` returns for each vector.
 #[must_use]
 pub fn bytes(long: bool, gate: impl Fn(u8) -> Gate) -> Vec<u8> {
     let gates = (0..=u8::MAX).map(gate);
@@ -107,7 +107,7 @@ pub fn bytes(long: bool, gate: impl Fn(u8) -> Gate) -> Vec<u8> {
     }
 }
 
-/// Reads a table back, one gate after the other.
+/// Decodes a table: its gates in the order of vectors.
 #[must_use]
 pub fn decode(bytes: &[u8], long: bool) -> Vec<Gate> {
     let words: Vec<u64> = bytes.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word)).collect();

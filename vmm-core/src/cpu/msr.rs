@@ -1,4 +1,4 @@
-//! MSRs by name: those that kernels try and that a KVM host may not have.
+//! Names of MSRs that kernels access and that a KVM host may not have.
 //!
 //! Sources: SDM vol. 4, chapter 2; APM vol. 2, appendix A; Linux' arch/x86/include/asm/msr-index.h has the same names.
 
@@ -84,7 +84,7 @@ const NAMES: &[(u32, &str)] = &[
     (0xc001_1030, "AMD64_IBSFETCHCTL"),
 ];
 
-/// The name of an MSR, if it is a well-known one.
+/// Returns the name of an MSR; `None` if the table does not have it.
 #[must_use]
 pub fn name(number: u32) -> Option<&'static str> {
     let at = NAMES.binary_search_by_key(&number, |(number, _)| *number).ok()?;

@@ -1,6 +1,6 @@
-//! The state of a vCPU after reset, as `KVM_GET_SREGS` gives it on a new one.
+//! Special registers of a vCPU after reset, as `KVM_GET_SREGS` returns them for a new vCPU.
 //!
-//! A run asks KVM. This copy is for what works without KVM: checking a configuration, explaining it, tests.
+//! A run reads them from KVM. This copy is for uses without KVM: checks, `explain` and tests.
 //!
 //! Source: SDM vol. 3, table 9-1.
 
@@ -8,11 +8,11 @@ use kvm_sys_wrap::bindings::{kvm_dtable, kvm_segment, kvm_sregs};
 
 use crate::cpu::control_regs::Cr0;
 
-/// The special registers after reset: real mode, about to execute at f000:fff0.
+/// Returns the special registers after reset: real mode, first instruction at f000:fff0.
 #[must_use]
 pub fn sregs() -> kvm_sregs {
     let data = kvm_segment { limit: 0xffff, type_: 3, present: 1, s: 1, ..Default::default() };
-    // The only time when a real-mode base is not the selector times 16: the first instruction lies below 4 GiB.
+    // The base is not the selector times 16: the first instruction is 16 bytes below 4 GiB.
     let code = kvm_segment { base: 0xffff_0000, selector: 0xf000, type_: 11, ..data };
     let system = kvm_segment { limit: 0xffff, present: 1, ..Default::default() };
     let table = kvm_dtable { base: 0, limit: 0xffff, ..Default::default() };

@@ -1,12 +1,10 @@
-//! The landing page: ring-0 code that catches whatever leaves ring 3.
+//! Trap page: ring-0 handlers of all vectors for a guest in ring 3, which has no kernel.
 //!
-//! A guest in ring 3 has no kernel below it. So each of the 256 gates of its IDT leads to a stub here, and each
-//! stub is a HLT, which exits to us. `int 0x80` is the documented way back (its gate alone may be used from ring
-//! 3); every other vector is an exception, or an `int` that was not allowed. Which one it was is read off the
-//! instruction pointer; what the guest was doing, off the frame that the CPU pushed on the ring-0 stack.
+//! Each of the 256 gates of the IDT points to a stub, and each stub is a HLT, which exits to the VMM. Ring 3 may use only
+//! the gate of `int 0x80`, which ends the run; every other vector is an exception, or an `int` that is not allowed. The
+//! instruction pointer tells the vector, and the frame that the CPU pushed on the ring-0 stack tells where the guest was.
 //!
-//! The page holds code and is only ever entered through a gate. Where there is paging, ring 3 can neither read nor
-//! write it.
+//! The page is entered only through a gate. With paging, ring 3 can neither read nor write it.
 //!
 //! Sources: SDM vol. 3, 6.12.1 and figure 6-4 (32-bit frame), 6.14.2 (64-bit frame), 6.15 (error codes).
 
@@ -14,34 +12,34 @@ use crate::cpu::idt::Gate;
 use crate::spec::mode::Ring;
 use crate::{Gpa, Gva};
 
-/// Size of the page: 256 stubs of 16 bytes.
+/// Size of the page in bytes: 256 stubs of 16 bytes.
 pub const SIZE: u16 = 4096;
-/// Size of the stack on which the CPU pushes its frame.
+/// Size of the ring-0 stack in bytes, on which the CPU pushes its frame.
 pub const STACK_SIZE: u16 = 4096;
-/// The vector by which a ring-3 guest ends its run.
+/// Vector by which a ring-3 guest ends its run.
 pub const EXIT_VECTOR: u8 = 0x80;
 
 /// Distance between stubs.
 const STRIDE: u64 = 16;
-/// HLT, then a jump back to it: should somebody run the vCPU on, it halts again.
+/// HLT, and a jump back to it: a vCPU that is run again halts again.
 const STUB: [u8; 3] = [0xf4, 0xeb, 0xfd];
 
-/// The landing page at its address.
+/// Trap page at its address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TrapPage {
-    /// Address of the first stub. It is the same physical and virtual.
+    /// Address of the first stub, both physical and virtual.
     pub address: Gpa,
 }
 
 impl TrapPage {
-    /// The gate for a vector.
+    /// Returns the gate for a vector.
     #[must_use]
     pub const fn gate(self, vector: u8) -> Gate {
         let ring = if vector == EXIT_VECTOR { Ring::User } else { Ring::Kernel };
         Gate::interrupt(self.address.0.wrapping_add(vector as u64 * STRIDE), ring)
     }
 
-    /// The page as it lies in guest memory. The bytes between stubs are INT3, which is never reached.
+    /// Returns the page's bytes. The bytes between stubs are INT3, which is never executed.
     #[must_use]
     pub fn bytes() -> Vec<u8> {
         let mut stub = [0xcc; 16];
@@ -51,7 +49,7 @@ impl TrapPage {
         stub.repeat(256)
     }
 
-    /// The vector whose stub halted, given the instruction pointer after the HLT; `None` if no stub did.
+    /// Returns the vector whose stub halted, given the instruction pointer after the HLT; `None` if it is not in a stub.
     #[must_use]
     pub fn vector(self, rip: Gva) -> Option<u8> {
         let offset = rip.0.checked_sub(self.address.0)?;
@@ -62,12 +60,12 @@ impl TrapPage {
     }
 }
 
-/// What the CPU pushed when it left ring 3.
+/// Frame that the CPU pushed when it left ring 3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ExceptionFrame {
-    /// The error code, for the exceptions that have one.
+    /// Error code; `None` for vectors without one.
     pub error_code: Option<u64>,
-    /// Instruction pointer: of the faulting instruction, or behind the `int n`.
+    /// Instruction pointer: of the faulting instruction, or after the `int n`.
     pub rip: u64,
     /// Code segment.
     pub cs: u64,
@@ -80,9 +78,8 @@ pub struct ExceptionFrame {
 }
 
 impl ExceptionFrame {
-    /// Reads the frame from `stack`: the bytes from the ring-0 stack pointer up, as many as there are.
-    ///
-    /// `long` says that the words have 8 bytes and not 4. `None` if there are too few bytes.
+    /// Decodes the frame from `stack`, the bytes from the ring-0 stack pointer up. `long` is true if words have 8 bytes, false
+    /// if 4. `None` if there are too few bytes.
     #[must_use]
     pub fn decode(vector: u8, stack: &[u8], long: bool) -> Option<Self> {
         let words: Vec<u64> = if long {
@@ -99,15 +96,15 @@ impl ExceptionFrame {
     }
 }
 
-/// Whether the exception pushes an error code (SDM vol. 3, table 6-1; #HV, #VC and #SX: AMD APM vol. 2, 8.2).
+/// Returns true if the exception pushes an error code (SDM vol. 3, table 6-1; #HV, #VC and #SX: AMD APM vol. 2, 8.2).
 ///
-/// An `int n` with one of these vectors pushes none; from ring 3 it is not allowed here, and raises #GP instead.
+/// An `int n` with one of these vectors pushes none. Ring 3 may not execute it here: it raises #GP instead.
 #[must_use]
 pub const fn pushes_error_code(vector: u8) -> bool {
     matches!(vector, 8 | 10..=14 | 17 | 21 | 29 | 30)
 }
 
-/// Mnemonic and name of an exception; `None` for a vector that is not one.
+/// Returns mnemonic and name of an exception; `None` for a vector that is not one.
 #[must_use]
 pub const fn exception_name(vector: u8) -> Option<(&'static str, &'static str)> {
     Some(match vector {

@@ -1,12 +1,12 @@
-//! Read back and compare: did the host take the state that `KVM_SET_SREGS` was given?
+//! Comparison of special registers that were set with those that the host reports back.
 //!
-//! `KVM_SET_SREGS` may return 0 and drop what it cannot do: kvm-pvm clears CR0.PG where it has no 32-bit paging. So
-//! the registers are read back before the run, and every difference that matters is named.
+//! `KVM_SET_SREGS` can return 0 and silently drop a bit: kvm-pvm clears CR0.PG where it has no 32-bit paging. So the
+//! registers are read back before the run, and every relevant difference is reported.
 //!
-//! What does not matter, because a CPU or KVM sets it by itself:
+//! Ignored, because a CPU or KVM sets it by itself:
 //! - the accessed bit in a segment's type;
 //! - busy instead of available in the task register (kvm-amd always reads busy);
-//! - G, which kvm-amd works out from the limit: limits are compared in bytes;
+//! - G, which kvm-amd derives from the limit: limits are compared in bytes;
 //! - everything else in a segment that is not present or marked unusable;
 //! - CR0.ET, which is fixed to 1;
 //! - CR2, CR8, the APIC base and pending interrupts, which are not part of a mode.
@@ -18,39 +18,39 @@ use kvm_sys_wrap::bindings::{kvm_dtable, kvm_segment, kvm_sregs};
 use crate::cpu::control_regs::{ControlBit, Cr0, Cr4, Efer};
 use crate::cpu::descriptor::{SegmentDescriptor, named_segments};
 
-/// One thing that the host changed.
+/// Difference between the special registers that were set and those of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SregsDifference {
-    /// A bit of a control register.
+    /// Bit of a control register.
     ControlBit {
-        /// The register's name.
+        /// Name of the register.
         register: &'static str,
-        /// The bit's name, or `bit 30` if it has none.
+        /// Name of the bit, or `bit 30` if it has none.
         bit: String,
-        /// Whether it was asked for; the host has it the other way.
+        /// Requested value; the host has the opposite.
         wanted: bool,
     },
-    /// A number: CR3, the base or limit of a table register or of a segment, a selector.
+    /// Number: CR3, the base or limit of a table register or of a segment, or a selector.
     Number {
-        /// Which, as in `CR3` or `CS.base`.
+        /// Name, such as `CR3` or `CS.base`.
         name: String,
-        /// What was asked for.
+        /// Requested value.
         wanted: u64,
-        /// What the host has.
+        /// Value of the host.
         found: u64,
     },
-    /// What a segment is: its type, its ring, its width, or whether it is there at all.
+    /// Type, ring, width or presence of a segment.
     Segment {
-        /// The segment register's name.
+        /// Name of the segment register.
         register: &'static str,
-        /// What was asked for.
+        /// Requested descriptor.
         wanted: SegmentDescriptor,
-        /// What the host has.
+        /// Descriptor of the host.
         found: SegmentDescriptor,
     },
 }
 
-/// Reads as what the host did: `cleared CR0.PG`.
+/// Formats the change that the host made, such as `cleared CR0.PG`.
 impl fmt::Display for SregsDifference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -68,7 +68,7 @@ impl fmt::Display for SregsDifference {
     }
 }
 
-/// Compares what was set with what was read back. Empty if the host took it all.
+/// Compares requested registers with those of the host. Empty if the host accepted all.
 #[must_use]
 pub fn compare(wanted: &kvm_sregs, found: &kvm_sregs) -> Vec<SregsDifference> {
     let mut differences = Vec::new();
@@ -121,7 +121,7 @@ fn segment(
     if !wanted.present && !found.present {
         return;
     }
-    if what_counts(&wanted) != what_counts(&found) {
+    if relevant(&wanted) != relevant(&found) {
         differences.push(SregsDifference::Segment { register, wanted, found });
         return;
     }
@@ -130,8 +130,9 @@ fn segment(
     number(&format!("{register}.limit"), wanted.limit.into(), found.limit.into(), differences);
 }
 
-/// A descriptor without what the CPU or KVM may change, and without the numbers that are compared by themselves.
-fn what_counts(descriptor: &SegmentDescriptor) -> SegmentDescriptor {
+/// Returns a descriptor without the bits that the CPU or KVM may change, and without base and limit, which are compared
+/// separately.
+fn relevant(descriptor: &SegmentDescriptor) -> SegmentDescriptor {
     const ACCESSED: u8 = 1;
     const BUSY: u8 = 2;
     let ignored = match (descriptor.code_or_data, descriptor.is_tss()) {

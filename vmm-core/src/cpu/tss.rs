@@ -1,12 +1,11 @@
-//! The task state segment: where the CPU finds the ring-0 stack, and which ports ring 3 may use.
+//! Task state segment: the ring-0 stack pointer, and the ports that ring 3 may use.
 //!
-//! The task register must hold a TSS in protected and long mode even if nobody switches tasks. The CPU reads two
-//! things from it. When an exception takes ring 3 to ring 0, it reads the new stack pointer. When ring 3 executes
-//! IN or OUT, it reads the I/O permission bitmap: a 0 bit allows the port.
+//! The task register must hold a TSS in protected and long mode even without task switches. The CPU reads two fields: the
+//! new stack pointer when an exception enters ring 0 from ring 3, and the I/O permission bitmap when ring 3 executes IN or
+//! OUT (a 0 bit allows the port).
 //!
-//! A ring-3 guest gets a bitmap of zeros, so that all ports work: the machine's exit ports are its way to talk. A
-//! ring-0 guest gets none, and the field that says where the bitmap lies points behind the limit: no ports for ring
-//! 3, should the guest go there.
+//! A ring-3 guest gets a bitmap of zeros, so that all ports work. A ring-0 guest gets no bitmap: its offset is beyond the
+//! limit, so that ring 3 may use no port.
 //!
 //! Sources: SDM vol. 3, 7.2.1 (32-bit TSS), 7.7 (64-bit TSS); vol. 1, 19.5.2 (I/O permission bitmap).
 
@@ -19,20 +18,20 @@ const BITMAP: u16 = 8192;
 /// Offset of the 16-bit field that holds the offset of the bitmap.
 const BITMAP_FIELD: usize = 102;
 
-/// What the TSS says.
+/// Contents of a task state segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tss {
-    /// Whether it has the 64-bit form.
+    /// True for the 64-bit form.
     pub long: bool,
-    /// Stack pointer that the CPU loads on the way from ring 3 to ring 0.
+    /// Stack pointer that the CPU loads when it enters ring 0 from ring 3.
     pub ring0_stack: u64,
-    /// Stack segment that it loads with it; the 64-bit form has none.
+    /// Stack segment that the CPU loads with the stack pointer; 0 in the 64-bit form, which has none.
     pub ring0_segment: u16,
-    /// Whether ring 3 may use all ports. Otherwise it may use none.
+    /// True if ring 3 may use all ports, false if it may use none.
     pub all_ports: bool,
 }
 
-/// Size of the TSS in bytes; 0 in real mode, which has none.
+/// Returns the size of the TSS in bytes; 0 in real mode, which has none.
 #[must_use]
 pub const fn size(mode: Mode, ring: Ring) -> u16 {
     match (mode, ring) {
@@ -44,7 +43,7 @@ pub const fn size(mode: Mode, ring: Ring) -> u16 {
 }
 
 impl Tss {
-    /// The segment as it lies in guest memory.
+    /// Returns the segment's bytes in guest memory.
     #[must_use]
     pub fn bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(usize::from(HEADER + BITMAP + 1));
@@ -63,7 +62,7 @@ impl Tss {
         bytes
     }
 
-    /// Reads a segment back; `None` if it is too short to be one.
+    /// Decodes a segment; `None` if it is too short.
     #[must_use]
     pub fn decode(bytes: &[u8], long: bool) -> Option<Self> {
         let stack = u64::from_le_bytes(*bytes.get(4..)?.first_chunk()?);

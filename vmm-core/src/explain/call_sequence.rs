@@ -1,12 +1,9 @@
-//! The flow as data: every call that [`Machine::build`](crate::machine::Machine::build) and
-//! [`run`](crate::machine::Machine::run) make for one machine, in order, with the values that they will be given.
+//! Call sequence of a machine as data: every call that [`Machine::build`](crate::machine::Machine::build) and
+//! [`run`](crate::machine::Machine::run) make, in order, with its arguments.
 //!
-//! It is what a figure of the flow is drawn from. Nothing here calls KVM; a test on a real one
-//! (`tests/flow_on_kvm.rs`) holds each line against what a [`CallObserver`](kvm_sys_wrap::CallObserver) saw. What only
-//! the host knows (descriptors, host addresses, sizes) is described in words.
-//!
-//! Two things that a machine needs are no calls and stand in the flow all the same: writes to guest memory, which is
-//! ours as much as the guest's, and the timer that ends a run that takes too long.
+//! Nothing here calls KVM. A test (`tests/flow_on_kvm.rs`) compares each step with what a
+//! [`CallObserver`](kvm_sys_wrap::CallObserver) saw. Values that only the host knows (descriptors, host addresses, sizes) are
+//! described. Writes to guest memory and timers are steps as well, although they are not KVM calls.
 
 mod interrupts;
 mod memory;
@@ -19,74 +16,74 @@ use kvm_sys_wrap::Call;
 
 pub use steps::flow;
 
-/// One line of the flow.
+/// Step of a call sequence.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SequenceStep {
-    /// What is done.
+    /// Call or other action.
     pub act: CallAction,
-    /// With what.
+    /// Argument of the call.
     pub argument: Argument,
-    /// Which way the argument goes.
+    /// Direction of the argument.
     pub direction: ArgumentDirection,
-    /// What comes back, in words.
+    /// Description of the result.
     pub returns: Cow<'static, str>,
-    /// What it is for.
+    /// Purpose of the step.
     pub why: Cow<'static, str>,
-    /// How often.
+    /// Frequency of the step.
     pub times: CallFrequency,
 }
 
-/// What a step does.
+/// Action of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CallAction {
-    /// A system call.
+    /// System call.
     Call(Call),
-    /// Bytes go into guest memory: an ordinary copy, since the memory is mapped in our process too.
+    /// Copy to guest memory, which is mapped in this process.
     WriteMemory,
-    /// `timer_create` and `timer_settime`: a signal that ends `KVM_RUN`.
+    /// `timer_create` and `timer_settime`, for a signal that ends `KVM_RUN`.
     SetTimer,
 }
 
-/// The argument of a step.
+/// Argument of a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Argument {
     /// None.
     None,
-    /// A value, as an observer of calls sees it.
+    /// Value, as an observer of calls sees it.
     Value(String),
-    /// A value that is only known when it is made, in words.
+    /// Description of a value that is only known at the call.
     Later(String),
-    /// A structure: its name in the kernel's headers, and the fields that matter.
+    /// Structure, with its relevant fields.
     Struct {
-        /// Its name.
+        /// Name in the kernel's headers.
         name: &'static str,
-        /// Its fields.
+        /// Relevant fields.
         fields: Vec<Field>,
     },
 }
 
-/// A field of a structure.
+/// Field of a structure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Field {
-    /// Its name in the kernel's headers.
+    /// Name in the kernel's headers.
     pub name: &'static str,
-    /// Its value.
+    /// Value of the field.
     pub value: Value,
 }
 
-/// The value of a field.
+/// Value of a field.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {
-    /// A number that is known beforehand.
+    /// Number that is known before the call.
     Number(u64),
-    /// A structure in the structure, or something that only the host knows, in words.
+    /// Description of a nested structure, or of a value that only the host knows.
     Words(String),
 }
 
-/// Which way an argument goes.
+/// Direction of an argument.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ArgumentDirection {
-    /// There is none.
+    /// No argument.
     None,
     /// Into the kernel (or into guest memory): `_IOW`.
     Into,
@@ -96,19 +93,19 @@ pub enum ArgumentDirection {
     Both,
 }
 
-/// How often a step happens.
+/// Frequency of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CallFrequency {
     /// Once.
     Once,
-    /// Again and again until the guest ends.
+    /// Repeated until the guest ends.
     UntilTheEnd,
-    /// During the run, whenever this happens.
+    /// During the run, after each such event.
     Whenever(&'static str),
 }
 
 impl CallAction {
-    /// The name of the call, or of what is done instead.
+    /// Returns the name of the call or action.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -118,7 +115,7 @@ impl CallAction {
         }
     }
 
-    /// Where it is documented.
+    /// Returns the manual page or the section of api.rst; empty if there is none.
     #[must_use]
     pub fn source(self) -> String {
         match self {
@@ -131,7 +128,7 @@ impl CallAction {
 }
 
 impl ArgumentDirection {
-    /// An arrow, seen from us: the kernel is on the right.
+    /// Returns an arrow, with the kernel on the right.
     #[must_use]
     pub const fn arrow(self) -> &'static str {
         match self {
@@ -142,7 +139,7 @@ impl ArgumentDirection {
         }
     }
 
-    /// The direction in words.
+    /// Returns the name of the direction.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

@@ -1,8 +1,7 @@
-//! Why each control bit of an initial state is as it is: for every bit a sentence, made for the machine at hand.
+//! Reasons for the control bits and segments of an initial state: one sentence for each, chosen for the machine.
 //!
-//! [`crate::initial_state`] decides the bits and [`crate::control`] says what each does; here stands what for. The sentences
-//! are chosen by what was asked for (mode, ring, SSE, the page tables), never by the bits, so a bit that is set
-//! without a reason would be seen: a test holds the two against each other.
+//! [`crate::initial_state`] decides the bits, and [`crate::cpu::control_regs`] describes each. The reasons depend on mode,
+//! ring, SSE and page tables, never on the bits, so that a test can compare the two.
 //!
 //! Sources: SDM vol. 3, 2.5, 4.1, 9.8 and 9.9; AMD APM vol. 2, 3.1.7 and 14.
 
@@ -15,44 +14,44 @@ use crate::paging::plan::PagingPlan;
 use crate::spec::mode::{Mode, PageSize, Ring};
 use crate::spec::{MachineSpec, Register};
 
-/// A control register of an initial state, with all its named bits.
+/// Control register of an initial state, with all its named bits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ControlRegister {
-    /// Its name.
+    /// Name of the register.
     pub name: &'static str,
-    /// Its value.
+    /// Value in the initial state.
     pub value: u64,
-    /// Its value after reset.
+    /// Value after reset.
     pub after_reset: u64,
-    /// Its bits, lowest first.
-    pub bits: Vec<Explained>,
+    /// Named bits, lowest first.
+    pub bits: Vec<ExplainedBit>,
 }
 
-/// A bit and its reason.
+/// Control bit, and the reason for its value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Explained {
-    /// The bit.
+pub struct ExplainedBit {
+    /// Number, name and meaning of the bit.
     pub bit: ControlBit,
-    /// Whether it is set.
+    /// True if the bit is set.
     pub set: bool,
-    /// Why it is set or clear; `None` for an extension that is clear and that this machine has nothing to do with.
+    /// Reason why it is set or clear; `None` for an extension that is clear and irrelevant for this machine.
     pub why: Option<&'static str>,
 }
 
-/// What the reasons depend on.
+/// Properties of the machine that the reasons depend on.
 struct Facts {
     mode: Mode,
     ring: Ring,
     sse: bool,
     scheme: Option<Scheme>,
     largest: Option<PageSize>,
-    /// Whether a mapping forbids execution.
+    /// True if a mapping forbids execution.
     guarded: bool,
-    /// Whether RFLAGS is preset.
+    /// True if RFLAGS is preset.
     preset_flags: bool,
 }
 
-/// CR0, CR4, EFER and RFLAGS of an initial state, bit by bit.
+/// Returns CR0, CR4, EFER and RFLAGS of an initial state with the reason for each bit.
 #[must_use]
 pub fn control_registers(
     spec: &MachineSpec,
@@ -76,7 +75,7 @@ pub fn control_registers(
                     after_reset,
                     bits: &'static [ControlBit],
                     why: fn(&Facts, &str) -> Option<&'static str>| {
-        let explain = |bit: &ControlBit| Explained {
+        let explain = |bit: &ControlBit| ExplainedBit {
             bit: *bit,
             set: value >> bit.number & 1 != 0,
             why: why(&facts, bit.name),
@@ -109,12 +108,12 @@ fn cr0(facts: &Facts, bit: &str) -> Option<&'static str> {
         ("NE", _) => {
             "the other way to report FPU errors is a line to an interrupt controller that is not there"
         }
-        ("MP", _) if facts.sse => "belongs to a working FPU: then WAIT too faults while TS is set",
-        ("MP", _) => "clear: nobody switches FPU state with TS here",
+        ("MP", _) if facts.sse => "part of FPU support: WAIT faults too while TS is set",
+        ("MP", _) => "clear: FPU state is not switched with TS here",
         ("EM", _) if facts.sse => "clear: set, it would make every SSE instruction fault",
         ("EM", _) => "clear: there is a real FPU, nothing to emulate",
         ("TS", _) => "clear: no FPU state of another task waits to be loaded",
-        ("ET", _) => "no choice: KVM, like every CPU since the 486, keeps it at 1",
+        ("ET", _) => "fixed: KVM, like every CPU since the 486, keeps it at 1",
         ("AM", _) => "clear: no alignment checks until a kernel asks for them",
         ("NW" | "CD", _) => "set at reset, cleared here: caches work, as firmware would leave them",
         _ => return None,
@@ -139,23 +138,21 @@ fn cr4(facts: &Facts, bit: &str) -> Option<&'static str> {
             "SSE instructions raise #UD without it, and 64-bit compilers use them freely"
         }
         ("OSFXSR", _) => "clear: SSE is off here (`sse = true` switches it on)",
-        ("OSXMMEXCPT", _) if facts.sse => "an SSE error is reported as what it is (#XM), not as #UD",
+        ("OSXMMEXCPT", _) if facts.sse => "SSE errors raise #XM instead of #UD",
         ("OSXMMEXCPT", _) => "clear: SSE is off here",
         ("SMEP" | "SMAP", Some(_)) if facts.ring == Ring::User => {
-            "clear: ring 0 is only the landing page, and touches nothing of ring 3's"
+            "clear: ring 0 runs only the trap page, which accesses no ring-3 page"
         }
-        ("OSXSAVE", _) => "clear: AVX state wants XCR0 set up first, which is a kernel's work",
+        ("OSXSAVE", _) => "clear: AVX state needs XCR0, which a kernel sets up",
         _ => return None,
     })
 }
 
 fn efer(facts: &Facts, bit: &str) -> Option<&'static str> {
     Some(match (bit, facts.mode) {
-        ("LME", Mode::Long) => "makes paging long mode's",
-        ("LME", Mode::Paged | Mode::Pae) => "clear: with it, this paging would be long mode's",
-        ("LMA", Mode::Long) => {
-            "a CPU sets it by itself when paging goes on; KVM takes the state as it is, so it is given"
-        }
+        ("LME", Mode::Long) => "with it, paging is that of long mode",
+        ("LME", Mode::Paged | Mode::Pae) => "clear: with it, paging would be that of long mode",
+        ("LMA", Mode::Long) => "a CPU sets it when paging is enabled; KVM_SET_SREGS requires it in the state",
         ("NXE", Mode::Pae | Mode::Long) if facts.guarded => {
             "a mapping forbids execution; without this bit, XD in its entries would be reserved and fault"
         }
@@ -168,41 +165,41 @@ fn efer(facts: &Facts, bit: &str) -> Option<&'static str> {
 
 fn rflags(facts: &Facts, bit: &str) -> Option<&'static str> {
     Some(match bit {
-        "FIXED" => "no choice: CPUs keep it at 1",
+        "FIXED" => "fixed: CPUs keep it at 1",
         _ if facts.preset_flags => "as [registers] has it",
         "IF" => "clear: there is no interrupt controller, and no handler yet",
-        "DF" => "clear: the ABI wants string instructions to go up",
+        "DF" => "clear: the ABI requires string instructions to go up",
         "IOPL0" | "IOPL1" if facts.ring == Ring::User => {
-            "clear: ring 3 gets its ports from the TSS's bitmap, not from here"
+            "clear: the bitmap in the TSS gives ring 3 its ports"
         }
         _ => return None,
     })
 }
 
-/// What a segment or table register is for in a mode: `CS` to `GS`, `TR`, `LDTR`, `GDTR`, `IDTR`.
+/// Returns the reason for the value of a segment or table register: `CS` to `GS`, `TR`, `LDTR`, `GDTR` or `IDTR`.
 #[must_use]
 pub fn segment(spec: &MachineSpec, register: &str) -> &'static str {
     let user = spec.boot.ring == Ring::User;
     match (register, spec.boot.mode) {
-        ("CS", Mode::Real) => "the window that the entry lies in: base is the selector times 16",
-        ("CS", Mode::Long) => "the L bit makes the code 64-bit; base and limit do not count",
+        ("CS", Mode::Real) => "64 KiB that contain the entry: the base is the selector times 16",
+        ("CS", Mode::Long) => "the L bit makes the code 64-bit; base and limit are ignored",
         ("CS", _) => {
             "flat: from 0 over 4 GiB, so an offset is a linear address; the D bit makes the code 32-bit"
         }
         ("SS", Mode::Real) => "so that SS times 16 plus SP is the top of the stack",
         ("SS", _) if user => "the stack of ring 3 must be a ring-3 data segment",
-        ("SS", Mode::Long) => "not looked at in 64-bit code; a compat-mode or ring change will",
-        ("DS" | "ES" | "FS" | "GS", Mode::Real) => "as CS: data beside the code is in reach",
-        ("FS" | "GS", Mode::Long) => "data; a 64-bit guest moves its base by MSR",
+        ("SS", Mode::Long) => "ignored in 64-bit code, but used by compatibility mode and ring changes",
+        ("DS" | "ES" | "FS" | "GS", Mode::Real) => "as CS: data next to the code can be addressed",
+        ("FS" | "GS", Mode::Long) => "data; a 64-bit guest sets its base by MSR",
         ("TR", Mode::Real) => "as after reset: no tasks in real mode",
-        ("TR", _) if user => "the CPU finds the ring-0 stack there, and which ports ring 3 may use",
-        ("TR", _) => "VM entry demands a TSS, even if nobody switches tasks",
+        ("TR", _) if user => "holds the ring-0 stack pointer and the ports that ring 3 may use",
+        ("TR", _) => "VM entry requires a TSS, even without task switches",
         ("LDTR", Mode::Real) => "as after reset",
         ("LDTR", _) => "empty: there are no local descriptors",
         ("GDTR", Mode::Real) => "as after reset: a guest that leaves real mode loads its own",
-        ("GDTR", _) => "so that a selector that the guest loads finds what the CPU already has",
-        ("IDTR", Mode::Real) => "the vector table at 0, which is the guest's to fill in",
-        ("IDTR", _) if user => "every vector leads to the landing page: ring 3 has no handlers of its own",
+        ("GDTR", _) => "the guest can load the selectors that the CPU already has",
+        ("IDTR", Mode::Real) => "the vector table at 0, which the guest fills in",
+        ("IDTR", _) if user => "every vector leads to the trap page: ring 3 has no handlers",
         ("IDTR", _) => {
             "256 gates, none present: an exception before the guest fills them in is a triple fault"
         }
@@ -259,7 +256,7 @@ mod tests {
                     register.bits.iter().map(|b| u64::from(b.set) << b.bit.number).sum::<u64>(),
                     register.value
                 );
-                for Explained { bit, set, why } in register.bits {
+                for ExplainedBit { bit, set, why } in register.bits {
                     let name = format!("{} {}.{}", spec.boot.mode, register.name, bit.name);
                     assert!(!set || why.is_some(), "{name} is set without a reason");
                     let cleared = why.is_some_and(|why| why.contains("clear"));

@@ -1,10 +1,8 @@
-//! What is worth a second look in page tables: permissions, aliases, and mappings that lead nowhere.
+//! Lints for page tables: dangerous permissions, aliases, and mappings of unused addresses.
 //!
-//! Nothing here is an error: a guest may want each of these, and a machine without a `[[paging.map]]` has the first.
-//! But a guest that dies with a page fault, or changes what it did not mean to change, often has one of them.
-//!
-//! The tables are taken as they are, whoever wrote them. Where kernel structures lie is asked of the vCPU, not of the
-//! layout: a guest may have moved them.
+//! None is an error: a guest may want each, and an identity mapping has the first. But a guest with an unexpected page
+//! fault or memory change often has one of them. The tables may be the guest's own, and the addresses of kernel structures
+//! come from the vCPU's registers, since a guest may have moved them.
 
 use std::fmt;
 
@@ -16,53 +14,53 @@ use crate::paging::walk::{ReadMemory, WalkEnd, Walker};
 use crate::spec::gpa_range::{ByteSize, GpaRange};
 use crate::{Gva, PAGE_SIZE};
 
-/// Something that only ring 0 should be able to touch.
+/// Range that only ring 0 should be able to access.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Kernel {
-    /// What it is: `GDT`.
+pub struct KernelStructure {
+    /// Name, such as `GDT`.
     pub name: &'static str,
-    /// Where it lies.
+    /// Guest-physical range.
     pub range: GpaRange,
 }
 
-/// One thing found.
+/// Lint of page tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PageLint {
-    /// Code can be changed, or data be executed.
+    /// A range is both writable and executable.
     WritableExecutable(MappedRange),
-    /// Ring 3 can read, and perhaps write, what is the kernel's.
+    /// Ring 3 can read a kernel structure.
     UserVisible {
-        /// What.
-        kernel: Kernel,
-        /// Where ring 3 sees it.
+        /// Kernel structure.
+        kernel: KernelStructure,
+        /// Virtual address of it for ring 3.
         gva: Gva,
-        /// Whether it can write there.
+        /// True if ring 3 can write it.
         writable: bool,
     },
-    /// One physical range at two virtual addresses.
+    /// A physical range is mapped at two virtual addresses.
     Alias {
-        /// The range.
+        /// Physical range.
         physical: GpaRange,
-        /// The lower of the two addresses.
+        /// Lower virtual address.
         first: Gva,
-        /// The higher one.
+        /// Higher virtual address.
         second: Gva,
-        /// Writable through one of them and executable through another.
+        /// True if it is writable through one and executable through the other.
         writable_and_executable: bool,
     },
-    /// Mapped to where neither memory nor a device is.
+    /// A mapping of physical addresses without memory or a device.
     MapsNothing {
-        /// The first virtual address.
+        /// First virtual address.
         gva: Gva,
-        /// The physical range.
+        /// Physical range.
         physical: GpaRange,
     },
-    /// An entry with reserved bits, or a table that is not in memory.
+    /// Entry with reserved bits, or table that is not in memory.
     Broken(BrokenEntry),
 }
 
 impl PageLint {
-    /// A short name, stable, for programs.
+    /// Returns a short, stable name for programs.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
@@ -75,7 +73,7 @@ impl PageLint {
         }
     }
 
-    /// The first virtual address concerned.
+    /// Returns the first virtual address that the lint is about.
     #[must_use]
     pub const fn gva(&self) -> Gva {
         match self {
@@ -87,9 +85,9 @@ impl PageLint {
     }
 }
 
-/// Looks for everything, in the order of [`PageLint`]. `there` is where an access reaches something: memory and devices.
+/// Returns all lints, in the order of [`PageLint`]. `there` holds the ranges of memory and devices.
 #[must_use]
-pub fn findings(mappings: &Mappings, there: &[GpaRange], kernel: &[Kernel]) -> Vec<PageLint> {
+pub fn lint(mappings: &Mappings, there: &[GpaRange], kernel: &[KernelStructure]) -> Vec<PageLint> {
     let mut there = there.to_vec();
     there.sort();
     let ranges = &mappings.ranges;
@@ -103,7 +101,7 @@ pub fn findings(mappings: &Mappings, there: &[GpaRange], kernel: &[Kernel]) -> V
     findings
 }
 
-fn user_visible(range: &MappedRange, kernel: &[Kernel]) -> Vec<PageLint> {
+fn user_visible(range: &MappedRange, kernel: &[KernelStructure]) -> Vec<PageLint> {
     let Some(physical) = range.physical().filter(|_| range.access.user) else { return Vec::new() };
     let seen = kernel.iter().filter_map(|kernel| Some((kernel, kernel.range.intersection(physical)?)));
     seen.map(|(kernel, seen)| PageLint::UserVisible {
@@ -114,8 +112,8 @@ fn user_visible(range: &MappedRange, kernel: &[Kernel]) -> Vec<PageLint> {
     .collect()
 }
 
-/// Each range against the one that reaches furthest of those below it: that finds every physical address that is
-/// mapped more than once, with one finding for each further mapping.
+/// Compares each range with the lower range that ends last. That finds every physical address that is mapped more than
+/// once, with one lint for each further mapping.
 fn aliases(ranges: &[MappedRange]) -> Vec<PageLint> {
     let mut sorted: Vec<(GpaRange, &MappedRange)> =
         ranges.iter().filter_map(|range| Some((range.physical()?, range))).collect();
@@ -128,7 +126,7 @@ fn aliases(ranges: &[MappedRange]) -> Vec<PageLint> {
         {
             let (one, two) = (other.gva_of(shared.start()), range.gva_of(shared.start()));
             let (a, b) = (other.access, range.access);
-            // A range that is both by itself is a finding of its own.
+            // A range that is both by itself has a lint of its own.
             let by_one = (a.writable && a.executable) || (b.writable && b.executable);
             let by_two = (a.writable && b.executable) || (b.writable && a.executable);
             found.push(PageLint::Alias {
@@ -153,38 +151,38 @@ fn nothing_there(range: &MappedRange, there: &[GpaRange]) -> Vec<PageLint> {
         .collect()
 }
 
-/// Where the vCPU's kernel structures lie, as far as they can be found: the tables it uses, and the descriptor tables
-/// and the TSS that its registers point at.
+/// Returns the kernel structures of a vCPU that can be found: its page tables, and the descriptor tables and the TSS that
+/// its registers point to.
 #[must_use]
-pub fn kernel(
+pub fn kernel_structures(
     mappings: &Mappings,
     walker: &Walker,
     sregs: &kvm_sregs,
     layout: &Layout,
     memory: &(impl ReadMemory + ?Sized),
-) -> Vec<Kernel> {
-    let mut found: Vec<Kernel> = Vec::new();
+) -> Vec<KernelStructure> {
+    let mut found: Vec<KernelStructure> = Vec::new();
     let structures = [
         ("GDT", sregs.gdt.base, u64::from(sregs.gdt.limit)),
         ("IDT", sregs.idt.base, u64::from(sregs.idt.limit)),
         ("TSS", sregs.tr.base, u64::from(sregs.tr.limit)),
     ];
     for (name, base, limit) in structures {
-        // Limits are at most 64 KiB but for the TSS, of which the first page says enough.
+        // Limits are at most 64 KiB except that of the TSS, whose first 64 KiB suffice.
         let end = base.saturating_add(limit.min(0xffff));
         let mut at = base;
         while limit > 0 && at <= end {
             let last = (at | 0xfff).min(end);
             if let Some(to) = walker.walk(memory, Gva(at)).translation() {
                 let range = GpaRange::new(to.gpa, (last - at).saturating_add(1));
-                found.extend(range.map(|range| Kernel { name, range }));
+                found.extend(range.map(|range| KernelStructure { name, range }));
             }
             let Some(next) = last.checked_add(1) else { break };
             at = next;
         }
     }
     let mut tables = mappings.tables.clone();
-    // A PAE root is smaller than a page and may begin inside of one.
+    // A PAE root is smaller than a page and need not be page-aligned.
     for table in &mut tables {
         table.0 &= !0xfff;
     }
@@ -198,10 +196,10 @@ pub fn kernel(
             None => joined.push(page),
         }
     }
-    found.extend(joined.into_iter().map(|range| Kernel { name: "page tables", range }));
+    found.extend(joined.into_iter().map(|range| KernelStructure { name: "page tables", range }));
     let parts = layout.ranges().iter().filter_map(|placed| match placed.owner {
-        RangeOwner::Part(part @ (LayoutPart::Landing | LayoutPart::KernelStack)) => {
-            Some(Kernel { name: part.name(), range: placed.range })
+        RangeOwner::Part(part @ (LayoutPart::TrapPage | LayoutPart::KernelStack)) => {
+            Some(KernelStructure { name: part.name(), range: placed.range })
         }
         RangeOwner::Part(
             LayoutPart::Gdt | LayoutPart::Idt | LayoutPart::Tss | LayoutPart::PageTables | LayoutPart::Stack,
@@ -271,21 +269,21 @@ mod tests {
         GpaRange::between(Gpa(start), Gpa(end)).unwrap()
     }
 
-    fn found(ranges: &[MappedRange], kernel: &[Kernel]) -> Vec<String> {
+    fn found(ranges: &[MappedRange], kernel: &[KernelStructure]) -> Vec<String> {
         let mappings = Mappings { ranges: ranges.to_vec(), ..Mappings::default() };
-        findings(&mappings, &[span(0, 0x8000)], kernel).iter().map(ToString::to_string).collect()
+        lint(&mappings, &[span(0, 0x8000)], kernel).iter().map(ToString::to_string).collect()
     }
 
     #[test]
     fn tidy_tables_have_no_findings() {
-        let kernel = [Kernel { name: "GDT", range: span(0x4000, 0x4040) }];
+        let kernel = [KernelStructure { name: "GDT", range: span(0x4000, 0x4040) }];
         let ranges = [mapped(0, 0, 2, "x"), mapped(0x2000, 0x2000, 2, "wu"), mapped(0x9000, 0x4000, 1, "w")];
         assert_eq!(found(&ranges, &kernel), [""; 0]);
     }
 
     #[test]
     fn each_kind_is_found() {
-        let kernel = [Kernel { name: "GDT", range: span(0x1800, 0x1840) }];
+        let kernel = [KernelStructure { name: "GDT", range: span(0x1800, 0x1840) }];
         let ranges = [
             mapped(0x10_0000, 0x1000, 2, "wu"),
             mapped(0x20_0000, 0x2000, 7, "x"),
@@ -309,7 +307,7 @@ mod tests {
         let lines = found(&ranges, &[]);
         assert_eq!(lines.len(), 3);
         assert_eq!(lines[2], "physical 0x1000..0x2000 is mapped at 0x100000 and at 0x400000");
-        // Inside of a larger one, behind another.
+        // Inside a larger range, after another.
         let ranges = [mapped(0, 0, 8, ""), mapped(0x9000, 0x1000, 1, ""), mapped(0xa000, 0x5000, 2, "")];
         assert_eq!(found(&ranges, &[]).len(), 2);
     }

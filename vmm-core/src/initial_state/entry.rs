@@ -1,7 +1,6 @@
-//! Whether the first instruction can be fetched: an entry that no CPU could start at is found before the run.
+//! Checks that the CPU can fetch the first instruction, so that an impossible entry is found before the run.
 //!
-//! With paging the entry is walked through the tables that were just built, with the permissions of the guest's
-//! ring.
+//! With paging, the entry is translated by the tables that have just been built, with the permissions of the guest's ring.
 
 use kvm_sys_wrap::bindings::kvm_sregs;
 
@@ -12,7 +11,7 @@ use crate::spec::mode::{Mode, Ring};
 use crate::spec::{BootSpec, EntryPoint};
 use crate::{Gpa, Gva};
 
-/// Adds what is wrong with the entry to `problems`.
+/// Adds all problems with the entry to `problems`.
 pub(super) fn check(
     sregs: &kvm_sregs,
     boot: &BootSpec,
@@ -54,7 +53,7 @@ pub(super) fn check(
     }
 }
 
-/// The name of what lies in the page, for a message.
+/// Returns the owner of the page that contains `gpa`, for a message.
 fn owner(layout: &Layout, gpa: Gpa) -> String {
     let page = |address: Gpa| address.0 >> 12;
     let here = layout.ranges().iter().find(|placed| {

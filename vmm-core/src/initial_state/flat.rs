@@ -1,7 +1,7 @@
-//! Protected and long mode: flat segments from a GDT of ours, an IDT, a TSS, and in ring 3 the landing page.
+//! Segments and tables of protected and long mode: flat segments, GDT, IDT, TSS, and the trap page for ring 3.
 //!
-//! Every segment register holds a selector of the GDT in memory and the descriptor found there, as if the guest had
-//! loaded it. LDTR is empty. FS and GS are data segments too; a 64-bit guest moves their bases by MSR.
+//! Every segment register holds a selector of the GDT in memory and its descriptor, as if the guest had loaded it. LDTR is
+//! empty. FS and GS are data segments; a 64-bit guest sets their bases by MSR.
 
 use kvm_sys_wrap::bindings::{kvm_dtable, kvm_sregs};
 
@@ -16,7 +16,7 @@ use crate::spec::BootSpec;
 use crate::spec::gpa_range::GpaRange;
 use crate::spec::mode::{Mode, Ring};
 
-/// Sets the segment registers and table registers, and makes the tables.
+/// Sets the segment registers and table registers, and adds the tables to `images`.
 pub(super) fn segments(
     sregs: &mut kvm_sregs,
     images: &mut Vec<TableImage>,
@@ -25,7 +25,7 @@ pub(super) fn segments(
     quirks: HostQuirks,
 ) -> Result<(), StateError> {
     let long = boot.mode == Mode::Long;
-    let landing = layout.landing();
+    let trap_page = layout.trap_page();
 
     let tss = required(layout, LayoutPart::Tss)?;
     let limit = u32::try_from(tss.size() - 1).unwrap_or(u32::MAX);
@@ -51,16 +51,16 @@ pub(super) fn segments(
 
     let range = required(layout, LayoutPart::Idt)?;
     sregs.idt = table_register(range);
-    let gate = |vector| landing.map_or(Gate::NOT_PRESENT, |landing| landing.gate(vector));
+    let gate = |vector| trap_page.map_or(Gate::NOT_PRESENT, |page| page.gate(vector));
     images.push(image(range, LayoutPart::Idt, idt::bytes(long, gate))?);
 
-    if landing.is_some() {
-        images.push(image(required(layout, LayoutPart::Landing)?, LayoutPart::Landing, TrapPage::bytes())?);
+    if trap_page.is_some() {
+        images.push(image(required(layout, LayoutPart::TrapPage)?, LayoutPart::TrapPage, TrapPage::bytes())?);
     }
     Ok(())
 }
 
-/// GDTR or IDTR for a table: its first address and the offset of its last byte.
+/// Returns GDTR or IDTR for a table: its first address, and the offset of its last byte as the limit.
 fn table_register(range: GpaRange) -> kvm_dtable {
     let limit = u16::try_from(range.size() - 1).unwrap_or(u16::MAX);
     kvm_dtable { base: range.start().0, limit, ..Default::default() }

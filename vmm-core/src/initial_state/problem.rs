@@ -1,4 +1,4 @@
-//! What can be wrong with an entry or a preset register, in words.
+//! Errors of the entry point and of preset registers.
 
 use thiserror::Error;
 
@@ -8,11 +8,11 @@ use crate::spec::mode::Mode;
 use crate::spec::{EntryPoint, Register};
 use crate::{Gpa, Gva};
 
-/// The state cannot be made.
+/// Error of [`initial_state`](super::initial_state): all problems of an initial state.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{}", joined(.problems))]
 pub struct StateError {
-    /// All that is wrong; never empty.
+    /// All problems; never empty.
     pub problems: Vec<StateProblem>,
 }
 
@@ -27,13 +27,13 @@ impl From<StateProblem> for StateError {
     }
 }
 
-/// One thing that is wrong.
+/// Problem of an initial state.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum StateProblem {
-    /// The entry lies beyond what the mode can address.
+    /// The entry is above the mode's address limit.
     #[error("entry {0} is beyond what the mode can address")]
     EntryTooHigh(EntryPoint),
-    /// A segment and an offset outside real mode.
+    /// The entry is a segment and an offset, but the mode is not real mode.
     #[error("entry {entry}: {mode} mode takes an address, not segment:offset")]
     EntrySegmented {
         /// The entry.
@@ -44,32 +44,32 @@ pub enum StateProblem {
     /// The page tables do not map the entry.
     #[error("entry {0} is not mapped")]
     EntryNotMapped(Gva),
-    /// The entry leads to where no memory is.
+    /// The entry's physical address is not in memory.
     #[error("entry {gva}: no memory at physical {gpa}")]
     EntryNoMemory {
         /// The entry.
         gva: Gva,
-        /// Where it leads.
+        /// Physical address of the entry.
         gpa: Gpa,
     },
-    /// Ring 3 cannot execute a page of ring 0.
+    /// The page of the entry is for ring 0 only, and the guest starts in ring 3.
     #[error("entry {gva} lies in a page of the {owner}, which ring 3 cannot use")]
     EntrySupervisor {
         /// The entry.
         gva: Gva,
-        /// What lies there.
+        /// Owner of the page.
         owner: String,
     },
     /// The page of the entry has the XD bit.
     #[error("entry {0} is not executable")]
     EntryNotExecutable(Gva),
-    /// The instruction pointer is the entry's.
+    /// RIP is preset, but the entry sets it.
     #[error("register rip cannot be preset")]
     RipPreset,
     /// A register was preset more than once.
     #[error("register {} is preset twice", .0.name())]
     RegisterTwice(Register),
-    /// A register that only 64-bit code has.
+    /// A preset register exists in 64-bit code only.
     #[error("{mode} mode has no register {}", .register.name())]
     NoSuchRegister {
         /// The register.
@@ -77,7 +77,7 @@ pub enum StateProblem {
         /// The mode.
         mode: Mode,
     },
-    /// A value of more than 32 bits.
+    /// A preset value has more than 32 bits.
     #[error("register {}: {value:#x} has more than the 32 bits of {mode} mode", .register.name())]
     RegisterTooWide {
         /// The register.
@@ -87,7 +87,7 @@ pub enum StateProblem {
         /// The mode.
         mode: Mode,
     },
-    /// Flags that do not exist, or would change the mode.
+    /// A preset RFLAGS has bits that do not exist, or that would change the mode.
     #[error("register rflags: cannot set {0}")]
     Flags(Rflags),
     /// The layout was not computed for this description.
@@ -96,7 +96,7 @@ pub enum StateProblem {
 }
 
 impl StateProblem {
-    /// What the user can do about it.
+    /// Returns advice for the user; `None` if there is none.
     #[must_use]
     pub fn help(&self) -> Option<String> {
         let text = match self {

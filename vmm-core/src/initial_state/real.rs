@@ -1,16 +1,16 @@
-//! Real mode: segments are selectors times 16, and there are no tables of ours.
+//! Segments of real mode: the base is the selector times 16, and there are no descriptor tables.
 //!
-//! An entry given as segment:offset is taken as it is. For an entry given as an address, CS gets its 64 KiB window
+//! An entry given as segment:offset is used as it is. For an entry given as an address, CS gets its 64 KiB window
 //! and IP the rest: 0x7c00 becomes 0000:7c00, 0x12345 becomes 1000:2345. So code linked at its address, or at that
 //! address within a 64 KiB window, finds its own labels.
 //!
-//! DS, ES, FS and GS equal CS, as for a .COM program: data beside the code is in reach whatever the window. For an
-//! entry below 64 KiB given as an address all are 0.
+//! DS, ES, FS and GS equal CS, as for a .COM program, so that data next to the code can be addressed. For an entry below
+//! 64 KiB given as an address, all are 0.
 //!
 //! The stack has SS = 0 if its top lies below 64 KiB; otherwise SS is such that SP is just below its maximum.
 //!
-//! GDTR keeps its reset value, since the guest has to load it anyway. IDTR is set to what firmware leaves: the
-//! vector table at address 0, which is the guest's own to fill in (SDM vol. 3, 20.1.4).
+//! GDTR keeps its reset value: a guest that uses it loads it. IDTR is set as by firmware, to the interrupt vector table at
+//! address 0, which the guest fills in (SDM vol. 3, 20.1.4).
 
 use kvm_sys_wrap::bindings::{kvm_segment, kvm_sregs};
 
@@ -19,12 +19,12 @@ use crate::cpu::idt;
 use crate::layout::{Layout, LayoutPart};
 use crate::spec::{BootSpec, EntryPoint};
 
-/// What 20 address bits reach.
+/// End of the addresses of 20 bits.
 pub(super) const LIMIT: u64 = 1 << 20;
-/// The highest SP that leaves it a multiple of 16.
+/// Highest SP that is a multiple of 16.
 const TOP_OFFSET: u64 = 0xfff0;
 
-/// CS and IP for an entry; `None` if it is not below 1 MiB.
+/// Returns CS and IP for an entry; `None` if it is not below 1 MiB.
 pub(super) fn code_address(entry: EntryPoint) -> Option<(u16, u16)> {
     match entry {
         EntryPoint::Address(gva) if gva.0 < LIMIT => {
@@ -39,7 +39,7 @@ pub(super) fn code_address(entry: EntryPoint) -> Option<(u16, u16)> {
     }
 }
 
-/// SS and SP for the address above the stack, which the layout keeps at or below 1 MiB.
+/// Returns SS and SP for the end of the stack, which is at most 1 MiB.
 pub(super) fn stack_address(top: u64) -> (u16, u16) {
     let segment = if top <= 0xffff { 0 } else { top.saturating_sub(TOP_OFFSET).div_ceil(16) };
     let offset = top.saturating_sub(segment * 16);
@@ -48,7 +48,7 @@ pub(super) fn stack_address(top: u64) -> (u16, u16) {
 
 /// Sets the segment registers and IDTR.
 pub(super) fn segments(sregs: &mut kvm_sregs, boot: &BootSpec, layout: &Layout) -> Result<(), StateError> {
-    // An entry out of reach is reported with all other mistakes; until then anything will do.
+    // An entry above 1 MiB is reported with all other problems, and the state is not used.
     let (cs, _) = code_address(boot.entry).unwrap_or_default();
     let (ss, _) = stack_address(required(layout, LayoutPart::Stack)?.end().0);
     sregs.cs = at(&sregs.cs, cs);
@@ -61,7 +61,7 @@ pub(super) fn segments(sregs: &mut kvm_sregs, boot: &BootSpec, layout: &Layout) 
     Ok(())
 }
 
-/// A segment register after loading a selector in real mode: the rest of the descriptor cache stays.
+/// Returns a segment register after loading a selector in real mode: the rest of the descriptor cache does not change.
 fn at(segment: &kvm_segment, selector: u16) -> kvm_segment {
     kvm_segment { selector, base: u64::from(selector) * 16, ..*segment }
 }

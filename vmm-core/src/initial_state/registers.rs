@@ -1,4 +1,4 @@
-//! General registers: where to execute, where the stack is, flags, and what the user wants in the others.
+//! General registers: instruction pointer, stack pointer, flags, and the user's presets.
 //!
 //! All registers are 0 unless preset, so a run is the same every time. The stack pointer is a multiple of 16, as
 //! the System V ABI has it at a program's entry; the 128 bytes of red zone below it are stack. A preset RSP
@@ -14,7 +14,7 @@ use crate::layout::Layout;
 use crate::spec::mode::Mode;
 use crate::spec::{BootSpec, EntryPoint, Register};
 
-/// The general registers. What is wrong with the presets is added to `problems`.
+/// Returns the general registers, and adds all problems with the presets to `problems`.
 pub(super) fn registers(boot: &BootSpec, layout: &Layout, problems: &mut Vec<StateProblem>) -> kvm_regs {
     let mut regs = kvm_regs { rflags: Rflags::FIXED.bits(), ..Default::default() };
     let top = layout.stack_top().unwrap_or_default().0;
@@ -34,15 +34,15 @@ pub(super) fn registers(boot: &BootSpec, layout: &Layout, problems: &mut Vec<Sta
             problems.push(StateProblem::RegisterTwice(*register));
         }
         problems.extend(preset_problem(boot.mode, *register, *value));
-        if let Some(place) = place(&mut regs, *register) {
-            *place = *value;
+        if let Some(field) = field(&mut regs, *register) {
+            *field = *value;
         }
     }
     regs.rflags |= Rflags::FIXED.bits();
     regs
 }
 
-/// Why a register cannot start with a value.
+/// Returns a problem if the register cannot start with the value.
 fn preset_problem(mode: Mode, register: Register, value: u64) -> Option<StateProblem> {
     if register == Register::Rip {
         return Some(StateProblem::RipPreset);
@@ -62,7 +62,7 @@ fn preset_problem(mode: Mode, register: Register, value: u64) -> Option<StatePro
 }
 
 impl Register {
-    /// Whether only 64-bit code has the register at all.
+    /// Returns true if the register exists in 64-bit code only.
     const fn is_64_bit_only(self) -> bool {
         match self {
             Self::R8 | Self::R9 | Self::R10 | Self::R11 | Self::R12 | Self::R13 | Self::R14 | Self::R15 => {
@@ -76,8 +76,8 @@ impl Register {
     }
 }
 
-/// The register's place; `None` for RIP, which the entry decides.
-fn place(regs: &mut kvm_regs, register: Register) -> Option<&mut u64> {
+/// Returns the field of a register; `None` for RIP, which the entry sets.
+fn field(regs: &mut kvm_regs, register: Register) -> Option<&mut u64> {
     Some(match register {
         Register::Rax => &mut regs.rax,
         Register::Rbx => &mut regs.rbx,

@@ -1,7 +1,6 @@
 //! What the user decided, checked: the bus, the guest's ranges, pinned parts, mappings.
 //!
-//! Everything is looked at before anything is refused, so that all mistakes come out in one go. Nothing is moved or
-//! repaired here.
+//! All checks run before the first problem is reported, so that all problems are reported at once. Nothing is corrected.
 
 use super::bus::BusKind;
 use super::{LayoutEntry, LayoutError, LayoutPart, LayoutProblem, RangeOwner, check_maps, pinned};
@@ -11,15 +10,15 @@ use crate::spec::MachineSpec;
 use crate::spec::gpa_range::GpaRange;
 use crate::spec::mode::{Mode, Ring};
 
-/// A description without conflicts: what is fixed, before the rest is placed.
+/// Fixed ranges of a description without conflicts.
 pub(super) struct Checked {
     /// Memory, KVM's pages and devices.
     pub(super) bus: BusKind,
-    /// All that is fixed and not memory, sorted by address.
+    /// Fixed entries except memory, sorted by address.
     pub(super) fixed: Vec<LayoutEntry>,
 }
 
-/// Checks all that the user decided.
+/// Checks all that the description fixes.
 pub(super) fn check(spec: &MachineSpec, occupied: &[LayoutEntry]) -> Result<Checked, LayoutError> {
     let mut problems = boot_problems(spec);
     let bus = BusKind::new(spec, &mut problems);
@@ -56,7 +55,7 @@ pub(super) fn check(spec: &MachineSpec, occupied: &[LayoutEntry]) -> Result<Chec
     Ok(Checked { bus, fixed })
 }
 
-/// What the mode itself does not have.
+/// Returns problems with features that the mode does not have.
 fn boot_problems(spec: &MachineSpec) -> Vec<LayoutProblem> {
     let (mode, paging) = (spec.boot.mode, &spec.boot.paging);
     let mut problems = Vec::new();
@@ -75,7 +74,7 @@ fn boot_problems(spec: &MachineSpec) -> Vec<LayoutProblem> {
     problems
 }
 
-/// All overlaps, each range with the one below it that reaches furthest.
+/// Returns all overlaps: each range with the lower range that ends last.
 pub(super) fn overlaps(mut ranges: Vec<LayoutEntry>) -> Vec<LayoutProblem> {
     ranges.sort_by_key(|placed| placed.range);
     let mut problems = Vec::new();
@@ -93,7 +92,8 @@ pub(super) fn overlaps(mut ranges: Vec<LayoutEntry>) -> Vec<LayoutProblem> {
     problems
 }
 
-/// Whether memory is there, and writable if the part is ours. The loader writes the guest's own bytes from outside.
+/// Returns a problem if the entry is not in memory, or if it is a part in read-only memory. The guest's files may be in
+/// read-only memory: the loader writes them.
 pub(super) fn memory_problem(placed: &LayoutEntry, bus: &BusKind) -> Option<LayoutProblem> {
     let regions: Vec<GpaRange> = bus.memory.iter().map(|region| region.range).collect();
     if let Some(missing) = placed.range.without(&regions).first() {
@@ -104,7 +104,7 @@ pub(super) fn memory_problem(placed: &LayoutEntry, bus: &BusKind) -> Option<Layo
     read_only.map(|region| LayoutProblem::ReadOnly { entry: placed.clone(), region: region.number })
 }
 
-/// Pages that would have to belong to both rings: a pinned table beside something that ring 3 must reach.
+/// Returns problems with pages that hold both a pinned table, for ring 0, and a range that ring 3 must access.
 fn shared_pages(spec: &MachineSpec, inside: &[LayoutEntry]) -> Vec<LayoutProblem> {
     if spec.boot.ring == Ring::Kernel {
         return Vec::new();

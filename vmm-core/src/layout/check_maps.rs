@@ -1,5 +1,4 @@
-//! The user's mappings, checked before a plan is made of them: each for itself, against each other, and against
-//! what the layout has placed.
+//! Checks of the user's mappings: each alone, against each other, and against the entries of the layout.
 
 use super::{LayoutEntry, LayoutPart, MappingProblem};
 use crate::paging::Scheme;
@@ -10,7 +9,7 @@ use crate::{Gpa, Gva, PAGE_SIZE};
 
 /// Checks the user's mappings, one by one and against each other.
 ///
-/// `bus` are memory and MMIO devices, sorted: a mapping that shows none of them is a mistake.
+/// `bus` holds the ranges of memory and MMIO devices, sorted. A mapping of none of them is a problem.
 pub(super) fn check(scheme: Scheme, boot: &BootSpec, bus: &[GpaRange]) -> Vec<MappingProblem> {
     let mut problems = Vec::new();
     let bus: Vec<GpaRange> = bus.iter().map(|span| span.to_pages()).collect();
@@ -54,7 +53,7 @@ fn check_map(
         return Err(problems);
     }
     let last = mapping.gva.checked_add(mapping.size - 1);
-    // The two halves of canonical addresses are far apart: a mapping must not bridge the gap.
+    // A mapping must not extend over the gap between the two halves of canonical addresses.
     let half = |gva: Gva| gva.0 >> 63;
     match last {
         Some(last)
@@ -72,7 +71,7 @@ fn check_map(
     }
     match GpaRange::new(mapping.gpa, mapping.size) {
         Some(span) if span.end().0 <= scheme.physical_end() => {
-            // Part of a mapping may lead nowhere: kernels map all of physical space, holes included.
+            // Part of a mapping may have nothing behind it: kernels map all of physical space, holes included.
             if !bus.iter().any(|there| there.overlaps(span)) {
                 problems.push(MappingProblem::NothingThere { map, span });
             }
@@ -87,13 +86,13 @@ fn check_map(
     if problems.is_empty() { Ok(()) } else { Err(problems) }
 }
 
-/// Checks that no mapping shows something else at the address of something that the layout placed.
+/// Checks that no mapping replaces the identity mapping of a table or of the stack.
 pub(super) fn hidden(boot: &BootSpec, own: &[LayoutEntry]) -> Vec<MappingProblem> {
     let rsp_is_preset = boot.registers.iter().any(|(register, _)| *register == Register::Rsp);
     let mut problems = Vec::new();
     for (map, mapping) in (1..).zip(&boot.paging.maps).filter(|(_, map)| map.gva.0 != map.gpa.0) {
         for placed in own {
-            // A stack pointer of the user's own leads elsewhere, so nothing depends on our stack's address.
+            // With a preset stack pointer, nothing depends on the address of the allocated stack.
             let needed = placed.part().is_some_and(|part| part != LayoutPart::Stack || !rsp_is_preset);
             let seen = GpaRange::new(Gpa(mapping.gva.0), mapping.size);
             if needed && seen.is_some_and(|seen| seen.overlaps(placed.range)) {

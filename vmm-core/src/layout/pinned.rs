@@ -1,4 +1,4 @@
-//! The parts that the user pinned: an address is taken as it is, or refused.
+//! Parts whose address the user chose: the address is used as it is, or refused.
 
 use super::bus::{BusKind, bounded};
 use super::{LayoutEntry, LayoutPart, LayoutProblem, RangeOwner, address_limit};
@@ -7,12 +7,12 @@ use crate::PAGE_SIZE;
 use crate::spec::MachineSpec;
 use crate::spec::gpa_range::GpaRange;
 
-/// The least that a stack gets unless told otherwise.
+/// Minimum default size of the stack in bytes.
 pub(super) const MIN_STACK: u64 = 4 << 10;
-/// Sizes that a stack gets unless told otherwise: the first that finds room.
+/// Default sizes of the stack in bytes: the first that fits is used.
 pub(super) const STACK_SIZES: [u64; 5] = [64 << 10, 32 << 10, 16 << 10, 8 << 10, MIN_STACK];
 
-/// The tables that the user pinned.
+/// Returns the tables whose address the user chose.
 pub(super) fn tables(spec: &MachineSpec, problems: &mut Vec<LayoutProblem>) -> Vec<LayoutEntry> {
     let (mode, place) = (spec.boot.mode, &spec.pinned);
     let pins = [
@@ -24,7 +24,7 @@ pub(super) fn tables(spec: &MachineSpec, problems: &mut Vec<LayoutProblem>) -> V
     let mut pinned = Vec::new();
     for (part, address) in pins {
         let Some(address) = address else { continue };
-        // How many page tables there will be is not known yet; their first page stands for all.
+        // The number of page tables is not known yet: only the first page is checked here.
         let size = match part.fixed_size(mode, spec.boot.ring) {
             Some(size) => u64::from(size),
             None if mode.has_paging() => PAGE_SIZE,
@@ -43,7 +43,7 @@ pub(super) fn tables(spec: &MachineSpec, problems: &mut Vec<LayoutProblem>) -> V
     pinned
 }
 
-/// The stack, if the user pinned its top. Without a size it gets the largest of the usual ones that is free.
+/// Returns the stack if the user chose its end. Without a size it gets the largest default size that is free.
 pub(super) fn stack(
     spec: &MachineSpec,
     bus: &BusKind,

@@ -1,8 +1,8 @@
-//! What the user left open, placed.
+//! Allocation of the parts whose address the user left open.
 //!
-//! Tables go to the lowest free pages, the stack to the highest below the top of the lowest memory. Page tables
-//! come last, because their number depends on what they map; and since their own pages are kept from ring 3, it may
-//! depend on where they lie, too. So their size is found by trying: it only grows, and soon fits.
+//! Tables get the lowest free pages, the stack the highest below the top of the lowest memory. Page tables come last: their
+//! number depends on what they map, and also on their own address, since their pages are closed to ring 3. Their size is
+//! therefore found by iteration; it only grows.
 
 use super::bus::BusKind;
 use super::check::{Checked, memory_problem, overlaps};
@@ -16,17 +16,17 @@ use crate::spec::MachineSpec;
 use crate::spec::gpa_range::GpaRange;
 use crate::spec::mode::Mode;
 
-/// Below this nothing is placed: a real-mode vector table, or the page that catches null pointers.
+/// Lowest address that is allocated: below are the real-mode vector table, or the page that catches null pointers.
 const FLOOR: Gpa = Gpa(0x1000);
-/// The highest stack pointer that real mode can have with SS = 0, 16-byte aligned.
+/// Highest stack pointer with SS = 0 in real mode that is a multiple of 16.
 const REAL_STACK_TOP: Gpa = Gpa(0xfff0);
-/// Rounds of finding the size of the page tables. Two are enough unless their own place splits large pages.
-const ROUNDS: u32 = 16;
+/// Maximum number of iterations for the size of the page tables. Two suffice unless their address splits large pages.
+const MAX_ROUNDS: u32 = 16;
 
-/// 1 GiB of page tables: with 4 KiB pages they map 512 GiB. They are built in our memory before they go to the guest's.
+/// Maximum number of page tables: 1 GiB, which maps 512 GiB with 4 KiB pages. They are built in the VMM's memory first.
 const MAX_TABLES: u64 = 1 << 18;
 
-/// Places all that is missing. Returns everything, sorted by address, and the paging plan.
+/// Allocates all missing parts. Returns all entries, sorted by address, and the plan of the page tables.
 pub(super) fn place(
     spec: &MachineSpec,
     checked: &Checked,
@@ -34,7 +34,7 @@ pub(super) fn place(
     let mut space = Space { bus: &checked.bus, placed: checked.fixed.clone(), spec };
     let mut problems = Vec::new();
     for part in
-        [LayoutPart::Gdt, LayoutPart::Idt, LayoutPart::Tss, LayoutPart::Landing, LayoutPart::KernelStack]
+        [LayoutPart::Gdt, LayoutPart::Idt, LayoutPart::Tss, LayoutPart::TrapPage, LayoutPart::KernelStack]
     {
         let size = part.fixed_size(spec.boot.mode, spec.boot.ring).map_or(0, u64::from);
         if size > 0 && !space.has(part) {
@@ -57,7 +57,7 @@ pub(super) fn place(
     Ok((space.placed, paging))
 }
 
-/// Memory, and what of it is taken.
+/// Memory and the ranges in use.
 struct Space<'a> {
     bus: &'a BusKind,
     placed: Vec<LayoutEntry>,
@@ -77,7 +77,7 @@ impl Space<'_> {
         LayoutProblem::NoRoom { part, size, limit: address_limit(self.spec) }
     }
 
-    /// The free stretches of writable memory in a window, lowest first. In modes with pages, in whole pages.
+    /// Returns the free ranges of writable memory in a window, lowest first; whole pages except in real mode.
     fn free(&self, window: GpaRange) -> Vec<GpaRange> {
         let whole_pages = self.spec.boot.mode != Mode::Real;
         let taken = self.placed.iter().map(|placed| placed.range);
@@ -91,7 +91,7 @@ impl Space<'_> {
             .collect()
     }
 
-    /// The lowest free pages that hold `size` bytes.
+    /// Returns the lowest free page-aligned range of `size` bytes.
     fn lowest(&self, size: u64) -> Option<GpaRange> {
         let window = GpaRange::between(FLOOR, Gpa(address_limit(self.spec)))?;
         let fits = |free: GpaRange| {
@@ -101,7 +101,7 @@ impl Space<'_> {
         self.free(window).into_iter().find_map(fits)
     }
 
-    /// The highest free place in a window for a stack of `size` bytes.
+    /// Returns the highest free range of `size` bytes in a window.
     fn highest(&self, size: u64, window: GpaRange) -> Option<GpaRange> {
         let alignment = if self.spec.boot.mode == Mode::Real { 16 } else { PAGE_SIZE };
         let fits = |free: GpaRange| {
@@ -112,14 +112,14 @@ impl Space<'_> {
         self.free(window).into_iter().rev().find_map(fits)
     }
 
-    /// A place for the stack: in the first window that has room for one of the sizes.
+    /// Returns a range for the stack: in the first window that has room for one of the sizes.
     fn stack(&self) -> Result<GpaRange, LayoutProblem> {
         let limit = Gpa(address_limit(self.spec));
         let lowest_memory =
             self.bus.memory.iter().find(|region| !region.read_only).map(|region| region.range);
         let top = lowest_memory.map_or(limit, |range| range.end().min(limit));
         let windows = if self.spec.boot.mode == Mode::Real {
-            // SS = 0 lets code reach the stack and the first 64 KiB of data with the same base.
+            // With SS = 0, the stack and the first 64 KiB of data have the same segment base.
             [REAL_STACK_TOP, limit, limit]
         } else {
             [top, Gpa(limit.0.min(1 << 32)), limit]
@@ -138,7 +138,7 @@ impl Space<'_> {
             .ok_or_else(|| self.no_room(LayoutPart::Stack, sizes.last().copied().unwrap_or(MIN_STACK)))
     }
 
-    /// Finds the size of the page tables, and a place for them.
+    /// Allocates the page tables and returns their plan.
     fn page_tables(&mut self, scheme: Scheme) -> Result<PagingPlan, LayoutError> {
         let refuse = |problem| LayoutError { problems: vec![problem] };
         self.placed.retain(|placed| placed.part() != Some(LayoutPart::PageTables));
@@ -149,7 +149,7 @@ impl Space<'_> {
         };
         let mappable = self.bus.mappable();
         let mut tables = 1u64;
-        for _ in 0..ROUNDS {
+        for _ in 0..MAX_ROUNDS {
             let size = tables.saturating_mul(PAGE_SIZE);
             let range = self.page_tables_at(size).map_err(refuse)?;
             let mut parts: Vec<ReservedRange> = others.iter().filter_map(reserved).collect();
@@ -169,7 +169,7 @@ impl Space<'_> {
         Err(refuse(self.no_room(LayoutPart::PageTables, tables.saturating_mul(PAGE_SIZE))))
     }
 
-    /// Where page tables of this size go.
+    /// Returns the range for page tables of this size.
     fn page_tables_at(&self, size: u64) -> Result<GpaRange, LayoutProblem> {
         let range = match self.spec.pinned.page_tables {
             Some(address) => GpaRange::new(address, size),
@@ -180,7 +180,7 @@ impl Space<'_> {
             .ok_or_else(|| self.no_room(LayoutPart::PageTables, size))
     }
 
-    /// Pinned page tables were only known by their first page; now by all.
+    /// Checks pinned page tables again, now that their size is known.
     fn check_pinned_tables(&self, range: GpaRange) -> Result<(), LayoutError> {
         if self.spec.pinned.page_tables.is_none() {
             return Ok(());

@@ -1,4 +1,4 @@
-//! What can be wrong with a layout, in words: who is in whose way, where, and what to change.
+//! Errors of a layout, with the ranges in conflict and advice on what to change.
 
 use thiserror::Error;
 
@@ -8,16 +8,16 @@ use crate::spec::gpa_range::{ByteSize, GpaRange};
 use crate::spec::mode::{Mode, PageSize};
 use crate::{Gpa, Gva};
 
-/// The layout cannot be made.
+/// Error of [`compute`](super::compute): all problems of a layout.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{}", joined(.problems))]
 pub struct LayoutError {
-    /// All that is wrong; never empty.
+    /// All problems; never empty.
     pub problems: Vec<LayoutProblem>,
 }
 
 impl LayoutError {
-    /// `Ok` if there are no problems.
+    /// Returns an error unless the list is empty.
     pub(super) fn unless_empty(problems: Vec<LayoutProblem>) -> Result<(), Self> {
         if problems.is_empty() { Ok(()) } else { Err(Self { problems }) }
     }
@@ -28,13 +28,13 @@ fn joined(problems: &[LayoutProblem]) -> String {
     lines.join("; ")
 }
 
-/// One thing that is wrong.
+/// Problem of a layout.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum LayoutProblem {
-    /// The machine has no memory at all.
+    /// The machine has no memory.
     #[error("the machine has no memory")]
     NoMemory,
-    /// A memory region has no size.
+    /// A memory region has size 0.
     #[error("memory region {number} is empty")]
     EmptyRegion {
         /// Counted from 1.
@@ -47,70 +47,70 @@ pub enum LayoutProblem {
         number: usize,
         /// `address` or `size`.
         field: &'static str,
-        /// What it is.
+        /// Value of the field.
         value: u64,
     },
-    /// KVM takes only page-aligned addresses for its TSS pages.
+    /// The TSS address is not a multiple of 4 KiB, as KVM requires.
     #[error("TSS address {0} is not a multiple of 4 KiB")]
     TssAddressMisaligned(Gpa),
-    /// KVM takes only addresses below 4 GiB for its TSS pages.
+    /// The TSS pages do not end below 4 GiB, as KVM requires.
     #[error("TSS address {0}: its three pages do not end below 4 GiB")]
     TssAddressTooHigh(Gpa),
-    /// Something lies beyond what its kind may reach.
+    /// A range ends above the limit for its kind.
     #[error("{owner} at {address} ({}) does not end below {limit:#x}", ByteSize(*.size))]
     TooHigh {
         /// Owner of the range.
         owner: RangeOwner,
-        /// Where it starts.
+        /// First address.
         address: Gpa,
-        /// How long it is.
+        /// Size in bytes.
         size: u64,
-        /// Where it must end.
+        /// Highest end allowed.
         limit: u64,
     },
-    /// Two things want the same addresses.
+    /// Two ranges overlap.
     #[error("{first} overlaps {second}")]
     Overlap {
-        /// The one that starts lower.
+        /// Range that starts lower.
         first: LayoutEntry,
-        /// The other.
+        /// Range that starts higher.
         second: LayoutEntry,
     },
-    /// Something must lie in memory and does not.
+    /// A range must be in memory and is not.
     #[error("{entry}: no memory at {missing}")]
     OutsideMemory {
-        /// What it is.
+        /// Range and its owner.
         entry: LayoutEntry,
-        /// The first addresses that are missing.
+        /// First part of it without memory.
         missing: GpaRange,
     },
-    /// Something must be writable and is not.
+    /// A range must be writable and is not.
     #[error("{entry} lies in memory region {region}, which is read-only")]
     ReadOnly {
-        /// What it is.
+        /// Range and its owner.
         entry: LayoutEntry,
-        /// The region, counted from 1.
+        /// Number of the memory region, counted from 1.
         region: usize,
     },
-    /// A pinned address that the CPU does not take.
+    /// The address of a pinned part is not aligned.
     #[error("{} at {address} is not at a multiple of {alignment}", .part.name())]
     Misaligned {
         /// The part.
         part: LayoutPart,
-        /// Where it was put.
+        /// Address of the part.
         address: Gpa,
-        /// What it must be a multiple of.
+        /// Alignment in bytes.
         alignment: u64,
     },
-    /// A stack of no bytes, or larger than the address below which it shall lie.
+    /// The stack has size 0, or more bytes than there are addresses below its end.
     #[error("a stack of {} does not fit below {top}", ByteSize(*.size))]
     StackSize {
-        /// The size asked for.
+        /// Requested size in bytes.
         size: u64,
-        /// The initial stack pointer, or the end of what the mode can address.
+        /// End of the stack, or the mode's address limit.
         top: Gpa,
     },
-    /// A part was pinned that the mode does not have.
+    /// The mode does not have the pinned part.
     #[error("{mode} mode has no {}", .part.name())]
     NoSuchPart {
         /// The part.
@@ -118,34 +118,34 @@ pub enum LayoutProblem {
         /// The mode.
         mode: Mode,
     },
-    /// A page cannot belong to ring 0 and to ring 3.
+    /// A page would have to be both closed and open to ring 3.
     #[error("{ours} shares a page with {theirs}, which ring 3 must reach")]
     SharedPage {
-        /// A table of ours.
+        /// Table that is for ring 0 only.
         ours: LayoutEntry,
-        /// What the guest needs.
+        /// Range that ring 3 must access.
         theirs: LayoutEntry,
     },
-    /// Nothing is left that is large enough.
+    /// No free range is large enough for a part.
     #[error("no room for the {} ({}) in writable memory below {limit:#x}", .part.name(), ByteSize(*.size))]
     NoRoom {
         /// The part.
         part: LayoutPart,
-        /// Its size in bytes.
+        /// Size of the part in bytes.
         size: u64,
-        /// Where it must end.
+        /// Highest end allowed.
         limit: u64,
     },
-    /// Page tables of a size that nobody means.
+    /// The page tables would be larger than 1 GiB.
     #[error("the page tables would take {}, more than 1 GiB", ByteSize(*.size))]
     TooManyTables {
         /// Their size in bytes.
         size: u64,
     },
-    /// Ring 3 in real mode.
+    /// The machine starts in ring 3 in real mode, which has no rings.
     #[error("real mode has no ring 3")]
     RealModeRing,
-    /// A page size that the mode cannot map.
+    /// The mode cannot map pages of this size.
     #[error("{mode} mode has no {size} pages")]
     PageSize {
         /// The mode.
@@ -153,49 +153,49 @@ pub enum LayoutProblem {
         /// The page size.
         size: PageSize,
     },
-    /// Five levels outside long mode.
+    /// Five-level paging outside long mode.
     #[error("{0} mode has no five-level paging")]
     FiveLevel(Mode),
-    /// A mapping that cannot be made.
+    /// A mapping is not possible.
     #[error(transparent)]
     Map(#[from] MappingProblem),
 }
 
-/// What can be wrong with a `[[paging.map]]`. Mappings are counted from 1.
+/// Problem of a mapping in [`PagingSpec::maps`](crate::spec::PagingSpec::maps). Mappings are counted from 1.
 #[expect(
     missing_docs,
     reason = "the fields are those of the mapping, and the message says how they are meant"
 )]
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum MappingProblem {
-    /// Not a whole number of pages.
+    /// A field is not a multiple of the page size.
     #[error("paging.map {map}: {field} {value:#x} is not a multiple of 4 KiB")]
     Misaligned { map: usize, field: &'static str, value: u64 },
-    /// No size.
+    /// The size is 0.
     #[error("paging.map {map} is empty")]
     Empty { map: usize },
-    /// Virtual addresses that the mode does not have.
+    /// The paging scheme cannot translate all virtual addresses of the range.
     #[error("paging.map {map}: {} cannot address all of {gva} ({})", .scheme.name(), ByteSize(*.size))]
     Unaddressable { map: usize, scheme: Scheme, gva: Gva, size: u64 },
-    /// Physical addresses that an entry cannot hold.
+    /// A page table entry cannot hold all physical addresses of the range.
     #[error("paging.map {map}: {} cannot reach all of physical {gpa} ({})", .scheme.name(), ByteSize(*.size))]
     TooHigh { map: usize, scheme: Scheme, gpa: Gpa, size: u64 },
-    /// Neither memory nor a device.
+    /// Neither memory nor a device is in the physical range.
     #[error("paging.map {map}: nothing at physical {span}, neither memory nor a device")]
     NothingThere { map: usize, span: GpaRange },
-    /// Two mappings want the same virtual page.
+    /// Two mappings map the same virtual page.
     #[error("paging.map {first} and paging.map {second} both map {gva}")]
     Overlap { first: usize, second: usize, gva: Gva },
-    /// Two-level entries have no XD bit.
+    /// Entries of two-level paging have no XD bit.
     #[error("paging.map {map}: two-level paging cannot forbid execution")]
     NoExecuteDisable { map: usize },
-    /// A mapping shows something else where the CPU looks for a table, or the guest for its stack.
+    /// A mapping replaces the identity mapping of a table or of the stack.
     #[error("paging.map {map} hides the {hidden}")]
     Hides { map: usize, hidden: LayoutEntry },
 }
 
 impl LayoutProblem {
-    /// What the user can do about it.
+    /// Returns advice for the user; `None` if there is none.
     #[must_use]
     pub fn help(&self) -> Option<String> {
         let text = match self {

@@ -1,4 +1,4 @@
-//! The layout as a table: memory and what is in it, holes, KVM's pages, devices.
+//! The layout as a table: memory and its contents, holes, KVM's pages and devices.
 
 use std::fmt;
 
@@ -6,19 +6,19 @@ use super::{Layout, LayoutRegion, RangeOwner};
 use crate::Gpa;
 use crate::spec::gpa_range::{ByteSize, GpaRange};
 
-/// What kind of address space a row lies in.
+/// Kind of guest-physical address space of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LayoutRowKind {
-    /// Memory that the guest can write to.
+    /// Writable memory.
     Memory,
-    /// Memory that the guest can only read.
+    /// Read-only memory.
     ReadOnly,
     /// No memory.
     Hole,
 }
 
 impl LayoutRowKind {
-    /// The word in the table.
+    /// Returns the name in the table.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -29,19 +29,19 @@ impl LayoutRowKind {
     }
 }
 
-/// A row: a range that is one thing.
+/// Row of the layout table: a range with one owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LayoutRow<'a> {
-    /// Where it lies.
+    /// Guest-physical range.
     pub range: GpaRange,
-    /// In what.
+    /// Kind of the address space.
     pub kind: LayoutRowKind,
-    /// Whose it is; `None` if it is free.
+    /// Owner; `None` if the range is free or a hole.
     pub owner: Option<&'a RangeOwner>,
 }
 
 impl Layout {
-    /// The whole address space from 0 to the last thing in it, without gaps, sorted by address.
+    /// Returns rows for the whole address space from 0 to the last entry, without gaps, sorted by address.
     #[must_use]
     pub fn rows(&self) -> Vec<LayoutRow<'_>> {
         let last_memory = self.memory().last().map(|region| region.range.end());

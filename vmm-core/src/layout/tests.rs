@@ -34,7 +34,7 @@ fn tables_go_up_from_page_1_and_the_stack_hangs_from_the_top() {
     // The guest keeps its pages 1 and 2 for itself, though the GDT would fit in front of it.
     assert_eq!((at(LayoutPart::Gdt), at(LayoutPart::Idt), at(LayoutPart::Tss)), (0x3000, 0x4000, 0x5000));
     assert_eq!(layout.part(LayoutPart::Stack), GpaRange::new(Gpa(0x1f_0000), 0x1_0000));
-    assert_eq!(layout.part(LayoutPart::Landing), None);
+    assert_eq!(layout.part(LayoutPart::TrapPage), None);
 }
 
 #[test]

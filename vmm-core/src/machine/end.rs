@@ -48,7 +48,7 @@ pub enum End {
         /// The host CPU.
         cpu: u32,
     },
-    /// A ring-3 guest raised an exception, which nobody but our landing page was there to take.
+    /// A ring-3 guest raised an exception, which nobody but the trap page was there to take.
     Exception {
         /// Its vector.
         vector: u8,

@@ -1,10 +1,10 @@
-//! Page tables from a plan: each piece is cut into runs of the largest pages that fit, each page becomes an entry.
+//! Builds page tables from a plan: splits each piece into runs of the largest pages that fit, and writes their entries.
 //!
 //! A large page needs its virtual and its physical address at multiples of its size, and the whole of it inside one
-//! piece. So a piece whose ends are ragged gets small pages there and large ones between; a piece whose two
-//! addresses differ by an odd number of small pages gets small ones only.
+//! piece. So a piece gets small pages up to the first such multiple and after the last, and large pages between. A piece
+//! whose two addresses differ modulo the large page size gets small pages only.
 //!
-//! The tables lie one behind the other, the root first, in the order in which they are needed.
+//! The tables are contiguous, the root first, in the order in which they are needed.
 
 use super::Scheme;
 use super::entry::PageTableEntry;
@@ -13,10 +13,10 @@ use crate::spec::PagePermissions;
 use crate::spec::mode::PageSize;
 use crate::{Gpa, Gva};
 
-/// Size of a table. Those of the PAE root (32 bytes) and of nothing else are smaller; they get a page too.
+/// Size of a table. Only the PAE root is smaller (32 bytes); it gets a page too.
 const TABLE: u64 = 4096;
 
-/// Neighbouring pages of one size.
+/// Run of adjacent pages of one size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Run {
     gva: Gva,
@@ -28,14 +28,13 @@ struct Run {
 }
 
 impl Run {
-    /// The address of its last byte; the one behind it may not exist.
+    /// Returns the address of the last byte. The address after it may not exist.
     const fn last(&self) -> u64 {
         self.gva.0 + (self.count * self.size.bytes() - 1)
     }
 }
 
-/// Number of tables that the plan needs. Found without building them: a plan can ask for more than there is room
-/// for.
+/// Returns the number of tables that the plan needs. They are not built: a plan can need more than fit into memory.
 #[must_use]
 pub fn count(plan: &PagingPlan) -> u64 {
     let levels = plan.scheme.levels();
@@ -57,13 +56,13 @@ pub fn count(plan: &PagingPlan) -> u64 {
     count
 }
 
-/// Whether the plan has pages of this size.
+/// Returns true if the plan has pages of this size.
 #[must_use]
 pub fn uses(plan: &PagingPlan, size: PageSize) -> bool {
     runs(plan).any(|run| run.size == size)
 }
 
-/// The tables' bytes, to be placed at `root`, a multiple of 4 KiB. [`count`] says how many pages they take.
+/// Returns the tables' bytes for the address `root`, a multiple of 4 KiB: [`count`] times 4 KiB.
 #[must_use]
 pub fn bytes(plan: &PagingPlan, root: Gpa) -> Vec<u8> {
     let mut tables = Tables { scheme: plan.scheme, root, entries: Vec::new() };
@@ -77,7 +76,7 @@ pub fn bytes(plan: &PagingPlan, root: Gpa) -> Vec<u8> {
     tables.into_bytes()
 }
 
-/// Tables under construction, one behind the other.
+/// Contiguous tables under construction.
 struct Tables {
     scheme: Scheme,
     root: Gpa,
@@ -85,25 +84,25 @@ struct Tables {
 }
 
 impl Tables {
-    /// Entries in a page.
+    /// Number of entries in a page.
     const fn entries_per_table(&self) -> u64 {
         TABLE / self.scheme.entry_bytes()
     }
 
-    /// Adds an empty table and returns its address. The layout has made room for all, so it cannot wrap.
+    /// Adds an empty table and returns its address. The layout has reserved memory for all tables, so it cannot wrap.
     fn add(&mut self) -> Gpa {
         let offset = self.entries.len() as u64 * self.scheme.entry_bytes();
         self.entries.extend((0..self.entries_per_table()).map(|_| 0));
         Gpa(self.root.0.saturating_add(offset))
     }
 
-    /// The place of an entry in a table.
+    /// Returns the index in `entries` of an entry of a table.
     fn entry(&mut self, table: Gpa, index: u64) -> Option<&mut u64> {
         let first = table.0.checked_sub(self.root.0)? / self.scheme.entry_bytes();
         self.entries.get_mut(usize::try_from(first + index).ok()?)
     }
 
-    /// Enters one page, with the tables above it where they are missing. `None` cannot happen.
+    /// Adds the entry of one page, and missing tables above it. Never `None`: the indexes are in range.
     fn map(&mut self, gva: Gva, gpa: Gpa, size: PageSize, access: PagePermissions) -> Option<()> {
         let scheme = self.scheme;
         let mut table = self.root;
@@ -134,7 +133,7 @@ impl Tables {
     }
 }
 
-/// All runs of a plan, sorted by virtual address.
+/// Returns all runs of a plan, sorted by virtual address.
 fn runs(plan: &PagingPlan) -> impl Iterator<Item = Run> {
     // Largest first.
     let sizes: Vec<PageSize> = plan
@@ -151,7 +150,7 @@ fn runs(plan: &PagingPlan) -> impl Iterator<Item = Run> {
     })
 }
 
-/// Cuts a piece into runs: small pages up to the first multiple of the large size, large ones, small ones again.
+/// Splits a piece into runs: small pages up to the first multiple of the large size, large pages, small pages.
 fn cut(piece: &PlanPiece, sizes: &[PageSize], runs: &mut Vec<Run>) {
     let Some((size, smaller)) = sizes.split_first() else { return };
     let unit = size.bytes() >> 12;

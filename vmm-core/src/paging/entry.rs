@@ -1,9 +1,9 @@
-//! One page table entry, bit by bit.
+//! Page table entries: their bits in each paging scheme.
 //!
 //! All schemes agree on the low 12 bits. They differ in the address field and in the bits that must be 0.
 //!
-//! Accessed and dirty bits are never preset: that the CPU sets them is something a guest may want to watch. So
-//! tables must lie in memory that the CPU may write to.
+//! Accessed and dirty bits are never preset, so that a guest can observe the CPU setting them. The tables must therefore
+//! be in writable memory.
 //!
 //! Source: SDM vol. 3, tables 4-4 to 4-6 (32-bit), 4-8 to 4-11 (PAE), 4-14 to 4-20 (four and five levels).
 
@@ -15,28 +15,28 @@ use crate::spec::PagePermissions;
 use crate::spec::mode::PageSize;
 
 bitflags::bitflags! {
-    /// The bits of an entry that are not address.
+    /// Bits of an entry that are not part of the address.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
     pub struct EntryFlags: u64 {
-        /// Present. Without it the CPU ignores all other bits.
+        /// P: present. If clear, the CPU ignores all other bits.
         const P = 1 << 0;
-        /// Writable.
+        /// R/W: writable.
         const RW = 1 << 1;
-        /// Ring 3 may use it.
+        /// U/S: accessible from ring 3.
         const US = 1 << 2;
-        /// Write-through.
+        /// PWT: write-through.
         const PWT = 1 << 3;
-        /// Cache off.
+        /// PCD: cache disabled.
         const PCD = 1 << 4;
-        /// The CPU has used it.
+        /// A: accessed by the CPU.
         const A = 1 << 5;
-        /// The CPU has written through it; counts in an entry that maps a page.
+        /// D: the CPU has written to the page. Ignored in an entry that refers to a table.
         const D = 1 << 6;
-        /// Maps a page above the last level.
+        /// PS: the entry maps a page above the last level.
         const PS = 1 << 7;
-        /// Stays in the TLB when CR3 is loaded; counts in an entry that maps a page.
+        /// G: global, kept in the TLB when CR3 is loaded. Ignored in an entry that refers to a table.
         const G = 1 << 8;
-        /// Not executable; counts with EFER.NXE.
+        /// XD: not executable. Reserved unless EFER.NXE is set.
         const XD = 1 << 63;
     }
 }
@@ -52,29 +52,28 @@ impl fmt::Display for EntryFlags {
     }
 }
 
-/// What decides which bits of an entry are reserved, beside the scheme and the level.
+/// CPU properties that decide which bits of an entry are reserved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EntryRules {
-    /// EFER.NXE: the XD bit counts. Without it, that bit is reserved.
+    /// EFER.NXE. If false, the XD bit is reserved.
     pub execute_disable: bool,
-    /// The width of a physical address (CPUID 0x8000_0008 EAX), at most 52.
+    /// Width of a physical address in bits (CPUID 0x8000_0008 EAX), at most 52.
     pub physical_bits: u32,
-    /// An AMD CPU. It reserves bit 8, which is G in an entry that maps a page, in PML5 and PML4 entries, which map none
-    /// (APM vol. 2, 5.3.3); Intel's ignores it there.
+    /// True for an AMD CPU, which reserves bit 8 in PML5 and PML4 entries (APM vol. 2, 5.3.3). Intel CPUs ignore it there.
     pub amd: bool,
 }
 
-/// The bits of a mask from `low` up to but not including `high`; both at most 63.
+/// Returns a mask of the bits from `low` up to but not including `high`; both at most 63.
 const fn bits(low: u32, high: u32) -> u64 {
     (1 << high) - (1 << low)
 }
 
-/// An entry as it lies in a table. One of two-level paging has its upper 32 bits 0.
+/// Page table entry as stored in a table. With two-level paging, the upper 32 bits are 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PageTableEntry(pub u64);
 
 impl PageTableEntry {
-    /// An entry that leads to the next table. It permits everything, so that the last level alone decides.
+    /// Returns an entry that refers to the table at `gpa` and permits everything, so that the last level alone decides.
     ///
     /// The four entries of a PAE directory-pointer table have no R/W and U/S: there these bits must be 0.
     #[must_use]
@@ -87,7 +86,7 @@ impl PageTableEntry {
         Self(next.0 | flags.bits())
     }
 
-    /// An entry that maps a page at `gpa`, which is a multiple of the page's size.
+    /// Returns an entry that maps the page at `gpa`, a multiple of the page size.
     #[must_use]
     pub fn page(gpa: Gpa, size: PageSize, access: PagePermissions) -> Self {
         let mut flags = EntryFlags::P;
@@ -98,19 +97,19 @@ impl PageTableEntry {
         Self(gpa.0 | flags.bits())
     }
 
-    /// The bits that are not address.
+    /// Returns the bits that are not part of the address.
     #[must_use]
     pub const fn flags(self) -> EntryFlags {
         EntryFlags::from_bits_truncate(self.0)
     }
 
-    /// The P bit.
+    /// Returns true if the P bit is set.
     #[must_use]
     pub const fn is_present(self) -> bool {
         self.flags().contains(EntryFlags::P)
     }
 
-    /// The size of the page that the entry maps at this level; `None` if it leads to another table.
+    /// Returns the size of the page that the entry maps at this level; `None` if it refers to a table.
     ///
     /// `pse` is CR4.PSE: without it, two-level paging ignores the PS bit.
     #[must_use]
@@ -123,15 +122,16 @@ impl PageTableEntry {
         }
     }
 
-    /// The address of the next table.
+    /// Returns the address of the table that the entry refers to.
     #[must_use]
     pub const fn table_address(self) -> Gpa {
         Gpa(self.0 & bits(12, 52))
     }
 
-    /// The address of the page of this size that the entry maps.
+    /// Returns the address of the page of this size that the entry maps.
     ///
-    /// A 4 MiB page keeps address bits 39 to 32 in bits 20 to 13 (PSE-36). We never set them, but a guest can.
+    /// The entry of a 4 MiB page has address bits 39 to 32 in bits 20 to 13 (PSE-36). The builder never sets them, but a
+    /// guest can.
     #[must_use]
     pub const fn page_address(self, size: PageSize) -> Gpa {
         let address = self.0 & bits(12, 52) & !(size.bytes() - 1);
@@ -141,9 +141,9 @@ impl PageTableEntry {
         }
     }
 
-    /// The bits that are set though they must be 0: using such an entry raises #PF with the RSVD bit.
+    /// Returns the reserved bits that are set. Using an entry with any raises #PF with the RSVD bit.
     ///
-    /// A 4 MiB page keeps bits 39 to 32 of its address in bits 20 to 13: those beyond the width are reserved.
+    /// The entry of a 4 MiB page has address bits 39 to 32 in bits 20 to 13. Those beyond the address width are reserved.
     #[must_use]
     pub const fn reserved_bits(
         self,
@@ -180,7 +180,7 @@ impl PageTableEntry {
     }
 }
 
-/// Whether the level is the PAE directory-pointer table, whose entries have no permissions.
+/// Returns true if the level is the PAE directory-pointer table, whose entries have no permissions.
 #[must_use]
 pub(super) const fn is_pae_root(scheme: Scheme, level: &Level) -> bool {
     matches!(scheme, Scheme::Pae) && level.leaf.is_none()

@@ -1,7 +1,7 @@
-//! All that page tables map, as few ranges: pages that continue each other are joined.
+//! All mappings of page tables, with adjacent pages merged to ranges.
 //!
-//! It reads tables as the walker does, so what it shows is what the CPU sees, whoever wrote them. A guest can make
-//! tables that point back at themselves, so there is a limit on how many are visited.
+//! Reads tables as [`super::walk`] does. A guest can make tables that refer to themselves, so the number of visited tables
+//! is limited.
 
 use std::fmt;
 
@@ -12,53 +12,53 @@ use crate::spec::gpa_range::{ByteSize, GpaRange};
 use crate::spec::mode::PageSize;
 use crate::{Gpa, Gva};
 
-/// Tables that are visited at most: enough for 512 GiB of 4 KiB pages.
+/// Maximum number of tables that are visited: enough for 512 GiB of 4 KiB pages.
 const MAX_TABLES: u32 = 1 << 18;
-/// Ranges that are collected at most.
+/// Maximum number of ranges that are collected.
 const MAX_RANGES: usize = 1 << 16;
 
-/// Pages of one size and one permission that continue each other on both sides.
+/// Range of virtual pages of one size and one permission that maps a contiguous physical range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MappedRange {
-    /// The first virtual address.
+    /// First virtual address.
     pub gva: Gva,
-    /// The first physical address.
+    /// First physical address.
     pub gpa: Gpa,
-    /// The page size.
+    /// Page size.
     pub size: PageSize,
     /// Number of pages.
     pub count: u64,
-    /// What all levels together permit.
+    /// Permissions of all levels together.
     pub access: PagePermissions,
 }
 
 impl MappedRange {
-    /// The size of the range in bytes.
+    /// Returns the size of the range in bytes.
     #[must_use]
     pub const fn bytes(&self) -> u64 {
         self.count.saturating_mul(self.size.bytes())
     }
 
-    /// The physical range; `None` if it leaves the address space.
+    /// Returns the physical range; `None` if it exceeds the address space.
     #[must_use]
     pub fn physical(&self) -> Option<GpaRange> {
         GpaRange::new(self.gpa, self.bytes())
     }
 
-    /// The virtual address of a physical one in the range.
+    /// Returns the virtual address of a physical address in the range.
     #[must_use]
     pub const fn gva_of(&self, gpa: Gpa) -> Gva {
         Gva(self.gva.0.wrapping_add(gpa.0.wrapping_sub(self.gpa.0)))
     }
 
-    /// The virtual addresses, first and last: `0x1000-0x1fff`. An end behind the last would not always be a number of
-    /// 64 bits.
+    /// Returns the first and the last virtual address as text: `0x1000-0x1fff`. The address after the last one does not
+    /// always fit in 64 bits.
     #[must_use]
     pub fn addresses(&self) -> String {
         format!("{}-{:#x}", self.gva, self.gva.0.saturating_add(self.bytes() - 1))
     }
 
-    /// Whether `next` goes on where this range ends.
+    /// Returns true if `next` continues this range.
     fn continues(&self, next: &Self) -> bool {
         let (gva, gpa) = (self.gva.0.checked_add(self.bytes()), self.gpa.0.checked_add(self.bytes()));
         (gva, gpa) == (Some(next.gva.0), Some(next.gpa.0))
@@ -66,33 +66,33 @@ impl MappedRange {
     }
 }
 
-/// A present entry that is refused, or a table that lies where no memory is: all addresses below it fault.
+/// Entry with reserved bits, or table outside memory: an access to any address below it faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BrokenEntry {
-    /// The first virtual address concerned.
+    /// First virtual address that the entry is for.
     pub gva: Gva,
-    /// Name of the table.
+    /// Name of the table that holds the entry, or that is not in memory.
     pub table: &'static str,
-    /// Where the entry lies, or would.
+    /// Physical address of the entry or of the table.
     pub at: Gpa,
-    /// [`WalkEnd::Reserved`] or [`WalkEnd::NoMemory`].
+    /// Error: [`WalkEnd::Reserved`] or [`WalkEnd::NoMemory`].
     pub why: WalkEnd,
 }
 
-/// What page tables map.
+/// Mappings of page tables.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Mappings {
-    /// The ranges, sorted by virtual address; none without paging.
+    /// Mapped ranges, sorted by virtual address; none without paging.
     pub ranges: Vec<MappedRange>,
     /// Present entries and tables that the CPU cannot use, sorted by virtual address.
     pub broken: Vec<BrokenEntry>,
-    /// Where the tables lie, the root first; one that is used twice is there twice.
+    /// Addresses of the tables, the root first. A table that is used twice appears twice.
     pub tables: Vec<Gpa>,
-    /// Whether there were more tables than anybody would want to read.
+    /// True if a limit ended the search, so that the list is incomplete.
     pub truncated: bool,
 }
 
-/// Collects all mappings of a vCPU whose tables lie in `memory`. Entries that the CPU would refuse are left out.
+/// Returns all mappings of a vCPU whose tables are in `memory`. Entries with reserved bits are listed as broken.
 #[must_use]
 pub fn mappings(walker: &Walker, memory: &(impl ReadMemory + ?Sized)) -> Mappings {
     let mut mappings = Mappings::default();
@@ -109,14 +109,14 @@ pub fn mappings(walker: &Walker, memory: &(impl ReadMemory + ?Sized)) -> Mapping
     mappings
 }
 
-/// A table on the way down.
+/// Table to visit.
 #[derive(Clone, Copy)]
 struct Table {
     at: Gpa,
     depth: usize,
-    /// The virtual address that its first entry is for.
+    /// Virtual address that the first entry is for.
     gva: u64,
-    /// What the levels above permit.
+    /// Permissions of the levels above.
     access: PagePermissions,
 }
 
@@ -141,7 +141,7 @@ impl Mappings {
             let gva = sign_extended(scheme, table.gva | index << level.shift);
             let broken = |why| BrokenEntry { gva: Gva(gva), table: level.name, at, why };
             let Some(entry) = memory.read_entry(at, scheme) else {
-                // A table lies in memory as a whole or not at all: its first entry stands for all.
+                // Memory consists of whole pages, so a table is in memory if its first entry is.
                 self.broken.push(broken(WalkEnd::NoMemory(at)));
                 return;
             };
@@ -176,7 +176,7 @@ impl Mappings {
     }
 }
 
-/// Makes an address canonical.
+/// Returns the canonical address with the same translated bits.
 const fn sign_extended(scheme: Scheme, gva: u64) -> u64 {
     match scheme {
         Scheme::TwoLevel | Scheme::Pae => gva,

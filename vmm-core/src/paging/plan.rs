@@ -1,15 +1,13 @@
-//! The plan of the address space: which virtual page shows which physical page, and what the guest may do with it.
+//! Plan of the virtual address space: mappings of virtual to physical pages, with permissions.
 //!
-//! Three layers, each hiding the one below it page by page:
-//! 1. the identity mapping of all memory and of all MMIO devices, or, where the user wants none, of the VMM's
-//!    tables and the stack alone, because the CPU and the guest's first push need those;
-//! 2. the user's own mappings, which must not overlap each other;
-//! 3. a rule: a page that holds one of the VMM's tables is for ring 0 only, wherever it is mapped.
+//! Three layers, each with precedence over the one before:
+//! 1. the identity mapping of all memory and MMIO devices. Without it, only the VMM's tables and the stack are mapped,
+//!    since the CPU and the first push need those;
+//! 2. the user's mappings, which must not overlap each other;
+//! 3. pages that hold one of the VMM's tables are for ring 0 only, wherever they are mapped.
 //!
-//! GDT, IDT and TSS are found by linear address, so no mapping may show something else at theirs.
-//!
-//! The result is a sorted list of pieces that do not overlap and cannot be joined. Page sizes come later, in
-//! [`super::build`].
+//! The CPU finds GDT, IDT and TSS by linear address, so no mapping may replace theirs. The result is a sorted list of
+//! disjoint pieces that cannot be joined. [`super::build`] chooses the page sizes.
 
 use super::Scheme;
 use crate::spec::gpa_range::GpaRange;
@@ -20,50 +18,50 @@ use crate::{Gpa, Gva};
 /// Bits of the offset into the smallest page.
 const PAGE_SHIFT: u32 = 12;
 
-/// A range of pages with one permission. Counted in pages, so that even the last one has an end.
+/// Range of virtual pages with one permission. Counted in pages, so that the end of the last one can be expressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PlanPiece {
-    /// Number of the first virtual page.
+    /// First virtual page number.
     pub page: u64,
-    /// Number of the physical page behind it.
+    /// Physical page number that the first page maps to.
     pub frame: u64,
     /// Number of pages, at least 1.
     pub count: u64,
-    /// What the guest may do.
+    /// Permissions of the pages.
     pub access: PagePermissions,
 }
 
 impl PlanPiece {
-    /// The pages of a physical range at their own addresses.
+    /// Returns the pages of a physical range, mapped at their own addresses.
     fn identity(span: GpaRange, access: PagePermissions) -> Self {
         let (start, size) = (span.to_pages().start().0, span.to_pages().size());
         Self { page: start >> PAGE_SHIFT, frame: start >> PAGE_SHIFT, count: size >> PAGE_SHIFT, access }
     }
 
-    /// The user's mapping, already checked.
+    /// Returns the pages of a mapping that has been checked.
     pub(crate) fn from_mapping(map: &Mapping) -> Self {
         let pages = |bytes: u64| bytes >> PAGE_SHIFT;
         Self { page: pages(map.gva.0), frame: pages(map.gpa.0), count: pages(map.size), access: map.access }
     }
 
-    /// The first virtual address.
+    /// Returns the first virtual address.
     #[must_use]
     pub const fn gva(&self) -> Gva {
         Gva(self.page << PAGE_SHIFT)
     }
 
-    /// The first physical address.
+    /// Returns the first physical address.
     #[must_use]
     pub const fn gpa(&self) -> Gpa {
         Gpa(self.frame << PAGE_SHIFT)
     }
 
-    /// Number of the virtual page behind the last one.
+    /// Returns the virtual page number after the last page.
     pub(crate) const fn end(&self) -> u64 {
         self.page + self.count
     }
 
-    /// The part of the piece from page `start` up to page `end`, if there is one.
+    /// Returns the part of the piece from page `start` up to page `end`; `None` if it is empty.
     fn cut(&self, start: u64, end: u64) -> Option<Self> {
         let (start, end) = (start.max(self.page), end.min(self.end()));
         let count = end.checked_sub(start).filter(|count| *count > 0)?;
@@ -71,14 +69,14 @@ impl PlanPiece {
     }
 }
 
-/// What the page tables are built from.
+/// Mappings that page tables are built from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PagingPlan {
-    /// The translation scheme.
+    /// Paging scheme.
     pub scheme: Scheme,
-    /// The largest page size used.
+    /// Largest page size used.
     pub largest: PageSize,
-    /// Sorted by virtual page.
+    /// Mappings, sorted by virtual page and disjoint.
     pub pieces: Vec<PlanPiece>,
 }
 
@@ -91,7 +89,7 @@ pub struct ReservedRange {
     pub supervisor_only: bool,
 }
 
-/// The largest page size that a machine uses unless told otherwise.
+/// Returns the default for the largest page size of a scheme.
 #[must_use]
 pub const fn default_page_size(scheme: Scheme) -> PageSize {
     match scheme {
@@ -126,17 +124,17 @@ fn maps(boot: &BootSpec) -> impl Iterator<Item = PlanPiece> {
     boot.paging.maps.iter().map(PlanPiece::from_mapping)
 }
 
-/// Puts a piece on top of others: what it covers of them is hidden.
+/// Adds a piece that has precedence over the others.
 fn overlay(lower: &[PlanPiece], upper: PlanPiece) -> Vec<PlanPiece> {
     let beside = lower.iter().flat_map(|piece| [piece.cut(0, upper.page), piece.cut(upper.end(), u64::MAX)]);
     beside.flatten().chain([upper]).collect()
 }
 
-/// Takes the pages of a physical range away from ring 3, wherever they show up.
+/// Clears the U/S bit of the pages of a physical range, wherever they are mapped.
 fn supervise(pieces: &[PlanPiece], span: GpaRange) -> Vec<PlanPiece> {
     let frames = PlanPiece::identity(span, PagePermissions { writable: true, user: false, executable: true });
     let split = |piece: &PlanPiece| {
-        // The virtual pages at which the frames of the range would begin and end in this piece.
+        // Virtual pages at which the frames of the range begin and end in this piece.
         let at = |frame: u64| piece.page + frame.saturating_sub(piece.frame).min(piece.count);
         let (start, end) = (at(frames.frame), at(frames.frame + frames.count));
         let mut inside = piece.cut(start, end);
@@ -148,7 +146,7 @@ fn supervise(pieces: &[PlanPiece], span: GpaRange) -> Vec<PlanPiece> {
     pieces.iter().flat_map(split).flatten().collect()
 }
 
-/// Sorts pieces and joins neighbours that continue each other.
+/// Sorts pieces and joins adjacent ones that continue each other.
 fn joined(mut pieces: Vec<PlanPiece>) -> Vec<PlanPiece> {
     pieces.sort_by_key(|piece| piece.page);
     let mut joined: Vec<PlanPiece> = Vec::with_capacity(pieces.len());

@@ -1,11 +1,10 @@
-//! The page walk: one virtual address through the tables in guest memory, level by level.
+//! Page walk: translation of one virtual address through page tables in guest memory, level by level.
 //!
-//! The tables may be anybody's: the walker believes nothing, stops at the first thing that would stop the CPU, and
-//! says what that was. It keeps every step, so that a walk can be shown in words. It reads through a trait, so that
-//! it works on a running guest's memory, on a snapshot's, and on the images of a machine that was never built.
+//! The tables may come from the guest. The walk stops at the first error that would stop the CPU, and records every step.
+//! It reads through [`ReadMemory`]: the memory of a running guest, a snapshot, or the images of a machine that is not built.
 //!
-//! It does not set accessed and dirty bits, and knows no TLB: a CPU may still use what a table said earlier. A PAE
-//! CPU also keeps its four directory pointers from the last load of CR3 (SDM vol. 3, 4.4.1).
+//! It does not set accessed and dirty bits and has no TLB: a CPU may still use an earlier entry. A PAE CPU also caches its
+//! four directory pointers when CR3 is loaded (SDM vol. 3, 4.4.1).
 
 use std::fmt;
 
@@ -18,12 +17,12 @@ use crate::spec::PagePermissions;
 use crate::spec::mode::PageSize;
 use crate::{Gpa, Gva};
 
-/// Guest-physical memory that can be read.
+/// Readable guest-physical memory.
 pub trait ReadMemory {
-    /// Fills `bytes` from guest memory at `gpa`; `None` if not all of that is memory.
+    /// Fills `bytes` from guest memory at `gpa`; `None` if part of that is not memory.
     fn read(&self, gpa: Gpa, bytes: &mut [u8]) -> Option<()>;
 
-    /// A table entry of 4 or 8 bytes.
+    /// Reads a table entry of 4 or 8 bytes; `None` if it is not in memory.
     fn read_entry(&self, gpa: Gpa, scheme: Scheme) -> Option<PageTableEntry> {
         let mut bytes = [0; 8];
         match scheme {
@@ -34,79 +33,79 @@ pub trait ReadMemory {
     }
 }
 
-/// What the CPU knows before it looks at a table.
+/// Page walker: the state of a CPU that a page walk depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Walker {
-    /// The scheme; `None` without paging.
+    /// Paging scheme; `None` without paging.
     pub scheme: Option<Scheme>,
-    /// The first table, from CR3.
+    /// Address of the first table, from CR3.
     pub root: Gpa,
-    /// CR4.PSE: 4 MiB pages in two-level paging.
+    /// CR4.PSE: true if two-level paging has 4 MiB pages.
     pub large_pages: bool,
-    /// EFER.NXE: the XD bit counts.
+    /// EFER.NXE: true if the XD bit is not reserved.
     pub execute_disable: bool,
-    /// Width of a physical address in bits, at most 52. A guest without CPUID has 36 in KVM's eyes.
+    /// Width of a physical address in bits, at most 52. KVM assumes 36 for a guest without CPUID.
     pub physical_bits: u32,
-    /// An AMD CPU, which reserves one bit more.
+    /// True for an AMD CPU, which reserves one more bit.
     pub amd: bool,
 }
 
-/// One step: an entry that was read.
+/// Step of a walk: an entry that was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WalkStep {
-    /// The scheme of the walk.
+    /// Paging scheme of the walk.
     pub scheme: Scheme,
-    /// The level of the table.
+    /// Level of the table.
     pub level: &'static Level,
-    /// The index into the table.
+    /// Index into the table.
     pub index: u64,
-    /// Where the entry lies.
+    /// Physical address of the entry.
     pub at: Gpa,
-    /// The entry.
+    /// Value of the entry.
     pub entry: PageTableEntry,
-    /// The page size, if the entry maps a page.
+    /// Page size; `None` if the entry does not map a page.
     pub leaf: Option<PageSize>,
 }
 
-/// Where a walk leads.
+/// Translation of a virtual address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Translation {
-    /// The physical address.
+    /// Physical address.
     pub gpa: Gpa,
-    /// The page size; `None` without paging.
+    /// Page size; `None` without paging.
     pub size: Option<PageSize>,
-    /// What all levels together permit. Ring 0 may write to read-only pages too unless CR0.WP is set.
+    /// Permissions of all levels together. Unless CR0.WP is set, ring 0 may also write to read-only pages.
     pub access: PagePermissions,
 }
 
-/// How a walk ends.
+/// End of a walk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WalkEnd {
-    /// At a physical address.
+    /// The address is translated.
     Mapped(Translation),
-    /// At an entry whose P bit is clear: #PF.
+    /// An entry has the P bit clear: #PF.
     NotPresent,
-    /// At an entry in which these bits are set though they must be 0: #PF with the RSVD bit.
+    /// An entry has these reserved bits set: #PF with the RSVD bit.
     Reserved(u64),
-    /// At a table that lies where no memory is.
+    /// The table at this address is not in memory.
     NoMemory(Gpa),
-    /// Before it began: the address is not canonical (#GP), or has more than 32 bits.
+    /// The address cannot be translated: it is not canonical (#GP), or has more than 32 bits.
     Unaddressable,
 }
 
-/// A walk: all steps, and the end.
+/// Record of a page walk: all steps, and the end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Walk {
-    /// The address that was looked up.
+    /// Address that was translated.
     pub gva: Gva,
-    /// The entries that were read, from the root down.
+    /// Entries that were read, from the root down.
     pub steps: Vec<WalkStep>,
-    /// How it ended.
+    /// End of the walk.
     pub end: WalkEnd,
 }
 
 impl Walk {
-    /// The translation, if there is one.
+    /// Returns the translation; `None` if the walk failed.
     #[must_use]
     pub const fn translation(&self) -> Option<Translation> {
         match self.end {
@@ -119,7 +118,7 @@ impl Walk {
 }
 
 impl Walker {
-    /// A walker with the eyes of a vCPU.
+    /// Returns a walker for a vCPU with these registers, with physical addresses of 52 bits on an Intel CPU.
     #[must_use]
     pub const fn from_sregs(sregs: &kvm_sregs) -> Self {
         let scheme = Scheme::from_sregs(sregs);
@@ -140,7 +139,7 @@ impl Walker {
         }
     }
 
-    /// Looks an address up.
+    /// Translates an address.
     #[must_use]
     pub fn walk(&self, memory: &(impl ReadMemory + ?Sized), gva: Gva) -> Walk {
         let mut steps = Vec::new();
@@ -185,7 +184,7 @@ impl Walker {
         WalkEnd::NotPresent
     }
 
-    /// An entry, seen at its level.
+    /// Returns the step for an entry at its level.
     pub(super) const fn step(
         &self,
         scheme: Scheme,
@@ -198,7 +197,7 @@ impl Walker {
         WalkStep { scheme, level, index, at, entry, leaf }
     }
 
-    /// Whether the CPU can go on from here.
+    /// Checks that the CPU can use the entry.
     pub(super) const fn check(&self, step: &WalkStep) -> Result<(), WalkEnd> {
         if !step.entry.is_present() {
             return Err(WalkEnd::NotPresent);
@@ -214,7 +213,7 @@ impl Walker {
 }
 
 impl WalkStep {
-    /// What is left of a permission below this entry: each level can only take away (SDM vol. 3, 4.6).
+    /// Returns the permissions below this entry: each level can only remove some (SDM vol. 3, 4.6).
     #[must_use]
     pub(super) const fn narrow(&self, above: PagePermissions, execute_disable: bool) -> PagePermissions {
         use super::entry::EntryFlags;
@@ -229,7 +228,7 @@ impl WalkStep {
     }
 }
 
-/// A permission in three letters, as in `ls`: `rwx`, then who may use it.
+/// Returns permissions as text: `rwx` as in `ls`, then the rings that have access.
 #[must_use]
 pub fn access_words(access: PagePermissions) -> String {
     let letter = |yes, letter| if yes { letter } else { '-' };

@@ -1,10 +1,10 @@
-//! A range of guest-physical addresses that is never empty and never wraps.
+//! Guest-physical address ranges that are never empty and never wrap.
 
 use std::fmt;
 
 use crate::{Gpa, PAGE_SIZE};
 
-/// The addresses from `start` up to but not including `end`; at least one.
+/// Guest-physical address range: from `start` up to but not including `end`, at least one address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GpaRange {
     start: Gpa,
@@ -12,7 +12,7 @@ pub struct GpaRange {
 }
 
 impl GpaRange {
-    /// `size` bytes from `start`; `None` if `size` is 0 or the range leaves the address space.
+    /// Returns `size` bytes from `start`; `None` if `size` is 0 or the range exceeds the address space.
     #[must_use]
     pub const fn new(start: Gpa, size: u64) -> Option<Self> {
         match start.checked_add(size) {
@@ -21,49 +21,49 @@ impl GpaRange {
         }
     }
 
-    /// From `start` up to `end`; `None` if that is empty.
+    /// Returns the range from `start` up to `end`; `None` if it is empty.
     #[must_use]
     pub const fn between(start: Gpa, end: Gpa) -> Option<Self> {
         if start.0 < end.0 { Some(Self { start, end }) } else { None }
     }
 
-    /// The first address.
+    /// Returns the first address.
     #[must_use]
     pub const fn start(self) -> Gpa {
         self.start
     }
 
-    /// The address behind the last one.
+    /// Returns the address after the last one.
     #[must_use]
     pub const fn end(self) -> Gpa {
         self.end
     }
 
-    /// Number of bytes, at least 1.
+    /// Returns the number of bytes, at least 1.
     #[must_use]
     pub const fn size(self) -> u64 {
         self.end.0 - self.start.0
     }
 
-    /// Whether the two have an address in common.
+    /// Returns true if the two ranges share an address.
     #[must_use]
     pub const fn overlaps(self, other: Self) -> bool {
         self.start.0 < other.end.0 && other.start.0 < self.end.0
     }
 
-    /// What the two have in common.
+    /// Returns the addresses that both ranges contain; `None` if there are none.
     #[must_use]
     pub fn intersection(self, other: Self) -> Option<Self> {
         Self::between(self.start.max(other.start), self.end.min(other.end))
     }
 
-    /// Whether all of `other` lies in this range.
+    /// Returns true if all of `other` lies in this range.
     #[must_use]
     pub const fn contains(self, other: Self) -> bool {
         self.start.0 <= other.start.0 && other.end.0 <= self.end.0
     }
 
-    /// The 4 KiB pages that the range touches; the last page of the address space is left out.
+    /// Returns the range extended to whole pages of 4 KiB. The last page of the address space is not completed.
     #[must_use]
     pub const fn to_pages(self) -> Self {
         let end = match self.end.0.checked_next_multiple_of(PAGE_SIZE) {
@@ -73,7 +73,7 @@ impl GpaRange {
         Self { start: Gpa(self.start.0 - self.start.0 % PAGE_SIZE), end: Gpa(end) }
     }
 
-    /// What is left of the range without the ranges in `taken`, which are sorted by their start.
+    /// Returns the parts of the range outside the ranges in `taken`, which are sorted by their start.
     #[must_use]
     pub fn without(self, taken: &[Self]) -> Vec<Self> {
         let mut rest = Vec::new();

@@ -1,26 +1,26 @@
-//! Guest memory: its regions, and what is behind each on the host.
+//! Guest memory regions and their backing on the host.
 
 use kvm_sys_wrap::Gpa;
 use serde::Deserialize;
 
-/// From this size in bytes on, memory gets transparent huge pages unless told otherwise. The first touch of a huge page
-/// clears 2 MiB, which a small guest never gets back; a large one saves a fault for each of its other 511 pages.
+/// Size in bytes from which memory gets transparent huge pages by default. The first access to a huge page clears 2 MiB,
+/// which costs a small guest more than it saves; a large guest saves the faults of the other 511 pages.
 pub const HUGE_PAGES_THRESHOLD: u64 = 64 << 20;
 
-/// One region of guest memory.
+/// Region of guest memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemoryRegion {
     /// First guest-physical address; a multiple of 4 KiB.
     pub address: Gpa,
     /// Size in bytes; a multiple of 4 KiB, not 0.
     pub size: u64,
-    /// The guest's writes exit as MMIO instead of changing memory (`KVM_MEM_READONLY`).
+    /// True if the guest's writes exit as MMIO instead of changing memory (`KVM_MEM_READONLY`).
     pub read_only: bool,
-    /// Ask the host for transparent huge pages (`MADV_HUGEPAGE`).
+    /// True to ask the host for transparent huge pages (`MADV_HUGEPAGE`).
     pub huge_pages: bool,
-    /// Let the host merge equal pages (`MADV_MERGEABLE`).
+    /// True to let the host merge equal pages (`MADV_MERGEABLE`).
     pub mergeable: bool,
-    /// What is behind it.
+    /// Host memory behind the region.
     pub backing: MemoryBacking,
 }
 
@@ -51,16 +51,16 @@ impl MemoryBacking {
 }
 
 impl MemoryRegion {
-    /// Writable, mergeable, anonymous memory of `size` bytes at `address`, with huge pages if it is large.
+    /// Returns writable, mergeable, anonymous memory of `size` bytes at `address`, with huge pages from
+    /// [`HUGE_PAGES_THRESHOLD`] on.
     #[must_use]
     pub const fn new(address: Gpa, size: u64) -> Self {
-        Self::on(MemoryBacking::Anonymous, address, size)
+        Self::with_backing(MemoryBacking::Anonymous, address, size)
     }
 
-    /// Writable memory with the advice that suits its size and what is behind it: pages are merged, and made huge, only
-    /// where they are anonymous.
+    /// Returns writable memory with the given backing. Only anonymous pages are merged, or made huge.
     #[must_use]
-    pub const fn on(backing: MemoryBacking, address: Gpa, size: u64) -> Self {
+    pub const fn with_backing(backing: MemoryBacking, address: Gpa, size: u64) -> Self {
         let anonymous = matches!(backing, MemoryBacking::Anonymous);
         let huge_pages = anonymous && size >= HUGE_PAGES_THRESHOLD;
         Self { address, size, read_only: false, huge_pages, mergeable: anonymous, backing }

@@ -24,10 +24,10 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// All modes, in the order in which a CPU gains them.
+    /// All modes, in the order in which CPUs gained them.
     pub const ALL: [Self; 5] = [Self::Real, Self::Protected, Self::Paged, Self::Pae, Self::Long];
 
-    /// The name used in configuration files and messages.
+    /// Returns the name used in configuration files and messages.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -119,18 +119,18 @@ impl OperandWidth {
     }
 }
 
-/// The current privilege level (CPL) that the guest starts at.
+/// Current privilege level (CPL) of the guest at the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub enum Ring {
-    /// Ring 0, the kernel's.
+    /// Ring 0.
     #[default]
     Kernel,
-    /// Ring 3, the user's: privileged instructions fault, pages need the user bit, ports need the TSS bitmap.
+    /// Ring 3: privileged instructions fault, pages need the U/S bit, and ports need the TSS bitmap.
     User,
 }
 
 impl Ring {
-    /// The privilege level as a number: 0 or 3.
+    /// Returns the privilege level as a number: 0 or 3.
     #[must_use]
     pub const fn level(self) -> u8 {
         match self {
@@ -140,7 +140,7 @@ impl Ring {
     }
 }
 
-/// The size of a page that one table entry maps.
+/// Size of a page that one table entry maps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum PageSize {
     /// 4 KiB: every paging mode.
@@ -149,12 +149,12 @@ pub enum PageSize {
     Size2M,
     /// 4 MiB: two-level paging with CR4.PSE.
     Size4M,
-    /// 1 GiB: long mode, where CPUID 0x8000_0001 EDX bit 26 says so.
+    /// 1 GiB: long mode, if CPUID 0x8000_0001 EDX bit 26 is set.
     Size1G,
 }
 
 impl PageSize {
-    /// The size in bytes.
+    /// Returns the size in bytes.
     #[must_use]
     pub const fn bytes(self) -> u64 {
         match self {

@@ -1,31 +1,31 @@
-//! The general registers, RIP and RFLAGS by name: what a configuration can preset and check, and a report shows.
+//! General registers, RIP and RFLAGS by name, for presets, expectations and reports.
 
 use kvm_sys_wrap::bindings::kvm_regs;
 
 macro_rules! registers {
     ($($register:ident = $field:ident,)*) => {
-        /// A register of `struct kvm_regs`.
+        /// Register of `struct kvm_regs`.
         #[expect(missing_docs, reason = "the names say all")]
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum Register { $($register,)* }
 
         impl Register {
-            /// All of them, in the order of reports.
+            /// All registers, in the order of reports.
             pub const ALL: &'static [Self] = &[$(Self::$register,)*];
 
-            /// The lower-case name used in configuration files and messages.
+            /// Returns the lower-case name used in configuration files and messages.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$register => stringify!($field),)* }
             }
 
-            /// Its value.
+            /// Returns the register's value in `regs`.
             #[must_use]
             pub const fn of(self, regs: &kvm_regs) -> u64 {
                 match self { $(Self::$register => regs.$field,)* }
             }
 
-            /// Sets its value among these.
+            /// Sets the register's value in `regs`.
             pub const fn set(self, regs: &mut kvm_regs, value: u64) {
                 match self { $(Self::$register => regs.$field = value,)* }
             }

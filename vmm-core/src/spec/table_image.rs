@@ -1,4 +1,4 @@
-//! Bytes of a table that is written into guest memory before the run.
+//! Tables that the VMM writes into guest memory before the first `KVM_RUN`.
 
 use kvm_sys_wrap::Gpa;
 

@@ -78,7 +78,7 @@ pub(super) fn lower(cx: &mut Context<'_>) -> Vec<MemoryRegion> {
                 vec![region]
             };
             for piece in pieces {
-                let plain = MemoryRegion::on(backing, Gpa(piece.start), piece.length);
+                let plain = MemoryRegion::with_backing(backing, Gpa(piece.start), piece.length);
                 regions.push(MemoryRegion {
                     read_only: or(&table.read_only, plain.read_only),
                     huge_pages: or(&table.huge_pages, plain.huge_pages),

@@ -5,7 +5,7 @@
 //! Two others do:
 //!
 //! - INT3, where KVM gives it to us (`KVM_GUESTDBG_USE_SW_BP`): in any ring.
-//! - IN, which every host gives to us, since what it reads comes from us: in ring 0, and in ring 3 above our landing page.
+//! - IN, which every host gives to us, since what it reads comes from us: in ring 0, and in ring 3 above the trap page.
 //!   `IN AL, imm8` takes the byte behind it for the port. The exit is taken back, so it does not matter that the
 //!   instruction is longer than what was replaced. Ports of the PICs and the timer are answered within the kernel, without
 //!   an exit. If the byte behind is one of these, `IN eAX, DX` is used: none of them is four bytes wide, but for the

@@ -1,4 +1,4 @@
-//! The steps that give a machine its memory: what is behind a slot, the slot, and files that are laid over it.
+//! Steps for guest memory: host memory, slots, and files mapped over them.
 
 use kvm_sys_wrap::{Call, FileRange, Gpa};
 
@@ -7,7 +7,7 @@ use super::{Argument, ArgumentDirection, SequenceStep};
 use crate::machine::backing;
 use crate::spec::{Interrupts, MachineSpec, MemoryBacking, MemoryRegion};
 
-/// Step 4: a slot of memory.
+/// Returns step 4: a memory slot.
 pub(super) fn slot(number: u32, region: &MemoryRegion) -> Vec<SequenceStep> {
     let mut steps = Vec::new();
     if region.read_only {
@@ -21,7 +21,7 @@ pub(super) fn slot(number: u32, region: &MemoryRegion) -> Vec<SequenceStep> {
         if wanted {
             steps.push(
                 SequenceStep::call(Call::Madvise, ArgumentDirection::Into, value(name))
-                    .returns("0; an error is no harm")
+                    .returns("0 (errors are ignored)")
                     .why(why),
             );
         }
@@ -49,18 +49,16 @@ pub(super) fn slot(number: u32, region: &MemoryRegion) -> Vec<SequenceStep> {
     steps
 }
 
-/// The host memory behind a slot.
+/// Returns the steps for the host memory of a slot.
 fn reserve(region: &MemoryRegion) -> Vec<SequenceStep> {
     let size = region.size;
     let mut steps = Vec::new();
     let why = match region.backing {
         MemoryBacking::Anonymous => {
-            "the guest's memory is memory of this process; a page that nobody touches costs nothing"
+            "the guest's memory is memory of this process; a page that is never accessed costs nothing"
         }
         MemoryBacking::Memfd => "the file's pages become memory of this process; others can map them too",
-        MemoryBacking::Hugetlb => {
-            "huge pages out of the host's pool, set aside at once: no access can fail later"
-        }
+        MemoryBacking::Hugetlb => "huge pages of the host's pool, reserved at once: no access can fail later",
     };
     if region.backing == MemoryBacking::Memfd {
         steps.push(
@@ -95,10 +93,10 @@ pub(super) fn fetch(spec: &MachineSpec, mapped: &[(Gpa, FileRange)]) -> Option<S
         SequenceStep::call(
             Call::Mremap,
             ArgumentDirection::Into,
-            Argument::Later("a copy, in place of a file's pages".to_owned()),
+            Argument::Later("an anonymous copy of the file's pages".to_owned()),
         )
         .returns("the host address of the slot's memory that it replaces")
-        .why("each page of a file costs a fault of its own; a timer looks now and then how many there were")
-        .whenever("the guest has touched much of its files")
+        .why("each page of a file costs a fault; a timer checks the number of faults")
+        .whenever("the guest has accessed much of its files")
     })
 }

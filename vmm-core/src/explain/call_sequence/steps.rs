@@ -1,4 +1,4 @@
-//! The steps of the flow, in the order of [`Machine::build`](crate::machine::Machine::build): what each is given, and why.
+//! Steps of the call sequence, in the order of [`Machine::build`](crate::machine::Machine::build).
 
 use std::borrow::Cow;
 
@@ -14,7 +14,7 @@ use crate::spec::mode::{Mode, Ring};
 use crate::spec::register::Register;
 use crate::spec::{CpuidPolicy, MachineSpec};
 
-/// The whole flow of a machine. `mapped` is what its guest maps ([`crate::machine::image::GuestImage::mapped`]), `state` its initial
+/// Returns the call sequence of a machine. `mapped` are the files that its guest maps ([`crate::machine::image::GuestImage::mapped`]), `state` its initial
 /// state ([`crate::initial_state::initial_state`]).
 #[must_use]
 pub fn flow(
@@ -55,7 +55,7 @@ impl SequenceStep {
         }
     }
 
-    /// An extension without which the machine could not be.
+    /// Returns a check for an extension that the machine requires.
     pub(super) fn capability(name: &str, why: &'static str) -> Self {
         Self::call(Call::CheckExtension, ArgumentDirection::Into, value(name)).returns("1 or more").why(why)
     }
@@ -80,19 +80,19 @@ pub(super) fn value(text: impl Into<String>) -> Argument {
     Argument::Value(text.into())
 }
 
-/// Step 1: the subsystem.
+/// Returns step 1: /dev/kvm.
 fn open() -> [SequenceStep; 2] {
     [
         SequenceStep::call(Call::OpenDevKvm, ArgumentDirection::Into, value("O_RDWR | O_CLOEXEC"))
             .returns("the descriptor of the subsystem")
-            .why("all else is asked for through it; who may open it decides who may run machines"),
+            .why("all other calls need it; permission to open it is permission to run machines"),
         SequenceStep::call(Call::GetApiVersion, ArgumentDirection::None, Argument::None)
             .returns("12")
             .why("every kernel since 2.6.22 has version 12; any other is refused"),
     ]
 }
 
-/// Steps 2 and 3: the VM and its scratch pages.
+/// Returns steps 2 and 3: the VM and its TSS pages.
 fn vm(spec: &MachineSpec) -> [SequenceStep; 2] {
     [
         SequenceStep::call(Call::CreateVm, ArgumentDirection::Into, value("type 0"))
@@ -101,12 +101,12 @@ fn vm(spec: &MachineSpec) -> [SequenceStep; 2] {
         SequenceStep::call(Call::SetTssAddr, ArgumentDirection::Into, value(spec.tss_address.to_string()))
             .why(
                 "three pages for KVM's own use: Intel hosts without \"unrestricted guest\" run real mode as \
-             virtual-8086 code and need a TSS there; others take it and do not care",
+             virtual-8086 code and need a TSS there; other hosts accept and ignore it",
             ),
     ]
 }
 
-/// The guest's files go into memory.
+/// Returns the copy of the guest's files to memory.
 fn guest(layout: &Layout) -> Option<SequenceStep> {
     let owned = |owner: &RangeOwner| match owner {
         RangeOwner::Guest(name) => Some(name.clone()),
@@ -127,17 +127,17 @@ fn guest(layout: &Layout) -> Option<SequenceStep> {
         argument: value(written.join(", ")),
         direction: ArgumentDirection::Into,
         returns: "".into(),
-        why: "the program: what the guest's files say should be where".into(),
+        why: "the program: the segments of the guest's files".into(),
         times: CallFrequency::Once,
     })
 }
 
-/// Steps 5 and 6: the vCPU and what it shares with us.
+/// Returns steps 5 and 6: the vCPU and its struct kvm_run.
 fn vcpu() -> [SequenceStep; 4] {
     let reset = vec![
         words("cs", "f000, base 0xffff0000"),
         number_field("cr0", crate::cpu::reset_state::sregs().cr0),
-        words("...", "all as after power-on"),
+        words("...", "reset values"),
     ];
     [
         SequenceStep::call(Call::CreateVcpu, ArgumentDirection::Into, value("id 0"))
@@ -149,20 +149,20 @@ fn vcpu() -> [SequenceStep; 4] {
         SequenceStep::call(
             Call::MmapRun,
             ArgumentDirection::Into,
-            Argument::Later("the size just learnt, shared, on the vCPU's descriptor".to_owned()),
+            Argument::Later("that size, shared, on the vCPU's descriptor".to_owned()),
         )
         .returns("the address of struct kvm_run")
-        .why("the letter box of KVM_RUN: why it returned, and the data of the access"),
+        .why("struct kvm_run: exit reason and I/O data, shared with the kernel"),
         SequenceStep::call(
             Call::GetSregs,
             ArgumentDirection::OutOf,
             Argument::Struct { name: "kvm_sregs", fields: reset },
         )
-        .why("what is not ours to change is kept as the host has it, such as the APIC's address"),
+        .why("registers that the mode does not decide keep the host's values, such as the APIC base"),
     ]
 }
 
-/// The tables go into memory.
+/// Returns the copy of the tables to memory.
 fn tables(state: &InitialState) -> Option<SequenceStep> {
     let written: Vec<String> =
         state.images.iter().map(|image| format!("{} at {}", image.name, image.gpa)).collect();
@@ -176,7 +176,7 @@ fn tables(state: &InitialState) -> Option<SequenceStep> {
     })
 }
 
-/// CPUID, for machines that need one.
+/// Returns the steps for CPUID; none for a machine without.
 fn cpuid(spec: &MachineSpec, state: &InitialState) -> Vec<SequenceStep> {
     if !host::asks_for_cpuid(spec, &state.needs) {
         return Vec::new();
@@ -184,30 +184,30 @@ fn cpuid(spec: &MachineSpec, state: &InitialState) -> Vec<SequenceStep> {
     let features: Vec<&str> = state.needs.iter().map(|feature| feature.name()).collect();
     let (given, why) = match spec.cpuid {
         CpuidPolicy::Host => {
-            ("all of them".to_owned(), "cpuid = \"host\": the guest sees this host's CPU".to_owned())
+            ("all leaves".to_owned(), "cpuid = \"host\": the guest sees this host's CPU".to_owned())
         }
         CpuidPolicy::None if features.is_empty() => (
-            "the few that say how wide an address is".to_owned(),
+            "the leaves with the width of an address".to_owned(),
             "memory beyond 64 GiB needs addresses of more than the 36 bits that a CPU without CPUID has"
                 .to_owned(),
         ),
         CpuidPolicy::None => (
-            format!("the few that announce {}", features.join(" and ")),
+            format!("the leaves that announce {}", features.join(" and ")),
             format!(
-                "the page tables use {}, which KVM grants to a guest whose CPUID has it",
+                "the page tables use {}, which KVM allows only if the guest's CPUID announces it",
                 features.join(" and ")
             ),
         ),
     };
     let supported =
         SequenceStep::call(Call::GetSupportedCpuid, ArgumentDirection::Both, value("room for 256 leaves"))
-            .returns("0, and the leaves that this host can give")
-            .why("whether the host has what is needed, and in which words to say it");
+            .returns("0, and the leaves that this host supports")
+            .why("tells if the host has the features, and their leaves");
     let given = SequenceStep::call(Call::SetCpuid2, ArgumentDirection::Into, Argument::Later(given)).why(why);
     [supported].into_iter().chain(interrupts::deadline_timer(spec)).chain([given]).collect()
 }
 
-/// Steps 7 and 8: the mode.
+/// Returns steps 7 and 8: the registers.
 fn mode(spec: &MachineSpec, state: &InitialState) -> [SequenceStep; 3] {
     let (sregs, regs) = (&state.sregs, &state.regs);
     let table = |table: &kvm_dtable| format!("{:#x}, limit {:#x}", table.base, table.limit);
@@ -246,16 +246,18 @@ fn mode(spec: &MachineSpec, state: &InitialState) -> [SequenceStep; 3] {
             ArgumentDirection::OutOf,
             Argument::Struct {
                 name: "kvm_sregs",
-                fields: vec![words("...", "what was set, if the host took it")],
+                fields: vec![words("...", "the same values, if the host accepted them")],
             },
         )
-        .why("a host that cannot do the mode may drop a bit without a word: compared before the guest runs"),
+        .why(
+            "a host that does not support the mode may silently clear a bit: compared before the guest runs",
+        ),
         SequenceStep::call(
             Call::SetRegs,
             ArgumentDirection::Into,
             Argument::Struct { name: "kvm_regs", fields: general },
         )
-        .why("where to execute, and where the stack is"),
+        .why("instruction pointer, stack pointer, flags and presets"),
     ]
 }
 
@@ -267,17 +269,17 @@ fn collect(spec: &MachineSpec) -> Option<([SequenceStep; 3], SequenceStep)> {
             "KVM_CAP_COALESCED_MMIO",
             "which page of the area shared with the vCPU holds the ring",
         ),
-        SequenceStep::capability("KVM_CAP_COALESCED_PIO", "collecting writes to ports is an extension"),
+        SequenceStep::capability("KVM_CAP_COALESCED_PIO", "coalesced port writes are an extension"),
         SequenceStep::call(Call::RegisterCoalescedMmio, ArgumentDirection::Into, value(range.clone()))
-            .why("OUT to the debug console makes no exit: bytes wait in the ring until there is one"),
+            .why("OUT to the debug console does not exit: bytes stay in the ring until the next exit"),
     ];
     let end = SequenceStep::call(Call::UnregisterCoalescedMmio, ArgumentDirection::Into, value(range))
-        .why("whoever looks at the guest now wants to see each exit")
+        .why("from now on each OUT exits")
         .whenever("the run is over");
     Some((begin, end))
 }
 
-/// Step 9: the run.
+/// Returns step 9: the run.
 fn run(spec: &MachineSpec) -> Vec<SequenceStep> {
     let mut steps = Vec::new();
     if let Some(time) = spec.limits.time {
@@ -286,7 +288,7 @@ fn run(spec: &MachineSpec) -> Vec<SequenceStep> {
             argument: value(format!("{time:?}")),
             direction: ArgumentDirection::Into,
             returns: "".into(),
-            why: "a guest that spins makes no exits: the timer's signal ends KVM_RUN".into(),
+            why: "a guest in a loop makes no exits: the timer's signal ends KVM_RUN".into(),
             times: CallFrequency::Once,
         });
     }
@@ -294,21 +296,23 @@ fn run(spec: &MachineSpec) -> Vec<SequenceStep> {
     let (collect, end) = collect(spec).unzip();
     steps.extend(collect.into_iter().flatten());
     let mut run = SequenceStep::call(Call::Run, ArgumentDirection::None, Argument::None)
-        .returns("0, and in kvm_run: why it returned")
-        .why("the guest runs until it needs us: a port, an address without memory, HLT, or its death");
+        .returns("0; the exit reason is in kvm_run")
+        .why("the guest runs until it exits: port I/O, an address without memory, HLT or a shutdown");
     run.times = CallFrequency::UntilTheEnd;
     steps.push(run);
     steps.extend(end);
     if spec.devices.hypercall.is_some() {
-        let fields =
-            vec![words("linear_address", "the guest's pointer"), words("physical_address", "where it leads")];
+        let fields = vec![
+            words("linear_address", "the guest's pointer"),
+            words("physical_address", "its translation"),
+        ];
         steps.push(
             SequenceStep::call(
                 Call::Translate,
                 ArgumentDirection::Both,
                 Argument::Struct { name: "kvm_translation", fields },
             )
-            .why("hypercalls take virtual addresses; they are followed page by page, through the guest's own tables")
+            .why("hypercalls take virtual addresses, which are translated page by page through the guest's tables")
             .whenever("a hypercall is given an address"),
         );
     }
@@ -317,12 +321,10 @@ fn run(spec: &MachineSpec) -> Vec<SequenceStep> {
         fields: vec![words("rip", "where it halted"), words("rflags", "whether interrupts are on")],
     };
     let why = match spec.boot.ring {
-        Ring::Kernel => "tells a guest that is done from one that waits for an interrupt",
-        Ring::User => {
-            "ring 3 cannot halt: which stub of the landing page did says what brought the guest there"
-        }
+        Ring::Kernel => "distinguishes a guest that has finished from one that waits for an interrupt",
+        Ring::User => "ring 3 cannot execute HLT: the stub of the trap page that halted tells the vector",
     };
-    let when = "the vCPU halts, if the kernel is older than 4.17: a newer one leaves them in kvm_run";
+    let when = "the vCPU halts, if the kernel is older than 4.17: a newer one has them in kvm_run";
     steps.push(SequenceStep::call(Call::GetRegs, ArgumentDirection::OutOf, regs).why(why).whenever(when));
     steps
 }
@@ -335,7 +337,7 @@ pub(super) fn words(name: &'static str, words: impl Into<String>) -> Field {
     Field { name, value: Value::Words(words.into()) }
 }
 
-/// A segment in a few words: what a line of the flow has room for.
+/// Describes a segment in a few words.
 fn segment(segment: &kvm_segment) -> String {
     if segment.unusable != 0 || segment.present == 0 {
         return "unusable".to_owned();
