@@ -1,14 +1,14 @@
-//! The TOML front-end: one file, with the command line's overrides, becomes a [`Config`] or a list of mistakes.
+//! TOML front-end: turns one file and the command line's overrides into a [`Config`] or a list of problems.
 //!
-//! The steps, each a module, in the order in which a file passes through them:
+//! Steps, each a module:
 //!
-//! 1. `source`: the texts (the file, each option) and how a span finds back to its text;
+//! 1. `source`: the texts (the file and each option), and the text of a span;
 //! 2. [`overrides`]: `--set`, `--mode` and `--timeout` replace values of the parsed file;
 //! 3. `read`: the parsed file becomes the serde types of [`raw`], with the values of [`values`];
-//! 4. `lower`: the raw types become a machine that makes sense, table by table.
+//! 4. `lower`: these types are checked table by table and become a [`MachineTemplate`].
 //!
-//! Every step collects its mistakes, so one call reports them all. Nothing here opens the guest's file or
-//! `/dev/kvm`; what is found wrong later can still point into the TOML, through [`Config::error_at`].
+//! Every step collects its problems, so one call reports all. Nothing here opens the guest's file or `/dev/kvm`. Errors that
+//! are found later can still point into the TOML by [`Config::error_at`].
 //!
 //! The JSON schema ([`schema`]) comes from the raw types; [`template`] is the file that `vmm-cli init` writes.
 
@@ -61,19 +61,19 @@ pub struct Config {
     pub start: StartChoice,
     /// Entry point, not resolved yet.
     pub entry: EntryChoice,
-    /// The program.
+    /// File of the guest.
     pub guest: File,
-    /// The kernel's command line, where one is given.
+    /// Command line of the kernel; `None` if none is given.
     pub command_line: Option<String>,
-    /// Files that the kernel is told of, the initrd first.
+    /// Files that the boot loader passes to the kernel, the initrd first.
     pub modules: Vec<Module>,
-    /// More files, in the order of the TOML file.
+    /// Further files for guest memory, in the order of the TOML file.
     pub loads: Vec<File>,
-    /// How all these files get into guest memory.
+    /// Method of loading the files into guest memory.
     pub loading: Loading,
-    /// What has to be true after the run.
+    /// Expectations for the end of the run; `None` without `[expect]`.
     pub expect: Option<Expect>,
-    /// The cases that `vmm-cli test` makes of it, where it says.
+    /// Test cases; `None` without `[test]`.
     pub test: Option<TestPlan>,
     /// The machine, if `start` is complete.
     machine: Option<MachineTemplate>,
@@ -116,16 +116,16 @@ impl From<Start> for StartChoice {
     }
 }
 
-/// A file that a kernel is told of.
+/// File that the boot loader passes to the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Module {
-    /// Its path, as that of a [`FileSummary`].
+    /// Path, resolved like that of a [`File`].
     pub path: PathBuf,
-    /// The key that names it, for [`Config::error_at`].
+    /// Key that names the file, for [`Config::error_at`].
     pub key: String,
     /// Initrd or module.
     pub kind: ModuleKind,
-    /// Its own command line, where one is given.
+    /// Command line of the module; `None` if none is given.
     pub command_line: Option<String>,
 }
 
@@ -149,49 +149,49 @@ impl ModuleKind {
     }
 }
 
-/// A file of the configuration device whose bytes are those of a file of the host's.
+/// File of the configuration device whose contents come from a file on the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FwCfgSource {
-    /// Its place in the machine's list of such files.
+    /// Index in the list of the machine's configuration files.
     pub index: usize,
-    /// The path of the bytes, as that of a [`FileSummary`].
+    /// Path of the contents, resolved like that of a [`File`].
     pub path: PathBuf,
-    /// The key that names it, for [`Config::error_at`].
+    /// Key that names the file, for [`Config::error_at`].
     pub key: String,
 }
 
-/// A file that goes into guest memory.
+/// File that is loaded into guest memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct File {
-    /// Its path, with the directory of the TOML file in front of it and `{mode}` filled in.
+    /// Path, relative to the directory of the TOML file, with `{mode}` replaced.
     pub path: PathBuf,
-    /// What is in it.
+    /// Format and address.
     pub kind: FileKind,
-    /// The key that names it, such as `guest.elf` or `load.0.file`, for [`Config::error_at`].
+    /// Key that names the file, such as `guest.elf` or `load.0.file`, for [`Config::error_at`].
     pub key: String,
 }
 
-/// What a file holds and where that goes.
+/// Format of a file, and its address in guest memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileKind {
-    /// An ELF file, which says itself where its segments go, or for a static PIE how far apart they are.
+    /// ELF file, which specifies the addresses of its segments, or their distances if it is a static PIE.
     Elf {
-        /// Where a static PIE goes.
+        /// Base address of a static PIE; `None` for the default.
         base: Option<Gpa>,
     },
-    /// Bytes that are put into memory as they are.
+    /// Bytes that are loaded unchanged.
     Flat {
-        /// Where the first of them goes.
+        /// Address of the first byte.
         address: Gpa,
     },
 }
 
-/// The texts a configuration was made from, kept for errors that are found later.
+/// Texts that a configuration was read from, kept for errors that are found later.
 #[derive(Debug, Clone)]
 struct Texts {
     path: PathBuf,
     file: String,
-    /// Whether somebody has written the text: errors do not show one that was made here.
+    /// True if a user wrote the text. Errors do not show a generated text.
     is_written: bool,
     overrides: Overrides,
     /// The file and the overrides, for places in errors.
@@ -223,12 +223,12 @@ impl Texts {
 }
 
 impl Config {
-    /// Reads the file at `path`, which paths inside of it are relative to. A file that is no configuration is taken for
-    /// a kernel: it gets what a note in it says, else the machine that kernels expect, with 256 MiB of memory.
+    /// Reads the configuration at `path`. Paths in it are relative to its directory. A file that is not a configuration is
+    /// taken as a kernel: its machine is that of the note in the file, or a PC with 256 MiB of memory.
     ///
     /// # Errors
     ///
-    /// All mistakes in the file and the options, or why the file cannot be read.
+    /// All problems of the file and the options, or the error that reading the file gave.
     pub fn load(path: &Path, overrides: &Overrides) -> Result<Self, Diagnostics> {
         match load::load(path)? {
             load::Loaded::Configuration(text) => Self::from_text(&text, path, overrides),
@@ -237,11 +237,11 @@ impl Config {
         }
     }
 
-    /// Reads `text` as if it stood in the file at `path`.
+    /// Reads `text` as the contents of the file at `path`.
     ///
     /// # Errors
     ///
-    /// All mistakes in the text and the options.
+    /// All problems of the text and the options.
     pub fn from_text(text: &str, path: &Path, overrides: &Overrides) -> Result<Self, Diagnostics> {
         Self::from_texts(Texts::new(path, text.to_owned(), true, overrides))
     }
@@ -251,7 +251,7 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// All mistakes that could not be found before `start` was known.
+    /// All problems that could not be found before `start` was known.
     pub fn machine(&self, start: Start) -> Result<Cow<'_, MachineTemplate>, Diagnostics> {
         if let Some(machine) = &self.machine
             && self.start == start.into()
@@ -283,22 +283,21 @@ impl Config {
         }
     }
 
-    /// What an error at the guest's file begins with: its path, if the error points at another file.
+    /// Returns the prefix of an error about the guest's file: its path, unless the error points to that file.
     #[must_use]
     pub fn guest_prefix(&self) -> String {
         let is_another = self.texts.is_written && self.guest.path != self.texts.path;
         if is_another { format!("{}: ", self.guest.path.display()) } else { String::new() }
     }
 
-    /// An error of the configuration class at `key`, in the language of `--set`: `guest.elf`, `memory.0`,
-    /// `paging.map.2.gva`. Where the key is not in the file, the error points at the nearest table around it that is,
-    /// or at the file.
+    /// Returns a configuration error at `key`, in the syntax of `--set`: `guest.elf`, `memory.0`, `paging.map.2.gva`. If the
+    /// key is not in the file, the error points to the nearest enclosing table, or to the file.
     #[must_use]
     pub fn error_at(&self, key: &str, message: impl Into<String>) -> Diagnostic {
         Diagnostic::error(Status::Configuration, message).at(self.location(key))
     }
 
-    /// Where `key` stands: see [`Config::error_at`].
+    /// Returns the location of `key`, as for [`Config::error_at`].
     #[must_use]
     pub fn location(&self, key: &str) -> Location {
         self.locate(key).0
@@ -312,7 +311,7 @@ impl Config {
 
     /// Location for `key`, and whether `key` itself is set there.
     fn locate(&self, key: &str) -> (Location, bool) {
-        // Parsed again rather than kept: a run without errors, the common one, pays nothing for it.
+        // Parsed again, so that a run without errors does not pay for keeping the document.
         let Texts { path, file, overrides, .. } = &self.texts;
         let mut sources = self.texts.file_source();
         let document = read::parse(file, overrides, &mut sources, &mut Faults::default());

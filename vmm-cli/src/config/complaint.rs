@@ -1,22 +1,22 @@
-//! What serde says about a value it cannot read, in the words of this front-end.
+//! Translation of serde's errors into messages of this front-end.
 //!
-//! A serde error is a text. Its forms are fixed by `serde::de::Error` (unknown field, unknown variant, invalid type),
-//! and the tests below hold us to them; all else is a [`Refusal`](super::values::Refusal) of our own, with its help
-//! on a second line. The words that serde expected are the names in [`raw`](super::raw): no list is kept twice.
+//! Debt: a serde error is only a text, so this module parses English. The forms come from `serde::de::Error` (unknown field,
+//! unknown variant, invalid type), and the tests below fail if they change. Errors of [`values`](super::values) carry their
+//! help on a second line. The expected names come from the types of the format, so no list is kept twice.
 
 use super::values::nearest;
 
-/// A mistake in words.
+/// Message of an error, with help.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Complaint {
     pub(crate) message: String,
     pub(crate) help: Option<String>,
-    /// The key that an unknown key was probably meant to be.
+    /// Key that an unknown key was probably meant to be.
     pub(crate) meant_key: Option<String>,
 }
 
 impl Complaint {
-    /// Takes serde's text apart.
+    /// Parses the text of a serde error.
     pub(crate) fn new(text: &str) -> Self {
         if let Some((name, known)) = unknown("unknown field", text) {
             let near = nearest(&name, known.iter().copied());
@@ -51,10 +51,10 @@ impl Complaint {
     }
 }
 
-/// The name in "unknown field `name`, expected one of `a`, `b`", and the words that were expected.
+/// Returns the name in "unknown field `name`, expected one of `a`, `b`", and the names that were expected.
 fn unknown<'t>(what: &str, text: &'t str) -> Option<(String, Vec<&'t str>)> {
     let rest = text.strip_prefix(what)?.strip_prefix(" `")?;
-    // The name is the user's and may hold anything; the list behind it is ours.
+    // The name comes from the user and may contain anything. The list after it does not.
     let (name, list) = rest.rsplit_once("`, expected ").or_else(|| rest.rsplit_once("`, there are no "))?;
     let words = list.split('`').skip(1).step_by(2).collect();
     Some((name.escape_debug().to_string(), words))
@@ -69,7 +69,7 @@ fn list(what: &str, words: &[&str]) -> Option<String> {
     if quoted.is_empty() { None } else { Some(format!("{what}: {}", quoted.join(", "))) }
 }
 
-/// serde's names for types, as TOML has them.
+/// Returns TOML's name for a type that serde names.
 fn in_toml(phrase: &str) -> &str {
     match phrase {
         "map" => "a table",

@@ -1,63 +1,63 @@
-//! `[expect]`, lowered: what a finished run is held against.
+//! `[expect]`, lowered: expectations that a finished run is compared with.
 
 use regex::bytes::Regex;
 use vmm_core::Gpa;
 use vmm_core::machine::end_kind::EndKind;
 use vmm_core::spec::Register;
 
-/// What has to be true after the run; `None` and empty lists check nothing.
+/// Expectations for a finished run; `None` and empty lists check nothing.
 #[derive(Debug, Clone, Default)]
 pub struct Expect {
-    /// How the run has to end.
+    /// Kind of end.
     pub end: Option<EndKind>,
-    /// The whole output.
+    /// Whole output.
     pub output: Option<String>,
-    /// Texts in the output, in any order.
+    /// Texts that the output contains, in any order.
     pub output_contains: Vec<String>,
-    /// A pattern that matches somewhere in the output.
+    /// Pattern that matches somewhere in the output.
     pub output_regex: Option<Pattern>,
-    /// Texts in the first paragraph of the autopsy, in any order.
+    /// Texts that the first paragraph of the autopsy contains, in any order.
     pub cause: Vec<String>,
-    /// The guest's exit code.
+    /// Exit code of the guest.
     pub exit_code: Option<u32>,
-    /// The number of exits to user space.
+    /// Number of exits to user space.
     pub exits: Option<u64>,
-    /// The largest number of exits to user space.
+    /// Maximum number of exits to user space.
     pub max_exits: Option<u64>,
-    /// Registers at the end, as wide as the mode.
+    /// Registers at the end, with the width of the mode.
     pub registers: Vec<(Register, u64)>,
-    /// Contents of memory at the end.
+    /// Memory contents at the end.
     pub memory: Vec<ExpectedMemory>,
 }
 
 impl Expect {
-    /// Whether anything is said about the output, so that a copy of it has to be kept.
+    /// Returns true if the output is checked, so that a copy of it must be kept.
     #[must_use]
     pub fn checks_output(&self) -> bool {
         self.output.is_some() || !self.output_contains.is_empty() || self.output_regex.is_some()
     }
 }
 
-/// A compiled regular expression over bytes, ASCII only in its classes, so that it is quick to compile.
+/// Compiled regular expression over bytes. Its classes are ASCII only, so that it compiles quickly.
 #[derive(Debug, Clone)]
 pub struct Pattern(pub Regex);
 
-/// What memory holds at a place.
+/// Expected memory contents.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExpectedMemory {
-    /// Where.
+    /// Location of the first byte.
     pub place: MemoryPlace,
-    /// The bytes, in the order of addresses.
+    /// Bytes, in the order of addresses.
     pub bytes: Vec<u8>,
-    /// How to show them and what is found instead: as one little-endian number of all the bytes.
+    /// True to show expected and actual bytes as one little-endian number.
     pub is_number: bool,
 }
 
-/// A place in the guest's memory.
+/// Location in the guest's memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MemoryPlace {
-    /// A guest-physical address.
+    /// Guest-physical address.
     Address(Gpa),
-    /// A symbol of the guest's ELF file.
+    /// Symbol of the guest's ELF file.
     Symbol(String),
 }

@@ -1,8 +1,7 @@
-//! Reads the file that the user names: a configuration, or a kernel that needs none.
+//! Reads the file that the user names: a configuration, or a kernel without one.
 //!
-//! A name that ends in `.toml` is a configuration's, whatever is in the file. Any other file is one if it reads as TOML;
-//! else it is a kernel, or what somebody takes for one: its configuration is the note that it carries in itself
-//! ([`vmm_loader::configuration`]), or two lines.
+//! A file whose name ends in `.toml` is a configuration. Any other file is a configuration if it parses as TOML, and
+//! otherwise a kernel, whose configuration is an ELF note ([`vmm_loader::configuration`]) or a default of two lines.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
@@ -15,20 +14,20 @@ use super::overrides::Overrides;
 use crate::diagnostic::{Diagnostic, Diagnostics, Location};
 use crate::status::Status;
 
-/// No configuration is larger. The limit keeps `/dev/zero`, or a guest given by mistake, from filling memory.
-const LARGEST: u64 = 1 << 20;
+/// Maximum size of a configuration in bytes. It keeps `/dev/zero`, or a guest given by mistake, from filling memory.
+const MAX_SIZE: u64 = 1 << 20;
 
-/// The memory of a machine without a configuration.
-const MEMORY: &str = "256MiB";
+/// Memory of a machine without a configuration.
+const DEFAULT_MEMORY: &str = "256MiB";
 
-/// What the file is, as the text of a configuration.
+/// Text of a configuration, by its origin.
 #[derive(Debug)]
 pub(super) enum Loaded {
-    /// A configuration.
+    /// Configuration file.
     Configuration(String),
-    /// The configuration in a kernel, and what follows from its being there.
+    /// Note in a kernel, and the keys that it need not contain.
     Noted(String, Overrides),
-    /// A kernel without one: the text of a configuration for it.
+    /// Generated text for a kernel without a configuration.
     Kernel(String),
 }
 
@@ -43,7 +42,7 @@ pub(super) fn load(path: &Path) -> Result<Loaded, Diagnostics> {
     let mut is_regular = false;
     let read = File::open(path).and_then(|file| {
         is_regular = file.metadata()?.is_file();
-        file.take(LARGEST.saturating_add(1)).read_to_end(&mut bytes)
+        file.take(MAX_SIZE.saturating_add(1)).read_to_end(&mut bytes)
     });
     if let Err(error) = read {
         let kind = error.kind();
@@ -72,7 +71,7 @@ pub(super) fn load(path: &Path) -> Result<Loaded, Diagnostics> {
             }
         };
     }
-    if u64::try_from(bytes.len()).is_ok_and(|length| length > LARGEST) {
+    if u64::try_from(bytes.len()).is_ok_and(|length| length > MAX_SIZE) {
         let what = if is_regular { "it is larger" } else { "it is no regular file, and has more" };
         return Err(refuse(
             Status::Configuration,
@@ -91,20 +90,20 @@ pub(super) fn load(path: &Path) -> Result<Loaded, Diagnostics> {
     Ok(Loaded::Configuration(text))
 }
 
-/// Whether the whole of a file reads as TOML, and is not just comments, as a script can be.
+/// Returns true if the whole file parses as TOML and is not empty. A script can consist of TOML comments.
 fn is_toml(bytes: &[u8]) -> bool {
     let Ok(text) = str::from_utf8(bytes) else { return false };
-    u64::try_from(bytes.len()).is_ok_and(|length| length <= LARGEST)
+    u64::try_from(bytes.len()).is_ok_and(|length| length <= MAX_SIZE)
         && DeTable::parse(text).is_ok_and(|table| !table.get_ref().is_empty())
 }
 
-/// The text of the note, if the file has one. `start` are its first bytes; of a large file that is not all, and only what the
-/// search looks at is read of it.
+/// Returns the text of the note in the file; `None` if it has none. `start` holds the first bytes of the file. A larger file
+/// is mapped, so that only the pages that the search reads are loaded.
 fn note(path: &Path, start: &[u8]) -> io::Result<Option<String>> {
     if !vmm_loader::is_elf(start) {
         return Ok(None);
     }
-    let is_whole = u64::try_from(start.len()).is_ok_and(|length| length <= LARGEST);
+    let is_whole = u64::try_from(start.len()).is_ok_and(|length| length <= MAX_SIZE);
     let mapped = if is_whole { None } else { MappedFile::new(File::open(path)?, path)? };
     let found = vmm_loader::configuration(mapped.as_ref().map_or(start, MappedFile::bytes));
     let text = found.map(|note| String::from_utf8_lossy(note).into_owned());
@@ -114,12 +113,12 @@ fn note(path: &Path, start: &[u8]) -> io::Result<Option<String>> {
     Ok(text)
 }
 
-/// What a configuration inside of a kernel need not say: that this file is the guest, and how much memory a kernel gets.
+/// Returns the keys that a configuration in a kernel need not contain: the guest's file and the size of its memory.
 fn for_noted(text: &str, file: &str) -> Overrides {
     let mut implied = Overrides::new();
     implied.implied("guest.file", file);
     if !DeTable::parse_recoverable(text).0.get_ref().contains_key("memory") {
-        implied.implied("memory.size", MEMORY);
+        implied.implied("memory.size", DEFAULT_MEMORY);
     }
     implied
 }
@@ -127,7 +126,7 @@ fn for_noted(text: &str, file: &str) -> Overrides {
 /// The configuration of a kernel that comes without one: all is left to the file, and to defaults.
 fn for_kernel(file: &str) -> String {
     let file = toml::Value::String(file.to_owned());
-    format!("memory = {{ size = \"{MEMORY}\" }}\nguest = {{ file = {file} }}\n")
+    format!("memory = {{ size = \"{DEFAULT_MEMORY}\" }}\nguest = {{ file = {file} }}\n")
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Reads the texts into the [`raw`](super::raw) types, and goes on where serde stops.
 //!
-//! serde ends at the first mistake. To find them all without a second description of the format, the entry that serde
-//! complains about is taken out of the parsed document, and serde is asked again, until the rest fits. A file without
-//! mistakes is read once; each mistake costs one more reading of a small file.
+//! serde stops at the first error. To find all without a second description of the format, the entry of the error is removed
+//! from the parsed document, and the document is deserialized again, until it fits. A file without errors is deserialized
+//! once.
 
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue, Deserializer};
@@ -16,7 +16,7 @@ use super::raw::Document;
 use super::source::{Sources, Span};
 use super::syntax;
 
-/// The parsed file with the overrides in it. Spans of overrides follow `sources`, to which their texts are added.
+/// Parses the file and applies the overrides, whose texts are added to `sources`.
 pub(crate) fn parse<'i>(
     text: &'i str,
     overrides: &'i Overrides,
@@ -37,7 +37,7 @@ pub(crate) fn parse<'i>(
     document
 }
 
-/// The parsed document in the raw types, without the entries that do not fit: those are reported.
+/// Deserializes the parsed document. Entries that do not fit are reported and removed.
 pub(crate) fn read(mut document: Spanned<DeTable<'_>>, faults: &mut Faults) -> Option<Document> {
     while faults.count() < MOST_FAULTS {
         let error = match Document::deserialize(Deserializer::from(document.clone())) {
@@ -51,7 +51,7 @@ pub(crate) fn read(mut document: Spanned<DeTable<'_>>, faults: &mut Faults) -> O
             Some(help) => fault.help(help),
             None => fault,
         });
-        // Each turn takes one entry out, so the loop ends; without one to take out there is nothing more to learn.
+        // Each round removes one entry, so the loop ends. Without an entry to remove, no more errors can be found.
         let entry = guilty(document.get_ref(), &span)?;
         if let (Some(meant), Some((_, parents))) = (complaint.meant_key, entry.split_last()) {
             faults.mark_unread(parents.iter().cloned().chain([meant]).collect::<Vec<_>>().join("."));
@@ -84,8 +84,8 @@ pub(crate) fn locate(document: &Spanned<DeTable<'_>>, path: &str) -> (Option<Spa
     (found, is_set)
 }
 
-/// The path of the entry that an error at `span` is about: the one whose key or value has just that span, else the
-/// smallest whose value holds it.
+/// Returns the path of the entry that an error at `span` is about: the one whose key or value has exactly that span, else
+/// the smallest one whose value contains it.
 fn guilty(document: &DeTable<'_>, span: &Span) -> Option<Vec<String>> {
     let mut entries = Vec::new();
     for (key, value) in document {
@@ -99,16 +99,22 @@ fn guilty(document: &DeTable<'_>, span: &Span) -> Option<Vec<String>> {
     exact.or_else(around).map(|entry| entry.path.clone())
 }
 
-struct Entry {
+/// Entry of the parsed document.
+struct DocumentEntry {
     path: Vec<String>,
     key: Option<Span>,
     value: Span,
 }
 
-/// All entries, outer ones before inner ones.
-fn collect(path: Vec<String>, key: Option<Span>, value: &Spanned<DeValue<'_>>, entries: &mut Vec<Entry>) {
+/// Collects all entries, outer ones before inner ones.
+fn collect(
+    path: Vec<String>,
+    key: Option<Span>,
+    value: &Spanned<DeValue<'_>>,
+    entries: &mut Vec<DocumentEntry>,
+) {
     let inner = |name: String| path.iter().cloned().chain([name]).collect();
-    entries.push(Entry { path: path.clone(), key, value: value.span() });
+    entries.push(DocumentEntry { path: path.clone(), key, value: value.span() });
     if let Some(table) = value.get_ref().as_table() {
         for (key, value) in table {
             collect(inner(key.get_ref().to_string()), Some(key.span()), value, entries);
@@ -119,7 +125,7 @@ fn collect(path: Vec<String>, key: Option<Span>, value: &Spanned<DeValue<'_>>, e
     }
 }
 
-/// Takes the entry at `path` out.
+/// Removes the entry at `path`.
 fn remove(table: &mut DeTable<'_>, path: &[String]) -> Option<()> {
     match path {
         [] => None,

@@ -1,6 +1,6 @@
-//! The JSON schema of the TOML file, made from the [`raw`](super::raw) types: for completion and checks in editors.
+//! JSON schema of the TOML file, generated from the types of the format, for completion and checks in editors.
 //!
-//! A schema can say what is checked in reading a file; what is checked in `lower` it cannot.
+//! It covers the checks of deserialization, not those of `lower`.
 
 use schemars::generate::SchemaSettings;
 use schemars::transform::{Transform, transform_subschemas};
@@ -9,11 +9,11 @@ use serde_json::Value;
 
 use super::raw::Document;
 
-/// The schema as JSON text (draft 2020-12), ending in a newline.
+/// Returns the schema as JSON text (draft 2020-12) with a newline at the end.
 #[must_use]
 pub fn text() -> String {
     let schema = value();
-    // A schema is plain data: the fallback is never seen.
+    // A schema is plain data and always serializes: the fallback is never used.
     serde_json::to_string_pretty(&schema).unwrap_or_else(|_| schema.to_string()) + "\n"
 }
 
@@ -22,7 +22,7 @@ fn value() -> Value {
     SchemaGenerator::new(settings).into_root_schema_for::<Document>().to_value()
 }
 
-/// TOML has no null: takes it out of the schemas of optional keys.
+/// Removes null, which TOML does not have, from the schemas of optional keys.
 #[derive(Debug, Clone)]
 struct NoNull;
 

@@ -1,45 +1,45 @@
-//! The texts of one configuration, laid end to end: the TOML file first, then each command line option.
+//! Texts of one configuration, concatenated: the TOML file first, then each command line option.
 //!
-//! A value then has one span, whichever text it came from, and nothing behind the parser needs to know about
-//! options: an error in `--set memory.size=2MB` points at the option because its span lies there.
+//! A value has one span, whichever text it came from, so later steps need not know about options: an error in
+//! `--set memory.size=2MB` points to the option because its span lies there.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use crate::diagnostic::{Place, Source};
 
-/// A range of bytes in the texts laid end to end.
+/// Byte range in the concatenated texts.
 pub type Span = Range<usize>;
 
-/// The texts. The first is the file.
+/// Concatenated texts. The first is the file.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sources {
     texts: Vec<Text>,
 }
 
-/// One of them.
+/// Text of a file or an option.
 #[derive(Debug, Clone)]
 struct Text {
-    /// The offset that its spans start at.
+    /// Offset of its first byte in the concatenated texts.
     start: usize,
     source: Arc<Source>,
-    /// Nobody has written or read it: it has a name to show and no places.
+    /// True if the text was generated: errors show its name, but no line.
     unseen: bool,
 }
 
 impl Sources {
-    /// Adds a text and returns the offset that its spans start at.
+    /// Adds a text and returns the offset of its first byte.
     pub(crate) fn add(&mut self, name: &str, text: &str) -> usize {
         self.push(name, text, false)
     }
 
-    /// Adds a text that was made and not written by anybody.
+    /// Adds a generated text, which errors do not show, and returns the offset of its first byte.
     pub(crate) fn add_unseen(&mut self, name: &str, text: &str) -> usize {
         self.push(name, text, true)
     }
 
     fn push(&mut self, name: &str, text: &str, unseen: bool) -> usize {
-        // One byte lies between two texts, so that a span at the very end of one belongs to that one.
+        // A gap of one byte between two texts keeps an empty span at the end of the first out of the second.
         let start = self.texts.last().map_or(0, |Text { start, source, .. }| {
             start.saturating_add(source.text.len()).saturating_add(1)
         });
@@ -48,7 +48,7 @@ impl Sources {
         start
     }
 
-    /// The text that `span` lies in, and where in it; `None` where there is none to show.
+    /// Returns the text that contains `span`, and the position in it; `None` if the text was generated.
     pub(crate) fn place(&self, span: &Span) -> Option<Place> {
         let Text { start, source, .. } =
             self.texts.iter().rev().find(|text| text.start <= span.start).filter(|text| !text.unseen)?;
@@ -56,7 +56,7 @@ impl Sources {
         Some(Place { source: Arc::clone(source), span: local(span.start)..local(span.end) })
     }
 
-    /// The name of the file.
+    /// Returns the name of the file.
     pub(crate) fn file_name(&self) -> &str {
         self.texts.first().map_or("", |text| &text.source.name)
     }

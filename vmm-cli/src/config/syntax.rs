@@ -1,13 +1,13 @@
-//! Errors of TOML's syntax: the parser's own words, and help where it can be guessed what was meant.
+//! TOML syntax errors: the parser's messages, with help if the intention can be guessed.
 
 use toml::de::Error;
 
 use super::fault::{Fault, Faults};
 use super::source::Span;
 
-/// Reports what the parser found. It goes on behind an error, so there can be several.
+/// Reports the parser's errors. The parser continues after an error, so there can be several.
 pub(super) fn report(text: &str, errors: &[Error], faults: &mut Faults) {
-    // A table given twice repeats its keys, too: that is one mistake.
+    // A table that is given twice repeats its keys as well: that is one problem.
     let mut repeated: Span = 0..0;
     for error in errors {
         let span = error.span().unwrap_or(0..0);
@@ -40,13 +40,13 @@ pub(super) fn report(text: &str, errors: &[Error], faults: &mut Faults) {
     }
 }
 
-/// Whether the key at `span` is the name of a table between brackets.
+/// Returns true if the key at `span` is the name of a table in brackets.
 fn is_table_header(text: &str, span: &Span) -> bool {
     let line = text.get(..span.start).unwrap_or_default().rsplit('\n').next().unwrap_or_default();
     line.trim_start().starts_with('[')
 }
 
-/// Where the next table begins behind `from`.
+/// Returns the offset of the next table after `from`, or the end of the text.
 fn end_of_table(text: &str, from: usize) -> usize {
     let rest = text.get(from..).unwrap_or_default();
     rest.find("\n[").map_or(text.len(), |length| from.saturating_add(length))

@@ -1,6 +1,6 @@
-//! The file that `vmm-cli init` writes: a machine that runs, with every other key beside it in a comment.
+//! Configuration that `vmm-cli init` writes: a complete machine, with every other key in a comment.
 
-/// The text.
+/// Returns the text of the configuration.
 #[must_use]
 pub const fn text() -> &'static str {
     include_str!("template.toml")

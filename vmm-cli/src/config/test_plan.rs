@@ -1,27 +1,27 @@
-//! What `[test]` asks for: where the guest is copied, and what each copy does.
+//! `[test]`, lowered: the test cases of a file, and the point at which the machine is copied for each.
 
 use vmm_core::spec::Register;
 
 use crate::address_expr::AddressExpr;
 
-/// The cases of a file.
+/// Test cases of a file.
 #[derive(Debug, Clone)]
 pub struct TestPlan {
-    /// Where the machine is copied for each case; `None`: each begins at the start.
+    /// Point at which the machine is copied for each case; `None` if each case begins at the start.
     pub snapshot_at: Option<AddressExpr>,
-    /// The cases, at least one.
+    /// Test cases, at least one.
     pub cases: Vec<TestCase>,
 }
 
-/// What is different in a case.
+/// Test case: its differences from the file.
 #[derive(Debug, Clone, Default)]
 pub struct TestCase {
-    /// Its name; empty for the only one of a file that names none.
+    /// Name; empty for the only case of a file that names none.
     pub name: String,
-    /// Registers that are set before it goes on.
+    /// Registers that are set before the copy runs.
     pub registers: Vec<(Register, u64)>,
-    /// Where it goes on.
+    /// Address at which the copy runs; `None` to continue.
     pub jump: Option<AddressExpr>,
-    /// What arrives on the console; `None`: what the file beside the configuration holds.
+    /// Console input; `None` for the contents of the input file next to the configuration.
     pub input: Option<String>,
 }

@@ -36,7 +36,7 @@ pub(super) fn handler_breakpoints(
     memory: &LinearMemory<'_>,
     before: &StateBeforeStep,
 ) -> Vec<Gva> {
-    // Below a guest in ring 3 every vector leads to the landing page, which is HLTs already.
+    // Below a guest in ring 3 every vector leads to the trap page, which is HLTs already.
     if machine.board.landing.is_some() {
         return Vec::new();
     }

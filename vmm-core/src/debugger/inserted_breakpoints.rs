@@ -2,7 +2,7 @@
 //!
 //! A debug register is best: it costs the guest nothing, and works before its address is mapped. There are four. The
 //! other means is an [`TrapOpcode`] in place of the instruction's first byte. Every host reports a HLT: in ring 0 as an exit,
-//! and in ring 3, where the landing page is, as the #GP that it raises there; then the vCPU is put back to where it was.
+//! and in ring 3, where the trap page is, as the #GP that it raises there; then the vCPU is put back to where it was.
 //! A breakpoint for which neither means will do leaves only single steps.
 
 use kvm_sys_wrap::bindings::kvm_segment;
@@ -22,7 +22,7 @@ use crate::{Gpa, Gva};
 
 /// #GP, which HLT raises in ring 3.
 const GENERAL_PROTECTION: u8 = 13;
-/// More than the CPU pushes on its way to the landing page: six words.
+/// More than the CPU pushes on its way to the trap page: six words.
 const FRAME: u64 = 64;
 
 /// What is in place while the guest runs.
@@ -90,7 +90,7 @@ impl InsertedBreakpoints {
         let mut traps = Self { ring_3: Ring3::of(machine)?, ..Self::default() };
         let memory = LinearMemory::of(machine)?;
         for gva in addresses {
-            // In code of ring 3 a HLT is a #GP, and only the landing page knows what that means.
+            // In code of ring 3 a HLT is a #GP, and only the trap page knows what that means.
             let for_ring_3 = memory.walk(*gva).is_some_and(|to| to.size.is_some() && to.access.user);
             let lost = for_ring_3 && machine.board.landing.is_none();
             let placed = !lost && traps.put(machine, &memory, *gva)?;
@@ -188,7 +188,7 @@ impl InsertedBreakpoints {
 }
 
 impl Ring3 {
-    /// `None` on a machine whose guest has no landing page below it.
+    /// `None` on a machine whose guest has no trap page below it.
     fn of(machine: &Machine) -> Result<Option<Self>, Error> {
         let Some(span) = machine.board.layout.part(LayoutPart::KernelStack) else { return Ok(None) };
         let sregs = machine.processors.bsp().vcpu.sregs()?;
