@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use crate::config::values::{Address, EntryChoice, Refusal, Size, Value};
+use crate::config::values::{Address, EntryChoice, ParseError, Size, Value};
 use crate::diagnostic::Diagnostic;
 use crate::status::Status;
 
@@ -102,7 +102,7 @@ impl AddressRange {
         match start.base {
             AddressBase::Symbol(_) => Ok(Self { start, extent: RangeExtent::Symbol }),
             AddressBase::Address(_) => {
-                let refusal = Refusal::new(format!("`{text}` is an address and not a range"));
+                let refusal = ParseError::new(format!("`{text}` is an address and not a range"));
                 Err(mistake(refusal.help(format!("write `{text},64` for 64 bytes, or `{text}..END`"))))
             }
         }
@@ -117,7 +117,7 @@ fn parse_length(text: &str) -> Result<u64, Diagnostic> {
     }
 }
 
-fn mistake(Refusal { message, help }: Refusal) -> Diagnostic {
+fn mistake(ParseError { message, help }: ParseError) -> Diagnostic {
     Diagnostic::error(Status::Configuration, message).with_help(help)
 }
 

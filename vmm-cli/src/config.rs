@@ -4,24 +4,24 @@
 //!
 //! 1. `source`: the texts (the file and each option), and the text of a span;
 //! 2. [`overrides`]: `--set`, `--mode` and `--timeout` replace values of the parsed file;
-//! 3. `read`: the parsed file becomes the serde types of [`raw`], with the values of [`values`];
+//! 3. `read`: the parsed file becomes the serde types of [`schema`], with the values of [`values`];
 //! 4. `lower`: these types are checked table by table and become a [`MachineTemplate`].
 //!
 //! Every step collects its problems, so one call reports all. Nothing here opens the guest's file or `/dev/kvm`. Errors that
 //! are found later can still point into the TOML by [`Config::error_at`].
 //!
-//! The JSON schema ([`schema`]) comes from the raw types; [`template`] is the file that `vmm-cli init` writes.
+//! The JSON schema ([`json_schema`]) comes from the types in [`schema`]; [`template`] is the file that `vmm-cli init` writes.
 
-mod complaint;
 mod expect;
-mod fault;
+pub mod json_schema;
 mod load;
 mod lower;
 mod machine_template;
 pub mod overrides;
-pub mod raw;
+mod problem;
 mod read;
 pub mod schema;
+mod serde_error;
 pub mod source;
 mod syntax;
 pub mod template;
@@ -39,11 +39,11 @@ use vmm_loader::boot::Protocol;
 
 use crate::diagnostic::{Diagnostic, Diagnostics, Location};
 use crate::status::Status;
-use fault::Faults;
-use raw::Document;
+use problem::ConfigProblems;
+use schema::Document;
 use source::Sources;
 
-pub use expect::{Expect, ExpectedMemory, MemoryPlace, Pattern};
+pub use expect::{Expect, ExpectedMemory, MemoryLocation, Pattern};
 pub use lower::MEMORY_HOLE;
 pub use machine_template::MachineTemplate;
 pub use overrides::Overrides;
@@ -258,28 +258,28 @@ impl Config {
         {
             return Ok(Cow::Borrowed(machine));
         }
-        let mut faults = Faults::default();
-        let config = lower::lower(self.document.clone(), self.texts.clone(), start.into(), &mut faults);
+        let mut problems = ConfigProblems::default();
+        let config = lower::lower(self.document.clone(), self.texts.clone(), start.into(), &mut problems);
         match config.and_then(|config| config.machine) {
-            Some(machine) if faults.is_empty() => Ok(Cow::Owned(machine)),
-            Some(_) | None => Err(faults.into_diagnostics(&self.texts.sources)),
+            Some(machine) if problems.is_empty() => Ok(Cow::Owned(machine)),
+            Some(_) | None => Err(problems.into_diagnostics(&self.texts.sources)),
         }
     }
 
     fn from_texts(mut texts: Texts) -> Result<Self, Diagnostics> {
         let mut sources = texts.file_source();
-        let mut faults = Faults::default();
-        let document = read::parse(&texts.file, &texts.overrides, &mut sources, &mut faults);
-        if !faults.is_empty() {
-            return Err(faults.into_diagnostics(&sources));
+        let mut problems = ConfigProblems::default();
+        let document = read::parse(&texts.file, &texts.overrides, &mut sources, &mut problems);
+        if !problems.is_empty() {
+            return Err(problems.into_diagnostics(&sources));
         }
-        let document = read::read(document, &mut faults);
+        let document = read::read(document, &mut problems);
         texts.sources = sources.clone();
-        let config =
-            document.and_then(|document| lower::lower(document, texts, StartChoice::default(), &mut faults));
+        let config = document
+            .and_then(|document| lower::lower(document, texts, StartChoice::default(), &mut problems));
         match config {
-            Some(config) if faults.is_empty() => Ok(config),
-            Some(_) | None => Err(faults.into_diagnostics(&sources)),
+            Some(config) if problems.is_empty() => Ok(config),
+            Some(_) | None => Err(problems.into_diagnostics(&sources)),
         }
     }
 
@@ -314,7 +314,7 @@ impl Config {
         // Parsed again, so that a run without errors does not pay for keeping the document.
         let Texts { path, file, overrides, .. } = &self.texts;
         let mut sources = self.texts.file_source();
-        let document = read::parse(file, overrides, &mut sources, &mut Faults::default());
+        let document = read::parse(file, overrides, &mut sources, &mut ConfigProblems::default());
         let (span, is_set) = read::locate(&document, key);
         span.and_then(|span| sources.place(&span)).map_or_else(
             || (Location::File(path.display().to_string()), false),

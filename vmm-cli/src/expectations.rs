@@ -9,7 +9,7 @@ use vm_memory::Bytes;
 use vmm_core::machine::Machine;
 use vmm_core::machine::run_loop::RunOutcome;
 
-use crate::config::{Config, Expect, ExpectedMemory, MemoryPlace};
+use crate::config::{Config, Expect, ExpectedMemory, MemoryLocation};
 use crate::diagnostic::Diagnostic;
 use crate::prepare::Files;
 use crate::status::Status;
@@ -130,10 +130,10 @@ fn check_memory(
     files: &Files,
     differ: &mut impl FnMut(&str, String, String),
 ) {
-    let address = match &expected.place {
-        MemoryPlace::Address(address) => Some(*address),
-        // The symbol exists: that was checked before the run.
-        MemoryPlace::Symbol(name) => files.symbol(name).ok(),
+    let address = match &expected.location {
+        MemoryLocation::Address(address) => Some(*address),
+        // That the symbol exists was found out before the run.
+        MemoryLocation::Symbol(name) => files.symbol(name).ok(),
     };
     let mut found = vec![0; expected.bytes.len()];
     let read = address.map(|address| machine.memory().read_slice(&mut found, address.into()));

@@ -22,7 +22,7 @@ use vmm_loader::VirtAddr;
 
 use crate::address_expr::{AddressBase, AddressExpr};
 use crate::config::Config;
-use crate::config::values::{Refusal, Time};
+use crate::config::values::{ParseError, Time};
 use crate::diagnostic::{Diagnostic, Diagnostics, Severity};
 use crate::machine_error::machine_error;
 use crate::options::OverrideArgs;
@@ -55,7 +55,7 @@ pub(crate) struct StopAt {
     pub(crate) show_output: bool,
 }
 
-fn duration(text: &str) -> Result<Duration, Refusal> {
+fn duration(text: &str) -> Result<Duration, ParseError> {
     text.parse().map(|Time(time)| time)
 }
 

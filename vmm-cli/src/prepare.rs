@@ -24,7 +24,7 @@ use vmm_core::spec::{EntryPoint, MachineSpec};
 use vmm_loader::boot::BootPlan;
 use vmm_loader::{LoadPlan, VirtAddr};
 
-use crate::config::{Config, EntryChoice, Expect, MemoryPlace};
+use crate::config::{Config, EntryChoice, Expect, MemoryLocation};
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::{disks, layout_diagnostics};
 pub(crate) use boot::Boot;
@@ -170,9 +170,9 @@ fn expected_symbols(expect: &Expect) -> Vec<(usize, &str)> {
         .memory
         .iter()
         .enumerate()
-        .filter_map(|(index, expected)| match &expected.place {
-            MemoryPlace::Symbol(name) => Some((index, name.as_str())),
-            MemoryPlace::Address(_) => None,
+        .filter_map(|(index, expected)| match &expected.location {
+            MemoryLocation::Symbol(name) => Some((index, name.as_str())),
+            MemoryLocation::Address(_) => None,
         })
         .collect()
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use vmm_cli::config::{
-    Config, EntryChoice, ExpectedMemory, FileKind, FwCfgSource, MachineTemplate, MemoryPlace, Overrides,
+    Config, EntryChoice, ExpectedMemory, FileKind, FwCfgSource, MachineTemplate, MemoryLocation, Overrides,
 };
 use vmm_cli::diagnostic::Location;
 use vmm_core::machine::end_kind::EndKind;
@@ -367,13 +367,21 @@ fn the_expectations() {
     assert!(!expect.output_regex.unwrap().0.is_match(b"Hello, world"));
     assert_eq!(expect.registers, [(Register::Rax, 42), (Register::Rip, 0x1000)]);
     let memory = [
-        ExpectedMemory { place: MemoryPlace::Address(Gpa(0x400)), bytes: vec![0x34, 0x12], is_number: true },
         ExpectedMemory {
-            place: MemoryPlace::Symbol("answer".to_owned()),
+            location: MemoryLocation::Address(Gpa(0x400)),
+            bytes: vec![0x34, 0x12],
+            is_number: true,
+        },
+        ExpectedMemory {
+            location: MemoryLocation::Symbol("answer".to_owned()),
             bytes: b"abc".to_vec(),
             is_number: false,
         },
-        ExpectedMemory { place: MemoryPlace::Address(Gpa(0x500)), bytes: vec![1, 255], is_number: false },
+        ExpectedMemory {
+            location: MemoryLocation::Address(Gpa(0x500)),
+            bytes: vec![1, 255],
+            is_number: false,
+        },
     ];
     assert_eq!(expect.memory, memory);
 }

@@ -7,10 +7,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use vmm_cli::config::{Config, Overrides, schema, template};
+use vmm_cli::config::{Config, Overrides, json_schema, template};
 
 fn schema() -> Value {
-    serde_json::from_str(&schema::text()).expect("the schema is JSON")
+    serde_json::from_str(&json_schema::text()).expect("the schema is JSON")
 }
 
 fn toml_files(directory: &str) -> Vec<PathBuf> {
@@ -89,7 +89,7 @@ fn the_schema_is_no_stricter_than_the_front_end() {
 
 #[test]
 fn there_is_no_null_in_toml() {
-    assert!(!schema::text().contains("\"null\""));
+    assert!(!json_schema::text().contains("\"null\""));
 }
 
 /// Every key of the schema is in the template, so that whoever starts from it sees all there is.

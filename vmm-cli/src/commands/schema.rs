@@ -7,6 +7,6 @@ use crate::stdout;
 
 /// Runs `vmm-cli schema`.
 pub(crate) fn schema() -> Result<Status, Diagnostics> {
-    stdout::print(&config::schema::text())?;
+    stdout::print(&config::json_schema::text())?;
     Ok(Status::Success)
 }

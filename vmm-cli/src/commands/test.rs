@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Instant;
 
-use clap::{Args, ValueHint};
 use crate::help;
+use clap::{Args, ValueHint};
 use quick_junit::Report;
 use regex::Regex;
 use vmm_core::kvm_sys_wrap::{Error, Kvm, install_termination_handlers, termination_requested};

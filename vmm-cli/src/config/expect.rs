@@ -46,7 +46,7 @@ pub struct Pattern(pub Regex);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExpectedMemory {
     /// Location of the first byte.
-    pub place: MemoryPlace,
+    pub location: MemoryLocation,
     /// Bytes, in the order of addresses.
     pub bytes: Vec<u8>,
     /// True to show expected and actual bytes as one little-endian number.
@@ -55,7 +55,7 @@ pub struct ExpectedMemory {
 
 /// Location in the guest's memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum MemoryPlace {
+pub enum MemoryLocation {
     /// Guest-physical address.
     Address(Gpa),
     /// Symbol of the guest's ELF file.

@@ -1,6 +1,6 @@
 //! Step two: from values that can be read to a machine that makes sense.
 //!
-//! One module for each table of the file. Each reports what it finds to the same [`Faults`] and goes on with a value
+//! One module for each table of the file. Each reports what it finds to the same [`ConfigProblems`] and goes on with a value
 //! that keeps the others going; the result counts only if nobody reported anything. What would follow from a mistake
 //! already reported is not reported again.
 //!
@@ -28,18 +28,18 @@ use vmm_core::spec::mode::{Mode, Ring};
 use vmm_core::spec::{GdtLayout, HaltPolicy, ResetPolicy, UnmappedPolicy};
 use vmm_loader::boot::Protocol;
 
-use super::fault::{Fault, Faults};
-use super::raw::{At, Document};
+use super::problem::{ConfigProblem, ConfigProblems};
+use super::schema::{Document, Spanned};
 use super::source::Span;
 use super::values::RingLevel;
 use super::{Config, MachineTemplate, Start, StartChoice, Texts};
 pub use memory::MEMORY_HOLE;
 use memory::Regions;
-pub(super) use test::MOST_CASES;
+pub(super) use test::MAX_CASES;
 
 /// What the tables need to know of each other.
 struct Context<'a> {
-    raw: &'a Document,
+    document: &'a Document,
     /// The mode, or `None` where the file decides on it, or where it cannot be read: then nothing that depends on it is
     /// checked.
     mode: Option<Mode>,
@@ -47,24 +47,26 @@ struct Context<'a> {
     protocol: Option<Protocol>,
     ring: Ring,
     regions: Regions,
-    faults: &'a mut Faults,
+    problems: &'a mut ConfigProblems,
 }
 
 impl Context<'_> {
-    fn fault(&mut self, fault: Fault) {
-        self.faults.push(fault);
+    fn problem(&mut self, problem: ConfigProblem) {
+        self.problems.push(problem);
     }
 
     /// The value of a key that has to be there; a missing one is reported at its table, unless it is there and wrong.
     fn required<'v, T>(
         &mut self,
-        value: &'v Option<At<T>>,
+        value: &'v Option<Spanned<T>>,
         table: &Span,
         key: &Key<'_>,
-    ) -> Option<&'v At<T>> {
-        if value.is_none() && !self.faults.is_unread(&key.path) {
+    ) -> Option<&'v Spanned<T>> {
+        if value.is_none() && !self.problems.is_unread(&key.path) {
             let missing = format!("`{}` is missing", key.name);
-            self.fault(Fault::new(table, missing).help(format!("add it, such as `{}`", key.example)));
+            self.problem(
+                ConfigProblem::new(table, missing).help(format!("add it, such as `{}`", key.example)),
+            );
         }
         value.as_ref()
     }
@@ -87,7 +89,7 @@ struct Key<'k> {
 }
 
 /// The value, or `default` where the key is left out.
-fn or<T: Copy>(value: &Option<At<T>>, default: T) -> T {
+fn or<T: Copy>(value: &Option<Spanned<T>>, default: T) -> T {
     value.as_ref().map_or(default, |at| at.value)
 }
 
@@ -96,13 +98,13 @@ pub(super) fn lower(
     document: Document,
     texts: Texts,
     decided: StartChoice,
-    faults: &mut Faults,
+    problems: &mut ConfigProblems,
 ) -> Option<Config> {
     let (raw, directory) = (&document, texts.directory());
-    let start = boot::start(raw, decided, faults);
+    let start = boot::start(raw, decided, problems);
     let StartChoice { protocol, mode } = start;
     let ring = raw.ring.as_ref().map_or(Ring::Kernel, |at| at.value.0);
-    let mut cx = Context { raw, mode, protocol, ring, regions: Regions::default(), faults };
+    let mut cx = Context { document: raw, mode, protocol, ring, regions: Regions::default(), problems };
 
     check_ring(&mut cx, raw.ring.as_ref());
     boot::check(&mut cx);
@@ -169,11 +171,11 @@ pub(super) fn lower(
 }
 
 /// Real mode has no privilege levels (SDM vol. 3, 5.5: they are a matter of protected mode).
-fn check_ring(cx: &mut Context<'_>, ring: Option<&At<RingLevel>>) {
+fn check_ring(cx: &mut Context<'_>, ring: Option<&Spanned<RingLevel>>) {
     if let (Some(ring), Some(Mode::Real)) = (ring, cx.mode)
         && ring.value.0 == Ring::User
     {
-        let fault = Fault::new(&ring.span, "real mode has no rings");
-        cx.fault(fault.help("leave `ring` out, or choose another mode"));
+        let problem = ConfigProblem::new(&ring.span, "real mode has no rings");
+        cx.problem(problem.help("leave `ring` out, or choose another mode"));
     }
 }

@@ -10,12 +10,12 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
-use super::fault::Fault;
+use super::problem::ConfigProblem;
 use super::source::Span;
 
 /// No key of the format has more names, such as the four of `expect.memory.0.address`; a limit keeps the walk along
 /// them short.
-const DEEPEST: usize = 8;
+const MAX_KEY_DEPTH: usize = 8;
 
 /// What most of them come from.
 const COMMAND_LINE: &str = "command line";
@@ -176,15 +176,15 @@ impl Overrides {
 
 impl Override {
     /// Puts the value into `document`. `start` is the offset of this option's text.
-    pub(crate) fn apply<'i>(&'i self, document: &mut DeTable<'i>, start: usize) -> Result<(), Fault> {
+    pub(crate) fn apply<'i>(&'i self, document: &mut DeTable<'i>, start: usize) -> Result<(), ConfigProblem> {
         let key_span = shift(&self.path_span, start);
         let names: Vec<&str> = self.path.split('.').collect();
         if names.iter().any(|name| name.is_empty()) {
-            return Err(Fault::new(&key_span, "no key is named here")
+            return Err(ConfigProblem::new(&key_span, "no key is named here")
                 .help("write the key with its table, such as `--set memory.size=4MiB`"));
         }
-        if names.len() > DEEPEST {
-            return Err(Fault::new(&key_span, format!("no key has {} names", names.len())));
+        if names.len() > MAX_KEY_DEPTH {
+            return Err(ConfigProblem::new(&key_span, format!("no key has {} names", names.len())));
         }
         let value = self.value(start)?;
         let mut root = Spanned::new(0..0, DeValue::Table(std::mem::take(document)));
@@ -195,7 +195,7 @@ impl Override {
         result
     }
 
-    fn value(&self, start: usize) -> Result<Spanned<DeValue<'_>>, Fault> {
+    fn value(&self, start: usize) -> Result<Spanned<DeValue<'_>>, ConfigProblem> {
         let whole = shift(&(0..self.text.len()), start);
         let spanned = |value| Spanned::new(whole.clone(), value);
         let value_start = match &self.given {
@@ -216,14 +216,14 @@ impl Override {
         let text = raw.trim();
         let at = start.saturating_add(value_start).saturating_add(raw.len() - raw.trim_start().len());
         if text.is_empty() {
-            return Err(Fault::new(&whole, "no value is given")
+            return Err(ConfigProblem::new(&whole, "no value is given")
                 .help("write `--set key=value`; \"\" is an empty text"));
         }
         match DeValue::parse(text) {
             Ok(value) => Ok(shift_value(value, at)),
             Err(error) if text.starts_with(['"', '\'', '[', '{']) => {
                 let span = shift(&error.span().unwrap_or(0..text.len()), at);
-                Err(Fault::new(&span, error.message()))
+                Err(ConfigProblem::new(&span, error.message()))
             }
             Err(_) => Ok(Spanned::new(shift(&(0..text.len()), at), DeValue::String(Cow::Borrowed(text)))),
         }
@@ -237,7 +237,7 @@ fn put<'i>(
     leaf: Spanned<DeValue<'i>>,
     key_span: &Span,
     so_far: &str,
-) -> Result<(), Fault> {
+) -> Result<(), ConfigProblem> {
     let Some((name, rest)) = names.split_first() else {
         *target = leaf;
         return Ok(());
@@ -263,7 +263,7 @@ fn put<'i>(
         DeValue::Array(array) => {
             let index = if *name == APPEND { Ok(array.len()) } else { name.parse::<usize>() };
             let Ok(index) = index else {
-                return Err(Fault::new(
+                return Err(ConfigProblem::new(
                     key_span,
                     format!("`{so_far}` is an array, which has no key `{name}`"),
                 )
@@ -275,7 +275,7 @@ fn put<'i>(
             let count = array.len();
             match array.get_mut(index) {
                 Some(child) => put(child, rest, leaf, key_span, &path),
-                None => Err(Fault::new(key_span, format!("`{so_far}` has no element {index}"))
+                None => Err(ConfigProblem::new(key_span, format!("`{so_far}` has no element {index}"))
                     .help(format!("it has {count}, counted from 0; {count} itself adds one"))),
             }
         }
@@ -283,7 +283,7 @@ fn put<'i>(
         | DeValue::Integer(_)
         | DeValue::Float(_)
         | DeValue::Boolean(_)
-        | DeValue::Datetime(_) => Err(Fault::new(
+        | DeValue::Datetime(_) => Err(ConfigProblem::new(
             key_span,
             format!("`{so_far}` is neither a table nor an array, so it has no `{name}`"),
         )),

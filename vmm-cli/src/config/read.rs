@@ -1,4 +1,4 @@
-//! Reads the texts into the [`raw`](super::raw) types, and goes on where serde stops.
+//! Reads the texts into the [`schema`](super::schema) types, and goes on where serde stops.
 //!
 //! serde stops at the first error. To find all without a second description of the format, the entry of the error is removed
 //! from the parsed document, and the document is deserialized again, until it fits. A file without errors is deserialized
@@ -9,10 +9,10 @@ use toml::de::{DeArray, DeTable, DeValue, Deserializer};
 
 use serde::Deserialize;
 
-use super::complaint::Complaint;
-use super::fault::{Fault, Faults, MOST_FAULTS};
 use super::overrides::Overrides;
-use super::raw::Document;
+use super::problem::{ConfigProblem, ConfigProblems, MAX_PROBLEMS};
+use super::schema::Document;
+use super::serde_error::SerdeProblem;
 use super::source::{Sources, Span};
 use super::syntax;
 
@@ -21,42 +21,42 @@ pub(crate) fn parse<'i>(
     text: &'i str,
     overrides: &'i Overrides,
     sources: &mut Sources,
-    faults: &mut Faults,
+    problems: &mut ConfigProblems,
 ) -> Spanned<DeTable<'i>> {
     let (mut document, errors) = DeTable::parse_recoverable(text);
-    syntax::report(text, &errors, faults);
+    syntax::report(text, &errors, problems);
     for option in overrides.iter() {
         let start = match option.is_written {
             true => sources.add(option.origin, &option.text),
             false => sources.add_unseen(option.origin, &option.text),
         };
-        if let Err(fault) = option.apply(document.get_mut(), start) {
-            faults.push(fault);
+        if let Err(problem) = option.apply(document.get_mut(), start) {
+            problems.push(problem);
         }
     }
     document
 }
 
 /// Deserializes the parsed document. Entries that do not fit are reported and removed.
-pub(crate) fn read(mut document: Spanned<DeTable<'_>>, faults: &mut Faults) -> Option<Document> {
-    while faults.count() < MOST_FAULTS {
+pub(crate) fn read(mut document: Spanned<DeTable<'_>>, problems: &mut ConfigProblems) -> Option<Document> {
+    while problems.count() < MAX_PROBLEMS {
         let error = match Document::deserialize(Deserializer::from(document.clone())) {
             Ok(raw) => return Some(raw),
             Err(error) => error,
         };
-        let complaint = Complaint::new(error.message());
+        let complaint = SerdeProblem::new(error.message());
         let span = error.span().unwrap_or(0..0);
-        let fault = Fault::new(&span, complaint.message);
-        faults.push(match complaint.help {
-            Some(help) => fault.help(help),
-            None => fault,
+        let problem = ConfigProblem::new(&span, complaint.message);
+        problems.push(match complaint.help {
+            Some(help) => problem.help(help),
+            None => problem,
         });
         // Each round removes one entry, so the loop ends. Without an entry to remove, no more errors can be found.
-        let entry = guilty(document.get_ref(), &span)?;
+        let entry = offending_entry(document.get_ref(), &span)?;
         if let (Some(meant), Some((_, parents))) = (complaint.meant_key, entry.split_last()) {
-            faults.mark_unread(parents.iter().cloned().chain([meant]).collect::<Vec<_>>().join("."));
+            problems.mark_unread(parents.iter().cloned().chain([meant]).collect::<Vec<_>>().join("."));
         }
-        faults.mark_unread(entry.join("."));
+        problems.mark_unread(entry.join("."));
         remove(document.get_mut(), &entry)?;
     }
     None
@@ -86,7 +86,7 @@ pub(crate) fn locate(document: &Spanned<DeTable<'_>>, path: &str) -> (Option<Spa
 
 /// Returns the path of the entry that an error at `span` is about: the one whose key or value has exactly that span, else
 /// the smallest one whose value contains it.
-fn guilty(document: &DeTable<'_>, span: &Span) -> Option<Vec<String>> {
+fn offending_entry(document: &DeTable<'_>, span: &Span) -> Option<Vec<String>> {
     let mut entries = Vec::new();
     for (key, value) in document {
         collect(vec![key.get_ref().to_string()], Some(key.span()), value, &mut entries);

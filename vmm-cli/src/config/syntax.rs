@@ -2,41 +2,43 @@
 
 use toml::de::Error;
 
-use super::fault::{Fault, Faults};
+use super::problem::{ConfigProblem, ConfigProblems};
 use super::source::Span;
 
 /// Reports the parser's errors. The parser continues after an error, so there can be several.
-pub(super) fn report(text: &str, errors: &[Error], faults: &mut Faults) {
+pub(super) fn report(text: &str, errors: &[Error], problems: &mut ConfigProblems) {
     // A table that is given twice repeats its keys as well: that is one problem.
     let mut repeated: Span = 0..0;
     for error in errors {
         let span = error.span().unwrap_or(0..0);
         let found = text.get(span.clone()).unwrap_or_default();
         let message = error.message();
-        let fault = if message == "duplicate key" {
+        let problem = if message == "duplicate key" {
             if repeated.contains(&span.start) {
                 continue;
             }
-            let fault = Fault::new(&span, format!("`{}` is here for the second time", found.escape_debug()));
+            let problem =
+                ConfigProblem::new(&span, format!("`{}` is here for the second time", found.escape_debug()));
             if is_table_header(text, &span) {
                 repeated = span.start..end_of_table(text, span.end);
                 match found {
                     "memory" | "load" => {
-                        fault.help(format!("if there are several, write each as `[[{found}]]`"))
+                        problem.help(format!("if there are several, write each as `[[{found}]]`"))
                     }
-                    _ => fault.help("put its keys into one table"),
+                    _ => problem.help("put its keys into one table"),
                 }
             } else {
-                fault.help("leave one of them out")
+                problem.help("leave one of them out")
             }
         } else if message.starts_with("string values must be quoted") && found.is_empty() {
-            Fault::new(&span, "a value is missing")
+            ConfigProblem::new(&span, "a value is missing")
         } else if message.starts_with("string values must be quoted") {
-            Fault::new(&span, "a text needs quotes").help(format!("write \"{}\"", found.escape_debug()))
+            ConfigProblem::new(&span, "a text needs quotes")
+                .help(format!("write \"{}\"", found.escape_debug()))
         } else {
-            Fault::new(&span, message)
+            ConfigProblem::new(&span, message)
         };
-        faults.push(fault);
+        problems.push(problem);
     }
 }
 

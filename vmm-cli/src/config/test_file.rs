@@ -9,17 +9,17 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::de::{DeTable, ValueDeserializer};
 
-use super::fault::{Fault, Faults};
 use super::load::{self, Loaded};
-use super::lower::MOST_CASES;
-use super::raw;
+use super::lower::MAX_CASES;
+use super::problem::{ConfigProblem, ConfigProblems};
+use super::schema;
 use super::source::Sources;
 use super::values::Matrix;
 use super::{Config, Overrides};
 use crate::diagnostic::Diagnostics;
 
 /// A matrix with more combinations was hardly meant.
-const MOST_VARIANTS: usize = 4096;
+const MAX_VARIANTS: usize = 4096;
 
 /// A file that is a test, with its variants.
 #[derive(Debug, Clone)]
@@ -61,15 +61,16 @@ impl TestFile {
         let matrix = entry.and_then(|entry| Matrix::deserialize(ValueDeserializer::from(entry.clone())).ok());
         let matrix = matrix.unwrap_or_default();
         let count = matrix.0.iter().try_fold(1_usize, |count, (_, values)| count.checked_mul(values.len()));
-        if count.is_none_or(|count| count > MOST_VARIANTS) {
+        if count.is_none_or(|count| count > MAX_VARIANTS) {
             let mut sources = Sources::default();
             sources.add(&path.display().to_string(), &text);
-            let message = format!("the matrix has more than {MOST_VARIANTS} combinations");
-            let mut faults = Faults::default();
-            faults.push(
-                entry.map_or_else(|| Fault::in_file(&message), |entry| Fault::new(&entry.span(), &message)),
-            );
-            return Err(faults.into_diagnostics(&sources));
+            let message = format!("the matrix has more than {MAX_VARIANTS} combinations");
+            let mut problems = ConfigProblems::default();
+            problems.push(entry.map_or_else(
+                || ConfigProblem::in_file(&message),
+                |entry| ConfigProblem::new(&entry.span(), &message),
+            ));
+            return Err(problems.into_diagnostics(&sources));
         }
         let variants = expand(&matrix, implied);
         let cases = cases(table.get("test"));
@@ -101,14 +102,16 @@ impl TestFile {
 /// The names of the cases, in the order in which the configuration will have them. A table that cannot be read counts as one
 /// case, which reports it.
 fn cases(entry: Option<&toml::Spanned<toml::de::DeValue<'_>>>) -> Vec<String> {
-    let test = entry.and_then(|entry| raw::Test::deserialize(ValueDeserializer::from(entry.clone())).ok());
-    let raw::Test { case, count, .. } = test.unwrap_or_default();
+    let test = entry.and_then(|entry| schema::Test::deserialize(ValueDeserializer::from(entry.clone())).ok());
+    let schema::Test { case, count, .. } = test.unwrap_or_default();
     match (case, count) {
         (Some(case), _) if !case.value.is_empty() => {
-            let name = |at: &raw::At<raw::TestCase>| at.value.name.as_ref().map(|name| name.value.clone());
+            let name = |at: &schema::Spanned<schema::TestCase>| {
+                at.value.name.as_ref().map(|name| name.value.clone())
+            };
             case.value.iter().map(|at| name(at).unwrap_or_default()).collect()
         }
-        (None, Some(count)) if (1..=MOST_CASES).contains(&count.value.0) => {
+        (None, Some(count)) if (1..=MAX_CASES).contains(&count.value.0) => {
             (0..count.value.0).map(|number| number.to_string()).collect()
         }
         (_, _) => vec![String::new()],

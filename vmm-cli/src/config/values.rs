@@ -31,14 +31,14 @@ pub use size::{Size, show_size};
 
 /// Why a value is refused, and what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
+pub struct ParseError {
     /// What is wrong with the value.
     pub message: String,
     /// What to write instead, where that can be guessed.
     pub help: Option<String>,
 }
 
-impl Refusal {
+impl ParseError {
     pub(crate) fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), help: None }
     }
@@ -53,11 +53,11 @@ impl Refusal {
     }
 }
 
-impl std::error::Error for Refusal {}
+impl std::error::Error for ParseError {}
 
 /// A serde error carries one text and nothing else: the message, and the help behind a line break.
-/// [`complaint`](super::complaint) takes them apart again.
-impl fmt::Display for Refusal {
+/// [`complaint`](super::serde_error) takes them apart again.
+impl fmt::Display for ParseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;
         match &self.help {
@@ -73,18 +73,18 @@ pub(crate) trait Value: Sized {
     const EXPECTED: &'static str;
 
     /// Reads an integer that is not negative.
-    fn from_integer(value: u64) -> Result<Self, Refusal> {
-        Err(Refusal::new(format!("expected {}, found integer `{value}`", Self::EXPECTED)))
+    fn from_integer(value: u64) -> Result<Self, ParseError> {
+        Err(ParseError::new(format!("expected {}, found integer `{value}`", Self::EXPECTED)))
     }
 
     /// Reads an integer below 0: always a mistake, but the types know what was meant.
-    fn from_negative(value: i64) -> Refusal {
-        Refusal::new(format!("expected {}, found integer `{value}`", Self::EXPECTED))
+    fn from_negative(value: i64) -> ParseError {
+        ParseError::new(format!("expected {}, found integer `{value}`", Self::EXPECTED))
     }
 
     /// Reads the contents of a string.
-    fn from_text(text: &str) -> Result<Self, Refusal> {
-        Err(Refusal::new(format!("expected {}, found string {text:?}", Self::EXPECTED)))
+    fn from_text(text: &str) -> Result<Self, ParseError> {
+        Err(ParseError::new(format!("expected {}, found string {text:?}", Self::EXPECTED)))
     }
 }
 
@@ -109,11 +109,11 @@ impl<T: Value> Visitor<'_> for ValueVisitor<T> {
     }
 
     fn visit_i128<E: de::Error>(self, value: i128) -> Result<T, E> {
-        Err(E::custom(Refusal::new(format!("`{value}` does not fit in 64 bits"))))
+        Err(E::custom(ParseError::new(format!("`{value}` does not fit in 64 bits"))))
     }
 
     fn visit_u128<E: de::Error>(self, value: u128) -> Result<T, E> {
-        Err(E::custom(Refusal::new(format!("`{value}` does not fit in 64 bits"))))
+        Err(E::custom(ParseError::new(format!("`{value}` does not fit in 64 bits"))))
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use vmm_cli::config::{
-    Config, EntryChoice, FileKind, MachineTemplate, MemoryPlace, Overrides, Start, StartChoice,
+    Config, EntryChoice, FileKind, MachineTemplate, MemoryLocation, Overrides, Start, StartChoice,
 };
 use vmm_core::spec::VirtioSpec;
 use vmm_core::spec::mode::Mode;
@@ -205,7 +205,7 @@ fn symbols(config: &Config) -> Vec<String> {
         symbols.push(name.clone());
     }
     for expected in config.expect.iter().flat_map(|expect| &expect.memory) {
-        if let MemoryPlace::Symbol(name) = &expected.place {
+        if let MemoryLocation::Symbol(name) = &expected.location {
             symbols.push(name.clone());
         }
     }

@@ -8,16 +8,16 @@ use vmm_loader::boot::Protocol;
 
 use super::Context;
 use crate::config::StartChoice;
-use crate::config::fault::{Fault, Faults};
-use crate::config::raw::{self, Document};
+use crate::config::problem::{ConfigProblem, ConfigProblems};
+use crate::config::schema::{self, Document};
 
 /// What is known, and what was `decided` since by the file.
-pub(super) fn start(raw: &Document, decided: StartChoice, faults: &mut Faults) -> StartChoice {
+pub(super) fn start(raw: &Document, decided: StartChoice, problems: &mut ConfigProblems) -> StartChoice {
     let mode = raw.mode.as_ref().map(|at| at.value);
     let boot = raw.boot.as_ref().map(|at| protocol(at.value));
     let guest = raw.guest.as_ref().map(|at| &at.value);
     let is_flat = guest.is_some_and(|guest| guest.flat.is_some()) || boot == Some(Protocol::Flat);
-    let unread = |key| faults.is_unread(key);
+    let unread = |key| problems.is_unread(key);
     let nothing_known = unread("mode") || unread("boot") || unread("guest") || guest.is_none();
 
     let known = match (boot, mode) {
@@ -28,13 +28,15 @@ pub(super) fn start(raw: &Document, decided: StartChoice, faults: &mut Faults) -
             {
                 let names: Vec<&str> = modes.iter().map(|mode| mode.name()).collect();
                 let names = names.join(" or ");
-                let fault =
-                    Fault::new(&at.span, format!("{protocol} starts the guest in {names} mode, not {mode}"));
-                let fault = match &raw.boot {
-                    Some(boot) => fault.related(&boot.span, "the boot protocol is chosen here"),
-                    None => fault,
+                let problem = ConfigProblem::new(
+                    &at.span,
+                    format!("{protocol} starts the guest in {names} mode, not {mode}"),
+                );
+                let problem = match &raw.boot {
+                    Some(boot) => problem.related(&boot.span, "the boot protocol is chosen here"),
+                    None => problem,
                 };
-                faults.push(fault.help("leave `mode` out"));
+                problems.push(problem.help("leave `mode` out"));
             }
             StartChoice {
                 protocol: Some(protocol),
@@ -49,8 +51,9 @@ pub(super) fn start(raw: &Document, decided: StartChoice, faults: &mut Faults) -
     };
     if is_flat && known.mode.is_none() && !nothing_known {
         let names = Mode::ALL.map(|mode| format!("\"{mode}\"")).join(", ");
-        let fault = Fault::in_file("`mode` is missing: a flat binary does not say how wide its code is");
-        faults.push(fault.help(format!("add `mode = ...`, one of {names}")));
+        let problem =
+            ConfigProblem::in_file("`mode` is missing: a flat binary does not say how wide its code is");
+        problems.push(problem.help(format!("add `mode = ...`, one of {names}")));
     }
     StartChoice { protocol: known.protocol.or(decided.protocol), mode: known.mode.or(decided.mode) }
 }
@@ -58,15 +61,16 @@ pub(super) fn start(raw: &Document, decided: StartChoice, faults: &mut Faults) -
 /// What a boot protocol leaves no choice about.
 pub(super) fn check(cx: &mut Context<'_>) {
     let Some(protocol) = cx.protocol.filter(|protocol| !protocol.is_plain()) else { return };
-    if let Some(ring) = cx.raw.ring.as_ref().filter(|ring| ring.value.0 == Ring::User) {
-        cx.fault(
-            Fault::new(&ring.span, format!("{protocol} starts the guest in ring 0")).help("leave `ring` out"),
+    if let Some(ring) = cx.document.ring.as_ref().filter(|ring| ring.value.0 == Ring::User) {
+        cx.problem(
+            ConfigProblem::new(&ring.span, format!("{protocol} starts the guest in ring 0"))
+                .help("leave `ring` out"),
         );
     }
-    let guest = cx.raw.guest.as_ref().map(|at| &at.value);
+    let guest = cx.document.guest.as_ref().map(|at| &at.value);
     if let Some(entry) = guest.and_then(|guest| guest.entry.as_ref()) {
-        let fault = Fault::new(&entry.span, format!("{protocol} takes the entry from the file"));
-        cx.fault(fault.help("leave `entry` out, or start the file with `boot = \"elf\"`"));
+        let problem = ConfigProblem::new(&entry.span, format!("{protocol} takes the entry from the file"));
+        cx.problem(problem.help("leave `entry` out, or start the file with `boot = \"elf\"`"));
     }
 }
 
@@ -81,14 +85,14 @@ const fn modes(protocol: Protocol) -> &'static [Mode] {
     }
 }
 
-const fn protocol(word: raw::Boot) -> Protocol {
+const fn protocol(word: schema::Boot) -> Protocol {
     match word {
-        raw::Boot::Elf => Protocol::Elf,
-        raw::Boot::Multiboot => Protocol::Multiboot,
-        raw::Boot::Multiboot2 => Protocol::Multiboot2,
-        raw::Boot::Pvh => Protocol::Pvh,
-        raw::Boot::Linux => Protocol::Linux,
-        raw::Boot::Flat => Protocol::Flat,
-        raw::Boot::BootSector => Protocol::BootSector,
+        schema::Boot::Elf => Protocol::Elf,
+        schema::Boot::Multiboot => Protocol::Multiboot,
+        schema::Boot::Multiboot2 => Protocol::Multiboot2,
+        schema::Boot::Pvh => Protocol::Pvh,
+        schema::Boot::Linux => Protocol::Linux,
+        schema::Boot::Flat => Protocol::Flat,
+        schema::Boot::BootSector => Protocol::BootSector,
     }
 }

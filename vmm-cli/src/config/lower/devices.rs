@@ -9,8 +9,8 @@ use vmm_core::{Gpa, Port};
 use super::ranges::{Range, overlap};
 use super::{Context, or, platform, processors, virtio};
 use crate::config::FwCfgSource;
-use crate::config::fault::Fault;
-use crate::config::raw::{At, Devices};
+use crate::config::problem::ConfigProblem;
+use crate::config::schema::{Devices, Spanned};
 use crate::config::source::Span;
 use crate::config::values::{self, Address};
 
@@ -35,9 +35,9 @@ const HYPERCALL: Device =
 /// What the file says of a device's place; the same three keys in each device's table.
 #[derive(Default, Clone, Copy)]
 struct Seat<'r> {
-    enabled: Option<&'r At<bool>>,
-    port: Option<&'r At<values::Port>>,
-    mmio: Option<&'r At<Address>>,
+    enabled: Option<&'r Spanned<bool>>,
+    port: Option<&'r Spanned<values::Port>>,
+    mmio: Option<&'r Spanned<Address>>,
 }
 
 macro_rules! seat {
@@ -60,7 +60,7 @@ pub(super) struct Taken {
 /// Lowers all devices; the second value are those in guest-physical address space, the third files that have to be read.
 pub(super) fn lower(cx: &mut Context<'_>, directory: &Path) -> (DeviceSpecs, Vec<Range>, Vec<FwCfgSource>) {
     let nothing = Devices::default();
-    let raw = cx.raw.devices.as_ref().map_or(&nothing, |at| &at.value);
+    let raw = cx.document.devices.as_ref().map_or(&nothing, |at| &at.value);
     let mut taken = Taken::default();
     let (platform, fw_cfg) = platform::lower(cx, raw, directory, &mut taken);
 
@@ -88,22 +88,22 @@ fn collect(cx: &mut Context<'_>, raw: &Devices) -> bool {
     let Some(console) = raw.debug_console.as_ref().map(|at| &at.value) else { return false };
     let Some(collect) = console.collect.as_ref().filter(|collect| collect.value) else { return false };
     if let Some(mmio) = &console.mmio {
-        let fault = Fault::new(&collect.span, "only what is written to a port can be collected");
-        cx.fault(fault.related(&mmio.span, "the console has an address here"));
+        let problem = ConfigProblem::new(&collect.span, "only what is written to a port can be collected");
+        cx.problem(problem.related(&mmio.span, "the console has an address here"));
     } else if processors::interrupts(cx) != Interrupts::None {
         let message = "output can be collected only on a machine without interrupts";
-        let fault = Fault::new(&collect.span, message);
-        cx.fault(
-            fault.help("a vCPU that sleeps in the kernel would keep what it wrote: leave `collect` out"),
+        let problem = ConfigProblem::new(&collect.span, message);
+        cx.problem(
+            problem.help("a vCPU that sleeps in the kernel would keep what it wrote: leave `collect` out"),
         );
     }
     true
 }
 
-fn success_value(cx: &mut Context<'_>, value: &At<values::Count>) -> Option<u32> {
+fn success_value(cx: &mut Context<'_>, value: &Spanned<values::Count>) -> Option<u32> {
     let narrow = u32::try_from(value.value.0).ok();
     if narrow.is_none() {
-        cx.fault(Fault::new(&value.span, "the exit port takes values of at most 32 bits"));
+        cx.problem(ConfigProblem::new(&value.span, "the exit port takes values of at most 32 bits"));
     }
     narrow
 }
@@ -112,7 +112,7 @@ fn success_value(cx: &mut Context<'_>, value: &At<values::Count>) -> Option<u32>
 fn place(cx: &mut Context<'_>, taken: &mut Taken, device: &Device, seat: Seat<'_>) -> Option<DeviceAddress> {
     if let (Some(port), Some(mmio)) = (seat.port, seat.mmio) {
         let message = format!("{} can have a port or an address, not both", device.name);
-        cx.fault(Fault::new(&mmio.span, message).related(&port.span, "the port is here"));
+        cx.problem(ConfigProblem::new(&mmio.span, message).related(&port.span, "the port is here"));
         return None;
     }
     if seat.enabled.is_some_and(|enabled| !enabled.value) {
@@ -128,8 +128,8 @@ fn place(cx: &mut Context<'_>, taken: &mut Taken, device: &Device, seat: Seat<'_
     let range = device.range(u64::from(port.0), seat.port.map(|at| &at.span));
     if let (true, Some(span)) = (range.last().is_none_or(|last| last >= PORTS), &range.span) {
         let last_start = PORTS.saturating_sub(device.length);
-        cx.fault(
-            Fault::new(
+        cx.problem(
+            ConfigProblem::new(
                 span,
                 format!("{} needs {} ports and would go beyond 0xffff", device.name, device.length),
             )
@@ -139,7 +139,7 @@ fn place(cx: &mut Context<'_>, taken: &mut Taken, device: &Device, seat: Seat<'_
     for other in &taken.ports {
         if range.overlaps(other) {
             // A default gives way to what the user wrote: the error is at the one with a place.
-            cx.fault(
+            cx.problem(
                 overlap(&range, other)
                     .help("move one of them by its `port`, or leave it out with `enabled = false`"),
             );
@@ -152,17 +152,17 @@ fn place(cx: &mut Context<'_>, taken: &mut Taken, device: &Device, seat: Seat<'_
 fn check_window(cx: &mut Context<'_>, window: &Range, others: &[Range]) {
     let Some(span) = &window.span else { return };
     if window.last().is_none_or(|last| last >= super::memory::PHYSICAL_END) {
-        cx.fault(
-            Fault::new(span, format!("{} would lie beyond the physical address space", window.name))
+        cx.problem(
+            ConfigProblem::new(span, format!("{} would lie beyond the physical address space", window.name))
                 .help(format!("physical addresses end at {:#x} (52 bits)", super::memory::PHYSICAL_END)),
         );
     }
     if let Some(region) = cx.regions.list.iter().find(|region| window.overlaps(region)).cloned() {
         let help = "an access to memory never reaches a device: choose an address outside of it";
-        cx.fault(overlap(window, &region).help(help));
+        cx.problem(overlap(window, &region).help(help));
     }
     for other in others.iter().filter(|other| window.overlaps(other)) {
-        cx.fault(overlap(window, other).help("move one of them by its `mmio`"));
+        cx.problem(overlap(window, other).help("move one of them by its `mmio`"));
     }
 }
 

@@ -6,15 +6,15 @@ use vmm_core::machine::end_kind::EndKind;
 use vmm_core::spec::UnmappedPolicy;
 
 use super::{Context, or, registers};
-use crate::config::expect::{Expect, ExpectedMemory, MemoryPlace, Pattern};
-use crate::config::fault::Fault;
-use crate::config::raw::{self, At, ExpectMemory};
+use crate::config::expect::{Expect, ExpectedMemory, MemoryLocation, Pattern};
+use crate::config::problem::ConfigProblem;
+use crate::config::schema::{self, ExpectMemory, Spanned};
 use crate::config::source::Span;
 use crate::config::values::{Count, Word};
 
 /// Lowers the table.
 pub(super) fn lower(cx: &mut Context<'_>) -> Option<Expect> {
-    let table = &cx.raw.expect.as_ref()?.value;
+    let table = &cx.document.expect.as_ref()?.value;
     check_end(cx, table);
     check_counts(cx, table);
     check_output(cx, table);
@@ -42,79 +42,80 @@ pub(super) fn lower(cx: &mut Context<'_>) -> Option<Expect> {
 }
 
 /// An end that the rest of the file rules out.
-fn check_end(cx: &mut Context<'_>, table: &raw::Expect) {
+fn check_end(cx: &mut Context<'_>, table: &schema::Expect) {
     let Some(end) = &table.end else { return };
     if let Some(code) = &table.exit_code
         && end.value != EndKind::Exit
     {
-        let fault = Fault::new(&code.span, "an exit code is expected from a run that ends in another way");
-        cx.fault(
-            fault
+        let problem =
+            ConfigProblem::new(&code.span, "an exit code is expected from a run that ends in another way");
+        cx.problem(
+            problem
                 .related(&end.span, "the end expected")
                 .help("expect `end = \"exit\"`, or leave one of them out"),
         );
     }
-    let exit_limit = cx.raw.limits.as_ref().and_then(|limits| limits.value.exits.as_ref());
-    if end.value == EndKind::ExitLimit && exit_limit.is_none() && !cx.faults.has_unread_inside("limits") {
-        let fault = Fault::new(&end.span, "there is no exit limit that the run could end at");
-        cx.fault(fault.help("add `exits` to `[limits]`"));
+    let exit_limit = cx.document.limits.as_ref().and_then(|limits| limits.value.exits.as_ref());
+    if end.value == EndKind::ExitLimit && exit_limit.is_none() && !cx.problems.has_unread_inside("limits") {
+        let problem = ConfigProblem::new(&end.span, "there is no exit limit that the run could end at");
+        cx.problem(problem.help("add `exits` to `[limits]`"));
     }
     if end.value == EndKind::Unmapped
-        && or(&cx.raw.unmapped, UnmappedPolicy::ReadOnes) == UnmappedPolicy::ReadOnes
-        && !cx.faults.is_unread("unmapped")
+        && or(&cx.document.unmapped, UnmappedPolicy::ReadOnes) == UnmappedPolicy::ReadOnes
+        && !cx.problems.is_unread("unmapped")
     {
-        let fault = Fault::new(&end.span, "an access to nothing does not end this run");
-        cx.fault(fault.help("add `unmapped = \"stop\"` at the top of the file"));
+        let problem = ConfigProblem::new(&end.span, "an access to nothing does not end this run");
+        cx.problem(problem.help("add `unmapped = \"stop\"` at the top of the file"));
     }
 }
 
-fn check_counts(cx: &mut Context<'_>, table: &raw::Expect) {
+fn check_counts(cx: &mut Context<'_>, table: &schema::Expect) {
     let Some(exits) = &table.exits else { return };
     if let Some(most) = &table.max_exits
         && exits.value > most.value
     {
         let message = format!("{} exits are expected, but at most {}", exits.value.0, most.value.0);
-        let fault = Fault::new(&exits.span, message).related(&most.span, "the most expected");
-        cx.fault(fault.help("leave one of them out"));
+        let problem = ConfigProblem::new(&exits.span, message).related(&most.span, "the most expected");
+        cx.problem(problem.help("leave one of them out"));
     }
-    if let Some(limit) = cx.raw.limits.as_ref().and_then(|limits| limits.value.exits.as_ref())
+    if let Some(limit) = cx.document.limits.as_ref().and_then(|limits| limits.value.exits.as_ref())
         && exits.value > limit.value
     {
         let message =
             format!("{} exits are expected, but the run is stopped at {}", exits.value.0, limit.value.0);
-        cx.fault(Fault::new(&exits.span, message).related(&limit.span, "the limit"));
+        cx.problem(ConfigProblem::new(&exits.span, message).related(&limit.span, "the limit"));
     }
 }
 
-fn check_output(cx: &mut Context<'_>, table: &raw::Expect) {
+fn check_output(cx: &mut Context<'_>, table: &schema::Expect) {
     let Some(whole) = &table.output else { return };
     for part in table.output_contains.iter().flat_map(|at| &at.value) {
         if !whole.value.contains(&part.value) {
-            let fault = Fault::new(&part.span, "this text is not in the output that is expected");
-            cx.fault(fault.related(&whole.span, "the whole output").help("leave one of them out"));
+            let problem = ConfigProblem::new(&part.span, "this text is not in the output that is expected");
+            cx.problem(problem.related(&whole.span, "the whole output").help("leave one of them out"));
         }
     }
 }
 
 /// Compiles the pattern: once, here, and only if there is one.
-fn pattern(cx: &mut Context<'_>, at: &At<String>) -> Option<Pattern> {
+fn pattern(cx: &mut Context<'_>, at: &Spanned<String>) -> Option<Pattern> {
     match RegexBuilder::new(&at.value).unicode(false).build() {
         Ok(regex) => Some(Pattern(regex)),
         Err(error) => {
             // A syntax error is drawn over several lines; the last of them says what it is.
             let text = error.to_string();
             let reason = text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
-            let fault = Fault::new(&at.span, format!("this is not a regular expression: {reason}"));
-            cx.fault(fault.help("in a TOML string between ' ' a backslash stands for itself"));
+            let problem = ConfigProblem::new(&at.span, format!("this is not a regular expression: {reason}"));
+            cx.problem(problem.help("in a TOML string between ' ' a backslash stands for itself"));
             None
         }
     }
 }
 
-fn exit_code(cx: &mut Context<'_>, at: &At<Count>) -> Option<u32> {
+fn exit_code(cx: &mut Context<'_>, at: &Spanned<Count>) -> Option<u32> {
     let code = u32::try_from(at.value.0).ok();
     if code.is_none() {
-        cx.fault(Fault::new(&at.span, "an exit code has at most 32 bits"));
+        cx.problem(ConfigProblem::new(&at.span, "an exit code has at most 32 bits"));
     }
     code
 }
@@ -126,31 +127,35 @@ fn expected_memory(
     path: &str,
 ) -> Option<ExpectedMemory> {
     // With an unread key in it nobody knows what was meant: that is reported, and enough.
-    let whole = !cx.faults.has_unread_inside(path);
-    let place = match (&entry.address, &entry.symbol) {
+    let whole = !cx.problems.has_unread_inside(path);
+    let location = match (&entry.address, &entry.symbol) {
         (Some(address), None) => {
             if cx.regions.lack(address.value.0) {
-                let fault = Fault::new(&address.span, format!("no memory at {:#x}", address.value.0));
-                cx.fault(fault.help(cx.regions.describe()));
+                let problem =
+                    ConfigProblem::new(&address.span, format!("no memory at {:#x}", address.value.0));
+                cx.problem(problem.help(cx.regions.describe()));
             }
-            Some(MemoryPlace::Address(Gpa(address.value.0)))
+            Some(MemoryLocation::Address(Gpa(address.value.0)))
         }
         (None, Some(symbol)) => {
-            if cx.raw.guest.as_ref().is_some_and(|guest| guest.value.flat.is_some()) {
+            if cx.document.guest.as_ref().is_some_and(|guest| guest.value.flat.is_some()) {
                 let message =
                     format!("a flat binary has no symbols, so no `{}`", symbol.value.escape_debug());
-                cx.fault(Fault::new(&symbol.span, message).help("give the `address`"));
+                cx.problem(ConfigProblem::new(&symbol.span, message).help("give the `address`"));
             }
-            Some(MemoryPlace::Symbol(symbol.value.clone()))
+            Some(MemoryLocation::Symbol(symbol.value.clone()))
         }
         (Some(address), Some(symbol)) => {
-            let fault = Fault::new(&symbol.span, "a place in memory is an `address` or a `symbol`, not both");
-            cx.fault(fault.related(&address.span, "the address is here"));
+            let problem =
+                ConfigProblem::new(&symbol.span, "a place in memory is an `address` or a `symbol`, not both");
+            cx.problem(problem.related(&address.span, "the address is here"));
             None
         }
         (None, None) => {
             if whole {
-                cx.fault(Fault::new(span, "no place in memory is named").help("add `address` or `symbol`"));
+                cx.problem(
+                    ConfigProblem::new(span, "no place in memory is named").help("add `address` or `symbol`"),
+                );
             }
             None
         }
@@ -168,19 +173,19 @@ fn expected_memory(
         contents.push((text.span.clone(), text.value.as_bytes().to_vec(), false));
     }
     if let [(first, ..), (second, ..), ..] = contents.as_slice() {
-        let fault = Fault::new(second, "one place in memory has one value");
-        cx.fault(fault.related(first, "the first value").help("write a second `[[expect.memory]]`"));
+        let problem = ConfigProblem::new(second, "one place in memory has one value");
+        cx.problem(problem.related(first, "the first value").help("write a second `[[expect.memory]]`"));
     }
     match contents.pop() {
         Some((at, bytes, _)) if bytes.is_empty() => {
-            cx.fault(Fault::new(&at, "no bytes are expected, which says nothing"));
+            cx.problem(ConfigProblem::new(&at, "no bytes are expected, which says nothing"));
             None
         }
-        Some((_, bytes, is_number)) => Some(ExpectedMemory { place: place?, bytes, is_number }),
+        Some((_, bytes, is_number)) => Some(ExpectedMemory { location: location?, bytes, is_number }),
         None => {
             if whole {
-                let fault = Fault::new(span, "no value is expected at this place");
-                cx.fault(fault.help("add one of `u8`, `u16`, `u32`, `u64`, `bytes` and `text`"));
+                let problem = ConfigProblem::new(span, "no value is expected at this place");
+                cx.problem(problem.help("add one of `u8`, `u16`, `u32`, `u64`, `bytes` and `text`"));
             }
             None
         }
@@ -188,21 +193,22 @@ fn expected_memory(
 }
 
 /// The bytes of a little-endian number.
-fn number(cx: &mut Context<'_>, at: &At<Word>, width: usize) -> Vec<u8> {
+fn number(cx: &mut Context<'_>, at: &Spanned<Word>, width: usize) -> Vec<u8> {
     let bytes = at.value.0.to_le_bytes();
     let (low, high) = bytes.split_at(width);
     if high.iter().any(|byte| *byte != 0) {
         let message = format!("{:#x} does not fit in {} bits", at.value.0, width.saturating_mul(8));
-        cx.fault(Fault::new(&at.span, message).help("use a wider type"));
+        cx.problem(ConfigProblem::new(&at.span, message).help("use a wider type"));
     }
     low.to_vec()
 }
 
-fn byte(cx: &mut Context<'_>, at: &At<Count>) -> Option<u8> {
+fn byte(cx: &mut Context<'_>, at: &Spanned<Count>) -> Option<u8> {
     let byte = u8::try_from(at.value.0).ok();
     if byte.is_none() {
-        cx.fault(
-            Fault::new(&at.span, format!("{} is not a byte", at.value.0)).help("bytes go from 0 to 255"),
+        cx.problem(
+            ConfigProblem::new(&at.span, format!("{} is not a byte", at.value.0))
+                .help("bytes go from 0 to 255"),
         );
     }
     byte

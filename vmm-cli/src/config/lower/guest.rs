@@ -10,8 +10,8 @@ use vmm_loader::Loading;
 use vmm_loader::boot::Protocol;
 
 use super::{Context, Key, or, paging};
-use crate::config::fault::Fault;
-use crate::config::raw::{self, At};
+use crate::config::problem::ConfigProblem;
+use crate::config::schema::{self, Spanned};
 use crate::config::source::Span;
 use crate::config::values::{Address, EntryChoice, nearest};
 use crate::config::{File, FileKind, Module, ModuleKind};
@@ -29,10 +29,10 @@ pub(super) struct Guest {
 /// Lowers `[guest]`: the file, the entry, the stack pointer, the arguments, what the kernel is told.
 pub(super) fn lower(cx: &mut Context<'_>, directory: &Path) -> Guest {
     let entry = EntryChoice::FromFile;
-    let Some(table) = &cx.raw.guest else {
-        if !cx.faults.is_unread("guest") {
-            let missing = Fault::in_file("`[guest]` is missing");
-            cx.fault(missing.help("add a table `[guest]` with `elf = \"...\"`"));
+    let Some(table) = &cx.document.guest else {
+        if !cx.problems.is_unread("guest") {
+            let missing = ConfigProblem::in_file("`[guest]` is missing");
+            cx.problem(missing.help("add a table `[guest]` with `elf = \"...\"`"));
         }
         let (arguments, modules) = Default::default();
         return Guest { file: None, entry, stack_top: None, arguments, command_line: None, modules };
@@ -62,10 +62,10 @@ pub(super) fn lower(cx: &mut Context<'_>, directory: &Path) -> Guest {
 }
 
 /// What only a kernel can be told. It travels as a NUL-terminated string.
-fn told(cx: &mut Context<'_>, at: &At<String>, what: &str) -> String {
+fn told(cx: &mut Context<'_>, at: &Spanned<String>, what: &str) -> String {
     check_told(cx, &at.span, what);
     if at.value.contains('\0') {
-        cx.fault(Fault::new(
+        cx.problem(ConfigProblem::new(
             &at.span,
             format!("{what} cannot contain a NUL: the kernel gets it NUL-terminated"),
         ));
@@ -76,20 +76,21 @@ fn told(cx: &mut Context<'_>, at: &At<String>, what: &str) -> String {
 /// Whether the way the guest is started has a field for it.
 fn check_told(cx: &mut Context<'_>, span: &Span, what: &str) {
     let Some(protocol) = cx.protocol.filter(|protocol| !protocol.tells()) else { return };
-    let fault = Fault::new(span, format!("a guest started by `{protocol}` cannot be told {what}"));
-    cx.fault(fault.help(match protocol.is_plain() {
+    let problem = ConfigProblem::new(span, format!("a guest started by `{protocol}` cannot be told {what}"));
+    cx.problem(problem.help(match protocol.is_plain() {
         true => "arguments for a program of your own go into `args`; multiboot, multiboot2, pvh and linux have more",
         false => "leave it out",
     }));
 }
 
-fn check_entry(cx: &mut Context<'_>, at: &At<EntryChoice>, is_flat: bool) {
+fn check_entry(cx: &mut Context<'_>, at: &Spanned<EntryChoice>, is_flat: bool) {
     match &at.value {
         EntryChoice::FromFile => {}
         EntryChoice::Symbol(name) => {
             if is_flat {
-                let fault = Fault::new(&at.span, format!("a flat binary has no symbols, so no `{name}`"));
-                cx.fault(fault.help(
+                let problem =
+                    ConfigProblem::new(&at.span, format!("a flat binary has no symbols, so no `{name}`"));
+                cx.problem(problem.help(
                     "give the address, such as `0x7c00`, or leave `entry` out to start at its first byte",
                 ));
             }
@@ -99,10 +100,10 @@ fn check_entry(cx: &mut Context<'_>, at: &At<EntryChoice>, is_flat: bool) {
             let linear = (u64::from(*segment) << 4).saturating_add(u64::from(*offset));
             if cx.mode.is_some_and(|mode| mode != Mode::Real) {
                 let message = format!("`segment:offset` is for real mode, not {} mode", cx.mode_name());
-                cx.fault(Fault::new(&at.span, message).help("give a linear address"));
+                cx.problem(ConfigProblem::new(&at.span, message).help("give a linear address"));
             } else if linear >= Mode::Real.address_limit() {
                 let message = format!("{segment:#x}:{offset:#x} is the address {linear:#x}, beyond 1 MiB");
-                cx.fault(Fault::new(&at.span, message));
+                cx.problem(ConfigProblem::new(&at.span, message));
             }
         }
     }
@@ -111,14 +112,15 @@ fn check_entry(cx: &mut Context<'_>, at: &At<EntryChoice>, is_flat: bool) {
 /// Whether the mode reaches a virtual address.
 fn check_address(cx: &mut Context<'_>, address: u64, span: &Span, what: &str) {
     let Some(mode) = cx.mode else { return };
-    let five_level = cx.raw.paging.as_ref().is_some_and(|paging| or(&paging.value.five_level, false));
+    let five_level = cx.document.paging.as_ref().is_some_and(|paging| or(&paging.value.five_level, false));
     let reached = match mode.operand_width() {
         OperandWidth::Bits16 | OperandWidth::Bits32 => address < mode.address_limit(),
         OperandWidth::Bits64 => paging::is_canonical(address, five_level),
     };
     if !reached {
-        let fault = Fault::new(span, format!("the {what} {address:#x} cannot be reached in {mode} mode"));
-        cx.fault(fault.help(match mode.operand_width() {
+        let problem =
+            ConfigProblem::new(span, format!("the {what} {address:#x} cannot be reached in {mode} mode"));
+        cx.problem(problem.help(match mode.operand_width() {
             OperandWidth::Bits16 => "real mode reaches the lowest 1 MiB",
             OperandWidth::Bits32 => "this mode has addresses of 32 bits",
             OperandWidth::Bits64 => "the address is not canonical: its upper bits are not all alike",
@@ -127,15 +129,18 @@ fn check_address(cx: &mut Context<'_>, address: u64, span: &Span, what: &str) {
 }
 
 /// The stack grows down from its top: the byte below it has to be memory.
-fn stack(cx: &mut Context<'_>, at: &At<Address>) -> Gpa {
+fn stack(cx: &mut Context<'_>, at: &Spanned<Address>) -> Gpa {
     let top = at.value.0;
     let Some(first) = top.checked_sub(1) else {
-        cx.fault(Fault::new(&at.span, "the stack grows down from its top: there is nothing below 0"));
+        cx.problem(ConfigProblem::new(
+            &at.span,
+            "the stack grows down from its top: there is nothing below 0",
+        ));
         return Gpa(top);
     };
     if cx.regions.lack(first) {
-        let fault = Fault::new(&at.span, format!("no memory below the stack top {top:#x}"));
-        cx.fault(fault.help(cx.regions.describe()));
+        let problem = ConfigProblem::new(&at.span, format!("no memory below the stack top {top:#x}"));
+        cx.problem(problem.help(cx.regions.describe()));
     } else if let Some(mode) = cx.mode {
         let reached = match mode.operand_width() {
             OperandWidth::Bits16 => top <= mode.address_limit(),
@@ -143,7 +148,7 @@ fn stack(cx: &mut Context<'_>, at: &At<Address>) -> Gpa {
             OperandWidth::Bits64 => true,
         };
         if !reached {
-            cx.fault(Fault::new(
+            cx.problem(ConfigProblem::new(
                 &at.span,
                 format!("the stack top {top:#x} cannot be reached in {mode} mode"),
             ));
@@ -153,33 +158,37 @@ fn stack(cx: &mut Context<'_>, at: &At<Address>) -> Gpa {
 }
 
 /// Arguments travel as NUL-terminated strings.
-fn argument(cx: &mut Context<'_>, at: &At<String>) -> String {
+fn argument(cx: &mut Context<'_>, at: &Spanned<String>) -> String {
     if at.value.contains('\0') {
-        cx.fault(Fault::new(&at.span, "an argument cannot contain a NUL: the guest gets it NUL-terminated"));
+        cx.problem(ConfigProblem::new(
+            &at.span,
+            "an argument cannot contain a NUL: the guest gets it NUL-terminated",
+        ));
     }
     at.value.clone()
 }
 
 /// The guest's file.
-fn file(cx: &mut Context<'_>, guest: &raw::Guest, span: &Span, directory: &Path) -> Option<File> {
+fn file(cx: &mut Context<'_>, guest: &schema::Guest, span: &Span, directory: &Path) -> Option<File> {
     let named = [("file", &guest.file), ("elf", &guest.elf), ("flat", &guest.flat)];
     let mut named = named.into_iter().filter_map(|(key, at)| Some((key, at.as_ref()?)));
     let Some((key, at)) = named.next() else {
-        if !["guest.file", "guest.elf", "guest.flat"].into_iter().any(|key| cx.faults.is_unread(key)) {
-            let fault = Fault::new(span, "`[guest]` names no file");
-            cx.fault(fault.help("add `elf = \"...\"`, or `flat = \"...\"` with an `address`"));
+        if !["guest.file", "guest.elf", "guest.flat"].into_iter().any(|key| cx.problems.is_unread(key)) {
+            let problem = ConfigProblem::new(span, "`[guest]` names no file");
+            cx.problem(problem.help("add `elf = \"...\"`, or `flat = \"...\"` with an `address`"));
         }
         return None;
     };
     if let Some((_, second)) = named.next() {
-        let fault = if guest.file.is_some() {
-            let fault = Fault::new(&second.span, "the guest's file is named twice");
-            fault.related(&at.span, "here, too").help("leave one of them out")
+        let problem = if guest.file.is_some() {
+            let problem = ConfigProblem::new(&second.span, "the guest's file is named twice");
+            problem.related(&at.span, "here, too").help("leave one of them out")
         } else {
-            let fault = Fault::new(&second.span, "a guest is an ELF file or a flat binary, not both");
-            fault.related(&at.span, "the ELF file is here").help("put one of them into a `[[load]]`")
+            let problem =
+                ConfigProblem::new(&second.span, "a guest is an ELF file or a flat binary, not both");
+            problem.related(&at.span, "the ELF file is here").help("put one of them into a `[[load]]`")
         };
-        cx.fault(fault);
+        cx.problem(problem);
         return None;
     }
     let full_key = format!("guest.{key}");
@@ -187,22 +196,23 @@ fn file(cx: &mut Context<'_>, guest: &raw::Guest, span: &Span, directory: &Path)
     check_key(cx, key, &at.span);
     if is_flat {
         if let Some(base) = &guest.base {
-            let fault = Fault::new(&base.span, "`base` is for a static PIE, which a flat binary is not");
-            cx.fault(fault.help("a flat binary is placed by `address`"));
+            let problem =
+                ConfigProblem::new(&base.span, "`base` is for a static PIE, which a flat binary is not");
+            cx.problem(problem.help("a flat binary is placed by `address`"));
         }
         let path = path(cx, at, directory);
         let address = flat_address(cx, &guest.address, &at.span, "guest.address")?;
         return Some(File { path: path?, kind: FileKind::Flat { address }, key: full_key });
     }
     if let Some(address) = &guest.address {
-        let fault = if key == "elf" {
+        let problem = if key == "elf" {
             let text = "`address` is for a flat binary: an ELF file says where it goes";
-            Fault::new(&address.span, text).help("leave it out; a static PIE is moved by `base`")
+            ConfigProblem::new(&address.span, text).help("leave it out; a static PIE is moved by `base`")
         } else {
             let text = "`address` is for a flat binary: other files say where they go";
-            Fault::new(&address.span, text).help("leave it out, or add `boot = \"flat\"`")
+            ConfigProblem::new(&address.span, text).help("leave it out, or add `boot = \"flat\"`")
         };
-        cx.fault(fault);
+        cx.problem(problem);
     }
     let base = guest.base.as_ref().map(|at| {
         check_page(cx, at, "base");
@@ -214,7 +224,7 @@ fn file(cx: &mut Context<'_>, guest: &raw::Guest, span: &Span, directory: &Path)
 
 /// Whether the key that names the file fits the way the guest is started.
 fn check_key(cx: &mut Context<'_>, key: &str, span: &Span) {
-    let Some(boot) = &cx.raw.boot else { return };
+    let Some(boot) = &cx.document.boot else { return };
     let text = match (key, cx.protocol) {
         ("elf", Some(Protocol::Flat)) => "an ELF file says itself where it goes, and is no flat binary",
         ("flat", Some(protocol)) if protocol != Protocol::Flat => {
@@ -222,12 +232,12 @@ fn check_key(cx: &mut Context<'_>, key: &str, span: &Span) {
         }
         _ => return,
     };
-    let fault = Fault::new(span, text).related(&boot.span, "the boot protocol is chosen here");
-    cx.fault(fault.help("name it by `file`, whatever its format"));
+    let problem = ConfigProblem::new(span, text).related(&boot.span, "the boot protocol is chosen here");
+    cx.problem(problem.help("name it by `file`, whatever its format"));
 }
 
 /// The initrd and the modules, in that order.
-fn modules(cx: &mut Context<'_>, guest: &raw::Guest, directory: &Path) -> Vec<Module> {
+fn modules(cx: &mut Context<'_>, guest: &schema::Guest, directory: &Path) -> Vec<Module> {
     let mut modules = Vec::new();
     if let Some(at) = &guest.initrd {
         check_told(cx, &at.span, "of an initrd");
@@ -256,31 +266,38 @@ fn modules(cx: &mut Context<'_>, guest: &raw::Guest, directory: &Path) -> Vec<Mo
 
 /// Lowers `[[load]]`.
 pub(super) fn loads(cx: &mut Context<'_>, directory: &Path) -> Vec<File> {
-    let tables = cx.raw.load.iter().flat_map(|load| load.tables("load"));
+    let tables = cx.document.load.iter().flat_map(|load| load.tables("load"));
     tables.filter_map(|(load, span, path)| extra(cx, load, &span, &path, directory)).collect()
 }
 
 /// How the files get into guest memory.
 pub(super) fn loading(cx: &Context<'_>) -> Loading {
-    let word = cx.raw.guest.as_ref().and_then(|guest| guest.value.loading.as_ref());
+    let word = cx.document.guest.as_ref().and_then(|guest| guest.value.loading.as_ref());
     match word.map(|at| at.value) {
-        None | Some(raw::Loading::Auto) => Loading::Auto,
-        Some(raw::Loading::Copy) => Loading::Copy,
-        Some(raw::Loading::Map) => Loading::Map,
+        None | Some(schema::Loading::Auto) => Loading::Auto,
+        Some(schema::Loading::Copy) => Loading::Copy,
+        Some(schema::Loading::Map) => Loading::Map,
     }
 }
 
-fn extra(cx: &mut Context<'_>, load: &raw::Load, span: &Span, key: &str, directory: &Path) -> Option<File> {
+fn extra(
+    cx: &mut Context<'_>,
+    load: &schema::Load,
+    span: &Span,
+    key: &str,
+    directory: &Path,
+) -> Option<File> {
     match (&load.elf, &load.file) {
         (Some(elf), Some(file)) => {
-            let fault = Fault::new(&file.span, "one `[[load]]` is one file: `elf` or `file`, not both");
-            cx.fault(fault.related(&elf.span, "the ELF file is here").help("write a second `[[load]]`"));
+            let problem =
+                ConfigProblem::new(&file.span, "one `[[load]]` is one file: `elf` or `file`, not both");
+            cx.problem(problem.related(&elf.span, "the ELF file is here").help("write a second `[[load]]`"));
             None
         }
         (None, None) => {
-            if !cx.faults.has_unread_inside(key) {
-                cx.fault(
-                    Fault::new(span, "`[[load]]` names no file")
+            if !cx.problems.has_unread_inside(key) {
+                cx.problem(
+                    ConfigProblem::new(span, "`[[load]]` names no file")
                         .help("add `file = \"...\"` with an `address`"),
                 );
             }
@@ -288,9 +305,11 @@ fn extra(cx: &mut Context<'_>, load: &raw::Load, span: &Span, key: &str, directo
         }
         (Some(elf), None) => {
             if let Some(address) = &load.address {
-                let fault =
-                    Fault::new(&address.span, "`address` is for `file`: an ELF file says where it goes");
-                cx.fault(fault.help("leave it out, or load the file as it is with `file`"));
+                let problem = ConfigProblem::new(
+                    &address.span,
+                    "`address` is for `file`: an ELF file says where it goes",
+                );
+                cx.problem(problem.help("leave it out, or load the file as it is with `file`"));
             }
             let kind = FileKind::Elf { base: None };
             Some(File { path: path(cx, elf, directory)?, kind, key: format!("{key}.elf") })
@@ -303,11 +322,17 @@ fn extra(cx: &mut Context<'_>, load: &raw::Load, span: &Span, key: &str, directo
     }
 }
 
-fn flat_address(cx: &mut Context<'_>, address: &Option<At<Address>>, span: &Span, key: &str) -> Option<Gpa> {
+fn flat_address(
+    cx: &mut Context<'_>,
+    address: &Option<Spanned<Address>>,
+    span: &Span,
+    key: &str,
+) -> Option<Gpa> {
     let Some(at) = address else {
-        if !cx.faults.is_unread(key) {
-            let fault = Fault::new(span, "this file has no `address`, and does not say itself where it goes");
-            cx.fault(fault.help("add the address of its first byte, such as `address = 0x7c00`"));
+        if !cx.problems.is_unread(key) {
+            let problem =
+                ConfigProblem::new(span, "this file has no `address`, and does not say itself where it goes");
+            cx.problem(problem.help("add the address of its first byte, such as `address = 0x7c00`"));
         }
         return None;
     };
@@ -316,18 +341,18 @@ fn flat_address(cx: &mut Context<'_>, address: &Option<At<Address>>, span: &Span
 }
 
 /// The path with `{mode}` filled in, relative to the TOML file.
-fn path(cx: &mut Context<'_>, at: &At<String>, directory: &Path) -> Option<PathBuf> {
+fn path(cx: &mut Context<'_>, at: &Spanned<String>, directory: &Path) -> Option<PathBuf> {
     let written = &at.value;
     if written.is_empty() || written.contains('\0') {
-        cx.fault(Fault::new(&at.span, "this is not the path of a file"));
+        cx.problem(ConfigProblem::new(&at.span, "this is not the path of a file"));
         return None;
     }
     let filled = match cx.mode {
         Some(mode) => written.replace("{mode}", mode.name()),
         None if written.contains("{mode}") => {
-            if !cx.faults.is_unread("mode") && !cx.faults.is_unread("boot") {
-                let fault = Fault::new(&at.span, "`{mode}` stands for the mode, and none is given");
-                cx.fault(fault.help("add `mode = ...`, or name the file in full"));
+            if !cx.problems.is_unread("mode") && !cx.problems.is_unread("boot") {
+                let problem = ConfigProblem::new(&at.span, "`{mode}` stands for the mode, and none is given");
+                cx.problem(problem.help("add `mode = ...`, or name the file in full"));
             }
             return None;
         }
@@ -338,23 +363,27 @@ fn path(cx: &mut Context<'_>, at: &At<String>, directory: &Path) -> Option<PathB
         && let Some((word, _)) = rest.split_once('}')
         && nearest(word, ["mode"]).is_some()
     {
-        cx.fault(
-            Fault::new(&at.span, format!("`{{{word}}}` stands for nothing")).help("did you mean `{mode}`?"),
+        cx.problem(
+            ConfigProblem::new(&at.span, format!("`{{{word}}}` stands for nothing"))
+                .help("did you mean `{mode}`?"),
         );
         return None;
     }
     Some(directory.join(filled))
 }
 
-fn check_page(cx: &mut Context<'_>, at: &At<Address>, what: &str) {
+fn check_page(cx: &mut Context<'_>, at: &Spanned<Address>, what: &str) {
     if !at.value.0.is_multiple_of(PAGE_SIZE) {
-        cx.fault(Fault::new(&at.span, format!("the {what} {:#x} is not a multiple of 4 KiB", at.value.0)));
+        cx.problem(ConfigProblem::new(
+            &at.span,
+            format!("the {what} {:#x} is not a multiple of 4 KiB", at.value.0),
+        ));
     }
 }
 
 fn check_memory(cx: &mut Context<'_>, address: u64, span: &Span, what: &str) {
     if cx.regions.lack(address) {
-        let fault = Fault::new(span, format!("no memory at the {what} {address:#x}"));
-        cx.fault(fault.help(cx.regions.describe()));
+        let problem = ConfigProblem::new(span, format!("no memory at the {what} {address:#x}"));
+        cx.problem(problem.help(cx.regions.describe()));
     }
 }

@@ -4,32 +4,34 @@ use vmm_core::spec::PinnedAddresses;
 use vmm_core::{Gpa, PAGE_SIZE};
 
 use super::Context;
-use crate::config::fault::Fault;
-use crate::config::raw::At;
+use crate::config::problem::ConfigProblem;
+use crate::config::schema::Spanned;
 use crate::config::values::{Address, show_size};
 
 /// Lowers the table and takes in the stack top of `[guest]`.
 pub(super) fn lower(cx: &mut Context<'_>, stack_top: Option<Gpa>) -> PinnedAddresses {
-    let Some(table) = &cx.raw.layout else {
+    let Some(table) = &cx.document.layout else {
         return PinnedAddresses { stack_top, ..PinnedAddresses::default() };
     };
     let layout = &table.value;
     if let (Some(tables), Some(mode)) = (&layout.page_tables, cx.mode)
         && !mode.has_paging()
     {
-        let fault = Fault::new(&tables.span, format!("{mode} mode has no page tables"));
-        cx.fault(fault.help("leave `page-tables` out, or choose the mode paged, pae or long"));
+        let problem = ConfigProblem::new(&tables.span, format!("{mode} mode has no page tables"));
+        cx.problem(problem.help("leave `page-tables` out, or choose the mode paged, pae or long"));
     }
     let stack_size = layout.stack_size.as_ref().map(|at| {
         let size = at.value.0;
         let largest = cx.regions.list.iter().map(|region| region.length).max();
         if size == 0 {
-            cx.fault(Fault::new(&at.span, "a stack of size 0").help("leave `stack-size` out for 64 KiB"));
+            cx.problem(
+                ConfigProblem::new(&at.span, "a stack of size 0").help("leave `stack-size` out for 64 KiB"),
+            );
         } else if let Some(largest) = largest
             && size > largest
         {
             let message = format!("a stack of {} in memory of {}", show_size(size), show_size(largest));
-            cx.fault(Fault::new(&at.span, message).help("give more memory or a smaller stack"));
+            cx.problem(ConfigProblem::new(&at.span, message).help("give more memory or a smaller stack"));
         }
         size
     });
@@ -44,19 +46,20 @@ pub(super) fn lower(cx: &mut Context<'_>, stack_top: Option<Gpa>) -> PinnedAddre
 }
 
 /// A table's address: aligned, and in memory.
-fn table_at(cx: &mut Context<'_>, at: &Option<At<Address>>, what: &str, alignment: u64) -> Option<Gpa> {
+fn table_at(cx: &mut Context<'_>, at: &Option<Spanned<Address>>, what: &str, alignment: u64) -> Option<Gpa> {
     let at = at.as_ref()?;
     let address = at.value.0;
     if !address.is_multiple_of(alignment) {
         let message = format!("the {what} at {address:#x} is not at a multiple of {alignment:#x}");
         let below = address - address % alignment;
-        cx.fault(
-            Fault::new(&at.span, message).help(format!("the nearest such address below it is {below:#x}")),
+        cx.problem(
+            ConfigProblem::new(&at.span, message)
+                .help(format!("the nearest such address below it is {below:#x}")),
         );
     }
     if cx.regions.lack(address) {
-        let fault = Fault::new(&at.span, format!("no memory at {address:#x} for the {what}"));
-        cx.fault(fault.help(cx.regions.describe()));
+        let problem = ConfigProblem::new(&at.span, format!("no memory at {address:#x} for the {what}"));
+        cx.problem(problem.help(cx.regions.describe()));
     }
     Some(Gpa(address))
 }

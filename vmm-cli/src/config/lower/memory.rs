@@ -6,8 +6,8 @@ use vmm_core::spec::{MemoryBacking, MemoryRegion};
 
 use super::ranges::{Range, overlap};
 use super::{Context, Key, or};
-use crate::config::fault::Fault;
-use crate::config::raw::{self, At};
+use crate::config::problem::ConfigProblem;
+use crate::config::schema::{self, Spanned};
 use crate::config::source::Span;
 use crate::config::values::{Address, Size, show_size};
 
@@ -50,12 +50,15 @@ impl Regions {
 
 /// Lowers the regions and leaves their ranges in the context.
 pub(super) fn lower(cx: &mut Context<'_>) -> Vec<MemoryRegion> {
-    let faults_before = cx.faults.count();
+    let problems_before = cx.problems.count();
     let mut regions = Vec::new();
-    if let Some(memory) = &cx.raw.memory {
+    if let Some(memory) = &cx.document.memory {
         let tables = memory.tables("memory");
-        if tables.is_empty() && !cx.faults.has_unread_inside("memory") {
-            cx.fault(Fault::new(&memory.span, "the machine has no memory").help("add a table with a `size`"));
+        if tables.is_empty() && !cx.problems.has_unread_inside("memory") {
+            cx.problem(
+                ConfigProblem::new(&memory.span, "the machine has no memory")
+                    .help("add a table with a `size`"),
+            );
         }
         for (table, span, path) in tables {
             let key = Key { path: format!("{path}.size"), name: "size", example: "size = \"2MiB\"" };
@@ -88,26 +91,26 @@ pub(super) fn lower(cx: &mut Context<'_>) -> Vec<MemoryRegion> {
                 cx.regions.list.push(piece);
             }
         }
-    } else if !cx.faults.is_unread("memory") {
-        let missing = Fault::in_file("`[memory]` is missing");
-        cx.fault(missing.help("add a table `[memory]` with a size, such as `size = \"2MiB\"`"));
+    } else if !cx.problems.is_unread("memory") {
+        let missing = ConfigProblem::in_file("`[memory]` is missing");
+        cx.problem(missing.help("add a table `[memory]` with a size, such as `size = \"2MiB\"`"));
     }
     check_overlaps(cx);
-    cx.regions.complete = cx.faults.count() == faults_before && !cx.faults.has_unread_inside("memory");
+    cx.regions.complete = cx.problems.count() == problems_before && !cx.problems.has_unread_inside("memory");
     regions
 }
 
 /// What is behind a region; hugetlb memory must be made of whole huge pages.
-fn backing(cx: &mut Context<'_>, table: &raw::Memory, size: &At<Size>) -> Option<MemoryBacking> {
+fn backing(cx: &mut Context<'_>, table: &schema::Memory, size: &Spanned<Size>) -> Option<MemoryBacking> {
     let backing = or(&table.backing, MemoryBacking::default());
     let bytes = size.value.0;
     if backing == MemoryBacking::Hugetlb && !bytes.is_multiple_of(HUGE_PAGE) {
         let message = format!("{} is not a multiple of 2 MiB, as hugetlb memory is", show_size(bytes));
-        let fault = Fault::new(&size.span, message);
+        let problem = ConfigProblem::new(&size.span, message);
         let next = bytes.checked_next_multiple_of(HUGE_PAGE);
-        cx.fault(match next {
-            Some(next) => fault.help(format!("the next such size is {}", show_size(next))),
-            None => fault,
+        cx.problem(match next {
+            Some(next) => problem.help(format!("the next such size is {}", show_size(next))),
+            None => problem,
         });
         return None;
     }
@@ -126,32 +129,39 @@ fn around_hole(region: Range) -> Vec<Range> {
 }
 
 fn check(cx: &mut Context<'_>, region: &Range, size_span: &Span, address_span: &Span) -> bool {
-    let before = cx.faults.count();
+    let before = cx.problems.count();
     let Range { start, length, .. } = *region;
     if length == 0 {
-        cx.fault(Fault::new(size_span, "memory of size 0").help("give a multiple of 4 KiB, such as `2MiB`"));
+        cx.problem(
+            ConfigProblem::new(size_span, "memory of size 0")
+                .help("give a multiple of 4 KiB, such as `2MiB`"),
+        );
     } else if !length.is_multiple_of(PAGE_SIZE) {
-        let fault = Fault::new(size_span, format!("{} is not a multiple of 4 KiB", show_size(length)));
-        cx.fault(match length.checked_next_multiple_of(PAGE_SIZE) {
-            Some(next) => fault.help(format!("the next such size is {}", show_size(next))),
-            None => fault,
+        let problem =
+            ConfigProblem::new(size_span, format!("{} is not a multiple of 4 KiB", show_size(length)));
+        cx.problem(match length.checked_next_multiple_of(PAGE_SIZE) {
+            Some(next) => problem.help(format!("the next such size is {}", show_size(next))),
+            None => problem,
         });
     }
     if !start.is_multiple_of(PAGE_SIZE) {
         let below = start - start % PAGE_SIZE;
-        cx.fault(
-            Fault::new(address_span, format!("the memory address {start:#x} is not a multiple of 4 KiB"))
-                .help(format!("the nearest such address below it is {below:#x}")),
+        cx.problem(
+            ConfigProblem::new(
+                address_span,
+                format!("the memory address {start:#x} is not a multiple of 4 KiB"),
+            )
+            .help(format!("the nearest such address below it is {below:#x}")),
         );
     }
     if start.checked_add(length).is_none_or(|end| end > PHYSICAL_END) {
         let which = if length > PHYSICAL_END { size_span } else { address_span };
-        cx.fault(
-            Fault::new(which, "memory beyond the end of the physical address space")
+        cx.problem(
+            ConfigProblem::new(which, "memory beyond the end of the physical address space")
                 .help(format!("physical addresses end at {PHYSICAL_END:#x} (52 bits)")),
         );
     }
-    cx.faults.count() == before
+    cx.problems.count() == before
 }
 
 fn check_overlaps(cx: &mut Context<'_>) {
@@ -159,7 +169,7 @@ fn check_overlaps(cx: &mut Context<'_>) {
     sorted.sort_by_key(|region| region.start);
     for (lower, upper) in sorted.iter().zip(sorted.iter().skip(1)) {
         if lower.overlaps(upper) {
-            cx.fault(overlap(upper, lower).help("move one of them by its `address`"));
+            cx.problem(overlap(upper, lower).help("move one of them by its `address`"));
         }
     }
 }

@@ -8,20 +8,21 @@ use vmm_core::{Gpa, Gva};
 use super::memory::PHYSICAL_END;
 use super::ranges::{Range, overlap};
 use super::{Context, Key, or};
-use crate::config::fault::Fault;
-use crate::config::raw::{At, Map, Paging};
+use crate::config::problem::ConfigProblem;
+use crate::config::schema::{Map, Paging, Spanned};
 use crate::config::source::Span;
 use crate::config::values::{Size, show_size};
 
 /// Lowers the table; the default where there is none.
 pub(super) fn lower(cx: &mut Context<'_>) -> PagingSpec {
-    let Some(table) = &cx.raw.paging else { return PagingSpec::default() };
+    let Some(table) = &cx.document.paging else { return PagingSpec::default() };
     if let Some(mode) = cx.mode
         && !mode.has_paging()
     {
         let message = format!("{mode} mode has no paging, but there is a table `[paging]`");
-        cx.fault(
-            Fault::new(&table.span, message).help("leave it out, or choose the mode paged, pae or long"),
+        cx.problem(
+            ConfigProblem::new(&table.span, message)
+                .help("leave it out, or choose the mode paged, pae or long"),
         );
         return PagingSpec::default();
     }
@@ -32,7 +33,7 @@ pub(super) fn lower(cx: &mut Context<'_>) -> PagingSpec {
         && cx.mode.is_some_and(|mode| mode != Mode::Long)
     {
         let message = format!("{} mode has no five-level paging", cx.mode_name());
-        cx.fault(Fault::new(&five_level.span, message).help("only long mode has it"));
+        cx.problem(ConfigProblem::new(&five_level.span, message).help("only long mode has it"));
     }
     let five_level = or(five_level, false);
     let mut maps = Vec::new();
@@ -40,7 +41,7 @@ pub(super) fn lower(cx: &mut Context<'_>) -> PagingSpec {
     for (map, span, path) in map.iter().flat_map(|map| map.tables("paging.map")) {
         if let Some((mapping, range)) = mapping(cx, map, &span, &path, five_level) {
             if let Some(other) = virtual_ranges.iter().find(|other| other.overlaps(&range)) {
-                cx.fault(overlap(&range, other).help("each virtual address is mapped once"));
+                cx.problem(overlap(&range, other).help("each virtual address is mapped once"));
             }
             virtual_ranges.push(range);
             maps.push(mapping);
@@ -49,18 +50,20 @@ pub(super) fn lower(cx: &mut Context<'_>) -> PagingSpec {
     if let Some(identity) = identity
         && !identity.value
         && map.is_none()
-        && !cx.faults.has_unread_inside("paging.map")
+        && !cx.problems.has_unread_inside("paging.map")
     {
-        let fault =
-            Fault::new(&identity.span, "nothing is mapped: no identity mapping and no `[[paging.map]]`");
-        cx.fault(fault.help("the guest needs at least its code and its stack mapped"));
+        let problem = ConfigProblem::new(
+            &identity.span,
+            "nothing is mapped: no identity mapping and no `[[paging.map]]`",
+        );
+        cx.problem(problem.help("the guest needs at least its code and its stack mapped"));
     }
     PagingSpec { page_size, five_level, identity: or(identity, true), maps }
 }
 
 const ALL_SIZES: &[PageSize] = &[PageSize::Size4K, PageSize::Size2M, PageSize::Size4M, PageSize::Size1G];
 
-fn page_size(cx: &mut Context<'_>, at: &At<Size>) -> Option<PageSize> {
+fn page_size(cx: &mut Context<'_>, at: &Spanned<Size>) -> Option<PageSize> {
     let found = ALL_SIZES.iter().copied().find(|size| size.bytes() == at.value.0);
     let of_mode = cx.mode.map_or(ALL_SIZES, Mode::page_sizes);
     if found.is_some_and(|size| of_mode.contains(&size)) {
@@ -71,7 +74,7 @@ fn page_size(cx: &mut Context<'_>, at: &At<Size>) -> Option<PageSize> {
         None => format!("there are no pages of {}", show_size(at.value.0)),
     };
     let names: Vec<String> = of_mode.iter().map(|size| format!("\"{size}\"")).collect();
-    cx.fault(Fault::new(&at.span, message).help(format!("possible here: {}", names.join(", "))));
+    cx.problem(ConfigProblem::new(&at.span, message).help(format!("possible here: {}", names.join(", "))));
     None
 }
 
@@ -92,12 +95,15 @@ fn mapping(
         [("gva", gva.value.0, &gva.span), ("gpa", gpa.value.0, &gpa.span), ("size", size.value.0, &size.span)]
     {
         if !value.is_multiple_of(PAGE_SIZE) {
-            cx.fault(Fault::new(at, format!("`{name}` is {value:#x}, which is not a multiple of 4 KiB")));
+            cx.problem(ConfigProblem::new(
+                at,
+                format!("`{name}` is {value:#x}, which is not a multiple of 4 KiB"),
+            ));
         }
     }
     let length = size.value.0;
     if length == 0 {
-        cx.fault(Fault::new(&size.span, "a mapping of size 0"));
+        cx.problem(ConfigProblem::new(&size.span, "a mapping of size 0"));
         return None;
     }
     let range = Range {
@@ -111,9 +117,11 @@ fn mapping(
     if let (Some(executable), Some(Mode::Paged)) = (&map.executable, cx.mode)
         && !executable.value
     {
-        let fault =
-            Fault::new(&executable.span, "paged mode cannot forbid execution: its entries have no XD bit");
-        cx.fault(fault.help("leave `executable` out, or choose the mode pae or long"));
+        let problem = ConfigProblem::new(
+            &executable.span,
+            "paged mode cannot forbid execution: its entries have no XD bit",
+        );
+        cx.problem(problem.help("leave `executable` out, or choose the mode pae or long"));
     }
     let access = PagePermissions {
         writable: or(&map.writable, true),
@@ -132,18 +140,18 @@ fn check_virtual(cx: &mut Context<'_>, range: &Range, span: &Span, five_level: b
         if mode == Mode::Long { one_half(range.start, last, bits) } else { last <= u64::from(u32::MAX) }
     };
     if !range.last().is_some_and(fits) {
-        let fault = Fault::new(
+        let problem = ConfigProblem::new(
             span,
             format!("{} from {:#x} leaves the virtual address space", show_size(range.length), range.start),
         );
-        cx.fault(if mode == Mode::Long {
-            fault.help(format!(
+        cx.problem(if mode == Mode::Long {
+            problem.help(format!(
                 "addresses of {bits} bits: up to {:#x}, or from {:#x} on",
                 canonical_half(bits).saturating_sub(1),
                 !canonical_half(bits).saturating_sub(1)
             ))
         } else {
-            fault.help(format!("{mode} mode has addresses of 32 bits"))
+            problem.help(format!("{mode} mode has addresses of 32 bits"))
         });
     }
 }
@@ -168,7 +176,10 @@ fn check_physical(cx: &mut Context<'_>, gpa: u64, length: u64, span: &Span) {
     let end = if cx.mode == Some(Mode::Paged) { 1 << 32 } else { PHYSICAL_END };
     if gpa.checked_add(length).is_none_or(|mapped_end| mapped_end > end) {
         let message = format!("{} from {gpa:#x} leaves the physical address space", show_size(length));
-        cx.fault(Fault::new(span, message).help(format!("page table entries of this mode end at {end:#x}")));
+        cx.problem(
+            ConfigProblem::new(span, message)
+                .help(format!("page table entries of this mode end at {end:#x}")),
+        );
     }
 }
 

@@ -10,8 +10,8 @@ use super::devices::Taken;
 use super::ranges::{Range, overlap};
 use super::{Context, Key};
 use crate::config::FwCfgSource;
-use crate::config::fault::Fault;
-use crate::config::raw::{self, At, Devices, Switch};
+use crate::config::problem::ConfigProblem;
+use crate::config::schema::{self, Devices, Spanned, Switch};
 use crate::config::source::Span;
 
 /// Lowers the board, and takes the addresses of its devices. The second value are the files that have to be read.
@@ -22,8 +22,8 @@ pub(super) fn lower(
     taken: &mut Taken,
 ) -> (PlatformSpec, Vec<FwCfgSource>) {
     // A machine with a PC's interrupts is one.
-    let pc = cx.is_pc() || cx.raw.interrupts.as_ref().is_some_and(|at| at.value == Interrupts::Pc);
-    let on = |device: &Option<At<Switch>>, default: bool| {
+    let pc = cx.is_pc() || cx.document.interrupts.as_ref().is_some_and(|at| at.value == Interrupts::Pc);
+    let on = |device: &Option<Spanned<Switch>>, default: bool| {
         device.as_ref().map_or(default, |at| at.value.enabled.as_ref().is_none_or(|enabled| enabled.value))
     };
     let mut sources = Vec::new();
@@ -50,7 +50,7 @@ pub(super) fn lower(
 
 /// Where the file speaks of a device.
 fn span(raw: &Devices, part: PcDevice) -> Option<Span> {
-    let switch = |device: &Option<At<Switch>>| device.as_ref().map(|at| at.span.clone());
+    let switch = |device: &Option<Spanned<Switch>>| device.as_ref().map(|at| at.span.clone());
     match part {
         PcDevice::Rtc => switch(&raw.rtc),
         PcDevice::I8042 => switch(&raw.i8042),
@@ -76,7 +76,7 @@ fn take(cx: &mut Context<'_>, part: PcDevice, span: Option<Span>, taken: &mut Ta
             let window = range(address.0);
             if let Some(region) = cx.regions.list.iter().find(|region| window.overlaps(region)).cloned() {
                 let help = "its address cannot be changed: keep it free of memory, or leave the device out";
-                cx.fault(overlap(&window, &region).help(help));
+                cx.problem(overlap(&window, &region).help(help));
             }
             taken.windows.push(window);
         }
@@ -86,7 +86,7 @@ fn take(cx: &mut Context<'_>, part: PcDevice, span: Option<Span>, taken: &mut Ta
 /// The files of the configuration device. Those that have a path are read later.
 fn files(
     cx: &mut Context<'_>,
-    device: &raw::FwCfg,
+    device: &schema::FwCfg,
     directory: &Path,
     sources: &mut Vec<FwCfgSource>,
 ) -> FwCfgSpec {
@@ -95,7 +95,7 @@ fn files(
     let mut names: Vec<(&str, &Span)> = Vec::new();
     for (index, (table, span, path)) in tables.iter().enumerate() {
         if index == MAX_FILES {
-            cx.fault(Fault::new(
+            cx.problem(ConfigProblem::new(
                 span,
                 format!("fw-cfg has keys for {MAX_FILES} files, and this is one more"),
             ));
@@ -108,8 +108,8 @@ fn files(
         }
         let bytes = match (&table.path, &table.text) {
             (Some(path), Some(text)) => {
-                let fault = Fault::new(&text.span, "a file has a `path` or a `text`, not both");
-                cx.fault(fault.related(&path.span, "the path is here"));
+                let problem = ConfigProblem::new(&text.span, "a file has a `path` or a `text`, not both");
+                cx.problem(problem.related(&path.span, "the path is here"));
                 Vec::new()
             }
             (None, Some(text)) => text.value.clone().into_bytes(),
@@ -119,10 +119,11 @@ fn files(
                 Vec::new()
             }
             (None, None) => {
-                let unread = ["path", "text"].iter().any(|key| cx.faults.is_unread(&format!("{path}.{key}")));
+                let unread =
+                    ["path", "text"].iter().any(|key| cx.problems.is_unread(&format!("{path}.{key}")));
                 if !unread {
-                    let fault = Fault::new(span, "nothing says what is in this file");
-                    cx.fault(fault.help("add `path = \"...\"` or `text = \"...\"`"));
+                    let problem = ConfigProblem::new(span, "nothing says what is in this file");
+                    cx.problem(problem.help("add `path = \"...\"` or `text = \"...\"`"));
                 }
                 Vec::new()
             }
@@ -133,15 +134,15 @@ fn files(
     spec
 }
 
-fn check_name(cx: &mut Context<'_>, name: &At<String>, others: &[(&str, &Span)]) {
+fn check_name(cx: &mut Context<'_>, name: &Spanned<String>, others: &[(&str, &Span)]) {
     let fits = (1..=MAX_NAME_LENGTH).contains(&name.value.len());
     if !fits || !name.value.bytes().all(|byte| byte.is_ascii_graphic()) {
         let message =
             format!("a name in fw-cfg is 1 to {MAX_NAME_LENGTH} characters of ASCII without spaces");
-        cx.fault(Fault::new(&name.span, message));
+        cx.problem(ConfigProblem::new(&name.span, message));
     }
     if let Some((_, first)) = others.iter().find(|(other, _)| *other == name.value) {
-        let fault = Fault::new(&name.span, format!("fw-cfg has a file `{}` already", name.value));
-        cx.fault(fault.related(first, "it is here"));
+        let problem = ConfigProblem::new(&name.span, format!("fw-cfg has a file `{}` already", name.value));
+        cx.problem(problem.related(first, "it is here"));
     }
 }

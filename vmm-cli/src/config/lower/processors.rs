@@ -2,33 +2,36 @@
 
 use vmm_core::spec::Interrupts;
 
-use super::super::fault::Fault;
+use super::super::problem::ConfigProblem;
 use super::{Context, or};
 
 /// As many as KVM has had since it has APIC IDs of 8 bits in its MADT and MP tables: 0xff is the broadcast.
-const MOST_VCPUS: u64 = 255;
+const MAX_VCPUS: u64 = 255;
 
 /// The interrupt controllers.
 pub(super) fn interrupts(cx: &Context<'_>) -> Interrupts {
-    or(&cx.raw.interrupts, if cx.is_pc() { Interrupts::Pc } else { Interrupts::None })
+    or(&cx.document.interrupts, if cx.is_pc() { Interrupts::Pc } else { Interrupts::None })
 }
 
 /// The number of vCPUs and the interrupt controllers.
 pub(super) fn lower(cx: &mut Context<'_>) -> (u32, Interrupts) {
     let interrupts = interrupts(cx);
-    let Some(vcpus) = &cx.raw.vcpus else { return (1, interrupts) };
+    let Some(vcpus) = &cx.document.vcpus else { return (1, interrupts) };
     let number = vcpus.value.0;
-    if number == 0 || number > MOST_VCPUS {
-        let fault = Fault::new(&vcpus.span, format!("a machine has 1 to {MOST_VCPUS} vCPUs, not {number}"));
-        cx.fault(fault.help("use as many as the host has, at most"));
+    if number == 0 || number > MAX_VCPUS {
+        let problem =
+            ConfigProblem::new(&vcpus.span, format!("a machine has 1 to {MAX_VCPUS} vCPUs, not {number}"));
+        cx.problem(problem.help("use as many as the host has, at most"));
         return (1, interrupts);
     }
     // Where the file decides how it is started, it decides on this default, too: then all is lowered once more.
-    let is_decided = cx.protocol.is_some() || cx.raw.interrupts.is_some();
+    let is_decided = cx.protocol.is_some() || cx.document.interrupts.is_some();
     if number > 1 && is_decided && interrupts == Interrupts::None {
-        let fault =
-            Fault::new(&vcpus.span, format!("{number} vCPUs need interrupts: the others wait for an IPI"));
-        cx.fault(fault.help("add `interrupts = \"pc\"`, or \"split\" for local APICs alone"));
+        let problem = ConfigProblem::new(
+            &vcpus.span,
+            format!("{number} vCPUs need interrupts: the others wait for an IPI"),
+        );
+        cx.problem(problem.help("add `interrupts = \"pc\"`, or \"split\" for local APICs alone"));
     }
     (u32::try_from(number).unwrap_or(1), interrupts)
 }

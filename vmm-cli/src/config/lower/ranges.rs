@@ -1,6 +1,6 @@
 //! Ranges of addresses with a name and a place in the file: do two of them overlap?
 
-use crate::config::fault::Fault;
+use crate::config::problem::ConfigProblem;
 use crate::config::source::Span;
 
 /// Bytes or ports from `start`, and where the file says so; no span means a default of ours.
@@ -34,15 +34,15 @@ impl Range {
     }
 }
 
-/// The fault for two ranges that overlap, at whichever of them the user wrote; `self` first.
-pub(super) fn overlap(range: &Range, other: &Range) -> Fault {
+/// The problem for two ranges that overlap, at whichever of them the user wrote; `self` first.
+pub(super) fn overlap(range: &Range, other: &Range) -> ConfigProblem {
     let message = format!("{} overlaps {}", range.show(), other.show());
     match (&range.span, &other.span) {
         (Some(span), Some(other_span)) => {
-            Fault::new(span, message).related(other_span, format!("{} is here", other.name))
+            ConfigProblem::new(span, message).related(other_span, format!("{} is here", other.name))
         }
-        (Some(span), None) | (None, Some(span)) => Fault::new(span, message),
-        (None, None) => Fault::in_file(message),
+        (Some(span), None) | (None, Some(span)) => ConfigProblem::new(span, message),
+        (None, None) => ConfigProblem::in_file(message),
     }
 }
 
@@ -67,7 +67,7 @@ mod tests {
     #[test]
     fn both_are_named() {
         let serial = Range { name: "the serial port".to_owned(), start: 0x3f8, length: 8, span: Some(3..4) };
-        let fault = overlap(&serial, &range(0x3ff, 1));
-        assert_eq!(fault.message, "the serial port at 0x3f8-0x3ff overlaps x at 0x3ff");
+        let problem = overlap(&serial, &range(0x3ff, 1));
+        assert_eq!(problem.message, "the serial port at 0x3f8-0x3ff overlaps x at 0x3ff");
     }
 }

@@ -4,22 +4,24 @@ use vmm_core::spec::Register;
 use vmm_core::spec::mode::Mode;
 
 use super::Context;
-use crate::config::fault::Fault;
+use crate::config::problem::ConfigProblem;
 use crate::config::values::RegisterValues;
 
 /// Lowers `[registers]`.
 pub(super) fn presets(cx: &mut Context<'_>) -> Vec<(Register, u64)> {
-    let Some(table) = &cx.raw.registers else { return Vec::new() };
+    let Some(table) = &cx.document.registers else { return Vec::new() };
     for (name, _) in &table.value.0 {
-        let stack = cx.raw.guest.as_ref().and_then(|guest| guest.value.stack.as_ref());
+        let stack = cx.document.guest.as_ref().and_then(|guest| guest.value.stack.as_ref());
         if name.value.register == Register::Rip {
             let message = format!("`{}` is set by the entry of the guest", name.value.name);
-            cx.fault(Fault::new(&name.span, message).help("use `guest.entry`"));
+            cx.problem(ConfigProblem::new(&name.span, message).help("use `guest.entry`"));
         } else if name.value.register == Register::Rsp
             && let Some(stack) = stack
         {
-            let fault = Fault::new(&name.span, "the stack pointer is set twice");
-            cx.fault(fault.related(&stack.span, "`guest.stack` sets it too").help("leave one of them out"));
+            let problem = ConfigProblem::new(&name.span, "the stack pointer is set twice");
+            cx.problem(
+                problem.related(&stack.span, "`guest.stack` sets it too").help("leave one of them out"),
+            );
         }
     }
     values(cx, &table.value)
@@ -33,8 +35,8 @@ pub(super) fn values(cx: &mut Context<'_>, table: &RegisterValues) -> Vec<(Regis
         let earlier = table.0.iter().take(index).find(|(other, _)| other.value.register == register);
         if let Some((other, _)) = earlier {
             let message = format!("`{}` and `{}` are one register", other.value.name, name.value.name);
-            let fault = Fault::new(&name.span, message).related(&other.span, "first named here");
-            cx.fault(fault.help("leave one of them out"));
+            let problem = ConfigProblem::new(&name.span, message).related(&other.span, "first named here");
+            cx.problem(problem.help("leave one of them out"));
             continue;
         }
         if let Some(mode) = cx.mode
@@ -42,12 +44,12 @@ pub(super) fn values(cx: &mut Context<'_>, table: &RegisterValues) -> Vec<(Regis
         {
             if is_extended(register) {
                 let message = format!("{mode} mode has no register `{}`", name.value.name);
-                cx.fault(Fault::new(&name.span, message).help("r8 to r15 are there in long mode"));
+                cx.problem(ConfigProblem::new(&name.span, message).help("r8 to r15 are there in long mode"));
                 continue;
             }
             if word.value.0 > u64::from(u32::MAX) {
                 let message = format!("{:#x} does not fit in a register of {mode} mode", word.value.0);
-                cx.fault(Fault::new(&word.span, message).help("its registers have 32 bits"));
+                cx.problem(ConfigProblem::new(&word.span, message).help("its registers have 32 bits"));
             }
         }
         seen.push((register, word.value.0));

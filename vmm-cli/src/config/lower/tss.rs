@@ -10,14 +10,14 @@ use vmm_core::spec::MachineSpec;
 
 use super::Context;
 use super::ranges::{Range, overlap};
-use crate::config::fault::Fault;
+use crate::config::problem::ConfigProblem;
 
 const LENGTH: u64 = 3 * PAGE_SIZE;
 const LAST_START: u64 = (1 << 32) - LENGTH;
 
 /// Lowers the address, checked against memory and the devices' windows.
 pub(super) fn lower(cx: &mut Context<'_>, windows: &[Range]) -> Gpa {
-    let given = cx.raw.tss_address.as_ref();
+    let given = cx.document.tss_address.as_ref();
     let address = given.map_or(MachineSpec::DEFAULT_TSS_ADDRESS.0, |at| at.value.0);
     let range = Range {
         name: "the TSS area".to_owned(),
@@ -26,17 +26,17 @@ pub(super) fn lower(cx: &mut Context<'_>, windows: &[Range]) -> Gpa {
         span: given.map(|at| at.span.clone()),
     };
     if let Some(at) = given {
-        let fault = |message| Fault::new(&at.span, message);
+        let problem = |message| ConfigProblem::new(&at.span, message);
         if address > LAST_START {
-            cx.fault(
-                fault(format!("three pages at {address:#x} do not fit below 4 GiB"))
+            cx.problem(
+                problem(format!("three pages at {address:#x} do not fit below 4 GiB"))
                     .help(format!("the last address possible is {LAST_START:#x}")),
             );
             return Gpa(address);
         }
         if !address.is_multiple_of(PAGE_SIZE) {
-            cx.fault(
-                fault(format!("the TSS address {address:#x} is not a multiple of 4 KiB")).help(format!(
+            cx.problem(
+                problem(format!("the TSS address {address:#x} is not a multiple of 4 KiB")).help(format!(
                     "the nearest such address below it is {:#x}",
                     address - address % PAGE_SIZE
                 )),
@@ -46,7 +46,7 @@ pub(super) fn lower(cx: &mut Context<'_>, windows: &[Range]) -> Gpa {
     let taken: Vec<Range> =
         cx.regions.list.iter().chain(windows).filter(|r| r.overlaps(&range)).cloned().collect();
     for other in &taken {
-        cx.fault(overlap(&range, other).help("the three pages of `tss-address` need a hole below 4 GiB"));
+        cx.problem(overlap(&range, other).help("the three pages of `tss-address` need a hole below 4 GiB"));
     }
     Gpa(address)
 }

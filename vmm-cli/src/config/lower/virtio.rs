@@ -9,22 +9,23 @@ use vmm_core::spec::{BlockAccess, BlockSpec, VirtioSpec};
 
 use super::ranges::{Range, overlap};
 use super::{Context, Key};
-use crate::config::fault::Fault;
-use crate::config::raw::{At, Virtio, VirtioType};
+use crate::config::problem::ConfigProblem;
+use crate::config::schema::{Spanned, Virtio, VirtioType};
 use crate::config::source::Span;
 use crate::config::values::Overlay;
 
 /// Lowers the list. `windows` are the addresses that other devices take; those of the list are added.
 pub(super) fn lower(cx: &mut Context<'_>, directory: &Path, windows: &mut Vec<Range>) -> Vec<VirtioSpec> {
-    let raw = cx.raw;
+    let raw = cx.document;
     let list = raw.devices.as_ref().and_then(|devices| devices.value.virtio.as_ref());
     let tables = list.map(|list| list.tables("devices.virtio")).unwrap_or_default();
     let mut specs = Vec::new();
     for (index, (device, span, path)) in tables.iter().enumerate() {
         specs.extend(one(cx, device, span, path, directory));
         let Some(window) = window(index) else {
-            let fault = Fault::new(span, format!("a machine can have {MAX_DEVICES} virtio devices"));
-            cx.fault(fault.help("there are interrupts for no more"));
+            let problem =
+                ConfigProblem::new(span, format!("a machine can have {MAX_DEVICES} virtio devices"));
+            cx.problem(problem.help("there are interrupts for no more"));
             break;
         };
         let name = format!("virtio device {}", index + 1);
@@ -32,7 +33,7 @@ pub(super) fn lower(cx: &mut Context<'_>, directory: &Path, windows: &mut Vec<Ra
         let region = cx.regions.list.iter().find(|region| range.overlaps(region)).cloned();
         let help = "virtio devices lie from 0xd000_0000 on, each with a page of its own: keep those free";
         for other in windows.iter().filter(|other| range.overlaps(other)).cloned().chain(region) {
-            cx.fault(overlap(&range, &other).help(help));
+            cx.problem(overlap(&range, &other).help(help));
         }
         windows.push(range);
     }
@@ -42,7 +43,7 @@ pub(super) fn lower(cx: &mut Context<'_>, directory: &Path, windows: &mut Vec<Ra
 
 /// Whether a virtio console has the console's input, so that the serial port does not get it by default.
 pub(super) fn takes_input(cx: &Context<'_>) -> bool {
-    let list = cx.raw.devices.as_ref().and_then(|devices| devices.value.virtio.as_ref());
+    let list = cx.document.devices.as_ref().and_then(|devices| devices.value.virtio.as_ref());
     let tables = list.map(|list| list.tables("devices.virtio")).unwrap_or_default();
     tables.iter().any(|(device, _, _)| input(device).is_some())
 }
@@ -54,7 +55,7 @@ fn input(device: &Virtio) -> Option<&Span> {
 
 /// One standard input goes to one device.
 fn check_input(cx: &mut Context<'_>, tables: &[(&Virtio, Span, String)]) {
-    let devices = cx.raw.devices.as_ref().map(|at| &at.value);
+    let devices = cx.document.devices.as_ref().map(|at| &at.value);
     let serial = devices.and_then(|devices| devices.serial.as_ref()).and_then(|serial| {
         let enabled = serial.value.enabled.as_ref().is_none_or(|enabled| enabled.value);
         serial.value.input.as_ref().filter(|input| enabled && input.value).map(|input| &input.span)
@@ -63,8 +64,8 @@ fn check_input(cx: &mut Context<'_>, tables: &[(&Virtio, Span, String)]) {
         serial.into_iter().chain(tables.iter().filter_map(|(device, ..)| input(device))).collect();
     for pair in takers.windows(2) {
         let [first, second] = pair else { continue };
-        let fault = Fault::new(second, "another device has the console's input already");
-        cx.fault(fault.related(first, "this one").help("only one device can have `input = true`"));
+        let problem = ConfigProblem::new(second, "another device has the console's input already");
+        cx.problem(problem.related(first, "this one").help("only one device can have `input = true`"));
     }
 }
 
@@ -88,7 +89,10 @@ fn one(
     let foreign = [(!is_disk, &of_disks[..], "block"), (!is_console, &of_consoles[..], "console")];
     for (_, keys, of) in foreign.into_iter().filter(|(foreign, ..)| *foreign) {
         for (name, span) in keys.iter().filter_map(|(name, span)| Some((name, (*span)?))) {
-            cx.fault(Fault::new(span, format!("`{name}` is a key of devices with `type = \"{of}\"`")));
+            cx.problem(ConfigProblem::new(
+                span,
+                format!("`{name}` is a key of devices with `type = \"{of}\"`"),
+            ));
         }
     }
     match kind {
@@ -106,29 +110,30 @@ fn one(
 
 /// What becomes of the guest's writes; the file says so in at most one way.
 fn access(cx: &mut Context<'_>, device: &Virtio, span: &Span, directory: &Path) -> Option<BlockAccess> {
-    let truth = |at: &Option<At<bool>>| at.as_ref().filter(|at| at.value).map(|at| at.span.clone());
+    let truth = |at: &Option<Spanned<bool>>| at.as_ref().filter(|at| at.value).map(|at| at.span.clone());
     let overlay = device.overlay.as_ref().filter(|at| at.value != Overlay::Temporary(false));
     let ways = [truth(&device.read_only), overlay.map(|at| at.span.clone()), truth(&device.writable)];
     let [_, _, writable] = &ways;
     let mut chosen = ways.iter().flatten();
     if let (Some(first), Some(second)) = (chosen.next(), chosen.next()) {
-        let fault = Fault::new(second, "a disk is read-only, has an overlay, or is written in place");
-        cx.fault(
-            fault
+        let problem =
+            ConfigProblem::new(second, "a disk is read-only, has an overlay, or is written in place");
+        cx.problem(
+            problem
                 .related(first, "the other choice is here")
                 .help("keep one of `read-only`, `overlay` and `writable`"),
         );
         return None;
     }
     match (overlay, writable) {
-        (Some(At { value: Overlay::File(path), span }), _) => {
+        (Some(Spanned { value: Overlay::File(path), span }), _) => {
             Some(BlockAccess::Overlay(file_path(cx, path, span, directory)?))
         }
         (Some(_), _) => Some(BlockAccess::Temporary),
         (None, Some(_)) => Some(BlockAccess::InPlace),
         (None, None) if device.read_only.as_ref().is_some_and(|at| !at.value) => {
-            let fault = Fault::new(span, "nothing says what becomes of this disk's writes");
-            cx.fault(fault.help(
+            let problem = ConfigProblem::new(span, "nothing says what becomes of this disk's writes");
+            cx.problem(problem.help(
                 "add `overlay = true` (they vanish), `overlay = \"FILE\"` (a new file), or `writable = true` (in place)",
             ));
             None
@@ -139,7 +144,7 @@ fn access(cx: &mut Context<'_>, device: &Virtio, span: &Span, directory: &Path) 
 
 fn file_path(cx: &mut Context<'_>, written: &str, span: &Span, directory: &Path) -> Option<PathBuf> {
     if written.is_empty() || written.contains('\0') {
-        cx.fault(Fault::new(span, "this is not the path of a file"));
+        cx.problem(ConfigProblem::new(span, "this is not the path of a file"));
         return None;
     }
     Some(directory.join(written))

@@ -3,7 +3,7 @@
 //! TOML promises integers of 63 bits only, and editors hold tools to that: the upper half of the address space is
 //! written as a string.
 
-use super::{Refusal, Value, size::Size, value_in_toml};
+use super::{ParseError, Value, size::Size, value_in_toml};
 
 /// A physical or virtual address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,15 +32,15 @@ pub(super) fn parse_number(text: &str) -> Option<u64> {
 }
 
 /// Why `text` is not a number of at most 64 bits; `what` names what it should have been.
-fn refuse(text: &str, what: &str) -> Refusal {
-    let refusal = Refusal::new(format!("`{text}` is not {what}"));
+fn refuse(text: &str, what: &str) -> ParseError {
+    let refusal = ParseError::new(format!("`{text}` is not {what}"));
     let bare_hex = text.replace('_', "");
     let hex_digits = bare_hex.trim_start_matches("0x");
     if !hex_digits.is_empty() && hex_digits.chars().all(|c| c.is_ascii_hexdigit()) {
         return if hex_digits.len() > 16
             || parse_number(text).is_none() && text.chars().all(|c| c.is_ascii_digit())
         {
-            Refusal::new(format!("`{text}` does not fit in 64 bits"))
+            ParseError::new(format!("`{text}` does not fit in 64 bits"))
         } else {
             refusal.did_you_mean(format_args!("0x{hex_digits}"))
         };
@@ -52,23 +52,23 @@ fn refuse(text: &str, what: &str) -> Refusal {
 }
 
 /// Nobody means a negative address: it is the upper half as a signed tool prints it.
-fn refuse_negative(value: i64, what: &str) -> Refusal {
-    Refusal::new(format!("`{value}` is not {what}: it is below 0"))
+fn refuse_negative(value: i64, what: &str) -> ParseError {
+    ParseError::new(format!("`{value}` is not {what}: it is below 0"))
         .help(format!("write \"{value:#x}\" if that is what you mean"))
 }
 
 impl Value for Address {
     const EXPECTED: &'static str = "an address: an integer, or a string such as \"0xffff_ffff_8000_0000\"";
 
-    fn from_integer(value: u64) -> Result<Self, Refusal> {
+    fn from_integer(value: u64) -> Result<Self, ParseError> {
         Ok(Self(value))
     }
 
-    fn from_negative(value: i64) -> Refusal {
+    fn from_negative(value: i64) -> ParseError {
         refuse_negative(value, "an address")
     }
 
-    fn from_text(text: &str) -> Result<Self, Refusal> {
+    fn from_text(text: &str) -> Result<Self, ParseError> {
         parse_number(text).map(Self).ok_or_else(|| refuse(text, "an address"))
     }
 }
@@ -76,15 +76,15 @@ impl Value for Address {
 impl Value for Word {
     const EXPECTED: &'static str = "a value: an integer, or a string such as \"0xffff_ffff_8000_0000\"";
 
-    fn from_integer(value: u64) -> Result<Self, Refusal> {
+    fn from_integer(value: u64) -> Result<Self, ParseError> {
         Ok(Self(value))
     }
 
-    fn from_negative(value: i64) -> Refusal {
+    fn from_negative(value: i64) -> ParseError {
         refuse_negative(value, "an unsigned value")
     }
 
-    fn from_text(text: &str) -> Result<Self, Refusal> {
+    fn from_text(text: &str) -> Result<Self, ParseError> {
         parse_number(text).map(Self).ok_or_else(|| refuse(text, "a value"))
     }
 }
@@ -92,17 +92,17 @@ impl Value for Word {
 impl Value for Port {
     const EXPECTED: &'static str = "an I/O port from 0 to 0xffff";
 
-    fn from_integer(value: u64) -> Result<Self, Refusal> {
+    fn from_integer(value: u64) -> Result<Self, ParseError> {
         u16::try_from(value).map(Self).map_err(|_| {
-            Refusal::new(format!("port {value:#x} does not exist")).help("ports go from 0 to 0xffff")
+            ParseError::new(format!("port {value:#x} does not exist")).help("ports go from 0 to 0xffff")
         })
     }
 
-    fn from_negative(value: i64) -> Refusal {
-        Refusal::new(format!("port {value} does not exist")).help("ports go from 0 to 0xffff")
+    fn from_negative(value: i64) -> ParseError {
+        ParseError::new(format!("port {value} does not exist")).help("ports go from 0 to 0xffff")
     }
 
-    fn from_text(text: &str) -> Result<Self, Refusal> {
+    fn from_text(text: &str) -> Result<Self, ParseError> {
         parse_number(text).ok_or_else(|| refuse(text, "a port")).and_then(Self::from_integer)
     }
 }

@@ -5,7 +5,7 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::{Refusal, Value, value_in_toml};
+use super::{ParseError, Value, value_in_toml};
 
 /// A span of time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,18 +17,18 @@ const UNITS: [(&str, u64); 4] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_
 impl Value for Time {
     const EXPECTED: &'static str = "a duration such as \"10s\" or \"500ms\"";
 
-    fn from_integer(value: u64) -> Result<Self, Refusal> {
-        Err(Refusal::new(format!("`{value}` has no unit"))
+    fn from_integer(value: u64) -> Result<Self, ParseError> {
+        Err(ParseError::new(format!("`{value}` has no unit"))
             .help(format!("write \"{value}s\" for seconds or \"{value}ms\" for milliseconds")))
     }
 
-    fn from_text(text: &str) -> Result<Self, Refusal> {
+    fn from_text(text: &str) -> Result<Self, ParseError> {
         let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
         let number: u64 = match digits.parse() {
             Ok(number) => number,
-            Err(_) if !digits.is_empty() => return Err(Refusal::new(format!("`{text}` is too long"))),
+            Err(_) if !digits.is_empty() => return Err(ParseError::new(format!("`{text}` is too long"))),
             Err(_) => {
-                return Err(Refusal::new(format!("`{text}` is not a duration"))
+                return Err(ParseError::new(format!("`{text}` is not a duration"))
                     .help("write a whole number and a unit, such as `10s` or `500ms`"));
             }
         };
@@ -38,7 +38,7 @@ impl Value for Time {
         match UNITS.iter().find(|(name, _)| *name == unit) {
             Some((_, milliseconds)) => match number.checked_mul(*milliseconds) {
                 Some(total) => Ok(Self(Duration::from_millis(total))),
-                None => Err(Refusal::new(format!("`{text}` is too long"))),
+                None => Err(ParseError::new(format!("`{text}` is too long"))),
             },
             None => Err(wrong_unit(text, digits, unit)),
         }
@@ -46,25 +46,27 @@ impl Value for Time {
 }
 
 impl FromStr for Time {
-    type Err = Refusal;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, Refusal> {
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         Self::from_text(text)
     }
 }
 
-fn wrong_unit(text: &str, digits: &str, unit: &str) -> Refusal {
+fn wrong_unit(text: &str, digits: &str, unit: &str) -> ParseError {
     let meant = match unit.trim().to_ascii_lowercase().as_str() {
         "ms" | "msec" | "millis" | "milliseconds" => "ms",
         "s" | "sec" | "secs" | "second" | "seconds" => "s",
         "m" | "min" | "mins" | "minute" | "minutes" => "m",
         "h" | "hour" | "hours" => "h",
         _ => {
-            return Refusal::new(format!("`{text}` is not a duration: it needs a whole number and a unit"))
-                .help("units are ms, s, m and h");
+            return ParseError::new(format!(
+                "`{text}` is not a duration: it needs a whole number and a unit"
+            ))
+            .help("units are ms, s, m and h");
         }
     };
-    Refusal::new(format!("`{text}` has an unknown unit, `{unit}`"))
+    ParseError::new(format!("`{text}` has an unknown unit, `{unit}`"))
         .did_you_mean(format_args!("{digits}{meant}"))
 }
 

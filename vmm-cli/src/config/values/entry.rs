@@ -3,7 +3,7 @@
 use vmm_core::Gva;
 
 use super::address::parse_number;
-use super::{Refusal, Value, value_in_toml};
+use super::{ParseError, Value, value_in_toml};
 
 /// Where execution starts, before the guest's file has been read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,28 +26,28 @@ pub enum EntryChoice {
 impl Value for EntryChoice {
     const EXPECTED: &'static str = "an entry point: a symbol, an address, or \"segment:offset\"";
 
-    fn from_integer(value: u64) -> Result<Self, Refusal> {
+    fn from_integer(value: u64) -> Result<Self, ParseError> {
         Ok(Self::Address(Gva(value)))
     }
 
-    fn from_negative(value: i64) -> Refusal {
-        Refusal::new(format!("`{value}` is not an address: it is below 0"))
+    fn from_negative(value: i64) -> ParseError {
+        ParseError::new(format!("`{value}` is not an address: it is below 0"))
             .help(format!("write \"{value:#x}\" if that is what you mean"))
     }
 
     /// No symbol of C, assembly or Rust starts with a digit, and every number does.
-    fn from_text(text: &str) -> Result<Self, Refusal> {
+    fn from_text(text: &str) -> Result<Self, ParseError> {
         if text.starts_with(|c: char| c.is_ascii_digit()) {
             match text.split_once(':') {
                 Some((segment, offset)) => segmented(text, segment, offset),
                 None => match parse_number(text) {
                     Some(value) => Ok(Self::Address(Gva(value))),
-                    None => Err(Refusal::new(format!("`{text}` is neither an address nor a symbol"))
+                    None => Err(ParseError::new(format!("`{text}` is neither an address nor a symbol"))
                         .help("write an address as `0x7c00`, or the name of a symbol")),
                 },
             }
         } else if text.is_empty() || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
-            Err(Refusal::new(format!("{text:?} is neither an address nor a symbol"))
+            Err(ParseError::new(format!("{text:?} is neither an address nor a symbol"))
                 .help("leave `entry` out to start where the file says"))
         } else {
             Ok(Self::Symbol(text.to_owned()))
@@ -55,11 +55,11 @@ impl Value for EntryChoice {
     }
 }
 
-fn segmented(text: &str, segment: &str, offset: &str) -> Result<EntryChoice, Refusal> {
+fn segmented(text: &str, segment: &str, offset: &str) -> Result<EntryChoice, ParseError> {
     let half = |part| parse_number(part).and_then(|value| u16::try_from(value).ok());
     match (half(segment), half(offset)) {
         (Some(segment), Some(offset)) => Ok(EntryChoice::Segmented { segment, offset }),
-        _ => Err(Refusal::new(format!("`{text}` is not a segment and an offset of 16 bits each"))
+        _ => Err(ParseError::new(format!("`{text}` is not a segment and an offset of 16 bits each"))
             .help("write both in hexadecimal with 0x, such as `0x7c0:0x0`")),
     }
 }

@@ -1,6 +1,6 @@
 //! Plain numbers: counts of things, and the privilege ring.
 
-use super::{Refusal, Value, value_in_toml};
+use super::{ParseError, Value, value_in_toml};
 
 /// A whole number that is not negative.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -9,7 +9,7 @@ pub struct Count(pub u64);
 impl Value for Count {
     const EXPECTED: &'static str = "a whole number that is not below 0";
 
-    fn from_integer(value: u64) -> Result<Self, Refusal> {
+    fn from_integer(value: u64) -> Result<Self, ParseError> {
         Ok(Self(value))
     }
 }
@@ -23,13 +23,13 @@ pub struct RingLevel(pub vmm_core::spec::mode::Ring);
 impl Value for RingLevel {
     const EXPECTED: &'static str = "ring 0 or 3";
 
-    fn from_integer(value: u64) -> Result<Self, Refusal> {
+    fn from_integer(value: u64) -> Result<Self, ParseError> {
         match value {
             0 => Ok(Self(vmm_core::spec::mode::Ring::Kernel)),
             3 => Ok(Self(vmm_core::spec::mode::Ring::User)),
-            1 | 2 => Err(Refusal::new(format!("ring {value} is not supported"))
+            1 | 2 => Err(ParseError::new(format!("ring {value} is not supported"))
                 .help("use 0 for a kernel or 3 for a user program")),
-            _ => Err(Refusal::new(format!("there is no ring {value}"))
+            _ => Err(ParseError::new(format!("there is no ring {value}"))
                 .help("use 0 for a kernel or 3 for a user program")),
         }
     }

@@ -11,7 +11,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use crate::config::raw::At;
+use crate::config::schema::Spanned;
 use crate::config::source::Span;
 
 /// What `[name]` or several `[[name]]` hold.
@@ -20,10 +20,10 @@ pub enum OneOrMany<T> {
     /// A single table.
     One(T),
     /// An array of tables, each with its place.
-    Many(Vec<At<T>>),
+    Many(Vec<Spanned<T>>),
 }
 
-impl<T> At<OneOrMany<T>> {
+impl<T> Spanned<OneOrMany<T>> {
     /// All tables in order, each with its place and its path, such as `memory` or `memory.1`, given the `key` of all.
     pub(crate) fn tables(&self, key: &str) -> Vec<(&T, Span, String)> {
         match &self.value {

@@ -8,7 +8,7 @@ use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use vmm_core::spec::Register;
 
 use super::Word;
-use crate::config::raw::At;
+use crate::config::schema::Spanned;
 
 /// Each register with its 64-bit name and its 32-bit alias, if it has one.
 const NAMES: [(Register, &str, Option<&str>); 18] = [
@@ -89,7 +89,7 @@ impl JsonSchema for RegisterName {
 
 /// Registers and their values, sorted by the name in the file.
 #[derive(Debug, Clone, Default)]
-pub struct RegisterValues(pub Vec<(At<RegisterName>, At<Word>)>);
+pub struct RegisterValues(pub Vec<(Spanned<RegisterName>, Spanned<Word>)>);
 
 struct ValuesVisitor;
 

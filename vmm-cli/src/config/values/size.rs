@@ -3,7 +3,7 @@
 //! The units are powers of 1024 and say so. `KB` and `MB` are powers of 1000 to some and of 1024 to others, so they
 //! are refused with the unit that was probably meant.
 
-use super::{Refusal, Value, value_in_toml};
+use super::{ParseError, Value, value_in_toml};
 
 /// A size in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -15,18 +15,18 @@ const UNITS: [(&str, u64); 5] =
 impl Value for Size {
     const EXPECTED: &'static str = "a size such as \"2MiB\" or a number of bytes";
 
-    fn from_integer(value: u64) -> Result<Self, Refusal> {
+    fn from_integer(value: u64) -> Result<Self, ParseError> {
         Ok(Self(value))
     }
 
-    fn from_negative(value: i64) -> Refusal {
-        Refusal::new(format!("`{value}` is not a size: it is below 0"))
+    fn from_negative(value: i64) -> ParseError {
+        ParseError::new(format!("`{value}` is not a size: it is below 0"))
     }
 
-    fn from_text(text: &str) -> Result<Self, Refusal> {
+    fn from_text(text: &str) -> Result<Self, ParseError> {
         let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
         if digits.is_empty() {
-            return Err(Refusal::new(format!("`{text}` is not a size"))
+            return Err(ParseError::new(format!("`{text}` is not a size"))
                 .help("write a whole number and a unit, such as `2MiB`"));
         }
         let Some((_, factor)) = UNITS.iter().find(|(name, _)| *name == unit) else {
@@ -35,18 +35,18 @@ impl Value for Size {
         let number: Option<u64> = digits.parse().ok();
         match number.and_then(|number| number.checked_mul(*factor)) {
             Some(bytes) => Ok(Self(bytes)),
-            None => Err(Refusal::new(format!("`{text}` does not fit in 64 bits"))),
+            None => Err(ParseError::new(format!("`{text}` does not fit in 64 bits"))),
         }
     }
 }
 
-fn wrong_unit(text: &str, digits: &str, unit: &str) -> Refusal {
+fn wrong_unit(text: &str, digits: &str, unit: &str) -> ParseError {
     if unit.is_empty() {
-        return Refusal::new(format!("`{text}` has no unit"))
+        return ParseError::new(format!("`{text}` has no unit"))
             .help(format!("write `{digits}` without quotes, or `{digits}B`, for bytes"));
     }
     if unit.starts_with(['.', ',', '_']) {
-        return Refusal::new(format!("`{text}` is not a size: it needs a whole number and a unit"))
+        return ParseError::new(format!("`{text}` is not a size: it needs a whole number and a unit"))
             .help("use a smaller unit, such as `1536KiB` for one and a half MiB");
     }
     let meant = match unit.trim().to_ascii_lowercase().as_str() {
@@ -56,11 +56,11 @@ fn wrong_unit(text: &str, digits: &str, unit: &str) -> Refusal {
         "g" | "gb" | "gib" | "gi" => "GiB",
         "t" | "tb" | "tib" | "ti" => "TiB",
         _ => {
-            return Refusal::new(format!("`{text}` has an unknown unit, `{unit}`"))
+            return ParseError::new(format!("`{text}` has an unknown unit, `{unit}`"))
                 .help("units are B, KiB, MiB, GiB and TiB");
         }
     };
-    Refusal::new(format!("`{text}` has an unknown unit, `{unit}`"))
+    ParseError::new(format!("`{text}` has an unknown unit, `{unit}`"))
         .did_you_mean(format_args!("{digits}{meant}"))
 }
 

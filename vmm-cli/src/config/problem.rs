@@ -5,11 +5,11 @@ use crate::diagnostic::{Diagnostic, Diagnostics, Location};
 use crate::status::Status;
 
 /// So many mistakes are reported at most: nobody reads more at once, and each costs time to find and to show.
-pub(crate) const MOST_FAULTS: usize = 100;
+pub(crate) const MAX_PROBLEMS: usize = 100;
 
 /// One mistake in the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Fault {
+pub(crate) struct ConfigProblem {
     /// Where; `None` means the file as a whole.
     pub(crate) span: Option<Span>,
     /// What is wrong.
@@ -20,7 +20,7 @@ pub(crate) struct Fault {
     pub(crate) help: Option<String>,
 }
 
-impl Fault {
+impl ConfigProblem {
     pub(crate) fn new(span: &Span, message: impl Into<String>) -> Self {
         Self { span: Some(span.clone()), ..Self::in_file(message) }
     }
@@ -53,15 +53,15 @@ impl Fault {
 
 /// The list. A mistake never stops the search for others.
 #[derive(Debug, Default)]
-pub(crate) struct Faults {
-    list: Vec<Fault>,
+pub(crate) struct ConfigProblems {
+    list: Vec<ConfigProblem>,
     /// Keys that are in the file but could not be read: reported already, so not missing.
     unread: Vec<String>,
 }
 
-impl Faults {
-    pub(crate) fn push(&mut self, fault: Fault) {
-        self.list.push(fault);
+impl ConfigProblems {
+    pub(crate) fn push(&mut self, problem: ConfigProblem) {
+        self.list.push(problem);
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -89,9 +89,9 @@ impl Faults {
 
     /// All of them, in the order of the texts: the file from its top, then the options.
     pub(crate) fn into_diagnostics(mut self, sources: &Sources) -> Diagnostics {
-        self.list.sort_by_key(|fault| fault.span.as_ref().map(|span| (span.start, span.end)));
-        self.list.truncate(MOST_FAULTS);
-        Diagnostics(self.list.into_iter().map(|fault| fault.into_diagnostic(sources)).collect())
+        self.list.sort_by_key(|problem| problem.span.as_ref().map(|span| (span.start, span.end)));
+        self.list.truncate(MAX_PROBLEMS);
+        Diagnostics(self.list.into_iter().map(|problem| problem.into_diagnostic(sources)).collect())
     }
 }
 

@@ -8,14 +8,14 @@ use super::values::nearest;
 
 /// Message of an error, with help.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Complaint {
+pub(crate) struct SerdeProblem {
     pub(crate) message: String,
     pub(crate) help: Option<String>,
     /// Key that an unknown key was probably meant to be.
     pub(crate) meant_key: Option<String>,
 }
 
-impl Complaint {
+impl SerdeProblem {
     /// Parses the text of a serde error.
     pub(crate) fn new(text: &str) -> Self {
         if let Some((name, known)) = unknown("unknown field", text) {
@@ -103,7 +103,7 @@ mod tests {
     }
 
     fn complaint(text: &str) -> (String, Option<String>) {
-        let complaint = Complaint::new(toml::from_str::<Sample>(text).unwrap_err().message());
+        let complaint = SerdeProblem::new(toml::from_str::<Sample>(text).unwrap_err().message());
         (complaint.message, complaint.help)
     }
 

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use vmm_core::machine::end_kind::EndKind;
 
-use super::At;
+use super::Spanned;
 use crate::config::values::{Address, Count, OneOrMany, RegisterValues, Word};
 
 /// What has to be true after the run; every key that is given is checked.
@@ -12,25 +12,25 @@ use crate::config::values::{Address, Count, OneOrMany, RegisterValues, Word};
 #[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
 pub struct Expect {
     /// How the run has to end.
-    pub end: Option<At<EndKind>>,
+    pub end: Option<Spanned<EndKind>>,
     /// The guest's whole output.
-    pub output: Option<At<String>>,
+    pub output: Option<Spanned<String>>,
     /// Texts that the output contains, in any order.
-    pub output_contains: Option<At<Vec<At<String>>>>,
+    pub output_contains: Option<Spanned<Vec<Spanned<String>>>>,
     /// A regular expression that matches somewhere in the output. Classes such as \w are ASCII.
-    pub output_regex: Option<At<String>>,
+    pub output_regex: Option<Spanned<String>>,
     /// Texts that the first paragraph of the autopsy contains, for guests that are to crash or hang.
-    pub cause: Option<At<Vec<At<String>>>>,
+    pub cause: Option<Spanned<Vec<Spanned<String>>>>,
     /// The guest's exit code.
-    pub exit_code: Option<At<Count>>,
+    pub exit_code: Option<Spanned<Count>>,
     /// The number of exits to user space.
-    pub exits: Option<At<Count>>,
+    pub exits: Option<Spanned<Count>>,
     /// The largest number of exits to user space.
-    pub max_exits: Option<At<Count>>,
+    pub max_exits: Option<Spanned<Count>>,
     /// Registers at the end.
-    pub registers: Option<At<RegisterValues>>,
+    pub registers: Option<Spanned<RegisterValues>>,
     /// Contents of memory at the end.
-    pub memory: Option<At<OneOrMany<ExpectMemory>>>,
+    pub memory: Option<Spanned<OneOrMany<ExpectMemory>>>,
 }
 
 /// What memory holds: one of `address` and `symbol`, and one of `u8`, `u16`, `u32`, `u64`, `bytes` and `text`.
@@ -38,19 +38,19 @@ pub struct Expect {
 #[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
 pub struct ExpectMemory {
     /// A guest-physical address.
-    pub address: Option<At<Address>>,
+    pub address: Option<Spanned<Address>>,
     /// A symbol of the guest's ELF file.
-    pub symbol: Option<At<String>>,
+    pub symbol: Option<Spanned<String>>,
     /// A byte.
-    pub u8: Option<At<Word>>,
+    pub u8: Option<Spanned<Word>>,
     /// 16 bits, little-endian.
-    pub u16: Option<At<Word>>,
+    pub u16: Option<Spanned<Word>>,
     /// 32 bits, little-endian.
-    pub u32: Option<At<Word>>,
+    pub u32: Option<Spanned<Word>>,
     /// 64 bits, little-endian.
-    pub u64: Option<At<Word>>,
+    pub u64: Option<Spanned<Word>>,
     /// Bytes, each from 0 to 255.
-    pub bytes: Option<At<Vec<At<Count>>>>,
+    pub bytes: Option<Spanned<Vec<Spanned<Count>>>>,
     /// A text, without the NUL that may follow it.
-    pub text: Option<At<String>>,
+    pub text: Option<Spanned<String>>,
 }

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::At;
+use super::Spanned;
 use crate::config::values::{Address, OneOrMany, Size};
 
 /// Page size, depth and mappings; only in the modes paged, pae and long.
@@ -12,15 +12,15 @@ use crate::config::values::{Address, OneOrMany, Size};
 pub struct Paging {
     /// The size of a page: 4KiB; 2MiB in pae and long mode; 4MiB in paged mode; 1GiB in long mode.
     /// Default: 2MiB, or 4MiB in paged mode.
-    pub page_size: Option<At<Size>>,
+    pub page_size: Option<Spanned<Size>>,
     /// Five-level paging (CR4.LA57), in long mode on a host that has it.
     #[schemars(extend("default" = false))]
-    pub five_level: Option<At<bool>>,
+    pub five_level: Option<Spanned<bool>>,
     /// Map all memory at its own address.
     #[schemars(extend("default" = true))]
-    pub identity: Option<At<bool>>,
+    pub identity: Option<Spanned<bool>>,
     /// More mappings, which count where they cover the identity mapping.
-    pub map: Option<At<OneOrMany<Map>>>,
+    pub map: Option<Spanned<OneOrMany<Map>>>,
 }
 
 /// A range of virtual addresses and the physical range behind it.
@@ -29,19 +29,19 @@ pub struct Paging {
 pub struct Map {
     /// The first virtual address: a multiple of 4 KiB.
     #[schemars(required)]
-    pub gva: Option<At<Address>>,
+    pub gva: Option<Spanned<Address>>,
     /// The first physical address: a multiple of 4 KiB.
     #[schemars(required)]
-    pub gpa: Option<At<Address>>,
+    pub gpa: Option<Spanned<Address>>,
     /// The size of both ranges: a multiple of 4 KiB.
     #[schemars(required)]
-    pub size: Option<At<Size>>,
+    pub size: Option<Spanned<Size>>,
     /// The guest may write.
     #[schemars(extend("default" = true))]
-    pub writable: Option<At<bool>>,
+    pub writable: Option<Spanned<bool>>,
     /// Ring 3 may use it. Default: true for a guest in ring 3.
-    pub user: Option<At<bool>>,
+    pub user: Option<Spanned<bool>>,
     /// The guest may execute it. In paged mode always true.
     #[schemars(extend("default" = true))]
-    pub executable: Option<At<bool>>,
+    pub executable: Option<Spanned<bool>>,
 }

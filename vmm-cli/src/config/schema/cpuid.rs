@@ -10,7 +10,7 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use vmm_core::spec::CpuidPolicy;
 
-use super::At;
+use super::Spanned;
 
 /// What the guest sees of CPUID.
 #[derive(Debug, Clone)]
@@ -26,9 +26,9 @@ pub enum CpuidChoice {
 #[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
 pub struct CpuidTable {
     /// Features that the guest is not to see, such as "cx16".
-    pub hide: Option<Vec<At<String>>>,
+    pub hide: Option<Vec<Spanned<String>>>,
     /// Features that it is to see, where the host has the leaf. KVM decides what becomes of them.
-    pub set: Option<Vec<At<String>>>,
+    pub set: Option<Vec<Spanned<String>>>,
 }
 
 struct ChoiceVisitor;

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::At;
+use super::Spanned;
 use crate::config::values::OneOrMany;
 
 /// A device without any other setting.
@@ -12,7 +12,7 @@ use crate::config::values::OneOrMany;
 pub struct Switch {
     /// Whether the machine has it.
     #[schemars(extend("default" = true))]
-    pub enabled: Option<At<bool>>,
+    pub enabled: Option<Spanned<bool>>,
 }
 
 /// QEMU's configuration device.
@@ -21,9 +21,9 @@ pub struct Switch {
 pub struct FwCfg {
     /// Whether the machine has it.
     #[schemars(extend("default" = true))]
-    pub enabled: Option<At<bool>>,
+    pub enabled: Option<Spanned<bool>>,
     /// Files that the guest finds by name.
-    pub file: Option<At<OneOrMany<FwCfgFile>>>,
+    pub file: Option<Spanned<OneOrMany<FwCfgFile>>>,
 }
 
 /// A file of the configuration device: exactly one of `path` and `text`.
@@ -32,9 +32,9 @@ pub struct FwCfg {
 pub struct FwCfgFile {
     /// The name that the guest looks for, such as "opt/com.example/key": 1 to 55 bytes of ASCII.
     #[schemars(required)]
-    pub name: Option<At<String>>,
+    pub name: Option<Spanned<String>>,
     /// The file whose bytes it has. The path is relative to the TOML file.
-    pub path: Option<At<String>>,
+    pub path: Option<Spanned<String>>,
     /// Its bytes, as text.
-    pub text: Option<At<String>>,
+    pub text: Option<Spanned<String>>,
 }

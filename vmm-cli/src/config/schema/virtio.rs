@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::At;
+use super::Spanned;
 use crate::config::values::Overlay;
 
 /// A virtio device, reached over MMIO. Its place in the list decides on its address and interrupt.
@@ -13,19 +13,19 @@ pub struct Virtio {
     /// What it is.
     #[serde(rename = "type")]
     #[schemars(required)]
-    pub kind: Option<At<VirtioType>>,
+    pub kind: Option<Spanned<VirtioType>>,
     /// A block device's raw image: a number of 512-byte sectors. The path is relative to the TOML file.
-    pub file: Option<At<String>>,
+    pub file: Option<Spanned<String>>,
     /// The disk refuses writes. Default: unless `overlay` or `writable` says where they go.
-    pub read_only: Option<At<bool>>,
+    pub read_only: Option<Spanned<bool>>,
     /// Writes go to an overlay, and the image stays as it is: true for one that vanishes, or the path of a new file.
-    pub overlay: Option<At<Overlay>>,
+    pub overlay: Option<Spanned<Overlay>>,
     /// Writes go to the image itself.
     #[schemars(extend("default" = false))]
-    pub writable: Option<At<bool>>,
+    pub writable: Option<Spanned<bool>>,
     /// A console receives what comes in on standard input, and the serial port does not.
     #[schemars(extend("default" = false))]
-    pub input: Option<At<bool>>,
+    pub input: Option<Spanned<bool>>,
 }
 
 /// A type of virtio device.
