@@ -1,11 +1,9 @@
-//! Step two: from values that can be read to a machine that makes sense.
+//! Lowering: checks the deserialized document and turns it into a [`Config`].
 //!
-//! One module for each table of the file. Each reports what it finds to the same [`ConfigProblems`] and goes on with a value
-//! that keeps the others going; the result counts only if nobody reported anything. What would follow from a mistake
-//! already reported is not reported again.
+//! One module for each table of the file. Each reports its problems to the same [`ConfigProblems`] and continues with a
+//! substitute value; the result is used only if there are no problems. Consequences of a reported problem are not reported.
 //!
-//! Whether tables, stack and the guest's segments fit together is not known here: `vmm_core::layout` checks that when
-//! the guest's file has been read.
+//! Overlaps of tables, stack and the guest's segments are checked later, by `vmm_core::layout`.
 
 mod boot;
 mod cpuid;
@@ -37,13 +35,12 @@ pub use memory::MEMORY_HOLE;
 use memory::Regions;
 pub(super) use test::MAX_CASES;
 
-/// What the tables need to know of each other.
+/// State that the modules for the tables share.
 struct Context<'a> {
     document: &'a Document,
-    /// The mode, or `None` where the file decides on it, or where it cannot be read: then nothing that depends on it is
-    /// checked.
+    /// Mode; `None` if the guest's file decides it or if the key cannot be read. Nothing that depends on it is checked then.
     mode: Option<Mode>,
-    /// How the guest is started, or `None` where the file decides.
+    /// Boot protocol; `None` if the guest's file decides it.
     protocol: Option<Protocol>,
     ring: Ring,
     regions: Regions,
@@ -55,7 +52,7 @@ impl Context<'_> {
         self.problems.push(problem);
     }
 
-    /// The value of a key that has to be there; a missing one is reported at its table, unless it is there and wrong.
+    /// Returns the value of a required key. A missing one is reported at its table, unless it is there and unreadable.
     fn required<'v, T>(
         &mut self,
         value: &'v Option<Spanned<T>>,
@@ -71,7 +68,7 @@ impl Context<'_> {
         value.as_ref()
     }
 
-    /// Whether the guest expects a PC around its CPU: all that have a boot protocol do. It decides on defaults.
+    /// Returns true if defaults are those of a PC, which guests with a boot protocol expect.
     fn is_pc(&self) -> bool {
         self.protocol.is_some_and(|protocol| !protocol.is_plain())
     }
@@ -81,19 +78,19 @@ impl Context<'_> {
     }
 }
 
-/// A key that has to be there.
+/// Required key.
 struct Key<'k> {
     path: String,
     name: &'k str,
     example: &'k str,
 }
 
-/// The value, or `default` where the key is left out.
+/// Returns the value, or `default` if the key is left out.
 fn or<T: Copy>(value: &Option<Spanned<T>>, default: T) -> T {
     value.as_ref().map_or(default, |at| at.value)
 }
 
-/// Lowers the whole file. `decided` is what the guest's file has decided, if it has been read.
+/// Lowers the whole file. `decided` holds what the guest's file has decided, if it has been read.
 pub(super) fn lower(
     document: Document,
     texts: Texts,
@@ -170,7 +167,7 @@ pub(super) fn lower(
     })
 }
 
-/// Real mode has no privilege levels (SDM vol. 3, 5.5: they are a matter of protected mode).
+/// Checks that a ring is given only in protected mode: real mode has no privilege levels (SDM vol. 3, 5.5).
 fn check_ring(cx: &mut Context<'_>, ring: Option<&Spanned<RingLevel>>) {
     if let (Some(ring), Some(Mode::Real)) = (ring, cx.mode)
         && ring.value.0 == Ring::User

@@ -1,8 +1,8 @@
-//! `--set key=value` and the options that stand for a key: put into the parsed file before anything is checked.
+//! Overrides: `--set key=value` and other options that set a key, applied to the parsed file before any check.
 //!
-//! A key is a path of names with dots, an array's element its index: `paging.map.0.gva`. A value is TOML; a bare word
-//! that is no TOML value stands for itself, so that `--set memory.size=4MiB` needs no quotes within quotes.
-//! Each option becomes a text of its own among the [`Sources`](super::source::Sources).
+//! A key is a path of names and array indexes with dots: `paging.map.0.gva`. A value is TOML; a bare word that is not a TOML
+//! value is a string, so that `--set memory.size=4MiB` needs no inner quotes. Each option becomes a text of its own in
+//! [`Sources`](super::source::Sources).
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -13,56 +13,55 @@ use toml::de::{DeArray, DeTable, DeValue};
 use super::problem::ConfigProblem;
 use super::source::Span;
 
-/// No key of the format has more names, such as the four of `expect.memory.0.address`; a limit keeps the walk along
-/// them short.
+/// Maximum number of names in a key. Keys of the format have at most four, such as `expect.memory.0.address`.
 const MAX_KEY_DEPTH: usize = 8;
 
-/// What most of them come from.
+/// Origin of options, for errors.
 const COMMAND_LINE: &str = "command line";
 
-/// In place of an index: one more element.
+/// Name that appends an element to an array, in place of an index.
 const APPEND: &str = "+";
 
-/// Values from the command line that replace those of the file, in the order in which they were given.
+/// Values that replace those of the file, in the order in which they are applied.
 #[derive(Debug, Clone, Default)]
 pub struct Overrides(Vec<Override>);
 
-/// One option.
+/// Value of one option.
 #[derive(Debug, Clone)]
 pub(crate) struct Override {
-    /// Where it comes from, for errors.
+    /// Origin, for errors.
     pub(crate) origin: &'static str,
-    /// The option as it would be typed.
+    /// Text of the option, as typed.
     pub(crate) text: String,
-    /// Whether somebody has typed it: errors do not show one that was made here.
+    /// True if a user typed it. Errors do not show a generated text.
     pub(crate) is_written: bool,
-    /// The key, such as `memory.size`.
+    /// Key, such as `memory.size`.
     path: String,
-    /// Where the key stands in the text. For `--mode` that is the option itself.
+    /// Span of the key in the text. For `--mode`, that of the option itself.
     path_span: Span,
-    /// The value.
+    /// Value.
     given: Given,
 }
 
-/// A value as it was given.
+/// Value of an override, as given.
 #[derive(Debug, Clone)]
 enum Given {
-    /// TOML, or a bare word: the text from here on.
+    /// TOML or a bare word: the text from this offset on.
     Toml(usize),
-    /// A text as it is.
+    /// String that is used unchanged.
     Text(String),
-    /// A module: its file, and its command line if it has one.
+    /// Module: its file, and its command line if it has one.
     Module(String, Option<String>),
 }
 
 impl Overrides {
-    /// No overrides.
+    /// Returns an empty list.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// `--set key=value`, given the part behind `--set`.
+    /// Adds `--set key=value`, given the part after `--set`.
     pub fn set(&mut self, assignment: &str) {
         let option = "--set ";
         let text = format!("{option}{assignment}");
@@ -75,7 +74,7 @@ impl Overrides {
         self.0.push(Override { origin: COMMAND_LINE, path, path_span, given, text, is_written: true });
     }
 
-    /// One value of the key `path` in `[matrix]`, as TOML.
+    /// Adds a value of the key `path` in `[matrix]`, as TOML.
     pub(crate) fn matrix(&mut self, path: &str, value: &str) {
         let text = format!("{path} = {value}");
         let given = Given::Toml(path.len().saturating_add(" = ".len()));
@@ -89,7 +88,7 @@ impl Overrides {
         });
     }
 
-    /// A text for the key `path` that follows from the file which the configuration is in. Nobody has written it.
+    /// Adds a generated string for the key `path`, which follows from the file that contains the configuration.
     pub(crate) fn implied(&mut self, path: &str, text: &str) {
         self.text("", path, text, Given::Text(text.to_owned()));
         if let Some(last) = self.0.last_mut() {
@@ -97,48 +96,48 @@ impl Overrides {
         }
     }
 
-    /// These, and behind them others, which win.
+    /// Returns these overrides, followed by `others`, which have precedence.
     pub(crate) fn and(mut self, others: &Self) -> Self {
         self.0.extend(others.0.iter().cloned());
         self
     }
 
-    /// `--mode NAME`.
+    /// Adds `--mode NAME`.
     pub fn mode(&mut self, name: &str) {
         self.shorthand("--mode", "mode", name);
     }
 
-    /// `--timeout DURATION`.
+    /// Adds `--timeout DURATION`.
     pub fn timeout(&mut self, duration: &str) {
         self.shorthand("--timeout", "limits.time", duration);
     }
 
-    /// `--boot PROTOCOL`.
+    /// Adds `--boot PROTOCOL`.
     pub fn boot(&mut self, name: &str) {
         self.shorthand("--boot", "boot", name);
     }
 
-    /// `--memory SIZE`.
+    /// Adds `--memory SIZE`.
     pub fn memory(&mut self, size: &str) {
         self.shorthand("--memory", "memory.size", size);
     }
 
-    /// `--cpus NUMBER`.
+    /// Adds `--cpus NUMBER`.
     pub fn cpus(&mut self, number: &str) {
         self.shorthand("--cpus", "vcpus", number);
     }
 
-    /// `--cmdline TEXT`. Every text is one, `1` and `"x"` too.
+    /// Adds `--cmdline TEXT`. The text is used unchanged, even `1` and `"x"`.
     pub fn command_line(&mut self, text: &str) {
         self.text("--cmdline", "guest.cmdline", text, Given::Text(text.to_owned()));
     }
 
-    /// `--initrd FILE`, relative to the working directory and not to the configuration.
+    /// Adds `--initrd FILE`, relative to the working directory and not to the configuration.
     pub fn initrd(&mut self, file: &str) {
         self.text("--initrd", "guest.initrd", file, Given::Text(absolute(file)));
     }
 
-    /// `--module FILE[=CMDLINE]`: one more module, behind those of the file.
+    /// Adds `--module FILE[=CMDLINE]`: a module after those of the file.
     pub fn module(&mut self, module: &str) {
         let (file, command_line) = match module.split_once('=') {
             Some((file, command_line)) => (file, Some(command_line.to_owned())),
@@ -175,7 +174,7 @@ impl Overrides {
 }
 
 impl Override {
-    /// Puts the value into `document`. `start` is the offset of this option's text.
+    /// Sets the value in `document`. `start` is the offset of this option's text.
     pub(crate) fn apply<'i>(&'i self, document: &mut DeTable<'i>, start: usize) -> Result<(), ConfigProblem> {
         let key_span = shift(&self.path_span, start);
         let names: Vec<&str> = self.path.split('.').collect();
@@ -230,7 +229,7 @@ impl Override {
     }
 }
 
-/// Puts `leaf` where `names` leads from `target`, whose own path is `so_far`.
+/// Sets the value at the path `names` below `target`, whose own path is `so_far`, to `leaf`.
 fn put<'i>(
     target: &mut Spanned<DeValue<'i>>,
     names: &[&'i str],
@@ -290,7 +289,7 @@ fn put<'i>(
     }
 }
 
-/// What a missing key becomes on the way to `rest`: an array if an index follows, a table if a name does.
+/// Returns the value of a missing key above `rest`: an array if an index follows, a table if a name follows.
 fn container<'i>(fresh: Spanned<DeValue<'i>>, rest: &[&str]) -> Spanned<DeValue<'i>> {
     let empty = match rest.first() {
         None => return fresh,
@@ -300,7 +299,7 @@ fn container<'i>(fresh: Spanned<DeValue<'i>>, rest: &[&str]) -> Spanned<DeValue<
     Spanned::new(fresh.span(), empty)
 }
 
-/// A path of the command line, which is relative to the working directory, so that no other directory is put before it.
+/// Returns an absolute path for one of the command line, which is relative to the working directory.
 fn absolute(file: &str) -> String {
     let path = std::path::absolute(Path::new(file));
     path.ok().and_then(|path| Some(path.to_str()?.to_owned())).unwrap_or_else(|| file.to_owned())
@@ -310,7 +309,7 @@ fn shift(span: &Span, by: usize) -> Span {
     span.start.saturating_add(by)..span.end.saturating_add(by)
 }
 
-/// The value with all its spans moved.
+/// Returns the value with all its spans moved.
 fn shift_value(value: Spanned<DeValue<'_>>, by: usize) -> Spanned<DeValue<'_>> {
     let span = shift(&value.span(), by);
     let moved = match value.into_inner() {

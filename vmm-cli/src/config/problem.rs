@@ -1,22 +1,22 @@
-//! The mistakes found so far, as spans and words; they become [`Diagnostic`]s when all are known.
+//! Problems of a configuration, as spans and messages. They become [`Diagnostic`]s when all are known.
 
 use super::source::{Sources, Span};
 use crate::diagnostic::{Diagnostic, Diagnostics, Location};
 use crate::status::Status;
 
-/// So many mistakes are reported at most: nobody reads more at once, and each costs time to find and to show.
+/// Maximum number of problems that are reported: each costs time to find and to show.
 pub(crate) const MAX_PROBLEMS: usize = 100;
 
-/// One mistake in the configuration.
+/// Problem of a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ConfigProblem {
-    /// Where; `None` means the file as a whole.
+    /// Span of the problem; `None` for the whole file.
     pub(crate) span: Option<Span>,
-    /// What is wrong.
+    /// Message.
     pub(crate) message: String,
-    /// Other places that belong to it.
+    /// Other spans that belong to the problem, with labels.
     pub(crate) related: Vec<(Span, String)>,
-    /// What to do.
+    /// Advice for the user.
     pub(crate) help: Option<String>,
 }
 
@@ -51,11 +51,11 @@ impl ConfigProblem {
     }
 }
 
-/// The list. A mistake never stops the search for others.
+/// Problems found so far. A problem does not stop the search for others.
 #[derive(Debug, Default)]
 pub(crate) struct ConfigProblems {
     list: Vec<ConfigProblem>,
-    /// Keys that are in the file but could not be read: reported already, so not missing.
+    /// Keys that could not be read and have been reported, so they are not missing.
     unread: Vec<String>,
 }
 
@@ -72,22 +72,22 @@ impl ConfigProblems {
         self.list.len()
     }
 
-    /// Notes that the entry at `path`, such as `memory.size`, has been reported.
+    /// Records that the entry at `path`, such as `memory.size`, has been reported.
     pub(crate) fn mark_unread(&mut self, path: String) {
         self.unread.push(path);
     }
 
-    /// Whether the entry at `path`, or one that holds it, has been reported.
+    /// Returns true if the entry at `path`, or one that contains it, has been reported.
     pub(crate) fn is_unread(&self, path: &str) -> bool {
         self.unread.iter().any(|unread| is_inside(path, unread))
     }
 
-    /// Whether the entry at `path`, or one inside of it, has been reported.
+    /// Returns true if the entry at `path`, or one inside it, has been reported.
     pub(crate) fn has_unread_inside(&self, path: &str) -> bool {
         self.unread.iter().any(|unread| is_inside(unread, path))
     }
 
-    /// All of them, in the order of the texts: the file from its top, then the options.
+    /// Returns the problems as diagnostics, in the order of the texts: the file from the top, then the options.
     pub(crate) fn into_diagnostics(mut self, sources: &Sources) -> Diagnostics {
         self.list.sort_by_key(|problem| problem.span.as_ref().map(|span| (span.start, span.end)));
         self.list.truncate(MAX_PROBLEMS);
@@ -95,7 +95,7 @@ impl ConfigProblems {
     }
 }
 
-/// Whether the entry at `path` is the one at `outer` or lies inside of it.
+/// Returns true if the entry at `path` is the one at `outer` or inside it.
 fn is_inside(path: &str, outer: &str) -> bool {
     path.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }

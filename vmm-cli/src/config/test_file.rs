@@ -1,8 +1,7 @@
-//! A configuration looked at as a test: whether it is one, and how many its `[matrix]` and its `[test]` make of it.
+//! Configuration as a test: its variants from `[matrix]` and its cases from `[test]`.
 //!
-//! This looks at three tables of the file and at nothing else, so that a directory can be searched for tests without
-//! complaints about what is none. Each variant becomes a [`Config`] by the same steps as any other: a value of the matrix
-//! is an override, and a mistake in one points at it.
+//! Reads three tables of the file only, so that a search for tests reports no problems of other files. A variant becomes a
+//! [`Config`] like any other file: a value of the matrix is an override, and a problem points to it.
 
 use std::path::{Path, PathBuf};
 
@@ -18,10 +17,10 @@ use super::values::Matrix;
 use super::{Config, Overrides};
 use crate::diagnostic::Diagnostics;
 
-/// A matrix with more combinations was hardly meant.
+/// Maximum number of combinations of a matrix, against mistakes.
 const MAX_VARIANTS: usize = 4096;
 
-/// A file that is a test, with its variants.
+/// Configuration file that is a test, with its variants.
 #[derive(Debug, Clone)]
 pub struct TestFile {
     path: PathBuf,
@@ -30,21 +29,21 @@ pub struct TestFile {
     cases: Vec<String>,
 }
 
-/// One combination of the values of the matrix; without a matrix the only one, which is empty.
+/// Combination of the values of the matrix; without a matrix, the only and empty one.
 #[derive(Debug, Clone, Default)]
 pub struct Variant {
-    /// The combination, such as `memory.size=2MiB,mode=long`.
+    /// Name, such as `memory.size=2MiB,mode=long`; empty without a matrix.
     pub name: String,
     overrides: Overrides,
 }
 
 impl TestFile {
-    /// Reads the file at `path`. `None` if it is no test: a kernel, or a TOML file with neither `[expect]` nor `[test]`. A file whose TOML is
-    /// broken counts as one, since what is behind the mistake cannot be known; [`TestFile::config`] reports it.
+    /// Reads the file at `path`. Returns `None` if it is not a test: a kernel, or a TOML file with neither `[expect]` nor
+    /// `[test]`. A file with a TOML syntax error counts as a test, and [`TestFile::config`] reports the error.
     ///
     /// # Errors
     ///
-    /// Why the file cannot be read, or that its matrix is too large.
+    /// The file cannot be read, or its matrix is too large.
     pub fn load(path: &Path) -> Result<Option<Self>, Diagnostics> {
         let (text, implied) = match load::load(path)? {
             Loaded::Configuration(text) => (text, Overrides::new()),
@@ -56,7 +55,7 @@ impl TestFile {
         if errors.is_empty() && !table.contains_key("expect") && !table.contains_key("test") {
             return Ok(None);
         }
-        // A matrix that cannot be read is reported with the file's other mistakes.
+        // A matrix that cannot be read is reported with the file's other problems.
         let entry = table.get("matrix");
         let matrix = entry.and_then(|entry| Matrix::deserialize(ValueDeserializer::from(entry.clone())).ok());
         let matrix = matrix.unwrap_or_default();
@@ -77,19 +76,19 @@ impl TestFile {
         Ok(Some(Self { path: path.to_owned(), text, variants, cases }))
     }
 
-    /// The variants, in the order of the values in the file.
+    /// Returns the variants, in the order of the values in the file.
     #[must_use]
     pub fn variants(&self) -> &[Variant] {
         &self.variants
     }
 
-    /// The names of the cases that `[test]` makes of each variant; without that table a single one without a name.
+    /// Returns the names of the cases of each variant; without `[test]`, a single empty name.
     #[must_use]
     pub fn cases(&self) -> &[String] {
         &self.cases
     }
 
-    /// The configuration of one variant.
+    /// Returns the configuration of one variant.
     ///
     /// # Errors
     ///
@@ -99,8 +98,8 @@ impl TestFile {
     }
 }
 
-/// The names of the cases, in the order in which the configuration will have them. A table that cannot be read counts as one
-/// case, which reports it.
+/// Returns the names of the cases, in the order of the lowered cases. A table that cannot be read counts as one case, which
+/// reports the problem.
 fn cases(entry: Option<&toml::Spanned<toml::de::DeValue<'_>>>) -> Vec<String> {
     let test = entry.and_then(|entry| schema::Test::deserialize(ValueDeserializer::from(entry.clone())).ok());
     let schema::Test { case, count, .. } = test.unwrap_or_default();
@@ -118,7 +117,7 @@ fn cases(entry: Option<&toml::Spanned<toml::de::DeValue<'_>>>) -> Vec<String> {
     }
 }
 
-/// All combinations, the values of the last key changing first, each behind what is implied.
+/// Returns all combinations, the values of the last key changing fastest, each after the implied overrides.
 fn expand(matrix: &Matrix, implied: Overrides) -> Vec<Variant> {
     let mut variants = vec![Variant { name: String::new(), overrides: implied }];
     for (key, values) in &matrix.0 {

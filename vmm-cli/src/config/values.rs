@@ -1,8 +1,7 @@
-//! The values that TOML has no type for: sizes, addresses, ports, durations, entry points.
+//! Values that TOML has no type for: sizes, addresses, ports, durations and entry points, a file for each.
 //!
-//! One file each. A value is written as an integer or as a string; which of them, a [`Value`] says, and so do its
-//! JSON schema and its errors. What does not fit the grammar is refused with the nearest thing that does, never
-//! repaired.
+//! A value is written as an integer, as a string, or as either, as its [`Value`] implementation and its JSON schema specify.
+//! A value that does not fit is refused, with a suggestion, and never corrected.
 
 mod address;
 mod duration;
@@ -29,12 +28,12 @@ pub use overlay::Overlay;
 pub use register::{RegisterName, RegisterValues};
 pub use size::{Size, show_size};
 
-/// Why a value is refused, and what to write instead.
+/// Error of parsing a value, with help.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParseError {
-    /// What is wrong with the value.
+    /// Message about the value.
     pub message: String,
-    /// What to write instead, where that can be guessed.
+    /// Suggested value; `None` if it cannot be guessed.
     pub help: Option<String>,
 }
 
@@ -55,8 +54,8 @@ impl ParseError {
 
 impl std::error::Error for ParseError {}
 
-/// A serde error carries one text and nothing else: the message, and the help behind a line break.
-/// [`complaint`](super::serde_error) takes them apart again.
+/// Formats message and help, separated by a line break: a serde error carries only a text, which
+/// [`serde_error`](super::serde_error) splits again.
 impl fmt::Display for ParseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;
@@ -67,22 +66,22 @@ impl fmt::Display for ParseError {
     }
 }
 
-/// A type that is read from a TOML integer, a TOML string, or either.
+/// Type that is read from a TOML integer, a TOML string, or either.
 pub(crate) trait Value: Sized {
-    /// What is accepted, for "expected ..., found ...".
+    /// Description of accepted values, for "expected ..., found ...".
     const EXPECTED: &'static str;
 
-    /// Reads an integer that is not negative.
+    /// Parses an integer that is not negative.
     fn from_integer(value: u64) -> Result<Self, ParseError> {
         Err(ParseError::new(format!("expected {}, found integer `{value}`", Self::EXPECTED)))
     }
 
-    /// Reads an integer below 0: always a mistake, but the types know what was meant.
+    /// Returns the error for a negative integer.
     fn from_negative(value: i64) -> ParseError {
         ParseError::new(format!("expected {}, found integer `{value}`", Self::EXPECTED))
     }
 
-    /// Reads the contents of a string.
+    /// Parses the contents of a string.
     fn from_text(text: &str) -> Result<Self, ParseError> {
         Err(ParseError::new(format!("expected {}, found string {text:?}", Self::EXPECTED)))
     }
@@ -121,12 +120,12 @@ impl<T: Value> Visitor<'_> for ValueVisitor<T> {
     }
 }
 
-/// The `Deserialize::deserialize` of every [`Value`].
+/// Implements `Deserialize::deserialize` for every [`Value`].
 pub(crate) fn deserialize_value<'de, T: Value, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
     deserializer.deserialize_any(ValueVisitor(PhantomData))
 }
 
-/// Implements `Deserialize` and `JsonSchema` for a [`Value`]: the schema is written beside the grammar it describes.
+/// Implements `Deserialize` and `JsonSchema` for a [`Value`], with the given schema.
 macro_rules! value_in_toml {
     ($type:ident, $schema:tt) => {
         impl<'de> serde::Deserialize<'de> for $type {
@@ -148,7 +147,7 @@ macro_rules! value_in_toml {
 }
 pub(crate) use value_in_toml;
 
-/// The element of `words` that `word` was probably meant to be: at most a third of its letters are wrong.
+/// Returns the element of `words` that `word` was probably meant to be: at most a third of its letters differ.
 pub(crate) fn nearest<'w>(word: &str, words: impl IntoIterator<Item = &'w str>) -> Option<&'w str> {
     let word = word.to_lowercase();
     let allowed = word.chars().count().div_ceil(3).clamp(1, 4);

@@ -1,7 +1,7 @@
-//! `boot` and `mode`: how the guest is started, as far as the configuration says it.
+//! `boot` and `mode`: protocol and mode that the guest is started with.
 //!
-//! A mode alone means a plain program in that mode. A boot protocol has its mode. With neither, the guest's file decides,
-//! and nothing that depends on the mode is checked until it has been read: then all is lowered once more.
+//! A mode alone means a plain program in that mode. A boot protocol has its own mode. With neither, the guest's file
+//! decides, and checks that depend on the mode run when it has been read: then the document is lowered again.
 
 use vmm_core::spec::mode::{Mode, Ring};
 use vmm_loader::boot::Protocol;
@@ -11,7 +11,7 @@ use crate::config::StartChoice;
 use crate::config::problem::{ConfigProblem, ConfigProblems};
 use crate::config::schema::{self, Document};
 
-/// What is known, and what was `decided` since by the file.
+/// Returns protocol and mode from the document, completed by those that the guest's file has `decided`.
 pub(super) fn start(raw: &Document, decided: StartChoice, problems: &mut ConfigProblems) -> StartChoice {
     let mode = raw.mode.as_ref().map(|at| at.value);
     let boot = raw.boot.as_ref().map(|at| protocol(at.value));
@@ -58,7 +58,7 @@ pub(super) fn start(raw: &Document, decided: StartChoice, problems: &mut ConfigP
     StartChoice { protocol: known.protocol.or(decided.protocol), mode: known.mode.or(decided.mode) }
 }
 
-/// What a boot protocol leaves no choice about.
+/// Checks that no key contradicts the boot protocol.
 pub(super) fn check(cx: &mut Context<'_>) {
     let Some(protocol) = cx.protocol.filter(|protocol| !protocol.is_plain()) else { return };
     if let Some(ring) = cx.document.ring.as_ref().filter(|ring| ring.value.0 == Ring::User) {
@@ -74,7 +74,7 @@ pub(super) fn check(cx: &mut Context<'_>) {
     }
 }
 
-/// The modes that a protocol starts a guest in.
+/// Returns the modes that a protocol can start a guest in.
 const fn modes(protocol: Protocol) -> &'static [Mode] {
     match protocol {
         Protocol::Elf | Protocol::Flat => &Mode::ALL,

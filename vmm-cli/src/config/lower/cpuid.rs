@@ -1,4 +1,4 @@
-//! What the guest sees of CPUID.
+//! `cpuid`: the CPUID that the guest sees.
 
 use vmm_core::spec::CpuidPolicy;
 use vmm_core::spec::cpuid_feature::CpuidFeature;
@@ -8,7 +8,7 @@ use super::super::schema::{CpuidChoice, Spanned};
 use super::super::values::nearest;
 use super::Context;
 
-/// The policy, and the features to hide (`false`) or to set (`true`).
+/// Returns the policy, and the features to hide (`false`) or to set (`true`).
 pub(super) fn lower(cx: &mut Context<'_>) -> (CpuidPolicy, Vec<(CpuidFeature, bool)>) {
     let raw = cx.document;
     let table = match raw.cpuid.as_ref().map(|at| &at.value) {

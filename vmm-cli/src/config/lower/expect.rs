@@ -1,4 +1,4 @@
-//! `[expect]`: expectations that can be met, all of them in one run.
+//! `[expect]`: checks that one run can meet all expectations.
 
 use regex::bytes::RegexBuilder;
 use vmm_core::Gpa;
@@ -41,7 +41,7 @@ pub(super) fn lower(cx: &mut Context<'_>) -> Option<Expect> {
     })
 }
 
-/// An end that the rest of the file rules out.
+/// Checks that the rest of the file does not rule out the expected end.
 fn check_end(cx: &mut Context<'_>, table: &schema::Expect) {
     let Some(end) = &table.end else { return };
     if let Some(code) = &table.exit_code
@@ -97,12 +97,12 @@ fn check_output(cx: &mut Context<'_>, table: &schema::Expect) {
     }
 }
 
-/// Compiles the pattern: once, here, and only if there is one.
+/// Compiles the pattern.
 fn pattern(cx: &mut Context<'_>, at: &Spanned<String>) -> Option<Pattern> {
     match RegexBuilder::new(&at.value).unicode(false).build() {
         Ok(regex) => Some(Pattern(regex)),
         Err(error) => {
-            // A syntax error is drawn over several lines; the last of them says what it is.
+            // A syntax error has several lines; the last one is the message.
             let text = error.to_string();
             let reason = text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
             let problem = ConfigProblem::new(&at.span, format!("this is not a regular expression: {reason}"));
@@ -126,7 +126,7 @@ fn expected_memory(
     span: &Span,
     path: &str,
 ) -> Option<ExpectedMemory> {
-    // With an unread key in it nobody knows what was meant: that is reported, and enough.
+    // An unreadable key has been reported: what was meant is unknown, so nothing else is reported.
     let whole = !cx.problems.has_unread_inside(path);
     let location = match (&entry.address, &entry.symbol) {
         (Some(address), None) => {
@@ -192,7 +192,7 @@ fn expected_memory(
     }
 }
 
-/// The bytes of a little-endian number.
+/// Returns the bytes of a little-endian number.
 fn number(cx: &mut Context<'_>, at: &Spanned<Word>, width: usize) -> Vec<u8> {
     let bytes = at.value.0.to_le_bytes();
     let (low, high) = bytes.split_at(width);

@@ -1,6 +1,6 @@
 //! `[guest]` and `[[load]]`: the files, where in memory they go, the entry, the stack pointer and the arguments.
 //!
-//! No file is opened here. Whether one exists, and what is in it, is found out by `prepare`.
+//! No file is opened here: `prepare` reads them.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ use crate::config::source::Span;
 use crate::config::values::{Address, EntryChoice, nearest};
 use crate::config::{File, FileKind, Module, ModuleKind};
 
-/// What `[guest]` says.
+/// Contents of `[guest]`.
 pub(super) struct Guest {
     pub(super) file: Option<File>,
     pub(super) entry: EntryChoice,
@@ -26,7 +26,7 @@ pub(super) struct Guest {
     pub(super) modules: Vec<Module>,
 }
 
-/// Lowers `[guest]`: the file, the entry, the stack pointer, the arguments, what the kernel is told.
+/// Lowers `[guest]`: file, entry, stack pointer, arguments, command line and modules.
 pub(super) fn lower(cx: &mut Context<'_>, directory: &Path) -> Guest {
     let entry = EntryChoice::FromFile;
     let Some(table) = &cx.document.guest else {
@@ -56,14 +56,14 @@ pub(super) fn lower(cx: &mut Context<'_>, directory: &Path) -> Guest {
         entry,
         stack_top: guest.stack.as_ref().map(|at| stack(cx, at)),
         arguments: guest.args.iter().flat_map(|args| &args.value).map(|at| argument(cx, at)).collect(),
-        command_line: guest.cmdline.as_ref().map(|at| told(cx, at, "a command line")),
+        command_line: guest.cmdline.as_ref().map(|at| kernel_text(cx, at, "a command line")),
         modules: modules(cx, guest, directory),
     }
 }
 
-/// What only a kernel can be told. It travels as a NUL-terminated string.
-fn told(cx: &mut Context<'_>, at: &Spanned<String>, what: &str) -> String {
-    check_told(cx, &at.span, what);
+/// Checks and returns a text that is passed to a kernel as a NUL-terminated string.
+fn kernel_text(cx: &mut Context<'_>, at: &Spanned<String>, what: &str) -> String {
+    check_boot_info(cx, &at.span, what);
     if at.value.contains('\0') {
         cx.problem(ConfigProblem::new(
             &at.span,
@@ -73,8 +73,8 @@ fn told(cx: &mut Context<'_>, at: &Spanned<String>, what: &str) -> String {
     at.value.clone()
 }
 
-/// Whether the way the guest is started has a field for it.
-fn check_told(cx: &mut Context<'_>, span: &Span, what: &str) {
+/// Checks that the boot protocol can pass boot information to the guest.
+fn check_boot_info(cx: &mut Context<'_>, span: &Span, what: &str) {
     let Some(protocol) = cx.protocol.filter(|protocol| !protocol.tells()) else { return };
     let problem = ConfigProblem::new(span, format!("a guest started by `{protocol}` cannot be told {what}"));
     cx.problem(problem.help(match protocol.is_plain() {
@@ -109,7 +109,7 @@ fn check_entry(cx: &mut Context<'_>, at: &Spanned<EntryChoice>, is_flat: bool) {
     }
 }
 
-/// Whether the mode reaches a virtual address.
+/// Checks that code in the mode can use a virtual address.
 fn check_address(cx: &mut Context<'_>, address: u64, span: &Span, what: &str) {
     let Some(mode) = cx.mode else { return };
     let five_level = cx.document.paging.as_ref().is_some_and(|paging| or(&paging.value.five_level, false));
@@ -128,7 +128,7 @@ fn check_address(cx: &mut Context<'_>, address: u64, span: &Span, what: &str) {
     }
 }
 
-/// The stack grows down from its top: the byte below it has to be memory.
+/// Checks the initial stack pointer: the byte below it must be memory.
 fn stack(cx: &mut Context<'_>, at: &Spanned<Address>) -> Gpa {
     let top = at.value.0;
     let Some(first) = top.checked_sub(1) else {
@@ -157,7 +157,7 @@ fn stack(cx: &mut Context<'_>, at: &Spanned<Address>) -> Gpa {
     Gpa(top)
 }
 
-/// Arguments travel as NUL-terminated strings.
+/// Checks an argument, which is passed as a NUL-terminated string.
 fn argument(cx: &mut Context<'_>, at: &Spanned<String>) -> String {
     if at.value.contains('\0') {
         cx.problem(ConfigProblem::new(
@@ -168,7 +168,7 @@ fn argument(cx: &mut Context<'_>, at: &Spanned<String>) -> String {
     at.value.clone()
 }
 
-/// The guest's file.
+/// Returns the guest's file.
 fn file(cx: &mut Context<'_>, guest: &schema::Guest, span: &Span, directory: &Path) -> Option<File> {
     let named = [("file", &guest.file), ("elf", &guest.elf), ("flat", &guest.flat)];
     let mut named = named.into_iter().filter_map(|(key, at)| Some((key, at.as_ref()?)));
@@ -222,7 +222,7 @@ fn file(cx: &mut Context<'_>, guest: &schema::Guest, span: &Span, directory: &Pa
     Some(File { path: path(cx, at, directory)?, kind: FileKind::Elf { base }, key: full_key })
 }
 
-/// Whether the key that names the file fits the way the guest is started.
+/// Checks that the key of the guest's file fits the boot protocol.
 fn check_key(cx: &mut Context<'_>, key: &str, span: &Span) {
     let Some(boot) = &cx.document.boot else { return };
     let text = match (key, cx.protocol) {
@@ -236,11 +236,11 @@ fn check_key(cx: &mut Context<'_>, key: &str, span: &Span) {
     cx.problem(problem.help("name it by `file`, whatever its format"));
 }
 
-/// The initrd and the modules, in that order.
+/// Returns the initrd and the modules, in that order.
 fn modules(cx: &mut Context<'_>, guest: &schema::Guest, directory: &Path) -> Vec<Module> {
     let mut modules = Vec::new();
     if let Some(at) = &guest.initrd {
-        check_told(cx, &at.span, "of an initrd");
+        check_boot_info(cx, &at.span, "of an initrd");
         let key = "guest.initrd".to_owned();
         modules.extend(path(cx, at, directory).map(|path| Module {
             path,
@@ -250,10 +250,10 @@ fn modules(cx: &mut Context<'_>, guest: &schema::Guest, directory: &Path) -> Vec
         }));
     }
     for (table, span, key) in guest.module.iter().flat_map(|module| module.tables("guest.module")) {
-        check_told(cx, &span, "of modules");
+        check_boot_info(cx, &span, "of modules");
         let name = Key { path: format!("{key}.file"), name: "file", example: "file = \"module.bin\"" };
         let path = cx.required(&table.file, &span, &name).and_then(|at| path(cx, at, directory));
-        let command_line = table.cmdline.as_ref().map(|at| told(cx, at, "a module's command line"));
+        let command_line = table.cmdline.as_ref().map(|at| kernel_text(cx, at, "a module's command line"));
         modules.extend(path.map(|path| Module {
             path,
             key: name.path,
@@ -270,7 +270,7 @@ pub(super) fn loads(cx: &mut Context<'_>, directory: &Path) -> Vec<File> {
     tables.filter_map(|(load, span, path)| extra(cx, load, &span, &path, directory)).collect()
 }
 
-/// How the files get into guest memory.
+/// Returns the method of loading the files into guest memory.
 pub(super) fn loading(cx: &Context<'_>) -> Loading {
     let word = cx.document.guest.as_ref().and_then(|guest| guest.value.loading.as_ref());
     match word.map(|at| at.value) {
@@ -340,7 +340,7 @@ fn flat_address(
     Some(Gpa(at.value.0))
 }
 
-/// The path with `{mode}` filled in, relative to the TOML file.
+/// Returns the path relative to the TOML file, with `{mode}` replaced.
 fn path(cx: &mut Context<'_>, at: &Spanned<String>, directory: &Path) -> Option<PathBuf> {
     let written = &at.value;
     if written.is_empty() || written.contains('\0') {
@@ -358,7 +358,7 @@ fn path(cx: &mut Context<'_>, at: &Spanned<String>, directory: &Path) -> Option<
         }
         None => written.clone(),
     };
-    // Braces are allowed in file names, but one that looks like a slip is none.
+    // Braces are allowed in file names, but a misspelt `{mode}` is an error.
     if let Some((_, rest)) = filled.split_once('{')
         && let Some((word, _)) = rest.split_once('}')
         && nearest(word, ["mode"]).is_some()

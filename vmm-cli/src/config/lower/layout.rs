@@ -1,4 +1,4 @@
-//! `[layout]`: tables and stack placed by hand. Whether they overlap is `vmm_core::layout`'s to say.
+//! `[layout]`: addresses of tables and stack. `vmm_core::layout` checks overlaps.
 
 use vmm_core::spec::PinnedAddresses;
 use vmm_core::{Gpa, PAGE_SIZE};
@@ -8,7 +8,7 @@ use crate::config::problem::ConfigProblem;
 use crate::config::schema::Spanned;
 use crate::config::values::{Address, show_size};
 
-/// Lowers the table and takes in the stack top of `[guest]`.
+/// Lowers the table, with the end of the stack from `[guest]`.
 pub(super) fn lower(cx: &mut Context<'_>, stack_top: Option<Gpa>) -> PinnedAddresses {
     let Some(table) = &cx.document.layout else {
         return PinnedAddresses { stack_top, ..PinnedAddresses::default() };
@@ -45,7 +45,7 @@ pub(super) fn lower(cx: &mut Context<'_>, stack_top: Option<Gpa>) -> PinnedAddre
     }
 }
 
-/// A table's address: aligned, and in memory.
+/// Checks that a table's address is aligned and in memory, and returns it.
 fn table_at(cx: &mut Context<'_>, at: &Option<Spanned<Address>>, what: &str, alignment: u64) -> Option<Gpa> {
     let at = at.as_ref()?;
     let address = at.value.0;

@@ -1,4 +1,4 @@
-//! `[limits]`: when to stop a guest that does not stop by itself.
+//! `[limits]`: time and number of exits at which the guest is stopped.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use vmm_core::spec::LimitSpec;
 use super::Context;
 use crate::config::problem::ConfigProblem;
 
-/// A test has to end: where there is an `[expect]` or a `[test]`, a guest that hangs is stopped after this time.
+/// Default time limit of a file with `[expect]` or `[test]`, so that a test with a hung guest ends.
 const DEFAULT_TEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Lowers the table.

@@ -1,4 +1,4 @@
-//! `[memory]`: the regions, each to become a slot.
+//! `[memory]`: memory regions, each of which becomes a KVM memory slot.
 
 use vmm_core::Gpa;
 use vmm_core::PAGE_SIZE;
@@ -16,31 +16,31 @@ const HUGE_PAGE: u64 = 2 << 20;
 /// Guest-physical addresses that one `[memory]` without an address leaves to devices.
 pub const MEMORY_HOLE: std::ops::Range<u64> = 3 << 30..4 << 30;
 
-/// Physical addresses have at most 52 bits (SDM vol. 3, 4.1.4); KVM takes no slot above them.
+/// End of the physical addresses, which have at most 52 bits (SDM vol. 3, 4.1.4).
 pub(super) const PHYSICAL_END: u64 = 1 << 52;
 
-/// The regions as far as they could be read.
+/// Memory regions that could be read.
 #[derive(Debug, Default)]
 pub(super) struct Regions {
     pub(super) list: Vec<Range>,
-    /// Whether the list is all there is: otherwise nothing can be said about addresses outside of it.
+    /// True if the list is complete. Otherwise nothing is known about addresses outside it.
     complete: bool,
 }
 
 impl Regions {
-    /// The region that holds `address`.
+    /// Returns the region that contains `address`.
     pub(super) fn around(&self, address: u64) -> Option<&Range> {
         self.list
             .iter()
             .find(|region| region.last().is_some_and(|last| (region.start..=last).contains(&address)))
     }
 
-    /// Whether it is certain that there is no memory at `address`.
+    /// Returns true if there is certainly no memory at `address`.
     pub(super) fn lack(&self, address: u64) -> bool {
         self.complete && self.around(address).is_none()
     }
 
-    /// What memory there is, for a `help:` line.
+    /// Describes the memory, for a `help:` line.
     pub(super) fn describe(&self) -> String {
         let shown =
             self.list.iter().filter_map(|region| Some(format!("{:#x}-{:#x}", region.start, region.last()?)));
@@ -48,7 +48,7 @@ impl Regions {
     }
 }
 
-/// Lowers the regions and leaves their ranges in the context.
+/// Lowers the regions and stores their ranges in the context.
 pub(super) fn lower(cx: &mut Context<'_>) -> Vec<MemoryRegion> {
     let problems_before = cx.problems.count();
     let mut regions = Vec::new();
@@ -100,7 +100,7 @@ pub(super) fn lower(cx: &mut Context<'_>) -> Vec<MemoryRegion> {
     regions
 }
 
-/// What is behind a region; hugetlb memory must be made of whole huge pages.
+/// Returns the backing of a region. Hugetlb memory must consist of whole huge pages.
 fn backing(cx: &mut Context<'_>, table: &schema::Memory, size: &Spanned<Size>) -> Option<MemoryBacking> {
     let backing = or(&table.backing, MemoryBacking::default());
     let bytes = size.value.0;
@@ -117,8 +117,8 @@ fn backing(cx: &mut Context<'_>, table: &schema::Memory, size: &Spanned<Size>) -
     Some(backing)
 }
 
-/// One `[memory]` without an address is all the memory of a machine, and like that of a PC it has a hole: what does not fit
-/// below 3 GiB goes on at 4 GiB, so that devices have their place in between.
+/// Splits a region around [`MEMORY_HOLE`]. A single `[memory]` without an address continues at 4 GiB if it does not fit below
+/// 3 GiB, as on a PC, so that devices have addresses between.
 fn around_hole(region: Range) -> Vec<Range> {
     if region.length <= MEMORY_HOLE.start {
         return vec![region];

@@ -1,4 +1,4 @@
-//! `[paging]`: page size, depth and mappings, as far as the mode has them.
+//! `[paging]`: page size, number of levels and mappings, checked against the mode.
 
 use vmm_core::PAGE_SIZE;
 use vmm_core::spec::mode::{Mode, PageSize, Ring};
@@ -13,7 +13,7 @@ use crate::config::schema::{Map, Paging, Spanned};
 use crate::config::source::Span;
 use crate::config::values::{Size, show_size};
 
-/// Lowers the table; the default where there is none.
+/// Lowers the table; returns the default if there is none.
 pub(super) fn lower(cx: &mut Context<'_>) -> PagingSpec {
     let Some(table) = &cx.document.paging else { return PagingSpec::default() };
     if let Some(mode) = cx.mode
@@ -131,8 +131,8 @@ fn mapping(
     Some((Mapping { gva: Gva(gva.value.0), gpa: Gpa(gpa.value.0), size: length, access }, range))
 }
 
-/// Virtual addresses have 32 bits, or in long mode 48 (57 with five levels), with the upper bits all like the highest
-/// of these (SDM vol. 1, 3.3.7.1: canonical).
+/// Checks that virtual addresses have 32 bits, or in long mode are canonical: 48 bits (57 with five levels), and all upper
+/// bits equal to the highest of these (SDM vol. 1, 3.3.7.1).
 fn check_virtual(cx: &mut Context<'_>, range: &Range, span: &Span, five_level: bool) {
     let Some(mode) = cx.mode else { return };
     let bits = if five_level { 57 } else { 48 };
@@ -156,7 +156,7 @@ fn check_virtual(cx: &mut Context<'_>, range: &Range, span: &Span, five_level: b
     }
 }
 
-/// Whether both addresses are canonical and in the same half of the address space.
+/// Returns true if both addresses are canonical and in the same half of the address space.
 fn one_half(first: u64, last: u64, bits: u32) -> bool {
     let half = canonical_half(bits);
     last < half || first >= !half.saturating_sub(1)
@@ -166,12 +166,12 @@ const fn canonical_half(bits: u32) -> u64 {
     1 << (bits - 1)
 }
 
-/// Whether `address` can be used in long mode.
+/// Returns true if `address` is canonical.
 pub(super) fn is_canonical(address: u64, five_level: bool) -> bool {
     one_half(address, address, if five_level { 57 } else { 48 })
 }
 
-/// Two-level entries hold 32-bit addresses (PSE-36 aside), all others 52.
+/// Checks that page table entries can hold the physical addresses: 32 bits with two levels (without PSE-36), else 52.
 fn check_physical(cx: &mut Context<'_>, gpa: u64, length: u64, span: &Span) {
     let end = if cx.mode == Some(Mode::Paged) { 1 << 32 } else { PHYSICAL_END };
     if gpa.checked_add(length).is_none_or(|mapped_end| mapped_end > end) {

@@ -1,19 +1,19 @@
-//! The vCPUs and what interrupts them.
+//! `vcpus` and `interrupts`: number of vCPUs, and the interrupt controllers.
 
 use vmm_core::spec::Interrupts;
 
 use super::super::problem::ConfigProblem;
 use super::{Context, or};
 
-/// As many as KVM has had since it has APIC IDs of 8 bits in its MADT and MP tables: 0xff is the broadcast.
+/// Maximum number of vCPUs: APIC IDs in MADT and MP table have 8 bits, and 0xff is the broadcast.
 const MAX_VCPUS: u64 = 255;
 
-/// The interrupt controllers.
+/// Returns the interrupt controllers.
 pub(super) fn interrupts(cx: &Context<'_>) -> Interrupts {
     or(&cx.document.interrupts, if cx.is_pc() { Interrupts::Pc } else { Interrupts::None })
 }
 
-/// The number of vCPUs and the interrupt controllers.
+/// Returns the number of vCPUs and the interrupt controllers.
 pub(super) fn lower(cx: &mut Context<'_>) -> (u32, Interrupts) {
     let interrupts = interrupts(cx);
     let Some(vcpus) = &cx.document.vcpus else { return (1, interrupts) };
@@ -24,7 +24,7 @@ pub(super) fn lower(cx: &mut Context<'_>) -> (u32, Interrupts) {
         cx.problem(problem.help("use as many as the host has, at most"));
         return (1, interrupts);
     }
-    // Where the file decides how it is started, it decides on this default, too: then all is lowered once more.
+    // Until the guest's file has decided the protocol, the default is not known: it is checked when that is lowered.
     let is_decided = cx.protocol.is_some() || cx.document.interrupts.is_some();
     if number > 1 && is_decided && interrupts == Interrupts::None {
         let problem = ConfigProblem::new(

@@ -1,9 +1,9 @@
-//! Ranges of addresses with a name and a place in the file: do two of them overlap?
+//! Named ranges of addresses or ports with their span in the file, and their overlaps.
 
 use crate::config::problem::ConfigProblem;
 use crate::config::source::Span;
 
-/// Bytes or ports from `start`, and where the file says so; no span means a default of ours.
+/// Range of addresses or ports, with its span in the file; without a span, it is a default.
 #[derive(Debug, Clone)]
 pub(super) struct Range {
     pub(super) name: String,
@@ -13,7 +13,7 @@ pub(super) struct Range {
 }
 
 impl Range {
-    /// The last address in the range, or `None` where the range is empty or leaves the 64-bit space.
+    /// Returns the last address in the range; `None` if the range is empty or exceeds 64 bits.
     pub(super) fn last(&self) -> Option<u64> {
         self.length.checked_sub(1).and_then(|length| self.start.checked_add(length))
     }
@@ -25,7 +25,7 @@ impl Range {
         }
     }
 
-    /// `name at 0x3f8-0x3ff`
+    /// Describes the range: `name at 0x3f8-0x3ff`.
     fn show(&self) -> String {
         match self.last() {
             Some(last) if last != self.start => format!("{} at {:#x}-{last:#x}", self.name, self.start),
@@ -34,7 +34,7 @@ impl Range {
     }
 }
 
-/// The problem for two ranges that overlap, at whichever of them the user wrote; `self` first.
+/// Returns the problem of two overlapping ranges, at the first one that the user wrote.
 pub(super) fn overlap(range: &Range, other: &Range) -> ConfigProblem {
     let message = format!("{} overlaps {}", range.show(), other.show());
     match (&range.span, &other.span) {

@@ -1,4 +1,4 @@
-//! `[registers]` and `expect.registers`: names to registers, each once, with values as wide as the mode has them.
+//! `[registers]` and `expect.registers`: each register at most once, with values of the mode's width.
 
 use vmm_core::spec::Register;
 use vmm_core::spec::mode::Mode;
@@ -57,7 +57,7 @@ pub(super) fn values(cx: &mut Context<'_>, table: &RegisterValues) -> Vec<(Regis
     seen
 }
 
-/// Registers that need a REX prefix, which only 64-bit code has.
+/// Returns true for registers that need a REX prefix, which exists in 64-bit code only.
 const fn is_extended(register: Register) -> bool {
     match register {
         Register::R8

@@ -1,4 +1,4 @@
-//! `[test]`: the cases of a file.
+//! `[test]`: test cases of a file.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::config::schema::{self, Spanned};
 use crate::config::source::Span;
 use crate::config::test_plan::{TestCase, TestPlan};
 
-/// More cases were hardly meant.
+/// Maximum number of test cases of a file, against mistakes.
 pub(in crate::config) const MAX_CASES: u64 = 100_000;
 
 /// Lowers the table.
@@ -74,8 +74,8 @@ fn named(cx: &mut Context<'_>, cases: &Spanned<Vec<Spanned<schema::TestCase>>>) 
     lowered
 }
 
-/// A symbol or an address.
-fn place(cx: &mut Context<'_>, at: &Spanned<String>) -> Option<AddressExpr> {
+/// Parses a symbol or an address.
+fn address(cx: &mut Context<'_>, at: &Spanned<String>) -> Option<AddressExpr> {
     match AddressExpr::parse(&at.value) {
         Ok(place) => Some(place),
         Err(problem) => {

@@ -1,8 +1,7 @@
-//! `tss-address`: the three pages that `KVM_SET_TSS_ADDR` reserves.
+//! `tss-address`: the three pages of `KVM_SET_TSS_ADDR` (api.rst, 4.35).
 //!
-//! The kernel checks only the upper end (`kvm_vm_ioctl_set_tss_addr` refuses what lies above 4 GiB less three pages).
-//! Overlap with memory or a device it accepts in silence, and the guest then finds the VMM's task state segment in its
-//! memory (Documentation/virt/kvm/api.rst, 4.35).
+//! The kernel checks only that they end below 4 GiB. It silently accepts an overlap with memory or a device, and the guest
+//! then sees KVM's task state segment in its memory.
 
 use vmm_core::Gpa;
 use vmm_core::PAGE_SIZE;
@@ -15,7 +14,7 @@ use crate::config::problem::ConfigProblem;
 const LENGTH: u64 = 3 * PAGE_SIZE;
 const LAST_START: u64 = (1 << 32) - LENGTH;
 
-/// Lowers the address, checked against memory and the devices' windows.
+/// Lowers the address, and checks it against memory and devices.
 pub(super) fn lower(cx: &mut Context<'_>, windows: &[Range]) -> Gpa {
     let given = cx.document.tss_address.as_ref();
     let address = given.map_or(MachineSpec::DEFAULT_TSS_ADDRESS.0, |at| at.value.0);

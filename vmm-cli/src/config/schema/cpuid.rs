@@ -12,22 +12,22 @@ use vmm_core::spec::CpuidPolicy;
 
 use super::Spanned;
 
-/// What the guest sees of CPUID.
+/// CPUID that the guest sees.
 #[derive(Debug, Clone)]
 pub enum CpuidChoice {
-    /// One word.
+    /// Policy by name.
     Word(CpuidPolicy),
-    /// The host's, changed.
+    /// CPUID of the host, with changes.
     Table(CpuidTable),
 }
 
-/// The host's CPUID, with features hidden or set by the names that Linux gives them in /proc/cpuinfo.
+/// CPUID of the host, with features hidden or set, by their names in /proc/cpuinfo.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
 pub struct CpuidTable {
-    /// Features that the guest is not to see, such as "cx16".
+    /// Features to hide from the guest, such as "cx16".
     pub hide: Option<Vec<Spanned<String>>>,
-    /// Features that it is to see, where the host has the leaf. KVM decides what becomes of them.
+    /// Features to set, if the host has the leaf. KVM may ignore them.
     pub set: Option<Vec<Spanned<String>>>,
 }
 

@@ -1,21 +1,21 @@
-//! Values that are one word out of a few. The comments are shown by editors.
+//! Values that are one word out of a few. Editors show the doc comments.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-/// How a guest is started.
+/// Boot protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Boot {
-    /// An ELF file, loaded and entered in `mode`.
+    /// ELF file, loaded and entered in `mode`.
     Elf,
     /// Multiboot 1: 32-bit entry, information in EBX.
     Multiboot,
     /// Multiboot 2: 32-bit entry, a list of tags in EBX.
     Multiboot2,
-    /// PVH: the 32-bit entry of Xen's ELF note, start information in EBX.
+    /// PVH: 32-bit entry of Xen's ELF note, start information in EBX.
     Pvh,
-    /// A Linux bzImage or vmlinux by the Linux boot protocol, the zero page in RSI.
+    /// Linux boot protocol for a bzImage or vmlinux: zero page in RSI.
     Linux,
     /// Bytes loaded at `address` and entered in `mode`.
     Flat,
@@ -23,14 +23,14 @@ pub enum Boot {
     BootSector,
 }
 
-/// How files get into guest memory.
+/// Method of loading files into guest memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Loading {
-    /// Large files are mapped, small ones copied.
+    /// Map large files, copy small ones.
     Auto,
-    /// Everything is copied before the guest runs.
+    /// Copy everything before the guest runs.
     Copy,
-    /// Whatever consists of whole pages is mapped.
+    /// Map all whole pages.
     Map,
 }

@@ -1,4 +1,4 @@
-//! `[expect]`: what has to be true after the run.
+//! `[expect]`: expectations for the end of the run.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -7,41 +7,41 @@ use vmm_core::machine::end_kind::EndKind;
 use super::Spanned;
 use crate::config::values::{Address, Count, OneOrMany, RegisterValues, Word};
 
-/// What has to be true after the run; every key that is given is checked.
+/// Expectations for the end of the run; every key that is given is checked.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
 pub struct Expect {
-    /// How the run has to end.
+    /// Kind of end of the run.
     pub end: Option<Spanned<EndKind>>,
-    /// The guest's whole output.
+    /// Whole output of the guest.
     pub output: Option<Spanned<String>>,
     /// Texts that the output contains, in any order.
     pub output_contains: Option<Spanned<Vec<Spanned<String>>>>,
-    /// A regular expression that matches somewhere in the output. Classes such as \w are ASCII.
+    /// Regular expression that matches somewhere in the output. Classes such as \w are ASCII.
     pub output_regex: Option<Spanned<String>>,
-    /// Texts that the first paragraph of the autopsy contains, for guests that are to crash or hang.
+    /// Texts that the first paragraph of the autopsy contains, for guests that should crash or hang.
     pub cause: Option<Spanned<Vec<Spanned<String>>>>,
-    /// The guest's exit code.
+    /// Exit code of the guest.
     pub exit_code: Option<Spanned<Count>>,
-    /// The number of exits to user space.
+    /// Number of exits to user space.
     pub exits: Option<Spanned<Count>>,
-    /// The largest number of exits to user space.
+    /// Maximum number of exits to user space.
     pub max_exits: Option<Spanned<Count>>,
     /// Registers at the end.
     pub registers: Option<Spanned<RegisterValues>>,
-    /// Contents of memory at the end.
+    /// Memory contents at the end.
     pub memory: Option<Spanned<OneOrMany<ExpectMemory>>>,
 }
 
-/// What memory holds: one of `address` and `symbol`, and one of `u8`, `u16`, `u32`, `u64`, `bytes` and `text`.
+/// Memory contents: one of `address` and `symbol`, and one of `u8`, `u16`, `u32`, `u64`, `bytes` and `text`.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
 pub struct ExpectMemory {
-    /// A guest-physical address.
+    /// Guest-physical address.
     pub address: Option<Spanned<Address>>,
-    /// A symbol of the guest's ELF file.
+    /// Symbol of the guest's ELF file.
     pub symbol: Option<Spanned<String>>,
-    /// A byte.
+    /// Byte.
     pub u8: Option<Spanned<Word>>,
     /// 16 bits, little-endian.
     pub u16: Option<Spanned<Word>>,
@@ -51,6 +51,6 @@ pub struct ExpectMemory {
     pub u64: Option<Spanned<Word>>,
     /// Bytes, each from 0 to 255.
     pub bytes: Option<Spanned<Vec<Spanned<Count>>>>,
-    /// A text, without the NUL that may follow it.
+    /// Text, without the NUL that may follow it.
     pub text: Option<Spanned<String>>,
 }

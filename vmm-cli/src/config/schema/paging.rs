@@ -6,42 +6,42 @@ use serde::Deserialize;
 use super::Spanned;
 use crate::config::values::{Address, OneOrMany, Size};
 
-/// Page size, depth and mappings; only in the modes paged, pae and long.
+/// Page size, number of levels and mappings; only in the modes paged, pae and long.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
 pub struct Paging {
-    /// The size of a page: 4KiB; 2MiB in pae and long mode; 4MiB in paged mode; 1GiB in long mode.
+    /// Size of a page: 4KiB; 2MiB in pae and long mode; 4MiB in paged mode; 1GiB in long mode.
     /// Default: 2MiB, or 4MiB in paged mode.
     pub page_size: Option<Spanned<Size>>,
-    /// Five-level paging (CR4.LA57), in long mode on a host that has it.
+    /// True for five-level paging (CR4.LA57), in long mode on a host that has it.
     #[schemars(extend("default" = false))]
     pub five_level: Option<Spanned<bool>>,
-    /// Map all memory at its own address.
+    /// True to map all memory at its own address.
     #[schemars(extend("default" = true))]
     pub identity: Option<Spanned<bool>>,
-    /// More mappings, which count where they cover the identity mapping.
+    /// Further mappings, with precedence over the identity mapping.
     pub map: Option<Spanned<OneOrMany<Map>>>,
 }
 
-/// A range of virtual addresses and the physical range behind it.
+/// Mapping of a virtual to a physical range.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
 pub struct Map {
-    /// The first virtual address: a multiple of 4 KiB.
+    /// First virtual address: a multiple of 4 KiB.
     #[schemars(required)]
     pub gva: Option<Spanned<Address>>,
-    /// The first physical address: a multiple of 4 KiB.
+    /// First physical address: a multiple of 4 KiB.
     #[schemars(required)]
     pub gpa: Option<Spanned<Address>>,
-    /// The size of both ranges: a multiple of 4 KiB.
+    /// Size of both ranges: a multiple of 4 KiB.
     #[schemars(required)]
     pub size: Option<Spanned<Size>>,
-    /// The guest may write.
+    /// True if the guest may write to it.
     #[schemars(extend("default" = true))]
     pub writable: Option<Spanned<bool>>,
-    /// Ring 3 may use it. Default: true for a guest in ring 3.
+    /// True if ring 3 may access it. Default: true for a guest in ring 3.
     pub user: Option<Spanned<bool>>,
-    /// The guest may execute it. In paged mode always true.
+    /// True if the guest may execute it. In paged mode always true.
     #[schemars(extend("default" = true))]
     pub executable: Option<Spanned<bool>>,
 }

@@ -1,4 +1,4 @@
-//! A value and its place: `toml::Spanned` with a JSON schema, that of the value.
+//! Value with its span: `toml::Spanned` with the JSON schema of the value.
 
 use std::borrow::Cow;
 
@@ -7,12 +7,12 @@ use serde::{Deserialize, Deserializer};
 
 use crate::config::source::Span;
 
-/// A value and where it stands.
+/// Value and its span in the texts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spanned<T> {
-    /// The value.
+    /// Value.
     pub value: T,
-    /// Its place in the texts.
+    /// Span in the concatenated texts.
     pub span: Span,
 }
 

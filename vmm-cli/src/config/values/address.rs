@@ -1,23 +1,22 @@
 //! Addresses, ports and register values: an integer, or a string such as `"0xffff_ffff_8000_0000"`.
 //!
-//! TOML promises integers of 63 bits only, and editors hold tools to that: the upper half of the address space is
-//! written as a string.
+//! TOML guarantees integers of 63 bits only, so addresses in the upper half of the address space are written as strings.
 
 use super::{ParseError, Value, size::Size, value_in_toml};
 
-/// A physical or virtual address.
+/// Physical or virtual address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address(pub u64);
 
-/// The contents of a 64-bit register or of memory.
+/// Value of a 64-bit register or of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Word(pub u64);
 
-/// The number of an x86 I/O port.
+/// Number of an x86 I/O port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Port(pub u16);
 
-/// Reads `0x`, `0o`, `0b` or decimal digits, with underscores between them as in TOML.
+/// Parses `0x`, `0o`, `0b` or decimal digits, with underscores between them as in TOML.
 pub(super) fn parse_number(text: &str) -> Option<u64> {
     let lower = text.to_ascii_lowercase();
     let (digits, radix) = match lower.get(..2) {
@@ -31,7 +30,7 @@ pub(super) fn parse_number(text: &str) -> Option<u64> {
     if well_formed { u64::from_str_radix(&digits.replace('_', ""), radix).ok() } else { None }
 }
 
-/// Why `text` is not a number of at most 64 bits; `what` names what it should have been.
+/// Returns the error for a text that is not a number of at most 64 bits; `what` names the expected value.
 fn refuse(text: &str, what: &str) -> ParseError {
     let refusal = ParseError::new(format!("`{text}` is not {what}"));
     let bare_hex = text.replace('_', "");
@@ -51,7 +50,7 @@ fn refuse(text: &str, what: &str) -> ParseError {
     }
 }
 
-/// Nobody means a negative address: it is the upper half as a signed tool prints it.
+/// Returns the error for a negative address: it is probably one of the upper half, printed as a signed number.
 fn refuse_negative(value: i64, what: &str) -> ParseError {
     ParseError::new(format!("`{value}` is not {what}: it is below 0"))
         .help(format!("write \"{value:#x}\" if that is what you mean"))

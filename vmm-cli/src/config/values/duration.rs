@@ -1,17 +1,17 @@
 //! Durations: `"500ms"`, `"10s"`, `"2m"`, `"1h"`.
 //!
-//! A bare number is refused: nobody can tell whether `500` means seconds.
+//! A bare number is refused, since its unit is unknown.
 
 use std::str::FromStr;
 use std::time::Duration;
 
 use super::{ParseError, Value, value_in_toml};
 
-/// A span of time.
+/// Duration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time(pub Duration);
 
-/// The units and their milliseconds.
+/// Units, with their length in milliseconds.
 const UNITS: [(&str, u64); 4] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)];
 
 impl Value for Time {

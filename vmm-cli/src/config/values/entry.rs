@@ -1,24 +1,24 @@
-//! Entry points: a symbol, an address, or `segment:offset` as real mode has it.
+//! Entry points: a symbol, an address, or `segment:offset` in real mode.
 
 use vmm_core::Gva;
 
 use super::address::parse_number;
 use super::{ParseError, Value, value_in_toml};
 
-/// Where execution starts, before the guest's file has been read.
+/// Entry point, before the guest's file has been read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EntryChoice {
-    /// Where the file says: `e_entry` of an ELF, the load address of a flat binary.
+    /// Entry of the file: `e_entry` of an ELF file, or the load address of a flat binary.
     FromFile,
-    /// At this symbol of the ELF file.
+    /// Symbol of the ELF file.
     Symbol(String),
-    /// At this virtual address.
+    /// Virtual address.
     Address(Gva),
-    /// Real mode only: CS and IP.
+    /// CS and IP; real mode only.
     Segmented {
-        /// The value of CS.
+        /// Value of CS.
         segment: u16,
-        /// The value of IP.
+        /// Value of IP.
         offset: u16,
     },
 }
@@ -35,7 +35,7 @@ impl Value for EntryChoice {
             .help(format!("write \"{value:#x}\" if that is what you mean"))
     }
 
-    /// No symbol of C, assembly or Rust starts with a digit, and every number does.
+    // No symbol of C, assembly or Rust starts with a digit, and every number does.
     fn from_text(text: &str) -> Result<Self, ParseError> {
         if text.starts_with(|c: char| c.is_ascii_digit()) {
             match text.split_once(':') {

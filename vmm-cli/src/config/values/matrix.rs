@@ -1,6 +1,6 @@
-//! `[matrix]`: keys of the configuration with several values each, for a test that runs with all combinations of them.
+//! `[matrix]`: keys of the configuration with several values, for a test that runs with all combinations.
 //!
-//! A key is named as for `--set`, with dots; TOML reads an unquoted one as tables within tables, which is the same here.
+//! A key is written as for `--set`, with dots. TOML reads an unquoted one as nested tables, which is equivalent here.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,11 +8,11 @@ use std::fmt;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
-/// The keys, in alphabetical order, each with its values in the order of the file.
+/// Keys in alphabetical order, each with its values in the order of the file.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Matrix(pub Vec<(String, Vec<toml::Value>)>);
 
-/// What stands at a name: the values of that key, or more names.
+/// Node of the table: the values of a key, or a table of further names.
 enum Entry {
     Values(Vec<toml::Value>),
     Names(Matrix),

@@ -1,8 +1,8 @@
-//! Plain numbers: counts of things, and the privilege ring.
+//! Plain numbers: counts, and the privilege ring.
 
 use super::{ParseError, Value, value_in_toml};
 
-/// A whole number that is not negative.
+/// Integer that is not negative.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Count(pub u64);
 
@@ -16,7 +16,7 @@ impl Value for Count {
 
 value_in_toml!(Count, { "type": "integer", "minimum": 0 });
 
-/// The privilege level the guest starts at.
+/// Privilege level that the guest starts at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RingLevel(pub vmm_core::spec::mode::Ring);
 

@@ -1,7 +1,7 @@
-//! One table, or an array of them: `[memory]` and `[[memory]]`.
+//! A table or an array of tables: `[memory]` and `[[memory]]`.
 //!
-//! serde's own way to say so, an untagged enum, tries one variant after the other and loses both the spans and the
-//! error of the inner one. Here the first token decides.
+//! An untagged enum of serde would try one variant after the other and lose the spans and the errors of the inner one. Here
+//! the first token decides.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,17 +14,17 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use crate::config::schema::Spanned;
 use crate::config::source::Span;
 
-/// What `[name]` or several `[[name]]` hold.
+/// Contents of `[name]`, or of several `[[name]]`.
 #[derive(Debug, Clone)]
 pub enum OneOrMany<T> {
-    /// A single table.
+    /// Single table.
     One(T),
-    /// An array of tables, each with its place.
+    /// Array of tables, each with its span.
     Many(Vec<Spanned<T>>),
 }
 
 impl<T> Spanned<OneOrMany<T>> {
-    /// All tables in order, each with its place and its path, such as `memory` or `memory.1`, given the `key` of all.
+    /// Returns all tables in order, each with its span and its path, such as `memory` or `memory.1`; `key` is their key.
     pub(crate) fn tables(&self, key: &str) -> Vec<(&T, Span, String)> {
         match &self.value {
             OneOrMany::One(table) => vec![(table, self.span.clone(), key.to_owned())],
@@ -35,7 +35,7 @@ impl<T> Spanned<OneOrMany<T>> {
         }
     }
 
-    /// Whether it is a single table, without a number.
+    /// Returns true if it is a single table, whose path has no number.
     pub(crate) fn is_single(&self) -> bool {
         matches!(self.value, OneOrMany::One(_))
     }

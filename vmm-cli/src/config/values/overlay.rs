@@ -1,4 +1,4 @@
-//! An overlay: `true` for one without a name, or the path of a file.
+//! Overlay of a disk: `true` for an unnamed file, or the path of a file.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -6,12 +6,12 @@ use std::fmt;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 
-/// Where the writes to a disk go that leave its image alone.
+/// Destination of writes to a disk whose image is not changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Overlay {
-    /// To a file without a name, if it is true.
+    /// Unnamed file, if true.
     Temporary(bool),
-    /// To a new file with this path.
+    /// New file with this path.
     File(String),
 }
 

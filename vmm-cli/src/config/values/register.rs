@@ -1,4 +1,4 @@
-//! Register names as keys: `rax` to `r15`, `rip`, `rflags`, and the 32-bit names for the same.
+//! Register names as keys: `rax` to `r15`, `rip`, `rflags`, and their 32-bit names.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,7 +10,7 @@ use vmm_core::spec::Register;
 use super::Word;
 use crate::config::schema::Spanned;
 
-/// Each register with its 64-bit name and its 32-bit alias, if it has one.
+/// Registers with their 64-bit names and, if they have one, their 32-bit aliases.
 const NAMES: [(Register, &str, Option<&str>); 18] = [
     (Register::Rax, "rax", Some("eax")),
     (Register::Rbx, "rbx", Some("ebx")),
@@ -32,18 +32,18 @@ const NAMES: [(Register, &str, Option<&str>); 18] = [
     (Register::Rflags, "rflags", Some("eflags")),
 ];
 
-/// The names to choose from in an error; the aliases are understood but not advertised.
+/// Names that errors suggest; the aliases are accepted, but not suggested.
 const LONG_NAMES: [&str; 18] = [
     "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
     "r15", "rip", "rflags",
 ];
 
-/// A register as the user named it.
+/// Register, and its name in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RegisterName {
-    /// The register.
+    /// Register.
     pub register: Register,
-    /// The name in the file, one of two.
+    /// Name in the file: the 64-bit name or the alias.
     pub name: &'static str,
 }
 

@@ -1,11 +1,10 @@
 //! Sizes in bytes: `4096`, `"512B"`, `"64KiB"`, `"2MiB"`, `"1GiB"`, `"1TiB"`.
 //!
-//! The units are powers of 1024 and say so. `KB` and `MB` are powers of 1000 to some and of 1024 to others, so they
-//! are refused with the unit that was probably meant.
+//! The units are powers of 1024. `KB` and `MB` are ambiguous and refused, with the unit that was probably meant as help.
 
 use super::{ParseError, Value, value_in_toml};
 
-/// A size in bytes.
+/// Size in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Size(pub u64);
 
@@ -72,7 +71,7 @@ value_in_toml!(Size, {
     ]
 });
 
-/// A size for people: `64 KiB`, `1000 B`.
+/// Formats a size: `64 KiB`, `1000 B`.
 #[must_use]
 pub fn show_size(bytes: u64) -> String {
     let fits = |factor: &u64| bytes != 0 && bytes.is_multiple_of(*factor);
