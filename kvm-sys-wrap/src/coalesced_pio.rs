@@ -18,7 +18,7 @@ use std::sync::atomic::Ordering;
 use kvm_bindings::{kvm_coalesced_mmio, kvm_coalesced_mmio_ring};
 use kvm_ioctls::IoEventAddress;
 
-use crate::address::Port;
+use crate::address::{PAGE_SIZE, Port};
 use crate::call::Call;
 use crate::capability::Capability;
 use crate::create_vcpu::Vcpu;
@@ -30,11 +30,10 @@ use crate::kvm_run::RunArea;
 
 /// Size of the port, in bytes.
 const WIDTH: u32 = 1;
-const PAGE: u64 = 4096;
 const HEADER_SIZE: u64 = size_of::<kvm_coalesced_mmio_ring>() as u64;
 const ENTRY_SIZE: u64 = size_of::<kvm_coalesced_mmio>() as u64;
 /// `KVM_COALESCED_MMIO_MAX` of linux/kvm.h: entries that fit in the page after the header.
-const MAX_ENTRIES: u64 = (PAGE - HEADER_SIZE) / ENTRY_SIZE;
+const MAX_ENTRIES: u64 = (PAGE_SIZE - HEADER_SIZE) / ENTRY_SIZE;
 
 impl Vm {
     /// Registers a port whose 1-byte writes the kernel coalesces (`KVM_REGISTER_COALESCED_MMIO`, api.rst 4.116). Returns false,
@@ -45,7 +44,7 @@ impl Vm {
     pub fn register_coalesced_pio(&self, port: Port) -> Result<bool> {
         // The capability's value is the ring's page in the area of each vCPU.
         let page = self.kvm().capability(Capability::CoalescedMmio);
-        let offset = u64::try_from(page).unwrap_or(0).saturating_mul(PAGE);
+        let offset = u64::try_from(page).unwrap_or(0).saturating_mul(PAGE_SIZE);
         if offset == 0 || self.kvm().capability(Capability::CoalescedPio) <= 0 {
             return Ok(false);
         }

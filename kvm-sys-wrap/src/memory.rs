@@ -27,8 +27,8 @@ use kvm_bindings::kvm_userspace_memory_region;
 use vm_memory::mmap::MmapRegionError;
 use vm_memory::{FileOffset, GuestRegionMmap, MmapRegion};
 
-use self::slot_table::{MappedSlot, PAGE, advise};
-use crate::address::Gpa;
+use self::slot_table::{MappedSlot, advise};
+use crate::address::{Gpa, PAGE_SIZE};
 use crate::address_map::RangeOwner;
 use crate::call::Call;
 use crate::capability::Capability;
@@ -211,7 +211,7 @@ impl Vm {
             let Slot { number, address, size, .. } = *slot;
             return Err(Error::SlotShape { slot: number, address, size, problem });
         }
-        let (first, last) = (start.next_multiple_of(PAGE), end / PAGE * PAGE);
+        let (first, last) = (start.next_multiple_of(PAGE_SIZE), end / PAGE_SIZE * PAGE_SIZE);
         if first >= last {
             return Ok(());
         }

@@ -8,19 +8,17 @@ use std::io;
 
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
-use crate::address::Gpa;
+use crate::address::{Gpa, PAGE_SIZE};
 use crate::memory::GuestMemory;
-
-const PAGE: u64 = 4096;
 
 /// Invalidates KVM's mapping of the page at `address` (`mprotect` twice). Does nothing where no slot is.
 ///
 /// # Errors
 /// The error of `mprotect`.
 pub fn invalidate_page(memory: &GuestMemory, address: Gpa) -> io::Result<()> {
-    let page = Gpa(address.0 & !(PAGE - 1));
+    let page = Gpa(address.0 & !(PAGE_SIZE - 1));
     let inside = |region: &vm_memory::GuestRegionMmap| {
-        region.to_region_addr(page.into()).is_some() && region.len().is_multiple_of(PAGE)
+        region.to_region_addr(page.into()).is_some() && region.len().is_multiple_of(PAGE_SIZE)
     };
     if !memory.find_region(page.into()).is_some_and(inside) {
         return Ok(());

@@ -9,15 +9,14 @@
 
 use std::ops::Range;
 
-use crate::address::Gpa;
+use crate::address::{Gpa, PAGE_SIZE};
 use crate::address_map::RangeOwner;
 use crate::call::Call;
 use crate::create_vm::Vm;
 use crate::error::{Error, Result, TssAddressProblem, call_failed};
 
-const PAGE: u64 = 4096;
 /// Size in bytes of the range for `KVM_SET_TSS_ADDR`: three pages.
-pub const TSS_SIZE: u64 = 3 * PAGE;
+pub const TSS_SIZE: u64 = 3 * PAGE_SIZE;
 const FOUR_GIB: u64 = 1 << 32;
 
 /// Checked address for `KVM_SET_TSS_ADDR`: a multiple of 4 KiB whose three pages end below 4 GiB.
@@ -32,7 +31,7 @@ impl TssAddress {
     /// ends at exactly 4 GiB is refused too: some hosts answer it with EINVAL.
     pub fn new(address: Gpa) -> Result<Self> {
         let problem = |problem| Err(Error::TssAddress { address, problem });
-        if !address.is_aligned(PAGE) {
+        if !address.is_aligned(PAGE_SIZE) {
             return problem(TssAddressProblem::Unaligned);
         }
         match address.checked_add(TSS_SIZE) {

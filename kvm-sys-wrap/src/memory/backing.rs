@@ -8,9 +8,9 @@
 //! | a copy of a file in memory | private: a page is copied when it is written | many machines from one snapshot |
 
 use super::memory_file::MemoryFile;
+use crate::address::PAGE_SIZE;
 use crate::error::SlotShapeProblem;
 
-const PAGE: u64 = 4096;
 const HUGE_PAGE: u64 = 2 << 20;
 
 /// Host memory behind a slot. Variants may be added in any release.
@@ -40,7 +40,7 @@ impl SlotBacking {
         match self {
             Self::Anonymous | Self::Memfd => None,
             Self::Hugetlb => (!size.is_multiple_of(HUGE_PAGE)).then_some(SlotShapeProblem::NotHugePages),
-            Self::CopyOf { offset, .. } if !offset.is_multiple_of(PAGE) => {
+            Self::CopyOf { offset, .. } if !offset.is_multiple_of(PAGE_SIZE) => {
                 Some(SlotShapeProblem::BackingOffset)
             }
             Self::CopyOf { file, offset } => {

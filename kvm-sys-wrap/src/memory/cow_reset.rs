@@ -18,7 +18,8 @@ use vm_memory::{GuestRegionMmap, VolatileMemory};
 
 use super::backing::SlotBacking;
 use super::memory_file::{MemoryFile, pread_volatile};
-use super::slot_table::{MappedSlot, PAGE};
+use super::slot_table::MappedSlot;
+use crate::address::PAGE_SIZE;
 use crate::call::Call;
 use crate::create_vm::Vm;
 use crate::error::{Error, Result, SlotNumberProblem, call_failed};
@@ -153,17 +154,17 @@ fn read_pagemap(pagemap: &File, range: &Range<u64>) -> Option<Vec<Range<u64>>> {
     if size > MAX_PAGEMAP_READ {
         return None;
     }
-    let mut words = vec![0; usize::try_from(size / PAGE * 8).ok()?];
-    pagemap.read_exact_at(&mut words, range.start / PAGE * 8).ok()?;
+    let mut words = vec![0; usize::try_from(size / PAGE_SIZE * 8).ok()?];
+    pagemap.read_exact_at(&mut words, range.start / PAGE_SIZE * 8).ok()?;
     let mut found: Vec<Range<u64>> = Vec::new();
     for (number, word) in (0..).zip(words.as_chunks().0) {
-        let (start, word) = (number * PAGE, u64::from_le_bytes(*word));
+        let (start, word) = (number * PAGE_SIZE, u64::from_le_bytes(*word));
         if word & FILE != 0 || word & (PRESENT | SWAPPED) == 0 {
             continue;
         }
         match found.last_mut() {
-            Some(last) if last.end == start => last.end += PAGE,
-            Some(_) | None => found.push(start..start + PAGE),
+            Some(last) if last.end == start => last.end += PAGE_SIZE,
+            Some(_) | None => found.push(start..start + PAGE_SIZE),
         }
     }
     Some(found)

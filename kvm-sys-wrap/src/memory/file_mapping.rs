@@ -11,8 +11,7 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, VolatileMemory};
 use super::backing::SlotBacking;
 use super::file_overlay::{FileOverlay, FileRange};
 use super::sigbus::SigbusGuard;
-use super::slot_table::PAGE;
-use crate::address::Gpa;
+use crate::address::{Gpa, PAGE_SIZE};
 use crate::call::Call;
 use crate::create_vm::Vm;
 use crate::error::{Error, FileChange, Result, SlotShapeProblem, call_failed};
@@ -38,7 +37,7 @@ impl Vm {
         if let Some(problem) = range.problem() {
             return Err(shape(problem));
         }
-        if !address.is_aligned(PAGE) {
+        if !address.is_aligned(PAGE_SIZE) {
             return Err(shape(SlotShapeProblem::FileRangeAddress));
         }
         match slot.backing {

@@ -4,9 +4,8 @@ use std::fmt;
 
 use super::mapped_file::MappedFile;
 use super::sigbus::SigbusGuard;
+use crate::address::PAGE_SIZE;
 use crate::error::{Error, FileChange, Result, SlotShapeProblem};
-
-const PAGE: u64 = 4096;
 
 /// Range of a file, to be mapped over guest memory ([`Vm::map_file`](crate::Vm::map_file)).
 #[derive(Debug, Clone)]
@@ -30,7 +29,7 @@ impl fmt::Display for FileRange {
 
 impl FileRange {
     pub(super) fn problem(&self) -> Option<SlotShapeProblem> {
-        if self.size == 0 || !self.size.is_multiple_of(PAGE) || !self.offset.is_multiple_of(PAGE) {
+        if self.size == 0 || !self.size.is_multiple_of(PAGE_SIZE) || !self.offset.is_multiple_of(PAGE_SIZE) {
             return Some(SlotShapeProblem::FileRangeUnaligned);
         }
         let inside = self.offset.checked_add(self.size).is_some_and(|end| end <= self.file.size());

@@ -5,10 +5,8 @@ use std::ops::Range;
 use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY};
 
 use super::backing::SlotBacking;
-use crate::address::Gpa;
+use crate::address::{Gpa, PAGE_SIZE};
 use crate::error::{Error, Result, SlotShapeProblem};
-
-const PAGE: u64 = 4096;
 
 /// Memory slot to create ([`Vm::add_slot`](crate::Vm::add_slot)): the arguments of `KVM_SET_USER_MEMORY_REGION` (api.rst 4.35) and
 /// of the `mmap` and `madvise` before it. Begin with [`Slot::new`] and set what differs.
@@ -82,7 +80,7 @@ impl Slot {
         if size == 0 {
             return Err(shape(SlotShapeProblem::Empty));
         }
-        if !address.is_aligned(PAGE) || !size.is_multiple_of(PAGE) {
+        if !address.is_aligned(PAGE_SIZE) || !size.is_multiple_of(PAGE_SIZE) {
             return Err(shape(SlotShapeProblem::Unaligned));
         }
         if let Some(problem) = self.backing.problem(size) {

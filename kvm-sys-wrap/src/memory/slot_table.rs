@@ -21,8 +21,6 @@ use crate::error::{Error, Result, SlotNumberProblem};
 /// Guest memory, accessed by guest-physical address: vm-memory's type, whose every access is checked and volatile.
 pub type GuestMemory = GuestMemoryMmap;
 
-pub(super) const PAGE: u64 = 4096;
-
 /// Slots of a VM, and all ranges in use of its guest-physical addresses.
 #[derive(Debug, Default)]
 pub(crate) struct SlotTable {
