@@ -4,12 +4,12 @@ use std::process::Stdio;
 
 use crate::failure::Result;
 use crate::progress::Phase;
-use crate::test::{TestKind, TestResult, Verdict};
+use crate::test::{TestOptions, TestResult, Verdict};
 use crate::tidy;
 use crate::workspace::Workspace;
 
 /// Checks the sources, then runs all tests even if a check failed. Returns the exit status.
-pub(crate) fn run(workspace: &Workspace) -> u8 {
+pub(crate) fn run(workspace: &Workspace) -> Result<u8> {
     let results = vec![
         cargo(workspace, "format", &["fmt", "--all", "--check"]),
         cargo(
@@ -24,7 +24,7 @@ pub(crate) fn run(workspace: &Workspace) -> u8 {
         ),
         tidiness(workspace),
     ];
-    crate::test::run(workspace, results)
+    crate::test::run(workspace, &TestOptions::default(), results)
 }
 
 /// Runs a cargo command that prints its findings to standard error.
@@ -37,7 +37,7 @@ fn cargo(workspace: &Workspace, name: &'static str, arguments: &[&str]) -> TestR
         Err(error) => Verdict::Failed(format!("cannot start cargo: {error}")),
     };
     phase.end(format_args!("{}", if verdict == Verdict::Passed { "clean" } else { "not clean" }));
-    TestKind::Source.result(name, verdict)
+    TestResult::from_check(name, verdict, format!("cargo {}", arguments.join(" ")))
 }
 
 /// Runs `tidy` as one check.
@@ -50,5 +50,5 @@ fn tidiness(workspace: &Workspace) -> TestResult {
         }
         Err(failure) => Verdict::Failed(failure.to_string()),
     };
-    TestKind::Source.result("tidy", verdict)
+    TestResult::from_check("tidy", verdict, "cargo xtask tidy")
 }

@@ -68,12 +68,9 @@ enum Task {
     },
     /// Run all tests: without KVM, on this machine's KVM, and on the nested host
     ///
-    /// The last line has the counts. Tests that did not run are counted as skipped and listed with the reason.
-    Test {
-        /// Only boot Debian's Linux kernel on the nested host: to a shell, a disk and the power-off
-        #[arg(long)]
-        linux: bool,
-    },
+    /// The last line has the counts. Tests that did not run are counted as skipped and listed with the reason. Each failure
+    /// is listed with the command that runs it again.
+    Test(test::TestOptions),
     /// Build vmm-cli for installation: static, stripped, with link-time optimization
     Dist,
     /// Measure vmm next to C programs that make the same system calls and nothing else
@@ -136,12 +133,12 @@ fn perform(arguments: Arguments) -> Result<u8> {
         }
         Task::Nested { fetch_kernel: true, .. } => nested::fetch_kernel().map(|()| 0),
         Task::Nested { options, command, fetch_kernel: false } => run::nested(&workspace, &options, &command),
-        Task::Test { linux: false } => Ok(test::run(&workspace, Vec::new())),
-        Task::Test { linux: true } => linux::run(&workspace),
+        Task::Test(options) if options.linux => linux::run(&workspace),
+        Task::Test(options) => test::run(&workspace, &options, Vec::new()),
         Task::Dist => dist::run(&workspace),
         Task::Bench(options) => bench::run(&workspace, &options),
         Task::Stress(options) => stress::run(&workspace, &options),
-        Task::Ci => Ok(ci::run(&workspace)),
+        Task::Ci => ci::run(&workspace),
         Task::Tidy => {
             let violations = tidy::check(&workspace)?;
             violations.iter().for_each(|violation| println!("{violation}"));

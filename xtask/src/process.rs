@@ -65,6 +65,15 @@ pub(crate) fn output(command: &mut Command) -> Result<Vec<u8>> {
     Err(Failure::new(format!("{name} ended with {}: {}", output.status, errors.trim())))
 }
 
+/// Quotes a word for a POSIX shell, if it has other characters than letters, digits and `-_./:=,+@%`.
+pub(crate) fn quote(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,+@%".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,6 +88,13 @@ mod tests {
         let captured = capture(&mut command, Some(input), Duration::from_secs(10)).unwrap();
         assert_eq!((captured.stdout.as_str(), captured.stderr.as_str()), ("in", "err\n"));
         assert_eq!(captured.status.and_then(|status| status.code()), Some(3));
+    }
+
+    #[test]
+    fn only_special_words_are_quoted() {
+        assert_eq!(quote("vmm-core/on_kvm::a"), "vmm-core/on_kvm::a");
+        assert_eq!(quote("it's (line 5)"), r"'it'\''s (line 5)'");
+        assert_eq!(quote(""), "''");
     }
 
     #[test]

@@ -8,8 +8,10 @@ mod gdb;
 mod kvm_quirks;
 mod libtest;
 mod outcome;
+mod programs;
 mod remote;
 mod report;
+mod selection;
 mod suite;
 mod template;
 
@@ -17,108 +19,163 @@ use std::time::Duration;
 
 use crate::failure::{Failure, Result};
 use crate::guests;
-use crate::nested::{NestedHost, NestedJob};
-use crate::process::capture;
+use crate::nested::{MissingParts, NestedHost, NestedJob};
 use crate::progress::Phase;
 use crate::run::kvm_is_usable;
 use crate::workspace::Workspace;
 use config::ConfigTest;
-use outcome::TestHost;
-pub(crate) use outcome::{ResultCounts, TestKind, TestResult, Verdict};
+pub(crate) use outcome::{ResultCounts, TestResult, Verdict};
+use outcome::{TestHost, TestKind};
+use programs::ProgramTests;
 use remote::HostTests;
 pub(crate) use remote::serve;
+pub(crate) use selection::TestOptions;
+use selection::{HostChoice, Selection};
+use template::CargoStep;
 
-/// Limit for the tests without KVM, including the build of documentation examples.
-const CARGO_TEST_TIMEOUT: Duration = Duration::from_secs(900);
 /// Guest with its configuration in an ELF note.
 const ELF_NOTE_GUEST: &str = "guests/build/noted.elf";
 /// Limit for all tests on the nested host.
-const NESTED_TIMEOUT: Duration = Duration::from_secs(1200);
+const NESTED_TIMEOUT: Duration = Duration::from_secs(5400);
 
-/// Runs all tests and prints the report, including earlier `results`. Returns the exit status.
-pub(crate) fn run(workspace: &Workspace, mut results: Vec<TestResult>) -> u8 {
-    if let Err(failure) = all_parts(workspace, &mut results) {
-        results.push(TestKind::Source.result("build", Verdict::Failed(failure.to_string())));
+/// Runs the selected tests and prints the report, including earlier `results`. Returns the exit status.
+///
+/// # Errors
+///
+/// Fails if a filter selects no test, or if the nested host is required but not installed. Other errors are reported as a
+/// failed result.
+pub(crate) fn run(workspace: &Workspace, options: &TestOptions, mut results: Vec<TestResult>) -> Result<u8> {
+    let nested = NestedHost::find()?;
+    if let (HostChoice::Nested, Err(missing)) = (options.host, &nested) {
+        return Err(Failure::new(missing.to_string()).with_status(106));
     }
-    print!("{}", report::report(&results));
-    u8::from(ResultCounts::from_results(&results).failed > 0)
-}
-
-/// Builds and runs all parts, and adds their results.
-fn all_parts(workspace: &Workspace, results: &mut Vec<TestResult>) -> Result<()> {
-    let phase = Phase::start("build");
-    let built = guests::build(workspace)?;
-    let cli = workspace.build_cli()?;
-    let programs = workspace.build_tests()?;
-    phase.end(format_args!("{} guests, {} test programs", built.new + built.fresh, programs.len()));
-
-    let phase = Phase::start("tests without KVM");
-    let found = cargo_test(workspace)?;
-    phase.end(format_args!("{}", ResultCounts::from_results(&found)));
-    results.extend(found);
-
-    // Only programs with tests that need KVM are run again.
-    let mut with_kvm_tests = Vec::new();
-    for program in programs {
-        if !remote::kvm_tests(&program.program)?.is_empty() {
-            with_kvm_tests.push(program);
+    let mut selection = Selection::new(&options.filters);
+    let ran = build_and_run(workspace, options, nested.as_ref(), &mut selection, &mut results);
+    match (ran, selection.unused_filter()) {
+        (Ok(()), Some(filter)) => return Err(Failure::new(format!("no test matches `{filter}`"))),
+        (Ok(()), None) => {}
+        (Err(failure), _) => {
+            let verdict = Verdict::Failed(failure.to_string());
+            results.push(TestResult::from_check("build", verdict, "cargo test --workspace --no-run"));
         }
     }
-    let mut configs = Vec::new();
-    let elf_note = ConfigTest::from_elf_note(workspace.path(ELF_NOTE_GUEST));
-    let files = workspace.configs()?;
-    for test in files.iter().map(|path| ConfigTest::read(path)).chain([Ok(elf_note)]) {
-        let test = test?;
-        let Some((_, reason)) = built.left_out.iter().find(|(file, _)| *file == test.guest) else {
-            configs.push(test);
-            continue;
-        };
-        results.extend([TestHost::Here, TestHost::Nested].map(|host| {
-            let (name, verdict) = (test.name.clone(), Verdict::Skipped(reason.clone()));
-            TestResult { kind: TestKind::Config, host, name, verdict }
-        }));
-    }
-    let mut tests = HostTests { cli, host: TestHost::Here, programs: with_kvm_tests, configs };
-
-    let phase = Phase::start("this host");
-    let mut here = Vec::new();
-    let refusal = kvm_is_usable().err();
-    match &refusal {
-        None => tests.run(|result| here.push(result)),
-        Some(reason) => here = tests.skip(reason)?,
-    }
-    here.extend(template::run(workspace, &tests.cli, TestHost::Here, refusal.as_deref())?);
-    phase.end(format_args!("{}", ResultCounts::from_results(&here)));
-
-    let phase = Phase::start("nested host");
-    tests.host = TestHost::Nested;
-    let (mut nested, refusal) = match NestedHost::find()? {
-        Ok(host) => (on_nested_host(workspace, &host, &tests)?, None),
-        Err(missing) => (tests.skip(&missing.to_string())?, Some(missing.to_string())),
-    };
-    nested.extend(template::run(workspace, &tests.cli, TestHost::Nested, refusal.as_deref())?);
-    fail_if_nowhere(&here, &mut nested);
-    phase.end(format_args!("{}", ResultCounts::from_results(&nested)));
-    results.extend(here);
-    results.extend(nested);
-    Ok(())
+    print!("{}", report::report(&results));
+    Ok(u8::from(ResultCounts::from_results(&results).failed > 0))
 }
 
-/// Runs the tests that need no KVM and the documentation examples, with `cargo test`.
-fn cargo_test(workspace: &Workspace) -> Result<Vec<TestResult>> {
-    let mut cargo = workspace.cargo();
-    cargo.args(["test", "--workspace", "--no-fail-fast", "--", "--show-output"]);
-    let captured = capture(&mut cargo, None, CARGO_TEST_TIMEOUT);
-    let captured = captured.map_err(|error| Failure::new(format!("cannot run cargo test: {error}")))?;
-    let verdicts = libtest::verdicts(&captured.stdout).into_iter();
-    let mut results: Vec<_> = verdicts.map(|(name, verdict)| TestKind::Test.result(name, verdict)).collect();
-    // Without a failed test, cargo itself failed or a test program was killed.
-    if ResultCounts::from_results(&results).failed == 0
-        && !captured.status.is_some_and(|status| status.success())
-    {
-        results.push(TestKind::Test.result("cargo test", Verdict::Failed(captured.stderr)));
+/// Builds and runs the selected tests, unless a filter selects none.
+fn build_and_run(
+    workspace: &Workspace,
+    options: &TestOptions,
+    nested: std::result::Result<&NestedHost, &MissingParts>,
+    selection: &mut Selection<'_>,
+    results: &mut Vec<TestResult>,
+) -> Result<()> {
+    let tests = Tests::build(workspace, options, selection)?;
+    if selection.unused_filter().is_some() && !selection.may_select_doc_tests() {
+        return Ok(());
     }
-    Ok(results)
+    tests.run(workspace, nested, selection, results)
+}
+
+/// Tests to run.
+struct Tests {
+    hosts: HostChoice,
+    /// Rust tests that need no KVM.
+    plain: Vec<ProgramTests>,
+    /// Tests that run on each host.
+    on_hosts: HostTests,
+    /// Steps of the template kernel, which run on each host.
+    template: Vec<&'static CargoStep>,
+    /// Configurations whose guests cannot be built, each with the reason.
+    left_out: Vec<(ConfigTest, String)>,
+}
+
+impl Tests {
+    /// Builds guests, vmm-cli and test programs, and selects the tests.
+    fn build(workspace: &Workspace, options: &TestOptions, selection: &mut Selection<'_>) -> Result<Self> {
+        let phase = Phase::start("build");
+        let built = guests::build(workspace)?;
+        let cli = workspace.build_cli()?;
+        let programs = if selection.may_select_rust_tests() { workspace.build_tests()? } else { Vec::new() };
+        phase.end(format_args!("{} guests, {} test programs", built.new + built.fresh, programs.len()));
+
+        let (mut plain, mut with_kvm) = (Vec::new(), Vec::new());
+        for program in &programs {
+            if options.host.includes(TestHost::Here) {
+                plain.push(ProgramTests::list(program, false, selection)?);
+            }
+            with_kvm.push(ProgramTests::list(program, true, selection)?);
+        }
+        plain.retain(|tests| !tests.is_empty());
+        with_kvm.retain(|tests| !tests.is_empty());
+
+        let (mut configs, mut left_out) = (Vec::new(), Vec::new());
+        let elf_note = ConfigTest::from_elf_note(workspace.path(ELF_NOTE_GUEST));
+        let files = workspace.configs()?;
+        for test in files.iter().map(|path| ConfigTest::read(path)).chain([Ok(elf_note)]) {
+            let test = test?;
+            if !selection.selects_config(workspace, &test) {
+                continue;
+            }
+            match built.left_out.iter().find(|(file, _)| *file == test.guest) {
+                Some((_, reason)) => left_out.push((test, reason.clone())),
+                None => configs.push(test),
+            }
+        }
+        let root = workspace.root().to_owned();
+        let on_hosts = HostTests { host: TestHost::Here, root, cli, programs: with_kvm, configs };
+        Ok(Self { hosts: options.host, plain, on_hosts, template: template::select(selection), left_out })
+    }
+
+    /// Runs all tests and adds their results.
+    fn run(
+        mut self,
+        workspace: &Workspace,
+        nested: std::result::Result<&NestedHost, &MissingParts>,
+        selection: &mut Selection<'_>,
+        results: &mut Vec<TestResult>,
+    ) -> Result<()> {
+        let has_doc_tests = self.hosts.includes(TestHost::Here) && selection.may_select_doc_tests();
+        if has_doc_tests || !self.plain.is_empty() {
+            let phase = Phase::start("tests without KVM");
+            let mut plain: Vec<_> = self.plain.iter().flat_map(|tests| tests.run(TestHost::Here)).collect();
+            if has_doc_tests {
+                plain.extend(programs::run_doc_tests(workspace, selection)?);
+            }
+            phase.end(format_args!("{}", ResultCounts::from_results(&plain)));
+            results.extend(plain);
+        }
+        let mut on_hosts = Vec::new();
+        for host in self.hosts.hosts() {
+            let phase = Phase::start(host.name());
+            self.on_hosts.host = host;
+            let refusal = match host {
+                TestHost::Here => kvm_is_usable().err(),
+                TestHost::Nested => nested.err().map(ToString::to_string),
+            };
+            let left_out = self.left_out.iter();
+            results.extend(left_out.map(|(test, reason)| self.on_hosts.skip_config(test, reason)));
+            let mut found = Vec::new();
+            match (&refusal, host, nested) {
+                (None, TestHost::Nested, Ok(nested)) if !self.on_hosts.is_empty() => {
+                    found.extend(on_nested_host(workspace, nested, &self.on_hosts)?);
+                }
+                (None, TestHost::Nested, _) => {}
+                (None, TestHost::Here, _) => self.on_hosts.run(|result| found.push(result)),
+                (Some(reason), ..) => found.extend(self.on_hosts.skip(reason)),
+            }
+            let cli = &self.on_hosts.cli;
+            found.extend(template::run(workspace, cli, (&self.template, host), refusal.as_deref())?);
+            if let (TestHost::Nested, HostChoice::All) = (host, self.hosts) {
+                fail_if_nowhere(&on_hosts, &mut found);
+            }
+            phase.end(format_args!("{}", ResultCounts::from_results(&found)));
+            on_hosts.extend(found);
+        }
+        results.extend(on_hosts);
+        Ok(())
+    }
 }
 
 /// Runs tests in one boot of the nested host.
@@ -127,9 +184,9 @@ fn on_nested_host(workspace: &Workspace, host: &NestedHost, tests: &HostTests) -
         |error: &dyn std::fmt::Display| Failure::new(format!("cannot prepare the nested host: {error}"));
     let xtask = std::env::current_exe().map_err(|error| failure(&error))?;
     let mut programs = vec![xtask.clone(), tests.cli.clone()];
-    programs.extend(tests.programs.iter().map(|test| test.program.clone()));
+    programs.extend(tests.programs().map(|program| program.program.clone()));
     let mut files = vec![workspace.path("configs"), workspace.path("guests/build")];
-    files.extend(tests.programs.iter().map(|test| test.package.join("tests")));
+    files.extend(tests.programs().map(|program| program.package.join("tests")));
     if let Some(gdb) = gdb::find() {
         programs.push(gdb.program);
         files.extend(gdb.files);
@@ -165,6 +222,7 @@ fn on_nested_host(workspace: &Workspace, host: &NestedHost, tests: &HostTests) -
         host: TestHost::Nested,
         name: "xtask remote tests".to_owned(),
         verdict,
+        rerun: "cargo xtask test --host nested".to_owned(),
     });
     Ok(results)
 }
@@ -196,6 +254,7 @@ mod tests {
             host,
             name: name.into(),
             verdict,
+            rerun: String::new(),
         };
         let skipped = || Verdict::Skipped("no".to_owned());
         let here = [result(TestHost::Here, "a", skipped()), result(TestHost::Here, "b", Verdict::Passed)];

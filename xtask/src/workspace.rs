@@ -1,5 +1,6 @@
 //! Paths of the repository, and cargo builds in it.
 
+use std::borrow::Cow;
 use std::io::{BufRead, BufReader};
 use std::path::{Component, Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -7,6 +8,7 @@ use std::process::{Command, Stdio};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, FileContext, Result};
+use crate::process::quote;
 use crate::progress::say;
 
 /// The repository, by its top directory.
@@ -15,12 +17,11 @@ pub(crate) struct Workspace {
 }
 
 /// A test program built by cargo.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct TestProgram {
     /// Directory of the package: the working directory of its tests.
     pub(crate) package: PathBuf,
-    /// Name of the cargo target: a library, a program or a file under `tests/`.
-    target: String,
+    target: CargoTarget,
     /// Path of the executable.
     pub(crate) program: PathBuf,
 }
@@ -28,8 +29,21 @@ pub(crate) struct TestProgram {
 impl TestProgram {
     /// Returns the name of a test with package and target, such as `vmm-core/on_kvm::halts`.
     pub(crate) fn full_name(&self, test: &str) -> String {
-        let package = self.package.file_name().unwrap_or_default().to_string_lossy();
-        format!("{package}/{}::{test}", self.target)
+        format!("{}/{}::{test}", self.package_name(), self.target.name)
+    }
+
+    /// Returns the `cargo test` command that runs one test.
+    pub(crate) fn cargo_test(&self, test: &str) -> String {
+        let target = match self.target.kind.first().map(String::as_str) {
+            Some(kind @ ("bin" | "test" | "example" | "bench")) => format!("--{kind} {}", self.target.name),
+            Some(_) | None => "--lib".to_owned(),
+        };
+        let package = self.package_name();
+        format!("cargo test -p {package} {target} -- --exact {} --include-ignored", quote(test))
+    }
+
+    fn package_name(&self) -> Cow<'_, str> {
+        self.package.file_name().unwrap_or_default().to_string_lossy()
     }
 }
 
@@ -51,9 +65,11 @@ struct CargoProfile {
     test: bool,
 }
 
-#[derive(Deserialize)]
+/// Cargo target that a test program was built from: a library, a program or a file under `tests/`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct CargoTarget {
     name: String,
+    kind: Vec<String>,
 }
 
 impl Workspace {
@@ -66,6 +82,11 @@ impl Workspace {
     /// Returns the absolute path of a path relative to the top directory.
     pub(crate) fn path(&self, relative: &str) -> PathBuf {
         self.root.join(relative)
+    }
+
+    /// Returns a path relative to the top directory; a path outside of it is not changed.
+    pub(crate) fn relative<'a>(&self, path: &'a Path) -> &'a Path {
+        path.strip_prefix(&self.root).unwrap_or(path)
     }
 
     /// Returns the top directory.
@@ -125,7 +146,7 @@ impl Workspace {
         let messages = self.build("the tests", &["test", "--workspace", "--no-run"])?;
         let programs = messages.into_iter().filter(|message| message.profile.test).filter_map(|message| {
             let package = message.manifest_path?.parent()?.to_owned();
-            Some(TestProgram { package, target: message.target?.name, program: message.executable? })
+            Some(TestProgram { package, target: message.target?, program: message.executable? })
         });
         Ok(programs.collect())
     }
@@ -177,6 +198,20 @@ pub(crate) fn plain_path(path: &Path) -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_test_program_has_names_and_commands() {
+        let program = |name: &str, kind: &str| TestProgram {
+            package: "/x/vmm-core".into(),
+            target: CargoTarget { name: name.to_owned(), kind: vec![kind.to_owned()] },
+            program: "/x/target/debug/deps/a-1".into(),
+        };
+        assert_eq!(program("on_kvm", "test").full_name("a::b"), "vmm-core/on_kvm::a::b");
+        let on_kvm = "cargo test -p vmm-core --test on_kvm -- --exact a::b --include-ignored";
+        assert_eq!(program("on_kvm", "test").cargo_test("a::b"), on_kvm);
+        let library = "cargo test -p vmm-core --lib -- --exact a::b --include-ignored";
+        assert_eq!(program("vmm_core", "lib").cargo_test("a::b"), library);
+    }
 
     #[test]
     fn plain_paths_have_no_dots() {

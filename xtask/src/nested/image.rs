@@ -13,6 +13,7 @@ use std::process::Command;
 use super::newc::CpioArchive;
 use super::packages::LDD;
 use crate::failure::{Failure, FileContext, Result};
+use crate::process::quote;
 
 /// Initramfs under construction.
 pub(super) struct InitramfsImage {
@@ -141,11 +142,6 @@ fn parse_ldd(listing: &str) -> std::result::Result<Vec<PathBuf>, String> {
 pub(super) fn script(directory: &Path, command: &[String]) -> String {
     let words: Vec<_> = command.iter().map(|word| quote(word)).collect();
     format!("cd {} || exit\nexec {}\n", quote(&directory.to_string_lossy()), words.join(" "))
-}
-
-/// Quotes a word for a POSIX shell.
-fn quote(word: &str) -> String {
-    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use super::outcome::Verdict;
 /// Prefix of the line that a skipped test prints.
 const SKIPPED: &str = "skipped: ";
 
-/// Returns name and verdict of each test, in the order of the output, without the ignored tests that need KVM.
+/// Returns name and verdict of each test, in the order of the output.
 pub(super) fn verdicts(stdout: &str) -> Vec<(String, Verdict)> {
     let outputs = outputs(stdout);
     let mut verdicts = Vec::new();
@@ -27,17 +27,12 @@ pub(super) fn verdicts(stdout: &str) -> Vec<(String, Verdict)> {
                 Some(reason) => Verdict::Skipped(reason.to_owned()),
                 None => Verdict::Passed,
             },
-            Some("ignored") if needs_kvm(result) => continue,
             Some("ignored") => Verdict::Skipped(result.trim_start_matches("ignored, ").to_owned()),
             Some(_) | None => Verdict::Failed(output.trim().to_owned()),
         };
         verdicts.push((name.to_owned(), verdict));
     }
     verdicts
-}
-
-fn needs_kvm(result: &str) -> bool {
-    result.starts_with("ignored, needs /dev/kvm")
 }
 
 /// Returns the names in the output of `--list`, which has lines of `NAME: test`.
@@ -68,11 +63,10 @@ mod tests {
     use super::*;
 
     const OUTPUT: &str = "
-running 7 tests
+running 6 tests
 test a::good ... ok
 test a::bad ... FAILED
 test b::elsewhere ... ok
-test b::waits ... ignored, needs /dev/kvm
 test b::slow ... ignored, takes an hour
 test c::plain - should panic ... ok
 test src/lib.rs - (line 7) ... ok

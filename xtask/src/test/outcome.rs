@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::process::quote;
+
 /// Kind of a test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum TestKind {
@@ -16,7 +18,7 @@ pub(crate) enum TestKind {
 }
 
 /// Host that a test ran on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum TestHost {
     /// Local machine.
     Here,
@@ -42,12 +44,15 @@ pub(crate) struct TestResult {
     pub(crate) host: TestHost,
     pub(crate) name: String,
     pub(crate) verdict: Verdict,
+    /// Command that runs this test again.
+    pub(crate) rerun: String,
 }
 
-impl TestKind {
-    /// Creates a result of this kind on this machine.
-    pub(crate) fn result(self, name: impl Into<String>, verdict: Verdict) -> TestResult {
-        TestResult { kind: self, host: TestHost::Here, name: name.into(), verdict }
+impl TestResult {
+    /// Creates the result of a check of the sources.
+    pub(crate) fn from_check(name: &str, verdict: Verdict, rerun: impl Into<String>) -> Self {
+        let (kind, host) = (TestKind::Source, TestHost::Here);
+        Self { kind, host, name: name.to_owned(), verdict, rerun: rerun.into() }
     }
 }
 
@@ -58,6 +63,15 @@ impl TestHost {
             Self::Here => "this host",
             Self::Nested => "nested host",
         }
+    }
+
+    /// Returns the command that runs the tests that a filter selects on this host.
+    pub(crate) fn rerun(self, filter: &str) -> String {
+        let host = match self {
+            Self::Here => "here",
+            Self::Nested => "nested",
+        };
+        format!("cargo xtask test --host {host} {}", quote(filter))
     }
 }
 

@@ -3,75 +3,81 @@
 //! On the nested host all of them run in one boot: xtask is copied there and runs as `xtask remote tests`, which reads
 //! [`HostTests`] as JSON from standard input and prints each result as a line of JSON.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::config::ConfigTest;
 use super::kvm_quirks::KvmKind;
-use super::libtest;
 use super::outcome::{TestHost, TestKind, TestResult, Verdict};
+use super::programs::ProgramTests;
 use super::suite::Suite;
 use crate::failure::{Failure, FileContext, Result};
-use crate::process::capture;
 use crate::workspace::TestProgram;
-
-/// Limit for one test program.
-const PROGRAM_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// Tests to run on one host.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct HostTests {
+    pub(super) host: TestHost,
+    /// Top directory of the repository, to which paths in messages are relative.
+    pub(super) root: PathBuf,
     /// Path of vmm-cli.
     pub(super) cli: PathBuf,
-    pub(super) host: TestHost,
-    /// Programs with tests that need KVM.
-    pub(super) programs: Vec<TestProgram>,
+    /// Rust tests that need KVM.
+    pub(super) programs: Vec<ProgramTests>,
     pub(super) configs: Vec<ConfigTest>,
 }
 
 impl HostTests {
+    /// Returns true if there is no test to run.
+    pub(super) fn is_empty(&self) -> bool {
+        self.programs.is_empty() && self.configs.is_empty()
+    }
+
+    /// Returns the test programs.
+    pub(super) fn programs(&self) -> impl Iterator<Item = &TestProgram> {
+        self.programs.iter().map(|tests| &tests.program)
+    }
+
     /// Runs all tests on this machine and passes each result to `report`.
     pub(super) fn run(&self, mut report: impl FnMut(TestResult)) {
-        let kvm = KvmKind::detect();
-        let mut report = |kind, name: &str, verdict| {
-            report(TestResult { kind, host: self.host, name: name.to_owned(), verdict });
-        };
-        for program in &self.programs {
-            for (name, verdict) in run_program(program) {
-                report(TestKind::Test, &name, verdict);
-            }
+        for tests in &self.programs {
+            tests.run(self.host).into_iter().for_each(&mut report);
         }
-        let suite = Suite { cli: &self.cli, tests: &self.configs, kvm, host: self.host };
-        suite.run(|name, verdict| report(TestKind::Config, name, verdict));
+        let suite = Suite { cli: &self.cli, tests: &self.configs, kvm: KvmKind::detect(), host: self.host };
+        suite.run(|test, name, verdict| report(self.config_result(test, name, verdict)));
     }
 
     /// Returns all tests as skipped for one reason.
-    pub(super) fn skip(&self, reason: &str) -> Result<Vec<TestResult>> {
-        let mut results = Vec::new();
-        let mut skip = |kind, name| {
-            let verdict = Verdict::Skipped(reason.to_owned());
-            results.push(TestResult { kind, host: self.host, name, verdict });
+    pub(super) fn skip(&self, reason: &str) -> Vec<TestResult> {
+        let programs = self.programs.iter().flat_map(|tests| tests.skip(self.host, reason));
+        let configs = self.configs.iter().map(|test| self.skip_config(test, reason));
+        programs.chain(configs).collect()
+    }
+
+    /// Returns a configuration as skipped.
+    pub(super) fn skip_config(&self, test: &ConfigTest, reason: &str) -> TestResult {
+        self.config_result(Some(test), &test.name, Verdict::Skipped(reason.to_owned()))
+    }
+
+    /// Creates the result of a configuration, or of the whole suite.
+    fn config_result(&self, test: Option<&ConfigTest>, name: &str, verdict: Verdict) -> TestResult {
+        let rerun = match test {
+            Some(test) => {
+                let path = test.config.strip_prefix(&self.root).unwrap_or(&test.config);
+                self.host.rerun(&path.to_string_lossy())
+            }
+            None => self.host.rerun("configs"),
         };
-        for program in &self.programs {
-            kvm_tests(&program.program)?
-                .into_iter()
-                .for_each(|name| skip(TestKind::Test, program.full_name(&name)));
-        }
-        self.configs.iter().for_each(|test| skip(TestKind::Config, test.name.clone()));
-        Ok(results)
+        TestResult { kind: TestKind::Config, host: self.host, name: name.to_owned(), verdict, rerun }
     }
 }
 
 /// Runs `xtask remote tests`: reads [`HostTests`] and prints the results.
 pub(crate) fn serve() -> Result<()> {
-    let mut text = String::new();
-    let input = Path::new("standard input");
-    std::io::stdin().read_to_string(&mut text).while_doing("read", input)?;
-    let tests: HostTests = serde_json::from_str(&text).while_doing("understand", input)?;
+    let tests: HostTests =
+        serde_json::from_reader(std::io::stdin()).while_doing("understand", Path::new("standard input"))?;
     let mut stdout = std::io::stdout().lock();
     tests.run(|result| {
         if let Ok(line) = serde_json::to_string(&result) {
@@ -80,36 +86,6 @@ pub(crate) fn serve() -> Result<()> {
         }
     });
     Ok(())
-}
-
-/// Returns the names of the tests in a program that need KVM.
-pub(super) fn kvm_tests(program: &Path) -> Result<Vec<String>> {
-    let list = capture(Command::new(program).args(["--list", "--ignored"]), None, PROGRAM_TIMEOUT);
-    Ok(libtest::names(&list.while_doing("list the tests in", program)?.stdout))
-}
-
-/// Runs the tests of a program that need KVM.
-fn run_program(program: &TestProgram) -> Vec<(String, Verdict)> {
-    let mut command = Command::new(&program.program);
-    command.args(["--ignored", "--show-output"]).current_dir(&program.package);
-    let captured = match capture(&mut command, None, PROGRAM_TIMEOUT) {
-        Ok(captured) => captured,
-        Err(error) => {
-            return vec![(program.full_name(""), Verdict::Failed(format!("cannot run it: {error}")))];
-        }
-    };
-    let verdicts = libtest::verdicts(&captured.stdout).into_iter();
-    let mut verdicts: Vec<_> = verdicts.map(|(name, verdict)| (program.full_name(&name), verdict)).collect();
-    // A program that is killed or aborts prints no verdict for the running test.
-    let failed = verdicts.iter().any(|(_, verdict)| matches!(verdict, Verdict::Failed(_)));
-    if !failed && !captured.status.is_some_and(|status| status.success()) {
-        let end = captured
-            .status
-            .map_or_else(|| "it did not end".to_owned(), |status| format!("it ended with {status}"));
-        verdicts
-            .push((program.full_name(""), Verdict::Failed(format!("{end}\n{}", captured.stderr.trim_end()))));
-    }
-    verdicts
 }
 
 /// Parses a line printed by [`serve`].

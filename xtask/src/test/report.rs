@@ -15,24 +15,33 @@ pub(super) fn report(results: &[TestResult]) -> String {
     text
 }
 
-/// Formats a row for each configuration. This host is the last column, because its cells may contain a reason.
+/// Formats a row for each configuration, with a column for each host that ran any.
+///
+/// This host is the last column, because its cells may contain a reason.
 fn table(results: &[TestResult]) -> String {
-    let mut rows: BTreeMap<&str, [String; 2]> = BTreeMap::new();
-    for result in results.iter().filter(|result| result.kind == TestKind::Config) {
-        let [nested, here] = rows.entry(&result.name).or_default();
-        match result.host {
-            TestHost::Nested => *nested = cell(&result.verdict, false),
-            TestHost::Here => *here = cell(&result.verdict, true),
-        }
+    let configs = || results.iter().filter(|result| result.kind == TestKind::Config);
+    let mut hosts = vec![TestHost::Nested, TestHost::Here];
+    hosts.retain(|host| configs().any(|result| result.host == *host));
+    let mut rows: BTreeMap<&str, BTreeMap<TestHost, String>> = BTreeMap::new();
+    for result in configs() {
+        let cell = cell(&result.verdict, result.host == TestHost::Here);
+        rows.entry(&result.name).or_default().insert(result.host, cell);
     }
     if rows.is_empty() {
         return String::new();
     }
     let width = rows.keys().map(|name| name.len()).max().unwrap_or(0).max("configuration".len());
-    let heads = [TestHost::Nested.name().to_owned(), TestHost::Here.name().to_owned()];
+    let head = hosts.iter().map(|host| (*host, host.name().to_owned())).collect();
     let mut text = String::new();
-    for (name, [nested, here]) in std::iter::once(("configuration", heads)).chain(rows) {
-        let _ = writeln!(text, "{name:width$}  {nested:18}{here}");
+    for (name, cells) in std::iter::once(("configuration", head)).chain(rows) {
+        let _ = write!(text, "{name:width$}  ");
+        for host in &hosts {
+            let cell = cells.get(host).map_or("", String::as_str);
+            let _ =
+                if *host == TestHost::Nested { write!(text, "{cell:18}") } else { write!(text, "{cell}") };
+        }
+        text.truncate(text.trim_end().len());
+        text.push('\n');
     }
     text.push('\n');
     text
@@ -54,7 +63,7 @@ fn failures(results: &[TestResult]) -> String {
     for result in results {
         if let Verdict::Failed(reason) = &result.verdict {
             let reason = reason.replace('\n', "\n    ");
-            let _ = writeln!(text, "failed: {}\n    {reason}\n", title(result));
+            let _ = writeln!(text, "failed: {}\n    {reason}\n    repeat: {}\n", title(result), result.rerun);
         }
     }
     text
@@ -89,8 +98,13 @@ mod tests {
 
     #[test]
     fn a_whole_report() {
-        let result =
-            |kind, host, name: &str, verdict| TestResult { kind, host, name: name.to_owned(), verdict };
+        let result = |kind, host, name: &str, verdict| TestResult {
+            kind,
+            host,
+            name: name.to_owned(),
+            verdict,
+            rerun: format!("run {name}"),
+        };
         let refusal = Verdict::Skipped("cannot do mode pae".to_owned());
         let results = [
             result(TestKind::Source, TestHost::Here, "format", Verdict::Passed),
@@ -116,6 +130,7 @@ pae            pass              not on this host: cannot do mode pae
 failed: core::walks on nested host
     left: 1
     right: 2
+    repeat: run core::walks
 
 skipped on this host: cannot do mode pae
     pae, core::pae

@@ -19,7 +19,7 @@ use crate::failure::{Failure, FileContext, Result};
 use crate::process::wait;
 
 /// Limit for the suite, which takes seconds, or minutes on the nested host. vmm-cli also enforces a limit for each guest.
-const SUITE_TIMEOUT: Duration = Duration::from_secs(600);
+const SUITE_TIMEOUT: Duration = Duration::from_secs(1800);
 
 /// Exit status of vmm-cli when a case has failed.
 const STATUS_FAILED: i32 = 103;
@@ -58,13 +58,13 @@ pub(super) struct Suite<'a> {
 }
 
 impl Suite<'_> {
-    /// Runs the suite and passes name and verdict of each case to `report`.
-    pub(super) fn run(&self, mut report: impl FnMut(&str, Verdict)) {
+    /// Runs the suite and passes each case to `report`: its configuration (`None` for the whole suite), name and verdict.
+    pub(super) fn run(&self, mut report: impl FnMut(Option<&ConfigTest>, &str, Verdict)) {
         let Self { cli, tests, kvm, host } = *self;
         let mut requested = Vec::new();
         for test in tests {
             match kvm.cannot_run(test) {
-                Some(reason) => report(&test.name, Verdict::Skipped(reason.to_owned())),
+                Some(reason) => report(Some(test), &test.name, Verdict::Skipped(reason.to_owned())),
                 None => requested.push(test),
             }
         }
@@ -85,7 +85,7 @@ impl Suite<'_> {
             let verdict = line.verdict(test, kvm);
             failures += usize::from(line.verdict == "failed");
             reported.push(&test.name);
-            report(&line.case_name(test), verdict);
+            report(Some(test), &line.case_name(test), verdict);
         });
         let end = match ended {
             Ok(end) => end,
@@ -95,11 +95,11 @@ impl Suite<'_> {
         let mut is_complete = true;
         for test in unreported {
             is_complete = false;
-            report(&test.name, Verdict::Failed(format!("vmm-cli reported no result: {end}")));
+            report(Some(test), &test.name, Verdict::Failed(format!("vmm-cli reported no result: {end}")));
         }
         let status = if failures == 0 { 0 } else { STATUS_FAILED };
         if is_complete && !end.starts_with(&format!("exit status: {status}")) {
-            report("vmm-cli test", Verdict::Failed(format!("{failures} cases failed, but {end}")));
+            report(None, "vmm-cli test", Verdict::Failed(format!("{failures} cases failed, but {end}")));
         }
     }
 }
@@ -239,7 +239,7 @@ mod tests {
         let mut results = Vec::new();
         let tests = [config("a", "long"), config("b", "long"), config("crash/cr3-outside", "long")];
         let suite = Suite { cli: &cli, tests: &tests, kvm: KvmKind::Pvm, host: TestHost::Here };
-        suite.run(|name, verdict| results.push((name.to_owned(), verdict)));
+        suite.run(|_, name, verdict| results.push((name.to_owned(), verdict)));
         let (name, verdict) = results.remove(0);
         assert!(name == "crash/cr3-outside" && matches!(verdict, Verdict::Skipped(_)));
         results

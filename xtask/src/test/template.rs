@@ -9,20 +9,21 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::outcome::{TestHost, TestKind, TestResult, Verdict};
+use super::selection::Selection;
 use crate::failure::{Failure, FileContext, Result};
 use crate::guests;
 use crate::process::capture;
 use crate::workspace::Workspace;
 
 /// Limit for one cargo command, which boots the nested host for each kernel.
-const CARGO_TIMEOUT: Duration = Duration::from_secs(180);
+const CARGO_TIMEOUT: Duration = Duration::from_secs(900);
 
 /// Source of a failing test.
 const FAILING: &str = "#![no_std]\n#![no_main]\n\n\
     template_kernel::tests! {\n    fn two_is_one() {\n        assert_eq!(2, 1);\n    }\n}\n";
 
 /// cargo command with the expected exit status and output.
-struct CargoStep {
+pub(super) struct CargoStep {
     arguments: &'static [&'static str],
     status: i32,
     /// Text in the output of cargo or the kernel.
@@ -41,32 +42,38 @@ const CARGO_STEPS: [CargoStep; 3] = [
     CargoStep { arguments: &["test", "--test", "failing"], status: 3, output: "exit status: 3" },
 ];
 
-/// Runs all steps on one host. `refusal` is the reason why the host cannot be used.
+/// Returns the selected steps.
+pub(super) fn select(selection: &mut Selection<'_>) -> Vec<&'static CargoStep> {
+    CARGO_STEPS.iter().filter(|step| selection.selects(&step.name())).collect()
+}
+
+/// Runs steps on one host. `refusal` is the reason why the host cannot be used.
 pub(super) fn run(
     workspace: &Workspace,
     cli: &Path,
-    host: TestHost,
+    (steps, host): (&[&CargoStep], TestHost),
     refusal: Option<&str>,
 ) -> Result<Vec<TestResult>> {
-    let result = |step: &CargoStep, verdict| TestResult {
-        kind: TestKind::Test,
-        host,
-        name: format!("template-kernel: cargo {}", step.arguments.join(" ")),
-        verdict,
+    if steps.is_empty() {
+        return Ok(Vec::new());
+    }
+    let result = |step: &CargoStep, verdict| {
+        let (kind, name) = (TestKind::Test, step.name());
+        TestResult { kind, host, rerun: host.rerun(&name), name, verdict }
     };
     let refusal = match (refusal, guests::rust_target()) {
         (Some(reason), _) => Some(reason.to_owned()),
         (None, target) => target.err(),
     };
     if let Some(reason) = refusal {
-        return Ok(CARGO_STEPS.iter().map(|step| result(step, Verdict::Skipped(reason.clone()))).collect());
+        return Ok(steps.iter().map(|step| result(step, Verdict::Skipped(reason.clone()))).collect());
     }
     let folder = tempfile::tempdir().while_doing("create a directory in", &std::env::temp_dir())?;
     copy(&workspace.path("guests/template-kernel"), folder.path())?;
     add_failing_test(folder.path())?;
     let target = workspace.path("target/template-kernel");
     let mut results = Vec::new();
-    for step in &CARGO_STEPS {
+    for step in steps {
         let mut cargo = workspace.cargo();
         cargo.current_dir(folder.path()).args(step.arguments).arg("--target-dir").arg(&target);
         // Settings for the build of the workspace must not reach the build of the kernel.
@@ -80,6 +87,10 @@ pub(super) fn run(
 }
 
 impl CargoStep {
+    fn name(&self) -> String {
+        format!("template-kernel: cargo {}", self.arguments.join(" "))
+    }
+
     /// Runs the command and checks status and output.
     fn verdict(&self, cargo: &mut Command) -> Verdict {
         let captured = match capture(cargo, None, CARGO_TIMEOUT) {
