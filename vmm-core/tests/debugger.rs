@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::io::Write;
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -204,18 +205,19 @@ fn a_crash_can_be_looked_at_from_before() {
 fn a_guest_that_spins_can_be_stopped() {
     in_each_mode(&[0x90, 0xeb, 0xfe], |name, debugger, _| {
         let stopper = debugger.stopper();
+        let (stopped, stop) = std::sync::mpsc::channel::<()>();
         let waker = std::thread::spawn(move || {
-            for _ in 0..20 {
-                std::thread::sleep(Duration::from_millis(50));
+            while stop.recv_timeout(Duration::from_millis(10)) == Err(RecvTimeoutError::Timeout) {
                 stopper.interrupt();
             }
         });
         let asked = Cell::new(0);
         let stop = debugger.run(Forward, &mut || asked.replace(asked.get() + 1) > 2).unwrap();
+        drop(stopped);
+        waker.join().unwrap();
         assert_eq!((stop, offset(debugger)), (DebugStop::Asked, 1), "{name}");
         assert_eq!(step(debugger, Back), DebugStop::Step, "{name}");
         assert_eq!(offset(debugger), 0, "{name}");
-        waker.join().unwrap();
     });
 }
 

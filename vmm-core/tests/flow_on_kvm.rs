@@ -74,7 +74,7 @@ fn machines() -> Vec<(&'static str, MachineSpec, &'static [u8])> {
         mergeable: false,
         ..MemoryRegion::new(Gpa(0x4000_0000), 0x2000)
     });
-    rich.limits.time = Some(Duration::from_secs(5));
+    rich.limits.time = Some(Duration::from_secs(3600));
     rich.boot.registers.push((vmm_core::spec::Register::Rdi, 0x1234));
     let access = PagePermissions { writable: true, user: false, executable: false };
     rich.boot.paging.maps.push(Mapping { gva: Gva(0x8000_0000), gpa: Gpa(0), size: 0x1000, access });
@@ -144,7 +144,10 @@ fn compare(name: &str, told: &[SequenceStep], seen: &[(Call, String)], complete:
         check_argument(&format!("{name}: {call}"), &step.argument, arguments);
     }
     let mut during: Vec<Call> = seen.iter().skip(once.len()).map(|(call, _)| *call).collect();
-    assert_eq!(during.first(), complete.then_some(&Call::Run), "{name}");
+    // On a busy host the idle timer may expire, and the idle check run, before the first KVM_RUN.
+    let idle_check = [Call::GetMpState, Call::GetIrqchip, Call::GetLapic];
+    let first = during.iter().find(|call| !idle_check.contains(call));
+    assert_eq!(first, complete.then_some(&Call::Run), "{name}");
     during.retain(|call| !later.iter().any(|(told, _)| told == call));
     assert_eq!(during, [], "{name}: made and not told");
     // What is told as happening whenever something does, does happen then.

@@ -32,7 +32,7 @@ fn is_pvm() -> bool {
 
 fn spec(mode: Mode) -> MachineSpec {
     let mut spec = MachineSpec::new(mode, MEMORY, EntryPoint::Address(Gva(CODE)));
-    spec.limits.time = Some(Duration::from_secs(5));
+    spec.limits.time = Some(Duration::from_secs(60));
     spec
 }
 

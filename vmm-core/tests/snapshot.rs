@@ -57,7 +57,7 @@ impl Write for Printed {
 fn spec(mode: Mode, ring: Ring) -> MachineSpec {
     let mut spec = MachineSpec::new(mode, 2 << 20, EntryPoint::Address(Gva(CODE)));
     spec.boot.ring = ring;
-    spec.limits.time = Some(Duration::from_secs(20));
+    spec.limits.time = Some(Duration::from_secs(120));
     spec
 }
 
@@ -83,7 +83,7 @@ fn machines() -> impl Iterator<Item = (Mode, Ring)> {
 }
 
 fn limits() -> LimitSpec {
-    let time = Some(Duration::from_secs(20));
+    let time = Some(Duration::from_secs(120));
     LimitSpec { time, exits: None }
 }
 

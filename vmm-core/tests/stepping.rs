@@ -55,7 +55,7 @@ impl Observer for Executed {
 fn spec(mode: Mode, ring: Ring) -> MachineSpec {
     let mut spec = MachineSpec::new(mode, 2 << 20, EntryPoint::Address(Gva(CODE)));
     spec.boot.ring = ring;
-    spec.limits.time = Some(Duration::from_secs(20));
+    spec.limits.time = Some(Duration::from_secs(120));
     spec
 }
 

@@ -23,7 +23,7 @@ const GUEST: [u8; 9] = [0xb0, 5, 0xe6, 0x80, 0xe4, 0x80, 0x90, 0xe6, 0xf4];
 fn build(mode: Mode, ring: Ring, code: &[u8]) -> Result<Machine, Error> {
     let mut spec = MachineSpec::new(mode, 2 << 20, EntryPoint::Address(Gva(CODE)));
     spec.boot.ring = ring;
-    spec.limits.time = Some(Duration::from_secs(5));
+    spec.limits.time = Some(Duration::from_secs(60));
     let guest = FlatImage { address: Gpa(CODE), bytes: code };
     Machine::build(&Kvm::open().unwrap(), spec, &guest, Console::to(std::io::sink()))
 }
@@ -46,7 +46,7 @@ fn name(machine: &Machine) -> String {
 }
 
 fn limits() -> LimitSpec {
-    LimitSpec { time: Some(Duration::from_secs(5)), exits: None }
+    LimitSpec { time: Some(Duration::from_secs(60)), exits: None }
 }
 
 /// Remembers how many exits the guest sees.

@@ -14,11 +14,14 @@ use vmm_core::{Gpa, Gva, Kvm};
 
 const CODE: u64 = 0x8000;
 
+/// Limit of a run that ends by itself.
+const TIMEOUT: Duration = Duration::from_secs(120);
+
 /// A long-mode machine with `vcpus` vCPUs that run `code`, or wait.
-fn machine(interrupts: Interrupts, vcpus: u32, code: &[u8]) -> Machine {
+fn machine(interrupts: Interrupts, vcpus: u32, code: &[u8], time: Duration) -> Machine {
     let mut spec = MachineSpec::new(Mode::Long, 2 << 20, EntryPoint::Address(Gva(CODE)));
     (spec.interrupts, spec.vcpus) = (interrupts, vcpus);
-    spec.limits.time = Some(Duration::from_secs(3));
+    spec.limits.time = Some(time);
     if vcpus > 1 {
         spec.cpuid = CpuidPolicy::Host;
     }
@@ -27,7 +30,7 @@ fn machine(interrupts: Interrupts, vcpus: u32, code: &[u8]) -> Machine {
 }
 
 fn run(interrupts: Interrupts, vcpus: u32, code: &[u8]) -> End {
-    machine(interrupts, vcpus, code).run().unwrap().end
+    machine(interrupts, vcpus, code, TIMEOUT).run().unwrap().end
 }
 
 #[test]
@@ -51,18 +54,19 @@ fn out(port: u8, value: u8) -> [u8; 4] {
 #[test]
 #[ignore = "needs /dev/kvm"]
 fn one_that_waits_for_a_device_is_not() {
+    const LIMIT: Duration = Duration::from_secs(3);
     // The master PIC: vectors from 0x20, input 1 (the keyboard's) open.
     let mut code =
         [out(0x20, 0x11), out(0x21, 0x20), out(0x21, 0x04), out(0x21, 0x01), out(0x21, 0xfd)].concat();
     code.extend([0xfb, 0xf4]);
-    assert_eq!(run(Interrupts::Pc, 1, &code), End::TimeLimit(Duration::from_secs(3)));
+    assert_eq!(machine(Interrupts::Pc, 1, &code, LIMIT).run().unwrap().end, End::TimeLimit(LIMIT));
 }
 
 #[test]
 #[ignore = "needs /dev/kvm"]
 fn an_msr_that_kvm_does_not_have_is_named() {
     // mov $0x12345, %ecx; rdmsr: #GP, and no handler
-    let mut machine = machine(Interrupts::Pc, 1, &[0xb9, 0x45, 0x23, 0x01, 0x00, 0x0f, 0x32]);
+    let mut machine = machine(Interrupts::Pc, 1, &[0xb9, 0x45, 0x23, 0x01, 0x00, 0x0f, 0x32], TIMEOUT);
     assert_eq!(machine.run().unwrap().end, End::Shutdown);
     let asked: Vec<_> = machine.unknown_msrs().into_iter().collect();
     assert_eq!(asked, [(0x12345, MsrUse { reads: 1, writes: 0 })]);
