@@ -12,22 +12,26 @@ pub(crate) fn for_machine(error: &Error) -> Option<String> {
     match error {
         Error::Kvm(error) => for_kvm(error),
         Error::Image(error) => error.downcast_ref::<KvmError>().and_then(for_kvm),
+        Error::ModeDropped { .. } | Error::ModeRefused { .. } | Error::FeatureMissing { .. } => Some(
+            "`vmm-cli doctor` shows what works here; an ordinary KVM host (VT-x or AMD-V) does all modes"
+                .to_owned(),
+        ),
+        Error::Disk(error) => error.help(),
+        Error::NoBreakpoint { .. } | Error::NoExitCount => {
+            Some("stop it after a time instead, with --after".to_owned())
+        }
         Error::Layout(_)
         | Error::State(_)
         | Error::Bus(_)
         | Error::Snapshot { .. }
         | Error::Restore(_)
-        | Error::Disk(_)
+        | Error::Save(_)
+        | Error::DeviceNotSupplied { .. }
         | Error::TooManyVirtioDevices { .. }
-        | Error::ModeDropped { .. }
-        | Error::ModeRefused { .. }
-        | Error::FeatureMissing { .. }
         | Error::NoDebugging { .. }
-        | Error::NoBreakpoint { .. }
-        | Error::NoExitCount
         | Error::Console(_)
         | Error::Clock(_)
-        | Error::Table { .. } => error.help(),
+        | Error::Table { .. } => None,
     }
 }
 

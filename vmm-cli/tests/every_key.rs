@@ -12,9 +12,9 @@ use vmm_cli::diagnostic::Location;
 use vmm_core::machine::end_kind::EndKind;
 use vmm_core::spec::mode::{Mode, PageSize, Ring};
 use vmm_core::spec::{
-    BlockAccess, BlockSpec, CpuidPolicy, DebugConsoleSpec, DebugExitSpec, DeviceAddress, DeviceSpecs,
-    FwCfgFile, FwCfgSpec, HaltPolicy, LimitSpec, Mapping, MemoryBacking, MemoryRegion, PagePermissions,
-    PagingSpec, PinnedAddresses, PlatformSpec, Register, SerialSpec, UnmappedPolicy, VirtioSpec,
+    BlockAccess, BlockSpec, BusAddress, CpuidPolicy, DebugConsoleSpec, DebugExitSpec, DeviceSpecs, FwCfgFile,
+    FwCfgSpec, HaltPolicy, LimitSpec, Mapping, MemoryBacking, MemoryRegion, PagePermissions, PagingSpec,
+    PinnedAddresses, PlatformSpec, Register, SerialSpec, UnmappedPolicy, VirtioSpec,
 };
 use vmm_core::{Gpa, Gva, Port};
 use vmm_loader::Loading;
@@ -227,9 +227,9 @@ fn the_machine() {
     };
     assert_eq!(machine.pinned, placement);
     let devices = DeviceSpecs {
-        debug_console: Some(DebugConsoleSpec { at: DeviceAddress::Port(Port(0x402)), collect: true }),
-        serial: Some(SerialSpec { at: DeviceAddress::Mmio(Gpa(0xd010_0000)), input: false }),
-        debug_exit: Some(DebugExitSpec { at: DeviceAddress::Port(Port(0x501)), success: vec![0, 0x10] }),
+        debug_console: Some(DebugConsoleSpec { at: BusAddress::Port(Port(0x402)), collect: true }),
+        serial: Some(SerialSpec { at: BusAddress::Mmio(Gpa(0xd010_0000)), input: false }),
+        debug_exit: Some(DebugExitSpec { at: BusAddress::Port(Port(0x501)), success: vec![0, 0x10] }),
         hypercall: None,
         platform: PlatformSpec {
             rtc: true,
@@ -255,6 +255,7 @@ fn the_machine() {
             VirtioSpec::Console { input: true },
             VirtioSpec::Entropy,
         ],
+        custom: vec![],
     };
     assert_eq!(machine.devices, devices);
 }

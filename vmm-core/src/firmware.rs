@@ -1,12 +1,12 @@
-//! What a PC's firmware leaves in memory: tables that tell a kernel what machine it is on.
+//! Tables of a PC's firmware: they describe the machine to a kernel.
 //!
-//! There is no firmware here, only what it would have written: pure functions from a machine's description to bytes at
-//! fixed places. [`crate::layout`] keeps these places free, and the bytes are put into memory like every table of ours.
+//! No firmware runs. Pure functions turn a machine's description into bytes at fixed addresses; [`crate::layout`] keeps these
+//! addresses free, and [`Machine::build`](crate::machine::Machine::build) writes the bytes.
 //!
-//! | file | what |
+//! | file | table |
 //! |---|---|
-//! | `memory_map.rs` | which memory a kernel may use; not a table, but told by every boot protocol |
-//! | `bios_data.rs` | the few variables of the BIOS that kernels still read |
+//! | `memory_map.rs` | memory map for boot protocols (E820); not a table in memory |
+//! | `bios_data.rs` | BIOS data area, as far as kernels read it |
 //! | `acpi/` | the ACPI tables |
 //! | `mp_table.rs` | the MP table |
 
@@ -24,24 +24,24 @@ use crate::spec::gpa_range::GpaRange;
 use crate::spec::table_image::TableImage;
 use memory_map::{BIOS_AREA, EBDA};
 
-/// Where the ACPI root pointer (RSDP) lies, on machines with ACPI tables. Kernels that are told nothing look for it from
-/// 0xe0000 to 0xfffff (ACPI 6.5, 5.2.5.1).
+/// Address of the ACPI root pointer (RSDP), on machines with ACPI tables. Kernels search for it from 0xe0000 to 0xfffff
+/// (ACPI 6.5, 5.2.5.1).
 pub const RSDP: Gpa = BIOS_AREA;
-/// Where a guest that sleeps (S3) leaves word where to go on: the waking vector of the FACS (5.2.10), the first of the tables.
+/// Address of the waking vector of the FACS (5.2.10), where a guest stores its start address before it suspends (S3).
 pub const WAKING_VECTOR: Gpa = Gpa(RSDP.0 + acpi::FACS + 12);
-/// Where the MP table's floating pointer lies: in the BIOS segment, where kernels look for it.
+/// Address of the MP floating pointer, in the BIOS segment, which kernels search.
 pub const MP_POINTER: Gpa = Gpa(0xf_0000);
 
-/// The registers of each CPU's local APIC.
+/// Address of the local APIC registers.
 const LOCAL_APIC: u32 = 0xfee0_0000;
-/// The registers of the IOAPIC.
+/// Address of the IOAPIC registers.
 const IOAPIC: u32 = 0xfec0_0000;
-/// Its ID, which KVM's IOAPIC has after a reset.
+/// ID of KVM's IOAPIC after a reset.
 const IOAPIC_ID: u8 = 0;
-/// ACPI's own interrupt.
+/// Interrupt line of ACPI (SCI).
 const SCI: u16 = 9;
 
-/// What firmware keeps of memory, named, sorted by address: nothing on a machine without tables.
+/// Returns the ranges that firmware reserves, with names, sorted by address; none on a machine without tables.
 #[must_use]
 pub fn ranges(spec: &MachineSpec) -> Vec<(&'static str, GpaRange)> {
     let images = images(spec);
@@ -49,7 +49,7 @@ pub fn ranges(spec: &MachineSpec) -> Vec<(&'static str, GpaRange)> {
         let image = images.iter().find(|image| image.gpa == start);
         image.and_then(|image| start.checked_add(image.bytes.len() as u64))
     };
-    // Whole pages. Should there be too many CPUs for the half of the BIOS area that the ACPI tables have, they overlap.
+    // Whole pages. With too many CPUs for the half of the BIOS area that the ACPI tables have, the ranges overlap.
     let page_end = |start| end(start).and_then(|end| end.0.checked_next_multiple_of(PAGE_SIZE)).map(Gpa);
     let areas = [
         (bios_data::NAME, bios_data::ADDRESS, end(bios_data::ADDRESS)),
@@ -63,7 +63,7 @@ pub fn ranges(spec: &MachineSpec) -> Vec<(&'static str, GpaRange)> {
 const ACPI: &str = "ACPI tables";
 const MP: &str = "MP table";
 
-/// The tables, for guest memory, sorted by address: nothing on a machine without tables.
+/// Returns the tables for guest memory, sorted by address; none on a machine without tables.
 #[must_use]
 pub fn images(spec: &MachineSpec) -> Vec<TableImage> {
     let platform = &spec.devices.platform;
@@ -91,12 +91,12 @@ pub fn images(spec: &MachineSpec) -> Vec<TableImage> {
     images
 }
 
-/// The byte that makes the sum of all bytes 0; 0 if it is already.
+/// Returns the byte that makes the sum of all bytes 0.
 fn checksum(bytes: &[u8]) -> u8 {
     bytes.iter().fold(0u8, |sum, byte| sum.wrapping_sub(*byte))
 }
 
-/// Makes the sum of all bytes 0, by the one at `offset`, which is 0 so far.
+/// Sets the byte at `offset`, which is 0, so that the sum of all bytes is 0.
 fn set_checksum(bytes: &mut [u8], offset: usize) {
     let value = checksum(bytes);
     if let Some(byte) = bytes.get_mut(offset) {

@@ -117,7 +117,7 @@ pub enum RangeOwner {
     /// Page of `KVM_SET_IDENTITY_MAP_ADDR` at its default address, used by KVM on old Intel hosts.
     IdentityMap,
     /// MMIO registers of the device with this name.
-    Device(&'static str),
+    Device(String),
     /// Part of the guest's files, by its name in messages.
     Guest(String),
     /// Tables of a PC's firmware, by their name in messages.

@@ -46,6 +46,7 @@ use crate::cpu::exit_counts::ExitCounts;
 use crate::cpu::sregs_diff;
 use crate::devices::bus::Bus;
 use crate::devices::console::Console;
+use crate::devices::custom::CustomDevice;
 use crate::initial_state::{InitialState, initial_state};
 use crate::layout::{self, Layout};
 use crate::machine::board::Board;
@@ -98,6 +99,24 @@ impl Machine {
         guest: &dyn GuestImage,
         console: Console,
     ) -> Result<Self, Error> {
+        Self::build_with_devices(kvm, spec, guest, console, Vec::new())
+    }
+
+    /// Builds a machine like [`Machine::build`], with devices of the caller's. Their descriptions become
+    /// `spec.devices.custom`; where there are descriptions and no devices, that is an error.
+    ///
+    /// # Errors
+    /// As [`Machine::build`].
+    pub fn build_with_devices(
+        kvm: &Kvm,
+        mut spec: MachineSpec,
+        guest: &dyn GuestImage,
+        console: Console,
+        custom: Vec<CustomDevice>,
+    ) -> Result<Self, Error> {
+        if !custom.is_empty() {
+            spec.devices.custom = custom.iter().map(|device| device.spec().clone()).collect();
+        }
         let layout = layout::compute(&spec, &guest.occupied())?;
 
         let vm = vm_with_memory(kvm, &spec, None)?;
@@ -119,7 +138,7 @@ impl Machine {
         set_cpuid(&vcpu, &spec, cpuid.as_ref())?;
         enter_mode(&vcpu, &spec, &state)?;
         vcpu.set_regs(&state.regs)?;
-        let config = MachineConfig { spec, layout, trap_page: state.trap_page, cpuid };
+        let config = MachineConfig { spec, layout, trap_page: state.trap_page, cpuid, custom };
         Self::assemble(MachineParts { vm, bsp: vcpu, config, console, origin: None })
     }
 
@@ -127,11 +146,11 @@ impl Machine {
     /// the devices.
     pub(crate) fn assemble(parts: MachineParts) -> Result<Self, Error> {
         let MachineParts { vm, bsp, config, console, origin } = parts;
-        let MachineConfig { spec, layout, trap_page, cpuid } = config;
+        let MachineConfig { spec, layout, trap_page, cpuid, custom } = config;
         let aps = application_processors(&vm, &spec, cpuid.as_ref())?;
         let cpu = host::CpuTraits::of(cpuid.as_ref());
         Ok(Self {
-            board: Board::new(&vm, spec, layout, console, trap_page, cpu)?,
+            board: Board::new(&vm, spec, layout, console, custom, trap_page, cpu)?,
             processors: Processors::new(Processor::new(bsp), aps),
             ended: 0,
             sleeps: SuspendTimes::default(),
@@ -315,10 +334,6 @@ pub(crate) fn interrupt_controllers(vm: &Vm, spec: &MachineSpec) -> Result<(), E
         Interrupts::Pc => {
             vm.create_irqchip()?;
             vm.create_pit2()?;
-            // kvm-unit-tests count on a BIOS having been there.
-            if spec.devices.platform.kvm_testdev {
-                vm.init_pics(0x08, 0x70)?;
-            }
         }
     }
     // Whoever programs interrupts is a kernel, and kernels try MSRs.

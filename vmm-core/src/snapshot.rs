@@ -64,7 +64,7 @@ impl Snapshot {
         let cpuid = cpuid.map_err(|_| Error::Snapshot { problem, source: None })?;
         let trap_page = layout.trap_page();
         Ok(Self {
-            config: Arc::new(MachineConfig { spec, layout, trap_page, cpuid }),
+            config: Arc::new(MachineConfig { spec, layout, trap_page, cpuid, custom: Vec::new() }),
             state: Arc::new(state),
             memory,
         })

@@ -8,6 +8,7 @@
 //! compared or saved.
 
 pub mod cpuid_feature;
+mod devices;
 pub mod gpa_range;
 mod memory;
 pub mod mode;
@@ -19,12 +20,15 @@ pub mod virtio;
 use std::fmt;
 use std::time::Duration;
 
-use kvm_sys_wrap::{Gpa, Gva, Port};
+use kvm_sys_wrap::{Gpa, Gva};
 use serde::Deserialize;
 
 use crate::spec::cpuid_feature::CpuidFeature;
 use crate::spec::mode::{Mode, PageSize, Ring};
 pub use crate::spec::register::Register;
+pub use devices::{
+    BusAddress, CustomDeviceSpec, DebugConsoleSpec, DebugExitSpec, DeviceSetting, DeviceSpecs, SerialSpec,
+};
 pub use memory::{HUGE_PAGES_THRESHOLD, MemoryBacking, MemoryRegion};
 pub use platform::{FwCfgFile, FwCfgSpec, PlatformSpec};
 pub use virtio::{BlockAccess, BlockSpec, VirtioSpec};
@@ -217,73 +221,6 @@ pub struct PinnedAddresses {
     pub tss: Option<Gpa>,
     /// First page table (CR3); a multiple of 4 KiB. The other tables follow it.
     pub page_tables: Option<Gpa>,
-}
-
-/// Which devices the machine has, and where; `None` leaves one out.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeviceSpecs {
-    /// Bytes written here go to the console (Bochs' and QEMU's debug console). Default: port 0xe9.
-    pub debug_console: Option<DebugConsoleSpec>,
-    /// A 16550 serial port, 8 registers. Default: port 0x3f8 (COM1).
-    pub serial: Option<SerialSpec>,
-    /// A write ends the run, as with QEMU's isa-debug-exit. Default: port 0xf4.
-    pub debug_exit: Option<DebugExitSpec>,
-    /// The hypercall registers (64 bytes). Default: port 0x500.
-    pub hypercall: Option<DeviceAddress>,
-    /// The rest of a PC. Default: none of it.
-    pub platform: PlatformSpec,
-    /// Virtio devices; the place in this list decides on window and interrupt ([`virtio::window`]). Default: none.
-    pub virtio: Vec<VirtioSpec>,
-}
-
-impl Default for DeviceSpecs {
-    fn default() -> Self {
-        Self {
-            debug_console: Some(DebugConsoleSpec { at: DeviceAddress::Port(Port(0xe9)), collect: false }),
-            serial: Some(SerialSpec { at: DeviceAddress::Port(Port(0x3f8)), input: true }),
-            debug_exit: Some(DebugExitSpec { at: DeviceAddress::Port(Port(0xf4)), success: vec![0] }),
-            hypercall: Some(DeviceAddress::Port(Port(0x500))),
-            platform: PlatformSpec::default(),
-            virtio: Vec::new(),
-        }
-    }
-}
-
-/// Where a device answers: on I/O ports or in guest-physical address space.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DeviceAddress {
-    /// The first of its ports.
-    Port(Port),
-    /// The first of its addresses.
-    Mmio(Gpa),
-}
-
-/// The debug console.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DebugConsoleSpec {
-    /// Its one register.
-    pub at: DeviceAddress,
-    /// Whether the kernel collects what is written to its port, in place of an exit for each byte, where it can. Only
-    /// without interrupts: a vCPU that sleeps in the kernel would keep what it wrote.
-    pub collect: bool,
-}
-
-/// The serial port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SerialSpec {
-    /// Its first register.
-    pub at: DeviceAddress,
-    /// Whether it receives what comes in on the console.
-    pub input: bool,
-}
-
-/// The exit port.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DebugExitSpec {
-    /// Its address; 1, 2 or 4 bytes wide accesses are taken.
-    pub at: DeviceAddress,
-    /// Values that mean success. Any other value `v` ends the run with the code `v * 2 + 1`, as in QEMU.
-    pub success: Vec<u32>,
 }
 
 /// Effect of an access to an address that neither memory nor a device answers.

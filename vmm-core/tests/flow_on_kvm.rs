@@ -20,7 +20,7 @@ use vmm_core::machine::error::{Blame, Error};
 use vmm_core::machine::image::{FlatImage, GuestImage};
 use vmm_core::spec::mode::{Mode, Ring};
 use vmm_core::spec::{
-    CpuidPolicy, DebugConsoleSpec, DeviceAddress, EntryPoint, Interrupts, MachineSpec, Mapping, MemoryRegion,
+    BusAddress, CpuidPolicy, DebugConsoleSpec, EntryPoint, Interrupts, MachineSpec, Mapping, MemoryRegion,
     PagePermissions, PlatformSpec, VirtioSpec,
 };
 use vmm_core::{Gpa, Gva, Kvm, Port, layout};
@@ -85,7 +85,7 @@ fn machines() -> Vec<(&'static str, MachineSpec, &'static [u8])> {
     machines.push(("real, the host's CPUID", host, HALTS));
     let mut collected = spec(Mode::Long);
     collected.devices.debug_console =
-        Some(DebugConsoleSpec { at: DeviceAddress::Port(Port(0xe9)), collect: true });
+        Some(DebugConsoleSpec { at: BusAddress::Port(Port(0xe9)), collect: true });
     machines.push(("long, collected output", collected, HALTS));
     let mut split = spec(Mode::Long);
     (split.interrupts, split.vcpus) = (Interrupts::Split, 3);

@@ -23,7 +23,7 @@ use vmm_core::spec::mode::Mode;
 use vmm_core::spec::{HaltPolicy, Interrupts, MemoryBacking, ResetPolicy, UnmappedPolicy};
 
 pub use cpuid::{CpuidChoice, CpuidTable};
-pub use devices::{DebugExit, Devices, Place, Serial};
+pub use devices::{Devices, LocationKeys, MovableDevice};
 pub use enums::{Boot, Loading};
 pub use expect::{Expect, ExpectMemory};
 pub use guest::{Guest, Load, Module};

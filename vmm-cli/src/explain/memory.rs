@@ -1,14 +1,15 @@
-//! The guest-physical address space: slots, what lies where, holes and devices; and the ports beside it.
+//! Guest-physical address space with slots, owners, holes and devices; and the I/O ports.
 
 use serde::{Serialize, Serializer};
-use vmm_core::devices::{length, pc};
+use vmm_core::Port;
+use vmm_core::devices::{self, DeviceKind, DeviceSource, InstalledDevice};
 use vmm_core::layout::{Layout, LayoutPart, LayoutRegion, LayoutRow, LayoutRowKind, RangeOwner};
 use vmm_core::spec::gpa_range::{ByteSize, GpaRange};
-use vmm_core::spec::{DeviceAddress, MachineSpec};
+use vmm_core::spec::{BusAddress, MachineSpec};
 
 use super::hex;
 
-/// All of it.
+/// Slots, memory map and ports.
 #[derive(Debug, Serialize)]
 pub(super) struct Memory {
     /// The memory slots, by number.
@@ -31,12 +32,12 @@ pub(super) struct Slot {
     pub(super) read_only: bool,
     pub(super) huge_pages: bool,
     pub(super) mergeable: bool,
-    /// What is behind it on the host.
+    /// Backing on the host.
     pub(super) backing: &'static str,
 }
 
 impl Slot {
-    /// What is not as usual about it, each part after a comma.
+    /// Returns the properties that differ from the default, each after a comma.
     pub(super) fn words(&self) -> String {
         let flags =
             [(self.read_only, "read-only"), (self.huge_pages, "huge pages"), (self.mergeable, "mergeable")];
@@ -46,7 +47,7 @@ impl Slot {
     }
 }
 
-/// A range that is one thing.
+/// Range with one owner.
 #[derive(Debug, Serialize)]
 pub(super) struct MapRow {
     #[serde(serialize_with = "as_hex")]
@@ -57,17 +58,17 @@ pub(super) struct MapRow {
     /// The slot it lies in; none in a hole.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) slot: Option<usize>,
-    /// What kind of thing it is.
+    /// Kind of the owner.
     pub(super) kind: Kind,
-    /// What it is.
+    /// Name of the owner.
     pub(super) what: String,
 }
 
-/// What kind of thing lies in a range.
+/// Kind of the owner of a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Kind {
-    /// Memory that nobody has a plan for.
+    /// Unused memory.
     Free,
     /// No memory: an access exits as MMIO.
     Hole,
@@ -81,7 +82,7 @@ pub(super) enum Kind {
     Stack,
     /// Ring 3: the trap page and its stack.
     Landing,
-    /// Pages that KVM keeps for itself.
+    /// KVM's own pages.
     Kvm,
     /// A device's registers.
     Device,
@@ -92,8 +93,8 @@ pub(super) enum Kind {
 pub(super) struct Ports {
     pub(super) first: String,
     pub(super) last: String,
-    pub(super) device: &'static str,
-    pub(super) does: &'static str,
+    pub(super) device: String,
+    pub(super) does: String,
 }
 
 impl Memory {
@@ -113,7 +114,7 @@ impl Memory {
     }
 }
 
-/// A number of bytes for people: exact where that is short, else to a tenth of a unit.
+/// Formats a number of bytes: exactly if that is short, else to a tenth of a unit.
 pub(super) fn size_words(bytes: u64) -> String {
     let exact = ByteSize(bytes).to_string();
     let digits = exact.chars().filter(char::is_ascii_digit).count();
@@ -165,53 +166,28 @@ fn kind(owner: &RangeOwner) -> Kind {
     }
 }
 
-/// The slot that a range lies in. Regions are counted from 1 as people do, slots from 0 as KVM does.
+/// Returns the slot of a range. Regions are counted from 1, slots from 0.
 fn slot_of(regions: &[LayoutRegion], range: GpaRange) -> Option<usize> {
     regions.iter().find(|region| region.range.contains(range)).map(|region| region.number.saturating_sub(1))
 }
 
 fn ports(spec: &MachineSpec) -> Vec<Ports> {
-    let devices = &spec.devices;
-    let all = [
-        (
-            devices.debug_console.map(|console| console.at),
-            length::DEBUG_CONSOLE,
-            "debug-console",
-            if devices.debug_console.is_some_and(|console| console.collect) {
-                "OUT of a byte prints it; the kernel collects them"
-            } else {
-                "OUT of a byte prints it"
-            },
-        ),
-        (
-            devices.debug_exit.as_ref().map(|exit| exit.at),
-            length::DEBUG_EXIT,
-            "debug-exit",
-            "OUT ends the run with a code",
-        ),
-        (devices.serial.map(|serial| serial.at), length::SERIAL, "serial", "16550 serial port"),
-        (devices.hypercall, length::HYPERCALL, "hypercall", "print, count exits, translate addresses, exit"),
-    ];
-    let mut ports: Vec<(u16, Ports)> = all
-        .into_iter()
-        .filter_map(|(at, length, device, does)| match at? {
-            DeviceAddress::Port(port) => {
-                let last = u64::from(port.0).saturating_add(length.saturating_sub(1));
-                Some((port.0, Ports { first: hex(port.0), last: hex(last), device, does }))
-            }
-            DeviceAddress::Mmio(_) => None,
-        })
-        .collect();
-    ports.extend(pc::parts(&devices.platform).into_iter().filter_map(|part| match part.at() {
-        DeviceAddress::Port(port) => {
-            let last = u64::from(port.0).saturating_add(part.length().saturating_sub(1));
-            let (device, does) = (part.name(), part.purpose());
-            Some((port.0, Ports { first: hex(port.0), last: hex(last), device, does }))
-        }
-        DeviceAddress::Mmio(_) => None,
-    }));
+    let devices = devices::installed(&spec.devices);
+    let mut ports: Vec<(u16, Ports)> = devices.iter().filter_map(|device| port_range(spec, device)).collect();
     ports.sort_by_key(|(port, _)| *port);
     ports.into_iter().map(|(_, ports)| ports).collect()
+}
+
+/// Returns the first port and the row of a device; `None` if it is not at ports.
+fn port_range(spec: &MachineSpec, device: &InstalledDevice<'_>) -> Option<(u16, Ports)> {
+    let BusAddress::Port(Port(first)) = device.at else { return None };
+    let collects = spec.devices.debug_console.is_some_and(|console| console.collect);
+    let note = match device.source {
+        DeviceSource::BuiltIn(DeviceKind::DebugConsole) if collects => "; the kernel collects them",
+        DeviceSource::BuiltIn(_) | DeviceSource::Virtio(_) | DeviceSource::Custom(_) => "",
+    };
+    let (device_name, does) = (device.name.to_owned(), format!("{}{note}", device.purpose));
+    Some((first, Ports { first: hex(first), last: hex(device.last()), device: device_name, does }))
 }
 
 #[cfg(test)]

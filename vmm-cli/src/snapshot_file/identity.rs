@@ -11,11 +11,12 @@ use crate::config::values::show_size;
 use crate::config::{Config, MEMORY_HOLE};
 use crate::diagnostic::Location;
 use serde::{Deserialize, Serialize};
+use vmm_core::devices::{DeviceInfo, DeviceKind, DeviceLocation};
 use vmm_core::spec::cpuid_feature::CpuidFeature;
 use vmm_core::spec::{
-    BlockAccess, BlockSpec, BootSpec, CpuidPolicy, DebugConsoleSpec, DebugExitSpec, DeviceAddress,
-    DeviceSpecs, EntryPoint, FwCfgFile, FwCfgSpec, GdtLayout, Interrupts, MachineSpec, Mapping, MemoryRegion,
-    PagePermissions, PagingSpec, PinnedAddresses, PlatformSpec, SerialSpec, UnmappedPolicy, VirtioSpec,
+    BlockAccess, BlockSpec, BootSpec, BusAddress, CpuidPolicy, DeviceSpecs, EntryPoint, FwCfgFile, FwCfgSpec,
+    GdtLayout, Interrupts, MachineSpec, Mapping, MemoryRegion, PagePermissions, PagingSpec, PinnedAddresses,
+    PlatformSpec, UnmappedPolicy, VirtioSpec,
 };
 
 /// Keys of a configuration and their values as TOML, each key once.
@@ -185,34 +186,31 @@ impl Identity {
     }
 
     fn devices(&mut self, devices: &DeviceSpecs) {
-        let DeviceSpecs { debug_console, serial, debug_exit, hypercall, platform, virtio } = devices;
-        self.device("debug-console", debug_console.map(|DebugConsoleSpec { at, collect: _ }| at));
-        if let Some(DebugConsoleSpec { at: _, collect }) = debug_console {
-            self.put("devices.debug-console.collect", collect);
+        let settings = devices.settings();
+        for kind in DeviceKind::ALL {
+            let DeviceInfo { name, location, .. } = kind.info();
+            if !matches!(location, DeviceLocation::Movable(_)) {
+                continue;
+            }
+            self.device(name, kind.address(devices));
+            for setting in settings.iter().filter(|setting| setting.device == *name) {
+                self.put(format!("devices.{name}.{}", setting.name), &setting.value);
+            }
         }
-        self.device("serial", serial.map(|SerialSpec { at, input: _ }| at));
-        if let Some(SerialSpec { at: _, input }) = serial {
-            self.put("devices.serial.input", input);
-        }
-        self.device("debug-exit", debug_exit.as_ref().map(|exit| exit.at));
-        if let Some(DebugExitSpec { at: _, success }) = debug_exit {
-            self.put("devices.debug-exit.success", list(success.iter().map(u32::to_string)));
-        }
-        self.device("hypercall", *hypercall);
-        self.platform(platform);
-        for (index, device) in virtio.iter().enumerate() {
+        self.platform(&devices.platform);
+        for (index, device) in devices.virtio.iter().enumerate() {
             self.virtio(index, device);
         }
     }
 
     /// Adds the keys that all devices with a place of their own have.
-    fn device(&mut self, name: &str, at: Option<DeviceAddress>) {
+    fn device(&mut self, name: &str, at: Option<BusAddress>) {
         self.put(format!("devices.{name}.enabled"), at.is_some());
         match at {
-            Some(DeviceAddress::Port(port)) => {
+            Some(BusAddress::Port(port)) => {
                 self.put(format!("devices.{name}.port"), number(port.0.into()));
             }
-            Some(DeviceAddress::Mmio(address)) => {
+            Some(BusAddress::Mmio(address)) => {
                 self.put(format!("devices.{name}.mmio"), number(address.0));
             }
             None => {}
@@ -220,20 +218,10 @@ impl Identity {
     }
 
     fn platform(&mut self, platform: &PlatformSpec) {
-        let PlatformSpec { rtc, i8042, power, legacy_ports, acpi, mp_table, fw_cfg, kvm_testdev } = platform;
-        for (name, enabled) in [
-            ("rtc", *rtc),
-            ("i8042", *i8042),
-            ("power", *power),
-            ("legacy-ports", *legacy_ports),
-            ("acpi", *acpi),
-            ("mp-table", *mp_table),
-            ("fw-cfg", fw_cfg.is_some()),
-            ("kvm-testdev", *kvm_testdev),
-        ] {
+        for (name, enabled) in platform.parts() {
             self.put(format!("devices.{name}.enabled"), enabled);
         }
-        let Some(FwCfgSpec { files }) = fw_cfg else { return };
+        let Some(FwCfgSpec { files }) = &platform.fw_cfg else { return };
         for (index, FwCfgFile { name, bytes }) in files.iter().enumerate() {
             // Whether the bytes came from a path or from a text makes no difference to the machine.
             let sum = crc32fast::hash(bytes);

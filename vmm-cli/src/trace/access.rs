@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use vmm_core::kvm_sys_wrap::{Exit, IoBytes};
 use vmm_core::machine::Machine;
-use vmm_core::machine::end::AccessAddress;
+use vmm_core::spec::BusAddress;
 use vmm_core::{Gpa, Port};
 
 use super::event::AccessEvent;
@@ -12,7 +12,7 @@ use super::event::AccessEvent;
 /// Access of an exit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ExitAccess {
-    pub(crate) at: AccessAddress,
+    pub(crate) at: BusAddress,
     pub(crate) write: bool,
     /// Bytes of one item.
     pub(crate) width: usize,
@@ -26,16 +26,16 @@ impl ExitAccess {
     /// Returns the access of an exit; `None` for other exits.
     pub(crate) fn from_exit(exit: &Exit) -> Option<Self> {
         Some(if let Exit::PioOut { port, width, count, data } = exit {
-            let (at, count) = (AccessAddress::Port(*port), (*count).into());
+            let (at, count) = (BusAddress::Port(*port), (*count).into());
             Self { at, write: true, width: (*width).into(), count, bytes: data.clone() }
         } else if let Exit::PioIn { port, width, count } = exit {
-            let (at, count) = (AccessAddress::Port(*port), (*count).into());
+            let (at, count) = (BusAddress::Port(*port), (*count).into());
             Self { at, write: false, width: (*width).into(), count, bytes: IoBytes::new(&[]) }
         } else if let Exit::MmioWrite { address, data } = exit {
-            let at = AccessAddress::Mmio(*address);
+            let at = BusAddress::Mmio(*address);
             Self { at, write: true, width: data.len(), count: 1, bytes: data.clone() }
         } else if let Exit::MmioRead { address, width } = exit {
-            let at = AccessAddress::Mmio(*address);
+            let at = BusAddress::Mmio(*address);
             Self { at, write: false, width: (*width).into(), count: 1, bytes: IoBytes::new(&[]) }
         } else {
             return None;
@@ -45,8 +45,8 @@ impl ExitAccess {
     /// Returns the address space and the address.
     pub(crate) fn space_and_address(&self) -> (&'static str, u64) {
         match self.at {
-            AccessAddress::Port(Port(port)) => ("port", port.into()),
-            AccessAddress::Mmio(Gpa(address)) => ("address", address),
+            BusAddress::Port(Port(port)) => ("port", port.into()),
+            BusAddress::Mmio(Gpa(address)) => ("address", address),
         }
     }
 
@@ -74,10 +74,10 @@ impl DeviceNames {
     }
 
     /// Returns the name of the device at an address.
-    pub(super) fn name_at(&self, at: AccessAddress) -> Option<&str> {
+    pub(super) fn name_at(&self, at: BusAddress) -> Option<&str> {
         let (devices, address) = match at {
-            AccessAddress::Port(Port(port)) => (&self.ports, port.into()),
-            AccessAddress::Mmio(Gpa(address)) => (&self.mmio, address),
+            BusAddress::Port(Port(port)) => (&self.ports, port.into()),
+            BusAddress::Mmio(Gpa(address)) => (&self.mmio, address),
         };
         devices.iter().find(|(range, _)| range.contains(&address)).map(|(_, name)| name.as_str())
     }

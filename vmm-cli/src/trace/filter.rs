@@ -16,7 +16,7 @@ use std::ops::RangeInclusive;
 
 use vmm_core::cpu::exit_counts::ExitKind;
 use vmm_core::kvm_sys_wrap::Call;
-use vmm_core::machine::end::AccessAddress;
+use vmm_core::spec::BusAddress;
 
 /// One term.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,12 +106,10 @@ impl TraceFilter {
     }
 
     /// Returns true if an exit can match. Its symbol is checked later, by [`symbol`](Self::symbol).
-    pub(crate) fn exit(&self, kind: ExitKind, at: Option<AccessAddress>, exits: u64) -> bool {
+    pub(crate) fn exit(&self, kind: ExitKind, at: Option<BusAddress>, exits: u64) -> bool {
         let place = |term: &FilterTerm| match (term, at) {
-            (FilterTerm::Ports(range), Some(AccessAddress::Port(port))) => {
-                Some(range.contains(&port.0.into()))
-            }
-            (FilterTerm::Addresses(range), Some(AccessAddress::Mmio(gpa))) => Some(range.contains(&gpa.0)),
+            (FilterTerm::Ports(range), Some(BusAddress::Port(port))) => Some(range.contains(&port.0.into())),
+            (FilterTerm::Addresses(range), Some(BusAddress::Mmio(gpa))) => Some(range.contains(&gpa.0)),
             (FilterTerm::Ports(_) | FilterTerm::Addresses(_), _) => Some(false),
             (
                 FilterTerm::Exits(_) | FilterTerm::Symbol(..) | FilterTerm::Call(_) | FilterTerm::After(_),
@@ -169,17 +167,17 @@ mod tests {
 
     #[test]
     fn terms_of_one_key_add_up_and_those_of_different_keys_narrow() {
-        let port = |port| Some(AccessAddress::Port(Port(port)));
+        let port = |port| Some(BusAddress::Port(Port(port)));
         let serial = filter(&["port=0x3f8-0x3ff", "port=0xe9", "exit=pio-out,mmio-write"]);
         assert!(serial.exit(ExitKind::PioOut, port(0x3f8), 1));
         assert!(serial.exit(ExitKind::PioOut, port(0xe9), 1));
         assert!(!serial.exit(ExitKind::PioOut, port(0x400), 1));
         assert!(!serial.exit(ExitKind::PioIn, port(0x3f8), 1));
-        assert!(!serial.exit(ExitKind::MmioWrite, Some(AccessAddress::Mmio(Gpa(0x3f8))), 1));
+        assert!(!serial.exit(ExitKind::MmioWrite, Some(BusAddress::Mmio(Gpa(0x3f8))), 1));
         assert!(!serial.exit(ExitKind::Hlt, None, 1));
         assert!(serial.call("KVM_RUN", 0) && serial.step(0) && serial.symbol(None));
         let both = filter(&["port=0xe9", "address=0xd000_0000-0xd0000fff"]);
-        assert!(both.exit(ExitKind::MmioRead, Some(AccessAddress::Mmio(Gpa(0xd000_0004))), 1));
+        assert!(both.exit(ExitKind::MmioRead, Some(BusAddress::Mmio(Gpa(0xd000_0004))), 1));
         assert!(both.exit(ExitKind::PioOut, port(0xe9), 1));
     }
 

@@ -20,8 +20,8 @@ use std::time::Duration;
 use serde::Serialize;
 use vmm_core::kvm_sys_wrap::{Call, Stat, StatKind, StatUnit, Stats};
 use vmm_core::machine::Machine;
-use vmm_core::machine::end::AccessAddress;
 use vmm_core::machine::run_loop::RunOutcome;
+use vmm_core::spec::BusAddress;
 
 use super::access::ExitAccess;
 use super::calls::CallTimes;
@@ -32,7 +32,7 @@ use crate::table::{self, Align};
 /// Counters that are updated at each exit.
 #[derive(Debug, Default)]
 pub(crate) struct ExitCounters {
-    accesses: BTreeMap<AccessAddress, AccessSum>,
+    accesses: BTreeMap<BusAddress, AccessSum>,
     /// Number of exits by the address of their instruction.
     places: BTreeMap<u64, u64>,
 }
@@ -336,7 +336,7 @@ mod tests {
 
     fn out(port: u16, count: u64) -> ExitAccess {
         ExitAccess {
-            at: AccessAddress::Port(Port(port)),
+            at: BusAddress::Port(Port(port)),
             write: true,
             width: 2,
             count,
@@ -351,9 +351,9 @@ mod tests {
         tally.add(Some(&out(0xe9, 10)), Some("debug-console"), 0x1004);
         tally.add(Some(&ExitAccess { write: false, ..out(0x60, 1) }), None, 0x2000);
         tally.add(None, None, 0x3000);
-        let console = &tally.accesses[&AccessAddress::Port(Port(0xe9))];
+        let console = &tally.accesses[&BusAddress::Port(Port(0xe9))];
         assert_eq!((console.reads, console.writes, console.bytes), (0, 2, 22));
-        assert_eq!(tally.accesses[&AccessAddress::Port(Port(0x60))].reads, 1);
+        assert_eq!(tally.accesses[&BusAddress::Port(Port(0x60))].reads, 1);
         let symbols = tally.symbols(|rip| (rip < 0x3000).then(|| format!("main+{:#x}", rip - 0xfff)));
         let symbols: Vec<_> = symbols.iter().map(|sum| (sum.symbol.as_str(), sum.exits)).collect();
         assert_eq!(symbols, [("main", 3), ("0x3000", 1)]);

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use crate::cpu::cpu_state::OperandWidth;
+use crate::devices::virtio::unrepeatable;
 use crate::machine::Machine;
 use crate::machine::end::End;
 use crate::machine::error::Error;
 use crate::record::Recording;
 use crate::record::replay::{Replayed, Replayer};
 use crate::spec::Interrupts;
-use crate::spec::virtio::unrepeatable;
 
 use super::bisect::{self, Bisection};
 use super::emulation_failure;

@@ -1,53 +1,65 @@
-//! Power management: the fixed hardware of ACPI, at the ports where QEMU's machines have it (0x600 to 0x60b).
+//! Power management: the fixed hardware of ACPI, at the ports of QEMU's machines (0x600 to 0x60b).
 //!
 //! | port | register (ACPI 6.5, 4.8.3) |
 //! |---|---|
-//! | 0x600, 16 bits | PM1 status: what woke the machine; a 1 clears its bit |
+//! | 0x600, 16 bits | PM1 status: wake-up events; writing a 1 clears the bit |
 //! | 0x602, 16 bits | PM1 enable: keeps what is written; bit 10 lets the clock's alarm wake the machine |
-//! | 0x604, 16 bits | PM1 control: SLP_EN with a type that means S5 switches the machine off, with that of S3 suspends it |
-//! | 0x608, 32 bits | the PM timer, 3.579545 MHz since the machine was built; all 32 bits count |
+//! | 0x604, 16 bits | PM1 control: SLP_EN with the type of S5 switches the machine off, with that of S3 suspends it |
+//! | 0x608, 32 bits | the PM timer, 3.579545 MHz since the machine was built |
 //!
 //! The machine is always in ACPI mode (SCI_EN reads 1), and the SCI (IRQ 9) is never raised. S5 is type 0 and S3 type 1, as
 //! on QEMU's machines, since some kernels write 0x2000 to 0x604 without asking the tables; type 5 is taken for S5, too.
-//! What it is to sleep, and to wake, is not known here: see `suspend.rs`.
+//! This device only reports the suspend; `machine/suspend.rs` carries it out.
 
 use std::io;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::length;
 use super::rtc::{AlarmHandle, now};
+use crate::Port;
 use crate::devices::device::{Action, Device, Guest, StateMismatch, from_bytes, to_bytes};
+use crate::devices::info::{DeviceInfo, DeviceLocation};
+use crate::spec::BusAddress;
 
-/// The first port.
+/// Declaration of the device.
+pub(super) const DEVICE: DeviceInfo = DeviceInfo {
+    name: "power",
+    title: "power management",
+    location: DeviceLocation::Fixed(BusAddress::Port(Port(PORT))),
+    length: 12,
+    irqs: &[],
+    purpose: "power-off, sleep, and a timer of 3.58 MHz",
+};
+
+/// First port.
 pub const PORT: u16 = 0x600;
-/// Offsets from it, and lengths, as the FADT gives them.
+/// Offset of the event registers from the first port.
 pub const EVENT: u16 = 0;
-/// Length of the event registers: status and enable.
+/// Length of the event registers (status and enable) in bytes.
 pub const EVENT_LENGTH: u8 = 4;
 /// Offset of the control register.
 pub const CONTROL: u16 = 4;
-/// Its length.
+/// Length of the control register in bytes.
 pub const CONTROL_LENGTH: u8 = 2;
 /// Offset of the timer.
 pub const TIMER: u16 = 8;
-/// Its length.
+/// Length of the timer in bytes.
 pub const TIMER_LENGTH: u8 = 4;
-/// The type of sleep that is S5: what `\_S5` says.
+/// SLP_TYP value of S5, as `\_S5` in the DSDT has it.
 pub const S5: u8 = 0;
-/// The type of sleep that is S3: what `\_S3` says.
+/// SLP_TYP value of S3, as `\_S3` in the DSDT has it.
 pub const S3: u8 = 1;
 
-/// The same S5, as other machines number it.
+/// SLP_TYP value of S5 on other machines.
 const S5_ELSEWHERE: u8 = 5;
 const SLEEP_ENABLE: u16 = 1 << 13;
 const SCI_ENABLE: u16 = 1 << 0;
 /// Status and enable: the clock's alarm.
 const CLOCK: u16 = 1 << 10;
-/// Status: the machine slept and is awake.
+/// Status: the machine woke from sleep (WAK_STS).
 const WAKE: u16 = 1 << 15;
-/// Ticks of the PM timer in a second.
+/// Frequency of the PM timer in Hz.
 const FREQUENCY: u128 = 3_579_545;
 
 /// Saved state of the registers; `elapsed` is the age of the timer.
@@ -59,10 +71,10 @@ pub(crate) struct Saved {
     elapsed: Duration,
 }
 
-/// The registers.
+/// Registers of ACPI's power management.
 #[derive(Debug)]
 pub struct AcpiPm {
-    /// From the clock.
+    /// Alarm of the clock.
     alarm: AlarmHandle,
     status: u16,
     enable: u16,
@@ -71,13 +83,13 @@ pub struct AcpiPm {
 }
 
 impl AcpiPm {
-    /// Registers to which the clock's alarm leads.
+    /// Registers that the clock's `alarm` can wake.
     #[must_use]
     pub fn new(alarm: AlarmHandle) -> Self {
         Self { alarm, status: 0, enable: 0, control: SCI_ENABLE, started: Instant::now() }
     }
 
-    /// All twelve bytes, at a time since the start.
+    /// Returns all twelve bytes at a time since the start.
     fn registers(&self, time: Duration) -> [u8; 12] {
         let ticks = time.as_nanos() * FREQUENCY / 1_000_000_000;
         let [t0, t1, t2, t3, ..] = ticks.to_le_bytes();
@@ -97,16 +109,16 @@ impl AcpiPm {
         }
     }
 
-    /// To sleep at a time since the epoch.
+    /// Suspends the machine at a time since the epoch.
     fn suspend(&mut self, now: Duration) -> Action {
         let wake = Some(self.enable).filter(|enable| enable & CLOCK != 0).and_then(|_| self.alarm.next(now));
-        // When the guest reads these it is awake.
+        // The guest reads these after it has woken.
         self.status |= if wake.is_some() { WAKE | CLOCK } else { 0 };
         Action::Suspend { wake }
     }
 }
 
-/// The value with one byte of it replaced.
+/// Returns the value with one byte replaced.
 fn with_byte(value: u16, high: bool, byte: u8) -> u16 {
     let [low, top] = value.to_le_bytes();
     u16::from_le_bytes(if high { [low, byte] } else { [byte, top] })
@@ -114,7 +126,7 @@ fn with_byte(value: u16, high: bool, byte: u8) -> u16 {
 
 impl Device for AcpiPm {
     fn length(&self) -> u64 {
-        length::POWER
+        DEVICE.length
     }
 
     fn read(&mut self, offset: u64, data: &mut [u8], _: &dyn Guest) -> io::Result<Action> {
@@ -143,7 +155,7 @@ impl Device for AcpiPm {
         Ok(control.map_or(Action::Continue, |value| self.set_control(value)))
     }
 
-    fn save(&self) -> Vec<u8> {
+    fn save(&self) -> Option<Vec<u8>> {
         let Self { status, enable, control, ref started, .. } = *self;
         to_bytes(&Saved { status, enable, control, elapsed: started.elapsed() })
     }
@@ -204,7 +216,7 @@ mod tests {
     #[test]
     fn it_sleeps_until_the_alarm_if_that_may_wake_it() {
         let wire = AlarmHandle::default();
-        let mut clock = Rtc::new(MemorySizes::default(), IrqLine::to(Nothing), wire.clone()).unwrap();
+        let mut clock = Rtc::new(MemorySizes::default(), IrqLine::new(Nothing), wire.clone()).unwrap();
         let mut power = AcpiPm::new(wire);
         let status =
             |power: &AcpiPm| u16::from_le_bytes(power.registers(Duration::ZERO)[..2].try_into().unwrap());
@@ -235,7 +247,7 @@ mod tests {
         old.started -= Duration::from_secs(100);
         old.write(2, &[0x20, 0x04], &guest()).unwrap();
         let mut new = power();
-        new.restore(&old.save()).unwrap();
+        new.restore(&old.save().unwrap()).unwrap();
         assert_eq!(new.enable, 0x0420);
         let elapsed = new.started.elapsed();
         assert!(elapsed >= Duration::from_secs(100) && elapsed <= old.started.elapsed());

@@ -1,8 +1,7 @@
-//! Which device answers which address. One type serves as port bus and as memory bus.
+//! Bus: devices by address, for I/O ports and for guest-physical addresses.
 //!
-//! Ranges never overlap: that is checked when a device is put on the bus, with both names in the error. An access belongs
-//! to the device in whose range it begins. Devices sit behind a lock each, so that the vCPUs of one machine can share
-//! the bus.
+//! Ranges never overlap; [`Bus::insert`] checks that. An access goes to the device in whose range it begins. Each device has
+//! a lock, so the vCPUs of a machine can share the bus.
 
 use std::fmt;
 use std::io;
@@ -11,70 +10,78 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::devices::device::{Action, Device, Guest, StateMismatch};
 
-/// A device as several buses and vCPUs can hold it.
+/// Device that vCPUs share.
 pub type SharedDevice = Arc<Mutex<dyn Device>>;
 
 /// Devices by address.
 #[derive(Default)]
 pub struct Bus {
-    /// Sorted by start.
+    /// Devices, sorted by first address.
     entries: Vec<Entry>,
 }
 
 struct Entry {
     start: u64,
-    /// Last address, inclusive, so that a device may end at the top of the address space.
+    /// Last address, inclusive, because a device may end at the top of the address space.
     last: u64,
     name: String,
     device: SharedDevice,
 }
 
-/// A device cannot be put where it was asked to be.
+/// A device cannot be put at an address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BusError {
-    /// Two devices on one address.
+    /// Two devices overlap.
     #[error("device `{requested}` at {at:#x} and device `{existing}` at {existing_at:#x} overlap")]
     Overlap {
-        /// The one that was to be added.
+        /// Name of the new device.
         requested: String,
-        /// Its start.
+        /// First address of the new device.
         at: u64,
-        /// The one that is there.
+        /// Name of the existing device.
         existing: String,
-        /// Its start.
+        /// First address of the existing device.
         existing_at: u64,
     },
-    /// It would end beyond the last address of the bus.
+    /// The device would end beyond the last address of the bus.
     #[error("device `{name}` at {at:#x} has {length} addresses and leaves the bus, which ends at {last:#x}")]
     Leaves {
-        /// Its name.
+        /// Name of the device.
         name: String,
-        /// Its start.
+        /// First address of the device.
         at: u64,
-        /// Its length.
+        /// Number of its addresses.
         length: u64,
-        /// The last address of the bus.
+        /// Last address of the bus.
         last: u64,
     },
 }
 
-/// Saved states of devices do not belong to these devices.
+/// A device that cannot be saved ([`Device::save`]).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("device `{name}` cannot be saved")]
+pub struct SaveError {
+    /// Name of the device.
+    pub name: String,
+}
+
+/// Saved states do not belong to these devices.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RestoreError {
-    /// There are more or fewer of them.
+    /// The number of devices differs.
     #[error("the states of {saved} devices were saved, and here are {devices}")]
     Count {
-        /// How many were saved.
+        /// Number of saved states.
         saved: usize,
-        /// How many devices there are.
+        /// Number of devices.
         devices: usize,
     },
-    /// One device does not take its state.
+    /// A device refuses its state.
     #[error("device `{name}` cannot be put back")]
     Device {
-        /// The device.
+        /// Name of the device.
         name: String,
-        /// Why.
+        /// Reason.
         source: StateMismatch,
     },
 }
@@ -83,7 +90,7 @@ impl Bus {
     /// Puts a device at `start`, on a bus whose last address is `bus_last`.
     ///
     /// # Errors
-    /// [`BusError`]; then the bus is as it was.
+    /// [`BusError`]; then the bus is unchanged.
     pub fn insert(
         &mut self,
         name: &str,
@@ -109,38 +116,38 @@ impl Bus {
         Ok(())
     }
 
-    /// A read of `data.len()` bytes at `address`; `None` where no device is.
+    /// Reads `data.len()` bytes at `address`; `None` if no device is there.
     ///
     /// # Errors
-    /// What the device ran into on the host.
+    /// Errors of the device's host side.
     pub fn read(&self, address: u64, data: &mut [u8], guest: &dyn Guest) -> Option<io::Result<Action>> {
         let entry = self.find(address)?;
         let mut device = entry.device.lock().unwrap_or_else(PoisonError::into_inner);
         Some(device.read(address - entry.start, data, guest))
     }
 
-    /// A write of `data` at `address`; `None` where no device is.
+    /// Writes `data` at `address`; `None` if no device is there.
     ///
     /// # Errors
-    /// What the device ran into on the host.
+    /// Errors of the device's host side.
     pub fn write(&self, address: u64, data: &[u8], guest: &dyn Guest) -> Option<io::Result<Action>> {
         let entry = self.find(address)?;
         let mut device = entry.device.lock().unwrap_or_else(PoisonError::into_inner);
         Some(device.write(address - entry.start, data, guest))
     }
 
-    /// First and last address of each device, with its name, in the order of their addresses.
+    /// Returns first and last address and name of each device, by address.
     pub fn devices(&self) -> impl Iterator<Item = (RangeInclusive<u64>, &str)> {
         self.entries.iter().map(|entry| (entry.start..=entry.last, entry.name.as_str()))
     }
 
-    /// The name of the device that answers `address`.
+    /// Returns the name of the device at `address`.
     #[must_use]
     pub fn name_at(&self, address: u64) -> Option<&str> {
         self.find(address).map(|entry| entry.name.as_str())
     }
 
-    /// First address and name of each device that has stopped over what its driver did, and what that was.
+    /// Returns first address, name and message of each device that stopped at a driver error ([`Device::driver_error`]).
     #[must_use]
     pub fn complaints(&self) -> Vec<(u64, &str, String)> {
         let complaint =
@@ -151,16 +158,22 @@ impl Bus {
             .collect()
     }
 
-    /// What each device saves, in the order of their addresses.
-    pub(crate) fn save(&self) -> Vec<Vec<u8>> {
-        let lock = |entry: &Entry| entry.device.lock().unwrap_or_else(PoisonError::into_inner).save();
-        self.entries.iter().map(lock).collect()
-    }
-
-    /// Gives each device back what it saved.
+    /// Returns the saved state of each device, by address.
     ///
     /// # Errors
-    /// The name of the first device that does not take it, or of none where there are more or fewer devices.
+    /// [`SaveError`] with the first device that cannot be saved.
+    pub(crate) fn save(&self) -> Result<Vec<Vec<u8>>, SaveError> {
+        let save = |entry: &Entry| {
+            let state = entry.device.lock().unwrap_or_else(PoisonError::into_inner).save();
+            state.ok_or_else(|| SaveError { name: entry.name.clone() })
+        };
+        self.entries.iter().map(save).collect()
+    }
+
+    /// Restores the state of each device.
+    ///
+    /// # Errors
+    /// [`RestoreError`] with the first device that refuses its state, or if the number of devices differs.
     pub(crate) fn restore(&self, states: &[Vec<u8>]) -> Result<(), RestoreError> {
         if states.len() != self.entries.len() {
             return Err(RestoreError::Count { saved: states.len(), devices: self.entries.len() });

@@ -1,28 +1,27 @@
-//! Where the guest's output goes and its input comes from: two streams that the front-end hands in.
+//! Console of a guest: an output and an input stream of the front-end.
 //!
-//! Several devices print on the same console, so the output is shared. Devices write bytes; when these reach the
-//! outside is decided here: at the latest when the guest asks for input or its run ends.
+//! Several devices share the output. It is flushed when the guest asks for input and when its run ends.
 
 use std::fmt;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Input that arrives by itself.
+/// Input of a console.
 pub trait Input: Send {
-    /// Takes what has arrived, at most `buffer.len()` bytes, without waiting; 0 means nothing now.
+    /// Reads at most `buffer.len()` bytes without waiting and returns their number; 0 if there are none now.
     ///
-    /// A device that has no room asks with an empty buffer, for an input some of whose keys are not for the guest.
+    /// A device without room calls it with an empty buffer, because some keys may be commands for the front-end.
     ///
     /// # Errors
-    /// What reading ran into. An end of input is not an error: from then on there is nothing.
+    /// Errors of reading. The end of input is not an error: it returns 0 from then on.
     fn poll(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
 
-    /// Whether there will be no more.
+    /// Returns true if the input has ended.
     fn is_over(&self) -> bool;
 }
 
-/// No input, ever.
+/// Input without bytes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoInput;
 
@@ -36,14 +35,14 @@ impl Input for NoInput {
     }
 }
 
-/// Both directions.
+/// Output and input of a guest.
 pub struct Console {
-    /// Takes what the guest prints.
+    /// Output of the guest.
     pub output: Output,
-    /// Gives what the guest reads.
+    /// Input of the guest.
     pub input: Box<dyn Input>,
-    /// A descriptor that becomes readable when there is input. Without one, input is found when the guest looks for it,
-    /// and interrupts nobody.
+    /// Descriptor that is readable when there is input. Without one, input raises no interrupt and is found when the guest
+    /// polls for it.
     pub arrival: Option<OwnedFd>,
 }
 
@@ -61,21 +60,21 @@ impl fmt::Debug for Console {
     }
 }
 
-/// The shared output.
+/// Output that several devices share.
 #[derive(Clone)]
 pub struct Output(Arc<Mutex<dyn Write + Send>>);
 
 impl Output {
-    /// Shares `sink`. Buffering is the sink's choice.
+    /// An output to `sink`, which decides on buffering.
     #[must_use]
     pub fn new(sink: impl Write + Send + 'static) -> Self {
         Self(Arc::new(Mutex::new(sink)))
     }
 
-    /// Passes on what the sink has buffered.
+    /// Flushes the sink.
     ///
     /// # Errors
-    /// The sink's.
+    /// Errors of the sink.
     pub fn sync(&self) -> io::Result<()> {
         self.lock().flush()
     }
@@ -90,7 +89,7 @@ impl Write for Output {
         self.lock().write(bytes)
     }
 
-    /// Does nothing: the serial port flushes after every byte. [`Output::sync`] is what flushes.
+    /// Does nothing, because the serial port flushes after every byte. [`Output::sync`] flushes.
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }

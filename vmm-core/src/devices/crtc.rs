@@ -1,20 +1,31 @@
-//! The registers of a PC's display, without a display: ports 0x3d4 (which register) and 0x3d5 (its value).
+//! CRT controller registers of a PC's display, without a display: index port 0x3d4 and data port 0x3d5.
 //!
-//! Kernels that write text to the screen keep the cursor's place here, and some trust what they read back: all ones, as
-//! where nothing is, would be a cursor outside the screen. The text itself goes to 0xb8000, which is memory like any
-//! other, so nobody sees it. (IBM VGA Technical Reference, "CRT Controller Registers".)
+//! Kernels that write text to the screen keep the cursor position here, and some rely on reading it back. All ones, as from an
+//! absent device, would be a cursor outside the screen. The text itself goes to ordinary memory at 0xb8000 and is not shown. (IBM VGA Technical Reference, "CRT Controller Registers".)
 
 use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use super::length;
+use crate::Port;
 use crate::devices::device::{Action, Device, Guest, StateMismatch, from_bytes, to_bytes};
+use crate::devices::info::{DeviceInfo, DeviceLocation};
+use crate::spec::BusAddress;
 
-/// Registers of the controller: the VGA's last is 0x18.
+/// Declaration of the device.
+pub(super) const DEVICE: DeviceInfo = DeviceInfo {
+    name: "legacy-ports",
+    title: "the display registers",
+    location: DeviceLocation::Fixed(BusAddress::Port(Port(0x3d4))),
+    length: 2,
+    irqs: &[],
+    purpose: "keeps the cursor of a display that is not there",
+};
+
+/// Number of registers: the VGA's last is 0x18.
 const REGISTERS: usize = 0x19;
 
-/// The registers.
+/// CRT controller registers.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Crtc {
     index: u8,
@@ -23,7 +34,7 @@ pub struct Crtc {
 
 impl Device for Crtc {
     fn length(&self) -> u64 {
-        length::CRTC
+        DEVICE.length
     }
 
     fn read(&mut self, offset: u64, data: &mut [u8], _: &dyn Guest) -> io::Result<Action> {
@@ -34,7 +45,7 @@ impl Device for Crtc {
         Ok(Action::Continue)
     }
 
-    /// A write of 16 bits to the first port is an index and a value.
+    /// Writes a register. A 16-bit write to the first port is index and value.
     fn write(&mut self, offset: u64, data: &[u8], _: &dyn Guest) -> io::Result<Action> {
         for (port, byte) in (offset..).zip(data) {
             if port == 0 {
@@ -46,7 +57,7 @@ impl Device for Crtc {
         Ok(Action::Continue)
     }
 
-    fn save(&self) -> Vec<u8> {
+    fn save(&self) -> Option<Vec<u8>> {
         to_bytes(self)
     }
 

@@ -1,16 +1,28 @@
-//! The debug console: every byte written to it is printed. Bochs and QEMU have it on port 0xe9.
+//! Debug console: prints every byte that is written to it. Bochs and QEMU have it on port 0xe9.
 //!
-//! A read gives 0xe9, by which guests find out whether it is there (QEMU, `hw/char/debugcon.c`).
+//! A read returns 0xe9, by which guests detect it (QEMU, `hw/char/debugcon.c`).
 
 use std::io::{self, Write};
 
-use super::length;
+use crate::Port;
 use crate::devices::console::Output;
 use crate::devices::device::{Action, Device, Guest};
+use crate::devices::info::{DeviceInfo, DeviceLocation};
+use crate::spec::BusAddress;
+
+/// Declaration of the device.
+pub(super) const DEVICE: DeviceInfo = DeviceInfo {
+    name: "debug-console",
+    title: "the debug console",
+    location: DeviceLocation::Movable(BusAddress::Port(Port(0xe9))),
+    length: 1,
+    irqs: &[],
+    purpose: "OUT of a byte prints it",
+};
 
 const SIGNATURE: u8 = 0xe9;
 
-/// The debug console.
+/// Debug console.
 #[derive(Debug)]
 pub struct DebugConsole {
     output: Output,
@@ -26,7 +38,7 @@ impl DebugConsole {
 
 impl Device for DebugConsole {
     fn length(&self) -> u64 {
-        length::DEBUG_CONSOLE
+        DEVICE.length
     }
 
     fn read(&mut self, _: u64, data: &mut [u8], _: &dyn Guest) -> io::Result<Action> {
@@ -37,9 +49,13 @@ impl Device for DebugConsole {
     }
 
     fn write(&mut self, _: u64, data: &[u8], _: &dyn Guest) -> io::Result<Action> {
-        // The register has one byte: of a wider OUT it gets the lowest.
+        // The register has one byte and takes the lowest one of a wider OUT.
         self.output.write_all(data.get(..1).unwrap_or_default())?;
         Ok(Action::Continue)
+    }
+
+    fn save(&self) -> Option<Vec<u8>> {
+        Some(Vec::new())
     }
 }
 

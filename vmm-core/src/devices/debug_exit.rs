@@ -1,14 +1,27 @@
-//! The exit port: a write ends the run, as with QEMU's `isa-debug-exit`.
+//! Exit port: a write ends the run, as with QEMU's `isa-debug-exit`.
 //!
-//! QEMU ends with the status `value * 2 + 1`, which can never be 0; test kernels therefore declare one value to mean
-//! success. Which values do so is configured; all others give QEMU's status as the guest's own exit code.
+//! QEMU ends with the status `value * 2 + 1`, which can never be 0; test kernels therefore define one value as
+//! success. The configuration lists such values; all others result in QEMU's status as the guest's exit code.
 
 use std::io;
 
-use super::length;
+use crate::Port;
 use crate::devices::device::{Action, Device, Guest};
+use crate::devices::info::{DeviceInfo, DeviceLocation};
+use crate::spec::BusAddress;
 
-/// The exit port.
+/// Declaration of the device.
+pub(super) const DEVICE: DeviceInfo = DeviceInfo {
+    name: "debug-exit",
+    title: "the exit port",
+    location: DeviceLocation::Movable(BusAddress::Port(Port(0xf4))),
+    // As with QEMU's `isa-debug-exit,iosize=0x04`.
+    length: 4,
+    irqs: &[],
+    purpose: "OUT ends the run with a code",
+};
+
+/// Exit port.
 #[derive(Debug)]
 pub struct DebugExit {
     success: Vec<u32>,
@@ -24,11 +37,11 @@ impl DebugExit {
 
 impl Device for DebugExit {
     fn length(&self) -> u64 {
-        length::DEBUG_EXIT
+        DEVICE.length
     }
 
     fn read(&mut self, _: u64, data: &mut [u8], _: &dyn Guest) -> io::Result<Action> {
-        // As in QEMU: reads give 0, so that probing guests see something there.
+        // As in QEMU: reads return 0, so a guest that probes finds a device.
         data.fill(0);
         Ok(Action::Continue)
     }
@@ -37,6 +50,10 @@ impl Device for DebugExit {
         let value = data.iter().take(4).rev().fold(0, |value, byte| value << 8 | u32::from(*byte));
         let code = if self.success.contains(&value) { 0 } else { value.wrapping_mul(2) | 1 };
         Ok(Action::Exit(code))
+    }
+
+    fn save(&self) -> Option<Vec<u8>> {
+        Some(Vec::new())
     }
 }
 

@@ -1,7 +1,7 @@
-//! What a device is: registers at an address, nothing of KVM.
+//! Interface of a device: registers at an address, without KVM.
 //!
-//! A device sees accesses, relative to its own start, and a [`Guest`]: the little that some devices may know of the
-//! machine they sit in. It answers with what the access means for the run.
+//! A device gets accesses, relative to its own start, and a [`Guest`]: memory and exit counts of the machine that it is in.
+//! It returns what the access means for the run.
 
 use std::io;
 use std::time::Duration;
@@ -14,33 +14,33 @@ use crate::PAGE_SIZE;
 use crate::cpu::exit_counts::ExitCounts;
 use crate::encoding;
 
-/// What follows from an access.
+/// Consequence of an access for the run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Nothing: the guest goes on.
+    /// The guest continues.
     Continue,
-    /// The guest ended the run with this code; 0 is success.
+    /// The guest ends the run with this code; 0 is success.
     Exit(u32),
-    /// The guest switched the machine off.
+    /// The guest switches the machine off.
     PowerOff,
-    /// The guest asked for a reset.
+    /// The guest asks for a reset.
     Reset,
-    /// The guest suspended the machine to memory (ACPI S3).
+    /// The guest suspends the machine to memory (ACPI S3).
     Suspend {
-        /// When something wakes it, since the epoch; `None` if nothing will.
+        /// Time of the alarm that wakes it, since the epoch; `None` without one.
         wake: Option<Duration>,
     },
 }
 
-/// The saved state of another device, or of a device of another version.
+/// Saved state of another device, or of a device of another version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the saved state is not of this device")]
 pub struct StateMismatch;
 
-/// A device's registers as bytes.
-pub(crate) fn to_bytes<T: Serialize>(registers: &T) -> Vec<u8> {
-    // Fails for types without a length only, and there are none of those.
-    encoding::to_bytes(registers).unwrap_or_default()
+/// Returns a device's registers as bytes.
+pub(crate) fn to_bytes<T: Serialize>(registers: &T) -> Option<Vec<u8>> {
+    // Fails only for types without a length, and there are none of those.
+    encoding::to_bytes(registers).ok()
 }
 
 /// Returns the registers in the bytes of [`to_bytes`]. Bytes that are left over are an error.
@@ -53,92 +53,87 @@ pub(crate) fn split_from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, 
     encoding::split_from_bytes(bytes).map_err(|_| StateMismatch)
 }
 
-/// What came of looking for input.
+/// Result of [`Device::poll_input`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InputStatus {
-    /// Something was taken, and more may follow.
+    /// The device took what there was; more may follow.
     Consumed,
     /// The device has no room now.
     Full,
-    /// There will be no more.
+    /// The input has ended.
     Closed,
 }
 
-/// Something that answers accesses to a range of ports or addresses.
+/// Device on a range of I/O ports or guest-physical addresses.
 ///
-/// An access has 1, 2, 4 or 8 bytes and begins inside the device; it may end beyond it. A string instruction comes as
-/// single accesses. An error is one of the host's, such as a closed output; the run ends with it.
+/// An access has 1, 2, 4 or 8 bytes and begins inside the device; it may end beyond it. A string instruction (`rep outsb`)
+/// arrives as single accesses. An error is one of the host, such as a closed output, and ends the run.
 pub trait Device: Send {
-    /// Number of addresses it answers.
+    /// Returns the number of ports or addresses that the device answers.
     fn length(&self) -> u64;
 
-    /// Fills `data`. What a device leaves alone reads as all ones, as on a PC's bus.
+    /// Reads from the registers into `data`, which holds ones (0xff), as on a PC's bus without a device.
     ///
     /// # Errors
-    /// What the host side of the device ran into.
+    /// Errors of the device's host side.
     fn read(&mut self, offset: u64, data: &mut [u8], guest: &dyn Guest) -> io::Result<Action>;
 
-    /// Takes `data`.
+    /// Writes `data` to the registers.
     ///
     /// # Errors
-    /// What the host side of the device ran into.
+    /// Errors of the device's host side.
     fn write(&mut self, offset: u64, data: &[u8], guest: &dyn Guest) -> io::Result<Action>;
 
-    /// Takes what has arrived from outside, input of the console or a time, and raises its interrupt. Asked of the devices
-    /// that have something to wait for, on a machine with interrupts, whenever it is there.
+    /// Takes what has arrived from outside (console input, a point in time) and raises the device's interrupt. Called on
+    /// machines with interrupts whenever the descriptor of the device's input is readable.
     ///
     /// # Errors
-    /// What the host side of the device ran into.
+    /// Errors of the device's host side.
     fn poll_input(&mut self) -> io::Result<InputStatus> {
         Ok(InputStatus::Closed)
     }
 
-    /// What the guest's driver did wrong, if the device has stopped over it.
+    /// Returns the mistake of the guest's driver that stopped the device, if there was one.
     fn driver_error(&self) -> Option<String> {
         None
     }
 
-    /// What the guest has made of the device: registers, queues, bytes that it did not fetch yet. Devices without have none.
-    fn save(&self) -> Vec<u8> {
-        Vec::new()
+    /// Returns the guest-visible state of the device as bytes: registers, queues, bytes that the guest has not fetched yet. A
+    /// device without state returns no bytes. `None`, the default, means that the device cannot be saved; then a snapshot
+    /// or a checkpoint of its machine fails with an error that names it.
+    fn save(&self) -> Option<Vec<u8>> {
+        None
     }
 
-    /// Puts back what [`Device::save`] gave, on this device or on one that was made as it was.
+    /// Restores what [`Device::save`] returned, on this device or on one that was made in the same way.
     ///
     /// # Errors
-    /// [`StateMismatch`]; then the device is as it was.
+    /// [`StateMismatch`]; then the device is unchanged.
     fn restore(&mut self, state: &[u8]) -> Result<(), StateMismatch> {
         if state.is_empty() { Ok(()) } else { Err(StateMismatch) }
     }
 }
 
-/// The guest as a device sees it during an access: its memory through its own eyes, and some counts.
-pub trait Guest {
-    /// Translates a virtual address as the vCPU would now; `None` where nothing is mapped.
+/// Guest memory during an access of a vCPU.
+pub trait GuestMemoryAccess {
+    /// Translates a virtual address by the page tables of the vCPU; `None` if nothing is mapped there.
     fn translate(&self, address: Gva) -> Option<Gpa>;
-
-    /// The host's address of a guest-physical one; `None` where no memory is. To show, not to use.
-    fn host_address(&self, address: Gpa) -> Option<u64>;
 
     /// Reads guest-physical memory; `None` if any byte of it is not memory.
     fn read_physical(&self, address: Gpa, data: &mut [u8]) -> Option<()>;
 
-    /// Writes guest-physical memory; `None`, with nothing written, if any byte of it is not memory the guest could write.
+    /// Writes guest-physical memory; `None`, with nothing written, if any byte of it is not memory or read-only to the guest.
     fn write_physical(&self, address: Gpa, data: &[u8]) -> Option<()>;
+}
 
-    /// Makes the host forget how it maps the page of a guest-physical address: the guest's next access to it is a fault in
-    /// the host, which it does not notice. Where no memory is, nothing happens.
-    ///
-    /// # Errors
-    /// The host's.
-    fn forget_page(&self, address: Gpa) -> io::Result<()>;
-
-    /// Exits so far, the present one included.
+/// Guest during an access of one of its vCPUs.
+pub trait Guest: GuestMemoryAccess {
+    /// Returns the exits of the vCPU so far, the present one included.
     fn exits(&self) -> &ExitCounts;
 }
 
-/// The pieces of a virtual range, each inside one page, with their physical addresses; the last one is `None` where the
-/// range meets a page that is not mapped or leaves the address space.
+/// Returns the parts of a virtual range, each inside one page, with their physical addresses. The last one is `None` if the
+/// range reaches a page that is not mapped or leaves the address space.
 fn pages(
     guest: &dyn Guest,
     start: Gva,
@@ -159,7 +154,7 @@ fn pages(
     })
 }
 
-/// Reads guest-virtual memory, page by page; `None` if any byte is not there.
+/// Reads guest-virtual memory, page by page; `None` if any byte is not mapped to memory.
 pub fn read_virtual(guest: &dyn Guest, address: Gva, data: &mut [u8]) -> Option<()> {
     let length = data.len();
     for piece in pages(guest, address, length) {
@@ -169,7 +164,8 @@ pub fn read_virtual(guest: &dyn Guest, address: Gva, data: &mut [u8]) -> Option<
     Some(())
 }
 
-/// Writes guest-virtual memory, page by page; `None` if any byte is not there, and then some may have been written.
+/// Writes guest-virtual memory, page by page; `None` if any byte is not mapped to writable memory. Bytes before it may have
+/// been written then.
 pub fn write_virtual(guest: &dyn Guest, address: Gva, data: &[u8]) -> Option<()> {
     for piece in pages(guest, address, data.len()) {
         let (gpa, range) = piece?;
@@ -189,8 +185,6 @@ pub(crate) mod tests {
     pub(crate) struct TestGuest {
         pub(crate) memory: RefCell<Vec<u8>>,
         pub(crate) counts: ExitCounts,
-        /// The pages that a device asked to forget.
-        pub(crate) forgotten: RefCell<Vec<Gpa>>,
     }
 
     impl TestGuest {
@@ -198,7 +192,7 @@ pub(crate) mod tests {
             Self { memory: RefCell::new(vec![0; 0x2000]), ..Self::default() }
         }
 
-        fn index(address: Gpa, length: usize) -> Option<usize> {
+        pub(crate) fn index(address: Gpa, length: usize) -> Option<usize> {
             let address = usize::try_from(address.0).ok()?;
             [(0x1000, 0), (0x3000, 0x1000)].into_iter().find_map(|(start, at)| {
                 let inside = address >= start && address + length <= start + 0x1000;
@@ -207,7 +201,7 @@ pub(crate) mod tests {
         }
     }
 
-    impl Guest for TestGuest {
+    impl GuestMemoryAccess for TestGuest {
         fn translate(&self, address: Gva) -> Option<Gpa> {
             match address.0 / PAGE_SIZE {
                 1 => Some(Gpa(address.0)),
@@ -216,10 +210,6 @@ pub(crate) mod tests {
                 7 => Some(Gpa(0xdead_0000)),
                 _ => None,
             }
-        }
-
-        fn host_address(&self, address: Gpa) -> Option<u64> {
-            Self::index(address, 1).map(|_| 0x7f00_0000_0000 + address.0)
         }
 
         fn read_physical(&self, address: Gpa, data: &mut [u8]) -> Option<()> {
@@ -233,12 +223,9 @@ pub(crate) mod tests {
             self.memory.borrow_mut()[at..at + data.len()].copy_from_slice(data);
             Some(())
         }
+    }
 
-        fn forget_page(&self, address: Gpa) -> io::Result<()> {
-            self.forgotten.borrow_mut().push(address);
-            Ok(())
-        }
-
+    impl Guest for TestGuest {
         fn exits(&self) -> &ExitCounts {
             &self.counts
         }

@@ -1,39 +1,51 @@
 //! QEMU's configuration device: a guest selects an item by its key and reads it byte by byte.
 //!
-//! Port 0x510 takes the key, 16 bits wide; port 0x511 gives the item's bytes, one after the other, and 0 behind its end. A
-//! key that is not there is an item of no bytes. Writing items and DMA, which came later, are not offered: the version
-//! says so (QEMU, docs/specs/fw_cfg.rst).
+//! Port 0x510 takes the key, 16 bits wide; port 0x511 returns the item's bytes one after the other, then
+//! zeros. An unknown key is an empty item. The version register reports that items cannot be written and that there is no
+//! DMA (QEMU, docs/specs/fw_cfg.rst).
 
 use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use super::length;
+use crate::Port;
 use crate::devices::device::{Action, Device, Guest, StateMismatch, from_bytes, to_bytes};
+use crate::devices::info::{DeviceInfo, DeviceLocation};
+use crate::spec::BusAddress;
 use crate::spec::FwCfgFile;
 
-/// "QEMU".
+/// Declaration of the device.
+pub(super) const DEVICE: DeviceInfo = DeviceInfo {
+    name: "fw-cfg",
+    title: "the configuration device",
+    location: DeviceLocation::Fixed(BusAddress::Port(Port(0x510))),
+    length: 2,
+    irqs: &[],
+    purpose: "QEMU's configuration device: memory size, CPUs, files",
+};
+
+/// Key of the signature, "QEMU".
 const SIGNATURE: u16 = 0x00;
-/// Bit 0: the interface by ports.
+/// Key of the version. Bit 0: the interface by ports.
 const VERSION: u16 = 0x01;
-/// Bytes of memory, 64 bits.
+/// Key of the memory size in bytes, 64 bits.
 const RAM_SIZE: u16 = 0x03;
-/// CPUs, 16 bits.
+/// Key of the number of CPUs, 16 bits.
 const CPUS: u16 = 0x05;
-/// The most CPUs that there could be; here, as many as there are.
+/// Key of the maximum number of CPUs; here the number of CPUs.
 const MAX_CPUS: u16 = 0x0f;
-/// The list of files.
+/// Key of the list of files.
 const DIRECTORY: u16 = 0x19;
-/// The key of the first file.
+/// Key of the first file.
 const FIRST_FILE: u16 = 0x20;
-/// Bytes of a name, with its NUL.
+/// Length of a name in bytes, with its NUL.
 const NAME: usize = 56;
-/// So long can a name be.
+/// Maximum length of a file name in bytes.
 pub const MAX_NAME_LENGTH: usize = NAME - 1;
-/// So many files have a key: those above are the architecture's.
+/// Maximum number of files: the keys above them are the architecture's.
 pub const MAX_FILES: usize = 0x4000 - 0x20;
 
-/// The data port; the other one is the key's.
+/// Offset of the data port; the selector is at offset 0.
 const DATA: u64 = 1;
 
 /// Saved state of the device: selected item, offset of the next byte in it, and key.
@@ -44,18 +56,18 @@ pub(crate) struct Saved {
     key: u16,
 }
 
-/// The device.
+/// Configuration device.
 #[derive(Debug)]
 pub struct FwCfg {
     items: Vec<(u16, Vec<u8>)>,
-    /// The place of the selected item in the list, and of the next byte in it.
+    /// Index of the selected item, and of the next byte in it.
     selected: (Option<usize>, usize),
-    /// The key, of which half is known after a write of one byte.
+    /// Selected key. A write of one byte sets all of it.
     key: u16,
 }
 
 impl FwCfg {
-    /// A device for a machine of so much memory and so many CPUs.
+    /// A device for a machine with `memory` bytes of memory and `cpus` CPUs.
     #[must_use]
     pub fn new(memory: u64, cpus: u16, files: &[FwCfgFile]) -> Self {
         let mut items = vec![
@@ -85,7 +97,7 @@ impl FwCfg {
     }
 }
 
-/// Count, then size, key and name of each file; numbers are big-endian here, and only here.
+/// Returns the directory: count, then size, key and name of each file. Its numbers are big-endian.
 fn directory(files: &[FwCfgFile]) -> Vec<u8> {
     let number = |value: usize| u32::try_from(value).unwrap_or(u32::MAX).to_be_bytes();
     let files = files.iter().take(MAX_FILES);
@@ -103,7 +115,7 @@ fn directory(files: &[FwCfgFile]) -> Vec<u8> {
 
 impl Device for FwCfg {
     fn length(&self) -> u64 {
-        length::FW_CFG
+        DEVICE.length
     }
 
     fn read(&mut self, offset: u64, data: &mut [u8], _: &dyn Guest) -> io::Result<Action> {
@@ -114,7 +126,7 @@ impl Device for FwCfg {
     }
 
     fn write(&mut self, offset: u64, data: &[u8], _: &dyn Guest) -> io::Result<Action> {
-        // Only the key can be written. One byte of it is the low one, as on a port of 16 bits.
+        // Only the key can be written. A single byte is its low one, as on a 16-bit port.
         if offset != DATA {
             self.key = match *data {
                 [] => return Ok(Action::Continue),
@@ -126,7 +138,7 @@ impl Device for FwCfg {
         Ok(Action::Continue)
     }
 
-    fn save(&self) -> Vec<u8> {
+    fn save(&self) -> Option<Vec<u8>> {
         let (item, offset) = self.selected;
         to_bytes(&Saved { item, offset, key: self.key })
     }

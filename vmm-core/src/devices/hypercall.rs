@@ -1,4 +1,4 @@
-//! The hypercall registers: how a guest talks to the machine beyond printing bytes.
+//! Hypercall registers: print, count exits, get arguments, translate addresses, exit.
 //!
 //! 64 bytes of registers, used with IN and OUT (or as MMIO). All but the first take 32 bits. `guests/include/vmm.h` and
 //! the crate `guests/vmm-guest` are the guest's side of this table.
@@ -16,57 +16,77 @@
 //! | 0x20 | write 32 | `TRANSLATE` | translate this virtual address |
 //! | 0x24 | read 32 | `RESULT_LOW` | the physical address, or the number of bytes written: lower half |
 //! | 0x28 | read 32 | `RESULT_HIGH` | upper half |
-//! | 0x2c | read 32 | `STATUS` | of the last call: see [`HypercallStatus`] |
-//! | 0x30 | read 32 | `HOST_LOW` | the host's address of the last translation, to look at: lower half |
+//! | 0x2c | read 32 | `STATUS` | result of the last call: see [`HypercallStatus`] |
+//! | 0x30 | read 32 | `HOST_LOW` | host virtual address of the last translation, for display only: lower half |
 //! | 0x34 | read 32 | `HOST_HIGH` | upper half |
 //! | 0x38 | write 32 | `EXIT` | end the run with this code |
 //! | 0x3c | read 32 | `SIGNATURE` | 0x484d4d56, "VMMH" |
 //!
-//! Every pointer is translated page by page, with a supervisor's rights, and checked: a wild one gives an error status
-//! and nothing else. A write that meets a page that is not there may have written what came before it.
+//! Every pointer is translated page by page, with supervisor rights, and checked. An invalid one has no effect but an error
+//! status. A write that reaches an unmapped page may have written the bytes before it.
 
+use std::fmt;
 use std::io::{self, Write};
 
-use kvm_sys_wrap::Gva;
+use kvm_sys_wrap::{Gpa, Gva};
 use serde::{Deserialize, Serialize};
 
-use super::length;
 use crate::PAGE_SIZE;
+use crate::Port;
 use crate::devices::console::Output;
 use crate::devices::device::{
     Action, Device, Guest, StateMismatch, from_bytes, read_virtual, to_bytes, write_virtual,
+};
+use crate::devices::info::{DeviceInfo, DeviceLocation};
+use crate::spec::BusAddress;
+
+/// Declaration of the device.
+pub(super) const DEVICE: DeviceInfo = DeviceInfo {
+    name: "hypercall",
+    title: "the hypercall device",
+    location: DeviceLocation::Movable(BusAddress::Port(Port(0x500))),
+    length: 64,
+    irqs: &[],
+    purpose: "print, count exits, translate addresses, exit",
 };
 
 const SIGNATURE: u32 = u32::from_le_bytes(*b"VMMH");
 const MAX_STRING_LENGTH: usize = 64 << 10;
 
-/// What became of the last call, as the guest reads it from `STATUS`.
+/// Result of the last call, as the guest reads it from `STATUS`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[repr(u32)]
 pub enum HypercallStatus {
-    /// Done.
+    /// The call succeeded.
     #[default]
     Ok = 0,
-    /// The address is not mapped, or no memory is behind it.
+    /// The address is not mapped to memory.
     BadAddress = 1,
     /// The buffer is too small: the text was cut, and is still NUL-terminated if there was room for one byte.
     BufferTooSmall = 2,
-    /// No NUL within 64 KiB.
+    /// The string has no NUL within 64 KiB.
     NoTerminator = 3,
-    /// Not a register, or not with this width.
+    /// The offset is no register, or the width is wrong.
     BadRegister = 4,
+}
+
+/// Host addresses of guest memory, for the `HOST` registers.
+pub trait HostAddresses: fmt::Debug + Send {
+    /// Returns the host's virtual address of a guest-physical one; `None` where no memory is. To show, not to use.
+    fn host_address(&self, address: Gpa) -> Option<u64>;
 }
 
 /// The hypercall registers.
 #[derive(Debug)]
 pub struct Hypercall {
     output: Output,
-    /// Each NUL-terminated, then one more NUL.
+    host: Box<dyn HostAddresses>,
+    /// Arguments, each NUL-terminated, then one more NUL.
     arguments: Vec<u8>,
     registers: Registers,
 }
 
-/// What the guest has written, and what it can read.
+/// State that the guest has written and can read.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Registers {
     address_high: u32,
@@ -77,24 +97,24 @@ pub(crate) struct Registers {
 }
 
 impl Hypercall {
-    /// Registers that print to `output` and hand out `arguments`.
+    /// Registers that print to `output`, hand out `arguments` and show addresses of `host`.
     #[must_use]
-    pub fn new(output: Output, arguments: &[String]) -> Self {
+    pub fn new(output: Output, arguments: &[String], host: Box<dyn HostAddresses>) -> Self {
         let mut text: Vec<u8> =
             arguments.iter().flat_map(|argument| argument.bytes().chain(std::iter::once(0))).collect();
         text.push(0);
-        Self { output, arguments: text, registers: Registers::default() }
+        Self { output, host, arguments: text, registers: Registers::default() }
     }
 
     fn address(&self, low: u32) -> Gva {
         Gva(u64::from(self.registers.address_high) << 32 | u64::from(low))
     }
 
-    /// Prints a string once its end is found: of one that has none, nothing is printed.
+    /// Prints a NUL-terminated string. Without a NUL nothing is printed.
     fn print_string(&mut self, start: Gva, guest: &dyn Guest) -> io::Result<HypercallStatus> {
         let (mut text, mut at) = (Vec::new(), start);
         while text.len() < MAX_STRING_LENGTH {
-            // Up to the end of the page: what follows it may not be mapped, and need not be.
+            // Up to the end of the page: the next one may not be mapped.
             let in_page = PAGE_SIZE - at.0 % PAGE_SIZE;
             let mut piece =
                 vec![0; usize::try_from(in_page).unwrap_or(1).min(MAX_STRING_LENGTH - text.len())];
@@ -115,7 +135,7 @@ impl Hypercall {
         Ok(HypercallStatus::NoTerminator)
     }
 
-    /// Writes text that ends with NUL to the guest's buffer, cut to its size.
+    /// Writes NUL-terminated text to the guest's buffer, cut to its size.
     fn give_text(&mut self, start: Gva, text: &[u8], guest: &dyn Guest) -> HypercallStatus {
         let room = usize::try_from(self.registers.length).unwrap_or(usize::MAX).min(text.len());
         let cut = room < text.len();
@@ -135,12 +155,12 @@ impl Hypercall {
         (self.registers.result, self.registers.host) = (0, 0);
         let Some(gpa) = guest.translate(address) else { return HypercallStatus::BadAddress };
         self.registers.result = gpa.0;
-        let Some(host) = guest.host_address(gpa) else { return HypercallStatus::BadAddress };
+        let Some(host) = self.host.host_address(gpa) else { return HypercallStatus::BadAddress };
         self.registers.host = host;
         HypercallStatus::Ok
     }
 
-    /// A 32-bit write. The status of the settings is not touched.
+    /// Executes a 32-bit write. Writes to `ADDRESS_HIGH` and `LENGTH` do not change the status.
     fn call(&mut self, register: u64, value: u32, guest: &dyn Guest) -> io::Result<Action> {
         let address = self.address(value);
         self.registers.status = match register {
@@ -192,7 +212,7 @@ impl Hypercall {
 
 impl Device for Hypercall {
     fn length(&self) -> u64 {
-        length::HYPERCALL
+        DEVICE.length
     }
 
     fn read(&mut self, offset: u64, data: &mut [u8], guest: &dyn Guest) -> io::Result<Action> {
@@ -215,7 +235,7 @@ impl Device for Hypercall {
         Ok(Action::Continue)
     }
 
-    fn save(&self) -> Vec<u8> {
+    fn save(&self) -> Option<Vec<u8>> {
         to_bytes(&self.registers)
     }
 
@@ -225,7 +245,7 @@ impl Device for Hypercall {
     }
 }
 
-/// Lower and upper half.
+/// Returns lower and upper half.
 fn halves(value: u64) -> [u32; 2] {
     let [a, b, c, d, e, f, g, h] = value.to_le_bytes();
     [u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h])]

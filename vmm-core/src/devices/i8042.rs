@@ -1,51 +1,63 @@
-//! The keyboard controller, an Intel 8042, without a keyboard; and between its two ports, system control port B.
+//! Keyboard controller, an Intel 8042, without a keyboard; and system control port B.
 //!
-//! Kernels probe it, and ask it to reset the CPU. It answers its own commands; nothing is attached to it, so commands for
-//! a keyboard or a mouse vanish, and the tests of the two lines say so. It has no interrupts, since no byte ever comes
-//! from outside. (IBM AT Technical Reference, "Keyboard Controller"; <https://wiki.osdev.org/I8042_PS/2_Controller>.)
+//! Kernels probe it and use it to reset the CPU. It executes its own commands. Commands for a keyboard or a mouse are ignored,
+//! and the interface tests report that none is attached. Without a keyboard there are no interrupts. (IBM AT Technical Reference, "Keyboard Controller"; <https://wiki.osdev.org/I8042_PS/2_Controller>.)
 //!
-//! Port 0x61 lies in between. Where KVM has a PIT the kernel answers it and it never gets here.
+//! Port 0x61 lies between the two ports. On machines with KVM's PIT, the kernel answers it.
 
 use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use super::length;
+use crate::Port;
 use crate::devices::device::{Action, Device, Guest, StateMismatch, from_bytes, to_bytes};
+use crate::devices::info::{DeviceInfo, DeviceLocation};
+use crate::spec::BusAddress;
 
-/// Offsets from port 0x60.
+/// Declaration of the device.
+pub(super) const DEVICE: DeviceInfo = DeviceInfo {
+    name: "i8042",
+    title: "the keyboard controller",
+    location: DeviceLocation::Fixed(BusAddress::Port(Port(0x60))),
+    // From the data port 0x60 to the command port 0x64.
+    length: 5,
+    irqs: &[],
+    purpose: "a keyboard controller without keyboard; it can reset",
+};
+
+/// Offset of the data port from 0x60.
 const DATA: u64 = 0;
 const CONTROL_B: u64 = 1;
 const COMMAND: u64 = 4;
 
-/// Status: a byte waits at the data port.
+/// Status: the output buffer is full.
 const OUTPUT_FULL: u8 = 1 << 0;
-/// Status: the self-test was passed.
+/// Status: the self-test passed.
 const SYSTEM: u8 = 1 << 2;
 /// Status: the last write was to the command port.
 const WAS_COMMAND: u8 = 1 << 3;
 /// Status: the keyboard is not locked.
 const NOT_LOCKED: u8 = 1 << 4;
 
-/// The configuration byte after a start: self-test passed, both lines switched off, no translation.
+/// Initial configuration byte: self-test passed, both interfaces disabled, no translation.
 const CONFIGURATION: u8 = 0x34;
-/// The output port: A20 is on, the CPU's reset line is not pulled.
+/// Initial output port: A20 on, CPU reset inactive.
 const OUTPUT_PORT: u8 = 0x03;
-/// The answer of a test of a line to which nothing is connected: its clock stays low.
+/// Result of an interface test without a device: the clock line is stuck low.
 const CLOCK_LOW: u8 = 0x01;
-/// Port B: toggles with the refresh of memory; old software counts time by it.
+/// Port B: toggles with memory refresh; old software measures time with it.
 const REFRESH: u8 = 1 << 4;
-/// Port B: the gate of the PIT's channel 2, and the speaker.
+/// Port B: gate of the PIT's channel 2, and speaker.
 const WRITABLE_B: u8 = 0x03;
 
-/// The controller.
+/// Keyboard controller.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct I8042 {
-    /// The byte that waits at the data port.
+    /// Byte in the output buffer.
     output: Option<u8>,
-    /// The command that waits for its byte.
+    /// Command that waits for its data byte.
     pending: Option<u8>,
-    /// The controller's memory; the first byte is its configuration.
+    /// Memory of the controller; the first byte is its configuration.
     memory: [u8; 32],
     output_port: u8,
     was_command: bool,
@@ -90,7 +102,7 @@ impl I8042 {
             0xae => self.configure(0x10, false),
             0xc0 => self.output = Some(0),
             0xd0 => self.output = Some(self.output_port),
-            // A pulse on the output port's lines that are 0 here; the lowest is the CPU's reset.
+            // Pulses the lines of the output port whose bits are 0; bit 0 is the CPU's reset.
             0xf0..=0xff if command & 1 == 0 => return Action::Reset,
             _ => {}
         }
@@ -111,11 +123,11 @@ impl I8042 {
                     return Action::Reset;
                 }
             }
-            // "As if it came from the keyboard."
+            // Writes the byte to the output buffer, as if it came from the keyboard.
             Some(0xd2) => self.output = Some(byte),
-            // "As if it came from the mouse": there is no second line, so it comes back damaged, which says so at once.
+            // The same for the mouse. There is no second interface, so the byte comes back inverted, which a driver detects.
             Some(0xd3) => self.output = Some(!byte),
-            // For the keyboard or the mouse.
+            // Commands for the keyboard or the mouse.
             Some(_) | None => {}
         }
         Action::Continue
@@ -130,7 +142,7 @@ impl I8042 {
 
 impl Device for I8042 {
     fn length(&self) -> u64 {
-        length::I8042
+        DEVICE.length
     }
 
     fn read(&mut self, offset: u64, data: &mut [u8], _: &dyn Guest) -> io::Result<Action> {
@@ -160,7 +172,7 @@ impl Device for I8042 {
         })
     }
 
-    fn save(&self) -> Vec<u8> {
+    fn save(&self) -> Option<Vec<u8>> {
         to_bytes(self)
     }
 

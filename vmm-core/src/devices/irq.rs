@@ -1,71 +1,62 @@
-//! An interrupt line, as a device holds it.
+//! Interrupt line of a device.
 //!
-//! What is at the other end is the machine's business: the kernel's interrupt controllers, or nothing.
+//! The other end ([`IrqSink`]) is the machine's: an interrupt controller, or nothing.
 
 use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use kvm_sys_wrap::{Irqfd, Vm};
 use vm_superio::Trigger;
 
 /// An interrupt line. Clones are the same line.
 #[derive(Clone)]
 pub struct IrqLine(Option<Arc<dyn IrqSink>>);
 
-/// The machine's end of a line.
+/// Input of an interrupt controller: the other end of a line.
 pub trait IrqSink: Send + Sync {
-    /// Up and down again: an edge.
+    /// Raises and lowers the line: an edge.
     ///
     /// # Errors
-    /// The host's.
+    /// Errors of the host's call.
     fn pulse(&self) -> io::Result<()>;
 
-    /// Up, or down.
+    /// Sets the level of the line: high if `level`.
     ///
     /// # Errors
-    /// The host's.
+    /// Errors of the host's call.
     fn set(&self, level: bool) -> io::Result<()>;
 }
 
 impl IrqLine {
-    /// A line that leads nowhere, on a machine without interrupt controllers.
+    /// A line without an input, for a machine without interrupt controllers.
     #[must_use]
     pub const fn disconnected() -> Self {
         Self(None)
     }
 
-    /// A line to `wire`.
+    /// A line to `sink`.
     #[must_use]
-    pub fn to(wire: impl IrqSink + 'static) -> Self {
-        Self(Some(Arc::new(wire)))
+    pub fn new(sink: impl IrqSink + 'static) -> Self {
+        Self(Some(Arc::new(sink)))
     }
 
-    /// A line to an input of the kernel's interrupt controllers.
+    /// Raises and lowers the line: an edge.
     ///
     /// # Errors
-    /// [`kvm_sys_wrap::Error::Call`].
-    pub(crate) fn to_input(vm: &Vm, gsi: u32) -> Result<Self, kvm_sys_wrap::Error> {
-        Ok(Self::to(Input { edge: vm.register_irqfd(gsi)?, vm: vm.clone(), gsi }))
-    }
-
-    /// An edge: the line goes up and down again.
-    ///
-    /// # Errors
-    /// The host's.
+    /// Errors of the host's call.
     pub fn pulse(&self) -> io::Result<()> {
-        self.0.as_ref().map_or(Ok(()), |wire| wire.pulse())
+        self.0.as_ref().map_or(Ok(()), |sink| sink.pulse())
     }
 
-    /// Sets the line's level.
+    /// Sets the level of the line: high if `level`.
     ///
     /// # Errors
-    /// The host's.
+    /// Errors of the host's call.
     pub fn set(&self, level: bool) -> io::Result<()> {
-        self.0.as_ref().map_or(Ok(()), |wire| wire.set(level))
+        self.0.as_ref().map_or(Ok(()), |sink| sink.set(level))
     }
 
-    /// Whether somebody is at the other end.
+    /// Returns true if the line has an input.
     #[must_use]
     pub const fn is_connected(&self) -> bool {
         self.0.is_some()
@@ -83,22 +74,5 @@ impl Trigger for IrqLine {
 
     fn trigger(&self) -> io::Result<()> {
         self.pulse()
-    }
-}
-
-/// An input of the kernel's controllers.
-struct Input {
-    edge: Irqfd,
-    vm: Vm,
-    gsi: u32,
-}
-
-impl IrqSink for Input {
-    fn pulse(&self) -> io::Result<()> {
-        self.edge.trigger()
-    }
-
-    fn set(&self, level: bool) -> io::Result<()> {
-        self.vm.set_irq_line(self.gsi, level).map_err(io::Error::other)
     }
 }

@@ -1,21 +1,64 @@
-//! Ports that are there and do nothing: reads give ones, writes vanish.
+//! Ports without a function: reads return ones, writes are ignored.
 //!
-//! A PC's bus answers so wherever nothing is. These have a name, so that a machine which stops at accesses to nothing does
-//! not stop at them: the diagnostic port 0x80 and port 0xed, to which software writes for the time that it takes, and the
-//! configuration ports of a PCI bus that is not there.
+//! Unmapped ports behave in the same way. These are devices, so that a machine that stops at unmapped accesses does not stop
+//! at them: the diagnostic port 0x80 and port 0xed, which software writes to for a delay, and the configuration ports of an
+//! absent PCI bus.
 
 use std::io;
 
+use crate::Port;
 use crate::devices::device::{Action, Device, Guest};
+use crate::devices::info::{DeviceInfo, DeviceLocation};
+use crate::spec::BusAddress;
 
-/// Some such ports.
+/// Declaration of the diagnostic port.
+pub(super) const DIAGNOSTIC: DeviceInfo = DeviceInfo {
+    name: "legacy-ports",
+    title: "the diagnostic port",
+    location: DeviceLocation::Fixed(BusAddress::Port(Port(0x80))),
+    length: 1,
+    irqs: &[],
+    purpose: "takes writes that only cost time",
+};
+
+/// Declaration of the delay port.
+pub(super) const DELAY: DeviceInfo = DeviceInfo {
+    name: "legacy-ports",
+    title: "the delay port",
+    location: DeviceLocation::Fixed(BusAddress::Port(Port(0xed))),
+    length: 1,
+    irqs: &[],
+    purpose: "takes writes that only cost time",
+};
+
+/// Declaration of the PCI bus's address port.
+pub(super) const PCI_ADDRESS: DeviceInfo = DeviceInfo {
+    name: "legacy-ports",
+    title: "the PCI address port",
+    location: DeviceLocation::Fixed(BusAddress::Port(Port(0xcf8))),
+    length: 1,
+    irqs: &[],
+    purpose: "says that there is no PCI bus",
+};
+
+/// Declaration of the PCI bus's data ports.
+pub(super) const PCI_DATA: DeviceInfo = DeviceInfo {
+    name: "legacy-ports",
+    title: "the PCI data ports",
+    location: DeviceLocation::Fixed(BusAddress::Port(Port(0xcfa))),
+    length: 6,
+    irqs: &[],
+    purpose: "says that there is no PCI bus",
+};
+
+/// Range of ports without a function.
 #[derive(Debug)]
 pub struct NullPorts {
     length: u64,
 }
 
 impl NullPorts {
-    /// `length` of them.
+    /// A range of `length` ports.
     #[must_use]
     pub const fn new(length: u64) -> Self {
         Self { length }
@@ -34,5 +77,9 @@ impl Device for NullPorts {
 
     fn write(&mut self, _: u64, _: &[u8], _: &dyn Guest) -> io::Result<Action> {
         Ok(Action::Continue)
+    }
+
+    fn save(&self) -> Option<Vec<u8>> {
+        Some(Vec::new())
     }
 }

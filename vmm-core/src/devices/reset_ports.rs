@@ -1,21 +1,43 @@
-//! The chipset's reset control register, port 0xcf9, and system control port A, port 0x92.
+//! Reset control register of the chipset, port 0xcf9, and system control port A, port 0x92.
 //!
-//! 0xcf9 (Intel 82371SB data sheet, 4.1.3, and every chipset since): bit 2 going from 0 to 1 resets; bit 1 says whether
-//! only the CPU is meant or the machine, which is the same here. ACPI's FADT names it as the way to reset.
+//! Port 0xcf9 (Intel 82371SB data sheet, 4.1.3, and later chipsets): a change of bit 2 from 0 to 1 resets. Bit 1 selects a
+//! reset of the CPU or of the machine, which is the same here. ACPI's FADT names this register.
 //!
-//! Port 0x92 is IBM's of the PS/2: bit 0 resets the CPU, bit 1 is A20. A20 is always on: KVM knows nothing of it.
+//! Port 0x92 is from IBM's PS/2: bit 0 resets the CPU, bit 1 is A20. A20 is always on, because KVM does not emulate it.
 
 use std::io;
 
-use super::length;
+use crate::Port;
 use crate::devices::device::{Action, Device, Guest, StateMismatch, from_bytes, to_bytes};
+use crate::devices::info::{DeviceInfo, DeviceLocation};
+use crate::spec::BusAddress;
 
-/// Reset now, when it goes from 0 to 1.
+/// Declaration of the reset control register.
+pub(super) const RESET_CONTROL: DeviceInfo = DeviceInfo {
+    name: "power",
+    title: "the reset control register",
+    location: DeviceLocation::Fixed(BusAddress::Port(Port(0xcf9))),
+    length: 1,
+    irqs: &[],
+    purpose: "OUT of 6 resets",
+};
+
+/// Declaration of system control port A.
+pub(super) const SYSTEM_CONTROL: DeviceInfo = DeviceInfo {
+    name: "legacy-ports",
+    title: "system control port A",
+    location: DeviceLocation::Fixed(BusAddress::Port(Port(0x92))),
+    length: 1,
+    irqs: &[],
+    purpose: "A20 is on; OUT with bit 0 set resets",
+};
+
+/// Resets when it changes from 0 to 1.
 const RESET: u8 = 1 << 2;
-/// Bits that keep what is written: full reset, hard reset.
+/// Bits that keep the written value: full reset, hard reset.
 const KEPT: u8 = 0x0a;
 
-/// Port 0xcf9.
+/// Reset control register, port 0xcf9.
 #[derive(Debug, Default)]
 pub struct ResetControl {
     value: u8,
@@ -23,7 +45,7 @@ pub struct ResetControl {
 
 impl Device for ResetControl {
     fn length(&self) -> u64 {
-        length::RESET_CONTROL
+        RESET_CONTROL.length
     }
 
     fn read(&mut self, _: u64, data: &mut [u8], _: &dyn Guest) -> io::Result<Action> {
@@ -39,7 +61,7 @@ impl Device for ResetControl {
         Ok(if byte & RESET == 0 { Action::Continue } else { Action::Reset })
     }
 
-    fn save(&self) -> Vec<u8> {
+    fn save(&self) -> Option<Vec<u8>> {
         to_bytes(&self.value)
     }
 
@@ -49,12 +71,12 @@ impl Device for ResetControl {
     }
 }
 
-/// The CPU is reset.
+/// Resets the CPU.
 const FAST_RESET: u8 = 1 << 0;
-/// Address line 20 is not held at 0.
+/// Enables address line 20.
 const A20: u8 = 1 << 1;
 
-/// Port 0x92.
+/// System control port A, port 0x92.
 #[derive(Debug)]
 pub struct SystemControl {
     value: u8,
@@ -68,7 +90,7 @@ impl Default for SystemControl {
 
 impl Device for SystemControl {
     fn length(&self) -> u64 {
-        length::SYSTEM_CONTROL
+        SYSTEM_CONTROL.length
     }
 
     fn read(&mut self, _: u64, data: &mut [u8], _: &dyn Guest) -> io::Result<Action> {
@@ -85,7 +107,7 @@ impl Device for SystemControl {
         Ok(if reset { Action::Reset } else { Action::Continue })
     }
 
-    fn save(&self) -> Vec<u8> {
+    fn save(&self) -> Option<Vec<u8>> {
         to_bytes(&self.value)
     }
 

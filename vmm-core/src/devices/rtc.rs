@@ -1,17 +1,17 @@
-//! The real-time clock and its CMOS memory: 128 bytes behind an index port (0x70) and a data port (0x71).
+//! Real-time clock and its CMOS memory: 128 bytes behind an index port (0x70) and a data port (0x71).
 //!
-//! The clock is the host's, in UTC, in the format that register B asks for: BCD and 24 hours unless the guest changes it.
-//! It cannot be set; what a guest writes to a time register is dropped. Seconds, periods and an alarm are told in register
-//! C, and on interrupt line 8 as far as register B lets them: an edge for the first, and none until the guest has read
-//! C. The alarm also wakes a machine that sleeps ([`AlarmHandle`]). The rest is memory, in which firmware leaves the sizes
-//! of the machine's memory (Motorola MC146818A data sheet; the places are those of IBM's AT and, from 0x34 on, of QEMU).
+//! The time is the host's, in UTC, in the format of register B: BCD and 24 hours unless the guest changes it. The clock cannot
+//! be set: writes to time registers are ignored. Updates, periods and alarms set flags in register C and raise interrupt line
+//! 8 if register B enables them: an edge for the first, and none until the guest has read register C. The alarm also wakes a
+//! suspended machine ([`AlarmHandle`]). The rest is memory, with the memory sizes that firmware leaves there (Motorola
+//! MC146818A data sheet; the offsets are those of IBM's AT and, from 0x34 on, of QEMU).
 //!
-//! | file | what |
+//! | file | part |
 //! |---|---|
 //! | `rtc.rs` | the registers |
-//! | `rtc/date.rs`, `rtc/format.rs` | a time as the numbers in them |
-//! | `rtc/alarm.rs`, `rtc/events.rs` | what happens between two times, and when something will |
-//! | `rtc/timer.rs` | what brings the machine's attention to it |
+//! | `rtc/date.rs`, `rtc/bcd.rs` | time and date in the format of the registers |
+//! | `rtc/alarm.rs`, `rtc/interrupts.rs` | events between two times, and the time of the next one |
+//! | `rtc/timer.rs` | host timer for the next event |
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -19,9 +19,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::length;
+use crate::Port;
 use crate::devices::device::{Action, Device, Guest, InputStatus, StateMismatch, from_bytes, to_bytes};
+use crate::devices::info::{DeviceInfo, DeviceLocation};
 use crate::devices::irq::IrqLine;
+use crate::spec::BusAddress;
 use alarm::RtcAlarm;
 use bcd::Format;
 use interrupts::{ALARM, Events, PERIODIC, UPDATE_ENDED};
@@ -36,7 +38,17 @@ mod timer;
 pub use alarm::AlarmHandle;
 pub use date::{Date, date};
 
-/// The data port; the other one is the index.
+/// Declaration of the device.
+pub(super) const DEVICE: DeviceInfo = DeviceInfo {
+    name: "rtc",
+    title: "the clock",
+    location: DeviceLocation::Fixed(BusAddress::Port(Port(0x70))),
+    length: 2,
+    irqs: &[8],
+    purpose: "the time, an alarm, and how much memory there is",
+};
+
+/// Offset of the data port; the index is at offset 0.
 const DATA: u64 = 1;
 /// Register A: the divider for 32768 Hz, and periods of 1/1024 s.
 const STATUS_A: u8 = 0x0a;
@@ -45,29 +57,29 @@ const UPDATE_IN_PROGRESS: u8 = 1 << 7;
 const STATUS_B: u8 = 0x0b;
 const HOURS_24: u8 = 1 << 1;
 const BINARY: u8 = 1 << 2;
-/// No updates, so that the time can be set. It cannot, but a driver may do so.
+/// Updates are stopped (SET), as a driver does before it sets the time.
 const HALTED: u8 = 1 << 7;
-/// The events of register C that interrupt.
+/// Events of register C that can interrupt.
 const ENABLES: u8 = PERIODIC | ALARM | UPDATE_ENDED;
 const STATUS_C: u8 = 0x0c;
-/// Something happened that is to interrupt.
+/// Register C: an enabled event has happened (IRQF).
 const REQUEST: u8 = 1 << 7;
-/// The alarm's registers.
+/// Alarm registers.
 const ALARM_SECOND: u8 = 0x01;
 const ALARM_MINUTE: u8 = 0x03;
 const ALARM_HOUR: u8 = 0x05;
 const STATUS_D: u8 = 0x0d;
 /// Register D: the battery is good.
 const VALID: u8 = 1 << 7;
-/// The century, in the place that the FADT names.
+/// Register of the century, as the FADT names it.
 pub const CENTURY: u8 = 0x32;
-/// How long before a new second the clock says that it is about to change: 244 us of warning, 1984 us of work.
+/// Time before a new second in which an update is in progress (UIP): 244 us before it starts, and 1984 us of update.
 const UPDATE_TIME: Duration = Duration::from_micros(244 + 1984);
 
-/// What firmware leaves in CMOS memory.
+/// Memory sizes that firmware leaves in CMOS memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MemorySizes {
-    /// Bytes from 1 MiB up, without a gap, below 4 GiB; 0 where there is no memory at 1 MiB.
+    /// Bytes from 1 MiB up, without a gap, below 4 GiB; 0 if there is no memory at 1 MiB.
     pub above_1m: u64,
     /// Bytes from 4 GiB up.
     pub above_4g: u64,
@@ -84,27 +96,27 @@ pub(crate) struct Saved {
     raised: bool,
 }
 
-/// The clock.
+/// Real-time clock.
 #[derive(Debug)]
 pub struct Rtc {
     index: u8,
     memory: [u8; 128],
-    /// What has happened since register C was read, up to `seen`, since the epoch.
+    /// Events since register C was read, up to the time `seen` since the epoch.
     flags: u8,
     seen: Duration,
-    /// The line was raised, and register C not read since.
+    /// True if the line was raised and register C has not been read since.
     raised: bool,
     line: IrqLine,
     wire: AlarmHandle,
-    /// Where the line leads somewhere.
+    /// Host timer; `None` if the line is not connected.
     timer: Option<Timer>,
 }
 
 impl Rtc {
-    /// A clock whose memory says how much memory the machine has. `wire` is told of the alarm if there is a line for it.
+    /// A clock with the machine's memory sizes. It reports its alarm to `wire` if `line` is connected.
     ///
     /// # Errors
-    /// The host's, where it has no timer for us.
+    /// Errors of creating a host timer.
     pub fn new(sizes: MemorySizes, line: IrqLine, wire: AlarmHandle) -> io::Result<Self> {
         let timer = line.is_connected().then(Timer::new).transpose()?;
         let mut rtc =
@@ -125,11 +137,11 @@ impl Rtc {
         Ok(rtc)
     }
 
-    /// What becomes readable when the clock has something to tell, which [`Device::receive`] then does. `None` on a machine
-    /// where its line leads nowhere.
+    /// Returns a descriptor that becomes readable when [`Device::poll_input`] has an interrupt to raise; `None` if the line is
+    /// not connected.
     ///
     /// # Errors
-    /// The host's.
+    /// Errors of duplicating the descriptor.
     pub fn descriptor(&self) -> io::Result<Option<OwnedFd>> {
         self.timer.as_ref().map(Timer::descriptor).transpose()
     }
@@ -140,7 +152,7 @@ impl Rtc {
         }
     }
 
-    /// Two registers, the low byte first; a value that does not fit is the largest that does.
+    /// Sets two registers, the low byte first. A larger value is limited to 0xffff.
     fn set_word(&mut self, register: u8, value: u64) {
         let [low, high] = u16::try_from(value).unwrap_or(u16::MAX).to_le_bytes();
         self.set(register, low);
@@ -151,7 +163,7 @@ impl Rtc {
         self.memory.get(usize::from(register)).copied().unwrap_or(0xff)
     }
 
-    /// A register at a time since the epoch.
+    /// Returns a register at a time since the epoch.
     fn register(&mut self, register: u8, now: Duration) -> u8 {
         let (date, format) = (date(now.as_secs()), self.format());
         match register {
@@ -180,7 +192,7 @@ impl Rtc {
         }
     }
 
-    /// Takes note of what has happened up to `now`.
+    /// Adds the events up to `now` to the flags.
     fn look(&mut self, now: Duration) {
         self.flags |= self.events().between(self.seen, now);
         self.seen = now;
@@ -190,7 +202,7 @@ impl Rtc {
         self.flags & self.get(STATUS_B) & ENABLES != 0
     }
 
-    /// After anything that changes what there is to tell: interrupts, or waits for the next time to do so.
+    /// Raises the interrupt or sets the timer for the next one, after a change of registers.
     fn tell(&mut self, now: Duration) -> io::Result<()> {
         let Some(timer) = &self.timer else { return Ok(()) };
         self.announce();
@@ -205,7 +217,7 @@ impl Rtc {
         timer.set(self.events().next(self.get(STATUS_B) & ENABLES, now))
     }
 
-    /// Says on the wire which alarm is on. One whose interrupt leads nowhere wakes nobody.
+    /// Reports the enabled alarm. An alarm without a connected line wakes no machine.
     fn announce(&self) {
         let events = self.events();
         let on = self.timer.is_some() && events.updates && self.get(STATUS_B) & ALARM != 0;
@@ -228,14 +240,14 @@ impl Rtc {
     }
 }
 
-/// Since the epoch. A host whose clock is before 1970 is in 1970.
+/// Returns the time since the epoch; 0 if the host's clock is before 1970.
 pub(crate) fn now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 impl Device for Rtc {
     fn length(&self) -> u64 {
-        length::RTC
+        DEVICE.length
     }
 
     fn read(&mut self, offset: u64, data: &mut [u8], _: &dyn Guest) -> io::Result<Action> {
@@ -259,7 +271,7 @@ impl Device for Rtc {
                 (_, 0x00 | 0x02 | 0x04 | 0x06..=0x09 | CENTURY | STATUS_C | STATUS_D) => {}
                 (_, register) => {
                     let now = now();
-                    // What has happened so far happened under the old settings.
+                    // Events so far belong to the old settings.
                     self.look(now);
                     let value = if register == STATUS_A { byte & !UPDATE_IN_PROGRESS } else { *byte };
                     self.set(register, value);
@@ -277,7 +289,7 @@ impl Device for Rtc {
         Ok(InputStatus::Consumed)
     }
 
-    fn save(&self) -> Vec<u8> {
+    fn save(&self) -> Option<Vec<u8>> {
         let Self { index, ref memory, flags, seen, raised, .. } = *self;
         to_bytes(&Saved { index, memory: memory.to_vec(), flags, seen, raised })
     }
@@ -287,7 +299,7 @@ impl Device for Rtc {
         self.memory = memory.try_into().map_err(|_| StateMismatch)?;
         (self.index, self.flags, self.seen, self.raised) = (index, flags, seen, raised);
         self.announce();
-        // What there is to tell is told as soon as the machine runs. The kernel takes every such time.
+        // Pending interrupts are raised as soon as the machine runs. The kernel accepts a time in the past.
         if let Some(timer) = &self.timer {
             let _ = timer.set(Some(Duration::ZERO));
         }

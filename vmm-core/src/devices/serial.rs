@@ -1,29 +1,41 @@
-//! A 16550 serial port, by vm-superio: what it does here is connect that to the bus and to the console.
+//! Serial port, a 16550: connects vm-superio's UART to the bus and to the console.
 //!
-//! The port has eight registers of one byte. A wider access goes to the following registers, as an ISA bus does it.
-//! Input is fetched when the guest looks at the line status or takes a byte, without a thread: until then nobody cares.
-//! On a machine with interrupts somebody does: then it is fetched as it arrives, and raises the port's interrupt.
+//! The port has eight registers of one byte. A wider access goes to the following registers too, as on an ISA bus. Without
+//! interrupts, input is fetched when the guest reads the line status or a byte. On a machine with interrupts it is fetched
+//! when it arrives, and raises the port's interrupt.
 
 use std::io;
 
 use serde::{Deserialize, Serialize};
 use vm_superio::serial::{Error as SerialError, NoEvents, Serial as Uart, SerialState};
 
-use super::length;
+use crate::Port;
 use crate::devices::console::{Input, Output};
 use crate::devices::device::{Action, Device, Guest, InputStatus, StateMismatch, from_bytes, to_bytes};
+use crate::devices::info::{DeviceInfo, DeviceLocation};
 use crate::devices::irq::IrqLine;
+use crate::spec::BusAddress;
+
+/// Declaration of the device.
+pub(super) const DEVICE: DeviceInfo = DeviceInfo {
+    name: "serial",
+    title: "the serial port",
+    location: DeviceLocation::Movable(BusAddress::Port(Port(0x3f8))),
+    length: 8,
+    irqs: &[4],
+    purpose: "16550 serial port",
+};
 
 /// Receiver buffer: offset 0.
 const RECEIVER: u64 = 0;
-/// Line status: bit 0 says that a byte is there.
+/// Line status: offset 5. Bit 0: a byte has arrived.
 const LINE_STATUS: u64 = 5;
 
-/// The port's registers, as they are saved.
+/// Saved registers of the port.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Saved(#[serde(with = "Registers")] SerialState);
 
-/// The fields of a [`SerialState`], which knows nothing of serde.
+/// Fields of a [`SerialState`], which has no serde implementation.
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "SerialState")]
 struct Registers {
@@ -39,7 +51,7 @@ struct Registers {
     in_buffer: Vec<u8>,
 }
 
-/// The serial port.
+/// Serial port.
 pub struct Serial {
     uart: Uart<IrqLine, NoEvents, Output>,
     output: Output,
@@ -53,9 +65,9 @@ impl Serial {
         Self { uart: Uart::new(line, output.clone()), output, input }
     }
 
-    /// Fills the receiver with what has arrived.
+    /// Fills the receiver with input that has arrived.
     fn fetch(&mut self) -> io::Result<InputStatus> {
-        // A guest that waits for input wants its prompt to be seen.
+        // The guest may wait for an answer to its prompt, so the prompt must be visible.
         self.output.sync()?;
         let mut buffer = [0; 64];
         let room = self.uart.fifo_capacity().min(buffer.len());
@@ -68,7 +80,7 @@ impl Serial {
             return Ok(if self.input.is_over() { InputStatus::Closed } else { InputStatus::Consumed });
         }
         match self.uart.enqueue_raw_bytes(buffer.get(..count).unwrap_or_default()) {
-            // In loopback mode the receiver listens to the sender only, so what came is lost, as on a real line.
+            // In loopback mode the receiver is connected to the sender only, so input is lost, as on hardware.
             Ok(_) | Err(SerialError::FullFifo) => Ok(InputStatus::Consumed),
             Err(SerialError::IOError(error) | SerialError::Trigger(error)) => Err(error),
         }
@@ -77,11 +89,11 @@ impl Serial {
 
 impl Device for Serial {
     fn length(&self) -> u64 {
-        length::SERIAL
+        DEVICE.length
     }
 
     fn read(&mut self, offset: u64, data: &mut [u8], _: &dyn Guest) -> io::Result<Action> {
-        for (register, byte) in (offset..length::SERIAL).zip(data) {
+        for (register, byte) in (offset..DEVICE.length).zip(data) {
             if matches!(register, RECEIVER | LINE_STATUS) {
                 self.fetch()?;
             }
@@ -91,7 +103,7 @@ impl Device for Serial {
     }
 
     fn write(&mut self, offset: u64, data: &[u8], _: &dyn Guest) -> io::Result<Action> {
-        for (register, byte) in (offset..length::SERIAL).zip(data) {
+        for (register, byte) in (offset..DEVICE.length).zip(data) {
             match self.uart.write(register_number(register), *byte) {
                 Ok(()) | Err(SerialError::FullFifo) => {}
                 Err(SerialError::IOError(error) | SerialError::Trigger(error)) => return Err(error),
@@ -104,7 +116,7 @@ impl Device for Serial {
         self.fetch()
     }
 
-    fn save(&self) -> Vec<u8> {
+    fn save(&self) -> Option<Vec<u8>> {
         to_bytes(&Saved(self.uart.state()))
     }
 
@@ -117,7 +129,7 @@ impl Device for Serial {
     }
 }
 
-/// A register's number as vm-superio takes it; always below 8 here.
+/// Returns a register's number for vm-superio, always below 8.
 fn register_number(register: u64) -> u8 {
     u8::try_from(register).unwrap_or(u8::MAX)
 }

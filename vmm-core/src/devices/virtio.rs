@@ -1,21 +1,19 @@
-//! Virtio devices (Virtual I/O Device Version 1.2): disks, terminals, random numbers. Section numbers in here are that
-//! document's.
+//! Virtio devices (Virtual I/O Device Version 1.2): disks, terminals, random numbers. Section numbers refer to that document.
 //!
-//! A driver in the guest and a device share memory: rings that say which buffers hold requests, and which are done. The
-//! driver finds the device by its registers, agrees with it on features, and writes one register when there is work. All
-//! else goes through guest memory, so nothing a driver says is taken for granted.
+//! Driver and device share rings in guest memory with the buffers of requests. The driver finds the device by its registers,
+//! negotiates features, and writes a register when there are requests. Everything in guest memory is checked before use.
 //!
-//! | file | step |
+//! | file | part |
 //! |---|---|
-//! | `transport.rs` | the registers: discovery, agreement, notification (4.2) |
-//! | `service.rs` | what each kind of device adds to them |
+//! | `transport.rs` | registers: discovery, feature negotiation, notification (4.2) |
+//! | `device.rs` | interface of a kind of device |
 //! | `queue.rs` | rings and chains of buffers (2.7), by virtio-queue |
-//! | `memory.rs` | guest memory as a device may use it |
-//! | `fault.rs` | what a driver can do wrong |
-//! | `block.rs`, `disk.rs`, `disk_error.rs` | a disk, and the files behind it (5.2) |
+//! | `memory.rs` | guest memory with the permissions of a device |
+//! | `driver_error.rs` | mistakes of drivers |
+//! | `block.rs`, `disk.rs`, `disk_error.rs` | a disk and its files (5.2) |
 //! | `console.rs` | a terminal (5.3) |
 //! | `entropy.rs` | random numbers (5.4) |
-//! | `state.rs` | registers and queues as bytes, for checkpoints |
+//! | `state.rs` | saved form |
 
 mod block;
 mod console;
@@ -31,12 +29,11 @@ mod state;
 mod tests;
 mod transport;
 
-use crate::devices::bus::SharedDevice;
-use crate::devices::console::{Input, Output};
-use crate::machine::board::BoardBuilder;
-use crate::machine::error::Error;
-use crate::spec::virtio::{interrupt, window};
-use crate::spec::{DeviceAddress, VirtioSpec};
+use crate::devices::info::{DeviceInfo, DeviceLocation};
+use crate::devices::irq::IrqLine;
+use crate::devices::resources::{CreatedDevice, DeviceError, DeviceResources};
+use crate::spec::virtio::{FIRST_WINDOW, LINES, WINDOW_LENGTH};
+use crate::spec::{BlockAccess, VirtioSpec};
 use device::VirtioDevice;
 use memory::Reachable;
 #[cfg(test)]
@@ -47,37 +44,69 @@ pub use disk::check as check_disk;
 pub use disk_error::DiskError;
 pub use driver_error::DriverFault;
 
-/// Puts the machine's virtio devices where the list says. The console's input goes to the device that is to have it; if none
-/// is, `input` is left. The result is the device that wants to be told when there is input.
-pub(crate) fn attach(
-    board: &mut BoardBuilder<'_>,
-    output: &Output,
-    input: &mut Option<Box<dyn Input>>,
-) -> Result<Option<SharedDevice>, Error> {
-    let mut receiver = None;
-    let specs = &board.spec.devices.virtio;
-    for (index, spec) in specs.iter().enumerate() {
-        let (Some(window), Some(line)) = (window(index), interrupt(index)) else {
-            return Err(Error::TooManyVirtioDevices { count: specs.len() });
-        };
-        let line = board.line(line)?;
-        let (interrupts, mut receives) = (line.is_connected(), false);
-        let service: Box<dyn VirtioDevice> = match spec {
-            VirtioSpec::Block(spec) => Box::new(block::VirtioBlock::new(spec)?),
-            VirtioSpec::Console { input: wanted } => {
-                let input = if *wanted { input.take() } else { None };
-                receives = input.is_some();
-                Box::new(console::VirtioConsole::new(output.clone(), input))
-            }
-            VirtioSpec::Entropy => Box::new(entropy::VirtioEntropy),
-        };
-        let memory = Reachable::new(board.memory(), board.read_only);
-        let transport = Transport::new(service, memory, line);
-        let at = DeviceAddress::Mmio(window.start());
-        let device = board.insert(spec.device_name(), at, window.size(), transport)?;
-        if receives && interrupts {
-            receiver = Some(device);
-        }
+/// Declaration of the disk.
+pub(super) const BLOCK: DeviceInfo = declaration("virtio-block", "a disk, from a raw image file");
+/// Declaration of the terminal.
+pub(super) const CONSOLE: DeviceInfo = declaration("virtio-console", "a terminal with one port");
+/// Declaration of the source of random numbers.
+pub(super) const ENTROPY: DeviceInfo =
+    declaration("virtio-entropy", "random numbers, from the host's getrandom");
+
+/// Returns the declaration of a virtio device. They differ in name and purpose only.
+const fn declaration(name: &'static str, purpose: &'static str) -> DeviceInfo {
+    DeviceInfo {
+        name,
+        title: "a virtio device",
+        location: DeviceLocation::VirtioWindow { first: FIRST_WINDOW },
+        length: WINDOW_LENGTH,
+        irqs: &LINES,
+        purpose,
     }
-    Ok(receiver)
+}
+
+/// Creates the device at `index` of the machine's list. The first terminal that wants the console's input gets it.
+pub(super) fn create(
+    index: usize,
+    line: IrqLine,
+    resources: &mut DeviceResources<'_>,
+) -> Result<CreatedDevice, DeviceError> {
+    let mut arrival = None;
+    let device: Box<dyn VirtioDevice> = match resources.spec.devices.virtio.get(index) {
+        Some(VirtioSpec::Block(spec)) => Box::new(block::VirtioBlock::new(spec)?),
+        Some(VirtioSpec::Console { input }) => {
+            let input = resources.input.take_if(|_| *input);
+            let (input, readable) = input.unzip();
+            arrival = readable.flatten();
+            Box::new(console::VirtioConsole::new(resources.output.clone(), input))
+        }
+        Some(VirtioSpec::Entropy) => Box::new(entropy::VirtioEntropy),
+        None => return Err(DeviceError::NotSupplied { name: format!("virtio device {}", index + 1) }),
+    };
+    let memory = Reachable::new(resources.memory.clone(), resources.read_only);
+    let arrival = arrival.filter(|_| line.is_connected());
+    Ok(CreatedDevice { arrival, ..CreatedDevice::new(Transport::new(device, memory, line)) })
+}
+
+/// Returns the name of the first device whose part in a run cannot be repeated: its disk has changed, or its input came from
+/// outside and is not recorded. A machine with such a device is not built a second time to repeat a run.
+#[must_use]
+pub fn unrepeatable(devices: &[VirtioSpec]) -> Option<&'static str> {
+    let repeats = |device: &&VirtioSpec| match device {
+        VirtioSpec::Block(block) => match block.access {
+            BlockAccess::ReadOnly | BlockAccess::Temporary => true,
+            BlockAccess::Overlay(_) | BlockAccess::InPlace => false,
+        },
+        VirtioSpec::Console { input } => !input,
+        VirtioSpec::Entropy => false,
+    };
+    devices.iter().find(|device| !repeats(device)).map(|device| info(device).name)
+}
+
+/// Returns the declaration of a device.
+const fn info(device: &VirtioSpec) -> &'static DeviceInfo {
+    match device {
+        VirtioSpec::Block(_) => &BLOCK,
+        VirtioSpec::Console { .. } => &CONSOLE,
+        VirtioSpec::Entropy => &ENTROPY,
+    }
 }

@@ -1,14 +1,14 @@
-//! The ACPI tables (Advanced Configuration and Power Interface, 6.5): how a kernel finds CPUs, interrupt controllers and
-//! devices, and how it switches the machine off.
+//! ACPI tables (Advanced Configuration and Power Interface, 6.5): they describe CPUs, interrupt controllers, devices and power
+//! management to a kernel.
 //!
 //! | file | table |
 //! |---|---|
-//! | `mod.rs` | RSDP, RSDT, XSDT: where the others are; FACS, an area that the specification wants |
+//! | `acpi.rs` | RSDP, RSDT, XSDT: addresses of the other tables; FACS |
 //! | `fixed.rs` | FADT: the fixed hardware; MADT: CPUs and interrupt controllers |
-//! | `dsdt.rs` | DSDT: devices, and the value that switches off, as byte code |
+//! | `dsdt.rs` | DSDT: devices and sleep states, as AML |
 //!
-//! All lie in one piece from [`RSDP`](super::RSDP) on. The tables themselves are those of the acpi_tables crate; it lacks
-//! the RSDT, for kernels that know no XSDT, the RSDP's pointer to it, and a few entries of the MADT.
+//! All tables are in one range from [`RSDP`](super::RSDP) on. The acpi_tables crate writes them, except for the RSDT (for
+//! kernels that do not support the XSDT), the RSDP's pointer to it, and a few entries of the MADT.
 
 mod dsdt;
 mod fixed;

@@ -1,17 +1,17 @@
-//! The BIOS data area (0x400), as far as kernels read it without a BIOS, and the extended one that it points to.
+//! BIOS data area (0x400), as far as kernels read it, and the extended BIOS data area.
 //!
-//! Kernels look for tables in the extended area first, or in the last KiB of the memory that the size word gives. With
-//! zeros in these words some of them read far outside (<https://wiki.osdev.org/Memory_Map_(x86)>).
+//! Kernels search for tables in the extended area first, or in the last KiB of the memory size in the BIOS data area. With zeros
+//! in these words some of them read invalid addresses (<https://wiki.osdev.org/Memory_Map_(x86)>).
 
 use super::memory_map::EBDA;
 use crate::Gpa;
-use crate::spec::{DeviceAddress, MachineSpec};
+use crate::spec::{BusAddress, MachineSpec};
 
-/// The name in tables and messages.
+/// Name of the BIOS data area in tables and messages.
 pub(super) const NAME: &str = "BIOS data";
-/// The name of the other one.
+/// Name of the extended area in tables and messages.
 pub(super) const EXTENDED_NAME: &str = "extended BIOS data";
-/// Where the area lies.
+/// Address of the BIOS data area.
 pub(super) const ADDRESS: Gpa = Gpa(0x400);
 
 const LENGTH: usize = 0x100;
@@ -22,11 +22,11 @@ const EXTENDED: usize = 0x0e;
 /// Offset of the size of memory below the extended area, in KiB.
 const MEMORY: usize = 0x13;
 
-/// The area.
+/// Returns the BIOS data area.
 pub(super) fn image(spec: &MachineSpec) -> Vec<u8> {
     let serial = match spec.devices.serial.map(|serial| serial.at) {
-        Some(DeviceAddress::Port(port)) => port.0,
-        Some(DeviceAddress::Mmio(_)) | None => 0,
+        Some(BusAddress::Port(port)) => port.0,
+        Some(BusAddress::Mmio(_)) | None => 0,
     };
     let small = |value: u64| u16::try_from(value).unwrap_or(0);
     let words = [(SERIAL, serial), (EXTENDED, small(EBDA.0 >> 4)), (MEMORY, small(EBDA.0 >> 10))];
@@ -39,7 +39,7 @@ pub(super) fn image(spec: &MachineSpec) -> Vec<u8> {
     area
 }
 
-/// The extended area: its first byte is its length in KiB.
+/// Returns the extended area. Its first byte is its length in KiB.
 pub(super) fn extended() -> Vec<u8> {
     let mut area = vec![0; 1024];
     if let Some(length) = area.first_mut() {

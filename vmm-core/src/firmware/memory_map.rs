@@ -1,41 +1,41 @@
-//! The memory map, as firmware tells it to a kernel: by E820, by Multiboot, by PVH.
+//! Memory map of the machine for a kernel: E820, Multiboot, PVH.
 //!
-//! On a machine without firmware tables all memory is the guest's. With them it has the shape of a PC's: 639 KiB, then
-//! the firmware's page, the window of graphics adapters, which nobody lists, the BIOS area, and the rest from 1 MiB on.
+//! On a machine without firmware tables all memory is usable. With them the map is that of a PC: 639 KiB, the extended BIOS data
+//! area, the window of graphics adapters (not listed), the BIOS area, and the rest from 1 MiB on.
 
 use crate::Gpa;
 use crate::devices::rtc::MemorySizes;
 use crate::spec::MachineSpec;
 use crate::spec::gpa_range::GpaRange;
 
-/// The extended BIOS data area: the last KiB below the graphics window.
+/// Address of the extended BIOS data area: the last KiB below the graphics window.
 pub const EBDA: Gpa = Gpa(0x9_fc00);
-/// Where the graphics window begins.
+/// First address of the graphics window.
 const GRAPHICS: Gpa = Gpa(0xa_0000);
-/// Where the BIOS area begins.
+/// First address of the BIOS area.
 pub const BIOS_AREA: Gpa = Gpa(0xe_0000);
-/// Where it ends, and the memory of large kernels begins.
+/// End of the BIOS area.
 pub const ONE_MIB: Gpa = Gpa(0x10_0000);
 
-/// A range of guest-physical addresses, and what a kernel may do with it.
+/// Entry of the memory map: a range and its kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MapEntry {
-    /// Where.
+    /// Guest-physical range.
     pub span: GpaRange,
-    /// What it is.
+    /// Kind of the range.
     pub kind: MapKind,
 }
 
-/// What a range is to a kernel.
+/// Kind of a range in the memory map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum MapKind {
-    /// Memory to use. E820 type 1.
+    /// Usable memory. E820 type 1.
     Usable,
-    /// Not to be used: firmware's, or memory that cannot be written. E820 type 2.
+    /// Reserved for firmware, or read-only memory. E820 type 2.
     Reserved,
 }
 
-/// The memory map, sorted by address, without overlaps. Neighbours of one kind are one entry.
+/// Returns the memory map, sorted by address, without overlaps. Adjacent ranges of one kind are one entry.
 #[must_use]
 pub fn memory_map(spec: &MachineSpec) -> Vec<MapEntry> {
     let firmware = if spec.devices.platform.has_tables() { firmware_ranges() } else { Vec::new() };
@@ -55,7 +55,7 @@ pub fn memory_map(spec: &MachineSpec) -> Vec<MapEntry> {
     join(&map)
 }
 
-/// The sizes that firmware leaves in CMOS memory.
+/// Returns the memory sizes that firmware leaves in CMOS memory.
 #[must_use]
 pub fn memory_sizes(spec: &MachineSpec) -> MemorySizes {
     let map = memory_map(spec);
@@ -69,12 +69,12 @@ pub fn memory_sizes(spec: &MachineSpec) -> MemorySizes {
     }
 }
 
-/// What firmware keeps for itself.
+/// Returns the ranges that firmware reserves.
 fn firmware_ranges() -> Vec<GpaRange> {
     [GpaRange::between(EBDA, GRAPHICS), GpaRange::between(BIOS_AREA, ONE_MIB)].into_iter().flatten().collect()
 }
 
-/// Makes one entry of neighbours of one kind.
+/// Joins adjacent entries of one kind.
 fn join(map: &[MapEntry]) -> Vec<MapEntry> {
     let mut joined: Vec<MapEntry> = Vec::new();
     for entry in map {

@@ -1,7 +1,7 @@
-//! The MP table (Intel MultiProcessor Specification 1.4): CPUs and interrupt inputs, for kernels older than ACPI.
+//! MP table (Intel MultiProcessor Specification 1.4): CPUs and interrupt inputs, for kernels older than ACPI.
 //!
-//! A floating pointer of 16 bytes, which kernels look for in the BIOS segment from 0xf0000 on, and behind it the
-//! configuration table: a header, then entries, sorted by type.
+//! A floating pointer of 16 bytes, for which kernels search the BIOS segment from 0xf0000 on, followed by the configuration
+//! table: a header, then entries, sorted by type.
 
 use super::{IOAPIC, IOAPIC_ID, LOCAL_APIC, SCI, set_checksum};
 use crate::spec::{Interrupts, MachineSpec};
@@ -10,30 +10,30 @@ use crate::spec::{Interrupts, MachineSpec};
 const REVISION: u8 = 4;
 const POINTER: u32 = 16;
 const HEADER: usize = 44;
-/// The version that APICs report (SDM vol. 3, 11.4.8) and of KVM's IOAPIC.
+/// Version of the local APICs (SDM vol. 3, 11.4.8) and of KVM's IOAPIC.
 const LOCAL_APIC_VERSION: u8 = 0x14;
 const IOAPIC_VERSION: u8 = 0x11;
-/// CPU flags: usable; the one that boots.
+/// CPU flags: enabled; bootstrap processor.
 const ENABLED: u8 = 1 << 0;
 const BOOTS: u8 = 1 << 1;
-/// What CPUID would say of family and features, roughly: a Pentium Pro with FPU and APIC.
+/// CPU signature and feature flags: a Pentium Pro with FPU and APIC.
 const SIGNATURE: u32 = 0x600;
 const FEATURES: u32 = 0x201;
-/// The one bus.
+/// Bus ID of the ISA bus.
 const ISA: u8 = 0;
 /// Kinds of interrupts (4.3.4, table 4-11).
 const INT: u8 = 0;
 const NMI: u8 = 1;
 const EXT_INT: u8 = 3;
-/// Flags of an interrupt: as usual on its bus; active high and level-triggered.
+/// Flags of an interrupt: conforming to the bus; active high and level-triggered.
 const AS_THE_BUS: u16 = 0;
 const HIGH_LEVEL: u16 = 0x0d;
 /// All local APICs.
 const ALL: u8 = 0xff;
-/// IDs have a byte, and 255 means all.
+/// Maximum number of CPUs: IDs have a byte, and 255 means all.
 const MAX_CPUS: u32 = 255;
 
-/// Pointer and table, for address `start`, which is a multiple of 16.
+/// Returns pointer and table for the address `start`, a multiple of 16.
 pub(super) fn image(spec: &MachineSpec, start: u32) -> Vec<u8> {
     let table = table(&entries(spec));
     let mut image = b"_MP_".to_vec();
@@ -46,7 +46,7 @@ pub(super) fn image(spec: &MachineSpec, start: u32) -> Vec<u8> {
     image
 }
 
-/// The entries, one after the other, each with its type first.
+/// Returns the entries. Each begins with its type.
 fn entries(spec: &MachineSpec) -> Vec<Vec<u8>> {
     let cpus = (0..spec.vcpus.min(MAX_CPUS)).filter_map(|id| u8::try_from(id).ok());
     let mut entries: Vec<Vec<u8>> = cpus.map(processor).collect();
@@ -55,13 +55,13 @@ fn entries(spec: &MachineSpec) -> Vec<Vec<u8>> {
         Interrupts::None | Interrupts::Split => {}
         Interrupts::Pc => {
             entries.push([&[2, IOAPIC_ID, IOAPIC_VERSION, ENABLED][..], &IOAPIC.to_le_bytes()].concat());
-            // Each comes in at the input of its own number: KVM routes them so. That holds for the timer, too, which on
-            // most boards is at input 2. The second PIC sits at line 2, so nothing else does.
+            // KVM routes each interrupt to the IOAPIC input of the same number. That includes the timer, which is at
+            // input 2 on most boards. Line 2 is the second PIC's.
             for irq in (0..16u8).filter(|irq| *irq != 2) {
                 let flags = if u16::from(irq) == SCI { HIGH_LEVEL } else { AS_THE_BUS };
                 entries.push(interrupt(3, INT, flags, irq, IOAPIC_ID, irq));
             }
-            // The PICs are at input 0 of the CPU that boots.
+            // The PICs are connected to input 0 of the bootstrap processor.
             entries.push(interrupt(4, EXT_INT, AS_THE_BUS, 0, 0, 0));
         }
     }
@@ -78,13 +78,13 @@ fn processor(id: u8) -> Vec<u8> {
     entry
 }
 
-/// Where an interrupt of the bus goes: to an input of an IOAPIC (type 3) or of local APICs (type 4).
+/// Returns an interrupt assignment: to an input of an IOAPIC (type 3) or of local APICs (type 4).
 fn interrupt(entry_type: u8, kind: u8, flags: u16, irq: u8, apic: u8, input: u8) -> Vec<u8> {
     let [low, high] = flags.to_le_bytes();
     vec![entry_type, kind, low, high, ISA, irq, apic, input]
 }
 
-/// The configuration table (4.2).
+/// Returns the configuration table (4.2).
 fn table(entries: &[Vec<u8>]) -> Vec<u8> {
     let number = |value: usize| u16::try_from(value).unwrap_or(u16::MAX).to_le_bytes();
     let length = HEADER + entries.iter().map(Vec::len).sum::<usize>();
@@ -93,7 +93,7 @@ fn table(entries: &[Vec<u8>]) -> Vec<u8> {
     table.extend([REVISION, 0]);
     table.extend(b"VMM     ");
     table.extend(b"VMM         ");
-    // No table of the maker's own.
+    // No OEM table.
     table.extend([0; 6]);
     table.extend(number(entries.len()));
     table.extend(LOCAL_APIC.to_le_bytes());

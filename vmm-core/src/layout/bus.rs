@@ -1,35 +1,35 @@
-//! The bus side of the layout: memory regions, KVM's own pages, devices that answer to addresses.
+//! Guest-physical address space of the layout: memory regions, KVM's own pages, devices.
 //!
-//! The kernel itself only checks that memory slots do not overlap each other. So memory is held against KVM's pages
-//! and devices here, before there is a VM.
+//! The kernel checks only that memory slots do not overlap each other. Overlaps of memory with KVM's pages and devices are
+//! found here, before there is a VM.
 
 use super::{LayoutEntry, LayoutProblem, LayoutRegion, RangeOwner};
 use crate::Gpa;
 use crate::PAGE_SIZE;
-use crate::devices::{length, pc};
+use crate::devices;
 use crate::spec::gpa_range::GpaRange;
-use crate::spec::{DeviceAddress, DeviceSpecs, Interrupts, MachineSpec, virtio};
+use crate::spec::{Interrupts, MachineSpec};
 
-/// Where KVM keeps its identity map unless told otherwise (api.rst, KVM_SET_IDENTITY_MAP_ADDR).
+/// Default address of KVM's identity map (api.rst, KVM_SET_IDENTITY_MAP_ADDR).
 const IDENTITY_MAP: Gpa = Gpa(0xfffb_c000);
 /// A physical address has at most 52 bits.
 const PHYSICAL_END: u64 = 1 << 52;
 
-/// What answers to physical addresses.
-pub(super) struct BusKind {
+/// Memory and everything else at guest-physical addresses.
+pub(super) struct AddressSpace {
     /// Memory, sorted by address.
     pub(super) memory: Vec<LayoutRegion>,
-    /// What must not be memory: KVM's pages and devices.
+    /// KVM's pages and devices, which no memory may overlap.
     pub(super) outside: Vec<LayoutEntry>,
 }
 
-impl BusKind {
-    /// Memory, KVM's pages and devices, as far as they make sense.
+impl AddressSpace {
+    /// Collects memory, KVM's pages and devices; those that are invalid become problems.
     pub(super) fn new(spec: &MachineSpec, problems: &mut Vec<LayoutProblem>) -> Self {
         Self { memory: memory(spec, problems), outside: outside(spec, problems) }
     }
 
-    /// What a mapping can show: memory and devices, sorted by address.
+    /// Returns the ranges that a page can map: memory and devices, sorted by address.
     pub(super) fn mappable(&self) -> Vec<GpaRange> {
         let devices = self.outside.iter().filter(|placed| matches!(placed.owner, RangeOwner::Device(_)));
         let mut spans: Vec<GpaRange> = self.memory.iter().map(|region| region.range).collect();
@@ -38,7 +38,7 @@ impl BusKind {
         spans
     }
 
-    /// Memory regions as ranges with a name.
+    /// Returns the memory regions as ranges with an owner.
     pub(super) fn regions(&self) -> impl Iterator<Item = LayoutEntry> {
         self.memory
             .iter()
@@ -46,7 +46,7 @@ impl BusKind {
     }
 }
 
-/// The memory regions that can be one, sorted.
+/// Returns the valid memory regions, sorted by address.
 fn memory(spec: &MachineSpec, problems: &mut Vec<LayoutProblem>) -> Vec<LayoutRegion> {
     if spec.memory.is_empty() {
         problems.push(LayoutProblem::NoMemory);
@@ -71,7 +71,7 @@ fn memory(spec: &MachineSpec, problems: &mut Vec<LayoutProblem>) -> Vec<LayoutRe
     memory
 }
 
-/// KVM's own pages and the devices that answer to addresses.
+/// Returns KVM's own pages and the devices in the address space.
 fn outside(spec: &MachineSpec, problems: &mut Vec<LayoutProblem>) -> Vec<LayoutEntry> {
     let mut outside = Vec::new();
     let address = spec.tss_address;
@@ -88,47 +88,20 @@ fn outside(spec: &MachineSpec, problems: &mut Vec<LayoutProblem>) -> Vec<LayoutE
         GpaRange::new(IDENTITY_MAP, PAGE_SIZE)
             .map(|range| LayoutEntry { range, owner: RangeOwner::IdentityMap }),
     );
-    let own = mmio(&spec.devices).chain(board(&spec.devices)).chain(virtio(&spec.devices));
-    for (name, at, size) in own.chain(controllers(spec.interrupts)) {
-        outside.extend(bounded(RangeOwner::Device(name), at, size, PHYSICAL_END, problems));
+    let devices = devices::installed(&spec.devices);
+    let windows = devices.iter().filter_map(|device| {
+        let (start, length) = device.window()?;
+        Some((device.name, start, length))
+    });
+    for (name, at, size) in windows.chain(controllers(spec.interrupts)) {
+        let owner = RangeOwner::Device(name.to_owned());
+        outside.extend(bounded(owner, at, size, PHYSICAL_END, problems));
     }
     outside
 }
 
-/// Name, address and size of each device that answers to addresses. Ports are a bus of their own.
-fn mmio(devices: &DeviceSpecs) -> impl Iterator<Item = (&'static str, Gpa, u64)> {
-    [
-        ("debug-console", devices.debug_console.map(|console| console.at), length::DEBUG_CONSOLE),
-        ("serial", devices.serial.map(|serial| serial.at), length::SERIAL),
-        ("debug-exit", devices.debug_exit.as_ref().map(|exit| exit.at), length::DEBUG_EXIT),
-        ("hypercall", devices.hypercall, length::HYPERCALL),
-    ]
-    .into_iter()
-    .filter_map(|(name, at, size)| match at? {
-        DeviceAddress::Mmio(gpa) => Some((name, gpa, size)),
-        DeviceAddress::Port(_) => None,
-    })
-}
-
-/// Those of a PC's board that answer to addresses.
-fn board(devices: &DeviceSpecs) -> impl Iterator<Item = (&'static str, Gpa, u64)> {
-    pc::parts(&devices.platform).into_iter().filter_map(|part| match part.at() {
-        DeviceAddress::Mmio(gpa) => Some((part.name(), gpa, part.length())),
-        DeviceAddress::Port(_) => None,
-    })
-}
-
-/// Virtio devices: each in its window.
-fn virtio(devices: &DeviceSpecs) -> impl Iterator<Item = (&'static str, Gpa, u64)> {
-    let windows = devices.virtio.iter().enumerate();
-    windows.filter_map(|(index, device)| {
-        let window = virtio::window(index)?;
-        Some((device.device_name(), window.start(), window.size()))
-    })
-}
-
-/// The interrupt controllers that answer to addresses, inside the kernel (SDM vol. 3, 10.4.1; 82093AA, 3.0).
-fn controllers(interrupts: Interrupts) -> impl Iterator<Item = (&'static str, Gpa, u64)> {
+/// Returns the kernel's interrupt controllers in the address space (SDM vol. 3, 10.4.1; 82093AA, 3.0).
+fn controllers<'a>(interrupts: Interrupts) -> impl Iterator<Item = (&'a str, Gpa, u64)> {
     let apic = ("local-apic", Gpa(0xfee0_0000), PAGE_SIZE);
     let ioapic = ("ioapic", Gpa(0xfec0_0000), PAGE_SIZE);
     match interrupts {

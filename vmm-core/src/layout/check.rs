@@ -2,7 +2,7 @@
 //!
 //! All checks run before the first problem is reported, so that all problems are reported at once. Nothing is corrected.
 
-use super::bus::BusKind;
+use super::bus::AddressSpace;
 use super::{LayoutEntry, LayoutError, LayoutPart, LayoutProblem, RangeOwner, check_maps, pinned};
 use crate::firmware;
 use crate::paging::Scheme;
@@ -13,7 +13,7 @@ use crate::spec::mode::{Mode, Ring};
 /// Fixed ranges of a description without conflicts.
 pub(super) struct Checked {
     /// Memory, KVM's pages and devices.
-    pub(super) bus: BusKind,
+    pub(super) bus: AddressSpace,
     /// Fixed entries except memory, sorted by address.
     pub(super) fixed: Vec<LayoutEntry>,
 }
@@ -21,7 +21,7 @@ pub(super) struct Checked {
 /// Checks all that the description fixes.
 pub(super) fn check(spec: &MachineSpec, occupied: &[LayoutEntry]) -> Result<Checked, LayoutError> {
     let mut problems = boot_problems(spec);
-    let bus = BusKind::new(spec, &mut problems);
+    let bus = AddressSpace::new(spec, &mut problems);
     let mut inside = occupied.to_vec();
     let firmware = firmware::ranges(spec).into_iter();
     inside.extend(firmware.map(|(name, range)| LayoutEntry { range, owner: RangeOwner::Firmware(name) }));
@@ -94,7 +94,7 @@ pub(super) fn overlaps(mut ranges: Vec<LayoutEntry>) -> Vec<LayoutProblem> {
 
 /// Returns a problem if the entry is not in memory, or if it is a part in read-only memory. The guest's files may be in
 /// read-only memory: the loader writes them.
-pub(super) fn memory_problem(placed: &LayoutEntry, bus: &BusKind) -> Option<LayoutProblem> {
+pub(super) fn memory_problem(placed: &LayoutEntry, bus: &AddressSpace) -> Option<LayoutProblem> {
     let regions: Vec<GpaRange> = bus.memory.iter().map(|region| region.range).collect();
     if let Some(missing) = placed.range.without(&regions).first() {
         return Some(LayoutProblem::OutsideMemory { entry: placed.clone(), missing: *missing });

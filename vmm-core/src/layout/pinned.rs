@@ -1,6 +1,6 @@
 //! Parts whose address the user chose: the address is used as it is, or refused.
 
-use super::bus::{BusKind, bounded};
+use super::bus::{AddressSpace, bounded};
 use super::{LayoutEntry, LayoutPart, LayoutProblem, RangeOwner, address_limit};
 use crate::Gpa;
 use crate::PAGE_SIZE;
@@ -46,7 +46,7 @@ pub(super) fn tables(spec: &MachineSpec, problems: &mut Vec<LayoutProblem>) -> V
 /// Returns the stack if the user chose its end. Without a size it gets the largest default size that is free.
 pub(super) fn stack(
     spec: &MachineSpec,
-    bus: &BusKind,
+    bus: &AddressSpace,
     taken: &[LayoutEntry],
     problems: &mut Vec<LayoutProblem>,
 ) -> Option<LayoutEntry> {

@@ -4,7 +4,7 @@
 //! number depends on what they map, and also on their own address, since their pages are closed to ring 3. Their size is
 //! therefore found by iteration; it only grows.
 
-use super::bus::BusKind;
+use super::bus::AddressSpace;
 use super::check::{Checked, memory_problem, overlaps};
 use super::pinned::{MIN_STACK, STACK_SIZES};
 use super::{LayoutEntry, LayoutError, LayoutPart, LayoutProblem, RangeOwner, address_limit};
@@ -59,7 +59,7 @@ pub(super) fn place(
 
 /// Memory and the ranges in use.
 struct Space<'a> {
-    bus: &'a BusKind,
+    bus: &'a AddressSpace,
     placed: Vec<LayoutEntry>,
     spec: &'a MachineSpec,
 }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::spec::mode::PageSize;
 use crate::spec::{
-    DebugConsoleSpec, DeviceAddress, EntryPoint, Mapping, MemoryRegion, PagePermissions, Register,
+    BusAddress, DebugConsoleSpec, EntryPoint, Mapping, MemoryRegion, PagePermissions, Register,
 };
 use crate::{Gva, Port};
 
@@ -123,9 +123,9 @@ fn bad_tss_addresses() {
 fn devices_in_the_way() {
     let mut spec = machine(Mode::Long);
     spec.devices.debug_console =
-        Some(DebugConsoleSpec { at: DeviceAddress::Mmio(Gpa(0x1f_fff0)), collect: false });
-    spec.devices.hypercall = Some(DeviceAddress::Mmio(Gpa(0xd000_0000)));
-    spec.devices.serial.as_mut().unwrap().at = DeviceAddress::Mmio(Gpa(0xd000_003f));
+        Some(DebugConsoleSpec { at: BusAddress::Mmio(Gpa(0x1f_fff0)), collect: false });
+    spec.devices.hypercall = Some(BusAddress::Mmio(Gpa(0xd000_0000)));
+    spec.devices.serial.as_mut().unwrap().at = BusAddress::Mmio(Gpa(0xd000_003f));
     assert_eq!(
         messages(&spec, &[guest("guest", 0xd000_0000, 0x10)]),
         [
@@ -135,7 +135,7 @@ fn devices_in_the_way() {
         ]
     );
     spec.devices = crate::spec::DeviceSpecs::default();
-    spec.devices.debug_console = Some(DebugConsoleSpec { at: DeviceAddress::Port(Port(0)), collect: false });
+    spec.devices.debug_console = Some(DebugConsoleSpec { at: BusAddress::Port(Port(0)), collect: false });
     assert!(compute(&spec, &[]).is_ok(), "ports are no addresses");
 }
 
@@ -288,7 +288,7 @@ fn a_mapping_must_not_hide_what_the_machine_needs() {
 fn a_mapping_can_show_a_device() {
     let mut spec = machine(Mode::Long);
     spec.devices.debug_console =
-        Some(DebugConsoleSpec { at: DeviceAddress::Mmio(Gpa(0xd000_0010)), collect: false });
+        Some(DebugConsoleSpec { at: BusAddress::Mmio(Gpa(0xd000_0010)), collect: false });
     spec.boot.paging.maps = vec![map(0x4000_0000, 0xd000_0000, 0x1000)];
     let layout = compute(&spec, &[]).unwrap();
     let frames: Vec<u64> = layout.paging().unwrap().pieces.iter().map(|piece| piece.gpa().0).collect();

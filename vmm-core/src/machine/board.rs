@@ -1,42 +1,55 @@
-//! The board: what all vCPUs of a machine share. Memory, the two buses with their devices, the console.
+//! Board of a machine: what its vCPUs share. Memory, the two buses with their devices, the console.
 //!
-//! Every vCPU's thread has a reference to it and nothing else of the others. A device sits behind a lock of its own
+//! The thread of a vCPU has a reference to it and shares nothing else with the others. Each device has a lock of its own
 //! ([`crate::devices::bus`]); the rest does not change while the machine runs.
+//!
+//! | file | part |
+//! |---|---|
+//! | `builder.rs` | creates the devices and puts them on the buses |
+//! | `irq.rs` | lines of devices to the kernel's interrupt controllers |
+//! | `pc.rs` | state that a BIOS leaves in the kernel's interrupt controllers |
 
 mod builder;
+mod irq;
+mod pc;
 
 use kvm_sys_wrap::{GuestMemory, Vm};
 
 use crate::cpu::ring3_trap::TrapPage;
 use crate::devices::bus::{Bus, SharedDevice};
 use crate::devices::console::{Console, Output};
+use crate::devices::custom::CustomDevice;
 use crate::layout::Layout;
 use crate::machine::error::Error;
 use crate::machine::host::CpuTraits;
 use crate::spec::MachineSpec;
 use crate::spec::gpa_range::GpaRange;
+use builder::Buses;
 
-pub(crate) use builder::{BoardBuilder, lines};
+pub(crate) use builder::lines;
+pub(crate) use pc::needs_bios_pics;
 
-/// What all vCPUs share.
+/// Memory, devices and console of a machine.
 #[derive(Debug)]
 pub(crate) struct Board {
     pub(crate) spec: MachineSpec,
     pub(crate) layout: Layout,
     pub(crate) memory: GuestMemory,
-    /// Memory that the guest cannot write, so that devices do not write it on its behalf.
+    /// Memory that the guest cannot write, so its devices must not write it either.
     pub(crate) read_only: Vec<GpaRange>,
     pub(crate) ports: Bus,
     pub(crate) mmio: Bus,
     pub(crate) output: Output,
-    /// The devices that want to be told when something comes from outside; on a machine with interrupts.
+    /// Devices that wait for input or a point in time, on a machine with interrupts.
     pub(crate) receivers: Vec<InputSource>,
     pub(crate) landing: Option<TrapPage>,
-    /// What the CPUs are in the guest's eyes.
+    /// CPU features that the guest sees.
     pub(crate) cpu: CpuTraits,
+    /// Devices of the library's user, for copies of the machine.
+    pub(crate) custom: Vec<CustomDevice>,
 }
 
-/// A device for which something comes from outside, input or a time, and what is readable then.
+/// A device that waits for input or a point in time, and the descriptor that is readable then.
 pub(crate) struct InputSource {
     pub(crate) device: SharedDevice,
     pub(crate) source: std::os::fd::OwnedFd,
@@ -44,7 +57,7 @@ pub(crate) struct InputSource {
 
 impl std::fmt::Debug for InputSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Receiver").field("source", &self.source).finish_non_exhaustive()
+        f.debug_struct("InputSource").field("source", &self.source).finish_non_exhaustive()
     }
 }
 
@@ -55,6 +68,7 @@ impl Board {
         spec: MachineSpec,
         layout: Layout,
         console: Console,
+        custom: Vec<CustomDevice>,
         landing: Option<TrapPage>,
         cpu: CpuTraits,
     ) -> Result<Self, Error> {
@@ -62,9 +76,10 @@ impl Board {
             layout.memory().iter().filter(|region| region.read_only).map(|region| region.range).collect();
         let output = console.output.clone();
         let memory = vm.memory();
-        let mut attach = BoardBuilder::new(vm, &spec, &read_only);
-        attach.all(console)?;
-        let BoardBuilder { ports, mmio, receivers, .. } = attach;
-        Ok(Self { spec, layout, memory, read_only, ports, mmio, output, receivers, landing, cpu })
+        if needs_bios_pics(&spec) {
+            pc::init_pics(vm)?;
+        }
+        let Buses { ports, mmio, receivers } = Buses::new(vm, &spec, &read_only, console, &custom)?;
+        Ok(Self { spec, layout, memory, read_only, ports, mmio, output, receivers, landing, cpu, custom })
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use kvm_sys_wrap::{KickTimer, Port, Vm};
 
 use crate::machine::error::Error;
-use crate::spec::{DebugConsoleSpec, DeviceAddress, MachineSpec};
+use crate::spec::{BusAddress, DebugConsoleSpec, MachineSpec};
 
 /// What the guest prints is shown after so much time at the latest, even if nothing else happens.
 const MAX_DELAY: Duration = Duration::from_millis(20);
@@ -23,7 +23,7 @@ pub(crate) struct CoalescedPio {
 /// The port whose writes are to be collected.
 pub(crate) fn port(spec: &MachineSpec) -> Option<Port> {
     match spec.devices.debug_console {
-        Some(DebugConsoleSpec { at: DeviceAddress::Port(port), collect: true }) => Some(port),
+        Some(DebugConsoleSpec { at: BusAddress::Port(port), collect: true }) => Some(port),
         Some(_) | None => None,
     }
 }

@@ -6,10 +6,10 @@
 use std::fmt;
 use std::time::Duration;
 
-use kvm_sys_wrap::{Exit, Gpa, Port};
+use kvm_sys_wrap::Exit;
 
 use crate::cpu::ring3_trap::{ExceptionFrame, exception_name};
-use crate::spec::{HaltPolicy, ResetPolicy};
+use crate::spec::{BusAddress, HaltPolicy, ResetPolicy};
 
 /// What ended the run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,22 +87,13 @@ pub enum Suspend {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnmappedAccess {
     /// Where.
-    pub at: AccessAddress,
+    pub at: BusAddress,
     /// Bytes.
     pub width: usize,
     /// What was written; `None` for a read.
     pub written: Option<u64>,
     /// The instruction pointer: at the instruction, or behind it, as the host's KVM has it.
     pub rip: u64,
-}
-
-/// The address of an access.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum AccessAddress {
-    /// A port.
-    Port(Port),
-    /// A guest-physical address.
-    Mmio(Gpa),
 }
 
 /// Class of an [`End`], for code that treats many ends alike.
@@ -256,12 +247,12 @@ impl fmt::Display for UnmappedAccess {
         let Self { at, width, written, rip } = self;
         let bytes = if *width == 1 { "byte" } else { "bytes" };
         match (written, at) {
-            (None, AccessAddress::Port(port)) => write!(f, "read of {width} {bytes} from port {port}")?,
-            (None, AccessAddress::Mmio(gpa)) => write!(f, "read of {width} {bytes} at address {gpa}")?,
-            (Some(value), AccessAddress::Port(port)) => {
+            (None, BusAddress::Port(port)) => write!(f, "read of {width} {bytes} from port {port}")?,
+            (None, BusAddress::Mmio(gpa)) => write!(f, "read of {width} {bytes} at address {gpa}")?,
+            (Some(value), BusAddress::Port(port)) => {
                 write!(f, "write of {value:#x}, {width} {bytes}, to port {port}")?;
             }
-            (Some(value), AccessAddress::Mmio(gpa)) => {
+            (Some(value), BusAddress::Mmio(gpa)) => {
                 write!(f, "write of {value:#x}, {width} {bytes}, at address {gpa}")?;
             }
         }
@@ -285,6 +276,8 @@ pub const fn internal_error_name(suberror: u32) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use kvm_sys_wrap::Port;
+
     use super::*;
 
     #[test]
@@ -326,7 +319,7 @@ mod tests {
             "exception 14 in ring 3: #PF, page fault, error code 0x14, at 0x100010"
         );
         let access =
-            UnmappedAccess { at: AccessAddress::Port(Port(0x99)), width: 1, written: Some(5), rip: 0x1000 };
+            UnmappedAccess { at: BusAddress::Port(Port(0x99)), width: 1, written: Some(5), rip: 0x1000 };
         assert_eq!(access.to_string(), "write of 0x5, 1 byte, to port 0x99, where nothing is (rip 0x1000)");
     }
 }

@@ -9,7 +9,7 @@ use kvm_sys_wrap::Error as KvmError;
 
 use crate::Gva;
 use crate::cpu::sregs_diff::SregsDifference;
-use crate::devices::bus::{BusError, RestoreError};
+use crate::devices::bus::{BusError, RestoreError, SaveError};
 use crate::devices::virtio::DiskError;
 use crate::initial_state::StateError;
 use crate::layout::LayoutError;
@@ -47,6 +47,16 @@ pub enum Error {
         problem: &'static str,
         /// What the host said.
         source: Option<io::Error>,
+    },
+    /// A device cannot be saved in a snapshot or checkpoint.
+    #[error(transparent)]
+    Save(#[from] SaveError),
+    /// The description names a device of the library's user, and [`Machine::build`](crate::machine::Machine::build) was not
+    /// given one.
+    #[error("device `{name}` is described, but was not supplied")]
+    DeviceNotSupplied {
+        /// Name of the device.
+        name: String,
     },
     /// The state of a machine cannot be put back.
     #[error(transparent)]
@@ -132,6 +142,8 @@ impl Error {
             | Self::State(_)
             | Self::Bus(_)
             | Self::Restore(_)
+            | Self::Save(_)
+            | Self::DeviceNotSupplied { .. }
             | Self::NoExitCount
             | Self::Snapshot { source: None, .. }
             | Self::TooManyVirtioDevices { .. } => Blame::Configuration,
@@ -146,33 +158,6 @@ impl Error {
             Self::Kvm(error) => blame_kvm(error),
             Self::Console(_) | Self::Clock(_) | Self::Snapshot { .. } => Blame::Host,
             Self::Table { .. } => Blame::Bug,
-        }
-    }
-
-    /// What the user can do about it.
-    #[must_use]
-    pub fn help(&self) -> Option<String> {
-        match self {
-            Self::ModeDropped { .. } | Self::ModeRefused { .. } | Self::FeatureMissing { .. } => Some(
-                "`vmm-cli doctor` shows what works here; an ordinary KVM host (VT-x or AMD-V) does all modes"
-                    .to_owned(),
-            ),
-            Self::Disk(error) => error.help(),
-            Self::NoBreakpoint { .. } | Self::NoExitCount => {
-                Some("stop it after a time instead, with --after".to_owned())
-            }
-            Self::TooManyVirtioDevices { .. }
-            | Self::NoDebugging { .. }
-            | Self::Layout(_)
-            | Self::State(_)
-            | Self::Bus(_)
-            | Self::Restore(_)
-            | Self::Snapshot { .. }
-            | Self::Kvm(_)
-            | Self::Image(_)
-            | Self::Console(_)
-            | Self::Clock(_)
-            | Self::Table { .. } => None,
         }
     }
 }

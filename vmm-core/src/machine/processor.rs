@@ -17,13 +17,13 @@ use crate::cpu::ring3_trap::{EXIT_VECTOR, ExceptionFrame};
 use crate::devices::bus::Bus;
 use crate::devices::device::Action;
 use crate::machine::board::Board;
-use crate::machine::end::{AccessAddress, End, Suspend, UnmappedAccess};
+use crate::machine::end::{End, Suspend, UnmappedAccess};
 use crate::machine::error::Error;
 use crate::machine::host;
 use crate::machine::observer::ExitView;
 use crate::machine::vcpu_view::VcpuView;
-use crate::spec::UnmappedPolicy;
 use crate::spec::mode::Mode;
+use crate::spec::{BusAddress, UnmappedPolicy};
 
 /// RFLAGS.IF (SDM vol. 1, 3.4.3.3).
 const INTERRUPT_FLAG: u64 = 1 << 9;
@@ -128,19 +128,19 @@ impl<V: ServedVcpu> Processor<V> {
         self.answer.clear();
         let end = match exit {
             Exit::PioOut { port, width, data, .. } => {
-                self.write(board, AccessAddress::Port(*port), usize::from(*width), data)?
+                self.write(board, BusAddress::Port(*port), usize::from(*width), data)?
             }
             Exit::PioIn { port, width, count } => {
                 let length =
                     usize::from(*width).saturating_mul(usize::try_from(*count).unwrap_or(usize::MAX));
-                self.read(board, AccessAddress::Port(*port), usize::from(*width), length)?
+                self.read(board, BusAddress::Port(*port), usize::from(*width), length)?
             }
             Exit::MmioWrite { address, data } => {
-                self.write(board, AccessAddress::Mmio(*address), data.len(), data)?
+                self.write(board, BusAddress::Mmio(*address), data.len(), data)?
             }
             Exit::MmioRead { address, width } => {
                 let width = usize::from(*width);
-                self.read(board, AccessAddress::Mmio(*address), width, width)?
+                self.read(board, BusAddress::Mmio(*address), width, width)?
             }
             Exit::Hlt => Some(self.halted(board, &self.vcpu.regs_at_exit()?)),
             Exit::Shutdown => Some(End::Shutdown),
@@ -178,13 +178,7 @@ impl<V: ServedVcpu> Processor<V> {
     }
 
     /// Hands the items of a write to the device there.
-    fn write(
-        &self,
-        board: &Board,
-        at: AccessAddress,
-        width: usize,
-        data: &[u8],
-    ) -> Result<Option<End>, Error> {
+    fn write(&self, board: &Board, at: BusAddress, width: usize, data: &[u8]) -> Result<Option<End>, Error> {
         let guest = self.guest(board);
         let (bus, address) = bus(board, at);
         for item in data.chunks(width.max(1)) {
@@ -207,7 +201,7 @@ impl<V: ServedVcpu> Processor<V> {
     fn read(
         &mut self,
         board: &Board,
-        at: AccessAddress,
+        at: BusAddress,
         width: usize,
         length: usize,
     ) -> Result<Option<End>, Error> {
@@ -233,7 +227,7 @@ impl<V: ServedVcpu> Processor<V> {
         Ok(None)
     }
 
-    fn stray(&self, at: AccessAddress, width: usize, written: Option<u64>) -> Result<End, Error> {
+    fn stray(&self, at: BusAddress, width: usize, written: Option<u64>) -> Result<End, Error> {
         let rip = self.vcpu.regs_at_exit()?.rip;
         Ok(End::Unmapped(UnmappedAccess { at, width, written, rip }))
     }
@@ -268,10 +262,10 @@ fn end_of(action: Action) -> Option<End> {
     }
 }
 
-fn bus(board: &Board, at: AccessAddress) -> (&Bus, u64) {
+fn bus(board: &Board, at: BusAddress) -> (&Bus, u64) {
     match at {
-        AccessAddress::Port(Port(port)) => (&board.ports, port.into()),
-        AccessAddress::Mmio(Gpa(address)) => (&board.mmio, address),
+        BusAddress::Port(Port(port)) => (&board.ports, port.into()),
+        BusAddress::Mmio(Gpa(address)) => (&board.mmio, address),
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use kvm_sys_wrap::bindings::CpuId;
 
 use crate::cpu::ring3_trap::TrapPage;
+use crate::devices::custom::CustomDevice;
 use crate::layout::Layout;
 use crate::machine::Machine;
 use crate::machine::memory_image::MemoryImage;
@@ -30,6 +31,8 @@ pub(crate) struct MachineConfig {
     pub(crate) trap_page: Option<TrapPage>,
     /// CPUID of the vCPUs, if it was set.
     pub(crate) cpuid: Option<CpuId>,
+    /// Devices of the library's user.
+    pub(crate) custom: Vec<CustomDevice>,
 }
 
 impl MachineConfig {
@@ -40,6 +43,7 @@ impl MachineConfig {
             layout: board.layout.clone(),
             trap_page: board.landing,
             cpuid: machine.cpuid.clone(),
+            custom: board.custom.clone(),
         }
     }
 }

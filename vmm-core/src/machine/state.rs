@@ -60,8 +60,8 @@ impl MachineState {
             processors,
             controllers: (interrupts == Interrupts::Pc).then(|| vm.save_irqchip()).transpose()?,
             clock: (interrupts != Interrupts::None).then(|| vm.clock()).transpose()?,
-            ports: machine.board.ports.save(),
-            mmio: machine.board.mmio.save(),
+            ports: machine.board.ports.save()?,
+            mmio: machine.board.mmio.save()?,
         })
     }
 

@@ -1,4 +1,4 @@
-//! The guest as devices see it, made of a stopped vCPU and the machine's memory.
+//! Guest during an access to a device: a stopped vCPU and the machine's memory.
 
 use std::io;
 
@@ -6,30 +6,27 @@ use kvm_sys_wrap::{Gpa, GuestMemory, Gva};
 use vm_memory::{Bytes, GuestMemoryBackend};
 
 use crate::cpu::exit_counts::ExitCounts;
-use crate::devices::device::Guest;
+use crate::devices::HostAddresses;
+use crate::devices::device::{Guest, GuestMemoryAccess};
+use crate::devices::kvm_testdev::PageMappings;
 use crate::machine::processor::ServedVcpu;
 use crate::paging::walk::ReadMemory;
 use crate::spec::gpa_range::GpaRange;
 
-/// A [`Guest`] during one exit.
+/// [`Guest`] during one exit.
 pub(crate) struct VcpuView<'a, V> {
     pub(crate) vcpu: &'a V,
     pub(crate) memory: &'a GuestMemory,
-    /// Memory that the guest cannot write, so that devices do not write it on its behalf.
+    /// Memory that the guest cannot write, so its devices must not write it either.
     pub(crate) read_only: &'a [GpaRange],
     pub(crate) exits: &'a ExitCounts,
 }
 
-impl<V: ServedVcpu> Guest for VcpuView<'_, V> {
+impl<V: ServedVcpu> GuestMemoryAccess for VcpuView<'_, V> {
     fn translate(&self, address: Gva) -> Option<Gpa> {
         // An error of the call is a host's trouble that the next KVM_RUN will meet as well; to the guest it is a wild
         // pointer.
         self.vcpu.translate(address).ok().flatten()
-    }
-
-    fn host_address(&self, address: Gpa) -> Option<u64> {
-        let pointer = self.memory.get_host_address(address.into()).ok()?;
-        u64::try_from(pointer.addr()).ok()
     }
 
     fn read_physical(&self, address: Gpa, data: &mut [u8]) -> Option<()> {
@@ -46,13 +43,26 @@ impl<V: ServedVcpu> Guest for VcpuView<'_, V> {
         }
         self.memory.write_slice(data, address.into()).ok()
     }
+}
 
-    fn forget_page(&self, address: Gpa) -> io::Result<()> {
-        kvm_sys_wrap::invalidate_page(self.memory, address)
-    }
-
+impl<V: ServedVcpu> Guest for VcpuView<'_, V> {
     fn exits(&self) -> &ExitCounts {
         self.exits
+    }
+}
+
+/// Host addresses that the hypercall device shows.
+impl HostAddresses for GuestMemory {
+    fn host_address(&self, address: Gpa) -> Option<u64> {
+        let pointer = self.get_host_address(address.into()).ok()?;
+        u64::try_from(pointer.addr()).ok()
+    }
+}
+
+/// Mappings that the test device of kvm-unit-tests invalidates.
+impl PageMappings for GuestMemory {
+    fn invalidate_page(&self, address: Gpa) -> io::Result<()> {
+        kvm_sys_wrap::invalidate_page(self, address)
     }
 }
 

@@ -16,9 +16,7 @@ use serde::de::{
 
 use super::{HostIdentity, MachineState, STATE_VERSION};
 use crate::cpu::exit_counts::ExitKind;
-use crate::devices::pc::{PcDevice, parts};
-use crate::devices::{acpi_pm, crtc, fw_cfg, hypercall, i8042, rtc, serial, virtio};
-use crate::spec::{DeviceSpecs, PlatformSpec};
+use crate::devices::{DeviceKind, acpi_pm, crtc, fw_cfg, hypercall, i8042, rtc, serial, virtio};
 
 /// A saved value.
 #[derive(Clone, PartialEq)]
@@ -202,24 +200,31 @@ fn trace<T: for<'de> Deserialize<'de>>(lines: &RefCell<Vec<Line>>, name: &str) {
     T::deserialize(Tracer { path: name.to_owned(), lines }).unwrap();
 }
 
-/// Adds the form of a device of the board. A new one does not compile until it has a line here.
-fn trace_part(lines: &RefCell<Vec<Line>>, part: PcDevice) {
-    match part {
-        PcDevice::Rtc => trace::<rtc::Saved>(lines, "rtc"),
-        PcDevice::I8042 => trace::<i8042::I8042>(lines, "i8042"),
-        PcDevice::Power => trace::<acpi_pm::Saved>(lines, "power"),
-        PcDevice::ResetControl => trace::<u8>(lines, "reset-control"),
-        PcDevice::SystemControl => trace::<u8>(lines, "system-control"),
-        PcDevice::Crtc => trace::<crtc::Crtc>(lines, "crtc"),
-        PcDevice::FwCfg => trace::<fw_cfg::Saved>(lines, "fw-cfg"),
-        PcDevice::TestPorts => trace::<Vec<u8>>(lines, "kvm-testdev ports"),
-        PcDevice::TestMemory => trace::<Vec<u8>>(lines, "kvm-testdev memory"),
-        // These have no state.
-        PcDevice::Diagnostic
-        | PcDevice::Delay
-        | PcDevice::PciAddress
-        | PcDevice::PciData
-        | PcDevice::TestLines => {}
+/// Adds the form of a device. A new one does not compile until it has a line here.
+fn trace_device(lines: &RefCell<Vec<Line>>, kind: DeviceKind) {
+    match kind {
+        DeviceKind::Serial => trace::<serial::Saved>(lines, "serial"),
+        DeviceKind::Hypercall => trace::<hypercall::Registers>(lines, "hypercall"),
+        DeviceKind::Rtc => trace::<rtc::Saved>(lines, "rtc"),
+        DeviceKind::I8042 => trace::<i8042::I8042>(lines, "i8042"),
+        DeviceKind::Power => trace::<acpi_pm::Saved>(lines, "power"),
+        DeviceKind::ResetControl => trace::<u8>(lines, "reset-control"),
+        DeviceKind::SystemControl => trace::<u8>(lines, "system-control"),
+        DeviceKind::Crtc => trace::<crtc::Crtc>(lines, "crtc"),
+        DeviceKind::FwCfg => trace::<fw_cfg::Saved>(lines, "fw-cfg"),
+        DeviceKind::TestPorts => trace::<Vec<u8>>(lines, "kvm-testdev ports"),
+        DeviceKind::TestMemory => trace::<Vec<u8>>(lines, "kvm-testdev memory"),
+        DeviceKind::VirtioBlock => trace::<virtio::Saved>(lines, "virtio"),
+        // All virtio devices have the same form, and the others have no state.
+        DeviceKind::VirtioConsole
+        | DeviceKind::VirtioEntropy
+        | DeviceKind::DebugConsole
+        | DeviceKind::DebugExit
+        | DeviceKind::Diagnostic
+        | DeviceKind::Delay
+        | DeviceKind::PciAddress
+        | DeviceKind::PciData
+        | DeviceKind::TestLines => {}
     }
 }
 
@@ -231,15 +236,9 @@ fn form() -> Vec<Line> {
         let path = format!("exits::{}", kind.name());
         lines.borrow_mut().push(Line { kind: format!("={index}"), path });
     }
-    // A new kind of device does not compile until it is considered here. The console and the exit port have no state.
-    let DeviceSpecs { debug_console: _, serial: _, debug_exit: _, hypercall: _, platform: _, virtio: _ } =
-        DeviceSpecs::default();
-    trace::<serial::Saved>(&lines, "serial");
-    trace::<hypercall::Registers>(&lines, "hypercall");
-    for part in parts(&PlatformSpec { kvm_testdev: true, ..PlatformSpec::pc() }) {
-        trace_part(&lines, part);
+    for kind in DeviceKind::ALL {
+        trace_device(&lines, *kind);
     }
-    trace::<virtio::Saved>(&lines, "virtio");
     merged(lines.into_inner())
 }
 

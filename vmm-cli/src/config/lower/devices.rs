@@ -1,63 +1,30 @@
-//! `[devices.NAME]`: which devices there are, and where. No two answer to one address.
+//! `[devices.NAME]`: devices of the machine and their addresses. No two devices share an address.
 
 use std::path::Path;
 
-use vmm_core::devices::length;
-use vmm_core::spec::{DebugConsoleSpec, DebugExitSpec, DeviceAddress, DeviceSpecs, Interrupts, SerialSpec};
+use vmm_core::devices::{DeviceInfo, DeviceKind};
+use vmm_core::spec::{BusAddress, DebugConsoleSpec, DebugExitSpec, DeviceSpecs, Interrupts, SerialSpec};
 use vmm_core::{Gpa, Port};
 
 use super::ranges::{Range, overlap};
 use super::{Context, or, platform, processors, virtio};
 use crate::config::FwCfgSource;
 use crate::config::problem::ConfigProblem;
-use crate::config::schema::{Devices, Spanned};
+use crate::config::schema::{Devices, MovableDevice, Spanned};
 use crate::config::source::Span;
-use crate::config::values::{self, Address};
+use crate::config::values;
 
 /// Ports are numbered with 16 bits (SDM vol. 1, 19.3).
 const PORTS: u64 = 1 << 16;
 
-/// A device and where it is unless told otherwise.
-struct Device {
-    name: &'static str,
-    default_port: Port,
-    length: u64,
-}
-
-const DEBUG_CONSOLE: Device =
-    Device { name: "the debug console", default_port: Port(0xe9), length: length::DEBUG_CONSOLE };
-const SERIAL: Device = Device { name: "the serial port", default_port: Port(0x3f8), length: length::SERIAL };
-const DEBUG_EXIT: Device =
-    Device { name: "the exit port", default_port: Port(0xf4), length: length::DEBUG_EXIT };
-const HYPERCALL: Device =
-    Device { name: "the hypercall device", default_port: Port(0x500), length: length::HYPERCALL };
-
-/// What the file says of a device's place; the same three keys in each device's table.
-#[derive(Default, Clone, Copy)]
-struct Seat<'r> {
-    enabled: Option<&'r Spanned<bool>>,
-    port: Option<&'r Spanned<values::Port>>,
-    mmio: Option<&'r Spanned<Address>>,
-}
-
-macro_rules! seat {
-    ($table:expr) => {
-        $table.as_ref().map_or(Seat::default(), |at| Seat {
-            enabled: at.value.enabled.as_ref(),
-            port: at.value.port.as_ref(),
-            mmio: at.value.mmio.as_ref(),
-        })
-    };
-}
-
-/// The address ranges taken so far.
+/// Ports and addresses of the devices so far.
 #[derive(Default)]
 pub(super) struct Taken {
     pub(super) ports: Vec<Range>,
     pub(super) windows: Vec<Range>,
 }
 
-/// Lowers all devices; the second value are those in guest-physical address space, the third files that have to be read.
+/// Lowers all devices. The second value are the ranges in guest-physical address space, the third files that have to be read.
 pub(super) fn lower(cx: &mut Context<'_>, directory: &Path) -> (DeviceSpecs, Vec<Range>, Vec<FwCfgSource>) {
     let nothing = Devices::default();
     let raw = cx.document.devices.as_ref().map_or(&nothing, |at| &at.value);
@@ -65,25 +32,28 @@ pub(super) fn lower(cx: &mut Context<'_>, directory: &Path) -> (DeviceSpecs, Vec
     let (platform, fw_cfg) = platform::lower(cx, raw, directory, &mut taken);
 
     let collect = collect(cx, raw);
-    let debug_console = place(cx, &mut taken, &DEBUG_CONSOLE, seat!(raw.debug_console))
+    let debug_console = address(cx, &mut taken, DeviceKind::DebugConsole, &raw.debug_console)
         .map(|at| DebugConsoleSpec { at, collect });
     let default = !virtio::takes_input(cx);
     let input = raw.serial.as_ref().map_or(default, |at| or(&at.value.input, default));
-    let serial = place(cx, &mut taken, &SERIAL, seat!(raw.serial)).map(|at| SerialSpec { at, input });
+    let serial = address(cx, &mut taken, DeviceKind::Serial, &raw.serial).map(|at| SerialSpec { at, input });
     let success = match raw.debug_exit.as_ref().and_then(|at| at.value.success.as_ref()) {
         Some(values) => values.value.iter().filter_map(|value| success_value(cx, value)).collect(),
         None => vec![0],
     };
-    let debug_exit =
-        place(cx, &mut taken, &DEBUG_EXIT, seat!(raw.debug_exit)).map(|at| DebugExitSpec { at, success });
+    let debug_exit = address(cx, &mut taken, DeviceKind::DebugExit, &raw.debug_exit)
+        .map(|at| DebugExitSpec { at, success });
     // The configuration device's ports, which others have chosen, lie among those of the hypercall device, which are ours.
     let has_hypercall = raw.hypercall.is_some() || platform.fw_cfg.is_none();
-    let hypercall = has_hypercall.then(|| place(cx, &mut taken, &HYPERCALL, seat!(raw.hypercall))).flatten();
+    let hypercall =
+        has_hypercall.then(|| address(cx, &mut taken, DeviceKind::Hypercall, &raw.hypercall)).flatten();
     let virtio = virtio::lower(cx, directory, &mut taken.windows);
-    (DeviceSpecs { debug_console, serial, debug_exit, hypercall, platform, virtio }, taken.windows, fw_cfg)
+    let custom = Vec::new();
+    let specs = DeviceSpecs { debug_console, serial, debug_exit, hypercall, platform, virtio, custom };
+    (specs, taken.windows, fw_cfg)
 }
 
-/// Whether the kernel collects what the debug console prints.
+/// Returns true if the kernel collects what the debug console prints.
 fn collect(cx: &mut Context<'_>, raw: &Devices) -> bool {
     let Some(console) = raw.debug_console.as_ref().map(|at| &at.value) else { return false };
     let Some(collect) = console.collect.as_ref().filter(|collect| collect.value) else { return false };
@@ -108,30 +78,45 @@ fn success_value(cx: &mut Context<'_>, value: &Spanned<values::Count>) -> Option
     narrow
 }
 
-/// Where the device is, checked against those before it; `None` if it is left out or its place is wrong.
-fn place(cx: &mut Context<'_>, taken: &mut Taken, device: &Device, seat: Seat<'_>) -> Option<DeviceAddress> {
-    if let (Some(port), Some(mmio)) = (seat.port, seat.mmio) {
-        let message = format!("{} can have a port or an address, not both", device.name);
+/// Returns the address of a movable device, checked against those before it; `None` if the device is left out or its address
+/// is wrong.
+fn address<T: MovableDevice>(
+    cx: &mut Context<'_>,
+    taken: &mut Taken,
+    kind: DeviceKind,
+    table: &Option<Spanned<T>>,
+) -> Option<BusAddress> {
+    let device = kind.info();
+    let keys = table.as_ref().map(|at| at.value.location()).unwrap_or_default();
+    if let (Some(port), Some(mmio)) = (keys.port, keys.mmio) {
+        let message = format!("{} can have a port or an address, not both", device.title);
         cx.problem(ConfigProblem::new(&mmio.span, message).related(&port.span, "the port is here"));
         return None;
     }
-    if seat.enabled.is_some_and(|enabled| !enabled.value) {
+    if keys.enabled.is_some_and(|enabled| !enabled.value) {
         return None;
     }
-    if let Some(mmio) = seat.mmio {
-        let window = device.range(mmio.value.0, Some(&mmio.span));
+    if let Some(mmio) = keys.mmio {
+        let window = range(device, mmio.value.0, Some(&mmio.span));
         check_window(cx, &window, &taken.windows);
         taken.windows.push(window);
-        return Some(DeviceAddress::Mmio(Gpa(mmio.value.0)));
+        return Some(BusAddress::Mmio(Gpa(mmio.value.0)));
     }
-    let port = seat.port.map_or(device.default_port, |at| Port(at.value.0));
-    let range = device.range(u64::from(port.0), seat.port.map(|at| &at.span));
+    let port = match (keys.port, device.location.address()) {
+        (Some(at), _) => Port(at.value.0),
+        (None, BusAddress::Port(port)) => port,
+        (None, at @ BusAddress::Mmio(address)) => {
+            taken.windows.push(range(device, address.0, None));
+            return Some(at);
+        }
+    };
+    let range = range(device, u64::from(port.0), keys.port.map(|at| &at.span));
     if let (true, Some(span)) = (range.last().is_none_or(|last| last >= PORTS), &range.span) {
         let last_start = PORTS.saturating_sub(device.length);
         cx.problem(
             ConfigProblem::new(
                 span,
-                format!("{} needs {} ports and would go beyond 0xffff", device.name, device.length),
+                format!("{} needs {} ports and would go beyond 0xffff", device.title, device.length),
             )
             .help(format!("the last port it fits at is {last_start:#x}")),
         );
@@ -146,7 +131,7 @@ fn place(cx: &mut Context<'_>, taken: &mut Taken, device: &Device, seat: Seat<'_
         }
     }
     taken.ports.push(range);
-    Some(DeviceAddress::Port(port))
+    Some(BusAddress::Port(port))
 }
 
 fn check_window(cx: &mut Context<'_>, window: &Range, others: &[Range]) {
@@ -166,8 +151,7 @@ fn check_window(cx: &mut Context<'_>, window: &Range, others: &[Range]) {
     }
 }
 
-impl Device {
-    fn range(&self, start: u64, span: Option<&Span>) -> Range {
-        Range { name: self.name.to_owned(), start, length: self.length, span: span.cloned() }
-    }
+/// Returns the range of a device; no span means its default address.
+fn range(device: &DeviceInfo, start: u64, span: Option<&Span>) -> Range {
+    Range { name: device.title.to_owned(), start, length: device.length, span: span.cloned() }
 }

@@ -1,20 +1,21 @@
-//! `[devices.NAME]` of a PC's board. All of it is there where the guest expects a PC, and none of it elsewhere.
+//! `[devices.NAME]` of a PC's devices and tables. By default a machine whose guest expects a PC has all of them, and other
+//! machines have none.
 
 use std::path::Path;
 
 use vmm_core::devices::fw_cfg::{MAX_FILES, MAX_NAME_LENGTH};
-use vmm_core::devices::pc::{PcDevice, parts};
-use vmm_core::spec::{DeviceAddress, FwCfgFile, FwCfgSpec, Interrupts, PlatformSpec};
+use vmm_core::devices::{DeviceInfo, DeviceKind, DeviceLocation};
+use vmm_core::spec::{BusAddress, FwCfgFile, FwCfgSpec, Interrupts, PlatformSpec};
 
 use super::devices::Taken;
 use super::ranges::{Range, overlap};
 use super::{Context, Key};
 use crate::config::FwCfgSource;
 use crate::config::problem::ConfigProblem;
-use crate::config::schema::{self, Devices, Spanned, Switch};
+use crate::config::schema::{self, Devices, Spanned};
 use crate::config::source::Span;
 
-/// Lowers the board, and takes the addresses of its devices. The second value are the files that have to be read.
+/// Lowers a PC's devices and takes their addresses. The second value are the files that have to be read.
 pub(super) fn lower(
     cx: &mut Context<'_>,
     raw: &Devices,
@@ -23,56 +24,35 @@ pub(super) fn lower(
 ) -> (PlatformSpec, Vec<FwCfgSource>) {
     // A machine with a PC's interrupts is one.
     let pc = cx.is_pc() || cx.document.interrupts.as_ref().is_some_and(|at| at.value == Interrupts::Pc);
-    let on = |device: &Option<Spanned<Switch>>, default: bool| {
-        device.as_ref().map_or(default, |at| at.value.enabled.as_ref().is_none_or(|enabled| enabled.value))
-    };
     let mut sources = Vec::new();
     let fw_cfg = match &raw.fw_cfg {
         Some(at) if at.value.enabled.as_ref().is_some_and(|enabled| !enabled.value) => None,
         Some(at) => Some(files(cx, &at.value, directory, &mut sources)),
         None => pc.then(FwCfgSpec::default),
     };
-    let spec = PlatformSpec {
-        rtc: on(&raw.rtc, pc),
-        i8042: on(&raw.i8042, pc),
-        power: on(&raw.power, pc),
-        legacy_ports: on(&raw.legacy_ports, pc),
-        acpi: on(&raw.acpi, pc),
-        mp_table: on(&raw.mp_table, pc),
-        fw_cfg,
-        kvm_testdev: on(&raw.kvm_testdev, false),
-    };
-    for part in parts(&spec) {
-        take(cx, part, span(raw, part), taken);
+    let mut spec = if pc { PlatformSpec::pc() } else { PlatformSpec::default() };
+    spec.fw_cfg = fw_cfg;
+    for (name, enabled) in spec.switches_mut() {
+        if let Some(switch) = raw.switch(name) {
+            *enabled = switch.value.enabled.as_ref().is_none_or(|enabled| enabled.value);
+        }
+    }
+    for kind in DeviceKind::ALL {
+        let DeviceLocation::Fixed(at) = kind.info().location else { continue };
+        if kind.is_part_of(&spec) {
+            take(cx, kind.info(), at, raw.pc_span(*kind).cloned(), taken);
+        }
     }
     (spec, sources)
 }
 
-/// Where the file speaks of a device.
-fn span(raw: &Devices, part: PcDevice) -> Option<Span> {
-    let switch = |device: &Option<Spanned<Switch>>| device.as_ref().map(|at| at.span.clone());
-    match part {
-        PcDevice::Rtc => switch(&raw.rtc),
-        PcDevice::I8042 => switch(&raw.i8042),
-        PcDevice::Power | PcDevice::ResetControl => switch(&raw.power),
-        PcDevice::Crtc
-        | PcDevice::SystemControl
-        | PcDevice::Diagnostic
-        | PcDevice::Delay
-        | PcDevice::PciAddress
-        | PcDevice::PciData => switch(&raw.legacy_ports),
-        PcDevice::FwCfg => raw.fw_cfg.as_ref().map(|at| at.span.clone()),
-        PcDevice::TestPorts | PcDevice::TestLines | PcDevice::TestMemory => switch(&raw.kvm_testdev),
-    }
-}
-
-/// Takes a device's addresses: ports that all others are held against later, or a window.
-fn take(cx: &mut Context<'_>, part: PcDevice, span: Option<Span>, taken: &mut Taken) {
-    let range =
-        |start| Range { name: format!("device `{}`", part.name()), start, length: part.length(), span };
-    match part.at() {
-        DeviceAddress::Port(port) => taken.ports.push(range(port.0.into())),
-        DeviceAddress::Mmio(address) => {
+/// Takes a device's ports or addresses, for the overlap checks of later devices.
+fn take(cx: &mut Context<'_>, device: &DeviceInfo, at: BusAddress, span: Option<Span>, taken: &mut Taken) {
+    let name = format!("device `{}`", device.name);
+    let range = |start| Range { name, start, length: device.length, span };
+    match at {
+        BusAddress::Port(port) => taken.ports.push(range(port.0.into())),
+        BusAddress::Mmio(address) => {
             let window = range(address.0);
             if let Some(region) = cx.regions.list.iter().find(|region| window.overlaps(region)).cloned() {
                 let help = "its address cannot be changed: keep it free of memory, or leave the device out";
@@ -83,7 +63,7 @@ fn take(cx: &mut Context<'_>, part: PcDevice, span: Option<Span>, taken: &mut Ta
     }
 }
 
-/// The files of the configuration device. Those that have a path are read later.
+/// Returns the files of the configuration device. Those with a path are read later.
 fn files(
     cx: &mut Context<'_>,
     device: &schema::FwCfg,

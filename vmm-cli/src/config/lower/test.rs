@@ -19,7 +19,7 @@ pub(super) fn lower(cx: &mut Context<'_>) -> Option<TestPlan> {
     let raw = cx.document;
     let table = raw.test.as_ref()?;
     let schema::Test { snapshot_at, case, count, index } = &table.value;
-    let snapshot_at = snapshot_at.as_ref().and_then(|at| place(cx, at));
+    let snapshot_at = snapshot_at.as_ref().and_then(|at| address(cx, at));
     if let (Some(case), Some(count)) = (case, count) {
         let problem =
             ConfigProblem::new(&count.span, "`count` and `[[test.case]]` both say which cases there are");
@@ -62,7 +62,7 @@ fn named(cx: &mut Context<'_>, cases: &Spanned<Vec<Spanned<schema::TestCase>>>) 
             let problem = ConfigProblem::new(&name.span, format!("there are two cases `{}`", name.value));
             cx.problem(problem.related(first, "the first one"));
         }
-        let jump = jump.as_ref().and_then(|at| place(cx, at));
+        let jump = jump.as_ref().and_then(|at| address(cx, at));
         let registers = registers.as_ref().map(|at| registers::values(cx, &at.value)).unwrap_or_default();
         lowered.push(TestCase {
             name: name.value.clone(),

@@ -1,6 +1,6 @@
-//! `[[devices.virtio]]`: what each device is, what becomes of a disk's writes, and who gets the console's input.
+//! `[[devices.virtio]]`: type of each device, policy for a disk's writes, and receiver of the console's input.
 //!
-//! Files are not opened here: whether an image is there and is one, [`Prepared`](crate) finds out.
+//! Images are not opened here; the preparation of a run checks them.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ use crate::config::schema::{Spanned, Virtio, VirtioType};
 use crate::config::source::Span;
 use crate::config::values::Overlay;
 
-/// Lowers the list. `windows` are the addresses that other devices take; those of the list are added.
+/// Lowers the list. `windows` are the address ranges of other devices; those of the list are added.
 pub(super) fn lower(cx: &mut Context<'_>, directory: &Path, windows: &mut Vec<Range>) -> Vec<VirtioSpec> {
     let raw = cx.document;
     let list = raw.devices.as_ref().and_then(|devices| devices.value.virtio.as_ref());
@@ -41,19 +41,19 @@ pub(super) fn lower(cx: &mut Context<'_>, directory: &Path, windows: &mut Vec<Ra
     specs
 }
 
-/// Whether a virtio console has the console's input, so that the serial port does not get it by default.
+/// Returns true if a virtio console has the console's input; the serial port then does not get it by default.
 pub(super) fn takes_input(cx: &Context<'_>) -> bool {
     let list = cx.document.devices.as_ref().and_then(|devices| devices.value.virtio.as_ref());
     let tables = list.map(|list| list.tables("devices.virtio")).unwrap_or_default();
     tables.iter().any(|(device, _, _)| input(device).is_some())
 }
 
-/// Where a device says that it takes the console's input.
+/// Returns the span of `input = true` of a device.
 fn input(device: &Virtio) -> Option<&Span> {
     device.input.as_ref().filter(|input| input.value).map(|input| &input.span)
 }
 
-/// One standard input goes to one device.
+/// Checks that at most one device has `input = true`.
 fn check_input(cx: &mut Context<'_>, tables: &[(&Virtio, Span, String)]) {
     let devices = cx.document.devices.as_ref().map(|at| &at.value);
     let serial = devices.and_then(|devices| devices.serial.as_ref()).and_then(|serial| {
@@ -108,7 +108,7 @@ fn one(
     }
 }
 
-/// What becomes of the guest's writes; the file says so in at most one way.
+/// Returns the policy for the guest's writes. At most one key may set it.
 fn access(cx: &mut Context<'_>, device: &Virtio, span: &Span, directory: &Path) -> Option<BlockAccess> {
     let truth = |at: &Option<Spanned<bool>>| at.as_ref().filter(|at| at.value).map(|at| at.span.clone());
     let overlay = device.overlay.as_ref().filter(|at| at.value != Overlay::Temporary(false));

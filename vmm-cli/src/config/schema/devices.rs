@@ -1,101 +1,243 @@
-//! `[devices.NAME]`: each can be left out, or moved to another port or into the physical address space.
+//! `[devices.NAME]`: each device can be left out; movable ones can have another port, or an address instead.
+//!
+//! Default ports and descriptions in the schema come from the declarations of the devices.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
+use vmm_core::devices::{DeviceKind, DeviceLocation};
+use vmm_core::spec::BusAddress;
 
 use super::{FwCfg, Spanned, Switch, Virtio};
+use crate::config::source::Span;
 use crate::config::values::{Address, Count, OneOrMany, Port};
 
-/// All devices. Each is there unless it is left out, but for virtio devices.
+/// Devices of the machine. Those without `enabled = false` are there by default, except for virtio devices and those of a PC.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
 pub struct Devices {
-    /// Bytes written to it go to the console. Default: port 0xe9.
+    /// Debug console.
+    #[schemars(description = description("debug-console", ""))]
     pub debug_console: Option<Spanned<DebugConsole>>,
-    /// A 16550 serial port, 8 registers. Default: port 0x3f8.
+    /// Serial port.
+    #[schemars(description = description("serial", ""))]
     pub serial: Option<Spanned<Serial>>,
-    /// A write ends the run, as with QEMU's isa-debug-exit; 4 bytes. Default: port 0xf4.
+    /// Exit port.
+    #[schemars(description = description("debug-exit", "as with QEMU's isa-debug-exit"))]
     pub debug_exit: Option<Spanned<DebugExit>>,
-    /// The hypercall registers, 64 bytes. Default: port 0x500; none on a machine with fw-cfg, which has ports among these.
-    pub hypercall: Option<Spanned<Place>>,
-    /// The real-time clock and its CMOS memory, ports 0x70 and 0x71. Default: on a PC.
+    /// Hypercall registers.
+    #[schemars(description = description("hypercall", "none on a machine with fw-cfg, which has ports among these"))]
+    pub hypercall: Option<Spanned<Hypercall>>,
+    /// Real-time clock.
+    #[schemars(description = description("rtc", "on a PC"))]
     pub rtc: Option<Spanned<Switch>>,
-    /// The keyboard controller without a keyboard, ports 0x60 to 0x64. Default: on a PC.
+    /// Keyboard controller.
+    #[schemars(description = description("i8042", "on a PC"))]
     pub i8042: Option<Spanned<Switch>>,
-    /// Power-off and a timer at ports 0x600 to 0x60b, reset at 0xcf9. Default: on a PC.
+    /// Power management and reset.
+    #[schemars(description = description("power", "on a PC"))]
     pub power: Option<Spanned<Switch>>,
-    /// Ports 0x80, 0x92, 0xed, those of a display (0x3d4) and a PCI bus (0xcf8 to 0xcff) that are not there. Default: on a PC.
+    /// Small ports that kernels touch.
+    #[schemars(description = description("legacy-ports", "on a PC"))]
     pub legacy_ports: Option<Spanned<Switch>>,
-    /// The ACPI tables, from 0xe0000 on. Default: on a PC.
+    /// ACPI tables, from 0xe0000 on. Default: on a PC.
     pub acpi: Option<Spanned<Switch>>,
-    /// The MP table for old kernels, from 0xf0000 on. Default: on a PC.
+    /// MP table for old kernels, from 0xf0000 on. Default: on a PC.
     pub mp_table: Option<Spanned<Switch>>,
-    /// QEMU's configuration device, ports 0x510 and 0x511. Default: on a PC.
+    /// Configuration device of QEMU.
+    #[schemars(description = description("fw-cfg", "on a PC"))]
     pub fw_cfg: Option<Spanned<FwCfg>>,
-    /// The test device of kvm-unit-tests: ports 0xe0 to 0xe7 and 0x2000 to 0x2017, 64 KiB at 0xff00_0000. Default: off.
+    /// Test device of kvm-unit-tests.
+    #[schemars(description = description("kvm-testdev", "off"))]
     pub kvm_testdev: Option<Spanned<Switch>>,
     /// Virtio devices: disks, terminals, random numbers. Default: none.
     pub virtio: Option<Spanned<OneOrMany<Virtio>>>,
 }
 
-/// A device without settings of its own.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
-pub struct Place {
-    /// Whether the machine has it.
-    #[schemars(extend("default" = true))]
-    pub enabled: Option<Spanned<bool>>,
-    /// Its first I/O port.
-    pub port: Option<Spanned<Port>>,
-    /// Its first guest-physical address, instead of a port.
-    pub mmio: Option<Spanned<Address>>,
+impl Devices {
+    /// Returns the table of a part of a PC that is only there or not, by its name
+    /// ([`PlatformSpec::switches_mut`](vmm_core::spec::PlatformSpec::switches_mut)).
+    #[must_use]
+    pub fn switch(&self, name: &str) -> Option<&Spanned<Switch>> {
+        let switch = match name {
+            "rtc" => &self.rtc,
+            "i8042" => &self.i8042,
+            "power" => &self.power,
+            "legacy-ports" => &self.legacy_ports,
+            "acpi" => &self.acpi,
+            "mp-table" => &self.mp_table,
+            "kvm-testdev" => &self.kvm_testdev,
+            _ => &None,
+        };
+        switch.as_ref()
+    }
+
+    /// Returns the span of the table of a PC's device.
+    #[must_use]
+    pub fn pc_span(&self, kind: DeviceKind) -> Option<&Span> {
+        match kind {
+            DeviceKind::FwCfg => self.fw_cfg.as_ref().map(|at| &at.span),
+            _ => self.switch(kind.info().name).map(|at| &at.span),
+        }
+    }
 }
 
-/// The debug console.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
-pub struct DebugConsole {
-    /// Whether the machine has it.
-    #[schemars(extend("default" = true))]
-    pub enabled: Option<Spanned<bool>>,
-    /// Its I/O port.
-    pub port: Option<Spanned<Port>>,
-    /// Its guest-physical address, instead of a port.
-    pub mmio: Option<Spanned<Address>>,
-    /// Whether the kernel collects what is written to the port, in place of an exit for each byte. What the guest prints then
-    /// appears with its next exit of another kind, and 20 ms later at most. Only without interrupts.
-    #[schemars(extend("default" = false))]
-    pub collect: Option<Spanned<bool>>,
+/// Returns the schema's description of the table `name`: purpose and ports of its devices, and its default.
+fn description(name: &str, note: &str) -> String {
+    let devices = DeviceKind::ALL.iter().map(|kind| kind.info()).filter(|info| info.name == name);
+    let (mut parts, mut default) = (Vec::new(), None);
+    for info in devices {
+        let (kind, first) = match info.location.address() {
+            BusAddress::Port(port) => ("port", u64::from(port.0)),
+            BusAddress::Mmio(address) => ("address", address.0),
+        };
+        match info.location {
+            DeviceLocation::Movable(_) => {
+                parts.push(format!("{} ({} registers)", info.purpose, info.length));
+                default = Some(format!("{kind} {first:#x}"));
+            }
+            DeviceLocation::Fixed(_) | DeviceLocation::VirtioWindow { .. } if info.length > 1 => {
+                parts.push(format!("{} ({kind} {first:#x} to {:#x})", info.purpose, info.last()));
+            }
+            DeviceLocation::Fixed(_) | DeviceLocation::VirtioWindow { .. } => {
+                parts.push(format!("{} ({kind} {first:#x})", info.purpose));
+            }
+        }
+    }
+    let default = default.into_iter().chain((!note.is_empty()).then(|| note.to_owned()));
+    format!("{}. Default: {}.", parts.join("; "), default.collect::<Vec<_>>().join(", "))
 }
 
-/// The serial port.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
-pub struct Serial {
-    /// Whether the machine has it.
-    #[schemars(extend("default" = true))]
-    pub enabled: Option<Spanned<bool>>,
-    /// Its first I/O port.
-    pub port: Option<Spanned<Port>>,
-    /// Its first guest-physical address, instead of a port.
-    pub mmio: Option<Spanned<Address>>,
-    /// Whether the guest receives what comes in on standard input.
-    #[schemars(extend("default" = true))]
-    pub input: Option<Spanned<bool>>,
+/// Returns the default port of a movable device.
+fn default_port(kind: DeviceKind) -> Option<u16> {
+    match kind.info().location.address() {
+        BusAddress::Port(port) => Some(port.0),
+        BusAddress::Mmio(_) => None,
+    }
 }
 
-/// The exit port.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
-pub struct DebugExit {
-    /// Whether the machine has it.
-    #[schemars(extend("default" = true))]
-    pub enabled: Option<Spanned<bool>>,
-    /// Its first I/O port.
-    pub port: Option<Spanned<Port>>,
-    /// Its first guest-physical address, instead of a port.
-    pub mmio: Option<Spanned<Address>>,
-    /// The values that mean success. Any other value v ends the run with the code v * 2 + 1.
-    #[schemars(extend("default" = [0]))]
-    pub success: Option<Spanned<Vec<Spanned<Count>>>>,
+/// Keys of a movable device's table that say whether and where the device is.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct LocationKeys<'r> {
+    /// False if the machine does not have the device.
+    pub enabled: Option<&'r Spanned<bool>>,
+    /// First I/O port.
+    pub port: Option<&'r Spanned<Port>>,
+    /// First guest-physical address.
+    pub mmio: Option<&'r Spanned<Address>>,
+}
+
+/// Table of a movable device.
+pub trait MovableDevice {
+    /// Returns the keys that say whether and where the device is.
+    fn location(&self) -> LocationKeys<'_>;
+}
+
+/// Declares the table of a movable device: the three keys of [`LocationKeys`], then its own. `flatten` would lose the spans of
+/// the values, so the keys are repeated in each type.
+macro_rules! movable_device {
+    ($(#[$meta:meta])* $name:ident { $($(#[$key_meta:meta])* $key:ident: $type:ty,)* }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Deserialize, JsonSchema)]
+        #[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
+        pub struct $name {
+            /// True if the machine has the device.
+            #[schemars(extend("default" = true))]
+            pub enabled: Option<Spanned<bool>>,
+            /// First I/O port.
+            #[schemars(extend("default" = default_port(DeviceKind::$name)))]
+            pub port: Option<Spanned<Port>>,
+            /// First guest-physical address, instead of a port.
+            pub mmio: Option<Spanned<Address>>,
+            $($(#[$key_meta])* pub $key: $type,)*
+        }
+
+        impl MovableDevice for $name {
+            fn location(&self) -> LocationKeys<'_> {
+                let (enabled, port, mmio) = (self.enabled.as_ref(), self.port.as_ref(), self.mmio.as_ref());
+                LocationKeys { enabled, port, mmio }
+            }
+        }
+    };
+}
+
+movable_device! {
+    /// The hypercall registers.
+    Hypercall {}
+}
+
+movable_device! {
+    /// The debug console.
+    DebugConsole {
+        /// True if the kernel collects the output instead of an exit for each byte. Output then appears with the next exit of
+        /// another kind, at most 20 ms later. Only without interrupts.
+        #[schemars(extend("default" = false))]
+        collect: Option<Spanned<bool>>,
+    }
+}
+
+movable_device! {
+    /// The serial port.
+    Serial {
+        /// True if the guest receives standard input.
+        #[schemars(extend("default" = true))]
+        input: Option<Spanned<bool>>,
+    }
+}
+
+movable_device! {
+    /// The exit port.
+    DebugExit {
+        /// Values that mean success. Any other value v ends the run with the code v * 2 + 1.
+        #[schemars(extend("default" = [0]))]
+        success: Option<Spanned<Vec<Spanned<Count>>>>,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vmm_core::spec::PlatformSpec;
+
+    use super::*;
+
+    #[test]
+    fn every_switch_and_every_device_has_a_table() {
+        for (name, _) in PlatformSpec::default().switches_mut() {
+            let devices: Devices = toml::from_str(&format!("[{name}]\nenabled = false")).unwrap();
+            assert!(devices.switch(name).is_some(), "add `{name}` to `Devices::switch`");
+        }
+        for kind in DeviceKind::ALL {
+            let info = kind.info();
+            match info.location {
+                DeviceLocation::VirtioWindow { .. } => continue,
+                DeviceLocation::Movable(_) | DeviceLocation::Fixed(_) => {}
+            }
+            let devices: Devices = toml::from_str(&format!("[{}]\nenabled = false", info.name)).unwrap();
+            let is_fixed = matches!(info.location, DeviceLocation::Fixed(_));
+            assert_eq!(devices.pc_span(*kind).is_some(), is_fixed, "{info:?}");
+        }
+    }
+
+    #[test]
+    fn the_template_has_the_default_ports() {
+        for kind in DeviceKind::ALL {
+            let info = kind.info();
+            let DeviceLocation::Movable(BusAddress::Port(port)) = info.location else { continue };
+            let table = format!("#[devices.{}]", info.name);
+            let text = crate::config::template::text();
+            let keys = text.split_once(&table).expect(info.name).1.lines().skip(1);
+            let keys: Vec<&str> = keys.take_while(|line| line.starts_with('#')).collect();
+            let key = format!("#port = {port}");
+            assert!(keys.iter().any(|line| line.starts_with(&key)), "{}: no `{key}` in {keys:?}", info.name);
+        }
+    }
+
+    #[test]
+    fn descriptions_come_from_the_declarations() {
+        assert_eq!(description("serial", ""), "16550 serial port (8 registers). Default: port 0x3f8.");
+        assert_eq!(
+            description("power", "on a PC"),
+            "power-off, sleep, and a timer of 3.58 MHz (port 0x600 to 0x60b); OUT of 6 resets (port 0xcf9). Default: on \
+             a PC."
+        );
+    }
 }

@@ -117,8 +117,8 @@ pub(super) fn ports(canvas: &mut Canvas, column: SvgColumn, y: f64, ports: &[Por
             format!("{}..={}", port.first, port.last)
         };
         canvas.text(column.x, y, Style::Code, &range);
-        canvas.text(column.x + BOX_X, y, Style::Label, port.device);
-        let does = Style::Prose.cut(port.does, column.width - BOX_X - 130.0);
+        canvas.text(column.x + BOX_X, y, Style::Label, &port.device);
+        let does = Style::Prose.cut(&port.does, column.width - BOX_X - 130.0);
         canvas.text(column.x + BOX_X + 130.0, y, Style::Prose, &does);
         y += 19.0;
     }

@@ -5,6 +5,16 @@ use crate::cpu::exit_counts::ExitKind;
 use crate::devices::device::tests::TestGuest;
 use crate::devices::tests::Shared;
 
+/// Host addresses of the memory of a [`TestGuest`].
+#[derive(Debug)]
+struct TestHost;
+
+impl HostAddresses for TestHost {
+    fn host_address(&self, address: Gpa) -> Option<u64> {
+        TestGuest::index(address, 1).map(|_| 0x7f00_0000_0000 + address.0)
+    }
+}
+
 struct Bench {
     device: Hypercall,
     printed: Shared,
@@ -15,7 +25,7 @@ impl Bench {
     fn new(arguments: &[&str]) -> Self {
         let printed = Shared::default();
         let arguments: Vec<String> = arguments.iter().map(|&text| text.to_owned()).collect();
-        let device = Hypercall::new(Output::new(printed.clone()), &arguments);
+        let device = Hypercall::new(Output::new(printed.clone()), &arguments, Box::new(TestHost));
         Self { device, printed, guest: TestGuest::new() }
     }
 

@@ -1,7 +1,7 @@
-//! The alarm of the clock: when it goes off, and the wire on which power management hears of it.
+//! Alarm of the clock: its times, and the handle by which power management reads it.
 //!
-//! Three registers hold a second, a minute and an hour, in the format of the time. The alarm goes off whenever the time
-//! has come to what they say, so once a day; a register of 0xc0 or more is met by any time (MC146818A, "Time, calendar
+//! Three registers hold a second, a minute and an hour, in the format of the time. The alarm fires when the time is equal to
+//! them, once a day; a register of 0xc0 or more matches any value (MC146818A, "Time, calendar
 //! and alarm locations").
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,10 +11,10 @@ use super::bcd::Format;
 use super::date::date;
 
 const DAY: u64 = 86_400;
-/// From here on a register means "any".
+/// Lowest register value that matches any time.
 const ANY: u8 = 0xc0;
 
-/// An alarm that is switched on.
+/// Enabled alarm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RtcAlarm {
     pub(super) second: u8,
@@ -24,15 +24,15 @@ pub(super) struct RtcAlarm {
 }
 
 impl RtcAlarm {
-    /// The first second after `after`, both since the epoch, at which it goes off. `None` where the registers hold no time
-    /// of a day.
+    /// Returns the first second after `after`, both since the epoch, at which the alarm fires. `None` if the registers hold no
+    /// valid time.
     pub(super) fn next(&self, after: u64) -> Option<u64> {
         let meets = |wanted: u8, found: u8| wanted >= ANY || wanted == found;
         let mut second = after.checked_add(1)?;
         let end = second.checked_add(DAY)?;
         while second < end {
             let date = date(second);
-            // A wrong hour is skipped as a whole, then a wrong minute.
+            // Skips an hour that does not match, then a minute.
             let step = if !meets(self.hour, self.format.hour(date.hour)) {
                 3600 - second % 3600
             } else if !meets(self.minute, self.format.number(date.minute)) {
@@ -48,17 +48,17 @@ impl RtcAlarm {
     }
 }
 
-/// The wire from the clock to power management. Clones are the same wire.
+/// Handle of the clock's alarm for power management. Clones share the alarm.
 #[derive(Debug, Clone, Default)]
 pub struct AlarmHandle(Arc<Mutex<Option<RtcAlarm>>>);
 
 impl AlarmHandle {
-    /// The clock's end: the alarm that is on, if any.
+    /// Sets the enabled alarm; called by the clock.
     pub(super) fn set(&self, alarm: Option<RtcAlarm>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = alarm;
     }
 
-    /// When an alarm goes off next, after a time since the epoch.
+    /// Returns the time of the next alarm after `after`, both since the epoch.
     #[must_use]
     pub fn next(&self, after: Duration) -> Option<Duration> {
         let alarm = *self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,6 +1,6 @@
-//! How the clock shows a number: what bits 1 and 2 of register B ask for.
+//! Number formats of the clock: bits 1 and 2 of register B.
 
-/// BCD or binary, 24 or 12 hours.
+/// Format of numbers: BCD or binary, 24 or 12 hours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Format {
     pub(super) binary: bool,
@@ -8,12 +8,12 @@ pub(super) struct Format {
 }
 
 impl Format {
-    /// A number below 100.
+    /// Returns a number below 100 in this format.
     pub(super) const fn number(self, value: u8) -> u8 {
         if self.binary { value } else { ((value / 10) << 4) | (value % 10) }
     }
 
-    /// The hour of 24, or of 12 with bit 7 for the afternoon.
+    /// Returns an hour in this format: of 24, or of 12 with bit 7 for PM.
     pub(super) const fn hour(self, hour: u8) -> u8 {
         if self.hours_24 {
             return self.number(hour);

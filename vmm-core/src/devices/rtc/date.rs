@@ -1,6 +1,6 @@
 //! Days since 1970 as a date of the Gregorian calendar.
 //!
-//! Years are counted from the first of March, so that the odd day of a leap year is their last. 400 years always have the
+//! Years begin on the first of March, so the leap day is the last day of a year. 400 years always have the
 //! same number of days, and a month begins after (153 m + 2) / 5 days, m counted from March (E. G. Richards, "Mapping
 //! Time", chapter 25).
 
@@ -10,26 +10,26 @@ const ERA: u64 = 146_097;
 /// Days from the first of March of the year 0 to the first of January 1970.
 const EPOCH: u64 = 719_468;
 
-/// A moment in UTC.
+/// Date and time in UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Date {
-    /// From 1970 on.
+    /// Year, 1970 or later.
     pub year: u64,
-    /// 1 to 12.
+    /// Month, 1 to 12.
     pub month: u8,
-    /// 1 to 31.
+    /// Day, 1 to 31.
     pub day: u8,
-    /// 1 is Sunday.
+    /// Day of the week; 1 is Sunday.
     pub weekday: u8,
-    /// 0 to 23.
+    /// Hour, 0 to 23.
     pub hour: u8,
-    /// 0 to 59.
+    /// Minute, 0 to 59.
     pub minute: u8,
-    /// 0 to 59: leap seconds are no part of UNIX time.
+    /// Second, 0 to 59: UNIX time has no leap seconds.
     pub second: u8,
 }
 
-/// The date of a number of seconds since the epoch.
+/// Returns the date of a number of seconds since the epoch.
 #[must_use]
 pub fn date(seconds: u64) -> Date {
     let (days, time) = (seconds / DAY, seconds % DAY);
@@ -53,7 +53,7 @@ pub fn date(seconds: u64) -> Date {
     }
 }
 
-/// All of these are below 60.
+/// Converts a number below 60.
 fn small(value: u64) -> u8 {
     u8::try_from(value).unwrap_or(u8::MAX)
 }

@@ -1,36 +1,36 @@
-//! What the clock tells of, and when: the end of an update each second, periods of a fraction of a second, the alarm.
+//! Events of the clock: end of the update each second, periods of a fraction of a second, alarm.
 //!
-//! Each is a flag in register C, and an enable bit at the same place in register B. All of it is computed from two
-//! times: nothing ticks here.
+//! Each is a flag in register C with an enable bit at the same position in register B. Events are computed from two times; no
+//! timer runs for them.
 
 use std::time::Duration;
 
 use super::alarm::RtcAlarm;
 
-/// A period has passed.
+/// Flag: a period has passed (PF).
 pub(super) const PERIODIC: u8 = 1 << 6;
-/// The time has come to that of the alarm.
+/// Flag: the alarm has fired (AF).
 pub(super) const ALARM: u8 = 1 << 5;
-/// A second has begun, and the time is up to date.
+/// Flag: an update has ended (UF).
 pub(super) const UPDATE_ENDED: u8 = 1 << 4;
 
-/// Ticks of the crystal in a second.
+/// Frequency of the crystal in Hz.
 const CRYSTAL: u128 = 32_768;
 const SECOND: u128 = 1_000_000_000;
 
-/// What decides which events there are.
+/// Settings that decide on events.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Events {
-    /// The low four bits of register A.
+    /// Low four bits of register A: rate of the periods.
     pub(super) rate: u8,
-    /// The alarm's registers.
+    /// Alarm registers.
     pub(super) alarm: RtcAlarm,
-    /// Bit 7 of register B is 0: seconds pass.
+    /// True if the time is updated: bit 7 of register B is 0.
     pub(super) updates: bool,
 }
 
 impl Events {
-    /// The flags of what happens after `from`, up to and including `to`.
+    /// Returns the flags of the events after `from`, up to and including `to`.
     pub(super) fn between(&self, from: Duration, to: Duration) -> u8 {
         let mut flags = 0;
         if self.updates && to.as_secs() > from.as_secs() {
@@ -47,7 +47,7 @@ impl Events {
         flags
     }
 
-    /// When the first of the events in `flags` happens after `now`.
+    /// Returns the time of the first event in `flags` after `now`.
     pub(super) fn next(&self, flags: u8, now: Duration) -> Option<Duration> {
         let wanted = |flag| flags & flag != 0;
         let seconds = |wanted: bool| wanted.then_some(()).filter(|()| self.updates);
@@ -55,7 +55,7 @@ impl Events {
         let alarm = seconds(wanted(ALARM)).and_then(|()| self.alarm.next(now.as_secs()));
         let period = self.period().filter(|_| wanted(PERIODIC)).and_then(|ticks| {
             let tick = (tick(now) / ticks + 1) * ticks;
-            // Rounded up: at that time the tick has come.
+            // Rounded up, so that the tick has passed at that time.
             let nanoseconds = (tick * SECOND).div_ceil(CRYSTAL);
             let fraction = u32::try_from(nanoseconds % SECOND).ok()?;
             Some(Duration::new(u64::try_from(nanoseconds / SECOND).ok()?, fraction))
@@ -63,7 +63,7 @@ impl Events {
         [update.map(Duration::from_secs), alarm.map(Duration::from_secs), period].into_iter().flatten().min()
     }
 
-    /// Ticks of a period: rate n means 2^(n-1); 1 and 2 are as 8 and 9, 0 is none (MC146818A, table 5).
+    /// Returns the ticks of a period: rate n means 2^(n-1); 1 and 2 are the same as 8 and 9, 0 is none (MC146818A, table 5).
     fn period(&self) -> Option<u128> {
         match self.rate {
             0 => None,

@@ -80,7 +80,7 @@ impl IrqSink for Edges {
 fn with_line() -> (Rtc, Arc<AtomicU32>, AlarmHandle) {
     let (edges, wire) = (Edges::default(), AlarmHandle::default());
     let count = Arc::clone(&edges.0);
-    (Rtc::new(MemorySizes::default(), IrqLine::to(edges), wire.clone()).unwrap(), count, wire)
+    (Rtc::new(MemorySizes::default(), IrqLine::new(edges), wire.clone()).unwrap(), count, wire)
 }
 
 #[test]
@@ -139,7 +139,7 @@ fn a_restored_clock_is_as_it_was() {
     // Again if a second, and with it the alarm, has passed meanwhile.
     let old = std::iter::repeat_with(alarm_on).find(|rtc| rtc.flags == 0).unwrap();
     let (mut new, edges, wire) = with_line();
-    new.restore(&old.save()).unwrap();
+    new.restore(&old.save().unwrap()).unwrap();
     assert_eq!(wire.next(LEAP_DAY), Some(LEAP_DAY + Duration::from_secs(1)));
     assert_eq!(new.save(), old.save());
     new.seen -= Duration::from_secs(1);

@@ -1,4 +1,4 @@
-//! Tells the machine when the clock's next event has come: a timer of the host, whose descriptor becomes readable.
+//! Host timer for the clock's next event: its descriptor becomes readable then.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -8,7 +8,7 @@ use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
 
-/// A timer of the host's real-time clock, so that an alarm follows a clock that is set.
+/// Timer of the host's real-time clock (timerfd), which follows changes of that clock.
 #[derive(Debug)]
 pub(super) struct Timer(OwnedFd);
 
@@ -18,9 +18,9 @@ impl Timer {
         Ok(Self(timerfd_create(TimerfdClockId::Realtime, flags)?))
     }
 
-    /// Goes off at a time since the epoch, at once if that is past, or not at all. What it had to say before is forgotten.
+    /// Sets the timer to a time since the epoch, or off. A time in the past fires at once; an earlier expiry is cleared.
     pub(super) fn set(&self, when: Option<Duration>) -> io::Result<()> {
-        // A time of 0 would switch it off.
+        // A time of 0 would disarm the timer.
         let when = when.map(|when| when.max(Duration::from_nanos(1))).unwrap_or_default();
         let value = Timespec::try_from(when).map_err(io::Error::other)?;
         let once = Itimerspec { it_interval: Timespec::default(), it_value: value };
@@ -28,7 +28,7 @@ impl Timer {
         Ok(())
     }
 
-    /// Another descriptor of it, to wait for.
+    /// Returns another descriptor of the timer, to poll.
     pub(super) fn descriptor(&self) -> io::Result<OwnedFd> {
         self.0.try_clone()
     }

@@ -1,8 +1,7 @@
-//! A disk (5.2): requests to read, to write, to make writes last, and for its name.
+//! Disk (5.2): requests to read, write, flush, and for the serial number.
 //!
-//! A request is a header of 16 bytes, data, and a byte for the status, in buffers cut as the driver likes: only the order
-//! counts, and who writes what (5.2.6). Data goes through a buffer of ours, a piece at a time, so no length that a driver
-//! names costs memory.
+//! A request is a header of 16 bytes, data, and a status byte, in buffers of any sizes: only their order and direction matter
+//! (5.2.6). Data is copied through a buffer of fixed size, so a large request needs no more memory.
 
 use std::io::{self, Read, Write};
 
@@ -22,16 +21,16 @@ use crate::devices::device::StateMismatch;
 use crate::spec::BlockSpec;
 
 const QUEUE_SIZE: u16 = 128;
-/// Data buffers of a request: what a chain has room for beside header and status.
+/// Maximum number of data buffers of a request: those of a chain without header and status.
 const MAX_SEGMENTS: u32 = QUEUE_SIZE as u32 - 2;
-/// Bytes in each of them.
+/// Maximum length of a data buffer in bytes.
 const MAX_SEGMENT_SIZE: u32 = 128 << 10;
-/// Bytes in all of them: 15.75 MiB. A driver that keeps to the two limits above never meets this one.
+/// Maximum length of a request's data: 15.75 MiB, the product of the two limits above.
 const MAX_BYTES: u64 = MAX_SEGMENTS as u64 * MAX_SEGMENT_SIZE as u64;
-/// What goes through our hands at once.
+/// Length of the copy buffer in bytes.
 const PIECE: usize = 64 << 10;
 
-/// The result of a request, in its last byte (5.2.6).
+/// Status of a request, its last byte (5.2.6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 enum Status {
@@ -40,7 +39,7 @@ enum Status {
     Unsupported = 2,
 }
 
-/// The block device.
+/// Block device.
 #[derive(Debug)]
 pub(super) struct VirtioBlock {
     disk: Disk,
@@ -57,7 +56,7 @@ impl VirtioBlock {
         Ok(Self { disk, serial: serial(&spec.image), config, piece: vec![0; PIECE] })
     }
 
-    /// Carries out one request; the result is the number of bytes written to its buffers, from the first on.
+    /// Executes a request and returns the number of bytes written to its buffers, from the first on.
     fn request(&mut self, chain: DescriptorChain<'_>, features: u64) -> Result<u32, DriverFault> {
         let DescriptorChain { head, mut reader, mut writer } = chain;
         let fault = |problem| DriverFault::Request { head, problem };
@@ -77,10 +76,10 @@ impl VirtioBlock {
             }
             _ => Ok(Status::Unsupported),
         };
-        // A disk that fails is a matter between it and the guest, as on real hardware.
+        // A failing disk is reported to the guest, as on hardware.
         let status = status.unwrap_or(Status::IoError);
         last.write_all(&[status as u8]).map_err(|_| DriverFault::Buffer(head))?;
-        // The status lies behind the data. Where that was not filled, it does not count (2.7.8.2).
+        // The status follows the data. If the data is not complete, the status is not counted (2.7.8.2).
         let written = writer.bytes_written().saturating_add(usize::from(writer.available_bytes() == 0));
         Ok(u32::try_from(written).unwrap_or(u32::MAX))
     }
@@ -109,14 +108,14 @@ impl VirtioBlock {
             self.disk.write(at, piece)?;
             at = at.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
         }
-        // A driver that cannot flush counts on every write to last (5.2.6.2).
+        // Without the flush feature, every write must be durable (5.2.6.2).
         if features & (1 << VIRTIO_BLK_F_FLUSH) == 0 {
             self.disk.flush()?;
         }
         Ok(Status::Ok)
     }
 
-    /// Where a request's data begins; `None` if it is not whole sectors, or more than there is, or than we take.
+    /// Returns the offset of a request's data; `None` if it is not whole sectors, ends beyond the disk or is too long.
     fn place(&self, sector: u64, length: usize) -> Option<u64> {
         let length = u64::try_from(length).ok().filter(|length| *length <= MAX_BYTES)?;
         let start = sector.checked_mul(SECTOR)?;

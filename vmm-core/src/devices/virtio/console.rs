@@ -1,7 +1,7 @@
-//! A terminal (5.3): one port, two queues. What the driver sends is printed; what arrives goes into its empty buffers.
+//! Terminal (5.3): one port, two queues. The driver's output is printed; input goes into its receive buffers.
 //!
-//! Input is fetched when there is both something to take and a buffer to take it to: when it arrives, when the driver hands
-//! out buffers, and when it looks at its interrupts. Nothing is kept in between, so nothing is lost.
+//! Input is fetched only if there is a buffer for it: when it arrives, when the driver provides buffers, and when it reads the
+//! interrupt status. The device keeps no input itself.
 
 use std::io::{Read, Write};
 
@@ -13,25 +13,25 @@ use super::queue::{DescriptorChain, DescriptorChains};
 use crate::devices::console::{Input, Output};
 use crate::devices::device::InputStatus;
 
-/// The first port's queues (5.3.2).
+/// Queues of the first port (5.3.2).
 const RECEIVE: usize = 0;
-/// So much goes through one buffer at most, and so much through our hands at once.
+/// Maximum number of bytes that are copied at once.
 const MAX_BYTES: usize = 1 << 20;
 const PIECE: usize = 4096;
 
-/// The console device.
+/// Console device.
 pub(super) struct VirtioConsole {
     output: Output,
     input: Option<Box<dyn Input>>,
 }
 
 impl VirtioConsole {
-    /// A terminal that prints to `output` and receives from `input`, if from anywhere.
+    /// A terminal that prints to `output` and receives from `input`, if there is one.
     pub(super) fn new(output: Output, input: Option<Box<dyn Input>>) -> Self {
         Self { output, input }
     }
 
-    /// Takes what has arrived to one of the driver's buffers.
+    /// Copies input to one of the driver's buffers.
     fn fetch(&mut self, chains: &mut DescriptorChains<'_>) -> Result<Fetched, DriverError> {
         let Some(input) = &mut self.input else { return Ok(Fetched::Nothing) };
         let Some(mut chain) = chains.next()? else { return Ok(Fetched::NoRoom) };
@@ -41,7 +41,7 @@ impl VirtioConsole {
             let problem = "a buffer to receive to must be writable";
             return Err(DriverFault::Request { head: chain.head, problem }.into());
         };
-        // A guest that waits for input wants its prompt to be seen.
+        // The guest may wait for an answer to its prompt, so the prompt must be visible.
         self.output.sync()?;
         let count = input.poll(buffer)?;
         if count == 0 {
@@ -77,7 +77,7 @@ impl VirtioConsole {
     }
 }
 
-/// What came of looking for input.
+/// Result of fetching input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fetched {
     Some,
@@ -104,7 +104,7 @@ impl VirtioDevice for VirtioConsole {
             self.print(chain)?;
             chains.done(head, 0)?;
         }
-        // Somebody may be waiting for this line.
+        // The output may be a prompt.
         Ok(self.output.sync()?)
     }
 

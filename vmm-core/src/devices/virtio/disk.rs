@@ -1,8 +1,8 @@
-//! What a block device's sectors come from and go to: a raw image, under a layer of what the guest wrote.
+//! Files of a block device: a raw image, and an overlay of written blocks.
 //!
-//! The image is written only where the description says so. Else writes go to an overlay, a sparse file of the image's size
-//! that holds the blocks written, and holes where nothing was. Images and overlays are locked (flock(2)), so that no two
-//! machines write one file, and none reads what another one writes.
+//! The image is written only if the description says so. Otherwise writes go to an overlay, a sparse file of the image's size
+//! with the written blocks and holes elsewhere. Images and overlays are locked (flock(2)), so no two machines write one file,
+//! and none reads a file that another one writes.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -18,13 +18,13 @@ use super::disk_error::DiskError;
 use crate::devices::device::StateMismatch;
 use crate::spec::{BlockAccess, BlockSpec};
 
-/// A sector, the unit of all requests (5.2.4).
+/// Size of a sector, the unit of requests (5.2.4).
 pub(super) const SECTOR: u64 = 512;
-/// The unit of an overlay: a page, which is also the smallest hole on most file systems.
+/// Size of a block of an overlay: a page, which is also the smallest hole on most file systems.
 const BLOCK: u64 = 4096;
 const BLOCK_BYTES: usize = 4096;
 
-/// A disk.
+/// Image of a disk with its overlay.
 #[derive(Debug)]
 pub(super) struct Disk {
     image: File,
@@ -32,7 +32,7 @@ pub(super) struct Disk {
     layer: Layer,
 }
 
-/// Where writes go.
+/// Target of writes.
 #[derive(Debug)]
 enum Layer {
     None,
@@ -40,7 +40,7 @@ enum Layer {
     Overlay { file: File, written: Blocks, lasting: bool },
 }
 
-/// Which blocks of an overlay hold something: 64 to an entry, so that it takes memory only where the guest wrote.
+/// Set of the written blocks of an overlay, 64 to an entry, so it takes memory only where the guest wrote.
 #[derive(Debug, Default)]
 struct Blocks(BTreeMap<u64, u64>);
 
@@ -62,7 +62,7 @@ impl Blocks {
     }
 }
 
-/// Looks at the files of a disk without making any, for those that check a machine before it is built.
+/// Checks the files of a disk without creating any.
 ///
 /// # Errors
 /// [`DiskError`].
@@ -81,7 +81,7 @@ pub fn check(spec: &BlockSpec) -> Result<(), DiskError> {
 fn open_image(BlockSpec { image: path, access }: &BlockSpec) -> Result<(File, u64), DiskError> {
     let cannot = |source| DiskError::Open { path: path.clone(), source };
     let writes = *access == BlockAccess::InPlace;
-    // Opening a pipe would wait for its other end.
+    // Opening a pipe would block until its other end is opened.
     if path.metadata().map_err(cannot)?.file_type().is_file() {
         let image = OpenOptions::new().read(true).write(writes).open(path).map_err(cannot)?;
         lock(&image, path, writes)?;
@@ -95,7 +95,7 @@ fn open_image(BlockSpec { image: path, access }: &BlockSpec) -> Result<(File, u6
     }
 }
 
-/// Locks a file for as long as it is open; file systems without locks go without.
+/// Locks a file while it is open. File systems without locks are accepted.
 fn lock(file: &File, path: &Path, writes: bool) -> Result<(), DiskError> {
     let kind =
         if writes { FlockOperation::NonBlockingLockExclusive } else { FlockOperation::NonBlockingLockShared };
@@ -106,7 +106,7 @@ fn lock(file: &File, path: &Path, writes: bool) -> Result<(), DiskError> {
 }
 
 impl Disk {
-    /// Opens the image and makes the overlay.
+    /// Opens the image and creates the overlay.
     pub(super) fn open(spec: &BlockSpec) -> Result<Self, DiskError> {
         let (image, size) = open_image(spec)?;
         let overlay = |file: File, path: Option<&PathBuf>| {
@@ -137,17 +137,17 @@ impl Disk {
         Ok(Self { image, size, layer })
     }
 
-    /// Bytes that it has.
+    /// Returns the size in bytes.
     pub(super) const fn size(&self) -> u64 {
         self.size
     }
 
-    /// Whether it refuses writes.
+    /// Returns true if the disk refuses writes.
     pub(super) const fn is_read_only(&self) -> bool {
         matches!(self.layer, Layer::None)
     }
 
-    /// Fills `data` from `offset` on.
+    /// Reads into `data` from `offset` on.
     pub(super) fn read(&self, offset: u64, data: &mut [u8]) -> io::Result<()> {
         let Layer::Overlay { file, written, .. } = &self.layer else {
             return self.image.read_exact_at(data, offset);
@@ -164,7 +164,7 @@ impl Disk {
         Ok(())
     }
 
-    /// Writes `data` from `offset` on. The caller has made sure that it ends within the disk.
+    /// Writes `data` from `offset` on, which ends within the disk.
     pub(super) fn write(&mut self, offset: u64, data: &[u8]) -> io::Result<()> {
         let (file, written) = match &mut self.layer {
             Layer::None => return Err(io::ErrorKind::ReadOnlyFilesystem.into()),
@@ -179,7 +179,7 @@ impl Disk {
             let whole = BLOCK.min(self.size - start.min(self.size));
             if !written.contains(at / BLOCK) && u64::try_from(piece.len()).is_ok_and(|length| length < whole)
             {
-                // The first write to this block, and not to all of it: what it leaves alone comes from the image.
+                // The first write to this block covers only a part of it: the rest comes from the image.
                 let mut block = vec![0; usize::try_from(whole).unwrap_or(0)];
                 self.image.read_exact_at(&mut block, start)?;
                 file.write_all_at(&block, start)?;
@@ -191,13 +191,13 @@ impl Disk {
         Ok(())
     }
 
-    /// The blocks of an overlay that vanishes with the machine, each behind its number: they are part of the machine.
+    /// Returns the blocks of a temporary overlay, each after its number; they belong to the machine's state.
     pub(super) fn save(&self) -> Vec<u8> {
         let Layer::Overlay { file, written, lasting: false } = &self.layer else { return Vec::new() };
         let mut bytes = Vec::new();
         for block in written.iter() {
             let mut content = [0; BLOCK_BYTES];
-            // The last block may end before the page does; a file that cannot be read gives zeros.
+            // The last block may be shorter than a page; unreadable parts are zeros.
             let _ = file.read_at(&mut content, block.saturating_mul(BLOCK));
             bytes.extend(block.to_le_bytes());
             bytes.extend(content);
@@ -205,7 +205,7 @@ impl Disk {
         bytes
     }
 
-    /// Puts back what [`Disk::save`] gave. What cannot be written reads as the image does.
+    /// Restores what [`Disk::save`] returned. Blocks that cannot be written keep the image's contents.
     pub(super) fn restore(&mut self, state: &[u8]) -> Result<(), StateMismatch> {
         let size = self.size;
         let entries = state.chunks_exact(8 + BLOCK_BYTES);
@@ -228,7 +228,7 @@ impl Disk {
         Ok(())
     }
 
-    /// Makes what was written last, where it is to last (fdatasync(2)).
+    /// Makes writes durable in files that are kept (fdatasync(2)).
     pub(super) fn flush(&self) -> io::Result<()> {
         match &self.layer {
             Layer::Image => self.image.sync_data(),
@@ -238,7 +238,7 @@ impl Disk {
     }
 }
 
-/// A file without a name: on disk, or in memory where the directory for temporary files cannot do it.
+/// Creates an unnamed file: in the directory for temporary files, or in memory if that is not possible.
 fn temporary() -> io::Result<File> {
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     let file = open(std::env::temp_dir(), flags, Mode::RUSR | Mode::WUSR)
@@ -246,7 +246,7 @@ fn temporary() -> io::Result<File> {
     Ok(File::from(file))
 }
 
-/// What a disk answers when it is asked for its serial number: the name of its file, as far as it fits.
+/// Returns the serial number of a disk: the name of its file, cut to the length of the field.
 pub(super) fn serial(path: &Path) -> [u8; 20] {
     let name = path.file_name().unwrap_or(OsStr::new("")).as_encoded_bytes();
     let mut serial = [0; 20];

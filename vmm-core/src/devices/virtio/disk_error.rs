@@ -1,4 +1,4 @@
-//! What can be wrong with the files of a disk, whose fault that is, and what to do about it.
+//! Errors of the files of a disk.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,52 +8,52 @@ use super::disk::SECTOR;
 /// A disk image cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {
-    /// It cannot be opened.
+    /// The image cannot be opened.
     #[error("cannot open the disk image {}", path.display())]
     Open {
-        /// Its path.
+        /// Path of the file.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system call.
         source: io::Error,
     },
-    /// It is a directory, a pipe or a device.
+    /// The image is a directory, a pipe or a device.
     #[error("the disk image {} is not a regular file", path.display())]
     NotAFile {
-        /// Its path.
+        /// Path of the file.
         path: PathBuf,
     },
-    /// It is empty, or ends within a sector.
+    /// The image is empty, or ends within a sector.
     #[error("the disk image {} has {size} bytes, which is not a number of 512-byte sectors", path.display())]
     Size {
-        /// Its path.
+        /// Path of the file.
         path: PathBuf,
-        /// Its size in bytes.
+        /// Size in bytes.
         size: u64,
     },
-    /// Another machine has it.
+    /// The file is locked by another machine.
     #[error("the disk image {} is in use by another machine", path.display())]
     InUse {
-        /// Its path.
+        /// Path of the file.
         path: PathBuf,
     },
-    /// A file is where the overlay is to be.
+    /// The overlay file exists already.
     #[error("the overlay {} exists already", path.display())]
     OverlayExists {
-        /// Its path.
+        /// Path of the file.
         path: PathBuf,
     },
-    /// The overlay cannot be made.
+    /// The overlay cannot be created.
     #[error("cannot create the overlay{}", path.as_ref().map(|path| format!(" {}", path.display())).unwrap_or_default())]
     Overlay {
-        /// Its path, if it has one.
+        /// Path of the overlay, if it has one.
         path: Option<PathBuf>,
-        /// What the system said.
+        /// Error of the system call.
         source: io::Error,
     },
 }
 
 impl DiskError {
-    /// Whether the description of the machine is to blame, and not the host.
+    /// Returns true if the machine's description is to blame and not the host.
     #[must_use]
     pub fn is_configuration(&self) -> bool {
         match self {
@@ -63,7 +63,7 @@ impl DiskError {
         }
     }
 
-    /// What the user can do about it.
+    /// Returns advice for the user.
     #[must_use]
     pub fn help(&self) -> Option<String> {
         Some(match self {

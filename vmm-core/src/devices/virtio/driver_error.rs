@@ -1,22 +1,21 @@
-//! What a driver can do wrong, and what follows: the device wants a reset, and until then does nothing more.
+//! Errors of a driver. They set DEVICE_NEEDS_RESET (2.1.2); the device then does nothing until it is reset.
 //!
-//! Section 2.1.2 of the specification gives a device the bit DEVICE_NEEDS_RESET for this. Guessing what a broken driver may
-//! have meant would only hide its bug.
+//! A device does not try to recover, because that would hide the driver's bug.
 
 use std::io;
 
-/// What a driver did wrong.
+/// Mistake of a driver.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DriverFault {
-    /// A queue cannot be where, or as large as, the driver says (2.7, 4.2.3.2).
+    /// Address or size of a queue is invalid (2.7, 4.2.3.2).
     #[error("queue {queue} {problem}")]
     Queue {
-        /// Its number.
+        /// Number of the queue.
         queue: usize,
-        /// What is wrong with it.
+        /// Problem of the queue.
         problem: &'static str,
     },
-    /// More new entries than the queue has: the available index jumped (2.7.6).
+    /// The available index is ahead by more entries than the queue has (2.7.6).
     #[error("the available index is further ahead than the queue is long")]
     AvailableIndex,
     /// A chain that begins outside of the descriptor table (2.7.6).
@@ -29,28 +28,28 @@ pub enum DriverFault {
     /// A buffer that the device is to read after one that it is to write (2.7.4.2).
     #[error("in the chain of descriptor {0} a buffer to read follows one to write")]
     Order(u16),
-    /// A buffer where no memory is, or one to write in memory that is read-only.
+    /// A buffer outside of memory, or one to write in read-only memory.
     #[error("the chain of descriptor {0} has a buffer that is not in memory, or not writable")]
     Buffer(u16),
     /// The buffers are not those of such a request.
     #[error("the chain of descriptor {head} is no request: {problem}")]
     Request {
-        /// Its first descriptor.
+        /// First descriptor of the chain.
         head: u16,
-        /// What is missing.
+        /// Missing part.
         problem: &'static str,
     },
-    /// A ring could not be read or written, though it was checked.
+    /// A ring could not be accessed, although it was checked.
     #[error("a ring is out of reach")]
     Ring,
 }
 
-/// Why a device stopped serving a queue.
+/// Reason for which a device stopped serving a queue.
 #[derive(Debug)]
 pub(super) enum DriverError {
-    /// The driver's fault: the device goes quiet.
+    /// Mistake of the driver: the device stops.
     Driver(DriverFault),
-    /// The host's, such as a closed output: the run ends.
+    /// Error of the host, such as a closed output: the run ends.
     Host(io::Error),
 }
 

@@ -1,4 +1,4 @@
-//! Random numbers (5.4): the driver hands out empty buffers, the device fills them from the host's `getrandom`.
+//! Source of random numbers (5.4): fills the driver's buffers from the host's `getrandom`.
 
 use std::io::Write;
 
@@ -9,12 +9,12 @@ use super::device::VirtioDevice;
 use super::driver_error::{DriverError, DriverFault};
 use super::queue::DescriptorChains;
 
-/// The device may give less than was asked for (5.4.6.1), and gives so much at most.
+/// Maximum number of bytes for a request; a device may return less than requested (5.4.6.1).
 const MAX_BYTES: usize = 64 << 10;
-/// Up to 256 bytes `getrandom` never gives less than asked (getrandom(2)).
+/// Number of bytes up to which `getrandom` never returns less than requested (getrandom(2)).
 const PIECE: usize = 256;
 
-/// The entropy device.
+/// Entropy device.
 #[derive(Debug)]
 pub(super) struct VirtioEntropy;
 

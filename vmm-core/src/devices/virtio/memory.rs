@@ -1,8 +1,7 @@
-//! The guest's memory as a virtio device reaches it: by physical address, on its own account.
+//! Guest memory for a virtio device, by physical address (DMA).
 //!
-//! A disk on real hardware writes memory past the CPU. Here it must not write more than the guest could: memory that is
-//! read-only to the guest is read-only to its devices. vm-memory asks for every access whether it reads or writes, rings
-//! and buffers alike, so one answer here covers all that virtio-queue does.
+//! Memory that is read-only to the guest is read-only to its devices. vm-memory checks permissions for every access to rings and
+//! buffers, so [`Reachable`] covers all accesses of virtio-queue.
 
 use kvm_sys_wrap::GuestMemory;
 use vm_memory::bitmap::BS;
@@ -11,7 +10,7 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, Permissions};
 
 use crate::spec::gpa_range::GpaRange;
 
-/// All memory, parts of it only to be read.
+/// Guest memory with read-only parts.
 #[derive(Debug, Clone)]
 pub(super) struct Reachable {
     memory: GuestMemory,
@@ -28,7 +27,7 @@ impl Reachable {
             Permissions::No | Permissions::Read => true,
             Permissions::Write | Permissions::ReadWrite => {
                 let size = u64::try_from(count).unwrap_or(u64::MAX);
-                // A range that is empty or leaves the address space is no matter of permission.
+                // An empty or invalid range is found by other checks.
                 GpaRange::new(address.into(), size)
                     .is_none_or(|range| !self.read_only.iter().any(|region| region.overlaps(range)))
             }

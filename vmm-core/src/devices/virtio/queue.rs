@@ -1,8 +1,8 @@
-//! A queue: where the driver says it lies, and what is taken out of it.
+//! Virtqueue: its registers, and the chains of buffers in it.
 //!
-//! virtio-queue knows the rings of a split virtqueue (2.7) and never leaves guest memory. It also goes on where it can: it
-//! refuses addresses by keeping the old ones, and ends a chain that it cannot follow as if it were complete. Here those
-//! cases are told apart, so that a driver's mistake becomes a [`Fault`] and not a request that was never made.
+//! virtio-queue implements the rings of a split virtqueue (2.7) and never leaves guest memory. It tolerates errors: it keeps the
+//! old address if a new one is invalid, and ends a chain that it cannot follow as if it were complete. This module detects
+//! these cases, so a driver's mistake becomes a [`DriverFault`] and not a wrong request.
 
 use std::sync::atomic::Ordering;
 
@@ -17,27 +17,27 @@ use super::memory::Reachable;
 use crate::Gpa;
 use crate::spec::gpa_range::GpaRange;
 
-/// What the driver has set, valid or not, and the queue that came of it.
+/// Registers of a queue, valid or not, and the queue once it is ready.
 #[derive(Debug)]
 pub(super) struct QueueSlot {
-    /// The largest size, a power of two.
+    /// Maximum size, a power of two.
     pub(super) most: u16,
-    /// MmioRegisters, as written.
+    /// Registers as the driver wrote them.
     pub(super) wanted: QueueConfig,
-    /// The queue, once the driver has said that it is ready and was right.
+    /// Queue, if the driver has made it ready with valid registers.
     pub(super) queue: Option<Queue>,
 }
 
-/// The registers of one queue.
+/// Registers of one queue, as the driver wrote them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(super) struct QueueConfig {
     /// Number of descriptors.
     pub(super) size: u32,
-    /// The descriptor table.
+    /// Address of the descriptor table.
     pub(super) descriptors: u64,
-    /// The available ring, which the driver writes.
+    /// Address of the available ring, which the driver writes.
     pub(super) available: u64,
-    /// The used ring, which the device writes.
+    /// Address of the used ring, which the device writes.
     pub(super) used: u64,
 }
 
@@ -46,7 +46,7 @@ impl QueueSlot {
         Self { most, wanted: QueueConfig { size: 0, descriptors: 0, available: 0, used: 0 }, queue: None }
     }
 
-    /// Takes the queue into service where the driver says that it lies.
+    /// Makes the queue ready at the addresses of its registers.
     pub(super) fn open(&mut self, number: usize, memory: &Reachable) -> Result<(), DriverFault> {
         let fault = |problem| DriverFault::Queue { queue: number, problem };
         let QueueConfig { size, descriptors, available, used } = self.wanted;
@@ -62,7 +62,7 @@ impl QueueSlot {
         if available == 0 || !queue.is_valid(memory) {
             return Err(fault("has a ring that is not in memory, or not writable"));
         }
-        // Sizes by 2.7: 16 bytes a descriptor; 2 and 8 bytes an entry, behind two fields of 2 bytes. Another field follows
+        // Sizes by 2.7: 16 bytes a descriptor; 2 and 8 bytes an entry, after two fields of 2 bytes. Another field follows
         // only with VIRTIO_F_EVENT_IDX, which is not offered.
         let size = u64::from(size);
         let part = |start, bytes| GpaRange::new(Gpa(start), bytes);
@@ -76,18 +76,18 @@ impl QueueSlot {
     }
 }
 
-/// The buffers of one request: first those that the device reads, then those that it writes.
+/// Buffers of a request: first those that the device reads, then those that it writes.
 pub(super) struct DescriptorChain<'a> {
-    /// The first descriptor, by which the driver knows the request again.
+    /// First descriptor, which identifies the request to the driver.
     pub(super) head: u16,
-    /// What the driver says.
+    /// Buffers that the device reads.
     pub(super) reader: Reader<'a>,
-    /// Room for the answer.
+    /// Buffers that the device writes.
     pub(super) writer: Writer<'a>,
 }
 
-/// What the driver has put into a queue. One look at it gives at most as many chains as the queue has entries, so a driver
-/// that adds more all the time, or lets its rings say so, does not keep the device busy forever.
+/// Chains that the driver has put into a queue. At most as many chains as the queue has entries are returned at once, so a
+/// driver that keeps adding chains cannot keep the device busy without end.
 pub(super) struct DescriptorChains<'a> {
     queue: &'a mut Queue,
     memory: &'a Reachable,
@@ -97,14 +97,14 @@ pub(super) struct DescriptorChains<'a> {
 }
 
 impl<'a> DescriptorChains<'a> {
-    /// The chains of the queue at `seat`; `None` if it is not in service.
+    /// Returns the chains of the queue at `seat`; `None` if it is not ready.
     pub(super) fn of(seat: &'a mut QueueSlot, memory: &'a Reachable) -> Option<Self> {
         let queue = seat.queue.as_mut()?;
         let left = queue.size();
         Some(Self { queue, memory, most: seat.most, left, answered: false })
     }
 
-    /// The next one.
+    /// Returns the next chain.
     pub(super) fn next(&mut self) -> Result<Option<DescriptorChain<'a>>, DriverFault> {
         if self.left == 0 {
             return Ok(None);
@@ -125,20 +125,20 @@ impl<'a> DescriptorChains<'a> {
         Ok(Some(DescriptorChain { head, reader, writer }))
     }
 
-    /// Puts back the chain that was taken last, for another time.
+    /// Returns the last chain to the queue, to be taken again later.
     pub(super) fn put_back(&mut self) {
         self.queue.go_to_previous_position();
     }
 
-    /// Gives a chain back to the driver, with the number of bytes written to it.
+    /// Returns a chain to the driver with the number of bytes written to it.
     pub(super) fn done(&mut self, head: u16, written: u32) -> Result<(), DriverFault> {
         self.queue.add_used(self.memory, head, written).map_err(|_| DriverFault::Ring)?;
         self.answered = true;
         Ok(())
     }
 
-    /// Whether the driver is to be interrupted: something was given back, and the driver has not said that it looks for
-    /// itself (2.7.7.2).
+    /// Returns true if the driver wants an interrupt: a chain was returned, and the driver has not disabled interrupts
+    /// (2.7.7.2).
     pub(super) fn wants_interrupt(&self) -> bool {
         let flags = || self.memory.load::<u16>(GuestAddress(self.queue.avail_ring()), Ordering::Relaxed);
         self.answered
@@ -146,8 +146,8 @@ impl<'a> DescriptorChains<'a> {
     }
 }
 
-/// Follows a chain to its end. virtio-queue stops wherever it cannot go on, so one whose last descriptor names another is
-/// broken. No driver may make one longer than its queue (2.7.5.3.1), in an indirect table neither.
+/// Follows a chain to its end. virtio-queue stops where it cannot continue, so a chain whose last descriptor names another one
+/// is broken. A chain may not be longer than its queue (2.7.5.3.1), in an indirect table too.
 fn check(chain: virtio_queue::DescriptorChain<&Reachable>, head: u16, most: u16) -> Result<(), DriverFault> {
     let (mut length, mut writes, mut ended) = (0, false, false);
     for descriptor in chain {

@@ -37,11 +37,11 @@ struct SavedRings {
 }
 
 /// Returns the state of `transport` and of its service.
-pub(super) fn save(transport: &Transport) -> Vec<u8> {
+pub(super) fn save(transport: &Transport) -> Option<Vec<u8>> {
     let queues = transport.seats.iter().map(SavedQueue::new).collect();
-    let mut bytes = to_bytes(&Saved { registers: transport.registers, queues });
+    let mut bytes = to_bytes(&Saved { registers: transport.registers, queues })?;
     bytes.extend(transport.service.save());
-    bytes
+    Some(bytes)
 }
 
 /// Restores the result of [`save`].

@@ -1,11 +1,10 @@
-//! Virtio over MMIO (4.2): the registers by which a driver finds a device, agrees with it, and tells it of requests.
+//! Virtio over MMIO (4.2): registers for discovery, feature negotiation and notification.
 //!
-//! Only the registers of version 2 are here, no legacy interface. A device is this transport with a [`VirtioDevice`] behind it:
-//! what kind of device it is, and what it does with its queues. Requests are served in the thread that writes QueueNotify,
-//! before the vCPU goes on: no thread, no order but the driver's.
+//! The registers are those of version 2; there is no legacy interface. A [`VirtioDevice`] implements the kind of device. Requests
+//! are served on the thread of the vCPU that writes QueueNotify, before it continues.
 //!
-//! A driver may do anything. MmioRegisters take aligned accesses of 4 bytes and ignore others (4.2.2.2); what may not be changed
-//! now stays as it is; and a driver that breaks a rule of the queues finds DEVICE_NEEDS_RESET in the status.
+//! Registers take aligned accesses of 4 bytes and ignore others (4.2.2.2). A write that is not allowed now is ignored. A driver
+//! that breaks a rule of the queues finds DEVICE_NEEDS_RESET in the status.
 
 use std::io;
 
@@ -25,22 +24,22 @@ use crate::devices::device::{Action, Device, Guest, InputStatus, StateMismatch};
 use crate::devices::irq::IrqLine;
 use crate::spec::virtio::WINDOW_LENGTH;
 
-/// "virt", little-endian.
+/// Magic value: "virt", little-endian.
 const MAGIC: u32 = 0x7472_6976;
-/// The only version that is not legacy.
+/// Version of the registers; 1 is legacy.
 const VERSION: u32 = 2;
-/// "VMM ", little-endian. Drivers do not ask for it.
+/// Vendor ID: "VMM ", little-endian. Drivers do not check it.
 const VENDOR: u32 = 0x204d_4d56;
-/// What the transport offers for every device: version 1 of the specification, and indirect descriptors.
+/// Features of the transport: version 1 of the specification, and indirect descriptors.
 const FEATURES: u64 = 1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_INDIRECT_DESC;
-/// The status bits that a driver may set. It clears none but all of them (2.1.1).
+/// Status bits that a driver may set. It can only clear all of them at once (2.1.1).
 const DRIVERS_BITS: u32 = VIRTIO_CONFIG_S_ACKNOWLEDGE
     | VIRTIO_CONFIG_S_DRIVER
     | VIRTIO_CONFIG_S_FEATURES_OK
     | VIRTIO_CONFIG_S_DRIVER_OK
     | VIRTIO_CONFIG_S_FAILED;
 
-/// A virtio device.
+/// Virtio device: transport and kind.
 pub(super) struct Transport {
     pub(super) service: Box<dyn VirtioDevice>,
     memory: Reachable,
@@ -50,12 +49,12 @@ pub(super) struct Transport {
     fault: Option<DriverFault>,
 }
 
-/// The registers that are not of one queue.
+/// Registers other than those of a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(super) struct MmioRegisters {
     pub(super) status: u32,
     pub(super) interrupts: u32,
-    /// What the driver accepted.
+    /// Features that the driver accepted.
     pub(super) features: u64,
     pub(super) device_features_select: u32,
     pub(super) driver_features_select: u32,
@@ -63,7 +62,7 @@ pub(super) struct MmioRegisters {
 }
 
 impl Transport {
-    /// A device that does what `service` does, in `memory`, and interrupts over `line`.
+    /// A device of the kind `service`, with `memory` for its queues, that interrupts over `line`.
     pub(super) fn new(service: Box<dyn VirtioDevice>, memory: Reachable, line: IrqLine) -> Self {
         let seats = service.queues().iter().map(|most| QueueSlot::new(*most)).collect();
         Self { service, memory, line, registers: MmioRegisters::default(), seats, fault: None }
@@ -85,9 +84,9 @@ impl Transport {
             VIRTIO_MMIO_QUEUE_READY => seat.is_some_and(|seat| seat.queue.is_some()).into(),
             VIRTIO_MMIO_INTERRUPT_STATUS => self.registers.interrupts,
             VIRTIO_MMIO_STATUS => self.registers.status,
-            // There is no shared memory (4.2.2): its length is -1, and so is its place.
+            // No shared memory (4.2.2): length and address are -1.
             VIRTIO_MMIO_SHM_LEN_LOW..=VIRTIO_MMIO_SHM_BASE_HIGH => u32::MAX,
-            // The configuration never changes, so its generation does not either; the rest can only be written.
+            // The configuration never changes, so its generation is 0. All others are write-only.
             _ => 0,
         }
     }
@@ -111,7 +110,7 @@ impl Transport {
         self.seats.get(usize::try_from(self.registers.queue_select).ok()?)
     }
 
-    /// The registers that say where a queue lies. Once it is in service they are fixed (4.2.3.2).
+    /// Sets size and addresses of the selected queue. They are fixed once it is ready (4.2.3.2).
     fn place_queue(&mut self, offset: u32, value: u32) {
         let number = usize::try_from(self.registers.queue_select).unwrap_or(usize::MAX);
         let Some(seat) = self.seats.get_mut(number).filter(|seat| seat.queue.is_none()) else { return };
@@ -141,7 +140,7 @@ impl Transport {
         Ok(())
     }
 
-    /// Features are open until the driver has said FEATURES_OK (3.1.1).
+    /// Sets accepted features, until the driver sets FEATURES_OK (3.1.1).
     fn accept_features(&mut self, value: u32) {
         if self.registers.status & VIRTIO_CONFIG_S_FEATURES_OK == 0 {
             set_half(&mut self.registers.features, self.registers.driver_features_select, value);
@@ -155,7 +154,7 @@ impl Transport {
         }
         let mut status = self.registers.status | value & DRIVERS_BITS;
         let features = self.registers.features;
-        // The driver reads the bit back: if it is not set, they did not agree (2.2.2). Nothing works without version 1.
+        // The driver reads the bit back: if it is clear, negotiation failed (2.2.2). Version 1 is required.
         if features & !self.offered() != 0 || features & (1 << VIRTIO_F_VERSION_1) == 0 {
             status &= !VIRTIO_CONFIG_S_FEATURES_OK;
         }
@@ -173,7 +172,7 @@ impl Transport {
         }
     }
 
-    /// Between DRIVER_OK and trouble.
+    /// Returns true after DRIVER_OK, until an error.
     fn is_live(&self) -> bool {
         let status = self.registers.status;
         let dead = VIRTIO_CONFIG_S_NEEDS_RESET | VIRTIO_CONFIG_S_FAILED;
@@ -195,8 +194,8 @@ impl Transport {
         Ok(reception)
     }
 
-    /// Looks into a queue, and tells the driver if something was given back. A device that is not live looks into none, and
-    /// what comes of that is `idle`.
+    /// Calls `work` with the chains of a queue, then interrupts the driver if chains were returned. Returns `idle` if the device
+    /// is not live or the queue not ready.
     fn look<T>(
         &mut self,
         queue: usize,
@@ -219,7 +218,7 @@ impl Transport {
         }
     }
 
-    /// The device goes quiet, and says so (2.1.2).
+    /// Stops the device with DEVICE_NEEDS_RESET (2.1.2).
     fn fail(&mut self, fault: DriverFault) -> io::Result<()> {
         self.fault.get_or_insert(fault);
         self.registers.status |= VIRTIO_CONFIG_S_NEEDS_RESET;
@@ -252,7 +251,7 @@ impl Device for Transport {
             return Ok(Action::Continue);
         }
         if offset == VIRTIO_MMIO_INTERRUPT_STATUS {
-            // Without interrupts this is where a driver looks for news.
+            // A driver without interrupts polls this register.
             self.fetch_input()?;
         }
         match <&mut [u8; 4]>::try_from(&mut *data) {
@@ -280,7 +279,7 @@ impl Device for Transport {
         self.fault.as_ref().map(ToString::to_string)
     }
 
-    fn save(&self) -> Vec<u8> {
+    fn save(&self) -> Option<Vec<u8>> {
         super::state::save(self)
     }
 
@@ -289,7 +288,7 @@ impl Device for Transport {
     }
 }
 
-/// Bits 0 to 31 of a number, or 32 to 63; there are no more.
+/// Returns bits 0 to 31 or 32 to 63 of a number, and 0 for higher bits.
 fn half(value: u64, select: u32) -> u32 {
     let [a, b, c, d, e, f, g, h] = value.to_le_bytes();
     match select {

@@ -38,22 +38,6 @@ pub(super) fn controllers(spec: &MachineSpec) -> Vec<SequenceStep> {
                 .why("the 8254 timer on interrupt input 0, and its speaker port"),
         ],
     };
-    if spec.interrupts == Interrupts::Pc && spec.devices.platform.kvm_testdev {
-        for (chip, base) in [(0, "0x8"), (1, "0x70")] {
-            steps.push(
-                SequenceStep::call(Call::GetIrqchip, ArgumentDirection::OutOf, value(format!("chip {chip}")))
-                    .why("a PIC as it is after reset"),
-            );
-            steps.push(
-                SequenceStep::call(
-                    Call::SetIrqchip,
-                    ArgumentDirection::Into,
-                    value(format!("chip {chip}, vectors from {base}")),
-                )
-                .why("as a BIOS leaves it: kvm-unit-tests count on that"),
-            );
-        }
-    }
     steps.push(SequenceStep::capability("KVM_CAP_X86_USER_SPACE_MSR", "whether unknown MSRs can be shown"));
     steps.push(
         SequenceStep::call(
@@ -94,6 +78,28 @@ pub(super) fn others(spec: &MachineSpec, state: &InitialState) -> Vec<SequenceSt
             steps.push(
                 SequenceStep::call(Call::SetCpuid2, ArgumentDirection::Into, given)
                     .why("a vCPU knows itself by it"),
+            );
+        }
+    }
+    steps
+}
+
+/// The PICs as a BIOS leaves them.
+pub(super) fn bios_pics(spec: &MachineSpec) -> Vec<SequenceStep> {
+    let mut steps = Vec::new();
+    if board::needs_bios_pics(spec) {
+        for (chip, base) in [(0, "0x8"), (1, "0x70")] {
+            steps.push(
+                SequenceStep::call(Call::GetIrqchip, ArgumentDirection::OutOf, value(format!("chip {chip}")))
+                    .why("a PIC as it is after reset"),
+            );
+            steps.push(
+                SequenceStep::call(
+                    Call::SetIrqchip,
+                    ArgumentDirection::Into,
+                    value(format!("chip {chip}, vectors from {base}")),
+                )
+                .why("as a BIOS leaves it: kvm-unit-tests count on that"),
             );
         }
     }

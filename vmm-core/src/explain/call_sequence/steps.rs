@@ -36,6 +36,7 @@ pub fn flow(
     steps.extend(cpuid(spec, state));
     steps.extend(mode(spec, state));
     steps.extend(interrupts::others(spec, state));
+    steps.extend(interrupts::bios_pics(spec));
     steps.extend(interrupts::lines(spec));
     steps.extend(run(spec));
     steps.extend(memory::fetch(spec, mapped));

@@ -1,4 +1,4 @@
-//! DSDT: the devices that a kernel cannot find by itself, and what switches the machine off or suspends it.
+//! DSDT: devices that a kernel cannot discover, and the sleep states S3 and S5.
 
 use acpi_tables::Aml;
 use acpi_tables::aml::{
@@ -7,25 +7,17 @@ use acpi_tables::aml::{
 use acpi_tables::sdt::Sdt;
 
 use super::{HEADER, OEM, OEM_REVISION, OEM_TABLE, bytes};
-use crate::devices::{acpi_pm, length, pc};
-use crate::spec::{DeviceAddress, Interrupts, MachineSpec, virtio};
+use crate::devices::{self, DeviceKind, DeviceSource, InstalledDevice, acpi_pm};
+use crate::spec::{BusAddress, Interrupts, MachineSpec};
 
-/// The table. Its revision is that of integers with 64 bits.
+/// Returns the table. Revision 2 has 64-bit integers.
 pub(super) fn dsdt(spec: &MachineSpec) -> Vec<u8> {
     let mut devices = Vec::new();
     for id in 0..spec.vcpus {
         devices.extend(processor(id));
     }
-    devices.extend(serial(spec).unwrap_or_default());
-    if spec.devices.platform.rtc {
-        let line = line(spec, 8);
-        devices.extend(device("RTC_", &EISAName::new("PNP0B00"), 0, ports(pc::PcDevice::Rtc), line));
-    }
-    if spec.devices.platform.fw_cfg.is_some() {
-        devices.extend(device("FWCF", &"QEMU0002", 0, ports(pc::PcDevice::FwCfg), None));
-    }
-    for index in 0..spec.devices.virtio.len() {
-        devices.extend(virtio_device(spec, index).unwrap_or_default());
+    for device in devices::installed(&spec.devices) {
+        devices.extend(of_device(spec, &device).unwrap_or_default());
     }
 
     let mut dsdt = Sdt::new(*b"DSDT", HEADER, 2, OEM, OEM_TABLE, OEM_REVISION);
@@ -39,7 +31,7 @@ pub(super) fn dsdt(spec: &MachineSpec) -> Vec<u8> {
     dsdt.as_slice().to_vec()
 }
 
-/// A CPU. Its `_UID` is the one that the MADT has for its local APIC.
+/// Returns a CPU. Its `_UID` is that of its local APIC in the MADT.
 fn processor(id: u32) -> Vec<u8> {
     // Four characters: three hexadecimal digits name 4096 CPUs.
     let name = format!("C{:03X}", id & 0xfff);
@@ -48,25 +40,40 @@ fn processor(id: u32) -> Vec<u8> {
     bytes(&Device::new(Path::new(&name), vec![&hid, &uid]))
 }
 
-/// The serial port, where it is at a port.
-fn serial(spec: &MachineSpec) -> Option<Vec<u8>> {
-    let DeviceAddress::Port(port) = spec.devices.serial?.at else { return None };
-    let registers: Box<dyn Aml> = Box::new(IO::new(port.0, port.0, 1, small(length::SERIAL)));
-    Some(device("COM1", &EISAName::new("PNP0501"), 1, registers, line(spec, 4)))
+/// Returns the description of a device of the machine; `None` for those that need none.
+fn of_device(spec: &MachineSpec, device: &InstalledDevice<'_>) -> Option<Vec<u8>> {
+    let irq = device.irqs.first().and_then(|input| line(spec, *input));
+    let registers = registers(device)?;
+    match device.source {
+        DeviceSource::BuiltIn(DeviceKind::Serial) => matches!(device.at, BusAddress::Port(_))
+            .then(|| self::device("COM1", &EISAName::new("PNP0501"), 1, registers, irq)),
+        DeviceSource::BuiltIn(DeviceKind::Rtc) => {
+            Some(self::device("RTC_", &EISAName::new("PNP0B00"), 0, registers, irq))
+        }
+        DeviceSource::BuiltIn(DeviceKind::FwCfg) => {
+            Some(self::device("FWCF", &"QEMU0002", 0, registers, None))
+        }
+        DeviceSource::Virtio(index) => {
+            let uid = u32::try_from(index).ok()?;
+            let name = format!("VR{:02X}", uid & 0xff);
+            Some(self::device(&name, &"LNRO0005", uid, registers, irq))
+        }
+        DeviceSource::BuiltIn(_) | DeviceSource::Custom(_) => None,
+    }
 }
 
-/// A virtio device: its window and its interrupt follow from its place in the list.
-fn virtio_device(spec: &MachineSpec, index: usize) -> Option<Vec<u8>> {
-    let (window, input) = (virtio::window(index)?, virtio::interrupt(index)?);
-    let start = u32::try_from(window.start().0).ok()?;
-    let size = u32::try_from(window.size()).ok()?;
-    let uid = u32::try_from(index).ok()?;
-    let name = format!("VR{:02X}", uid & 0xff);
-    let registers: Box<dyn Aml> = Box::new(Memory32Fixed::new(true, start, size));
-    Some(device(&name, &"LNRO0005", uid, registers, line(spec, input)))
+/// Returns the ports or addresses of a device; `None` beyond what the descriptors can hold.
+fn registers(device: &InstalledDevice<'_>) -> Option<Box<dyn Aml>> {
+    Some(match device.at {
+        BusAddress::Port(port) => Box::new(IO::new(port.0, port.0, 1, u8::try_from(device.length).ok()?)),
+        BusAddress::Mmio(address) => {
+            let (start, length) = (u32::try_from(address.0).ok()?, u32::try_from(device.length).ok()?);
+            Box::new(Memory32Fixed::new(true, start, length))
+        }
+    })
 }
 
-/// A device with one range of registers, and an interrupt if it has one.
+/// Returns a device with one range of registers and, if it has one, an interrupt.
 fn device(name: &str, hid: &dyn Aml, uid: u32, registers: Box<dyn Aml>, line: Option<Interrupt>) -> Vec<u8> {
     let hid = Name::new(Path::new("_HID"), hid);
     let uid = Name::new(Path::new("_UID"), &uid);
@@ -76,22 +83,8 @@ fn device(name: &str, hid: &dyn Aml, uid: u32, registers: Box<dyn Aml>, line: Op
     bytes(&Device::new(Path::new(name), vec![&hid, &uid, &resources]))
 }
 
-/// The ports of a device of the board.
-fn ports(part: pc::PcDevice) -> Box<dyn Aml> {
-    let first = match part.at() {
-        DeviceAddress::Port(port) => port.0,
-        DeviceAddress::Mmio(_) => 0,
-    };
-    Box::new(IO::new(first, first, 1, small(part.length())))
-}
-
-/// An interrupt input, edge-triggered, active high, on machines that have them.
+/// Returns an interrupt input, edge-triggered and active high; `None` on machines without an IOAPIC.
 fn line(spec: &MachineSpec, input: u32) -> Option<Interrupt> {
     let (consumer, edge, low, shared) = (true, true, false, false);
     (spec.interrupts == Interrupts::Pc).then(|| Interrupt::new(consumer, edge, low, shared, input))
-}
-
-/// The lengths of devices at ports are all below 256.
-fn small(length: u64) -> u8 {
-    u8::try_from(length).unwrap_or(u8::MAX)
 }

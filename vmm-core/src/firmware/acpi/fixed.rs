@@ -10,25 +10,25 @@ use crate::devices::{acpi_pm, rtc};
 use crate::firmware::{IOAPIC, IOAPIC_ID, LOCAL_APIC, SCI};
 use crate::spec::{Interrupts, MachineSpec};
 
-/// IAPC_BOOT_ARCH (5.2.9.3): there are devices on the board that a kernel can use without asking further.
+/// IAPC_BOOT_ARCH (5.2.9.3): legacy devices on the board.
 const LEGACY_DEVICES: u16 = 1 << 0;
-/// There is a keyboard controller.
+/// IAPC_BOOT_ARCH: keyboard controller present.
 const KEYBOARD_CONTROLLER: u16 = 1 << 1;
-/// There is no VGA.
+/// IAPC_BOOT_ARCH: no VGA.
 const NO_VGA: u16 = 1 << 2;
-/// There is no real-time clock.
+/// IAPC_BOOT_ARCH: no real-time clock.
 const NO_RTC: u16 = 1 << 5;
 
-/// A latency that means that a C-state is not there (5.2.9).
+/// Latency of a C-state that is not supported (5.2.9).
 const NO_C_STATE: u16 = 0xfff;
-/// What resets the machine, written to port 0xcf9.
+/// Value for port 0xcf9 that resets the machine.
 const RESET_VALUE: u8 = 0x06;
 
-/// The fixed hardware. SMI_CMD is 0: the machine is in ACPI mode and cannot leave it.
+/// Returns the FADT. SMI_CMD is 0: the machine is always in ACPI mode.
 pub(super) fn fadt(spec: &MachineSpec, facs: u32, dsdt: u32) -> Vec<u8> {
     let platform = &spec.devices.platform;
     let mut fadt = FADTBuilder::new(OEM, OEM_TABLE, OEM_REVISION)
-        // The two buttons are not fixed hardware.
+        // Power and sleep button are not fixed hardware.
         .flag(Flags::PwrButton)
         .flag(Flags::SlpButton)
         .flag(Flags::Wbinvd)
@@ -38,7 +38,7 @@ pub(super) fn fadt(spec: &MachineSpec, facs: u32, dsdt: u32) -> Vec<u8> {
     } else {
         fadt.flag(Flags::HwReducedAcpi)
     };
-    // Nor, without both devices, is the wake-up by the clock.
+    // Without both devices, the clock cannot wake the machine.
     if !(platform.power && platform.rtc) {
         fadt = fadt.flag(Flags::FixRtc);
     }
@@ -73,14 +73,14 @@ fn register(port: u16, width: u8, access: AccessSize) -> GAS {
     GAS::new(AddressSpace::SystemIo, width, 0, access, port.into())
 }
 
-/// MADT flags: there are two 8259s, too (5.2.12).
+/// MADT flags: two 8259s are present (5.2.12).
 const PCAT_COMPAT: u32 = 1;
 /// Interrupt flags (table 5.26): active high, level-triggered.
 const HIGH_LEVEL: u16 = 0x0d;
-/// The largest ID that an entry of one byte takes; 255 means all.
+/// Largest APIC ID of an entry with one byte; 255 means all.
 const MAX_IDS: u32 = 255;
 
-/// CPUs and interrupt controllers; `None` on a machine that has no such controllers.
+/// Returns the MADT: CPUs and interrupt controllers; `None` on a machine without controllers.
 pub(super) fn madt(spec: &MachineSpec) -> Option<Vec<u8>> {
     let pc = match spec.interrupts {
         Interrupts::None => return None,
@@ -98,7 +98,8 @@ pub(super) fn madt(spec: &MachineSpec) -> Option<Vec<u8>> {
     }
     if pc {
         entries.extend(bytes(&IoApic::new(IOAPIC_ID, IOAPIC, 0)));
-        // KVM routes each ISA interrupt to the input of its own number, the timer too. All are edge-triggered but the SCI.
+        // KVM routes each ISA interrupt to the IOAPIC input of the same number, including the timer. All but the SCI are
+        // edge-triggered.
         entries.extend(input_override(9, SCI.into(), HIGH_LEVEL));
     }
     entries.extend(NMI);
@@ -110,7 +111,7 @@ pub(super) fn madt(spec: &MachineSpec) -> Option<Vec<u8>> {
     Some(madt.as_slice().to_vec())
 }
 
-/// A CPU whose ID needs more than a byte (5.2.12.12).
+/// Returns the x2APIC entry of a CPU whose ID needs more than a byte (5.2.12.12).
 fn x2apic(id: u32) -> Vec<u8> {
     let enabled = 1u32;
     let mut entry = vec![9, 16, 0, 0];
@@ -118,7 +119,7 @@ fn x2apic(id: u32) -> Vec<u8> {
     entry
 }
 
-/// An ISA interrupt that is another input of the IOAPIC, or another kind of signal (5.2.12.5).
+/// Returns an interrupt source override: an ISA interrupt with another input or trigger mode (5.2.12.5).
 fn input_override(irq: u8, input: u32, flags: u16) -> Vec<u8> {
     let mut entry = vec![2, 10, 0, irq];
     entry.extend(input.to_le_bytes());
@@ -126,5 +127,5 @@ fn input_override(irq: u8, input: u32, flags: u16) -> Vec<u8> {
     entry
 }
 
-/// NMI at input 1 of all local APICs (5.2.12.7).
+/// Returns the entry for NMI at input 1 of all local APICs (5.2.12.7).
 const NMI: [u8; 6] = [4, 6, 0xff, 0, 0, 1];

@@ -96,6 +96,7 @@ impl Fixture {
             mmio,
             output: Output::new(io::sink()),
             receivers: Vec::new(),
+            custom: Vec::new(),
             landing: None,
             cpu: CpuTraits::of(None),
         };
@@ -182,10 +183,10 @@ fn unmapped_accesses_read_ones_or_stop() {
     test.processor.vcpu.regs.rip = 0x8123;
     let unmapped =
         |at, width, written| Some(End::Unmapped(UnmappedAccess { at, width, written, rip: 0x8123 }));
-    let port = AccessAddress::Port(Port(0x80));
+    let port = BusAddress::Port(Port(0x80));
     assert_eq!(test.serve(&pio_out(0x80, 2, &[0x34, 0x12])), unmapped(port, 2, Some(0x1234)));
     assert_eq!(test.serve(&pio_in(0x80, 4, 1)), unmapped(port, 4, None));
-    let mmio = AccessAddress::Mmio(Gpa(0x9000_0000));
+    let mmio = BusAddress::Mmio(Gpa(0x9000_0000));
     assert_eq!(test.serve(&Exit::MmioRead { address: Gpa(0x9000_0000), width: 8 }), unmapped(mmio, 8, None));
     let data = IoBytes::new(&[7]);
     assert_eq!(test.serve(&Exit::MmioWrite { address: Gpa(0x9000_0000), data }), unmapped(mmio, 1, Some(7)));

@@ -174,12 +174,12 @@ fn a_checkpoint_holds_an_overlay_that_vanishes() {
     let (_directory, path) = image(11 * 512);
     let mut driver = disk(&path, BlockAccess::Temporary);
     write_and_read_back(&mut driver);
-    let state = driver.device.save();
+    let state = driver.device.save().unwrap();
     let mut other = disk(&path, BlockAccess::Temporary);
     driver.put(DATA, &[0x11; 512]);
     request(&mut other, OUT, 0, 512);
     other.device.restore(&state).unwrap();
-    assert_eq!(other.device.save(), state);
+    assert_eq!(other.device.save().unwrap(), state);
     other.start();
     assert_eq!(request(&mut other, IN, 0, 11 * 512).0, 0);
     let mut expected = fs::read(&path).unwrap();

@@ -68,7 +68,7 @@ impl Driver {
         let memory = GuestMemory::from_ranges(&regions).unwrap();
         let read_only = [GpaRange::new(Gpa(READ_ONLY), READ_ONLY_SIZE).unwrap()];
         let pulses = Arc::new(AtomicUsize::new(0));
-        let line = IrqLine::to(Counter(Arc::clone(&pulses)));
+        let line = IrqLine::new(Counter(Arc::clone(&pulses)));
         let device = Transport::new(Box::new(service), Reachable::new(memory.clone(), &read_only), line);
         Self { memory, device, pulses, guest: TestGuest::new(), next: [(0, 0); 2] }
     }

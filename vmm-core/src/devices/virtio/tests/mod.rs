@@ -1,4 +1,4 @@
-//! The devices, driven by hand.
+//! Virtio devices with a driver that the tests control step by step.
 
 #![expect(clippy::cast_possible_truncation, reason = "the numbers of tests are small, or cut on purpose")]
 
@@ -8,4 +8,5 @@ mod driver;
 mod entropy;
 mod hostile;
 mod properties;
+mod repeatable;
 mod transport;

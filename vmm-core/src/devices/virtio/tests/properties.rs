@@ -91,9 +91,9 @@ proptest! {
             // Whatever happened: a reset, and it works.
             driver.put(0x1000, &[0; 0x6000]);
             driver.start();
-            let state = driver.device.save();
+            let state = driver.device.save().unwrap();
             driver.device.restore(&state).unwrap();
-            prop_assert_eq!(driver.device.save(), state);
+            prop_assert_eq!(driver.device.save().unwrap(), state);
         }
     }
 

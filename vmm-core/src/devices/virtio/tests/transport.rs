@@ -87,10 +87,10 @@ fn a_driver_that_looks_for_itself_is_not_interrupted() {
 fn a_checkpoint_goes_on_where_it_was_taken() {
     let mut driver = Driver::started(VirtioEntropy);
     driver.send(0, &[(0x4_0000, 16, WRITE)]);
-    let state = driver.device.save();
+    let state = driver.device.save().unwrap();
     let mut other = Driver::new(VirtioEntropy);
     other.device.restore(&state).unwrap();
-    assert_eq!(other.device.save(), state);
+    assert_eq!(other.device.save().unwrap(), state);
     assert_eq!((other.get(0x070), other.get(0x060)), (LIVE, 1));
     // The rings belong to the memory, which a checkpoint holds as well.
     driver.send(0, &[(0x4_0000, 8, WRITE)]);
@@ -101,9 +101,9 @@ fn a_checkpoint_goes_on_where_it_was_taken() {
     assert_eq!(other.used(0), [(0, 16), (1, 8)]);
 
     for damaged in [&state[..state.len() - 8], &[], &[0xff; 17 * 8]] {
-        let before = other.device.save();
+        let before = other.device.save().unwrap();
         assert!(other.device.restore(damaged).is_err());
-        assert_eq!(other.device.save(), before);
+        assert_eq!(other.device.save().unwrap(), before);
     }
 }
 

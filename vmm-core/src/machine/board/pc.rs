@@ -1,0 +1,20 @@
+//! State that a PC's BIOS leaves in the interrupt controllers, for guests that count on it.
+
+use kvm_sys_wrap::Vm;
+
+use crate::machine::error::Error;
+use crate::spec::{Interrupts, MachineSpec};
+
+/// First vectors of the two PICs as a BIOS sets them.
+const PIC_VECTORS: (u8, u8) = (0x08, 0x70);
+
+/// Returns true if the PICs need their BIOS state: kvm-unit-tests, which the test device stands for, do not set them up.
+pub(crate) fn needs_bios_pics(spec: &MachineSpec) -> bool {
+    spec.interrupts == Interrupts::Pc && spec.devices.platform.kvm_testdev
+}
+
+/// Sets the PICs up as a BIOS does.
+pub(super) fn init_pics(vm: &Vm) -> Result<(), Error> {
+    let (master, slave) = PIC_VECTORS;
+    Ok(vm.init_pics(master, slave)?)
+}
