@@ -34,7 +34,7 @@ use std::path::{Path, PathBuf};
 
 use vmm_core::Gpa;
 use vmm_core::spec::mode::Mode;
-use vmm_loader::Loading;
+use vmm_loader::LoadPolicy;
 use vmm_loader::boot::Protocol;
 
 use crate::diagnostic::{Diagnostic, Diagnostics, Location};
@@ -70,7 +70,7 @@ pub struct Config {
     /// Further files for guest memory, in the order of the TOML file.
     pub loads: Vec<File>,
     /// Method of loading the files into guest memory.
-    pub loading: Loading,
+    pub loading: LoadPolicy,
     /// Expectations for the end of the run; `None` without `[expect]`.
     pub expect: Option<Expect>,
     /// Test cases; `None` without `[test]`.

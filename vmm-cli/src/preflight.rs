@@ -175,7 +175,7 @@ fn stack(moment: &GuestState<'_>, prepared: &Prepared) -> Option<(String, &'stat
     let code = |plan: &LoadPlan| {
         plan.segments().iter().any(|segment| {
             let range = segment.phys.0..segment.phys.0.saturating_add(segment.mem_size);
-            range.contains(&gpa.0) && segment.access.execute && !segment.access.write
+            range.contains(&gpa.0) && segment.flags.execute && !segment.flags.write
         })
     };
     let guest = matches!(placed.owner, RangeOwner::Guest(_));

@@ -17,7 +17,7 @@ use vmm_core::spec::{
     PinnedAddresses, PlatformSpec, Register, SerialSpec, UnmappedPolicy, VirtioSpec,
 };
 use vmm_core::{Gpa, Gva, Port};
-use vmm_loader::Loading;
+use vmm_loader::LoadPolicy;
 
 const EVERY_KEY: &str = r#"
 mode = "long"
@@ -346,7 +346,7 @@ fn the_files() {
     assert_eq!(config.guest.path, Path::new("dir/build/guest-long.elf"));
     assert_eq!(config.guest.kind, FileKind::Elf { base: Some(Gpa(0x10_0000)) });
     assert_eq!(config.entry, EntryChoice::Symbol("_start".to_owned()));
-    assert_eq!(config.loading, Loading::Map);
+    assert_eq!(config.loading, LoadPolicy::Map);
     assert_eq!(config.loads[0].path, Path::new("/data/blob.bin"));
     assert_eq!(config.loads[0].kind, FileKind::Flat { address: Gpa(0x5_0000) });
     assert_eq!(config.loads[1].path, Path::new("dir/extra.elf"));

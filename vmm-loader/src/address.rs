@@ -41,7 +41,7 @@ impl NamedRange {
 
 impl fmt::Display for NamedRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} at {}", self.name, Span(&self.range))
+        write!(f, "{} at {}", self.name, DisplayRange(&self.range))
     }
 }
 
@@ -55,9 +55,9 @@ pub(crate) fn first_overlap(mut ranges: Vec<NamedRange>) -> Option<(NamedRange, 
 }
 
 /// Prints a physical range as `0x1000..0x2000`.
-pub(crate) struct Span<'a>(pub &'a Range<GuestAddress>);
+pub(crate) struct DisplayRange<'a>(pub &'a Range<GuestAddress>);
 
-impl fmt::Display for Span<'_> {
+impl fmt::Display for DisplayRange<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:#x}..{:#x}", self.0.start.0, self.0.end.0)
     }
@@ -65,9 +65,9 @@ impl fmt::Display for Span<'_> {
 
 /// Prints a number of bytes in the largest unit that leaves no rest: `64 KiB`, `100 bytes`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Size(pub u64);
+pub(crate) struct ByteSize(pub u64);
 
-impl fmt::Display for Size {
+impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const UNITS: [(u64, &str); 6] = [
             (1 << 60, "EiB"),
@@ -97,7 +97,8 @@ mod tests {
 
     #[test]
     fn sizes_print_in_the_largest_unit_that_fits() {
-        let printed = [0, 1, 1023, 1024, 1025, 65536, 3 << 20, 1 << 52].map(|bytes| Size(bytes).to_string());
+        let printed =
+            [0, 1, 1023, 1024, 1025, 65536, 3 << 20, 1 << 52].map(|bytes| ByteSize(bytes).to_string());
         assert_eq!(
             printed,
             ["0 bytes", "1 byte", "1023 bytes", "1 KiB", "1025 bytes", "64 KiB", "3 MiB", "4 PiB"]

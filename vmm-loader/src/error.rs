@@ -2,15 +2,15 @@
 
 use thiserror::Error;
 
-use crate::base::BaseError;
-use crate::dynamic::DynamicError;
+use crate::bounds::BoundsError;
+use crate::elf::base::BaseError;
+use crate::elf::dynamic::DynamicError;
+use crate::elf::header::HeaderError;
+use crate::elf::pt_load::SegmentError;
+use crate::elf::relocate::RelocationError;
 use crate::entry::EntryError;
-use crate::fit::FitError;
 use crate::flat::FlatError;
-use crate::header::HeaderError;
-use crate::place::PlaceError;
-use crate::pt_load::SegmentError;
-use crate::relocate::RelocationError;
+use crate::load::WriteError;
 
 /// Why a file cannot be loaded.
 #[derive(Debug, Error)]
@@ -23,7 +23,7 @@ pub enum LoadError {
     Segment(#[from] SegmentError),
     /// The file needs a dynamic linker.
     #[error(transparent)]
-    Dynamic(#[from] DynamicError),
+    DynamicSection(#[from] DynamicError),
     /// The file cannot go to the base asked for.
     #[error(transparent)]
     Base(#[from] BaseError),
@@ -38,10 +38,10 @@ pub enum LoadError {
     Entry(#[from] EntryError),
     /// The plan does not fit into memory or beside another one.
     #[error(transparent)]
-    Fit(#[from] FitError),
+    Fit(#[from] BoundsError),
     /// The plan could not be carried out.
     #[error(transparent)]
-    Place(#[from] PlaceError),
+    Place(#[from] WriteError),
 }
 
 impl LoadError {
@@ -51,7 +51,7 @@ impl LoadError {
         match self {
             Self::Header(error) => error.help(),
             Self::Segment(error) => error.help(),
-            Self::Dynamic(error) => error.help(),
+            Self::DynamicSection(error) => error.help(),
             Self::Base(error) => error.help(),
             Self::Relocation(error) => error.help(),
             Self::Entry(error) => error.help(),

@@ -5,11 +5,11 @@
 use thiserror::Error;
 use vm_memory::GuestAddress;
 
-use crate::address::{PHYSICAL_END, Size, VirtAddr};
+use crate::address::{ByteSize, PHYSICAL_END, VirtAddr};
 use crate::bytes::length;
 use crate::error::LoadError;
-use crate::plan::{Kind, LoadPlan};
-use crate::segment::{Access, Segment};
+use crate::plan::{ImageKind, LoadPlan};
+use crate::segment::{Segment, SegmentFlags};
 use crate::symbols::Symbols;
 
 /// Why bytes cannot be loaded as they are.
@@ -19,7 +19,7 @@ pub enum FlatError {
     #[error("the file is empty")]
     Empty,
     /// The end is above the 52 bits of a physical address.
-    #[error("{} at {:#x} would end after {:#x}, the last physical address there is", Size(*.size), .address.0, PHYSICAL_END - 1)]
+    #[error("{} at {:#x} would end after {:#x}, the last physical address there is", ByteSize(*.size), .address.0, PHYSICAL_END - 1)]
     AddressTooHigh {
         /// Where it was to be loaded.
         address: GuestAddress,
@@ -35,7 +35,7 @@ pub enum FlatError {
 /// When the file is empty, or does not fit between the address and the end of the physical address space.
 pub fn plan(file: &[u8], address: GuestAddress) -> Result<LoadPlan, LoadError> {
     let plan = data(file, address, "")?;
-    Ok(LoadPlan { kind: Kind::Flat, entry: Some(VirtAddr(address.0)), ..plan })
+    Ok(LoadPlan { kind: ImageKind::Flat, entry: Some(VirtAddr(address.0)), ..plan })
 }
 
 /// Plans how to load bytes that nobody enters; `what` they are is for messages and maps: `module`.
@@ -60,11 +60,11 @@ pub fn data(file: &[u8], address: GuestAddress, what: &'static str) -> Result<Lo
         file_size: size,
         mem_size: size,
         align: 1,
-        access: Access::ALL,
+        flags: SegmentFlags::ALL,
     };
     Ok(LoadPlan {
         class: None,
-        kind: Kind::Raw(what),
+        kind: ImageKind::Raw(what),
         file_size: size,
         segments: vec![segment],
         relocations: Vec::new(),

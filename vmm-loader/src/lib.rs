@@ -12,7 +12,7 @@
 //! println!("{plan}");
 //!
 //! let memory: GuestMemoryMmap = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 64 << 10)])?;
-//! plan.place(&file, &memory, Bss::AlreadyZero)?;
+//! plan.load(&file, &memory, Bss::AlreadyZero)?;
 //!
 //! let entry = plan.resolve_entry(&EntryChoice::File)?;
 //! assert_eq!(entry.0, 0x1000);
@@ -31,48 +31,42 @@
 //! A kernel that somebody else wrote is started through [`boot`]: by the boot protocol that its file asks for.
 //!
 //! The modules in reading order: the five steps of an ELF file (`header`, `pt_load`, `dynamic` with `base`, `relocate`,
-//! `symtab`), [`elf`] which takes them, [`flat`], the plan (`plan`, `symbols`, `entry`, `fit`), and what carries it out
-//! (`place`, `way`).
+//! `symtab`), [`elf`] which takes them, [`flat`], the plan (`plan`, `symbols`, `entry`, `bounds`), and what carries it out
+//! (`load`, `load_strategy`).
 #![forbid(unsafe_code)]
 
-mod address;
-mod base;
 pub mod boot;
-mod bytes;
-mod class;
-mod dynamic;
 pub mod elf;
+pub mod flat;
+
+mod address;
+mod bounds;
+mod bytes;
 mod entry;
 mod error;
-mod fit;
-pub mod flat;
-mod header;
-mod notes;
-mod place;
+mod load;
+mod load_strategy;
 mod plan;
-mod pt_load;
-mod relocate;
+mod protocol;
 mod segment;
 mod symbols;
-mod symtab;
-mod way;
 
 pub use address::{NamedRange, PHYSICAL_END, VirtAddr};
-pub use base::{BaseError, DEFAULT_BASE};
-pub use class::ElfClass;
-pub use dynamic::DynamicError;
+pub use bounds::{BoundsError, check_overlap};
 pub use elf::ElfOptions;
+pub use elf::base::{BaseError, DEFAULT_BASE};
+pub use elf::class::ElfClass;
+pub use elf::dynamic::DynamicError;
+pub use elf::header::{HeaderError, is_elf};
+pub use elf::notes::config_note;
+pub use elf::pt_load::{MAX_SEGMENTS, SegmentError, SegmentProblem};
+pub use elf::relocate::{Relocation, RelocationError, RelocationValue};
+pub use elf::symtab::SymbolTableError;
 pub use entry::{EntryChoice, EntryError};
 pub use error::LoadError;
-pub use fit::{FitError, check_overlap};
 pub use flat::FlatError;
-pub use header::{HeaderError, is_elf};
-pub use notes::configuration;
-pub use place::{Bss, PlaceError};
-pub use plan::{Kind, LoadPlan, Note};
-pub use pt_load::{MAX_SEGMENTS, Problem as SegmentProblem, SegmentError};
-pub use relocate::{Relocation, RelocationError, Word};
-pub use segment::{Access, Segment};
+pub use load::{Bss, WriteError};
+pub use load_strategy::{CopyReason, LoadMethod, LoadPolicy, MAP_THRESHOLD, MappedPart};
+pub use plan::{ImageKind, LoadPlan, PlanNote};
+pub use segment::{Segment, SegmentFlags};
 pub use symbols::{Symbol, SymbolError, SymbolKind, Symbols};
-pub use symtab::SymbolTableError;
-pub use way::{Because, Loading, MAP_FROM, MappedPart, Way};

@@ -9,16 +9,16 @@ use std::fmt;
 use thiserror::Error;
 use vm_memory::GuestAddress;
 
-use crate::address::{NamedRange, Size, Span, VirtAddr};
-use crate::class::ElfClass;
-use crate::relocate::Relocation;
+use crate::address::{ByteSize, DisplayRange, NamedRange, VirtAddr};
+use crate::elf::class::ElfClass;
+use crate::elf::relocate::Relocation;
+use crate::elf::symtab::SymbolTableError;
 use crate::segment::Segment;
 use crate::symbols::{Symbol, Symbols};
-use crate::symtab::SymbolTableError;
 
 /// What kind of file a plan was made from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ImageKind {
     /// An ELF file linked to fixed addresses (ET_EXEC).
     Executable,
     /// An ELF file that runs at any address (ET_DYN), and the one it was given.
@@ -34,9 +34,9 @@ pub enum Kind {
 
 /// Something that does not keep a file from loading, but that its owner should know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum Note {
+pub enum PlanNote {
     /// PT_TLS: nobody sets up a thread pointer on a bare machine.
-    #[error("{} of thread-local storage (PT_TLS): the guest has to set it up itself", Size(*.0))]
+    #[error("{} of thread-local storage (PT_TLS): the guest has to set it up itself", ByteSize(*.0))]
     ThreadLocalStorage(u64),
     /// The file has a symbol table that cannot be read.
     #[error("no symbols: {0}")]
@@ -47,13 +47,13 @@ pub enum Note {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoadPlan {
     pub(crate) class: Option<ElfClass>,
-    pub(crate) kind: Kind,
+    pub(crate) kind: ImageKind,
     pub(crate) file_size: u64,
     pub(crate) segments: Vec<Segment>,
     pub(crate) relocations: Vec<Relocation>,
     pub(crate) entry: Option<VirtAddr>,
     pub(crate) symbols: Symbols,
-    pub(crate) notes: Vec<Note>,
+    pub(crate) notes: Vec<PlanNote>,
 }
 
 impl LoadPlan {
@@ -65,7 +65,7 @@ impl LoadPlan {
 
     /// What kind of file it is.
     #[must_use]
-    pub const fn kind(&self) -> Kind {
+    pub const fn kind(&self) -> ImageKind {
         self.kind
     }
 
@@ -101,7 +101,7 @@ impl LoadPlan {
 
     /// What the file's owner should know.
     #[must_use]
-    pub fn notes(&self) -> &[Note] {
+    pub fn notes(&self) -> &[PlanNote] {
         &self.notes
     }
 
@@ -114,9 +114,9 @@ impl LoadPlan {
     /// A segment's range, under the name that suits the kind of file.
     pub(crate) fn named_range(&self, segment: &Segment) -> NamedRange {
         match self.kind {
-            Kind::Executable | Kind::StaticPie { .. } => segment.named_range(),
-            Kind::Flat => NamedRange { name: "flat binary".to_owned(), range: segment.physical() },
-            Kind::Raw(what) => NamedRange { name: what.to_owned(), range: segment.physical() },
+            ImageKind::Executable | ImageKind::StaticPie { .. } => segment.named_range(),
+            ImageKind::Flat => NamedRange { name: "flat binary".to_owned(), range: segment.phys_range() },
+            ImageKind::Raw(what) => NamedRange { name: what.to_owned(), range: segment.phys_range() },
         }
     }
 
@@ -148,14 +148,14 @@ impl fmt::Display for LoadPlan {
             write!(f, "{class} ")?;
         }
         match self.kind {
-            Kind::Executable => write!(f, "executable")?,
-            Kind::StaticPie { base } => write!(f, "static PIE at {:#x}", base.0)?,
-            Kind::Flat => write!(f, "flat binary")?,
-            Kind::Raw(what) => f.write_str(what)?,
+            ImageKind::Executable => write!(f, "executable")?,
+            ImageKind::StaticPie { base } => write!(f, "static PIE at {:#x}", base.0)?,
+            ImageKind::Flat => write!(f, "flat binary")?,
+            ImageKind::Raw(what) => f.write_str(what)?,
         }
         match self.entry {
             Some(entry) => write!(f, ", entry {entry}")?,
-            None if matches!(self.kind, Kind::Raw(_)) => {}
+            None if matches!(self.kind, ImageKind::Raw(_)) => {}
             None => write!(f, ", no entry")?,
         }
         match self.entry.and_then(|entry| self.symbol_at(entry)) {
@@ -167,7 +167,7 @@ impl fmt::Display for LoadPlan {
         for note in &self.notes {
             write!(f, "\n  note: {note}")?;
         }
-        if matches!(self.kind, Kind::Raw(_)) {
+        if matches!(self.kind, ImageKind::Raw(_)) {
             return Ok(());
         }
         let count = |number: usize, of: &str| format!("{number} {of}{}", if number == 1 { "" } else { "s" });
@@ -183,11 +183,11 @@ impl LoadPlan {
         rows.extend(self.segments.iter().map(|segment| {
             [
                 segment.index.to_string(),
-                segment.access.to_string(),
-                Span(&segment.physical()).to_string(),
+                segment.flags.to_string(),
+                DisplayRange(&segment.phys_range()).to_string(),
                 segment.virt.to_string(),
-                Size(segment.mem_size).to_string(),
-                Size(segment.file_size).to_string(),
+                ByteSize(segment.mem_size).to_string(),
+                ByteSize(segment.file_size).to_string(),
                 format!("{:#x}", segment.file_offset),
             ]
         }));

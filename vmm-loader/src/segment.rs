@@ -32,12 +32,12 @@ pub struct Segment {
     /// Required alignment in bytes, a power of two; 1 for none.
     pub align: u64,
     /// What the guest means to do with it. Page tables may honour that; the loader does not enforce it.
-    pub access: Access,
+    pub flags: SegmentFlags,
 }
 
 /// A segment's permissions (`p_flags`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Access {
+pub struct SegmentFlags {
     /// PF_R.
     pub read: bool,
     /// PF_W.
@@ -46,12 +46,12 @@ pub struct Access {
     pub execute: bool,
 }
 
-impl Access {
+impl SegmentFlags {
     /// Readable, writable and executable, as a flat binary has to be.
     pub const ALL: Self = Self { read: true, write: true, execute: true };
 }
 
-impl fmt::Display for Access {
+impl fmt::Display for SegmentFlags {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let letter = |set, letter| if set { letter } else { '-' };
         write!(f, "{}{}{}", letter(self.read, 'r'), letter(self.write, 'w'), letter(self.execute, 'x'))
@@ -61,7 +61,7 @@ impl fmt::Display for Access {
 impl Segment {
     /// The physical range, from the first address up to, not including, the end.
     #[must_use]
-    pub fn physical(&self) -> Range<GuestAddress> {
+    pub fn phys_range(&self) -> Range<GuestAddress> {
         self.phys..GuestAddress(self.phys.0.saturating_add(self.mem_size))
     }
 
@@ -82,6 +82,6 @@ impl Segment {
     /// Its physical range under the name that messages and memory maps use.
     #[must_use]
     pub fn named_range(&self) -> NamedRange {
-        NamedRange { name: format!("segment {} ({})", self.index, self.access), range: self.physical() }
+        NamedRange { name: format!("segment {} ({})", self.index, self.flags), range: self.phys_range() }
     }
 }

@@ -1,7 +1,7 @@
 //! Reads the file that the user names: a configuration, or a kernel without one.
 //!
 //! A file whose name ends in `.toml` is a configuration. Any other file is a configuration if it parses as TOML, and
-//! otherwise a kernel, whose configuration is an ELF note ([`vmm_loader::configuration`]) or a default of two lines.
+//! otherwise a kernel, whose configuration is an ELF note ([`vmm_loader::config_note`]) or a default of two lines.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
@@ -105,7 +105,7 @@ fn note(path: &Path, start: &[u8]) -> io::Result<Option<String>> {
     }
     let is_whole = u64::try_from(start.len()).is_ok_and(|length| length <= MAX_SIZE);
     let mapped = if is_whole { None } else { MappedFile::new(File::open(path)?, path)? };
-    let found = vmm_loader::configuration(mapped.as_ref().map_or(start, MappedFile::bytes));
+    let found = vmm_loader::config_note(mapped.as_ref().map_or(start, MappedFile::bytes));
     let text = found.map(|note| String::from_utf8_lossy(note).into_owned());
     if let Some(mapped) = &mapped {
         mapped.check().map_err(io::Error::other)?;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 use vmm_core::spec::gpa_range::ByteSize;
-use vmm_loader::{MappedPart, Segment, Way};
+use vmm_loader::{LoadMethod, MappedPart, Segment};
 
 use super::hex;
 
@@ -32,13 +32,13 @@ struct MappedExtent {
 }
 
 /// Describes the load methods of a file's segments.
-pub(super) fn of<'a>(ways: impl Iterator<Item = (&'a Segment, Way)>) -> Vec<SegmentLoading> {
+pub(super) fn of<'a>(ways: impl Iterator<Item = (&'a Segment, LoadMethod)>) -> Vec<SegmentLoading> {
     ways.map(|(segment, way)| {
         let (mapped, because) = match way {
-            Way::Map(MappedPart { phys, file_offset, size }) => {
+            LoadMethod::Map(MappedPart { phys, file_offset, size }) => {
                 (Some(MappedExtent { start: hex(phys.0), size, file_offset: hex(file_offset) }), None)
             }
-            Way::Copy(because) => (None, Some(because.to_string())),
+            LoadMethod::Copy(because) => (None, Some(because.to_string())),
         };
         let copied = segment.file_size.saturating_sub(mapped.as_ref().map_or(0, |mapped| mapped.size));
         SegmentLoading { segment: segment.index, mapped, copied, because }

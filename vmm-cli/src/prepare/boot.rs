@@ -7,7 +7,9 @@ use vmm_core::Gpa;
 use vmm_core::firmware::{self, MapKind};
 use vmm_core::spec::mode::Mode;
 use vmm_core::spec::{MachineSpec, Register, virtio};
-use vmm_loader::boot::{self, BootError, BootPlan, HandOver, MapEntry, Options, Protocol, Rsdp, Told, Width};
+use vmm_loader::boot::{
+    self, BootError, BootHandoff, BootInfo, BootOptions, BootPlan, CodeWidth, MemoryMapEntry, Protocol, Rsdp,
+};
 use vmm_loader::{ElfOptions, NamedRange, flat};
 
 use super::file_bytes::FileBytes;
@@ -59,22 +61,24 @@ pub(super) fn plan(config: &Config, bytes: &[u8]) -> Result<Planned, Diagnostic>
     };
     let (protocol, reason, offers) = match (config.start.protocol, config.start.mode) {
         (Some(protocol), Some(_)) if protocol.is_plain() => (protocol, "`mode` is given", Vec::new()),
-        (Some(protocol), _) => (protocol, "`boot` names it", boot::detect(bytes).words()),
+        (Some(protocol), _) => (protocol, "`boot` names it", boot::detect(bytes).describe()),
         (None, _) => {
             let findings = boot::detect(bytes);
-            let offers = findings.words();
+            let offers = findings.describe();
             (findings.choose().map_err(fail)?, "the first in the order of choice", offers)
         }
     };
     let options = match file.kind {
-        FileKind::Elf { base } => Options { elf: ElfOptions { base: base.map(Into::into) }, address: None },
-        FileKind::Flat { address } => Options { address: Some(address.into()), ..Options::default() },
+        FileKind::Elf { base } => {
+            BootOptions { elf: ElfOptions { base: base.map(Into::into) }, address: None }
+        }
+        FileKind::Flat { address } => BootOptions { address: Some(address.into()), ..BootOptions::default() },
     };
     let plan = boot::plan(bytes, protocol, &options).map_err(fail)?;
     let asked = plan.width.map(|width| match width {
-        Width::Bits16 => Mode::Real,
-        Width::Bits32 => Mode::Protected,
-        Width::Bits64 => Mode::Long,
+        CodeWidth::Bits16 => Mode::Real,
+        CodeWidth::Bits32 => Mode::Protected,
+        CodeWidth::Bits64 => Mode::Long,
     });
     let mode = match (config.start.mode, asked) {
         (Some(mode), Some(asked)) if !protocol.is_plain() && mode != asked => {
@@ -138,16 +142,16 @@ pub(super) fn hand_over(
     let taken: Vec<NamedRange> = loads.iter().flat_map(|file| file.plan.ranges()).collect();
     let rsdp = rsdp(machine);
     let command_line = command_line(config, machine, plan.is_linux);
-    let for_modules: Vec<boot::Module<'_>> = modules
+    let for_modules: Vec<boot::BootModule<'_>> = modules
         .iter()
-        .map(|file| boot::Module {
+        .map(|file| boot::BootModule {
             size: u64::try_from(file.bytes.len()).unwrap_or(u64::MAX),
             command_line: file.module.command_line.as_deref().unwrap_or(&file.name),
         })
         .collect();
-    let told = Told {
-        memory: &map,
-        taken: &taken,
+    let told = BootInfo {
+        memory_map: &map,
+        reserved: &taken,
         file_name: &name,
         command_line: &command_line,
         modules: &for_modules,
@@ -156,8 +160,8 @@ pub(super) fn hand_over(
     let fail = |error: &dyn std::fmt::Display, help| {
         config.error_at("guest", format!("{}{error}", config.guest_prefix())).with_help(help)
     };
-    let HandOver { image, blobs, modules: places, registers, summary } =
-        plan.hand_over(&bytes, &told).map_err(|error| fail(&error, error.help()))?;
+    let BootHandoff { image, blobs, modules: places, registers, summary } =
+        plan.handoff(&bytes, &told).map_err(|error| fail(&error, error.help()))?;
     boot.told = summary;
     for (register, value) in registers {
         let register = match register {
@@ -221,13 +225,13 @@ pub(super) fn note(config: &Config, protocol: Protocol) -> Option<Diagnostic> {
 }
 
 /// The machine's memory map in the loader's words.
-fn memory_map(machine: &MachineSpec) -> Vec<MapEntry> {
-    let entry = |entry: firmware::MapEntry| MapEntry {
+fn memory_map(machine: &MachineSpec) -> Vec<MemoryMapEntry> {
+    let entry = |entry: firmware::MapEntry| MemoryMapEntry {
         start: entry.span.start().into(),
         size: entry.span.size(),
         kind: match entry.kind {
-            MapKind::Usable => boot::MapKind::Usable,
-            MapKind::Reserved => boot::MapKind::Reserved,
+            MapKind::Usable => boot::MemoryMapKind::Usable,
+            MapKind::Reserved => boot::MemoryMapKind::Reserved,
         },
     };
     firmware::memory_map(machine).into_iter().map(entry).collect()

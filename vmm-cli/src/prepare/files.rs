@@ -9,7 +9,7 @@ use vmm_core::layout::LayoutEntry;
 use vmm_core::machine::image::GuestImage;
 use vmm_core::spec::gpa_range::GpaRange;
 use vmm_core::spec::{MachineSpec, MemoryBacking, MemoryRegion};
-use vmm_loader::{Because, Bss, LoadPlan, Loading, MappedPart, Segment, VirtAddr, Way};
+use vmm_loader::{Bss, CopyReason, LoadMethod, LoadPlan, LoadPolicy, MappedPart, Segment, VirtAddr};
 
 use super::file_bytes::FileBytes;
 use crate::source_lines::SourceLines;
@@ -24,7 +24,7 @@ pub(super) struct Loaded {
     pub(super) plan: LoadPlan,
     pub(super) lines: SourceLines,
     /// How each segment gets into memory.
-    pub(super) ways: Vec<Way>,
+    pub(super) ways: Vec<LoadMethod>,
 }
 
 impl Loaded {
@@ -35,18 +35,18 @@ impl Loaded {
     /// The parts that are mapped.
     fn mapped(&self) -> impl Iterator<Item = MappedPart> {
         self.ways.iter().filter_map(|way| match way {
-            Way::Map(part) => Some(*part),
-            Way::Copy(_) => None,
+            LoadMethod::Map(part) => Some(*part),
+            LoadMethod::Copy(_) => None,
         })
     }
 }
 
 /// How a segment gets into the memory of a machine.
-fn way(segment: &Segment, bytes: &FileBytes, loading: Loading, memory: &[MemoryRegion]) -> Way {
-    let way = segment.way(loading);
-    let Way::Map(MappedPart { phys, size, .. }) = way else { return way };
+fn way(segment: &Segment, bytes: &FileBytes, loading: LoadPolicy, memory: &[MemoryRegion]) -> LoadMethod {
+    let way = segment.load_method(loading);
+    let LoadMethod::Map(MappedPart { phys, size, .. }) = way else { return way };
     if bytes.mapped().is_none() {
-        return Way::Copy(Because::NoMapping);
+        return LoadMethod::Copy(CopyReason::NoMapping);
     }
     let end = phys.0.saturating_add(size);
     let holds = |region: &&MemoryRegion| {
@@ -54,14 +54,14 @@ fn way(segment: &Segment, bytes: &FileBytes, loading: Loading, memory: &[MemoryR
     };
     match memory.iter().find(holds).map(|region| region.backing) {
         Some(MemoryBacking::Anonymous) => way,
-        Some(MemoryBacking::Memfd | MemoryBacking::Hugetlb) => Way::Copy(Because::Backing),
-        None => Way::Copy(Because::SeveralRegions),
+        Some(MemoryBacking::Memfd | MemoryBacking::Hugetlb) => LoadMethod::Copy(CopyReason::Backing),
+        None => LoadMethod::Copy(CopyReason::SeveralRegions),
     }
 }
 
 impl Files {
     /// Files for the memory of `machine`.
-    pub(super) fn new(mut files: Vec<Loaded>, loading: Loading, machine: &MachineSpec) -> Self {
+    pub(super) fn new(mut files: Vec<Loaded>, loading: LoadPolicy, machine: &MachineSpec) -> Self {
         for file in &mut files {
             let segments = file.plan.segments().iter();
             file.ways = segments.map(|segment| way(segment, &file.bytes, loading, &machine.memory)).collect();
@@ -70,7 +70,7 @@ impl Files {
     }
 
     /// For each file, how its segments get into memory.
-    pub(crate) fn ways(&self) -> impl Iterator<Item = impl Iterator<Item = (&Segment, Way)>> {
+    pub(crate) fn ways(&self) -> impl Iterator<Item = impl Iterator<Item = (&Segment, LoadMethod)>> {
         self.0.iter().map(|file| file.plan.segments().iter().zip(file.ways.iter().copied()))
     }
 
@@ -156,7 +156,7 @@ impl GuestImage for Files {
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         for file in &self.0 {
             let mapped: Vec<MappedPart> = file.mapped().collect();
-            file.plan.place_around(&mapped, &file.bytes, memory, Bss::AlreadyZero)?;
+            file.plan.load_unmapped(&mapped, &file.bytes, memory, Bss::AlreadyZero)?;
             // What was copied out of a mapping is right only if the file was left alone.
             file.bytes.check()?;
         }

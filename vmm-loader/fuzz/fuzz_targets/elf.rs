@@ -13,7 +13,7 @@ const REGIONS: [(GuestAddress, usize); 2] = [(GuestAddress(0), 64 << 10), (Guest
 const PATTERN: u8 = 0xa5;
 
 fuzz_target!(|file: &[u8]| {
-    let _ = vmm_loader::configuration(file);
+    let _ = vmm_loader::config_note(file);
     // The last byte chooses a base, so that a seed is an ELF file as it is.
     let base =
         file.last().filter(|&&last| last >= 0x80).map(|&last| GuestAddress(u64::from(last & 0x7f) << 9));
@@ -32,7 +32,7 @@ fuzz_target!(|file: &[u8]| {
     for (start, size) in REGIONS {
         memory.write_slice(&vec![PATTERN; size], start).expect("the memory is there");
     }
-    let placed = plan.place(file, &memory, Bss::Zero).is_ok();
+    let placed = plan.load(file, &memory, Bss::Zero).is_ok();
     for (start, size) in REGIONS {
         let mut bytes = vec![0; size];
         memory.read_slice(&mut bytes, start).expect("the memory is there");

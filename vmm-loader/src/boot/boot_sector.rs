@@ -6,11 +6,11 @@
 use thiserror::Error;
 use vm_memory::GuestAddress;
 
+use super::boot_plan::{BootPlan, HeaderRequests, raw};
 use super::error::BootError;
-use super::plan::{BootPlan, Wishes, raw};
-use super::protocol::{Protocol, Width};
-use crate::address::Size;
+use crate::address::ByteSize;
 use crate::bytes::{length, u16_at};
+use crate::protocol::{CodeWidth, Protocol};
 
 /// Where every BIOS puts it.
 const ADDRESS: u64 = 0x7c00;
@@ -26,8 +26,8 @@ pub enum BootSectorError {
     #[error("bytes 510 and 511 are not 55 aa")]
     Signature,
     /// There is more than one sector.
-    #[error("the file has {}, and only a BIOS could load more than the first 512 bytes", Size(*.0))]
-    Size(u64),
+    #[error("the file has {}, and only a BIOS could load more than the first 512 bytes", ByteSize(*.0))]
+    ByteSize(u64),
 }
 
 impl BootSectorError {
@@ -38,7 +38,7 @@ impl BootSectorError {
             Self::Signature => {
                 Some("to run bytes as they are, use `boot = \"flat\"` with an address".to_owned())
             }
-            Self::Size(_) => Some(
+            Self::ByteSize(_) => Some(
                 "there is no BIOS here; to load all of it, use `boot = \"flat\"` with `address = 0x7c00`"
                     .to_owned(),
             ),
@@ -56,7 +56,7 @@ pub(super) fn check(file: &[u8]) -> Result<(), BootSectorError> {
     if !has_signature(file) {
         return Err(BootSectorError::Signature);
     }
-    if length(file.len()) == SIZE { Ok(()) } else { Err(BootSectorError::Size(length(file.len()))) }
+    if length(file.len()) == SIZE { Ok(()) } else { Err(BootSectorError::ByteSize(length(file.len()))) }
 }
 
 pub(super) fn plan(file: &[u8]) -> Result<BootPlan, BootError> {
@@ -65,8 +65,8 @@ pub(super) fn plan(file: &[u8]) -> Result<BootPlan, BootError> {
         protocol: Protocol::BootSector,
         image: raw("boot sector", file, (0, SIZE), ADDRESS, SIZE),
         entry: Some(GuestAddress(ADDRESS)),
-        width: Some(Width::Bits16),
+        width: Some(CodeWidth::Bits16),
         is_linux: false,
-        wishes: Wishes::None,
+        requests: HeaderRequests::None,
     })
 }

@@ -3,19 +3,19 @@
 //! Only headers are looked at here, so this is quick on files of any size; the image itself is checked when it is planned.
 
 use super::error::BootError;
-use super::foreign::{Foreign, foreign};
+use super::file_type::FileType;
 use super::multiboot::MultibootError;
 use super::multiboot2::Multiboot2Error;
-use super::protocol::Protocol;
 use super::{boot_sector, linux, multiboot, multiboot2, pvh};
+use crate::elf::header::{ElfHeaders, is_elf};
+use crate::elf::notes;
 use crate::elf::{self, ElfOptions};
 use crate::error::LoadError;
-use crate::header::{Headers, is_elf};
-use crate::notes;
+use crate::protocol::Protocol;
 
 /// One way to start a file.
 #[derive(Debug)]
-pub struct Offer {
+pub struct Candidate {
     /// The protocol.
     pub protocol: Protocol,
     /// What in the file offers it: `header at 0x1000`.
@@ -24,7 +24,7 @@ pub struct Offer {
     pub problem: Option<BootError>,
 }
 
-impl Offer {
+impl Candidate {
     fn new<T, E: Into<BootError>>(protocol: Protocol, what: String, checked: Result<T, E>) -> Self {
         Self { protocol, what, problem: checked.err().map(Into::into) }
     }
@@ -32,9 +32,9 @@ impl Offer {
 
 /// All that a file offers, the best first.
 #[derive(Debug)]
-pub struct Findings {
+pub struct Detection {
     /// The ways to start it.
-    pub offers: Vec<Offer>,
+    pub offers: Vec<Candidate>,
     /// What looks like a header and is none.
     pub damaged: Vec<BootError>,
     /// What the file is, where it offers nothing.
@@ -43,12 +43,12 @@ pub struct Findings {
 
 /// Looks at a file.
 #[must_use]
-pub fn detect(file: &[u8]) -> Findings {
+pub fn detect(file: &[u8]) -> Detection {
     let mut offers = Vec::new();
-    let headers = is_elf(file).then(|| Headers::read(file));
+    let headers = is_elf(file).then(|| ElfHeaders::read(file));
     let bzimage = linux::is_bzimage(file);
     if bzimage {
-        offers.push(Offer::new(Protocol::Linux, linux::describe(file), linux::check(file)));
+        offers.push(Candidate::new(Protocol::Linux, linux::describe(file), linux::check(file)));
     }
     // A file for another CPU may hold anything; what looks like a header for x86 in it is chance.
     let other_cpu = matches!(headers, Some(Err(_)));
@@ -57,13 +57,17 @@ pub fn detect(file: &[u8]) -> Findings {
         match multiboot2::check(file) {
             // The program inside of a disk image or a UEFI file has a header, but the whole is not that program.
             Err(error @ Multiboot2Error::NoAddresses) => damaged.push(error.into()),
-            result => offers.push(Offer::new(Protocol::Multiboot2, format!("header at {place:#x}"), result)),
+            result => {
+                offers.push(Candidate::new(Protocol::Multiboot2, format!("header at {place:#x}"), result));
+            }
         }
     }
     if let Some(place) = multiboot::find(file).filter(|_| !other_cpu && !bzimage) {
         match multiboot::check(file) {
             Err(error @ MultibootError::NoAddresses) => damaged.push(error.into()),
-            result => offers.push(Offer::new(Protocol::Multiboot, format!("header at {place:#x}"), result)),
+            result => {
+                offers.push(Candidate::new(Protocol::Multiboot, format!("header at {place:#x}"), result));
+            }
         }
     }
     let mut refusal = None;
@@ -74,10 +78,10 @@ pub fn detect(file: &[u8]) -> Findings {
                 let entry = pvh::entry(&notes);
                 let what =
                     entry.as_ref().map_or_else(|_| "note".to_owned(), |at| format!("note, entry {at:#x}"));
-                offers.push(Offer::new(Protocol::Pvh, what, entry));
+                offers.push(Candidate::new(Protocol::Pvh, what, entry));
             }
             if linux::is_vmlinux(&notes) {
-                offers.push(Offer {
+                offers.push(Candidate {
                     protocol: Protocol::Linux,
                     what: format!("vmlinux, {}", headers.class),
                     problem: None,
@@ -88,13 +92,21 @@ pub fn detect(file: &[u8]) -> Findings {
                 let problem = elf::plan(file, &ElfOptions::default()).err();
                 refusal = Some(problem.map_or(BootError::UserProgram, BootError::from));
             }
-            offers.push(Offer { protocol: Protocol::Elf, what: headers.class.to_string(), problem: None });
+            offers.push(Candidate {
+                protocol: Protocol::Elf,
+                what: headers.class.to_string(),
+                problem: None,
+            });
         }
         Some(Err(error)) => refusal = Some(LoadError::from(error).into()),
         None => {}
     }
     if boot_sector::check(file).is_ok() && offers.is_empty() {
-        offers.push(Offer { protocol: Protocol::BootSector, what: "55 aa at 510".to_owned(), problem: None });
+        offers.push(Candidate {
+            protocol: Protocol::BootSector,
+            what: "55 aa at 510".to_owned(),
+            problem: None,
+        });
     }
     if !other_cpu {
         damaged.extend(multiboot2::find_damaged(file).map(BootError::from));
@@ -102,13 +114,13 @@ pub fn detect(file: &[u8]) -> Findings {
     }
     let foreign = match refusal {
         Some(error) => Some(error),
-        None if offers.is_empty() => Some(BootError::Foreign(foreign(file))),
+        None if offers.is_empty() => Some(BootError::NotAKernel(FileType::from_bytes(file))),
         None => None,
     };
-    Findings { offers, damaged, foreign }
+    Detection { offers, damaged, foreign }
 }
 
-impl Findings {
+impl Detection {
     /// The protocol to start the file by, if the user names none.
     ///
     /// The first offer that can be taken. A plain ELF file is entered as such only where nothing in it asks for more:
@@ -119,7 +131,7 @@ impl Findings {
     pub fn choose(self) -> Result<Protocol, BootError> {
         if let Some(error) = self.foreign {
             // A header that is wrong says more than that nothing is known of the file.
-            let unknown = matches!(&error, BootError::Foreign(Foreign { is_unknown: true, .. }));
+            let unknown = matches!(&error, BootError::NotAKernel(FileType { is_unknown: true, .. }));
             return Err(self.damaged.into_iter().next().filter(|_| unknown).unwrap_or(error));
         }
         let asks_for_more = self.offers.iter().any(|offer| !offer.protocol.is_plain());
@@ -143,8 +155,8 @@ impl Findings {
 
     /// What was found, in words: `multiboot (header at 0x1000)`.
     #[must_use]
-    pub fn words(&self) -> Vec<String> {
-        let offers = self.offers.iter().map(|Offer { protocol, what, problem }| match problem {
+    pub fn describe(&self) -> Vec<String> {
+        let offers = self.offers.iter().map(|Candidate { protocol, what, problem }| match problem {
             Some(problem) => format!("{protocol} ({what}), which cannot be taken: {problem}"),
             None => format!("{protocol} ({what})"),
         });

@@ -3,21 +3,21 @@
 use thiserror::Error;
 
 use super::boot_sector::BootSectorError;
-use super::foreign::Foreign;
+use super::file_type::FileType;
 use super::linux::LinuxError;
 use super::multiboot::MultibootError;
 use super::multiboot2::Multiboot2Error;
-use super::protocol::Protocol;
 use super::pvh::PvhError;
-use crate::address::Size;
+use crate::address::ByteSize;
 use crate::error::LoadError;
+use crate::protocol::Protocol;
 
 /// Why a file cannot be started, or not so.
 #[derive(Debug, Error)]
 pub enum BootError {
     /// The file is no kernel.
-    #[error("{}", .0.what)]
-    Foreign(Foreign),
+    #[error("{}", .0.description)]
+    NotAKernel(FileType),
     /// Its image cannot be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
@@ -71,7 +71,7 @@ pub enum BootError {
     #[error("{0} contains a NUL, which would end it")]
     Nul(&'static str),
     /// There is no free memory for something.
-    #[error("no free memory for {what} ({})", Size(*.size))]
+    #[error("no free memory for {what} ({})", ByteSize(*.size))]
     NoRoom {
         /// What it is.
         what: String,
@@ -85,7 +85,7 @@ impl BootError {
     #[must_use]
     pub fn help(&self) -> Option<String> {
         match self {
-            Self::Foreign(foreign) => foreign.help.clone(),
+            Self::NotAKernel(foreign) => foreign.help.clone(),
             Self::Load(error) => error.help(),
             Self::Multiboot(error) => error.help(),
             Self::Multiboot2(error) => error.help(),

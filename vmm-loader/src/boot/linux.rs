@@ -18,18 +18,18 @@ use linux_loader::bootparam::{LOADED_HIGH, XLF_KERNEL_64, setup_header};
 use thiserror::Error;
 use vm_memory::{ByteValued, GuestAddress};
 
-use super::area::FOUR_GIB;
+use super::alloc::FOUR_GIB;
+use super::boot_plan::{BootPlan, HeaderRequests, physical_entry, raw};
 use super::error::BootError;
-use super::plan::{BootPlan, Wishes, physical_entry, raw};
-use super::protocol::{Protocol, Width};
 use crate::bytes::{length, slice, u16_at, u32_at};
-use crate::class::ElfClass;
+use crate::elf::class::ElfClass;
+use crate::elf::header::{ElfHeaders, is_elf};
+use crate::elf::notes::ElfNote;
 use crate::elf::{self, ElfOptions};
 use crate::error::LoadError;
-use crate::header::{Headers, is_elf};
-use crate::notes::Note;
+use crate::protocol::{CodeWidth, Protocol};
 
-pub(super) use zero_page::hand_over;
+pub(super) use zero_page::handoff;
 
 /// Where the setup header begins in the file, and in the zero page.
 const SETUP_HEADER: u64 = 0x1f1;
@@ -101,7 +101,7 @@ impl LinuxError {
 
 /// What a kernel says about itself.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Linux {
+pub(super) struct LinuxSetup {
     /// The setup header, for the zero page.
     pub(super) header: setup_header,
     /// The longest command line, without its NUL.
@@ -111,7 +111,7 @@ pub(super) struct Linux {
 }
 
 // Numbers only: equality of them is an equivalence.
-impl Eq for Linux {}
+impl Eq for LinuxSetup {}
 
 /// Whether the file has the setup header of a bzImage.
 pub(super) fn is_bzimage(file: &[u8]) -> bool {
@@ -129,7 +129,7 @@ pub(super) fn describe(file: &[u8]) -> String {
 }
 
 /// Whether notes are those of a Linux kernel.
-pub(super) fn is_vmlinux(notes: &[Note<'_>]) -> bool {
+pub(super) fn is_vmlinux(notes: &[ElfNote<'_>]) -> bool {
     notes.iter().any(|note| {
         note.owner == b"Linux"
             || note.owner == b"Xen" && note.number == GUEST_OS && note.text() == Some("linux")
@@ -154,7 +154,7 @@ pub(super) fn plan(file: &[u8], options: &ElfOptions) -> Result<BootPlan, BootEr
     if !is_elf(file) {
         return Err(LinuxError::None.into());
     }
-    let headers = Headers::read(file).map_err(LoadError::from)?;
+    let headers = ElfHeaders::read(file).map_err(LoadError::from)?;
     if headers.class == ElfClass::Elf32 {
         return Err(LinuxError::Elf32.into());
     }
@@ -169,14 +169,14 @@ pub(super) fn plan(file: &[u8], options: &ElfOptions) -> Result<BootPlan, BootEr
         kernel_alignment: 0x100_0000,
         ..Default::default()
     };
-    let linux = Linux { header, command_line: 2047, initrd_last: 0x7fff_ffff };
+    let linux = LinuxSetup { header, command_line: 2047, initrd_last: 0x7fff_ffff };
     Ok(BootPlan {
         protocol: Protocol::Linux,
         image,
         entry: Some(entry),
-        width: Some(Width::Bits64),
+        width: Some(CodeWidth::Bits64),
         is_linux: true,
-        wishes: Wishes::Linux(linux),
+        requests: HeaderRequests::Linux(linux),
     })
 }
 
@@ -222,10 +222,10 @@ impl BzImage {
         let version = header.version;
         let has_64 = version >= V2_12 && header.xloadflags & XLF_KERNEL_64 != 0;
         let (width, entry) =
-            if has_64 { (Width::Bits64, address + STARTUP_64) } else { (Width::Bits32, address) };
+            if has_64 { (CodeWidth::Bits64, address + STARTUP_64) } else { (CodeWidth::Bits32, address) };
         // Below 4 GiB, as `read` has checked.
         header.code32_start = u32::try_from(address).unwrap_or(u32::MAX);
-        let linux = Linux {
+        let linux = LinuxSetup {
             header,
             command_line: if version >= V2_06 { header.cmdline_size } else { 255 },
             initrd_last: match header.initrd_addr_max {
@@ -240,7 +240,7 @@ impl BzImage {
             entry: Some(GuestAddress(entry)),
             width: Some(width),
             is_linux: true,
-            wishes: Wishes::Linux(linux),
+            requests: HeaderRequests::Linux(linux),
         }
     }
 }

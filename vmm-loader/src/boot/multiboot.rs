@@ -12,16 +12,16 @@ use std::ops::Range;
 use thiserror::Error;
 use vm_memory::GuestAddress;
 
-use super::area::{Area, FOUR_GIB, ONE_MIB};
-use super::block::{self, word};
+use super::alloc::{FOUR_GIB, ONE_MIB, PageAllocator};
+use super::boot_info::{BootHandoff, BootInfo};
+use super::boot_plan::{BootPlan, HeaderRequests, entry32, raw};
 use super::error::BootError;
-use super::plan::{BootPlan, Wishes, entry32, raw};
-use super::protocol::{Protocol, Register, Width};
-use super::told::{HandOver, Told};
+use super::info_builder::{self, word};
 use crate::bytes::{length, u32_at};
+use crate::elf::header::is_elf;
 use crate::elf::{self, ElfOptions};
-use crate::header::is_elf;
 use crate::plan::LoadPlan;
+use crate::protocol::{CodeWidth, Protocol, Register};
 
 /// What the header begins with.
 const MAGIC: u32 = 0x1bad_b002;
@@ -147,8 +147,15 @@ pub(super) fn plan(file: &[u8], options: &ElfOptions) -> Result<BootPlan, BootEr
         check_entry(&image, entry).map_err(MultibootError::Addresses)?;
         (image, GuestAddress(entry))
     };
-    let (protocol, width) = (Protocol::Multiboot, Some(Width::Bits32));
-    Ok(BootPlan { protocol, image, entry: Some(entry), width, is_linux: false, wishes: Wishes::None })
+    let (protocol, width) = (Protocol::Multiboot, Some(CodeWidth::Bits32));
+    Ok(BootPlan {
+        protocol,
+        image,
+        entry: Some(entry),
+        width,
+        is_linux: false,
+        requests: HeaderRequests::None,
+    })
 }
 
 /// Addresses in a header, of either Multiboot: where the bytes of the file go.
@@ -201,7 +208,7 @@ impl Addresses {
 
 /// An entry outside of the image leads nowhere.
 pub(super) fn check_entry(image: &LoadPlan, entry: u64) -> Result<(), &'static str> {
-    let inside = image.segments().iter().any(|segment| segment.physical().contains(&GuestAddress(entry)));
+    let inside = image.segments().iter().any(|segment| segment.phys_range().contains(&GuestAddress(entry)));
     if inside { Ok(()) } else { Err("the entry is outside of what is loaded") }
 }
 
@@ -215,14 +222,14 @@ const INFO_LOADER: u32 = 1 << 9;
 const INFO_SIZE: u32 = 116;
 
 /// The information structure, with all that it points to behind it.
-pub(super) fn hand_over(image: LoadPlan, told: &Told<'_>) -> Result<HandOver, BootError> {
-    let mut area = Area::new(told.memory, told.taken, &image.ranges());
-    let modules = place_modules(&mut area, &image, told)?;
+pub(super) fn handoff(image: LoadPlan, boot_info: &BootInfo<'_>) -> Result<BootHandoff, BootError> {
+    let mut area = PageAllocator::new(boot_info.memory_map, boot_info.reserved, &image.ranges());
+    let modules = allocate_modules(&mut area, &image, boot_info)?;
     // QEMU's way: kernels skip the first word as the name of the program.
-    let command_line = [told.file_name, told.command_line].join(" ").trim_end().to_owned();
+    let command_line = [boot_info.file_name, boot_info.command_line].join(" ").trim_end().to_owned();
     let (lower, upper) = (area.kib_from(0).min(640), area.kib_from(ONE_MIB));
 
-    let info = block::build(&mut area, "multiboot information", |block| {
+    let info = info_builder::build(&mut area, "multiboot information", |block| {
         // The structure comes first and its pointers are filled in when what they point to has been written.
         block.u32(INFO_MEMORY | INFO_COMMAND_LINE | INFO_MODULES | INFO_MEMORY_MAP | INFO_LOADER);
         block.u32(lower);
@@ -231,7 +238,7 @@ pub(super) fn hand_over(image: LoadPlan, told: &Told<'_>) -> Result<HandOver, Bo
             block.u32(0);
         }
         let map = block.here();
-        for entry in told.memory {
+        for entry in boot_info.memory_map {
             // The size of an entry does not count itself.
             block.u32(20);
             block.u64(entry.start.0);
@@ -239,7 +246,8 @@ pub(super) fn hand_over(image: LoadPlan, told: &Told<'_>) -> Result<HandOver, Bo
             block.u32(entry.kind.e820());
         }
         let map_length = block.here().wrapping_sub(map);
-        let texts: Vec<u32> = told.modules.iter().map(|module| block.text(module.command_line)).collect();
+        let texts: Vec<u32> =
+            boot_info.modules.iter().map(|module| block.text(module.command_line)).collect();
         block.align(4);
         let list = block.here();
         for (range, text) in modules.iter().zip(texts) {
@@ -262,8 +270,8 @@ pub(super) fn hand_over(image: LoadPlan, told: &Told<'_>) -> Result<HandOver, Bo
         format!("EAX = {IN_EAX:#x}, EBX = {:#x}: the information structure", info.address.0),
         format!("mem_lower {lower} KiB, mem_upper {upper} KiB"),
     ];
-    summary.extend(common_summary(told, &command_line, &modules));
-    Ok(HandOver {
+    summary.extend(common_summary(boot_info, &command_line, &modules));
+    Ok(BootHandoff {
         image,
         modules: modules.iter().map(|range| range.start).collect(),
         registers: vec![(Register::Rax, IN_EAX), (Register::Rbx, info.address.0)],
@@ -273,32 +281,34 @@ pub(super) fn hand_over(image: LoadPlan, told: &Told<'_>) -> Result<HandOver, Bo
 }
 
 /// Modules go behind the kernel, each on pages of its own: kernels take their header's flag 0 for granted.
-pub(super) fn place_modules(
-    area: &mut Area,
+pub(super) fn allocate_modules(
+    area: &mut PageAllocator,
     image: &LoadPlan,
-    told: &Told<'_>,
+    boot_info: &BootInfo<'_>,
 ) -> Result<Vec<Range<GuestAddress>>, BootError> {
-    let end = image.segments().iter().map(|segment| segment.physical().end.0).max().unwrap_or(0);
+    let end = image.segments().iter().map(|segment| segment.phys_range().end.0).max().unwrap_or(0);
     let floor = end.max(ONE_MIB);
-    let place = |module: &super::told::Module<'_>| {
+    let place = |module: &super::boot_info::BootModule<'_>| {
         let start = area.lowest(module.size, floor, FOUR_GIB).ok_or_else(|| BootError::NoRoom {
             what: format!("the module `{}` behind the kernel", module.command_line.escape_debug()),
             size: module.size,
         })?;
         Ok(start..GuestAddress(start.0.saturating_add(module.size)))
     };
-    told.modules.iter().map(place).collect()
+    boot_info.modules.iter().map(place).collect()
 }
 
 /// What the protocols have in common, in words.
 pub(super) fn common_summary(
-    told: &Told<'_>,
+    boot_info: &BootInfo<'_>,
     command_line: &str,
     modules: &[Range<GuestAddress>],
 ) -> Vec<String> {
-    let mut lines =
-        vec![format!("command line {command_line:?}"), format!("memory map, {} entries", told.memory.len())];
-    for (module, range) in told.modules.iter().zip(modules) {
+    let mut lines = vec![
+        format!("command line {command_line:?}"),
+        format!("memory map, {} entries", boot_info.memory_map.len()),
+    ];
+    for (module, range) in boot_info.modules.iter().zip(modules) {
         lines.push(format!("module {:#x}..{:#x} {:?}", range.start.0, range.end.0, module.command_line));
     }
     lines

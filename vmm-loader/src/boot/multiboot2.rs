@@ -13,15 +13,15 @@ mod info;
 use thiserror::Error;
 use vm_memory::GuestAddress;
 
+use super::boot_plan::{BootPlan, HeaderRequests, entry32};
 use super::error::BootError;
 use super::multiboot::{Addresses, check_entry};
-use super::plan::{self, BootPlan, entry32};
-use super::protocol::{Protocol, Width};
 use crate::bytes::{slice, u16_at, u32_at};
+use crate::elf::header::is_elf;
 use crate::elf::{self, ElfOptions};
-use crate::header::is_elf;
+use crate::protocol::{CodeWidth, Protocol};
 
-pub(super) use info::hand_over;
+pub(super) use info::handoff;
 
 /// What the header begins with.
 const MAGIC: u32 = 0xe852_50d6;
@@ -115,12 +115,12 @@ pub(super) struct Header {
     /// `header_addr`, `load_addr`, `load_end_addr`, `bss_end_addr`.
     addresses: Option<[u32; 4]>,
     entry: Option<u32>,
-    wishes: Wishes,
+    requests: Multiboot2Requests,
 }
 
 /// What decides over the information.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Wishes {
+pub(super) struct Multiboot2Requests {
     /// Types that were asked for.
     requests: Vec<u32>,
 }
@@ -216,7 +216,7 @@ impl Header {
                 {
                     return Err(Multiboot2Error::UnknownRequest(*unknown));
                 }
-                self.wishes.requests.extend(requests);
+                self.requests.requests.extend(requests);
             }
             tag::ADDRESS => self.addresses = Some([word(0)?, word(1)?, word(2)?, word(3)?]),
             tag::ENTRY => self.entry = Some(word(0)?),
@@ -259,13 +259,13 @@ pub(super) fn plan(file: &[u8], options: &ElfOptions) -> Result<BootPlan, BootEr
         None if header.addresses.is_some() => return Err(Multiboot2Error::NoEntry.into()),
         None => entry32(&image)?,
     };
-    let (protocol, width) = (Protocol::Multiboot2, Some(Width::Bits32));
+    let (protocol, width) = (Protocol::Multiboot2, Some(CodeWidth::Bits32));
     Ok(BootPlan {
         protocol,
         image,
         entry: Some(entry),
         width,
         is_linux: false,
-        wishes: plan::Wishes::Multiboot2(header.wishes),
+        requests: HeaderRequests::Multiboot2(header.requests),
     })
 }

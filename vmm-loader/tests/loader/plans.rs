@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_loader::{
-    Bss, DEFAULT_BASE, ElfClass, ElfOptions, EntryChoice, Kind, LoadPlan, VirtAddr, check_overlap, elf, flat,
-    is_elf,
+    Bss, DEFAULT_BASE, ElfClass, ElfOptions, EntryChoice, ImageKind, LoadPlan, VirtAddr, check_overlap, elf,
+    flat, is_elf,
 };
 
 use crate::golden::assert_golden;
@@ -56,11 +56,11 @@ fn plans_print_as_tables() {
 fn a_program_goes_to_its_physical_addresses() {
     let image = higher_half();
     let plan = plan(&image, None);
-    assert_eq!((plan.class(), plan.kind()), (Some(ElfClass::Elf64), Kind::Executable));
+    assert_eq!((plan.class(), plan.kind()), (Some(ElfClass::Elf64), ImageKind::Executable));
 
     let memory = memory(2 << 20);
     memory.write_slice(&[0x55; 64], GuestAddress(0x10_1000)).unwrap();
-    plan.place(&image.build(), &memory, Bss::Zero).unwrap();
+    plan.load(&image.build(), &memory, Bss::Zero).unwrap();
     let mut bytes = [0; 64];
     memory.read_slice(&mut bytes, GuestAddress(0x10_1000)).unwrap();
     assert_eq!(bytes[..8], [0xdd; 8], "data");
@@ -69,7 +69,7 @@ fn a_program_goes_to_its_physical_addresses() {
     assert_eq!(memory.read_obj::<u8>(GuestAddress(0x10_000f)).unwrap(), 0xf4, "code");
 
     memory.write_slice(&[0x55; 24], GuestAddress(0x10_1008)).unwrap();
-    plan.place(&image.build(), &memory, Bss::AlreadyZero).unwrap();
+    plan.load(&image.build(), &memory, Bss::AlreadyZero).unwrap();
     assert_eq!(memory.read_obj::<u64>(GuestAddress(0x10_1008)).unwrap(), 0x5555_5555_5555_5555);
 }
 
@@ -125,7 +125,7 @@ fn the_default_base_is_the_first_that_suits() {
     let base = |image: &Image| plan(image, None).ranges()[0].range.start.0;
     let mut image = Image::pie(B64, 1);
     assert_eq!(base(&image), 0x10_0000);
-    assert_eq!(plan(&image, None).kind(), Kind::StaticPie { base: DEFAULT_BASE });
+    assert_eq!(plan(&image, None).kind(), ImageKind::StaticPie { base: DEFAULT_BASE });
     image.phdrs[1].align = 2 << 20;
     assert_eq!(base(&image), 0x20_0000);
 
@@ -150,7 +150,7 @@ fn packed_relocations_add_the_base_to_the_words_in_the_file() {
     image.dynamic(0x8000, &[(DT_FLAGS_1, DF_1_PIE), (DT_RELR, 0x1050), (DT_RELRSZ, 16)]);
 
     let memory = memory(1 << 20);
-    plan(&image, Some(0x4000)).place(&image.build(), &memory, Bss::AlreadyZero).unwrap();
+    plan(&image, Some(0x4000)).load(&image.build(), &memory, Bss::AlreadyZero).unwrap();
     let found: Vec<u64> =
         (0..10).map(|index| memory.read_obj(GuestAddress(0x5000 + index * 8)).unwrap()).collect();
     assert_eq!(found, [0x4000, 1, 0x4002, 3, 4, 5, 6, 7, 8, 0x4009]);
@@ -173,11 +173,11 @@ fn a_guest_is_placed_whole_or_not_at_all() {
     image.load(RX, 0x200, 0x1_0000, 16, 16);
     let (file, small) = (image.build(), memory(0x1_0000));
     let plan = plan(&image, None);
-    let error = plan.place(&file, &small, Bss::Zero).unwrap_err();
+    let error = plan.load(&file, &small, Bss::Zero).unwrap_err();
     assert_eq!(error.to_string(), "segment 2 (r-x) at 0x10000..0x10010 is outside memory (0x0..0x10000)");
     assert_eq!(small.read_obj::<u8>(GuestAddress(0x1000)).unwrap(), 0, "nothing was written");
 
-    let error = plan.place(&file[..100], &memory(0x2_0000), Bss::Zero).unwrap_err();
+    let error = plan.load(&file[..100], &memory(0x2_0000), Bss::Zero).unwrap_err();
     let expected =
         format!("the file has changed since it was read: it had {} bytes and has 100 bytes", file.len());
     assert_eq!(error.to_string(), expected);

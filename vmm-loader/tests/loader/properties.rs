@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
-use vmm_loader::{Bss, ElfOptions, EntryChoice, LoadPlan, VirtAddr, Word, elf, flat};
+use vmm_loader::{Bss, ElfOptions, EntryChoice, LoadPlan, RelocationValue, VirtAddr, elf, flat};
 
 use crate::image::{
     Bits::{self, B32, B64},
@@ -48,8 +48,8 @@ fn check_plan(plan: &LoadPlan, file: &[u8]) {
     assert!(plan.relocations().len() <= file.len() / 4);
     for relocation in plan.relocations() {
         let size = match relocation.value {
-            Word::Bits32(_) => 4,
-            Word::Bits64(_) => 8,
+            RelocationValue::Bits32(_) => 4,
+            RelocationValue::Bits64(_) => 8,
         };
         let holds = |start: u64, length: u64| {
             start <= relocation.target.0 && relocation.target.0 + size <= start + length
@@ -63,7 +63,7 @@ fn check_placement(plan: &LoadPlan, file: &[u8]) {
     let memory = patterned_memory();
     let fits =
         plan.check_fits(&REGIONS.map(|region| GuestAddress(region.start)..GuestAddress(region.end))).is_ok();
-    assert_eq!(plan.place(file, &memory, Bss::Zero).is_ok(), fits);
+    assert_eq!(plan.load(file, &memory, Bss::Zero).is_ok(), fits);
     for region in REGIONS {
         let mut bytes = vec![0; size(&region)];
         memory.read_slice(&mut bytes, GuestAddress(region.start)).unwrap();
@@ -164,7 +164,7 @@ proptest! {
         let plan = elf::plan(&file, &ElfOptions { base: Some(GuestAddress(base)) }).unwrap();
         check_plan(&plan, &file);
         let memory = patterned_memory();
-        plan.place(&file, &memory, Bss::AlreadyZero).unwrap();
+        plan.load(&file, &memory, Bss::AlreadyZero).unwrap();
         for index in 0..words {
             let mut word = [0; 8];
             let width = usize::try_from(bits.size()).unwrap();

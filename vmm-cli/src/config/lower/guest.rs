@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use vmm_core::spec::mode::{Mode, OperandWidth};
 use vmm_core::{Gpa, Gva, PAGE_SIZE};
-use vmm_loader::Loading;
+use vmm_loader::LoadPolicy;
 use vmm_loader::boot::Protocol;
 
 use super::{Context, Key, or, paging};
@@ -75,7 +75,7 @@ fn kernel_text(cx: &mut Context<'_>, at: &Spanned<String>, what: &str) -> String
 
 /// Checks that the boot protocol can pass boot information to the guest.
 fn check_boot_info(cx: &mut Context<'_>, span: &Span, what: &str) {
-    let Some(protocol) = cx.protocol.filter(|protocol| !protocol.tells()) else { return };
+    let Some(protocol) = cx.protocol.filter(|protocol| !protocol.takes_boot_info()) else { return };
     let problem = ConfigProblem::new(span, format!("a guest started by `{protocol}` cannot be told {what}"));
     cx.problem(problem.help(match protocol.is_plain() {
         true => "arguments for a program of your own go into `args`; multiboot, multiboot2, pvh and linux have more",
@@ -271,12 +271,12 @@ pub(super) fn loads(cx: &mut Context<'_>, directory: &Path) -> Vec<File> {
 }
 
 /// Returns the method of loading the files into guest memory.
-pub(super) fn loading(cx: &Context<'_>) -> Loading {
+pub(super) fn loading(cx: &Context<'_>) -> LoadPolicy {
     let word = cx.document.guest.as_ref().and_then(|guest| guest.value.loading.as_ref());
     match word.map(|at| at.value) {
-        None | Some(schema::Loading::Auto) => Loading::Auto,
-        Some(schema::Loading::Copy) => Loading::Copy,
-        Some(schema::Loading::Map) => Loading::Map,
+        None | Some(schema::Loading::Auto) => LoadPolicy::Auto,
+        Some(schema::Loading::Copy) => LoadPolicy::Copy,
+        Some(schema::Loading::Map) => LoadPolicy::Map,
     }
 }
 

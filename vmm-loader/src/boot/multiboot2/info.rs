@@ -6,18 +6,18 @@
 
 use goblin::elf::section_header::{SHT_NOBITS, SHT_NULL, SectionHeader};
 
-use super::Wishes;
-use crate::boot::area::{Area, FOUR_GIB, ONE_MIB};
-use crate::boot::block::{self, Block, word};
+use super::Multiboot2Requests;
+use crate::boot::alloc::{FOUR_GIB, ONE_MIB, PageAllocator};
+use crate::boot::boot_info::{Blob, BootHandoff, BootInfo};
 use crate::boot::error::BootError;
-use crate::boot::multiboot::{LOADER, common_summary, place_modules};
-use crate::boot::protocol::Register;
-use crate::boot::told::{Blob, HandOver, Told};
+use crate::boot::info_builder::{self, InfoBuilder, word};
+use crate::boot::multiboot::{LOADER, allocate_modules, common_summary};
 use crate::bytes::slice;
-use crate::class::ElfClass;
-use crate::header::Headers;
-use crate::plan::{Kind, LoadPlan};
-use crate::symtab;
+use crate::elf::class::ElfClass;
+use crate::elf::header::ElfHeaders;
+use crate::elf::symtab;
+use crate::plan::{ImageKind, LoadPlan};
+use crate::protocol::Register;
 
 /// What a kernel finds in EAX.
 const IN_EAX: u64 = 0x36d7_6289;
@@ -51,27 +51,27 @@ const GIVEN: [u32; 10] = [
 ];
 
 /// The tag list.
-pub(crate) fn hand_over(
+pub(crate) fn handoff(
     image: LoadPlan,
-    wishes: &Wishes,
+    requests: &Multiboot2Requests,
     file: &[u8],
-    told: &Told<'_>,
-) -> Result<HandOver, BootError> {
-    let mut area = Area::new(told.memory, told.taken, &image.ranges());
-    let modules = place_modules(&mut area, &image, told)?;
+    boot_info: &BootInfo<'_>,
+) -> Result<BootHandoff, BootError> {
+    let mut area = PageAllocator::new(boot_info.memory_map, boot_info.reserved, &image.ranges());
+    let modules = allocate_modules(&mut area, &image, boot_info)?;
     let (sections, mut blobs) = match image.kind() {
-        Kind::Executable | Kind::StaticPie { .. } => Sections::place(&mut area, file, &image),
-        Kind::Flat | Kind::Raw(_) => (None, Vec::new()),
+        ImageKind::Executable | ImageKind::StaticPie { .. } => Sections::place(&mut area, file, &image),
+        ImageKind::Flat | ImageKind::Raw(_) => (None, Vec::new()),
     };
     let (lower, upper) = (area.kib_from(0).min(640), area.kib_from(ONE_MIB));
     let load_base = image.segments().iter().map(|segment| segment.phys).min();
 
-    let info = block::build(&mut area, "multiboot2 information", |block| {
+    let info = info_builder::build(&mut area, "multiboot2 information", |block| {
         block.u32(0);
         block.u32(0);
-        put(block, tag::COMMAND_LINE, |block| _ = block.text(told.command_line));
+        put(block, tag::COMMAND_LINE, |block| _ = block.text(boot_info.command_line));
         put(block, tag::LOADER, |block| _ = block.text(LOADER));
-        for (module, range) in told.modules.iter().zip(&modules) {
+        for (module, range) in boot_info.modules.iter().zip(&modules) {
             put(block, tag::MODULE, |block| {
                 block.u32(word(range.start));
                 block.u32(word(range.end));
@@ -85,7 +85,7 @@ pub(crate) fn hand_over(
         put(block, tag::MEMORY_MAP, |block| {
             block.u32(24);
             block.u32(0);
-            for entry in told.memory {
+            for entry in boot_info.memory_map {
                 block.u64(entry.start.0);
                 block.u64(entry.size);
                 block.u32(entry.kind.e820());
@@ -95,7 +95,7 @@ pub(crate) fn hand_over(
         if let Some(sections) = &sections {
             put(block, tag::ELF_SECTIONS, |block| sections.write(block));
         }
-        if let Some(rsdp) = told.rsdp {
+        if let Some(rsdp) = boot_info.rsdp {
             // An RSDP of ACPI 1.0 ends after 20 bytes; later ones hold it as their start.
             let old = rsdp.bytes.get(..20).unwrap_or(rsdp.bytes);
             put(block, tag::ACPI_OLD, |block| block.bytes(old));
@@ -114,22 +114,22 @@ pub(crate) fn hand_over(
         format!("EAX = {IN_EAX:#x}, EBX = {:#x}: the list of tags", info.address.0),
         format!("mem_lower {lower} KiB, mem_upper {upper} KiB"),
     ];
-    summary.extend(common_summary(told, told.command_line, &modules));
+    summary.extend(common_summary(boot_info, boot_info.command_line, &modules));
     summary.extend(sections.map(|sections| format!("{} ELF sections", sections.headers.len())));
-    summary.extend(told.rsdp.map(|_| "the RSDP, by value".to_owned()));
+    summary.extend(boot_info.rsdp.map(|_| "the RSDP, by value".to_owned()));
     let lacking: Vec<String> =
-        wishes.requests.iter().filter(|kind| !GIVEN.contains(kind)).map(u32::to_string).collect();
+        requests.requests.iter().filter(|kind| !GIVEN.contains(kind)).map(u32::to_string).collect();
     if !lacking.is_empty() {
         summary.push(format!("asked for and not there: information of type {}", lacking.join(", ")));
     }
     let registers = vec![(Register::Rax, IN_EAX), (Register::Rbx, info.address.0)];
     blobs.insert(0, info);
     let modules = modules.iter().map(|range| range.start).collect();
-    Ok(HandOver { image, blobs, modules, registers, summary })
+    Ok(BootHandoff { image, blobs, modules, registers, summary })
 }
 
 /// One tag: its type, its size without padding, its content, padding.
-fn put(block: &mut Block, kind: u32, content: impl FnOnce(&mut Block)) {
+fn put(block: &mut InfoBuilder, kind: u32, content: impl FnOnce(&mut InfoBuilder)) {
     let start = block.len();
     block.u32(kind);
     block.u32(0);
@@ -148,14 +148,14 @@ struct Sections {
 
 impl Sections {
     /// Finds memory for the sections that are in no segment. A file whose sections cannot be read has none to tell of.
-    fn place(area: &mut Area, file: &[u8], image: &LoadPlan) -> (Option<Self>, Vec<Blob>) {
+    fn place(area: &mut PageAllocator, file: &[u8], image: &LoadPlan) -> (Option<Self>, Vec<Blob>) {
         let none = (None, Vec::new());
-        let Ok(headers) = Headers::read(file) else { return none };
+        let Ok(headers) = ElfHeaders::read(file) else { return none };
         let Ok(mut sections) = symtab::sections(file, &headers) else { return none };
         if sections.is_empty() {
             return none;
         }
-        let floor = image.segments().iter().map(|segment| segment.physical().end.0).max().unwrap_or(0);
+        let floor = image.segments().iter().map(|segment| segment.phys_range().end.0).max().unwrap_or(0);
         let mut blobs = Vec::new();
         // Sections may share bytes, but a sane file's do not: together they are no larger than the file.
         let mut budget = file.len();
@@ -178,7 +178,7 @@ impl Sections {
 
     /// The headers as the file has them, after their number, size, and the index of the one with their names. The
     /// specification's text gives the three 16 bits; all that is written for it, GRUB first, gives them 32.
-    fn write(&self, block: &mut Block) {
+    fn write(&self, block: &mut InfoBuilder) {
         block.u32(u32::try_from(self.headers.len()).unwrap_or(u32::MAX));
         block.u32(match self.class {
             ElfClass::Elf32 => 40,
@@ -186,7 +186,7 @@ impl Sections {
         });
         block.u32(self.names.into());
         // Words that are as wide as the class: `Elf32_Word` and `Elf32_Addr`, `Elf64_Xword` and `Elf64_Addr`.
-        let wide = |block: &mut Block, values: &[u64]| {
+        let wide = |block: &mut InfoBuilder, values: &[u64]| {
             for value in values {
                 match self.class {
                     ElfClass::Elf32 => block.u32(u32::try_from(*value).unwrap_or(u32::MAX)),

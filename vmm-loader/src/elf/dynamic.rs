@@ -11,9 +11,9 @@ use goblin::elf::dynamic::{
 use goblin::elf::program_header::{PT_DYNAMIC, PT_INTERP, ProgramHeader};
 use thiserror::Error;
 
-use crate::address::{Size, VirtAddr};
+use crate::address::{ByteSize, VirtAddr};
 use crate::bytes::{c_string, length, slice};
-use crate::header::Headers;
+use crate::elf::header::ElfHeaders;
 use crate::segment::Segment;
 
 // Tags of the packed relative relocations (gABI, "Dynamic Section"), newer than goblin's list.
@@ -22,7 +22,7 @@ const DT_RELR: u64 = 36;
 const DT_RELRENT: u64 = 37;
 
 /// Longer names than this are not printed.
-const NAME_LIMIT: usize = 256;
+const MAX_NAME_LENGTH: usize = 256;
 
 /// Why the file needs a dynamic linker, or why its dynamic section cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -37,7 +37,7 @@ pub enum DynamicError {
     #[error("a shared library (ET_DYN without the flag DF_1_PIE), not a program")]
     SharedLibrary,
     /// PT_DYNAMIC is not inside the file.
-    #[error("the dynamic section (file offset {offset:#x}, {}) is outside the file of {}", Size(*.size), Size(*.file))]
+    #[error("the dynamic section (file offset {offset:#x}, {}) is outside the file of {}", ByteSize(*.size), ByteSize(*.file))]
     Outside {
         /// `p_offset` of PT_DYNAMIC.
         offset: u64,
@@ -63,7 +63,7 @@ impl DynamicError {
 
 /// A table that the dynamic section points to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Table {
+pub(crate) struct TableLocation {
     /// Its virtual address, as linked.
     pub address: VirtAddr,
     /// Its size in bytes; 0 where there is none.
@@ -74,23 +74,27 @@ pub(crate) struct Table {
 
 /// What is of interest in the dynamic section; all tables are empty in a file that has none.
 #[derive(Debug, Default)]
-pub(crate) struct Dynamic {
-    pub rela: Table,
-    pub rel: Table,
-    pub relr: Table,
+pub(crate) struct DynamicSection {
+    pub rela: TableLocation,
+    pub rel: TableLocation,
+    pub relr: TableLocation,
     /// The relocations of the procedure linkage table; rela or rel by `plt_is_rela`.
-    pub plt: Table,
+    pub plt: TableLocation,
     pub plt_is_rela: bool,
-    strings: Table,
+    strings: TableLocation,
     needed: Option<u64>,
     is_pie: bool,
     /// DT_SONAME: what others call it.
     has_name: bool,
 }
 
-impl Dynamic {
+impl DynamicSection {
     /// Reads the dynamic section and refuses files that need more than relative relocations.
-    pub(crate) fn read(file: &[u8], headers: &Headers, segments: &[Segment]) -> Result<Self, DynamicError> {
+    pub(crate) fn read(
+        file: &[u8],
+        headers: &ElfHeaders,
+        segments: &[Segment],
+    ) -> Result<Self, DynamicError> {
         let of_type = |wanted| headers.program_headers.iter().find(|header| header.p_type == wanted);
         let interpreter = of_type(PT_INTERP).map(|header| interpreter(file, header));
         let mut dynamic = Self::default();
@@ -150,14 +154,14 @@ impl Dynamic {
             .iter()
             .find_map(|segment| segment.file_bytes(file, self.strings.address, self.strings.size))
             .unwrap_or_default();
-        name(c_string(table, offset, NAME_LIMIT))
+        name(c_string(table, offset, MAX_NAME_LENGTH))
     }
 }
 
 /// The path in PT_INTERP, for a message.
 fn interpreter(file: &[u8], header: &ProgramHeader) -> String {
     let bytes = slice(file, header.p_offset, header.p_filesz).unwrap_or_default();
-    name(c_string(bytes, 0, NAME_LIMIT))
+    name(c_string(bytes, 0, MAX_NAME_LENGTH))
 }
 
 fn name(bytes: Option<&[u8]>) -> String {

@@ -8,13 +8,13 @@ use goblin::elf::sym::{STB_LOCAL, STT_FUNC, STT_GNU_IFUNC, STT_NOTYPE, STT_OBJEC
 use thiserror::Error;
 
 use crate::address::VirtAddr;
-use crate::base::Slide;
 use crate::bytes::{c_string, length, slice};
-use crate::header::Headers;
+use crate::elf::base::LoadBias;
+use crate::elf::header::ElfHeaders;
 use crate::symbols::{Symbol, SymbolKind, Symbols};
 
 /// Names longer than this are left out.
-const NAME_LIMIT: usize = 4096;
+const MAX_NAME_LENGTH: usize = 4096;
 
 /// Why there are no symbols although the file has a table for them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -34,7 +34,7 @@ pub enum SymbolTableError {
 }
 
 /// Reads the symbols of an image moved by `slide`; an empty list where the file has no table.
-pub(crate) fn read(file: &[u8], headers: &Headers, slide: Slide) -> Result<Symbols, SymbolTableError> {
+pub(crate) fn read(file: &[u8], headers: &ElfHeaders, bias: LoadBias) -> Result<Symbols, SymbolTableError> {
     let sections = sections(file, headers)?;
     let of_type = |wanted| sections.iter().find(|section| section.sh_type == wanted);
     let Some(table) = of_type(SHT_SYMTAB).or_else(|| of_type(SHT_DYNSYM)) else {
@@ -54,14 +54,14 @@ pub(crate) fn read(file: &[u8], headers: &Headers, slide: Slide) -> Result<Symbo
     let mut budget = file.len().saturating_mul(4);
     let mut symbols = Vec::new();
     for entry in &entries {
-        let Some(symbol) = symbol(entry, names, slide) else { continue };
+        let Some(symbol) = symbol(entry, names, bias) else { continue };
         budget = budget.checked_sub(symbol.name.len()).ok_or(SymbolTableError::TooLarge)?;
         symbols.push(symbol);
     }
     Ok(Symbols::new(symbols))
 }
 
-pub(crate) fn sections(file: &[u8], headers: &Headers) -> Result<Vec<SectionHeader>, SymbolTableError> {
+pub(crate) fn sections(file: &[u8], headers: &ElfHeaders) -> Result<Vec<SectionHeader>, SymbolTableError> {
     let header = &headers.header;
     let (count, context) = (usize::from(header.e_shnum), headers.class.context());
     if count == 0 || header.e_shoff == 0 {
@@ -76,7 +76,7 @@ pub(crate) fn sections(file: &[u8], headers: &Headers) -> Result<Vec<SectionHead
 }
 
 /// One entry, or `None` for those that name no place: undefined ones, files, sections, thread-local variables.
-fn symbol(entry: &Sym, names: &[u8], slide: Slide) -> Option<Symbol> {
+fn symbol(entry: &Sym, names: &[u8], bias: LoadBias) -> Option<Symbol> {
     let absolute = u32::try_from(entry.st_shndx) == Ok(SHN_ABS);
     let kind = match entry.st_type() {
         STT_FUNC | STT_GNU_IFUNC | STT_OBJECT | STT_NOTYPE if absolute => SymbolKind::Absolute,
@@ -88,12 +88,12 @@ fn symbol(entry: &Sym, names: &[u8], slide: Slide) -> Option<Symbol> {
     if u32::try_from(entry.st_shndx) == Ok(SHN_UNDEF) {
         return None;
     }
-    let name = str::from_utf8(c_string(names, length(entry.st_name), NAME_LIMIT)?).ok()?;
+    let name = str::from_utf8(c_string(names, length(entry.st_name), MAX_NAME_LENGTH)?).ok()?;
     // Names are printed, and a terminal obeys control characters.
     if name.is_empty() || name.contains(char::is_control) {
         return None;
     }
-    let address = if absolute { entry.st_value } else { slide.apply(entry.st_value)? };
+    let address = if absolute { entry.st_value } else { bias.apply(entry.st_value)? };
     Some(Symbol {
         name: name.to_owned(),
         address: VirtAddr(address),

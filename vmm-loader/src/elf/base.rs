@@ -1,6 +1,6 @@
 //! Where a static PIE goes: the base address, and the slide from where it was linked to where it runs.
 //!
-//! Only ET_DYN files can move. A file of type ET_EXEC gets [`Slide::NONE`] and a base given for it is an error.
+//! Only ET_DYN files can move. A file of type ET_EXEC gets [`LoadBias::NONE`] and a base given for it is an error.
 
 use thiserror::Error;
 use vm_memory::GuestAddress;
@@ -59,12 +59,12 @@ impl BaseError {
 
 /// How far an image moves: what was linked at `from` goes to `to`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Slide {
+pub(crate) struct LoadBias {
     from: u64,
     to: u64,
 }
 
-impl Slide {
+impl LoadBias {
     /// The image stays where it was linked.
     pub(crate) const NONE: Self = Self { from: 0, to: 0 };
 

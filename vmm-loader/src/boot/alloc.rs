@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use vm_memory::GuestAddress;
 
-use super::told::{MapEntry, MapKind};
+use super::boot_info::{MemoryMapEntry, MemoryMapKind};
 use crate::address::NamedRange;
 
 /// Page size: what is handed over starts on a page of its own.
@@ -24,15 +24,15 @@ pub(super) const FOUR_GIB: u64 = 1 << 32;
 
 /// Usable memory, and what of it is free.
 #[derive(Debug, Clone)]
-pub(super) struct Area {
+pub(super) struct PageAllocator {
     usable: Vec<Range<u64>>,
     taken: Vec<Range<u64>>,
 }
 
-impl Area {
-    pub(super) fn new(memory: &[MapEntry], taken: &[NamedRange], image: &[NamedRange]) -> Self {
+impl PageAllocator {
+    pub(super) fn new(memory: &[MemoryMapEntry], taken: &[NamedRange], image: &[NamedRange]) -> Self {
         let mut usable: Vec<Range<u64>> = Vec::new();
-        for entry in memory.iter().filter(|entry| entry.kind == MapKind::Usable) {
+        for entry in memory.iter().filter(|entry| entry.kind == MemoryMapKind::Usable) {
             let end = entry.start.0.saturating_add(entry.size);
             match usable.last_mut() {
                 Some(last) if last.end == entry.start.0 => last.end = end,
@@ -109,12 +109,12 @@ impl Area {
 mod tests {
     use super::*;
 
-    fn pc() -> Vec<MapEntry> {
-        let entry = |start, end, kind| MapEntry { start: GuestAddress(start), size: end - start, kind };
+    fn pc() -> Vec<MemoryMapEntry> {
+        let entry = |start, end, kind| MemoryMapEntry { start: GuestAddress(start), size: end - start, kind };
         vec![
-            entry(0, 0x9_fc00, MapKind::Usable),
-            entry(0x9_fc00, 0xa_0000, MapKind::Reserved),
-            entry(ONE_MIB, 16 << 20, MapKind::Usable),
+            entry(0, 0x9_fc00, MemoryMapKind::Usable),
+            entry(0x9_fc00, 0xa_0000, MemoryMapKind::Reserved),
+            entry(ONE_MIB, 16 << 20, MemoryMapKind::Usable),
         ]
     }
 
@@ -124,7 +124,8 @@ mod tests {
 
     #[test]
     fn places_are_free_usable_and_whole_pages() {
-        let mut area = Area::new(&pc(), &[named(0x1_0000..0x1_0001)], &[named(0x10_0000..0x20_0123)]);
+        let mut area =
+            PageAllocator::new(&pc(), &[named(0x1_0000..0x1_0001)], &[named(0x10_0000..0x20_0123)]);
         assert_eq!(area.lowest(10, FLOOR, FOUR_GIB), Some(GuestAddress(0x1_1000)));
         assert_eq!(area.lowest(10, FLOOR, FOUR_GIB), Some(GuestAddress(0x1_2000)));
         assert_eq!(
@@ -142,7 +143,7 @@ mod tests {
 
     #[test]
     fn sizes_end_at_the_first_hole() {
-        let area = Area::new(&pc(), &[], &[]);
+        let area = PageAllocator::new(&pc(), &[], &[]);
         assert_eq!((area.kib_from(0), area.kib_from(ONE_MIB), area.kib_from(1 << 30)), (639, 15 << 10, 0));
     }
 }

@@ -6,19 +6,19 @@
 
 use vm_memory::GuestAddress;
 
-use super::area::{Area, FLOOR, FOUR_GIB};
+use super::alloc::{FLOOR, FOUR_GIB, PageAllocator};
+use super::boot_info::Blob;
 use super::error::BootError;
-use super::told::Blob;
 use crate::bytes::length;
 
 /// Bytes that begin at an address below 4 GiB.
 #[derive(Debug, Clone)]
-pub(super) struct Block {
+pub(super) struct InfoBuilder {
     base: u32,
     bytes: Vec<u8>,
 }
 
-impl Block {
+impl InfoBuilder {
     fn at(base: u32) -> Self {
         Self { base, bytes: Vec::new() }
     }
@@ -71,16 +71,16 @@ impl Block {
 
 /// Builds a block in the lowest place that is free for it, and takes that place.
 pub(super) fn build(
-    area: &mut Area,
+    area: &mut PageAllocator,
     name: &'static str,
-    mut write: impl FnMut(&mut Block),
+    mut write: impl FnMut(&mut InfoBuilder),
 ) -> Result<Blob, BootError> {
-    let mut trial = Block::at(0);
+    let mut trial = InfoBuilder::at(0);
     write(&mut trial);
     let size = length(trial.bytes.len());
     let no_room = || BootError::NoRoom { what: name.to_owned(), size };
     let address = area.lowest(size, FLOOR, FOUR_GIB).ok_or_else(no_room)?;
-    let mut block = Block::at(u32::try_from(address.0).map_err(|_| no_room())?);
+    let mut block = InfoBuilder::at(u32::try_from(address.0).map_err(|_| no_room())?);
     write(&mut block);
     Ok(Blob { name, address, bytes: block.bytes })
 }

@@ -1,7 +1,7 @@
 //! Builds small kernels for each protocol, from the specifications, sharing no code with the loader.
 
 use vm_memory::GuestAddress;
-use vmm_loader::boot::{MapEntry, MapKind};
+use vmm_loader::boot::{MemoryMapEntry, MemoryMapKind};
 
 use crate::image::{Bits, Image, Phdr, RX};
 
@@ -10,13 +10,13 @@ const PT_NOTE: u32 = 4;
 pub(crate) const CODE: (u64, u64) = (0x1000, 0x10_0000);
 
 /// The memory map of a PC with 64 MiB.
-pub(crate) fn pc() -> Vec<MapEntry> {
-    let entry = |start, end, kind| MapEntry { start: GuestAddress(start), size: end - start, kind };
+pub(crate) fn pc() -> Vec<MemoryMapEntry> {
+    let entry = |start, end, kind| MemoryMapEntry { start: GuestAddress(start), size: end - start, kind };
     vec![
-        entry(0, 0x9_fc00, MapKind::Usable),
-        entry(0x9_fc00, 0xa_0000, MapKind::Reserved),
-        entry(0xe_0000, 0x10_0000, MapKind::Reserved),
-        entry(0x10_0000, 64 << 20, MapKind::Usable),
+        entry(0, 0x9_fc00, MemoryMapKind::Usable),
+        entry(0x9_fc00, 0xa_0000, MemoryMapKind::Reserved),
+        entry(0xe_0000, 0x10_0000, MemoryMapKind::Reserved),
+        entry(0x10_0000, 64 << 20, MemoryMapKind::Usable),
     ]
 }
 
@@ -165,6 +165,6 @@ pub(crate) fn boot_sector(size: usize) -> Vec<u8> {
 }
 
 /// Usable memory.
-pub(crate) fn usable(start: u64, size: u64) -> MapEntry {
-    MapEntry { start: GuestAddress(start), size, kind: MapKind::Usable }
+pub(crate) fn usable(start: u64, size: u64) -> MemoryMapEntry {
+    MemoryMapEntry { start: GuestAddress(start), size, kind: MemoryMapKind::Usable }
 }

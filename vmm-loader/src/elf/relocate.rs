@@ -9,11 +9,11 @@ use goblin::elf::reloc::{R_386_RELATIVE, R_X86_64_RELATIVE, Reloc, RelocSection,
 use thiserror::Error;
 use vm_memory::GuestAddress;
 
-use crate::address::{Size, VirtAddr};
-use crate::base::Slide;
+use crate::address::{ByteSize, VirtAddr};
 use crate::bytes::length;
-use crate::class::ElfClass;
-use crate::dynamic::{Dynamic, Table};
+use crate::elf::base::LoadBias;
+use crate::elf::class::ElfClass;
+use crate::elf::dynamic::{DynamicSection, TableLocation};
 use crate::segment::Segment;
 
 /// `R_386_NONE` and `R_X86_64_NONE`.
@@ -25,12 +25,12 @@ pub struct Relocation {
     /// Where it goes.
     pub target: GuestAddress,
     /// Its value.
-    pub value: Word,
+    pub value: RelocationValue,
 }
 
 /// A little-endian word of the file's class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Word {
+pub enum RelocationValue {
     /// Four bytes, in ELF32.
     Bits32(u32),
     /// Eight bytes, in ELF64.
@@ -41,7 +41,7 @@ pub enum Word {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum RelocationError {
     /// The table is not inside the file's part of one segment.
-    #[error("the {kind} table ({} at {address}) is outside the file's segments", Size(*.size))]
+    #[error("the {kind} table ({} at {address}) is outside the file's segments", ByteSize(*.size))]
     TableOutside {
         /// `RELA`, `REL`, `RELR` or `PLT`.
         kind: &'static str,
@@ -51,7 +51,7 @@ pub enum RelocationError {
         size: u64,
     },
     /// DT_RELAENT, DT_RELENT or DT_RELRENT is not what the class has.
-    #[error("entries of {} in the {kind} table, not {need}", Size(*.have))]
+    #[error("entries of {} in the {kind} table, not {need}", ByteSize(*.have))]
     EntrySize {
         /// `RELA`, `REL`, `RELR` or `PLT`.
         kind: &'static str,
@@ -61,7 +61,7 @@ pub enum RelocationError {
         need: u64,
     },
     /// The table ends inside an entry.
-    #[error("the {kind} table has {}, and each entry {need}", Size(*.size))]
+    #[error("the {kind} table has {}, and each entry {need}", ByteSize(*.size))]
     PartialEntry {
         /// `RELA`, `REL`, `RELR` or `PLT`.
         kind: &'static str,
@@ -87,7 +87,7 @@ pub enum RelocationError {
     #[error("the RELR table is malformed at entry {0}")]
     Packed(usize),
     /// More relocations than the file has words.
-    #[error("more relocations than the file of {} has words", Size(*.0))]
+    #[error("more relocations than the file of {} has words", ByteSize(*.0))]
     TooMany(u64),
 }
 
@@ -122,10 +122,10 @@ pub(crate) fn read(
     file: &[u8],
     class: ElfClass,
     segments: &[Segment],
-    dynamic: &Dynamic,
-    slide: Slide,
+    dynamic: &DynamicSection,
+    bias: LoadBias,
 ) -> Result<Vec<Relocation>, RelocationError> {
-    let mut reader = Reader { file, class, segments, slide, last_hit: 0, relocations: Vec::new() };
+    let mut reader = RelocationReader { file, class, segments, bias, last_hit: 0, relocations: Vec::new() };
     reader.entries("RELA", dynamic.rela, true)?;
     reader.entries("REL", dynamic.rel, false)?;
     reader.entries("PLT", dynamic.plt, dynamic.plt_is_rela)?;
@@ -133,19 +133,24 @@ pub(crate) fn read(
     Ok(reader.relocations)
 }
 
-struct Reader<'a> {
+struct RelocationReader<'a> {
     file: &'a [u8],
     class: ElfClass,
     segments: &'a [Segment],
-    slide: Slide,
+    bias: LoadBias,
     /// The segment of the last word: the next one is nearly always in the same.
     last_hit: usize,
     relocations: Vec<Relocation>,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> RelocationReader<'a> {
     /// A REL or RELA table.
-    fn entries(&mut self, kind: &'static str, table: Table, is_rela: bool) -> Result<(), RelocationError> {
+    fn entries(
+        &mut self,
+        kind: &'static str,
+        table: TableLocation,
+        is_rela: bool,
+    ) -> Result<(), RelocationError> {
         let context = self.class.context();
         let bytes = self.table(kind, table, length(Reloc::size(is_rela, context)))?;
         let section = RelocSection::parse(bytes, 0, bytes.len(), is_rela, context)
@@ -168,7 +173,7 @@ impl<'a> Reader<'a> {
 
     /// A RELR table (gABI, "Relative Relocation Table"): an even entry is the address of a word; an odd one is a
     /// bitmap for the words that follow the last one spoken of, lowest bit (after the marker bit) first.
-    fn packed(&mut self, table: Table) -> Result<(), RelocationError> {
+    fn packed(&mut self, table: TableLocation) -> Result<(), RelocationError> {
         let word_size = self.class.word_size();
         let bytes = self.table("RELR", table, word_size)?;
         let words_in_bitmap = word_size * 8 - 1;
@@ -195,8 +200,13 @@ impl<'a> Reader<'a> {
     }
 
     /// The bytes of a table, with its entry size checked.
-    fn table(&self, kind: &'static str, table: Table, need: u64) -> Result<&'a [u8], RelocationError> {
-        let Table { address, size, entry_size } = table;
+    fn table(
+        &self,
+        kind: &'static str,
+        table: TableLocation,
+        need: u64,
+    ) -> Result<&'a [u8], RelocationError> {
+        let TableLocation { address, size, entry_size } = table;
         if size == 0 {
             return Ok(&[]);
         }
@@ -225,12 +235,12 @@ impl<'a> Reader<'a> {
         let outside = RelocationError::TargetOutside(address);
         let (segment, in_file) = self.find(address, size).ok_or_else(|| outside.clone())?;
         let linked = segment.offset_of(address).and_then(|offset| segment.phys.0.checked_add(offset));
-        let target = linked.and_then(|linked| self.slide.apply(linked)).ok_or(outside)?;
-        let sum = addend.unwrap_or_else(|| word(in_file)).wrapping_add(self.slide.bias());
+        let target = linked.and_then(|linked| self.bias.apply(linked)).ok_or(outside)?;
+        let sum = addend.unwrap_or_else(|| word(in_file)).wrapping_add(self.bias.bias());
         let value = match self.class {
             // The ABI's word32: the sum modulo 2^32.
-            ElfClass::Elf32 => Word::Bits32(u32::try_from(sum & 0xffff_ffff).unwrap_or(0)),
-            ElfClass::Elf64 => Word::Bits64(sum),
+            ElfClass::Elf32 => RelocationValue::Bits32(u32::try_from(sum & 0xffff_ffff).unwrap_or(0)),
+            ElfClass::Elf64 => RelocationValue::Bits64(sum),
         };
         self.relocations.push(Relocation { target: GuestAddress(target), value });
         Ok(())

@@ -14,11 +14,11 @@ use crate::segment::Segment;
 const PAGE: u64 = 4096;
 
 /// Segments with fewer bytes in the file than this are copied: making a mapping costs as much as copying so many.
-pub const MAP_FROM: u64 = 32 << 20;
+pub const MAP_THRESHOLD: u64 = 32 << 20;
 
 /// The user's choice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Loading {
+pub enum LoadPolicy {
     /// By size.
     #[default]
     Auto,
@@ -30,11 +30,11 @@ pub enum Loading {
 
 /// How a segment gets into memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
+pub enum LoadMethod {
     /// These pages are mapped, the rest is copied.
     Map(MappedPart),
     /// All of it is copied.
-    Copy(Because),
+    Copy(CopyReason),
 }
 
 /// Whole pages of a segment, all of whose bytes are in the file.
@@ -50,7 +50,7 @@ pub struct MappedPart {
 
 /// Why a segment is copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Because {
+pub enum CopyReason {
     /// That takes no longer than mapping it.
     Small,
     /// The user wants it.
@@ -67,7 +67,7 @@ pub enum Because {
     SeveralRegions,
 }
 
-impl fmt::Display for Because {
+impl fmt::Display for CopyReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Small => "it is small",
@@ -84,16 +84,16 @@ impl fmt::Display for Because {
 impl Segment {
     /// How it gets into private memory from a file that is mapped.
     #[must_use]
-    pub fn way(&self, loading: Loading) -> Way {
+    pub fn load_method(&self, loading: LoadPolicy) -> LoadMethod {
         match loading {
-            Loading::Copy => return Way::Copy(Because::Asked),
-            Loading::Auto if self.file_size < MAP_FROM => return Way::Copy(Because::Small),
-            Loading::Auto | Loading::Map => {}
+            LoadPolicy::Copy => return LoadMethod::Copy(CopyReason::Asked),
+            LoadPolicy::Auto if self.file_size < MAP_THRESHOLD => return LoadMethod::Copy(CopyReason::Small),
+            LoadPolicy::Auto | LoadPolicy::Map => {}
         }
         if self.phys.0 % PAGE != self.file_offset % PAGE {
-            return Way::Copy(Because::Unaligned);
+            return LoadMethod::Copy(CopyReason::Unaligned);
         }
-        self.whole_pages().map_or(Way::Copy(Because::NoWholePage), Way::Map)
+        self.whole_pages().map_or(LoadMethod::Copy(CopyReason::NoWholePage), LoadMethod::Map)
     }
 
     /// Whether these pages are the ones of this segment that can be mapped.
@@ -116,29 +116,32 @@ mod tests {
 
     use super::*;
     use crate::address::VirtAddr;
-    use crate::segment::Access;
+    use crate::segment::SegmentFlags;
 
     fn segment(phys: u64, file_offset: u64, file_size: u64) -> Segment {
-        let (virt, access) = (VirtAddr(phys), Access::ALL);
+        let (virt, flags) = (VirtAddr(phys), SegmentFlags::ALL);
         let phys = GuestAddress(phys);
-        Segment { index: 0, phys, virt, file_offset, file_size, mem_size: file_size.max(1), align: 1, access }
+        Segment { index: 0, phys, virt, file_offset, file_size, mem_size: file_size.max(1), align: 1, flags }
     }
 
     #[test]
     fn every_reason() {
-        let big = MAP_FROM + PAGE;
-        let of = |segment: Segment, loading| match segment.way(loading) {
-            Way::Copy(because) => Some(because),
-            Way::Map(_) => None,
+        let big = MAP_THRESHOLD + PAGE;
+        let of = |segment: Segment, loading| match segment.load_method(loading) {
+            LoadMethod::Copy(because) => Some(because),
+            LoadMethod::Map(_) => None,
         };
-        assert_eq!(of(segment(0x10_0000, 0x1000, big), Loading::Auto), None);
-        assert_eq!(of(segment(0x10_0000, 0x1000, big), Loading::Copy), Some(Because::Asked));
-        assert_eq!(of(segment(0x10_0000, 0x1000, MAP_FROM - 1), Loading::Auto), Some(Because::Small));
-        assert_eq!(of(segment(0x10_0000, 0x1000, PAGE), Loading::Map), None);
-        assert_eq!(of(segment(0x10_0000, 0x1004, big), Loading::Map), Some(Because::Unaligned));
-        assert_eq!(of(segment(0x10_0010, 0x1010, PAGE), Loading::Map), Some(Because::NoWholePage));
-        assert_eq!(of(segment(0x10_0000, 0, 0), Loading::Map), Some(Because::NoWholePage));
-        assert_eq!(of(segment(u64::MAX - 4, 0xffb, 4), Loading::Map), Some(Because::NoWholePage));
+        assert_eq!(of(segment(0x10_0000, 0x1000, big), LoadPolicy::Auto), None);
+        assert_eq!(of(segment(0x10_0000, 0x1000, big), LoadPolicy::Copy), Some(CopyReason::Asked));
+        assert_eq!(
+            of(segment(0x10_0000, 0x1000, MAP_THRESHOLD - 1), LoadPolicy::Auto),
+            Some(CopyReason::Small)
+        );
+        assert_eq!(of(segment(0x10_0000, 0x1000, PAGE), LoadPolicy::Map), None);
+        assert_eq!(of(segment(0x10_0000, 0x1004, big), LoadPolicy::Map), Some(CopyReason::Unaligned));
+        assert_eq!(of(segment(0x10_0010, 0x1010, PAGE), LoadPolicy::Map), Some(CopyReason::NoWholePage));
+        assert_eq!(of(segment(0x10_0000, 0, 0), LoadPolicy::Map), Some(CopyReason::NoWholePage));
+        assert_eq!(of(segment(u64::MAX - 4, 0xffb, 4), LoadPolicy::Map), Some(CopyReason::NoWholePage));
     }
 
     proptest! {
@@ -147,7 +150,7 @@ mod tests {
         #[test]
         fn whole_pages_and_all_of_them(phys: u64, page in 0_u64..1 << 40, size in 0..(1_u64 << 40)) {
             let segment = segment(phys, page * PAGE + phys % PAGE, size);
-            let Way::Map(part) = segment.way(Loading::Map) else { return Ok(()) };
+            let LoadMethod::Map(part) = segment.load_method(LoadPolicy::Map) else { return Ok(()) };
             let (start, end) = (part.phys.0, part.phys.0 + part.size);
             prop_assert!(start % PAGE == 0 && end % PAGE == 0 && part.file_offset % PAGE == 0 && part.size > 0);
             prop_assert!(start - phys < PAGE && phys + size - end < PAGE);

@@ -1,21 +1,21 @@
 //! Which protocol is chosen, and where its entry is.
 
-use vmm_loader::boot::{BootPlan, Options, Protocol, Width, detect, foreign, plan};
+use vmm_loader::boot::{BootOptions, BootPlan, CodeWidth, FileType, Protocol, detect, plan};
 
-use super::kernels::{
+use super::samples::{
     BzImage, CODE, add_notes, boot_sector, elf, end, multiboot, multiboot2, note, tag, vmlinux,
 };
 use crate::image::Bits::{B32, B64};
 
-fn chosen(file: &[u8]) -> (Protocol, Option<u64>, Option<Width>) {
+fn chosen(file: &[u8]) -> (Protocol, Option<u64>, Option<CodeWidth>) {
     let protocol = detect(file).choose().unwrap();
-    let BootPlan { entry, width, .. } = plan(file, protocol, &Options::default()).unwrap();
+    let BootPlan { entry, width, .. } = plan(file, protocol, &BootOptions::default()).unwrap();
     (protocol, entry.map(|address| address.0), width)
 }
 
 #[test]
 fn a_file_with_one_offer() {
-    let (wide, narrow) = (Some(Width::Bits64), Some(Width::Bits32));
+    let (wide, narrow) = (Some(CodeWidth::Bits64), Some(CodeWidth::Bits32));
     assert_eq!(chosen(&elf(B64, &[]).build()), (Protocol::Elf, None, wide));
     assert_eq!(chosen(&elf(B32, &[]).build()), (Protocol::Elf, None, narrow));
     // 64-bit ELF files are entered in 32-bit code, too.
@@ -30,7 +30,7 @@ fn a_file_with_one_offer() {
     assert_eq!(chosen(&BzImage::default().build()), (Protocol::Linux, Some(0x100_0200), wide));
     let old = BzImage { version: 0x206, ..BzImage::default() };
     assert_eq!(chosen(&old.build()), (Protocol::Linux, Some(0x10_0000), narrow));
-    assert_eq!(chosen(&boot_sector(512)), (Protocol::BootSector, Some(0x7c00), Some(Width::Bits16)));
+    assert_eq!(chosen(&boot_sector(512)), (Protocol::BootSector, Some(0x7c00), Some(CodeWidth::Bits16)));
 }
 
 #[test]
@@ -40,7 +40,7 @@ fn the_order_of_several_offers() {
     add_notes(&mut image, &[note("Xen", 18, &CODE.1.to_le_bytes())]);
     let file = image.build();
     assert_eq!(
-        detect(&file).words(),
+        detect(&file).describe(),
         [
             "multiboot2 (header at 0x1010)",
             "multiboot (header at 0x1000)",
@@ -82,7 +82,7 @@ fn every_entry_that_kernels_name_is_found() {
 fn addresses_in_a_header_need_no_format() {
     let at = 0x20_0000;
     let file = [multiboot(1 << 16, &[at, at, 0, at + 0x2000, at + 0x20]), vec![0xf4; 0x100]].concat();
-    let planned = plan(&file, Protocol::Multiboot, &Options::default()).unwrap();
+    let planned = plan(&file, Protocol::Multiboot, &BootOptions::default()).unwrap();
     let segment = &planned.image.segments()[0];
     assert_eq!((segment.phys.0, segment.file_size, segment.mem_size), (at.into(), 0x120, 0x2000));
     assert_eq!(planned.entry.unwrap().0, u64::from(at) + 0x20);
@@ -90,7 +90,7 @@ fn addresses_in_a_header_need_no_format() {
     // Only a part of the file, which begins before the header.
     let header = multiboot2(0, &[tag(2, 0, &[at + 8, at, at + 0x60, 0]), tag(3, 0, &[at + 4]), end()]);
     let file = [vec![0; 16], header, vec![0xf4; 0x100]].concat();
-    let planned = plan(&file, Protocol::Multiboot2, &Options::default()).unwrap();
+    let planned = plan(&file, Protocol::Multiboot2, &BootOptions::default()).unwrap();
     let segment = &planned.image.segments()[0];
     assert_eq!((segment.phys.0, segment.file_offset, segment.file_size), (at.into(), 8, 0x60));
 }
@@ -102,7 +102,7 @@ fn a_program_for_linux_is_no_kernel_unless_the_user_says_so() {
     let file = image.build();
     let error = detect(&file).choose().unwrap_err();
     assert_eq!(error.to_string(), "a program for Linux, and no kernel: there is no system below it here");
-    assert!(plan(&file, Protocol::Elf, &Options::default()).is_ok());
+    assert!(plan(&file, Protocol::Elf, &BootOptions::default()).is_ok());
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn other_files_are_named() {
         ),
     ];
     for (file, what) in cases {
-        assert_eq!(foreign(&file).what, what);
+        assert_eq!(FileType::from_bytes(&file).description, what);
         assert_eq!(detect(&file).choose().unwrap_err().to_string(), what);
     }
 }

@@ -3,16 +3,16 @@
 //! ELF files do not come here: what is wrong with those, their headers say. Each kind has a line of help that leads to
 //! something that runs.
 
-use crate::address::Size;
+use crate::address::ByteSize;
 use crate::bytes::{length, slice, u16_at, u32_at};
 
 use super::boot_sector;
 
 /// What a file is, in words that end an error message.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Foreign {
+pub struct FileType {
     /// What it is: `a gzip-compressed file, which has to be unpacked first`.
-    pub what: String,
+    pub description: String,
     /// What the user can do.
     pub help: Option<String>,
     /// Whether this is only a way to say that the format is unknown.
@@ -80,60 +80,63 @@ const MAGIC: &[(u64, &[u8], &str, &str, &str)] = &[
     (0, b"\xff\xd8\xff", "an image (JPEG),", "and no kernel", ""),
 ];
 
-/// Says what a file is. Every file is something: bytes without a known format, if nothing else.
-#[must_use]
-pub fn foreign(file: &[u8]) -> Foreign {
-    if file.is_empty() {
-        return said("an empty file", None);
-    }
-    for (offset, magic, what, why, help) in MAGIC {
-        if slice(file, *offset, length(magic.len())) == Some(*magic) {
-            return said(format!("{what} {why}"), Some(*help).filter(|help| !help.is_empty()));
+impl FileType {
+    /// Says what a file is. Every file is something: bytes without a known format, if nothing else.
+    #[must_use]
+    pub fn from_bytes(file: &[u8]) -> Self {
+        if file.is_empty() {
+            return said("an empty file", None);
         }
-    }
-    if file.starts_with(b"MZ") {
-        return windows_or_uefi(file);
-    }
-    if let Some(rest) = file.strip_prefix(b"#!") {
-        let line = rest.split(|&byte| byte == b'\n').next().unwrap_or_default();
-        let line = line.get(..64).unwrap_or(line);
-        let interpreter = String::from_utf8_lossy(line).trim().escape_debug().to_string();
-        return said(format!("a script for {interpreter}, and no kernel"), Some("run it on the host"));
-    }
-    if boot_sector::has_signature(file) {
-        let size = length(file.len());
-        let what = format!("a disk image of {} that begins with a boot sector, {NO_DISK}", Size(size));
-        let help = "give the kernel's own file; or `--boot flat --set guest.address=0x7c00`, if all of it is code \
-                    that needs no BIOS";
-        return said(what, Some(help));
-    }
-    if is_text(file) {
-        return said("text, and no kernel", Some("a configuration's name ends in `.toml`"));
-    }
-    if is_zero(file) {
-        return said("nothing but zeros", None);
-    }
-    if is_firmware(file) {
-        return said(
-            "a firmware image for the reset vector, it seems, and no kernel",
-            Some("give the kernel's own file"),
+        for (offset, magic, what, why, help) in MAGIC {
+            if slice(file, *offset, length(magic.len())) == Some(*magic) {
+                return said(format!("{what} {why}"), Some(*help).filter(|help| !help.is_empty()));
+            }
+        }
+        if file.starts_with(b"MZ") {
+            return windows_or_uefi(file);
+        }
+        if let Some(rest) = file.strip_prefix(b"#!") {
+            let line = rest.split(|&byte| byte == b'\n').next().unwrap_or_default();
+            let line = line.get(..64).unwrap_or(line);
+            let interpreter = String::from_utf8_lossy(line).trim().escape_debug().to_string();
+            return said(format!("a script for {interpreter}, and no kernel"), Some("run it on the host"));
+        }
+        if boot_sector::has_signature(file) {
+            let size = length(file.len());
+            let what =
+                format!("a disk image of {} that begins with a boot sector, {NO_DISK}", ByteSize(size));
+            let help = "give the kernel's own file; or `--boot flat --set guest.address=0x7c00`, if all of it is code \
+                        that needs no BIOS";
+            return said(what, Some(help));
+        }
+        if is_text(file) {
+            return said("text, and no kernel", Some("a configuration's name ends in `.toml`"));
+        }
+        if is_zero(file) {
+            return said("nothing but zeros", None);
+        }
+        if is_firmware(file) {
+            return said(
+                "a firmware image for the reset vector, it seems, and no kernel",
+                Some("give the kernel's own file"),
+            );
+        }
+        let start: Vec<String> = file.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let help = "to run bytes as they are, say where they go: `--boot flat --set guest.address=0x100000`, and a `--mode`";
+        let what = format!(
+            "no format that is known here, and no header of a boot protocol: it begins with {}",
+            start.join(" ")
         );
+        Self { is_unknown: true, ..said(what, Some(help)) }
     }
-    let start: Vec<String> = file.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    let help = "to run bytes as they are, say where they go: `--boot flat --set guest.address=0x100000`, and a `--mode`";
-    let what = format!(
-        "no format that is known here, and no header of a boot protocol: it begins with {}",
-        start.join(" ")
-    );
-    Foreign { is_unknown: true, ..said(what, Some(help)) }
 }
 
-fn said(what: impl Into<String>, help: Option<&str>) -> Foreign {
-    Foreign { what: what.into(), help: help.map(str::to_owned), is_unknown: false }
+fn said(what: impl Into<String>, help: Option<&str>) -> FileType {
+    FileType { description: what.into(), help: help.map(str::to_owned), is_unknown: false }
 }
 
 /// A PE file (Microsoft's "PE Format"): for which CPU, and for Windows or UEFI.
-fn windows_or_uefi(file: &[u8]) -> Foreign {
+fn windows_or_uefi(file: &[u8]) -> FileType {
     let header = u32_at(file, 0x3c).map(u64::from).filter(|at| slice(file, *at, 4) == Some(b"PE\0\0"));
     let Some(header) = header else {
         return said("a DOS program (MZ), and no kernel: there is no DOS here", Some(USE_ELF));

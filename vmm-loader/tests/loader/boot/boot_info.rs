@@ -1,34 +1,36 @@
-//! What a kernel is handed, byte by byte: `golden/handed.txt`, and the fields that a kernel would read, at the offsets
+//! What a kernel is handed, byte by byte: `golden/boot_info.txt`, and the fields that a kernel would read, at the offsets
 //! that the specifications give.
 
 use std::fmt::Write;
 
 use vm_memory::GuestAddress;
-use vmm_loader::boot::{Blob, HandOver, Module, Options, Protocol, Register, Rsdp, Told, plan};
+use vmm_loader::boot::{
+    Blob, BootHandoff, BootInfo, BootModule, BootOptions, Protocol, Register, Rsdp, plan,
+};
 
-use super::kernels::{BzImage, add_notes, elf, end, multiboot, multiboot2, note, pc, tag, vmlinux};
+use super::samples::{BzImage, add_notes, elf, end, multiboot, multiboot2, note, pc, tag, vmlinux};
 use crate::golden::assert_golden;
 use crate::image::Bits::B32;
 use crate::image::Sym;
 
 const RSDP: [u8; 36] = *b"RSD PTR \x01OEMID1\x02\x10\x20\x30\x40\x24\0\0\0abcdefgh\x05\0\0\0";
 
-fn hand_over(file: &[u8], protocol: Protocol) -> HandOver {
+fn handoff(file: &[u8], protocol: Protocol) -> BootHandoff {
     let modules = [
-        Module { size: 0x1800, command_line: "first one" },
-        Module { size: 0, command_line: "" },
-        Module { size: 1, command_line: "third" },
+        BootModule { size: 0x1800, command_line: "first one" },
+        BootModule { size: 0, command_line: "" },
+        BootModule { size: 1, command_line: "third" },
     ];
     let map = pc();
-    let told = Told {
-        memory: &map,
+    let boot_info = BootInfo {
+        memory_map: &map,
         file_name: "kernel.elf",
         command_line: "console=ttyS0 x",
         modules: if protocol == Protocol::Linux { &modules[..1] } else { &modules },
         rsdp: Some(Rsdp { address: GuestAddress(0xe_0000), bytes: &RSDP }),
-        ..Told::default()
+        ..BootInfo::default()
     };
-    plan(file, protocol, &Options::default()).unwrap().hand_over(file, &told).unwrap()
+    plan(file, protocol, &BootOptions::default()).unwrap().handoff(file, &boot_info).unwrap()
 }
 
 /// The lines of a block that are not all zeros.
@@ -60,7 +62,7 @@ fn every_byte_is_as_expected() {
         ("bzImage", BzImage::default().build(), Protocol::Linux),
         ("vmlinux", vmlinux(false).build(), Protocol::Linux),
     ] {
-        let HandOver { blobs, modules, registers, summary, .. } = hand_over(&file, protocol);
+        let BootHandoff { blobs, modules, registers, summary, .. } = handoff(&file, protocol);
         writeln!(text, "{name}").unwrap();
         for (register, value) in registers {
             writeln!(text, "  {register:?} {value:#x}").unwrap();
@@ -70,7 +72,7 @@ fn every_byte_is_as_expected() {
         summary.iter().for_each(|line| writeln!(text, "  says: {line}").unwrap());
         blobs.iter().for_each(|blob| dump(&mut text, blob));
     }
-    assert_golden("handed.txt", &text);
+    assert_golden("boot_info.txt", &text);
 }
 
 /// A number of four bytes in one of the blobs, by address.
@@ -104,8 +106,8 @@ fn tail(blobs: &[Blob], address: u64) -> u8 {
 
 #[test]
 fn multiboot_fields_are_where_the_specification_has_them() {
-    let HandOver { blobs, modules, registers, .. } =
-        hand_over(&elf(B32, &multiboot(3, &[])).build(), Protocol::Multiboot);
+    let BootHandoff { blobs, modules, registers, .. } =
+        handoff(&elf(B32, &multiboot(3, &[])).build(), Protocol::Multiboot);
     assert_eq!(registers[0], (Register::Rax, 0x2bad_b002));
     let info = registers[1].1;
     let field = |offset| word(&blobs, info + offset);
@@ -128,8 +130,8 @@ fn multiboot_fields_are_where_the_specification_has_them() {
 
 #[test]
 fn the_zero_page_has_its_fields_where_linux_reads_them() {
-    let HandOver { blobs, modules, registers, image, .. } =
-        hand_over(&BzImage::default().build(), Protocol::Linux);
+    let BootHandoff { blobs, modules, registers, image, .. } =
+        handoff(&BzImage::default().build(), Protocol::Linux);
     let [(Register::Rsi, page)] = registers[..] else { panic!("{registers:?}") };
     let field = |offset| word(&blobs, page + offset);
     assert_eq!(field(0x070), 0xe_0000, "acpi_rsdp_addr");
@@ -151,7 +153,7 @@ fn the_zero_page_has_its_fields_where_linux_reads_them() {
 
 #[test]
 fn pvh_fields_are_where_xen_has_them() {
-    let HandOver { blobs, modules, registers, .. } = hand_over(&vmlinux(true).build(), Protocol::Pvh);
+    let BootHandoff { blobs, modules, registers, .. } = handoff(&vmlinux(true).build(), Protocol::Pvh);
     let [(Register::Rbx, info)] = registers[..] else { panic!("{registers:?}") };
     let field = |offset| word(&blobs, info + offset);
     assert_eq!([0, 4, 8, 12].map(field), [0x336e_c578, 1, 0, 3]);

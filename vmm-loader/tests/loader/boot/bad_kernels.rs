@@ -2,31 +2,35 @@
 
 use std::fmt::Write;
 
-use vmm_loader::boot::{BootError, HandOver, Module, Options, Protocol, Told, detect, plan};
+use vmm_loader::boot::{BootError, BootHandoff, BootInfo, BootModule, BootOptions, Protocol, detect, plan};
 
-use super::kernels::{
+use super::samples::{
     BzImage, CODE, add_notes, boot_sector, elf, end, multiboot, multiboot2, note, pc, tag, vmlinux, words,
 };
 use crate::golden::assert_golden;
 use crate::image::Bits::{B32, B64};
 
 /// All that a front-end does with a kernel; without a protocol the file decides.
-fn start(file: &[u8], protocol: Option<Protocol>, told: &Told<'_>) -> Result<HandOver, BootError> {
+fn start(
+    file: &[u8],
+    protocol: Option<Protocol>,
+    boot_info: &BootInfo<'_>,
+) -> Result<BootHandoff, BootError> {
     let protocol = match protocol {
         Some(protocol) => protocol,
         None => detect(file).choose()?,
     };
-    plan(file, protocol, &Options::default())?.hand_over(file, told)
+    plan(file, protocol, &BootOptions::default())?.handoff(file, boot_info)
 }
 
 #[derive(Default)]
 struct Report(String);
 
 impl Report {
-    fn add(&mut self, name: &str, file: &[u8], protocol: Option<Protocol>, told: &Told<'_>) {
+    fn add(&mut self, name: &str, file: &[u8], protocol: Option<Protocol>, boot_info: &BootInfo<'_>) {
         let map = pc();
-        let memory = if told.memory.is_empty() { &map } else { told.memory };
-        let error = match start(file, protocol, &Told { memory, ..told.clone() }) {
+        let memory = if boot_info.memory_map.is_empty() { &map } else { boot_info.memory_map };
+        let error = match start(file, protocol, &BootInfo { memory_map: memory, ..boot_info.clone() }) {
             Ok(_) => panic!("{name} is accepted"),
             Err(error) => error,
         };
@@ -37,11 +41,11 @@ impl Report {
     }
 
     fn header(&mut self, name: &str, file: &[u8]) {
-        self.add(name, file, None, &Told::default());
+        self.add(name, file, None, &BootInfo::default());
     }
 
     fn forced(&mut self, name: &str, file: &[u8], protocol: Protocol) {
-        self.add(name, file, Some(protocol), &Told::default());
+        self.add(name, file, Some(protocol), &BootInfo::default());
     }
 }
 
@@ -154,30 +158,50 @@ fn what_cannot_be_told_is_refused() {
     let mut report = Report::default();
     let kernel = elf(B32, &multiboot(0, &[])).build();
     let linux = BzImage::default().build();
-    let module = |size| Module { size, command_line: "m" };
-    let told = |command_line| Told { command_line, ..Told::default() };
+    let module = |size| BootModule { size, command_line: "m" };
+    let boot_info = |command_line| BootInfo { command_line, ..BootInfo::default() };
 
-    report.add("NUL in the command line", &kernel, None, &told("a\0b"));
-    let nul = [Module { size: 1, command_line: "\0" }];
-    report.add("NUL in a module's", &kernel, None, &Told { modules: &nul, ..Told::default() });
-    report.add("command line for a plain ELF file", &elf(B32, &[]).build(), None, &told("x"));
+    report.add("NUL in the command line", &kernel, None, &boot_info("a\0b"));
+    let nul = [BootModule { size: 1, command_line: "\0" }];
+    report.add("NUL in a module's", &kernel, None, &BootInfo { modules: &nul, ..BootInfo::default() });
+    report.add("command line for a plain ELF file", &elf(B32, &[]).build(), None, &boot_info("x"));
     report.add(
         "module for a boot sector",
         &boot_sector(512),
         None,
-        &Told { modules: &[module(1)], ..Told::default() },
+        &BootInfo { modules: &[module(1)], ..BootInfo::default() },
     );
-    report.add("long command line for Linux", &linux, None, &told(&"x".repeat(2048)));
+    report.add("long command line for Linux", &linux, None, &boot_info(&"x".repeat(2048)));
     let two = [module(1), module(1)];
-    report.add("two modules for Linux", &linux, None, &Told { modules: &two, ..Told::default() });
+    report.add("two modules for Linux", &linux, None, &BootInfo { modules: &two, ..BootInfo::default() });
     let large = [module(62 << 20)];
-    report.add("large initrd for Linux", &linux, None, &Told { modules: &large, ..Told::default() });
-    report.add("large module", &kernel, None, &Told { modules: &[module(64 << 20)], ..Told::default() });
-    report.add("largest module", &kernel, None, &Told { modules: &[module(u64::MAX)], ..Told::default() });
+    report.add("large initrd for Linux", &linux, None, &BootInfo { modules: &large, ..BootInfo::default() });
+    report.add(
+        "large module",
+        &kernel,
+        None,
+        &BootInfo { modules: &[module(64 << 20)], ..BootInfo::default() },
+    );
+    report.add(
+        "largest module",
+        &kernel,
+        None,
+        &BootInfo { modules: &[module(u64::MAX)], ..BootInfo::default() },
+    );
     let map: Vec<_> =
-        (0..200).map(|page| super::kernels::usable(0x20_0000 + page * 0x4000, 0x1000)).collect();
-    report.add("memory map too long for Linux", &linux, None, &Told { memory: &map, ..Told::default() });
-    let small = [super::kernels::usable(CODE.1, 0x1000)];
-    report.add("no room for the information", &kernel, None, &Told { memory: &small, ..Told::default() });
-    assert_golden("bad_told.txt", &report.0);
+        (0..200).map(|page| super::samples::usable(0x20_0000 + page * 0x4000, 0x1000)).collect();
+    report.add(
+        "memory map too long for Linux",
+        &linux,
+        None,
+        &BootInfo { memory_map: &map, ..BootInfo::default() },
+    );
+    let small = [super::samples::usable(CODE.1, 0x1000)];
+    report.add(
+        "no room for the information",
+        &kernel,
+        None,
+        &BootInfo { memory_map: &small, ..BootInfo::default() },
+    );
+    assert_golden("bad_boot_info.txt", &report.0);
 }

@@ -2,23 +2,23 @@
 
 use vm_memory::GuestAddress;
 
-use super::protocol::Register;
 use crate::address::NamedRange;
 use crate::plan::LoadPlan;
+use crate::protocol::Register;
 
 /// All that a kernel can be told about its machine. A protocol passes on what it has a field for.
 #[derive(Debug, Clone, Default)]
-pub struct Told<'a> {
+pub struct BootInfo<'a> {
     /// The memory map, sorted by address, without overlaps.
-    pub memory: &'a [MapEntry],
+    pub memory_map: &'a [MemoryMapEntry],
     /// What in usable memory is taken already, by files that the kernel does not know of.
-    pub taken: &'a [NamedRange],
+    pub reserved: &'a [NamedRange],
     /// The name of the kernel's file, without directories.
     pub file_name: &'a str,
     /// The command line. Without a NUL.
     pub command_line: &'a str,
     /// Files for the kernel. Linux has one at most: its initrd.
-    pub modules: &'a [Module<'a>],
+    pub modules: &'a [BootModule<'a>],
     /// The ACPI root pointer, where the machine has one.
     pub rsdp: Option<Rsdp<'a>>,
 }
@@ -34,25 +34,25 @@ pub struct Rsdp<'a> {
 
 /// A range of guest-physical addresses, and what a kernel may do with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MapEntry {
+pub struct MemoryMapEntry {
     /// Its first address.
     pub start: GuestAddress,
     /// Its size in bytes; not 0.
     pub size: u64,
     /// What it is.
-    pub kind: MapKind,
+    pub kind: MemoryMapKind,
 }
 
 /// What a range is to a kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum MapKind {
+pub enum MemoryMapKind {
     /// Memory to use.
     Usable,
     /// Not to be used.
     Reserved,
 }
 
-impl MapKind {
+impl MemoryMapKind {
     /// The number that E820 has for it. Multiboot and PVH took theirs from there.
     pub(super) const fn e820(self) -> u32 {
         match self {
@@ -64,7 +64,7 @@ impl MapKind {
 
 /// A file for the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Module<'a> {
+pub struct BootModule<'a> {
     /// Its size in bytes; can be 0.
     pub size: u64,
     /// Its own command line, or name. Without a NUL.
@@ -73,12 +73,12 @@ pub struct Module<'a> {
 
 /// What is to be done so that a kernel finds what it is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HandOver {
+pub struct BootHandoff {
     /// The kernel's own image.
     pub image: LoadPlan,
     /// More bytes for memory.
     pub blobs: Vec<Blob>,
-    /// Where each of [`Told::modules`] goes, in that order. An empty one has an address too.
+    /// Where each of [`BootInfo::modules`] goes, in that order. An empty one has an address too.
     pub modules: Vec<GuestAddress>,
     /// Registers that are not 0 at the entry.
     pub registers: Vec<(Register, u64)>,

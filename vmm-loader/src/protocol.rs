@@ -51,7 +51,7 @@ impl Protocol {
 
     /// Whether the guest can be told a command line, and files be loaded for it.
     #[must_use]
-    pub const fn tells(self) -> bool {
+    pub const fn takes_boot_info(self) -> bool {
         match self {
             Self::Multiboot | Self::Multiboot2 | Self::Pvh | Self::Linux => true,
             Self::Elf | Self::Flat | Self::BootSector => false,
@@ -67,7 +67,7 @@ impl fmt::Display for Protocol {
 
 /// The width of the code at the entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Width {
+pub enum CodeWidth {
     /// 16-bit code in segments.
     Bits16,
     /// 32-bit code, flat segments, no paging.

@@ -12,9 +12,9 @@ use goblin::elf::header::{
 use goblin::elf::program_header::ProgramHeader;
 use thiserror::Error;
 
-use crate::address::Size;
+use crate::address::ByteSize;
 use crate::bytes::{length, slice};
-use crate::class::ElfClass;
+use crate::elf::class::ElfClass;
 
 /// `e_phnum` for "too many to count here" (gABI, PN_XNUM): the true number is in section header 0.
 const PN_XNUM: u16 = 0xffff;
@@ -32,7 +32,7 @@ pub enum HeaderError {
         start: Vec<u8>,
     },
     /// The file ends inside the ELF header.
-    #[error("the ELF header is cut off: {} of {}", .have, Size(*.need))]
+    #[error("the ELF header is cut off: {} of {}", .have, ByteSize(*.need))]
     Truncated {
         /// Bytes there are.
         have: u64,
@@ -76,7 +76,7 @@ pub enum HeaderError {
     #[error("more than 65534 program headers")]
     TooManyProgramHeaders,
     /// `e_phentsize` is not the size of the class.
-    #[error("program headers of {}, not {}", Size(u64::from(*.have)), .need)]
+    #[error("program headers of {}, not {}", ByteSize(u64::from(*.have)), .need)]
     EntrySize {
         /// What the header says.
         have: u16,
@@ -84,7 +84,7 @@ pub enum HeaderError {
         need: u64,
     },
     /// The program header table is not inside the file.
-    #[error("the program headers (offset {offset:#x}, {}) are outside the file of {}", Size(*.size), Size(*.file))]
+    #[error("the program headers (offset {offset:#x}, {}) are outside the file of {}", ByteSize(*.size), ByteSize(*.file))]
     TableOutside {
         /// `e_phoff`.
         offset: u64,
@@ -147,13 +147,13 @@ pub fn is_elf(file: &[u8]) -> bool {
 }
 
 /// The headers of a file that this loader could run, as far as they alone can tell.
-pub(crate) struct Headers {
+pub(crate) struct ElfHeaders {
     pub class: ElfClass,
     pub header: Header,
     pub program_headers: Vec<ProgramHeader>,
 }
 
-impl Headers {
+impl ElfHeaders {
     pub(crate) fn read(file: &[u8]) -> Result<Self, HeaderError> {
         let class = identify(file)?;
         // goblin reads exactly the header here and nothing that the header points to.

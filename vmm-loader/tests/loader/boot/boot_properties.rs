@@ -3,9 +3,9 @@
 use proptest::prelude::*;
 use vm_memory::GuestAddress;
 use vmm_loader::NamedRange;
-use vmm_loader::boot::{Module, Options, Protocol, Register, Rsdp, Told, detect, foreign, plan};
+use vmm_loader::boot::{BootInfo, BootModule, BootOptions, FileType, Protocol, Register, Rsdp, detect, plan};
 
-use super::kernels::{
+use super::samples::{
     BzImage, add_notes, boot_sector, elf, end, multiboot, multiboot2, note, pc, tag, vmlinux,
 };
 use crate::image::Bits::{B32, B64};
@@ -37,20 +37,21 @@ fn overlap(one: &(u64, u64), other: &(u64, u64)) -> bool {
 
 /// What is handed over lies in usable memory, apart from each other, and registers point into it.
 fn check(file: &[u8], protocol: Protocol, sizes: &[u64]) {
-    let Ok(plan) = plan(file, protocol, &Options::default()) else { return };
+    let Ok(plan) = plan(file, protocol, &BootOptions::default()) else { return };
     let map = pc();
-    let modules: Vec<Module<'_>> = sizes.iter().map(|&size| Module { size, command_line: "m" }).collect();
+    let modules: Vec<BootModule<'_>> =
+        sizes.iter().map(|&size| BootModule { size, command_line: "m" }).collect();
     let taken =
         [NamedRange { name: "taken".to_owned(), range: GuestAddress(0x1_0000)..GuestAddress(0x1_0800) }];
-    let told = Told {
-        memory: &map,
-        taken: &taken,
+    let boot_info = BootInfo {
+        memory_map: &map,
+        reserved: &taken,
         command_line: "a b",
         modules: &modules,
         rsdp: Some(Rsdp { address: GuestAddress(0xe_0000), bytes: &[0; 36] }),
-        ..Told::default()
+        ..BootInfo::default()
     };
-    let Ok(handed) = plan.hand_over(file, &told) else { return };
+    let Ok(handed) = plan.handoff(file, &boot_info) else { return };
     assert_eq!(handed.modules.len(), modules.len());
     let blobs = handed.blobs.iter().map(|blob| (blob.address.0, blob.address.0 + blob.bytes.len() as u64));
     let files = handed.modules.iter().zip(sizes).map(|(at, size)| (at.0, at.0 + size));
@@ -87,7 +88,7 @@ proptest! {
             file.truncate(cut.index(file.len() + 1));
         }
         let findings = detect(&file);
-        let _ = findings.words();
+        let _ = findings.describe();
         let _ = findings.choose().map_err(|error| (error.to_string(), error.help()));
         for protocol in Protocol::ALL {
             check(&file, protocol, &sizes);
@@ -96,7 +97,7 @@ proptest! {
 
     #[test]
     fn any_bytes_are_something(file in prop::collection::vec(any::<u8>(), 0..1200)) {
-        prop_assert!(!foreign(&file).what.is_empty());
+        prop_assert!(!FileType::from_bytes(&file).description.is_empty());
         if let Ok(protocol) = detect(&file).choose() {
             check(&file, protocol, &[]);
         }
@@ -107,7 +108,7 @@ proptest! {
 fn the_kernels_themselves_are_started() {
     for (number, file) in kernels().into_iter().enumerate() {
         let protocol = detect(&file).choose().unwrap();
-        assert!(plan(&file, protocol, &Options::default()).is_ok(), "kernel {number}");
+        assert!(plan(&file, protocol, &BootOptions::default()).is_ok(), "kernel {number}");
         check(&file, protocol, &[]);
     }
 }

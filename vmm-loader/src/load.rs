@@ -1,18 +1,18 @@
 //! Carrying out a plan: the file's bytes go into guest memory, .bss is zeroed, relocated words are written.
 //!
 //! All checks come before the first byte is written, so a guest is placed whole or not at all. Pages that show the file
-//! already, because somebody mapped them ([`Segment::way`]), are left alone.
+//! already, because somebody mapped them ([`Segment::load_method`]), are left alone.
 
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryBackend, GuestMemoryError, GuestMemoryRegion};
 
-use crate::address::{NamedRange, Size};
+use crate::address::{ByteSize, NamedRange};
 use crate::bytes::{length, slice};
+use crate::elf::relocate::RelocationValue;
 use crate::error::LoadError;
+use crate::load_strategy::MappedPart;
 use crate::plan::LoadPlan;
-use crate::relocate::Word;
 use crate::segment::Segment;
-use crate::way::MappedPart;
 
 /// What to do about the part of a segment that is not in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,9 +25,9 @@ pub enum Bss {
 
 /// Why a plan could not be carried out.
 #[derive(Debug, Error)]
-pub enum PlaceError {
+pub enum WriteError {
     /// The file is not the one that the plan was made from.
-    #[error("the file has changed since it was read: it had {} and has {}", Size(*.planned), Size(*.now))]
+    #[error("the file has changed since it was read: it had {} and has {}", ByteSize(*.planned), ByteSize(*.now))]
     FileChanged {
         /// Its size when the plan was made.
         planned: u64,
@@ -50,11 +50,11 @@ impl LoadPlan {
     /// # Errors
     ///
     /// When a segment does not fit into `memory` or the file is another one; then nothing has been written.
-    pub fn place<M>(&self, file: &[u8], memory: &M, bss: Bss) -> Result<(), LoadError>
+    pub fn load<M>(&self, file: &[u8], memory: &M, bss: Bss) -> Result<(), LoadError>
     where
         M: GuestMemoryBackend + GuestMemory + ?Sized,
     {
-        self.place_around(&[], file, memory, bss)
+        self.load_unmapped(&[], file, memory, bss)
     }
 
     /// The same where these parts are in memory already.
@@ -62,7 +62,7 @@ impl LoadPlan {
     /// # Errors
     ///
     /// As [`LoadPlan::place`].
-    pub fn place_around<M>(
+    pub fn load_unmapped<M>(
         &self,
         mapped: &[MappedPart],
         file: &[u8],
@@ -73,7 +73,7 @@ impl LoadPlan {
         M: GuestMemoryBackend + GuestMemory + ?Sized,
     {
         if length(file.len()) != self.file_size() {
-            return Err(PlaceError::FileChanged { planned: self.file_size(), now: length(file.len()) }.into());
+            return Err(WriteError::FileChanged { planned: self.file_size(), now: length(file.len()) }.into());
         }
         let regions: Vec<_> = memory
             .iter()
@@ -86,18 +86,18 @@ impl LoadPlan {
 
         for segment in self.segments() {
             let part = mapped.iter().find(|part| segment.has(part));
-            place_segment(segment, part, file, memory, bss)
-                .map_err(|source| PlaceError::Memory { what: self.named_range(segment), source })?;
+            load_segment(segment, part, file, memory, bss)
+                .map_err(|source| WriteError::Memory { what: self.named_range(segment), source })?;
         }
         for relocation in self.relocations() {
             let (bytes, size) = match relocation.value {
-                Word::Bits32(value) => (u64::from(value).to_le_bytes(), 4),
-                Word::Bits64(value) => (value.to_le_bytes(), 8),
+                RelocationValue::Bits32(value) => (u64::from(value).to_le_bytes(), 4),
+                RelocationValue::Bits64(value) => (value.to_le_bytes(), 8),
             };
             let start = relocation.target;
             memory.write_slice(bytes.get(..size).unwrap_or(&bytes), start).map_err(|source| {
                 let range = start..GuestAddress(start.0.saturating_add(length(size)));
-                PlaceError::Memory { what: NamedRange { name: "a relocated word".to_owned(), range }, source }
+                WriteError::Memory { what: NamedRange { name: "a relocated word".to_owned(), range }, source }
             })?;
         }
         Ok(())
@@ -105,7 +105,7 @@ impl LoadPlan {
 }
 
 /// Copies the file's part of a segment, the pages of `mapped` left out, and sees to its .bss.
-fn place_segment<M>(
+fn load_segment<M>(
     segment: &Segment,
     mapped: Option<&MappedPart>,
     file: &[u8],
@@ -132,7 +132,7 @@ where
         Bss::AlreadyZero => Ok(()),
         Bss::Zero => {
             let start = GuestAddress(segment.phys.0.saturating_add(segment.file_size));
-            zero(memory, start, segment.physical().end)
+            zero(memory, start, segment.phys_range().end)
         }
     }
 }

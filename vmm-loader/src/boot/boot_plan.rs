@@ -2,26 +2,26 @@
 
 use vm_memory::GuestAddress;
 
-use super::area::FOUR_GIB;
+use super::alloc::FOUR_GIB;
+use super::boot_info::{BootHandoff, BootInfo};
 use super::error::BootError;
-use super::linux::{self, Linux};
+use super::linux::{self, LinuxSetup};
 use super::multiboot;
 use super::multiboot2;
-use super::protocol::{Protocol, Register, Width};
-use super::told::{HandOver, Told};
 use super::{boot_sector, pvh};
 use crate::address::VirtAddr;
 use crate::bytes::length;
-use crate::class::ElfClass;
+use crate::elf::class::ElfClass;
 use crate::elf::{self, ElfOptions};
 use crate::flat;
-use crate::plan::{Kind, LoadPlan};
-use crate::segment::{Access, Segment};
+use crate::plan::{ImageKind, LoadPlan};
+use crate::protocol::{CodeWidth, Protocol, Register};
+use crate::segment::{Segment, SegmentFlags};
 use crate::symbols::Symbols;
 
 /// What the user decides about the file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Options {
+pub struct BootOptions {
     /// For ELF files.
     pub elf: ElfOptions,
     /// Where a flat binary goes.
@@ -39,40 +39,40 @@ pub struct BootPlan {
     /// ([`LoadPlan::resolve_entry`]).
     pub entry: Option<GuestAddress>,
     /// The width of the code there. `None` for a flat binary, which does not say.
-    pub width: Option<Width>,
+    pub width: Option<CodeWidth>,
     /// Whether it is a Linux kernel, by whatever protocol.
     pub is_linux: bool,
     /// What the protocol's header said that matters for what the kernel is told.
-    pub(super) wishes: Wishes,
+    pub(super) requests: HeaderRequests,
 }
 
 /// What of a header is needed after loading.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Wishes {
+pub(super) enum HeaderRequests {
     None,
-    Multiboot2(multiboot2::Wishes),
-    Linux(Linux),
+    Multiboot2(multiboot2::Multiboot2Requests),
+    Linux(LinuxSetup),
 }
 
 /// Plans how to start a file by a protocol.
 ///
 /// # Errors
 /// What is wrong with the protocol's header, with the image, or with the entry.
-pub fn plan(file: &[u8], protocol: Protocol, options: &Options) -> Result<BootPlan, BootError> {
+pub fn plan(file: &[u8], protocol: Protocol, options: &BootOptions) -> Result<BootPlan, BootError> {
     let plain = |image: LoadPlan, width| BootPlan {
         protocol,
         image,
         entry: None,
         width,
         is_linux: false,
-        wishes: Wishes::None,
+        requests: HeaderRequests::None,
     };
     match protocol {
         Protocol::Elf => {
             let image = elf::plan(file, &options.elf)?;
             let width = image.class().map(|class| match class {
-                ElfClass::Elf32 => Width::Bits32,
-                ElfClass::Elf64 => Width::Bits64,
+                ElfClass::Elf32 => CodeWidth::Bits32,
+                ElfClass::Elf64 => CodeWidth::Bits64,
             });
             Ok(plain(image, width))
         }
@@ -94,33 +94,41 @@ impl BootPlan {
     ///
     /// # Errors
     /// When the protocol, or this kernel, cannot be told so much, or when memory has no room for it.
-    pub fn hand_over(self, file: &[u8], told: &Told<'_>) -> Result<HandOver, BootError> {
-        if told.command_line.contains('\0') {
+    pub fn handoff(self, file: &[u8], boot_info: &BootInfo<'_>) -> Result<BootHandoff, BootError> {
+        if boot_info.command_line.contains('\0') {
             return Err(BootError::Nul("the command line"));
         }
-        if told.modules.iter().any(|module| module.command_line.contains('\0')) {
+        if boot_info.modules.iter().any(|module| module.command_line.contains('\0')) {
             return Err(BootError::Nul("a module's command line"));
         }
         let protocol = self.protocol;
-        if !protocol.tells() {
+        if !protocol.takes_boot_info() {
             let asked = [
-                (!told.command_line.is_empty()).then_some("a command line"),
-                (!told.modules.is_empty()).then_some("modules or an initrd"),
+                (!boot_info.command_line.is_empty()).then_some("a command line"),
+                (!boot_info.modules.is_empty()).then_some("modules or an initrd"),
             ];
             if let Some(what) = asked.into_iter().flatten().next() {
                 return Err(BootError::CannotTell { protocol, what });
             }
         }
-        match (protocol, self.wishes) {
-            (Protocol::Multiboot, _) => multiboot::hand_over(self.image, told),
-            (Protocol::Pvh, _) => pvh::hand_over(self.image, told),
-            (_, Wishes::Multiboot2(wishes)) => multiboot2::hand_over(self.image, &wishes, file, told),
-            (_, Wishes::Linux(linux)) => linux::hand_over(self.image, &linux, told),
-            (protocol, Wishes::None) => {
+        match (protocol, self.requests) {
+            (Protocol::Multiboot, _) => multiboot::handoff(self.image, boot_info),
+            (Protocol::Pvh, _) => pvh::handoff(self.image, boot_info),
+            (_, HeaderRequests::Multiboot2(requests)) => {
+                multiboot2::handoff(self.image, &requests, file, boot_info)
+            }
+            (_, HeaderRequests::Linux(linux)) => linux::handoff(self.image, &linux, boot_info),
+            (protocol, HeaderRequests::None) => {
                 // A BIOS leaves the number of the drive it started from in DL; 0x80 is the first hard disk.
                 let registers =
                     if protocol == Protocol::BootSector { vec![(Register::Rdx, 0x80)] } else { vec![] };
-                Ok(HandOver { image: self.image, blobs: vec![], modules: vec![], registers, summary: vec![] })
+                Ok(BootHandoff {
+                    image: self.image,
+                    blobs: vec![],
+                    modules: vec![],
+                    registers,
+                    summary: vec![],
+                })
             }
         }
     }
@@ -142,11 +150,11 @@ pub(super) fn raw(
         file_size,
         mem_size,
         align: 1,
-        access: Access::ALL,
+        flags: SegmentFlags::ALL,
     };
     LoadPlan {
         class: None,
-        kind: Kind::Raw(what),
+        kind: ImageKind::Raw(what),
         file_size: length(file.len()),
         segments: vec![segment],
         relocations: Vec::new(),
@@ -165,7 +173,7 @@ pub(super) fn physical_entry(image: &LoadPlan) -> Result<GuestAddress, BootError
         return Err(crate::error::LoadError::from(crate::entry::EntryError::None).into());
     };
     let is_physical =
-        || image.segments().iter().any(|segment| segment.physical().contains(&GuestAddress(entry.0)));
+        || image.segments().iter().any(|segment| segment.phys_range().contains(&GuestAddress(entry.0)));
     match image.virt_to_phys(entry) {
         Some(address) => Ok(address),
         None if is_physical() => Ok(GuestAddress(entry.0)),

@@ -7,11 +7,11 @@ use goblin::elf::program_header::{PF_R, PF_W, PF_X, PT_LOAD, ProgramHeader};
 use thiserror::Error;
 use vm_memory::GuestAddress;
 
-use crate::address::{NamedRange, PHYSICAL_END, Size, VirtAddr, first_overlap};
-use crate::base::Slide;
+use crate::address::{ByteSize, NamedRange, PHYSICAL_END, VirtAddr, first_overlap};
 use crate::bytes::length;
-use crate::class::ElfClass;
-use crate::segment::{Access, Segment};
+use crate::elf::base::LoadBias;
+use crate::elf::class::ElfClass;
+use crate::segment::{Segment, SegmentFlags};
 
 /// More loadable segments than any linker makes. The limit keeps the time that a hostile file can cost small.
 pub const MAX_SEGMENTS: usize = 1024;
@@ -25,7 +25,7 @@ pub enum SegmentError {
         /// The program header's number.
         index: usize,
         /// What is wrong with it.
-        problem: Problem,
+        problem: SegmentProblem,
     },
     /// Two segments want the same memory.
     #[error("{first} overlaps {second}")]
@@ -49,7 +49,7 @@ impl SegmentError {
     pub fn help(&self) -> Option<String> {
         match self {
             // The usual cause: a kernel linked to high virtual addresses without load addresses of its own.
-            Self::Bad { problem: Problem::PhysicalEnd { .. }, .. } => Some(
+            Self::Bad { problem: SegmentProblem::PhysicalEnd { .. }, .. } => Some(
                 "segments go to their physical (load) address, which a linker script sets with `AT(...)`"
                     .to_owned(),
             ),
@@ -61,7 +61,7 @@ impl SegmentError {
 
 /// What can be wrong with one segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum Problem {
+pub enum SegmentProblem {
     /// `p_offset + p_filesz` does not fit into 64 bits.
     #[error("its file offset {offset:#x} plus its size {size:#x} overflows")]
     FileOverflow {
@@ -71,7 +71,7 @@ pub enum Problem {
         size: u64,
     },
     /// The file ends before the segment's bytes do.
-    #[error("its bytes (file offset {offset:#x}, {}) are outside the file of {}", Size(*.size), Size(*.file))]
+    #[error("its bytes (file offset {offset:#x}, {}) are outside the file of {}", ByteSize(*.size), ByteSize(*.file))]
     OutsideFile {
         /// `p_offset`.
         offset: u64,
@@ -81,7 +81,7 @@ pub enum Problem {
         file: u64,
     },
     /// `p_filesz > p_memsz`.
-    #[error("it has {} in the file but only {} in memory", Size(*.file), Size(*.memory))]
+    #[error("it has {} in the file but only {} in memory", ByteSize(*.file), ByteSize(*.memory))]
     LargerInFile {
         /// `p_filesz`.
         file: u64,
@@ -92,7 +92,7 @@ pub enum Problem {
     #[error("its alignment {0:#x} is not a power of two")]
     Alignment(u64),
     /// `p_paddr + p_memsz` is more than the class or any x86 CPU can address.
-    #[error("{} at physical address {start:#x} would end after {last:#x}, the last one there is", Size(*.size))]
+    #[error("{} at physical address {start:#x} would end after {last:#x}, the last one there is", ByteSize(*.size))]
     PhysicalEnd {
         /// `p_paddr`.
         start: u64,
@@ -102,7 +102,7 @@ pub enum Problem {
         last: u64,
     },
     /// `p_vaddr + p_memsz` is more than the class can address.
-    #[error("{} at virtual address {start:#x} would end after {last:#x}, the last one there is", Size(*.size))]
+    #[error("{} at virtual address {start:#x} would end after {last:#x}, the last one there is", ByteSize(*.size))]
     VirtualEnd {
         /// `p_vaddr`.
         start: u64,
@@ -154,13 +154,14 @@ fn check_overlap(segments: &[Segment]) -> Result<(), SegmentError> {
 
 impl Segment {
     /// The segment at its final address.
-    pub(crate) fn slid(&self, slide: Slide, class: ElfClass) -> Result<Self, SegmentError> {
+    pub(crate) fn biased(&self, bias: LoadBias, class: ElfClass) -> Result<Self, SegmentError> {
         let fault = |problem| SegmentError::Bad { index: self.index, problem };
-        let moved = |address: u64| slide.apply(address).ok_or_else(|| fault(Problem::Moved { address }));
+        let moved =
+            |address: u64| bias.apply(address).ok_or_else(|| fault(SegmentProblem::Moved { address }));
         let (phys, virt) = (moved(self.phys.0)?, moved(self.virt.0)?);
-        let slid = Self { phys: GuestAddress(phys), virt: VirtAddr(virt), ..self.clone() };
-        slid.check_addresses(class).map_err(fault)?;
-        Ok(slid)
+        let biased = Self { phys: GuestAddress(phys), virt: VirtAddr(virt), ..self.clone() };
+        biased.check_addresses(class).map_err(fault)?;
+        Ok(biased)
     }
 
     fn from_header(index: usize, header: &ProgramHeader) -> Self {
@@ -173,35 +174,35 @@ impl Segment {
             file_size: header.p_filesz,
             mem_size: header.p_memsz,
             align: header.p_align.max(1),
-            access: Access { read: flag(PF_R), write: flag(PF_W), execute: flag(PF_X) },
+            flags: SegmentFlags { read: flag(PF_R), write: flag(PF_W), execute: flag(PF_X) },
         }
     }
 
     /// That the file has the segment's bytes, and memory the room for them.
-    fn check_file(&self, file: &[u8]) -> Result<(), Problem> {
+    fn check_file(&self, file: &[u8]) -> Result<(), SegmentProblem> {
         let end = self
             .file_offset
             .checked_add(self.file_size)
-            .ok_or(Problem::FileOverflow { offset: self.file_offset, size: self.file_size })?;
+            .ok_or(SegmentProblem::FileOverflow { offset: self.file_offset, size: self.file_size })?;
         if self.file_size > self.mem_size {
-            return Err(Problem::LargerInFile { file: self.file_size, memory: self.mem_size });
+            return Err(SegmentProblem::LargerInFile { file: self.file_size, memory: self.mem_size });
         }
         if self.file_size > 0 && end > length(file.len()) {
             let (offset, size) = (self.file_offset, self.file_size);
-            return Err(Problem::OutsideFile { offset, size, file: length(file.len()) });
+            return Err(SegmentProblem::OutsideFile { offset, size, file: length(file.len()) });
         }
         if !self.align.is_power_of_two() {
-            return Err(Problem::Alignment(self.align));
+            return Err(SegmentProblem::Alignment(self.align));
         }
         Ok(())
     }
 
     /// That neither address range leaves its address space.
-    fn check_addresses(&self, class: ElfClass) -> Result<(), Problem> {
+    fn check_addresses(&self, class: ElfClass) -> Result<(), SegmentProblem> {
         let last_byte = self.mem_size.saturating_sub(1);
         let last_physical = class.last_address().min(PHYSICAL_END - 1);
         if self.phys.0.checked_add(last_byte).is_none_or(|last| last > last_physical) {
-            return Err(Problem::PhysicalEnd {
+            return Err(SegmentProblem::PhysicalEnd {
                 start: self.phys.0,
                 size: self.mem_size,
                 last: last_physical,
@@ -209,7 +210,7 @@ impl Segment {
         }
         if self.virt.0.checked_add(last_byte).is_none_or(|last| last > class.last_address()) {
             let (start, size) = (self.virt.0, self.mem_size);
-            return Err(Problem::VirtualEnd { start, size, last: class.last_address() });
+            return Err(SegmentProblem::VirtualEnd { start, size, last: class.last_address() });
         }
         Ok(())
     }

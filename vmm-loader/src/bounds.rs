@@ -7,12 +7,12 @@ use std::ops::Range;
 use thiserror::Error;
 use vm_memory::GuestAddress;
 
-use crate::address::{NamedRange, Span, first_overlap, list};
+use crate::address::{DisplayRange, NamedRange, first_overlap, list};
 use crate::plan::LoadPlan;
 
 /// Why plans do not fit.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum FitError {
+pub enum BoundsError {
     /// There is no memory for all of a segment.
     #[error("{what} is outside memory ({})", memory_list(.memory))]
     NoMemory {
@@ -31,7 +31,7 @@ pub enum FitError {
     },
 }
 
-impl FitError {
+impl BoundsError {
     /// What the user can do about it.
     #[must_use]
     pub fn help(&self) -> Option<String> {
@@ -46,7 +46,7 @@ impl FitError {
 }
 
 fn memory_list(memory: &[Range<GuestAddress>]) -> String {
-    if memory.is_empty() { "there is none".to_owned() } else { list(memory.iter().map(Span)) }
+    if memory.is_empty() { "there is none".to_owned() } else { list(memory.iter().map(DisplayRange)) }
 }
 
 impl LoadPlan {
@@ -55,15 +55,15 @@ impl LoadPlan {
     ///
     /// # Errors
     ///
-    /// [`FitError::NoMemory`] for the first segment that has an address outside.
-    pub fn check_fits(&self, memory: &[Range<GuestAddress>]) -> Result<(), FitError> {
+    /// [`BoundsError::NoMemory`] for the first segment that has an address outside.
+    pub fn check_fits(&self, memory: &[Range<GuestAddress>]) -> Result<(), BoundsError> {
         let memory = merged(memory);
         for what in self.ranges() {
             let inside = |region: &Range<GuestAddress>| {
                 region.start <= what.range.start && what.range.end <= region.end
             };
             if !memory.iter().any(inside) {
-                return Err(FitError::NoMemory { what, memory });
+                return Err(BoundsError::NoMemory { what, memory });
             }
         }
         Ok(())
@@ -74,14 +74,14 @@ impl LoadPlan {
 ///
 /// # Errors
 ///
-/// [`FitError::Overlap`] for the two lowest ranges that do.
-pub fn check_overlap(files: &[(&str, &LoadPlan)]) -> Result<(), FitError> {
+/// [`BoundsError::Overlap`] for the two lowest ranges that do.
+pub fn check_overlap(files: &[(&str, &LoadPlan)]) -> Result<(), BoundsError> {
     let ranges = files.iter().flat_map(|(file, plan)| {
         let name = move |range: NamedRange| NamedRange { name: format!("{file}: {}", range.name), ..range };
         plan.ranges().into_iter().map(name)
     });
     match first_overlap(ranges.collect()) {
-        Some((first, second)) => Err(FitError::Overlap { first, second }),
+        Some((first, second)) => Err(BoundsError::Overlap { first, second }),
         None => Ok(()),
     }
 }

@@ -2,11 +2,11 @@
 //!
 //! Three steps, each a pure function:
 //!
-//! 1. [`detect`] looks at a file and says what it offers, or what it is if it is no kernel. [`Findings::choose`] picks
+//! 1. [`detect`] looks at a file and says what it offers, or what it is if it is no kernel. [`Detection::choose`] picks
 //!    the protocol, by the order below or by the user's word.
 //! 2. [`plan`] makes a [`BootPlan`]: what goes where ([`LoadPlan`]), the entry, and the width of the code there.
-//! 3. [`BootPlan::hand_over`] takes what the kernel is to be told ([`Told`]) and gives the bytes that tell it, their
-//!    addresses, and the registers that point to them ([`HandOver`]).
+//! 3. [`BootPlan::hand_over`] takes what the kernel is to be told ([`BootInfo`]) and gives the bytes that tell it, their
+//!    addresses, and the registers that point to them ([`BootHandoff`]).
 //!
 //! | file | protocol | the code at its entry |
 //! |---|---|---|
@@ -25,23 +25,22 @@
 //!
 //! What a CPU mode is, this module does not know: it says how wide the code is, and where.
 
-mod area;
-mod block;
+mod alloc;
+mod boot_info;
+mod boot_plan;
 mod boot_sector;
 mod detect;
 mod error;
-mod foreign;
+mod file_type;
+mod info_builder;
 mod linux;
 mod multiboot;
 mod multiboot2;
-mod plan;
-mod protocol;
 mod pvh;
-mod told;
 
-pub use detect::{Findings, Offer, detect};
+pub use crate::protocol::{CodeWidth, Protocol, Register};
+pub use boot_info::{Blob, BootHandoff, BootInfo, BootModule, MemoryMapEntry, MemoryMapKind, Rsdp};
+pub use boot_plan::{BootOptions, BootPlan, plan};
+pub use detect::{Candidate, Detection, detect};
 pub use error::BootError;
-pub use foreign::{Foreign, foreign};
-pub use plan::{BootPlan, Options, plan};
-pub use protocol::{Protocol, Register, Width};
-pub use told::{Blob, HandOver, MapEntry, MapKind, Module, Rsdp, Told};
+pub use file_type::FileType;

@@ -7,19 +7,19 @@ use goblin::elf::program_header::PT_NOTE;
 use goblin::elf::section_header::SHT_NOTE;
 
 use crate::bytes::{slice, u32_at};
-use crate::header::Headers;
-use crate::symtab;
+use crate::elf::header::ElfHeaders;
+use crate::elf::symtab;
 
 /// The owner of our note. Its number is 1; the section is `.note.vmm` by custom, and its name is not looked at.
 const OWNER: &[u8] = b"vmm";
 const CONFIGURATION: u32 = 1;
 
 /// So many notes are looked at: kernels have a handful.
-const MOST_NOTES: usize = 256;
+const MAX_NOTES: usize = 256;
 
 /// One note.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Note<'f> {
+pub(crate) struct ElfNote<'f> {
     /// Who defined it, without the NUL.
     pub(crate) owner: &'f [u8],
     /// What it is, by its owner's list.
@@ -28,7 +28,7 @@ pub(crate) struct Note<'f> {
     pub(crate) bytes: &'f [u8],
 }
 
-impl Note<'_> {
+impl ElfNote<'_> {
     /// Its bytes as a little-endian number, if it has four or eight.
     pub(crate) fn value(&self) -> Option<u64> {
         match *self.bytes {
@@ -46,12 +46,12 @@ impl Note<'_> {
 
 /// Whether the C library's start-up code has marked the file as a program for Linux (`NT_GNU_ABI_TAG`, whose first word is
 /// the system: 0 for Linux). Kernels have no such code.
-pub(crate) fn is_for_linux(notes: &[Note<'_>]) -> bool {
+pub(crate) fn is_for_linux(notes: &[ElfNote<'_>]) -> bool {
     notes.iter().any(|note| note.owner == b"GNU" && note.number == 1 && u32_at(note.bytes, 0) == Some(0))
 }
 
 /// All notes of all PT_NOTE segments, as far as they can be read.
-pub(crate) fn read<'f>(file: &'f [u8], headers: &Headers) -> Vec<Note<'f>> {
+pub(crate) fn read<'f>(file: &'f [u8], headers: &ElfHeaders) -> Vec<ElfNote<'f>> {
     let segments = headers.program_headers.iter().filter(|header| header.p_type == PT_NOTE);
     let places = segments.map(|header| (header.p_offset, header.p_filesz, header.p_align));
     let mut notes = Vec::new();
@@ -65,8 +65,8 @@ pub(crate) fn read<'f>(file: &'f [u8], headers: &Headers) -> Vec<Note<'f>> {
 /// A section is enough: what is not loaded into the guest's memory need not be in a segment. A section that is, and has no
 /// PT_NOTE segment since the linker script makes none, counts as well.
 #[must_use]
-pub fn configuration(file: &[u8]) -> Option<&[u8]> {
-    let headers = Headers::read(file).ok()?;
+pub fn config_note(file: &[u8]) -> Option<&[u8]> {
+    let headers = ElfHeaders::read(file).ok()?;
     let mut notes = read(file, &headers);
     let sections = symtab::sections(file, &headers).unwrap_or_default();
     for section in sections.iter().filter(|section| section.sh_type == SHT_NOTE) {
@@ -78,10 +78,10 @@ pub fn configuration(file: &[u8]) -> Option<&[u8]> {
 }
 
 /// Adds the notes at an offset, of so many bytes, each beginning at a multiple of an alignment.
-fn add<'f>(notes: &mut Vec<Note<'f>>, file: &'f [u8], (offset, size, alignment): (u64, u64, u64)) {
+fn add<'f>(notes: &mut Vec<ElfNote<'f>>, file: &'f [u8], (offset, size, alignment): (u64, u64, u64)) {
     let mut rest = slice(file, offset, size).unwrap_or_default();
     let boundary = if alignment == 8 { 8 } else { 4 };
-    while notes.len() < MOST_NOTES
+    while notes.len() < MAX_NOTES
         && let Some((note, after)) = first(rest, boundary)
     {
         notes.push(note);
@@ -90,13 +90,13 @@ fn add<'f>(notes: &mut Vec<Note<'f>>, file: &'f [u8], (offset, size, alignment):
 }
 
 /// The first note in `bytes`, and what follows it.
-fn first(bytes: &[u8], boundary: u64) -> Option<(Note<'_>, &[u8])> {
+fn first(bytes: &[u8], boundary: u64) -> Option<(ElfNote<'_>, &[u8])> {
     let (name_size, size, number) = (u32_at(bytes, 0)?, u32_at(bytes, 4)?, u32_at(bytes, 8)?);
     let (name_size, size) = (u64::from(name_size), u64::from(size));
     let start = 12_u64.checked_add(name_size)?.checked_next_multiple_of(boundary)?;
     let name = slice(bytes, 12, name_size)?;
     let owner = name.strip_suffix(&[0]).unwrap_or(name);
-    let note = Note { owner, number, bytes: slice(bytes, start, size)? };
+    let note = ElfNote { owner, number, bytes: slice(bytes, start, size)? };
     let next = start.checked_add(size)?.checked_next_multiple_of(boundary)?;
     let after = bytes.get(usize::try_from(next).ok()?..).unwrap_or_default();
     Some((note, after))
@@ -152,15 +152,15 @@ mod tests {
         let note = b"\x04\0\0\0\x0a\0\0\0\x01\0\0\0vmm\0mode = 1\0\0\0\0";
         let (load, note_segment) = (1, PT_NOTE);
         for file in [elf(note_segment, 0, note), elf(load, SHT_NOTE, note)] {
-            assert_eq!(configuration(&file), Some(&b"mode = 1"[..]));
+            assert_eq!(config_note(&file), Some(&b"mode = 1"[..]));
             for end in 0..file.len() {
-                let _ = configuration(&file[..end]);
+                let _ = config_note(&file[..end]);
             }
         }
-        assert_eq!(configuration(&elf(load, 1, note)), None);
+        assert_eq!(config_note(&elf(load, 1, note)), None);
         let foreign = [&note[..8], &[2], &note[9..]].concat();
-        assert_eq!(configuration(&elf(note_segment, 0, &foreign)), None);
-        assert_eq!(configuration(b"mode = \"long\""), None);
+        assert_eq!(config_note(&elf(note_segment, 0, &foreign)), None);
+        assert_eq!(config_note(b"mode = \"long\""), None);
     }
 
     #[test]
