@@ -10,6 +10,7 @@
 //! | `prepare/files.rs` | what goes into memory, and its symbols |
 
 mod boot;
+mod boot_help;
 mod file_bytes;
 mod file_cache;
 mod file_errors;
@@ -131,7 +132,7 @@ fn entry(config: &Config, mode: Mode, plan: &BootPlan) -> Result<EntryPoint, Dia
     }
     let choice = match &config.entry {
         EntryChoice::Segmented { segment, offset } => {
-            return Ok(EntryPoint::Segmented { segment: *segment, offset: *offset });
+            vmm_loader::EntryChoice::Segmented { segment: *segment, offset: *offset }
         }
         EntryChoice::FromFile => vmm_loader::EntryChoice::File,
         EntryChoice::Symbol(name) => vmm_loader::EntryChoice::Symbol(name.clone()),
@@ -141,6 +142,12 @@ fn entry(config: &Config, mode: Mode, plan: &BootPlan) -> Result<EntryPoint, Dia
         .image
         .resolve_entry(&choice)
         .map_err(|error| config.error_at("guest.entry", error.to_string()).with_help(error.help()))?;
+    let entry = match entry {
+        vmm_loader::EntryPoint::Segmented { segment, offset } => {
+            return Ok(EntryPoint::Segmented { segment, offset });
+        }
+        vmm_loader::EntryPoint::Address(address) => address,
+    };
     if mode == Mode::Real && entry.0 >= 1 << 20 {
         let message = format!("the entry {entry} is out of reach in real mode, which ends at 1 MiB");
         return Err(config.error_at("guest.entry", message).with_help(Some("link the guest below 0x100000")));

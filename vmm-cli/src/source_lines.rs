@@ -77,7 +77,7 @@ mod tests {
             println!("skipped: {} is not built", path.display());
             return None;
         };
-        let options = ElfOptions { base: base.map(vm_memory::GuestAddress) };
+        let options = ElfOptions::default().with_base(base.map(vm_memory::GuestAddress));
         let plan = elf::plan(&file, &options).unwrap();
         Some((file, plan))
     }

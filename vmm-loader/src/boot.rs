@@ -1,29 +1,29 @@
-//! Boot protocols: how a kernel that somebody else wrote wants to be loaded, entered and told about its machine.
+//! Boot protocols: detection, load plan, and boot information of a kernel.
 //!
-//! Three steps, each a pure function:
+//! Starting a kernel takes three steps. Each is a pure function:
 //!
-//! 1. [`detect`] looks at a file and says what it offers, or what it is if it is no kernel. [`Detection::choose`] picks
-//!    the protocol, by the order below or by the user's word.
-//! 2. [`plan`] makes a [`BootPlan`]: what goes where ([`LoadPlan`]), the entry, and the width of the code there.
-//! 3. [`BootPlan::hand_over`] takes what the kernel is to be told ([`BootInfo`]) and gives the bytes that tell it, their
-//!    addresses, and the registers that point to them ([`BootHandoff`]).
+//! 1. [`detect`] finds the protocols that a file supports, or its [`FileType`] if it is not a kernel.
+//!    [`Detection::choose`] selects one, in the order of the table below.
+//! 2. [`plan`] creates a [`BootPlan`]: the [`LoadPlan`](crate::LoadPlan), the entry and the code width.
+//! 3. [`BootPlan::handoff`] turns [`BootInfo`] (memory map, command line, modules, RSDP) into a [`BootHandoff`]: bytes for
+//!    guest memory, their addresses, and the registers that point to them.
 //!
-//! | file | protocol | the code at its entry |
+//! | file | protocol | code at the entry |
 //! |---|---|---|
-//! | `linux.rs` | a Linux bzImage, by its setup header; a vmlinux | 64-bit, or 32-bit in old ones |
+//! | `linux.rs` | Linux bzImage by its setup header; vmlinux | 64-bit; 32-bit in old kernels |
 //! | `multiboot2.rs` | Multiboot 2 | 32-bit |
-//! | `multiboot.rs` | Multiboot 1, as ELF or with addresses in its header | 32-bit |
+//! | `multiboot.rs` | Multiboot 1: ELF file, or addresses in the header | 32-bit |
 //! | `pvh.rs` | PVH, by the note `XEN_ELFNOTE_PHYS32_ENTRY` | 32-bit |
-//! | [`elf`](crate::elf) | none: a plain ELF file | that of the file's class |
-//! | `boot_sector.rs` | a PC's boot sector | 16-bit |
-//! | [`flat`](crate::flat) | none, and not to be detected: bytes at an address | the caller's |
+//! | [`elf`](crate::elf) | none: plain ELF file | as the file's class |
+//! | `boot_sector.rs` | PC boot sector | 16-bit |
+//! | [`flat`](crate::flat) | none: bytes at an address; never detected | chosen by the caller |
 //!
-//! The order of this table is the order of choice. A bzImage comes first because it also looks like a boot sector and
-//! often like a UEFI program, and runs as neither. Multiboot 2 tells more than Multiboot 1. PVH comes after both: kernels
-//! that have several carry the note for Xen, and the Multiboot header for loaders like this one. A plain ELF file is what
-//! is left when nothing in it says how to start it: a file with a header that cannot be satisfied is never started as one.
+//! A bzImage comes first because it also has the signature of a boot sector and often the header of a UEFI program, and runs
+//! as neither. Multiboot 2 passes more information than Multiboot 1. PVH comes after both: kernels with several headers
+//! have the note for Xen and the Multiboot header for other loaders. A file with a header that cannot be satisfied is never
+//! started as a plain ELF file.
 //!
-//! What a CPU mode is, this module does not know: it says how wide the code is, and where.
+//! The module does not set up a CPU mode. It gives the code width and the address of the entry.
 
 mod alloc;
 mod boot_info;
@@ -38,9 +38,16 @@ mod multiboot;
 mod multiboot2;
 mod pvh;
 
-pub use crate::protocol::{CodeWidth, Protocol, Register};
-pub use boot_info::{Blob, BootHandoff, BootInfo, BootModule, MemoryMapEntry, MemoryMapKind, Rsdp};
+pub use crate::memory_map::{MemoryMapEntry, MemoryMapKind};
+pub use crate::protocol::{CodeWidth, Protocol};
+pub use crate::register::Register;
+pub use boot_info::{Blob, BootHandoff, BootInfo, BootModule, Rsdp};
 pub use boot_plan::{BootOptions, BootPlan, plan};
+pub use boot_sector::BootSectorError;
 pub use detect::{Candidate, Detection, detect};
-pub use error::BootError;
-pub use file_type::FileType;
+pub use error::{BootError, BootInfoItem};
+pub use file_type::{FileCategory, FileType};
+pub use linux::LinuxError;
+pub use multiboot::{MultibootAddressError, MultibootError};
+pub use multiboot2::{DisplayRequest, Multiboot2Error};
+pub use pvh::PvhError;

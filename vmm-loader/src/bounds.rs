@@ -1,38 +1,40 @@
-//! Whether plans fit: into the memory there is, and next to each other.
+//! Bounds and overlap checks on load plans: against the guest's memory map and against each other.
 //!
-//! Pure functions on ranges. They need the machine's memory map and no memory, so `vmm-cli check` can ask them too.
+//! The checks compare address ranges only. They need the memory map, but no guest memory.
 
 use std::ops::Range;
 
 use thiserror::Error;
 use vm_memory::GuestAddress;
 
-use crate::address::{DisplayRange, NamedRange, first_overlap, list};
+use crate::address::{DisplayRange, NamedRange};
+use crate::display::list;
 use crate::plan::LoadPlan;
 
-/// Why plans do not fit.
+/// Plan that does not fit into guest memory or overlaps another plan.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum BoundsError {
-    /// There is no memory for all of a segment.
+    /// Segment that is not completely inside guest memory.
     #[error("{what} is outside memory ({})", memory_list(.memory))]
     NoMemory {
-        /// What does not fit, and where.
+        /// Name and range of the segment.
         what: NamedRange,
-        /// The memory there is, lowest first, adjoining regions as one.
+        /// Guest memory by ascending address, with adjoining regions merged.
         memory: Vec<Range<GuestAddress>>,
     },
-    /// Two files want the same memory.
+    /// Two files that use the same memory.
     #[error("{first} overlaps {second}")]
     Overlap {
-        /// The one with the lower address, after the name of its file.
+        /// Range with the lower address. Its name begins with the name of its file.
         first: NamedRange,
-        /// The other.
+        /// Range with the higher address. Its name begins with the name of its file.
         second: NamedRange,
     },
 }
 
 impl BoundsError {
-    /// What the user can do about it.
+    /// Returns advice for the user, if there is any.
     #[must_use]
     pub fn help(&self) -> Option<String> {
         match self {
@@ -50,14 +52,14 @@ fn memory_list(memory: &[Range<GuestAddress>]) -> String {
 }
 
 impl LoadPlan {
-    /// Checks that each segment lies in `memory`: inside one region or across several that adjoin. The regions may
-    /// come in any order.
+    /// Checks that each segment lies in `memory`, in one region or across adjoining ones. The regions may be in any
+    /// order.
     ///
     /// # Errors
     ///
-    /// [`BoundsError::NoMemory`] for the first segment that has an address outside.
+    /// [`BoundsError::NoMemory`] for the first segment with an address outside `memory`.
     pub fn check_fits(&self, memory: &[Range<GuestAddress>]) -> Result<(), BoundsError> {
-        let memory = merged(memory);
+        let memory = merge(memory);
         for what in self.ranges() {
             let inside = |region: &Range<GuestAddress>| {
                 region.start <= what.range.start && what.range.end <= region.end
@@ -70,15 +72,15 @@ impl LoadPlan {
     }
 }
 
-/// Checks that files which go into one machine do not overlap; each comes with the name to call it in a message.
+/// Checks that the files for one guest do not overlap. Each plan comes with the file name for the message.
 ///
 /// # Errors
 ///
-/// [`BoundsError::Overlap`] for the two lowest ranges that do.
+/// [`BoundsError::Overlap`] for the two lowest ranges that overlap.
 pub fn check_overlap(files: &[(&str, &LoadPlan)]) -> Result<(), BoundsError> {
     let ranges = files.iter().flat_map(|(file, plan)| {
-        let name = move |range: NamedRange| NamedRange { name: format!("{file}: {}", range.name), ..range };
-        plan.ranges().into_iter().map(name)
+        let prefix = move |named: NamedRange| NamedRange::new(format!("{file}: {}", named.name), named.range);
+        plan.ranges().into_iter().map(prefix)
     });
     match first_overlap(ranges.collect()) {
         Some((first, second)) => Err(BoundsError::Overlap { first, second }),
@@ -86,8 +88,17 @@ pub fn check_overlap(files: &[(&str, &LoadPlan)]) -> Result<(), BoundsError> {
     }
 }
 
-/// The regions by address, adjoining and overlapping ones as one, empty ones left out.
-fn merged(memory: &[Range<GuestAddress>]) -> Vec<Range<GuestAddress>> {
+/// Finds the lowest two ranges that overlap. No range may be empty.
+pub(crate) fn first_overlap(mut ranges: Vec<NamedRange>) -> Option<(NamedRange, NamedRange)> {
+    ranges.sort_by_key(|named| named.range.start);
+    ranges.windows(2).find_map(|pair| match pair {
+        [first, second] if first.overlaps(second) => Some((first.clone(), second.clone())),
+        _ => None,
+    })
+}
+
+/// Sorts regions by address, merges adjoining and overlapping ones and drops empty ones.
+fn merge(memory: &[Range<GuestAddress>]) -> Vec<Range<GuestAddress>> {
     let mut sorted: Vec<_> = memory.iter().filter(|region| region.start < region.end).cloned().collect();
     sorted.sort_by_key(|region| region.start);
     let mut merged: Vec<Range<GuestAddress>> = Vec::new();

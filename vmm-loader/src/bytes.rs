@@ -1,31 +1,31 @@
-//! A guest's file as bytes, read at offsets that the file itself names.
+//! Checked reads from a file at offsets that the file itself gives.
 //!
-//! Such an offset can be anything. Nothing in this crate indexes a file otherwise than through these functions.
+//! Such an offset can have any value. All other modules read files through these functions only.
 
-/// The `size` bytes of the file from `offset` on, or `None` where the file does not have them all.
+/// Returns the `size` bytes from `offset` on, or `None` if the file ends before.
 pub(crate) fn slice(file: &[u8], offset: u64, size: u64) -> Option<&[u8]> {
     let start = usize::try_from(offset).ok()?;
     let end = usize::try_from(offset.checked_add(size)?).ok()?;
     file.get(start..end)
 }
 
-/// A length as the `u64` that file offsets are made of.
-pub(crate) const fn length(of: usize) -> u64 {
-    // usize has at most 64 bits on every target that Rust has, so nothing is lost.
-    of as u64
+/// Converts a length to `u64`, the type of file offsets.
+pub(crate) const fn length(bytes: usize) -> u64 {
+    // usize has at most 64 bits on every target of Rust, so nothing is lost.
+    bytes as u64
 }
 
-/// The little-endian number of 16 bits at `offset`.
+/// Reads a little-endian 16-bit number at `offset`.
 pub(crate) fn u16_at(bytes: &[u8], offset: u64) -> Option<u16> {
     Some(u16::from_le_bytes(slice(bytes, offset, 2)?.try_into().ok()?))
 }
 
-/// The little-endian number of 32 bits at `offset`.
+/// Reads a little-endian 32-bit number at `offset`.
 pub(crate) fn u32_at(bytes: &[u8], offset: u64) -> Option<u32> {
     Some(u32::from_le_bytes(slice(bytes, offset, 4)?.try_into().ok()?))
 }
 
-/// The text from `offset` up to the next NUL, at most `limit` bytes of it; `None` where no NUL comes that soon.
+/// Returns the bytes from `offset` up to the next NUL, or `None` if there is no NUL in the next `limit` bytes.
 pub(crate) fn c_string(bytes: &[u8], offset: u64, limit: usize) -> Option<&[u8]> {
     let from = bytes.get(usize::try_from(offset).ok()?..)?;
     let from = from.get(..limit).unwrap_or(from);

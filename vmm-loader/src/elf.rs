@@ -1,7 +1,17 @@
-//! ELF files (System V gABI, chapters 4 and 5; the i386 and x86-64 supplements): from bytes to a load plan.
+//! ELF files (System V gABI, chapters 4 and 5, with the i386 and x86-64 supplements): from bytes to a load plan.
 //!
-//! goblin knows how the records look; what they say is checked here and in the files of the five steps. Nothing
-//! is allocated that is not in proportion to the file, and no input makes this panic.
+//! goblin decodes the records. This module and the five steps below check their values. Memory use is proportional to
+//! the size of the file, and no input causes a panic.
+//!
+//! | file | step |
+//! |---|---|
+//! | `elf/header.rs` | ELF header and program header table |
+//! | `elf/pt_load.rs` | PT_LOAD headers to segments |
+//! | `elf/dynamic.rs`, `elf/base.rs` | dynamic section; base address of a static PIE |
+//! | `elf/relocate.rs` | relative relocations |
+//! | `elf/symtab.rs` | symbol table |
+//!
+//! `elf/notes.rs` reads ELF notes for [`boot`](crate::boot) and for [`config_note`](crate::config_note).
 
 use goblin::elf::program_header::PT_TLS;
 use vm_memory::GuestAddress;
@@ -25,24 +35,36 @@ pub(crate) mod pt_load;
 pub(crate) mod relocate;
 pub(crate) mod symtab;
 
-/// What the user decides about an ELF file.
+/// Options for loading an ELF file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ElfOptions {
-    /// Where the lowest segment of a static PIE goes; a multiple of the segments' alignment. `None`: where it was
-    /// linked if that is 1 MiB or above, and otherwise the first aligned address from 1 MiB on.
+    /// Base address of a static PIE: the physical address of its lowest segment, a multiple of the largest `p_align`.
+    ///
+    /// `None` keeps the linked address if it is [`DEFAULT_PIE_BASE`](crate::DEFAULT_PIE_BASE) (1 MiB) or higher, and
+    /// otherwise selects the first aligned address from there on.
     pub base: Option<GuestAddress>,
+}
+
+impl ElfOptions {
+    /// Sets the base address of a static PIE; `None` selects the default.
+    #[must_use]
+    pub fn with_base(mut self, base: impl Into<Option<GuestAddress>>) -> Self {
+        self.base = base.into();
+        self
+    }
 }
 
 /// Plans how to load an ELF file.
 ///
 /// # Errors
 ///
-/// When the bytes are no ELF file, or one that cannot run on a bare x86 machine, or one that contradicts itself.
+/// [`LoadError`] if the file is not an ELF file, cannot run on a bare x86 machine, or contradicts itself.
 pub fn plan(file: &[u8], options: &ElfOptions) -> Result<LoadPlan, LoadError> {
     let headers = ElfHeaders::read(file)?;
     let linked = pt_load::read(file, &headers.program_headers, headers.class)?;
     let dynamic = DynamicSection::read(file, &headers, &linked)?;
-    let (kind, bias) = place_image(&headers, &linked, options)?;
+    let (kind, bias) = load_bias(&headers, &linked, options)?;
     let segments: Vec<Segment> =
         linked.iter().map(|segment| segment.biased(bias, headers.class)).collect::<Result<_, _>>()?;
     let relocations = relocate::read(file, headers.class, &linked, &dynamic, bias)?;
@@ -67,14 +89,14 @@ pub fn plan(file: &[u8], options: &ElfOptions) -> Result<LoadPlan, LoadError> {
     })
 }
 
-/// Decides how far the image moves.
-fn place_image(
+/// Determines the kind of the image and its load bias.
+fn load_bias(
     headers: &ElfHeaders,
     linked: &[Segment],
     options: &ElfOptions,
 ) -> Result<(ImageKind, LoadBias), BaseError> {
     if headers.is_position_independent() {
-        let bias = LoadBias::for_pie(linked, options.base)?;
+        let bias = LoadBias::from_base(linked, options.base)?;
         Ok((ImageKind::StaticPie { base: bias.base() }, bias))
     } else if options.base.is_some() {
         Err(BaseError::FixedAddresses)
@@ -83,8 +105,10 @@ fn place_image(
     }
 }
 
-/// The file's entry. 0 means "none" (gABI, `e_entry`), unless a file with fixed addresses has a segment there, as
-/// 16-bit guests may. In a static PIE it is the ELF header that lies at 0.
+/// Returns the file's entry after the load bias.
+///
+/// 0 means "no entry" (gABI, `e_entry`) unless an ET_EXEC file has a segment at 0, as 16-bit guests may. In a static PIE
+/// the ELF header is at 0.
 fn entry(headers: &ElfHeaders, linked: &[Segment], bias: LoadBias) -> Option<VirtAddr> {
     let entry = VirtAddr(headers.header.e_entry);
     let at_zero = linked.iter().any(|segment| segment.offset_of(VirtAddr(0)).is_some());

@@ -1,67 +1,61 @@
-//! Where execution starts: where the file says, at a symbol, or at an address.
-//!
-//! The result is a virtual address. Whether it is mapped is a question for those who build page tables; whether the
-//! file has code there can be asked with [`LoadPlan::segment_at`].
-
-use thiserror::Error;
+//! Entry point: the choice of the user, and the address that it resolves to.
 
 use crate::address::VirtAddr;
-use crate::plan::LoadPlan;
-use crate::symbols::SymbolError;
 
-/// How the user names the entry.
+/// Choice of the entry point.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum EntryChoice {
-    /// The one in the file: `e_entry` of an ELF file, the first byte of a flat binary.
+    /// Entry of the file: `e_entry` of an ELF file, the first byte of a flat binary.
     #[default]
     File,
-    /// The address of a symbol.
+    /// Address of a symbol.
     Symbol(String),
-    /// An address, taken as it is. It need not be in this file: others may be loaded there.
+    /// Virtual address. It need not be in the file, since other files may be loaded there.
     Address(VirtAddr),
+    /// Real-mode address `segment:offset`, for CS and IP.
+    Segmented {
+        /// Value of CS.
+        segment: u16,
+        /// Value of IP.
+        offset: u16,
+    },
 }
 
-/// Why there is no entry.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum EntryError {
-    /// `e_entry` is 0 and nothing is loaded there.
-    #[error("the file names no entry (e_entry is 0)")]
-    None,
-    /// `e_entry` is in no segment.
-    #[error("the file's entry {0} is in none of its segments")]
-    Outside(VirtAddr),
-    /// The symbol has no address.
-    #[error(transparent)]
-    Symbol(#[from] SymbolError),
+/// Address of the first instruction.
+///
+/// Exhaustive: an x86 CPU starts at a linear address or, in real mode, at a segment and an offset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EntryPoint {
+    /// Virtual address.
+    Address(VirtAddr),
+    /// Real-mode address `segment:offset`, for CS and IP.
+    Segmented {
+        /// Value of CS.
+        segment: u16,
+        /// Value of IP.
+        offset: u16,
+    },
 }
 
-impl EntryError {
-    /// What the user can do about it.
+impl EntryPoint {
+    /// Returns the linear address: for a real-mode address, the segment times 16 plus the offset.
     #[must_use]
-    pub fn help(&self) -> Option<String> {
+    pub const fn linear(self) -> VirtAddr {
         match self {
-            Self::None | Self::Outside(_) => {
-                Some("name an entry, or link with `-e SYMBOL` and make the symbol global".to_owned())
-            }
-            Self::Symbol(error) => error.help(),
+            Self::Address(address) => address,
+            Self::Segmented { segment, offset } => VirtAddr((segment as u64) * 16 + offset as u64),
         }
     }
 }
 
-impl LoadPlan {
-    /// The virtual address at which execution starts.
-    ///
-    /// # Errors
-    ///
-    /// When the file names no entry or one outside of all segments, or when there is no such symbol.
-    pub fn resolve_entry(&self, choice: &EntryChoice) -> Result<VirtAddr, EntryError> {
-        match choice {
-            EntryChoice::File => {
-                let entry = self.entry().ok_or(EntryError::None)?;
-                self.segment_at(entry).map(|_| entry).ok_or(EntryError::Outside(entry))
-            }
-            EntryChoice::Symbol(name) => Ok(self.symbols().lookup(name)?.address),
-            EntryChoice::Address(address) => Ok(*address),
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_count_in_units_of_16() {
+        assert_eq!(EntryPoint::Segmented { segment: 0xffff, offset: 0xffff }.linear(), VirtAddr(0x10_ffef));
+        assert_eq!(EntryPoint::Address(VirtAddr(u64::MAX)).linear(), VirtAddr(u64::MAX));
     }
 }

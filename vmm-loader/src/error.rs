@@ -1,4 +1,4 @@
-//! The one error type that a caller meets. Each kind of mistake is defined beside the check that finds it.
+//! Error type of loading. Each kind of error is defined beside the check that finds it.
 
 use thiserror::Error;
 
@@ -8,55 +8,56 @@ use crate::elf::dynamic::DynamicError;
 use crate::elf::header::HeaderError;
 use crate::elf::pt_load::SegmentError;
 use crate::elf::relocate::RelocationError;
-use crate::entry::EntryError;
 use crate::flat::FlatError;
 use crate::load::WriteError;
+use crate::resolve_entry::EntryError;
 
-/// Why a file cannot be loaded.
+/// File that cannot be loaded.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum LoadError {
-    /// The file's headers rule it out.
+    /// Invalid ELF header or program header table.
     #[error(transparent)]
     Header(#[from] HeaderError),
-    /// A segment cannot be loaded.
+    /// Invalid segment.
     #[error(transparent)]
     Segment(#[from] SegmentError),
-    /// The file needs a dynamic linker.
+    /// ELF file that needs a dynamic linker.
     #[error(transparent)]
-    DynamicSection(#[from] DynamicError),
-    /// The file cannot go to the base asked for.
+    Dynamic(#[from] DynamicError),
+    /// Base address that the file cannot be loaded at.
     #[error(transparent)]
     Base(#[from] BaseError),
-    /// A relocation cannot be applied.
+    /// Relocation that cannot be applied.
     #[error(transparent)]
     Relocation(#[from] RelocationError),
-    /// A flat binary cannot be loaded.
+    /// Flat binary that cannot be loaded.
     #[error(transparent)]
     Flat(#[from] FlatError),
-    /// There is no entry.
+    /// Entry choice that has no address.
     #[error(transparent)]
     Entry(#[from] EntryError),
-    /// The plan does not fit into memory or beside another one.
+    /// Plan that does not fit into memory or overlaps another plan.
     #[error(transparent)]
-    Fit(#[from] BoundsError),
-    /// The plan could not be carried out.
+    Bounds(#[from] BoundsError),
+    /// Plan that could not be written to guest memory.
     #[error(transparent)]
-    Place(#[from] WriteError),
+    Write(#[from] WriteError),
 }
 
 impl LoadError {
-    /// What the user can do about it, where there is something: one sentence for a `help:` line.
+    /// Returns advice for the user, if there is any: one sentence without a full stop.
     #[must_use]
     pub fn help(&self) -> Option<String> {
         match self {
             Self::Header(error) => error.help(),
             Self::Segment(error) => error.help(),
-            Self::DynamicSection(error) => error.help(),
+            Self::Dynamic(error) => error.help(),
             Self::Base(error) => error.help(),
             Self::Relocation(error) => error.help(),
             Self::Entry(error) => error.help(),
-            Self::Fit(error) => error.help(),
-            Self::Flat(_) | Self::Place(_) => None,
+            Self::Bounds(error) => error.help(),
+            Self::Flat(_) | Self::Write(_) => None,
         }
     }
 }

@@ -1,29 +1,31 @@
-//! Flat binaries: bytes without a format, loaded as they are at an address that the user gives.
+//! Flat binaries: bytes without a format, loaded unchanged at an address that the caller gives.
 //!
-//! Execution starts at the first byte unless an address says otherwise. Virtual and physical address are the same.
+//! The entry is the first byte. Virtual and physical addresses are equal.
 
 use thiserror::Error;
 use vm_memory::GuestAddress;
 
-use crate::address::{ByteSize, PHYSICAL_END, VirtAddr};
+use crate::address::{MAX_PHYSICAL_ADDRESS, VirtAddr};
 use crate::bytes::length;
+use crate::display::ByteSize;
 use crate::error::LoadError;
 use crate::plan::{ImageKind, LoadPlan};
 use crate::segment::{Segment, SegmentFlags};
 use crate::symbols::Symbols;
 
-/// Why bytes cannot be loaded as they are.
+/// Bytes that cannot be loaded as a flat binary.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum FlatError {
-    /// The file has no bytes.
+    /// Empty file.
     #[error("the file is empty")]
     Empty,
-    /// The end is above the 52 bits of a physical address.
-    #[error("{} at {:#x} would end after {:#x}, the last physical address there is", ByteSize(*.size), .address.0, PHYSICAL_END - 1)]
+    /// File that would end above [`MAX_PHYSICAL_ADDRESS`].
+    #[error("{} at {:#x} would end after {:#x}, the last physical address there is", ByteSize(*.size), .address.0, MAX_PHYSICAL_ADDRESS)]
     AddressTooHigh {
-        /// Where it was to be loaded.
+        /// Load address.
         address: GuestAddress,
-        /// Size of the file.
+        /// Size of the file in bytes.
         size: u64,
     },
 }
@@ -32,30 +34,29 @@ pub enum FlatError {
 ///
 /// # Errors
 ///
-/// When the file is empty, or does not fit between the address and the end of the physical address space.
+/// [`FlatError`] if the file is empty, or if the file would end above [`MAX_PHYSICAL_ADDRESS`].
 pub fn plan(file: &[u8], address: GuestAddress) -> Result<LoadPlan, LoadError> {
-    let plan = data(file, address, "")?;
+    let plan = plan_data(file, address, "")?;
     Ok(LoadPlan { kind: ImageKind::Flat, entry: Some(VirtAddr(address.0)), ..plan })
 }
 
-/// Plans how to load bytes that nobody enters; `what` they are is for messages and maps: `module`.
+/// Plans how to load bytes that are not entered, such as a boot module. `name` is for messages and memory maps.
 ///
 /// # Errors
 ///
-/// As [`plan`].
-pub fn data(file: &[u8], address: GuestAddress, what: &'static str) -> Result<LoadPlan, LoadError> {
-    let size = length(file.len());
+/// [`FlatError`] if there are no bytes, or if they would end above [`MAX_PHYSICAL_ADDRESS`].
+pub fn plan_data(bytes: &[u8], address: GuestAddress, name: &'static str) -> Result<LoadPlan, LoadError> {
+    let size = length(bytes.len());
     if size == 0 {
         return Err(FlatError::Empty.into());
     }
-    if address.0.checked_add(size).is_none_or(|end| end > PHYSICAL_END) {
+    if address.0.checked_add(size - 1).is_none_or(|last| last > MAX_PHYSICAL_ADDRESS) {
         return Err(FlatError::AddressTooHigh { address, size }.into());
     }
-    let virt = VirtAddr(address.0);
     let segment = Segment {
         index: 0,
         phys: address,
-        virt,
+        virt: VirtAddr(address.0),
         file_offset: 0,
         file_size: size,
         mem_size: size,
@@ -64,7 +65,7 @@ pub fn data(file: &[u8], address: GuestAddress, what: &'static str) -> Result<Lo
     };
     Ok(LoadPlan {
         class: None,
-        kind: ImageKind::Raw(what),
+        kind: ImageKind::Raw(name),
         file_size: size,
         segments: vec![segment],
         relocations: Vec::new(),

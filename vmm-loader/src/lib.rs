@@ -1,13 +1,13 @@
-//! Guest files: a file becomes a [`LoadPlan`], the plan becomes guest memory.
-//!
-//! A flat binary of two instructions, loaded at 0x1000:
+//! Loader for guest files: a file becomes a [`LoadPlan`], and the plan is loaded into guest memory.
 //!
 //! ```
-//! use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
-//! use vmm_loader::{Bss, EntryChoice, flat};
-//!
+//! # #[cfg(feature = "loader")]
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let file = [0xe6, 0xe9, 0xf4]; // out %al, $0xe9; hlt
+//! use vmm_loader::vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+//! use vmm_loader::{Bss, EntryChoice, EntryPoint, VirtAddr, flat};
+//!
+//! // A flat binary of two instructions, loaded at 0x1000: out %al, $0xe9; hlt
+//! let file = [0xe6, 0xe9, 0xf4];
 //! let plan = flat::plan(&file, GuestAddress(0x1000))?;
 //! println!("{plan}");
 //!
@@ -15,58 +15,108 @@
 //! plan.load(&file, &memory, Bss::AlreadyZero)?;
 //!
 //! let entry = plan.resolve_entry(&EntryChoice::File)?;
-//! assert_eq!(entry.0, 0x1000);
+//! assert_eq!(entry, EntryPoint::Address(VirtAddr(0x1000)));
 //! assert_eq!(memory.read_obj::<u8>(GuestAddress(0x1002))?, 0xf4);
 //! # Ok(())
 //! # }
+//! # #[cfg(not(feature = "loader"))]
+//! # fn main() {}
 //! ```
 //!
-//! An ELF file goes the same way through [`elf::plan`]. A plan is made first and only then carried out: it is a plain
-//! value that can be printed, checked against the machine's memory ([`LoadPlan::check_fits`]) and against other
-//! files ([`check_overlap`]), all without a machine.
+//! [`elf::plan`] plans an ELF file in the same way, and [`boot`] starts kernels by their boot protocol. A plan is a plain
+//! value. It can be printed, checked against a memory map ([`LoadPlan::check_fits`]) and compared with other plans
+//! ([`check_overlap`]) before there is any guest memory.
 //!
-//! This crate knows nothing of KVM, of CPU modes or of page tables: it reports what a file is ([`ElfClass`]) and where
-//! it lies, and leaves to its caller what that means.
+//! The crate does not use KVM, does not set up CPU modes or page tables, and opens no files. It reports the class of a file
+//! ([`ElfClass`]) or the code width at its entry ([`CodeWidth`]), and the caller chooses the mode.
 //!
-//! A kernel that somebody else wrote is started through [`boot`]: by the boot protocol that its file asks for.
+//! Reading order: [`elf`] and its five steps, [`flat`], `plan`, `symbols`, `resolve_entry`, `bounds`, `load`,
+//! `load_strategy`, [`boot`].
 //!
-//! The modules in reading order: the five steps of an ELF file (`header`, `pt_load`, `dynamic` with `base`, `relocate`,
-//! `symtab`), [`elf`] which takes them, [`flat`], the plan (`plan`, `symbols`, `entry`, `bounds`), and what carries it out
-//! (`load`, `load_strategy`).
+//! # Features
+//!
+//! - `loader` (default): load plans, ELF files, flat binaries and boot protocols. Without it, only value types remain
+//!   ([`VirtAddr`], [`NamedRange`], [`EntryChoice`], [`Protocol`], [`Register`], [`MemoryMapEntry`]), and the crate depends
+//!   on vm-memory alone.
+//! - `serde`: serialization of [`Protocol`], [`Register`] and `LoadPolicy` by their lower-case names.
+//! - `schemars`: JSON schemas of the same types.
 #![forbid(unsafe_code)]
 
-pub mod boot;
-pub mod elf;
-pub mod flat;
+/// The example of the README is a test.
+#[cfg(all(doctest, feature = "loader"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
+/// Version of vm-memory whose types appear in signatures of this crate.
+pub use vm_memory;
 
 mod address;
-mod bounds;
-mod bytes;
 mod entry;
-mod error;
-mod load;
-mod load_strategy;
-mod plan;
+mod memory_map;
 mod protocol;
+mod register;
+
+pub use address::{MAX_PHYSICAL_ADDRESS, NamedRange, VirtAddr};
+pub use entry::{EntryChoice, EntryPoint};
+pub use memory_map::{MemoryMapEntry, MemoryMapKind};
+pub use protocol::{CodeWidth, Protocol};
+pub use register::Register;
+
+#[cfg(feature = "loader")]
+pub mod boot;
+#[cfg(feature = "loader")]
+mod bounds;
+#[cfg(feature = "loader")]
+mod bytes;
+#[cfg(feature = "loader")]
+mod display;
+#[cfg(feature = "loader")]
+pub mod elf;
+#[cfg(feature = "loader")]
+mod error;
+#[cfg(feature = "loader")]
+pub mod flat;
+#[cfg(feature = "loader")]
+mod load;
+#[cfg(feature = "loader")]
+mod load_strategy;
+#[cfg(feature = "loader")]
+mod plan;
+#[cfg(feature = "loader")]
+mod resolve_entry;
+#[cfg(feature = "loader")]
 mod segment;
+#[cfg(feature = "loader")]
 mod symbols;
 
-pub use address::{NamedRange, PHYSICAL_END, VirtAddr};
+#[cfg(feature = "loader")]
 pub use bounds::{BoundsError, check_overlap};
-pub use elf::ElfOptions;
-pub use elf::base::{BaseError, DEFAULT_BASE};
-pub use elf::class::ElfClass;
-pub use elf::dynamic::DynamicError;
-pub use elf::header::{HeaderError, is_elf};
-pub use elf::notes::config_note;
-pub use elf::pt_load::{MAX_SEGMENTS, SegmentError, SegmentProblem};
-pub use elf::relocate::{Relocation, RelocationError, RelocationValue};
-pub use elf::symtab::SymbolTableError;
-pub use entry::{EntryChoice, EntryError};
+#[cfg(feature = "loader")]
+pub use elf::base::{BaseError, DEFAULT_PIE_BASE};
+#[cfg(feature = "loader")]
+pub use elf::{
+    ElfOptions,
+    class::ElfClass,
+    dynamic::DynamicError,
+    header::{HeaderError, is_elf},
+    notes::config_note,
+    pt_load::{MAX_SEGMENTS, SegmentError, SegmentProblem},
+    relocate::{Relocation, RelocationError, RelocationTable, RelocationValue},
+    symtab::SymbolTableError,
+};
+#[cfg(feature = "loader")]
 pub use error::LoadError;
+#[cfg(feature = "loader")]
 pub use flat::FlatError;
+#[cfg(feature = "loader")]
 pub use load::{Bss, WriteError};
+#[cfg(feature = "loader")]
 pub use load_strategy::{CopyReason, LoadMethod, LoadPolicy, MAP_THRESHOLD, MappedPart};
+#[cfg(feature = "loader")]
 pub use plan::{ImageKind, LoadPlan, PlanNote};
+#[cfg(feature = "loader")]
+pub use resolve_entry::EntryError;
+#[cfg(feature = "loader")]
 pub use segment::{Segment, SegmentFlags};
+#[cfg(feature = "loader")]
 pub use symbols::{Symbol, SymbolError, SymbolKind, Symbols};

@@ -1,71 +1,79 @@
-//! Carrying out a plan: the file's bytes go into guest memory, .bss is zeroed, relocated words are written.
+//! Loading: writes the file's bytes and the relocated words of a plan to guest memory, and zeroes .bss.
 //!
-//! All checks come before the first byte is written, so a guest is placed whole or not at all. Pages that show the file
-//! already, because somebody mapped them ([`Segment::load_method`]), are left alone.
+//! All checks come before the first write, so a file is loaded completely or not at all. Pages that the caller has mapped
+//! from the file ([`Segment::load_method`]) are not written.
 
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryBackend, GuestMemoryError, GuestMemoryRegion};
 
-use crate::address::{ByteSize, NamedRange};
+use crate::address::NamedRange;
 use crate::bytes::{length, slice};
+use crate::display::ByteSize;
 use crate::elf::relocate::RelocationValue;
 use crate::error::LoadError;
 use crate::load_strategy::MappedPart;
 use crate::plan::LoadPlan;
 use crate::segment::Segment;
 
-/// What to do about the part of a segment that is not in the file.
+/// Treatment of .bss, the part of a segment that is not in the file.
+///
+/// Exhaustive: memory is either known to be zero or has to be cleared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bss {
-    /// Leave it alone: the memory is fresh from `mmap` and reads as zero. Pages that are not touched cost nothing.
+    /// Nothing is written: the memory is newly mapped and reads as zero. Untouched pages cost no memory.
     AlreadyZero,
-    /// Write zeros: the memory has been used before.
+    /// Zeros are written: the memory has been used before.
     Zero,
 }
 
-/// Why a plan could not be carried out.
+/// Plan that could not be written to guest memory.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum WriteError {
-    /// The file is not the one that the plan was made from.
+    /// File of another size than the one that the plan was made from.
     #[error("the file has changed since it was read: it had {} and has {}", ByteSize(*.planned), ByteSize(*.now))]
     FileChanged {
-        /// Its size when the plan was made.
+        /// Size in bytes when the plan was made.
         planned: u64,
-        /// Its size now.
+        /// Size in bytes now.
         now: u64,
     },
-    /// Guest memory refused the write.
+    /// Write that guest memory refused.
     #[error("cannot write {what} to guest memory")]
     Memory {
-        /// What was to be written, and where.
+        /// Name and range of the bytes.
         what: NamedRange,
-        /// The reason.
+        /// Error of the memory backend.
         source: GuestMemoryError,
     },
 }
 
 impl LoadPlan {
-    /// Loads the file that the plan was made from. Writes inside [`LoadPlan::ranges`] and nowhere else.
+    /// Loads the file that the plan was made from. Writes only inside [`LoadPlan::ranges`].
     ///
     /// # Errors
     ///
-    /// When a segment does not fit into `memory` or the file is another one; then nothing has been written.
+    /// [`BoundsError`](crate::BoundsError) if a segment does not fit into `memory`, [`WriteError::FileChanged`] if the file
+    /// has another size than the planned one. Nothing has been written then. [`WriteError::Memory`] if `memory` refuses a
+    /// write.
     pub fn load<M>(&self, file: &[u8], memory: &M, bss: Bss) -> Result<(), LoadError>
     where
         M: GuestMemoryBackend + GuestMemory + ?Sized,
     {
-        self.load_unmapped(&[], file, memory, bss)
+        self.load_unmapped(file, &[], memory, bss)
     }
 
-    /// The same where these parts are in memory already.
+    /// Loads the file that the plan was made from, except for the `mapped` parts, which the caller has mapped into `memory`.
     ///
     /// # Errors
     ///
-    /// As [`LoadPlan::place`].
+    /// [`BoundsError`](crate::BoundsError) if a segment does not fit into `memory`, [`WriteError::FileChanged`] if the file
+    /// has another size than the planned one. Nothing has been written then. [`WriteError::Memory`] if `memory` refuses a
+    /// write.
     pub fn load_unmapped<M>(
         &self,
-        mapped: &[MappedPart],
         file: &[u8],
+        mapped: &[MappedPart],
         memory: &M,
         bss: Bss,
     ) -> Result<(), LoadError>
@@ -85,7 +93,7 @@ impl LoadPlan {
         self.check_fits(&regions)?;
 
         for segment in self.segments() {
-            let part = mapped.iter().find(|part| segment.has(part));
+            let part = mapped.iter().find(|part| segment.has_mapped_part(part));
             load_segment(segment, part, file, memory, bss)
                 .map_err(|source| WriteError::Memory { what: self.named_range(segment), source })?;
         }
@@ -97,14 +105,14 @@ impl LoadPlan {
             let start = relocation.target;
             memory.write_slice(bytes.get(..size).unwrap_or(&bytes), start).map_err(|source| {
                 let range = start..GuestAddress(start.0.saturating_add(length(size)));
-                WriteError::Memory { what: NamedRange { name: "a relocated word".to_owned(), range }, source }
+                WriteError::Memory { what: NamedRange::new("a relocated word", range), source }
             })?;
         }
         Ok(())
     }
 }
 
-/// Copies the file's part of a segment, the pages of `mapped` left out, and sees to its .bss.
+/// Copies the file's part of a segment except for the pages of `mapped`, and clears its .bss if asked for.
 fn load_segment<M>(
     segment: &Segment,
     mapped: Option<&MappedPart>,
@@ -116,7 +124,7 @@ where
     M: GuestMemory + ?Sized,
 {
     let copy = |from: u64, to: u64| {
-        // A plan's file ranges are inside a file of the plan's size, which was checked before.
+        // The file ranges of a plan are inside a file of the planned size, which the caller has checked.
         let bytes = slice(file, segment.file_offset.saturating_add(from), to.saturating_sub(from));
         memory.write_slice(bytes.unwrap_or_default(), GuestAddress(segment.phys.0.saturating_add(from)))
     };
@@ -137,6 +145,7 @@ where
     }
 }
 
+/// Writes zeros to a physical range.
 fn zero<M>(memory: &M, mut from: GuestAddress, to: GuestAddress) -> Result<(), GuestMemoryError>
 where
     M: GuestMemory + ?Sized,

@@ -1,9 +1,8 @@
-//! Which way a segment goes into memory: mapped from its file, or copied.
+//! Load strategy of a segment: mapped from its file, or copied.
 //!
-//! A mapped page costs nothing until the guest touches it, and then a fault; a copied one costs its copy beforehand. Only
-//! whole pages can be mapped, so a segment must lie at the same place of a page in the file and in memory, as linkers make
-//! it for just this purpose (gABI, "Program Loading": `p_vaddr` and `p_offset` are congruent modulo the page size). What its
-//! first and last page share with something else is copied, and .bss stays as it is.
+//! Mapping costs a page fault for each page that the guest touches; copying costs the copy before the guest runs. Only
+//! whole pages can be mapped, and only if file offset and physical address are congruent modulo the page size, as linkers
+//! arrange it (gABI, "Program Loading"). Partial pages at both ends are copied. This module decides; it maps nothing.
 
 use std::fmt;
 
@@ -11,67 +10,76 @@ use vm_memory::GuestAddress;
 
 use crate::segment::Segment;
 
-const PAGE: u64 = 4096;
+const PAGE_SIZE: u64 = 4096;
 
-/// Segments with fewer bytes in the file than this are copied: making a mapping costs as much as copying so many.
+/// Minimum number of bytes in the file for a segment to be mapped by [`LoadPolicy::Auto`]. Mapping costs as much as copying
+/// about 32 MiB.
 pub const MAP_THRESHOLD: u64 = 32 << 20;
 
-/// The user's choice.
+/// Policy for loading segments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub enum LoadPolicy {
-    /// By size.
+    /// Segments of at least 32 MiB are mapped, smaller ones copied.
     #[default]
     Auto,
-    /// Everything is copied, so that files may change as soon as the guest runs.
+    /// Everything is copied, so that the files may change while the guest runs.
     Copy,
-    /// What can be mapped is mapped.
+    /// All whole pages are mapped.
     Map,
 }
 
-/// How a segment gets into memory.
+/// Method by which a segment gets into memory.
+///
+/// Exhaustive: a user of the plan has to carry out each method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LoadMethod {
-    /// These pages are mapped, the rest is copied.
+    /// These pages are mapped, the rest of the segment is copied.
     Map(MappedPart),
-    /// All of it is copied.
+    /// The whole segment is copied, for this reason.
     Copy(CopyReason),
 }
 
-/// Whole pages of a segment, all of whose bytes are in the file.
+/// Whole pages of a segment whose bytes are all in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct MappedPart {
-    /// Where in memory they begin; a multiple of 4 KiB.
+    /// First guest-physical address, a multiple of 4 KiB.
     pub phys: GuestAddress,
-    /// Where in the file; a multiple of 4 KiB.
+    /// Offset of the first byte in the file, a multiple of 4 KiB.
     pub file_offset: u64,
-    /// Bytes, a multiple of 4 KiB, not 0.
+    /// Size in bytes, a multiple of 4 KiB and not 0.
     pub size: u64,
 }
 
-/// Why a segment is copied.
+/// Reason for copying a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum CopyReason {
-    /// That takes no longer than mapping it.
+    /// Segment smaller than [`MAP_THRESHOLD`].
     Small,
-    /// The user wants it.
-    Asked,
-    /// In the file it lies elsewhere in its page than in memory.
+    /// [`LoadPolicy::Copy`].
+    Policy,
+    /// File offset and physical address that are not congruent modulo 4 KiB.
     Unaligned,
-    /// It fills no page.
+    /// Segment that contains no whole page.
     NoWholePage,
-    /// Its bytes do not come from a file that is mapped.
+    /// Bytes that do not come from a mapped file.
     NoMapping,
-    /// The memory there is shared, or made of huge pages.
+    /// Guest memory that is shared or consists of huge pages.
     Backing,
-    /// It lies in several regions of memory.
+    /// Segment that spans several memory regions.
     SeveralRegions,
 }
 
+/// Writes the reason as a clause about the segment: `it is small`.
 impl fmt::Display for CopyReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Small => "it is small",
-            Self::Asked => "the configuration wants it",
+            Self::Policy => "the load policy is to copy",
             Self::Unaligned => "its offset in the file and its address differ in the lowest 12 bits",
             Self::NoWholePage => "it fills no page",
             Self::NoMapping => "its file is small, and read",
@@ -82,28 +90,28 @@ impl fmt::Display for CopyReason {
 }
 
 impl Segment {
-    /// How it gets into private memory from a file that is mapped.
+    /// Chooses how the segment gets into private memory from a mapped file.
     #[must_use]
-    pub fn load_method(&self, loading: LoadPolicy) -> LoadMethod {
-        match loading {
-            LoadPolicy::Copy => return LoadMethod::Copy(CopyReason::Asked),
+    pub fn load_method(&self, policy: LoadPolicy) -> LoadMethod {
+        match policy {
+            LoadPolicy::Copy => return LoadMethod::Copy(CopyReason::Policy),
             LoadPolicy::Auto if self.file_size < MAP_THRESHOLD => return LoadMethod::Copy(CopyReason::Small),
             LoadPolicy::Auto | LoadPolicy::Map => {}
         }
-        if self.phys.0 % PAGE != self.file_offset % PAGE {
+        if self.phys.0 % PAGE_SIZE != self.file_offset % PAGE_SIZE {
             return LoadMethod::Copy(CopyReason::Unaligned);
         }
         self.whole_pages().map_or(LoadMethod::Copy(CopyReason::NoWholePage), LoadMethod::Map)
     }
 
-    /// Whether these pages are the ones of this segment that can be mapped.
-    pub(crate) fn has(&self, part: &MappedPart) -> bool {
+    /// Returns true if `part` is the part of this segment that can be mapped.
+    pub(crate) fn has_mapped_part(&self, part: &MappedPart) -> bool {
         self.whole_pages() == Some(*part)
     }
 
     fn whole_pages(&self) -> Option<MappedPart> {
-        let start = self.phys.0.checked_next_multiple_of(PAGE)?;
-        let end = self.phys.0.checked_add(self.file_size)? / PAGE * PAGE;
+        let start = self.phys.0.checked_next_multiple_of(PAGE_SIZE)?;
+        let end = self.phys.0.checked_add(self.file_size)? / PAGE_SIZE * PAGE_SIZE;
         let size = end.checked_sub(start).filter(|size| *size > 0)?;
         let file_offset = self.file_offset.checked_add(start - self.phys.0)?;
         Some(MappedPart { phys: GuestAddress(start), file_offset, size })
@@ -126,34 +134,33 @@ mod tests {
 
     #[test]
     fn every_reason() {
-        let big = MAP_THRESHOLD + PAGE;
-        let of = |segment: Segment, loading| match segment.load_method(loading) {
-            LoadMethod::Copy(because) => Some(because),
+        let big = MAP_THRESHOLD + PAGE_SIZE;
+        let reason = |segment: Segment, policy| match segment.load_method(policy) {
+            LoadMethod::Copy(reason) => Some(reason),
             LoadMethod::Map(_) => None,
         };
-        assert_eq!(of(segment(0x10_0000, 0x1000, big), LoadPolicy::Auto), None);
-        assert_eq!(of(segment(0x10_0000, 0x1000, big), LoadPolicy::Copy), Some(CopyReason::Asked));
-        assert_eq!(
-            of(segment(0x10_0000, 0x1000, MAP_THRESHOLD - 1), LoadPolicy::Auto),
-            Some(CopyReason::Small)
-        );
-        assert_eq!(of(segment(0x10_0000, 0x1000, PAGE), LoadPolicy::Map), None);
-        assert_eq!(of(segment(0x10_0000, 0x1004, big), LoadPolicy::Map), Some(CopyReason::Unaligned));
-        assert_eq!(of(segment(0x10_0010, 0x1010, PAGE), LoadPolicy::Map), Some(CopyReason::NoWholePage));
-        assert_eq!(of(segment(0x10_0000, 0, 0), LoadPolicy::Map), Some(CopyReason::NoWholePage));
-        assert_eq!(of(segment(u64::MAX - 4, 0xffb, 4), LoadPolicy::Map), Some(CopyReason::NoWholePage));
+        let (auto, copy, map) = (LoadPolicy::Auto, LoadPolicy::Copy, LoadPolicy::Map);
+        assert_eq!(reason(segment(0x10_0000, 0x1000, big), auto), None);
+        assert_eq!(reason(segment(0x10_0000, 0x1000, big), copy), Some(CopyReason::Policy));
+        assert_eq!(reason(segment(0x10_0000, 0x1000, MAP_THRESHOLD - 1), auto), Some(CopyReason::Small));
+        assert_eq!(reason(segment(0x10_0000, 0x1000, PAGE_SIZE), map), None);
+        assert_eq!(reason(segment(0x10_0000, 0x1004, big), map), Some(CopyReason::Unaligned));
+        assert_eq!(reason(segment(0x10_0010, 0x1010, PAGE_SIZE), map), Some(CopyReason::NoWholePage));
+        assert_eq!(reason(segment(0x10_0000, 0, 0), map), Some(CopyReason::NoWholePage));
+        assert_eq!(reason(segment(u64::MAX - 4, 0xffb, 4), map), Some(CopyReason::NoWholePage));
     }
 
     proptest! {
-        /// The mapped pages are inside the segment, as far from its start in the file as in memory, and leave less than a
-        /// page at either end.
+        /// The mapped pages are inside the segment, have the same distance from its start in file and memory, and leave
+        /// less than a page at either end.
         #[test]
         fn whole_pages_and_all_of_them(phys: u64, page in 0_u64..1 << 40, size in 0..(1_u64 << 40)) {
-            let segment = segment(phys, page * PAGE + phys % PAGE, size);
+            let segment = segment(phys, page * PAGE_SIZE + phys % PAGE_SIZE, size);
             let LoadMethod::Map(part) = segment.load_method(LoadPolicy::Map) else { return Ok(()) };
             let (start, end) = (part.phys.0, part.phys.0 + part.size);
-            prop_assert!(start % PAGE == 0 && end % PAGE == 0 && part.file_offset % PAGE == 0 && part.size > 0);
-            prop_assert!(start - phys < PAGE && phys + size - end < PAGE);
+            prop_assert!(start % PAGE_SIZE == 0 && end % PAGE_SIZE == 0);
+            prop_assert!(part.file_offset % PAGE_SIZE == 0 && part.size > 0);
+            prop_assert!(start - phys < PAGE_SIZE && phys + size - end < PAGE_SIZE);
             prop_assert_eq!(part.file_offset - segment.file_offset, start - phys);
         }
     }

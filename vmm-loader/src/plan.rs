@@ -1,49 +1,52 @@
-//! The load plan: all that loading a file will do, as a value that can be checked, printed and compared.
+//! Load plan: all effects of loading a file, as a value that can be checked, printed and compared.
 //!
-//! [`elf`](crate::elf) and [`flat`](crate::flat) make plans; nothing else can, so whoever holds one knows that each
-//! segment's bytes exist in the file, that no address range wraps, and that no two segments overlap. A plan has no
-//! bytes in it: they are read from the file, or mapped from it, when the plan is carried out.
+//! Only [`elf`](crate::elf), [`flat`](crate::flat) and [`boot`](crate::boot) create plans. They guarantee that each
+//! segment's bytes are in the file, that no address range wraps, and that no two segments overlap. A plan does not contain
+//! the bytes of the file.
 
 use std::fmt;
 
 use thiserror::Error;
 use vm_memory::GuestAddress;
 
-use crate::address::{ByteSize, DisplayRange, NamedRange, VirtAddr};
+use crate::address::{DisplayRange, NamedRange, VirtAddr};
+use crate::display::ByteSize;
 use crate::elf::class::ElfClass;
 use crate::elf::relocate::Relocation;
 use crate::elf::symtab::SymbolTableError;
 use crate::segment::Segment;
 use crate::symbols::{Symbol, Symbols};
 
-/// What kind of file a plan was made from.
+/// Kind of the file that a plan was made from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ImageKind {
-    /// An ELF file linked to fixed addresses (ET_EXEC).
+    /// ELF file linked to fixed addresses (ET_EXEC).
     Executable,
-    /// An ELF file that runs at any address (ET_DYN), and the one it was given.
+    /// Position-independent ELF file (ET_DYN).
     StaticPie {
-        /// Where its lowest segment starts, rounded down to the alignment of the segments.
+        /// Base address: the start of the lowest segment, rounded down to the alignment of the segments.
         base: GuestAddress,
     },
-    /// Bytes without a format.
+    /// Flat binary.
     Flat,
-    /// Bytes that a boot protocol puts into memory, and what they are: `Linux kernel`, `module`.
+    /// Bytes that a boot protocol puts into memory. Holds their name, such as `Linux kernel` or `module`.
     Raw(&'static str),
 }
 
-/// Something that does not keep a file from loading, but that its owner should know.
+/// Note on a file that can be loaded, for its author.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum PlanNote {
-    /// PT_TLS: nobody sets up a thread pointer on a bare machine.
+    /// PT_TLS of this size in bytes. On a bare machine, the guest itself has to set up the thread pointer.
     #[error("{} of thread-local storage (PT_TLS): the guest has to set it up itself", ByteSize(*.0))]
     ThreadLocalStorage(u64),
-    /// The file has a symbol table that cannot be read.
+    /// Symbol table that cannot be read. The plan has no symbols.
     #[error("no symbols: {0}")]
     Symbols(SymbolTableError),
 }
 
-/// All that loading a file will do.
+/// Plan for loading a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoadPlan {
     pub(crate) class: Option<ElfClass>,
@@ -57,83 +60,85 @@ pub struct LoadPlan {
 }
 
 impl LoadPlan {
-    /// The class of an ELF file, or `None` for a flat binary.
+    /// Returns the class of an ELF file, or `None` for other files.
     #[must_use]
     pub const fn class(&self) -> Option<ElfClass> {
         self.class
     }
 
-    /// What kind of file it is.
+    /// Returns the kind of the file.
     #[must_use]
     pub const fn kind(&self) -> ImageKind {
         self.kind
     }
 
-    /// Size of the file in bytes.
+    /// Returns the size of the file in bytes.
     #[must_use]
     pub const fn file_size(&self) -> u64 {
         self.file_size
     }
 
-    /// The segments, in the order of the file; at least one.
+    /// Returns the segments in the order of the file. There is at least one.
     #[must_use]
     pub fn segments(&self) -> &[Segment] {
         &self.segments
     }
 
-    /// The words to write after the segments; each lies in the file's part of a segment.
+    /// Returns the relocated words, which are written after the segments. Each one is in the file's part of a segment.
     #[must_use]
     pub fn relocations(&self) -> &[Relocation] {
         &self.relocations
     }
 
-    /// The entry that the file names, if it names one. It may be wrong: [`LoadPlan::resolve_entry`] checks it.
+    /// Returns the entry of the file, if it has one. [`LoadPlan::resolve_entry`] checks that it is inside a segment.
     #[must_use]
     pub const fn entry(&self) -> Option<VirtAddr> {
         self.entry
     }
 
-    /// The symbols, at the addresses that the image runs at.
+    /// Returns the symbols at their loaded addresses.
     #[must_use]
     pub const fn symbols(&self) -> &Symbols {
         &self.symbols
     }
 
-    /// What the file's owner should know.
+    /// Returns notes on the file, for its author.
     #[must_use]
     pub fn notes(&self) -> &[PlanNote] {
         &self.notes
     }
 
-    /// The physical ranges that the file fills, with names for a memory map.
+    /// Returns the physical ranges that the file fills, with names for a memory map.
     #[must_use]
     pub fn ranges(&self) -> Vec<NamedRange> {
         self.segments.iter().map(|segment| self.named_range(segment)).collect()
     }
 
-    /// A segment's range, under the name that suits the kind of file.
+    /// Returns the physical range of a segment with a name that depends on the kind of the file.
     pub(crate) fn named_range(&self, segment: &Segment) -> NamedRange {
         match self.kind {
             ImageKind::Executable | ImageKind::StaticPie { .. } => segment.named_range(),
-            ImageKind::Flat => NamedRange { name: "flat binary".to_owned(), range: segment.phys_range() },
-            ImageKind::Raw(what) => NamedRange { name: what.to_owned(), range: segment.phys_range() },
+            ImageKind::Flat => NamedRange::new("flat binary", segment.phys_range()),
+            ImageKind::Raw(name) => NamedRange::new(name, segment.phys_range()),
         }
     }
 
-    /// The segment that a virtual address is in; the first in the file where overlays share addresses.
+    /// Returns the segment that contains a virtual address: the first one in the file if overlays share the address.
     #[must_use]
     pub fn segment_at(&self, address: VirtAddr) -> Option<&Segment> {
         self.segments.iter().find(|segment| segment.offset_of(address).is_some())
     }
 
-    /// Where in physical memory the byte at a virtual address is loaded, or `None` where the file has none there.
+    /// Converts a virtual address to the physical address that it is loaded at, or returns `None` if no segment contains it.
     #[must_use]
     pub fn virt_to_phys(&self, address: VirtAddr) -> Option<GuestAddress> {
         let segment = self.segment_at(address)?;
         segment.phys.0.checked_add(segment.offset_of(address)?).map(GuestAddress)
     }
 
-    /// The symbol that an address belongs to, and how far it is into it; only for addresses in the file's segments.
+    /// Returns the symbol that covers an address, and the offset of the address from the symbol.
+    ///
+    /// `None` for an address outside all segments, or without a symbol in its segment.
     #[must_use]
     pub fn symbol_at(&self, address: VirtAddr) -> Option<(&Symbol, u64)> {
         let segment = self.segment_at(address)?;
@@ -141,7 +146,7 @@ impl LoadPlan {
     }
 }
 
-/// A title line, a table of the segments, the notes, and how many symbols and relocations there are.
+/// Writes a title line, a table of the segments, the notes, and the numbers of symbols and relocations.
 impl fmt::Display for LoadPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(class) = self.class {
@@ -177,6 +182,7 @@ impl fmt::Display for LoadPlan {
 }
 
 impl LoadPlan {
+    /// Writes one line for each segment, in aligned columns.
     fn write_table(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let title = ["segment", "access", "physical", "virtual", "in memory", "from file", "at offset"];
         let mut rows = vec![title.map(str::to_owned)];

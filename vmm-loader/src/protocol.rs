@@ -1,32 +1,35 @@
-//! The names of the protocols, and what the others say about a CPU: the width of its code, four of its registers.
+//! Boot protocols by name, and the code width at a kernel's entry.
 
 use std::fmt;
 
-/// A way to start a guest.
+/// Boot protocol: how a file is loaded and entered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub enum Protocol {
-    /// A plain ELF file: it is loaded and entered, and told nothing.
+    /// Plain ELF file, entered without boot information.
     Elf,
-    /// Multiboot Specification 0.6.96.
+    /// Multiboot Specification 0.6.96: 32-bit entry, information structure in EBX.
     Multiboot,
-    /// Multiboot2 Specification 2.0.
+    /// Multiboot2 Specification 2.0: 32-bit entry, list of tags in EBX.
     Multiboot2,
-    /// Xen's x86/HVM direct boot ABI.
+    /// PVH, Xen's x86/HVM direct boot ABI: 32-bit entry from an ELF note, start information in EBX.
     Pvh,
-    /// The Linux/x86 boot protocol.
+    /// Linux/x86 boot protocol for a bzImage or a vmlinux: zero page in RSI.
     Linux,
-    /// Bytes at an address: they are loaded and entered, and told nothing.
+    /// Flat binary: bytes at an address, entered without boot information.
     Flat,
-    /// The first sector of a disk, as a BIOS starts it.
+    /// Boot sector: the first 512 bytes of a disk at 0x7c00, entered in 16-bit code, without a BIOS.
     BootSector,
 }
 
 impl Protocol {
-    /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Elf, Self::Multiboot, Self::Multiboot2, Self::Pvh, Self::Linux, Self::Flat, Self::BootSector];
+    /// All protocols, in the order of declaration.
+    pub const ALL: &'static [Self] =
+        &[Self::Elf, Self::Multiboot, Self::Multiboot2, Self::Pvh, Self::Linux, Self::Flat, Self::BootSector];
 
-    /// The word for it in configurations.
+    /// Returns the lower-case name, such as `boot-sector`. Serialization uses the same names.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -40,7 +43,7 @@ impl Protocol {
         }
     }
 
-    /// Whether the guest is only loaded and entered, in whatever mode the caller wants.
+    /// Returns true if the file is only loaded and entered, so that the caller chooses the CPU mode.
     #[must_use]
     pub const fn is_plain(self) -> bool {
         match self {
@@ -49,7 +52,7 @@ impl Protocol {
         }
     }
 
-    /// Whether the guest can be told a command line, and files be loaded for it.
+    /// Returns true if the kernel gets boot information: a command line, modules and a memory map.
     #[must_use]
     pub const fn takes_boot_info(self) -> bool {
         match self {
@@ -57,34 +60,61 @@ impl Protocol {
             Self::Elf | Self::Flat | Self::BootSector => false,
         }
     }
+
+    /// Returns the code widths that an entry by this protocol can have, the usual one first.
+    #[must_use]
+    pub const fn entry_widths(self) -> &'static [CodeWidth] {
+        match self {
+            Self::Elf | Self::Flat => &[CodeWidth::Bits64, CodeWidth::Bits32, CodeWidth::Bits16],
+            Self::Multiboot | Self::Multiboot2 | Self::Pvh => &[CodeWidth::Bits32],
+            // boot.rst: kernels without XLF_KERNEL_64 have a 32-bit entry only.
+            Self::Linux => &[CodeWidth::Bits64, CodeWidth::Bits32],
+            Self::BootSector => &[CodeWidth::Bits16],
+        }
+    }
 }
 
+/// Writes the lower-case name.
 impl fmt::Display for Protocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
 }
 
-/// The width of the code at the entry.
+/// Default operand and address size of code (Intel SDM vol. 3, 3.4.5: the D and L flags of a code segment).
+///
+/// Exhaustive: x86 has no other width.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum CodeWidth {
-    /// 16-bit code in segments.
+    /// 16-bit code.
     Bits16,
-    /// 32-bit code, flat segments, no paging.
+    /// 32-bit code.
     Bits32,
-    /// 64-bit code, all memory mapped at its own address.
+    /// 64-bit code.
     Bits64,
 }
 
-/// A register that a protocol sets. In 32-bit code the lower half is meant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Register {
-    /// RAX.
-    Rax,
-    /// RBX.
-    Rbx,
-    /// RDX.
-    Rdx,
-    /// RSI.
-    Rsi,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Plain protocols leave the mode to the caller. Each other one has its widths, and none has boot information without
+    /// an entry of its own.
+    #[test]
+    fn the_questions_agree_with_each_other() {
+        for protocol in Protocol::ALL {
+            assert_eq!(protocol.is_plain(), protocol.entry_widths().len() == 3, "{protocol}");
+            assert!(!(protocol.is_plain() && protocol.takes_boot_info()), "{protocol}");
+        }
+    }
+
+    #[cfg(feature = "serde")]
+    #[test]
+    fn serialization_uses_the_names() {
+        for protocol in Protocol::ALL {
+            let text = serde_json::to_string(protocol).unwrap();
+            assert_eq!(text, format!("\"{protocol}\""));
+            assert_eq!(serde_json::from_str::<Protocol>(&text).unwrap(), *protocol);
+        }
+    }
 }

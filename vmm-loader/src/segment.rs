@@ -1,7 +1,7 @@
-//! A segment: a piece of a file and the guest memory that it fills.
+//! Segment: a range of the file and the guest memory that it fills.
 //!
-//! A segment is loaded at its *physical* address: there is no paging yet when the loader runs. Its virtual address is
-//! kept, since entry and symbols are virtual.
+//! A segment is loaded at its physical address, since the loader runs before paging. Its virtual address is kept because
+//! the entry and the symbols are virtual addresses.
 
 use std::fmt;
 use std::ops::Range;
@@ -11,46 +11,50 @@ use vm_memory::GuestAddress;
 use crate::address::{NamedRange, VirtAddr};
 use crate::bytes::slice;
 
-/// A piece of the file and the guest memory that it fills.
+/// Range of the file and the guest memory that it fills: a PT_LOAD segment, or a whole flat binary.
 ///
-/// In a [`LoadPlan`](crate::LoadPlan) these hold: the bytes in the file exist, `file_size <= mem_size`,
-/// `mem_size > 0`, and neither address range wraps.
+/// In a [`LoadPlan`](crate::LoadPlan), the file range lies inside the file, `file_size <= mem_size`, `mem_size > 0`, and
+/// neither address range wraps.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Segment {
-    /// Its number among the program headers, as `readelf -l` counts them; 0 for a flat binary.
+    /// Number of the program header, as `readelf -l` counts; 0 for a flat binary.
     pub index: usize,
-    /// First guest-physical address: where it is loaded.
+    /// First guest-physical address (`p_paddr`): the load address.
     pub phys: GuestAddress,
-    /// First virtual address: where its code and symbols believe they are.
+    /// First virtual address (`p_vaddr`): the address that code and symbols are linked to.
     pub virt: VirtAddr,
-    /// Where its bytes begin in the file.
+    /// Offset of the first byte in the file (`p_offset`).
     pub file_offset: u64,
-    /// Bytes that come from the file.
+    /// Number of bytes from the file (`p_filesz`).
     pub file_size: u64,
-    /// Bytes in memory; those after the first `file_size` are zero (.bss).
+    /// Number of bytes in memory (`p_memsz`). Bytes after the first `file_size` are zero (.bss).
     pub mem_size: u64,
-    /// Required alignment in bytes, a power of two; 1 for none.
+    /// Required alignment in bytes (`p_align`): a power of two; 1 for none.
     pub align: u64,
-    /// What the guest means to do with it. Page tables may honour that; the loader does not enforce it.
+    /// Permissions (`p_flags`). The loader does not enforce them; page tables may.
     pub flags: SegmentFlags,
 }
 
-/// A segment's permissions (`p_flags`).
+/// Permissions of a segment (`p_flags`).
+///
+/// Exhaustive: the gABI defines no other permission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SegmentFlags {
-    /// PF_R.
+    /// Readable (PF_R).
     pub read: bool,
-    /// PF_W.
+    /// Writable (PF_W).
     pub write: bool,
-    /// PF_X.
+    /// Executable (PF_X).
     pub execute: bool,
 }
 
 impl SegmentFlags {
-    /// Readable, writable and executable, as a flat binary has to be.
+    /// All permissions, as a flat binary has them.
     pub const ALL: Self = Self { read: true, write: true, execute: true };
 }
 
+/// Writes the flags as `rwx`, with `-` for a missing one.
 impl fmt::Display for SegmentFlags {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let letter = |set, letter| if set { letter } else { '-' };
@@ -59,29 +63,29 @@ impl fmt::Display for SegmentFlags {
 }
 
 impl Segment {
-    /// The physical range, from the first address up to, not including, the end.
+    /// Returns the physical range: first address and exclusive end.
     #[must_use]
     pub fn phys_range(&self) -> Range<GuestAddress> {
         self.phys..GuestAddress(self.phys.0.saturating_add(self.mem_size))
     }
 
-    /// How far `address` is into the segment, or `None` where it is outside.
+    /// Returns the offset of a virtual address in the segment, or `None` if the address is outside.
     #[must_use]
     pub fn offset_of(&self, address: VirtAddr) -> Option<u64> {
         address.0.checked_sub(self.virt.0).filter(|&offset| offset < self.mem_size)
     }
 
-    /// The `size` bytes that the file gives for the virtual addresses from `address` on; `None` where they are not
-    /// all inside the file's part of the segment.
+    /// Returns the bytes of the file for `size` virtual addresses from `address` on, or `None` if they are not all inside
+    /// the file's part of the segment.
     pub(crate) fn file_bytes<'f>(&self, file: &'f [u8], address: VirtAddr, size: u64) -> Option<&'f [u8]> {
         let offset = self.offset_of(address)?;
         (offset.checked_add(size)? <= self.file_size).then_some(())?;
         slice(file, self.file_offset.checked_add(offset)?, size)
     }
 
-    /// Its physical range under the name that messages and memory maps use.
+    /// Returns the physical range with the segment's name for messages and memory maps, such as `segment 1 (rw-)`.
     #[must_use]
     pub fn named_range(&self) -> NamedRange {
-        NamedRange { name: format!("segment {} ({})", self.index, self.flags), range: self.phys_range() }
+        NamedRange::new(format!("segment {} ({})", self.index, self.flags), self.phys_range())
     }
 }

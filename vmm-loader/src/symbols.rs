@@ -1,70 +1,72 @@
-//! Names for addresses: the symbol table, looked up both ways.
+//! Symbols of a file, looked up by name and by address (gABI, "Symbol Table").
 //!
-//! Symbols name the entry, say where a guest crashed, and locate what a test checks. They are not needed to run, so a
-//! file whose table is missing or damaged still loads: then the plan carries a note and there are no symbols. What a
-//! table consists of: gABI, "Symbol Table".
+//! A guest runs without symbols, so a file with a missing or damaged symbol table can be loaded. Its plan has a note then.
 
 use std::ops::Range;
 
 use strsim::damerau_levenshtein;
 use thiserror::Error;
 
-use crate::address::{VirtAddr, list};
+use crate::address::VirtAddr;
+use crate::display::list;
 
-/// What a symbol names.
+/// Kind of a symbol, the less useful name for an address first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum SymbolKind {
-    /// A number that the linker was given, not an address in the image (SHN_ABS). It does not move with a base.
+    /// Absolute value that does not move with the base address (SHN_ABS).
     Absolute,
-    /// A place without a type: what assemblers make of `name:`.
+    /// Address without a type, as assemblers emit for `name:` (STT_NOTYPE).
     Label,
-    /// A variable.
+    /// Variable (STT_OBJECT).
     Object,
-    /// A function.
+    /// Function (STT_FUNC).
     Function,
 }
 
-/// A name and what it stands for.
+/// Named address or value of an ELF file.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Symbol {
-    /// The name as in the file, not demangled.
+    /// Name as in the file, not demangled.
     pub name: String,
-    /// Where it is at run time; the value of an [`SymbolKind::Absolute`].
+    /// Loaded address; the value of a [`SymbolKind::Absolute`] symbol.
     pub address: VirtAddr,
-    /// Its size in bytes; 0 where the file gives none, as with most labels.
+    /// Size in bytes; 0 if the file gives none, as for most labels.
     pub size: u64,
-    /// What it names.
+    /// Kind of the symbol.
     pub kind: SymbolKind,
-    /// Visible to the linker outside its own source file (STB_GLOBAL or STB_WEAK).
+    /// True if the symbol is visible outside its object file (STB_GLOBAL or STB_WEAK).
     pub global: bool,
 }
 
-/// Why a name has no address.
+/// Symbol name that has no unique address.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum SymbolError {
-    /// The file has no symbols at all.
+    /// File without symbols. Holds the requested name.
     #[error("no symbol `{0}`: the file has no symbols")]
     NoSymbols(String),
-    /// No symbol has the name.
+    /// Unknown name.
     #[error("no symbol `{name}` in the file")]
     NotFound {
-        /// The name asked for.
+        /// Requested name.
         name: String,
-        /// Names that differ little from it, the nearest first.
+        /// Similar names, the most similar one first.
         near: Vec<String>,
     },
-    /// Several local symbols have the name, and no global one.
+    /// Name of several local symbols, and of no global one.
     #[error("the symbol `{name}` is ambiguous: {}", list(.addresses))]
     Ambiguous {
-        /// The name asked for.
+        /// Requested name.
         name: String,
-        /// The addresses it could mean.
+        /// Addresses of the symbols.
         addresses: Vec<VirtAddr>,
     },
 }
 
 impl SymbolError {
-    /// What the user can do about it.
+    /// Returns advice for the user, if there is any.
     #[must_use]
     pub fn help(&self) -> Option<String> {
         match self {
@@ -81,14 +83,14 @@ impl SymbolError {
     }
 }
 
-/// The symbols of one file.
+/// Symbols of one file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Symbols {
-    /// By address, and among equal ones the best name last; the absolute ones after all others.
+    /// All symbols by address, the best name for an address last. Absolute symbols come after all others.
     symbols: Vec<Symbol>,
-    /// How many of them are not absolute.
+    /// Number of symbols that are not absolute.
     located: usize,
-    /// For each located symbol the highest end of it and all before it: where a search downwards may stop.
+    /// For each located symbol, the highest end of it and all symbols before it. A downward search may stop there.
     reach: Vec<u64>,
     /// Indices of all symbols, by name.
     by_name: Vec<usize>,
@@ -113,28 +115,28 @@ impl Symbols {
         Self { symbols, located, reach, by_name }
     }
 
-    /// How many there are.
+    /// Returns the number of symbols.
     #[must_use]
     pub fn len(&self) -> usize {
         self.symbols.len()
     }
 
-    /// Whether there are none.
+    /// Returns true if there are no symbols.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.symbols.is_empty()
     }
 
-    /// All of them by address, the absolute ones last.
+    /// Iterates over all symbols by address, absolute symbols last.
     pub fn iter(&self) -> impl Iterator<Item = &Symbol> {
         self.symbols.iter()
     }
 
-    /// The symbol called `name`. A global one wins over local ones.
+    /// Returns the symbol called `name`. A global symbol is preferred to local ones.
     ///
     /// # Errors
     ///
-    /// When no symbol has the name, or several local ones at different addresses have it.
+    /// [`SymbolError`] if no symbol has the name, or if local symbols with the name have different addresses.
     pub fn lookup(&self, name: &str) -> Result<&Symbol, SymbolError> {
         let found = || {
             self.by_name
@@ -163,7 +165,7 @@ impl Symbols {
         })
     }
 
-    /// Where in `by_name` the symbols called `name` are.
+    /// Returns the range of `by_name` that holds the symbols called `name`.
     fn named(&self, name: &str) -> Range<usize> {
         let compare = |index: &usize| self.symbols.get(*index).map_or("", |symbol| &symbol.name).cmp(name);
         let start = self.by_name.partition_point(|index| compare(index).is_lt());
@@ -171,10 +173,9 @@ impl Symbols {
         start..end
     }
 
-    /// The symbol that `address` belongs to, and how far it is into it.
+    /// Returns the nearest symbol at or below `address` that covers it, and the offset of `address` from the symbol.
     ///
-    /// That is the nearest symbol at or below it whose size covers it; a symbol without a size covers all up to
-    /// the next symbol.
+    /// A symbol without a size covers everything up to the next symbol.
     #[must_use]
     pub fn nearest(&self, address: VirtAddr) -> Option<(&Symbol, u64)> {
         let located = self.symbols.get(..self.located)?;
@@ -192,16 +193,16 @@ impl Symbols {
             })
     }
 
-    /// At most three names that `name` may be a slip for.
+    /// Returns at most three names that `name` may be a misspelling of.
     fn near(&self, name: &str) -> Vec<String> {
-        // One wrong letter in three. Long names are left out: the distance takes time in the product of the lengths.
+        // One wrong letter in three. Long names are skipped, since the time is proportional to the product of the lengths.
         let limit = (name.len() / 3).max(1);
-        let worth_it = |other: &str| other.len().abs_diff(name.len()) <= limit && other.len() <= 256;
+        let is_comparable = |other: &str| other.len().abs_diff(name.len()) <= limit && other.len() <= 256;
         let mut near: Vec<(usize, &str)> = self
             .symbols
             .iter()
             .map(|symbol| symbol.name.as_str())
-            .filter(|other| worth_it(other))
+            .filter(|other| is_comparable(other))
             .map(|other| (damerau_levenshtein(name, other), other))
             .filter(|&(distance, _)| distance <= limit)
             .collect();
@@ -250,11 +251,11 @@ mod tests {
         assert_eq!(name(0x1104), some("main+0x4"));
         assert_eq!(name(0x1115), some("loop+0x5"), "the label inside a function is nearer");
         assert_eq!(name(0x1122), some("inner+0x2"));
-        assert_eq!(name(0x1130), some("main+0x30"), "behind the end of `inner`, still inside `main`");
-        assert_eq!(name(0x1180), None, "behind the end of `main`");
+        assert_eq!(name(0x1130), some("main+0x30"), "after the end of `inner`, still inside `main`");
+        assert_eq!(name(0x1180), None, "after the end of `main`");
         assert_eq!(name(0x1504), some("shared+0x4"), "a function names better than a label");
         assert_eq!(name(0x1508), some("alias+0x8"));
-        assert_eq!(name(0x9999), some("alias+0x8499"), "absolute symbols name no place");
+        assert_eq!(name(0x9999), some("alias+0x8499"), "absolute symbols have no address in the image");
     }
 
     #[test]
@@ -268,20 +269,20 @@ mod tests {
         assert_eq!(error.to_string(), "the symbol `twice` is ambiguous: 0x1200, 0x1300");
         let error = address("strat").unwrap_err();
         assert_eq!(error.to_string(), "no symbol `strat` in the file");
-        assert_eq!(error.help(), None, "`_start` is two slips away from five letters");
+        assert_eq!(error.help(), None, "`_start` has distance two from a name of five letters");
         assert_eq!(address("_strat").unwrap_err().help().as_deref(), Some("did you mean `_start`?"));
         let error = Symbols::default().lookup("main").unwrap_err();
         assert_eq!(error.to_string(), "no symbol `main`: the file has no symbols");
     }
     proptest! {
-        /// The search that stops early finds what a look at every symbol finds.
+        /// The search that stops early finds the same symbol as a scan of all symbols.
         #[test]
         fn nearest_agrees_with_its_definition(
-            places in prop::collection::vec((0_u64..40, 0_u64..12, any::<bool>()), 0..20),
+            extents in prop::collection::vec((0_u64..40, 0_u64..12, any::<bool>()), 0..20),
             address in 0_u64..60,
         ) {
             let kind = |function| if function { SymbolKind::Function } else { SymbolKind::Label };
-            let all = places.into_iter().map(|(at, size, function)| symbol("s", at, size, kind(function), true));
+            let all = extents.into_iter().map(|(at, size, function)| symbol("s", at, size, kind(function), true));
             let symbols = Symbols::new(all.collect());
             let below = || symbols.iter().filter(|symbol| symbol.address.0 <= address);
             let closest = below().map(|symbol| symbol.address).max();

@@ -130,15 +130,7 @@ pub(super) fn lower(
         paging,
         sse: raw.sse.as_ref().map(|at| at.value),
         registers,
-        gdt_layout: match protocol {
-            Protocol::Linux => GdtLayout::Linux,
-            Protocol::Elf
-            | Protocol::Multiboot
-            | Protocol::Multiboot2
-            | Protocol::Pvh
-            | Protocol::Flat
-            | Protocol::BootSector => GdtLayout::Sysret,
-        },
+        gdt_layout: if protocol == Protocol::Linux { GdtLayout::Linux } else { GdtLayout::Sysret },
         pinned,
         devices,
         unmapped: or(&raw.unmapped, UnmappedPolicy::default()),

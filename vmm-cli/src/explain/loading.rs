@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 use vmm_core::spec::gpa_range::ByteSize;
-use vmm_loader::{LoadMethod, MappedPart, Segment};
+use vmm_loader::{CopyReason, LoadMethod, MappedPart, Segment};
 
 use super::hex;
 
@@ -35,10 +35,11 @@ struct MappedExtent {
 pub(super) fn of<'a>(ways: impl Iterator<Item = (&'a Segment, LoadMethod)>) -> Vec<SegmentLoading> {
     ways.map(|(segment, way)| {
         let (mapped, because) = match way {
-            LoadMethod::Map(MappedPart { phys, file_offset, size }) => {
+            LoadMethod::Map(MappedPart { phys, file_offset, size, .. }) => {
                 (Some(MappedExtent { start: hex(phys.0), size, file_offset: hex(file_offset) }), None)
             }
-            LoadMethod::Copy(because) => (None, Some(because.to_string())),
+            LoadMethod::Copy(CopyReason::Policy) => (None, Some("the configuration wants it".to_owned())),
+            LoadMethod::Copy(reason) => (None, Some(reason.to_string())),
         };
         let copied = segment.file_size.saturating_sub(mapped.as_ref().map_or(0, |mapped| mapped.size));
         SegmentLoading { segment: segment.index, mapped, copied, because }

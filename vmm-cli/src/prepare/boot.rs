@@ -12,6 +12,7 @@ use vmm_loader::boot::{
 };
 use vmm_loader::{ElfOptions, NamedRange, flat};
 
+use super::boot_help;
 use super::file_bytes::FileBytes;
 use super::file_cache::FileCache;
 use super::file_errors;
@@ -57,7 +58,7 @@ pub(super) fn plan(config: &Config, bytes: &[u8]) -> Result<Planned, Diagnostic>
     let file = &config.guest;
     let fail = |error: BootError| {
         let message = format!("{}{error}", config.guest_prefix());
-        config.error_at(&file.key, message).with_help(error.help())
+        config.error_at(&file.key, message).with_help(boot_help::help(&error))
     };
     let (protocol, reason, offers) = match (config.start.protocol, config.start.mode) {
         (Some(protocol), Some(_)) if protocol.is_plain() => (protocol, "`mode` is given", Vec::new()),
@@ -70,9 +71,9 @@ pub(super) fn plan(config: &Config, bytes: &[u8]) -> Result<Planned, Diagnostic>
     };
     let options = match file.kind {
         FileKind::Elf { base } => {
-            BootOptions { elf: ElfOptions { base: base.map(Into::into) }, address: None }
+            BootOptions::default().with_elf(ElfOptions::default().with_base(base.map(Into::into)))
         }
-        FileKind::Flat { address } => BootOptions { address: Some(address.into()), ..BootOptions::default() },
+        FileKind::Flat { address } => BootOptions::default().with_address(address.into()),
     };
     let plan = boot::plan(bytes, protocol, &options).map_err(fail)?;
     let asked = plan.width.map(|width| match width {
@@ -144,31 +145,27 @@ pub(super) fn hand_over(
     let command_line = command_line(config, machine, plan.is_linux);
     let for_modules: Vec<boot::BootModule<'_>> = modules
         .iter()
-        .map(|file| boot::BootModule {
-            size: u64::try_from(file.bytes.len()).unwrap_or(u64::MAX),
-            command_line: file.module.command_line.as_deref().unwrap_or(&file.name),
+        .map(|file| {
+            let size = u64::try_from(file.bytes.len()).unwrap_or(u64::MAX);
+            boot::BootModule::new(size, file.module.command_line.as_deref().unwrap_or(&file.name))
         })
         .collect();
-    let told = BootInfo {
-        memory_map: &map,
-        reserved: &taken,
-        file_name: &name,
-        command_line: &command_line,
-        modules: &for_modules,
-        rsdp: rsdp.as_ref().map(|(address, bytes)| Rsdp { address: (*address).into(), bytes }),
-    };
+    let boot_info = BootInfo::new(&map)
+        .with_reserved(&taken)
+        .with_file_name(&name)
+        .with_command_line(&command_line)
+        .with_modules(&for_modules)
+        .with_rsdp(rsdp.as_ref().map(|(address, bytes)| Rsdp { address: (*address).into(), bytes }));
     let fail = |error: &dyn std::fmt::Display, help| {
         config.error_at("guest", format!("{}{error}", config.guest_prefix())).with_help(help)
     };
-    let BootHandoff { image, blobs, modules: places, registers, summary } =
-        plan.handoff(&bytes, &told).map_err(|error| fail(&error, error.help()))?;
+    let BootHandoff { image, blobs, modules: places, registers, summary, .. } =
+        plan.handoff(&bytes, &boot_info).map_err(|error| fail(&error, boot_help::help(&error)))?;
     boot.told = summary;
     for (register, value) in registers {
-        let register = match register {
-            boot::Register::Rax => Register::Rax,
-            boot::Register::Rbx => Register::Rbx,
-            boot::Register::Rdx => Register::Rdx,
-            boot::Register::Rsi => Register::Rsi,
+        let Some(register) = Register::ALL.iter().copied().find(|known| known.name() == register.name())
+        else {
+            continue;
         };
         if !machine.boot.registers.iter().any(|(given, _)| *given == register) {
             machine.boot.registers.push((register, value));
@@ -181,13 +178,14 @@ pub(super) fn hand_over(
         // Of an empty module the kernel is told, but there is nothing to load.
         if !file.bytes.is_empty() {
             let what = file.module.kind.name();
-            let plan = flat::data(&file.bytes, address, what).map_err(|error| fail(&error, error.help()))?;
+            let plan =
+                flat::plan_data(&file.bytes, address, what).map_err(|error| fail(&error, error.help()))?;
             files.push(Loaded::new(file.name, file.bytes, plan));
         }
     }
     for blob in blobs {
-        let plan =
-            flat::data(&blob.bytes, blob.address, blob.name).map_err(|error| fail(&error, error.help()))?;
+        let plan = flat::plan_data(&blob.bytes, blob.address, blob.name)
+            .map_err(|error| fail(&error, error.help()))?;
         files.push(Loaded::new("boot loader".to_owned(), blob.bytes.into(), plan));
     }
     Ok(files)
@@ -209,30 +207,22 @@ fn command_line(config: &Config, machine: &MachineSpec, is_linux: bool) -> Strin
 
 /// What is to be said of the protocol before the run.
 pub(super) fn note(config: &Config, protocol: Protocol) -> Option<Diagnostic> {
-    match protocol {
-        Protocol::BootSector => {
-            let message = "there is no BIOS: an `int` of one finds an empty vector table";
-            let note = config.error_at(&config.guest.key, message);
-            Some(Diagnostic { severity: Severity::Warning, status: Status::Success, ..note })
-        }
-        Protocol::Elf
-        | Protocol::Multiboot
-        | Protocol::Multiboot2
-        | Protocol::Pvh
-        | Protocol::Linux
-        | Protocol::Flat => None,
+    if protocol != Protocol::BootSector {
+        return None;
     }
+    let message = "there is no BIOS: an `int` of one finds an empty vector table";
+    let note = config.error_at(&config.guest.key, message);
+    Some(Diagnostic { severity: Severity::Warning, status: Status::Success, ..note })
 }
 
 /// The machine's memory map in the loader's words.
 fn memory_map(machine: &MachineSpec) -> Vec<MemoryMapEntry> {
-    let entry = |entry: firmware::MapEntry| MemoryMapEntry {
-        start: entry.span.start().into(),
-        size: entry.span.size(),
-        kind: match entry.kind {
+    let entry = |entry: firmware::MapEntry| {
+        let kind = match entry.kind {
             MapKind::Usable => boot::MemoryMapKind::Usable,
             MapKind::Reserved => boot::MemoryMapKind::Reserved,
-        },
+        };
+        MemoryMapEntry::new(entry.span.start().into(), entry.span.size(), kind)
     };
     firmware::memory_map(machine).into_iter().map(entry).collect()
 }

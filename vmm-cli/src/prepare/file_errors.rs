@@ -21,7 +21,7 @@ pub(super) fn extra(
 ) -> Result<Loaded, Diagnostic> {
     let bytes = bytes(config, reader, file, mode)?;
     let plan = match file.kind {
-        FileKind::Elf { base } => elf::plan(&bytes, &ElfOptions { base: base.map(Into::into) }),
+        FileKind::Elf { base } => elf::plan(&bytes, &ElfOptions::default().with_base(base.map(Into::into))),
         FileKind::Flat { address } => flat::plan(&bytes, address.into()),
     };
     unchanged(config, file, &bytes)?;

@@ -144,7 +144,7 @@ impl GuestImage for Files {
     fn mapped(&self) -> Vec<(Gpa, FileRange)> {
         let parts = self.0.iter().flat_map(|file| file.mapped().map(move |part| (file, part)));
         parts
-            .filter_map(|(file, MappedPart { phys, file_offset: offset, size })| {
+            .filter_map(|(file, MappedPart { phys, file_offset: offset, size, .. })| {
                 Some((phys.into(), FileRange { file: file.bytes.mapped()?.clone(), offset, size }))
             })
             .collect()
@@ -156,7 +156,7 @@ impl GuestImage for Files {
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         for file in &self.0 {
             let mapped: Vec<MappedPart> = file.mapped().collect();
-            file.plan.load_unmapped(&mapped, &file.bytes, memory, Bss::AlreadyZero)?;
+            file.plan.load_unmapped(&file.bytes, &mapped, memory, Bss::AlreadyZero)?;
             // What was copied out of a mapping is right only if the file was left alone.
             file.bytes.check()?;
         }

@@ -1,106 +1,99 @@
-//! Free places in usable memory, for what a kernel is handed.
+//! Allocator for boot structures and modules in usable guest memory.
 //!
-//! First fit upwards from a floor, or last fit downwards from a limit. What is placed is taken from then on.
+//! Allocates whole pages, first fit upwards or downwards, next to ranges that are in use.
 
 use std::ops::Range;
 
 use vm_memory::GuestAddress;
 
-use super::boot_info::{MemoryMapEntry, MemoryMapKind};
 use crate::address::NamedRange;
+use crate::memory_map::{MemoryMapEntry, MemoryMapKind};
 
-/// Page size: what is handed over starts on a page of its own.
-pub(super) const PAGE: u64 = 4096;
+/// Page size. Each allocation starts at a page boundary.
+pub(super) const PAGE_SIZE: u64 = 4096;
 
-/// Below this nothing is placed. Kernels start their other CPUs in low pages of their choice, 0, 0x7000 and 0x8000 among
-/// the usual ones, before they have read all that they were told.
-pub(super) const FLOOR: u64 = 0x1_0000;
+/// Lowest address of an allocation.
+///
+/// Kernels start their other CPUs in low pages, usually 0, 0x7000 or 0x8000, and may do so before they have read all boot
+/// information.
+pub(super) const MIN_ADDRESS: u64 = 0x1_0000;
 
-/// Where memory that has no meaning to a PC's firmware begins.
+/// 1 MiB: the end of the memory that a PC's firmware uses.
 pub(super) const ONE_MIB: u64 = 1 << 20;
 
-/// The end of what 32-bit code reaches.
+/// 4 GiB: the end of the memory that 32-bit code reaches.
 pub(super) const FOUR_GIB: u64 = 1 << 32;
 
-/// Usable memory, and what of it is free.
+/// Allocator of pages in usable memory.
 #[derive(Debug, Clone)]
 pub(super) struct PageAllocator {
     usable: Vec<Range<u64>>,
-    taken: Vec<Range<u64>>,
+    in_use: Vec<Range<u64>>,
 }
 
 impl PageAllocator {
-    pub(super) fn new(memory: &[MemoryMapEntry], taken: &[NamedRange], image: &[NamedRange]) -> Self {
+    /// Creates an allocator for the usable memory of a memory map without the `reserved` ranges and those of the `image`.
+    pub(super) fn new(memory_map: &[MemoryMapEntry], reserved: &[NamedRange], image: &[NamedRange]) -> Self {
         let mut usable: Vec<Range<u64>> = Vec::new();
-        for entry in memory.iter().filter(|entry| entry.kind == MemoryMapKind::Usable) {
-            let end = entry.start.0.saturating_add(entry.size);
+        for entry in memory_map.iter().filter(|entry| entry.kind == MemoryMapKind::Usable) {
+            let end = entry.end().0;
             match usable.last_mut() {
                 Some(last) if last.end == entry.start.0 => last.end = end,
                 Some(_) | None => usable.push(entry.start.0..end),
             }
         }
-        let ranges = taken.iter().chain(image);
-        let taken = ranges.map(|named| named.range.start.0..named.range.end.0).collect();
-        Self { usable, taken }
+        let ranges = reserved.iter().chain(image);
+        let in_use = ranges.map(|named| named.range.start.0..named.range.end.0).collect();
+        Self { usable, in_use }
     }
 
-    /// The lowest free place of `size` bytes at a multiple of a page, from `floor` on and below `limit`.
-    pub(super) fn lowest(&mut self, size: u64, floor: u64, limit: u64) -> Option<GuestAddress> {
-        let place = self.usable.iter().find_map(|usable| {
-            let mut start = usable.start.max(floor).checked_next_multiple_of(PAGE)?;
+    /// Allocates `size` bytes at the lowest free page boundary from `min` on that lets them end at or below `limit`.
+    pub(super) fn allocate_lowest(&mut self, size: u64, min: u64, limit: u64) -> Option<GuestAddress> {
+        let start = self.usable.iter().find_map(|usable| {
+            let mut start = usable.start.max(min).checked_next_multiple_of(PAGE_SIZE)?;
             loop {
                 let end = start.checked_add(size.max(1))?;
                 if end > usable.end.min(limit) {
                     return None;
                 }
-                match self
-                    .taken
-                    .iter()
-                    .filter(|taken| taken.start < end && start < taken.end)
-                    .map(|t| t.end)
-                    .max()
-                {
-                    // Each turn goes beyond one more of the ranges that are taken.
-                    Some(beyond) => start = beyond.checked_next_multiple_of(PAGE)?,
+                let overlapping = self.in_use.iter().filter(|used| used.start < end && start < used.end);
+                match overlapping.map(|used| used.end).max() {
+                    // Each iteration moves past at least one more range.
+                    Some(end) => start = end.checked_next_multiple_of(PAGE_SIZE)?,
                     None => return Some(start),
                 }
             }
         })?;
-        self.taken.push(place..place.saturating_add(size));
-        Some(GuestAddress(place))
+        self.in_use.push(start..start.saturating_add(size));
+        Some(GuestAddress(start))
     }
 
-    /// The highest free place of `size` bytes at a multiple of a page, from `floor` on and below `limit`.
-    pub(super) fn highest(&mut self, size: u64, floor: u64, limit: u64) -> Option<GuestAddress> {
-        let place = self.usable.iter().rev().find_map(|usable| {
-            let mut end = usable.end.min(limit);
+    /// Allocates `size` bytes at the highest free page boundary that lets them end at or below `limit`, but not below `min`.
+    pub(super) fn allocate_highest(&mut self, size: u64, min: u64, limit: u64) -> Option<GuestAddress> {
+        let start = self.usable.iter().rev().find_map(|usable| {
+            let mut limit = usable.end.min(limit);
             loop {
-                let start = end.checked_sub(size.max(1))?;
-                let start = start - start % PAGE;
-                let last = start.checked_add(size.max(1))?;
-                if start < usable.start.max(floor) {
+                let start = limit.checked_sub(size.max(1))?;
+                let start = start - start % PAGE_SIZE;
+                let end = start.checked_add(size.max(1))?;
+                if start < usable.start.max(min) {
                     return None;
                 }
-                match self
-                    .taken
-                    .iter()
-                    .filter(|taken| taken.start < last && start < taken.end)
-                    .map(|t| t.start)
-                    .min()
-                {
-                    Some(below) => end = below,
+                let overlapping = self.in_use.iter().filter(|used| used.start < end && start < used.end);
+                match overlapping.map(|used| used.start).min() {
+                    Some(start) => limit = start,
                     None => return Some(start),
                 }
             }
         })?;
-        self.taken.push(place..place.saturating_add(size));
-        Some(GuestAddress(place))
+        self.in_use.push(start..start.saturating_add(size));
+        Some(GuestAddress(start))
     }
 
-    /// KiB of usable memory from `start` on without a hole.
+    /// Returns the size in KiB of the usable memory from `start` up to the next hole.
     pub(super) fn kib_from(&self, start: u64) -> u32 {
-        let around = self.usable.iter().find(|usable| usable.contains(&start));
-        let kib = around.map_or(0, |usable| (usable.end - start) / 1024);
+        let region = self.usable.iter().find(|usable| usable.contains(&start));
+        let kib = region.map_or(0, |usable| (usable.end - start) / 1024);
         u32::try_from(kib).unwrap_or(u32::MAX)
     }
 }
@@ -110,40 +103,40 @@ mod tests {
     use super::*;
 
     fn pc() -> Vec<MemoryMapEntry> {
-        let entry = |start, end, kind| MemoryMapEntry { start: GuestAddress(start), size: end - start, kind };
         vec![
-            entry(0, 0x9_fc00, MemoryMapKind::Usable),
-            entry(0x9_fc00, 0xa_0000, MemoryMapKind::Reserved),
-            entry(ONE_MIB, 16 << 20, MemoryMapKind::Usable),
+            MemoryMapEntry::usable(GuestAddress(0), 0x9_fc00),
+            MemoryMapEntry::reserved(GuestAddress(0x9_fc00), 0x400),
+            MemoryMapEntry::usable(GuestAddress(ONE_MIB), 15 << 20),
         ]
     }
 
     fn named(range: Range<u64>) -> NamedRange {
-        NamedRange { name: String::new(), range: GuestAddress(range.start)..GuestAddress(range.end) }
+        NamedRange::new("", GuestAddress(range.start)..GuestAddress(range.end))
     }
 
     #[test]
-    fn places_are_free_usable_and_whole_pages() {
-        let mut area =
+    fn allocations_are_free_usable_and_whole_pages() {
+        let mut allocator =
             PageAllocator::new(&pc(), &[named(0x1_0000..0x1_0001)], &[named(0x10_0000..0x20_0123)]);
-        assert_eq!(area.lowest(10, FLOOR, FOUR_GIB), Some(GuestAddress(0x1_1000)));
-        assert_eq!(area.lowest(10, FLOOR, FOUR_GIB), Some(GuestAddress(0x1_2000)));
+        assert_eq!(allocator.allocate_lowest(10, MIN_ADDRESS, FOUR_GIB), Some(GuestAddress(0x1_1000)));
+        assert_eq!(allocator.allocate_lowest(10, MIN_ADDRESS, FOUR_GIB), Some(GuestAddress(0x1_2000)));
         assert_eq!(
-            area.lowest(0x9_0000, FLOOR, FOUR_GIB),
+            allocator.allocate_lowest(0x9_0000, MIN_ADDRESS, FOUR_GIB),
             Some(GuestAddress(0x20_1000)),
             "no room below 1 MiB"
         );
-        assert_eq!(area.lowest(10, ONE_MIB, 0x20_1000), None, "the image fills the window");
-        assert_eq!(area.highest(0x1001, FLOOR, FOUR_GIB), Some(GuestAddress(0xff_e000)));
-        assert_eq!(area.highest(0x1001, FLOOR, FOUR_GIB), Some(GuestAddress(0xff_c000)));
-        assert_eq!(area.highest(1, FLOOR, 0x30_0000), Some(GuestAddress(0x2f_f000)));
-        assert_eq!(area.highest(64 << 20, FLOOR, FOUR_GIB), None);
-        assert_eq!(area.lowest(u64::MAX, FLOOR, FOUR_GIB), None);
+        assert_eq!(allocator.allocate_lowest(10, ONE_MIB, 0x20_1000), None, "the image fills the window");
+        assert_eq!(allocator.allocate_highest(0x1001, MIN_ADDRESS, FOUR_GIB), Some(GuestAddress(0xff_e000)));
+        assert_eq!(allocator.allocate_highest(0x1001, MIN_ADDRESS, FOUR_GIB), Some(GuestAddress(0xff_c000)));
+        assert_eq!(allocator.allocate_highest(1, MIN_ADDRESS, 0x30_0000), Some(GuestAddress(0x2f_f000)));
+        assert_eq!(allocator.allocate_highest(64 << 20, MIN_ADDRESS, FOUR_GIB), None);
+        assert_eq!(allocator.allocate_lowest(u64::MAX, MIN_ADDRESS, FOUR_GIB), None);
     }
 
     #[test]
     fn sizes_end_at_the_first_hole() {
-        let area = PageAllocator::new(&pc(), &[], &[]);
-        assert_eq!((area.kib_from(0), area.kib_from(ONE_MIB), area.kib_from(1 << 30)), (639, 15 << 10, 0));
+        let allocator = PageAllocator::new(&pc(), &[], &[]);
+        let kib = [0, ONE_MIB, 1 << 30].map(|start| allocator.kib_from(start));
+        assert_eq!(kib, [639, 15 << 10, 0]);
     }
 }

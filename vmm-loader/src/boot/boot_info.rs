@@ -1,98 +1,133 @@
-//! What a kernel is told, and the form in which it finds it.
+//! Boot information: the facts that a kernel gets, and their form in memory and registers.
 
 use vm_memory::GuestAddress;
 
 use crate::address::NamedRange;
+use crate::memory_map::MemoryMapEntry;
 use crate::plan::LoadPlan;
-use crate::protocol::Register;
+use crate::register::Register;
 
-/// All that a kernel can be told about its machine. A protocol passes on what it has a field for.
+/// Facts about the machine and the boot that a kernel gets. A protocol passes on those that it has a field for.
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct BootInfo<'a> {
-    /// The memory map, sorted by address, without overlaps.
+    /// Memory map, sorted by address and without overlaps.
     pub memory_map: &'a [MemoryMapEntry],
-    /// What in usable memory is taken already, by files that the kernel does not know of.
+    /// Ranges of usable memory that are in use by other files. No boot structure or module is placed there.
     pub reserved: &'a [NamedRange],
-    /// The name of the kernel's file, without directories.
+    /// Name of the kernel's file, without directories. Multiboot 1 puts it before the command line.
     pub file_name: &'a str,
-    /// The command line. Without a NUL.
+    /// Command line, without a NUL.
     pub command_line: &'a str,
-    /// Files for the kernel. Linux has one at most: its initrd.
+    /// Boot modules. Linux takes at most one, its initrd.
     pub modules: &'a [BootModule<'a>],
-    /// The ACPI root pointer, where the machine has one.
+    /// ACPI root pointer, if the machine has one.
     pub rsdp: Option<Rsdp<'a>>,
 }
 
-/// The ACPI root pointer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rsdp<'a> {
-    /// Where it lies.
-    pub address: GuestAddress,
-    /// A copy of it: 20 bytes of ACPI 1.0, 36 of later ones. Multiboot 2 tells it by value.
-    pub bytes: &'a [u8],
-}
+impl<'a> BootInfo<'a> {
+    /// Creates boot information with a memory map and nothing else.
+    #[must_use]
+    pub fn new(memory_map: &'a [MemoryMapEntry]) -> Self {
+        Self { memory_map, ..Self::default() }
+    }
 
-/// A range of guest-physical addresses, and what a kernel may do with it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MemoryMapEntry {
-    /// Its first address.
-    pub start: GuestAddress,
-    /// Its size in bytes; not 0.
-    pub size: u64,
-    /// What it is.
-    pub kind: MemoryMapKind,
-}
+    /// Sets the ranges of usable memory that are in use by other files.
+    #[must_use]
+    pub const fn with_reserved(mut self, reserved: &'a [NamedRange]) -> Self {
+        self.reserved = reserved;
+        self
+    }
 
-/// What a range is to a kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum MemoryMapKind {
-    /// Memory to use.
-    Usable,
-    /// Not to be used.
-    Reserved,
-}
+    /// Sets the name of the kernel's file.
+    #[must_use]
+    pub const fn with_file_name(mut self, file_name: &'a str) -> Self {
+        self.file_name = file_name;
+        self
+    }
 
-impl MemoryMapKind {
-    /// The number that E820 has for it. Multiboot and PVH took theirs from there.
-    pub(super) const fn e820(self) -> u32 {
-        match self {
-            Self::Usable => 1,
-            Self::Reserved => 2,
-        }
+    /// Sets the command line.
+    #[must_use]
+    pub const fn with_command_line(mut self, command_line: &'a str) -> Self {
+        self.command_line = command_line;
+        self
+    }
+
+    /// Sets the boot modules.
+    #[must_use]
+    pub const fn with_modules(mut self, modules: &'a [BootModule<'a>]) -> Self {
+        self.modules = modules;
+        self
+    }
+
+    /// Sets the ACPI root pointer; `None` for a machine without ACPI tables.
+    #[must_use]
+    pub fn with_rsdp(mut self, rsdp: impl Into<Option<Rsdp<'a>>>) -> Self {
+        self.rsdp = rsdp.into();
+        self
     }
 }
 
-/// A file for the kernel.
+/// ACPI root pointer (ACPI specification, "Root System Description Pointer").
+///
+/// Exhaustive: boot protocols pass it by address or by value, and need nothing else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rsdp<'a> {
+    /// Guest-physical address of the structure.
+    pub address: GuestAddress,
+    /// Copy of the structure: 20 bytes in ACPI 1.0, 36 bytes since ACPI 2.0. Multiboot 2 passes it by value.
+    pub bytes: &'a [u8],
+}
+
+/// Boot module: a file that is loaded for the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct BootModule<'a> {
-    /// Its size in bytes; can be 0.
+    /// Size in bytes; may be 0.
     pub size: u64,
-    /// Its own command line, or name. Without a NUL.
+    /// Command line or name of the module, without a NUL.
     pub command_line: &'a str,
 }
 
-/// What is to be done so that a kernel finds what it is told.
+impl<'a> BootModule<'a> {
+    /// Creates a module of `size` bytes with a command line.
+    #[must_use]
+    pub const fn new(size: u64, command_line: &'a str) -> Self {
+        Self { size, command_line }
+    }
+}
+
+/// Boot information in the form that the kernel expects: an image, bytes for guest memory, and registers.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct BootHandoff {
-    /// The kernel's own image.
+    /// Plan of the kernel's image.
     pub image: LoadPlan,
-    /// More bytes for memory.
+    /// Boot structures for guest memory.
     pub blobs: Vec<Blob>,
-    /// Where each of [`BootInfo::modules`] goes, in that order. An empty one has an address too.
+    /// Load address of each module, in the order of [`BootInfo::modules`]. An empty module has an address too.
     pub modules: Vec<GuestAddress>,
-    /// Registers that are not 0 at the entry.
+    /// Registers with a value other than 0 at the entry.
     pub registers: Vec<(Register, u64)>,
-    /// What the kernel is told, line by line, for people.
+    /// Summary of the boot information for people, one fact per line.
     pub summary: Vec<String>,
 }
 
-/// Bytes for guest memory.
+impl BootHandoff {
+    /// Creates the handoff of a protocol that passes register values and nothing else.
+    pub(super) const fn without_boot_info(image: LoadPlan, registers: Vec<(Register, u64)>) -> Self {
+        Self { image, blobs: Vec::new(), modules: Vec::new(), registers, summary: Vec::new() }
+    }
+}
+
+/// Boot structure: bytes for guest memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Blob {
-    /// What they are, such as `zero page`.
+    /// Name, such as `zero page`.
     pub name: &'static str,
-    /// Where they go.
+    /// Load address.
     pub address: GuestAddress,
-    /// The bytes, at least one.
+    /// Content. There is at least one byte.
     pub bytes: Vec<u8>,
 }

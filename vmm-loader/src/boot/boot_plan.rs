@@ -1,63 +1,87 @@
-//! From a file and a protocol to a plan: what is loaded where, the entry, and the width of the code there.
+//! Boot plan: load plan, entry and code width of a file for one boot protocol.
 
 use vm_memory::GuestAddress;
 
 use super::alloc::FOUR_GIB;
 use super::boot_info::{BootHandoff, BootInfo};
-use super::error::BootError;
-use super::linux::{self, LinuxSetup};
-use super::multiboot;
-use super::multiboot2;
-use super::{boot_sector, pvh};
+use super::error::{BootError, BootInfoItem};
+use super::linux::LinuxSetup;
+use super::multiboot2::InformationRequests;
+use super::{boot_sector, linux, multiboot, multiboot2, pvh};
 use crate::address::VirtAddr;
 use crate::bytes::length;
 use crate::elf::class::ElfClass;
 use crate::elf::{self, ElfOptions};
+use crate::error::LoadError;
 use crate::flat;
 use crate::plan::{ImageKind, LoadPlan};
-use crate::protocol::{CodeWidth, Protocol, Register};
+use crate::protocol::{CodeWidth, Protocol};
+use crate::resolve_entry::EntryError;
 use crate::segment::{Segment, SegmentFlags};
 use crate::symbols::Symbols;
 
-/// What the user decides about the file.
+/// Options for starting a file by a boot protocol.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct BootOptions {
-    /// For ELF files.
+    /// Options for ELF files.
     pub elf: ElfOptions,
-    /// Where a flat binary goes.
+    /// Load address of a flat binary. [`Protocol::Flat`] requires it.
     pub address: Option<GuestAddress>,
 }
 
-/// How a file is loaded and entered.
+impl BootOptions {
+    /// Sets the options for ELF files.
+    #[must_use]
+    pub const fn with_elf(mut self, elf: ElfOptions) -> Self {
+        self.elf = elf;
+        self
+    }
+
+    /// Sets the load address of a flat binary.
+    #[must_use]
+    pub const fn with_address(mut self, address: GuestAddress) -> Self {
+        self.address = Some(address);
+        self
+    }
+}
+
+/// Plan for loading and entering a file by a boot protocol.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct BootPlan {
-    /// The protocol.
+    /// Boot protocol.
     pub protocol: Protocol,
-    /// What goes where.
+    /// Plan of the kernel's image.
     pub image: LoadPlan,
-    /// The physical address of the first instruction. `None` for the plain ones, whose entry is the image's own
-    /// ([`LoadPlan::resolve_entry`]).
+    /// Physical address of the first instruction. `None` for plain protocols ([`Protocol::is_plain`]), whose entry
+    /// [`LoadPlan::resolve_entry`] gives.
     pub entry: Option<GuestAddress>,
-    /// The width of the code there. `None` for a flat binary, which does not say.
+    /// Code width at the entry. `None` for a flat binary.
     pub width: Option<CodeWidth>,
-    /// Whether it is a Linux kernel, by whatever protocol.
+    /// True for a Linux kernel, by any protocol.
     pub is_linux: bool,
-    /// What the protocol's header said that matters for what the kernel is told.
+    /// Requests of the kernel's header for its boot information.
     pub(super) requests: HeaderRequests,
 }
 
-/// What of a header is needed after loading.
+/// Requests of a kernel's header that matter for its boot information, by protocol.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum HeaderRequests {
-    None,
-    Multiboot2(multiboot2::Multiboot2Requests),
+    /// No boot information: an ELF file or a flat binary.
+    Plain,
+    BootSector,
+    Multiboot,
+    Multiboot2(InformationRequests),
+    Pvh,
     Linux(LinuxSetup),
 }
 
 /// Plans how to start a file by a protocol.
 ///
 /// # Errors
-/// What is wrong with the protocol's header, with the image, or with the entry.
+///
+/// [`BootError`] for a problem with the protocol's header, the image or the entry.
 pub fn plan(file: &[u8], protocol: Protocol, options: &BootOptions) -> Result<BootPlan, BootError> {
     let plain = |image: LoadPlan, width| BootPlan {
         protocol,
@@ -65,7 +89,7 @@ pub fn plan(file: &[u8], protocol: Protocol, options: &BootOptions) -> Result<Bo
         entry: None,
         width,
         is_linux: false,
-        requests: HeaderRequests::None,
+        requests: HeaderRequests::Plain,
     };
     match protocol {
         Protocol::Elf => {
@@ -89,54 +113,45 @@ pub fn plan(file: &[u8], protocol: Protocol, options: &BootOptions) -> Result<Bo
 }
 
 impl BootPlan {
-    /// Works out what is to be in memory and in registers so that the kernel finds what it is told. `file` is the one that
-    /// the plan was made from.
+    /// Turns boot information into bytes for guest memory and register values. `file` is the file that the plan was made
+    /// from.
     ///
     /// # Errors
-    /// When the protocol, or this kernel, cannot be told so much, or when memory has no room for it.
+    ///
+    /// [`BootError`] if the protocol or the kernel does not accept an item, or if there is no free memory for one.
     pub fn handoff(self, file: &[u8], boot_info: &BootInfo<'_>) -> Result<BootHandoff, BootError> {
         if boot_info.command_line.contains('\0') {
-            return Err(BootError::Nul("the command line"));
+            return Err(BootError::NulInCommandLine);
         }
         if boot_info.modules.iter().any(|module| module.command_line.contains('\0')) {
-            return Err(BootError::Nul("a module's command line"));
+            return Err(BootError::NulInModuleCommandLine);
         }
         let protocol = self.protocol;
         if !protocol.takes_boot_info() {
-            let asked = [
-                (!boot_info.command_line.is_empty()).then_some("a command line"),
-                (!boot_info.modules.is_empty()).then_some("modules or an initrd"),
+            let given = [
+                (!boot_info.command_line.is_empty()).then_some(BootInfoItem::CommandLine),
+                (!boot_info.modules.is_empty()).then_some(BootInfoItem::Modules),
             ];
-            if let Some(what) = asked.into_iter().flatten().next() {
-                return Err(BootError::CannotTell { protocol, what });
+            if let Some(item) = given.into_iter().flatten().next() {
+                return Err(BootError::Unsupported { protocol, item });
             }
         }
-        match (protocol, self.requests) {
-            (Protocol::Multiboot, _) => multiboot::handoff(self.image, boot_info),
-            (Protocol::Pvh, _) => pvh::handoff(self.image, boot_info),
-            (_, HeaderRequests::Multiboot2(requests)) => {
-                multiboot2::handoff(self.image, &requests, file, boot_info)
+        match &self.requests {
+            HeaderRequests::Plain => Ok(BootHandoff::without_boot_info(self.image, Vec::new())),
+            HeaderRequests::BootSector => Ok(boot_sector::handoff(self.image)),
+            HeaderRequests::Multiboot => multiboot::handoff(self.image, boot_info),
+            HeaderRequests::Multiboot2(requests) => {
+                multiboot2::handoff(self.image, requests, file, boot_info)
             }
-            (_, HeaderRequests::Linux(linux)) => linux::handoff(self.image, &linux, boot_info),
-            (protocol, HeaderRequests::None) => {
-                // A BIOS leaves the number of the drive it started from in DL; 0x80 is the first hard disk.
-                let registers =
-                    if protocol == Protocol::BootSector { vec![(Register::Rdx, 0x80)] } else { vec![] };
-                Ok(BootHandoff {
-                    image: self.image,
-                    blobs: vec![],
-                    modules: vec![],
-                    registers,
-                    summary: vec![],
-                })
-            }
+            HeaderRequests::Pvh => pvh::handoff(self.image, boot_info),
+            HeaderRequests::Linux(setup) => linux::handoff(self.image, setup, boot_info),
         }
     }
 }
 
-/// A plan of one piece: `file_size` bytes from `file_offset` go to `address`, `mem_size` bytes are taken there.
-pub(super) fn raw(
-    what: &'static str,
+/// Plans one segment: `file_size` bytes from `file_offset` on are loaded at `address` and occupy `mem_size` bytes.
+pub(super) fn single_segment(
+    name: &'static str,
     file: &[u8],
     (file_offset, file_size): (u64, u64),
     address: u64,
@@ -154,7 +169,7 @@ pub(super) fn raw(
     };
     LoadPlan {
         class: None,
-        kind: ImageKind::Raw(what),
+        kind: ImageKind::Raw(name),
         file_size: length(file.len()),
         segments: vec![segment],
         relocations: Vec::new(),
@@ -164,25 +179,25 @@ pub(super) fn raw(
     }
 }
 
-/// Where in physical memory an ELF kernel is entered, for loaders that have no paging yet.
+/// Returns the physical address of an ELF kernel's entry, which is entered without paging.
 ///
-/// Kernels for the upper half name either: the virtual address, as GRUB expects it, or the physical one, as xv6 and Linux
-/// do. The virtual one is tried first.
+/// `e_entry` of a higher-half kernel is either a virtual address, as GRUB expects, or a physical one, as in xv6 and Linux.
+/// The virtual one is tried first.
 pub(super) fn physical_entry(image: &LoadPlan) -> Result<GuestAddress, BootError> {
     let Some(entry) = image.entry() else {
-        return Err(crate::error::LoadError::from(crate::entry::EntryError::None).into());
+        return Err(LoadError::from(EntryError::NoEntry).into());
     };
     let is_physical =
         || image.segments().iter().any(|segment| segment.phys_range().contains(&GuestAddress(entry.0)));
     match image.virt_to_phys(entry) {
         Some(address) => Ok(address),
         None if is_physical() => Ok(GuestAddress(entry.0)),
-        None => Err(BootError::Entry(entry.0)),
+        None => Err(BootError::EntryOutside(entry.0)),
     }
 }
 
-/// The same for 32-bit code.
-pub(super) fn entry32(image: &LoadPlan) -> Result<GuestAddress, BootError> {
+/// Returns the physical address of an ELF kernel's entry, and checks that 32-bit code can reach it.
+pub(super) fn physical_entry32(image: &LoadPlan) -> Result<GuestAddress, BootError> {
     let entry = physical_entry(image)?;
     if entry.0 < FOUR_GIB { Ok(entry) } else { Err(BootError::EntryTooHigh(entry.0)) }
 }

@@ -1,9 +1,9 @@
-//! What a file offers, and which of it is taken.
+//! Detection of the boot protocols that a file supports, and the choice of one.
 //!
-//! Only headers are looked at here, so this is quick on files of any size; the image itself is checked when it is planned.
+//! Reads headers only, so the time does not depend on the size of the file. [`plan`](super::plan) checks the image.
 
 use super::error::BootError;
-use super::file_type::FileType;
+use super::file_type::{FileCategory, FileType};
 use super::multiboot::MultibootError;
 use super::multiboot2::Multiboot2Error;
 use super::{boot_sector, linux, multiboot, multiboot2, pvh};
@@ -13,153 +13,158 @@ use crate::elf::{self, ElfOptions};
 use crate::error::LoadError;
 use crate::protocol::Protocol;
 
-/// One way to start a file.
+/// Protocol that a file has a header for.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Candidate {
-    /// The protocol.
+    /// Boot protocol.
     pub protocol: Protocol,
-    /// What in the file offers it: `header at 0x1000`.
-    pub what: String,
-    /// Why it cannot be taken, where it cannot.
+    /// Evidence for the protocol, such as `header at 0x1000`.
+    pub evidence: String,
+    /// Problem that prevents a start by this protocol, if there is one.
     pub problem: Option<BootError>,
 }
 
 impl Candidate {
-    fn new<T, E: Into<BootError>>(protocol: Protocol, what: String, checked: Result<T, E>) -> Self {
-        Self { protocol, what, problem: checked.err().map(Into::into) }
+    fn new<T, E: Into<BootError>>(protocol: Protocol, evidence: String, checked: Result<T, E>) -> Self {
+        Self { protocol, evidence, problem: checked.err().map(Into::into) }
+    }
+
+    fn without_problem(protocol: Protocol, evidence: String) -> Self {
+        Self { protocol, evidence, problem: None }
     }
 }
 
-/// All that a file offers, the best first.
+/// Result of [`detect`].
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Detection {
-    /// The ways to start it.
-    pub offers: Vec<Candidate>,
-    /// What looks like a header and is none.
-    pub damaged: Vec<BootError>,
-    /// What the file is, where it offers nothing.
-    foreign: Option<BootError>,
+    /// Protocols that the file has a header for, in the order of choice.
+    pub candidates: Vec<Candidate>,
+    /// Damaged headers: data that resembles a header and is not valid.
+    pub damaged_headers: Vec<BootError>,
+    /// Reason why the file is not a kernel, if it is not.
+    not_a_kernel: Option<BootError>,
 }
 
-/// Looks at a file.
+/// Finds the boot protocols that a file has a header for.
 #[must_use]
 pub fn detect(file: &[u8]) -> Detection {
-    let mut offers = Vec::new();
+    let mut candidates = Vec::new();
     let headers = is_elf(file).then(|| ElfHeaders::read(file));
     let bzimage = linux::is_bzimage(file);
     if bzimage {
-        offers.push(Candidate::new(Protocol::Linux, linux::describe(file), linux::check(file)));
+        candidates.push(Candidate::new(Protocol::Linux, linux::describe(file), linux::check(file)));
     }
-    // A file for another CPU may hold anything; what looks like a header for x86 in it is chance.
+    // In a file for another CPU, data that resembles an x86 header is a coincidence.
     let other_cpu = matches!(headers, Some(Err(_)));
-    let mut damaged = Vec::new();
-    if let Some(place) = multiboot2::find(file).filter(|_| !other_cpu && !bzimage) {
+    let mut damaged_headers = Vec::new();
+    if let Some(offset) = multiboot2::find(file).filter(|_| !other_cpu && !bzimage) {
         match multiboot2::check(file) {
-            // The program inside of a disk image or a UEFI file has a header, but the whole is not that program.
-            Err(error @ Multiboot2Error::NoAddresses) => damaged.push(error.into()),
-            result => {
-                offers.push(Candidate::new(Protocol::Multiboot2, format!("header at {place:#x}"), result));
+            // The header belongs to a program inside a disk image or a UEFI file, and not to the file as a whole.
+            Err(error @ Multiboot2Error::NoAddresses) => damaged_headers.push(error.into()),
+            checked => {
+                let evidence = format!("header at {offset:#x}");
+                candidates.push(Candidate::new(Protocol::Multiboot2, evidence, checked));
             }
         }
     }
-    if let Some(place) = multiboot::find(file).filter(|_| !other_cpu && !bzimage) {
+    if let Some(offset) = multiboot::find(file).filter(|_| !other_cpu && !bzimage) {
         match multiboot::check(file) {
-            Err(error @ MultibootError::NoAddresses) => damaged.push(error.into()),
-            result => {
-                offers.push(Candidate::new(Protocol::Multiboot, format!("header at {place:#x}"), result));
+            Err(error @ MultibootError::NoAddresses) => damaged_headers.push(error.into()),
+            checked => {
+                let evidence = format!("header at {offset:#x}");
+                candidates.push(Candidate::new(Protocol::Multiboot, evidence, checked));
             }
         }
     }
-    let mut refusal = None;
+    let mut elf_problem = None;
     match headers {
         Some(Ok(headers)) => {
             let notes = notes::read(file, &headers);
-            if pvh::note(&notes).is_some() {
+            if pvh::entry_note(&notes).is_some() {
                 let entry = pvh::entry(&notes);
-                let what =
-                    entry.as_ref().map_or_else(|_| "note".to_owned(), |at| format!("note, entry {at:#x}"));
-                offers.push(Candidate::new(Protocol::Pvh, what, entry));
+                let evidence = entry
+                    .as_ref()
+                    .map_or_else(|_| "note".to_owned(), |entry| format!("note, entry {entry:#x}"));
+                candidates.push(Candidate::new(Protocol::Pvh, evidence, entry));
             }
             if linux::is_vmlinux(&notes) {
-                offers.push(Candidate {
-                    protocol: Protocol::Linux,
-                    what: format!("vmlinux, {}", headers.class),
-                    problem: None,
-                });
+                let evidence = format!("vmlinux, {}", headers.class);
+                candidates.push(Candidate::without_problem(Protocol::Linux, evidence));
             }
-            if offers.is_empty() && notes::is_for_linux(&notes) {
-                // What keeps it from being loaded at all says more.
+            if candidates.is_empty() && notes::is_linux_program(&notes) {
+                // If the program cannot be loaded either, that reason is the more specific one.
                 let problem = elf::plan(file, &ElfOptions::default()).err();
-                refusal = Some(problem.map_or(BootError::UserProgram, BootError::from));
+                elf_problem = Some(problem.map_or(BootError::UserProgram, BootError::from));
             }
-            offers.push(Candidate {
-                protocol: Protocol::Elf,
-                what: headers.class.to_string(),
-                problem: None,
-            });
+            candidates.push(Candidate::without_problem(Protocol::Elf, headers.class.to_string()));
         }
-        Some(Err(error)) => refusal = Some(LoadError::from(error).into()),
+        Some(Err(error)) => elf_problem = Some(LoadError::from(error).into()),
         None => {}
     }
-    if boot_sector::check(file).is_ok() && offers.is_empty() {
-        offers.push(Candidate {
-            protocol: Protocol::BootSector,
-            what: "55 aa at 510".to_owned(),
-            problem: None,
-        });
+    if boot_sector::check(file).is_ok() && candidates.is_empty() {
+        candidates.push(Candidate::without_problem(Protocol::BootSector, "55 aa at 510".to_owned()));
     }
     if !other_cpu {
-        damaged.extend(multiboot2::find_damaged(file).map(BootError::from));
-        damaged.extend(multiboot::find_damaged(file).map(BootError::from));
+        damaged_headers.extend(multiboot2::find_damaged(file).map(BootError::from));
+        damaged_headers.extend(multiboot::find_damaged(file).map(BootError::from));
     }
-    let foreign = match refusal {
+    let not_a_kernel = match elf_problem {
         Some(error) => Some(error),
-        None if offers.is_empty() => Some(BootError::NotAKernel(FileType::from_bytes(file))),
+        None if candidates.is_empty() => Some(BootError::NotAKernel(FileType::from_bytes(file))),
         None => None,
     };
-    Detection { offers, damaged, foreign }
+    Detection { candidates, damaged_headers, not_a_kernel }
 }
 
 impl Detection {
-    /// The protocol to start the file by, if the user names none.
+    /// Chooses the protocol to start the file by: the first candidate without a problem.
     ///
-    /// The first offer that can be taken. A plain ELF file is entered as such only where nothing in it asks for more:
-    /// a kernel whose header cannot be satisfied would not find what it needs.
+    /// A plain ELF file is chosen only if the file has no header of a boot protocol. A kernel with a header that cannot be
+    /// satisfied would miss its boot information.
     ///
     /// # Errors
-    /// What the file is, if it is no kernel; else why nothing in it can be taken.
+    ///
+    /// [`BootError::NotAKernel`] or another reason why the file is not a kernel, the problem of the only candidate, or
+    /// [`BootError::NoUsableCandidate`] with the problems of all candidates.
     pub fn choose(self) -> Result<Protocol, BootError> {
-        if let Some(error) = self.foreign {
-            // A header that is wrong says more than that nothing is known of the file.
-            let unknown = matches!(&error, BootError::NotAKernel(FileType { is_unknown: true, .. }));
-            return Err(self.damaged.into_iter().next().filter(|_| unknown).unwrap_or(error));
+        if let Some(error) = self.not_a_kernel {
+            // A damaged header says more than an unknown file type.
+            let is_unknown =
+                matches!(&error, BootError::NotAKernel(FileType { category: FileCategory::Unknown, .. }));
+            return Err(self.damaged_headers.into_iter().next().filter(|_| is_unknown).unwrap_or(error));
         }
-        let asks_for_more = self.offers.iter().any(|offer| !offer.protocol.is_plain());
+        let has_header = self.candidates.iter().any(|candidate| !candidate.protocol.is_plain());
         let mut problems = Vec::new();
-        for offer in self.offers {
-            match offer.problem {
+        for candidate in self.candidates {
+            match candidate.problem {
                 Some(problem) => problems.push(problem),
-                None if offer.protocol.is_plain() && asks_for_more => {}
-                None => return Ok(offer.protocol),
+                None if candidate.protocol.is_plain() && has_header => {}
+                None => return Ok(candidate.protocol),
             }
         }
-        problems.extend(self.damaged);
+        problems.extend(self.damaged_headers);
         Err(match problems.pop() {
             Some(only) if problems.is_empty() => only,
             Some(last) => {
-                BootError::NothingFits(problems.iter().chain([&last]).map(ToString::to_string).collect())
+                problems.push(last);
+                BootError::NoUsableCandidate(problems)
             }
-            None => BootError::NothingFits(Vec::new()),
+            None => BootError::NoUsableCandidate(Vec::new()),
         })
     }
 
-    /// What was found, in words: `multiboot (header at 0x1000)`.
+    /// Describes each candidate and each damaged header in one line, such as `multiboot (header at 0x1000)`.
     #[must_use]
     pub fn describe(&self) -> Vec<String> {
-        let offers = self.offers.iter().map(|Candidate { protocol, what, problem }| match problem {
-            Some(problem) => format!("{protocol} ({what}), which cannot be taken: {problem}"),
-            None => format!("{protocol} ({what})"),
-        });
-        offers.chain(self.damaged.iter().map(|error| format!("not to be taken: {error}"))).collect()
+        let candidates =
+            self.candidates.iter().map(|Candidate { protocol, evidence, problem }| match problem {
+                Some(problem) => format!("{protocol} ({evidence}), which cannot be taken: {problem}"),
+                None => format!("{protocol} ({evidence})"),
+            });
+        candidates
+            .chain(self.damaged_headers.iter().map(|error| format!("not to be taken: {error}")))
+            .collect()
     }
 }

@@ -1,4 +1,6 @@
-//! Why a file cannot be started by a protocol. What is wrong with a header is said beside the code that reads it.
+//! Error type of boot protocols. Errors of one protocol's header are defined beside the code that reads it.
+
+use std::fmt;
 
 use thiserror::Error;
 
@@ -8,84 +10,133 @@ use super::linux::LinuxError;
 use super::multiboot::MultibootError;
 use super::multiboot2::Multiboot2Error;
 use super::pvh::PvhError;
-use crate::address::ByteSize;
+use crate::display::ByteSize;
 use crate::error::LoadError;
 use crate::protocol::Protocol;
 
-/// Why a file cannot be started, or not so.
+/// File that cannot be started by a boot protocol.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum BootError {
-    /// The file is no kernel.
+    /// File that is not a kernel.
     #[error("{}", .0.description)]
     NotAKernel(FileType),
-    /// Its image cannot be loaded.
+    /// Image that cannot be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// No protocol fits, for several reasons.
-    #[error("nothing in it can be started: {}", .0.join("; "))]
-    NothingFits(Vec<String>),
-    /// A program that makes system calls.
+    /// File whose candidates have one problem each.
+    #[error("nothing in it can be started: {}", join(.0))]
+    NoUsableCandidate(Vec<Self>),
+    /// User program for Linux, which makes system calls.
     #[error("a program for Linux, and no kernel: there is no system below it here")]
     UserProgram,
-    /// Multiboot 1.
+    /// Problem with a Multiboot 1 header.
     #[error("multiboot: {0}")]
-    Multiboot(#[from] MultibootError),
-    /// Multiboot 2.
+    Multiboot(MultibootError),
+    /// Problem with a Multiboot 2 header.
     #[error("multiboot2: {0}")]
-    Multiboot2(#[from] Multiboot2Error),
-    /// PVH.
+    Multiboot2(Multiboot2Error),
+    /// Problem with a PVH note.
     #[error("pvh: {0}")]
-    Pvh(#[from] PvhError),
-    /// Linux.
+    Pvh(PvhError),
+    /// Problem with a Linux kernel.
     #[error("linux: {0}")]
-    Linux(#[from] LinuxError),
-    /// A boot sector.
+    Linux(LinuxError),
+    /// Problem with a boot sector.
     #[error("boot-sector: {0}")]
-    BootSector(#[from] BootSectorError),
-    /// The entry of an ELF file is in none of its segments, neither by virtual nor by physical address.
+    BootSector(BootSectorError),
+    /// Entry of an ELF file that is in none of its segments, neither as a virtual nor as a physical address.
     #[error("the entry {0:#x} is in none of the segments, neither by virtual nor by physical address")]
-    Entry(u64),
-    /// 32-bit code cannot begin there.
+    EntryOutside(u64),
+    /// Entry above 4 GiB, which 32-bit code cannot reach.
     #[error("the entry {0:#x} is out of reach of 32-bit code")]
     EntryTooHigh(u64),
-    /// A flat binary without an address.
+    /// Flat binary without an address in [`BootOptions`](super::BootOptions).
     #[error("a flat binary does not say where it goes")]
     NoAddress,
-    /// The protocol has no command line or modules.
-    #[error("{protocol} has no field for {what}")]
-    CannotTell {
-        /// The protocol.
+    /// Boot information that the protocol cannot pass on.
+    #[error("{protocol} has no field for {item}")]
+    Unsupported {
+        /// Protocol.
         protocol: Protocol,
-        /// What there is no field for.
-        what: &'static str,
+        /// Item that the protocol has no field for.
+        item: BootInfoItem,
     },
-    /// The command line is longer than the kernel takes.
-    #[error("the command line has {length} bytes; this kernel takes at most {most}")]
-    CommandLine {
-        /// Its length.
+    /// Command line that is longer than the kernel accepts.
+    #[error("the command line has {length} bytes; this kernel takes at most {max}")]
+    CommandLineTooLong {
+        /// Length in bytes, without the final NUL.
         length: u64,
-        /// The largest that the kernel takes.
-        most: u64,
+        /// Maximum length in bytes, without the final NUL.
+        max: u64,
     },
-    /// A text with a NUL in it, which ends it too early.
-    #[error("{0} contains a NUL, which would end it")]
-    Nul(&'static str),
-    /// There is no free memory for something.
+    /// Command line that contains a NUL.
+    #[error("the command line contains a NUL, which would end it")]
+    NulInCommandLine,
+    /// Command line of a module that contains a NUL.
+    #[error("a module's command line contains a NUL, which would end it")]
+    NulInModuleCommandLine,
+    /// Boot structure or module for which there is no free memory.
     #[error("no free memory for {what} ({})", ByteSize(*.size))]
-    NoRoom {
-        /// What it is.
+    NoFreeMemory {
+        /// Name of the structure or module.
         what: String,
-        /// Its size in bytes.
+        /// Size in bytes.
         size: u64,
     },
 }
 
+/// Item of boot information that only some protocols can pass on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum BootInfoItem {
+    /// Command line of the kernel.
+    CommandLine,
+    /// Modules, or an initrd.
+    Modules,
+}
+
+/// Writes the item as it appears in a message: `a command line`.
+impl fmt::Display for BootInfoItem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::CommandLine => "a command line",
+            Self::Modules => "modules or an initrd",
+        })
+    }
+}
+
+/// Conversions without `#[from]`: the message contains the text of the inner error, so that it is not a `source()` too.
+macro_rules! from_protocol_errors {
+    ($($variant:ident($error:ty),)*) => {
+        $(
+            impl From<$error> for BootError {
+                fn from(error: $error) -> Self {
+                    Self::$variant(error)
+                }
+            }
+        )*
+    };
+}
+
+from_protocol_errors! {
+    Multiboot(MultibootError),
+    Multiboot2(Multiboot2Error),
+    Pvh(PvhError),
+    Linux(LinuxError),
+    BootSector(BootSectorError),
+}
+
+fn join(errors: &[BootError]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
 impl BootError {
-    /// What the user can do about it.
+    /// Returns advice for the user, if there is any: one sentence without a full stop.
     #[must_use]
     pub fn help(&self) -> Option<String> {
         match self {
-            Self::NotAKernel(foreign) => foreign.help.clone(),
+            Self::NotAKernel(file_type) => file_type.help.clone(),
             Self::Load(error) => error.help(),
             Self::Multiboot(error) => error.help(),
             Self::Multiboot2(error) => error.help(),
@@ -93,18 +144,22 @@ impl BootError {
             Self::Linux(error) => error.help(),
             Self::BootSector(error) => error.help(),
             Self::UserProgram => Some(
-                "build it for bare x86 with `-ffreestanding -nostdlib`; or name a `mode` to run it as it is"
+                "build it for bare x86 with `-ffreestanding -nostdlib`; or choose the protocol elf to run it as it is"
                     .to_owned(),
             ),
             Self::NoAddress => Some("add its address".to_owned()),
-            Self::NoRoom { .. } => Some("give the machine more memory".to_owned()),
-            Self::Entry(_) => {
+            Self::NoFreeMemory { .. } => Some("give the machine more memory".to_owned()),
+            Self::EntryOutside(_) => {
                 Some("link it with `-e SYMBOL`, the address of a symbol in one of its segments".to_owned())
             }
-            Self::CannotTell { .. } => {
+            Self::Unsupported { .. } => {
                 Some("leave it out, or start the kernel by multiboot, multiboot2, pvh or linux".to_owned())
             }
-            Self::NothingFits(_) | Self::EntryTooHigh(_) | Self::CommandLine { .. } | Self::Nul(_) => None,
+            Self::NoUsableCandidate(_)
+            | Self::EntryTooHigh(_)
+            | Self::CommandLineTooLong { .. }
+            | Self::NulInCommandLine
+            | Self::NulInModuleCommandLine => None,
         }
     }
 }

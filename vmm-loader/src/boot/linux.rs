@@ -1,16 +1,15 @@
-//! Linux (Documentation/arch/x86/boot.rst in the kernel's tree): a bzImage by its setup header, a vmlinux by its notes.
+//! Linux/x86 boot protocol (`Documentation/arch/x86/boot.rst` in the kernel's tree) for a bzImage or a vmlinux.
 //!
-//! A bzImage is a boot sector of old, some sectors of 16-bit code, which nobody runs here, and the kernel proper, which
-//! unpacks itself. It is loaded at the address it prefers. A kernel with the flag `XLF_KERNEL_64` is entered at
-//! `startup_64`, 0x200 bytes into it, as 64-bit code with all memory mapped at its own address; an older or a 32-bit one
-//! at its start, as 32-bit code. Both find the zero page by RSI (`linux/zero_page.rs`).
+//! A bzImage consists of a boot sector, 16-bit setup code, which is not used, and a compressed kernel, which is loaded at its
+//! preferred address. A kernel with `XLF_KERNEL_64` is entered in 64-bit code at `startup_64`, 0x200 bytes after its load
+//! address. Other kernels are entered in 32-bit code at their load address. RSI points to the zero page
+//! (`linux/zero_page.rs`).
 //!
-//! A vmlinux is the ELF file that a bzImage has inside. Its entry is `startup_64` of the unpacked kernel, and it is told the
-//! same by the same zero page, though it has no setup header to copy. One with a note for PVH is better started by that,
-//! which is what that note is for.
+//! A vmlinux is the ELF file inside a bzImage. Its entry is `startup_64` of the uncompressed kernel. It has no setup header,
+//! so the zero page gets default values. A vmlinux with a PVH note is started by PVH instead.
 //!
-//! The structures are those of the linux-loader crate. Its own loading is not used: it writes to memory as it reads,
-//! where everything here is planned and checked first.
+//! The structures come from the linux-loader crate. Its loading functions are not used, since they write to guest memory
+//! before everything is checked.
 
 mod zero_page;
 
@@ -19,7 +18,7 @@ use thiserror::Error;
 use vm_memory::{ByteValued, GuestAddress};
 
 use super::alloc::FOUR_GIB;
-use super::boot_plan::{BootPlan, HeaderRequests, physical_entry, raw};
+use super::boot_plan::{BootPlan, HeaderRequests, physical_entry, single_segment};
 use super::error::BootError;
 use crate::bytes::{length, slice, u16_at, u32_at};
 use crate::elf::class::ElfClass;
@@ -31,94 +30,97 @@ use crate::protocol::{CodeWidth, Protocol};
 
 pub(super) use zero_page::handoff;
 
-/// Where the setup header begins in the file, and in the zero page.
+/// Offset of the setup header in the file and in the zero page.
 const SETUP_HEADER: u64 = 0x1f1;
-/// `boot_flag`.
+/// Value of `boot_flag`.
 const BOOT_FLAG: u16 = 0xaa55;
-/// `header`: "HdrS".
+/// Value of `header`: "HdrS".
 const HDRS: u32 = 0x5372_6448;
-/// Where a bzImage goes that names no address.
-const USUAL_ADDRESS: u64 = 0x10_0000;
-/// From its load address to the 64-bit entry.
-const STARTUP_64: u64 = 0x200;
-/// `XEN_ELFNOTE_GUEST_OS`.
-const GUEST_OS: u32 = 6;
-/// The setup header grew by version: 2.06 `cmdline_size`, 2.10 `pref_address`, 2.12 `xloadflags`.
+/// Load address of a bzImage without a preferred address.
+const DEFAULT_LOAD_ADDRESS: u64 = 0x10_0000;
+/// Offset of the 64-bit entry from the load address.
+const STARTUP_64_OFFSET: u64 = 0x200;
+/// Xen ELF note with the name of the operating system (xen/include/public/elfnote.h).
+const XEN_ELFNOTE_GUEST_OS: u32 = 6;
+// Protocol versions that added fields: 2.06 `cmdline_size`, 2.10 `pref_address`, 2.12 `xloadflags`.
 const V2_00: u16 = 0x200;
 const V2_06: u16 = 0x206;
 const V2_10: u16 = 0x20a;
 const V2_12: u16 = 0x20c;
 
-/// Why a file cannot be started as Linux.
+/// File that cannot be started by the Linux boot protocol, or boot information that Linux does not accept.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum LinuxError {
-    /// Neither a bzImage nor an ELF file.
+    /// File that is neither a bzImage nor an ELF file.
     #[error("neither a bzImage (no `HdrS` at 0x202) nor an ELF file")]
-    None,
-    /// A setup header before 2.00, or a kernel that is to be loaded low.
+    NotLinux,
+    /// Kernel with a setup header before 2.00 or without `LOADED_HIGH`. Holds the protocol version.
     #[error("a zImage of boot protocol {}.{:02}: too old to be loaded above 1 MiB", .0 >> 8, .0 & 0xff)]
-    Old(u16),
-    /// The file ends too early.
+    TooOld(u16),
+    /// File that ends before the kernel does.
     #[error("the bzImage is cut off: it has {have} bytes of at least {need}")]
     CutOff {
-        /// Bytes there are.
+        /// Size of the file in bytes.
         have: u64,
-        /// Bytes that the header speaks of.
+        /// Minimum size in bytes according to the header.
         need: u64,
     },
-    /// The preferred address and the size leave the address space of 32-bit pointers.
+    /// Kernel that would end above 4 GiB.
     #[error("the kernel wants {size:#x} bytes at {address:#x}, which ends above 4 GiB")]
-    Address {
+    TooHigh {
         /// `pref_address`.
         address: u64,
         /// `init_size`.
         size: u64,
     },
-    /// An ELF file of 32 bits.
+    /// ELF32 file.
     #[error("an ELF kernel of 32 bits has no 64-bit entry")]
     Elf32,
-    /// More than one file.
+    /// More than one module. Holds their number.
     #[error("Linux takes one initrd and no other modules; {0} are given")]
-    Modules(usize),
-    /// The memory map has more entries than the zero page.
+    TooManyModules(usize),
+    /// Memory map with more entries than the zero page has room for. Holds their number.
     #[error("the memory map has {0} entries; the zero page has room for 128")]
-    Map(usize),
+    MemoryMapTooLong(usize),
 }
 
 impl LinuxError {
-    /// What the user can do about it.
+    /// Returns advice for the user, if there is any.
     #[must_use]
     pub fn help(&self) -> Option<String> {
         let text = match self {
             Self::Elf32 => "start it by its bzImage",
             Self::CutOff { .. } => "copy it again",
-            Self::Modules(_) => "put the files into one cpio archive, or several one after the other",
-            Self::None | Self::Old(_) | Self::Address { .. } | Self::Map(_) => return None,
+            Self::TooManyModules(_) => "put the files into one cpio archive, or several one after the other",
+            Self::NotLinux | Self::TooOld(_) | Self::TooHigh { .. } | Self::MemoryMapTooLong(_) => {
+                return None;
+            }
         };
         Some(text.to_owned())
     }
 }
 
-/// What a kernel says about itself.
+/// Setup data of a kernel.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct LinuxSetup {
-    /// The setup header, for the zero page.
+    /// Setup header for the zero page.
     pub(super) header: setup_header,
-    /// The longest command line, without its NUL.
-    pub(super) command_line: u32,
-    /// The last address that an initrd may have.
-    pub(super) initrd_last: u32,
+    /// Maximum length of the command line in bytes, without its NUL (`cmdline_size`).
+    pub(super) max_command_line: u32,
+    /// Highest address of an initrd (`initrd_addr_max`).
+    pub(super) max_initrd_address: u32,
 }
 
-// Numbers only: equality of them is an equivalence.
+// All fields are integers, so equality is reflexive.
 impl Eq for LinuxSetup {}
 
-/// Whether the file has the setup header of a bzImage.
+/// Returns true if the file has the setup header of a bzImage.
 pub(super) fn is_bzimage(file: &[u8]) -> bool {
     u16_at(file, 0x1fe) == Some(BOOT_FLAG) && u32_at(file, 0x202) == Some(HDRS)
 }
 
-/// The protocol's version, and the kernel's own, of a bzImage: for people.
+/// Describes a bzImage by the versions of its boot protocol and its kernel.
 pub(super) fn describe(file: &[u8]) -> String {
     let version = u16_at(file, 0x206).unwrap_or(0);
     let kernel = u16_at(file, 0x20e).filter(|pointer| *pointer != 0).and_then(|pointer| {
@@ -128,31 +130,32 @@ pub(super) fn describe(file: &[u8]) -> String {
     format!("bzImage, boot protocol {}.{:02}{}", version >> 8, version & 0xff, kernel.unwrap_or_default())
 }
 
-/// Whether notes are those of a Linux kernel.
+/// Returns true if the notes are those of a Linux kernel.
 pub(super) fn is_vmlinux(notes: &[ElfNote<'_>]) -> bool {
     notes.iter().any(|note| {
-        note.owner == b"Linux"
-            || note.owner == b"Xen" && note.number == GUEST_OS && note.text() == Some("linux")
+        note.name == b"Linux"
+            || note.name == b"Xen" && note.note_type == XEN_ELFNOTE_GUEST_OS && note.text() == Some("linux")
     })
 }
 
-/// That the file can be started.
+/// Checks that the file is a bzImage that can be started, or an ELF file.
 pub(super) fn check(file: &[u8]) -> Result<(), LinuxError> {
     if is_bzimage(file) {
         BzImage::read(file).map(|_| ())
     } else if is_elf(file) {
         Ok(())
     } else {
-        Err(LinuxError::None)
+        Err(LinuxError::NotLinux)
     }
 }
 
+/// Plans how to start a bzImage or a vmlinux.
 pub(super) fn plan(file: &[u8], options: &ElfOptions) -> Result<BootPlan, BootError> {
     if is_bzimage(file) {
         return Ok(BzImage::read(file)?.plan(file));
     }
     if !is_elf(file) {
-        return Err(LinuxError::None.into());
+        return Err(LinuxError::NotLinux.into());
     }
     let headers = ElfHeaders::read(file).map_err(LoadError::from)?;
     if headers.class == ElfClass::Elf32 {
@@ -160,7 +163,7 @@ pub(super) fn plan(file: &[u8], options: &ElfOptions) -> Result<BootPlan, BootEr
     }
     let image = elf::plan(file, options)?;
     let entry = physical_entry(&image)?;
-    // What a bzImage's header would say: the kernel checks the two signatures, the rest are limits of all kernels.
+    // Default values of a bzImage's header. The kernel checks the two signatures; the limits hold for all kernels.
     let header = setup_header {
         boot_flag: BOOT_FLAG,
         header: HDRS,
@@ -169,50 +172,51 @@ pub(super) fn plan(file: &[u8], options: &ElfOptions) -> Result<BootPlan, BootEr
         kernel_alignment: 0x100_0000,
         ..Default::default()
     };
-    let linux = LinuxSetup { header, command_line: 2047, initrd_last: 0x7fff_ffff };
+    let setup = LinuxSetup { header, max_command_line: 2047, max_initrd_address: 0x7fff_ffff };
     Ok(BootPlan {
         protocol: Protocol::Linux,
         image,
         entry: Some(entry),
         width: Some(CodeWidth::Bits64),
         is_linux: true,
-        requests: HeaderRequests::Linux(linux),
+        requests: HeaderRequests::Linux(setup),
     })
 }
 
-/// A bzImage, checked.
+/// Checked bzImage.
 struct BzImage {
     header: setup_header,
-    /// Where the kernel proper begins in the file.
+    /// File offset of the compressed kernel.
     offset: u64,
-    /// Where it goes.
+    /// Load address.
     address: u64,
-    /// The memory it needs there before it has read its memory map.
+    /// Size in bytes of the memory that the kernel uses before it reads its memory map (`init_size`).
     size: u64,
 }
 
 impl BzImage {
     fn read(file: &[u8]) -> Result<Self, LinuxError> {
-        let version = u16_at(file, 0x206).ok_or(LinuxError::None)?;
-        let header = setup_header_of(file).ok_or(LinuxError::None)?;
+        let version = u16_at(file, 0x206).ok_or(LinuxError::NotLinux)?;
+        let header = setup_header_of(file).ok_or(LinuxError::NotLinux)?;
         if version < V2_00 || header.loadflags & LOADED_HIGH == 0 {
-            return Err(LinuxError::Old(version));
+            return Err(LinuxError::TooOld(version));
         }
-        // boot.rst, "setup_sects": for compatibility, 0 means 4. The boot sector is one more.
+        // boot.rst, "setup_sects": 0 means 4. The boot sector is not counted.
         let sectors = if header.setup_sects == 0 { 4 } else { u64::from(header.setup_sects) };
         let offset = (sectors + 1) * 512;
-        // In 16-byte units, the size of the kernel proper.
+        // `syssize` is the size of the compressed kernel in units of 16 bytes.
         let need = offset.saturating_add(u64::from(header.syssize) * 16).max(offset.saturating_add(1));
         let have = length(file.len());
-        // The last unit need not be full.
+        // The last unit may be incomplete.
         if have.next_multiple_of(16) < need {
             return Err(LinuxError::CutOff { have, need });
         }
         let modern = version >= V2_10;
-        let address = if modern && header.pref_address != 0 { header.pref_address } else { USUAL_ADDRESS };
+        let address =
+            if modern && header.pref_address != 0 { header.pref_address } else { DEFAULT_LOAD_ADDRESS };
         let size = u64::from(if modern { header.init_size } else { 0 }).max(have - offset);
         if address.checked_add(size).is_none_or(|end| end > FOUR_GIB) {
-            return Err(LinuxError::Address { address, size });
+            return Err(LinuxError::TooHigh { address, size });
         }
         Ok(Self { header, offset, address, size })
     }
@@ -221,14 +225,17 @@ impl BzImage {
         let Self { mut header, offset, address, size } = self;
         let version = header.version;
         let has_64 = version >= V2_12 && header.xloadflags & XLF_KERNEL_64 != 0;
-        let (width, entry) =
-            if has_64 { (CodeWidth::Bits64, address + STARTUP_64) } else { (CodeWidth::Bits32, address) };
-        // Below 4 GiB, as `read` has checked.
+        let (width, entry) = if has_64 {
+            (CodeWidth::Bits64, address + STARTUP_64_OFFSET)
+        } else {
+            (CodeWidth::Bits32, address)
+        };
+        // `read` has checked that the address is below 4 GiB.
         header.code32_start = u32::try_from(address).unwrap_or(u32::MAX);
-        let linux = LinuxSetup {
+        let setup = LinuxSetup {
             header,
-            command_line: if version >= V2_06 { header.cmdline_size } else { 255 },
-            initrd_last: match header.initrd_addr_max {
+            max_command_line: if version >= V2_06 { header.cmdline_size } else { 255 },
+            max_initrd_address: match header.initrd_addr_max {
                 0 => 0x37ff_ffff,
                 last => last,
             },
@@ -236,16 +243,16 @@ impl BzImage {
         let payload = (offset, length(file.len()) - offset);
         BootPlan {
             protocol: Protocol::Linux,
-            image: raw("Linux kernel", file, payload, address, size),
+            image: single_segment("Linux kernel", file, payload, address, size),
             entry: Some(GuestAddress(entry)),
             width: Some(width),
             is_linux: true,
-            requests: HeaderRequests::Linux(linux),
+            requests: HeaderRequests::Linux(setup),
         }
     }
 }
 
-/// The setup header of a file: as much as it has, which the byte at 0x201 says; what it has not is 0.
+/// Copies the setup header of a file. The byte at 0x201 gives its size; fields after its end are 0.
 fn setup_header_of(file: &[u8]) -> Option<setup_header> {
     let end = 0x202 + u64::from(*file.get(0x201)?);
     let bytes = slice(file, SETUP_HEADER, end - SETUP_HEADER)?;

@@ -1,11 +1,10 @@
-//! Multiboot 1 (Multiboot Specification 0.6.96): a header of a few words near the start of the file.
+//! Multiboot 1 (Multiboot Specification 0.6.96).
 //!
-//! The kernel is an ELF file, or anything whose header says itself where the bytes go (the "a.out kludge"). It is entered
-//! in 32-bit code with a magic number in EAX and the address of the information structure in EBX.
+//! The kernel is an ELF file, or any file whose header has load addresses (the "a.out kludge"). It is entered in 32-bit code
+//! with a magic number in EAX and the address of the information structure in EBX.
 //!
-//! What is done as QEMU does it, since kernels are tried with QEMU: the command line begins with the name of the kernel's
-//! file. What is done as GRUB does it: 64-bit ELF files are loaded too, and an entry may be a virtual address. They are
-//! still entered in 32-bit code.
+//! As in QEMU, the command line begins with the name of the kernel's file. As in GRUB, 64-bit ELF files are loaded too and
+//! `e_entry` may be a virtual address; they are still entered in 32-bit code.
 
 use std::ops::Range;
 
@@ -13,57 +12,98 @@ use thiserror::Error;
 use vm_memory::GuestAddress;
 
 use super::alloc::{FOUR_GIB, ONE_MIB, PageAllocator};
-use super::boot_info::{BootHandoff, BootInfo};
-use super::boot_plan::{BootPlan, HeaderRequests, entry32, raw};
+use super::boot_info::{BootHandoff, BootInfo, BootModule};
+use super::boot_plan::{BootPlan, HeaderRequests, physical_entry32, single_segment};
 use super::error::BootError;
-use super::info_builder::{self, word};
+use super::info_builder::{self, address32};
 use crate::bytes::{length, u32_at};
 use crate::elf::header::is_elf;
 use crate::elf::{self, ElfOptions};
 use crate::plan::LoadPlan;
-use crate::protocol::{CodeWidth, Protocol, Register};
+use crate::protocol::{CodeWidth, Protocol};
+use crate::register::Register;
 
-/// What the header begins with.
-const MAGIC: u32 = 0x1bad_b002;
-/// What a kernel finds in EAX.
-const IN_EAX: u64 = 0x2bad_b002;
-/// The header lies in so many bytes from the start, at a multiple of 4.
-const SEARCH: u64 = 8192;
-/// What we call ourselves to the kernel.
-pub(super) const LOADER: &str = "vmm";
+/// `MULTIBOOT_HEADER_MAGIC`: first word of the header.
+const HEADER_MAGIC: u32 = 0x1bad_b002;
+/// `MULTIBOOT_BOOTLOADER_MAGIC`: value of EAX at the entry.
+const BOOTLOADER_MAGIC: u64 = 0x2bad_b002;
+/// `MULTIBOOT_SEARCH`: the header lies in this many bytes from the start of the file, at a multiple of 4.
+const SEARCH_SIZE: u64 = 8192;
+/// Boot loader name that the kernel gets.
+pub(super) const BOOT_LOADER_NAME: &str = "vmm";
 
-// The header's flags, 3.1.2. The lower sixteen have to be understood, the upper ones may be ignored.
+// Flags of the header (specification, 3.1.2). Bits 0 to 15 are requirements, bits 16 to 31 are optional.
 const PAGE_ALIGN: u32 = 1 << 0;
 const MEMORY_INFO: u32 = 1 << 1;
 const VIDEO_MODE: u32 = 1 << 2;
 const REQUIRED: u32 = 0xffff;
 const HAS_ADDRESSES: u32 = 1 << 16;
 
-/// Why a Multiboot header cannot be obeyed.
+/// Multiboot 1 header that is missing, damaged or cannot be satisfied.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum MultibootError {
-    /// No header.
+    /// No header in the first 8 KiB.
     #[error("no header in the first 8 KiB")]
-    None,
-    /// The magic number without a sum of 0 behind it.
+    NoHeader,
+    /// Header with a wrong checksum. Holds its file offset.
     #[error("the header at {0:#x} has a wrong checksum")]
     Checksum(u64),
-    /// Flag 2: there is no video.
+    /// Flag 2: the kernel requires a video mode.
     #[error("the kernel demands a video mode (flag 2), and this machine has no display")]
     Video,
-    /// A flag that nobody has defined.
+    /// Required flags that the specification does not define.
     #[error("the kernel demands what the specification does not know (flags {0:#x})")]
     Flags(u32),
-    /// Neither an ELF file nor addresses in the header.
+    /// File that is not an ELF file, with a header without addresses (flag 16).
     #[error("the file is no ELF file, and its header gives no addresses (flag 16)")]
     NoAddresses,
-    /// The addresses contradict each other or the file.
+    /// Address fields that contradict each other or the file.
     #[error("the header's addresses do not fit: {0}")]
-    Addresses(&'static str),
+    Addresses(MultibootAddressError),
+}
+
+/// Contradiction in the address fields of a Multiboot 1 or 2 header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum MultibootAddressError {
+    /// File that ends inside the address fields.
+    #[error("they are cut off")]
+    CutOff,
+    /// `load_addr` above `header_addr`.
+    #[error("loading begins after the header")]
+    LoadAfterHeader,
+    /// `load_addr` that belongs to bytes before the start of the file.
+    #[error("loading begins before the file")]
+    LoadBeforeFile,
+    /// Start of the file at an address below 0.
+    #[error("loading begins below address 0")]
+    LoadBelowZero,
+    /// `load_addr` that belongs to bytes after the end of the file.
+    #[error("loading begins behind the file")]
+    LoadAfterFile,
+    /// `load_end_addr` below `load_addr`.
+    #[error("loading ends before it begins")]
+    EndBeforeLoad,
+    /// `load_end_addr` that belongs to bytes after the end of the file.
+    #[error("loading ends behind the file")]
+    EndAfterFile,
+    /// No bytes to load.
+    #[error("nothing is loaded")]
+    Empty,
+    /// Image that ends above 4 GiB.
+    #[error("the image ends above 4 GiB")]
+    TooHigh,
+    /// `bss_end_addr` below the end of the loaded bytes.
+    #[error("the zeroed memory ends before the loaded bytes do")]
+    BssBeforeEnd,
+    /// Entry outside the image.
+    #[error("the entry is outside of what is loaded")]
+    EntryOutside,
 }
 
 impl MultibootError {
-    /// What the user can do about it.
+    /// Returns advice for the user, if there is any.
     #[must_use]
     pub fn help(&self) -> Option<String> {
         match self {
@@ -71,32 +111,32 @@ impl MultibootError {
                 Some("build the kernel for text on a serial port, without flag 2 in its header".to_owned())
             }
             Self::Checksum(_) => Some("magic, flags and checksum have to add up to 0".to_owned()),
-            Self::None | Self::Flags(_) | Self::NoAddresses | Self::Addresses(_) => None,
+            Self::NoHeader | Self::Flags(_) | Self::NoAddresses | Self::Addresses(_) => None,
         }
     }
 }
 
-/// The header, as far as it is obeyed.
+/// Multiboot 1 header.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Header {
-    /// Where in the file it lies.
+struct MultibootHeader {
+    /// File offset.
     offset: u64,
     flags: u32,
 }
 
-/// Where the header lies in the file; `None` if there is none.
+/// Returns the file offset of the header.
 pub(super) fn find(file: &[u8]) -> Option<u64> {
     search(file).ok().map(|header| header.offset)
 }
 
-/// Whether there is something like a header that is damaged.
+/// Returns the problem of a damaged header if the file has one and no valid header.
 pub(super) fn find_damaged(file: &[u8]) -> Option<MultibootError> {
-    search(file).err().filter(|error| *error != MultibootError::None)
+    search(file).err().filter(|error| *error != MultibootError::NoHeader)
 }
 
-/// That what the header demands can be had.
+/// Checks that the header's requirements can be satisfied.
 pub(super) fn check(file: &[u8]) -> Result<(), MultibootError> {
-    let Header { flags, .. } = search(file)?;
+    let MultibootHeader { flags, .. } = search(file)?;
     if flags & VIDEO_MODE != 0 {
         return Err(MultibootError::Video);
     }
@@ -107,42 +147,43 @@ pub(super) fn check(file: &[u8]) -> Result<(), MultibootError> {
     }
 }
 
-fn search(file: &[u8]) -> Result<Header, MultibootError> {
-    let mut damaged = MultibootError::None;
-    // The header's first three words have to lie inside, too.
-    for offset in (0..=SEARCH - 12).step_by(4) {
+/// Finds the first header with a valid checksum.
+fn search(file: &[u8]) -> Result<MultibootHeader, MultibootError> {
+    let mut damaged = MultibootError::NoHeader;
+    // The first three words of the header have to be inside the searched range.
+    for offset in (0..=SEARCH_SIZE - 12).step_by(4) {
         let Some(magic) = u32_at(file, offset) else { break };
-        if magic != MAGIC {
+        if magic != HEADER_MAGIC {
             continue;
         }
         let (Some(flags), Some(checksum)) = (u32_at(file, offset + 4), u32_at(file, offset + 8)) else {
             break;
         };
         if magic.wrapping_add(flags).wrapping_add(checksum) == 0 {
-            return Ok(Header { offset, flags });
+            return Ok(MultibootHeader { offset, flags });
         }
-        if damaged == MultibootError::None {
+        if damaged == MultibootError::NoHeader {
             damaged = MultibootError::Checksum(offset);
         }
     }
     Err(damaged)
 }
 
-/// Plans an image by the header.
+/// Plans the image and its entry.
 pub(super) fn plan(file: &[u8], options: &ElfOptions) -> Result<BootPlan, BootError> {
     check(file)?;
     let header = search(file)?;
     let (image, entry) = if header.flags & HAS_ADDRESSES == 0 {
         let image = elf::plan(file, options)?;
-        let entry = entry32(&image)?;
+        let entry = physical_entry32(&image)?;
         (image, entry)
     } else {
         let field = |number: u64| u32_at(file, header.offset + 12 + 4 * number).map(u64::from);
         let all = (field(0), field(1), field(2), field(3), field(4));
         let (Some(header_addr), Some(load_addr), Some(load_end), Some(bss_end), Some(entry)) = all else {
-            return Err(MultibootError::Addresses("they are cut off").into());
+            return Err(MultibootError::Addresses(MultibootAddressError::CutOff).into());
         };
-        let addresses = Addresses { header: header_addr, load: Some(load_addr), load_end, bss_end };
+        let addresses = AddressFields { header: header_addr, load: Some(load_addr), load_end, bss_end };
         let image = addresses.image(file, header.offset).map_err(MultibootError::Addresses)?;
         check_entry(&image, entry).map_err(MultibootError::Addresses)?;
         (image, GuestAddress(entry))
@@ -154,151 +195,156 @@ pub(super) fn plan(file: &[u8], options: &ElfOptions) -> Result<BootPlan, BootEr
         entry: Some(entry),
         width,
         is_linux: false,
-        requests: HeaderRequests::None,
+        requests: HeaderRequests::Multiboot,
     })
 }
 
-/// Addresses in a header, of either Multiboot: where the bytes of the file go.
-pub(super) struct Addresses {
-    /// Where the header itself goes.
+/// Address fields of a Multiboot 1 or 2 header.
+pub(super) struct AddressFields {
+    /// `header_addr`: load address of the header itself.
     pub(super) header: u64,
-    /// Where the first byte goes that is loaded; `None` means the start of the file.
+    /// `load_addr`: load address of the first loaded byte. `None` loads from the start of the file.
     pub(super) load: Option<u64>,
-    /// Where loading ends; 0 means the end of the file.
+    /// `load_end_addr`: end of the loaded bytes. 0 loads up to the end of the file.
     pub(super) load_end: u64,
-    /// Where memory ends that is to be zero; 0 means that there is none.
+    /// `bss_end_addr`: end of the zeroed memory. 0 means no zeroed memory.
     pub(super) bss_end: u64,
 }
 
-impl Addresses {
-    /// The image, or what is wrong.
-    pub(super) fn image(&self, file: &[u8], header_offset: u64) -> Result<LoadPlan, &'static str> {
+impl AddressFields {
+    /// Plans the image that the fields describe.
+    pub(super) fn image(&self, file: &[u8], header_offset: u64) -> Result<LoadPlan, MultibootAddressError> {
+        use MultibootAddressError as Problem;
+
         let start = match self.load {
             Some(load) => {
-                let before = self.header.checked_sub(load).ok_or("loading begins after the header")?;
-                header_offset.checked_sub(before).ok_or("loading begins before the file")?
+                let before = self.header.checked_sub(load).ok_or(Problem::LoadAfterHeader)?;
+                header_offset.checked_sub(before).ok_or(Problem::LoadBeforeFile)?
             }
             None => 0,
         };
         let load = match self.load {
             Some(load) => load,
-            None => self.header.checked_sub(header_offset).ok_or("loading begins below address 0")?,
+            None => self.header.checked_sub(header_offset).ok_or(Problem::LoadBelowZero)?,
         };
-        let rest = length(file.len()).checked_sub(start).ok_or("loading begins behind the file")?;
+        let rest = length(file.len()).checked_sub(start).ok_or(Problem::LoadAfterFile)?;
         let size = match self.load_end {
             0 => rest,
-            end => end.checked_sub(load).ok_or("loading ends before it begins")?,
+            end => end.checked_sub(load).ok_or(Problem::EndBeforeLoad)?,
         };
         if size > rest {
-            return Err("loading ends behind the file");
+            return Err(Problem::EndAfterFile);
         }
         if size == 0 {
-            return Err("nothing is loaded");
+            return Err(Problem::Empty);
         }
-        let end =
-            load.checked_add(size).filter(|&end| end <= FOUR_GIB).ok_or("the image ends above 4 GiB")?;
+        let end = load.checked_add(size).filter(|&end| end <= FOUR_GIB).ok_or(Problem::TooHigh)?;
         let memory = match self.bss_end {
             0 => size,
-            bss_end if bss_end < end => return Err("the zeroed memory ends before the loaded bytes do"),
+            bss_end if bss_end < end => return Err(Problem::BssBeforeEnd),
             bss_end => bss_end - load,
         };
-        Ok(raw("image", file, (start, size), load, memory))
+        Ok(single_segment("image", file, (start, size), load, memory))
     }
 }
 
-/// An entry outside of the image leads nowhere.
-pub(super) fn check_entry(image: &LoadPlan, entry: u64) -> Result<(), &'static str> {
+/// Checks that the entry is inside the image.
+pub(super) fn check_entry(image: &LoadPlan, entry: u64) -> Result<(), MultibootAddressError> {
     let inside = image.segments().iter().any(|segment| segment.phys_range().contains(&GuestAddress(entry)));
-    if inside { Ok(()) } else { Err("the entry is outside of what is loaded") }
+    if inside { Ok(()) } else { Err(MultibootAddressError::EntryOutside) }
 }
 
-// The information structure's flags, 3.3.
+// Flags of the information structure (specification, 3.3).
 const INFO_MEMORY: u32 = 1 << 0;
 const INFO_COMMAND_LINE: u32 = 1 << 2;
 const INFO_MODULES: u32 = 1 << 3;
 const INFO_MEMORY_MAP: u32 = 1 << 6;
-const INFO_LOADER: u32 = 1 << 9;
-/// Size of the structure, with the fields that we leave 0.
+const INFO_LOADER_NAME: u32 = 1 << 9;
+/// Size of the information structure in bytes, including the fields that stay 0.
 const INFO_SIZE: u32 = 116;
 
-/// The information structure, with all that it points to behind it.
+/// Builds the information structure, followed by everything that it points to.
 pub(super) fn handoff(image: LoadPlan, boot_info: &BootInfo<'_>) -> Result<BootHandoff, BootError> {
-    let mut area = PageAllocator::new(boot_info.memory_map, boot_info.reserved, &image.ranges());
-    let modules = allocate_modules(&mut area, &image, boot_info)?;
-    // QEMU's way: kernels skip the first word as the name of the program.
+    let mut allocator = PageAllocator::new(boot_info.memory_map, boot_info.reserved, &image.ranges());
+    let modules = allocate_modules(&mut allocator, &image, boot_info)?;
+    // As in QEMU: kernels skip the first word of the command line.
     let command_line = [boot_info.file_name, boot_info.command_line].join(" ").trim_end().to_owned();
-    let (lower, upper) = (area.kib_from(0).min(640), area.kib_from(ONE_MIB));
+    let (lower, upper) = (allocator.kib_from(0).min(640), allocator.kib_from(ONE_MIB));
 
-    let info = info_builder::build(&mut area, "multiboot information", |block| {
-        // The structure comes first and its pointers are filled in when what they point to has been written.
-        block.u32(INFO_MEMORY | INFO_COMMAND_LINE | INFO_MODULES | INFO_MEMORY_MAP | INFO_LOADER);
-        block.u32(lower);
-        block.u32(upper);
-        while block.len() < INFO_SIZE {
-            block.u32(0);
+    let info = info_builder::build(&mut allocator, "multiboot information", |builder| {
+        // The structure comes first. Its pointers are patched when their targets have been written.
+        builder.u32(INFO_MEMORY | INFO_COMMAND_LINE | INFO_MODULES | INFO_MEMORY_MAP | INFO_LOADER_NAME);
+        builder.u32(lower);
+        builder.u32(upper);
+        while builder.len() < INFO_SIZE {
+            builder.u32(0);
         }
-        let map = block.here();
+        let map = builder.address();
         for entry in boot_info.memory_map {
-            // The size of an entry does not count itself.
-            block.u32(20);
-            block.u64(entry.start.0);
-            block.u64(entry.size);
-            block.u32(entry.kind.e820());
+            // `size` does not include itself.
+            builder.u32(20);
+            builder.u64(entry.start.0);
+            builder.u64(entry.size);
+            builder.u32(entry.kind.e820_type());
         }
-        let map_length = block.here().wrapping_sub(map);
+        let map_length = builder.address().wrapping_sub(map);
         let texts: Vec<u32> =
-            boot_info.modules.iter().map(|module| block.text(module.command_line)).collect();
-        block.align(4);
-        let list = block.here();
+            boot_info.modules.iter().map(|module| builder.c_string(module.command_line)).collect();
+        builder.align(4);
+        let list = builder.address();
         for (range, text) in modules.iter().zip(texts) {
-            block.u32(word(range.start));
-            block.u32(word(range.end));
-            block.u32(text);
-            block.u32(0);
+            builder.u32(address32(range.start));
+            builder.u32(address32(range.end));
+            builder.u32(text);
+            builder.u32(0);
         }
-        let command_line = block.text(&command_line);
-        let loader = block.text(LOADER);
-        block.patch(16, command_line);
-        block.patch(20, u32::try_from(modules.len()).unwrap_or(u32::MAX));
-        block.patch(24, list);
-        block.patch(44, map_length);
-        block.patch(48, map);
-        block.patch(64, loader);
+        let command_line = builder.c_string(&command_line);
+        let loader = builder.c_string(BOOT_LOADER_NAME);
+        builder.patch(16, command_line);
+        builder.patch(20, u32::try_from(modules.len()).unwrap_or(u32::MAX));
+        builder.patch(24, list);
+        builder.patch(44, map_length);
+        builder.patch(48, map);
+        builder.patch(64, loader);
     })?;
 
     let mut summary = vec![
-        format!("EAX = {IN_EAX:#x}, EBX = {:#x}: the information structure", info.address.0),
+        format!("EAX = {BOOTLOADER_MAGIC:#x}, EBX = {:#x}: the information structure", info.address.0),
         format!("mem_lower {lower} KiB, mem_upper {upper} KiB"),
     ];
     summary.extend(common_summary(boot_info, &command_line, &modules));
     Ok(BootHandoff {
         image,
         modules: modules.iter().map(|range| range.start).collect(),
-        registers: vec![(Register::Rax, IN_EAX), (Register::Rbx, info.address.0)],
+        registers: vec![(Register::Rax, BOOTLOADER_MAGIC), (Register::Rbx, info.address.0)],
         blobs: vec![info],
         summary,
     })
 }
 
-/// Modules go behind the kernel, each on pages of its own: kernels take their header's flag 0 for granted.
+/// Allocates memory for the modules above the kernel, each at a page boundary.
+///
+/// Modules are always page-aligned, since kernels expect it even if flag 0 of their header is not set.
 pub(super) fn allocate_modules(
-    area: &mut PageAllocator,
+    allocator: &mut PageAllocator,
     image: &LoadPlan,
     boot_info: &BootInfo<'_>,
 ) -> Result<Vec<Range<GuestAddress>>, BootError> {
     let end = image.segments().iter().map(|segment| segment.phys_range().end.0).max().unwrap_or(0);
     let floor = end.max(ONE_MIB);
-    let place = |module: &super::boot_info::BootModule<'_>| {
-        let start = area.lowest(module.size, floor, FOUR_GIB).ok_or_else(|| BootError::NoRoom {
-            what: format!("the module `{}` behind the kernel", module.command_line.escape_debug()),
-            size: module.size,
+    let allocate = |module: &BootModule<'_>| {
+        let start = allocator.allocate_lowest(module.size, floor, FOUR_GIB).ok_or_else(|| {
+            BootError::NoFreeMemory {
+                what: format!("the module `{}` behind the kernel", module.command_line.escape_debug()),
+                size: module.size,
+            }
         })?;
         Ok(start..GuestAddress(start.0.saturating_add(module.size)))
     };
-    boot_info.modules.iter().map(place).collect()
+    boot_info.modules.iter().map(allocate).collect()
 }
 
-/// What the protocols have in common, in words.
+/// Summarizes the boot information that all protocols pass on.
 pub(super) fn common_summary(
     boot_info: &BootInfo<'_>,
     command_line: &str,

@@ -1,21 +1,22 @@
-//! Multiboot 2 (Multiboot2 Specification 2.0): a header of tags near the start of the file.
+//! Multiboot 2 (Multiboot2 Specification 2.0).
 //!
-//! As in version 1 the kernel is an ELF file or says itself where its bytes go, and is entered in 32-bit code. What it is
-//! told is a list of tags, too: `multiboot2/info.rs`.
+//! The kernel is an ELF file, or any file whose header has load addresses. It is entered in 32-bit code. The header is a list
+//! of tags, and so is the boot information (`multiboot2/info.rs`).
 //!
-//! A tag may be marked optional. One that is not, and cannot be obeyed, is refused: a framebuffer, a text display, or what
-//! the specification does not know. Tags for UEFI machines mean nothing on this one and are passed over, as is the leave to
-//! be relocated. A request for information that this machine lacks (a boot device, APM) is met with silence, as GRUB does;
-//! the kernel sees which tags are there.
+//! A required header tag that cannot be satisfied is an error: a framebuffer, a text display, or a tag that the specification
+//! does not define. Tags for UEFI machines and the relocatable tag are ignored. As in GRUB, requested information that the
+//! machine lacks (boot device, APM) is left out; the kernel sees which tags it got.
 
 mod info;
+
+use std::fmt;
 
 use thiserror::Error;
 use vm_memory::GuestAddress;
 
-use super::boot_plan::{BootPlan, HeaderRequests, entry32};
+use super::boot_plan::{BootPlan, HeaderRequests, physical_entry32};
 use super::error::BootError;
-use super::multiboot::{Addresses, check_entry};
+use super::multiboot::{AddressFields, MultibootAddressError, check_entry};
 use crate::bytes::{slice, u16_at, u32_at};
 use crate::elf::header::is_elf;
 use crate::elf::{self, ElfOptions};
@@ -23,16 +24,16 @@ use crate::protocol::{CodeWidth, Protocol};
 
 pub(super) use info::handoff;
 
-/// What the header begins with.
-const MAGIC: u32 = 0xe852_50d6;
-/// The header lies in so many bytes from the start, at a multiple of 8.
-const SEARCH: u64 = 32768;
-/// Architecture: 32-bit protected mode of i386.
-const I386: u32 = 0;
-/// Bytes before the first tag.
+/// `MULTIBOOT2_HEADER_MAGIC`: first word of the header.
+const HEADER_MAGIC: u32 = 0xe852_50d6;
+/// `MULTIBOOT_SEARCH`: the header lies in this many bytes from the start of the file, at a multiple of 8.
+const SEARCH_SIZE: u64 = 32768;
+/// Architecture 0: 32-bit protected mode of the i386.
+const ARCHITECTURE_I386: u32 = 0;
+/// Offset of the first tag in the header.
 const FIRST_TAG: u64 = 16;
 
-/// Tags of the header, 3.1.3 to 3.1.13.
+/// Header tags (specification, 3.1.3 to 3.1.13).
 mod tag {
     pub(super) const END: u16 = 0;
     pub(super) const INFORMATION_REQUEST: u16 = 1;
@@ -47,46 +48,67 @@ mod tag {
     pub(super) const RELOCATABLE: u16 = 10;
 }
 
-/// The highest number of an information tag that the specification has.
-const LAST_INFORMATION: u32 = 21;
+/// Highest type of an information tag that the specification defines.
+const MAX_INFORMATION_TYPE: u32 = 21;
 
-/// Why a Multiboot 2 header cannot be obeyed.
+/// Multiboot 2 header that is missing, damaged or cannot be satisfied.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum Multiboot2Error {
-    /// No header.
+    /// No header in the first 32 KiB.
     #[error("no header in the first 32 KiB")]
-    None,
-    /// The magic number without a sum of 0 behind it.
+    NoHeader,
+    /// Header with a wrong checksum. Holds its file offset.
     #[error("the header at {0:#x} has a wrong checksum")]
     Checksum(u64),
-    /// For MIPS, or unknown.
+    /// Header for another architecture than the i386: MIPS (4), or an unknown one.
     #[error("the header is for architecture {0}, not for the i386 (0)")]
     Architecture(u32),
-    /// The header, or a tag in it, is cut off, or too short for what it is.
+    /// Header or tag that is cut off or too short. Holds its file offset.
     #[error("the header's tag at {0:#x} is cut off")]
-    Tag(u64),
-    /// There is no display.
+    TagCutOff(u64),
+    /// Required display.
     #[error("the kernel demands {0}, and this machine has no display")]
-    Display(&'static str),
-    /// A tag that nobody has defined.
+    Display(DisplayRequest),
+    /// Required header tag that the specification does not define.
     #[error("the kernel demands what the specification does not know (header tag {0})")]
     UnknownTag(u16),
-    /// A request for information that nobody has defined.
+    /// Required information type that the specification does not define.
     #[error("the kernel demands information that the specification does not know (type {0})")]
     UnknownRequest(u32),
-    /// Neither an ELF file nor addresses in the header.
+    /// File that is not an ELF file, with a header without addresses.
     #[error("the file is no ELF file, and its header gives no addresses")]
     NoAddresses,
-    /// Addresses without an entry.
+    /// Header with addresses and without an entry.
     #[error("the header gives addresses and no entry")]
     NoEntry,
-    /// The addresses contradict each other or the file.
+    /// Address fields that contradict each other or the file.
     #[error("the header's addresses do not fit: {0}")]
-    Addresses(&'static str),
+    Addresses(MultibootAddressError),
+}
+
+/// Display that a Multiboot 2 header requires.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DisplayRequest {
+    /// Text console.
+    Console,
+    /// Framebuffer.
+    Framebuffer,
+}
+
+/// Writes the request as it appears in a message: `a framebuffer`.
+impl fmt::Display for DisplayRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Console => "a console on a display",
+            Self::Framebuffer => "a framebuffer",
+        })
+    }
 }
 
 impl Multiboot2Error {
-    /// What the user can do about it.
+    /// Returns advice for the user, if there is any.
     #[must_use]
     pub fn help(&self) -> Option<String> {
         let text = match self {
@@ -95,9 +117,9 @@ impl Multiboot2Error {
             }
             Self::Checksum(_) => "magic, architecture, length and checksum have to add up to 0",
             Self::NoEntry => "add an entry address tag (3)",
-            Self::None
+            Self::NoHeader
             | Self::Architecture(_)
-            | Self::Tag(_)
+            | Self::TagCutOff(_)
             | Self::UnknownTag(_)
             | Self::UnknownRequest(_)
             | Self::NoAddresses
@@ -107,44 +129,45 @@ impl Multiboot2Error {
     }
 }
 
-/// The header, as far as it is obeyed.
+/// Multiboot 2 header.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Header {
-    /// Where in the file it lies.
+struct Multiboot2Header {
+    /// File offset.
     offset: u64,
     /// `header_addr`, `load_addr`, `load_end_addr`, `bss_end_addr`.
     addresses: Option<[u32; 4]>,
     entry: Option<u32>,
-    requests: Multiboot2Requests,
+    requests: InformationRequests,
 }
 
-/// What decides over the information.
+/// Information request tags of the header.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Multiboot2Requests {
-    /// Types that were asked for.
-    requests: Vec<u32>,
+pub(super) struct InformationRequests {
+    /// Requested information types.
+    types: Vec<u32>,
 }
 
-/// Where the header lies in the file; `None` if there is none.
+/// Returns the file offset of the header.
 pub(super) fn find(file: &[u8]) -> Option<u64> {
     search(file).ok()
 }
 
-/// Whether there is something like a header that is damaged.
+/// Returns the problem of a damaged header if the file has one and no valid header.
 pub(super) fn find_damaged(file: &[u8]) -> Option<Multiboot2Error> {
-    search(file).err().filter(|error| *error != Multiboot2Error::None)
+    search(file).err().filter(|error| *error != Multiboot2Error::NoHeader)
 }
 
-/// That what the header demands can be had.
+/// Checks that the header's requirements can be satisfied.
 pub(super) fn check(file: &[u8]) -> Result<(), Multiboot2Error> {
     read(file).map(|_| ())
 }
 
+/// Finds the first header with a valid checksum and returns its file offset.
 fn search(file: &[u8]) -> Result<u64, Multiboot2Error> {
-    let mut damaged = Multiboot2Error::None;
-    for offset in (0..=SEARCH - FIRST_TAG).step_by(8) {
+    let mut damaged = Multiboot2Error::NoHeader;
+    for offset in (0..=SEARCH_SIZE - FIRST_TAG).step_by(8) {
         let Some(magic) = u32_at(file, offset) else { break };
-        if magic != MAGIC {
+        if magic != HEADER_MAGIC {
             continue;
         }
         let word = |number: u64| u32_at(file, offset + 4 * number);
@@ -152,45 +175,46 @@ fn search(file: &[u8]) -> Result<u64, Multiboot2Error> {
         if [architecture, length, checksum].iter().fold(magic, |sum, word| sum.wrapping_add(*word)) == 0 {
             return Ok(offset);
         }
-        if damaged == Multiboot2Error::None {
+        if damaged == Multiboot2Error::NoHeader {
             damaged = Multiboot2Error::Checksum(offset);
         }
     }
     Err(damaged)
 }
 
-/// Reads the header, and refuses what cannot be obeyed.
-fn read(file: &[u8]) -> Result<Header, Multiboot2Error> {
+/// Reads the header. Refuses required tags that cannot be satisfied.
+fn read(file: &[u8]) -> Result<Multiboot2Header, Multiboot2Error> {
     let offset = search(file)?;
-    let cut_off = |at| Multiboot2Error::Tag(at);
+    let cut_off = |at| Multiboot2Error::TagCutOff(at);
     match u32_at(file, offset + 4) {
-        Some(I386) => {}
+        Some(ARCHITECTURE_I386) => {}
         other => return Err(Multiboot2Error::Architecture(other.unwrap_or(u32::MAX))),
     }
     let length = u32_at(file, offset + 8).ok_or_else(|| cut_off(offset))?;
     let bytes = slice(file, offset, length.into()).ok_or_else(|| cut_off(offset))?;
-    let mut header = Header { offset, ..Header::default() };
+    let mut header = Multiboot2Header { offset, ..Multiboot2Header::default() };
     let mut at = FIRST_TAG;
     loop {
-        let place = offset + at;
+        let file_offset = offset + at;
         let (Some(kind), Some(flags), Some(size)) =
             (u16_at(bytes, at), u16_at(bytes, at + 2), u32_at(bytes, at + 4))
         else {
-            // Some kernels leave the end tag out; the header's length ends the list as well.
-            return if at >= length.into() { finish(header, file) } else { Err(cut_off(place)) };
+            // Some kernels have no end tag. The header's length ends the list too.
+            return if at >= length.into() { finish(header, file) } else { Err(cut_off(file_offset)) };
         };
         if kind == tag::END {
             return finish(header, file);
         }
-        // A tag without room for its own head would never lead to the next one.
-        let content =
-            slice(bytes, at, size.into()).filter(|tag| tag.len() >= 8).ok_or_else(|| cut_off(place))?;
-        header.take(kind, flags & 1 != 0, content, place)?;
+        // A size below that of a tag's own header would make the loop endless.
+        let tag =
+            slice(bytes, at, size.into()).filter(|tag| tag.len() >= 8).ok_or_else(|| cut_off(file_offset))?;
+        header.apply(kind, flags & 1 != 0, tag, file_offset)?;
         at = at.saturating_add(u64::from(size).next_multiple_of(8));
     }
 }
 
-fn finish(header: Header, file: &[u8]) -> Result<Header, Multiboot2Error> {
+/// Checks that the header has the tags that a file needs which is not an ELF file.
+fn finish(header: Multiboot2Header, file: &[u8]) -> Result<Multiboot2Header, Multiboot2Error> {
     match (header.addresses, header.entry) {
         (None, _) if !is_elf(file) => Err(Multiboot2Error::NoAddresses),
         (Some(_), None) if !is_elf(file) => Err(Multiboot2Error::NoEntry),
@@ -198,33 +222,35 @@ fn finish(header: Header, file: &[u8]) -> Result<Header, Multiboot2Error> {
     }
 }
 
-impl Header {
-    fn take(&mut self, kind: u16, optional: bool, tag: &[u8], place: u64) -> Result<(), Multiboot2Error> {
-        let word = |number: u64| u32_at(tag, 8 + 4 * number).ok_or(Multiboot2Error::Tag(place));
+impl Multiboot2Header {
+    /// Applies one tag of the header.
+    fn apply(
+        &mut self,
+        kind: u16,
+        optional: bool,
+        tag: &[u8],
+        file_offset: u64,
+    ) -> Result<(), Multiboot2Error> {
+        let word = |number: u64| u32_at(tag, 8 + 4 * number).ok_or(Multiboot2Error::TagCutOff(file_offset));
         match kind {
             tag::INFORMATION_REQUEST => {
-                let types = tag
-                    .get(8..)
-                    .unwrap_or_default()
-                    .as_chunks::<4>()
-                    .0
-                    .iter()
-                    .map(|t| u32::from_le_bytes(*t));
-                let requests: Vec<u32> = types.collect();
-                if let (Some(unknown), false) =
-                    (requests.iter().find(|kind| **kind > LAST_INFORMATION), optional)
-                {
+                let words = tag.get(8..).unwrap_or_default().as_chunks::<4>().0;
+                let types: Vec<u32> = words.iter().map(|word| u32::from_le_bytes(*word)).collect();
+                let unknown = types.iter().find(|kind| **kind > MAX_INFORMATION_TYPE);
+                if let (Some(unknown), false) = (unknown, optional) {
                     return Err(Multiboot2Error::UnknownRequest(*unknown));
                 }
-                self.requests.requests.extend(requests);
+                self.requests.types.extend(types);
             }
             tag::ADDRESS => self.addresses = Some([word(0)?, word(1)?, word(2)?, word(3)?]),
             tag::ENTRY => self.entry = Some(word(0)?),
-            // Bit 0: the kernel cannot do without a console of the loader's kind.
+            // Bit 0: the kernel requires a console.
             tag::CONSOLE if word(0)? & 1 != 0 && !optional => {
-                return Err(Multiboot2Error::Display("a console on a display"));
+                return Err(Multiboot2Error::Display(DisplayRequest::Console));
             }
-            tag::FRAMEBUFFER if !optional => return Err(Multiboot2Error::Display("a framebuffer")),
+            tag::FRAMEBUFFER if !optional => {
+                return Err(Multiboot2Error::Display(DisplayRequest::Framebuffer));
+            }
             tag::CONSOLE
             | tag::FRAMEBUFFER
             | tag::MODULE_ALIGN
@@ -239,7 +265,7 @@ impl Header {
     }
 }
 
-/// Plans an image by the header.
+/// Plans the image and its entry.
 pub(super) fn plan(file: &[u8], options: &ElfOptions) -> Result<BootPlan, BootError> {
     let header = read(file)?;
     let image = match header.addresses {
@@ -247,7 +273,7 @@ pub(super) fn plan(file: &[u8], options: &ElfOptions) -> Result<BootPlan, BootEr
         Some([header_addr, load_addr, load_end, bss_end]) => {
             let load = (load_addr != u32::MAX).then_some(load_addr.into());
             let (load_end, bss_end) = (load_end.into(), bss_end.into());
-            let addresses = Addresses { header: header_addr.into(), load, load_end, bss_end };
+            let addresses = AddressFields { header: header_addr.into(), load, load_end, bss_end };
             addresses.image(file, header.offset).map_err(Multiboot2Error::Addresses)?
         }
     };
@@ -257,7 +283,7 @@ pub(super) fn plan(file: &[u8], options: &ElfOptions) -> Result<BootPlan, BootEr
             GuestAddress(entry)
         }
         None if header.addresses.is_some() => return Err(Multiboot2Error::NoEntry.into()),
-        None => entry32(&image)?,
+        None => physical_entry32(&image)?,
     };
     let (protocol, width) = (Protocol::Multiboot2, Some(CodeWidth::Bits32));
     Ok(BootPlan {

@@ -1,7 +1,7 @@
-//! PVH (Xen's `docs/misc/pvh.pandoc`): an ELF note names a 32-bit entry, whatever the class of the file.
+//! PVH (Xen, `docs/misc/pvh.pandoc`): 32-bit entry from an ELF note, in an ELF file of either class.
 //!
-//! EBX holds the address of `hvm_start_info`, version 1, which points to the command line, the modules (the first is
-//! Linux' initrd), the memory map and the RSDP. The structures are linux-loader's.
+//! EBX holds the address of `hvm_start_info`, version 1, which points to the command line, the modules (the first one is the
+//! initrd of Linux), the memory map and the RSDP. The structures come from the linux-loader crate.
 
 use linux_loader::loader::elf::start_info::{
     XEN_HVM_START_MAGIC_VALUE, hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info,
@@ -21,48 +21,51 @@ use crate::elf::notes::{self, ElfNote};
 use crate::elf::{self, ElfOptions};
 use crate::error::LoadError;
 use crate::plan::LoadPlan;
-use crate::protocol::{CodeWidth, Protocol, Register};
+use crate::protocol::{CodeWidth, Protocol};
+use crate::register::Register;
 
-/// `XEN_ELFNOTE_PHYS32_ENTRY` (xen/include/public/elfnote.h).
-const PHYS32_ENTRY: u32 = 18;
-/// Size of `hvm_start_info`.
+/// Xen ELF note with the 32-bit entry (xen/include/public/elfnote.h).
+const XEN_ELFNOTE_PHYS32_ENTRY: u32 = 18;
+/// Size of `hvm_start_info` in bytes.
 const INFO_SIZE: u32 = 56;
 
-/// Why the note cannot be obeyed.
+/// PVH note that is missing or invalid.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum PvhError {
-    /// There is none.
+    /// File without the note.
     #[error("the file has no note of Xen's that names a 32-bit entry (XEN_ELFNOTE_PHYS32_ENTRY)")]
-    None,
-    /// It is neither four nor eight bytes.
+    NoNote,
+    /// Note of neither four nor eight bytes. Holds its size in bytes.
     #[error("the note of the entry has {0} bytes, not 4 or 8")]
     ByteSize(usize),
-    /// Nothing is loaded there.
+    /// Entry outside all segments, or above 4 GiB.
     #[error("the entry {0:#x} of the note is outside of all segments")]
-    Entry(u64),
+    EntryOutside(u64),
 }
 
 impl PvhError {
-    /// What the user can do about it.
+    /// Returns advice for the user, if there is any.
     #[must_use]
     pub const fn help(&self) -> Option<String> {
         match self {
-            Self::None | Self::ByteSize(_) | Self::Entry(_) => None,
+            Self::NoNote | Self::ByteSize(_) | Self::EntryOutside(_) => None,
         }
     }
 }
 
-/// The note among those of a file.
-pub(super) fn note<'n, 'f>(notes: &'n [ElfNote<'f>]) -> Option<&'n ElfNote<'f>> {
-    notes.iter().find(|note| note.owner == b"Xen" && note.number == PHYS32_ENTRY)
+/// Returns the note with the entry.
+pub(super) fn entry_note<'n, 'f>(notes: &'n [ElfNote<'f>]) -> Option<&'n ElfNote<'f>> {
+    notes.iter().find(|note| note.name == b"Xen" && note.note_type == XEN_ELFNOTE_PHYS32_ENTRY)
 }
 
-/// The entry that the note names.
+/// Returns the entry that the note gives.
 pub(super) fn entry(notes: &[ElfNote<'_>]) -> Result<u64, PvhError> {
-    let note = note(notes).ok_or(PvhError::None)?;
-    note.value().ok_or(PvhError::ByteSize(note.bytes.len()))
+    let note = entry_note(notes).ok_or(PvhError::NoNote)?;
+    note.value().ok_or(PvhError::ByteSize(note.desc.len()))
 }
 
+/// Plans how to start a kernel at the entry of its note.
 pub(super) fn plan(file: &[u8], options: &ElfOptions) -> Result<BootPlan, BootError> {
     let headers = ElfHeaders::read(file).map_err(LoadError::from)?;
     let notes = notes::read(file, &headers);
@@ -70,7 +73,7 @@ pub(super) fn plan(file: &[u8], options: &ElfOptions) -> Result<BootPlan, BootEr
     let image = elf::plan(file, options)?;
     let inside = image.segments().iter().any(|segment| segment.phys_range().contains(&GuestAddress(entry)));
     if !inside || entry >= FOUR_GIB {
-        return Err(PvhError::Entry(entry).into());
+        return Err(PvhError::EntryOutside(entry).into());
     }
     let (protocol, width) = (Protocol::Pvh, Some(CodeWidth::Bits32));
     let is_linux = linux::is_vmlinux(&notes);
@@ -80,17 +83,17 @@ pub(super) fn plan(file: &[u8], options: &ElfOptions) -> Result<BootPlan, BootEr
         entry: Some(GuestAddress(entry)),
         width,
         is_linux,
-        requests: HeaderRequests::None,
+        requests: HeaderRequests::Pvh,
     })
 }
 
-/// The start information, with all that it points to behind it.
+/// Builds the start information, followed by everything that it points to.
 pub(super) fn handoff(image: LoadPlan, boot_info: &BootInfo<'_>) -> Result<BootHandoff, BootError> {
-    let mut area = PageAllocator::new(boot_info.memory_map, boot_info.reserved, &image.ranges());
-    let modules = allocate_modules(&mut area, &image, boot_info)?;
-    let info = info_builder::build(&mut area, "PVH start information", |block| {
-        let start = block.here();
-        // The structure's size is fixed, so where the tables begin is known before they are written.
+    let mut allocator = PageAllocator::new(boot_info.memory_map, boot_info.reserved, &image.ranges());
+    let modules = allocate_modules(&mut allocator, &image, boot_info)?;
+    let info = info_builder::build(&mut allocator, "PVH start information", |builder| {
+        let start = builder.address();
+        // The structure has a fixed size, so the addresses of the tables are known before they are written.
         let memmap = start.wrapping_add(INFO_SIZE);
         let modlist = memmap.wrapping_add(table_size::<hvm_memmap_table_entry>(boot_info.memory_map.len()));
         let texts = modlist.wrapping_add(table_size::<hvm_modlist_entry>(modules.len()));
@@ -105,22 +108,22 @@ pub(super) fn handoff(image: LoadPlan, boot_info: &BootInfo<'_>) -> Result<BootH
             memmap_entries: u32::try_from(boot_info.memory_map.len()).unwrap_or(u32::MAX),
             ..Default::default()
         };
-        block.bytes(info.as_slice());
+        builder.bytes(info.as_slice());
         for entry in boot_info.memory_map {
-            let type_ = entry.kind.e820();
+            let type_ = entry.kind.e820_type();
             let entry = hvm_memmap_table_entry { addr: entry.start.0, size: entry.size, type_, reserved: 0 };
-            block.bytes(entry.as_slice());
+            builder.bytes(entry.as_slice());
         }
         let mut text = texts.wrapping_add(text_size(boot_info.command_line));
         for (module, range) in boot_info.modules.iter().zip(&modules) {
             let (paddr, size) = (range.start.0, module.size);
             let entry = hvm_modlist_entry { paddr, size, cmdline_paddr: text.into(), reserved: 0 };
-            block.bytes(entry.as_slice());
+            builder.bytes(entry.as_slice());
             text = text.wrapping_add(text_size(module.command_line));
         }
-        block.text(boot_info.command_line);
+        builder.c_string(boot_info.command_line);
         for module in boot_info.modules {
-            block.text(module.command_line);
+            builder.c_string(module.command_line);
         }
     })?;
 
@@ -136,11 +139,12 @@ pub(super) fn handoff(image: LoadPlan, boot_info: &BootInfo<'_>) -> Result<BootH
     })
 }
 
+/// Returns the size of a table in bytes.
 fn table_size<T>(entries: usize) -> u32 {
     u32::try_from(size_of::<T>().saturating_mul(entries)).unwrap_or(u32::MAX)
 }
 
-/// A text with its NUL.
+/// Returns the size of a text with its NUL in bytes.
 fn text_size(text: &str) -> u32 {
     u32::try_from(text.len()).unwrap_or(u32::MAX).saturating_add(1)
 }

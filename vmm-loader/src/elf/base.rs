@@ -1,40 +1,43 @@
-//! Where a static PIE goes: the base address, and the slide from where it was linked to where it runs.
+//! Base address of a static PIE, and the load bias from its linked to its loaded address.
 //!
-//! Only ET_DYN files can move. A file of type ET_EXEC gets [`LoadBias::NONE`] and a base given for it is an error.
+//! Only ET_DYN files can move. An ET_EXEC file has [`LoadBias::NONE`], and a base given for it is an error.
 
 use thiserror::Error;
 use vm_memory::GuestAddress;
 
 use crate::segment::Segment;
 
-/// The lowest base chosen by default: 1 MiB. Below it lies what PCs have always kept for themselves (vectors, video
-/// memory, BIOS), and what a VMM puts there: descriptor tables, page tables, the first stack.
-pub const DEFAULT_BASE: GuestAddress = GuestAddress(1 << 20);
+/// Lowest base address that is chosen by default: 1 MiB.
+///
+/// Memory below 1 MiB holds the real-mode vectors, video memory and the BIOS of a PC, and often the descriptor tables,
+/// page tables and first stack that a VMM provides.
+pub const DEFAULT_PIE_BASE: GuestAddress = GuestAddress(1 << 20);
 
-/// Why a file cannot go to the base asked for.
+/// Base address that the file cannot be loaded at.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum BaseError {
-    /// A base for a file that is linked to fixed addresses.
+    /// Base given for an ET_EXEC file, which is linked to fixed addresses.
     #[error("a base address is given, but the file is linked to run at fixed addresses (ET_EXEC)")]
     FixedAddresses,
-    /// The base breaks the alignment that the segments want.
+    /// Base that is not a multiple of the segments' alignment.
     #[error("the base {:#x} is not a multiple of {align:#x}, the alignment of the file's segments", .base.0)]
     Misaligned {
-        /// The base asked for.
+        /// Requested base.
         base: GuestAddress,
-        /// The largest `p_align`.
+        /// Largest `p_align`.
         align: u64,
     },
-    /// There is no aligned address above the default base.
+    /// Alignment so large that no multiple of it lies above the default base.
     #[error("no address is a multiple of {align:#x}, the alignment of the file's segments")]
     Alignment {
-        /// The largest `p_align`.
+        /// Largest `p_align`.
         align: u64,
     },
 }
 
 impl BaseError {
-    /// What the user can do about it.
+    /// Returns advice for the user, if there is any.
     #[must_use]
     pub fn help(&self) -> Option<String> {
         match self {
@@ -57,7 +60,7 @@ impl BaseError {
     }
 }
 
-/// How far an image moves: what was linked at `from` goes to `to`.
+/// Load bias of an image: the address linked at `from` is loaded at `to`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LoadBias {
     from: u64,
@@ -65,32 +68,34 @@ pub(crate) struct LoadBias {
 }
 
 impl LoadBias {
-    /// The image stays where it was linked.
+    /// Bias of an image that is loaded where it was linked.
     pub(crate) const NONE: Self = Self { from: 0, to: 0 };
 
-    /// The slide of a static PIE: the start of its lowest segment, rounded down to the alignment, goes to `base`.
+    /// Computes the bias of a static PIE: the start of its lowest segment, rounded down to the alignment, goes to `base`.
     ///
-    /// Without a `base` an image linked at or above [`DEFAULT_BASE`] stays there, since somebody chose that address,
-    /// and any other goes to the first address from [`DEFAULT_BASE`] on that its alignment allows.
-    pub(crate) fn for_pie(segments: &[Segment], base: Option<GuestAddress>) -> Result<Self, BaseError> {
+    /// Without a `base`, an image linked at or above [`DEFAULT_PIE_BASE`] stays there, since that address was chosen on
+    /// purpose. Any other image goes to the first aligned address from [`DEFAULT_PIE_BASE`] on.
+    pub(crate) fn from_base(segments: &[Segment], base: Option<GuestAddress>) -> Result<Self, BaseError> {
         let align = segments.iter().map(|segment| segment.align).max().unwrap_or(1);
         let lowest = segments.iter().map(|segment| segment.phys.0).min().unwrap_or(0);
         let from = lowest - lowest % align;
         let to = match base {
             Some(base) if base.0.is_multiple_of(align) => base.0,
             Some(base) => return Err(BaseError::Misaligned { base, align }),
-            None if from >= DEFAULT_BASE.0 => from,
-            None => DEFAULT_BASE.0.checked_next_multiple_of(align).ok_or(BaseError::Alignment { align })?,
+            None if from >= DEFAULT_PIE_BASE.0 => from,
+            None => {
+                DEFAULT_PIE_BASE.0.checked_next_multiple_of(align).ok_or(BaseError::Alignment { align })?
+            }
         };
         Ok(Self { from, to })
     }
 
-    /// Where the image starts after the slide.
+    /// Returns the address that the image is loaded at.
     pub(crate) const fn base(self) -> GuestAddress {
         GuestAddress(self.to)
     }
 
-    /// Where `address` ends up, or `None` where that is no address.
+    /// Converts a linked address to a loaded address, or returns `None` on overflow.
     pub(crate) const fn apply(self, address: u64) -> Option<u64> {
         if address >= self.from {
             self.to.checked_add(address - self.from)
@@ -99,8 +104,8 @@ impl LoadBias {
         }
     }
 
-    /// What a relative relocation adds, modulo 2^64 (System V ABI, "Relocation": B).
-    pub(crate) const fn bias(self) -> u64 {
+    /// Returns the addend of a relative relocation, modulo 2^64 (System V ABI, "Relocation": B).
+    pub(crate) const fn addend(self) -> u64 {
         self.to.wrapping_sub(self.from)
     }
 }

@@ -1,11 +1,13 @@
-//! The two classes of ELF files that x86 has, and the numbers that differ between them.
+//! The two ELF classes of x86, and the numbers that differ between them.
 
 use std::fmt;
 
 use goblin::container::{Container, Ctx, Endian};
 use goblin::elf::header::{EM_386, EM_X86_64, header32, header64};
 
-/// The width of an ELF file's addresses, and of the code in it.
+/// ELF class: the address width of the file (`EI_CLASS`).
+///
+/// Exhaustive: the gABI defines no other class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ElfClass {
     /// ELF32 for the i386: 16-bit and 32-bit code.
@@ -15,7 +17,7 @@ pub enum ElfClass {
 }
 
 impl ElfClass {
-    /// How goblin reads records of this class; x86 is little-endian.
+    /// Returns goblin's decoding context for this class. x86 is little-endian.
     pub(crate) const fn context(self) -> Ctx {
         let container = match self {
             Self::Elf32 => Container::Little,
@@ -24,7 +26,7 @@ impl ElfClass {
         Ctx { container, le: Endian::Little }
     }
 
-    /// Bytes in an address, and in each word that a relative relocation changes.
+    /// Returns the size in bytes of an address, and of a word that a relative relocation changes.
     #[must_use]
     pub const fn word_size(self) -> u64 {
         match self {
@@ -33,7 +35,7 @@ impl ElfClass {
         }
     }
 
-    /// The last address that the class can name.
+    /// Returns the highest address of the class.
     #[must_use]
     pub const fn last_address(self) -> u64 {
         match self {
@@ -42,7 +44,7 @@ impl ElfClass {
         }
     }
 
-    /// The machine number that belongs to the class (`e_machine`).
+    /// Returns the `e_machine` value of x86 for the class.
     pub(crate) const fn machine(self) -> u16 {
         match self {
             Self::Elf32 => EM_386,
@@ -50,7 +52,7 @@ impl ElfClass {
         }
     }
 
-    /// Bytes in the ELF header.
+    /// Returns the size in bytes of the ELF header.
     pub(crate) const fn header_size(self) -> usize {
         match self {
             Self::Elf32 => header32::SIZEOF_EHDR,
@@ -59,6 +61,7 @@ impl ElfClass {
     }
 }
 
+/// Writes `ELF32` or `ELF64`.
 impl fmt::Display for ElfClass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

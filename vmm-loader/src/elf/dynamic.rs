@@ -1,8 +1,7 @@
-//! Step 3 of an ELF file: what it asks of a dynamic linker.
+//! Step 3 of an ELF file: the dynamic section (gABI, "Dynamic Section").
 //!
-//! There is none on a bare machine. A file that names an interpreter or a library cannot run; one that asks for
-//! relative relocations only (a static PIE) can, since the loader applies those itself in `relocate.rs`. See gABI,
-//! "Dynamic Section".
+//! A bare machine has no dynamic linker, so a file with an interpreter or a needed library is refused. A static PIE has
+//! relative relocations only, which `elf/relocate.rs` applies.
 
 use goblin::elf::dynamic::{
     DF_1_PIE, DT_FLAGS_1, DT_JMPREL, DT_NEEDED, DT_NULL, DT_PLTREL, DT_PLTRELSZ, DT_REL, DT_RELA, DT_RELAENT,
@@ -11,32 +10,34 @@ use goblin::elf::dynamic::{
 use goblin::elf::program_header::{PT_DYNAMIC, PT_INTERP, ProgramHeader};
 use thiserror::Error;
 
-use crate::address::{ByteSize, VirtAddr};
+use crate::address::VirtAddr;
 use crate::bytes::{c_string, length, slice};
+use crate::display::ByteSize;
 use crate::elf::header::ElfHeaders;
 use crate::segment::Segment;
 
-// Tags of the packed relative relocations (gABI, "Dynamic Section"), newer than goblin's list.
+// Tags of packed relative relocations (gABI, "Dynamic Section"). goblin does not define them.
 const DT_RELRSZ: u64 = 35;
 const DT_RELR: u64 = 36;
 const DT_RELRENT: u64 = 37;
 
-/// Longer names than this are not printed.
+/// Maximum length in bytes of a name in a message.
 const MAX_NAME_LENGTH: usize = 256;
 
-/// Why the file needs a dynamic linker, or why its dynamic section cannot be read.
+/// File that needs a dynamic linker, or whose dynamic section cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum DynamicError {
-    /// PT_INTERP: the program is started by another one.
+    /// PT_INTERP: a program that an interpreter has to load. Holds the interpreter's path.
     #[error("a dynamically linked program: it asks for the interpreter {0}")]
     Interpreter(String),
-    /// DT_NEEDED: the program needs a shared library.
+    /// DT_NEEDED: a program that needs a shared library. Holds the library's name.
     #[error("a dynamically linked program: it needs the library {0}")]
     Library(String),
-    /// ET_DYN without DF_1_PIE: a shared library.
+    /// Shared library: ET_DYN without DF_1_PIE.
     #[error("a shared library (ET_DYN without the flag DF_1_PIE), not a program")]
     SharedLibrary,
-    /// PT_DYNAMIC is not inside the file.
+    /// PT_DYNAMIC outside the file.
     #[error("the dynamic section (file offset {offset:#x}, {}) is outside the file of {}", ByteSize(*.size), ByteSize(*.file))]
     Outside {
         /// `p_offset` of PT_DYNAMIC.
@@ -49,7 +50,7 @@ pub enum DynamicError {
 }
 
 impl DynamicError {
-    /// What the user can do about it.
+    /// Returns advice for the user, if there is any.
     #[must_use]
     pub fn help(&self) -> Option<String> {
         match self {
@@ -61,35 +62,35 @@ impl DynamicError {
     }
 }
 
-/// A table that the dynamic section points to.
+/// Address and size of a table that the dynamic section points to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct TableLocation {
-    /// Its virtual address, as linked.
+    /// Linked virtual address.
     pub address: VirtAddr,
-    /// Its size in bytes; 0 where there is none.
+    /// Size in bytes; 0 if the file has no such table.
     pub size: u64,
-    /// Bytes of each entry, where the file says so.
+    /// Size of an entry in bytes, if the file gives one.
     pub entry_size: Option<u64>,
 }
 
-/// What is of interest in the dynamic section; all tables are empty in a file that has none.
+/// Entries of the dynamic section that matter for loading. All tables are empty if the file has no dynamic section.
 #[derive(Debug, Default)]
 pub(crate) struct DynamicSection {
     pub rela: TableLocation,
     pub rel: TableLocation,
     pub relr: TableLocation,
-    /// The relocations of the procedure linkage table; rela or rel by `plt_is_rela`.
+    /// Relocations of the procedure linkage table: RELA if `plt_is_rela`, otherwise REL.
     pub plt: TableLocation,
     pub plt_is_rela: bool,
     strings: TableLocation,
     needed: Option<u64>,
     is_pie: bool,
-    /// DT_SONAME: what others call it.
+    /// True if there is a DT_SONAME, the name of a shared library.
     has_name: bool,
 }
 
 impl DynamicSection {
-    /// Reads the dynamic section and refuses files that need more than relative relocations.
+    /// Reads the dynamic section. Refuses files that need an interpreter or a library.
     pub(crate) fn read(
         file: &[u8],
         headers: &ElfHeaders,
@@ -102,15 +103,15 @@ impl DynamicSection {
             let (offset, size) = (header.p_offset, header.p_filesz);
             let outside = || DynamicError::Outside { offset, size, file: length(file.len()) };
             slice(file, offset, size).ok_or_else(outside)?;
-            // goblin looks through the headers it is given for every entry, so it gets only the one it needs.
+            // goblin searches all given headers for each entry, so pass only the one that matters.
             let table = DynamicTable::parse(file, std::slice::from_ref(header), headers.class.context())
                 .map_err(|_| outside())?;
             for entry in table.iter().flat_map(|table| &table.dyns).take_while(|entry| entry.d_tag != DT_NULL)
             {
-                dynamic.take(entry.d_tag, entry.d_val);
+                dynamic.record(entry.d_tag, entry.d_val);
             }
         }
-        // A library may name an interpreter, too, as glibc does; old toolchains leave the flag out of programs.
+        // glibc's shared library has an interpreter too. Old toolchains do not set DF_1_PIE in a PIE.
         let is_library = dynamic.has_name || interpreter.is_none();
         if headers.is_position_independent() && !dynamic.is_pie && is_library {
             return Err(DynamicError::SharedLibrary);
@@ -124,7 +125,7 @@ impl DynamicSection {
         Ok(dynamic)
     }
 
-    fn take(&mut self, tag: u64, value: u64) {
+    fn record(&mut self, tag: u64, value: u64) {
         match tag {
             DT_NEEDED => self.needed = self.needed.or(Some(value)),
             DT_SONAME => self.has_name = true,
@@ -143,12 +144,12 @@ impl DynamicSection {
             DT_JMPREL => self.plt.address = VirtAddr(value),
             DT_PLTRELSZ => self.plt.size = value,
             DT_PLTREL => self.plt_is_rela = value == DT_RELA,
-            // Symbol tables, hashes, versions, initialisers: a dynamic linker's business.
+            // Symbol tables, hashes, versions and initializers are for a dynamic linker.
             _ => {}
         }
     }
 
-    /// A name in the dynamic string table, for a message.
+    /// Reads a name from the dynamic string table, for a message.
     fn string(&self, file: &[u8], segments: &[Segment], offset: u64) -> String {
         let table = segments
             .iter()
@@ -158,7 +159,7 @@ impl DynamicSection {
     }
 }
 
-/// The path in PT_INTERP, for a message.
+/// Reads the path in PT_INTERP, for a message.
 fn interpreter(file: &[u8], header: &ProgramHeader) -> String {
     let bytes = slice(file, header.p_offset, header.p_filesz).unwrap_or_default();
     name(c_string(bytes, 0, MAX_NAME_LENGTH))

@@ -1,7 +1,7 @@
-//! Step 1 of an ELF file: is it one, is it for x86, and can it be run as it is?
+//! Step 1 of an ELF file: the ELF header and the program header table (gABI, "ELF Header" and "Program Header").
 //!
-//! Reads the ELF header and the program header table (gABI, "ELF Header" and "Program Header") and believes neither
-//! before it has been checked against the size of the file. What the segments say is step 2, in `segment.rs`.
+//! Checks that the file is an executable for x86 and that both lie inside the file. Step 2, `elf/pt_load.rs`, checks the
+//! program headers themselves.
 
 use goblin::elf::Elf;
 use goblin::elf::header::{
@@ -12,31 +12,32 @@ use goblin::elf::header::{
 use goblin::elf::program_header::ProgramHeader;
 use thiserror::Error;
 
-use crate::address::ByteSize;
 use crate::bytes::{length, slice};
+use crate::display::ByteSize;
 use crate::elf::class::ElfClass;
 
-/// `e_phnum` for "too many to count here" (gABI, PN_XNUM): the true number is in section header 0.
+/// `e_phnum` of a file with more program headers than fit: the real number is in section header 0 (gABI, PN_XNUM).
 const PN_XNUM: u16 = 0xffff;
 
-/// Why the headers of a file rule it out.
+/// File whose headers show that it cannot be loaded.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum HeaderError {
-    /// The file has no bytes.
+    /// Empty file.
     #[error("the file is empty")]
     Empty,
-    /// The magic number is missing.
+    /// File without the ELF magic number.
     #[error("not an ELF file: it starts with {}, not 7f 45 4c 46", hex(.start))]
     NotElf {
-        /// The file's first bytes, at most four.
+        /// First bytes of the file, at most four.
         start: Vec<u8>,
     },
-    /// The file ends inside the ELF header.
+    /// File that ends inside the ELF header.
     #[error("the ELF header is cut off: {} of {}", .have, ByteSize(*.need))]
     Truncated {
-        /// Bytes there are.
+        /// Size of the file in bytes.
         have: u64,
-        /// Bytes the header has.
+        /// Size of the header in bytes.
         need: u64,
     },
     /// `EI_CLASS` is neither 1 nor 2.
@@ -45,28 +46,28 @@ pub enum HeaderError {
     /// `EI_DATA` is neither 1 nor 2.
     #[error("unknown data encoding {0}: neither little-endian (1) nor big-endian (2)")]
     Encoding(u8),
-    /// `EI_DATA` says big-endian.
+    /// Big-endian file (`EI_DATA` is 2).
     #[error("the file is big-endian; x86 is little-endian")]
     BigEndian,
     /// `EI_VERSION` or `e_version` is not 1.
     #[error("unknown ELF version {0}, not 1")]
     Version(u32),
-    /// The code is for another CPU.
+    /// File for another CPU. Holds `e_machine`.
     #[error("the file is for {} (e_machine {number}), not for x86", machine_name(*.0), number = .0)]
     Machine(u16),
-    /// An x86-64 file in 32-bit form: the x32 ABI.
+    /// ELF32 file with x86-64 code: the x32 ABI.
     #[error("an ELF32 file with x86-64 code (the x32 ABI)")]
     X32,
-    /// An i386 file in 64-bit form, which no ABI knows.
+    /// ELF64 file with i386 code, which no ABI defines.
     #[error("an ELF64 file for the i386, which no toolchain makes")]
     I386InElf64,
-    /// ET_REL: an object file.
+    /// ET_REL: object file.
     #[error("an object file (ET_REL) that has not been linked")]
     Object,
-    /// ET_CORE: a memory dump.
+    /// ET_CORE: core dump.
     #[error("a core dump (ET_CORE), not a program")]
     Core,
-    /// Neither ET_EXEC nor ET_DYN, nor another type with a name.
+    /// Unknown `e_type`.
     #[error("unknown ELF type {0:#x}, neither ET_EXEC nor ET_DYN")]
     Type(u16),
     /// `e_phnum` is 0.
@@ -78,12 +79,12 @@ pub enum HeaderError {
     /// `e_phentsize` is not the size of the class.
     #[error("program headers of {}, not {}", ByteSize(u64::from(*.have)), .need)]
     EntrySize {
-        /// What the header says.
+        /// `e_phentsize` of the file.
         have: u16,
-        /// What the class has.
+        /// Size of a program header of the class, in bytes.
         need: u64,
     },
-    /// The program header table is not inside the file.
+    /// Program header table outside the file.
     #[error("the program headers (offset {offset:#x}, {}) are outside the file of {}", ByteSize(*.size), ByteSize(*.file))]
     TableOutside {
         /// `e_phoff`.
@@ -96,7 +97,7 @@ pub enum HeaderError {
 }
 
 impl HeaderError {
-    /// What the user can do about it.
+    /// Returns advice for the user, if there is any.
     #[must_use]
     pub fn help(&self) -> Option<String> {
         let text = match self {
@@ -123,7 +124,7 @@ impl HeaderError {
     }
 }
 
-/// The machine's name as its makers write it where that is well known, and as in `EM_` otherwise.
+/// Returns the common name of a machine if it is well known, and otherwise the name of its `EM_` constant.
 fn machine_name(number: u16) -> &'static str {
     match number {
         EM_AARCH64 => "AArch64",
@@ -140,13 +141,13 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ")
 }
 
-/// Whether the file starts as every ELF file does.
+/// Returns true if the file begins with the ELF magic number.
 #[must_use]
 pub fn is_elf(file: &[u8]) -> bool {
     file.starts_with(ELFMAG)
 }
 
-/// The headers of a file that this loader could run, as far as they alone can tell.
+/// Checked ELF header and program headers.
 pub(crate) struct ElfHeaders {
     pub class: ElfClass,
     pub header: Header,
@@ -156,20 +157,20 @@ pub(crate) struct ElfHeaders {
 impl ElfHeaders {
     pub(crate) fn read(file: &[u8]) -> Result<Self, HeaderError> {
         let class = identify(file)?;
-        // goblin reads exactly the header here and nothing that the header points to.
+        // goblin decodes the header only, nothing that the header points to.
         let header = Elf::parse_header(file).map_err(|_| truncated(file, class.header_size()))?;
         check(&header, class)?;
         let program_headers = program_headers(file, &header, class)?;
         Ok(Self { class, header, program_headers })
     }
 
-    /// Whether the file was linked to run at any address (ET_DYN) instead of one (ET_EXEC).
+    /// Returns true for ET_DYN, a file that can be loaded at any address, and false for ET_EXEC.
     pub(crate) fn is_position_independent(&self) -> bool {
         self.header.e_type == ET_DYN
     }
 }
 
-/// Looks at `e_ident`, the sixteen bytes that say how to read the others.
+/// Checks `e_ident` and returns the class.
 fn identify(file: &[u8]) -> Result<ElfClass, HeaderError> {
     if file.is_empty() {
         return Err(HeaderError::Empty);
@@ -196,6 +197,8 @@ fn identify(file: &[u8]) -> Result<ElfClass, HeaderError> {
     Ok(class)
 }
 
+/// Checks machine, byte order, version and type.
+///
 /// The machine comes before the byte order: "for S390" says more than "big-endian".
 fn check(header: &Header, class: ElfClass) -> Result<(), HeaderError> {
     match header.e_machine {
@@ -222,7 +225,7 @@ fn check(header: &Header, class: ElfClass) -> Result<(), HeaderError> {
     }
 }
 
-/// Reads the program header table once it is known to lie inside the file.
+/// Reads the program header table, after checking that it lies inside the file.
 fn program_headers(file: &[u8], header: &Header, class: ElfClass) -> Result<Vec<ProgramHeader>, HeaderError> {
     let entry_size = ProgramHeader::size(class.context());
     match header.e_phnum {

@@ -1,7 +1,7 @@
-//! The notes of an ELF file (gABI, "Note Section"): small records with a name, a number and some bytes.
+//! ELF notes (gABI, "Note Section"): records of a name, a type and a descriptor.
 //!
-//! Three owners matter here. `Xen` names the 32-bit entry of PVH; `Linux` marks a Linux kernel; `vmm` is ours: the text of
-//! a configuration, which a guest may carry in itself ([`configuration`]).
+//! Notes of three names are used: `Xen` for the 32-bit entry of PVH, `Linux` to recognize a Linux kernel, and `vmm` for
+//! a configuration embedded in a guest ([`config_note`]).
 
 use goblin::elf::program_header::PT_NOTE;
 use goblin::elf::section_header::SHT_NOTE;
@@ -10,93 +10,97 @@ use crate::bytes::{slice, u32_at};
 use crate::elf::header::ElfHeaders;
 use crate::elf::symtab;
 
-/// The owner of our note. Its number is 1; the section is `.note.vmm` by custom, and its name is not looked at.
-const OWNER: &[u8] = b"vmm";
-const CONFIGURATION: u32 = 1;
+/// Name of the configuration note. Its section is usually called `.note.vmm`, but the section's name is not checked.
+const CONFIG_NOTE_NAME: &[u8] = b"vmm";
+/// Type of the configuration note.
+const CONFIG_NOTE_TYPE: u32 = 1;
 
-/// So many notes are looked at: kernels have a handful.
+/// Maximum number of notes that are read. Kernels have fewer than ten.
 const MAX_NOTES: usize = 256;
 
-/// One note.
+/// ELF note.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ElfNote<'f> {
-    /// Who defined it, without the NUL.
-    pub(crate) owner: &'f [u8],
-    /// What it is, by its owner's list.
-    pub(crate) number: u32,
-    /// Its bytes.
-    pub(crate) bytes: &'f [u8],
+    /// Name of the note's owner (`namesz` bytes), without the NUL.
+    pub(crate) name: &'f [u8],
+    /// Type of the note (`type`), as its owner defines it.
+    pub(crate) note_type: u32,
+    /// Descriptor (`descsz` bytes).
+    pub(crate) desc: &'f [u8],
 }
 
 impl ElfNote<'_> {
-    /// Its bytes as a little-endian number, if it has four or eight.
+    /// Returns the descriptor as a little-endian number if it has four or eight bytes.
     pub(crate) fn value(&self) -> Option<u64> {
-        match *self.bytes {
+        match *self.desc {
             [a, b, c, d] => Some(u32::from_le_bytes([a, b, c, d]).into()),
-            _ => Some(u64::from_le_bytes(self.bytes.try_into().ok()?)),
+            _ => Some(u64::from_le_bytes(self.desc.try_into().ok()?)),
         }
     }
 
-    /// Its bytes as text up to a NUL.
+    /// Returns the descriptor up to the first NUL as text.
     pub(crate) fn text(&self) -> Option<&str> {
-        let end = self.bytes.iter().position(|&byte| byte == 0).unwrap_or(self.bytes.len());
-        str::from_utf8(self.bytes.get(..end)?).ok()
+        let end = self.desc.iter().position(|&byte| byte == 0).unwrap_or(self.desc.len());
+        str::from_utf8(self.desc.get(..end)?).ok()
     }
 }
 
-/// Whether the C library's start-up code has marked the file as a program for Linux (`NT_GNU_ABI_TAG`, whose first word is
-/// the system: 0 for Linux). Kernels have no such code.
-pub(crate) fn is_for_linux(notes: &[ElfNote<'_>]) -> bool {
-    notes.iter().any(|note| note.owner == b"GNU" && note.number == 1 && u32_at(note.bytes, 0) == Some(0))
+/// Returns true for a Linux user program.
+///
+/// The start-up code of the C library has the note `NT_GNU_ABI_TAG`, whose first word is the operating system: 0 is Linux.
+/// Kernels do not contain that code.
+pub(crate) fn is_linux_program(notes: &[ElfNote<'_>]) -> bool {
+    notes.iter().any(|note| note.name == b"GNU" && note.note_type == 1 && u32_at(note.desc, 0) == Some(0))
 }
 
-/// All notes of all PT_NOTE segments, as far as they can be read.
+/// Reads the notes of all PT_NOTE segments, up to the first malformed one of each.
 pub(crate) fn read<'f>(file: &'f [u8], headers: &ElfHeaders) -> Vec<ElfNote<'f>> {
     let segments = headers.program_headers.iter().filter(|header| header.p_type == PT_NOTE);
-    let places = segments.map(|header| (header.p_offset, header.p_filesz, header.p_align));
     let mut notes = Vec::new();
-    places.for_each(|place| add(&mut notes, file, place));
+    for header in segments {
+        read_notes(&mut notes, file, (header.p_offset, header.p_filesz, header.p_align));
+    }
     notes
 }
 
-/// The bytes of the configuration that the guest carries in itself, without the NULs behind them; `None` for a file that has
-/// none, or that this loader could not run.
+/// Returns the configuration embedded in an ELF file: the descriptor of its note with name `vmm` and type 1.
 ///
-/// A section is enough: what is not loaded into the guest's memory need not be in a segment. A section that is, and has no
-/// PT_NOTE segment since the linker script makes none, counts as well.
+/// Trailing NULs are removed. `None` if the file has no such note, or is not an ELF executable for x86. The note may be in
+/// a PT_NOTE segment or in an SHT_NOTE section, so it need not be part of the loaded image.
 #[must_use]
 pub fn config_note(file: &[u8]) -> Option<&[u8]> {
     let headers = ElfHeaders::read(file).ok()?;
     let mut notes = read(file, &headers);
     let sections = symtab::sections(file, &headers).unwrap_or_default();
     for section in sections.iter().filter(|section| section.sh_type == SHT_NOTE) {
-        add(&mut notes, file, (section.sh_offset, section.sh_size, section.sh_addralign));
+        read_notes(&mut notes, file, (section.sh_offset, section.sh_size, section.sh_addralign));
     }
-    let ours = notes.iter().find(|note| note.owner == OWNER && note.number == CONFIGURATION)?;
-    let end = ours.bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last.saturating_add(1));
-    ours.bytes.get(..end)
+    let is_config = |note: &&ElfNote<'_>| note.name == CONFIG_NOTE_NAME && note.note_type == CONFIG_NOTE_TYPE;
+    let desc = notes.iter().find(is_config)?.desc;
+    let end = desc.iter().rposition(|&byte| byte != 0).map_or(0, |last| last.saturating_add(1));
+    desc.get(..end)
 }
 
-/// Adds the notes at an offset, of so many bytes, each beginning at a multiple of an alignment.
-fn add<'f>(notes: &mut Vec<ElfNote<'f>>, file: &'f [u8], (offset, size, alignment): (u64, u64, u64)) {
+/// Appends the notes of one segment or section, given by file offset, size and alignment.
+fn read_notes<'f>(notes: &mut Vec<ElfNote<'f>>, file: &'f [u8], (offset, size, alignment): (u64, u64, u64)) {
     let mut rest = slice(file, offset, size).unwrap_or_default();
     let boundary = if alignment == 8 { 8 } else { 4 };
     while notes.len() < MAX_NOTES
-        && let Some((note, after)) = first(rest, boundary)
+        && let Some((note, after)) = split_first(rest, boundary)
     {
         notes.push(note);
         rest = after;
     }
 }
 
-/// The first note in `bytes`, and what follows it.
-fn first(bytes: &[u8], boundary: u64) -> Option<(ElfNote<'_>, &[u8])> {
-    let (name_size, size, number) = (u32_at(bytes, 0)?, u32_at(bytes, 4)?, u32_at(bytes, 8)?);
+/// Decodes the first note in `bytes`. Returns it with the bytes that follow it.
+fn split_first(bytes: &[u8], boundary: u64) -> Option<(ElfNote<'_>, &[u8])> {
+    let (name_size, size, note_type) = (u32_at(bytes, 0)?, u32_at(bytes, 4)?, u32_at(bytes, 8)?);
     let (name_size, size) = (u64::from(name_size), u64::from(size));
     let start = 12_u64.checked_add(name_size)?.checked_next_multiple_of(boundary)?;
     let name = slice(bytes, 12, name_size)?;
-    let owner = name.strip_suffix(&[0]).unwrap_or(name);
-    let note = ElfNote { owner, number, bytes: slice(bytes, start, size)? };
+    let name = name.strip_suffix(&[0]).unwrap_or(name);
+    let note = ElfNote { name, note_type, desc: slice(bytes, start, size)? };
     let next = start.checked_add(size)?.checked_next_multiple_of(boundary)?;
     let after = bytes.get(usize::try_from(next).ok()?..).unwrap_or_default();
     Some((note, after))
@@ -118,15 +122,16 @@ mod tests {
             bytes.extend(content);
             bytes.resize(bytes.len().next_multiple_of(4), 0);
         }
-        let (xen, rest) = first(&bytes, 4).unwrap();
-        assert_eq!((xen.owner, xen.number, xen.value()), (&b"Xen"[..], 18, Some(0x0403_0201)));
-        let (linux, rest) = first(rest, 4).unwrap();
-        assert_eq!((linux.owner, linux.number, linux.text()), (&b"Linux"[..], 257, Some("ab")));
+        let (xen, rest) = split_first(&bytes, 4).unwrap();
+        assert_eq!((xen.name, xen.note_type, xen.value()), (&b"Xen"[..], 18, Some(0x0403_0201)));
+        let (linux, rest) = split_first(rest, 4).unwrap();
+        assert_eq!((linux.name, linux.note_type, linux.text()), (&b"Linux"[..], 257, Some("ab")));
         assert_eq!((linux.value(), rest), (None, &[][..]));
-        assert_eq!(first(rest, 4), None);
+        assert_eq!(split_first(rest, 4), None);
     }
 
-    /// A 64-bit file of a program header and a section header, of these types, for the note behind them.
+    /// Builds an ELF64 file of one program header and one section header, of the given types, both for the note that
+    /// follows them.
     fn elf(segment: u32, section: u32, note: &[u8]) -> Vec<u8> {
         let mut file = b"\x7fELF\x02\x01\x01".to_vec();
         file.resize(64 + 56 + 64, 0);
@@ -168,7 +173,7 @@ mod tests {
         for field in 0..2 {
             let mut bytes = vec![0; 64];
             bytes[field * 4..field * 4 + 4].fill(0xff);
-            assert_eq!(first(&bytes, 8), None);
+            assert_eq!(split_first(&bytes, 8), None);
         }
     }
 }

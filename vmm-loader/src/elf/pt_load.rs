@@ -1,68 +1,71 @@
-//! Step 2 of an ELF file: its PT_LOAD headers become segments, each checked before anybody uses it.
+//! Step 2 of an ELF file: PT_LOAD headers to checked segments (gABI, "Program Header" and "Program Loading").
 //!
-//! `p_paddr` says where a segment is loaded, `p_vaddr` where its code believes it is; see gABI, "Program Header" and
-//! "Program Loading". The bytes between `p_filesz` and `p_memsz` are .bss.
+//! A segment is loaded at `p_paddr` and linked to run at `p_vaddr`. The bytes between `p_filesz` and `p_memsz` are .bss.
 
 use goblin::elf::program_header::{PF_R, PF_W, PF_X, PT_LOAD, ProgramHeader};
 use thiserror::Error;
 use vm_memory::GuestAddress;
 
-use crate::address::{ByteSize, NamedRange, PHYSICAL_END, VirtAddr, first_overlap};
+use crate::address::{MAX_PHYSICAL_ADDRESS, NamedRange, VirtAddr};
+use crate::bounds::first_overlap;
 use crate::bytes::length;
+use crate::display::ByteSize;
 use crate::elf::base::LoadBias;
 use crate::elf::class::ElfClass;
 use crate::segment::{Segment, SegmentFlags};
 
-/// More loadable segments than any linker makes. The limit keeps the time that a hostile file can cost small.
+/// Maximum number of PT_LOAD segments. No linker makes as many; the limit bounds the time for a malicious file.
 pub const MAX_SEGMENTS: usize = 1024;
 
-/// Why the segments of a file cannot be loaded. Segments are numbered as `readelf -l` numbers program headers.
+/// Segments of a file that cannot be loaded. Segments are numbered as `readelf -l` numbers program headers.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum SegmentError {
-    /// One segment is bad by itself.
+    /// Segment with invalid values.
     #[error("segment {index}: {problem}")]
-    Bad {
-        /// The program header's number.
+    Invalid {
+        /// Number of the program header.
         index: usize,
-        /// What is wrong with it.
+        /// Mistake in the segment.
         problem: SegmentProblem,
     },
-    /// Two segments want the same memory.
+    /// Two segments that use the same physical memory.
     #[error("{first} overlaps {second}")]
     Overlap {
-        /// The one with the lower address.
+        /// Segment with the lower address.
         first: NamedRange,
-        /// The other.
+        /// Segment with the higher address.
         second: NamedRange,
     },
-    /// No program header is a PT_LOAD that fills memory.
+    /// No PT_LOAD segment with a size. Holds the number of program headers.
     #[error("no loadable segment (PT_LOAD) among the {0} program headers")]
-    None(usize),
-    /// More than [`MAX_SEGMENTS`].
+    NoSegments(usize),
+    /// More than [`MAX_SEGMENTS`] PT_LOAD segments.
     #[error("more than {MAX_SEGMENTS} loadable segments")]
     TooMany,
 }
 
 impl SegmentError {
-    /// What the user can do about it.
+    /// Returns advice for the user, if there is any.
     #[must_use]
     pub fn help(&self) -> Option<String> {
         match self {
-            // The usual cause: a kernel linked to high virtual addresses without load addresses of its own.
-            Self::Bad { problem: SegmentProblem::PhysicalEnd { .. }, .. } => Some(
+            // Usually a kernel linked to high virtual addresses without load addresses (LMA).
+            Self::Invalid { problem: SegmentProblem::PhysicalEnd { .. }, .. } => Some(
                 "segments go to their physical (load) address, which a linker script sets with `AT(...)`"
                     .to_owned(),
             ),
             Self::Overlap { .. } => Some("give the sections load addresses that do not overlap".to_owned()),
-            Self::Bad { .. } | Self::None(_) | Self::TooMany => None,
+            Self::Invalid { .. } | Self::NoSegments(_) | Self::TooMany => None,
         }
     }
 }
 
-/// What can be wrong with one segment.
+/// Mistake in one segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum SegmentProblem {
-    /// `p_offset + p_filesz` does not fit into 64 bits.
+    /// `p_offset + p_filesz` overflows 64 bits.
     #[error("its file offset {offset:#x} plus its size {size:#x} overflows")]
     FileOverflow {
         /// `p_offset`.
@@ -70,7 +73,7 @@ pub enum SegmentProblem {
         /// `p_filesz`.
         size: u64,
     },
-    /// The file ends before the segment's bytes do.
+    /// Segment whose bytes are not completely inside the file.
     #[error("its bytes (file offset {offset:#x}, {}) are outside the file of {}", ByteSize(*.size), ByteSize(*.file))]
     OutsideFile {
         /// `p_offset`.
@@ -91,35 +94,35 @@ pub enum SegmentProblem {
     /// `p_align` is neither 0 nor a power of two.
     #[error("its alignment {0:#x} is not a power of two")]
     Alignment(u64),
-    /// `p_paddr + p_memsz` is more than the class or any x86 CPU can address.
+    /// `p_paddr + p_memsz` exceeds the addresses of the class or of any x86 CPU.
     #[error("{} at physical address {start:#x} would end after {last:#x}, the last one there is", ByteSize(*.size))]
     PhysicalEnd {
         /// `p_paddr`.
         start: u64,
         /// `p_memsz`.
         size: u64,
-        /// The last address that would be right.
+        /// Highest address that is allowed.
         last: u64,
     },
-    /// `p_vaddr + p_memsz` is more than the class can address.
+    /// `p_vaddr + p_memsz` exceeds the addresses of the class.
     #[error("{} at virtual address {start:#x} would end after {last:#x}, the last one there is", ByteSize(*.size))]
     VirtualEnd {
         /// `p_vaddr`.
         start: u64,
         /// `p_memsz`.
         size: u64,
-        /// The last address that would be right.
+        /// Highest address that is allowed.
         last: u64,
     },
-    /// Moving the image to its base takes the segment out of the address space.
+    /// Segment that leaves the address space when the image moves to its base.
     #[error("its address {address:#x} leaves the address space when the file is moved to its base")]
     Moved {
-        /// The address it was linked to.
+        /// Linked address.
         address: u64,
     },
 }
 
-/// Reads and checks all PT_LOAD headers; those that fill no memory are left out, as linkers leave some behind.
+/// Reads and checks all PT_LOAD headers. Skips headers with `p_memsz` 0, which some linkers emit.
 pub(crate) fn read(
     file: &[u8],
     headers: &[ProgramHeader],
@@ -128,9 +131,9 @@ pub(crate) fn read(
     let mut segments = Vec::new();
     for (index, header) in headers.iter().enumerate().filter(|(_, header)| header.p_type == PT_LOAD) {
         let segment = Segment::from_header(index, header);
-        segment.check_file(file).map_err(|problem| SegmentError::Bad { index, problem })?;
+        segment.check_file(file).map_err(|problem| SegmentError::Invalid { index, problem })?;
         if segment.mem_size > 0 {
-            segment.check_addresses(class).map_err(|problem| SegmentError::Bad { index, problem })?;
+            segment.check_addresses(class).map_err(|problem| SegmentError::Invalid { index, problem })?;
             segments.push(segment);
         }
         if segments.len() > MAX_SEGMENTS {
@@ -138,13 +141,13 @@ pub(crate) fn read(
         }
     }
     if segments.is_empty() {
-        return Err(SegmentError::None(headers.len()));
+        return Err(SegmentError::NoSegments(headers.len()));
     }
     check_overlap(&segments)?;
     Ok(segments)
 }
 
-/// That no two segments want the same physical memory. Virtual ranges may overlap: that is what overlays do.
+/// Checks that no two segments use the same physical memory. Virtual ranges may overlap, as those of overlays do.
 fn check_overlap(segments: &[Segment]) -> Result<(), SegmentError> {
     match first_overlap(segments.iter().map(Segment::named_range).collect()) {
         Some((first, second)) => Err(SegmentError::Overlap { first, second }),
@@ -153,9 +156,9 @@ fn check_overlap(segments: &[Segment]) -> Result<(), SegmentError> {
 }
 
 impl Segment {
-    /// The segment at its final address.
+    /// Returns the segment at its loaded address.
     pub(crate) fn biased(&self, bias: LoadBias, class: ElfClass) -> Result<Self, SegmentError> {
-        let fault = |problem| SegmentError::Bad { index: self.index, problem };
+        let fault = |problem| SegmentError::Invalid { index: self.index, problem };
         let moved =
             |address: u64| bias.apply(address).ok_or_else(|| fault(SegmentProblem::Moved { address }));
         let (phys, virt) = (moved(self.phys.0)?, moved(self.virt.0)?);
@@ -178,7 +181,7 @@ impl Segment {
         }
     }
 
-    /// That the file has the segment's bytes, and memory the room for them.
+    /// Checks the file range, the alignment, and that `p_filesz` does not exceed `p_memsz`.
     fn check_file(&self, file: &[u8]) -> Result<(), SegmentProblem> {
         let end = self
             .file_offset
@@ -197,10 +200,10 @@ impl Segment {
         Ok(())
     }
 
-    /// That neither address range leaves its address space.
+    /// Checks that neither address range leaves its address space.
     fn check_addresses(&self, class: ElfClass) -> Result<(), SegmentProblem> {
         let last_byte = self.mem_size.saturating_sub(1);
-        let last_physical = class.last_address().min(PHYSICAL_END - 1);
+        let last_physical = class.last_address().min(MAX_PHYSICAL_ADDRESS);
         if self.phys.0.checked_add(last_byte).is_none_or(|last| last > last_physical) {
             return Err(SegmentProblem::PhysicalEnd {
                 start: self.phys.0,

@@ -1,16 +1,18 @@
-//! Step 4 of an ELF file: relative relocations, so that a static PIE runs at its base.
+//! Step 4 of an ELF file: relative relocations of a static PIE.
 //!
-//! A relative relocation says "the word here holds an address of mine: add the distance that I moved". That is
-//! R_X86_64_RELATIVE and R_386_RELATIVE (System V ABI, "Relocation"), in tables of one of three kinds: RELA (the word's
-//! value is in the table), REL (it is in the file, at the word) and RELR (REL, packed to one bit a word). All other
-//! types need a symbol or run code, and are refused. The results are plain words to write; `place.rs` writes them.
+//! A relative relocation adds the load bias to a word that holds an address: R_X86_64_RELATIVE and R_386_RELATIVE
+//! (System V ABI, "Relocation"). The addend is in the table (RELA) or in the relocated word (REL, RELR). All other types
+//! need a symbol or run code, and are refused. The result is a list of words, which `load.rs` writes.
+
+use std::fmt;
 
 use goblin::elf::reloc::{R_386_RELATIVE, R_X86_64_RELATIVE, Reloc, RelocSection, r_to_str};
 use thiserror::Error;
 use vm_memory::GuestAddress;
 
-use crate::address::{ByteSize, VirtAddr};
+use crate::address::VirtAddr;
 use crate::bytes::length;
+use crate::display::ByteSize;
 use crate::elf::base::LoadBias;
 use crate::elf::class::ElfClass;
 use crate::elf::dynamic::{DynamicSection, TableLocation};
@@ -19,80 +21,110 @@ use crate::segment::Segment;
 /// `R_386_NONE` and `R_X86_64_NONE`.
 const R_NONE: u32 = 0;
 
-/// A word of the image that is written after the segments, because it depends on the base.
+/// Relocated word: a word of the image that depends on the base address. It is written after the segments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Relocation {
-    /// Where it goes.
+    /// Guest-physical address of the word.
     pub target: GuestAddress,
-    /// Its value.
+    /// Value to write.
     pub value: RelocationValue,
 }
 
-/// A little-endian word of the file's class.
+/// Value of a relocated word, written in little-endian order.
+///
+/// Exhaustive: there is one variant for each [`ElfClass`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RelocationValue {
-    /// Four bytes, in ELF32.
+    /// Four bytes (ELF32).
     Bits32(u32),
-    /// Eight bytes, in ELF64.
+    /// Eight bytes (ELF64).
     Bits64(u64),
 }
 
-/// Why the relocations cannot be applied. Addresses are those that the file was linked to.
+/// Relocation table of the dynamic section.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RelocationTable {
+    /// DT_RELA: relocations with addends.
+    Rela,
+    /// DT_REL: relocations whose addend is in the relocated word.
+    Rel,
+    /// DT_JMPREL: relocations of the procedure linkage table.
+    Plt,
+    /// DT_RELR: packed relative relocations.
+    Relr,
+}
+
+/// Writes `RELA`, `REL`, `PLT` or `RELR`.
+impl fmt::Display for RelocationTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Rela => "RELA",
+            Self::Rel => "REL",
+            Self::Plt => "PLT",
+            Self::Relr => "RELR",
+        })
+    }
+}
+
+/// Relocations that cannot be applied. All addresses are linked addresses.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum RelocationError {
-    /// The table is not inside the file's part of one segment.
+    /// Table that is not inside the file's part of one segment.
     #[error("the {kind} table ({} at {address}) is outside the file's segments", ByteSize(*.size))]
     TableOutside {
-        /// `RELA`, `REL`, `RELR` or `PLT`.
-        kind: &'static str,
-        /// Its virtual address.
+        /// Table.
+        kind: RelocationTable,
+        /// Virtual address of the table.
         address: VirtAddr,
-        /// Its size in bytes.
-        size: u64,
-    },
-    /// DT_RELAENT, DT_RELENT or DT_RELRENT is not what the class has.
-    #[error("entries of {} in the {kind} table, not {need}", ByteSize(*.have))]
-    EntrySize {
-        /// `RELA`, `REL`, `RELR` or `PLT`.
-        kind: &'static str,
-        /// What the file says that an entry has.
-        have: u64,
-        /// What an entry has.
-        need: u64,
-    },
-    /// The table ends inside an entry.
-    #[error("the {kind} table has {}, and each entry {need}", ByteSize(*.size))]
-    PartialEntry {
-        /// `RELA`, `REL`, `RELR` or `PLT`.
-        kind: &'static str,
         /// Size of the table in bytes.
         size: u64,
-        /// What an entry has.
+    },
+    /// DT_RELAENT, DT_RELENT or DT_RELRENT that does not match the class.
+    #[error("entries of {} in the {kind} table, not {need}", ByteSize(*.have))]
+    EntrySize {
+        /// Table.
+        kind: RelocationTable,
+        /// Entry size that the file gives, in bytes.
+        have: u64,
+        /// Entry size of the class, in bytes.
         need: u64,
     },
-    /// A type other than RELATIVE.
+    /// Table that ends inside an entry.
+    #[error("the {kind} table has {}, and each entry {need}", ByteSize(*.size))]
+    PartialEntry {
+        /// Table.
+        kind: RelocationTable,
+        /// Size of the table in bytes.
+        size: u64,
+        /// Entry size in bytes.
+        need: u64,
+    },
+    /// Relocation of another type than RELATIVE.
     #[error("unsupported relocation {} (type {kind}) of the word at {address}", type_name(*.kind, *.machine))]
     Unsupported {
-        /// The type (`ELF64_R_TYPE`).
+        /// Relocation type (`ELF64_R_TYPE`).
         kind: u32,
-        /// The machine that defines the type.
+        /// `e_machine` value that defines the type.
         machine: u16,
-        /// The word it is for.
+        /// Address of the relocated word.
         address: VirtAddr,
     },
-    /// The word is not inside the file's part of one segment.
+    /// Relocated word that is not inside the file's part of one segment.
     #[error("a relocation changes the word at {0}, which is outside the file's segments")]
     TargetOutside(VirtAddr),
-    /// A bitmap of a RELR table comes before any address, or runs off the address space.
+    /// RELR bitmap before the first address, or past the end of the address space. Holds the number of the entry.
     #[error("the RELR table is malformed at entry {0}")]
-    Packed(usize),
-    /// More relocations than the file has words.
+    MalformedRelr(usize),
+    /// More relocations than the file has words. Holds the size of the file in bytes.
     #[error("more relocations than the file of {} has words", ByteSize(*.0))]
     TooMany(u64),
 }
 
 impl RelocationError {
-    /// What the user can do about it.
+    /// Returns advice for the user, if there is any.
     #[must_use]
     pub fn help(&self) -> Option<String> {
         match self {
@@ -104,7 +136,7 @@ impl RelocationError {
             | Self::EntrySize { .. }
             | Self::PartialEntry { .. }
             | Self::TargetOutside(_)
-            | Self::Packed(_)
+            | Self::MalformedRelr(_)
             | Self::TooMany(_) => None,
         }
     }
@@ -117,7 +149,7 @@ fn type_name(kind: u32, machine: u16) -> String {
     }
 }
 
-/// All relocations of the file, for an image moved by `slide`. The `segments` are those at link-time addresses.
+/// Reads all relocations of an image with the given load bias. `segments` are at their linked addresses.
 pub(crate) fn read(
     file: &[u8],
     class: ElfClass,
@@ -126,9 +158,9 @@ pub(crate) fn read(
     bias: LoadBias,
 ) -> Result<Vec<Relocation>, RelocationError> {
     let mut reader = RelocationReader { file, class, segments, bias, last_hit: 0, relocations: Vec::new() };
-    reader.entries("RELA", dynamic.rela, true)?;
-    reader.entries("REL", dynamic.rel, false)?;
-    reader.entries("PLT", dynamic.plt, dynamic.plt_is_rela)?;
+    reader.entries(RelocationTable::Rela, dynamic.rela, true)?;
+    reader.entries(RelocationTable::Rel, dynamic.rel, false)?;
+    reader.entries(RelocationTable::Plt, dynamic.plt, dynamic.plt_is_rela)?;
     reader.packed(dynamic.relr)?;
     Ok(reader.relocations)
 }
@@ -138,16 +170,16 @@ struct RelocationReader<'a> {
     class: ElfClass,
     segments: &'a [Segment],
     bias: LoadBias,
-    /// The segment of the last word: the next one is nearly always in the same.
+    /// Index of the segment that holds the last word. The next word is nearly always in the same segment.
     last_hit: usize,
     relocations: Vec<Relocation>,
 }
 
 impl<'a> RelocationReader<'a> {
-    /// A REL or RELA table.
+    /// Reads a table of REL or RELA entries.
     fn entries(
         &mut self,
-        kind: &'static str,
+        kind: RelocationTable,
         table: TableLocation,
         is_rela: bool,
     ) -> Result<(), RelocationError> {
@@ -160,7 +192,7 @@ impl<'a> RelocationReader<'a> {
             match (entry.r_type, self.class) {
                 (R_NONE, _) => {}
                 (R_386_RELATIVE, ElfClass::Elf32) | (R_X86_64_RELATIVE, ElfClass::Elf64) => {
-                    // Two's complement: adding the addend's bits is adding the addend.
+                    // In two's complement, adding the bits of the addend adds the addend.
                     self.relative(address, entry.r_addend.map(i64::cast_unsigned))?;
                 }
                 (kind, class) => {
@@ -171,11 +203,13 @@ impl<'a> RelocationReader<'a> {
         Ok(())
     }
 
-    /// A RELR table (gABI, "Relative Relocation Table"): an even entry is the address of a word; an odd one is a
-    /// bitmap for the words that follow the last one spoken of, lowest bit (after the marker bit) first.
+    /// Reads a RELR table (gABI, "Relative Relocation Table").
+    ///
+    /// An even entry is the address of a word. An odd entry is a bitmap of the words after the last one that the previous
+    /// entry covers, beginning with bit 1.
     fn packed(&mut self, table: TableLocation) -> Result<(), RelocationError> {
         let word_size = self.class.word_size();
-        let bytes = self.table("RELR", table, word_size)?;
+        let bytes = self.table(RelocationTable::Relr, table, word_size)?;
         let words_in_bitmap = word_size * 8 - 1;
         let mut next = None;
         let words = match self.class {
@@ -183,7 +217,7 @@ impl<'a> RelocationReader<'a> {
             ElfClass::Elf64 => bytes.chunks_exact(8),
         };
         for (index, entry) in words.map(word).enumerate() {
-            let malformed = RelocationError::Packed(index);
+            let malformed = RelocationError::MalformedRelr(index);
             if entry & 1 == 0 {
                 self.relative(VirtAddr(entry), None)?;
                 next = Some(entry.checked_add(word_size).ok_or(malformed)?);
@@ -199,10 +233,10 @@ impl<'a> RelocationReader<'a> {
         Ok(())
     }
 
-    /// The bytes of a table, with its entry size checked.
+    /// Checks the entry size of a table and returns its bytes.
     fn table(
         &self,
-        kind: &'static str,
+        kind: RelocationTable,
         table: TableLocation,
         need: u64,
     ) -> Result<&'a [u8], RelocationError> {
@@ -223,10 +257,10 @@ impl<'a> RelocationReader<'a> {
             .ok_or(RelocationError::TableOutside { kind, address, size })
     }
 
-    /// One relative relocation of the word at `address`; its addend is the word itself where the table has none.
+    /// Adds a relative relocation of the word at `address`. Without an addend in the table, the word itself is the addend.
     ///
-    /// The word has to be in the file's part of a segment: no linker relocates .bss. Together with the limit on their
-    /// number that keeps what a hostile file can make us store proportional to its size.
+    /// The word must be in the file's part of a segment, since no linker relocates .bss. This and the limit on the number
+    /// of relocations keep memory use proportional to the size of a malicious file.
     fn relative(&mut self, address: VirtAddr, addend: Option<u64>) -> Result<(), RelocationError> {
         let size = self.class.word_size();
         if length(self.relocations.len()) >= length(self.file.len()) / size {
@@ -236,9 +270,9 @@ impl<'a> RelocationReader<'a> {
         let (segment, in_file) = self.find(address, size).ok_or_else(|| outside.clone())?;
         let linked = segment.offset_of(address).and_then(|offset| segment.phys.0.checked_add(offset));
         let target = linked.and_then(|linked| self.bias.apply(linked)).ok_or(outside)?;
-        let sum = addend.unwrap_or_else(|| word(in_file)).wrapping_add(self.bias.bias());
+        let sum = addend.unwrap_or_else(|| word(in_file)).wrapping_add(self.bias.addend());
         let value = match self.class {
-            // The ABI's word32: the sum modulo 2^32.
+            // word32 of the i386 ABI: the sum modulo 2^32.
             ElfClass::Elf32 => RelocationValue::Bits32(u32::try_from(sum & 0xffff_ffff).unwrap_or(0)),
             ElfClass::Elf64 => RelocationValue::Bits64(sum),
         };
@@ -246,19 +280,19 @@ impl<'a> RelocationReader<'a> {
         Ok(())
     }
 
-    /// The segment whose file part holds the word at `address`, and the word's bytes there.
+    /// Finds the segment whose file part holds the word at `address`. Returns it with the bytes of the word.
     fn find(&mut self, address: VirtAddr, size: u64) -> Option<(&'a Segment, &'a [u8])> {
         let (file, segments) = (self.file, self.segments);
-        let look = |segment: &'a Segment| Some((segment, segment.file_bytes(file, address, size)?));
-        if let Some(found) = segments.get(self.last_hit).and_then(look) {
+        let word_in = |segment: &'a Segment| Some((segment, segment.file_bytes(file, address, size)?));
+        if let Some(found) = segments.get(self.last_hit).and_then(word_in) {
             return Some(found);
         }
-        self.last_hit = segments.iter().position(|segment| look(segment).is_some())?;
-        segments.get(self.last_hit).and_then(look)
+        self.last_hit = segments.iter().position(|segment| word_in(segment).is_some())?;
+        segments.get(self.last_hit).and_then(word_in)
     }
 }
 
-/// A little-endian word of at most eight bytes.
+/// Decodes a little-endian word of at most eight bytes.
 fn word(bytes: &[u8]) -> u64 {
     bytes.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte))
 }

@@ -1,7 +1,6 @@
-//! Step 5 of an ELF file: reading the symbol table, by way of the section headers.
+//! Step 5 of an ELF file: the symbol table (gABI, "Sections" and "Symbol Table").
 //!
-//! Sections are a linker's view of the file; the symbol table is all that is read of it. Of the two tables that a file
-//! can have, `.symtab` has all names; `.dynsym` is what `strip` leaves. See gABI, "Sections" and "Symbol Table".
+//! Reads `.symtab`, which has all names, or else `.dynsym`, which `strip` does not remove.
 
 use goblin::elf::section_header::{SHN_ABS, SHN_UNDEF, SHT_DYNSYM, SHT_SYMTAB, SectionHeader};
 use goblin::elf::sym::{STB_LOCAL, STT_FUNC, STT_GNU_IFUNC, STT_NOTYPE, STT_OBJECT, Sym};
@@ -13,27 +12,28 @@ use crate::elf::base::LoadBias;
 use crate::elf::header::ElfHeaders;
 use crate::symbols::{Symbol, SymbolKind, Symbols};
 
-/// Names longer than this are left out.
+/// Maximum length in bytes of a symbol name. Symbols with longer names are skipped.
 const MAX_NAME_LENGTH: usize = 4096;
 
-/// Why there are no symbols although the file has a table for them.
+/// Symbol table that cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum SymbolTableError {
-    /// The section header table is not inside the file, or its entries have another size than the class wants.
+    /// Section header table outside the file, or with an entry size that does not match the class.
     #[error("the section header table is damaged")]
     Sections,
-    /// The symbol table is not inside the file.
+    /// Symbol table outside the file.
     #[error("the symbol table is outside the file")]
     Table,
-    /// The table's names are not inside the file.
+    /// String table of the symbols outside the file.
     #[error("the string table of the symbols is outside the file")]
     Names,
-    /// The names, put one after the other, are many times larger than the file.
+    /// Symbol names that together are several times larger than the file.
     #[error("the symbols' names are larger than the file")]
     TooLarge,
 }
 
-/// Reads the symbols of an image moved by `slide`; an empty list where the file has no table.
+/// Reads the symbols of an image with the given load bias. Returns an empty list if the file has no symbol table.
 pub(crate) fn read(file: &[u8], headers: &ElfHeaders, bias: LoadBias) -> Result<Symbols, SymbolTableError> {
     let sections = sections(file, headers)?;
     let of_type = |wanted| sections.iter().find(|section| section.sh_type == wanted);
@@ -50,7 +50,7 @@ pub(crate) fn read(file: &[u8], headers: &ElfHeaders, bias: LoadBias) -> Result<
         .and_then(|section| slice(file, section.sh_offset, section.sh_size))
         .ok_or(SymbolTableError::Names)?;
 
-    // Names may share their ends, so together they can be a little larger than their table, but not much.
+    // Names may share their tails, so together they can be somewhat larger than the string table.
     let mut budget = file.len().saturating_mul(4);
     let mut symbols = Vec::new();
     for entry in &entries {
@@ -61,6 +61,7 @@ pub(crate) fn read(file: &[u8], headers: &ElfHeaders, bias: LoadBias) -> Result<
     Ok(Symbols::new(symbols))
 }
 
+/// Reads the section header table. Returns an empty list if the file has none.
 pub(crate) fn sections(file: &[u8], headers: &ElfHeaders) -> Result<Vec<SectionHeader>, SymbolTableError> {
     let header = &headers.header;
     let (count, context) = (usize::from(header.e_shnum), headers.class.context());
@@ -75,7 +76,8 @@ pub(crate) fn sections(file: &[u8], headers: &ElfHeaders) -> Result<Vec<SectionH
     SectionHeader::parse_from(table, 0, count, context).map_err(|_| SymbolTableError::Sections)
 }
 
-/// One entry, or `None` for those that name no place: undefined ones, files, sections, thread-local variables.
+/// Converts a symbol table entry. Returns `None` for entries without an address: undefined symbols, files, sections and
+/// thread-local variables.
 fn symbol(entry: &Sym, names: &[u8], bias: LoadBias) -> Option<Symbol> {
     let absolute = u32::try_from(entry.st_shndx) == Ok(SHN_ABS);
     let kind = match entry.st_type() {
@@ -89,7 +91,7 @@ fn symbol(entry: &Sym, names: &[u8], bias: LoadBias) -> Option<Symbol> {
         return None;
     }
     let name = str::from_utf8(c_string(names, length(entry.st_name), MAX_NAME_LENGTH)?).ok()?;
-    // Names are printed, and a terminal obeys control characters.
+    // Names are printed, and control characters can change a terminal's state.
     if name.is_empty() || name.contains(char::is_control) {
         return None;
     }

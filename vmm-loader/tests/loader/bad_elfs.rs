@@ -1,4 +1,4 @@
-//! Each way in which an ELF file can be wrong gets one message, and always the same one: `golden/bad_elfs.txt`.
+//! Error messages and advice for each mistake in an ELF file: `golden/bad_elfs.txt`.
 
 use std::error::Error;
 use std::fmt::Write;
@@ -13,16 +13,16 @@ use crate::image::{
     DT_RELASZ, DT_RELR, DT_RELRSZ, DT_RELSZ, DT_STRSZ, DT_STRTAB, Image, PT_INTERP, PT_TLS, Phdr, R, Sym,
 };
 
-/// All that a front-end does with a file before it has a machine, for one with 64 KiB of memory.
+/// Takes all steps before guest memory exists, for a machine with 64 KiB.
 fn load(file: &[u8], base: Option<u64>, entry: &EntryChoice) -> Result<VirtAddr, LoadError> {
-    let plan = elf::plan(file, &ElfOptions { base: base.map(GuestAddress) })?;
+    let plan = elf::plan(file, &ElfOptions::default().with_base(base.map(GuestAddress)))?;
     let entry = plan.resolve_entry(entry)?;
     let memory = [GuestAddress(0)..GuestAddress(0x8000), GuestAddress(0x8000)..GuestAddress(0x1_0000)];
     plan.check_fits(&memory)?;
-    Ok(entry)
+    Ok(entry.linear())
 }
 
-/// The bad files: a name, the bytes, the base and the entry asked for.
+/// Invalid files: name, bytes, requested base and requested entry.
 #[derive(Default)]
 struct Cases(Vec<(String, Vec<u8>, Option<u64>, EntryChoice)>);
 
@@ -31,31 +31,31 @@ impl Cases {
         self.0.push((name.to_owned(), bytes, None, EntryChoice::File));
     }
 
-    fn program(&mut self, name: &str, bits: Bits, spoil: impl FnOnce(&mut Image)) {
+    fn program(&mut self, name: &str, bits: Bits, change: impl FnOnce(&mut Image)) {
         let mut image = Image::program(bits);
-        spoil(&mut image);
+        change(&mut image);
         self.bytes(name, image.build());
     }
 
-    fn program64(&mut self, name: &str, spoil: impl FnOnce(&mut Image)) {
-        self.program(name, B64, spoil);
+    fn program64(&mut self, name: &str, change: impl FnOnce(&mut Image)) {
+        self.program(name, B64, change);
     }
 
-    fn pie(&mut self, name: &str, bits: Bits, base: Option<u64>, spoil: impl FnOnce(&mut Image)) {
+    fn pie(&mut self, name: &str, bits: Bits, base: Option<u64>, change: impl FnOnce(&mut Image)) {
         let mut image = Image::pie(bits, 2);
-        spoil(&mut image);
+        change(&mut image);
         self.0.push((name.to_owned(), image.build(), base, EntryChoice::File));
     }
 
-    /// A static PIE whose dynamic section is `entries` and the flag that makes it one.
+    /// Adds a static PIE whose dynamic section has DF_1_PIE and `entries`.
     fn dynamic(&mut self, name: &str, bits: Bits, entries: &[(u64, u64)]) {
         self.pie(name, bits, Some(0), |image| {
             image.dynamic(0x8000, &[&[(DT_FLAGS_1, DF_1_PIE)], entries].concat());
         });
     }
 
-    fn entry(&mut self, name: &str, entry: &str, spoil: impl FnOnce(&mut Image)) {
-        self.program64(name, spoil);
+    fn entry(&mut self, name: &str, entry: &str, change: impl FnOnce(&mut Image)) {
+        self.program64(name, change);
         self.0.last_mut().unwrap().3 = EntryChoice::Symbol(entry.to_owned());
     }
 }
@@ -97,7 +97,7 @@ fn program_headers(cases: &mut Cases) {
     cases.program64("PN_XNUM", |image| image.phnum = Some(0xffff));
     cases.program64("e_phentsize of ELF32", |image| image.phentsize = 32);
     cases.program("e_phentsize 0", B32, |image| image.phentsize = 0);
-    cases.program64("e_phoff behind the file", |image| image.phoff = 0x1_0000);
+    cases.program64("e_phoff after the file", |image| image.phoff = 0x1_0000);
     cases.program64("e_phoff overflows", |image| image.phoff = u64::MAX - 8);
     cases.program64("more headers than bytes", |image| image.phnum = Some(0xfffe));
     cases.program64("no PT_LOAD", |image| image.phdrs.iter_mut().for_each(|phdr| phdr.kind = 4));
@@ -112,7 +112,7 @@ fn program_headers(cases: &mut Cases) {
 }
 
 fn segments(cases: &mut Cases) {
-    cases.program64("segment behind the file", |image| image.phdrs[0].offset = 0x9_0000);
+    cases.program64("segment after the file", |image| image.phdrs[0].offset = 0x9_0000);
     cases.program64("segment half in the file", |image| image.phdrs[1].offset = 0x400);
     cases.program64("p_offset + p_filesz overflows", |image| image.phdrs[0].offset = u64::MAX);
     cases.program("p_offset + p_filesz above 4 GiB", B32, |image| image.phdrs[0].offset = 0xffff_fff8);
@@ -127,8 +127,8 @@ fn segments(cases: &mut Cases) {
     cases.program64("segments overlap by one byte", |image| image.phdrs[1].paddr = 0x100f);
     cases.program64("second segment below and into the first", |image| image.phdrs[1].paddr = 0x0fe1);
     cases.program64("the same segment twice", |image| image.phdrs[1] = image.phdrs[0].clone());
-    cases.program64("segment behind memory", |image| image.phdrs[1].paddr = 0x20_0000);
-    cases.program64("last byte behind memory", |image| image.phdrs[1].memsz = 0xe001);
+    cases.program64("segment above memory", |image| image.phdrs[1].paddr = 0x20_0000);
+    cases.program64("last byte above memory", |image| image.phdrs[1].memsz = 0xe001);
     cases.program64(".bss of 1 TiB", |image| image.phdrs[1].memsz = 1 << 40);
 }
 
@@ -156,7 +156,7 @@ fn dynamic(cases: &mut Cases) {
     cases.pie("ET_DYN without PT_DYNAMIC", B64, None, |image| {
         image.phdrs.pop();
     });
-    cases.pie("PT_DYNAMIC behind the file", B64, None, |image| image.phdrs[2].offset = 0xa0_0000);
+    cases.pie("PT_DYNAMIC after the file", B64, None, |image| image.phdrs[2].offset = 0xa0_0000);
     cases.pie("PT_DYNAMIC overflows", B64, None, |image| image.phdrs[2].filesz = u64::MAX);
 }
 
@@ -168,7 +168,7 @@ fn base(cases: &mut Cases) {
     cases.pie("base above 52 bits", B64, Some(1 << 52), |_| {});
     cases.pie("base at the end of the address space", B64, Some(u64::MAX - 15), |_| {});
     cases.pie("base above 4 GiB in ELF32", B32, Some(1 << 32), |_| {});
-    cases.pie("default base behind memory", B64, None, |_| {});
+    cases.pie("default base above memory", B64, None, |_| {});
     cases.pie("alignment of 8 EiB", B64, None, |image| image.phdrs[0].align = 1 << 63);
     cases.pie("base takes a segment below 0", B64, Some(0), |image| {
         (image.phdrs[0].paddr, image.phdrs[0].vaddr) = (0x8000, 0x800);
@@ -180,16 +180,16 @@ fn relocations(cases: &mut Cases) {
     let word = |image: &mut Image, at: usize, value: u64| {
         image.data[1].1[at..at + 8].copy_from_slice(&value.to_le_bytes());
     };
-    // In Image::pie(B64, 2) the table begins behind two words: r_offset at 16, r_info at 24.
+    // In Image::pie(B64, 2) the table begins after two words: r_offset at 16, r_info at 24.
     cases.pie("R_X86_64_GLOB_DAT", B64, Some(0), |image| word(image, 24, 1 << 32 | 6));
     cases.pie("R_X86_64_IRELATIVE", B64, Some(0), |image| word(image, 24, 37));
     cases.pie("a type that does not exist", B64, Some(0), |image| word(image, 24, 0xffff));
     cases.pie("R_386_JMP_SLOT", B32, Some(0), |image| image.data[1].1[12] = 7);
-    cases.pie("relocation behind the segments", B64, Some(0), |image| word(image, 16, 0x7000));
+    cases.pie("relocation after the segments", B64, Some(0), |image| word(image, 16, 0x7000));
     cases.pie("relocation across a segment's end", B64, Some(0), |image| word(image, 16, 0x1c));
     cases.pie("relocation in .bss", B64, Some(0), |image| word(image, 16, 0x1040));
     cases.pie("relocation at the last address", B64, Some(0), |image| word(image, 16, u64::MAX));
-    cases.dynamic("RELA table behind the segments", B64, &[(DT_RELA, 0x5000), (DT_RELASZ, 24)]);
+    cases.dynamic("RELA table after the segments", B64, &[(DT_RELA, 0x5000), (DT_RELASZ, 24)]);
     cases.dynamic("RELA table too large", B64, &[(DT_RELA, 0x1000), (DT_RELASZ, 24 << 40)]);
     cases.dynamic("RELA table cut off", B64, &[(DT_RELA, 0x1010), (DT_RELASZ, 23)]);
     cases.dynamic("RELA entry size 0", B64, &[(DT_RELA, 0x1010), (DT_RELASZ, 24), (DT_RELAENT, 0)]);
@@ -225,7 +225,7 @@ fn entries(cases: &mut Cases) {
     cases.entry("undefined symbol", "elsewhere", |_| {});
     cases.entry("name of a source file", "guest.c", |_| {});
     cases.entry("symbol in a stripped file", "_start", |image| image.symbols.clear());
-    cases.entry("symbol behind damaged sections", "_start", |image| image.shentsize = 7);
+    cases.entry("symbol with damaged sections", "_start", |image| image.shentsize = 7);
     cases.entry("ambiguous symbol", "loop", |image| {
         let local = |value| Sym { name: "loop", value, size: 0, info: 0, section: 1 };
         image.symbols.extend([local(0x1002), local(0x1006)]);
@@ -255,9 +255,9 @@ fn each_bad_elf_has_its_message() {
     assert_golden("bad_elfs.txt", &report);
 }
 
-/// The cases spoil one thing in a good file: here are the good files.
+/// Each case changes one thing in a valid file. The valid files themselves can be loaded.
 #[test]
-fn the_unspoilt_files_load() {
+fn the_unchanged_files_load() {
     for bits in [B32, B64] {
         let entry = load(&Image::program(bits).build(), None, &EntryChoice::File).unwrap();
         assert_eq!(entry, VirtAddr(0x1000));
@@ -300,7 +300,7 @@ fn flat_binaries_have_their_errors() {
     assert_eq!(fits.ranges()[0].range.end, GuestAddress(1 << 52));
 }
 
-/// The test itself is a program for Linux, linked dynamically.
+/// Uses the test itself, a dynamically linked program for Linux.
 #[test]
 fn a_program_for_linux_is_refused() {
     let file = std::fs::read(std::env::current_exe().unwrap()).unwrap();

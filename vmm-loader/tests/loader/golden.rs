@@ -1,9 +1,9 @@
-//! Compares text with a checked-in file, which is written again only where UPDATE_GOLDEN=1 asks for it.
+//! Comparison of text with golden files. `UPDATE_GOLDEN=1` rewrites them.
 
 use std::path::Path;
 use std::{env, fs};
 
-/// Compares `text` with a golden file, or writes it there where UPDATE_GOLDEN=1 is set.
+/// Compares `text` with a golden file, after rewriting the file if `UPDATE_GOLDEN=1` is set.
 pub(crate) fn assert_golden(name: &str, text: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/loader/golden").join(name);
     if env::var_os("UPDATE_GOLDEN").is_some_and(|value| value == "1") {

@@ -1,7 +1,7 @@
-//! Builds small ELF files, right ones and wrong ones.
+//! Builder of small ELF files, valid and invalid ones.
 //!
-//! Every field of the headers can be set to anything; [`Image::build`] checks nothing. It is written from the gABI and
-//! shares no code with the loader or with goblin, so a mistake there cannot hide here.
+//! Each header field can have any value; [`Image::build`] checks nothing. The builder is written from the gABI and shares no
+//! code with the loader or goblin, so that it cannot share their mistakes.
 
 pub(crate) const PT_LOAD: u32 = 1;
 pub(crate) const PT_DYNAMIC: u32 = 2;
@@ -38,7 +38,7 @@ pub(crate) enum Bits {
 }
 
 impl Bits {
-    /// A word of the class, little-endian.
+    /// Encodes a word of the class in little-endian order.
     pub(crate) fn word(self, value: u64) -> Vec<u8> {
         match self {
             Self::B32 => value.to_le_bytes()[..4].to_vec(),
@@ -60,7 +60,7 @@ impl Bits {
         }
     }
 
-    /// `r_info` without a symbol.
+    /// Returns `r_info` of a relocation without a symbol.
     pub(crate) fn info(self, kind: u64) -> u64 {
         kind
     }
@@ -88,7 +88,7 @@ pub(crate) struct Sym {
     pub(crate) section: u16,
 }
 
-/// An ELF file to be built.
+/// Builder of an ELF file.
 #[derive(Debug, Clone)]
 pub(crate) struct Image {
     pub(crate) bits: Bits,
@@ -99,7 +99,7 @@ pub(crate) struct Image {
     pub(crate) entry: u64,
     pub(crate) phoff: u64,
     pub(crate) phentsize: u16,
-    /// `None`: as many as there are in `phdrs`.
+    /// Value of `e_phnum`; `None` for the number of `phdrs`.
     pub(crate) phnum: Option<u16>,
     pub(crate) shentsize: u16,
     pub(crate) phdrs: Vec<Phdr>,
@@ -129,7 +129,7 @@ impl Image {
         }
     }
 
-    /// A program at fixed addresses: code at 0x1000, and at 0x2000 eight bytes of data and 24 of .bss.
+    /// Builds an ET_EXEC program: code at 0x1000; 8 bytes of data and 24 bytes of .bss at 0x2000.
     pub(crate) fn program(bits: Bits) -> Self {
         let mut image = Self::empty(bits);
         image.entry = 0x1000;
@@ -147,8 +147,9 @@ impl Image {
         image
     }
 
-    /// A static PIE linked to 0: code at 0x10, data with `words` to be relocated at 0x1000, and relocations in a table
-    /// of the kind that the class uses (RELA in ELF64, REL in ELF32), each with the addend 0x10.
+    /// Builds a static PIE linked to 0: code at 0x10, and data with `words` words to relocate at 0x1000.
+    ///
+    /// The relocation table is RELA in ELF64 and REL in ELF32. Each addend is 0x10.
     pub(crate) fn pie(bits: Bits, words: u64) -> Self {
         let mut image = Self::empty(bits);
         image.kind = 3;
@@ -188,7 +189,7 @@ impl Image {
         self.phdrs.push(Phdr { kind: PT_LOAD, flags, offset, vaddr, paddr, filesz, memsz, align: 16 });
     }
 
-    /// Adds a dynamic section at a file offset, in place of the one there is.
+    /// Adds a dynamic section at a file offset. Replaces an existing one.
     pub(crate) fn dynamic(&mut self, offset: u64, entries: &[(u64, u64)]) {
         let bits = self.bits;
         let bytes: Vec<u8> = entries
@@ -218,10 +219,10 @@ impl Image {
             let [offset, vaddr, paddr, filesz, memsz, align] =
                 [phdr.offset, phdr.vaddr, phdr.paddr, phdr.filesz, phdr.memsz, phdr.align]
                     .map(|value| bits.word(value));
-            let place = [offset, vaddr, paddr, filesz, memsz].concat();
+            let location = [offset, vaddr, paddr, filesz, memsz].concat();
             whole.extend(match bits {
-                Bits::B32 => [&kind[..], &place, &flags, &align].concat(),
-                Bits::B64 => [&kind[..], &flags, &place, &align].concat(),
+                Bits::B32 => [&kind[..], &location, &flags, &align].concat(),
+                Bits::B64 => [&kind[..], &flags, &location, &align].concat(),
             });
         }
         for (offset, bytes) in &self.data {
@@ -251,7 +252,7 @@ impl Image {
         header
     }
 
-    /// Appends a null section, the symbol table and its names; returns `e_shoff` and `e_shnum`.
+    /// Appends a null section, the symbol table and its names. Returns `e_shoff` and `e_shnum`.
     fn sections(&self, file: &mut Vec<u8>) -> (u64, u16) {
         if self.symbols.is_empty() {
             return (0, 0);
@@ -261,12 +262,12 @@ impl Image {
         for symbol in &self.symbols {
             let name = u32::try_from(names.len()).unwrap().to_le_bytes();
             names.extend(symbol.name.bytes().chain([0]));
-            let place = [bits.word(symbol.value), bits.word(symbol.size)].concat();
+            let value = [bits.word(symbol.value), bits.word(symbol.size)].concat();
             let kind = [&[symbol.info, 0][..], &symbol.section.to_le_bytes()].concat();
             table.extend(name);
             table.extend(match bits {
-                Bits::B32 => [place, kind].concat(),
-                Bits::B64 => [kind, place].concat(),
+                Bits::B32 => [value, kind].concat(),
+                Bits::B64 => [kind, value].concat(),
             });
         }
         let symbols_at = file.len() as u64;
@@ -274,9 +275,9 @@ impl Image {
         let shoff = names_at + names.len() as u64;
         let section = |kind: u32, offset: u64, size: u64, link: u32, entry: u64| {
             let flags_and_address = [bits.word(0), bits.word(0)].concat();
-            let place = [bits.word(offset), bits.word(size)].concat();
+            let location = [bits.word(offset), bits.word(size)].concat();
             let rest = [link.to_le_bytes().to_vec(), vec![0; 4], bits.word(1), bits.word(entry)].concat();
-            [vec![0; 4], kind.to_le_bytes().to_vec(), flags_and_address, place, rest].concat()
+            [vec![0; 4], kind.to_le_bytes().to_vec(), flags_and_address, location, rest].concat()
         };
         let headers = [
             section(0, 0, 0, 0, 0),

@@ -1,4 +1,4 @@
-//! The loader from outside: files go in, plans, messages and guest memory come out.
+//! Tests of the public API: plans, error messages and guest memory for files that the tests build.
 #![cfg(test)]
 
 mod bad_elfs;

@@ -1,11 +1,11 @@
-//! Good files: what their plans print, what lies in memory afterwards, and where names and addresses lead.
+//! Valid files: printed plans, guest memory after loading, and lookups of symbols and addresses.
 
 use std::fmt::Write;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_loader::{
-    Bss, DEFAULT_BASE, ElfClass, ElfOptions, EntryChoice, ImageKind, LoadPlan, VirtAddr, check_overlap, elf,
-    flat, is_elf,
+    Bss, DEFAULT_PIE_BASE, ElfClass, ElfOptions, EntryChoice, EntryPoint, ImageKind, LoadPlan, VirtAddr,
+    check_overlap, elf, flat, is_elf,
 };
 
 use crate::golden::assert_golden;
@@ -15,14 +15,14 @@ use crate::image::{
 };
 
 fn plan(image: &Image, base: Option<u64>) -> LoadPlan {
-    elf::plan(&image.build(), &ElfOptions { base: base.map(GuestAddress) }).unwrap()
+    elf::plan(&image.build(), &ElfOptions::default().with_base(base.map(GuestAddress))).unwrap()
 }
 
 fn memory(size: usize) -> GuestMemoryMmap {
     GuestMemoryMmap::from_ranges(&[(GuestAddress(0), size)]).unwrap()
 }
 
-/// A 64-bit kernel at -2 GiB (virtual) and 1 MiB (physical).
+/// Builds a 64-bit kernel at -2 GiB (virtual) and 1 MiB (physical).
 fn higher_half() -> Image {
     let mut image = Image::program(B64);
     for (phdr, offset) in image.phdrs.iter_mut().zip([0, 0x1000]) {
@@ -65,7 +65,7 @@ fn a_program_goes_to_its_physical_addresses() {
     memory.read_slice(&mut bytes, GuestAddress(0x10_1000)).unwrap();
     assert_eq!(bytes[..8], [0xdd; 8], "data");
     assert_eq!(bytes[8..32], [0; 24], ".bss");
-    assert_eq!(bytes[32..], [0x55; 32], "behind .bss");
+    assert_eq!(bytes[32..], [0x55; 32], "after .bss");
     assert_eq!(memory.read_obj::<u8>(GuestAddress(0x10_000f)).unwrap(), 0xf4, "code");
 
     memory.write_slice(&[0x55; 24], GuestAddress(0x10_1008)).unwrap();
@@ -74,12 +74,15 @@ fn a_program_goes_to_its_physical_addresses() {
 }
 
 #[test]
-fn names_lead_to_addresses_and_back() {
+fn symbols_and_addresses_are_looked_up_both_ways() {
     let plan = plan(&higher_half(), None);
     let high = |offset: u64| VirtAddr(0xffff_ffff_8000_0000 + offset);
-    assert_eq!(plan.resolve_entry(&EntryChoice::File).unwrap(), high(4));
-    assert_eq!(plan.resolve_entry(&EntryChoice::Symbol("_start".to_owned())).unwrap(), high(0));
-    assert_eq!(plan.resolve_entry(&EntryChoice::Address(VirtAddr(7))).unwrap(), VirtAddr(7));
+    let entry = |choice| plan.resolve_entry(&choice).unwrap();
+    assert_eq!(entry(EntryChoice::File), EntryPoint::Address(high(4)));
+    assert_eq!(entry(EntryChoice::Symbol("_start".to_owned())), EntryPoint::Address(high(0)));
+    assert_eq!(entry(EntryChoice::Address(VirtAddr(7))), EntryPoint::Address(VirtAddr(7)));
+    let (segment, offset) = (0x7c0, 0);
+    assert_eq!(entry(EntryChoice::Segmented { segment, offset }), EntryPoint::Segmented { segment, offset });
     assert_eq!(plan.symbols().lookup("SIZE").unwrap().address, VirtAddr(0x77));
 
     assert_eq!(plan.virt_to_phys(high(0x101f)), Some(GuestAddress(0x10_101f)));
@@ -90,12 +93,12 @@ fn names_lead_to_addresses_and_back() {
     assert_eq!(name(high(6)), Some(("main", 2)));
     assert_eq!(name(high(3)), Some(("_start", 3)));
     assert_eq!(name(high(0x1003)), Some(("counter", 3)));
-    assert_eq!(name(high(0x1004)), None, "behind `counter`");
+    assert_eq!(name(high(0x1004)), None, "after `counter`");
     assert_eq!(name(high(0x500)), None, "between the segments");
 }
 
 #[test]
-fn names_that_a_terminal_would_obey_are_left_out() {
+fn symbol_names_with_control_characters_are_skipped() {
     let mut image = Image::program(B32);
     image.symbols[1].name = "\x1b[2J";
     let plan = plan(&image, None);
@@ -121,15 +124,15 @@ fn a_segment_may_end_at_the_last_address() {
 }
 
 #[test]
-fn the_default_base_is_the_first_that_suits() {
+fn the_default_base_is_the_first_aligned_address() {
     let base = |image: &Image| plan(image, None).ranges()[0].range.start.0;
     let mut image = Image::pie(B64, 1);
     assert_eq!(base(&image), 0x10_0000);
-    assert_eq!(plan(&image, None).kind(), ImageKind::StaticPie { base: DEFAULT_BASE });
+    assert_eq!(plan(&image, None).kind(), ImageKind::StaticPie { base: DEFAULT_PIE_BASE });
     image.phdrs[1].align = 2 << 20;
     assert_eq!(base(&image), 0x20_0000);
 
-    // Linked to an address above 1 MiB on purpose: stays.
+    // An image linked to an address above 1 MiB stays there.
     let mut image = Image::pie(B64, 0);
     for phdr in &mut image.phdrs[..2] {
         (phdr.vaddr, phdr.paddr) = (phdr.vaddr + 0x30_0000, phdr.paddr + 0x30_0000);
@@ -141,7 +144,7 @@ fn the_default_base_is_the_first_that_suits() {
 #[test]
 fn packed_relocations_add_the_base_to_the_words_in_the_file() {
     let mut image = Image::pie(B64, 0);
-    // Words 0 to 9 hold their own number; relocated are 0, then by the bitmap 2 and 9. Words 10 and 11 are the table.
+    // Words 0 to 9 hold their own number. Word 0 is relocated, and by the bitmap words 2 and 9. Words 10 and 11 are the table.
     let words: Vec<u64> = (0..10).chain([0x1000, (1 << 1 | 1 << 8) << 1 | 1]).collect();
     let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
     let size = bytes.len() as u64;
@@ -168,7 +171,7 @@ fn files_that_overlap_are_named() {
 }
 
 #[test]
-fn a_guest_is_placed_whole_or_not_at_all() {
+fn a_file_is_loaded_completely_or_not_at_all() {
     let mut image = Image::program(B64);
     image.load(RX, 0x200, 0x1_0000, 16, 16);
     let (file, small) = (image.build(), memory(0x1_0000));
@@ -184,7 +187,7 @@ fn a_guest_is_placed_whole_or_not_at_all() {
 }
 
 #[test]
-fn elf_files_are_told_from_others() {
+fn elf_files_are_recognized_by_their_magic_number() {
     assert!(is_elf(&Image::empty(B32).build()));
     assert!(!is_elf(b"\x7fEL"));
 }

@@ -1,5 +1,4 @@
-//! Laws that hold for every file, however broken: no panic, nothing read outside the file, nothing written outside
-//! the plan.
+//! Properties of every file, including malformed ones: no panic, no read outside the file, no write outside the plan.
 
 use std::ops::Range;
 
@@ -12,9 +11,9 @@ use crate::image::{
     DF_1_PIE, DT_FLAGS_1, DT_RELR, DT_RELRSZ, Image,
 };
 
-/// What memory is filled with before a guest is placed.
+/// Content of guest memory before loading.
 const PATTERN: u8 = 0xa5;
-/// The memory that mutated files are placed in.
+/// Memory regions that mutated files are loaded into.
 const REGIONS: [Range<u64>; 3] = [0..0x8000, 0x8000..0xa000, 0x10_0000..0x10_8000];
 
 fn patterned_memory() -> GuestMemoryMmap {
@@ -30,7 +29,7 @@ fn size(region: &Range<u64>) -> usize {
     usize::try_from(region.end - region.start).unwrap()
 }
 
-/// What a plan promises about its segments and relocations.
+/// Checks the guarantees of a plan about its segments and relocations.
 fn check_plan(plan: &LoadPlan, file: &[u8]) {
     assert!(!plan.segments().is_empty());
     for segment in plan.segments() {
@@ -58,8 +57,8 @@ fn check_plan(plan: &LoadPlan, file: &[u8]) {
     }
 }
 
-/// Places the plan and checks that not one byte outside its ranges has changed.
-fn check_placement(plan: &LoadPlan, file: &[u8]) {
+/// Loads a plan and checks that no byte outside its ranges has changed.
+fn check_loading(plan: &LoadPlan, file: &[u8]) {
     let memory = patterned_memory();
     let fits =
         plan.check_fits(&REGIONS.map(|region| GuestAddress(region.start)..GuestAddress(region.end))).is_ok();
@@ -67,26 +66,28 @@ fn check_placement(plan: &LoadPlan, file: &[u8]) {
     for region in REGIONS {
         let mut bytes = vec![0; size(&region)];
         memory.read_slice(&mut bytes, GuestAddress(region.start)).unwrap();
-        // Put the pattern back where the plan may write: then all of it has to be there.
+        // Restore the pattern where the plan may write. The whole region must have it then.
         for range in plan.ranges().iter().filter(|_| fits).map(|named| &named.range) {
             let offset = |address: GuestAddress| {
                 usize::try_from(address.0.clamp(region.start, region.end) - region.start).unwrap()
             };
             bytes[offset(range.start)..offset(range.end)].fill(PATTERN);
         }
-        assert!(bytes == vec![PATTERN; bytes.len()], "a write outside of the plan in {region:#x?}");
+        assert!(bytes == vec![PATTERN; bytes.len()], "a write outside the plan in {region:#x?}");
     }
 }
 
-/// Everything one can do with a file. Returns whether it could be planned.
+/// Calls all functions on a file. Returns true if the file could be planned.
 fn exercise(file: &[u8], base: Option<u64>) -> bool {
-    let Ok(plan) = elf::plan(file, &ElfOptions { base: base.map(GuestAddress) }) else { return false };
+    let Ok(plan) = elf::plan(file, &ElfOptions::default().with_base(base.map(GuestAddress))) else {
+        return false;
+    };
     check_plan(&plan, file);
-    check_placement(&plan, file);
+    check_loading(&plan, file);
     assert!(!plan.to_string().is_empty());
     let _ = plan.resolve_entry(&EntryChoice::Symbol("_start".to_owned()));
     if let Ok(entry) = plan.resolve_entry(&EntryChoice::File) {
-        assert!(plan.virt_to_phys(entry).is_some());
+        assert!(plan.virt_to_phys(entry.linear()).is_some());
     }
     for symbol in plan.symbols().iter() {
         let _ = plan.symbol_at(symbol.address);
@@ -107,7 +108,7 @@ fn good_file() -> impl Strategy<Value = Vec<u8>> {
     image.prop_map(|image| image.build())
 }
 
-/// Values at which arithmetic goes wrong, small ones that keep a file half sound, and any others.
+/// Values at which arithmetic overflows, small values that keep a file nearly valid, and any other values.
 fn value() -> impl Strategy<Value = u64> {
     prop_oneof![
         any::<u64>(),
@@ -117,7 +118,7 @@ fn value() -> impl Strategy<Value = u64> {
     ]
 }
 
-/// A little-endian value of 1, 2, 4 or 8 bytes written somewhere, mostly into the headers.
+/// Little-endian value of 1, 2, 4 or 8 bytes, for an offset that is mostly in the headers.
 fn patch() -> impl Strategy<Value = (prop::sample::Index, bool, usize, u64)> {
     (any::<prop::sample::Index>(), any::<bool>(), 0_usize..4, value())
 }
@@ -145,7 +146,7 @@ proptest! {
     }
 
     #[test]
-    fn random_bytes_behind_good_identification_do_no_harm(
+    fn random_bytes_after_a_valid_e_ident_do_no_harm(
         bits in bits(),
         kind in 2_u8..4,
         bytes in prop::collection::vec(any::<u8>(), 0..400),
@@ -161,7 +162,7 @@ proptest! {
         let base = step * 16;
         let image = Image::pie(bits, words);
         let file = image.build();
-        let plan = elf::plan(&file, &ElfOptions { base: Some(GuestAddress(base)) }).unwrap();
+        let plan = elf::plan(&file, &ElfOptions::default().with_base(Some(GuestAddress(base)))).unwrap();
         check_plan(&plan, &file);
         let memory = patterned_memory();
         plan.load(&file, &memory, Bss::AlreadyZero).unwrap();
@@ -174,7 +175,7 @@ proptest! {
     }
 
     #[test]
-    fn packed_tables_mean_the_words_they_were_made_of(
+    fn packed_tables_decode_to_the_words_that_were_encoded(
         bits in bits(),
         words in prop::collection::btree_set(0_u64..300, 0..80),
     ) {
@@ -189,13 +190,13 @@ proptest! {
         (image.phdrs[1].filesz, image.phdrs[1].memsz) = (data.len() as u64, data.len() as u64);
         image.data[1].1 = data;
         image.dynamic(0x8000, &[(DT_FLAGS_1, DF_1_PIE), (DT_RELR, table_at), (DT_RELRSZ, table_size)]);
-        let plan = elf::plan(&image.build(), &ElfOptions { base: Some(GuestAddress(0x2000)) }).unwrap();
+        let plan = elf::plan(&image.build(), &ElfOptions::default().with_base(Some(GuestAddress(0x2000)))).unwrap();
         let found: Vec<u64> = plan.relocations().iter().map(|relocation| relocation.target.0 - 0x2000).collect();
         prop_assert_eq!(found, wanted);
     }
 
     #[test]
-    fn fitting_means_that_memory_has_each_byte(
+    fn a_plan_fits_if_memory_has_each_byte(
         regions in prop::collection::vec((0_u64..64, 0_u64..24), 0..5),
         start in 0_u64..64,
         length in 1_usize..24,
@@ -208,7 +209,7 @@ proptest! {
     }
 }
 
-/// Packs sorted addresses as a linker does for DT_RELR.
+/// Encodes sorted addresses as a linker does for DT_RELR.
 fn pack(bits: Bits, addresses: &[u64]) -> Vec<u64> {
     let (size, in_bitmap) = (bits.size(), bits.size() * 8 - 1);
     let mut entries = Vec::new();
@@ -231,7 +232,7 @@ fn pack(bits: Bits, addresses: &[u64]) -> Vec<u64> {
     entries
 }
 
-/// The mutations above would prove little if none of their files loaded.
+/// Makes sure that the files before mutation can be loaded, without which the properties would prove little.
 #[test]
 fn unmutated_files_pass_the_same_checks() {
     for bits in [B32, B64] {

@@ -4,7 +4,7 @@
 //! decides, and checks that depend on the mode run when it has been read: then the document is lowered again.
 
 use vmm_core::spec::mode::{Mode, Ring};
-use vmm_loader::boot::Protocol;
+use vmm_loader::boot::{CodeWidth, Protocol};
 
 use super::Context;
 use crate::config::StartChoice;
@@ -40,7 +40,7 @@ pub(super) fn start(raw: &Document, decided: StartChoice, problems: &mut ConfigP
             }
             StartChoice {
                 protocol: Some(protocol),
-                mode: mode.or(if let [only] = modes { Some(*only) } else { None }),
+                mode: mode.or(if let [only] = modes[..] { Some(only) } else { None }),
             }
         }
         (None, Some(mode)) => StartChoice {
@@ -74,15 +74,17 @@ pub(super) fn check(cx: &mut Context<'_>) {
     }
 }
 
-/// Returns the modes that a protocol can start a guest in.
-const fn modes(protocol: Protocol) -> &'static [Mode] {
-    match protocol {
-        Protocol::Elf | Protocol::Flat => &Mode::ALL,
-        Protocol::Multiboot | Protocol::Multiboot2 | Protocol::Pvh => &[Mode::Protected],
-        // Old and 32-bit kernels have a 32-bit entry only.
-        Protocol::Linux => &[Mode::Long, Mode::Protected],
-        Protocol::BootSector => &[Mode::Real],
+/// Returns the modes that a protocol can start a guest in, the usual one first.
+fn modes(protocol: Protocol) -> Vec<Mode> {
+    if protocol.is_plain() {
+        return Mode::ALL.to_vec();
     }
+    let mode = |width: &CodeWidth| match width {
+        CodeWidth::Bits16 => Mode::Real,
+        CodeWidth::Bits32 => Mode::Protected,
+        CodeWidth::Bits64 => Mode::Long,
+    };
+    protocol.entry_widths().iter().map(mode).collect()
 }
 
 const fn protocol(word: schema::Boot) -> Protocol {

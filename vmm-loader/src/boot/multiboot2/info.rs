@@ -1,28 +1,28 @@
-//! What a Multiboot 2 kernel is told: a list of tags, each at a multiple of 8 (specification, chapter 3.6).
+//! Boot information of Multiboot 2: a list of tags, each at a multiple of 8 (specification, 3.6).
 //!
-//! Given are the command line, the loader's name, modules, memory sizes and map, the RSDP by value, the ELF file's sections,
-//! and where the image was loaded. A kernel finds its own symbols by the sections: those that are not part of a segment,
-//! such as the symbol table, are put into memory behind the modules, as GRUB does, unless there is no room.
+//! The tags are the command line, the boot loader's name, modules, memory sizes, the memory map, the RSDP by value, the ELF
+//! sections, and the load base address. As in GRUB, sections that are in no segment, such as the symbol table, are loaded
+//! above the modules if there is room, so that a kernel finds its own symbols.
 
 use goblin::elf::section_header::{SHT_NOBITS, SHT_NULL, SectionHeader};
 
-use super::Multiboot2Requests;
+use super::InformationRequests;
 use crate::boot::alloc::{FOUR_GIB, ONE_MIB, PageAllocator};
 use crate::boot::boot_info::{Blob, BootHandoff, BootInfo};
 use crate::boot::error::BootError;
-use crate::boot::info_builder::{self, InfoBuilder, word};
-use crate::boot::multiboot::{LOADER, allocate_modules, common_summary};
+use crate::boot::info_builder::{self, InfoBuilder, address32};
+use crate::boot::multiboot::{BOOT_LOADER_NAME, allocate_modules, common_summary};
 use crate::bytes::slice;
 use crate::elf::class::ElfClass;
 use crate::elf::header::ElfHeaders;
 use crate::elf::symtab;
 use crate::plan::{ImageKind, LoadPlan};
-use crate::protocol::Register;
+use crate::register::Register;
 
-/// What a kernel finds in EAX.
-const IN_EAX: u64 = 0x36d7_6289;
+/// `MULTIBOOT2_BOOTLOADER_MAGIC`: value of EAX at the entry.
+const BOOTLOADER_MAGIC: u64 = 0x36d7_6289;
 
-/// Tags of the information, 3.6.
+/// Information tags (specification, 3.6).
 mod tag {
     pub(super) const END: u32 = 0;
     pub(super) const COMMAND_LINE: u32 = 1;
@@ -36,8 +36,8 @@ mod tag {
     pub(super) const LOAD_BASE: u32 = 21;
 }
 
-/// What is told; other types of the specification need firmware or a display.
-const GIVEN: [u32; 10] = [
+/// Information types that the list can contain. The others need firmware or a display.
+const PROVIDED: [u32; 10] = [
     tag::COMMAND_LINE,
     tag::LOADER,
     tag::MODULE,
@@ -50,105 +50,107 @@ const GIVEN: [u32; 10] = [
     tag::END,
 ];
 
-/// The tag list.
+/// Builds the list of tags.
 pub(crate) fn handoff(
     image: LoadPlan,
-    requests: &Multiboot2Requests,
+    requests: &InformationRequests,
     file: &[u8],
     boot_info: &BootInfo<'_>,
 ) -> Result<BootHandoff, BootError> {
-    let mut area = PageAllocator::new(boot_info.memory_map, boot_info.reserved, &image.ranges());
-    let modules = allocate_modules(&mut area, &image, boot_info)?;
+    let mut allocator = PageAllocator::new(boot_info.memory_map, boot_info.reserved, &image.ranges());
+    let modules = allocate_modules(&mut allocator, &image, boot_info)?;
     let (sections, mut blobs) = match image.kind() {
-        ImageKind::Executable | ImageKind::StaticPie { .. } => Sections::place(&mut area, file, &image),
+        ImageKind::Executable | ImageKind::StaticPie { .. } => {
+            ElfSections::allocate(&mut allocator, file, &image)
+        }
         ImageKind::Flat | ImageKind::Raw(_) => (None, Vec::new()),
     };
-    let (lower, upper) = (area.kib_from(0).min(640), area.kib_from(ONE_MIB));
+    let (lower, upper) = (allocator.kib_from(0).min(640), allocator.kib_from(ONE_MIB));
     let load_base = image.segments().iter().map(|segment| segment.phys).min();
 
-    let info = info_builder::build(&mut area, "multiboot2 information", |block| {
-        block.u32(0);
-        block.u32(0);
-        put(block, tag::COMMAND_LINE, |block| _ = block.text(boot_info.command_line));
-        put(block, tag::LOADER, |block| _ = block.text(LOADER));
+    let info = info_builder::build(&mut allocator, "multiboot2 information", |builder| {
+        builder.u32(0);
+        builder.u32(0);
+        put_tag(builder, tag::COMMAND_LINE, |builder| _ = builder.c_string(boot_info.command_line));
+        put_tag(builder, tag::LOADER, |builder| _ = builder.c_string(BOOT_LOADER_NAME));
         for (module, range) in boot_info.modules.iter().zip(&modules) {
-            put(block, tag::MODULE, |block| {
-                block.u32(word(range.start));
-                block.u32(word(range.end));
-                block.text(module.command_line);
+            put_tag(builder, tag::MODULE, |builder| {
+                builder.u32(address32(range.start));
+                builder.u32(address32(range.end));
+                builder.c_string(module.command_line);
             });
         }
-        put(block, tag::BASIC_MEMORY, |block| {
-            block.u32(lower);
-            block.u32(upper);
+        put_tag(builder, tag::BASIC_MEMORY, |builder| {
+            builder.u32(lower);
+            builder.u32(upper);
         });
-        put(block, tag::MEMORY_MAP, |block| {
-            block.u32(24);
-            block.u32(0);
+        put_tag(builder, tag::MEMORY_MAP, |builder| {
+            builder.u32(24);
+            builder.u32(0);
             for entry in boot_info.memory_map {
-                block.u64(entry.start.0);
-                block.u64(entry.size);
-                block.u32(entry.kind.e820());
-                block.u32(0);
+                builder.u64(entry.start.0);
+                builder.u64(entry.size);
+                builder.u32(entry.kind.e820_type());
+                builder.u32(0);
             }
         });
         if let Some(sections) = &sections {
-            put(block, tag::ELF_SECTIONS, |block| sections.write(block));
+            put_tag(builder, tag::ELF_SECTIONS, |builder| sections.write(builder));
         }
         if let Some(rsdp) = boot_info.rsdp {
-            // An RSDP of ACPI 1.0 ends after 20 bytes; later ones hold it as their start.
+            // The RSDP of ACPI 1.0 has 20 bytes. Later ones begin with the same 20 bytes.
             let old = rsdp.bytes.get(..20).unwrap_or(rsdp.bytes);
-            put(block, tag::ACPI_OLD, |block| block.bytes(old));
+            put_tag(builder, tag::ACPI_OLD, |builder| builder.bytes(old));
             if rsdp.bytes.len() > 20 {
-                put(block, tag::ACPI_NEW, |block| block.bytes(rsdp.bytes));
+                put_tag(builder, tag::ACPI_NEW, |builder| builder.bytes(rsdp.bytes));
             }
         }
         if let Some(base) = load_base {
-            put(block, tag::LOAD_BASE, |block| block.u32(word(base)));
+            put_tag(builder, tag::LOAD_BASE, |builder| builder.u32(address32(base)));
         }
-        put(block, tag::END, |_| {});
-        block.patch(0, block.len());
+        put_tag(builder, tag::END, |_| {});
+        builder.patch(0, builder.len());
     })?;
 
     let mut summary = vec![
-        format!("EAX = {IN_EAX:#x}, EBX = {:#x}: the list of tags", info.address.0),
+        format!("EAX = {BOOTLOADER_MAGIC:#x}, EBX = {:#x}: the list of tags", info.address.0),
         format!("mem_lower {lower} KiB, mem_upper {upper} KiB"),
     ];
     summary.extend(common_summary(boot_info, boot_info.command_line, &modules));
     summary.extend(sections.map(|sections| format!("{} ELF sections", sections.headers.len())));
     summary.extend(boot_info.rsdp.map(|_| "the RSDP, by value".to_owned()));
-    let lacking: Vec<String> =
-        requests.requests.iter().filter(|kind| !GIVEN.contains(kind)).map(u32::to_string).collect();
-    if !lacking.is_empty() {
-        summary.push(format!("asked for and not there: information of type {}", lacking.join(", ")));
+    let missing: Vec<String> =
+        requests.types.iter().filter(|kind| !PROVIDED.contains(kind)).map(u32::to_string).collect();
+    if !missing.is_empty() {
+        summary.push(format!("asked for and not there: information of type {}", missing.join(", ")));
     }
-    let registers = vec![(Register::Rax, IN_EAX), (Register::Rbx, info.address.0)];
+    let registers = vec![(Register::Rax, BOOTLOADER_MAGIC), (Register::Rbx, info.address.0)];
     blobs.insert(0, info);
     let modules = modules.iter().map(|range| range.start).collect();
     Ok(BootHandoff { image, blobs, modules, registers, summary })
 }
 
-/// One tag: its type, its size without padding, its content, padding.
-fn put(block: &mut InfoBuilder, kind: u32, content: impl FnOnce(&mut InfoBuilder)) {
-    let start = block.len();
-    block.u32(kind);
-    block.u32(0);
-    content(block);
-    block.patch(start.saturating_add(4), block.len().saturating_sub(start));
-    block.align(8);
+/// Appends a tag: its type, its size without padding, its content, and padding.
+fn put_tag(builder: &mut InfoBuilder, kind: u32, content: impl FnOnce(&mut InfoBuilder)) {
+    let start = builder.len();
+    builder.u32(kind);
+    builder.u32(0);
+    content(builder);
+    builder.patch(start.saturating_add(4), builder.len().saturating_sub(start));
+    builder.align(8);
 }
 
-/// The section headers, with addresses for all that lies in memory.
-struct Sections {
+/// Section headers of the kernel, with the addresses of all sections that are in memory.
+struct ElfSections {
     class: ElfClass,
     /// `e_shstrndx`.
     names: u16,
     headers: Vec<SectionHeader>,
 }
 
-impl Sections {
-    /// Finds memory for the sections that are in no segment. A file whose sections cannot be read has none to tell of.
-    fn place(area: &mut PageAllocator, file: &[u8], image: &LoadPlan) -> (Option<Self>, Vec<Blob>) {
+impl ElfSections {
+    /// Allocates memory for the sections that are in no segment. Returns `None` if the file's sections cannot be read.
+    fn allocate(allocator: &mut PageAllocator, file: &[u8], image: &LoadPlan) -> (Option<Self>, Vec<Blob>) {
         let none = (None, Vec::new());
         let Ok(headers) = ElfHeaders::read(file) else { return none };
         let Ok(mut sections) = symtab::sections(file, &headers) else { return none };
@@ -157,7 +159,7 @@ impl Sections {
         }
         let floor = image.segments().iter().map(|segment| segment.phys_range().end.0).max().unwrap_or(0);
         let mut blobs = Vec::new();
-        // Sections may share bytes, but a sane file's do not: together they are no larger than the file.
+        // Sections of a valid file do not share bytes, so together they are not larger than the file.
         let mut budget = file.len();
         for section in &mut sections {
             let in_file = section.sh_type != SHT_NOBITS && section.sh_type != SHT_NULL && section.sh_size > 0;
@@ -166,7 +168,7 @@ impl Sections {
             }
             let Some(bytes) = slice(file, section.sh_offset, section.sh_size) else { continue };
             let Some(rest) = budget.checked_sub(bytes.len()) else { continue };
-            if let Some(address) = area.lowest(section.sh_size, floor.max(ONE_MIB), FOUR_GIB) {
+            if let Some(address) = allocator.allocate_lowest(section.sh_size, floor.max(ONE_MIB), FOUR_GIB) {
                 budget = rest;
                 section.sh_addr = address.0;
                 blobs.push(Blob { name: "section outside of segments", address, bytes: bytes.to_vec() });
@@ -176,31 +178,32 @@ impl Sections {
         (Some(Self { class: headers.class, names, headers: sections }), blobs)
     }
 
-    /// The headers as the file has them, after their number, size, and the index of the one with their names. The
-    /// specification's text gives the three 16 bits; all that is written for it, GRUB first, gives them 32.
-    fn write(&self, block: &mut InfoBuilder) {
-        block.u32(u32::try_from(self.headers.len()).unwrap_or(u32::MAX));
-        block.u32(match self.class {
+    /// Writes number, entry size, index of the names and the headers in the form of the file.
+    ///
+    /// The text of the specification gives the first three fields 16 bits. GRUB and all kernels use 32 bits.
+    fn write(&self, builder: &mut InfoBuilder) {
+        builder.u32(u32::try_from(self.headers.len()).unwrap_or(u32::MAX));
+        builder.u32(match self.class {
             ElfClass::Elf32 => 40,
             ElfClass::Elf64 => 64,
         });
-        block.u32(self.names.into());
-        // Words that are as wide as the class: `Elf32_Word` and `Elf32_Addr`, `Elf64_Xword` and `Elf64_Addr`.
-        let wide = |block: &mut InfoBuilder, values: &[u64]| {
+        builder.u32(self.names.into());
+        // Words of the class's width: `Elf32_Word` and `Elf32_Addr`, `Elf64_Xword` and `Elf64_Addr`.
+        let wide = |builder: &mut InfoBuilder, values: &[u64]| {
             for value in values {
                 match self.class {
-                    ElfClass::Elf32 => block.u32(u32::try_from(*value).unwrap_or(u32::MAX)),
-                    ElfClass::Elf64 => block.u64(*value),
+                    ElfClass::Elf32 => builder.u32(u32::try_from(*value).unwrap_or(u32::MAX)),
+                    ElfClass::Elf64 => builder.u64(*value),
                 }
             }
         };
         for section in &self.headers {
-            block.u32(u32::try_from(section.sh_name).unwrap_or(u32::MAX));
-            block.u32(section.sh_type);
-            wide(block, &[section.sh_flags, section.sh_addr, section.sh_offset, section.sh_size]);
-            block.u32(section.sh_link);
-            block.u32(section.sh_info);
-            wide(block, &[section.sh_addralign, section.sh_entsize]);
+            builder.u32(u32::try_from(section.sh_name).unwrap_or(u32::MAX));
+            builder.u32(section.sh_type);
+            wide(builder, &[section.sh_flags, section.sh_addr, section.sh_offset, section.sh_size]);
+            builder.u32(section.sh_link);
+            builder.u32(section.sh_info);
+            wide(builder, &[section.sh_addralign, section.sh_entsize]);
         }
     }
 }

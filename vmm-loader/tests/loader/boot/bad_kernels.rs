@@ -1,8 +1,12 @@
-//! Each way in which a kernel's header can be wrong gets one message, and always the same one: `golden/bad_boot.txt`.
+//! Error messages and advice for each mistake in a kernel's header and in boot information: `golden/bad_boot.txt` and
+//! `golden/bad_boot_info.txt`.
 
 use std::fmt::Write;
 
-use vmm_loader::boot::{BootError, BootHandoff, BootInfo, BootModule, BootOptions, Protocol, detect, plan};
+use vm_memory::GuestAddress;
+use vmm_loader::boot::{
+    BootError, BootHandoff, BootInfo, BootModule, BootOptions, MemoryMapEntry, Protocol, detect, plan,
+};
 
 use super::samples::{
     BzImage, CODE, add_notes, boot_sector, elf, end, multiboot, multiboot2, note, pc, tag, vmlinux, words,
@@ -10,7 +14,7 @@ use super::samples::{
 use crate::golden::assert_golden;
 use crate::image::Bits::{B32, B64};
 
-/// All that a front-end does with a kernel; without a protocol the file decides.
+/// Takes all steps of a start. Without a protocol, it is detected.
 fn start(
     file: &[u8],
     protocol: Option<Protocol>,
@@ -29,11 +33,12 @@ struct Report(String);
 impl Report {
     fn add(&mut self, name: &str, file: &[u8], protocol: Option<Protocol>, boot_info: &BootInfo<'_>) {
         let map = pc();
-        let memory = if boot_info.memory_map.is_empty() { &map } else { boot_info.memory_map };
-        let error = match start(file, protocol, &BootInfo { memory_map: memory, ..boot_info.clone() }) {
-            Ok(_) => panic!("{name} is accepted"),
-            Err(error) => error,
-        };
+        let mut boot_info = boot_info.clone();
+        if boot_info.memory_map.is_empty() {
+            boot_info.memory_map = &map;
+        }
+        let error = start(file, protocol, &boot_info).expect_err(name);
+        assert!(std::error::Error::source(&error).is_none(), "{name}: {error} hides a cause");
         writeln!(self.0, "{name}\n  {error}").unwrap();
         if let Some(help) = error.help() {
             writeln!(self.0, "  help: {help}").unwrap();
@@ -49,7 +54,7 @@ impl Report {
     }
 }
 
-/// An ELF file with a Multiboot 2 header of these tags.
+/// Builds an ELF file with a Multiboot 2 header of these tags.
 fn tags(tags: &[Vec<u8>]) -> Vec<u8> {
     elf(B32, &multiboot2(0, tags)).build()
 }
@@ -72,7 +77,7 @@ fn each_mistake_has_its_message() {
     report.header("multiboot: loading begins before the file", &kludge(&[at, at - 4, 0, 0, at]));
     report.header("multiboot: loading ends before it begins", &kludge(&[at, at, at - 1, 0, at]));
     report.header("multiboot: nothing loaded", &kludge(&[at, at, at, 0, at]));
-    report.header("multiboot: loading ends behind the file", &kludge(&[at, at, at + 0x61, 0, at]));
+    report.header("multiboot: loading ends after the file", &kludge(&[at, at, at + 0x61, 0, at]));
     report.header("multiboot: above 4 GiB", &kludge(&[0xffff_ff00, 0xffff_ff00, 0, 0x10, 0xffff_ff00]));
     report.header("multiboot: end of address space", &kludge(&[u32::MAX, u32::MAX, 0, 0, u32::MAX]));
     report.header("multiboot: zeros end too early", &kludge(&[at, at, 0, at + 4, at]));
@@ -135,7 +140,7 @@ fn each_mistake_has_its_message() {
     report.header("linux: older than 2.00", &bzimage(|fields| fields.version = 0x105));
     report.header("linux: cut off", &bzimage(|fields| fields.payload = 0x3ff));
     report.header(
-        "linux: nothing behind the setup sectors",
+        "linux: nothing after the setup sectors",
         &bzimage(|fields| (fields.payload, fields.syssize) = (0, 0)),
     );
     report.header("linux: more setup sectors than file", &bzimage(|fields| fields.setup_sects = 255));
@@ -154,54 +159,33 @@ fn each_mistake_has_its_message() {
 }
 
 #[test]
-fn what_cannot_be_told_is_refused() {
+fn boot_information_that_does_not_fit_is_refused() {
     let mut report = Report::default();
     let kernel = elf(B32, &multiboot(0, &[])).build();
     let linux = BzImage::default().build();
-    let module = |size| BootModule { size, command_line: "m" };
-    let boot_info = |command_line| BootInfo { command_line, ..BootInfo::default() };
+    let module = |size| BootModule::new(size, "m");
+    let command_line = |text| BootInfo::default().with_command_line(text);
 
-    report.add("NUL in the command line", &kernel, None, &boot_info("a\0b"));
-    let nul = [BootModule { size: 1, command_line: "\0" }];
-    report.add("NUL in a module's", &kernel, None, &BootInfo { modules: &nul, ..BootInfo::default() });
-    report.add("command line for a plain ELF file", &elf(B32, &[]).build(), None, &boot_info("x"));
-    report.add(
-        "module for a boot sector",
-        &boot_sector(512),
-        None,
-        &BootInfo { modules: &[module(1)], ..BootInfo::default() },
-    );
-    report.add("long command line for Linux", &linux, None, &boot_info(&"x".repeat(2048)));
+    report.add("NUL in the command line", &kernel, None, &command_line("a\0b"));
+    let nul = [BootModule::new(1, "\0")];
+    report.add("NUL in a module's", &kernel, None, &BootInfo::default().with_modules(&nul));
+    report.add("command line for a plain ELF file", &elf(B32, &[]).build(), None, &command_line("x"));
+    let one = [module(1)];
+    report.add("module for a boot sector", &boot_sector(512), None, &BootInfo::default().with_modules(&one));
+    report.add("long command line for Linux", &linux, None, &command_line(&"x".repeat(2048)));
     let two = [module(1), module(1)];
-    report.add("two modules for Linux", &linux, None, &BootInfo { modules: &two, ..BootInfo::default() });
+    report.add("two modules for Linux", &linux, None, &BootInfo::default().with_modules(&two));
     let large = [module(62 << 20)];
-    report.add("large initrd for Linux", &linux, None, &BootInfo { modules: &large, ..BootInfo::default() });
-    report.add(
-        "large module",
-        &kernel,
-        None,
-        &BootInfo { modules: &[module(64 << 20)], ..BootInfo::default() },
-    );
-    report.add(
-        "largest module",
-        &kernel,
-        None,
-        &BootInfo { modules: &[module(u64::MAX)], ..BootInfo::default() },
-    );
-    let map: Vec<_> =
-        (0..200).map(|page| super::samples::usable(0x20_0000 + page * 0x4000, 0x1000)).collect();
-    report.add(
-        "memory map too long for Linux",
-        &linux,
-        None,
-        &BootInfo { memory_map: &map, ..BootInfo::default() },
-    );
-    let small = [super::samples::usable(CODE.1, 0x1000)];
-    report.add(
-        "no room for the information",
-        &kernel,
-        None,
-        &BootInfo { memory_map: &small, ..BootInfo::default() },
-    );
+    report.add("large initrd for Linux", &linux, None, &BootInfo::default().with_modules(&large));
+    let large = [module(64 << 20)];
+    report.add("large module", &kernel, None, &BootInfo::default().with_modules(&large));
+    let largest = [module(u64::MAX)];
+    report.add("largest module", &kernel, None, &BootInfo::default().with_modules(&largest));
+    let map: Vec<_> = (0..200)
+        .map(|page| MemoryMapEntry::usable(GuestAddress(0x20_0000 + page * 0x4000), 0x1000))
+        .collect();
+    report.add("memory map too long for Linux", &linux, None, &BootInfo::new(&map));
+    let small = [MemoryMapEntry::usable(GuestAddress(CODE.1), 0x1000)];
+    report.add("no room for the information", &kernel, None, &BootInfo::new(&small));
     assert_golden("bad_boot_info.txt", &report.0);
 }

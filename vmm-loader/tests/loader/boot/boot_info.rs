@@ -1,5 +1,5 @@
-//! What a kernel is handed, byte by byte: `golden/boot_info.txt`, and the fields that a kernel would read, at the offsets
-//! that the specifications give.
+//! Boot information as bytes: a dump for each protocol (`golden/boot_info.txt`), and the fields that a kernel reads, at the
+//! offsets that the specifications give.
 
 use std::fmt::Write;
 
@@ -16,24 +16,17 @@ use crate::image::Sym;
 const RSDP: [u8; 36] = *b"RSD PTR \x01OEMID1\x02\x10\x20\x30\x40\x24\0\0\0abcdefgh\x05\0\0\0";
 
 fn handoff(file: &[u8], protocol: Protocol) -> BootHandoff {
-    let modules = [
-        BootModule { size: 0x1800, command_line: "first one" },
-        BootModule { size: 0, command_line: "" },
-        BootModule { size: 1, command_line: "third" },
-    ];
+    let modules = [BootModule::new(0x1800, "first one"), BootModule::new(0, ""), BootModule::new(1, "third")];
     let map = pc();
-    let boot_info = BootInfo {
-        memory_map: &map,
-        file_name: "kernel.elf",
-        command_line: "console=ttyS0 x",
-        modules: if protocol == Protocol::Linux { &modules[..1] } else { &modules },
-        rsdp: Some(Rsdp { address: GuestAddress(0xe_0000), bytes: &RSDP }),
-        ..BootInfo::default()
-    };
+    let boot_info = BootInfo::new(&map)
+        .with_file_name("kernel.elf")
+        .with_command_line("console=ttyS0 x")
+        .with_modules(if protocol == Protocol::Linux { &modules[..1] } else { &modules })
+        .with_rsdp(Rsdp { address: GuestAddress(0xe_0000), bytes: &RSDP });
     plan(file, protocol, &BootOptions::default()).unwrap().handoff(file, &boot_info).unwrap()
 }
 
-/// The lines of a block that are not all zeros.
+/// Appends the lines of a structure that are not all zeros.
 fn dump(text: &mut String, blob: &Blob) {
     writeln!(text, "  {} at {:#x}, {} bytes", blob.name, blob.address.0, blob.bytes.len()).unwrap();
     for (line, bytes) in
@@ -69,13 +62,13 @@ fn every_byte_is_as_expected() {
         }
         let modules: Vec<String> = modules.iter().map(|address| format!("{:#x}", address.0)).collect();
         writeln!(text, "  modules at {}", modules.join(", ")).unwrap();
-        summary.iter().for_each(|line| writeln!(text, "  says: {line}").unwrap());
+        summary.iter().for_each(|line| writeln!(text, "  summary: {line}").unwrap());
         blobs.iter().for_each(|blob| dump(&mut text, blob));
     }
     assert_golden("boot_info.txt", &text);
 }
 
-/// A number of four bytes in one of the blobs, by address.
+/// Returns the 32-bit number at an address in one of the structures.
 fn word(blobs: &[Blob], address: u64) -> u32 {
     let bytes = blobs.iter().find_map(|blob| {
         let offset = usize::try_from(address.checked_sub(blob.address.0)?).ok()?;
@@ -84,6 +77,7 @@ fn word(blobs: &[Blob], address: u64) -> u32 {
     u32::from_le_bytes(bytes.expect("an address inside of a blob").try_into().unwrap())
 }
 
+/// Returns the text at an address in one of the structures.
 fn text(blobs: &[Blob], address: u32) -> String {
     let byte = |at: u64| word(blobs, at).to_le_bytes()[0];
     let start = u64::from(address);
@@ -97,7 +91,7 @@ fn text(blobs: &[Blob], address: u32) -> String {
         .collect()
 }
 
-/// A byte at the end of a blob, where no word fits.
+/// Returns the byte at an address in one of the structures, also at its end, where no word fits.
 fn tail(blobs: &[Blob], address: u64) -> u8 {
     let find =
         |blob: &Blob| blob.bytes.get(usize::try_from(address.checked_sub(blob.address.0)?).ok()?).copied();

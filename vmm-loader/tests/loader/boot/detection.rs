@@ -1,4 +1,4 @@
-//! Which protocol is chosen, and where its entry is.
+//! Detection of boot protocols: the chosen protocol, its entry, and the types of other files.
 
 use vmm_loader::boot::{BootOptions, BootPlan, CodeWidth, FileType, Protocol, detect, plan};
 
@@ -7,6 +7,7 @@ use super::samples::{
 };
 use crate::image::Bits::{B32, B64};
 
+/// Returns the chosen protocol with entry and code width.
 fn chosen(file: &[u8]) -> (Protocol, Option<u64>, Option<CodeWidth>) {
     let protocol = detect(file).choose().unwrap();
     let BootPlan { entry, width, .. } = plan(file, protocol, &BootOptions::default()).unwrap();
@@ -14,11 +15,11 @@ fn chosen(file: &[u8]) -> (Protocol, Option<u64>, Option<CodeWidth>) {
 }
 
 #[test]
-fn a_file_with_one_offer() {
+fn a_file_with_one_candidate() {
     let (wide, narrow) = (Some(CodeWidth::Bits64), Some(CodeWidth::Bits32));
     assert_eq!(chosen(&elf(B64, &[]).build()), (Protocol::Elf, None, wide));
     assert_eq!(chosen(&elf(B32, &[]).build()), (Protocol::Elf, None, narrow));
-    // 64-bit ELF files are entered in 32-bit code, too.
+    // 64-bit ELF files are entered in 32-bit code too.
     for bits in [B32, B64] {
         let file = elf(bits, &multiboot(3, &[])).build();
         assert_eq!(chosen(&file), (Protocol::Multiboot, Some(0x10_000c), narrow));
@@ -34,7 +35,7 @@ fn a_file_with_one_offer() {
 }
 
 #[test]
-fn the_order_of_several_offers() {
+fn the_order_of_several_candidates() {
     let headers = [multiboot(0, &[]), vec![0; 4], multiboot2(0, &[end()])].concat();
     let mut image = elf(B32, &headers);
     add_notes(&mut image, &[note("Xen", 18, &CODE.1.to_le_bytes())]);
@@ -50,7 +51,7 @@ fn the_order_of_several_offers() {
     );
     assert_eq!(detect(&file).choose().unwrap(), Protocol::Multiboot2);
 
-    // One that cannot be satisfied gives way to the next; but not to a start that tells the kernel nothing.
+    // A header that cannot be satisfied is skipped, but not in favor of a start without boot information.
     let demanding = multiboot2(0, &[tag(5, 0, &[1024, 768, 32]), end()]);
     let file = elf(B32, &[multiboot(0, &[]), vec![0; 4], demanding.clone()].concat()).build();
     assert_eq!(detect(&file).choose().unwrap(), Protocol::Multiboot);
@@ -69,7 +70,7 @@ fn the_order_of_several_offers() {
 
 #[test]
 fn every_entry_that_kernels_name_is_found() {
-    // Linked to the upper half: the virtual address, as GRUB wants it, or the physical one, as xv6 has it.
+    // Higher-half kernels: virtual address, as GRUB expects it, or physical address, as in xv6.
     for entry in [0x8010_000c_u64, 0x10_000c] {
         let mut image = elf(B32, &multiboot(0, &[]));
         image.phdrs[0].vaddr = 0x8010_0000;
@@ -87,7 +88,7 @@ fn addresses_in_a_header_need_no_format() {
     assert_eq!((segment.phys.0, segment.file_size, segment.mem_size), (at.into(), 0x120, 0x2000));
     assert_eq!(planned.entry.unwrap().0, u64::from(at) + 0x20);
 
-    // Only a part of the file, which begins before the header.
+    // Part of a file, beginning before the header.
     let header = multiboot2(0, &[tag(2, 0, &[at + 8, at, at + 0x60, 0]), tag(3, 0, &[at + 4]), end()]);
     let file = [vec![0; 16], header, vec![0xf4; 0x100]].concat();
     let planned = plan(&file, Protocol::Multiboot2, &BootOptions::default()).unwrap();

@@ -1,4 +1,4 @@
-//! Boot protocols from outside: which is chosen, what is refused, what a kernel is handed.
+//! Tests of boot protocols: detection, errors and boot information.
 
 mod bad_kernels;
 mod boot_info;

@@ -1,26 +1,25 @@
-//! Builds small kernels for each protocol, from the specifications, sharing no code with the loader.
+//! Builders of small kernels for each protocol, written from the specifications without code of the loader.
 
 use vm_memory::GuestAddress;
-use vmm_loader::boot::{MemoryMapEntry, MemoryMapKind};
+use vmm_loader::boot::MemoryMapEntry;
 
 use crate::image::{Bits, Image, Phdr, RX};
 
 const PT_NOTE: u32 = 4;
-/// Where the ELF files here have their code, in the file and in memory.
+/// File offset and load address of the code in the ELF files of this module.
 pub(crate) const CODE: (u64, u64) = (0x1000, 0x10_0000);
 
-/// The memory map of a PC with 64 MiB.
+/// Returns the memory map of a PC with 64 MiB.
 pub(crate) fn pc() -> Vec<MemoryMapEntry> {
-    let entry = |start, end, kind| MemoryMapEntry { start: GuestAddress(start), size: end - start, kind };
     vec![
-        entry(0, 0x9_fc00, MemoryMapKind::Usable),
-        entry(0x9_fc00, 0xa_0000, MemoryMapKind::Reserved),
-        entry(0xe_0000, 0x10_0000, MemoryMapKind::Reserved),
-        entry(0x10_0000, 64 << 20, MemoryMapKind::Usable),
+        MemoryMapEntry::usable(GuestAddress(0), 0x9_fc00),
+        MemoryMapEntry::reserved(GuestAddress(0x9_fc00), 0x400),
+        MemoryMapEntry::reserved(GuestAddress(0xe_0000), 0x2_0000),
+        MemoryMapEntry::usable(GuestAddress(0x10_0000), 63 << 20),
     ]
 }
 
-/// An ELF file whose code begins with `header`.
+/// Builds an ELF file whose code begins with `header`.
 pub(crate) fn elf(bits: Bits, header: &[u8]) -> Image {
     let mut image = Image::empty(bits);
     let code = [header, &[0xf4; 16]].concat();
@@ -35,18 +34,18 @@ fn count(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap()
 }
 
-/// The words in memory order.
+/// Converts words to little-endian bytes.
 pub(crate) fn words(words: &[u32]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
-/// A Multiboot 1 header with a right checksum, and what follows it.
+/// Builds a Multiboot 1 header with a valid checksum, followed by `rest`.
 pub(crate) fn multiboot(flags: u32, rest: &[u32]) -> Vec<u8> {
     let magic = 0x1bad_b002_u32;
     words(&[&[magic, flags, 0_u32.wrapping_sub(magic).wrapping_sub(flags)], rest].concat())
 }
 
-/// A tag of a Multiboot 2 header, padded.
+/// Builds a tag of a Multiboot 2 header, with padding.
 pub(crate) fn tag(kind: u16, flags: u16, content: &[u32]) -> Vec<u8> {
     let size = 8 + 4 * count(content.len());
     let mut tag = [kind.to_le_bytes(), flags.to_le_bytes()].concat();
@@ -55,7 +54,7 @@ pub(crate) fn tag(kind: u16, flags: u16, content: &[u32]) -> Vec<u8> {
     tag
 }
 
-/// A Multiboot 2 header with a right checksum.
+/// Builds a Multiboot 2 header with a valid checksum.
 pub(crate) fn multiboot2(architecture: u32, tags: &[Vec<u8>]) -> Vec<u8> {
     let magic = 0xe852_50d6_u32;
     let length = 16 + count(tags.concat().len());
@@ -63,12 +62,12 @@ pub(crate) fn multiboot2(architecture: u32, tags: &[Vec<u8>]) -> Vec<u8> {
     [words(&[magic, architecture, length, 0_u32.wrapping_sub(sum)]), tags.concat()].concat()
 }
 
-/// The end tag.
+/// Builds the end tag of a Multiboot 2 header.
 pub(crate) fn end() -> Vec<u8> {
     tag(0, 0, &[])
 }
 
-/// An ELF note.
+/// Builds an ELF note.
 pub(crate) fn note(owner: &str, number: u32, content: &[u8]) -> Vec<u8> {
     let owner = [owner.as_bytes(), &[0]].concat();
     let mut note = words(&[count(owner.len()), count(content.len()), number]);
@@ -79,7 +78,7 @@ pub(crate) fn note(owner: &str, number: u32, content: &[u8]) -> Vec<u8> {
     note
 }
 
-/// Adds a PT_NOTE segment.
+/// Adds a PT_NOTE segment to an ELF file.
 pub(crate) fn add_notes(image: &mut Image, notes: &[Vec<u8>]) {
     let (offset, bytes) = (0x800, notes.concat());
     let filesz = bytes.len() as u64;
@@ -87,7 +86,8 @@ pub(crate) fn add_notes(image: &mut Image, notes: &[Vec<u8>]) {
     image.data.push((offset, bytes));
 }
 
-/// A vmlinux with an entry for PVH: linked to the upper half, loaded at 16 MiB, its ELF entry a physical address.
+/// Builds a vmlinux, with a PVH note if `pvh`: linked to the higher half, loaded at 16 MiB, with a physical address as ELF
+/// entry.
 pub(crate) fn vmlinux(pvh: bool) -> Image {
     let mut image = elf(Bits::B64, &[]);
     image.entry = 0x100_0000;
@@ -101,7 +101,7 @@ pub(crate) fn vmlinux(pvh: bool) -> Image {
     image
 }
 
-/// The fields of a bzImage that matter.
+/// Fields of a bzImage that the loader reads.
 #[derive(Debug, Clone)]
 pub(crate) struct BzImage {
     pub(crate) setup_sects: u8,
@@ -113,7 +113,7 @@ pub(crate) struct BzImage {
     pub(crate) initrd_addr_max: u32,
     pub(crate) pref_address: u64,
     pub(crate) init_size: u32,
-    /// Bytes behind the setup sectors.
+    /// Number of bytes after the setup sectors.
     pub(crate) payload: usize,
 }
 
@@ -140,7 +140,7 @@ impl BzImage {
         file[0x1f1] = self.setup_sects;
         file[0x1f4..0x1f8].copy_from_slice(&self.syssize.to_le_bytes());
         file[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
-        // A short jump over the header, whose distance tells where that ends.
+        // Short jump over the header. Its distance gives the end of the header.
         file[0x200..0x202].copy_from_slice(&[0xeb, 0x6a]);
         file[0x202..0x206].copy_from_slice(b"HdrS");
         file[0x206..0x208].copy_from_slice(&self.version.to_le_bytes());
@@ -157,14 +157,9 @@ impl BzImage {
     }
 }
 
-/// A boot sector.
+/// Builds a file that begins with a boot sector.
 pub(crate) fn boot_sector(size: usize) -> Vec<u8> {
     let mut sector = vec![0xf4; size];
     sector[510..512].copy_from_slice(&[0x55, 0xaa]);
     sector
-}
-
-/// Usable memory.
-pub(crate) fn usable(start: u64, size: u64) -> MemoryMapEntry {
-    MemoryMapEntry { start: GuestAddress(start), size, kind: MemoryMapKind::Usable }
 }
