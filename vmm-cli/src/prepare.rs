@@ -130,23 +130,18 @@ fn entry(config: &Config, mode: Mode, plan: &BootPlan) -> Result<EntryPoint, Dia
     if let Some(entry) = plan.entry {
         return Ok(EntryPoint::Address(Gva(entry.0)));
     }
-    let choice = match &config.entry {
-        EntryChoice::Segmented { segment, offset } => {
-            vmm_loader::EntryChoice::Segmented { segment: *segment, offset: *offset }
-        }
-        EntryChoice::FromFile => vmm_loader::EntryChoice::File,
-        EntryChoice::Symbol(name) => vmm_loader::EntryChoice::Symbol(name.clone()),
-        EntryChoice::Address(address) => vmm_loader::EntryChoice::Address(VirtAddr(address.0)),
+    let problem = |error: &dyn std::fmt::Display, help| {
+        config.error_at("guest.entry", error.to_string()).with_help(help)
     };
-    let entry = plan
-        .image
-        .resolve_entry(&choice)
-        .map_err(|error| config.error_at("guest.entry", error.to_string()).with_help(error.help()))?;
-    let entry = match entry {
-        vmm_loader::EntryPoint::Segmented { segment, offset } => {
-            return Ok(EntryPoint::Segmented { segment, offset });
+    let entry = match &config.entry {
+        EntryChoice::Segmented { segment, offset } => {
+            return Ok(EntryPoint::Segmented { segment: *segment, offset: *offset });
         }
-        vmm_loader::EntryPoint::Address(address) => address,
+        EntryChoice::FromFile => plan.image.resolve_entry().map_err(|error| problem(&error, error.help()))?,
+        EntryChoice::Symbol(name) => {
+            plan.image.symbols().lookup(name).map_err(|error| problem(&error, error.help()))?.address
+        }
+        EntryChoice::Address(address) => VirtAddr(address.0),
     };
     if mode == Mode::Real && entry.0 >= 1 << 20 {
         let message = format!("the entry {entry} is out of reach in real mode, which ends at 1 MiB");

@@ -5,7 +5,7 @@
 use std::error::Error;
 
 use vmm_loader::vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
-use vmm_loader::{Bss, ElfOptions, EntryChoice, elf};
+use vmm_loader::{Bss, ElfOptions, elf};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let path = std::env::args().nth(1).ok_or("usage: load_elf FILE")?;
@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     plan.load(&file, &memory, Bss::AlreadyZero)?;
 
     // The entry is a virtual address. The loader knows the physical address of each byte that it has loaded.
-    let entry = plan.resolve_entry(&EntryChoice::File)?.linear();
+    let entry = plan.resolve_entry()?;
     let physical = plan.virt_to_phys(entry).ok_or("the entry is outside all segments")?;
     let mut code = [0; 4];
     memory.read_slice(&mut code, physical)?;

@@ -4,7 +4,7 @@
 //!
 //! 1. [`detect`] finds the protocols that a file supports, or its [`FileType`] if it is not a kernel.
 //!    [`Detection::choose`] selects one, in the order of the table below.
-//! 2. [`plan`] creates a [`BootPlan`]: the [`LoadPlan`](crate::LoadPlan), the entry and the code width.
+//! 2. [`plan`] creates a [`BootPlan`]: the [`LoadPlan`](crate::LoadPlan), the entry and the operand width.
 //! 3. [`BootPlan::handoff`] turns [`BootInfo`] (memory map, command line, modules, RSDP) into a [`BootHandoff`]: bytes for
 //!    guest memory, their addresses, and the registers that point to them.
 //!
@@ -23,7 +23,7 @@
 //! have the note for Xen and the Multiboot header for other loaders. A file with a header that cannot be satisfied is never
 //! started as a plain ELF file.
 //!
-//! The module does not set up a CPU mode. It gives the code width and the address of the entry.
+//! The module does not set up a CPU mode. It gives the operand width and the address of the entry.
 
 mod alloc;
 mod boot_info;
@@ -39,7 +39,7 @@ mod multiboot2;
 mod pvh;
 
 pub use crate::memory_map::{MemoryMapEntry, MemoryMapKind};
-pub use crate::protocol::{CodeWidth, Protocol};
+pub use crate::protocol::{OperandWidth, Protocol};
 pub use crate::register::Register;
 pub use boot_info::{Blob, BootHandoff, BootInfo, BootModule, Rsdp};
 pub use boot_plan::{BootOptions, BootPlan, plan};

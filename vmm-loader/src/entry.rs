@@ -1,61 +1,44 @@
-//! Entry point: the choice of the user, and the address that it resolves to.
+//! Entry of a file, checked against its segments.
+//!
+//! The result is a virtual address. This module does not check that page tables map it.
+
+use thiserror::Error;
 
 use crate::address::VirtAddr;
+use crate::plan::LoadPlan;
 
-/// Choice of the entry point.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// File without a usable entry.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
-pub enum EntryChoice {
-    /// Entry of the file: `e_entry` of an ELF file, the first byte of a flat binary.
-    #[default]
-    File,
-    /// Address of a symbol.
-    Symbol(String),
-    /// Virtual address. It need not be in the file, since other files may be loaded there.
-    Address(VirtAddr),
-    /// Real-mode address `segment:offset`, for CS and IP.
-    Segmented {
-        /// Value of CS.
-        segment: u16,
-        /// Value of IP.
-        offset: u16,
-    },
+pub enum EntryError {
+    /// `e_entry` is 0, and no segment is loaded there.
+    #[error("the file names no entry (e_entry is 0)")]
+    NoEntry,
+    /// `e_entry` is outside all segments.
+    #[error("the file's entry {0} is in none of its segments")]
+    Outside(VirtAddr),
 }
 
-/// Address of the first instruction.
-///
-/// Exhaustive: an x86 CPU starts at a linear address or, in real mode, at a segment and an offset.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum EntryPoint {
-    /// Virtual address.
-    Address(VirtAddr),
-    /// Real-mode address `segment:offset`, for CS and IP.
-    Segmented {
-        /// Value of CS.
-        segment: u16,
-        /// Value of IP.
-        offset: u16,
-    },
-}
-
-impl EntryPoint {
-    /// Returns the linear address: for a real-mode address, the segment times 16 plus the offset.
+impl EntryError {
+    /// Returns advice for the user, if there is any.
     #[must_use]
-    pub const fn linear(self) -> VirtAddr {
+    pub fn help(&self) -> Option<String> {
         match self {
-            Self::Address(address) => address,
-            Self::Segmented { segment, offset } => VirtAddr((segment as u64) * 16 + offset as u64),
+            Self::NoEntry | Self::Outside(_) => {
+                Some("name an entry, or link with `-e SYMBOL` and make the symbol global".to_owned())
+            }
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn segments_count_in_units_of_16() {
-        assert_eq!(EntryPoint::Segmented { segment: 0xffff, offset: 0xffff }.linear(), VirtAddr(0x10_ffef));
-        assert_eq!(EntryPoint::Address(VirtAddr(u64::MAX)).linear(), VirtAddr(u64::MAX));
+impl LoadPlan {
+    /// Returns the entry of the file, `e_entry` of an ELF file or the first byte of a flat binary, if it is in a segment.
+    ///
+    /// # Errors
+    ///
+    /// [`EntryError`] if the file has no entry, or one outside all segments.
+    pub fn resolve_entry(&self) -> Result<VirtAddr, EntryError> {
+        let entry = self.entry().ok_or(EntryError::NoEntry)?;
+        self.segment_at(entry).map(|_| entry).ok_or(EntryError::Outside(entry))
     }
 }

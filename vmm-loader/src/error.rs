@@ -8,9 +8,10 @@ use crate::elf::dynamic::DynamicError;
 use crate::elf::header::HeaderError;
 use crate::elf::pt_load::SegmentError;
 use crate::elf::relocate::RelocationError;
+use crate::entry::EntryError;
 use crate::flat::FlatError;
 use crate::load::WriteError;
-use crate::resolve_entry::EntryError;
+use crate::symbols::SymbolError;
 
 /// File that cannot be loaded.
 #[derive(Debug, Error)]
@@ -34,9 +35,12 @@ pub enum LoadError {
     /// Flat binary that cannot be loaded.
     #[error(transparent)]
     Flat(#[from] FlatError),
-    /// Entry choice that has no address.
+    /// File without a usable entry.
     #[error(transparent)]
     Entry(#[from] EntryError),
+    /// Symbol name that has no unique address.
+    #[error(transparent)]
+    Symbol(#[from] SymbolError),
     /// Plan that does not fit into memory or overlaps another plan.
     #[error(transparent)]
     Bounds(#[from] BoundsError),
@@ -56,6 +60,7 @@ impl LoadError {
             Self::Base(error) => error.help(),
             Self::Relocation(error) => error.help(),
             Self::Entry(error) => error.help(),
+            Self::Symbol(error) => error.help(),
             Self::Bounds(error) => error.help(),
             Self::Flat(_) | Self::Write(_) => None,
         }

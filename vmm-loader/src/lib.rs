@@ -4,7 +4,7 @@
 //! # #[cfg(feature = "loader")]
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! use vmm_loader::vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
-//! use vmm_loader::{Bss, EntryChoice, EntryPoint, VirtAddr, flat};
+//! use vmm_loader::{Bss, VirtAddr, flat};
 //!
 //! // A flat binary of two instructions, loaded at 0x1000: out %al, $0xe9; hlt
 //! let file = [0xe6, 0xe9, 0xf4];
@@ -14,8 +14,7 @@
 //! let memory: GuestMemoryMmap = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 64 << 10)])?;
 //! plan.load(&file, &memory, Bss::AlreadyZero)?;
 //!
-//! let entry = plan.resolve_entry(&EntryChoice::File)?;
-//! assert_eq!(entry, EntryPoint::Address(VirtAddr(0x1000)));
+//! assert_eq!(plan.resolve_entry()?, VirtAddr(0x1000));
 //! assert_eq!(memory.read_obj::<u8>(GuestAddress(0x1002))?, 0xf4);
 //! # Ok(())
 //! # }
@@ -28,15 +27,15 @@
 //! ([`check_overlap`]) before there is any guest memory.
 //!
 //! The crate does not use KVM, does not set up CPU modes or page tables, and opens no files. It reports the class of a file
-//! ([`ElfClass`]) or the code width at its entry ([`CodeWidth`]), and the caller chooses the mode.
+//! ([`ElfClass`]) or the operand width at its entry ([`OperandWidth`]), and the caller chooses the mode.
 //!
-//! Reading order: [`elf`] and its five steps, [`flat`], `plan`, `symbols`, `resolve_entry`, `bounds`, `load`,
+//! Reading order: [`elf`] and its five steps, [`flat`], `plan`, `symbols`, `entry`, `bounds`, `load`,
 //! `load_strategy`, [`boot`].
 //!
 //! # Features
 //!
 //! - `loader` (default): load plans, ELF files, flat binaries and boot protocols. Without it, only value types remain
-//!   ([`VirtAddr`], [`NamedRange`], [`EntryChoice`], [`Protocol`], [`Register`], [`MemoryMapEntry`]), and the crate depends
+//!   ([`VirtAddr`], [`NamedRange`], [`MemoryMapEntry`], [`Protocol`], [`OperandWidth`], [`Register`]), and the crate depends
 //!   on vm-memory alone.
 //! - `serde`: serialization of [`Protocol`], [`Register`] and `LoadPolicy` by their lower-case names.
 //! - `schemars`: JSON schemas of the same types.
@@ -51,15 +50,13 @@ struct Readme;
 pub use vm_memory;
 
 mod address;
-mod entry;
 mod memory_map;
 mod protocol;
 mod register;
 
 pub use address::{MAX_PHYSICAL_ADDRESS, NamedRange, VirtAddr};
-pub use entry::{EntryChoice, EntryPoint};
 pub use memory_map::{MemoryMapEntry, MemoryMapKind};
-pub use protocol::{CodeWidth, Protocol};
+pub use protocol::{OperandWidth, Protocol};
 pub use register::Register;
 
 #[cfg(feature = "loader")]
@@ -73,6 +70,8 @@ mod display;
 #[cfg(feature = "loader")]
 pub mod elf;
 #[cfg(feature = "loader")]
+mod entry;
+#[cfg(feature = "loader")]
 mod error;
 #[cfg(feature = "loader")]
 pub mod flat;
@@ -82,8 +81,6 @@ mod load;
 mod load_strategy;
 #[cfg(feature = "loader")]
 mod plan;
-#[cfg(feature = "loader")]
-mod resolve_entry;
 #[cfg(feature = "loader")]
 mod segment;
 #[cfg(feature = "loader")]
@@ -105,6 +102,8 @@ pub use elf::{
     symtab::SymbolTableError,
 };
 #[cfg(feature = "loader")]
+pub use entry::EntryError;
+#[cfg(feature = "loader")]
 pub use error::LoadError;
 #[cfg(feature = "loader")]
 pub use flat::FlatError;
@@ -114,8 +113,6 @@ pub use load::{Bss, WriteError};
 pub use load_strategy::{CopyReason, LoadMethod, LoadPolicy, MAP_THRESHOLD, MappedPart};
 #[cfg(feature = "loader")]
 pub use plan::{ImageKind, LoadPlan, PlanNote};
-#[cfg(feature = "loader")]
-pub use resolve_entry::EntryError;
 #[cfg(feature = "loader")]
 pub use segment::{Segment, SegmentFlags};
 #[cfg(feature = "loader")]

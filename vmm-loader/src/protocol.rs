@@ -1,4 +1,4 @@
-//! Boot protocols by name, and the code width at a kernel's entry.
+//! Boot protocols by name, and the operand width at a kernel's entry.
 
 use std::fmt;
 
@@ -61,15 +61,15 @@ impl Protocol {
         }
     }
 
-    /// Returns the code widths that an entry by this protocol can have, the usual one first.
+    /// Returns the operand widths that an entry by this protocol can have, the usual one first.
     #[must_use]
-    pub const fn entry_widths(self) -> &'static [CodeWidth] {
+    pub const fn entry_widths(self) -> &'static [OperandWidth] {
         match self {
-            Self::Elf | Self::Flat => &[CodeWidth::Bits64, CodeWidth::Bits32, CodeWidth::Bits16],
-            Self::Multiboot | Self::Multiboot2 | Self::Pvh => &[CodeWidth::Bits32],
+            Self::Elf | Self::Flat => &[OperandWidth::Bits64, OperandWidth::Bits32, OperandWidth::Bits16],
+            Self::Multiboot | Self::Multiboot2 | Self::Pvh => &[OperandWidth::Bits32],
             // boot.rst: kernels without XLF_KERNEL_64 have a 32-bit entry only.
-            Self::Linux => &[CodeWidth::Bits64, CodeWidth::Bits32],
-            Self::BootSector => &[CodeWidth::Bits16],
+            Self::Linux => &[OperandWidth::Bits64, OperandWidth::Bits32],
+            Self::BootSector => &[OperandWidth::Bits16],
         }
     }
 }
@@ -81,17 +81,30 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// Default operand and address size of code (Intel SDM vol. 3, 3.4.5: the D and L flags of a code segment).
+/// Width of operands and addresses unless a prefix changes it (Intel SDM vol. 3, 3.4.5: the D and L flags of a code
+/// segment).
 ///
 /// Exhaustive: x86 has no other width.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum CodeWidth {
-    /// 16-bit code.
+pub enum OperandWidth {
+    /// 16 bits: real mode, virtual-8086 mode and 16-bit segments.
     Bits16,
-    /// 32-bit code.
+    /// 32 bits: segments with the D flag.
     Bits32,
-    /// 64-bit code.
+    /// 64 bits: segments with the L flag in long mode, where base and limit are ignored.
     Bits64,
+}
+
+impl OperandWidth {
+    /// Returns the width in bits: 16, 32 or 64.
+    #[must_use]
+    pub const fn bits(self) -> u32 {
+        match self {
+            Self::Bits16 => 16,
+            Self::Bits32 => 32,
+            Self::Bits64 => 64,
+        }
+    }
 }
 
 #[cfg(test)]

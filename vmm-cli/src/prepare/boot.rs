@@ -8,7 +8,8 @@ use vmm_core::firmware::{self, MapKind};
 use vmm_core::spec::mode::Mode;
 use vmm_core::spec::{MachineSpec, Register, virtio};
 use vmm_loader::boot::{
-    self, BootError, BootHandoff, BootInfo, BootOptions, BootPlan, CodeWidth, MemoryMapEntry, Protocol, Rsdp,
+    self, BootError, BootHandoff, BootInfo, BootOptions, BootPlan, MemoryMapEntry, OperandWidth, Protocol,
+    Rsdp,
 };
 use vmm_loader::{ElfOptions, NamedRange, flat};
 
@@ -77,9 +78,9 @@ pub(super) fn plan(config: &Config, bytes: &[u8]) -> Result<Planned, Diagnostic>
     };
     let plan = boot::plan(bytes, protocol, &options).map_err(fail)?;
     let asked = plan.width.map(|width| match width {
-        CodeWidth::Bits16 => Mode::Real,
-        CodeWidth::Bits32 => Mode::Protected,
-        CodeWidth::Bits64 => Mode::Long,
+        OperandWidth::Bits16 => Mode::Real,
+        OperandWidth::Bits32 => Mode::Protected,
+        OperandWidth::Bits64 => Mode::Long,
     });
     let mode = match (config.start.mode, asked) {
         (Some(mode), Some(asked)) if !protocol.is_plain() && mode != asked => {

@@ -6,7 +6,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
-use vmm_loader::{Bss, ElfOptions, EntryChoice, VirtAddr, elf};
+use vmm_loader::{Bss, ElfOptions, VirtAddr, elf};
 
 /// Guest memory: 64 KiB at 0, and 64 KiB at 1 MiB, the default base of a static PIE.
 const REGIONS: [(GuestAddress, usize); 2] = [(GuestAddress(0), 64 << 10), (GuestAddress(1 << 20), 64 << 10)];
@@ -19,9 +19,9 @@ fuzz_target!(|file: &[u8]| {
         file.last().filter(|&&last| last >= 0x80).map(|&last| GuestAddress(u64::from(last & 0x7f) << 9));
     let Ok(plan) = elf::plan(file, &ElfOptions::default().with_base(base)) else { return };
     let _ = plan.to_string();
-    let _ = plan.resolve_entry(&EntryChoice::Symbol("_start".to_owned()));
-    if let Ok(entry) = plan.resolve_entry(&EntryChoice::File) {
-        assert!(plan.virt_to_phys(entry.linear()).is_some());
+    let _ = plan.symbols().lookup("_start");
+    if let Ok(entry) = plan.resolve_entry() {
+        assert!(plan.virt_to_phys(entry).is_some());
     }
     for symbol in plan.symbols().iter() {
         let _ = plan.symbol_at(symbol.address);

@@ -1,4 +1,4 @@
-//! Boot plan: load plan, entry and code width of a file for one boot protocol.
+//! Boot plan: load plan, entry and operand width of a file for one boot protocol.
 
 use vm_memory::GuestAddress;
 
@@ -12,11 +12,11 @@ use crate::address::VirtAddr;
 use crate::bytes::length;
 use crate::elf::class::ElfClass;
 use crate::elf::{self, ElfOptions};
+use crate::entry::EntryError;
 use crate::error::LoadError;
 use crate::flat;
 use crate::plan::{ImageKind, LoadPlan};
-use crate::protocol::{CodeWidth, Protocol};
-use crate::resolve_entry::EntryError;
+use crate::protocol::{OperandWidth, Protocol};
 use crate::segment::{Segment, SegmentFlags};
 use crate::symbols::Symbols;
 
@@ -55,10 +55,10 @@ pub struct BootPlan {
     /// Plan of the kernel's image.
     pub image: LoadPlan,
     /// Physical address of the first instruction. `None` for plain protocols ([`Protocol::is_plain`]), whose entry
-    /// [`LoadPlan::resolve_entry`] gives.
+    /// [`LoadPlan::resolve_entry`] returns.
     pub entry: Option<GuestAddress>,
-    /// Code width at the entry. `None` for a flat binary.
-    pub width: Option<CodeWidth>,
+    /// Operand width at the entry. `None` for a flat binary.
+    pub width: Option<OperandWidth>,
     /// True for a Linux kernel, by any protocol.
     pub is_linux: bool,
     /// Requests of the kernel's header for its boot information.
@@ -95,8 +95,8 @@ pub fn plan(file: &[u8], protocol: Protocol, options: &BootOptions) -> Result<Bo
         Protocol::Elf => {
             let image = elf::plan(file, &options.elf)?;
             let width = image.class().map(|class| match class {
-                ElfClass::Elf32 => CodeWidth::Bits32,
-                ElfClass::Elf64 => CodeWidth::Bits64,
+                ElfClass::Elf32 => OperandWidth::Bits32,
+                ElfClass::Elf64 => OperandWidth::Bits64,
             });
             Ok(plain(image, width))
         }

@@ -12,7 +12,7 @@ use super::error::BootError;
 use crate::bytes::{length, u16_at};
 use crate::display::ByteSize;
 use crate::plan::LoadPlan;
-use crate::protocol::{CodeWidth, Protocol};
+use crate::protocol::{OperandWidth, Protocol};
 use crate::register::Register;
 
 /// Load address of every BIOS.
@@ -69,7 +69,7 @@ pub(super) fn plan(file: &[u8]) -> Result<BootPlan, BootError> {
         protocol: Protocol::BootSector,
         image: single_segment("boot sector", file, (0, SECTOR_SIZE), LOAD_ADDRESS, SECTOR_SIZE),
         entry: Some(GuestAddress(LOAD_ADDRESS)),
-        width: Some(CodeWidth::Bits16),
+        width: Some(OperandWidth::Bits16),
         is_linux: false,
         requests: HeaderRequests::BootSector,
     })

@@ -26,7 +26,7 @@ use crate::elf::header::{ElfHeaders, is_elf};
 use crate::elf::notes::ElfNote;
 use crate::elf::{self, ElfOptions};
 use crate::error::LoadError;
-use crate::protocol::{CodeWidth, Protocol};
+use crate::protocol::{OperandWidth, Protocol};
 
 pub(super) use zero_page::handoff;
 
@@ -177,7 +177,7 @@ pub(super) fn plan(file: &[u8], options: &ElfOptions) -> Result<BootPlan, BootEr
         protocol: Protocol::Linux,
         image,
         entry: Some(entry),
-        width: Some(CodeWidth::Bits64),
+        width: Some(OperandWidth::Bits64),
         is_linux: true,
         requests: HeaderRequests::Linux(setup),
     })
@@ -226,9 +226,9 @@ impl BzImage {
         let version = header.version;
         let has_64 = version >= V2_12 && header.xloadflags & XLF_KERNEL_64 != 0;
         let (width, entry) = if has_64 {
-            (CodeWidth::Bits64, address + STARTUP_64_OFFSET)
+            (OperandWidth::Bits64, address + STARTUP_64_OFFSET)
         } else {
-            (CodeWidth::Bits32, address)
+            (OperandWidth::Bits32, address)
         };
         // `read` has checked that the address is below 4 GiB.
         header.code32_start = u32::try_from(address).unwrap_or(u32::MAX);

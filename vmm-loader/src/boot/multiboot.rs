@@ -20,7 +20,7 @@ use crate::bytes::{length, u32_at};
 use crate::elf::header::is_elf;
 use crate::elf::{self, ElfOptions};
 use crate::plan::LoadPlan;
-use crate::protocol::{CodeWidth, Protocol};
+use crate::protocol::{OperandWidth, Protocol};
 use crate::register::Register;
 
 /// `MULTIBOOT_HEADER_MAGIC`: first word of the header.
@@ -188,7 +188,7 @@ pub(super) fn plan(file: &[u8], options: &ElfOptions) -> Result<BootPlan, BootEr
         check_entry(&image, entry).map_err(MultibootError::Addresses)?;
         (image, GuestAddress(entry))
     };
-    let (protocol, width) = (Protocol::Multiboot, Some(CodeWidth::Bits32));
+    let (protocol, width) = (Protocol::Multiboot, Some(OperandWidth::Bits32));
     Ok(BootPlan {
         protocol,
         image,

@@ -20,7 +20,7 @@ use super::multiboot::{AddressFields, MultibootAddressError, check_entry};
 use crate::bytes::{slice, u16_at, u32_at};
 use crate::elf::header::is_elf;
 use crate::elf::{self, ElfOptions};
-use crate::protocol::{CodeWidth, Protocol};
+use crate::protocol::{OperandWidth, Protocol};
 
 pub(super) use info::handoff;
 
@@ -285,7 +285,7 @@ pub(super) fn plan(file: &[u8], options: &ElfOptions) -> Result<BootPlan, BootEr
         None if header.addresses.is_some() => return Err(Multiboot2Error::NoEntry.into()),
         None => physical_entry32(&image)?,
     };
-    let (protocol, width) = (Protocol::Multiboot2, Some(CodeWidth::Bits32));
+    let (protocol, width) = (Protocol::Multiboot2, Some(OperandWidth::Bits32));
     Ok(BootPlan {
         protocol,
         image,

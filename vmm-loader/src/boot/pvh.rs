@@ -21,7 +21,7 @@ use crate::elf::notes::{self, ElfNote};
 use crate::elf::{self, ElfOptions};
 use crate::error::LoadError;
 use crate::plan::LoadPlan;
-use crate::protocol::{CodeWidth, Protocol};
+use crate::protocol::{OperandWidth, Protocol};
 use crate::register::Register;
 
 /// Xen ELF note with the 32-bit entry (xen/include/public/elfnote.h).
@@ -75,7 +75,7 @@ pub(super) fn plan(file: &[u8], options: &ElfOptions) -> Result<BootPlan, BootEr
     if !inside || entry >= FOUR_GIB {
         return Err(PvhError::EntryOutside(entry).into());
     }
-    let (protocol, width) = (Protocol::Pvh, Some(CodeWidth::Bits32));
+    let (protocol, width) = (Protocol::Pvh, Some(OperandWidth::Bits32));
     let is_linux = linux::is_vmlinux(&notes);
     Ok(BootPlan {
         protocol,

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt::Write;
 
 use vm_memory::GuestAddress;
-use vmm_loader::{ElfOptions, EntryChoice, LoadError, VirtAddr, elf, flat};
+use vmm_loader::{ElfOptions, LoadError, VirtAddr, elf, flat};
 
 use crate::golden::assert_golden;
 use crate::image::{
@@ -14,21 +14,24 @@ use crate::image::{
 };
 
 /// Takes all steps before guest memory exists, for a machine with 64 KiB.
-fn load(file: &[u8], base: Option<u64>, entry: &EntryChoice) -> Result<VirtAddr, LoadError> {
+fn load(file: &[u8], base: Option<u64>, symbol: Option<&str>) -> Result<VirtAddr, LoadError> {
     let plan = elf::plan(file, &ElfOptions::default().with_base(base.map(GuestAddress)))?;
-    let entry = plan.resolve_entry(entry)?;
+    let entry = match symbol {
+        Some(symbol) => plan.symbols().lookup(symbol)?.address,
+        None => plan.resolve_entry()?,
+    };
     let memory = [GuestAddress(0)..GuestAddress(0x8000), GuestAddress(0x8000)..GuestAddress(0x1_0000)];
     plan.check_fits(&memory)?;
-    Ok(entry.linear())
+    Ok(entry)
 }
 
-/// Invalid files: name, bytes, requested base and requested entry.
+/// Invalid files: name, bytes, requested base, and symbol of the entry.
 #[derive(Default)]
-struct Cases(Vec<(String, Vec<u8>, Option<u64>, EntryChoice)>);
+struct Cases(Vec<(String, Vec<u8>, Option<u64>, Option<&'static str>)>);
 
 impl Cases {
     fn bytes(&mut self, name: &str, bytes: Vec<u8>) {
-        self.0.push((name.to_owned(), bytes, None, EntryChoice::File));
+        self.0.push((name.to_owned(), bytes, None, None));
     }
 
     fn program(&mut self, name: &str, bits: Bits, change: impl FnOnce(&mut Image)) {
@@ -44,7 +47,7 @@ impl Cases {
     fn pie(&mut self, name: &str, bits: Bits, base: Option<u64>, change: impl FnOnce(&mut Image)) {
         let mut image = Image::pie(bits, 2);
         change(&mut image);
-        self.0.push((name.to_owned(), image.build(), base, EntryChoice::File));
+        self.0.push((name.to_owned(), image.build(), base, None));
     }
 
     /// Adds a static PIE whose dynamic section has DF_1_PIE and `entries`.
@@ -54,9 +57,9 @@ impl Cases {
         });
     }
 
-    fn entry(&mut self, name: &str, entry: &str, change: impl FnOnce(&mut Image)) {
+    fn entry(&mut self, name: &str, symbol: &'static str, change: impl FnOnce(&mut Image)) {
         self.program64(name, change);
-        self.0.last_mut().unwrap().3 = EntryChoice::Symbol(entry.to_owned());
+        self.0.last_mut().unwrap().3 = Some(symbol);
     }
 }
 
@@ -241,8 +244,8 @@ fn each_bad_elf_has_its_message() {
     assert!(cases.0.len() >= 90, "{} cases", cases.0.len());
 
     let mut report = String::new();
-    for (name, file, base, entry) in &cases.0 {
-        let error = load(file, *base, entry).expect_err(name);
+    for (name, file, base, symbol) in &cases.0 {
+        let error = load(file, *base, *symbol).expect_err(name);
         let message = error.to_string();
         assert!(!message.contains('\n') && !message.ends_with('.'), "{name}: {message}");
         assert!(!message.starts_with(|first: char| first.is_ascii_uppercase()), "{name}: {message}");
@@ -259,9 +262,9 @@ fn each_bad_elf_has_its_message() {
 #[test]
 fn the_unchanged_files_load() {
     for bits in [B32, B64] {
-        let entry = load(&Image::program(bits).build(), None, &EntryChoice::File).unwrap();
+        let entry = load(&Image::program(bits).build(), None, None).unwrap();
         assert_eq!(entry, VirtAddr(0x1000));
-        let entry = load(&Image::pie(bits, 2).build(), Some(0x2000), &EntryChoice::File).unwrap();
+        let entry = load(&Image::pie(bits, 2).build(), Some(0x2000), None).unwrap();
         assert_eq!(entry, VirtAddr(0x2010));
     }
 }

@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_loader::{
-    Bss, DEFAULT_PIE_BASE, ElfClass, ElfOptions, EntryChoice, EntryPoint, ImageKind, LoadPlan, VirtAddr,
-    check_overlap, elf, flat, is_elf,
+    Bss, DEFAULT_PIE_BASE, ElfClass, ElfOptions, ImageKind, LoadPlan, VirtAddr, check_overlap, elf, flat,
+    is_elf,
 };
 
 use crate::golden::assert_golden;
@@ -77,12 +77,8 @@ fn a_program_goes_to_its_physical_addresses() {
 fn symbols_and_addresses_are_looked_up_both_ways() {
     let plan = plan(&higher_half(), None);
     let high = |offset: u64| VirtAddr(0xffff_ffff_8000_0000 + offset);
-    let entry = |choice| plan.resolve_entry(&choice).unwrap();
-    assert_eq!(entry(EntryChoice::File), EntryPoint::Address(high(4)));
-    assert_eq!(entry(EntryChoice::Symbol("_start".to_owned())), EntryPoint::Address(high(0)));
-    assert_eq!(entry(EntryChoice::Address(VirtAddr(7))), EntryPoint::Address(VirtAddr(7)));
-    let (segment, offset) = (0x7c0, 0);
-    assert_eq!(entry(EntryChoice::Segmented { segment, offset }), EntryPoint::Segmented { segment, offset });
+    assert_eq!(plan.resolve_entry().unwrap(), high(4));
+    assert_eq!(plan.symbols().lookup("_start").unwrap().address, high(0));
     assert_eq!(plan.symbols().lookup("SIZE").unwrap().address, VirtAddr(0x77));
 
     assert_eq!(plan.virt_to_phys(high(0x101f)), Some(GuestAddress(0x10_101f)));

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
-use vmm_loader::{Bss, ElfOptions, EntryChoice, LoadPlan, RelocationValue, VirtAddr, elf, flat};
+use vmm_loader::{Bss, ElfOptions, LoadPlan, RelocationValue, VirtAddr, elf, flat};
 
 use crate::image::{
     Bits::{self, B32, B64},
@@ -85,9 +85,9 @@ fn exercise(file: &[u8], base: Option<u64>) -> bool {
     check_plan(&plan, file);
     check_loading(&plan, file);
     assert!(!plan.to_string().is_empty());
-    let _ = plan.resolve_entry(&EntryChoice::Symbol("_start".to_owned()));
-    if let Ok(entry) = plan.resolve_entry(&EntryChoice::File) {
-        assert!(plan.virt_to_phys(entry.linear()).is_some());
+    let _ = plan.symbols().lookup("_start");
+    if let Ok(entry) = plan.resolve_entry() {
+        assert!(plan.virt_to_phys(entry).is_some());
     }
     for symbol in plan.symbols().iter() {
         let _ = plan.symbol_at(symbol.address);

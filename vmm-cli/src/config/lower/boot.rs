@@ -4,7 +4,7 @@
 //! decides, and checks that depend on the mode run when it has been read: then the document is lowered again.
 
 use vmm_core::spec::mode::{Mode, Ring};
-use vmm_loader::boot::{CodeWidth, Protocol};
+use vmm_loader::boot::{OperandWidth, Protocol};
 
 use super::Context;
 use crate::config::StartChoice;
@@ -79,10 +79,10 @@ fn modes(protocol: Protocol) -> Vec<Mode> {
     if protocol.is_plain() {
         return Mode::ALL.to_vec();
     }
-    let mode = |width: &CodeWidth| match width {
-        CodeWidth::Bits16 => Mode::Real,
-        CodeWidth::Bits32 => Mode::Protected,
-        CodeWidth::Bits64 => Mode::Long,
+    let mode = |width: &OperandWidth| match width {
+        OperandWidth::Bits16 => Mode::Real,
+        OperandWidth::Bits32 => Mode::Protected,
+        OperandWidth::Bits64 => Mode::Long,
     };
     protocol.entry_widths().iter().map(mode).collect()
 }

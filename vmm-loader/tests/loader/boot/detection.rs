@@ -1,14 +1,14 @@
 //! Detection of boot protocols: the chosen protocol, its entry, and the types of other files.
 
-use vmm_loader::boot::{BootOptions, BootPlan, CodeWidth, FileType, Protocol, detect, plan};
+use vmm_loader::boot::{BootOptions, BootPlan, FileType, OperandWidth, Protocol, detect, plan};
 
 use super::samples::{
     BzImage, CODE, add_notes, boot_sector, elf, end, multiboot, multiboot2, note, tag, vmlinux,
 };
 use crate::image::Bits::{B32, B64};
 
-/// Returns the chosen protocol with entry and code width.
-fn chosen(file: &[u8]) -> (Protocol, Option<u64>, Option<CodeWidth>) {
+/// Returns the chosen protocol with entry and operand width.
+fn chosen(file: &[u8]) -> (Protocol, Option<u64>, Option<OperandWidth>) {
     let protocol = detect(file).choose().unwrap();
     let BootPlan { entry, width, .. } = plan(file, protocol, &BootOptions::default()).unwrap();
     (protocol, entry.map(|address| address.0), width)
@@ -16,7 +16,7 @@ fn chosen(file: &[u8]) -> (Protocol, Option<u64>, Option<CodeWidth>) {
 
 #[test]
 fn a_file_with_one_candidate() {
-    let (wide, narrow) = (Some(CodeWidth::Bits64), Some(CodeWidth::Bits32));
+    let (wide, narrow) = (Some(OperandWidth::Bits64), Some(OperandWidth::Bits32));
     assert_eq!(chosen(&elf(B64, &[]).build()), (Protocol::Elf, None, wide));
     assert_eq!(chosen(&elf(B32, &[]).build()), (Protocol::Elf, None, narrow));
     // 64-bit ELF files are entered in 32-bit code too.
@@ -31,7 +31,7 @@ fn a_file_with_one_candidate() {
     assert_eq!(chosen(&BzImage::default().build()), (Protocol::Linux, Some(0x100_0200), wide));
     let old = BzImage { version: 0x206, ..BzImage::default() };
     assert_eq!(chosen(&old.build()), (Protocol::Linux, Some(0x10_0000), narrow));
-    assert_eq!(chosen(&boot_sector(512)), (Protocol::BootSector, Some(0x7c00), Some(CodeWidth::Bits16)));
+    assert_eq!(chosen(&boot_sector(512)), (Protocol::BootSector, Some(0x7c00), Some(OperandWidth::Bits16)));
 }
 
 #[test]
