@@ -91,6 +91,48 @@ impl MachineSpec {
             arguments: Vec::new(),
         }
     }
+
+    /// Returns the machine with one more memory region.
+    #[must_use]
+    pub fn with_memory(mut self, region: MemoryRegion) -> Self {
+        self.memory.push(region);
+        self
+    }
+
+    /// Returns the machine with `vcpus` vCPUs and these interrupt controllers.
+    #[must_use]
+    pub const fn with_vcpus(mut self, vcpus: u32, interrupts: Interrupts) -> Self {
+        (self.vcpus, self.interrupts) = (vcpus, interrupts);
+        self
+    }
+
+    /// Returns the machine whose guest starts in `ring`.
+    #[must_use]
+    pub const fn with_ring(mut self, ring: Ring) -> Self {
+        self.boot.ring = ring;
+        self
+    }
+
+    /// Returns the machine with one more general register preset.
+    #[must_use]
+    pub fn with_register(mut self, register: Register, value: u64) -> Self {
+        self.boot.registers.push((register, value));
+        self
+    }
+
+    /// Returns the machine with one more mapping in its page tables.
+    #[must_use]
+    pub fn with_mapping(mut self, mapping: Mapping) -> Self {
+        self.boot.paging.maps.push(mapping);
+        self
+    }
+
+    /// Returns the machine with these limits.
+    #[must_use]
+    pub const fn with_limits(mut self, limits: LimitSpec) -> Self {
+        self.limits = limits;
+        self
+    }
 }
 
 /// Initial state of the first vCPU.
@@ -293,4 +335,34 @@ pub enum CpuidPolicy {
     None,
     /// All that KVM supports on the host (`KVM_GET_SUPPORTED_CPUID`).
     Host,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_method_sets_its_field_and_no_other() {
+        let plain = MachineSpec::new(Mode::Long, 2 << 20, EntryPoint::Address(Gva(0x8000)));
+        let access = PagePermissions { writable: true, user: true, executable: true };
+        let mapping = Mapping { gva: Gva(1 << 30), gpa: Gpa(0), size: 4096, access };
+        let limits = LimitSpec { time: None, exits: Some(7) };
+        let region = MemoryRegion::new(Gpa(4 << 20), 4096);
+        let spec = plain
+            .clone()
+            .with_memory(region.clone())
+            .with_vcpus(2, Interrupts::Pc)
+            .with_ring(Ring::User)
+            .with_register(Register::Rdi, 1)
+            .with_mapping(mapping)
+            .with_limits(limits);
+        let mut expected = plain;
+        expected.memory.push(region);
+        (expected.vcpus, expected.interrupts) = (2, Interrupts::Pc);
+        expected.boot.ring = Ring::User;
+        expected.boot.registers = vec![(Register::Rdi, 1)];
+        expected.boot.paging.maps = vec![mapping];
+        expected.limits = limits;
+        assert_eq!(spec, expected);
+    }
 }

@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use iced_x86::{Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{CpuidFeature, Instruction, Mnemonic, OpKind, Register};
 
 use crate::machine::guest_state::GuestState;
 
@@ -31,7 +31,16 @@ pub(super) fn of(moment: &GuestState<'_>, instruction: &Instruction) -> Emulatio
         instruction.op_kind(number) == OpKind::Register
             && instruction.op_register(number).is_vector_register()
     });
-    let x87 = instruction.cpuid_features().iter().any(|feature| format!("{feature:?}").starts_with("FPU"));
+    let x87 = instruction.cpuid_features().iter().any(|feature| {
+        matches!(
+            feature,
+            CpuidFeature::FPU
+                | CpuidFeature::FPU287
+                | CpuidFeature::FPU287XL_ONLY
+                | CpuidFeature::FPU387
+                | CpuidFeature::FPU387SL_ONLY
+        )
+    });
     let software_interrupt =
         matches!(instruction.mnemonic(), Mnemonic::Int | Mnemonic::Int3 | Mnemonic::Int1 | Mnemonic::Into);
     if let Some(at) = outside {
