@@ -1,8 +1,9 @@
-//! A machine: the whole flow, from `/dev/kvm` to a vCPU that is about to execute its first instruction.
+//! A machine: the KVM flow from `/dev/kvm` to a vCPU that is about to execute its first instruction.
 //!
-//! [`Machine::build`] is the figure of every KVM course as one function. Each line is a call that kvm-sys-wrap has a
-//! file for; what the calls are given was computed before the first of them, without KVM ([`crate::layout`]), or is a
-//! pure function of it ([`crate::initial_state`]).
+//! [`Machine::build`] is this flow as one function. Each line is a call that kvm-sys-wrap has a file for. The arguments are
+//! computed before the first call, without KVM ([`crate::layout`]), or by a pure function of the vCPU's reset state
+//! ([`crate::initial_state`]). Other files of this folder run the machine: `turn.rs` one exit, `run_loop.rs` the loop,
+//! `smp.rs` the vCPU threads, `runner.rs` the public interface.
 
 pub(crate) mod board;
 pub(crate) mod coalesced_pio;
@@ -68,14 +69,14 @@ use crate::spec::{Interrupts, MachineSpec, MemoryBacking, MemoryRegion};
 pub struct Machine {
     pub(crate) board: Board,
     pub(crate) processors: Processors,
-    /// The vCPU that ended the last run, counted from 0: the one to look at.
+    /// Number of the vCPU that ended the last run.
     pub(crate) ended: usize,
     pub(crate) sleeps: SuspendTimes,
-    /// What the vCPUs were told by CPUID.
+    /// CPUID of the vCPUs, if it was set.
     pub(crate) cpuid: Option<CpuId>,
-    /// What it was made from, if not built.
+    /// Snapshot that the machine was made from.
     pub(crate) origin: Option<Snapshot>,
-    /// What KVM has derived from the guest's page tables.
+    /// Page tables that KVM derived from the guest's.
     pub(crate) shadows: ShadowPages,
 }
 
@@ -160,48 +161,48 @@ impl Machine {
         })
     }
 
-    /// What the machine was built from.
+    /// Description that the machine was built from.
     #[must_use]
     pub fn spec(&self) -> &MachineSpec {
         &self.board.spec
     }
 
-    /// The snapshot that it was made from; `None` if it was built.
+    /// Snapshot that the machine was made from; `None` if it was built.
     #[must_use]
     pub const fn origin(&self) -> Option<&Snapshot> {
         self.origin.as_ref()
     }
 
-    /// What lies where in its memory.
+    /// Memory layout: the ranges in use and their owners.
     #[must_use]
     pub fn layout(&self) -> &Layout {
         &self.board.layout
     }
 
-    /// Its memory.
+    /// Guest memory.
     #[must_use]
     pub fn memory(&self) -> &GuestMemory {
         &self.board.memory
     }
 
-    /// Its devices: those at ports, and those at addresses.
+    /// Buses of the devices: for ports, and for guest-physical addresses.
     #[must_use]
     pub fn buses(&self) -> (&Bus, &Bus) {
         (&self.board.ports, &self.board.mmio)
     }
 
-    /// The vCPU that ended the run, stopped; before that the one that starts.
+    /// vCPU that ended the last run; before the first run, the bootstrap processor.
     #[must_use]
     pub fn vcpu(&self) -> &Vcpu {
         &self.processors.get(self.ended).unwrap_or_else(|| self.processors.bsp()).vcpu
     }
 
-    /// All vCPUs, stopped; the one that starts is the first.
+    /// vCPUs of the machine, by number; the bootstrap processor is the first.
     pub fn vcpus(&self) -> impl Iterator<Item = &Vcpu> {
         self.processors.iter().map(|processor| &processor.vcpu)
     }
 
-    /// The exits so far, of all vCPUs.
+    /// Exits so far, of all vCPUs.
     #[must_use]
     pub fn exits(&self) -> ExitCounts {
         let mut exits = self.processors.bsp().exits.clone();
@@ -211,14 +212,14 @@ impl Machine {
         exits
     }
 
-    /// How long the guest had the machine suspended, in all its runs.
+    /// Time that the guest had the machine suspended, in all its runs.
     #[must_use]
     pub const fn time_suspended(&self) -> Duration {
         self.sleeps.total
     }
 
-    /// MSRs that the guest asked for and KVM does not have. Looked for on machines with interrupts: others seldom run kernels
-    /// that ask.
+    /// MSRs that the guest accessed and KVM does not have. They are reported on machines with interrupts only: guests without
+    /// interrupts are seldom kernels that probe MSRs.
     #[must_use]
     pub fn unknown_msrs(&self) -> UnknownMsrs {
         let mut all = self.processors.bsp().unknown_msrs.clone();
@@ -229,13 +230,13 @@ impl Machine {
         all
     }
 
-    /// What an end is worth on this machine.
+    /// Verdict on an end of a run of this machine.
     #[must_use]
     pub const fn verdict(&self, end: &End) -> Verdict {
         end.verdict(self.board.spec.halt, self.board.spec.reset)
     }
 
-    /// A page walker with the vCPU's eyes, as they are now.
+    /// Page walker set up from the current control registers of [`Machine::vcpu`].
     ///
     /// # Errors
     /// [`Error::Kvm`].
@@ -243,7 +244,7 @@ impl Machine {
         Ok(self.walker_from_sregs(&self.vcpu().sregs()?))
     }
 
-    /// A page walker with the eyes of a vCPU of this machine that has these special registers.
+    /// Page walker for a vCPU of this machine that has these special registers.
     #[must_use]
     pub fn walker_from_sregs(&self, sregs: &kvm_sregs) -> Walker {
         let host::CpuTraits { physical_bits, amd } = self.board.cpu;
@@ -259,8 +260,8 @@ fn map(vm: &Vm, address: Gpa, range: &FileRange) -> Result<(), Error> {
     Ok(())
 }
 
-/// Writes the special registers and reads them back: a host that cannot do the mode either refuses them, or takes them
-/// and drops a bit without a word.
+/// Writes the special registers and reads them back: a host that cannot do the mode either refuses them, or accepts them
+/// and drops a bit silently.
 fn enter_mode(vcpu: &Vcpu, spec: &MachineSpec, state: &InitialState) -> Result<(), Error> {
     let mode = spec.boot.mode;
     vcpu.set_sregs(&state.sregs)
@@ -269,7 +270,7 @@ fn enter_mode(vcpu: &Vcpu, spec: &MachineSpec, state: &InitialState) -> Result<(
     if differences.is_empty() { Ok(()) } else { Err(Error::ModeDropped { mode, differences }) }
 }
 
-/// A VM with its memory: new, or the copies of a snapshot's.
+/// Creates a VM with its memory: zeros, or copy-on-write mappings of a snapshot's memory.
 pub(crate) fn vm_with_memory(
     kvm: &Kvm,
     spec: &MachineSpec,
@@ -302,7 +303,7 @@ pub(crate) fn application_processors(
     Ok(aps)
 }
 
-/// Tells a vCPU what it is.
+/// Sets the CPUID of a vCPU (`KVM_SET_CPUID2`).
 pub(crate) fn set_cpuid(vcpu: &Vcpu, spec: &MachineSpec, cpuid: Option<&CpuId>) -> Result<(), Error> {
     let id = u32::try_from(vcpu.id()).unwrap_or(u32::MAX);
     Ok(cpuid.map_or(Ok(()), |cpuid| vcpu.set_cpuid2(&cpuid::for_vcpu(cpuid, id, spec.vcpus)))?)
@@ -317,7 +318,7 @@ fn slot(number: u32, region: &MemoryRegion) -> Slot {
     slot
 }
 
-/// What is behind a region, in the words of the calls.
+/// Backing of a memory slot for a region's backing.
 pub(crate) const fn backing(backing: MemoryBacking) -> SlotBacking {
     match backing {
         MemoryBacking::Anonymous => SlotBacking::Anonymous,
@@ -326,7 +327,8 @@ pub(crate) const fn backing(backing: MemoryBacking) -> SlotBacking {
     }
 }
 
-/// The interrupt controllers and the timer, before the first vCPU: each vCPU gets its local APIC when it is made.
+/// Creates the interrupt controllers and the timer. This comes before the first vCPU, which gets its local APIC when it is
+/// created.
 pub(crate) fn interrupt_controllers(vm: &Vm, spec: &MachineSpec) -> Result<(), Error> {
     match spec.interrupts {
         Interrupts::None => return Ok(()),
@@ -336,6 +338,6 @@ pub(crate) fn interrupt_controllers(vm: &Vm, spec: &MachineSpec) -> Result<(), E
             vm.create_pit2()?;
         }
     }
-    // Whoever programs interrupts is a kernel, and kernels try MSRs.
+    // A guest that programs interrupts is a kernel, and kernels probe MSRs.
     Ok(vm.enable_unknown_msr_exits()?)
 }

@@ -1,12 +1,11 @@
-//! The record of a run: what came in from outside, and the trail of the exits that it took.
+//! Records of runs: the answers that the guest read, and a signature of each exit.
 //!
-//! A guest without interrupts is a function of its initial memory and of what it reads: IN and MMIO answers. Keep those
-//! answers, and the same run can be had again, exit by exit ([`crate::record::replay`]): that is how a guest which died is
-//! examined, and how a debugger goes backwards. Beside the answers the record keeps a signature of each exit, so that a
-//! replay which leaves the trail notices it at once.
+//! A guest without interrupts is a function of its initial memory and of what it reads with IN and MMIO. With those answers the
+//! same run can be repeated exit by exit ([`crate::record::replay`]): the autopsy examines a crash that way, and the debugger
+//! goes backwards. A replay compares the signatures, so a run that differs is noticed at the first exit that does.
 //!
-//! Recording is always on, so it costs next to nothing: no call to KVM, 8 bytes and a few multiplications an exit. It is
-//! bounded; a run that outgrows it is known to have done so.
+//! Recording is always on, so it is cheap: no KVM call, 8 bytes and a few multiplications for each exit. A record is bounded,
+//! and knows if it overflowed.
 
 pub mod checkpoint;
 pub(crate) mod position;
@@ -20,18 +19,18 @@ use crate::cpu::exit_counts::{ExitKind, is_guest_exit};
 use crate::machine::end::End;
 use crate::machine::observer::{ExitView, Observer};
 
-/// Bytes that a record takes at most: some four million exits.
+/// Largest size of a record in bytes: some four million exits.
 const MAX_RECORD_SIZE: usize = 32 << 20;
 
-/// What one exit was, in 64 bits: type, width, the lower half of the address, and a hash of all of it.
+/// Signature of an exit, in 64 bits: type, width, bits 0 to 15 of the address, and a hash of all its data.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Signature(u64);
 
-/// A run, as far as it was recorded.
+/// Record of a run.
 #[derive(Debug, Clone)]
 pub struct Recording {
     signatures: Vec<Signature>,
-    /// What the guest read, one answer behind the other. Their lengths follow from the exits.
+    /// Answers that the guest read, without separators: the lengths follow from the exits.
     answers: Vec<u8>,
     /// Exits seen, recorded or not.
     seen: u64,
@@ -46,25 +45,25 @@ impl Default for Recording {
 }
 
 impl Recording {
-    /// An empty record of the usual size.
+    /// Creates an empty record of the default size.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// An empty record that takes at most `limit` bytes.
+    /// Creates an empty record that takes at most `limit` bytes.
     #[must_use]
     pub const fn with_limit(limit: usize) -> Self {
         Self { signatures: Vec::new(), answers: Vec::new(), seen: 0, limit, full: false }
     }
 
-    /// Number of recorded exits. Kicks and debug events are not exits of the guest and are not in it.
+    /// Number of recorded exits. Signals and debug events are not exits of the guest and are not recorded.
     #[must_use]
     pub fn exits(&self) -> u64 {
         u64::try_from(self.signatures.len()).unwrap_or(u64::MAX)
     }
 
-    /// Whether the run went on after the record was full, so that it can be replayed in part only.
+    /// Returns true if the run went on after the record was full, so that only part of it can be replayed.
     #[must_use]
     pub const fn overflowed(&self) -> bool {
         self.full
@@ -76,7 +75,7 @@ impl Recording {
         self.seen
     }
 
-    /// Records one exit that was served, with what the guest was given to read.
+    /// Records one exit that was served, with the answer that the guest reads.
     pub fn push(&mut self, exit: &Exit, answer: &[u8]) {
         if !is_guest_exit(exit) {
             return;
@@ -85,18 +84,18 @@ impl Recording {
         let signatures = size_of_val(self.signatures.as_slice()) + size_of::<Signature>();
         self.full |= signatures + self.answers.len() + answer.len() > self.limit;
         if !self.full {
-            self.signatures.push(Signature::of(exit));
+            self.signatures.push(Signature::from_exit(exit));
             self.answers.extend_from_slice(answer);
         }
     }
 
-    /// The signature of exit number `index`, counted from 0.
+    /// Signature of exit number `index`, counted from 0.
     #[must_use]
     pub(crate) fn signature(&self, index: u64) -> Option<Signature> {
         self.signatures.get(usize::try_from(index).ok()?).copied()
     }
 
-    /// The answer of `length` bytes that begins at `at` in the stream of answers.
+    /// Answer of `length` bytes at offset `at` of all answers.
     #[must_use]
     pub(crate) fn answer(&self, at: usize, length: usize) -> Option<&[u8]> {
         self.answers.get(at..at.checked_add(length)?)
@@ -114,9 +113,9 @@ impl Observer for Recording {
 }
 
 impl Signature {
-    /// Of an exit with all its data.
+    /// Computes the signature of an exit with all its data.
     #[must_use]
-    pub fn of(exit: &Exit) -> Self {
+    pub fn from_exit(exit: &Exit) -> Self {
         let kind = ExitKind::from(exit);
         let (address, width, count, data): (u64, u8, u32, &[u8]) = match exit {
             Exit::PioIn { port, width, count } => (port.0.into(), *width, *count, &[]),
@@ -181,7 +180,7 @@ const fn mix(hash: u64, word: u64) -> u64 {
     (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
 }
 
-/// Type, width and (the lower half of) the address.
+/// Type, width and bits 0 to 15 of the address.
 impl fmt::Display for Signature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = self.kind().map_or("exit", ExitKind::name);
@@ -226,14 +225,17 @@ mod tests {
             Exit::Shutdown,
         ];
         for (index, exit) in exits.iter().enumerate() {
-            let same = exits.iter().filter(|other| Signature::of(other) == Signature::of(exit)).count();
+            let same = exits
+                .iter()
+                .filter(|other| Signature::from_exit(other) == Signature::from_exit(exit))
+                .count();
             assert_eq!(same, 1, "exit {index}");
         }
-        assert_eq!(Signature::of(&exits[0]).to_string(), "pio-out, 1 bytes at port 0xe9");
+        assert_eq!(Signature::from_exit(&exits[0]).to_string(), "pio-out, 1 bytes at port 0xe9");
     }
 
     #[test]
-    fn kicks_are_not_part_of_the_trail() {
+    fn signals_are_not_recorded() {
         let mut recording = Recording::new();
         recording.push(&Exit::Interrupted, &[]);
         recording.push(&Exit::PioIn { port: Port(1), width: 1, count: 1 }, &[7]);
@@ -241,7 +243,7 @@ mod tests {
         assert_eq!((recording.exits(), recording.seen()), (2, 2));
         assert_eq!(recording.answer(0, 1).unwrap(), [7]);
         assert_eq!(recording.answer(1, 1), None);
-        assert_eq!(recording.signature(1).unwrap(), Signature::of(&Exit::Hlt));
+        assert_eq!(recording.signature(1).unwrap(), Signature::from_exit(&Exit::Hlt));
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! A snapshot: a stopped machine as a value, from which machines are made that go on where it stood.
+//! Snapshots: a stopped machine as a value, from which machines are made that go on where it stood.
 //!
-//! Its memory is a file in memory ([`MemoryImage`]). A machine made from it maps that file copy-on-write: nothing is copied
-//! before the guest writes, and what nobody writes is there once for all of them. The rest ([`MachineState`]) is a few
-//! kilobytes for each vCPU, and can be written down with serde.
+//! Memory is in a memfd ([`MemoryImage`]). A machine made from a snapshot maps it copy-on-write: nothing is copied before the
+//! guest writes, and pages that no machine writes exist once. The rest ([`MachineState`]) is a few kilobytes for each vCPU, and
+//! can be serialized with serde.
 //!
 //! | file | part |
 //! |---|---|
@@ -12,8 +12,8 @@
 //! | `snapshot/host.rs` | hosts that a snapshot can be restored on |
 //! | `snapshot/reset.rs` | a machine that has run goes back to the snapshot that it was made from |
 //!
-//! Time goes on: the guest's TSC and its clocks continue from where they were, not from where they would be. What is outside
-//! of the machine is not in a snapshot: what was printed, input that was not fetched, a disk that is written in place.
+//! The guest's TSC and clocks continue from their values at the snapshot. A snapshot does not contain what is outside of the
+//! machine: printed output, input that was not read yet, a disk that is written in place.
 
 #[cfg(test)]
 mod form;
@@ -45,8 +45,7 @@ pub use reset::ResetBy;
 pub const STATE_VERSION: u32 = 1;
 
 impl Snapshot {
-    /// Puts a snapshot together from its parts, such as those that were saved in a file. `cpuid` is what
-    /// [`Snapshot::cpuid`] gave.
+    /// Makes a snapshot from its parts, such as those that were saved in a file. `cpuid` is a value of [`Snapshot::cpuid`].
     ///
     /// # Errors
     /// [`Error::Snapshot`] where they cannot be those of one machine.
@@ -70,19 +69,19 @@ impl Snapshot {
         })
     }
 
-    /// The state without the memory.
+    /// State of vCPUs, interrupt controllers and devices.
     #[must_use]
     pub fn state(&self) -> &MachineState {
         &self.state
     }
 
-    /// What the vCPUs were told by CPUID, if anything.
+    /// CPUID of the vCPUs, if it was set.
     #[must_use]
     pub fn cpuid(&self) -> Option<&[kvm_cpuid_entry2]> {
         self.config.cpuid.as_ref().map(CpuId::as_slice)
     }
 
-    /// The features that the guest was told of and this host does not have, by their names.
+    /// Names of features in the guest's CPUID that this host does not have.
     ///
     /// # Errors
     /// [`Error::Kvm`].
@@ -91,19 +90,19 @@ impl Snapshot {
         Ok(cpuid::missing_features(told, &kvm.supported_cpuid()?, &self.config.spec.cpuid_changes))
     }
 
-    /// The memory.
+    /// Memory of the machine.
     #[must_use]
     pub const fn memory(&self) -> &MemoryImage {
         &self.memory
     }
 
-    /// What the machine was built from.
+    /// Description that the machine was built from.
     #[must_use]
     pub fn spec(&self) -> &MachineSpec {
         &self.config.spec
     }
 
-    /// The same with other registers in the vCPU that starts.
+    /// Copies the snapshot, with changed registers of the first vCPU.
     #[must_use]
     pub fn with_registers(&self, change: impl FnOnce(&mut kvm_regs)) -> Self {
         let mut changed = self.clone();
@@ -111,13 +110,12 @@ impl Snapshot {
         changed
     }
 
-    /// Whether both have the same memory, of one machine at one moment.
+    /// Returns true if both are copies of one snapshot.
     fn shares_origin(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.config, &other.config)
     }
 
-    /// Makes a machine that goes on where the snapshot was taken. Its memory is a copy of the snapshot's, made page by page
-    /// as the guest writes.
+    /// Makes a machine that goes on where the snapshot was taken. Its memory is a copy-on-write mapping of the snapshot's.
     ///
     /// # Errors
     /// As [`Machine::build`], and where this host does not take the state.
@@ -135,8 +133,7 @@ impl Snapshot {
 }
 
 impl Machine {
-    /// Takes a snapshot. All vCPUs are stopped; the instruction that led to the last exit of each is finished first
-    /// ([`Machine::settle`] does that where it can lead to another exit).
+    /// Takes a snapshot. The instruction of the last exit of each vCPU is finished first.
     ///
     /// # Errors
     /// [`Error::Kvm`] where the state cannot be read, [`Error::Snapshot`] where there is no memory left for it.
@@ -154,7 +151,7 @@ impl Machine {
         Ok(Snapshot { config: Arc::new(MachineConfig::from_machine(self)), state: Arc::new(state), memory })
     }
 
-    /// A machine like this one, that goes on by itself: a snapshot, and a machine made from it.
+    /// Copies the machine: takes a snapshot and makes a machine from it.
     ///
     /// # Errors
     /// As [`Machine::snapshot`] and [`Snapshot::machine`].

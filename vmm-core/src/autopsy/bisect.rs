@@ -112,8 +112,10 @@ fn round(
         let result = loop {
             match replayer.turn()? {
                 Replayed::Served | Replayed::Debug(_) => {}
-                other
-                @ (Replayed::Kicked | Replayed::Ended(_) | Replayed::Diverged | Replayed::OutOfTime) => {
+                other @ (Replayed::Interrupted
+                | Replayed::Ended(_)
+                | Replayed::Diverged
+                | Replayed::OutOfTime) => {
                     break other;
                 }
             }
@@ -123,7 +125,7 @@ fn round(
             Replayed::Ended(_) => return Ok(Bisection::Near),
             Replayed::Diverged => return Ok(Bisection::Diverged),
             Replayed::OutOfTime => return Ok(Bisection::OutOfTime),
-            Replayed::Kicked | Replayed::Served | Replayed::Debug(_) => {
+            Replayed::Interrupted | Replayed::Served | Replayed::Debug(_) => {
                 let progress = !replayer.is_at(places.back())?;
                 pace = pace.after(progress);
                 if progress {
@@ -142,7 +144,7 @@ fn stride(replayer: &mut Replayer<'_>, from: &ReplayMark) -> Result<(Bisection, 
     let (mut older, mut newer) = (from.clone(), from.clone());
     for number in 1_u64.. {
         let result = match replayer.step(None, None)? {
-            ReplayStep::Done | ReplayStep::Caught | ReplayStep::Kicked => None,
+            ReplayStep::Done | ReplayStep::AtHandler | ReplayStep::Interrupted => None,
             ReplayStep::Ended(_) => Some(Bisection::Near),
             ReplayStep::Diverged => Some(Bisection::Diverged),
             ReplayStep::OutOfTime => Some(Bisection::OutOfTime),

@@ -142,11 +142,11 @@ impl InstructionTrace {
                         clear_step_flag(replayer, &registers, None)?;
                     }
                 }
-                ReplayStep::Caught => {
+                ReplayStep::AtHandler => {
                     self.finish(&plan, &registers, true);
                     clear_step_flag(replayer, &registers, plan.handler)?;
                 }
-                ReplayStep::Kicked => {
+                ReplayStep::Interrupted => {
                     if last_kick == Some(self.steps) {
                         return Ok(StepResult::Stuck(Box::new(registers)));
                     }

@@ -142,7 +142,7 @@ impl Autopsy {
             match replayer.replay_to(exits)? {
                 Replayed::Served => {}
                 Replayed::OutOfTime => return Ok(self.out_of_time(&replayer, budget)),
-                Replayed::Ended(_) | Replayed::Diverged | Replayed::Debug(_) | Replayed::Kicked => {
+                Replayed::Ended(_) | Replayed::Diverged | Replayed::Debug(_) | Replayed::Interrupted => {
                     return Ok(self.diverged(&replayer));
                 }
             }

@@ -1,7 +1,8 @@
-//! While a guest runs, the kernel collects what it writes to the debug console, if the configuration says so.
+//! Coalesced PIO: the kernel buffers what the guest writes to the debug console, if the configuration says so
+//! (`KVM_REGISTER_COALESCED_MMIO`).
 //!
-//! Only in the plain run loop. Whoever stops a guest at an exit, to look at it or to go on from there, wants to find it at that
-//! exit, and not where the kernel handed over what it had collected: replays, steps and debuggers run without.
+//! It is used in the plain run loop only. Replays, single steps and debuggers stop at exits, and need the guest to be at the
+//! exit that they are shown.
 
 use std::time::Duration;
 
@@ -10,17 +11,17 @@ use kvm_sys_wrap::{KickTimer, Port, Vm};
 use crate::machine::error::Error;
 use crate::spec::{BusAddress, DebugConsoleSpec, MachineSpec};
 
-/// What the guest prints is shown after so much time at the latest, even if nothing else happens.
+/// Longest time between a write of the guest and its output.
 const MAX_DELAY: Duration = Duration::from_millis(20);
 
-/// A time in which writes are collected.
+/// Registration of a coalesced port, until it is dropped.
 pub(crate) struct CoalescedPio {
     vm: Vm,
     port: Port,
     _alarm: KickTimer,
 }
 
-/// The port whose writes are to be collected.
+/// Port whose writes are to be coalesced.
 pub(crate) fn port(spec: &MachineSpec) -> Option<Port> {
     match spec.devices.debug_console {
         Some(DebugConsoleSpec { at: BusAddress::Port(port), collect: true }) => Some(port),
@@ -29,7 +30,7 @@ pub(crate) fn port(spec: &MachineSpec) -> Option<Port> {
 }
 
 impl CoalescedPio {
-    /// Begins, on the thread that runs the vCPU. `None` where nothing is to be collected, or this kernel cannot.
+    /// Registers the port, on the thread that runs the vCPU. `None` where nothing is to be coalesced, or the kernel cannot.
     pub(crate) fn start(vm: &Vm, spec: &MachineSpec) -> Result<Option<Self>, Error> {
         let Some(port) = port(spec) else { return Ok(None) };
         let _alarm = KickTimer::with_interval(MAX_DELAY)?;
@@ -39,7 +40,7 @@ impl CoalescedPio {
 
 impl Drop for CoalescedPio {
     fn drop(&mut self) {
-        // It was there; and the run is over either way.
+        // The port was registered, and the run is over either way.
         let _ = self.vm.unregister_coalesced_pio(self.port);
     }
 }

@@ -11,19 +11,19 @@ use kvm_sys_wrap::Exit;
 use crate::cpu::ring3_trap::{ExceptionFrame, exception_name};
 use crate::spec::{BusAddress, HaltPolicy, ResetPolicy};
 
-/// What ended the run.
+/// End of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum End {
     /// The guest executed HLT.
     Halt {
-        /// Whether RFLAGS.IF was set. If not, no interrupt could ever have woken it.
+        /// True if RFLAGS.IF was set. If not, no interrupt could have woken the vCPU.
         interrupts: bool,
     },
-    /// A ring-3 guest came back by `int 0x80`.
+    /// A ring-3 guest ended its run with `int 0x80`.
     Ring3Exit,
     /// The guest asked to end, over the exit port or the hypercall registers.
     Exit {
-        /// Its code; 0 is success.
+        /// Exit code; 0 is success.
         code: u32,
     },
     /// The guest switched the machine off, by ACPI or a port.
@@ -38,24 +38,24 @@ pub enum End {
     InternalError {
         /// `KVM_INTERNAL_ERROR_*`.
         suberror: u32,
-        /// More, depending on the suberror.
+        /// Data of the suberror.
         data: Vec<u64>,
     },
     /// The CPU refused the guest's state.
     FailEntry {
-        /// The hardware's reason.
+        /// Hardware entry failure reason.
         reason: u64,
-        /// The host CPU.
+        /// Host CPU on which it happened.
         cpu: u32,
     },
-    /// A ring-3 guest raised an exception, which nobody but the trap page was there to take.
+    /// A ring-3 guest raised an exception, which only the trap page could take.
     Exception {
-        /// Its vector.
+        /// Vector of the exception.
         vector: u8,
-        /// What the CPU pushed, if it can be read.
+        /// Exception frame that the CPU pushed, if it can be read.
         frame: Option<ExceptionFrame>,
     },
-    /// An access to nothing, on a machine that does not allow it.
+    /// Access to an unmapped port or address, on a machine that stops then.
     Unmapped(UnmappedAccess),
     /// The guest asked the host for a reset or power-off, or reported a crash.
     SystemEvent {
@@ -68,31 +68,31 @@ pub enum End {
     ExitLimit(u64),
     /// Ctrl-C, or another signal that asks us to end.
     Interrupted,
-    /// An exit that this machine never asked for.
+    /// Exit of a kind that this machine does not enable.
     Unserved(Exit),
 }
 
-/// How long a suspended machine sleeps.
+/// Duration of a suspension to memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Suspend {
-    /// Until a time, since the epoch. Runs go on then; debuggers end here.
+    /// Until a time, since the Unix epoch. Runs go on then; debugged runs end here.
     Until(Duration),
-    /// For good: no alarm is on that may wake it.
+    /// Forever: no alarm is set that may wake the machine.
     NoAlarm,
-    /// For good: the FACS says no place below 1 MiB where it could go on.
+    /// Forever: the FACS has no waking vector below 1 MiB.
     NoVector(u32),
 }
 
-/// One access of the guest outside of its memory.
+/// Access of the guest to a port or address where no memory or device is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnmappedAccess {
     /// Where.
     pub at: BusAddress,
     /// Bytes.
     pub width: usize,
-    /// What was written; `None` for a read.
+    /// Value that was written; `None` for a read.
     pub written: Option<u64>,
-    /// The instruction pointer: at the instruction, or behind it, as the host's KVM has it.
+    /// RIP at the exit: at the instruction or after it, depending on the host.
     pub rip: u64,
 }
 
@@ -107,12 +107,12 @@ pub enum EndClass {
     Stopped,
 }
 
-/// What an end is worth.
+/// Judgement of an end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// The guest is done and content.
+    /// The guest ended successfully.
     Success,
-    /// The guest's own exit code, not 0.
+    /// The guest ended with this exit code, not 0.
     Code(u32),
     /// The guest died.
     Crashed,
@@ -156,7 +156,7 @@ impl End {
         if let Self::Exit { code } = self { Some(*code) } else { None }
     }
 
-    /// What it is worth on a machine where HLT and a reset have the given meaning.
+    /// Verdict on this end for a machine with these policies for HLT and reset.
     #[must_use]
     pub const fn verdict(&self, halt: HaltPolicy, reset: ResetPolicy) -> Verdict {
         match self {

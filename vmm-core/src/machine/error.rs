@@ -1,7 +1,7 @@
-//! What can go wrong before and around a run, and whose fault it is.
+//! Errors before and during a run, each with the party to blame.
 //!
-//! What a guest does is never an error here: that is an [`WalkEnd`](crate::machine::end::End). Each error can say whom it blames; a
-//! front-end makes exit statuses of that.
+//! Acts of the guest are never errors: they are an [`End`](crate::machine::end::End). A front-end makes exit statuses of
+//! [`Error::blame`].
 
 use std::io;
 
@@ -15,20 +15,20 @@ use crate::initial_state::StateError;
 use crate::layout::LayoutError;
 use crate::spec::mode::Mode;
 
-/// Whose fault an error is.
+/// Party that is to blame for an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blame {
-    /// The machine's description, or the guest's file.
+    /// Description of the machine, or the guest's file.
     Configuration,
     /// This host cannot do what was asked; another one could.
     HostLacks,
     /// Something on this host failed.
     Host,
-    /// Ours.
+    /// A bug in this program.
     Bug,
 }
 
-/// A machine could not be built, or its run not be carried out.
+/// Error of building or running a machine.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The parts of the machine do not fit into its memory.
@@ -43,9 +43,9 @@ pub enum Error {
     /// A snapshot cannot be taken, or is of another machine.
     #[error("the snapshot is not usable: {problem}")]
     Snapshot {
-        /// What is wrong.
+        /// Description of the problem.
         problem: &'static str,
-        /// What the host said.
+        /// Error of the host.
         source: Option<io::Error>,
     },
     /// A device cannot be saved in a snapshot or checkpoint.
@@ -67,7 +67,7 @@ pub enum Error {
     /// More virtio devices than there are interrupts for them.
     #[error("{count} virtio devices; there are interrupts for {}", crate::spec::virtio::MAX_DEVICES)]
     TooManyVirtioDevices {
-        /// How many.
+        /// Number of devices.
         count: usize,
     },
     /// The guest's image could not be put into memory.
@@ -76,23 +76,23 @@ pub enum Error {
     /// The host took the vCPU's state and dropped part of it.
     #[error("this host's KVM cannot do mode {mode}: it {}", sentence(differences))]
     ModeDropped {
-        /// The mode.
+        /// CPU mode.
         mode: Mode,
-        /// What differs after reading back.
+        /// Differences after reading back.
         differences: Vec<SregsDifference>,
     },
     /// The host refused the vCPU's state.
     #[error("this host's KVM cannot do {feature}: it refused the vCPU's special registers")]
     ModeRefused {
-        /// The mode, with what is special about it.
+        /// CPU mode, with the feature that was asked for.
         feature: String,
-        /// What the kernel said.
+        /// Error of the kernel.
         source: KvmError,
     },
-    /// The host's CPU does not have something, by its CPUID.
+    /// The host's CPU lacks a feature, by its CPUID.
     #[error("this host's KVM cannot do {feature}: its CPUID does not offer it")]
     FeatureMissing {
-        /// What.
+        /// Missing feature.
         feature: &'static str,
     },
     /// The host cannot stop a machine with interrupts at a breakpoint, or not step it.
@@ -100,7 +100,7 @@ pub enum Error {
         "this host's KVM cannot debug a machine with interrupts in mode {mode}: no breakpoint stops it, or no step ends"
     )]
     NoDebugging {
-        /// The mode.
+        /// CPU mode.
         mode: Mode,
     },
     /// A machine with interrupts cannot be stopped at an address: no debug register works here, and no memory is there yet.
@@ -126,15 +126,15 @@ pub enum Error {
     /// A computed table could not be written to where the layout put it.
     #[error("cannot write {what} to guest memory")]
     Table {
-        /// Which.
+        /// Name of the table.
         what: &'static str,
-        /// What memory said.
+        /// Error of guest memory.
         source: vm_memory::GuestMemoryError,
     },
 }
 
 impl Error {
-    /// Whom to blame.
+    /// Party to blame for this error.
     #[must_use]
     pub fn blame(&self) -> Blame {
         match self {

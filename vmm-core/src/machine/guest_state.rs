@@ -13,16 +13,16 @@ use crate::paging::walk::{ReadMemory, Walker};
 /// Physical address bits that KVM assumes for a guest whose CPUID does not say.
 const DEFAULT_PHYSICAL_BITS: u32 = 36;
 
-/// Registers and memory.
+/// Registers and memory of a guest at an instruction boundary.
 #[derive(Clone, Copy)]
 pub struct GuestState<'a> {
-    /// The registers.
+    /// Registers of the vCPU.
     pub registers: &'a CpuState,
     /// Guest-physical memory.
     pub memory: &'a dyn ReadMemory,
-    /// How many bits a physical address has; the bits above are reserved in page table entries.
+    /// Width of a physical address in bits; the bits above are reserved in page table entries.
     pub physical_bits: u32,
-    /// An AMD CPU, which reserves one bit more.
+    /// True for an AMD CPU, which reserves one bit more in page table entries.
     pub amd: bool,
 }
 
@@ -37,20 +37,20 @@ impl CpuState {
 }
 
 impl<'a> GuestState<'a> {
-    /// Registers and memory of a guest without CPUID.
+    /// State of a guest without CPUID.
     #[must_use]
     pub const fn new(registers: &'a CpuState, memory: &'a dyn ReadMemory) -> Self {
         Self { registers, memory, physical_bits: DEFAULT_PHYSICAL_BITS, amd: false }
     }
 
-    /// The registers of a machine's vCPU, now or at another time, with its memory.
+    /// State of a machine's guest with these registers, which may be those of another time.
     #[must_use]
     pub fn from_machine(machine: &'a Machine, registers: &'a CpuState) -> Self {
         let CpuTraits { physical_bits, amd } = machine.board.cpu;
         Self { registers, memory: &machine.board.memory, physical_bits, amd }
     }
 
-    /// The walker of this moment.
+    /// Page walker set up from these registers.
     #[must_use]
     pub fn walker(&self) -> Walker {
         Walker {

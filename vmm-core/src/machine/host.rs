@@ -1,6 +1,6 @@
-//! What has to be known of this host before a vCPU is set up: the CPUID that a mode needs, and one quirk.
+//! Properties of this host that the set-up of a vCPU depends on: CPUID leaves that a mode needs, and quirks of its KVM.
 //!
-//! Only asked where a machine wants something special, since each question takes time.
+//! They are read only where a machine needs them, since each query takes time.
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -33,11 +33,11 @@ enum Register {
 /// Without a CPUID leaf that says otherwise, KVM takes a guest's physical addresses to have 36 bits.
 const DEFAULT_ADDRESS_END: u64 = 1 << 36;
 
-/// The CPUID to give to the vCPU, if any.
+/// CPUID to set on the vCPUs, if any.
 ///
-/// A machine that asks for none gets none, unless its page tables use a feature that KVM grants only to a guest whose CPUID
-/// announces it. Then it gets what the host has, cut down to the leaves in question. A host without the feature is
-/// found out here: it would take the page tables without a word, and the guest would die at its first access.
+/// A machine whose description has none gets none, unless its page tables use a feature that KVM grants only to a guest whose
+/// CPUID announces it. Then it gets the host's leaves for that feature. A host without the feature is reported here: it would
+/// accept the page tables, and the guest would die at its first access.
 pub(crate) fn cpuid(
     kvm: &Kvm,
     spec: &MachineSpec,
@@ -71,30 +71,30 @@ pub(crate) fn cpuid(
     }
 }
 
-/// Whether the timers of the local APICs take deadlines. KVM leaves the bit out of what it supports, since that depends on
-/// whether the local APICs are its own (api.rst 4.46).
+/// Returns true if the timers of the local APICs support TSC-deadline mode. `KVM_GET_SUPPORTED_CPUID` leaves the bit out, since
+/// it depends on whether the local APICs are in the kernel (api.rst 4.46).
 fn has_deadline_timer(kvm: &Kvm, spec: &MachineSpec) -> bool {
     spec.interrupts != Interrupts::None && kvm.capability(Capability::TscDeadlineTimer) > 0
 }
 
-/// Whether the machine is one that is given a CPUID.
+/// Returns true if CPUID is set on the vCPUs of this machine.
 pub(crate) fn asks_for_cpuid(spec: &MachineSpec, needs: &[RequiredFeature]) -> bool {
     let end = |region: &MemoryRegion| region.address.0.saturating_add(region.size);
     let far = spec.memory.iter().any(|region| end(region) > DEFAULT_ADDRESS_END);
     spec.cpuid != CpuidPolicy::None || !needs.is_empty() || far
 }
 
-/// What of a CPU changes the meaning of page table entries.
+/// Properties of a CPU that change the meaning of page table entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct CpuTraits {
     /// The width of a physical address: bits of an entry beyond it are reserved (SDM vol. 3, 4.1.4).
     pub(crate) physical_bits: u32,
-    /// AMD, or its licensee Hygon.
+    /// True for AMD and Hygon CPUs.
     pub(crate) amd: bool,
 }
 
 impl CpuTraits {
-    /// What KVM takes a guest with this CPUID to have.
+    /// Properties that KVM assumes for a guest with this CPUID.
     pub(crate) fn of(cpuid: Option<&CpuId>) -> Self {
         let leaf = |number| cpuid?.as_slice().iter().find(|entry| entry.function == number);
         let width = leaf(0x8000_0008).map(|entry| (entry.eax & 0xff).min(52));
@@ -129,7 +129,7 @@ fn cut_down(supported: &CpuId, needs: &[RequiredFeature]) -> Result<CpuId, Error
     })
 }
 
-/// How the host's KVM wants things that the manuals leave open.
+/// Quirks of the host's KVM where the manuals leave something open.
 ///
 /// The TSS in the task register has to be marked busy on Intel (SDM vol. 3, 27.3.1.2). AMD does not care, and KVM marks
 /// it busy by itself there; but QEMU's emulation of SVM takes only one that is not busy: with a busy one it stops when
@@ -142,14 +142,13 @@ pub(crate) fn quirks(spec: &MachineSpec) -> HostQuirks {
     HostQuirks { tr_type: if amd { TrType::Available } else { TrType::Busy } }
 }
 
-/// Whether KVM runs on page tables alone here (kvm-pvm), without VT-x or SVM.
+/// Returns true if KVM runs on page tables alone here (kvm-pvm), without VT-x or SVM.
 pub(crate) fn is_pvm() -> bool {
     static PVM: OnceLock<bool> = OnceLock::new();
     *PVM.get_or_init(|| Path::new("/sys/module/kvm_pvm").exists())
 }
 
-/// Whether KVM keeps page tables of its own that shadow the guest's: on kvm-pvm, and where VT-x or SVM have to do without a
-/// second level of paging.
+/// Returns true if KVM shadows the guest's page tables: on kvm-pvm, and where VT-x or SVM run without two-dimensional paging.
 pub(crate) fn shadows_page_tables() -> bool {
     static SHADOWS: OnceLock<bool> = OnceLock::new();
     let off = |parameter| {

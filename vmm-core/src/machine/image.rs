@@ -1,7 +1,7 @@
-//! What a guest is to a machine: ranges of memory that it fills.
+//! Guest images: ranges of memory that a guest fills before its first instruction.
 //!
-//! Where the bytes come from (an ELF, a flat file, a program's own data) is the caller's business; vmm-core reads no
-//! files. It can lay an open one over memory, so that nobody has to read it.
+//! The caller gets the bytes, from an ELF file, a flat file or its own data. vmm-core does not read the guest's file. It can
+//! map an open file over memory, so that it need not be read at all.
 
 use kvm_sys_wrap::{FileRange, Gpa, GuestMemory};
 use vm_memory::{Bytes, GuestMemoryError};
@@ -9,29 +9,30 @@ use vm_memory::{Bytes, GuestMemoryError};
 use crate::layout::LayoutEntry;
 use crate::spec::gpa_range::GpaRange;
 
-/// A guest, as it is put into memory.
+/// Guest to be loaded into memory.
 pub trait GuestImage {
-    /// The ranges it fills, named for messages. The layout places nothing else there.
+    /// Ranges that the guest fills, named for messages. The layout places nothing else there.
     fn occupied(&self) -> Vec<LayoutEntry>;
 
-    /// Parts of it that are to be mapped from files, and where. Done before [`GuestImage::place`].
+    /// Parts of the guest that are mapped from files, with their addresses. They are mapped before [`GuestImage::place`] is
+    /// called.
     fn mapped(&self) -> Vec<(Gpa, FileRange)> {
         Vec::new()
     }
 
-    /// Puts the rest of it into fresh memory, which reads as zeros.
+    /// Writes the rest of the guest into memory, which reads as zeros before.
     ///
     /// # Errors
-    /// Whatever the image ran into.
+    /// Error of the image's own.
     fn place(&self, memory: &GuestMemory) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
 }
 
-/// A guest that is just bytes at an address.
+/// Guest that consists of bytes at an address.
 #[derive(Debug, Clone, Copy)]
 pub struct FlatImage<'a> {
-    /// Where they go.
+    /// Guest-physical address of the first byte.
     pub address: Gpa,
-    /// The bytes.
+    /// Bytes to load.
     pub bytes: &'a [u8],
 }
 

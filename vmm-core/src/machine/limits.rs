@@ -1,8 +1,7 @@
-//! When the VMM stops a guest that does not stop by itself: after some time, after some exits, on Ctrl-C.
+//! Limits of a run: time, number of exits, Ctrl-C.
 //!
-//! All three are checked at exits. A guest that makes none is brought to one: the time limit by an [`RtcAlarm`], Ctrl-C by
-//! its signal, both of which end `KVM_RUN`. That works with a guest that spins, and with one that sits in an
-//! instruction which the host's KVM never finishes.
+//! Limits are checked at exits. For a guest that makes none, the time limit sets an [`Alarm`], and Ctrl-C is a signal: both
+//! end `KVM_RUN`. That works with a guest that spins, and with one at an instruction which the host's KVM never finishes.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +10,7 @@ use kvm_sys_wrap::{Exit, KickTimer, termination_requested};
 use crate::machine::end::End;
 use crate::spec;
 
-/// What ends a run from outside.
+/// Limits of one run, being watched.
 pub(crate) struct Limits {
     deadline: Option<(Instant, Duration)>,
     exits: Option<u64>,
@@ -20,7 +19,7 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// Begins to watch. On the thread that runs the vCPU.
+    /// Starts to watch the limits, on the thread that runs the vCPU.
     ///
     /// # Errors
     /// [`kvm_sys_wrap::Error::Kick`] where the host has no timer for us.
@@ -31,7 +30,7 @@ impl Limits {
         Ok(Self { deadline, exits: limits.exits, _alarm: alarm })
     }
 
-    /// Whether the run is over: asked after each exit. `total` gives the number of exits of all vCPUs.
+    /// Returns the end of the run if a limit is reached at this exit. `total` gives the number of exits of all vCPUs.
     pub(crate) fn check(&self, exit: &Exit, total: impl FnOnce() -> u64) -> Option<End> {
         if matches!(exit, Exit::Interrupted | Exit::Retry) {
             if termination_requested() {

@@ -1,4 +1,4 @@
-//! The memory of a snapshot: all regions one after the other in a file in memory, of which pages of zeros take no room.
+//! Memory of a snapshot: all regions one after the other in a memfd, in which pages of zeros are holes.
 
 use std::io;
 
@@ -11,27 +11,27 @@ use crate::machine::error::Error;
 use crate::machine::sparse::nonzero_runs;
 use crate::spec::{MachineSpec, MemoryRegion};
 
-/// So much is looked at at once.
+/// Bytes that are copied at once.
 const CHUNK: usize = 256 << 10;
 
-/// Guest memory in a file in memory. Clones are handles to the same one.
+/// Guest memory in a memfd. Clones are handles to the same file.
 #[derive(Debug, Clone)]
 pub struct MemoryImage {
     file: MemoryFile,
-    /// First address, size and place in the file of each region, in the order of the slots.
-    regions: Vec<Placed>,
+    /// Address, size and file offset of each region, in the order of the slots.
+    regions: Vec<ImageRegion>,
 }
 
-/// A region of memory in the file.
+/// Region of memory in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Placed {
+struct ImageRegion {
     address: Gpa,
     size: u64,
     offset: u64,
 }
 
 impl MemoryImage {
-    /// One of zeros, for a machine with this description.
+    /// Creates an image of zeros for a machine with this description.
     ///
     /// # Errors
     /// [`Error::Kvm`] where there is no memory for it.
@@ -39,17 +39,17 @@ impl MemoryImage {
         let mut regions = Vec::new();
         let mut end = 0_u64;
         for MemoryRegion { address, size, .. } in &spec.memory {
-            regions.push(Placed { address: *address, size: *size, offset: end });
+            regions.push(ImageRegion { address: *address, size: *size, offset: end });
             end = end.checked_add(*size).ok_or_else(|| problem("it is larger than a file can be"))?;
         }
         Ok(Self { file: MemoryFile::create(end)?, regions })
     }
 
-    /// A copy of `memory`.
+    /// Copies guest memory.
     pub(crate) fn from_memory(memory: &GuestMemory, spec: &MachineSpec) -> Result<Self, Error> {
         let image = Self::empty(spec)?;
         let mut buffer = vec![0; CHUNK];
-        for Placed { address, size, offset } in &image.regions {
+        for ImageRegion { address, size, offset } in &image.regions {
             let mut done = 0;
             while done < *size {
                 let length = usize::try_from(size - done).unwrap_or(CHUNK).min(CHUNK);
@@ -67,7 +67,7 @@ impl MemoryImage {
         Ok(image)
     }
 
-    /// Writes `bytes`, for whoever fills an image that no machine was made from yet.
+    /// Writes `bytes` to an image that no machine was made from yet.
     ///
     /// # Errors
     /// [`Error::Snapshot`] where the range is not all in one region, or there is no memory left.
@@ -77,7 +77,7 @@ impl MemoryImage {
         self.file.write_at(bytes, offset).map_err(failed)
     }
 
-    /// Reads `bytes` from `address` on.
+    /// Fills `bytes` with the memory from `address` on.
     ///
     /// # Errors
     /// [`Error::Snapshot`] where the range is not all in one region.
@@ -86,7 +86,7 @@ impl MemoryImage {
         self.file.read_at(bytes, offset).map_err(failed)
     }
 
-    /// The ranges that are not all zeros, lowest region first; whole pages. They may hold some zeros.
+    /// Ranges of whole pages that are not known to be zeros, in the order of the regions.
     ///
     /// # Errors
     /// [`Error::Snapshot`].
@@ -104,13 +104,13 @@ impl MemoryImage {
         Ok(ranges)
     }
 
-    /// What is behind a slot of a machine made from it.
+    /// Backing of a slot of a machine made from this image.
     pub(crate) fn backing(&self, number: u32) -> Option<SlotBacking> {
         let region = self.regions.get(usize::try_from(number).ok()?)?;
         Some(SlotBacking::CopyOf { file: self.file.clone(), offset: region.offset })
     }
 
-    /// Whether it is the memory of a machine with this description.
+    /// Checks that this is the memory of a machine with this description.
     pub(crate) fn check(&self, spec: &MachineSpec) -> Result<(), Error> {
         let same = self.regions.len() == spec.memory.len()
             && self.regions.iter().zip(&spec.memory).all(|(a, b)| (a.address, a.size) == (b.address, b.size));

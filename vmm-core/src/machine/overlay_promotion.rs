@@ -1,11 +1,10 @@
-//! A guest that goes through much of a file which its memory shows is given all of it at once.
+//! Promotion of file mappings to memory: a guest that touches much of a mapped file gets a copy of all of it.
 //!
-//! Nobody knows beforehand how much of a large file a guest will touch. So it starts with the file mapped, at no cost, and its
-//! page faults are counted now and then: soon after the start, then less and less often. On most hosts they cost so little that
-//! mapping is never the worse bargain. Where they are slow, and follow each other, the guest gets a copy of all of it
-//! ([`Vm::fetch_files`]), in huge pages, early.
+//! How much of a large file a guest will touch is not known beforehand. So it starts with the file mapped, at no cost, and its
+//! page faults are counted: soon after the start, then less and less often. On most hosts faults are so cheap that mapping is
+//! never slower. Where they are slow and frequent, the guest gets a copy in huge pages ([`Vm::promote_overlays`]).
 //!
-//! Only on machines whose one vCPU runs on the caller's thread: while the copy is made, nobody may write.
+//! Only machines whose one vCPU runs on the caller's thread do this: nothing may write while the copy is made.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -14,35 +13,35 @@ use kvm_sys_wrap::{KickTimer, Vm, minor_faults};
 
 use crate::machine::error::Error;
 
-/// The time from one fault to the next by which they are slow. The kernel maps up to 16 pages of a file at a time for itself,
+/// Times from one fault to the next that count as slow. The kernel maps up to 16 pages of a file at a time for itself,
 /// and counts one fault for them; the guest takes one for each. With VT-x or SVM that is some 20 us in all, and 370 us in ring 3
 /// on kvm-pvm: copying as much takes 30. A guest that faults less often has other things to do.
 const SLOW: Range<Duration> = Duration::from_micros(100)..Duration::from_millis(1);
 
-/// One slow fault for so many bytes of files is enough: then the guest has touched a 256th of what it was given.
+/// Bytes of files for each slow fault that is needed for a copy: the guest has touched a 256th of the files then.
 const BYTES_PER_FAULT: u64 = 16 << 20;
 
-/// Fewer faults are never worth a copy: a guest needs some for its own memory.
+/// Least number of slow faults for a copy: a guest needs some faults for its own memory.
 const MIN_FAULTS: u64 = 16;
 
-/// When to look first, and how long at most until the next look.
+/// Time until the first check, and longest time between checks.
 const MIN_INTERVAL: Duration = Duration::from_millis(1);
 const MAX_INTERVAL: Duration = Duration::from_millis(128);
 
-/// Watches a guest whose memory shows files.
+/// Fault counter for a guest with mapped files.
 pub(crate) struct OverlayPromotion {
     alarm: KickTimer,
     due: Instant,
     interval: Duration,
-    /// When it was looked last, and how many faults there had been.
-    looked: (Instant, u64),
-    /// Slow faults so far, and how many are enough for a copy.
+    /// Time of the last check, and the number of faults then.
+    last_check: (Instant, u64),
+    /// Slow faults so far, and the number that is enough for a copy.
     slow: u64,
     enough: u64,
 }
 
 impl OverlayPromotion {
-    /// Begins to watch, on the thread that runs the vCPU. `None` where no files are shown.
+    /// Starts counting, on the thread that runs the vCPU. `None` where no files are mapped.
     pub(crate) fn start(vm: &Vm) -> Result<Option<Self>, Error> {
         let bytes = vm.mapped_file_bytes();
         if bytes == 0 {
@@ -53,20 +52,21 @@ impl OverlayPromotion {
             alarm: KickTimer::new(MIN_INTERVAL)?,
             due: now + MIN_INTERVAL,
             interval: MIN_INTERVAL,
-            looked: (now, minor_faults()),
+            last_check: (now, minor_faults()),
             slow: 0,
             enough,
         }))
     }
 
-    /// To be asked after each exit. Whether the files have been copied, and there is nothing left to watch.
-    pub(crate) fn look(&mut self, vm: &Vm) -> Result<bool, Error> {
+    /// Checks the faults, if it is time to; to be called after each exit. Returns true if the files have been copied, and there
+    /// is nothing left to count.
+    pub(crate) fn poll(&mut self, vm: &Vm) -> Result<bool, Error> {
         let now = Instant::now();
         if now < self.due {
             return Ok(false);
         }
         let faults = minor_faults();
-        let (then, before) = std::mem::replace(&mut self.looked, (now, faults));
+        let (then, before) = std::mem::replace(&mut self.last_check, (now, faults));
         let new = faults.saturating_sub(before);
         let each = u32::try_from(new).ok().and_then(|new| (now - then).checked_div(new));
         if each.is_some_and(|each| SLOW.contains(&each)) {

@@ -1,7 +1,7 @@
-//! Which CPU modes work on this host, found by running a guest of two instructions in each.
+//! Probe of the CPU modes that work on this host: a guest of two instructions runs in each.
 //!
-//! Asking KVM is not enough: a host may accept a mode and drop a bit of it, or accept it all and have the guest die at
-//! its first instruction.
+//! KVM's capabilities do not say this: a host may accept a mode and drop a bit of it, or accept it and fail at the guest's
+//! first instruction.
 
 use std::io;
 use std::time::Duration;
@@ -22,19 +22,19 @@ const GUEST: [u8; 3] = [0xe6, 0xf4, 0xf4];
 const GUEST_ADDRESS: u64 = 0x8000;
 const MEMORY: u64 = 2 << 20;
 
-/// One thing to try.
+/// A CPU mode to try.
 #[derive(Debug, Clone)]
 pub struct ModeProbe {
-    /// The mode.
+    /// CPU mode.
     pub mode: Mode,
-    /// The ring.
+    /// Ring that the guest runs in.
     pub ring: Ring,
-    /// What is special about it, if anything: `1 GiB pages`.
+    /// Feature of the mode that is tried, such as `1 GiB pages`.
     pub extra: Option<&'static str>,
     spec: MachineSpec,
 }
 
-/// What came of it.
+/// Result of a mode probe.
 #[derive(Debug)]
 pub enum ProbeResult {
     /// The guest ran and ended as it should.
@@ -46,7 +46,7 @@ pub enum ProbeResult {
 }
 
 impl ModeProbe {
-    /// Everything to try: each mode in each of its rings, and the optional page sizes and depths of long mode.
+    /// List of all probes: each mode in each of its rings, and the optional page sizes and depths of long mode.
     #[must_use]
     pub fn all() -> Vec<Self> {
         let new = |mode, ring, extra| {
@@ -70,7 +70,7 @@ impl ModeProbe {
         probes
     }
 
-    /// Runs the guest.
+    /// Builds the machine and runs the guest.
     #[must_use]
     pub fn run(&self, kvm: &Kvm) -> ProbeResult {
         let guest = FlatImage { address: Gpa(GUEST_ADDRESS), bytes: &GUEST };

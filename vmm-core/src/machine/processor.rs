@@ -1,9 +1,10 @@
-//! A vCPU at work: its exits are counted, shown to the observers, served, and answered.
+//! A vCPU with its counters, and serving of its exits.
 //!
-//! Serving is one exhaustive match over the exits. Accesses go to the bus and their answers back to the vCPU; HLT and the
-//! deaths end the run. Limits, traces, statistics and debuggers are observers and have no arm here.
+//! [`Processor::serve`] is one exhaustive match over the exits. Accesses go to the bus and their answers back to the vCPU; HLT
+//! and crashes end the run. Limits, observers and debuggers are hooks around it ([`crate::machine::turn`]) and have no arm
+//! here.
 //!
-//! A processor shares nothing with the others of its machine but the [`Board`], so each can have a thread of its own.
+//! A processor shares only the [`Board`] with the others of its machine, so each can have a thread of its own.
 
 use std::collections::BTreeMap;
 
@@ -54,31 +55,31 @@ impl ServedVcpu for Vcpu {
     }
 }
 
-/// A vCPU and what belongs to it alone.
+/// vCPU, its counters and its answer buffer.
 #[derive(Debug)]
 pub(crate) struct Processor<V = Vcpu> {
     pub(crate) vcpu: V,
     pub(crate) exits: ExitCounts,
-    /// What the guest reads next: one buffer for all exits.
+    /// Bytes that the guest reads next: one buffer for all exits.
     pub(crate) answer: Vec<u8>,
-    /// MSRs that the guest asked for and KVM does not have.
+    /// MSRs that the guest accessed and KVM does not have.
     pub(crate) unknown_msrs: UnknownMsrs,
 }
 
 /// Reads and writes of MSRs that KVM does not have, by number.
 pub type UnknownMsrs = BTreeMap<u32, MsrUse>;
 
-/// How often an MSR was accessed. Each access raised #GP in the guest.
+/// Number of accesses to an MSR. Each raised #GP in the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MsrUse {
-    /// RDMSR.
+    /// RDMSR instructions.
     pub reads: u64,
-    /// WRMSR.
+    /// WRMSR instructions.
     pub writes: u64,
 }
 
 impl Processor {
-    /// What observers see of an exit.
+    /// View of an exit for observers.
     pub(crate) fn view<'a>(&'a self, exit: &'a Exit, board: &'a Board) -> ExitView<'a> {
         ExitView { exit, vcpu: &self.vcpu, memory: &board.memory, exits: &self.exits }
     }
@@ -190,14 +191,16 @@ impl<V: ServedVcpu> Processor<V> {
                 }
                 None => match board.spec.unmapped {
                     UnmappedPolicy::ReadOnes => {}
-                    UnmappedPolicy::Stop => return self.stray(at, item.len(), Some(number(item))).map(Some),
+                    UnmappedPolicy::Stop => {
+                        return self.unmapped(at, item.len(), Some(number(item))).map(Some);
+                    }
                 },
             }
         }
         Ok(None)
     }
 
-    /// Asks the device there for `length` bytes in items of `width`, and leaves them as the answer.
+    /// Reads `length` bytes from the device at this address in items of `width`, and leaves them as the answer.
     fn read(
         &mut self,
         board: &Board,
@@ -206,7 +209,7 @@ impl<V: ServedVcpu> Processor<V> {
         length: usize,
     ) -> Result<Option<End>, Error> {
         let mut answer = std::mem::take(&mut self.answer);
-        // A PIO exit brings at most a page, so this is small. What nobody fills reads as ones.
+        // A PIO exit transfers at most a page, so this is small. Bytes that no device fills read as ones.
         answer.resize(length, 0xff);
         let guest = self.guest(board);
         let (bus, address) = bus(board, at);
@@ -219,7 +222,7 @@ impl<V: ServedVcpu> Processor<V> {
                 }
                 None => match board.spec.unmapped {
                     UnmappedPolicy::ReadOnes => {}
-                    UnmappedPolicy::Stop => return self.stray(at, width, None).map(Some),
+                    UnmappedPolicy::Stop => return self.unmapped(at, width, None).map(Some),
                 },
             }
         }
@@ -232,7 +235,7 @@ impl<V: ServedVcpu> Processor<V> {
         Ok(End::Unmapped(UnmappedAccess { at, width, written, rip }))
     }
 
-    /// What a HLT was: the guest's own, or one of the stubs that catch what leaves ring 3.
+    /// End of the run after a HLT: the guest's own, or that of a stub on the ring-3 trap page.
     pub(crate) fn halted(&self, board: &Board, regs: &kvm_regs) -> End {
         match board.landing.and_then(|landing| landing.vector(Gva(regs.rip))) {
             Some(EXIT_VECTOR) => End::Ring3Exit,
@@ -246,12 +249,12 @@ impl<V: ServedVcpu> Processor<V> {
     }
 }
 
-/// Whether RFLAGS.IF is set.
+/// Returns true if RFLAGS.IF is set.
 pub(crate) const fn has_interrupts_on(regs: &kvm_regs) -> bool {
     regs.rflags & INTERRUPT_FLAG != 0
 }
 
-/// What follows from an access, if it ends the run.
+/// End of the run that a device's action leads to, if any.
 fn end_of(action: Action) -> Option<End> {
     match action {
         Action::Continue => None,

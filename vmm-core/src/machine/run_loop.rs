@@ -93,7 +93,7 @@ impl Machine {
                 return Ok(end);
             }
             if let Some(watch) = &mut promotion
-                && watch.look(bsp.vcpu.vm())?
+                && watch.poll(bsp.vcpu.vm())?
             {
                 promotion = None;
             }

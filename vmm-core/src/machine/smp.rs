@@ -1,11 +1,11 @@
-//! The run of a machine with interrupts: a thread for each vCPU, and one for what comes from outside.
+//! Run loop of a machine with interrupt controllers: a thread for each vCPU, and one for input and timers.
 //!
-//! The first vCPU runs on the caller's thread, so a machine with one has no other. Whoever comes to an end first (an exit, a
-//! crash, a limit, Ctrl-C, trouble on the host) settles it, and stops the others by their kicks ([`kvm_sys_wrap::Kick`]).
-//! The threads are scoped: none outlives the run.
+//! The BSP runs on the caller's thread, so a machine with one vCPU has no other vCPU thread. The first vCPU that comes to an
+//! end (an exit, a crash, a limit, Ctrl-C, an error of the host) stops the others by their kicks ([`kvm_sys_wrap::Kick`]). The
+//! threads are scoped: none outlives the run.
 //!
-//! HLT does not exit here, the vCPU sleeps in the kernel. So that a machine which can never wake again is not taken for
-//! a busy one, the first vCPU is kicked out of its sleep from time to time ([`IdleTimer`]) and looked at ([`asleep`]).
+//! HLT does not exit here: the vCPU is halted in the kernel. To find a machine that can never wake up again, the BSP is kicked
+//! out of `KVM_RUN` from time to time ([`IdleTimer`]) and its state is checked (`idle.rs`).
 
 pub(crate) mod idle;
 mod idle_timer;
@@ -38,9 +38,9 @@ use crate::machine::turn::{ExitHooks, ExitOutcome};
 /// What the threads share during a run.
 struct Run<'a, 'b, 'o> {
     board: &'a Board,
-    /// The first result counts.
+    /// Results of the vCPU threads; the first one counts.
     all: StopBarrier<Result<Ended, Error>>,
-    /// Exits of all vCPUs; those that are not the guest's left out.
+    /// Exits of all vCPUs, without signals and debug events.
     exits: AtomicU64,
     /// Limits and observers of all vCPUs, which see one exit at a time.
     control: Mutex<&'a mut RunControl<'b, 'o>>,
@@ -128,16 +128,16 @@ impl ExitHooks for ThreadHooks<'_, '_, '_, '_> {
 }
 
 impl<'a, 'b, 'o> Run<'a, 'b, 'o> {
-    /// Lets all vCPUs run; whenever they were stopped to be looked at, once more.
+    /// Runs all vCPUs until one has a result. They run again after each stop that only checked whether they are idle.
     fn rounds(&self, processors: &mut Processors, sleeps: &mut SuspendTimes) -> Result<Ended, Error> {
-        let mut pulse = IdleTimer::start()?;
+        let mut idle_timer = IdleTimer::start()?;
         loop {
             thread::scope(|scope| {
                 let (bsp, aps) = processors.split_mut();
                 for ap in aps {
                     scope.spawn(|| self.work(ap, None));
                 }
-                self.work(bsp, Some(&mut pulse));
+                self.work(bsp, Some(&mut idle_timer));
             });
             match self.all.take().into_iter().next() {
                 Some(Ok((End::Suspend(Suspend::Until(wake)), _))) => {
@@ -148,22 +148,22 @@ impl<'a, 'b, 'o> Run<'a, 'b, 'o> {
                     if let Some(end) = end {
                         return Ok((end, 0));
                     }
-                    self.all.begin_again();
+                    self.all.rearm();
                     continue;
                 }
                 Some(result) => return result,
                 None => {}
             }
             match idle::end(self.board, processors)? {
-                Some(end) if pulse.confirms() => return Ok((end, 0)),
-                Some(_) => pulse.suspect()?,
-                None => pulse.relax()?,
+                Some(end) if idle_timer.is_suspected() => return Ok((end, 0)),
+                Some(_) => idle_timer.suspect()?,
+                None => idle_timer.relax()?,
             }
-            self.all.begin_again();
+            self.all.rearm();
         }
     }
 
-    /// Sleeps until `wake` with all vCPUs stopped; the end of the run if that comes first.
+    /// Waits until `wake` with all vCPUs stopped; returns the end of the run if that comes first.
     fn suspended(&self, processors: &mut Processors, wake: Duration) -> Result<Option<End>, Error> {
         let over = || self.control().limits.check(&Exit::Interrupted, || self.exits.load(Ordering::Relaxed));
         if let Some(end) = suspend::sleep(wake, over)? {
@@ -172,7 +172,7 @@ impl<'a, 'b, 'o> Run<'a, 'b, 'o> {
         suspend::wake(self.board, processors)
     }
 
-    /// The loop of one vCPU, on its thread.
+    /// Runs the loop of one vCPU, on its thread.
     fn work(&self, processor: &mut Processor, idle_timer: Option<&mut IdleTimer>) {
         let mut hooks = ThreadHooks { run: self, idle_timer, control: None };
         while !self.all.is_stopping() {
@@ -192,7 +192,7 @@ impl<'a, 'b, 'o> Run<'a, 'b, 'o> {
     }
 }
 
-/// vCPUs are numbered from 0, in the order of the machine's list.
+/// Number of a processor in its machine, from 0.
 pub(crate) fn index(processor: &Processor) -> usize {
     usize::try_from(processor.vcpu.id()).unwrap_or(usize::MAX)
 }

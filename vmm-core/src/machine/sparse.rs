@@ -1,10 +1,10 @@
-//! Pages of zeros, which no copy of a memory needs to have.
+//! Search for pages that are not zeros: copies of memory leave the others out.
 
 use std::ops::Range;
 
 const PAGE: usize = 4096;
 
-/// The stretches of whole pages that are not all zeros, as offsets in `chunk`.
+/// Runs of whole pages that are not all zeros, as offsets in `chunk`.
 #[must_use]
 pub fn nonzero_runs(chunk: &[u8]) -> Vec<Range<usize>> {
     let mut runs: Vec<Range<usize>> = Vec::new();

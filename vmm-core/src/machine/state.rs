@@ -1,9 +1,9 @@
-//! What a machine holds beside its memory: gathered from the kernel and the devices, and put back.
+//! State of a machine without its memory: read from KVM and the devices, and restored.
 //!
-//! The order of putting back matters, and is that of the kernel's dependencies. Devices come first: one that raises its
-//! interrupt as it wakes up does so before the controllers forget it. Then each vCPU: its special registers say whether its
-//! APIC is on, so the APIC comes after them; the timer of the APIC says what the MSR of its deadline means, so MSRs come
-//! after the APIC. What the vCPUs share comes last.
+//! The order of restoring follows the kernel's dependencies. Devices come first: one that raises its interrupt when it is
+//! restored does so before the interrupt controllers get their state. Then each vCPU: its special registers enable its APIC,
+//! so the APIC comes after them; the mode of the APIC's timer gives the deadline MSR its meaning, so MSRs come after the APIC.
+//! State that the vCPUs share comes last.
 
 use kvm_sys_wrap::bindings::kvm_regs;
 use kvm_sys_wrap::{IrqchipState, LapicState, VcpuState};
@@ -19,25 +19,25 @@ use crate::machine::suspend::SHARED_WITH_KVM;
 use crate::spec::mode::Ring;
 use crate::spec::{Interrupts, MachineSpec};
 
-/// The state of all vCPUs, interrupt controllers and devices of a machine.
+/// State of all vCPUs, interrupt controllers and devices of a machine.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct MachineState {
     processors: Vec<ProcessorState>,
-    /// Of machines with all of a PC's.
+    /// State of PICs and I/O APIC; on machines with all of a PC's interrupt controllers.
     controllers: Option<IrqchipState>,
-    /// Of machines with interrupts, in nanoseconds.
+    /// KVM clock in nanoseconds; on machines with interrupts.
     clock: Option<u64>,
     ports: Vec<Vec<u8>>,
     mmio: Vec<Vec<u8>>,
 }
 
-/// The state of one vCPU.
+/// State of one vCPU.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct ProcessorState {
     vcpu: VcpuState,
-    /// Of machines with interrupts.
+    /// Local APIC; on machines with interrupts.
     apic: Option<LapicState>,
-    /// The guest can ask for them.
+    /// Exit counts, which the guest can read.
     exits: ExitCounts,
 }
 
@@ -65,10 +65,10 @@ impl MachineState {
         })
     }
 
-    /// Puts it back, into a machine with the same description: `again` if it has had it before.
+    /// Restores the state into a machine with the same description. `again` is true if the machine had this state before.
     pub(crate) fn restore(&self, machine: &mut Machine, again: bool) -> Result<(), Error> {
         self.restore_devices(machine)?;
-        // What KVM reports is always busy; what it wants to be given depends on the host.
+        // KVM reports a busy TSS always; the type that it accepts depends on the host.
         let tr =
             (machine.board.spec.boot.ring == Ring::User).then(|| host::quirks(&machine.board.spec).tr_type);
         for (processor, state) in machine.processors.iter_mut().zip(&self.processors) {
@@ -89,7 +89,7 @@ impl MachineState {
         Ok(machine.board.mmio.restore(&self.mmio)?)
     }
 
-    /// The registers of each vCPU; the one that starts is the first.
+    /// States of the vCPUs, by number.
     pub fn vcpus(&self) -> impl Iterator<Item = &VcpuState> {
         self.processors.iter().map(|state| &state.vcpu)
     }
@@ -100,7 +100,7 @@ impl MachineState {
         }
     }
 
-    /// Whether it can be that of a machine with this description.
+    /// Checks that this can be the state of a machine with this description.
     pub(crate) fn check(&self, spec: &MachineSpec) -> Result<(), Error> {
         let vcpus = u32::try_from(self.processors.len()).unwrap_or(u32::MAX);
         let apics = self.processors.iter().all(|p| p.apic.is_some() == (spec.interrupts != Interrupts::None));
@@ -132,7 +132,7 @@ impl ProcessorState {
         Ok(())
     }
 
-    /// Whether writing the MSRs would make KVM write to the guest's memory, even with the values that they have.
+    /// Returns true if writing the MSRs makes KVM write to guest memory, even with unchanged values.
     fn shares_memory_with_kvm(&self) -> bool {
         self.vcpu.msrs.iter().any(|msr| SHARED_WITH_KVM.contains(&msr.index) && msr.data != 0)
     }

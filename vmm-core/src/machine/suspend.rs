@@ -1,11 +1,11 @@
-//! Suspend to memory (ACPI S3): what it is to sleep, and to wake.
+//! Suspend to memory (ACPI S3) and waking up.
 //!
-//! A guest writes S3 to the power registers. From then on no CPU runs; memory keeps what it holds, and so do the devices.
-//! An alarm of the clock wakes the machine. Its CPUs and interrupt controllers have lost everything: the first CPU begins as
-//! after a reset, not at the reset vector, but where the guest left word that it should: at the waking vector in the FACS,
-//! in real mode. The others wait for INIT and SIPI as at the start (ACPI 6.5, 16.3.2 and 5.2.10).
+//! A guest writes S3 to the power registers. From then on no CPU runs; memory and devices keep their state. An alarm of the
+//! clock wakes the machine. Its CPUs and interrupt controllers are in their reset state then, but the BSP starts in real mode
+//! at the waking vector that the guest left in the FACS, not at the reset vector. The APs wait for INIT and SIPI (ACPI 6.5,
+//! 16.3.2 and 5.2.10).
 //!
-//! What a CPU is after a reset is taken from a machine that has just been made, and is thrown away again.
+//! The reset state is read from a new machine, which is dropped again.
 
 use std::time::Duration;
 
@@ -23,24 +23,24 @@ use crate::machine::interrupt_controllers;
 use crate::machine::processors::Processors;
 use crate::spec::Interrupts;
 
-/// MSRs by which a guest gives KVM places in memory that KVM writes (Documentation/virt/kvm/x86/msr.rst): wall clock and
+/// MSRs by which a guest gives KVM addresses in guest memory that KVM writes (Documentation/virt/kvm/x86/msr.rst): wall clock and
 /// system time, by their old numbers and their new ones; asynchronous page faults, stolen time, end of interrupt.
 pub(crate) const SHARED_WITH_KVM: [u32; 7] =
     [0x11, 0x12, 0x4b56_4d00, 0x4b56_4d01, 0x4b56_4d02, 0x4b56_4d03, 0x4b56_4d04];
 
-/// The sleeps of a machine, in all its runs.
+/// Times that a machine was suspended, in all its runs.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct SuspendTimes {
-    /// How long they took.
+    /// Total time.
     pub(crate) total: Duration,
-    /// Whether it sleeps now: the run was stopped meanwhile.
+    /// True if the machine is suspended now: the run was stopped meanwhile.
     pub(crate) now: bool,
 }
 
-/// How often the end of a sleep from outside is looked for: a signal that comes at the wrong moment wakes nobody.
-const LOOK: Duration = Duration::from_millis(50);
+/// Longest time between two checks for the end of the run: a signal between the check and `poll` does not end the wait.
+const MAX_POLL_TIMEOUT: Duration = Duration::from_millis(50);
 
-/// Sleeps until a time since the epoch. `over` is asked now and then whether the run ends before.
+/// Waits until a time since the epoch. `over` is called repeatedly and returns the end of the run if that comes first.
 pub(crate) fn sleep(until: Duration, over: impl Fn() -> Option<End>) -> Result<Option<End>, Error> {
     loop {
         if let Some(end) = over() {
@@ -50,7 +50,7 @@ pub(crate) fn sleep(until: Duration, over: impl Fn() -> Option<End>) -> Result<O
         if left.is_zero() {
             return Ok(None);
         }
-        let time = Timespec::try_from(left.min(LOOK)).ok();
+        let time = Timespec::try_from(left.min(MAX_POLL_TIMEOUT)).ok();
         match poll(&mut [], time.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(Error::Clock(error.into())),
@@ -58,7 +58,7 @@ pub(crate) fn sleep(until: Duration, over: impl Fn() -> Option<End>) -> Result<O
     }
 }
 
-/// Wakes a machine all of whose vCPUs are stopped; an end if it left no word where to go on.
+/// Wakes a machine all of whose vCPUs are stopped; returns an end if the guest left no waking vector.
 pub(crate) fn wake(board: &Board, processors: &mut Processors) -> Result<Option<End>, Error> {
     let vector = waking_vector(board);
     let Some((segment, offset)) = real_mode(vector) else {
@@ -83,14 +83,14 @@ pub(crate) fn wake(board: &Board, processors: &mut Processors) -> Result<Option<
     Ok(None)
 }
 
-/// A machine as it is before anything runs, without memory.
+/// Creates a VM in its reset state, without memory.
 fn new_machine(vm: &Vm, board: &Board) -> Result<Vm, Error> {
     let new = vm.kvm().create_vm()?;
     interrupt_controllers(&new, &board.spec)?;
     Ok(new)
 }
 
-/// What the guest wrote to the FACS; 0 where there is none.
+/// Waking vector in the FACS; 0 where there is none.
 fn waking_vector(board: &Board) -> u32 {
     if !board.spec.devices.platform.acpi {
         return 0;
@@ -101,7 +101,7 @@ fn waking_vector(board: &Board) -> u32 {
     read.map_or(0, |()| u32::from_le_bytes(vector))
 }
 
-/// A physical address below 1 MiB as CS and IP (5.2.10: CS has bits 4 to 19, IP bits 0 to 3).
+/// CS and IP of a physical address below 1 MiB (5.2.10: CS has bits 4 to 19, IP bits 0 to 3).
 fn real_mode(vector: u32) -> Option<(u16, u64)> {
     let segment = u16::try_from(vector >> 4).ok()?;
     (vector != 0).then_some((segment, u64::from(vector & 0xf)))

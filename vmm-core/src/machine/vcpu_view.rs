@@ -1,4 +1,4 @@
-//! Guest during an access to a device: a stopped vCPU and the machine's memory.
+//! [`Guest`] for devices: a stopped vCPU and the machine's memory.
 
 use std::io;
 
@@ -13,11 +13,11 @@ use crate::machine::processor::ServedVcpu;
 use crate::paging::walk::ReadMemory;
 use crate::spec::gpa_range::GpaRange;
 
-/// [`Guest`] during one exit.
+/// Guest that a device accesses during one exit.
 pub(crate) struct VcpuView<'a, V> {
     pub(crate) vcpu: &'a V,
     pub(crate) memory: &'a GuestMemory,
-    /// Memory that the guest cannot write, so its devices must not write it either.
+    /// Ranges that the guest cannot write. Devices must not write them for it.
     pub(crate) read_only: &'a [GpaRange],
     pub(crate) exits: &'a ExitCounts,
 }

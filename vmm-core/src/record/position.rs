@@ -18,7 +18,7 @@ impl RecordPosition {
     /// nothing.
     pub(crate) fn divergence(&self, recording: &Recording, exit: &Exit) -> Option<Divergence> {
         let recorded = recording.signature(self.exits)?;
-        let found = Signature::of(exit);
+        let found = Signature::from_exit(exit);
         (recorded != found).then_some(Divergence { exit: self.exits, recorded, found })
     }
 

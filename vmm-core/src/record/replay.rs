@@ -1,11 +1,10 @@
-//! A run once more: the machine is built again and led along its [`Recording`], exit by exit.
+//! Replay: the machine is built again and follows its [`Recording`], exit by exit.
 //!
-//! What the guest read the first time it reads again, whatever the outside says now. Devices still serve every exit, for
-//! what they write to the guest's memory; their output goes wherever the closure that builds the machine sends it, which
-//! should be nowhere. Each exit is held against the record: a guest that looked at a clock or at random numbers leaves the
-//! trail, and the replay stops there with a [`Divergence`].
+//! The guest reads the recorded answers. Devices still serve every exit, because they may write to guest memory; their output
+//! goes to the console of the machine that `build` makes, which should discard it. Each exit is compared with the record: the
+//! run of a guest that uses a clock or random numbers differs, and the replay stops there with a [`Divergence`].
 //!
-//! Time limits of the machine's description do not count here; a replay has a budget of its own.
+//! Limits of the machine's description do not apply; a replay has a budget of its own.
 
 mod hooks;
 mod step;
@@ -26,50 +25,49 @@ use crate::record::{Divergence, Recording};
 use hooks::{ReplayHooks, ReplayInterception, is_over};
 pub use step::{HandlerTrap, ReplayStep};
 
-/// A machine on its way through a recorded run.
+/// A machine that repeats a recorded run.
 pub struct Replayer<'a> {
     build: Box<dyn Fn() -> Result<Machine, Error> + 'a>,
     recording: &'a Recording,
     machine: Machine,
     position: RecordPosition,
-    /// Whether it ran since it was built.
+    /// True if the machine ran since it was built.
     moved: bool,
     divergence: Option<Divergence>,
     deadline: Option<(Instant, KickTimer)>,
 }
 
-/// A place in a run to come back to.
+/// Point of a replay to return to.
 #[derive(Debug, Clone)]
 pub struct ReplayMark {
     checkpoint: Checkpoint,
     position: RecordPosition,
 }
 
-/// What one turn of a replay came to.
+/// Result of one turn of a replay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Replayed {
-    /// An exit was served as it was the first time; the guest can go on.
+    /// An exit was served with the recorded answer; the guest can go on.
     Served,
-    /// A debug event that somebody asked for; the guest can go on.
+    /// A debug event that was asked for; the guest can go on.
     Debug(DebugEvent),
-    /// A kick; the guest can go on.
-    Kicked,
+    /// A signal ended `KVM_RUN`; the guest can go on.
+    Interrupted,
     /// The run ended.
     Ended(End),
-    /// The run left the recorded trail ([`Replayer::divergence`]).
+    /// The run differs from the record ([`Replayer::divergence`]).
     Diverged,
     /// The budget is used up, or Ctrl-C.
     OutOfTime,
 }
 
 impl<'a> Replayer<'a> {
-    /// Builds the machine once; it stands before its first instruction.
+    /// Builds the machine, which stands before its first instruction.
     ///
-    /// `build` gives the machine of the recorded run in its initial state, on every call, with a console that goes
-    /// nowhere.
+    /// Every call of `build` makes the machine of the recorded run in its initial state, with a console that discards output.
     ///
     /// # Errors
-    /// What `build` ran into.
+    /// Errors of `build`.
     pub fn new(
         build: impl Fn() -> Result<Machine, Error> + 'a,
         recording: &'a Recording,
@@ -86,13 +84,13 @@ impl<'a> Replayer<'a> {
         })
     }
 
-    /// The machine, stopped.
+    /// Machine of the replay, stopped.
     #[must_use]
     pub const fn machine(&self) -> &Machine {
         &self.machine
     }
 
-    /// The same, to look at it with calls that need it mutable. Running it would leave the trail.
+    /// Machine of the replay, for calls that need it mutable. Running it breaks the replay.
     pub const fn machine_mut(&mut self) -> &mut Machine {
         &mut self.machine
     }
@@ -103,19 +101,19 @@ impl<'a> Replayer<'a> {
         self.position.exits
     }
 
-    /// Whether the machine is no longer in its first state.
+    /// Returns true if the machine is no longer in its initial state.
     #[must_use]
     pub fn has_moved(&self) -> bool {
         self.moved
     }
 
-    /// Where the replay left the trail, if it did.
+    /// First exit that differs from the record, if there was one.
     #[must_use]
     pub const fn divergence(&self) -> Option<Divergence> {
         self.divergence
     }
 
-    /// From now on the replay has this much time, on this thread.
+    /// Limits the time of the replay from now on. It must be called on the thread that runs the replay.
     ///
     /// # Errors
     /// [`Error::Kvm`] where the host has no timer for us.
@@ -127,20 +125,20 @@ impl<'a> Replayer<'a> {
         Ok(())
     }
 
-    /// Whether the budget is used up.
+    /// Returns true if the budget is used up, or Ctrl-C was pressed.
     #[must_use]
     pub fn is_out_of_time(&self) -> bool {
         is_over(self.deadline.as_ref())
     }
 
-    /// Runs on until `exits` exits have been served in total. [`Replayed::Served`] if it got there.
+    /// Runs until `exits` exits have been served in total, and returns [`Replayed::Served`] then.
     ///
     /// # Errors
     /// As [`Machine::run`].
     pub fn replay_to(&mut self, exits: u64) -> Result<Replayed, Error> {
         while self.position.exits < exits {
             match self.turn()? {
-                Replayed::Served | Replayed::Debug(_) | Replayed::Kicked => {}
+                Replayed::Served | Replayed::Debug(_) | Replayed::Interrupted => {}
                 other @ (Replayed::Ended(_) | Replayed::Diverged | Replayed::OutOfTime) => return Ok(other),
             }
         }
@@ -167,7 +165,7 @@ impl<'a> Replayer<'a> {
             ExitOutcome::Served | ExitOutcome::Ignored => Replayed::Served,
             ExitOutcome::Debug(event) => Replayed::Debug(event),
             ExitOutcome::Ended(end) => Replayed::Ended(end),
-            ExitOutcome::Intercepted(ReplayInterception::Signal) => Replayed::Kicked,
+            ExitOutcome::Intercepted(ReplayInterception::Signal) => Replayed::Interrupted,
             ExitOutcome::Intercepted(ReplayInterception::OutOfTime) => Replayed::OutOfTime,
             ExitOutcome::Intercepted(ReplayInterception::Diverged) => Replayed::Diverged,
             // Only steps look for these.
@@ -183,7 +181,7 @@ impl<'a> Replayer<'a> {
         self.position.exits.is_multiple_of(64) && self.is_out_of_time()
     }
 
-    /// Remembers this place.
+    /// Marks the current point of the replay.
     ///
     /// # Errors
     /// As [`Machine::run`]; [`Error::Kvm`] where the vCPU's state cannot be read.
@@ -213,10 +211,10 @@ impl<'a> Replayer<'a> {
         Ok(mark.checkpoint.regs() == Some(&self.machine.processors.bsp().vcpu.regs()?))
     }
 
-    /// Goes back, or forward, to a place of this run: in a machine that is built anew.
+    /// Goes back, or forward, to a marked point, in a newly built machine.
     ///
     /// # Errors
-    /// What building ran into; [`Error::Kvm`] where the vCPU's state cannot be written.
+    /// Errors of `build`; [`Error::Kvm`] where the vCPU's state cannot be written.
     pub fn return_to(&mut self, mark: &ReplayMark) -> Result<(), Error> {
         self.restart()?;
         self.machine.restore(&mark.checkpoint)?;
@@ -225,10 +223,10 @@ impl<'a> Replayer<'a> {
         Ok(())
     }
 
-    /// Goes back to the first instruction, in a machine that is built anew.
+    /// Goes back to the first instruction, in a newly built machine.
     ///
     /// # Errors
-    /// What building ran into.
+    /// Errors of `build`.
     pub fn restart(&mut self) -> Result<(), Error> {
         self.machine = (self.build)()?;
         self.position = RecordPosition::default();

@@ -1,23 +1,23 @@
-//! The host of a snapshot, as far as it decides where the snapshot can be taken up again.
+//! Identity of a host, as far as it decides whether a snapshot can be restored there.
 
 use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-/// A host.
+/// Host that a snapshot was taken on, or is to be restored on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostIdentity {
-    /// The part of KVM that does the work: `kvm_intel`, `kvm_amd` or `kvm_pvm`.
+    /// KVM module: `kvm_intel`, `kvm_amd` or `kvm_pvm`.
     pub kvm: String,
-    /// The CPU's maker, as CPUID has it.
+    /// CPU vendor from CPUID.
     pub vendor: String,
-    /// The CPU's name.
+    /// CPU model name.
     pub cpu: String,
 }
 
 impl HostIdentity {
-    /// The one that this program runs on.
+    /// Identifies the host that this program runs on.
     #[must_use]
     pub fn this() -> Self {
         let modules = ["kvm_intel", "kvm_amd", "kvm_pvm"];
@@ -35,8 +35,8 @@ impl HostIdentity {
         }
     }
 
-    /// Why a snapshot that was taken here cannot be taken up on `other`; `None` if it can, as far as is known. Which CPU
-    /// features the guest counts on is another question ([`super::Snapshot::missing_features`]).
+    /// Reason why a snapshot that was taken here cannot be restored on `other`; `None` if it can. The CPU features that the
+    /// guest uses are checked elsewhere ([`super::Snapshot::missing_features`]).
     #[must_use]
     pub fn refuses(&self, other: &Self) -> Option<String> {
         if self.vendor != other.vendor {

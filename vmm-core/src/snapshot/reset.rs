@@ -1,9 +1,10 @@
-//! A machine that has run goes back to the snapshot it was made from, without being built again.
+//! Reset of a machine to the snapshot that it was made from, without building it again.
 //!
-//! Its memory is a private copy of the snapshot's: the pages that were written are taken back ([`Vm::revert`]). What was
-//! derived from page tables in them has to go too: translations that a CPU keeps, and tables that shadow the guest's.
+//! Its memory is a copy-on-write mapping of the snapshot's: the pages that were written are dropped
+//! ([`Vm::reset_cow_pages`]). Translations that a CPU caches and shadow page tables may be derived from those pages, so they are
+//! invalidated.
 //!
-//! [`Vm::revert`]: kvm_sys_wrap::Vm::revert
+//! [`Vm::reset_cow_pages`]: kvm_sys_wrap::Vm::reset_cow_pages
 
 use kvm_sys_wrap::VcpuState;
 use kvm_sys_wrap::bindings::kvm_sregs;
@@ -13,16 +14,16 @@ use crate::machine::error::Error;
 use crate::machine::suspend::SuspendTimes;
 use crate::snapshot::Snapshot;
 
-/// Bytes of memory that had been written, as whole pages.
+/// Bytes of memory that a reset took back, as whole pages.
 pub type ResetBy = u64;
 
-/// Makes a CR3 another one. KVM flushes what a CPU keeps of translations where CR3 changes, and not where a table in memory
-/// does: there the guest has to say so (INVLPG), and a reset is none of its doing.
+/// Bit that makes a CR3 another one. KVM flushes cached translations when CR3 changes, and not when a table in memory changes:
+/// there the guest has to execute INVLPG, which a reset does not.
 const OTHER_TABLE: u64 = 0x1000;
 
 impl Machine {
-    /// Goes back to the snapshot that the machine was made from, with its devices. What it printed, and input that it has
-    /// taken, are gone. Returns the bytes of memory that were taken back.
+    /// Resets the machine and its devices to the snapshot that it was made from. Output that was printed and input that was read
+    /// are not undone. Returns the bytes of memory that were taken back.
     ///
     /// # Errors
     /// [`Error::Snapshot`] where the machine was not made from one, [`Error::Kvm`].
@@ -32,10 +33,11 @@ impl Machine {
         self.reset_to(&origin)
     }
 
-    /// The same to another snapshot of the same moment: one with other registers ([`Snapshot::with_registers`]).
+    /// Resets the machine to a snapshot that has the same origin as its own, such as one with other registers
+    /// ([`Snapshot::with_registers`]).
     ///
     /// # Errors
-    /// As [`Machine::reset`]; [`Error::Snapshot`] where it is of another moment.
+    /// As [`Machine::reset`]; [`Error::Snapshot`] where the origin is another one.
     pub fn reset_to(&mut self, snapshot: &Snapshot) -> Result<ResetBy, Error> {
         if !self.origin.as_ref().is_some_and(|origin| origin.shares_origin(snapshot)) {
             let problem = "the machine was made from another one";
@@ -50,7 +52,7 @@ impl Machine {
         for (number, _) in (0..).zip(&self.board.spec.memory) {
             bytes = bytes.saturating_add(vm.reset_cow_pages(number)?);
         }
-        if bytes > 0 && self.shadows.forget(vm, &self.board.spec)? {
+        if bytes > 0 && self.shadows.invalidate(vm, &self.board.spec)? {
             for (processor, VcpuState { sregs, .. }) in self.processors.iter().zip(snapshot.state.vcpus()) {
                 processor.vcpu.set_sregs(&kvm_sregs { cr3: sregs.cr3 ^ OTHER_TABLE, ..*sregs })?;
             }

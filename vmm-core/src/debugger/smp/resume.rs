@@ -105,13 +105,13 @@ impl ResumeRound<'_> {
                 return reasons.into_iter().collect();
             }
             match idle::end(self.board, processors)? {
-                Some(end) if caller.idle_timer.confirms() => {
+                Some(end) if caller.idle_timer.is_suspected() => {
                     return Ok(vec![(0, DebugStop::Ended(end))]);
                 }
                 Some(_) => caller.idle_timer.suspect()?,
                 None => caller.idle_timer.relax()?,
             }
-            self.all.begin_again();
+            self.all.rearm();
         }
     }
 

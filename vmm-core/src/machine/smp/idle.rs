@@ -1,10 +1,11 @@
-//! Whether a machine with interrupt controllers sleeps for good.
+//! Detection of a machine with interrupt controllers that is idle forever.
 //!
-//! A halted vCPU is woken by an interrupt, if it lets interrupts in: from a device through the PICs or the IOAPIC, from the
-//! timer of its own APIC, or from another vCPU. If all vCPUs halt, or still wait for their start, there is no other
-//! one; if no input is open and no timer is armed, there is nothing at all.
+//! A halted vCPU with interrupts enabled is woken by an interrupt: from a device through the PICs or the IOAPIC, from the
+//! timer of its own APIC, or from another vCPU. If all vCPUs are halted or wait for INIT and SIPI, no interrupt can come from
+//! a vCPU. If also no interrupt input is unmasked and no timer is armed, none can come at all.
 //!
-//! NMIs are not looked at: a machine that sleeps with interrupts off and hopes for a watchdog's NMI counts as dead.
+//! NMIs are not considered: a machine that is halted with interrupts disabled and waits for a watchdog's NMI counts as idle
+//! forever.
 
 use kvm_sys_wrap::{MpState, Vcpu};
 
@@ -15,7 +16,7 @@ use crate::machine::processor::has_interrupts_on;
 use crate::machine::processors::Processors;
 use crate::spec::Interrupts;
 
-/// Whether nothing but another vCPU could wake this one.
+/// Returns true if only another vCPU could wake this one.
 pub(crate) fn is_idle_forever(board: &Board, vcpu: &Vcpu) -> Result<bool, Error> {
     match vcpu.mp_state()? {
         MpState::Uninitialized | MpState::InitReceived => return Ok(true),
@@ -29,7 +30,7 @@ pub(crate) fn is_idle_forever(board: &Board, vcpu: &Vcpu) -> Result<bool, Error>
     Ok(!by_device && !vcpu.apic_timer_armed()?)
 }
 
-/// The end of a machine none of whose vCPUs, stopped all, can ever wake; `None` if one can.
+/// End of a machine none of whose vCPUs can ever wake up; `None` if one can. All vCPUs are stopped.
 pub(crate) fn end(board: &Board, processors: &Processors) -> Result<Option<End>, Error> {
     for processor in processors.iter() {
         if !is_idle_forever(board, &processor.vcpu)? {

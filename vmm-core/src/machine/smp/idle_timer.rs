@@ -1,4 +1,4 @@
-//! When to look whether the machine sleeps: soon at first, then less and less often.
+//! Times of the idle check: soon at first, then less and less often.
 
 use std::time::{Duration, Instant};
 
@@ -6,12 +6,13 @@ use kvm_sys_wrap::KickTimer;
 
 use crate::machine::error::Error;
 
-/// Gets the vCPU of the thread that made it out of its sleep.
+/// Timer that ends the `KVM_RUN` of the thread that created it.
 pub(crate) struct IdleTimer {
     alarm: KickTimer,
     due: Instant,
     interval: Duration,
-    /// The machine was found asleep for good once, and is looked at a second time: an interrupt may have been under way.
+    /// True if the last check found the machine idle forever. A second check confirms it: an interrupt may have been on its
+    /// way.
     suspected: bool,
 }
 
@@ -30,7 +31,7 @@ impl IdleTimer {
         Instant::now() >= self.due
     }
 
-    pub(crate) fn confirms(&self) -> bool {
+    pub(crate) fn is_suspected(&self) -> bool {
         self.suspected
     }
 

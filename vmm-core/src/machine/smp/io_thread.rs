@@ -1,8 +1,7 @@
-//! The thread that waits for what comes from outside, the console's input and the clock's time, so that the guest is
-//! interrupted then.
+//! The I/O thread: waits for console input and for the clock's timer, and has the devices raise their interrupts.
 //!
-//! It sleeps in `poll` until something arrives or the run is over. A device whose buffer is full is asked again a little
-//! later, and less and less often: the guest may never read.
+//! It waits in `poll(2)` until something is readable or the run is over. A device whose buffer is full is polled again a
+//! little later, and less and less often: the guest may never read.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -20,7 +19,7 @@ use crate::machine::error::Error;
 const MIN_WAIT: Duration = Duration::from_millis(1);
 const MAX_WAIT: Duration = Duration::from_millis(50);
 
-/// Ends the thread.
+/// Event that ends the I/O thread.
 pub(crate) struct StopEvent(std::os::fd::OwnedFd);
 
 impl StopEvent {
@@ -30,23 +29,23 @@ impl StopEvent {
     }
 
     pub(crate) fn stop(&self) {
-        // An eventfd that nobody else writes takes this always.
+        // An eventfd with no other writer always accepts this.
         let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
     }
 }
 
-/// A device that is waited for.
+/// Device whose source is polled.
 struct Waiting<'a> {
     receiver: &'a InputSource,
-    /// How long it is left alone the next time that it is full.
+    /// Time to wait the next time that the device is full.
     wait: Duration,
-    /// It was full: left alone until then.
+    /// Time until which a full device is not polled.
     rests_until: Option<Instant>,
 }
 
-/// Passes on what arrives until it is stopped, or there will be no more.
+/// Polls the devices until `stop` is signalled, or all sources are closed.
 pub(crate) fn listen(receivers: &[InputSource], stop: &StopEvent) -> io::Result<()> {
-    // Else Ctrl-C could end up here, and no vCPU would hear of it.
+    // Otherwise Ctrl-C could be delivered here, and no vCPU would stop.
     block_vcpu_signals().map_err(io::Error::other)?;
     let waiting = |receiver| Waiting { receiver, wait: MIN_WAIT, rests_until: None };
     let mut devices: Vec<_> = receivers.iter().map(waiting).collect();
@@ -57,7 +56,7 @@ pub(crate) fn listen(receivers: &[InputSource], stop: &StopEvent) -> io::Result<
         for device in &mut devices {
             device.rests_until = device.rests_until.filter(|until| *until > now);
             wake = [wake, device.rests_until].into_iter().flatten().min();
-            // In the place of one that rests, `stop` is waited for once more.
+            // Instead of a source that rests, `stop` is polled a second time.
             let source = device.rests_until.map_or(device.receiver.source.as_fd(), |_| stop.0.as_fd());
             polled.push(PollFd::from_borrowed_fd(source, PollFlags::IN));
         }
@@ -78,7 +77,7 @@ pub(crate) fn listen(receivers: &[InputSource], stop: &StopEvent) -> io::Result<
 }
 
 impl Waiting<'_> {
-    /// Whether there may be more.
+    /// Polls the device; returns true if there may be more input.
     fn receive(&mut self) -> io::Result<bool> {
         let mut device = self.receiver.device.lock().unwrap_or_else(PoisonError::into_inner);
         match device.poll_input()? {

@@ -1,4 +1,4 @@
-//! How the threads of all vCPUs come to a stop together: each looks at one flag, and a kick makes it look.
+//! Stop of all vCPU threads together: each checks one flag, and a kick makes it check.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -8,7 +8,7 @@ use kvm_sys_wrap::Kick;
 use crate::machine::error::Error;
 use crate::machine::processor::Processor;
 
-/// What the threads share, and what they came to, in order.
+/// Stop flag and results of the vCPU threads, in the order in which they came.
 pub(crate) struct StopBarrier<R> {
     kicks: Vec<Kick>,
     stop: AtomicBool,
@@ -16,7 +16,7 @@ pub(crate) struct StopBarrier<R> {
 }
 
 impl<R> StopBarrier<R> {
-    /// For these vCPUs.
+    /// Creates the barrier for these vCPUs.
     pub(crate) fn new<'a>(processors: impl Iterator<Item = &'a Processor>) -> Result<Self, Error> {
         let mut kicks = Vec::new();
         for processor in processors {
@@ -25,18 +25,18 @@ impl<R> StopBarrier<R> {
         Ok(Self { kicks, stop: AtomicBool::new(false), results: Mutex::default() })
     }
 
-    /// Whether everybody is to leave the loop: for good if there is a result, else to be looked at.
+    /// Returns true if all threads are to leave their loops: for good if there is a result, otherwise for a check.
     pub(crate) fn is_stopping(&self) -> bool {
         self.stop.load(Ordering::SeqCst)
     }
 
-    /// Somebody came to a result; everybody stops.
+    /// Adds a result and stops all vCPUs.
     pub(crate) fn settle(&self, result: R) {
         self.results.lock().unwrap_or_else(PoisonError::into_inner).push(result);
         self.stop();
     }
 
-    /// Stops everybody.
+    /// Stops all vCPUs.
     pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::SeqCst);
         for kick in &self.kicks {
@@ -44,12 +44,12 @@ impl<R> StopBarrier<R> {
         }
     }
 
-    /// Once more. Only when all have stopped.
-    pub(crate) fn begin_again(&self) {
+    /// Clears the stop flag. Only when all threads have stopped.
+    pub(crate) fn rearm(&self) {
         self.stop.store(false, Ordering::SeqCst);
     }
 
-    /// What they came to. Only when all have stopped.
+    /// Removes and returns the results. Only when all threads have stopped.
     pub(crate) fn take(&self) -> Vec<R> {
         std::mem::take(&mut *self.results.lock().unwrap_or_else(PoisonError::into_inner))
     }

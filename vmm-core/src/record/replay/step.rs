@@ -28,9 +28,9 @@ pub enum ReplayStep {
     /// The instruction is done.
     Done,
     /// It raised an exception, and the vCPU stands before the handler's first instruction.
-    Caught,
+    AtHandler,
     /// A signal came before the instruction was done.
-    Kicked,
+    Interrupted,
     /// The run ended.
     Ended(End),
     /// The run is not the recorded one any more.
@@ -78,8 +78,8 @@ impl Replayer<'_> {
             | StepOutcome::Finished
             | StepOutcome::Intercepted(ReplayInterception::StaleHlt) => ReplayStep::Done,
             StepOutcome::Ended(end) => ReplayStep::Ended(end),
-            StepOutcome::Intercepted(ReplayInterception::AtHandler) => ReplayStep::Caught,
-            StepOutcome::Intercepted(ReplayInterception::Signal) => ReplayStep::Kicked,
+            StepOutcome::Intercepted(ReplayInterception::AtHandler) => ReplayStep::AtHandler,
+            StepOutcome::Intercepted(ReplayInterception::Signal) => ReplayStep::Interrupted,
             StepOutcome::Intercepted(ReplayInterception::OutOfTime) => ReplayStep::OutOfTime,
             StepOutcome::Intercepted(ReplayInterception::Diverged) => ReplayStep::Diverged,
         })
