@@ -1,11 +1,10 @@
-//! A debugger's view of a run: stop at an address, step, look and change, and go back.
+//! Debugger: stops a guest at an address, steps it, reads and changes its state, and goes back.
 //!
-//! [`Debugger`] holds a machine and does to it what a front-end asks for; it speaks no protocol. Breakpoints and
-//! watchpoints are there only while the guest runs (`traps.rs`, `watched.rs`, `running.rs`), by the means that work on this
-//! host ([`Abilities`]). One step is the matter of `track.rs`, with the corrections of `trap_flag.rs` and `detours.rs`.
-//! Going back is running again: a second machine follows the record of the first (`history.rs`), which waits where it
-//! was. While the second one is looked at, nothing can be changed: what has happened has happened.
-//! A machine with interrupts does something else each time it runs: see [`live`].
+//! [`Debugger`] holds a machine and does what a front-end asks for; it speaks no protocol. Breakpoints and
+//! watchpoints are in place only while the guest runs (`breakpoints.rs`, `watched.rs`, `running.rs`), by the means that work on this
+//! host ([`DebugCapabilities`]). One step is the matter of `execution.rs`, with the corrections of `trap_flag.rs` and `detours.rs`.
+//! To go back, a second machine repeats the record of the first up to an earlier point (`history.rs`). While the debugger shows
+//! the second machine, nothing can be changed. A run with interrupts cannot be repeated: see [`smp`].
 
 mod execution;
 mod guest_int3;
@@ -32,7 +31,7 @@ use kvm_sys_wrap::{Breakpoint, VcpuState};
 
 pub use crate::machine::debug_capabilities::{DebugCapabilities, StepIntoHandler, TrapByte};
 use execution::{Execution, RecordMode};
-use history::Base;
+use history::HistoryBase;
 pub use interrupt_handle::InterruptHandle;
 use linear_memory::LinearMemory;
 use resume::{ResumeSession, after_step};
@@ -52,74 +51,74 @@ pub struct Debugger<'a> {
     capabilities: DebugCapabilities,
     breakpoints: BTreeSet<Gva>,
     watchpoints: Vec<Breakpoint>,
-    /// The run itself, at the furthest point that it has come to.
+    /// The run, at the furthest point that it has reached.
     present: Execution,
     recording: Recording,
-    /// How it ended, if it has.
+    /// End of the run, if it has ended.
     end: Option<End>,
-    /// Where the record begins to be of use.
-    base: Base,
-    /// An earlier point of the run that is being looked at.
-    past: Option<history::Past>,
+    /// Point from which the run can be repeated.
+    base: HistoryBase,
+    /// Second machine at an earlier point of the run, if the debugger shows one.
+    past: Option<history::PastExecution>,
     interrupt_handle: InterruptHandle,
     started: Instant,
 }
 
-/// Why the guest stopped.
+/// Reason for a stop of the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DebugStop {
     /// The step is done.
     Step,
-    /// It is about to execute an instruction with a breakpoint.
+    /// The next instruction has a breakpoint.
     Breakpoint,
-    /// A watchpoint's memory was written or read.
+    /// Memory of this watchpoint was written or read.
     Watchpoint(Breakpoint),
-    /// It executed an `int3` of its own.
-    OwnInt3,
-    /// Somebody asked it to stop.
-    Asked,
-    /// This host cannot step the vCPU in the state that it is in; nothing was executed.
-    NoSteps,
-    /// Going back: there is nothing before this.
+    /// The guest executed an `int3` of its own.
+    GuestInt3,
+    /// The front-end asked for a stop.
+    Interrupted,
+    /// This host cannot step the vCPU in its present state; nothing was executed.
+    CannotStep,
+    /// Start of the recorded history, reached while going back.
     HistoryStart,
-    /// The run went another way when it was run again, so there is no way back to where it was.
+    /// The repeated run differs from the record, so earlier points cannot be reached.
     HistoryLost,
     /// The run is over.
     Ended(End),
 }
 
-/// Which way to run.
+/// Direction of execution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExecDirection {
-    /// As the guest does.
+    /// Forward, as the guest runs.
     Forward,
-    /// Back over what was recorded.
+    /// Backward over the recorded run.
     Back,
 }
 
-/// A run that is over.
+/// Result of a debugged run.
 #[derive(Debug)]
 pub struct Finished {
-    /// The machine at the end.
+    /// Machine at the end of the run.
     pub machine: Machine,
-    /// What the run came to.
+    /// Outcome of the run.
     pub outcome: RunOutcome,
-    /// What it read, to run it again.
+    /// Record of the run, for a replay.
     pub recording: Recording,
-    /// Whether something was changed by hand; then the run cannot be had again from its start.
+    /// True if the user changed something; then the run cannot be repeated from its start.
     pub changed: bool,
 }
 
-/// Something cannot be done to the guest now.
+/// Error of a change to the guest.
 #[derive(Debug, thiserror::Error)]
 pub enum EditError {
-    /// An earlier point of the run is being looked at.
+    /// The debugger shows an earlier point of the run.
     #[error("the past cannot be changed; `continue` to the present first")]
     Past,
     /// The run is over.
     #[error("the run is over")]
     Ended,
-    /// No memory is there.
+    /// No memory is mapped at the address.
     #[error("no memory is mapped at {0}")]
     NotMapped(Gva),
     /// The host failed.
@@ -128,16 +127,16 @@ pub enum EditError {
 }
 
 impl<'a> Debugger<'a> {
-    /// Takes a machine that stands before its first instruction.
+    /// Starts to debug a machine that stands before its first instruction.
     ///
-    /// `build` gives the same machine in its initial state, on every call, with a console that goes nowhere.
+    /// Every call of `build` makes the same machine in its initial state, with a console that discards output.
     ///
     /// # Errors
-    /// Where the host has no way to stop a vCPU, or cannot run the small machines of [`Abilities::probe`].
+    /// Where the host has no way to stop a vCPU, or cannot run the small machines of [`DebugCapabilities::probe`].
     pub fn new(machine: Machine, build: impl Fn() -> Result<Machine, Error> + 'a) -> Result<Self, Error> {
         let capabilities =
             DebugCapabilities::probe(machine.processors.bsp().vcpu.vm().kvm(), &machine.board.spec)?;
-        let stopper = InterruptHandle::new(&machine)?;
+        let interrupt_handle = InterruptHandle::new(&machine)?;
         Ok(Self {
             build: Box::new(build),
             capabilities,
@@ -146,50 +145,50 @@ impl<'a> Debugger<'a> {
             present: Execution::new(machine, RecordPosition::default()),
             recording: Recording::new(),
             end: None,
-            base: Base::default(),
+            base: HistoryBase::default(),
             past: None,
-            interrupt_handle: stopper,
+            interrupt_handle,
             started: Instant::now(),
         })
     }
 
-    /// What works on this host.
+    /// Debug capabilities of this host.
     #[must_use]
     pub const fn capabilities(&self) -> DebugCapabilities {
         self.capabilities
     }
 
-    /// The machine that is looked at: that of the run, or one at an earlier point of it.
+    /// Machine that the debugger shows: that of the run, or one at an earlier point of it.
     #[must_use]
     pub fn machine(&self) -> &Machine {
-        self.past.as_ref().map_or(&self.present.machine, |past| &past.track.machine)
+        self.past.as_ref().map_or(&self.present.machine, |past| &past.execution.machine)
     }
 
-    /// Whether an earlier point is looked at.
+    /// Returns true if the debugger shows an earlier point.
     #[must_use]
     pub const fn is_in_past(&self) -> bool {
         self.past.is_some()
     }
 
-    /// How the run ended, if it has.
+    /// End of the run, if it has ended.
     #[must_use]
     pub const fn end(&self) -> Option<&End> {
         self.end.as_ref()
     }
 
-    /// Wakes this debugger from another thread.
+    /// Handle that interrupts this debugger from another thread.
     #[must_use]
-    pub fn stopper(&self) -> InterruptHandle {
+    pub fn interrupt_handle(&self) -> InterruptHandle {
         self.interrupt_handle.clone()
     }
 
-    /// Exits of the guest up to the point that is looked at.
+    /// Number of exits of the guest up to the point that the debugger shows.
     #[must_use]
     pub fn exits(&self) -> u64 {
-        self.past.as_ref().map_or(self.present.position, |past| past.track.position).exits
+        self.past.as_ref().map_or(self.present.position, |past| past.execution.position).exits
     }
 
-    /// The linear address of the next instruction.
+    /// Linear address of the next instruction.
     ///
     /// # Errors
     /// [`Error::Kvm`].
@@ -197,19 +196,19 @@ impl<'a> Debugger<'a> {
         linear_pc(self.machine()).map(Gva)
     }
 
-    /// Sets a breakpoint at a linear address. As many as one likes.
+    /// Sets a breakpoint at a linear address. There may be any number of breakpoints.
     pub fn add_breakpoint(&mut self, address: Gva) {
         self.breakpoints.insert(address);
     }
 
-    /// Takes it away; whether there was one.
+    /// Removes a breakpoint; returns true if there was one.
     pub fn remove_breakpoint(&mut self, address: Gva) -> bool {
         self.breakpoints.remove(&address)
     }
 
-    /// Watches memory; whether that can be done. In debug registers there is room for four pieces of 1, 2, 4 or 8 bytes, each
-    /// at a multiple of its size, where the host has them. Otherwise the guest is single-stepped and its memory compared:
-    /// then up to 16 pieces of up to 64 bytes are watched, and only for writes that change them.
+    /// Sets a watchpoint; returns false if that is not possible. Debug registers watch up to four ranges of 1, 2, 4 or 8 bytes,
+    /// each at a multiple of its size. Where they do not work or do not suffice, the guest is single-stepped and its memory
+    /// compared: then up to 16 ranges of up to 64 bytes are watched, and only for writes that change them.
     pub fn add_watchpoint(&mut self, wanted: Breakpoint) -> bool {
         self.watchpoints.push(wanted);
         let in_registers = self.capabilities.watchpoints && fit_registers(&self.watchpoints);
@@ -220,13 +219,14 @@ impl<'a> Debugger<'a> {
         can
     }
 
-    /// Takes it away; whether there was one.
+    /// Removes a watchpoint; returns true if there was one.
     pub fn remove_watchpoint(&mut self, watchpoint: Breakpoint) -> bool {
         let found = self.watchpoints.iter().position(|known| *known == watchpoint);
         found.map(|index| self.watchpoints.remove(index)).is_some()
     }
 
-    /// Runs until something stops the guest. `wants_stop` is asked at every exit and after every wake-up.
+    /// Runs until something stops the guest. `wants_stop` is called at every exit and after every interrupt of this debugger;
+    /// the guest stops if it returns true.
     ///
     /// # Errors
     /// Where the host fails.
@@ -244,7 +244,7 @@ impl<'a> Debugger<'a> {
         stop
     }
 
-    /// Executes one instruction, or takes one back.
+    /// Executes one instruction, or goes back by one.
     ///
     /// # Errors
     /// Where the host fails.
@@ -262,7 +262,7 @@ impl<'a> Debugger<'a> {
         stop
     }
 
-    /// The vCPU's state, to be looked at.
+    /// Reads the registers of the vCPU.
     ///
     /// # Errors
     /// [`Error::Kvm`].
@@ -271,7 +271,7 @@ impl<'a> Debugger<'a> {
         Ok((vcpu.regs()?, vcpu.sregs()?))
     }
 
-    /// Changes the vCPU's state.
+    /// Changes the state of the vCPU.
     ///
     /// # Errors
     /// [`EditError`].
@@ -284,7 +284,7 @@ impl<'a> Debugger<'a> {
         Ok(self.begin_history_here()?)
     }
 
-    /// Reads memory at a linear address, as far as it is there; the number of bytes read.
+    /// Reads memory at a linear address, up to the first byte that is not mapped; returns the number of bytes read.
     ///
     /// # Errors
     /// [`Error::Kvm`].
@@ -295,7 +295,7 @@ impl<'a> Debugger<'a> {
     /// Writes memory at a linear address.
     ///
     /// # Errors
-    /// [`EditError`]; what was before a byte that is not there has been written.
+    /// [`EditError`]; bytes before the first one that is not mapped have been written.
     pub fn write(&mut self, address: Gva, data: &[u8]) -> Result<(), EditError> {
         self.may_edit()?;
         let written = LinearMemory::of(&self.present.machine)?.write(address, data);
@@ -307,7 +307,7 @@ impl<'a> Debugger<'a> {
         Err(EditError::NotMapped(Gva(address.0.saturating_add(missing))))
     }
 
-    /// Lets the guest run to its end, without breakpoints, and gives the machine back.
+    /// Runs the guest to its end, without breakpoints, and returns the machine.
     ///
     /// # Errors
     /// Where the host fails.
@@ -323,7 +323,7 @@ impl<'a> Debugger<'a> {
         self.conclude(end)
     }
 
-    /// Ends the run where it is, and gives the machine back.
+    /// Ends the run at its present point, and returns the machine.
     ///
     /// # Errors
     /// [`Error::VirtioConsole`].
@@ -352,21 +352,21 @@ impl<'a> Debugger<'a> {
         if let Some(end) = &self.end {
             return Ok(DebugStop::Ended(end.clone()));
         }
-        // A breakpoint here has been reached already: off it first.
+        // A breakpoint here has been reported already: step off it first.
         if self.breakpoints.contains(&Gva(linear_pc(&self.present.machine)?)) {
             let stop = self.step_on(wants_stop)?;
             if stop != DebugStop::Step {
                 return Ok(stop);
             }
         }
-        let mut trail = RecordMode::Record(&mut self.recording);
-        let around = ResumeSession {
+        let mut mode = RecordMode::Record(&mut self.recording);
+        let session = ResumeSession {
             capabilities: self.capabilities,
             breakpoints: &self.breakpoints,
             watchpoints: &self.watchpoints,
             until: None,
         };
-        let stop = around.run(&mut self.present, &mut trail, wants_stop)?;
+        let stop = session.run(&mut self.present, &mut mode, wants_stop)?;
         self.note_end(stop)
     }
 
@@ -375,13 +375,13 @@ impl<'a> Debugger<'a> {
             return Ok(DebugStop::Ended(end.clone()));
         }
         let watched = SoftWatchpoints::of(&self.present.machine, &self.watchpoints)?;
-        let mut trail = RecordMode::Record(&mut self.recording);
-        let event = self.present.step(&mut trail, self.capabilities, wants_stop)?;
+        let mut mode = RecordMode::Record(&mut self.recording);
+        let event = self.present.step(&mut mode, self.capabilities, wants_stop)?;
         let stop = self.note_end(after_step(event))?;
         watched.instead_of(stop, &self.present.machine)
     }
 
-    /// Keeps how the run ended, and passes on what it printed.
+    /// Stores the end of the run, and flushes its output.
     fn note_end(&mut self, stop: DebugStop) -> Result<DebugStop, Error> {
         if let DebugStop::Ended(end) = &stop {
             self.end = Some(end.clone());

@@ -252,7 +252,7 @@ impl Machine {
     }
 }
 
-/// Lays part of a file over memory, or copies it where that cannot be.
+/// Maps part of a file over guest memory, or copies it where that is not possible.
 fn map(vm: &Vm, address: Gpa, range: &FileRange) -> Result<(), Error> {
     if !vm.map_file(address, range)? {
         vm.copy_file(address, range)?;

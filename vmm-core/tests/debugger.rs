@@ -192,7 +192,7 @@ fn a_crash_can_be_looked_at_from_before() {
         }
         let DebugStop::Ended(end) = run(debugger, Forward) else { panic!("{name}: no end") };
         assert!(matches!(end, End::Shutdown | End::Exception { vector: 6, .. }), "{name}: {end}");
-        assert!(debugger.look_before_end(&mut || false).unwrap(), "{name}");
+        assert!(debugger.go_before_end(&mut || false).unwrap(), "{name}");
         assert_eq!((offset(debugger), al(debugger)), (3, 7), "{name}");
         assert_eq!(step(debugger, Back), DebugStop::Step, "{name}");
         assert_eq!(offset(debugger), 1, "{name}");
@@ -204,7 +204,7 @@ fn a_crash_can_be_looked_at_from_before() {
 #[ignore = "needs /dev/kvm"]
 fn a_guest_that_spins_can_be_stopped() {
     in_each_mode(&[0x90, 0xeb, 0xfe], |name, debugger, _| {
-        let stopper = debugger.stopper();
+        let stopper = debugger.interrupt_handle();
         let (stopped, stop) = std::sync::mpsc::channel::<()>();
         let waker = std::thread::spawn(move || {
             while stop.recv_timeout(Duration::from_millis(10)) == Err(RecvTimeoutError::Timeout) {
@@ -215,7 +215,7 @@ fn a_guest_that_spins_can_be_stopped() {
         let stop = debugger.run(Forward, &mut || asked.replace(asked.get() + 1) > 2).unwrap();
         drop(stopped);
         waker.join().unwrap();
-        assert_eq!((stop, offset(debugger)), (DebugStop::Asked, 1), "{name}");
+        assert_eq!((stop, offset(debugger)), (DebugStop::Interrupted, 1), "{name}");
         assert_eq!(step(debugger, Back), DebugStop::Step, "{name}");
         assert_eq!(offset(debugger), 0, "{name}");
     });

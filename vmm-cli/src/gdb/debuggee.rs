@@ -79,8 +79,8 @@ impl<'a> Debuggee<'a> {
 
     pub(super) fn interrupt_handle(&self) -> InterruptHandle {
         match self {
-            Self::Recorded(debugger) => debugger.stopper(),
-            Self::Smp(debugger) => debugger.stopper(),
+            Self::Recorded(debugger) => debugger.interrupt_handle(),
+            Self::Smp(debugger) => debugger.interrupt_handle(),
         }
     }
 
@@ -228,9 +228,9 @@ impl<'a> Debuggee<'a> {
     }
 
     /// Goes back before the instruction that a guest died in. Returns false if that is not possible.
-    pub(super) fn look_before_end(&mut self, wants_stop: &mut dyn FnMut() -> bool) -> Result<bool, Error> {
+    pub(super) fn go_before_end(&mut self, wants_stop: &mut dyn FnMut() -> bool) -> Result<bool, Error> {
         match self {
-            Self::Recorded(debugger) => debugger.look_before_end(wants_stop),
+            Self::Recorded(debugger) => debugger.go_before_end(wants_stop),
             Self::Smp(_) => Ok(false),
         }
     }
@@ -267,7 +267,7 @@ fn step_range(
             return Ok(DebugStop::Breakpoint);
         }
         if wants_stop() {
-            return Ok(DebugStop::Asked);
+            return Ok(DebugStop::Interrupted);
         }
     }
 }

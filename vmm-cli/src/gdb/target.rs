@@ -104,14 +104,14 @@ impl<'a, 'b> Session<'a, 'b> {
                 let kind = known.map_or(WatchKind::Write, |(_, kind)| *kind);
                 Some(StopReason::Watch { tid: thread, kind, addr: hit.address.0 })
             }
-            DebugStop::OwnInt3 => Some(signal(thread, Signal::SIGTRAP)),
-            DebugStop::NoSteps => {
+            DebugStop::GuestInt3 => Some(signal(thread, Signal::SIGTRAP)),
+            DebugStop::CannotStep => {
                 stderr::print_line(format_args!(
                     "gdb: this host cannot step the vCPU in the mode and ring that it is in"
                 ));
                 Some(signal(thread, Signal::SIGINT))
             }
-            DebugStop::Asked => None,
+            DebugStop::Interrupted => None,
             DebugStop::HistoryStart => Some(history(thread, ReplayLogPosition::Begin)),
             DebugStop::HistoryLost => {
                 stderr::print_line(format_args!(
@@ -159,7 +159,7 @@ impl<'a, 'b> Session<'a, 'b> {
             Verdict::Crashed => {
                 stderr::print_line(format_args!("gdb: the guest crashed: {end}"));
                 let inbox = self.inbox.clone();
-                if self.debugger.look_before_end(&mut || inbox.wants_attention())? {
+                if self.debugger.go_before_end(&mut || inbox.wants_attention())? {
                     stderr::print_line(format_args!(
                         "gdb: it is shown as it was before the instruction that did it"
                     ));

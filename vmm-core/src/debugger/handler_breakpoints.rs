@@ -1,13 +1,13 @@
-//! Handlers that a single step may fall into: where they begin, so that it can be stopped there.
+//! Breakpoints at the handlers that a single step may enter, so that the step ends there.
 //!
 //! KVM steps with the trap flag, and a gate clears that (SDM vol. 3, 6.12.1.3). So on an ordinary host a step over an
 //! instruction that faults ends only when the handler has returned, and no breakpoint in the handler is noticed; kvm-pvm
 //! executes one instruction of it. Therefore, while the step lasts, the first byte of each handler that the instruction
-//! can reach is an [`Opcode`](super::traps::Opcode) of ours, and the step ends there.
+//! can reach is replaced by a `TrapOpcode`, and the step ends there.
 //!
-//! These are the handlers of exceptions, and that of the instruction's own `int n`. Interrupts from outside are left
-//! alone: their handlers run at full speed within the step, which is what one wants of them. A handler in code of ring 3
-//! is left alone too, and so is one that lies on the instruction itself; such a handler runs as the host runs it.
+//! These are the handlers of exceptions, and that of the instruction's own `int n`. Handlers of external interrupts get no
+//! breakpoint: they run at full speed within the step. Neither do handlers in ring 3, and handlers that overlap the
+//! instruction itself.
 
 use std::collections::BTreeSet;
 
@@ -30,7 +30,7 @@ const EXCEPTIONS: std::ops::Range<u8> = 0..32;
 /// The C bit in the type of a code segment: it runs in the ring of its caller (SDM vol. 3, 3.4.5.1).
 const CONFORMING: u8 = 1 << 2;
 
-/// The first instructions of all handlers in ring 0 that the next instruction can lead to.
+/// First instructions of all handlers in ring 0 that the next instruction can lead to.
 pub(super) fn handler_breakpoints(
     machine: &Machine,
     memory: &LinearMemory<'_>,
@@ -58,7 +58,7 @@ pub(super) fn handler_breakpoints(
     addresses.into_iter().collect()
 }
 
-/// Whether a handler for code of another ring runs in ring 0: what its segment says.
+/// Returns true if a handler for code of another ring runs in ring 0, by its code segment.
 fn is_for_ring_0(memory: &LinearMemory<'_>, registers: &CpuState, handler: Handler) -> bool {
     // Bit 2 of a selector means the LDT, where nobody keeps such a segment.
     if handler.selector & 4 != 0 {

@@ -1,15 +1,14 @@
-//! Going back: the run once more, up to an earlier point.
+//! Going back: the run is repeated up to an earlier point.
 //!
-//! A point is an anchor, which is a number of exits, and the instructions since. Exits are counted while the guest runs
-//! at full speed; instructions are not. So where the guest stands is found out when it is asked for: a second machine
-//! runs to the anchor and is single-stepped from there until it is in the same state as the first, in its registers and
-//! all of its memory. One instruction back is then one step less.
+//! A point is an anchor, which is a number of exits, and a number of instructions since. Exits are counted while the guest runs
+//! at full speed; instructions are not. So the point of a machine is found when it is needed: a second machine runs to the
+//! anchor and is single-stepped from there until it is in the same state as the first, in its registers and all of its memory.
+//! One instruction back is one step less.
 //!
-//! What was changed by hand cannot be had by running again. After a change the way back ends there: the machine as it
-//! was then is kept, and everything starts from that.
+//! A change by the user cannot be repeated. So the history starts again at each change, from a checkpoint of the machine.
 
 use super::execution::Execution;
-use super::replay::{Found, WantsStop, found, found_or_stop};
+use super::replay::{HistoryResult, WantsStop, found, found_or_stop};
 use super::soft_watchpoints::SoftWatchpoints;
 use super::state::ComparedState;
 use super::{DebugStop, Debugger, linear_pc};
@@ -19,16 +18,16 @@ use crate::machine::error::Error;
 use crate::record::checkpoint::Checkpoint;
 use crate::record::position::RecordPosition;
 
-/// Where the way back ends.
+/// Start of the history: the earliest point that can be reached.
 #[derive(Debug, Default)]
-pub(super) struct Base {
+pub(super) struct HistoryBase {
     pub(super) position: RecordPosition,
     /// `None` at the first instruction.
     pub(super) checkpoint: Option<Checkpoint>,
 }
 
-impl Base {
-    /// Whether it is there because of a change by hand.
+impl HistoryBase {
+    /// Returns true if the history starts at a change by the user.
     pub(super) const fn is_change(&self) -> bool {
         self.checkpoint.is_some()
     }
@@ -36,52 +35,52 @@ impl Base {
 
 /// A machine at an earlier point.
 #[derive(Debug)]
-pub(super) struct Past {
-    pub(super) track: Execution,
-    /// Where it is, if that is known.
-    point: Option<Point>,
-    /// Where the present is.
-    present: Point,
+pub(super) struct PastExecution {
+    pub(super) execution: Execution,
+    /// Point of this machine, if it is known.
+    point: Option<HistoryPoint>,
+    /// Point of the present.
+    present: HistoryPoint,
 }
 
-/// A point of the run: `steps` instructions after the one that made exit number `anchor`.
+/// Point of a run: `steps` instructions after the one that caused exit number `anchor`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Point {
+struct HistoryPoint {
     anchor: u64,
     steps: u64,
 }
 
 impl Debugger<'_> {
-    /// After a change by hand: from here on the run can be had again, before it not.
+    /// Starts the history again, after a change by the user.
     pub(super) fn begin_history_here(&mut self) -> Result<(), Error> {
         let Execution { machine, position } = &self.present;
-        self.base = Base { position: *position, checkpoint: Some(machine.checkpoint()?) };
+        self.base = HistoryBase { position: *position, checkpoint: Some(machine.checkpoint()?) };
         Ok(())
     }
 
-    /// One instruction back.
+    /// Goes back by one instruction.
     pub(super) fn step_back(&mut self, wants_stop: WantsStop<'_>) -> Result<DebugStop, Error> {
         let here = found_or_stop!(self.here(wants_stop)?);
         let before = found_or_stop!(self.before(here, wants_stop)?);
         Ok(self.go(before, wants_stop)?.unwrap_or(DebugStop::Step))
     }
 
-    /// Back to the last breakpoint or write to watched memory before this point, or to the start.
+    /// Goes back to the last breakpoint or write to watched memory before this point, or to the start.
     pub(super) fn run_back(&mut self, wants_stop: WantsStop<'_>) -> Result<DebugStop, Error> {
         let here = found_or_stop!(self.here(wants_stop)?);
-        // Once to count the stops on the way here, once more to the last of them.
-        let mut track = self.rebuild()?;
+        // One run counts the stops up to here, a second one goes to the last of them.
+        let mut execution = self.rebuild()?;
         let mut last = None;
         let mut count: u64 = 0;
         loop {
-            match self.run_again(&mut track, here.anchor, wants_stop)? {
-                DebugStop::Breakpoint | DebugStop::Watchpoint(_) | DebugStop::OwnInt3 => {
+            match self.run_again(&mut execution, here.anchor, wants_stop)? {
+                DebugStop::Breakpoint | DebugStop::Watchpoint(_) | DebugStop::GuestInt3 => {
                     count += 1;
                     last = Some(count);
                 }
                 DebugStop::Step => break,
-                stop @ (DebugStop::Asked
-                | DebugStop::NoSteps
+                stop @ (DebugStop::Interrupted
+                | DebugStop::CannotStep
                 | DebugStop::HistoryStart
                 | DebugStop::HistoryLost
                 | DebugStop::Ended(_)) => {
@@ -92,46 +91,46 @@ impl Debugger<'_> {
         let mut found = None;
         for step in 0..here.steps {
             let at_start = here.anchor == self.base.position.exits && step == 0;
-            if !at_start && self.breakpoints.contains(&Gva(linear_pc(&track.machine)?)) {
+            if !at_start && self.breakpoints.contains(&Gva(linear_pc(&execution.machine)?)) {
                 found = Some((step, DebugStop::Breakpoint));
             }
-            let watched = SoftWatchpoints::of(&track.machine, &self.watchpoints)?;
-            // The last one leads here, and may be the end of the run.
+            let watched = SoftWatchpoints::of(&execution.machine, &self.watchpoints)?;
+            // The last step leads here, and may be the end of the run.
             let is_last = step + 1 == here.steps;
             if !is_last {
-                found_or_stop!(self.step_again(&mut track, wants_stop)?);
+                found_or_stop!(self.step_again(&mut execution, wants_stop)?);
             }
-            if let Some(hit) = watched.changed(if is_last { self.machine() } else { &track.machine })? {
+            if let Some(hit) = watched.changed(if is_last { self.machine() } else { &execution.machine })? {
                 found = Some((step, DebugStop::Watchpoint(hit)));
             }
         }
         if let Some((steps, stop)) = found {
-            let point = Point { anchor: here.anchor, steps };
+            let point = HistoryPoint { anchor: here.anchor, steps };
             return Ok(self.go(point, wants_stop)?.unwrap_or(stop));
         }
         let Some(last) = last else {
-            let start = Point { anchor: self.base.position.exits, steps: 0 };
+            let start = HistoryPoint { anchor: self.base.position.exits, steps: 0 };
             return Ok(self.go(start, wants_stop)?.unwrap_or(DebugStop::HistoryStart));
         };
-        let mut track = self.rebuild()?;
+        let mut execution = self.rebuild()?;
         let mut stop = DebugStop::HistoryStart;
         for _ in 0..last {
-            stop = self.run_again(&mut track, here.anchor, wants_stop)?;
+            stop = self.run_again(&mut execution, here.anchor, wants_stop)?;
         }
         let present = found_or_stop!(self.present_point(wants_stop)?);
-        self.look_at(Past { track, point: None, present })?;
+        self.look_at(PastExecution { execution, point: None, present })?;
         if let DebugStop::Watchpoint(_) = stop {
-            // Going back, one arrives before the instruction that wrote.
+            // Going back stops before the instruction that wrote.
             let before = self.step_back(wants_stop)?;
             return Ok(if before == DebugStop::Step { stop } else { before });
         }
         Ok(stop)
     }
 
-    /// Forward from an earlier point: to the next breakpoint, or to the present and on from there.
+    /// Runs forward from an earlier point: to the next breakpoint, or to the present and on from there.
     pub(super) fn run_to_present(&mut self, wants_stop: WantsStop<'_>) -> Result<DebugStop, Error> {
         let Some(mut past) = self.past.take() else { return self.run_on(wants_stop) };
-        let here = linear_pc(&past.track.machine)?;
+        let here = linear_pc(&past.execution.machine)?;
         if self.breakpoints.contains(&Gva(here)) {
             self.past = Some(past);
             let stop = self.step_to_present(wants_stop)?;
@@ -144,14 +143,14 @@ impl Debugger<'_> {
             let Some(again) = self.past.take() else { return self.run_on(wants_stop) };
             past = again;
         }
-        if past.track.position.exits < past.present.anchor {
+        if past.execution.position.exits < past.present.anchor {
             past.point = None;
-            let stop = self.run_again(&mut past.track, past.present.anchor, wants_stop)?;
+            let stop = self.run_again(&mut past.execution, past.present.anchor, wants_stop)?;
             if stop != DebugStop::Step {
                 self.look_at(past)?;
                 return Ok(stop);
             }
-            past.point = Some(Point { anchor: past.present.anchor, steps: 0 });
+            past.point = Some(HistoryPoint { anchor: past.present.anchor, steps: 0 });
         }
         self.look_at(past)?;
         loop {
@@ -168,20 +167,20 @@ impl Debugger<'_> {
         }
     }
 
-    /// One instruction forward from an earlier point; that may be the one that leads to the present.
+    /// Executes one instruction from an earlier point; it may lead to the present.
     pub(super) fn step_to_present(&mut self, wants_stop: WantsStop<'_>) -> Result<DebugStop, Error> {
         let here = found_or_stop!(self.here(wants_stop)?);
         let Some(mut past) = self.past.take() else { return self.step_on(wants_stop) };
-        let next = Point { steps: here.steps.saturating_add(1), ..here };
-        let watched = SoftWatchpoints::of(&past.track.machine, &self.watchpoints)?;
+        let next = HistoryPoint { steps: here.steps.saturating_add(1), ..here };
+        let watched = SoftWatchpoints::of(&past.execution.machine, &self.watchpoints)?;
         if next != past.present {
-            if let Found::No(stop) = self.step_again(&mut past.track, wants_stop)? {
+            if let HistoryResult::Stopped(stop) = self.step_again(&mut past.execution, wants_stop)? {
                 self.look_at(past)?;
                 return Ok(stop);
             }
             let is_exit =
-                past.track.position.exits == past.present.anchor && next.anchor < past.present.anchor;
-            let anchor = Point { anchor: past.present.anchor, steps: 0 };
+                past.execution.position.exits == past.present.anchor && next.anchor < past.present.anchor;
+            let anchor = HistoryPoint { anchor: past.present.anchor, steps: 0 };
             past.point = Some(if is_exit { anchor } else { next });
         }
         let stop = if next == past.present || past.point == Some(past.present) {
@@ -193,131 +192,145 @@ impl Debugger<'_> {
         watched.instead_of(stop, self.machine())
     }
 
-    /// Before the instruction that ended the run: a vCPU that shut down may have lost its registers, but on the way
-    /// there they can still be seen. Whether it could be done.
+    /// Goes to the point before the instruction that ended the run: a vCPU that shut down may have lost its registers, and there
+    /// they can still be read. Returns false if that is not possible.
     ///
     /// # Errors
     /// Where the host fails.
-    pub fn look_before_end(&mut self, wants_stop: WantsStop<'_>) -> Result<bool, Error> {
+    pub fn go_before_end(&mut self, wants_stop: WantsStop<'_>) -> Result<bool, Error> {
         if self.end.is_none() || self.past.is_some() {
             return Ok(false);
         }
-        let Found::Yes(end) = self.here(wants_stop)? else { return Ok(false) };
+        let HistoryResult::Found(end) = self.here(wants_stop)? else { return Ok(false) };
         let Some(steps) = end.steps.checked_sub(1) else { return Ok(false) };
-        Ok(self.go(Point { steps, ..end }, wants_stop)?.is_none())
+        Ok(self.go(HistoryPoint { steps, ..end }, wants_stop)?.is_none())
     }
 
-    /// Where the machine that is looked at stands.
-    fn here(&mut self, wants_stop: WantsStop<'_>) -> Result<Found<Point>, Error> {
+    /// Point of the machine that the debugger shows.
+    fn here(&mut self, wants_stop: WantsStop<'_>) -> Result<HistoryResult<HistoryPoint>, Error> {
         if self.recording.overflowed() {
-            return Ok(Found::No(DebugStop::HistoryLost));
+            return Ok(HistoryResult::Stopped(DebugStop::HistoryLost));
         }
         let Some(past) = &self.past else { return self.present_point(wants_stop) };
         if let Some(point) = past.point {
-            return Ok(Found::Yes(point));
+            return Ok(HistoryResult::Found(point));
         }
-        let point = found!(self.locate(&past.track, wants_stop)?);
+        let point = found!(self.locate(&past.execution, wants_stop)?);
         if let Some(past) = &mut self.past {
             past.point = Some(point);
         }
-        Ok(Found::Yes(point))
+        Ok(HistoryResult::Found(point))
     }
 
-    fn present_point(&self, wants_stop: WantsStop<'_>) -> Result<Found<Point>, Error> {
+    fn present_point(&self, wants_stop: WantsStop<'_>) -> Result<HistoryResult<HistoryPoint>, Error> {
         if let Some(past) = &self.past {
-            return Ok(Found::Yes(past.present));
+            return Ok(HistoryResult::Found(past.present));
         }
         if self.end.as_ref().is_some_and(|end| *end != End::Interrupted) {
-            // The exit that ended the run is the last one; what it left behind may say nothing.
+            // The exit that ended the run is the last one; the state after it may be lost.
             let anchor = self.present.position.exits.saturating_sub(1).max(self.base.position.exits);
             return self.locate_end(anchor, wants_stop);
         }
         self.locate(&self.present, wants_stop)
     }
 
-    /// Steps a second machine until it is where `wanted` is.
-    fn locate(&self, wanted: &Execution, wants_stop: WantsStop<'_>) -> Result<Found<Point>, Error> {
+    /// Steps a second machine until its state is that of `wanted`.
+    fn locate(
+        &self,
+        wanted: &Execution,
+        wants_stop: WantsStop<'_>,
+    ) -> Result<HistoryResult<HistoryPoint>, Error> {
         let anchor = wanted.position.exits;
-        let mut track = found!(self.rebuild_at(anchor, wants_stop)?);
+        let mut execution = found!(self.rebuild_at(anchor, wants_stop)?);
         let target = ComparedState::of(&wanted.machine)?;
         let mut steps = 0;
-        while !target.is_that_of(&track.machine)? {
-            if track.position.exits > anchor {
-                return Ok(Found::No(DebugStop::HistoryLost));
+        while !target.is_that_of(&execution.machine)? {
+            if execution.position.exits > anchor {
+                return Ok(HistoryResult::Stopped(DebugStop::HistoryLost));
             }
-            found!(self.step_again(&mut track, wants_stop)?);
+            found!(self.step_again(&mut execution, wants_stop)?);
             steps += 1;
         }
-        Ok(Found::Yes(Point { anchor, steps }))
+        Ok(HistoryResult::Found(HistoryPoint { anchor, steps }))
     }
 
-    /// Counts the instructions to the end; the last one is that which ends the run.
-    fn locate_end(&self, anchor: u64, wants_stop: WantsStop<'_>) -> Result<Found<Point>, Error> {
-        let mut track = found!(self.rebuild_at(anchor, wants_stop)?);
+    /// Counts the instructions to the end of the run, including the one that ends it.
+    fn locate_end(
+        &self,
+        anchor: u64,
+        wants_stop: WantsStop<'_>,
+    ) -> Result<HistoryResult<HistoryPoint>, Error> {
+        let mut execution = found!(self.rebuild_at(anchor, wants_stop)?);
         let mut steps = 0;
         loop {
-            match self.step_again(&mut track, wants_stop)? {
-                Found::Yes(()) => steps += 1,
-                Found::No(DebugStop::Ended(End::Interrupted)) => {
-                    return Ok(Found::No(DebugStop::Ended(End::Interrupted)));
+            match self.step_again(&mut execution, wants_stop)? {
+                HistoryResult::Found(()) => steps += 1,
+                HistoryResult::Stopped(DebugStop::Ended(End::Interrupted)) => {
+                    return Ok(HistoryResult::Stopped(DebugStop::Ended(End::Interrupted)));
                 }
-                Found::No(DebugStop::Ended(_)) => return Ok(Found::Yes(Point { anchor, steps: steps + 1 })),
-                Found::No(stop) => return Ok(Found::No(stop)),
+                HistoryResult::Stopped(DebugStop::Ended(_)) => {
+                    return Ok(HistoryResult::Found(HistoryPoint { anchor, steps: steps + 1 }));
+                }
+                HistoryResult::Stopped(stop) => return Ok(HistoryResult::Stopped(stop)),
             }
         }
     }
 
-    /// The point one instruction earlier.
-    fn before(&self, point: Point, wants_stop: WantsStop<'_>) -> Result<Found<Point>, Error> {
+    /// Finds the point one instruction earlier.
+    fn before(
+        &self,
+        point: HistoryPoint,
+        wants_stop: WantsStop<'_>,
+    ) -> Result<HistoryResult<HistoryPoint>, Error> {
         if let Some(steps) = point.steps.checked_sub(1) {
-            return Ok(Found::Yes(Point { steps, ..point }));
+            return Ok(HistoryResult::Found(HistoryPoint { steps, ..point }));
         }
         // Over an exit. One instruction can make many, so the one before may lie some way back.
         let first = self.base.position.exits;
         let mut back = 1;
         loop {
             let Some(distance) = point.anchor.checked_sub(first).filter(|distance| *distance > 0) else {
-                return Ok(Found::No(DebugStop::HistoryStart));
+                return Ok(HistoryResult::Stopped(DebugStop::HistoryStart));
             };
             let asked = point.anchor - distance.min(back);
-            let mut track = found!(self.rebuild_at(asked, wants_stop)?);
-            let anchor = track.position.exits;
+            let mut execution = found!(self.rebuild_at(asked, wants_stop)?);
+            let anchor = execution.position.exits;
             if anchor >= point.anchor {
                 back *= 2;
                 continue;
             }
             let mut steps = 0;
             loop {
-                found!(self.step_again(&mut track, wants_stop)?);
-                if track.position.exits >= point.anchor {
-                    return Ok(Found::Yes(Point { anchor, steps }));
+                found!(self.step_again(&mut execution, wants_stop)?);
+                if execution.position.exits >= point.anchor {
+                    return Ok(HistoryResult::Found(HistoryPoint { anchor, steps }));
                 }
                 steps += 1;
             }
         }
     }
 
-    /// Looks at an earlier point; `Some` with the reason if that failed, and then everything is as it was.
-    fn go(&mut self, to: Point, wants_stop: WantsStop<'_>) -> Result<Option<DebugStop>, Error> {
+    /// Goes to an earlier point; `Some` with the reason if that failed, and then nothing has changed.
+    fn go(&mut self, to: HistoryPoint, wants_stop: WantsStop<'_>) -> Result<Option<DebugStop>, Error> {
         let present = match self.present_point(wants_stop)? {
-            Found::Yes(point) => point,
-            Found::No(stop) => return Ok(Some(stop)),
+            HistoryResult::Found(point) => point,
+            HistoryResult::Stopped(stop) => return Ok(Some(stop)),
         };
-        let mut track = match self.rebuild_at(to.anchor, wants_stop)? {
-            Found::Yes(track) => track,
-            Found::No(stop) => return Ok(Some(stop)),
+        let mut execution = match self.rebuild_at(to.anchor, wants_stop)? {
+            HistoryResult::Found(execution) => execution,
+            HistoryResult::Stopped(stop) => return Ok(Some(stop)),
         };
         for _ in 0..to.steps {
-            if let Found::No(stop) = self.step_again(&mut track, wants_stop)? {
+            if let HistoryResult::Stopped(stop) = self.step_again(&mut execution, wants_stop)? {
                 return Ok(Some(stop));
             }
         }
-        self.look_at(Past { track, point: Some(to), present })?;
+        self.look_at(PastExecution { execution, point: Some(to), present })?;
         Ok(None)
     }
 
-    fn look_at(&mut self, past: Past) -> Result<(), Error> {
-        self.interrupt_handle.watch(&past.track.machine)?;
+    fn look_at(&mut self, past: PastExecution) -> Result<(), Error> {
+        self.interrupt_handle.watch(&past.execution.machine)?;
         self.past = Some(past);
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Breakpoints and watchpoints while the guest runs: put in place before, taken away after.
+//! Breakpoints and watchpoints while the guest runs: inserted before, removed after.
 //!
 //! A debug register is best: it costs the guest nothing, and works before its address is mapped. There are four. The
 //! other means is an [`TrapOpcode`] in place of the instruction's first byte. Every host reports a HLT: in ring 0 as an exit,
@@ -25,18 +25,18 @@ const GENERAL_PROTECTION: u8 = 13;
 /// More than the CPU pushes on its way to the trap page: six words.
 const FRAME: u64 = 64;
 
-/// What is in place while the guest runs.
+/// Debug registers and bytes that are in place while the guest runs.
 #[derive(Debug, Default)]
 pub(super) struct InsertedBreakpoints {
     debug: GuestDebug,
     opcode: TrapOpcode,
     bytes: Vec<InsertedByte>,
     ring_3: Option<Ring3>,
-    /// Breakpoints for which nothing could be put in place.
+    /// True if a breakpoint could not be inserted.
     pub(super) unplaced: bool,
 }
 
-/// An opcode of ours in the place of another byte.
+/// Byte of guest memory that an opcode replaces.
 #[derive(Debug, Clone, Copy)]
 struct InsertedByte {
     gva: Gva,
@@ -44,23 +44,23 @@ struct InsertedByte {
     covered: u8,
 }
 
-/// What a trap in ring 3 changes, as it was before.
+/// State that a HLT in ring 3 changes, as it was before.
 #[derive(Debug)]
 struct Ring3 {
     cs: kvm_segment,
     ss: kvm_segment,
-    /// Where the CPU pushes its frame, and what lies there.
+    /// Address at which the CPU pushes its frame, and the bytes there.
     stack: Gpa,
     bytes: Vec<u8>,
 }
 
 impl InsertedBreakpoints {
-    /// Nothing.
+    /// No breakpoints.
     pub(super) fn none() -> Self {
         Self::default()
     }
 
-    /// Everything that the debugger asks for, as far as it can be had.
+    /// Inserts the breakpoints and watchpoints of the debugger, as far as possible.
     pub(super) fn place(
         machine: &Machine,
         capabilities: DebugCapabilities,
@@ -79,38 +79,38 @@ impl InsertedBreakpoints {
         for (register, wanted) in registers.iter_mut().zip(watchpoints.iter().copied().chain(executions)) {
             *register = Some(wanted);
         }
-        let mut traps = Self::at(machine, &rest.collect::<Vec<_>>())?;
-        traps.debug.breakpoints = registers;
-        machine.processors.bsp().vcpu.set_guest_debug(&traps.debug)?;
-        Ok(traps)
+        let mut breakpoints = Self::at(machine, &rest.collect::<Vec<_>>())?;
+        breakpoints.debug.breakpoints = registers;
+        machine.processors.bsp().vcpu.set_guest_debug(&breakpoints.debug)?;
+        Ok(breakpoints)
     }
 
-    /// HLT bytes only.
+    /// Inserts HLT bytes at these addresses.
     pub(super) fn at(machine: &Machine, addresses: &[Gva]) -> Result<Self, Error> {
-        let mut traps = Self { ring_3: Ring3::of(machine)?, ..Self::default() };
+        let mut breakpoints = Self { ring_3: Ring3::of(machine)?, ..Self::default() };
         let memory = LinearMemory::of(machine)?;
         for gva in addresses {
             // In code of ring 3 a HLT is a #GP, and only the trap page knows what that means.
             let for_ring_3 = memory.walk(*gva).is_some_and(|to| to.size.is_some() && to.access.user);
             let lost = for_ring_3 && machine.board.landing.is_none();
-            let placed = !lost && traps.put(machine, &memory, *gva)?;
-            traps.unplaced |= !placed;
+            let placed = !lost && breakpoints.put(machine, &memory, *gva)?;
+            breakpoints.unplaced |= !placed;
         }
-        Ok(traps)
+        Ok(breakpoints)
     }
 
-    /// An opcode at code that will run in ring 0, as far as it lies in memory.
+    /// Inserts an opcode into code that will run in ring 0, where that is in memory.
     pub(super) fn in_ring_0(
         machine: &Machine,
         memory: &LinearMemory<'_>,
         opcode: TrapOpcode,
         addresses: &[Gva],
     ) -> Result<Self, Error> {
-        let mut traps = Self { opcode, ..Self::default() };
+        let mut breakpoints = Self { opcode, ..Self::default() };
         for gva in addresses {
-            traps.put(machine, memory, *gva)?;
+            breakpoints.put(machine, memory, *gva)?;
         }
-        Ok(traps)
+        Ok(breakpoints)
     }
 
     fn put(&mut self, machine: &Machine, memory: &LinearMemory<'_>, gva: Gva) -> Result<bool, Error> {
@@ -121,7 +121,7 @@ impl InsertedBreakpoints {
         Ok(true)
     }
 
-    /// Takes everything away again.
+    /// Removes everything that was inserted.
     pub(super) fn remove(&self, machine: &Machine) -> Result<(), Error> {
         // Backwards: where two lie on each other, the first knows what was there.
         for byte in self.bytes.iter().rev() {
@@ -177,7 +177,7 @@ impl InsertedBreakpoints {
         self.bytes.iter().any(|byte| byte.gva.0 == address)
     }
 
-    /// The watchpoint or breakpoint behind the bits of DR6.
+    /// Watchpoint or breakpoint that the bits of DR6 stand for.
     pub(super) fn fired(&self, dr6: u64) -> Option<Breakpoint> {
         let hit = |number: usize| dr6 & 1 << number != 0;
         (0..)

@@ -1,7 +1,7 @@
-//! The guest's memory through its own eyes.
+//! Guest memory by linear addresses.
 //!
-//! Addresses are linear: virtual with the base of a segment added, as breakpoints and page tables take them. They are
-//! walked here and not by KVM, which would set accessed bits in the guest's tables: looking must not change anything.
+//! A linear address is a virtual one with the base of its segment added. Page tables are walked here and not by
+//! `KVM_TRANSLATE`, which would set accessed bits: reading must not change the guest.
 
 use iced_x86::{Decoder, DecoderOptions, Instruction};
 use kvm_sys_wrap::GuestMemory;
@@ -17,36 +17,36 @@ use crate::machine::error::Error;
 use crate::machine::host::CpuTraits;
 use crate::paging::walk::{Translation, Walker};
 
-/// Memory by linear addresses.
+/// Guest memory with a page walker.
 pub(super) struct LinearMemory<'a> {
     memory: &'a GuestMemory,
     walker: Walker,
 }
 
 impl<'a> LinearMemory<'a> {
-    /// As the vCPU sees it now.
+    /// Uses the current registers of the machine's vCPU.
     pub(super) fn of(machine: &'a Machine) -> Result<Self, Error> {
         Ok(Self { memory: &machine.board.memory, walker: machine.walker()? })
     }
 
-    /// As a vCPU with these registers sees it: they need not be asked for again.
+    /// Uses registers that were read before.
     pub(super) fn with(machine: &'a Machine, registers: &CpuState) -> Self {
         Self::on(&machine.board, registers)
     }
 
-    /// The same for any vCPU of a board.
+    /// Uses the registers of any vCPU of a board.
     pub(super) fn on(board: &'a Board, registers: &CpuState) -> Self {
         let CpuTraits { physical_bits, amd } = board.cpu;
         let walker = Walker { physical_bits, amd, ..Walker::from_sregs(&registers.sregs) };
         Self { memory: &board.memory, walker }
     }
 
-    /// Where an address leads; `None` where nothing is mapped.
+    /// Translates an address; `None` where nothing is mapped.
     pub(super) fn walk(&self, gva: Gva) -> Option<Translation> {
         self.walker.walk(self.memory, gva).translation()
     }
 
-    /// Reads up to the first byte that is not there, and gives the number of those that are.
+    /// Reads up to the first byte that is not mapped; returns the number of bytes read.
     pub(super) fn read(&self, start: Gva, data: &mut [u8]) -> usize {
         self.each_page(start, data.len(), |gpa, range| {
             let Some(piece) = data.get_mut(range) else { return false };
@@ -54,8 +54,8 @@ impl<'a> LinearMemory<'a> {
         })
     }
 
-    /// Writes up to the first byte that is not there, and gives the number of those that are. Read-only regions can be
-    /// written: it is the debugger who writes, not the guest.
+    /// Writes up to the first byte that is not mapped; returns the number of bytes written. Read-only regions are written too:
+    /// the debugger writes here, not the guest.
     pub(super) fn write(&self, start: Gva, data: &[u8]) -> usize {
         self.each_page(start, data.len(), |gpa, range| {
             let Some(piece) = data.get(range) else { return false };
@@ -63,14 +63,14 @@ impl<'a> LinearMemory<'a> {
         })
     }
 
-    /// A number of up to 8 bytes; `None` where not all of them are there.
+    /// Reads a little-endian number of up to 8 bytes; `None` where not all of them are mapped.
     pub(super) fn number(&self, start: Gva, size: usize) -> Option<u64> {
         let mut bytes = [0; 8];
         let wanted = bytes.get_mut(..size)?;
         (self.read(start, wanted) == size).then(|| u64::from_le_bytes(bytes))
     }
 
-    /// The next instruction of a vCPU with these registers; an invalid one where no memory is.
+    /// Decodes the next instruction of a vCPU with these registers; the result is invalid where no memory is mapped.
     pub(super) fn next_instruction(&self, registers: &CpuState) -> Instruction {
         let mut code = [0; MAX_INSTRUCTION_LENGTH];
         let length = self.read(Gva(registers.linear_rip()), &mut code);

@@ -1,7 +1,7 @@
-//! Where the next instruction may be, worked out from the present one: for hosts that cannot single-step.
+//! Addresses that the next instruction can lead to: for hosts that cannot single-step.
 //!
-//! A breakpoint on each of these addresses stops the guest after one instruction. Branches whose condition is not
-//! looked at have two; those that go through a register or memory are computed from its value.
+//! A breakpoint on each of these addresses stops the guest after one instruction. Conditional branches have two, since the
+//! condition is not evaluated; targets in a register or in memory are read.
 
 use iced_x86::{FlowControl, Instruction, OpKind, Register};
 use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
@@ -13,7 +13,7 @@ use crate::cpu::cpu_state::OperandWidth;
 use crate::machine::Machine;
 use crate::machine::error::Error;
 
-/// All places where the guest can be after the next instruction, but for exceptions; none where that cannot be known.
+/// Addresses at which the guest can be after the next instruction, without exceptions; none where they are not known.
 pub(super) fn next_pcs(machine: &Machine) -> Result<Vec<Gva>, Error> {
     let registers = CpuState::from_vcpu(machine.vcpu())?;
     let memory = LinearMemory::with(machine, &registers);
@@ -52,7 +52,7 @@ pub(super) fn next_pcs(machine: &Machine) -> Result<Vec<Gva>, Error> {
     Ok(places)
 }
 
-/// The value that an indirect branch jumps to.
+/// Target of an indirect branch.
 fn indirect(memory: &LinearMemory<'_>, instruction: &Instruction, registers: &CpuState) -> Option<u64> {
     let value = |register: Register| value(register, &registers.regs, &registers.sregs);
     if instruction.op0_kind() == OpKind::Register {
@@ -62,7 +62,7 @@ fn indirect(memory: &LinearMemory<'_>, instruction: &Instruction, registers: &Cp
     memory.number(Gva(address), instruction.memory_size().size())
 }
 
-/// The value of a register in an address: general ones by their width, segments by their base.
+/// Value of a register in an address: of general registers by their width, of segment registers the base.
 #[expect(clippy::wildcard_enum_match_arm, reason = "iced's enum has every register of every extension")]
 fn value(register: Register, regs: &kvm_regs, sregs: &kvm_sregs) -> Option<u64> {
     let full = match register.full_register() {

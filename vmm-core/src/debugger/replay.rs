@@ -1,4 +1,4 @@
-//! The second machine: built again, run along the record of the first.
+//! The second machine of a debugger: built again, it repeats the record of the first.
 
 use std::collections::BTreeSet;
 
@@ -11,29 +11,30 @@ use crate::machine::error::Error;
 
 pub(super) type WantsStop<'a> = &'a mut dyn FnMut() -> bool;
 
-/// What looking for something in the past came to.
-pub(super) enum Found<T> {
-    Yes(T),
-    /// The reason why not.
-    No(DebugStop),
+/// Result of a search in the history.
+pub(super) enum HistoryResult<T> {
+    /// The point was found.
+    Found(T),
+    /// The search stopped before, for this reason.
+    Stopped(DebugStop),
 }
 
-/// Passes on why something was not found.
+/// Returns from a search with the reason to stop.
 macro_rules! found {
     ($found:expr) => {
         match $found {
-            Found::Yes(value) => value,
-            Found::No(stop) => return Ok(Found::No(stop)),
+            HistoryResult::Found(value) => value,
+            HistoryResult::Stopped(stop) => return Ok(HistoryResult::Stopped(stop)),
         }
     };
 }
 
-/// Gives up with the reason why something was not found.
+/// Returns from a command with the reason to stop.
 macro_rules! found_or_stop {
     ($found:expr) => {
         match $found {
-            Found::Yes(value) => value,
-            Found::No(stop) => return Ok(stop),
+            HistoryResult::Found(value) => value,
+            HistoryResult::Stopped(stop) => return Ok(stop),
         }
     };
 }
@@ -41,7 +42,7 @@ macro_rules! found_or_stop {
 pub(super) use {found, found_or_stop};
 
 impl Debugger<'_> {
-    /// A second machine at the base.
+    /// Builds a second machine at the start of the history.
     pub(super) fn rebuild(&self) -> Result<Execution, Error> {
         let mut machine = (self.build)()?;
         if let Some(checkpoint) = &self.base.checkpoint {
@@ -51,91 +52,91 @@ impl Debugger<'_> {
         Ok(Execution::new(machine, self.base.position))
     }
 
-    /// A second machine after so many exits.
+    /// Builds a second machine and runs it to this number of exits.
     pub(super) fn rebuild_at(
         &self,
         exits: u64,
         wants_stop: WantsStop<'_>,
-    ) -> Result<Found<Execution>, Error> {
-        let mut track = self.rebuild()?;
+    ) -> Result<HistoryResult<Execution>, Error> {
+        let mut execution = self.rebuild()?;
         let nothing = BTreeSet::new();
-        if track.position.exits < exits {
-            let around = ResumeSession {
+        if execution.position.exits < exits {
+            let session = ResumeSession {
                 capabilities: self.capabilities,
                 breakpoints: &nothing,
                 watchpoints: &[],
                 until: Some(exits),
             };
             loop {
-                match around.run(&mut track, &mut RecordMode::Replay(&self.recording), wants_stop)? {
+                match session.run(&mut execution, &mut RecordMode::Replay(&self.recording), wants_stop)? {
                     DebugStop::Step => break,
-                    DebugStop::OwnInt3 => {}
+                    DebugStop::GuestInt3 => {}
                     stop @ (DebugStop::Breakpoint
                     | DebugStop::Watchpoint(_)
-                    | DebugStop::Asked
-                    | DebugStop::NoSteps
+                    | DebugStop::Interrupted
+                    | DebugStop::CannotStep
                     | DebugStop::HistoryStart
                     | DebugStop::HistoryLost
-                    | DebugStop::Ended(_)) => return Ok(Found::No(stop)),
+                    | DebugStop::Ended(_)) => return Ok(HistoryResult::Stopped(stop)),
                 }
             }
         }
-        Ok(Found::Yes(track))
+        Ok(HistoryResult::Found(execution))
     }
 
-    /// Runs a second machine on to its next stop, at most until `exits` exits: then [`Stop::Step`].
+    /// Runs a second machine to its next stop, at most until `exits` exits: then [`DebugStop::Step`].
     pub(super) fn run_again(
         &self,
-        track: &mut Execution,
+        execution: &mut Execution,
         exits: u64,
         wants_stop: WantsStop<'_>,
     ) -> Result<DebugStop, Error> {
-        let mut trail = RecordMode::Replay(&self.recording);
-        if track.position.exits >= exits {
+        let mut mode = RecordMode::Replay(&self.recording);
+        if execution.position.exits >= exits {
             return Ok(DebugStop::Step);
         }
         // Off a breakpoint that has been reached already.
-        if self.breakpoints.contains(&Gva(linear_pc(&track.machine)?)) {
-            let watched = SoftWatchpoints::of(&track.machine, &self.watchpoints)?;
-            found_or_stop!(self.step_again(track, wants_stop)?);
-            if let Some(hit) = watched.changed(&track.machine)? {
+        if self.breakpoints.contains(&Gva(linear_pc(&execution.machine)?)) {
+            let watched = SoftWatchpoints::of(&execution.machine, &self.watchpoints)?;
+            found_or_stop!(self.step_again(execution, wants_stop)?);
+            if let Some(hit) = watched.changed(&execution.machine)? {
                 return Ok(DebugStop::Watchpoint(hit));
             }
-            if track.position.exits >= exits {
+            if execution.position.exits >= exits {
                 return Ok(DebugStop::Step);
             }
-            if self.breakpoints.contains(&Gva(linear_pc(&track.machine)?)) {
+            if self.breakpoints.contains(&Gva(linear_pc(&execution.machine)?)) {
                 return Ok(DebugStop::Breakpoint);
             }
         }
-        let around = ResumeSession {
+        let session = ResumeSession {
             capabilities: self.capabilities,
             breakpoints: &self.breakpoints,
             watchpoints: &self.watchpoints,
             until: Some(exits),
         };
-        around.run(track, &mut trail, wants_stop)
+        session.run(execution, &mut mode, wants_stop)
     }
 
     pub(super) fn step_again(
         &self,
-        track: &mut Execution,
+        execution: &mut Execution,
         wants_stop: WantsStop<'_>,
-    ) -> Result<Found<()>, Error> {
-        let mut trail = RecordMode::Replay(&self.recording);
-        let event = track.step(&mut trail, self.capabilities, wants_stop)?;
+    ) -> Result<HistoryResult<()>, Error> {
+        let mut mode = RecordMode::Replay(&self.recording);
+        let event = execution.step(&mut mode, self.capabilities, wants_stop)?;
         if wants_stop() {
-            return Ok(Found::No(DebugStop::Asked));
+            return Ok(HistoryResult::Stopped(DebugStop::Interrupted));
         }
         Ok(match after_step(event) {
-            DebugStop::Step | DebugStop::OwnInt3 => Found::Yes(()),
+            DebugStop::Step | DebugStop::GuestInt3 => HistoryResult::Found(()),
             stop @ (DebugStop::Breakpoint
             | DebugStop::Watchpoint(_)
-            | DebugStop::Asked
-            | DebugStop::NoSteps
+            | DebugStop::Interrupted
+            | DebugStop::CannotStep
             | DebugStop::HistoryStart
             | DebugStop::HistoryLost
-            | DebugStop::Ended(_)) => Found::No(stop),
+            | DebugStop::Ended(_)) => HistoryResult::Stopped(stop),
         })
     }
 }

@@ -1,4 +1,4 @@
-//! The guest between two stops: at full speed with traps in place, or instruction by instruction.
+//! Resumption of the guest: at full speed with breakpoints in place, or one instruction at a time.
 
 use std::collections::BTreeSet;
 
@@ -13,12 +13,12 @@ use crate::machine::end::End;
 use crate::machine::error::Error;
 use crate::machine::turn::ExitOutcome;
 
-/// What a machine is run with.
+/// Breakpoints and settings of one resumption.
 pub(super) struct ResumeSession<'a> {
     pub(super) capabilities: DebugCapabilities,
     pub(super) breakpoints: &'a BTreeSet<Gva>,
     pub(super) watchpoints: &'a [Breakpoint],
-    /// Stop once so many exits have been served.
+    /// Number of served exits at which to stop.
     pub(super) until: Option<u64>,
 }
 
@@ -26,40 +26,44 @@ impl ResumeSession<'_> {
     /// Runs until something stops the guest, between two instructions. [`Stop::Step`] stands for having got to `until`.
     pub(super) fn run(
         &self,
-        track: &mut Execution,
-        trail: &mut RecordMode<'_>,
+        execution: &mut Execution,
+        mode: &mut RecordMode<'_>,
         wants_stop: &mut dyn FnMut() -> bool,
     ) -> Result<DebugStop, Error> {
         let in_registers = self.capabilities.watchpoints && fit_registers(self.watchpoints);
         if !in_registers && !self.watchpoints.is_empty() {
-            return self.step_along(track, trail, wants_stop);
+            return self.run_stepped(execution, mode, wants_stop);
         }
         let breakpoints: Vec<Gva> = self.breakpoints.iter().copied().collect();
-        let traps =
-            InsertedBreakpoints::place(&track.machine, self.capabilities, &breakpoints, self.watchpoints)?;
-        if traps.unplaced {
-            traps.remove(&track.machine)?;
-            return self.step_along(track, trail, wants_stop);
+        let breakpoints = InsertedBreakpoints::place(
+            &execution.machine,
+            self.capabilities,
+            &breakpoints,
+            self.watchpoints,
+        )?;
+        if breakpoints.unplaced {
+            breakpoints.remove(&execution.machine)?;
+            return self.run_stepped(execution, mode, wants_stop);
         }
-        let stop = self.run_with(&traps, track, trail, wants_stop);
-        traps.remove(&track.machine)?;
+        let stop = self.run_with(&breakpoints, execution, mode, wants_stop);
+        breakpoints.remove(&execution.machine)?;
         let stop = stop?;
         if let DebugStop::Ended(_) = stop {
             return Ok(stop);
         }
-        Ok(track.finish_instruction(trail)?.map_or(stop, after_step))
+        Ok(execution.finish_instruction(mode)?.map_or(stop, after_step))
     }
 
     fn run_with(
         &self,
-        traps: &InsertedBreakpoints,
-        track: &mut Execution,
-        trail: &mut RecordMode<'_>,
+        breakpoints: &InsertedBreakpoints,
+        execution: &mut Execution,
+        mode: &mut RecordMode<'_>,
         wants_stop: &mut dyn FnMut() -> bool,
     ) -> Result<DebugStop, Error> {
         loop {
-            match track.turn(trail, traps, &mut || true)? {
-                ExitOutcome::Served if self.until.is_some_and(|exits| track.position.exits >= exits) => {
+            match execution.turn(mode, breakpoints, &mut || true)? {
+                ExitOutcome::Served if self.until.is_some_and(|exits| execution.position.exits >= exits) => {
                     return Ok(DebugStop::Step);
                 }
                 ExitOutcome::Intercepted(ExecutionInterception::Signal) if termination_requested() => {
@@ -69,10 +73,10 @@ impl ResumeSession<'_> {
                 | ExitOutcome::Ignored
                 | ExitOutcome::Intercepted(ExecutionInterception::Signal) => {
                     if wants_stop() {
-                        return Ok(DebugStop::Asked);
+                        return Ok(DebugStop::Interrupted);
                     }
                 }
-                ExitOutcome::Debug(event) => match traps.fired(event.dr6) {
+                ExitOutcome::Debug(event) => match breakpoints.fired(event.dr6) {
                     Some(Breakpoint { condition: BreakpointCondition::Execute, .. }) => {
                         return Ok(DebugStop::Breakpoint);
                     }
@@ -84,7 +88,9 @@ impl ResumeSession<'_> {
                 ExitOutcome::Intercepted(ExecutionInterception::Breakpoint) => {
                     return Ok(DebugStop::Breakpoint);
                 }
-                ExitOutcome::Intercepted(ExecutionInterception::GuestInt3) => return Ok(DebugStop::OwnInt3),
+                ExitOutcome::Intercepted(ExecutionInterception::GuestInt3) => {
+                    return Ok(DebugStop::GuestInt3);
+                }
                 ExitOutcome::Intercepted(ExecutionInterception::Diverged) => {
                     return Ok(DebugStop::HistoryLost);
                 }
@@ -92,32 +98,33 @@ impl ResumeSession<'_> {
         }
     }
 
-    /// For what cannot be put in place: breakpoints on pages that are not mapped yet, watchpoints without debug registers.
-    fn step_along(
+    /// Steps until something stops the guest, for breakpoints on pages that are not mapped yet and watchpoints without debug
+    /// registers.
+    fn run_stepped(
         &self,
-        track: &mut Execution,
-        trail: &mut RecordMode<'_>,
+        execution: &mut Execution,
+        mode: &mut RecordMode<'_>,
         wants_stop: &mut dyn FnMut() -> bool,
     ) -> Result<DebugStop, Error> {
-        let watched = SoftWatchpoints::of(&track.machine, self.watchpoints)?;
+        let watched = SoftWatchpoints::of(&execution.machine, self.watchpoints)?;
         loop {
-            let stop = after_step(track.step(trail, self.capabilities, wants_stop)?);
-            let stop = watched.instead_of(stop, &track.machine)?;
-            if stop != DebugStop::Step || self.until.is_some_and(|exits| track.position.exits >= exits) {
+            let stop = after_step(execution.step(mode, self.capabilities, wants_stop)?);
+            let stop = watched.instead_of(stop, &execution.machine)?;
+            if stop != DebugStop::Step || self.until.is_some_and(|exits| execution.position.exits >= exits) {
                 return Ok(stop);
             }
-            if self.breakpoints.contains(&Gva(linear_pc(&track.machine)?)) {
+            if self.breakpoints.contains(&Gva(linear_pc(&execution.machine)?)) {
                 return Ok(DebugStop::Breakpoint);
             }
             if wants_stop() {
-                return Ok(DebugStop::Asked);
+                return Ok(DebugStop::Interrupted);
             }
         }
     }
 }
 
 impl Debugger<'_> {
-    /// Whether there is a breakpoint at a linear address.
+    /// Returns true if there is a breakpoint at a linear address.
     #[must_use]
     pub fn has_breakpoint(&self, address: Gva) -> bool {
         self.breakpoints.contains(&address)
@@ -134,8 +141,8 @@ pub(super) fn after_step(outcome: ExecutionOutcome) -> DebugStop {
         ExitOutcome::Intercepted(ExecutionInterception::Signal) if termination_requested() => {
             DebugStop::Ended(End::Interrupted)
         }
-        ExitOutcome::Intercepted(ExecutionInterception::Signal) => DebugStop::Asked,
-        ExitOutcome::Intercepted(ExecutionInterception::GuestInt3) => DebugStop::OwnInt3,
+        ExitOutcome::Intercepted(ExecutionInterception::Signal) => DebugStop::Interrupted,
+        ExitOutcome::Intercepted(ExecutionInterception::GuestInt3) => DebugStop::GuestInt3,
         ExitOutcome::Ended(end) => DebugStop::Ended(end),
         ExitOutcome::Intercepted(ExecutionInterception::Diverged) => DebugStop::HistoryLost,
     }

@@ -51,7 +51,7 @@ fn run_to_address(machine: Machine, gva: Gva) -> Result<(Machine, Option<End>), 
         match debugger.resume(&actions, &mut || passed().is_some())?.1 {
             DebugStop::Breakpoint => break None,
             DebugStop::Ended(end) => break Some(end),
-            DebugStop::Asked => {
+            DebugStop::Interrupted => {
                 if let Some(limit) = passed() {
                     break Some(End::TimeLimit(limit));
                 }
@@ -59,8 +59,8 @@ fn run_to_address(machine: Machine, gva: Gva) -> Result<(Machine, Option<End>), 
             // None of these was asked for.
             DebugStop::Step
             | DebugStop::Watchpoint(_)
-            | DebugStop::OwnInt3
-            | DebugStop::NoSteps
+            | DebugStop::GuestInt3
+            | DebugStop::CannotStep
             | DebugStop::HistoryStart
             | DebugStop::HistoryLost => {}
         }

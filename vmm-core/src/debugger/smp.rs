@@ -1,11 +1,11 @@
 //! A debugger for machines with interrupts, with one vCPU or several.
 //!
-//! When an interrupt comes is nobody's to say, so such a run cannot be had again: nothing is recorded, and there is no way
-//! back. Otherwise [`SmpDebugger`] does for all vCPUs what [`Debugger`](super::Debugger) does for one. They run together and stop
-//! together: each resumption is one or more rounds (`round.rs`), with a thread for each vCPU that has an [`ResumeAction`]
-//! (`worker.rs`), and with breakpoints in place (`traps.rs`) by the means that work here (`abilities.rs`).
+//! The times of interrupts cannot be repeated, so nothing is recorded and the debugger cannot go back. Otherwise
+//! [`SmpDebugger`] does for all vCPUs what [`Debugger`](super::Debugger) does for one. All vCPUs run and stop together: each
+//! resumption is one or more rounds (`resume.rs`), with a thread for each vCPU that has a [`ResumeAction`] (`worker.rs`), and
+//! with breakpoints in place (`inserted_breakpoints.rs`).
 //!
-//! While all stand, the clocks do not: timers go on, and what they raised comes with the next step.
+//! Timers go on while all vCPUs are stopped. Their interrupts are delivered with the next step.
 
 mod inserted_breakpoints;
 mod resume;
@@ -32,28 +32,28 @@ use crate::machine::error::Error;
 use crate::machine::run_loop::RunOutcome;
 use crate::record::Recording;
 
-/// A run under a debugger's control, on a machine with interrupts. vCPUs are numbered from 0.
+/// Debugged run of a machine with interrupts. vCPUs are numbered from 0.
 #[derive(Debug)]
 pub struct SmpDebugger {
     machine: Machine,
     capabilities: DebugCapabilities,
     breakpoints: BTreeSet<Gva>,
     watchpoints: Vec<Breakpoint>,
-    /// For each vCPU the address at which it stood when it was said to have stopped there.
-    told: Vec<Option<u64>>,
-    /// What happened at the same time as what was told.
+    /// Address of the last stop that was reported for each vCPU.
+    reported: Vec<Option<u64>>,
+    /// Stops that happened at the same time as the reported one.
     pending: VecDeque<RoundEnd>,
-    /// How the run ended, if it has.
+    /// End of the run, if it has ended.
     end: Option<End>,
     interrupt_handle: InterruptHandle,
     started: Instant,
 }
 
 impl SmpDebugger {
-    /// Takes a machine that stands before its first instruction.
+    /// Starts to debug a machine that stands before its first instruction.
     ///
     /// # Errors
-    /// [`Error::NoDebugging`] where this host has no way to stop such a machine; where it cannot run small ones to find out.
+    /// [`Error::NoDebugging`] where this host cannot stop such a machine; other errors where the machines of the probe cannot run.
     pub fn new(machine: Machine) -> Result<Self, Error> {
         let capabilities =
             DebugCapabilities::probe(machine.processors.bsp().vcpu.vm().kvm(), &machine.board.spec)?;
@@ -61,52 +61,52 @@ impl SmpDebugger {
         if !can_stop || !capabilities.single_step {
             return Err(Error::NoDebugging { mode: machine.board.spec.boot.mode });
         }
-        let stopper = InterruptHandle::new(&machine)?;
-        let told = vec![None; machine.vcpus().count()];
+        let interrupt_handle = InterruptHandle::new(&machine)?;
+        let reported = vec![None; machine.vcpus().count()];
         Ok(Self {
             machine,
             capabilities,
             breakpoints: BTreeSet::new(),
             watchpoints: Vec::new(),
-            told,
+            reported,
             pending: VecDeque::new(),
             end: None,
-            interrupt_handle: stopper,
+            interrupt_handle,
             started: Instant::now(),
         })
     }
 
-    /// What works on this host.
+    /// Debug capabilities of this host.
     #[must_use]
     pub const fn capabilities(&self) -> DebugCapabilities {
         self.capabilities
     }
 
-    /// The machine. Its [`vcpu`](Machine::vcpu) is the one that stopped last.
+    /// Machine being debugged. Its [`vcpu`](Machine::vcpu) is the one that stopped last.
     #[must_use]
     pub const fn machine(&self) -> &Machine {
         &self.machine
     }
 
-    /// How the run ended, if it has.
+    /// End of the run, if it has ended.
     #[must_use]
     pub const fn end(&self) -> Option<&End> {
         self.end.as_ref()
     }
 
-    /// Wakes this debugger from another thread.
+    /// Handle that interrupts this debugger from another thread.
     #[must_use]
-    pub fn stopper(&self) -> InterruptHandle {
+    pub fn interrupt_handle(&self) -> InterruptHandle {
         self.interrupt_handle.clone()
     }
 
-    /// One vCPU; the first one where there is none of that number.
+    /// vCPU with this number; the first one where there is none.
     #[must_use]
     pub fn vcpu(&self, number: usize) -> &Vcpu {
         self.machine.vcpus().nth(number).unwrap_or(&self.machine.processors.bsp().vcpu)
     }
 
-    /// Whether a vCPU runs, sleeps, or waits for its start.
+    /// Multiprocessing state of a vCPU: runnable, halted, or waiting for its start (`KVM_GET_MP_STATE`).
     ///
     /// # Errors
     /// [`Error::Kvm`].
@@ -114,7 +114,7 @@ impl SmpDebugger {
         Ok(self.vcpu(number).mp_state()?)
     }
 
-    /// The registers of a vCPU.
+    /// Reads the registers of a vCPU.
     ///
     /// # Errors
     /// [`Error::Kvm`].
@@ -135,7 +135,8 @@ impl SmpDebugger {
         Ok(vcpu.restore(&state).map_err(Error::from)?)
     }
 
-    /// Reads memory at a linear address, as a vCPU sees it and as far as it is there; the number of bytes read.
+    /// Reads memory at a linear address with the page tables of a vCPU, up to the first byte that is not mapped; returns the
+    /// number of bytes read.
     ///
     /// # Errors
     /// [`Error::Kvm`].
@@ -143,10 +144,10 @@ impl SmpDebugger {
         Ok(self.linear_memory(number)?.read(address, data))
     }
 
-    /// Writes memory at a linear address, as a vCPU sees it.
+    /// Writes memory at a linear address with the page tables of a vCPU.
     ///
     /// # Errors
-    /// [`EditError`]; what was before a byte that is not there has been written.
+    /// [`EditError`]; bytes before the first one that is not mapped have been written.
     pub fn write(&self, number: usize, address: Gva, data: &[u8]) -> Result<(), EditError> {
         self.may_edit()?;
         let written = self.linear_memory(number)?.write(address, data);
@@ -157,15 +158,15 @@ impl SmpDebugger {
         Err(EditError::NotMapped(Gva(address.0.saturating_add(missing))))
     }
 
-    /// Sets a breakpoint at a linear address, for all vCPUs; whether that can be done. Beyond the debug registers there has
-    /// to be memory.
+    /// Sets a breakpoint at a linear address, for all vCPUs; returns false if that is not possible. Where no debug register is
+    /// free, memory must be mapped at the address.
     ///
     /// # Errors
     /// Where the host fails.
     pub fn add_breakpoint(&mut self, address: Gva) -> Result<bool, Error> {
         let is_new = self.breakpoints.insert(address);
-        let (traps, unplaced) = self.place(None)?;
-        traps.remove(&self.machine.board)?;
+        let (breakpoints, unplaced) = self.place(None)?;
+        breakpoints.remove(&self.machine.board)?;
         if unplaced.is_empty() {
             return Ok(true);
         }
@@ -175,12 +176,12 @@ impl SmpDebugger {
         Ok(false)
     }
 
-    /// Takes it away; whether there was one.
+    /// Removes a breakpoint; returns true if there was one.
     pub fn remove_breakpoint(&mut self, address: Gva) -> bool {
         self.breakpoints.remove(&address)
     }
 
-    /// Watches memory, with a debug register; whether that can be done.
+    /// Sets a watchpoint in a debug register; returns false if that is not possible.
     ///
     /// # Errors
     /// Where the host fails.
@@ -188,8 +189,8 @@ impl SmpDebugger {
         self.watchpoints.push(wanted);
         let fits = self.capabilities.watchpoints && fit_registers(&self.watchpoints);
         let can = fits && {
-            let (traps, unplaced) = self.place(None)?;
-            traps.remove(&self.machine.board)?;
+            let (breakpoints, unplaced) = self.place(None)?;
+            breakpoints.remove(&self.machine.board)?;
             unplaced.is_empty()
         };
         if !can {
@@ -198,20 +199,20 @@ impl SmpDebugger {
         Ok(can)
     }
 
-    /// Takes it away; whether there was one.
+    /// Removes a watchpoint; returns true if there was one.
     pub fn remove_watchpoint(&mut self, watchpoint: Breakpoint) -> bool {
         let found = self.watchpoints.iter().position(|known| *known == watchpoint);
         found.map(|index| self.watchpoints.remove(index)).is_some()
     }
 
-    /// Has the vCPUs do what they are told, one order for each, until one of them has a reason to stop; then all stop.
-    /// `wants_stop` is asked after every wake-up.
+    /// Resumes the vCPUs, with one action for each, until one of them has a reason to stop; then all stop. `wants_stop` is called
+    /// after every interrupt of this debugger; the vCPUs stop if it returns true.
     ///
     /// # Errors
     /// Where the host fails.
     pub fn resume(
         &mut self,
-        orders: &[ResumeAction],
+        actions: &[ResumeAction],
         wants_stop: &mut dyn FnMut() -> bool,
     ) -> Result<RoundEnd, Error> {
         if let Some(end) = &self.end {
@@ -219,7 +220,7 @@ impl SmpDebugger {
         }
         let reason = match self.pending.pop_front() {
             Some(reason) => reason,
-            None => self.go(orders, wants_stop)?,
+            None => self.go(actions, wants_stop)?,
         };
         let (number, stop) = &reason;
         self.machine.ended = *number;
@@ -227,29 +228,29 @@ impl SmpDebugger {
             self.end = Some(end.clone());
         }
         let pc = self.registers(*number)?.linear_rip();
-        if let Some(told) = self.told.get_mut(*number) {
-            *told = Some(pc);
+        if let Some(reported) = self.reported.get_mut(*number) {
+            *reported = Some(pc);
         }
         self.machine.board.output.sync().map_err(Error::Console)?;
         Ok(reason)
     }
 
-    /// Lets the guest run to its end, without breakpoints, and gives the machine back.
+    /// Runs the guest to its end, without breakpoints, and returns the machine.
     ///
     /// # Errors
     /// Where the host fails.
     pub fn finish(mut self) -> Result<Finished, Error> {
         self.breakpoints.clear();
         self.watchpoints.clear();
-        let orders = vec![ResumeAction::Run; self.told.len()];
+        let actions = vec![ResumeAction::Run; self.reported.len()];
         loop {
-            if let (_, DebugStop::Ended(end)) = self.resume(&orders, &mut || false)? {
+            if let (_, DebugStop::Ended(end)) = self.resume(&actions, &mut || false)? {
                 return self.conclude(end);
             }
         }
     }
 
-    /// Ends the run where it is, and gives the machine back.
+    /// Ends the run at its present point, and returns the machine.
     ///
     /// # Errors
     /// [`Error::VirtioConsole`].
@@ -262,7 +263,7 @@ impl SmpDebugger {
         let elapsed = self.started.elapsed();
         self.machine.board.output.sync().map_err(Error::Console)?;
         let outcome = RunOutcome { end, exits: self.machine.exits(), elapsed };
-        // What cannot be run again is as good as changed by hand.
+        // A run that cannot be repeated counts as changed by the user.
         Ok(Finished { machine: self.machine, outcome, recording: Recording::new(), changed: true })
     }
 
@@ -270,21 +271,21 @@ impl SmpDebugger {
         if self.end.is_some() { Err(EditError::Ended) } else { Ok(()) }
     }
 
-    /// First those who stand on a breakpoint step off it, one by one, while the others hold and the byte is away. Then all.
+    /// Steps vCPUs that stand on a breakpoint off it, one by one and without its byte, while the others hold. Then resumes all.
     fn go(
         &mut self,
-        orders: &[ResumeAction],
+        actions: &[ResumeAction],
         wants_stop: &mut dyn FnMut() -> bool,
     ) -> Result<RoundEnd, Error> {
-        for (number, order) in orders.iter().enumerate() {
-            let Some(pc) = self.steps_off(number, *order)? else { continue };
-            let mut alone = vec![ResumeAction::Hold; orders.len()];
+        for (number, action) in actions.iter().enumerate() {
+            let Some(pc) = self.steps_off(number, *action)? else { continue };
+            let mut alone = vec![ResumeAction::Hold; actions.len()];
             if let Some(own) = alone.get_mut(number) {
                 *own = ResumeAction::Step;
             }
             let reason = self.round(&alone, Some(Gva(pc)), wants_stop)?;
             let is_done = reason.1 == DebugStop::Step
-                && match order {
+                && match action {
                     ResumeAction::Run => true,
                     ResumeAction::Range(start, end) => {
                         (*start..*end).contains(&self.registers(number)?.linear_rip())
@@ -295,63 +296,63 @@ impl SmpDebugger {
                 return Ok(reason);
             }
         }
-        self.round(orders, None, wants_stop)
+        self.round(actions, None, wants_stop)
     }
 
-    /// The breakpoint that a vCPU has to leave behind first. One that runs into it later than it was told of, or wakes up
-    /// there, is to be stopped by it.
-    fn steps_off(&self, number: usize, order: ResumeAction) -> Result<Option<u64>, Error> {
-        if order == ResumeAction::Hold {
+    /// Breakpoint that a vCPU has to step off first: one that was reported to the user. A vCPU that reaches it later, or wakes
+    /// up there, is stopped by it.
+    fn steps_off(&self, number: usize, action: ResumeAction) -> Result<Option<u64>, Error> {
+        if action == ResumeAction::Hold {
             return Ok(None);
         }
         let pc = self.registers(number)?.linear_rip();
-        let was_told = self.told.get(number).copied().flatten() == Some(pc);
-        let stands = self.breakpoints.contains(&Gva(pc)) && (was_told || order != ResumeAction::Run);
-        let sleeps = stands && order == ResumeAction::Run && self.condition(number)? != MpState::Runnable;
+        let was_reported = self.reported.get(number).copied().flatten() == Some(pc);
+        let stands = self.breakpoints.contains(&Gva(pc)) && (was_reported || action != ResumeAction::Run);
+        let sleeps = stands && action == ResumeAction::Run && self.condition(number)? != MpState::Runnable;
         Ok((stands && !sleeps).then_some(pc))
     }
 
-    /// One round, with all breakpoints in place but this one.
+    /// Runs one round, with all breakpoints in place but `without`.
     fn round(
         &mut self,
-        orders: &[ResumeAction],
+        actions: &[ResumeAction],
         without: Option<Gva>,
         wants_stop: &mut dyn FnMut() -> bool,
     ) -> Result<RoundEnd, Error> {
-        let leader = orders.iter().position(|order| *order != ResumeAction::Hold);
-        let Some(leader) = leader else { return Ok((self.machine.ended, DebugStop::Asked)) };
-        self.interrupt_handle.watch_vcpu(self.vcpu(leader))?;
-        // Whoever asked just before that has kicked another vCPU.
+        let first = actions.iter().position(|action| *action != ResumeAction::Hold);
+        let Some(first) = first else { return Ok((self.machine.ended, DebugStop::Interrupted)) };
+        self.interrupt_handle.watch_vcpu(self.vcpu(first))?;
+        // An interrupt just before this has kicked another vCPU.
         if wants_stop() {
-            return Ok((leader, DebugStop::Asked));
+            return Ok((first, DebugStop::Interrupted));
         }
-        for (told, order) in self.told.iter_mut().zip(orders) {
-            if *order != ResumeAction::Hold {
-                *told = None;
+        for (reported, action) in self.reported.iter_mut().zip(actions) {
+            if *action != ResumeAction::Hold {
+                *reported = None;
             }
         }
-        let (traps, _) = self.place(without)?;
-        let reasons = resume::run(&mut self.machine, orders, &traps, self.capabilities, wants_stop);
-        traps.remove(&self.machine.board)?;
+        let (breakpoints, _) = self.place(without)?;
+        let reasons = resume::run(&mut self.machine, actions, &breakpoints, self.capabilities, wants_stop);
+        breakpoints.remove(&self.machine.board)?;
         let mut reasons = reasons?.into_iter();
-        let first = reasons.next().unwrap_or((leader, DebugStop::Asked));
-        // A breakpoint is run into again, and who has asked asks again; these would be lost.
+        let reason = reasons.next().unwrap_or((first, DebugStop::Interrupted));
+        // A breakpoint is reached again, and an interrupt is repeated; these stops would be lost.
         self.pending.extend(reasons.filter(|(_, stop)| {
-            matches!(stop, DebugStop::Watchpoint(_) | DebugStop::OwnInt3 | DebugStop::Ended(_))
+            matches!(stop, DebugStop::Watchpoint(_) | DebugStop::GuestInt3 | DebugStop::Ended(_))
         }));
-        Ok(first)
+        Ok(reason)
     }
 
     fn place(&self, without: Option<Gva>) -> Result<(SmpBreakpoints, Vec<Gva>), Error> {
         let mut views = Vec::new();
-        for number in 0..self.told.len() {
+        for number in 0..self.reported.len() {
             views.push(self.linear_memory(number)?);
         }
         let wanted = self.breakpoints.iter().copied().filter(|address| Some(*address) != without);
         SmpBreakpoints::place(&self.machine.board, &views, self.capabilities, wanted, &self.watchpoints)
     }
 
-    /// The memory as a vCPU sees it.
+    /// Memory with the page tables of a vCPU.
     fn linear_memory(&self, number: usize) -> Result<LinearMemory<'_>, Error> {
         Ok(LinearMemory::on(&self.machine.board, &self.registers(number)?))
     }

@@ -1,7 +1,6 @@
-//! Watchpoints by comparing: what lay in memory before, and what lies there now.
+//! Software watchpoints: memory is compared after each single step.
 //!
-//! It takes a single step after each instruction, and sees only writes that change something; but it works on every
-//! host, for any address and for as many bytes as one likes to read that often.
+//! They find only writes that change something, and are slow. But they work on every host and for any address.
 
 use kvm_sys_wrap::{Breakpoint, BreakpointCondition};
 
@@ -10,14 +9,14 @@ use super::linear_memory::LinearMemory;
 use crate::machine::Machine;
 use crate::machine::error::Error;
 
-/// The longest piece of memory that is compared.
+/// Largest length of a range in bytes.
 const MAX_LENGTH: u8 = 64;
-/// As many pieces as are compared at most.
-const MAX_BYTES: usize = 16;
-/// Debug registers.
+/// Largest number of ranges.
+const MAX_WATCHPOINTS: usize = 16;
+/// Number of debug registers.
 const REGISTERS: usize = 4;
 
-/// The memory of all watchpoints at one time.
+/// Memory of all watchpoints at one time.
 pub(super) struct SoftWatchpoints(Vec<(Breakpoint, Vec<u8>)>);
 
 impl SoftWatchpoints {
@@ -29,7 +28,7 @@ impl SoftWatchpoints {
         Ok(Self(watchpoints.iter().map(|watchpoint| (*watchpoint, content(&memory, *watchpoint))).collect()))
     }
 
-    /// The first watchpoint that has something else in its memory now.
+    /// First watchpoint whose memory has changed.
     pub(super) fn changed(&self, machine: &Machine) -> Result<Option<Breakpoint>, Error> {
         if self.0.is_empty() {
             return Ok(None);
@@ -39,7 +38,7 @@ impl SoftWatchpoints {
         Ok(changed.map(|(watchpoint, _)| *watchpoint))
     }
 
-    /// What a step has come to: [`Stop::Watchpoint`] if it changed something.
+    /// Replaces [`DebugStop::Step`] by [`DebugStop::Watchpoint`] if the step changed watched memory.
     pub(super) fn instead_of(&self, stop: DebugStop, machine: &Machine) -> Result<DebugStop, Error> {
         if stop != DebugStop::Step {
             return Ok(stop);
@@ -48,7 +47,7 @@ impl SoftWatchpoints {
     }
 }
 
-/// What lies there, as far as memory is there.
+/// Bytes of a watchpoint, as far as memory is mapped.
 fn content(memory: &LinearMemory<'_>, watchpoint: Breakpoint) -> Vec<u8> {
     let mut bytes = vec![0; size(watchpoint).into()];
     let read = memory.read(watchpoint.address, &mut bytes);
@@ -63,7 +62,7 @@ const fn size(watchpoint: Breakpoint) -> u8 {
     }
 }
 
-/// Whether the debug registers can hold all of these: each can watch 1, 2, 4 or 8 bytes at a multiple of their number
+/// Returns true if the debug registers can hold all of these watchpoints: each register can watch 1, 2, 4 or 8 bytes at a multiple of their number
 /// (SDM vol. 3, 17.2.5).
 pub(super) fn fit_registers(watchpoints: &[Breakpoint]) -> bool {
     watchpoints.len() <= REGISTERS
@@ -73,9 +72,9 @@ pub(super) fn fit_registers(watchpoints: &[Breakpoint]) -> bool {
         })
 }
 
-/// Whether all of these can be watched by comparing.
+/// Returns true if all of these can be watched by comparing memory.
 pub(super) fn can_be_compared(watchpoints: &[Breakpoint]) -> bool {
-    watchpoints.len() <= MAX_BYTES
+    watchpoints.len() <= MAX_WATCHPOINTS
         && watchpoints
             .iter()
             .all(|watchpoint| matches!(watchpoint.condition, BreakpointCondition::Write(1..=MAX_LENGTH)))

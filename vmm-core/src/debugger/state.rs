@@ -1,4 +1,4 @@
-//! Whether a machine is where another one is: the same registers, the same memory.
+//! Comparison of the states of two machines: registers and memory.
 
 use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
 use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion};
@@ -6,14 +6,14 @@ use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion};
 use crate::machine::Machine;
 use crate::machine::error::Error;
 
-/// A machine's state, to find the same again.
+/// State of a machine that another one is compared with.
 pub(super) struct ComparedState<'a> {
     regs: kvm_regs,
     sregs: kvm_sregs,
     machine: &'a Machine,
 }
 
-/// RFLAGS.TF and RF: what debugging itself sets (SDM vol. 3, 17.3.1).
+/// RFLAGS.TF and RF, which debugging itself sets (SDM vol. 3, 17.3.1).
 const DEBUG_FLAGS: u64 = 1 << 8 | 1 << 16;
 /// The accessed and dirty bits of a page table entry, which a CPU may set earlier than it must (SDM vol. 3, 4.8).
 const ACCESSED_AND_DIRTY: u8 = 0x60;
@@ -42,7 +42,7 @@ impl<'a> ComparedState<'a> {
     }
 }
 
-/// Whether two machines of the same shape have the same in memory, up to accessed and dirty bits.
+/// Returns true if two machines of one description have the same memory, apart from accessed and dirty bits.
 fn same_memory(one: &Machine, other: &Machine) -> bool {
     const CHUNK: usize = 4096;
     let (mut left, mut right) = ([0_u8; CHUNK], [0_u8; CHUNK]);

@@ -1,8 +1,8 @@
-//! What a single step leaves behind in the guest: the trap flag.
+//! Removal of the trap flag that a single step leaves in guest memory.
 //!
-//! To step, KVM sets RFLAGS.TF under the guest's feet. It hides that from us, but not from the guest: PUSHF, SYSCALL and the
-//! frame of an exception store the flags with TF in them. Loaded again later, when nobody steps any more, they raise a #DB
-//! that nobody expects. So after a step that stored flags, TF is taken out of them, unless the guest had set it itself.
+//! To step, KVM sets RFLAGS.TF in the guest. It hides that from `KVM_GET_REGS`, but not from the guest: PUSHF, SYSCALL and
+//! exception frames store the flags with TF set. Loaded again later without stepping, they raise an unexpected #DB. So after a
+//! step that stored flags, TF is cleared in them, unless the guest had set it itself.
 
 use iced_x86::{Instruction, Mnemonic};
 use kvm_sys_wrap::Vcpu;
@@ -15,17 +15,17 @@ use crate::machine::error::Error;
 
 /// RFLAGS.TF (SDM vol. 1, 3.4.3.3).
 const TF: u64 = 1 << 8;
-/// CF, PF, AF, ZF, SF, IF, DF, OF: what an exception stores as it was.
+/// CF, PF, AF, ZF, SF, IF, DF, OF: flags that an exception frame stores unchanged.
 const STORED: u64 = 0b1110_1101_0101;
 
-/// The vCPU before a step.
+/// Registers and instruction of a vCPU before a step.
 pub(super) struct StateBeforeStep {
     pub(super) registers: CpuState,
     pub(super) instruction: Instruction,
 }
 
 impl StateBeforeStep {
-    /// Takes TF out of what the step has stored, given the registers after it.
+    /// Clears TF in flags that the step has stored. `after` are the registers after the step.
     pub(super) fn clear_stored_trap_flag(
         &self,
         vcpu: &Vcpu,
@@ -62,8 +62,8 @@ impl StateBeforeStep {
         Ok(())
     }
 
-    /// Where in a piece of stack the flags of a frame lie that a gate has pushed: the instruction pointer, CS, the flags, as
-    /// words of 8, 4 or 2 bytes. Only flags with TF count.
+    /// Offset of the flags of an exception frame in a part of the stack: instruction pointer, CS, flags, as words of 8, 4 or 2
+    /// bytes. Only flags with TF set count.
     fn frame_in(&self, area: &[u8]) -> Option<u64> {
         let cs = u64::from(self.registers.sregs.cs.selector);
         [8, 4, 2].into_iter().find_map(|size| {

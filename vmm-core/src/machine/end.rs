@@ -86,9 +86,9 @@ pub enum Suspend {
 /// Access of the guest to a port or address where no memory or device is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnmappedAccess {
-    /// Where.
+    /// Port or address.
     pub at: BusAddress,
-    /// Bytes.
+    /// Bytes accessed.
     pub width: usize,
     /// Value that was written; `None` for a read.
     pub written: Option<u64>,
@@ -150,7 +150,7 @@ impl End {
         }
     }
 
-    /// The guest's own code, if it gave one.
+    /// Returns the exit code of the guest, if it gave one.
     #[must_use]
     pub const fn exit_code(&self) -> Option<u32> {
         if let Self::Exit { code } = self { Some(*code) } else { None }

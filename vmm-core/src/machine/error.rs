@@ -58,7 +58,7 @@ pub enum Error {
         /// Name of the device.
         name: String,
     },
-    /// The state of a machine cannot be put back.
+    /// The state of a machine cannot be restored.
     #[error(transparent)]
     Restore(#[from] RestoreError),
     /// A disk's image or overlay cannot be used.

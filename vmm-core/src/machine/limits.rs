@@ -14,7 +14,7 @@ use crate::spec;
 pub(crate) struct Limits {
     deadline: Option<(Instant, Duration)>,
     exits: Option<u64>,
-    /// Goes off at the deadline; dropped, and with it disarmed, when the run is over.
+    /// Timer at the deadline; dropping it disarms it.
     _alarm: Option<KickTimer>,
 }
 

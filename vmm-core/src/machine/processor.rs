@@ -178,7 +178,7 @@ impl<V: ServedVcpu> Processor<V> {
         Ok(end)
     }
 
-    /// Hands the items of a write to the device there.
+    /// Passes a write to the device at this address, item by item.
     fn write(&self, board: &Board, at: BusAddress, width: usize, data: &[u8]) -> Result<Option<End>, Error> {
         let guest = self.guest(board);
         let (bus, address) = bus(board, at);
@@ -230,7 +230,7 @@ impl<V: ServedVcpu> Processor<V> {
         Ok(None)
     }
 
-    fn stray(&self, at: BusAddress, width: usize, written: Option<u64>) -> Result<End, Error> {
+    fn unmapped(&self, at: BusAddress, width: usize, written: Option<u64>) -> Result<End, Error> {
         let rip = self.vcpu.regs_at_exit()?.rip;
         Ok(End::Unmapped(UnmappedAccess { at, width, written, rip }))
     }

@@ -27,14 +27,14 @@ const IN_EAX_DX: u8 = 0xed;
 /// The vector of an INT3 in a debug exit.
 const BREAKPOINT_VECTOR: u32 = 3;
 
-/// What is in place while the vCPUs run.
+/// Debug registers and bytes that are in place while the vCPUs run.
 #[derive(Debug, Default)]
 pub(super) struct SmpBreakpoints {
     pub(super) debug: GuestDebug,
     bytes: Vec<InsertedByte>,
 }
 
-/// A byte of ours in the place of another one.
+/// Byte of guest memory that another one replaces.
 #[derive(Debug, Clone, Copy)]
 struct InsertedByte {
     gva: Gva,
@@ -76,13 +76,13 @@ impl SmpBreakpoints {
                 None => other.push(gva),
             }
         }
-        let mut traps = Self::default();
+        let mut breakpoints = Self::default();
         let mut other = other.into_iter();
         let mut bytes = bytes.into_iter();
         let mut wanted = watchpoints.iter().copied();
         // Registers are for what cannot be a byte; what is left of them is still better than a byte.
         let mut executions = other.by_ref().chain(bytes.by_ref().map(|byte| byte.gva));
-        for register in &mut traps.debug.breakpoints {
+        for register in &mut breakpoints.debug.breakpoints {
             *register = wanted.next();
             if register.is_none() && capabilities.hardware_breakpoints {
                 *register = executions
@@ -92,14 +92,14 @@ impl SmpBreakpoints {
         }
         for byte in bytes {
             board.memory.write_obj(byte.ours, byte.gpa.into()).map_err(failed)?;
-            traps.bytes.push(byte);
+            breakpoints.bytes.push(byte);
         }
-        traps.debug.software_breakpoints =
-            capabilities.trap_byte == Some(TrapByte::Int3) && !traps.bytes.is_empty();
-        Ok((traps, other.collect()))
+        breakpoints.debug.software_breakpoints =
+            capabilities.trap_byte == Some(TrapByte::Int3) && !breakpoints.bytes.is_empty();
+        Ok((breakpoints, other.collect()))
     }
 
-    /// Takes the bytes away again. What the guest has written there meanwhile stays.
+    /// Removes the bytes. Bytes that the guest has written there meanwhile stay.
     pub(super) fn remove(&self, board: &Board) -> Result<(), Error> {
         // Backwards: where two lie on each other, the first knows what was there.
         for byte in self.bytes.iter().rev() {
@@ -111,7 +111,7 @@ impl SmpBreakpoints {
         Ok(())
     }
 
-    /// What an exit was. If one of our bytes made it, the vCPU is put back to before it.
+    /// Finds the cause of an exit. If an inserted byte caused it, the vCPU is set back to before it.
     pub(super) fn identify(
         &self,
         board: &Board,
@@ -140,13 +140,13 @@ impl SmpBreakpoints {
         })
     }
 
-    /// Whether a debug register stops before the instruction at this linear address.
+    /// Returns true if a debug register stops before the instruction at this linear address.
     pub(super) fn has_register_at(&self, pc: u64) -> bool {
         let wanted = Breakpoint { address: Gva(pc), condition: BreakpointCondition::Execute };
         self.debug.breakpoints.contains(&Some(wanted))
     }
 
-    /// Whether the vCPU stands on a byte of ours, by whatever address it sees that.
+    /// Returns true if the vCPU stands on an inserted byte, by any address that is mapped to it.
     fn covers(&self, board: &Board, vcpu: &Vcpu) -> Result<bool, Error> {
         let registers = CpuState::from_vcpu(vcpu)?;
         let pc = Gva(registers.linear_rip());
@@ -157,14 +157,14 @@ impl SmpBreakpoints {
         Ok(to.is_some_and(|to| self.bytes.iter().any(|byte| byte.gpa == to.gpa)))
     }
 
-    /// The watchpoint or breakpoint behind the bits of DR6.
+    /// Watchpoint or breakpoint that the bits of DR6 stand for.
     fn fired(&self, dr6: u64) -> Option<Breakpoint> {
         let hit = |number: usize| dr6 & 1 << number != 0;
         (0..).zip(self.debug.breakpoints).filter(|(number, _)| hit(*number)).find_map(|(_, wanted)| wanted)
     }
 }
 
-/// Where bytes are to lie, and which.
+/// Choice of the byte for each breakpoint.
 struct TrapBytePlacer<'a> {
     board: &'a Board,
     views: &'a [LinearMemory<'a>],
@@ -172,7 +172,7 @@ struct TrapBytePlacer<'a> {
 }
 
 impl TrapBytePlacer<'_> {
-    /// The byte for a breakpoint, if it can be one.
+    /// Byte for a breakpoint; `None` where it needs a debug register.
     fn byte_at(&self, gva: Gva) -> Option<InsertedByte> {
         let (memory, to) = self.views.iter().find_map(|memory| Some((memory, memory.walk(gva)?)))?;
         let is_ring_3 = to.size.is_some() && to.access.user;
@@ -191,7 +191,7 @@ impl TrapBytePlacer<'_> {
     }
 }
 
-/// Ports that the kernel answers: the PICs, the timer, and the speaker's, which belongs to it.
+/// Returns true for ports that the kernel answers: the PICs, the timer, and the speaker's, which belongs to it.
 const fn is_in_kernel(port: u64) -> bool {
     matches!(port, 0x20 | 0x21 | 0x40..=0x43 | 0x61 | 0xa0 | 0xa1)
 }

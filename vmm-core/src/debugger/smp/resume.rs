@@ -1,8 +1,8 @@
-//! From one stop of all vCPUs to the next.
+//! One resumption: from one stop of all vCPUs to the next.
 //!
-//! Each vCPU that is to do something has a thread for that time, as in [`crate::together`]; the first of them has the
-//! caller's. Whoever has a reason to stop says so, and everybody stops between two instructions. Then all is the
-//! caller's again: registers, memory, breakpoints.
+//! Each vCPU that is not held has a thread for that time, as in [`crate::machine::smp`]; the first of them has the caller's. The
+//! first vCPU with a reason to stop stops all, each between two instructions. Then registers, memory and breakpoints can be
+//! accessed again.
 
 use std::thread;
 
@@ -20,23 +20,23 @@ use crate::machine::processor::Processor;
 use crate::machine::processors::Processors;
 use crate::machine::smp::{IdleTimer, StopBarrier, idle, io_thread};
 
-/// What one vCPU is to do.
+/// Action of one vCPU in a resumption.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResumeAction {
-    /// Stand still.
+    /// Stay stopped.
     Hold,
-    /// Run until something happens.
+    /// Run until there is a reason to stop.
     Run,
     /// Execute one instruction.
     Step,
-    /// Execute instructions as long as the next one lies from the first address up to, and not including, the second.
+    /// Execute instructions as long as the next one is at or after the first address and before the second.
     Range(u64, u64),
 }
 
-/// A reason to stop, and whose it is: the vCPU's number.
+/// Number of a vCPU and its reason to stop.
 pub(super) type RoundEnd = (usize, DebugStop);
 
-/// What the threads share.
+/// State that the threads of a resumption share.
 pub(super) struct ResumeRound<'a> {
     pub(super) board: &'a Board,
     pub(super) breakpoints: &'a SmpBreakpoints,
@@ -44,13 +44,13 @@ pub(super) struct ResumeRound<'a> {
     pub(super) all: StopBarrier<Result<RoundEnd, Error>>,
 }
 
-/// What only the thread of the caller has.
+/// State of the caller's thread.
 pub(super) struct CallerThread<'a> {
     wants_stop: &'a mut dyn FnMut() -> bool,
     idle_timer: IdleTimer,
 }
 
-/// Lets the vCPUs do what they are told until one of them has a reason to stop; all reasons, the first one first.
+/// Resumes the vCPUs until one of them has a reason to stop; returns all reasons in the order in which they came.
 pub(super) fn run(
     machine: &mut Machine,
     actions: &[ResumeAction],
@@ -81,7 +81,7 @@ pub(super) fn run(
 }
 
 impl ResumeRound<'_> {
-    /// Once more whenever the vCPUs were stopped only to see whether all of them sleep.
+    /// Runs the vCPUs until there is a reason to stop. They run again after each stop that only checked whether they are idle.
     fn repeat(
         &self,
         processors: &mut Processors,
@@ -123,7 +123,7 @@ impl ResumeRound<'_> {
         Worker { processor, hooks: WorkerHooks { round: self, caller } }
     }
 
-    /// After a signal to one vCPU's thread: whether somebody wants all of them to stop.
+    /// Checks, after a signal to one vCPU's thread, whether there is a reason to stop all.
     pub(super) fn after_signal(
         &self,
         processor: &Processor,
@@ -134,7 +134,7 @@ impl ResumeRound<'_> {
         }
         let Some(caller) = caller else { return Ok(None) };
         if (caller.wants_stop)() {
-            return Ok(Some(DebugStop::Asked));
+            return Ok(Some(DebugStop::Interrupted));
         }
         if caller.idle_timer.is_due() {
             if idle::is_idle_forever(self.board, &processor.vcpu)? {

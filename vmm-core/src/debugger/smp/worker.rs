@@ -68,7 +68,9 @@ impl ExitHooks for WorkerHooks<'_, '_, '_> {
             DebugExitCause::Watchpoint(watchpoint) => stop(DebugStop::Watchpoint(watchpoint)),
             DebugExitCause::GuestInt3 => Some(ExitOutcome::Ignored),
             DebugExitCause::Unknown => DebugEvent::from_exit(exit).map(ExitOutcome::Debug),
-            DebugExitCause::NotDebug if skip_failed_int3(&processor.vcpu, exit)? => stop(DebugStop::OwnInt3),
+            DebugExitCause::NotDebug if skip_failed_int3(&processor.vcpu, exit)? => {
+                stop(DebugStop::GuestInt3)
+            }
             DebugExitCause::NotDebug => None,
         })
     }
@@ -116,7 +118,7 @@ impl Worker<'_, '_, '_> {
         let round = self.hooks.round;
         let registers = self.processor.cpu_state()?;
         if !can_step(&registers.sregs) {
-            return Ok(Some(DebugStop::NoSteps));
+            return Ok(Some(DebugStop::CannotStep));
         }
         let instruction = LinearMemory::on(round.board, &registers).next_instruction(&registers);
         // kvm-pvm halts one instruction too late if it steps over HLT, and that may be a handler's.
