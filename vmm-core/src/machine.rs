@@ -1,11 +1,12 @@
 //! A machine: the KVM flow from `/dev/kvm` to a vCPU that is about to execute its first instruction.
 //!
-//! [`Machine::build`] is this flow as one function. Each line is a call that kvm-sys-wrap has a file for. The arguments are
-//! computed before the first call, without KVM ([`crate::layout`]), or by a pure function of the vCPU's reset state
+//! `build.rs` has this flow as one function. Each line is a step that kvm-sys-wrap has a file for. The arguments are computed
+//! before the first call, without KVM ([`crate::layout`]), or by a pure function of the vCPU's reset state
 //! ([`crate::initial_state`]). Other files of this folder run the machine: `turn.rs` one exit, `run_loop.rs` the loop,
 //! `smp.rs` the vCPU threads, `runner.rs` the public interface.
 
 pub(crate) mod board;
+pub(crate) mod build;
 pub(crate) mod coalesced_pio;
 pub mod debug_capabilities;
 pub mod end;
@@ -37,24 +38,19 @@ mod vcpu_view;
 use std::time::Duration;
 
 use kvm_sys_wrap::bindings::{CpuId, kvm_sregs};
-use kvm_sys_wrap::{
-    FileRange, Gpa, GuestMemory, Kvm, MemoryAdvice, Slot, SlotBacking, SlotFlags, TssAddress, Vcpu, Vm,
-};
-use vm_memory::Bytes;
+use kvm_sys_wrap::{GuestMemory, Kvm, MemoryAdvice, Slot, SlotBacking, SlotFlags, Vcpu, Vm};
 
 use crate::cpu::cpuid;
 use crate::cpu::exit_counts::ExitCounts;
-use crate::cpu::sregs_diff;
 use crate::devices::bus::Bus;
 use crate::devices::console::Console;
 use crate::devices::custom::CustomDevice;
-use crate::initial_state::{InitialState, initial_state};
 use crate::layout::{self, Layout};
 use crate::machine::board::Board;
+use crate::machine::build::KvmSteps;
 use crate::machine::end::{End, Verdict};
 use crate::machine::error::Error;
 use crate::machine::image::GuestImage;
-use crate::machine::memory_image::MemoryImage;
 use crate::machine::processor::Processor;
 pub use crate::machine::processor::{MsrUse, UnknownMsrs};
 use crate::machine::processors::Processors;
@@ -84,6 +80,7 @@ pub struct Machine {
 pub(crate) struct MachineParts {
     pub(crate) vm: Vm,
     pub(crate) bsp: Vcpu,
+    pub(crate) aps: Vec<Vcpu>,
     pub(crate) config: MachineConfig,
     pub(crate) console: Console,
     pub(crate) origin: Option<Snapshot>,
@@ -119,37 +116,16 @@ impl Machine {
             spec.devices.custom = custom.iter().map(|device| device.spec().clone()).collect();
         }
         let layout = layout::compute(&spec, &guest.occupied())?;
-
-        let vm = vm_with_memory(kvm, &spec, None)?;
-        let memory = vm.memory();
-        for (address, range) in guest.mapped() {
-            map(&vm, address, &range)?;
-        }
-        guest.place(&memory).map_err(Error::Image)?;
-        vm.check_mapped_files()?;
-        interrupt_controllers(&vm, &spec)?;
-
-        let vcpu = vm.create_vcpu(0)?;
-        let state = initial_state(&vcpu.sregs()?, &spec, &layout, host::quirks(&spec))?;
-        for image in &state.images {
-            let written = memory.write_slice(&image.bytes, image.gpa.into());
-            written.map_err(|source| Error::Table { what: image.name, source })?;
-        }
-        let cpuid = host::cpuid(kvm, &spec, &state.needs)?;
-        set_cpuid(&vcpu, &spec, cpuid.as_ref())?;
-        enter_mode(&vcpu, &spec, &state)?;
-        vcpu.set_regs(&state.regs)?;
-        let config = MachineConfig { spec, layout, trap_page: state.trap_page, cpuid, custom };
-        Self::assemble(MachineParts { vm, bsp: vcpu, config, console, origin: None })
+        let config = MachineConfig { spec, layout, trap_page: None, cpuid: None, custom };
+        build::build(KvmSteps { kvm, guest, config, console })
     }
 
-    /// Puts a machine together from a VM with memory and interrupt controllers and its first vCPU: creates the other vCPUs and
-    /// the devices.
+    /// Puts a machine together from a VM with memory, interrupt controllers and vCPUs: attaches the devices.
     pub(crate) fn assemble(parts: MachineParts) -> Result<Self, Error> {
-        let MachineParts { vm, bsp, config, console, origin } = parts;
+        let MachineParts { vm, bsp, aps, config, console, origin } = parts;
         let MachineConfig { spec, layout, trap_page, cpuid, custom } = config;
-        let aps = application_processors(&vm, &spec, cpuid.as_ref())?;
         let cpu = host::CpuTraits::of(cpuid.as_ref());
+        let aps = aps.into_iter().map(Processor::new).collect();
         Ok(Self {
             board: Board::new(&vm, spec, layout, console, custom, trap_page, cpu)?,
             processors: Processors::new(Processor::new(bsp), aps),
@@ -252,64 +228,22 @@ impl Machine {
     }
 }
 
-/// Maps part of a file over guest memory, or copies it where that is not possible.
-fn map(vm: &Vm, address: Gpa, range: &FileRange) -> Result<(), Error> {
-    if !vm.map_file(address, range)? {
-        vm.copy_file(address, range)?;
-    }
-    Ok(())
-}
-
-/// Writes the special registers and reads them back: a host that cannot do the mode either refuses them, or accepts them
-/// and drops a bit silently.
-fn enter_mode(vcpu: &Vcpu, spec: &MachineSpec, state: &InitialState) -> Result<(), Error> {
-    let mode = spec.boot.mode;
-    vcpu.set_sregs(&state.sregs)
-        .map_err(|source| Error::ModeRefused { feature: host::feature_name(spec), source })?;
-    let differences = sregs_diff::compare(&state.sregs, &vcpu.sregs()?);
-    if differences.is_empty() { Ok(()) } else { Err(Error::ModeDropped { mode, differences }) }
-}
-
-/// Creates a VM with its memory: zeros, or copy-on-write mappings of a snapshot's memory.
-pub(crate) fn vm_with_memory(
-    kvm: &Kvm,
-    spec: &MachineSpec,
-    image: Option<&MemoryImage>,
-) -> Result<Vm, Error> {
-    let vm = kvm.create_vm()?;
-    vm.set_tss_addr(TssAddress::new(spec.tss_address)?)?;
-    for (number, region) in (0..).zip(&spec.memory) {
-        let mut slot = slot(number, region);
-        if let Some(copy) = image.and_then(|image| image.backing(number)) {
-            slot.backing = copy;
-        }
-        vm.add_slot(slot)?;
-    }
-    Ok(vm)
-}
-
-/// Creates the application processors: all vCPUs but the first. They wait for INIT and SIPI.
-pub(crate) fn application_processors(
-    vm: &Vm,
-    spec: &MachineSpec,
-    cpuid: Option<&CpuId>,
-) -> Result<Vec<Processor>, Error> {
-    let mut aps = Vec::new();
-    for id in 1..spec.vcpus {
-        let vcpu = vm.create_vcpu(id.into())?;
-        set_cpuid(&vcpu, spec, cpuid)?;
-        aps.push(Processor::new(vcpu));
-    }
-    Ok(aps)
+/// Creates a vCPU with its CPUID. All but the first wait for INIT and SIPI.
+pub(crate) fn create_vcpu(vm: &Vm, id: u32, config: &MachineConfig) -> Result<Vcpu, Error> {
+    let vcpu = vm.create_vcpu(id.into())?;
+    set_cpuid(&vcpu, config)?;
+    Ok(vcpu)
 }
 
 /// Sets the CPUID of a vCPU (`KVM_SET_CPUID2`).
-pub(crate) fn set_cpuid(vcpu: &Vcpu, spec: &MachineSpec, cpuid: Option<&CpuId>) -> Result<(), Error> {
+pub(crate) fn set_cpuid(vcpu: &Vcpu, config: &MachineConfig) -> Result<(), Error> {
     let id = u32::try_from(vcpu.id()).unwrap_or(u32::MAX);
-    Ok(cpuid.map_or(Ok(()), |cpuid| vcpu.set_cpuid2(&cpuid::for_vcpu(cpuid, id, spec.vcpus)))?)
+    let set = |cpuid| vcpu.set_cpuid2(&cpuid::for_vcpu(cpuid, id, config.spec.vcpus));
+    Ok(config.cpuid.as_ref().map_or(Ok(()), set)?)
 }
 
-fn slot(number: u32, region: &MemoryRegion) -> Slot {
+/// Memory slot of a region.
+pub(crate) fn slot(number: u32, region: &MemoryRegion) -> Slot {
     let MemoryRegion { address, size, read_only, huge_pages, mergeable, backing } = *region;
     let mut slot = Slot::new(number, address, size);
     slot.flags = SlotFlags { read_only, log_dirty: false };

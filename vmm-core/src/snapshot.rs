@@ -22,8 +22,8 @@ mod reset;
 
 use std::sync::Arc;
 
-use kvm_sys_wrap::Kvm;
 use kvm_sys_wrap::bindings::{CpuId, kvm_cpuid_entry2, kvm_regs};
+use kvm_sys_wrap::{Kvm, TssAddress};
 
 use crate::cpu::cpuid;
 use crate::devices::console::Console;
@@ -121,12 +121,21 @@ impl Snapshot {
     /// As [`Machine::build`], and where this host does not take the state.
     pub fn machine(&self, kvm: &Kvm, console: Console) -> Result<Machine, Error> {
         let config = MachineConfig::clone(&self.config);
-        let vm = machine::vm_with_memory(kvm, &config.spec, Some(&self.memory))?;
+        let vm = kvm.create_vm()?;
+        vm.set_tss_addr(TssAddress::new(config.spec.tss_address)?)?;
+        for (number, region) in (0..).zip(&config.spec.memory) {
+            let mut slot = machine::slot(number, region);
+            if let Some(copy) = self.memory.backing(number) {
+                slot.backing = copy;
+            }
+            vm.add_slot(slot)?;
+        }
         machine::interrupt_controllers(&vm, &config.spec)?;
-        let bsp = vm.create_vcpu(0)?;
-        machine::set_cpuid(&bsp, &config.spec, config.cpuid.as_ref())?;
+        let bsp = machine::create_vcpu(&vm, 0, &config)?;
+        let aps = (1..config.spec.vcpus).map(|id| machine::create_vcpu(&vm, id, &config));
+        let aps = aps.collect::<Result<_, _>>()?;
         let origin = Some(self.clone());
-        let mut machine = Machine::assemble(MachineParts { vm, bsp, config, console, origin })?;
+        let mut machine = Machine::assemble(MachineParts { vm, bsp, aps, config, console, origin })?;
         self.state.restore(&mut machine, false)?;
         Ok(machine)
     }

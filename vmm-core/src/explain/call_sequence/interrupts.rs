@@ -50,36 +50,34 @@ pub(super) fn controllers(spec: &MachineSpec) -> Vec<SequenceStep> {
     steps
 }
 
-/// The vCPUs that wait for INIT and SIPI.
-pub(super) fn others(spec: &MachineSpec, state: &InitialState) -> Vec<SequenceStep> {
-    let mut steps = Vec::new();
-    for id in 1..spec.vcpus {
-        if id == 1 {
-            let maximum = SequenceStep::capability("KVM_CAP_MAX_VCPU_ID", "how high the numbers of vCPUs go");
-            steps.push(maximum.returns("the first number that is too high"));
-        } else {
-            steps.push(SequenceStep::capability("KVM_CAP_MAX_VCPU_ID", "the same for this one"));
-        }
-        steps.extend([
-            SequenceStep::call(Call::CreateVcpu, ArgumentDirection::Into, value(format!("id {id}")))
-                .returns("the descriptor of the vCPU")
-                .why("its number is its APIC ID; it waits until the guest starts it with INIT and SIPI"),
-            SequenceStep::call(Call::GetVcpuMmapSize, ArgumentDirection::None, Argument::None)
-                .returns("a size in bytes"),
-            SequenceStep::call(
-                Call::MmapRun,
-                ArgumentDirection::Into,
-                Argument::Later("that size, shared, on the vCPU's descriptor".to_owned()),
-            )
-            .returns("the address of its struct kvm_run"),
-        ]);
-        if host::asks_for_cpuid(spec, &state.needs) {
-            let given = Argument::Later(format!("the same, with APIC ID {id}"));
-            steps.push(
-                SequenceStep::call(Call::SetCpuid2, ArgumentDirection::Into, given)
-                    .why("a vCPU knows itself by it"),
-            );
-        }
+/// Returns the steps for the application processor with this number.
+pub(super) fn ap(spec: &MachineSpec, state: &InitialState, id: u32) -> Vec<SequenceStep> {
+    let maximum = if id == 1 {
+        SequenceStep::capability("KVM_CAP_MAX_VCPU_ID", "how high the numbers of vCPUs go")
+            .returns("the first number that is too high")
+    } else {
+        SequenceStep::capability("KVM_CAP_MAX_VCPU_ID", "the same for this one")
+    };
+    let mut steps = vec![
+        maximum,
+        SequenceStep::call(Call::CreateVcpu, ArgumentDirection::Into, value(format!("id {id}")))
+            .returns("the descriptor of the vCPU")
+            .why("its number is its APIC ID; it waits until the guest starts it with INIT and SIPI"),
+        SequenceStep::call(Call::GetVcpuMmapSize, ArgumentDirection::None, Argument::None)
+            .returns("a size in bytes"),
+        SequenceStep::call(
+            Call::MmapRun,
+            ArgumentDirection::Into,
+            Argument::Later("that size, shared, on the vCPU's descriptor".to_owned()),
+        )
+        .returns("the address of its struct kvm_run"),
+    ];
+    if host::asks_for_cpuid(spec, &state.needs) {
+        let given = Argument::Later(format!("the same, with APIC ID {id}"));
+        steps.push(
+            SequenceStep::call(Call::SetCpuid2, ArgumentDirection::Into, given)
+                .why("a vCPU knows itself by it"),
+        );
     }
     steps
 }

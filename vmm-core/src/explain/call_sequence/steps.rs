@@ -1,6 +1,7 @@
 //! Steps of the call sequence, in the order of [`Machine::build`](crate::machine::Machine::build).
 
 use std::borrow::Cow;
+use std::convert::Infallible;
 
 use kvm_sys_wrap::bindings::{kvm_dtable, kvm_segment};
 use kvm_sys_wrap::{Call, FileRange, Gpa};
@@ -9,10 +10,11 @@ use super::{Argument, ArgumentDirection, CallAction, CallFrequency, Field, Seque
 use super::{interrupts, memory};
 use crate::initial_state::InitialState;
 use crate::layout::{Layout, RangeOwner};
+use crate::machine::build::{self, BuildSteps};
 use crate::machine::host;
 use crate::spec::mode::{Mode, Ring};
 use crate::spec::register::Register;
-use crate::spec::{CpuidPolicy, MachineSpec};
+use crate::spec::{CpuidPolicy, MachineSpec, MemoryRegion};
 
 /// Returns the call sequence of a machine. `mapped` are the files that its guest maps ([`crate::machine::image::GuestImage::mapped`]), `state` its initial
 /// state ([`crate::initial_state::initial_state`]).
@@ -23,25 +25,104 @@ pub fn flow(
     mapped: &[(Gpa, FileRange)],
     state: &InitialState,
 ) -> Vec<SequenceStep> {
-    let mut steps = Vec::from(open());
-    steps.extend(vm(spec));
-    for (number, region) in (0..).zip(&spec.memory) {
-        steps.extend(memory::slot(number, region));
-    }
-    steps.extend(mapped.iter().map(|(address, range)| memory::overlay(*address, range)));
-    steps.extend(guest(layout));
-    steps.extend(interrupts::controllers(spec));
-    steps.extend(vcpu());
-    steps.extend(tables(state));
-    steps.extend(cpuid(spec, state));
-    steps.extend(mode(spec, state));
-    steps.extend(interrupts::others(spec, state));
-    steps.extend(interrupts::bios_pics(spec));
-    steps.extend(interrupts::lines(spec));
+    let description = Description { spec, layout, mapped, state, steps: Vec::from(open()) };
+    let Ok(mut steps) = build::build(description);
     steps.extend(run(spec));
     steps.extend(memory::fetch(spec, mapped));
     steps.extend(interrupts::looking(spec));
     steps
+}
+
+/// Executor of the build that describes each step instead of making its calls.
+struct Description<'a> {
+    spec: &'a MachineSpec,
+    layout: &'a Layout,
+    mapped: &'a [(Gpa, FileRange)],
+    state: &'a InitialState,
+    steps: Vec<SequenceStep>,
+}
+
+impl Description<'_> {
+    fn add(&mut self, steps: impl IntoIterator<Item = SequenceStep>) -> Result<(), Infallible> {
+        self.steps.extend(steps);
+        Ok(())
+    }
+}
+
+impl BuildSteps for Description<'_> {
+    type Vm = ();
+    type Vcpu = ();
+    type Machine = Vec<SequenceStep>;
+    type Error = Infallible;
+
+    fn spec(&self) -> &MachineSpec {
+        self.spec
+    }
+
+    fn create_vm(&mut self) -> Result<(), Infallible> {
+        self.add([create_vm()])
+    }
+
+    fn set_tss_addr(&mut self, (): &(), address: Gpa) -> Result<(), Infallible> {
+        self.add([set_tss_addr(address)])
+    }
+
+    fn add_slot(&mut self, (): &(), number: u32, region: &MemoryRegion) -> Result<(), Infallible> {
+        self.add(memory::slot(number, region))
+    }
+
+    fn map_files(&mut self, (): &()) -> Result<(), Infallible> {
+        self.add(self.mapped.iter().map(|(address, range)| memory::overlay(*address, range)))
+    }
+
+    fn load_guest(&mut self, (): &()) -> Result<(), Infallible> {
+        self.add(guest(self.layout))
+    }
+
+    fn create_interrupt_controllers(&mut self, (): &()) -> Result<(), Infallible> {
+        self.add(interrupts::controllers(self.spec))
+    }
+
+    fn create_bsp(&mut self, (): &()) -> Result<(), Infallible> {
+        self.add(create_bsp())
+    }
+
+    fn initial_state(&mut self, (): &()) -> Result<InitialState, Infallible> {
+        self.add([reset_state_read()])?;
+        Ok(self.state.clone())
+    }
+
+    fn write_tables(&mut self, (): &(), state: &InitialState) -> Result<(), Infallible> {
+        self.add(tables(state))
+    }
+
+    fn set_cpuid(&mut self, (): &(), state: &InitialState) -> Result<(), Infallible> {
+        self.add(cpuid(self.spec, state))
+    }
+
+    fn enter_mode(&mut self, (): &(), state: &InitialState) -> Result<(), Infallible> {
+        self.add(mode(self.spec, state))
+    }
+
+    fn set_regs(&mut self, (): &(), state: &InitialState) -> Result<(), Infallible> {
+        self.add([registers(self.spec, state)])
+    }
+
+    fn create_ap(&mut self, (): &(), id: u32, state: &InitialState) -> Result<(), Infallible> {
+        self.add(interrupts::ap(self.spec, state, id))
+    }
+
+    fn attach_devices(
+        mut self,
+        (): (),
+        (): (),
+        _aps: Vec<()>,
+        _state: InitialState,
+    ) -> Result<Vec<SequenceStep>, Infallible> {
+        self.add(interrupts::bios_pics(self.spec))?;
+        self.add(interrupts::lines(self.spec))?;
+        Ok(self.steps)
+    }
 }
 
 impl SequenceStep {
@@ -93,18 +174,19 @@ fn open() -> [SequenceStep; 2] {
     ]
 }
 
-/// Returns steps 2 and 3: the VM and its TSS pages.
-fn vm(spec: &MachineSpec) -> [SequenceStep; 2] {
-    [
-        SequenceStep::call(Call::CreateVm, ArgumentDirection::Into, value("type 0"))
-            .returns("the descriptor of the VM")
-            .why("an empty machine: no memory, no CPU"),
-        SequenceStep::call(Call::SetTssAddr, ArgumentDirection::Into, value(spec.tss_address.to_string()))
-            .why(
-                "three pages for KVM's own use: Intel hosts without \"unrestricted guest\" run real mode as \
-             virtual-8086 code and need a TSS there; other hosts accept and ignore it",
-            ),
-    ]
+/// Returns step 2: the VM.
+fn create_vm() -> SequenceStep {
+    SequenceStep::call(Call::CreateVm, ArgumentDirection::Into, value("type 0"))
+        .returns("the descriptor of the VM")
+        .why("an empty machine: no memory, no CPU")
+}
+
+/// Returns step 3: the TSS pages.
+fn set_tss_addr(address: Gpa) -> SequenceStep {
+    SequenceStep::call(Call::SetTssAddr, ArgumentDirection::Into, value(address.to_string())).why(
+        "three pages for KVM's own use: Intel hosts without \"unrestricted guest\" run real mode as \
+         virtual-8086 code and need a TSS there; other hosts accept and ignore it",
+    )
 }
 
 /// Returns the copy of the guest's files to memory.
@@ -134,12 +216,7 @@ fn guest(layout: &Layout) -> Option<SequenceStep> {
 }
 
 /// Returns steps 5 and 6: the vCPU and its struct kvm_run.
-fn vcpu() -> [SequenceStep; 4] {
-    let reset = vec![
-        words("cs", "f000, base 0xffff0000"),
-        number_field("cr0", crate::cpu::reset_state::sregs().cr0),
-        words("...", "reset values"),
-    ];
+fn create_bsp() -> [SequenceStep; 3] {
     [
         SequenceStep::call(Call::CreateVcpu, ArgumentDirection::Into, value("id 0"))
             .returns("the descriptor of the vCPU")
@@ -154,13 +231,22 @@ fn vcpu() -> [SequenceStep; 4] {
         )
         .returns("the address of struct kvm_run")
         .why("struct kvm_run: exit reason and I/O data, shared with the kernel"),
-        SequenceStep::call(
-            Call::GetSregs,
-            ArgumentDirection::OutOf,
-            Argument::Struct { name: "kvm_sregs", fields: reset },
-        )
-        .why("registers that the mode does not decide keep the host's values, such as the APIC base"),
     ]
+}
+
+/// Returns the read of the reset state.
+fn reset_state_read() -> SequenceStep {
+    let fields = vec![
+        words("cs", "f000, base 0xffff0000"),
+        number_field("cr0", crate::cpu::reset_state::sregs().cr0),
+        words("...", "reset values"),
+    ];
+    SequenceStep::call(
+        Call::GetSregs,
+        ArgumentDirection::OutOf,
+        Argument::Struct { name: "kvm_sregs", fields },
+    )
+    .why("registers that the mode does not decide keep the host's values, such as the APIC base")
 }
 
 /// Returns the copy of the tables to memory.
@@ -208,9 +294,9 @@ fn cpuid(spec: &MachineSpec, state: &InitialState) -> Vec<SequenceStep> {
     [supported].into_iter().chain(interrupts::deadline_timer(spec)).chain([given]).collect()
 }
 
-/// Returns steps 7 and 8: the registers.
-fn mode(spec: &MachineSpec, state: &InitialState) -> [SequenceStep; 3] {
-    let (sregs, regs) = (&state.sregs, &state.regs);
+/// Returns step 7: the special registers.
+fn mode(spec: &MachineSpec, state: &InitialState) -> [SequenceStep; 2] {
+    let sregs = &state.sregs;
     let table = |table: &kvm_dtable| format!("{:#x}, limit {:#x}", table.base, table.limit);
     let fields = vec![
         words("cs", segment(&sregs.cs)),
@@ -230,11 +316,6 @@ fn mode(spec: &MachineSpec, state: &InitialState) -> [SequenceStep; 3] {
         let ring = if spec.boot.ring == Ring::User { ", ring 3" } else { "" };
         format!("{} mode{ring} in one step: a kernel would need dozens of instructions", spec.boot.mode)
     };
-    let presets = Register::ALL.iter().filter(|register| {
-        spec.boot.registers.iter().any(|(preset, _)| preset == *register)
-            || matches!(register, Register::Rip | Register::Rsp | Register::Rflags)
-    });
-    let general = presets.map(|register| number_field(register.name(), register.of(regs))).collect();
     [
         SequenceStep::call(
             Call::SetSregs,
@@ -253,13 +334,22 @@ fn mode(spec: &MachineSpec, state: &InitialState) -> [SequenceStep; 3] {
         .why(
             "a host that does not support the mode may silently clear a bit: compared before the guest runs",
         ),
-        SequenceStep::call(
-            Call::SetRegs,
-            ArgumentDirection::Into,
-            Argument::Struct { name: "kvm_regs", fields: general },
-        )
-        .why("instruction pointer, stack pointer, flags and presets"),
     ]
+}
+
+/// Returns step 8: the general registers.
+fn registers(spec: &MachineSpec, state: &InitialState) -> SequenceStep {
+    let presets = Register::ALL.iter().filter(|register| {
+        spec.boot.registers.iter().any(|(preset, _)| preset == *register)
+            || matches!(register, Register::Rip | Register::Rsp | Register::Rflags)
+    });
+    let general = presets.map(|register| number_field(register.name(), register.of(&state.regs))).collect();
+    SequenceStep::call(
+        Call::SetRegs,
+        ArgumentDirection::Into,
+        Argument::Struct { name: "kvm_regs", fields: general },
+    )
+    .why("instruction pointer, stack pointer, flags and presets")
 }
 
 /// What a run begins and ends with where the kernel collects what the guest prints ([`crate::collect`]).
