@@ -128,7 +128,7 @@ fn schema_completions_and_manual_are_printed() {
     assert!(bench.run(&["schema"]).stdout.contains("\"$schema\""));
     assert!(bench.run(&["completions", "bash"]).stdout.contains("_vmm__cli"));
     assert!(bench.run(&["man"]).stdout.contains(".TH vmm-cli"));
-    assert!(bench.run(&["man", "run"]).stdout.contains("Write how the run ended"));
+    assert!(bench.run(&["man", "run"]).stdout.contains("Write a report of the run"));
     assert_eq!(bench.run(&["man", "nothing"]).status, Some(105));
 }
 
