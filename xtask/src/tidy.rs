@@ -23,11 +23,11 @@ use crate::failure::{Failure, FileContext, Result};
 use crate::workspace::Workspace;
 
 /// Crates whose doc comments are checked.
-const DOCS_CHECKED: &[&str] = &["xtask"];
+const DOCS_CHECKED: &[&str] = &["kvm-sys-wrap", "vmm-core", "vmm-loader", "vmm-cli", "xtask"];
 /// Crates whose file names, constants and type names are checked.
-const NAMES_CHECKED: &[&str] = &["xtask"];
+const NAMES_CHECKED: &[&str] = &["kvm-sys-wrap", "vmm-core", "vmm-loader", "vmm-cli", "xtask"];
 /// Crates whose imports are checked.
-const IMPORTS_CHECKED: &[&str] = &["xtask"];
+const IMPORTS_CHECKED: &[&str] = &["kvm-sys-wrap", "vmm-core", "vmm-loader", "vmm-cli", "xtask"];
 
 /// File that the rules check.
 struct SourceFile {
