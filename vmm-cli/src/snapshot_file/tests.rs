@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-use crate::config::{Config, Overrides};
+use crate::config::{Config, EntryChoice, Overrides};
 use vmm_core::spec::{EntryPoint, MachineSpec};
 use vmm_core::{Gva, encoding};
 
@@ -135,10 +135,15 @@ fn config(text: &str, overrides: &Overrides) -> Config {
     Config::from_text(text, Path::new("/a.toml"), overrides).unwrap()
 }
 
-/// Machine of a configuration, with an entry at 0.
+/// Machine of a configuration. An entry that is left to the guest's file is at 0.
 fn machine(config: &Config) -> MachineSpec {
     let start = config.start.complete().unwrap();
-    config.machine(start).unwrap().with_entry(EntryPoint::Address(Gva(0)))
+    let entry = match config.entry {
+        EntryChoice::Address(address) => EntryPoint::Address(address),
+        EntryChoice::Segmented { segment, offset } => EntryPoint::Segmented { segment, offset },
+        EntryChoice::FromFile | EntryChoice::Symbol(_) => EntryPoint::Address(Gva(0)),
+    };
+    config.machine(start).unwrap().with_entry(entry)
 }
 
 fn identity(text: &str, overrides: &Overrides) -> Identity {

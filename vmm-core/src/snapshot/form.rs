@@ -269,6 +269,10 @@ fn kinds(text: &str) -> Vec<&str> {
     text.lines().map(|line| line.split_once('\t').map_or(line, |(kind, _)| kind)).collect()
 }
 
+fn names(text: &str) -> Vec<&str> {
+    text.lines().filter_map(|line| line.split_once('\t')).map(|(_, path)| path).collect()
+}
+
 /// Fails when the form changes and `STATE_VERSION` does not.
 #[test]
 fn a_changed_form_has_a_new_version() {
@@ -279,15 +283,17 @@ fn a_changed_form_has_a_new_version() {
     match fs::read_to_string(&path) {
         Ok(golden) if golden == found => {}
         Ok(golden) => {
-            assert_eq!(
-                kinds(&golden),
-                kinds(&found),
-                "the saved form has changed: raise `snapshot::STATE_VERSION`, then run this test with UPDATE_GOLDEN=1"
-            );
+            let raise = "raise `snapshot::STATE_VERSION`, then run this test with UPDATE_GOLDEN=1";
+            assert_eq!(kinds(&golden), kinds(&found), "the saved form has changed: {raise}");
+            let (old, new) = (names(&golden), names(&found));
+            let is_moved = |index: usize| {
+                new.iter().position(|name| Some(name) == old.get(index)).is_some_and(|at| at != index)
+            };
+            let moved = (0..old.len()).find(|index| is_moved(*index)).map(|index| old[index]);
+            assert_eq!(moved, None, "a saved value is at another position: {raise}");
             assert!(
                 update,
-                "names have changed in the saved form. If values of one type have changed places, raise \
-                 `snapshot::STATE_VERSION`. Run this test with UPDATE_GOLDEN=1.\n{found}"
+                "names have changed in the saved form: run this test with UPDATE_GOLDEN=1\n{found}"
             );
             fs::write(&path, found).unwrap();
         }
