@@ -5,10 +5,10 @@
 //! To write them anew, look at the difference and run with `UPDATE_GOLDEN=1`.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::collections::BTreeSet;
+#[path = "support/golden.rs"]
+mod golden;
+
 use std::fmt::Write as _;
-use std::path::PathBuf;
-use std::{env, fs};
 
 use kvm_sys_wrap::bindings::kvm_sregs;
 use vmm_core::cpu::control_regs::{Cr0, Cr4, Efer, Rflags};
@@ -25,6 +25,8 @@ use vmm_core::spec::gpa_range::GpaRange;
 use vmm_core::spec::mode::{Mode, PageSize, Ring};
 use vmm_core::spec::{EntryPoint, MachineSpec, Mapping, MemoryRegion, PagePermissions};
 use vmm_core::{Gpa, Gva};
+
+use golden::Goldens;
 
 /// Where the guest of the cases lies: 8 KiB of it.
 const GUEST: Gpa = Gpa(0x20_0000);
@@ -87,25 +89,9 @@ fn cases() -> Vec<(String, MachineSpec)> {
 
 #[test]
 fn every_mode_page_size_and_ring_has_its_state() {
-    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    let update = env::var_os("UPDATE_GOLDEN").is_some_and(|value| value == "1");
-    let mut wrong = Vec::new();
-    let mut names = BTreeSet::new();
-    for (name, spec) in cases() {
-        let file = format!("{name}.txt");
-        let path = directory.join(&file);
-        let text = describe(&spec);
-        if update {
-            fs::write(&path, &text).unwrap();
-        } else if fs::read_to_string(&path).ok().as_ref() != Some(&text) {
-            wrong.push(format!("{name}:\n{text}"));
-        }
-        names.insert(file);
-    }
-    let files =
-        fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    assert_eq!(files.collect::<BTreeSet<_>>(), names, "files without a case, or cases without a file");
-    assert!(wrong.is_empty(), "not as in tests/golden (UPDATE_GOLDEN=1 writes anew):\n{}", wrong.join("\n"));
+    let states = cases().into_iter().map(|(name, spec)| (format!("{name}.txt"), describe(&spec)));
+    let goldens = states.fold(Goldens::new("golden"), |goldens, (name, text)| goldens.with(name, text));
+    goldens.check(&["txt"]);
 }
 
 /// The state of a machine, as text.

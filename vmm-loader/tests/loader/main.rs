@@ -3,6 +3,7 @@
 
 mod bad_elfs;
 mod boot;
+#[path = "../support/golden.rs"]
 mod golden;
 mod image;
 mod plans;

@@ -8,7 +8,7 @@ use vmm_loader::{
     is_elf,
 };
 
-use crate::golden::assert_golden;
+use crate::golden::Goldens;
 use crate::image::{
     Bits::{B32, B64},
     DF_1_PIE, DT_FLAGS_1, DT_RELR, DT_RELRSZ, Image, PT_TLS, Phdr, RX,
@@ -49,7 +49,7 @@ fn plans_print_as_tables() {
     (no_entry.entry, no_entry.symbols) = (0, Vec::new());
     print("no entry, no symbols", &plan(&no_entry, None));
     print("a boot sector", &flat::plan(&[0; 512], GuestAddress(0x7c00)).unwrap());
-    assert_golden("plans.txt", &text);
+    Goldens::new("loader/golden").with("plans.txt", &text).check(&[]);
 }
 
 #[test]

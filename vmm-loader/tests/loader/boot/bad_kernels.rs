@@ -11,7 +11,7 @@ use vmm_loader::boot::{
 use super::samples::{
     BzImage, CODE, add_notes, boot_sector, elf, end, multiboot, multiboot2, note, pc, tag, vmlinux, words,
 };
-use crate::golden::assert_golden;
+use crate::golden::Goldens;
 use crate::image::Bits::{B32, B64};
 
 /// Takes all steps of a start. Without a protocol, it is detected.
@@ -155,7 +155,7 @@ fn each_mistake_has_its_message() {
     report.forced("boot-sector: signature", &[0; 512], Protocol::BootSector);
     report.forced("boot-sector: size", &boot_sector(1024), Protocol::BootSector);
     report.forced("flat: no address", &[0xf4], Protocol::Flat);
-    assert_golden("bad_boot.txt", &report.0);
+    Goldens::new("loader/golden").with("bad_boot.txt", &report.0).check(&[]);
 }
 
 #[test]
@@ -187,5 +187,5 @@ fn boot_information_that_does_not_fit_is_refused() {
     report.add("memory map too long for Linux", &linux, None, &BootInfo::new(&map));
     let small = [MemoryMapEntry::usable(GuestAddress(CODE.1), 0x1000)];
     report.add("no room for the information", &kernel, None, &BootInfo::new(&small));
-    assert_golden("bad_boot_info.txt", &report.0);
+    Goldens::new("loader/golden").with("bad_boot_info.txt", &report.0).check(&[]);
 }

@@ -9,7 +9,7 @@ use vmm_loader::boot::{
 };
 
 use super::samples::{BzImage, add_notes, elf, end, multiboot, multiboot2, note, pc, tag, vmlinux};
-use crate::golden::assert_golden;
+use crate::golden::Goldens;
 use crate::image::Bits::B32;
 use crate::image::Sym;
 
@@ -65,7 +65,7 @@ fn every_byte_is_as_expected() {
         summary.iter().for_each(|line| writeln!(text, "  summary: {line}").unwrap());
         blobs.iter().for_each(|blob| dump(&mut text, blob));
     }
-    assert_golden("boot_info.txt", &text);
+    Goldens::new("loader/golden").with("boot_info.txt", &text).check(&[]);
 }
 
 /// Returns the 32-bit number at an address in one of the structures.

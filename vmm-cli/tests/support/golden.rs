@@ -1,0 +1,1 @@
+../../../vmm-loader/tests/support/golden.rs
