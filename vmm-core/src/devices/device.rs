@@ -1,7 +1,7 @@
 //! Interface of a device: registers at an address, without KVM.
 //!
 //! A device gets accesses, relative to its own start, and a [`Guest`]: memory and exit counts of the machine that it is in.
-//! It returns what the access means for the run.
+//! An access returns an [`Action`] for the run.
 
 use std::io;
 use std::time::Duration;

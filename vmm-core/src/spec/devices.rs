@@ -72,7 +72,7 @@ pub struct SerialSpec {
 /// Address and settings of the exit port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DebugExitSpec {
-    /// Its address. It takes accesses of 1, 2 and 4 bytes.
+    /// Address of its register, which takes accesses of 1, 2 and 4 bytes.
     pub at: BusAddress,
     /// Values that mean success. Any other value `v` ends the run with the code `v * 2 + 1`, as in QEMU.
     pub success: Vec<u32>,
@@ -90,7 +90,7 @@ pub struct CustomDeviceSpec {
     pub length: u64,
     /// Interrupt input (GSI) of its line; connected on machines with [`Interrupts::Pc`](crate::spec::Interrupts::Pc).
     pub irq: Option<u32>,
-    /// What it does for the guest, in a few words.
+    /// Purpose for the guest, in a few words.
     pub purpose: String,
 }
 
