@@ -8,6 +8,7 @@ use serde::Serialize;
 use vm_memory::Bytes;
 use vmm_core::machine::Machine;
 use vmm_core::machine::run_loop::RunOutcome;
+use vmm_core::spec::RegisterFile;
 
 use crate::config::{Config, Expect, ExpectedMemory, MemoryLocation};
 use crate::diagnostic::Diagnostic;
@@ -115,7 +116,7 @@ fn check_registers(expect: &Expect, machine: &Machine, differ: &mut impl FnMut(&
     // In 16- and 32-bit modes the guest cannot see the upper halves.
     let mask = if machine.spec().boot.mode.bits() == 64 { u64::MAX } else { u32::MAX.into() };
     for (register, expected) in &expect.registers {
-        let found = register.of(&regs) & mask;
+        let found = regs.get(*register) & mask;
         if found != *expected {
             let key = format!("registers.{}", register.name());
             differ(&key, format!("{expected:#x}"), format!("{found:#x}"));

@@ -1,7 +1,7 @@
 //! Instructions as text: what the CPU executes next, in the width that it has at that moment.
 //!
 //! The same bytes mean different things to a 16-, 32- and 64-bit CPU, and a guest changes its width as it goes. So the
-//! width is not taken from the configuration but from the segment that CS holds ([`OperandWidth::from_sregs`]).
+//! width is not taken from the configuration but from the segment that CS holds ([`operand_width`]).
 //!
 //! The text is in the syntax of NASM, lower case, with numbers in hexadecimal as in `mov al,[rsi+0x10]`. Decoding is
 //! the work of iced-x86; nothing here executes or judges anything.
@@ -14,7 +14,7 @@ use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
 use kvm_sys_wrap::{GuestMemory, Gva, Vcpu};
 use vm_memory::Bytes;
 
-use crate::cpu::cpu_state::{OperandWidth, linear_rip};
+use crate::cpu::cpu_state::{OperandWidth, linear_rip, operand_width};
 
 /// No instruction is longer (SDM vol. 2, 2.3.11).
 pub const MAX_INSTRUCTION_LENGTH: usize = 15;
@@ -116,7 +116,7 @@ pub fn next_instruction(
     sregs: &kvm_sregs,
 ) -> Option<Instruction> {
     let linear = linear_rip(regs, sregs);
-    decode(&code_at(vcpu, memory, linear, MAX_INSTRUCTION_LENGTH), OperandWidth::from_sregs(sregs), linear)
+    decode(&code_at(vcpu, memory, linear, MAX_INSTRUCTION_LENGTH), operand_width(sregs), linear)
 }
 
 /// How operands are written.

@@ -15,7 +15,8 @@ mod bios_data;
 pub mod memory_map;
 mod mp_table;
 
-pub use memory_map::{MapEntry, MapKind, memory_map, memory_sizes};
+pub use memory_map::{memory_map, memory_sizes};
+pub use vmm_loader::{MemoryMapEntry, MemoryMapKind};
 
 use crate::Gpa;
 use crate::PAGE_SIZE;

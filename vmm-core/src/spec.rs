@@ -25,7 +25,7 @@ use serde::Deserialize;
 
 use crate::spec::cpuid_feature::CpuidFeature;
 use crate::spec::mode::{Mode, PageSize, Ring};
-pub use crate::spec::register::Register;
+pub use crate::spec::register::{Register, RegisterFile};
 pub use devices::{
     BusAddress, CustomDeviceSpec, DebugConsoleSpec, DebugExitSpec, DeviceSetting, DeviceSpecs, SerialSpec,
 };

@@ -51,6 +51,22 @@ registers! {
     Rflags = "rflags",
 }
 
+impl Register {
+    /// Returns true for R8 to R15, which only 64-bit code can use.
+    #[must_use]
+    pub const fn is_64_bit_only(self) -> bool {
+        match self {
+            Self::R8 | Self::R9 | Self::R10 | Self::R11 | Self::R12 | Self::R13 | Self::R14 | Self::R15 => {
+                true
+            }
+            Self::Rax | Self::Rbx | Self::Rcx | Self::Rdx | Self::Rsi | Self::Rdi | Self::Rbp | Self::Rsp => {
+                false
+            }
+            Self::Rip | Self::Rflags => false,
+        }
+    }
+}
+
 /// Writes the lower-case name.
 impl fmt::Display for Register {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

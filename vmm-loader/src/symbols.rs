@@ -10,7 +10,7 @@ use thiserror::Error;
 use crate::address::VirtAddr;
 use crate::display::list;
 
-/// Kind of a symbol, the less useful name for an address first.
+/// Kind of a symbol, in ascending order of usefulness as a name for an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum SymbolKind {

@@ -4,7 +4,7 @@ use serde::Serialize;
 use vmm_core::explain::control_bits;
 use vmm_core::initial_state::InitialState;
 use vmm_core::layout::Layout;
-use vmm_core::spec::{MachineSpec, Register};
+use vmm_core::spec::{MachineSpec, Register, RegisterFile};
 
 use super::{hex, is_user};
 use crate::prepare::Boot;
@@ -78,7 +78,7 @@ pub(super) fn general(
         if !matches!(register, Register::Rsp | Register::Rip) {
             rows.push(GeneralRegisterRow {
                 name: register.name(),
-                value: hex(register.of(regs)),
+                value: hex(regs.get(*register)),
                 why: if boot.registers.contains(register) {
                     format!("the boot protocol, {}", boot.protocol)
                 } else {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use vmm_core::cpu::control_regs::{Cr0, Efer};
-use vmm_core::cpu::cpu_state::OperandWidth;
+use vmm_core::cpu::cpu_state::{OperandWidth, operand_width};
 use vmm_core::kvm_sys_wrap::MpState;
 use vmm_core::machine::error::Error;
 use vmm_core::paging::merge::mappings;
@@ -88,7 +88,7 @@ fn mode(debugger: &Debuggee<'_>, number: usize) -> Result<String, Error> {
     } else {
         "protected mode"
     };
-    let width = match OperandWidth::from_sregs(&sregs) {
+    let width = match operand_width(&sregs) {
         OperandWidth::Bits16 => 16,
         OperandWidth::Bits32 => 32,
         OperandWidth::Bits64 => 64,

@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 
 use vmm_core::cpu::control_regs::{ControlBit, Cr0, Cr4, Efer};
-use vmm_core::cpu::cpu_state::OperandWidth;
+use vmm_core::cpu::cpu_state::{OperandWidth, operand_width};
 use vmm_core::kvm_sys_wrap::bindings::kvm_sregs;
 
 /// Layout of the registers in packets.
@@ -67,7 +67,7 @@ pub(super) const CONTROL: [DescribedRegister; 12] = [
 impl RegisterLayout {
     /// Returns the layout for the current mode of a vCPU, or the 64-bit one if `wide`: the guest's file has 64-bit code.
     pub(super) fn from_sregs(sregs: &kvm_sregs, wide: bool) -> Self {
-        Self { code: if wide { OperandWidth::Bits64 } else { OperandWidth::from_sregs(sregs) } }
+        Self { code: if wide { OperandWidth::Bits64 } else { operand_width(sregs) } }
     }
 
     /// Returns true if registers have 64 bits.

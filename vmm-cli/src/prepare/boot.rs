@@ -4,12 +4,11 @@
 //! which still win over those of the protocol. What a kernel is handed goes into memory like files of the guest's.
 
 use vmm_core::Gpa;
-use vmm_core::firmware::{self, MapKind};
+use vmm_core::firmware;
 use vmm_core::spec::mode::Mode;
 use vmm_core::spec::{MachineSpec, Register, virtio};
 use vmm_loader::boot::{
-    self, BootError, BootHandoff, BootInfo, BootOptions, BootPlan, MemoryMapEntry, OperandWidth, Protocol,
-    Rsdp,
+    self, BootError, BootHandoff, BootInfo, BootOptions, BootPlan, OperandWidth, Protocol, Rsdp,
 };
 use vmm_loader::{ElfOptions, NamedRange, flat};
 
@@ -140,7 +139,7 @@ pub(super) fn hand_over(
     if plan.protocol.is_plain() {
         return Ok(vec![Loaded::new(name, bytes, plan.image)]);
     }
-    let map = memory_map(machine);
+    let map = firmware::memory_map(machine);
     let taken: Vec<NamedRange> = loads.iter().flat_map(|file| file.plan.ranges()).collect();
     let rsdp = rsdp(machine);
     let command_line = command_line(config, machine, plan.is_linux);
@@ -164,10 +163,6 @@ pub(super) fn hand_over(
         plan.handoff(&bytes, &boot_info).map_err(|error| fail(&error, boot_help::help(&error)))?;
     boot.told = summary;
     for (register, value) in registers {
-        let Some(register) = Register::ALL.iter().copied().find(|known| known.name() == register.name())
-        else {
-            continue;
-        };
         if !machine.boot.registers.iter().any(|(given, _)| *given == register) {
             machine.boot.registers.push((register, value));
             boot.registers.push(register);
@@ -214,18 +209,6 @@ pub(super) fn note(config: &Config, protocol: Protocol) -> Option<Diagnostic> {
     let message = "there is no BIOS: an `int` of one finds an empty vector table";
     let note = config.error_at(&config.guest.key, message);
     Some(Diagnostic { severity: Severity::Warning, status: Status::Success, ..note })
-}
-
-/// The machine's memory map in the loader's words.
-fn memory_map(machine: &MachineSpec) -> Vec<MemoryMapEntry> {
-    let entry = |entry: firmware::MapEntry| {
-        let kind = match entry.kind {
-            MapKind::Usable => boot::MemoryMapKind::Usable,
-            MapKind::Reserved => boot::MemoryMapKind::Reserved,
-        };
-        MemoryMapEntry::new(entry.span.start().into(), entry.span.size(), kind)
-    };
-    firmware::memory_map(machine).into_iter().map(entry).collect()
 }
 
 /// The ACPI root pointer: 36 bytes since ACPI 2.0.

@@ -32,7 +32,7 @@ use vmm_core::kvm_sys_wrap::bindings::kvm_regs;
 use vmm_core::machine::Machine;
 use vmm_core::machine::end::{End, Verdict};
 use vmm_core::record::Recording;
-use vmm_core::spec::Register;
+use vmm_core::spec::{Register, RegisterFile};
 
 use crate::config::Config;
 use crate::expectations::Mismatch;
@@ -202,7 +202,7 @@ fn before(found: &autopsy::Autopsy, files: &Files) -> Vec<InstructionRow> {
 }
 
 fn line(past: &TracedInstruction, after: &kvm_regs, files: &Files) -> InstructionRow {
-    let differs = |register: &&Register| register.of(&past.regs) != register.of(after);
+    let differs = |register: &&Register| past.regs.get(**register) != after.get(**register);
     let changed =
         Register::ALL.iter().filter(|register| !matches!(register, Register::Rip | Register::Rflags));
     InstructionRow {
@@ -211,7 +211,7 @@ fn line(past: &TracedInstruction, after: &kvm_regs, files: &Files) -> Instructio
         text: summary::code(&past.bytes, past.width, past.linear),
         bytes: past.bytes.clone(),
         times: past.times,
-        changed: changed.filter(differs).map(|register| (register.name(), register.of(after))).collect(),
+        changed: changed.filter(differs).map(|register| (register.name(), after.get(*register))).collect(),
         raised: past
             .raised
             .as_ref()

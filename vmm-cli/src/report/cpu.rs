@@ -10,8 +10,8 @@ use vmm_core::kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
 use vmm_core::kvm_sys_wrap::{Gva, emulation_failure};
 use vmm_core::machine::Machine;
 use vmm_core::machine::end::End;
-use vmm_core::spec::Register;
 use vmm_core::spec::mode::Mode;
+use vmm_core::spec::{Register, RegisterFile};
 
 use crate::prepare::Files;
 
@@ -67,7 +67,7 @@ impl CpuReport {
             rip: linear,
             symbol: files.symbol_at(linear),
             code: refused.unwrap_or_else(|| code_at(machine, linear)),
-            registers: Register::ALL.iter().map(|register| (register.name(), register.of(&regs))).collect(),
+            registers: Register::ALL.iter().map(|register| (register.name(), regs.get(*register))).collect(),
             control: control(&regs, &sregs),
             segments: segments(&sregs),
             notes: notes(machine, end, &regs, &sregs),
@@ -82,7 +82,8 @@ impl CpuReport {
         let CpuState { regs, sregs } = state;
         self.rip = state.linear_rip();
         (self.symbol, self.code) = code.unwrap_or_default();
-        self.registers = Register::ALL.iter().map(|register| (register.name(), register.of(regs))).collect();
+        self.registers =
+            Register::ALL.iter().map(|register| (register.name(), regs.get(*register))).collect();
         self.control = control(regs, sregs);
         self.segments = segments(sregs);
         self.notes = Vec::new();

@@ -2,6 +2,7 @@
 
 use vmm_core::Gva;
 use vmm_core::snapshot::Snapshot;
+use vmm_core::spec::RegisterFile;
 use vmm_core::spec::{EntryPoint, MachineSpec};
 
 use crate::address_expr::AddressExpr;
@@ -41,7 +42,7 @@ pub(super) fn apply_to_snapshot(
     let base = snapshot.state().vcpus().next().map_or(0, |vcpu| vcpu.sregs.cs.base);
     Ok(snapshot.with_registers(|regs| {
         for (register, value) in &test.registers {
-            register.set(regs, *value);
+            regs.set(*register, *value);
         }
         regs.rip = target.map_or(regs.rip, |target| target.wrapping_sub(base));
     }))

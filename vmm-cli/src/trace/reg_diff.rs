@@ -8,7 +8,7 @@ use std::fmt;
 use serde::Serialize;
 use vmm_core::cpu::control_regs::{ControlBit, Cr0, Cr4, Efer, Rflags};
 use vmm_core::kvm_sys_wrap::bindings::{kvm_dtable, kvm_regs, kvm_segment, kvm_sregs};
-use vmm_core::spec::register::Register;
+use vmm_core::spec::{Register, RegisterFile};
 
 /// A register that changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -25,7 +25,7 @@ pub(crate) struct RegisterChange {
 /// Compares the general registers.
 pub(crate) fn diff_regs(old: &kvm_regs, new: &kvm_regs) -> Vec<RegisterChange> {
     let registers = Register::ALL.iter();
-    registers.filter_map(|register| change(register.name(), register.of(old), register.of(new))).collect()
+    registers.filter_map(|register| change(register.name(), old.get(*register), new.get(*register))).collect()
 }
 
 /// Compares the special registers.

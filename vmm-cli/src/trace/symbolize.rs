@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use vmm_core::cpu::cpu_state::{OperandWidth, linear_rip};
+use vmm_core::cpu::cpu_state::{OperandWidth, linear_rip, operand_width};
 use vmm_core::cpu::exit_counts::ExitKind;
 use vmm_core::disassembly::{Instruction, MAX_INSTRUCTION_LENGTH, code_at, decode, decode_all};
 use vmm_core::kvm_sys_wrap::Exit;
@@ -41,7 +41,7 @@ impl<'a> Symbolizer<'a> {
         if let Some(address) = self.instructions.get(&key) {
             return *address;
         }
-        let address = self.find(view, linear, OperandWidth::from_sregs(sregs)).unwrap_or(linear);
+        let address = self.find(view, linear, operand_width(sregs)).unwrap_or(linear);
         self.instructions.insert(key, address);
         address
     }

@@ -7,10 +7,22 @@ use crate::cpu::control_regs::{Cr0, Cr4, Efer, Rflags};
 
 pub use crate::spec::mode::OperandWidth;
 
+/// Returns the operand width that CS selects: its L bit counts in long mode only, its D bit decides otherwise (SDM vol. 3,
+/// 3.4.5).
+#[must_use]
+pub const fn operand_width(sregs: &kvm_sregs) -> OperandWidth {
+    let long = Efer::from_bits_retain(sregs.efer).contains(Efer::LMA);
+    match (sregs.cs.l, sregs.cs.db) {
+        (1.., _) if long => OperandWidth::Bits64,
+        (_, 0) => OperandWidth::Bits16,
+        (_, _) => OperandWidth::Bits32,
+    }
+}
+
 /// The linear address of the next instruction: CS.base + RIP, of which 16- and 32-bit code has 32 bits.
 #[must_use]
 pub const fn linear_rip(regs: &kvm_regs, sregs: &kvm_sregs) -> u64 {
-    match OperandWidth::from_sregs(sregs) {
+    match operand_width(sregs) {
         OperandWidth::Bits64 => regs.rip,
         OperandWidth::Bits16 | OperandWidth::Bits32 => sregs.cs.base.wrapping_add(regs.rip) & 0xffff_ffff,
     }
@@ -29,7 +41,7 @@ impl CpuState {
     /// The width of the code.
     #[must_use]
     pub const fn width(&self) -> OperandWidth {
-        OperandWidth::from_sregs(&self.sregs)
+        operand_width(&self.sregs)
     }
 
     /// The linear address of the next instruction.
@@ -117,14 +129,14 @@ mod tests {
     #[test]
     fn the_width_is_that_of_cs() {
         let mut sregs = kvm_sregs::default();
-        assert_eq!(OperandWidth::from_sregs(&sregs), OperandWidth::Bits16);
+        assert_eq!(operand_width(&sregs), OperandWidth::Bits16);
         sregs.cs.db = 1;
-        assert_eq!(OperandWidth::from_sregs(&sregs), OperandWidth::Bits32);
+        assert_eq!(operand_width(&sregs), OperandWidth::Bits32);
         // Without long mode the L bit means nothing.
         (sregs.cs.db, sregs.cs.l) = (0, 1);
-        assert_eq!(OperandWidth::from_sregs(&sregs), OperandWidth::Bits16);
+        assert_eq!(operand_width(&sregs), OperandWidth::Bits16);
         sregs.efer = (Efer::LME | Efer::LMA).bits();
-        assert_eq!(OperandWidth::from_sregs(&sregs), OperandWidth::Bits64);
+        assert_eq!(operand_width(&sregs), OperandWidth::Bits64);
         sregs.cs.base = 0x1_0000;
         let regs = kvm_regs { rip: 0x8000, ..Default::default() };
         assert_eq!(linear_rip(&regs, &sregs), 0x8000);

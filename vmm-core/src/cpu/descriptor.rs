@@ -13,7 +13,6 @@ use std::fmt;
 
 use kvm_sys_wrap::bindings::{kvm_segment, kvm_sregs};
 
-use crate::cpu::control_regs::Efer;
 use crate::spec::mode::{OperandWidth, Ring};
 
 /// Returns the segment registers and their names, in the order of reports.
@@ -29,20 +28,6 @@ pub const fn named_segments(sregs: &kvm_sregs) -> [(&'static str, &kvm_segment);
         ("TR", &sregs.tr),
         ("LDTR", &sregs.ldt),
     ]
-}
-
-impl OperandWidth {
-    /// Returns the operand width that CS selects: its L bit counts in long mode only, its D bit decides otherwise (SDM vol.
-    /// 3, 3.4.5).
-    #[must_use]
-    pub const fn from_sregs(sregs: &kvm_sregs) -> Self {
-        let long = Efer::from_bits_retain(sregs.efer).contains(Efer::LMA);
-        match (sregs.cs.l, sregs.cs.db) {
-            (1.., _) if long => Self::Bits64,
-            (_, 0) => Self::Bits16,
-            (_, _) => Self::Bits32,
-        }
-    }
 }
 
 /// Type of the task register's descriptor.

@@ -3,6 +3,8 @@
 //! On a machine without firmware tables all memory is usable. With them the map is that of a PC: 639 KiB, the extended BIOS data
 //! area, the window of graphics adapters (not listed), the BIOS area, and the rest from 1 MiB on.
 
+use vmm_loader::{MemoryMapEntry, MemoryMapKind};
+
 use crate::Gpa;
 use crate::devices::rtc::MemorySizes;
 use crate::spec::MachineSpec;
@@ -17,55 +19,44 @@ pub const BIOS_AREA: Gpa = Gpa(0xe_0000);
 /// End of the BIOS area.
 pub const ONE_MIB: Gpa = Gpa(0x10_0000);
 
-/// Entry of the memory map: a range and its kind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MapEntry {
-    /// Guest-physical range.
-    pub span: GpaRange,
-    /// Kind of the range.
-    pub kind: MapKind,
-}
-
-/// Kind of a range in the memory map.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum MapKind {
-    /// Usable memory. E820 type 1.
-    Usable,
-    /// Reserved for firmware, or read-only memory. E820 type 2.
-    Reserved,
-}
-
 /// Returns the memory map, sorted by address, without overlaps. Adjacent ranges of one kind are one entry.
 #[must_use]
-pub fn memory_map(spec: &MachineSpec) -> Vec<MapEntry> {
+pub fn memory_map(spec: &MachineSpec) -> Vec<MemoryMapEntry> {
     let firmware = if spec.devices.platform.has_tables() { firmware_ranges() } else { Vec::new() };
     let window = [GpaRange::between(GRAPHICS, BIOS_AREA)];
     let window = window.into_iter().flatten().filter(|_| !firmware.is_empty());
     let mut taken: Vec<GpaRange> = firmware.iter().copied().chain(window).collect();
     taken.sort();
 
-    let mut map: Vec<MapEntry> =
-        firmware.iter().map(|&span| MapEntry { span, kind: MapKind::Reserved }).collect();
+    let mut map: Vec<MemoryMapEntry> =
+        firmware.iter().map(|&range| entry(range, MemoryMapKind::Reserved)).collect();
     for region in &spec.memory {
-        let kind = if region.read_only { MapKind::Reserved } else { MapKind::Usable };
+        let kind = if region.read_only { MemoryMapKind::Reserved } else { MemoryMapKind::Usable };
         let Some(range) = GpaRange::new(region.address, region.size) else { continue };
-        map.extend(range.without(&taken).into_iter().map(|span| MapEntry { span, kind }));
+        map.extend(range.without(&taken).into_iter().map(|range| entry(range, kind)));
     }
-    map.sort_by_key(|entry| entry.span);
+    map.sort_by_key(|entry| entry.start);
     join(&map)
+}
+
+fn entry(range: GpaRange, kind: MemoryMapKind) -> MemoryMapEntry {
+    MemoryMapEntry::new(range.start().into(), range.size(), kind)
 }
 
 /// Returns the memory sizes that firmware leaves in CMOS memory.
 #[must_use]
 pub fn memory_sizes(spec: &MachineSpec) -> MemorySizes {
     let map = memory_map(spec);
-    let usable = || map.iter().filter(|entry| entry.kind == MapKind::Usable).map(|entry| entry.span);
+    let usable = || {
+        let entries = map.iter().filter(|entry| entry.kind == MemoryMapKind::Usable);
+        entries.filter_map(|entry| GpaRange::new(entry.start.into(), entry.size))
+    };
     let four_gib = Gpa(1 << 32);
-    let low = usable().find(|span| span.start() <= ONE_MIB && ONE_MIB < span.end());
-    let high = usable().filter_map(|span| span.intersection(GpaRange::between(four_gib, Gpa(u64::MAX))?));
+    let low = usable().find(|range| range.start() <= ONE_MIB && ONE_MIB < range.end());
+    let high = usable().filter_map(|range| range.intersection(GpaRange::between(four_gib, Gpa(u64::MAX))?));
     MemorySizes {
-        above_1m: low.map_or(0, |span| span.end().min(four_gib).0 - ONE_MIB.0),
-        above_4g: high.fold(0, |sum, span| sum + span.size()),
+        above_1m: low.map_or(0, |range| range.end().min(four_gib).0 - ONE_MIB.0),
+        above_4g: high.fold(0, |sum, range| sum + range.size()),
     }
 }
 
@@ -75,16 +66,11 @@ fn firmware_ranges() -> Vec<GpaRange> {
 }
 
 /// Joins adjacent entries of one kind.
-fn join(map: &[MapEntry]) -> Vec<MapEntry> {
-    let mut joined: Vec<MapEntry> = Vec::new();
+fn join(map: &[MemoryMapEntry]) -> Vec<MemoryMapEntry> {
+    let mut joined: Vec<MemoryMapEntry> = Vec::new();
     for entry in map {
-        let merged =
-            joined.last().filter(|last| last.kind == entry.kind && last.span.end() == entry.span.start());
-        match merged.and_then(|last| GpaRange::between(last.span.start(), entry.span.end())) {
-            Some(span) => {
-                joined.pop();
-                joined.push(MapEntry { span, kind: entry.kind });
-            }
+        match joined.last_mut().filter(|last| last.kind == entry.kind && last.end() == entry.start) {
+            Some(last) => last.size = last.size.saturating_add(entry.size),
             None => joined.push(*entry),
         }
     }
@@ -106,7 +92,11 @@ mod tests {
     }
 
     fn shown(spec: &MachineSpec) -> Vec<String> {
-        memory_map(spec).iter().map(|entry| format!("{} {:?}", entry.span, entry.kind)).collect()
+        let shown = |entry: &MemoryMapEntry| {
+            let (start, end) = (Gpa::from(entry.start), Gpa::from(entry.end()));
+            format!("{start}..{end} {:?}", entry.kind)
+        };
+        memory_map(spec).iter().map(shown).collect()
     }
 
     #[test]

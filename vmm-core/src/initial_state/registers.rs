@@ -12,7 +12,7 @@ use super::{StateProblem, real};
 use crate::cpu::control_regs::Rflags;
 use crate::layout::Layout;
 use crate::spec::mode::Mode;
-use crate::spec::{BootSpec, EntryPoint, Register};
+use crate::spec::{BootSpec, EntryPoint, Register, RegisterFile};
 
 /// Returns the general registers, and adds all problems with the presets to `problems`.
 pub(super) fn registers(boot: &BootSpec, layout: &Layout, problems: &mut Vec<StateProblem>) -> kvm_regs {
@@ -34,8 +34,9 @@ pub(super) fn registers(boot: &BootSpec, layout: &Layout, problems: &mut Vec<Sta
             problems.push(StateProblem::RegisterTwice(*register));
         }
         problems.extend(preset_problem(boot.mode, *register, *value));
-        if let Some(field) = field(&mut regs, *register) {
-            *field = *value;
+        // The entry decides RIP; a preset of it is a problem.
+        if *register != Register::Rip {
+            regs.set(*register, *value);
         }
     }
     regs.rflags |= Rflags::FIXED.bits();
@@ -59,43 +60,4 @@ fn preset_problem(mode: Mode, register: Register, value: u64) -> Option<StatePro
     let allowed = Rflags::all().difference(Rflags::VM);
     let refused = Rflags::from_bits_retain(value).difference(allowed);
     (register == Register::Rflags && !refused.is_empty()).then_some(StateProblem::Flags(refused))
-}
-
-impl Register {
-    /// Returns true if the register exists in 64-bit code only.
-    const fn is_64_bit_only(self) -> bool {
-        match self {
-            Self::R8 | Self::R9 | Self::R10 | Self::R11 | Self::R12 | Self::R13 | Self::R14 | Self::R15 => {
-                true
-            }
-            Self::Rax | Self::Rbx | Self::Rcx | Self::Rdx | Self::Rsi | Self::Rdi | Self::Rbp | Self::Rsp => {
-                false
-            }
-            Self::Rip | Self::Rflags => false,
-        }
-    }
-}
-
-/// Returns the field of a register; `None` for RIP, which the entry sets.
-fn field(regs: &mut kvm_regs, register: Register) -> Option<&mut u64> {
-    Some(match register {
-        Register::Rax => &mut regs.rax,
-        Register::Rbx => &mut regs.rbx,
-        Register::Rcx => &mut regs.rcx,
-        Register::Rdx => &mut regs.rdx,
-        Register::Rsi => &mut regs.rsi,
-        Register::Rdi => &mut regs.rdi,
-        Register::Rbp => &mut regs.rbp,
-        Register::Rsp => &mut regs.rsp,
-        Register::R8 => &mut regs.r8,
-        Register::R9 => &mut regs.r9,
-        Register::R10 => &mut regs.r10,
-        Register::R11 => &mut regs.r11,
-        Register::R12 => &mut regs.r12,
-        Register::R13 => &mut regs.r13,
-        Register::R14 => &mut regs.r14,
-        Register::R15 => &mut regs.r15,
-        Register::Rflags => &mut regs.rflags,
-        Register::Rip => return None,
-    })
 }

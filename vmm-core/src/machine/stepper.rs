@@ -17,7 +17,7 @@ use kvm_sys_wrap::bindings::kvm_sregs;
 use kvm_sys_wrap::{Exit, GuestDebug, Gva};
 use vm_memory::Bytes;
 
-use crate::cpu::cpu_state::OperandWidth;
+use crate::cpu::cpu_state::{OperandWidth, operand_width};
 use crate::machine::board::Board;
 use crate::machine::end::End;
 use crate::machine::error::Error;
@@ -32,7 +32,7 @@ pub(crate) const HLT: u8 = 0xf4;
 /// and fails when that is to be stepped.
 #[must_use]
 pub fn can_step(sregs: &kvm_sregs) -> bool {
-    let native = OperandWidth::from_sregs(sregs) == OperandWidth::Bits64 && sregs.cs.selector & 3 == 3;
+    let native = operand_width(sregs) == OperandWidth::Bits64 && sregs.cs.selector & 3 == 3;
     !(native && host::is_pvm())
 }
 

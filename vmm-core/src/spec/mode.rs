@@ -6,6 +6,8 @@ use std::fmt;
 
 use serde::Deserialize;
 
+pub use vmm_loader::OperandWidth;
+
 /// CPU mode of the vCPU when it executes the guest's first instruction (SDM vol. 3, 2.2 and figure 2-3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
 #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
@@ -93,29 +95,6 @@ impl Mode {
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
-    }
-}
-
-/// Width of operands and addresses unless a prefix changes it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum OperandWidth {
-    /// 16 bits: real mode, virtual-8086 mode and 16-bit segments.
-    Bits16,
-    /// 32 bits: segments with the D bit.
-    Bits32,
-    /// 64 bits: segments with the L bit in long mode, where base and limit are ignored.
-    Bits64,
-}
-
-impl OperandWidth {
-    /// Returns the width in bits: 16, 32 or 64.
-    #[must_use]
-    pub const fn bits(self) -> u32 {
-        match self {
-            Self::Bits16 => 16,
-            Self::Bits32 => 32,
-            Self::Bits64 => 64,
-        }
     }
 }
 

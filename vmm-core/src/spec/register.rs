@@ -1,39 +1,34 @@
-//! General registers, RIP and RFLAGS by name, for presets, expectations and reports.
+//! General registers, RIP and RFLAGS by name: the registers that a configuration can preset and check, and that a report
+//! shows.
 
 use kvm_sys_wrap::bindings::kvm_regs;
 
-macro_rules! registers {
+pub use vmm_loader::Register;
+
+/// Access to registers by name.
+pub trait RegisterFile {
+    /// Returns the value of a register.
+    fn get(&self, register: Register) -> u64;
+
+    /// Sets the value of a register.
+    fn set(&mut self, register: Register, value: u64);
+}
+
+macro_rules! register_file {
     ($($register:ident = $field:ident,)*) => {
-        /// Register of `struct kvm_regs`.
-        #[expect(missing_docs, reason = "the names say all")]
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub enum Register { $($register,)* }
-
-        impl Register {
-            /// All registers, in the order of reports.
-            pub const ALL: &'static [Self] = &[$(Self::$register,)*];
-
-            /// Returns the lower-case name used in configuration files and messages.
-            #[must_use]
-            pub const fn name(self) -> &'static str {
-                match self { $(Self::$register => stringify!($field),)* }
+        impl RegisterFile for kvm_regs {
+            fn get(&self, register: Register) -> u64 {
+                match register { $(Register::$register => self.$field,)* }
             }
 
-            /// Returns the register's value in `regs`.
-            #[must_use]
-            pub const fn of(self, regs: &kvm_regs) -> u64 {
-                match self { $(Self::$register => regs.$field,)* }
-            }
-
-            /// Sets the register's value in `regs`.
-            pub const fn set(self, regs: &mut kvm_regs, value: u64) {
-                match self { $(Self::$register => regs.$field = value,)* }
+            fn set(&mut self, register: Register, value: u64) {
+                match register { $(Register::$register => self.$field = value,)* }
             }
         }
     };
 }
 
-registers! {
+register_file! {
     Rax = rax,
     Rbx = rbx,
     Rcx = rcx,
@@ -61,12 +56,15 @@ mod tests {
     #[test]
     fn each_name_reads_its_own_field() {
         let regs = kvm_regs { rax: 1, r15: 2, rip: 3, rflags: 4, ..Default::default() };
-        let of = |name| Register::ALL.iter().find(|register| register.name() == name).map(|r| r.of(&regs));
-        assert_eq!([of("rax"), of("r15"), of("rip"), of("rflags")], [Some(1), Some(2), Some(3), Some(4)]);
-        assert_eq!(of("rbx"), Some(0));
+        let value = |name| {
+            let register = Register::ALL.iter().find(|register| register.name() == name);
+            register.map(|register| regs.get(*register))
+        };
+        assert_eq!(["rax", "r15", "rip", "rflags"].map(value), [Some(1), Some(2), Some(3), Some(4)]);
+        assert_eq!(value("rbx"), Some(0));
         let mut copy = kvm_regs::default();
         for register in Register::ALL {
-            register.set(&mut copy, register.of(&regs));
+            copy.set(*register, regs.get(*register));
         }
         assert_eq!(copy, regs);
     }

@@ -24,7 +24,7 @@ pub enum BootError {
     /// Image that cannot be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// File whose candidates have one problem each.
+    /// File with headers of boot protocols, each of which has a problem. Holds one error for each.
     #[error("nothing in it can be started: {}", join(.0))]
     NoUsableCandidate(Vec<Self>),
     /// User program for Linux, which makes system calls.

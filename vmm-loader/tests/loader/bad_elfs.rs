@@ -25,13 +25,22 @@ fn load(file: &[u8], base: Option<u64>, symbol: Option<&str>) -> Result<VirtAddr
     Ok(entry)
 }
 
-/// Invalid files: name, bytes, requested base, and symbol of the entry.
+/// Invalid file, or a valid one that is asked for something it does not have.
+struct BadFile {
+    name: String,
+    bytes: Vec<u8>,
+    /// Requested base address.
+    base: Option<u64>,
+    /// Symbol of the requested entry; `None` for the entry of the file.
+    symbol: Option<&'static str>,
+}
+
 #[derive(Default)]
-struct Cases(Vec<(String, Vec<u8>, Option<u64>, Option<&'static str>)>);
+struct Cases(Vec<BadFile>);
 
 impl Cases {
     fn bytes(&mut self, name: &str, bytes: Vec<u8>) {
-        self.0.push((name.to_owned(), bytes, None, None));
+        self.0.push(BadFile { name: name.to_owned(), bytes, base: None, symbol: None });
     }
 
     fn program(&mut self, name: &str, bits: Bits, change: impl FnOnce(&mut Image)) {
@@ -47,7 +56,7 @@ impl Cases {
     fn pie(&mut self, name: &str, bits: Bits, base: Option<u64>, change: impl FnOnce(&mut Image)) {
         let mut image = Image::pie(bits, 2);
         change(&mut image);
-        self.0.push((name.to_owned(), image.build(), base, None));
+        self.0.push(BadFile { name: name.to_owned(), bytes: image.build(), base, symbol: None });
     }
 
     /// Adds a static PIE whose dynamic section has DF_1_PIE and `entries`.
@@ -59,7 +68,7 @@ impl Cases {
 
     fn entry(&mut self, name: &str, symbol: &'static str, change: impl FnOnce(&mut Image)) {
         self.program64(name, change);
-        self.0.last_mut().unwrap().3 = Some(symbol);
+        self.0.last_mut().unwrap().symbol = Some(symbol);
     }
 }
 
@@ -165,7 +174,7 @@ fn dynamic(cases: &mut Cases) {
 
 fn base(cases: &mut Cases) {
     cases.program64("base for ET_EXEC", |_| {});
-    cases.0.last_mut().unwrap().2 = Some(0x4000);
+    cases.0.last_mut().unwrap().base = Some(0x4000);
     cases.pie("misaligned base", B64, Some(0x4008), |_| {});
     cases.pie("misaligned base below the first multiple", B64, Some(8), |_| {});
     cases.pie("base above 52 bits", B64, Some(1 << 52), |_| {});
@@ -242,8 +251,8 @@ fn each_bad_elf_has_its_message() {
         group(&mut cases);
     }
     let mut report = String::new();
-    for (name, file, base, symbol) in &cases.0 {
-        let error = load(file, *base, *symbol).expect_err(name);
+    for BadFile { name, bytes, base, symbol } in &cases.0 {
+        let error = load(bytes, *base, *symbol).expect_err(name);
         let message = error.to_string();
         assert!(!message.contains('\n') && !message.ends_with('.'), "{name}: {message}");
         assert!(!message.starts_with(|first: char| first.is_ascii_uppercase()), "{name}: {message}");

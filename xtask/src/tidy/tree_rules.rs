@@ -24,7 +24,7 @@ const STEPS: [&str; 12] = [
 const FORBIDDEN_DEPS: [(&str, &[&str]); 4] = [
     ("kvm-sys-wrap", &["vmm-core", "vmm-loader", "vmm-cli", "toml", "goblin", "clap"]),
     ("vmm-loader", &["kvm-sys-wrap", "kvm-ioctls", "kvm-bindings", "vmm-core", "vmm-cli", "toml", "clap"]),
-    ("vmm-core", &["kvm-ioctls", "vmm-loader", "vmm-cli", "toml", "goblin", "clap"]),
+    ("vmm-core", &["kvm-ioctls", "vmm-cli", "toml", "goblin", "linux-loader", "clap"]),
     ("xtask", &["kvm-sys-wrap", "vmm-core", "vmm-loader", "vmm-cli"]),
 ];
 

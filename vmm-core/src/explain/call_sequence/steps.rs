@@ -13,7 +13,7 @@ use crate::layout::{Layout, RangeOwner};
 use crate::machine::build::{self, BuildSteps};
 use crate::machine::host;
 use crate::spec::mode::{Mode, Ring};
-use crate::spec::register::Register;
+use crate::spec::register::{Register, RegisterFile};
 use crate::spec::{CpuidPolicy, MachineSpec, MemoryRegion};
 
 /// Returns the call sequence of a machine. `mapped` are the files that its guest maps ([`crate::machine::image::GuestImage::mapped`]), `state` its initial
@@ -343,7 +343,7 @@ fn registers(spec: &MachineSpec, state: &InitialState) -> SequenceStep {
         spec.boot.registers.iter().any(|(preset, _)| preset == *register)
             || matches!(register, Register::Rip | Register::Rsp | Register::Rflags)
     });
-    let general = presets.map(|register| number_field(register.name(), register.of(&state.regs))).collect();
+    let general = presets.map(|register| number_field(register.name(), state.regs.get(*register))).collect();
     SequenceStep::call(
         Call::SetRegs,
         ArgumentDirection::Into,
