@@ -1,10 +1,7 @@
-//! Instructions as text: what the CPU executes next, in the width that it has at that moment.
+//! Disassembly of guest code with iced-x86.
 //!
-//! The same bytes mean different things to a 16-, 32- and 64-bit CPU, and a guest changes its width as it goes. So the
-//! width is not taken from the configuration but from the segment that CS holds ([`operand_width`]).
-//!
-//! The text is in the syntax of NASM, lower case, with numbers in hexadecimal as in `mov al,[rsi+0x10]`. Decoding is
-//! the work of iced-x86; nothing here executes or judges anything.
+//! The operand width comes from CS ([`operand_width`]), not from the configuration, because a guest may change
+//! its mode. The text is in NASM syntax, lower case, with hexadecimal numbers, such as `mov al,[rsi+0x10]`.
 
 use crate::PAGE_SIZE;
 use std::fmt;
@@ -16,50 +13,50 @@ use vm_memory::Bytes;
 
 use crate::cpu::cpu_state::{OperandWidth, linear_rip, operand_width};
 
-/// No instruction is longer (SDM vol. 2, 2.3.11).
+/// Maximum length of an instruction in bytes (SDM vol. 2, 2.3.11).
 pub const MAX_INSTRUCTION_LENGTH: usize = 15;
 
-/// One decoded instruction.
+/// Decoded instruction.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Instruction {
-    /// Its address as it was given: the linear one in most uses.
+    /// Address that was passed to the decoder, usually the linear address.
     pub address: u64,
-    /// Its bytes, 1 to 15.
+    /// Bytes of the instruction, 1 to 15.
     pub bytes: Vec<u8>,
-    /// The width it was decoded in.
+    /// Operand width that it was decoded with.
     pub width: OperandWidth,
-    /// What it is, as in `out dx,al`.
+    /// Instruction in NASM syntax, such as `out dx,al`.
     pub text: String,
-    /// The address that a near jump or call goes to, or that an operand relative to RIP names.
+    /// Target of a near branch, or address of a RIP-relative operand.
     pub target: Option<u64>,
 }
 
 impl Instruction {
-    /// Its length in bytes, 1 to 15.
+    /// Returns the length in bytes, 1 to 15.
     #[must_use]
     pub fn length(&self) -> usize {
         self.bytes.len()
     }
 
-    /// The address of the one behind it.
+    /// Returns the address of the next instruction in memory.
     #[must_use]
-    pub fn next(&self) -> u64 {
+    pub fn next_address(&self) -> u64 {
         // At most 15.
         self.address.wrapping_add(u64::try_from(self.bytes.len()).unwrap_or(0))
     }
 }
 
-/// The text alone.
+/// Writes the instruction in NASM syntax.
 impl fmt::Display for Instruction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
 }
 
-/// Decodes the instruction that `bytes` begin with. `address` is where it lies: targets of jumps and addresses relative
-/// to RIP are computed from it.
+/// Decodes the instruction at the start of `bytes`. Branch targets and RIP-relative addresses are computed from `address`.
 ///
-/// `None` where the bytes are no instruction (the CPU would raise #UD), or only the beginning of one.
+/// Returns `None` if the bytes are not an instruction (the CPU would raise #UD) or only the beginning of one.
 #[must_use]
 pub fn decode(bytes: &[u8], width: OperandWidth, address: u64) -> Option<Instruction> {
     let mut decoder = Decoder::with_ip(width.bits(), bytes, address, DecoderOptions::NONE);
@@ -77,20 +74,22 @@ pub fn decode(bytes: &[u8], width: OperandWidth, address: u64) -> Option<Instruc
     Some(Instruction { address, bytes: bytes.get(..decoded.len())?.to_vec(), width, text, target })
 }
 
-/// The instructions that `bytes` consist of, up to the first that is none.
+/// Decodes consecutive instructions, up to the first bytes that do not decode.
 pub fn decode_all(bytes: &[u8], width: OperandWidth, address: u64) -> impl Iterator<Item = Instruction> {
     let (mut rest, mut at) = (bytes, address);
     std::iter::from_fn(move || {
         let instruction = decode(rest, width, at)?;
         rest = rest.get(instruction.length()..)?;
-        at = instruction.next();
+        at = instruction.next_address();
         Some(instruction)
     })
 }
 
-/// The bytes at a linear address: as many of `length` as are mapped to memory.
+/// Reads up to `length` bytes at a linear address, up to the first page that is not mapped to guest memory.
+///
+/// Uses `KVM_TRANSLATE` for each page.
 #[must_use]
-pub fn code_at(vcpu: &Vcpu, memory: &GuestMemory, linear: u64, length: usize) -> Vec<u8> {
+pub fn read_code(vcpu: &Vcpu, memory: &GuestMemory, linear: u64, length: usize) -> Vec<u8> {
     let mut code = vec![0; length];
     let mut done = 0;
     while let Some(rest) = code.get_mut(done..).filter(|rest| !rest.is_empty()) {
@@ -107,7 +106,9 @@ pub fn code_at(vcpu: &Vcpu, memory: &GuestMemory, linear: u64, length: usize) ->
     code
 }
 
-/// What the stopped vCPU executes next; `None` where no memory is mapped or no instruction is there.
+/// Decodes the next instruction of a stopped vCPU.
+///
+/// Returns `None` if no memory is mapped at RIP or the bytes are not an instruction.
 #[must_use]
 pub fn next_instruction(
     vcpu: &Vcpu,
@@ -116,10 +117,10 @@ pub fn next_instruction(
     sregs: &kvm_sregs,
 ) -> Option<Instruction> {
     let linear = linear_rip(regs, sregs);
-    decode(&code_at(vcpu, memory, linear, MAX_INSTRUCTION_LENGTH), operand_width(sregs), linear)
+    decode(&read_code(vcpu, memory, linear, MAX_INSTRUCTION_LENGTH), operand_width(sregs), linear)
 }
 
-/// How operands are written.
+/// Returns a formatter for lower-case NASM syntax with hexadecimal numbers.
 fn formatter() -> NasmFormatter {
     let mut formatter = NasmFormatter::new();
     let options = formatter.options_mut();
@@ -143,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_bytes_mean_what_the_width_says() {
+    fn the_width_selects_the_decoding() {
         let bytes = [0x48, 0xb8, 1, 0, 0, 0, 0, 0, 0, 0x80];
         assert_eq!(text(&bytes, OperandWidth::Bits16), "dec ax");
         assert_eq!(text(&bytes, OperandWidth::Bits32), "dec eax");
@@ -155,14 +156,17 @@ mod tests {
     #[test]
     fn jumps_and_rip_relative_operands_name_their_target() {
         let jump = decode(&[0xeb, 0xfe], OperandWidth::Bits32, 0x1000).unwrap();
-        assert_eq!((jump.text.as_str(), jump.target, jump.next()), ("jmp 0x1000", Some(0x1000), 0x1002));
+        assert_eq!(
+            (jump.text.as_str(), jump.target, jump.next_address()),
+            ("jmp 0x1000", Some(0x1000), 0x1002)
+        );
         let lea = decode(&[0x48, 0x8d, 0x35, 0x10, 0, 0, 0], OperandWidth::Bits64, 0x1000).unwrap();
         assert_eq!((lea.text.as_str(), lea.target), ("lea rsi,[rel 0x1017]", Some(0x1017)));
         assert_eq!(decode(&[0xee], OperandWidth::Bits16, 0).unwrap().target, None);
     }
 
     #[test]
-    fn what_is_no_instruction_is_none() {
+    fn invalid_bytes_decode_to_none() {
         assert_eq!(text(&[0x0f, 0xff], OperandWidth::Bits64), "none");
         assert_eq!(text(&[0x48, 0xb8, 1], OperandWidth::Bits64), "none");
         assert_eq!(text(&[], OperandWidth::Bits16), "none");

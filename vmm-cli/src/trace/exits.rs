@@ -171,7 +171,8 @@ impl<'a> ExitWatch<'a> {
     /// Returns true for the exit of a HLT that was not reported as a step.
     fn halts(&self, exit: &Exit, linear: u64) -> bool {
         let next = self.steps.as_ref().and_then(|steps| steps.next.as_ref());
-        matches!(exit, Exit::Hlt) && next.is_some_and(|next| next.text == "hlt" && next.next() == linear)
+        matches!(exit, Exit::Hlt)
+            && next.is_some_and(|next| next.text == "hlt" && next.next_address() == linear)
     }
 
     /// Writes a note about the instruction that the guest died in. It was not completed, so it is no step.

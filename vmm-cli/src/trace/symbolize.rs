@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use vmm_core::cpu::cpu_state::{OperandWidth, linear_rip, operand_width};
 use vmm_core::cpu::exit_counts::ExitKind;
-use vmm_core::disassembly::{Instruction, MAX_INSTRUCTION_LENGTH, code_at, decode, decode_all};
+use vmm_core::disassembly::{Instruction, MAX_INSTRUCTION_LENGTH, decode, decode_all, read_code};
 use vmm_core::kvm_sys_wrap::Exit;
 use vmm_core::kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
 use vmm_core::machine::observer::ExitView;
@@ -68,7 +68,7 @@ impl<'a> Symbolizer<'a> {
             } else {
                 return None;
             };
-        let code = |at, length| code_at(view.vcpu, view.memory, at, length);
+        let code = |at, length| read_code(view.vcpu, view.memory, at, length);
         let here = decode(&code(linear, MAX_INSTRUCTION_LENGTH), width, linear).filter(can_make);
         let before = self.before(linear, width, &code).filter(can_make);
         let is_port_write = matches!(view.exit, Exit::PioOut { .. });
@@ -98,7 +98,7 @@ impl<'a> Symbolizer<'a> {
         width: OperandWidth,
         code: &dyn Fn(u64, usize) -> Vec<u8>,
     ) -> Option<Instruction> {
-        let ends_here = |instruction: &Instruction| instruction.next() == linear;
+        let ends_here = |instruction: &Instruction| instruction.next_address() == linear;
         let last = linear.checked_sub(1)?;
         let start = self.files.code_start(last).filter(|start| linear - start <= MAX_CODE);
         if let Some(start) = start
