@@ -88,9 +88,9 @@ pub(crate) fn warnings(config: &Config, prepared: &Prepared) -> Vec<Diagnostic> 
         files.describe(linear).map_or_else(|| format!("{linear:#x}"), |name| format!("{linear:#x} <{name}>"))
     };
     let entry = at(registers.linear_rip());
-    let first = moment.first();
+    let first = moment.check_entry();
     match &first {
-        EntryCheck::Fine => {}
+        EntryCheck::Executable => {}
         EntryCheck::Zeros => list.push(warn(
             "guest",
             format!("there are only zeros at the entry {entry}: nothing is loaded there"),
@@ -98,7 +98,11 @@ pub(crate) fn warnings(config: &Config, prepared: &Prepared) -> Vec<Diagnostic> 
         )),
         EntryCheck::Fault(text, fault) => list.push(warn(
             "guest",
-            format!("the first instruction, `{text}` at {entry}, raises {}: {}", fault.mnemonic(), fault.why),
+            format!(
+                "the first instruction, `{text}` at {entry}, raises {}: {}",
+                fault.mnemonic(),
+                fault.reason
+            ),
             match machine.boot.ring {
                 Ring::Kernel => "no handler can exist yet, so this is a triple fault",
                 Ring::User => "ring 3 has no handler, so the run ends there",
@@ -106,7 +110,7 @@ pub(crate) fn warnings(config: &Config, prepared: &Prepared) -> Vec<Diagnostic> 
         )),
     }
     list.extend(stack(&moment, prepared).map(|(message, help)| warn("guest", message, help)));
-    let found = moment.reach(&functions(files, machine.boot.mode));
+    let found = moment.scan_reachable(&functions(files, machine.boot.mode));
     let off = !registers.cr4().contains(Cr4::OSFXSR) || registers.cr0().contains(Cr0::EM);
     let said = |linear| matches!(first, EntryCheck::Fault(..)) && linear == registers.linear_rip();
     if let (Reachability { sse: Some(spot), writes_cr4: false, .. }, true) = (&found, off)
@@ -138,13 +142,13 @@ pub(crate) fn warnings(config: &Config, prepared: &Prepared) -> Vec<Diagnostic> 
 /// Returns a message and help if the first push fails or overwrites something.
 fn stack(moment: &GuestState<'_>, prepared: &Prepared) -> Option<(String, &'static str)> {
     let top = moment.registers.linear_stack();
-    let gpa = match moment.push() {
+    let gpa = match moment.check_first_push() {
         Ok(gpa) => gpa,
         Err(fault) => {
             let message = format!(
                 "the stack pointer is {top:#x}, and a push there raises {}: {}",
                 fault.mnemonic(),
-                fault.why
+                fault.reason
             );
             return Some((message, "give another `stack`, or map memory there"));
         }

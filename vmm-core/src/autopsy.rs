@@ -1,25 +1,27 @@
-//! The autopsy of a guest that died or hangs: what it did last, and why that was its end.
+//! Post-mortem analysis of a run: the last instructions of a guest that crashed or hangs, and the cause.
 //!
-//! KVM says that a guest shut down, and no word more; on AMD hosts even its registers are gone by then. So the run is
-//! repeated: a machine is built again, led along the recorded exits ([`crate::record::replay`]), brought near the end, and
-//! single-stepped into it. The state before the last step is examined: which fault must this instruction raise, and why
-//! could nobody deliver it. A guest that hangs is examined the other way: its steps after the limit are sampled.
+//! `KVM_EXIT_SHUTDOWN` carries no reason, and on AMD hosts the vCPU's registers are already reset. Therefore a new machine
+//! replays the recorded exits ([`crate::record::replay`]) and is single-stepped into the end. The cause follows from the
+//! state before the last step: the exception that the instruction raises, and the failure of its delivery. For a guest that
+//! hangs, the steps after the limit are sampled.
 //!
 //! | file | step |
 //! |---|---|
-//! | `moment.rs` | registers and memory between two instructions; fetching and decoding |
-//! | `access.rs`, `segments.rs` | may the CPU touch this address, load this selector |
-//! | `faults.rs` with `operands.rs`, `system.rs`, `transfer.rs` | which fault the next instruction raises |
-//! | `fault.rs`, `delivery.rs`, `chain.rs` | a fault, its way through the IDT, and what follows when that fails |
-//! | `retrace.rs`, `judge.rs` | the end once more, and what to make of it |
-//! | `narrow.rs` | near the end of a long run, with kicks and checkpoints |
-//! | `trail.rs` | the last steps, one by one |
-//! | `hang.rs`, `refusal.rs` | loops, storms and waiting; what KVM cannot emulate |
-//! | `preflight.rs` | the same reasoning on a machine that did not run yet |
-//! | `words.rs`, `hang_words.rs`, `remarks.rs` | the cause in two or three sentences |
+//! | `fetch.rs` | instruction fetch and decoding |
+//! | `page_fault.rs`, `segments.rs` | checks of memory accesses and of selector loads |
+//! | `predict.rs` with `operands.rs`, `privileged.rs`, `control_transfer.rs` | exception that the next instruction raises |
+//! | `exception.rs`, `delivery.rs`, `exception_chain.rs` | exception, delivery through the IDT, and exceptions raised by a failed delivery |
+//! | `reexecute.rs`, `diagnose.rs` | replay of the end and the cause that follows from it |
+//! | `bisect.rs` | search for a point near the end of a long run, with kicks and checkpoints |
+//! | `instruction_trace.rs` | single-stepping with a trace of the last instructions |
+//! | `hang.rs`, `interrupt_storm.rs`, `emulation_failure.rs` | loops, storms and waiting; instructions that KVM cannot emulate |
+//! | `tables.rs` | stack, GDT and IDT for the report |
+//! | `preflight.rs` | the same checks on a machine before its first instruction |
+//! | `summary.rs`, `hang_summary.rs`, `notes.rs` | report texts |
 //!
-//! What is reasoned is held against what is seen: a predicted fault that does not happen is forgotten, and registers that
-//! the host kept are compared with those found. What could not be established is in the [notes](Autopsy::notes).
+//! Observed state overrides inferred state: a predicted exception that does not happen is dropped, and registers that the
+//! host kept are compared with those of the replay. The [notes](Autopsy::notes) list the facts that could not be
+//! established.
 
 mod bisect;
 mod control_transfer;
@@ -58,172 +60,176 @@ use crate::record::Recording;
 use crate::cpu::cpu_state::CpuState;
 use emulation_failure::EmulationFailure;
 use exception_chain::ExceptionChain;
-use hang::Hang;
+use hang::HangKind;
 use instruction_trace::{DeliveredException, TracedInstruction};
-pub use tables::{StackWord, Tables};
+pub use tables::{DescriptorTables, StackWord};
 
-/// What a guest died of.
+/// Result of the post-mortem analysis of a run.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Autopsy {
-    /// How the run ended.
+    /// End of the run.
     pub end: End,
-    /// The cause.
+    /// Cause of the end.
     pub cause: Cause,
-    /// The registers before the instruction that ended the run.
+    /// Registers before the instruction that ended the run. `None` if they are not known.
     pub registers: Option<CpuState>,
-    /// That instruction; its bytes are missing where it could not be fetched.
-    pub instruction: Option<Code>,
-    /// The last instructions before it, the oldest first.
-    pub before: Vec<TracedInstruction>,
+    /// Instruction that ended the run. Its bytes are empty if it could not be fetched.
+    pub instruction: Option<InstructionBytes>,
+    /// Last instructions before the one that ended the run, oldest first.
+    pub previous_instructions: Vec<TracedInstruction>,
     /// Exceptions whose handlers had not returned, outermost first.
-    pub open: Vec<DeliveredException>,
-    /// The exceptions that the last instruction led to.
+    pub active_exceptions: Vec<DeliveredException>,
+    /// Exceptions raised by the last instruction and by their failed deliveries.
     pub chain: Option<ExceptionChain>,
-    /// The words on top of the stack.
+    /// Words at the top of the stack.
     pub stack: Vec<StackWord>,
-    /// GDT and IDT as they were found.
-    pub tables: Option<Tables>,
-    /// What else was noticed, and what could not be established.
+    /// GDT and IDT before the end.
+    pub tables: Option<DescriptorTables>,
+    /// Further observations, and facts that could not be established.
     pub notes: Vec<AutopsyNote>,
-    /// How the state before the end was obtained.
-    pub source: Source,
-    /// How long it took.
+    /// Origin of the state before the end.
+    pub source: StateSource,
+    /// Duration of the analysis.
     pub elapsed: Duration,
 }
 
-/// The cause of an end.
+/// Cause of an end.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub enum Cause {
-    /// An exception; the chain says the rest.
+    /// Exception. [`Autopsy::chain`] has the details.
     Exception,
-    /// An instruction that KVM could not execute.
-    Refused(EmulationFailure),
-    /// Code was to be fetched from where no memory is.
-    NoCode,
-    /// The CPU refused the state.
+    /// Instruction that KVM could not execute.
+    EmulationFailure(EmulationFailure),
+    /// Instruction fetch from a guest-physical address without memory.
+    UnmappedFetch,
+    /// VM entry failed because of an invalid guest state (`KVM_EXIT_FAIL_ENTRY`).
     FailEntry {
-        /// The hardware's reason.
+        /// Hardware-specific entry failure reason.
         reason: u64,
     },
-    /// HLT.
+    /// HLT that nothing ends.
     Halt {
-        /// Whether interrupts were on.
+        /// True if RFLAGS.IF was set.
         interrupts: bool,
     },
-    /// It did not end.
-    Hang(Box<Hang>),
-    /// An access to nothing, where that is not allowed.
+    /// The guest was stopped by a limit.
+    Hang(Box<HangKind>),
+    /// Access to an unmapped port or address where the machine does not allow it.
     UnmappedAccess(UnmappedAccess),
-    /// The guest ended the run itself.
-    Ended,
-    /// Not found.
+    /// End requested by the guest itself.
+    GuestExit,
+    /// Cause not found.
     Unknown,
 }
 
-/// An instruction in memory.
+/// Bytes of an instruction in guest memory.
 #[derive(Debug, Clone)]
-pub struct Code {
-    /// Its linear address.
+pub struct InstructionBytes {
+    /// Linear address.
     pub linear: u64,
-    /// Its bytes; empty where they could not be fetched.
+    /// Bytes of the instruction. Empty if they could not be fetched.
     pub bytes: Vec<u8>,
-    /// The width of the code.
+    /// Operand width of the code.
     pub width: OperandWidth,
 }
 
-/// How the state before the end was obtained.
+/// Origin of the state before the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
-    /// By running the guest again and stepping into the end.
+#[non_exhaustive]
+pub enum StateSource {
+    /// Replay of the run, single-stepped into the end.
     Replay {
-        /// Exits that were replayed.
+        /// Number of replayed exits.
         exits: u64,
-        /// Single steps.
+        /// Number of single steps.
         steps: u64,
     },
-    /// From the registers at the end.
-    Registers,
-    /// From the frame that the CPU pushed.
-    Frame,
+    /// Registers of the vCPU at the end.
+    FinalRegisters,
+    /// Exception frame that the CPU pushed.
+    ExceptionFrame,
 }
 
-/// Something noticed.
+/// Observation of an autopsy, or a reason why something is not known.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub enum AutopsyNote {
-    /// The guest left the recorded run when it was run again.
+    /// The replay diverged from the recorded run.
     Diverged(Divergence),
     /// The guest read a clock or random numbers, so another run may differ.
-    Unrepeatable {
-        /// What it read.
+    NonDeterministic {
+        /// Source that it read.
         what: &'static str,
-        /// Where.
+        /// Linear address of the instruction.
         at: u64,
     },
-    /// Time was up.
+    /// The time budget was used up before the end was reached.
     OutOfTime(Duration),
-    /// The record of the run is not complete.
-    Overflowed {
-        /// Exits in it.
+    /// The recording holds only some of the exits.
+    RecordingIncomplete {
+        /// Exits in the recording.
         recorded: u64,
         /// Exits of the run.
         seen: u64,
     },
-    /// Single steps do not work here.
-    NoSteps,
-    /// A device changed what is outside of the machine, or took what is not recorded, so the run was not repeated.
+    /// This host cannot single-step the guest's code.
+    SingleStepUnsupported,
+    /// A device had effects outside of the machine or input that is not recorded, so the run was not replayed.
     ExternalSideEffect {
-        /// Its name.
+        /// Name of the device.
         device: &'static str,
     },
-    /// Several vCPUs ran at the same time, which cannot be had again.
+    /// Several vCPUs ran concurrently, which cannot be replayed.
     MultipleVcpus {
-        /// The one that ended the run.
+        /// Number of the vCPU that ended the run.
         vcpu: u64,
     },
-    /// The host kept the registers, and they are those found.
-    Confirmed,
-    /// The host kept the registers, and they differ from those found.
-    Contradicted {
-        /// The instruction pointer that the host kept, linear.
-        kept: u64,
+    /// Registers kept by the host agree with the replay.
+    RegistersConfirmed,
+    /// Registers kept by the host differ from the replay.
+    RegistersDiffer {
+        /// Linear instruction pointer that the host kept.
+        host_rip: u64,
     },
-    /// Who wrote something that turned out to be wrong.
-    Writer {
-        /// What was written.
+    /// Last write to an entry that caused the end.
+    LastWriter {
+        /// Kind of the entry.
         what: &'static str,
-        /// The instruction.
+        /// Instruction that wrote it.
         by: TracedInstruction,
-        /// How many instructions before the end.
+        /// Number of instructions between the write and the end.
         ago: u64,
-        /// Whether it was a push, call or the like.
+        /// True if the instruction pushes on the stack.
         stack: bool,
     },
     /// CR3 was loaded by one of the last instructions.
-    RootChanged {
-        /// The instruction.
+    Cr3Changed {
+        /// Instruction that loaded it.
         by: TracedInstruction,
-        /// The value of CR3.
+        /// New value of CR3.
         cr3: u64,
     },
-    /// The CPU executes something of ours that is not code.
+    /// RIP points into a table that the machine made.
     RipInTable {
-        /// What it is.
+        /// Name of the table.
         part: &'static str,
-        /// The last jump, and how many instructions before the end it was.
+        /// Last jump, and the number of instructions between it and the end.
         jump: Option<(TracedInstruction, u64)>,
     },
-    /// The stack pointer points into something of ours.
+    /// RSP points into a table that the machine made. The value is the name of the table.
     RspInTable(&'static str),
-    /// The guest came to another end when it was run again.
-    OtherEnd(End),
-    /// The host failed.
+    /// The replay came to a different end.
+    DifferentEnd(End),
+    /// Error of the host during the analysis.
     HostError(String),
 }
 
-/// Examines a run that ended. `build` gives the machine as it was at the start, on every call, with a console that goes
-/// nowhere.
+/// Examines a run that ended.
 ///
-/// Never fails: what goes wrong on the way is noted, and the report says what is known.
+/// `build` returns a new machine in its state before the run, with a console whose output is discarded. `budget` limits the
+/// time of the replay. Errors on the way become [`AutopsyNote::HostError`].
 pub fn examine(
     ended: &Machine,
     end: &End,
@@ -237,18 +243,18 @@ pub fn examine(
         cause: Cause::Unknown,
         registers: None,
         instruction: None,
-        before: Vec::new(),
-        open: Vec::new(),
+        previous_instructions: Vec::new(),
+        active_exceptions: Vec::new(),
         chain: None,
         stack: Vec::new(),
         tables: None,
         notes: Vec::new(),
-        source: Source::Registers,
+        source: StateSource::FinalRegisters,
         elapsed: Duration::ZERO,
     };
     let result = match end.class() {
-        EndClass::Stopped => autopsy.of_hang(ended, build, budget),
-        EndClass::Finished | EndClass::Failed => autopsy.of_end(ended, recording, build, budget),
+        EndClass::Stopped => autopsy.examine_hang(ended, build, budget),
+        EndClass::Finished | EndClass::Failed => autopsy.examine_end(ended, recording, build, budget),
     };
     if let Err(error) = result {
         autopsy.notes.push(AutopsyNote::HostError(error.to_string()));

@@ -1,13 +1,13 @@
-//! Runs on a real KVM that are had again: replay, checkpoints, and the autopsy of guests that died.
+//! Replay, checkpoints and autopsies on KVM.
 //!
-//! A test that cannot run on some kind of host says so with a line `skipped: REASON`.
+//! A test that cannot run on a host prints `skipped: REASON`.
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
 use std::io;
 use std::time::Duration;
 
 use vm_memory::Bytes;
-use vmm_core::autopsy::{Autopsy, AutopsyNote, Cause, Source, examine};
+use vmm_core::autopsy::{Autopsy, AutopsyNote, Cause, StateSource, examine};
 use vmm_core::devices::console::{Console, Input, Output};
 use vmm_core::machine::Machine;
 use vmm_core::machine::end::End;
@@ -23,7 +23,7 @@ const CODE: u64 = 0x8000;
 const MEMORY: u64 = 2 << 20;
 const BUDGET: Duration = Duration::from_secs(30);
 
-/// Input that is never the same twice.
+/// Console input in which each byte differs from the previous one.
 struct Counting(u8);
 
 impl Input for Counting {
@@ -39,7 +39,7 @@ impl Input for Counting {
     }
 }
 
-/// The guest `code` in `mode`, with input that begins with `input`.
+/// Builds a machine for `code` in `mode`. The console input starts after `input`.
 fn build(mode: Mode, code: &[u8], input: u8) -> Result<Machine, Error> {
     let mut spec = MachineSpec::new(mode, MEMORY, EntryPoint::Address(Gva(CODE)));
     spec.limits.time = Some(Duration::from_secs(120));
@@ -49,7 +49,7 @@ fn build(mode: Mode, code: &[u8], input: u8) -> Result<Machine, Error> {
     Machine::build(&Kvm::open().unwrap(), spec, &guest, console)
 }
 
-/// A run with its record.
+/// Runs a guest and records its exits.
 fn run(mode: Mode, code: &[u8]) -> (Machine, End, Recording) {
     let mut machine = build(mode, code, 0).unwrap();
     let mut recording = Recording::new();
@@ -88,7 +88,7 @@ const READER: &[u8] = &[
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn a_replay_reads_what_was_read_whatever_comes_now() {
+fn a_replay_answers_reads_from_the_recording() {
     let (machine, end, recording) = run(Mode::Long, READER);
     assert_eq!((end, recording.exits()), (End::Halt { interrupts: false }, 201));
     let other_input = || build(Mode::Long, READER, 99);
@@ -102,10 +102,10 @@ fn a_replay_reads_what_was_read_whatever_comes_now() {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn a_run_goes_on_from_a_mark_as_it_did_the_first_time() {
+fn a_replay_from_a_mark_is_the_same_as_the_first_one() {
     let (machine, _, recording) = run(Mode::Long, READER);
     let mut replayer = Replayer::new(|| build(Mode::Long, READER, 3), &recording).unwrap();
-    // Behind a read whose answer is not in its register yet.
+    // After a read whose result is not in its register yet.
     assert_eq!(replayer.replay_to(117).unwrap(), Replayed::Served);
     let mark = replayer.mark().unwrap();
     let regs = replayer.machine().vcpu().regs().unwrap();
@@ -120,8 +120,8 @@ fn a_run_goes_on_from_a_mark_as_it_did_the_first_time() {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn what_devices_write_to_memory_survives_a_mark() {
-    // The arguments' buffer length is set before the mark, the call comes behind it: LENGTH at 0x514, EXIT_STATS at 0x518.
+fn device_writes_to_memory_survive_a_return_to_a_mark() {
+    // The arguments' buffer length is set before the mark, the call follows it: LENGTH at 0x514, EXIT_STATS at 0x518.
     let code = [
         0xb8, 200, 0, 0, 0, // mov eax,200
         0x66, 0xba, 0x14, 0x05, // mov dx,0x514
@@ -143,36 +143,38 @@ fn what_devices_write_to_memory_survives_a_mark() {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn a_guest_that_looks_at_the_clock_leaves_the_trail() {
+fn a_guest_that_reads_the_clock_diverges() {
     // rdtsc; out 0xe9,eax; three times more; ud2
     let mut code = [0x0f, 0x31, 0xe7, 0xe9].repeat(4);
     code.extend([0x0f, 0x0b]);
     let found = autopsy(Mode::Long, &code);
     assert!(found.notes.iter().any(|note| matches!(note, AutopsyNote::Diverged(_))), "{:?}", found.notes);
-    // A host that keeps the registers still shows the place.
+    // A host that keeps the registers still shows the instruction.
     match found.source {
-        Source::Registers if found.registers.is_some() => assert!(summary(&found).contains("`ud2`")),
-        Source::Registers => assert!(summary(&found).contains("could not be established")),
-        Source::Replay { .. } | Source::Frame => panic!("{:?}", found.source),
+        StateSource::FinalRegisters if found.registers.is_some() => {
+            assert!(summary(&found).contains("`ud2`"));
+        }
+        StateSource::FinalRegisters => assert!(summary(&found).contains("could not be established")),
+        StateSource::Replay { .. } | StateSource::ExceptionFrame | _ => panic!("{:?}", found.source),
     }
 }
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn a_long_way_since_the_last_exit_is_narrowed() {
+fn a_long_run_after_the_last_exit_is_bisected() {
     // out 0xe9,al; mov ecx,30000; again: dec ecx; jnz again; div cl
     let code = [0xe6, 0xe9, 0xb9, 0x30, 0x75, 0x00, 0x00, 0xff, 0xc9, 0x75, 0xfc, 0xf6, 0xf1];
     let found = autopsy(Mode::Protected, &code);
     assert!(matches!(found.cause, Cause::Exception), "{found:?}");
     assert!(summary(&found).starts_with("`div cl` at 0x800b raised #DE"), "{}", summary(&found));
-    assert_eq!(found.before.len(), 32, "what led there is seen too");
-    let Source::Replay { steps, .. } = found.source else { panic!("{:?}", found.source) };
+    assert_eq!(found.previous_instructions.len(), 32, "the instructions before the end are traced too");
+    let StateSource::Replay { steps, .. } = found.source else { panic!("{:?}", found.source) };
     assert!(steps < 20_000, "{steps}");
 }
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn exceptions_that_are_handled_are_followed() {
+fn handled_exceptions_are_traced() {
     // Real mode: the vector of #UD leads to a handler that divides by zero; the vector of #DE leads nowhere, and there is
     // no limit that would stop it: it leads to a second handler with HLT.
     let code = [
@@ -188,15 +190,18 @@ fn exceptions_that_are_handled_are_followed() {
         0xf4, // 0x801c: hlt
     ];
     let found = autopsy(Mode::Real, &code);
-    let raised: Vec<u8> =
-        found.before.iter().filter_map(|past| Some(past.raised.as_ref()?.fault.vector)).collect();
-    assert_eq!((raised, found.open.len()), (vec![6, 0], 2), "{found:?}");
+    let raised: Vec<u8> = found
+        .previous_instructions
+        .iter()
+        .filter_map(|past| Some(past.raised.as_ref()?.fault.vector))
+        .collect();
+    assert_eq!((raised, found.active_exceptions.len()), (vec![6, 0], 2), "{found:?}");
     assert_eq!(found.instruction.as_ref().unwrap().linear, 0x801c);
 }
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn a_record_that_is_not_complete_is_not_used() {
+fn an_incomplete_recording_is_not_replayed() {
     let code = [0xe6, 0xe9, 0xe6, 0xe9, 0x0f, 0x0b];
     let mut machine = build(Mode::Long, &code, 0).unwrap();
     let mut recording = Recording::with_limit(10);
@@ -204,7 +209,7 @@ fn a_record_that_is_not_complete_is_not_used() {
     assert!(recording.overflowed());
     let found = examine(&machine, &end, &recording, &|| build(Mode::Long, &code, 0), BUDGET);
     assert!(
-        matches!(found.notes.as_slice(), [AutopsyNote::Overflowed { recorded: 1, seen: 3 }]),
+        matches!(found.notes.as_slice(), [AutopsyNote::RecordingIncomplete { recorded: 1, seen: 3 }]),
         "{:?}",
         found.notes
     );
@@ -212,7 +217,7 @@ fn a_record_that_is_not_complete_is_not_used() {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn whatever_a_guest_is_made_of_its_end_gets_a_sentence() {
+fn random_guests_get_a_summary() {
     let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
     let mut random = || {
         // xorshift64: the same guests in every run.
@@ -236,7 +241,7 @@ fn whatever_a_guest_is_made_of_its_end_gets_a_sentence() {
         let found = examine(&machine, &end, &recording, &build, Duration::from_secs(3));
         let text = summary(&found);
         assert!(text.ends_with('.'), "guest {number}, {mode}: {text}");
-        // The budget is kept, give or take what a busy machine adds.
+        // The limit is generous for busy machines.
         assert!(found.elapsed < Duration::from_secs(60), "guest {number}, {mode}: {:?}", found.elapsed);
         println!("{number} {mode}: {text}");
     }

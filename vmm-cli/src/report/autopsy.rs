@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use vmm_core::Kvm;
-use vmm_core::autopsy::delivery::{DeliveryOutcome, GateFound};
+use vmm_core::autopsy::delivery::{DeliveryOutcome, IdtEntry};
 use vmm_core::autopsy::exception_chain::ChainLink;
 use vmm_core::autopsy::instruction_trace::TracedInstruction;
 use vmm_core::autopsy::{self, Cause, summary};
@@ -163,7 +163,7 @@ fn render(found: &autopsy::Autopsy, files: &Files) -> AutopsyReport {
     let instruction = found.instruction.as_ref().map(|code| InstructionRow {
         address: code.linear,
         name: names(code.linear),
-        text: summary::code(&code.bytes, code.width, code.linear),
+        text: summary::disassemble(&code.bytes, code.width, code.linear),
         bytes: code.bytes.clone(),
         times: 1,
         changed: BTreeMap::new(),
@@ -171,14 +171,18 @@ fn render(found: &autopsy::Autopsy, files: &Files) -> AutopsyReport {
     });
     AutopsyReport {
         cause: found.summary(&names),
-        source: found.provenance(),
+        source: found.describe_source(),
         instruction,
         before: before(found, files),
         exceptions: links.map(exception).collect(),
         stack: found
             .stack
             .iter()
-            .map(|word| StackWord { address: word.at, value: word.value, name: files.symbol_at(word.value) })
+            .map(|word| StackWord {
+                address: word.address,
+                value: word.value,
+                name: files.symbol_at(word.value),
+            })
             .collect(),
         gdt: found.tables.as_ref().map(|tables| {
             let entry =
@@ -186,19 +190,19 @@ fn render(found: &autopsy::Autopsy, files: &Files) -> AutopsyReport {
             table(tables.gdt, tables.descriptors.iter().map(entry).collect())
         }),
         idt: found.tables.as_ref().map(|tables| table(tables.idt, gate_lines(&tables.gates))),
-        notes: found.remarks(&names),
+        notes: found.describe_notes(&names),
         elapsed_ns: found.elapsed.as_nanos(),
         registers: found.registers,
         symbol: found.instruction.as_ref().and_then(|code| files.symbol_at(code.linear)),
-        short: matches!(found.cause, Cause::Ended | Cause::Halt { .. }),
+        short: matches!(found.cause, Cause::GuestExit | Cause::Halt { .. }),
     }
 }
 
 /// Returns the previous instructions, each with the registers that it changed.
 fn before(found: &autopsy::Autopsy, files: &Files) -> Vec<InstructionRow> {
-    let after = found.before.iter().skip(1).map(|past| past.regs);
+    let after = found.previous_instructions.iter().skip(1).map(|past| past.regs);
     let after = after.chain(found.registers.map(|registers| registers.regs));
-    found.before.iter().zip(after).map(|(past, after)| line(past, &after, files)).collect()
+    found.previous_instructions.iter().zip(after).map(|(past, after)| line(past, &after, files)).collect()
 }
 
 fn line(past: &TracedInstruction, after: &kvm_regs, files: &Files) -> InstructionRow {
@@ -208,9 +212,9 @@ fn line(past: &TracedInstruction, after: &kvm_regs, files: &Files) -> Instructio
     InstructionRow {
         address: past.linear,
         name: files.describe(past.linear),
-        text: summary::code(&past.bytes, past.width, past.linear),
+        text: summary::disassemble(&past.bytes, past.width, past.linear),
         bytes: past.bytes.clone(),
-        times: past.times,
+        times: past.repetitions,
         changed: changed.filter(differs).map(|register| (register.name(), after.get(*register))).collect(),
         raised: past
             .raised
@@ -220,10 +224,10 @@ fn line(past: &TracedInstruction, after: &kvm_regs, files: &Files) -> Instructio
 }
 
 /// Formats gates. Adjacent gates with the same target share a line.
-fn gate_lines(gates: &[(u8, GateFound)]) -> Vec<String> {
-    let shown = |gate: &GateFound| match gate {
-        GateFound::Gate { gate, .. } => gate.to_string(),
-        GateFound::Vector { segment, offset, .. } => format!("{segment:04x}:{offset:04x}"),
+fn gate_lines(gates: &[(u8, IdtEntry)]) -> Vec<String> {
+    let shown = |gate: &IdtEntry| match gate {
+        IdtEntry::Gate { gate, .. } => gate.to_string(),
+        IdtEntry::Vector { segment, offset, .. } => format!("{segment:04x}:{offset:04x}"),
     };
     let rows = gates.chunk_by(|(first, one), (second, other)| {
         first.checked_add(1) == Some(*second) && shown(one) == shown(other)
@@ -241,9 +245,9 @@ fn exception(link: &ChainLink) -> ExceptionRow {
     ExceptionRow {
         vector: fault.vector,
         name: fault.name(),
-        why: fault.why.clone(),
+        why: fault.reason.clone(),
         error_code: fault.error_code,
-        error_code_words: fault.error_code_words(),
+        error_code_words: fault.describe_error_code(),
         address: fault.address,
         walk: fault
             .walk
@@ -255,7 +259,7 @@ fn exception(link: &ChainLink) -> ExceptionRow {
             DeliveryOutcome::Handler(handler) => {
                 format!("delivered to {:#x}:{:#x}", handler.selector, handler.offset)
             }
-            DeliveryOutcome::Failed(failure) => format!("not delivered: {}", failure.why),
+            DeliveryOutcome::Failed(failure) => format!("not delivered: {}", failure.reason),
             DeliveryOutcome::TaskSwitch => "a task gate, which is not followed here".to_owned(),
         },
     }

@@ -1,10 +1,9 @@
-//! Narrowing: from the last exit of a run to a few hundred instructions before its end.
+//! Moves a replay from the last exit of a run to a few hundred instructions before its end.
 //!
-//! Between its last exit and its end a guest may execute billions of instructions, far too many to look at one by one. So
-//! the machine runs freely and is kicked now and then; each time it is remembered whole. When the run ends, the places
-//! that were remembered last are near it, and from there it goes on with shorter times between the kicks. In the last
-//! round the time is kept at the border where the guest just gets to run at all. From then on blind steps take over:
-//! single steps without a look at the state, which is what makes steps slow.
+//! Between its last exit and its end a guest may execute billions of instructions, too many to single-step. So the machine
+//! runs freely and is kicked at intervals, and each kick saves a replay mark. When the run ends, the replay returns to one
+//! of the last marks and repeats this with a shorter interval. The last pass adapts the interval to the shortest one in
+//! which the guest makes progress. Then single steps without decoding, which are cheaper than traced ones, reach the end.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -12,103 +11,110 @@ use std::time::Duration;
 use kvm_sys_wrap::KickTimer;
 
 use crate::machine::error::Error;
+use crate::machine::host::is_pvm;
 use crate::record::replay::{ReplayMark, ReplayStep, Replayed, Replayer};
 
-/// Times between kicks of the coarse rounds.
-const COARSE: [Duration; 2] = [Duration::from_millis(20), Duration::from_micros(2500)];
-/// The time between kicks that the last round begins with.
-const FINE: Duration = Duration::from_micros(30);
-/// After this many kicks the last round hurries.
-const MANY: u32 = 150;
-/// How many places are remembered in the last round, and in the others.
-const FINE_PLACES: usize = 12;
-const COARSE_PLACES: usize = 2;
-/// Blind steps between two places that are remembered.
-const STRIDE: u64 = 400;
-/// With fewer steps to the end a place is too near: what led to the end is to be seen too.
-const TOO_NEAR: u64 = 64;
+/// Kick intervals of the coarse passes.
+const COARSE_INTERVALS: [Duration; 2] = [Duration::from_millis(20), Duration::from_micros(2500)];
+/// Kick interval at the start of the last pass.
+const FINE_INTERVAL: Duration = Duration::from_micros(30);
+/// Kicks after which the interval of the last pass no longer shrinks.
+const MAX_SHRINKING_KICKS: u32 = 150;
+/// Marks that the last pass keeps.
+const MAX_FINE_MARKS: usize = 12;
+/// Marks that a coarse pass keeps.
+const MAX_COARSE_MARKS: usize = 2;
+/// Single steps between two marks.
+const STEPS_PER_MARK: u64 = 400;
+/// Least number of steps from a mark to the end: the trace also shows the instructions before the end.
+const MIN_STEPS_TO_END: u64 = 64;
 
-/// What narrowing came to.
+/// Result of the bisection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Bisection {
-    /// The replay stands near the end.
+    /// The replay is stopped near the end.
     Near,
-    /// The replay left the recorded run.
+    /// The replay diverged from the recorded run.
     Diverged,
-    /// Time is up.
+    /// The time budget of the replay is used up.
     OutOfTime,
 }
 
-/// How a round waits for its kicks.
+/// Interval between the kicks of a pass.
 #[derive(Clone, Copy)]
-enum Pace {
-    /// Always the same time.
-    Even(Duration),
-    /// Shorter after a kick that came late, longer after one that came before the guest did anything.
-    Creeping(Duration, u32),
+enum KickInterval {
+    /// Constant interval. It doubles after a kick that came before the guest made progress.
+    Fixed(Duration),
+    /// Interval that shrinks after progress and grows without, and the number of kicks so far.
+    Adaptive(Duration, u32),
 }
 
-impl Pace {
-    const fn interval(self) -> Duration {
+impl KickInterval {
+    const fn duration(self) -> Duration {
         match self {
-            Self::Even(interval) | Self::Creeping(interval, _) => interval,
+            Self::Fixed(interval) | Self::Adaptive(interval, _) => interval,
         }
     }
 
-    /// The pace after a kick.
-    fn after(self, progress: bool) -> Self {
+    /// Returns the interval after a kick. `progress`: the guest executed something since the previous kick.
+    fn next(self, progress: bool) -> Self {
         match (self, progress) {
-            (Self::Even(_), true) => self,
-            (Self::Even(interval), false) => Self::Even(interval.saturating_mul(2)),
-            (Self::Creeping(interval, kicks), false) => Self::Creeping(interval * 5 / 4, kicks + 1),
-            (Self::Creeping(interval, kicks), true) if kicks < MANY => {
-                Self::Creeping(interval * 4 / 5, kicks + 1)
+            (Self::Fixed(_), true) => self,
+            (Self::Fixed(interval), false) => Self::Fixed(interval.saturating_mul(2)),
+            (Self::Adaptive(interval, kicks), false) => Self::Adaptive(interval * 5 / 4, kicks + 1),
+            (Self::Adaptive(interval, kicks), true) if kicks < MAX_SHRINKING_KICKS => {
+                Self::Adaptive(interval * 4 / 5, kicks + 1)
             }
-            (Self::Creeping(interval, kicks), true) => Self::Creeping(interval * 9 / 8, kicks),
+            (Self::Adaptive(interval, kicks), true) => Self::Adaptive(interval * 9 / 8, kicks),
         }
     }
 }
 
-/// Brings a replay that stands at the last exit near the end of its run.
-pub(super) fn approach(replayer: &mut Replayer<'_>) -> Result<Bisection, Error> {
-    let mut places = VecDeque::from([replayer.mark()?]);
-    for pace in COARSE.map(Pace::Even).into_iter().chain([Pace::Creeping(FINE, 0)]) {
-        // Not from the very last place: it may be the end itself.
-        places.truncate(1);
-        let result = round(replayer, &mut places, pace)?;
+/// Moves a replay that is stopped at the last exit near the end of its run.
+pub(super) fn run_near_end(replayer: &mut Replayer<'_>) -> Result<Bisection, Error> {
+    let mut marks = VecDeque::from([replayer.mark()?]);
+    for interval in COARSE_INTERVALS
+        .map(KickInterval::Fixed)
+        .into_iter()
+        .chain([KickInterval::Adaptive(FINE_INTERVAL, 0)])
+    {
+        // Not the last mark: it may be the end itself.
+        marks.truncate(1);
+        let result = run_with_kicks(replayer, &mut marks, interval)?;
         if result != Bisection::Near {
             return Ok(result);
         }
-        if let Some(place) = places.front() {
-            replayer.return_to(place)?;
+        if let Some(mark) = marks.front() {
+            replayer.return_to(mark)?;
         }
     }
-    // Where KVM interprets everything a kick costs more than it passes over, and a step over HLT has to be known.
-    if super::emulation_failure::interprets_all() {
+    // On kvm-pvm all code outside of 64-bit ring 3 is emulated. There a kick costs more than the steps that it saves, and a
+    // step over HLT needs the decoded instruction.
+    if is_pvm() {
         return Ok(Bisection::Near);
     }
-    for place in places.iter().rev() {
-        replayer.return_to(place)?;
-        match stride(replayer, place)? {
-            (Bisection::Near, steps) if steps < TOO_NEAR => {}
+    for mark in marks.iter().rev() {
+        replayer.return_to(mark)?;
+        match step_to_end(replayer, mark)? {
+            (Bisection::Near, steps) if steps < MIN_STEPS_TO_END => {}
             (result, _) => return Ok(result),
         }
     }
     Ok(Bisection::Near)
 }
 
-/// Runs to the end once, with kicks; `places` become those of the last ones.
-fn round(
+/// Runs to the end with kicks at intervals. On return `marks` holds the marks of the last kicks.
+fn run_with_kicks(
     replayer: &mut Replayer<'_>,
-    places: &mut VecDeque<ReplayMark>,
-    pace: Pace,
+    marks: &mut VecDeque<ReplayMark>,
+    interval: KickInterval,
 ) -> Result<Bisection, Error> {
-    let (mut pace, most) = match pace {
-        Pace::Even(_) => (pace, COARSE_PLACES),
-        Pace::Creeping(..) => (pace, FINE_PLACES),
+    let (mut interval, max_marks) = match interval {
+        KickInterval::Fixed(_) => (interval, MAX_COARSE_MARKS),
+        KickInterval::Adaptive(..) => (interval, MAX_FINE_MARKS),
     };
     loop {
-        let alarm = KickTimer::new(pace.interval())?;
+        let timer = KickTimer::new(interval.duration())?;
         let result = loop {
             match replayer.turn()? {
                 Replayed::Served | Replayed::Debug(_) => {}
@@ -120,27 +126,29 @@ fn round(
                 }
             }
         };
-        drop(alarm);
+        drop(timer);
         match result {
             Replayed::Ended(_) => return Ok(Bisection::Near),
             Replayed::Diverged => return Ok(Bisection::Diverged),
             Replayed::OutOfTime => return Ok(Bisection::OutOfTime),
             Replayed::Interrupted | Replayed::Served | Replayed::Debug(_) => {
-                let progress = !replayer.is_at(places.back())?;
-                pace = pace.after(progress);
+                let progress = !replayer.is_at(marks.back())?;
+                interval = interval.next(progress);
                 if progress {
-                    places.push_back(replayer.mark()?);
+                    marks.push_back(replayer.mark()?);
                 }
-                if places.len() > most {
-                    places.pop_front();
+                if marks.len() > max_marks {
+                    marks.pop_front();
                 }
             }
         }
     }
 }
 
-/// Steps blindly from a place to the end, and goes back to where some hundred steps remain; with the number of steps.
-fn stride(replayer: &mut Replayer<'_>, from: &ReplayMark) -> Result<(Bisection, u64), Error> {
+/// Single-steps from a mark to the end without decoding, then returns to a mark some hundred steps before it.
+///
+/// The number is that of the steps to the end.
+fn step_to_end(replayer: &mut Replayer<'_>, from: &ReplayMark) -> Result<(Bisection, u64), Error> {
     let (mut older, mut newer) = (from.clone(), from.clone());
     for number in 1_u64.. {
         let result = match replayer.step(None, None)? {
@@ -149,12 +157,12 @@ fn stride(replayer: &mut Replayer<'_>, from: &ReplayMark) -> Result<(Bisection, 
             ReplayStep::Diverged => Some(Bisection::Diverged),
             ReplayStep::OutOfTime => Some(Bisection::OutOfTime),
         };
-        let late = replayer.is_out_of_time();
-        if let Some(result) = result.or(late.then_some(Bisection::OutOfTime)) {
+        let timed_out = replayer.is_out_of_time();
+        if let Some(result) = result.or(timed_out.then_some(Bisection::OutOfTime)) {
             replayer.return_to(&older)?;
             return Ok((result, number));
         }
-        if number.is_multiple_of(STRIDE) {
+        if number.is_multiple_of(STEPS_PER_MARK) {
             older = std::mem::replace(&mut newer, replayer.mark()?);
         }
     }

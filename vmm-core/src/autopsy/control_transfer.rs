@@ -1,4 +1,4 @@
-//! Where control goes: jumps to addresses that cannot be, far transfers through bad descriptors, IRET.
+//! Exceptions of control transfers: jumps to invalid addresses, far transfers through bad descriptors, IRET.
 //!
 //! Source: SDM vol. 2, CALL, JMP, RET, IRET; vol. 3, 5.8.
 
@@ -11,12 +11,13 @@ use super::page_fault::{AccessKind, PageAccess};
 use crate::cpu::cpu_state::CpuState;
 use crate::machine::guest_state::GuestState;
 
-/// RFLAGS.NT and RFLAGS.VM.
-const NESTED_TASK: u64 = 1 << 14;
-const VIRTUAL_8086: u64 = 1 << 17;
+/// RFLAGS.NT, nested task.
+const RFLAGS_NT: u64 = 1 << 14;
+/// RFLAGS.VM, virtual-8086 mode.
+const RFLAGS_VM: u64 = 1 << 17;
 
-/// Why the CPU cannot execute at this RIP in the code segment that it has, whatever lies there.
-pub(super) fn cannot_be_at(registers: &CpuState, rip: u64) -> Option<Exception> {
+/// Returns the #GP of a RIP that is not canonical or exceeds the limit of CS.
+pub(super) fn rip_fault(registers: &CpuState, rip: u64) -> Option<Exception> {
     match registers.width() {
         OperandWidth::Bits64 if !is_canonical(registers, rip) => {
             Some(Exception::gp(0, format!("{rip:#x} is not canonical")))
@@ -30,7 +31,7 @@ pub(super) fn cannot_be_at(registers: &CpuState, rip: u64) -> Option<Exception> 
     }
 }
 
-/// Canonical for the paging that is on (SDM vol. 1, 3.3.7.1).
+/// Returns true if an address is canonical: 48 bits, or 57 with CR4.LA57 (SDM vol. 1, 3.3.7.1).
 pub(super) fn is_canonical(registers: &CpuState, address: u64) -> bool {
     let bits = if registers.cr4().contains(crate::cpu::control_regs::Cr4::LA57) { 57 } else { 48 };
     let unused = 64 - bits;
@@ -38,26 +39,28 @@ pub(super) fn is_canonical(registers: &CpuState, address: u64) -> bool {
 }
 
 impl GuestState<'_> {
-    /// What a jump, call or return runs into by its target. Its memory operands have been checked.
+    /// Checks the target of a jump, call, return or IRET. The caller has checked its memory operands.
     #[expect(clippy::wildcard_enum_match_arm, reason = "iced's enums have a thousand names")]
-    pub(super) fn check_transfer(&self, instruction: &Instruction) -> Result<(), Exception> {
+    pub(super) fn check_control_transfer(&self, instruction: &Instruction) -> Result<(), Exception> {
         match instruction.mnemonic() {
             Mnemonic::Iret | Mnemonic::Iretd | Mnemonic::Iretq => return self.check_iret(instruction),
             Mnemonic::Retf => return self.check_far_return(instruction),
-            Mnemonic::Jmp | Mnemonic::Call if is_far(instruction) => return self.check_far(instruction),
+            Mnemonic::Jmp | Mnemonic::Call if is_far(instruction) => {
+                return self.check_far_branch(instruction);
+            }
             _ => {}
         }
         let Some(target) = self.near_target(instruction) else { return Ok(()) };
-        match cannot_be_at(self.registers, target) {
+        match rip_fault(self.registers, target) {
             Some(fault) => {
                 let verb = if instruction.mnemonic() == Mnemonic::Ret { "returns" } else { "jumps" };
-                Err(Exception { why: format!("it {verb} to {target:#x}: {}", fault.why), ..fault })
+                Err(Exception { reason: format!("it {verb} to {target:#x}: {}", fault.reason), ..fault })
             }
             None => Ok(()),
         }
     }
 
-    /// Where a near branch goes that is certain to be taken.
+    /// Target of an unconditional near branch.
     #[expect(clippy::wildcard_enum_match_arm, reason = "iced's enums have a thousand names")]
     fn near_target(&self, instruction: &Instruction) -> Option<u64> {
         let size = usize::try_from(instruction.stack_pointer_increment().unsigned_abs()).ok()?;
@@ -66,7 +69,7 @@ impl GuestState<'_> {
                 Some(instruction.near_branch_target())
             }
             FlowControl::IndirectBranch | FlowControl::IndirectCall if !is_far(instruction) => {
-                self.operand(instruction, 0)
+                self.operand_value(instruction, 0)
             }
             FlowControl::Return if instruction.mnemonic() == Mnemonic::Ret => {
                 let width = match self.registers.width() {
@@ -80,7 +83,7 @@ impl GuestState<'_> {
     }
 
     #[expect(clippy::wildcard_enum_match_arm, reason = "iced's enums have a thousand names")]
-    fn check_far(&self, instruction: &Instruction) -> Result<(), Exception> {
+    fn check_far_branch(&self, instruction: &Instruction) -> Result<(), Exception> {
         let (selector, offset) = match instruction.op0_kind() {
             OpKind::FarBranch16 => (instruction.far_branch_selector(), instruction.far_branch16().into()),
             OpKind::FarBranch32 => (instruction.far_branch_selector(), instruction.far_branch32().into()),
@@ -92,7 +95,7 @@ impl GuestState<'_> {
                 (u16::try_from(selector).unwrap_or(0), offset)
             }
         };
-        self.check_far_to(selector, offset, "the far jump")
+        self.check_far_target(selector, offset, "the far jump")
     }
 
     fn check_far_return(&self, instruction: &Instruction) -> Result<(), Exception> {
@@ -101,10 +104,10 @@ impl GuestState<'_> {
         let stack = self.registers.linear_stack();
         let offset = self.read_word(stack, size)?;
         let selector = self.read_word(stack.wrapping_add(size as u64), 2)?;
-        self.check_far_to(u16::try_from(selector).unwrap_or(0), offset, "the far return")
+        self.check_far_target(u16::try_from(selector).unwrap_or(0), offset, "the far return")
     }
 
-    fn check_far_to(&self, selector: u16, offset: u64, what: &str) -> Result<(), Exception> {
+    fn check_far_target(&self, selector: u16, offset: u64, what: &str) -> Result<(), Exception> {
         if !self.registers.is_protected() {
             return Ok(());
         }
@@ -114,7 +117,7 @@ impl GuestState<'_> {
             && matches!(found.kind, 1 | 4 | 5 | 9 | 0xc)
             && found.present
         {
-            // A call gate, a task gate or a TSS: allowed, and a world of its own.
+            // A call gate, a task gate or a TSS. Transfers through them are not checked.
             return Ok(());
         }
         let found = self.check_code(selector, 0, what)?;
@@ -130,7 +133,7 @@ impl GuestState<'_> {
         Ok(())
     }
 
-    /// The frame that IRET finds on the stack.
+    /// Checks the frame that IRET pops.
     #[expect(clippy::wildcard_enum_match_arm, reason = "iced's enums have a thousand names")]
     fn check_iret(&self, instruction: &Instruction) -> Result<(), Exception> {
         let registers = self.registers;
@@ -139,14 +142,14 @@ impl GuestState<'_> {
             Mnemonic::Iretd => 4,
             _ => 2,
         };
-        if registers.is_long() && registers.regs.rflags & NESTED_TASK != 0 {
+        if registers.is_long() && registers.regs.rflags & RFLAGS_NT != 0 {
             return Err(Exception::gp(0, "RFLAGS.NT is set, and long mode has no task to return to"));
         }
         let stack = registers.linear_stack();
-        let word = |number: u64| self.read_frame(stack.wrapping_add(number * size), size);
+        let word = |number: u64| self.read_stack_word(stack.wrapping_add(number * size), size);
         let (rip, cs, flags) = (word(0)?, word(1)?, word(2)?);
         let cs = u16::try_from(cs & 0xffff).unwrap_or(0);
-        if !registers.is_protected() || flags & VIRTUAL_8086 != 0 && !registers.is_long() {
+        if !registers.is_protected() || flags & RFLAGS_VM != 0 && !registers.is_long() {
             return Ok(());
         }
         let found = self.check_code(cs, 0, "the frame that iret pops")?;
@@ -154,7 +157,7 @@ impl GuestState<'_> {
         if target < registers.cpl() {
             let why =
                 format!("the frame that iret pops leads from ring {} to ring {target}", registers.cpl());
-            return Err(Exception::gp(super::segments::selector_code(cs), why));
+            return Err(Exception::gp(super::segments::selector_error_code(cs), why));
         }
         let long = registers.is_long() && found.long;
         if long && !is_canonical(registers, rip) {
@@ -169,25 +172,25 @@ impl GuestState<'_> {
         if target > registers.cpl() || registers.width() == OperandWidth::Bits64 {
             let ss = u16::try_from(word(4)? & 0xffff).unwrap_or(0);
             self.check_stack(ss, target, 13, 0).map_err(|fault| Exception {
-                why: format!("the frame that iret pops is wrong: {}", fault.why),
+                reason: format!("the frame that iret pops is wrong: {}", fault.reason),
                 ..fault
             })?;
         }
         Ok(())
     }
 
-    fn read_frame(&self, linear: u64, size: u64) -> Result<u64, Exception> {
+    fn read_stack_word(&self, linear: u64, size: u64) -> Result<u64, Exception> {
         let mut bytes = [0; 8];
         let user = self.registers.cpl() == 3;
         let access = PageAccess { linear, size, kind: AccessKind::Read, user, implicit: false };
         if let Some(part) = usize::try_from(size).ok().and_then(|size| bytes.get_mut(..size)) {
-            self.read(access, part)?;
+            self.read_checked(access, part)?;
         }
         Ok(u64::from_le_bytes(bytes))
     }
 }
 
-/// A far jump or call, direct or through memory.
+/// Returns true for a far jump or call, direct or through memory.
 fn is_far(instruction: &Instruction) -> bool {
     instruction.is_jmp_far()
         || instruction.is_call_far()

@@ -1,8 +1,8 @@
-//! Delivery: what the CPU does with a fault, step by step, until a handler runs or the next fault arises.
+//! Exception delivery: the steps of the CPU from an exception to its handler, or to the exception that a failed step raises.
 //!
-//! In real mode the vector table gives a far pointer. In protected and long mode a gate is read from the IDT, its code
-//! segment from the GDT, a stack from the TSS if the ring changes; then the frame is pushed. Each of these can fail,
-//! and each failure has a fault of its own. Nothing is changed here: it is all worked out on a [`GuestState`].
+//! In real mode the interrupt vector table holds a far pointer. In protected and long mode the CPU reads a gate from the
+//! IDT, a code segment from the GDT and, if the ring changes, a stack from the TSS, then pushes the frame. The guest is not
+//! changed: everything is computed from a [`GuestState`].
 //!
 //! Source: SDM vol. 3, 6.12 and 6.14; 20.1.4 for real mode.
 
@@ -16,87 +16,93 @@ use super::exception::Exception;
 use super::page_fault::{AccessKind, PageAccess};
 use crate::machine::guest_state::GuestState;
 
-/// Vectors of faults that delivery raises.
-const INVALID_TSS: u8 = 10;
-const NOT_PRESENT: u8 = 11;
-const STACK: u8 = 12;
+/// Vector of #TS.
+const INVALID_TSS_VECTOR: u8 = 10;
+/// Vector of #NP.
+const NOT_PRESENT_VECTOR: u8 = 11;
+/// Vector of #SS.
+const STACK_FAULT_VECTOR: u8 = 12;
 
-/// How the delivery of one fault went.
+/// Delivery of one exception.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivery {
-    /// What was found in the IDT or the vector table; `None` if it did not get that far.
-    pub gate: Option<GateFound>,
-    /// What became of it.
+    /// Entry of the IDT or of the interrupt vector table. `None` if it could not be read.
+    pub gate: Option<IdtEntry>,
+    /// Result of the delivery.
     pub outcome: DeliveryOutcome,
 }
 
-/// A gate, with the linear address it was read from.
+/// Entry of the IDT or of the real-mode interrupt vector table, and its address.
+///
+/// Exhaustive: the architecture has no third kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GateFound {
-    /// An entry of the real-mode vector table.
+pub enum IdtEntry {
+    /// Entry of the real-mode interrupt vector table.
     Vector {
-        /// Where it lies.
+        /// Linear address of the entry.
         at: u64,
-        /// The new CS.
+        /// CS of the handler.
         segment: u16,
-        /// The new IP.
+        /// IP of the handler.
         offset: u16,
     },
-    /// An IDT gate.
+    /// IDT gate.
     Gate {
-        /// Where it lies.
+        /// Linear address of the gate.
         at: u64,
-        /// The gate.
+        /// Decoded gate.
         gate: Gate,
     },
 }
 
-/// The result of a delivery.
+/// Result of an exception delivery.
+///
+/// Exhaustive: the architecture has no other outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DeliveryOutcome {
-    /// A handler runs.
-    Handler(Handler),
-    /// It failed, with this fault.
+    /// Control reached a handler.
+    Handler(ExceptionHandler),
+    /// The delivery failed and raised this exception.
     Failed(Exception),
-    /// A task gate: a task switch, which is not followed here.
+    /// Task switch through a task gate, which is not analyzed.
     TaskSwitch,
 }
 
-/// A handler that was reached.
+/// Entry state of an exception handler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Handler {
-    /// Its first instruction, linear.
+pub struct ExceptionHandler {
+    /// Linear address of the first instruction.
     pub linear: u64,
-    /// Its offset in the code segment.
+    /// Offset of the first instruction in the code segment.
     pub offset: u64,
-    /// Its code segment.
+    /// Selector of the code segment.
     pub selector: u16,
-    /// Where the frame's flags lie, linear.
-    pub flags_at: u64,
-    /// The stack pointer that it starts with, linear.
-    pub stack: u64,
+    /// Linear address of the saved flags in the frame.
+    pub flags_address: u64,
+    /// Linear stack pointer at the first instruction.
+    pub stack_pointer: u64,
 }
 
-/// A stack to push a frame on.
-struct Stack {
-    /// Which one, for messages.
+/// Stack that receives the frame.
+struct HandlerStack {
+    /// Name in messages.
     name: String,
     /// Linear address of the top.
     top: u64,
-    /// Whether it is another stack than before.
+    /// True if the privilege level changes.
     switched: bool,
 }
 
 impl GuestState<'_> {
-    /// Tries to deliver a fault.
+    /// Computes the delivery of an exception.
     #[must_use]
     pub fn deliver(&self, fault: &Exception) -> Delivery {
         let mut gate = None;
         let protected = self.registers.cr0().contains(Cr0::PE);
         let result = if protected {
-            self.through_idt(fault, &mut gate)
+            self.deliver_through_idt(fault, &mut gate)
         } else {
-            self.through_vectors(fault, &mut gate)
+            self.deliver_through_ivt(fault, &mut gate)
         };
         // Real mode pushes no error codes (SDM vol. 3, 20.1.4).
         let failed =
@@ -104,10 +110,10 @@ impl GuestState<'_> {
         Delivery { gate, outcome: result.map_err(failed).unwrap_or_else(DeliveryOutcome::Failed) }
     }
 
-    fn through_vectors(
+    fn deliver_through_ivt(
         &self,
         fault: &Exception,
-        found: &mut Option<GateFound>,
+        found: &mut Option<IdtEntry>,
     ) -> Result<DeliveryOutcome, Exception> {
         let idt = &self.registers.sregs.idt;
         let entry = u64::from(fault.vector) * 4;
@@ -117,27 +123,31 @@ impl GuestState<'_> {
         }
         let at = idt.base.wrapping_add(entry);
         let word = self.read_word(at, 4)?;
-        let (offset, segment) = (half(word), half(word >> 16));
-        *found = Some(GateFound::Vector { at, segment, offset });
+        let (offset, segment) = (low_word(word), low_word(word >> 16));
+        *found = Some(IdtEntry::Vector { at, segment, offset });
         let sp = self.registers.regs.rsp & 0xffff;
         if sp % 2 == 1 && sp < 6 {
-            return Err(Exception::new(STACK, None, format!("the frame does not fit below SP {sp:#x}")));
+            return Err(Exception::new(
+                STACK_FAULT_VECTOR,
+                None,
+                format!("the frame does not fit below SP {sp:#x}"),
+            ));
         }
         let base = self.registers.sregs.ss.base;
         let push = |depth: u64| base.wrapping_add(sp.wrapping_sub(depth) & 0xffff);
-        Ok(DeliveryOutcome::Handler(Handler {
+        Ok(DeliveryOutcome::Handler(ExceptionHandler {
             linear: u64::from(segment) * 16 + u64::from(offset),
             offset: offset.into(),
             selector: segment,
-            flags_at: push(2),
-            stack: push(6),
+            flags_address: push(2),
+            stack_pointer: push(6),
         }))
     }
 
-    fn through_idt(
+    fn deliver_through_idt(
         &self,
         fault: &Exception,
-        found: &mut Option<GateFound>,
+        found: &mut Option<IdtEntry>,
     ) -> Result<DeliveryOutcome, Exception> {
         let registers = self.registers;
         let (vector, long) = (fault.vector, registers.is_long());
@@ -146,26 +156,26 @@ impl GuestState<'_> {
         let entry = u64::from(vector) * size;
         if entry + size - 1 > limit {
             let why = format!("gate {vector} lies beyond the IDT limit ({limit:#x})");
-            return Err(Exception::gp(fault.gate_code(), why));
+            return Err(Exception::gp(fault.gate_error_code(), why));
         }
         let at = base.wrapping_add(entry);
         let in_idt = |fault: Exception| Exception {
-            why: format!("the IDT at {base:#x} cannot be read: {}", fault.why),
+            reason: format!("the IDT at {base:#x} cannot be read: {}", fault.reason),
             ..fault
         };
         let low = self.read_word(at, 8).map_err(in_idt)?;
         let high = if long { self.read_word(at.wrapping_add(8), 8).map_err(in_idt)? } else { 0 };
         let gate = Gate::from_entry(low, high);
-        *found = Some(GateFound::Gate { at, gate });
+        *found = Some(IdtEntry::Gate { at, gate });
         self.check_gate(fault, gate, low)?;
         if gate.kind == 5 {
             return Ok(DeliveryOutcome::TaskSwitch);
         }
 
-        let external = fault.external();
+        let external = fault.ext_bit();
         let what = format!("IDT gate {vector}");
         let code = self.check_code(gate.selector, external, &what)?;
-        let selector_code = super::segments::selector_code(gate.selector) | external;
+        let selector_code = super::segments::selector_error_code(gate.selector) | external;
         if code.dpl > registers.cpl() {
             let why = format!("{what} leads to code of ring {}, from ring {}", code.dpl, registers.cpl());
             return Err(Exception::gp(selector_code, why));
@@ -195,21 +205,21 @@ impl GuestState<'_> {
             return Err(Exception::gp(external, why));
         }
 
-        let stack = self.stack_for(target, gate.ist, external)?;
+        let stack = self.handler_stack(target, gate.ist, external)?;
         let words = if long || stack.switched { 5 } else { 3 } + u64::from(fault.error_code.is_some());
         let bottom = stack.top.wrapping_sub(words * width);
         self.check_push(&stack.name, bottom, words * width, target, external)?;
         let error = if fault.error_code.is_some() { width } else { 0 };
-        Ok(DeliveryOutcome::Handler(Handler {
+        Ok(DeliveryOutcome::Handler(ExceptionHandler {
             linear: if long { offset } else { code.base.wrapping_add(offset) & 0xffff_ffff },
             offset,
             selector: gate.selector,
-            flags_at: bottom.wrapping_add(error + 2 * width),
-            stack: bottom,
+            flags_address: bottom.wrapping_add(error + 2 * width),
+            stack_pointer: bottom,
         }))
     }
 
-    /// Type, privilege and presence of a gate, in the order in which the CPU looks at them.
+    /// Checks type, privilege and presence of a gate, in the order of the CPU.
     fn check_gate(&self, fault: &Exception, gate: Gate, entry: u64) -> Result<(), Exception> {
         let long = self.registers.is_long();
         let allowed =
@@ -223,7 +233,7 @@ impl GuestState<'_> {
                     format!("IDT gate {vector} has the wrong type: {:#x} is no gate of this mode", gate.kind)
                 }
             };
-            return Err(Exception::gp(fault.gate_code(), why));
+            return Err(Exception::gp(fault.gate_error_code(), why));
         }
         if fault.software && gate.dpl < self.registers.cpl() {
             let why = format!(
@@ -232,17 +242,17 @@ impl GuestState<'_> {
                 gate.dpl,
                 self.registers.cpl()
             );
-            return Err(Exception::gp(fault.gate_code(), why));
+            return Err(Exception::gp(fault.gate_error_code(), why));
         }
         if !gate.present {
             let why = format!("IDT gate {} is not present", fault.vector);
-            return Err(Exception::new(NOT_PRESENT, Some(fault.gate_code()), why));
+            return Err(Exception::new(NOT_PRESENT_VECTOR, Some(fault.gate_error_code()), why));
         }
         Ok(())
     }
 
-    /// The stack that the handler gets: the present one, or one out of the TSS.
-    fn stack_for(&self, target: u8, ist: u8, external: u32) -> Result<Stack, Exception> {
+    /// Returns the stack of the handler: the current one, or one from the TSS.
+    fn handler_stack(&self, target: u8, ist: u8, external: u32) -> Result<HandlerStack, Exception> {
         let registers = self.registers;
         let long = registers.is_long();
         let switched = target < registers.cpl();
@@ -253,7 +263,7 @@ impl GuestState<'_> {
         } else if switched {
             let at = 4 + u64::from(target) * 8;
             let (esp, ss) = (self.tss_word(at, 4, external)?, self.tss_word(at + 4, 2, external)?);
-            let stack = self.check_stack(half(ss), target, INVALID_TSS, external)?;
+            let stack = self.check_stack(low_word(ss), target, INVALID_TSS_VECTOR, external)?;
             stack.base.wrapping_add(esp) & 0xffff_ffff
         } else {
             registers.linear_stack()
@@ -264,7 +274,7 @@ impl GuestState<'_> {
             _ if switched => format!("the ring-{target} stack of the TSS"),
             _ => "the stack".to_owned(),
         };
-        Ok(Stack { name, top: if long { top & !0xf } else { top }, switched })
+        Ok(HandlerStack { name, top: if long { top & !0xf } else { top }, switched })
     }
 
     fn tss_word(&self, offset: u64, size: usize, external: u32) -> Result<u64, Exception> {
@@ -272,15 +282,17 @@ impl GuestState<'_> {
         if offset + size as u64 - 1 > u64::from(tr.limit) {
             let why =
                 format!("the TSS is too short (limit {:#x}) to hold the stack for the handler", tr.limit);
-            let code = super::segments::selector_code(tr.selector) | external;
-            return Err(Exception::new(INVALID_TSS, Some(code), why));
+            let code = super::segments::selector_error_code(tr.selector) | external;
+            return Err(Exception::new(INVALID_TSS_VECTOR, Some(code), why));
         }
         let at = tr.base.wrapping_add(offset);
-        self.read_word(at, size)
-            .map_err(|fault| Exception { why: format!("the TSS cannot be read: {}", fault.why), ..fault })
+        self.read_word(at, size).map_err(|fault| Exception {
+            reason: format!("the TSS cannot be read: {}", fault.reason),
+            ..fault
+        })
     }
 
-    /// Whether the frame can be pushed.
+    /// Checks that the frame can be pushed.
     fn check_push(
         &self,
         name: &str,
@@ -293,20 +305,20 @@ impl GuestState<'_> {
         if registers.is_long() {
             if !is_canonical(registers, bottom) || !is_canonical(registers, bottom.wrapping_add(size - 1)) {
                 let why = format!("{name} for the handler is at {bottom:#x}, which is not canonical");
-                return Err(Exception::new(STACK, Some(external), why));
+                return Err(Exception::new(STACK_FAULT_VECTOR, Some(external), why));
             }
         } else if target == registers.cpl() {
             self.check_stack_limit(bottom, size, external)?;
         }
         let access =
             PageAccess { linear: bottom, size, kind: AccessKind::Write, user: target == 3, implicit: true };
-        self.pieces(&access).map(drop).map_err(|fault| Exception {
-            why: format!("the frame for the handler cannot be pushed on {name}: {}", fault.why),
+        self.physical_ranges(&access).map(drop).map_err(|fault| Exception {
+            reason: format!("the frame for the handler cannot be pushed on {name}: {}", fault.reason),
             ..fault
         })
     }
 
-    /// The limit of a stack segment that grows down within ordinary data.
+    /// Checks the frame against the limit of the current stack segment.
     fn check_stack_limit(&self, bottom: u64, size: u64, external: u32) -> Result<(), Exception> {
         let ss = &self.registers.sregs.ss;
         let offset = bottom.wrapping_sub(ss.base) & self.registers.stack_mask();
@@ -317,34 +329,40 @@ impl GuestState<'_> {
             let why = format!(
                 "the frame for the handler, at offset {offset:#x}, leaves the stack segment (limit {limit:#x})"
             );
-            return Err(Exception::new(STACK, Some(external), why));
+            return Err(Exception::new(STACK_FAULT_VECTOR, Some(external), why));
         }
         Ok(())
     }
 }
 
 impl GuestState<'_> {
-    /// Where a gate leads, whether or not the CPU may go there. What it would push is not worked out.
-    pub(super) fn beyond(&self, gate: GateFound) -> Option<Handler> {
+    /// Handler that a gate names, without any check. The frame is not computed.
+    pub(super) fn gate_target(&self, gate: IdtEntry) -> Option<ExceptionHandler> {
         let stack = self.registers.linear_stack();
-        let to = |linear, offset, selector| Handler { linear, offset, selector, flags_at: stack, stack };
+        let to = |linear, offset, selector| ExceptionHandler {
+            linear,
+            offset,
+            selector,
+            flags_address: stack,
+            stack_pointer: stack,
+        };
         match gate {
-            GateFound::Vector { segment, offset, .. } => {
+            IdtEntry::Vector { segment, offset, .. } => {
                 Some(to(u64::from(segment) * 16 + u64::from(offset), offset.into(), segment))
             }
-            GateFound::Gate { gate, .. } => {
+            IdtEntry::Gate { gate, .. } => {
                 (gate.offset != 0).then(|| to(gate.offset, gate.offset, gate.selector))
             }
         }
     }
 }
 
-/// The low 16 bits.
-const fn half(word: u64) -> u16 {
+/// Returns the low 16 bits.
+const fn low_word(word: u64) -> u16 {
     (word & 0xffff) as u16
 }
 
-impl fmt::Display for GateFound {
+impl fmt::Display for IdtEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Vector { at, segment, offset } => {

@@ -1,32 +1,27 @@
-//! Why KVM could not go on: the reasons behind an INTERNAL_ERROR, and what can be done.
+//! Emulation failures (`KVM_EXIT_INTERNAL_ERROR`): why KVM emulated the instruction, and how to avoid it.
 //!
-//! KVM executes guest code in hardware. Where it cannot, its own interpreter takes over for an instruction: one that
-//! touches a device's address, and on hosts without hardware virtualization all code outside of 64-bit ring 3. That
-//! interpreter knows a part of the instruction set only (arch/x86/kvm/emulate.c).
-
-use std::path::Path;
+//! KVM executes guest code in hardware. It emulates instructions that access MMIO and, on hosts without hardware
+//! virtualization, all code outside of 64-bit ring 3. The emulator (arch/x86/kvm/emulate.c) knows only a part of the
+//! instruction set.
 
 use iced_x86::{CpuidFeature, Instruction, Mnemonic, OpKind, Register};
 
 use crate::machine::guest_state::GuestState;
+use crate::machine::host::is_pvm;
 
-/// Why, and what helps. Clauses without full stop.
+/// Reason of an emulation failure, and advice. Both are clauses without full stop.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct EmulationFailure {
-    /// Why this instruction came to KVM's interpreter, or what it lacks.
-    pub why: String,
-    /// What to do.
+    /// Reason why KVM emulated the instruction and failed.
+    pub reason: String,
+    /// Ways to avoid the failure.
     pub advice: String,
 }
 
-/// Whether this host's KVM interprets all code outside of 64-bit ring 3.
-pub(super) fn interprets_all() -> bool {
-    Path::new("/sys/module/kvm_pvm").exists()
-}
-
-/// Why KVM had to give up at an instruction.
-pub(super) fn of(moment: &GuestState<'_>, instruction: &Instruction) -> EmulationFailure {
-    let outside = memory_outside(moment, instruction);
+/// Explains why KVM failed to emulate an instruction.
+pub(super) fn explain(guest: &GuestState<'_>, instruction: &Instruction) -> EmulationFailure {
+    let outside = unmapped_operand(guest, instruction);
     let vector = (0..instruction.op_count()).any(|number| {
         instruction.op_kind(number) == OpKind::Register
             && instruction.op_register(number).is_vector_register()
@@ -45,11 +40,11 @@ pub(super) fn of(moment: &GuestState<'_>, instruction: &Instruction) -> Emulatio
         matches!(instruction.mnemonic(), Mnemonic::Int | Mnemonic::Int3 | Mnemonic::Int1 | Mnemonic::Into);
     if let Some(at) = outside {
         return EmulationFailure {
-            why: format!("its operand at {at:#x} is not memory, so KVM had to emulate it, and its interpreter does not know it"),
+            reason: format!("its operand at {at:#x} is not memory, so KVM had to emulate it, and its interpreter does not know it"),
             advice: "read and write devices with plain MOV of 1 to 8 bytes; where no device was meant, the address is wrong".to_owned(),
         };
     }
-    let here = if interprets_all() {
+    let reason = if is_pvm() {
         "this host's KVM (kvm-pvm) emulates all code outside of 64-bit ring 3, and its interpreter does not know it"
     } else {
         "KVM had to emulate it and its interpreter does not know it"
@@ -61,18 +56,18 @@ pub(super) fn of(moment: &GuestState<'_>, instruction: &Instruction) -> Emulatio
     } else {
         "run the guest on a host with VT-x or AMD-V (`cargo xtask nested CONFIG`), or avoid the instruction"
     };
-    EmulationFailure { why: here.to_owned(), advice: advice.to_owned() }
+    EmulationFailure { reason: reason.to_owned(), advice: advice.to_owned() }
 }
 
-/// The first address that the instruction touches where no memory is.
-fn memory_outside(moment: &GuestState<'_>, instruction: &Instruction) -> Option<u64> {
+/// First memory operand of the instruction that is not in guest memory.
+fn unmapped_operand(guest: &GuestState<'_>, instruction: &Instruction) -> Option<u64> {
     let number = (0..instruction.op_count()).find(|number| instruction.op_kind(*number) == OpKind::Memory)?;
     if instruction.mnemonic() == Mnemonic::Lea
         || instruction.memory_base() == Register::None && instruction.memory_size().size() == 0
     {
         return None;
     }
-    let at = moment.operand_address(instruction, number)?;
-    let to = moment.walker().walk(moment.memory, crate::Gva(at)).translation()?;
-    moment.memory.read(to.gpa, &mut [0]).is_none().then_some(at)
+    let at = guest.operand_address(instruction, number)?;
+    let to = guest.walker().walk(guest.memory, crate::Gva(at)).translation()?;
+    guest.memory.read(to.gpa, &mut [0]).is_none().then_some(at)
 }

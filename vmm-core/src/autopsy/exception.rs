@@ -1,37 +1,40 @@
-//! A fault: vector, error code, address, and the reason in words.
+//! Exception: vector, error code, address and the reason as text.
 
 use std::fmt;
 
 use crate::cpu::ring3_trap::exception_name;
 use crate::paging::walk::Walk;
 
-use super::page_fault::code;
+use super::page_fault::error_code;
 
-/// An exception or software interrupt, before anybody tries to deliver it.
+/// Exception or software interrupt before its delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Exception {
-    /// The vector.
+    /// Vector, 0 to 255.
     pub vector: u8,
-    /// The error code that it pushes, if it does.
+    /// Error code, for vectors that push one.
     pub error_code: Option<u32>,
-    /// The address that goes into CR2: page faults only.
+    /// Faulting linear address (CR2). Page faults only.
     pub address: Option<u64>,
-    /// Why, as a clause: `the page of 0x400000 is not present`.
-    pub why: String,
-    /// The page walk that failed: page faults only.
+    /// Reason as a clause, such as `the page of 0x400000 is not present`.
+    pub reason: String,
+    /// Page walk that failed. Page faults only.
     pub walk: Option<Walk>,
-    /// From `int n` and the like: the gate's privilege level counts, and error codes have EXT clear.
+    /// True for INT n, INT3 and INTO: the DPL of the gate is checked, and error codes have EXT clear.
     pub software: bool,
-    /// Raised after its instruction: the frame points behind it.
+    /// True for a trap: the saved RIP is that of the next instruction.
     pub trap: bool,
 }
 
-/// Bits of the error code of a fault about a selector (SDM vol. 3, 6.13).
-const EXTERNAL: u32 = 1 << 0;
-const IN_IDT: u32 = 1 << 1;
-const IN_LDT: u32 = 1 << 2;
+/// EXT bit of a selector error code (SDM vol. 3, 6.13): raised while another event was delivered.
+const ERROR_CODE_EXT: u32 = 1 << 0;
+/// IDT bit of a selector error code: the index is that of a gate.
+const ERROR_CODE_IDT: u32 = 1 << 1;
+/// TI bit of a selector error code: the index is that of an LDT entry.
+const ERROR_CODE_TI: u32 = 1 << 2;
 
-/// How two faults in a row combine (SDM vol. 3, tables 6-4 and 6-5).
+/// Exception class for double faults (SDM vol. 3, tables 6-4 and 6-5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ExceptionClass {
     Benign,
@@ -41,24 +44,24 @@ pub(super) enum ExceptionClass {
 }
 
 impl Exception {
-    /// A fault without address.
+    /// Exception without address, of the kind fault.
     #[must_use]
     pub fn new(vector: u8, error_code: Option<u32>, why: impl Into<String>) -> Self {
         let why = why.into();
-        Self { vector, error_code, address: None, why, walk: None, software: false, trap: false }
+        Self { vector, error_code, address: None, reason: why, walk: None, software: false, trap: false }
     }
 
-    /// General protection.
+    /// General-protection exception, #GP.
     pub(super) fn gp(error_code: u32, why: impl Into<String>) -> Self {
         Self::new(13, Some(error_code), why)
     }
 
-    /// Invalid opcode.
+    /// Invalid-opcode exception, #UD.
     pub(super) fn ud(why: impl Into<String>) -> Self {
         Self::new(6, None, why)
     }
 
-    /// Name with number, as in `#PF (page fault, vector 14)`.
+    /// Returns mnemonic, name and vector, such as `#PF (page fault, vector 14)`.
     #[must_use]
     pub fn name(&self) -> String {
         match exception_name(self.vector) {
@@ -68,7 +71,7 @@ impl Exception {
         }
     }
 
-    /// The mnemonic alone.
+    /// Returns the mnemonic, such as `#PF`.
     #[must_use]
     pub fn mnemonic(&self) -> String {
         match exception_name(self.vector) {
@@ -88,58 +91,58 @@ impl Exception {
         }
     }
 
-    /// The EXT bit of an error code that arises while this fault is delivered.
-    pub(super) const fn external(&self) -> u32 {
-        if self.software { 0 } else { EXTERNAL }
+    /// EXT bit of an error code raised while this exception is delivered.
+    pub(super) const fn ext_bit(&self) -> u32 {
+        if self.software { 0 } else { ERROR_CODE_EXT }
     }
 
-    /// The error code of a fault about this fault's own gate.
-    pub(super) fn gate_code(&self) -> u32 {
-        u32::from(self.vector) << 3 | IN_IDT | self.external()
+    /// Error code of an exception caused by the gate of this exception.
+    pub(super) fn gate_error_code(&self) -> u32 {
+        u32::from(self.vector) << 3 | ERROR_CODE_IDT | self.ext_bit()
     }
 
-    /// The error code in words; `None` if there is none.
+    /// Returns the meaning of the error code. `None` if there is none.
     #[must_use]
-    pub fn error_code_words(&self) -> Option<String> {
+    pub fn describe_error_code(&self) -> Option<String> {
         let error_code = self.error_code?;
         Some(match self.vector {
-            14 => page_fault_words(error_code),
-            10..=13 => selector_words(error_code),
+            14 => describe_page_fault_code(error_code),
+            10..=13 => describe_selector_code(error_code),
             _ => "always 0".to_owned(),
         })
     }
 }
 
-fn page_fault_words(error_code: u32) -> String {
+fn describe_page_fault_code(error_code: u32) -> String {
     let has = |bit| error_code & bit != 0;
-    let present = if has(code::PRESENT) { "page present" } else { "page not present" };
-    let what = match (has(code::FETCH), has(code::WRITE)) {
+    let present = if has(error_code::PRESENT) { "page present" } else { "page not present" };
+    let what = match (has(error_code::FETCH), has(error_code::WRITE)) {
         (true, _) => "instruction fetch",
         (false, true) => "write",
-        // Where NX and SMEP are off a fetch shows as a read.
+        // The fetch bit is set only with NX or SMEP enabled.
         (false, false) => "read",
     };
-    let ring = if has(code::USER) { "from ring 3" } else { "from ring 0" };
-    let reserved = if has(code::RESERVED) { ", reserved bit set" } else { "" };
+    let ring = if has(error_code::USER) { "from ring 3" } else { "from ring 0" };
+    let reserved = if has(error_code::RESERVED) { ", reserved bit set" } else { "" };
     format!("{present}, {what}, {ring}{reserved}")
 }
 
-fn selector_words(error_code: u32) -> String {
+fn describe_selector_code(error_code: u32) -> String {
     if error_code == 0 {
         return "no selector involved".to_owned();
     }
-    let table = match (error_code & IN_IDT, error_code & IN_LDT) {
-        (IN_IDT, _) => "IDT gate",
-        (_, IN_LDT) => "LDT entry",
+    let table = match (error_code & ERROR_CODE_IDT, error_code & ERROR_CODE_TI) {
+        (ERROR_CODE_IDT, _) => "IDT gate",
+        (_, ERROR_CODE_TI) => "LDT entry",
         (_, _) => "GDT entry",
     };
-    let external = if error_code & EXTERNAL != 0 { ", while another event was delivered" } else { "" };
+    let external = if error_code & ERROR_CODE_EXT != 0 { ", while another event was delivered" } else { "" };
     format!("{table} {}{external}", error_code >> 3 & 0x1fff)
 }
 
 impl fmt::Display for Exception {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.name(), self.why)
+        write!(f, "{}: {}", self.name(), self.reason)
     }
 }
 
@@ -148,8 +151,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn error_codes_in_words() {
-        let words = |vector, code| Exception::new(vector, Some(code), "").error_code_words().unwrap();
+    fn error_codes_are_described() {
+        let words = |vector, code| Exception::new(vector, Some(code), "").describe_error_code().unwrap();
         assert_eq!(words(14, 0), "page not present, read, from ring 0");
         assert_eq!(words(14, 0x7), "page present, write, from ring 3");
         assert_eq!(words(14, 0x19), "page present, instruction fetch, from ring 0, reserved bit set");

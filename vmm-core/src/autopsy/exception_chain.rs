@@ -1,54 +1,56 @@
-//! The chain of exceptions: a first fault, why its delivery failed, what came of that, down to the triple fault.
+//! Exception chain: an exception, the exceptions that failed deliveries raise, and the end of the chain.
 //!
-//! Two faults in a row are handled one after the other or become a double fault, by their classes; a fault while a double
-//! fault is delivered shuts the CPU down (SDM vol. 3, tables 6-4 and 6-5, and 6.15, "Interrupt 8").
+//! An exception during the delivery of another one is delivered in its turn or becomes a double fault, depending on the
+//! classes of both. An exception during the delivery of a double fault shuts the CPU down (SDM vol. 3, tables 6-4 and 6-5,
+//! and 6.15, "Interrupt 8").
 
 use crate::cpu::control_regs::Cr0;
 
-use super::delivery::{Delivery, DeliveryOutcome, Handler};
+use super::delivery::{Delivery, DeliveryOutcome, ExceptionHandler};
 use super::exception::{Exception, ExceptionClass};
-use super::fetch::Fetched;
+use super::fetch::FetchResult;
 use crate::cpu::cpu_state::CpuState;
 use crate::machine::guest_state::GuestState;
 
-/// One fault and its delivery.
+/// Exception of a chain and its delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChainLink {
-    /// The fault.
+    /// Exception.
     pub fault: Exception,
-    /// What became of its delivery.
+    /// Delivery of the exception.
     pub delivery: Delivery,
 }
 
-/// How a chain ends.
+/// End of an exception chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ChainEnd {
-    /// The double fault could not be delivered either: shutdown.
+    /// Failed delivery of a double fault: the CPU shuts down.
     TripleFault,
-    /// A handler runs.
-    Handler(Handler),
-    /// A handler was reached, but its first instruction raises the same exception again, and so on for ever.
-    Recursion(Handler),
-    /// A task switch, or more faults than any CPU would raise.
+    /// Control reached a handler.
+    Handler(ExceptionHandler),
+    /// Control reached a handler whose first instruction raises the same exception again, without end.
+    RecursiveFault(ExceptionHandler),
+    /// Task switch, or a chain longer than any CPU produces.
     Unknown,
 }
 
-/// Faults that follow from one another.
+/// Exceptions that follow from one another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExceptionChain {
-    /// The first fault first; at least one.
+    /// Exceptions in order, at least one.
     pub links: Vec<ChainLink>,
-    /// How it ends.
+    /// End of the chain.
     pub end: ChainEnd,
 }
 
-/// A benign fault, a contributory one, a double fault, and some to spare.
+/// Maximum length of a chain. A real one has at most three links: benign, contributory, double fault.
 const MAX_LINKS: usize = 8;
 
 impl GuestState<'_> {
-    /// Follows a fault to its end.
+    /// Computes the chain that an exception starts.
     #[must_use]
-    pub fn chain(&self, first: Exception) -> ExceptionChain {
+    pub fn exception_chain(&self, first: Exception) -> ExceptionChain {
         let (mut links, mut fault): (Vec<ChainLink>, Exception) = (Vec::new(), first);
         while links.len() < MAX_LINKS {
             let delivery = self.deliver(&fault);
@@ -56,7 +58,7 @@ impl GuestState<'_> {
             links.push(ChainLink { fault: fault.clone(), delivery });
             let next = match outcome {
                 DeliveryOutcome::Handler(handler) => {
-                    return ExceptionChain { end: self.at_handler(&fault, handler), links };
+                    return ExceptionChain { end: self.handler_end(&fault, handler), links };
                 }
                 DeliveryOutcome::TaskSwitch => return ExceptionChain { links, end: ChainEnd::Unknown },
                 DeliveryOutcome::Failed(next) => next,
@@ -69,26 +71,27 @@ impl GuestState<'_> {
         ExceptionChain { links, end: ChainEnd::Unknown }
     }
 
-    /// Whether a handler can run at all: its first instruction is looked at.
-    fn at_handler(&self, fault: &Exception, handler: Handler) -> ChainEnd {
+    /// Returns the end of a chain that reached a handler, by the fetch of its first instruction.
+    fn handler_end(&self, fault: &Exception, handler: ExceptionHandler) -> ChainEnd {
         let mut registers: CpuState = *self.registers;
         if !registers.cr0().contains(Cr0::PE) {
             return ChainEnd::Handler(handler);
         }
         registers.regs.rip = handler.offset;
-        registers.regs.rsp = handler.stack;
+        registers.regs.rsp = handler.stack_pointer;
         registers.sregs.ss.dpl = 0;
-        let moment = GuestState { registers: &registers, ..*self };
-        match moment.fetch() {
-            Fetched::Fault(next) if next.vector == fault.vector => ChainEnd::Recursion(handler),
-            Fetched::Fault(_) | Fetched::Instruction(..) | Fetched::Invalid(_) | Fetched::NoMemory => {
-                ChainEnd::Handler(handler)
-            }
+        let guest = GuestState { registers: &registers, ..*self };
+        match guest.fetch() {
+            FetchResult::Fault(next) if next.vector == fault.vector => ChainEnd::RecursiveFault(handler),
+            FetchResult::Fault(_)
+            | FetchResult::Instruction(..)
+            | FetchResult::Invalid(_)
+            | FetchResult::Unmapped => ChainEnd::Handler(handler),
         }
     }
 }
 
-/// What two faults in a row become; `None` is the end of the CPU.
+/// Combines an exception with one raised during its delivery. `None`: the CPU shuts down.
 fn combine(first: &Exception, second: Exception) -> Option<Exception> {
     let double = |second: Exception| {
         let why = format!("{} while {} was delivered", second.mnemonic(), first.mnemonic());

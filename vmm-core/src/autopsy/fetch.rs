@@ -1,4 +1,4 @@
-//! Memory reads and instruction fetches of a [`GuestState`], with the faults that they raise.
+//! Memory reads and instruction fetches of a [`GuestState`], with the exceptions that they raise.
 
 use iced_x86::{Code, Decoder, DecoderError, DecoderOptions, Instruction, Register};
 use kvm_sys_wrap::bindings::kvm_segment;
@@ -10,25 +10,25 @@ use crate::machine::guest_state::GuestState;
 use super::exception::Exception;
 use super::page_fault::{AccessKind, PageAccess};
 
-/// The instruction that comes next, or why there is none.
-pub(super) enum Fetched {
-    /// An instruction and its bytes.
+/// Result of an instruction fetch.
+pub(super) enum FetchResult {
+    /// Instruction and its bytes.
     Instruction(Instruction, Vec<u8>),
-    /// Bytes that are none.
+    /// Bytes that do not decode to an instruction.
     Invalid(Vec<u8>),
-    /// Reading it faults.
+    /// Exception raised by the fetch.
     Fault(Exception),
-    /// It lies where no memory is.
-    NoMemory,
+    /// Guest-physical address without memory.
+    Unmapped,
 }
 
 impl CpuState {
-    /// IOPL, bits 12 and 13 of the flags.
+    /// I/O privilege level, bits 12 and 13 of RFLAGS.
     pub(super) const fn iopl(&self) -> u8 {
         (self.regs.rflags >> 12 & 3) as u8
     }
 
-    /// A segment register by its number in iced.
+    /// Segment register by its name in iced-x86.
     pub(super) fn segment(&self, register: Register) -> Option<&kvm_segment> {
         let sregs = &self.sregs;
         let all = [
@@ -42,8 +42,8 @@ impl CpuState {
         all.into_iter().find(|(name, _)| *name == register).map(|(_, segment)| segment)
     }
 
-    /// The value of a general register of any width, and the base of a segment register.
-    pub(super) fn value(&self, register: Register) -> Option<u64> {
+    /// Value of a general-purpose register of any width, of RIP, or the base of a segment register.
+    pub(super) fn register_value(&self, register: Register) -> Option<u64> {
         if let Some(segment) = self.segment(register) {
             // In 64-bit mode only FS and GS have a base (SDM vol. 3, 3.4.4).
             let counts =
@@ -71,14 +71,17 @@ impl CpuState {
 }
 
 impl GuestState<'_> {
-    /// Reads what the CPU reads for itself: gates, descriptors, the TSS. Those are supervisor accesses at any privilege
-    /// level (SDM vol. 3, 4.6.1).
+    /// Reads system structures: gates, descriptors, the TSS. These are supervisor accesses at any privilege level (SDM
+    /// vol. 3, 4.6.1).
     pub(super) fn read_system(&self, linear: u64, bytes: &mut [u8]) -> Result<(), Exception> {
         let kind = AccessKind::Read;
-        self.read(PageAccess { linear, size: bytes.len() as u64, kind, user: false, implicit: true }, bytes)
+        self.read_checked(
+            PageAccess { linear, size: bytes.len() as u64, kind, user: false, implicit: true },
+            bytes,
+        )
     }
 
-    /// Reads a little-endian number of 2, 4 or 8 bytes for the CPU itself.
+    /// Reads a little-endian number of 2, 4 or 8 bytes from a system structure.
     pub(super) fn read_word(&self, linear: u64, size: usize) -> Result<u64, Exception> {
         let mut bytes = [0; 8];
         if let Some(part) = bytes.get_mut(..size) {
@@ -87,10 +90,10 @@ impl GuestState<'_> {
         Ok(u64::from_le_bytes(bytes))
     }
 
-    /// Reads memory with the rights of an access; what is not memory reads as ones.
-    pub(super) fn read(&self, access: PageAccess, bytes: &mut [u8]) -> Result<(), Exception> {
+    /// Reads memory with the rights of an access. Addresses without memory read as all ones.
+    pub(super) fn read_checked(&self, access: PageAccess, bytes: &mut [u8]) -> Result<(), Exception> {
         let mut rest = bytes;
-        for (gpa, size) in self.pieces(&access)? {
+        for (gpa, size) in self.physical_ranges(&access)? {
             let size = usize::try_from(size).unwrap_or(0).min(rest.len());
             let (piece, more) = rest.split_at_mut(size);
             if self.memory.read(gpa, piece).is_none() {
@@ -101,15 +104,15 @@ impl GuestState<'_> {
         Ok(())
     }
 
-    /// Reads and decodes the next instruction.
-    pub(super) fn fetch(&self) -> Fetched {
+    /// Fetches and decodes the next instruction.
+    pub(super) fn fetch(&self) -> FetchResult {
         let registers = self.registers;
         let linear = registers.linear_rip();
-        if let Some(fault) = super::control_transfer::cannot_be_at(registers, registers.regs.rip) {
-            return Fetched::Fault(fault);
+        if let Some(fault) = super::control_transfer::rip_fault(registers, registers.regs.rip) {
+            return FetchResult::Fault(fault);
         }
         let (mut bytes, mut stop) = (Vec::with_capacity(MAX_INSTRUCTION_LENGTH), None);
-        // Page by page: an instruction that ends before a page which is not there does not fault.
+        // Page by page: an instruction that ends before an unmapped page does not fault.
         while bytes.len() < MAX_INSTRUCTION_LENGTH {
             let at = linear.wrapping_add(bytes.len() as u64);
             let size =
@@ -121,16 +124,16 @@ impl GuestState<'_> {
                 user: registers.cpl() == 3,
                 implicit: false,
             };
-            match self.pieces(&access) {
+            match self.physical_ranges(&access) {
                 Err(fault) => {
-                    stop = Some(Fetched::Fault(fault));
+                    stop = Some(FetchResult::Fault(fault));
                     break;
                 }
                 Ok(pieces) => {
                     let mut piece = vec![0; size];
                     let found = pieces.first().and_then(|(gpa, _)| self.memory.read(*gpa, &mut piece));
                     if found.is_none() {
-                        stop = Some(Fetched::NoMemory);
+                        stop = Some(FetchResult::Unmapped);
                         break;
                     }
                     bytes.extend(piece);
@@ -142,10 +145,12 @@ impl GuestState<'_> {
         let instruction = decoder.decode();
         match (decoder.last_error(), stop) {
             (DecoderError::NoMoreBytes, Some(stop)) => stop,
-            _ if instruction.is_invalid() || instruction.code() == Code::INVALID => Fetched::Invalid(bytes),
+            _ if instruction.is_invalid() || instruction.code() == Code::INVALID => {
+                FetchResult::Invalid(bytes)
+            }
             _ => {
                 bytes.truncate(instruction.len());
-                Fetched::Instruction(instruction, bytes)
+                FetchResult::Instruction(instruction, bytes)
             }
         }
     }

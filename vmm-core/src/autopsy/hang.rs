@@ -1,12 +1,12 @@
-//! What a guest does that does not come to an end: a sample of its steps, and what that looks like.
+//! Classification of a hang by a sample of single steps.
 //!
-//! The state at the limit is put into a new machine and led on for a while. A few addresses that come again and again are a
-//! loop; what the loop reads says what it waits for. Exceptions at one place, again and again, are a storm. And an
-//! instruction that never ends is one too.
+//! The state at the limit is restored into a new machine, which is single-stepped for a while. A small set of repeated
+//! addresses is a loop, and its reads show the condition that it waits for. Repeated exceptions at one address are an
+//! exception storm. An instruction that does not complete is a hang of its own kind.
 
 use std::time::Duration;
 
-use iced_x86::{Decoder, FlowControl, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 use crate::cpu::control_regs::Cr0;
 use crate::machine::Machine;
@@ -15,185 +15,190 @@ use crate::record::Recording;
 use crate::record::replay::Replayer;
 
 use super::exception::Exception;
-use super::fetch::Fetched;
+use super::fetch::FetchResult;
 use super::instruction_trace::{DeliveredException, InstructionTrace, StepResult, TracedInstruction};
 use crate::cpu::cpu_state::CpuState;
 use crate::machine::guest_state::GuestState;
 
-/// Steps of a sample.
-const SAMPLE: u64 = 1000;
-/// Time for it.
+/// Single steps of a sample.
+const SAMPLE_STEPS: u64 = 1000;
+/// Time limit of a sample.
 const SAMPLE_TIMEOUT: Duration = Duration::from_secs(3);
-/// A loop has at most this many instructions; more is called a program at work.
-const LARGEST_LOOP: usize = 256;
-/// This many exceptions at one place are a storm.
-const STORM: u64 = 20;
+/// Maximum number of different instructions of a loop. With more of them the guest is taken to be working.
+const MAX_LOOP_INSTRUCTIONS: usize = 256;
+/// Number of exceptions at one address that make an exception storm.
+const EXCEPTION_STORM_THRESHOLD: u64 = 20;
 
-/// What a guest that does not end is doing.
+/// Kind of a hang.
 #[derive(Debug, Clone)]
-pub enum Hang {
-    /// One instruction that jumps to itself.
+#[non_exhaustive]
+pub enum HangKind {
+    /// Instruction that jumps to itself.
     JumpToSelf,
-    /// A small loop.
-    Loop(Loop),
-    /// The same exception at the same place, again and again: the handler returns without mending its cause.
+    /// Loop of a few instructions.
+    Loop(LoopAnalysis),
+    /// Repeated exception at one address: the handler returns without removing its cause.
     ExceptionStorm {
-        /// The exception, where it is raised, and its handler.
+        /// Exception, the instruction that raises it, and its handler.
         raised: Box<DeliveredException>,
-        /// How often in the sample; `None` if the handler is the very instruction that raised it.
+        /// Number of times in the sample. `None` if the handler is the instruction that raised it.
         count: Option<u64>,
     },
-    /// Interrupts come faster than the guest gets work done.
-    Interrupts {
-        /// How many.
+    /// Interrupts that arrive faster than the guest can handle them.
+    InterruptStorm {
+        /// Number of interrupts.
         count: u64,
-        /// In how much time.
+        /// Time in which they were delivered.
         time: Duration,
-        /// The vector of the one that is being served, or is due.
+        /// Vector of the interrupt in service or pending.
         vector: u8,
     },
-    /// It sleeps, and only an interrupt that does not come would wake it.
-    Asleep,
-    /// It had suspended the machine, and the alarm that would wake it had not come.
+    /// The vCPU is halted and no interrupt arrives.
+    Halted,
+    /// The machine is suspended until an RTC alarm that has not occurred yet.
     Suspended,
-    /// An instruction that does not come to an end.
+    /// Instruction that does not complete, and the exception that it must raise if one is predicted.
     NonTerminatingInstruction(Option<Exception>),
-    /// The CPU runs through zeros, which are no code of anybody's.
+    /// The CPU executes zeroed memory.
     ExecutingZeros {
-        /// Whether it is in real mode, where an empty vector leads to such a place.
+        /// True in real mode, where an empty vector leads to address 0.
         real: bool,
     },
-    /// No pattern: it may just need more time.
+    /// No pattern found. The guest may need more time.
     NoPattern {
-        /// Different instructions in the sample.
+        /// Number of different instructions in the sample.
         distinct: usize,
     },
-    /// It ended by itself when it was given more time.
+    /// The guest came to this end during the sample.
     FinishesWithMoreTime(crate::machine::end::End),
 }
 
-/// A small loop.
+/// Analysis of a loop.
 #[derive(Debug, Clone)]
-pub struct Loop {
-    /// Its instructions, by address.
+#[non_exhaustive]
+pub struct LoopAnalysis {
+    /// Instructions of the loop, by address.
     pub body: Vec<TracedInstruction>,
-    /// Ports that it reads.
+    /// Ports that the loop reads.
     pub reads_ports: Vec<u16>,
-    /// Ports that it writes.
+    /// Ports that the loop writes.
     pub writes_ports: Vec<u16>,
-    /// An address in memory that it reads and compares, with the value there.
-    pub watches: Option<(u64, u64)>,
-    /// A HLT in it.
-    pub halts: bool,
-    /// A call to the hypervisor in it: its number in `body`.
-    pub calls: Option<usize>,
+    /// Linear address that the loop polls, and the value in memory there.
+    pub polled_memory: Option<(u64, u64)>,
+    /// True if the loop contains HLT.
+    pub has_hlt: bool,
+    /// Index of a VMCALL or VMMCALL in `body`.
+    pub hypercall: Option<usize>,
 }
 
-/// Samples a machine that was stopped by a limit.
+/// Single-steps a copy of a machine that was stopped by a limit, and classifies the hang.
 pub(super) fn sample(
     ended: &Machine,
     build: &dyn Fn() -> Result<Machine, Error>,
     budget: Duration,
-) -> Result<(Hang, InstructionTrace), Error> {
+) -> Result<(HangKind, InstructionTrace), Error> {
     let checkpoint = ended.checkpoint()?;
     let nothing = Recording::new();
     let mut replayer = Replayer::new(build, &nothing)?;
     replayer.machine_mut().restore(&checkpoint)?;
     replayer.set_budget(budget.min(SAMPLE_TIMEOUT))?;
-    let mut trail = InstructionTrace::default();
-    let walked = trail.follow(&mut replayer, SAMPLE, SAMPLE_TIMEOUT)?;
-    let hang = match walked {
-        StepResult::Stuck(registers) => stuck(replayer.machine(), &registers),
-        StepResult::Ended { end, .. } => Hang::FinishesWithMoreTime(end),
-        StepResult::Circle(raised) => Hang::ExceptionStorm { raised, count: None },
-        StepResult::Enough | StepResult::Diverged | StepResult::OutOfTime => pattern(&replayer, &trail)?,
+    let mut trace = InstructionTrace::default();
+    let result = trace.record(&mut replayer, SAMPLE_STEPS, SAMPLE_TIMEOUT)?;
+    let hang = match result {
+        StepResult::Stuck(registers) => classify_stuck(replayer.machine(), &registers),
+        StepResult::Ended { end, .. } => HangKind::FinishesWithMoreTime(end),
+        StepResult::RecursiveFault(raised) => HangKind::ExceptionStorm { raised, count: None },
+        StepResult::StepLimit | StepResult::Diverged | StepResult::OutOfTime => {
+            classify_trace(&replayer, &trace)?
+        }
     };
-    Ok((hang, trail))
+    Ok((hang, trace))
 }
 
-/// An instruction without an end. Some hosts do not report a step that leads to where it began.
-fn stuck(machine: &Machine, registers: &CpuState) -> Hang {
-    let moment = GuestState::from_machine(machine, registers);
-    let fetched = moment.fetch();
+/// Classifies an instruction that did not complete. Some hosts do not report the step of a jump to itself.
+fn classify_stuck(machine: &Machine, registers: &CpuState) -> HangKind {
+    let guest = GuestState::from_machine(machine, registers);
+    let fetched = guest.fetch();
     match &fetched {
-        Fetched::Instruction(instruction, _) if leads_to(instruction, registers.regs.rip) => Hang::JumpToSelf,
-        Fetched::Instruction(..) | Fetched::Invalid(_) | Fetched::Fault(_) | Fetched::NoMemory => {
-            Hang::NonTerminatingInstruction(moment.fault_of(&fetched))
+        FetchResult::Instruction(instruction, _) if jumps_to(instruction, registers.regs.rip) => {
+            HangKind::JumpToSelf
         }
+        FetchResult::Instruction(..)
+        | FetchResult::Invalid(_)
+        | FetchResult::Fault(_)
+        | FetchResult::Unmapped => HangKind::NonTerminatingInstruction(guest.predict_fault(&fetched)),
     }
 }
 
-/// A guest that cannot be stepped: what the one instruction says that it stood at.
-pub(super) fn at_rest(ended: &Machine, registers: &CpuState) -> Hang {
-    let moment = GuestState::from_machine(ended, registers);
-    match moment.fetch() {
-        Fetched::Instruction(instruction, _) if leads_to(&instruction, registers.regs.rip) => {
-            Hang::JumpToSelf
+/// Classifies a hang of a guest that cannot be single-stepped, by its current instruction.
+pub(super) fn classify_instruction(ended: &Machine, registers: &CpuState) -> HangKind {
+    let guest = GuestState::from_machine(ended, registers);
+    match guest.fetch() {
+        FetchResult::Instruction(instruction, _) if jumps_to(&instruction, registers.regs.rip) => {
+            HangKind::JumpToSelf
         }
-        Fetched::Instruction(..) | Fetched::Invalid(_) | Fetched::Fault(_) | Fetched::NoMemory => {
-            Hang::NoPattern { distinct: 0 }
-        }
+        FetchResult::Instruction(..)
+        | FetchResult::Invalid(_)
+        | FetchResult::Fault(_)
+        | FetchResult::Unmapped => HangKind::NoPattern { distinct: 0 },
     }
 }
 
-/// What the steps look like.
-fn pattern(replayer: &Replayer<'_>, trail: &InstructionTrace) -> Result<Hang, Error> {
-    if let Some(((at, vector), count)) = trail.raised.iter().max_by_key(|(_, count)| **count)
-        && *count >= STORM.min(trail.steps / 8 + 1)
-        && let Some(raised) = trail.last_raised(*at, *vector)
+/// Classifies a hang by its instruction trace.
+fn classify_trace(replayer: &Replayer<'_>, trace: &InstructionTrace) -> Result<HangKind, Error> {
+    if let Some(((at, vector), count)) = trace.exception_counts.iter().max_by_key(|(_, count)| **count)
+        && *count >= EXCEPTION_STORM_THRESHOLD.min(trace.steps / 8 + 1)
+        && let Some(raised) = trace.last_exception(*at, *vector)
     {
-        return Ok(Hang::ExceptionStorm { raised: Box::new(raised.clone()), count: Some(*count) });
+        return Ok(HangKind::ExceptionStorm { raised: Box::new(raised.clone()), count: Some(*count) });
     }
-    let zeros = trail.past.iter().filter(|past| past.bytes.iter().all(|byte| *byte == 0)).count();
-    if zeros > trail.past.len() / 2 {
-        return Ok(Hang::ExecutingZeros {
+    let zeros = trace.instructions.iter().filter(|traced| traced.bytes.iter().all(|byte| *byte == 0)).count();
+    if zeros > trace.instructions.len() / 2 {
+        return Ok(HangKind::ExecutingZeros {
             real: !CpuState::from_vcpu(replayer.machine().vcpu())?.cr0().contains(Cr0::PE),
         });
     }
-    // What was executed once belongs to the way into the loop.
-    let body: Vec<u64> = trail.visits.iter().filter(|(_, count)| **count > 1).map(|(at, _)| *at).collect();
-    let rounds: u64 = body.iter().filter_map(|at| trail.visits.get(at)).sum();
-    if body.is_empty() || body.len() > LARGEST_LOOP || rounds < trail.steps / 2 {
-        return Ok(Hang::NoPattern { distinct: trail.visits.len() });
+    // Instructions executed only once lie before the loop.
+    let body: Vec<u64> =
+        trace.execution_counts.iter().filter(|(_, count)| **count > 1).map(|(at, _)| *at).collect();
+    let rounds: u64 = body.iter().filter_map(|at| trace.execution_counts.get(at)).sum();
+    if body.is_empty() || body.len() > MAX_LOOP_INSTRUCTIONS || rounds < trace.steps / 2 {
+        return Ok(HangKind::NoPattern { distinct: trace.execution_counts.len() });
     }
     let registers = CpuState::from_vcpu(replayer.machine().vcpu())?;
-    if body.len() == 1 && trail.past.back().is_some_and(jumps_to_itself) {
-        return Ok(Hang::JumpToSelf);
+    if body.len() == 1 && trace.instructions.back().is_some_and(jumps_to_itself) {
+        return Ok(HangKind::JumpToSelf);
     }
-    Ok(Hang::Loop(describe(replayer, &registers, &body)))
+    Ok(HangKind::Loop(analyze_loop(replayer, &registers, &body)))
 }
 
-fn jumps_to_itself(past: &TracedInstruction) -> bool {
-    leads_to(&decode(past), past.linear)
+fn jumps_to_itself(traced: &TracedInstruction) -> bool {
+    jumps_to(&traced.decode(), traced.linear)
 }
 
-/// A plain jump to an address.
-fn leads_to(instruction: &Instruction, address: u64) -> bool {
+/// Returns true for an unconditional near jump to `address`.
+fn jumps_to(instruction: &Instruction, address: u64) -> bool {
     instruction.flow_control() == FlowControl::UnconditionalBranch
         && instruction.near_branch_target() == address
 }
 
-fn decode(past: &TracedInstruction) -> Instruction {
-    Decoder::with_ip(past.width.bits(), &past.bytes, past.linear, 0).decode()
-}
-
 #[expect(clippy::wildcard_enum_match_arm, reason = "iced's enums have a thousand names")]
-fn describe(replayer: &Replayer<'_>, registers: &CpuState, body: &[u64]) -> Loop {
+fn analyze_loop(replayer: &Replayer<'_>, registers: &CpuState, body: &[u64]) -> LoopAnalysis {
     let machine = replayer.machine();
-    let mut found = Loop {
+    let mut found = LoopAnalysis {
         body: Vec::new(),
         reads_ports: Vec::new(),
         writes_ports: Vec::new(),
-        watches: None,
-        halts: false,
-        calls: None,
+        polled_memory: None,
+        has_hlt: false,
+        hypercall: None,
     };
     let (width, base) = (registers.width(), registers.linear_rip().wrapping_sub(registers.regs.rip));
     for linear in body {
-        let mut there = *registers;
-        there.regs.rip = linear.wrapping_sub(base);
-        let moment = GuestState::from_machine(machine, &there);
-        let Fetched::Instruction(instruction, bytes) = moment.fetch() else { continue };
+        let mut registers_there = *registers;
+        registers_there.regs.rip = linear.wrapping_sub(base);
+        let guest = GuestState::from_machine(machine, &registers_there);
+        let FetchResult::Instruction(instruction, bytes) = guest.fetch() else { continue };
         let port = || {
             let immediate = instruction.op_kinds().any(|kind| kind == OpKind::Immediate8);
             if immediate { instruction.immediate8().into() } else { (registers.regs.rdx & 0xffff) as u16 }
@@ -203,12 +208,12 @@ fn describe(replayer: &Replayer<'_>, registers: &CpuState, body: &[u64]) -> Loop
             Mnemonic::Out | Mnemonic::Outsb | Mnemonic::Outsw | Mnemonic::Outsd => {
                 found.writes_ports.push(port());
             }
-            Mnemonic::Hlt => found.halts = true,
-            Mnemonic::Vmcall | Mnemonic::Vmmcall => found.calls = Some(found.body.len()),
+            Mnemonic::Hlt => found.has_hlt = true,
+            Mnemonic::Vmcall | Mnemonic::Vmmcall => found.hypercall = Some(found.body.len()),
             _ => {}
         }
-        if found.watches.is_none() {
-            found.watches = watched(&moment, &instruction);
+        if found.polled_memory.is_none() {
+            found.polled_memory = polled_memory(&guest, &instruction);
         }
         found.body.push(TracedInstruction {
             linear: *linear,
@@ -216,7 +221,7 @@ fn describe(replayer: &Replayer<'_>, registers: &CpuState, body: &[u64]) -> Loop
             bytes,
             regs: registers.regs,
             raised: None,
-            times: 1,
+            repetitions: 1,
         });
     }
     for ports in [&mut found.reads_ports, &mut found.writes_ports] {
@@ -226,13 +231,13 @@ fn describe(replayer: &Replayer<'_>, registers: &CpuState, body: &[u64]) -> Loop
     found
 }
 
-/// A variable that is looked at: read from an address without registers that change in every round.
-fn watched(moment: &GuestState<'_>, instruction: &Instruction) -> Option<(u64, u64)> {
-    let looks = matches!(
+/// Address and value of a memory operand that the instruction polls: it is read, and its address has no index register.
+fn polled_memory(guest: &GuestState<'_>, instruction: &Instruction) -> Option<(u64, u64)> {
+    let reads = matches!(
         instruction.mnemonic(),
         Mnemonic::Cmp | Mnemonic::Test | Mnemonic::Mov | Mnemonic::Movzx | Mnemonic::Bt
     );
-    if !looks
+    if !reads
         || instruction.flow_control() != FlowControl::Next
         || instruction.memory_index() != Register::None
     {
@@ -240,11 +245,11 @@ fn watched(moment: &GuestState<'_>, instruction: &Instruction) -> Option<(u64, u
     }
     let number = (0..instruction.op_count()).find(|number| instruction.op_kind(*number) == OpKind::Memory)?;
     let written = number == 0 && instruction.mnemonic() == Mnemonic::Mov;
-    // The frame of a function is its own business.
+    // Local variables on the stack are not polled.
     let local =
         matches!(instruction.memory_base(), Register::RBP | Register::EBP | Register::RSP | Register::ESP);
     if written || local {
         return None;
     }
-    Some((moment.operand_address(instruction, number)?, moment.operand(instruction, number)?))
+    Some((guest.operand_address(instruction, number)?, guest.operand_value(instruction, number)?))
 }

@@ -1,55 +1,57 @@
-//! A guest that does not end, in words.
+//! Report text for a hang.
 
 use std::fmt::Write as _;
 
 use super::Autopsy;
-use super::hang::{Hang, Loop};
+use super::hang::{HangKind, LoopAnalysis};
 use super::instruction_trace::DeliveredException;
-use super::summary::{Names, code, instructions, place};
+use super::summary::{SymbolLookup, count_instructions, describe_address, disassemble};
 
 impl Autopsy {
-    pub(super) fn hang(&self, text: &mut String, hang: &Hang, names: &Names<'_>) {
+    pub(super) fn describe_hang(&self, text: &mut String, hang: &HangKind, symbols: &SymbolLookup<'_>) {
         let _ = match hang {
-            Hang::JumpToSelf => write!(text, "{} jumps to itself, for ever.", self.here(names)),
-            Hang::Loop(found) => {
-                looping(text, found, names);
+            HangKind::JumpToSelf => {
+                write!(text, "{} jumps to itself, for ever.", self.describe_instruction(symbols))
+            }
+            HangKind::Loop(found) => {
+                describe_loop(text, found, symbols);
                 Ok(())
             }
-            Hang::ExceptionStorm { raised, count } => {
-                storm(text, raised, *count, names);
+            HangKind::ExceptionStorm { raised, count } => {
+                describe_storm(text, raised, *count, symbols);
                 Ok(())
             }
-            Hang::Interrupts { count, time, vector } => {
+            HangKind::InterruptStorm { count, time, vector } => {
                 write!(
                     text,
                     "The guest is in an interrupt storm: {count} interrupts in {time:?}, so that it gets nothing else done. The last is vector {vector:#x}. A handler has to make the source quiet before it returns. The guest stood at {}.",
-                    self.here(names)
+                    self.describe_instruction(symbols)
                 )
             }
-            Hang::Asleep => write!(
+            HangKind::Halted => write!(
                 text,
                 "The guest sleeps in HLT before {}, and the interrupt that it waits for does not come.",
-                self.here(names)
+                self.describe_instruction(symbols)
             ),
-            Hang::Suspended => write!(
+            HangKind::Suspended => write!(
                 text,
                 "The guest had suspended the machine before {}, until an alarm of its clock that was still to come.",
-                self.here(names)
+                self.describe_instruction(symbols)
             ),
-            Hang::NonTerminatingInstruction(Some(fault)) => write!(
+            HangKind::NonTerminatingInstruction(Some(fault)) => write!(
                 text,
                 "The guest hangs at {}, without an exit and without a step: it must raise {} ({}), and KVM lets the CPU try again \
                  for ever.",
-                self.here(names),
+                self.describe_instruction(symbols),
                 fault.name(),
-                fault.why
+                fault.reason
             ),
-            Hang::NonTerminatingInstruction(None) => write!(
+            HangKind::NonTerminatingInstruction(None) => write!(
                 text,
                 "{} never returns: this host's KVM keeps the vCPU in this one instruction.",
-                self.here(names)
+                self.describe_instruction(symbols)
             ),
-            Hang::ExecutingZeros { real } => {
+            HangKind::ExecutingZeros { real } => {
                 let hint = if *real {
                     " In real mode that is mostly an exception whose vector is 0000:0000."
                 } else {
@@ -58,29 +60,33 @@ impl Autopsy {
                 write!(
                     text,
                     "The CPU has left the guest's code and runs through zeros at {}, which it takes for instructions.{hint}",
-                    place(self.instruction.as_ref().map_or(0, |found| found.linear), names)
+                    describe_address(self.instruction.as_ref().map_or(0, |found| found.linear), symbols)
                 )
             }
-            Hang::NoPattern { distinct } => write!(
+            HangKind::NoPattern { distinct } => write!(
                 text,
                 "The guest was still at work at {}: a sample shows {distinct} different instructions and no small loop. It may \
                  just need more time.",
-                self.here(names)
+                self.describe_instruction(symbols)
             ),
-            Hang::FinishesWithMoreTime(end) => write!(
+            HangKind::FinishesWithMoreTime(end) => write!(
                 text,
                 "The guest was still at work at {}, and would soon have come to its end: {end}. It needs a little more time.",
-                self.here(names)
+                self.describe_instruction(symbols)
             ),
         };
-        self.accuse(text, names);
+        self.describe_writers(text, symbols);
     }
 }
 
-fn looping(text: &mut String, found: &Loop, names: &Names<'_>) {
+fn describe_loop(text: &mut String, found: &LoopAnalysis, symbols: &SymbolLookup<'_>) {
     let (Some(first), Some(last)) = (found.body.first(), found.body.last()) else { return };
-    let count = instructions(found.body.len() as u64);
-    let range = format!("{count} from {} to {}", place(first.linear, names), place(last.linear, names));
+    let count = count_instructions(found.body.len() as u64);
+    let range = format!(
+        "{count} from {} to {}",
+        describe_address(first.linear, symbols),
+        describe_address(last.linear, symbols)
+    );
     let ports = |list: &[u16]| {
         let shown: Vec<String> = list.iter().take(4).map(|port| format!("port {port:#x}")).collect();
         shown.join(", ")
@@ -91,13 +97,13 @@ fn looping(text: &mut String, found: &Loop, names: &Names<'_>) {
             "The guest polls {} in a loop ({range}): it waits for a value that never comes.",
             ports(&found.reads_ports)
         )
-    } else if let Some(call) = found.calls.and_then(|number| found.body.get(number)) {
-        let call = code(&call.bytes, call.width, call.linear);
+    } else if let Some(call) = found.hypercall.and_then(|number| found.body.get(number)) {
+        let call = disassemble(&call.bytes, call.width, call.linear);
         write!(
             text,
             "The guest calls the hypervisor in a loop, with `{call}` ({range}), and gets no answer that it likes."
         )
-    } else if found.halts {
+    } else if found.has_hlt {
         write!(text, "The guest halts again and again in a loop ({range}).")
     } else if !found.writes_ports.is_empty() {
         write!(
@@ -105,33 +111,42 @@ fn looping(text: &mut String, found: &Loop, names: &Names<'_>) {
             "The guest writes to {} in a loop ({range}) that does not end.",
             ports(&found.writes_ports)
         )
-    } else if let Some((at, value)) = found.watches {
+    } else if let Some((at, value)) = found.polled_memory {
         write!(
             text,
             "The guest is in a loop ({range}) that looks at memory at {}, which holds {value:#x} and does not change.",
-            place(at, names)
+            describe_address(at, symbols)
         )
     } else {
         write!(text, "The guest is in an endless loop ({range}).")
     };
 }
 
-fn storm(text: &mut String, raised: &DeliveredException, count: Option<u64>, names: &Names<'_>) {
-    let DeliveredException { fault, delivered, handler, at, bytes, width, .. } = raised;
+fn describe_storm(
+    text: &mut String,
+    raised: &DeliveredException,
+    count: Option<u64>,
+    symbols: &SymbolLookup<'_>,
+) {
+    let DeliveredException { fault, handled: delivered, handler, address: at, bytes, width, .. } = raised;
     let often = count.map(|count| format!(" ({count} times in a sample)")).unwrap_or_default();
     let becomes =
         if delivered == fault { String::new() } else { format!(", which becomes {}", delivered.name()) };
     let _ = write!(
         text,
         "An exception storm{often}: `{}` at {} raises {}{becomes} again and again: {}.",
-        code(bytes, *width, *at),
-        place(*at, names),
+        disassemble(bytes, *width, *at),
+        describe_address(*at, symbols),
         fault.name(),
-        fault.why
+        fault.reason
     );
     let _ = if handler == at {
         write!(text, " Its handler begins with that very instruction, so it never gets any further.")
     } else {
-        write!(text, " Its handler at {} comes back there without mending the cause.", place(*handler, names))
+        write!(
+            text,
+            " Its handler at {} comes back there without mending the cause.",
+            describe_address(*handler, symbols)
+        )
     };
 }

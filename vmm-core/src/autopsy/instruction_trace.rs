@@ -1,13 +1,13 @@
-//! The last steps: a machine is led on one instruction at a time, and what it does is remembered.
+//! Single-steps a replay and records the last instructions, writes and exceptions.
 //!
-//! Before each step the instruction is decoded and its fault, if it will raise one, worked out; so that exceptions which
-//! the guest handles are followed into the handler, and the state before the step that ends the run is at hand. Writes
-//! to memory are remembered too: a page table or gate that turns out to be wrong can then name its writer.
+//! Before each step the instruction is decoded and its exception, if any, is predicted. This way the trace follows
+//! exceptions into the guest's handlers, and the state before the step that ends the run is available. Writes to memory are
+//! recorded to find the writer of a faulty page table entry or gate.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use iced_x86::{Instruction, Mnemonic};
+use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic};
 use kvm_sys_wrap::bindings::kvm_regs;
 use kvm_sys_wrap::{Gpa, KickTimer};
 use vm_memory::Bytes;
@@ -17,145 +17,154 @@ use crate::machine::end::End;
 use crate::machine::error::Error;
 use crate::record::replay::{HandlerTrap, ReplayStep, Replayer};
 
-use super::delivery::{GateFound, Handler};
+use super::delivery::{ExceptionHandler, IdtEntry};
 use super::exception::Exception;
 use super::exception_chain::{ChainEnd, ChainLink};
-use super::fetch::Fetched;
+use super::fetch::FetchResult;
 use super::page_fault::{AccessKind, PageAccess};
-use super::predict::is_unrepeatable;
+use super::predict::nondeterministic_source;
 use crate::cpu::cpu_state::CpuState;
 use crate::machine::guest_state::GuestState;
 
-/// How many instructions are remembered.
-pub const MAX_INSTRUCTIONS: usize = 32;
-/// How many writes are remembered.
+/// Maximum number of instructions in a trace.
+pub const MAX_TRACED_INSTRUCTIONS: usize = 32;
+/// Maximum number of recorded writes.
 const MAX_WRITES: usize = 4096;
-/// After this time without a step the guest is taken to sit in an instruction that never ends.
-const TRACE_TIMEOUT: Duration = Duration::from_millis(200);
+/// Time after which a step counts as an instruction that does not complete.
+const STEP_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// An instruction that was executed.
+/// Executed instruction of a trace.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct TracedInstruction {
-    /// Its linear address.
+    /// Linear address.
     pub linear: u64,
-    /// The width of the code.
+    /// Operand width of the code.
     pub width: OperandWidth,
-    /// Its bytes.
+    /// Bytes of the instruction.
     pub bytes: Vec<u8>,
-    /// The general registers before it.
+    /// General-purpose registers before the instruction.
     pub regs: kvm_regs,
-    /// The exception that it raised, if a handler took it.
+    /// Exception that it raised and that reached a handler.
     pub raised: Option<DeliveredException>,
-    /// How often it was executed in a row: more than once for string instructions with REP.
-    pub times: u64,
+    /// Number of consecutive executions. More than 1 only for string instructions with REP.
+    pub repetitions: u64,
 }
 
-/// An exception that was delivered.
+impl TracedInstruction {
+    /// Decodes the bytes.
+    pub(super) fn decode(&self) -> Instruction {
+        Decoder::with_ip(self.width.bits(), &self.bytes, self.linear, DecoderOptions::NONE).decode()
+    }
+}
+
+/// Exception that was delivered to a handler.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct DeliveredException {
-    /// The exception that it raised.
+    /// Exception that the instruction raised.
     pub fault: Exception,
-    /// The one that a handler took: the same, or a double fault that came of it.
-    pub delivered: Exception,
-    /// Where its handler begins.
+    /// Exception that reached the handler: `fault`, or a later one of its chain, such as #DF.
+    pub handled: Exception,
+    /// Linear address of the handler.
     pub handler: u64,
-    /// The gate that led there.
-    pub gate: Option<GateFound>,
-    /// The instruction that raised it: linear address, bytes, width.
-    pub at: u64,
-    /// Its bytes.
+    /// Gate that names the handler.
+    pub gate: Option<IdtEntry>,
+    /// Linear address of the instruction that raised the exception.
+    pub address: u64,
+    /// Bytes of that instruction.
     pub bytes: Vec<u8>,
-    /// The width of its code.
+    /// Operand width of that instruction.
     pub width: OperandWidth,
 }
 
-/// A remembered write.
+/// Recorded write to memory.
 #[derive(Debug, Clone, Copy)]
-struct Write {
+struct TracedWrite {
     gpa: Gpa,
     size: u64,
     step: u64,
 }
 
-/// A memory of the last steps.
+/// Trace of single steps.
 #[derive(Debug, Default)]
 pub(super) struct InstructionTrace {
     pub(super) steps: u64,
-    pub(super) past: VecDeque<TracedInstruction>,
-    /// How often each address was executed.
-    pub(super) visits: BTreeMap<u64, u64>,
+    pub(super) instructions: VecDeque<TracedInstruction>,
+    /// Number of executions by linear address.
+    pub(super) execution_counts: BTreeMap<u64, u64>,
     /// Exceptions whose handlers have not returned yet, outermost first.
-    pub(super) open: Vec<DeliveredException>,
-    /// All exceptions that were delivered, by address of the instruction and vector.
-    pub(super) raised: BTreeMap<(u64, u8), u64>,
-    /// Why another run might come out differently, and where that was.
-    pub(super) unrepeatable: Option<(&'static str, u64)>,
-    /// The last instruction that did not lead to the one behind it, and its number.
+    pub(super) active_exceptions: Vec<DeliveredException>,
+    /// Number of delivered exceptions by address of the instruction and vector.
+    pub(super) exception_counts: BTreeMap<(u64, u8), u64>,
+    /// First source of nondeterminism, and the address of its instruction.
+    pub(super) nondeterministic: Option<(&'static str, u64)>,
+    /// Last instruction that was not followed by the next one in memory, and its step number.
     pub(super) last_jump: Option<(TracedInstruction, u64)>,
-    /// What was known of the step that ended the run.
-    last: Option<Plan>,
-    writes: VecDeque<Write>,
+    /// Step that ended the run.
+    unfinished_step: Option<PreparedStep>,
+    writes: VecDeque<TracedWrite>,
     writers: BTreeMap<u64, TracedInstruction>,
 }
 
-/// Where a stretch of single steps ended.
+/// Reason why recording stopped.
 pub(super) enum StepResult {
-    /// The run ended in the instruction before which the registers were these.
-    Ended { end: End, before: Box<CpuState> },
+    /// The run ended. `last_state`: registers before the last instruction.
+    Ended { end: End, last_state: Box<CpuState> },
     /// The instruction raises an exception whose handler is the instruction itself.
-    Circle(Box<DeliveredException>),
-    /// An instruction does not come to an end.
+    RecursiveFault(Box<DeliveredException>),
+    /// An instruction does not complete.
     Stuck(Box<CpuState>),
-    /// The number of steps is used up.
-    Enough,
-    /// The replay left the recorded run.
+    /// The number of steps or the time of this call is used up.
+    StepLimit,
+    /// The replay diverged from the recorded run.
     Diverged,
-    /// Time is up.
+    /// The time budget of the replay is used up.
     OutOfTime,
 }
 
 impl InstructionTrace {
-    /// Leads the machine on for at most `steps` instructions.
-    ///
-    /// And for at most about `time`.
-    pub(super) fn follow(
+    /// Single-steps the replay for at most `steps` instructions and about `time`.
+    pub(super) fn record(
         &mut self,
         replayer: &mut Replayer<'_>,
         steps: u64,
         time: Duration,
     ) -> Result<StepResult, Error> {
         let started = Instant::now();
-        let mut patience = KickTimer::new(TRACE_TIMEOUT)?;
-        // A kick from before may come late, so two of them with nothing in between are wanted.
+        let mut step_timer = KickTimer::new(STEP_TIMEOUT)?;
+        // A kick of an earlier timer may arrive late, so only two kicks without a step between them count.
         let mut last_kick = None;
         let until = self.steps.saturating_add(steps);
         while self.steps < until {
             let registers = CpuState::from_vcpu(replayer.machine().vcpu())?;
-            let plan = self.look(replayer, &registers);
-            if let Some(raised) = plan.raised(&registers).filter(|raised| raised.handler == raised.at) {
-                return Ok(StepResult::Circle(Box::new(raised)));
+            let step = self.prepare_step(replayer, &registers);
+            if let Some(raised) =
+                step.delivered_exception(&registers).filter(|raised| raised.handler == raised.address)
+            {
+                return Ok(StepResult::RecursiveFault(Box::new(raised)));
             }
-            match replayer.step(plan.halt, plan.catch)? {
+            match replayer.step(step.rip_after_hlt, step.handler_trap)? {
                 ReplayStep::Done => {
-                    self.finish(&plan, &registers, false);
-                    if plan.pushes_flags {
+                    self.complete_step(&step, &registers, false);
+                    if step.pushes_flags {
                         clear_step_flag(replayer, &registers, None)?;
                     }
                 }
                 ReplayStep::AtHandler => {
-                    self.finish(&plan, &registers, true);
-                    clear_step_flag(replayer, &registers, plan.handler)?;
+                    self.complete_step(&step, &registers, true);
+                    clear_step_flag(replayer, &registers, step.handler)?;
                 }
                 ReplayStep::Interrupted => {
                     if last_kick == Some(self.steps) {
                         return Ok(StepResult::Stuck(Box::new(registers)));
                     }
                     last_kick = Some(self.steps);
-                    patience = KickTimer::new(TRACE_TIMEOUT)?;
+                    step_timer = KickTimer::new(STEP_TIMEOUT)?;
                 }
                 ReplayStep::Ended(end) => {
-                    self.last = Some(plan);
-                    return Ok(StepResult::Ended { end, before: Box::new(registers) });
+                    self.unfinished_step = Some(step);
+                    return Ok(StepResult::Ended { end, last_state: Box::new(registers) });
                 }
                 ReplayStep::Diverged => return Ok(StepResult::Diverged),
                 ReplayStep::OutOfTime => return Ok(StepResult::OutOfTime),
@@ -167,41 +176,41 @@ impl InstructionTrace {
                 break;
             }
         }
-        drop(patience);
-        Ok(StepResult::Enough)
+        drop(step_timer);
+        Ok(StepResult::StepLimit)
     }
 
-    /// Looks at the instruction before it is executed.
-    fn look(&mut self, replayer: &Replayer<'_>, registers: &CpuState) -> Plan {
+    /// Decodes the next instruction and predicts its exception.
+    fn prepare_step(&mut self, replayer: &Replayer<'_>, registers: &CpuState) -> PreparedStep {
         let machine = replayer.machine();
-        let moment = GuestState::from_machine(machine, registers);
-        let fetched = moment.fetch();
-        let fault = moment.fault_of(&fetched);
+        let guest = GuestState::from_machine(machine, registers);
+        let fetched = guest.fetch();
+        let fault = guest.predict_fault(&fetched);
         let linear = registers.linear_rip();
-        let mut plan = Plan {
+        let mut step = PreparedStep {
             bytes: Vec::new(),
-            halt: None,
-            catch: None,
+            rip_after_hlt: None,
+            handler_trap: None,
             handler: None,
             links: Vec::new(),
             returns: false,
             pushes_flags: false,
         };
         if let Some(fault) = fault {
-            let landing = machine.board.landing.map(|landing| landing.address);
-            let chain = moment.chain(fault);
-            // Where a gate is not fit for use the CPU does not go there. Some hosts do.
+            let trap_page = machine.board.landing.map(|landing| landing.address);
+            let chain = guest.exception_chain(fault);
+            // The CPU does not use an invalid gate, but the emulator of some hosts does.
             let handler = match chain.end {
-                ChainEnd::Handler(handler) | ChainEnd::Recursion(handler) => Some(handler),
+                ChainEnd::Handler(handler) | ChainEnd::RecursiveFault(handler) => Some(handler),
                 ChainEnd::TripleFault | ChainEnd::Unknown => chain
                     .links
                     .first()
                     .and_then(|link| link.delivery.gate)
-                    .and_then(|gate| moment.beyond(gate)),
+                    .and_then(|gate| guest.gate_target(gate)),
             };
             if let Some(handler) = handler {
-                // The trap page consists of HLT already, and ends the run by itself.
-                let lands = landing.is_some_and(|page| handler.linear & !0xfff == page.0);
+                // The trap page consists of HLT and ends the run by itself.
+                let in_trap_page = trap_page.is_some_and(|page| handler.linear & !0xfff == page.0);
                 let access = PageAccess {
                     linear: handler.linear,
                     size: 1,
@@ -209,80 +218,82 @@ impl InstructionTrace {
                     user: false,
                     implicit: true,
                 };
-                let gpa = moment.pieces(&access).ok().and_then(|pieces| Some(pieces.first()?.0));
-                plan.catch = gpa.filter(|_| !lands).map(|gpa| HandlerTrap { gpa, linear: handler.linear });
-                plan.handler = Some(handler);
+                let gpa = guest.physical_ranges(&access).ok().and_then(|pieces| Some(pieces.first()?.0));
+                step.handler_trap =
+                    gpa.filter(|_| !in_trap_page).map(|gpa| HandlerTrap { gpa, linear: handler.linear });
+                step.handler = Some(handler);
             }
-            plan.links = chain.links;
+            step.links = chain.links;
         }
         match fetched {
-            Fetched::Instruction(instruction, bytes) => {
-                self.remember_writes(&moment, &instruction, !plan.links.is_empty());
-                self.remember_clock(&instruction, linear);
-                plan.halt = (instruction.mnemonic() == Mnemonic::Hlt).then(|| linear.wrapping_add(1));
-                plan.returns =
+            FetchResult::Instruction(instruction, bytes) => {
+                self.record_writes(&guest, &instruction, !step.links.is_empty());
+                self.record_nondeterminism(&instruction, linear);
+                step.rip_after_hlt =
+                    (instruction.mnemonic() == Mnemonic::Hlt).then(|| linear.wrapping_add(1));
+                step.returns =
                     matches!(instruction.mnemonic(), Mnemonic::Iret | Mnemonic::Iretd | Mnemonic::Iretq);
-                plan.pushes_flags =
+                step.pushes_flags =
                     matches!(instruction.mnemonic(), Mnemonic::Pushf | Mnemonic::Pushfd | Mnemonic::Pushfq);
-                plan.bytes = bytes;
+                step.bytes = bytes;
             }
-            Fetched::Invalid(bytes) => plan.bytes = bytes,
-            Fetched::Fault(_) | Fetched::NoMemory => {}
+            FetchResult::Invalid(bytes) => step.bytes = bytes,
+            FetchResult::Fault(_) | FetchResult::Unmapped => {}
         }
-        plan
+        step
     }
 
-    fn finish(&mut self, plan: &Plan, registers: &CpuState, caught: bool) {
-        let (linear, width, bytes) = (registers.linear_rip(), registers.width(), plan.bytes.clone());
-        let raised = plan.raised(registers).filter(|_| caught);
+    fn complete_step(&mut self, step: &PreparedStep, registers: &CpuState, handler_reached: bool) {
+        let (linear, width, bytes) = (registers.linear_rip(), registers.width(), step.bytes.clone());
+        let raised = step.delivered_exception(registers).filter(|_| handler_reached);
         if let Some(raised) = &raised {
-            let count = self.raised.entry((linear, raised.fault.vector)).or_default();
+            let count = self.exception_counts.entry((linear, raised.fault.vector)).or_default();
             *count = count.saturating_add(1);
-            self.open.push(raised.clone());
-            // Deeper than that nobody looks.
-            if self.open.len() > MAX_INSTRUCTIONS {
-                self.open.remove(0);
+            self.active_exceptions.push(raised.clone());
+            // Bounds the memory of nested exceptions.
+            if self.active_exceptions.len() > MAX_TRACED_INSTRUCTIONS {
+                self.active_exceptions.remove(0);
             }
         }
-        if plan.returns {
-            self.open.pop();
+        if step.returns {
+            self.active_exceptions.pop();
         }
-        let count = self.visits.entry(linear).or_default();
+        let count = self.execution_counts.entry(linear).or_default();
         *count = count.saturating_add(1);
-        let past = TracedInstruction { linear, width, bytes, regs: registers.regs, raised, times: 1 };
+        let traced = TracedInstruction { linear, width, bytes, regs: registers.regs, raised, repetitions: 1 };
         if self.writes.back().is_some_and(|write| write.step == self.steps) {
-            self.writers.insert(self.steps, past.clone());
+            self.writers.insert(self.steps, traced.clone());
         }
-        if let Some(last) = self.past.back()
+        if let Some(last) = self.instructions.back()
             && last.linear.wrapping_add(last.bytes.len() as u64) != linear
-            && !is_repeated(last)
+            && !is_rep_string(last)
         {
             self.last_jump = Some((last.clone(), self.steps.saturating_sub(1)));
         }
-        match self.past.back_mut() {
-            Some(last) if last.linear == linear && is_repeated(&past) => {
-                last.times = last.times.saturating_add(1);
+        match self.instructions.back_mut() {
+            Some(last) if last.linear == linear && is_rep_string(&traced) => {
+                last.repetitions = last.repetitions.saturating_add(1);
             }
-            Some(_) | None => self.past.push_back(past),
+            Some(_) | None => self.instructions.push_back(traced),
         }
-        if self.past.len() > MAX_INSTRUCTIONS {
-            self.past.pop_front();
+        if self.instructions.len() > MAX_TRACED_INSTRUCTIONS {
+            self.instructions.pop_front();
         }
         self.steps = self.steps.saturating_add(1);
     }
 
-    fn remember_clock(&mut self, instruction: &Instruction, linear: u64) {
-        if let Some(what) = is_unrepeatable(instruction) {
-            self.unrepeatable.get_or_insert((what, linear));
+    fn record_nondeterminism(&mut self, instruction: &Instruction, linear: u64) {
+        if let Some(what) = nondeterministic_source(instruction) {
+            self.nondeterministic.get_or_insert((what, linear));
         }
     }
 
-    fn remember_writes(&mut self, moment: &GuestState<'_>, instruction: &Instruction, faults: bool) {
+    fn record_writes(&mut self, guest: &GuestState<'_>, instruction: &Instruction, faults: bool) {
         if faults {
             return;
         }
-        let user = moment.registers.cpl() == 3;
-        for written in moment.writes(instruction) {
+        let user = guest.registers.cpl() == 3;
+        for written in guest.memory_writes(instruction) {
             let access = PageAccess {
                 linear: written.linear,
                 size: written.size,
@@ -290,8 +301,8 @@ impl InstructionTrace {
                 user,
                 implicit: false,
             };
-            for (gpa, size) in moment.pieces(&access).unwrap_or_default() {
-                self.writes.push_back(Write { gpa, size, step: self.steps });
+            for (gpa, size) in guest.physical_ranges(&access).unwrap_or_default() {
+                self.writes.push_back(TracedWrite { gpa, size, step: self.steps });
             }
         }
         while self.writes.len() > MAX_WRITES {
@@ -301,9 +312,9 @@ impl InstructionTrace {
         }
     }
 
-    /// The instruction that wrote to a range of memory last, and how many instructions ago.
-    pub(super) fn writer(&self, gpa: Gpa, size: u64) -> Option<(&TracedInstruction, u64)> {
-        let overlaps = |write: &&Write| {
+    /// Last instruction that wrote to a range of memory, and the number of instructions since.
+    pub(super) fn last_writer(&self, gpa: Gpa, size: u64) -> Option<(&TracedInstruction, u64)> {
+        let overlaps = |write: &&TracedWrite| {
             write.gpa.0 < gpa.0.saturating_add(size) && gpa.0 < write.gpa.0.saturating_add(write.size)
         };
         let write = self.writes.iter().rev().find(overlaps)?;
@@ -311,41 +322,41 @@ impl InstructionTrace {
     }
 }
 
-/// What is known of the next step.
+/// Decoded next instruction and its predicted exceptions.
 #[derive(Debug)]
-struct Plan {
+struct PreparedStep {
     bytes: Vec<u8>,
-    halt: Option<u64>,
-    catch: Option<HandlerTrap>,
-    handler: Option<Handler>,
-    /// The exceptions that it raises.
+    rip_after_hlt: Option<u64>,
+    handler_trap: Option<HandlerTrap>,
+    handler: Option<ExceptionHandler>,
+    /// Predicted exceptions, in order.
     links: Vec<ChainLink>,
     returns: bool,
     pushes_flags: bool,
 }
 
-impl Plan {
-    /// The exception, with the handler that takes it.
-    fn raised(&self, registers: &CpuState) -> Option<DeliveredException> {
+impl PreparedStep {
+    /// Predicted exception together with its handler.
+    fn delivered_exception(&self, registers: &CpuState) -> Option<DeliveredException> {
         let (first, last, handler) = (self.links.first()?, self.links.last()?, self.handler?);
         Some(DeliveredException {
             fault: first.fault.clone(),
-            delivered: last.fault.clone(),
+            handled: last.fault.clone(),
             handler: handler.linear,
             gate: last.delivery.gate,
-            at: registers.linear_rip(),
+            address: registers.linear_rip(),
             bytes: self.bytes.clone(),
             width: registers.width(),
         })
     }
 }
 
-/// Takes the trap flag of single-stepping out of flags that were pushed, for a handler or by PUSHF: the guest's own flags
-/// had none.
+/// Clears the trap flag of single-stepping in flags that the CPU pushed for a handler or by PUSHF. A flag that the guest set
+/// itself stays.
 fn clear_step_flag(
     replayer: &Replayer<'_>,
     before: &CpuState,
-    handler: Option<Handler>,
+    handler: Option<ExceptionHandler>,
 ) -> Result<(), Error> {
     const TRAP_FLAG: u64 = 1 << 8;
     if before.regs.rflags & TRAP_FLAG != 0 {
@@ -353,50 +364,58 @@ fn clear_step_flag(
     }
     let machine = replayer.machine();
     let now = CpuState::from_vcpu(machine.vcpu())?;
-    let moment = GuestState::from_machine(machine, &now);
-    let flags_at = handler.map_or(now.linear_stack(), |handler| handler.flags_at);
+    let guest = GuestState::from_machine(machine, &now);
+    let flags_at = handler.map_or(now.linear_stack(), |handler| handler.flags_address);
     let access =
         PageAccess { linear: flags_at, size: 2, kind: AccessKind::Read, user: false, implicit: true };
-    let Some((gpa, _)) = moment.pieces(&access).ok().and_then(|pieces| pieces.first().copied()) else {
+    let Some((gpa, _)) = guest.physical_ranges(&access).ok().and_then(|pieces| pieces.first().copied())
+    else {
         return Ok(());
     };
     if let Ok(flags) = machine.board.memory.read_obj::<u16>(gpa.into())
         && u64::from(flags) & TRAP_FLAG != 0
     {
-        // It was just read, so it can be written.
+        // Ignored: the same address was just read.
         let _ = machine.board.memory.write_obj(flags & !0x100, gpa.into());
     }
     Ok(())
 }
 
-/// A string instruction with REP, which is stepped round by round.
-fn is_repeated(past: &TracedInstruction) -> bool {
-    let decoded = iced_x86::Decoder::with_ip(past.width.bits(), &past.bytes, past.linear, 0).decode();
+/// Returns true for a string instruction with REP, which takes one step per iteration.
+fn is_rep_string(traced: &TracedInstruction) -> bool {
+    let decoded = traced.decode();
     decoded.is_string_instruction() && (decoded.has_rep_prefix() || decoded.has_repne_prefix())
 }
 
 impl InstructionTrace {
-    /// The run ended in a handler whose first instruction could not be watched: its exception counts as delivered.
-    pub(super) fn count_last_as_delivered(&mut self, before: &CpuState, stopped_at: u64) {
-        if let Some(plan) =
-            self.last.take_if(|plan| plan.handler.is_some_and(|handler| handler.linear == stopped_at))
+    /// Records the last step as delivered if the run ended at the first instruction of its handler.
+    pub(super) fn complete_unfinished_step(&mut self, before: &CpuState, stopped_at: u64) {
+        if let Some(step) = self
+            .unfinished_step
+            .take_if(|step| step.handler.is_some_and(|handler| handler.linear == stopped_at))
         {
-            self.finish(&plan, before, true);
+            self.complete_step(&step, before, true);
         }
     }
 
-    /// What was executed from this state on belongs to the end, and not to what came before it.
-    pub(super) fn end_before(&mut self, state: &CpuState) {
+    /// Removes the last instruction if it is the one that ended the run.
+    pub(super) fn remove_final_instruction(&mut self, state: &CpuState) {
         let linear = state.linear_rip();
-        if self.past.back().is_some_and(|past| past.linear == linear && past.regs.rsp == state.regs.rsp) {
-            self.past.pop_back();
-            self.open.pop_if(|raised| raised.at == linear);
+        if self
+            .instructions
+            .back()
+            .is_some_and(|traced| traced.linear == linear && traced.regs.rsp == state.regs.rsp)
+        {
+            self.instructions.pop_back();
+            self.active_exceptions.pop_if(|raised| raised.address == linear);
         }
     }
 
-    /// An exception of this kind that is still remembered.
-    pub(super) fn last_raised(&self, at: u64, vector: u8) -> Option<&DeliveredException> {
-        let past = self.past.iter().filter_map(|past| past.raised.as_ref());
-        past.chain(&self.open).rfind(|raised| raised.at == at && raised.fault.vector == vector)
+    /// Last recorded exception with this address and vector.
+    pub(super) fn last_exception(&self, at: u64, vector: u8) -> Option<&DeliveredException> {
+        let traced = self.instructions.iter().filter_map(|traced| traced.raised.as_ref());
+        traced
+            .chain(&self.active_exceptions)
+            .rfind(|raised| raised.address == at && raised.fault.vector == vector)
     }
 }

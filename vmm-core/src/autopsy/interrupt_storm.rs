@@ -1,40 +1,41 @@
-//! A machine with interrupts that did not end: whether interrupts are why.
+//! Classification of a hang of a machine with interrupts.
 //!
-//! Its run cannot be had again, and single steps would keep interrupts out. But the kernel counts the interrupts that it
-//! gave to each vCPU ([`kvm_sys_wrap::Stats`]), and the local APIC knows which one is being served.
+//! Such a run cannot be replayed, and single-stepping holds interrupts off. The classification uses the number of injected
+//! interrupts (`KVM_GET_STATS_FD`, [`kvm_sys_wrap::Stats`]), the in-service register of the local APIC and the MP state.
 
 use kvm_sys_wrap::MpState;
 
-use super::hang::{self, Hang};
+use super::hang::{self, HangKind};
 use crate::cpu::cpu_state::CpuState;
 use crate::machine::Machine;
 use crate::machine::end::End;
 
-/// A timer of a kernel comes 100 to 1000 times a second. More than this, with the next one due already when the run is
-/// stopped, is a storm; an emulated host manages no more than some thousand.
-const STORM_PER_SECOND: u128 = 2_000;
+/// Least number of interrupts per second of an interrupt storm.
+///
+/// The timer of a kernel has 100 to 1000 Hz, and an emulated host delivers no more than a few thousand interrupts per second.
+const MIN_STORM_RATE: u128 = 2_000;
 
-/// The kernel's name for the number of interrupts that it gave to a vCPU.
-const INJECTIONS: &str = "irq_injections";
+/// Name of the KVM statistic that counts interrupts injected into a vCPU.
+const INJECTIONS_STAT: &str = "irq_injections";
 
-/// A storm, a sleep, or what the instruction says that the vCPU stood at.
-pub(super) fn or_at_rest(ended: &Machine, end: &End, registers: &CpuState) -> Hang {
-    if let (End::TimeLimit(time), Some(count)) = (end, injections(ended))
-        && u128::from(count) * 1000 > STORM_PER_SECOND * time.as_millis().max(1)
+/// Classifies the hang as an interrupt storm, a suspended or halted machine, or by the current instruction.
+pub(super) fn classify(ended: &Machine, end: &End, registers: &CpuState) -> HangKind {
+    if let (End::TimeLimit(time), Some(count)) = (end, injected_interrupts(ended))
+        && u128::from(count) * 1000 > MIN_STORM_RATE * time.as_millis().max(1)
         && let Ok(Some(vector)) = ended.vcpu().interrupt_in_service()
     {
-        return Hang::Interrupts { count, time: *time, vector };
+        return HangKind::InterruptStorm { count, time: *time, vector };
     }
     if ended.sleeps.now {
-        return Hang::Suspended;
+        return HangKind::Suspended;
     }
     match ended.vcpu().mp_state() {
-        Ok(MpState::Halted) => Hang::Asleep,
-        Ok(_) | Err(_) => hang::at_rest(ended, registers),
+        Ok(MpState::Halted) => HangKind::Halted,
+        Ok(_) | Err(_) => hang::classify_instruction(ended, registers),
     }
 }
 
-fn injections(ended: &Machine) -> Option<u64> {
+fn injected_interrupts(ended: &Machine) -> Option<u64> {
     let stats = ended.vcpu().stats().ok()?.read().ok()?;
-    stats.iter().find(|stat| stat.name == INJECTIONS)?.values.first().copied()
+    stats.iter().find(|stat| stat.name == INJECTIONS_STAT)?.values.first().copied()
 }

@@ -1,7 +1,7 @@
-//! Operands: which addresses an instruction touches, and whether it may.
+//! Memory operands of an instruction: their addresses, and the checks of each access.
 //!
-//! What an instruction reads and writes, pushes and pops is iced-x86's knowledge. Here the addresses are computed from the
-//! registers of the moment, and each is held against segment limits, canonical form, alignment and the page tables.
+//! iced-x86 lists the operands that an instruction reads, writes, pushes and pops. This module computes their addresses from
+//! the registers and checks segment limits, canonical form, alignment and page tables.
 //!
 //! Source: SDM vol. 3, 5.3 (limits), 5.5 (types), 4.6 (pages); vol. 1, 10.4.1 (alignment of SSE operands).
 
@@ -17,15 +17,15 @@ use super::exception::Exception;
 use super::page_fault::{AccessKind, PageAccess};
 use crate::machine::guest_state::GuestState;
 
-/// A write to memory: linear address and size.
+/// Write to memory: linear address and size in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Written {
+pub(super) struct MemoryWrite {
     pub(super) linear: u64,
     pub(super) size: u64,
 }
 
-/// One operand in memory, with its address.
-struct Operand {
+/// Memory operand with its linear address and size in bytes.
+struct MemoryOperand {
     linear: u64,
     size: u64,
     reads: bool,
@@ -33,21 +33,21 @@ struct Operand {
     segment: Register,
 }
 
-/// What an instruction touches in memory, in the order in which it is checked.
-fn operands(moment: &GuestState<'_>, instruction: &Instruction) -> Vec<Operand> {
+/// Returns the memory operands of an instruction, in the order in which the CPU checks them.
+fn memory_operands(guest: &GuestState<'_>, instruction: &Instruction) -> Vec<MemoryOperand> {
     let mut factory = InstructionInfoFactory::new();
     let info = factory.info(instruction);
     // REP with a count of 0 touches nothing.
     if instruction.is_string_instruction()
         && (instruction.has_rep_prefix() || instruction.has_repne_prefix())
-        && counter(moment, instruction) == 0
+        && rep_count(guest, instruction) == 0
     {
         return Vec::new();
     }
-    info.used_memory().iter().filter_map(|used| operand(moment, instruction, used)).collect()
+    info.used_memory().iter().filter_map(|used| memory_operand(guest, instruction, used)).collect()
 }
 
-fn counter(moment: &GuestState<'_>, instruction: &Instruction) -> u64 {
+fn rep_count(guest: &GuestState<'_>, instruction: &Instruction) -> u64 {
     let narrow = instruction
         .op_kinds()
         .any(|kind| matches!(kind, OpKind::MemorySegSI | OpKind::MemorySegDI | OpKind::MemoryESDI));
@@ -61,65 +61,75 @@ fn counter(moment: &GuestState<'_>, instruction: &Instruction) -> u64 {
     } else {
         Register::ECX
     };
-    moment.registers.value(register).unwrap_or(1)
+    guest.registers.register_value(register).unwrap_or(1)
 }
 
-fn operand(moment: &GuestState<'_>, instruction: &Instruction, used: &UsedMemory) -> Option<Operand> {
+fn memory_operand(
+    guest: &GuestState<'_>,
+    instruction: &Instruction,
+    used: &UsedMemory,
+) -> Option<MemoryOperand> {
     let (reads, writes) = match used.access() {
         OpAccess::None | OpAccess::NoMemAccess => return None,
         OpAccess::Read | OpAccess::CondRead => (true, false),
         OpAccess::Write | OpAccess::CondWrite => (false, true),
         OpAccess::ReadWrite | OpAccess::ReadCondWrite => (true, true),
     };
-    let mut linear = used.virtual_address(0, |register, _, _| moment.registers.value(register))?;
-    // BT and its kind with a register reach beyond the operand (SDM vol. 2, BT).
+    let mut linear = used.virtual_address(0, |register, _, _| guest.registers.register_value(register))?;
+    // BT, BTS, BTR and BTC with a register operand access bits beyond the operand (SDM vol. 2, BT).
     if matches!(instruction.mnemonic(), Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc)
         && instruction.op1_kind() == OpKind::Register
     {
         let bits = instruction.op1_register().size() * 8;
         let shift = 64u32.saturating_sub(u32::try_from(bits).ok()?);
-        let bit = (moment.registers.value(instruction.op1_register())? << shift).cast_signed() >> shift;
+        let bit =
+            (guest.registers.register_value(instruction.op1_register())? << shift).cast_signed() >> shift;
         let unit = i64::try_from(bits).ok()?;
         linear = linear.wrapping_add_signed(bit.div_euclid(unit).wrapping_mul(unit / 8));
     }
-    if moment.registers.width() != OperandWidth::Bits64 {
+    if guest.registers.width() != OperandWidth::Bits64 {
         linear &= 0xffff_ffff;
     }
     let size = u64::try_from(used.memory_size().size()).unwrap_or(1).max(1);
-    Some(Operand { linear, size, reads, writes, segment: used.segment() })
+    Some(MemoryOperand { linear, size, reads, writes, segment: used.segment() })
 }
 
 impl GuestState<'_> {
     /// Checks all memory operands, implicit ones included.
     pub(super) fn check_operands(&self, instruction: &Instruction) -> Result<(), Exception> {
         let user = self.registers.cpl() == 3;
-        for operand in operands(self, instruction) {
-            let Operand { linear, size, reads, writes, segment } = operand;
+        for operand in memory_operands(self, instruction) {
+            let MemoryOperand { linear, size, reads, writes, segment } = operand;
             self.check_segment(&operand, instruction)?;
-            // A read-modify-write asks for write permission at once.
+            // A read-modify-write is checked as a write.
             let kind = if writes { AccessKind::Write } else { AccessKind::Read };
             debug_assert!(reads || writes);
-            self.pieces(&PageAccess { linear, size, kind, user, implicit: false }).map_err(|fault| {
-                let what = touch(instruction, &operand);
-                Exception { why: format!("{what}, and {}", fault.why), ..fault }
-            })?;
+            self.physical_ranges(&PageAccess { linear, size, kind, user, implicit: false }).map_err(
+                |fault| {
+                    let what = describe_access(instruction, &operand);
+                    Exception { reason: format!("{what}, and {}", fault.reason), ..fault }
+                },
+            )?;
             self.check_alignment(instruction, linear, size, user)?;
             let _ = segment;
         }
         Ok(())
     }
 
-    /// Canonical form in 64-bit mode; type, presence and limit of the segment elsewhere.
-    fn check_segment(&self, operand: &Operand, instruction: &Instruction) -> Result<(), Exception> {
+    /// Checks canonical form in 64-bit mode, and type, presence and limit of the segment in other modes.
+    fn check_segment(&self, operand: &MemoryOperand, instruction: &Instruction) -> Result<(), Exception> {
         let registers = self.registers;
         let stack = operand.segment == Register::SS
             || (registers.width() == OperandWidth::Bits64 && uses_stack(instruction));
         let vector = if stack { 12 } else { 13 };
         let fail = |why: String| Err(Exception::new(vector, Some(0), why));
-        let Operand { linear, size, writes, segment, .. } = *operand;
+        let MemoryOperand { linear, size, writes, segment, .. } = *operand;
         if registers.width() == OperandWidth::Bits64 {
             if !is_canonical(registers, linear) || !is_canonical(registers, linear.wrapping_add(size - 1)) {
-                return fail(format!("{}, and that address is not canonical", touch(instruction, operand)));
+                return fail(format!(
+                    "{}, and that address is not canonical",
+                    describe_access(instruction, operand)
+                ));
             }
             return Ok(());
         }
@@ -170,28 +180,28 @@ impl GuestState<'_> {
         Ok(())
     }
 
-    /// What an instruction is going to write.
-    pub(super) fn writes(&self, instruction: &Instruction) -> Vec<Written> {
-        let all = operands(self, instruction).into_iter().filter(|operand| operand.writes);
-        all.map(|Operand { linear, size, .. }| Written { linear, size }).collect()
+    /// Returns the memory writes of an instruction.
+    pub(super) fn memory_writes(&self, instruction: &Instruction) -> Vec<MemoryWrite> {
+        let all = memory_operands(self, instruction).into_iter().filter(|operand| operand.writes);
+        all.map(|MemoryOperand { linear, size, .. }| MemoryWrite { linear, size }).collect()
     }
 
-    /// The linear address of an operand in memory.
+    /// Linear address of memory operand `number`.
     pub(super) fn operand_address(&self, instruction: &Instruction, number: u32) -> Option<u64> {
-        let address =
-            instruction.virtual_address(number, 0, |register, _, _| self.registers.value(register))?;
+        let address = instruction
+            .virtual_address(number, 0, |register, _, _| self.registers.register_value(register))?;
         Some(if self.registers.width() == OperandWidth::Bits64 { address } else { address & 0xffff_ffff })
     }
 
-    /// The value of an operand: register, immediate or memory, at most 8 bytes.
+    /// Value of operand `number`: register, immediate or memory, at most 8 bytes.
     #[expect(clippy::wildcard_enum_match_arm, reason = "iced's enums have a thousand names")]
-    pub(super) fn operand(&self, instruction: &Instruction, number: u32) -> Option<u64> {
+    pub(super) fn operand_value(&self, instruction: &Instruction, number: u32) -> Option<u64> {
         match instruction.op_kind(number) {
             OpKind::Register => {
                 let register = instruction.op_register(number);
                 match self.registers.segment(register) {
                     Some(segment) => Some(segment.selector.into()),
-                    None => self.registers.value(register),
+                    None => self.registers.register_value(register),
                 }
             }
             OpKind::Memory => {
@@ -208,7 +218,8 @@ fn uses_stack(instruction: &Instruction) -> bool {
     instruction.is_stack_instruction() || matches!(instruction.memory_base(), Register::RSP | Register::RBP)
 }
 
-/// SSE instructions in legacy encoding want whole vectors aligned, but for those made for unaligned ones.
+/// Returns true if the operand must be aligned to its size: 16-byte operands of SSE instructions in legacy encoding, apart
+/// from the unaligned forms, and the save areas of FXSAVE and CMPXCHG16B.
 fn needs_alignment(instruction: &Instruction, size: u64) -> bool {
     let vector = instruction
         .op_kinds()
@@ -239,9 +250,9 @@ fn needs_alignment(instruction: &Instruction, size: u64) -> bool {
     size == 16 && vector && instruction.encoding() == EncodingKind::Legacy && !unaligned
 }
 
-/// What an instruction does to an operand, as the beginning of a sentence.
-fn touch(instruction: &Instruction, operand: &Operand) -> String {
-    let Operand { linear, size, writes, .. } = operand;
+/// Returns the beginning of a sentence that describes an access.
+fn describe_access(instruction: &Instruction, operand: &MemoryOperand) -> String {
+    let MemoryOperand { linear, size, writes, .. } = operand;
     let bytes = if *size == 1 { "1 byte".to_owned() } else { format!("{size} bytes") };
     let stack = instruction.is_stack_instruction() && instruction.memory_base() == Register::None;
     let place = match (writes, stack) {

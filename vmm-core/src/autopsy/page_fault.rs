@@ -1,7 +1,7 @@
-//! One access to memory: may the CPU do it now, and if not, which page fault does it raise?
+//! Page-fault check of one memory access.
 //!
-//! The walk itself is [`crate::paging::walk`]; here its result is held against the rights of the access: ring, CR0.WP,
-//! SMEP, SMAP, execute-disable (SDM vol. 3, 4.6), and the error code is put together (4.7).
+//! Checks the result of a page walk ([`crate::paging::walk`]) against the rights of the access: ring, CR0.WP, SMEP, SMAP and
+//! execute-disable (SDM vol. 3, 4.6), and composes the error code (4.7).
 
 use crate::PAGE_SIZE;
 use crate::cpu::control_regs::{Cr0, Cr4, Rflags};
@@ -13,7 +13,7 @@ use crate::{Gpa, Gva};
 use super::exception::Exception;
 use crate::machine::guest_state::GuestState;
 
-/// What is done.
+/// Kind of a memory access.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AccessKind {
     Read,
@@ -21,20 +21,20 @@ pub(super) enum AccessKind {
     Fetch,
 }
 
-/// An access to linear addresses.
+/// Access to a range of linear addresses.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PageAccess {
     pub(super) linear: u64,
     pub(super) size: u64,
     pub(super) kind: AccessKind,
-    /// With the rights of ring 3.
+    /// True for a user-mode access (CPL 3).
     pub(super) user: bool,
-    /// By the CPU itself, as in reading a gate: SMAP then ignores RFLAGS.AC.
+    /// True for an implicit supervisor access, such as the read of a gate. SMAP then ignores RFLAGS.AC.
     pub(super) implicit: bool,
 }
 
 /// Bits of the error code of a page fault (SDM vol. 3, figure 4-12).
-pub(super) mod code {
+pub(super) mod error_code {
     pub(in super::super) const PRESENT: u32 = 1 << 0;
     pub(in super::super) const WRITE: u32 = 1 << 1;
     pub(in super::super) const USER: u32 = 1 << 2;
@@ -43,13 +43,13 @@ pub(super) mod code {
 }
 
 impl GuestState<'_> {
-    /// The physical pieces of an access, each inside one page, or the page fault that it raises.
+    /// Guest-physical address and size of each page of an access, or the exception that it raises.
     ///
-    /// An address that is not canonical is the caller's business; here it is a fault without further ado.
-    pub(super) fn pieces(&self, access: &PageAccess) -> Result<Vec<(Gpa, u64)>, Exception> {
+    /// An address that is not canonical raises #GP. The caller checks for those that raise #SS.
+    pub(super) fn physical_ranges(&self, access: &PageAccess) -> Result<Vec<(Gpa, u64)>, Exception> {
         let (mut pieces, mut done) = (Vec::with_capacity(1), 0);
         while done < access.size.max(1) {
-            let linear = self.wrap(access.linear.wrapping_add(done));
+            let linear = self.wrap_linear(access.linear.wrapping_add(done));
             let size = (PAGE_SIZE - linear % PAGE_SIZE).min(access.size.max(1) - done);
             pieces.push((self.translate(linear, access)?, size));
             done += size;
@@ -57,8 +57,8 @@ impl GuestState<'_> {
         Ok(pieces)
     }
 
-    /// Linear addresses have 32 bits outside of 64-bit mode.
-    fn wrap(&self, linear: u64) -> u64 {
+    /// Truncates a linear address to 32 bits outside of long mode.
+    fn wrap_linear(&self, linear: u64) -> u64 {
         match self.registers.width() {
             OperandWidth::Bits64 => linear,
             OperandWidth::Bits16 | OperandWidth::Bits32 if self.registers.is_long() => linear,
@@ -69,9 +69,9 @@ impl GuestState<'_> {
     fn translate(&self, linear: u64, access: &PageAccess) -> Result<Gpa, Exception> {
         let walk = self.walker().walk(self.memory, Gva(linear));
         match walk.end {
-            WalkEnd::Mapped(to) => match self.refusal(access, to.access, to.size.is_some()) {
+            WalkEnd::Mapped(to) => match self.denied_reason(access, to.access, to.size.is_some()) {
                 None => Ok(to.gpa),
-                Some(why) => Err(self.page_fault(linear, access, walk, code::PRESENT, why)),
+                Some(why) => Err(self.page_fault(linear, access, walk, error_code::PRESENT, why)),
             },
             WalkEnd::NotPresent => {
                 let level = walk.steps.last().map_or("page table", |step| step.level.name);
@@ -83,7 +83,7 @@ impl GuestState<'_> {
             }
             WalkEnd::Reserved(bits) => {
                 let why = format!("a page table entry for {linear:#x} has a reserved bit set ({bits:#x})");
-                Err(self.page_fault(linear, access, walk, code::PRESENT | code::RESERVED, why))
+                Err(self.page_fault(linear, access, walk, error_code::PRESENT | error_code::RESERVED, why))
             }
             WalkEnd::NoMemory(at) => {
                 let cr3 = self.registers.sregs.cr3;
@@ -98,8 +98,8 @@ impl GuestState<'_> {
         }
     }
 
-    /// Why a mapped page does not allow the access, if it does not.
-    fn refusal(
+    /// Reason why a mapped page denies the access, if it does.
+    fn denied_reason(
         &self,
         access: &PageAccess,
         page: crate::spec::PagePermissions,
@@ -144,14 +144,14 @@ impl GuestState<'_> {
         why: String,
     ) -> Exception {
         let registers = self.registers;
-        // The fetch bit is reported only where something depends on it (SDM vol. 3, 4.7).
+        // The CPU sets the fetch bit only with SMEP or execute-disable enabled (SDM vol. 3, 4.7).
         let walker = self.walker();
-        let tells = registers.cr4().contains(Cr4::SMEP)
+        let reports_fetch = registers.cr4().contains(Cr4::SMEP)
             || (walker.execute_disable && walker.scheme.is_some_and(|scheme| scheme != Scheme::TwoLevel));
         let error_code = reason
-            | if access.kind == AccessKind::Write { code::WRITE } else { 0 }
-            | if access.user { code::USER } else { 0 }
-            | if access.kind == AccessKind::Fetch && tells { code::FETCH } else { 0 };
+            | if access.kind == AccessKind::Write { error_code::WRITE } else { 0 }
+            | if access.user { error_code::USER } else { 0 }
+            | if access.kind == AccessKind::Fetch && reports_fetch { error_code::FETCH } else { 0 };
         Exception { address: Some(linear), walk: Some(walk), ..Exception::new(14, Some(error_code), why) }
     }
 }

@@ -1,52 +1,50 @@
-//! Which fault the next instruction raises, worked out from the state before it.
+//! Predicts the exception of the next instruction from the state before it. KVM does not report the first exception of a
+//! triple fault.
 //!
-//! The checks come in the order of the CPU: can the instruction be fetched, is it one, is it allowed here, may it touch
-//! what it touches, and can it finish (SDM vol. 3, table 6-2). What a vCPU lacks by its CPUID, and which values KVM
-//! refuses for an MSR, cannot be seen in the state: [`suspicion`] names such a reason once it is known that the
-//! instruction did not get through.
-//!
-//! KVM tells nobody which exception was the first; this file does.
+//! The checks follow the order of the CPU: fetch, opcode, privilege, memory operands, completion (SDM vol. 3, table 6-2).
+//! Features that the CPUID lacks and MSR values that KVM rejects are not part of the state. `suspected_fault` names such
+//! a reason for an instruction that is known to have failed.
 
 use iced_x86::{CpuidFeature, EncodingKind, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 use crate::cpu::control_regs::{Cr0, Cr4, Efer};
 
 use super::exception::Exception;
-use super::fetch::Fetched;
+use super::fetch::FetchResult;
 use crate::machine::guest_state::GuestState;
 
-/// The overflow flag.
-const OVERFLOW: u64 = 1 << 11;
+/// RFLAGS.OF, overflow.
+const RFLAGS_OF: u64 = 1 << 11;
 
 impl GuestState<'_> {
-    /// The fault that the fetched instruction raises, if it raises one.
-    pub(super) fn fault_of(&self, fetched: &Fetched) -> Option<Exception> {
+    /// Predicts the exception of a fetched instruction.
+    pub(super) fn predict_fault(&self, fetched: &FetchResult) -> Option<Exception> {
         let fault = match fetched {
-            Fetched::Fault(fault) => Some(fault.clone()),
-            Fetched::Invalid(bytes) => {
+            FetchResult::Fault(fault) => Some(fault.clone()),
+            FetchResult::Invalid(bytes) => {
                 let shown: Vec<String> = bytes.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
                 Some(Exception::ud(format!("the bytes there ({} ...) are no instruction", shown.join(" "))))
             }
-            Fetched::Instruction(instruction, _) => self.check(instruction).err(),
-            Fetched::NoMemory => None,
+            FetchResult::Instruction(instruction, _) => self.check_instruction(instruction).err(),
+            FetchResult::Unmapped => None,
         };
         // Real mode pushes no error codes (SDM vol. 3, 20.1.4).
         let protected = self.registers.cr0().contains(Cr0::PE);
         fault.map(|fault| Exception { error_code: fault.error_code.filter(|_| protected), ..fault })
     }
 
-    fn check(&self, instruction: &Instruction) -> Result<(), Exception> {
+    fn check_instruction(&self, instruction: &Instruction) -> Result<(), Exception> {
         self.check_opcode(instruction)?;
         self.check_fpu(instruction)?;
         self.check_interrupt(instruction)?;
-        self.check_system(instruction)?;
+        self.check_privileged(instruction)?;
         self.check_operands(instruction)?;
         self.check_segment_pop(instruction)?;
         self.check_divide(instruction)?;
-        self.check_transfer(instruction)
+        self.check_control_transfer(instruction)
     }
 
-    /// Instructions that are #UD by decree or in the present mode.
+    /// Checks for instructions that raise #UD always or in the current mode.
     fn check_opcode(&self, instruction: &Instruction) -> Result<(), Exception> {
         let registers = self.registers;
         let mnemonic = instruction.mnemonic();
@@ -96,7 +94,7 @@ impl GuestState<'_> {
         Ok(())
     }
 
-    /// SSE, AVX, MMX and x87 need the control registers to say so (SDM vol. 3, 2.5 and 13.1).
+    /// Checks the control register bits that enable SSE, AVX, MMX and x87 (SDM vol. 3, 2.5 and 13.1).
     fn check_fpu(&self, instruction: &Instruction) -> Result<(), Exception> {
         let (cr0, cr4) = (self.registers.cr0(), self.registers.cr4());
         let uses = |is: fn(Register) -> bool| {
@@ -129,7 +127,7 @@ impl GuestState<'_> {
         Ok(())
     }
 
-    /// INT and its kind: not faults, but delivered like one.
+    /// Returns the interrupt of INT n, INT3, INTO, INT1 or the exception of BOUND as `Err`: they are delivered like a fault.
     #[expect(clippy::wildcard_enum_match_arm, reason = "iced's enums have a thousand names")]
     fn check_interrupt(&self, instruction: &Instruction) -> Result<(), Exception> {
         let software = |vector, why: &str| {
@@ -138,7 +136,7 @@ impl GuestState<'_> {
         match instruction.mnemonic() {
             Mnemonic::Int => software(instruction.immediate8(), "the guest asked for it"),
             Mnemonic::Int3 => software(3, "a breakpoint instruction"),
-            Mnemonic::Into if self.registers.regs.rflags & OVERFLOW != 0 => {
+            Mnemonic::Into if self.registers.regs.rflags & RFLAGS_OF != 0 => {
                 software(4, "the overflow flag is set")
             }
             Mnemonic::Int1 => {
@@ -151,7 +149,8 @@ impl GuestState<'_> {
 
     fn check_bound(&self, instruction: &Instruction) -> Result<(), Exception> {
         let size = instruction.op0_register().size();
-        let (Some(at), Some(index)) = (self.operand_address(instruction, 1), self.operand(instruction, 0))
+        let (Some(at), Some(index)) =
+            (self.operand_address(instruction, 1), self.operand_value(instruction, 0))
         else {
             return Ok(());
         };
@@ -164,7 +163,7 @@ impl GuestState<'_> {
         Ok(())
     }
 
-    /// Division: by zero, or with a quotient that does not fit.
+    /// Checks for a division by zero or a quotient overflow.
     #[expect(clippy::wildcard_enum_match_arm, reason = "iced's enums have a thousand names")]
     fn check_divide(&self, instruction: &Instruction) -> Result<(), Exception> {
         let mnemonic = instruction.mnemonic();
@@ -174,7 +173,7 @@ impl GuestState<'_> {
         if !matches!(mnemonic, Mnemonic::Div | Mnemonic::Idiv) {
             return Ok(());
         }
-        let Some(divisor) = self.operand(instruction, 0) else { return Ok(()) };
+        let Some(divisor) = self.operand_value(instruction, 0) else { return Ok(()) };
         if divisor == 0 {
             return Err(Exception::new(0, None, "it divides by 0"));
         }
@@ -200,9 +199,9 @@ impl GuestState<'_> {
         if fits { Ok(()) } else { Err(Exception::new(0, None, "the quotient is too large for its register")) }
     }
 
-    /// The likely reason why an instruction did not get through that nothing in the state speaks against.
+    /// Likely exception of an instruction that failed although the state shows no reason.
     #[expect(clippy::wildcard_enum_match_arm, reason = "iced's enums have a thousand names")]
-    pub(super) fn suspicion(&self, instruction: &Instruction) -> Option<Exception> {
+    pub(super) fn suspected_fault(&self, instruction: &Instruction) -> Option<Exception> {
         let regs = &self.registers.regs;
         let msr = regs.rcx & 0xffff_ffff;
         Some(match instruction.mnemonic() {
@@ -219,7 +218,7 @@ impl GuestState<'_> {
                 if instruction.op0_kind() == OpKind::Register && instruction.op0_register().is_cr() =>
             {
                 let register = instruction.op0_register();
-                let value = self.operand(instruction, 1).unwrap_or(0);
+                let value = self.operand_value(instruction, 1).unwrap_or(0);
                 Exception::gp(
                     0,
                     format!(
@@ -236,7 +235,7 @@ impl GuestState<'_> {
     }
 }
 
-/// Whether a CPU without extensions lacks the instruction.
+/// Returns true if the instruction belongs to an extension of the base instruction set.
 fn is_optional(instruction: &Instruction) -> bool {
     let plain = |feature: &CpuidFeature| {
         matches!(
@@ -254,9 +253,9 @@ fn is_optional(instruction: &Instruction) -> bool {
     !instruction.cpuid_features().iter().any(plain)
 }
 
-/// Whether an instruction makes a run depend on more than its input: clocks and random numbers.
+/// Name of the nondeterministic source that an instruction reads: a clock, a counter or random numbers.
 #[expect(clippy::wildcard_enum_match_arm, reason = "iced's enums have a thousand names")]
-pub(super) fn is_unrepeatable(instruction: &Instruction) -> Option<&'static str> {
+pub(super) fn nondeterministic_source(instruction: &Instruction) -> Option<&'static str> {
     match instruction.mnemonic() {
         Mnemonic::Rdtsc | Mnemonic::Rdtscp => Some("the time-stamp counter"),
         Mnemonic::Rdrand | Mnemonic::Rdseed => Some("the random number generator"),

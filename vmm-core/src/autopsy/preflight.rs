@@ -1,114 +1,118 @@
-//! Before the run: what the first instructions of a guest will surely run into.
+//! Checks of a machine before its first instruction, without KVM.
 //!
-//! The same reasoning as after a death, on the initial state of a machine that was never built. It looks at the first
-//! instruction, at the stack, and at all code that can be reached by direct jumps and calls from some addresses.
+//! Applies the exception prediction of an autopsy to the initial state: to the first instruction, to a push on the stack,
+//! and to all code that direct jumps and calls reach from given addresses.
 
 use std::collections::BTreeSet;
 
 use iced_x86::{EncodingKind, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 use super::exception::Exception;
-use super::fetch::Fetched;
+use super::fetch::FetchResult;
 use super::page_fault::{AccessKind, PageAccess};
 use super::summary;
 use crate::cpu::cpu_state::CpuState;
 use crate::machine::guest_state::GuestState;
 
-/// Instructions that are looked at.
-const MAX_INSTRUCTIONS: usize = 50_000;
+/// Maximum number of instructions of a scan.
+const MAX_SCANNED_INSTRUCTIONS: usize = 50_000;
 
-/// What comes first.
+/// Result of the check of the first instruction.
+///
+/// Exhaustive: a caller has to report each of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EntryCheck {
-    /// An instruction that can be executed.
-    Fine,
-    /// A fault: the instruction as text and why.
+    /// Instruction that raises no exception.
+    Executable,
+    /// Instruction as text, and the exception that it raises.
     Fault(String, Exception),
-    /// Zeros, which is `add [rax],al`: most likely nothing was loaded there.
+    /// Zeros, which decode to `add [rax],al`. Most likely nothing was loaded there.
     Zeros,
 }
 
-/// A place in the code that matters.
+/// Location of an instruction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CodeLocation {
-    /// Its linear address.
+    /// Linear address.
     pub linear: u64,
-    /// The instruction.
+    /// Instruction as text.
     pub text: String,
 }
 
-/// What was found in the code.
+/// Result of a scan of reachable code.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Reachability {
-    /// The first SSE instruction.
+    /// SSE instruction with the lowest address.
     pub sse: Option<CodeLocation>,
-    /// The first STI.
+    /// First STI found.
     pub sti: Option<CodeLocation>,
-    /// Whether an IDT is loaded somewhere.
+    /// True if there is an LIDT.
     pub loads_idt: bool,
-    /// Whether CR4 is written somewhere.
+    /// True if there is a write to CR4.
     pub writes_cr4: bool,
 }
 
 impl GuestState<'_> {
-    /// What the next instruction runs into.
+    /// Checks the next instruction.
     #[must_use]
-    pub fn first(&self) -> EntryCheck {
+    pub fn check_entry(&self) -> EntryCheck {
         let fetched = self.fetch();
-        if let Fetched::Instruction(_, bytes) = &fetched
+        if let FetchResult::Instruction(_, bytes) = &fetched
             && bytes.iter().all(|byte| *byte == 0)
         {
             return EntryCheck::Zeros;
         }
         let text = match &fetched {
-            Fetched::Instruction(_, bytes) | Fetched::Invalid(bytes) => {
-                summary::code(bytes, self.registers.width(), self.registers.linear_rip())
+            FetchResult::Instruction(_, bytes) | FetchResult::Invalid(bytes) => {
+                summary::disassemble(bytes, self.registers.width(), self.registers.linear_rip())
             }
-            Fetched::Fault(_) | Fetched::NoMemory => "the instruction fetch".to_owned(),
+            FetchResult::Fault(_) | FetchResult::Unmapped => "the instruction fetch".to_owned(),
         };
-        match self.fault_of(&fetched) {
-            // INT is an instruction like any other.
+        match self.predict_fault(&fetched) {
+            // A software interrupt is not an error.
             Some(fault) if !fault.software => EntryCheck::Fault(text, fault),
-            Some(_) | None => EntryCheck::Fine,
+            Some(_) | None => EntryCheck::Executable,
         }
     }
 
-    /// What a push runs into: `Err` with the reason. The physical address otherwise.
+    /// Checks a push of 2 bytes and returns its guest-physical address.
     ///
     /// # Errors
-    /// The page fault that it would raise.
-    pub fn push(&self) -> Result<crate::Gpa, Exception> {
+    /// Exception that the push would raise.
+    pub fn check_first_push(&self) -> Result<crate::Gpa, Exception> {
         let linear = self.registers.linear_stack().wrapping_sub(2);
         let user = self.registers.cpl() == 3;
         let access = PageAccess { linear, size: 2, kind: AccessKind::Write, user, implicit: false };
-        let pieces = self.pieces(&access)?;
+        let pieces = self.physical_ranges(&access)?;
         Ok(pieces.first().map_or(crate::Gpa(linear), |(gpa, _)| *gpa))
     }
 
-    /// Looks at the code that can be reached from the present instruction and from `entries`, offsets in the code segment.
+    /// Scans the code that direct jumps and calls reach from the next instruction and from `entries`, which are offsets in
+    /// the code segment.
     #[must_use]
-    pub fn reach(&self, entries: &[u64]) -> Reachability {
+    pub fn scan_reachable(&self, entries: &[u64]) -> Reachability {
         let mut found = Reachability::default();
-        let mut waiting: Vec<u64> = entries.to_vec();
-        waiting.push(self.registers.regs.rip);
-        let mut seen = BTreeSet::new();
-        while let Some(rip) = waiting.pop() {
-            if seen.len() >= MAX_INSTRUCTIONS {
+        let mut pending: Vec<u64> = entries.to_vec();
+        pending.push(self.registers.regs.rip);
+        let mut visited = BTreeSet::new();
+        while let Some(rip) = pending.pop() {
+            if visited.len() >= MAX_SCANNED_INSTRUCTIONS {
                 break;
             }
-            if !seen.insert(rip) {
+            if !visited.insert(rip) {
                 continue;
             }
             let mut registers: CpuState = *self.registers;
             registers.regs.rip = rip;
-            let there = GuestState { registers: &registers, ..*self };
-            let Fetched::Instruction(instruction, bytes) = there.fetch() else { continue };
-            // What is zero is not code.
+            let guest = GuestState { registers: &registers, ..*self };
+            let FetchResult::Instruction(instruction, bytes) = guest.fetch() else { continue };
+            // Zeros are not code.
             if bytes.iter().all(|byte| *byte == 0) {
                 continue;
             }
-            found.note(&instruction, &bytes, &registers);
-            waiting.extend(successors(&instruction));
+            found.record(&instruction, &bytes, &registers);
+            pending.extend(successors(&instruction));
         }
         found
     }
@@ -116,14 +120,15 @@ impl GuestState<'_> {
 
 impl Reachability {
     #[expect(clippy::wildcard_enum_match_arm, reason = "iced's enums have a thousand names")]
-    fn note(&mut self, instruction: &Instruction, bytes: &[u8], registers: &CpuState) {
+    fn record(&mut self, instruction: &Instruction, bytes: &[u8], registers: &CpuState) {
         let linear = registers.linear_rip();
-        let spot = || Some(CodeLocation { linear, text: summary::code(bytes, registers.width(), linear) });
-        if is_sse(instruction) && self.sse.as_ref().is_none_or(|spot| linear < spot.linear) {
-            self.sse = spot();
+        let location =
+            || Some(CodeLocation { linear, text: summary::disassemble(bytes, registers.width(), linear) });
+        if is_sse(instruction) && self.sse.as_ref().is_none_or(|location| linear < location.linear) {
+            self.sse = location();
         }
         match instruction.mnemonic() {
-            Mnemonic::Sti if self.sti.is_none() => self.sti = spot(),
+            Mnemonic::Sti if self.sti.is_none() => self.sti = location(),
             Mnemonic::Lidt => self.loads_idt = true,
             _ => {}
         }
@@ -132,7 +137,7 @@ impl Reachability {
     }
 }
 
-/// Where an instruction can lead, as far as that stands in it.
+/// Returns the offsets of the possible next instructions, without indirect targets.
 fn successors(instruction: &Instruction) -> Vec<u64> {
     let (next, target) = (instruction.next_ip(), instruction.near_branch_target());
     match instruction.flow_control() {

@@ -1,4 +1,4 @@
-//! System instructions: who may use them, and which values they refuse.
+//! Checks of privileged and system instructions: privilege level and operand values.
 //!
 //! Source: SDM vol. 2, MOV CRn, WRMSR, LTR, LLDT and the like; vol. 3, 2.5, 4.1, 5.9; vol. 1, 19.5 for ports.
 
@@ -12,22 +12,22 @@ use super::exception::Exception;
 use super::segments;
 use crate::machine::guest_state::GuestState;
 
-/// The number of the MSR EFER.
-const EFER: u64 = 0xc000_0080;
+/// MSR index of EFER.
+const MSR_EFER: u64 = 0xc000_0080;
 
 impl GuestState<'_> {
-    /// What a system instruction runs into before it touches memory.
+    /// Checks a system instruction before its memory operands.
     #[expect(clippy::wildcard_enum_match_arm, reason = "iced's enums have a thousand names")]
-    pub(super) fn check_system(&self, instruction: &Instruction) -> Result<(), Exception> {
+    pub(super) fn check_privileged(&self, instruction: &Instruction) -> Result<(), Exception> {
         self.check_privilege(instruction)?;
         if instruction.op_count() > 0 && instruction.op0_kind() == OpKind::Register {
-            let (register, value) = (instruction.op0_register(), self.operand(instruction, 1));
+            let (register, value) = (instruction.op0_register(), self.operand_value(instruction, 1));
             if let (true, Some(value)) = (register.is_cr(), value) {
-                return self.check_control(register, value);
+                return self.check_control_register(register, value);
             }
             if register.is_segment_register() && instruction.mnemonic() == Mnemonic::Mov {
                 let selector = value.unwrap_or(0);
-                return self.check_load(register, (selector & 0xffff) as u16);
+                return self.check_segment_load(register, (selector & 0xffff) as u16);
             }
         }
         match instruction.mnemonic() {
@@ -37,7 +37,7 @@ impl GuestState<'_> {
         }
     }
 
-    /// What POP and the like put into a segment register; their memory operands have been checked.
+    /// Checks the selector that POP, LDS, LES, LSS, LFS or LGS loads. The caller has checked their memory operands.
     #[expect(clippy::wildcard_enum_match_arm, reason = "iced's enums have a thousand names")]
     pub(super) fn check_segment_pop(&self, instruction: &Instruction) -> Result<(), Exception> {
         let (register, at) = match instruction.mnemonic() {
@@ -53,7 +53,7 @@ impl GuestState<'_> {
         };
         let Some(at) = at.filter(|_| register.is_segment_register()) else { return Ok(()) };
         let selector = self.read_word(at, 2)?;
-        self.check_load(register, (selector & 0xffff) as u16)
+        self.check_segment_load(register, (selector & 0xffff) as u16)
     }
 
     fn pointer_selector(&self, instruction: &Instruction) -> Option<u64> {
@@ -61,7 +61,7 @@ impl GuestState<'_> {
         Some(self.operand_address(instruction, 1)?.wrapping_add(offset as u64))
     }
 
-    fn check_load(&self, register: Register, selector: u16) -> Result<(), Exception> {
+    fn check_segment_load(&self, register: Register, selector: u16) -> Result<(), Exception> {
         if !self.registers.is_protected() {
             return Ok(());
         }
@@ -110,7 +110,7 @@ impl GuestState<'_> {
         }
     }
 
-    /// The I/O permission bitmap of the TSS (SDM vol. 1, 19.5.2).
+    /// Checks a port access against IOPL and the I/O permission bitmap of the TSS (SDM vol. 1, 19.5.2).
     fn check_port(&self, instruction: &Instruction) -> Result<(), Exception> {
         let registers = self.registers;
         let v86 = registers.rflags().contains(Rflags::VM);
@@ -124,7 +124,7 @@ impl GuestState<'_> {
         let port = if immediate {
             u64::from(instruction.immediate8())
         } else {
-            registers.value(Register::DX).unwrap_or(0)
+            registers.register_value(Register::DX).unwrap_or(0)
         };
         let data = if is_out { instruction.op1_register() } else { instruction.op0_register() };
         let width = if data == Register::None { 1 } else { data.size().max(1) };
@@ -147,7 +147,7 @@ impl GuestState<'_> {
         Ok(())
     }
 
-    fn check_control(&self, register: Register, value: u64) -> Result<(), Exception> {
+    fn check_control_register(&self, register: Register, value: u64) -> Result<(), Exception> {
         let registers = self.registers;
         let no = |why: &str| Err(Exception::gp(0, format!("{register:?} cannot be {value:#x}: {why}")));
         let (old, efer) = (registers.cr0(), registers.efer());
@@ -202,7 +202,7 @@ impl GuestState<'_> {
         Ok(())
     }
 
-    /// The four entries that PAE paging loads with CR3 (SDM vol. 3, 4.4.1).
+    /// Checks the four PDPT entries that PAE paging loads with CR3 (SDM vol. 3, 4.4.1).
     fn check_pae_root(&self, cr3: u64) -> Result<(), Exception> {
         for number in 0..4 {
             let mut bytes = [0; 8];
@@ -225,7 +225,7 @@ impl GuestState<'_> {
     fn check_wrmsr(&self) -> Result<(), Exception> {
         let regs = &self.registers.regs;
         let value = (regs.rdx & 0xffff_ffff) << 32 | regs.rax & 0xffff_ffff;
-        if regs.rcx & 0xffff_ffff != EFER {
+        if regs.rcx & 0xffff_ffff != MSR_EFER {
             return Ok(());
         }
         let (old, new) = (self.registers.efer(), Efer::from_bits_retain(value));
@@ -242,25 +242,26 @@ impl GuestState<'_> {
         if !self.registers.is_protected() {
             return Err(Exception::ud("it needs protected mode"));
         }
-        let Some(selector) = self.operand(instruction, 0) else { return Ok(()) };
+        let Some(selector) = self.operand_value(instruction, 0) else { return Ok(()) };
         let selector = (selector & 0xffff) as u16;
         let tss = instruction.mnemonic() == Mnemonic::Ltr;
         if segments::is_null(selector) {
             return if tss { Err(Exception::gp(0, "TR is loaded with the null selector")) } else { Ok(()) };
         }
         let found = self.descriptor(selector, 0)?;
-        let code = segments::selector_code(selector);
+        let code = segments::selector_error_code(selector);
         let fits = !found.code_or_data && if tss { matches!(found.kind, 1 | 9) } else { found.kind == 2 };
         if !fits {
             let wanted = if tss { "an available TSS" } else { "an LDT" };
-            let why = format!("it loads {}, which is {found}, not {wanted}", segments::name(selector));
+            let why =
+                format!("it loads {}, which is {found}, not {wanted}", segments::describe_selector(selector));
             return Err(Exception::gp(code, why));
         }
         if !found.present {
             return Err(Exception::new(
                 11,
                 Some(code),
-                format!("it loads {}, which is not present", segments::name(selector)),
+                format!("it loads {}, which is not present", segments::describe_selector(selector)),
             ));
         }
         Ok(())

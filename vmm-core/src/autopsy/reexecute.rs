@@ -1,4 +1,4 @@
-//! The end of a run, reached once more: replay, approach, and single steps into it.
+//! Re-execution of the end of a run: replay, bisection, and single steps into the end.
 
 use std::time::Duration;
 
@@ -12,94 +12,93 @@ use crate::record::replay::{Replayed, Replayer};
 use crate::spec::Interrupts;
 
 use super::bisect::{self, Bisection};
-use super::emulation_failure;
 use super::hang;
-use super::instruction_trace::{InstructionTrace, MAX_INSTRUCTIONS, StepResult};
+use super::instruction_trace::{InstructionTrace, MAX_TRACED_INSTRUCTIONS, StepResult};
 use super::interrupt_storm;
-use super::{Autopsy, AutopsyNote, Cause, Source};
+use super::{Autopsy, AutopsyNote, Cause, StateSource};
 use crate::cpu::cpu_state::CpuState;
+use crate::machine::host::is_pvm;
 
-/// Steps that are tried before the rest of the run is narrowed.
-const FIRST_STEPS: u64 = 4000;
-/// Time for them.
-const FIRST_TIME: Duration = Duration::from_millis(1500);
+/// Single steps that are tried before the bisection.
+const INITIAL_STEPS: u64 = 4000;
+/// Time limit of these steps.
+const INITIAL_STEP_TIMEOUT: Duration = Duration::from_millis(1500);
 
-/// A run that was led to its end again.
+/// Replay that reached the end of its run.
 struct Reexecution<'a> {
     replayer: Replayer<'a>,
-    trail: InstructionTrace,
-    before: CpuState,
+    trace: InstructionTrace,
+    last_state: CpuState,
 }
 
 impl Autopsy {
-    /// A run that came to an end by itself.
-    pub(super) fn of_end(
+    /// Examines a run that ended by itself.
+    pub(super) fn examine_end(
         &mut self,
         ended: &Machine,
         recording: &Recording,
         build: &dyn Fn() -> Result<Machine, Error>,
         budget: Duration,
     ) -> Result<(), Error> {
-        let found = CpuState::from_vcpu(ended.vcpu())?;
-        let framed = self.frame(&found);
-        // KVM keeps them on some hosts, and puts the vCPU into its reset state on others.
-        let reset = found.regs.rip == 0xfff0 && found.sregs.cs.selector == 0xf000;
-        let kept = (self.end != End::Shutdown || !reset).then_some(found);
-        let alone = ended.processors.aps().is_empty();
-        let steppable = alone
-            && !(emulation_failure::interprets_all()
-                && framed.as_ref().or(kept.as_ref()).is_some_and(in_user_mode));
-        let outside = unrepeatable(&ended.spec().devices.virtio);
-        let retraced = if steppable && outside.is_none() {
-            self.retrace(recording, build, budget)?
+        let registers = CpuState::from_vcpu(ended.vcpu())?;
+        let ring3_state = self.ring3_state(&registers);
+        // Some hosts keep the registers of a shutdown, others reset the vCPU.
+        let reset = registers.regs.rip == 0xfff0 && registers.sregs.cs.selector == 0xf000;
+        let host_registers = (self.end != End::Shutdown || !reset).then_some(registers);
+        let single_vcpu = ended.processors.aps().is_empty();
+        let can_step = single_vcpu
+            && !(is_pvm() && ring3_state.as_ref().or(host_registers.as_ref()).is_some_and(in_user_mode));
+        let external_device = unrepeatable(&ended.spec().devices.virtio);
+        let reexecuted = if can_step && external_device.is_none() {
+            self.reexecute(recording, build, budget)?
         } else {
-            self.notes.push(match outside {
-                _ if !alone => AutopsyNote::MultipleVcpus { vcpu: ended.vcpu().id() },
+            self.notes.push(match external_device {
+                _ if !single_vcpu => AutopsyNote::MultipleVcpus { vcpu: ended.vcpu().id() },
                 Some(device) => AutopsyNote::ExternalSideEffect { device },
-                None => AutopsyNote::NoSteps,
+                None => AutopsyNote::SingleStepUnsupported,
             });
             None
         };
-        match retraced {
-            Some(Reexecution { replayer, mut trail, before }) => {
+        match reexecuted {
+            Some(Reexecution { replayer, mut trace, last_state }) => {
                 if let End::InternalError { .. } = self.end {
-                    trail.count_last_as_delivered(&before, found.linear_rip());
+                    trace.complete_unfinished_step(&last_state, registers.linear_rip());
                 }
                 self.source =
-                    Source::Replay { exits: recording.exits().saturating_sub(1), steps: trail.steps };
+                    StateSource::Replay { exits: recording.exits().saturating_sub(1), steps: trace.steps };
                 let state = if let End::InternalError { .. } | End::FailEntry { .. } = self.end {
-                    // The vCPU still stands where KVM gave up.
-                    found
-                } else if let (End::Exception { .. }, Some(framed)) = (&self.end, framed) {
+                    // The vCPU is still at the instruction that failed.
+                    registers
+                } else if let (End::Exception { .. }, Some(ring3_state)) = (&self.end, ring3_state) {
                     // Some hosts step into the trap page before the run ends there.
-                    framed
+                    ring3_state
                 } else {
-                    before
+                    last_state
                 };
-                trail.end_before(&state);
-                self.compare(kept.as_ref(), &state);
-                if let Some((what, at)) = trail.unrepeatable {
-                    self.notes.push(AutopsyNote::Unrepeatable { what, at });
+                trace.remove_final_instruction(&state);
+                self.compare_registers(host_registers.as_ref(), &state);
+                if let Some((what, at)) = trace.nondeterministic {
+                    self.notes.push(AutopsyNote::NonDeterministic { what, at });
                 }
-                self.judge(replayer.machine(), &state, Some(&trail));
+                self.diagnose(replayer.machine(), &state, Some(&trace));
             }
             None => {
-                if let Some(state) = framed {
-                    self.source = Source::Frame;
-                    self.judge(ended, &state, None);
-                } else if let Some(state) = kept {
-                    let state = self.at_halt(state);
-                    self.judge(ended, &state, None);
+                if let Some(state) = ring3_state {
+                    self.source = StateSource::ExceptionFrame;
+                    self.diagnose(ended, &state, None);
+                } else if let Some(state) = host_registers {
+                    let state = self.rewind_hlt(state);
+                    self.diagnose(ended, &state, None);
                 }
             }
         }
         Ok(())
     }
 
-    /// The registers in ring 3, out of the frame on the trap page's stack.
-    fn frame(&self, found: &CpuState) -> Option<CpuState> {
+    /// Registers in ring 3, from the exception frame on the stack of the trap page.
+    fn ring3_state(&self, registers: &CpuState) -> Option<CpuState> {
         let End::Exception { frame: Some(frame), .. } = &self.end else { return None };
-        let mut state = *found;
+        let mut state = *registers;
         (state.regs.rip, state.regs.rsp, state.regs.rflags) = (frame.rip, frame.rsp, frame.rflags);
         let width = state.width();
         for segment in [&mut state.sregs.cs, &mut state.sregs.ss] {
@@ -109,30 +108,33 @@ impl Autopsy {
         Some(state)
     }
 
-    /// After HLT the instruction pointer is behind it.
-    const fn at_halt(&self, mut state: CpuState) -> CpuState {
+    /// Moves RIP back to the HLT that ended the run.
+    const fn rewind_hlt(&self, mut state: CpuState) -> CpuState {
         if let End::Halt { .. } = self.end {
             state.regs.rip = state.regs.rip.wrapping_sub(1);
         }
         state
     }
 
-    /// Leads a new machine to the end of the run.
-    fn retrace<'a>(
+    /// Replays the run on a new machine and single-steps into its end. `None` if the end was not reached.
+    fn reexecute<'a>(
         &mut self,
         recording: &'a Recording,
         build: &'a dyn Fn() -> Result<Machine, Error>,
         budget: Duration,
     ) -> Result<Option<Reexecution<'a>>, Error> {
         if recording.overflowed() {
-            self.notes.push(AutopsyNote::Overflowed { recorded: recording.exits(), seen: recording.seen() });
+            self.notes.push(AutopsyNote::RecordingIncomplete {
+                recorded: recording.exits(),
+                seen: recording.seen(),
+            });
             return Ok(None);
         }
         let mut replayer = Replayer::new(build, recording)?;
         replayer.set_budget(budget)?;
         let last = recording.exits().saturating_sub(1);
-        // Some exits earlier first: between the last one and the end there may be fewer instructions than are shown.
-        let early = last.saturating_sub(MAX_INSTRUCTIONS as u64);
+        // The first attempt starts some exits earlier: after the last one there may be fewer instructions than a trace has.
+        let early = last.saturating_sub(MAX_TRACED_INSTRUCTIONS as u64);
         let mut attempts = vec![(early, false), (last, false), (last, true)];
         attempts.dedup();
         for (exits, near) in attempts {
@@ -141,48 +143,48 @@ impl Autopsy {
             }
             match replayer.replay_to(exits)? {
                 Replayed::Served => {}
-                Replayed::OutOfTime => return Ok(self.out_of_time(&replayer, budget)),
+                Replayed::OutOfTime => return Ok(self.note_out_of_time(&replayer, budget)),
                 Replayed::Ended(_) | Replayed::Diverged | Replayed::Debug(_) | Replayed::Interrupted => {
-                    return Ok(self.diverged(&replayer));
+                    return Ok(self.note_divergence(&replayer));
                 }
             }
             if near {
-                match bisect::approach(&mut replayer)? {
+                match bisect::run_near_end(&mut replayer)? {
                     Bisection::Near => {}
-                    Bisection::Diverged => return Ok(self.diverged(&replayer)),
-                    Bisection::OutOfTime => return Ok(self.out_of_time(&replayer, budget)),
+                    Bisection::Diverged => return Ok(self.note_divergence(&replayer)),
+                    Bisection::OutOfTime => return Ok(self.note_out_of_time(&replayer, budget)),
                 }
             }
-            let mut trail = InstructionTrace::default();
-            let (steps, time) = if near { (u64::MAX, budget) } else { (FIRST_STEPS, FIRST_TIME) };
-            match trail.follow(&mut replayer, steps, time)? {
-                StepResult::Ended { end, before } if end.name() == self.end.name() => {
-                    return Ok(Some(Reexecution { replayer, trail, before: *before }));
+            let mut trace = InstructionTrace::default();
+            let (steps, time) = if near { (u64::MAX, budget) } else { (INITIAL_STEPS, INITIAL_STEP_TIMEOUT) };
+            match trace.record(&mut replayer, steps, time)? {
+                StepResult::Ended { end, last_state } if end.name() == self.end.name() => {
+                    return Ok(Some(Reexecution { replayer, trace, last_state: *last_state }));
                 }
-                StepResult::Enough => {}
-                StepResult::OutOfTime => return Ok(self.out_of_time(&replayer, budget)),
+                StepResult::StepLimit => {}
+                StepResult::OutOfTime => return Ok(self.note_out_of_time(&replayer, budget)),
                 StepResult::Ended { end, .. } => {
-                    self.notes.push(AutopsyNote::OtherEnd(end));
+                    self.notes.push(AutopsyNote::DifferentEnd(end));
                     return Ok(None);
                 }
-                StepResult::Diverged | StepResult::Stuck(_) | StepResult::Circle(_) => {
-                    return Ok(self.diverged(&replayer));
+                StepResult::Diverged | StepResult::Stuck(_) | StepResult::RecursiveFault(_) => {
+                    return Ok(self.note_divergence(&replayer));
                 }
             }
         }
-        Ok(self.out_of_time(&replayer, budget))
+        Ok(self.note_out_of_time(&replayer, budget))
     }
 
-    /// Shows how far it came at least.
-    fn out_of_time<T>(&mut self, replayer: &Replayer<'_>, budget: Duration) -> Option<T> {
+    /// Notes that the time is used up and describes the state reached.
+    fn note_out_of_time<T>(&mut self, replayer: &Replayer<'_>, budget: Duration) -> Option<T> {
         self.notes.push(AutopsyNote::OutOfTime(budget));
         if let Ok(state) = CpuState::from_vcpu(replayer.machine().vcpu()) {
-            self.seen_last(replayer.machine(), &state);
+            self.describe_last_known(replayer.machine(), &state);
         }
         None
     }
 
-    fn diverged<T>(&mut self, replayer: &Replayer<'_>) -> Option<T> {
+    fn note_divergence<T>(&mut self, replayer: &Replayer<'_>) -> Option<T> {
         match replayer.divergence() {
             Some(divergence) => self.notes.push(AutopsyNote::Diverged(divergence)),
             None => {
@@ -194,19 +196,19 @@ impl Autopsy {
         None
     }
 
-    /// Holds what was found against what the host kept.
-    fn compare(&mut self, kept: Option<&CpuState>, state: &CpuState) {
-        if let (End::Shutdown, Some(kept)) = (&self.end, kept) {
-            self.notes.push(if kept.linear_rip() == state.linear_rip() {
-                AutopsyNote::Confirmed
+    /// Compares the state of the replay with the registers that the host kept.
+    fn compare_registers(&mut self, host_registers: Option<&CpuState>, state: &CpuState) {
+        if let (End::Shutdown, Some(host_registers)) = (&self.end, host_registers) {
+            self.notes.push(if host_registers.linear_rip() == state.linear_rip() {
+                AutopsyNote::RegistersConfirmed
             } else {
-                AutopsyNote::Contradicted { kept: kept.linear_rip() }
+                AutopsyNote::RegistersDiffer { host_rip: host_registers.linear_rip() }
             });
         }
     }
 
-    /// A run that a limit ended.
-    pub(super) fn of_hang(
+    /// Examines a run that a limit ended.
+    pub(super) fn examine_hang(
         &mut self,
         ended: &Machine,
         build: &dyn Fn() -> Result<Machine, Error>,
@@ -214,28 +216,27 @@ impl Autopsy {
     ) -> Result<(), Error> {
         let state = CpuState::from_vcpu(ended.vcpu())?;
         if ended.board.spec.interrupts != Interrupts::None {
-            self.judge(ended, &state, None);
-            self.cause = Cause::Hang(Box::new(interrupt_storm::or_at_rest(ended, &self.end, &state)));
+            self.diagnose(ended, &state, None);
+            self.cause = Cause::Hang(Box::new(interrupt_storm::classify(ended, &self.end, &state)));
             return Ok(());
         }
-        let outside = unrepeatable(&ended.spec().devices.virtio)
+        let external_device = unrepeatable(&ended.spec().devices.virtio)
             .map(|device| AutopsyNote::ExternalSideEffect { device });
-        let unsteppable =
-            (emulation_failure::interprets_all() && in_user_mode(&state)).then_some(AutopsyNote::NoSteps);
-        if let Some(note) = outside.or(unsteppable) {
+        let no_single_step = (is_pvm() && in_user_mode(&state)).then_some(AutopsyNote::SingleStepUnsupported);
+        if let Some(note) = external_device.or(no_single_step) {
             self.notes.push(note);
-            self.judge(ended, &state, None);
-            self.cause = Cause::Hang(Box::new(hang::at_rest(ended, &state)));
+            self.diagnose(ended, &state, None);
+            self.cause = Cause::Hang(Box::new(hang::classify_instruction(ended, &state)));
             return Ok(());
         }
-        let (found, trail) = hang::sample(ended, build, budget)?;
-        self.judge(ended, &state, Some(&trail));
-        self.cause = Cause::Hang(Box::new(found));
+        let (hang, trace) = hang::sample(ended, build, budget)?;
+        self.diagnose(ended, &state, Some(&trace));
+        self.cause = Cause::Hang(Box::new(hang));
         Ok(())
     }
 }
 
-/// 64-bit code in ring 3: the only one that runs natively where KVM interprets the rest.
+/// Returns true for 64-bit code in ring 3, the only code that kvm-pvm does not emulate.
 fn in_user_mode(registers: &CpuState) -> bool {
     registers.cpl() == 3 && registers.width() == OperandWidth::Bits64
 }

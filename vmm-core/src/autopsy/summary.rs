@@ -1,7 +1,6 @@
-//! The cause in words: two or three sentences that a beginner understands and that leave nothing out.
+//! Report text for the cause: the first paragraph of a report, two or three sentences for beginners.
 //!
-//! The first paragraph of a report is made here, from the values that the examination found. Addresses get names from the
-//! caller, who knows the guest's symbols and source lines.
+//! The caller supplies names of addresses from the symbols and source lines of the guest.
 
 use std::fmt::Write as _;
 
@@ -9,26 +8,26 @@ use crate::cpu::cpu_state::OperandWidth;
 use crate::disassembly::decode;
 use crate::machine::end::{End, internal_error_name};
 
-use super::delivery::{DeliveryOutcome, GateFound};
+use super::delivery::{DeliveryOutcome, IdtEntry};
 use super::exception_chain::{ChainEnd, ChainLink, ExceptionChain};
 use super::instruction_trace::{DeliveredException, TracedInstruction};
 use super::{Autopsy, AutopsyNote, Cause};
 
-/// Names an address, as `main+0x10 (hello.c:12)`.
-pub type Names<'a> = dyn Fn(u64) -> Option<String> + 'a;
+/// Function that returns the name of a linear address, such as `main+0x10 (hello.c:12)`.
+pub type SymbolLookup<'a> = dyn Fn(u64) -> Option<String> + 'a;
 
-/// An address with its name.
+/// Returns an address with its name.
 #[must_use]
-pub fn place(address: u64, names: &Names<'_>) -> String {
-    match names(address) {
+pub fn describe_address(address: u64, symbols: &SymbolLookup<'_>) -> String {
+    match symbols(address) {
         Some(name) => format!("{address:#x} <{name}>"),
         None => format!("{address:#x}"),
     }
 }
 
-/// An instruction as text; its bytes where they are none.
+/// Returns an instruction as text, or its first bytes if they do not decode.
 #[must_use]
-pub fn code(bytes: &[u8], width: OperandWidth, linear: u64) -> String {
+pub fn disassemble(bytes: &[u8], width: OperandWidth, linear: u64) -> String {
     match decode(bytes, width, linear) {
         Some(instruction) => instruction.text,
         None if bytes.is_empty() => "(no instruction)".to_owned(),
@@ -40,31 +39,31 @@ pub fn code(bytes: &[u8], width: OperandWidth, linear: u64) -> String {
 }
 
 impl Autopsy {
-    /// The first paragraph: the cause.
+    /// Returns the first paragraph of the report: the cause.
     #[must_use]
-    pub fn summary(&self, names: &Names<'_>) -> String {
+    pub fn summary(&self, symbols: &SymbolLookup<'_>) -> String {
         let mut text = String::new();
         match &self.cause {
-            Cause::Exception => self.exception(&mut text, names),
-            Cause::Refused(refusal) => {
+            Cause::Exception => self.describe_exception(&mut text, symbols),
+            Cause::EmulationFailure(refusal) => {
                 let _ = write!(
                     text,
                     "KVM could not execute {}: {}. What helps: {}.",
-                    self.here(names),
-                    refusal.why,
+                    self.describe_instruction(symbols),
+                    refusal.reason,
                     refusal.advice
                 );
-                self.while_open(&mut text, names);
+                self.describe_active_exception(&mut text, symbols);
             }
-            Cause::NoCode => {
+            Cause::UnmappedFetch => {
                 let _ = write!(
                     text,
                     "The CPU came to {}, where no memory is, and KVM could not go on",
-                    self.at(names)
+                    self.describe_location(symbols)
                 );
                 text.push('.');
-                self.led_here(&mut text, names);
-                self.while_open(&mut text, names);
+                self.describe_last_jump(&mut text, symbols);
+                self.describe_active_exception(&mut text, symbols);
             }
             Cause::FailEntry { reason } => {
                 let _ = write!(
@@ -77,30 +76,30 @@ impl Autopsy {
                 let _ = write!(
                     text,
                     "The guest executed {} with interrupts off (cli; hlt): nothing can ever wake it.",
-                    self.here(names)
+                    self.describe_instruction(symbols)
                 );
             }
             Cause::Halt { interrupts: true } => {
                 let _ = write!(
                     text,
                     "The guest executed {} and waits for an interrupt, on a machine that has no source of any.",
-                    self.here(names)
+                    self.describe_instruction(symbols)
                 );
             }
-            Cause::Hang(hang) => self.hang(&mut text, hang, names),
+            Cause::Hang(hang) => self.describe_hang(&mut text, hang, symbols),
             Cause::UnmappedAccess(access) => {
-                let _ = write!(text, "{} did a {access}.", self.here(names));
-                // The sentence begins with an instruction, in quotes.
+                let _ = write!(text, "{} did a {access}.", self.describe_instruction(symbols));
             }
-            Cause::Ended => {
-                let _ = write!(text, "The run ended at {}: {}.", self.here(names), self.end);
+            Cause::GuestExit => {
+                let _ =
+                    write!(text, "The run ended at {}: {}.", self.describe_instruction(symbols), self.end);
             }
-            Cause::Unknown => self.unknown(&mut text, names),
+            Cause::Unknown => self.describe_unknown(&mut text, symbols),
         }
         text
     }
 
-    fn exception(&self, text: &mut String, names: &Names<'_>) {
+    fn describe_exception(&self, text: &mut String, symbols: &SymbolLookup<'_>) {
         let Some(chain) = &self.chain else { return };
         let Some(ChainLink { fault, .. }) = chain.links.first() else { return };
         let fetched = self.instruction.as_ref().is_some_and(|code| !code.bytes.is_empty());
@@ -108,40 +107,46 @@ impl Autopsy {
             let _ = write!(
                 text,
                 "KVM gave up at {} instead of raising {}: {}",
-                self.here(names),
+                self.describe_instruction(symbols),
                 fault.name(),
-                fault.why
+                fault.reason
             );
             text.push('.');
             return;
         }
         if fetched {
-            let _ = write!(text, "{} raised {}: {}", self.here(names), fault.name(), fault.why);
+            let _ = write!(
+                text,
+                "{} raised {}: {}",
+                self.describe_instruction(symbols),
+                fault.name(),
+                fault.reason
+            );
         } else {
             let _ = write!(
                 text,
                 "The instruction fetch at {} raised {}: {}",
-                self.at(names),
+                self.describe_location(symbols),
                 fault.name(),
-                fault.why
+                fault.reason
             );
         }
         text.push('.');
         if !fetched {
-            self.led_here(text, names);
+            self.describe_last_jump(text, symbols);
         }
-        self.accuse(text, names);
-        self.while_open(text, names);
+        self.describe_writers(text, symbols);
+        self.describe_active_exception(text, symbols);
         let no_gates =
             self.tables.as_ref().is_some_and(|tables| tables.idt_readable && tables.gates.is_empty());
-        deliveries(text, chain, &self.end, no_gates, names);
+        describe_deliveries(text, chain, &self.end, no_gates, symbols);
     }
 
-    /// In which handlers all this happened.
-    fn while_open(&self, text: &mut String, names: &Names<'_>) {
-        let Some(raised) = self.open.last() else { return };
-        let _ = write!(text, " This was in the handler of {}", of_raised(raised, names));
-        let more = self.open.len() - 1;
+    /// Appends the handlers that had not returned.
+    fn describe_active_exception(&self, text: &mut String, symbols: &SymbolLookup<'_>) {
+        let Some(raised) = self.active_exceptions.last() else { return };
+        let _ = write!(text, " This was in the handler of {}", describe_delivered(raised, symbols));
+        let more = self.active_exceptions.len() - 1;
         if more > 0 {
             let others =
                 if more == 1 { "one more handler".to_owned() } else { format!("{more} more handlers") };
@@ -150,21 +155,28 @@ impl Autopsy {
         text.push('.');
     }
 
-    /// How control came to where it is.
-    fn led_here(&self, text: &mut String, names: &Names<'_>) {
-        let Some(last) =
-            self.before.last().filter(|last| super::tables::is_jump(last) || last.raised.is_none())
+    /// Appends the jump that led to the current instruction.
+    fn describe_last_jump(&self, text: &mut String, symbols: &SymbolLookup<'_>) {
+        let Some(last) = self
+            .previous_instructions
+            .last()
+            .filter(|last| super::tables::is_jump(last) || last.raised.is_none())
         else {
             return;
         };
         if super::tables::is_jump(last) {
-            let _ = write!(text, " {} led there.", executed(last, names));
+            let _ = write!(text, " {} led there.", describe_traced(last, symbols));
         }
     }
 
-    fn unknown(&self, text: &mut String, names: &Names<'_>) {
+    fn describe_unknown(&self, text: &mut String, symbols: &SymbolLookup<'_>) {
         let _ = if let End::InternalError { suberror, .. } = &self.end {
-            write!(text, "KVM could not go on at {}: {}.", self.here(names), internal_error_name(*suberror))
+            write!(
+                text,
+                "KVM could not go on at {}: {}.",
+                self.describe_instruction(symbols),
+                internal_error_name(*suberror)
+            )
         } else if self.end == End::Shutdown
             && self.instruction.is_some()
             && self.notes.iter().any(|note| matches!(note, AutopsyNote::OutOfTime(_)))
@@ -173,7 +185,7 @@ impl Autopsy {
                 text,
                 "The vCPU shut down, which mostly means a triple fault. In the time there was, the guest was followed as far \
                  as {}; its end is some way behind.",
-                self.here(names)
+                self.describe_instruction(symbols)
             )
         } else if self.end == End::Shutdown && self.instruction.is_none() {
             write!(
@@ -184,39 +196,45 @@ impl Autopsy {
             write!(
                 text,
                 "The run ended at {}: {}. Nothing in the state before it explains why.",
-                self.here(names),
+                self.describe_instruction(symbols),
                 self.end
             )
         };
     }
 
-    /// The instruction with its place, in quotes.
-    pub(super) fn here(&self, names: &Names<'_>) -> String {
+    /// Returns the quoted instruction and its address.
+    pub(super) fn describe_instruction(&self, symbols: &SymbolLookup<'_>) -> String {
         match &self.instruction {
             Some(found) if !found.bytes.is_empty() => {
                 format!(
                     "`{}` at {}",
-                    code(&found.bytes, found.width, found.linear),
-                    place(found.linear, names)
+                    disassemble(&found.bytes, found.width, found.linear),
+                    describe_address(found.linear, symbols)
                 )
             }
-            Some(found) => place(found.linear, names),
+            Some(found) => describe_address(found.linear, symbols),
             None => "an unknown place".to_owned(),
         }
     }
 
-    fn at(&self, names: &Names<'_>) -> String {
+    fn describe_location(&self, symbols: &SymbolLookup<'_>) -> String {
         self.instruction
             .as_ref()
-            .map_or_else(|| "an unknown place".to_owned(), |found| place(found.linear, names))
+            .map_or_else(|| "an unknown place".to_owned(), |found| describe_address(found.linear, symbols))
     }
 }
 
-/// What became of the faults.
-fn deliveries(text: &mut String, chain: &ExceptionChain, end: &End, no_gates: bool, names: &Names<'_>) {
+/// Appends the deliveries of the exceptions of a chain.
+fn describe_deliveries(
+    text: &mut String,
+    chain: &ExceptionChain,
+    end: &End,
+    no_gates: bool,
+    symbols: &SymbolLookup<'_>,
+) {
     if let (End::Exception { .. }, Some(last)) = (end, chain.links.last()) {
         if chain.links.len() > 1 {
-            let _ = write!(text, " That became {}: {}.", last.fault.name(), last.fault.why);
+            let _ = write!(text, " That became {}: {}.", last.fault.name(), last.fault.reason);
         }
         text.push_str(" Ring 3 has no handler of its own, so the run ended there.");
         return;
@@ -232,7 +250,7 @@ fn deliveries(text: &mut String, chain: &ExceptionChain, end: &End, no_gates: bo
             " {} could not be delivered: {}, as are all others, since the guest has set up no IDT. So it became {}, which could \
              not be delivered either. That is a triple fault, and the CPU shut down.",
             first.fault.mnemonic(),
-            failure.why,
+            failure.reason,
             then.join(", then ")
         );
         return;
@@ -241,7 +259,7 @@ fn deliveries(text: &mut String, chain: &ExceptionChain, end: &End, no_gates: bo
         let DeliveryOutcome::Failed(failure) = &link.delivery.outcome else { continue };
         let again = if number == 0 { "" } else { " either" };
         let name = link.fault.mnemonic();
-        let _ = write!(text, " {name} could not be delivered{again}: {}", failure.why);
+        let _ = write!(text, " {name} could not be delivered{again}: {}", failure.reason);
         match chain.links.get(number + 1) {
             Some(next) if next.fault.vector == 8 => text.push_str(", which made it a double fault (#DF)."),
             Some(next) => {
@@ -252,47 +270,51 @@ fn deliveries(text: &mut String, chain: &ExceptionChain, end: &End, no_gates: bo
     }
     match &chain.end {
         ChainEnd::TripleFault => text.push_str(" That is a triple fault, and the CPU shut down."),
-        ChainEnd::Recursion(handler) => {
+        ChainEnd::RecursiveFault(handler) => {
             let _ = write!(
                 text,
                 " Its handler is at {}, which faults in the same way: so each exception raised the next, until the stack was used up.",
-                place(handler.linear, names)
+                describe_address(handler.linear, symbols)
             );
         }
         ChainEnd::Handler(handler) => {
             let _ = write!(
                 text,
                 " Its handler at {} was reached; what it did was not seen.",
-                place(handler.linear, names)
+                describe_address(handler.linear, symbols)
             );
         }
         ChainEnd::Unknown => {}
     }
 }
 
-/// A number of instructions.
-pub(super) fn instructions(count: u64) -> String {
+/// Returns a number of instructions as text.
+pub(super) fn count_instructions(count: u64) -> String {
     if count == 1 { "1 instruction".to_owned() } else { format!("{count} instructions") }
 }
 
-/// An instruction of the past with its place, in quotes.
-pub(super) fn executed(past: &TracedInstruction, names: &Names<'_>) -> String {
-    format!("`{}` at {}", code(&past.bytes, past.width, past.linear), place(past.linear, names))
+/// Returns a quoted instruction of the trace and its address.
+pub(super) fn describe_traced(traced: &TracedInstruction, symbols: &SymbolLookup<'_>) -> String {
+    format!(
+        "`{}` at {}",
+        disassemble(&traced.bytes, traced.width, traced.linear),
+        describe_address(traced.linear, symbols)
+    )
 }
 
-fn of_raised(raised: &DeliveredException, names: &Names<'_>) -> String {
-    let instruction = code(&raised.bytes, raised.width, raised.at);
+fn describe_delivered(raised: &DeliveredException, symbols: &SymbolLookup<'_>) -> String {
+    let instruction = disassemble(&raised.bytes, raised.width, raised.address);
     let by = match raised.gate {
-        Some(GateFound::Vector { segment, offset, .. }) => {
+        Some(IdtEntry::Vector { segment, offset, .. }) => {
             format!(", {segment:04x}:{offset:04x} by the vector table")
         }
-        Some(GateFound::Gate { .. }) | None => String::new(),
+        Some(IdtEntry::Gate { .. }) | None => String::new(),
     };
     format!(
         "{} (at {}{by}), which `{instruction}` at {} had raised: {}",
-        raised.delivered.mnemonic(),
-        place(raised.handler, names),
-        place(raised.at, names),
-        raised.fault.why
+        raised.handled.mnemonic(),
+        describe_address(raised.handler, symbols),
+        describe_address(raised.address, symbols),
+        raised.fault.reason
     )
 }

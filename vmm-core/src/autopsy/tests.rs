@@ -1,8 +1,8 @@
-//! Faults worked out on machines that were never built: no KVM here.
+//! Predicted exceptions on initial states, without KVM.
 
 use super::exception::Exception;
 use super::exception_chain::{ChainEnd, ExceptionChain};
-use super::fetch::Fetched;
+use super::fetch::FetchResult;
 use crate::cpu::control_regs::{Cr0, Cr4};
 use crate::cpu::cpu_state::CpuState;
 use crate::cpu::reset_state;
@@ -17,7 +17,7 @@ use crate::{Gpa, Gva};
 const CODE: u64 = 0x10_0000;
 const MEMORY: u64 = 2 << 20;
 
-/// A machine before its first instruction.
+/// Initial state of a machine.
 struct Machine {
     registers: CpuState,
     images: Vec<TableImage>,
@@ -56,19 +56,19 @@ impl Machine {
         self.images.push(TableImage { gpa: Gpa(gpa), name: "more", bytes: bytes.to_vec() });
     }
 
-    fn moment(&self) -> GuestState<'_> {
+    fn guest(&self) -> GuestState<'_> {
         GuestState::new(&self.registers, self)
     }
 
     fn fault(&self) -> Option<Exception> {
-        self.moment().fault_of(&self.moment().fetch())
+        self.guest().predict_fault(&self.guest().fetch())
     }
 
     fn chain(&self) -> ExceptionChain {
-        self.moment().chain(self.fault().unwrap())
+        self.guest().exception_chain(self.fault().unwrap())
     }
 
-    /// Vectors of the chain, first to last.
+    /// Returns the vectors of the exception chain in order.
     fn vectors(&self) -> Vec<u8> {
         self.chain().links.iter().map(|link| link.fault.vector).collect()
     }
@@ -78,9 +78,9 @@ fn kernel(mode: Mode, code: &[u8]) -> Machine {
     Machine::new(mode, Ring::Kernel, code)
 }
 
-/// Vector, error code and a word of the reason of what an instruction raises in long mode, ring 0.
+/// Exceptions in long mode, ring 0: vector, error code and a word of the reason.
 #[test]
-fn what_an_instruction_raises() {
+fn predicted_exceptions() {
     type Case<'a> = (&'a str, &'a [u8], Option<(u8, Option<u32>, &'a str)>);
     let cases: &[Case<'_>] = &[
         ("nop", &[0x90], None),
@@ -114,7 +114,7 @@ fn what_an_instruction_raises() {
             (None, None) => {}
             (Some(fault), Some((vector, code, word))) => {
                 assert_eq!((fault.vector, fault.error_code), (*vector, *code), "{name}: {fault}");
-                assert!(fault.why.contains(word), "{name}: {fault}");
+                assert!(fault.reason.contains(word), "{name}: {fault}");
             }
             (_, _) => panic!("{name}: {fault:?}"),
         }
@@ -127,7 +127,7 @@ fn rings_and_modes() {
     for mode in [Mode::Protected, Mode::Paged, Mode::Pae, Mode::Long] {
         let fault = ring3(mode, &[0xf4]);
         assert_eq!((fault.vector, fault.error_code), (13, Some(0)), "{mode}");
-        assert!(fault.why.contains("only ring 0"));
+        assert!(fault.reason.contains("only ring 0"));
         // The I/O bitmap allows all ports; IOPL still forbids CLI.
         assert_eq!(Machine::new(mode, Ring::User, &[0xe6, 0xe9]).fault(), None, "{mode}");
         assert_eq!(ring3(mode, &[0xfa]).vector, 13);
@@ -135,7 +135,7 @@ fn rings_and_modes() {
     // In ring 3 the tables of the machine are out of reach: mov eax,[0x1000].
     let fault = ring3(Mode::Long, &[0x8b, 0x04, 0x25, 0, 0x10, 0, 0]);
     assert_eq!((fault.vector, fault.error_code, fault.address), (14, Some(5), Some(0x1000)));
-    assert!(fault.why.contains("kernel page"));
+    assert!(fault.reason.contains("kernel page"));
 
     // 16 bits: a word at offset 0xffff leaves the segment, and no error code is pushed.
     let fault = kernel(Mode::Real, &[0xa1, 0xff, 0xff]).fault().unwrap();
@@ -145,17 +145,17 @@ fn rings_and_modes() {
     let mut machine = kernel(Mode::Protected, &[0xf7, 0xf1]);
     machine.registers.regs.rdx = 1;
     machine.registers.regs.rcx = 1;
-    assert_eq!(machine.fault().unwrap().why, "the quotient is too large for its register");
+    assert_eq!(machine.fault().unwrap().reason, "the quotient is too large for its register");
 }
 
 #[test]
-fn control_registers_decide() {
+fn control_registers_enable_exceptions() {
     let mut machine = kernel(Mode::Long, &[0x0f, 0x28, 0xc1]);
     assert_eq!(machine.fault(), None, "movaps xmm0,xmm1");
     machine.registers.sregs.cr0 |= Cr0::TS.bits();
     assert_eq!(machine.fault().unwrap().vector, 7);
     machine.registers.sregs.cr4 &= !Cr4::OSFXSR.bits();
-    assert!(machine.fault().unwrap().why.contains("OSFXSR"));
+    assert!(machine.fault().unwrap().reason.contains("OSFXSR"));
 
     // Write protection: ring 0 may write to a read-only page unless CR0.WP is set. mov [0x5000],al
     let mut machine = kernel(Mode::Paged, &[0xa2, 0, 0x50, 0, 0]);
@@ -175,14 +175,14 @@ fn an_empty_idt_leads_to_a_triple_fault_by_class() {
     let fetch = kernel(Mode::Long, &[0xff, 0xe0]);
     let mut away = fetch.registers;
     away.regs.rip = 0x4000_0000;
-    let moment = GuestState { registers: &away, ..fetch.moment() };
-    let Fetched::Fault(fault) = moment.fetch() else { panic!() };
-    let chain = moment.chain(fault);
+    let guest = GuestState { registers: &away, ..fetch.guest() };
+    let FetchResult::Fault(fault) = guest.fetch() else { panic!() };
+    let chain = guest.exception_chain(fault);
     assert_eq!(chain.links.iter().map(|link| link.fault.vector).collect::<Vec<_>>(), [14, 8]);
     assert_eq!(chain.end, ChainEnd::TripleFault);
 }
 
-/// A 64-bit gate.
+/// Returns the bytes of a 64-bit gate.
 fn gate(offset: u64, selector: u16, kind: u8, present: bool) -> [u8; 16] {
     let gate = crate::cpu::idt::Gate { offset, selector, ist: 0, kind, dpl: 0, present };
     let mut bytes = [0; 16];
@@ -192,7 +192,7 @@ fn gate(offset: u64, selector: u16, kind: u8, present: bool) -> [u8; 16] {
 }
 
 #[test]
-fn each_way_for_a_gate_to_be_unfit() {
+fn each_kind_of_invalid_gate() {
     let why = |change: &dyn Fn(&mut Machine, u64)| {
         let mut machine = kernel(Mode::Long, &[0x0f, 0x0b]);
         let idt = machine.registers.sregs.idt.base;
@@ -200,7 +200,9 @@ fn each_way_for_a_gate_to_be_unfit() {
         change(&mut machine, idt + 6 * 16);
         let link = machine.chain().links.swap_remove(0);
         match link.delivery.outcome {
-            super::delivery::DeliveryOutcome::Failed(fault) => format!("{} {}", fault.mnemonic(), fault.why),
+            super::delivery::DeliveryOutcome::Failed(fault) => {
+                format!("{} {}", fault.mnemonic(), fault.reason)
+            }
             super::delivery::DeliveryOutcome::Handler(handler) => format!("handler {:#x}", handler.linear),
             super::delivery::DeliveryOutcome::TaskSwitch => panic!(),
         }
@@ -227,15 +229,17 @@ fn each_way_for_a_gate_to_be_unfit() {
 }
 
 #[test]
-fn a_page_fault_handler_that_is_not_there_faults_for_ever() {
+fn an_unmapped_page_fault_handler_is_a_recursive_fault() {
     let mut machine = kernel(Mode::Long, &[0xa0, 0, 0, 0, 0x40, 0, 0, 0, 0]);
     let idt = machine.registers.sregs.idt.base;
     machine.put(idt + 14 * 16, &gate(0x5000_0000, 8, 0xe, true));
-    assert!(matches!(machine.chain().end, ChainEnd::Recursion(handler) if handler.linear == 0x5000_0000));
+    assert!(
+        matches!(machine.chain().end, ChainEnd::RecursiveFault(handler) if handler.linear == 0x5000_0000)
+    );
 }
 
 #[test]
-fn the_real_mode_vector_table_is_used_as_it_is() {
+fn the_real_mode_vector_table_is_not_checked() {
     let mut machine = kernel(Mode::Real, &[0x0f, 0x0b]);
     machine.put(6 * 4, &[0x41; 4]);
     let chain = machine.chain();

@@ -16,7 +16,7 @@ use iced_x86::Mnemonic;
 use super::linear_memory::LinearMemory;
 use super::trap_flag::StateBeforeStep;
 use crate::Gva;
-use crate::autopsy::delivery::{DeliveryOutcome, Handler};
+use crate::autopsy::delivery::{DeliveryOutcome, ExceptionHandler};
 use crate::autopsy::exception::Exception;
 use crate::cpu::cpu_state::CpuState;
 use crate::cpu::descriptor::SegmentDescriptor;
@@ -59,7 +59,7 @@ pub(super) fn handler_breakpoints(
 }
 
 /// Returns true if a handler for code of another ring runs in ring 0, by its code segment.
-fn is_for_ring_0(memory: &LinearMemory<'_>, registers: &CpuState, handler: Handler) -> bool {
+fn is_for_ring_0(memory: &LinearMemory<'_>, registers: &CpuState, handler: ExceptionHandler) -> bool {
     // Bit 2 of a selector means the LDT, where nobody keeps such a segment.
     if handler.selector & 4 != 0 {
         return false;
