@@ -70,7 +70,7 @@ fn goldens(workshop: &Workshop) -> Goldens {
 fn mode(workshop: &Workshop, config: &str) -> String {
     let explained = workshop.explained(&[config, "--format", "json"]);
     let explained: serde_json::Value = serde_json::from_str(&explained).unwrap();
-    explained["machine"]["mode"].as_str().unwrap().to_owned()
+    explained.pointer("/machine/mode").unwrap().as_str().unwrap().to_owned()
 }
 
 #[test]

@@ -1,11 +1,10 @@
 //! Golden files: expected texts that are checked in. `UPDATE_GOLDEN=1` writes them again; read the difference then.
 //!
 //! One file for all packages: the others have a symbolic link to it.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::{env, fs};
+use std::{env, fs, io};
 
 /// Texts to compare with the golden files in a directory.
 pub(crate) struct Goldens {
@@ -32,31 +31,24 @@ impl Goldens {
     ///
     /// Panics if a text differs from its file, or if there is another file with one of the `extensions`.
     pub(crate) fn check(self, extensions: &[&str]) {
-        let is_golden = |path: &PathBuf| {
-            path.extension().is_some_and(|found| extensions.iter().any(|known| found == *known))
+        let mut others = if extensions.is_empty() { Vec::new() } else { list(&self.directory) };
+        others.retain(|path| {
+            let extension = path.extension().unwrap_or_default();
+            extensions.iter().any(|known| extension == *known) && !self.texts.contains_key(path)
+        });
+        let update = env::var_os("UPDATE_GOLDEN").is_some_and(|value| value == "1");
+        let result = |path: &Path, result: io::Result<Option<String>>| match result {
+            Ok(difference) => difference.map(|difference| format!("{}:{difference}", path.display())),
+            Err(error) => Some(format!("{}: {error}", path.display())),
         };
-        let mut files = BTreeSet::new();
-        if !extensions.is_empty() {
-            list(&self.directory, &mut files);
-        }
-        let others = files.into_iter().filter(|path| is_golden(path) && !self.texts.contains_key(path));
-        if env::var_os("UPDATE_GOLDEN").is_some_and(|value| value == "1") {
-            others.for_each(|path| fs::remove_file(path).unwrap());
-            for (path, text) in &self.texts {
-                fs::create_dir_all(path.parent().unwrap()).unwrap();
-                fs::write(path, text).unwrap();
-            }
-            return;
-        }
-        let mut problems: Vec<String> =
-            others.map(|path| format!("{}: no test has this text", path.display())).collect();
-        for (path, text) in &self.texts {
-            match fs::read_to_string(path) {
-                Ok(golden) => problems
-                    .extend(difference(&golden, text).map(|text| format!("{}:{text}", path.display()))),
-                Err(error) => problems.push(format!("{}: {error}", path.display())),
-            }
-        }
+        let texts = self.texts.iter().filter_map(|(path, text)| {
+            result(path, if update { write(path, text) } else { compare(path, text) })
+        });
+        let others = others.iter().filter_map(|path| {
+            let no_text = || Ok(Some(" no test has this text".to_owned()));
+            result(path, if update { fs::remove_file(path).map(|()| None) } else { no_text() })
+        });
+        let problems: Vec<String> = texts.chain(others).collect();
         let count = problems.len();
         assert!(
             problems.is_empty(),
@@ -66,16 +58,19 @@ impl Goldens {
     }
 }
 
-/// Adds all files in a directory tree.
-fn list(directory: &Path, files: &mut BTreeSet<PathBuf>) {
-    for entry in fs::read_dir(directory).into_iter().flatten() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            list(&path, files);
-        } else {
-            files.insert(path);
-        }
-    }
+/// Returns all files in a directory tree.
+fn list(directory: &Path) -> Vec<PathBuf> {
+    let paths = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
+    paths.flat_map(|path| if path.is_dir() { list(&path) } else { vec![path] }).collect()
+}
+
+fn write(path: &Path, text: &str) -> io::Result<Option<String>> {
+    path.parent().map_or(Ok(()), fs::create_dir_all)?;
+    fs::write(path, text).map(|()| None)
+}
+
+fn compare(path: &Path, text: &str) -> io::Result<Option<String>> {
+    fs::read_to_string(path).map(|golden| difference(&golden, text))
 }
 
 /// Returns the first line that differs, with its number.
