@@ -4,22 +4,10 @@
 
 use std::ffi::{OsStr, OsString};
 
-use clap::{Parser, Subcommand};
+use clap::Parser;
 
-use crate::commands::bench::BenchArgs;
-use crate::commands::check::CheckArgs;
-use crate::commands::completions::CompletionsArgs;
-use crate::commands::doctor::DoctorArgs;
-use crate::commands::dump::DumpArgs;
-use crate::commands::explain::ExplainArgs;
-use crate::commands::init::InitArgs;
-use crate::commands::man::ManArgs;
-use crate::commands::pages::PagesArgs;
-use crate::commands::preflight::PreflightArgs;
+use crate::commands::Command;
 use crate::commands::run::RunArgs;
-use crate::commands::snapshot::SnapshotArgs;
-use crate::commands::test::TestArgs;
-use crate::commands::translate::TranslateArgs;
 
 /// Runs bare-metal x86 programs on KVM from one TOML file.
 #[derive(Debug, Parser)]
@@ -80,41 +68,6 @@ Exit status:
   105    a mistake in the configuration, the guest file or the command line
   106    an error of the host
   130    interrupted";
-
-/// Subcommands.
-#[derive(Debug, Subcommand)]
-pub(crate) enum Command {
-    /// Run the guest of a configuration
-    Run(RunArgs),
-    /// Run all configurations with an [expect] as tests, in parallel
-    Test(TestArgs),
-    /// Run one guest many times, and show the distribution of its times
-    Bench(BenchArgs),
-    /// Check configurations and their guest files without KVM
-    Check(CheckArgs),
-    /// Warn about mistakes that always kill a guest: in its entry, its stack, or SSE code while SSE is off
-    Preflight(PreflightArgs),
-    /// Show every KVM call and register of a run, without KVM
-    Explain(ExplainArgs),
-    /// Look up addresses in the guest's page tables, level by level
-    Translate(TranslateArgs),
-    /// Show all mappings of the guest's page tables, and warn about unusual ones
-    Pages(PagesArgs),
-    /// Show or save guest memory
-    Dump(DumpArgs),
-    /// Run a guest up to a point and save the whole machine, for `run --from`
-    Snapshot(SnapshotArgs),
-    /// Show if KVM works on this host, and which CPU modes
-    Doctor(DoctorArgs),
-    /// Write a commented configuration to start from
-    Init(InitArgs),
-    /// Print the JSON schema of configurations, for editors
-    Schema,
-    /// Print completions for a shell
-    Completions(CompletionsArgs),
-    /// Print the manual page of vmm-cli or of a subcommand
-    Man(ManArgs),
-}
 
 #[cfg(test)]
 mod tests {

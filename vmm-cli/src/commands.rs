@@ -18,16 +18,51 @@ pub(crate) mod snapshot;
 pub(crate) mod test;
 pub(crate) mod translate;
 
-use clap::CommandFactory;
+use clap::Subcommand;
 
-use crate::args::{Cli, Command};
 use crate::diagnostic::json;
 use crate::options::Format;
 use crate::status::Status;
 use crate::stderr;
 
-/// Runs a subcommand, shows its errors on standard error, and returns its exit status.
-pub(crate) fn dispatch(command: &Command) -> Status {
+/// Subcommands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the guest of a configuration
+    Run(run::RunArgs),
+    /// Run all configurations with an [expect] as tests, in parallel
+    Test(test::TestArgs),
+    /// Run one guest many times, and show the distribution of its times
+    Bench(bench::BenchArgs),
+    /// Check configurations and their guest files without KVM
+    Check(check::CheckArgs),
+    /// Warn about mistakes that always kill a guest: in its entry, its stack, or SSE code while SSE is off
+    Preflight(preflight::PreflightArgs),
+    /// Show every KVM call and register of a run, without KVM
+    Explain(explain::ExplainArgs),
+    /// Look up addresses in the guest's page tables, level by level
+    Translate(translate::TranslateArgs),
+    /// Show all mappings of the guest's page tables, and warn about unusual ones
+    Pages(pages::PagesArgs),
+    /// Show or save guest memory
+    Dump(dump::DumpArgs),
+    /// Run a guest up to a point and save the whole machine, for `run --from`
+    Snapshot(snapshot::SnapshotArgs),
+    /// Show if KVM works on this host, and which CPU modes
+    Doctor(doctor::DoctorArgs),
+    /// Write a commented configuration to start from
+    Init(init::InitArgs),
+    /// Print the JSON schema of configurations, for editors
+    Schema,
+    /// Print completions for a shell
+    Completions(completions::CompletionsArgs),
+    /// Print the manual page of vmm-cli or of a subcommand
+    Man(man::ManArgs),
+}
+
+/// Runs a subcommand, shows its errors on standard error, and returns its exit status. `declaration` is the command line as
+/// a whole, for completions and manual pages.
+pub(crate) fn dispatch(command: &Command, declaration: fn() -> clap::Command) -> Status {
     let (result, format) = match command {
         Command::Run(args) => (run::run(args), args.format),
         Command::Test(args) => (test::test(args), args.format),
@@ -42,8 +77,8 @@ pub(crate) fn dispatch(command: &Command) -> Status {
         Command::Doctor(args) => (doctor::doctor(args), args.format),
         Command::Init(args) => (init::init(args), Format::Text),
         Command::Schema => (schema::schema(), Format::Text),
-        Command::Completions(args) => (completions::completions(args, Cli::command()), Format::Text),
-        Command::Man(args) => (man::man(args, Cli::command()), Format::Text),
+        Command::Completions(args) => (completions::completions(args, declaration()), Format::Text),
+        Command::Man(args) => (man::man(args, declaration()), Format::Text),
     };
     result.unwrap_or_else(|diagnostics| {
         match format {

@@ -12,6 +12,7 @@
 //!
 //! The JSON schema ([`json_schema`]) comes from the types in [`schema`]; [`template`] is the file that `vmm-cli init` writes.
 
+pub mod address_expr;
 mod expect;
 pub mod json_schema;
 mod load;

@@ -20,8 +20,8 @@ use vmm_core::spec::mode::Mode;
 use vmm_core::{Gpa, Gva};
 use vmm_loader::VirtAddr;
 
-use crate::address_expr::{AddressBase, AddressExpr};
 use crate::config::Config;
+use crate::config::address_expr::{AddressBase, AddressExpr};
 use crate::config::values::{ParseError, Time};
 use crate::diagnostic::{Diagnostic, Diagnostics, Severity};
 use crate::machine_error::machine_error;

@@ -23,7 +23,6 @@
 //! evaluates a finished run, and `report.rs` describes it.
 #![forbid(unsafe_code)]
 
-pub mod address_expr;
 pub mod config;
 pub mod diagnostic;
 pub mod status;
@@ -67,7 +66,7 @@ use crate::status::Status;
 #[must_use]
 pub fn main() -> ExitCode {
     match Cli::from_env() {
-        Ok(cli) => commands::dispatch(&cli.command).into(),
+        Ok(cli) => commands::dispatch(&cli.command, <Cli as clap::CommandFactory>::command).into(),
         Err(error) => print_usage(&error),
     }
 }

@@ -33,7 +33,7 @@ use boot::Planned;
 use file_bytes::FileBytes;
 pub(crate) use file_cache::FileCache;
 pub(crate) use files::Files;
-use files::Loaded;
+use files::LoadedFile;
 
 /// A machine to be, and the files for its memory.
 pub(crate) struct Prepared {
@@ -79,7 +79,7 @@ impl Prepared {
             let class = planned.plan.image.class();
             problems.extend(file_errors::check_class(config, &config.guest, planned.mode, class).err());
         }
-        let loads: Vec<Loaded> = config
+        let loads: Vec<LoadedFile> = config
             .loads
             .iter()
             .filter_map(|file| {

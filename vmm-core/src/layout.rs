@@ -9,7 +9,7 @@
 //! | `pinned.rs` | the parts whose address the user chose |
 //! | `check_maps.rs` | the user's mappings: each alone, against each other, against the entries |
 //! | `check.rs` | conflicts between all fixed ranges |
-//! | `place.rs` | allocation of the other parts: first fit upwards for tables, the top of memory for the stack |
+//! | `allocate.rs` | allocation of the other parts: first fit upwards for tables, the top of memory for the stack |
 //! | `table.rs` | the layout as a table: memory, holes and their contents |
 //! | `problem.rs` | errors |
 //!
@@ -17,11 +17,11 @@
 //! pointers. The stack ends at the top of the lowest memory. All parts are below the mode's address limit (1 MiB in real
 //! mode, 4 GiB in 32-bit modes). They are mapped at their own addresses, so these are virtual addresses as well.
 
+mod allocate;
 mod bus;
 mod check;
 mod check_maps;
 mod pinned;
-mod place;
 mod problem;
 mod table;
 #[cfg(test)]
@@ -204,7 +204,7 @@ pub struct Layout {
 /// mappings. If there are none, all parts for which there is no room.
 pub fn compute(spec: &MachineSpec, occupied: &[LayoutEntry]) -> Result<Layout, LayoutError> {
     let checked = check::check(spec, occupied)?;
-    let (ranges, paging) = place::place(spec, &checked)?;
+    let (ranges, paging) = allocate::place(spec, &checked)?;
     Ok(Layout { memory: checked.bus.memory, ranges, paging })
 }
 

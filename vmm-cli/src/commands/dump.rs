@@ -25,7 +25,7 @@ use vmm_core::PAGE_SIZE;
 use vmm_core::paging::walk::Walker;
 use vmm_core::{Gpa, Gva};
 
-use crate::address_expr::{AddressRange, RangeExtent};
+use crate::config::address_expr::{AddressRange, RangeExtent};
 use crate::core_file;
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::inspect::InspectArgs;

@@ -29,7 +29,7 @@ use vmm_core::spec::PagePermissions;
 use vmm_core::spec::gpa_range::ByteSize;
 use vmm_core::{Gpa, Gva};
 
-use crate::address_expr::AddressExpr;
+use crate::config::address_expr::AddressExpr;
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::inspect::InspectArgs;
 use crate::inspect::{InspectedGuest, resolve};

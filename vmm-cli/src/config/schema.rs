@@ -24,13 +24,13 @@ use vmm_core::spec::{HaltPolicy, Interrupts, MemoryBacking, ResetPolicy, Unmappe
 
 pub use cpuid::{CpuidChoice, CpuidTable};
 pub use devices::{Devices, LocationKeys, MovableDevice};
-pub use enums::{Boot, Loading};
-pub use expect::{Expect, ExpectMemory};
-pub use guest::{Guest, Load, Module};
+pub use enums::{BootProtocol, Loading};
+pub use expect::{ExpectMemory, ExpectTable};
+pub use guest::{GuestTable, Load, ModuleTable};
 pub use paging::{Map, Paging};
 pub use platform::{FwCfg, FwCfgFile, Switch};
 pub use spanned::Spanned;
-pub use test::{Test, TestCase};
+pub use test::{Test, TestCaseTable};
 pub use virtio::{Virtio, VirtioType};
 
 use super::values::{Address, Count, Matrix, OneOrMany, RegisterValues, RingLevel, Size, Time};
@@ -41,7 +41,7 @@ use super::values::{Address, Count, Matrix, OneOrMany, RegisterValues, RingLevel
 #[schemars(title = "vmm configuration", description = "One virtual machine and its guest.")]
 pub struct Document {
     /// Boot protocol. Default: none if `mode` is given, else the one that the guest's file asks for.
-    pub boot: Option<Spanned<Boot>>,
+    pub boot: Option<Spanned<BootProtocol>>,
     /// CPU mode of the guest's first instruction. A boot protocol has its own mode.
     pub mode: Option<Spanned<Mode>>,
     /// Privilege level of the guest: 0 (the default) or 3.
@@ -71,10 +71,10 @@ pub struct Document {
     pub sse: Option<Spanned<bool>>,
     /// Guest memory: one table, or several [[memory]].
     #[schemars(required)]
-    pub memory: Option<Spanned<OneOrMany<Memory>>>,
+    pub memory: Option<Spanned<OneOrMany<MemoryTable>>>,
     /// Program to run.
     #[schemars(required)]
-    pub guest: Option<Spanned<Guest>>,
+    pub guest: Option<Spanned<GuestTable>>,
     /// Further files to load into memory.
     pub load: Option<Spanned<OneOrMany<Load>>>,
     /// Page tables that the guest starts with.
@@ -88,7 +88,7 @@ pub struct Document {
     /// Limits at which the guest is stopped.
     pub limits: Option<Spanned<Limits>>,
     /// Expectations for the end of the run.
-    pub expect: Option<Spanned<Expect>>,
+    pub expect: Option<Spanned<ExpectTable>>,
     /// Test cases for `vmm-cli test`.
     pub test: Option<Spanned<Test>>,
     /// Several values for keys of this file: `vmm-cli test` runs every combination. Other commands ignore it.
@@ -98,7 +98,7 @@ pub struct Document {
 /// Region of guest memory.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
-pub struct Memory {
+pub struct MemoryTable {
     /// Size of the region: a multiple of 4 KiB.
     #[schemars(required)]
     pub size: Option<Spanned<Size>>,

@@ -105,7 +105,7 @@ fn cases(entry: Option<&toml::Spanned<toml::de::DeValue<'_>>>) -> Vec<String> {
     let schema::Test { case, count, .. } = test.unwrap_or_default();
     match (case, count) {
         (Some(case), _) if !case.value.is_empty() => {
-            let name = |at: &schema::Spanned<schema::TestCase>| {
+            let name = |at: &schema::Spanned<schema::TestCaseTable>| {
                 at.value.name.as_ref().map(|name| name.value.clone())
             };
             case.value.iter().map(|at| name(at).unwrap_or_default()).collect()

@@ -2,7 +2,7 @@
 
 use vmm_core::spec::Register;
 
-use crate::address_expr::AddressExpr;
+use crate::config::address_expr::AddressExpr;
 
 /// Test cases of a file.
 #[derive(Debug, Clone)]

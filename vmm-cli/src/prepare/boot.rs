@@ -16,7 +16,7 @@ use super::boot_help;
 use super::file_bytes::FileBytes;
 use super::file_cache::FileCache;
 use super::file_errors;
-use super::files::Loaded;
+use super::files::LoadedFile;
 use crate::config::{Config, FileKind, Module, Start};
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::status::Status;
@@ -132,12 +132,12 @@ pub(super) fn hand_over(
     machine: &mut MachineSpec,
     (bytes, plan): (FileBytes, BootPlan),
     modules: Vec<Read<'_>>,
-    loads: &[Loaded],
+    loads: &[LoadedFile],
     boot: &mut Boot,
-) -> Result<Vec<Loaded>, Diagnostic> {
+) -> Result<Vec<LoadedFile>, Diagnostic> {
     let name = file_errors::name(&config.guest.path);
     if plan.protocol.is_plain() {
-        return Ok(vec![Loaded::new(name, bytes, plan.image)]);
+        return Ok(vec![LoadedFile::new(name, bytes, plan.image)]);
     }
     let map = firmware::memory_map(machine);
     let taken: Vec<NamedRange> = loads.iter().flat_map(|file| file.plan.ranges()).collect();
@@ -169,20 +169,20 @@ pub(super) fn hand_over(
         }
     }
 
-    let mut files = vec![Loaded::new(name, bytes, image)];
+    let mut files = vec![LoadedFile::new(name, bytes, image)];
     for (file, address) in modules.into_iter().zip(places) {
         // Of an empty module the kernel is told, but there is nothing to load.
         if !file.bytes.is_empty() {
             let what = file.module.kind.name();
             let plan =
                 flat::plan_data(&file.bytes, address, what).map_err(|error| fail(&error, error.help()))?;
-            files.push(Loaded::new(file.name, file.bytes, plan));
+            files.push(LoadedFile::new(file.name, file.bytes, plan));
         }
     }
     for blob in blobs {
         let plan = flat::plan_data(&blob.bytes, blob.address, blob.name)
             .map_err(|error| fail(&error, error.help()))?;
-        files.push(Loaded::new("boot loader".to_owned(), blob.bytes.into(), plan));
+        files.push(LoadedFile::new("boot loader".to_owned(), blob.bytes.into(), plan));
     }
     Ok(files)
 }

@@ -7,7 +7,7 @@ use vmm_loader::{ElfClass, ElfOptions, elf, flat};
 
 use super::file_bytes::FileBytes;
 use super::file_cache::FileCache;
-use super::files::Loaded;
+use super::files::LoadedFile;
 use crate::config::{Config, File, FileKind};
 use crate::diagnostic::Diagnostic;
 use crate::status::Status;
@@ -18,7 +18,7 @@ pub(super) fn extra(
     reader: &FileCache,
     file: &File,
     mode: Option<Mode>,
-) -> Result<Loaded, Diagnostic> {
+) -> Result<LoadedFile, Diagnostic> {
     let bytes = bytes(config, reader, file, mode)?;
     let plan = match file.kind {
         FileKind::Elf { base } => elf::plan(&bytes, &ElfOptions::default().with_base(base.map(Into::into))),
@@ -32,7 +32,7 @@ pub(super) fn extra(
     if let Some(mode) = mode {
         check_class(config, file, mode, plan.class())?;
     }
-    Ok(Loaded::new(name(&file.path), bytes, plan))
+    Ok(LoadedFile::new(name(&file.path), bytes, plan))
 }
 
 /// The bytes of a file.

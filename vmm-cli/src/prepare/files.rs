@@ -15,10 +15,10 @@ use super::file_bytes::FileBytes;
 use crate::source_lines::SourceLines;
 
 /// The guest's file first, then the others.
-pub(crate) struct Files(Vec<Loaded>);
+pub(crate) struct Files(Vec<LoadedFile>);
 
 /// A file and its plan.
-pub(super) struct Loaded {
+pub(super) struct LoadedFile {
     pub(super) name: String,
     pub(super) bytes: FileBytes,
     pub(super) plan: LoadPlan,
@@ -27,7 +27,7 @@ pub(super) struct Loaded {
     pub(super) ways: Vec<LoadMethod>,
 }
 
-impl Loaded {
+impl LoadedFile {
     pub(super) fn new(name: String, bytes: FileBytes, plan: LoadPlan) -> Self {
         Self { name, bytes, plan, lines: SourceLines::default(), ways: Vec::new() }
     }
@@ -61,7 +61,7 @@ fn way(segment: &Segment, bytes: &FileBytes, loading: LoadPolicy, memory: &[Memo
 
 impl Files {
     /// Files for the memory of `machine`.
-    pub(super) fn new(mut files: Vec<Loaded>, loading: LoadPolicy, machine: &MachineSpec) -> Self {
+    pub(super) fn new(mut files: Vec<LoadedFile>, loading: LoadPolicy, machine: &MachineSpec) -> Self {
         for file in &mut files {
             let segments = file.plan.segments().iter();
             file.ways = segments.map(|segment| way(segment, &file.bytes, loading, &machine.memory)).collect();

@@ -5,7 +5,7 @@ use vmm_core::snapshot::Snapshot;
 use vmm_core::spec::RegisterFile;
 use vmm_core::spec::{EntryPoint, MachineSpec};
 
-use crate::address_expr::AddressExpr;
+use crate::config::address_expr::AddressExpr;
 use crate::config::{Config, TestCase};
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::inspect::resolve;

@@ -64,7 +64,7 @@ const FREQUENCY: u128 = 3_579_545;
 
 /// Saved state of the registers; `elapsed` is the age of the timer.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct Saved {
+pub(crate) struct SavedAcpiPm {
     status: u16,
     enable: u16,
     control: u16,
@@ -157,11 +157,11 @@ impl Device for AcpiPm {
 
     fn save(&self) -> Option<Vec<u8>> {
         let Self { status, enable, control, ref started, .. } = *self;
-        to_bytes(&Saved { status, enable, control, elapsed: started.elapsed() })
+        to_bytes(&SavedAcpiPm { status, enable, control, elapsed: started.elapsed() })
     }
 
     fn restore(&mut self, state: &[u8]) -> Result<(), StateMismatch> {
-        let Saved { status, enable, control, elapsed } = from_bytes(state)?;
+        let SavedAcpiPm { status, enable, control, elapsed } = from_bytes(state)?;
         // The timer goes on from where it was.
         self.started = Instant::now().checked_sub(elapsed).ok_or(StateMismatch)?;
         (self.status, self.enable, self.control) = (status, enable, control);

@@ -50,7 +50,7 @@ const DATA: u64 = 1;
 
 /// Saved state of the device: selected item, offset of the next byte in it, and key.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct Saved {
+pub(crate) struct SavedFwCfg {
     item: Option<usize>,
     offset: usize,
     key: u16,
@@ -140,11 +140,11 @@ impl Device for FwCfg {
 
     fn save(&self) -> Option<Vec<u8>> {
         let (item, offset) = self.selected;
-        to_bytes(&Saved { item, offset, key: self.key })
+        to_bytes(&SavedFwCfg { item, offset, key: self.key })
     }
 
     fn restore(&mut self, state: &[u8]) -> Result<(), StateMismatch> {
-        let Saved { item, offset, key } = from_bytes(state)?;
+        let SavedFwCfg { item, offset, key } = from_bytes(state)?;
         (self.selected, self.key) = ((item, offset), key);
         Ok(())
     }

@@ -87,7 +87,7 @@ pub struct MemorySizes {
 
 /// Saved state of the clock; the fields are those of [`Rtc`].
 #[derive(Serialize, Deserialize)]
-pub(crate) struct Saved {
+pub(crate) struct SavedRtc {
     index: u8,
     /// 128 bytes.
     memory: Vec<u8>,
@@ -291,11 +291,11 @@ impl Device for Rtc {
 
     fn save(&self) -> Option<Vec<u8>> {
         let Self { index, ref memory, flags, seen, raised, .. } = *self;
-        to_bytes(&Saved { index, memory: memory.to_vec(), flags, seen, raised })
+        to_bytes(&SavedRtc { index, memory: memory.to_vec(), flags, seen, raised })
     }
 
     fn restore(&mut self, state: &[u8]) -> Result<(), StateMismatch> {
-        let Saved { index, memory, flags, seen, raised } = from_bytes(state)?;
+        let SavedRtc { index, memory, flags, seen, raised } = from_bytes(state)?;
         self.memory = memory.try_into().map_err(|_| StateMismatch)?;
         (self.index, self.flags, self.seen, self.raised) = (index, flags, seen, raised);
         self.announce();

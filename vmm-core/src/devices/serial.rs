@@ -33,7 +33,7 @@ const LINE_STATUS: u64 = 5;
 
 /// Saved registers of the port.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct Saved(#[serde(with = "Registers")] SerialState);
+pub(crate) struct SavedSerial(#[serde(with = "Registers")] SerialState);
 
 /// Fields of a [`SerialState`], which has no serde implementation.
 #[derive(Serialize, Deserialize)]
@@ -117,11 +117,11 @@ impl Device for Serial {
     }
 
     fn save(&self) -> Option<Vec<u8>> {
-        to_bytes(&Saved(self.uart.state()))
+        to_bytes(&SavedSerial(self.uart.state()))
     }
 
     fn restore(&mut self, state: &[u8]) -> Result<(), StateMismatch> {
-        let Saved(state) = from_bytes(state)?;
+        let SavedSerial(state) = from_bytes(state)?;
         let line = self.uart.interrupt_evt().clone();
         self.uart =
             Uart::from_state(&state, line, NoEvents, self.output.clone()).map_err(|_| StateMismatch)?;

@@ -37,7 +37,7 @@ use crate::spec::{BlockAccess, VirtioSpec};
 use device::VirtioDevice;
 use memory::Reachable;
 #[cfg(test)]
-pub(crate) use state::Saved;
+pub(crate) use state::SavedVirtio;
 use transport::Transport;
 
 pub use disk::check as check_disk;

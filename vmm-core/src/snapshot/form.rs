@@ -203,18 +203,18 @@ fn trace<T: for<'de> Deserialize<'de>>(lines: &RefCell<Vec<Line>>, name: &str) {
 /// Adds the form of a device. A new one does not compile until it has a line here.
 fn trace_device(lines: &RefCell<Vec<Line>>, kind: DeviceKind) {
     match kind {
-        DeviceKind::Serial => trace::<serial::Saved>(lines, "serial"),
+        DeviceKind::Serial => trace::<serial::SavedSerial>(lines, "serial"),
         DeviceKind::Hypercall => trace::<hypercall::Registers>(lines, "hypercall"),
-        DeviceKind::Rtc => trace::<rtc::Saved>(lines, "rtc"),
+        DeviceKind::Rtc => trace::<rtc::SavedRtc>(lines, "rtc"),
         DeviceKind::I8042 => trace::<i8042::I8042>(lines, "i8042"),
-        DeviceKind::Power => trace::<acpi_pm::Saved>(lines, "power"),
+        DeviceKind::Power => trace::<acpi_pm::SavedAcpiPm>(lines, "power"),
         DeviceKind::ResetControl => trace::<u8>(lines, "reset-control"),
         DeviceKind::SystemControl => trace::<u8>(lines, "system-control"),
         DeviceKind::Crtc => trace::<crtc::Crtc>(lines, "crtc"),
-        DeviceKind::FwCfg => trace::<fw_cfg::Saved>(lines, "fw-cfg"),
+        DeviceKind::FwCfg => trace::<fw_cfg::SavedFwCfg>(lines, "fw-cfg"),
         DeviceKind::TestPorts => trace::<Vec<u8>>(lines, "kvm-testdev ports"),
         DeviceKind::TestMemory => trace::<Vec<u8>>(lines, "kvm-testdev memory"),
-        DeviceKind::VirtioBlock => trace::<virtio::Saved>(lines, "virtio"),
+        DeviceKind::VirtioBlock => trace::<virtio::SavedVirtio>(lines, "virtio"),
         // All virtio devices have the same form, and the others have no state.
         DeviceKind::VirtioConsole
         | DeviceKind::VirtioEntropy

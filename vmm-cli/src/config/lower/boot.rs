@@ -87,14 +87,14 @@ fn modes(protocol: Protocol) -> Vec<Mode> {
     protocol.entry_widths().iter().map(mode).collect()
 }
 
-const fn protocol(word: schema::Boot) -> Protocol {
+const fn protocol(word: schema::BootProtocol) -> Protocol {
     match word {
-        schema::Boot::Elf => Protocol::Elf,
-        schema::Boot::Multiboot => Protocol::Multiboot,
-        schema::Boot::Multiboot2 => Protocol::Multiboot2,
-        schema::Boot::Pvh => Protocol::Pvh,
-        schema::Boot::Linux => Protocol::Linux,
-        schema::Boot::Flat => Protocol::Flat,
-        schema::Boot::BootSector => Protocol::BootSector,
+        schema::BootProtocol::Elf => Protocol::Elf,
+        schema::BootProtocol::Multiboot => Protocol::Multiboot,
+        schema::BootProtocol::Multiboot2 => Protocol::Multiboot2,
+        schema::BootProtocol::Pvh => Protocol::Pvh,
+        schema::BootProtocol::Linux => Protocol::Linux,
+        schema::BootProtocol::Flat => Protocol::Flat,
+        schema::BootProtocol::BootSector => Protocol::BootSector,
     }
 }

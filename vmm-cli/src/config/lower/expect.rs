@@ -42,7 +42,7 @@ pub(super) fn lower(cx: &mut Context<'_>) -> Option<Expect> {
 }
 
 /// Checks that the rest of the file does not rule out the expected end.
-fn check_end(cx: &mut Context<'_>, table: &schema::Expect) {
+fn check_end(cx: &mut Context<'_>, table: &schema::ExpectTable) {
     let Some(end) = &table.end else { return };
     if let Some(code) = &table.exit_code
         && end.value != EndKind::Exit
@@ -69,7 +69,7 @@ fn check_end(cx: &mut Context<'_>, table: &schema::Expect) {
     }
 }
 
-fn check_counts(cx: &mut Context<'_>, table: &schema::Expect) {
+fn check_counts(cx: &mut Context<'_>, table: &schema::ExpectTable) {
     let Some(exits) = &table.exits else { return };
     if let Some(most) = &table.max_exits
         && exits.value > most.value
@@ -87,7 +87,7 @@ fn check_counts(cx: &mut Context<'_>, table: &schema::Expect) {
     }
 }
 
-fn check_output(cx: &mut Context<'_>, table: &schema::Expect) {
+fn check_output(cx: &mut Context<'_>, table: &schema::ExpectTable) {
     let Some(whole) = &table.output else { return };
     for part in table.output_contains.iter().flat_map(|at| &at.value) {
         if !whole.value.contains(&part.value) {

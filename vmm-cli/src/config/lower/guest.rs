@@ -169,7 +169,7 @@ fn argument(cx: &mut Context<'_>, at: &Spanned<String>) -> String {
 }
 
 /// Returns the guest's file.
-fn file(cx: &mut Context<'_>, guest: &schema::Guest, span: &Span, directory: &Path) -> Option<File> {
+fn file(cx: &mut Context<'_>, guest: &schema::GuestTable, span: &Span, directory: &Path) -> Option<File> {
     let named = [("file", &guest.file), ("elf", &guest.elf), ("flat", &guest.flat)];
     let mut named = named.into_iter().filter_map(|(key, at)| Some((key, at.as_ref()?)));
     let Some((key, at)) = named.next() else {
@@ -237,7 +237,7 @@ fn check_key(cx: &mut Context<'_>, key: &str, span: &Span) {
 }
 
 /// Returns the initrd and the modules, in that order.
-fn modules(cx: &mut Context<'_>, guest: &schema::Guest, directory: &Path) -> Vec<Module> {
+fn modules(cx: &mut Context<'_>, guest: &schema::GuestTable, directory: &Path) -> Vec<Module> {
     let mut modules = Vec::new();
     if let Some(at) = &guest.initrd {
         check_boot_info(cx, &at.span, "of an initrd");

@@ -101,7 +101,7 @@ pub(super) fn lower(cx: &mut Context<'_>) -> Vec<MemoryRegion> {
 }
 
 /// Returns the backing of a region. Hugetlb memory must consist of whole huge pages.
-fn backing(cx: &mut Context<'_>, table: &schema::Memory, size: &Spanned<Size>) -> Option<MemoryBacking> {
+fn backing(cx: &mut Context<'_>, table: &schema::MemoryTable, size: &Spanned<Size>) -> Option<MemoryBacking> {
     let backing = or(&table.backing, MemoryBacking::default());
     let bytes = size.value.0;
     if backing == MemoryBacking::Hugetlb && !bytes.is_multiple_of(HUGE_PAGE) {

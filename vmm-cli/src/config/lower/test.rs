@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use vmm_core::spec::Register;
 
 use super::{Context, Key, registers};
-use crate::address_expr::AddressExpr;
+use crate::config::address_expr::AddressExpr;
 use crate::config::problem::ConfigProblem;
 use crate::config::schema::{self, Spanned};
 use crate::config::source::Span;
@@ -51,11 +51,11 @@ pub(super) fn lower(cx: &mut Context<'_>) -> Option<TestPlan> {
     Some(TestPlan { snapshot_at, cases })
 }
 
-fn named(cx: &mut Context<'_>, cases: &Spanned<Vec<Spanned<schema::TestCase>>>) -> Vec<TestCase> {
+fn named(cx: &mut Context<'_>, cases: &Spanned<Vec<Spanned<schema::TestCaseTable>>>) -> Vec<TestCase> {
     let mut seen: BTreeMap<&str, &Span> = BTreeMap::new();
     let mut lowered = Vec::new();
     for (number, at) in cases.value.iter().enumerate() {
-        let schema::TestCase { name, registers, jump, input } = &at.value;
+        let schema::TestCaseTable { name, registers, jump, input } = &at.value;
         let key = Key { path: format!("test.case.{number}.name"), name: "name", example: "name = \"heap\"" };
         let Some(name) = cx.required(name, &at.span, &key) else { continue };
         if let Some(first) = seen.insert(&name.value, &name.span) {

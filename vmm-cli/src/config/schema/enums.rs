@@ -6,7 +6,7 @@ use serde::Deserialize;
 /// Boot protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum Boot {
+pub enum BootProtocol {
     /// ELF file, loaded and entered in `mode`.
     Elf,
     /// Multiboot 1: 32-bit entry, information in EBX.

@@ -10,7 +10,7 @@ use crate::config::values::{Address, Count, OneOrMany, RegisterValues, Word};
 /// Expectations for the end of the run; every key that is given is checked.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
-pub struct Expect {
+pub struct ExpectTable {
     /// Kind of end of the run.
     pub end: Option<Spanned<EndKind>>,
     /// Whole output of the guest.

@@ -9,7 +9,7 @@ use crate::config::values::{Address, EntryChoice, OneOrMany};
 /// Program to run.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
-pub struct Guest {
+pub struct GuestTable {
     /// Kernel of any format, started by the protocol of `boot` or of the file itself. The path is resolved like that of `elf`.
     pub file: Option<Spanned<String>>,
     /// ELF file. The path is relative to the TOML file; {mode} stands for the name of the mode.
@@ -35,13 +35,13 @@ pub struct Guest {
     /// Initial ramdisk of Linux; the first module of other kernels. The path is relative to the TOML file.
     pub initrd: Option<Spanned<String>>,
     /// Modules: files that the boot loader loads into memory and passes to the kernel.
-    pub module: Option<Spanned<OneOrMany<Module>>>,
+    pub module: Option<Spanned<OneOrMany<ModuleTable>>>,
 }
 
 /// Module of a kernel.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
-pub struct Module {
+pub struct ModuleTable {
     /// File. The path is relative to the TOML file.
     #[schemars(required)]
     pub file: Option<Spanned<String>>,

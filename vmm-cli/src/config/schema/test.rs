@@ -13,7 +13,7 @@ pub struct Test {
     /// Symbol or address up to which the guest runs once. Every case continues from a copy of the machine at that point.
     pub snapshot_at: Option<Spanned<String>>,
     /// Test cases: [[test.case]].
-    pub case: Option<Spanned<Vec<Spanned<TestCase>>>>,
+    pub case: Option<Spanned<Vec<Spanned<TestCaseTable>>>>,
     /// Number of cases that differ in the register `index` only, which holds the number of the case, from 0 on.
     pub count: Option<Spanned<Count>>,
     /// Register that holds the number of the case.
@@ -24,7 +24,7 @@ pub struct Test {
 /// Test case: changes to the machine before it continues.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
-pub struct TestCase {
+pub struct TestCaseTable {
     /// Name, different from those of the others.
     #[schemars(required)]
     pub name: Option<Spanned<String>>,

@@ -12,7 +12,7 @@ use crate::devices::device::{StateMismatch, split_from_bytes, to_bytes};
 
 /// Saved state of a transport.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct Saved {
+pub(crate) struct SavedVirtio {
     registers: MmioRegisters,
     queues: Vec<SavedQueue>,
 }
@@ -39,7 +39,7 @@ struct SavedRings {
 /// Returns the state of `transport` and of its service.
 pub(super) fn save(transport: &Transport) -> Option<Vec<u8>> {
     let queues = transport.seats.iter().map(SavedQueue::new).collect();
-    let mut bytes = to_bytes(&Saved { registers: transport.registers, queues })?;
+    let mut bytes = to_bytes(&SavedVirtio { registers: transport.registers, queues })?;
     bytes.extend(transport.service.save());
     Some(bytes)
 }
@@ -49,7 +49,7 @@ pub(super) fn save(transport: &Transport) -> Option<Vec<u8>> {
 /// # Errors
 /// [`StateMismatch`] if it is the state of another kind of device; `transport` is then unchanged.
 pub(super) fn restore(transport: &mut Transport, bytes: &[u8]) -> Result<(), StateMismatch> {
-    let (Saved { registers, queues }, rest) = split_from_bytes(bytes)?;
+    let (SavedVirtio { registers, queues }, rest) = split_from_bytes(bytes)?;
     if queues.len() != transport.seats.len() {
         return Err(StateMismatch);
     }
