@@ -43,7 +43,7 @@ pub enum Error {
     Call {
         /// The call.
         call: Call,
-        /// Its arguments, as text.
+        /// Arguments of the call as text.
         detail: String,
         /// Error of the call.
         source: io::Error,
@@ -61,7 +61,7 @@ pub enum Error {
     SlotShape {
         /// The slot's number.
         slot: u32,
-        /// Its guest-physical address, or that of the range.
+        /// Guest-physical address of the slot or range.
         address: Gpa,
         /// Size in bytes.
         size: u64,

@@ -39,13 +39,13 @@ use files::LoadedFile;
 pub(crate) struct Prepared {
     /// The machine, with its entry.
     pub(crate) machine: MachineSpec,
-    /// What lies where.
+    /// Memory layout.
     pub(crate) layout: Layout,
     /// The guest, and what is loaded beside it.
     pub(crate) files: Files,
-    /// How the guest is started.
+    /// Description of the start of the guest.
     pub(crate) boot: Boot,
-    /// What should be known before the run.
+    /// Notes for the user before the run.
     pub(crate) notes: Vec<Diagnostic>,
 }
 
@@ -58,7 +58,7 @@ impl Prepared {
         Self::with(config, &FileCache::new())
     }
 
-    /// The same with files from `reader`.
+    /// Prepares a configuration, with files from `reader`.
     ///
     /// # Errors
     /// As [`Prepared::new`].

@@ -52,17 +52,17 @@ const UNCHECKED: usize = 16;
 /// All but the memory.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Description {
-    /// What wrote it.
+    /// Program that wrote the file, with its version.
     pub(crate) program: String,
     /// The configuration, as an absolute path.
     pub(crate) config: PathBuf,
-    /// Where the guest was stopped, in words.
+    /// Stop point of the guest, in words.
     pub(crate) point: String,
     pub(crate) host: HostIdentity,
     pub(crate) machine: Identity,
     /// CRC-32 of the files that were loaded.
     pub(crate) files: u32,
-    /// What the guest had printed, as far as it is kept: `[expect]` speaks of the whole run.
+    /// Output of the guest so far, as far as it is kept: `[expect]` covers the whole run.
     pub(crate) printed: Vec<u8>,
     pub(crate) cpuid: Option<Vec<kvm_cpuid_entry2>>,
     pub(crate) state: MachineState,

@@ -174,7 +174,7 @@ pub enum AutopsyNote {
         /// Exits of the run.
         seen: u64,
     },
-    /// This host cannot single-step the guest's code.
+    /// The host cannot single-step the guest's code.
     SingleStepUnsupported,
     /// A device had effects outside of the machine or input that is not recorded, so the run was not replayed.
     ExternalSideEffect {

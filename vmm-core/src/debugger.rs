@@ -77,7 +77,7 @@ pub enum DebugStop {
     GuestInt3,
     /// The front-end asked for a stop.
     Interrupted,
-    /// This host cannot step the vCPU in its present state; nothing was executed.
+    /// The host cannot step the vCPU in its present state; nothing was executed.
     CannotStep,
     /// Start of the recorded history, reached while going back.
     HistoryStart,

@@ -36,7 +36,7 @@ pub enum LoadPolicy {
 /// Exhaustive: a user of the plan has to carry out each method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LoadMethod {
-    /// These pages are mapped, the rest of the segment is copied.
+    /// Map: the pages of the part are mapped, the rest of the segment is copied.
     Map(MappedPart),
     /// The whole segment is copied, for this reason.
     Copy(CopyReason),

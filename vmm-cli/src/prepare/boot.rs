@@ -24,16 +24,16 @@ use crate::status::Status;
 /// The command line of a Linux kernel that is given none: else it would print where nobody looks.
 const LINUX_COMMAND_LINE: &str = "console=ttyS0";
 
-/// How the guest is started, for people.
+/// Description of the start of a guest, for `explain`.
 #[derive(Debug, Clone)]
 pub(crate) struct Boot {
     /// The protocol.
     pub(crate) protocol: Protocol,
-    /// Who chose it.
+    /// Reason of the choice of the protocol.
     pub(crate) reason: &'static str,
-    /// What the file offers, the best first. Empty where nobody looked.
+    /// Protocols of the file, the best first. Empty if the file was not examined.
     pub(crate) offers: Vec<String>,
-    /// What the kernel is told, line by line.
+    /// Boot information for the kernel, line by line.
     pub(crate) told: Vec<String>,
     /// The registers that the protocol sets.
     pub(crate) registers: Vec<Register>,
@@ -201,7 +201,7 @@ fn command_line(config: &Config, machine: &MachineSpec, is_linux: bool) -> Strin
     words.join(" ")
 }
 
-/// What is to be said of the protocol before the run.
+/// Returns a note about the protocol for the user, before the run.
 pub(super) fn note(config: &Config, protocol: Protocol) -> Option<Diagnostic> {
     if protocol != Protocol::BootSector {
         return None;

@@ -23,7 +23,7 @@ impl FileBytes {
         }
     }
 
-    /// Whether they are what the file held when it was opened.
+    /// Checks that the bytes are those of the file when it was opened.
     ///
     /// # Errors
     /// Somebody changed the file meanwhile.

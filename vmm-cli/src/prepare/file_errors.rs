@@ -54,7 +54,7 @@ pub(super) fn unchanged(config: &Config, file: &File, bytes: &FileBytes) -> Resu
     })
 }
 
-/// What a file is called in messages and maps: its name without directories.
+/// Returns the name of a file in messages and maps: its name without directories.
 pub(super) fn name(path: &Path) -> String {
     path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into())
 }

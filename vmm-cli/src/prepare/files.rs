@@ -23,7 +23,7 @@ pub(super) struct LoadedFile {
     pub(super) bytes: FileBytes,
     pub(super) plan: LoadPlan,
     pub(super) lines: SourceLines,
-    /// How each segment gets into memory.
+    /// Load method of each segment.
     pub(super) ways: Vec<LoadMethod>,
 }
 
@@ -95,7 +95,7 @@ impl Files {
         Some(if offset == 0 { symbol.name.clone() } else { format!("{}+{offset:#x}", symbol.name) })
     }
 
-    /// Where an instruction begins for sure, at or before a virtual address: at its symbol, or at the file's segment.
+    /// Returns the start of an instruction at or before a virtual address: its symbol, or its segment.
     pub(crate) fn code_start(&self, address: u64) -> Option<u64> {
         let address = VirtAddr(address);
         let file = self.0.iter().find(|file| file.plan.segment_at(address).is_some())?;
@@ -117,7 +117,7 @@ impl Files {
         }
     }
 
-    /// Where in physical memory a symbol of the guest lies.
+    /// Returns the physical address of a symbol of the guest.
     pub(crate) fn symbol(&self, name: &str) -> Result<Gpa, vmm_loader::SymbolError> {
         let Some(plan) = self.guest() else { return Ok(Gpa(0)) };
         let address = plan.symbols().lookup(name)?.address;

@@ -96,7 +96,7 @@ impl Saved {
         Ok(Self { description, ranges, file, location })
     }
 
-    /// Its memory, for a machine with this description.
+    /// Reads the memory, for a machine with this description.
     ///
     /// # Errors
     /// It has pages where the machine has none, or changed since it was opened.
@@ -122,7 +122,7 @@ impl Saved {
         Ok(image)
     }
 
-    /// Why it cannot be taken up.
+    /// Returns the error for a snapshot that cannot be used.
     pub(crate) fn bad(&self, why: &dyn std::fmt::Display) -> Diagnostic {
         Diagnostic::error(Status::Configuration, format!("the snapshot cannot be used: {why}"))
             .at(self.location.clone())

@@ -13,7 +13,7 @@ pub(super) enum CaseRun {
     Passed,
     /// The guest or the host failed.
     Failed(CaseFailure),
-    /// This host cannot run the case; has the reason.
+    /// Skipped, since the host cannot run the case; with the reason.
     Skipped(String),
     /// The run was interrupted.
     Interrupted,
@@ -79,7 +79,7 @@ pub(crate) enum CaseVerdict {
         /// Earlier failures.
         earlier: Vec<CaseFailure>,
     },
-    /// This host cannot run the case; has the reason.
+    /// Skipped, since the host cannot run the case; with the reason.
     Skipped(String),
     /// The suite ended before or during the case.
     NotRun,

@@ -98,7 +98,7 @@ impl CpuState {
         }
     }
 
-    /// Which bits of RSP the stack uses (SDM vol. 1, 6.2.3).
+    /// Returns the mask of the bits of RSP that the stack uses (SDM vol. 1, 6.2.3).
     pub(crate) const fn stack_mask(&self) -> u64 {
         match self.width() {
             OperandWidth::Bits64 => u64::MAX,

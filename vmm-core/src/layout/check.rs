@@ -1,4 +1,4 @@
-//! What the user decided, checked: the bus, the guest's ranges, pinned parts, mappings.
+//! Checks of the user's decisions: the bus, the guest's ranges, pinned parts, mappings.
 //!
 //! All checks run before the first problem is reported, so that all problems are reported at once. Nothing is corrected.
 

@@ -139,7 +139,7 @@ pub enum LayoutProblem {
     /// The page tables would be larger than 1 GiB.
     #[error("the page tables would take {}, more than 1 GiB", ByteSize(*.size))]
     TooManyTables {
-        /// Their size in bytes.
+        /// Size of the tables in bytes.
         size: u64,
     },
     /// The machine starts in ring 3 in real mode, which has no rings.
@@ -234,7 +234,7 @@ impl LayoutProblem {
 }
 
 impl MappingProblem {
-    /// What the user can do about it.
+    /// Returns advice for the user, if there is any.
     #[must_use]
     pub fn help(&self) -> Option<String> {
         match self {

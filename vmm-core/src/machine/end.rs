@@ -1,4 +1,4 @@
-//! How a run ended, and what that means.
+//! Ends of a run, and their verdicts.
 //!
 //! An [`End`] is a fact; a [`Verdict`] is what it is worth: with HLT, that depends on the configuration. Only HLT, the way
 //! back from ring 3, exit code 0, power-off and, where the configuration says so, a reset can ever be a success.

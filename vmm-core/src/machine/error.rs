@@ -20,7 +20,7 @@ use crate::spec::mode::Mode;
 pub enum Blame {
     /// Description of the machine, or the guest's file.
     Configuration,
-    /// This host cannot do what was asked; another one could.
+    /// The host cannot do what was asked; another host could.
     HostLacks,
     /// Something on this host failed.
     Host,

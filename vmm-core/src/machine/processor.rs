@@ -29,7 +29,7 @@ use crate::spec::{BusAddress, UnmappedPolicy};
 /// RFLAGS.IF (SDM vol. 1, 3.4.3.3).
 const INTERRUPT_FLAG: u64 = 1 << 9;
 
-/// What serving an exit needs of a vCPU. A trait, so that tests serve exits without KVM.
+/// Part of a vCPU that serving an exit needs. A trait, so that tests serve exits without KVM.
 pub(crate) trait ServedVcpu {
     /// General registers at the exit.
     fn regs_at_exit(&self) -> Result<kvm_regs, kvm_sys_wrap::Error>;

@@ -37,7 +37,7 @@ pub(super) struct WorkerHooks<'a, 'b, 'c> {
 /// Reason of a worker to stop at an exit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum WorkerInterception {
-    /// This vCPU has a reason to stop all.
+    /// Reason of this vCPU to stop all.
     Stop(DebugStop),
     /// All vCPUs are stopping.
     AllStop,

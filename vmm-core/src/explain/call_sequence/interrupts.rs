@@ -10,7 +10,7 @@ use crate::machine::board;
 use crate::machine::host;
 use crate::spec::{CpuidPolicy, Interrupts, MachineSpec};
 
-/// What a machine that is given the host's CPUID asks for besides.
+/// Returns the query for the TSC deadline timer, for a machine with the host's CPUID.
 pub(super) fn deadline_timer(spec: &MachineSpec) -> Option<SequenceStep> {
     let asks = spec.cpuid == CpuidPolicy::Host && spec.interrupts != Interrupts::None;
     asks.then(|| {
@@ -113,7 +113,7 @@ pub(super) fn lines(spec: &MachineSpec) -> Vec<SequenceStep> {
     board::lines(spec).into_iter().map(line).collect()
 }
 
-/// What gets a sleeping vCPU out of the kernel.
+/// Returns the steps that stop a vCPU which halts in the kernel.
 pub(super) fn waking(spec: &MachineSpec) -> Vec<SequenceStep> {
     if spec.interrupts == Interrupts::None {
         return Vec::new();
@@ -137,7 +137,7 @@ pub(super) fn waking(spec: &MachineSpec) -> Vec<SequenceStep> {
     steps
 }
 
-/// What is asked when we look.
+/// Returns the queries of the idle check.
 pub(super) fn looking(spec: &MachineSpec) -> Vec<SequenceStep> {
     let chip = |call, why: &'static str| {
         SequenceStep::call(call, ArgumentDirection::Both, Argument::Later("a structure to fill".to_owned()))

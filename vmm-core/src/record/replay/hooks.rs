@@ -24,7 +24,7 @@ pub(super) struct ReplayHooks<'a> {
     pub(super) step: Option<StepHooks>,
 }
 
-/// What a single step looks for.
+/// Goal of a single step.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct StepHooks {
     /// Handler that the instruction is expected to end in.

@@ -27,7 +27,7 @@ pub struct HandlerTrap {
 pub enum ReplayStep {
     /// The instruction is done.
     Done,
-    /// It raised an exception, and the vCPU stands before the handler's first instruction.
+    /// Step into an exception: the vCPU is before the first instruction of the handler.
     AtHandler,
     /// A signal came before the instruction was done.
     Interrupted,
