@@ -29,9 +29,9 @@ pub(crate) fn create(path: &Path, what: &str, force: bool) -> Result<File, Diagn
     let is_special = path.metadata().is_ok_and(|data| !data.is_file());
     let opened =
         if is_special { OpenOptions::new().write(true).open(path) } else { open_regular(path, force) };
-    opened.map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => already_exists(path, what),
-        _ => write_error(path, what, &error),
+    opened.map_err(|error| {
+        let exists = error.kind() == io::ErrorKind::AlreadyExists;
+        if exists { already_exists(path, what) } else { write_error(path, what, &error) }
     })
 }
 
@@ -160,9 +160,9 @@ impl AtomicFile {
     /// # Errors
     /// A file of that name was created meanwhile, or the file system reports an error.
     pub(crate) fn persist(mut self) -> Result<(), Diagnostic> {
-        self.sync_and_link().map_err(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => already_exists(&self.path, self.what),
-            _ => self.write_error(&error),
+        self.sync_and_link().map_err(|error| {
+            let exists = error.kind() == io::ErrorKind::AlreadyExists;
+            if exists { already_exists(&self.path, self.what) } else { self.write_error(&error) }
         })
     }
 

@@ -192,7 +192,7 @@ fn load(text: &str, overrides: &Overrides) -> Config {
 
 /// The machine of a configuration that names its mode.
 fn machine(config: &Config) -> MachineTemplate {
-    let start = config.start.complete().expect("protocol and mode");
+    let start = config.start.complete().unwrap_or_else(|| panic!("no protocol or mode"));
     config.machine(start).unwrap_or_else(|mistakes| panic!("{mistakes}")).into_owned()
 }
 

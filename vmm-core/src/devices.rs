@@ -120,7 +120,23 @@ impl DeviceKind {
             Self::Serial => serial.map(|serial| serial.at),
             Self::DebugExit => debug_exit.as_ref().map(|exit| exit.at),
             Self::Hypercall => *hypercall,
-            _ => self.is_part_of(platform).then(|| self.info().location.address()),
+            Self::I8042
+            | Self::Rtc
+            | Self::Diagnostic
+            | Self::SystemControl
+            | Self::TestPorts
+            | Self::Delay
+            | Self::Crtc
+            | Self::FwCfg
+            | Self::Power
+            | Self::PciAddress
+            | Self::ResetControl
+            | Self::PciData
+            | Self::TestLines
+            | Self::TestMemory
+            | Self::VirtioBlock
+            | Self::VirtioConsole
+            | Self::VirtioEntropy => self.is_part_of(platform).then(|| self.info().location.address()),
         }
     }
 

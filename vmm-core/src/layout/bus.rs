@@ -80,7 +80,7 @@ fn outside(spec: &MachineSpec, problems: &mut Vec<LayoutProblem>) -> Vec<LayoutE
     }
     match GpaRange::new(address, 3 * PAGE_SIZE) {
         Some(range) if range.end().0 <= 1 << 32 => {
-            outside.push(LayoutEntry { range, owner: RangeOwner::TssPages })
+            outside.push(LayoutEntry { range, owner: RangeOwner::TssPages });
         }
         Some(_) | None => problems.push(LayoutProblem::TssAddressTooHigh(address)),
     }

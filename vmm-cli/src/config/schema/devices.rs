@@ -74,9 +74,10 @@ impl Devices {
     /// Returns the span of the table of a PC's device.
     #[must_use]
     pub fn pc_span(&self, kind: DeviceKind) -> Option<&Span> {
-        match kind {
-            DeviceKind::FwCfg => self.fw_cfg.as_ref().map(|at| &at.span),
-            _ => self.switch(kind.info().name).map(|at| &at.span),
+        if kind == DeviceKind::FwCfg {
+            self.fw_cfg.as_ref().map(|at| &at.span)
+        } else {
+            self.switch(kind.info().name).map(|at| &at.span)
         }
     }
 }
