@@ -326,7 +326,7 @@ impl<'a> Debugger<'a> {
     /// Ends the run at its present point, and returns the machine.
     ///
     /// # Errors
-    /// [`Error::VirtioConsole`].
+    /// [`Error::Console`].
     pub fn abandon(self) -> Result<Finished, Error> {
         let end = self.end.clone().unwrap_or(End::Interrupted);
         self.conclude(end)

@@ -2,7 +2,7 @@
 //!
 //! A key is a path of names and array indexes with dots: `paging.map.0.gva`. A value is TOML; a bare word that is not a TOML
 //! value is a string, so that `--set memory.size=4MiB` needs no inner quotes. Each option becomes a text of its own in
-//! [`Sources`](super::source::Sources).
+//! `source.rs`.
 
 use std::borrow::Cow;
 use std::path::Path;

@@ -1,9 +1,9 @@
 //! Format of the TOML file, as serde types.
 //!
 //! These types are the only declaration of the format: serde deserializes a file into them, and `schemars` generates the JSON
-//! schema, whose descriptions are the doc comments here. [`lower`](super::lower) checks that values fit together.
+//! schema, whose descriptions are the doc comments here. `lower.rs` checks that values fit together.
 //!
-//! Every key is an `Option`, even a required one: [`read`](super::read) reports and removes a value that cannot be read, and
+//! Every key is an `Option`, even a required one: `read.rs` reports and removes a value that cannot be read, and
 //! the rest must still deserialize. No `flatten` and no untagged or internally tagged enum: serde buffers them and loses spans.
 
 mod cpuid;
@@ -69,7 +69,7 @@ pub struct Document {
     pub cpuid: Option<Spanned<CpuidChoice>>,
     /// True to enable SSE in CR0 and CR4. Default: in long mode only.
     pub sse: Option<Spanned<bool>>,
-    /// Guest memory: one table, or several [[memory]].
+    /// Guest memory: one table, or several `[[memory]]`.
     #[schemars(required)]
     pub memory: Option<Spanned<OneOrMany<MemoryTable>>>,
     /// Program to run.
@@ -139,7 +139,7 @@ pub struct Layout {
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
 pub struct Limits {
-    /// Maximum duration of the run, such as "10s". Default: 10 s with [expect] or [test], else none.
+    /// Maximum duration of the run, such as "10s". Default: 10 s with `[expect]` or `[test]`, else none.
     pub time: Option<Spanned<Time>>,
     /// Maximum number of exits to user space. Default: none.
     pub exits: Option<Spanned<Count>>,

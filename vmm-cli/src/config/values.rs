@@ -1,6 +1,6 @@
 //! Values that TOML has no type for: sizes, addresses, ports, durations and entry points, a file for each.
 //!
-//! A value is written as an integer, as a string, or as either, as its [`Value`] implementation and its JSON schema specify.
+//! A value is written as an integer, as a string, or as either, as its `Value` implementation and its JSON schema specify.
 //! A value that does not fit is refused, with a suggestion, and never corrected.
 
 mod address;
@@ -55,7 +55,7 @@ impl ParseError {
 impl std::error::Error for ParseError {}
 
 /// Formats message and help, separated by a line break: a serde error carries only a text, which
-/// [`serde_error`](super::serde_error) splits again.
+/// `serde_error.rs` splits again.
 impl fmt::Display for ParseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;

@@ -253,7 +253,7 @@ impl SmpDebugger {
     /// Ends the run at its present point, and returns the machine.
     ///
     /// # Errors
-    /// [`Error::VirtioConsole`].
+    /// [`Error::Console`].
     pub fn abandon(self) -> Result<Finished, Error> {
         let end = self.end.clone().unwrap_or(End::Interrupted);
         self.conclude(end)

@@ -1,6 +1,6 @@
 //! The run loop: turns of the vCPU ([`crate::machine::turn`]) until something ends the run.
 //!
-//! A machine with several vCPUs or with interrupts has a loop for each vCPU ([`crate::machine::smp`]).
+//! A machine with several vCPUs or with interrupts has a loop for each vCPU (`smp.rs`).
 
 use std::convert::Infallible;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! Single steps: one instruction of the guest at a time.
 //!
-//! `KVM_SET_GUEST_DEBUG` with `KVM_GUESTDBG_SINGLESTEP` makes `KVM_RUN` return after each instruction. [`Processor::step`] is
+//! `KVM_SET_GUEST_DEBUG` with `KVM_GUESTDBG_SINGLESTEP` makes `KVM_RUN` return after each instruction. `Processor::step` is
 //! the only place that does it, with the corrections that hosts need:
 //!
 //! - Some hosts stop stepping after IRET or a write to CR0 or CR4, so stepping is switched on again before each step.
@@ -9,7 +9,7 @@
 //!   instruction, so the step ends there in any case.
 //! - Some hosts report a stepped HLT as a step like any other. It is recognized by its address and handled as
 //!   [`Exit::Hlt`].
-//! - kvm-pvm reports a HLT that was stepped over once more, after the next instruction ([`Processor::is_after_hlt`]).
+//! - kvm-pvm reports a HLT that was stepped over once more, after the next instruction (`Processor::is_after_hlt`).
 //! - kvm-pvm cannot step 64-bit code in ring 3 ([`can_step`]).
 //! - Interrupts wait during a step where the host can hold them back (`KVM_GUESTDBG_BLOCKIRQ`).
 

@@ -1,8 +1,8 @@
 //! One turn of a vCPU: run it to its next exit, then handle that exit.
 //!
-//! [`Processor::handle_exit`] is the only sequence of this kind: intercept, count, check limits and observers, serve, answer.
-//! The plain run loop, the vCPU threads, replays and debuggers call it with [`ExitHooks`] of their own.
-//! [`Processor::finish_instruction`] does the same for the exits of an instruction that is half done.
+//! `Processor::handle_exit` is the only sequence of this kind: intercept, count, check limits and observers, serve, answer.
+//! The plain run loop, the vCPU threads, replays and debuggers call it with `ExitHooks` of their own.
+//! `Processor::finish_instruction` does the same for the exits of an instruction that is half done.
 
 use std::convert::Infallible;
 
