@@ -73,3 +73,15 @@ impl fmt::Display for Register {
         f.write_str(self.name())
     }
 }
+
+#[cfg(all(test, feature = "serde"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn serialization_uses_the_names() {
+        for register in Register::ALL {
+            assert_eq!(serde_json::to_string(register).unwrap(), format!("\"{register}\""));
+        }
+    }
+}
