@@ -5,7 +5,7 @@
 //!
 //! ```
 //! use std::path::Path;
-//! use crate::config::{Config, Overrides};
+//! use vmm_cli::config::{Config, Overrides};
 //!
 //! let text = "mode = \"long\"\nmemory = { size = \"2MB\" }\nguest = { elf = \"hello.elf\" }\n";
 //! let mistakes = Config::from_text(text, Path::new("hello.toml"), &Overrides::new()).unwrap_err();
