@@ -261,22 +261,33 @@ fn partitions_merge_to_the_whole() {
     assert_eq!(test(directory.path(), &["--merge", "1.xml", "1.xml", "-o", "b.xml"]).status, Some(105));
 }
 
-/// Waits until a process has used 0.3 s of CPU time: then its guests, which spin, are running.
+/// Waits until a process handles SIGINT, and has used 0.3 s of CPU time since: then its guests, which spin, are running.
 fn wait_until_guests_run(process: u32) {
     const TICKS: u64 = 30;
-    let began = Instant::now();
-    loop {
-        // proc_pid_stat(5): after the name in parentheses, fields 14 and 15 are user and system time in ticks of 10 ms.
+    /// Bit of SIGINT, signal 2, in the mask of caught signals.
+    const SIGINT: u64 = 1 << 1;
+    // proc_pid_status(5).
+    let handles_sigint = || {
+        let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+        u64::from_str_radix(caught.trim(), 16).unwrap() & SIGINT != 0
+    };
+    // proc_pid_stat(5): after the name in parentheses, fields 14 and 15 are user and system time in ticks of 10 ms.
+    let ticks = || -> u64 {
         let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
         let (_, fields) = stat.rsplit_once(')').unwrap();
-        let ticks: u64 =
-            fields.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum();
-        if ticks >= TICKS {
-            return;
+        fields.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum()
+    };
+    let began = Instant::now();
+    let wait_for = |condition: &dyn Fn() -> bool| {
+        while !condition() {
+            assert!(began.elapsed() < Duration::from_secs(120), "the guests do not run");
+            std::thread::sleep(Duration::from_millis(10));
         }
-        assert!(began.elapsed() < Duration::from_secs(120), "the guests do not run");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    };
+    wait_for(&handles_sigint);
+    let start = ticks();
+    wait_for(&|| ticks() >= start + TICKS);
 }
 
 #[test]
