@@ -3,7 +3,7 @@
 //! It begins with `struct kvm_run` (why the last `KVM_RUN` returned) and goes on with data that the struct points into,
 //! such as the bytes of a PIO exit and the ring of coalesced writes (api.rst, section 5).
 //!
-//! kvm-ioctls 0.25 maps the area too. This second mapping (about 2 us at the start of a vCPU) is needed because
+//! kvm-ioctls 0.25 maps the area too. This second mapping (one `mmap` for each vCPU) is needed because
 //! `VcpuFd::get_kvm_run` returns a reference to the struct alone: the data of a PIO exit lie behind it, where a pointer made
 //! from that reference must not go, and the size of its mapping is private. `VcpuFd::run` has the data, but not the width
 //! and count of a string instruction. `set_sync_valid_reg`, `set_sync_dirty_reg` and `sync_regs_mut` want `&mut VcpuFd`, while
