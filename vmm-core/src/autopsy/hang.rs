@@ -66,8 +66,8 @@ pub enum HangKind {
     },
     /// No pattern found. The guest may need more time.
     NoPattern {
-        /// Number of different instructions in the sample.
-        distinct: usize,
+        /// Number of different instructions in the sample; `None` where the guest could not be single-stepped.
+        distinct: Option<usize>,
     },
     /// The guest came to this end during the sample.
     FinishesWithMoreTime(crate::machine::end::End),
@@ -140,7 +140,7 @@ pub(super) fn classify_instruction(ended: &Machine, registers: &CpuState) -> Han
         FetchResult::Instruction(..)
         | FetchResult::Invalid(_)
         | FetchResult::Fault(_)
-        | FetchResult::Unmapped => HangKind::NoPattern { distinct: 0 },
+        | FetchResult::Unmapped => HangKind::NoPattern { distinct: None },
     }
 }
 
@@ -163,7 +163,7 @@ fn classify_trace(replayer: &Replayer<'_>, trace: &InstructionTrace) -> Result<H
         trace.execution_counts.iter().filter(|(_, count)| **count > 1).map(|(at, _)| *at).collect();
     let rounds: u64 = body.iter().filter_map(|at| trace.execution_counts.get(at)).sum();
     if body.is_empty() || body.len() > MAX_LOOP_INSTRUCTIONS || rounds < trace.steps / 2 {
-        return Ok(HangKind::NoPattern { distinct: trace.execution_counts.len() });
+        return Ok(HangKind::NoPattern { distinct: Some(trace.execution_counts.len()) });
     }
     let registers = CpuState::from_vcpu(replayer.machine().vcpu())?;
     if body.len() == 1 && trace.instructions.back().is_some_and(jumps_to_itself) {

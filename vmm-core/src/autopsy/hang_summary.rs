@@ -63,7 +63,12 @@ impl Autopsy {
                     describe_address(self.instruction.as_ref().map_or(0, |found| found.linear), symbols)
                 )
             }
-            HangKind::NoPattern { distinct } => write!(
+            HangKind::NoPattern { distinct: None } => write!(
+                text,
+                "The guest was still at work at {}. It may just need more time.",
+                self.describe_instruction(symbols)
+            ),
+            HangKind::NoPattern { distinct: Some(distinct) } => write!(
                 text,
                 "The guest was still at work at {}: a sample shows {distinct} different instructions and no small loop. It may \
                  just need more time.",

@@ -1,38 +1,73 @@
 //! Classification of a hang of a machine with interrupts.
 //!
 //! Such a run cannot be replayed, and single-stepping holds interrupts off. The classification uses the number of injected
-//! interrupts (`KVM_GET_STATS_FD`, [`kvm_sys_wrap::Stats`]), the in-service register of the local APIC and the MP state.
+//! interrupts (`KVM_GET_STATS_FD`, [`kvm_sys_wrap::Stats`]), the in-service and request registers of the local APIC (ISR and IRR,
+//! SDM vol. 3, 12.8.4) in a copy of the machine that runs on for some milliseconds, and the MP state.
+
+use std::time::Duration;
 
 use kvm_sys_wrap::MpState;
 
 use super::hang::{self, HangKind};
 use crate::cpu::cpu_state::CpuState;
+use crate::devices::virtio::unrepeatable;
 use crate::machine::Machine;
 use crate::machine::end::End;
+use crate::machine::error::Error;
+use crate::spec::LimitSpec;
 
-/// Least number of interrupts per second of an interrupt storm.
-///
-/// The timer of a kernel has 100 to 1000 Hz, and an emulated host delivers no more than a few thousand interrupts per second.
-const MIN_STORM_RATE: u128 = 2_000;
+/// Number of samples that decide whether interrupts leave the guest no time.
+const SAMPLES: u32 = 32;
+/// Time that the guest runs between two samples.
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Name of the KVM statistic that counts interrupts injected into a vCPU.
 const INJECTIONS_STAT: &str = "irq_injections";
 
 /// Classifies the hang as an interrupt storm, a suspended or halted machine, or by the current instruction.
-pub(super) fn classify(ended: &Machine, end: &End, registers: &CpuState) -> HangKind {
-    if let (End::TimeLimit(time), Some(count)) = (end, injected_interrupts(ended))
-        && u128::from(count) * 1000 > MIN_STORM_RATE * time.as_millis().max(1)
-        && let Ok(Some(vector)) = ended.vcpu().interrupt_in_service()
-    {
-        return HangKind::InterruptStorm { count, time: *time, vector };
-    }
+///
+/// # Errors
+/// [`Error::Kvm`] where the state cannot be read.
+pub(super) fn classify(
+    ended: &Machine,
+    build: &dyn Fn() -> Result<Machine, Error>,
+    end: &End,
+    registers: &CpuState,
+) -> Result<HangKind, Error> {
     if ended.sleeps.now {
-        return HangKind::Suspended;
+        return Ok(HangKind::Suspended);
     }
-    match ended.vcpu().mp_state() {
-        Ok(MpState::Halted) => HangKind::Halted,
-        Ok(_) | Err(_) => hang::classify_instruction(ended, registers),
+    if let End::TimeLimit(time) = end
+        && let Some(count) = injected_interrupts(ended)
+        && let Some(vector) = ended.vcpu().interrupt_in_service()?
+        && unrepeatable(&ended.spec().devices.virtio).is_none()
+        && is_storm(ended, build)?
+    {
+        return Ok(HangKind::InterruptStorm { count, time: *time, vector });
     }
+    if ended.vcpu().mp_state()? == MpState::Halted {
+        return Ok(HangKind::Halted);
+    }
+    Ok(hang::classify_instruction(ended, registers))
+}
+
+/// Runs a copy of the machine for [`SAMPLES`] intervals. Returns true if an interrupt was in service or requested after each of
+/// them, and interrupts were injected all the time.
+///
+/// A rate of interrupts is no criterion, since it depends on the speed of the host.
+fn is_storm(ended: &Machine, build: &dyn Fn() -> Result<Machine, Error>) -> Result<bool, Error> {
+    let mut copy = build()?;
+    copy.restore(&ended.checkpoint()?)?;
+    let before = injected_interrupts(&copy).unwrap_or_default();
+    for _ in 0..SAMPLES {
+        let limits = LimitSpec { time: Some(SAMPLE_INTERVAL), exits: None };
+        let outcome = copy.runner().limits(limits).run()?;
+        let is_busy = copy.vcpu().interrupt_in_service()?.is_some();
+        if !matches!(outcome.end, End::TimeLimit(_)) || !is_busy {
+            return Ok(false);
+        }
+    }
+    Ok(injected_interrupts(&copy).unwrap_or_default().saturating_sub(before) >= u64::from(SAMPLES))
 }
 
 fn injected_interrupts(ended: &Machine) -> Option<u64> {

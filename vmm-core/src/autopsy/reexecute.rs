@@ -217,7 +217,8 @@ impl Autopsy {
         let state = CpuState::from_vcpu(ended.vcpu())?;
         if ended.board.spec.interrupts != Interrupts::None {
             self.diagnose(ended, &state, None);
-            self.cause = Cause::Hang(Box::new(interrupt_storm::classify(ended, &self.end, &state)));
+            let hang = interrupt_storm::classify(ended, build, &self.end, &state)?;
+            self.cause = Cause::Hang(Box::new(hang));
             return Ok(());
         }
         let external_device = unrepeatable(&ended.spec().devices.virtio)
