@@ -122,8 +122,11 @@ fn install_kick_handler() -> Result<()> {
 /// Handles the kick signal and [`TERMINATION_SIGNALS`]. Async-signal-safe: it uses atomics, and thread-locals that need no
 /// initialization and have no destructor.
 extern "C" fn on_signal(number: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
-    if number != SIGRTMIN() {
-        TERMINATION_REQUESTED.store(true, Ordering::SeqCst);
+    if number != SIGRTMIN() && TERMINATION_REQUESTED.swap(true, Ordering::SeqCst) {
+        // SAFETY: the default action of a signal needs no handler; `signal` is async-signal-safe (signal-safety(7)).
+        unsafe { libc::signal(number, libc::SIG_DFL) };
+        // SAFETY: as above. The signal is blocked while this handler runs, and ends the process when it returns.
+        unsafe { libc::raise(number) };
     }
     SIGNALLED.set(true);
     let immediate_exit = IMMEDIATE_EXIT.get();
@@ -135,7 +138,7 @@ extern "C" fn on_signal(number: libc::c_int, _: *mut libc::siginfo_t, _: *mut li
 
 /// Installs handlers for SIGINT (Ctrl-C), SIGTERM, SIGHUP and SIGQUIT: such a signal ends the run of the vCPU on the thread that
 /// gets it, instead of killing the process, and [`termination_requested`] returns true afterwards. A signal that is ignored
-/// stays ignored, as `nohup` expects.
+/// stays ignored, as `nohup` expects. A second signal ends the process by its default action, in case that the first one does not.
 ///
 /// # Errors
 /// [`Error::Kick`] where `sigaction` fails.

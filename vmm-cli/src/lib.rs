@@ -28,6 +28,7 @@ pub mod diagnostic;
 pub mod status;
 
 mod args;
+mod bounded_writer;
 mod commands;
 mod core_file;
 mod disks;

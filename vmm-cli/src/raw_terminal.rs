@@ -7,7 +7,7 @@
 use std::io::{self, IsTerminal};
 
 use rustix::termios::{OptionalActions, OutputModes, Termios, tcgetattr, tcsetattr};
-use vmm_core::kvm_sys_wrap::request_termination;
+use vmm_core::kvm_sys_wrap::{request_termination, termination_requested};
 
 use crate::stderr;
 
@@ -50,6 +50,10 @@ impl RawTerminal {
                 }
                 (false, _) | (true, ESCAPE) => true,
                 (true, b'x' | b'X') => {
+                    if termination_requested() {
+                        // A second request ends the process at once.
+                        self.restore();
+                    }
                     request_termination();
                     false
                 }
@@ -68,11 +72,16 @@ impl RawTerminal {
         }
         left
     }
+
+    /// Restores the terminal's settings.
+    fn restore(&self) {
+        // Ignored: a closed terminal has no settings to restore.
+        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.before);
+    }
 }
 
 impl Drop for RawTerminal {
     fn drop(&mut self) {
-        // Ignored: a closed terminal has no settings to restore.
-        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.before);
+        self.restore();
     }
 }

@@ -4,18 +4,26 @@
 //! configuration checks the output, a copy is kept. Input is read from standard input without waiting.
 
 use std::collections::VecDeque;
-use std::io::{self, IsTerminal, Stdout, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use vmm_core::devices::console::{self, Console, Input};
 use vmm_core::spec::{Interrupts, MachineSpec};
 
+use crate::bounded_writer::BoundedWriter;
 use crate::raw_terminal::RawTerminal;
+use crate::stderr;
 
 /// Maximum size of the copy of the output, in bytes.
 const MAX_COPY: usize = 16 << 20;
+/// Length of a line from which on it is written before it ends, in bytes.
+const MAX_LINE: usize = 1024;
+/// Maximum number of bytes of output that are kept for a reader that does not read. More are an error.
+const MAX_PENDING: usize = 1 << 20;
 /// Maximum number of typed bytes that the guest has not read. Further input is dropped.
 const MAX_TYPE_AHEAD: usize = 1 << 20;
 
@@ -54,36 +62,80 @@ impl Write for OutputCopy {
 }
 
 /// Console output to standard output.
+///
+/// Bytes that the reader does not take before the end of the run are kept, so that a limit or a signal can end the run. They are
+/// written at the end if the reader takes them then, else their number is reported.
 pub(crate) struct StdoutOutput {
-    /// Line-buffered.
-    stdout: Stdout,
-    /// True if standard output is a terminal: then each byte is flushed.
+    stdout: BoundedWriter<BorrowedFd<'static>>,
+    /// Bytes that are not written yet.
+    pending: Vec<u8>,
+    /// True if standard output is a terminal: then each byte is written at once. Else lines are.
     terminal: bool,
     copy: Option<OutputCopy>,
 }
 
 impl StdoutOutput {
-    /// Writes to standard output, and to `copy`.
-    pub(crate) fn new(copy: Option<OutputCopy>) -> Self {
-        let stdout = io::stdout();
-        Self { terminal: stdout.is_terminal(), stdout, copy }
+    /// Writes to standard output, and to `copy`. `limit` is the time limit of the run.
+    pub(crate) fn new(copy: Option<OutputCopy>, limit: Option<Duration>) -> Self {
+        let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
+        let stdout = rustix::stdio::stdout();
+        Self {
+            terminal: stdout.is_terminal(),
+            stdout: BoundedWriter::new(stdout, deadline),
+            pending: Vec::new(),
+            copy,
+        }
+    }
+
+    /// Writes the pending bytes up to `end`.
+    fn write_pending(&mut self, end: usize) -> io::Result<()> {
+        let mut done = 0;
+        let result = loop {
+            let Some(rest) = self.pending.get(done..end).filter(|rest| !rest.is_empty()) else {
+                break Ok(());
+            };
+            match self.stdout.write(rest) {
+                Ok(count) => done += count,
+                Err(error) => break Err(error),
+            }
+        };
+        self.pending.drain(..done);
+        result
     }
 }
 
 impl Write for StdoutOutput {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.stdout.write(bytes)?;
-        if self.terminal {
-            self.stdout.flush()?;
-        }
+        self.pending.extend_from_slice(bytes);
         if let Some(copy) = &self.copy {
-            copy.add(bytes.get(..count).unwrap_or_default());
+            copy.add(bytes);
         }
-        Ok(count)
+        let whole_lines = self.pending.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let end =
+            if self.terminal || self.pending.len() >= MAX_LINE { self.pending.len() } else { whole_lines };
+        match self.write_pending(end) {
+            // The run ends at its next exit.
+            Err(error) if error.kind() == ErrorKind::TimedOut && self.pending.len() < MAX_PENDING => {}
+            result => result?,
+        }
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.stdout.flush()
+        self.write_pending(self.pending.len())
+    }
+}
+
+impl Drop for StdoutOutput {
+    fn drop(&mut self) {
+        if let Err(error) = self.flush()
+            && error.kind() == ErrorKind::TimedOut
+        {
+            stderr::print_line(format_args!(
+                "warning: the last {} bytes of the guest's output were not read from standard output",
+                self.pending.len()
+            ));
+        }
     }
 }
 

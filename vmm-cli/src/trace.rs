@@ -26,6 +26,7 @@ mod trace_event;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use vmm_core::kvm_sys_wrap::{CallObserver, Kvm};
 use vmm_core::machine::Machine;
@@ -33,6 +34,7 @@ use vmm_core::machine::error::Error;
 use vmm_core::machine::observer::Observer;
 use vmm_core::machine::run_loop::RunOutcome;
 
+use crate::bounded_writer::BoundedWriter;
 use crate::diagnostic::{Diagnostic, Location};
 use crate::output_file;
 use crate::prepare::Files;
@@ -59,7 +61,7 @@ pub(crate) struct Tracer {
 }
 
 impl Tracer {
-    /// Prepares the observers of a run of `config`.
+    /// Prepares the observers of a run of `config`. `limit` is its time limit: nothing waits longer for a reader of the trace.
     ///
     /// # Errors
     /// The trace file cannot be created.
@@ -68,6 +70,7 @@ impl Tracer {
         config: &Path,
         json: bool,
         force: bool,
+        limit: Option<Duration>,
     ) -> Result<Self, Diagnostic> {
         if !options.traces() && !options.stats {
             return Ok(Self::default());
@@ -92,7 +95,9 @@ impl Tracer {
         };
         let stepping = options.shows(TraceKind::Steps);
         let log = if options.traces() {
-            let log = Log::new(settings, Box::new(io::stderr()), out.transpose()?);
+            let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
+            let lines = BoundedWriter::new(rustix::stdio::stderr(), deadline);
+            let log = Log::new(settings, Box::new(lines), out.transpose()?);
             Some((Arc::new(log), TraceFilter::new(&options.trace_filter)))
         } else {
             None

@@ -259,3 +259,53 @@ fn a_closed_output_is_trouble_on_the_host() {
         "{stderr}"
     );
 }
+
+/// A guest that prints lines without end: mov $'\\n', %al; out %al, $0xe9; jmp to the second.
+const PRINTS: &[u8] = &[0xb0, b'\n', 0xe6, 0xe9, 0xeb, 0xfc];
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_reader_that_does_not_read_holds_up_no_limit() {
+    if !program_is_here() {
+        return;
+    }
+    let bench = Bench::new(PRINTS, CONFIG);
+    // The pipe is full before the run, and its reader sleeps far longer than the test may take. The trace and the report go to the
+    // same pipe.
+    for what in ["2>err", "--trace 2>&1 >out", "--trace 2>&1"] {
+        let script = format!(
+            "{{ head -c 65536 /dev/zero; {CLI} run vmm.toml --timeout 500ms {what}; echo $? >status; }} | {{ sleep 60 & echo $! >pid; wait; }}"
+        );
+        let started = std::time::Instant::now();
+        let mut shell = Command::new("sh").args(["-c", &script]).current_dir(&bench.0).spawn().unwrap();
+        let status = bench.0.path().join("status");
+        while fs::read(&status).unwrap_or_default().is_empty() && started.elapsed().as_secs() < 50 {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        let ended = fs::read_to_string(&status).unwrap_or_default();
+        let stop = "kill $(cat pid)";
+        assert!(Command::new("sh").args(["-c", stop]).current_dir(&bench.0).status().unwrap().success());
+        shell.wait().unwrap();
+        fs::remove_file(&status).unwrap();
+        assert_eq!(ended, "102\n", "{what}");
+    }
+    let stderr = fs::read_to_string(bench.0.path().join("err")).unwrap();
+    assert!(stderr.contains("were not read from standard output"), "{stderr}");
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_second_signal_ends_the_process_at_once() {
+    if !program_is_here() {
+        return;
+    }
+    let bench = Bench::new(PRINTS, CONFIG);
+    // Both are pending when the process goes on.
+    let script = format!(
+        "{CLI} run vmm.toml >out & pid=$!; until [ -s out ]; do :; done; kill -STOP $pid; kill -HUP $pid; kill -TERM $pid; kill -CONT $pid; wait $pid; echo $?"
+    );
+    let output = Command::new("sh").args(["-c", &script]).current_dir(&bench.0).output().unwrap();
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    // 128 and the number of the signal: that is how a shell reports a process that a signal ended. An orderly end has 130.
+    assert!(["129\n", "143\n"].contains(&&*stdout), "{output:?}");
+}

@@ -7,6 +7,7 @@ use clap::{Args, ValueHint};
 use vmm_core::devices::console::Console;
 use vmm_core::kvm_sys_wrap::install_termination_handlers;
 use vmm_core::machine::Machine;
+use vmm_core::machine::end::End;
 use vmm_core::machine::error::Error;
 use vmm_core::machine::observer::Observer;
 use vmm_core::record::Recording;
@@ -85,13 +86,15 @@ pub(crate) fn run(args: &RunArgs) -> Result<Status, Diagnostics> {
     let core =
         args.core.as_deref().map(|path| TempOutput::create(path, "the core file", args.force)).transpose()?;
     let json = args.format == Format::Json;
-    let watch = Tracer::new(&args.trace, &args.config, json, args.force)?;
+    // A run that gdb controls has no time limit.
+    let limit = spec.limits.time.filter(|_| args.gdb.is_none());
+    let watch = Tracer::new(&args.trace, &args.config, json, args.force, limit)?;
 
     let copy = config.expect.as_ref().filter(|expect| expect.checks_output()).map(|_| OutputCopy::default());
     let host = |error: Error| Diagnostics::from(machine_error(&config, &error));
     // Installed before the terminal becomes raw, so that no signal ends the process without restoring it.
     install_termination_handlers().map_err(|error| host(error.into()))?;
-    let console = terminal::console(StdoutOutput::new(copy.clone()), &spec);
+    let console = terminal::console(StdoutOutput::new(copy.clone(), limit), &spec);
     timing.step("console and signals");
     let kvm = timing.open_kvm().unwrap_or_else(|| watch.open_kvm()).map_err(|error| host(error.into()))?;
     let again = args.gdb.as_ref().map(|_| spec.clone());
@@ -132,6 +135,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<Status, Diagnostics> {
     };
 
     timing.step("run");
+    if matches!(outcome.end, End::TimeLimit(_)) {
+        stderr::limit_waits();
+    }
     let output = copy.map(|copy| copy.bytes()).unwrap_or_default();
     let recording = (can_be_replayed && !args.no_autopsy).then_some(&recording);
     let ended =

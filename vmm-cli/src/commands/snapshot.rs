@@ -2,7 +2,6 @@
 //!
 //! The guest's output on the way goes to standard output, as in a run.
 
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::path::absolute;
 
@@ -43,8 +42,8 @@ pub(crate) fn snapshot(args: &SnapshotArgs) -> Result<Status, Diagnostics> {
         Diagnostic::error(Status::Host, format!("cannot tell where the configuration is: {error}"))
     })?;
     let copy = OutputCopy::default();
-    let output = console::Output::new(StdoutOutput::new(Some(copy.clone())));
-    let mut stopped = InspectedGuest::with_output(&args.inspect, output)?;
+    let output = console::Output::new(StdoutOutput::new(Some(copy.clone()), None));
+    let mut stopped = InspectedGuest::with_output(&args.inspect, output.clone())?;
     if let Some(end) = &stopped.end {
         let message = format!("the guest has ended, and cannot go on from a snapshot: {end}");
         let help = "stop it before, with --at, --exits or --after";
@@ -56,7 +55,7 @@ pub(crate) fn snapshot(args: &SnapshotArgs) -> Result<Status, Diagnostics> {
     let bytes = snapshot_file::write(&snapshot, &description, &mut file)?;
     file.persist()?;
     // The guest's last line may be incomplete.
-    let _ = std::io::stdout().flush();
+    let _ = output.sync();
     stderr::print_line(format_args!(
         "snapshot {}: {}, {}",
         args.output.display(),

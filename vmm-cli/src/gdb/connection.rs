@@ -14,6 +14,7 @@ use vmm_core::debugger::InterruptHandle;
 use vmm_core::kvm_sys_wrap::termination_requested;
 
 use super::listener::GdbStream;
+use crate::bounded_writer::BoundedWriter;
 
 /// Interval at which a wait checks for termination requests.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
@@ -126,15 +127,16 @@ impl Connection for GdbConnection {
     type Error = io::Error;
 
     fn write(&mut self, byte: u8) -> io::Result<()> {
-        self.stream.write_all(&[byte])
+        self.write_all(&[byte])
     }
 
+    /// Writes all bytes. A gdb that does not read holds up no signal that ends the run.
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.stream.write_all(bytes)
+        BoundedWriter::new(&self.stream, None).write_all(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.stream.flush()
+        Ok(())
     }
 }
 

@@ -71,11 +71,23 @@ impl Output {
         Self(Arc::new(Mutex::new(sink)))
     }
 
-    /// Flushes the sink.
+    /// Flushes the sink. A sink may stop waiting for its reader once the run has to end, with [`io::ErrorKind::TimedOut`]: it keeps
+    /// the bytes, and this returns.
     ///
     /// # Errors
     /// Errors of the sink.
     pub fn sync(&self) -> io::Result<()> {
+        match self.lock().flush() {
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Flushes the sink at the end of a run.
+    ///
+    /// # Errors
+    /// Errors of the sink, also [`io::ErrorKind::TimedOut`]: output is lost.
+    pub fn finish(&self) -> io::Result<()> {
         self.lock().flush()
     }
 

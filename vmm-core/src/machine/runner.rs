@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Instant;
 
+use crate::devices::console::Output;
 use crate::machine::Machine;
 use crate::machine::end::End;
 use crate::machine::error::Error;
@@ -80,7 +81,7 @@ impl<'m, 'a, 'o> Runner<'m, 'a, 'o> {
         let started = Instant::now();
         let end = if step { machine.step_to_end(&mut control) } else { machine.run_to_end(&mut control) }?;
         let elapsed = started.elapsed();
-        machine.board.output.sync().map_err(Error::Console)?;
+        finish_output(&machine.board.output, Some(&end))?;
         Ok(RunOutcome { end, exits: machine.exits(), elapsed })
     }
 }
@@ -99,9 +100,15 @@ impl Runner<'_, '_, '_, StopPoint> {
         } else {
             machine.run_until(stop, &mut control)?
         };
-        machine.board.output.sync().map_err(Error::Console)?;
+        finish_output(&machine.board.output, end.as_ref())?;
         Ok(end)
     }
+}
+
+/// Writes out what the guest printed. After a limit or a signal the run ends whether the output is read or not.
+fn finish_output(output: &Output, end: Option<&End>) -> Result<(), Error> {
+    let is_stopped = matches!(end, Some(End::TimeLimit(_) | End::Interrupted));
+    if is_stopped { output.sync() } else { output.finish() }.map_err(Error::Console)
 }
 
 impl<S: fmt::Debug> fmt::Debug for Runner<'_, '_, '_, S> {
