@@ -15,6 +15,9 @@ mod selection;
 mod suite;
 mod template;
 
+use std::num::NonZero;
+use std::panic::resume_unwind;
+use std::thread;
 use std::time::Duration;
 
 use crate::failure::{Failure, Result};
@@ -35,6 +38,10 @@ use template::CargoStep;
 
 /// Guest with its configuration in an ELF note.
 const ELF_NOTE_GUEST: &str = "guests/build/noted.elf";
+/// Maximum number of nested hosts at a time.
+const MAX_NESTED_HOSTS: usize = 2;
+/// Available memory from which on two nested hosts run, in bytes. Each needs about 3 GiB for the test programs.
+const MEMORY_FOR_TWO_HOSTS: u64 = 10 << 30;
 /// Limit for all tests on the nested host.
 const NESTED_TIMEOUT: Duration = Duration::from_secs(5400);
 
@@ -159,7 +166,7 @@ impl Tests {
             let mut found = Vec::new();
             match (&refusal, host, nested) {
                 (None, TestHost::Nested, Ok(nested)) if !self.on_hosts.is_empty() => {
-                    found.extend(on_nested_host(workspace, nested, &self.on_hosts)?);
+                    found.extend(on_nested_hosts(workspace, nested, &self.on_hosts)?);
                 }
                 (None, TestHost::Nested, _) => {}
                 (None, TestHost::Here, _) => self.on_hosts.run(|result| found.push(result)),
@@ -176,6 +183,28 @@ impl Tests {
         results.extend(on_hosts);
         Ok(())
     }
+}
+
+/// Runs tests on nested hosts, at most [`MAX_NESTED_HOSTS`] at a time: each of them uses one CPU of this machine.
+fn on_nested_hosts(workspace: &Workspace, host: &NestedHost, tests: &HostTests) -> Result<Vec<TestResult>> {
+    let cpus = thread::available_parallelism().map_or(1, NonZero::get);
+    let hosts = if memory_available() < MEMORY_FOR_TWO_HOSTS { 1 } else { cpus.min(MAX_NESTED_HOSTS) };
+    let parts = tests.split(hosts);
+    let results = thread::scope(|scope| {
+        let running: Vec<_> =
+            parts.iter().map(|part| scope.spawn(|| on_nested_host(workspace, host, part))).collect();
+        running.into_iter().map(|boot| boot.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+    });
+    let results: Result<Vec<_>> = results;
+    Ok(results?.into_iter().flatten().collect())
+}
+
+/// Returns the memory that programs can use without swapping, in bytes (`MemAvailable`, proc_meminfo(5)); 0 if unknown.
+fn memory_available() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kilobytes = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    kilobytes.unwrap_or_default() << 10
 }
 
 /// Runs tests in one boot of the nested host.
@@ -246,6 +275,23 @@ fn fail_if_nowhere(here: &[TestResult], nested: &mut [TestResult]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tests_are_split_without_loss() {
+        let config = |number: usize| ConfigTest::from_elf_note(format!("{number}.elf").into());
+        let tests = HostTests {
+            host: TestHost::Nested,
+            root: "/".into(),
+            cli: "vmm-cli".into(),
+            programs: Vec::new(),
+            configs: (0..5).map(config).collect(),
+        };
+        let parts = tests.split(2);
+        let names: Vec<Vec<_>> =
+            parts.iter().map(|part| part.configs.iter().map(|test| test.name.as_str()).collect()).collect();
+        assert_eq!(names, [vec!["0.elf", "2.elf", "4.elf"], vec!["1.elf", "3.elf"]]);
+        assert_eq!(tests.split(9).len(), 5);
+    }
 
     #[test]
     fn a_test_that_ran_on_no_host_is_a_failure() {

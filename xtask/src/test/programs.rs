@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::libtest;
 use super::outcome::{ResultCounts, TestHost, TestKind, TestResult, Verdict};
+use super::remote::every;
 use super::selection::Selection;
 use crate::failure::{Failure, FileContext, Result};
 use crate::process::{capture, quote};
@@ -41,6 +42,11 @@ impl ProgramTests {
         };
         names.retain(|name| selection.selects(&program.full_name(name)));
         Ok(Self { program: program.clone(), names })
+    }
+
+    /// Returns every `step`-th test, from `number` on.
+    pub(super) fn part(&self, number: usize, step: usize) -> Self {
+        Self { program: self.program.clone(), names: every(&self.names, number, step) }
     }
 
     /// Returns true if there is no test to run.

@@ -40,6 +40,24 @@ impl HostTests {
         self.programs.iter().map(|tests| &tests.program)
     }
 
+    /// Deals the tests out to `parts` parts of about the same duration, without empty ones: one after another, so that slow
+    /// programs are in all of them.
+    pub(super) fn split(&self, parts: usize) -> Vec<Self> {
+        let part = |number| Self {
+            host: self.host,
+            root: self.root.clone(),
+            cli: self.cli.clone(),
+            programs: self.programs.iter().map(|tests| tests.part(number, parts)).collect(),
+            configs: every(&self.configs, number, parts),
+        };
+        let mut split: Vec<Self> = (0..parts).map(part).collect();
+        for tests in &mut split {
+            tests.programs.retain(|tests| !tests.is_empty());
+        }
+        split.retain(|tests| !tests.is_empty());
+        split
+    }
+
     /// Runs all tests on this machine and passes each result to `report`.
     pub(super) fn run(&self, mut report: impl FnMut(TestResult)) {
         for tests in &self.programs {
@@ -72,6 +90,11 @@ impl HostTests {
         };
         TestResult { kind: TestKind::Config, host: self.host, name: name.to_owned(), verdict, rerun }
     }
+}
+
+/// Returns the items `number`, `number + step` and so on.
+pub(super) fn every<T: Clone>(items: &[T], number: usize, step: usize) -> Vec<T> {
+    items.iter().skip(number).step_by(step.max(1)).cloned().collect()
 }
 
 /// Runs `xtask remote tests`: reads [`HostTests`] and prints the results.
