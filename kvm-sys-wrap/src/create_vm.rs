@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::call::Call;
 use crate::dev_kvm::Kvm;
 use crate::error::{Result, call_failed};
-use crate::memory::slot_table::SlotTable;
+use crate::host_memory::SlotTable;
 use crate::observe::Dispatcher;
 
 /// Virtual machine. Clones are handles to the same one.

@@ -5,7 +5,7 @@
 //! | 1 | open `/dev/kvm`, `KVM_GET_API_VERSION`, `KVM_CHECK_EXTENSION` | `dev_kvm.rs`, `capability.rs` |
 //! | 2 | `KVM_CREATE_VM` | `create_vm.rs` |
 //! | 3 | `KVM_SET_TSS_ADDR` | `tss.rs` |
-//! | 4 | `mmap`, `madvise`, `KVM_SET_USER_MEMORY_REGION` | `memory.rs`, `memory/` |
+//! | 4 | `mmap`, `madvise`, `KVM_SET_USER_MEMORY_REGION` | `memory.rs`, `memory/`, `host_memory/` |
 //! | 5 | `KVM_CREATE_VCPU` | `create_vcpu.rs` |
 //! | 6 | `KVM_GET_VCPU_MMAP_SIZE`, `mmap` of `kvm_run` | `create_vcpu.rs`, `kvm_run.rs` |
 //! | 7 | `KVM_GET_SREGS`, `KVM_SET_SREGS` | `sregs.rs` |
@@ -101,6 +101,7 @@ mod dev_kvm;
 mod emulate;
 mod error;
 mod exit;
+mod host_memory;
 mod interrupt_state;
 mod io_bytes;
 mod irqchip;
@@ -129,6 +130,9 @@ pub use debug::{Breakpoint, BreakpointCondition, GuestDebug};
 pub use dev_kvm::Kvm;
 pub use error::{Error, FileChange, Result, SlotNumberProblem, SlotShapeProblem, TssAddressProblem};
 pub use exit::{Exit, emulation_failure};
+pub use host_memory::{
+    FileRange, GuestMemory, MappedFile, MemoryAdvice, MemoryFile, Slot, SlotBacking, SlotFlags,
+};
 pub use interrupt_state::{IrqchipState, LapicState};
 pub use io_bytes::IoBytes;
 pub use irqchip::{Irqfd, MpState};
@@ -137,9 +141,7 @@ pub use kick::{
     termination_requested,
 };
 pub use kvm_bindings as bindings;
-pub use memory::{
-    FileRange, GuestMemory, MappedFile, MemoryAdvice, MemoryFile, Slot, SlotBacking, SlotFlags, minor_faults,
-};
+pub use memory::minor_faults;
 pub use mmu_invalidate::invalidate_page;
 pub use observe::{CallArgs, CallObserver, CallRecord, CallResult};
 pub use stats::{Stat, StatKind, StatUnit, Stats};

@@ -7,17 +7,9 @@
 //! Slots are created, moved and deleted here. Reads and writes of the memory go through [`GuestMemory`]; a handle that
 //! outlives its slot still points to mapped memory, which is no longer the guest's.
 
-mod backing;
 mod cow_reset;
 mod file_mapping;
-mod file_overlay;
-mod mapped_file;
-mod memory_file;
 mod overlay_promotion;
-mod private_copy;
-mod sigbus;
-mod slot;
-pub(crate) mod slot_table;
 
 use std::io;
 use std::ops::Range;
@@ -27,21 +19,15 @@ use kvm_bindings::kvm_userspace_memory_region;
 use vm_memory::mmap::MmapRegionError;
 use vm_memory::{FileOffset, GuestRegionMmap, MmapRegion};
 
-use self::slot_table::{MappedSlot, advise};
 use crate::address::{Gpa, PAGE_SIZE};
 use crate::address_map::RangeOwner;
 use crate::call::Call;
 use crate::capability::Capability;
 use crate::create_vm::Vm;
 use crate::error::{Error, Result, SlotNumberProblem, SlotShapeProblem, call_failed};
+use crate::host_memory::{GuestMemory, MappedSlot, MemoryFile, Slot, SlotBacking, SlotFlags, advise};
 
-pub use backing::SlotBacking;
-pub use file_overlay::FileRange;
-pub use mapped_file::MappedFile;
-pub use memory_file::MemoryFile;
 pub use overlay_promotion::minor_faults;
-pub use slot::{MemoryAdvice, Slot, SlotFlags};
-pub use slot_table::GuestMemory;
 
 impl Vm {
     /// Reserves host memory (`mmap`, `madvise`) and makes it a slot (`KVM_SET_USER_MEMORY_REGION`, api.rst 4.35).

@@ -9,7 +9,7 @@ use std::io;
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 use crate::address::{Gpa, PAGE_SIZE};
-use crate::memory::GuestMemory;
+use crate::host_memory::GuestMemory;
 
 /// Invalidates KVM's mapping of the page at `address` (`mprotect` twice). Does nothing where no slot is.
 ///

@@ -16,13 +16,11 @@ use std::sync::OnceLock;
 
 use vm_memory::{GuestRegionMmap, VolatileMemory};
 
-use super::backing::SlotBacking;
-use super::memory_file::{MemoryFile, pread_volatile};
-use super::slot_table::MappedSlot;
 use crate::address::PAGE_SIZE;
 use crate::call::Call;
 use crate::create_vm::Vm;
 use crate::error::{Error, Result, SlotNumberProblem, call_failed};
+use crate::host_memory::{MappedSlot, MemoryFile, SlotBacking, pread_volatile};
 
 /// Bytes of written pages that are copied; more are discarded. For a guest that writes to the same pages again a copy is cheaper
 /// than the fault that it saves (4000 pages: 9.6 ms with the next run, instead of 14 ms); for pages that it never touches again

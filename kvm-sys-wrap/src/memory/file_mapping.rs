@@ -8,13 +8,11 @@ use std::os::fd::AsRawFd;
 
 use vm_memory::{GuestAddress, GuestMemoryBackend, VolatileMemory};
 
-use super::backing::SlotBacking;
-use super::file_overlay::{FileOverlay, FileRange};
-use super::sigbus::SigbusGuard;
 use crate::address::{Gpa, PAGE_SIZE};
 use crate::call::Call;
 use crate::create_vm::Vm;
 use crate::error::{Error, FileChange, Result, SlotShapeProblem, call_failed};
+use crate::host_memory::{FileOverlay, FileRange, SigbusGuard, SlotBacking, pread_volatile};
 
 impl Vm {
     /// Maps part of a file over memory at `address` (`mmap` with MAP_FIXED and MAP_PRIVATE). The memory reads as the file from
@@ -103,7 +101,7 @@ impl Vm {
         let slice = slice.ok_or(Error::NoMemory { address })?;
         self.dispatcher()
             .call(Call::Pread, format_args!("{size:#x} bytes of a file"), || {
-                super::memory_file::pread_volatile(file.file(), &slice, *offset)
+                pread_volatile(file.file(), &slice, *offset)
             })
             .map_err(|source| {
                 if source.kind() == io::ErrorKind::UnexpectedEof {

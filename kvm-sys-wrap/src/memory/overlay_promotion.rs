@@ -9,11 +9,10 @@ use std::sync::Arc;
 
 use vm_memory::{MmapRegion, VolatileMemory, VolatileSlice};
 
-use super::file_overlay::FileOverlay;
-use super::slot_table::{MappedSlot, advise};
 use crate::call::Call;
 use crate::create_vm::Vm;
 use crate::error::{Result, call_failed};
+use crate::host_memory::{FileOverlay, MappedSlot, advise};
 
 /// Size of a huge page in bytes.
 const HUGE_PAGE: usize = 2 << 20;

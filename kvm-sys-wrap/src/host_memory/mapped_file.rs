@@ -105,7 +105,7 @@ impl MappedFile {
         Err(Error::FileChanged { path: path.clone(), change })
     }
 
-    pub(super) fn file(&self) -> &Arc<File> {
+    pub(crate) fn file(&self) -> &Arc<File> {
         &self.0.file
     }
 }

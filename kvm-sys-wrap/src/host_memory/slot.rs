@@ -37,7 +37,7 @@ pub struct SlotFlags {
 }
 
 impl SlotFlags {
-    pub(super) const fn bits(self) -> u32 {
+    pub(crate) const fn bits(self) -> u32 {
         let read_only = if self.read_only { KVM_MEM_READONLY } else { 0 };
         let log_dirty = if self.log_dirty { KVM_MEM_LOG_DIRTY_PAGES } else { 0 };
         read_only | log_dirty
@@ -55,7 +55,7 @@ pub struct MemoryAdvice {
 
 impl MemoryAdvice {
     /// Arguments for `madvise`, with their names.
-    pub(super) fn flags(self) -> impl Iterator<Item = (libc::c_int, &'static str)> {
+    pub(crate) fn flags(self) -> impl Iterator<Item = (libc::c_int, &'static str)> {
         [
             (self.mergeable, libc::MADV_MERGEABLE, "MADV_MERGEABLE"),
             (self.huge_pages, libc::MADV_HUGEPAGE, "MADV_HUGEPAGE"),
@@ -74,7 +74,7 @@ impl Slot {
     }
 
     /// Guest-physical range, checked.
-    pub(super) fn range(&self) -> Result<Range<Gpa>> {
+    pub(crate) fn range(&self) -> Result<Range<Gpa>> {
         let Self { number: slot, address, size, .. } = *self;
         let shape = |problem| Error::SlotShape { slot, address, size, problem };
         if size == 0 {
@@ -90,7 +90,7 @@ impl Slot {
         Ok(address..end)
     }
 
-    pub(super) fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         format!("slot {}, {:#x} bytes at {}", self.number, self.size, self.address)
     }
 }

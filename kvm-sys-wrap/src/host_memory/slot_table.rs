@@ -25,45 +25,45 @@ pub type GuestMemory = GuestMemoryMmap;
 #[derive(Debug, Default)]
 pub(crate) struct SlotTable {
     pub(crate) map: AddressMap,
-    pub(super) slots: BTreeMap<u32, MappedSlot>,
-    pub(super) view: GuestMemory,
+    pub(crate) slots: BTreeMap<u32, MappedSlot>,
+    pub(crate) view: GuestMemory,
 }
 
 /// A slot that the kernel knows.
 #[derive(Debug, Clone)]
-pub(super) struct MappedSlot {
-    pub(super) slot: Slot,
+pub(crate) struct MappedSlot {
+    pub(crate) slot: Slot,
     /// Dropped before the region: a guard must not outlive the mapping that it guards.
-    pub(super) overlays: Vec<Arc<FileOverlay>>,
-    pub(super) region: Arc<GuestRegionMmap>,
+    pub(crate) overlays: Vec<Arc<FileOverlay>>,
+    pub(crate) region: Arc<GuestRegionMmap>,
     /// File whose pages the slot shares, if any.
-    pub(super) file: Option<MemoryFile>,
+    pub(crate) file: Option<MemoryFile>,
 }
 
 impl SlotTable {
     /// Returns the slot with that number.
-    pub(super) fn get(&self, number: u32) -> Result<&MappedSlot> {
+    pub(crate) fn get(&self, number: u32) -> Result<&MappedSlot> {
         let missing = Error::SlotNumber { slot: number, problem: SlotNumberProblem::Missing };
         self.slots.get(&number).ok_or(missing)
     }
 
     /// Returns the slot that contains an address.
-    pub(super) fn at(&self, address: Gpa) -> Option<&MappedSlot> {
+    pub(crate) fn at(&self, address: Gpa) -> Option<&MappedSlot> {
         self.slots.values().find(|mapped| mapped.region.to_region_addr(address.into()).is_some())
     }
 
-    pub(super) fn add_overlay(&mut self, number: u32, overlay: FileOverlay) {
+    pub(crate) fn add_overlay(&mut self, number: u32, overlay: FileOverlay) {
         if let Some(mapped) = self.slots.get_mut(&number) {
             mapped.overlays.push(Arc::new(overlay));
         }
     }
 
-    pub(super) fn overlays(&self) -> impl Iterator<Item = &FileOverlay> {
+    pub(crate) fn overlays(&self) -> impl Iterator<Item = &FileOverlay> {
         self.slots.values().flat_map(|mapped| &mapped.overlays).map(|overlay| &**overlay)
     }
 
     /// Makes the view of guest memory that [`Vm::memory`](crate::Vm::memory) returns, after the slots changed.
-    pub(super) fn refresh_view(&mut self) -> Result<()> {
+    pub(crate) fn refresh_view(&mut self) -> Result<()> {
         let mut regions: Vec<_> =
             self.slots.values().map(|e| (e.slot.address, Arc::clone(&e.region))).collect();
         regions.sort_by_key(|(address, _)| *address);
@@ -83,7 +83,7 @@ impl SlotTable {
 }
 
 /// `madvise` of part of a mapping.
-pub(super) fn advise(mapping: &MmapRegion, range: Range<u64>, advice: libc::c_int) -> io::Result<()> {
+pub(crate) fn advise(mapping: &MmapRegion, range: Range<u64>, advice: libc::c_int) -> io::Result<()> {
     let outside = || io::Error::from(io::ErrorKind::InvalidInput);
     let length = range.end.checked_sub(range.start).and_then(|length| usize::try_from(length).ok());
     let (start, length) = (usize::try_from(range.start).ok(), length);

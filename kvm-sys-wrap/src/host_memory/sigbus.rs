@@ -48,14 +48,14 @@ static PREVIOUS: OnceLock<Option<libc::sigaction>> = OnceLock::new();
 
 /// Guard of one mapping. Drop it before the mapping: a later mapping at the same address must not inherit the guard.
 #[derive(Debug)]
-pub(super) struct SigbusGuard {
+pub(crate) struct SigbusGuard {
     index: usize,
 }
 
 impl SigbusGuard {
     /// Guards a mapping of whole pages, and installs the handler the first time. Returns `None` where all entries are in use,
     /// the mapping is larger than an entry can say, or the kernel takes no handler.
-    pub(super) fn new(addresses: Range<u64>) -> Option<Self> {
+    pub(crate) fn new(addresses: Range<u64>) -> Option<Self> {
         (*PREVIOUS.get_or_init(install))?;
         let packed = pack(&addresses)?;
         let take = |entry: &GuardEntry| {

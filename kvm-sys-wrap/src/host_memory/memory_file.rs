@@ -30,7 +30,7 @@ impl MemoryFile {
         Self::try_create(size).map_err(call_failed(Call::MemfdCreate, format!("{size:#x} bytes")))
     }
 
-    pub(super) fn try_create(size: u64) -> io::Result<Self> {
+    pub(crate) fn try_create(size: u64) -> io::Result<Self> {
         let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
         // SAFETY: the name is a string that ends with NUL; nothing else is read or written.
         let descriptor = unsafe { libc::memfd_create(c"guest memory".as_ptr(), flags) };
@@ -71,7 +71,7 @@ impl MemoryFile {
         self.file.write_all_at(bytes, offset)
     }
 
-    pub(super) const fn file(&self) -> &Arc<File> {
+    pub(crate) const fn file(&self) -> &Arc<File> {
         &self.file
     }
 }
@@ -80,7 +80,7 @@ impl MemoryFile {
 ///
 /// # Errors
 /// `UnexpectedEof` beyond the end of the file, or the error of `pread`.
-pub(super) fn pread_volatile(file: &File, memory: &VolatileSlice<'_>, offset: u64) -> io::Result<()> {
+pub(crate) fn pread_volatile(file: &File, memory: &VolatileSlice<'_>, offset: u64) -> io::Result<()> {
     let guard = memory.ptr_guard_mut();
     let mut done = 0;
     while done < memory.len() {

@@ -28,7 +28,7 @@ impl fmt::Display for FileRange {
 }
 
 impl FileRange {
-    pub(super) fn problem(&self) -> Option<SlotShapeProblem> {
+    pub(crate) fn problem(&self) -> Option<SlotShapeProblem> {
         if self.size == 0 || !self.size.is_multiple_of(PAGE_SIZE) || !self.offset.is_multiple_of(PAGE_SIZE) {
             return Some(SlotShapeProblem::FileRangeUnaligned);
         }
@@ -39,17 +39,17 @@ impl FileRange {
 
 /// A file range that is mapped over a slot. Dropped before the slot's memory, because of the guard.
 #[derive(Debug)]
-pub(super) struct FileOverlay {
-    pub(super) guard: SigbusGuard,
-    pub(super) file: MappedFile,
+pub(crate) struct FileOverlay {
+    pub(crate) guard: SigbusGuard,
+    pub(crate) file: MappedFile,
     /// Offset in the slot's memory, in bytes.
-    pub(super) start: usize,
+    pub(crate) start: usize,
     /// Size in bytes.
-    pub(super) size: u64,
+    pub(crate) size: u64,
 }
 
 impl FileOverlay {
-    pub(super) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         if self.guard.is_truncated() {
             let path = self.file.path().to_owned();
             return Err(Error::FileChanged { path, change: FileChange::Truncated });
