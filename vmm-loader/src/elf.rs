@@ -20,15 +20,15 @@ use crate::address::VirtAddr;
 use crate::bytes::length;
 use crate::elf::base::{BaseError, LoadBias};
 use crate::elf::dynamic::DynamicSection;
+use crate::elf::error::ElfError;
 use crate::elf::header::ElfHeaders;
-use crate::error::LoadError;
 use crate::plan::{ImageKind, LoadPlan, PlanNote};
 use crate::segment::Segment;
 use crate::symbols::Symbols;
 
 pub(crate) mod base;
-pub(crate) mod class;
 pub(crate) mod dynamic;
+pub(crate) mod error;
 pub(crate) mod header;
 pub(crate) mod notes;
 pub(crate) mod pt_load;
@@ -59,8 +59,8 @@ impl ElfOptions {
 ///
 /// # Errors
 ///
-/// [`LoadError`] if the file is not an ELF file, cannot run on a bare x86 machine, or contradicts itself.
-pub fn plan(file: &[u8], options: &ElfOptions) -> Result<LoadPlan, LoadError> {
+/// [`ElfError`] if the file is not an ELF file, cannot run on a bare x86 machine, or contradicts itself.
+pub fn plan(file: &[u8], options: &ElfOptions) -> Result<LoadPlan, ElfError> {
     let headers = ElfHeaders::read(file)?;
     let linked = pt_load::read(file, &headers.program_headers, headers.class)?;
     let dynamic = DynamicSection::read(file, &headers, &linked)?;

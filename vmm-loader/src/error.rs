@@ -1,13 +1,9 @@
-//! Error type of loading. Each kind of error is defined beside the check that finds it.
+//! Error type of all steps from a file to guest memory, for callers that take several of them. Each step has its own error.
 
 use thiserror::Error;
 
 use crate::bounds::BoundsError;
-use crate::elf::base::BaseError;
-use crate::elf::dynamic::DynamicError;
-use crate::elf::header::HeaderError;
-use crate::elf::pt_load::SegmentError;
-use crate::elf::relocate::RelocationError;
+use crate::elf::error::ElfError;
 use crate::entry::EntryError;
 use crate::flat::FlatError;
 use crate::load::WriteError;
@@ -17,21 +13,9 @@ use crate::symbols::SymbolError;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum LoadError {
-    /// Invalid ELF header or program header table.
+    /// ELF file that cannot be loaded.
     #[error(transparent)]
-    Header(#[from] HeaderError),
-    /// Invalid segment.
-    #[error(transparent)]
-    Segment(#[from] SegmentError),
-    /// ELF file that needs a dynamic linker.
-    #[error(transparent)]
-    Dynamic(#[from] DynamicError),
-    /// Base address that the file cannot be loaded at.
-    #[error(transparent)]
-    Base(#[from] BaseError),
-    /// Relocation that cannot be applied.
-    #[error(transparent)]
-    Relocation(#[from] RelocationError),
+    Elf(#[from] ElfError),
     /// Flat binary that cannot be loaded.
     #[error(transparent)]
     Flat(#[from] FlatError),
@@ -54,15 +38,12 @@ impl LoadError {
     #[must_use]
     pub fn help(&self) -> Option<String> {
         match self {
-            Self::Header(error) => error.help(),
-            Self::Segment(error) => error.help(),
-            Self::Dynamic(error) => error.help(),
-            Self::Base(error) => error.help(),
-            Self::Relocation(error) => error.help(),
+            Self::Elf(error) => error.help(),
             Self::Entry(error) => error.help(),
             Self::Symbol(error) => error.help(),
             Self::Bounds(error) => error.help(),
-            Self::Flat(_) | Self::Write(_) => None,
+            Self::Write(error) => error.help(),
+            Self::Flat(_) => None,
         }
     }
 }

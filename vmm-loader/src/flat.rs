@@ -8,7 +8,6 @@ use vm_memory::GuestAddress;
 use crate::address::{MAX_PHYSICAL_ADDRESS, VirtAddr};
 use crate::bytes::length;
 use crate::display::ByteSize;
-use crate::error::LoadError;
 use crate::plan::{ImageKind, LoadPlan};
 use crate::segment::{Segment, SegmentFlags};
 use crate::symbols::Symbols;
@@ -35,7 +34,7 @@ pub enum FlatError {
 /// # Errors
 ///
 /// [`FlatError`] if the file is empty, or if the file would end above [`MAX_PHYSICAL_ADDRESS`].
-pub fn plan(file: &[u8], address: GuestAddress) -> Result<LoadPlan, LoadError> {
+pub fn plan(file: &[u8], address: GuestAddress) -> Result<LoadPlan, FlatError> {
     let plan = plan_data(file, address, "")?;
     Ok(LoadPlan { kind: ImageKind::Flat, entry: Some(VirtAddr(address.0)), ..plan })
 }
@@ -45,13 +44,13 @@ pub fn plan(file: &[u8], address: GuestAddress) -> Result<LoadPlan, LoadError> {
 /// # Errors
 ///
 /// [`FlatError`] if there are no bytes, or if they would end above [`MAX_PHYSICAL_ADDRESS`].
-pub fn plan_data(bytes: &[u8], address: GuestAddress, name: &'static str) -> Result<LoadPlan, LoadError> {
+pub fn plan_data(bytes: &[u8], address: GuestAddress, name: &'static str) -> Result<LoadPlan, FlatError> {
     let size = length(bytes.len());
     if size == 0 {
-        return Err(FlatError::Empty.into());
+        return Err(FlatError::Empty);
     }
     if address.0.checked_add(size - 1).is_none_or(|last| last > MAX_PHYSICAL_ADDRESS) {
-        return Err(FlatError::AddressTooHigh { address, size }.into());
+        return Err(FlatError::AddressTooHigh { address, size });
     }
     let segment = Segment {
         index: 0,

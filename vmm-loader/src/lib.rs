@@ -29,8 +29,8 @@
 //! The crate does not use KVM, does not set up CPU modes or page tables, and opens no files. It reports the class of a file
 //! ([`ElfClass`]) or the operand width at its entry ([`OperandWidth`]), and the caller chooses the mode.
 //!
-//! Reading order: [`elf`] and its five steps, [`flat`], `plan`, `symbols`, `entry`, `bounds`, `load`,
-//! `load_strategy`, [`boot`].
+//! Reading order: `segment`, `relocation`, `symbols`, `plan`, `entry`, `bounds`, `load_strategy`, [`elf`] and its five steps,
+//! [`flat`], `load`, [`boot`].
 //!
 //! # Features
 //!
@@ -70,6 +70,8 @@ mod display;
 #[cfg(feature = "loader")]
 pub mod elf;
 #[cfg(feature = "loader")]
+mod elf_class;
+#[cfg(feature = "loader")]
 mod entry;
 #[cfg(feature = "loader")]
 mod error;
@@ -82,6 +84,8 @@ mod load_strategy;
 #[cfg(feature = "loader")]
 mod plan;
 #[cfg(feature = "loader")]
+mod relocation;
+#[cfg(feature = "loader")]
 mod segment;
 #[cfg(feature = "loader")]
 mod symbols;
@@ -93,14 +97,15 @@ pub use elf::base::{BaseError, DEFAULT_PIE_BASE};
 #[cfg(feature = "loader")]
 pub use elf::{
     ElfOptions,
-    class::ElfClass,
     dynamic::DynamicError,
+    error::ElfError,
     header::{HeaderError, is_elf},
     notes::config_note,
     pt_load::{MAX_SEGMENTS, SegmentError, SegmentProblem},
-    relocate::{Relocation, RelocationError, RelocationTable, RelocationValue},
-    symtab::SymbolTableError,
+    relocate::{RelocationError, RelocationTable},
 };
+#[cfg(feature = "loader")]
+pub use elf_class::ElfClass;
 #[cfg(feature = "loader")]
 pub use entry::EntryError;
 #[cfg(feature = "loader")]
@@ -114,6 +119,8 @@ pub use load_strategy::{CopyReason, LoadMethod, LoadPolicy, MAP_THRESHOLD, Mappe
 #[cfg(feature = "loader")]
 pub use plan::{ImageKind, LoadPlan, PlanNote};
 #[cfg(feature = "loader")]
+pub use relocation::{Relocation, RelocationValue};
+#[cfg(feature = "loader")]
 pub use segment::{Segment, SegmentFlags};
 #[cfg(feature = "loader")]
-pub use symbols::{Symbol, SymbolError, SymbolKind, Symbols};
+pub use symbols::{Symbol, SymbolError, SymbolKind, SymbolTableError, Symbols};

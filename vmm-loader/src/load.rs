@@ -7,12 +7,12 @@ use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryBackend, GuestMemoryError, GuestMemoryRegion};
 
 use crate::address::NamedRange;
+use crate::bounds::BoundsError;
 use crate::bytes::{length, slice};
 use crate::display::ByteSize;
-use crate::elf::relocate::RelocationValue;
-use crate::error::LoadError;
 use crate::load_strategy::MappedPart;
 use crate::plan::LoadPlan;
+use crate::relocation::RelocationValue;
 use crate::segment::Segment;
 
 /// Treatment of .bss, the part of a segment that is not in the file.
@@ -38,6 +38,9 @@ pub enum WriteError {
         /// Size in bytes now.
         now: u64,
     },
+    /// Plan that does not fit into guest memory.
+    #[error(transparent)]
+    Bounds(#[from] BoundsError),
     /// Write that guest memory refused.
     #[error("cannot write {what} to guest memory")]
     Memory {
@@ -48,15 +51,25 @@ pub enum WriteError {
     },
 }
 
+impl WriteError {
+    /// Returns advice for the user, if there is any.
+    #[must_use]
+    pub fn help(&self) -> Option<String> {
+        match self {
+            Self::Bounds(error) => error.help(),
+            Self::FileChanged { .. } | Self::Memory { .. } => None,
+        }
+    }
+}
+
 impl LoadPlan {
     /// Loads the file that the plan was made from. Writes only inside [`LoadPlan::ranges`].
     ///
     /// # Errors
     ///
-    /// [`BoundsError`](crate::BoundsError) if a segment does not fit into `memory`, [`WriteError::FileChanged`] if the file
-    /// has another size than the planned one. Nothing has been written then. [`WriteError::Memory`] if `memory` refuses a
-    /// write.
-    pub fn load<M>(&self, file: &[u8], memory: &M, bss: Bss) -> Result<(), LoadError>
+    /// [`WriteError::Bounds`] if a segment does not fit into `memory`, [`WriteError::FileChanged`] if the file has another size
+    /// than the planned one. Nothing has been written then. [`WriteError::Memory`] if `memory` refuses a write.
+    pub fn load<M>(&self, file: &[u8], memory: &M, bss: Bss) -> Result<(), WriteError>
     where
         M: GuestMemoryBackend + GuestMemory + ?Sized,
     {
@@ -67,21 +80,20 @@ impl LoadPlan {
     ///
     /// # Errors
     ///
-    /// [`BoundsError`](crate::BoundsError) if a segment does not fit into `memory`, [`WriteError::FileChanged`] if the file
-    /// has another size than the planned one. Nothing has been written then. [`WriteError::Memory`] if `memory` refuses a
-    /// write.
+    /// [`WriteError::Bounds`] if a segment does not fit into `memory`, [`WriteError::FileChanged`] if the file has another size
+    /// than the planned one. Nothing has been written then. [`WriteError::Memory`] if `memory` refuses a write.
     pub fn load_unmapped<M>(
         &self,
         file: &[u8],
         mapped: &[MappedPart],
         memory: &M,
         bss: Bss,
-    ) -> Result<(), LoadError>
+    ) -> Result<(), WriteError>
     where
         M: GuestMemoryBackend + GuestMemory + ?Sized,
     {
         if length(file.len()) != self.file_size() {
-            return Err(WriteError::FileChanged { planned: self.file_size(), now: length(file.len()) }.into());
+            return Err(WriteError::FileChanged { planned: self.file_size(), now: length(file.len()) });
         }
         let regions: Vec<_> = memory
             .iter()

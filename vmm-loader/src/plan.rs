@@ -11,11 +11,10 @@ use vm_memory::GuestAddress;
 
 use crate::address::{DisplayRange, NamedRange, VirtAddr};
 use crate::display::ByteSize;
-use crate::elf::class::ElfClass;
-use crate::elf::relocate::Relocation;
-use crate::elf::symtab::SymbolTableError;
+use crate::elf_class::ElfClass;
+use crate::relocation::Relocation;
 use crate::segment::Segment;
-use crate::symbols::{Symbol, Symbols};
+use crate::symbols::{Symbol, SymbolTableError, Symbols};
 
 /// Kind of the file that a plan was made from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -40,6 +40,24 @@ pub struct Symbol {
     pub global: bool,
 }
 
+/// Symbol table that cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum SymbolTableError {
+    /// Section header table outside the file, or with an entry size that does not match the class.
+    #[error("the section header table is damaged")]
+    Sections,
+    /// Symbol table outside the file.
+    #[error("the symbol table is outside the file")]
+    Table,
+    /// String table of the symbols outside the file.
+    #[error("the string table of the symbols is outside the file")]
+    Names,
+    /// Symbol names that together are several times larger than the file.
+    #[error("the symbols' names are larger than the file")]
+    TooLarge,
+}
+
 /// Symbol name that has no unique address.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]

@@ -27,7 +27,7 @@ const DOCS_CHECKED: &[&str] = &["kvm-sys-wrap", "vmm-core", "vmm-loader", "vmm-c
 /// Crates whose file names, constants and type names are checked.
 const NAMES_CHECKED: &[&str] = &["kvm-sys-wrap", "vmm-core", "vmm-loader", "vmm-cli", "xtask"];
 /// Crates whose imports are checked.
-const IMPORTS_CHECKED: &[&str] = &["kvm-sys-wrap", "vmm-core", "vmm-cli", "xtask"];
+const IMPORTS_CHECKED: &[&str] = &["kvm-sys-wrap", "vmm-loader", "vmm-core", "vmm-cli", "xtask"];
 
 /// File that the rules check.
 struct SourceFile {

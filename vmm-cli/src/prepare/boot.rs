@@ -174,14 +174,13 @@ pub(super) fn hand_over(
         // Of an empty module the kernel is told, but there is nothing to load.
         if !file.bytes.is_empty() {
             let what = file.module.kind.name();
-            let plan =
-                flat::plan_data(&file.bytes, address, what).map_err(|error| fail(&error, error.help()))?;
+            let plan = flat::plan_data(&file.bytes, address, what).map_err(|error| fail(&error, None))?;
             files.push(LoadedFile::new(file.name, file.bytes, plan));
         }
     }
     for blob in blobs {
-        let plan = flat::plan_data(&blob.bytes, blob.address, blob.name)
-            .map_err(|error| fail(&error, error.help()))?;
+        let plan =
+            flat::plan_data(&blob.bytes, blob.address, blob.name).map_err(|error| fail(&error, None))?;
         files.push(LoadedFile::new("boot loader".to_owned(), blob.bytes.into(), plan));
     }
     Ok(files)

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use vmm_core::spec::mode::Mode;
-use vmm_loader::{ElfClass, ElfOptions, elf, flat};
+use vmm_loader::{ElfClass, ElfOptions, LoadError, elf, flat};
 
 use super::file_bytes::FileBytes;
 use super::file_cache::FileCache;
@@ -21,8 +21,11 @@ pub(super) fn extra(
 ) -> Result<LoadedFile, Diagnostic> {
     let bytes = bytes(config, reader, file, mode)?;
     let plan = match file.kind {
-        FileKind::Elf { base } => elf::plan(&bytes, &ElfOptions::default().with_base(base.map(Into::into))),
-        FileKind::Flat { address } => flat::plan(&bytes, address.into()),
+        FileKind::Elf { base } => {
+            let options = ElfOptions::default().with_base(base.map(Into::into));
+            elf::plan(&bytes, &options).map_err(LoadError::from)
+        }
+        FileKind::Flat { address } => flat::plan(&bytes, address.into()).map_err(LoadError::from),
     };
     unchanged(config, file, &bytes)?;
     let plan = plan.map_err(|error| {

@@ -10,8 +10,8 @@ use super::multiboot2::InformationRequests;
 use super::{boot_sector, linux, multiboot, multiboot2, pvh};
 use crate::address::VirtAddr;
 use crate::bytes::length;
-use crate::elf::class::ElfClass;
 use crate::elf::{self, ElfOptions};
+use crate::elf_class::ElfClass;
 use crate::entry::EntryError;
 use crate::error::LoadError;
 use crate::flat;
@@ -102,7 +102,7 @@ pub fn plan(file: &[u8], protocol: Protocol, options: &BootOptions) -> Result<Bo
         }
         Protocol::Flat => {
             let address = options.address.ok_or(BootError::NoAddress)?;
-            Ok(plain(flat::plan(file, address)?, None))
+            Ok(plain(flat::plan(file, address).map_err(LoadError::from)?, None))
         }
         Protocol::Multiboot => multiboot::plan(file, &options.elf),
         Protocol::Multiboot2 => multiboot2::plan(file, &options.elf),

@@ -7,10 +7,10 @@ use super::file_type::{FileCategory, FileType};
 use super::multiboot::MultibootError;
 use super::multiboot2::Multiboot2Error;
 use super::{boot_sector, linux, multiboot, multiboot2, pvh};
+use crate::elf::error::ElfError;
 use crate::elf::header::{ElfHeaders, is_elf};
 use crate::elf::notes;
 use crate::elf::{self, ElfOptions};
-use crate::error::LoadError;
 use crate::protocol::Protocol;
 
 /// Protocol that a file has a header for.
@@ -100,7 +100,7 @@ pub fn detect(file: &[u8]) -> Detection {
             }
             candidates.push(Candidate::without_problem(Protocol::Elf, headers.class.to_string()));
         }
-        Some(Err(error)) => elf_problem = Some(LoadError::from(error).into()),
+        Some(Err(error)) => elf_problem = Some(ElfError::from(error).into()),
         None => {}
     }
     if boot_sector::check(file).is_ok() && candidates.is_empty() {

@@ -11,6 +11,7 @@ use super::multiboot::MultibootError;
 use super::multiboot2::Multiboot2Error;
 use super::pvh::PvhError;
 use crate::display::ByteSize;
+use crate::elf::error::ElfError;
 use crate::error::LoadError;
 use crate::protocol::Protocol;
 
@@ -125,6 +126,12 @@ from_protocol_errors! {
     Pvh(PvhError),
     Linux(LinuxError),
     BootSector(BootSectorError),
+}
+
+impl From<ElfError> for BootError {
+    fn from(error: ElfError) -> Self {
+        Self::Load(error.into())
+    }
 }
 
 fn join(errors: &[BootError]) -> String {

@@ -1,7 +1,6 @@
 //! Type of a file that is not a kernel, by its magic number, for error messages.
 //!
-//! ELF files do not get here: [`HeaderError`](crate::HeaderError) and the other [`LoadError`](crate::LoadError)s describe
-//! their problems.
+//! ELF files do not get here: [`ElfError`](crate::ElfError) describes their problems.
 
 use FileCategory::{
     Archive, Compressed, DiskImage, Document, FileSystemImage, Firmware, ForeignKernel, ForeignProgram,

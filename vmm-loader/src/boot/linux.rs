@@ -21,11 +21,11 @@ use super::alloc::FOUR_GIB;
 use super::boot_plan::{BootPlan, HeaderRequests, physical_entry, single_segment};
 use super::error::BootError;
 use crate::bytes::{length, slice, u16_at, u32_at};
-use crate::elf::class::ElfClass;
+use crate::elf::error::ElfError;
 use crate::elf::header::{ElfHeaders, is_elf};
 use crate::elf::notes::ElfNote;
 use crate::elf::{self, ElfOptions};
-use crate::error::LoadError;
+use crate::elf_class::ElfClass;
 use crate::protocol::{OperandWidth, Protocol};
 
 pub(super) use zero_page::handoff;
@@ -157,7 +157,7 @@ pub(super) fn plan(file: &[u8], options: &ElfOptions) -> Result<BootPlan, BootEr
     if !is_elf(file) {
         return Err(LinuxError::NotLinux.into());
     }
-    let headers = ElfHeaders::read(file).map_err(LoadError::from)?;
+    let headers = ElfHeaders::read(file).map_err(ElfError::from)?;
     if headers.class == ElfClass::Elf32 {
         return Err(LinuxError::Elf32.into());
     }

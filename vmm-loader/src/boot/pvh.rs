@@ -16,10 +16,10 @@ use super::error::BootError;
 use super::info_builder;
 use super::linux;
 use super::multiboot::{allocate_modules, common_summary};
+use crate::elf::error::ElfError;
 use crate::elf::header::ElfHeaders;
 use crate::elf::notes::{self, ElfNote};
 use crate::elf::{self, ElfOptions};
-use crate::error::LoadError;
 use crate::plan::LoadPlan;
 use crate::protocol::{OperandWidth, Protocol};
 use crate::register::Register;
@@ -67,7 +67,7 @@ pub(super) fn entry(notes: &[ElfNote<'_>]) -> Result<u64, PvhError> {
 
 /// Plans how to start a kernel at the entry of its note.
 pub(super) fn plan(file: &[u8], options: &ElfOptions) -> Result<BootPlan, BootError> {
-    let headers = ElfHeaders::read(file).map_err(LoadError::from)?;
+    let headers = ElfHeaders::read(file).map_err(ElfError::from)?;
     let notes = notes::read(file, &headers);
     let entry = entry(&notes)?;
     let image = elf::plan(file, options)?;

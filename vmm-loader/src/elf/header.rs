@@ -14,7 +14,7 @@ use thiserror::Error;
 
 use crate::bytes::{length, slice};
 use crate::display::ByteSize;
-use crate::elf::class::ElfClass;
+use crate::elf_class::ElfClass;
 
 /// `e_phnum` of a file with more program headers than fit: the real number is in section header 0 (gABI, PN_XNUM).
 const PN_XNUM: u16 = 0xffff;

@@ -11,7 +11,7 @@ use crate::bounds::first_overlap;
 use crate::bytes::length;
 use crate::display::ByteSize;
 use crate::elf::base::LoadBias;
-use crate::elf::class::ElfClass;
+use crate::elf_class::ElfClass;
 use crate::segment::{Segment, SegmentFlags};
 
 /// Maximum number of PT_LOAD segments. No linker makes as many; the limit bounds the time for a malicious file.

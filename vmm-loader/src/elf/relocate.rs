@@ -14,33 +14,13 @@ use crate::address::VirtAddr;
 use crate::bytes::length;
 use crate::display::ByteSize;
 use crate::elf::base::LoadBias;
-use crate::elf::class::ElfClass;
 use crate::elf::dynamic::{DynamicSection, TableLocation};
+use crate::elf_class::ElfClass;
+use crate::relocation::{Relocation, RelocationValue};
 use crate::segment::Segment;
 
 /// `R_386_NONE` and `R_X86_64_NONE`.
 const R_NONE: u32 = 0;
-
-/// Relocated word: a word of the image that depends on the base address. It is written after the segments.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Relocation {
-    /// Guest-physical address of the word.
-    pub target: GuestAddress,
-    /// Value to write.
-    pub value: RelocationValue,
-}
-
-/// Value of a relocated word, written in little-endian order.
-///
-/// Exhaustive: there is one variant for each [`ElfClass`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RelocationValue {
-    /// Four bytes (ELF32).
-    Bits32(u32),
-    /// Eight bytes (ELF64).
-    Bits64(u64),
-}
 
 /// Relocation table of the dynamic section.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

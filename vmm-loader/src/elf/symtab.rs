@@ -4,34 +4,15 @@
 
 use goblin::elf::section_header::{SHN_ABS, SHN_UNDEF, SHT_DYNSYM, SHT_SYMTAB, SectionHeader};
 use goblin::elf::sym::{STB_LOCAL, STT_FUNC, STT_GNU_IFUNC, STT_NOTYPE, STT_OBJECT, Sym};
-use thiserror::Error;
 
 use crate::address::VirtAddr;
 use crate::bytes::{c_string, length, slice};
 use crate::elf::base::LoadBias;
 use crate::elf::header::ElfHeaders;
-use crate::symbols::{Symbol, SymbolKind, Symbols};
+use crate::symbols::{Symbol, SymbolKind, SymbolTableError, Symbols};
 
 /// Maximum length in bytes of a symbol name. Symbols with longer names are skipped.
 const MAX_NAME_LENGTH: usize = 4096;
-
-/// Symbol table that cannot be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum SymbolTableError {
-    /// Section header table outside the file, or with an entry size that does not match the class.
-    #[error("the section header table is damaged")]
-    Sections,
-    /// Symbol table outside the file.
-    #[error("the symbol table is outside the file")]
-    Table,
-    /// String table of the symbols outside the file.
-    #[error("the string table of the symbols is outside the file")]
-    Names,
-    /// Symbol names that together are several times larger than the file.
-    #[error("the symbols' names are larger than the file")]
-    TooLarge,
-}
 
 /// Reads the symbols of an image with the given load bias. Returns an empty list if the file has no symbol table.
 pub(crate) fn read(file: &[u8], headers: &ElfHeaders, bias: LoadBias) -> Result<Symbols, SymbolTableError> {

@@ -28,6 +28,20 @@ const LEVELS: &[(&str, &[&[&str]])] = &[
         ],
     ),
     (
+        "vmm-loader",
+        &[
+            &["address", "bytes", "display"],
+            &["memory_map", "protocol", "register"],
+            &["segment", "relocation", "symbols", "elf_class"],
+            &["plan"],
+            &["entry", "bounds", "load_strategy"],
+            &["elf", "flat"],
+            &["load"],
+            &["error"],
+            &["boot"],
+        ],
+    ),
+    (
         "vmm-core",
         &[
             &["spec"],

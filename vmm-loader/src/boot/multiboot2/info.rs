@@ -13,9 +13,9 @@ use crate::boot::error::BootError;
 use crate::boot::info_builder::{self, InfoBuilder, address32};
 use crate::boot::multiboot::{BOOT_LOADER_NAME, allocate_modules, common_summary};
 use crate::bytes::slice;
-use crate::elf::class::ElfClass;
 use crate::elf::header::ElfHeaders;
 use crate::elf::symtab;
+use crate::elf_class::ElfClass;
 use crate::plan::{ImageKind, LoadPlan};
 use crate::register::Register;
 
