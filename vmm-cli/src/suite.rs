@@ -5,6 +5,7 @@
 //! | `discover.rs`, `case.rs` | finds files and the cases in them |
 //! | `partition.rs`, `shuffle.rs` | selects and orders cases |
 //! | `workers.rs` | worker threads, retries, Ctrl-C |
+//! | `resources.rs` | KVM and files that all cases share |
 //! | `boot_snapshot.rs`, `case_setup.rs` | shared part of the cases of a file, and the differences between them |
 //! | `runner.rs` with `panic_capture.rs`, `input.rs` | runs one case once: builds or resets a machine, runs and evaluates it |
 //! | `outcome.rs` | result of a case |
@@ -29,4 +30,5 @@ mod case_setup;
 mod outcome;
 mod panic_capture;
 mod progress;
+mod resources;
 mod runner;

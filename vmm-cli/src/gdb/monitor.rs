@@ -5,13 +5,14 @@ use std::fmt::Write as _;
 use vmm_core::cpu::control_regs::{Cr0, Efer};
 use vmm_core::cpu::cpu_state::{OperandWidth, operand_width};
 use vmm_core::kvm_sys_wrap::MpState;
+use vmm_core::machine::Machine;
 use vmm_core::machine::error::Error;
 use vmm_core::paging::merge::mappings;
 use vmm_core::paging::walk::access_words;
 use vmm_core::spec::gpa_range::ByteSize;
 
 use super::debuggee::Debuggee;
-use super::target::Session;
+use crate::prepare::Files;
 use crate::table;
 
 const HELP: &str = "\
@@ -23,26 +24,25 @@ monitor host     which means of debugging work on this host
 ";
 
 /// Returns the answer to a command, with a final line break.
-pub(super) fn answer(session: &Session<'_, '_>, command: &str) -> Result<String, Error> {
-    let machine = session.debugger.machine();
+pub(super) fn answer(debugger: &Debuggee<'_>, files: &Files, command: &str) -> Result<String, Error> {
+    let machine = debugger.machine();
     Ok(match command.trim() {
         "" | "help" => HELP.to_owned(),
-        "where" => place(session)?,
+        "where" => place(debugger, files)?,
         "exits" => format!("{}total {}\n", machine.exits(), machine.exits().total()),
-        "pages" => pages(session)?,
+        "pages" => pages(machine)?,
         "explain" => format!("{}\n", machine.layout()),
-        "host" => format!("{}\n", session.debugger.capabilities()),
+        "host" => format!("{}\n", debugger.capabilities()),
         other => format!("no command `{other}`\n{HELP}"),
     })
 }
 
-fn place(session: &Session<'_, '_>) -> Result<String, Error> {
-    let debugger = &session.debugger;
+fn place(debugger: &Debuggee<'_>, files: &Files) -> Result<String, Error> {
     let mut text = String::new();
     // Writing to a string cannot fail.
     for number in 0..debugger.vcpus() {
         let pc = debugger.pc(number)?;
-        let symbol = session.files.describe(pc).map(|text| format!(" {text}")).unwrap_or_default();
+        let symbol = files.describe(pc).map(|text| format!(" {text}")).unwrap_or_default();
         let words = match debugger {
             Debuggee::Recorded(_) => mode(debugger, number)?,
             Debuggee::Smp(_) => vcpu(debugger, number)?,
@@ -96,8 +96,7 @@ fn mode(debugger: &Debuggee<'_>, number: usize) -> Result<String, Error> {
     Ok(format!("{mode}, {width}-bit code, ring {}", sregs.ss.dpl))
 }
 
-fn pages(session: &Session<'_, '_>) -> Result<String, Error> {
-    let machine = session.debugger.machine();
+fn pages(machine: &Machine) -> Result<String, Error> {
     let walker = machine.walker()?;
     let Some(scheme) = walker.scheme else {
         return Ok("no paging: each address is its own physical address\n".to_owned());

@@ -328,7 +328,7 @@ impl SingleRegisterAccess<Tid> for Session<'_, '_> {
 
 impl MonitorCmd for Session<'_, '_> {
     fn handle_monitor_cmd(&mut self, command: &[u8], mut out: ConsoleOutput<'_>) -> Result<(), Error> {
-        let text = monitor::answer(self, &String::from_utf8_lossy(command))?;
+        let text = monitor::answer(self.debugger, self.files, &String::from_utf8_lossy(command))?;
         gdbstub::target::ext::monitor_cmd::output!(out, "{text}");
         Ok(())
     }

@@ -3,6 +3,7 @@
 //!
 //! The first thread that needs it prepares it, and the others wait. If that fails, each case fails with the same error.
 
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use vmm_core::Gva;
@@ -12,10 +13,9 @@ use vmm_core::machine::Machine;
 use vmm_core::machine::stop_point::StopPoint;
 use vmm_core::snapshot::Snapshot;
 
-use super::case::Case;
 use super::case_setup::resolve_address;
 use super::input;
-use super::runner::{ActiveRun, Resources};
+use super::resources::{ActiveRun, Resources};
 use crate::config::Config;
 use crate::config::address_expr::AddressExpr;
 use crate::diagnostic::Diagnostics;
@@ -51,13 +51,11 @@ impl SharedFixture {
     ///
     /// # Errors
     /// Returns the error of the preparation, to every caller.
-    pub(super) fn get(
+    pub(super) fn get_or_init(
         &self,
-        case: &Case,
-        resources: &Resources,
-        running: &ActiveRun,
+        prepare: impl FnOnce() -> Result<Fixture, Diagnostics>,
     ) -> Result<Arc<Fixture>, Diagnostics> {
-        self.0.get_or_init(|| Fixture::new(case, resources, running).map(Arc::new)).clone()
+        self.0.get_or_init(|| prepare().map(Arc::new)).clone()
     }
 
     /// Returns true if both are handles to the same fixture.
@@ -73,14 +71,18 @@ impl std::fmt::Debug for Fixture {
 }
 
 impl Fixture {
-    /// Reads all files, and runs the guest to the snapshot address.
-    pub(super) fn new(case: &Case, resources: &Resources, running: &ActiveRun) -> Result<Self, Diagnostics> {
-        let config = case.config()?;
+    /// Reads the guest's files, and runs the guest to the snapshot address. `file` is the path of the configuration.
+    pub(super) fn new(
+        file: &Path,
+        config: Config,
+        resources: &Resources,
+        running: &ActiveRun,
+    ) -> Result<Self, Diagnostics> {
         let prepared = Prepared::with(&config, resources.reader())?;
         let place = config.test.as_ref().and_then(|plan| plan.snapshot_at.as_ref());
         let booted =
             place.map(|place| run_to_snapshot(&config, &prepared, place, resources, running)).transpose()?;
-        let allows_reset = input::allows_reset(&case.file, &prepared.machine);
+        let allows_reset = input::allows_reset(file, &prepared.machine);
         Ok(Self { config, prepared, boot_snapshot: booted, allows_reset })
     }
 }

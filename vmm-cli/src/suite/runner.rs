@@ -4,10 +4,9 @@
 //! output goes to a buffer.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use vmm_core::devices::console::{Console, Output};
-use vmm_core::kvm_sys_wrap::{Kick, Kvm};
 use vmm_core::machine::Machine;
 use vmm_core::machine::end::Verdict;
 use vmm_core::machine::error::Error;
@@ -19,73 +18,14 @@ use super::case_setup::{apply_to_snapshot, apply_to_spec};
 use super::input;
 use super::outcome::{CaseFailure, CaseRun};
 use super::panic_capture::catch_panic;
+use super::resources::{ActiveRun, Resources};
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, Diagnostics, Location};
 use crate::machine_error::machine_error;
-use crate::prepare::FileCache;
 use crate::report::Report;
 use crate::status::Status;
 use crate::terminal::OutputCopy;
 use crate::verdict::{FinishedRun, evaluate, is_as_expected};
-
-/// Resources that all cases share.
-#[derive(Debug)]
-pub(super) struct Resources {
-    kvm: Kvm,
-    reader: FileCache,
-    closing: Mutex<()>,
-}
-
-impl Resources {
-    pub(super) fn new(kvm: Kvm) -> Self {
-        Self { kvm, reader: FileCache::keeping(), closing: Mutex::new(()) }
-    }
-
-    /// Drops a machine, one at a time. Closing a VM waits for a grace period of its memory map
-    /// (`mmu_notifier_unregister`). The kernel expedites it for a single waiter. With two waiters each takes some clock
-    /// ticks, which is longer than the rest of a case.
-    pub(super) fn close(&self, machine: Machine) {
-        let alone = self.closing.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(machine);
-        drop(alone);
-    }
-
-    pub(super) const fn kvm(&self) -> &Kvm {
-        &self.kvm
-    }
-
-    pub(super) const fn reader(&self) -> &FileCache {
-        &self.reader
-    }
-}
-
-/// Handle to the machine that a thread is running, to stop it from outside.
-#[derive(Debug, Default)]
-pub(super) struct ActiveRun(Mutex<Option<Kick>>);
-
-impl ActiveRun {
-    /// Sets the machine that is about to run.
-    pub(super) fn set(&self, machine: &Machine) -> Result<(), Error> {
-        self.replace(Some(machine.vcpu().kicker()?));
-        Ok(())
-    }
-
-    /// Clears the handle: the run is over.
-    pub(super) fn clear(&self) {
-        self.replace(None);
-    }
-
-    fn replace(&self, kick: Option<Kick>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = kick;
-    }
-
-    /// Stops the run, if there is one.
-    pub(super) fn kick(&self) {
-        if let Some(kick) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
-            kick.kick();
-        }
-    }
-}
 
 /// Machine of a thread's last case, for the next case with the same fixture.
 #[derive(Default)]
@@ -140,9 +80,10 @@ fn try_run_case(
     kept: &mut WarmMachine,
 ) -> Result<CaseRun, Diagnostics> {
     let common = case.fixture();
+    let prepare = || Fixture::new(&case.file, case.config()?, resources, running);
     let ready = match &common {
-        Some(common) => common.get(case, resources, running)?,
-        None => Arc::new(Fixture::new(case, resources, running)?),
+        Some(common) => common.get_or_init(prepare)?,
+        None => Arc::new(prepare()?),
     };
     let Fixture { config, prepared, boot_snapshot: booted, .. } = &*ready;
     let (test, files) = (case.test(config), &prepared.files);
@@ -161,11 +102,11 @@ fn try_run_case(
             let console = console(&case.file, typed, &copy)?;
             let machine = if let Some(booted) = booted {
                 copy.add(&booted.printed);
-                apply_to_snapshot(config, &booted.snapshot, files, test)?.machine(&resources.kvm, console)
+                apply_to_snapshot(config, &booted.snapshot, files, test)?.machine(resources.kvm(), console)
             } else {
                 let mut spec = prepared.machine.clone();
                 apply_to_spec(config, &mut spec, files, test)?;
-                Machine::build(&resources.kvm, spec, files, console)
+                Machine::build(resources.kvm(), spec, files, console)
             };
             (machine.map_err(host)?, copy)
         }

@@ -15,7 +15,8 @@ use vmm_core::kvm_sys_wrap::{Kvm, termination_requested};
 use super::case::Case;
 use super::outcome::{CaseFailure, CaseResult, CaseRun, CaseVerdict};
 use super::panic_capture;
-use super::runner::{ActiveRun, Resources, WarmMachine, run_case};
+use super::resources::{ActiveRun, Resources};
+use super::runner::{WarmMachine, run_case};
 use crate::status::Status;
 
 /// Settings of the workers.

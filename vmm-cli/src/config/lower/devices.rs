@@ -6,7 +6,7 @@ use vmm_core::devices::{DeviceInfo, DeviceKind};
 use vmm_core::spec::{BusAddress, DebugConsoleSpec, DebugExitSpec, DeviceSpecs, Interrupts, SerialSpec};
 use vmm_core::{Gpa, Port};
 
-use super::ranges::{Range, overlap};
+use super::ranges::{Range, Taken, overlap};
 use super::{Context, or, platform, processors, virtio};
 use crate::config::FwCfgSource;
 use crate::config::problem::ConfigProblem;
@@ -16,13 +16,6 @@ use crate::config::values;
 
 /// Ports are numbered with 16 bits (SDM vol. 1, 19.3).
 const PORTS: u64 = 1 << 16;
-
-/// Ports and addresses of the devices so far.
-#[derive(Default)]
-pub(super) struct Taken {
-    pub(super) ports: Vec<Range>,
-    pub(super) windows: Vec<Range>,
-}
 
 /// Lowers all devices. The second value are the ranges in guest-physical address space, the third files that have to be read.
 pub(super) fn lower(cx: &mut Context<'_>, directory: &Path) -> (DeviceSpecs, Vec<Range>, Vec<FwCfgSource>) {

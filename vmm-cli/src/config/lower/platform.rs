@@ -7,8 +7,7 @@ use vmm_core::devices::fw_cfg::{MAX_FILES, MAX_NAME_LENGTH};
 use vmm_core::devices::{DeviceInfo, DeviceKind, DeviceLocation};
 use vmm_core::spec::{BusAddress, FwCfgFile, FwCfgSpec, Interrupts, PlatformSpec};
 
-use super::devices::Taken;
-use super::ranges::{Range, overlap};
+use super::ranges::{Range, Taken, overlap};
 use super::{Context, Key};
 use crate::config::FwCfgSource;
 use crate::config::problem::ConfigProblem;

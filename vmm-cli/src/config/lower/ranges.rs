@@ -34,6 +34,13 @@ impl Range {
     }
 }
 
+/// Ports and addresses of the devices so far.
+#[derive(Default)]
+pub(super) struct Taken {
+    pub(super) ports: Vec<Range>,
+    pub(super) windows: Vec<Range>,
+}
+
 /// Returns the problem of two overlapping ranges, at the first one that the user wrote.
 pub(super) fn overlap(range: &Range, other: &Range) -> ConfigProblem {
     let message = format!("{} overlaps {}", range.show(), other.show());
