@@ -121,7 +121,9 @@ fn serve(debugger: &mut Debuggee<'_>, files: &Files, stream: GdbStream) -> Resul
     let Ok(gdb) = GdbConnection::new(stream, debugger.interrupt_handle()) else {
         return Ok(SessionEnd::Disconnected);
     };
-    let mut session = Session::new(debugger, files, shape, gdb.inbox());
+    let inbox = gdb.inbox();
+    debugger.stop_if(move || inbox.wants_attention());
+    let mut session = Session::new(debugger, files, shape);
     let result = GdbStub::new(gdb).run_blocking::<EventLoop<'_, '_>>(&mut session);
     session.clear();
     match result {

@@ -33,6 +33,7 @@ pub use crate::machine::debug_capabilities::{DebugCapabilities, StepIntoHandler,
 use execution::{Execution, RecordMode};
 use history::HistoryBase;
 pub use interrupt_handle::InterruptHandle;
+use interrupt_handle::StopCheck;
 use linear_memory::LinearMemory;
 use resume::{ResumeSession, after_step};
 use soft_watchpoints::{SoftWatchpoints, can_be_compared, fit_registers};
@@ -48,7 +49,6 @@ use crate::record::position::RecordPosition;
 /// A run under a debugger's control.
 pub struct Debugger<'a> {
     build: Box<dyn Fn() -> Result<Machine, Error> + 'a>,
-    capabilities: DebugCapabilities,
     breakpoints: BTreeSet<Gva>,
     watchpoints: Vec<Breakpoint>,
     /// The run, at the furthest point that it has reached.
@@ -139,10 +139,14 @@ impl<'a> Debugger<'a> {
         let interrupt_handle = InterruptHandle::new(&machine)?;
         Ok(Self {
             build: Box::new(build),
-            capabilities,
             breakpoints: BTreeSet::new(),
             watchpoints: Vec::new(),
-            present: Execution::new(machine, RecordPosition::default()),
+            present: Execution {
+                machine,
+                position: RecordPosition::default(),
+                capabilities,
+                stop_check: StopCheck::default(),
+            },
             recording: Recording::new(),
             end: None,
             base: HistoryBase::default(),
@@ -155,7 +159,7 @@ impl<'a> Debugger<'a> {
     /// Debug capabilities of this host.
     #[must_use]
     pub const fn capabilities(&self) -> DebugCapabilities {
-        self.capabilities
+        self.present.capabilities
     }
 
     /// Machine that the debugger shows: that of the run, or one at an earlier point of it.
@@ -180,6 +184,16 @@ impl<'a> Debugger<'a> {
     #[must_use]
     pub fn interrupt_handle(&self) -> InterruptHandle {
         self.interrupt_handle.clone()
+    }
+
+    /// Sets the function that decides if the guest stops. It is called at every exit and after every interrupt of this debugger;
+    /// the guest stops with [`DebugStop::Interrupted`] if it returns true.
+    pub fn stop_if(&mut self, wants_stop: impl Fn() -> bool + Send + Sync + 'static) {
+        let stop_check = StopCheck::new(wants_stop);
+        if let Some(past) = &mut self.past {
+            past.execution.stop_check = stop_check.clone();
+        }
+        self.present.stop_check = stop_check;
     }
 
     /// Number of exits of the guest up to the point that the debugger shows.
@@ -211,7 +225,7 @@ impl<'a> Debugger<'a> {
     /// compared: then up to 16 ranges of up to 64 bytes are watched, and only for writes that change them.
     pub fn add_watchpoint(&mut self, wanted: Breakpoint) -> bool {
         self.watchpoints.push(wanted);
-        let in_registers = self.capabilities.watchpoints && fit_registers(&self.watchpoints);
+        let in_registers = self.present.capabilities.watchpoints && fit_registers(&self.watchpoints);
         let can = in_registers || can_be_compared(&self.watchpoints);
         if !can {
             self.watchpoints.pop();
@@ -225,20 +239,15 @@ impl<'a> Debugger<'a> {
         found.map(|index| self.watchpoints.remove(index)).is_some()
     }
 
-    /// Runs until something stops the guest. `wants_stop` is called at every exit and after every interrupt of this debugger;
-    /// the guest stops if it returns true.
+    /// Runs until something stops the guest.
     ///
     /// # Errors
     /// Where the host fails.
-    pub fn run(
-        &mut self,
-        direction: ExecDirection,
-        wants_stop: &mut dyn FnMut() -> bool,
-    ) -> Result<DebugStop, Error> {
+    pub fn run(&mut self, direction: ExecDirection) -> Result<DebugStop, Error> {
         let stop = match direction {
-            ExecDirection::Back => self.run_back(wants_stop),
-            ExecDirection::Forward if self.past.is_some() => self.run_to_present(wants_stop),
-            ExecDirection::Forward => self.run_on(wants_stop),
+            ExecDirection::Back => self.run_back(),
+            ExecDirection::Forward if self.past.is_some() => self.run_to_present(),
+            ExecDirection::Forward => self.run_on(),
         };
         self.interrupt_handle.watch(self.machine())?;
         stop
@@ -248,15 +257,11 @@ impl<'a> Debugger<'a> {
     ///
     /// # Errors
     /// Where the host fails.
-    pub fn step(
-        &mut self,
-        direction: ExecDirection,
-        wants_stop: &mut dyn FnMut() -> bool,
-    ) -> Result<DebugStop, Error> {
+    pub fn step(&mut self, direction: ExecDirection) -> Result<DebugStop, Error> {
         let stop = match direction {
-            ExecDirection::Back => self.step_back(wants_stop),
-            ExecDirection::Forward if self.past.is_some() => self.step_to_present(wants_stop),
-            ExecDirection::Forward => self.step_on(wants_stop),
+            ExecDirection::Back => self.step_back(),
+            ExecDirection::Forward if self.past.is_some() => self.step_to_present(),
+            ExecDirection::Forward => self.step_on(),
         };
         self.interrupt_handle.watch(self.machine())?;
         stop
@@ -313,10 +318,11 @@ impl<'a> Debugger<'a> {
     /// Where the host fails.
     pub fn finish(mut self) -> Result<Finished, Error> {
         self.past = None;
+        self.present.stop_check = StopCheck::default();
         self.breakpoints.clear();
         self.watchpoints.clear();
         let end = loop {
-            if let DebugStop::Ended(end) = self.run_on(&mut || false)? {
+            if let DebugStop::Ended(end) = self.run_on()? {
                 break end;
             }
         };
@@ -348,35 +354,31 @@ impl<'a> Debugger<'a> {
         }
     }
 
-    fn run_on(&mut self, wants_stop: &mut dyn FnMut() -> bool) -> Result<DebugStop, Error> {
+    fn run_on(&mut self) -> Result<DebugStop, Error> {
         if let Some(end) = &self.end {
             return Ok(DebugStop::Ended(end.clone()));
         }
         // A breakpoint here has been reported already: step off it first.
         if self.breakpoints.contains(&Gva(linear_pc(&self.present.machine)?)) {
-            let stop = self.step_on(wants_stop)?;
+            let stop = self.step_on()?;
             if stop != DebugStop::Step {
                 return Ok(stop);
             }
         }
         let mut mode = RecordMode::Record(&mut self.recording);
-        let session = ResumeSession {
-            capabilities: self.capabilities,
-            breakpoints: &self.breakpoints,
-            watchpoints: &self.watchpoints,
-            until: None,
-        };
-        let stop = session.run(&mut self.present, &mut mode, wants_stop)?;
+        let session =
+            ResumeSession { breakpoints: &self.breakpoints, watchpoints: &self.watchpoints, until: None };
+        let stop = session.run(&mut self.present, &mut mode)?;
         self.note_end(stop)
     }
 
-    fn step_on(&mut self, wants_stop: &mut dyn FnMut() -> bool) -> Result<DebugStop, Error> {
+    fn step_on(&mut self) -> Result<DebugStop, Error> {
         if let Some(end) = &self.end {
             return Ok(DebugStop::Ended(end.clone()));
         }
         let watched = SoftWatchpoints::of(&self.present.machine, &self.watchpoints)?;
         let mut mode = RecordMode::Record(&mut self.recording);
-        let event = self.present.step(&mut mode, self.capabilities, wants_stop)?;
+        let event = self.present.step(&mut mode)?;
         let stop = self.note_end(after_step(event))?;
         watched.instead_of(stop, &self.present.machine)
     }

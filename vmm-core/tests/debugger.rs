@@ -1,8 +1,8 @@
 //! The debugger on a real KVM: breakpoints, steps and the way back, in every mode and ring that the host has.
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
-use std::cell::Cell;
 use std::io::Write;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -69,11 +69,11 @@ fn in_each_mode(code: &[u8], test: impl Fn(&str, &mut Debugger<'_>, &Printed)) {
 }
 
 fn run(debugger: &mut Debugger<'_>, direction: ExecDirection) -> DebugStop {
-    debugger.run(direction, &mut || false).unwrap()
+    debugger.run(direction).unwrap()
 }
 
 fn step(debugger: &mut Debugger<'_>, direction: ExecDirection) -> DebugStop {
-    debugger.step(direction, &mut || false).unwrap()
+    debugger.step(direction).unwrap()
 }
 
 fn offset(debugger: &Debugger<'_>) -> u64 {
@@ -192,7 +192,7 @@ fn a_crash_can_be_looked_at_from_before() {
         }
         let DebugStop::Ended(end) = run(debugger, Forward) else { panic!("{name}: no end") };
         assert!(matches!(end, End::Shutdown | End::Exception { vector: 6, .. }), "{name}: {end}");
-        assert!(debugger.go_before_end(&mut || false).unwrap(), "{name}");
+        assert!(debugger.go_before_end().unwrap(), "{name}");
         assert_eq!((offset(debugger), al(debugger)), (3, 7), "{name}");
         assert_eq!(step(debugger, Back), DebugStop::Step, "{name}");
         assert_eq!(offset(debugger), 1, "{name}");
@@ -211,8 +211,10 @@ fn a_guest_that_spins_can_be_stopped() {
                 stopper.interrupt();
             }
         });
-        let asked = Cell::new(0);
-        let stop = debugger.run(Forward, &mut || asked.replace(asked.get() + 1) > 2).unwrap();
+        let asked = AtomicU32::new(0);
+        debugger.stop_if(move || asked.fetch_add(1, Ordering::Relaxed) > 2);
+        let stop = run(debugger, Forward);
+        debugger.stop_if(|| false);
         drop(stopped);
         waker.join().unwrap();
         assert_eq!((stop, offset(debugger)), (DebugStop::Interrupted, 1), "{name}");

@@ -84,6 +84,14 @@ impl<'a> Debuggee<'a> {
         }
     }
 
+    /// Sets the function that decides if the guest stops.
+    pub(super) fn stop_if(&mut self, wants_stop: impl Fn() -> bool + Send + Sync + 'static) {
+        match self {
+            Self::Recorded(debugger) => debugger.stop_if(wants_stop),
+            Self::Smp(debugger) => debugger.stop_if(wants_stop),
+        }
+    }
+
     pub(super) fn end(&self) -> Option<&End> {
         match self {
             Self::Recorded(debugger) => debugger.end(),
@@ -195,17 +203,13 @@ impl<'a> Debuggee<'a> {
     }
 
     /// Resumes the guest until it stops. Returns the vCPU that stopped and the reason.
-    pub(super) fn resume(
-        &mut self,
-        wish: &ResumeRequest,
-        wants_stop: &mut dyn FnMut() -> bool,
-    ) -> Result<(usize, DebugStop), Error> {
+    pub(super) fn resume(&mut self, wish: &ResumeRequest) -> Result<(usize, DebugStop), Error> {
         let current = self.current();
         let debugger = match self {
             Self::Recorded(debugger) => debugger,
             Self::Smp(debugger) => {
                 return match wish {
-                    ResumeRequest::Forward(orders) => debugger.resume(orders, wants_stop),
+                    ResumeRequest::Forward(orders) => debugger.resume(orders),
                     ResumeRequest::StepBack | ResumeRequest::RunBack => {
                         stderr::print_line(format_args!(
                             "gdb: a machine with interrupts cannot be run again exactly"
@@ -216,21 +220,21 @@ impl<'a> Debuggee<'a> {
             }
         };
         let stop = match wish {
-            ResumeRequest::StepBack => debugger.step(ExecDirection::Back, wants_stop),
-            ResumeRequest::RunBack => debugger.run(ExecDirection::Back, wants_stop),
+            ResumeRequest::StepBack => debugger.step(ExecDirection::Back),
+            ResumeRequest::RunBack => debugger.run(ExecDirection::Back),
             ResumeRequest::Forward(orders) => match orders.first().copied().unwrap_or(ResumeAction::Run) {
-                ResumeAction::Hold | ResumeAction::Run => debugger.run(ExecDirection::Forward, wants_stop),
-                ResumeAction::Step => debugger.step(ExecDirection::Forward, wants_stop),
-                ResumeAction::Range(start, end) => step_range(debugger, start, end, wants_stop),
+                ResumeAction::Hold | ResumeAction::Run => debugger.run(ExecDirection::Forward),
+                ResumeAction::Step => debugger.step(ExecDirection::Forward),
+                ResumeAction::Range(start, end) => debugger.step_range(start, end),
             },
         };
         Ok((current, stop?))
     }
 
     /// Goes back before the instruction that a guest died in. Returns false if that is not possible.
-    pub(super) fn go_before_end(&mut self, wants_stop: &mut dyn FnMut() -> bool) -> Result<bool, Error> {
+    pub(super) fn go_before_end(&mut self) -> Result<bool, Error> {
         match self {
-            Self::Recorded(debugger) => debugger.go_before_end(wants_stop),
+            Self::Recorded(debugger) => debugger.go_before_end(),
             Self::Smp(_) => Ok(false),
         }
     }
@@ -246,28 +250,6 @@ impl<'a> Debuggee<'a> {
         match self {
             Self::Recorded(debugger) => debugger.abandon(),
             Self::Smp(debugger) => debugger.abandon(),
-        }
-    }
-}
-
-/// Steps while the instruction pointer is in `start..end`: a source line.
-fn step_range(
-    debugger: &mut Debugger<'_>,
-    start: u64,
-    end: u64,
-    wants_stop: &mut dyn FnMut() -> bool,
-) -> Result<DebugStop, Error> {
-    loop {
-        let stop = debugger.step(ExecDirection::Forward, wants_stop)?;
-        let pc = debugger.pc()?;
-        if stop != DebugStop::Step || !(start..end).contains(&pc.0) {
-            return Ok(stop);
-        }
-        if debugger.has_breakpoint(pc) {
-            return Ok(DebugStop::Breakpoint);
-        }
-        if wants_stop() {
-            return Ok(DebugStop::Interrupted);
         }
     }
 }

@@ -26,7 +26,6 @@ use vmm_core::kvm_sys_wrap::Breakpoint;
 use vmm_core::machine::end::{End, Verdict};
 use vmm_core::machine::error::Error;
 
-use super::connection::Inbox;
 use super::debuggee::{Debuggee, ResumeRequest};
 use super::monitor;
 use super::registers::{RegisterNumber, RegisterPacket, X86};
@@ -45,7 +44,6 @@ pub(super) struct Session<'a, 'b> {
     pub(super) debugger: &'a mut Debuggee<'b>,
     pub(super) files: &'a Files,
     pub(super) layout: RegisterLayout,
-    inbox: Inbox,
     /// Next resume request, and the vCPUs that it names.
     pub(super) request: ResumeRequest,
     pub(super) named: BTreeSet<usize>,
@@ -68,15 +66,10 @@ fn thread_of(vcpu: usize) -> Tid {
 }
 
 impl<'a, 'b> Session<'a, 'b> {
-    pub(super) fn new(
-        debugger: &'a mut Debuggee<'b>,
-        files: &'a Files,
-        shape: RegisterLayout,
-        inbox: Inbox,
-    ) -> Self {
+    pub(super) fn new(debugger: &'a mut Debuggee<'b>, files: &'a Files, shape: RegisterLayout) -> Self {
         let (soft, hard, watched, named) = Default::default();
         let wish = ResumeRequest::Forward(vec![ResumeAction::Run; debugger.vcpus()]);
-        Self { debugger, files, layout: shape, inbox, request: wish, named, soft, hard, watched }
+        Self { debugger, files, layout: shape, request: wish, named, soft, hard, watched }
     }
 
     /// Removes all breakpoints and watchpoints. The next gdb does not know them.
@@ -91,10 +84,8 @@ impl<'a, 'b> Session<'a, 'b> {
 
     /// Resumes the guest until it stops. Returns `None` if gdb sent something first.
     pub(super) fn resume_until_stop(&mut self) -> Result<Option<StopReason>, Error> {
-        let inbox = self.inbox.clone();
-        let mut wants_stop = || inbox.wants_attention();
         let ended_before = self.debugger.end().is_some();
-        let (vcpu, stop) = self.debugger.resume(&self.request, &mut wants_stop)?;
+        let (vcpu, stop) = self.debugger.resume(&self.request)?;
         let thread = thread_of(vcpu);
         Ok(match stop {
             DebugStop::Step => Some(signal(thread, Signal::SIGTRAP)),
@@ -158,8 +149,7 @@ impl<'a, 'b> Session<'a, 'b> {
             Verdict::Crashed if again => Ok(StopReason::Terminated(fatal)),
             Verdict::Crashed => {
                 stderr::print_line(format_args!("gdb: the guest crashed: {end}"));
-                let inbox = self.inbox.clone();
-                if self.debugger.go_before_end(&mut || inbox.wants_attention())? {
+                if self.debugger.go_before_end()? {
                     stderr::print_line(format_args!(
                         "gdb: it is shown as it was before the instruction that did it"
                     ));

@@ -11,6 +11,7 @@ use super::DebugCapabilities;
 use super::guest_int3::skip_failed_int3;
 use super::handler_breakpoints::handler_breakpoints;
 use super::inserted_breakpoints::InsertedBreakpoints;
+use super::interrupt_handle::StopCheck;
 use super::linear_memory::LinearMemory;
 use super::next_pc::next_pcs;
 use super::trap_flag::StateBeforeStep;
@@ -42,12 +43,14 @@ pub(super) enum RecordMode<'a> {
 pub(super) struct Execution {
     pub(super) machine: Machine,
     pub(super) position: RecordPosition,
+    pub(super) capabilities: DebugCapabilities,
+    pub(super) stop_check: StopCheck,
 }
 
 /// Reason of the debugger to stop at an exit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ExecutionInterception {
-    /// A signal, after which the front-end wants to stop.
+    /// A signal, after which a stop is requested.
     Signal,
     /// An inserted breakpoint was reached; the vCPU stands before its instruction.
     Breakpoint,
@@ -65,8 +68,8 @@ struct ExecutionHooks<'a, 'r> {
     mode: &'a mut RecordMode<'r>,
     position: &'a mut RecordPosition,
     breakpoints: &'a InsertedBreakpoints,
-    /// Called after each signal; true stops the guest.
-    wants_stop: &'a mut dyn FnMut() -> bool,
+    /// Checked after each signal. `None` ignores signals.
+    stop_check: Option<&'a StopCheck>,
 }
 
 impl ExitHooks for ExecutionHooks<'_, '_> {
@@ -82,7 +85,7 @@ impl ExitHooks for ExecutionHooks<'_, '_> {
             return Ok(Some(ExitOutcome::Debug(event)));
         }
         let reason = if !is_guest_exit(exit) {
-            if !(self.wants_stop)() {
+            if self.stop_check.and_then(StopCheck::stop).is_none() {
                 return Ok(Some(ExitOutcome::Ignored));
             }
             ExecutionInterception::Signal
@@ -110,19 +113,14 @@ impl ExitHooks for ExecutionHooks<'_, '_> {
 }
 
 impl Execution {
-    pub(super) fn new(machine: Machine, position: RecordPosition) -> Self {
-        Self { machine, position }
-    }
-
     /// Runs the guest up to its next exit, and handles that.
     pub(super) fn turn(
         &mut self,
         mode: &mut RecordMode<'_>,
         breakpoints: &InsertedBreakpoints,
-        wants_stop: &mut dyn FnMut() -> bool,
     ) -> Result<ExecutionOutcome, Error> {
-        let Self { machine: Machine { board, processors, .. }, position } = self;
-        let mut hooks = ExecutionHooks { mode, position, breakpoints, wants_stop };
+        let Self { machine: Machine { board, processors, .. }, position, stop_check, .. } = self;
+        let mut hooks = ExecutionHooks { mode, position, breakpoints, stop_check: Some(stop_check) };
         processors.bsp_mut().turn(board, &mut hooks)
     }
 
@@ -131,9 +129,9 @@ impl Execution {
         &mut self,
         mode: &mut RecordMode<'_>,
     ) -> Result<Option<ExecutionOutcome>, Error> {
-        let Self { machine: Machine { board, processors, .. }, position } = self;
+        let Self { machine: Machine { board, processors, .. }, position, .. } = self;
         let breakpoints = &InsertedBreakpoints::none();
-        let mut hooks = ExecutionHooks { mode, position, breakpoints, wants_stop: &mut || false };
+        let mut hooks = ExecutionHooks { mode, position, breakpoints, stop_check: None };
         processors.bsp_mut().finish_instruction(board, &mut hooks, |outcome| {
             let diverged = ExitOutcome::Intercepted(ExecutionInterception::Diverged);
             matches!(outcome, ExitOutcome::Ended(_)) || *outcome == diverged
@@ -141,41 +139,29 @@ impl Execution {
     }
 
     /// Executes one instruction, with the exits that it takes. The outcome is [`ExitOutcome::Served`] if it is done, and
-    /// [`ExecutionInterception::Breakpoint`] if the vCPU stands at the start of a handler.
-    ///
-    /// `wants_stop` is called after each signal; if it returns true, the outcome is [`ExecutionInterception::Signal`] and the
-    /// instruction is not done.
-    pub(super) fn step(
-        &mut self,
-        mode: &mut RecordMode<'_>,
-        capabilities: DebugCapabilities,
-        wants_stop: &mut dyn FnMut() -> bool,
-    ) -> Result<ExecutionOutcome, Error> {
-        if capabilities.single_step {
-            return self.single_step(mode, capabilities, wants_stop);
+    /// [`ExecutionInterception::Breakpoint`] if the vCPU stands at the start of a handler. It is
+    /// [`ExecutionInterception::Signal`] if a stop was requested before the instruction was done.
+    pub(super) fn step(&mut self, mode: &mut RecordMode<'_>) -> Result<ExecutionOutcome, Error> {
+        if self.capabilities.single_step {
+            return self.single_step(mode);
         }
         let next: Vec<Gva> = next_pcs(&self.machine)?;
         if next.is_empty() {
             // The next address is not known: the guest runs to its next exit.
-            return self.run_to_event(mode, &InsertedBreakpoints::none(), wants_stop);
+            return self.run_to_event(mode, &InsertedBreakpoints::none());
         }
         let breakpoints = InsertedBreakpoints::at(&self.machine, &next)?;
-        let outcome = self.run_to_event(mode, &breakpoints, wants_stop);
+        let outcome = self.run_to_event(mode, &breakpoints);
         breakpoints.remove(&self.machine)?;
         outcome
     }
 
     /// Executes one instruction with the trap flag.
-    fn single_step(
-        &mut self,
-        mode: &mut RecordMode<'_>,
-        capabilities: DebugCapabilities,
-        wants_stop: &mut dyn FnMut() -> bool,
-    ) -> Result<ExecutionOutcome, Error> {
+    fn single_step(&mut self, mode: &mut RecordMode<'_>) -> Result<ExecutionOutcome, Error> {
         let registers = self.machine.processors.bsp().cpu_state()?;
         let memory = LinearMemory::with(&self.machine, &registers);
         let before = StateBeforeStep { instruction: memory.next_instruction(&registers), registers };
-        let handlers = match capabilities.handlers.opcode() {
+        let handlers = match self.capabilities.handlers.opcode() {
             Some(opcode) => {
                 let handlers = handler_breakpoints(&self.machine, &memory, &before);
                 InsertedBreakpoints::in_ring_0(&self.machine, &memory, opcode, &handlers)?
@@ -185,8 +171,9 @@ impl Execution {
         let length = u64::try_from(before.instruction.len()).unwrap_or(0);
         let is_hlt = before.instruction.mnemonic() == Mnemonic::Hlt;
         let step = SingleStep::new(is_hlt.then(|| before.registers.linear_rip().wrapping_add(length)));
-        let Self { machine: Machine { board, processors, .. }, position } = self;
-        let mut hooks = ExecutionHooks { mode, position, breakpoints: &handlers, wants_stop };
+        let Self { machine: Machine { board, processors, .. }, position, stop_check, .. } = self;
+        let mut hooks =
+            ExecutionHooks { mode, position, breakpoints: &handlers, stop_check: Some(stop_check) };
         let outcome = processors.bsp_mut().step(board, &step, &mut hooks);
         handlers.remove(&self.machine)?;
         let outcome = match outcome? {
@@ -201,7 +188,7 @@ impl Execution {
         let after = bsp.cpu_state()?;
         // The trap page below a guest in ring 3 ends the run with a HLT.
         if outcome == ExitOutcome::Served && self.is_on_trap_page(&after) {
-            return self.run_to_event(mode, &InsertedBreakpoints::none(), wants_stop);
+            return self.run_to_event(mode, &InsertedBreakpoints::none());
         }
         before.clear_stored_trap_flag(&bsp.vcpu, &LinearMemory::with(&self.machine, &after), &after)?;
         Ok(outcome)
@@ -218,10 +205,9 @@ impl Execution {
         &mut self,
         mode: &mut RecordMode<'_>,
         breakpoints: &InsertedBreakpoints,
-        wants_stop: &mut dyn FnMut() -> bool,
     ) -> Result<ExecutionOutcome, Error> {
         loop {
-            let outcome = self.turn(mode, breakpoints, wants_stop)?;
+            let outcome = self.turn(mode, breakpoints)?;
             if !matches!(outcome, ExitOutcome::Served | ExitOutcome::Ignored) {
                 return Ok(outcome);
             }

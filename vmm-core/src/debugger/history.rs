@@ -8,7 +8,7 @@
 //! A change by the user cannot be repeated. So the history starts again at each change, from a checkpoint of the machine.
 
 use super::execution::Execution;
-use super::replay::{HistoryResult, WantsStop, found, found_or_stop};
+use super::replay::{HistoryResult, found, found_or_stop};
 use super::soft_watchpoints::SoftWatchpoints;
 use super::state::ComparedState;
 use super::{DebugStop, Debugger, linear_pc};
@@ -53,27 +53,27 @@ struct HistoryPoint {
 impl Debugger<'_> {
     /// Starts the history again, after a change by the user.
     pub(super) fn begin_history_here(&mut self) -> Result<(), Error> {
-        let Execution { machine, position } = &self.present;
+        let Execution { machine, position, .. } = &self.present;
         self.base = HistoryBase { position: *position, checkpoint: Some(machine.checkpoint()?) };
         Ok(())
     }
 
     /// Goes back by one instruction.
-    pub(super) fn step_back(&mut self, wants_stop: WantsStop<'_>) -> Result<DebugStop, Error> {
-        let here = found_or_stop!(self.here(wants_stop)?);
-        let before = found_or_stop!(self.before(here, wants_stop)?);
-        Ok(self.go(before, wants_stop)?.unwrap_or(DebugStop::Step))
+    pub(super) fn step_back(&mut self) -> Result<DebugStop, Error> {
+        let here = found_or_stop!(self.here()?);
+        let before = found_or_stop!(self.before(here)?);
+        Ok(self.go(before)?.unwrap_or(DebugStop::Step))
     }
 
     /// Goes back to the last breakpoint or write to watched memory before this point, or to the start.
-    pub(super) fn run_back(&mut self, wants_stop: WantsStop<'_>) -> Result<DebugStop, Error> {
-        let here = found_or_stop!(self.here(wants_stop)?);
+    pub(super) fn run_back(&mut self) -> Result<DebugStop, Error> {
+        let here = found_or_stop!(self.here()?);
         // One run counts the stops up to here, a second one goes to the last of them.
         let mut execution = self.rebuild()?;
         let mut last = None;
         let mut count: u64 = 0;
         loop {
-            match self.run_again(&mut execution, here.anchor, wants_stop)? {
+            match self.run_again(&mut execution, here.anchor)? {
                 DebugStop::Breakpoint | DebugStop::Watchpoint(_) | DebugStop::GuestInt3 => {
                     count += 1;
                     last = Some(count);
@@ -98,7 +98,7 @@ impl Debugger<'_> {
             // The last step leads here, and may be the end of the run.
             let is_last = step + 1 == here.steps;
             if !is_last {
-                found_or_stop!(self.step_again(&mut execution, wants_stop)?);
+                found_or_stop!(self.step_again(&mut execution)?);
             }
             if let Some(hit) = watched.changed(if is_last { self.machine() } else { &execution.machine })? {
                 found = Some((step, DebugStop::Watchpoint(hit)));
@@ -106,46 +106,46 @@ impl Debugger<'_> {
         }
         if let Some((steps, stop)) = found {
             let point = HistoryPoint { anchor: here.anchor, steps };
-            return Ok(self.go(point, wants_stop)?.unwrap_or(stop));
+            return Ok(self.go(point)?.unwrap_or(stop));
         }
         let Some(last) = last else {
             let start = HistoryPoint { anchor: self.base.position.exits, steps: 0 };
-            return Ok(self.go(start, wants_stop)?.unwrap_or(DebugStop::HistoryStart));
+            return Ok(self.go(start)?.unwrap_or(DebugStop::HistoryStart));
         };
         let mut execution = self.rebuild()?;
         let mut stop = DebugStop::HistoryStart;
         for _ in 0..last {
-            stop = self.run_again(&mut execution, here.anchor, wants_stop)?;
+            stop = self.run_again(&mut execution, here.anchor)?;
         }
-        let present = found_or_stop!(self.present_point(wants_stop)?);
+        let present = found_or_stop!(self.present_point()?);
         self.look_at(PastExecution { execution, point: None, present })?;
         if let DebugStop::Watchpoint(_) = stop {
             // Going back stops before the instruction that wrote.
-            let before = self.step_back(wants_stop)?;
+            let before = self.step_back()?;
             return Ok(if before == DebugStop::Step { stop } else { before });
         }
         Ok(stop)
     }
 
     /// Runs forward from an earlier point: to the next breakpoint, or to the present and on from there.
-    pub(super) fn run_to_present(&mut self, wants_stop: WantsStop<'_>) -> Result<DebugStop, Error> {
-        let Some(mut past) = self.past.take() else { return self.run_on(wants_stop) };
+    pub(super) fn run_to_present(&mut self) -> Result<DebugStop, Error> {
+        let Some(mut past) = self.past.take() else { return self.run_on() };
         let here = linear_pc(&past.execution.machine)?;
         if self.breakpoints.contains(&Gva(here)) {
             self.past = Some(past);
-            let stop = self.step_to_present(wants_stop)?;
+            let stop = self.step_to_present()?;
             if stop != DebugStop::Step {
                 return Ok(stop);
             }
             if self.breakpoints.contains(&self.pc()?) {
                 return Ok(DebugStop::Breakpoint);
             }
-            let Some(again) = self.past.take() else { return self.run_on(wants_stop) };
+            let Some(again) = self.past.take() else { return self.run_on() };
             past = again;
         }
         if past.execution.position.exits < past.present.anchor {
             past.point = None;
-            let stop = self.run_again(&mut past.execution, past.present.anchor, wants_stop)?;
+            let stop = self.run_again(&mut past.execution, past.present.anchor)?;
             if stop != DebugStop::Step {
                 self.look_at(past)?;
                 return Ok(stop);
@@ -154,7 +154,7 @@ impl Debugger<'_> {
         }
         self.look_at(past)?;
         loop {
-            let stop = self.step_to_present(wants_stop)?;
+            let stop = self.step_to_present()?;
             if stop != DebugStop::Step {
                 return Ok(stop);
             }
@@ -162,19 +162,19 @@ impl Debugger<'_> {
                 return Ok(DebugStop::Breakpoint);
             }
             if self.past.is_none() {
-                return self.run_on(wants_stop);
+                return self.run_on();
             }
         }
     }
 
     /// Executes one instruction from an earlier point; it may lead to the present.
-    pub(super) fn step_to_present(&mut self, wants_stop: WantsStop<'_>) -> Result<DebugStop, Error> {
-        let here = found_or_stop!(self.here(wants_stop)?);
-        let Some(mut past) = self.past.take() else { return self.step_on(wants_stop) };
+    pub(super) fn step_to_present(&mut self) -> Result<DebugStop, Error> {
+        let here = found_or_stop!(self.here()?);
+        let Some(mut past) = self.past.take() else { return self.step_on() };
         let next = HistoryPoint { steps: here.steps.saturating_add(1), ..here };
         let watched = SoftWatchpoints::of(&past.execution.machine, &self.watchpoints)?;
         if next != past.present {
-            if let HistoryResult::Stopped(stop) = self.step_again(&mut past.execution, wants_stop)? {
+            if let HistoryResult::Stopped(stop) = self.step_again(&mut past.execution)? {
                 self.look_at(past)?;
                 return Ok(stop);
             }
@@ -197,73 +197,65 @@ impl Debugger<'_> {
     ///
     /// # Errors
     /// Where the host fails.
-    pub fn go_before_end(&mut self, wants_stop: WantsStop<'_>) -> Result<bool, Error> {
+    pub fn go_before_end(&mut self) -> Result<bool, Error> {
         if self.end.is_none() || self.past.is_some() {
             return Ok(false);
         }
-        let HistoryResult::Found(end) = self.here(wants_stop)? else { return Ok(false) };
+        let HistoryResult::Found(end) = self.here()? else { return Ok(false) };
         let Some(steps) = end.steps.checked_sub(1) else { return Ok(false) };
-        Ok(self.go(HistoryPoint { steps, ..end }, wants_stop)?.is_none())
+        Ok(self.go(HistoryPoint { steps, ..end })?.is_none())
     }
 
     /// Point of the machine that the debugger shows.
-    fn here(&mut self, wants_stop: WantsStop<'_>) -> Result<HistoryResult<HistoryPoint>, Error> {
+    fn here(&mut self) -> Result<HistoryResult<HistoryPoint>, Error> {
         if self.recording.overflowed() {
             return Ok(HistoryResult::Stopped(DebugStop::HistoryLost));
         }
-        let Some(past) = &self.past else { return self.present_point(wants_stop) };
+        let Some(past) = &self.past else { return self.present_point() };
         if let Some(point) = past.point {
             return Ok(HistoryResult::Found(point));
         }
-        let point = found!(self.locate(&past.execution, wants_stop)?);
+        let point = found!(self.locate(&past.execution)?);
         if let Some(past) = &mut self.past {
             past.point = Some(point);
         }
         Ok(HistoryResult::Found(point))
     }
 
-    fn present_point(&self, wants_stop: WantsStop<'_>) -> Result<HistoryResult<HistoryPoint>, Error> {
+    fn present_point(&self) -> Result<HistoryResult<HistoryPoint>, Error> {
         if let Some(past) = &self.past {
             return Ok(HistoryResult::Found(past.present));
         }
         if self.end.as_ref().is_some_and(|end| *end != End::Interrupted) {
             // The exit that ended the run is the last one; the state after it may be lost.
             let anchor = self.present.position.exits.saturating_sub(1).max(self.base.position.exits);
-            return self.locate_end(anchor, wants_stop);
+            return self.locate_end(anchor);
         }
-        self.locate(&self.present, wants_stop)
+        self.locate(&self.present)
     }
 
     /// Steps a second machine until its state is that of `wanted`.
-    fn locate(
-        &self,
-        wanted: &Execution,
-        wants_stop: WantsStop<'_>,
-    ) -> Result<HistoryResult<HistoryPoint>, Error> {
+    fn locate(&self, wanted: &Execution) -> Result<HistoryResult<HistoryPoint>, Error> {
         let anchor = wanted.position.exits;
-        let mut execution = found!(self.rebuild_at(anchor, wants_stop)?);
+        let mut execution = found!(self.rebuild_at(anchor)?);
         let target = ComparedState::of(&wanted.machine)?;
         let mut steps = 0;
         while !target.is_that_of(&execution.machine)? {
             if execution.position.exits > anchor {
                 return Ok(HistoryResult::Stopped(DebugStop::HistoryLost));
             }
-            found!(self.step_again(&mut execution, wants_stop)?);
+            found!(self.step_again(&mut execution)?);
             steps += 1;
         }
         Ok(HistoryResult::Found(HistoryPoint { anchor, steps }))
     }
 
     /// Counts the instructions to the end of the run, including the one that ends it.
-    fn locate_end(
-        &self,
-        anchor: u64,
-        wants_stop: WantsStop<'_>,
-    ) -> Result<HistoryResult<HistoryPoint>, Error> {
-        let mut execution = found!(self.rebuild_at(anchor, wants_stop)?);
+    fn locate_end(&self, anchor: u64) -> Result<HistoryResult<HistoryPoint>, Error> {
+        let mut execution = found!(self.rebuild_at(anchor)?);
         let mut steps = 0;
         loop {
-            match self.step_again(&mut execution, wants_stop)? {
+            match self.step_again(&mut execution)? {
                 HistoryResult::Found(()) => steps += 1,
                 HistoryResult::Stopped(DebugStop::Ended(End::Interrupted)) => {
                     return Ok(HistoryResult::Stopped(DebugStop::Ended(End::Interrupted)));
@@ -277,11 +269,7 @@ impl Debugger<'_> {
     }
 
     /// Finds the point one instruction earlier.
-    fn before(
-        &self,
-        point: HistoryPoint,
-        wants_stop: WantsStop<'_>,
-    ) -> Result<HistoryResult<HistoryPoint>, Error> {
+    fn before(&self, point: HistoryPoint) -> Result<HistoryResult<HistoryPoint>, Error> {
         if let Some(steps) = point.steps.checked_sub(1) {
             return Ok(HistoryResult::Found(HistoryPoint { steps, ..point }));
         }
@@ -293,7 +281,7 @@ impl Debugger<'_> {
                 return Ok(HistoryResult::Stopped(DebugStop::HistoryStart));
             };
             let asked = point.anchor - distance.min(back);
-            let mut execution = found!(self.rebuild_at(asked, wants_stop)?);
+            let mut execution = found!(self.rebuild_at(asked)?);
             let anchor = execution.position.exits;
             if anchor >= point.anchor {
                 back *= 2;
@@ -301,7 +289,7 @@ impl Debugger<'_> {
             }
             let mut steps = 0;
             loop {
-                found!(self.step_again(&mut execution, wants_stop)?);
+                found!(self.step_again(&mut execution)?);
                 if execution.position.exits >= point.anchor {
                     return Ok(HistoryResult::Found(HistoryPoint { anchor, steps }));
                 }
@@ -311,17 +299,17 @@ impl Debugger<'_> {
     }
 
     /// Goes to an earlier point; `Some` with the reason if that failed, and then nothing has changed.
-    fn go(&mut self, to: HistoryPoint, wants_stop: WantsStop<'_>) -> Result<Option<DebugStop>, Error> {
-        let present = match self.present_point(wants_stop)? {
+    fn go(&mut self, to: HistoryPoint) -> Result<Option<DebugStop>, Error> {
+        let present = match self.present_point()? {
             HistoryResult::Found(point) => point,
             HistoryResult::Stopped(stop) => return Ok(Some(stop)),
         };
-        let mut execution = match self.rebuild_at(to.anchor, wants_stop)? {
+        let mut execution = match self.rebuild_at(to.anchor)? {
             HistoryResult::Found(execution) => execution,
             HistoryResult::Stopped(stop) => return Ok(Some(stop)),
         };
         for _ in 0..to.steps {
-            if let HistoryResult::Stopped(stop) = self.step_again(&mut execution, wants_stop)? {
+            if let HistoryResult::Stopped(stop) = self.step_again(&mut execution)? {
                 return Ok(Some(stop));
             }
         }

@@ -9,8 +9,6 @@ use super::{DebugStop, Debugger, linear_pc};
 use crate::Gva;
 use crate::machine::error::Error;
 
-pub(super) type WantsStop<'a> = &'a mut dyn FnMut() -> bool;
-
 /// Result of a search in the history.
 pub(super) enum HistoryResult<T> {
     /// The point was found.
@@ -49,26 +47,22 @@ impl Debugger<'_> {
             machine.restore(checkpoint)?;
         }
         self.interrupt_handle.watch(&machine)?;
-        Ok(Execution::new(machine, self.base.position))
+        Ok(Execution {
+            machine,
+            position: self.base.position,
+            capabilities: self.present.capabilities,
+            stop_check: self.present.stop_check.clone(),
+        })
     }
 
     /// Builds a second machine and runs it to this number of exits.
-    pub(super) fn rebuild_at(
-        &self,
-        exits: u64,
-        wants_stop: WantsStop<'_>,
-    ) -> Result<HistoryResult<Execution>, Error> {
+    pub(super) fn rebuild_at(&self, exits: u64) -> Result<HistoryResult<Execution>, Error> {
         let mut execution = self.rebuild()?;
         let nothing = BTreeSet::new();
         if execution.position.exits < exits {
-            let session = ResumeSession {
-                capabilities: self.capabilities,
-                breakpoints: &nothing,
-                watchpoints: &[],
-                until: Some(exits),
-            };
+            let session = ResumeSession { breakpoints: &nothing, watchpoints: &[], until: Some(exits) };
             loop {
-                match session.run(&mut execution, &mut RecordMode::Replay(&self.recording), wants_stop)? {
+                match session.run(&mut execution, &mut RecordMode::Replay(&self.recording))? {
                     DebugStop::Step => break,
                     DebugStop::GuestInt3 => {}
                     stop @ (DebugStop::Breakpoint
@@ -85,12 +79,7 @@ impl Debugger<'_> {
     }
 
     /// Runs a second machine to its next stop, at most until `exits` exits: then [`DebugStop::Step`].
-    pub(super) fn run_again(
-        &self,
-        execution: &mut Execution,
-        exits: u64,
-        wants_stop: WantsStop<'_>,
-    ) -> Result<DebugStop, Error> {
+    pub(super) fn run_again(&self, execution: &mut Execution, exits: u64) -> Result<DebugStop, Error> {
         let mut mode = RecordMode::Replay(&self.recording);
         if execution.position.exits >= exits {
             return Ok(DebugStop::Step);
@@ -98,7 +87,7 @@ impl Debugger<'_> {
         // Off a breakpoint that has been reached already.
         if self.breakpoints.contains(&Gva(linear_pc(&execution.machine)?)) {
             let watched = SoftWatchpoints::of(&execution.machine, &self.watchpoints)?;
-            found_or_stop!(self.step_again(execution, wants_stop)?);
+            found_or_stop!(self.step_again(execution)?);
             if let Some(hit) = watched.changed(&execution.machine)? {
                 return Ok(DebugStop::Watchpoint(hit));
             }
@@ -110,23 +99,18 @@ impl Debugger<'_> {
             }
         }
         let session = ResumeSession {
-            capabilities: self.capabilities,
             breakpoints: &self.breakpoints,
             watchpoints: &self.watchpoints,
             until: Some(exits),
         };
-        session.run(execution, &mut mode, wants_stop)
+        session.run(execution, &mut mode)
     }
 
-    pub(super) fn step_again(
-        &self,
-        execution: &mut Execution,
-        wants_stop: WantsStop<'_>,
-    ) -> Result<HistoryResult<()>, Error> {
+    pub(super) fn step_again(&self, execution: &mut Execution) -> Result<HistoryResult<()>, Error> {
         let mut mode = RecordMode::Replay(&self.recording);
-        let event = execution.step(&mut mode, self.capabilities, wants_stop)?;
-        if wants_stop() {
-            return Ok(HistoryResult::Stopped(DebugStop::Interrupted));
+        let event = execution.step(&mut mode)?;
+        if let Some(stop) = execution.stop_check.stop() {
+            return Ok(HistoryResult::Stopped(stop));
         }
         Ok(match after_step(event) {
             DebugStop::Step | DebugStop::GuestInt3 => HistoryResult::Found(()),

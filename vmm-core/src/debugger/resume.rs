@@ -7,7 +7,7 @@ use kvm_sys_wrap::{Breakpoint, BreakpointCondition, termination_requested};
 use super::execution::{Execution, ExecutionInterception, ExecutionOutcome, RecordMode};
 use super::inserted_breakpoints::InsertedBreakpoints;
 use super::soft_watchpoints::{SoftWatchpoints, fit_registers};
-use super::{DebugCapabilities, DebugStop, Debugger, linear_pc};
+use super::{DebugStop, Debugger, ExecDirection, linear_pc};
 use crate::Gva;
 use crate::machine::end::End;
 use crate::machine::error::Error;
@@ -15,7 +15,6 @@ use crate::machine::turn::ExitOutcome;
 
 /// Breakpoints and settings of one resumption.
 pub(super) struct ResumeSession<'a> {
-    pub(super) capabilities: DebugCapabilities,
     pub(super) breakpoints: &'a BTreeSet<Gva>,
     pub(super) watchpoints: &'a [Breakpoint],
     /// Number of served exits at which to stop.
@@ -23,29 +22,28 @@ pub(super) struct ResumeSession<'a> {
 }
 
 impl ResumeSession<'_> {
-    /// Runs until something stops the guest, between two instructions. [`Stop::Step`] stands for having got to `until`.
+    /// Runs until something stops the guest, between two instructions. [`DebugStop::Step`] if `until` was reached.
     pub(super) fn run(
         &self,
         execution: &mut Execution,
         mode: &mut RecordMode<'_>,
-        wants_stop: &mut dyn FnMut() -> bool,
     ) -> Result<DebugStop, Error> {
-        let in_registers = self.capabilities.watchpoints && fit_registers(self.watchpoints);
+        let in_registers = execution.capabilities.watchpoints && fit_registers(self.watchpoints);
         if !in_registers && !self.watchpoints.is_empty() {
-            return self.run_stepped(execution, mode, wants_stop);
+            return self.run_stepped(execution, mode);
         }
         let breakpoints: Vec<Gva> = self.breakpoints.iter().copied().collect();
         let breakpoints = InsertedBreakpoints::place(
             &execution.machine,
-            self.capabilities,
+            execution.capabilities,
             &breakpoints,
             self.watchpoints,
         )?;
         if breakpoints.unplaced {
             breakpoints.remove(&execution.machine)?;
-            return self.run_stepped(execution, mode, wants_stop);
+            return self.run_stepped(execution, mode);
         }
-        let stop = self.run_with(&breakpoints, execution, mode, wants_stop);
+        let stop = self.run_with(&breakpoints, execution, mode);
         breakpoints.remove(&execution.machine)?;
         let stop = stop?;
         if let DebugStop::Ended(_) = stop {
@@ -59,21 +57,17 @@ impl ResumeSession<'_> {
         breakpoints: &InsertedBreakpoints,
         execution: &mut Execution,
         mode: &mut RecordMode<'_>,
-        wants_stop: &mut dyn FnMut() -> bool,
     ) -> Result<DebugStop, Error> {
         loop {
-            match execution.turn(mode, breakpoints, &mut || true)? {
+            match execution.turn(mode, breakpoints)? {
                 ExitOutcome::Served if self.until.is_some_and(|exits| execution.position.exits >= exits) => {
                     return Ok(DebugStop::Step);
-                }
-                ExitOutcome::Intercepted(ExecutionInterception::Signal) if termination_requested() => {
-                    return Ok(DebugStop::Ended(End::Interrupted));
                 }
                 ExitOutcome::Served
                 | ExitOutcome::Ignored
                 | ExitOutcome::Intercepted(ExecutionInterception::Signal) => {
-                    if wants_stop() {
-                        return Ok(DebugStop::Interrupted);
+                    if let Some(stop) = execution.stop_check.stop() {
+                        return Ok(stop);
                     }
                 }
                 ExitOutcome::Debug(event) => match breakpoints.fired(event.dr6) {
@@ -100,15 +94,10 @@ impl ResumeSession<'_> {
 
     /// Steps until something stops the guest, for breakpoints on pages that are not mapped yet and watchpoints without debug
     /// registers.
-    fn run_stepped(
-        &self,
-        execution: &mut Execution,
-        mode: &mut RecordMode<'_>,
-        wants_stop: &mut dyn FnMut() -> bool,
-    ) -> Result<DebugStop, Error> {
+    fn run_stepped(&self, execution: &mut Execution, mode: &mut RecordMode<'_>) -> Result<DebugStop, Error> {
         let watched = SoftWatchpoints::of(&execution.machine, self.watchpoints)?;
         loop {
-            let stop = after_step(execution.step(mode, self.capabilities, wants_stop)?);
+            let stop = after_step(execution.step(mode)?);
             let stop = watched.instead_of(stop, &execution.machine)?;
             if stop != DebugStop::Step || self.until.is_some_and(|exits| execution.position.exits >= exits) {
                 return Ok(stop);
@@ -116,14 +105,34 @@ impl ResumeSession<'_> {
             if self.breakpoints.contains(&Gva(linear_pc(&execution.machine)?)) {
                 return Ok(DebugStop::Breakpoint);
             }
-            if wants_stop() {
-                return Ok(DebugStop::Interrupted);
+            if let Some(stop) = execution.stop_check.stop() {
+                return Ok(stop);
             }
         }
     }
 }
 
 impl Debugger<'_> {
+    /// Steps forward while the next instruction is at or after `start` and before `end`: a source line.
+    ///
+    /// # Errors
+    /// Where the host fails.
+    pub fn step_range(&mut self, start: u64, end: u64) -> Result<DebugStop, Error> {
+        loop {
+            let stop = self.step(ExecDirection::Forward)?;
+            let pc = self.pc()?;
+            if stop != DebugStop::Step || !(start..end).contains(&pc.0) {
+                return Ok(stop);
+            }
+            if self.has_breakpoint(pc) {
+                return Ok(DebugStop::Breakpoint);
+            }
+            if let Some(stop) = self.present.stop_check.stop() {
+                return Ok(stop);
+            }
+        }
+    }
+
     /// Returns true if there is a breakpoint at a linear address.
     #[must_use]
     pub fn has_breakpoint(&self, address: Gva) -> bool {

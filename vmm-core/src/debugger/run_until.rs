@@ -46,9 +46,10 @@ fn run_to_address(machine: Machine, gva: Gva) -> Result<(Machine, Option<End>), 
     }
     let started = Instant::now();
     let _alarm = limit.map(KickTimer::new).transpose()?;
-    let passed = || limit.filter(|limit| started.elapsed() >= *limit);
+    let passed = move || limit.filter(|limit| started.elapsed() >= *limit);
+    debugger.stop_if(move || passed().is_some());
     let end = loop {
-        match debugger.resume(&actions, &mut || passed().is_some())?.1 {
+        match debugger.resume(&actions)?.1 {
             DebugStop::Breakpoint => break None,
             DebugStop::Ended(end) => break Some(end),
             DebugStop::Interrupted => {

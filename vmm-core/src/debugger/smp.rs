@@ -20,6 +20,7 @@ use inserted_breakpoints::SmpBreakpoints;
 pub use resume::ResumeAction;
 use resume::RoundEnd;
 
+use super::interrupt_handle::StopCheck;
 use super::linear_memory::LinearMemory;
 use super::soft_watchpoints::fit_registers;
 use super::{DebugStop, EditError, Finished, InterruptHandle};
@@ -46,6 +47,7 @@ pub struct SmpDebugger {
     /// End of the run, if it has ended.
     end: Option<End>,
     interrupt_handle: InterruptHandle,
+    stop_check: StopCheck,
     started: Instant,
 }
 
@@ -72,6 +74,7 @@ impl SmpDebugger {
             pending: VecDeque::new(),
             end: None,
             interrupt_handle,
+            stop_check: StopCheck::default(),
             started: Instant::now(),
         })
     }
@@ -98,6 +101,12 @@ impl SmpDebugger {
     #[must_use]
     pub fn interrupt_handle(&self) -> InterruptHandle {
         self.interrupt_handle.clone()
+    }
+
+    /// Sets the function that decides if the vCPUs stop. It is called after every interrupt of this debugger; the vCPUs stop with
+    /// [`DebugStop::Interrupted`] if it returns true.
+    pub fn stop_if(&mut self, wants_stop: impl Fn() -> bool + Send + Sync + 'static) {
+        self.stop_check = StopCheck::new(wants_stop);
     }
 
     /// vCPU with this number; the first one where there is none.
@@ -205,22 +214,17 @@ impl SmpDebugger {
         found.map(|index| self.watchpoints.remove(index)).is_some()
     }
 
-    /// Resumes the vCPUs, with one action for each, until one of them has a reason to stop; then all stop. `wants_stop` is called
-    /// after every interrupt of this debugger; the vCPUs stop if it returns true.
+    /// Resumes the vCPUs, with one action for each, until one of them has a reason to stop; then all stop.
     ///
     /// # Errors
     /// Where the host fails.
-    pub fn resume(
-        &mut self,
-        actions: &[ResumeAction],
-        wants_stop: &mut dyn FnMut() -> bool,
-    ) -> Result<RoundEnd, Error> {
+    pub fn resume(&mut self, actions: &[ResumeAction]) -> Result<RoundEnd, Error> {
         if let Some(end) = &self.end {
             return Ok((self.machine.ended, DebugStop::Ended(end.clone())));
         }
         let reason = match self.pending.pop_front() {
             Some(reason) => reason,
-            None => self.go(actions, wants_stop)?,
+            None => self.go(actions)?,
         };
         let (number, stop) = &reason;
         self.machine.ended = *number;
@@ -240,11 +244,12 @@ impl SmpDebugger {
     /// # Errors
     /// Where the host fails.
     pub fn finish(mut self) -> Result<Finished, Error> {
+        self.stop_check = StopCheck::default();
         self.breakpoints.clear();
         self.watchpoints.clear();
         let actions = vec![ResumeAction::Run; self.reported.len()];
         loop {
-            if let (_, DebugStop::Ended(end)) = self.resume(&actions, &mut || false)? {
+            if let (_, DebugStop::Ended(end)) = self.resume(&actions)? {
                 return self.conclude(end);
             }
         }
@@ -272,18 +277,14 @@ impl SmpDebugger {
     }
 
     /// Steps vCPUs that stand on a breakpoint off it, one by one and without its byte, while the others hold. Then resumes all.
-    fn go(
-        &mut self,
-        actions: &[ResumeAction],
-        wants_stop: &mut dyn FnMut() -> bool,
-    ) -> Result<RoundEnd, Error> {
+    fn go(&mut self, actions: &[ResumeAction]) -> Result<RoundEnd, Error> {
         for (number, action) in actions.iter().enumerate() {
             let Some(pc) = self.steps_off(number, *action)? else { continue };
             let mut alone = vec![ResumeAction::Hold; actions.len()];
             if let Some(own) = alone.get_mut(number) {
                 *own = ResumeAction::Step;
             }
-            let reason = self.round(&alone, Some(Gva(pc)), wants_stop)?;
+            let reason = self.round(&alone, Some(Gva(pc)))?;
             let is_done = reason.1 == DebugStop::Step
                 && match action {
                     ResumeAction::Run => true,
@@ -296,7 +297,7 @@ impl SmpDebugger {
                 return Ok(reason);
             }
         }
-        self.round(actions, None, wants_stop)
+        self.round(actions, None)
     }
 
     /// Breakpoint that a vCPU has to step off first: one that was reported to the user. A vCPU that reaches it later, or wakes
@@ -313,18 +314,13 @@ impl SmpDebugger {
     }
 
     /// Runs one round, with all breakpoints in place but `without`.
-    fn round(
-        &mut self,
-        actions: &[ResumeAction],
-        without: Option<Gva>,
-        wants_stop: &mut dyn FnMut() -> bool,
-    ) -> Result<RoundEnd, Error> {
+    fn round(&mut self, actions: &[ResumeAction], without: Option<Gva>) -> Result<RoundEnd, Error> {
         let first = actions.iter().position(|action| *action != ResumeAction::Hold);
         let Some(first) = first else { return Ok((self.machine.ended, DebugStop::Interrupted)) };
         self.interrupt_handle.watch_vcpu(self.vcpu(first))?;
         // An interrupt just before this has kicked another vCPU.
-        if wants_stop() {
-            return Ok((first, DebugStop::Interrupted));
+        if let Some(stop) = self.stop_check.stop() {
+            return Ok((first, stop));
         }
         for (reported, action) in self.reported.iter_mut().zip(actions) {
             if *action != ResumeAction::Hold {
@@ -332,7 +328,8 @@ impl SmpDebugger {
             }
         }
         let (breakpoints, _) = self.place(without)?;
-        let reasons = resume::run(&mut self.machine, actions, &breakpoints, self.capabilities, wants_stop);
+        let reasons =
+            resume::run(&mut self.machine, actions, &breakpoints, self.capabilities, &self.stop_check);
         breakpoints.remove(&self.machine.board)?;
         let mut reasons = reasons?.into_iter();
         let reason = reasons.next().unwrap_or((first, DebugStop::Interrupted));

@@ -9,6 +9,7 @@ use std::thread;
 use kvm_sys_wrap::termination_requested;
 
 use super::super::DebugStop;
+use super::super::interrupt_handle::StopCheck;
 use super::inserted_breakpoints::SmpBreakpoints;
 use super::worker::{Worker, WorkerHooks};
 use crate::machine::Machine;
@@ -41,13 +42,8 @@ pub(super) struct ResumeRound<'a> {
     pub(super) board: &'a Board,
     pub(super) breakpoints: &'a SmpBreakpoints,
     pub(super) capabilities: DebugCapabilities,
+    pub(super) stop_check: &'a StopCheck,
     pub(super) all: StopBarrier<Result<RoundEnd, Error>>,
-}
-
-/// State of the caller's thread.
-pub(super) struct CallerThread<'a> {
-    wants_stop: &'a mut dyn FnMut() -> bool,
-    idle_timer: IdleTimer,
 }
 
 /// Resumes the vCPUs until one of them has a reason to stop; returns all reasons in the order in which they came.
@@ -56,12 +52,12 @@ pub(super) fn run(
     actions: &[ResumeAction],
     breakpoints: &SmpBreakpoints,
     capabilities: DebugCapabilities,
-    wants_stop: &mut dyn FnMut() -> bool,
+    stop_check: &StopCheck,
 ) -> Result<Vec<RoundEnd>, Error> {
     let Machine { board, processors, .. } = machine;
     let all = StopBarrier::new(processors.iter())?;
-    let round = ResumeRound { board, breakpoints, capabilities, all };
-    let mut caller = CallerThread { wants_stop, idle_timer: IdleTimer::start()? };
+    let round = ResumeRound { board, breakpoints, capabilities, stop_check, all };
+    let mut idle_timer = IdleTimer::start()?;
     // Input for a guest that takes one step can wait.
     let receivers =
         Some(&*board.receivers).filter(|all| !all.is_empty() && actions.contains(&ResumeAction::Run));
@@ -74,7 +70,7 @@ pub(super) fn run(
                 }
             });
         }
-        let reasons = round.repeat(processors, actions, &mut caller);
+        let reasons = round.repeat(processors, actions, &mut idle_timer);
         listener.stop();
         reasons
     })
@@ -86,7 +82,7 @@ impl ResumeRound<'_> {
         &self,
         processors: &mut Processors,
         actions: &[ResumeAction],
-        caller: &mut CallerThread<'_>,
+        idle_timer: &mut IdleTimer,
     ) -> Result<Vec<RoundEnd>, Error> {
         loop {
             thread::scope(|scope| {
@@ -97,7 +93,7 @@ impl ResumeRound<'_> {
                     scope.spawn(|| self.worker(processor, None).work(*action));
                 }
                 if let Some((processor, action)) = first {
-                    self.worker(processor, Some(&mut *caller)).work(*action);
+                    self.worker(processor, Some(&mut *idle_timer)).work(*action);
                 }
             });
             let reasons = self.all.take();
@@ -105,42 +101,43 @@ impl ResumeRound<'_> {
                 return reasons.into_iter().collect();
             }
             match idle::end(self.board, processors)? {
-                Some(end) if caller.idle_timer.is_suspected() => {
+                Some(end) if idle_timer.is_suspected() => {
                     return Ok(vec![(0, DebugStop::Ended(end))]);
                 }
-                Some(_) => caller.idle_timer.suspect()?,
-                None => caller.idle_timer.relax()?,
+                Some(_) => idle_timer.suspect()?,
+                None => idle_timer.relax()?,
             }
             self.all.rearm();
         }
     }
 
-    fn worker<'b, 'c>(
+    fn worker<'b>(
         &'b self,
         processor: &'b mut Processor,
-        caller: Option<&'b mut CallerThread<'c>>,
-    ) -> Worker<'b, 'b, 'c> {
-        Worker { processor, hooks: WorkerHooks { round: self, caller } }
+        idle_timer: Option<&'b mut IdleTimer>,
+    ) -> Worker<'b, 'b> {
+        Worker { processor, hooks: WorkerHooks { round: self, idle_timer } }
     }
 
-    /// Checks, after a signal to one vCPU's thread, whether there is a reason to stop all.
+    /// Checks, after a signal to one vCPU's thread, whether there is a reason to stop all. The caller's thread has the idle timer,
+    /// and only that thread checks if the front-end wants to stop.
     pub(super) fn after_signal(
         &self,
         processor: &Processor,
-        caller: Option<&mut CallerThread<'_>>,
+        idle_timer: Option<&mut IdleTimer>,
     ) -> Result<Option<DebugStop>, Error> {
         if termination_requested() {
             return Ok(Some(DebugStop::Ended(End::Interrupted)));
         }
-        let Some(caller) = caller else { return Ok(None) };
-        if (caller.wants_stop)() {
-            return Ok(Some(DebugStop::Interrupted));
+        let Some(idle_timer) = idle_timer else { return Ok(None) };
+        if let Some(stop) = self.stop_check.stop() {
+            return Ok(Some(stop));
         }
-        if caller.idle_timer.is_due() {
+        if idle_timer.is_due() {
             if idle::is_idle_forever(self.board, &processor.vcpu)? {
                 self.all.stop();
             } else {
-                caller.idle_timer.relax()?;
+                idle_timer.relax()?;
             }
         }
         Ok(None)

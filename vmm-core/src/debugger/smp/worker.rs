@@ -10,28 +10,28 @@ use kvm_sys_wrap::{BreakpointCondition, Exit, GuestDebug};
 
 use super::super::DebugStop;
 use super::inserted_breakpoints::DebugExitCause;
-use super::resume::{CallerThread, ResumeAction, ResumeRound};
+use super::resume::{ResumeAction, ResumeRound};
 use crate::debugger::guest_int3::skip_failed_int3;
 use crate::debugger::linear_memory::LinearMemory;
 use crate::debugger::trap_flag::StateBeforeStep;
 use crate::machine::board::Board;
 use crate::machine::error::Error;
 use crate::machine::processor::Processor;
-use crate::machine::smp::index;
+use crate::machine::smp::{IdleTimer, index};
 use crate::machine::stepper::{SingleStep, StepOutcome, can_step};
 use crate::machine::turn::{DebugEvent, ExitHooks, ExitOutcome};
 
 /// A vCPU and its thread's part of a round.
-pub(super) struct Worker<'a, 'b, 'c> {
+pub(super) struct Worker<'a, 'b> {
     pub(super) processor: &'b mut Processor,
-    pub(super) hooks: WorkerHooks<'a, 'b, 'c>,
+    pub(super) hooks: WorkerHooks<'a, 'b>,
 }
 
 /// Handling of the exits of one vCPU in a round.
-pub(super) struct WorkerHooks<'a, 'b, 'c> {
+pub(super) struct WorkerHooks<'a, 'b> {
     pub(super) round: &'a ResumeRound<'a>,
-    /// Only the caller's own thread has one.
-    pub(super) caller: Option<&'b mut CallerThread<'c>>,
+    /// Timer of the idle check, on the caller's thread only.
+    pub(super) idle_timer: Option<&'b mut IdleTimer>,
 }
 
 /// Reason of a worker to stop at an exit.
@@ -43,7 +43,7 @@ pub(super) enum WorkerInterception {
     AllStop,
 }
 
-impl ExitHooks for WorkerHooks<'_, '_, '_> {
+impl ExitHooks for WorkerHooks<'_, '_> {
     type Interception = WorkerInterception;
 
     fn intercept(
@@ -54,7 +54,7 @@ impl ExitHooks for WorkerHooks<'_, '_, '_> {
     ) -> Result<Option<ExitOutcome<WorkerInterception>>, Error> {
         let stop = |stop| Some(ExitOutcome::Intercepted(WorkerInterception::Stop(stop)));
         if matches!(exit, Exit::Interrupted | Exit::Retry) {
-            let reason = self.round.after_signal(processor, self.caller.as_deref_mut())?;
+            let reason = self.round.after_signal(processor, self.idle_timer.as_deref_mut())?;
             return Ok(match reason {
                 Some(reason) => stop(reason),
                 None if self.round.all.is_stopping() => {
@@ -76,7 +76,7 @@ impl ExitHooks for WorkerHooks<'_, '_, '_> {
     }
 }
 
-impl Worker<'_, '_, '_> {
+impl Worker<'_, '_> {
     /// Does what is asked for until all vCPUs stop.
     pub(super) fn work(mut self, action: ResumeAction) {
         if let Err(error) = self.run(action) {
