@@ -2,15 +2,13 @@
 //!
 //! gdbstub implements the protocol and vmm-core the debuggers. `listener.rs` accepts connections, `connection.rs` is
 //! one of them. `target.rs`, `resume.rs` and `breakpoints.rs` implement gdbstub's traits. `registers.rs` and
-//! `target_xml.rs` convert registers, `debuggee.rs` joins the two kinds of debuggers, and `monitor.rs` has the
-//! `monitor` commands.
+//! `target_xml.rs` convert registers, and `monitor.rs` has the `monitor` commands.
 //!
 //! One gdb at a time. When gdb detaches, the guest runs to its end. When the connection breaks, the guest waits for the
 //! next gdb. When gdb kills, the run ends.
 
 mod breakpoints;
 mod connection;
-mod debuggee;
 mod listener;
 mod monitor;
 mod registers;
@@ -23,7 +21,7 @@ use std::path::Path;
 
 use gdbstub::stub::run_blocking::{BlockingEventLoop, Event, WaitForStopReasonError};
 use gdbstub::stub::{DisconnectReason, GdbStub};
-use vmm_core::debugger::Finished;
+use vmm_core::debugger::{DebugTarget, Finished, attach};
 use vmm_core::kvm_sys_wrap::termination_requested;
 use vmm_core::machine::Machine;
 use vmm_core::machine::error::Error;
@@ -35,7 +33,6 @@ use crate::prepare::Files;
 use crate::status::Status;
 use crate::stderr;
 use connection::GdbConnection;
-use debuggee::Debuggee;
 use listener::{GdbStream, Listener};
 use target::{Session, StopReason};
 use target_xml::RegisterLayout;
@@ -71,12 +68,12 @@ pub(crate) fn run(
         GdbError::Address(problem.with_help(exists.then_some("name another path, or remove it")).into())
     };
     let listener = Listener::open(address).map_err(failed)?;
-    let mut debugger = Debuggee::new(machine, build)?;
+    let mut debugger = attach(machine, build)?;
     let (path, files) = guest;
-    announce(&listener, &debugger, path);
+    announce(&listener, &*debugger, path);
     loop {
         let Some(stream) = listener.accept().map_err(failed)? else { return Ok(debugger.abandon()?) };
-        match serve(&mut debugger, files, stream)? {
+        match serve(&mut *debugger, files, stream)? {
             SessionEnd::Finished => return Ok(debugger.abandon()?),
             SessionEnd::Detached => return Ok(debugger.finish()?),
             SessionEnd::Disconnected => {
@@ -92,7 +89,7 @@ pub(crate) fn run(
 }
 
 /// Prints how to start gdb, and the debug capabilities of this host.
-fn announce(listener: &Listener, debugger: &Debuggee<'_>, path: &Path) {
+fn announce(listener: &Listener, debugger: &dyn DebugTarget, path: &Path) {
     // gdb derives the width of real-mode code from the class of the file.
     let narrow = debugger.machine().spec().boot.mode == Mode::Real;
     let width = if narrow { " -ex 'set architecture i8086'" } else { "" };
@@ -115,16 +112,16 @@ enum SessionEnd {
     Disconnected,
 }
 
-fn serve(debugger: &mut Debuggee<'_>, files: &Files, stream: GdbStream) -> Result<SessionEnd, Error> {
+fn serve(debugger: &mut dyn DebugTarget, files: &Files, stream: GdbStream) -> Result<SessionEnd, Error> {
     let wide = files.guest().is_some_and(|plan| plan.class() == Some(ElfClass::Elf64));
-    let shape = RegisterLayout::from_sregs(&debugger.registers(debugger.current())?.sregs, wide);
+    let shape = RegisterLayout::from_sregs(&debugger.registers(debugger.current_vcpu())?.sregs, wide);
     let Ok(gdb) = GdbConnection::new(stream, debugger.interrupt_handle()) else {
         return Ok(SessionEnd::Disconnected);
     };
     let inbox = gdb.inbox();
-    debugger.stop_if(move || inbox.wants_attention());
+    debugger.stop_if(Box::new(move || inbox.wants_attention()));
     let mut session = Session::new(debugger, files, shape);
-    let result = GdbStub::new(gdb).run_blocking::<EventLoop<'_, '_>>(&mut session);
+    let result = GdbStub::new(gdb).run_blocking::<EventLoop<'_>>(&mut session);
     session.clear();
     match result {
         Ok(DisconnectReason::Disconnect) => Ok(SessionEnd::Detached),
@@ -148,15 +145,15 @@ fn unknown() -> Error {
 }
 
 /// Event loop of gdbstub: waits for the guest or for gdb.
-struct EventLoop<'a, 'b>(std::marker::PhantomData<(&'a (), &'b ())>);
+struct EventLoop<'a>(std::marker::PhantomData<&'a ()>);
 
-impl<'a, 'b: 'a> BlockingEventLoop for EventLoop<'a, 'b> {
-    type Target = Session<'a, 'b>;
+impl<'a> BlockingEventLoop for EventLoop<'a> {
+    type Target = Session<'a>;
     type Connection = GdbConnection;
     type StopReason = StopReason;
 
     fn wait_for_stop_reason(
-        session: &mut Session<'a, 'b>,
+        session: &mut Session<'a>,
         gdb: &mut GdbConnection,
     ) -> Result<Event<StopReason>, WaitForStopReasonError<Error, io::Error>> {
         use gdbstub::conn::ConnectionExt;
@@ -171,7 +168,7 @@ impl<'a, 'b: 'a> BlockingEventLoop for EventLoop<'a, 'b> {
         }
     }
 
-    fn on_interrupt(session: &mut Session<'a, 'b>) -> Result<Option<StopReason>, Error> {
+    fn on_interrupt(session: &mut Session<'a>) -> Result<Option<StopReason>, Error> {
         Ok(Some(session.interrupted()))
     }
 }

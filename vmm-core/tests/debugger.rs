@@ -8,8 +8,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kvm_sys_wrap::{Breakpoint, BreakpointCondition};
+use vmm_core::cpu::cpu_state::CpuState;
 use vmm_core::cpu::idt::Gate;
-use vmm_core::debugger::{DebugCapabilities, DebugStop, Debugger, EditError, ExecDirection, StepIntoHandler};
+use vmm_core::debugger::{
+    DebugCapabilities, DebugStop, DebugTarget, Debugger, EditError, ExecDirection, StepIntoHandler,
+};
 use vmm_core::devices::console::Console;
 use vmm_core::machine::Machine;
 use vmm_core::machine::end::End;
@@ -77,11 +80,11 @@ fn step(debugger: &mut Debugger<'_>, direction: ExecDirection) -> DebugStop {
 }
 
 fn offset(debugger: &Debugger<'_>) -> u64 {
-    debugger.pc().unwrap().0.wrapping_sub(CODE)
+    debugger.pc(0).unwrap().0.wrapping_sub(CODE)
 }
 
 fn al(debugger: &Debugger<'_>) -> u64 {
-    debugger.registers().unwrap().0.rax & 0xff
+    debugger.registers(0).unwrap().regs.rax & 0xff
 }
 
 /// Prints AB, reads a port with nothing behind it, ends with code 0; the same bytes in all modes.
@@ -100,12 +103,12 @@ const PRINTER: [u8; 15] = [
 #[ignore = "needs /dev/kvm"]
 fn forward_and_back_over_exits() {
     in_each_mode(&PRINTER, |name, debugger, printed| {
-        debugger.add_breakpoint(Gva(CODE + 8));
+        assert!(debugger.add_breakpoint(Gva(CODE + 8)).unwrap());
         assert_eq!(run(debugger, Forward), DebugStop::Breakpoint, "{name}");
         assert_eq!((offset(debugger), al(debugger)), (8, b'B'.into()), "{name}");
         // The byte is there for the guest alone.
         let mut byte = [0];
-        assert_eq!(debugger.read(Gva(CODE + 8), &mut byte).unwrap(), 1);
+        assert_eq!(debugger.read(0, Gva(CODE + 8), &mut byte).unwrap(), 1);
         assert_eq!(byte, [0xe4]);
         assert_eq!(step(debugger, Forward), DebugStop::Step, "{name}");
         assert_eq!((offset(debugger), al(debugger)), (0xa, 0xff), "{name}");
@@ -117,7 +120,7 @@ fn forward_and_back_over_exits() {
             assert!(debugger.is_in_past());
         }
         assert_eq!(step(debugger, Back), DebugStop::HistoryStart, "{name}");
-        assert!(matches!(debugger.write(Gva(CODE), &[0x90]), Err(EditError::Past)));
+        assert!(matches!(debugger.write(0, Gva(CODE), &[0x90]), Err(EditError::Past)));
 
         assert_eq!(step(debugger, Forward), DebugStop::Step, "{name}");
         assert_eq!(offset(debugger), 2, "{name}");
@@ -141,11 +144,11 @@ const LOOP: [u8; 11] = [0xb1, 3, 0xfe, 0xc9, 0x75, 0xfc, 0x90, 0xb0, 0, 0xe6, 0x
 #[ignore = "needs /dev/kvm"]
 fn each_round_of_a_loop_is_a_stop_of_its_own() {
     in_each_mode(&LOOP, |name, debugger, _| {
-        let cl = |debugger: &Debugger<'_>| debugger.registers().unwrap().0.rcx & 0xff;
-        debugger.add_breakpoint(Gva(CODE + 2));
+        let cl = |debugger: &Debugger<'_>| debugger.registers(0).unwrap().regs.rcx & 0xff;
+        assert!(debugger.add_breakpoint(Gva(CODE + 2)).unwrap());
         // More than there are debug registers.
         for unused in [0x20, 0x21, 0x22, 0x23] {
-            debugger.add_breakpoint(Gva(CODE + unused));
+            assert!(debugger.add_breakpoint(Gva(CODE + unused)).unwrap());
         }
         for round in [3, 2, 1] {
             assert_eq!(run(debugger, Forward), DebugStop::Breakpoint, "{name}");
@@ -169,14 +172,14 @@ fn each_round_of_a_loop_is_a_stop_of_its_own() {
 #[ignore = "needs /dev/kvm"]
 fn what_was_changed_by_hand_is_where_the_way_back_ends() {
     in_each_mode(&LOOP, |name, debugger, _| {
-        debugger.add_breakpoint(Gva(CODE + 4));
+        assert!(debugger.add_breakpoint(Gva(CODE + 4)).unwrap());
         assert_eq!(run(debugger, Forward), DebugStop::Breakpoint, "{name}");
         // Five more rounds than the code asks for, and something else in memory behind it.
-        debugger.change(|state| state.regs.rcx = 5).unwrap();
-        debugger.write(Gva(CODE + 0x100), &[7]).unwrap();
+        debugger.change(0, &mut |state| state.regs.rcx = 5).unwrap();
+        debugger.write(0, Gva(CODE + 0x100), &[7]).unwrap();
         assert_eq!(step(debugger, Forward), DebugStop::Step, "{name}");
         assert_eq!(step(debugger, Back), DebugStop::Step, "{name}");
-        assert_eq!((offset(debugger), debugger.registers().unwrap().0.rcx), (4, 5), "{name}");
+        assert_eq!((offset(debugger), debugger.registers(0).unwrap().regs.rcx), (4, 5), "{name}");
         assert_eq!(step(debugger, Back), DebugStop::HistoryStart, "{name}");
     });
 }
@@ -212,9 +215,9 @@ fn a_guest_that_spins_can_be_stopped() {
             }
         });
         let asked = AtomicU32::new(0);
-        debugger.stop_if(move || asked.fetch_add(1, Ordering::Relaxed) > 2);
+        debugger.stop_if(Box::new(move || asked.fetch_add(1, Ordering::Relaxed) > 2));
         let stop = run(debugger, Forward);
-        debugger.stop_if(|| false);
+        debugger.stop_if(Box::new(|| false));
         drop(stopped);
         waker.join().unwrap();
         assert_eq!((stop, offset(debugger)), (DebugStop::Interrupted, 1), "{name}");
@@ -233,7 +236,7 @@ fn a_step_leaves_no_trap_flag_behind() {
             [DebugStop::Step, DebugStop::Step],
             "{name}"
         );
-        let (regs, _) = debugger.registers().unwrap();
+        let CpuState { regs, .. } = debugger.registers(0).unwrap();
         assert_eq!((offset(debugger), regs.rax & 0x1ff), (2, 2), "{name}: bit 1 is always set, bit 8 is TF");
     });
 }
@@ -252,7 +255,7 @@ const FAULTING: [u8; 23] = [
 
 /// Gives the guest a handler for #UD.
 fn handle_invalid_opcode(debugger: &mut Debugger<'_>) {
-    let (_, sregs) = debugger.registers().unwrap();
+    let CpuState { sregs, .. } = debugger.registers(0).unwrap();
     let handler = u16::try_from(CODE + 0x10).unwrap();
     let gate = Gate::interrupt(handler.into(), Ring::Kernel).entry().to_le_bytes();
     let (size, entry) = match (sregs.cr0 & 1, sregs.efer & 1 << 10) {
@@ -260,7 +263,7 @@ fn handle_invalid_opcode(debugger: &mut Debugger<'_>) {
         (_, 0) => (8, gate.to_vec()),
         (_, _) => (16, gate.to_vec()),
     };
-    debugger.write(Gva(sregs.idt.base + 6 * size), &entry).unwrap();
+    debugger.write(0, Gva(sregs.idt.base + 6 * size), &entry).unwrap();
 }
 
 /// kvm-pvm knows no 32-bit IRET.
@@ -284,7 +287,7 @@ fn a_step_over_a_fault_ends_at_the_handler() {
         }
         // What lay there lies there again, and the frame has no trap flag.
         let mut byte = [0];
-        assert_eq!(debugger.read(Gva(CODE + 0x10), &mut byte).unwrap(), 1);
+        assert_eq!(debugger.read(0, Gva(CODE + 0x10), &mut byte).unwrap(), 1);
         assert_eq!(byte, [0x58], "{name}");
         for at in [0x14, 0x11, 0x10, 0] {
             assert_eq!(step(debugger, Back), DebugStop::Step, "{name}");
@@ -302,11 +305,11 @@ fn a_breakpoint_in_a_handler_is_reached_by_single_steps() {
             return;
         }
         handle_invalid_opcode(debugger);
-        debugger.add_breakpoint(Gva(CODE + 0x10));
-        debugger.add_breakpoint(Gva(CODE + 0x14));
+        assert!(debugger.add_breakpoint(Gva(CODE + 0x10)).unwrap());
+        assert!(debugger.add_breakpoint(Gva(CODE + 0x14)).unwrap());
         // More than there are debug registers, where no memory is.
         for nowhere in 0..5 {
-            debugger.add_breakpoint(Gva(0x5000_0000 + nowhere));
+            assert!(debugger.add_breakpoint(Gva(0x5000_0000 + nowhere)).unwrap());
         }
         for at in [0x10, 0x14] {
             assert_eq!(run(debugger, Forward), DebugStop::Breakpoint, "{name}");
@@ -323,7 +326,7 @@ const PUSH: [u8; 9] = [0x90, 0xb0, 7, 0x50, 0x90, 0xb0, 0, 0xe6, 0xf4];
 #[ignore = "needs /dev/kvm"]
 fn a_write_to_watched_memory_is_a_stop() {
     in_each_mode(&PUSH, |name, debugger, _| {
-        let (regs, sregs) = debugger.registers().unwrap();
+        let CpuState { regs, sregs } = debugger.registers(0).unwrap();
         let top = sregs.ss.base.wrapping_add(regs.rsp);
         let width = match (sregs.cs.l, sregs.cs.db) {
             (0, 0) => 2,
@@ -331,11 +334,11 @@ fn a_write_to_watched_memory_is_a_stop() {
             (_, _) => 8,
         };
         let written = Breakpoint { address: Gva(top - width), condition: BreakpointCondition::Write(2) };
-        assert!(debugger.add_watchpoint(written));
+        assert!(debugger.add_watchpoint(written).unwrap());
         let seldom = Breakpoint { address: Gva(CODE + 0x101), condition: BreakpointCondition::Write(3) };
-        assert!(debugger.add_watchpoint(seldom), "no debug register can watch that");
+        assert!(debugger.add_watchpoint(seldom).unwrap(), "no debug register can watch that");
         let nothing = Breakpoint { address: Gva(CODE), condition: BreakpointCondition::Execute };
-        assert!(!debugger.add_watchpoint(nothing));
+        assert!(!debugger.add_watchpoint(nothing).unwrap());
 
         assert_eq!(run(debugger, Forward), DebugStop::Watchpoint(written), "{name}");
         assert_eq!(offset(debugger), 4, "{name}: behind the write");
@@ -343,7 +346,7 @@ fn a_write_to_watched_memory_is_a_stop() {
         assert_eq!(offset(debugger), 3, "{name}: before the write");
         assert_eq!(run(debugger, Back), DebugStop::HistoryStart, "{name}");
         // A breakpoint on the instruction that writes is left by a step, which must see the write too.
-        debugger.add_breakpoint(Gva(CODE + 3));
+        assert!(debugger.add_breakpoint(Gva(CODE + 3)).unwrap());
         for _ in 0..2 {
             assert_eq!(run(debugger, Forward), DebugStop::Breakpoint, "{name}");
             assert_eq!(run(debugger, Forward), DebugStop::Watchpoint(written), "{name}");

@@ -8,11 +8,10 @@ use gdbstub::target::{TargetError, TargetResult};
 use vmm_core::Gva;
 use vmm_core::kvm_sys_wrap::{Breakpoint, BreakpointCondition};
 
-use super::debuggee::Debuggee;
 use super::target::Session;
 use crate::stderr;
 
-impl Breakpoints for Session<'_, '_> {
+impl Breakpoints for Session<'_> {
     fn support_sw_breakpoint(&mut self) -> Option<SwBreakpointOps<'_, Self>> {
         Some(self)
     }
@@ -27,7 +26,7 @@ impl Breakpoints for Session<'_, '_> {
     }
 }
 
-impl SwBreakpoint for Session<'_, '_> {
+impl SwBreakpoint for Session<'_> {
     fn add_sw_breakpoint(&mut self, address: u64, _: usize) -> TargetResult<bool, Self> {
         let added = self.debugger.add_breakpoint(Gva(address)).map_err(TargetError::Fatal)?;
         if added {
@@ -45,7 +44,7 @@ impl SwBreakpoint for Session<'_, '_> {
     }
 }
 
-impl HwBreakpoint for Session<'_, '_> {
+impl HwBreakpoint for Session<'_> {
     fn add_hw_breakpoint(&mut self, address: u64, _: usize) -> TargetResult<bool, Self> {
         let added = self.debugger.add_breakpoint(Gva(address)).map_err(TargetError::Fatal)?;
         if added {
@@ -63,20 +62,20 @@ impl HwBreakpoint for Session<'_, '_> {
     }
 }
 
-impl HwWatchpoint for Session<'_, '_> {
+impl HwWatchpoint for Session<'_> {
     fn add_hw_watchpoint(&mut self, address: u64, length: u64, kind: WatchKind) -> TargetResult<bool, Self> {
         let Some(watchpoint) = watchpoint(address, length, kind) else { return Ok(false) };
         let added = self.debugger.add_watchpoint(watchpoint).map_err(TargetError::Fatal)?;
         if added {
             self.watched.push((watchpoint, kind));
-        } else if matches!(self.debugger, Debuggee::Smp(_)) {
+        } else if !self.debugger.is_recorded() {
             stderr::print_line(format_args!(
                 "gdb: no debug register that would do: {}",
                 self.debugger.capabilities()
             ));
         } else if kind == WatchKind::Write {
             stderr::print_line(format_args!("gdb: too many watchpoints, or too much memory"));
-        } else if !self.debugger.reports_accesses() {
+        } else if !self.debugger.capabilities().watchpoints {
             stderr::print_line(format_args!(
                 "gdb: this host's KVM reports no reads; `watch` stops at writes"
             ));

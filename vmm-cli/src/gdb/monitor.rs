@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use vmm_core::cpu::control_regs::{Cr0, Efer};
 use vmm_core::cpu::cpu_state::{OperandWidth, operand_width};
+use vmm_core::debugger::DebugTarget;
 use vmm_core::kvm_sys_wrap::MpState;
 use vmm_core::machine::Machine;
 use vmm_core::machine::error::Error;
@@ -11,7 +12,6 @@ use vmm_core::paging::merge::mappings;
 use vmm_core::paging::walk::access_words;
 use vmm_core::spec::gpa_range::ByteSize;
 
-use super::debuggee::Debuggee;
 use crate::prepare::Files;
 use crate::table;
 
@@ -24,7 +24,7 @@ monitor host     which means of debugging work on this host
 ";
 
 /// Returns the answer to a command, with a final line break.
-pub(super) fn answer(debugger: &Debuggee<'_>, files: &Files, command: &str) -> Result<String, Error> {
+pub(super) fn answer(debugger: &dyn DebugTarget, files: &Files, command: &str) -> Result<String, Error> {
     let machine = debugger.machine();
     Ok(match command.trim() {
         "" | "help" => HELP.to_owned(),
@@ -37,16 +37,13 @@ pub(super) fn answer(debugger: &Debuggee<'_>, files: &Files, command: &str) -> R
     })
 }
 
-fn place(debugger: &Debuggee<'_>, files: &Files) -> Result<String, Error> {
+fn place(debugger: &dyn DebugTarget, files: &Files) -> Result<String, Error> {
     let mut text = String::new();
     // Writing to a string cannot fail.
-    for number in 0..debugger.vcpus() {
-        let pc = debugger.pc(number)?;
+    for number in 0..debugger.vcpu_count() {
+        let pc = debugger.pc(number)?.0;
         let symbol = files.describe(pc).map(|text| format!(" {text}")).unwrap_or_default();
-        let words = match debugger {
-            Debuggee::Recorded(_) => mode(debugger, number)?,
-            Debuggee::Smp(_) => vcpu(debugger, number)?,
-        };
+        let words = if debugger.is_recorded() { mode(debugger, number)? } else { vcpu(debugger, number)? };
         let _ = writeln!(text, "{pc:#x}{symbol}\n{words}");
     }
     let exits = debugger.exits();
@@ -63,7 +60,7 @@ fn place(debugger: &Debuggee<'_>, files: &Files) -> Result<String, Error> {
 }
 
 /// Describes the state and mode of a vCPU.
-pub(super) fn vcpu(debugger: &Debuggee<'_>, number: usize) -> Result<String, Error> {
+pub(super) fn vcpu(debugger: &dyn DebugTarget, number: usize) -> Result<String, Error> {
     let doing = match debugger.mp_state(number)? {
         None => "",
         Some(MpState::Uninitialized) => return Ok(format!("vCPU {number}, waits for INIT")),
@@ -76,7 +73,7 @@ pub(super) fn vcpu(debugger: &Debuggee<'_>, number: usize) -> Result<String, Err
 }
 
 /// Describes the mode of a vCPU.
-fn mode(debugger: &Debuggee<'_>, number: usize) -> Result<String, Error> {
+fn mode(debugger: &dyn DebugTarget, number: usize) -> Result<String, Error> {
     let sregs = debugger.registers(number)?.sregs;
     let (cr0, efer) = (Cr0::from_bits_retain(sregs.cr0), Efer::from_bits_retain(sregs.efer));
     let mode = if !cr0.contains(Cr0::PE) {

@@ -6,13 +6,12 @@ use gdbstub::target::ext::base::multithread::{
     MultiThreadSchedulerLockingOps, MultiThreadSingleStep, MultiThreadSingleStepOps,
 };
 use gdbstub::target::ext::base::reverse_exec::{ReverseCont, ReverseContOps, ReverseStep, ReverseStepOps};
-use vmm_core::debugger::smp::ResumeAction;
+use vmm_core::debugger::{ResumeAction, ResumeRequest};
 use vmm_core::machine::error::Error;
 
-use super::debuggee::ResumeRequest;
 use super::target::{Session, vcpu_of};
 
-impl Session<'_, '_> {
+impl Session<'_> {
     /// Sets the action for the vCPU of a thread.
     fn order(&mut self, thread: Tid, order: ResumeAction) {
         if let ResumeRequest::Forward(orders) = &mut self.request
@@ -24,13 +23,13 @@ impl Session<'_, '_> {
     }
 }
 
-impl MultiThreadResume for Session<'_, '_> {
+impl MultiThreadResume for Session<'_> {
     fn resume(&mut self) -> Result<(), Error> {
         Ok(())
     }
 
     fn clear_resume_actions(&mut self) -> Result<(), Error> {
-        self.request = ResumeRequest::Forward(vec![ResumeAction::Run; self.debugger.vcpus()]);
+        self.request = ResumeRequest::Forward(vec![ResumeAction::Run; self.debugger.vcpu_count()]);
         self.named.clear();
         Ok(())
     }
@@ -61,14 +60,14 @@ impl MultiThreadResume for Session<'_, '_> {
     }
 }
 
-impl MultiThreadSingleStep for Session<'_, '_> {
+impl MultiThreadSingleStep for Session<'_> {
     fn set_resume_action_step(&mut self, thread: Tid, _: Option<Signal>) -> Result<(), Error> {
         self.order(thread, ResumeAction::Step);
         Ok(())
     }
 }
 
-impl MultiThreadSchedulerLocking for Session<'_, '_> {
+impl MultiThreadSchedulerLocking for Session<'_> {
     /// Holds all vCPUs that gdb has not named. gdb sends this after the actions.
     fn set_resume_action_scheduler_lock(&mut self) -> Result<(), Error> {
         if let ResumeRequest::Forward(orders) = &mut self.request {
@@ -82,21 +81,21 @@ impl MultiThreadSchedulerLocking for Session<'_, '_> {
     }
 }
 
-impl MultiThreadRangeStepping for Session<'_, '_> {
+impl MultiThreadRangeStepping for Session<'_> {
     fn set_resume_action_range_step(&mut self, thread: Tid, start: u64, end: u64) -> Result<(), Error> {
         self.order(thread, ResumeAction::Range(start, end));
         Ok(())
     }
 }
 
-impl ReverseStep<Tid> for Session<'_, '_> {
+impl ReverseStep<Tid> for Session<'_> {
     fn reverse_step(&mut self, _: Tid) -> Result<(), Error> {
         self.request = ResumeRequest::StepBack;
         Ok(())
     }
 }
 
-impl ReverseCont<Tid> for Session<'_, '_> {
+impl ReverseCont<Tid> for Session<'_> {
     fn reverse_cont(&mut self) -> Result<(), Error> {
         self.request = ResumeRequest::RunBack;
         Ok(())

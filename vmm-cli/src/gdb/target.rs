@@ -20,13 +20,11 @@ use gdbstub::target::ext::target_description_xml_override::{
 use gdbstub::target::ext::thread_extra_info::{ThreadExtraInfo, ThreadExtraInfoOps};
 use gdbstub::target::{Target, TargetError, TargetResult};
 use vmm_core::Gva;
-use vmm_core::debugger::smp::ResumeAction;
-use vmm_core::debugger::{DebugStop, EditError};
+use vmm_core::debugger::{DebugStop, DebugTarget, EditError, ResumeAction, ResumeRequest};
 use vmm_core::kvm_sys_wrap::Breakpoint;
 use vmm_core::machine::end::{End, Verdict};
 use vmm_core::machine::error::Error;
 
-use super::debuggee::{Debuggee, ResumeRequest};
 use super::monitor;
 use super::registers::{RegisterNumber, RegisterPacket, X86};
 use super::target_xml::RegisterLayout;
@@ -40,8 +38,8 @@ const EINVAL: u8 = 22;
 const EROFS: u8 = 30;
 
 /// Session of a gdb with a guest.
-pub(super) struct Session<'a, 'b> {
-    pub(super) debugger: &'a mut Debuggee<'b>,
+pub(super) struct Session<'a> {
+    pub(super) debugger: &'a mut (dyn DebugTarget + 'a),
     pub(super) files: &'a Files,
     pub(super) layout: RegisterLayout,
     /// Next resume request, and the vCPUs that it names.
@@ -65,10 +63,14 @@ fn thread_of(vcpu: usize) -> Tid {
     Tid::MIN.saturating_add(vcpu)
 }
 
-impl<'a, 'b> Session<'a, 'b> {
-    pub(super) fn new(debugger: &'a mut Debuggee<'b>, files: &'a Files, shape: RegisterLayout) -> Self {
+impl<'a> Session<'a> {
+    pub(super) fn new(
+        debugger: &'a mut (dyn DebugTarget + 'a),
+        files: &'a Files,
+        shape: RegisterLayout,
+    ) -> Self {
         let (soft, hard, watched, named) = Default::default();
-        let wish = ResumeRequest::Forward(vec![ResumeAction::Run; debugger.vcpus()]);
+        let wish = ResumeRequest::Forward(vec![ResumeAction::Run; debugger.vcpu_count()]);
         Self { debugger, files, layout: shape, request: wish, named, soft, hard, watched }
     }
 
@@ -103,7 +105,14 @@ impl<'a, 'b> Session<'a, 'b> {
                 Some(signal(thread, Signal::SIGINT))
             }
             DebugStop::Interrupted => None,
-            DebugStop::HistoryStart => Some(history(thread, ReplayLogPosition::Begin)),
+            DebugStop::HistoryStart => {
+                if !self.debugger.is_recorded() {
+                    stderr::print_line(format_args!(
+                        "gdb: a machine with interrupts cannot be run again exactly"
+                    ));
+                }
+                Some(history(thread, ReplayLogPosition::Begin))
+            }
             DebugStop::HistoryLost => {
                 stderr::print_line(format_args!(
                     "gdb: there is no way back: the run did something else when it was run again, or was too long to \
@@ -117,11 +126,11 @@ impl<'a, 'b> Session<'a, 'b> {
 
     /// Returns the stop reason for Ctrl-C.
     pub(super) fn interrupted(&self) -> StopReason {
-        signal(thread_of(self.debugger.current()), Signal::SIGINT)
+        signal(thread_of(self.debugger.current_vcpu()), Signal::SIGINT)
     }
 
     fn breakpoint(&self, vcpu: usize) -> Result<StopReason, Error> {
-        let pc = self.debugger.pc(vcpu)?;
+        let pc = self.debugger.pc(vcpu)?.0;
         let thread = thread_of(vcpu);
         Ok(if self.hard.contains(&pc) && !self.soft.contains(&pc) {
             StopReason::HwBreak(thread)
@@ -154,18 +163,19 @@ impl<'a, 'b> Session<'a, 'b> {
                         "gdb: it is shown as it was before the instruction that did it"
                     ));
                 }
-                Ok(signal(thread_of(self.debugger.current()), fatal))
+                Ok(signal(thread_of(self.debugger.current_vcpu()), fatal))
             }
         }
     }
 
     fn packet(&self, thread: Tid) -> Result<RegisterPacket, Error> {
-        Ok(RegisterPacket::from_state(&self.debugger.state(vcpu_of(thread))?, self.layout))
+        Ok(RegisterPacket::from_state(&self.debugger.vcpu(vcpu_of(thread)).save()?, self.layout))
     }
 
     fn write_packet(&mut self, thread: Tid, packet: &RegisterPacket) -> TargetResult<(), Self> {
         let (shape, mut applied) = (self.layout, Ok(()));
-        let changed = self.debugger.change(vcpu_of(thread), |state| applied = packet.apply(state, shape));
+        let changed =
+            self.debugger.change(vcpu_of(thread), &mut |state| applied = packet.apply(state, shape));
         changed.map_err(refusal)?;
         applied.map_err(|_| TargetError::Errno(EINVAL))
     }
@@ -190,7 +200,7 @@ fn refusal(error: EditError) -> TargetError<Error> {
     }
 }
 
-impl Target for Session<'_, '_> {
+impl Target for Session<'_> {
     type Arch = X86;
     type Error = Error;
 
@@ -213,7 +223,7 @@ impl Target for Session<'_, '_> {
     }
 }
 
-impl TargetDescriptionXmlOverride for Session<'_, '_> {
+impl TargetDescriptionXmlOverride for Session<'_> {
     fn target_description_xml(
         &self,
         annex: &[u8],
@@ -235,7 +245,7 @@ impl TargetDescriptionXmlOverride for Session<'_, '_> {
     }
 }
 
-impl MultiThreadBase for Session<'_, '_> {
+impl MultiThreadBase for Session<'_> {
     fn read_registers(&mut self, registers: &mut RegisterPacket, thread: Tid) -> TargetResult<(), Self> {
         *registers = self.packet(thread).map_err(TargetError::Fatal)?;
         Ok(())
@@ -261,7 +271,7 @@ impl MultiThreadBase for Session<'_, '_> {
     }
 
     fn list_active_threads(&mut self, thread_is_active: &mut dyn FnMut(Tid)) -> Result<(), Error> {
-        (0..self.debugger.vcpus()).map(thread_of).for_each(thread_is_active);
+        (0..self.debugger.vcpu_count()).map(thread_of).for_each(thread_is_active);
         Ok(())
     }
 
@@ -274,9 +284,9 @@ impl MultiThreadBase for Session<'_, '_> {
     }
 }
 
-impl ThreadExtraInfo for Session<'_, '_> {
+impl ThreadExtraInfo for Session<'_> {
     fn thread_extra_info(&self, thread: Tid, buffer: &mut [u8]) -> Result<usize, Error> {
-        let text = monitor::vcpu(self.debugger, vcpu_of(thread))?;
+        let text = monitor::vcpu(&*self.debugger, vcpu_of(thread))?;
         let count = text.len().min(buffer.len());
         for (place, byte) in buffer.iter_mut().zip(text.bytes()) {
             *place = byte;
@@ -285,7 +295,7 @@ impl ThreadExtraInfo for Session<'_, '_> {
     }
 }
 
-impl SingleRegisterAccess<Tid> for Session<'_, '_> {
+impl SingleRegisterAccess<Tid> for Session<'_> {
     fn read_register(
         &mut self,
         thread: Tid,
@@ -316,7 +326,7 @@ impl SingleRegisterAccess<Tid> for Session<'_, '_> {
     }
 }
 
-impl MonitorCmd for Session<'_, '_> {
+impl MonitorCmd for Session<'_> {
     fn handle_monitor_cmd(&mut self, command: &[u8], mut out: ConsoleOutput<'_>) -> Result<(), Error> {
         let text = monitor::answer(self.debugger, self.files, &String::from_utf8_lossy(command))?;
         gdbstub::target::ext::monitor_cmd::output!(out, "{text}");

@@ -7,11 +7,12 @@
 //!
 //! A change by the user cannot be repeated. So the history starts again at each change, from a checkpoint of the machine.
 
+use super::debug_target::{DebugStop, DebugTarget};
 use super::execution::Execution;
 use super::replay::{HistoryResult, found, found_or_stop};
 use super::soft_watchpoints::SoftWatchpoints;
 use super::state::ComparedState;
-use super::{DebugStop, Debugger, linear_pc};
+use super::{Debugger, linear_pc};
 use crate::Gva;
 use crate::machine::end::End;
 use crate::machine::error::Error;
@@ -51,13 +52,6 @@ struct HistoryPoint {
 }
 
 impl Debugger<'_> {
-    /// Starts the history again, after a change by the user.
-    pub(super) fn begin_history_here(&mut self) -> Result<(), Error> {
-        let Execution { machine, position, .. } = &self.present;
-        self.base = HistoryBase { position: *position, checkpoint: Some(machine.checkpoint()?) };
-        Ok(())
-    }
-
     /// Goes back by one instruction.
     pub(super) fn step_back(&mut self) -> Result<DebugStop, Error> {
         let here = found_or_stop!(self.here()?);
@@ -137,7 +131,7 @@ impl Debugger<'_> {
             if stop != DebugStop::Step {
                 return Ok(stop);
             }
-            if self.breakpoints.contains(&self.pc()?) {
+            if self.breakpoints.contains(&self.pc(0)?) {
                 return Ok(DebugStop::Breakpoint);
             }
             let Some(again) = self.past.take() else { return self.run_on() };
@@ -158,7 +152,7 @@ impl Debugger<'_> {
             if stop != DebugStop::Step {
                 return Ok(stop);
             }
-            if self.breakpoints.contains(&self.pc()?) {
+            if self.breakpoints.contains(&self.pc(0)?) {
                 return Ok(DebugStop::Breakpoint);
             }
             if self.past.is_none() {
@@ -192,12 +186,8 @@ impl Debugger<'_> {
         watched.instead_of(stop, self.machine())
     }
 
-    /// Goes to the point before the instruction that ended the run: a vCPU that shut down may have lost its registers, and there
-    /// they can still be read. Returns false if that is not possible.
-    ///
-    /// # Errors
-    /// Where the host fails.
-    pub fn go_before_end(&mut self) -> Result<bool, Error> {
+    /// Goes to the point before the instruction that ended the run. Returns false if that is not possible.
+    pub(super) fn step_before_end(&mut self) -> Result<bool, Error> {
         if self.end.is_none() || self.past.is_some() {
             return Ok(false);
         }

@@ -6,13 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_sys_wrap::{Kick, Vcpu, termination_requested};
 
-use super::DebugStop;
+use super::debug_target::DebugStop;
 use crate::machine::Machine;
 use crate::machine::end::End;
 use crate::machine::error::Error;
 
 /// Ends the present `KVM_RUN` of a debugger from another thread. The debugger then calls the function that was set with
-/// `stop_if`.
+/// [`stop_if`](super::DebugTarget::stop_if).
 #[derive(Debug, Clone)]
 pub struct InterruptHandle(Arc<Mutex<Kick>>);
 

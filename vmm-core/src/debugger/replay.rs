@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use super::debug_target::DebugStop;
 use super::execution::{Execution, RecordMode};
 use super::resume::{ResumeSession, after_step};
 use super::soft_watchpoints::SoftWatchpoints;
-use super::{DebugStop, Debugger, linear_pc};
+use super::{Debugger, linear_pc};
 use crate::Gva;
 use crate::machine::error::Error;
 

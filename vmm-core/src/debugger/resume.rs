@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use kvm_sys_wrap::{Breakpoint, BreakpointCondition, termination_requested};
 
+use super::debug_target::{DebugStop, DebugTarget, ExecDirection};
 use super::execution::{Execution, ExecutionInterception, ExecutionOutcome, RecordMode};
 use super::inserted_breakpoints::InsertedBreakpoints;
 use super::soft_watchpoints::{SoftWatchpoints, fit_registers};
-use super::{DebugStop, Debugger, ExecDirection, linear_pc};
+use super::{Debugger, linear_pc};
 use crate::Gva;
 use crate::machine::end::End;
 use crate::machine::error::Error;
@@ -120,23 +121,17 @@ impl Debugger<'_> {
     pub fn step_range(&mut self, start: u64, end: u64) -> Result<DebugStop, Error> {
         loop {
             let stop = self.step(ExecDirection::Forward)?;
-            let pc = self.pc()?;
+            let pc = self.pc(0)?;
             if stop != DebugStop::Step || !(start..end).contains(&pc.0) {
                 return Ok(stop);
             }
-            if self.has_breakpoint(pc) {
+            if self.breakpoints.contains(&pc) {
                 return Ok(DebugStop::Breakpoint);
             }
             if let Some(stop) = self.present.stop_check.stop() {
                 return Ok(stop);
             }
         }
-    }
-
-    /// Returns true if there is a breakpoint at a linear address.
-    #[must_use]
-    pub fn has_breakpoint(&self, address: Gva) -> bool {
-        self.breakpoints.contains(&address)
     }
 }
 

@@ -8,8 +8,8 @@ use std::time::Instant;
 use kvm_sys_wrap::KickTimer;
 
 use crate::Gva;
-use crate::debugger::DebugStop;
-use crate::debugger::smp::{ResumeAction, SmpDebugger};
+use crate::debugger::debug_target::{DebugStop, DebugTarget, ResumeAction, ResumeRequest};
+use crate::debugger::smp::SmpDebugger;
 use crate::machine::Machine;
 use crate::machine::end::End;
 use crate::machine::error::Error;
@@ -39,17 +39,17 @@ pub fn run_until(mut machine: Machine, point: StopPoint) -> Result<(Machine, Opt
 
 fn run_to_address(machine: Machine, gva: Gva) -> Result<(Machine, Option<End>), Error> {
     let limit = machine.board.spec.limits.time;
-    let actions = vec![ResumeAction::Run; machine.vcpus().count()];
-    let mut debugger = SmpDebugger::new(machine)?;
+    let request = ResumeRequest::Forward(vec![ResumeAction::Run; machine.vcpus().count()]);
+    let mut debugger = Box::new(SmpDebugger::new(machine)?);
     if !debugger.add_breakpoint(gva)? {
         return Err(Error::NoBreakpoint { gva });
     }
     let started = Instant::now();
     let _alarm = limit.map(KickTimer::new).transpose()?;
     let passed = move || limit.filter(|limit| started.elapsed() >= *limit);
-    debugger.stop_if(move || passed().is_some());
+    debugger.stop_if(Box::new(move || passed().is_some()));
     let end = loop {
-        match debugger.resume(&actions)?.1 {
+        match debugger.resume(&request)?.1 {
             DebugStop::Breakpoint => break None,
             DebugStop::Ended(end) => break Some(end),
             DebugStop::Interrupted => {

@@ -14,18 +14,16 @@ mod worker;
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Instant;
 
-use kvm_sys_wrap::{Breakpoint, MpState, Vcpu, VcpuState};
+use kvm_sys_wrap::{Breakpoint, MpState};
 
 use inserted_breakpoints::SmpBreakpoints;
-pub use resume::ResumeAction;
 use resume::RoundEnd;
 
-use super::interrupt_handle::StopCheck;
+use super::debug_target::{DebugStop, DebugTarget, Finished, ResumeAction, ResumeRequest};
+use super::interrupt_handle::{InterruptHandle, StopCheck};
 use super::linear_memory::LinearMemory;
 use super::soft_watchpoints::fit_registers;
-use super::{DebugStop, EditError, Finished, InterruptHandle};
 use crate::Gva;
-use crate::cpu::cpu_state::CpuState;
 use crate::machine::Machine;
 use crate::machine::debug_capabilities::DebugCapabilities;
 use crate::machine::end::End;
@@ -33,7 +31,7 @@ use crate::machine::error::Error;
 use crate::machine::run_loop::RunOutcome;
 use crate::record::Recording;
 
-/// Debugged run of a machine with interrupts. vCPUs are numbered from 0.
+/// Debugger of a machine with interrupts, which has one vCPU or several. It cannot go back.
 #[derive(Debug)]
 pub struct SmpDebugger {
     machine: Machine,
@@ -79,201 +77,12 @@ impl SmpDebugger {
         })
     }
 
-    /// Debug capabilities of this host.
-    #[must_use]
-    pub const fn capabilities(&self) -> DebugCapabilities {
-        self.capabilities
-    }
-
-    /// Machine being debugged. Its [`vcpu`](Machine::vcpu) is the one that stopped last.
-    #[must_use]
-    pub const fn machine(&self) -> &Machine {
-        &self.machine
-    }
-
-    /// End of the run, if it has ended.
-    #[must_use]
-    pub const fn end(&self) -> Option<&End> {
-        self.end.as_ref()
-    }
-
-    /// Handle that interrupts this debugger from another thread.
-    #[must_use]
-    pub fn interrupt_handle(&self) -> InterruptHandle {
-        self.interrupt_handle.clone()
-    }
-
-    /// Sets the function that decides if the vCPUs stop. It is called after every interrupt of this debugger; the vCPUs stop with
-    /// [`DebugStop::Interrupted`] if it returns true.
-    pub fn stop_if(&mut self, wants_stop: impl Fn() -> bool + Send + Sync + 'static) {
-        self.stop_check = StopCheck::new(wants_stop);
-    }
-
-    /// vCPU with this number; the first one where there is none.
-    #[must_use]
-    pub fn vcpu(&self, number: usize) -> &Vcpu {
-        self.machine.vcpus().nth(number).unwrap_or(&self.machine.processors.bsp().vcpu)
-    }
-
-    /// Multiprocessing state of a vCPU: runnable, halted, or waiting for its start (`KVM_GET_MP_STATE`).
-    ///
-    /// # Errors
-    /// [`Error::Kvm`].
-    pub fn condition(&self, number: usize) -> Result<MpState, Error> {
-        Ok(self.vcpu(number).mp_state()?)
-    }
-
-    /// Reads the registers of a vCPU.
-    ///
-    /// # Errors
-    /// [`Error::Kvm`].
-    pub fn registers(&self, number: usize) -> Result<CpuState, Error> {
-        let vcpu = self.vcpu(number);
-        Ok(CpuState::from_vcpu(vcpu)?)
-    }
-
-    /// Changes the state of a vCPU.
-    ///
-    /// # Errors
-    /// [`EditError`].
-    pub fn change(&self, number: usize, change: impl FnOnce(&mut VcpuState)) -> Result<(), EditError> {
-        self.may_edit()?;
-        let vcpu = self.vcpu(number);
-        let mut state = vcpu.save().map_err(Error::from)?;
-        change(&mut state);
-        Ok(vcpu.restore(&state).map_err(Error::from)?)
-    }
-
-    /// Reads memory at a linear address with the page tables of a vCPU, up to the first byte that is not mapped; returns the
-    /// number of bytes read.
-    ///
-    /// # Errors
-    /// [`Error::Kvm`].
-    pub fn read(&self, number: usize, address: Gva, data: &mut [u8]) -> Result<usize, Error> {
-        Ok(self.linear_memory(number)?.read(address, data))
-    }
-
-    /// Writes memory at a linear address with the page tables of a vCPU.
-    ///
-    /// # Errors
-    /// [`EditError`]; bytes before the first one that is not mapped have been written.
-    pub fn write(&self, number: usize, address: Gva, data: &[u8]) -> Result<(), EditError> {
-        self.may_edit()?;
-        let written = self.linear_memory(number)?.write(address, data);
-        if written == data.len() {
-            return Ok(());
-        }
-        let missing = u64::try_from(written).unwrap_or(u64::MAX);
-        Err(EditError::NotMapped(Gva(address.0.saturating_add(missing))))
-    }
-
-    /// Sets a breakpoint at a linear address, for all vCPUs; returns false if that is not possible. Where no debug register is
-    /// free, memory must be mapped at the address.
-    ///
-    /// # Errors
-    /// Where the host fails.
-    pub fn add_breakpoint(&mut self, address: Gva) -> Result<bool, Error> {
-        let is_new = self.breakpoints.insert(address);
-        let (breakpoints, unplaced) = self.place(None)?;
-        breakpoints.remove(&self.machine.board)?;
-        if unplaced.is_empty() {
-            return Ok(true);
-        }
-        if is_new {
-            self.breakpoints.remove(&address);
-        }
-        Ok(false)
-    }
-
-    /// Removes a breakpoint; returns true if there was one.
-    pub fn remove_breakpoint(&mut self, address: Gva) -> bool {
-        self.breakpoints.remove(&address)
-    }
-
-    /// Sets a watchpoint in a debug register; returns false if that is not possible.
-    ///
-    /// # Errors
-    /// Where the host fails.
-    pub fn add_watchpoint(&mut self, wanted: Breakpoint) -> Result<bool, Error> {
-        self.watchpoints.push(wanted);
-        let fits = self.capabilities.watchpoints && fit_registers(&self.watchpoints);
-        let can = fits && {
-            let (breakpoints, unplaced) = self.place(None)?;
-            breakpoints.remove(&self.machine.board)?;
-            unplaced.is_empty()
-        };
-        if !can {
-            self.watchpoints.pop();
-        }
-        Ok(can)
-    }
-
-    /// Removes a watchpoint; returns true if there was one.
-    pub fn remove_watchpoint(&mut self, watchpoint: Breakpoint) -> bool {
-        let found = self.watchpoints.iter().position(|known| *known == watchpoint);
-        found.map(|index| self.watchpoints.remove(index)).is_some()
-    }
-
-    /// Resumes the vCPUs, with one action for each, until one of them has a reason to stop; then all stop.
-    ///
-    /// # Errors
-    /// Where the host fails.
-    pub fn resume(&mut self, actions: &[ResumeAction]) -> Result<RoundEnd, Error> {
-        if let Some(end) = &self.end {
-            return Ok((self.machine.ended, DebugStop::Ended(end.clone())));
-        }
-        let reason = match self.pending.pop_front() {
-            Some(reason) => reason,
-            None => self.go(actions)?,
-        };
-        let (number, stop) = &reason;
-        self.machine.ended = *number;
-        if let DebugStop::Ended(end) = stop {
-            self.end = Some(end.clone());
-        }
-        let pc = self.registers(*number)?.linear_rip();
-        if let Some(reported) = self.reported.get_mut(*number) {
-            *reported = Some(pc);
-        }
-        self.machine.board.output.sync().map_err(Error::Console)?;
-        Ok(reason)
-    }
-
-    /// Runs the guest to its end, without breakpoints, and returns the machine.
-    ///
-    /// # Errors
-    /// Where the host fails.
-    pub fn finish(mut self) -> Result<Finished, Error> {
-        self.stop_check = StopCheck::default();
-        self.breakpoints.clear();
-        self.watchpoints.clear();
-        let actions = vec![ResumeAction::Run; self.reported.len()];
-        loop {
-            if let (_, DebugStop::Ended(end)) = self.resume(&actions)? {
-                return self.conclude(end);
-            }
-        }
-    }
-
-    /// Ends the run at its present point, and returns the machine.
-    ///
-    /// # Errors
-    /// [`Error::Console`].
-    pub fn abandon(self) -> Result<Finished, Error> {
-        let end = self.end.clone().unwrap_or(End::Interrupted);
-        self.conclude(end)
-    }
-
     fn conclude(self, end: End) -> Result<Finished, Error> {
         let elapsed = self.started.elapsed();
         self.machine.board.output.sync().map_err(Error::Console)?;
         let outcome = RunOutcome { end, exits: self.machine.exits(), elapsed };
         // A run that cannot be repeated counts as changed by the user.
         Ok(Finished { machine: self.machine, outcome, recording: Recording::new(), changed: true })
-    }
-
-    const fn may_edit(&self) -> Result<(), EditError> {
-        if self.end.is_some() { Err(EditError::Ended) } else { Ok(()) }
     }
 
     /// Steps vCPUs that stand on a breakpoint off it, one by one and without its byte, while the others hold. Then resumes all.
@@ -309,7 +118,8 @@ impl SmpDebugger {
         let pc = self.registers(number)?.linear_rip();
         let was_reported = self.reported.get(number).copied().flatten() == Some(pc);
         let stands = self.breakpoints.contains(&Gva(pc)) && (was_reported || action != ResumeAction::Run);
-        let sleeps = stands && action == ResumeAction::Run && self.condition(number)? != MpState::Runnable;
+        let sleeps =
+            stands && action == ResumeAction::Run && self.vcpu(number).mp_state()? != MpState::Runnable;
         Ok((stands && !sleeps).then_some(pc))
     }
 
@@ -352,5 +162,111 @@ impl SmpDebugger {
     /// Memory with the page tables of a vCPU.
     fn linear_memory(&self, number: usize) -> Result<LinearMemory<'_>, Error> {
         Ok(LinearMemory::on(&self.machine.board, &self.registers(number)?))
+    }
+}
+
+impl DebugTarget for SmpDebugger {
+    fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    fn capabilities(&self) -> DebugCapabilities {
+        self.capabilities
+    }
+
+    fn interrupt_handle(&self) -> InterruptHandle {
+        self.interrupt_handle.clone()
+    }
+
+    fn stop_if(&mut self, wants_stop: Box<dyn Fn() -> bool + Send + Sync>) {
+        self.stop_check = StopCheck::new(wants_stop);
+    }
+
+    fn end(&self) -> Option<&End> {
+        self.end.as_ref()
+    }
+
+    fn is_recorded(&self) -> bool {
+        false
+    }
+
+    /// Sets a breakpoint. Where no debug register is free, memory must be mapped at the address.
+    fn add_breakpoint(&mut self, address: Gva) -> Result<bool, Error> {
+        let is_new = self.breakpoints.insert(address);
+        let (breakpoints, unplaced) = self.place(None)?;
+        breakpoints.remove(&self.machine.board)?;
+        if unplaced.is_empty() {
+            return Ok(true);
+        }
+        if is_new {
+            self.breakpoints.remove(&address);
+        }
+        Ok(false)
+    }
+
+    fn remove_breakpoint(&mut self, address: Gva) -> bool {
+        self.breakpoints.remove(&address)
+    }
+
+    /// Sets a watchpoint in a debug register.
+    fn add_watchpoint(&mut self, watchpoint: Breakpoint) -> Result<bool, Error> {
+        self.watchpoints.push(watchpoint);
+        let fits = self.capabilities.watchpoints && fit_registers(&self.watchpoints);
+        let can = fits && {
+            let (breakpoints, unplaced) = self.place(None)?;
+            breakpoints.remove(&self.machine.board)?;
+            unplaced.is_empty()
+        };
+        if !can {
+            self.watchpoints.pop();
+        }
+        Ok(can)
+    }
+
+    fn remove_watchpoint(&mut self, watchpoint: Breakpoint) -> bool {
+        let found = self.watchpoints.iter().position(|known| *known == watchpoint);
+        found.map(|index| self.watchpoints.remove(index)).is_some()
+    }
+
+    /// Resumes the vCPUs until one of them has a reason to stop; then all stop.
+    fn resume(&mut self, request: &ResumeRequest) -> Result<RoundEnd, Error> {
+        let ResumeRequest::Forward(actions) = request else {
+            return Ok((self.machine.ended, DebugStop::HistoryStart));
+        };
+        if let Some(end) = &self.end {
+            return Ok((self.machine.ended, DebugStop::Ended(end.clone())));
+        }
+        let reason = match self.pending.pop_front() {
+            Some(reason) => reason,
+            None => self.go(actions)?,
+        };
+        let (number, stop) = &reason;
+        self.machine.ended = *number;
+        if let DebugStop::Ended(end) = stop {
+            self.end = Some(end.clone());
+        }
+        let pc = self.registers(*number)?.linear_rip();
+        if let Some(reported) = self.reported.get_mut(*number) {
+            *reported = Some(pc);
+        }
+        self.machine.board.output.sync().map_err(Error::Console)?;
+        Ok(reason)
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<Finished, Error> {
+        self.stop_check = StopCheck::default();
+        self.breakpoints.clear();
+        self.watchpoints.clear();
+        let request = ResumeRequest::Forward(vec![ResumeAction::Run; self.reported.len()]);
+        loop {
+            if let (_, DebugStop::Ended(end)) = self.resume(&request)? {
+                return self.conclude(end);
+            }
+        }
+    }
+
+    fn abandon(self: Box<Self>) -> Result<Finished, Error> {
+        let end = self.end.clone().unwrap_or(End::Interrupted);
+        self.conclude(end)
     }
 }

@@ -4,7 +4,7 @@
 
 use kvm_sys_wrap::{Breakpoint, BreakpointCondition};
 
-use super::DebugStop;
+use super::debug_target::DebugStop;
 use super::linear_memory::LinearMemory;
 use crate::machine::Machine;
 use crate::machine::error::Error;

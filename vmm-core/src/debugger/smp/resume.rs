@@ -8,7 +8,7 @@ use std::thread;
 
 use kvm_sys_wrap::termination_requested;
 
-use super::super::DebugStop;
+use super::super::debug_target::{DebugStop, ResumeAction};
 use super::super::interrupt_handle::StopCheck;
 use super::inserted_breakpoints::SmpBreakpoints;
 use super::worker::{Worker, WorkerHooks};
@@ -20,19 +20,6 @@ use crate::machine::error::Error;
 use crate::machine::processor::Processor;
 use crate::machine::processors::Processors;
 use crate::machine::smp::{IdleTimer, StopBarrier, idle, io_thread};
-
-/// Action of one vCPU in a resumption.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ResumeAction {
-    /// Stay stopped.
-    Hold,
-    /// Run until there is a reason to stop.
-    Run,
-    /// Execute one instruction.
-    Step,
-    /// Execute instructions as long as the next one is at or after the first address and before the second.
-    Range(u64, u64),
-}
 
 /// Number of a vCPU and its reason to stop.
 pub(super) type RoundEnd = (usize, DebugStop);

@@ -8,9 +8,9 @@
 use iced_x86::Mnemonic;
 use kvm_sys_wrap::{BreakpointCondition, Exit, GuestDebug};
 
-use super::super::DebugStop;
+use super::super::debug_target::{DebugStop, ResumeAction};
 use super::inserted_breakpoints::DebugExitCause;
-use super::resume::{ResumeAction, ResumeRound};
+use super::resume::ResumeRound;
 use crate::debugger::guest_int3::skip_failed_int3;
 use crate::debugger::linear_memory::LinearMemory;
 use crate::debugger::trap_flag::StateBeforeStep;
