@@ -31,6 +31,8 @@ fn diagnostic(config: &Config, index: usize, error: &DiskError) -> Diagnostic {
     if let Some(cause) = error.source() {
         message = format!("{message}: {cause}");
     }
-    let problem = config.error_at(&format!("devices.virtio.{index}.{key}"), message).with_help(error.help());
+    let problem = config
+        .error_at(&format!("devices.virtio.{index}.{key}"), message)
+        .with_help(crate::help::for_disk(error));
     if error.is_configuration() { problem } else { Diagnostic { status: Status::Host, ..problem } }
 }

@@ -4,8 +4,14 @@ use std::fmt::Display;
 use std::io;
 
 use rustix::io::Errno;
+use vmm_core::devices::virtio::DiskError;
 use vmm_core::kvm_sys_wrap::{Call, Error as KvmError};
+use vmm_core::layout::{LayoutEntry, LayoutProblem, MappingProblem, RangeOwner};
 use vmm_core::machine::error::Error;
+use vmm_core::paging::Scheme;
+
+/// Size of a disk's sector in bytes (Virtual I/O Device Version 1.2, 5.2.4).
+const SECTOR: u64 = 512;
 
 /// Returns what the user can do about an error of a machine, if anything.
 pub(crate) fn for_machine(error: &Error) -> Option<String> {
@@ -16,7 +22,7 @@ pub(crate) fn for_machine(error: &Error) -> Option<String> {
             "`vmm-cli doctor` shows what works here; an ordinary KVM host (VT-x or AMD-V) does all modes"
                 .to_owned(),
         ),
-        Error::Disk(error) => error.help(),
+        Error::Disk(error) => for_disk(error),
         Error::NoBreakpoint { .. } | Error::NoExitCount => {
             Some("stop it after a time instead, with --after".to_owned())
         }
@@ -66,6 +72,87 @@ pub(crate) fn for_kvm(error: &KvmError) -> Option<String> {
     }
 }
 
+/// Returns what the user can do about a problem of a layout.
+pub(crate) fn for_layout(problem: &LayoutProblem) -> String {
+    let text = match problem {
+        LayoutProblem::NoMemory => "add a memory region",
+        LayoutProblem::EmptyRegion { .. } | LayoutProblem::RegionMisaligned { .. } => {
+            "a region consists of whole pages of 4 KiB"
+        }
+        LayoutProblem::TssAddressMisaligned(_) | LayoutProblem::TssAddressTooHigh(_) => {
+            "leave tss-address out to use 0xfffbd000"
+        }
+        LayoutProblem::TooHigh { .. } => "move it down",
+        LayoutProblem::Overlap { .. } => "move or shrink one of the two",
+        LayoutProblem::OutsideMemory {
+            entry: LayoutEntry { owner: RangeOwner::Firmware(_), .. }, ..
+        } => {
+            "a PC has at least 1 MiB of memory; or leave the tables out: `enabled = false` in [devices.acpi] and \
+             [devices.mp-table]"
+        }
+        LayoutProblem::OutsideMemory { .. } => "move it, or make the memory larger",
+        LayoutProblem::ReadOnly { .. } => "move it to memory that can be written",
+        LayoutProblem::Misaligned { .. } | LayoutProblem::SharedPage { .. } => {
+            "move it, or leave it out of [layout] to have it placed"
+        }
+        LayoutProblem::StackSize { .. } => "make the stack smaller",
+        LayoutProblem::NoSuchPart { .. } => "leave it out of [layout]",
+        LayoutProblem::NoRoom { .. } => "make the memory larger, or move the guest to leave room",
+        LayoutProblem::TooManyTables { .. } => "use larger pages (paging.page-size), or map less",
+        LayoutProblem::RealModeRing => "use ring 0, or one of the modes protected, paged, pae and long",
+        LayoutProblem::PageSize { mode, .. } => {
+            let sizes: Vec<&str> = mode.page_sizes().iter().map(|size| size.name()).collect();
+            return format!("{mode} mode has pages of {}", sizes.join(", "));
+        }
+        LayoutProblem::FiveLevel(_) => "five-level paging exists in long mode only",
+        LayoutProblem::Map(problem) => return for_mapping(problem),
+    };
+    text.to_owned()
+}
+
+fn for_mapping(problem: &MappingProblem) -> String {
+    let text = match problem {
+        MappingProblem::Misaligned { .. } | MappingProblem::Empty { .. } => {
+            "a mapping consists of whole pages of 4 KiB"
+        }
+        MappingProblem::Unaddressable { scheme: Scheme::TwoLevel | Scheme::Pae, .. } => {
+            "virtual addresses end at 4 GiB"
+        }
+        MappingProblem::Unaddressable {
+            scheme: scheme @ (Scheme::FourLevel | Scheme::FiveLevel), ..
+        } => {
+            let bit = scheme.address_bits() - 1;
+            return format!("in a canonical address, bits 63 to {bit} are equal");
+        }
+        MappingProblem::TooHigh { .. } => "map memory that lies lower",
+        MappingProblem::NothingThere { .. } => "correct the address, or make the memory larger",
+        MappingProblem::Overlap { .. } => "each virtual page can show one physical page",
+        MappingProblem::NoExecuteDisable { .. } => "use mode pae or long, or leave `executable` out",
+        MappingProblem::Hides { .. } => "move one of the two, or map the range at its own address",
+    };
+    text.to_owned()
+}
+
+/// Returns what the user can do about a disk image, if anything.
+pub(crate) fn for_disk(error: &DiskError) -> Option<String> {
+    match error {
+        DiskError::Size { path, size } => {
+            let sectors = size.div_ceil(SECTOR).max(1).saturating_mul(SECTOR);
+            Some(format!("make it whole: `truncate --size {sectors} {}`", path.display()))
+        }
+        DiskError::OverlayExists { .. } => {
+            Some("an overlay is never overwritten: remove it, or name another".to_owned())
+        }
+        DiskError::InUse { .. } => {
+            Some("with an overlay of its own each machine can use the same image".to_owned())
+        }
+        DiskError::Open { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+            Some("create it, such as with `truncate --size 64M FILE`, or correct the path".to_owned())
+        }
+        DiskError::Open { .. } | DiskError::NotAFile { .. } | DiskError::Overlay { .. } => None,
+    }
+}
+
 fn for_open(path: impl Display, source: &io::Error) -> Option<String> {
     match Errno::from_io_error(source)? {
         Errno::NOENT => Some(
@@ -88,6 +175,7 @@ mod tests {
     use std::path::Path;
 
     use vmm_core::Kvm;
+    use vmm_core::spec::mode::{Mode, PageSize};
 
     use super::*;
 
@@ -95,6 +183,12 @@ mod tests {
     fn a_missing_device_has_advice_about_the_module() {
         let error = Kvm::open_with(Path::new("/nonexistent/kvm"), None).unwrap_err();
         assert!(for_kvm(&error).unwrap().contains("modprobe"));
+    }
+
+    #[test]
+    fn page_sizes_of_the_mode_are_listed() {
+        let help = for_layout(&LayoutProblem::PageSize { mode: Mode::Paged, size: PageSize::Size2M });
+        assert_eq!(help, "paged mode has pages of 4KiB, 4MiB");
     }
 
     #[test]

@@ -8,7 +8,12 @@ use crate::diagnostic::Diagnostic;
 /// Returns a diagnostic for each problem, at the key that led to it.
 pub(crate) fn locate(config: &Config, error: &LayoutError) -> Vec<Diagnostic> {
     let locate = |problem: &LayoutProblem| {
-        config.error_at(&key(problem), problem.to_string()).with_help(problem.help())
+        let message = if let LayoutProblem::Map(mapping) = problem {
+            mapping.message("paging.map")
+        } else {
+            problem.to_string()
+        };
+        config.error_at(&key(problem), message).with_help(Some(crate::help::for_layout(problem)))
     };
     error.problems.iter().map(locate).collect()
 }

@@ -1,4 +1,5 @@
-//! Every file in `bad-toml/` is a configuration with a mistake, and beside it stands what is shown for it.
+//! Every file in `bad-toml/` is a configuration with a mistake, and beside it stands what is shown for it. The mistakes in
+//! `bad-layout/` are found by `vmm-cli check`, when the guest's file has been read.
 //!
 //! A comment at the top of a file says what is wrong with it. Two forms of comment are read by this test:
 //! `# mistakes: 3` for a file with another number of mistakes than one, and `# option: --set key=value` for options
@@ -8,22 +9,29 @@
 
 #[path = "support/golden.rs"]
 mod golden;
+mod support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use golden::Goldens;
+use support::{CLI, ProcessResult, program_is_here};
 use vmm_cli::config::{Config, Overrides};
 use vmm_cli::diagnostic::{Diagnostics, Location, json};
 use vmm_cli::status::Status;
 
-fn files() -> Vec<PathBuf> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bad-toml");
-    let entries = fs::read_dir(&directory).expect("tests/bad-toml can be read");
+fn files_in(directory: &str) -> Vec<PathBuf> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(directory);
+    let entries = fs::read_dir(directory).expect("the directory can be read");
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
     paths.sort();
     paths
+}
+
+fn files() -> Vec<PathBuf> {
+    files_in("bad-toml")
 }
 
 /// The values of comments of the form `# name: value`.
@@ -64,15 +72,44 @@ fn each_mistake_is_shown_as_expected() {
     goldens.check(&["stderr"]);
 }
 
+/// The number of mistakes that a file says it has.
+fn number_of_mistakes(path: &Path, text: &str) -> usize {
+    match comments(text, "mistakes").as_slice() {
+        [] => 1,
+        [number] => number.parse().expect("a number of mistakes"),
+        _ => panic!("two numbers of mistakes in {}", path.display()),
+    }
+}
+
+/// Beside each configuration lies `guest.bin`, a page of HLT instructions.
+#[test]
+fn each_mistake_in_a_layout_is_shown_as_expected() {
+    if !program_is_here() {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    fs::write(directory.path().join("guest.bin"), [0xf4; 0x1000]).expect("the guest is written");
+    let mut goldens = Goldens::new("bad-layout");
+    for path in files_in("bad-layout") {
+        let text = fs::read_to_string(&path).expect("UTF-8");
+        let name = path.file_name().expect("a file name");
+        fs::write(directory.path().join(name), &text).expect("the configuration is written");
+        let mut check = Command::new(CLI);
+        let output = check.arg("check").arg(name).current_dir(&directory).stdin(Stdio::null()).output();
+        let ProcessResult { status, stdout, stderr } = ProcessResult::new(&output.expect("the program runs"));
+        assert_eq!((status, stdout.as_str()), (Some(105), ""), "{}: {stderr}", path.display());
+        let count = stderr.lines().filter(|line| line.starts_with("error: ")).count();
+        assert_eq!(count, number_of_mistakes(&path, &text), "{}:\n{stderr}", path.display());
+        goldens = goldens.with(path.with_extension("stderr"), stderr);
+    }
+    goldens.check(&["stderr"]);
+}
+
 #[test]
 fn each_file_has_the_number_of_mistakes_it_says() {
     for path in files() {
         let text = fs::read_to_string(&path).expect("UTF-8");
-        let expected = match comments(&text, "mistakes").as_slice() {
-            [] => 1,
-            [number] => number.parse().expect("a number of mistakes"),
-            _ => panic!("two numbers of mistakes in {}", path.display()),
-        };
+        let expected = number_of_mistakes(&path, &text);
         let mistakes = mistakes(&path, &text);
         assert_eq!(mistakes.0.len(), expected, "{}:\n{mistakes}", path.display());
         assert_eq!(mistakes.status(), Status::Configuration);

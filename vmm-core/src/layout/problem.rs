@@ -1,4 +1,6 @@
-//! Errors of a layout, with the ranges in conflict and advice on what to change.
+//! Errors of a layout, with the ranges in conflict.
+
+use std::fmt;
 
 use thiserror::Error;
 
@@ -169,92 +171,56 @@ pub enum LayoutProblem {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum MappingProblem {
     /// A field is not a multiple of the page size.
-    #[error("paging.map {map}: {field} {value:#x} is not a multiple of 4 KiB")]
     Misaligned { map: usize, field: &'static str, value: u64 },
     /// The size is 0.
-    #[error("paging.map {map} is empty")]
     Empty { map: usize },
     /// The paging scheme cannot translate all virtual addresses of the range.
-    #[error("paging.map {map}: {} cannot address all of {gva} ({})", .scheme.name(), ByteSize(*.size))]
     Unaddressable { map: usize, scheme: Scheme, gva: Gva, size: u64 },
     /// A page table entry cannot hold all physical addresses of the range.
-    #[error("paging.map {map}: {} cannot reach all of physical {gpa} ({})", .scheme.name(), ByteSize(*.size))]
     TooHigh { map: usize, scheme: Scheme, gpa: Gpa, size: u64 },
     /// Neither memory nor a device is in the physical range.
-    #[error("paging.map {map}: nothing at physical {span}, neither memory nor a device")]
     NothingThere { map: usize, span: GpaRange },
     /// Two mappings map the same virtual page.
-    #[error("paging.map {first} and paging.map {second} both map {gva}")]
     Overlap { first: usize, second: usize, gva: Gva },
     /// Entries of two-level paging have no XD bit.
-    #[error("paging.map {map}: two-level paging cannot forbid execution")]
     NoExecuteDisable { map: usize },
     /// A mapping replaces the identity mapping of a table or of the stack.
-    #[error("paging.map {map} hides the {hidden}")]
     Hides { map: usize, hidden: LayoutEntry },
 }
 
-impl LayoutProblem {
-    /// Returns advice for the user; `None` if there is none.
+impl MappingProblem {
+    /// Returns the message with `noun` in front of the number of each mapping, for a front-end that has its own name for
+    /// mappings. [`Display`](fmt::Display) calls one a `mapping`.
     #[must_use]
-    pub fn help(&self) -> Option<String> {
-        let text = match self {
-            Self::NoMemory => "add a memory region",
-            Self::EmptyRegion { .. } | Self::RegionMisaligned { .. } => {
-                "a region consists of whole pages of 4 KiB"
+    pub fn message(&self, noun: &str) -> String {
+        match self {
+            Self::Misaligned { map, field, value } => {
+                format!("{noun} {map}: {field} {value:#x} is not a multiple of 4 KiB")
             }
-            Self::TssAddressMisaligned(_) | Self::TssAddressTooHigh(_) => {
-                "leave tss-address out to use 0xfffbd000"
+            Self::Empty { map } => format!("{noun} {map} is empty"),
+            Self::Unaddressable { map, scheme, gva, size } => {
+                format!("{noun} {map}: {} cannot address all of {gva} ({})", scheme.name(), ByteSize(*size))
             }
-            Self::TooHigh { .. } => "move it down",
-            Self::Overlap { .. } => "move or shrink one of the two",
-            Self::OutsideMemory { entry: LayoutEntry { owner: RangeOwner::Firmware(_), .. }, .. } => {
-                "a PC has at least 1 MiB of memory; or leave the tables out: `enabled = false` in [devices.acpi] and \
-                 [devices.mp-table]"
+            Self::TooHigh { map, scheme, gpa, size } => {
+                let size = ByteSize(*size);
+                format!("{noun} {map}: {} cannot reach all of physical {gpa} ({size})", scheme.name())
             }
-            Self::OutsideMemory { .. } => "move it, or make the memory larger",
-            Self::ReadOnly { .. } => "move it to memory that can be written",
-            Self::Misaligned { .. } | Self::SharedPage { .. } => {
-                "move it, or leave it out of [layout] to have it placed"
+            Self::NothingThere { map, span } => {
+                format!("{noun} {map}: nothing at physical {span}, neither memory nor a device")
             }
-            Self::StackSize { .. } => "make the stack smaller",
-            Self::NoSuchPart { .. } => "leave it out of [layout]",
-            Self::NoRoom { .. } => "make the memory larger, or move the guest to leave room",
-            Self::TooManyTables { .. } => "use larger pages (paging.page-size), or map less",
-            Self::RealModeRing => "use ring 0, or one of the modes protected, paged, pae and long",
-            Self::PageSize { mode, .. } => {
-                let sizes: Vec<&str> = mode.page_sizes().iter().map(|size| size.name()).collect();
-                return Some(format!("{mode} mode has pages of {}", sizes.join(", ")));
+            Self::Overlap { first, second, gva } => {
+                format!("{noun} {first} and {noun} {second} both map {gva}")
             }
-            Self::FiveLevel(_) => "five-level paging exists in long mode only",
-            Self::Map(problem) => return problem.help(),
-        };
-        Some(text.to_owned())
+            Self::NoExecuteDisable { map } => {
+                format!("{noun} {map}: two-level paging cannot forbid execution")
+            }
+            Self::Hides { map, hidden } => format!("{noun} {map} hides the {hidden}"),
+        }
     }
 }
 
-impl MappingProblem {
-    /// Returns advice for the user, if there is any.
-    #[must_use]
-    pub fn help(&self) -> Option<String> {
-        match self {
-            Self::Misaligned { .. } | Self::Empty { .. } => {
-                Some("a mapping consists of whole pages of 4 KiB".to_owned())
-            }
-            Self::Unaddressable { scheme: Scheme::TwoLevel | Scheme::Pae, .. } => {
-                Some("virtual addresses end at 4 GiB".to_owned())
-            }
-            Self::Unaddressable { scheme: scheme @ (Scheme::FourLevel | Scheme::FiveLevel), .. } => {
-                let bit = scheme.address_bits() - 1;
-                Some(format!("in a canonical address, bits 63 to {bit} are equal"))
-            }
-            Self::TooHigh { .. } => Some("map memory that lies lower".to_owned()),
-            Self::NothingThere { .. } => Some("correct the address, or make the memory larger".to_owned()),
-            Self::Overlap { .. } => Some("each virtual page can show one physical page".to_owned()),
-            Self::NoExecuteDisable { .. } => {
-                Some("use mode pae or long, or leave `executable` out".to_owned())
-            }
-            Self::Hides { .. } => Some("move one of the two, or map the range at its own address".to_owned()),
-        }
+impl fmt::Display for MappingProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message("mapping"))
     }
 }

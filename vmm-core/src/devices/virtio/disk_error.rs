@@ -3,8 +3,6 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::disk::SECTOR;
-
 /// A disk image cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {
@@ -61,24 +59,5 @@ impl DiskError {
             Self::NotAFile { .. } | Self::Size { .. } | Self::OverlayExists { .. } => true,
             Self::InUse { .. } | Self::Overlay { .. } => false,
         }
-    }
-
-    /// Returns advice for the user.
-    #[must_use]
-    pub fn help(&self) -> Option<String> {
-        Some(match self {
-            Self::Size { path, size } => {
-                let sectors = size.div_ceil(SECTOR).max(1).saturating_mul(SECTOR);
-                format!("make it whole: `truncate --size {sectors} {}`", path.display())
-            }
-            Self::OverlayExists { .. } => {
-                "an overlay is never overwritten: remove it, or name another".to_owned()
-            }
-            Self::InUse { .. } => "with an overlay of its own each machine can use the same image".to_owned(),
-            Self::Open { source, .. } if source.kind() == io::ErrorKind::NotFound => {
-                "create it, such as with `truncate --size 64M FILE`, or correct the path".to_owned()
-            }
-            Self::Open { .. } | Self::NotAFile { .. } | Self::Overlay { .. } => return None,
-        })
     }
 }
