@@ -40,8 +40,11 @@ pub(crate) fn check(args: &CheckArgs) -> Result<Status, Diagnostics> {
         let prepared = config.and_then(|config| Ok((Prepared::new(&config)?, config)));
         match prepared {
             Ok((prepared, config)) => {
-                describe(&mut good, path, &prepared, args.verbose);
-                problems.extend(preflight::warnings(&config, &prepared));
+                let found = Diagnostics(preflight::warnings(&config, &prepared));
+                if found.status() == Status::Success {
+                    describe(&mut good, path, &prepared, args.verbose);
+                }
+                problems.extend(found.0);
             }
             Err(Diagnostics(more)) => problems.extend(more),
         }
