@@ -5,6 +5,7 @@ use std::io;
 
 use rustix::io::Errno;
 use vmm_core::devices::virtio::DiskError;
+use vmm_core::initial_state::StateProblem;
 use vmm_core::kvm_sys_wrap::{Call, Error as KvmError};
 use vmm_core::layout::{LayoutEntry, LayoutProblem, MappingProblem, RangeOwner};
 use vmm_core::machine::error::Error;
@@ -131,6 +132,24 @@ fn for_mapping(problem: &MappingProblem) -> String {
         MappingProblem::Hides { .. } => "move one of the two, or map the range at its own address",
     };
     text.to_owned()
+}
+
+/// Returns what the user can do about an entry or a preset register, if anything.
+pub(crate) fn for_state(problem: &StateProblem) -> Option<&'static str> {
+    Some(match problem {
+        StateProblem::EntryTooHigh(_) => "real mode reaches 1 MiB, 32-bit modes reach 4 GiB",
+        StateProblem::EntrySegmented { .. } => "write the entry as an address",
+        StateProblem::EntryNotMapped(_) => "add a [[paging.map]] that covers it, or choose another entry",
+        StateProblem::EntryNoMemory { .. } => "make the memory larger, or choose another entry",
+        StateProblem::EntrySupervisor { .. } => "move one of the two by [layout]",
+        StateProblem::EntryNotExecutable(_) => "leave `executable = false` out of its [[paging.map]]",
+        StateProblem::RipPreset => "use `entry`",
+        StateProblem::RegisterTwice(_) => "keep one of the two",
+        StateProblem::NoSuchRegister { .. } => "r8 to r15 exist in long mode only",
+        StateProblem::RegisterTooWide { .. } => "use a smaller value",
+        StateProblem::Flags(_) => "use flags that software may set: CF to OF, IOPL, NT, RF, AC, ID",
+        StateProblem::LayoutMismatch(_) => return None,
+    })
 }
 
 /// Returns what the user can do about a disk image, if anything.

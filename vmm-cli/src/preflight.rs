@@ -12,7 +12,7 @@ use vmm_core::autopsy::preflight::{EntryCheck, Reachability};
 use vmm_core::cpu::control_regs::{Cr0, Cr4};
 use vmm_core::cpu::cpu_state::CpuState;
 use vmm_core::cpu::reset_state;
-use vmm_core::initial_state::{HostQuirks, StateError, TableImage, initial_state};
+use vmm_core::initial_state::{HostQuirks, StateError, StateProblem, TableImage, initial_state};
 use vmm_core::layout::{Layout, LayoutPart, RangeOwner};
 use vmm_core::machine::guest_state::GuestState;
 use vmm_core::paging::walk::ReadMemory;
@@ -69,9 +69,9 @@ pub(crate) fn warnings(config: &Config, prepared: &Prepared) -> Vec<Diagnostic> 
     let state = match initial_state(&reset_state::sregs(), machine, layout, HostQuirks::default()) {
         Ok(state) => state,
         Err(StateError { problems }) => {
-            let entry = |problem: &_| {
-                let problem = format!("{problem}");
-                config.error_at("guest.entry", problem)
+            let entry = |problem: &StateProblem| {
+                let help = crate::help::for_state(problem);
+                config.error_at("guest.entry", problem.to_string()).with_help(help)
             };
             return problems.iter().map(entry).collect();
         }

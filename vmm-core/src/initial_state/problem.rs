@@ -94,25 +94,3 @@ pub enum StateProblem {
     #[error("the layout has no room for the {}: it belongs to another machine", .0.name())]
     LayoutMismatch(LayoutPart),
 }
-
-impl StateProblem {
-    /// Returns advice for the user; `None` if there is none.
-    #[must_use]
-    pub fn help(&self) -> Option<String> {
-        let text = match self {
-            Self::EntryTooHigh(_) => "real mode reaches 1 MiB, 32-bit modes reach 4 GiB",
-            Self::EntrySegmented { .. } => "write the entry as an address",
-            Self::EntryNotMapped(_) => "add a [[paging.map]] that covers it, or choose another entry",
-            Self::EntryNoMemory { .. } => "make the memory larger, or choose another entry",
-            Self::EntrySupervisor { .. } => "move one of the two by [layout]",
-            Self::EntryNotExecutable(_) => "leave `executable = false` out of its [[paging.map]]",
-            Self::RipPreset => "use `entry`",
-            Self::RegisterTwice(_) => "keep one of the two",
-            Self::NoSuchRegister { .. } => "r8 to r15 exist in long mode only",
-            Self::RegisterTooWide { .. } => "use a smaller value",
-            Self::Flags(_) => "use flags that software may set: CF to OF, IOPL, NT, RF, AC, ID",
-            Self::LayoutMismatch(_) => return None,
-        };
-        Some(text.to_owned())
-    }
-}
