@@ -35,7 +35,7 @@ use vmm_core::spec::gpa_range::GpaRange;
 use vmm_core::{Gpa, Gva};
 
 use crate::diagnostic::Diagnostic;
-use crate::output_file::TempOutput;
+use crate::output_file::OutputFile;
 use headers::{Class, LoadSegment};
 
 /// Number of bytes read at once.
@@ -67,7 +67,7 @@ pub(crate) fn write(
     machine: &Machine,
     end: Option<&End>,
     before: Option<&CpuState>,
-    to: &mut TempOutput,
+    to: &mut OutputFile,
 ) -> Result<(), Diagnostic> {
     write_to(machine, end, before, to.file()).map_err(|error| to.write_error(&error))
 }

@@ -36,7 +36,7 @@ use vmm_core::machine::run_loop::RunOutcome;
 
 use crate::bounded_writer::BoundedWriter;
 use crate::diagnostic::{Diagnostic, Location};
-use crate::output_file;
+use crate::output_file::OutputFile;
 use crate::prepare::Files;
 use crate::status::Status;
 use calls::CallWatch;
@@ -77,7 +77,7 @@ impl Tracer {
         }
         let file = options.trace_out.as_deref();
         let out = file.map(|path| {
-            let out = Box::new(output_file::create(path, "the trace", force)?);
+            let out = OutputFile::create_hidden(path, "the trace", force)?;
             TraceFile::new(out, &config.display().to_string())
                 .map_err(|error| unwritable(path.display(), &error))
         });
@@ -149,7 +149,9 @@ impl Tracer {
     /// The trace file could not be written.
     pub(crate) fn finish(&self) -> Result<(), Diagnostic> {
         let Some((log, _)) = &self.log else { return Ok(()) };
-        log.finish().map_err(|error| unwritable(self.file.as_deref().unwrap_or("the trace"), &error))
+        let file = log.finish();
+        let file = file.map_err(|error| unwritable(self.file.as_deref().unwrap_or("the trace"), &error))?;
+        file.map_or(Ok(()), OutputFile::persist)
     }
 }
 

@@ -260,6 +260,13 @@ fn a_closed_output_is_trouble_on_the_host() {
     );
 }
 
+#[test]
+fn a_directory_as_guest_is_a_mistake_of_the_configuration() {
+    let ended = Bench::new(HALTS, &CONFIG.replace("guest.bin", ".")).run(&["check", "vmm.toml"]);
+    assert_eq!(ended.status, Some(105), "{ended:?}");
+    assert!(ended.stderr.contains("it is not a regular file"), "{ended:?}");
+}
+
 /// A guest that prints lines without end: mov $'\\n', %al; out %al, $0xe9; jmp to the second.
 const PRINTS: &[u8] = &[0xb0, b'\n', 0xe6, 0xe9, 0xeb, 0xfc];
 

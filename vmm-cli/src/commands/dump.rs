@@ -31,7 +31,7 @@ use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::inspect::InspectArgs;
 use crate::inspect::{InspectedGuest, ResolvedAddress, resolve};
 use crate::options::Format;
-use crate::output_file::TempOutput;
+use crate::output_file::OutputFile;
 use crate::status::Status;
 use crate::stdout;
 
@@ -80,7 +80,7 @@ pub(crate) struct DumpArgs {
 pub(crate) fn dump(args: &DumpArgs) -> Result<Status, Diagnostics> {
     let ranges: Vec<AddressRange> =
         args.ranges.iter().map(|text| AddressRange::parse(text)).collect::<Result<_, _>>()?;
-    let create = |path: &Path, what| TempOutput::create(path, what, args.force);
+    let create = |path: &Path, what| OutputFile::create(path, what, args.force);
     let mut output = args.output.as_deref().map(|path| create(path, "the dump")).transpose()?;
     let core = args.core.as_deref().map(|path| create(path, "the core file")).transpose()?;
     let stopped = InspectedGuest::new(&args.inspect)?;
@@ -124,15 +124,15 @@ pub(crate) fn dump(args: &DumpArgs) -> Result<Status, Diagnostics> {
     }
     if let Some(mut core) = core {
         core_file::write(&stopped.machine, stopped.end.as_ref(), None, &mut core)?;
-        core.keep();
+        core.persist()?;
     }
     if let Some(output) = output {
-        output.keep();
+        output.persist()?;
     }
     Ok(Status::Success)
 }
 
-fn write(output: &mut Option<TempOutput>, bytes: &[u8]) -> Result<(), Diagnostics> {
+fn write(output: &mut Option<OutputFile>, bytes: &[u8]) -> Result<(), Diagnostics> {
     match output {
         Some(output) => match output.file().write_all(bytes) {
             Ok(()) => Ok(()),

@@ -1,17 +1,16 @@
 //! `vmm-cli explain`: shows every KVM call of a run and the state it sets up, without KVM.
 
-use std::io::ErrorKind;
 use std::path::Path;
 use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
 
 use crate::config::{Config, Overrides};
-use crate::diagnostic::{Diagnostic, Diagnostics, Location};
+use crate::diagnostic::Diagnostics;
 use crate::explain::diff::ExplanationDiff;
 use crate::explain::{Explanation, svg};
 use crate::options::{Format, OverrideArgs};
-use crate::output_file;
+use crate::output_file::OutputFile;
 use crate::prepare::Prepared;
 use crate::status::Status;
 use crate::stdout;
@@ -48,7 +47,8 @@ pub(crate) fn explain(args: &ExplainArgs) -> Result<Status, Diagnostics> {
             Format::Json => diff.to_json(),
         }
     } else if let Some(file) = &args.svg {
-        write(file, &svg::draw(&explanation), args.force)?;
+        let picture = OutputFile::create(file, "the picture", args.force)?;
+        picture.persist_bytes(svg::draw(&explanation).as_bytes())?;
         match args.format {
             Format::Text => format!("wrote {}", file.display()),
             Format::Json => explanation.to_json(),
@@ -68,18 +68,4 @@ fn explanation(path: &Path, overrides: &Overrides) -> Result<Explanation, Diagno
     let prepared = Prepared::new(&config)?;
     let explanation = Explanation::new(path.display().to_string(), &config, &prepared);
     Ok(explanation.map_err(|error| config.error_at("guest", error.to_string()))?)
-}
-
-/// Writes the picture, over an existing file only with `force`.
-fn write(path: &Path, picture: &str, force: bool) -> Result<(), Diagnostic> {
-    output_file::write_all(path, picture.as_bytes(), force).map_err(|error| {
-        let (status, help) = if error.kind() == ErrorKind::AlreadyExists {
-            (Status::Configuration, Some("name another file, or add --force"))
-        } else {
-            (Status::Host, None)
-        };
-        Diagnostic::error(status, format!("cannot write the picture: {error}"))
-            .at(Location::File(path.display().to_string()))
-            .with_help(help)
-    })
 }

@@ -1,6 +1,5 @@
 //! `vmm-cli run`: builds the machine of a configuration, runs it, and reports its end.
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
@@ -14,12 +13,11 @@ use vmm_core::record::Recording;
 
 use crate::config::Config;
 use crate::core_file;
-use crate::diagnostic::{Diagnostic, Diagnostics};
+use crate::diagnostic::Diagnostics;
 use crate::gdb;
 use crate::machine_error::machine_error;
 use crate::options::{Format, OverrideArgs};
-use crate::output_file;
-use crate::output_file::TempOutput;
+use crate::output_file::OutputFile;
 use crate::prepare::Prepared;
 use crate::profile::RunProfile;
 use crate::snapshot_file;
@@ -82,9 +80,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<Status, Diagnostics> {
     timing.step("guest's files and layout");
     // Opened before the run, so that an unwritable path is reported early.
     let report = args.report.as_deref();
-    let report_file = report.map(|path| output_file::create(path, "the report", args.force)).transpose()?;
+    let report_file = report.map(|path| OutputFile::create(path, "the report", args.force)).transpose()?;
     let core =
-        args.core.as_deref().map(|path| TempOutput::create(path, "the core file", args.force)).transpose()?;
+        args.core.as_deref().map(|path| OutputFile::create(path, "the core file", args.force)).transpose()?;
     let json = args.format == Format::Json;
     // A run that gdb controls has no time limit.
     let limit = spec.limits.time.filter(|_| args.gdb.is_none());
@@ -147,17 +145,14 @@ pub(crate) fn run(args: &RunArgs) -> Result<Status, Diagnostics> {
     timing.step("verdict");
     let core = core.map(|mut core| {
         core_file::write(&machine, Some(&outcome.end), report.before(), &mut core)?;
-        core.keep();
-        Ok::<(), Diagnostic>(())
+        core.persist()
     });
     // Dropped here to restore the terminal before the report is printed.
     drop(machine);
     timing.step("end of the machine");
     report.timing = timing.finish();
-    if let Some(mut file) = report_file {
-        let written = writeln!(file, "{}", report.to_json());
-        written
-            .map_err(|error| Diagnostic::error(Status::Host, format!("cannot write the report: {error}")))?;
+    if let Some(file) = report_file {
+        file.persist_bytes(format!("{}\n", report.to_json()).as_bytes())?;
     }
     let measured = report.stats.is_some() || report.timing.is_some();
     match args.format {

@@ -13,7 +13,7 @@ use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::inspect::InspectArgs;
 use crate::inspect::InspectedGuest;
 use crate::options::Format;
-use crate::output_file::AtomicFile;
+use crate::output_file::OutputFile;
 use crate::snapshot_file::{self, Description};
 use crate::status::Status;
 use crate::stderr;
@@ -37,7 +37,7 @@ pub(crate) struct SnapshotArgs {
 
 /// Runs `vmm-cli snapshot`.
 pub(crate) fn snapshot(args: &SnapshotArgs) -> Result<Status, Diagnostics> {
-    let mut file = AtomicFile::create(&args.output, "the snapshot", args.force)?;
+    let mut file = OutputFile::create(&args.output, "the snapshot", args.force)?;
     let config = absolute(&args.inspect.config).map_err(|error| {
         Diagnostic::error(Status::Host, format!("cannot tell where the configuration is: {error}"))
     })?;

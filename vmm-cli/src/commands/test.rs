@@ -1,6 +1,5 @@
 //! `vmm-cli test`: runs the cases under some paths and counts the results, or merges reports of such runs.
 
-use std::io::Write;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::thread;
@@ -14,7 +13,7 @@ use vmm_core::kvm_sys_wrap::{Error, Kvm, install_termination_handlers, terminati
 
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::options::Format;
-use crate::output_file::TempOutput;
+use crate::output_file::OutputFile;
 use crate::status::Status;
 use crate::stderr;
 use crate::stdout;
@@ -93,7 +92,7 @@ Exit status:
 pub(crate) fn test(args: &TestArgs) -> Result<Status, Diagnostics> {
     if let Some(output) = &args.output {
         let report = merge::read(&args.merge)?;
-        let file = TempOutput::create(output, "the report", args.force)?;
+        let file = OutputFile::create(output, "the report", args.force)?;
         write(&report, file)?;
         let failed = report.failures + report.errors;
         let passed = report.tests.saturating_sub(failed + report.skipped);
@@ -145,7 +144,7 @@ fn select(args: &TestArgs) -> Result<Vec<Case>, Diagnostics> {
 
 fn run(args: &TestArgs, cases: Vec<Case>) -> Result<Status, Diagnostics> {
     let junit_file =
-        args.junit.as_deref().map(|path| TempOutput::create(path, "the report", args.force)).transpose()?;
+        args.junit.as_deref().map(|path| OutputFile::create(path, "the report", args.force)).transpose()?;
     // Opened once here, so that a host without KVM is one error and not one for each case.
     let kvm = Kvm::open().map_err(|error| host(&error))?;
     install_termination_handlers().map_err(|error| host(&error))?;
@@ -181,12 +180,9 @@ fn run(args: &TestArgs, cases: Vec<Case>) -> Result<Status, Diagnostics> {
     })
 }
 
-fn write(report: &Report, mut file: TempOutput) -> Result<(), Diagnostic> {
+fn write(report: &Report, file: OutputFile) -> Result<(), Diagnostic> {
     let text = report.to_string().map_err(|error| file.write_error(&error))?;
-    let written = file.file().write_all(text.as_bytes());
-    written.map_err(|error| file.write_error(&error))?;
-    file.keep();
-    Ok(())
+    file.persist_bytes(text.as_bytes())
 }
 
 fn host(error: &Error) -> Diagnostic {

@@ -73,7 +73,7 @@ impl FileCache {
 fn read(path: &Path) -> io::Result<FileBytes> {
     // Before it is opened: to open a pipe is to wait for its other end.
     if !fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
     }
     let mut file = File::open(path)?;
     // Asked of the open file: another one may have taken the name.

@@ -72,7 +72,9 @@ pub(super) fn unreadable(
     let shown = path.display();
     if error.kind() != std::io::ErrorKind::NotFound {
         let problem = config.error_at(key, format!("cannot read {shown}: {error}"));
-        return Diagnostic { status: Status::Host, ..problem };
+        // A directory or a pipe is a mistake in the configuration.
+        let is_mistake = error.kind() == std::io::ErrorKind::InvalidInput;
+        return if is_mistake { problem } else { Diagnostic { status: Status::Host, ..problem } };
     }
     let built_here = path.parent().is_some_and(|directory| directory.ends_with("guests/build"));
     let siblings = siblings(path, mode);

@@ -10,7 +10,7 @@ use vmm_core::machine::error::Error;
 use vmm_core::snapshot::Snapshot;
 
 use super::{Description, HEAD, MAGIC, VERSION};
-use crate::output_file::AtomicFile;
+use crate::output_file::OutputFile;
 
 /// How much memory is written at once.
 const CHUNK: u64 = 1 << 20;
@@ -22,7 +22,7 @@ const CHUNK: u64 = 1 << 20;
 pub(crate) fn write(
     snapshot: &Snapshot,
     description: &Description,
-    file: &mut AtomicFile,
+    file: &mut OutputFile,
 ) -> Result<u64, Diagnostics> {
     let core = |error: Error| -> Diagnostics {
         crate::diagnostic::Diagnostic::error(Status::Host, format!("cannot read guest memory: {error}"))
@@ -43,7 +43,7 @@ pub(crate) fn write(
     }
     let mut sum = crc32fast::Hasher::new();
     let mut total = u64::try_from(super::UNCHECKED).unwrap_or(0);
-    let mut put = |file: &mut AtomicFile, bytes: &[u8]| {
+    let mut put = |file: &mut OutputFile, bytes: &[u8]| {
         sum.update(bytes);
         total = total.saturating_add(u64::try_from(bytes.len()).unwrap_or(0));
         file.file().write_all(bytes)

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::event::TraceEvent;
 use super::trace_event::TraceFile;
+use crate::output_file::OutputFile;
 
 /// Destinations of a kind of event.
 #[derive(Debug, Clone, Copy, Default)]
@@ -45,7 +46,7 @@ pub(crate) struct Log {
 
 struct LogState {
     lines: Box<dyn Write + Send>,
-    file: Option<TraceFile>,
+    file: Option<TraceFile<OutputFile>>,
     /// Last events for standard error and for the file, if only the last ones are written.
     shown: EventRing,
     filed: EventRing,
@@ -74,7 +75,11 @@ impl EventRing {
 }
 
 impl Log {
-    pub(crate) fn new(settings: LogSettings, lines: Box<dyn Write + Send>, file: Option<TraceFile>) -> Self {
+    pub(crate) fn new(
+        settings: LogSettings,
+        lines: Box<dyn Write + Send>,
+        file: Option<TraceFile<OutputFile>>,
+    ) -> Self {
         let (shown, filed, over, error) = Default::default();
         Self { settings, state: Mutex::new(LogState { lines, file, shown, filed, over, error }) }
     }
@@ -112,14 +117,14 @@ impl Log {
         }
     }
 
-    /// Writes the kept events and ends the file. Later events are ignored, and so are further calls.
+    /// Writes the kept events and returns the complete file, if there is one. Later events are ignored, and so are further calls.
     ///
     /// # Errors
     /// Writing the trace file failed, now or earlier.
-    pub(crate) fn finish(&self) -> io::Result<()> {
+    pub(crate) fn finish(&self) -> io::Result<Option<OutputFile>> {
         let mut state = self.state();
         if std::mem::replace(&mut state.over, true) {
-            return Ok(());
+            return Ok(None);
         }
         let EventRing { events, lost } = std::mem::take(&mut state.shown);
         if lost > 0 && !self.settings.json {
@@ -132,8 +137,10 @@ impl Log {
         for event in std::mem::take(&mut state.filed).events {
             state.file(&event);
         }
-        let result = state.file.as_mut().map_or(Ok(()), TraceFile::finish);
-        state.error.take().map_or(result, Err)
+        match (state.error.take(), state.file.take()) {
+            (Some(error), _) => Err(error),
+            (None, file) => file.map(TraceFile::finish).transpose(),
+        }
     }
 
     fn show(&self, state: &mut LogState, event: &TraceEvent) {

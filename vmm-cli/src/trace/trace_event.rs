@@ -1,7 +1,7 @@
 //! Writes events in the Trace Event format, which Perfetto (ui.perfetto.dev) and chrome://tracing open.
 //!
-//! The file is one JSON array, written during the run. Viewers accept a file without its end, so a run that was killed
-//! leaves a usable trace. Tracks are threads of one process: vCPUs, KVM calls, and each device. Everything with a
+//! The file is one JSON array, written during the run under a hidden name. Viewers accept a file without its end, so what a run
+//! that was killed leaves under that name is a usable trace. Tracks are threads of one process: vCPUs, KVM calls, and each device. Everything with a
 //! duration is a complete event (`ph` is `X`) with start `ts` and length `dur` in microseconds. All details are in its
 //! `args`.
 //!
@@ -29,8 +29,8 @@ const FIRST_DEVICE: u64 = 1000;
 const MAX_KEPT: usize = 4096;
 
 /// Trace file that is being written.
-pub(crate) struct TraceFile {
-    out: BufWriter<Box<dyn Write + Send>>,
+pub(crate) struct TraceFile<W: Write> {
+    out: BufWriter<W>,
     /// True if the file has an event, so that a comma must follow.
     begun: bool,
     /// Events of the current iteration, each with its start in nanoseconds.
@@ -39,9 +39,9 @@ pub(crate) struct TraceFile {
     vcpus: BTreeMap<u64, u64>,
 }
 
-impl TraceFile {
+impl<W: Write> TraceFile<W> {
     /// Starts a trace of the run of `config`.
-    pub(crate) fn new(out: Box<dyn Write + Send>, config: &str) -> io::Result<Self> {
+    pub(crate) fn new(out: W, config: &str) -> io::Result<Self> {
         let out = BufWriter::new(out);
         let (devices, vcpus) = Default::default();
         let mut file = Self { out, begun: false, kept: Vec::new(), devices, vcpus };
@@ -83,11 +83,11 @@ impl TraceFile {
         if turn_over || self.kept.len() >= MAX_KEPT { self.flush_kept() } else { Ok(()) }
     }
 
-    /// Ends the file.
-    pub(crate) fn finish(&mut self) -> io::Result<()> {
+    /// Ends the file and returns it.
+    pub(crate) fn finish(mut self) -> io::Result<W> {
         self.flush_kept()?;
         self.out.write_all(b"\n]\n")?;
-        self.out.flush()
+        self.out.into_inner().map_err(io::IntoInnerError::into_error)
     }
 
     /// Returns the event of a device that served an exit, on its own track.
@@ -277,7 +277,7 @@ mod tests {
     #[test]
     fn events_are_written_in_the_order_in_which_they_began() {
         let out = Shared::default();
-        let mut file = TraceFile::new(Box::new(out.clone()), "a \"name\".toml").unwrap();
+        let mut file = TraceFile::new(out.clone(), "a \"name\".toml").unwrap();
         // The device's own call ended, and was logged, before the exit that it was made for.
         for event in
             [call(5, "KVM_CREATE_VM"), call(1000, "KVM_RUN"), call(1110, "KVM_TRANSLATE"), exit(1000)]
