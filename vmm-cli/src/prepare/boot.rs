@@ -7,9 +7,7 @@ use vmm_core::Gpa;
 use vmm_core::firmware;
 use vmm_core::spec::mode::Mode;
 use vmm_core::spec::{MachineSpec, Register, virtio};
-use vmm_loader::boot::{
-    self, BootError, BootHandoff, BootInfo, BootOptions, BootPlan, OperandWidth, Protocol, Rsdp,
-};
+use vmm_loader::boot::{self, BootError, BootHandoff, BootInfo, BootOptions, BootPlan, Protocol, Rsdp};
 use vmm_loader::{ElfOptions, NamedRange, flat};
 
 use super::boot_help;
@@ -76,11 +74,7 @@ pub(super) fn plan(config: &Config, bytes: &[u8]) -> Result<Planned, Diagnostic>
         FileKind::Flat { address } => BootOptions::default().with_address(address.into()),
     };
     let plan = boot::plan(bytes, protocol, &options).map_err(fail)?;
-    let asked = plan.width.map(|width| match width {
-        OperandWidth::Bits16 => Mode::Real,
-        OperandWidth::Bits32 => Mode::Protected,
-        OperandWidth::Bits64 => Mode::Long,
-    });
+    let asked = plan.width.map(Mode::from_entry_width);
     let mode = match (config.start.mode, asked) {
         (Some(mode), Some(asked)) if !protocol.is_plain() && mode != asked => {
             let message =

@@ -51,6 +51,17 @@ impl Mode {
         }
     }
 
+    /// Returns the mode in which a boot protocol enters code of this width: 16-bit code in real mode, 32-bit code without
+    /// paging, 64-bit code in long mode.
+    #[must_use]
+    pub const fn from_entry_width(width: OperandWidth) -> Self {
+        match width {
+            OperandWidth::Bits16 => Self::Real,
+            OperandWidth::Bits32 => Self::Protected,
+            OperandWidth::Bits64 => Self::Long,
+        }
+    }
+
     /// Returns the width of the mode's code and registers in bits: 16, 32 or 64.
     #[must_use]
     pub const fn bits(self) -> u32 {

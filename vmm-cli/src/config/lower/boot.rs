@@ -4,7 +4,7 @@
 //! decides, and checks that depend on the mode run when it has been read: then the document is lowered again.
 
 use vmm_core::spec::mode::{Mode, Ring};
-use vmm_loader::boot::{OperandWidth, Protocol};
+use vmm_loader::boot::Protocol;
 
 use super::Context;
 use crate::config::StartChoice;
@@ -79,12 +79,7 @@ fn modes(protocol: Protocol) -> Vec<Mode> {
     if protocol.is_plain() {
         return Mode::ALL.to_vec();
     }
-    let mode = |width: &OperandWidth| match width {
-        OperandWidth::Bits16 => Mode::Real,
-        OperandWidth::Bits32 => Mode::Protected,
-        OperandWidth::Bits64 => Mode::Long,
-    };
-    protocol.entry_widths().iter().map(mode).collect()
+    protocol.entry_widths().iter().copied().map(Mode::from_entry_width).collect()
 }
 
 const fn protocol(word: schema::BootProtocol) -> Protocol {
