@@ -19,15 +19,22 @@ pub const MAP_THRESHOLD: u64 = 32 << 20;
 /// Policy for loading segments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
-#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "schemars",
+    derive(schemars::JsonSchema),
+    schemars(rename = "Loading", description = "Method of loading files into guest memory.")
+)]
 #[non_exhaustive]
 pub enum LoadPolicy {
     /// Segments of at least 32 MiB are mapped, smaller ones copied.
     #[default]
+    #[cfg_attr(feature = "schemars", schemars(description = "Map large files, copy small ones."))]
     Auto,
     /// Everything is copied, so that the files may change while the guest runs.
+    #[cfg_attr(feature = "schemars", schemars(description = "Copy everything before the guest runs."))]
     Copy,
     /// All whole pages are mapped.
+    #[cfg_attr(feature = "schemars", schemars(description = "Map all whole pages."))]
     Map,
 }
 

@@ -5,22 +5,31 @@ use std::fmt;
 /// Boot protocol: how a file is loaded and entered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
-#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "schemars",
+    derive(schemars::JsonSchema),
+    schemars(rename = "BootProtocol", description = "Boot protocol.")
+)]
 #[non_exhaustive]
 pub enum Protocol {
     /// Plain ELF file, entered without boot information.
+    #[cfg_attr(feature = "schemars", schemars(description = "ELF file, loaded and entered in `mode`."))]
     Elf,
-    /// Multiboot Specification 0.6.96: 32-bit entry, information structure in EBX.
+    /// Multiboot 1: 32-bit entry, information in EBX.
     Multiboot,
-    /// Multiboot2 Specification 2.0: 32-bit entry, list of tags in EBX.
+    /// Multiboot 2: 32-bit entry, a list of tags in EBX.
     Multiboot2,
-    /// PVH, Xen's x86/HVM direct boot ABI: 32-bit entry from an ELF note, start information in EBX.
+    /// PVH: 32-bit entry of Xen's ELF note, start information in EBX.
     Pvh,
-    /// Linux/x86 boot protocol for a bzImage or a vmlinux: zero page in RSI.
+    /// Linux boot protocol for a bzImage or vmlinux: zero page in RSI.
     Linux,
     /// Flat binary: bytes at an address, entered without boot information.
+    #[cfg_attr(
+        feature = "schemars",
+        schemars(description = "Bytes loaded at `address` and entered in `mode`.")
+    )]
     Flat,
-    /// Boot sector: the first 512 bytes of a disk at 0x7c00, entered in 16-bit code, without a BIOS.
+    /// 512 bytes at 0x7c00 in real mode, without a BIOS.
     BootSector,
 }
 

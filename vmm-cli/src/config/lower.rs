@@ -24,6 +24,7 @@ mod virtio;
 
 use vmm_core::spec::mode::{Mode, Ring};
 use vmm_core::spec::{GdtLayout, HaltPolicy, ResetPolicy, UnmappedPolicy};
+use vmm_loader::LoadPolicy;
 use vmm_loader::boot::Protocol;
 
 use super::problem::{ConfigProblem, ConfigProblems};
@@ -112,7 +113,8 @@ pub(super) fn lower(
     let guest::Guest { file: guest, entry, stack_top, arguments, command_line, modules } =
         guest::lower(&mut cx, directory);
     let loads = guest::loads(&mut cx, directory);
-    let loading = guest::loading(&cx);
+    let loading = raw.guest.as_ref().and_then(|guest| guest.value.loading.as_ref());
+    let loading = loading.map_or_else(LoadPolicy::default, |at| at.value);
     let pinned = layout::lower(&mut cx, stack_top);
     let registers = registers::presets(&mut cx);
     let limits = limits::lower(&mut cx);

@@ -8,7 +8,6 @@
 
 mod cpuid;
 mod devices;
-mod enums;
 mod expect;
 mod guest;
 mod paging;
@@ -21,10 +20,10 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use vmm_core::spec::mode::Mode;
 use vmm_core::spec::{HaltPolicy, Interrupts, MemoryBacking, ResetPolicy, UnmappedPolicy};
+use vmm_loader::Protocol;
 
 pub use cpuid::{CpuidChoice, CpuidTable};
 pub use devices::{Devices, LocationKeys, MovableDevice};
-pub use enums::{BootProtocol, Loading};
 pub use expect::{ExpectMemory, ExpectTable};
 pub use guest::{GuestTable, Load, ModuleTable};
 pub use paging::{Map, Paging};
@@ -41,7 +40,7 @@ use super::values::{Address, Count, Matrix, OneOrMany, RegisterValues, RingLevel
 #[schemars(title = "vmm configuration", description = "One virtual machine and its guest.")]
 pub struct Document {
     /// Boot protocol. Default: none if `mode` is given, else the one that the guest's file asks for.
-    pub boot: Option<Spanned<BootProtocol>>,
+    pub boot: Option<Spanned<Protocol>>,
     /// CPU mode of the guest's first instruction. A boot protocol has its own mode.
     pub mode: Option<Spanned<Mode>>,
     /// Privilege level of the guest: 0 (the default) or 3.

@@ -9,12 +9,12 @@ use vmm_loader::boot::Protocol;
 use super::Context;
 use crate::config::StartChoice;
 use crate::config::problem::{ConfigProblem, ConfigProblems};
-use crate::config::schema::{self, Document};
+use crate::config::schema::Document;
 
 /// Returns protocol and mode from the document, completed by those that the guest's file has `decided`.
 pub(super) fn start(raw: &Document, decided: StartChoice, problems: &mut ConfigProblems) -> StartChoice {
     let mode = raw.mode.as_ref().map(|at| at.value);
-    let boot = raw.boot.as_ref().map(|at| protocol(at.value));
+    let boot = raw.boot.as_ref().map(|at| at.value);
     let guest = raw.guest.as_ref().map(|at| &at.value);
     let is_flat = guest.is_some_and(|guest| guest.flat.is_some()) || boot == Some(Protocol::Flat);
     let unread = |key| problems.is_unread(key);
@@ -80,16 +80,4 @@ fn modes(protocol: Protocol) -> Vec<Mode> {
         return Mode::ALL.to_vec();
     }
     protocol.entry_widths().iter().copied().map(Mode::from_entry_width).collect()
-}
-
-const fn protocol(word: schema::BootProtocol) -> Protocol {
-    match word {
-        schema::BootProtocol::Elf => Protocol::Elf,
-        schema::BootProtocol::Multiboot => Protocol::Multiboot,
-        schema::BootProtocol::Multiboot2 => Protocol::Multiboot2,
-        schema::BootProtocol::Pvh => Protocol::Pvh,
-        schema::BootProtocol::Linux => Protocol::Linux,
-        schema::BootProtocol::Flat => Protocol::Flat,
-        schema::BootProtocol::BootSector => Protocol::BootSector,
-    }
 }

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use vmm_core::spec::mode::{Mode, OperandWidth};
 use vmm_core::{Gpa, Gva, PAGE_SIZE};
-use vmm_loader::LoadPolicy;
 use vmm_loader::boot::Protocol;
 
 use super::{Context, Key, or, paging};
@@ -268,16 +267,6 @@ fn modules(cx: &mut Context<'_>, guest: &schema::GuestTable, directory: &Path) -
 pub(super) fn loads(cx: &mut Context<'_>, directory: &Path) -> Vec<File> {
     let tables = cx.document.load.iter().flat_map(|load| load.tables("load"));
     tables.filter_map(|(load, span, path)| extra(cx, load, &span, &path, directory)).collect()
-}
-
-/// Returns the method of loading the files into guest memory.
-pub(super) fn loading(cx: &Context<'_>) -> LoadPolicy {
-    let word = cx.document.guest.as_ref().and_then(|guest| guest.value.loading.as_ref());
-    match word.map(|at| at.value) {
-        None | Some(schema::Loading::Auto) => LoadPolicy::Auto,
-        Some(schema::Loading::Copy) => LoadPolicy::Copy,
-        Some(schema::Loading::Map) => LoadPolicy::Map,
-    }
 }
 
 fn extra(

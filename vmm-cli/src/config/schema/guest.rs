@@ -2,8 +2,9 @@
 
 use schemars::JsonSchema;
 use serde::Deserialize;
+use vmm_loader::LoadPolicy;
 
-use super::{Loading, Spanned};
+use super::Spanned;
 use crate::config::values::{Address, EntryChoice, OneOrMany};
 
 /// Program to run.
@@ -27,7 +28,7 @@ pub struct GuestTable {
     pub stack: Option<Spanned<Address>>,
     /// Method of loading the files into guest memory. Default: "auto".
     #[schemars(extend("default" = "auto"))]
-    pub loading: Option<Spanned<Loading>>,
+    pub loading: Option<Spanned<LoadPolicy>>,
     /// Arguments that the guest can read over the hypercall ports.
     pub args: Option<Spanned<Vec<Spanned<String>>>>,
     /// Command line of the kernel, for boot protocols that have one. Default: none, or `console=ttyS0` for Linux.
