@@ -60,8 +60,8 @@ pub use values::EntryChoice;
 pub struct Config {
     /// Protocol and mode, as far as the configuration names them.
     pub start: StartChoice,
-    /// Entry point, not resolved yet.
-    pub entry: EntryChoice,
+    /// Entry point, not resolved yet; `None` for that of the file (`e_entry` of an ELF file).
+    pub entry: Option<EntryChoice>,
     /// File of the guest.
     pub guest: File,
     /// Command line of the kernel; `None` if none is given.

@@ -134,14 +134,14 @@ fn entry(config: &Config, mode: Mode, plan: &BootPlan) -> Result<EntryPoint, Dia
         config.error_at("guest.entry", error.to_string()).with_help(help)
     };
     let entry = match &config.entry {
-        EntryChoice::Segmented { segment, offset } => {
+        Some(EntryChoice::Segmented { segment, offset }) => {
             return Ok(EntryPoint::Segmented { segment: *segment, offset: *offset });
         }
-        EntryChoice::FromFile => plan.image.resolve_entry().map_err(|error| problem(&error, error.help()))?,
-        EntryChoice::Symbol(name) => {
+        None => plan.image.resolve_entry().map_err(|error| problem(&error, error.help()))?,
+        Some(EntryChoice::Symbol(name)) => {
             plan.image.symbols().lookup(name).map_err(|error| problem(&error, error.help()))?.address
         }
-        EntryChoice::Address(address) => VirtAddr(address.0),
+        Some(EntryChoice::Address(address)) => VirtAddr(address.0),
     };
     if mode == Mode::Real && entry.0 >= 1 << 20 {
         let message = format!("the entry {entry} is out of reach in real mode, which ends at 1 MiB");

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use vmm_cli::config::{Config, EntryChoice, Overrides, template};
+use vmm_cli::config::{Config, Overrides, template};
 use vmm_core::spec::mode::Mode;
 
 fn configs() -> Vec<PathBuf> {
@@ -64,5 +64,5 @@ fn the_template_is_good() {
     let config = Config::from_text(template::text(), Path::new("vm.toml"), &Overrides::new()).unwrap();
     assert_eq!(config.start.mode, Some(Mode::Long));
     assert_eq!(config.guest.path, Path::new("guest-long.elf"));
-    assert_eq!(config.entry, EntryChoice::FromFile);
+    assert_eq!(config.entry, None);
 }

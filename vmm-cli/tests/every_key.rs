@@ -345,7 +345,7 @@ fn the_files() {
     let config = load(EVERY_KEY, &Overrides::new());
     assert_eq!(config.guest.path, Path::new("dir/build/guest-long.elf"));
     assert_eq!(config.guest.kind, FileKind::Elf { base: Some(Gpa(0x10_0000)) });
-    assert_eq!(config.entry, EntryChoice::Symbol("_start".to_owned()));
+    assert_eq!(config.entry, Some(EntryChoice::Symbol("_start".to_owned())));
     assert_eq!(config.loading, LoadPolicy::Map);
     assert_eq!(config.loads[0].path, Path::new("/data/blob.bin"));
     assert_eq!(config.loads[0].kind, FileKind::Flat { address: Gpa(0x5_0000) });
@@ -398,7 +398,7 @@ fn what_is_left_out() {
     assert_eq!(machine(&config).paging, PagingSpec::default());
     assert_eq!(machine(&config).pinned, PinnedAddresses::default());
     assert_eq!(config.guest.kind, FileKind::Flat { address: Gpa(0x7c00) });
-    assert_eq!(config.entry, EntryChoice::Address(Gva(0x7c00)));
+    assert_eq!(config.entry, Some(EntryChoice::Address(Gva(0x7c00))));
     assert!(config.expect.is_none());
 }
 
@@ -439,7 +439,7 @@ fn overrides_replace_add_and_append() {
     assert_eq!(machine(&config).paging.maps[0].gva, Gva(0x40_0000));
     assert_eq!(config.loads[1].path, Path::new("dir/more.bin"));
     assert_eq!(config.expect.as_ref().unwrap().output.as_deref(), Some("Hello"));
-    assert_eq!(config.entry, EntryChoice::Address(Gva(0x7c20)), "the last option counts");
+    assert_eq!(config.entry, Some(EntryChoice::Address(Gva(0x7c20))), "the last option counts");
 }
 
 /// The text that an error at `key` points at.

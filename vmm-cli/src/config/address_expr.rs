@@ -73,8 +73,6 @@ impl AddressExpr {
             EntryChoice::Segmented { segment, offset } => {
                 AddressBase::Address(u64::from(segment) * 16 + u64::from(offset))
             }
-            // Unreachable: text is always one of the above.
-            EntryChoice::FromFile => AddressBase::Address(0),
         };
         Ok(Self { base, offset })
     }

@@ -139,9 +139,9 @@ fn config(text: &str, overrides: &Overrides) -> Config {
 fn machine(config: &Config) -> MachineSpec {
     let start = config.start.complete().unwrap();
     let entry = match config.entry {
-        EntryChoice::Address(address) => EntryPoint::Address(address),
-        EntryChoice::Segmented { segment, offset } => EntryPoint::Segmented { segment, offset },
-        EntryChoice::FromFile | EntryChoice::Symbol(_) => EntryPoint::Address(Gva(0)),
+        Some(EntryChoice::Address(address)) => EntryPoint::Address(address),
+        Some(EntryChoice::Segmented { segment, offset }) => EntryPoint::Segmented { segment, offset },
+        None | Some(EntryChoice::Symbol(_)) => EntryPoint::Address(Gva(0)),
     };
     config.machine(start).unwrap().with_entry(entry)
 }

@@ -201,7 +201,7 @@ fn elf(config: &Config, kind: FileKind, number: u64) -> Vec<u8> {
 
 fn symbols(config: &Config) -> Vec<String> {
     let mut symbols = vec!["_start".to_owned()];
-    if let EntryChoice::Symbol(name) = &config.entry {
+    if let Some(EntryChoice::Symbol(name)) = &config.entry {
         symbols.push(name.clone());
     }
     for expected in config.expect.iter().flat_map(|expect| &expect.memory) {

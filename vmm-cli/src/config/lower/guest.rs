@@ -18,7 +18,7 @@ use crate::config::{File, FileKind, Module, ModuleKind};
 /// Contents of `[guest]`.
 pub(super) struct Guest {
     pub(super) file: Option<File>,
-    pub(super) entry: EntryChoice,
+    pub(super) entry: Option<EntryChoice>,
     pub(super) stack_top: Option<Gpa>,
     pub(super) arguments: Vec<String>,
     pub(super) command_line: Option<String>,
@@ -27,28 +27,26 @@ pub(super) struct Guest {
 
 /// Lowers `[guest]`: file, entry, stack pointer, arguments, command line and modules.
 pub(super) fn lower(cx: &mut Context<'_>, directory: &Path) -> Guest {
-    let entry = EntryChoice::FromFile;
     let Some(table) = &cx.document.guest else {
         if !cx.problems.is_unread("guest") {
             let missing = ConfigProblem::in_file("`[guest]` is missing");
             cx.problem(missing.help("add a table `[guest]` with `elf = \"...\"`"));
         }
         let (arguments, modules) = Default::default();
-        return Guest { file: None, entry, stack_top: None, arguments, command_line: None, modules };
+        return Guest { file: None, entry: None, stack_top: None, arguments, command_line: None, modules };
     };
     let guest = &table.value;
     let file = file(cx, guest, &table.span, directory);
-    let entry = guest.entry.as_ref().map_or(entry, |at| at.value.clone());
     if let Some(at) = &guest.entry {
         check_entry(cx, at, guest.flat.is_some());
     }
     // A flat binary starts at its first byte.
-    let entry = match (&entry, file.as_ref().map(|file| file.kind)) {
-        (EntryChoice::FromFile, Some(FileKind::Flat { address })) => {
+    let entry = match (&guest.entry, file.as_ref().map(|file| file.kind)) {
+        (None, Some(FileKind::Flat { address })) => {
             check_address(cx, address.0, guest.address.as_ref().map_or(&table.span, |at| &at.span), "entry");
-            EntryChoice::Address(Gva(address.0))
+            Some(EntryChoice::Address(Gva(address.0)))
         }
-        _ => entry,
+        (entry, _) => entry.as_ref().map(|at| at.value.clone()),
     };
     Guest {
         file,
@@ -84,7 +82,6 @@ fn check_boot_info(cx: &mut Context<'_>, span: &Span, what: &str) {
 
 fn check_entry(cx: &mut Context<'_>, at: &Spanned<EntryChoice>, is_flat: bool) {
     match &at.value {
-        EntryChoice::FromFile => {}
         EntryChoice::Symbol(name) => {
             if is_flat {
                 let problem =

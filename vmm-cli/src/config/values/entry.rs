@@ -5,11 +5,9 @@ use vmm_core::Gva;
 use super::address::parse_number;
 use super::{ParseError, Value, value_in_toml};
 
-/// Entry point, before the guest's file has been read.
+/// Entry point as a configuration names it, before symbols are resolved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EntryChoice {
-    /// Entry of the file: `e_entry` of an ELF file, or the load address of a flat binary.
-    FromFile,
     /// Symbol of the ELF file.
     Symbol(String),
     /// Virtual address.
