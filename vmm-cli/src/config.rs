@@ -17,7 +17,6 @@ mod expect;
 pub mod json_schema;
 mod load;
 mod lower;
-mod machine_template;
 pub mod overrides;
 mod problem;
 mod read;
@@ -30,10 +29,10 @@ mod test_file;
 mod test_plan;
 pub mod values;
 
-use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use vmm_core::Gpa;
+use vmm_core::spec::MachineSpec;
 use vmm_core::spec::mode::Mode;
 use vmm_loader::LoadPolicy;
 use vmm_loader::boot::Protocol;
@@ -46,7 +45,6 @@ use source::Sources;
 
 pub use expect::{Expect, ExpectedMemory, MemoryLocation, Pattern};
 pub use lower::MEMORY_HOLE;
-pub use machine_template::MachineTemplate;
 pub use overrides::Overrides;
 pub use test_file::{TestFile, Variant};
 pub use test_plan::{TestCase, TestPlan};
@@ -60,8 +58,6 @@ pub use values::EntryChoice;
 pub struct Config {
     /// Protocol and mode, as far as the configuration names them.
     pub start: StartChoice,
-    /// Entry point, not resolved yet; `None` for that of the file (`e_entry` of an ELF file).
-    pub entry: Option<EntryChoice>,
     /// File of the guest.
     pub guest: File,
     /// Command line of the kernel; `None` if none is given.
@@ -70,6 +66,8 @@ pub struct Config {
     pub modules: Vec<Module>,
     /// Further files for guest memory, in the order of the TOML file.
     pub loads: Vec<File>,
+    /// Files of the configuration device that are still to be read.
+    pub fw_cfg: Vec<FwCfgSource>,
     /// Method of loading the files into guest memory.
     pub loading: LoadPolicy,
     /// Expectations for the end of the run; `None` without `[expect]`.
@@ -81,6 +79,9 @@ pub struct Config {
     document: Document,
     texts: Texts,
 }
+
+/// Machine whose entry is not resolved yet; `None` is the entry of the guest's file (`e_entry` of an ELF file).
+pub type MachineTemplate = MachineSpec<Option<EntryChoice>>;
 
 /// Protocol and mode as far as the configuration names them. The guest's file decides the rest.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -253,16 +254,16 @@ impl Config {
     /// # Errors
     ///
     /// All problems that could not be found before `start` was known.
-    pub fn machine(&self, start: Start) -> Result<Cow<'_, MachineTemplate>, Diagnostics> {
+    pub fn machine(&self, start: Start) -> Result<MachineTemplate, Diagnostics> {
         if let Some(machine) = &self.machine
             && self.start == start.into()
         {
-            return Ok(Cow::Borrowed(machine));
+            return Ok(machine.clone());
         }
         let mut problems = ConfigProblems::default();
         let config = lower::lower(self.document.clone(), self.texts.clone(), start.into(), &mut problems);
         match config.and_then(|config| config.machine) {
-            Some(machine) if problems.is_empty() => Ok(Cow::Owned(machine)),
+            Some(machine) if problems.is_empty() => Ok(machine),
             Some(_) | None => Err(problems.into_diagnostics(&self.texts.sources)),
         }
     }

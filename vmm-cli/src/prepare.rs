@@ -66,11 +66,11 @@ impl Prepared {
         let mut problems = Vec::new();
         let guest = guest(config, reader);
         // Protocol and mode that the configuration leaves to the file are known now.
-        let template = match &guest {
+        let machine = match &guest {
             Ok((_, planned)) => Some(config.machine(planned.start())?),
             Err(_) => config.start.complete().map(|start| config.machine(start)).transpose()?,
         };
-        let mode = template.as_ref().map(|template| template.mode);
+        let mode = machine.as_ref().map(|machine| machine.boot.mode);
         if let Err(problem) = &guest {
             problems.push(problem.clone());
         } else if let Ok((_, planned)) = &guest
@@ -87,16 +87,17 @@ impl Prepared {
             })
             .collect();
         let modules = boot::modules(config, reader, mode, &mut problems);
-        if let Some(template) = &template {
-            problems.extend(disks::check(config, &template.devices));
+        if let Some(machine) = &machine {
+            problems.extend(disks::check(config, &machine.devices));
         }
-        let (bytes, Planned { plan, mode, mut boot }, template) = match (guest, template) {
-            (Ok((bytes, planned)), Some(template)) if problems.is_empty() => (bytes, planned, template),
+        let (bytes, Planned { plan, mode, mut boot }, machine) = match (guest, machine) {
+            (Ok((bytes, planned)), Some(machine)) if problems.is_empty() => (bytes, planned, machine),
             (_, _) => return Err(Diagnostics(problems)),
         };
 
-        let mut machine = template.with_entry(entry(config, mode, &plan)?);
-        problems.extend(fw_cfg::fill(config, reader, &template.fw_cfg, &mut machine));
+        let entry = entry(config, mode, machine.boot.entry.as_ref(), &plan)?;
+        let mut machine = machine.with_entry(entry);
+        problems.extend(fw_cfg::fill(config, reader, &mut machine));
         let notes = boot::note(config, plan.protocol).into_iter().collect();
         let guest = (bytes, plan);
         let mut files = boot::hand_over(config, &mut machine, guest, modules, &loads, &mut boot)?;
@@ -126,14 +127,19 @@ fn guest(config: &Config, reader: &FileCache) -> Result<(FileBytes, Planned), Di
 }
 
 /// Returns the entry point: that of the boot protocol, or the one that the configuration chooses.
-fn entry(config: &Config, mode: Mode, plan: &BootPlan) -> Result<EntryPoint, Diagnostic> {
+fn entry(
+    config: &Config,
+    mode: Mode,
+    choice: Option<&EntryChoice>,
+    plan: &BootPlan,
+) -> Result<EntryPoint, Diagnostic> {
     if let Some(entry) = plan.entry {
         return Ok(EntryPoint::Address(Gva(entry.0)));
     }
     let problem = |error: &dyn std::fmt::Display, help| {
         config.error_at("guest.entry", error.to_string()).with_help(help)
     };
-    let entry = match &config.entry {
+    let entry = match choice {
         Some(EntryChoice::Segmented { segment, offset }) => {
             return Ok(EntryPoint::Segmented { segment: *segment, offset: *offset });
         }

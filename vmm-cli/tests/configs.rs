@@ -64,5 +64,6 @@ fn the_template_is_good() {
     let config = Config::from_text(template::text(), Path::new("vm.toml"), &Overrides::new()).unwrap();
     assert_eq!(config.start.mode, Some(Mode::Long));
     assert_eq!(config.guest.path, Path::new("guest-long.elf"));
-    assert_eq!(config.entry, None);
+    let machine = config.machine(config.start.complete().unwrap()).unwrap();
+    assert_eq!(machine.boot.entry, None);
 }

@@ -193,7 +193,7 @@ fn load(text: &str, overrides: &Overrides) -> Config {
 /// The machine of a configuration that names its mode.
 fn machine(config: &Config) -> MachineTemplate {
     let start = config.start.complete().unwrap_or_else(|| panic!("no protocol or mode"));
-    config.machine(start).unwrap_or_else(|mistakes| panic!("{mistakes}")).into_owned()
+    config.machine(start).unwrap_or_else(|mistakes| panic!("{mistakes}"))
 }
 
 #[test]
@@ -292,7 +292,7 @@ fn a_file_of_the_configuration_device_is_still_to_be_read() {
         path: Path::new("dir/../value.bin").to_owned(),
         key: "devices.fw-cfg.file.1.path".to_owned(),
     };
-    assert_eq!(machine(&load(EVERY_KEY, &Overrides::new())).fw_cfg, [source]);
+    assert_eq!(load(EVERY_KEY, &Overrides::new()).fw_cfg, [source]);
 }
 
 /// The board of a PC is there as a whole or not at all, and the hypercall device gives way to it.
@@ -313,7 +313,7 @@ fn interrupts_of_a_pc_bring_its_board() {
 
 #[test]
 fn the_boot_state() {
-    let boot = machine(&load(EVERY_KEY, &Overrides::new()));
+    let boot = machine(&load(EVERY_KEY, &Overrides::new())).boot;
     assert_eq!((boot.mode, boot.ring, boot.sse), (Mode::Long, Ring::User, Some(false)));
     let first = Mapping {
         gva: Gva(0xffff_ffff_8000_0000),
@@ -345,7 +345,7 @@ fn the_files() {
     let config = load(EVERY_KEY, &Overrides::new());
     assert_eq!(config.guest.path, Path::new("dir/build/guest-long.elf"));
     assert_eq!(config.guest.kind, FileKind::Elf { base: Some(Gpa(0x10_0000)) });
-    assert_eq!(config.entry, Some(EntryChoice::Symbol("_start".to_owned())));
+    assert_eq!(machine(&config).boot.entry, Some(EntryChoice::Symbol("_start".to_owned())));
     assert_eq!(config.loading, LoadPolicy::Map);
     assert_eq!(config.loads[0].path, Path::new("/data/blob.bin"));
     assert_eq!(config.loads[0].kind, FileKind::Flat { address: Gpa(0x5_0000) });
@@ -395,10 +395,10 @@ fn what_is_left_out() {
     let config = load(SMALL, &Overrides::new());
     assert_eq!(machine(&config).devices, DeviceSpecs::default());
     assert_eq!(machine(&config).limits, LimitSpec::default());
-    assert_eq!(machine(&config).paging, PagingSpec::default());
+    assert_eq!(machine(&config).boot.paging, PagingSpec::default());
     assert_eq!(machine(&config).pinned, PinnedAddresses::default());
     assert_eq!(config.guest.kind, FileKind::Flat { address: Gpa(0x7c00) });
-    assert_eq!(config.entry, Some(EntryChoice::Address(Gva(0x7c00))));
+    assert_eq!(machine(&config).boot.entry, Some(EntryChoice::Address(Gva(0x7c00))));
     assert!(config.expect.is_none());
 }
 
@@ -435,11 +435,15 @@ fn overrides_replace_add_and_append() {
     assert_eq!(config.start.mode, Some(Mode::Long));
     assert_eq!(machine(&config).memory[0].size, 4 << 20);
     assert_eq!(machine(&config).arguments, ["a=b"]);
-    assert_eq!(machine(&config).registers, [(Register::Rax, 0x10)]);
-    assert_eq!(machine(&config).paging.maps[0].gva, Gva(0x40_0000));
+    assert_eq!(machine(&config).boot.registers, [(Register::Rax, 0x10)]);
+    assert_eq!(machine(&config).boot.paging.maps[0].gva, Gva(0x40_0000));
     assert_eq!(config.loads[1].path, Path::new("dir/more.bin"));
     assert_eq!(config.expect.as_ref().unwrap().output.as_deref(), Some("Hello"));
-    assert_eq!(config.entry, Some(EntryChoice::Address(Gva(0x7c20))), "the last option counts");
+    assert_eq!(
+        machine(&config).boot.entry,
+        Some(EntryChoice::Address(Gva(0x7c20))),
+        "the last option counts"
+    );
 }
 
 /// The text that an error at `key` points at.

@@ -34,8 +34,11 @@ pub use platform::{FwCfgFile, FwCfgSpec, PlatformSpec};
 pub use virtio::{BlockAccess, BlockSpec, VirtioSpec};
 
 /// Description of one machine: memory, initial state of its vCPU, devices and limits.
+///
+/// `E` is the type of the entry. A front-end that does not know the address yet, such as that of a symbol, uses another type
+/// than [`EntryPoint`] until [`MachineSpec::with_entry`] completes the description.
 #[derive(Debug, Clone, PartialEq)]
-pub struct MachineSpec {
+pub struct MachineSpec<E = EntryPoint> {
     /// Memory regions; each becomes a KVM memory slot. At least one; none may overlap another.
     pub memory: Vec<MemoryRegion>,
     /// Address of the three pages of `KVM_SET_TSS_ADDR`: a multiple of 4 KiB, below 4 GiB, outside memory and devices.
@@ -45,7 +48,7 @@ pub struct MachineSpec {
     /// Interrupt controllers.
     pub interrupts: Interrupts,
     /// Initial state of the first vCPU.
-    pub boot: BootSpec,
+    pub boot: BootSpec<E>,
     /// Addresses of tables and stack that the user chose. [`crate::layout`] chooses the others.
     pub pinned: PinnedAddresses,
     /// Devices of the machine.
@@ -64,6 +67,30 @@ pub struct MachineSpec {
     pub cpuid_changes: Vec<(CpuidFeature, bool)>,
     /// Arguments that the guest can read over the hypercall ports.
     pub arguments: Vec<String>,
+}
+
+impl<E> MachineSpec<E> {
+    /// Returns the machine that starts at `entry`.
+    #[must_use]
+    pub fn with_entry<F>(self, entry: F) -> MachineSpec<F> {
+        let BootSpec { mode, ring, entry: _, paging, sse, registers, gdt_layout } = self.boot;
+        MachineSpec {
+            memory: self.memory,
+            tss_address: self.tss_address,
+            vcpus: self.vcpus,
+            interrupts: self.interrupts,
+            boot: BootSpec { mode, ring, entry, paging, sse, registers, gdt_layout },
+            pinned: self.pinned,
+            devices: self.devices,
+            unmapped: self.unmapped,
+            halt: self.halt,
+            reset: self.reset,
+            limits: self.limits,
+            cpuid: self.cpuid,
+            cpuid_changes: self.cpuid_changes,
+            arguments: self.arguments,
+        }
+    }
 }
 
 impl MachineSpec {
@@ -135,15 +162,15 @@ impl MachineSpec {
     }
 }
 
-/// Initial state of the first vCPU.
+/// Initial state of the first vCPU, with an entry of type `E`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BootSpec {
+pub struct BootSpec<E = EntryPoint> {
     /// CPU mode.
     pub mode: Mode,
     /// Privilege level of the guest's code; must be [`Ring::Kernel`] in real mode.
     pub ring: Ring,
     /// Address of the first instruction.
-    pub entry: EntryPoint,
+    pub entry: E,
     /// Page tables.
     pub paging: PagingSpec,
     /// True to enable SSE (CR0.MP, CR4.OSFXSR, CR4.OSXMMEXCPT). `None` enables it in long mode only.
@@ -355,7 +382,8 @@ mod tests {
             .with_ring(Ring::User)
             .with_register(Register::Rdi, 1)
             .with_mapping(mapping)
-            .with_limits(limits);
+            .with_limits(limits)
+            .with_entry(EntryPoint::Address(Gva(0x9000)));
         let mut expected = plain;
         expected.memory.push(region);
         (expected.vcpus, expected.interrupts) = (2, Interrupts::Pc);
@@ -363,6 +391,7 @@ mod tests {
         expected.boot.registers = vec![(Register::Rdi, 1)];
         expected.boot.paging.maps = vec![mapping];
         expected.limits = limits;
+        expected.boot.entry = EntryPoint::Address(Gva(0x9000));
         assert_eq!(spec, expected);
     }
 }

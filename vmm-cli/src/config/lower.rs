@@ -23,7 +23,7 @@ mod tss;
 mod virtio;
 
 use vmm_core::spec::mode::{Mode, Ring};
-use vmm_core::spec::{GdtLayout, HaltPolicy, ResetPolicy, UnmappedPolicy};
+use vmm_core::spec::{BootSpec, GdtLayout, HaltPolicy, MachineSpec, ResetPolicy, UnmappedPolicy};
 use vmm_loader::LoadPolicy;
 use vmm_loader::boot::Protocol;
 
@@ -31,7 +31,7 @@ use super::problem::{ConfigProblem, ConfigProblems};
 use super::schema::{Document, Spanned};
 use super::source::Span;
 use super::values::RingLevel;
-use super::{Config, MachineTemplate, Start, StartChoice, Texts};
+use super::{Config, Start, StartChoice, Texts};
 pub use memory::MEMORY_HOLE;
 use memory::Regions;
 pub(super) use test::MAX_CASES;
@@ -122,17 +122,14 @@ pub(super) fn lower(
     let test = test::lower(&mut cx);
     let (vcpus, interrupts) = processors::lower(&mut cx);
     let (cpuid, cpuid_changes) = cpuid::lower(&mut cx);
-    let machine = start.complete().map(|Start { protocol, mode }| MachineTemplate {
-        mode,
-        ring,
+    let sse = raw.sse.as_ref().map(|at| at.value);
+    let gdt_layout = if protocol == Some(Protocol::Linux) { GdtLayout::Linux } else { GdtLayout::Sysret };
+    let machine = start.complete().map(|Start { mode, .. }| MachineSpec {
         memory,
         tss_address,
         vcpus,
         interrupts,
-        paging,
-        sse: raw.sse.as_ref().map(|at| at.value),
-        registers,
-        gdt_layout: if protocol == Protocol::Linux { GdtLayout::Linux } else { GdtLayout::Sysret },
+        boot: BootSpec { mode, ring, entry, paging, sse, registers, gdt_layout },
         pinned,
         devices,
         unmapped: or(&raw.unmapped, UnmappedPolicy::default()),
@@ -142,16 +139,15 @@ pub(super) fn lower(
         cpuid,
         cpuid_changes,
         arguments,
-        fw_cfg,
     });
     let guest = guest?;
     Some(Config {
         start,
-        entry,
         guest,
         command_line,
         modules,
         loads,
+        fw_cfg,
         loading,
         expect,
         test,

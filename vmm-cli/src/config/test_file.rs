@@ -179,7 +179,7 @@ mod tests {
         assert_eq!(names, four);
         let config = tests.config(&tests.variants()[3]).unwrap();
         let machine = config.machine(config.start.complete().unwrap()).unwrap();
-        assert_eq!((machine.mode, machine.memory[0].size), (Mode::Pae, 0x10000));
+        assert_eq!((machine.boot.mode, machine.memory[0].size), (Mode::Pae, 0x10000));
     }
 
     #[test]

@@ -10,15 +10,10 @@ use crate::diagnostic::Diagnostic;
 use crate::status::Status;
 
 /// Gives the files of `machine` their bytes. Returns what could not be read.
-pub(super) fn fill(
-    config: &Config,
-    reader: &FileCache,
-    sources: &[FwCfgSource],
-    machine: &mut MachineSpec,
-) -> Vec<Diagnostic> {
+pub(super) fn fill(config: &Config, reader: &FileCache, machine: &mut MachineSpec) -> Vec<Diagnostic> {
     let Some(device) = &mut machine.devices.platform.fw_cfg else { return Vec::new() };
     let mut problems = Vec::new();
-    for source in sources {
+    for source in &config.fw_cfg {
         match (reader.read(&source.path), device.files.get_mut(source.index)) {
             (Ok(bytes), Some(file)) => file.bytes = bytes.into_vec(),
             (Err(error), _) => problems.push(unreadable(config, source, &error)),

@@ -138,12 +138,13 @@ fn config(text: &str, overrides: &Overrides) -> Config {
 /// Machine of a configuration. An entry that is left to the guest's file is at 0.
 fn machine(config: &Config) -> MachineSpec {
     let start = config.start.complete().unwrap();
-    let entry = match config.entry {
+    let machine = config.machine(start).unwrap();
+    let entry = match machine.boot.entry {
         Some(EntryChoice::Address(address)) => EntryPoint::Address(address),
         Some(EntryChoice::Segmented { segment, offset }) => EntryPoint::Segmented { segment, offset },
         None | Some(EntryChoice::Symbol(_)) => EntryPoint::Address(Gva(0)),
     };
-    config.machine(start).unwrap().with_entry(entry)
+    machine.with_entry(entry)
 }
 
 fn identity(text: &str, overrides: &Overrides) -> Identity {

@@ -109,23 +109,23 @@ fn boot_header(config: &Config, entry: u64) -> Vec<u8> {
 fn machine(config: &Config) -> MachineTemplate {
     let StartChoice { protocol, mode } = config.start;
     let start = Start { protocol: protocol.unwrap_or(Protocol::Elf), mode: mode.unwrap_or(Mode::Long) };
-    config.machine(start).unwrap().into_owned()
+    config.machine(start).unwrap()
 }
 
 /// An ELF file of two segments, code and data, with the symbols that the configuration speaks of.
 fn elf(config: &Config, kind: FileKind, number: u64) -> Vec<u8> {
     let machine = machine(config);
-    let wide = machine.mode == Mode::Long;
+    let wide = machine.boot.mode == Mode::Long;
     let pie = matches!(kind, FileKind::Elf { base: Some(_) });
-    let load = match machine.mode {
+    let load = match machine.boot.mode {
         _ if pie => 0x1000,
         Mode::Real => 0x8000,
         Mode::Protected | Mode::Paged | Mode::Pae | Mode::Long => 0x10_0000,
     } + number * 0x2_0000;
     // A mapping in the upper half is there because the guest is linked there.
-    let high = machine.paging.maps.first().filter(|map| map.gva.0 >> 63 != 0);
+    let high = machine.boot.paging.maps.first().filter(|map| map.gva.0 >> 63 != 0);
     let link = load + high.map_or(0, |map| map.gva.0 - map.gpa.0);
-    let symbols = symbols(config);
+    let symbols = symbols(config, &machine);
 
     let mut strings = vec![0];
     let mut table = Symbol::default().bytes(wide);
@@ -199,9 +199,9 @@ fn elf(config: &Config, kind: FileKind, number: u64) -> Vec<u8> {
     file
 }
 
-fn symbols(config: &Config) -> Vec<String> {
+fn symbols(config: &Config, machine: &MachineTemplate) -> Vec<String> {
     let mut symbols = vec!["_start".to_owned()];
-    if let Some(EntryChoice::Symbol(name)) = &config.entry {
+    if let Some(EntryChoice::Symbol(name)) = &machine.boot.entry {
         symbols.push(name.clone());
     }
     for expected in config.expect.iter().flat_map(|expect| &expect.memory) {
