@@ -66,10 +66,10 @@ impl Prepared {
         let mut problems = Vec::new();
         let guest = guest(config, reader);
         // Protocol and mode that the configuration leaves to the file are known now.
-        let machine = match &guest {
-            Ok((_, planned)) => Some(config.machine(planned.start())?),
-            Err(_) => config.start.complete().map(|start| config.machine(start)).transpose()?,
-        };
+        let start = guest.as_ref().map_or(config.start.complete(), |(_, planned)| Some(planned.start()));
+        let machine = start.and_then(|start| {
+            config.machine(start).map_err(|Diagnostics(found)| problems.extend(found)).ok()
+        });
         let mode = machine.as_ref().map(|machine| machine.boot.mode);
         if let Err(problem) = &guest {
             problems.push(problem.clone());
@@ -95,12 +95,22 @@ impl Prepared {
             (_, _) => return Err(Diagnostics(problems)),
         };
 
-        let entry = entry(config, mode, machine.boot.entry.as_ref(), &plan)?;
+        let entry = entry(config, mode, machine.boot.entry.as_ref(), &plan).unwrap_or_else(|problem| {
+            problems.push(problem);
+            // The checks below do not depend on the entry.
+            EntryPoint::Address(Gva(0))
+        });
         let mut machine = machine.with_entry(entry);
         problems.extend(fw_cfg::fill(config, reader, &mut machine));
         let notes = boot::note(config, plan.protocol).into_iter().collect();
         let guest = (bytes, plan);
-        let mut files = boot::hand_over(config, &mut machine, guest, modules, &loads, &mut boot)?;
+        let mut files = match boot::hand_over(config, &mut machine, guest, modules, &loads, &mut boot) {
+            Ok(files) => files,
+            Err(problem) => {
+                problems.push(problem);
+                return Err(Diagnostics(problems));
+            }
+        };
         // The guest first, the user's other files next, then what the protocol adds.
         files.splice(1..1, loads);
         let files = Files::new(files, config.loading, &machine);

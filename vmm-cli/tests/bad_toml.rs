@@ -81,7 +81,29 @@ fn number_of_mistakes(path: &Path, text: &str) -> usize {
     }
 }
 
-/// Beside each configuration lies `guest.bin`, a page of HLT instructions.
+/// An ELF file of one HLT instruction at 1 MiB, without symbols.
+fn elf() -> Vec<u8> {
+    let (address, header, program) = (0x10_0000_u64, 64_u16, 56_u16);
+    let code = u64::from(header + program);
+    let halves = |values: &[u16]| values.iter().flat_map(|half| half.to_le_bytes()).collect::<Vec<_>>();
+    let words = |values: &[u32]| values.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>();
+    let longs = |values: &[u64]| values.iter().flat_map(|long| long.to_le_bytes()).collect::<Vec<_>>();
+    let identification = [b"\x7fELF\x02\x01\x01".as_slice(), &[0; 9]].concat();
+    [
+        identification,
+        halves(&[2, 62]),
+        words(&[1]),
+        longs(&[address, u64::from(header), 0]),
+        words(&[0]),
+        halves(&[header, program, 1, 0, 0, 0]),
+        words(&[1, 5]),
+        longs(&[code, address, address, 1, 1, 1]),
+        vec![0xf4],
+    ]
+    .concat()
+}
+
+/// Beside each configuration lie `guest.bin`, a page of HLT instructions, and `guest.elf`.
 #[test]
 fn each_mistake_in_a_layout_is_shown_as_expected() {
     if !program_is_here() {
@@ -89,6 +111,7 @@ fn each_mistake_in_a_layout_is_shown_as_expected() {
     }
     let directory = tempfile::tempdir().expect("a directory");
     fs::write(directory.path().join("guest.bin"), [0xf4; 0x1000]).expect("the guest is written");
+    fs::write(directory.path().join("guest.elf"), elf()).expect("the guest is written");
     let mut goldens = Goldens::new("bad-layout");
     for path in files_in("bad-layout") {
         let text = fs::read_to_string(&path).expect("UTF-8");
