@@ -1,8 +1,10 @@
-//! `cargo xtask ci`: format, lints and tidiness checks, then all tests.
+//! `cargo xtask ci`: checks of format, lints, tidiness, documentation and packages, then all tests.
 
 use std::process::Stdio;
 
 use crate::failure::Result;
+use crate::package;
+use crate::process::quote;
 use crate::progress::Phase;
 use crate::test::{TestOptions, TestResult, Verdict};
 use crate::tidy;
@@ -23,6 +25,12 @@ pub(crate) fn run(workspace: &Workspace) -> Result<u8> {
             &["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"],
         ),
         tidiness(workspace),
+        cargo(
+            workspace,
+            "doc",
+            &["doc", "--quiet", "--workspace", "--no-deps", "--config", "build.rustdocflags=['-Dwarnings']"],
+        ),
+        packages(workspace),
     ];
     crate::test::run(workspace, &TestOptions::default(), results)
 }
@@ -30,14 +38,15 @@ pub(crate) fn run(workspace: &Workspace) -> Result<u8> {
 /// Runs a cargo command that prints its findings to standard error.
 fn cargo(workspace: &Workspace, name: &'static str, arguments: &[&str]) -> TestResult {
     let phase = Phase::start(name);
+    let command = format!("cargo {}", arguments.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" "));
     let status = workspace.cargo().args(arguments).stdin(Stdio::null()).stdout(std::io::stderr()).status();
     let verdict = match status {
         Ok(status) if status.success() => Verdict::Passed,
-        Ok(status) => Verdict::Failed(format!("cargo {} ended with {status}", arguments.join(" "))),
+        Ok(status) => Verdict::Failed(format!("{command} ended with {status}")),
         Err(error) => Verdict::Failed(format!("cannot start cargo: {error}")),
     };
-    phase.end(format_args!("{}", if verdict == Verdict::Passed { "clean" } else { "not clean" }));
-    TestResult::from_check(name, verdict, format!("cargo {}", arguments.join(" ")))
+    end(phase, &verdict);
+    TestResult::from_check(name, verdict, command)
 }
 
 /// Runs `tidy` as one check.
@@ -51,4 +60,20 @@ fn tidiness(workspace: &Workspace) -> TestResult {
         Err(failure) => Verdict::Failed(failure.to_string()),
     };
     TestResult::from_check("tidy", verdict, "cargo xtask tidy")
+}
+
+/// Packages the crates as one check.
+fn packages(workspace: &Workspace) -> TestResult {
+    let phase = Phase::start("packages");
+    let verdict = match package::run(workspace) {
+        Ok(()) => Verdict::Passed,
+        Err(failure) => Verdict::Failed(failure.to_string()),
+    };
+    end(phase, &verdict);
+    TestResult::from_check("packages", verdict, "cargo xtask package")
+}
+
+/// Prints the end of a check that printed its findings.
+fn end(phase: Phase, verdict: &Verdict) {
+    phase.end(format_args!("{}", if *verdict == Verdict::Passed { "clean" } else { "not clean" }));
 }

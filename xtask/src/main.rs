@@ -10,6 +10,7 @@ mod guests;
 mod interrupt;
 mod linux;
 mod nested;
+mod package;
 mod process;
 mod progress;
 mod run;
@@ -80,8 +81,12 @@ enum Task {
     /// The machine has two vCPUs and timer interrupts. Each run must pass, and a kill must leave no process, no raw terminal
     /// and no file.
     Stress(stress::StressOptions),
-    /// Check format, lints and tidiness, then run all tests
+    /// Check format, lints, tidiness, documentation and packages, then run all tests
     Ci,
+    /// Package the crates for publication, and check all targets of the packages
+    ///
+    /// The packages are in target/packages/package/.
+    Package,
     /// Check the repository rules that compiler and lints do not check
     Tidy,
     /// Run one part of another task, usually on the nested host; started by that task
@@ -139,6 +144,7 @@ fn perform(arguments: Arguments) -> Result<u8> {
         Task::Bench(options) => bench::run(&workspace, &options),
         Task::Stress(options) => stress::run(&workspace, &options),
         Task::Ci => ci::run(&workspace),
+        Task::Package => package::run(&workspace).map(|()| 0),
         Task::Tidy => {
             let violations = tidy::check(&workspace)?;
             violations.iter().for_each(|violation| println!("{violation}"));
