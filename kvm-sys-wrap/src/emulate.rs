@@ -25,7 +25,7 @@ impl Vcpu {
         self.complete_io(&vec![0xff; self.pending_reply.length()])?;
         self.finish_instruction()?;
         self.set_regs(&regs)?;
-        self.set_shadow(events)
+        self.set_interrupt_shadow(events)
     }
 
     /// Emulates HLT on a VM with local APICs (`KVM_SET_REGS`, `KVM_SET_VCPU_EVENTS`, `KVM_SET_MP_STATE`): the vCPU is halted, and
@@ -37,7 +37,7 @@ impl Vcpu {
         self.set_regs(&kvm_regs { rip: next, ..self.regs()? })?;
         let mut events = self.events()?;
         events.interrupt.shadow = 0;
-        self.set_shadow(events)?;
+        self.set_interrupt_shadow(events)?;
         let state = kvm_mp_state { mp_state: KVM_MP_STATE_HALTED };
         self.dispatcher()
             .call(Call::SetMpState, format_args!("KVM_MP_STATE_HALTED"), || {
@@ -53,7 +53,7 @@ impl Vcpu {
     }
 
     /// Sets only the interrupt shadow: an NMI that has arrived meanwhile stays pending.
-    fn set_shadow(&self, events: kvm_vcpu_events) -> Result<()> {
+    fn set_interrupt_shadow(&self, events: kvm_vcpu_events) -> Result<()> {
         let events = kvm_vcpu_events { flags: KVM_VCPUEVENT_VALID_SHADOW, ..events };
         self.dispatcher()
             .call(Call::SetVcpuEvents, format_args!("interrupt shadow"), || {

@@ -79,7 +79,7 @@ impl Vcpu {
             // No error if it holds the value.
             let holds = self.msrs(&[refused.index])?.first().map(|entry| entry.data);
             if holds != Some(refused.data) {
-                return Err(refusal(&refused));
+                return Err(refused_msr_error(&refused));
             }
             self.read_only_msrs.push(refused.index);
             left.drain(..=written);
@@ -96,7 +96,7 @@ impl Vcpu {
             return Ok(());
         }
         let written = self.write_msrs(entries)?;
-        entries.get(written).map_or(Ok(()), |refused| Err(refusal(refused)))
+        entries.get(written).map_or(Ok(()), |refused| Err(refused_msr_error(refused)))
     }
 
     /// Sets MSRs up to the first that is refused, and returns their number.
@@ -111,7 +111,7 @@ impl Vcpu {
     }
 }
 
-fn refusal(refused: &kvm_msr_entry) -> Error {
+fn refused_msr_error(refused: &kvm_msr_entry) -> Error {
     let detail = format!("MSR {:#x} = {:#x}", refused.index, refused.data);
     call_failed(Call::SetMsrs, detail)(io::Error::from_raw_os_error(libc::EINVAL))
 }

@@ -218,7 +218,7 @@ impl Texts {
         if self.is_written {
             sources.add(&name, &self.file)
         } else {
-            sources.add_unseen(&name, &self.file)
+            sources.add_generated(&name, &self.file)
         };
         sources
     }

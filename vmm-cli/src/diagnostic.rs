@@ -25,7 +25,7 @@ pub struct Source {
 
 impl Source {
     /// Returns the last character boundary at or before `offset`.
-    fn border(&self, offset: usize) -> usize {
+    fn char_boundary(&self, offset: usize) -> usize {
         let offset = offset.min(self.text.len());
         (0..=offset).rev().find(|&at| self.text.is_char_boundary(at)).unwrap_or(0)
     }
@@ -153,8 +153,8 @@ impl Place {
     /// Returns the span to show: inside the text, on character boundaries, and of the first line only. A caret under
     /// each line of a long table would show no more than one under its first line.
     fn shown(&self) -> Range<usize> {
-        let start = self.source.border(self.span.start);
-        let end = self.source.border(self.span.end).max(start);
+        let start = self.source.char_boundary(self.span.start);
+        let end = self.source.char_boundary(self.span.end).max(start);
         let line = self.source.text.get(start..end).and_then(|piece| piece.find('\n'));
         start..line.map_or(end, |length| start.saturating_add(length))
     }

@@ -133,7 +133,7 @@ impl Explanation {
             boot: BootSummary::of(&prepared.boot),
             files: files
                 .plans()
-                .zip(files.ways())
+                .zip(files.load_methods())
                 .map(|((name, plan), ways)| FileSummary {
                     name: name.to_owned(),
                     plan: plan.to_string(),
@@ -169,8 +169,8 @@ impl Explanation {
 impl BootSummary {
     /// Returns `None` for a guest whose mode is given and whose file was not asked for a protocol.
     fn of(boot: &Boot) -> Option<Self> {
-        let Boot { protocol, reason, offers, told, .. } = boot;
-        let (offers, told) = (offers.clone(), told.clone());
+        let Boot { protocol, reason, candidates, boot_info, .. } = boot;
+        let (offers, told) = (candidates.clone(), boot_info.clone());
         (!offers.is_empty() || !told.is_empty()).then(|| Self {
             protocol: protocol.name(),
             chosen: reason,

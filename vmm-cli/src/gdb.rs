@@ -114,13 +114,13 @@ enum SessionEnd {
 
 fn serve(debugger: &mut dyn DebugTarget, files: &Files, stream: GdbStream) -> Result<SessionEnd, Error> {
     let wide = files.guest().is_some_and(|plan| plan.class() == Some(ElfClass::Elf64));
-    let shape = RegisterLayout::from_sregs(&debugger.registers(debugger.current_vcpu())?.sregs, wide);
+    let layout = RegisterLayout::from_sregs(&debugger.registers(debugger.current_vcpu())?.sregs, wide);
     let Ok(gdb) = GdbConnection::new(stream, debugger.interrupt_handle()) else {
         return Ok(SessionEnd::Disconnected);
     };
     let inbox = gdb.inbox();
     debugger.stop_if(Box::new(move || inbox.wants_attention()));
-    let mut session = Session::new(debugger, files, shape);
+    let mut session = Session::new(debugger, files, layout);
     let result = GdbStub::new(gdb).run_blocking::<EventLoop<'_>>(&mut session);
     session.clear();
     match result {
@@ -130,7 +130,7 @@ fn serve(debugger: &mut dyn DebugTarget, files: &Files, stream: GdbStream) -> Re
             | DisconnectReason::TargetTerminated(_)
             | DisconnectReason::Kill,
         ) => Ok(SessionEnd::Finished),
-        Err(error) if error.is_target_error() => Err(error.into_target_error().unwrap_or_else(unknown)),
+        Err(error) if error.is_target_error() => Err(error.into_target_error().unwrap_or_else(missing_error)),
         Err(error) => {
             if !error.is_connection_error() {
                 stderr::print_line(format_args!("gdb: {error}"));
@@ -140,7 +140,7 @@ fn serve(debugger: &mut dyn DebugTarget, files: &Files, stream: GdbStream) -> Re
     }
 }
 
-fn unknown() -> Error {
+fn missing_error() -> Error {
     Error::Console(io::Error::other("gdb's session failed"))
 }
 

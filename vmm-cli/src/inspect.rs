@@ -98,21 +98,21 @@ impl InspectedGuest {
     ///
     /// # Errors
     /// Any error of `run`, or the guest ended before the stop point.
-    pub(crate) fn new(look: &InspectArgs) -> Result<Self, Diagnostics> {
-        let output = if look.stop.show_output { Output::new(io::stderr()) } else { Output::new(io::sink()) };
-        Self::with_output(look, output)
+    pub(crate) fn new(args: &InspectArgs) -> Result<Self, Diagnostics> {
+        let output = if args.stop.show_output { Output::new(io::stderr()) } else { Output::new(io::sink()) };
+        Self::with_output(args, output)
     }
 
     /// Builds the machine and runs it to the stop point, with the guest's output to `output`.
     ///
     /// # Errors
     /// See [`InspectedGuest::new`].
-    pub(crate) fn with_output(look: &InspectArgs, output: Output) -> Result<Self, Diagnostics> {
-        let config = Config::load(&look.config, &look.overrides.to_overrides())?;
+    pub(crate) fn with_output(args: &InspectArgs, output: Output) -> Result<Self, Diagnostics> {
+        let config = Config::load(&args.config, &args.overrides.to_overrides())?;
         let Prepared { machine: spec, files, .. } = Prepared::new(&config)?;
-        let (point, words) = point(&look.stop, &files)?;
+        let (point, words) = point(&args.stop, &files)?;
 
-        let console = Console { output, input: Box::new(StdinInput::default()), arrival: None };
+        let console = Console { output, input: Box::new(StdinInput::default()), input_fd: None };
         let host = |error: Error| Diagnostics::from(machine_error(&config, &error));
         let kvm = Kvm::open().map_err(|error| host(error.into()))?;
         install_termination_handlers().map_err(|error| host(error.into()))?;

@@ -104,7 +104,7 @@ impl Prepared {
         problems.extend(fw_cfg::fill(config, reader, &mut machine));
         let notes = boot::note(config, plan.protocol).into_iter().collect();
         let guest = (bytes, plan);
-        let mut files = match boot::hand_over(config, &mut machine, guest, modules, &loads, &mut boot) {
+        let mut files = match boot::plan_handoff(config, &mut machine, guest, modules, &loads, &mut boot) {
             Ok(files) => files,
             Err(problem) => {
                 problems.push(problem);

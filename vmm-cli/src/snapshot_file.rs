@@ -108,19 +108,21 @@ pub(crate) fn take_up(
     if let Some(difference) = machine.difference(&Identity::new(&spec), configuration) {
         let origin = format!("the snapshot {} was taken of {}, {point}", path.display(), config.display());
         let why = format!("it is of another machine: {difference}");
-        return Err(saved.bad(&why).at(difference.location).with_help(Some(origin)));
+        return Err(saved.damaged(&why).at(difference.location).with_help(Some(origin)));
     }
     if *sum != checksum(files) {
-        return Err(saved.bad(&"the guest's files have changed since it was taken").with_help(Some(origin)));
+        return Err(saved
+            .damaged(&"the guest's files have changed since it was taken")
+            .with_help(Some(origin)));
     }
-    let refused = |why: String| Diagnostic { status: Status::Refused, ..saved.bad(&why) };
+    let refused = |why: String| Diagnostic { status: Status::Refused, ..saved.damaged(&why) };
     if let Some(why) = host.refuses(&HostIdentity::this()) {
         return Err(refused(why));
     }
     let memory = saved.memory(&spec)?;
     let snapshot = Snapshot::new(spec, layout, cpuid.as_deref(), state.clone(), memory)
-        .map_err(|error| saved.bad(&error))?;
-    let missing = snapshot.missing_features(kvm).map_err(|error| saved.bad(&error))?;
+        .map_err(|error| saved.damaged(&error))?;
+    let missing = snapshot.missing_features(kvm).map_err(|error| saved.damaged(&error))?;
     if !missing.is_empty() {
         let why = format!(
             "its guest was told of CPU features that this host does not have: {}",

@@ -158,8 +158,8 @@ pub(crate) fn console(output: StdoutOutput, spec: &MachineSpec) -> Console {
     let output = console::Output::new(output);
     let keys = if interactive { RawTerminal::enter() } else { None };
     // Without this descriptor a machine polls its input.
-    let arrival = if interactive { rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3).ok() } else { None };
-    Console { output, input: Box::new(StdinInput { keys, ..StdinInput::default() }), arrival }
+    let input_fd = if interactive { rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3).ok() } else { None };
+    Console { output, input: Box::new(StdinInput { keys, ..StdinInput::default() }), input_fd }
 }
 
 impl StdinInput {
@@ -205,7 +205,7 @@ impl Input for StdinInput {
         Ok(count)
     }
 
-    fn is_over(&self) -> bool {
+    fn has_ended(&self) -> bool {
         self.ended && self.ahead.is_empty()
     }
 }

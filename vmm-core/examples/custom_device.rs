@@ -63,7 +63,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             .with_purpose("OUT of an address prints five bytes; IN counts the calls");
     let spec = MachineSpec::new(Mode::Long, 2 << 20, EntryPoint::Address(Gva(0x8000)));
     let guest = FlatImage { address: Gpa(0x8000), bytes: &GUEST };
-    let console = Console::to(io::stdout());
+    let console = Console::with_output(io::stdout());
     let mut machine = Machine::build_with_devices(&Kvm::open()?, spec, &guest, console, vec![announcer])?;
     let outcome = machine.run()?;
     println!("{}; calls: {}", outcome.end, machine.vcpu().regs()?.rax);

@@ -21,7 +21,7 @@ const GUEST: [u8; 32] =
 fn main() -> Result<(), Box<dyn Error>> {
     let guest = FlatImage { address: Gpa(0x8000), bytes: &GUEST };
     let spec = MachineSpec::new(Mode::Long, 2 << 20, EntryPoint::Address(Gva(0x8000)));
-    let mut machine = Machine::build(&Kvm::open()?, spec, &guest, Console::to(io::stdout()))?;
+    let mut machine = Machine::build(&Kvm::open()?, spec, &guest, Console::with_output(io::stdout()))?;
     let outcome = machine.run()?;
     assert!(matches!(outcome.end, End::Halt { .. }), "{}", outcome.end);
     Ok(())

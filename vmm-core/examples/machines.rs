@@ -52,7 +52,7 @@ fn build(kvm: &Kvm, pages: u64) -> Result<Machine> {
 }
 
 fn silent() -> Console {
-    Console::to(std::io::sink())
+    Console::with_output(std::io::sink())
 }
 
 /// Seconds that something takes, and what came of it.

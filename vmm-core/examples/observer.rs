@@ -36,7 +36,7 @@ const GUEST: [u8; 9] = [0xb0, 0x41, 0xe6, 0xe9, 0xe6, 0xe9, 0xe4, 0x60, 0xf4];
 fn main() -> Result<(), Box<dyn Error>> {
     let guest = FlatImage { address: Gpa(0x8000), bytes: &GUEST };
     let spec = MachineSpec::new(Mode::Long, 2 << 20, EntryPoint::Address(Gva(0x8000)));
-    let mut machine = Machine::build(&Kvm::open()?, spec, &guest, Console::to(io::sink()))?;
+    let mut machine = Machine::build(&Kvm::open()?, spec, &guest, Console::with_output(io::sink()))?;
     let mut counter = PortCounter::default();
     let outcome = machine.runner().observe(&mut [&mut counter]).run()?;
     println!("{}", outcome.end);

@@ -22,13 +22,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let kvm = Kvm::open()?;
     let guest = FlatImage { address: Gpa(0x8000), bytes: &GUEST };
     let spec = MachineSpec::new(Mode::Long, 2 << 20, EntryPoint::Address(Gva(0x8000)));
-    let mut machine = Machine::build(&kvm, spec, &guest, Console::to(io::sink()))?;
+    let mut machine = Machine::build(&kvm, spec, &guest, Console::with_output(io::sink()))?;
     let end = machine.runner().until(StopPoint::Exits(1)).run()?;
     assert_eq!(end, None, "the guest has more to do");
     let snapshot = machine.snapshot()?;
     for number in 1..=3 {
         let changed = snapshot.with_registers(|regs| regs.rdi = number);
-        let end = changed.machine(&kvm, Console::to(io::sink()))?.run()?.end;
+        let end = changed.machine(&kvm, Console::with_output(io::sink()))?.run()?.end;
         println!("copy {number}: {end}");
         // A value v written to the exit port ends the run with the code 2v + 1.
         assert_eq!(end, End::Exit { code: u32::try_from(2 * number + 1)? });

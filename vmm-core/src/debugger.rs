@@ -148,7 +148,7 @@ impl<'a> Debugger<'a> {
         let machine = self.present.machine;
         machine.board.output.sync().map_err(Error::Console)?;
         let outcome = RunOutcome { end, exits: machine.processors.bsp().exits.clone(), elapsed };
-        Ok(Finished { machine, outcome, recording: self.recording, changed: self.base.is_change() })
+        Ok(Finished { machine, outcome, recording: self.recording, changed: self.base.is_after_change() })
     }
 
     fn run_on(&mut self) -> Result<DebugStop, Error> {
@@ -173,11 +173,11 @@ impl<'a> Debugger<'a> {
         if let Some(end) = &self.end {
             return Ok(DebugStop::Ended(end.clone()));
         }
-        let watched = SoftWatchpoints::of(&self.present.machine, &self.watchpoints)?;
+        let watched = SoftWatchpoints::new(&self.present.machine, &self.watchpoints)?;
         let mut mode = RecordMode::Record(&mut self.recording);
         let event = self.present.step(&mut mode)?;
         let stop = self.note_end(after_step(event))?;
-        watched.instead_of(stop, &self.present.machine)
+        watched.check_step(stop, &self.present.machine)
     }
 
     /// Stores the end of the run, and flushes its output.

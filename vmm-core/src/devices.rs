@@ -299,11 +299,11 @@ pub(crate) fn create(
         DeviceKind::DebugConsole => CreatedDevice::new(DebugConsole::new(resources.output.clone())),
         DeviceKind::Serial => {
             let wants_input = spec.devices.serial.is_some_and(|serial| serial.input);
-            let (input, arrival) = resources.take_input(wants_input);
+            let (input, input_fd) = resources.take_input(wants_input);
             let line = first(lines);
-            let arrival = arrival.filter(|_| line.is_connected());
+            let input_fd = input_fd.filter(|_| line.is_connected());
             let serial = Serial::new(resources.output.clone(), input, line);
-            CreatedDevice { arrival, ..CreatedDevice::new(serial) }
+            CreatedDevice { input_fd, ..CreatedDevice::new(serial) }
         }
         DeviceKind::DebugExit => {
             let success = spec.devices.debug_exit.as_ref().map(|exit| exit.success.clone());
@@ -318,8 +318,8 @@ pub(crate) fn create(
             let sizes = (resources.memory_sizes)(spec);
             let clock = rtc::Rtc::new(sizes, first(lines), resources.alarm.clone());
             let clock = clock.map_err(DeviceError::Clock)?;
-            let arrival = clock.descriptor().map_err(DeviceError::Clock)?;
-            CreatedDevice { arrival, ..CreatedDevice::new(clock) }
+            let input_fd = clock.descriptor().map_err(DeviceError::Clock)?;
+            CreatedDevice { input_fd, ..CreatedDevice::new(clock) }
         }
         DeviceKind::Diagnostic | DeviceKind::Delay | DeviceKind::PciAddress | DeviceKind::PciData => {
             CreatedDevice::new(null_ports::NullPorts::new(device.length))

@@ -19,7 +19,7 @@
 //! ];
 //! let guest = FlatImage { address: Gpa(0x8000), bytes: &code };
 //! let spec = MachineSpec::new(Mode::Long, 2 << 20, EntryPoint::Address(Gva(0x8000)));
-//! let mut machine = Machine::build(&Kvm::open()?, spec, &guest, Console::to(std::io::stdout()))?;
+//! let mut machine = Machine::build(&Kvm::open()?, spec, &guest, Console::with_output(std::io::stdout()))?;
 //! let outcome = machine.run()?;
 //! assert!(matches!(outcome.end, End::Halt { .. }));
 //! # Ok(())

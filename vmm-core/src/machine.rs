@@ -66,14 +66,14 @@ pub struct Machine {
     pub(crate) board: Board,
     pub(crate) processors: Processors,
     /// Number of the vCPU that ended the last run.
-    pub(crate) ended: usize,
-    pub(crate) sleeps: SuspendTimes,
+    pub(crate) stopped_vcpu: usize,
+    pub(crate) suspend_times: SuspendTimes,
     /// CPUID of the vCPUs, if it was set.
     pub(crate) cpuid: Option<CpuId>,
     /// Snapshot that the machine was made from.
     pub(crate) origin: Option<Snapshot>,
     /// Page tables that KVM derived from the guest's.
-    pub(crate) shadows: ShadowPages,
+    pub(crate) shadow_pages: ShadowPages,
 }
 
 /// Parts of [`Machine::assemble`].
@@ -124,16 +124,16 @@ impl Machine {
     pub(crate) fn assemble(parts: MachineParts) -> Result<Self, Error> {
         let MachineParts { vm, bsp, aps, config, console, origin } = parts;
         let MachineConfig { spec, layout, trap_page, cpuid, custom } = config;
-        let cpu = host::CpuTraits::of(cpuid.as_ref());
+        let cpu = host::CpuTraits::from_cpuid(cpuid.as_ref());
         let aps = aps.into_iter().map(Processor::new).collect();
         Ok(Self {
             board: Board::new(&vm, spec, layout, console, custom, trap_page, cpu)?,
             processors: Processors::new(Processor::new(bsp), aps),
-            ended: 0,
-            sleeps: SuspendTimes::default(),
+            stopped_vcpu: 0,
+            suspend_times: SuspendTimes::default(),
             cpuid,
             origin,
-            shadows: ShadowPages::default(),
+            shadow_pages: ShadowPages::default(),
         })
     }
 
@@ -170,7 +170,7 @@ impl Machine {
     /// vCPU that ended the last run; before the first run, the bootstrap processor.
     #[must_use]
     pub fn vcpu(&self) -> &Vcpu {
-        &self.processors.get(self.ended).unwrap_or_else(|| self.processors.bsp()).vcpu
+        &self.processors.get(self.stopped_vcpu).unwrap_or_else(|| self.processors.bsp()).vcpu
     }
 
     /// vCPUs of the machine, by number; the bootstrap processor is the first.
@@ -191,7 +191,7 @@ impl Machine {
     /// Time that the guest had the machine suspended, in all its runs.
     #[must_use]
     pub const fn time_suspended(&self) -> Duration {
-        self.sleeps.total
+        self.suspend_times.total
     }
 
     /// MSRs that the guest accessed and KVM does not have. They are reported on machines with interrupts only: guests without

@@ -38,7 +38,6 @@ pub use crate::machine::memory_image::MemoryImage;
 pub use crate::machine::saved_machine::Snapshot;
 pub use crate::machine::state::MachineState;
 pub use host::HostIdentity;
-pub use reset::ResetBy;
 
 /// Version of the saved form of [`MachineState`] and [`HostIdentity`]: of what serde writes for them, and of the bytes that devices
 /// save. It is raised whenever one of these changes.

@@ -34,7 +34,7 @@ impl Input for Counting {
         Ok(1)
     }
 
-    fn is_over(&self) -> bool {
+    fn has_ended(&self) -> bool {
         false
     }
 }
@@ -45,7 +45,7 @@ fn build(mode: Mode, code: &[u8], input: u8) -> Result<Machine, Error> {
     spec.limits.time = Some(Duration::from_secs(120));
     let guest = FlatImage { address: Gpa(CODE), bytes: code };
     let console =
-        Console { output: Output::new(io::sink()), input: Box::new(Counting(input)), arrival: None };
+        Console { output: Output::new(io::sink()), input: Box::new(Counting(input)), input_fd: None };
     Machine::build(&Kvm::open().unwrap(), spec, &guest, console)
 }
 
@@ -233,7 +233,7 @@ fn random_guests_get_a_summary() {
             spec.limits.time = Some(Duration::from_millis(50));
             spec.limits.exits = Some(200);
             let guest = FlatImage { address: Gpa(CODE), bytes: &code };
-            Machine::build(&Kvm::open().unwrap(), spec, &guest, Console::to(io::sink()))
+            Machine::build(&Kvm::open().unwrap(), spec, &guest, Console::with_output(io::sink()))
         };
         let mut machine = build().unwrap();
         let mut recording = Recording::new();

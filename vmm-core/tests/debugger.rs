@@ -55,7 +55,7 @@ fn in_each_mode(code: &[u8], test: impl Fn(&str, &mut Debugger<'_>, &Printed)) {
             }
             let name = format!("{mode} in ring {}", ring.level());
             let printed = Printed::default();
-            let machine = match build(mode, ring, code, Console::to(printed.clone())) {
+            let machine = match build(mode, ring, code, Console::with_output(printed.clone())) {
                 Ok(machine) => machine,
                 Err(error) => {
                     assert_eq!(error.blame(), Blame::HostLacks, "{name}: {error}");
@@ -63,7 +63,7 @@ fn in_each_mode(code: &[u8], test: impl Fn(&str, &mut Debugger<'_>, &Printed)) {
                     continue;
                 }
             };
-            let again = || build(mode, ring, code, Console::to(std::io::sink()));
+            let again = || build(mode, ring, code, Console::with_output(std::io::sink()));
             let mut debugger = Debugger::new(machine, again).unwrap();
             println!("{name}: {}", debugger.capabilities());
             test(&name, &mut debugger, &printed);

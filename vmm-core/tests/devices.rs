@@ -77,7 +77,13 @@ const ADDS: &[u8] = &[0xb0, 20, 0xe6, 0x99, 0xb0, 1, 0xe6, 0x99, 0xe4, 0x99, 0xe
 
 fn build(devices: Vec<CustomDevice>) -> Result<Machine, Error> {
     let guest = FlatImage { address: Gpa(0x8000), bytes: ADDS };
-    Machine::build_with_devices(&Kvm::open().unwrap(), spec(), &guest, Console::to(io::sink()), devices)
+    Machine::build_with_devices(
+        &Kvm::open().unwrap(),
+        spec(),
+        &guest,
+        Console::with_output(io::sink()),
+        devices,
+    )
 }
 
 /// Returns the table of all built-in devices that `select` takes, by address.
@@ -170,7 +176,8 @@ fn two_devices_on_one_port_and_a_device_that_is_not_supplied_are_errors() {
     let mut spec = spec();
     spec.devices.custom = vec![adder(PORT, true).spec().clone()];
     let guest = FlatImage { address: Gpa(0x8000), bytes: ADDS };
-    let error = Machine::build(&Kvm::open().unwrap(), spec, &guest, Console::to(io::sink())).unwrap_err();
+    let error =
+        Machine::build(&Kvm::open().unwrap(), spec, &guest, Console::with_output(io::sink())).unwrap_err();
     assert_eq!(error.to_string(), "device `adder` is described, but was not supplied");
 }
 
@@ -178,7 +185,7 @@ fn two_devices_on_one_port_and_a_device_that_is_not_supplied_are_errors() {
 #[ignore = "needs /dev/kvm"]
 fn a_snapshot_takes_its_state_or_names_it() {
     let mut machine = build(vec![adder(PORT, true)]).unwrap();
-    let mut copy = machine.fork(Console::to(io::sink())).unwrap();
+    let mut copy = machine.fork(Console::with_output(io::sink())).unwrap();
     for machine in [&mut machine, &mut copy] {
         assert_eq!(machine.run().unwrap().end, End::Exit { code: 43 });
     }

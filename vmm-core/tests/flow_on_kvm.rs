@@ -122,7 +122,7 @@ fn the_flow_is_what_a_real_run_does() {
 /// Builds and runs; whether it came to the end.
 fn observed_run(spec: MachineSpec, guest: &FlatImage<'_>, seen: Arc<Seen>) -> Result<bool, Error> {
     let kvm = Kvm::open_with(Path::new(Kvm::DEVICE), Some(seen))?;
-    Machine::build(&kvm, spec, guest, Console::to(std::io::sink()))?.run()?;
+    Machine::build(&kvm, spec, guest, Console::with_output(std::io::sink()))?.run()?;
     Ok(true)
 }
 

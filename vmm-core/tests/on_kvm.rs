@@ -38,7 +38,7 @@ fn spec(mode: Mode) -> MachineSpec {
 
 fn build(spec: MachineSpec, code: &[u8]) -> Result<Machine, Error> {
     let guest = FlatImage { address: Gpa(CODE), bytes: code };
-    Machine::build(&Kvm::open().unwrap(), spec, &guest, Console::to(std::io::sink()))
+    Machine::build(&Kvm::open().unwrap(), spec, &guest, Console::with_output(std::io::sink()))
 }
 
 fn run(spec: MachineSpec, code: &[u8]) -> End {

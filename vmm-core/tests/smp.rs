@@ -26,7 +26,7 @@ fn machine(interrupts: Interrupts, vcpus: u32, code: &[u8], time: Duration) -> M
         spec.cpuid = CpuidPolicy::Host;
     }
     let guest = FlatImage { address: Gpa(CODE), bytes: code };
-    Machine::build(&Kvm::open().unwrap(), spec, &guest, Console::to(io::sink())).unwrap()
+    Machine::build(&Kvm::open().unwrap(), spec, &guest, Console::with_output(io::sink())).unwrap()
 }
 
 fn run(interrupts: Interrupts, vcpus: u32, code: &[u8]) -> End {

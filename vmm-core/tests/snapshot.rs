@@ -67,7 +67,7 @@ fn build(mode: Mode, ring: Ring, printed: &Printed) -> Result<Machine, Error> {
     let mut bytes = GUEST.to_vec();
     bytes.resize(0x1000, 0);
     let guest = FlatImage { address: Gpa(CODE), bytes: &bytes };
-    Machine::build(&Kvm::open().unwrap(), spec, &guest, Console::to(printed.clone()))
+    Machine::build(&Kvm::open().unwrap(), spec, &guest, Console::with_output(printed.clone()))
 }
 
 /// All modes and rings that this host has.
@@ -144,7 +144,7 @@ fn snapshot_after(mode: Mode, ring: Ring, exits: u64) {
     assert!(matches!(wanted.end, End::Exit { .. }), "{mode}: {:?}", wanted.end);
 
     let kvm = Kvm::open().unwrap();
-    let mut copy = snapshot.machine(&kvm, Console::to(second.clone())).unwrap();
+    let mut copy = snapshot.machine(&kvm, Console::with_output(second.clone())).unwrap();
     for round in 0..3 {
         let found = ended(&mut copy, &second);
         let differences = found.differences(&wanted);
@@ -182,7 +182,7 @@ fn copies_share_nothing_that_they_write() {
     let snapshot: Snapshot = machine.snapshot().unwrap();
     let kvm = Kvm::open().unwrap();
     let mut copies: Vec<_> =
-        (0..4).map(|_| snapshot.machine(&kvm, Console::to(std::io::sink())).unwrap()).collect();
+        (0..4).map(|_| snapshot.machine(&kvm, Console::with_output(std::io::sink())).unwrap()).collect();
     let byte = |machine: &Machine| -> u8 { machine.memory().read_obj(Gpa(TABLE + 60).into()).unwrap() };
     copies[1].run().unwrap();
     assert_ne!(byte(&copies[1]), 0);
@@ -192,7 +192,7 @@ fn copies_share_nothing_that_they_write() {
     assert_eq!(byte(&copies[3]), byte(&machine));
     assert_eq!(byte(&copies[2]), 0);
     // A copy of a copy, and one of a machine that was never a copy.
-    let mut second = copies[2].fork(Console::to(std::io::sink())).unwrap();
+    let mut second = copies[2].fork(Console::with_output(std::io::sink())).unwrap();
     second.run().unwrap();
     assert_eq!(byte(&second), byte(&machine));
 }
@@ -206,7 +206,8 @@ fn what_a_reset_leaves_for_the_next_run_is_there_at_once() {
         let mut machine = build(mode, ring, &printed).unwrap();
         assert_eq!(machine.runner().until(StopPoint::Exits(11)).limits(limits()).run().unwrap(), None);
         let snapshot = machine.snapshot().unwrap();
-        let mut copy = snapshot.machine(&Kvm::open().unwrap(), Console::to(printed.clone())).unwrap();
+        let mut copy =
+            snapshot.machine(&Kvm::open().unwrap(), Console::with_output(printed.clone())).unwrap();
         let (regs, sregs) = (copy.vcpu().regs().unwrap(), copy.vcpu().sregs().unwrap());
         printed.take();
         copy.run().unwrap();
@@ -225,7 +226,7 @@ fn what_a_reset_leaves_for_the_next_run_is_there_at_once() {
             copy.run().unwrap();
             assert_eq!(printed.take(), whole, "{mode}, {ring:?}");
         }
-        let mut other = machine.fork(Console::to(printed)).unwrap();
+        let mut other = machine.fork(Console::with_output(printed)).unwrap();
         let error = other.reset_to(&snapshot).unwrap_err().to_string();
         assert_eq!(error, "the snapshot is not usable: the machine was made from another one");
     }
@@ -247,11 +248,11 @@ fn a_reset_takes_page_tables_back() {
         // mov (%rsi), %al; out %al, $0xe9; out %al, $0xf4
         let guest = FlatImage { address: Gpa(CODE), bytes: &[0x8a, 0x06, 0xe6, 0xe9, 0xe6, 0xf4] };
         let kvm = Kvm::open().unwrap();
-        let mut machine = Machine::build(&kvm, spec, &guest, Console::to(printed.clone())).unwrap();
+        let mut machine = Machine::build(&kvm, spec, &guest, Console::with_output(printed.clone())).unwrap();
         for (page, letter) in PAGES {
             machine.memory().write_obj(letter, Gpa(page).into()).unwrap();
         }
-        let mut copy = machine.fork(Console::to(printed.clone())).unwrap();
+        let mut copy = machine.fork(Console::with_output(printed.clone())).unwrap();
         let walk = copy.walker().unwrap().walk(copy.memory(), WINDOW);
         let entry = walk.steps.last().unwrap().at.into();
         for _ in 0..3 {

@@ -25,7 +25,7 @@ fn build(mode: Mode, ring: Ring, code: &[u8]) -> Result<Machine, Error> {
     spec.boot.ring = ring;
     spec.limits.time = Some(Duration::from_secs(60));
     let guest = FlatImage { address: Gpa(CODE), bytes: code };
-    Machine::build(&Kvm::open().unwrap(), spec, &guest, Console::to(std::io::sink()))
+    Machine::build(&Kvm::open().unwrap(), spec, &guest, Console::with_output(std::io::sink()))
 }
 
 /// All machines that this host can build.
@@ -128,7 +128,7 @@ fn an_address_without_memory_can_be_asked_for() {
         let mut last = Last::default();
         let end = machine.runner().until(far).observe(&mut [&mut last]).limits(limits()).run().unwrap();
         assert_eq!(end, Some(End::Exit { code: 511 }), "{name}");
-        assert_eq!(machine.exits().of(ExitKind::Debug), 0, "{name}: steps are not the guest's exits");
+        assert_eq!(machine.exits().get(ExitKind::Debug), 0, "{name}: steps are not the guest's exits");
     }
 }
 

@@ -63,7 +63,7 @@ fn machine(mode: Mode, execute_disable: bool) -> Result<Machine, Error> {
         spec.boot.paging.maps.push(map);
     }
     let guest = FlatImage { address: Gpa(CODE), bytes: &[0xf4] };
-    Machine::build(&Kvm::open().unwrap(), spec, &guest, Console::to(io::sink()))
+    Machine::build(&Kvm::open().unwrap(), spec, &guest, Console::with_output(io::sink()))
 }
 
 /// An entry of a table: mostly one that leads on.

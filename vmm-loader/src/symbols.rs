@@ -107,9 +107,9 @@ pub struct Symbols {
     /// All symbols by address, the best name for an address last. Absolute symbols come after all others.
     symbols: Vec<Symbol>,
     /// Number of symbols that are not absolute.
-    located: usize,
-    /// For each located symbol, the highest end of it and all symbols before it. A downward search may stop there.
-    reach: Vec<u64>,
+    non_absolute_count: usize,
+    /// For each such symbol, the highest end of it and all symbols before it. A downward search may stop there.
+    max_ends: Vec<u64>,
     /// Indices of all symbols, by name.
     by_name: Vec<usize>,
 }
@@ -119,10 +119,10 @@ impl Symbols {
         symbols.sort_by_key(|symbol| {
             (symbol.kind == SymbolKind::Absolute, symbol.address, symbol.kind, symbol.global)
         });
-        let located = symbols.partition_point(|symbol| symbol.kind != SymbolKind::Absolute);
-        let reach = symbols
+        let non_absolute_count = symbols.partition_point(|symbol| symbol.kind != SymbolKind::Absolute);
+        let max_ends = symbols
             .iter()
-            .take(located)
+            .take(non_absolute_count)
             .scan(0, |highest: &mut u64, symbol| {
                 *highest = symbol.address.0.saturating_add(symbol.size).max(*highest);
                 Some(*highest)
@@ -130,7 +130,7 @@ impl Symbols {
             .collect();
         let mut by_name: Vec<usize> = (0..symbols.len()).collect();
         by_name.sort_by_key(|&index| symbols.get(index).map(|symbol| &symbol.name));
-        Self { symbols, located, reach, by_name }
+        Self { symbols, non_absolute_count, max_ends, by_name }
     }
 
     /// Returns the number of symbols.
@@ -196,14 +196,14 @@ impl Symbols {
     /// A symbol without a size covers everything up to the next symbol.
     #[must_use]
     pub fn nearest(&self, address: VirtAddr) -> Option<(&Symbol, u64)> {
-        let located = self.symbols.get(..self.located)?;
+        let located = self.symbols.get(..self.non_absolute_count)?;
         let below = located.get(..located.partition_point(|symbol| symbol.address <= address))?;
         let closest = below.last()?.address;
         below
             .iter()
-            .zip(&self.reach)
+            .zip(&self.max_ends)
             .rev()
-            .take_while(|&(symbol, &reach)| symbol.address == closest || reach > address.0)
+            .take_while(|&(symbol, &max_end)| symbol.address == closest || max_end > address.0)
             .map(|(symbol, _)| (symbol, address.0.saturating_sub(symbol.address.0)))
             .find(|&(symbol, offset)| match symbol.size {
                 0 => symbol.address == closest,

@@ -125,7 +125,7 @@ extern "C" fn on_bus_error(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut l
     let errno = unsafe { libc::__errno_location() };
     // SAFETY: it points to this thread's own errno.
     let saved = unsafe { *errno };
-    let supplied = from_kernel && supply(address);
+    let supplied = from_kernel && supply_page(address);
     // SAFETY: as above.
     unsafe { *errno = saved };
     if supplied {
@@ -143,7 +143,7 @@ extern "C" fn on_bus_error(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut l
 }
 
 /// Maps pages where a guarded mapping has none. Returns true if it did.
-fn supply(address: u64) -> bool {
+fn supply_page(address: u64) -> bool {
     let page = address >> PAGE_BITS;
     let Some(entry) = TABLE.iter().find(|entry| contains(entry.pages.load(Ordering::Acquire), page)) else {
         return false;

@@ -49,7 +49,7 @@ struct BenchGuest<'a> {
     path: &'a Path,
     /// Copy of the guest's output, where `[expect]` checks it.
     printed: Option<OutputCopy>,
-    begins: StartMethod,
+    start_method: StartMethod,
     /// Machine of the last run, if it can be reset.
     machine: Option<Machine>,
 }
@@ -114,9 +114,9 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<Status, Diagnostics> {
     let host = |error: Error| Diagnostics::from(machine_error(&config, &error));
     install_termination_handlers().map_err(|error| host(error.into()))?;
     let kvm = Kvm::open().map_err(|error| host(error.into()))?;
-    let begins =
+    let start_method =
         if input::allows_reset(&args.config, &spec) { StartMethod::Reset } else { StartMethod::Copy };
-    let built = Machine::build(&kvm, spec, &files, Console::to(io::sink()));
+    let built = Machine::build(&kvm, spec, &files, Console::with_output(io::sink()));
     let snapshot = built.and_then(|mut machine| machine.snapshot()).map_err(host)?;
     let mut guest = BenchGuest {
         config: &config,
@@ -129,22 +129,22 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<Status, Diagnostics> {
             .as_ref()
             .filter(|expect| expect.checks_output())
             .map(|_| OutputCopy::default()),
-        begins,
+        start_method,
         machine: None,
     };
 
-    let end = match guest.first(args.format)? {
+    let end = match guest.run_first(args.format)? {
         ControlFlow::Continue(end) => end,
         ControlFlow::Break(status) => return Ok(status),
     };
     let mut samples = Vec::new();
     for number in 0..args.warmup.saturating_add(args.runs.get()) {
-        let ControlFlow::Continue(sample) = guest.another(number, &end)? else { break };
+        let ControlFlow::Continue(sample) = guest.run_again(number, &end)? else { break };
         if number >= args.warmup {
             samples.push(sample);
         }
     }
-    if let Some(results) = BenchResults::new(args, &end, guest.begins, &samples) {
+    if let Some(results) = BenchResults::new(args, &end, guest.start_method, &samples) {
         match args.format {
             Format::Text => stdout::print(&results.text(&samples))?,
             Format::Json => stdout::print_json(&results)?,
@@ -156,8 +156,8 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<Status, Diagnostics> {
 impl BenchGuest<'_> {
     /// Runs the guest once and evaluates the run like `vmm-cli run`. Breaks with the status of `run` if it is no valid
     /// reference for further runs.
-    fn first(&mut self, format: Format) -> Result<ControlFlow<Status, End>, Diagnostics> {
-        let mut machine = self.begin()?;
+    fn run_first(&mut self, format: Format) -> Result<ControlFlow<Status, End>, Diagnostics> {
+        let mut machine = self.prepare_machine()?;
         let mut recording = Recording::new();
         let outcome =
             machine.runner().observe(&mut [&mut recording]).run().map_err(|error| self.host(&error))?;
@@ -165,7 +165,7 @@ impl BenchGuest<'_> {
         let ended = FinishedRun { outcome: &outcome, machine: &machine, files, output: &output, recording };
         let (status, report) = evaluate(self.config, &ended);
         if is_as_expected(self.config, &report) {
-            self.done(machine);
+            self.keep_machine(machine);
             return Ok(ControlFlow::Continue(outcome.end));
         }
         match format {
@@ -176,9 +176,9 @@ impl BenchGuest<'_> {
     }
 
     /// Runs the guest once more, and requires the same end. Breaks if the run was interrupted.
-    fn another(&mut self, number: usize, end: &End) -> Result<ControlFlow<(), BenchSample>, Diagnostics> {
+    fn run_again(&mut self, number: usize, end: &End) -> Result<ControlFlow<(), BenchSample>, Diagnostics> {
         let began = Instant::now();
-        let mut machine = self.begin()?;
+        let mut machine = self.prepare_machine()?;
         let begin = began.elapsed();
         let began = Instant::now();
         let outcome = machine.run();
@@ -203,12 +203,12 @@ impl BenchGuest<'_> {
                 return Err(Diagnostics(std::iter::once(first).chain(shown).collect()));
             }
         }
-        self.done(machine);
+        self.keep_machine(machine);
         Ok(ControlFlow::Continue(BenchSample { run, begin }))
     }
 
     /// Returns a machine at its initial state.
-    fn begin(&mut self) -> Result<Machine, Diagnostics> {
+    fn prepare_machine(&mut self) -> Result<Machine, Diagnostics> {
         if let Some(printed) = &self.printed {
             printed.clear();
         }
@@ -225,8 +225,8 @@ impl BenchGuest<'_> {
     }
 
     /// Keeps a machine for the next run if it can be reset.
-    fn done(&mut self, machine: Machine) {
-        self.machine = (self.begins == StartMethod::Reset).then_some(machine);
+    fn keep_machine(&mut self, machine: Machine) {
+        self.machine = (self.start_method == StartMethod::Reset).then_some(machine);
     }
 
     fn output(&self) -> Vec<u8> {
@@ -240,7 +240,7 @@ impl BenchGuest<'_> {
 
 impl BenchResults {
     /// Returns `None` without samples.
-    fn new(args: &BenchArgs, end: &End, begins: StartMethod, samples: &[BenchSample]) -> Option<Self> {
+    fn new(args: &BenchArgs, end: &End, start_method: StartMethod, samples: &[BenchSample]) -> Option<Self> {
         let of = |time: fn(&BenchSample) -> Duration| samples.iter().map(time).collect::<Vec<_>>();
         let (runs, begin_times) = (of(|sample| sample.run), of(|sample| sample.begin));
         let total: Duration = runs.iter().chain(&begin_times).sum();
@@ -250,7 +250,7 @@ impl BenchResults {
             runs: samples.len(),
             end: end.name(),
             run_ns: Quantiles::from_times(&runs)?,
-            begins,
+            begins: start_method,
             begin_ns: Quantiles::from_times(&begin_times)?,
             runs_per_second: u32::try_from(samples.len()).map_or(f64::INFINITY, f64::from)
                 / total.as_secs_f64(),

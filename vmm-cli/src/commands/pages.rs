@@ -21,7 +21,7 @@ use vmm_core::explain::page_lint::{self, PageLint};
 use vmm_core::layout::RangeOwner;
 use vmm_core::paging::Scheme;
 use vmm_core::paging::merge::{MappedRange, mappings};
-use vmm_core::paging::walk::access_words;
+use vmm_core::paging::walk::describe_permissions;
 use vmm_core::spec::gpa_range::{ByteSize, GpaRange};
 
 use super::translate::PermissionsRecord;
@@ -78,7 +78,7 @@ pub(crate) struct PagesArgs {
 /// Runs `vmm-cli pages`.
 pub(crate) fn pages(args: &PagesArgs) -> Result<Status, Diagnostics> {
     let stopped = InspectedGuest::new(&args.inspect)?;
-    let answer = look(&stopped)?;
+    let answer = inspect_pages(&stopped)?;
     match args.format {
         Format::Text => stdout::print(&answer.text())?,
         Format::Json => stdout::print_json(&answer)?,
@@ -86,7 +86,7 @@ pub(crate) fn pages(args: &PagesArgs) -> Result<Status, Diagnostics> {
     Ok(Status::Success)
 }
 
-fn look(stopped: &InspectedGuest) -> Result<PagesOutput, Diagnostics> {
+fn inspect_pages(stopped: &InspectedGuest) -> Result<PagesOutput, Diagnostics> {
     let machine = &stopped.machine;
     let sregs = machine.vcpu().sregs().map_err(|error| stopped.error(&error.into()))?;
     let walker = machine.walker().map_err(|error| stopped.error(&error))?;
@@ -94,14 +94,14 @@ fn look(stopped: &InspectedGuest) -> Result<PagesOutput, Diagnostics> {
     let kernel = page_lint::kernel_structures(&mappings, &walker, &sregs, machine.layout(), machine.memory());
     let devices =
         machine.layout().ranges().iter().filter(|placed| matches!(placed.owner, RangeOwner::Device(_)));
-    let there: Vec<GpaRange> = machine
+    let populated: Vec<GpaRange> = machine
         .layout()
         .memory()
         .iter()
         .map(|region| region.range)
         .chain(devices.map(|placed| placed.range))
         .collect();
-    let findings = page_lint::lint(&mappings, &there, &kernel);
+    let findings = page_lint::lint(&mappings, &populated, &kernel);
     Ok(PagesOutput {
         point: stopped.point.clone(),
         scheme: walker.scheme.map(Scheme::name),
@@ -141,7 +141,7 @@ impl PagesOutput {
                 range.gpa.to_string(),
                 ByteSize(range.bytes()).to_string(),
                 format!("{} x {}", range.count, range.size),
-                access_words(range.access),
+                describe_permissions(range.access),
             ]
         }));
         table::append(&mut text, &rows);

@@ -111,7 +111,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<Status, Diagnostics> {
     let mut recording = Recording::new();
     let mut can_be_replayed = true;
     let (outcome, stats) = if let (Some(address), Some(spec)) = (&args.gdb, again) {
-        let build = || Machine::build(&kvm, spec.clone(), &files, Console::to(std::io::sink()));
+        let build = || Machine::build(&kvm, spec.clone(), &files, Console::with_output(std::io::sink()));
         let run =
             gdb::run(machine, build, (&config.guest.path, &files), address).map_err(
                 |trouble| match trouble {

@@ -134,7 +134,7 @@ fn select(args: &TestArgs) -> Result<Vec<Case>, Diagnostics> {
     // A part may be empty: there can be more machines than cases.
     if let Some(partition) = args.partition {
         let mut index = 0..;
-        cases.retain(|case| index.next().is_some_and(|index| partition.holds(index, &case.name)));
+        cases.retain(|case| index.next().is_some_and(|index| partition.contains(index, &case.name)));
     }
     if let Some(seed) = args.shuffle {
         shuffle(&mut cases, seed);

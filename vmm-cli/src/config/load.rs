@@ -61,9 +61,9 @@ pub(super) fn load(path: &Path) -> Result<Loaded, Diagnostics> {
             return Err(refuse(Status::Configuration, "the file's name is not UTF-8".to_owned(), help));
         };
         return match note(path, &bytes) {
-            Ok(None) => Ok(Loaded::Kernel(for_kernel(file))),
+            Ok(None) => Ok(Loaded::Kernel(kernel_defaults(file))),
             Ok(Some(text)) => {
-                let implied = for_noted(&text, file);
+                let implied = note_overrides(&text, file);
                 Ok(Loaded::Noted(text, implied))
             }
             Err(error) => {
@@ -114,7 +114,7 @@ fn note(path: &Path, start: &[u8]) -> io::Result<Option<String>> {
 }
 
 /// Returns the keys that a configuration in a kernel need not contain: the guest's file and the size of its memory.
-fn for_noted(text: &str, file: &str) -> Overrides {
+fn note_overrides(text: &str, file: &str) -> Overrides {
     let mut implied = Overrides::new();
     implied.implied("guest.file", file);
     if !DeTable::parse_recoverable(text).0.get_ref().contains_key("memory") {
@@ -124,7 +124,7 @@ fn for_noted(text: &str, file: &str) -> Overrides {
 }
 
 /// The configuration of a kernel that comes without one: all is left to the file, and to defaults.
-fn for_kernel(file: &str) -> String {
+fn kernel_defaults(file: &str) -> String {
     let file = toml::Value::String(file.to_owned());
     format!("memory = {{ size = \"{DEFAULT_MEMORY}\" }}\nguest = {{ file = {file} }}\n")
 }

@@ -229,19 +229,19 @@ impl Override {
     }
 }
 
-/// Sets the value at the path `names` below `target`, whose own path is `so_far`, to `leaf`.
+/// Sets the value at the path `names` below `target`, whose own path is `path_prefix`, to `leaf`.
 fn put<'i>(
     target: &mut Spanned<DeValue<'i>>,
     names: &[&'i str],
     leaf: Spanned<DeValue<'i>>,
     key_span: &Span,
-    so_far: &str,
+    path_prefix: &str,
 ) -> Result<(), ConfigProblem> {
     let Some((name, rest)) = names.split_first() else {
         *target = leaf;
         return Ok(());
     };
-    let path = if so_far.is_empty() { (*name).to_owned() } else { format!("{so_far}.{name}") };
+    let path = if path_prefix.is_empty() { (*name).to_owned() } else { format!("{path_prefix}.{name}") };
     let fresh = || Spanned::new(key_span.clone(), DeValue::Boolean(false));
     match target.get_mut() {
         DeValue::Table(table) => {
@@ -253,7 +253,7 @@ fn put<'i>(
                 // So it becomes the first of two.
                 let first = Spanned::new(key_span.clone(), DeValue::Table(std::mem::take(table)));
                 *target = Spanned::new(key_span.clone(), DeValue::Array([first].into_iter().collect()));
-                return put(target, names, leaf, key_span, so_far);
+                return put(target, names, leaf, key_span, path_prefix);
             }
             let key = Spanned::new(key_span.clone(), Cow::Borrowed(*name));
             let child = table.entry(key).or_insert_with(|| container(fresh(), rest));
@@ -264,9 +264,9 @@ fn put<'i>(
             let Ok(index) = index else {
                 return Err(ConfigProblem::new(
                     key_span,
-                    format!("`{so_far}` is an array, which has no key `{name}`"),
+                    format!("`{path_prefix}` is an array, which has no key `{name}`"),
                 )
-                .help(format!("name an element of it: `{so_far}.0.{}`", names.join("."))));
+                .help(format!("name an element of it: `{path_prefix}.0.{}`", names.join("."))));
             };
             if index == array.len() {
                 array.push(container(fresh(), rest));
@@ -274,7 +274,7 @@ fn put<'i>(
             let count = array.len();
             match array.get_mut(index) {
                 Some(child) => put(child, rest, leaf, key_span, &path),
-                None => Err(ConfigProblem::new(key_span, format!("`{so_far}` has no element {index}"))
+                None => Err(ConfigProblem::new(key_span, format!("`{path_prefix}` has no element {index}"))
                     .help(format!("it has {count}, counted from 0; {count} itself adds one"))),
             }
         }
@@ -284,7 +284,7 @@ fn put<'i>(
         | DeValue::Boolean(_)
         | DeValue::Datetime(_) => Err(ConfigProblem::new(
             key_span,
-            format!("`{so_far}` is neither a table nor an array, so it has no `{name}`"),
+            format!("`{path_prefix}` is neither a table nor an array, so it has no `{name}`"),
         )),
     }
 }

@@ -28,7 +28,7 @@ pub(crate) fn parse<'i>(
     for option in overrides.iter() {
         let start = match option.is_written {
             true => sources.add(option.origin, &option.text),
-            false => sources.add_unseen(option.origin, &option.text),
+            false => sources.add_generated(option.origin, &option.text),
         };
         if let Err(problem) = option.apply(document.get_mut(), start) {
             problems.push(problem);

@@ -24,7 +24,7 @@ struct Text {
     start: usize,
     source: Arc<Source>,
     /// True if the text was generated: errors show its name, but no line.
-    unseen: bool,
+    generated: bool,
 }
 
 impl Sources {
@@ -34,24 +34,24 @@ impl Sources {
     }
 
     /// Adds a generated text, which errors do not show, and returns the offset of its first byte.
-    pub(crate) fn add_unseen(&mut self, name: &str, text: &str) -> usize {
+    pub(crate) fn add_generated(&mut self, name: &str, text: &str) -> usize {
         self.push(name, text, true)
     }
 
-    fn push(&mut self, name: &str, text: &str, unseen: bool) -> usize {
+    fn push(&mut self, name: &str, text: &str, generated: bool) -> usize {
         // A gap of one byte between two texts keeps an empty span at the end of the first out of the second.
         let start = self.texts.last().map_or(0, |Text { start, source, .. }| {
             start.saturating_add(source.text.len()).saturating_add(1)
         });
         let source = Arc::new(Source { name: name.to_owned(), text: text.to_owned() });
-        self.texts.push(Text { start, source, unseen });
+        self.texts.push(Text { start, source, generated });
         start
     }
 
     /// Returns the text that contains `span`, and the position in it; `None` if the text was generated.
     pub(crate) fn place(&self, span: &Span) -> Option<Place> {
         let Text { start, source, .. } =
-            self.texts.iter().rev().find(|text| text.start <= span.start).filter(|text| !text.unseen)?;
+            self.texts.iter().rev().find(|text| text.start <= span.start).filter(|text| !text.generated)?;
         let local = |offset: usize| offset.saturating_sub(*start).min(source.text.len());
         Some(Place { source: Arc::clone(source), span: local(span.start)..local(span.end) })
     }

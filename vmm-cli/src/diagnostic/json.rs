@@ -58,7 +58,7 @@ impl<'a> Row<'a> {
 
 /// Returns line and column of a byte, both from 1.
 fn line_and_column(source: &Source, offset: usize) -> (usize, usize) {
-    let before = source.text.get(..source.border(offset)).unwrap_or_default();
+    let before = source.text.get(..source.char_boundary(offset)).unwrap_or_default();
     let line = before.matches('\n').count().saturating_add(1);
     let column = before.rsplit('\n').next().unwrap_or_default().chars().count().saturating_add(1);
     (line, column)

@@ -32,19 +32,20 @@ struct MappedExtent {
 }
 
 /// Describes the load methods of a file's segments.
-pub(super) fn of<'a>(ways: impl Iterator<Item = (&'a Segment, LoadMethod)>) -> Vec<SegmentLoading> {
-    ways.map(|(segment, way)| {
-        let (mapped, because) = match way {
-            LoadMethod::Map(MappedPart { phys, file_offset, size, .. }) => {
-                (Some(MappedExtent { start: hex(phys.0), size, file_offset: hex(file_offset) }), None)
-            }
-            LoadMethod::Copy(CopyReason::Policy) => (None, Some("the configuration wants it".to_owned())),
-            LoadMethod::Copy(reason) => (None, Some(reason.to_string())),
-        };
-        let copied = segment.file_size.saturating_sub(mapped.as_ref().map_or(0, |mapped| mapped.size));
-        SegmentLoading { segment: segment.index, mapped, copied, because }
-    })
-    .collect()
+pub(super) fn of<'a>(methods: impl Iterator<Item = (&'a Segment, LoadMethod)>) -> Vec<SegmentLoading> {
+    methods
+        .map(|(segment, way)| {
+            let (mapped, because) = match way {
+                LoadMethod::Map(MappedPart { phys, file_offset, size, .. }) => {
+                    (Some(MappedExtent { start: hex(phys.0), size, file_offset: hex(file_offset) }), None)
+                }
+                LoadMethod::Copy(CopyReason::Policy) => (None, Some("the configuration wants it".to_owned())),
+                LoadMethod::Copy(reason) => (None, Some(reason.to_string())),
+            };
+            let copied = segment.file_size.saturating_sub(mapped.as_ref().map_or(0, |mapped| mapped.size));
+            SegmentLoading { segment: segment.index, mapped, copied, because }
+        })
+        .collect()
 }
 
 /// Formats the load methods. Segments that are all copied for one reason share one line.

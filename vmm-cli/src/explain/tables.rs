@@ -13,7 +13,7 @@ use vmm_core::initial_state::InitialState;
 use vmm_core::kvm_sys_wrap::bindings::kvm_sregs;
 use vmm_core::layout::{Layout, LayoutPart};
 use vmm_core::paging::merge::{MappedRange, mappings};
-use vmm_core::paging::walk::{Walker, access_words};
+use vmm_core::paging::walk::{Walker, describe_permissions};
 use vmm_core::spec::gpa_range::GpaRange;
 use vmm_core::spec::{EntryPoint, MachineSpec};
 
@@ -104,7 +104,7 @@ fn range(mapped: &MappedRange, layout: &Layout) -> PagingRange {
         size: mapped.bytes(),
         pages: count,
         page_size: size.name(),
-        access: access_words(access),
+        access: describe_permissions(access),
         shows: here.map(|placed| placed.owner.to_string()).collect(),
     }
 }

@@ -86,7 +86,7 @@ impl Inbox {
 
 impl GdbConnection {
     /// Starts the reader thread.
-    pub(super) fn new(stream: GdbStream, stopper: InterruptHandle) -> io::Result<Self> {
+    pub(super) fn new(stream: GdbStream, interrupt_handle: InterruptHandle) -> io::Result<Self> {
         let inbox = Inbox::default();
         let (mut source, sink) = (stream.try_clone()?, inbox.clone());
         let reader = thread::Builder::new().name("gdb reader".to_owned()).spawn(move || {
@@ -98,7 +98,7 @@ impl GdbConnection {
                     Err(_) => 0,
                 };
                 sink.add(buffer.get(..count).unwrap_or_default());
-                stopper.interrupt();
+                interrupt_handle.interrupt();
                 if count == 0 {
                     return;
                 }

@@ -9,7 +9,7 @@ use vmm_core::kvm_sys_wrap::MpState;
 use vmm_core::machine::Machine;
 use vmm_core::machine::error::Error;
 use vmm_core::paging::merge::mappings;
-use vmm_core::paging::walk::access_words;
+use vmm_core::paging::walk::describe_permissions;
 use vmm_core::spec::gpa_range::ByteSize;
 
 use crate::prepare::Files;
@@ -107,7 +107,7 @@ fn pages(machine: &Machine) -> Result<String, Error> {
             range.gpa.to_string(),
             ByteSize(range.bytes()).to_string(),
             format!("{} x {}", range.count, range.size),
-            access_words(range.access),
+            describe_permissions(range.access),
         ]
     }));
     table::append(&mut text, &rows);

@@ -66,13 +66,13 @@ pub(super) struct ReadOnlyRegister;
 
 impl RegisterPacket {
     /// Serializes the registers of a vCPU.
-    pub(super) fn from_state(state: &VcpuState, shape: RegisterLayout) -> Self {
+    pub(super) fn from_state(state: &VcpuState, layout: RegisterLayout) -> Self {
         let VcpuState { regs, sregs, .. } = state;
         let pc = linear_rip(regs, sregs);
         let fpu = Fpu(state.fxsave());
         let mut bytes = Vec::new();
         let push = |byte: Option<u8>| bytes.push(byte.unwrap_or(0));
-        if shape.is_wide() {
+        if layout.is_wide() {
             core_64(regs, sregs, pc, &fpu).gdb_serialize(push);
         } else {
             core_32(regs, sregs, pc, &fpu).gdb_serialize(push);
@@ -84,10 +84,14 @@ impl RegisterPacket {
     }
 
     /// Sets the registers of a vCPU to those of the packet.
-    pub(super) fn apply(&self, state: &mut VcpuState, shape: RegisterLayout) -> Result<(), ReadOnlyRegister> {
-        let before = Self::from_state(state, shape);
+    pub(super) fn apply(
+        &self,
+        state: &mut VcpuState,
+        layout: RegisterLayout,
+    ) -> Result<(), ReadOnlyRegister> {
+        let before = Self::from_state(state, layout);
         let base = before.pc.wrapping_sub(state.regs.rip);
-        let core = if shape.is_wide() {
+        let core = if layout.is_wide() {
             CoreRegisters::wide(&self.bytes)
         } else {
             CoreRegisters::narrow(&self.bytes)
@@ -95,7 +99,7 @@ impl RegisterPacket {
         let mut changed = state.clone();
         core.ok_or(ReadOnlyRegister)?.apply(&mut changed, base);
         // Whatever was not applied is read-only and must be unchanged.
-        if Self::from_state(&changed, shape).bytes != self.bytes {
+        if Self::from_state(&changed, layout).bytes != self.bytes {
             return Err(ReadOnlyRegister);
         }
         *state = changed;
@@ -104,10 +108,10 @@ impl RegisterPacket {
 
     /// Returns the byte range of a register in the packet.
     pub(super) fn range(
-        shape: RegisterLayout,
+        layout: RegisterLayout,
         RegisterNumber(number): RegisterNumber,
     ) -> Option<std::ops::Range<usize>> {
-        let registers = shape.registers();
+        let registers = layout.registers();
         let bytes = |bits: u16| usize::from(bits / 8);
         let start = registers.get(..number)?.iter().map(|register| bytes(register.bits)).sum();
         let length = bytes(registers.get(number)?.bits);

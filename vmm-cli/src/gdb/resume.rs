@@ -13,11 +13,11 @@ use super::target::{Session, vcpu_of};
 
 impl Session<'_> {
     /// Sets the action for the vCPU of a thread.
-    fn order(&mut self, thread: Tid, order: ResumeAction) {
-        if let ResumeRequest::Forward(orders) = &mut self.request
-            && let Some(own) = orders.get_mut(vcpu_of(thread))
+    fn set_action(&mut self, thread: Tid, action: ResumeAction) {
+        if let ResumeRequest::Forward(actions) = &mut self.request
+            && let Some(own) = actions.get_mut(vcpu_of(thread))
         {
-            *own = order;
+            *own = action;
         }
         self.named.insert(vcpu_of(thread));
     }
@@ -35,7 +35,7 @@ impl MultiThreadResume for Session<'_> {
     }
 
     fn set_resume_action_continue(&mut self, thread: Tid, _: Option<Signal>) -> Result<(), Error> {
-        self.order(thread, ResumeAction::Run);
+        self.set_action(thread, ResumeAction::Run);
         Ok(())
     }
 
@@ -62,7 +62,7 @@ impl MultiThreadResume for Session<'_> {
 
 impl MultiThreadSingleStep for Session<'_> {
     fn set_resume_action_step(&mut self, thread: Tid, _: Option<Signal>) -> Result<(), Error> {
-        self.order(thread, ResumeAction::Step);
+        self.set_action(thread, ResumeAction::Step);
         Ok(())
     }
 }
@@ -70,10 +70,10 @@ impl MultiThreadSingleStep for Session<'_> {
 impl MultiThreadSchedulerLocking for Session<'_> {
     /// Holds all vCPUs that gdb has not named. gdb sends this after the actions.
     fn set_resume_action_scheduler_lock(&mut self) -> Result<(), Error> {
-        if let ResumeRequest::Forward(orders) = &mut self.request {
-            for (vcpu, order) in orders.iter_mut().enumerate() {
+        if let ResumeRequest::Forward(actions) = &mut self.request {
+            for (vcpu, action) in actions.iter_mut().enumerate() {
                 if !self.named.contains(&vcpu) {
-                    *order = ResumeAction::Hold;
+                    *action = ResumeAction::Hold;
                 }
             }
         }
@@ -83,7 +83,7 @@ impl MultiThreadSchedulerLocking for Session<'_> {
 
 impl MultiThreadRangeStepping for Session<'_> {
     fn set_resume_action_range_step(&mut self, thread: Tid, start: u64, end: u64) -> Result<(), Error> {
-        self.order(thread, ResumeAction::Range(start, end));
+        self.set_action(thread, ResumeAction::Range(start, end));
         Ok(())
     }
 }

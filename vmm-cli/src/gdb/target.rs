@@ -67,11 +67,11 @@ impl<'a> Session<'a> {
     pub(super) fn new(
         debugger: &'a mut (dyn DebugTarget + 'a),
         files: &'a Files,
-        shape: RegisterLayout,
+        layout: RegisterLayout,
     ) -> Self {
         let (soft, hard, watched, named) = Default::default();
-        let wish = ResumeRequest::Forward(vec![ResumeAction::Run; debugger.vcpu_count()]);
-        Self { debugger, files, layout: shape, request: wish, named, soft, hard, watched }
+        let request = ResumeRequest::Forward(vec![ResumeAction::Run; debugger.vcpu_count()]);
+        Self { debugger, files, layout, request, named, soft, hard, watched }
     }
 
     /// Removes all breakpoints and watchpoints. The next gdb does not know them.
@@ -173,10 +173,10 @@ impl<'a> Session<'a> {
     }
 
     fn write_packet(&mut self, thread: Tid, packet: &RegisterPacket) -> TargetResult<(), Self> {
-        let (shape, mut applied) = (self.layout, Ok(()));
+        let (layout, mut applied) = (self.layout, Ok(()));
         let changed =
-            self.debugger.change(vcpu_of(thread), &mut |state| applied = packet.apply(state, shape));
-        changed.map_err(refusal)?;
+            self.debugger.change(vcpu_of(thread), &mut |state| applied = packet.apply(state, layout));
+        changed.map_err(target_error)?;
         applied.map_err(|_| TargetError::Errno(EINVAL))
     }
 }
@@ -189,7 +189,7 @@ const fn history(tid: Tid, pos: ReplayLogPosition) -> StopReason {
     StopReason::ReplayLog { tid: Some(tid), pos }
 }
 
-fn refusal(error: EditError) -> TargetError<Error> {
+fn target_error(error: EditError) -> TargetError<Error> {
     match error {
         EditError::Past | EditError::Ended => {
             stderr::print_line(format_args!("gdb: {error}"));
@@ -267,7 +267,7 @@ impl MultiThreadBase for Session<'_> {
     }
 
     fn write_addrs(&mut self, start: u64, data: &[u8], thread: Tid) -> TargetResult<(), Self> {
-        self.debugger.write(vcpu_of(thread), Gva(start), data).map_err(refusal)
+        self.debugger.write(vcpu_of(thread), Gva(start), data).map_err(target_error)
     }
 
     fn list_active_threads(&mut self, thread_is_active: &mut dyn FnMut(Tid)) -> Result<(), Error> {

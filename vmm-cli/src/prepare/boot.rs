@@ -30,9 +30,9 @@ pub(crate) struct Boot {
     /// Reason of the choice of the protocol.
     pub(crate) reason: &'static str,
     /// Protocols of the file, the best first. Empty if the file was not examined.
-    pub(crate) offers: Vec<String>,
+    pub(crate) candidates: Vec<String>,
     /// Boot information for the kernel, line by line.
-    pub(crate) told: Vec<String>,
+    pub(crate) boot_info: Vec<String>,
     /// The registers that the protocol sets.
     pub(crate) registers: Vec<Register>,
 }
@@ -58,13 +58,13 @@ pub(super) fn plan(config: &Config, bytes: &[u8]) -> Result<Planned, Diagnostic>
         let message = format!("{}{error}", config.guest_prefix());
         config.error_at(&file.key, message).with_help(boot_help::help(&error))
     };
-    let (protocol, reason, offers) = match (config.start.protocol, config.start.mode) {
+    let (protocol, reason, candidates) = match (config.start.protocol, config.start.mode) {
         (Some(protocol), Some(_)) if protocol.is_plain() => (protocol, "`mode` is given", Vec::new()),
         (Some(protocol), _) => (protocol, "`boot` names it", boot::detect(bytes).describe()),
         (None, _) => {
             let findings = boot::detect(bytes);
-            let offers = findings.describe();
-            (findings.choose().map_err(fail)?, "the first in the order of choice", offers)
+            let candidates = findings.describe();
+            (findings.choose().map_err(fail)?, "the first in the order of choice", candidates)
         }
     };
     let options = match file.kind {
@@ -88,12 +88,12 @@ pub(super) fn plan(config: &Config, bytes: &[u8]) -> Result<Planned, Diagnostic>
     Ok(Planned {
         plan,
         mode,
-        boot: Boot { protocol, reason, offers, told: Vec::new(), registers: Vec::new() },
+        boot: Boot { protocol, reason, candidates, boot_info: Vec::new(), registers: Vec::new() },
     })
 }
 
 /// A module's file, read.
-pub(super) struct Read<'a> {
+pub(super) struct ReadModule<'a> {
     module: &'a Module,
     name: String,
     bytes: FileBytes,
@@ -105,9 +105,9 @@ pub(super) fn modules<'a>(
     reader: &FileCache,
     mode: Option<Mode>,
     problems: &mut Vec<Diagnostic>,
-) -> Vec<Read<'a>> {
+) -> Vec<ReadModule<'a>> {
     let read = |module: &'a Module| match reader.read(&module.path) {
-        Ok(bytes) => Ok(Read { module, name: file_errors::name(&module.path), bytes }),
+        Ok(bytes) => Ok(ReadModule { module, name: file_errors::name(&module.path), bytes }),
         Err(error) => Err(file_errors::unreadable(config, &module.path, &module.key, mode, &error)),
     };
     let mut files = Vec::new();
@@ -121,11 +121,11 @@ pub(super) fn modules<'a>(
 }
 
 /// Tells the kernel of its machine: the guest's file with all that goes into memory beside it. Sets the registers.
-pub(super) fn hand_over(
+pub(super) fn plan_handoff(
     config: &Config,
     machine: &mut MachineSpec,
     (bytes, plan): (FileBytes, BootPlan),
-    modules: Vec<Read<'_>>,
+    modules: Vec<ReadModule<'_>>,
     loads: &[LoadedFile],
     boot: &mut Boot,
 ) -> Result<Vec<LoadedFile>, Diagnostic> {
@@ -153,9 +153,9 @@ pub(super) fn hand_over(
     let fail = |error: &dyn std::fmt::Display, help| {
         config.error_at("guest", format!("{}{error}", config.guest_prefix())).with_help(help)
     };
-    let BootHandoff { image, blobs, modules: places, registers, summary, .. } =
+    let BootHandoff { image, blobs, modules: addresses, registers, summary, .. } =
         plan.handoff(&bytes, &boot_info).map_err(|error| fail(&error, boot_help::help(&error)))?;
-    boot.told = summary;
+    boot.boot_info = summary;
     for (register, value) in registers {
         if !machine.boot.registers.iter().any(|(given, _)| *given == register) {
             machine.boot.registers.push((register, value));
@@ -164,7 +164,7 @@ pub(super) fn hand_over(
     }
 
     let mut files = vec![LoadedFile::new(name, bytes, image)];
-    for (file, address) in modules.into_iter().zip(places) {
+    for (file, address) in modules.into_iter().zip(addresses) {
         // Of an empty module the kernel is told, but there is nothing to load.
         if !file.bytes.is_empty() {
             let what = file.module.kind.name();

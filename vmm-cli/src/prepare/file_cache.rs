@@ -25,7 +25,7 @@ const MAX_CACHED: usize = 256 << 20;
 /// Reads files.
 #[derive(Debug, Default)]
 pub(crate) struct FileCache {
-    kept: Option<Mutex<CachedFiles>>,
+    cache: Option<Mutex<CachedFiles>>,
 }
 
 #[derive(Debug, Default)]
@@ -37,12 +37,12 @@ struct CachedFiles {
 impl FileCache {
     /// Reads every time.
     pub(crate) const fn new() -> Self {
-        Self { kept: None }
+        Self { cache: None }
     }
 
     /// Keeps what it has read.
-    pub(crate) fn keeping() -> Self {
-        Self { kept: Some(Mutex::default()) }
+    pub(crate) fn with_cache() -> Self {
+        Self { cache: Some(Mutex::default()) }
     }
 
     /// The whole file.
@@ -50,20 +50,20 @@ impl FileCache {
     /// # Errors
     /// It cannot be read, or is no regular file.
     pub(super) fn read(&self, path: &Path) -> io::Result<FileBytes> {
-        let Some(kept) = &self.kept else { return read(path) };
-        let lock = || kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(cache) = &self.cache else { return read(path) };
+        let lock = || cache.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(bytes) = lock().files.get(path) {
             return Ok(bytes.clone());
         }
         // Not under the lock: two threads that want the same file at first read it twice, and nobody waits.
         let bytes = read(path)?;
-        let mut kept = lock();
+        let mut cache = lock();
         // What is mapped takes no memory of ours.
         let size = if bytes.mapped().is_some() { 0 } else { bytes.len() };
-        let total = kept.total.saturating_add(size);
-        if total <= MAX_CACHED && !kept.files.contains_key(path) {
-            kept.total = total;
-            kept.files.insert(path.to_owned(), bytes.clone());
+        let total = cache.total.saturating_add(size);
+        if total <= MAX_CACHED && !cache.files.contains_key(path) {
+            cache.total = total;
+            cache.files.insert(path.to_owned(), bytes.clone());
         }
         Ok(bytes)
     }
@@ -95,13 +95,13 @@ mod tests {
     fn only_a_keeping_reader_gives_the_same_bytes_again() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("guest");
-        let (keeping, plain) = (FileCache::keeping(), FileCache::new());
+        let (with_cache, plain) = (FileCache::with_cache(), FileCache::new());
         fs::write(&path, b"one").unwrap();
-        let first = keeping.read(&path).unwrap();
+        let first = with_cache.read(&path).unwrap();
         fs::write(&path, b"two").unwrap();
-        assert_eq!(first.as_ptr(), keeping.read(&path).unwrap().as_ptr());
+        assert_eq!(first.as_ptr(), with_cache.read(&path).unwrap().as_ptr());
         assert_eq!(*plain.read(&path).unwrap(), *b"two");
-        assert!(keeping.read(directory.path()).is_err());
+        assert!(with_cache.read(directory.path()).is_err());
     }
 
     #[test]

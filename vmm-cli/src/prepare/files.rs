@@ -24,17 +24,17 @@ pub(super) struct LoadedFile {
     pub(super) plan: LoadPlan,
     pub(super) lines: SourceLines,
     /// Load method of each segment.
-    pub(super) ways: Vec<LoadMethod>,
+    pub(super) methods: Vec<LoadMethod>,
 }
 
 impl LoadedFile {
     pub(super) fn new(name: String, bytes: FileBytes, plan: LoadPlan) -> Self {
-        Self { name, bytes, plan, lines: SourceLines::default(), ways: Vec::new() }
+        Self { name, bytes, plan, lines: SourceLines::default(), methods: Vec::new() }
     }
 
     /// The parts that are mapped.
     fn mapped(&self) -> impl Iterator<Item = MappedPart> {
-        self.ways.iter().filter_map(|way| match way {
+        self.methods.iter().filter_map(|method| match method {
             LoadMethod::Map(part) => Some(*part),
             LoadMethod::Copy(_) => None,
         })
@@ -42,9 +42,14 @@ impl LoadedFile {
 }
 
 /// How a segment gets into the memory of a machine.
-fn way(segment: &Segment, bytes: &FileBytes, loading: LoadPolicy, memory: &[MemoryRegion]) -> LoadMethod {
-    let way = segment.load_method(loading);
-    let LoadMethod::Map(MappedPart { phys, size, .. }) = way else { return way };
+fn load_method(
+    segment: &Segment,
+    bytes: &FileBytes,
+    loading: LoadPolicy,
+    memory: &[MemoryRegion],
+) -> LoadMethod {
+    let method = segment.load_method(loading);
+    let LoadMethod::Map(MappedPart { phys, size, .. }) = method else { return method };
     if bytes.mapped().is_none() {
         return LoadMethod::Copy(CopyReason::NoMapping);
     }
@@ -53,7 +58,7 @@ fn way(segment: &Segment, bytes: &FileBytes, loading: LoadPolicy, memory: &[Memo
         region.address.0 <= phys.0 && end <= region.address.0.saturating_add(region.size)
     };
     match memory.iter().find(holds).map(|region| region.backing) {
-        Some(MemoryBacking::Anonymous) => way,
+        Some(MemoryBacking::Anonymous) => method,
         Some(MemoryBacking::Memfd | MemoryBacking::Hugetlb) => LoadMethod::Copy(CopyReason::Backing),
         None => LoadMethod::Copy(CopyReason::SeveralRegions),
     }
@@ -64,14 +69,15 @@ impl Files {
     pub(super) fn new(mut files: Vec<LoadedFile>, loading: LoadPolicy, machine: &MachineSpec) -> Self {
         for file in &mut files {
             let segments = file.plan.segments().iter();
-            file.ways = segments.map(|segment| way(segment, &file.bytes, loading, &machine.memory)).collect();
+            file.methods =
+                segments.map(|segment| load_method(segment, &file.bytes, loading, &machine.memory)).collect();
         }
         Self(files)
     }
 
     /// For each file, how its segments get into memory.
-    pub(crate) fn ways(&self) -> impl Iterator<Item = impl Iterator<Item = (&Segment, LoadMethod)>> {
-        self.0.iter().map(|file| file.plan.segments().iter().zip(file.ways.iter().copied()))
+    pub(crate) fn load_methods(&self) -> impl Iterator<Item = impl Iterator<Item = (&Segment, LoadMethod)>> {
+        self.0.iter().map(|file| file.plan.segments().iter().zip(file.methods.iter().copied()))
     }
 
     /// Each file's name and plan, the guest first.

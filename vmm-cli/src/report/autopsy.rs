@@ -146,7 +146,7 @@ pub(crate) fn is_wanted(
 pub(crate) fn perform(ended: &Machine, end: &End, recording: &Recording, files: &Files) -> AutopsyReport {
     let build = || {
         let kvm = Kvm::open()?;
-        let console = Console::to(std::io::sink());
+        let console = Console::with_output(std::io::sink());
         match ended.origin() {
             Some(snapshot) => snapshot.machine(&kvm, console),
             None => Machine::build(&kvm, ended.spec().clone(), files, console),

@@ -32,7 +32,7 @@ impl Saved {
     /// It cannot be read, is none, is of another version, or is damaged.
     pub(crate) fn open(path: &Path) -> Result<Self, Diagnostic> {
         let location = Location::File(path.display().to_string());
-        let bad = |message: String| {
+        let damaged = |message: String| {
             Diagnostic::error(Status::Configuration, message).at(location.clone()).with_help(Some(HELP))
         };
         let unreadable = |error: io::Error| {
@@ -44,28 +44,28 @@ impl Saved {
         })?;
         let metadata = file.metadata().map_err(unreadable)?;
         if !metadata.is_file() {
-            return Err(bad("this is not a snapshot: it is not a regular file".to_owned()));
+            return Err(damaged("this is not a snapshot: it is not a regular file".to_owned()));
         }
         let size = metadata.len();
         let mut head = Vec::with_capacity(HEAD);
         let length = file.by_ref().take(HEAD as u64).read_to_end(&mut head).map_err(unreadable)?;
         if !head.starts_with(&MAGIC) {
-            return Err(bad("this is not a snapshot: it does not begin as one does".to_owned()));
+            return Err(damaged("this is not a snapshot: it does not begin as one does".to_owned()));
         }
         let version = half(&head, 8);
         if length >= 12 && version != VERSION {
-            return Err(bad(format!(
+            return Err(damaged(format!(
                 "the snapshot has format {version}, and this vmm-cli reads format {VERSION}"
             )));
         }
-        let short = || bad(format!("the snapshot is cut off: {size} bytes are less than it had"));
+        let truncated = || damaged(format!("the snapshot is cut off: {size} bytes are less than it had"));
         if length < HEAD {
-            return Err(short());
+            return Err(truncated());
         }
         let (description, ranges) = (number(&head, 16), number(&head, 24));
         let tables = ranges.checked_mul(16).and_then(|bytes| bytes.checked_add(description));
         let start = tables.and_then(|bytes| bytes.checked_add(32)).filter(|start| *start <= size);
-        let Some(start) = start else { return Err(short()) };
+        let Some(start) = start else { return Err(truncated()) };
 
         let mut sum = crc32fast::Hasher::new();
         sum.update(head.get(UNCHECKED..).unwrap_or_default());
@@ -85,13 +85,15 @@ impl Saved {
             list.chunks_exact(16).map(|entry| (Gpa(number(entry, 0)), number(entry, 8))).collect();
         let memory = ranges.iter().try_fold(0_u64, |sum, (_, size)| sum.checked_add(*size));
         if memory.is_some_and(|memory| rest < memory) {
-            return Err(short());
+            return Err(truncated());
         }
         if found != wanted || memory != Some(rest) {
-            return Err(bad("the snapshot is damaged: its checksum is not that of its contents".to_owned()));
+            return Err(damaged(
+                "the snapshot is damaged: its checksum is not that of its contents".to_owned(),
+            ));
         }
         let description = encoding::from_bytes(bytes)
-            .map_err(|_| bad("the snapshot was written by another version of vmm-cli".to_owned()))?;
+            .map_err(|_| damaged("the snapshot was written by another version of vmm-cli".to_owned()))?;
         io::Seek::seek(&mut file, io::SeekFrom::Start(start)).map_err(unreadable)?;
         Ok(Self { description, ranges, file, location })
     }
@@ -101,21 +103,21 @@ impl Saved {
     /// # Errors
     /// It has pages where the machine has none, or changed since it was opened.
     pub(crate) fn memory(&self, spec: &MachineSpec) -> Result<MemoryImage, Diagnostic> {
-        let image = MemoryImage::empty(spec).map_err(|error| self.bad(&error))?;
+        let image = MemoryImage::empty(spec).map_err(|error| self.damaged(&error))?;
         let mut buffer = Vec::new();
         let mut file = &self.file;
         for &(address, size) in &self.ranges {
             if !size.is_multiple_of(PAGE_SIZE) {
-                return Err(self.bad(&"a range of memory is not made of whole pages"));
+                return Err(self.damaged(&"a range of memory is not made of whole pages"));
             }
             let mut done = 0;
             while done < size {
                 let length = usize::try_from(size - done).unwrap_or(CHUNK).min(CHUNK);
                 buffer.resize(length, 0);
-                file.read_exact(&mut buffer).map_err(|error| self.bad(&error))?;
+                file.read_exact(&mut buffer).map_err(|error| self.damaged(&error))?;
                 image
                     .write(Gpa(address.0.saturating_add(done)), &buffer)
-                    .map_err(|error| self.bad(&error))?;
+                    .map_err(|error| self.damaged(&error))?;
                 done = done.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
             }
         }
@@ -123,7 +125,7 @@ impl Saved {
     }
 
     /// Returns the error for a snapshot that cannot be used.
-    pub(crate) fn bad(&self, why: &dyn std::fmt::Display) -> Diagnostic {
+    pub(crate) fn damaged(&self, why: &dyn std::fmt::Display) -> Diagnostic {
         Diagnostic::error(Status::Configuration, format!("the snapshot cannot be used: {why}"))
             .at(self.location.clone())
     }

@@ -98,7 +98,7 @@ fn run_to_snapshot(
     let address = resolve_address(config, files, place, "test.snapshot-at")?;
     let copy = OutputCopy::default();
     let output = Output::new(copy.clone());
-    let console = Console { output, input: Box::new(NoInput), arrival: None };
+    let console = Console { output, input: Box::new(NoInput), input_fd: None };
     let host = |error| Diagnostics::from(machine_error(config, &error));
     let machine = Machine::build(resources.kvm(), spec.clone(), files, console).map_err(host)?;
     running.set(&machine).map_err(host)?;

@@ -29,7 +29,7 @@ pub(crate) fn discover(paths: &[PathBuf]) -> Result<DiscoveredCases, Diagnostics
     let mut named = Vec::new();
     let mut files = Vec::new();
     for path in paths {
-        let data = path.metadata().map_err(|error| trouble(path, &error))?;
+        let data = path.metadata().map_err(|error| error_at(path, &error))?;
         if data.is_dir() { search(path, &mut files)? } else { named.push(path.clone()) }
     }
     files.extend(named.iter().cloned());
@@ -50,15 +50,15 @@ pub(crate) fn discover(paths: &[PathBuf]) -> Result<DiscoveredCases, Diagnostics
 fn search(top: &Path, files: &mut Vec<PathBuf>) -> Result<(), Diagnostic> {
     let mut directories = vec![top.to_owned()];
     while let Some(directory) = directories.pop() {
-        for entry in fs::read_dir(&directory).map_err(|error| trouble(&directory, &error))? {
-            let entry = entry.map_err(|error| trouble(&directory, &error))?;
+        for entry in fs::read_dir(&directory).map_err(|error| error_at(&directory, &error))? {
+            let entry = entry.map_err(|error| error_at(&directory, &error))?;
             let name = entry.file_name();
-            if is_left_out(&name) {
+            if is_hidden(&name) {
                 continue;
             }
             // Files in `.` are named without it.
             let path = if directory == Path::new(".") { PathBuf::from(&name) } else { entry.path() };
-            let kind = entry.file_type().map_err(|error| trouble(&path, &error))?;
+            let kind = entry.file_type().map_err(|error| error_at(&path, &error))?;
             if kind.is_dir() {
                 if name != "target" {
                     directories.push(path);
@@ -78,11 +78,11 @@ fn is_elf(path: &Path) -> bool {
     read.is_ok() && vmm_loader::is_elf(&start) && path.file_name().is_some_and(|name| name.to_str().is_some())
 }
 
-fn is_left_out(name: &OsStr) -> bool {
+fn is_hidden(name: &OsStr) -> bool {
     name.as_encoded_bytes().first() == Some(&b'.')
 }
 
-fn trouble(path: &Path, error: &std::io::Error) -> Diagnostic {
+fn error_at(path: &Path, error: &std::io::Error) -> Diagnostic {
     let status =
         if error.kind() == std::io::ErrorKind::NotFound { Status::Configuration } else { Status::Host };
     Diagnostic::error(status, format!("cannot search for tests: {error}"))

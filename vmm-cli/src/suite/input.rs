@@ -22,7 +22,7 @@ impl Input for TextInput {
         self.0.read(buffer)
     }
 
-    fn is_over(&self) -> bool {
+    fn has_ended(&self) -> bool {
         usize::try_from(self.0.position()).map_or(true, |position| position >= self.0.get_ref().len())
     }
 }
@@ -34,18 +34,18 @@ impl Input for TextInput {
 pub(crate) fn console(config: &Path, typed: Option<&str>, output: Output) -> io::Result<Console> {
     if let Some(text) = typed {
         let input = Box::new(TextInput(io::Cursor::new(text.as_bytes().to_vec())));
-        return Ok(Console { output, input, arrival: always_readable()? });
+        return Ok(Console { output, input, input_fd: always_readable()? });
     }
     let file = match File::open(config.with_extension("input")) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            return Ok(Console { output, input: Box::new(NoInput), arrival: None });
+            return Ok(Console { output, input: Box::new(NoInput), input_fd: None });
         }
         Err(error) => return Err(error),
     };
     // A file is always readable, so a wait for input returns at once.
-    let arrival = Some(file.try_clone()?.into());
-    Ok(Console { output, input: Box::new(FileInput { file, ended: false }), arrival })
+    let input_fd = Some(file.try_clone()?.into());
+    Ok(Console { output, input: Box::new(FileInput { file, ended: false }), input_fd })
 }
 
 /// Returns true if a machine can be reset for another run of this configuration. Input that was read does not come
@@ -66,7 +66,7 @@ impl Input for FileInput {
         Ok(count)
     }
 
-    fn is_over(&self) -> bool {
+    fn has_ended(&self) -> bool {
         self.ended
     }
 }
@@ -80,14 +80,14 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let config = directory.path().join("echo.toml");
         let open = || console(&config, None, Output::new(io::sink())).unwrap();
-        assert!(open().input.is_over());
+        assert!(open().input.has_ended());
         std::fs::write(directory.path().join("echo.input"), "abc").unwrap();
         let mut input = open().input;
         let mut buffer = [0; 8];
         assert_eq!(
-            (input.is_over(), input.poll(&mut buffer).unwrap(), &buffer[..3]),
+            (input.has_ended(), input.poll(&mut buffer).unwrap(), &buffer[..3]),
             (false, 3, &b"abc"[..])
         );
-        assert_eq!((input.poll(&mut buffer).unwrap(), input.is_over()), (0, true));
+        assert_eq!((input.poll(&mut buffer).unwrap(), input.has_ended()), (0, true));
     }
 }

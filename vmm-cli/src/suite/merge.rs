@@ -23,10 +23,10 @@ pub(crate) fn read(paths: &[PathBuf]) -> Result<Report, Diagnostics> {
         let text = fs::read_to_string(path).map_err(|error| {
             let known = error.kind() == std::io::ErrorKind::NotFound;
             let status = if known { Status::Configuration } else { Status::Host };
-            trouble(path, status, &format!("cannot read the report: {error}"))
+            error_at(path, status, &format!("cannot read the report: {error}"))
         })?;
         let part = Report::deserialize_from_str(&text).map_err(|error| {
-            trouble(path, Status::Configuration, &format!("this is no JUnit report: {error}"))
+            error_at(path, Status::Configuration, &format!("this is no JUnit report: {error}"))
         })?;
         parts.push((path.as_path(), part));
     }
@@ -43,7 +43,7 @@ fn merge(parts: Vec<(&Path, Report)>) -> Result<Report, Diagnostic> {
                 if let Some(other) = seen.insert(name, path) {
                     let message = format!("{} is in {} too", case.name.as_str(), other.display());
                     let help = Some("merge reports of different partitions");
-                    return Err(trouble(path, Status::Configuration, &message).with_help(help));
+                    return Err(error_at(path, Status::Configuration, &message).with_help(help));
                 }
             }
             match suites.iter_mut().find(|known| known.name == suite.name) {
@@ -61,7 +61,7 @@ fn merge(parts: Vec<(&Path, Report)>) -> Result<Report, Diagnostic> {
     Ok(report)
 }
 
-fn trouble(path: &Path, status: Status, message: &str) -> Diagnostic {
+fn error_at(path: &Path, status: Status, message: &str) -> Diagnostic {
     Diagnostic::error(status, message).at(Location::File(path.display().to_string()))
 }
 

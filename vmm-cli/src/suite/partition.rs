@@ -22,7 +22,7 @@ enum PartitionMethod {
 
 impl Partition {
     /// Returns true if the part has the case with this name, which is number `index` of the selected cases.
-    pub(crate) fn holds(self, index: usize, name: &str) -> bool {
+    pub(crate) fn contains(self, index: usize, name: &str) -> bool {
         let part = match self.by {
             PartitionMethod::Count => u64::try_from(index).unwrap_or(u64::MAX) % self.of,
             PartitionMethod::Hash => scale(hash(name), self.of),
@@ -93,7 +93,7 @@ mod tests {
     fn the_hash_never_changes() {
         assert_eq!(hash(""), 0xefd0_1f60_ba99_2926);
         let parts = ["configs/long.toml", "configs/pae.toml", "a.toml[mode=long]"].map(|name| {
-            (1..=8).find(|part| format!("hash:{part}/8").parse::<Partition>().unwrap().holds(0, name))
+            (1..=8).find(|part| format!("hash:{part}/8").parse::<Partition>().unwrap().contains(0, name))
         });
         assert_eq!(parts, [Some(8), Some(5), Some(8)]);
     }
@@ -104,7 +104,7 @@ mod tests {
         for part in 1..=8 {
             let partition: Partition = format!("hash:{part}/8").parse().unwrap();
             let count =
-                names.iter().enumerate().filter(|(index, name)| partition.holds(*index, name)).count();
+                names.iter().enumerate().filter(|(index, name)| partition.contains(*index, name)).count();
             assert!((90..=160).contains(&count), "{count} of 1000 in part {part}");
         }
     }
@@ -119,7 +119,7 @@ mod tests {
             let parts: Vec<Partition> = (1..=of).map(|part| format!("{by}:{part}/{of}").parse().unwrap()).collect();
             let mut sizes = vec![0_usize; parts.len()];
             for (index, name) in names.iter().enumerate() {
-                let holding: Vec<usize> = (0..parts.len()).filter(|part| parts[*part].holds(index, name)).collect();
+                let holding: Vec<usize> = (0..parts.len()).filter(|part| parts[*part].contains(index, name)).collect();
                 prop_assert_eq!(holding.len(), 1);
                 sizes[holding[0]] += 1;
             }
@@ -130,7 +130,7 @@ mod tests {
         #[test]
         fn by_hash_a_case_stays_where_it_is(name in ".*", one in 0_usize..1000, other in 0_usize..1000, part in 1_u64..9) {
             let partition: Partition = format!("hash:{part}/8").parse().unwrap();
-            prop_assert_eq!(partition.holds(one, &name), partition.holds(other, &name));
+            prop_assert_eq!(partition.contains(one, &name), partition.contains(other, &name));
         }
     }
 }

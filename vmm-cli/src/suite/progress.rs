@@ -31,13 +31,13 @@ impl Progress {
         self.bar.is_some()
     }
 
-    pub(super) fn began(&mut self, number: usize, name: &str) {
+    pub(super) fn add_running(&mut self, number: usize, name: &str) {
         if self.bar.is_some() {
             self.running.push((number, name.to_owned()));
         }
     }
 
-    pub(super) fn ended(&mut self, number: usize, tally: &CaseCounts) {
+    pub(super) fn finish_case(&mut self, number: usize, tally: &CaseCounts) {
         let Some(bar) = &self.bar else { return };
         self.running.retain(|(running, _)| *running != number);
         if tally.failed > 0 {
@@ -55,7 +55,7 @@ impl Progress {
     }
 
     /// Hides the bar while `print` prints.
-    pub(super) fn aside<T>(&self, print: impl FnOnce() -> T) -> T {
+    pub(super) fn suspend<T>(&self, print: impl FnOnce() -> T) -> T {
         match &self.bar {
             Some(bar) => bar.suspend(print),
             None => print(),

@@ -41,10 +41,10 @@ impl Reporter {
     /// Reports one event.
     pub(crate) fn report(&mut self, case: Option<&Case>, event: &SuiteEvent) {
         match (event, case) {
-            (SuiteEvent::Started(number), Some(case)) => self.progress.began(*number, &case.name),
+            (SuiteEvent::Started(number), Some(case)) => self.progress.add_running(*number, &case.name),
             (SuiteEvent::Finished(number, ran), Some(case)) => {
                 self.tally.count(&ran.verdict);
-                self.progress.ended(*number, &self.tally);
+                self.progress.finish_case(*number, &self.tally);
                 let text = match self.format {
                     Format::Text
                         if self.progress.is_shown() && matches!(ran.verdict, CaseVerdict::Passed) =>
@@ -55,7 +55,7 @@ impl Reporter {
                     Format::Json => Some(json::case(case, ran)),
                 };
                 if let Some(text) = text {
-                    let printed = self.progress.aside(|| stdout::print(&text));
+                    let printed = self.progress.suspend(|| stdout::print(&text));
                     self.trouble = self.trouble.take().or(printed.err());
                 }
             }

@@ -13,19 +13,19 @@ use crate::prepare::FileCache;
 pub(super) struct Resources {
     kvm: Kvm,
     reader: FileCache,
-    closing: Mutex<()>,
+    close_lock: Mutex<()>,
 }
 
 impl Resources {
     pub(super) fn new(kvm: Kvm) -> Self {
-        Self { kvm, reader: FileCache::keeping(), closing: Mutex::new(()) }
+        Self { kvm, reader: FileCache::with_cache(), close_lock: Mutex::new(()) }
     }
 
     /// Drops a machine, one at a time. Closing a VM waits for a grace period of its memory map
     /// (`mmu_notifier_unregister`). The kernel expedites it for a single waiter. With two waiters each takes some clock
     /// ticks, which is longer than the rest of a case.
     pub(super) fn close(&self, machine: Machine) {
-        let alone = self.closing.lock().unwrap_or_else(PoisonError::into_inner);
+        let alone = self.close_lock.lock().unwrap_or_else(PoisonError::into_inner);
         drop(machine);
         drop(alone);
     }

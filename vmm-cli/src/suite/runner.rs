@@ -57,9 +57,9 @@ pub(super) fn run_case(
     case: &Case,
     resources: &Resources,
     running: &ActiveRun,
-    kept: &mut WarmMachine,
+    warm: &mut WarmMachine,
 ) -> CaseRun {
-    match catch_panic(|| try_run_case(case, resources, running, kept)) {
+    match catch_panic(|| try_run_case(case, resources, running, warm)) {
         Ok(Ok(attempt)) => attempt,
         Ok(Err(problems)) if problems.status() == Status::Refused => {
             let problem = problems.0.into_iter().next();
@@ -77,7 +77,7 @@ fn try_run_case(
     case: &Case,
     resources: &Resources,
     running: &ActiveRun,
-    kept: &mut WarmMachine,
+    warm: &mut WarmMachine,
 ) -> Result<CaseRun, Diagnostics> {
     let common = case.fixture();
     let prepare = || Fixture::new(&case.file, case.config()?, resources, running);
@@ -89,8 +89,8 @@ fn try_run_case(
     let (test, files) = (case.test(config), &prepared.files);
     let host = |error: Error| Diagnostics::from(machine_error(config, &error));
     let typed = test.and_then(|test| test.input.as_deref());
-    let is_kept = typed.is_none() && ready.allows_reset && booted.is_some();
-    let (mut machine, copy) = match (booted, kept.take(common.as_ref().filter(|_| is_kept), resources)) {
+    let can_reset = typed.is_none() && ready.allows_reset && booted.is_some();
+    let (mut machine, copy) = match (booted, warm.take(common.as_ref().filter(|_| can_reset), resources)) {
         (Some(booted), Some((mut machine, copy))) => {
             copy.clear();
             copy.add(&booted.printed);
@@ -126,8 +126,8 @@ fn try_run_case(
     };
     let (status, report) = evaluate(config, &ended);
     let is_well = matches!(report.verdict, Verdict::Success | Verdict::Code(_));
-    match common.filter(|_| is_kept && is_well) {
-        Some(common) => kept.0 = Some((common, machine, copy)),
+    match common.filter(|_| can_reset && is_well) {
+        Some(common) => warm.0 = Some((common, machine, copy)),
         None => resources.close(machine),
     }
     Ok(evaluate_case(config, status, report, output))

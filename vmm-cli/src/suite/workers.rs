@@ -113,7 +113,7 @@ impl WorkerState {
     /// Main function of a worker thread.
     fn work(&self, job: usize, events: &Sender<SuiteEvent>) {
         let Some(running) = self.running.get(job) else { return };
-        let mut kept = WarmMachine::default();
+        let mut warm = WarmMachine::default();
         while !self.stop.load(Ordering::SeqCst) {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
             let Some(case) = self.cases.get(number) else { break };
@@ -121,14 +121,14 @@ impl WorkerState {
             let _ = events.send(SuiteEvent::Started(number));
             let began = Instant::now();
             let verdict =
-                run_with_retries(&self.settings, || run_case(case, &self.resources, running, &mut kept));
+                run_with_retries(&self.settings, || run_case(case, &self.resources, running, &mut warm));
             if self.settings.fail_fast && matches!(verdict, CaseVerdict::Failed { .. }) {
                 self.stop.store(true, Ordering::SeqCst);
             }
             let _ =
                 events.send(SuiteEvent::Finished(number, CaseResult { verdict, elapsed: began.elapsed() }));
         }
-        kept.close(&self.resources);
+        warm.close(&self.resources);
     }
 }
 

@@ -28,7 +28,7 @@ thread_local! {
     /// True while the calls of this thread are made by observers.
     static UNOBSERVED: Cell<bool> = const { Cell::new(false) };
     /// Start and duration of the last `KVM_RUN` of this thread's vCPU.
-    static LAST_RUN: Cell<Option<(Instant, Duration)>> = const { Cell::new(None) };
+    static LAST_KVM_RUN: Cell<Option<(Instant, Duration)>> = const { Cell::new(None) };
 }
 
 /// Call observer, used by the threads of all vCPUs.
@@ -89,7 +89,7 @@ impl CallWatch {
 
     /// Returns start and duration of this thread's last `KVM_RUN`, in nanoseconds.
     pub(crate) fn last_run(&self) -> (u64, u64) {
-        let (begin, length) = LAST_RUN.get().unwrap_or((self.started, Duration::ZERO));
+        let (begin, length) = LAST_KVM_RUN.get().unwrap_or((self.started, Duration::ZERO));
         (self.at_ns(begin), nanoseconds(length))
     }
 
@@ -99,7 +99,7 @@ impl CallWatch {
     }
 
     /// Sets the number of exits so far, for filters.
-    pub(crate) fn exits_so_far(&self, exits: u64) {
+    pub(crate) fn set_exits(&self, exits: u64) {
         self.exits.store(exits, Ordering::Relaxed);
     }
 
@@ -125,7 +125,7 @@ impl CallObserver for CallWatch {
             return;
         }
         if call == Call::Run {
-            LAST_RUN.set(Some((started, elapsed)));
+            LAST_KVM_RUN.set(Some((started, elapsed)));
         }
         let CallTimes { run, others, .. } = &mut state.times;
         let sum = if call == Call::Run { run } else { others.entry(call.name()).or_default() };

@@ -48,7 +48,7 @@ struct StepState {
     /// Instruction that is executed next; `None` where nothing can be decoded.
     next: Option<Instruction>,
     /// True if the note that this host cannot step was written.
-    told: bool,
+    has_noted: bool,
 }
 
 impl<'a> ExitWatch<'a> {
@@ -72,7 +72,7 @@ impl<'a> ExitWatch<'a> {
             steps: stepping.then(StepState::default),
         };
         if let Some((regs, sregs)) = watch.before.get(&machine.vcpu().id()).copied() {
-            watch.look_ahead(machine.vcpu(), machine.memory(), &regs, &sregs);
+            watch.decode_next(machine.vcpu(), machine.memory(), &regs, &sregs);
         }
         watch
     }
@@ -169,7 +169,7 @@ impl<'a> ExitWatch<'a> {
     }
 
     /// Returns true for the exit of a HLT that was not reported as a step.
-    fn halts(&self, exit: &Exit, linear: u64) -> bool {
+    fn is_unreported_hlt(&self, exit: &Exit, linear: u64) -> bool {
         let next = self.steps.as_ref().and_then(|steps| steps.next.as_ref());
         matches!(exit, Exit::Hlt)
             && next.is_some_and(|next| next.text == "hlt" && next.next_address() == linear)
@@ -187,7 +187,7 @@ impl<'a> ExitWatch<'a> {
     }
 
     /// Decodes the next instruction before it is executed, since the guest may overwrite it.
-    fn look_ahead(
+    fn decode_next(
         &mut self,
         vcpu: &Vcpu,
         memory: &vmm_core::kvm_sys_wrap::GuestMemory,
@@ -200,7 +200,7 @@ impl<'a> ExitWatch<'a> {
             return;
         }
         steps.next = None;
-        if !std::mem::replace(&mut steps.told, true)
+        if !std::mem::replace(&mut steps.has_noted, true)
             && let Some((log, _)) = &self.log
         {
             let text = "this host's KVM (kvm-pvm) cannot single-step 64-bit code in ring 3: no steps there";
@@ -225,13 +225,13 @@ impl<'a> ExitWatch<'a> {
 impl Observer for ExitWatch<'_> {
     fn on_exit(&mut self, view: &ExitView<'_>) -> Option<End> {
         let exits = view.exits.total();
-        self.calls.exits_so_far(exits);
+        self.calls.set_exits(exits);
         if self.steps.is_none() && !self.wants(view.exit, exits) {
             return None;
         }
         let (regs, sregs) = registers(&self.calls, view.vcpu)?;
         let step = self.steps.is_some() && matches!(view.exit, Exit::Debug { .. });
-        if step || self.halts(view.exit, linear_rip(&regs, &sregs)) {
+        if step || self.is_unreported_hlt(view.exit, linear_rip(&regs, &sregs)) {
             self.step(view, &regs, &sregs);
         }
         if !step {
@@ -240,7 +240,7 @@ impl Observer for ExitWatch<'_> {
         }
         // In the middle of an instruction the next one is unchanged.
         if step || self.steps.as_ref().is_some_and(|steps| steps.next.is_none()) {
-            self.look_ahead(view.vcpu, view.memory, &regs, &sregs);
+            self.decode_next(view.vcpu, view.memory, &regs, &sregs);
         }
         None
     }

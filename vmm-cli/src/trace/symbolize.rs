@@ -26,12 +26,12 @@ pub(crate) struct Symbolizer<'a> {
     names: HashMap<u64, (Option<String>, Option<String>)>,
     instructions: HashMap<(u64, ExitKind), u64>,
     /// True if this host reports port writes with RIP after the instruction.
-    behind: bool,
+    rip_is_after_out: bool,
 }
 
 impl<'a> Symbolizer<'a> {
     pub(crate) fn new(files: &'a Files) -> Self {
-        Self { files, names: HashMap::new(), instructions: HashMap::new(), behind: false }
+        Self { files, names: HashMap::new(), instructions: HashMap::new(), rip_is_after_out: false }
     }
 
     /// Returns the linear address of the instruction that made the exit.
@@ -74,16 +74,19 @@ impl<'a> Symbolizer<'a> {
         let is_port_write = matches!(view.exit, Exit::PioOut { .. });
         match (here, before) {
             (Some(here), Some(before)) => {
-                let behind =
-                    if is_port_write { self.behind } else { !matches!(view.exit, Exit::PioIn { .. }) };
-                Some(if behind { before.address } else { here.address })
+                let is_after = if is_port_write {
+                    self.rip_is_after_out
+                } else {
+                    !matches!(view.exit, Exit::PioIn { .. })
+                };
+                Some(if is_after { before.address } else { here.address })
             }
             (Some(here), None) => {
-                self.behind &= !is_port_write;
+                self.rip_is_after_out &= !is_port_write;
                 Some(here.address)
             }
             (None, Some(before)) => {
-                self.behind |= is_port_write;
+                self.rip_is_after_out |= is_port_write;
                 Some(before.address)
             }
             (None, None) => None,

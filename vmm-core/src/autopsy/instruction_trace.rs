@@ -197,7 +197,7 @@ impl InstructionTrace {
             pushes_flags: false,
         };
         if let Some(fault) = fault {
-            let trap_page = machine.board.landing.map(|landing| landing.address);
+            let trap_page = machine.board.trap_page.map(|trap_page| trap_page.address);
             let chain = guest.exception_chain(fault);
             // The CPU does not use an invalid gate, but the emulator of some hosts does.
             let handler = match chain.end {

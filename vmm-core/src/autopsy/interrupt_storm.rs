@@ -34,7 +34,7 @@ pub(super) fn classify(
     end: &End,
     registers: &CpuState,
 ) -> Result<HangKind, Error> {
-    if ended.sleeps.now {
+    if ended.suspend_times.suspended {
         return Ok(HangKind::Suspended);
     }
     if let End::TimeLimit(time) = end

@@ -228,7 +228,7 @@ impl SegmentDescriptor {
     }
 
     /// Returns the meaning of the type field (SDM vol. 3, tables 3-1 and 3-2).
-    fn kind_words(&self) -> String {
+    fn describe_kind(&self) -> String {
         if !self.code_or_data {
             let name = match self.kind {
                 1 => "16-bit TSS, available",
@@ -274,7 +274,7 @@ impl fmt::Display for SegmentDescriptor {
         write!(
             f,
             "{}, ring {}, base {:#x}, limit {:#x}",
-            self.kind_words(),
+            self.describe_kind(),
             self.dpl,
             self.base,
             self.limit

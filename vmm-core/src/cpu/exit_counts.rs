@@ -93,7 +93,7 @@ impl ExitCounts {
     }
 
     /// Subtracts an exit that the guest did not cause, such as a breakpoint.
-    pub(crate) fn forget(&mut self, kind: ExitKind) {
+    pub(crate) fn remove(&mut self, kind: ExitKind) {
         if let Some(count) = self.0.get_mut(kind as usize) {
             *count = count.saturating_sub(1);
         }
@@ -101,7 +101,7 @@ impl ExitCounts {
 
     /// Returns the number of exits of one type.
     #[must_use]
-    pub fn of(&self, kind: ExitKind) -> u64 {
+    pub fn get(&self, kind: ExitKind) -> u64 {
         self.0.get(kind as usize).copied().unwrap_or(0)
     }
 
@@ -110,7 +110,7 @@ impl ExitCounts {
     pub fn total(&self) -> u64 {
         let all = self.0.iter().fold(0_u64, |sum, count| sum.wrapping_add(*count));
         let others = [ExitKind::Interrupted, ExitKind::Again, ExitKind::Debug];
-        others.into_iter().fold(all, |sum, kind| sum.wrapping_sub(self.of(kind)))
+        others.into_iter().fold(all, |sum, kind| sum.wrapping_sub(self.get(kind)))
     }
 
     /// Returns the types that occurred, with their counts.
@@ -136,7 +136,7 @@ mod tests {
         for exit in [Exit::Hlt, Exit::Interrupted, Exit::Hlt, Exit::Other(99)] {
             counts.record(ExitKind::from(&exit));
         }
-        assert_eq!(counts.of(ExitKind::Hlt), 2);
+        assert_eq!(counts.get(ExitKind::Hlt), 2);
         assert_eq!(counts.total(), 3);
         assert_eq!(counts.to_string(), "hlt 2\nother 1\ninterrupted 1\n");
     }

@@ -48,7 +48,7 @@ impl GdtSlot {
 
     /// Returns the slots of the code and the data segment of a ring.
     #[must_use]
-    pub const fn of_ring(ring: Ring) -> (Self, Self) {
+    pub const fn from_ring(ring: Ring) -> (Self, Self) {
         match ring {
             Ring::Kernel => (Self::KernelCode, Self::KernelData),
             Ring::User => (Self::UserCode, Self::UserData),

@@ -112,7 +112,7 @@ pub trait DebugTarget {
     /// # Errors
     /// [`Error::Kvm`].
     fn read(&self, vcpu: usize, address: Gva, data: &mut [u8]) -> Result<usize, Error> {
-        Ok(LinearMemory::on(&self.machine().board, &self.registers(vcpu)?).read(address, data))
+        Ok(LinearMemory::from_board(&self.machine().board, &self.registers(vcpu)?).read(address, data))
     }
 
     /// Writes memory at a linear address with the page tables of a vCPU.
@@ -121,7 +121,8 @@ pub trait DebugTarget {
     /// [`EditError`]; bytes before the first one that is not mapped have been written.
     fn write(&mut self, vcpu: usize, address: Gva, data: &[u8]) -> Result<(), EditError> {
         self.check_editable()?;
-        let written = LinearMemory::on(&self.machine().board, &self.registers(vcpu)?).write(address, data);
+        let written =
+            LinearMemory::from_board(&self.machine().board, &self.registers(vcpu)?).write(address, data);
         self.restart_history()?;
         if written == data.len() {
             return Ok(());

@@ -159,7 +159,7 @@ impl Execution {
     /// Executes one instruction with the trap flag.
     fn single_step(&mut self, mode: &mut RecordMode<'_>) -> Result<ExecutionOutcome, Error> {
         let registers = self.machine.processors.bsp().cpu_state()?;
-        let memory = LinearMemory::with(&self.machine, &registers);
+        let memory = LinearMemory::with_registers(&self.machine, &registers);
         let before = StateBeforeStep { instruction: memory.next_instruction(&registers), registers };
         let handlers = match self.capabilities.handlers.opcode() {
             Some(opcode) => {
@@ -190,12 +190,16 @@ impl Execution {
         if outcome == ExitOutcome::Served && self.is_on_trap_page(&after) {
             return self.run_to_event(mode, &InsertedBreakpoints::none());
         }
-        before.clear_stored_trap_flag(&bsp.vcpu, &LinearMemory::with(&self.machine, &after), &after)?;
+        before.clear_stored_trap_flag(
+            &bsp.vcpu,
+            &LinearMemory::with_registers(&self.machine, &after),
+            &after,
+        )?;
         Ok(outcome)
     }
 
     fn is_on_trap_page(&self, registers: &CpuState) -> bool {
-        let Some(trap_page) = self.machine.board.landing else { return false };
+        let Some(trap_page) = self.machine.board.trap_page else { return false };
         let offset = registers.linear_rip().checked_sub(trap_page.address.0);
         offset.is_some_and(|offset| offset < ring3_trap::SIZE.into())
     }

@@ -37,18 +37,18 @@ pub(super) fn handler_breakpoints(
     before: &StateBeforeStep,
 ) -> Vec<Gva> {
     // Below a guest in ring 3 every vector leads to the trap page, which is HLTs already.
-    if machine.board.landing.is_some() {
+    if machine.board.trap_page.is_some() {
         return Vec::new();
     }
     let StateBeforeStep { registers, instruction } = before;
-    let moment = GuestState::from_machine(machine, registers);
+    let guest = GuestState::from_machine(machine, registers);
     let exceptions =
         EXCEPTIONS.map(|vector| Exception::new(vector, pushes_error_code(vector).then_some(0), ""));
     let own = (instruction.mnemonic() == Mnemonic::Int)
         .then(|| Exception { software: true, ..Exception::new(instruction.immediate8(), None, "") });
     let mut addresses = BTreeSet::new();
-    for fault in exceptions.chain(own) {
-        let DeliveryOutcome::Handler(handler) = moment.deliver(&fault).outcome else { continue };
+    for exception in exceptions.chain(own) {
+        let DeliveryOutcome::Handler(handler) = guest.deliver(&exception).outcome else { continue };
         let is_on_instruction =
             handler.linear.wrapping_sub(registers.linear_rip()) < MAX_INSTRUCTION_LENGTH as u64;
         if !is_on_instruction && (registers.cpl() == 0 || is_for_ring_0(memory, registers, handler)) {

@@ -29,7 +29,7 @@ pub(super) struct HistoryBase {
 
 impl HistoryBase {
     /// Returns true if the history starts at a change by the user.
-    pub(super) const fn is_change(&self) -> bool {
+    pub(super) const fn is_after_change(&self) -> bool {
         self.checkpoint.is_some()
     }
 }
@@ -54,14 +54,14 @@ struct HistoryPoint {
 impl Debugger<'_> {
     /// Goes back by one instruction.
     pub(super) fn step_back(&mut self) -> Result<DebugStop, Error> {
-        let here = found_or_stop!(self.here()?);
-        let before = found_or_stop!(self.before(here)?);
-        Ok(self.go(before)?.unwrap_or(DebugStop::Step))
+        let here = found_or_stop!(self.shown_point()?);
+        let before = found_or_stop!(self.point_before(here)?);
+        Ok(self.go_to(before)?.unwrap_or(DebugStop::Step))
     }
 
     /// Goes back to the last breakpoint or write to watched memory before this point, or to the start.
     pub(super) fn run_back(&mut self) -> Result<DebugStop, Error> {
-        let here = found_or_stop!(self.here()?);
+        let here = found_or_stop!(self.shown_point()?);
         // One run counts the stops up to here, a second one goes to the last of them.
         let mut execution = self.rebuild()?;
         let mut last = None;
@@ -88,7 +88,7 @@ impl Debugger<'_> {
             if !at_start && self.breakpoints.contains(&Gva(linear_pc(&execution.machine)?)) {
                 found = Some((step, DebugStop::Breakpoint));
             }
-            let watched = SoftWatchpoints::of(&execution.machine, &self.watchpoints)?;
+            let watched = SoftWatchpoints::new(&execution.machine, &self.watchpoints)?;
             // The last step leads here, and may be the end of the run.
             let is_last = step + 1 == here.steps;
             if !is_last {
@@ -100,11 +100,11 @@ impl Debugger<'_> {
         }
         if let Some((steps, stop)) = found {
             let point = HistoryPoint { anchor: here.anchor, steps };
-            return Ok(self.go(point)?.unwrap_or(stop));
+            return Ok(self.go_to(point)?.unwrap_or(stop));
         }
         let Some(last) = last else {
             let start = HistoryPoint { anchor: self.base.position.exits, steps: 0 };
-            return Ok(self.go(start)?.unwrap_or(DebugStop::HistoryStart));
+            return Ok(self.go_to(start)?.unwrap_or(DebugStop::HistoryStart));
         };
         let mut execution = self.rebuild()?;
         let mut stop = DebugStop::HistoryStart;
@@ -112,7 +112,7 @@ impl Debugger<'_> {
             stop = self.run_again(&mut execution, here.anchor)?;
         }
         let present = found_or_stop!(self.present_point()?);
-        self.look_at(PastExecution { execution, point: None, present })?;
+        self.show(PastExecution { execution, point: None, present })?;
         if let DebugStop::Watchpoint(_) = stop {
             // Going back stops before the instruction that wrote.
             let before = self.step_back()?;
@@ -141,12 +141,12 @@ impl Debugger<'_> {
             past.point = None;
             let stop = self.run_again(&mut past.execution, past.present.anchor)?;
             if stop != DebugStop::Step {
-                self.look_at(past)?;
+                self.show(past)?;
                 return Ok(stop);
             }
             past.point = Some(HistoryPoint { anchor: past.present.anchor, steps: 0 });
         }
-        self.look_at(past)?;
+        self.show(past)?;
         loop {
             let stop = self.step_to_present()?;
             if stop != DebugStop::Step {
@@ -163,13 +163,13 @@ impl Debugger<'_> {
 
     /// Executes one instruction from an earlier point; it may lead to the present.
     pub(super) fn step_to_present(&mut self) -> Result<DebugStop, Error> {
-        let here = found_or_stop!(self.here()?);
+        let here = found_or_stop!(self.shown_point()?);
         let Some(mut past) = self.past.take() else { return self.step_on() };
         let next = HistoryPoint { steps: here.steps.saturating_add(1), ..here };
-        let watched = SoftWatchpoints::of(&past.execution.machine, &self.watchpoints)?;
+        let watched = SoftWatchpoints::new(&past.execution.machine, &self.watchpoints)?;
         if next != past.present {
             if let HistoryResult::Stopped(stop) = self.step_again(&mut past.execution)? {
-                self.look_at(past)?;
+                self.show(past)?;
                 return Ok(stop);
             }
             let is_exit =
@@ -180,10 +180,10 @@ impl Debugger<'_> {
         let stop = if next == past.present || past.point == Some(past.present) {
             self.return_to_present()?
         } else {
-            self.look_at(past)?;
+            self.show(past)?;
             DebugStop::Step
         };
-        watched.instead_of(stop, self.machine())
+        watched.check_step(stop, self.machine())
     }
 
     /// Goes to the point before the instruction that ended the run. Returns false if that is not possible.
@@ -191,13 +191,13 @@ impl Debugger<'_> {
         if self.end.is_none() || self.past.is_some() {
             return Ok(false);
         }
-        let HistoryResult::Found(end) = self.here()? else { return Ok(false) };
+        let HistoryResult::Found(end) = self.shown_point()? else { return Ok(false) };
         let Some(steps) = end.steps.checked_sub(1) else { return Ok(false) };
-        Ok(self.go(HistoryPoint { steps, ..end })?.is_none())
+        Ok(self.go_to(HistoryPoint { steps, ..end })?.is_none())
     }
 
     /// Point of the machine that the debugger shows.
-    fn here(&mut self) -> Result<HistoryResult<HistoryPoint>, Error> {
+    fn shown_point(&mut self) -> Result<HistoryResult<HistoryPoint>, Error> {
         if self.recording.overflowed() {
             return Ok(HistoryResult::Stopped(DebugStop::HistoryLost));
         }
@@ -228,9 +228,9 @@ impl Debugger<'_> {
     fn locate(&self, wanted: &Execution) -> Result<HistoryResult<HistoryPoint>, Error> {
         let anchor = wanted.position.exits;
         let mut execution = found!(self.rebuild_at(anchor)?);
-        let target = ComparedState::of(&wanted.machine)?;
+        let target = ComparedState::new(&wanted.machine)?;
         let mut steps = 0;
-        while !target.is_that_of(&execution.machine)? {
+        while !target.matches(&execution.machine)? {
             if execution.position.exits > anchor {
                 return Ok(HistoryResult::Stopped(DebugStop::HistoryLost));
             }
@@ -259,7 +259,7 @@ impl Debugger<'_> {
     }
 
     /// Finds the point one instruction earlier.
-    fn before(&self, point: HistoryPoint) -> Result<HistoryResult<HistoryPoint>, Error> {
+    fn point_before(&self, point: HistoryPoint) -> Result<HistoryResult<HistoryPoint>, Error> {
         if let Some(steps) = point.steps.checked_sub(1) {
             return Ok(HistoryResult::Found(HistoryPoint { steps, ..point }));
         }
@@ -289,7 +289,7 @@ impl Debugger<'_> {
     }
 
     /// Goes to an earlier point; `Some` with the reason if that failed, and then nothing has changed.
-    fn go(&mut self, to: HistoryPoint) -> Result<Option<DebugStop>, Error> {
+    fn go_to(&mut self, to: HistoryPoint) -> Result<Option<DebugStop>, Error> {
         let present = match self.present_point()? {
             HistoryResult::Found(point) => point,
             HistoryResult::Stopped(stop) => return Ok(Some(stop)),
@@ -303,11 +303,11 @@ impl Debugger<'_> {
                 return Ok(Some(stop));
             }
         }
-        self.look_at(PastExecution { execution, point: Some(to), present })?;
+        self.show(PastExecution { execution, point: Some(to), present })?;
         Ok(None)
     }
 
-    fn look_at(&mut self, past: PastExecution) -> Result<(), Error> {
+    fn show(&mut self, past: PastExecution) -> Result<(), Error> {
         self.interrupt_handle.watch(&past.execution.machine)?;
         self.past = Some(past);
         Ok(())

@@ -87,13 +87,13 @@ impl InsertedBreakpoints {
 
     /// Inserts HLT bytes at these addresses.
     pub(super) fn at(machine: &Machine, addresses: &[Gva]) -> Result<Self, Error> {
-        let mut breakpoints = Self { ring_3: Ring3::of(machine)?, ..Self::default() };
-        let memory = LinearMemory::of(machine)?;
+        let mut breakpoints = Self { ring_3: Ring3::from_machine(machine)?, ..Self::default() };
+        let memory = LinearMemory::from_machine(machine)?;
         for gva in addresses {
             // In code of ring 3 a HLT is a #GP, and only the trap page knows what that means.
             let for_ring_3 = memory.walk(*gva).is_some_and(|to| to.size.is_some() && to.access.user);
-            let lost = for_ring_3 && machine.board.landing.is_none();
-            let placed = !lost && breakpoints.put(machine, &memory, *gva)?;
+            let lost = for_ring_3 && machine.board.trap_page.is_none();
+            let placed = !lost && breakpoints.insert(machine, &memory, *gva)?;
             breakpoints.unplaced |= !placed;
         }
         Ok(breakpoints)
@@ -108,12 +108,12 @@ impl InsertedBreakpoints {
     ) -> Result<Self, Error> {
         let mut breakpoints = Self { opcode, ..Self::default() };
         for gva in addresses {
-            breakpoints.put(machine, memory, *gva)?;
+            breakpoints.insert(machine, memory, *gva)?;
         }
         Ok(breakpoints)
     }
 
-    fn put(&mut self, machine: &Machine, memory: &LinearMemory<'_>, gva: Gva) -> Result<bool, Error> {
+    fn insert(&mut self, machine: &Machine, memory: &LinearMemory<'_>, gva: Gva) -> Result<bool, Error> {
         let Some(to) = memory.walk(gva) else { return Ok(false) };
         let Ok(covered) = machine.board.memory.read_obj::<u8>(to.gpa.into()) else { return Ok(false) };
         machine.board.memory.write_obj(self.opcode.byte(), to.gpa.into()).map_err(failed)?;
@@ -189,7 +189,7 @@ impl InsertedBreakpoints {
 
 impl Ring3 {
     /// `None` on a machine whose guest has no trap page below it.
-    fn of(machine: &Machine) -> Result<Option<Self>, Error> {
+    fn from_machine(machine: &Machine) -> Result<Option<Self>, Error> {
         let Some(span) = machine.board.layout.part(LayoutPart::KernelStack) else { return Ok(None) };
         let sregs = machine.processors.bsp().vcpu.sregs()?;
         let stack = Gpa(span.end().0.saturating_sub(FRAME));

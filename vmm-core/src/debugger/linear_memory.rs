@@ -25,17 +25,17 @@ pub(super) struct LinearMemory<'a> {
 
 impl<'a> LinearMemory<'a> {
     /// Uses the current registers of the machine's vCPU.
-    pub(super) fn of(machine: &'a Machine) -> Result<Self, Error> {
+    pub(super) fn from_machine(machine: &'a Machine) -> Result<Self, Error> {
         Ok(Self { memory: &machine.board.memory, walker: machine.walker()? })
     }
 
     /// Uses registers that were read before.
-    pub(super) fn with(machine: &'a Machine, registers: &CpuState) -> Self {
-        Self::on(&machine.board, registers)
+    pub(super) fn with_registers(machine: &'a Machine, registers: &CpuState) -> Self {
+        Self::from_board(&machine.board, registers)
     }
 
     /// Uses the registers of any vCPU of a board.
-    pub(super) fn on(board: &'a Board, registers: &CpuState) -> Self {
+    pub(super) fn from_board(board: &'a Board, registers: &CpuState) -> Self {
         let CpuTraits { physical_bits, amd } = board.cpu;
         let walker = Walker { physical_bits, amd, ..Walker::from_sregs(&registers.sregs) };
         Self { memory: &board.memory, walker }

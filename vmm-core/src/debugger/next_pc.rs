@@ -16,7 +16,7 @@ use crate::machine::error::Error;
 /// Addresses at which the guest can be after the next instruction, without exceptions; none where they are not known.
 pub(super) fn next_pcs(machine: &Machine) -> Result<Vec<Gva>, Error> {
     let registers = CpuState::from_vcpu(machine.vcpu())?;
-    let memory = LinearMemory::with(machine, &registers);
+    let memory = LinearMemory::with_registers(machine, &registers);
     let instruction = memory.next_instruction(&registers);
     let pc = registers.linear_rip();
     let regs = registers.regs;

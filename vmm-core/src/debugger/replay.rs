@@ -87,7 +87,7 @@ impl Debugger<'_> {
         }
         // Off a breakpoint that has been reached already.
         if self.breakpoints.contains(&Gva(linear_pc(&execution.machine)?)) {
-            let watched = SoftWatchpoints::of(&execution.machine, &self.watchpoints)?;
+            let watched = SoftWatchpoints::new(&execution.machine, &self.watchpoints)?;
             found_or_stop!(self.step_again(execution)?);
             if let Some(hit) = watched.changed(&execution.machine)? {
                 return Ok(DebugStop::Watchpoint(hit));

@@ -96,10 +96,10 @@ impl ResumeSession<'_> {
     /// Steps until something stops the guest, for breakpoints on pages that are not mapped yet and watchpoints without debug
     /// registers.
     fn run_stepped(&self, execution: &mut Execution, mode: &mut RecordMode<'_>) -> Result<DebugStop, Error> {
-        let watched = SoftWatchpoints::of(&execution.machine, self.watchpoints)?;
+        let watched = SoftWatchpoints::new(&execution.machine, self.watchpoints)?;
         loop {
             let stop = after_step(execution.step(mode)?);
-            let stop = watched.instead_of(stop, &execution.machine)?;
+            let stop = watched.check_step(stop, &execution.machine)?;
             if stop != DebugStop::Step || self.until.is_some_and(|exits| execution.position.exits >= exits) {
                 return Ok(stop);
             }

@@ -86,9 +86,9 @@ impl SmpDebugger {
     }
 
     /// Steps vCPUs that stand on a breakpoint off it, one by one and without its byte, while the others hold. Then resumes all.
-    fn go(&mut self, actions: &[ResumeAction]) -> Result<RoundEnd, Error> {
+    fn step_off_and_resume(&mut self, actions: &[ResumeAction]) -> Result<RoundEnd, Error> {
         for (number, action) in actions.iter().enumerate() {
-            let Some(pc) = self.steps_off(number, *action)? else { continue };
+            let Some(pc) = self.breakpoint_to_step_off(number, *action)? else { continue };
             let mut alone = vec![ResumeAction::Hold; actions.len()];
             if let Some(own) = alone.get_mut(number) {
                 *own = ResumeAction::Step;
@@ -111,22 +111,24 @@ impl SmpDebugger {
 
     /// Breakpoint that a vCPU has to step off first: one that was reported to the user. A vCPU that reaches it later, or wakes
     /// up there, is stopped by it.
-    fn steps_off(&self, number: usize, action: ResumeAction) -> Result<Option<u64>, Error> {
+    fn breakpoint_to_step_off(&self, number: usize, action: ResumeAction) -> Result<Option<u64>, Error> {
         if action == ResumeAction::Hold {
             return Ok(None);
         }
         let pc = self.registers(number)?.linear_rip();
         let was_reported = self.reported.get(number).copied().flatten() == Some(pc);
-        let stands = self.breakpoints.contains(&Gva(pc)) && (was_reported || action != ResumeAction::Run);
-        let sleeps =
-            stands && action == ResumeAction::Run && self.vcpu(number).mp_state()? != MpState::Runnable;
-        Ok((stands && !sleeps).then_some(pc))
+        let is_at_breakpoint =
+            self.breakpoints.contains(&Gva(pc)) && (was_reported || action != ResumeAction::Run);
+        let is_halted = is_at_breakpoint
+            && action == ResumeAction::Run
+            && self.vcpu(number).mp_state()? != MpState::Runnable;
+        Ok((is_at_breakpoint && !is_halted).then_some(pc))
     }
 
     /// Runs one round, with all breakpoints in place but `without`.
     fn round(&mut self, actions: &[ResumeAction], without: Option<Gva>) -> Result<RoundEnd, Error> {
         let first = actions.iter().position(|action| *action != ResumeAction::Hold);
-        let Some(first) = first else { return Ok((self.machine.ended, DebugStop::Interrupted)) };
+        let Some(first) = first else { return Ok((self.machine.stopped_vcpu, DebugStop::Interrupted)) };
         self.interrupt_handle.watch_vcpu(self.vcpu(first))?;
         // An interrupt just before this has kicked another vCPU.
         if let Some(stop) = self.stop_check.stop() {
@@ -161,7 +163,7 @@ impl SmpDebugger {
 
     /// Memory with the page tables of a vCPU.
     fn linear_memory(&self, number: usize) -> Result<LinearMemory<'_>, Error> {
-        Ok(LinearMemory::on(&self.machine.board, &self.registers(number)?))
+        Ok(LinearMemory::from_board(&self.machine.board, &self.registers(number)?))
     }
 }
 
@@ -231,17 +233,17 @@ impl DebugTarget for SmpDebugger {
     /// Resumes the vCPUs until one of them has a reason to stop; then all stop.
     fn resume(&mut self, request: &ResumeRequest) -> Result<RoundEnd, Error> {
         let ResumeRequest::Forward(actions) = request else {
-            return Ok((self.machine.ended, DebugStop::HistoryStart));
+            return Ok((self.machine.stopped_vcpu, DebugStop::HistoryStart));
         };
         if let Some(end) = &self.end {
-            return Ok((self.machine.ended, DebugStop::Ended(end.clone())));
+            return Ok((self.machine.stopped_vcpu, DebugStop::Ended(end.clone())));
         }
         let reason = match self.pending.pop_front() {
             Some(reason) => reason,
-            None => self.go(actions)?,
+            None => self.step_off_and_resume(actions)?,
         };
         let (number, stop) = &reason;
-        self.machine.ended = *number;
+        self.machine.stopped_vcpu = *number;
         if let DebugStop::Ended(end) = stop {
             self.end = Some(end.clone());
         }

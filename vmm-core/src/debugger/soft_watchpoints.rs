@@ -20,11 +20,11 @@ const REGISTERS: usize = 4;
 pub(super) struct SoftWatchpoints(Vec<(Breakpoint, Vec<u8>)>);
 
 impl SoftWatchpoints {
-    pub(super) fn of(machine: &Machine, watchpoints: &[Breakpoint]) -> Result<Self, Error> {
+    pub(super) fn new(machine: &Machine, watchpoints: &[Breakpoint]) -> Result<Self, Error> {
         if watchpoints.is_empty() {
             return Ok(Self(Vec::new()));
         }
-        let memory = LinearMemory::of(machine)?;
+        let memory = LinearMemory::from_machine(machine)?;
         Ok(Self(watchpoints.iter().map(|watchpoint| (*watchpoint, content(&memory, *watchpoint))).collect()))
     }
 
@@ -33,13 +33,13 @@ impl SoftWatchpoints {
         if self.0.is_empty() {
             return Ok(None);
         }
-        let memory = LinearMemory::of(machine)?;
+        let memory = LinearMemory::from_machine(machine)?;
         let changed = self.0.iter().find(|(watchpoint, before)| content(&memory, *watchpoint) != *before);
         Ok(changed.map(|(watchpoint, _)| *watchpoint))
     }
 
     /// Replaces [`DebugStop::Step`] by [`DebugStop::Watchpoint`] if the step changed watched memory.
-    pub(super) fn instead_of(&self, stop: DebugStop, machine: &Machine) -> Result<DebugStop, Error> {
+    pub(super) fn check_step(&self, stop: DebugStop, machine: &Machine) -> Result<DebugStop, Error> {
         if stop != DebugStop::Step {
             return Ok(stop);
         }

@@ -19,7 +19,7 @@ const DEBUG_FLAGS: u64 = 1 << 8 | 1 << 16;
 const ACCESSED_AND_DIRTY: u8 = 0x60;
 
 impl<'a> ComparedState<'a> {
-    pub(super) fn of(machine: &'a Machine) -> Result<Self, Error> {
+    pub(super) fn new(machine: &'a Machine) -> Result<Self, Error> {
         Ok(Self {
             regs: machine.processors.bsp().vcpu.regs()?,
             sregs: machine.processors.bsp().vcpu.sregs()?,
@@ -27,7 +27,7 @@ impl<'a> ComparedState<'a> {
         })
     }
 
-    pub(super) fn is_that_of(&self, other: &Machine) -> Result<bool, Error> {
+    pub(super) fn matches(&self, other: &Machine) -> Result<bool, Error> {
         let regs = other.processors.bsp().vcpu.regs()?;
         if regs.rip != self.regs.rip
             || (kvm_regs { rflags: regs.rflags | DEBUG_FLAGS, ..regs })
@@ -36,9 +36,9 @@ impl<'a> ComparedState<'a> {
             return Ok(false);
         }
         let sregs = other.processors.bsp().vcpu.sregs()?;
-        let essence =
+        let compared =
             |s: &kvm_sregs| (s.cr0, s.cr2, s.cr3, s.cr4, s.efer, s.cs.base, s.cs.selector, s.ss.selector);
-        Ok(essence(&sregs) == essence(&self.sregs) && same_memory(self.machine, other))
+        Ok(compared(&sregs) == compared(&self.sregs) && same_memory(self.machine, other))
     }
 }
 

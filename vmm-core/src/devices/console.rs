@@ -18,7 +18,7 @@ pub trait Input: Send {
     fn poll(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
 
     /// Returns true if the input has ended.
-    fn is_over(&self) -> bool;
+    fn has_ended(&self) -> bool;
 }
 
 /// Input without bytes.
@@ -30,7 +30,7 @@ impl Input for NoInput {
         Ok(0)
     }
 
-    fn is_over(&self) -> bool {
+    fn has_ended(&self) -> bool {
         true
     }
 }
@@ -43,14 +43,14 @@ pub struct Console {
     pub input: Box<dyn Input>,
     /// Descriptor that is readable when there is input. Without one, input raises no interrupt and is found when the guest
     /// polls for it.
-    pub arrival: Option<OwnedFd>,
+    pub input_fd: Option<OwnedFd>,
 }
 
 impl Console {
-    /// A console that prints to `output` and has no input.
+    /// Creates a console that prints to `output` and has no input.
     #[must_use]
-    pub fn to(output: impl Write + Send + 'static) -> Self {
-        Self { output: Output::new(output), input: Box::new(NoInput), arrival: None }
+    pub fn with_output(output: impl Write + Send + 'static) -> Self {
+        Self { output: Output::new(output), input: Box::new(NoInput), input_fd: None }
     }
 }
 
@@ -65,7 +65,7 @@ impl fmt::Debug for Console {
 pub struct Output(Arc<Mutex<dyn Write + Send>>);
 
 impl Output {
-    /// An output to `sink`, which decides on buffering.
+    /// Creates an output to `sink`, which decides on buffering.
     #[must_use]
     pub fn new(sink: impl Write + Send + 'static) -> Self {
         Self(Arc::new(Mutex::new(sink)))

@@ -72,5 +72,5 @@ pub(super) fn create(
 ) -> Result<CreatedDevice, DeviceError> {
     let supplied = resources.custom.get(index).filter(|custom| custom.spec.name == name);
     let supplied = supplied.ok_or_else(|| DeviceError::NotSupplied { name: name.to_owned() })?;
-    Ok(CreatedDevice { device: (supplied.make)(line), arrival: None })
+    Ok(CreatedDevice { device: (supplied.make)(line), input_fd: None })
 }

@@ -136,7 +136,7 @@ impl Hypercall {
     }
 
     /// Writes NUL-terminated text to the guest's buffer, cut to its size.
-    fn give_text(&mut self, start: Gva, text: &[u8], guest: &dyn Guest) -> HypercallStatus {
+    fn write_string(&mut self, start: Gva, text: &[u8], guest: &dyn Guest) -> HypercallStatus {
         let room = usize::try_from(self.registers.length).unwrap_or(usize::MAX).min(text.len());
         let cut = room < text.len();
         let mut given = text.get(..room).unwrap_or_default().to_vec();
@@ -179,11 +179,11 @@ impl Hypercall {
             }
             0x18 => {
                 let text = format!("{}\0", guest.exits());
-                self.give_text(address, text.as_bytes(), guest)
+                self.write_string(address, text.as_bytes(), guest)
             }
             0x1c => {
                 let arguments = std::mem::take(&mut self.arguments);
-                let status = self.give_text(address, &arguments, guest);
+                let status = self.write_string(address, &arguments, guest);
                 self.arguments = arguments;
                 status
             }

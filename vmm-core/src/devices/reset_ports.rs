@@ -35,7 +35,7 @@ pub(super) const SYSTEM_CONTROL: DeviceInfo = DeviceInfo {
 /// Resets when it changes from 0 to 1.
 const RESET: u8 = 1 << 2;
 /// Bits that keep the written value: full reset, hard reset.
-const KEPT: u8 = 0x0a;
+const WRITABLE_BITS: u8 = 0x0a;
 
 /// Reset control register, port 0xcf9.
 #[derive(Debug, Default)]
@@ -57,7 +57,7 @@ impl Device for ResetControl {
 
     fn write(&mut self, _: u64, data: &[u8], _: &dyn Guest) -> io::Result<Action> {
         let Some(byte) = data.first() else { return Ok(Action::Continue) };
-        self.value = byte & KEPT;
+        self.value = byte & WRITABLE_BITS;
         Ok(if byte & RESET == 0 { Action::Continue } else { Action::Reset })
     }
 

@@ -49,13 +49,13 @@ impl DeviceResources<'_> {
 pub(crate) struct CreatedDevice {
     pub(crate) device: SharedDevice,
     /// Descriptor that becomes readable when [`Device::poll_input`] has something to do.
-    pub(crate) arrival: Option<OwnedFd>,
+    pub(crate) input_fd: Option<OwnedFd>,
 }
 
 impl CreatedDevice {
     /// A device that waits for nothing.
     pub(crate) fn new(device: impl Device + 'static) -> Self {
-        Self { device: Arc::new(Mutex::new(device)), arrival: None }
+        Self { device: Arc::new(Mutex::new(device)), input_fd: None }
     }
 }
 

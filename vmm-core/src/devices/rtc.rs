@@ -107,20 +107,20 @@ pub struct Rtc {
     /// True if the line was raised and register C has not been read since.
     raised: bool,
     line: IrqLine,
-    wire: AlarmHandle,
+    alarm: AlarmHandle,
     /// Host timer; `None` if the line is not connected.
     timer: Option<Timer>,
 }
 
 impl Rtc {
-    /// A clock with the machine's memory sizes. It reports its alarm to `wire` if `line` is connected.
+    /// Creates a clock with the machine's memory sizes. It reports its alarm to `alarm` if `line` is connected.
     ///
     /// # Errors
     /// Errors of creating a host timer.
-    pub fn new(sizes: MemorySizes, line: IrqLine, wire: AlarmHandle) -> io::Result<Self> {
+    pub fn new(sizes: MemorySizes, line: IrqLine, alarm: AlarmHandle) -> io::Result<Self> {
         let timer = line.is_connected().then(Timer::new).transpose()?;
         let mut rtc =
-            Self { index: 0, memory: [0; 128], flags: 0, seen: now(), raised: false, line, wire, timer };
+            Self { index: 0, memory: [0; 128], flags: 0, seen: now(), raised: false, line, alarm, timer };
         rtc.set(STATUS_A, DEFAULT_A);
         rtc.set(STATUS_B, HOURS_24);
         // Equipment: a floating-point unit, no keyboard, no display.
@@ -182,7 +182,7 @@ impl Rtc {
                 self.get(STATUS_A) | updating
             }
             STATUS_C => {
-                self.look(now);
+                self.update_flags(now);
                 let request = if self.wants_interrupt() { REQUEST } else { 0 };
                 self.raised = false;
                 std::mem::take(&mut self.flags) | request
@@ -193,7 +193,7 @@ impl Rtc {
     }
 
     /// Adds the events up to `now` to the flags.
-    fn look(&mut self, now: Duration) {
+    fn update_flags(&mut self, now: Duration) {
         self.flags |= self.events().between(self.seen, now);
         self.seen = now;
     }
@@ -203,9 +203,9 @@ impl Rtc {
     }
 
     /// Raises the interrupt or sets the timer for the next one, after a change of registers.
-    fn tell(&mut self, now: Duration) -> io::Result<()> {
+    fn update_interrupt(&mut self, now: Duration) -> io::Result<()> {
         let Some(timer) = &self.timer else { return Ok(()) };
-        self.announce();
+        self.report_alarm();
         if self.raised {
             return timer.set(None);
         }
@@ -218,10 +218,10 @@ impl Rtc {
     }
 
     /// Reports the enabled alarm. An alarm without a connected line wakes no machine.
-    fn announce(&self) {
+    fn report_alarm(&self) {
         let events = self.events();
         let on = self.timer.is_some() && events.updates && self.get(STATUS_B) & ALARM != 0;
-        self.wire.set(Some(events.alarm).filter(|_| on));
+        self.alarm.set(Some(events.alarm).filter(|_| on));
     }
 
     fn events(&self) -> Events {
@@ -256,7 +256,7 @@ impl Device for Rtc {
             let now = now();
             *byte = self.register(self.index, now);
             if self.index == STATUS_C {
-                self.tell(now)?;
+                self.update_interrupt(now)?;
             }
         }
         Ok(Action::Continue)
@@ -272,10 +272,10 @@ impl Device for Rtc {
                 (_, register) => {
                     let now = now();
                     // Events so far belong to the old settings.
-                    self.look(now);
+                    self.update_flags(now);
                     let value = if register == STATUS_A { byte & !UPDATE_IN_PROGRESS } else { *byte };
                     self.set(register, value);
-                    self.tell(now)?;
+                    self.update_interrupt(now)?;
                 }
             }
         }
@@ -284,8 +284,8 @@ impl Device for Rtc {
 
     fn poll_input(&mut self) -> io::Result<InputStatus> {
         let now = now();
-        self.look(now);
-        self.tell(now)?;
+        self.update_flags(now);
+        self.update_interrupt(now)?;
         Ok(InputStatus::Consumed)
     }
 
@@ -298,7 +298,7 @@ impl Device for Rtc {
         let SavedRtc { index, memory, flags, seen, raised } = from_bytes(state)?;
         self.memory = memory.try_into().map_err(|_| StateMismatch)?;
         (self.index, self.flags, self.seen, self.raised) = (index, flags, seen, raised);
-        self.announce();
+        self.report_alarm();
         // Pending interrupts are raised as soon as the machine runs. The kernel accepts a time in the past.
         if let Some(timer) = &self.timer {
             let _ = timer.set(Some(Duration::ZERO));

@@ -77,7 +77,7 @@ impl Serial {
             return Ok(InputStatus::Full);
         }
         if count == 0 {
-            return Ok(if self.input.is_over() { InputStatus::Closed } else { InputStatus::Consumed });
+            return Ok(if self.input.has_ended() { InputStatus::Closed } else { InputStatus::Consumed });
         }
         match self.uart.enqueue_raw_bytes(buffer.get(..count).unwrap_or_default()) {
             // In loopback mode the receiver is connected to the sender only, so input is lost, as on hardware.
@@ -150,7 +150,7 @@ mod tests {
             Ok(count)
         }
 
-        fn is_over(&self) -> bool {
+        fn has_ended(&self) -> bool {
             self.0.is_empty()
         }
     }
@@ -192,7 +192,7 @@ mod tests {
                 Ok(buffer.len())
             }
 
-            fn is_over(&self) -> bool {
+            fn has_ended(&self) -> bool {
                 false
             }
         }

@@ -35,7 +35,7 @@ use crate::devices::resources::{CreatedDevice, DeviceError, DeviceResources};
 use crate::spec::virtio::{FIRST_WINDOW, LINES, WINDOW_LENGTH};
 use crate::spec::{BlockAccess, VirtioSpec};
 use device::VirtioDevice;
-use memory::Reachable;
+use memory::DmaMemory;
 #[cfg(test)]
 pub(crate) use state::SavedVirtio;
 use transport::Transport;
@@ -70,21 +70,21 @@ pub(super) fn create(
     line: IrqLine,
     resources: &mut DeviceResources<'_>,
 ) -> Result<CreatedDevice, DeviceError> {
-    let mut arrival = None;
+    let mut input_fd = None;
     let device: Box<dyn VirtioDevice> = match resources.spec.devices.virtio.get(index) {
         Some(VirtioSpec::Block(spec)) => Box::new(block::VirtioBlock::new(spec)?),
         Some(VirtioSpec::Console { input }) => {
             let input = resources.input.take_if(|_| *input);
             let (input, readable) = input.unzip();
-            arrival = readable.flatten();
+            input_fd = readable.flatten();
             Box::new(console::VirtioConsole::new(resources.output.clone(), input))
         }
         Some(VirtioSpec::Entropy) => Box::new(entropy::VirtioEntropy),
         None => return Err(DeviceError::NotSupplied { name: format!("virtio device {}", index + 1) }),
     };
-    let memory = Reachable::new(resources.memory.clone(), resources.read_only);
-    let arrival = arrival.filter(|_| line.is_connected());
-    Ok(CreatedDevice { arrival, ..CreatedDevice::new(Transport::new(device, memory, line)) })
+    let memory = DmaMemory::new(resources.memory.clone(), resources.read_only);
+    let input_fd = input_fd.filter(|_| line.is_connected());
+    Ok(CreatedDevice { input_fd, ..CreatedDevice::new(Transport::new(device, memory, line)) })
 }
 
 /// Returns the name of the first device whose part in a run cannot be repeated: its disk has changed, or its input came from

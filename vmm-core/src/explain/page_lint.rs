@@ -85,18 +85,18 @@ impl PageLint {
     }
 }
 
-/// Returns all lints, in the order of [`PageLint`]. `there` holds the ranges of memory and devices.
+/// Returns all lints, in the order of [`PageLint`]. `populated` holds the ranges of memory and devices.
 #[must_use]
-pub fn lint(mappings: &Mappings, there: &[GpaRange], kernel: &[KernelStructure]) -> Vec<PageLint> {
-    let mut there = there.to_vec();
-    there.sort();
+pub fn lint(mappings: &Mappings, populated: &[GpaRange], kernel: &[KernelStructure]) -> Vec<PageLint> {
+    let mut populated = populated.to_vec();
+    populated.sort();
     let ranges = &mappings.ranges;
     let mut findings = Vec::new();
     let both = ranges.iter().filter(|range| range.access.writable && range.access.executable);
     findings.extend(both.copied().map(PageLint::WritableExecutable));
     findings.extend(ranges.iter().flat_map(|range| user_visible(range, kernel)));
     findings.extend(aliases(ranges));
-    findings.extend(ranges.iter().flat_map(|range| nothing_there(range, &there)));
+    findings.extend(ranges.iter().flat_map(|range| unpopulated_pages(range, &populated)));
     findings.extend(mappings.broken.iter().copied().map(PageLint::Broken));
     findings
 }
@@ -143,8 +143,8 @@ fn aliases(ranges: &[MappedRange]) -> Vec<PageLint> {
     found
 }
 
-fn nothing_there(range: &MappedRange, there: &[GpaRange]) -> Vec<PageLint> {
-    let holes = range.physical().map(|physical| physical.without(there)).unwrap_or_default();
+fn unpopulated_pages(range: &MappedRange, populated: &[GpaRange]) -> Vec<PageLint> {
+    let holes = range.physical().map(|physical| physical.without(populated)).unwrap_or_default();
     holes
         .into_iter()
         .map(|hole| PageLint::MapsNothing { gva: range.gva_of(hole.start()), physical: hole })

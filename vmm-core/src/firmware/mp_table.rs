@@ -15,7 +15,7 @@ const LOCAL_APIC_VERSION: u8 = 0x14;
 const IOAPIC_VERSION: u8 = 0x11;
 /// CPU flags: enabled; bootstrap processor.
 const ENABLED: u8 = 1 << 0;
-const BOOTS: u8 = 1 << 1;
+const BOOTSTRAP: u8 = 1 << 1;
 /// CPU signature and feature flags: a Pentium Pro with FPU and APIC.
 const SIGNATURE: u32 = 0x600;
 const FEATURES: u32 = 0x201;
@@ -26,10 +26,10 @@ const INT: u8 = 0;
 const NMI: u8 = 1;
 const EXT_INT: u8 = 3;
 /// Flags of an interrupt: conforming to the bus; active high and level-triggered.
-const AS_THE_BUS: u16 = 0;
+const CONFORMS_TO_BUS: u16 = 0;
 const HIGH_LEVEL: u16 = 0x0d;
 /// All local APICs.
-const ALL: u8 = 0xff;
+const ALL_APICS: u8 = 0xff;
 /// Maximum number of CPUs: IDs have a byte, and 255 means all.
 const MAX_CPUS: u32 = 255;
 
@@ -58,19 +58,19 @@ fn entries(spec: &MachineSpec) -> Vec<Vec<u8>> {
             // KVM routes each interrupt to the IOAPIC input of the same number. That includes the timer, which is at
             // input 2 on most boards. Line 2 is the second PIC's.
             for irq in (0..16u8).filter(|irq| *irq != 2) {
-                let flags = if u16::from(irq) == SCI { HIGH_LEVEL } else { AS_THE_BUS };
+                let flags = if u16::from(irq) == SCI { HIGH_LEVEL } else { CONFORMS_TO_BUS };
                 entries.push(interrupt(3, INT, flags, irq, IOAPIC_ID, irq));
             }
             // The PICs are connected to input 0 of the bootstrap processor.
-            entries.push(interrupt(4, EXT_INT, AS_THE_BUS, 0, 0, 0));
+            entries.push(interrupt(4, EXT_INT, CONFORMS_TO_BUS, 0, 0, 0));
         }
     }
-    entries.push(interrupt(4, NMI, AS_THE_BUS, 0, ALL, 1));
+    entries.push(interrupt(4, NMI, CONFORMS_TO_BUS, 0, ALL_APICS, 1));
     entries
 }
 
 fn processor(id: u8) -> Vec<u8> {
-    let flags = if id == 0 { ENABLED | BOOTS } else { ENABLED };
+    let flags = if id == 0 { ENABLED | BOOTSTRAP } else { ENABLED };
     let mut entry = vec![0, id, LOCAL_APIC_VERSION, flags];
     entry.extend(SIGNATURE.to_le_bytes());
     entry.extend(FEATURES.to_le_bytes());

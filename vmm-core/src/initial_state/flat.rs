@@ -31,7 +31,7 @@ pub(super) fn segments(
     let limit = u32::try_from(tss.size() - 1).unwrap_or(u32::MAX);
     let tss_descriptor = SegmentDescriptor::tss(tss.start().0, limit, quirks.tr_type);
     let gdt = Gdt::new(boot.mode, tss_descriptor).ordered(boot.gdt_layout);
-    let (code, data) = GdtSlot::of_ring(boot.ring);
+    let (code, data) = GdtSlot::from_ring(boot.ring);
     sregs.cs = gdt.segment(code);
     for segment in [&mut sregs.ds, &mut sregs.es, &mut sregs.fs, &mut sregs.gs, &mut sregs.ss] {
         *segment = gdt.segment(data);

@@ -20,18 +20,18 @@ pub(super) struct AddressSpace {
     /// Memory, sorted by address.
     pub(super) memory: Vec<LayoutRegion>,
     /// KVM's pages and devices, which no memory may overlap.
-    pub(super) outside: Vec<LayoutEntry>,
+    pub(super) reserved: Vec<LayoutEntry>,
 }
 
 impl AddressSpace {
     /// Collects memory, KVM's pages and devices; those that are invalid become problems.
     pub(super) fn new(spec: &MachineSpec, problems: &mut Vec<LayoutProblem>) -> Self {
-        Self { memory: memory(spec, problems), outside: outside(spec, problems) }
+        Self { memory: memory(spec, problems), reserved: reserved(spec, problems) }
     }
 
     /// Returns the ranges that a page can map: memory and devices, sorted by address.
     pub(super) fn mappable(&self) -> Vec<GpaRange> {
-        let devices = self.outside.iter().filter(|placed| matches!(placed.owner, RangeOwner::Device(_)));
+        let devices = self.reserved.iter().filter(|placed| matches!(placed.owner, RangeOwner::Device(_)));
         let mut spans: Vec<GpaRange> = self.memory.iter().map(|region| region.range).collect();
         spans.extend(devices.map(|placed| placed.range));
         spans.sort();
@@ -72,19 +72,19 @@ fn memory(spec: &MachineSpec, problems: &mut Vec<LayoutProblem>) -> Vec<LayoutRe
 }
 
 /// Returns KVM's own pages and the devices in the address space.
-fn outside(spec: &MachineSpec, problems: &mut Vec<LayoutProblem>) -> Vec<LayoutEntry> {
-    let mut outside = Vec::new();
+fn reserved(spec: &MachineSpec, problems: &mut Vec<LayoutProblem>) -> Vec<LayoutEntry> {
+    let mut reserved = Vec::new();
     let address = spec.tss_address;
     if !address.is_aligned(PAGE_SIZE) {
         problems.push(LayoutProblem::TssAddressMisaligned(address));
     }
     match GpaRange::new(address, 3 * PAGE_SIZE) {
         Some(range) if range.end().0 <= 1 << 32 => {
-            outside.push(LayoutEntry { range, owner: RangeOwner::TssPages });
+            reserved.push(LayoutEntry { range, owner: RangeOwner::TssPages });
         }
         Some(_) | None => problems.push(LayoutProblem::TssAddressTooHigh(address)),
     }
-    outside.extend(
+    reserved.extend(
         GpaRange::new(IDENTITY_MAP, PAGE_SIZE)
             .map(|range| LayoutEntry { range, owner: RangeOwner::IdentityMap }),
     );
@@ -95,9 +95,9 @@ fn outside(spec: &MachineSpec, problems: &mut Vec<LayoutProblem>) -> Vec<LayoutE
     });
     for (name, at, size) in windows.chain(controllers(spec.interrupts)) {
         let owner = RangeOwner::Device(name.to_owned());
-        outside.extend(bounded(owner, at, size, PHYSICAL_END, problems));
+        reserved.extend(bounded(owner, at, size, PHYSICAL_END, problems));
     }
-    outside
+    reserved
 }
 
 /// Returns the kernel's interrupt controllers in the address space (SDM vol. 3, 10.4.1; 82093AA, 3.0).

@@ -29,16 +29,16 @@ pub(super) fn check(spec: &MachineSpec, occupied: &[LayoutEntry]) -> Result<Chec
     inside.extend(pinned::stack(spec, &bus, &inside, &mut problems));
 
     // Memory may not touch KVM's pages and devices. What lies in memory may not touch anything else.
-    let outside = || bus.outside.iter().cloned();
-    problems.extend(overlaps(bus.regions().chain(outside()).collect()));
-    for problem in overlaps(outside().chain(inside.iter().cloned()).collect()) {
+    let reserved = || bus.reserved.iter().cloned();
+    problems.extend(overlaps(bus.regions().chain(reserved()).collect()));
+    for problem in overlaps(reserved().chain(inside.iter().cloned()).collect()) {
         // Two devices on one address were found by the first search already.
         if !problems.contains(&problem) {
             problems.push(problem);
         }
     }
     for placed in &inside {
-        if !bus.outside.iter().any(|other| other.range.overlaps(placed.range)) {
+        if !bus.reserved.iter().any(|other| other.range.overlaps(placed.range)) {
             problems.extend(memory_problem(placed, &bus));
         }
     }
@@ -49,7 +49,7 @@ pub(super) fn check(spec: &MachineSpec, occupied: &[LayoutEntry]) -> Result<Chec
     }
     LayoutError::unless_empty(problems)?;
 
-    let mut fixed = bus.outside.clone();
+    let mut fixed = bus.reserved.clone();
     fixed.extend(inside);
     fixed.sort_by_key(|placed| placed.range);
     Ok(Checked { bus, fixed })

@@ -41,8 +41,8 @@ pub(crate) struct Board {
     pub(crate) mmio: Bus,
     pub(crate) output: Output,
     /// Devices that wait for input or a point in time, on a machine with interrupts.
-    pub(crate) receivers: Vec<InputSource>,
-    pub(crate) landing: Option<TrapPage>,
+    pub(crate) input_sources: Vec<InputSource>,
+    pub(crate) trap_page: Option<TrapPage>,
     /// CPU features that the guest sees.
     pub(crate) cpu: CpuTraits,
     /// Devices of the library's user, for copies of the machine.
@@ -52,12 +52,12 @@ pub(crate) struct Board {
 /// A device that waits for input or a point in time, and the descriptor that is readable then.
 pub(crate) struct InputSource {
     pub(crate) device: SharedDevice,
-    pub(crate) source: std::os::fd::OwnedFd,
+    pub(crate) fd: std::os::fd::OwnedFd,
 }
 
 impl std::fmt::Debug for InputSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("InputSource").field("source", &self.source).finish_non_exhaustive()
+        f.debug_struct("InputSource").field("fd", &self.fd).finish_non_exhaustive()
     }
 }
 
@@ -69,7 +69,7 @@ impl Board {
         layout: Layout,
         console: Console,
         custom: Vec<CustomDevice>,
-        landing: Option<TrapPage>,
+        trap_page: Option<TrapPage>,
         cpu: CpuTraits,
     ) -> Result<Self, Error> {
         let read_only: Vec<GpaRange> =
@@ -79,7 +79,19 @@ impl Board {
         if needs_bios_pics(&spec) {
             pc::init_pics(vm)?;
         }
-        let Buses { ports, mmio, receivers } = Buses::new(vm, &spec, &read_only, console, &custom)?;
-        Ok(Self { spec, layout, memory, read_only, ports, mmio, output, receivers, landing, cpu, custom })
+        let Buses { ports, mmio, input_sources } = Buses::new(vm, &spec, &read_only, console, &custom)?;
+        Ok(Self {
+            spec,
+            layout,
+            memory,
+            read_only,
+            ports,
+            mmio,
+            output,
+            input_sources,
+            trap_page,
+            cpu,
+            custom,
+        })
     }
 }

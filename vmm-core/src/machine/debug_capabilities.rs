@@ -290,7 +290,7 @@ impl<'a> DebugProbe<'a> {
 
     fn machine(&self, code: &[u8]) -> Result<Machine, Error> {
         let guest = FlatImage { address: Gpa(GUEST_ADDRESS), bytes: code };
-        Machine::build(self.kvm, self.spec.clone(), &guest, Console::to(io::sink()))
+        Machine::build(self.kvm, self.spec.clone(), &guest, Console::with_output(io::sink()))
     }
 
     /// Runs with one debug register up to the first debug event; returns the address of the next instruction then, and `None`

@@ -16,7 +16,7 @@ use crate::spec::mode::Ring;
 use crate::spec::{CpuidPolicy, Interrupts, MachineSpec, MemoryRegion};
 
 /// The leaf that announces a feature, the register in it, and the bit (SDM vol. 2, CPUID).
-const fn announced_in(feature: RequiredFeature) -> (u32, Register, u32) {
+const fn cpuid_bit(feature: RequiredFeature) -> (u32, Register, u32) {
     match feature {
         RequiredFeature::Nx => (0x8000_0001, Register::Edx, 1 << 20),
         RequiredFeature::Page1G => (0x8000_0001, Register::Edx, 1 << 26),
@@ -43,12 +43,12 @@ pub(crate) fn cpuid(
     spec: &MachineSpec,
     needs: &[RequiredFeature],
 ) -> Result<Option<CpuId>, Error> {
-    if !asks_for_cpuid(spec, needs) {
+    if !sets_cpuid(spec, needs) {
         return Ok(None);
     }
     let supported = kvm.supported_cpuid()?;
     for feature in needs {
-        let (leaf, register, bit) = announced_in(*feature);
+        let (leaf, register, bit) = cpuid_bit(*feature);
         let found = supported.as_slice().iter().any(|entry| {
             let value = match register {
                 Register::Ecx => entry.ecx,
@@ -67,7 +67,7 @@ pub(crate) fn cpuid(
             cpuid::apply_changes(&mut cpuid, &spec.cpuid_changes);
             Ok(Some(cpuid))
         }
-        CpuidPolicy::None => cut_down(&supported, needs).map(Some),
+        CpuidPolicy::None => required_leaves(&supported, needs).map(Some),
     }
 }
 
@@ -78,7 +78,7 @@ fn has_deadline_timer(kvm: &Kvm, spec: &MachineSpec) -> bool {
 }
 
 /// Returns true if CPUID is set on the vCPUs of this machine.
-pub(crate) fn asks_for_cpuid(spec: &MachineSpec, needs: &[RequiredFeature]) -> bool {
+pub(crate) fn sets_cpuid(spec: &MachineSpec, needs: &[RequiredFeature]) -> bool {
     let end = |region: &MemoryRegion| region.address.0.saturating_add(region.size);
     let far = spec.memory.iter().any(|region| end(region) > DEFAULT_ADDRESS_END);
     spec.cpuid != CpuidPolicy::None || !needs.is_empty() || far
@@ -95,7 +95,7 @@ pub(crate) struct CpuTraits {
 
 impl CpuTraits {
     /// Properties that KVM assumes for a guest with this CPUID.
-    pub(crate) fn of(cpuid: Option<&CpuId>) -> Self {
+    pub(crate) fn from_cpuid(cpuid: Option<&CpuId>) -> Self {
         let leaf = |number| cpuid?.as_slice().iter().find(|entry| entry.function == number);
         let width = leaf(0x8000_0008).map(|entry| (entry.eax & 0xff).min(52));
         // The first four letters of "AuthenticAMD" and "HygonGenuine" (CPUID 0, EBX).
@@ -105,14 +105,14 @@ impl CpuTraits {
 }
 
 /// The leaves that say how far leaves go and how wide addresses are, and those of the features, with their bits alone.
-fn cut_down(supported: &CpuId, needs: &[RequiredFeature]) -> Result<CpuId, Error> {
+fn required_leaves(supported: &CpuId, needs: &[RequiredFeature]) -> Result<CpuId, Error> {
     let keep = |entry: &kvm_cpuid_entry2| {
         let mut kept = *entry;
         if matches!(entry.function, 0 | 0x8000_0000 | 0x8000_0008) {
             return Some(kept);
         }
         (kept.eax, kept.ebx, kept.ecx, kept.edx) = (0, 0, 0, 0);
-        for (leaf, register, bit) in needs.iter().map(|feature| announced_in(*feature)) {
+        for (leaf, register, bit) in needs.iter().map(|feature| cpuid_bit(*feature)) {
             if (entry.function, entry.index) == (leaf, 0) {
                 match register {
                     Register::Ecx => kept.ecx |= entry.ecx & bit,

@@ -16,7 +16,7 @@ use crate::machine::error::Error;
 /// Times from one fault to the next that count as slow. The kernel maps up to 16 pages of a file at a time for itself,
 /// and counts one fault for them; the guest takes one for each. With VT-x or SVM that is some 20 us in all, and 370 us in ring 3
 /// on kvm-pvm: copying as much takes 30. A guest that faults less often has other things to do.
-const SLOW: Range<Duration> = Duration::from_micros(100)..Duration::from_millis(1);
+const SLOW_FAULT_TIME: Range<Duration> = Duration::from_micros(100)..Duration::from_millis(1);
 
 /// Bytes of files for each slow fault that is needed for a copy: the guest has touched a 256th of the files then.
 const BYTES_PER_FAULT: u64 = 16 << 20;
@@ -36,8 +36,8 @@ pub(crate) struct OverlayPromotion {
     /// Time of the last check, and the number of faults then.
     last_check: (Instant, u64),
     /// Slow faults so far, and the number that is enough for a copy.
-    slow: u64,
-    enough: u64,
+    slow_faults: u64,
+    threshold: u64,
 }
 
 impl OverlayPromotion {
@@ -47,14 +47,14 @@ impl OverlayPromotion {
         if bytes == 0 {
             return Ok(None);
         }
-        let (now, enough) = (Instant::now(), MIN_FAULTS.max(bytes / BYTES_PER_FAULT));
+        let (now, threshold) = (Instant::now(), MIN_FAULTS.max(bytes / BYTES_PER_FAULT));
         Ok(Some(Self {
             alarm: KickTimer::new(MIN_INTERVAL)?,
             due: now + MIN_INTERVAL,
             interval: MIN_INTERVAL,
             last_check: (now, minor_faults()),
-            slow: 0,
-            enough,
+            slow_faults: 0,
+            threshold,
         }))
     }
 
@@ -69,10 +69,10 @@ impl OverlayPromotion {
         let (then, before) = std::mem::replace(&mut self.last_check, (now, faults));
         let new = faults.saturating_sub(before);
         let each = u32::try_from(new).ok().and_then(|new| (now - then).checked_div(new));
-        if each.is_some_and(|each| SLOW.contains(&each)) {
-            self.slow = self.slow.saturating_add(new);
+        if each.is_some_and(|each| SLOW_FAULT_TIME.contains(&each)) {
+            self.slow_faults = self.slow_faults.saturating_add(new);
         }
-        if self.slow >= self.enough {
+        if self.slow_faults >= self.threshold {
             vm.promote_overlays()?;
             return Ok(true);
         }

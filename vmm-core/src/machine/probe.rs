@@ -74,7 +74,7 @@ impl ModeProbe {
     #[must_use]
     pub fn run(&self, kvm: &Kvm) -> ProbeResult {
         let guest = FlatImage { address: Gpa(GUEST_ADDRESS), bytes: &GUEST };
-        let built = Machine::build(kvm, self.spec.clone(), &guest, Console::to(io::sink()));
+        let built = Machine::build(kvm, self.spec.clone(), &guest, Console::with_output(io::sink()));
         match built.and_then(|mut machine| machine.run()) {
             Ok(outcome) if outcome.end == (End::Exit { code: 0 }) => ProbeResult::Works,
             Ok(outcome) => ProbeResult::Failed(outcome.end),

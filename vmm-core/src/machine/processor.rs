@@ -237,7 +237,7 @@ impl<V: ServedVcpu> Processor<V> {
 
     /// End of the run after a HLT: the guest's own, or that of a stub on the ring-3 trap page.
     pub(crate) fn halted(&self, board: &Board, regs: &kvm_regs) -> End {
-        match board.landing.and_then(|landing| landing.vector(Gva(regs.rip))) {
+        match board.trap_page.and_then(|trap_page| trap_page.vector(Gva(regs.rip))) {
             Some(EXIT_VECTOR) => End::Ring3Exit,
             Some(vector) => End::Exception { vector, frame: frame(board, vector, regs) },
             None => End::Halt { interrupts: has_interrupts_on(regs) },

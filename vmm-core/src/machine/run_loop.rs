@@ -82,7 +82,7 @@ impl Machine {
     fn run_turns(&mut self, control: &mut RunControl<'_, '_>) -> Result<End, Error> {
         if self.board.spec.interrupts != Interrupts::None {
             let (end, vcpu) = smp::run(self, control)?;
-            self.ended = vcpu;
+            self.stopped_vcpu = vcpu;
             return Ok(end);
         }
         let (board, bsp) = (&self.board, self.processors.bsp_mut());

@@ -41,7 +41,7 @@ impl MachineConfig {
         Self {
             spec: board.spec.clone(),
             layout: board.layout.clone(),
-            trap_page: board.landing,
+            trap_page: board.trap_page,
             cpuid: machine.cpuid.clone(),
             custom: board.custom.clone(),
         }

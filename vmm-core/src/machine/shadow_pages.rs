@@ -11,10 +11,10 @@ use crate::machine::host;
 use crate::spec::MachineSpec;
 
 /// Name of KVM's counter of shadow pages made so far.
-const MADE: &str = "mmu_cache_miss";
+const CREATED_STAT: &str = "mmu_cache_miss";
 
 /// Shadow pages without content: one is made for the guest's top-level table in any case.
-const TOP: u64 = 1;
+const TOP_LEVEL: u64 = 1;
 
 /// Count of a VM's shadow pages.
 #[derive(Debug, Default)]
@@ -31,22 +31,22 @@ impl ShadowPages {
         if !host::shadows_page_tables() {
             return Ok(true);
         }
-        let made = self.made(vm);
-        if made.is_some_and(|made| made.saturating_sub(self.invalidated) <= TOP) {
+        let created = self.created(vm);
+        if created.is_some_and(|created| created.saturating_sub(self.invalidated) <= TOP_LEVEL) {
             return Ok(false);
         }
         for (number, _) in (0..).zip(&spec.memory) {
             vm.recreate_slot(number)?;
         }
-        self.invalidated = made.unwrap_or(0);
+        self.invalidated = created.unwrap_or(0);
         Ok(true)
     }
 
     /// `None` where the kernel does not count, or does not say.
-    fn made(&mut self, vm: &Vm) -> Option<u64> {
+    fn created(&mut self, vm: &Vm) -> Option<u64> {
         if self.counters.is_none() {
             self.counters = vm.stats().ok();
         }
-        self.counters.as_ref()?.counter(MADE).ok()?
+        self.counters.as_ref()?.counter(CREATED_STAT).ok()?
     }
 }

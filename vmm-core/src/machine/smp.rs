@@ -35,11 +35,11 @@ use crate::machine::run_loop::RunControl;
 use crate::machine::suspend::{self, SuspendTimes};
 use crate::machine::turn::{ExitHooks, ExitOutcome};
 
-/// What the threads share during a run.
+/// State that the threads of a run share.
 struct Run<'a, 'b, 'o> {
     board: &'a Board,
     /// Results of the vCPU threads; the first one counts.
-    all: StopBarrier<Result<Ended, Error>>,
+    barrier: StopBarrier<Result<Ended, Error>>,
     /// Exits of all vCPUs, without signals and debug events.
     exits: AtomicU64,
     /// Limits and observers of all vCPUs, which see one exit at a time.
@@ -53,25 +53,25 @@ pub(crate) type Ended = (End, usize);
 
 /// Runs the machine until it ends, dies, or is stopped by a limit.
 pub(crate) fn run(machine: &mut Machine, control: &mut RunControl<'_, '_>) -> Result<Ended, Error> {
-    let Machine { board, processors, sleeps, .. } = machine;
+    let Machine { board, processors, suspend_times, .. } = machine;
     let run = Run {
         board,
-        all: StopBarrier::new(processors.iter())?,
+        barrier: StopBarrier::new(processors.iter())?,
         exits: AtomicU64::new(0),
         observed: !control.observers.is_empty(),
         control: Mutex::new(control),
     };
-    let listener = io_thread::StopEvent::new()?;
+    let stop_event = io_thread::StopEvent::new()?;
     thread::scope(|scope| {
-        if !run.board.receivers.is_empty() {
+        if !run.board.input_sources.is_empty() {
             scope.spawn(|| {
-                if let Err(error) = io_thread::listen(&run.board.receivers, &listener) {
-                    run.all.settle(Err(Error::Console(error)));
+                if let Err(error) = io_thread::run(&run.board.input_sources, &stop_event) {
+                    run.barrier.stop_with(Err(Error::Console(error)));
                 }
             });
         }
-        let result = run.rounds(processors, sleeps);
-        listener.stop();
+        let result = run.run_until_result(processors, suspend_times);
+        stop_event.stop();
         result
     })
 }
@@ -101,7 +101,7 @@ impl ExitHooks for ThreadHooks<'_, '_, '_, '_> {
             if let Some(timer) = self.idle_timer.as_deref_mut().filter(|timer| timer.is_due()) {
                 // Only a BSP that can never wake by itself is reason enough to stop the APs.
                 if idle::is_idle_forever(run.board, view.vcpu)? {
-                    run.all.stop();
+                    run.barrier.stop();
                 } else {
                     timer.relax()?;
                 }
@@ -129,26 +129,30 @@ impl ExitHooks for ThreadHooks<'_, '_, '_, '_> {
 
 impl<'a, 'b, 'o> Run<'a, 'b, 'o> {
     /// Runs all vCPUs until one has a result. They run again after each stop that only checked whether they are idle.
-    fn rounds(&self, processors: &mut Processors, sleeps: &mut SuspendTimes) -> Result<Ended, Error> {
+    fn run_until_result(
+        &self,
+        processors: &mut Processors,
+        suspend_times: &mut SuspendTimes,
+    ) -> Result<Ended, Error> {
         let mut idle_timer = IdleTimer::start()?;
         loop {
             thread::scope(|scope| {
                 let (bsp, aps) = processors.split_mut();
                 for ap in aps {
-                    scope.spawn(|| self.work(ap, None));
+                    scope.spawn(|| self.run_vcpu(ap, None));
                 }
-                self.work(bsp, Some(&mut idle_timer));
+                self.run_vcpu(bsp, Some(&mut idle_timer));
             });
-            match self.all.take().into_iter().next() {
+            match self.barrier.take().into_iter().next() {
                 Some(Ok((End::Suspend(Suspend::Until(wake)), _))) => {
                     let began = Instant::now();
-                    let end = self.suspended(processors, wake)?;
-                    sleeps.total += began.elapsed();
-                    sleeps.now = end.is_some();
+                    let end = self.wait_for_wake(processors, wake)?;
+                    suspend_times.total += began.elapsed();
+                    suspend_times.suspended = end.is_some();
                     if let Some(end) = end {
                         return Ok((end, 0));
                     }
-                    self.all.rearm();
+                    self.barrier.rearm();
                     continue;
                 }
                 Some(result) => return result,
@@ -159,29 +163,30 @@ impl<'a, 'b, 'o> Run<'a, 'b, 'o> {
                 Some(_) => idle_timer.suspect()?,
                 None => idle_timer.relax()?,
             }
-            self.all.rearm();
+            self.barrier.rearm();
         }
     }
 
     /// Waits until `wake` with all vCPUs stopped; returns the end of the run if that comes first.
-    fn suspended(&self, processors: &mut Processors, wake: Duration) -> Result<Option<End>, Error> {
-        let over = || self.control().limits.check(&Exit::Interrupted, || self.exits.load(Ordering::Relaxed));
-        if let Some(end) = suspend::sleep(wake, over)? {
+    fn wait_for_wake(&self, processors: &mut Processors, wake: Duration) -> Result<Option<End>, Error> {
+        let check_end =
+            || self.control().limits.check(&Exit::Interrupted, || self.exits.load(Ordering::Relaxed));
+        if let Some(end) = suspend::sleep(wake, check_end)? {
             return Ok(Some(end));
         }
         suspend::wake(self.board, processors)
     }
 
     /// Runs the loop of one vCPU, on its thread.
-    fn work(&self, processor: &mut Processor, idle_timer: Option<&mut IdleTimer>) {
+    fn run_vcpu(&self, processor: &mut Processor, idle_timer: Option<&mut IdleTimer>) {
         let mut hooks = ThreadHooks { run: self, idle_timer, control: None };
-        while !self.all.is_stopping() {
+        while !self.barrier.is_stopping() {
             match processor.turn(self.board, &mut hooks) {
                 Ok(ExitOutcome::Served | ExitOutcome::Ignored | ExitOutcome::Debug(_)) => {}
-                Ok(ExitOutcome::Ended(end)) => self.all.settle(Ok((end, index(processor)))),
+                Ok(ExitOutcome::Ended(end)) => self.barrier.stop_with(Ok((end, index(processor)))),
                 Err(error) => {
                     hooks.control = None;
-                    self.all.settle(Err(error));
+                    self.barrier.stop_with(Err(error));
                 }
             }
         }

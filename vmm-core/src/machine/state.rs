@@ -65,14 +65,14 @@ impl MachineState {
         })
     }
 
-    /// Restores the state into a machine with the same description. `again` is true if the machine had this state before.
-    pub(crate) fn restore(&self, machine: &mut Machine, again: bool) -> Result<(), Error> {
+    /// Restores the state into a machine with the same description. `incremental` is true if the machine had this state before.
+    pub(crate) fn restore(&self, machine: &mut Machine, incremental: bool) -> Result<(), Error> {
         self.restore_devices(machine)?;
         // KVM reports a busy TSS always; the type that it accepts depends on the host.
         let tr =
             (machine.board.spec.boot.ring == Ring::User).then(|| host::quirks(&machine.board.spec).tr_type);
         for (processor, state) in machine.processors.iter_mut().zip(&self.processors) {
-            state.restore(processor, tr.map(TrType::kind), again)?;
+            state.restore(processor, tr.map(TrType::kind), incremental)?;
         }
         let vm = machine.processors.bsp().vcpu.vm();
         if let Some(controllers) = &self.controllers {
@@ -116,14 +116,14 @@ impl MachineState {
 }
 
 impl ProcessorState {
-    fn restore(&self, processor: &mut Processor, tr: Option<u8>, again: bool) -> Result<(), Error> {
+    fn restore(&self, processor: &mut Processor, tr: Option<u8>, incremental: bool) -> Result<(), Error> {
         let mut vcpu = self.vcpu.clone();
         vcpu.sregs.tr.type_ = tr.unwrap_or(vcpu.sregs.tr.type_);
         if let Some(apic) = &self.apic {
             processor.vcpu.set_sregs(&vcpu.sregs)?;
             processor.vcpu.restore_lapic(apic)?;
         }
-        if again && self.apic.is_none() && !self.shares_memory_with_kvm() {
+        if incremental && self.apic.is_none() && !self.shares_memory_with_kvm() {
             processor.vcpu.restore_incremental(&vcpu)?;
         } else {
             processor.vcpu.restore(&vcpu)?;

@@ -169,7 +169,7 @@ impl Machine {
             match bsp.turn(board, control)? {
                 ExitOutcome::Served | ExitOutcome::Ignored => {}
                 ExitOutcome::Debug(event) => {
-                    bsp.exits.forget(ExitKind::Debug);
+                    bsp.exits.remove(ExitKind::Debug);
                     if event.pc == gva.0 {
                         break None;
                     }
@@ -183,7 +183,7 @@ impl Machine {
 
     fn step_to(&mut self, gva: Gva, control: &mut RunControl<'_, '_>) -> Result<Option<End>, Error> {
         while self.next_instruction()? != gva {
-            let before = self.processors.bsp().exits.of(ExitKind::Debug);
+            let before = self.processors.bsp().exits.get(ExitKind::Debug);
             if !can_step(&self.processors.bsp().vcpu.sregs()?) {
                 // Ring 3 cannot map the address either, so the guest never gets there.
                 return self.run_to_end(control).map(Some);
@@ -192,8 +192,8 @@ impl Machine {
                 return Ok(Some(end));
             }
             let exits = &mut self.processors.bsp_mut().exits;
-            for _ in before..exits.of(ExitKind::Debug) {
-                exits.forget(ExitKind::Debug);
+            for _ in before..exits.get(ExitKind::Debug) {
+                exits.remove(ExitKind::Debug);
             }
         }
         Ok(None)
@@ -226,7 +226,7 @@ impl Machine {
         } else {
             return Ok(Some(end));
         }
-        bsp.exits.forget(ExitKind::Hlt);
+        bsp.exits.remove(ExitKind::Hlt);
         Ok(None)
     }
 }

@@ -34,16 +34,16 @@ pub(crate) struct SuspendTimes {
     /// Total time.
     pub(crate) total: Duration,
     /// True if the machine is suspended now: the run was stopped meanwhile.
-    pub(crate) now: bool,
+    pub(crate) suspended: bool,
 }
 
 /// Longest time between two checks for the end of the run: a signal between the check and `poll` does not end the wait.
 const MAX_POLL_TIMEOUT: Duration = Duration::from_millis(50);
 
-/// Waits until a time since the epoch. `over` is called repeatedly and returns the end of the run if that comes first.
-pub(crate) fn sleep(until: Duration, over: impl Fn() -> Option<End>) -> Result<Option<End>, Error> {
+/// Waits until a time since the epoch. `check_end` is called repeatedly and returns the end of the run if that comes first.
+pub(crate) fn sleep(until: Duration, check_end: impl Fn() -> Option<End>) -> Result<Option<End>, Error> {
     loop {
-        if let Some(end) = over() {
+        if let Some(end) = check_end() {
             return Ok(Some(end));
         }
         let left = until.saturating_sub(rtc::now());
@@ -64,7 +64,7 @@ pub(crate) fn wake(board: &Board, processors: &mut Processors) -> Result<Option<
     let Some((segment, offset)) = real_mode(vector) else {
         return Ok(Some(End::Suspend(Suspend::NoVector(vector))));
     };
-    let new = new_machine(processors.bsp().vcpu.vm(), board)?;
+    let new = create_reset_vm(processors.bsp().vcpu.vm(), board)?;
     for processor in processors.iter_mut() {
         processor.discard_instruction(board)?;
         let vcpu = new.create_vcpu(processor.vcpu.id())?;
@@ -84,7 +84,7 @@ pub(crate) fn wake(board: &Board, processors: &mut Processors) -> Result<Option<
 }
 
 /// Creates a VM in its reset state, without memory.
-fn new_machine(vm: &Vm, board: &Board) -> Result<Vm, Error> {
+fn create_reset_vm(vm: &Vm, board: &Board) -> Result<Vm, Error> {
     let new = vm.kvm().create_vm()?;
     interrupt_controllers(&new, &board.spec)?;
     Ok(new)

@@ -6,7 +6,7 @@
 use std::fmt;
 
 use super::Scheme;
-use super::walk::{ReadMemory, WalkEnd, Walker, access_words};
+use super::walk::{ReadMemory, WalkEnd, Walker, describe_permissions};
 use crate::spec::PagePermissions;
 use crate::spec::gpa_range::{ByteSize, GpaRange};
 use crate::spec::mode::PageSize;
@@ -197,7 +197,7 @@ impl fmt::Display for MappedRange {
             ByteSize(self.bytes()),
             self.count,
             self.size,
-            access_words(self.access)
+            describe_permissions(self.access)
         )
     }
 }

@@ -230,7 +230,7 @@ impl WalkStep {
 
 /// Returns permissions as text: `rwx` as in `ls`, then the rings that have access.
 #[must_use]
-pub fn access_words(access: PagePermissions) -> String {
+pub fn describe_permissions(access: PagePermissions) -> String {
     let letter = |yes, letter| if yes { letter } else { '-' };
     let ring = if access.user { "user" } else { "supervisor" };
     format!("r{}{} {ring}", letter(access.writable, 'w'), letter(access.executable, 'x'))
@@ -253,7 +253,7 @@ impl fmt::Display for WalkStep {
 impl fmt::Display for WalkEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Mapped(to) => write!(f, "physical {}, {}", to.gpa, access_words(to.access)),
+            Self::Mapped(to) => write!(f, "physical {}, {}", to.gpa, describe_permissions(to.access)),
             Self::NotPresent => f.write_str("not present"),
             Self::Reserved(bits) => write!(f, "reserved bits {bits:#x} are set"),
             Self::NoMemory(at) => write!(f, "no memory at {at}"),

@@ -14,9 +14,6 @@ use crate::machine::error::Error;
 use crate::machine::suspend::SuspendTimes;
 use crate::snapshot::Snapshot;
 
-/// Bytes of memory that a reset took back, as whole pages.
-pub type ResetBy = u64;
-
 /// Bit that makes a CR3 another one. KVM flushes cached translations when CR3 changes, and not when a table in memory changes:
 /// there the guest has to execute INVLPG, which a reset does not.
 const OTHER_TABLE: u64 = 0x1000;
@@ -27,7 +24,7 @@ impl Machine {
     ///
     /// # Errors
     /// [`Error::Snapshot`] where the machine was not made from one, [`Error::Kvm`].
-    pub fn reset(&mut self) -> Result<ResetBy, Error> {
+    pub fn reset(&mut self) -> Result<u64, Error> {
         let problem = "the machine was not made from one";
         let Some(origin) = self.origin.clone() else { return Err(Error::Snapshot { problem, source: None }) };
         self.reset_to(&origin)
@@ -38,7 +35,7 @@ impl Machine {
     ///
     /// # Errors
     /// As [`Machine::reset`]; [`Error::Snapshot`] where the origin is another one.
-    pub fn reset_to(&mut self, snapshot: &Snapshot) -> Result<ResetBy, Error> {
+    pub fn reset_to(&mut self, snapshot: &Snapshot) -> Result<u64, Error> {
         if !self.origin.as_ref().is_some_and(|origin| origin.shares_origin(snapshot)) {
             let problem = "the machine was made from another one";
             return Err(Error::Snapshot { problem, source: None });
@@ -52,12 +49,12 @@ impl Machine {
         for (number, _) in (0..).zip(&self.board.spec.memory) {
             bytes = bytes.saturating_add(vm.reset_cow_pages(number)?);
         }
-        if bytes > 0 && self.shadows.invalidate(vm, &self.board.spec)? {
+        if bytes > 0 && self.shadow_pages.invalidate(vm, &self.board.spec)? {
             for (processor, VcpuState { sregs, .. }) in self.processors.iter().zip(snapshot.state.vcpus()) {
                 processor.vcpu.set_sregs(&kvm_sregs { cr3: sregs.cr3 ^ OTHER_TABLE, ..*sregs })?;
             }
         }
-        (self.ended, self.sleeps) = (0, SuspendTimes::default());
+        (self.stopped_vcpu, self.suspend_times) = (0, SuspendTimes::default());
         snapshot.state.restore(self, true)?;
         Ok(bytes)
     }

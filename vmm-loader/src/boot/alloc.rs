@@ -91,7 +91,7 @@ impl PageAllocator {
     }
 
     /// Returns the size in KiB of the usable memory from `start` up to the next hole.
-    pub(super) fn kib_from(&self, start: u64) -> u32 {
+    pub(super) fn usable_kib_from(&self, start: u64) -> u32 {
         let region = self.usable.iter().find(|usable| usable.contains(&start));
         let kib = region.map_or(0, |usable| (usable.end - start) / 1024);
         u32::try_from(kib).unwrap_or(u32::MAX)
@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn sizes_end_at_the_first_hole() {
         let allocator = PageAllocator::new(&pc(), &[], &[]);
-        let kib = [0, ONE_MIB, 1 << 30].map(|start| allocator.kib_from(start));
+        let kib = [0, ONE_MIB, 1 << 30].map(|start| allocator.usable_kib_from(start));
         assert_eq!(kib, [639, 15 << 10, 0]);
     }
 }

@@ -269,7 +269,7 @@ pub(super) fn handoff(image: LoadPlan, boot_info: &BootInfo<'_>) -> Result<BootH
     let modules = allocate_modules(&mut allocator, &image, boot_info)?;
     // As in QEMU: kernels skip the first word of the command line.
     let command_line = [boot_info.file_name, boot_info.command_line].join(" ").trim_end().to_owned();
-    let (lower, upper) = (allocator.kib_from(0).min(640), allocator.kib_from(ONE_MIB));
+    let (lower, upper) = (allocator.usable_kib_from(0).min(640), allocator.usable_kib_from(ONE_MIB));
 
     let info = info_builder::build(&mut allocator, "multiboot information", |builder| {
         // The structure comes first. Its pointers are patched when their targets have been written.

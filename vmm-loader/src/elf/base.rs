@@ -60,16 +60,16 @@ impl BaseError {
     }
 }
 
-/// Load bias of an image: the address linked at `from` is loaded at `to`.
+/// Load bias of an image: the address linked at `linked_base` is loaded at `load_base`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LoadBias {
-    from: u64,
-    to: u64,
+    linked_base: u64,
+    load_base: u64,
 }
 
 impl LoadBias {
     /// Bias of an image that is loaded where it was linked.
-    pub(crate) const NONE: Self = Self { from: 0, to: 0 };
+    pub(crate) const NONE: Self = Self { linked_base: 0, load_base: 0 };
 
     /// Computes the bias of a static PIE: the start of its lowest segment, rounded down to the alignment, goes to `base`.
     ///
@@ -78,34 +78,34 @@ impl LoadBias {
     pub(crate) fn from_base(segments: &[Segment], base: Option<GuestAddress>) -> Result<Self, BaseError> {
         let align = segments.iter().map(|segment| segment.align).max().unwrap_or(1);
         let lowest = segments.iter().map(|segment| segment.phys.0).min().unwrap_or(0);
-        let from = lowest - lowest % align;
-        let to = match base {
+        let linked_base = lowest - lowest % align;
+        let load_base = match base {
             Some(base) if base.0.is_multiple_of(align) => base.0,
             Some(base) => return Err(BaseError::Misaligned { base, align }),
-            None if from >= DEFAULT_PIE_BASE.0 => from,
+            None if linked_base >= DEFAULT_PIE_BASE.0 => linked_base,
             None => {
                 DEFAULT_PIE_BASE.0.checked_next_multiple_of(align).ok_or(BaseError::Alignment { align })?
             }
         };
-        Ok(Self { from, to })
+        Ok(Self { linked_base, load_base })
     }
 
     /// Returns the address that the image is loaded at.
     pub(crate) const fn base(self) -> GuestAddress {
-        GuestAddress(self.to)
+        GuestAddress(self.load_base)
     }
 
     /// Converts a linked address to a loaded address, or returns `None` on overflow.
     pub(crate) const fn apply(self, address: u64) -> Option<u64> {
-        if address >= self.from {
-            self.to.checked_add(address - self.from)
+        if address >= self.linked_base {
+            self.load_base.checked_add(address - self.linked_base)
         } else {
-            self.to.checked_sub(self.from - address)
+            self.load_base.checked_sub(self.linked_base - address)
         }
     }
 
     /// Returns the addend of a relative relocation, modulo 2^64 (System V ABI, "Relocation": B).
     pub(crate) const fn addend(self) -> u64 {
-        self.to.wrapping_sub(self.from)
+        self.load_base.wrapping_sub(self.linked_base)
     }
 }

@@ -6,7 +6,7 @@ use vmm_core::devices::{DeviceInfo, DeviceKind};
 use vmm_core::spec::{BusAddress, DebugConsoleSpec, DebugExitSpec, DeviceSpecs, Interrupts, SerialSpec};
 use vmm_core::{Gpa, Port};
 
-use super::ranges::{Range, Taken, overlap};
+use super::ranges::{ClaimedRanges, Range, overlap};
 use super::{Context, or, platform, processors, virtio};
 use crate::config::FwCfgSource;
 use crate::config::problem::ConfigProblem;
@@ -21,29 +21,30 @@ const PORTS: u64 = 1 << 16;
 pub(super) fn lower(cx: &mut Context<'_>, directory: &Path) -> (DeviceSpecs, Vec<Range>, Vec<FwCfgSource>) {
     let nothing = Devices::default();
     let raw = cx.document.devices.as_ref().map_or(&nothing, |at| &at.value);
-    let mut taken = Taken::default();
-    let (platform, fw_cfg) = platform::lower(cx, raw, directory, &mut taken);
+    let mut claimed = ClaimedRanges::default();
+    let (platform, fw_cfg) = platform::lower(cx, raw, directory, &mut claimed);
 
     let collect = collect(cx, raw);
-    let debug_console = address(cx, &mut taken, DeviceKind::DebugConsole, &raw.debug_console)
+    let debug_console = address(cx, &mut claimed, DeviceKind::DebugConsole, &raw.debug_console)
         .map(|at| DebugConsoleSpec { at, collect });
     let default = !virtio::takes_input(cx);
     let input = raw.serial.as_ref().map_or(default, |at| or(&at.value.input, default));
-    let serial = address(cx, &mut taken, DeviceKind::Serial, &raw.serial).map(|at| SerialSpec { at, input });
+    let serial =
+        address(cx, &mut claimed, DeviceKind::Serial, &raw.serial).map(|at| SerialSpec { at, input });
     let success = match raw.debug_exit.as_ref().and_then(|at| at.value.success.as_ref()) {
         Some(values) => values.value.iter().filter_map(|value| success_value(cx, value)).collect(),
         None => vec![0],
     };
-    let debug_exit = address(cx, &mut taken, DeviceKind::DebugExit, &raw.debug_exit)
+    let debug_exit = address(cx, &mut claimed, DeviceKind::DebugExit, &raw.debug_exit)
         .map(|at| DebugExitSpec { at, success });
     // The configuration device's ports, which others have chosen, lie among those of the hypercall device, which are ours.
     let has_hypercall = raw.hypercall.is_some() || platform.fw_cfg.is_none();
     let hypercall =
-        has_hypercall.then(|| address(cx, &mut taken, DeviceKind::Hypercall, &raw.hypercall)).flatten();
-    let virtio = virtio::lower(cx, directory, &mut taken.windows);
+        has_hypercall.then(|| address(cx, &mut claimed, DeviceKind::Hypercall, &raw.hypercall)).flatten();
+    let virtio = virtio::lower(cx, directory, &mut claimed.windows);
     let custom = Vec::new();
     let specs = DeviceSpecs { debug_console, serial, debug_exit, hypercall, platform, virtio, custom };
-    (specs, taken.windows, fw_cfg)
+    (specs, claimed.windows, fw_cfg)
 }
 
 /// Returns true if the kernel collects what the debug console prints.
@@ -75,7 +76,7 @@ fn success_value(cx: &mut Context<'_>, value: &Spanned<values::Count>) -> Option
 /// is wrong.
 fn address<T: MovableDevice>(
     cx: &mut Context<'_>,
-    taken: &mut Taken,
+    claimed: &mut ClaimedRanges,
     kind: DeviceKind,
     table: &Option<Spanned<T>>,
 ) -> Option<BusAddress> {
@@ -91,15 +92,15 @@ fn address<T: MovableDevice>(
     }
     if let Some(mmio) = keys.mmio {
         let window = range(device, mmio.value.0, Some(&mmio.span));
-        check_window(cx, &window, &taken.windows);
-        taken.windows.push(window);
+        check_window(cx, &window, &claimed.windows);
+        claimed.windows.push(window);
         return Some(BusAddress::Mmio(Gpa(mmio.value.0)));
     }
     let port = match (keys.port, device.location.address()) {
         (Some(at), _) => Port(at.value.0),
         (None, BusAddress::Port(port)) => port,
         (None, at @ BusAddress::Mmio(address)) => {
-            taken.windows.push(range(device, address.0, None));
+            claimed.windows.push(range(device, address.0, None));
             return Some(at);
         }
     };
@@ -114,7 +115,7 @@ fn address<T: MovableDevice>(
             .help(format!("the last port it fits at is {last_start:#x}")),
         );
     }
-    for other in &taken.ports {
+    for other in &claimed.ports {
         if range.overlaps(other) {
             // A default gives way to what the user wrote: the error is at the one with a place.
             cx.problem(
@@ -123,7 +124,7 @@ fn address<T: MovableDevice>(
             );
         }
     }
-    taken.ports.push(range);
+    claimed.ports.push(range);
     Some(BusAddress::Port(port))
 }
 

@@ -130,7 +130,7 @@ fn expected_memory(
     let whole = !cx.problems.has_unread_inside(path);
     let location = match (&entry.address, &entry.symbol) {
         (Some(address), None) => {
-            if cx.regions.lack(address.value.0) {
+            if cx.regions.is_unmapped(address.value.0) {
                 let problem =
                     ConfigProblem::new(&address.span, format!("no memory at {:#x}", address.value.0));
                 cx.problem(problem.help(cx.regions.describe()));

@@ -134,7 +134,7 @@ fn stack(cx: &mut Context<'_>, at: &Spanned<Address>) -> Gpa {
         ));
         return Gpa(top);
     };
-    if cx.regions.lack(first) {
+    if cx.regions.is_unmapped(first) {
         let problem = ConfigProblem::new(&at.span, format!("no memory below the stack top {top:#x}"));
         cx.problem(problem.help(cx.regions.describe()));
     } else if let Some(mode) = cx.mode {
@@ -368,7 +368,7 @@ fn check_page(cx: &mut Context<'_>, at: &Spanned<Address>, what: &str) {
 }
 
 fn check_memory(cx: &mut Context<'_>, address: u64, span: &Span, what: &str) {
-    if cx.regions.lack(address) {
+    if cx.regions.is_unmapped(address) {
         let problem = ConfigProblem::new(span, format!("no memory at the {what} {address:#x}"));
         cx.problem(problem.help(cx.regions.describe()));
     }

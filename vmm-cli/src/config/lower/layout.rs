@@ -57,7 +57,7 @@ fn table_at(cx: &mut Context<'_>, at: &Option<Spanned<Address>>, what: &str, ali
                 .help(format!("the nearest such address below it is {below:#x}")),
         );
     }
-    if cx.regions.lack(address) {
+    if cx.regions.is_unmapped(address) {
         let problem = ConfigProblem::new(&at.span, format!("no memory at {address:#x} for the {what}"));
         cx.problem(problem.help(cx.regions.describe()));
     }

@@ -29,15 +29,15 @@ pub(super) struct Regions {
 
 impl Regions {
     /// Returns the region that contains `address`.
-    pub(super) fn around(&self, address: u64) -> Option<&Range> {
+    pub(super) fn region_at(&self, address: u64) -> Option<&Range> {
         self.list
             .iter()
             .find(|region| region.last().is_some_and(|last| (region.start..=last).contains(&address)))
     }
 
     /// Returns true if there is certainly no memory at `address`.
-    pub(super) fn lack(&self, address: u64) -> bool {
-        self.complete && self.around(address).is_none()
+    pub(super) fn is_unmapped(&self, address: u64) -> bool {
+        self.complete && self.region_at(address).is_none()
     }
 
     /// Describes the memory, for a `help:` line.
@@ -75,20 +75,20 @@ pub(super) fn lower(cx: &mut Context<'_>) -> Vec<MemoryRegion> {
             if !check(cx, &region, &size.span, address_span) {
                 continue;
             }
-            let pieces = if memory.is_single() && table.address.is_none() {
-                around_hole(region)
+            let parts = if memory.is_single() && table.address.is_none() {
+                split_at_hole(region)
             } else {
                 vec![region]
             };
-            for piece in pieces {
-                let plain = MemoryRegion::with_backing(backing, Gpa(piece.start), piece.length);
+            for part in parts {
+                let plain = MemoryRegion::with_backing(backing, Gpa(part.start), part.length);
                 regions.push(MemoryRegion {
                     read_only: or(&table.read_only, plain.read_only),
                     huge_pages: or(&table.huge_pages, plain.huge_pages),
                     mergeable: or(&table.mergeable, plain.mergeable),
                     ..plain
                 });
-                cx.regions.list.push(piece);
+                cx.regions.list.push(part);
             }
         }
     } else if !cx.problems.is_unread("memory") {
@@ -119,7 +119,7 @@ fn backing(cx: &mut Context<'_>, table: &schema::MemoryTable, size: &Spanned<Siz
 
 /// Splits a region around [`MEMORY_HOLE`]. A single `[memory]` without an address continues at 4 GiB if it does not fit below
 /// 3 GiB, as on a PC, so that devices have addresses between.
-fn around_hole(region: Range) -> Vec<Range> {
+fn split_at_hole(region: Range) -> Vec<Range> {
     if region.length <= MEMORY_HOLE.start {
         return vec![region];
     }

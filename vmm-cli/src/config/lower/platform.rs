@@ -7,19 +7,19 @@ use vmm_core::devices::fw_cfg::{MAX_FILES, MAX_NAME_LENGTH};
 use vmm_core::devices::{DeviceInfo, DeviceKind, DeviceLocation};
 use vmm_core::spec::{BusAddress, FwCfgFile, FwCfgSpec, Interrupts, PlatformSpec};
 
-use super::ranges::{Range, Taken, overlap};
+use super::ranges::{ClaimedRanges, Range, overlap};
 use super::{Context, Key};
 use crate::config::FwCfgSource;
 use crate::config::problem::ConfigProblem;
 use crate::config::schema::{self, Devices, Spanned};
 use crate::config::source::Span;
 
-/// Lowers a PC's devices and takes their addresses. The second value are the files that have to be read.
+/// Lowers a PC's devices and claims their addresses. The second value are the files that have to be read.
 pub(super) fn lower(
     cx: &mut Context<'_>,
     raw: &Devices,
     directory: &Path,
-    taken: &mut Taken,
+    claimed: &mut ClaimedRanges,
 ) -> (PlatformSpec, Vec<FwCfgSource>) {
     // A machine with a PC's interrupts is one.
     let pc = cx.is_pc() || cx.document.interrupts.as_ref().is_some_and(|at| at.value == Interrupts::Pc);
@@ -39,25 +39,31 @@ pub(super) fn lower(
     for kind in DeviceKind::ALL {
         let DeviceLocation::Fixed(at) = kind.info().location else { continue };
         if kind.is_part_of(&spec) {
-            take(cx, kind.info(), at, raw.pc_span(*kind).cloned(), taken);
+            claim(cx, kind.info(), at, raw.pc_span(*kind).cloned(), claimed);
         }
     }
     (spec, sources)
 }
 
-/// Takes a device's ports or addresses, for the overlap checks of later devices.
-fn take(cx: &mut Context<'_>, device: &DeviceInfo, at: BusAddress, span: Option<Span>, taken: &mut Taken) {
+/// Claims a device's ports or addresses, for the overlap checks of later devices.
+fn claim(
+    cx: &mut Context<'_>,
+    device: &DeviceInfo,
+    at: BusAddress,
+    span: Option<Span>,
+    claimed: &mut ClaimedRanges,
+) {
     let name = format!("device `{}`", device.name);
     let range = |start| Range { name, start, length: device.length, span };
     match at {
-        BusAddress::Port(port) => taken.ports.push(range(port.0.into())),
+        BusAddress::Port(port) => claimed.ports.push(range(port.0.into())),
         BusAddress::Mmio(address) => {
             let window = range(address.0);
             if let Some(region) = cx.regions.list.iter().find(|region| window.overlaps(region)).cloned() {
                 let help = "its address cannot be changed: keep it free of memory, or leave the device out";
                 cx.problem(overlap(&window, &region).help(help));
             }
-            taken.windows.push(window);
+            claimed.windows.push(window);
         }
     }
 }

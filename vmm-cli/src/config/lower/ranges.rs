@@ -36,7 +36,7 @@ impl Range {
 
 /// Ports and addresses of the devices so far.
 #[derive(Default)]
-pub(super) struct Taken {
+pub(super) struct ClaimedRanges {
     pub(super) ports: Vec<Range>,
     pub(super) windows: Vec<Range>,
 }

@@ -21,7 +21,7 @@ pub(super) fn lower(cx: &mut Context<'_>, directory: &Path, windows: &mut Vec<Ra
     let tables = list.map(|list| list.tables("devices.virtio")).unwrap_or_default();
     let mut specs = Vec::new();
     for (index, (device, span, path)) in tables.iter().enumerate() {
-        specs.extend(one(cx, device, span, path, directory));
+        specs.extend(lower_device(cx, device, span, path, directory));
         let Some(window) = window(index) else {
             let problem =
                 ConfigProblem::new(span, format!("a machine can have {MAX_DEVICES} virtio devices"));
@@ -69,7 +69,7 @@ fn check_input(cx: &mut Context<'_>, tables: &[(&Virtio, Span, String)]) {
     }
 }
 
-fn one(
+fn lower_device(
     cx: &mut Context<'_>,
     device: &Virtio,
     span: &Span,
@@ -78,16 +78,16 @@ fn one(
 ) -> Option<VirtioSpec> {
     let key = Key { path: format!("{path}.type"), name: "type", example: "type = \"block\"" };
     let kind = cx.required(&device.kind, span, &key)?.value;
-    let of_disks = [
+    let block_keys = [
         ("file", device.file.as_ref().map(|at| &at.span)),
         ("read-only", device.read_only.as_ref().map(|at| &at.span)),
         ("overlay", device.overlay.as_ref().map(|at| &at.span)),
         ("writable", device.writable.as_ref().map(|at| &at.span)),
     ];
-    let of_consoles = [("input", device.input.as_ref().map(|at| &at.span))];
+    let console_keys = [("input", device.input.as_ref().map(|at| &at.span))];
     let (is_disk, is_console) = (kind == VirtioType::Block, kind == VirtioType::Console);
-    let foreign = [(!is_disk, &of_disks[..], "block"), (!is_console, &of_consoles[..], "console")];
-    for (_, keys, of) in foreign.into_iter().filter(|(foreign, ..)| *foreign) {
+    let other_keys = [(!is_disk, &block_keys[..], "block"), (!is_console, &console_keys[..], "console")];
+    for (_, keys, of) in other_keys.into_iter().filter(|(is_other, ..)| *is_other) {
         for (name, span) in keys.iter().filter_map(|(name, span)| Some((name, (*span)?))) {
             cx.problem(ConfigProblem::new(
                 span,
@@ -110,11 +110,13 @@ fn one(
 
 /// Returns the policy for the guest's writes. At most one key may set it.
 fn access(cx: &mut Context<'_>, device: &Virtio, span: &Span, directory: &Path) -> Option<BlockAccess> {
-    let truth = |at: &Option<Spanned<bool>>| at.as_ref().filter(|at| at.value).map(|at| at.span.clone());
+    let enabled_span =
+        |at: &Option<Spanned<bool>>| at.as_ref().filter(|at| at.value).map(|at| at.span.clone());
     let overlay = device.overlay.as_ref().filter(|at| at.value != Overlay::Temporary(false));
-    let ways = [truth(&device.read_only), overlay.map(|at| at.span.clone()), truth(&device.writable)];
-    let [_, _, writable] = &ways;
-    let mut chosen = ways.iter().flatten();
+    let policies =
+        [enabled_span(&device.read_only), overlay.map(|at| at.span.clone()), enabled_span(&device.writable)];
+    let [_, _, writable] = &policies;
+    let mut chosen = policies.iter().flatten();
     if let (Some(first), Some(second)) = (chosen.next(), chosen.next()) {
         let problem =
             ConfigProblem::new(second, "a disk is read-only, has an overlay, or is written in place");

@@ -26,14 +26,14 @@ pub(super) fn control_registers(
             y += 18.0;
         }
         for bit in set {
-            y = plate(canvas, column, y, bit);
+            y = draw_bit(canvas, column, y, bit);
         }
         y += 8.0;
     }
     y
 }
 
-fn plate(canvas: &mut Canvas, column: SvgColumn, y: f64, bit: &ControlBitRow) -> f64 {
+fn draw_bit(canvas: &mut Canvas, column: SvgColumn, y: f64, bit: &ControlBitRow) -> f64 {
     let width = WHY_X - 12.0;
     canvas.rectangle((column.x, y - 13.0), (width, 18.0), "#0969da", "none", 4.0);
     canvas.text_middle(column.x + width / 2.0, y, Style::Inverse, bit.name);

@@ -30,11 +30,11 @@ pub(super) fn memory(canvas: &mut Canvas, column: SvgColumn, y: f64, memory: &Me
     let mut slot: Option<(usize, f64)> = None;
     for (block, top) in &boxes {
         if slot.map(|(number, _)| number) != block.row.slot {
-            bracket(canvas, column, slot, *top, &memory.slots);
+            draw_slot_bracket(canvas, column, slot, *top, &memory.slots);
             slot = block.row.slot.map(|number| (number, *top));
         }
     }
-    bracket(canvas, column, slot, y, &memory.slots);
+    draw_slot_bracket(canvas, column, slot, y, &memory.slots);
     if let Some((lowest, _)) = boxes.last() {
         canvas.text_end(column.x + BOX_X - 8.0, y + 4.0, Style::Dim, &hex(lowest.start));
     }
@@ -45,7 +45,7 @@ pub(super) fn memory(canvas: &mut Canvas, column: SvgColumn, y: f64, memory: &Me
 fn draw(canvas: &mut Canvas, x: f64, y: f64, block: &MapBlock<'_>) {
     let row = block.row;
     let height = height(row);
-    let (fill, stroke) = paint(row.kind);
+    let (fill, stroke) = colors(row.kind);
     canvas.rectangle((x, y), (BOX_WIDTH, height), fill, stroke, 0.0);
     canvas.text_end(x - 8.0, y + 4.0, Style::Dim, &hex(block.end));
     let middle = y + height / 2.0 + 4.0;
@@ -59,7 +59,13 @@ fn draw(canvas: &mut Canvas, x: f64, y: f64, block: &MapBlock<'_>) {
 }
 
 /// Draws the bracket of a slot.
-fn bracket(canvas: &mut Canvas, column: SvgColumn, slot: Option<(usize, f64)>, end: f64, slots: &[Slot]) {
+fn draw_slot_bracket(
+    canvas: &mut Canvas,
+    column: SvgColumn,
+    slot: Option<(usize, f64)>,
+    end: f64,
+    slots: &[Slot],
+) {
     let Some((number, start)) = slot else { return };
     let x = column.x + SLOT_X;
     let (start, end) = (start + 2.0, end - 2.0);
@@ -89,7 +95,7 @@ fn height(row: &MapRow) -> f64 {
 }
 
 /// Returns fill and stroke.
-const fn paint(kind: Kind) -> (&'static str, &'static str) {
+const fn colors(kind: Kind) -> (&'static str, &'static str) {
     match kind {
         Kind::Free => ("#f6f8fa", "#d0d7de"),
         Kind::Hole => ("url(#hole)", "#d0d7de"),

@@ -40,7 +40,7 @@ struct InsertedByte {
     gva: Gva,
     gpa: Gpa,
     covered: u8,
-    ours: u8,
+    inserted: u8,
 }
 
 /// Cause of an exit, as far as breakpoints and watchpoints go.
@@ -91,7 +91,7 @@ impl SmpBreakpoints {
             }
         }
         for byte in bytes {
-            board.memory.write_obj(byte.ours, byte.gpa.into()).map_err(failed)?;
+            board.memory.write_obj(byte.inserted, byte.gpa.into()).map_err(failed)?;
             breakpoints.bytes.push(byte);
         }
         breakpoints.debug.software_breakpoints =
@@ -104,7 +104,7 @@ impl SmpBreakpoints {
         // Backwards: where two lie on each other, the first knows what was there.
         for byte in self.bytes.iter().rev() {
             let now: u8 = board.memory.read_obj(byte.gpa.into()).map_err(failed)?;
-            if now == byte.ours {
+            if now == byte.inserted {
                 board.memory.write_obj(byte.covered, byte.gpa.into()).map_err(failed)?;
             }
         }
@@ -153,7 +153,7 @@ impl SmpBreakpoints {
         if self.bytes.iter().any(|byte| byte.gva == pc) {
             return Ok(true);
         }
-        let to = LinearMemory::on(board, &registers).walk(pc);
+        let to = LinearMemory::from_board(board, &registers).walk(pc);
         Ok(to.is_some_and(|to| self.bytes.iter().any(|byte| byte.gpa == to.gpa)))
     }
 
@@ -176,10 +176,10 @@ impl TrapBytePlacer<'_> {
     fn byte_at(&self, gva: Gva) -> Option<InsertedByte> {
         let (memory, to) = self.views.iter().find_map(|memory| Some((memory, memory.walk(gva)?)))?;
         let is_ring_3 = to.size.is_some() && to.access.user;
-        let ours = match self.byte? {
+        let inserted = match self.byte? {
             TrapByte::Int3 => TrapByte::INT3,
             // Below a kernel of its own, code of ring 3 may not touch ports.
-            TrapByte::In if is_ring_3 && self.board.landing.is_none() => return None,
+            TrapByte::In if is_ring_3 && self.board.trap_page.is_none() => return None,
             TrapByte::In => {
                 let port = memory.number(Gva(gva.0.wrapping_add(1)), 1).unwrap_or(0);
                 let is_in_kernel = self.board.spec.interrupts == Interrupts::Pc && is_in_kernel(port);
@@ -187,7 +187,7 @@ impl TrapBytePlacer<'_> {
             }
         };
         let covered = self.board.memory.read_obj::<u8>(to.gpa.into()).ok()?;
-        Some(InsertedByte { gva, gpa: to.gpa, covered, ours })
+        Some(InsertedByte { gva, gpa: to.gpa, covered, inserted })
     }
 }
 

@@ -30,7 +30,7 @@ pub(super) struct ResumeRound<'a> {
     pub(super) breakpoints: &'a SmpBreakpoints,
     pub(super) capabilities: DebugCapabilities,
     pub(super) stop_check: &'a StopCheck,
-    pub(super) all: StopBarrier<Result<RoundEnd, Error>>,
+    pub(super) barrier: StopBarrier<Result<RoundEnd, Error>>,
 }
 
 /// Resumes the vCPUs until one of them has a reason to stop; returns all reasons in the order in which they came.
@@ -42,23 +42,23 @@ pub(super) fn run(
     stop_check: &StopCheck,
 ) -> Result<Vec<RoundEnd>, Error> {
     let Machine { board, processors, .. } = machine;
-    let all = StopBarrier::new(processors.iter())?;
-    let round = ResumeRound { board, breakpoints, capabilities, stop_check, all };
+    let barrier = StopBarrier::new(processors.iter())?;
+    let round = ResumeRound { board, breakpoints, capabilities, stop_check, barrier };
     let mut idle_timer = IdleTimer::start()?;
     // Input for a guest that takes one step can wait.
-    let receivers =
-        Some(&*board.receivers).filter(|all| !all.is_empty() && actions.contains(&ResumeAction::Run));
-    let listener = io_thread::StopEvent::new()?;
+    let input_sources = Some(&*board.input_sources)
+        .filter(|sources| !sources.is_empty() && actions.contains(&ResumeAction::Run));
+    let stop_event = io_thread::StopEvent::new()?;
     thread::scope(|scope| {
-        if let Some(receivers) = receivers {
+        if let Some(input_sources) = input_sources {
             scope.spawn(|| {
-                if let Err(error) = io_thread::listen(receivers, &listener) {
-                    round.all.settle(Err(Error::Console(error)));
+                if let Err(error) = io_thread::run(input_sources, &stop_event) {
+                    round.barrier.stop_with(Err(Error::Console(error)));
                 }
             });
         }
         let reasons = round.repeat(processors, actions, &mut idle_timer);
-        listener.stop();
+        stop_event.stop();
         reasons
     })
 }
@@ -83,7 +83,7 @@ impl ResumeRound<'_> {
                     self.worker(processor, Some(&mut *idle_timer)).work(*action);
                 }
             });
-            let reasons = self.all.take();
+            let reasons = self.barrier.take();
             if !reasons.is_empty() {
                 return reasons.into_iter().collect();
             }
@@ -94,7 +94,7 @@ impl ResumeRound<'_> {
                 Some(_) => idle_timer.suspect()?,
                 None => idle_timer.relax()?,
             }
-            self.all.rearm();
+            self.barrier.rearm();
         }
     }
 
@@ -122,7 +122,7 @@ impl ResumeRound<'_> {
         }
         if idle_timer.is_due() {
             if idle::is_idle_forever(self.board, &processor.vcpu)? {
-                self.all.stop();
+                self.barrier.stop();
             } else {
                 idle_timer.relax()?;
             }

@@ -57,7 +57,7 @@ impl ExitHooks for WorkerHooks<'_, '_> {
             let reason = self.round.after_signal(processor, self.idle_timer.as_deref_mut())?;
             return Ok(match reason {
                 Some(reason) => stop(reason),
-                None if self.round.all.is_stopping() => {
+                None if self.round.barrier.is_stopping() => {
                     Some(ExitOutcome::Intercepted(WorkerInterception::AllStop))
                 }
                 None => Some(ExitOutcome::Ignored),
@@ -80,7 +80,7 @@ impl Worker<'_, '_> {
     /// Does what is asked for until all vCPUs stop.
     pub(super) fn work(mut self, action: ResumeAction) {
         if let Err(error) = self.run(action) {
-            self.hooks.round.all.settle(Err(error));
+            self.hooks.round.barrier.stop_with(Err(error));
         }
     }
 
@@ -89,7 +89,7 @@ impl Worker<'_, '_> {
         let number = index(self.processor);
         self.processor.vcpu.set_guest_debug(&round.breakpoints.debug)?;
         let mut over = false;
-        while !round.all.is_stopping() {
+        while !round.barrier.is_stopping() {
             let stop = match action {
                 ResumeAction::Hold => return Ok(()),
                 ResumeAction::Run => self.turn()?,
@@ -98,11 +98,11 @@ impl Worker<'_, '_> {
             };
             if let Some(stop) = stop {
                 over = matches!(stop, DebugStop::Ended(_));
-                round.all.settle(Ok((number, stop)));
+                round.barrier.stop_with(Ok((number, stop)));
             }
         }
         if !over && let Some(stop) = self.finish_instruction()? {
-            round.all.settle(Ok((number, stop)));
+            round.barrier.stop_with(Ok((number, stop)));
         }
         Ok(self.processor.vcpu.set_guest_debug(&GuestDebug::default())?)
     }
@@ -120,7 +120,7 @@ impl Worker<'_, '_> {
         if !can_step(&registers.sregs) {
             return Ok(Some(DebugStop::CannotStep));
         }
-        let instruction = LinearMemory::on(round.board, &registers).next_instruction(&registers);
+        let instruction = LinearMemory::from_board(round.board, &registers).next_instruction(&registers);
         // kvm-pvm halts one instruction too late if it steps over HLT, and that may be a handler's.
         if instruction.mnemonic() == Mnemonic::Hlt && registers.cpl() == 0 {
             self.processor.vcpu.emulate_hlt(instruction.next_ip())?;
@@ -149,7 +149,7 @@ impl Worker<'_, '_> {
             return Ok(Some(stop));
         }
         let after = self.processor.cpu_state()?;
-        let memory = LinearMemory::on(round.board, &after);
+        let memory = LinearMemory::from_board(round.board, &after);
         before.clear_stored_trap_flag(&self.processor.vcpu, &memory, &after)?;
         Ok(Some(stop))
     }

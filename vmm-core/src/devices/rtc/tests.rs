@@ -90,8 +90,8 @@ fn an_event_interrupts_once_until_register_c_is_read() {
     rtc.seen = LEAP_DAY;
     let mut at = |seconds: u64, read: bool| {
         let now = LEAP_DAY + Duration::from_secs(seconds);
-        rtc.look(now);
-        rtc.tell(now).unwrap();
+        rtc.update_flags(now);
+        rtc.update_interrupt(now).unwrap();
         let flags = if read { rtc.register(STATUS_C, now) & !PERIODIC } else { 0 };
         (edges.load(Ordering::Relaxed), flags)
     };

@@ -28,7 +28,7 @@ const MAX_SEGMENT_SIZE: u32 = 128 << 10;
 /// Maximum length of a request's data: 15.75 MiB, the product of the two limits above.
 const MAX_BYTES: u64 = MAX_SEGMENTS as u64 * MAX_SEGMENT_SIZE as u64;
 /// Length of the copy buffer in bytes.
-const PIECE: usize = 64 << 10;
+const BUFFER_SIZE: usize = 64 << 10;
 
 /// Status of a request, its last byte (5.2.6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub(super) struct VirtioBlock {
     disk: Disk,
     serial: [u8; 20],
     config: [u8; 60],
-    piece: Vec<u8>,
+    buffer: Vec<u8>,
 }
 
 impl VirtioBlock {
@@ -53,7 +53,7 @@ impl VirtioBlock {
     pub(super) fn new(spec: &BlockSpec) -> Result<Self, DiskError> {
         let disk = Disk::open(spec)?;
         let config = config(disk.size());
-        Ok(Self { disk, serial: serial(&spec.image), config, piece: vec![0; PIECE] })
+        Ok(Self { disk, serial: serial(&spec.image), config, buffer: vec![0; BUFFER_SIZE] })
     }
 
     /// Executes a request and returns the number of bytes written to its buffers, from the first on.
@@ -85,27 +85,31 @@ impl VirtioBlock {
     }
 
     fn read(&mut self, sector: u64, writer: &mut Writer<'_>) -> io::Result<Status> {
-        let Some(mut at) = self.place(sector, writer.available_bytes()) else { return Ok(Status::IoError) };
+        let Some(mut at) = self.data_offset(sector, writer.available_bytes()) else {
+            return Ok(Status::IoError);
+        };
         while writer.available_bytes() > 0 {
-            let length = writer.available_bytes().min(PIECE);
-            let Some(piece) = self.piece.get_mut(..length) else { return Ok(Status::IoError) };
-            self.disk.read(at, piece)?;
-            writer.write_all(piece)?;
+            let length = writer.available_bytes().min(BUFFER_SIZE);
+            let Some(buffer) = self.buffer.get_mut(..length) else { return Ok(Status::IoError) };
+            self.disk.read(at, buffer)?;
+            writer.write_all(buffer)?;
             at = at.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
         }
         Ok(Status::Ok)
     }
 
     fn write(&mut self, sector: u64, reader: &mut Reader<'_>, features: u64) -> io::Result<Status> {
-        let Some(mut at) = self.place(sector, reader.available_bytes()) else { return Ok(Status::IoError) };
+        let Some(mut at) = self.data_offset(sector, reader.available_bytes()) else {
+            return Ok(Status::IoError);
+        };
         if self.disk.is_read_only() {
             return Ok(Status::IoError);
         }
         while reader.available_bytes() > 0 {
-            let length = reader.available_bytes().min(PIECE);
-            let Some(piece) = self.piece.get_mut(..length) else { return Ok(Status::IoError) };
-            reader.read_exact(piece)?;
-            self.disk.write(at, piece)?;
+            let length = reader.available_bytes().min(BUFFER_SIZE);
+            let Some(buffer) = self.buffer.get_mut(..length) else { return Ok(Status::IoError) };
+            reader.read_exact(buffer)?;
+            self.disk.write(at, buffer)?;
             at = at.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
         }
         // Without the flush feature, every write must be durable (5.2.6.2).
@@ -116,7 +120,7 @@ impl VirtioBlock {
     }
 
     /// Returns the offset of a request's data; `None` if it is not whole sectors, ends beyond the disk or is too long.
-    fn place(&self, sector: u64, length: usize) -> Option<u64> {
+    fn data_offset(&self, sector: u64, length: usize) -> Option<u64> {
         let length = u64::try_from(length).ok().filter(|length| *length <= MAX_BYTES)?;
         let start = sector.checked_mul(SECTOR)?;
         let end = start.checked_add(length)?;
@@ -163,7 +167,7 @@ impl VirtioDevice for VirtioBlock {
         while let Some(chain) = chains.next()? {
             let head = chain.head;
             let written = self.request(chain, features)?;
-            chains.done(head, written)?;
+            chains.add_used(head, written)?;
         }
         Ok(())
     }

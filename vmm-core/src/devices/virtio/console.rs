@@ -17,7 +17,8 @@ use crate::devices::device::InputStatus;
 const RECEIVE: usize = 0;
 /// Maximum number of bytes that are copied at once.
 const MAX_BYTES: usize = 1 << 20;
-const PIECE: usize = 4096;
+/// Length of the copy buffer in bytes.
+const BUFFER_SIZE: usize = 4096;
 
 /// Console device.
 pub(super) struct VirtioConsole {
@@ -35,8 +36,8 @@ impl VirtioConsole {
     fn fetch(&mut self, chains: &mut DescriptorChains<'_>) -> Result<Fetched, DriverError> {
         let Some(input) = &mut self.input else { return Ok(Fetched::Nothing) };
         let Some(mut chain) = chains.next()? else { return Ok(Fetched::NoRoom) };
-        let mut buffer = [0; PIECE];
-        let room = chain.writer.available_bytes().min(PIECE);
+        let mut buffer = [0; BUFFER_SIZE];
+        let room = chain.writer.available_bytes().min(BUFFER_SIZE);
         let Some(buffer) = buffer.get_mut(..room).filter(|buffer| !buffer.is_empty()) else {
             let problem = "a buffer to receive to must be writable";
             return Err(DriverFault::Request { head: chain.head, problem }.into());
@@ -49,7 +50,7 @@ impl VirtioConsole {
             return Ok(Fetched::Nothing);
         }
         chain.writer.write_all(buffer.get(..count).unwrap_or_default())?;
-        chains.done(chain.head, u32::try_from(count).unwrap_or(u32::MAX))?;
+        chains.add_used(chain.head, u32::try_from(count).unwrap_or(u32::MAX))?;
         Ok(Fetched::Some)
     }
 
@@ -66,7 +67,7 @@ impl VirtioConsole {
         if let Some(problem) = problem {
             return Err(DriverFault::Request { head, problem }.into());
         }
-        let mut buffer = [0; PIECE];
+        let mut buffer = [0; BUFFER_SIZE];
         loop {
             let count = reader.read(&mut buffer)?;
             if count == 0 {
@@ -102,28 +103,28 @@ impl VirtioDevice for VirtioConsole {
         while let Some(chain) = chains.next()? {
             let head = chain.head;
             self.print(chain)?;
-            chains.done(head, 0)?;
+            chains.add_used(head, 0)?;
         }
         // The output may be a prompt.
         Ok(self.output.sync()?)
     }
 
-    fn receives(&self) -> Option<usize> {
+    fn input_queue(&self) -> Option<usize> {
         self.input.as_ref().map(|_| RECEIVE)
     }
 
-    fn receive(&mut self, chains: &mut DescriptorChains<'_>) -> Result<InputStatus, DriverError> {
+    fn receive_input(&mut self, chains: &mut DescriptorChains<'_>) -> Result<InputStatus, DriverError> {
         Ok(match self.fetch(chains)? {
             Fetched::Some => InputStatus::Consumed,
             Fetched::NoRoom => InputStatus::Full,
-            Fetched::Nothing if self.input.as_ref().is_none_or(|input| input.is_over()) => {
+            Fetched::Nothing if self.input.as_ref().is_none_or(|input| input.has_ended()) => {
                 InputStatus::Closed
             }
             Fetched::Nothing => InputStatus::Consumed,
         })
     }
 
-    fn receive_nothing(&mut self) -> std::io::Result<()> {
+    fn poll_without_buffer(&mut self) -> std::io::Result<()> {
         self.input.as_mut().map_or(Ok(0), |input| input.poll(&mut [])).map(|_| ())
     }
 }

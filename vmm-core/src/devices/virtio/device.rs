@@ -33,17 +33,17 @@ pub(super) trait VirtioDevice: Send {
     ) -> Result<(), DriverError>;
 
     /// Returns the queue for input, if this device has the console's.
-    fn receives(&self) -> Option<usize> {
+    fn input_queue(&self) -> Option<usize> {
         None
     }
 
-    /// Copies input to the queue of [`VirtioDevice::receives`].
-    fn receive(&mut self, _: &mut DescriptorChains<'_>) -> Result<InputStatus, DriverError> {
+    /// Copies input to the queue of [`VirtioDevice::input_queue`].
+    fn receive_input(&mut self, _: &mut DescriptorChains<'_>) -> Result<InputStatus, DriverError> {
         Ok(InputStatus::Closed)
     }
 
     /// Polls the input without a buffer, because the driver has provided none.
-    fn receive_nothing(&mut self) -> io::Result<()> {
+    fn poll_without_buffer(&mut self) -> io::Result<()> {
         Ok(())
     }
 

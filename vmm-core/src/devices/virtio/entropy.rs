@@ -12,7 +12,7 @@ use super::queue::DescriptorChains;
 /// Maximum number of bytes for a request; a device may return less than requested (5.4.6.1).
 const MAX_BYTES: usize = 64 << 10;
 /// Number of bytes up to which `getrandom` never returns less than requested (getrandom(2)).
-const PIECE: usize = 256;
+const BUFFER_SIZE: usize = 256;
 
 /// Entropy device.
 #[derive(Debug)]
@@ -39,13 +39,13 @@ impl VirtioDevice for VirtioEntropy {
             }
             let mut done = 0;
             while done < length {
-                let mut bytes = [0; PIECE];
+                let mut bytes = [0; BUFFER_SIZE];
                 let count = getrandom(&mut bytes, GetRandomFlags::empty()).map_err(std::io::Error::from)?;
                 let piece = bytes.get(..count.min(length - done)).unwrap_or_default();
                 chain.writer.write_all(piece)?;
                 done += piece.len();
             }
-            chains.done(chain.head, u32::try_from(done).unwrap_or(u32::MAX))?;
+            chains.add_used(chain.head, u32::try_from(done).unwrap_or(u32::MAX))?;
         }
         Ok(())
     }

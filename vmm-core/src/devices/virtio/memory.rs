@@ -1,7 +1,7 @@
 //! Guest memory for a virtio device, by physical address (DMA).
 //!
 //! Memory that is read-only to the guest is read-only to its devices. vm-memory checks permissions for every access to rings and
-//! buffers, so [`Reachable`] covers all accesses of virtio-queue.
+//! buffers, so [`DmaMemory`] covers all accesses of virtio-queue.
 
 use kvm_sys_wrap::GuestMemory;
 use vm_memory::bitmap::BS;
@@ -12,12 +12,12 @@ use crate::spec::gpa_range::GpaRange;
 
 /// Guest memory with read-only parts.
 #[derive(Debug, Clone)]
-pub(super) struct Reachable {
+pub(super) struct DmaMemory {
     memory: GuestMemory,
     read_only: Vec<GpaRange>,
 }
 
-impl Reachable {
+impl DmaMemory {
     pub(super) fn new(memory: GuestMemory, read_only: &[GpaRange]) -> Self {
         Self { memory, read_only: read_only.to_vec() }
     }
@@ -35,7 +35,7 @@ impl Reachable {
     }
 }
 
-impl vm_memory::GuestMemory for Reachable {
+impl vm_memory::GuestMemory for DmaMemory {
     type PhysicalMemory = GuestMemory;
     type Bitmap = ();
 
@@ -68,17 +68,17 @@ mod tests {
     fn read_only_memory_can_be_read_but_not_written() {
         let regions = [(GuestAddress(0), 0x1000), (GuestAddress(0x1000), 0x1000)];
         let memory = GuestMemory::from_ranges(&regions).unwrap();
-        let reachable = Reachable::new(memory.clone(), &[GpaRange::new(Gpa(0x1000), 0x1000).unwrap()]);
-        reachable.write_slice(b"abc", GuestAddress(0xff0)).unwrap();
-        reachable.write_slice(b"abc", GuestAddress(0xffe)).unwrap_err();
-        reachable.store(7_u16, GuestAddress(0x1000), std::sync::atomic::Ordering::Relaxed).unwrap_err();
+        let dma = DmaMemory::new(memory.clone(), &[GpaRange::new(Gpa(0x1000), 0x1000).unwrap()]);
+        dma.write_slice(b"abc", GuestAddress(0xff0)).unwrap();
+        dma.write_slice(b"abc", GuestAddress(0xffe)).unwrap_err();
+        dma.store(7_u16, GuestAddress(0x1000), std::sync::atomic::Ordering::Relaxed).unwrap_err();
         let mut bytes = [0; 0x20];
-        reachable.read_slice(&mut bytes, GuestAddress(0xff0)).unwrap();
+        dma.read_slice(&mut bytes, GuestAddress(0xff0)).unwrap();
         assert_eq!(bytes, *b"abc\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0");
-        assert!(reachable.check_range(GuestAddress(0), 0x1000, Permissions::Write));
-        assert!(!reachable.check_range(GuestAddress(0), 0x1001, Permissions::Write));
-        assert!(reachable.check_range(GuestAddress(0), 0x2000, Permissions::Read));
-        assert!(!reachable.check_range(GuestAddress(0), 0x2001, Permissions::Read));
-        assert!(!reachable.check_range(GuestAddress(u64::MAX), 2, Permissions::Write));
+        assert!(dma.check_range(GuestAddress(0), 0x1000, Permissions::Write));
+        assert!(!dma.check_range(GuestAddress(0), 0x1001, Permissions::Write));
+        assert!(dma.check_range(GuestAddress(0), 0x2000, Permissions::Read));
+        assert!(!dma.check_range(GuestAddress(0), 0x2001, Permissions::Read));
+        assert!(!dma.check_range(GuestAddress(u64::MAX), 2, Permissions::Write));
     }
 }

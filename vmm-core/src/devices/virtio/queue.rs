@@ -13,7 +13,7 @@ use virtio_queue::{Queue, QueueOwnedT, QueueT, Reader, Writer};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::driver_error::DriverFault;
-use super::memory::Reachable;
+use super::memory::DmaMemory;
 use crate::Gpa;
 use crate::spec::gpa_range::GpaRange;
 
@@ -21,9 +21,9 @@ use crate::spec::gpa_range::GpaRange;
 #[derive(Debug)]
 pub(super) struct QueueSlot {
     /// Maximum size, a power of two.
-    pub(super) most: u16,
+    pub(super) max_size: u16,
     /// Registers as the driver wrote them.
-    pub(super) wanted: QueueConfig,
+    pub(super) config: QueueConfig,
     /// Queue, if the driver has made it ready with valid registers.
     pub(super) queue: Option<Queue>,
 }
@@ -42,15 +42,15 @@ pub(super) struct QueueConfig {
 }
 
 impl QueueSlot {
-    pub(super) const fn new(most: u16) -> Self {
-        Self { most, wanted: QueueConfig { size: 0, descriptors: 0, available: 0, used: 0 }, queue: None }
+    pub(super) const fn new(max_size: u16) -> Self {
+        Self { max_size, config: QueueConfig { size: 0, descriptors: 0, available: 0, used: 0 }, queue: None }
     }
 
     /// Makes the queue ready at the addresses of its registers.
-    pub(super) fn open(&mut self, number: usize, memory: &Reachable) -> Result<(), DriverFault> {
+    pub(super) fn open(&mut self, number: usize, memory: &DmaMemory) -> Result<(), DriverFault> {
         let fault = |problem| DriverFault::Queue { queue: number, problem };
-        let QueueConfig { size, descriptors, available, used } = self.wanted;
-        let mut queue = Queue::new(self.most).map_err(|_| fault("does not exist"))?;
+        let QueueConfig { size, descriptors, available, used } = self.config;
+        let mut queue = Queue::new(self.max_size).map_err(|_| fault("does not exist"))?;
         let size = u16::try_from(size).map_err(|_| fault("has an impossible size"))?;
         queue.try_set_size(size).map_err(|_| fault("has a size that is no power of two, or too large"))?;
         queue
@@ -90,23 +90,23 @@ pub(super) struct DescriptorChain<'a> {
 /// driver that keeps adding chains cannot keep the device busy without end.
 pub(super) struct DescriptorChains<'a> {
     queue: &'a mut Queue,
-    memory: &'a Reachable,
-    most: u16,
-    left: u16,
-    answered: bool,
+    memory: &'a DmaMemory,
+    max_size: u16,
+    remaining: u16,
+    used_added: bool,
 }
 
 impl<'a> DescriptorChains<'a> {
-    /// Returns the chains of the queue at `seat`; `None` if it is not ready.
-    pub(super) fn of(seat: &'a mut QueueSlot, memory: &'a Reachable) -> Option<Self> {
-        let queue = seat.queue.as_mut()?;
-        let left = queue.size();
-        Some(Self { queue, memory, most: seat.most, left, answered: false })
+    /// Returns the chains of the queue at `slot`; `None` if it is not ready.
+    pub(super) fn new(slot: &'a mut QueueSlot, memory: &'a DmaMemory) -> Option<Self> {
+        let queue = slot.queue.as_mut()?;
+        let remaining = queue.size();
+        Some(Self { queue, memory, max_size: slot.max_size, remaining, used_added: false })
     }
 
     /// Returns the next chain.
     pub(super) fn next(&mut self) -> Result<Option<DescriptorChain<'a>>, DriverFault> {
-        if self.left == 0 {
+        if self.remaining == 0 {
             return Ok(None);
         }
         let mut iterator = self.queue.iter(self.memory).map_err(|error| {
@@ -114,12 +114,12 @@ impl<'a> DescriptorChains<'a> {
             if jumped { DriverFault::AvailableIndex } else { DriverFault::Ring }
         })?;
         let Some(chain) = iterator.next() else { return Ok(None) };
-        self.left -= 1;
+        self.remaining -= 1;
         let head = chain.head_index();
         if head >= self.queue.size() {
             return Err(DriverFault::Head(head));
         }
-        check(chain.clone(), head, self.most)?;
+        check(chain.clone(), head, self.max_size)?;
         let reader = chain.clone().reader(self.memory).map_err(|_| DriverFault::Buffer(head))?;
         let writer = chain.writer(self.memory).map_err(|_| DriverFault::Buffer(head))?;
         Ok(Some(DescriptorChain { head, reader, writer }))
@@ -131,9 +131,9 @@ impl<'a> DescriptorChains<'a> {
     }
 
     /// Returns a chain to the driver with the number of bytes written to it.
-    pub(super) fn done(&mut self, head: u16, written: u32) -> Result<(), DriverFault> {
+    pub(super) fn add_used(&mut self, head: u16, written: u32) -> Result<(), DriverFault> {
         self.queue.add_used(self.memory, head, written).map_err(|_| DriverFault::Ring)?;
-        self.answered = true;
+        self.used_added = true;
         Ok(())
     }
 
@@ -141,19 +141,23 @@ impl<'a> DescriptorChains<'a> {
     /// (2.7.7.2).
     pub(super) fn wants_interrupt(&self) -> bool {
         let flags = || self.memory.load::<u16>(GuestAddress(self.queue.avail_ring()), Ordering::Relaxed);
-        self.answered
+        self.used_added
             && flags().is_ok_and(|flags| u32::from(u16::from_le(flags)) & VRING_AVAIL_F_NO_INTERRUPT == 0)
     }
 }
 
 /// Follows a chain to its end. virtio-queue stops where it cannot continue, so a chain whose last descriptor names another one
 /// is broken. A chain may not be longer than its queue (2.7.5.3.1), in an indirect table too.
-fn check(chain: virtio_queue::DescriptorChain<&Reachable>, head: u16, most: u16) -> Result<(), DriverFault> {
+fn check(
+    chain: virtio_queue::DescriptorChain<&DmaMemory>,
+    head: u16,
+    max_size: u16,
+) -> Result<(), DriverFault> {
     let (mut length, mut writes, mut ended) = (0, false, false);
     for descriptor in chain {
         let descriptor: Descriptor = descriptor;
         length += 1;
-        if length > most {
+        if length > max_size {
             return Err(DriverFault::Chain(head));
         }
         if writes && !descriptor.is_write_only() {

@@ -1,5 +1,5 @@
 //! State of a virtio device as bytes, for snapshots and checkpoints: registers and queues of its transport, then the bytes
-//! of its service.
+//! of its device type.
 //!
 //! An image, a lasting overlay, and printed output are outside of the machine and not saved.
 
@@ -20,7 +20,8 @@ pub(crate) struct SavedVirtio {
 /// Saved state of a queue.
 #[derive(Serialize, Deserialize)]
 struct SavedQueue {
-    wanted: QueueConfig,
+    #[serde(rename = "wanted")]
+    config: QueueConfig,
     /// Of a queue that is ready.
     ready: Option<SavedRings>,
 }
@@ -36,11 +37,11 @@ struct SavedRings {
     used_ring: u64,
 }
 
-/// Returns the state of `transport` and of its service.
+/// Returns the state of `transport` and of its device type.
 pub(super) fn save(transport: &Transport) -> Option<Vec<u8>> {
-    let queues = transport.seats.iter().map(SavedQueue::new).collect();
+    let queues = transport.queues.iter().map(SavedQueue::new).collect();
     let mut bytes = to_bytes(&SavedVirtio { registers: transport.registers, queues })?;
-    bytes.extend(transport.service.save());
+    bytes.extend(transport.device.save());
     Some(bytes)
 }
 
@@ -50,21 +51,21 @@ pub(super) fn save(transport: &Transport) -> Option<Vec<u8>> {
 /// [`StateMismatch`] if it is the state of another kind of device; `transport` is then unchanged.
 pub(super) fn restore(transport: &mut Transport, bytes: &[u8]) -> Result<(), StateMismatch> {
     let (SavedVirtio { registers, queues }, rest) = split_from_bytes(bytes)?;
-    if queues.len() != transport.seats.len() {
+    if queues.len() != transport.queues.len() {
         return Err(StateMismatch);
     }
-    let seats: Option<Vec<QueueSlot>> =
-        transport.seats.iter().zip(queues).map(|(seat, saved)| saved.seat(seat.most)).collect();
-    let seats = seats.ok_or(StateMismatch)?;
-    transport.service.restore(rest)?;
+    let queues: Option<Vec<QueueSlot>> =
+        transport.queues.iter().zip(queues).map(|(slot, saved)| saved.into_slot(slot.max_size)).collect();
+    let queues = queues.ok_or(StateMismatch)?;
+    transport.device.restore(rest)?;
     transport.registers = registers;
-    transport.seats = seats;
+    transport.queues = queues;
     Ok(())
 }
 
 impl SavedQueue {
-    fn new(seat: &QueueSlot) -> Self {
-        let ready = seat.queue.as_ref().map(Queue::state).map(|state| SavedRings {
+    fn new(slot: &QueueSlot) -> Self {
+        let ready = slot.queue.as_ref().map(Queue::state).map(|state| SavedRings {
             next_avail: state.next_avail,
             next_used: state.next_used,
             size: state.size,
@@ -72,18 +73,18 @@ impl SavedQueue {
             avail_ring: state.avail_ring,
             used_ring: state.used_ring,
         });
-        Self { wanted: seat.wanted, ready }
+        Self { config: slot.config, ready }
     }
 
-    /// Queue of at most `most` descriptors in this state; `None` if there can be no such queue.
-    fn seat(self, most: u16) -> Option<QueueSlot> {
-        let mut seat = QueueSlot::new(most);
-        seat.wanted = self.wanted;
+    /// Returns a queue of at most `max_size` descriptors in this state; `None` if there can be no such queue.
+    fn into_slot(self, max_size: u16) -> Option<QueueSlot> {
+        let mut slot = QueueSlot::new(max_size);
+        slot.config = self.config;
         if let Some(SavedRings { next_avail, next_used, size, desc_table, avail_ring, used_ring }) =
             self.ready
         {
             let state = QueueState {
-                max_size: most,
+                max_size,
                 next_avail,
                 next_used,
                 event_idx_enabled: false,
@@ -93,8 +94,8 @@ impl SavedQueue {
                 avail_ring,
                 used_ring,
             };
-            seat.queue = Some(Queue::try_from(state).ok()?);
+            slot.queue = Some(Queue::try_from(state).ok()?);
         }
-        Some(seat)
+        Some(slot)
     }
 }

@@ -18,7 +18,7 @@ use virtio_bindings::virtio_ring::VIRTIO_RING_F_INDIRECT_DESC;
 
 use super::device::VirtioDevice;
 use super::driver_error::{DriverError, DriverFault};
-use super::memory::Reachable;
+use super::memory::DmaMemory;
 use super::queue::{DescriptorChains, QueueSlot};
 use crate::devices::device::{Action, Device, Guest, InputStatus, StateMismatch};
 use crate::devices::irq::IrqLine;
@@ -33,7 +33,7 @@ const VENDOR: u32 = 0x204d_4d56;
 /// Features of the transport: version 1 of the specification, and indirect descriptors.
 const FEATURES: u64 = 1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_INDIRECT_DESC;
 /// Status bits that a driver may set. It can only clear all of them at once (2.1.1).
-const DRIVERS_BITS: u32 = VIRTIO_CONFIG_S_ACKNOWLEDGE
+const DRIVER_STATUS_BITS: u32 = VIRTIO_CONFIG_S_ACKNOWLEDGE
     | VIRTIO_CONFIG_S_DRIVER
     | VIRTIO_CONFIG_S_FEATURES_OK
     | VIRTIO_CONFIG_S_DRIVER_OK
@@ -41,11 +41,11 @@ const DRIVERS_BITS: u32 = VIRTIO_CONFIG_S_ACKNOWLEDGE
 
 /// Virtio device: transport and kind.
 pub(super) struct Transport {
-    pub(super) service: Box<dyn VirtioDevice>,
-    memory: Reachable,
+    pub(super) device: Box<dyn VirtioDevice>,
+    memory: DmaMemory,
     line: IrqLine,
     pub(super) registers: MmioRegisters,
-    pub(super) seats: Vec<QueueSlot>,
+    pub(super) queues: Vec<QueueSlot>,
     fault: Option<DriverFault>,
 }
 
@@ -62,26 +62,28 @@ pub(super) struct MmioRegisters {
 }
 
 impl Transport {
-    /// A device of the kind `service`, with `memory` for its queues, that interrupts over `line`.
-    pub(super) fn new(service: Box<dyn VirtioDevice>, memory: Reachable, line: IrqLine) -> Self {
-        let seats = service.queues().iter().map(|most| QueueSlot::new(*most)).collect();
-        Self { service, memory, line, registers: MmioRegisters::default(), seats, fault: None }
+    /// Creates the transport of `device`, with `memory` for its queues and `line` for its interrupts.
+    pub(super) fn new(device: Box<dyn VirtioDevice>, memory: DmaMemory, line: IrqLine) -> Self {
+        let queues = device.queues().iter().map(|max_size| QueueSlot::new(*max_size)).collect();
+        Self { device, memory, line, registers: MmioRegisters::default(), queues, fault: None }
     }
 
-    fn offered(&self) -> u64 {
-        FEATURES | self.service.features()
+    fn offered_features(&self) -> u64 {
+        FEATURES | self.device.features()
     }
 
     fn register(&self, offset: u32) -> u32 {
-        let seat = self.selected();
+        let slot = self.selected();
         match offset {
             VIRTIO_MMIO_MAGIC_VALUE => MAGIC,
             VIRTIO_MMIO_VERSION => VERSION,
-            VIRTIO_MMIO_DEVICE_ID => self.service.id(),
+            VIRTIO_MMIO_DEVICE_ID => self.device.id(),
             VIRTIO_MMIO_VENDOR_ID => VENDOR,
-            VIRTIO_MMIO_DEVICE_FEATURES => half(self.offered(), self.registers.device_features_select),
-            VIRTIO_MMIO_QUEUE_NUM_MAX => seat.map_or(0, |seat| seat.most.into()),
-            VIRTIO_MMIO_QUEUE_READY => seat.is_some_and(|seat| seat.queue.is_some()).into(),
+            VIRTIO_MMIO_DEVICE_FEATURES => {
+                half(self.offered_features(), self.registers.device_features_select)
+            }
+            VIRTIO_MMIO_QUEUE_NUM_MAX => slot.map_or(0, |slot| slot.max_size.into()),
+            VIRTIO_MMIO_QUEUE_READY => slot.is_some_and(|slot| slot.queue.is_some()).into(),
             VIRTIO_MMIO_INTERRUPT_STATUS => self.registers.interrupts,
             VIRTIO_MMIO_STATUS => self.registers.status,
             // No shared memory (4.2.2): length and address are -1.
@@ -101,39 +103,39 @@ impl Transport {
             VIRTIO_MMIO_QUEUE_NOTIFY => return self.notify(value),
             VIRTIO_MMIO_INTERRUPT_ACK => self.registers.interrupts &= !value,
             VIRTIO_MMIO_STATUS => self.set_status(value),
-            _ => self.place_queue(offset, value),
+            _ => self.set_queue_register(offset, value),
         }
         Ok(())
     }
 
     fn selected(&self) -> Option<&QueueSlot> {
-        self.seats.get(usize::try_from(self.registers.queue_select).ok()?)
+        self.queues.get(usize::try_from(self.registers.queue_select).ok()?)
     }
 
     /// Sets size and addresses of the selected queue. They are fixed once it is ready (4.2.3.2).
-    fn place_queue(&mut self, offset: u32, value: u32) {
+    fn set_queue_register(&mut self, offset: u32, value: u32) {
         let number = usize::try_from(self.registers.queue_select).unwrap_or(usize::MAX);
-        let Some(seat) = self.seats.get_mut(number).filter(|seat| seat.queue.is_none()) else { return };
-        let wanted = &mut seat.wanted;
+        let Some(slot) = self.queues.get_mut(number).filter(|slot| slot.queue.is_none()) else { return };
+        let config = &mut slot.config;
         match offset {
-            VIRTIO_MMIO_QUEUE_NUM => wanted.size = value,
-            VIRTIO_MMIO_QUEUE_DESC_LOW => set_half(&mut wanted.descriptors, 0, value),
-            VIRTIO_MMIO_QUEUE_DESC_HIGH => set_half(&mut wanted.descriptors, 1, value),
-            VIRTIO_MMIO_QUEUE_AVAIL_LOW => set_half(&mut wanted.available, 0, value),
-            VIRTIO_MMIO_QUEUE_AVAIL_HIGH => set_half(&mut wanted.available, 1, value),
-            VIRTIO_MMIO_QUEUE_USED_LOW => set_half(&mut wanted.used, 0, value),
-            VIRTIO_MMIO_QUEUE_USED_HIGH => set_half(&mut wanted.used, 1, value),
+            VIRTIO_MMIO_QUEUE_NUM => config.size = value,
+            VIRTIO_MMIO_QUEUE_DESC_LOW => set_half(&mut config.descriptors, 0, value),
+            VIRTIO_MMIO_QUEUE_DESC_HIGH => set_half(&mut config.descriptors, 1, value),
+            VIRTIO_MMIO_QUEUE_AVAIL_LOW => set_half(&mut config.available, 0, value),
+            VIRTIO_MMIO_QUEUE_AVAIL_HIGH => set_half(&mut config.available, 1, value),
+            VIRTIO_MMIO_QUEUE_USED_LOW => set_half(&mut config.used, 0, value),
+            VIRTIO_MMIO_QUEUE_USED_HIGH => set_half(&mut config.used, 1, value),
             _ => {}
         }
     }
 
     fn set_ready(&mut self, ready: bool) -> io::Result<()> {
         let number = usize::try_from(self.registers.queue_select).unwrap_or(usize::MAX);
-        let Some(seat) = self.seats.get_mut(number) else { return Ok(()) };
+        let Some(slot) = self.queues.get_mut(number) else { return Ok(()) };
         if !ready {
-            seat.queue = None;
-        } else if seat.queue.is_none()
-            && let Err(fault) = seat.open(number, &self.memory)
+            slot.queue = None;
+        } else if slot.queue.is_none()
+            && let Err(fault) = slot.open(number, &self.memory)
         {
             return self.fail(fault);
         }
@@ -152,10 +154,10 @@ impl Transport {
             self.reset();
             return;
         }
-        let mut status = self.registers.status | value & DRIVERS_BITS;
+        let mut status = self.registers.status | value & DRIVER_STATUS_BITS;
         let features = self.registers.features;
         // The driver reads the bit back: if it is clear, negotiation failed (2.2.2). Version 1 is required.
-        if features & !self.offered() != 0 || features & (1 << VIRTIO_F_VERSION_1) == 0 {
+        if features & !self.offered_features() != 0 || features & (1 << VIRTIO_F_VERSION_1) == 0 {
             status &= !VIRTIO_CONFIG_S_FEATURES_OK;
         }
         if status & VIRTIO_CONFIG_S_FEATURES_OK == 0 {
@@ -167,13 +169,13 @@ impl Transport {
     fn reset(&mut self) {
         self.registers = MmioRegisters::default();
         self.fault = None;
-        for seat in &mut self.seats {
-            *seat = QueueSlot::new(seat.most);
+        for slot in &mut self.queues {
+            *slot = QueueSlot::new(slot.max_size);
         }
     }
 
     /// Returns true after DRIVER_OK, until an error.
-    fn is_live(&self) -> bool {
+    fn is_running(&self) -> bool {
         let status = self.registers.status;
         let dead = VIRTIO_CONFIG_S_NEEDS_RESET | VIRTIO_CONFIG_S_FAILED;
         status & VIRTIO_CONFIG_S_DRIVER_OK != 0 && status & dead == 0
@@ -182,32 +184,33 @@ impl Transport {
     fn notify(&mut self, queue: u32) -> io::Result<()> {
         let number = usize::try_from(queue).unwrap_or(usize::MAX);
         let features = self.registers.features;
-        self.look(number, (), |service, chains| service.serve(number, chains, features))
+        self.process_queue(number, (), |device, chains| device.serve(number, chains, features))
     }
 
     fn fetch_input(&mut self) -> io::Result<InputStatus> {
-        let Some(queue) = self.service.receives() else { return Ok(InputStatus::Closed) };
-        let reception = self.look(queue, InputStatus::Full, |service, chains| service.receive(chains))?;
-        if reception == InputStatus::Full {
-            self.service.receive_nothing()?;
+        let Some(queue) = self.device.input_queue() else { return Ok(InputStatus::Closed) };
+        let status =
+            self.process_queue(queue, InputStatus::Full, |device, chains| device.receive_input(chains))?;
+        if status == InputStatus::Full {
+            self.device.poll_without_buffer()?;
         }
-        Ok(reception)
+        Ok(status)
     }
 
     /// Calls `work` with the chains of a queue, then interrupts the driver if chains were returned. Returns `idle` if the device
-    /// is not live or the queue not ready.
-    fn look<T>(
+    /// is not running or the queue is not ready.
+    fn process_queue<T>(
         &mut self,
         queue: usize,
         idle: T,
         work: impl FnOnce(&mut dyn VirtioDevice, &mut DescriptorChains<'_>) -> Result<T, DriverError>,
     ) -> io::Result<T> {
-        if !self.is_live() {
+        if !self.is_running() {
             return Ok(idle);
         }
-        let Some(seat) = self.seats.get_mut(queue) else { return Ok(idle) };
-        let Some(mut chains) = DescriptorChains::of(seat, &self.memory) else { return Ok(idle) };
-        let result = work(&mut *self.service, &mut chains);
+        let Some(slot) = self.queues.get_mut(queue) else { return Ok(idle) };
+        let Some(mut chains) = DescriptorChains::new(slot, &self.memory) else { return Ok(idle) };
+        let result = work(&mut *self.device, &mut chains);
         if chains.wants_interrupt() {
             self.interrupt(VIRTIO_MMIO_INT_VRING)?;
         }
@@ -243,7 +246,7 @@ impl Device for Transport {
         let offset = u32::try_from(offset).unwrap_or(u32::MAX);
         if let Some(inside) = offset.checked_sub(VIRTIO_MMIO_CONFIG) {
             let start = usize::try_from(inside).unwrap_or(usize::MAX);
-            let rest = self.service.config().get(start..).unwrap_or_default();
+            let rest = self.device.config().get(start..).unwrap_or_default();
             data.fill(0);
             for (byte, value) in data.iter_mut().zip(rest) {
                 *byte = *value;

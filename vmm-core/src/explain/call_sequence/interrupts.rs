@@ -72,7 +72,7 @@ pub(super) fn ap(spec: &MachineSpec, state: &InitialState, id: u32) -> Vec<Seque
         )
         .returns("the address of its struct kvm_run"),
     ];
-    if host::asks_for_cpuid(spec, &state.needs) {
+    if host::sets_cpuid(spec, &state.needs) {
         let given = Argument::Later(format!("the same, with APIC ID {id}"));
         steps.push(
             SequenceStep::call(Call::SetCpuid2, ArgumentDirection::Into, given)
@@ -114,7 +114,7 @@ pub(super) fn lines(spec: &MachineSpec) -> Vec<SequenceStep> {
 }
 
 /// Returns the steps that stop a vCPU which halts in the kernel.
-pub(super) fn waking(spec: &MachineSpec) -> Vec<SequenceStep> {
+pub(super) fn idle_timer(spec: &MachineSpec) -> Vec<SequenceStep> {
     if spec.interrupts == Interrupts::None {
         return Vec::new();
     }
@@ -138,11 +138,11 @@ pub(super) fn waking(spec: &MachineSpec) -> Vec<SequenceStep> {
 }
 
 /// Returns the queries of the idle check.
-pub(super) fn looking(spec: &MachineSpec) -> Vec<SequenceStep> {
+pub(super) fn idle_check(spec: &MachineSpec) -> Vec<SequenceStep> {
     let chip = |call, why: &'static str| {
         SequenceStep::call(call, ArgumentDirection::Both, Argument::Later("a structure to fill".to_owned()))
             .why(why)
-            .whenever("the first vCPU does not wake")
+            .each_time("the first vCPU does not wake")
     };
     match spec.interrupts {
         Interrupts::None => Vec::new(),

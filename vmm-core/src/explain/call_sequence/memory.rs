@@ -97,6 +97,6 @@ pub(super) fn fetch(spec: &MachineSpec, mapped: &[(Gpa, FileRange)]) -> Option<S
         )
         .returns("the host address of the slot's memory that it replaces")
         .why("each page of a file costs a fault; a timer checks the number of faults")
-        .whenever("the guest has accessed much of its files")
+        .each_time("the guest has accessed much of its files")
     })
 }

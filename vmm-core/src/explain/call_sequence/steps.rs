@@ -29,7 +29,7 @@ pub fn flow(
     let Ok(mut steps) = build::build(description);
     steps.extend(run(spec));
     steps.extend(memory::fetch(spec, mapped));
-    steps.extend(interrupts::looking(spec));
+    steps.extend(interrupts::idle_check(spec));
     steps
 }
 
@@ -152,7 +152,7 @@ impl SequenceStep {
         self
     }
 
-    pub(super) fn whenever(mut self, event: &'static str) -> Self {
+    pub(super) fn each_time(mut self, event: &'static str) -> Self {
         self.times = CallFrequency::Whenever(event);
         self
     }
@@ -265,7 +265,7 @@ fn tables(state: &InitialState) -> Option<SequenceStep> {
 
 /// Returns the steps for CPUID; none for a machine without.
 fn cpuid(spec: &MachineSpec, state: &InitialState) -> Vec<SequenceStep> {
-    if !host::asks_for_cpuid(spec, &state.needs) {
+    if !host::sets_cpuid(spec, &state.needs) {
         return Vec::new();
     }
     let features: Vec<&str> = state.needs.iter().map(|feature| feature.name()).collect();
@@ -366,7 +366,7 @@ fn collect(spec: &MachineSpec) -> Option<([SequenceStep; 3], SequenceStep)> {
     ];
     let end = SequenceStep::call(Call::UnregisterCoalescedMmio, ArgumentDirection::Into, value(range))
         .why("from now on each OUT exits")
-        .whenever("the run is over");
+        .each_time("the run is over");
     Some((begin, end))
 }
 
@@ -383,7 +383,7 @@ fn run(spec: &MachineSpec) -> Vec<SequenceStep> {
             times: CallFrequency::Once,
         });
     }
-    steps.extend(interrupts::waking(spec));
+    steps.extend(interrupts::idle_timer(spec));
     let (collect, end) = collect(spec).unzip();
     steps.extend(collect.into_iter().flatten());
     let mut run = SequenceStep::call(Call::Run, ArgumentDirection::None, Argument::None)
@@ -404,7 +404,7 @@ fn run(spec: &MachineSpec) -> Vec<SequenceStep> {
                 Argument::Struct { name: "kvm_translation", fields },
             )
             .why("hypercalls take virtual addresses, which are translated page by page through the guest's tables")
-            .whenever("a hypercall is given an address"),
+            .each_time("a hypercall is given an address"),
         );
     }
     let regs = Argument::Struct {
@@ -416,7 +416,7 @@ fn run(spec: &MachineSpec) -> Vec<SequenceStep> {
         Ring::User => "ring 3 cannot execute HLT: the stub of the trap page that halted tells the vector",
     };
     let when = "the vCPU halts, if the kernel is older than 4.17: a newer one has them in kvm_run";
-    steps.push(SequenceStep::call(Call::GetRegs, ArgumentDirection::OutOf, regs).why(why).whenever(when));
+    steps.push(SequenceStep::call(Call::GetRegs, ArgumentDirection::OutOf, regs).why(why).each_time(when));
     steps
 }
 

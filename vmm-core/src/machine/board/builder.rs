@@ -24,7 +24,7 @@ use crate::spec::{BusAddress, Interrupts, MachineSpec};
 pub(super) struct Buses {
     pub(super) ports: Bus,
     pub(super) mmio: Bus,
-    pub(super) receivers: Vec<InputSource>,
+    pub(super) input_sources: Vec<InputSource>,
 }
 
 impl Buses {
@@ -45,7 +45,7 @@ impl Buses {
             memory: vm.memory(),
             read_only,
             output: console.output,
-            input: Some((console.input, console.arrival)),
+            input: Some((console.input, console.input_fd)),
             alarm: AlarmHandle::default(),
             memory_sizes: firmware::memory_sizes,
             custom,
@@ -64,7 +64,7 @@ impl Buses {
         &mut self,
         vm: &Vm,
         InstalledDevice { name, at, length, .. }: &InstalledDevice<'_>,
-        CreatedDevice { device, arrival }: CreatedDevice,
+        CreatedDevice { device, input_fd }: CreatedDevice,
     ) -> Result<(), Error> {
         match at {
             BusAddress::Port(port) => {
@@ -76,7 +76,7 @@ impl Buses {
                 vm.reserve_mmio(name, *start..end)?;
             }
         }
-        self.receivers.extend(arrival.map(|source| InputSource { device, source }));
+        self.input_sources.extend(input_fd.map(|fd| InputSource { device, fd }));
         Ok(())
     }
 }

@@ -95,10 +95,10 @@ impl Fixture {
             ports,
             mmio,
             output: Output::new(io::sink()),
-            receivers: Vec::new(),
+            input_sources: Vec::new(),
             custom: Vec::new(),
-            landing: None,
-            cpu: CpuTraits::of(None),
+            trap_page: None,
+            cpu: CpuTraits::from_cpuid(None),
         };
         Self { processor: Processor::new(TestVcpu::default()), board, written }
     }
@@ -204,7 +204,7 @@ fn hlt_says_whether_interrupts_are_on() {
 #[test]
 fn hlt_on_the_trap_page_is_the_way_out_of_ring_3() {
     let mut test = Fixture::new(|_| {});
-    test.board.landing = Some(TrapPage { address: Gpa(TRAP_PAGE) });
+    test.board.trap_page = Some(TrapPage { address: Gpa(TRAP_PAGE) });
     let after_stub = |vector: u8| TRAP_PAGE + u64::from(vector) * 16 + 1;
     test.processor.vcpu.regs.rip = after_stub(EXIT_VECTOR);
     assert_eq!(test.serve(&Exit::Hlt), Some(End::Ring3Exit));

@@ -1,4 +1,4 @@
-//! The I/O thread: waits for console input and for the clock's timer, and has the devices raise their interrupts.
+//! The I/O thread: waits for console input and for the clock's timer, and lets the devices raise their interrupts.
 //!
 //! It waits in `poll(2)` until something is readable or the run is over. A device whose buffer is full is polled again a
 //! little later, and less and less often: the guest may never read.
@@ -16,8 +16,8 @@ use crate::devices::device::InputStatus;
 use crate::machine::board::InputSource;
 use crate::machine::error::Error;
 
-const MIN_WAIT: Duration = Duration::from_millis(1);
-const MAX_WAIT: Duration = Duration::from_millis(50);
+const MIN_RETRY_DELAY: Duration = Duration::from_millis(1);
+const MAX_RETRY_DELAY: Duration = Duration::from_millis(50);
 
 /// Event that ends the I/O thread.
 pub(crate) struct StopEvent(std::os::fd::OwnedFd);
@@ -35,56 +35,56 @@ impl StopEvent {
 }
 
 /// Device whose source is polled.
-struct Waiting<'a> {
-    receiver: &'a InputSource,
+struct PolledSource<'a> {
+    source: &'a InputSource,
     /// Time to wait the next time that the device is full.
-    wait: Duration,
+    retry_delay: Duration,
     /// Time until which a full device is not polled.
-    rests_until: Option<Instant>,
+    paused_until: Option<Instant>,
 }
 
 /// Polls the devices until `stop` is signalled, or all sources are closed.
-pub(crate) fn listen(receivers: &[InputSource], stop: &StopEvent) -> io::Result<()> {
+pub(crate) fn run(input_sources: &[InputSource], stop: &StopEvent) -> io::Result<()> {
     // Otherwise Ctrl-C could be delivered here, and no vCPU would stop.
     block_vcpu_signals().map_err(io::Error::other)?;
-    let waiting = |receiver| Waiting { receiver, wait: MIN_WAIT, rests_until: None };
-    let mut devices: Vec<_> = receivers.iter().map(waiting).collect();
+    let waiting = |source| PolledSource { source, retry_delay: MIN_RETRY_DELAY, paused_until: None };
+    let mut devices: Vec<_> = input_sources.iter().map(waiting).collect();
     while !devices.is_empty() {
         let now = Instant::now();
         let mut wake: Option<Instant> = None;
         let mut polled = vec![PollFd::new(&stop.0, PollFlags::IN)];
         for device in &mut devices {
-            device.rests_until = device.rests_until.filter(|until| *until > now);
-            wake = [wake, device.rests_until].into_iter().flatten().min();
-            // Instead of a source that rests, `stop` is polled a second time.
-            let source = device.rests_until.map_or(device.receiver.source.as_fd(), |_| stop.0.as_fd());
+            device.paused_until = device.paused_until.filter(|until| *until > now);
+            wake = [wake, device.paused_until].into_iter().flatten().min();
+            // Instead of a paused source, `stop` is polled a second time.
+            let source = device.paused_until.map_or(device.source.fd.as_fd(), |_| stop.0.as_fd());
             polled.push(PollFd::from_borrowed_fd(source, PollFlags::IN));
         }
-        wait_for(&mut polled, wake.map(|wake| wake - now))?;
+        poll_until(&mut polled, wake.map(|wake| wake - now))?;
         let mut ready = polled.iter().map(|fd| !fd.revents().is_empty());
         if ready.next() == Some(true) {
             return Ok(());
         }
         let ready: Vec<bool> = ready.collect();
-        let mut left = Vec::with_capacity(devices.len());
+        let mut open_sources = Vec::with_capacity(devices.len());
         for (mut device, ready) in devices.into_iter().zip(ready) {
-            let open = !ready || device.receive()?;
-            left.extend(open.then_some(device));
+            let open = !ready || device.poll_input()?;
+            open_sources.extend(open.then_some(device));
         }
-        devices = left;
+        devices = open_sources;
     }
     Ok(())
 }
 
-impl Waiting<'_> {
+impl PolledSource<'_> {
     /// Polls the device; returns true if there may be more input.
-    fn receive(&mut self) -> io::Result<bool> {
-        let mut device = self.receiver.device.lock().unwrap_or_else(PoisonError::into_inner);
+    fn poll_input(&mut self) -> io::Result<bool> {
+        let mut device = self.source.device.lock().unwrap_or_else(PoisonError::into_inner);
         match device.poll_input()? {
-            InputStatus::Consumed => self.wait = MIN_WAIT,
+            InputStatus::Consumed => self.retry_delay = MIN_RETRY_DELAY,
             InputStatus::Full => {
-                self.wait = MAX_WAIT.min(self.wait * 2);
-                self.rests_until = Some(Instant::now() + self.wait);
+                self.retry_delay = MAX_RETRY_DELAY.min(self.retry_delay * 2);
+                self.paused_until = Some(Instant::now() + self.retry_delay);
             }
             InputStatus::Closed => return Ok(false),
         }
@@ -92,7 +92,7 @@ impl Waiting<'_> {
     }
 }
 
-fn wait_for(polled: &mut [PollFd<'_>], time: Option<Duration>) -> io::Result<()> {
+fn poll_until(polled: &mut [PollFd<'_>], time: Option<Duration>) -> io::Result<()> {
     let time = time.and_then(|time| Timespec::try_from(time).ok());
     match poll(polled, time.as_ref()) {
         // Signals are for the vCPUs' threads.

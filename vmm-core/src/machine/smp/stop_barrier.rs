@@ -31,7 +31,7 @@ impl<R> StopBarrier<R> {
     }
 
     /// Adds a result and stops all vCPUs.
-    pub(crate) fn settle(&self, result: R) {
+    pub(crate) fn stop_with(&self, result: R) {
         self.results.lock().unwrap_or_else(PoisonError::into_inner).push(result);
         self.stop();
     }

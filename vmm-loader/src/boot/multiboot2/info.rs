@@ -65,7 +65,7 @@ pub(crate) fn handoff(
         }
         ImageKind::Flat | ImageKind::Raw(_) => (None, Vec::new()),
     };
-    let (lower, upper) = (allocator.kib_from(0).min(640), allocator.kib_from(ONE_MIB));
+    let (lower, upper) = (allocator.usable_kib_from(0).min(640), allocator.usable_kib_from(ONE_MIB));
     let load_base = image.segments().iter().map(|segment| segment.phys).min();
 
     let info = info_builder::build(&mut allocator, "multiboot2 information", |builder| {

@@ -30,7 +30,7 @@ impl Input for Keys {
         Ok(count)
     }
 
-    fn is_over(&self) -> bool {
+    fn has_ended(&self) -> bool {
         false
     }
 }

@@ -8,7 +8,7 @@ use kvm_sys_wrap::GuestMemory;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::super::device::VirtioDevice;
-use super::super::memory::Reachable;
+use super::super::memory::DmaMemory;
 use super::super::transport::Transport;
 use crate::Gpa;
 use crate::devices::device::tests::TestGuest;
@@ -63,19 +63,20 @@ pub(super) const fn rings(queue: u64) -> [u64; 3] {
 
 impl Driver {
     /// A device that nobody has touched yet.
-    pub(super) fn new(service: impl VirtioDevice + 'static) -> Self {
+    pub(super) fn new(virtio_device: impl VirtioDevice + 'static) -> Self {
         let regions = [(GuestAddress(0), MEMORY_END as usize), (GuestAddress(BEYOND_HOLE), 0x1_0000)];
         let memory = GuestMemory::from_ranges(&regions).unwrap();
         let read_only = [GpaRange::new(Gpa(READ_ONLY), READ_ONLY_SIZE).unwrap()];
         let pulses = Arc::new(AtomicUsize::new(0));
         let line = IrqLine::new(Counter(Arc::clone(&pulses)));
-        let device = Transport::new(Box::new(service), Reachable::new(memory.clone(), &read_only), line);
+        let device =
+            Transport::new(Box::new(virtio_device), DmaMemory::new(memory.clone(), &read_only), line);
         Self { memory, device, pulses, guest: TestGuest::new(), next: [(0, 0); 2] }
     }
 
-    /// A device in service, with queues of 8 descriptors and all features accepted.
-    pub(super) fn started(service: impl VirtioDevice + 'static) -> Self {
-        let mut driver = Self::new(service);
+    /// Creates a running device, with queues of 8 descriptors and all features accepted.
+    pub(super) fn started(virtio_device: impl VirtioDevice + 'static) -> Self {
+        let mut driver = Self::new(virtio_device);
         driver.start();
         driver
     }

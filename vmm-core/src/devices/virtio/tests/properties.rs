@@ -23,7 +23,7 @@ impl Input for Endless {
         Ok(buffer.len())
     }
 
-    fn is_over(&self) -> bool {
+    fn has_ended(&self) -> bool {
         false
     }
 }
