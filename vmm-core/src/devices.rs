@@ -25,11 +25,11 @@ pub mod rtc;
 pub(crate) mod serial;
 pub mod virtio;
 
-use crate::Gpa;
 use crate::spec::virtio::{MAX_DEVICES, window};
 use crate::spec::{
     BusAddress, DebugConsoleSpec, DebugExitSpec, DeviceSpecs, PlatformSpec, SerialSpec, VirtioSpec,
 };
+use crate::{Gpa, Port};
 use irq::IrqLine;
 
 pub use debug_console::DebugConsole;
@@ -165,6 +165,17 @@ impl DeviceKind {
         }
     }
 
+    /// Returns the device whose fixed or default ports include `port`.
+    #[must_use]
+    pub fn at_port(port: Port) -> Option<Self> {
+        let port = port.0.into();
+        Self::ALL.iter().copied().find(|kind| {
+            let info = kind.info();
+            let first = info.location.address();
+            matches!(first, BusAddress::Port(first) if (first.0.into()..=info.last()).contains(&port))
+        })
+    }
+
     /// Returns the kind of a virtio device.
     #[must_use]
     pub const fn from_virtio(device: &VirtioSpec) -> Self {
@@ -223,6 +234,13 @@ pub enum DeviceSource {
 }
 
 impl InstalledDevice<'_> {
+    /// Returns true if the device has this port.
+    #[must_use]
+    pub fn has_port(&self, port: Port) -> bool {
+        let port = port.0.into();
+        matches!(self.at, BusAddress::Port(first) if (first.0.into()..=self.last()).contains(&port))
+    }
+
     /// Returns the last port or address.
     #[must_use]
     pub fn last(&self) -> u64 {
@@ -390,7 +408,7 @@ mod tests {
         let block = BlockSpec { image: "disk.img".into(), access: crate::spec::BlockAccess::ReadOnly };
         DeviceSpecs {
             // Its default ports overlap those of the configuration device.
-            hypercall: Some(BusAddress::Port(crate::Port(0x800))),
+            hypercall: Some(BusAddress::Port(Port(0x800))),
             platform: PlatformSpec { kvm_testdev: true, ..PlatformSpec::pc() },
             virtio: vec![VirtioSpec::Block(block), VirtioSpec::Console { input: true }, VirtioSpec::Entropy],
             ..DeviceSpecs::default()

@@ -17,7 +17,9 @@ use crate::record::replay::Replayer;
 use super::exception::Exception;
 use super::fetch::FetchResult;
 use super::instruction_trace::{DeliveredException, InstructionTrace, StepResult, TracedInstruction};
+use crate::Port;
 use crate::cpu::cpu_state::CpuState;
+use crate::devices::installed;
 use crate::machine::guest_state::GuestState;
 
 /// Single steps of a sample.
@@ -81,6 +83,8 @@ pub struct LoopAnalysis {
     pub body: Vec<TracedInstruction>,
     /// Ports that the loop reads.
     pub reads_ports: Vec<u16>,
+    /// Those of `reads_ports` that no device of the machine has. They read as all ones.
+    pub unanswered_ports: Vec<u16>,
     /// Ports that the loop writes.
     pub writes_ports: Vec<u16>,
     /// Linear address that the loop polls, and the value in memory there.
@@ -188,6 +192,7 @@ fn analyze_loop(replayer: &Replayer<'_>, registers: &CpuState, body: &[u64]) -> 
     let mut found = LoopAnalysis {
         body: Vec::new(),
         reads_ports: Vec::new(),
+        unanswered_ports: Vec::new(),
         writes_ports: Vec::new(),
         polled_memory: None,
         has_hlt: false,
@@ -228,6 +233,9 @@ fn analyze_loop(replayer: &Replayer<'_>, registers: &CpuState, body: &[u64]) -> 
         ports.sort_unstable();
         ports.dedup();
     }
+    let devices = installed(&machine.spec().devices);
+    let is_answered = |port: &u16| devices.iter().any(|device| device.has_port(Port(*port)));
+    found.unanswered_ports = found.reads_ports.iter().copied().filter(|port| !is_answered(port)).collect();
     found
 }
 

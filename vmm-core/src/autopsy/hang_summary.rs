@@ -2,6 +2,9 @@
 
 use std::fmt::Write as _;
 
+use crate::Port;
+use crate::devices::DeviceKind;
+
 use super::Autopsy;
 use super::hang::{HangKind, LoopAnalysis};
 use super::instruction_trace::DeliveredException;
@@ -96,7 +99,21 @@ fn describe_loop(text: &mut String, found: &LoopAnalysis, symbols: &SymbolLookup
         let shown: Vec<String> = list.iter().take(4).map(|port| format!("port {port:#x}")).collect();
         shown.join(", ")
     };
-    let _ = if !found.reads_ports.is_empty() {
+    let _ = if let Some(port) = found.unanswered_ports.first()
+        && found.unanswered_ports == found.reads_ports
+    {
+        let _ = write!(
+            text,
+            "The guest polls {} in a loop ({range}). No device answers there, so it reads all ones.",
+            ports(&found.reads_ports)
+        );
+        match DeviceKind::at_port(Port(*port)).map(DeviceKind::info) {
+            Some(device) => {
+                write!(text, " A machine with {} (`{}`) has that port.", device.title, device.name)
+            }
+            None => Ok(()),
+        }
+    } else if !found.reads_ports.is_empty() {
         write!(
             text,
             "The guest polls {} in a loop ({range}): it waits for a value that never comes.",
