@@ -76,6 +76,14 @@ pub enum Error {
         /// Error of `mmap`.
         source: io::Error,
     },
+    /// The slots of the VM are larger than RAM and swap of the host, without [`Slot::overcommit`](crate::Slot::overcommit).
+    #[error("{} MiB of guest memory: this host has {} MiB of RAM and swap", requested >> 20, available >> 20)]
+    Overcommit {
+        /// Bytes of all slots.
+        requested: u64,
+        /// Bytes of RAM and swap.
+        available: u64,
+    },
     /// No slot contains the address.
     #[error("there is no memory slot at {address}")]
     NoMemory {

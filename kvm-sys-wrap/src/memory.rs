@@ -25,7 +25,9 @@ use crate::call::Call;
 use crate::capability::Capability;
 use crate::create_vm::Vm;
 use crate::error::{Error, Result, SlotNumberProblem, SlotShapeProblem, call_failed};
-use crate::host_memory::{GuestMemory, MappedSlot, MemoryFile, Slot, SlotBacking, SlotFlags, advise};
+use crate::host_memory::{
+    GuestMemory, MappedSlot, MemoryFile, Slot, SlotBacking, SlotFlags, advise, check_overcommit,
+};
 
 pub use overlay_promotion::minor_faults;
 
@@ -34,7 +36,7 @@ impl Vm {
     ///
     /// # Errors
     /// [`Error::SlotShape`], [`Error::SlotNumber`] (taken), [`Error::Overlap`], [`Error::MissingCapability`] (read-only
-    /// slots need `KVM_CAP_READONLY_MEM`), [`Error::HugePages`] or [`Error::Call`] (`mmap`, `KVM_SET_USER_MEMORY_REGION`).
+    /// slots need `KVM_CAP_READONLY_MEM`), [`Error::Overcommit`], [`Error::HugePages`] or [`Error::Call`] (`mmap`, `KVM_SET_USER_MEMORY_REGION`).
     pub fn add_slot(&self, slot: Slot) -> Result<()> {
         let range = slot.range()?;
         if slot.flags.read_only {
@@ -43,6 +45,10 @@ impl Vm {
         let mut table = self.lock_slots();
         if table.slots.contains_key(&slot.number) {
             return Err(Error::SlotNumber { slot: slot.number, problem: SlotNumberProblem::Exists });
+        }
+        if !slot.overcommit {
+            let used = table.slots.values().map(|mapped| mapped.slot.size);
+            check_overcommit(used.fold(slot.size, u64::saturating_add))?;
         }
         table.map.insert(range, RangeOwner::Slot(slot.number))?;
         let added = self.reserve(&slot).and_then(|(mapping, file)| {

@@ -52,6 +52,10 @@ pub(crate) fn for_kvm(error: &KvmError) -> Option<String> {
              `memory.backing = \"anonymous\"` with `huge-pages = true`",
             size.div_ceil(2 << 20)
         )),
+        KvmError::Overcommit { .. } => Some(
+            "ask for less, or add `memory.overcommit = true`: then the host may kill the run when the guest uses it"
+                .to_owned(),
+        ),
         KvmError::FileChanged { .. } => Some(
             "run it again when nobody is writing to the file; a program that builds it should write a new file and \
              rename it"

@@ -267,6 +267,20 @@ fn a_directory_as_guest_is_a_mistake_of_the_configuration() {
     assert!(ended.stderr.contains("it is not a regular file"), "{ended:?}");
 }
 
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn memory_beyond_that_of_the_host_is_refused() {
+    if !program_is_here() {
+        return;
+    }
+    let ended = Bench::new(HALTS, &CONFIG.replace("2MiB", "64TiB")).run(&["run", "vmm.toml"]);
+    assert_eq!(ended.status, Some(106), "{ended:?}");
+    assert!(
+        ended.stderr.contains("this host has") && ended.stderr.contains("memory.overcommit"),
+        "{ended:?}"
+    );
+}
+
 /// A guest that prints lines without end: mov $'\\n', %al; out %al, $0xe9; jmp to the second.
 const PRINTS: &[u8] = &[0xb0, b'\n', 0xe6, 0xe9, 0xeb, 0xfc];
 

@@ -41,6 +41,7 @@ huge-pages = true
 [[memory]]
 size = "128MiB"
 address = "0x2_0000_0000"
+overcommit = true
 
 [[memory]]
 size = "2MiB"
@@ -202,7 +203,7 @@ fn the_machine() {
     let memory = [
         MemoryRegion { mergeable: false, ..MemoryRegion::new(Gpa(0), 2 << 20) },
         MemoryRegion { read_only: true, huge_pages: true, ..MemoryRegion::new(Gpa(1 << 32), 4096) },
-        MemoryRegion { huge_pages: true, ..MemoryRegion::new(Gpa(2 << 32), 128 << 20) },
+        MemoryRegion { huge_pages: true, overcommit: true, ..MemoryRegion::new(Gpa(2 << 32), 128 << 20) },
         MemoryRegion {
             backing: MemoryBacking::Hugetlb,
             mergeable: false,

@@ -244,11 +244,12 @@ pub(crate) fn set_cpuid(vcpu: &Vcpu, config: &MachineConfig) -> Result<(), Error
 
 /// Memory slot of a region.
 pub(crate) fn slot(number: u32, region: &MemoryRegion) -> Slot {
-    let MemoryRegion { address, size, read_only, huge_pages, mergeable, backing } = *region;
+    let MemoryRegion { address, size, read_only, huge_pages, mergeable, backing, overcommit } = *region;
     let mut slot = Slot::new(number, address, size);
     slot.flags = SlotFlags { read_only, log_dirty: false };
     slot.advice = MemoryAdvice { mergeable, huge_pages };
     slot.backing = self::backing(backing);
+    slot.overcommit = overcommit;
     slot
 }
 

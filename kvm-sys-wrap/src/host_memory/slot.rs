@@ -25,6 +25,8 @@ pub struct Slot {
     pub advice: MemoryAdvice,
     /// Source of that memory.
     pub backing: SlotBacking,
+    /// True to allow more memory than the host has, RAM and swap together. The process may be killed when the guest uses it.
+    pub overcommit: bool,
 }
 
 /// Flags of a slot (`kvm_userspace_memory_region.flags`, api.rst 4.35).
@@ -70,7 +72,7 @@ impl Slot {
     #[must_use]
     pub fn new(number: u32, address: Gpa, size: u64) -> Self {
         let (flags, advice, backing) = Default::default();
-        Self { number, address, size, flags, advice, backing }
+        Self { number, address, size, flags, advice, backing, overcommit: false }
     }
 
     /// Guest-physical range, checked.

@@ -115,6 +115,9 @@ pub struct MemoryTable {
     /// True to let the host merge equal pages (MADV_MERGEABLE).
     #[schemars(extend("default" = true))]
     pub mergeable: Option<Spanned<bool>>,
+    /// True to allow more memory than the host has, RAM and swap together.
+    #[schemars(extend("default" = false))]
+    pub overcommit: Option<Spanned<bool>>,
 }
 
 /// Addresses of tables and stack; those left out are allocated.

@@ -139,7 +139,16 @@ impl Identity {
             None => regions.to_vec(),
         };
         for (index, region) in regions.into_iter().enumerate() {
-            let MemoryRegion { address, size: bytes, read_only, huge_pages, mergeable, backing } = region;
+            // What the host may lend is no property of the machine.
+            let MemoryRegion {
+                address,
+                size: bytes,
+                read_only,
+                huge_pages,
+                mergeable,
+                backing,
+                overcommit: _,
+            } = region;
             let key = |name| format!("memory.{index}.{name}");
             self.put(key("size"), size(bytes));
             // A region with an address is never split.

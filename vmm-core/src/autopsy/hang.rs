@@ -83,7 +83,7 @@ pub struct LoopAnalysis {
     pub body: Vec<TracedInstruction>,
     /// Ports that the loop reads.
     pub reads_ports: Vec<u16>,
-    /// Those of `reads_ports` that no device of the machine has. They read as all ones.
+    /// Ports in `reads_ports` that no device of the machine has: they read as all ones.
     pub unanswered_ports: Vec<u16>,
     /// Ports that the loop writes.
     pub writes_ports: Vec<u16>,

@@ -169,6 +169,7 @@ fn blame_kvm(error: &KvmError) -> Blame {
         | KvmError::ApiVersion { .. }
         | KvmError::Call { .. }
         | KvmError::HugePages { .. }
+        | KvmError::Overcommit { .. }
         | KvmError::FileChanged { .. }
         | KvmError::Kick { .. } => Blame::Host,
         KvmError::TssAddress { .. }

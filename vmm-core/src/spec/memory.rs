@@ -22,6 +22,8 @@ pub struct MemoryRegion {
     pub mergeable: bool,
     /// Host memory behind the region.
     pub backing: MemoryBacking,
+    /// True to allow more memory than the host has. The process may be killed when the guest uses it.
+    pub overcommit: bool,
 }
 
 /// Host memory behind a region of guest memory.
@@ -63,6 +65,6 @@ impl MemoryRegion {
     pub const fn with_backing(backing: MemoryBacking, address: Gpa, size: u64) -> Self {
         let anonymous = matches!(backing, MemoryBacking::Anonymous);
         let huge_pages = anonymous && size >= HUGE_PAGES_THRESHOLD;
-        Self { address, size, read_only: false, huge_pages, mergeable: anonymous, backing }
+        Self { address, size, read_only: false, huge_pages, mergeable: anonymous, backing, overcommit: false }
     }
 }

@@ -86,6 +86,7 @@ pub(super) fn lower(cx: &mut Context<'_>) -> Vec<MemoryRegion> {
                     read_only: or(&table.read_only, plain.read_only),
                     huge_pages: or(&table.huge_pages, plain.huge_pages),
                     mergeable: or(&table.mergeable, plain.mergeable),
+                    overcommit: or(&table.overcommit, plain.overcommit),
                     ..plain
                 });
                 cx.regions.list.push(part);
