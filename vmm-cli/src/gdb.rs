@@ -25,7 +25,6 @@ use vmm_core::debugger::{DebugTarget, Finished, attach};
 use vmm_core::kvm_sys_wrap::termination_requested;
 use vmm_core::machine::Machine;
 use vmm_core::machine::error::Error;
-use vmm_core::spec::mode::Mode;
 use vmm_loader::ElfClass;
 
 use crate::diagnostic::{Diagnostic, Diagnostics};
@@ -91,7 +90,7 @@ pub(crate) fn run(
 /// Prints how to start gdb, and the debug capabilities of this host.
 fn announce(listener: &Listener, debugger: &dyn DebugTarget, path: &Path) {
     // gdb derives the width of real-mode code from the class of the file.
-    let narrow = debugger.machine().spec().boot.mode == Mode::Real;
+    let narrow = !debugger.machine().spec().boot.mode.is_protected();
     let width = if narrow { " -ex 'set architecture i8086'" } else { "" };
     let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     stderr::print_line(format_args!("gdb: waiting at {listener}"));

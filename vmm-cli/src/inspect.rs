@@ -16,7 +16,6 @@ use vmm_core::machine::Machine;
 use vmm_core::machine::end::{End, Verdict};
 use vmm_core::machine::error::Error;
 use vmm_core::machine::stop_point::StopPoint;
-use vmm_core::spec::mode::Mode;
 use vmm_core::{Gpa, Gva};
 use vmm_loader::VirtAddr;
 
@@ -140,7 +139,7 @@ impl InspectedGuest {
 
     /// Warns if this host reset the vCPU when it shut down: its registers are then those after reset.
     fn warn_of_reset(&self) -> Result<(), Diagnostics> {
-        if self.end != Some(End::Shutdown) || self.machine.spec().boot.mode == Mode::Real {
+        if self.end != Some(End::Shutdown) || !self.machine.spec().boot.mode.is_protected() {
             return Ok(());
         }
         let kvm = |error: vmm_core::kvm_sys_wrap::Error| self.error(&error.into());

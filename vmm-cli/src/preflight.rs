@@ -128,7 +128,7 @@ pub(crate) fn warnings(config: &Config, prepared: &Prepared) -> Vec<Diagnostic> 
         ));
     }
     if let Reachability { sti: Some(spot), loads_idt: false, .. } = &found
-        && machine.boot.mode != Mode::Real
+        && machine.boot.mode.is_protected()
     {
         let message = format!(
             "`sti` at {} turns interrupts on, and the guest loads no IDT: the first interrupt is a triple fault",
@@ -193,7 +193,7 @@ fn stack(moment: &GuestState<'_>, prepared: &Prepared) -> Option<(String, &'stat
 /// Returns the guest's functions as offsets in the code segment. In real mode offsets depend on the segment, so only
 /// the entry is checked there.
 fn functions(files: &Files, mode: Mode) -> Vec<u64> {
-    if mode == Mode::Real {
+    if !mode.is_protected() {
         return Vec::new();
     }
     let symbols = files.guest().into_iter().flat_map(|plan| plan.symbols().iter());

@@ -159,7 +159,7 @@ fn entry(
         }
         Some(EntryChoice::Address(address)) => VirtAddr(address.0),
     };
-    if mode == Mode::Real && entry.0 >= 1 << 20 {
+    if !mode.is_protected() && entry.0 >= mode.address_limit() {
         let message = format!("the entry {entry} is out of reach in real mode, which ends at 1 MiB");
         return Err(config.error_at("guest.entry", message).with_help(Some("link the guest below 0x100000")));
     }

@@ -35,7 +35,7 @@ use crate::paging::plan::PagingPlan;
 use crate::paging::walk::ReadMemory;
 use crate::paging::{Scheme, build};
 use crate::spec::gpa_range::GpaRange;
-use crate::spec::mode::{Mode, PageSize};
+use crate::spec::mode::PageSize;
 use crate::spec::{BootSpec, MachineSpec};
 
 pub use crate::cpu::descriptor::TrType;
@@ -92,7 +92,7 @@ pub fn initial_state(
     control_registers(&mut sregs, boot, layout.paging());
 
     let mut images = Vec::new();
-    if boot.mode == Mode::Real {
+    if !boot.mode.is_protected() {
         real::segments(&mut sregs, boot, layout)?;
     } else {
         flat::segments(&mut sregs, &mut images, boot, layout, quirks)?;
@@ -129,7 +129,7 @@ fn control_registers(sregs: &mut kvm_sregs, boot: &BootSpec, plan: Option<&Pagin
     let mut cr0 = Cr0::ET;
     let mut cr4 = Cr4::empty();
     let mut efer = Efer::empty();
-    if boot.mode != Mode::Real {
+    if boot.mode.is_protected() {
         cr0 |= Cr0::PE | Cr0::NE;
     }
     if let Some(plan) = plan {
@@ -141,10 +141,10 @@ fn control_registers(sregs: &mut kvm_sregs, boot: &BootSpec, plan: Option<&Pagin
         }
         efer.set(Efer::NXE, forbids_execution(plan));
     }
-    if boot.mode == Mode::Long {
+    if boot.mode.is_long() {
         efer |= Efer::LME | Efer::LMA;
     }
-    if boot.sse.unwrap_or(boot.mode == Mode::Long) {
+    if boot.sse.unwrap_or(boot.mode.is_long()) {
         cr0 |= Cr0::MP;
         cr4 |= Cr4::OSFXSR | Cr4::OSXMMEXCPT;
     }

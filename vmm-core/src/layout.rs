@@ -86,7 +86,7 @@ impl LayoutPart {
         match self {
             Self::Gdt | Self::Idt => 8,
             Self::Tss | Self::TrapPage | Self::KernelStack | Self::PageTables => PAGE_SIZE,
-            Self::Stack if matches!(mode, Mode::Real) => 2,
+            Self::Stack if !mode.is_protected() => 2,
             Self::Stack => 16,
         }
     }
@@ -95,7 +95,7 @@ impl LayoutPart {
     /// the rest of the layout.
     #[must_use]
     pub const fn fixed_size(self, mode: Mode, ring: Ring) -> Option<u16> {
-        let has_trap_page = matches!(ring, Ring::User) && !matches!(mode, Mode::Real);
+        let has_trap_page = matches!(ring, Ring::User) && mode.is_protected();
         match self {
             Self::Gdt => Some(gdt::size(mode)),
             Self::Idt => Some(idt::size(mode)),

@@ -159,7 +159,8 @@ pub(super) fn lower(
 
 /// Checks that a ring is given only in protected mode: real mode has no privilege levels (SDM vol. 3, 5.5).
 fn check_ring(cx: &mut Context<'_>, ring: Option<&Spanned<RingLevel>>) {
-    if let (Some(ring), Some(Mode::Real)) = (ring, cx.mode)
+    if let Some(ring) = ring
+        && cx.mode.is_some_and(|mode| !mode.is_protected())
         && ring.value.0 == Ring::User
     {
         let problem = ConfigProblem::new(&ring.span, "real mode has no rings");

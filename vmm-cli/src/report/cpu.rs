@@ -10,7 +10,6 @@ use vmm_core::kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
 use vmm_core::kvm_sys_wrap::{Gva, emulation_failure};
 use vmm_core::machine::Machine;
 use vmm_core::machine::end::End;
-use vmm_core::spec::mode::Mode;
 use vmm_core::spec::{Register, RegisterFile};
 
 use crate::prepare::Files;
@@ -133,7 +132,7 @@ fn notes(machine: &Machine, end: &End, regs: &kvm_regs, sregs: &kvm_sregs) -> Ve
     let mut notes = Vec::new();
     // Reset state in a machine that started in another mode (AMD hosts; see KVM's shutdown_interception).
     let reset = regs.rip == 0xfff0 && !Cr0::from_bits_retain(sregs.cr0).contains(Cr0::PE);
-    if *end == End::Shutdown && reset && machine.spec().boot.mode != Mode::Real {
+    if *end == End::Shutdown && reset && machine.spec().boot.mode.is_protected() {
         notes.push(
             "this host resets the vCPU when it shuts down: the registers are those after reset, not the guest's"
                 .to_owned(),

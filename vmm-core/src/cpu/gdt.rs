@@ -78,7 +78,7 @@ impl Gdt {
     /// Returns the table of a mode, with this descriptor in [`GdtSlot::Tss`].
     #[must_use]
     pub const fn new(mode: Mode, tss: SegmentDescriptor) -> Self {
-        Self { long: matches!(mode, Mode::Long), selectors: GdtLayout::Sysret, tss }
+        Self { long: mode.is_long(), selectors: GdtLayout::Sysret, tss }
     }
 
     /// Returns the table with its slots in the given order.

@@ -34,11 +34,11 @@ pub struct Tss {
 /// Returns the size of the TSS in bytes; 0 in real mode, which has none.
 #[must_use]
 pub const fn size(mode: Mode, ring: Ring) -> u16 {
-    match (mode, ring) {
-        (Mode::Real, _) => 0,
-        (_, Ring::Kernel) => HEADER,
+    match ring {
+        _ if !mode.is_protected() => 0,
+        Ring::Kernel => HEADER,
         // The CPU reads two bytes of the bitmap at a time, so a byte of ones must follow it.
-        (_, Ring::User) => HEADER + BITMAP + 1,
+        Ring::User => HEADER + BITMAP + 1,
     }
 }
 

@@ -63,7 +63,7 @@ pub fn control_registers(
     let facts = Facts {
         mode: boot.mode,
         ring: boot.ring,
-        sse: boot.sse.unwrap_or(boot.mode == Mode::Long),
+        sse: boot.sse.unwrap_or(boot.mode.is_long()),
         scheme: plan.map(|plan| plan.scheme),
         largest: plan.map(|plan| plan.largest),
         guarded: plan.is_some_and(|plan| plan.pieces.iter().any(|piece| !piece.access.executable)),
@@ -92,19 +92,19 @@ pub fn control_registers(
 
 fn cr0(facts: &Facts, bit: &str) -> Option<&'static str> {
     Some(match (bit, facts.mode) {
-        ("PE", Mode::Real) => {
+        ("PE", mode) if !mode.is_protected() => {
             "clear, this is real mode: a segment is a selector times 16, and there are no rings"
         }
-        ("PE", Mode::Long) => "long mode is a kind of protected mode",
+        ("PE", mode) if mode.is_long() => "long mode is a kind of protected mode",
         ("PE", _) => "makes it protected mode: segments come from descriptors, and there are rings",
         ("PG", mode) if !mode.has_paging() => "clear: addresses are physical, there are no page tables",
-        ("PG", Mode::Long) => "there is no long mode without paging",
+        ("PG", mode) if mode.is_long() => "there is no long mode without paging",
         ("PG", _) => "every address goes through the page tables at CR3",
         ("WP", mode) if !mode.has_paging() => "clear: there are no pages that it could protect",
         ("WP", _) => {
             "without it ring 0 could write through read-only mappings, and a stray write would go unseen"
         }
-        ("NE", Mode::Real) => "clear, as after reset",
+        ("NE", mode) if !mode.is_protected() => "clear, as after reset",
         ("NE", _) => {
             "the other way to report FPU errors is a line to an interrupt controller that is not there"
         }
@@ -149,16 +149,20 @@ fn cr4(facts: &Facts, bit: &str) -> Option<&'static str> {
 }
 
 fn efer(facts: &Facts, bit: &str) -> Option<&'static str> {
-    Some(match (bit, facts.mode) {
-        ("LME", Mode::Long) => "with it, paging is that of long mode",
-        ("LME", Mode::Paged | Mode::Pae) => "clear: with it, paging would be that of long mode",
-        ("LMA", Mode::Long) => "a CPU sets it when paging is enabled; KVM_SET_SREGS requires it in the state",
-        ("NXE", Mode::Pae | Mode::Long) if facts.guarded => {
+    Some(match (bit, facts.scheme?) {
+        ("LME", Scheme::FourLevel | Scheme::FiveLevel) => "with it, paging is that of long mode",
+        ("LME", Scheme::TwoLevel | Scheme::Pae) => "clear: with it, paging would be that of long mode",
+        ("LMA", Scheme::FourLevel | Scheme::FiveLevel) => {
+            "a CPU sets it when paging is enabled; KVM_SET_SREGS requires it in the state"
+        }
+        ("NXE", Scheme::Pae | Scheme::FourLevel | Scheme::FiveLevel) if facts.guarded => {
             "a mapping forbids execution; without this bit, XD in its entries would be reserved and fault"
         }
-        ("NXE", Mode::Pae | Mode::Long) => "clear: no mapping forbids execution",
-        ("NXE", Mode::Paged) => "clear: entries of 4 bytes have no XD bit",
-        ("SCE", Mode::Long) => "clear: SYSCALL leads to a kernel's entry point, and none is set up",
+        ("NXE", Scheme::Pae | Scheme::FourLevel | Scheme::FiveLevel) => "clear: no mapping forbids execution",
+        ("NXE", Scheme::TwoLevel) => "clear: entries of 4 bytes have no XD bit",
+        ("SCE", Scheme::FourLevel | Scheme::FiveLevel) => {
+            "clear: SYSCALL leads to a kernel's entry point, and none is set up"
+        }
         _ => return None,
     })
 }
@@ -180,30 +184,27 @@ fn rflags(facts: &Facts, bit: &str) -> Option<&'static str> {
 #[must_use]
 pub fn segment(spec: &MachineSpec, register: &str) -> &'static str {
     let user = spec.boot.ring == Ring::User;
-    match (register, spec.boot.mode) {
-        ("CS", Mode::Real) => "64 KiB that contain the entry: the base is the selector times 16",
-        ("CS", Mode::Long) => "the L bit makes the code 64-bit; base and limit are ignored",
-        ("CS", _) => {
-            "flat: from 0 over 4 GiB, so an offset is a linear address; the D bit makes the code 32-bit"
-        }
-        ("SS", Mode::Real) => "so that SS times 16 plus SP is the top of the stack",
-        ("SS", _) if user => "the stack of ring 3 must be a ring-3 data segment",
-        ("SS", Mode::Long) => "ignored in 64-bit code, but used by compatibility mode and ring changes",
-        ("DS" | "ES" | "FS" | "GS", Mode::Real) => "as CS: data next to the code can be addressed",
-        ("FS" | "GS", Mode::Long) => "data; a 64-bit guest sets its base by MSR",
-        ("TR", Mode::Real) => "as after reset: no tasks in real mode",
-        ("TR", _) if user => "holds the ring-0 stack pointer and the ports that ring 3 may use",
-        ("TR", _) => "VM entry requires a TSS, even without task switches",
-        ("LDTR", Mode::Real) => "as after reset",
-        ("LDTR", _) => "empty: there are no local descriptors",
-        ("GDTR", Mode::Real) => "as after reset: a guest that leaves real mode loads its own",
-        ("GDTR", _) => "the guest can load the selectors that the CPU already has",
-        ("IDTR", Mode::Real) => "the vector table at 0, which the guest fills in",
-        ("IDTR", _) if user => "every vector leads to the trap page: ring 3 has no handlers",
-        ("IDTR", _) => {
-            "256 gates, none present: an exception before the guest fills them in is a triple fault"
-        }
-        (_, _) => "flat data: an offset is a linear address",
+    let (real, long) = (!spec.boot.mode.is_protected(), spec.boot.mode.is_long());
+    match register {
+        "CS" if real => "64 KiB that contain the entry: the base is the selector times 16",
+        "CS" if long => "the L bit makes the code 64-bit; base and limit are ignored",
+        "CS" => "flat: from 0 over 4 GiB, so an offset is a linear address; the D bit makes the code 32-bit",
+        "SS" if real => "so that SS times 16 plus SP is the top of the stack",
+        "SS" if user => "the stack of ring 3 must be a ring-3 data segment",
+        "SS" if long => "ignored in 64-bit code, but used by compatibility mode and ring changes",
+        "DS" | "ES" | "FS" | "GS" if real => "as CS: data next to the code can be addressed",
+        "FS" | "GS" if long => "data; a 64-bit guest sets its base by MSR",
+        "TR" if real => "as after reset: no tasks in real mode",
+        "TR" if user => "holds the ring-0 stack pointer and the ports that ring 3 may use",
+        "TR" => "VM entry requires a TSS, even without task switches",
+        "LDTR" if real => "as after reset",
+        "LDTR" => "empty: there are no local descriptors",
+        "GDTR" if real => "as after reset: a guest that leaves real mode loads its own",
+        "GDTR" => "the guest can load the selectors that the CPU already has",
+        "IDTR" if real => "the vector table at 0, which the guest fills in",
+        "IDTR" if user => "every vector leads to the trap page: ring 3 has no handlers",
+        "IDTR" => "256 gates, none present: an exception before the guest fills them in is a triple fault",
+        _ => "flat data: an offset is a linear address",
     }
 }
 
@@ -232,10 +233,10 @@ mod tests {
                     [(Ring::Kernel, None), (Ring::User, Some(true)), (Ring::Kernel, Some(false))]
                 {
                     let mut spec = MachineSpec::new(mode, 8 << 20, EntryPoint::Address(Gva(0x8000)));
-                    spec.boot.ring = if mode == Mode::Real { Ring::Kernel } else { ring };
+                    spec.boot.ring = if mode.is_protected() { ring } else { Ring::Kernel };
                     spec.boot.sse = sse;
                     spec.boot.paging.page_size = page_size;
-                    spec.boot.paging.five_level = mode == Mode::Long && sse == Some(false);
+                    spec.boot.paging.five_level = mode.is_long() && sse == Some(false);
                     if matches!(mode, Mode::Pae | Mode::Long) && ring == Ring::User {
                         let access = PagePermissions { writable: true, user: true, executable: false };
                         let map = Mapping { gva: Gva(0x4000_0000), gpa: Gpa(0), size: 0x1000, access };

@@ -7,7 +7,7 @@ use kvm_sys_wrap::bindings::kvm_sregs;
 use super::{StateProblem, TableImage, real};
 use crate::layout::Layout;
 use crate::paging::walk::{WalkEnd, Walker};
-use crate::spec::mode::{Mode, Ring};
+use crate::spec::mode::Ring;
 use crate::spec::{BootSpec, EntryPoint};
 use crate::{Gpa, Gva};
 
@@ -20,7 +20,7 @@ pub(super) fn check(
     problems: &mut Vec<StateProblem>,
 ) {
     let gva = match boot.entry {
-        entry if boot.mode == Mode::Real => match real::code_address(entry) {
+        entry if !boot.mode.is_protected() => match real::code_address(entry) {
             Some((cs, ip)) => Gva(u64::from(cs) * 16 + u64::from(ip)),
             None => return problems.push(StateProblem::EntryTooHigh(boot.entry)),
         },
@@ -44,7 +44,7 @@ pub(super) fn check(
         }
         WalkEnd::Mapped(to) if !to.access.executable => problems.push(StateProblem::EntryNotExecutable(gva)),
         WalkEnd::Mapped(_) => {}
-        WalkEnd::Unaddressable if boot.mode != Mode::Long => {
+        WalkEnd::Unaddressable if !boot.mode.is_long() => {
             problems.push(StateProblem::EntryTooHigh(boot.entry));
         }
         WalkEnd::NotPresent | WalkEnd::Reserved(_) | WalkEnd::NoMemory(_) | WalkEnd::Unaddressable => {

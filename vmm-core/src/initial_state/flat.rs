@@ -14,7 +14,7 @@ use crate::cpu::tss::Tss;
 use crate::layout::{Layout, LayoutPart};
 use crate::spec::BootSpec;
 use crate::spec::gpa_range::GpaRange;
-use crate::spec::mode::{Mode, Ring};
+use crate::spec::mode::Ring;
 
 /// Sets the segment registers and table registers, and adds the tables to `images`.
 pub(super) fn segments(
@@ -24,7 +24,7 @@ pub(super) fn segments(
     layout: &Layout,
     quirks: HostQuirks,
 ) -> Result<(), StateError> {
-    let long = boot.mode == Mode::Long;
+    let long = boot.mode.is_long();
     let trap_page = layout.trap_page();
 
     let tss = required(layout, LayoutPart::Tss)?;

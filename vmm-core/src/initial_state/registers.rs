@@ -19,7 +19,7 @@ pub(super) fn registers(boot: &BootSpec, layout: &Layout, problems: &mut Vec<Sta
     let mut regs = kvm_regs { rflags: Rflags::FIXED.bits(), ..Default::default() };
     let top = layout.stack_top().unwrap_or_default().0;
     (regs.rip, regs.rsp) = match boot.entry {
-        entry if boot.mode == Mode::Real => {
+        entry if !boot.mode.is_protected() => {
             let (_, ip) = real::code_address(entry).unwrap_or_default();
             let (_, sp) = real::stack_address(top);
             (ip.into(), sp.into())
@@ -48,7 +48,7 @@ fn preset_problem(mode: Mode, register: Register, value: u64) -> Option<StatePro
     if register == Register::Rip {
         return Some(StateProblem::RipPreset);
     }
-    if mode != Mode::Long {
+    if !mode.is_long() {
         if register.is_64_bit_only() {
             return Some(StateProblem::NoSuchRegister { register, mode });
         }

@@ -4,7 +4,7 @@ use super::*;
 use crate::Gva;
 use crate::cpu::reset_state;
 use crate::layout::{self, LayoutEntry};
-use crate::spec::mode::Ring;
+use crate::spec::mode::{Mode, Ring};
 use crate::spec::{EntryPoint, Mapping, PagePermissions, Register};
 
 fn machine(mode: Mode, entry: u64) -> MachineSpec {

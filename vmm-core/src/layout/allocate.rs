@@ -14,7 +14,6 @@ use crate::paging::plan::{self, PagingPlan, ReservedRange};
 use crate::paging::{Scheme, build};
 use crate::spec::MachineSpec;
 use crate::spec::gpa_range::GpaRange;
-use crate::spec::mode::Mode;
 
 /// Lowest address that is allocated: below are the real-mode vector table, or the page that catches null pointers.
 const FLOOR: Gpa = Gpa(0x1000);
@@ -79,7 +78,7 @@ impl Space<'_> {
 
     /// Returns the free ranges of writable memory in a window, lowest first; whole pages except in real mode.
     fn free(&self, window: GpaRange) -> Vec<GpaRange> {
-        let whole_pages = self.spec.boot.mode != Mode::Real;
+        let whole_pages = self.spec.boot.mode.is_protected();
         let taken = self.placed.iter().map(|placed| placed.range);
         let mut taken: Vec<GpaRange> =
             taken.map(|range| if whole_pages { range.to_pages() } else { range }).collect();
@@ -103,7 +102,7 @@ impl Space<'_> {
 
     /// Returns the highest free range of `size` bytes in a window.
     fn highest(&self, size: u64, window: GpaRange) -> Option<GpaRange> {
-        let alignment = if self.spec.boot.mode == Mode::Real { 16 } else { PAGE_SIZE };
+        let alignment = if !self.spec.boot.mode.is_protected() { 16 } else { PAGE_SIZE };
         let fits = |free: GpaRange| {
             let end = Gpa(free.end().0 & !(alignment - 1));
             let start = Gpa(end.0.checked_sub(size)?);
@@ -118,7 +117,7 @@ impl Space<'_> {
         let lowest_memory =
             self.bus.memory.iter().find(|region| !region.read_only).map(|region| region.range);
         let top = lowest_memory.map_or(limit, |range| range.end().min(limit));
-        let windows = if self.spec.boot.mode == Mode::Real {
+        let windows = if !self.spec.boot.mode.is_protected() {
             // With SS = 0, the stack and the first 64 KiB of data have the same segment base.
             [REAL_STACK_TOP, limit, limit]
         } else {

@@ -8,7 +8,7 @@ use crate::firmware;
 use crate::paging::Scheme;
 use crate::spec::MachineSpec;
 use crate::spec::gpa_range::GpaRange;
-use crate::spec::mode::{Mode, Ring};
+use crate::spec::mode::Ring;
 
 /// Fixed ranges of a description without conflicts.
 pub(super) struct Checked {
@@ -59,10 +59,10 @@ pub(super) fn check(spec: &MachineSpec, occupied: &[LayoutEntry]) -> Result<Chec
 fn boot_problems(spec: &MachineSpec) -> Vec<LayoutProblem> {
     let (mode, paging) = (spec.boot.mode, &spec.boot.paging);
     let mut problems = Vec::new();
-    if mode == Mode::Real && spec.boot.ring == Ring::User {
+    if !mode.is_protected() && spec.boot.ring == Ring::User {
         problems.push(LayoutProblem::RealModeRing);
     }
-    if paging.five_level && mode != Mode::Long {
+    if paging.five_level && !mode.is_long() {
         problems.push(LayoutProblem::FiveLevel(mode));
     }
     if let Some(size) = paging.page_size

@@ -21,7 +21,7 @@ use crate::machine::processor::Processor;
 use crate::machine::run_loop::RunControl;
 use crate::machine::stepper::{HLT, SingleStep, StepOutcome};
 use crate::machine::turn::{ExitHooks, ExitOutcome};
-use crate::spec::mode::{Mode, Ring};
+use crate::spec::mode::{OperandWidth, Ring};
 use crate::spec::{EntryPoint, Interrupts, LimitSpec, MachineSpec};
 use crate::{Gpa, Gva};
 
@@ -235,11 +235,11 @@ impl<'a> DebugProbe<'a> {
             let table = machine.processors.bsp().vcpu.sregs()?.idt.base;
             let vector = u64::from(INVALID_OPCODE);
             let gate = Gate::interrupt(HANDLER.into(), Ring::Kernel).entry();
-            let (at, gate) = match self.spec.boot.mode {
+            let (at, gate) = match self.spec.boot.mode.operand_width() {
                 // A far pointer in the vector table, to segment 0.
-                Mode::Real => (table + 4 * vector, HANDLER.into()),
-                Mode::Protected | Mode::Paged | Mode::Pae => (table + 8 * vector, gate),
-                Mode::Long => (table + 16 * vector, gate),
+                OperandWidth::Bits16 => (table + 4 * vector, HANDLER.into()),
+                OperandWidth::Bits32 => (table + 8 * vector, gate),
+                OperandWidth::Bits64 => (table + 16 * vector, gate),
             };
             let failed = |source| Error::Table { what: "a gate to try", source };
             let (board, bsp) = (&machine.board, machine.processors.bsp_mut());

@@ -56,7 +56,7 @@ impl ModeProbe {
             Self { mode, ring, extra, spec }
         };
         let mut probes: Vec<Self> = Mode::ALL.into_iter().map(|mode| new(mode, Ring::Kernel, None)).collect();
-        let with_ring_3 = Mode::ALL.into_iter().filter(|mode| *mode != Mode::Real);
+        let with_ring_3 = Mode::ALL.into_iter().filter(|mode| mode.is_protected());
         probes.extend(with_ring_3.map(|mode| new(mode, Ring::User, None)));
         let mut large = new(Mode::Long, Ring::Kernel, Some("1 GiB pages"));
         large.spec.boot.paging.page_size = Some(PageSize::Size1G);

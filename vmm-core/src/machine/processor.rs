@@ -23,7 +23,6 @@ use crate::machine::error::Error;
 use crate::machine::host;
 use crate::machine::observer::ExitView;
 use crate::machine::vcpu_view::VcpuView;
-use crate::spec::mode::Mode;
 use crate::spec::{BusAddress, UnmappedPolicy};
 
 /// RFLAGS.IF (SDM vol. 1, 3.4.3.3).
@@ -276,7 +275,7 @@ fn bus(board: &Board, at: BusAddress) -> (&Bus, u64) {
 fn frame(board: &Board, vector: u8, regs: &kvm_regs) -> Option<ExceptionFrame> {
     let mut stack = [0; 6 * 8];
     let length = board.memory.read(&mut stack, Gpa(regs.rsp).into()).ok()?;
-    ExceptionFrame::decode(vector, stack.get(..length)?, board.spec.boot.mode == Mode::Long)
+    ExceptionFrame::decode(vector, stack.get(..length)?, board.spec.boot.mode.is_long())
 }
 
 /// Up to 8 bytes as a number.

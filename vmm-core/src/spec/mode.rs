@@ -74,6 +74,12 @@ impl Mode {
         !matches!(self.operand_width(), OperandWidth::Bits16)
     }
 
+    /// Returns true if EFER.LMA is set: 64-bit code, and paging with four or five levels.
+    #[must_use]
+    pub const fn is_long(self) -> bool {
+        matches!(self.operand_width(), OperandWidth::Bits64)
+    }
+
     /// Returns true if CR0.PG is set.
     #[must_use]
     pub const fn has_paging(self) -> bool {
@@ -170,5 +176,22 @@ impl PageSize {
 impl fmt::Display for PageSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::de::IntoDeserializer;
+    use serde::de::value::Error;
+
+    use super::*;
+
+    #[test]
+    fn the_list_has_every_mode_by_the_name_of_its_serialization() {
+        // The error names all variants.
+        let error: Error = Mode::deserialize("?".into_deserializer()).unwrap_err();
+        let error = error.to_string();
+        let names: Vec<&str> = error.split('`').skip(3).step_by(2).collect();
+        assert_eq!(names, Mode::ALL.map(Mode::name), "{error}");
     }
 }

@@ -94,7 +94,7 @@ fn check_entry(cx: &mut Context<'_>, at: &Spanned<EntryChoice>, is_flat: bool) {
         EntryChoice::Address(address) => check_address(cx, address.0, &at.span, "entry"),
         EntryChoice::Segmented { segment, offset } => {
             let linear = (u64::from(*segment) << 4).saturating_add(u64::from(*offset));
-            if cx.mode.is_some_and(|mode| mode != Mode::Real) {
+            if cx.mode.is_some_and(Mode::is_protected) {
                 let message = format!("`segment:offset` is for real mode, not {} mode", cx.mode_name());
                 cx.problem(ConfigProblem::new(&at.span, message).help("give a linear address"));
             } else if linear >= Mode::Real.address_limit() {

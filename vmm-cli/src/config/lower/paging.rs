@@ -30,7 +30,7 @@ pub(super) fn lower(cx: &mut Context<'_>) -> PagingSpec {
     let page_size = page_size.as_ref().and_then(|at| self::page_size(cx, at));
     if let Some(five_level) = five_level
         && five_level.value
-        && cx.mode.is_some_and(|mode| mode != Mode::Long)
+        && cx.mode.is_some_and(|mode| !mode.is_long())
     {
         let message = format!("{} mode has no five-level paging", cx.mode_name());
         cx.problem(ConfigProblem::new(&five_level.span, message).help("only long mode has it"));
@@ -137,14 +137,14 @@ fn check_virtual(cx: &mut Context<'_>, range: &Range, span: &Span, five_level: b
     let Some(mode) = cx.mode else { return };
     let bits = if five_level { 57 } else { 48 };
     let fits = |last| {
-        if mode == Mode::Long { one_half(range.start, last, bits) } else { last <= u64::from(u32::MAX) }
+        if mode.is_long() { one_half(range.start, last, bits) } else { last <= u64::from(u32::MAX) }
     };
     if !range.last().is_some_and(fits) {
         let problem = ConfigProblem::new(
             span,
             format!("{} from {:#x} leaves the virtual address space", show_size(range.length), range.start),
         );
-        cx.problem(if mode == Mode::Long {
+        cx.problem(if mode.is_long() {
             problem.help(format!(
                 "addresses of {bits} bits: up to {:#x}, or from {:#x} on",
                 canonical_half(bits).saturating_sub(1),

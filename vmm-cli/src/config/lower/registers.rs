@@ -1,7 +1,6 @@
 //! `[registers]` and `expect.registers`: each register at most once, with values of the mode's width.
 
 use vmm_core::spec::Register;
-use vmm_core::spec::mode::Mode;
 
 use super::Context;
 use crate::config::problem::ConfigProblem;
@@ -40,7 +39,7 @@ pub(super) fn values(cx: &mut Context<'_>, table: &RegisterValues) -> Vec<(Regis
             continue;
         }
         if let Some(mode) = cx.mode
-            && mode != Mode::Long
+            && !mode.is_long()
         {
             if is_extended(register) {
                 let message = format!("{mode} mode has no register `{}`", name.value.name);

@@ -12,7 +12,7 @@ use crate::initial_state::InitialState;
 use crate::layout::{Layout, RangeOwner};
 use crate::machine::build::{self, BuildSteps};
 use crate::machine::host;
-use crate::spec::mode::{Mode, Ring};
+use crate::spec::mode::Ring;
 use crate::spec::register::{Register, RegisterFile};
 use crate::spec::{CpuidPolicy, MachineSpec, MemoryRegion};
 
@@ -310,7 +310,7 @@ fn mode(spec: &MachineSpec, state: &InitialState) -> [SequenceStep; 2] {
         number_field("cr4", sregs.cr4),
         number_field("efer", sregs.efer),
     ];
-    let start = if spec.boot.mode == Mode::Real {
+    let start = if !spec.boot.mode.is_protected() {
         "real mode at the entry's segment, not at the reset vector".to_owned()
     } else {
         let ring = if spec.boot.ring == Ring::User { ", ring 3" } else { "" };

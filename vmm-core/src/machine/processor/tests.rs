@@ -13,6 +13,7 @@ use crate::devices::console::Output;
 use crate::devices::device::{Device, Guest};
 use crate::layout;
 use crate::machine::host::CpuTraits;
+use crate::spec::mode::Mode;
 use crate::spec::{EntryPoint, MachineSpec};
 
 const DEVICE: u16 = 0x300;
