@@ -9,7 +9,7 @@ use vmm_cli::config::{
     Config, EntryChoice, ExpectedMemory, FileKind, FwCfgSource, MachineTemplate, MemoryLocation, Overrides,
 };
 use vmm_cli::diagnostic::Location;
-use vmm_core::machine::end_kind::EndKind;
+use vmm_core::machine::end::EndKind;
 use vmm_core::spec::mode::{Mode, PageSize, Ring};
 use vmm_core::spec::{
     BlockAccess, BlockSpec, BusAddress, CpuidPolicy, DebugConsoleSpec, DebugExitSpec, DeviceSpecs, FwCfgFile,

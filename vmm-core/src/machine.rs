@@ -10,7 +10,6 @@ pub(crate) mod build;
 pub(crate) mod coalesced_pio;
 pub mod debug_capabilities;
 pub mod end;
-pub mod end_kind;
 pub mod error;
 pub mod guest_state;
 pub(crate) mod host;

@@ -2,7 +2,7 @@
 
 use regex::bytes::Regex;
 use vmm_core::Gpa;
-use vmm_core::machine::end_kind::EndKind;
+use vmm_core::machine::end::EndKind;
 use vmm_core::spec::Register;
 
 /// Expectations for a finished run; `None` and empty lists check nothing.

@@ -16,9 +16,8 @@ use crate::cpu::cpu_state::CpuState;
 use crate::cpu::exit_counts::{ExitCounts, ExitKind};
 use crate::cpu::ring3_trap::{EXIT_VECTOR, ExceptionFrame};
 use crate::devices::bus::Bus;
-use crate::devices::device::Action;
 use crate::machine::board::Board;
-use crate::machine::end::{End, Suspend, UnmappedAccess};
+use crate::machine::end::{End, UnmappedAccess};
 use crate::machine::error::Error;
 use crate::machine::host;
 use crate::machine::observer::ExitView;
@@ -184,7 +183,7 @@ impl<V: ServedVcpu> Processor<V> {
         for item in data.chunks(width.max(1)) {
             match bus.write(address, item, &guest) {
                 Some(action) => {
-                    if let Some(end) = end_of(action.map_err(Error::Console)?) {
+                    if let Some(end) = End::from_action(action.map_err(Error::Console)?) {
                         return Ok(Some(end));
                     }
                 }
@@ -215,7 +214,7 @@ impl<V: ServedVcpu> Processor<V> {
         for item in answer.chunks_mut(width.max(1)) {
             match bus.read(address, item, &guest) {
                 Some(action) => {
-                    if let Some(end) = end_of(action.map_err(Error::Console)?) {
+                    if let Some(end) = End::from_action(action.map_err(Error::Console)?) {
                         return Ok(Some(end));
                     }
                 }
@@ -251,17 +250,6 @@ impl<V: ServedVcpu> Processor<V> {
 /// Returns true if RFLAGS.IF is set.
 pub(crate) const fn has_interrupts_on(regs: &kvm_regs) -> bool {
     regs.rflags & INTERRUPT_FLAG != 0
-}
-
-/// End of the run that a device's action leads to, if any.
-fn end_of(action: Action) -> Option<End> {
-    match action {
-        Action::Continue => None,
-        Action::Exit(code) => Some(End::Exit { code }),
-        Action::PowerOff => Some(End::PowerOff),
-        Action::Reset => Some(End::Reset),
-        Action::Suspend { wake } => Some(End::Suspend(wake.map_or(Suspend::NoAlarm, Suspend::Until))),
-    }
 }
 
 fn bus(board: &Board, at: BusAddress) -> (&Bus, u64) {

@@ -2,7 +2,7 @@
 
 use regex::bytes::RegexBuilder;
 use vmm_core::Gpa;
-use vmm_core::machine::end_kind::EndKind;
+use vmm_core::machine::end::EndKind;
 use vmm_core::spec::UnmappedPolicy;
 
 use super::{Context, or, registers};

@@ -2,7 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::Deserialize;
-use vmm_core::machine::end_kind::EndKind;
+use vmm_core::machine::end::EndKind;
 
 use super::Spanned;
 use crate::config::values::{Address, Count, OneOrMany, RegisterValues, Word};
