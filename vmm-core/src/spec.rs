@@ -26,9 +26,7 @@ use serde::Deserialize;
 use crate::spec::cpuid_feature::CpuidFeature;
 use crate::spec::mode::{Mode, PageSize, Ring};
 pub use crate::spec::register::{Register, RegisterFile};
-pub use devices::{
-    BusAddress, CustomDeviceSpec, DebugConsoleSpec, DebugExitSpec, DeviceSetting, DeviceSpecs, SerialSpec,
-};
+pub use devices::*;
 pub use memory::{HUGE_PAGES_THRESHOLD, MemoryBacking, MemoryRegion};
 pub use platform::{FwCfgFile, FwCfgSpec, PlatformSpec};
 pub use virtio::{BlockAccess, BlockSpec, VirtioSpec};

@@ -23,7 +23,7 @@ use vmm_core::spec::{HaltPolicy, Interrupts, MemoryBacking, ResetPolicy, Unmappe
 use vmm_loader::Protocol;
 
 pub use cpuid::{CpuidChoice, CpuidTable};
-pub use devices::{Devices, LocationKeys, MovableDevice};
+pub use devices::*;
 pub use expect::{ExpectMemory, ExpectTable};
 pub use guest::{GuestTable, Load, ModuleTable};
 pub use paging::{Map, Paging};
