@@ -40,7 +40,7 @@ pub(crate) use write::write;
 
 const MAGIC: [u8; 8] = *b"\x89VMMSNAP";
 /// Version of the format that is written, and the only one that is read. It is raised with every change of [`Description`],
-/// of [`Identity`], and of the state of the machine.
+/// of [`Identity`], and of the state of the machine. A new device is no such change: earlier machines are those without it.
 const VERSION: u32 = 2;
 const _: () =
     assert!(STATE_VERSION == 1, "the saved form of the machine's state has changed: raise VERSION too");

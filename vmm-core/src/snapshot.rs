@@ -40,7 +40,7 @@ pub use crate::machine::state::MachineState;
 pub use host::HostIdentity;
 
 /// Version of the saved form of [`MachineState`] and [`HostIdentity`]: of what serde writes for them, and of the bytes that devices
-/// save. It is raised whenever one of these changes.
+/// save. It is raised whenever one of these changes. A new device does not change the form of machines without it.
 pub const STATE_VERSION: u32 = 1;
 
 impl Snapshot {

@@ -265,10 +265,24 @@ impl Identity {
         self.0.iter().find(|property| property.key == key).map(|property| property.value.as_str())
     }
 
+    /// Returns the identity without the keys that begin with `prefix`.
+    #[cfg(test)]
+    pub(super) fn without(&self, prefix: &str) -> Self {
+        Self(self.0.iter().filter(|property| !property.key.starts_with(prefix)).cloned().collect())
+    }
+
+    /// Returns the value of a key, or its meaning where it is missing: a machine without any key of a device does not have the
+    /// device, which a later version may have added.
+    fn effective(&self, key: &str) -> Option<&str> {
+        let is_switch = || key.starts_with("devices.") && key.ends_with(".enabled");
+        self.get(key).or_else(|| is_switch().then_some("false"))
+    }
+
     /// Returns the difference to the machine of `config`: of several the first whose key is set there, else the first.
     pub(super) fn difference(&self, now: &Self, config: &Config) -> Option<Difference> {
         let new = now.0.iter().filter(|property| self.get(&property.key).is_none());
-        let differing = self.0.iter().chain(new).filter(|Property { key, .. }| self.get(key) != now.get(key));
+        let differing =
+            self.0.iter().chain(new).filter(|Property { key, .. }| self.effective(key) != now.effective(key));
         let keys: Vec<&str> = differing.map(|property| property.key.as_str()).collect();
         let set = keys.iter().find_map(|key| Some((*key, written(config, key)?)));
         let (key, written) = match set {

@@ -1,6 +1,8 @@
 //! Golden files of the format: a snapshot that the format's version has once written, and the identity of machines in which
-//! every key occurs. They are written once for each [`VERSION`] and never changed: a change needs a new version.
+//! every key occurs. They are written once for each [`VERSION`] and never changed, except that a new device adds its keys to the
+//! identity: any other change needs a new version.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
@@ -151,18 +153,32 @@ fn identity(text: &str, overrides: &Overrides) -> Identity {
     Identity::new(&machine(&config(text, overrides)))
 }
 
-/// Compares with a golden file that is written once, with `UPDATE_GOLDEN=1`.
+/// Returns the name of the device that a line of an identity is about.
+fn device(line: &str) -> Option<&str> {
+    line.strip_prefix("devices.")?.split('.').next()
+}
+
+/// Compares with a golden file that is written with `UPDATE_GOLDEN=1`: once, and again when there is a new device.
 #[test]
 fn a_changed_identity_has_a_new_version() {
     let path = directory().join(format!("identity-{VERSION}.txt"));
     let parts = EVERYTHING.map(|(name, text)| format!("# {name}\n{}", identity(text, &Overrides::new())));
     let found = parts.join("\n");
+    let update = env::var_os("UPDATE_GOLDEN").is_some();
     match fs::read_to_string(&path) {
-        Ok(golden) => assert!(
-            golden == found,
-            "the identity of machines has changed: raise `snapshot_file::VERSION`, then run with UPDATE_GOLDEN=1\n{found}"
-        ),
-        Err(_) if env::var_os("UPDATE_GOLDEN").is_some() => fs::write(&path, found).unwrap(),
+        Ok(golden) if golden == found => {}
+        Ok(golden) => {
+            let devices: BTreeSet<&str> = golden.lines().filter_map(device).collect();
+            let is_new = |line: &&str| device(line).is_some_and(|name| !devices.contains(name));
+            let of_known: String = found.split_inclusive('\n').filter(|line| !is_new(line)).collect();
+            assert!(
+                golden == of_known,
+                "the identity of machines has changed: raise `snapshot_file::VERSION`, then run with UPDATE_GOLDEN=1\n{found}"
+            );
+            assert!(update, "there is a new device: run with UPDATE_GOLDEN=1\n{found}");
+            fs::write(&path, found).unwrap();
+        }
+        Err(_) if update => fs::write(&path, found).unwrap(),
         Err(error) => panic!("{}: {error}: run with UPDATE_GOLDEN=1", path.display()),
     }
 }
@@ -274,6 +290,25 @@ fn a_difference_has_key_values_and_place() {
     );
 }
 
+#[test]
+fn a_device_that_an_earlier_version_did_not_know_is_absent() {
+    let text = |rtc| {
+        format!(
+            "mode = \"long\"\nguest = {{ flat = \"a.bin\", address = 0x8000 }}\nmemory.size = \"2MiB\"\ndevices.rtc.enabled = {rtc}\n"
+        )
+    };
+    let difference = |rtc| {
+        let config = config(&text(rtc), &Overrides::new());
+        let now = Identity::new(&machine(&config));
+        let (then, back) =
+            (now.without("devices.rtc."), now.difference(&now.without("devices.rtc."), &config));
+        assert_eq!(back.is_some(), rtc);
+        then.difference(&now, &config).map(|difference| difference.to_string())
+    };
+    assert_eq!(difference(false), None);
+    assert_eq!(difference(true).unwrap(), "`devices.rtc.enabled` was not there then and is true now");
+}
+
 /// A description that is longer than this version's is not taken for one, even if its checksum is right.
 #[test]
 fn bytes_behind_the_description_are_refused() {
@@ -301,8 +336,8 @@ fn the_golden_snapshot_is_read() {
     );
     let changed = "the saved form has changed: raise `snapshot_file::VERSION`";
     let saved = Saved::open(&path).unwrap_or_else(|error| panic!("{changed}: {error:?}"));
-    let config = Config::load(&directory().join("golden.toml"), &Overrides::new()).unwrap();
-    let prepared = Prepared::new(&config).unwrap();
+    let config_now = Config::load(&directory().join("golden.toml"), &Overrides::new()).unwrap();
+    let prepared = Prepared::new(&config_now).unwrap();
 
     let bytes = fs::read(&path).unwrap();
     let description = encoding::to_bytes(&saved.description).unwrap();
@@ -314,7 +349,9 @@ fn the_golden_snapshot_is_read() {
     assert!(config.ends_with("golden.toml"), "{changed}: {}", config.display());
     assert_eq!(point, "after 3 exits", "{changed}");
     assert!(host.kvm.starts_with("kvm_"), "{changed}: {host:?}");
-    assert_eq!(machine, &Identity::new(&prepared.machine), "{changed}");
+    if let Some(difference) = machine.difference(&Identity::new(&prepared.machine), &config_now) {
+        panic!("{changed}, or leave a new device out in golden.toml: {difference}");
+    }
     assert_eq!(*files, checksum(&prepared.files), "{changed}");
     assert_eq!(printed, b"abc", "{changed}");
     assert!(cpuid.is_none(), "{changed}");
