@@ -138,5 +138,10 @@ mod tests {
             assert_eq!(text, format!("\"{protocol}\""));
             assert_eq!(serde_json::from_str::<Protocol>(&text).unwrap(), *protocol);
         }
+        // The error names all variants.
+        let error = serde_json::from_str::<Protocol>("\"?\"").unwrap_err().to_string();
+        let names: Vec<&str> = error.split('`').skip(3).step_by(2).collect();
+        let listed: Vec<&str> = Protocol::ALL.iter().map(|protocol| protocol.name()).collect();
+        assert_eq!(names, listed, "{error}");
     }
 }

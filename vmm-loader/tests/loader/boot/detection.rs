@@ -34,6 +34,29 @@ fn a_file_with_one_candidate() {
     assert_eq!(chosen(&boot_sector(512)), (Protocol::BootSector, Some(0x7c00), Some(OperandWidth::Bits16)));
 }
 
+/// Returns a file of which the protocol is chosen; `None` for files without a format.
+fn file_of(protocol: Protocol) -> Option<Vec<u8>> {
+    Some(match protocol {
+        Protocol::Elf => elf(B64, &[]).build(),
+        Protocol::Multiboot => elf(B32, &multiboot(3, &[])).build(),
+        Protocol::Multiboot2 => elf(B32, &multiboot2(0, &[end()])).build(),
+        Protocol::Pvh => vmlinux(true).build(),
+        Protocol::Linux => BzImage::default().build(),
+        Protocol::BootSector => boot_sector(512),
+        Protocol::Flat => return None,
+        other => panic!("add a file of which {other} is chosen"),
+    })
+}
+
+#[test]
+fn every_protocol_is_detected() {
+    for protocol in Protocol::ALL {
+        if let Some(file) = file_of(*protocol) {
+            assert_eq!(detect(&file).choose().unwrap(), *protocol);
+        }
+    }
+}
+
 #[test]
 fn the_order_of_several_candidates() {
     let headers = [multiboot(0, &[]), vec![0; 4], multiboot2(0, &[end()])].concat();
