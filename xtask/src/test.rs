@@ -37,7 +37,7 @@ use selection::{HostChoice, Selection};
 use template::CargoStep;
 
 /// Guest with its configuration in an ELF note.
-const ELF_NOTE_GUEST: &str = "guests/build/noted.elf";
+const ELF_NOTE_GUEST: &str = "guests/build/elf-note-config.elf";
 /// Maximum number of nested hosts at a time.
 const MAX_NESTED_HOSTS: usize = 2;
 /// Available memory from which on two nested hosts run, in bytes. Each needs about 3 GiB for the test programs.
