@@ -1,4 +1,4 @@
-//! SIGBUS in a process in which files are mapped: supplied pages in guarded mappings, the default action otherwise.
+//! SIGBUS in a process with mapped files: guarded mappings get pages of zeros, other accesses have the default action.
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
@@ -18,8 +18,8 @@ fn file(name: &str) -> (File, std::path::PathBuf) {
     (File::options().read(true).write(true).open(&path).unwrap(), path)
 }
 
-/// Runs one of the tests below in a process of its own, which the signal may end.
-fn alone(test: &str) -> std::process::ExitStatus {
+/// Runs one of the tests below in a separate process, which the signal may end.
+fn run_alone(test: &str) -> std::process::ExitStatus {
     let this = std::env::current_exe().unwrap();
     let output = Command::new(this).args(["--exact", test]).env("VMM_ALONE", test).output().unwrap();
     output.status
@@ -30,16 +30,16 @@ fn is_alone(test: &str) -> bool {
 }
 
 #[test]
-fn a_signal_that_somebody_sends_still_ends_the_process() {
-    let me = "a_signal_that_somebody_sends_still_ends_the_process";
-    if !is_alone(me) {
-        assert_eq!(alone(me).signal(), Some(SIGBUS));
+fn a_sent_signal_still_ends_the_process() {
+    let name = "a_sent_signal_still_ends_the_process";
+    if !is_alone(name) {
+        assert_eq!(run_alone(name).signal(), Some(SIGBUS));
         return;
     }
     let (file, path) = file("sent");
     let _mapped = MappedFile::new(file, &path).unwrap().unwrap();
     fs::remove_file(path).unwrap();
-    // The first one finds the handler of Rust's runtime, which looks for stack overflows and then steps aside.
+    // The first signal runs the handler of Rust's runtime, which checks for a stack overflow and then restores the default action.
     for _ in 0..3 {
         Command::new("kill").args(["-BUS", &std::process::id().to_string()]).status().unwrap();
     }
@@ -48,10 +48,10 @@ fn a_signal_that_somebody_sends_still_ends_the_process() {
 }
 
 #[test]
-fn an_access_to_a_mapping_that_is_not_guarded_still_ends_the_process() {
-    let me = "an_access_to_a_mapping_that_is_not_guarded_still_ends_the_process";
-    if !is_alone(me) {
-        assert_eq!(alone(me).signal(), Some(SIGBUS));
+fn an_access_to_an_unguarded_mapping_still_ends_the_process() {
+    let name = "an_access_to_an_unguarded_mapping_still_ends_the_process";
+    if !is_alone(name) {
+        assert_eq!(run_alone(name).signal(), Some(SIGBUS));
         return;
     }
     let (file, path) = file("other");
@@ -64,9 +64,9 @@ fn an_access_to_a_mapping_that_is_not_guarded_still_ends_the_process() {
     unreachable!("the access above ends the process");
 }
 
-/// Many threads, each with a file of its own that loses its pages: each mapping reports its own file only.
+/// Each of many threads has its own file, which loses its pages or not. Each mapping reports only its own file.
 #[test]
-fn each_mapping_has_its_own_mark() {
+fn each_mapping_reports_only_its_own_file() {
     let work = |number: usize| {
         let (file, path) = file(&number.to_string());
         let mapped = MappedFile::new(File::open(&path).unwrap(), &path).unwrap().unwrap();

@@ -1,4 +1,4 @@
-//! All steps of the flow on a real KVM: 16-bit guests of a few bytes. Real mode runs on every host.
+//! Calls of all kinds on KVM, with 16-bit guests of a few bytes. Every host supports real mode.
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
@@ -19,7 +19,7 @@ fn slot(number: u32, address: u64, size: u64) -> Slot {
     real_mode::slot(number, address, size, SlotBacking::default())
 }
 
-/// A vCPU about to execute `code`.
+/// Creates a VM and a vCPU whose next instruction is the first of `code`.
 fn boot(kvm: &Kvm, code: &[u8]) -> (Vm, Vcpu) {
     let (vm, vcpu) = real_mode::boot(kvm, SlotBacking::default());
     vm.memory().write_slice(code, GuestAddress(CODE)).unwrap();
@@ -55,7 +55,7 @@ fn ports_in_every_width_and_direction() {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn string_output_arrives_whole_in_one_exit_or_many() {
+fn string_output_is_complete_in_one_or_many_exits() {
     #[rustfmt::skip]
     let code = [
         0xfc,                         // cld
@@ -80,7 +80,7 @@ fn string_output_arrives_whole_in_one_exit_or_many() {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn memory_outside_of_slots_is_mmio_and_slots_come_move_and_go() {
+fn addresses_without_a_slot_are_mmio_and_slots_can_be_moved_and_deleted() {
     #[rustfmt::skip]
     let code = [
         0xb8, 0x00, 0x20, 0x8e, 0xd8, // mov ax, 0x2000; mov ds, ax
@@ -157,7 +157,7 @@ fn slots_tss_pages_and_devices_do_not_overlap() {
     );
     assert_eq!(text(vm.add_slot(slot(1, 0x40_0000, 0x1000))), "memory slot 1 exists already");
     assert!(text(vm.add_slot(slot(2, 1 << 36, 1 << 60))).starts_with("mmap failed"));
-    // What failed left nothing behind.
+    // A failed call leaves no slot.
     vm.add_slot(slot(2, 1 << 36, 1 << 20)).unwrap();
 }
 
@@ -198,15 +198,15 @@ fn a_kick_from_another_thread_and_a_timer_end_a_spinning_guest() {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn a_thousand_kicks_at_random_times_all_end_a_run() {
+fn each_of_a_thousand_kicks_ends_a_run() {
     // A guest that exits all the time: kicks meet the vCPU inside and outside of KVM_RUN.
     let (_vm, mut vcpu) = boot(&Kvm::open().unwrap(), &[0xe6, 0x80, 0xeb, 0xfc]); // out 0x80, al; jmp back
     let kick = vcpu.kicker().unwrap();
-    let (heard, acknowledged) = std::sync::mpsc::channel();
+    let (sender, receiver) = std::sync::mpsc::channel();
     let kicker = thread::spawn(move || {
         for round in 0..1000 {
             kick.kick();
-            acknowledged
+            receiver
                 .recv_timeout(Duration::from_secs(60))
                 .unwrap_or_else(|_| panic!("kick {round} was lost"));
         }
@@ -215,7 +215,7 @@ fn a_thousand_kicks_at_random_times_all_end_a_run() {
     while kicks < 1000 {
         if vcpu.run().unwrap() == Exit::Interrupted {
             kicks += 1;
-            if heard.send(()).is_err() {
+            if sender.send(()).is_err() {
                 break;
             }
         }
@@ -249,7 +249,7 @@ impl CallObserver for Names {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn an_observer_sees_the_whole_flow_in_order() {
+fn an_observer_sees_all_calls_in_order() {
     let names = Arc::new(Names::default());
     let kvm = Kvm::open_with(Kvm::DEVICE.as_ref(), Some(names.clone())).unwrap();
     let (_vm, mut vcpu) = boot(&kvm, &[0xf4]);
@@ -277,7 +277,7 @@ fn an_observer_sees_the_whole_flow_in_order() {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn the_kernel_counts_exits_under_its_own_names() {
+fn statistics_count_exits() {
     let (vm, mut vcpu) = boot(&Kvm::open().unwrap(), &[0xe6, 0x80, 0xe6, 0x80, 0xf4]);
     let stats = match vcpu.stats() {
         Ok(stats) => stats,

@@ -1,4 +1,4 @@
-//! Backings of slots and files over them, on a real KVM: 16-bit guests of a few bytes.
+//! Backings of slots and file mappings over them, on KVM, with 16-bit guests of a few bytes.
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "the helpers of tests are tests")]
 
@@ -14,7 +14,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 /// Byte that the guests increment.
 const COUNTER: GuestAddress = GuestAddress(0x5000);
-const COUNTS: [u8; 7] = [0xfe, 0x06, 0x00, 0x50, 0xf4, 0xeb, 0xf9]; // inc byte [0x5000]; hlt; jmp back
+const COUNTING_GUEST: [u8; 7] = [0xfe, 0x06, 0x00, 0x50, 0xf4, 0xeb, 0xf9]; // inc byte [0x5000]; hlt; jmp back
 
 fn slot(backing: SlotBacking) -> Slot {
     real_mode::slot(0, 0, 0x1_0000, backing)
@@ -30,11 +30,11 @@ fn counter(vm: &Vm) -> u8 {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn what_a_guest_writes_to_a_memfd_others_see() {
+fn guest_writes_to_a_memfd_are_visible_in_the_file() {
     let (vm, mut vcpu) = boot(SlotBacking::Memfd);
     let file = vm.slot_file(0).unwrap().unwrap();
     assert_eq!(file.size(), 0x1_0000);
-    file.write_at(&COUNTS, CODE).unwrap();
+    file.write_at(&COUNTING_GUEST, CODE).unwrap();
     assert_eq!(vcpu.run().unwrap(), Exit::Hlt);
     let mut seen = [0];
     file.read_at(&mut seen, COUNTER.0).unwrap();
@@ -43,15 +43,15 @@ fn what_a_guest_writes_to_a_memfd_others_see() {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn what_was_written_to_a_copy_is_taken_back_whoever_wrote_it() {
+fn a_reset_reverts_writes_of_guest_and_host() {
     let file = MemoryFile::create(0x1_0000).unwrap();
-    file.write_at(&COUNTS, CODE).unwrap();
+    file.write_at(&COUNTING_GUEST, CODE).unwrap();
     file.write_at(&[40], COUNTER.0).unwrap();
     let (vm, mut vcpu) = boot(SlotBacking::CopyOf { file, offset: 0 });
-    assert_eq!(vm.reset_cow_pages(0).unwrap(), 0, "nobody has written");
+    assert_eq!(vm.reset_cow_pages(0).unwrap(), 0, "nothing was written");
     for _ in 0..3 {
         assert_eq!((vcpu.run().unwrap(), counter(&vm)), (Exit::Hlt, 41));
-        // A page that was a hole, the last one, and one beside that of the guest.
+        // A page that was a hole, the last page, and the page before the counter.
         for address in [0x9001, 0xffff, COUNTER.0 - 1] {
             vm.memory().write_obj(7_u8, GuestAddress(address)).unwrap();
         }
@@ -60,7 +60,7 @@ fn what_was_written_to_a_copy_is_taken_back_whoever_wrote_it() {
         vm.memory().read_slice(&mut all, GuestAddress(0)).unwrap();
         assert_eq!(
             all.iter().filter(|byte| **byte != 0).count(),
-            COUNTS.iter().filter(|b| **b != 0).count() + 1
+            COUNTING_GUEST.iter().filter(|b| **b != 0).count() + 1
         );
         assert_eq!(counter(&vm), 40);
     }
@@ -72,7 +72,7 @@ fn what_was_written_to_a_copy_is_taken_back_whoever_wrote_it() {
 #[ignore = "needs /dev/kvm"]
 fn copies_of_a_file_have_their_own_pages_once_written() {
     let file = MemoryFile::create(0x2_0000).unwrap();
-    file.write_at(&COUNTS, 0x1_0000 + CODE).unwrap();
+    file.write_at(&COUNTING_GUEST, 0x1_0000 + CODE).unwrap();
     file.write_at(&[40], 0x1_0000 + COUNTER.0).unwrap();
     let copy = || SlotBacking::CopyOf { file: file.clone(), offset: 0x1_0000 };
     let ((one, mut first), (two, mut second)) = (boot(copy()), boot(copy()));
@@ -100,7 +100,7 @@ fn copies_of_a_file_have_their_own_pages_once_written() {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn a_slot_that_its_backing_cannot_hold_is_refused() {
+fn a_slot_that_does_not_fit_its_backing_is_refused() {
     let vm = Kvm::open().unwrap().create_vm().unwrap();
     let file = MemoryFile::create(0x1_1000).unwrap();
     for (offset, fits) in
@@ -117,10 +117,10 @@ fn a_slot_that_its_backing_cannot_hold_is_refused() {
     assert!(matches!(vm.add_slot(slot(SlotBacking::Hugetlb)), Err(Error::SlotShape { .. })));
 }
 
-/// More than any test machine has reserved: the error comes at once, and nothing is left of the slot.
+/// The size is larger than any reservation. The call fails, and leaves no slot.
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn huge_pages_that_are_not_there_are_an_error_before_the_guest_runs() {
+fn missing_huge_pages_are_an_error_of_add_slot() {
     let vm = Kvm::open().unwrap().create_vm().unwrap();
     let mut large = slot(SlotBacking::Hugetlb);
     large.size = 1 << 40;
@@ -129,11 +129,11 @@ fn huge_pages_that_are_not_there_are_an_error_before_the_guest_runs() {
     vm.add_slot(slot(SlotBacking::Anonymous)).unwrap();
 }
 
-/// A file with the guest of 64 KiB in its second half, mapped, and the file to write to.
+/// Creates a file with a guest of 64 KiB in its second half. Returns its mapping, and the file for writes.
 fn mapped(name: &str) -> (MappedFile, File) {
     let path = std::env::temp_dir().join(format!("vmm-memory-{name}-{}", std::process::id()));
     let mut bytes = vec![0; 0x2_0000];
-    bytes[0x1_1000..0x1_1007].copy_from_slice(&COUNTS);
+    bytes[0x1_1000..0x1_1007].copy_from_slice(&COUNTING_GUEST);
     bytes[0x1_5000] = 7;
     fs::write(&path, bytes).unwrap();
     let mapped = MappedFile::new(File::open(&path).unwrap(), &path).unwrap().unwrap();
@@ -144,7 +144,7 @@ fn mapped(name: &str) -> (MappedFile, File) {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn a_file_over_memory_is_read_by_the_guest_and_written_by_nobody() {
+fn a_mapped_file_is_read_by_the_guest_and_never_written() {
     let (vm, mut vcpu) = boot(SlotBacking::Anonymous);
     let (file, _) = mapped("over");
     let range = |offset, size| FileRange { file: file.clone(), offset, size };
@@ -178,7 +178,7 @@ fn a_file_over_memory_is_read_by_the_guest_and_written_by_nobody() {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn what_was_fetched_is_the_guests_own_with_all_it_wrote() {
+fn promoted_overlays_keep_the_writes_of_the_guest() {
     let (vm, mut vcpu) = boot(SlotBacking::Anonymous);
     let (file, writer) = mapped("fetched");
     let range = |offset, size| FileRange { file: file.clone(), offset, size };
@@ -195,14 +195,14 @@ fn what_was_fetched_is_the_guests_own_with_all_it_wrote() {
     for counted in 9..12 {
         assert_eq!((vcpu.run().unwrap(), counter(&vm)), (Exit::Hlt, counted));
     }
-    assert_eq!(vm.memory().read_obj::<[u8; 7]>(GuestAddress(0xa000)).unwrap(), COUNTS);
+    assert_eq!(vm.memory().read_obj::<[u8; 7]>(GuestAddress(0xa000)).unwrap(), COUNTING_GUEST);
     vm.check_mapped_files().unwrap();
 }
 
-/// The guest counts, and its page is lost with the file's.
+/// The page of the guest's counter is lost with the page of the file.
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn a_file_that_becomes_shorter_under_a_guest_is_an_error() {
+fn a_mapped_file_that_becomes_shorter_is_an_error() {
     let (vm, mut vcpu) = boot(SlotBacking::Anonymous);
     let (file, writer) = mapped("short");
     assert!(vm.map_file(Gpa(0), &FileRange { file, offset: 0x1_0000, size: 0x1_0000 }).unwrap());

@@ -1,9 +1,9 @@
-//! Every file in `bad-toml/` is a configuration with a mistake, and beside it stands what is shown for it. The mistakes in
-//! `bad-layout/` are found by `vmm-cli check`, when the guest's file has been read.
+//! Every file in `bad-toml/` is a configuration with an error; the file beside it has the expected messages. The errors in
+//! `bad-layout/` are found by `vmm-cli check` after it has read the guest's file.
 //!
-//! A comment at the top of a file says what is wrong with it. Two forms of comment are read by this test:
-//! `# mistakes: 3` for a file with another number of mistakes than one, and `# option: --set key=value` for options
-//! of the command line. `UPDATE_GOLDEN=1` writes the expected texts anew; read the difference before committing it.
+//! A comment at the top of a file describes the error. This test reads two forms of comments: `# mistakes: 3` for a file with
+//! another number of errors than one, and `# option: --set key=value` for options of the command line. `UPDATE_GOLDEN=1` writes
+//! the expected texts; read the difference before a commit.
 
 #![expect(clippy::expect_used, clippy::panic, reason = "the helpers of tests are tests")]
 
@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use golden::Goldens;
-use support::{CLI, ProcessResult, program_is_here};
+use support::{CLI, ProcessResult, program_exists};
 use vmm_cli::config::{Config, Overrides};
 use vmm_cli::diagnostic::{Diagnostics, Location, json};
 use vmm_cli::status::Status;
@@ -34,7 +34,7 @@ fn files() -> Vec<PathBuf> {
     files_in("bad-toml")
 }
 
-/// The values of comments of the form `# name: value`.
+/// Returns the values of comments of the form `# name: value`.
 fn comments<'t>(text: &'t str, name: &str) -> Vec<&'t str> {
     let marked =
         text.lines().filter_map(|line| line.strip_prefix("# ")?.strip_prefix(name)?.strip_prefix(": "));
@@ -72,7 +72,7 @@ fn each_mistake_is_shown_as_expected() {
     goldens.check(&["stderr"]);
 }
 
-/// The number of mistakes that a file says it has.
+/// Returns the number of errors that a comment in the file gives.
 fn number_of_mistakes(path: &Path, text: &str) -> usize {
     match comments(text, "mistakes").as_slice() {
         [] => 1,
@@ -81,7 +81,7 @@ fn number_of_mistakes(path: &Path, text: &str) -> usize {
     }
 }
 
-/// An ELF file of one HLT instruction at 1 MiB, without symbols.
+/// Builds an ELF file of one HLT instruction at 1 MiB, without symbols.
 fn elf() -> Vec<u8> {
     let (address, header, program) = (0x10_0000_u64, 64_u16, 56_u16);
     let code = u64::from(header + program);
@@ -103,10 +103,10 @@ fn elf() -> Vec<u8> {
     .concat()
 }
 
-/// Beside each configuration lie `guest.bin`, a page of HLT instructions, and `guest.elf`.
+/// Guests of the configurations: `guest.bin`, a page of HLT instructions, and `guest.elf`.
 #[test]
 fn each_mistake_in_a_layout_is_shown_as_expected() {
-    if !program_is_here() {
+    if !program_exists() {
         return;
     }
     let directory = tempfile::tempdir().expect("a directory");
@@ -129,7 +129,7 @@ fn each_mistake_in_a_layout_is_shown_as_expected() {
 }
 
 #[test]
-fn each_file_has_the_number_of_mistakes_it_says() {
+fn each_file_has_the_number_of_mistakes_in_its_comment() {
     for path in files() {
         let text = fs::read_to_string(&path).expect("UTF-8");
         let expected = number_of_mistakes(&path, &text);
@@ -140,16 +140,16 @@ fn each_file_has_the_number_of_mistakes_it_says() {
 }
 
 #[test]
-fn messages_are_in_the_house_style() {
+fn messages_have_one_form() {
     for path in files() {
         let text = fs::read_to_string(&path).expect("UTF-8");
         for mistake in mistakes(&path, &text).0 {
             let syntax = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("syntax"));
             let texts = [Some(&mistake.message), mistake.help.as_ref()];
-            for said in texts.into_iter().flatten().filter(|_| !syntax) {
-                assert!(!said.ends_with(['.', '!']), "{}: {said}", path.display());
-                assert!(!said.contains('\n'), "{}: {said}", path.display());
-                assert!(!said.starts_with(|c: char| c.is_uppercase()), "{}: {said}", path.display());
+            for shown in texts.into_iter().flatten().filter(|_| !syntax) {
+                assert!(!shown.ends_with(['.', '!']), "{}: {shown}", path.display());
+                assert!(!shown.contains('\n'), "{}: {shown}", path.display());
+                assert!(!shown.starts_with(|c: char| c.is_uppercase()), "{}: {shown}", path.display());
             }
             if let Location::Text(place) = &mistake.location {
                 assert!(place.span.start <= place.source.text.len(), "{}", path.display());

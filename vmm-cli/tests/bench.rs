@@ -1,4 +1,4 @@
-//! `vmm-cli bench` as its users see it. What it measures depends on the machine; that it measures what it says does not.
+//! `vmm-cli bench`: the number of runs, the form of the results, and guests that cannot be measured.
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
@@ -9,9 +9,9 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use support::{CLI, ProcessResult, program_is_here};
+use support::{CLI, ProcessResult, program_exists};
 
-/// A directory with a guest and a configuration that begins like this.
+/// Runs `bench` in a new directory with a guest and its configuration: `vmm.toml`, and `typed.toml` with console input.
 fn bench(guest: &[u8], config: &str, arguments: &[&str]) -> ProcessResult {
     let directory = tempfile::tempdir().unwrap();
     let machine = "memory.size = \"2MiB\"\nguest = { flat = \"guest.bin\", address = 0x8000 }\n";
@@ -27,21 +27,21 @@ fn bench(guest: &[u8], config: &str, arguments: &[&str]) -> ProcessResult {
 /// `mov $'A', %al; out %al, $0xe9; hlt`, the same in 16, 32 and 64 bits.
 const PRINTS: &[u8] = &[0xb0, b'A', 0xe6, 0xe9, 0xf4];
 
-fn json(ended: &ProcessResult) -> Value {
-    assert_eq!((ended.status, ended.stderr.as_str()), (Some(0), ""), "{ended:?}");
-    serde_json::from_str(&ended.stdout).unwrap()
+fn json(result: &ProcessResult) -> Value {
+    assert_eq!((result.status, result.stderr.as_str()), (Some(0), ""), "{result:?}");
+    serde_json::from_str(&result.stdout).unwrap()
 }
 
 #[test]
-fn a_benchmark_of_nothing_is_a_mistake() {
+fn zero_runs_and_a_missing_file_are_errors() {
     assert_eq!(bench(PRINTS, "mode = \"long\"\n", &["vmm.toml", "--runs", "0"]).status, Some(105));
     assert_eq!(bench(PRINTS, "mode = \"long\"\n", &["none.toml"]).status, Some(105));
 }
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn as_many_runs_as_asked_for_are_measured() {
-    if !program_is_here() {
+fn the_requested_number_of_runs_is_measured() {
+    if !program_exists() {
         return;
     }
     let config = "mode = \"long\"\n[expect]\noutput = \"A\"\n";
@@ -73,8 +73,8 @@ fn as_many_runs_as_asked_for_are_measured() {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn machines_with_interrupts_or_input_are_made_anew() {
-    if !program_is_here() {
+fn machines_with_interrupts_or_input_are_copied() {
+    if !program_exists() {
         return;
     }
     // mov $0x3f8, %dx (0x3fd behind it in 32 and 64 bits); in (%dx), %al; out %al, $0xe9; hlt
@@ -91,13 +91,13 @@ fn machines_with_interrupts_or_input_are_made_anew() {
 #[test]
 #[ignore = "needs /dev/kvm"]
 fn a_guest_that_fails_is_not_measured() {
-    if !program_is_here() {
+    if !program_exists() {
         return;
     }
-    let failed = |guest: &[u8], config: &str, status: i32, says: &str| {
-        let ended = bench(guest, &format!("mode = \"long\"\n{config}"), &["vmm.toml", "-n", "5"]);
-        assert_eq!((ended.status, ended.stdout.as_str()), (Some(status), ""), "{ended:?}");
-        assert!(ended.stderr.contains(says), "{ended:?}");
+    let failed = |guest: &[u8], config: &str, status: i32, message: &str| {
+        let result = bench(guest, &format!("mode = \"long\"\n{config}"), &["vmm.toml", "-n", "5"]);
+        assert_eq!((result.status, result.stdout.as_str()), (Some(status), ""), "{result:?}");
+        assert!(result.stderr.contains(message), "{result:?}");
     };
     failed(PRINTS, "[expect]\noutput = \"B\"\n", 103, "expect.output: expected \"B\", found \"A\"");
     failed(&[0x0f, 0x0b], "", 100, "guest crashed");
@@ -109,8 +109,8 @@ fn a_guest_that_fails_is_not_measured() {
         random.stderr.contains("ended otherwise than the first: the guest ended with code"),
         "{random:?}"
     );
-    // One that is to die can be measured.
-    let dies =
+    // A guest with an expected crash can be measured.
+    let crash =
         bench(&[0x0f, 0x0b], "mode = \"long\"\n[expect]\nend = \"shutdown\"\n", &["vmm.toml", "-n", "5"]);
-    assert_eq!(dies.status, Some(0), "{dies:?}");
+    assert_eq!(crash.status, Some(0), "{crash:?}");
 }

@@ -1,4 +1,4 @@
-//! A kernel in place of a configuration, and the options for it. What needs no KVM: `check` and `explain`.
+//! Kernels without a configuration, and options for them: `check` and `explain`, which need no KVM.
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
@@ -14,9 +14,9 @@ use vmm_core::spec::mode::Mode;
 use vmm_core::spec::{CpuidPolicy, HaltPolicy, Interrupts};
 use vmm_loader::boot::Protocol;
 
-use support::{CLI, ProcessResult, program_is_here};
+use support::{CLI, ProcessResult, program_exists};
 
-/// Bytes that a Multiboot header puts to 2 MiB: the header, then HLT.
+/// Builds a Multiboot kernel with load addresses at 2 MiB: the header, then HLT.
 fn kernel(flags: u32) -> Vec<u8> {
     let (magic, at) = (0x1bad_b002_u32, 0x20_0000);
     let flags = flags | 1 << 16;
@@ -25,9 +25,9 @@ fn kernel(flags: u32) -> Vec<u8> {
     [words.iter().flat_map(|word: &u32| word.to_le_bytes()).collect(), vec![0xf4; 16]].concat()
 }
 
-struct Desk(tempfile::TempDir);
+struct TestDirectory(tempfile::TempDir);
 
-impl Desk {
+impl TestDirectory {
     fn new(files: &[(&str, &[u8])]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         for (name, bytes) in files {
@@ -36,7 +36,7 @@ impl Desk {
         Self(directory)
     }
 
-    /// Status, standard output, standard error.
+    /// Returns exit status, standard output and standard error.
     fn run(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
         let output =
             Command::new(CLI).args(arguments).current_dir(&self.0).stdin(Stdio::null()).output().unwrap();
@@ -54,20 +54,20 @@ impl Desk {
 
 #[test]
 fn a_kernel_needs_no_configuration() {
-    if !program_is_here() {
+    if !program_exists() {
         return;
     }
-    let desk = Desk::new(&[("kernel", &kernel(0)), ("one", b"1"), ("two", b"22")]);
+    let directory = TestDirectory::new(&[("kernel", &kernel(0)), ("one", b"1"), ("two", b"22")]);
     let options = ["kernel", "--cmdline", "42", "--initrd", "one", "--module", "two=a=b", "--memory", "8MiB"];
-    let explained = desk.explain(&options);
+    let explained = directory.explain(&options);
     assert_eq!(explained["machine"]["mode"], "protected");
     assert_eq!(explained["machine"]["entry"], "0x200020");
     assert_eq!(explained["boot"]["protocol"], "multiboot");
-    let told: Vec<&str> =
+    let boot_info: Vec<&str> =
         explained["boot"]["told"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
-    assert_eq!(told[1], "mem_lower 639 KiB, mem_upper 7168 KiB");
-    assert_eq!(told[2], "command line \"kernel 42\"");
-    assert_eq!(told[4..], ["module 0x201000..0x201001 \"one\"", "module 0x202000..0x202002 \"a=b\""]);
+    assert_eq!(boot_info[1], "mem_lower 639 KiB, mem_upper 7168 KiB");
+    assert_eq!(boot_info[2], "command line \"kernel 42\"");
+    assert_eq!(boot_info[4..], ["module 0x201000..0x201001 \"one\"", "module 0x202000..0x202002 \"a=b\""]);
     // The bytes for the kernel are files like any other.
     let names: Vec<&str> =
         explained["files"].as_array().unwrap().iter().filter_map(|file| file["name"].as_str()).collect();
@@ -78,34 +78,38 @@ fn a_kernel_needs_no_configuration() {
 }
 
 #[test]
-fn options_go_before_and_behind_what_the_configuration_says() {
-    if !program_is_here() {
+fn options_replace_and_extend_the_configuration() {
+    if !program_exists() {
         return;
     }
     let config = b"memory = { size = \"8MiB\" }\nguest = { file = \"kernel\", cmdline = \"x\", module = { file = \"one\" } }\n";
-    let desk = Desk::new(&[("vm.toml", config), ("kernel", &kernel(0)), ("one", b"1"), ("two", b"2")]);
-    let told = |arguments: &[&str]| desk.explain(arguments)["boot"]["told"].to_string();
-    assert!(told(&["vm.toml"]).contains("kernel x"));
-    let told = told(&["vm.toml", "--cmdline", "y", "--module", "two"]);
-    assert!(told.contains("kernel y") && told.contains("one") && told.contains("two"), "{told}");
-    let (status, _, stderr) = desk.run(&["check", "vm.toml", "--module", "three"]);
+    let directory =
+        TestDirectory::new(&[("vm.toml", config), ("kernel", &kernel(0)), ("one", b"1"), ("two", b"2")]);
+    let boot_info = |arguments: &[&str]| directory.explain(arguments)["boot"]["told"].to_string();
+    assert!(boot_info(&["vm.toml"]).contains("kernel x"));
+    let boot_info = boot_info(&["vm.toml", "--cmdline", "y", "--module", "two"]);
+    assert!(
+        boot_info.contains("kernel y") && boot_info.contains("one") && boot_info.contains("two"),
+        "{boot_info}"
+    );
+    let (status, _, stderr) = directory.run(&["check", "vm.toml", "--module", "three"]);
     assert!(status == Some(105) && stderr.contains("three does not exist"), "{stderr}");
 }
 
 #[test]
-fn the_user_overrides_the_file() {
-    if !program_is_here() {
+fn options_override_the_detection() {
+    if !program_exists() {
         return;
     }
-    let desk = Desk::new(&[("kernel", &kernel(1 << 2))]);
-    let (status, _, stderr) = desk.run(&["check", "kernel"]);
+    let directory = TestDirectory::new(&[("kernel", &kernel(1 << 2))]);
+    let (status, _, stderr) = directory.run(&["check", "kernel"]);
     assert_eq!(status, Some(105));
     assert!(stderr.contains("the kernel demands a video mode"), "{stderr}");
     let flat = ["kernel", "--boot", "flat", "--mode", "protected", "--set", "guest.address=0x300000"];
-    assert_eq!(desk.explain(&flat)["machine"]["entry"], "0x300000");
-    let (status, _, stderr) = desk.run(&["check", "kernel", "--boot", "pvh"]);
+    assert_eq!(directory.explain(&flat)["machine"]["entry"], "0x300000");
+    let (status, _, stderr) = directory.run(&["check", "kernel", "--boot", "pvh"]);
     assert!(status == Some(105) && stderr.contains("not an ELF file"), "{stderr}");
-    let (status, _, stderr) = desk.run(&["check", "kernel", "--boot", "multiboot", "--mode", "long"]);
+    let (status, _, stderr) = directory.run(&["check", "kernel", "--boot", "multiboot", "--mode", "long"]);
     assert!(
         status == Some(105) && stderr.contains("multiboot starts the guest in protected mode, not long"),
         "{stderr}"
@@ -113,13 +117,13 @@ fn the_user_overrides_the_file() {
 }
 
 #[test]
-fn what_is_no_kernel_is_one_error() {
-    if !program_is_here() {
+fn a_file_that_is_no_kernel_is_one_error() {
+    if !program_exists() {
         return;
     }
     let object = Path::new("/proc/self/exe");
     let program = fs::read(object).unwrap();
-    let desk = Desk::new(&[
+    let directory = TestDirectory::new(&[
         ("empty", b""),
         ("text", b"Dear all,\nthis is no kernel.\n"),
         ("script", b"#!/bin/sh\nexit 0\n"),
@@ -137,7 +141,7 @@ fn what_is_no_kernel_is_one_error() {
         ("program", "a dynamically linked program"),
         ("sector", "a disk image of 1 KiB that begins with a boot sector"),
     ] {
-        let (status, stdout, stderr) = desk.run(&["run", file]);
+        let (status, stdout, stderr) = directory.run(&["run", file]);
         assert_eq!((status, stdout.as_str()), (Some(105), ""), "{file}: {stderr}");
         assert_eq!(stderr.matches("error: ").count(), 1, "{stderr}");
         assert!(stderr.contains(what) && stderr.contains(&format!("--> {file}")), "{stderr}");
@@ -149,7 +153,7 @@ fn config(text: &str) -> Config {
 }
 
 #[test]
-fn what_is_open_and_what_is_decided() {
+fn a_configuration_decides_protocol_and_mode_or_leaves_them_open() {
     let memory = "memory = { size = \"2MiB\" }\n";
     let start = |text: &str| config(&format!("{text}{memory}")).start;
     let known = |protocol, mode| StartChoice { protocol: Some(protocol), mode };
@@ -169,7 +173,7 @@ fn what_is_open_and_what_is_decided() {
 }
 
 #[test]
-fn a_boot_protocol_brings_a_pc() {
+fn a_boot_protocol_selects_a_pc() {
     let text = "memory = { size = \"2MiB\" }\nguest.file = \"k\"\n";
     let open = config(text);
     let decide = |protocol, mode| open.machine(Start { protocol, mode }).unwrap();
@@ -182,7 +186,7 @@ fn a_boot_protocol_brings_a_pc() {
     let pc = decide(Protocol::Multiboot, Mode::Protected);
     assert_eq!((pc.interrupts, pc.halt, pc.cpuid), (Interrupts::Pc, HaltPolicy::Hung, CpuidPolicy::Host));
     assert!(pc.devices.platform.acpi);
-    // What is written counts.
+    // Keys in the file take precedence.
     let text = format!("halt = \"success\"\ninterrupts = \"none\"\ncpuid = \"none\"\n{text}");
     let start = Start { protocol: Protocol::Multiboot, mode: Mode::Protected };
     let pinned = config(&text);
@@ -191,7 +195,7 @@ fn a_boot_protocol_brings_a_pc() {
         (pinned.interrupts, pinned.halt, pinned.cpuid),
         (Interrupts::None, HaltPolicy::Success, CpuidPolicy::None)
     );
-    // What depends on the mode is found when the mode is.
+    // An error that depends on the mode is reported when the mode is known.
     let wide = config("memory = { size = \"2MiB\" }\nguest.file = \"k\"\nregisters = { r8 = 1 }\n");
     let error = wide.machine(start).unwrap_err();
     assert!(error.0[0].message.contains("no register `r8`"), "{error}");

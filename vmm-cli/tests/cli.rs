@@ -1,4 +1,4 @@
-//! The program as its users see it: what it prints, and the exit status of each class.
+//! Output of the program, and the exit status of each class of errors and ends.
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
@@ -7,12 +7,12 @@ mod support;
 use std::fs;
 use std::process::{Command, Stdio};
 
-use support::{CLI, ProcessResult, program_is_here};
+use support::{CLI, ProcessResult, program_exists};
 
-/// A directory with a guest of a few bytes and a configuration for it.
-struct Bench(tempfile::TempDir);
+/// Directory with a guest of a few bytes and its configuration.
+struct TestDirectory(tempfile::TempDir);
 
-impl Bench {
+impl TestDirectory {
     fn new(guest: &[u8], config: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("guest.bin"), guest).unwrap();
@@ -38,64 +38,67 @@ const HALTS: &[u8] = &[0xf4];
 
 #[test]
 fn usage_errors_have_the_status_of_the_configuration_class() {
-    let bench = Bench::new(HALTS, CONFIG);
+    let directory = TestDirectory::new(HALTS, CONFIG);
     for arguments in [&["rnu"][..], &[], &["run"], &["run", "vmm.toml", "--no-such-option"], &["check"]] {
-        let ended = bench.run(arguments);
-        assert_eq!(ended.status, Some(105), "{arguments:?}: {ended:?}");
-        assert_eq!(ended.stdout, "", "{arguments:?}");
+        let result = directory.run(arguments);
+        assert_eq!(result.status, Some(105), "{arguments:?}: {result:?}");
+        assert_eq!(result.stdout, "", "{arguments:?}");
     }
-    assert!(bench.run(&["run", "--tiemout"]).stderr.contains("a similar argument exists: '--timeout'"));
-    let help = bench.run(&["--help"]);
+    assert!(directory.run(&["run", "--tiemout"]).stderr.contains("a similar argument exists: '--timeout'"));
+    let help = directory.run(&["--help"]);
     assert_eq!(help.status, Some(0));
     assert!(help.stdout.contains("104    this host's KVM cannot do what was asked"));
 }
 
 #[test]
-fn a_missing_configuration_or_guest_is_named_with_what_to_do() {
-    let bench = Bench::new(HALTS, CONFIG);
-    let ended = bench.run(&["run", "none.toml"]);
-    assert_eq!(ended.status, Some(105));
-    assert!(ended.stderr.contains("--> none.toml") && ended.stderr.contains("`vmm-cli init`"), "{ended:?}");
+fn a_missing_configuration_or_guest_has_advice() {
+    let directory = TestDirectory::new(HALTS, CONFIG);
+    let result = directory.run(&["run", "none.toml"]);
+    assert_eq!(result.status, Some(105));
+    assert!(
+        result.stderr.contains("--> none.toml") && result.stderr.contains("`vmm-cli init`"),
+        "{result:?}"
+    );
 
-    fs::remove_file(bench.0.path().join("guest.bin")).unwrap();
-    let ended = bench.run(&["check", "vmm.toml"]);
-    assert_eq!(ended.status, Some(105));
-    assert!(ended.stderr.contains("the guest file guest.bin does not exist"), "{ended:?}");
-    assert!(ended.stderr.contains("--> vmm.toml:3"), "{ended:?}");
+    fs::remove_file(directory.0.path().join("guest.bin")).unwrap();
+    let result = directory.run(&["check", "vmm.toml"]);
+    assert_eq!(result.status, Some(105));
+    assert!(result.stderr.contains("the guest file guest.bin does not exist"), "{result:?}");
+    assert!(result.stderr.contains("--> vmm.toml:3"), "{result:?}");
 
     let built_by_us = CONFIG.replace("guest.bin", "guests/build/guest.bin");
-    let ended = Bench::new(HALTS, &built_by_us).run(&["check", "vmm.toml"]);
-    assert!(ended.stderr.contains("build it: `cargo xtask guests`"), "{ended:?}");
+    let result = TestDirectory::new(HALTS, &built_by_us).run(&["check", "vmm.toml"]);
+    assert!(result.stderr.contains("build it: `cargo xtask guests`"), "{result:?}");
 }
 
 #[test]
 fn a_build_for_another_mode_is_suggested() {
     let config = "mode = \"pae\"\nmemory = { size = \"2MiB\" }\nguest = { elf = \"hello-{mode}.elf\" }\n";
-    let bench = Bench::new(HALTS, config);
-    fs::write(bench.0.path().join("hello-long.elf"), b"").unwrap();
-    let ended = bench.run(&["check", "vmm.toml"]);
-    assert_eq!(ended.status, Some(105));
-    assert!(ended.stderr.contains("the guest file hello-pae.elf does not exist"), "{ended:?}");
-    assert!(ended.stderr.contains("there is hello-long.elf"), "{ended:?}");
+    let directory = TestDirectory::new(HALTS, config);
+    fs::write(directory.0.path().join("hello-long.elf"), b"").unwrap();
+    let result = directory.run(&["check", "vmm.toml"]);
+    assert_eq!(result.status, Some(105));
+    assert!(result.stderr.contains("the guest file hello-pae.elf does not exist"), "{result:?}");
+    assert!(result.stderr.contains("there is hello-long.elf"), "{result:?}");
 }
 
 #[test]
-fn check_reports_all_files_and_says_which_are_good() {
-    let bench = Bench::new(HALTS, CONFIG);
-    fs::write(bench.0.path().join("bad.toml"), "mode = \"lnog\"\n").unwrap();
-    let ended = bench.run(&["check", "vmm.toml", "bad.toml"]);
-    assert_eq!((ended.status, ended.stdout.as_str()), (Some(105), "vmm.toml: ok, mode long\n"));
-    assert!(ended.stderr.contains("did you mean `long`"), "{ended:?}");
+fn check_reports_valid_and_invalid_files() {
+    let directory = TestDirectory::new(HALTS, CONFIG);
+    fs::write(directory.0.path().join("bad.toml"), "mode = \"lnog\"\n").unwrap();
+    let result = directory.run(&["check", "vmm.toml", "bad.toml"]);
+    assert_eq!((result.status, result.stdout.as_str()), (Some(105), "vmm.toml: ok, mode long\n"));
+    assert!(result.stderr.contains("did you mean `long`"), "{result:?}");
 
-    let ended = bench.run(&["check", "--format", "json", "vmm.toml"]);
-    assert_eq!((ended.status, ended.stdout.trim()), (Some(0), "[]"));
-    let ended = bench.run(&["check", "--format", "json", "vmm.toml", "bad.toml"]);
-    assert_eq!(ended.status, Some(105));
-    assert!(ended.stdout.contains("\"file\": \"bad.toml\""), "{ended:?}");
+    let result = directory.run(&["check", "--format", "json", "vmm.toml"]);
+    assert_eq!((result.status, result.stdout.trim()), (Some(0), "[]"));
+    let result = directory.run(&["check", "--format", "json", "vmm.toml", "bad.toml"]);
+    assert_eq!(result.status, Some(105));
+    assert!(result.stdout.contains("\"file\": \"bad.toml\""), "{result:?}");
 }
 
 #[test]
-fn what_lies_where_is_checked_with_every_conflict_at_its_key() {
+fn check_shows_layout_conflicts_at_their_keys() {
     let config = "\
 mode = \"long\"
 memory = { size = \"1MiB\" }
@@ -103,39 +106,39 @@ tss-address = 0x1000
 guest = { flat = \"guest.bin\", address = 0x200000 }
 layout = { gdt = 0x2000 }
 ";
-    let ended = Bench::new(HALTS, config).run(&["check", "vmm.toml"]);
-    assert_eq!(ended.status, Some(105));
-    assert!(ended.stderr.contains("--> vmm.toml:3:"), "the TSS pages in memory: {ended:?}");
+    let result = TestDirectory::new(HALTS, config).run(&["check", "vmm.toml"]);
+    assert_eq!(result.status, Some(105));
+    assert!(result.stderr.contains("--> vmm.toml:3:"), "the TSS pages in memory: {result:?}");
 }
 
 #[test]
-fn init_writes_a_file_that_is_accepted_and_never_overwrites() {
-    let bench = Bench::new(HALTS, "keep me");
-    let ended = bench.run(&["init", "vmm.toml"]);
-    assert_eq!(ended.status, Some(105));
-    assert_eq!(fs::read_to_string(bench.0.path().join("vmm.toml")).unwrap(), "keep me");
+fn init_writes_a_valid_file_and_never_overwrites() {
+    let directory = TestDirectory::new(HALTS, "keep me");
+    let result = directory.run(&["init", "vmm.toml"]);
+    assert_eq!(result.status, Some(105));
+    assert_eq!(fs::read_to_string(directory.0.path().join("vmm.toml")).unwrap(), "keep me");
 
-    assert_eq!(bench.run(&["init", "new.toml"]).status, Some(0));
-    let ended = bench.run(&["check", "new.toml"]);
-    // The only thing wrong is that its guest does not exist.
-    assert!(ended.stderr.contains("guest-long.elf does not exist"), "{ended:?}");
-    assert_eq!(ended.stderr.matches("error").count(), 1, "{ended:?}");
+    assert_eq!(directory.run(&["init", "new.toml"]).status, Some(0));
+    let result = directory.run(&["check", "new.toml"]);
+    // The only error is that its guest does not exist.
+    assert!(result.stderr.contains("guest-long.elf does not exist"), "{result:?}");
+    assert_eq!(result.stderr.matches("error").count(), 1, "{result:?}");
 }
 
 #[test]
 fn schema_completions_and_manual_are_printed() {
-    let bench = Bench::new(HALTS, CONFIG);
-    assert!(bench.run(&["schema"]).stdout.contains("\"$schema\""));
-    assert!(bench.run(&["completions", "bash"]).stdout.contains("_vmm__cli"));
-    assert!(bench.run(&["man"]).stdout.contains(".TH vmm-cli"));
-    assert!(bench.run(&["man", "run"]).stdout.contains("Write a report of the run"));
-    assert_eq!(bench.run(&["man", "nothing"]).status, Some(105));
+    let directory = TestDirectory::new(HALTS, CONFIG);
+    assert!(directory.run(&["schema"]).stdout.contains("\"$schema\""));
+    assert!(directory.run(&["completions", "bash"]).stdout.contains("_vmm__cli"));
+    assert!(directory.run(&["man"]).stdout.contains(".TH vmm-cli"));
+    assert!(directory.run(&["man", "run"]).stdout.contains("Write a report of the run"));
+    assert_eq!(directory.run(&["man", "nothing"]).status, Some(105));
 }
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn each_way_to_end_has_its_status() {
-    if !program_is_here() {
+fn each_end_has_its_status() {
+    if !program_exists() {
         return;
     }
     let expect = |text: &str| format!("{CONFIG}{text}\n");
@@ -174,26 +177,26 @@ fn each_way_to_end_has_its_status() {
         ("keyboard reset", pulse, expect("devices.i8042.enabled = true"), 100, "the guest asked for a reset"),
     ];
     for (name, guest, config, status, words) in cases {
-        let ended = Bench::new(guest, config).run(&["run", "vmm.toml"]);
-        assert_eq!(ended.status, Some(*status), "{name}: {ended:?}");
-        assert!(ended.stderr.contains(words), "{name}: {ended:?}");
+        let result = TestDirectory::new(guest, config).run(&["run", "vmm.toml"]);
+        assert_eq!(result.status, Some(*status), "{name}: {result:?}");
+        assert!(result.stderr.contains(words), "{name}: {result:?}");
         if *status == 0 {
-            assert_eq!(ended.stderr, "", "{name}");
+            assert_eq!(result.stderr, "", "{name}");
         }
     }
 }
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn the_report_says_how_it_ended() {
-    if !program_is_here() {
+fn the_report_has_status_end_and_exits() {
+    if !program_exists() {
         return;
     }
-    let bench = Bench::new(&[0x0f, 0x0b], CONFIG);
-    let ended = bench.run(&["run", "vmm.toml", "--report", "report.json"]);
-    assert_eq!(ended.status, Some(100));
+    let directory = TestDirectory::new(&[0x0f, 0x0b], CONFIG);
+    let result = directory.run(&["run", "vmm.toml", "--report", "report.json"]);
+    assert_eq!(result.status, Some(100));
     let report: serde_json::Value =
-        serde_json::from_str(&fs::read_to_string(bench.0.path().join("report.json")).unwrap()).unwrap();
+        serde_json::from_str(&fs::read_to_string(directory.0.path().join("report.json")).unwrap()).unwrap();
     assert_eq!((&report["status"], &report["end"]), (&100.into(), &"shutdown".into()));
     assert_eq!((&report["exits"], &report["exits_by_type"]["shutdown"]), (&1.into(), &1.into()));
     assert!(report["cpu"]["registers"].is_array());
@@ -202,57 +205,60 @@ fn the_report_says_how_it_ended() {
 #[test]
 #[ignore = "needs /dev/kvm"]
 fn ctrl_c_ends_a_guest_with_a_report() {
-    if !program_is_here() {
+    if !program_exists() {
         return;
     }
-    let bench = Bench::new(&[0xb0, b'x', 0xe6, 0xe9, 0xb0, b'\n', 0xe6, 0xe9, 0xeb, 0xfe], CONFIG);
+    let directory =
+        TestDirectory::new(&[0xb0, b'x', 0xe6, 0xe9, 0xb0, b'\n', 0xe6, 0xe9, 0xeb, 0xfe], CONFIG);
     let mut child = Command::new(CLI)
         .args(["run", "vmm.toml"])
-        .current_dir(&bench.0)
+        .current_dir(&directory.0)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // Its first output says that the guest runs, and so that the handler is there.
+    // After the first output, the guest runs and the handler is installed.
     let mut first = [0];
     std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut first).unwrap();
-    // The shell's own kill: a small system may have no program of that name.
+    // The shell's built-in kill: a small system may have no program `kill`.
     let killed = Command::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status().unwrap();
     assert!(killed.success());
-    let ended = ProcessResult::new(&child.wait_with_output().unwrap());
-    assert_eq!((ended.status, &first), (Some(130), b"x"));
-    assert!(ended.stderr.contains("interrupted") && ended.stderr.contains("rip"), "{ended:?}");
+    let result = ProcessResult::new(&child.wait_with_output().unwrap());
+    assert_eq!((result.status, &first), (Some(130), b"x"));
+    assert!(result.stderr.contains("interrupted") && result.stderr.contains("rip"), "{result:?}");
 }
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn a_signal_that_is_ignored_from_outside_stays_so() {
-    if !program_is_here() {
+fn a_signal_that_was_ignored_at_the_start_stays_ignored() {
+    if !program_exists() {
         return;
     }
-    let bench =
-        Bench::new(&[0xb0, b'x', 0xe6, 0xe9, 0xeb, 0xfe], &format!("{CONFIG}limits.time = \"500ms\"\n"));
-    // What nohup does. `kill` comes after the guest's first output.
+    let directory = TestDirectory::new(
+        &[0xb0, b'x', 0xe6, 0xe9, 0xeb, 0xfe],
+        &format!("{CONFIG}limits.time = \"500ms\"\n"),
+    );
+    // SIGHUP is ignored, as by nohup. `kill` runs after the guest's first output.
     let script = format!(
         "trap '' HUP; {{ {CLI} run vmm.toml & echo $! >pid; wait $!; echo $? >status; }} | {{ head -c 1; kill -HUP $(cat pid); cat; }}"
     );
-    let output = Command::new("sh").args(["-c", &script]).current_dir(&bench.0).output().unwrap();
+    let output = Command::new("sh").args(["-c", &script]).current_dir(&directory.0).output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(stderr.contains("still running after 500ms"), "{stderr}");
-    assert_eq!(fs::read_to_string(bench.0.path().join("status")).unwrap(), "102\n");
+    assert_eq!(fs::read_to_string(directory.0.path().join("status")).unwrap(), "102\n");
 }
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn a_closed_output_is_trouble_on_the_host() {
-    if !program_is_here() {
+fn a_closed_output_is_a_host_error() {
+    if !program_exists() {
         return;
     }
     // A guest that prints without end into a pipe that nobody reads.
-    let bench = Bench::new(&[0xb0, b'\n', 0xe6, 0xe9, 0xeb, 0xfc], CONFIG);
+    let directory = TestDirectory::new(&[0xb0, b'\n', 0xe6, 0xe9, 0xeb, 0xfc], CONFIG);
     let script = format!("{{ {CLI} run vmm.toml; echo $? >&2; }} | head -n 1 >/dev/null");
-    let output = Command::new("sh").args(["-c", &script]).current_dir(&bench.0).output().unwrap();
+    let output = Command::new("sh").args(["-c", &script]).current_dir(&directory.0).output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(
         stderr.contains("the guest's console failed: Broken pipe") && stderr.ends_with("106\n"),
@@ -261,72 +267,71 @@ fn a_closed_output_is_trouble_on_the_host() {
 }
 
 #[test]
-fn a_directory_as_guest_is_a_mistake_of_the_configuration() {
-    let ended = Bench::new(HALTS, &CONFIG.replace("guest.bin", ".")).run(&["check", "vmm.toml"]);
-    assert_eq!(ended.status, Some(105), "{ended:?}");
-    assert!(ended.stderr.contains("it is not a regular file"), "{ended:?}");
+fn a_directory_as_guest_is_an_error_of_the_configuration() {
+    let result = TestDirectory::new(HALTS, &CONFIG.replace("guest.bin", ".")).run(&["check", "vmm.toml"]);
+    assert_eq!(result.status, Some(105), "{result:?}");
+    assert!(result.stderr.contains("it is not a regular file"), "{result:?}");
 }
 
 #[test]
 #[ignore = "needs /dev/kvm"]
 fn memory_beyond_that_of_the_host_is_refused() {
-    if !program_is_here() {
+    if !program_exists() {
         return;
     }
-    let ended = Bench::new(HALTS, &CONFIG.replace("2MiB", "64TiB")).run(&["run", "vmm.toml"]);
-    assert_eq!(ended.status, Some(106), "{ended:?}");
+    let result = TestDirectory::new(HALTS, &CONFIG.replace("2MiB", "64TiB")).run(&["run", "vmm.toml"]);
+    assert_eq!(result.status, Some(106), "{result:?}");
     assert!(
-        ended.stderr.contains("this host has") && ended.stderr.contains("memory.overcommit"),
-        "{ended:?}"
+        result.stderr.contains("this host has") && result.stderr.contains("memory.overcommit"),
+        "{result:?}"
     );
 }
 
-/// A guest that prints lines without end: mov $'\\n', %al; out %al, $0xe9; jmp to the second.
+/// A guest that prints lines forever: mov $'\\n', %al; out %al, $0xe9; jmp to the second.
 const PRINTS: &[u8] = &[0xb0, b'\n', 0xe6, 0xe9, 0xeb, 0xfc];
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn a_reader_that_does_not_read_holds_up_no_limit() {
-    if !program_is_here() {
+fn limits_hold_while_a_reader_does_not_read() {
+    if !program_exists() {
         return;
     }
-    let bench = Bench::new(PRINTS, CONFIG);
-    // The pipe is full before the run, and its reader sleeps far longer than the test may take. The trace and the report go to the
-    // same pipe.
+    let directory = TestDirectory::new(PRINTS, CONFIG);
+    // The pipe is full before the run, and its reader sleeps longer than the test may take. Trace and report go to the same pipe.
     for what in ["2>err", "--trace 2>&1 >out", "--trace 2>&1"] {
         let script = format!(
             "{{ head -c 65536 /dev/zero; {CLI} run vmm.toml --timeout 500ms {what}; echo $? >status; }} | {{ sleep 60 & echo $! >pid; wait; }}"
         );
         let started = std::time::Instant::now();
-        let mut shell = Command::new("sh").args(["-c", &script]).current_dir(&bench.0).spawn().unwrap();
-        let status = bench.0.path().join("status");
+        let mut shell = Command::new("sh").args(["-c", &script]).current_dir(&directory.0).spawn().unwrap();
+        let status = directory.0.path().join("status");
         while fs::read(&status).unwrap_or_default().is_empty() && started.elapsed().as_secs() < 50 {
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
-        let ended = fs::read_to_string(&status).unwrap_or_default();
+        let result = fs::read_to_string(&status).unwrap_or_default();
         let stop = "kill $(cat pid)";
-        assert!(Command::new("sh").args(["-c", stop]).current_dir(&bench.0).status().unwrap().success());
+        assert!(Command::new("sh").args(["-c", stop]).current_dir(&directory.0).status().unwrap().success());
         shell.wait().unwrap();
         fs::remove_file(&status).unwrap();
-        assert_eq!(ended, "102\n", "{what}");
+        assert_eq!(result, "102\n", "{what}");
     }
-    let stderr = fs::read_to_string(bench.0.path().join("err")).unwrap();
+    let stderr = fs::read_to_string(directory.0.path().join("err")).unwrap();
     assert!(stderr.contains("were not read from standard output"), "{stderr}");
 }
 
 #[test]
 #[ignore = "needs /dev/kvm"]
 fn a_second_signal_ends_the_process_at_once() {
-    if !program_is_here() {
+    if !program_exists() {
         return;
     }
-    let bench = Bench::new(PRINTS, CONFIG);
-    // Both are pending when the process goes on.
+    let directory = TestDirectory::new(PRINTS, CONFIG);
+    // Both signals are pending when the process continues.
     let script = format!(
         "{CLI} run vmm.toml >out & pid=$!; until [ -s out ]; do :; done; kill -STOP $pid; kill -HUP $pid; kill -TERM $pid; kill -CONT $pid; wait $pid; echo $?"
     );
-    let output = Command::new("sh").args(["-c", &script]).current_dir(&bench.0).output().unwrap();
+    let output = Command::new("sh").args(["-c", &script]).current_dir(&directory.0).output().unwrap();
     let stdout = String::from_utf8_lossy(&output.stdout);
-    // 128 and the number of the signal: that is how a shell reports a process that a signal ended. An orderly end has 130.
+    // A shell reports a process that was killed by a signal as 128 plus the number of the signal. A normal end has 130.
     assert!(["129\n", "143\n"].contains(&&*stdout), "{output:?}");
 }

@@ -1,4 +1,4 @@
-//! A debug console whose output the kernel collects: the same run, with fewer of the kernel's exits.
+//! Coalesced output of the debug console (key `collect`): the run is the same, with fewer calls of `KVM_RUN`.
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "the helpers of tests are tests")]
 
@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use support::{CLI, ProcessResult, program_is_here};
+use support::{CLI, ProcessResult, program_exists};
 
 const COLLECT: [&str; 2] = ["--set", "devices.debug-console.collect=true"];
 
@@ -27,13 +27,13 @@ fn command(directory: &tempfile::TempDir, guest: &[u8], options: &[&str]) -> Com
 fn run(guest: &[u8], options: &[&str]) -> (ProcessResult, Value) {
     let directory = tempfile::tempdir().unwrap();
     let output = command(&directory, guest, &["--stats", "--format", "json"]).args(options).output().unwrap();
-    let ended = ProcessResult::new(&output);
-    let report = serde_json::from_str(&ended.stderr).unwrap();
-    (ended, report)
+    let result = ProcessResult::new(&output);
+    let report = serde_json::from_str(&result.stderr).unwrap();
+    (result, report)
 }
 
-/// Calls of `KVM_RUN`, without those that were interrupted by the timer that flushes the output.
-fn entries(report: &Value) -> u64 {
+/// Returns the number of `KVM_RUN` calls, without those that the timer for flushing the output interrupted.
+fn kvm_run_count(report: &Value) -> u64 {
     let calls = report["stats"]["calls"].as_array().unwrap();
     let runs = calls.iter().find(|call| call["call"] == "KVM_RUN").unwrap();
     runs["count"]
@@ -42,11 +42,12 @@ fn entries(report: &Value) -> u64 {
         .saturating_sub(report["exits_by_type"]["interrupted"].as_u64().unwrap_or(0))
 }
 
-/// More bytes than the ring has places, with a serial port and a read between: all comes in order, and each byte is an exit.
+/// The guest writes more bytes than the ring has entries, with a serial write and a read in between. The order of all output is
+/// kept, and each byte counts as an exit.
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn the_run_is_the_same() {
-    if !program_is_here() {
+fn a_run_with_coalesced_output_is_the_same() {
+    if !program_exists() {
         return;
     }
     #[rustfmt::skip]
@@ -57,7 +58,7 @@ fn the_run_is_the_same() {
         0xff, 0xcb, 0x75, 0xf8,         // dec %ebx; jnz 2b
         0x66, 0xba, 0xf8, 0x03,         // mov $0x3f8, %dx
         0xb0, b'S', 0xee,               // mov $'S', %al; out %al, %dx
-        0xe4, 0xe9, 0xe6, 0xe9,         // in $0xe9, %al; out %al, $0xe9: it is there, and says so
+        0xe4, 0xe9, 0xe6, 0xe9,         // in $0xe9, %al; out %al, $0xe9: reads 0xe9 if the console exists
         0xff, 0xc9, 0x75, 0xe4,         // dec %ecx; jnz 1b
         0xb0, 0x05, 0xe6, 0xf4,         // mov $5, %al; out %al, $0xf4
     ];
@@ -66,18 +67,18 @@ fn the_run_is_the_same() {
     assert_eq!((plain.status, collected.status), (Some(11), Some(11)), "{plain:?}");
     assert_eq!(plain.stdout, collected.stdout);
     assert_eq!(plain.stdout.matches('S').count(), 2 + 4, "the letter is printed by both");
-    // A kick shows what was collected, and is no exit of the guest's.
+    // The kick that flushes the output is not an exit of the guest.
     for kind in ["pio-out", "pio-in"] {
         assert_eq!(plain_report["exits_by_type"][kind], report["exits_by_type"][kind], "{kind}");
     }
-    assert!(entries(&plain_report) > 1000, "{plain_report}");
-    assert!(entries(&report) < 100, "{report}");
+    assert!(kvm_run_count(&plain_report) > 1000, "{plain_report}");
+    assert!(kvm_run_count(&report) < 100, "{report}");
 }
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn a_guest_that_prints_and_then_spins_is_seen_to_print() {
-    if !program_is_here() {
+fn output_is_flushed_while_the_guest_spins() {
+    if !program_exists() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
@@ -94,17 +95,21 @@ fn a_guest_that_prints_and_then_spins_is_seen_to_print() {
     assert_eq!(&line, b"x\n");
 }
 
-/// The autopsy runs the guest again, along the same exits.
+/// The replay of the autopsy has the same exits.
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn a_guest_that_dies_is_explained() {
-    if !program_is_here() {
+fn the_autopsy_replays_coalesced_writes() {
+    if !program_exists() {
         return;
     }
     // 300 bytes printed, then UD2 without an IDT.
     let guest = [0xbb, 0x2c, 1, 0, 0, 0xb0, b'x', 0xe6, 0xe9, 0xff, 0xcb, 0x75, 0xf8, 0x0f, 0x0b];
     let directory = tempfile::tempdir().unwrap();
-    let ended = ProcessResult::new(&command(&directory, &guest, &COLLECT).output().unwrap());
-    assert_eq!((ended.status, ended.stdout.len()), (Some(100), 300), "{ended:?}");
-    assert!(ended.stderr.contains("ud2") && ended.stderr.contains("300 exits replayed"), "{}", ended.stderr);
+    let result = ProcessResult::new(&command(&directory, &guest, &COLLECT).output().unwrap());
+    assert_eq!((result.status, result.stdout.len()), (Some(100), 300), "{result:?}");
+    assert!(
+        result.stderr.contains("ud2") && result.stderr.contains("300 exits replayed"),
+        "{}",
+        result.stderr
+    );
 }

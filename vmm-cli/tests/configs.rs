@@ -1,4 +1,4 @@
-//! Every configuration in `configs/` and `configs/crash/`, and the one that `init` writes, is without mistakes.
+//! Checks that all configurations in `configs/` and `configs/crash/`, and the template of `init`, are valid.
 
 #![expect(clippy::expect_used, reason = "the helpers of tests are tests")]
 
@@ -20,7 +20,7 @@ fn configs() -> Vec<PathBuf> {
 }
 
 #[test]
-fn every_shipped_configuration_is_good() {
+fn every_shipped_configuration_is_valid() {
     let paths = configs();
     assert!(!paths.is_empty());
     for path in paths {
@@ -30,9 +30,9 @@ fn every_shipped_configuration_is_good() {
     }
 }
 
-/// A crashing guest proves something only if its report is held against the true cause.
+/// A crashing guest tests the autopsy only if the report is compared with the true cause.
 #[test]
-fn every_crashing_guest_says_its_end_and_its_cause() {
+fn every_crash_configuration_expects_an_end_and_a_cause() {
     let paths: Vec<PathBuf> =
         configs().into_iter().filter(|path| path.parent().expect("a folder").ends_with("crash")).collect();
     assert!(!paths.is_empty());
@@ -44,10 +44,10 @@ fn every_crashing_guest_says_its_end_and_its_cause() {
     }
 }
 
-/// The phrases of a guest are not so common that the report of any other guest would do: the words of two guests are
-/// the same only where one guest is built for two modes, or two guests die of the same fault at the same address.
+/// The expected phrases are specific to a guest. Two configurations share them only if one guest is built for two modes, or if
+/// two guests crash with the same fault at the same address.
 #[test]
-fn few_crashing_guests_share_their_words() {
+fn most_crash_configurations_have_a_distinct_cause() {
     let causes = configs().into_iter().filter_map(|path| {
         let config = Config::load(&path, &Overrides::new()).ok()?;
         config.expect.map(|expect| expect.cause).filter(|cause| !cause.is_empty())
@@ -60,7 +60,7 @@ fn few_crashing_guests_share_their_words() {
 }
 
 #[test]
-fn the_template_is_good() {
+fn the_template_is_valid() {
     let config = Config::from_text(template::text(), Path::new("vm.toml"), &Overrides::new()).unwrap();
     assert_eq!(config.start.mode, Some(Mode::Long));
     assert_eq!(config.guest.path, Path::new("guest-long.elf"));

@@ -1,4 +1,4 @@
-//! ELF files that carry their configuration in a note, as `run`, `check` and `test` see them.
+//! ELF files with their configuration in a note, with `run`, `check` and `test`.
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
@@ -8,9 +8,9 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use support::{CLI, ProcessResult, program_is_here};
+use support::{CLI, ProcessResult, program_exists};
 
-/// A 64-bit ELF file: `code` at 0x8000, and a note of `owner` with `text` (gABI, "ELF Header", "Program Header", "Note Section").
+/// Builds a 64-bit ELF file: `code` at 0x8000, and a note of `owner` with `text` (gABI, "ELF Header", "Program Header", "Note Section").
 fn elf(code: &[u8], owner: &[u8; 4], text: &str) -> Vec<u8> {
     const HEADERS: u64 = 64 + 2 * 56;
     let mut note = Vec::new();
@@ -76,27 +76,27 @@ fn a_note_with_an_expect_makes_an_elf_file_a_test() {
 }
 
 #[test]
-fn mistakes_in_a_note_are_shown_in_it() {
+fn errors_in_a_note_show_its_text() {
     let directory = tempfile::tempdir().unwrap();
     let check = |note: &str| {
         fs::write(directory.path().join("guest.elf"), elf(PRINTS, b"vmm\0", note)).unwrap();
-        let ended = cli(directory.path(), &["check", "guest.elf"]);
-        assert_eq!(ended.status, Some(105), "{ended:?}");
-        ended.stderr
+        let result = cli(directory.path(), &["check", "guest.elf"]);
+        assert_eq!(result.status, Some(105), "{result:?}");
+        result.stderr
     };
     let shown = check("mode = \"long\"\nmemroy.size = \"2MiB\"\n");
     assert!(shown.contains("--> guest.elf:2:1") && shown.contains("did you mean `memory`?"), "{shown}");
     let shown = check("mode = \"long\"\nguest.elf = \"other.elf\"\n");
     assert!(shown.contains("named twice") && shown.contains("--> guest.elf:2:13"), "{shown}");
-    // What nobody wrote is not shown.
+    // Generated text is not shown.
     let shown = check("mode = \"real\"\nmemory.size = \"4KiB\"\n");
     assert!(shown.contains("--> guest.elf") && !shown.contains("guest.file ="), "{shown}");
 }
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn it_runs_and_is_tested_by_its_note() {
-    if !program_is_here() {
+fn a_note_configures_run_and_test() {
+    if !program_exists() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! A file with every key, lowered: each value is where it belongs. And the overrides of the command line.
+//! A configuration with every key: each value arrives in the machine. Overrides of the command line.
 
 #![expect(clippy::panic, reason = "the helpers of tests are tests")]
 
@@ -191,7 +191,7 @@ fn load(text: &str, overrides: &Overrides) -> Config {
         .unwrap_or_else(|mistakes| panic!("{mistakes}"))
 }
 
-/// The machine of a configuration that names its mode.
+/// Returns the machine of a configuration that names its mode.
 fn machine(config: &Config) -> MachineTemplate {
     let start = config.start.complete().unwrap_or_else(|| panic!("no protocol or mode"));
     config.machine(start).unwrap_or_else(|mistakes| panic!("{mistakes}"))
@@ -261,7 +261,7 @@ fn the_machine() {
     assert_eq!(machine.devices, devices);
 }
 
-/// A virtio console that has the input takes it from the serial port; what becomes of a disk's writes has a default.
+/// A virtio console with the console's input takes it from the serial port. A disk is read-only by default.
 #[test]
 fn virtio_devices_by_default() {
     let devices = |more: &str| {
@@ -287,7 +287,7 @@ fn virtio_devices_by_default() {
 }
 
 #[test]
-fn a_file_of_the_configuration_device_is_still_to_be_read() {
+fn a_file_for_fw_cfg_is_read_later() {
     let source = FwCfgSource {
         index: 1,
         path: Path::new("dir/../value.bin").to_owned(),
@@ -296,9 +296,9 @@ fn a_file_of_the_configuration_device_is_still_to_be_read() {
     assert_eq!(load(EVERY_KEY, &Overrides::new()).fw_cfg, [source]);
 }
 
-/// The board of a PC is there as a whole or not at all, and the hypercall device gives way to it.
+/// A machine has all devices of a PC or none. With them it has no hypercall device by default.
 #[test]
-fn interrupts_of_a_pc_bring_its_board() {
+fn interrupts_of_a_pc_select_its_devices() {
     let text = "mode = \"long\"\n[memory]\nsize = \"2MiB\"\n[guest]\nelf = \"x\"\n";
     let devices = |text: &str| machine(&load(text, &Overrides::new())).devices;
     let plain = devices(text);
@@ -322,7 +322,7 @@ fn the_boot_state() {
         size: 64 << 10,
         access: PagePermissions { writable: false, user: false, executable: false },
     };
-    // What is left out of the second: writable, executable, and for ring 3.
+    // Defaults of the second: writable, executable, and for ring 3.
     let second = Mapping {
         gva: Gva(0),
         gpa: Gpa(0),
@@ -392,7 +392,7 @@ const SMALL: &str =
     "mode = \"real\"\nmemory.size = \"1MiB\"\n\n[guest]\nflat = \"boot.bin\"\naddress = 0x7c00\n";
 
 #[test]
-fn what_is_left_out() {
+fn keys_that_are_left_out_have_defaults() {
     let config = load(SMALL, &Overrides::new());
     assert_eq!(machine(&config).devices, DeviceSpecs::default());
     assert_eq!(machine(&config).limits, LimitSpec::default());
@@ -404,7 +404,7 @@ fn what_is_left_out() {
 }
 
 #[test]
-fn a_test_ends_after_ten_seconds_unless_told_otherwise() {
+fn a_test_has_a_limit_of_ten_seconds_by_default() {
     let with_expect = format!("{SMALL}\n[expect]\nend = \"halt\"\n");
     assert_eq!(machine(&load(&with_expect, &Overrides::new())).limits.time, Some(Duration::from_secs(10)));
     let mut overrides = Overrides::new();
@@ -447,7 +447,7 @@ fn overrides_replace_add_and_append() {
     );
 }
 
-/// The text that an error at `key` points at.
+/// Returns the text that an error at `key` points at.
 fn pointed_at(config: &Config, key: &str) -> String {
     match config.location(key) {
         Location::Text(place) => place.source.text[place.span].to_owned(),
@@ -457,7 +457,7 @@ fn pointed_at(config: &Config, key: &str) -> String {
 }
 
 #[test]
-fn later_errors_find_their_place() {
+fn later_errors_point_at_their_key() {
     let mut overrides = Overrides::new();
     overrides.set("layout.idt=0x2800");
     let config = load(EVERY_KEY, &overrides);
@@ -468,7 +468,7 @@ fn later_errors_find_their_place() {
     assert_eq!(pointed_at(&config, "paging.map.1.gva"), "0");
     assert_eq!(pointed_at(&config, "layout.idt"), "0x2800");
     assert_eq!(pointed_at(&config, "nothing.at.all"), "file dir/vm.toml");
-    // A single table is its own element 0.
+    // A single table is also element 0.
     assert_eq!(pointed_at(&load(SMALL, &Overrides::new()), "memory.0.size"), "\"1MiB\"");
 
     let error = config.error_at("layout.idt", "the IDT overlaps the GDT");

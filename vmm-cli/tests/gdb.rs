@@ -1,7 +1,6 @@
-//! `run --gdb`, driven by the real gdb in batch mode, and by hand for what batch mode cannot do.
+//! `run --gdb` with gdb in batch mode, and with packets written by the test for what batch mode cannot do.
 //!
-//! These tests run wherever gdb, the program and the guests are, on the nested host too: `cargo xtask test` takes all
-//! three along.
+//! These tests need gdb, the program and the guests. `cargo xtask test` copies all three to the nested host.
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
 use std::fs::File;
@@ -16,8 +15,8 @@ const CLI: &str = env!("CARGO_BIN_EXE_vmm-cli");
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 const GDB: &str = "/usr/bin/gdb";
 
-/// Why a test has to be skipped.
-fn absent(needs_gdb: bool) -> Option<&'static str> {
+/// Returns the reason to skip a test, if there is one.
+fn skip_reason(needs_gdb: bool) -> Option<&'static str> {
     if !Path::new(CLI).exists() {
         return Some("the program is not on this host");
     }
@@ -29,7 +28,7 @@ fn absent(needs_gdb: bool) -> Option<&'static str> {
 
 macro_rules! needs {
     ($gdb:literal) => {
-        if let Some(reason) = absent($gdb) {
+        if let Some(reason) = skip_reason($gdb) {
             println!("skipped: {reason}");
             return;
         }
@@ -40,12 +39,12 @@ macro_rules! needs {
 struct Vmm {
     child: Child,
     directory: tempfile::TempDir,
-    /// What gdb has to be told: a path or an address.
+    /// Path or address for gdb's `target remote`.
     at: String,
     errors: thread::JoinHandle<String>,
 }
 
-/// A run that is over.
+/// Exit status and output of the finished process.
 struct ProcessResult {
     status: Option<i32>,
     stdout: String,
@@ -53,13 +52,13 @@ struct ProcessResult {
 }
 
 impl Vmm {
-    /// Starts it on a socket, or on a port where `tcp`; `None` where this host cannot run the guest.
+    /// Starts the program with a socket, or with a TCP port if `tcp`. Returns `None` if this host cannot run the guest.
     fn start(config: &str, tcp: bool) -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("gdb.sock");
-        let wanted = if tcp { "127.0.0.1:0".to_owned() } else { socket.to_str().unwrap().to_owned() };
+        let address = if tcp { "127.0.0.1:0".to_owned() } else { socket.to_str().unwrap().to_owned() };
         let mut child = Command::new(CLI)
-            .args(["run", &format!("configs/{config}.toml"), "--no-autopsy", "--gdb", &wanted])
+            .args(["run", &format!("configs/{config}.toml"), "--no-autopsy", "--gdb", &address])
             .current_dir(ROOT)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -88,7 +87,7 @@ impl Vmm {
         self.directory.path().join("gdb.sock")
     }
 
-    /// Runs gdb with these commands, and gives all it said.
+    /// Runs gdb with these commands and returns its output.
     fn gdb(&self, guest: &str, commands: &[&str]) -> String {
         let mut gdb = Command::new(GDB);
         gdb.args([
@@ -107,16 +106,16 @@ impl Vmm {
             gdb.args(["-ex", command]);
         }
         // Both streams in one file, in the order in which they were written.
-        let said = self.directory.path().join("said");
-        let file = File::create(&said).unwrap();
+        let output = self.directory.path().join("output");
+        let file = File::create(&output).unwrap();
         gdb.stdout(file.try_clone().unwrap()).stderr(file);
         gdb.current_dir(ROOT).stdin(Stdio::null()).status().unwrap();
-        let text = String::from_utf8_lossy(&std::fs::read(&said).unwrap()).into_owned();
+        let text = String::from_utf8_lossy(&std::fs::read(&output).unwrap()).into_owned();
         println!("{text}");
         text
     }
 
-    /// Waits for its end, but not forever: without a gdb it would wait too.
+    /// Waits for the end of the program, for at most 120 s: it waits for gdb forever.
     fn wait(mut self) -> ProcessResult {
         let started = Instant::now();
         while self.child.try_wait().unwrap().is_none() {
@@ -134,7 +133,7 @@ impl Vmm {
     }
 }
 
-/// That `texts` occur in `all`, in this order.
+/// Asserts that `texts` occur in `all` in this order.
 fn assert_order(all: &str, texts: &[&str]) {
     let mut rest = all;
     for text in texts {
@@ -146,10 +145,10 @@ fn assert_order(all: &str, texts: &[&str]) {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn a_session_from_the_first_instruction_to_the_last() {
+fn a_session_goes_forward_and_back() {
     needs!(true);
     let Some(vmm) = Vmm::start("long", false) else { return };
-    let said = vmm.gdb(
+    let output = vmm.gdb(
         "hello-long",
         &[
             "info registers rip",
@@ -183,7 +182,7 @@ fn a_session_from_the_first_instruction_to_the_last() {
         ],
     );
     assert_order(
-        &said,
+        &output,
         &[
             "0x100000 <_start>",
             "vCPU 0, long mode, 64-bit code, ring 0",
@@ -212,9 +211,12 @@ fn a_session_from_the_first_instruction_to_the_last() {
         ],
     );
     let socket = vmm.socket();
-    let ended = vmm.wait();
-    assert_eq!(ended.status, Some(0), "{}", ended.stderr);
-    assert_eq!(ended.stdout, "Hello, world!\n", "each byte once, whatever was run again");
+    let result = vmm.wait();
+    assert_eq!(result.status, Some(0), "{}", result.stderr);
+    assert_eq!(
+        result.stdout, "Hello, world!\n",
+        "each byte is printed once, although parts of the run were repeated"
+    );
     assert!(!socket.exists());
 }
 
@@ -245,11 +247,14 @@ fn every_mode_stops_steps_and_goes_back() {
             "reverse-stepi",
         ]);
         commands.extend(["p $pc == $first", "monitor where", "continue"]);
-        let said = vmm.gdb(guest, &commands);
+        let output = vmm.gdb(guest, &commands);
         let hit = format!("Breakpoint 1, {symbol}");
-        assert_order(&said, &[words, words, &hit, "= 1", "= 1", "in the past", "xited"]);
+        assert_order(&output, &[words, words, &hit, "= 1", "= 1", "in the past", "xited"]);
         if config == "real" {
-            assert!(said.contains("mov    $0x48,%eax"), "16-bit code, with the prefix for 32 bits: {said}");
+            assert!(
+                output.contains("mov    $0x48,%eax"),
+                "16-bit code, with the prefix for 32 bits: {output}"
+            );
         }
         assert_eq!(vmm.wait().status, Some(0), "{config}");
     }
@@ -257,15 +262,15 @@ fn every_mode_stops_steps_and_goes_back() {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn a_guest_that_dies_can_be_looked_at() {
+fn a_crashed_guest_can_be_inspected() {
     needs!(true);
     let Some(vmm) = Vmm::start("crash/triple-fault", false) else { return };
-    let said = vmm.gdb(
+    let output = vmm.gdb(
         "crash-triple-fault",
         &["continue", "x/i $pc", "monitor where", "reverse-stepi", "x/i $pc", "set var $rax = 1", "continue"],
     );
     assert_order(
-        &said,
+        &output,
         &[
             "Program received signal SIGSEGV",
             "<_start+7>:\tud2",
@@ -280,11 +285,11 @@ fn a_guest_that_dies_can_be_looked_at() {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn after_a_mode_switch_gdb_can_attach_anew() {
+fn gdb_can_attach_again_after_a_mode_switch() {
     needs!(true);
     let Some(vmm) = Vmm::start("modeswitch", false) else { return };
     let again = format!("target remote {}", vmm.at);
-    let said = vmm.gdb(
+    let output = vmm.gdb(
         "modeswitch",
         &[
             "break long",
@@ -303,7 +308,7 @@ fn after_a_mode_switch_gdb_can_attach_anew() {
         ],
     );
     assert_order(
-        &said,
+        &output,
         &[
             "Breakpoint 1, long",
             "[ LME LMA ]",
@@ -321,30 +326,30 @@ fn after_a_mode_switch_gdb_can_attach_anew() {
 fn a_breakpoint_may_lie_on_a_page_that_is_not_mapped() {
     needs!(true);
     let Some(vmm) = Vmm::start("page-fault", false) else { return };
-    // More than there are debug registers, so that the guest is stepped: into its page fault and out of it.
+    // More breakpoints than debug registers, so the guest is single-stepped, through its page fault too.
     let addresses: Vec<String> = (0..5).map(|number| format!("hbreak *0x5000000{number}")).collect();
     let mut commands: Vec<&str> = addresses.iter().map(String::as_str).collect();
     commands.extend(["break handle_page_fault", "continue", "p/x address", "delete", "continue"]);
-    let said = vmm.gdb("page-fault", &commands);
-    assert_order(&said, &["Breakpoint 6, handle_page_fault", "= 0x40000400", "exited normally"]);
-    let ended = vmm.wait();
-    assert_eq!(ended.status, Some(0), "{}", ended.stderr);
+    let output = vmm.gdb("page-fault", &commands);
+    assert_order(&output, &["Breakpoint 6, handle_page_fault", "= 0x40000400", "exited normally"]);
+    let result = vmm.wait();
+    assert_eq!(result.status, Some(0), "{}", result.stderr);
 }
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn a_guest_that_is_let_go_runs_on() {
+fn a_detached_guest_runs_to_its_end() {
     needs!(true);
     let Some(vmm) = Vmm::start("long", true) else { return };
     vmm.gdb(
         "hello-long",
         &["set var $rbx = 7", "p $rbx", "break vmm_halt", "continue", "reverse-stepi", "detach"],
     );
-    let ended = vmm.wait();
-    assert_eq!((ended.status, ended.stdout.as_str()), (Some(0), "Hello, world!\n"), "{}", ended.stderr);
+    let result = vmm.wait();
+    assert_eq!((result.status, result.stdout.as_str()), (Some(0), "Hello, world!\n"), "{}", result.stderr);
 }
 
-/// A packet with its checksum.
+/// Returns a packet with its checksum.
 fn packet(content: &str) -> Vec<u8> {
     let sum = content.bytes().fold(0_u8, u8::wrapping_add);
     format!("${content}#{sum:02x}").into_bytes()
@@ -373,13 +378,13 @@ fn ctrl_c_stops_a_guest_that_spins() {
     let mut gdb = UnixStream::connect(vmm.socket()).unwrap();
     for _ in 0..3 {
         gdb.write_all(&packet("vCont;c")).unwrap();
-        // So that the guest runs when the signal comes; an early one has the same answer.
+        // The guest should run when the request arrives; an earlier one has the same reply.
         thread::sleep(Duration::from_millis(200));
         gdb.write_all(&[3]).unwrap();
         assert!(answer(&mut gdb, "T02").contains("thread:"), "SIGINT");
         gdb.write_all(b"+").unwrap();
     }
-    // A connection that breaks leaves the guest to the next one.
+    // After a broken connection the guest waits for the next one.
     drop(gdb);
     let mut gdb = UnixStream::connect(vmm.socket()).unwrap();
     gdb.write_all(&packet("?")).unwrap();
@@ -391,7 +396,7 @@ fn ctrl_c_stops_a_guest_that_spins() {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn a_file_that_is_there_is_not_replaced() {
+fn an_existing_file_is_not_replaced() {
     needs!(false);
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("precious");
@@ -409,7 +414,7 @@ fn a_file_that_is_there_is_not_replaced() {
 fn each_vcpu_is_a_thread() {
     needs!(true);
     let Some(vmm) = Vmm::start("timer-smp", false) else { return };
-    let said = vmm.gdb(
+    let output = vmm.gdb(
         "timer-smp",
         &[
             "info threads",
@@ -433,11 +438,11 @@ fn each_vcpu_is_a_thread() {
         ],
     );
     // vCPU 0 waits in `_start`, or its timer has just fired.
-    let first = said.split("[Switching to thread 1").nth(1).and_then(|rest| rest.split("cr3").next());
+    let first = output.split("[Switching to thread 1").nth(1).and_then(|rest| rest.split("cr3").next());
     let names = ["<_start+", "<timer_entry"];
-    assert!(first.is_some_and(|first| names.iter().any(|name| first.contains(name))), "{said}");
+    assert!(first.is_some_and(|first| names.iter().any(|name| first.contains(name))), "{output}");
     assert_order(
-        &said,
+        &output,
         &[
             "* 1    Thread 1.1 (vCPU 0, runs, long mode, 64-bit code, ring 0)",
             "  2    Thread 1.2 (vCPU 1, waits for INIT)",
@@ -458,44 +463,44 @@ fn each_vcpu_is_a_thread() {
             "exited normally",
         ],
     );
-    let ended = vmm.wait();
-    assert_eq!(ended.status, Some(0), "{}", ended.stderr);
-    assert_eq!(ended.stdout, "both CPUs counted their ticks\n");
+    let result = vmm.wait();
+    assert_eq!(result.status, Some(0), "{}", result.stderr);
+    assert_eq!(result.stdout, "both CPUs counted their ticks\n");
     assert!(
-        ended.stderr.contains("gdb: a machine with interrupts cannot be run again exactly"),
+        result.stderr.contains("gdb: a machine with interrupts cannot be run again exactly"),
         "{}",
-        ended.stderr
+        result.stderr
     );
 }
 
-/// First by debug registers, where there are any; then those are taken by others, and bytes are left.
+/// The breakpoint is first in a debug register, if the host has any. Then other breakpoints take all of them, and it is a byte.
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn a_handler_of_interrupts_is_stopped_and_stepped() {
+fn an_interrupt_handler_can_be_stopped_and_stepped() {
     needs!(true);
     let Some(vmm) = Vmm::start("timer-smp", false) else { return };
     let mut commands = vec!["break timer_entry", "continue", "p (long)$pc == (long)&timer_entry"];
-    // One instruction of the handler, which counts.
+    // One instruction of the handler, which increments the counter.
     commands.extend(["set $ticks = *(int *)$rdi", "set scheduler-locking on", "stepi"]);
     commands.extend(["p *(int *)$rdi - $ticks", "set scheduler-locking off", "continue"]);
-    // The guest does not come by there again.
+    // The guest does not execute these again.
     commands.extend(["hbreak *((long)&_start)", "hbreak *((long)&_start + 2)"]);
     commands.extend(["hbreak *((long)&_start + 4)", "hbreak *((long)&_start + 6)"]);
     for _ in 0..3 {
         commands.extend(["continue", "p (long)$pc == (long)&timer_entry"]);
     }
-    // A step over the HLT between two ticks, and what it interrupts goes on.
+    // A step over the HLT between two ticks. The guest continues after it.
     commands.extend(["delete", "break *((long)&second_64 + 29)", "continue", "set scheduler-locking on"]);
     commands.extend(["stepi", "info threads", "info registers rip"]);
     commands.extend(["set scheduler-locking off", "delete", "continue"]);
-    let said = vmm.gdb("timer-smp", &commands);
-    let hits = said.matches("hit Breakpoint 1, ").count();
-    assert_eq!(hits, 5, "{said}");
-    assert_order(&said, &["$1 = 1", "$2 = 1", "$3 = 1", "$4 = 1", "$5 = 1", "Thread 2 hit Breakpoint 6, "]);
-    assert_order(&said, &["* 2    Thread 1.2 (vCPU 1, halted, ", "<second_64+30>", "exited normally"]);
-    let ended = vmm.wait();
-    assert_eq!(ended.status, Some(0), "{}", ended.stderr);
-    assert_eq!(ended.stdout, "both CPUs counted their ticks\n");
+    let output = vmm.gdb("timer-smp", &commands);
+    let hits = output.matches("hit Breakpoint 1, ").count();
+    assert_eq!(hits, 5, "{output}");
+    assert_order(&output, &["$1 = 1", "$2 = 1", "$3 = 1", "$4 = 1", "$5 = 1", "Thread 2 hit Breakpoint 6, "]);
+    assert_order(&output, &["* 2    Thread 1.2 (vCPU 1, halted, ", "<second_64+30>", "exited normally"]);
+    let result = vmm.wait();
+    assert_eq!(result.status, Some(0), "{}", result.stderr);
+    assert_eq!(result.stdout, "both CPUs counted their ticks\n");
 }
 
 #[test]
@@ -504,15 +509,15 @@ fn ctrl_c_stops_a_vcpu_that_waits() {
     needs!(false);
     let Some(vmm) = Vmm::start("timer-smp", false) else { return };
     let mut gdb = UnixStream::connect(vmm.socket()).unwrap();
-    // The second vCPU alone: it waits for an INIT that the first one, which holds, does not send.
+    // Only the second vCPU runs: it waits for an INIT from the first one, which is held.
     gdb.write_all(&packet("vCont;c:2")).unwrap();
-    // So that the vCPU waits when the signal comes; an early one has the same answer.
+    // The vCPU should wait when the request arrives; an earlier one has the same reply.
     thread::sleep(Duration::from_millis(200));
     gdb.write_all(&[3]).unwrap();
     assert!(answer(&mut gdb, "T02").contains("thread:02"), "SIGINT");
     gdb.write_all(b"+").unwrap();
-    // Let go, both run on to the end.
+    // After the detach, both run to the end.
     gdb.write_all(&packet("D")).unwrap();
-    let ended = vmm.wait();
-    assert_eq!((ended.status, ended.stdout.as_str()), (Some(0), "both CPUs counted their ticks\n"));
+    let result = vmm.wait();
+    assert_eq!((result.status, result.stdout.as_str()), (Some(0), "both CPUs counted their ticks\n"));
 }

@@ -1,4 +1,4 @@
-//! Large guests: mapped from their files or copied, and files that somebody changes meanwhile.
+//! Segments that are mapped from their file or copied, and files that change during a run.
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
@@ -16,12 +16,12 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use support::{CLI, ProcessResult, program_is_here};
+use support::{CLI, ProcessResult, program_exists};
 
 const BASE: u64 = 0x20_0000;
 const SIZE: u64 = 1 << 20;
 
-/// An ELF file of 1 MiB in one segment, which begins `skew` bytes behind a page of the file.
+/// Builds an ELF file with one segment of 1 MiB, which begins `skew` bytes after a page boundary of the file.
 fn elf(code: &[u8], skew: u64) -> Vec<u8> {
     let mut file = Vec::new();
     file.extend([0x7f, b'E', b'L', b'F', 2, 1, 1]);
@@ -36,7 +36,7 @@ fn elf(code: &[u8], skew: u64) -> Vec<u8> {
     file.extend([offset, BASE, BASE, SIZE, SIZE + 0x3000, 1].iter().flat_map(|long| long.to_le_bytes()));
     file.resize(usize::try_from(offset).unwrap(), 0);
     file.extend(code);
-    // Every page has its own number in its first bytes.
+    // Each page begins with its number.
     let mut page = 1_u32;
     while file.len() < usize::try_from(offset + SIZE).unwrap() {
         file.resize(usize::try_from(offset).unwrap() + usize::try_from(page).unwrap() * 0x1000, 0x90);
@@ -47,7 +47,7 @@ fn elf(code: &[u8], skew: u64) -> Vec<u8> {
     file
 }
 
-/// Adds up the numbers of all pages, writes to one, and halts with the sum in RAX.
+/// Returns code that adds the numbers of all pages, writes to one page, and halts with the sum in RAX.
 fn sums() -> Vec<u8> {
     let mut code = vec![0x31, 0xc0, 0xbe]; // xor eax, eax; mov esi, ...
     code.extend(u32::try_from(BASE + 0x1000).unwrap().to_le_bytes());
@@ -59,8 +59,8 @@ fn sums() -> Vec<u8> {
     code
 }
 
-/// Prints an empty line and reads all pages, again and again.
-fn reads_for_ever() -> Vec<u8> {
+/// Returns code that prints an empty line and reads all pages, again and again.
+fn reads_forever() -> Vec<u8> {
     let mut code = vec![0xb0, b'\n', 0xe6, 0xe9]; // again: mov al, '\n'; out 0xe9, al
     code.push(0xbe); // mov esi, ...
     code.extend(u32::try_from(BASE + 0x1000).unwrap().to_le_bytes());
@@ -70,18 +70,18 @@ fn reads_for_ever() -> Vec<u8> {
     code
 }
 
-struct Desk(tempfile::TempDir);
+struct TestDirectory(tempfile::TempDir);
 
-impl Desk {
+impl TestDirectory {
     fn new(guest: &[u8], memory: &str, loading: &str) -> Self {
-        let desk = Self(tempfile::tempdir().unwrap());
-        fs::write(desk.guest(), guest).unwrap();
+        let directory = Self(tempfile::tempdir().unwrap());
+        fs::write(directory.guest(), guest).unwrap();
         let text = format!(
             "mode = \"long\"\n[memory]\nsize = \"4MiB\"\n{memory}\n[guest]\nelf = \"guest.elf\"\n\
              loading = \"{loading}\"\n[limits]\ntime = \"2m\"\n"
         );
-        fs::write(desk.0.path().join("vm.toml"), text).unwrap();
-        desk
+        fs::write(directory.0.path().join("vm.toml"), text).unwrap();
+        directory
     }
 
     fn guest(&self) -> PathBuf {
@@ -94,8 +94,8 @@ impl Desk {
         command
     }
 
-    /// What `explain` says of the only segment.
-    fn explained(&self) -> Value {
+    /// Returns how `explain` describes the loading of the segment.
+    fn explain_loading(&self) -> Value {
         let output = self.cli(&["explain", "--format", "json", "vm.toml"]).output().unwrap();
         let explained: Value = serde_json::from_slice(&output.stdout).unwrap();
         explained.pointer("/files/0/loading/0").unwrap().clone()
@@ -103,11 +103,12 @@ impl Desk {
 }
 
 #[test]
-fn explain_says_which_way_a_segment_goes() {
-    if !program_is_here() {
+fn explain_shows_how_a_segment_is_loaded() {
+    if !program_exists() {
         return;
     }
-    let of = |skew, memory, loading| Desk::new(&elf(&sums(), skew), memory, loading).explained();
+    let of =
+        |skew, memory, loading| TestDirectory::new(&elf(&sums(), skew), memory, loading).explain_loading();
     let mapped = of(0, "", "map");
     assert_eq!(mapped["mapped"]["start"], "0x200000");
     assert_eq!(mapped["mapped"]["file_offset"], "0x1000");
@@ -121,7 +122,7 @@ fn explain_says_which_way_a_segment_goes() {
         let copied = of(skew, memory, loading);
         assert_eq!((&copied["because"], &copied["copied"]), (&because.into(), &SIZE.into()));
     }
-    let text = Desk::new(&elf(&sums(), 0), "", "map").cli(&["explain", "vm.toml"]).output().unwrap();
+    let text = TestDirectory::new(&elf(&sums(), 0), "", "map").cli(&["explain", "vm.toml"]).output().unwrap();
     let text = String::from_utf8(text.stdout).unwrap();
     assert!(text.contains("  segment 0 is mapped: 1 MiB of the file from 0x1000 at 0x200000\n"), "{text}");
     assert!(text.contains("-> 0x100000 bytes of guest.elf from 0x1000, private, fixed\n"), "{text}");
@@ -129,8 +130,8 @@ fn explain_says_which_way_a_segment_goes() {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn a_guest_finds_the_same_whichever_way_it_came() {
-    if !program_is_here() {
+fn mapped_and_copied_segments_have_the_same_contents() {
+    if !program_exists() {
         return;
     }
     for (skew, memory, loading) in [
@@ -141,31 +142,32 @@ fn a_guest_finds_the_same_whichever_way_it_came() {
         (0, "backing = \"memfd\"", "auto"),
     ] {
         let guest = elf(&sums(), skew);
-        let desk = Desk::new(&guest, memory, loading);
+        let directory = TestDirectory::new(&guest, memory, loading);
         // 1 + 2 + ... + 255, and nothing from .bss.
         let expected = ["--set", "expect.registers.rax=32640"];
-        let ended =
-            ProcessResult::new(&desk.cli(&[&["run", "vm.toml"], &expected[..]].concat()).output().unwrap());
+        let result = ProcessResult::new(
+            &directory.cli(&[&["run", "vm.toml"], &expected[..]].concat()).output().unwrap(),
+        );
         assert_eq!(
-            (ended.status, ended.stdout.as_str()),
+            (result.status, result.stdout.as_str()),
             (Some(0), ""),
             "{memory} {loading}: {}",
-            ended.stderr
+            result.stderr
         );
-        assert!(fs::read(desk.guest()).unwrap() == guest, "the guest wrote to its file");
+        assert!(fs::read(directory.guest()).unwrap() == guest, "the guest wrote to its file");
     }
 }
 
-/// Runs a guest that reads its pages for ever, and does something to its file once it runs. If the guest then still reads all
-/// its pages some times, it is interrupted. The machine has interrupts: without them, a copy replaces mapped pages that are
-/// read often, and a change after that is no error.
-fn disturbed(loading: &str, disturb: impl FnOnce(&Path)) -> ProcessResult {
-    let desk = Desk::new(&elf(&reads_for_ever(), 0), "", loading);
-    let mut command = desk.cli(&["run", "vm.toml", "--set", "interrupts=\"split\""]);
+/// Runs a guest that reads its pages forever, and calls `change` with its file when it runs. A guest that then still reads all its
+/// pages several times is interrupted. The machine has interrupts: without them, a copy replaces mapped pages that are read
+/// often, and a change after that is no error.
+fn run_and_change(loading: &str, change: impl FnOnce(&Path)) -> ProcessResult {
+    let directory = TestDirectory::new(&elf(&reads_forever(), 0), "", loading);
+    let mut command = directory.cli(&["run", "vm.toml", "--set", "interrupts=\"split\""]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut output = child.stdout.take().unwrap();
     output.read_exact(&mut [0]).unwrap();
-    disturb(&desk.guest());
+    change(&directory.guest());
     if output.read_exact(&mut [0; 20]).is_ok() {
         let kill = format!("kill -INT {}", child.id());
         assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
@@ -177,7 +179,7 @@ fn disturbed(loading: &str, disturb: impl FnOnce(&Path)) -> ProcessResult {
 #[test]
 #[ignore = "needs /dev/kvm"]
 fn a_file_that_is_changed_while_its_guest_runs_is_an_error_of_the_host() {
-    if !program_is_here() {
+    if !program_exists() {
         return;
     }
     let shorter = |path: &Path| File::options().write(true).open(path).unwrap().set_len(0x2000).unwrap();
@@ -187,33 +189,33 @@ fn a_file_that_is_changed_while_its_guest_runs_is_an_error_of_the_host() {
         fs::write(&new, b"another file").unwrap();
         fs::rename(new, path).unwrap();
     };
-    for (ended, problem) in [
-        (disturbed("map", shorter), "guest.elf became shorter while it was in use"),
-        (disturbed("map", other), "guest.elf was written to while it was in use"),
+    for (result, problem) in [
+        (run_and_change("map", shorter), "guest.elf became shorter while it was in use"),
+        (run_and_change("map", other), "guest.elf was written to while it was in use"),
     ] {
-        assert_eq!(ended.status, Some(106), "{problem}: {}", ended.stderr);
-        assert!(ended.stderr.contains(problem), "{}", ended.stderr);
+        assert_eq!(result.status, Some(106), "{problem}: {}", result.stderr);
+        assert!(result.stderr.contains(problem), "{}", result.stderr);
     }
-    // Copied, or another file under the same name: no trouble.
-    for ended in [disturbed("copy", shorter), disturbed("map", replaced)] {
-        assert_eq!(ended.status, Some(130), "{}", ended.stderr);
+    // A change of a copied file, and another file under the same name, are no errors.
+    for result in [run_and_change("copy", shorter), run_and_change("map", replaced)] {
+        assert_eq!(result.status, Some(130), "{}", result.stderr);
     }
 }
 
-/// Somebody shortens and restores the file all the time, while others plan and run it: whatever they find, they end by
-/// themselves, with a status of theirs.
+/// A thread shortens and restores the file all the time, while commands plan and run it. Each command ends with one of its own
+/// exit statuses, and is not killed by a signal.
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn a_file_that_changes_all_the_time_kills_nobody() {
-    if !program_is_here() {
+fn a_file_that_changes_all_the_time_kills_no_process() {
+    if !program_exists() {
         return;
     }
     let guest = elf(&sums(), 0);
-    let desk = Desk::new(&guest, "", "map");
+    let directory = TestDirectory::new(&guest, "", "map");
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
-            let file = File::options().write(true).open(desk.guest()).unwrap();
+            let file = File::options().write(true).open(directory.guest()).unwrap();
             while !done.load(Ordering::Relaxed) {
                 file.set_len(0x1000).unwrap();
                 file.write_all_at(&guest[0x1000..], 0x1000).unwrap();
@@ -223,9 +225,9 @@ fn a_file_that_changes_all_the_time_kills_nobody() {
         let mut statuses = BTreeMap::new();
         for turn in 0..24 {
             let command = ["check", "explain", "run"][turn % 3];
-            let ended = ProcessResult::new(&desk.cli(&[command, "vm.toml"]).output().unwrap());
-            assert!(matches!(ended.status, Some(0 | 100 | 102 | 105 | 106)), "{command}: {ended:?}");
-            *statuses.entry(ended.status).or_insert(0) += 1;
+            let result = ProcessResult::new(&directory.cli(&[command, "vm.toml"]).output().unwrap());
+            assert!(matches!(result.status, Some(0 | 100 | 102 | 105 | 106)), "{command}: {result:?}");
+            *statuses.entry(result.status).or_insert(0) += 1;
         }
         done.store(true, Ordering::Relaxed);
         println!("statuses: {statuses:?}");

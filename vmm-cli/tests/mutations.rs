@@ -1,4 +1,4 @@
-//! Whatever a file says, it is taken or refused: no panic, and every mistake can be shown.
+//! Properties of every configuration text: it is accepted or refused without a panic, and every error can be rendered.
 
 #![expect(clippy::expect_used, reason = "the helpers of tests are tests")]
 
@@ -11,10 +11,10 @@ use proptest::sample::Index;
 use vmm_cli::config::{Config, Overrides, template};
 use vmm_cli::diagnostic::json;
 
-/// Good files to start from: all configurations, the template, and the template with everything in it.
+/// Texts to mutate: all configurations, the template, and the template with its commented lines.
 static TEXTS: LazyLock<Vec<String>> = LazyLock::new(|| {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs");
-    let entries = fs::read_dir(directory).expect("configs/ is there");
+    let entries = fs::read_dir(directory).expect("configs/ exists");
     let paths = entries.map(|entry| entry.expect("an entry").path());
     let mut texts: Vec<String> = paths
         .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
@@ -31,7 +31,7 @@ static TEXTS: LazyLock<Vec<String>> = LazyLock::new(|| {
     texts
 });
 
-/// Values that are wrong in many places.
+/// Values that are invalid for many keys.
 const VALUES: [&str; 18] = [
     "0",
     "-1",
@@ -53,7 +53,7 @@ const VALUES: [&str; 18] = [
     "\"\"\"\nlong\n\"\"\"",
 ];
 
-fn try_all(text: &str, overrides: &Overrides) {
+fn check(text: &str, overrides: &Overrides) {
     match Config::from_text(text, Path::new("dir/a.toml"), overrides) {
         Ok(config) => {
             for key in
@@ -75,7 +75,7 @@ fn try_all(text: &str, overrides: &Overrides) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Bytes cut out, put in and exchanged.
+    /// Removes, inserts and replaces bytes.
     #[test]
     fn damaged_text(
         which: Index,
@@ -83,15 +83,15 @@ proptest! {
     ) {
         let mut text = which.get(TEXTS.as_slice()).clone();
         for (at, length, replacement) in edits {
-            let borders: Vec<usize> = text.char_indices().map(|(index, _)| index).chain([text.len()]).collect();
-            let start = at.index(borders.len());
-            let end = (start + length).min(borders.len() - 1);
-            text.replace_range(borders[start]..borders[end], &replacement);
+            let boundaries: Vec<usize> = text.char_indices().map(|(index, _)| index).chain([text.len()]).collect();
+            let start = at.index(boundaries.len());
+            let end = (start + length).min(boundaries.len() - 1);
+            text.replace_range(boundaries[start]..boundaries[end], &replacement);
         }
-        try_all(&text, &Overrides::new());
+        check(&text, &Overrides::new());
     }
 
-    /// Values of another type or out of range, lines missing and doubled.
+    /// Replaces values by those of another type or range, and removes and duplicates lines.
     #[test]
     fn damaged_lines(which: Index, edits in prop::collection::vec((any::<Index>(), any::<Index>(), 0..4u8), 1..6)) {
         let mut lines: Vec<String> = which.get(TEXTS.as_slice()).lines().map(str::to_owned).collect();
@@ -106,10 +106,10 @@ proptest! {
                 (_, None) => {}
             }
         }
-        try_all(&lines.join("\n"), &Overrides::new());
+        check(&lines.join("\n"), &Overrides::new());
     }
 
-    /// Options with any keys and values.
+    /// Sets options with any keys and values.
     #[test]
     fn any_options(
         which: Index,
@@ -129,11 +129,11 @@ proptest! {
         }
         overrides.mode(&mode);
         overrides.timeout(&timeout);
-        try_all(&TEXTS[which.index(TEXTS.len())], &overrides);
+        check(&TEXTS[which.index(TEXTS.len())], &overrides);
     }
 
     #[test]
     fn any_text(text in "\\PC*|(.|\n|\r|\u{0}|\u{feff}|\"|=|\\[|\\]){0,60}") {
-        try_all(&text, &Overrides::new());
+        check(&text, &Overrides::new());
     }
 }

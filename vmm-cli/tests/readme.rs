@@ -1,10 +1,10 @@
-//! The sample guest of README.md, built and run from the words on the page alone.
+//! Builds and runs the sample guest of README.md from the code blocks of that page.
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-/// The code blocks of README.md in a language, in order.
+/// Returns the code blocks of README.md in a language, in order.
 fn blocks(readme: &str, language: &str) -> Vec<String> {
     let fence = format!("```{language}\n");
     readme.split(&fence).skip(1).filter_map(|rest| rest.split("```").next()).map(str::to_owned).collect()
@@ -15,14 +15,14 @@ fn blocks(readme: &str, language: &str) -> Vec<String> {
 fn the_sample_of_the_readme_runs() {
     let cli = Path::new(env!("CARGO_BIN_EXE_vmm-cli"));
     if !cli.exists() || Command::new("gcc").arg("--version").output().is_err() {
-        println!("skipped: this host has no gcc, or not the program");
+        println!("skipped: this host has no gcc or no vmm-cli");
         return;
     }
     let readme = include_str!("../../README.md");
     let (assembly, machines, scripts) = (blocks(readme, "asm"), blocks(readme, "toml"), blocks(readme, "sh"));
     let machine = machines.iter().find(|block| block.contains("mine.elf")).unwrap();
     let script = scripts.iter().find(|block| block.contains("mine.elf")).unwrap();
-    // "A 32-line sample": it stays short enough to type.
+    // The sample stays short enough to type.
     assert!(assembly[0].lines().count() + machine.lines().count() <= 32);
 
     let directory = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! The JSON schema says what the front-end does: it takes the good files, refuses what cannot be read, and its keys are
-//! those of the template.
+//! The JSON schema agrees with the parser: it accepts valid files, rejects files that cannot be parsed, and has the keys of the
+//! template.
 
 #![expect(clippy::expect_used, reason = "the helpers of tests are tests")]
 
@@ -29,7 +29,7 @@ fn as_json(path: &Path) -> Option<Value> {
 }
 
 #[test]
-fn good_files_validate() {
+fn valid_files_validate() {
     let validator = jsonschema::validator_for(&schema()).expect("a valid schema");
     let files = [toml_files("../configs"), toml_files("../configs/crash")].concat();
     assert!(files.len() >= 70, "only {} configurations", files.len());
@@ -43,9 +43,9 @@ fn good_files_validate() {
     assert!(validator.is_valid(&serde_json::to_value(template).expect("JSON")));
 }
 
-/// The mistakes of these files are in what cannot be read, which the schema knows as well as we do.
+/// These files have errors in keys and values, which the schema describes as well as the parser does.
 #[test]
-fn unreadable_files_do_not_validate() {
+fn files_that_cannot_be_parsed_do_not_validate() {
     let validator = jsonschema::validator_for(&schema()).expect("a valid schema");
     let mut count = 0;
     for path in toml_files("tests/bad-toml") {
@@ -62,9 +62,9 @@ fn unreadable_files_do_not_validate() {
     assert!(count >= 25, "only {count} files");
 }
 
-/// Whatever the schema refuses, the front-end refuses: an editor never complains about a file that runs.
+/// The parser refuses every file that the schema rejects, so an editor never complains about a file that runs.
 #[test]
-fn the_schema_is_no_stricter_than_the_front_end() {
+fn the_schema_is_no_stricter_than_the_parser() {
     let validator = jsonschema::validator_for(&schema()).expect("a valid schema");
     for value in
         ["\"2MiB\"", "2097152", "\"0x10000\"", "\"1_000B\"", "-1", "2.0", "true", "\"2MB\"", "[]", "{}"]
@@ -82,17 +82,17 @@ fn the_schema_is_no_stricter_than_the_front_end() {
             };
             let instance: toml::Table = toml::from_str(&text).expect("TOML");
             let valid = validator.is_valid(&serde_json::to_value(instance).expect("JSON"));
-            assert!(valid || !accepted, "{key} = {value}: the front-end takes it, the schema does not");
+            assert!(valid || !accepted, "{key} = {value}: the parser accepts it, the schema does not");
         }
     }
 }
 
 #[test]
-fn there_is_no_null_in_toml() {
+fn the_schema_has_no_null() {
     assert!(!json_schema::text().contains("\"null\""));
 }
 
-/// Every key of the schema is in the template, so that whoever starts from it sees all there is.
+/// The template names every key of the schema, so it shows all of them to a user.
 #[test]
 fn the_template_names_every_key() {
     let schema = schema();
@@ -125,9 +125,9 @@ fn is_register(key: &str) -> bool {
     names.contains(&long) || long.parse::<u8>().is_ok()
 }
 
-/// Each line of the template that is commented out is one that can be read: only what it means may not fit the rest.
+/// Each commented line of the template can be parsed. Only its meaning may conflict with the other lines.
 #[test]
-fn the_template_is_right_in_its_comments() {
+fn commented_lines_of_the_template_can_be_parsed() {
     let uncommented: Vec<&str> = template::text()
         .lines()
         .map(|line| line.strip_prefix('#').filter(|l| !l.starts_with(' ')).unwrap_or(line))

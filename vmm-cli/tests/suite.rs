@@ -1,4 +1,4 @@
-//! `vmm-cli test` as its users see it: a directory of generated cases, of which some pass, fail, hang or are broken.
+//! `vmm-cli test` on directories of generated cases that pass, fail, hang or cannot be read.
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "the helpers of tests are tests")]
 
@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use support::{CLI, ProcessResult, program_is_here};
+use support::{CLI, ProcessResult, program_exists};
 
-/// A machine in a mode that every host has, whose guest is the flat file `guest`, with an `[expect]` to go on.
+/// Returns the start of a configuration in a mode that every host has, with the flat guest `guest`.
 fn machine(guest: &str) -> String {
     format!("mode = \"long\"\nmemory.size = \"2MiB\"\nguest = {{ flat = \"{guest}\", address = 0x8000 }}\n")
 }
 
-/// Guests of a few bytes, the same in 16, 32 and 64 bits.
+/// Guests of a few bytes, valid in 16-, 32- and 64-bit code.
 const GUESTS: [(&str, &[u8]); 4] = [
     // mov al, 'A'; out 0xe9, al; hlt
     ("prints.bin", &[0xb0, b'A', 0xe6, 0xe9, 0xf4]),
@@ -30,7 +30,7 @@ const GUESTS: [(&str, &[u8]); 4] = [
     ("echoes.bin", &[0x66, 0xba, 0xf8, 0x03, 0xec, 0xe6, 0xe9, 0xf4]),
 ];
 
-/// A directory with the guests and with these configurations.
+/// Creates a directory with the guests and these configurations.
 fn suite(cases: &[(&str, String)]) -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     for (name, bytes) in GUESTS {
@@ -45,7 +45,7 @@ fn suite(cases: &[(&str, String)]) -> tempfile::TempDir {
 }
 
 impl ProcessResult {
-    /// The JSON objects of `--format json`, the summary apart from the cases.
+    /// Parses the output of `--format json`: the cases, sorted by name, and the summary.
     fn json(&self) -> (Vec<Value>, Value) {
         let mut rows: Vec<Value> =
             self.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -64,7 +64,7 @@ fn test(directory: &Path, arguments: &[&str]) -> ProcessResult {
 }
 
 #[test]
-fn cases_are_listed_filtered_and_parted_without_kvm() {
+fn cases_are_listed_filtered_and_partitioned_without_kvm() {
     let expect = "[expect]\n";
     let directory = suite(&[
         ("a.toml", machine("prints.bin") + expect),
@@ -72,9 +72,9 @@ fn cases_are_listed_filtered_and_parted_without_kvm() {
         ("no-test.toml", machine("prints.bin")),
     ]);
     let list = |arguments: &[&str]| {
-        let ended = test(directory.path(), &[&["--list"], arguments].concat());
-        assert_eq!((ended.status, ended.stderr.as_str()), (Some(0), ""), "{arguments:?}");
-        ended.stdout.lines().map(str::to_owned).collect::<Vec<_>>()
+        let result = test(directory.path(), &[&["--list"], arguments].concat());
+        assert_eq!((result.status, result.stderr.as_str()), (Some(0), ""), "{arguments:?}");
+        result.stdout.lines().map(str::to_owned).collect::<Vec<_>>()
     };
     let all = ["a.toml", "b/c.toml[mode=real]", "b/c.toml[mode=long]"];
     assert_eq!(list(&[]), all);
@@ -82,16 +82,16 @@ fn cases_are_listed_filtered_and_parted_without_kvm() {
     assert_eq!(list(&["--partition", "1/2"]), [all[0], all[2]]);
     assert_eq!(list(&["--partition", "count:2/2"]), [all[1]]);
     assert_eq!(list(&["--partition", "9/9"]), [""; 0]);
-    let mut dealt: Vec<String> =
+    let mut partitioned: Vec<String> =
         ["hash:1/2", "hash:2/2"].iter().flat_map(|part| list(&["--partition", part])).collect();
-    dealt.sort();
-    assert_eq!(dealt, ["a.toml", "b/c.toml[mode=long]", "b/c.toml[mode=real]"]);
+    partitioned.sort();
+    assert_eq!(partitioned, ["a.toml", "b/c.toml[mode=long]", "b/c.toml[mode=real]"]);
     assert_eq!(list(&["--shuffle", "1"]), list(&["--shuffle", "1"]));
     assert_eq!(list(&["b"]), all[1..]);
 }
 
 #[test]
-fn a_suite_without_cases_and_a_wrong_command_line_have_the_status_105() {
+fn empty_suites_and_usage_errors_have_status_105() {
     let directory = suite(&[("no-test.toml", machine("prints.bin"))]);
     let nothing = test(directory.path(), &[]);
     assert_eq!(nothing.status, Some(105));
@@ -109,7 +109,7 @@ fn a_suite_without_cases_and_a_wrong_command_line_have_the_status_105() {
     }
 }
 
-/// One case of each kind.
+/// Returns one case of each kind.
 fn one_of_each() -> Vec<(&'static str, String)> {
     vec![
         ("broken.toml", "mode = \"long\nmemory = 1\n".to_owned()),
@@ -129,14 +129,14 @@ fn one_of_each() -> Vec<(&'static str, String)> {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn each_case_comes_to_what_it_is() {
-    if !program_is_here() {
+fn each_case_has_its_verdict() {
+    if !program_exists() {
         return;
     }
     let directory = suite(&one_of_each());
-    let ended = test(directory.path(), &["--format", "json", "--junit", "report.xml"]);
-    assert_eq!(ended.status, Some(103), "{ended:?}");
-    let (rows, summary) = ended.json();
+    let result = test(directory.path(), &["--format", "json", "--junit", "report.xml"]);
+    assert_eq!(result.status, Some(103), "{result:?}");
+    let (rows, summary) = result.json();
     let verdicts: Vec<_> =
         rows.iter().map(|row| (row["name"].as_str().unwrap(), row["verdict"].as_str().unwrap())).collect();
     let expected = [
@@ -175,14 +175,14 @@ fn each_case_comes_to_what_it_is() {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn people_see_what_differs_and_why() {
-    if !program_is_here() {
+fn the_text_report_shows_differences_and_causes() {
+    if !program_exists() {
         return;
     }
     let directory = suite(&one_of_each());
-    let ended = test(directory.path(), &["-j1"]);
-    assert_eq!((ended.status, ended.stderr.as_str()), (Some(103), ""));
-    let shows = |text: &str| assert!(ended.stdout.contains(text), "{text}: {}", ended.stdout);
+    let result = test(directory.path(), &["-j1"]);
+    assert_eq!((result.status, result.stderr.as_str()), (Some(103), ""));
+    let shows = |text: &str| assert!(result.stdout.contains(text), "{text}: {}", result.stdout);
     shows("passed  echo.toml (");
     shows("): guest crashed: the vCPU shut down");
     shows("raised #UD");
@@ -197,8 +197,8 @@ fn people_see_what_differs_and_why() {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn one_failure_is_enough_and_retries_are_counted() {
-    if !program_is_here() {
+fn fail_fast_stops_and_retries_are_counted() {
+    if !program_exists() {
         return;
     }
     let directory = suite(&[
@@ -210,15 +210,15 @@ fn one_failure_is_enough_and_retries_are_counted() {
     assert_eq!((rows.len(), &summary["not_run"]), (1, &2.into()));
     let (rows, _) = test(directory.path(), &["--retry", "2", "--format", "json"]).json();
     let attempts: Vec<_> = rows.iter().map(|row| row["attempts"].as_u64().unwrap()).collect();
-    // A mistake in the file is not tried again.
+    // A file with an error is not tried again.
     assert_eq!(attempts, [3, 1, 1]);
 }
 
-/// Which modes this host lacks, `run` tells.
+/// `run` shows which modes this host does not support.
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn what_the_host_cannot_do_is_skipped_or_fails() {
-    if !program_is_here() {
+fn unsupported_modes_are_skipped_or_fail() {
+    if !program_exists() {
         return;
     }
     let modes = "[expect]\n[matrix]\nmode = [\"real\", \"protected\", \"paged\", \"pae\", \"long\"]\n";
@@ -244,15 +244,15 @@ fn what_the_host_cannot_do_is_skipped_or_fails() {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn partitions_merge_to_the_whole() {
-    if !program_is_here() {
+fn reports_of_partitions_merge_to_one() {
+    if !program_exists() {
         return;
     }
     let directory = suite(&one_of_each());
     for part in ["1", "2"] {
-        let ended =
+        let result =
             test(directory.path(), &["--partition", &format!("{part}/2"), "--junit", &format!("{part}.xml")]);
-        assert_eq!(ended.status, Some(103));
+        assert_eq!(result.status, Some(103));
     }
     let merged = test(directory.path(), &["--merge", "1.xml", "2.xml", "-o", "all.xml"]);
     assert_eq!((merged.status, merged.stdout.as_str()), (Some(103), "4 passed, 5 failed, 0 skipped\n"));
@@ -261,7 +261,7 @@ fn partitions_merge_to_the_whole() {
     assert_eq!(test(directory.path(), &["--merge", "1.xml", "1.xml", "-o", "b.xml"]).status, Some(105));
 }
 
-/// Waits until a process handles SIGINT, and has used 0.3 s of CPU time since: then its guests, which spin, are running.
+/// Waits until a process handles SIGINT and has used 0.3 s of CPU time since then. Its guests, which spin, run then.
 fn wait_until_guests_run(process: u32) {
     const TICKS: u64 = 30;
     /// Bit of SIGINT, signal 2, in the mask of caught signals.
@@ -293,7 +293,7 @@ fn wait_until_guests_run(process: u32) {
 #[test]
 #[ignore = "needs /dev/kvm"]
 fn ctrl_c_ends_all_guests_at_once() {
-    if !program_is_here() {
+    if !program_exists() {
         return;
     }
     let spins = machine("spins.bin")

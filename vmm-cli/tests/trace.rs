@@ -1,4 +1,4 @@
-//! `run --trace`, `--trace-out` and `--stats` as their users see them: lines, files and tables that say what happened.
+//! `run --trace`, `--trace-out`, `--stats` and `--timing`: lines, files and tables.
 
 #![expect(
     clippy::unwrap_used,
@@ -16,8 +16,7 @@ use serde_json::Value;
 
 const CLI: &str = env!("CARGO_BIN_EXE_vmm-cli");
 
-/// 64-bit code that reads a port where nothing is, writes to one, to the console and to a device at an
-/// address, and halts.
+/// 64-bit code that reads an unmapped port, writes to another one, to the console and to a device at an address, and halts.
 #[rustfmt::skip]
 const GUEST: &[u8] = &[
     0xb2, 0x60,                                     // mov $0x60, %dl
@@ -38,11 +37,11 @@ guest = { flat = \"guest.bin\", address = 0x8000 }
 devices.serial.mmio = 0x5000_0000
 ";
 
-/// A directory with the guest and its configuration.
-struct Bench(tempfile::TempDir);
+/// Directory with the guest and its configuration.
+struct TestDirectory(tempfile::TempDir);
 
-impl Bench {
-    /// `None` where no guest can run.
+impl TestDirectory {
+    /// Returns `None` if no guest can run.
     fn new() -> Option<Self> {
         if !Path::new(CLI).exists() {
             println!("skipped: the program is not on this host");
@@ -62,7 +61,7 @@ impl Bench {
         (status.code(), text(stdout), text(stderr))
     }
 
-    /// Runs to a good end, with the guest's output as it should be, and returns what was on standard error.
+    /// Runs the guest, checks status and output, and returns the text on standard error.
     fn trace(&self, arguments: &[&str]) -> String {
         let (status, stdout, stderr) = self.run(arguments);
         assert_eq!((status, stdout.as_str()), (Some(0), "H\n"), "{stderr}");
@@ -74,16 +73,16 @@ impl Bench {
     }
 }
 
-/// The lines of a trace without their times.
+/// Returns the lines of a trace without their times.
 fn untimed(trace: &str) -> Vec<&str> {
     trace.lines().map(|line| line.split_once(' ').unwrap().1).collect()
 }
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn exits_are_lines_with_place_value_device_and_changes() {
-    let Some(bench) = Bench::new() else { return };
-    let trace = bench.trace(&["--trace=exits"]);
+fn exits_are_lines_with_location_value_device_and_changes() {
+    let Some(directory) = TestDirectory::new() else { return };
+    let trace = directory.trace(&["--trace=exits"]);
     let lines = untimed(&trace);
     let expected = [
         ("exit 1: pio-in port 0x60 (nothing there) -> 0xff at 0x8002 ", "rdx=0x60"),
@@ -101,9 +100,9 @@ fn exits_are_lines_with_place_value_device_and_changes() {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn calls_are_lines_as_of_strace() {
-    let Some(bench) = Bench::new() else { return };
-    let trace = bench.trace(&["--trace=calls"]);
+fn calls_are_lines_like_those_of_strace() {
+    let Some(directory) = TestDirectory::new() else { return };
+    let trace = directory.trace(&["--trace=calls"]);
     let lines = untimed(&trace);
     assert!(lines[0].starts_with("call process: open(\"/dev/kvm\", O_RDWR | O_CLOEXEC) = fd "), "{trace}");
     assert!(
@@ -113,17 +112,17 @@ fn calls_are_lines_as_of_strace() {
     let sregs = lines.iter().find(|line| line.contains("KVM_SET_SREGS")).unwrap();
     assert!(sregs.contains("cr0=0x80010033 +PE") && sregs.contains("efer=0x500 +LME +LMA"), "{sregs}");
     assert!(lines.iter().any(|line| line.contains("KVM_SET_REGS({rsp=")), "{trace}");
-    // One for each exit: what the trace itself asks of the vCPU is not shown.
+    // One for each exit: calls of the trace itself are not shown.
     assert_eq!(lines.iter().filter(|line| line.contains("KVM_RUN()")).count(), 6, "{trace}");
-    let both = bench.trace(&["--trace"]);
+    let both = directory.trace(&["--trace"]);
     assert!(both.contains("call vCPU: KVM_RUN()") && both.contains("exit 6: hlt"), "{both}");
 }
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn steps_are_the_instructions_each_once() {
-    let Some(bench) = Bench::new() else { return };
-    let trace = bench.trace(&["--trace=steps", "--report", "report.json"]);
+fn each_instruction_is_one_step() {
+    let Some(directory) = TestDirectory::new() else { return };
+    let trace = directory.trace(&["--trace=steps", "--report", "report.json"]);
     let steps: Vec<&str> = untimed(&trace);
     let expected = [
         "step 0x8000: mov dl,0x60; rdx=0x60",
@@ -137,36 +136,36 @@ fn steps_are_the_instructions_each_once() {
         "step 0x8015: hlt",
     ];
     assert_eq!(steps, expected);
-    // Nor does stepping change what the guest is seen to do.
-    let report: Value = serde_json::from_str(&bench.file("report.json")).unwrap();
+    // Stepping does not change the number of exits.
+    let report: Value = serde_json::from_str(&directory.file("report.json")).unwrap();
     assert_eq!(report["exits"], 6);
 }
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn filters_and_the_ring_leave_only_what_was_asked_for() {
-    let Some(bench) = Bench::new() else { return };
-    let count = |arguments: &[&str]| untimed(&bench.trace(arguments)).len();
+fn filters_and_trace_last_select_events() {
+    let Some(directory) = TestDirectory::new() else { return };
+    let count = |arguments: &[&str]| untimed(&directory.trace(arguments)).len();
     assert_eq!(count(&["--trace=exits", "--trace-filter", "port=0xe9"]), 2);
     assert_eq!(count(&["--trace=exits", "--trace-filter", "exit=pio-in,hlt"]), 2);
     assert_eq!(count(&["--trace=exits", "--trace-filter", "address=0x50000000-0x5fffffff"]), 1);
     assert_eq!(count(&["--trace=exits", "--trace-filter", "after=4"]), 2);
     assert_eq!(count(&["--trace=exits", "--trace-filter", "port=0-0xffff", "--trace-filter", "after=2"]), 2);
     assert_eq!(count(&["--trace=calls", "--trace-filter", "call=KVM_RUN"]), 6);
-    let last = bench.trace(&["--trace=exits", "--trace-last", "2"]);
+    let last = directory.trace(&["--trace=exits", "--trace-last", "2"]);
     assert!(last.starts_with("the last 2 events; 4 before them are left out\n"), "{last}");
     assert!(last.contains("exit 5: ") && last.contains("exit 6: ") && last.lines().count() == 3, "{last}");
-    let beside = bench.trace(&["--trace=exits", "--trace-last", "2", "--trace-out", "trace.json"]);
-    assert_eq!(untimed(&beside).len(), 3, "what goes to the file pushes no line out: {beside}");
-    let (status, _, stderr) = bench.run(&["--trace", "--trace-filter", "prot=1"]);
+    let beside = directory.trace(&["--trace=exits", "--trace-last", "2", "--trace-out", "trace.json"]);
+    assert_eq!(untimed(&beside).len(), 3, "events for the file do not count for --trace-last: {beside}");
+    let (status, _, stderr) = directory.run(&["--trace", "--trace-filter", "prot=1"]);
     assert!(status == Some(105) && stderr.contains("there are exit, port"), "{stderr}");
 }
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn lines_are_json_where_that_is_asked_for() {
-    let Some(bench) = Bench::new() else { return };
-    let trace = bench.trace(&["--trace=calls,exits,steps", "--format", "json"]);
+fn lines_are_json_with_format_json() {
+    let Some(directory) = TestDirectory::new() else { return };
+    let trace = directory.trace(&["--trace=calls,exits,steps", "--format", "json"]);
     let events: Vec<Value> = trace.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let kinds: BTreeSet<&str> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
     assert_eq!(kinds, BTreeSet::from(["call", "exit", "step"]));
@@ -180,8 +179,8 @@ fn lines_are_json_where_that_is_asked_for() {
     assert_eq!(step["changes"][0], serde_json::json!({ "register": "rdx", "old": 0, "new": 0x60 }));
 }
 
-/// What a viewer needs of the Trace Event format: an array of objects with `ph`, `ts`, `pid`, `tid` and `name`, `dur` where
-/// `ph` is `X`, in the order of time, and on each track nothing that overlaps without being inside.
+/// Checks what a viewer of the Trace Event format needs: an array of objects with `ph`, `ts`, `pid`, `tid` and `name`, and `dur` if
+/// `ph` is `X`. They are in the order of time, and two events of one track overlap only if one contains the other.
 fn check_trace_events(events: &[Value]) {
     let mut latest = 0.0;
     let mut open: BTreeMap<(u64, u64), Vec<f64>> = BTreeMap::new();
@@ -213,9 +212,9 @@ fn check_trace_events(events: &[Value]) {
 #[test]
 #[ignore = "needs /dev/kvm"]
 fn a_trace_file_is_in_the_trace_event_format() {
-    let Some(bench) = Bench::new() else { return };
-    assert_eq!(bench.trace(&["--trace-out", "trace.json"]), "", "nothing but the file was asked for");
-    let events: Vec<Value> = serde_json::from_str(&bench.file("trace.json")).unwrap();
+    let Some(directory) = TestDirectory::new() else { return };
+    assert_eq!(directory.trace(&["--trace-out", "trace.json"]), "", "only the file is written");
+    let events: Vec<Value> = serde_json::from_str(&directory.file("trace.json")).unwrap();
     check_trace_events(&events);
     let tracks: BTreeMap<u64, &str> = events
         .iter()
@@ -236,34 +235,34 @@ fn a_trace_file_is_in_the_trace_event_format() {
     assert_eq!((&first["name"], &first["args"]["value"]), (&"pio-in 0x60".into(), &"0xff".into()));
     assert_eq!(first["args"]["rip"], "0x8002");
 
-    // A ring and steps give a file of the same kind.
+    // `--trace-last` and steps give a file in the same format.
     let (all, file) = ("--trace=calls,exits,steps", "last.json");
-    bench.trace(&[all, "--trace-last", "10", "--trace-out", file]);
-    let events: Vec<Value> = serde_json::from_str(&bench.file(file)).unwrap();
+    directory.trace(&[all, "--trace-last", "10", "--trace-out", file]);
+    let events: Vec<Value> = serde_json::from_str(&directory.file(file)).unwrap();
     check_trace_events(&events);
     assert!(events.iter().any(|event| event["name"] == "hlt" && event["cat"] == "step"));
 }
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn a_file_that_exists_is_overwritten_only_by_force() {
-    let Some(bench) = Bench::new() else { return };
+fn an_existing_file_is_overwritten_only_with_force() {
+    let Some(directory) = TestDirectory::new() else { return };
     for option in ["--trace-out", "--report"] {
-        fs::write(bench.0.path().join("mine.txt"), "mine").unwrap();
-        let (status, stdout, stderr) = bench.run(&[option, "mine.txt"]);
+        fs::write(directory.0.path().join("mine.txt"), "mine").unwrap();
+        let (status, stdout, stderr) = directory.run(&[option, "mine.txt"]);
         assert_eq!((status, stdout.as_str()), (Some(105), ""), "{stderr}");
         assert!(stderr.contains("the file exists") && stderr.contains("--force"), "{stderr}");
-        assert_eq!(bench.file("mine.txt"), "mine");
-        bench.trace(&[option, "mine.txt", "--force"]);
-        serde_json::from_str::<Value>(&bench.file("mine.txt")).unwrap();
+        assert_eq!(directory.file("mine.txt"), "mine");
+        directory.trace(&[option, "mine.txt", "--force"]);
+        serde_json::from_str::<Value>(&directory.file("mine.txt")).unwrap();
     }
 }
 
 #[test]
 #[ignore = "needs /dev/kvm"]
 fn statistics_are_tables_and_part_of_the_report() {
-    let Some(bench) = Bench::new() else { return };
-    let text = bench.trace(&["--stats", "--report", "report.json"]);
+    let Some(directory) = TestDirectory::new() else { return };
+    let text = directory.trace(&["--stats", "--report", "report.json"]);
     for part in [
         "guest, with the kernel's work",
         "KVM_RUN",
@@ -273,7 +272,7 @@ fn statistics_are_tables_and_part_of_the_report() {
     ] {
         assert!(text.contains(part), "{part} in\n{text}");
     }
-    let report: Value = serde_json::from_str(&bench.file("report.json")).unwrap();
+    let report: Value = serde_json::from_str(&directory.file("report.json")).unwrap();
     let stats = &report["stats"];
     let console = serde_json::json!({
         "space": "port", "address": 0xe9, "device": "debug-console", "reads": 0, "writes": 2, "bytes": 2,
@@ -291,23 +290,23 @@ fn statistics_are_tables_and_part_of_the_report() {
         Some(exits) => assert!(exits["of"] == "vCPU 0" && exits["values"][0].as_u64() >= Some(6), "{exits}"),
         None => assert!(stats["kernel_missing"].is_string(), "{stats}"),
     }
-    let json = bench.trace(&["--stats", "--format", "json"]);
+    let json = directory.trace(&["--stats", "--format", "json"]);
     assert!(serde_json::from_str::<Value>(&json).unwrap()["stats"]["time"].is_object());
-    assert!(bench.trace(&[]).is_empty());
+    assert!(directory.trace(&[]).is_empty());
 }
 
 #[test]
 #[ignore = "needs /dev/kvm"]
 fn timing_is_a_table_and_part_of_the_report() {
-    let Some(bench) = Bench::new() else { return };
-    let text = bench.trace(&["--timing"]);
+    let Some(directory) = TestDirectory::new() else { return };
+    let text = directory.trace(&["--timing"]);
     assert!(text.starts_with("where the time went:\n") && text.ends_with(" in all\n"), "{text}");
     for line in
         ["configuration", "KVM_CREATE_VM", "KVM_RUN, the first", "KVM_RUN, 5 times", "end of the machine"]
     {
         assert!(text.lines().any(|shown| shown.ends_with(&format!("  {line}"))), "{line} in\n{text}");
     }
-    let json = bench.trace(&["--timing", "--format", "json"]);
+    let json = directory.trace(&["--timing", "--format", "json"]);
     let json: Value = serde_json::from_str(&json).unwrap();
     let steps = json["timing"]["steps"].as_array().unwrap();
     let machine = steps.iter().find(|step| step["name"] == "machine").unwrap();

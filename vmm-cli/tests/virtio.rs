@@ -1,4 +1,4 @@
-//! Virtio devices through the program: images that cannot be used, and what a guest's writes leave behind.
+//! Virtio block devices with the program: invalid images, and the effect of writes on image and overlay.
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
@@ -9,8 +9,8 @@ use std::process::{Command, Stdio};
 const CLI: &str = env!("CARGO_BIN_EXE_vmm-cli");
 const GUEST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../guests/build/virtio.elf");
 
-/// A directory with a configuration of one disk, `disk`.
-fn bench(disk: &str) -> tempfile::TempDir {
+/// Creates a directory with a configuration that has one disk with the keys `disk`.
+fn test_directory(disk: &str) -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     let config = format!(
         "mode = \"long\"\nmemory.size = \"2MiB\"\nguest.elf = '{GUEST}'\nregisters.rdi = 1\n\
@@ -20,7 +20,7 @@ fn bench(disk: &str) -> tempfile::TempDir {
     directory
 }
 
-/// Status, standard output and standard error.
+/// Returns exit status, standard output and standard error.
 fn run(directory: &Path, command: &str) -> (Option<i32>, String, String) {
     let output = Command::new(CLI)
         .args([command, "vmm.toml"])
@@ -32,33 +32,33 @@ fn run(directory: &Path, command: &str) -> (Option<i32>, String, String) {
     (output.status.code(), text(&output.stdout), text(&output.stderr))
 }
 
-/// Two sectors, of which the guest prints the first and writes the second.
-fn image(directory: &Path) -> Vec<u8> {
+/// Writes an image of two sectors. The guest prints the first and writes the second.
+fn write_image(directory: &Path) -> Vec<u8> {
     let bytes = [&b"first\n"[..], &[0; 506], &[b'-'; 512]].concat();
     fs::write(directory.join("disk"), &bytes).unwrap();
     bytes
 }
 
-fn is_here() -> bool {
-    let here = Path::new(CLI).exists() && Path::new(GUEST).exists();
-    if !here {
+fn files_exist() -> bool {
+    let exist = Path::new(CLI).exists() && Path::new(GUEST).exists();
+    if !exist {
         println!("skipped: the program or its guest is not on this host");
     }
-    here
+    exist
 }
 
 const WRITTEN: &str = "block device of 2 sectors, named disk\nfirst\nsector 1 was written\n";
 
-/// `image` with what the guest writes to its second sector.
+/// Returns `image` with the second sector as the guest writes it.
 fn changed(image: &[u8]) -> Vec<u8> {
     image.iter().copied().take(512).chain((0..512_u32).map(|at| at.to_le_bytes()[0])).collect()
 }
 
 #[test]
-fn images_that_cannot_be_used_are_errors_at_their_line() {
-    // The guest's file has to be there, but what is in it does not count here.
+fn invalid_images_are_errors_at_their_line() {
+    // The guest's file must exist; its content does not matter.
     let problem = |prepare: &dyn Fn(&Path), disk: &str| {
-        let directory = bench(disk);
+        let directory = test_directory(disk);
         let config = fs::read_to_string(directory.path().join("vmm.toml")).unwrap();
         let config = config.replace(&format!("elf = '{GUEST}'"), "flat = \"code\"\nguest.address = 0x8000");
         fs::write(directory.path().join("vmm.toml"), config).unwrap();
@@ -82,7 +82,7 @@ fn images_that_cannot_be_used_are_errors_at_their_line() {
     assert!(stderr.contains("help: make it whole: `truncate --size 1024 disk`"), "{stderr}");
 
     let occupied = |directory: &Path| {
-        image(directory);
+        write_image(directory);
         fs::write(directory.join("changes"), "").unwrap();
     };
     let (status, stderr) = problem(&occupied, "overlay = \"changes\"");
@@ -92,14 +92,14 @@ fn images_that_cannot_be_used_are_errors_at_their_line() {
     );
     assert!(stderr.contains("| overlay = \"changes\"\n   |           ^^^^^^^^^"), "{stderr}");
 
-    let (status, stderr) = problem(&|directory| drop(image(directory)), "overlay = true");
+    let (status, stderr) = problem(&|directory| drop(write_image(directory)), "overlay = true");
     assert_eq!((status, stderr.as_str()), (Some(0), ""));
 }
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn a_disk_that_is_read_only_or_has_an_overlay_stays_as_it_is() {
-    if !is_here() {
+fn a_read_only_disk_and_a_disk_with_an_overlay_are_unchanged() {
+    if !files_exist() {
         return;
     }
     for (disk, printed) in [
@@ -107,8 +107,8 @@ fn a_disk_that_is_read_only_or_has_an_overlay_stays_as_it_is() {
         ("overlay = true", WRITTEN),
         ("overlay = \"changes\"", WRITTEN),
     ] {
-        let directory = bench(disk);
-        let before = image(directory.path());
+        let directory = test_directory(disk);
+        let before = write_image(directory.path());
         let (status, stdout, stderr) = run(directory.path(), "run");
         assert_eq!((status, stdout.as_str(), stderr.as_str()), (Some(0), printed, ""), "{disk}");
         assert_eq!(fs::read(directory.path().join("disk")).unwrap(), before);
@@ -122,12 +122,12 @@ fn a_disk_that_is_read_only_or_has_an_overlay_stays_as_it_is() {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn a_disk_that_is_writable_is_written() {
-    if !is_here() {
+fn a_writable_disk_is_written() {
+    if !files_exist() {
         return;
     }
-    let directory = bench("writable = true");
-    let before = image(directory.path());
+    let directory = test_directory("writable = true");
+    let before = write_image(directory.path());
     let (status, stdout, stderr) = run(directory.path(), "run");
     assert_eq!((status, stdout.as_str(), stderr.as_str()), (Some(0), WRITTEN, ""));
     assert_eq!(fs::read(directory.path().join("disk")).unwrap(), changed(&before));

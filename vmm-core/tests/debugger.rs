@@ -1,4 +1,4 @@
-//! The debugger on a real KVM: breakpoints, steps and the way back, in every mode and ring that the host has.
+//! The debugger on KVM: breakpoints, watchpoints, steps and going back, in every mode and ring that the host supports.
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
 use std::io::Write;
@@ -26,7 +26,7 @@ use ExecDirection::{Back, Forward};
 
 const CODE: u64 = 0x8000;
 
-/// What the guest printed.
+/// Output of the guest.
 #[derive(Clone, Default)]
 struct Printed(Arc<Mutex<Vec<u8>>>);
 
@@ -87,7 +87,7 @@ fn al(debugger: &Debugger<'_>) -> u64 {
     debugger.registers(0).unwrap().regs.rax & 0xff
 }
 
-/// Prints AB, reads a port with nothing behind it, ends with code 0; the same bytes in all modes.
+/// Code that is valid in all modes. It prints AB, reads an unmapped port and ends with code 0.
 const PRINTER: [u8; 15] = [
     0xb0, b'A', // 0: mov $'A', %al
     0xe6, 0xe9, // 2: out %al, $0xe9
@@ -106,7 +106,7 @@ fn forward_and_back_over_exits() {
         assert!(debugger.add_breakpoint(Gva(CODE + 8)).unwrap());
         assert_eq!(run(debugger, Forward), DebugStop::Breakpoint, "{name}");
         assert_eq!((offset(debugger), al(debugger)), (8, b'B'.into()), "{name}");
-        // The byte is there for the guest alone.
+        // Reads through the debugger do not show the breakpoint byte.
         let mut byte = [0];
         assert_eq!(debugger.read(0, Gva(CODE + 8), &mut byte).unwrap(), 1);
         assert_eq!(byte, [0xe4]);
@@ -128,7 +128,7 @@ fn forward_and_back_over_exits() {
         assert_eq!(offset(debugger), 8, "{name}");
         assert_eq!(run(debugger, Forward), DebugStop::Ended(End::Exit { code: 0 }), "{name}");
         assert_eq!(*printed.0.lock().unwrap(), b"AB", "{name}: nothing is printed twice");
-        assert_eq!(debugger.exits(), 4, "{name}: breakpoints and steps are no exits of the guest");
+        assert_eq!(debugger.exits(), 4, "{name}: breakpoints and steps are not exits of the guest");
 
         assert_eq!(run(debugger, Back), DebugStop::Breakpoint, "{name}");
         assert_eq!((offset(debugger), al(debugger)), (8, b'B'.into()), "{name}");
@@ -142,11 +142,11 @@ const LOOP: [u8; 11] = [0xb1, 3, 0xfe, 0xc9, 0x75, 0xfc, 0x90, 0xb0, 0, 0xe6, 0x
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn each_round_of_a_loop_is_a_stop_of_its_own() {
+fn a_breakpoint_in_a_loop_stops_in_each_round() {
     in_each_mode(&LOOP, |name, debugger, _| {
         let cl = |debugger: &Debugger<'_>| debugger.registers(0).unwrap().regs.rcx & 0xff;
         assert!(debugger.add_breakpoint(Gva(CODE + 2)).unwrap());
-        // More than there are debug registers.
+        // More breakpoints than debug registers.
         for unused in [0x20, 0x21, 0x22, 0x23] {
             assert!(debugger.add_breakpoint(Gva(CODE + unused)).unwrap());
         }
@@ -170,11 +170,11 @@ fn each_round_of_a_loop_is_a_stop_of_its_own() {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn what_was_changed_by_hand_is_where_the_way_back_ends() {
+fn going_back_ends_at_a_change_by_the_user() {
     in_each_mode(&LOOP, |name, debugger, _| {
         assert!(debugger.add_breakpoint(Gva(CODE + 4)).unwrap());
         assert_eq!(run(debugger, Forward), DebugStop::Breakpoint, "{name}");
-        // Five more rounds than the code asks for, and something else in memory behind it.
+        // A change of a register and of memory.
         debugger.change(0, &mut |state| state.regs.rcx = 5).unwrap();
         debugger.write(0, Gva(CODE + 0x100), &[7]).unwrap();
         assert_eq!(step(debugger, Forward), DebugStop::Step, "{name}");
@@ -186,11 +186,11 @@ fn what_was_changed_by_hand_is_where_the_way_back_ends() {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn a_crash_can_be_looked_at_from_before() {
-    // nop; mov $7, %al; ud2. There is no handler: the vCPU shuts down, and in ring 3 the trap page gets it.
+fn a_crash_can_be_inspected_before_its_instruction() {
+    // nop; mov $7, %al; ud2. There is no handler: the vCPU shuts down, or in ring 3 enters the trap page.
     in_each_mode(&[0x90, 0xb0, 7, 0x0f, 0x0b], |name, debugger, _| {
         if name.starts_with("real") {
-            // There the vector table leads somewhere, and what lies there is executed.
+            // The vector table in memory points somewhere, and the CPU executes the bytes there.
             return;
         }
         let DebugStop::Ended(end) = run(debugger, Forward) else { panic!("{name}: no end") };
@@ -205,13 +205,13 @@ fn a_crash_can_be_looked_at_from_before() {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn a_guest_that_spins_can_be_stopped() {
+fn a_spinning_guest_can_be_interrupted() {
     in_each_mode(&[0x90, 0xeb, 0xfe], |name, debugger, _| {
-        let stopper = debugger.interrupt_handle();
+        let interrupt_handle = debugger.interrupt_handle();
         let (stopped, stop) = std::sync::mpsc::channel::<()>();
         let waker = std::thread::spawn(move || {
             while stop.recv_timeout(Duration::from_millis(10)) == Err(RecvTimeoutError::Timeout) {
-                stopper.interrupt();
+                interrupt_handle.interrupt();
             }
         });
         let asked = AtomicU32::new(0);
@@ -229,7 +229,7 @@ fn a_guest_that_spins_can_be_stopped() {
 #[test]
 #[ignore = "needs /dev/kvm"]
 fn a_step_leaves_no_trap_flag_behind() {
-    // pushf; pop %ax; nop: with the width of the mode.
+    // pushf; pop %ax; nop, with the operand width of the mode.
     in_each_mode(&[0x9c, 0x58, 0x90], |name, debugger, _| {
         assert_eq!(
             [step(debugger, Forward), step(debugger, Forward)],
@@ -241,20 +241,20 @@ fn a_step_leaves_no_trap_flag_behind() {
     });
 }
 
-/// Faults, with a handler that steps over the instruction and returns; the same bytes in all modes.
+/// Code that is valid in all modes. It faults, and its handler skips the instruction and returns.
 const FAULTING: [u8; 23] = [
     0x0f, 0x0b, // 0: ud2
     0xb0, 0, // 2: mov $0, %al
     0xe6, 0xf4, // 4: out %al, $0xf4
-    0, 0, 0, 0, 0, 0, 0, 0, 0, 0,    // 6: nothing
+    0, 0, 0, 0, 0, 0, 0, 0, 0, 0,    // 6: padding
     0x58, // 10: pop %rax
     0x83, 0xc0, 2,    // 11: add $2, %eax
     0x50, // 14: push %rax
     0x48, 0xcf, // 15: iretq; elsewhere dec %eax and iret
 ];
 
-/// Gives the guest a handler for #UD.
-fn handle_invalid_opcode(debugger: &mut Debugger<'_>) {
+/// Installs the handler of the guest for #UD.
+fn install_ud_handler(debugger: &mut Debugger<'_>) {
     let CpuState { sregs, .. } = debugger.registers(0).unwrap();
     let handler = u16::try_from(CODE + 0x10).unwrap();
     let gate = Gate::interrupt(handler.into(), Ring::Kernel).entry().to_le_bytes();
@@ -266,7 +266,7 @@ fn handle_invalid_opcode(debugger: &mut Debugger<'_>) {
     debugger.write(0, Gva(sregs.idt.base + 6 * size), &entry).unwrap();
 }
 
-/// kvm-pvm knows no 32-bit IRET.
+/// Checks that the run ended with code 0. kvm-pvm cannot emulate a 32-bit IRET.
 fn assert_end(name: &str, stop: &DebugStop) {
     let unknown =
         matches!(stop, DebugStop::Ended(End::InternalError { .. })) && name.starts_with("protected");
@@ -280,12 +280,12 @@ fn a_step_over_a_fault_ends_at_the_handler() {
         if name.ends_with("ring 3") {
             return;
         }
-        handle_invalid_opcode(debugger);
+        install_ud_handler(debugger);
         for at in [0x10, 0x11, 0x14, 0x15] {
             assert_eq!(step(debugger, Forward), DebugStop::Step, "{name}");
             assert_eq!(offset(debugger), at, "{name}");
         }
-        // What lay there lies there again, and the frame has no trap flag.
+        // The byte is restored, and the frame has no trap flag.
         let mut byte = [0];
         assert_eq!(debugger.read(0, Gva(CODE + 0x10), &mut byte).unwrap(), 1);
         assert_eq!(byte, [0x58], "{name}");
@@ -304,10 +304,10 @@ fn a_breakpoint_in_a_handler_is_reached_by_single_steps() {
         if name.ends_with("ring 3") {
             return;
         }
-        handle_invalid_opcode(debugger);
+        install_ud_handler(debugger);
         assert!(debugger.add_breakpoint(Gva(CODE + 0x10)).unwrap());
         assert!(debugger.add_breakpoint(Gva(CODE + 0x14)).unwrap());
-        // More than there are debug registers, where no memory is.
+        // More breakpoints than debug registers, at addresses without memory.
         for nowhere in 0..5 {
             assert!(debugger.add_breakpoint(Gva(0x5000_0000 + nowhere)).unwrap());
         }
@@ -335,17 +335,17 @@ fn a_write_to_watched_memory_is_a_stop() {
         };
         let written = Breakpoint { address: Gva(top - width), condition: BreakpointCondition::Write(2) };
         assert!(debugger.add_watchpoint(written).unwrap());
-        let seldom = Breakpoint { address: Gva(CODE + 0x101), condition: BreakpointCondition::Write(3) };
-        assert!(debugger.add_watchpoint(seldom).unwrap(), "no debug register can watch that");
-        let nothing = Breakpoint { address: Gva(CODE), condition: BreakpointCondition::Execute };
-        assert!(!debugger.add_watchpoint(nothing).unwrap());
+        let odd_size = Breakpoint { address: Gva(CODE + 0x101), condition: BreakpointCondition::Write(3) };
+        assert!(debugger.add_watchpoint(odd_size).unwrap(), "no debug register can watch that");
+        let execute = Breakpoint { address: Gva(CODE), condition: BreakpointCondition::Execute };
+        assert!(!debugger.add_watchpoint(execute).unwrap());
 
         assert_eq!(run(debugger, Forward), DebugStop::Watchpoint(written), "{name}");
-        assert_eq!(offset(debugger), 4, "{name}: behind the write");
+        assert_eq!(offset(debugger), 4, "{name}: after the write");
         assert_eq!(run(debugger, Back), DebugStop::Watchpoint(written), "{name}");
         assert_eq!(offset(debugger), 3, "{name}: before the write");
         assert_eq!(run(debugger, Back), DebugStop::HistoryStart, "{name}");
-        // A breakpoint on the instruction that writes is left by a step, which must see the write too.
+        // The debugger steps off a breakpoint at the writing instruction. That step must report the write too.
         assert!(debugger.add_breakpoint(Gva(CODE + 3)).unwrap());
         for _ in 0..2 {
             assert_eq!(run(debugger, Forward), DebugStop::Breakpoint, "{name}");
@@ -354,7 +354,7 @@ fn a_write_to_watched_memory_is_a_stop() {
             assert_eq!(step(debugger, Back), DebugStop::Step, "{name}");
             assert_eq!(run(debugger, Back), DebugStop::HistoryStart, "{name}");
         }
-        assert!(debugger.remove_watchpoint(written) && debugger.remove_watchpoint(seldom));
+        assert!(debugger.remove_watchpoint(written) && debugger.remove_watchpoint(odd_size));
         assert!(debugger.remove_breakpoint(Gva(CODE + 3)) && !debugger.remove_watchpoint(written));
         assert_eq!(run(debugger, Forward), DebugStop::Ended(End::Exit { code: 0 }), "{name}");
     });
@@ -362,8 +362,8 @@ fn a_write_to_watched_memory_is_a_stop() {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn a_halt_ends_the_run_when_it_is_stepped_too() {
-    // nop; hlt; and what is never reached. In ring 3 HLT is a #GP.
+fn a_stepped_hlt_ends_the_run() {
+    // nop; hlt; then code that is never reached. In ring 3, HLT raises #GP.
     in_each_mode(&[0x90, 0xf4, 0x90, 0xeb, 0xfe], |name, debugger, _| {
         for _ in 0..2 {
             assert_eq!(step(debugger, Forward), DebugStop::Step, "{name}");
@@ -380,7 +380,7 @@ fn a_halt_ends_the_run_when_it_is_stepped_too() {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn abilities_are_found_out() {
+fn the_probe_finds_single_stepping() {
     let spec = MachineSpec::new(Mode::Long, 2 << 20, EntryPoint::Address(Gva(CODE)));
     let found = DebugCapabilities::probe(&Kvm::open().unwrap(), &spec).unwrap();
     assert!(found.single_step, "{found}");

@@ -1,4 +1,4 @@
-//! Tables of devices in the documentation; devices of the library's user in layout, call sequence, run, snapshot, replay.
+//! Tables of devices in the documentation, and custom devices in layout, call sequence, run, snapshot and replay.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "the helpers of tests are tests")]
 
 #[path = "support/golden.rs"]
@@ -28,7 +28,7 @@ use vmm_core::{Gpa, Gva, Kvm, Port};
 
 use golden::Goldens;
 
-/// Returns the sum of what was written. Its state can be saved if `saves`.
+/// Device whose register reads as the sum of the written bytes. Its state can be saved if `saves`.
 struct Adder {
     sum: u8,
     saves: bool,
@@ -111,9 +111,9 @@ fn table(select: impl Fn(DeviceLocation) -> bool) -> String {
     text
 }
 
-/// The tables stand between two comments each. `UPDATE_GOLDEN=1` writes them anew.
+/// Each table is between two comments. `UPDATE_GOLDEN=1` writes the tables.
 #[test]
-fn the_tables_of_the_documentation_are_those_of_the_declarations() {
+fn the_device_tables_of_the_documentation_match_the_declarations() {
     let path = "../../docs/machine.md";
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
     let mut page = fs::read_to_string(tests.join(path)).unwrap();
@@ -131,7 +131,7 @@ fn the_tables_of_the_documentation_are_those_of_the_declarations() {
 }
 
 #[test]
-fn the_layout_knows_the_device() {
+fn the_layout_contains_a_custom_device() {
     let mut spec = spec();
     let in_memory = adder(BusAddress::Mmio(Gpa(0x1000)), true);
     spec.devices.custom = vec![in_memory.spec().clone()];
@@ -143,7 +143,7 @@ fn the_layout_knows_the_device() {
 }
 
 #[test]
-fn the_call_sequence_has_its_interrupt_line() {
+fn the_call_sequence_contains_the_interrupt_line_of_a_custom_device() {
     let mut spec = spec();
     spec.interrupts = Interrupts::Pc;
     spec.devices.custom = vec![adder(PORT, true).with_irq(11).spec().clone()];
@@ -157,7 +157,7 @@ fn the_call_sequence_has_its_interrupt_line() {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn a_guest_uses_it_and_a_replay_makes_a_fresh_one() {
+fn a_guest_uses_a_custom_device_and_a_replay_creates_it_again() {
     let mut machine = build(vec![adder(PORT, true)]).unwrap();
     assert_eq!(machine.buses().0.name_at(0x99), Some("adder"));
     let mut recording = Recording::new();
@@ -170,7 +170,7 @@ fn a_guest_uses_it_and_a_replay_makes_a_fresh_one() {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn two_devices_on_one_port_and_a_device_that_is_not_supplied_are_errors() {
+fn overlapping_and_missing_custom_devices_are_errors() {
     let error = build(vec![adder(BusAddress::Port(Port(0xf5)), true)]).unwrap_err();
     assert_eq!(error.to_string(), "device `adder` at 0xf5 and device `debug-exit` at 0xf4 overlap");
     let mut spec = spec();
@@ -183,7 +183,7 @@ fn two_devices_on_one_port_and_a_device_that_is_not_supplied_are_errors() {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn a_snapshot_takes_its_state_or_names_it() {
+fn a_snapshot_saves_a_custom_device_or_names_it() {
     let mut machine = build(vec![adder(PORT, true)]).unwrap();
     let mut copy = machine.fork(Console::with_output(io::sink())).unwrap();
     for machine in [&mut machine, &mut copy] {

@@ -1,7 +1,7 @@
-//! The flow as it is told (`vmm_core::flow`) against the calls that a real machine makes: every call, its order, and every
-//! value that is known beforehand.
+//! Compares the described call sequence (`vmm_core::explain::call_sequence`) with the calls of a real machine: every call, the
+//! order, and every value that is known before the run.
 //!
-//! A host that refuses a mode does so in the middle of the flow; up to there it has to be the same.
+//! A host that does not support a mode fails in the middle of the sequence. The calls before that are compared.
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
 use std::path::Path;
@@ -27,11 +27,11 @@ use vmm_core::{Gpa, Gva, Kvm, Port, layout};
 
 const CODE: u64 = 0x8000;
 
-/// What an observer saw: calls and their arguments as text.
+/// Observer that records calls and their arguments as text.
 #[derive(Default)]
-struct Seen(Mutex<Vec<(Call, String)>>);
+struct RecordedCalls(Mutex<Vec<(Call, String)>>);
 
-impl CallObserver for Seen {
+impl CallObserver for RecordedCalls {
     fn observe(&self, record: &CallRecord<'_>) {
         self.0.lock().unwrap().push((record.call, record.arguments.to_string()));
     }
@@ -41,21 +41,21 @@ fn spec(mode: Mode) -> MachineSpec {
     MachineSpec::new(mode, 2 << 20, EntryPoint::Address(Gva(CODE)))
 }
 
-const HALTS: &[u8] = &[0xf4];
+const HALT: &[u8] = &[0xf4];
 // out %al, $0xf4: the exit port, which works in ring 3 too.
-const EXITS: &[u8] = &[0xe6, 0xf4];
+const EXIT: &[u8] = &[0xe6, 0xf4];
 // mov $0x50c, %edx; mov $0x8000, %eax; out %eax, %dx; hlt: the hypercall PRINT_STRING, in 32- or 64-bit code.
-const PRINTS: &[u8] = &[0xba, 0x0c, 0x05, 0, 0, 0xb8, 0, 0x80, 0, 0, 0xef, 0xf4];
+const PRINT: &[u8] = &[0xba, 0x0c, 0x05, 0, 0, 0xb8, 0, 0x80, 0, 0, 0xef, 0xf4];
 
-/// Machines that take every branch of the flow, with a guest for each.
+/// Returns machines that together take every branch of the sequence, with a guest for each.
 fn machines() -> Vec<(&'static str, MachineSpec, &'static [u8])> {
     let mut machines = vec![
-        ("real", spec(Mode::Real), HALTS),
-        ("protected", spec(Mode::Protected), HALTS),
-        ("paged", spec(Mode::Paged), HALTS),
-        ("pae", spec(Mode::Pae), HALTS),
-        ("long", spec(Mode::Long), HALTS),
-        ("long, prints", spec(Mode::Long), PRINTS),
+        ("real", spec(Mode::Real), HALT),
+        ("protected", spec(Mode::Protected), HALT),
+        ("paged", spec(Mode::Paged), HALT),
+        ("pae", spec(Mode::Pae), HALT),
+        ("long", spec(Mode::Long), HALT),
+        ("long, prints", spec(Mode::Long), PRINT),
     ];
     for (name, mode) in [
         ("protected, ring 3", Mode::Protected),
@@ -65,120 +65,124 @@ fn machines() -> Vec<(&'static str, MachineSpec, &'static [u8])> {
     ] {
         let mut user = spec(mode);
         user.boot.ring = Ring::User;
-        machines.push((name, user, EXITS));
+        machines.push((name, user, EXIT));
     }
-    let mut rich = spec(Mode::Long);
-    rich.memory = vec![MemoryRegion { huge_pages: true, ..MemoryRegion::new(Gpa(0), 2 << 20) }];
-    rich.memory.push(MemoryRegion {
+    let mut full = spec(Mode::Long);
+    full.memory = vec![MemoryRegion { huge_pages: true, ..MemoryRegion::new(Gpa(0), 2 << 20) }];
+    full.memory.push(MemoryRegion {
         read_only: true,
         mergeable: false,
         ..MemoryRegion::new(Gpa(0x4000_0000), 0x2000)
     });
-    rich.limits.time = Some(Duration::from_secs(3600));
-    rich.boot.registers.push((vmm_core::spec::Register::Rdi, 0x1234));
+    full.limits.time = Some(Duration::from_secs(3600));
+    full.boot.registers.push((vmm_core::spec::Register::Rdi, 0x1234));
     let access = PagePermissions { writable: true, user: false, executable: false };
-    rich.boot.paging.maps.push(Mapping { gva: Gva(0x8000_0000), gpa: Gpa(0), size: 0x1000, access });
-    machines.push(("long, two regions, no-execute", rich, HALTS));
+    full.boot.paging.maps.push(Mapping { gva: Gva(0x8000_0000), gpa: Gpa(0), size: 0x1000, access });
+    machines.push(("long, two regions, no-execute", full, HALT));
     let mut host = spec(Mode::Real);
     host.cpuid = CpuidPolicy::Host;
     host.devices.hypercall = None;
-    machines.push(("real, the host's CPUID", host, HALTS));
+    machines.push(("real, the host's CPUID", host, HALT));
     let mut collected = spec(Mode::Long);
     collected.devices.debug_console =
         Some(DebugConsoleSpec { at: BusAddress::Port(Port(0xe9)), collect: true });
-    machines.push(("long, collected output", collected, HALTS));
+    machines.push(("long, collected output", collected, HALT));
     let mut split = spec(Mode::Long);
     (split.interrupts, split.vcpus) = (Interrupts::Split, 3);
-    machines.push(("long, local APICs", split, EXITS));
+    machines.push(("long, local APICs", split, EXIT));
     let mut pc = spec(Mode::Long);
     (pc.interrupts, pc.vcpus, pc.cpuid) = (Interrupts::Pc, 2, CpuidPolicy::Host);
     pc.devices.hypercall = None;
     pc.devices.virtio = vec![VirtioSpec::Entropy];
     pc.devices.platform = PlatformSpec { kvm_testdev: true, ..PlatformSpec::pc() };
-    machines.push(("long, a PC", pc, EXITS));
+    machines.push(("long, a PC", pc, EXIT));
     machines
 }
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn the_flow_is_what_a_real_run_does() {
+fn the_described_calls_are_those_of_a_real_run() {
     for (name, spec, code) in machines() {
         let guest = FlatImage { address: Gpa(CODE), bytes: code };
         let layout = layout::compute(&spec, &guest.occupied()).unwrap();
         let state = initial_state(&reset_state::sregs(), &spec, &layout, HostQuirks::default()).unwrap();
-        let told = flow(&spec, &layout, &guest.mapped(), &state);
+        let described = flow(&spec, &layout, &guest.mapped(), &state);
 
-        let seen = Arc::new(Seen::default());
-        let complete = observed_run(spec, &guest, seen.clone()).unwrap_or_else(|error| {
+        let recorded = Arc::new(RecordedCalls::default());
+        let complete = observed_run(spec, &guest, recorded.clone()).unwrap_or_else(|error| {
             assert_eq!(error.blame(), Blame::HostLacks, "{name}: {error}");
             println!("{name}: compared up to where this host refuses it: {error}");
             false
         });
-        let seen = seen.0.lock().unwrap();
-        compare(name, &told, &seen, complete);
+        let recorded = recorded.0.lock().unwrap();
+        compare(name, &described, &recorded, complete);
     }
 }
 
-/// Builds and runs; whether it came to the end.
-fn observed_run(spec: MachineSpec, guest: &FlatImage<'_>, seen: Arc<Seen>) -> Result<bool, Error> {
-    let kvm = Kvm::open_with(Path::new(Kvm::DEVICE), Some(seen))?;
+/// Builds and runs a machine. Returns true if it ran to its end.
+fn observed_run(
+    spec: MachineSpec,
+    guest: &FlatImage<'_>,
+    recorded: Arc<RecordedCalls>,
+) -> Result<bool, Error> {
+    let kvm = Kvm::open_with(Path::new(Kvm::DEVICE), Some(recorded))?;
     Machine::build(&kvm, spec, guest, Console::with_output(std::io::sink()))?.run()?;
     Ok(true)
 }
 
-fn compare(name: &str, told: &[SequenceStep], seen: &[(Call, String)], complete: bool) {
-    let calls = told.iter().filter_map(|step| match step.act {
+fn compare(name: &str, described: &[SequenceStep], recorded: &[(Call, String)], complete: bool) {
+    let calls = described.iter().filter_map(|step| match step.act {
         CallAction::Call(call) => Some((call, step)),
         CallAction::WriteMemory | CallAction::SetTimer => None,
     });
     let (once, later): (Vec<_>, Vec<_>) = calls.partition(|(_, step)| step.times == CallFrequency::Once);
     for (index, (call, step)) in once.iter().enumerate() {
-        let Some((seen_call, arguments)) = seen.get(index) else {
-            assert!(!complete, "{name}: {call} was told and not made");
+        let Some((made_call, arguments)) = recorded.get(index) else {
+            assert!(!complete, "{name}: {call} is described, but was not made");
             return;
         };
-        assert_eq!(call, seen_call, "{name}: call {index}");
+        assert_eq!(call, made_call, "{name}: call {index}");
         if step.direction == ArgumentDirection::Into {
             assert_ne!(arguments, "", "{name}: {call}");
         }
         check_argument(&format!("{name}: {call}"), &step.argument, arguments);
     }
-    let mut during: Vec<Call> = seen.iter().skip(once.len()).map(|(call, _)| *call).collect();
+    let mut during: Vec<Call> = recorded.iter().skip(once.len()).map(|(call, _)| *call).collect();
     // On a busy host the idle timer may expire, and the idle check run, before the first KVM_RUN.
     let idle_check = [Call::GetMpState, Call::GetIrqchip, Call::GetLapic];
     let first = during.iter().find(|call| !idle_check.contains(call));
     assert_eq!(first, complete.then_some(&Call::Run), "{name}");
-    during.retain(|call| !later.iter().any(|(told, _)| told == call));
-    assert_eq!(during, [], "{name}: made and not told");
-    // What is told as happening whenever something does, does happen then.
-    let made = |wanted| seen.iter().any(|(call, _)| *call == wanted);
+    during.retain(|call| !later.iter().any(|(described, _)| described == call));
+    assert_eq!(during, [], "{name}: made, but not described");
+    // Calls that are described for an event are made when the event happens.
+    let made = |wanted| recorded.iter().any(|(call, _)| *call == wanted);
     assert_eq!(made(Call::Translate), name == "long, prints", "{name}");
     assert!(!made(Call::GetRegs), "{name}: the kernel did not leave the registers in kvm_run");
 }
 
-/// All that is known of an argument occurs in what an observer was shown.
-fn check_argument(name: &str, told: &Argument, seen: &str) {
-    match told {
-        Argument::None => assert_eq!(seen, "", "{name}"),
-        Argument::Value(value) => assert_eq!(seen, value, "{name}"),
+/// Checks that all known parts of an argument occur in the text that an observer was given.
+fn check_argument(name: &str, described: &Argument, recorded: &str) {
+    match described {
+        Argument::None => assert_eq!(recorded, "", "{name}"),
+        Argument::Value(value) => assert_eq!(recorded, value, "{name}"),
         Argument::Later(_) => {}
-        Argument::Struct { fields, .. } if !seen.is_empty() => {
+        Argument::Struct { fields, .. } if !recorded.is_empty() => {
             for Field { name: field, value } in fields {
                 match value {
                     Value::Number(number) => {
                         let shown = [format!("{field}: {number},"), format!("{field}: {number} ")];
                         assert!(
-                            shown.iter().any(|text| seen.contains(text)),
-                            "{name}: {field} {number} in {seen}"
+                            shown.iter().any(|text| recorded.contains(text)),
+                            "{name}: {field} {number} in {recorded}"
                         );
                     }
                     Value::Words(_) => {
-                        assert!(*field == "..." || seen.contains(field), "{name}: {field} in {seen}");
+                        assert!(*field == "..." || recorded.contains(field), "{name}: {field} in {recorded}");
                     }
                 }
             }
         }
-        // The kernel fills it in: an observer is shown nothing beforehand.
+        // The kernel fills it in, so an observer is given nothing.
         Argument::Struct { .. } => {}
     }
 }

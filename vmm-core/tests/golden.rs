@@ -1,8 +1,7 @@
 //! Golden tests: the initial state of every mode, page size and ring, as text.
 //!
-//! What is printed is decoded from the bits in `kvm_sregs` and from the bytes of the images, as a CPU would find
-//! them; nothing is taken from what the builders were given. The files in `tests/golden` are compared as they are.
-//! To write them anew, look at the difference and run with `UPDATE_GOLDEN=1`.
+//! The text is decoded from the bits in `kvm_sregs` and from the bytes of the images, as a CPU reads them, and not from the input
+//! of the builders. `UPDATE_GOLDEN=1` writes the files in `tests/golden`; read the difference before a commit.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "support/golden.rs"]
@@ -28,7 +27,7 @@ use vmm_core::{Gpa, Gva};
 
 use golden::Goldens;
 
-/// Where the guest of the cases lies: 8 KiB of it.
+/// Address of the guest, which has 8 KiB.
 const GUEST: Gpa = Gpa(0x20_0000);
 const REAL_GUEST: Gpa = Gpa(0x7c00);
 
@@ -41,7 +40,7 @@ fn machine(mode: Mode, ring: Ring, page_size: Option<PageSize>) -> MachineSpec {
     spec
 }
 
-/// All cases: modes by page sizes by rings, and what else decides how a state looks.
+/// Returns all cases: each mode, page size and ring, and other settings that change the state.
 fn cases() -> Vec<(String, MachineSpec)> {
     let mut cases = Vec::new();
     for mode in Mode::ALL {
@@ -88,13 +87,13 @@ fn cases() -> Vec<(String, MachineSpec)> {
 }
 
 #[test]
-fn every_mode_page_size_and_ring_has_its_state() {
+fn initial_states_match_their_golden_files() {
     let states = cases().into_iter().map(|(name, spec)| (format!("{name}.txt"), describe(&spec)));
     let goldens = states.fold(Goldens::new("golden"), |goldens, (name, text)| goldens.with(name, text));
     goldens.check(&["txt"]);
 }
 
-/// The state of a machine, as text.
+/// Returns the initial state of a machine as text.
 fn describe(spec: &MachineSpec) -> String {
     let start = if spec.boot.mode == Mode::Real { REAL_GUEST } else { GUEST };
     let guest = LayoutEntry::guest("guest", GpaRange::new(start, 0x2000).unwrap());
@@ -138,7 +137,7 @@ fn segments(text: &mut String, sregs: &kvm_sregs) {
     }
 }
 
-/// The bytes that a base and a limit describe.
+/// Returns the bytes from a base up to a limit.
 fn bytes(memory: &(impl ReadMemory + ?Sized), base: u64, limit: u32) -> Vec<u8> {
     let mut bytes = vec![0; usize::try_from(limit).unwrap() + 1];
     memory.read(Gpa(base), &mut bytes).unwrap();

@@ -1,4 +1,4 @@
-//! Laws of the layout: whatever a machine looks like, nothing overlaps and everything lies where it may.
+//! Properties of the layout of every machine: no overlaps, and every part is in memory, aligned and below its limit.
 
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -23,7 +23,7 @@ fn mode() -> impl Strategy<Value = (Mode, Ring)> {
     ]
 }
 
-/// Memory regions with gaps between them, and guest ranges; mostly sensible, not always.
+/// Generates memory regions with gaps, and guest ranges. Most of them are valid.
 fn machine() -> impl Strategy<Value = (MachineSpec, Vec<LayoutEntry>)> {
     let region = (0..64u64, 1..512u64, prop::bool::weighted(0.2));
     let regions = prop::collection::vec(region, 1..4);
@@ -62,7 +62,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
 
     #[test]
-    fn nothing_overlaps_and_all_lies_in_memory((spec, guest) in machine()) {
+    fn parts_do_not_overlap_and_are_in_memory((spec, guest) in machine()) {
         let Ok(layout) = layout::compute(&spec, &guest) else { return Ok(()) };
         for pair in layout.ranges().windows(2) {
             prop_assert!(pair[0].range.end() <= pair[1].range.start(), "{}", layout);
@@ -93,7 +93,7 @@ proptest! {
     }
 
     #[test]
-    fn the_rows_cover_everything_once((spec, guest) in machine()) {
+    fn the_rows_cover_each_address_once((spec, guest) in machine()) {
         let Ok(layout) = layout::compute(&spec, &guest) else { return Ok(()) };
         let mut end = Gpa(0);
         for row in layout.rows() {
@@ -111,9 +111,9 @@ proptest! {
         }
     }
 
-    /// With room enough and nothing pinned, there is always a layout.
+    /// A machine with enough memory and no pinned addresses always has a layout.
     #[test]
-    fn a_roomy_machine_is_never_refused((mode, ring) in mode(), start in 0x1_0000u64..0x7_0000, size in 1..0x8000u64) {
+    fn a_machine_with_enough_memory_has_a_layout((mode, ring) in mode(), start in 0x1_0000u64..0x7_0000, size in 1..0x8000u64) {
         let mut spec = MachineSpec::new(mode, 1 << 20, EntryPoint::Address(Gva(start)));
         spec.boot.ring = ring;
         let guest = [LayoutEntry::guest("guest", GpaRange::new(Gpa(start), size).unwrap())];
@@ -123,9 +123,9 @@ proptest! {
     }
 }
 
-/// The laws above accept a refusal; this makes sure that the generator makes machines that are not refused.
+/// The properties above hold for a refused machine too. This test checks that the generator creates valid and invalid machines.
 #[test]
-fn most_random_machines_have_a_layout_or_a_reason() {
+fn the_generator_creates_valid_and_invalid_machines() {
     let (mut good, mut bad) = (0, 0);
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     for _ in 0..500 {

@@ -1,6 +1,6 @@
-//! Machines on a real KVM: every mode runs, and the page walker agrees with `KVM_TRANSLATE`.
+//! Machines on KVM: every mode runs, and the page walker agrees with `KVM_TRANSLATE`.
 //!
-//! A test that cannot run on some kind of host says so with a line `skipped: REASON`.
+//! A test that cannot run on a host prints `skipped: REASON`.
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
 use std::cell::Cell;
@@ -25,7 +25,7 @@ use vmm_core::{Gpa, Gva, Kvm};
 const CODE: u64 = 0x8000;
 const MEMORY: u64 = 16 << 20;
 
-/// The backend without hardware virtualization: no 32-bit paging, no 1 GiB pages.
+/// Returns true on kvm-pvm, which has no hardware virtualization, no 32-bit paging and no 1 GiB pages.
 fn is_pvm() -> bool {
     Path::new("/sys/module/kvm_pvm").exists()
 }
@@ -54,9 +54,9 @@ fn every_mode_and_ring_works_or_is_refused_before_the_run() {
         let known_gap = is_pvm() && matches!(probe.mode, Mode::Paged | Mode::Pae);
         match probe.run(&kvm) {
             ProbeResult::Works => {
-                assert!(!known_gap, "{name} works now: correct what is written about kvm-pvm");
+                assert!(!known_gap, "{name} works now: correct the documentation of kvm-pvm");
             }
-            // Never silently: a host that lacks something says so, and blames nobody else.
+            // A missing feature of the host is always an error of the class `HostLacks`.
             ProbeResult::Refused(error) => {
                 assert_eq!(error.blame(), Blame::HostLacks, "{name}: {error}");
                 assert!(known_gap || probe.extra.is_some(), "{name}: {error}");
@@ -79,7 +79,7 @@ fn a_dropped_paging_bit_is_named() {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn every_kind_of_end_is_told_apart() {
+fn every_kind_of_end_is_reported() {
     assert_eq!(run(spec(Mode::Long), &[0xfa, 0xf4]), End::Halt { interrupts: false });
     assert_eq!(run(spec(Mode::Long), &[0xfb, 0xf4]), End::Halt { interrupts: true });
     // mov $7, %al; out %al, $0xf4
@@ -87,9 +87,9 @@ fn every_kind_of_end_is_told_apart() {
     // ud2 with an empty IDT
     assert_eq!(run(spec(Mode::Long), &[0x0f, 0x0b]), End::Shutdown);
 
-    let mut stray = spec(Mode::Long);
-    stray.unmapped = UnmappedPolicy::Stop;
-    let End::Unmapped(access) = run(stray, &[0xe6, 0x99]) else { panic!() };
+    let mut unmapped_stops = spec(Mode::Long);
+    unmapped_stops.unmapped = UnmappedPolicy::Stop;
+    let End::Unmapped(access) = run(unmapped_stops, &[0xe6, 0x99]) else { panic!() };
     assert_eq!((access.width, access.written), (1, Some(0)));
 
     let mut endless = spec(Mode::Long);
@@ -98,9 +98,9 @@ fn every_kind_of_end_is_told_apart() {
     // A guest that exits all the time is stopped as well.
     assert_eq!(run(endless, &[0xe6, 0x80, 0xeb, 0xfc]), End::TimeLimit(Duration::from_millis(50)));
 
-    let mut talkative = spec(Mode::Long);
-    talkative.limits.exits = Some(10);
-    assert_eq!(run(talkative, &[0xe6, 0x80, 0xeb, 0xfc]), End::ExitLimit(10));
+    let mut many_exits = spec(Mode::Long);
+    many_exits.limits.exits = Some(10);
+    assert_eq!(run(many_exits, &[0xe6, 0x80, 0xeb, 0xfc]), End::ExitLimit(10));
 
     let hung = End::Halt { interrupts: false }.verdict(HaltPolicy::Hung, ResetPolicy::Failure);
     assert_eq!(hung, vmm_core::machine::end::Verdict::Hung);
@@ -118,19 +118,19 @@ fn an_exception_in_ring_3_is_named_with_its_frame() {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn a_page_that_forbids_execution_does() {
+fn execution_on_a_no_execute_page_faults() {
     let mut guarded = spec(Mode::Long);
     let access = PagePermissions { writable: true, user: false, executable: false };
     let map = Mapping { gva: Gva(0x4000_0000), gpa: Gpa(0), size: 1 << 20, access };
     guarded.boot.paging.maps.push(map);
-    // mov $0x40008006, %eax; jmp *%rax: the hlt behind it, through the mapping
+    // mov $0x40008006, %eax; jmp *%rax: the hlt after it, through the mapping
     let code = [0xb8, 0x07, 0x80, 0x00, 0x40, 0xff, 0xe0, 0xf4];
     assert_eq!(run(guarded.clone(), &code), End::Shutdown);
     guarded.boot.paging.maps[0].access.executable = true;
     assert_eq!(run(guarded, &code), End::Halt { interrupts: false });
 }
 
-/// A machine with random mappings.
+/// Parameters of a machine with random mappings.
 #[derive(Debug, Clone)]
 struct Paging {
     page_size: PageSize,
@@ -140,7 +140,7 @@ struct Paging {
 }
 
 fn paging(mode: Mode) -> impl Strategy<Value = Paging> {
-    // Not 1 GiB: not every host has it, and this memory would not fill one.
+    // Without 1 GiB pages: not every host has them, and the memory is smaller than one.
     let sizes: Vec<_> = mode.page_sizes().iter().copied().filter(|size| *size != PageSize::Size1G).collect();
     // Low and high halves in long mode; all of 32 bits elsewhere.
     let gva = if mode == Mode::Long {
@@ -163,8 +163,8 @@ fn paging(mode: Mode) -> impl Strategy<Value = Paging> {
         .prop_map(|(page_size, ring, maps, addresses)| Paging { page_size, ring, maps, addresses })
 }
 
-/// Builds machines with random page tables and compares translations, at least 100 addresses each.
-fn walker_agrees(mode: Mode, five_level: bool) {
+/// Builds machines with random page tables and compares the translations of at least 100 addresses each.
+fn check_walker(mode: Mode, five_level: bool) {
     let mut runner = TestRunner::new(Config { cases: 48, failure_persistence: None, ..Config::default() });
     let compared = Cell::new(0_u32);
     runner
@@ -189,9 +189,9 @@ fn walker_agrees(mode: Mode, five_level: bool) {
             let own = (0..80).map(|page| page * (MEMORY / 64) + 0x123);
             for address in own.chain(edges).chain(paging.addresses) {
                 let gva = Gva(if mode == Mode::Long { address } else { address & 0xffff_ffff });
-                let ours = walker.walk(machine.memory(), gva).translation().map(|t| t.gpa);
+                let found = walker.walk(machine.memory(), gva).translation().map(|t| t.gpa);
                 let kvm = vcpu.translate(gva).unwrap();
-                prop_assert_eq!(ours, kvm, "{}", gva);
+                prop_assert_eq!(found, kvm, "{}", gva);
                 compared.set(compared.get() + 1);
             }
             Ok(())
@@ -203,7 +203,7 @@ fn walker_agrees(mode: Mode, five_level: bool) {
 #[test]
 #[ignore = "needs /dev/kvm"]
 fn the_walker_agrees_with_kvm_translate_in_long_mode() {
-    walker_agrees(Mode::Long, false);
+    check_walker(Mode::Long, false);
 }
 
 #[test]
@@ -213,7 +213,7 @@ fn the_walker_agrees_with_kvm_translate_with_two_levels() {
         println!("skipped: kvm-pvm has no 32-bit paging");
         return;
     }
-    walker_agrees(Mode::Paged, false);
+    check_walker(Mode::Paged, false);
 }
 
 #[test]
@@ -223,5 +223,5 @@ fn the_walker_agrees_with_kvm_translate_with_pae() {
         println!("skipped: kvm-pvm has no 32-bit paging");
         return;
     }
-    walker_agrees(Mode::Pae, false);
+    check_walker(Mode::Pae, false);
 }

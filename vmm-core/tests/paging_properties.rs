@@ -1,7 +1,7 @@
-//! Laws of paging: what was asked for, what the builder wrote and what the walker finds are the same.
+//! Properties of paging: the requested mappings, the built tables and the result of the walker agree.
 //!
-//! The oracle is the definition itself: a mapping of the user's counts first, then the identity mapping, and pages
-//! that hold a table are never the user's.
+//! The expected translation follows the definition: mappings of the user come first, then the identity mapping, and ring 3 never
+//! gets access to pages with tables.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use proptest::prelude::*;
@@ -18,10 +18,10 @@ use vmm_core::spec::{EntryPoint, MachineSpec, Mapping, PagePermissions};
 use vmm_core::{Gpa, Gva};
 
 const MEMORY: u64 = 32 << 20;
-/// Where the entry lies; no mapping hides it.
+/// Address of the entry, which no mapping hides.
 const ENTRY: u64 = 0x10_0000;
 
-/// Mappings keep to slots of their own, away from the tables (low) and the stack (high), so that none is refused.
+/// Addresses of mappings, away from the tables (low) and the stack (high), so that no mapping is refused.
 const SLOT: u64 = 8 << 20;
 const LOW_SLOTS: &[u64] = &[8 << 20, 16 << 20, 0x4000_0000, 0x407f_f000, 0xc000_0000, 0xff80_0000];
 const HIGH_SLOTS: &[u64] =
@@ -29,12 +29,12 @@ const HIGH_SLOTS: &[u64] =
 
 #[derive(Debug, Clone)]
 struct RawMap {
-    /// In pages; taken modulo what fits.
+    /// In pages.
     offset: u64,
     frame: u64,
     count: u64,
     access: PagePermissions,
-    /// Virtual and physical address agree modulo 2 MiB.
+    /// True if virtual and physical address are equal modulo 2 MiB.
     congruent: bool,
 }
 
@@ -95,7 +95,7 @@ fn mapping(mode: Mode, slot: u64, raw: RawMap) -> Option<Mapping> {
     (size > 0).then_some(Mapping { gva: Gva(gva), gpa: Gpa(gpa), size, access })
 }
 
-/// What an address should lead to, by definition.
+/// Returns the expected translation of an address.
 fn expected(spec: &MachineSpec, layout: &Layout, gva: u64) -> Option<(u64, PagePermissions)> {
     let paging = &spec.boot.paging;
     let user = spec.boot.ring == Ring::User;
@@ -131,13 +131,14 @@ fn expected(spec: &MachineSpec, layout: &Layout, gva: u64) -> Option<(u64, PageP
     Some((gpa, access))
 }
 
-/// Addresses worth a look: both sides of every border, and some at random.
+/// Returns addresses to compare: both sides of every boundary, and random ones.
 fn addresses(spec: &MachineSpec, layout: &Layout, random: &[u64]) -> Vec<u64> {
     let maps = spec.boot.paging.maps.iter().flat_map(|map| [map.gva.0, map.gva.0.wrapping_add(map.size)]);
     let parts = layout.ranges().iter().flat_map(|placed| [placed.range.start().0, placed.range.end().0]);
-    let borders = maps.chain(parts).chain([0, MEMORY]);
-    let around = borders
-        .flat_map(|border| [border.wrapping_sub(PAGE_SIZE), border.wrapping_sub(1), border, border | 0xabc]);
+    let boundaries = maps.chain(parts).chain([0, MEMORY]);
+    let around = boundaries.flat_map(|boundary| {
+        [boundary.wrapping_sub(PAGE_SIZE), boundary.wrapping_sub(1), boundary, boundary | 0xabc]
+    });
     let inside = random.iter().flat_map(|value| {
         let slots = LOW_SLOTS.iter().chain(HIGH_SLOTS).map(move |slot| slot + value % SLOT);
         slots.chain([*value, value % (2 * MEMORY), value & 0xffff_ffff])
@@ -155,7 +156,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_walker_finds_what_was_asked_for(spec in machine(), random in prop::collection::vec(any::<u64>(), 32)) {
+    fn the_walker_finds_the_requested_mappings(spec in machine(), random in prop::collection::vec(any::<u64>(), 32)) {
         let (layout, state) = build_state(&spec);
         let walker = Walker::from_sregs(&state.sregs);
         let scheme = walker.scheme.unwrap();
@@ -168,7 +169,7 @@ proptest! {
     }
 
     #[test]
-    fn the_tables_are_as_many_as_were_counted(spec in machine()) {
+    fn the_number_of_tables_is_as_planned(spec in machine()) {
         let (layout, _) = build_state(&spec);
         let plan = layout.paging().unwrap();
         let place = layout.part(LayoutPart::PageTables).unwrap();
@@ -177,9 +178,9 @@ proptest! {
         prop_assert!(bytes.len() as u64 <= place.size());
     }
 
-    /// The merged list covers every page once, and no page size is larger than allowed.
+    /// The merged list covers every page once, and no page is larger than the maximum size.
     #[test]
-    fn the_merged_list_is_the_plan_again(spec in machine()) {
+    fn the_merged_list_is_the_plan(spec in machine()) {
         let (layout, state) = build_state(&spec);
         let plan = layout.paging().unwrap();
         let merged = mappings(&Walker::from_sregs(&state.sregs), state.images.as_slice());
@@ -202,7 +203,7 @@ proptest! {
         prop_assert_eq!(rest, None);
     }
 
-    /// Tables written by anybody: the walker ends, and never leaves what can be addressed.
+    /// On random tables the walker ends, and its results are physical addresses.
     #[test]
     fn the_walker_survives_random_tables(words in prop::collection::vec(any::<u64>(), 1024), gva: u64, cr3 in 0..4096u64) {
         let bytes: Vec<u8> = words.iter().flat_map(|word| (word & !0xf_ffff_e000).to_le_bytes()).collect();

@@ -1,4 +1,4 @@
-//! Machines with interrupts on a real KVM: how they end when they sleep, and what they ask for.
+//! Machines with interrupts on KVM: the end of a machine that nothing can wake, and unknown MSRs.
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
 use std::io;
@@ -17,7 +17,7 @@ const CODE: u64 = 0x8000;
 /// Limit of a run that ends by itself.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// A long-mode machine with `vcpus` vCPUs that run `code`, or wait.
+/// Builds a long-mode machine with `vcpus` vCPUs. The first one runs `code`, the others wait for INIT.
 fn machine(interrupts: Interrupts, vcpus: u32, code: &[u8], time: Duration) -> Machine {
     let mut spec = MachineSpec::new(Mode::Long, 2 << 20, EntryPoint::Address(Gva(CODE)));
     (spec.interrupts, spec.vcpus) = (interrupts, vcpus);
@@ -35,12 +35,12 @@ fn run(interrupts: Interrupts, vcpus: u32, code: &[u8]) -> End {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn a_machine_that_nothing_can_wake_is_at_its_end() {
+fn a_machine_that_nothing_can_wake_ends() {
     for interrupts in [Interrupts::Split, Interrupts::Pc] {
         for vcpus in [1, 3] {
             // cli; hlt
             assert_eq!(run(interrupts, vcpus, &[0xfa, 0xf4]), End::Halt { interrupts: false });
-            // sti; hlt, with no input open and no timer armed
+            // sti; hlt, with no input unmasked and no timer armed
             assert_eq!(run(interrupts, vcpus, &[0xfb, 0xf4]), End::Halt { interrupts: true });
         }
     }
@@ -53,9 +53,9 @@ fn out(port: u8, value: u8) -> [u8; 4] {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn one_that_waits_for_a_device_is_not() {
+fn a_machine_that_a_device_can_wake_does_not_end() {
     const LIMIT: Duration = Duration::from_secs(3);
-    // The master PIC: vectors from 0x20, input 1 (the keyboard's) open.
+    // The master PIC: vectors from 0x20, input 1 (the keyboard's) unmasked.
     let mut code =
         [out(0x20, 0x11), out(0x21, 0x20), out(0x21, 0x04), out(0x21, 0x01), out(0x21, 0xfd)].concat();
     code.extend([0xfb, 0xf4]);

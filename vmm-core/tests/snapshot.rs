@@ -1,4 +1,4 @@
-//! Machines made from snapshots do what the machine would have done, on a real KVM.
+//! Machines made from snapshots behave like the original machine, on KVM.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "the helpers of tests are tests")]
 
 use std::io::Write;
@@ -20,21 +20,21 @@ use vmm_core::spec::{EntryPoint, LimitSpec, MachineSpec, Mapping, PagePermission
 use vmm_core::{Gpa, Gva, Kvm};
 
 const CODE: u64 = 0x8000;
-/// Behind the code, in the page that is the guest's.
+/// Address after the code, in the page of the guest.
 const TABLE: u64 = 0x8800;
-/// Mixes AL with a counter, stores it, prints it, asks a port, and uses the stack; in the end leaves by the exit port. The same
-/// in 16, 32 and 64 bits:
+/// Code that is valid in 16, 32 and 64 bits. It mixes AL with a counter, stores it, prints it, reads a port and uses the stack, 64
+/// times, and ends with a write to the exit port:
 /// `mov $64, %cl; 1: add %cl, %al; rol $3, %al; stosb; out %al, $0xe9; push; in $0x80, %al; pop; dec %cl; jnz 1b; out %al, $0xf4`
 const GUEST: [u8; 20] = [
     0xb1, 64, 0x00, 0xc8, 0xc0, 0xc0, 3, 0xaa, 0xe6, 0xe9, 0x50, 0xe4, 0x80, 0x58, 0xfe, 0xc9, 0x75, 0xf0,
     0xe6, 0xf4,
 ];
-/// Two in each turn, and the last one.
+/// Number of exits: two in each round, and the last one.
 const EXITS: u64 = 129;
-/// MSRs that count time, which goes on: the TSC, and two of Hyper-V's (TLFS, appendix F).
+/// MSRs that count time: the TSC, and two of Hyper-V's (TLFS, appendix F).
 const CLOCKS: [u32; 3] = [0x10, 0x4000_0010, 0x4000_0020];
 
-/// What a machine prints, for the test to look at.
+/// Output of a machine.
 #[derive(Clone, Default)]
 struct Printed(Arc<Mutex<Vec<u8>>>);
 
@@ -70,7 +70,7 @@ fn build(mode: Mode, ring: Ring, printed: &Printed) -> Result<Machine, Error> {
     Machine::build(&Kvm::open().unwrap(), spec, &guest, Console::with_output(printed.clone()))
 }
 
-/// All modes and rings that this host has.
+/// Returns all modes and rings that this host supports.
 fn machines() -> impl Iterator<Item = (Mode, Ring)> {
     let all = Mode::ALL.into_iter().flat_map(|mode| [(mode, Ring::Kernel), (mode, Ring::User)]);
     all.filter(|&(mode, ring)| (mode, ring) != (Mode::Real, Ring::User)).filter(|&(mode, ring)| {
@@ -87,8 +87,8 @@ fn limits() -> LimitSpec {
     LimitSpec { time, exits: None }
 }
 
-/// All that can be compared of a machine that has ended.
-struct Ended {
+/// Comparable state of a machine that has ended.
+struct FinalState {
     end: End,
     exits: ExitCounts,
     printed: Vec<u8>,
@@ -97,7 +97,7 @@ struct Ended {
     memory: Vec<u8>,
 }
 
-fn ended(machine: &mut Machine, printed: &Printed) -> Ended {
+fn run_to_end(machine: &mut Machine, printed: &Printed) -> FinalState {
     let end = machine.run().unwrap().end;
     let exits = machine.exits();
     let mut memory = vec![0; 2 << 20];
@@ -110,11 +110,11 @@ fn ended(machine: &mut Machine, printed: &Printed) -> Ended {
         .filter(|(index, _)| !CLOCKS.contains(index))
         .collect();
     let registers = format!("{state:?} {:?}", state.fxsave());
-    Ended { end, exits, printed: printed.take(), registers, msrs, memory }
+    FinalState { end, exits, printed: printed.take(), registers, msrs, memory }
 }
 
-impl Ended {
-    /// What differs, in a few words: memory is large.
+impl FinalState {
+    /// Returns short descriptions of the differences, at most 8 of memory.
     fn differences(&self, other: &Self) -> Vec<String> {
         let mut all = Vec::new();
         let mut differ = |what: &str, a: String, b: String| {
@@ -133,21 +133,21 @@ impl Ended {
     }
 }
 
-/// Runs N exits, takes a snapshot, runs on; what is made from the snapshot does the same, and so does that once more.
-fn snapshot_after(mode: Mode, ring: Ring, exits: u64) {
+/// Takes a snapshot after a number of exits. Checks that the machine, a copy and the copy after each reset end in the same state.
+fn check_snapshot_after(mode: Mode, ring: Ring, exits: u64) {
     let (first, second) = (Printed::default(), Printed::default());
     let mut machine = build(mode, ring, &first).unwrap();
     assert_eq!(machine.runner().until(StopPoint::Exits(exits)).limits(limits()).run().unwrap(), None);
     let snapshot = machine.snapshot().unwrap();
     first.take();
-    let wanted = ended(&mut machine, &first);
-    assert!(matches!(wanted.end, End::Exit { .. }), "{mode}: {:?}", wanted.end);
+    let expected = run_to_end(&mut machine, &first);
+    assert!(matches!(expected.end, End::Exit { .. }), "{mode}: {:?}", expected.end);
 
     let kvm = Kvm::open().unwrap();
     let mut copy = snapshot.machine(&kvm, Console::with_output(second.clone())).unwrap();
     for round in 0..3 {
-        let found = ended(&mut copy, &second);
-        let differences = found.differences(&wanted);
+        let found = run_to_end(&mut copy, &second);
+        let differences = found.differences(&expected);
         let level = ring.level();
         assert!(
             differences.is_empty(),
@@ -159,23 +159,23 @@ fn snapshot_after(mode: Mode, ring: Ring, exits: u64) {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn a_machine_made_from_a_snapshot_goes_on_as_the_first_one_does() {
+fn a_machine_from_a_snapshot_continues_like_the_original() {
     for (mode, ring) in machines() {
         for exits in [0, 1, 2, EXITS - 1] {
-            snapshot_after(mode, ring, exits);
+            check_snapshot_after(mode, ring, exits);
         }
         let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(6));
-        let law = |exits| {
-            snapshot_after(mode, ring, exits);
+        let property = |exits| {
+            check_snapshot_after(mode, ring, exits);
             Ok(())
         };
-        runner.run(&(0..EXITS), law).unwrap();
+        runner.run(&(0..EXITS), property).unwrap();
     }
 }
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn copies_share_nothing_that_they_write() {
+fn copies_do_not_share_writes() {
     let printed = Printed::default();
     let mut machine = build(Mode::Long, Ring::Kernel, &printed).unwrap();
     assert_eq!(machine.runner().until(StopPoint::Exits(20)).limits(limits()).run().unwrap(), None);
@@ -191,16 +191,16 @@ fn copies_share_nothing_that_they_write() {
     copies[3].run().unwrap();
     assert_eq!(byte(&copies[3]), byte(&machine));
     assert_eq!(byte(&copies[2]), 0);
-    // A copy of a copy, and one of a machine that was never a copy.
+    // A copy of a copy.
     let mut second = copies[2].fork(Console::with_output(std::io::sink())).unwrap();
     second.run().unwrap();
     assert_eq!(byte(&second), byte(&machine));
 }
 
-/// Registers wait for the next run; whoever looks before, or changes some, finds those of the snapshot.
+/// A reset writes registers to KVM only at the next run. Reads and changes before that see the registers of the snapshot.
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn what_a_reset_leaves_for_the_next_run_is_there_at_once() {
+fn registers_can_be_read_and_changed_right_after_a_reset() {
     for (mode, ring) in machines() {
         let printed = Printed::default();
         let mut machine = build(mode, ring, &printed).unwrap();
@@ -212,12 +212,12 @@ fn what_a_reset_leaves_for_the_next_run_is_there_at_once() {
         printed.take();
         copy.run().unwrap();
         let whole = printed.take();
-        for looks in [true, false, true] {
+        for reads in [true, false, true] {
             copy.reset().unwrap();
-            if looks {
+            if reads {
                 assert_eq!((copy.vcpu().regs().unwrap(), copy.vcpu().sregs().unwrap()), (regs, sregs));
             }
-            // CL counts what is still to be printed, this turn included.
+            // CL counts the remaining rounds, the current one included.
             copy.reset_to(&snapshot.with_registers(|regs| regs.rcx = 2)).unwrap();
             assert_eq!(copy.vcpu().regs().unwrap().rcx, 2, "{mode}, {ring:?}");
             copy.run().unwrap();
@@ -232,10 +232,10 @@ fn what_a_reset_leaves_for_the_next_run_is_there_at_once() {
     }
 }
 
-/// What a CPU has kept of page tables, and KVM of what shadows them, is not true any more.
+/// A reset invalidates translations that the CPU caches, and shadow page tables of KVM.
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn a_reset_takes_page_tables_back() {
+fn a_reset_restores_page_tables() {
     const WINDOW: Gva = Gva(0x4000_0000);
     const PAGES: [(u64, u8); 2] = [(0x10_0000, b'a'), (0x10_1000, b'b')];
     let access = PagePermissions { writable: true, user: true, executable: true };
@@ -270,7 +270,7 @@ fn a_reset_takes_page_tables_back() {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn only_what_was_made_from_a_snapshot_can_be_reset() {
+fn only_a_machine_from_a_snapshot_can_be_reset() {
     let mut machine = build(Mode::Long, Ring::Kernel, &Printed::default()).unwrap();
     let error = machine.reset().unwrap_err();
     assert_eq!(error.to_string(), "the snapshot is not usable: the machine was not made from one");

@@ -1,6 +1,6 @@
-//! Single steps on a real KVM: each instruction once, decoded in the width that the CPU has, in every mode and ring.
+//! Single steps on KVM, in every mode and ring: each instruction is reported once, decoded with the width of the CPU.
 //!
-//! A test that cannot run on some kind of host says so with a line `skipped: REASON`.
+//! A test that cannot run on a host prints `skipped: REASON`.
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
 use std::time::Duration;
@@ -23,12 +23,12 @@ use vmm_core::{Gpa, Gva, Kvm};
 
 const CODE: u64 = 0x8000;
 
-/// Valid in all widths: `mov $0x11, %al; out %al, $0x80; in $0x80, %al; nop; xor %al, %al; out %al, $0xf4`. The last one
+/// Code that is valid in all widths: `mov $0x11, %al; out %al, $0x80; in $0x80, %al; nop; xor %al, %al; out %al, $0xf4`. The last one
 /// ends the run, in ring 3 too.
-const EVERYWHERE: &[u8] = &[0xb0, 0x11, 0xe6, 0x80, 0xe4, 0x80, 0x90, 0x30, 0xc0, 0xe6, 0xf4];
-const EVERYWHERE_TEXT: [&str; 5] = ["mov al,0x11", "out 0x80,al", "in al,0x80", "nop", "xor al,al"];
+const CODE_OF_ALL_WIDTHS: &[u8] = &[0xb0, 0x11, 0xe6, 0x80, 0xe4, 0x80, 0x90, 0x30, 0xc0, 0xe6, 0xf4];
+const CODE_OF_ALL_WIDTHS_TEXT: [&str; 5] = ["mov al,0x11", "out 0x80,al", "in al,0x80", "nop", "xor al,al"];
 
-/// Notes what is executed.
+/// Observer that records the executed instructions.
 #[derive(Default)]
 struct Executed {
     next: Option<(String, OperandWidth)>,
@@ -36,7 +36,7 @@ struct Executed {
 }
 
 impl Executed {
-    fn look_ahead(&mut self, vcpu: &kvm_sys_wrap::Vcpu, memory: &kvm_sys_wrap::GuestMemory) {
+    fn decode_next(&mut self, vcpu: &kvm_sys_wrap::Vcpu, memory: &kvm_sys_wrap::GuestMemory) {
         let (regs, sregs) = (vcpu.regs().unwrap(), vcpu.sregs().unwrap());
         self.next = next_instruction(vcpu, memory, &regs, &sregs).map(|next| (next.text, next.width));
     }
@@ -46,7 +46,7 @@ impl Observer for Executed {
     fn on_exit(&mut self, view: &ExitView<'_>) -> Option<End> {
         if matches!(view.exit, Exit::Debug { .. }) {
             self.list.extend(self.next.take());
-            self.look_ahead(view.vcpu, view.memory);
+            self.decode_next(view.vcpu, view.memory);
         }
         None
     }
@@ -59,7 +59,7 @@ fn spec(mode: Mode, ring: Ring) -> MachineSpec {
     spec
 }
 
-/// Runs `code` in steps; `None` where this host cannot do the mode, or step in it.
+/// Single-steps `code`. Returns `None` if this host does not support the mode, or stepping in it.
 fn executed(spec: MachineSpec, code: &[u8]) -> Option<(Vec<(String, OperandWidth)>, RunOutcome)> {
     let name = format!("{} in ring {}", spec.boot.mode, spec.boot.ring.level());
     let guest = FlatImage { address: Gpa(CODE), bytes: code };
@@ -74,11 +74,11 @@ fn executed(spec: MachineSpec, code: &[u8]) -> Option<(Vec<(String, OperandWidth
         };
     let steppable = can_step(&machine.vcpu().sregs().unwrap());
     let mut executed = Executed::default();
-    executed.look_ahead(machine.vcpu(), machine.memory());
+    executed.decode_next(machine.vcpu(), machine.memory());
     let outcome: Result<RunOutcome, Error> = machine.runner().observe(&mut [&mut executed]).step(true).run();
     let outcome = outcome.unwrap();
     if !steppable {
-        // It runs all the same, only without steps.
+        // The guest runs without steps.
         assert_eq!((outcome.end, executed.list.as_slice()), (End::Exit { code: 0 }, &[][..]), "{name}");
         println!("{name}: this host cannot step it");
         return None;
@@ -88,7 +88,7 @@ fn executed(spec: MachineSpec, code: &[u8]) -> Option<(Vec<(String, OperandWidth
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn every_instruction_is_seen_once_in_every_mode_and_ring() {
+fn every_instruction_is_one_step_in_every_mode_and_ring() {
     for mode in Mode::ALL {
         for ring in [Ring::Kernel, Ring::User] {
             if (mode, ring) == (Mode::Real, Ring::User) {
@@ -97,16 +97,16 @@ fn every_instruction_is_seen_once_in_every_mode_and_ring() {
             let mut spec = spec(mode, ring);
             // Codes listed as success give 0.
             spec.devices.debug_exit.as_mut().unwrap().success = vec![0];
-            let Some((list, outcome)) = executed(spec, EVERYWHERE) else { continue };
+            let Some((list, outcome)) = executed(spec, CODE_OF_ALL_WIDTHS) else { continue };
             let width = match mode.bits() {
                 16 => OperandWidth::Bits16,
                 32 => OperandWidth::Bits32,
                 _ => OperandWidth::Bits64,
             };
-            let expected = EVERYWHERE_TEXT.map(|text| (text.to_owned(), width));
+            let expected = CODE_OF_ALL_WIDTHS_TEXT.map(|text| (text.to_owned(), width));
             assert_eq!(list, expected, "{mode} in ring {}", ring.level());
             assert_eq!(outcome.end, End::Exit { code: 0 }, "{mode} in ring {}", ring.level());
-            // The two accesses and the end; steps are no exits of the guest.
+            // The two accesses and the end. Steps are not exits of the guest.
             assert_eq!(outcome.exits.total(), 3, "{mode} in ring {}", ring.level());
         }
     }
@@ -114,7 +114,7 @@ fn every_instruction_is_seen_once_in_every_mode_and_ring() {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn a_halt_is_the_end_however_the_host_reports_it() {
+fn a_stepped_hlt_ends_the_run() {
     let (list, outcome) = executed(spec(Mode::Long, Ring::Kernel), &[0x90, 0xfa, 0xf4]).unwrap();
     assert_eq!(outcome.end, End::Halt { interrupts: false });
     assert_eq!((outcome.exits.get(ExitKind::Hlt), outcome.exits.total()), (1, 1));
@@ -124,7 +124,7 @@ fn a_halt_is_the_end_however_the_host_reports_it() {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn the_width_follows_the_guest_from_real_to_protected_mode() {
+fn the_decoder_follows_a_switch_to_protected_mode() {
     #[rustfmt::skip]
     let code = [
         0x0f, 0x01, 0x16, 0x20, 0x80,       // 8000: lgdt (0x8020)

@@ -1,4 +1,4 @@
-//! Machines run up to a point, on a real KVM, in every mode and ring that the host has.
+//! Machines that run to a stop point on KVM, in every mode and ring that the host supports.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "the helpers of tests are tests")]
 
 use std::time::Duration;
@@ -17,7 +17,7 @@ use vmm_core::spec::{EntryPoint, LimitSpec, MachineSpec};
 use vmm_core::{Gpa, Gva, Kvm};
 
 const CODE: u64 = 0x8000;
-/// `mov $5, %al; out %al, $0x80; in $0x80, %al; nop; out %al, $0xf4`: the same in 16, 32 and 64 bits.
+/// `mov $5, %al; out %al, $0x80; in $0x80, %al; nop; out %al, $0xf4`: valid in 16-, 32- and 64-bit code.
 const GUEST: [u8; 9] = [0xb0, 5, 0xe6, 0x80, 0xe4, 0x80, 0x90, 0xe6, 0xf4];
 
 fn build(mode: Mode, ring: Ring, code: &[u8]) -> Result<Machine, Error> {
@@ -28,7 +28,7 @@ fn build(mode: Mode, ring: Ring, code: &[u8]) -> Result<Machine, Error> {
     Machine::build(&Kvm::open().unwrap(), spec, &guest, Console::with_output(std::io::sink()))
 }
 
-/// All machines that this host can build.
+/// Builds a machine for each mode and ring that this host supports.
 fn machines() -> Vec<Machine> {
     let rings = Mode::ALL.into_iter().flat_map(|mode| [(mode, Ring::Kernel), (mode, Ring::User)]);
     let possible = rings.filter(|(mode, ring)| (*mode, *ring) != (Mode::Real, Ring::User));
@@ -49,11 +49,11 @@ fn limits() -> LimitSpec {
     LimitSpec { time: Some(Duration::from_secs(60)), exits: None }
 }
 
-/// Remembers how many exits the guest sees.
+/// Observer that stores the exit counts.
 #[derive(Default)]
-struct Last(ExitCounts);
+struct LastCounts(ExitCounts);
 
-impl Observer for Last {
+impl Observer for LastCounts {
     fn on_exit(&mut self, view: &ExitView<'_>) -> Option<End> {
         self.0 = view.exits.clone();
         None
@@ -66,7 +66,7 @@ fn address(offset: u64) -> StopPoint {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn an_address_is_reached_before_its_instruction_and_leaves_no_trace() {
+fn a_machine_stops_before_the_instruction_at_an_address() {
     for mut machine in machines() {
         let name = name(&machine);
         assert_eq!(machine.runner().until(address(6)).limits(limits()).run().unwrap(), None, "{name}");
@@ -75,20 +75,20 @@ fn an_address_is_reached_before_its_instruction_and_leaves_no_trace() {
         // The IN before it has been completed: nothing answers at port 0x80.
         assert_eq!(regs.rax & 0xff, 0xff, "{name}");
         assert_eq!(machine.vcpu().sregs().unwrap().cs.dpl, machine.spec().boot.ring.level(), "{name}");
-        // It is there already.
+        // The machine is at the address already.
         assert_eq!(machine.runner().until(address(6)).limits(limits()).run().unwrap(), None, "{name}");
-        let mut last = Last::default();
+        let mut last = LastCounts::default();
         let end =
             machine.runner().until(StopPoint::End).observe(&mut [&mut last]).limits(limits()).run().unwrap();
-        // An odd code is what the exit port makes of 0xff.
+        // The exit port turns 0xff into this code.
         assert_eq!(end, Some(End::Exit { code: 511 }), "{name}");
-        assert_eq!(last.0.total(), 3, "{name}: OUT, IN, OUT, and nothing of ours");
+        assert_eq!(last.0.total(), 3, "{name}: only OUT, IN and OUT");
     }
 }
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn a_number_of_exits_includes_the_instruction_of_the_last() {
+fn a_machine_stops_after_the_instruction_of_the_last_exit() {
     for mut machine in machines() {
         let name = name(&machine);
         for (count, offset, al) in [(0, 0, 0), (1, 4, 5), (2, 6, 0xff)] {
@@ -107,25 +107,25 @@ fn a_number_of_exits_includes_the_instruction_of_the_last() {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn an_address_that_is_never_reached_is_the_end() {
+fn a_machine_that_never_reaches_the_address_runs_to_its_end() {
     for mut machine in machines() {
         let name = name(&machine);
         let end = machine.runner().until(address(0x800)).limits(limits()).run().unwrap();
         assert_eq!(end, Some(End::Exit { code: 511 }), "{name}");
         let byte: u8 =
             vm_memory::Bytes::read_obj(machine.memory(), vm_memory::GuestAddress(CODE + 0x800)).unwrap();
-        assert_eq!(byte, 0, "{name}: no breakpoint is left behind");
+        assert_eq!(byte, 0, "{name}: the breakpoint is removed");
     }
 }
 
-/// Such an address cannot hold a breakpoint of memory's: where the host has none of the CPU's, this is single-stepped.
+/// There is no memory for a breakpoint instruction. If the host has no hardware breakpoints, the guest is single-stepped.
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn an_address_without_memory_can_be_asked_for() {
+fn a_stop_point_may_be_an_address_without_memory() {
     for mut machine in machines() {
         let name = name(&machine);
         let far = StopPoint::Address { gva: Gva(0x4000_0000), gpa: None };
-        let mut last = Last::default();
+        let mut last = LastCounts::default();
         let end = machine.runner().until(far).observe(&mut [&mut last]).limits(limits()).run().unwrap();
         assert_eq!(end, Some(End::Exit { code: 511 }), "{name}");
         assert_eq!(machine.exits().get(ExitKind::Debug), 0, "{name}: steps are not the guest's exits");
@@ -134,7 +134,7 @@ fn an_address_without_memory_can_be_asked_for() {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
-fn probing_twice_finds_the_same() {
+fn two_probes_have_the_same_result() {
     let kvm = Kvm::open().unwrap();
     for machine in machines() {
         let probe = || DebugCapabilities::probe(&kvm, machine.spec()).unwrap();

@@ -1,8 +1,7 @@
-//! The page walker against `KVM_TRANSLATE`: ten thousand addresses in each mode, through tables of rubbish.
+//! Compares the page walker with `KVM_TRANSLATE` for ten thousand addresses in each mode, with random page tables.
 //!
-//! `on_kvm.rs` compares the two on tables that we built. Here the tables are what a guest gone wild may leave behind:
-//! random entries that lead to each other, to pages, to where no memory is, with random and reserved bits. Both have to
-//! give the same address, or both none.
+//! `on_kvm.rs` compares both on tables of the builder. Here the entries are random: they point to other tables, to pages and to
+//! addresses without memory, with random and reserved bits. Both must return the same address, or none.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
@@ -25,14 +24,14 @@ use vmm_core::{Gpa, Gva, Kvm};
 
 const MEMORY: u64 = 16 << 20;
 const CODE: u64 = 0x8000;
-/// Where the tables lie, one page each.
+/// Address of the first table. Each takes one page.
 const TABLES: u64 = 0x10_0000;
 const TABLE_COUNT: u64 = 24;
 const ADDRESSES: u32 = 10_000;
-/// New tables after so many addresses.
+/// Number of addresses after which new tables are written.
 const ROUND: u32 = 500;
 
-/// SplitMix64: numbers that look random and are the same in every run.
+/// SplitMix64: pseudo-random numbers, the same in every run.
 struct Random(u64);
 
 impl Random {
@@ -48,7 +47,7 @@ impl Random {
         self.next() % end
     }
 
-    /// True once in `times`.
+    /// Returns true with probability 1 / `times`.
     fn one_in(&mut self, times: u64) -> bool {
         self.below(times) == 0
     }
@@ -66,7 +65,7 @@ fn machine(mode: Mode, execute_disable: bool) -> Result<Machine, Error> {
     Machine::build(&Kvm::open().unwrap(), spec, &guest, Console::with_output(io::sink()))
 }
 
-/// An entry of a table: mostly one that leads on.
+/// Returns a random entry. Most entries point to another table.
 fn entry(random: &mut Random, scheme: Scheme, pae_root: bool) -> u64 {
     let table = TABLES + random.below(TABLE_COUNT) * 4096;
     let target = match random.below(10) {
@@ -76,11 +75,11 @@ fn entry(random: &mut Random, scheme: Scheme, pae_root: bool) -> u64 {
         _ => random.next() & 0x000f_ffff_ffff_f000,
     };
     if pae_root {
-        // A bad one of these four is found when CR3 is loaded, not when it is used: see `Walker`.
+        // Invalid entries among these four are detected when CR3 is loaded, not when they are used: see `Walker`.
         return if random.one_in(5) { 0 } else { table | 1 };
     }
     let present = u64::from(!random.one_in(12));
-    // R/W, U/S, PWT, PCD, A, D and G anyhow; PS now and then; the ignored bits 9 to 11 too.
+    // R/W, U/S, PWT, PCD, A, D, G and the ignored bits 9 to 11 are random. PS is set in one of six entries.
     let mut flags = random.next() & 0xf7e & !0x80 | present;
     if random.one_in(6) {
         flags |= 0x80;
@@ -88,7 +87,7 @@ fn entry(random: &mut Random, scheme: Scheme, pae_root: bool) -> u64 {
     if scheme == Scheme::TwoLevel {
         return (target | flags) & 0xffff_ffff;
     }
-    // The high bits are left alone mostly: with many set, every walk would end at once.
+    // High bits are seldom set: with many of them, every walk would end at its first entry.
     let high = match random.below(12) {
         0 => 1 << 63,
         1 => random.next() & 0x7ff0_0000_0000_0000,
@@ -97,8 +96,8 @@ fn entry(random: &mut Random, scheme: Scheme, pae_root: bool) -> u64 {
     target | flags | high
 }
 
-/// Writes new tables and points CR3 at the first.
-fn scribble(random: &mut Random, machine: &Machine) {
+/// Writes random tables and sets CR3 to the first.
+fn write_tables(random: &mut Random, machine: &Machine) {
     let mut sregs = machine.vcpu().sregs().unwrap();
     let Some(scheme) = Scheme::from_sregs(&sregs) else { return };
     for page in 0..TABLE_COUNT {
@@ -114,7 +113,7 @@ fn scribble(random: &mut Random, machine: &Machine) {
     machine.vcpu().set_sregs(&sregs).unwrap();
 }
 
-/// An address that the mode has.
+/// Returns a random address of the mode.
 fn address(random: &mut Random, mode: Mode) -> Gva {
     let any = random.next();
     Gva(match mode {
@@ -123,7 +122,7 @@ fn address(random: &mut Random, mode: Mode) -> Gva {
     })
 }
 
-fn agree(mode: Mode) {
+fn compare(mode: Mode) {
     let mut random = Random(0x5eed ^ mode as u64);
     let (mut mapped, mut refused, mut absent, mut nowhere) = (0, 0, 0, 0);
     for round in 0..ADDRESSES / ROUND {
@@ -135,7 +134,7 @@ fn agree(mode: Mode) {
             }
             Err(error) => panic!("{error}"),
         };
-        scribble(&mut random, &machine);
+        write_tables(&mut random, &machine);
         let walker: Walker = machine.walker().unwrap();
         for _ in 0..ROUND {
             let gva = address(&mut random, mode);
@@ -156,38 +155,38 @@ fn agree(mode: Mode) {
     );
     assert_eq!(mapped + absent + refused + nowhere, ADDRESSES);
     if mode.has_paging() {
-        // Every way to end was seen often enough to count.
-        assert!(mapped > 500 && absent > 500 && nowhere > 100, "the tables are too tame");
-        assert!(refused > 100, "the tables are too tame");
+        // Each kind of result occurred often enough.
+        assert!(mapped > 500 && absent > 500 && nowhere > 100, "too few walks of one kind");
+        assert!(refused > 100, "too few walks of one kind");
     }
 }
 
 #[test]
 #[ignore = "needs /dev/kvm"]
 fn ten_thousand_addresses_in_real_mode() {
-    agree(Mode::Real);
+    compare(Mode::Real);
 }
 
 #[test]
 #[ignore = "needs /dev/kvm"]
 fn ten_thousand_addresses_in_protected_mode() {
-    agree(Mode::Protected);
+    compare(Mode::Protected);
 }
 
 #[test]
 #[ignore = "needs /dev/kvm"]
 fn ten_thousand_addresses_with_two_levels() {
-    agree(Mode::Paged);
+    compare(Mode::Paged);
 }
 
 #[test]
 #[ignore = "needs /dev/kvm"]
 fn ten_thousand_addresses_with_pae() {
-    agree(Mode::Pae);
+    compare(Mode::Pae);
 }
 
 #[test]
 #[ignore = "needs /dev/kvm"]
 fn ten_thousand_addresses_in_long_mode() {
-    agree(Mode::Long);
+    compare(Mode::Long);
 }

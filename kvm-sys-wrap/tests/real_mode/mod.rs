@@ -1,18 +1,18 @@
-//! A VM with a vCPU in real mode, for the tests of calls and of memory.
+//! VM with a vCPU in real mode, for the tests of calls and memory.
 
 use kvm_sys_wrap::{Gpa, Kvm, Slot, SlotBacking, TssAddress, Vcpu, Vm};
 
 /// Address of the guest's first instruction.
 pub(crate) const CODE: u64 = 0x1000;
 
-/// Read-write memory.
+/// Returns a slot with read-write memory.
 pub(crate) fn slot(number: u32, address: u64, size: u64, backing: SlotBacking) -> Slot {
     let mut slot = Slot::new(number, Gpa(address), size);
     slot.backing = backing;
     slot
 }
 
-/// A VM with 64 KiB at 0 and a vCPU at 0:1000.
+/// Creates a VM with 64 KiB at address 0 and a vCPU at 0:1000.
 pub(crate) fn boot(kvm: &Kvm, backing: SlotBacking) -> (Vm, Vcpu) {
     let vm = kvm.create_vm().unwrap();
     vm.set_tss_addr(TssAddress::new(Gpa(0xfffb_d000)).unwrap()).unwrap();

@@ -1,7 +1,7 @@
-//! Stand-ins for the guests: ELF files that are the same whatever compiler is there.
+//! Replacements for the guests: generated ELF files of fixed sizes.
 //!
-//! A golden file must not change with the size of somebody's code. So each configuration is explained with a guest of its
-//! shape (class, addresses, position-independent or not, flat) whose sizes are fixed.
+//! A golden file must not depend on the size of compiled code. So each configuration is explained with a replacement for its
+//! guest that has the same class, addresses and kind (position-independent, flat), and fixed sizes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,14 +16,14 @@ use vmm_loader::boot::Protocol;
 const TEXT_SIZE: u64 = 0x340;
 const DATA_SIZE: u64 = 0x48;
 
-/// A copy of all configurations beside stand-ins for their guests.
-pub(crate) struct Workshop(tempfile::TempDir);
+/// Directory with copies of all configurations and replacements for their guests.
+pub(crate) struct TestDirectory(tempfile::TempDir);
 
-impl Workshop {
+impl TestDirectory {
     pub(crate) fn new() -> Self {
-        let workshop = Self(tempfile::tempdir().unwrap());
+        let directory = Self(tempfile::tempdir().unwrap());
         for config in shipped() {
-            let copy = workshop.path().join("configs").join(&config);
+            let copy = directory.path().join("configs").join(&config);
             fs::create_dir_all(copy.parent().unwrap()).unwrap();
             fs::copy(repository().join("configs").join(&config), &copy).unwrap();
             let config = Config::load(&copy, &Overrides::new()).unwrap();
@@ -48,7 +48,7 @@ impl Workshop {
                 fs::write(&module.path, "This line is in the module.\n").unwrap();
             }
         }
-        workshop
+        directory
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -60,7 +60,7 @@ pub(crate) fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// Every configuration below `configs/`, by its path there.
+/// Returns the paths of all configurations, relative to `configs/`.
 pub(crate) fn shipped() -> Vec<PathBuf> {
     fn collect(directory: &Path, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(directory).unwrap() {
@@ -81,15 +81,15 @@ pub(crate) fn shipped() -> Vec<PathBuf> {
     found
 }
 
-/// A boot sector of HLT instructions.
+/// Returns a boot sector of HLT instructions.
 fn boot_sector() -> Vec<u8> {
     let mut sector = vec![0xf4; 510];
     sector.extend([0x55, 0xaa]);
     sector
 }
 
-/// What the code begins with: the header of the boot protocol, or the note of PVH. Without a protocol and without a mode
-/// the file decides, and this one is for Multiboot.
+/// Returns the start of the code: the header of the boot protocol, or the note of PVH. A configuration without protocol and mode
+/// gets a Multiboot header.
 fn boot_header(config: &Config, entry: u64) -> Vec<u8> {
     let words: Vec<u32> = match (config.start.protocol, config.start.mode) {
         (Some(Protocol::Multiboot), _) | (None, None) => {
@@ -105,14 +105,14 @@ fn boot_header(config: &Config, entry: u64) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
-/// The machine of a configuration; where it leaves the start to the file, that of a plain ELF file in long mode.
+/// Returns the machine of a configuration; if the guest's file decides protocol and mode, that of a plain ELF file in long mode.
 fn machine(config: &Config) -> MachineTemplate {
     let StartChoice { protocol, mode } = config.start;
     let start = Start { protocol: protocol.unwrap_or(Protocol::Elf), mode: mode.unwrap_or(Mode::Long) };
     config.machine(start).unwrap()
 }
 
-/// An ELF file of two segments, code and data, with the symbols that the configuration speaks of.
+/// Builds an ELF file of two segments, code and data, with the symbols that the configuration names.
 fn elf(config: &Config, kind: FileKind, number: u64) -> Vec<u8> {
     let machine = machine(config);
     let wide = machine.boot.mode == Mode::Long;
@@ -122,7 +122,7 @@ fn elf(config: &Config, kind: FileKind, number: u64) -> Vec<u8> {
         Mode::Real => 0x8000,
         Mode::Protected | Mode::Paged | Mode::Pae | Mode::Long => 0x10_0000,
     } + number * 0x2_0000;
-    // A mapping in the upper half is there because the guest is linked there.
+    // A configuration maps the upper half if its guest is linked there.
     let high = machine.boot.paging.maps.first().filter(|map| map.gva.0 >> 63 != 0);
     let link = load + high.map_or(0, |map| map.gva.0 - map.gpa.0);
     let symbols = symbols(config, &machine);
@@ -247,7 +247,7 @@ fn word(bytes: &mut Vec<u8>, number: u32) {
     bytes.extend(number.to_le_bytes());
 }
 
-/// A number of the file's class.
+/// Adds a number of the size of the ELF class.
 fn native(bytes: &mut Vec<u8>, wide: bool, number: u64) {
     if wide { bytes.extend(number.to_le_bytes()) } else { word(bytes, number as u32) }
 }

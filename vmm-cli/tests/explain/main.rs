@@ -1,11 +1,11 @@
-//! `vmm-cli explain` of every shipped configuration, against golden files, and what it does with files and mistakes.
+//! `vmm-cli explain`: the explanation of every shipped configuration (golden files), its formats, and errors.
 //!
-//! The guests are stand-ins (`fake_guests.rs`), so the files are the same with every compiler. The configurations of the five
-//! modes and of a PC have their whole explanation in `golden/`; the others, only the differences to that of their mode, so that
-//! a changed sentence rewrites few files.
+//! The guests are replacements (`fake_guests.rs`), so the golden files do not depend on a compiler. `golden/` has the whole
+//! explanation of the configurations of the five modes and of a PC. The other files there have only the differences to the
+//! explanation of their mode, so that a changed sentence changes few files.
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
-#![expect(clippy::cast_possible_truncation, reason = "the numbers in a stand-in are small")]
+#![expect(clippy::cast_possible_truncation, reason = "the numbers in a replacement are small")]
 
 mod fake_guests;
 #[path = "../support/golden.rs"]
@@ -15,14 +15,14 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use fake_guests::{Workshop, shipped};
+use fake_guests::{TestDirectory, shipped};
 use golden::Goldens;
 
-/// What a process came to: its status, standard output and standard error.
-struct Ended(Option<i32>, String, String);
+/// Exit status, standard output and standard error of a process.
+struct ProcessResult(Option<i32>, String, String);
 
-impl Workshop {
-    fn explain(&self, arguments: &[&str]) -> Ended {
+impl TestDirectory {
+    fn run_explain(&self, arguments: &[&str]) -> ProcessResult {
         let output = Command::new(env!("CARGO_BIN_EXE_vmm-cli"))
             .arg("explain")
             .args(arguments)
@@ -31,11 +31,11 @@ impl Workshop {
             .output()
             .unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        Ended(output.status.code(), text(output.stdout), text(output.stderr))
+        ProcessResult(output.status.code(), text(output.stdout), text(output.stderr))
     }
 
-    fn explained(&self, arguments: &[&str]) -> String {
-        let Ended(status, stdout, stderr) = self.explain(arguments);
+    fn explain_ok(&self, arguments: &[&str]) -> String {
+        let ProcessResult(status, stdout, stderr) = self.run_explain(arguments);
         assert_eq!((status, stderr.as_str()), (Some(0), ""), "{arguments:?}");
         stdout
     }
@@ -44,44 +44,44 @@ impl Workshop {
 /// Configurations with their whole explanation in a golden file: one for each mode, and the PC.
 const FULL: [&str; 6] = ["real", "protected", "paged", "pae", "long", "platform"];
 
-/// Explains all configurations: the whole text of those in [`FULL`], the differences to that of the mode for the others.
-fn goldens(workshop: &Workshop) -> Goldens {
+/// Explains all configurations: the whole text for those in [`FULL`], the differences to the mode's text for the others.
+fn goldens(directory: &TestDirectory) -> Goldens {
     let mut goldens = Goldens::new("explain/golden");
     for path in shipped() {
         let config = Path::new("configs").join(&path).display().to_string();
         let is_full = FULL.iter().any(|name| path == Path::new(name).with_extension("toml"));
         goldens = if is_full {
-            goldens.with(path.with_extension("txt"), workshop.explained(&[&config]))
+            goldens.with(path.with_extension("txt"), directory.explain_ok(&[&config]))
         } else {
-            // The base is the left one, so that what is special is marked with a plus.
-            let base = format!("configs/{}.toml", mode(workshop, &config));
-            goldens.with(path.with_extension("diff"), workshop.explained(&[&base, "--diff", &config]))
+            // The mode's configuration is the left one, so that a plus marks what the other one adds.
+            let base = format!("configs/{}.toml", mode(directory, &config));
+            goldens.with(path.with_extension("diff"), directory.explain_ok(&[&base, "--diff", &config]))
         };
     }
     let long = "configs/long.toml";
-    workshop.explained(&["configs/ring3-long.toml", "--svg", "ring3-long.svg"]);
+    directory.explain_ok(&["configs/ring3-long.toml", "--svg", "ring3-long.svg"]);
     goldens
-        .with("long-pae.diff", workshop.explained(&[long, "--diff", "configs/pae.toml"]))
-        .with("long.json", workshop.explained(&[long, "--format", "json"]))
-        .with("ring3-long.svg", fs::read_to_string(workshop.path().join("ring3-long.svg")).unwrap())
+        .with("long-pae.diff", directory.explain_ok(&[long, "--diff", "configs/pae.toml"]))
+        .with("long.json", directory.explain_ok(&[long, "--format", "json"]))
+        .with("ring3-long.svg", fs::read_to_string(directory.path().join("ring3-long.svg")).unwrap())
 }
 
 /// Returns the CPU mode of a configuration, which a boot protocol may decide.
-fn mode(workshop: &Workshop, config: &str) -> String {
-    let explained = workshop.explained(&[config, "--format", "json"]);
+fn mode(directory: &TestDirectory, config: &str) -> String {
+    let explained = directory.explain_ok(&[config, "--format", "json"]);
     let explained: serde_json::Value = serde_json::from_str(&explained).unwrap();
     explained.pointer("/machine/mode").unwrap().as_str().unwrap().to_owned()
 }
 
 #[test]
-fn every_configuration_is_explained_as_before() {
-    goldens(&Workshop::new()).check(&["diff", "json", "svg", "txt"]);
+fn explanations_match_their_golden_files() {
+    goldens(&TestDirectory::new()).check(&["diff", "json", "svg", "txt"]);
 }
 
 #[test]
-fn the_flow_and_the_bits_of_long_mode_are_told_with_real_values() {
-    let workshop = Workshop::new();
-    let text = workshop.explained(&["configs/long.toml"]);
+fn the_text_has_calls_and_control_bits_with_their_values() {
+    let directory = TestDirectory::new();
+    let text = directory.explain_ok(&["configs/long.toml"]);
     for words in [
         "KVM_SET_TSS_ADDR                         api.rst 4.36\n               -> 0xfffbd000\n",
         "memory_size      0x200000\n",
@@ -96,9 +96,9 @@ fn the_flow_and_the_bits_of_long_mode_are_told_with_real_values() {
 }
 
 #[test]
-fn json_has_its_keys_and_addresses_are_text() {
-    let workshop = Workshop::new();
-    let json = workshop.explained(&["configs/higher-half.toml", "--format", "json"]);
+fn json_has_fixed_keys_and_addresses_as_text() {
+    let directory = TestDirectory::new();
+    let json = directory.explain_ok(&["configs/higher-half.toml", "--format", "json"]);
     let value: serde_json::Value = serde_json::from_str(&json).unwrap();
     let keys: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
     let expected = [
@@ -121,18 +121,18 @@ fn json_has_its_keys_and_addresses_are_text() {
     assert_eq!(value["memory"]["slots"][0]["size"], 2 << 20);
     assert_eq!(value["flow"][0]["call"], "open(\"/dev/kvm\")");
 
-    let real = workshop.explained(&["configs/real.toml", "--format", "json"]);
+    let real = directory.explain_ok(&["configs/real.toml", "--format", "json"]);
     let real: serde_json::Value = serde_json::from_str(&real).unwrap();
     assert!(real["paging"].is_null() && real["tss"].is_null());
 }
 
 #[test]
-fn a_machine_does_not_differ_from_itself_and_modes_of_one_file_can_be_compared() {
-    let workshop = Workshop::new();
+fn diff_compares_files_and_modes() {
+    let directory = TestDirectory::new();
     let long = "configs/long.toml";
-    let none = workshop.explained(&[long, "--diff", long]);
+    let none = directory.explain_ok(&[long, "--diff", long]);
     assert_eq!(none, "--- configs/long.toml\n+++ configs/long.toml\n\nno difference\n");
-    let other = workshop.explained(&[long, "--mode", "protected", "--diff", long, "--format", "json"]);
+    let other = directory.explain_ok(&[long, "--mode", "protected", "--diff", long, "--format", "json"]);
     let other: serde_json::Value = serde_json::from_str(&other).unwrap();
     let differences = other["differences"].as_array().unwrap();
     let paging = differences.iter().find(|entry| entry["name"] == "CR0.PG (paging)").unwrap();
@@ -141,27 +141,27 @@ fn a_machine_does_not_differ_from_itself_and_modes_of_one_file_can_be_compared()
 }
 
 #[test]
-fn a_picture_is_never_written_over_a_file_unless_forced() {
-    let workshop = Workshop::new();
+fn an_svg_file_is_overwritten_only_with_force() {
+    let directory = TestDirectory::new();
     let arguments = ["configs/pae.toml", "--svg", "picture.svg"];
-    let picture = workshop.path().join("picture.svg");
+    let picture = directory.path().join("picture.svg");
     fs::write(&picture, "keep me").unwrap();
-    let Ended(status, _, stderr) = workshop.explain(&arguments);
+    let ProcessResult(status, _, stderr) = directory.run_explain(&arguments);
     assert_eq!(status, Some(105));
     assert!(stderr.contains("add --force"), "{stderr}");
     assert_eq!(fs::read_to_string(&picture).unwrap(), "keep me");
-    workshop.explained(&[&arguments[..], &["--force"]].concat());
+    directory.explain_ok(&[&arguments[..], &["--force"]].concat());
     assert!(fs::read_to_string(&picture).unwrap().starts_with("<svg "));
 }
 
 #[test]
-fn a_mistake_is_told_as_by_check() {
-    let workshop = Workshop::new();
-    fs::write(workshop.path().join("bad.toml"), "mode = \"lnog\"\n").unwrap();
-    let Ended(status, stdout, stderr) = workshop.explain(&["bad.toml"]);
+fn errors_are_those_of_check() {
+    let directory = TestDirectory::new();
+    fs::write(directory.path().join("bad.toml"), "mode = \"lnog\"\n").unwrap();
+    let ProcessResult(status, stdout, stderr) = directory.run_explain(&["bad.toml"]);
     assert_eq!((status, stdout.as_str()), (Some(105), ""));
     assert!(stderr.contains("did you mean `long`"), "{stderr}");
-    let Ended(status, ..) =
-        workshop.explain(&["configs/long.toml", "--svg", "x.svg", "--diff", "configs/pae.toml"]);
+    let ProcessResult(status, ..) =
+        directory.run_explain(&["configs/long.toml", "--svg", "x.svg", "--diff", "configs/pae.toml"]);
     assert_eq!(status, Some(105));
 }

@@ -1,4 +1,4 @@
-//! Runs the `vmm-cli` program, and holds what it printed.
+//! The `vmm-cli` program under test, and the results of its processes.
 
 use std::path::Path;
 use std::process::Output;
@@ -6,13 +6,13 @@ use std::process::Output;
 /// Path of the program under test.
 pub(crate) const CLI: &str = env!("CARGO_BIN_EXE_vmm-cli");
 
-/// Returns true if the program exists. It does not where only the test binary was copied to a host.
-pub(crate) fn program_is_here() -> bool {
-    let here = Path::new(CLI).exists();
-    if !here {
+/// Returns true if the program exists. On a host to which only the test program was copied, prints that the test is skipped.
+pub(crate) fn program_exists() -> bool {
+    let exists = Path::new(CLI).exists();
+    if !exists {
         println!("skipped: the program is not on this host");
     }
-    here
+    exists
 }
 
 /// Exit status and output of a finished process.

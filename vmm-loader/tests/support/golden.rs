@@ -1,6 +1,6 @@
-//! Golden files: expected texts that are checked in. `UPDATE_GOLDEN=1` writes them again; read the difference then.
+//! Golden files: expected texts in the repository. `UPDATE_GOLDEN=1` writes them; read the difference before a commit.
 //!
-//! One file for all packages: the others have a symbolic link to it.
+//! All packages use this file, through symbolic links.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
