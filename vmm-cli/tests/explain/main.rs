@@ -148,7 +148,7 @@ fn an_svg_file_is_overwritten_only_with_force() {
     fs::write(&picture, "keep me").unwrap();
     let ProcessResult(status, _, stderr) = directory.run_explain(&arguments);
     assert_eq!(status, Some(105));
-    assert!(stderr.contains("add --force"), "{stderr}");
+    assert!(stderr.contains("the file exists") && stderr.contains("overwrite it with --force"), "{stderr}");
     assert_eq!(fs::read_to_string(&picture).unwrap(), "keep me");
     directory.explain_ok(&[&arguments[..], &["--force"]].concat());
     assert!(fs::read_to_string(&picture).unwrap().starts_with("<svg "));
