@@ -110,6 +110,13 @@ pub fn detect(file: &[u8]) -> Detection {
         damaged_headers.extend(multiboot2::find_damaged(file).map(BootError::from));
         damaged_headers.extend(multiboot::find_damaged(file).map(BootError::from));
     }
+    // Elsewhere, such as in a disk image, the header belongs to a program inside the file.
+    if damaged_headers.is_empty()
+        && let [Candidate { protocol: Protocol::Elf, .. }] = *candidates
+    {
+        damaged_headers.extend(multiboot2::find_misplaced(file).map(BootError::from));
+        damaged_headers.extend(multiboot::find_misplaced(file).map(BootError::from));
+    }
     let not_a_kernel = match elf_problem {
         Some(error) => Some(error),
         None if candidates.is_empty() => Some(BootError::NotAKernel(FileType::from_bytes(file))),
@@ -121,8 +128,8 @@ pub fn detect(file: &[u8]) -> Detection {
 impl Detection {
     /// Chooses the protocol to start the file by: the first candidate without a problem.
     ///
-    /// A plain ELF file is chosen only if the file has no header of a boot protocol. A kernel with a header that cannot be
-    /// satisfied would miss its boot information.
+    /// A plain ELF file is chosen only if the file has no header of a boot protocol, not even a damaged or misplaced one. A kernel
+    /// with a header that cannot be satisfied would miss its boot information.
     ///
     /// # Errors
     ///
@@ -135,7 +142,10 @@ impl Detection {
                 matches!(&error, BootError::NotAKernel(FileType { category: FileCategory::Unknown, .. }));
             return Err(self.damaged_headers.into_iter().next().filter(|_| is_unknown).unwrap_or(error));
         }
-        let has_header = self.candidates.iter().any(|candidate| !candidate.protocol.is_plain());
+        let has_header = match *self.candidates {
+            [Candidate { protocol: Protocol::Elf, .. }] => !self.damaged_headers.is_empty(),
+            _ => self.candidates.iter().any(|candidate| !candidate.protocol.is_plain()),
+        };
         let mut problems = Vec::new();
         for candidate in self.candidates {
             match candidate.problem {

@@ -8,6 +8,7 @@
 
 use std::ops::Range;
 
+use memchr::memmem;
 use thiserror::Error;
 use vm_memory::GuestAddress;
 
@@ -29,6 +30,8 @@ const HEADER_MAGIC: u32 = 0x1bad_b002;
 const BOOTLOADER_MAGIC: u64 = 0x2bad_b002;
 /// `MULTIBOOT_SEARCH`: the header lies in this many bytes from the start of the file, at a multiple of 4.
 const SEARCH_SIZE: u64 = 8192;
+/// Number of bytes in which a header is looked for that boot loaders do not find, to name it.
+const MISPLACED_SEARCH_SIZE: usize = 128 << 10;
 /// Boot loader name that the kernel gets.
 pub(super) const BOOT_LOADER_NAME: &str = "vmm";
 
@@ -38,6 +41,7 @@ const MEMORY_INFO: u32 = 1 << 1;
 const VIDEO_MODE: u32 = 1 << 2;
 const REQUIRED: u32 = 0xffff;
 const HAS_ADDRESSES: u32 = 1 << 16;
+const DEFINED_FLAGS: u32 = PAGE_ALIGN | MEMORY_INFO | VIDEO_MODE | HAS_ADDRESSES;
 
 /// Multiboot 1 header that is missing, damaged or cannot be satisfied.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -49,6 +53,12 @@ pub enum MultibootError {
     /// Header with a wrong checksum. Holds its file offset.
     #[error("the header at {0:#x} has a wrong checksum")]
     Checksum(u64),
+    /// Valid header beyond the first 8 KiB. Holds its file offset.
+    #[error("the header at {0:#x} is beyond the first 8 KiB, where boot loaders look")]
+    TooLate(u64),
+    /// Valid header that is not at a multiple of 4. Holds its file offset.
+    #[error("the header at {0:#x} is not at a multiple of 4 bytes of the file")]
+    Misaligned(u64),
     /// Flag 2: the kernel requires a video mode.
     #[error("the kernel demands a video mode (flag 2), and this machine has no display")]
     Video,
@@ -111,6 +121,10 @@ impl MultibootError {
                 Some("build the kernel for text on a serial port, without flag 2 in its header".to_owned())
             }
             Self::Checksum(_) => Some("magic, flags and checksum have to add up to 0".to_owned()),
+            Self::TooLate(_) => {
+                Some("put the header's section first in the linker script, before all others".to_owned())
+            }
+            Self::Misaligned(_) => Some("align the header's section to 4 bytes".to_owned()),
             Self::NoHeader | Self::Flags(_) | Self::NoAddresses | Self::Addresses(_) => None,
         }
     }
@@ -132,6 +146,27 @@ pub(super) fn find(file: &[u8]) -> Option<u64> {
 /// Returns the problem of a damaged header if the file has one and no valid header.
 pub(super) fn find_damaged(file: &[u8]) -> Option<MultibootError> {
     search(file).err().filter(|error| *error != MultibootError::NoHeader)
+}
+
+/// Returns the problem of a valid header at a place where boot loaders do not find it.
+pub(super) fn find_misplaced(file: &[u8]) -> Option<MultibootError> {
+    let offset = find_anywhere(file, HEADER_MAGIC, 3)?;
+    Some(if offset > SEARCH_SIZE - 12 {
+        MultibootError::TooLate(offset)
+    } else {
+        MultibootError::Misaligned(offset)
+    })
+}
+
+/// Returns the file offset of the first valid header at any place in the first [`MISPLACED_SEARCH_SIZE`] bytes: `words` words
+/// whose sum is 0, of which the first is `magic`.
+pub(super) fn find_anywhere(file: &[u8], magic: u32, words: u64) -> Option<u64> {
+    let searched = file.get(..MISPLACED_SEARCH_SIZE).unwrap_or(file);
+    memmem::find_iter(searched, &magic.to_le_bytes()).map(length).find(|offset| {
+        let sum =
+            (0..words).try_fold(0_u32, |sum, word| Some(sum.wrapping_add(u32_at(file, offset + 4 * word)?)));
+        sum == Some(0)
+    })
 }
 
 /// Checks that the header's requirements can be satisfied.
@@ -162,7 +197,8 @@ fn search(file: &[u8]) -> Result<MultibootHeader, MultibootError> {
         if magic.wrapping_add(flags).wrapping_add(checksum) == 0 {
             return Ok(MultibootHeader { offset, flags });
         }
-        if damaged == MultibootError::NoHeader {
+        // Other flags are not defined: the magic number is part of other data.
+        if damaged == MultibootError::NoHeader && flags & !DEFINED_FLAGS == 0 {
             damaged = MultibootError::Checksum(offset);
         }
     }

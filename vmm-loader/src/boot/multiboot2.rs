@@ -16,7 +16,7 @@ use vm_memory::GuestAddress;
 
 use super::boot_plan::{BootPlan, HeaderRequests, physical_entry32};
 use super::error::BootError;
-use super::multiboot::{AddressFields, MultibootAddressError, check_entry};
+use super::multiboot::{AddressFields, MultibootAddressError, check_entry, find_anywhere};
 use crate::bytes::{slice, u16_at, u32_at};
 use crate::elf::header::is_elf;
 use crate::elf::{self, ElfOptions};
@@ -61,6 +61,12 @@ pub enum Multiboot2Error {
     /// Header with a wrong checksum. Holds its file offset.
     #[error("the header at {0:#x} has a wrong checksum")]
     Checksum(u64),
+    /// Valid header beyond the first 32 KiB. Holds its file offset.
+    #[error("the header at {0:#x} is beyond the first 32 KiB, where boot loaders look")]
+    TooLate(u64),
+    /// Valid header that is not at a multiple of 8. Holds its file offset.
+    #[error("the header at {0:#x} is not at a multiple of 8 bytes of the file")]
+    Misaligned(u64),
     /// Header for another architecture than the i386: MIPS (4), or an unknown one.
     #[error("the header is for architecture {0}, not for the i386 (0)")]
     Architecture(u32),
@@ -116,6 +122,8 @@ impl Multiboot2Error {
                 "mark the tag optional (bit 0 of its flags) if the kernel can do with a serial port alone"
             }
             Self::Checksum(_) => "magic, architecture, length and checksum have to add up to 0",
+            Self::TooLate(_) => "put the header's section first in the linker script, before all others",
+            Self::Misaligned(_) => "align the header's section to 8 bytes",
             Self::NoEntry => "add an entry address tag (3)",
             Self::NoHeader
             | Self::Architecture(_)
@@ -155,6 +163,13 @@ pub(super) fn find(file: &[u8]) -> Option<u64> {
 /// Returns the problem of a damaged header if the file has one and no valid header.
 pub(super) fn find_damaged(file: &[u8]) -> Option<Multiboot2Error> {
     search(file).err().filter(|error| *error != Multiboot2Error::NoHeader)
+}
+
+/// Returns the problem of a valid header at a place where boot loaders do not find it.
+pub(super) fn find_misplaced(file: &[u8]) -> Option<Multiboot2Error> {
+    let offset = find_anywhere(file, HEADER_MAGIC, 4)?;
+    let is_late = offset > SEARCH_SIZE - FIRST_TAG;
+    Some(if is_late { Multiboot2Error::TooLate(offset) } else { Multiboot2Error::Misaligned(offset) })
 }
 
 /// Checks that the header's requirements can be satisfied.

@@ -53,28 +53,30 @@ pub(crate) fn is_linux_program(notes: &[ElfNote<'_>]) -> bool {
     notes.iter().any(|note| note.name == b"GNU" && note.note_type == 1 && u32_at(note.desc, 0) == Some(0))
 }
 
-/// Reads the notes of all PT_NOTE segments, up to the first malformed one of each.
+/// Reads the notes of all PT_NOTE segments and SHT_NOTE sections, up to the first malformed one of each.
+///
+/// A section's notes need not be part of the loaded image. Notes that are in a segment and in a section occur twice.
 pub(crate) fn read<'f>(file: &'f [u8], headers: &ElfHeaders) -> Vec<ElfNote<'f>> {
     let segments = headers.program_headers.iter().filter(|header| header.p_type == PT_NOTE);
+    let sections = symtab::sections(file, headers).unwrap_or_default();
+    let sections = sections.iter().filter(|section| section.sh_type == SHT_NOTE);
     let mut notes = Vec::new();
     for header in segments {
         read_notes(&mut notes, file, (header.p_offset, header.p_filesz, header.p_align));
+    }
+    for section in sections {
+        read_notes(&mut notes, file, (section.sh_offset, section.sh_size, section.sh_addralign));
     }
     notes
 }
 
 /// Returns the configuration embedded in an ELF file: the descriptor of its note with name `vmm` and type 1.
 ///
-/// Trailing NULs are removed. `None` if the file has no such note, or is not an ELF executable for x86. The note may be in
-/// a PT_NOTE segment or in an SHT_NOTE section, so it need not be part of the loaded image.
+/// Trailing NULs are removed. `None` if the file has no such note, or is not an ELF executable for x86.
 #[must_use]
 pub fn config_note(file: &[u8]) -> Option<&[u8]> {
     let headers = ElfHeaders::read(file).ok()?;
-    let mut notes = read(file, &headers);
-    let sections = symtab::sections(file, &headers).unwrap_or_default();
-    for section in sections.iter().filter(|section| section.sh_type == SHT_NOTE) {
-        read_notes(&mut notes, file, (section.sh_offset, section.sh_size, section.sh_addralign));
-    }
+    let notes = read(file, &headers);
     let is_config = |note: &&ElfNote<'_>| note.name == CONFIG_NOTE_NAME && note.note_type == CONFIG_NOTE_TYPE;
     let desc = notes.iter().find(is_config)?.desc;
     let end = desc.iter().rposition(|&byte| byte != 0).map_or(0, |last| last.saturating_add(1));
@@ -82,14 +84,19 @@ pub fn config_note(file: &[u8]) -> Option<&[u8]> {
 }
 
 /// Appends the notes of one segment or section, given by file offset, size and alignment.
+///
+/// Notes of an area with an alignment of 8 are read at both boundaries: linkers also put notes with a boundary of 4 there.
 fn read_notes<'f>(notes: &mut Vec<ElfNote<'f>>, file: &'f [u8], (offset, size, alignment): (u64, u64, u64)) {
-    let mut rest = slice(file, offset, size).unwrap_or_default();
-    let boundary = if alignment == 8 { 8 } else { 4 };
-    while notes.len() < MAX_NOTES
-        && let Some((note, after)) = split_first(rest, boundary)
-    {
-        notes.push(note);
-        rest = after;
+    let area = slice(file, offset, size).unwrap_or_default();
+    let boundaries: &[u64] = if alignment == 8 { &[8, 4] } else { &[4] };
+    for boundary in boundaries {
+        let mut rest = area;
+        while notes.len() < MAX_NOTES
+            && let Some((note, after)) = split_first(rest, *boundary)
+        {
+            notes.push(note);
+            rest = after;
+        }
     }
 }
 

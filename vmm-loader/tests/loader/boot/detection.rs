@@ -92,6 +92,49 @@ fn the_order_of_several_candidates() {
 }
 
 #[test]
+fn a_header_where_boot_loaders_do_not_look_is_named() {
+    let at =
+        |padding: usize, header: &[u8]| elf(B32, &[vec![0x90; padding], header.to_vec()].concat()).build();
+    let (first, second) = (multiboot(3, &[]), multiboot2(0, &[end()]));
+    let mut wrong = first.clone();
+    wrong[8] ^= 1;
+    let cases = [
+        (at(0, &wrong), "multiboot: the header at 0x1000 has a wrong checksum"),
+        (
+            at(0x2000, &first),
+            "multiboot: the header at 0x3000 is beyond the first 8 KiB, where boot loaders look",
+        ),
+        (at(2, &first), "multiboot: the header at 0x1002 is not at a multiple of 4 bytes of the file"),
+        (
+            at(0x8000, &second),
+            "multiboot2: the header at 0x9000 is beyond the first 32 KiB, where boot loaders look",
+        ),
+        (at(4, &second), "multiboot2: the header at 0x1004 is not at a multiple of 8 bytes of the file"),
+    ];
+    for (file, text) in cases {
+        assert_eq!(detect(&file).choose().unwrap_err().to_string(), text);
+        assert!(plan(&file, Protocol::Elf, &BootOptions::default()).is_ok(), "{text}");
+    }
+    // A valid header elsewhere, and a number that is no header.
+    let both = [first.clone(), vec![0x90; 0x2000], first].concat();
+    assert_eq!(detect(&elf(B32, &both).build()).choose().unwrap(), Protocol::Multiboot);
+    let number = [0x1bad_b002_u32.to_le_bytes(), [0x90; 4], [0x90; 4]].concat();
+    assert_eq!(detect(&elf(B32, &number).build()).choose().unwrap(), Protocol::Elf);
+}
+
+/// Linkers put notes with a boundary of 4 into segments with an alignment of 8.
+#[test]
+fn a_note_is_found_at_either_boundary() {
+    let entry = note("Xen", 18, &CODE.1.to_le_bytes());
+    for first in [note("GNU", 3, &[1; 20]), note("GNU", 5, &[1; 16])] {
+        let mut image = elf(B32, &[]);
+        add_notes(&mut image, &[first, entry.clone()]);
+        image.phdrs.last_mut().unwrap().align = 8;
+        assert_eq!(chosen(&image.build()), (Protocol::Pvh, Some(CODE.1), Some(OperandWidth::Bits32)));
+    }
+}
+
+#[test]
 fn every_entry_that_kernels_name_is_found() {
     // Higher-half kernels: virtual address, as GRUB expects it, or physical address, as in xv6.
     for entry in [0x8010_000c_u64, 0x10_000c] {
