@@ -123,7 +123,7 @@ fn a_slot_that_does_not_fit_its_backing_is_refused() {
 fn missing_huge_pages_are_an_error_of_add_slot() {
     let vm = Kvm::open().unwrap().create_vm().unwrap();
     let mut large = slot(SlotBacking::Hugetlb);
-    large.size = 1 << 40;
+    (large.size, large.overcommit) = (1 << 40, true);
     let error = vm.add_slot(large).unwrap_err();
     assert!(matches!(error, Error::HugePages { size, .. } if size == 1 << 40), "{error:?}");
     vm.add_slot(slot(SlotBacking::Anonymous)).unwrap();
