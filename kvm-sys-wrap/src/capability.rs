@@ -5,12 +5,12 @@
 
 use kvm_ioctls::Cap;
 
-/// Importance of a capability.
+/// Importance of a KVM capability for this crate: required, or needed by some feature only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Requirement {
-    /// Nothing runs without it.
+    /// No guest can run on a host without the capability.
     Required,
-    /// A feature needs it.
+    /// Only some feature needs the capability.
     Useful,
 }
 
@@ -32,7 +32,7 @@ macro_rules! capabilities {
                 match self { $(Self::$variant => $name,)* }
             }
 
-            /// Returns the importance.
+            /// Returns the importance of the capability: required, or needed by some feature only.
             #[must_use]
             pub const fn requirement(self) -> Requirement {
                 match self { $(Self::$variant => Requirement::$requirement,)* }

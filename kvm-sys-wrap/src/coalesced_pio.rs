@@ -57,8 +57,8 @@ impl Vm {
         Ok(true)
     }
 
-    /// Unregisters the port (`KVM_UNREGISTER_COALESCED_MMIO`, api.rst 4.116). Already coalesced writes are still returned by
-    /// [`Vcpu::run`](crate::Vcpu::run).
+    /// Stops the coalescing of writes to a port (`KVM_UNREGISTER_COALESCED_MMIO`, api.rst 4.116). Already coalesced writes are
+    /// still returned by [`Vcpu::run`](crate::Vcpu::run).
     ///
     /// # Errors
     /// [`Error::Call`](crate::Error::Call).

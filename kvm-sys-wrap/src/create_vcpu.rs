@@ -14,7 +14,7 @@ use crate::kick::{Kick, KickState};
 use crate::kvm_run::RunArea;
 use crate::observe::Dispatcher;
 
-/// Virtual CPU. The thread that runs it owns it; other threads hold a [`Kick`].
+/// Virtual CPU (vCPU) of a [`Vm`]. The thread that runs it owns it; other threads hold a [`Kick`].
 ///
 /// The methods are in the files of their calls: `create_vcpu.rs`, `sregs.rs`, `regs.rs`, `run.rs`, `cpuid.rs`, `msr.rs`,
 /// `translate.rs`, `debug.rs`, `emulate.rs`, `stats.rs`, `irqchip.rs` (local APIC), `vcpu_state.rs` and `interrupt_state.rs` (save and
@@ -92,7 +92,7 @@ impl Vm {
 }
 
 impl Vcpu {
-    /// Returns the vCPU's number.
+    /// Returns the number of the vCPU, as it was given to `KVM_CREATE_VCPU`.
     #[must_use]
     pub fn id(&self) -> u64 {
         self.id

@@ -14,7 +14,7 @@ use crate::error::{Result, call_failed};
 use crate::host_memory::SlotTable;
 use crate::observe::Dispatcher;
 
-/// Virtual machine. Clones are handles to the same one.
+/// Virtual machine of KVM: memory slots, vCPUs and in-kernel interrupt controllers. Clones are handles to the same one.
 ///
 /// The methods are in the files of their calls: `create_vm.rs`, `create_vcpu.rs` (vCPUs), `memory.rs` with
 /// `memory/{cow_reset,file_mapping,overlay_promotion}.rs` (slots), `tss.rs`, `irqchip.rs` and `interrupt_state.rs`

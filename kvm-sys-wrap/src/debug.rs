@@ -31,7 +31,7 @@ pub enum BreakpointCondition {
 pub struct Breakpoint {
     /// Linear address; for data accesses a multiple of their size.
     pub address: Gva,
-    /// Condition that fires.
+    /// Condition that triggers the breakpoint: execution, write or any access.
     pub condition: BreakpointCondition,
 }
 

@@ -15,7 +15,7 @@ use crate::observe::{CallObserver, Dispatcher};
 /// Version of every kernel since 2.6.22; api.rst 4.1 says to refuse all others.
 const API_VERSION: i32 = 12;
 
-/// The open KVM subsystem, `/dev/kvm`. Clones share one descriptor.
+/// KVM subsystem of the host: an open `/dev/kvm`. Clones share one descriptor.
 ///
 /// The methods are in the files of their calls: `dev_kvm.rs`, `create_vm.rs`, `cpuid.rs`, `msr.rs` (the list of MSRs), `debug.rs`
 /// (a capability of debugging).
@@ -26,7 +26,7 @@ pub struct Kvm {
 }
 
 impl Kvm {
-    /// Path of the device file.
+    /// Path of KVM's device file, `/dev/kvm`.
     pub const DEVICE: &'static str = "/dev/kvm";
 
     /// Opens `/dev/kvm` and checks the API version (`KVM_GET_API_VERSION`, api.rst 4.1).

@@ -12,22 +12,22 @@ use crate::address_map::Overlap;
 use crate::call::Call;
 use crate::capability::Capability;
 
-/// Failure of a step of the flow. Variants may be added in any release.
+/// Failure of a system call of this crate, or arguments that the crate refuses. Variants may be added in any release.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The device file cannot be opened.
     #[error("cannot open {}", path.display())]
     OpenDevice {
-        /// The device file.
+        /// Path of the device file that cannot be opened.
         path: PathBuf,
-        /// Error of `open`.
+        /// Error of `open(2)`.
         source: io::Error,
     },
     /// The file is not KVM, or not the KVM API that every kernel since 2.6.22 has (api.rst 4.1).
     #[error("{} speaks KVM API version {found}, not 12", path.display())]
     ApiVersion {
-        /// The device file.
+        /// Path of the file that was opened as KVM's device file.
         path: PathBuf,
         /// Result of `KVM_GET_API_VERSION`; -1 if the call failed.
         found: i32,
@@ -35,75 +35,75 @@ pub enum Error {
     /// The host's KVM lacks a capability that the call needs.
     #[error("this host's KVM has no {}, which is needed {}", capability.name(), capability.purpose())]
     MissingCapability {
-        /// The capability.
+        /// Capability that is missing.
         capability: Capability,
     },
     /// A system call failed.
     #[error("{call} failed: {detail}")]
     Call {
-        /// The call.
+        /// System call that failed.
         call: Call,
         /// Arguments of the call as text.
         detail: String,
-        /// Error of the call.
+        /// Error that the kernel returned.
         source: io::Error,
     },
     /// The address cannot be used for `KVM_SET_TSS_ADDR`.
     #[error("the TSS address {address} {problem}")]
     TssAddress {
-        /// The address asked for.
+        /// Address that was given.
         address: Gpa,
-        /// Reason.
+        /// Reason why the address was refused.
         problem: TssAddressProblem,
     },
     /// A memory slot, or a range inside of it, has a size or address that is not possible.
     #[error("memory slot {slot} at {address} with {size:#x} bytes {problem}")]
     SlotShape {
-        /// The slot's number.
+        /// Number of the slot.
         slot: u32,
         /// Guest-physical address of the slot or range.
         address: Gpa,
-        /// Size in bytes.
+        /// Size of the slot or range in bytes.
         size: u64,
-        /// Reason.
+        /// Reason why size or address are not possible.
         problem: SlotShapeProblem,
     },
     /// The host has not as many free huge pages (Documentation/admin-guide/mm/hugetlbpage.rst).
     #[error("{} MiB of hugetlb memory: this host has not as many pages of 2 MiB free", size >> 20)]
     HugePages {
-        /// Bytes asked for.
+        /// Size of the requested memory in bytes.
         size: u64,
-        /// Error of `mmap`.
+        /// Error of `mmap(2)`.
         source: io::Error,
     },
     /// The slots of the VM are larger than RAM and swap of the host, without [`Slot::overcommit`](crate::Slot::overcommit).
     #[error("{} MiB of guest memory: this host has {} MiB of RAM and swap", requested >> 20, available >> 20)]
     Overcommit {
-        /// Bytes of all slots.
+        /// Size of all slots of the VM together, in bytes.
         requested: u64,
-        /// Bytes of RAM and swap.
+        /// Size of RAM and swap of the host together, in bytes.
         available: u64,
     },
-    /// No slot contains the address.
+    /// No memory slot contains the guest-physical address.
     #[error("there is no memory slot at {address}")]
     NoMemory {
-        /// The address.
+        /// Guest-physical address without a slot.
         address: Gpa,
     },
     /// A file changed while it was mapped.
     #[error("{} {change} while it was in use", path.display())]
     FileChanged {
-        /// The file.
+        /// Path of the file that changed.
         path: PathBuf,
-        /// Kind of the change.
+        /// Kind of the change: truncated, written, or unreadable.
         change: FileChange,
     },
     /// The slot number cannot be used for the call.
     #[error("memory slot {slot} {problem}")]
     SlotNumber {
-        /// The slot's number.
+        /// Number of the slot.
         slot: u32,
-        /// Reason.
+        /// Reason why the number cannot be used.
         problem: SlotNumberProblem,
     },
     /// Two ranges of guest-physical addresses overlap.
@@ -112,7 +112,7 @@ pub enum Error {
     /// The vCPU number is beyond the host's maximum.
     #[error("vCPU {id} is not possible: this host's KVM allows numbers below {limit}")]
     VcpuId {
-        /// The number asked for.
+        /// Number that was given for the vCPU.
         id: u64,
         /// The first number that the host refuses (`KVM_CAP_MAX_VCPU_ID`).
         limit: usize,
@@ -120,15 +120,15 @@ pub enum Error {
     /// The signal or timer that makes `KVM_RUN` return could not be set up.
     #[error("cannot set up the signal that stops the guest")]
     Kick {
-        /// Error of the call.
+        /// Error of the system call, such as `sigaction(2)` or `timer_create(2)`.
         source: io::Error,
     },
     /// The bytes given to [`Vcpu::complete_io`](crate::Vcpu::complete_io) are not what the last exit asked for.
     #[error("the vCPU waits for {expected} bytes of input, {given} were given")]
     Reply {
-        /// Bytes that the exit asked for; 0 if it asked for none.
+        /// Number of bytes that the exit asked for; 0 if it asked for none.
         expected: usize,
-        /// Bytes given.
+        /// Number of bytes that the caller gave.
         given: usize,
     },
 }
@@ -152,7 +152,7 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// Reason of [`Error::TssAddress`].
+    /// Reason why an address cannot be used for `KVM_SET_TSS_ADDR` ([`Error::TssAddress`]).
     TssAddressProblem {
         /// The address is not a multiple of 4 KiB.
         Unaligned = "is not a multiple of 4 KiB",
@@ -162,15 +162,15 @@ reasons! {
 }
 
 reasons! {
-    /// Reason of [`Error::SlotShape`].
+    /// Reason why the size or address of a slot or range is not possible ([`Error::SlotShape`]).
     SlotShapeProblem {
-        /// The size is 0.
+        /// The size of the slot or range is 0.
         Empty = "is empty",
-        /// Address or size is not a multiple of 4 KiB.
+        /// The address or size of the slot is not a multiple of 4 KiB.
         Unaligned = "is not made of whole 4 KiB pages",
-        /// The end is beyond 2^64.
+        /// The slot or range would end beyond 2^64.
         OutsideAddressSpace = "leaves the address space",
-        /// The size is not a multiple of 2 MiB, which [`SlotBacking::Hugetlb`](crate::SlotBacking::Hugetlb) needs.
+        /// The size of the slot is not a multiple of 2 MiB, which [`SlotBacking::Hugetlb`](crate::SlotBacking::Hugetlb) needs.
         NotHugePages = "is not made of whole 2 MiB pages, as hugetlb memory is",
         /// The offset in the file of [`SlotBacking::CopyOf`](crate::SlotBacking::CopyOf) is not a multiple of 4 KiB.
         BackingOffset = "does not begin at a page of its file",
@@ -180,7 +180,7 @@ reasons! {
         FileRangeUnaligned = "is laid over with what are not whole pages of a file",
         /// A [`FileRange`](crate::FileRange) ends beyond its file.
         FileRangeTooLarge = "is laid over with more than the file has",
-        /// The address for a [`FileRange`](crate::FileRange) is not a multiple of 4 KiB.
+        /// A [`FileRange`](crate::FileRange) cannot be mapped at an address that is not a multiple of 4 KiB.
         FileRangeAddress = "is laid over with a file from the middle of a page",
         /// The slot ends before the [`FileRange`](crate::FileRange) does.
         SmallerThanFileRange = "is too small for the file",
@@ -190,15 +190,16 @@ reasons! {
 }
 
 reasons! {
-    /// Reason of [`Error::SlotNumber`].
+    /// Reason why a slot number cannot be used for a call ([`Error::SlotNumber`]).
     SlotNumberProblem {
-        /// A slot with that number exists.
+        /// A slot with the number exists already.
         Exists = "exists already",
-        /// No slot has that number.
+        /// No slot of the VM has the number.
         Missing = "does not exist",
-        /// The slot's backing is not [`SlotBacking::CopyOf`](crate::SlotBacking::CopyOf).
+        /// The slot with the number has another backing than [`SlotBacking::CopyOf`](crate::SlotBacking::CopyOf), which the
+        /// call needs.
         NotACopy = "is not a copy of a file",
-        /// The slot's end is beyond 2^64.
+        /// The slot with the number would end beyond 2^64.
         OutsideAddressSpace = "leaves the address space",
     }
 }
@@ -208,14 +209,14 @@ reasons! {
     FileChange {
         /// The file was truncated, or a page could not be read.
         Truncated = "became shorter",
-        /// Size or modification time changed.
+        /// The size or modification time of the file changed.
         Written = "was written to",
-        /// `fstat` failed.
+        /// The state of the file cannot be read: `fstat(2)` failed.
         Unreadable = "can no longer be read",
     }
 }
 
-/// Result of a step of the flow.
+/// Result of a function of this crate, with its [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Makes [`Error::Call`] of the error of a call.

@@ -15,37 +15,38 @@ use crate::kvm_run::RunArea;
 /// does not handle. Exit numbers that this version does not know are [`Exit::Other`]; a new variant is a breaking release.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Exit {
-    /// `KVM_EXIT_IO`, in: IN or INS. Answer with `count` items of `width` bytes ([`Vcpu::complete_io`](crate::Vcpu::complete_io)).
+    /// `KVM_EXIT_IO`, in: the guest reads an I/O port with IN or INS. Answer with `count` items of `width` bytes
+    /// ([`Vcpu::complete_io`](crate::Vcpu::complete_io)).
     PioIn {
-        /// I/O port.
+        /// I/O port that the guest reads.
         port: Port,
-        /// Bytes per item: 1, 2 or 4.
+        /// Size of an item in bytes: 1, 2 or 4.
         width: u8,
         /// Number of items; more than 1 for `rep ins`.
         count: u32,
     },
-    /// `KVM_EXIT_IO`, out: OUT or OUTS.
+    /// `KVM_EXIT_IO`, out: the guest writes an I/O port with OUT or OUTS.
     PioOut {
-        /// I/O port.
+        /// I/O port that the guest writes.
         port: Port,
-        /// Bytes per item: 1, 2 or 4.
+        /// Size of an item in bytes: 1, 2 or 4.
         width: u8,
         /// Number of items; more than 1 for `rep outs`.
         count: u32,
-        /// The items, one after the other.
+        /// Bytes written: the items, one after the other.
         data: IoBytes,
     },
     /// `KVM_EXIT_MMIO`, read: an access to an address without a slot. Answer with `width` bytes
     /// ([`Vcpu::complete_io`](crate::Vcpu::complete_io)).
     MmioRead {
-        /// Guest-physical address.
+        /// Guest-physical address of the first byte read.
         address: Gpa,
-        /// Size in bytes: 1 to 8.
+        /// Size of the access in bytes: 1 to 8.
         width: u8,
     },
     /// `KVM_EXIT_MMIO`, write: an access to an address without a slot, or with a read-only one.
     MmioWrite {
-        /// Guest-physical address.
+        /// Guest-physical address of the first byte written.
         address: Gpa,
         /// Bytes written: 1 to 8.
         data: IoBytes,
@@ -57,12 +58,12 @@ pub enum Exit {
     /// `KVM_EXIT_FAIL_ENTRY`: the CPU refused to enter the guest because its state is not valid (SDM vol. 3, 27.7; AMD APM,
     /// #VMEXIT(INVALID)).
     FailEntry {
-        /// Reason given by the hardware.
+        /// Reason that the CPU gave (`hardware_entry_failure_reason`): on Intel the VM-exit reason, on AMD the exit code.
         reason: u64,
         /// Host CPU on which the entry failed.
         cpu: u32,
     },
-    /// `KVM_EXIT_INTERNAL_ERROR`: KVM could not continue.
+    /// `KVM_EXIT_INTERNAL_ERROR`: KVM could not continue with the guest.
     InternalError {
         /// `KVM_INTERNAL_ERROR_*`: 1 is an instruction that KVM could not emulate.
         suberror: u32,
@@ -71,65 +72,65 @@ pub enum Exit {
     },
     /// `KVM_EXIT_SYSTEM_EVENT`: the guest asked for a reset or power-off, or reported a crash.
     SystemEvent {
-        /// `KVM_SYSTEM_EVENT_*`.
+        /// Number of the event (`KVM_SYSTEM_EVENT_*`).
         kind: u32,
-        /// Further data, by kind.
+        /// Further data, whose meaning depends on the event.
         data: Vec<u64>,
     },
     /// `KVM_EXIT_DEBUG`: a debug event that [`Vcpu::set_guest_debug`](crate::Vcpu::set_guest_debug) asked for.
     Debug {
-        /// The vector: 1 (#DB) or 3 (#BP).
+        /// Vector of the debug exception: 1 (#DB) or 3 (#BP).
         exception: u32,
-        /// Linear address of the instruction.
+        /// Linear address of the instruction that the vCPU stopped at.
         pc: u64,
-        /// DR6: the condition that fired (SDM vol. 3, 17.2.3).
+        /// Value of DR6: the conditions that were met (SDM vol. 3, 17.2.3).
         dr6: u64,
-        /// DR7: the breakpoints that are enabled.
+        /// Value of DR7: the breakpoints that are enabled.
         dr7: u64,
     },
     /// `KVM_EXIT_IRQ_WINDOW_OPEN`: the vCPU can take an interrupt, as `request_interrupt_window` asked.
     IrqWindowOpen,
     /// `KVM_EXIT_HYPERCALL`: a paravirtual call that KVM leaves to user space.
     Hypercall {
-        /// Number of the call.
+        /// Number of the hypercall.
         number: u64,
-        /// Arguments of the call.
+        /// Arguments of the hypercall.
         arguments: Box<[u64; 6]>,
     },
     /// `KVM_EXIT_X86_RDMSR`: a read of an MSR that KVM does not have
     /// ([`Vm::enable_unknown_msr_exits`](crate::Vm::enable_unknown_msr_exits)).
     ReadMsr {
-        /// Number of the MSR.
+        /// Number of the MSR, as in ECX.
         index: u32,
-        /// `KVM_MSR_EXIT_REASON_*`.
+        /// Reason for the exit (`KVM_MSR_EXIT_REASON_*`).
         reason: u32,
     },
     /// `KVM_EXIT_X86_WRMSR`: a write of an MSR that KVM does not have.
     WriteMsr {
-        /// Number of the MSR.
+        /// Number of the MSR, as in ECX.
         index: u32,
-        /// Value written.
+        /// Value that the guest writes to the MSR.
         data: u64,
-        /// `KVM_MSR_EXIT_REASON_*`.
+        /// Reason for the exit (`KVM_MSR_EXIT_REASON_*`).
         reason: u32,
     },
     /// `KVM_EXIT_IOAPIC_EOI`: with a split interrupt controller, the end of a level-triggered interrupt.
     IoapicEoi {
-        /// The vector.
+        /// Vector of the interrupt that ended.
         vector: u8,
     },
-    /// `KVM_EXIT_SET_TPR`: the task-priority register changed.
+    /// `KVM_EXIT_SET_TPR`: the guest changed the task-priority register.
     SetTpr,
     /// `KVM_EXIT_TPR_ACCESS`: the guest accessed the task-priority register.
     TprAccess {
-        /// RIP of the guest.
+        /// RIP of the instruction that accessed the register.
         rip: u64,
         /// True for a write, false for a read.
         is_write: bool,
     },
     /// `KVM_EXIT_MEMORY_FAULT`: KVM could not access the memory behind a slot (`KVM_CAP_MEMORY_FAULT_INFO`, Linux 6.8).
     MemoryFault {
-        /// `KVM_MEMORY_EXIT_FLAG_*`.
+        /// Kind of the access (`KVM_MEMORY_EXIT_FLAG_*`).
         flags: u64,
         /// First guest-physical address of the range.
         address: Gpa,
@@ -140,19 +141,20 @@ pub enum Exit {
     BusLock,
     /// `KVM_EXIT_NOTIFY`: no event window opened in the guest for too long (`KVM_CAP_X86_NOTIFY_VMEXIT`).
     Notify {
-        /// `KVM_NOTIFY_*`.
+        /// Validity of the VM context (`KVM_NOTIFY_CONTEXT_INVALID`).
         flags: u32,
     },
     /// `KVM_EXIT_DIRTY_RING_FULL`: the dirty ring is full.
     DirtyRingFull,
     /// `KVM_EXIT_UNKNOWN`: a VM exit that KVM does not handle.
     Unknown {
-        /// Reason given by the hardware.
+        /// Reason that the CPU gave for the VM exit.
         hardware_reason: u64,
     },
-    /// `KVM_EXIT_*` number without a variant here.
+    /// Exit with a `KVM_EXIT_*` number that has no variant here.
     Other(u32),
-    /// `KVM_RUN` ended with EINTR, or was not called: a signal, a [`Kick`](crate::Kick) or a [`KickTimer`](crate::KickTimer).
+    /// `KVM_RUN` ended with EINTR, or was not called, because of a signal, a [`Kick`](crate::Kick) or a
+    /// [`KickTimer`](crate::KickTimer).
     Interrupted,
     /// `KVM_RUN` ended with EAGAIN: the vCPU cannot run now, for example because it waits for SIPI. Call it again.
     Retry,

@@ -5,7 +5,7 @@ use std::ops::Deref;
 
 const MAX_INLINE: usize = 8;
 
-/// Bytes that the guest wrote with one access. Dereferences to a slice.
+/// Bytes that the guest wrote with one access to a port or to MMIO. Dereferences to a slice.
 #[derive(Clone)]
 pub struct IoBytes(Repr);
 
@@ -16,7 +16,7 @@ enum Repr {
 }
 
 impl IoBytes {
-    /// Copies `bytes`.
+    /// Creates a copy of the bytes of an access.
     #[must_use]
     pub fn new(bytes: &[u8]) -> Self {
         let mut short = [0; MAX_INLINE];

@@ -28,7 +28,7 @@ const IOAPIC_PINS: u64 = 24;
 pub struct Irqfd(EventFd);
 
 impl Irqfd {
-    /// Raises and lowers the input: an edge.
+    /// Sends an edge to the interrupt input: raises and lowers it.
     ///
     /// # Errors
     /// The error of writing the eventfd.
@@ -52,7 +52,7 @@ pub enum MpState {
     Halted,
     /// `KVM_MP_STATE_SIPI_RECEIVED`: the vCPU received SIPI and is about to run.
     SipiReceived,
-    /// State of other architectures, or of a later kernel.
+    /// Multiprocessing state of another architecture, or of a later kernel.
     Other(u32),
 }
 

@@ -18,31 +18,31 @@ use vm_memory::MmapRegion;
 use crate::call::Call;
 use crate::kvm_run::RunArea;
 
-/// A finished system call. Has public fields only, so that tests of observers can make one.
+/// Record of a finished system call, for an observer. Has public fields only, so that tests of observers can make one.
 #[derive(Debug)]
 pub struct CallRecord<'a> {
-    /// Name of the call.
+    /// System call that was made.
     pub call: Call,
-    /// Arguments.
+    /// Arguments of the system call.
     pub arguments: CallArgs<'a>,
     /// Value that the call returned, or its error.
     pub result: Result<&'a dyn CallResult, &'a io::Error>,
-    /// Time before the call.
+    /// Time at which the system call began.
     pub started: Instant,
-    /// Duration of the call.
+    /// Duration of the system call.
     pub elapsed: Duration,
 }
 
-/// Arguments of a call: a structure, or text to show.
+/// Arguments of a system call: a structure, or text to show.
 #[derive(Clone, Copy)]
 pub enum CallArgs<'a> {
-    /// Text, which is formatted only when it is displayed.
+    /// Arguments as text, which is formatted only when it is displayed.
     Text(fmt::Arguments<'a>),
-    /// Argument of `KVM_SET_REGS`.
+    /// Registers that `KVM_SET_REGS` got.
     Regs(&'a kvm_regs),
-    /// Argument of `KVM_SET_SREGS`.
+    /// Registers that `KVM_SET_SREGS` got.
     Sregs(&'a kvm_sregs),
-    /// Argument of `KVM_SET_USER_MEMORY_REGION`.
+    /// Slot that `KVM_SET_USER_MEMORY_REGION` got.
     Region(&'a kvm_userspace_memory_region),
 }
 
@@ -118,10 +118,10 @@ impl fmt::Debug for CallArgs<'_> {
     }
 }
 
-/// Observer of system calls. It runs on the thread that made the call, sometimes while the VM's memory slots are locked: it must not
-/// call methods of the VM.
+/// Observer of all system calls that this crate makes. It runs on the thread that made the call, sometimes while the VM's
+/// memory slots are locked: it must not call methods of the VM.
 pub trait CallObserver: Send + Sync {
-    /// Receives one call, after it returned.
+    /// Receives the record of one system call, after the call returned.
     fn observe(&self, record: &CallRecord<'_>);
 }
 

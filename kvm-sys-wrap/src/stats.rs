@@ -24,44 +24,44 @@ const MAX_STATS: u32 = 1 << 12;
 const HEADER_SIZE: usize = 24;
 const DESCRIPTOR_SIZE: usize = 16;
 
-/// Type of a counter (`KVM_STATS_TYPE_*`).
+/// Type of a kernel counter: cumulative, instant, peak or histogram (`KVM_STATS_TYPE_*`).
 ///
 /// Exhaustive: types that this version does not know are [`StatKind::Other`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum StatKind {
-    /// The value only grows.
+    /// The value of the counter only grows.
     Cumulative,
-    /// The value grows and shrinks.
+    /// The value of the counter grows and shrinks.
     Instant,
-    /// The value is the highest one so far.
+    /// The value of the counter is the highest one so far.
     Peak,
     /// Histogram with buckets of one size, in units of the counter; the last bucket has all larger values.
     LinearHistogram {
-        /// Size of a bucket.
+        /// Size of a bucket, in units of the counter.
         bucket: u32,
     },
     /// Histogram with buckets for 0, 1, 2 to 3, 4 to 7 and so on.
     LogHistogram,
-    /// Type that this version does not know.
+    /// Type of a later kernel, with its number.
     Other(u32),
 }
 
-/// Unit of a counter (`KVM_STATS_UNIT_*`).
+/// Unit of a kernel counter (`KVM_STATS_UNIT_*`).
 ///
 /// Exhaustive: units that this version does not know are [`StatUnit::Other`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum StatUnit {
-    /// Number of events or objects.
+    /// The value is a number of events or objects.
     Count,
-    /// Bytes.
+    /// The value is in bytes.
     Bytes,
-    /// Seconds.
+    /// The value is in seconds.
     Seconds,
-    /// CPU cycles.
+    /// The value is in CPU cycles.
     Cycles,
-    /// Boolean: 0 or 1.
+    /// The value is a boolean: 0 or 1.
     Boolean,
-    /// Unit that this version does not know.
+    /// Unit of a later kernel, with its number.
     Other(u32),
 }
 
@@ -70,16 +70,16 @@ pub enum StatUnit {
 pub struct Stat {
     /// Name in the kernel, such as `halt_exits`.
     pub name: String,
-    /// Type.
+    /// Type of the counter: cumulative, instant, peak or histogram.
     pub kind: StatKind,
-    /// Unit.
+    /// Unit of the value, once `base` and `exponent` are applied.
     pub unit: StatUnit,
     /// Base of the scale, 2 or 10: a value times `base` to the power of `exponent` is in the unit. For seconds, 10 and -9 mean
     /// nanoseconds.
     pub base: u8,
-    /// Exponent of the scale: see `base`.
+    /// Exponent of the scale: a value times `base` to the power of `exponent` is in the unit.
     pub exponent: i16,
-    /// The value, or one for each bucket of a histogram.
+    /// Value of the counter, or one value for each bucket of a histogram.
     pub values: Vec<u64>,
 }
 

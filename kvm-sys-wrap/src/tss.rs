@@ -24,7 +24,7 @@ const FOUR_GIB: u64 = 1 << 32;
 pub struct TssAddress(Gpa);
 
 impl TssAddress {
-    /// Checks an address.
+    /// Checks that an address can be used for `KVM_SET_TSS_ADDR`.
     ///
     /// # Errors
     /// [`Error::TssAddress`] where the address is not a multiple of 4 KiB or the three pages do not end below 4 GiB. A range that
@@ -40,7 +40,7 @@ impl TssAddress {
         }
     }
 
-    /// Returns the range of the three pages.
+    /// Returns the guest-physical range of the three pages.
     #[must_use]
     pub const fn range(self) -> Range<Gpa> {
         // No overflow: `new` keeps the end below 4 GiB.

@@ -31,10 +31,10 @@ const _: () = {
     assert!(size_of::<kvm_msr_entry>() == 16);
 };
 
-/// Saved state of a vCPU ([`Vcpu::save`]).
+/// Saved state of a vCPU: its registers, and the state of its pending events ([`Vcpu::save`]).
 #[derive(Clone, Serialize, Deserialize)]
 pub struct VcpuState {
-    /// General registers, RIP and RFLAGS.
+    /// General registers, RIP and RFLAGS of the vCPU.
     pub regs: kvm_regs,
     /// Segments, descriptor tables, control registers and EFER.
     pub sregs: kvm_sregs,

@@ -56,9 +56,9 @@ pub use values::EntryChoice;
 /// [`Config::machine`].
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Protocol and mode, as far as the configuration names them.
+    /// Boot protocol and CPU mode, as far as the configuration names them.
     pub start: StartChoice,
-    /// File of the guest.
+    /// File of the guest's program or kernel.
     pub guest: File,
     /// Command line of the kernel; `None` if none is given.
     pub command_line: Option<String>,
@@ -72,7 +72,7 @@ pub struct Config {
     pub loading: LoadPolicy,
     /// Expectations for the end of the run; `None` without `[expect]`.
     pub expect: Option<Expect>,
-    /// Test cases; `None` without `[test]`.
+    /// Test cases of the file; `None` without `[test]`.
     pub test: Option<TestPlan>,
     /// The machine, if `start` is complete.
     machine: Option<MachineTemplate>,
@@ -83,17 +83,17 @@ pub struct Config {
 /// Machine whose entry is not resolved yet; `None` is the entry of the guest's file (`e_entry` of an ELF file).
 pub type MachineTemplate = MachineSpec<Option<EntryChoice>>;
 
-/// Protocol and mode as far as the configuration names them. The guest's file decides the rest.
+/// Boot protocol and CPU mode as far as the configuration names them. The guest's file decides the rest.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct StartChoice {
-    /// Boot protocol.
+    /// Boot protocol, if the configuration names one.
     pub protocol: Option<Protocol>,
-    /// CPU mode at the entry.
+    /// CPU mode at the entry, if the configuration names one.
     pub mode: Option<Mode>,
 }
 
 impl StartChoice {
-    /// Returns protocol and mode if both are known.
+    /// Returns boot protocol and CPU mode if both are known.
     #[must_use]
     pub const fn complete(self) -> Option<Start> {
         match (self.protocol, self.mode) {
@@ -103,12 +103,12 @@ impl StartChoice {
     }
 }
 
-/// Protocol and mode that a guest is started with.
+/// Boot protocol and CPU mode that a guest is started with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Start {
-    /// Boot protocol.
+    /// Boot protocol that the guest is started by.
     pub protocol: Protocol,
-    /// CPU mode at the entry.
+    /// CPU mode in which the guest is entered.
     pub mode: Mode,
 }
 
@@ -121,11 +121,11 @@ impl From<Start> for StartChoice {
 /// File that the boot loader passes to the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Module {
-    /// Path, resolved like that of a [`File`].
+    /// Path of the file, resolved like that of a [`File`].
     pub path: PathBuf,
     /// Key that names the file, for [`Config::error_at`].
     pub key: String,
-    /// Initrd or module.
+    /// Kind of the file: initrd or module.
     pub kind: ModuleKind,
     /// Command line of the module; `None` if none is given.
     pub command_line: Option<String>,
@@ -141,7 +141,7 @@ pub enum ModuleKind {
 }
 
 impl ModuleKind {
-    /// Returns the name in memory maps and messages.
+    /// Returns the name of the kind in memory maps and messages.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -165,9 +165,9 @@ pub struct FwCfgSource {
 /// File that is loaded into guest memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct File {
-    /// Path, relative to the directory of the TOML file, with `{mode}` replaced.
+    /// Path of the file, relative to the directory of the TOML file, with `{mode}` replaced.
     pub path: PathBuf,
-    /// Format and address.
+    /// Format of the file, and its address in guest memory.
     pub kind: FileKind,
     /// Key that names the file, such as `guest.elf` or `load.0.file`, for [`Config::error_at`].
     pub key: String,
@@ -181,9 +181,9 @@ pub enum FileKind {
         /// Base address of a static PIE; `None` for the default.
         base: Option<Gpa>,
     },
-    /// Bytes that are loaded unchanged.
+    /// Flat binary: bytes that are loaded unchanged.
     Flat {
-        /// Address of the first byte.
+        /// Guest-physical address of the first byte.
         address: Gpa,
     },
 }
@@ -225,8 +225,8 @@ impl Texts {
 }
 
 impl Config {
-    /// Reads the configuration at `path`. Paths in it are relative to its directory. A file that is not a configuration is
-    /// taken as a kernel: its machine is that of the note in the file, or a PC with 256 MiB of memory.
+    /// Reads and checks the configuration file at `path`. Paths in it are relative to its directory. A file that is not a
+    /// configuration is taken as a kernel: its machine is that of the note in the file, or a PC with 256 MiB of memory.
     ///
     /// # Errors
     ///

@@ -19,7 +19,7 @@ use crate::stderr;
 pub struct Source {
     /// Name to show: a path as the user gave it, or `command line`.
     pub name: String,
-    /// Complete text.
+    /// Complete text that diagnostics point into.
     pub text: String,
 }
 
@@ -34,34 +34,34 @@ impl Source {
 /// Range of bytes in a [`Source`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
-    /// Text that the range is in.
+    /// Text that the bytes are in.
     pub source: Arc<Source>,
-    /// Byte range. An empty range marks a position.
+    /// Range of bytes in the text. An empty range marks a position.
     pub span: Range<usize>,
 }
 
-/// Location of a diagnostic.
+/// Location that a diagnostic points at: a range of a text, a file, or none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Location {
     /// No location.
     Nowhere,
-    /// A whole file, by the name to show.
+    /// Whole file, by the name to show.
     File(String),
-    /// Part of a text.
+    /// Range of bytes in a text.
     Text(Place),
 }
 
-/// Severity of a diagnostic.
+/// Severity of a diagnostic: error or warning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Severity {
-    /// Error: the run cannot continue.
+    /// The run cannot continue.
     Error,
-    /// Warning: the run continues.
+    /// The run continues in spite of it.
     Warning,
 }
 
 impl Severity {
-    /// Returns `error` or `warning`.
+    /// Returns the word for the severity, `error` or `warning`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -71,20 +71,20 @@ impl Severity {
     }
 }
 
-/// One error or warning.
+/// Error or warning for the user, with its location and suggested fix.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// Severity.
+    /// Severity: error or warning.
     pub severity: Severity,
-    /// Exit status of a run that fails because of it.
+    /// Exit status of a run that fails because of the diagnostic.
     pub status: Status,
-    /// Message with its data; lower case, no full stop.
+    /// Text of the message, with its data; lower case, no full stop.
     pub message: String,
-    /// Location that it points at.
+    /// Location that the diagnostic points at.
     pub location: Location,
-    /// Related locations, each with a label.
+    /// Related locations in texts, each with a label.
     pub related: Vec<(Place, String)>,
-    /// Suggested fix.
+    /// Suggested fix, if there is one.
     pub help: Option<String>,
 }
 
@@ -102,7 +102,7 @@ impl Diagnostic {
         }
     }
 
-    /// Sets the location.
+    /// Sets the location that the diagnostic points at.
     #[must_use]
     pub fn at(mut self, location: Location) -> Self {
         self.location = location;

@@ -4,29 +4,29 @@
 
 use std::process::ExitCode;
 
-/// Exit status of `vmm-cli`.
+/// Exit status of `vmm-cli`, one for each class of results and errors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Status {
-    /// 0: HLT (unless configured otherwise), exit code 0, or every line of `[expect]` met.
+    /// Status 0: HLT (unless configured otherwise), exit code 0, or every line of `[expect]` met.
     Success,
-    /// 1 to 99: the guest ended the run with this code; codes above 99 are reported as 99.
+    /// Status 1 to 99: the guest ended the run with this code; codes above 99 are reported as 99.
     Guest(u32),
-    /// 100: the guest crashed: SHUTDOWN, INTERNAL_ERROR, FAIL_ENTRY, an exception in ring 3, or an unmapped access where
-    /// `unmapped = "stop"`.
+    /// Status 100: the guest crashed, by SHUTDOWN, INTERNAL_ERROR, FAIL_ENTRY, an exception in ring 3, or an unmapped access
+    /// where `unmapped = "stop"`.
     Crashed,
-    /// 101: a bug in `vmm-cli`; Rust's own status for a panic.
+    /// Status 101: a bug in `vmm-cli`; Rust's own status for a panic.
     Bug,
-    /// 102: the guest hung: time limit, exit limit, or HLT where `halt = "hung"`.
+    /// Status 102: the guest hung: time limit, exit limit, or HLT where `halt = "hung"`.
     Hung,
-    /// 103: `[expect]` was not met.
+    /// Status 103: the run did not meet `[expect]`.
     Unexpected,
-    /// 104: this host's KVM cannot do what was asked.
+    /// Status 104: this host's KVM cannot do what was asked.
     Refused,
-    /// 105: a mistake in the configuration, the guest file or the command line.
+    /// Status 105: a mistake in the configuration, the guest file or the command line.
     Configuration,
-    /// 106: an error of the host: no `/dev/kvm`, no permission, out of memory, an I/O error.
+    /// Status 106: an error of the host: no `/dev/kvm`, no permission, out of memory, an I/O error.
     Host,
-    /// 130: ended by Ctrl-C (128 + SIGINT, as shells report it).
+    /// Status 130: ended by Ctrl-C (128 + SIGINT, as shells report it).
     Interrupted,
 }
 

@@ -68,9 +68,9 @@ pub use tables::{DescriptorTables, StackWord};
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Autopsy {
-    /// End of the run.
+    /// End of the run that was examined.
     pub end: End,
-    /// Cause of the end.
+    /// Cause of the end of the run.
     pub cause: Cause,
     /// Registers before the instruction that ended the run. `None` if they are not known.
     pub registers: Option<CpuState>,
@@ -82,23 +82,23 @@ pub struct Autopsy {
     pub active_exceptions: Vec<DeliveredException>,
     /// Exceptions raised by the last instruction and by their failed deliveries.
     pub chain: Option<ExceptionChain>,
-    /// Words at the top of the stack.
+    /// Words at the top of the guest's stack.
     pub stack: Vec<StackWord>,
-    /// GDT and IDT before the end.
+    /// GDT and IDT of the guest before the end.
     pub tables: Option<DescriptorTables>,
     /// Further observations, and facts that could not be established.
     pub notes: Vec<AutopsyNote>,
-    /// Origin of the state before the end.
+    /// Origin of the guest's state in this analysis: replay, final registers or exception frame.
     pub source: StateSource,
-    /// Duration of the analysis.
+    /// Duration of the analysis itself.
     pub elapsed: Duration,
 }
 
-/// Cause of an end.
+/// Cause of the end of a run.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Cause {
-    /// Exception. [`Autopsy::chain`] has the details.
+    /// Exception that the guest could not handle. [`Autopsy::chain`] has the details.
     Exception,
     /// Instruction that KVM could not execute.
     EmulationFailure(EmulationFailure),
@@ -106,10 +106,10 @@ pub enum Cause {
     UnmappedFetch,
     /// VM entry failed because of an invalid guest state (`KVM_EXIT_FAIL_ENTRY`).
     FailEntry {
-        /// Hardware-specific entry failure reason.
+        /// Reason of the entry failure as the CPU gave it.
         reason: u64,
     },
-    /// HLT that nothing ends.
+    /// HLT from which nothing wakes the vCPU.
     Halt {
         /// True if RFLAGS.IF was set.
         interrupts: bool,
@@ -120,30 +120,30 @@ pub enum Cause {
     UnmappedAccess(UnmappedAccess),
     /// End requested by the guest itself.
     GuestExit,
-    /// Cause not found.
+    /// Cause that the analysis could not find.
     Unknown,
 }
 
 /// Bytes of an instruction in guest memory.
 #[derive(Debug, Clone)]
 pub struct InstructionBytes {
-    /// Linear address.
+    /// Linear address of the instruction.
     pub linear: u64,
     /// Bytes of the instruction. Empty if they could not be fetched.
     pub bytes: Vec<u8>,
-    /// Operand width of the code.
+    /// Operand width of the code that the instruction is in.
     pub width: OperandWidth,
 }
 
-/// Origin of the state before the end.
+/// Origin of the guest's state in an analysis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StateSource {
     /// Replay of the run, single-stepped into the end.
     Replay {
-        /// Number of replayed exits.
+        /// Number of exits that were replayed.
         exits: u64,
-        /// Number of single steps.
+        /// Number of instructions that were single-stepped.
         steps: u64,
     },
     /// Registers of the vCPU at the end.
@@ -160,25 +160,25 @@ pub enum AutopsyNote {
     Diverged(Divergence),
     /// The guest read a clock or random numbers, so another run may differ.
     NonDeterministic {
-        /// Source that it read.
+        /// Clock or random numbers that the guest read.
         what: &'static str,
-        /// Linear address of the instruction.
+        /// Linear address of the instruction that read them.
         at: u64,
     },
     /// The time budget was used up before the end was reached.
     OutOfTime(Duration),
     /// The recording holds only some of the exits.
     RecordingIncomplete {
-        /// Exits in the recording.
+        /// Number of exits in the recording.
         recorded: u64,
-        /// Exits of the run.
+        /// Number of exits of the whole run.
         seen: u64,
     },
     /// The host cannot single-step the guest's code.
     SingleStepUnsupported,
     /// A device had effects outside of the machine or input that is not recorded, so the run was not replayed.
     ExternalSideEffect {
-        /// Name of the device.
+        /// Name of the device that had the effects or the input.
         device: &'static str,
     },
     /// Several vCPUs ran concurrently, which cannot be replayed.
@@ -193,11 +193,11 @@ pub enum AutopsyNote {
         /// Linear instruction pointer that the host kept.
         host_rip: u64,
     },
-    /// Last write to an entry that caused the end.
+    /// Last write to a table entry that caused the end.
     LastWriter {
-        /// Kind of the entry.
+        /// Kind of the table entry that was written, such as a page table entry.
         what: &'static str,
-        /// Instruction that wrote it.
+        /// Instruction that wrote the entry.
         by: TracedInstruction,
         /// Number of instructions between the write and the end.
         ago: u64,
@@ -206,14 +206,14 @@ pub enum AutopsyNote {
     },
     /// CR3 was loaded by one of the last instructions.
     Cr3Changed {
-        /// Instruction that loaded it.
+        /// Instruction that loaded CR3.
         by: TracedInstruction,
         /// New value of CR3.
         cr3: u64,
     },
     /// RIP points into a table that the machine made.
     RipInTable {
-        /// Name of the table.
+        /// Name of the table that RIP points into.
         part: &'static str,
         /// Last jump, and the number of instructions between it and the end.
         jump: Option<(TracedInstruction, u64)>,
@@ -226,7 +226,7 @@ pub enum AutopsyNote {
     HostError(String),
 }
 
-/// Examines a run that ended.
+/// Examines a run that ended: repeats it where that is possible, and finds the cause of its end.
 ///
 /// `build` returns a new machine in its state before the run, with a console whose output is discarded. `budget` limits the
 /// time of the replay. Errors on the way become [`AutopsyNote::HostError`].

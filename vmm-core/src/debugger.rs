@@ -50,7 +50,7 @@ use crate::record::Recording;
 use crate::record::position::RecordPosition;
 use crate::spec::Interrupts;
 
-/// Debugger of a machine without interrupts. It records the run, and repeats it to go back.
+/// Debugger of a machine without interrupt controllers. It records the run, and repeats it to go back.
 pub struct Debugger<'a> {
     build: Box<dyn Fn() -> Result<Machine, Error> + 'a>,
     breakpoints: BTreeSet<Gva>,
@@ -68,8 +68,8 @@ pub struct Debugger<'a> {
     started: Instant,
 }
 
-/// Starts to debug a machine that stands before its first instruction: with [`SmpDebugger`] if it has interrupts, else with
-/// [`Debugger`].
+/// Returns a debugger for a machine that stands before its first instruction: a [`SmpDebugger`] if the machine has interrupt
+/// controllers, else a [`Debugger`].
 ///
 /// Every call of `build` makes the same machine in its initial state, with a console that discards output.
 ///
@@ -115,7 +115,7 @@ impl<'a> Debugger<'a> {
         })
     }
 
-    /// Runs until something stops the guest.
+    /// Runs the guest until there is a reason to stop.
     ///
     /// # Errors
     /// Where the host fails.
@@ -129,7 +129,7 @@ impl<'a> Debugger<'a> {
         stop
     }
 
-    /// Executes one instruction, or goes back by one.
+    /// Executes one instruction of the guest, or goes back by one.
     ///
     /// # Errors
     /// Where the host fails.

@@ -42,14 +42,14 @@ pub use serial::Serial;
 /// Declares [`DeviceKind`] with the declaration of each device.
 macro_rules! device_kinds {
     ($($(#[doc = $doc:literal])+ $kind:ident = $info:path;)+) => {
-        /// Built-in device.
+        /// Kind of a built-in device, such as the serial port.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum DeviceKind {
             $($(#[doc = $doc])+ $kind,)+
         }
 
         impl DeviceKind {
-            /// All kinds: movable devices first, then those of a PC by address, then virtio devices.
+            /// All kinds of built-in devices: movable ones first, then those of a PC by address, then virtio devices.
             pub const ALL: &'static [Self] = &[$(Self::$kind),+];
 
             /// Returns the declaration of the device.
@@ -64,35 +64,35 @@ macro_rules! device_kinds {
 }
 
 device_kinds! {
-    /// Debug console.
+    /// Debug console of Bochs and QEMU: bytes that the guest writes are printed.
     DebugConsole = debug_console::DEVICE;
-    /// Serial port.
+    /// Serial port, a 16550.
     Serial = serial::DEVICE;
-    /// Exit port.
+    /// Exit port: a write of the guest ends the run.
     DebugExit = debug_exit::DEVICE;
-    /// Hypercall registers.
+    /// Hypercall registers, by which the guest prints, ends and reads arguments.
     Hypercall = hypercall::DEVICE;
-    /// Keyboard controller.
+    /// Keyboard controller, an Intel 8042 without a keyboard.
     I8042 = i8042::DEVICE;
-    /// Real-time clock.
+    /// Real-time clock with CMOS memory.
     Rtc = rtc::DEVICE;
-    /// Diagnostic port.
+    /// Diagnostic port of a PC (POST codes).
     Diagnostic = null_ports::DIAGNOSTIC;
-    /// System control port A.
+    /// System control port A of a PC.
     SystemControl = reset_ports::SYSTEM_CONTROL;
     /// Test device of kvm-unit-tests: bytes at ports.
     TestPorts = kvm_testdev::PORTS;
-    /// Port for short delays.
+    /// Port that kernels write for short delays.
     Delay = null_ports::DELAY;
-    /// Registers of an absent display.
+    /// CRT controller registers of an absent display.
     Crtc = crtc::DEVICE;
-    /// Configuration device of QEMU.
+    /// Configuration device of QEMU (fw_cfg).
     FwCfg = fw_cfg::DEVICE;
-    /// Power management of ACPI.
+    /// Power management of ACPI: power-off, suspend and timer.
     Power = acpi_pm::DEVICE;
     /// Address port of an absent PCI bus.
     PciAddress = null_ports::PCI_ADDRESS;
-    /// Reset control register.
+    /// Reset control register of a PC's chipset.
     ResetControl = reset_ports::RESET_CONTROL;
     /// Data ports of an absent PCI bus.
     PciData = null_ports::PCI_DATA;
@@ -100,11 +100,11 @@ device_kinds! {
     TestLines = kvm_testdev::LINES;
     /// Test device of kvm-unit-tests: bytes in the address space.
     TestMemory = kvm_testdev::MEMORY;
-    /// Virtio disk.
+    /// Virtio block device: a disk.
     VirtioBlock = virtio::BLOCK;
-    /// Virtio terminal.
+    /// Virtio console device: a terminal.
     VirtioConsole = virtio::CONSOLE;
-    /// Virtio source of random numbers.
+    /// Virtio entropy device: random numbers.
     VirtioEntropy = virtio::ENTROPY;
 }
 
@@ -206,15 +206,15 @@ impl Default for DeviceSpecs {
 /// Device of a machine, with its address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InstalledDevice<'a> {
-    /// Origin of the device.
+    /// Origin of the device: built in, virtio, or supplied by the user of this library.
     pub source: DeviceSource,
-    /// Name in tables and messages.
+    /// Name of the device in tables and messages.
     pub name: &'a str,
-    /// Name with an article, for messages; that of a user's device is its name.
+    /// Name of the device with an article, for messages; that of a user's device is its name.
     pub title: &'a str,
-    /// First port or address.
+    /// First I/O port or guest-physical address of the device.
     pub at: BusAddress,
-    /// Number of ports or bytes.
+    /// Number of ports or bytes that the device occupies.
     pub length: u64,
     /// Interrupt inputs (GSIs), connected on machines with [`Interrupts::Pc`](crate::spec::Interrupts::Pc).
     pub irqs: &'a [u32],
@@ -225,11 +225,11 @@ pub struct InstalledDevice<'a> {
 /// Origin of a device of a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DeviceSource {
-    /// Built in, one of its kind.
+    /// Built-in device, which a machine has at most once.
     BuiltIn(DeviceKind),
-    /// Position in [`DeviceSpecs::virtio`].
+    /// Virtio device, by its position in [`DeviceSpecs::virtio`].
     Virtio(usize),
-    /// Position in [`DeviceSpecs::custom`].
+    /// Device of the library's user, by its position in [`DeviceSpecs::custom`].
     Custom(usize),
 }
 

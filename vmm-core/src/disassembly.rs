@@ -16,7 +16,7 @@ use crate::cpu::cpu_state::{OperandWidth, linear_rip, operand_width};
 /// Maximum length of an instruction in bytes (SDM vol. 2, 2.3.11).
 pub const MAX_INSTRUCTION_LENGTH: usize = 15;
 
-/// Decoded instruction.
+/// Decoded x86 instruction: its address, bytes and text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Instruction {
@@ -24,7 +24,7 @@ pub struct Instruction {
     pub address: u64,
     /// Bytes of the instruction, 1 to 15.
     pub bytes: Vec<u8>,
-    /// Operand width that it was decoded with.
+    /// Operand width that the instruction was decoded with.
     pub width: OperandWidth,
     /// Instruction in NASM syntax, such as `out dx,al`.
     pub text: String,

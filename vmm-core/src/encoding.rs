@@ -6,14 +6,14 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Error of [`from_bytes`].
+/// Bytes that are not the saved form of a value ([`from_bytes`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeError {
     /// The bytes end early, or a value among them is invalid.
     #[error("the bytes are not those of such a value")]
     Invalid,
-    /// Bytes follow the value.
+    /// Bytes follow the end of the value.
     #[error("bytes follow the value: {0} of them")]
     Trailing(usize),
 }
@@ -23,7 +23,7 @@ pub enum DecodeError {
 #[error("the value has a part of unknown length")]
 pub struct EncodeError;
 
-/// Returns the bytes of `value`.
+/// Returns the saved form of `value`: its fields in binary, without names.
 ///
 /// # Errors
 /// [`EncodeError`]; not for types that derive `Serialize`.
@@ -31,7 +31,7 @@ pub fn to_bytes<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, EncodeError
     postcard::to_allocvec(value).map_err(|_| EncodeError)
 }
 
-/// Returns the value of all of `bytes`.
+/// Returns the value whose saved form is all of `bytes`.
 ///
 /// # Errors
 /// [`DecodeError`]: the bytes are not those of one `T`, or others follow it.

@@ -65,9 +65,9 @@ pub enum RequiredFeature {
 /// State of a vCPU before the guest's first instruction.
 #[derive(Debug, Clone, PartialEq)]
 pub struct InitialState {
-    /// Special registers, for `KVM_SET_SREGS`.
+    /// Segments, descriptor tables, control registers and EFER, for `KVM_SET_SREGS`.
     pub sregs: kvm_sregs,
-    /// General registers, for `KVM_SET_REGS`.
+    /// General registers, RIP and RFLAGS, for `KVM_SET_REGS`.
     pub regs: kvm_regs,
     /// Tables for guest memory, sorted by address.
     pub images: Vec<TableImage>,
@@ -192,7 +192,7 @@ impl ReadMemory for [TableImage] {
 }
 
 impl RequiredFeature {
-    /// Returns the name in messages.
+    /// Returns the name of the feature in messages.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

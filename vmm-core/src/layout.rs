@@ -46,9 +46,9 @@ pub use table::{LayoutRow, LayoutRowKind};
 /// Part of guest memory that the VMM allocates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum LayoutPart {
-    /// Global descriptor table.
+    /// Global descriptor table (GDT).
     Gdt,
-    /// Interrupt descriptor table.
+    /// Interrupt descriptor table (IDT).
     Idt,
     /// Task state segment, with the I/O permission bitmap for ring 3.
     Tss,
@@ -56,14 +56,14 @@ pub enum LayoutPart {
     TrapPage,
     /// Ring-0 stack for a guest in ring 3, used by the handlers.
     KernelStack,
-    /// Page tables, the root first.
+    /// Page tables, with the root table first.
     PageTables,
-    /// Stack of the guest.
+    /// Stack that the guest starts with.
     Stack,
 }
 
 impl LayoutPart {
-    /// Returns the name in tables and messages.
+    /// Returns the name of the part in tables and messages.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -91,8 +91,8 @@ impl LayoutPart {
         }
     }
 
-    /// Returns the size in bytes, 0 if the machine has no such part; `None` for page tables and stack, whose size depends on
-    /// the rest of the layout.
+    /// Returns the size of the part in bytes, 0 if the machine has no such part; `None` for page tables and stack, whose size
+    /// depends on the rest of the layout.
     #[must_use]
     pub const fn fixed_size(self, mode: Mode, ring: Ring) -> Option<u16> {
         let has_trap_page = matches!(ring, Ring::User) && mode.is_protected();
@@ -107,7 +107,7 @@ impl LayoutPart {
     }
 }
 
-/// Owner of a guest-physical range.
+/// Owner of a guest-physical range: memory, a device, a file of the guest, or a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RangeOwner {
     /// Memory region; the number counts from 1 in the order of the description.
@@ -122,7 +122,7 @@ pub enum RangeOwner {
     Guest(String),
     /// Tables of a PC's firmware, by their name in messages.
     Firmware(&'static str),
-    /// Part that the VMM allocates.
+    /// Part of guest memory that the VMM allocates.
     Part(LayoutPart),
 }
 
@@ -143,9 +143,9 @@ impl fmt::Display for RangeOwner {
 /// Guest-physical range and its owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LayoutEntry {
-    /// Owner of the range.
+    /// Owner of the guest-physical range.
     pub owner: RangeOwner,
-    /// The range.
+    /// Guest-physical range of the owner.
     pub range: GpaRange,
 }
 
@@ -178,12 +178,12 @@ impl fmt::Display for LayoutEntry {
     }
 }
 
-/// Memory region of a layout.
+/// Memory region of a layout: a guest-physical range with memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LayoutRegion {
-    /// Number, counted from 1 in the order of the description.
+    /// Number of the region, counted from 1 in the order of the description.
     pub number: usize,
-    /// Guest-physical range.
+    /// Guest-physical range of the region.
     pub range: GpaRange,
     /// True if the guest cannot write to it.
     pub read_only: bool,

@@ -59,7 +59,7 @@ use crate::machine::suspend::SuspendTimes;
 use crate::paging::walk::Walker;
 use crate::spec::{Interrupts, MachineSpec, MemoryBacking, MemoryRegion};
 
-/// A machine, ready to run.
+/// Virtual machine that is built and can be run.
 #[derive(Debug)]
 pub struct Machine {
     pub(crate) board: Board,
@@ -99,7 +99,7 @@ impl Machine {
         Self::build_with_devices(kvm, spec, guest, console, Vec::new())
     }
 
-    /// Builds a machine like [`Machine::build`], with devices of the caller's. Their descriptions become
+    /// Builds a machine like [`Machine::build`], with additional devices from the caller. Their descriptions become
     /// `spec.devices.custom`; where there are descriptions and no devices, that is an error.
     ///
     /// # Errors
@@ -136,48 +136,48 @@ impl Machine {
         })
     }
 
-    /// Description that the machine was built from.
+    /// Returns the description that the machine was built from.
     #[must_use]
     pub fn spec(&self) -> &MachineSpec {
         &self.board.spec
     }
 
-    /// Snapshot that the machine was made from; `None` if it was built.
+    /// Returns the snapshot that the machine was made from; `None` if it was built.
     #[must_use]
     pub const fn origin(&self) -> Option<&Snapshot> {
         self.origin.as_ref()
     }
 
-    /// Memory layout: the ranges in use and their owners.
+    /// Returns the memory layout: the ranges in use and their owners.
     #[must_use]
     pub fn layout(&self) -> &Layout {
         &self.board.layout
     }
 
-    /// Guest memory.
+    /// Returns the memory of the guest.
     #[must_use]
     pub fn memory(&self) -> &GuestMemory {
         &self.board.memory
     }
 
-    /// Buses of the devices: for ports, and for guest-physical addresses.
+    /// Returns the buses of the devices: for ports, and for guest-physical addresses.
     #[must_use]
     pub fn buses(&self) -> (&Bus, &Bus) {
         (&self.board.ports, &self.board.mmio)
     }
 
-    /// vCPU that ended the last run; before the first run, the bootstrap processor.
+    /// Returns the vCPU that ended the last run; before the first run, the bootstrap processor.
     #[must_use]
     pub fn vcpu(&self) -> &Vcpu {
         &self.processors.get(self.stopped_vcpu).unwrap_or_else(|| self.processors.bsp()).vcpu
     }
 
-    /// vCPUs of the machine, by number; the bootstrap processor is the first.
+    /// Returns the vCPUs of the machine, by number; the bootstrap processor is the first.
     pub fn vcpus(&self) -> impl Iterator<Item = &Vcpu> {
         self.processors.iter().map(|processor| &processor.vcpu)
     }
 
-    /// Exits so far, of all vCPUs.
+    /// Returns the number of exits so far, of all vCPUs.
     #[must_use]
     pub fn exits(&self) -> ExitCounts {
         let mut exits = self.processors.bsp().exits.clone();
@@ -187,14 +187,14 @@ impl Machine {
         exits
     }
 
-    /// Time that the guest had the machine suspended, in all its runs.
+    /// Returns the time that the guest had the machine suspended, in all its runs.
     #[must_use]
     pub const fn time_suspended(&self) -> Duration {
         self.suspend_times.total
     }
 
-    /// MSRs that the guest accessed and KVM does not have. They are reported on machines with interrupts only: guests without
-    /// interrupts are seldom kernels that probe MSRs.
+    /// Returns the MSRs that the guest accessed and KVM does not have. They are reported on machines with interrupts only:
+    /// guests without interrupts are seldom kernels that probe MSRs.
     #[must_use]
     pub fn unknown_msrs(&self) -> UnknownMsrs {
         let mut all = self.processors.bsp().unknown_msrs.clone();
@@ -205,13 +205,13 @@ impl Machine {
         all
     }
 
-    /// Verdict on an end of a run of this machine.
+    /// Returns the verdict on an end of a run of this machine.
     #[must_use]
     pub const fn verdict(&self, end: &End) -> Verdict {
         end.verdict(self.board.spec.halt, self.board.spec.reset)
     }
 
-    /// Page walker set up from the current control registers of [`Machine::vcpu`].
+    /// Returns a page walker for the current control registers of [`Machine::vcpu`].
     ///
     /// # Errors
     /// [`Error::Kvm`].
@@ -219,7 +219,7 @@ impl Machine {
         Ok(self.walker_from_sregs(&self.vcpu().sregs()?))
     }
 
-    /// Page walker for a vCPU of this machine that has these special registers.
+    /// Returns a page walker for a vCPU of this machine that has the given special registers.
     #[must_use]
     pub fn walker_from_sregs(&self, sregs: &kvm_sregs) -> Walker {
         let host::CpuTraits { physical_bits, amd } = self.board.cpu;

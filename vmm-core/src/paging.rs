@@ -39,14 +39,14 @@ pub enum Scheme {
     FiveLevel,
 }
 
-/// Level of the page tables.
+/// Level of the page tables, such as the PML4.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Level {
-    /// Name of a table of this level in the SDM, such as `PML4`.
+    /// Name of a table of the level in the SDM, such as `PML4`.
     pub name: &'static str,
-    /// Lowest address bit of the index into a table. One entry covers `1 << shift` bytes.
+    /// Number of the lowest address bit of the index into a table. One entry covers `1 << shift` bytes.
     pub shift: u32,
-    /// Width of the index in bits.
+    /// Width of the index into a table, in bits.
     pub index_bits: u32,
     /// Page size that an entry of this level can map; `None` if it can only refer to a table.
     pub leaf: Option<PageSize>,
@@ -119,7 +119,7 @@ impl Scheme {
         }
     }
 
-    /// Returns the levels, the root first.
+    /// Returns the levels of the page tables, the root first.
     #[must_use]
     pub const fn levels(self) -> &'static [Level] {
         match self {
@@ -130,7 +130,7 @@ impl Scheme {
         }
     }
 
-    /// Returns the size of an entry in bytes: 4 or 8.
+    /// Returns the size of a page table entry in bytes: 4 or 8.
     #[must_use]
     pub const fn entry_bytes(self) -> u64 {
         match self {
@@ -183,7 +183,7 @@ impl Scheme {
         }
     }
 
-    /// Returns the name in messages.
+    /// Returns the name of the paging scheme in messages.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

@@ -22,11 +22,11 @@ use crate::machine::observer::{ExitView, Observer};
 /// Largest size of a record in bytes: some four million exits.
 const MAX_RECORD_SIZE: usize = 32 << 20;
 
-/// Signature of an exit, in 64 bits: type, width, bits 0 to 15 of the address, and a hash of all its data.
+/// Signature of an exit, in 64 bits: its type, width, bits 0 to 15 of the address, and a hash of all its data.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Signature(u64);
 
-/// Record of a run.
+/// Record of a run: the exits of the guest and the answers that it read.
 #[derive(Debug, Clone)]
 pub struct Recording {
     signatures: Vec<Signature>,
@@ -57,7 +57,7 @@ impl Recording {
         Self { signatures: Vec::new(), answers: Vec::new(), seen: 0, limit, full: false }
     }
 
-    /// Number of recorded exits. Signals and debug events are not exits of the guest and are not recorded.
+    /// Returns the number of recorded exits. Signals and debug events are not exits of the guest and are not recorded.
     #[must_use]
     pub fn exits(&self) -> u64 {
         u64::try_from(self.signatures.len()).unwrap_or(u64::MAX)
@@ -69,7 +69,7 @@ impl Recording {
         self.full
     }
 
-    /// Number of exits of the run, recorded or not.
+    /// Returns the number of exits of the run, recorded or not.
     #[must_use]
     pub const fn seen(&self) -> u64 {
         self.seen
@@ -156,12 +156,12 @@ impl Signature {
     }
 }
 
-/// First exit of a replay that is not the recorded one.
+/// Difference between a replay and the recorded run: the first exit that is not the recorded one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Divergence {
     /// Number of the exit, counted from 0.
     pub exit: u64,
-    /// Signature of the recorded exit.
+    /// Signature of the exit in the recorded run.
     pub recorded: Signature,
     /// Signature of the exit in the replay.
     pub found: Signature,

@@ -68,19 +68,19 @@ impl Snapshot {
         })
     }
 
-    /// State of vCPUs, interrupt controllers and devices.
+    /// Returns the state of vCPUs, interrupt controllers and devices.
     #[must_use]
     pub fn state(&self) -> &MachineState {
         &self.state
     }
 
-    /// CPUID of the vCPUs, if it was set.
+    /// Returns the CPUID of the vCPUs, if it was set.
     #[must_use]
     pub fn cpuid(&self) -> Option<&[kvm_cpuid_entry2]> {
         self.config.cpuid.as_ref().map(CpuId::as_slice)
     }
 
-    /// Names of features in the guest's CPUID that this host does not have.
+    /// Returns the names of features in the guest's CPUID that this host does not have.
     ///
     /// # Errors
     /// [`Error::Kvm`].
@@ -89,19 +89,19 @@ impl Snapshot {
         Ok(cpuid::missing_features(told, &kvm.supported_cpuid()?, &self.config.spec.cpuid_changes))
     }
 
-    /// Memory of the machine.
+    /// Returns the contents of the machine's memory.
     #[must_use]
     pub const fn memory(&self) -> &MemoryImage {
         &self.memory
     }
 
-    /// Description that the machine was built from.
+    /// Returns the description that the machine was built from.
     #[must_use]
     pub fn spec(&self) -> &MachineSpec {
         &self.config.spec
     }
 
-    /// Copies the snapshot, with changed registers of the first vCPU.
+    /// Returns a copy of the snapshot with changed registers of the first vCPU.
     #[must_use]
     pub fn with_registers(&self, change: impl FnOnce(&mut kvm_regs)) -> Self {
         let mut changed = self.clone();
@@ -141,7 +141,7 @@ impl Snapshot {
 }
 
 impl Machine {
-    /// Takes a snapshot. The instruction of the last exit of each vCPU is finished first.
+    /// Takes a snapshot of the machine in its present state. The instruction of the last exit of each vCPU is finished first.
     ///
     /// # Errors
     /// [`Error::Kvm`] where the state cannot be read, [`Error::Snapshot`] where there is no memory left for it.

@@ -43,7 +43,7 @@ pub struct MachineSpec<E = EntryPoint> {
     pub tss_address: Gpa,
     /// Number of vCPUs, at least 1. More than one requires [`MachineSpec::interrupts`].
     pub vcpus: u32,
-    /// Interrupt controllers.
+    /// Interrupt controllers of the machine.
     pub interrupts: Interrupts,
     /// Initial state of the first vCPU.
     pub boot: BootSpec<E>,
@@ -59,7 +59,7 @@ pub struct MachineSpec<E = EntryPoint> {
     pub reset: ResetPolicy,
     /// Limits at which the VMM stops the guest.
     pub limits: LimitSpec,
-    /// CPUID that the guest sees.
+    /// CPUID leaves that the guest sees.
     pub cpuid: CpuidPolicy,
     /// Features that are hidden (`false`) or set (`true`) in the host's CPUID. Ignored with [`CpuidPolicy::None`].
     pub cpuid_changes: Vec<(CpuidFeature, bool)>,
@@ -68,7 +68,7 @@ pub struct MachineSpec<E = EntryPoint> {
 }
 
 impl<E> MachineSpec<E> {
-    /// Returns the machine that starts at `entry`.
+    /// Returns the description with `entry` as the address of the first instruction.
     #[must_use]
     pub fn with_entry<F>(self, entry: F) -> MachineSpec<F> {
         let BootSpec { mode, ring, entry: _, paging, sse, registers, gdt_layout } = self.boot;
@@ -95,8 +95,8 @@ impl MachineSpec {
     /// Default address for `KVM_SET_TSS_ADDR`: below the BIOS area, as in QEMU.
     pub const DEFAULT_TSS_ADDRESS: Gpa = Gpa(0xfffb_d000);
 
-    /// Returns a machine with `memory_size` bytes of memory at address 0 and the default devices, which starts in `mode` at
-    /// `entry`.
+    /// Returns the description of a machine with `memory_size` bytes of memory at address 0 and the default devices, which
+    /// starts in `mode` at `entry`.
     #[must_use]
     pub fn new(mode: Mode, memory_size: u64, entry: EntryPoint) -> Self {
         Self {
@@ -117,42 +117,42 @@ impl MachineSpec {
         }
     }
 
-    /// Returns the machine with one more memory region.
+    /// Returns the description with one more memory region.
     #[must_use]
     pub fn with_memory(mut self, region: MemoryRegion) -> Self {
         self.memory.push(region);
         self
     }
 
-    /// Returns the machine with `vcpus` vCPUs and these interrupt controllers.
+    /// Returns the description with `vcpus` vCPUs and the given interrupt controllers.
     #[must_use]
     pub const fn with_vcpus(mut self, vcpus: u32, interrupts: Interrupts) -> Self {
         (self.vcpus, self.interrupts) = (vcpus, interrupts);
         self
     }
 
-    /// Returns the machine whose guest starts in `ring`.
+    /// Returns the description with `ring` as the privilege level of the guest.
     #[must_use]
     pub const fn with_ring(mut self, ring: Ring) -> Self {
         self.boot.ring = ring;
         self
     }
 
-    /// Returns the machine with one more general register preset.
+    /// Returns the description with one more general register preset.
     #[must_use]
     pub fn with_register(mut self, register: Register, value: u64) -> Self {
         self.boot.registers.push((register, value));
         self
     }
 
-    /// Returns the machine with one more mapping in its page tables.
+    /// Returns the description with one more mapping in the page tables.
     #[must_use]
     pub fn with_mapping(mut self, mapping: Mapping) -> Self {
         self.boot.paging.maps.push(mapping);
         self
     }
 
-    /// Returns the machine with these limits.
+    /// Returns the description with the given limits.
     #[must_use]
     pub const fn with_limits(mut self, limits: LimitSpec) -> Self {
         self.limits = limits;
@@ -163,13 +163,13 @@ impl MachineSpec {
 /// Initial state of the first vCPU, with an entry of type `E`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BootSpec<E = EntryPoint> {
-    /// CPU mode.
+    /// CPU mode in which the guest starts.
     pub mode: Mode,
     /// Privilege level of the guest's code; must be [`Ring::Kernel`] in real mode.
     pub ring: Ring,
     /// Address of the first instruction.
     pub entry: E,
-    /// Page tables.
+    /// Page tables that the guest starts with.
     pub paging: PagingSpec,
     /// True to enable SSE (CR0.MP, CR4.OSFXSR, CR4.OSXMMEXCPT). `None` enables it in long mode only.
     pub sse: Option<bool>,
@@ -182,16 +182,16 @@ pub struct BootSpec<E = EntryPoint> {
 /// Order of the descriptors in the initial GDT, which decides their selectors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum GdtLayout {
-    /// Ring-0 code 0x08 and data 0x10, ring-3 data 0x1b and code 0x23, as SYSCALL and SYSRET require.
+    /// GDT with ring-0 code 0x08 and data 0x10, ring-3 data 0x1b and code 0x23, as SYSCALL and SYSRET require.
     #[default]
     Sysret,
-    /// Ring-0 code 0x10 and data 0x18, no descriptors for ring 3: `__BOOT_CS` and `__BOOT_DS` of Linux
+    /// GDT with ring-0 code 0x10 and data 0x18, no descriptors for ring 3: `__BOOT_CS` and `__BOOT_DS` of Linux
     /// (Documentation/arch/x86/boot.rst). Old 32-bit kernels load them before they have a GDT of their own.
     Linux,
 }
 
 impl BootSpec {
-    /// Returns a state in ring 0 at `entry` with identity-mapped memory and all registers 0.
+    /// Returns a description that starts in ring 0 at `entry` with identity-mapped memory and all registers 0.
     #[must_use]
     pub fn new(mode: Mode, entry: EntryPoint) -> Self {
         Self {
@@ -209,13 +209,13 @@ impl BootSpec {
 /// Address of the guest's first instruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EntryPoint {
-    /// Virtual address. In real mode a linear address below 1 MiB, from which CS and IP are computed.
+    /// Entry at a virtual address. In real mode a linear address below 1 MiB, from which CS and IP are computed.
     Address(Gva),
-    /// CS and IP; real mode only.
+    /// Entry given by CS and IP; real mode only.
     Segmented {
-        /// Value of CS; its base is the value times 16.
+        /// Value of CS at the entry; its base is the value times 16.
         segment: u16,
-        /// Value of IP.
+        /// Value of IP at the entry.
         offset: u16,
     },
 }
@@ -256,13 +256,13 @@ pub struct Mapping {
     pub gva: Gva,
     /// First physical address; a multiple of 4 KiB.
     pub gpa: Gpa,
-    /// Size in bytes; a multiple of 4 KiB, not 0.
+    /// Size of both ranges in bytes; a multiple of 4 KiB, not 0.
     pub size: u64,
-    /// Permissions of its pages.
+    /// Permissions of the pages of the mapping.
     pub access: PagePermissions,
 }
 
-/// Page permissions.
+/// Permissions of a page: read, write, execute, and access from ring 3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PagePermissions {
     /// True if the guest may write (R/W bit).
@@ -280,13 +280,13 @@ pub struct PinnedAddresses {
     pub stack_top: Option<Gpa>,
     /// Size of the stack in bytes. `None` means 64 KiB, or less in a small machine.
     pub stack_size: Option<u64>,
-    /// Global descriptor table; a multiple of 8.
+    /// Address of the global descriptor table; a multiple of 8.
     pub gdt: Option<Gpa>,
-    /// Interrupt descriptor table; a multiple of 8.
+    /// Address of the interrupt descriptor table; a multiple of 8.
     pub idt: Option<Gpa>,
-    /// Task state segment; a multiple of 4 KiB.
+    /// Address of the task state segment; a multiple of 4 KiB.
     pub tss: Option<Gpa>,
-    /// First page table (CR3); a multiple of 4 KiB. The other tables follow it.
+    /// Address of the first page table (CR3); a multiple of 4 KiB. The other tables follow it.
     pub page_tables: Option<Gpa>,
 }
 
@@ -295,11 +295,11 @@ pub struct PinnedAddresses {
 #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum UnmappedPolicy {
-    /// Reads return all ones, and writes are ignored, as on a PC's bus.
+    /// A read returns all ones, and a write is ignored, as on a PC's bus.
     #[default]
     #[serde(rename = "ones")]
     ReadOnes,
-    /// Stops the run with an error that names the access.
+    /// An access stops the run with an error that names it.
     Stop,
 }
 
@@ -308,7 +308,7 @@ pub enum UnmappedPolicy {
 #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Interrupts {
-    /// None: HLT ends the run, and the guest is never interrupted.
+    /// No interrupt controllers: HLT ends the run, and the guest is never interrupted.
     #[default]
     None,
     /// Local APIC with its timer for each vCPU. Devices cannot interrupt.
@@ -322,10 +322,10 @@ pub enum Interrupts {
 #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum HaltPolicy {
-    /// The guest finished successfully.
+    /// HLT is success: the guest has finished.
     #[default]
     Success,
-    /// The guest hung.
+    /// HLT is a hang: the guest waits forever.
     Hung,
 }
 
@@ -334,23 +334,23 @@ pub enum HaltPolicy {
 #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum ResetPolicy {
-    /// The guest failed: kernels reset the machine when they cannot continue.
+    /// Reset is a failure: kernels reset the machine when they cannot continue.
     #[default]
     Failure,
-    /// The guest finished successfully.
+    /// Reset is success: the guest has finished.
     Success,
 }
 
 /// Limits at which the VMM stops a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LimitSpec {
-    /// Wall-clock time from the first `KVM_RUN`; `None` for no limit.
+    /// Maximum wall-clock time from the first `KVM_RUN`; `None` for no limit.
     pub time: Option<Duration>,
-    /// Number of exits to user space; `None` for no limit.
+    /// Maximum number of exits to user space; `None` for no limit.
     pub exits: Option<u64>,
 }
 
-/// CPUID that the guest sees.
+/// Policy for the CPUID leaves that the guest sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
@@ -358,7 +358,7 @@ pub enum CpuidPolicy {
     /// No CPUID is set: every leaf reads as zero, and KVM hides features that CPUID would announce. Fastest start.
     #[default]
     None,
-    /// All that KVM supports on the host (`KVM_GET_SUPPORTED_CPUID`).
+    /// The guest sees all that KVM supports on the host (`KVM_GET_SUPPORTED_CPUID`).
     Host,
 }
 

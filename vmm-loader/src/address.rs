@@ -28,7 +28,7 @@ impl fmt::Display for VirtAddr {
 pub struct NamedRange {
     /// Name of the content, such as `segment 1 (rw-)` or `flat binary`.
     pub name: String,
-    /// First address and exclusive end.
+    /// Guest-physical range: first address and exclusive end.
     pub range: Range<GuestAddress>,
 }
 

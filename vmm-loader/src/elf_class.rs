@@ -35,7 +35,7 @@ impl ElfClass {
         }
     }
 
-    /// Returns the highest address of the class.
+    /// Returns the highest address of the ELF class.
     #[must_use]
     pub const fn last_address(self) -> u64 {
         match self {

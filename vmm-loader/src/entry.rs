@@ -11,10 +11,10 @@ use crate::plan::LoadPlan;
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum EntryError {
-    /// `e_entry` is 0, and no segment is loaded there.
+    /// File without an entry: `e_entry` is 0, and no segment is loaded there.
     #[error("the file names no entry (e_entry is 0)")]
     NoEntry,
-    /// `e_entry` is outside all segments.
+    /// Entry `e_entry` that is outside all segments.
     #[error("the file's entry {0} is in none of its segments")]
     Outside(VirtAddr),
 }

@@ -16,13 +16,13 @@ use crate::symbols::Symbols;
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum FlatError {
-    /// Empty file.
+    /// Empty file, which has no instruction to run.
     #[error("the file is empty")]
     Empty,
     /// File that would end above [`MAX_PHYSICAL_ADDRESS`].
     #[error("{} at {:#x} would end after {:#x}, the last physical address there is", ByteSize(*.size), .address.0, MAX_PHYSICAL_ADDRESS)]
     AddressTooHigh {
-        /// Load address.
+        /// Guest-physical address that the file was to be loaded at.
         address: GuestAddress,
         /// Size of the file in bytes.
         size: u64,

@@ -33,18 +33,18 @@ pub enum WriteError {
     /// File of another size than the one that the plan was made from.
     #[error("the file has changed since it was read: it had {} and has {}", ByteSize(*.planned), ByteSize(*.now))]
     FileChanged {
-        /// Size in bytes when the plan was made.
+        /// Size of the file when the plan was made, in bytes.
         planned: u64,
-        /// Size in bytes now.
+        /// Size of the file now, in bytes.
         now: u64,
     },
     /// Plan that does not fit into guest memory.
     #[error(transparent)]
     Bounds(#[from] BoundsError),
-    /// Write that guest memory refused.
+    /// Write that the memory of the guest refused.
     #[error("cannot write {what} to guest memory")]
     Memory {
-        /// Name and range of the bytes.
+        /// Name and guest-physical range of the bytes.
         what: NamedRange,
         /// Error of the memory backend.
         source: GuestMemoryError,

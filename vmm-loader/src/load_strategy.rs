@@ -16,7 +16,7 @@ const PAGE_SIZE: u64 = 4096;
 /// about 32 MiB.
 pub const MAP_THRESHOLD: u64 = 32 << 20;
 
-/// Policy for loading segments.
+/// Policy that decides which segments are mapped from the file and which are copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[cfg_attr(
@@ -33,7 +33,7 @@ pub enum LoadPolicy {
     /// Everything is copied, so that the files may change while the guest runs.
     #[cfg_attr(feature = "schemars", schemars(description = "Copy everything before the guest runs."))]
     Copy,
-    /// All whole pages are mapped.
+    /// All whole pages are mapped, in segments of any size.
     #[cfg_attr(feature = "schemars", schemars(description = "Map all whole pages."))]
     Map,
 }
@@ -61,13 +61,13 @@ pub struct MappedPart {
     pub size: u64,
 }
 
-/// Reason for copying a segment.
+/// Reason why a segment is copied and not mapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CopyReason {
-    /// Segment smaller than [`MAP_THRESHOLD`].
+    /// Segment that is smaller than [`MAP_THRESHOLD`].
     Small,
-    /// [`LoadPolicy::Copy`].
+    /// Policy of the caller to copy everything ([`LoadPolicy::Copy`]).
     Policy,
     /// File offset and physical address that are not congruent modulo 4 KiB.
     Unaligned,

@@ -6,11 +6,11 @@ use vm_memory::GuestAddress;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MemoryMapEntry {
-    /// First address.
+    /// First guest-physical address of the range.
     pub start: GuestAddress,
-    /// Size in bytes. A memory map has no entry of size 0.
+    /// Size of the range in bytes. A memory map has no entry of size 0.
     pub size: u64,
-    /// Use of the range.
+    /// Use of the range: usable or reserved.
     pub kind: MemoryMapKind,
 }
 

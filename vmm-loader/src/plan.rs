@@ -22,12 +22,12 @@ use crate::symbols::{Symbol, SymbolTableError, Symbols};
 pub enum ImageKind {
     /// ELF file linked to fixed addresses (ET_EXEC).
     Executable,
-    /// Position-independent ELF file (ET_DYN).
+    /// Position-independent ELF file (ET_DYN) without a dynamic linker.
     StaticPie {
         /// Base address: the start of the lowest segment, rounded down to the alignment of the segments.
         base: GuestAddress,
     },
-    /// Flat binary.
+    /// Flat binary: bytes without a format.
     Flat,
     /// Bytes that a boot protocol puts into memory. Holds their name, such as `Linux kernel` or `module`.
     Raw(&'static str),
@@ -37,7 +37,8 @@ pub enum ImageKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum PlanNote {
-    /// PT_TLS of this size in bytes. On a bare machine, the guest itself has to set up the thread pointer.
+    /// Thread-local storage (PT_TLS) of this size in bytes, which the loader does not set up. On a bare machine, the guest
+    /// itself has to set up the thread pointer.
     #[error("{} of thread-local storage (PT_TLS): the guest has to set it up itself", ByteSize(*.0))]
     ThreadLocalStorage(u64),
     /// Symbol table that cannot be read. The plan has no symbols.
@@ -45,7 +46,7 @@ pub enum PlanNote {
     Symbols(SymbolTableError),
 }
 
-/// Plan for loading a file.
+/// Plan for loading a file into guest memory: its segments, relocations, entry and symbols.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoadPlan {
     pub(crate) class: Option<ElfClass>,
@@ -59,13 +60,13 @@ pub struct LoadPlan {
 }
 
 impl LoadPlan {
-    /// Returns the class of an ELF file, or `None` for other files.
+    /// Returns the ELF class of an ELF file, or `None` for other files.
     #[must_use]
     pub const fn class(&self) -> Option<ElfClass> {
         self.class
     }
 
-    /// Returns the kind of the file.
+    /// Returns the kind of the file: executable, static PIE, flat binary or raw bytes.
     #[must_use]
     pub const fn kind(&self) -> ImageKind {
         self.kind

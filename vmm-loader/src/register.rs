@@ -12,7 +12,7 @@ macro_rules! registers {
         #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
         pub enum Register {
             $(
-                #[doc = concat!("`", $name, "`.")]
+                #[doc = concat!("Register `", $name, "`.")]
                 $register,
             )*
         }

@@ -6,9 +6,9 @@ use vm_memory::GuestAddress;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Relocation {
-    /// Guest-physical address of the word.
+    /// Guest-physical address of the word to write.
     pub target: GuestAddress,
-    /// Value to write.
+    /// Value to write to the word.
     pub value: RelocationValue,
 }
 
@@ -17,8 +17,8 @@ pub struct Relocation {
 /// Exhaustive: there is one variant for each [`ElfClass`](crate::ElfClass).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RelocationValue {
-    /// Four bytes (ELF32).
+    /// Value of four bytes, for ELF32.
     Bits32(u32),
-    /// Eight bytes (ELF64).
+    /// Value of eight bytes, for ELF64.
     Bits64(u64),
 }

@@ -18,7 +18,7 @@ use crate::bytes::slice;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Segment {
-    /// Number of the program header, as `readelf -l` counts; 0 for a flat binary.
+    /// Number of the segment's program header, as `readelf -l` counts; 0 for a flat binary.
     pub index: usize,
     /// First guest-physical address (`p_paddr`): the load address.
     pub phys: GuestAddress,
@@ -32,7 +32,7 @@ pub struct Segment {
     pub mem_size: u64,
     /// Required alignment in bytes (`p_align`): a power of two; 1 for none.
     pub align: u64,
-    /// Permissions (`p_flags`). The loader does not enforce them; page tables may.
+    /// Permissions that the file asks for (`p_flags`). The loader does not enforce them; page tables may.
     pub flags: SegmentFlags,
 }
 
@@ -41,11 +41,11 @@ pub struct Segment {
 /// Exhaustive: the gABI defines no other permission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SegmentFlags {
-    /// Readable (PF_R).
+    /// True if the segment is readable (PF_R).
     pub read: bool,
-    /// Writable (PF_W).
+    /// True if the segment is writable (PF_W).
     pub write: bool,
-    /// Executable (PF_X).
+    /// True if the segment is executable (PF_X).
     pub execute: bool,
 }
 

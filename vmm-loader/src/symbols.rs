@@ -34,7 +34,7 @@ pub struct Symbol {
     pub address: VirtAddr,
     /// Size in bytes; 0 if the file gives none, as for most labels.
     pub size: u64,
-    /// Kind of the symbol.
+    /// Kind of the symbol: function, variable, label or absolute value.
     pub kind: SymbolKind,
     /// True if the symbol is visible outside its object file (STB_GLOBAL or STB_WEAK).
     pub global: bool,
@@ -47,10 +47,10 @@ pub enum SymbolTableError {
     /// Section header table outside the file, or with an entry size that does not match the class.
     #[error("the section header table is damaged")]
     Sections,
-    /// Symbol table outside the file.
+    /// Symbol table that is outside the file.
     #[error("the symbol table is outside the file")]
     Table,
-    /// String table of the symbols outside the file.
+    /// String table of the symbols that is outside the file.
     #[error("the string table of the symbols is outside the file")]
     Names,
     /// Symbol names that together are several times larger than the file.
@@ -65,10 +65,10 @@ pub enum SymbolError {
     /// File without symbols. Holds the requested name.
     #[error("no symbol `{0}`: the file has no symbols")]
     NoSymbols(String),
-    /// Unknown name.
+    /// Name that no symbol of the file has.
     #[error("no symbol `{name}` in the file")]
     NotFound {
-        /// Requested name.
+        /// Name that was looked up.
         name: String,
         /// Similar names, the most similar one first.
         near: Vec<String>,
@@ -76,9 +76,9 @@ pub enum SymbolError {
     /// Name of several local symbols, and of no global one.
     #[error("the symbol `{name}` is ambiguous: {}", list(.addresses))]
     Ambiguous {
-        /// Requested name.
+        /// Name that was looked up.
         name: String,
-        /// Addresses of the symbols.
+        /// Addresses of the symbols with the name.
         addresses: Vec<VirtAddr>,
     },
 }
@@ -101,7 +101,7 @@ impl SymbolError {
     }
 }
 
-/// Symbols of one file.
+/// Symbols of one ELF file at their loaded addresses.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Symbols {
     /// All symbols by address, the best name for an address last. Absolute symbols come after all others.
@@ -150,7 +150,7 @@ impl Symbols {
         self.symbols.iter()
     }
 
-    /// Returns the symbol called `name`. A global symbol is preferred to local ones.
+    /// Returns the symbol with the given name. A global symbol is preferred to local ones.
     ///
     /// # Errors
     ///

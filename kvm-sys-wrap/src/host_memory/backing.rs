@@ -13,21 +13,21 @@ use crate::error::SlotShapeProblem;
 
 const HUGE_PAGE: u64 = 2 << 20;
 
-/// Host memory behind a slot. Variants may be added in any release.
+/// Host memory that a memory slot consists of. Variants may be added in any release.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub enum SlotBacking {
-    /// Anonymous memory. Reads as zeros; untouched pages take no memory.
+    /// Anonymous memory of this process. Reads as zeros; untouched pages take no memory.
     #[default]
     Anonymous,
-    /// A new [`MemoryFile`], shared ([`Vm::slot_file`](crate::Vm::slot_file) returns it). Reads as zeros.
+    /// A new [`MemoryFile`], mapped shared ([`Vm::slot_file`](crate::Vm::slot_file) returns it). Reads as zeros.
     Memfd,
     /// Huge pages of 2 MiB from the host's pool (Documentation/admin-guide/mm/hugetlbpage.rst), reserved by `mmap`, so a guest
     /// never finds the pool empty. The slot's size must be a multiple of 2 MiB. Reads as zeros.
     Hugetlb,
     /// Private copy-on-write mapping of part of a file: reads as the file, and a page is copied when it is first written.
     CopyOf {
-        /// The file.
+        /// File whose contents the slot shows.
         file: MemoryFile,
         /// Offset of the slot's first byte in the file; a multiple of 4 KiB. The slot must not end after the file.
         offset: u64,
@@ -50,7 +50,7 @@ impl SlotBacking {
         }
     }
 
-    /// Description of the `mmap`, as it is shown to users.
+    /// Returns a description of the `mmap` for users.
     #[must_use]
     pub const fn describe(&self) -> &'static str {
         match self {

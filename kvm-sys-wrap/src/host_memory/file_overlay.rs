@@ -10,11 +10,11 @@ use crate::error::{Error, FileChange, Result, SlotShapeProblem};
 /// Range of a file, to be mapped over guest memory ([`Vm::map_file`](crate::Vm::map_file)).
 #[derive(Debug, Clone)]
 pub struct FileRange {
-    /// The file.
+    /// File that contains the range.
     pub file: MappedFile,
-    /// Offset in the file, in bytes; a multiple of 4 KiB.
+    /// Offset of the range in the file, in bytes; a multiple of 4 KiB.
     pub offset: u64,
-    /// Size in bytes; a multiple of 4 KiB, not 0. The range must not leave the file.
+    /// Size of the range in bytes; a multiple of 4 KiB, not 0. The range must not leave the file.
     pub size: u64,
 }
 

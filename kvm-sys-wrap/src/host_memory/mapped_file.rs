@@ -17,7 +17,8 @@ use super::private_copy::PrivateCopy;
 use super::sigbus::SigbusGuard;
 use crate::error::{Error, FileChange, Result};
 
-/// A file whose bytes are read when they are needed. Clones are handles to the same one.
+/// File whose bytes are read when they are first used, for this process to parse and to be mapped over guest memory. Clones
+/// are handles to the same file.
 #[derive(Debug, Clone)]
 pub struct MappedFile(Arc<Inner>);
 
@@ -66,8 +67,8 @@ impl MappedFile {
         Ok(guard.map(|guard| Self(Arc::new(Inner { guard, copy, file, path, opened }))))
     }
 
-    /// The bytes of the file: a private copy, which no change of the file reaches once it has been read. A block (16 KiB or
-    /// more) is copied when it is first accessed; where the file has lost it by then, its bytes are zero and
+    /// Returns the bytes of the file: a private copy, which no change of the file reaches once it has been read. A block (16
+    /// KiB or more) is copied when it is first accessed; where the file has lost it by then, its bytes are zero and
     /// [`MappedFile::check`] says so.
     ///
     /// The first access must come from this process itself: a system call that is given bytes which were never read before
@@ -77,19 +78,19 @@ impl MappedFile {
         self.0.copy.bytes()
     }
 
-    /// Size in bytes when the file was opened.
+    /// Returns the size that the file had when it was opened, in bytes.
     #[must_use]
     pub fn size(&self) -> u64 {
         self.0.opened.size
     }
 
-    /// Name of the file in messages.
+    /// Returns the name of the file in messages.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0.path
     }
 
-    /// Checks by size and modification time that the file is what it was when it was opened.
+    /// Checks by size and modification time that the file has not changed since it was opened.
     ///
     /// # Errors
     /// [`Error::FileChanged`].

@@ -48,7 +48,7 @@ impl MemoryFile {
         Ok(Self { file: Arc::new(file), size })
     }
 
-    /// Size in bytes.
+    /// Returns the size of the file in bytes.
     #[must_use]
     pub const fn size(&self) -> u64 {
         self.size

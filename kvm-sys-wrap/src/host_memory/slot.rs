@@ -17,13 +17,13 @@ pub struct Slot {
     pub number: u32,
     /// First guest-physical address; a multiple of 4 KiB.
     pub address: Gpa,
-    /// Size in bytes; a multiple of 4 KiB, not 0.
+    /// Size of the slot in bytes; a multiple of 4 KiB, not 0.
     pub size: u64,
-    /// Flags for the kernel.
+    /// Flags for the kernel: read-only, or with a log of written pages.
     pub flags: SlotFlags,
     /// Advice to the host about the memory behind the slot.
     pub advice: MemoryAdvice,
-    /// Source of that memory.
+    /// Host memory that the slot consists of.
     pub backing: SlotBacking,
     /// True to allow more memory than the host has, RAM and swap together. The process may be killed when the guest uses it.
     pub overcommit: bool,
@@ -32,7 +32,7 @@ pub struct Slot {
 /// Flags of a slot (`kvm_userspace_memory_region.flags`, api.rst 4.35).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SlotFlags {
-    /// `KVM_MEM_READONLY`: writes exit as MMIO. Needs `KVM_CAP_READONLY_MEM`.
+    /// `KVM_MEM_READONLY`: a write of the guest becomes an MMIO exit. Needs `KVM_CAP_READONLY_MEM`.
     pub read_only: bool,
     /// `KVM_MEM_LOG_DIRTY_PAGES`: writes are recorded for [`Vm::dirty_log`](crate::Vm::dirty_log).
     pub log_dirty: bool,
@@ -51,7 +51,7 @@ impl SlotFlags {
 pub struct MemoryAdvice {
     /// `MADV_MERGEABLE`: kernel same-page merging may share equal pages.
     pub mergeable: bool,
-    /// `MADV_HUGEPAGE`: use transparent huge pages.
+    /// `MADV_HUGEPAGE`: the kernel uses transparent huge pages for the slot.
     pub huge_pages: bool,
 }
 

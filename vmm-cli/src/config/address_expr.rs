@@ -8,12 +8,12 @@ use crate::config::values::{Address, EntryChoice, ParseError, Size, Value};
 use crate::diagnostic::Diagnostic;
 use crate::status::Status;
 
-/// Base of an address expression.
+/// Base of an address expression: an address or a symbol.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AddressBase {
-    /// Address. `segment:offset` is already converted, as in real mode.
+    /// Guest address as a number. `segment:offset` is already converted, as in real mode.
     Address(u64),
-    /// Symbol name.
+    /// Name of a symbol in the guest's ELF file.
     Symbol(String),
 }
 
@@ -22,27 +22,27 @@ pub enum AddressBase {
 pub struct AddressExpr {
     /// Base that the offset is added to.
     pub base: AddressBase,
-    /// Offset in bytes.
+    /// Offset that is added to the base, in bytes.
     pub offset: u64,
 }
 
-/// End of a range.
+/// Extent of an address range: its end, its length, or that of a symbol.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RangeExtent {
-    /// Exclusive end.
+    /// Exclusive end of the range.
     UpTo(AddressExpr),
-    /// Length in bytes.
+    /// Length of the range in bytes.
     Length(u64),
     /// Size of the symbol that the range starts at.
     Symbol,
 }
 
-/// Range of guest memory.
+/// Range of guest memory as the command line names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AddressRange {
-    /// First byte.
+    /// Address of the first byte.
     pub start: AddressExpr,
-    /// End of the range.
+    /// Extent of the range: its end, its length, or that of a symbol.
     pub extent: RangeExtent,
 }
 
@@ -58,7 +58,7 @@ impl fmt::Display for AddressExpr {
 }
 
 impl AddressExpr {
-    /// Parses an address, a symbol, or one of them with `+` and an offset.
+    /// Parses an address expression: an address, a symbol, or one of them with `+` and an offset.
     ///
     /// # Errors
     /// `text` is neither; the diagnostic has the status of a mistake on the command line.
@@ -79,7 +79,7 @@ impl AddressExpr {
 }
 
 impl AddressRange {
-    /// Parses `START..END`, `START,LENGTH`, or a symbol alone.
+    /// Parses a range: `START..END`, `START,LENGTH`, or a symbol alone.
     ///
     /// # Errors
     /// `text` is no range, or one of its addresses is invalid ([`AddressExpr::parse`]).

@@ -8,25 +8,25 @@ use vmm_core::spec::Register;
 /// Expectations for a finished run; `None` and empty lists check nothing.
 #[derive(Debug, Clone, Default)]
 pub struct Expect {
-    /// Kind of end.
+    /// Kind of end that the run must have.
     pub end: Option<EndKind>,
-    /// Whole output.
+    /// Text that the whole output must be.
     pub output: Option<String>,
-    /// Texts that the output contains, in any order.
+    /// Texts that the output must contain, in any order.
     pub output_contains: Vec<String>,
-    /// Pattern that matches somewhere in the output.
+    /// Pattern that must match somewhere in the output.
     pub output_regex: Option<Pattern>,
-    /// Texts that the first paragraph of the autopsy contains, in any order.
+    /// Texts that the first paragraph of the autopsy must contain, in any order.
     pub cause: Vec<String>,
-    /// Exit code of the guest.
+    /// Code that the guest must exit with.
     pub exit_code: Option<u32>,
-    /// Number of exits to user space.
+    /// Number of exits to user space that the run must have.
     pub exits: Option<u64>,
-    /// Maximum number of exits to user space.
+    /// Number of exits to user space that the run must not exceed.
     pub max_exits: Option<u64>,
-    /// Registers at the end, with the width of the mode.
+    /// Values that registers must have at the end of the run, with the width of the mode.
     pub registers: Vec<(Register, u64)>,
-    /// Memory contents at the end.
+    /// Contents that guest memory must have at the end of the run.
     pub memory: Vec<ExpectedMemory>,
 }
 
@@ -38,22 +38,22 @@ impl Expect {
     }
 }
 
-/// Compiled regular expression over bytes. Its classes are ASCII only, so that it compiles quickly.
+/// Regular expression over bytes, compiled. Its classes are ASCII only, so that it compiles quickly.
 #[derive(Debug, Clone)]
 pub struct Pattern(pub Regex);
 
-/// Expected memory contents.
+/// Contents that a range of guest memory must have at the end of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExpectedMemory {
-    /// Location of the first byte.
+    /// Location of the first byte: an address or a symbol.
     pub location: MemoryLocation,
-    /// Bytes, in the order of addresses.
+    /// Bytes that the range must contain, in the order of addresses.
     pub bytes: Vec<u8>,
     /// True to show expected and actual bytes as one little-endian number.
     pub is_number: bool,
 }
 
-/// Location in the guest's memory.
+/// Location in the guest's memory: an address or a symbol.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MemoryLocation {
     /// Guest-physical address.

@@ -1,4 +1,4 @@
-//! Overrides: `--set key=value` and other options that set a key, applied to the parsed file before any check.
+//! Options of the command line that set a key, such as `--set key=value`, applied to the parsed file before any check.
 //!
 //! A key is a path of names and array indexes with dots: `paging.map.0.gva`. A value is TOML; a bare word that is not a TOML
 //! value is a string, so that `--set memory.size=4MiB` needs no inner quotes. Each option becomes a text of its own in
@@ -55,13 +55,13 @@ enum Given {
 }
 
 impl Overrides {
-    /// Returns an empty list.
+    /// Returns an empty list of overrides.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds `--set key=value`, given the part after `--set`.
+    /// Adds the option `--set key=value`, given the part after `--set`.
     pub fn set(&mut self, assignment: &str) {
         let option = "--set ";
         let text = format!("{option}{assignment}");
@@ -102,42 +102,42 @@ impl Overrides {
         self
     }
 
-    /// Adds `--mode NAME`.
+    /// Adds the option `--mode NAME`.
     pub fn mode(&mut self, name: &str) {
         self.shorthand("--mode", "mode", name);
     }
 
-    /// Adds `--timeout DURATION`.
+    /// Adds the option `--timeout DURATION`.
     pub fn timeout(&mut self, duration: &str) {
         self.shorthand("--timeout", "limits.time", duration);
     }
 
-    /// Adds `--boot PROTOCOL`.
+    /// Adds the option `--boot PROTOCOL`.
     pub fn boot(&mut self, name: &str) {
         self.shorthand("--boot", "boot", name);
     }
 
-    /// Adds `--memory SIZE`.
+    /// Adds the option `--memory SIZE`.
     pub fn memory(&mut self, size: &str) {
         self.shorthand("--memory", "memory.size", size);
     }
 
-    /// Adds `--cpus NUMBER`.
+    /// Adds the option `--cpus NUMBER`.
     pub fn cpus(&mut self, number: &str) {
         self.shorthand("--cpus", "vcpus", number);
     }
 
-    /// Adds `--cmdline TEXT`. The text is used unchanged, even `1` and `"x"`.
+    /// Adds the option `--cmdline TEXT`. The text is used unchanged, even `1` and `"x"`.
     pub fn command_line(&mut self, text: &str) {
         self.text("--cmdline", "guest.cmdline", text, Given::Text(text.to_owned()));
     }
 
-    /// Adds `--initrd FILE`, relative to the working directory and not to the configuration.
+    /// Adds the option `--initrd FILE`, relative to the working directory and not to the configuration.
     pub fn initrd(&mut self, file: &str) {
         self.text("--initrd", "guest.initrd", file, Given::Text(absolute(file)));
     }
 
-    /// Adds `--module FILE[=CMDLINE]`: a module after those of the file.
+    /// Adds the option `--module FILE[=CMDLINE]`: a module after those of the file.
     pub fn module(&mut self, module: &str) {
         let (file, command_line) = match module.split_once('=') {
             Some((file, command_line)) => (file, Some(command_line.to_owned())),

@@ -34,12 +34,13 @@ pub use virtio::{Virtio, VirtioType};
 
 use super::values::{Address, Count, Matrix, OneOrMany, RegisterValues, RingLevel, Size, Time};
 
-/// Whole file.
+/// Whole configuration file, as serde reads it.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
 #[schemars(title = "vmm configuration", description = "One virtual machine and its guest.")]
 pub struct Document {
-    /// Boot protocol. Default: none if `mode` is given, else the one that the guest's file asks for.
+    /// Boot protocol that the guest is started by. Default: none if `mode` is given, else the one that the guest's file asks
+    /// for.
     pub boot: Option<Spanned<Protocol>>,
     /// CPU mode of the guest's first instruction. A boot protocol has its own mode.
     pub mode: Option<Spanned<Mode>>,
@@ -52,16 +53,16 @@ pub struct Document {
     /// Effect of an access to an address that neither memory nor a device answers.
     #[schemars(extend("default" = "ones"))]
     pub unmapped: Option<Spanned<UnmappedPolicy>>,
-    /// Meaning of a HLT.
+    /// Meaning of a HLT from which nothing wakes the guest.
     #[schemars(extend("default" = "success"))]
     pub halt: Option<Spanned<HaltPolicy>>,
     /// Meaning of a reset that the guest requests.
     #[schemars(extend("default" = "failure"))]
     pub reset: Option<Spanned<ResetPolicy>>,
-    /// Number of vCPUs. More than one require interrupts: the others wait for INIT and SIPI.
+    /// Number of vCPUs of the machine. More than one require interrupts: the others wait for INIT and SIPI.
     #[schemars(extend("default" = 1))]
     pub vcpus: Option<Spanned<Count>>,
-    /// Interrupt controllers. Default: "none", or "pc" with a boot protocol.
+    /// Interrupt controllers of the machine. Default: "none", or "pc" with a boot protocol.
     pub interrupts: Option<Spanned<Interrupts>>,
     /// CPUID that the guest sees.
     #[schemars(extend("default" = "none"))]
@@ -71,7 +72,7 @@ pub struct Document {
     /// Guest memory: one table, or several `[[memory]]`.
     #[schemars(required)]
     pub memory: Option<Spanned<OneOrMany<MemoryTable>>>,
-    /// Program to run.
+    /// Program or kernel to run.
     #[schemars(required)]
     pub guest: Option<Spanned<GuestTable>>,
     /// Further files to load into memory.
@@ -82,7 +83,7 @@ pub struct Document {
     pub layout: Option<Spanned<Layout>>,
     /// General registers with an initial value other than 0.
     pub registers: Option<Spanned<RegisterValues>>,
-    /// Devices.
+    /// Devices of the machine, each with a table.
     pub devices: Option<Spanned<Devices>>,
     /// Limits at which the guest is stopped.
     pub limits: Option<Spanned<Limits>>,
@@ -94,7 +95,7 @@ pub struct Document {
     pub matrix: Option<Spanned<Matrix>>,
 }
 
-/// Region of guest memory.
+/// Region of guest memory, a table of `[[memory]]`.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
 pub struct MemoryTable {
@@ -107,7 +108,7 @@ pub struct MemoryTable {
     /// True if the guest's writes do not change it.
     #[schemars(extend("default" = false))]
     pub read_only: Option<Spanned<bool>>,
-    /// Host memory behind the region.
+    /// Host memory that the region consists of.
     #[schemars(extend("default" = "anonymous"))]
     pub backing: Option<Spanned<MemoryBacking>>,
     /// True to ask the host for transparent huge pages (MADV_HUGEPAGE). Default: from 64 MiB on.

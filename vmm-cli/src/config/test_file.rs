@@ -32,14 +32,15 @@ pub struct TestFile {
 /// Combination of the values of the matrix; without a matrix, the only and empty one.
 #[derive(Debug, Clone, Default)]
 pub struct Variant {
-    /// Name, such as `memory.size=2MiB,mode=long`; empty without a matrix.
+    /// Name of the variant, such as `memory.size=2MiB,mode=long`; empty without a matrix.
     pub name: String,
     overrides: Overrides,
 }
 
 impl TestFile {
-    /// Reads the file at `path`. Returns `None` if it is not a test: a kernel, or a TOML file with neither `[expect]` nor
-    /// `[test]`. A file with a TOML syntax error counts as a test, and [`TestFile::config`] reports the error.
+    /// Reads the configuration file at `path` if it is a test. Returns `None` if it is not a test: a kernel, or a TOML file
+    /// with neither `[expect]` nor `[test]`. A file with a TOML syntax error counts as a test, and [`TestFile::config`]
+    /// reports the error.
     ///
     /// # Errors
     ///
@@ -76,7 +77,7 @@ impl TestFile {
         Ok(Some(Self { path: path.to_owned(), text, variants, cases }))
     }
 
-    /// Returns the variants, in the order of the values in the file.
+    /// Returns the variants of the test, in the order of the values in the file.
     #[must_use]
     pub fn variants(&self) -> &[Variant] {
         &self.variants
@@ -88,7 +89,7 @@ impl TestFile {
         &self.cases
     }
 
-    /// Returns the configuration of one variant.
+    /// Returns the configuration of one variant of the test.
     ///
     /// # Errors
     ///

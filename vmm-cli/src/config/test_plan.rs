@@ -4,21 +4,21 @@ use vmm_core::spec::Register;
 
 use crate::config::address_expr::AddressExpr;
 
-/// Test cases of a file.
+/// Test cases of a configuration file, and the point at which they begin.
 #[derive(Debug, Clone)]
 pub struct TestPlan {
     /// Point at which the machine is copied for each case; `None` if each case begins at the start.
     pub snapshot_at: Option<AddressExpr>,
-    /// Test cases, at least one.
+    /// Test cases to run, at least one.
     pub cases: Vec<TestCase>,
 }
 
-/// Test case: its differences from the file.
+/// Test case: changes to the copy of the machine that the case runs.
 #[derive(Debug, Clone, Default)]
 pub struct TestCase {
-    /// Name; empty for the only case of a file that names none.
+    /// Name of the case; empty for the only case of a file that names none.
     pub name: String,
-    /// Registers that are set before the copy runs.
+    /// Values of registers that are set before the copy runs.
     pub registers: Vec<(Register, u64)>,
     /// Address at which the copy runs; `None` to continue.
     pub jump: Option<AddressExpr>,

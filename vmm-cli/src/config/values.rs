@@ -28,12 +28,12 @@ pub use overlay::Overlay;
 pub use register::{RegisterName, RegisterValues};
 pub use size::{Size, show_size};
 
-/// Error of parsing a value, with help.
+/// Text that is not a value of the type that its key needs, with a message and help.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParseError {
-    /// Message about the value.
+    /// Message that says why the text is not such a value.
     pub message: String,
-    /// Suggested value; `None` if it cannot be guessed.
+    /// Suggestion for the value; `None` if it cannot be guessed.
     pub help: Option<String>,
 }
 

@@ -23,12 +23,12 @@ const NOT_PRESENT_VECTOR: u8 = 11;
 /// Vector of #SS.
 const STACK_FAULT_VECTOR: u8 = 12;
 
-/// Delivery of one exception.
+/// Delivery of one exception: the gate that the CPU used, and the result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivery {
     /// Entry of the IDT or of the interrupt vector table. `None` if it could not be read.
     pub gate: Option<IdtEntry>,
-    /// Result of the delivery.
+    /// Result of the delivery: a handler, another exception, or a task switch.
     pub outcome: DeliveryOutcome,
 }
 
@@ -41,12 +41,12 @@ pub enum IdtEntry {
     Vector {
         /// Linear address of the entry.
         at: u64,
-        /// CS of the handler.
+        /// Value that the entry gives for CS.
         segment: u16,
-        /// IP of the handler.
+        /// Value that the entry gives for IP.
         offset: u16,
     },
-    /// IDT gate.
+    /// Entry of the IDT: a gate.
     Gate {
         /// Linear address of the gate.
         at: u64,
@@ -55,12 +55,12 @@ pub enum IdtEntry {
     },
 }
 
-/// Result of an exception delivery.
+/// Result of an exception delivery: a handler, another exception, or a task switch.
 ///
 /// Exhaustive: the architecture has no other outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DeliveryOutcome {
-    /// Control reached a handler.
+    /// The CPU reached the first instruction of a handler.
     Handler(ExceptionHandler),
     /// The delivery failed and raised this exception.
     Failed(Exception),
@@ -68,14 +68,14 @@ pub enum DeliveryOutcome {
     TaskSwitch,
 }
 
-/// Entry state of an exception handler.
+/// State of the CPU at the first instruction of an exception handler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ExceptionHandler {
     /// Linear address of the first instruction.
     pub linear: u64,
     /// Offset of the first instruction in the code segment.
     pub offset: u64,
-    /// Selector of the code segment.
+    /// Selector of the handler's code segment.
     pub selector: u16,
     /// Linear address of the saved flags in the frame.
     pub flags_address: u64,

@@ -9,13 +9,13 @@ use iced_x86::{CpuidFeature, Instruction, Mnemonic, OpKind, Register};
 use crate::machine::guest_state::GuestState;
 use crate::machine::host::is_pvm;
 
-/// Reason of an emulation failure, and advice. Both are clauses without full stop.
+/// Reason why KVM could not emulate an instruction, and ways to avoid that. Both are clauses without full stop.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EmulationFailure {
     /// Reason why KVM emulated the instruction and failed.
     pub reason: String,
-    /// Ways to avoid the failure.
+    /// Ways for the guest's author to avoid the failure.
     pub advice: String,
 }
 

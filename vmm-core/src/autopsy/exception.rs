@@ -11,15 +11,15 @@ use super::page_fault::error_code;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Exception {
-    /// Vector, 0 to 255.
+    /// Vector of the exception, 0 to 255.
     pub vector: u8,
     /// Error code, for vectors that push one.
     pub error_code: Option<u32>,
-    /// Faulting linear address (CR2). Page faults only.
+    /// Linear address that could not be accessed (CR2). Page faults only.
     pub address: Option<u64>,
     /// Reason as a clause, such as `the page of 0x400000 is not present`.
     pub reason: String,
-    /// Page walk that failed. Page faults only.
+    /// Page walk that failed and raised the exception. Page faults only.
     pub walk: Option<Walk>,
     /// True for INT n, INT3 and INTO: the DPL of the gate is checked, and error codes have EXT clear.
     pub software: bool,
@@ -44,7 +44,7 @@ pub(super) enum ExceptionClass {
 }
 
 impl Exception {
-    /// Exception without address, of the kind fault.
+    /// Creates a fault without an address.
     #[must_use]
     pub fn new(vector: u8, error_code: Option<u32>, why: impl Into<String>) -> Self {
         let why = why.into();
@@ -61,7 +61,7 @@ impl Exception {
         Self::new(6, None, why)
     }
 
-    /// Returns mnemonic, name and vector, such as `#PF (page fault, vector 14)`.
+    /// Returns mnemonic, name and vector of the exception, such as `#PF (page fault, vector 14)`.
     #[must_use]
     pub fn name(&self) -> String {
         match exception_name(self.vector) {

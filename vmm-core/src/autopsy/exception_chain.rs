@@ -15,19 +15,19 @@ use crate::machine::guest_state::GuestState;
 /// Exception of a chain and its delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChainLink {
-    /// Exception.
+    /// Exception that was raised.
     pub fault: Exception,
-    /// Delivery of the exception.
+    /// Delivery of the exception: its gate and result.
     pub delivery: Delivery,
 }
 
-/// End of an exception chain.
+/// Last event of an exception chain: a handler, a triple fault, or neither.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ChainEnd {
     /// Failed delivery of a double fault: the CPU shuts down.
     TripleFault,
-    /// Control reached a handler.
+    /// The CPU reached the first instruction of a handler.
     Handler(ExceptionHandler),
     /// Control reached a handler whose first instruction raises the same exception again, without end.
     RecursiveFault(ExceptionHandler),
@@ -35,12 +35,12 @@ pub enum ChainEnd {
     Unknown,
 }
 
-/// Exceptions that follow from one another.
+/// Chain of exceptions, each raised by the failed delivery of the one before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExceptionChain {
     /// Exceptions in order, at least one.
     pub links: Vec<ChainLink>,
-    /// End of the chain.
+    /// Last event of the chain: a handler, a triple fault, or neither.
     pub end: ChainEnd,
 }
 

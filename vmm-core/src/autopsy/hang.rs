@@ -31,24 +31,25 @@ const MAX_LOOP_INSTRUCTIONS: usize = 256;
 /// Number of exceptions at one address that make an exception storm.
 const EXCEPTION_STORM_THRESHOLD: u64 = 20;
 
-/// Kind of a hang.
+/// Kind of a hang: the activity of a guest that does not end.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum HangKind {
     /// Instruction that jumps to itself.
     JumpToSelf,
-    /// Loop of a few instructions.
+    /// Loop of a few instructions that does not end.
     Loop(LoopAnalysis),
     /// Repeated exception at one address: the handler returns without removing its cause.
     ExceptionStorm {
         /// Exception, the instruction that raises it, and its handler.
         raised: Box<DeliveredException>,
-        /// Number of times in the sample. `None` if the handler is the instruction that raised it.
+        /// Number of times that the exception was raised in the sample. `None` if the handler is the instruction that raised
+        /// it.
         count: Option<u64>,
     },
     /// Interrupts that arrive faster than the guest can handle them.
     InterruptStorm {
-        /// Number of interrupts.
+        /// Number of interrupts that were delivered.
         count: u64,
         /// Time in which they were delivered.
         time: Duration,
@@ -61,12 +62,12 @@ pub enum HangKind {
     Suspended,
     /// Instruction that does not complete, and the exception that it must raise if one is predicted.
     NonTerminatingInstruction(Option<Exception>),
-    /// The CPU executes zeroed memory.
+    /// Execution of memory that holds zeros.
     ExecutingZeros {
         /// True in real mode, where an empty vector leads to address 0.
         real: bool,
     },
-    /// No pattern found. The guest may need more time.
+    /// No pattern was found in the sample. The guest may need more time.
     NoPattern {
         /// Number of different instructions in the sample; `None` where the guest could not be single-stepped.
         distinct: Option<usize>,
@@ -75,17 +76,17 @@ pub enum HangKind {
     FinishesWithMoreTime(crate::machine::end::End),
 }
 
-/// Analysis of a loop.
+/// Analysis of a loop: its instructions, and the ports and memory that it reads.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct LoopAnalysis {
     /// Instructions of the loop, by address.
     pub body: Vec<TracedInstruction>,
-    /// Ports that the loop reads.
+    /// I/O ports that the loop reads.
     pub reads_ports: Vec<u16>,
     /// Ports in `reads_ports` that no device of the machine has: they read as all ones.
     pub unanswered_ports: Vec<u16>,
-    /// Ports that the loop writes.
+    /// I/O ports that the loop writes.
     pub writes_ports: Vec<u16>,
     /// Linear address that the loop polls, and the value in memory there.
     pub polled_memory: Option<(u64, u64)>,

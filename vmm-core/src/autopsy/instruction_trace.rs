@@ -33,21 +33,21 @@ const MAX_WRITES: usize = 4096;
 /// Time after which a step counts as an instruction that does not complete.
 const STEP_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// Executed instruction of a trace.
+/// Instruction of a trace, with the registers before it.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct TracedInstruction {
-    /// Linear address.
+    /// Linear address of the instruction.
     pub linear: u64,
-    /// Operand width of the code.
+    /// Operand width of the code that the instruction is in.
     pub width: OperandWidth,
     /// Bytes of the instruction.
     pub bytes: Vec<u8>,
     /// General-purpose registers before the instruction.
     pub regs: kvm_regs,
-    /// Exception that it raised and that reached a handler.
+    /// Exception that the instruction raised and that reached a handler.
     pub raised: Option<DeliveredException>,
-    /// Number of consecutive executions. More than 1 only for string instructions with REP.
+    /// Number of times that the instruction was executed in succession. More than 1 only for string instructions with REP.
     pub repetitions: u64,
 }
 
@@ -68,13 +68,13 @@ pub struct DeliveredException {
     pub handled: Exception,
     /// Linear address of the handler.
     pub handler: u64,
-    /// Gate that names the handler.
+    /// Gate of the IDT that led to the handler.
     pub gate: Option<IdtEntry>,
     /// Linear address of the instruction that raised the exception.
     pub address: u64,
-    /// Bytes of that instruction.
+    /// Bytes of the instruction that raised the exception.
     pub bytes: Vec<u8>,
-    /// Operand width of that instruction.
+    /// Operand width of the instruction that raised the exception.
     pub width: OperandWidth,
 }
 

@@ -22,30 +22,30 @@ const MAX_SCANNED_INSTRUCTIONS: usize = 50_000;
 /// Exhaustive: a caller has to report each of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EntryCheck {
-    /// Instruction that raises no exception.
+    /// First instruction that raises no exception.
     Executable,
-    /// Instruction as text, and the exception that it raises.
+    /// First instruction that raises an exception: its text, and the exception.
     Fault(String, Exception),
-    /// Zeros, which decode to `add [rax],al`. Most likely nothing was loaded there.
+    /// First instruction of zeros, which decode to `add [rax],al`. Most likely nothing was loaded there.
     Zeros,
 }
 
-/// Location of an instruction.
+/// Location of an instruction, and the instruction as text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CodeLocation {
-    /// Linear address.
+    /// Linear address of the instruction.
     pub linear: u64,
-    /// Instruction as text.
+    /// Instruction as text, such as `sti`.
     pub text: String,
 }
 
-/// Result of a scan of reachable code.
+/// Result of a scan of the code that a guest can reach without indirect jumps.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Reachability {
     /// SSE instruction with the lowest address.
     pub sse: Option<CodeLocation>,
-    /// First STI found.
+    /// First STI instruction that the scan found.
     pub sti: Option<CodeLocation>,
     /// True if there is an LIDT.
     pub loads_idt: bool,
@@ -54,7 +54,7 @@ pub struct Reachability {
 }
 
 impl GuestState<'_> {
-    /// Checks the next instruction.
+    /// Checks if the CPU can execute the next instruction.
     #[must_use]
     pub fn check_entry(&self) -> EntryCheck {
         let fetched = self.fetch();
@@ -76,7 +76,7 @@ impl GuestState<'_> {
         }
     }
 
-    /// Checks a push of 2 bytes and returns its guest-physical address.
+    /// Checks if a push of 2 bytes is possible, and returns its guest-physical address.
     ///
     /// # Errors
     /// Exception that the push would raise.

@@ -16,12 +16,12 @@ const MAX_STACK_WORDS: u64 = 16;
 /// Maximum number of descriptors, and of gates, in a report.
 const MAX_TABLE_ENTRIES: u64 = 32;
 
-/// Word on the stack.
+/// Word on the guest's stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StackWord {
-    /// Linear address.
+    /// Linear address of the word.
     pub address: u64,
-    /// Value, of 2, 4 or 8 bytes by the operand width of the code.
+    /// Value of the word, which has 2, 4 or 8 bytes by the operand width of the code.
     pub value: u64,
 }
 

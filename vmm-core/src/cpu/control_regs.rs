@@ -10,9 +10,9 @@ use std::fmt;
 /// Named bit of a control register.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ControlBit {
-    /// Bit number, 0 to 63.
+    /// Number of the bit in its register, 0 to 63.
     pub number: u8,
-    /// Name in the manuals.
+    /// Name of the bit in the manuals, such as `PE`.
     pub name: &'static str,
     /// Effect of the set bit, in a few words.
     pub meaning: &'static str,
@@ -24,7 +24,7 @@ macro_rules! control_register {
             $(#[$doc])*
             #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
             pub struct $register: u64 {
-                $(#[doc = $meaning] const $bit = 1 << $number;)*
+                $(#[doc = concat!("Bit ", $number, ", `", stringify!($bit), "`: ", $meaning, ".")] const $bit = 1 << $number;)*
             }
         }
 
@@ -108,7 +108,7 @@ control_register! {
 }
 
 control_register! {
-    /// The flags register. IOPL, bits 12 and 13, is one number of two bits.
+    /// RFLAGS register: status, control and system flags (SDM vol. 3, 2.3). IOPL, bits 12 and 13, is one number of two bits.
     Rflags, "RFLAGS" {
         CF = 0 "carry",
         FIXED = 1 "always 1",

@@ -1,5 +1,4 @@
-//! Registers of a stopped vCPU as a value, and what follows from them alone: operand width, privilege level, linear
-//! addresses.
+//! Registers of a stopped vCPU as a value, and what follows from them alone: operand width, privilege level, linear addresses.
 
 use kvm_sys_wrap::bindings::{kvm_regs, kvm_segment, kvm_sregs};
 
@@ -19,7 +18,7 @@ pub const fn operand_width(sregs: &kvm_sregs) -> OperandWidth {
     }
 }
 
-/// The linear address of the next instruction: CS.base + RIP, of which 16- and 32-bit code has 32 bits.
+/// Returns the linear address of the next instruction: CS.base + RIP, of which 16- and 32-bit code has 32 bits.
 #[must_use]
 pub const fn linear_rip(regs: &kvm_regs, sregs: &kvm_sregs) -> u64 {
     match operand_width(sregs) {
@@ -28,65 +27,65 @@ pub const fn linear_rip(regs: &kvm_regs, sregs: &kvm_sregs) -> u64 {
     }
 }
 
-/// The registers between two instructions.
+/// Registers of a vCPU that is stopped between two instructions.
 #[derive(Debug, Clone, Copy)]
 pub struct CpuState {
-    /// General registers.
+    /// General registers, RIP and RFLAGS.
     pub regs: kvm_regs,
-    /// Special registers.
+    /// Segments, descriptor tables, control registers and EFER.
     pub sregs: kvm_sregs,
 }
 
 impl CpuState {
-    /// The width of the code.
+    /// Returns the operand width of the code that CS selects.
     #[must_use]
     pub const fn width(&self) -> OperandWidth {
         operand_width(&self.sregs)
     }
 
-    /// The linear address of the next instruction.
+    /// Returns the linear address of the next instruction.
     #[must_use]
     pub const fn linear_rip(&self) -> u64 {
         linear_rip(&self.regs, &self.sregs)
     }
 
-    /// The control register.
+    /// Returns the value of CR0.
     #[must_use]
     pub const fn cr0(&self) -> Cr0 {
         Cr0::from_bits_retain(self.sregs.cr0)
     }
 
-    /// The control register.
+    /// Returns the value of CR4.
     #[must_use]
     pub const fn cr4(&self) -> Cr4 {
         Cr4::from_bits_retain(self.sregs.cr4)
     }
 
-    /// The extended features.
+    /// Returns the value of EFER.
     #[must_use]
     pub const fn efer(&self) -> Efer {
         Efer::from_bits_retain(self.sregs.efer)
     }
 
-    /// The flags.
+    /// Returns the value of RFLAGS.
     #[must_use]
     pub const fn rflags(&self) -> Rflags {
         Rflags::from_bits_retain(self.regs.rflags)
     }
 
-    /// IA-32e mode: 64-bit mode or compatibility mode.
+    /// Returns true in IA-32e mode: 64-bit mode or compatibility mode.
     #[must_use]
     pub const fn is_long(&self) -> bool {
         self.efer().contains(Efer::LMA)
     }
 
-    /// Protected mode, without virtual-8086 mode: selectors mean descriptors.
+    /// Returns true in protected mode without virtual-8086 mode, where selectors refer to descriptors.
     #[must_use]
     pub const fn is_protected(&self) -> bool {
         self.cr0().contains(Cr0::PE) && !self.rflags().contains(Rflags::VM)
     }
 
-    /// The current privilege level. KVM keeps it in SS (SDM vol. 3, 24.4.1: the DPL of SS is the CPL).
+    /// Returns the current privilege level (CPL), 0 to 3. KVM keeps it in SS (SDM vol. 3, 24.4.1: the DPL of SS is the CPL).
     #[must_use]
     pub const fn cpl(&self) -> u8 {
         if !self.cr0().contains(Cr0::PE) {
@@ -110,7 +109,7 @@ impl CpuState {
         if stack.db != 0 { 0xffff_ffff } else { 0xffff }
     }
 
-    /// The linear address of the top of the stack.
+    /// Returns the linear address of the top of the stack.
     #[must_use]
     pub const fn linear_stack(&self) -> u64 {
         match self.width() {

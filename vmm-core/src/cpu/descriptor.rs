@@ -30,7 +30,7 @@ pub const fn named_segments(sregs: &kvm_sregs) -> [(&'static str, &kvm_segment);
     ]
 }
 
-/// Type of the task register's descriptor.
+/// Type of the TSS descriptor in the task register: busy or available.
 ///
 /// A running CPU has a busy TSS (11): LTR sets that type, and Intel's VM entry requires it (SDM vol. 3, 26.3.1.2). AMD's
 /// VMRUN does not check it, and kvm-amd always reads the type back as busy. QEMU's emulated AMD host needs type available
@@ -38,15 +38,15 @@ pub const fn named_segments(sregs: &kvm_sregs) -> [(&'static str, &kvm_segment);
 /// bitmap allows (64-bit code).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum TrType {
-    /// Type 11, as after LTR.
+    /// Busy TSS (descriptor type 11), as LTR leaves it.
     #[default]
     Busy,
-    /// Type 9, as before LTR.
+    /// Available TSS (descriptor type 9), as before LTR.
     Available,
 }
 
 impl TrType {
-    /// Returns the type field.
+    /// Returns the type field of the descriptor: 9 or 11.
     #[must_use]
     pub const fn kind(self) -> u8 {
         match self {
@@ -69,23 +69,23 @@ const TYPE_CODE_READ: u8 = 11;
 pub struct SegmentDescriptor {
     /// First linear address of the segment.
     pub base: u64,
-    /// Offset of the last byte, in bytes whatever the granularity.
+    /// Offset of the last byte of the segment, in bytes whatever the granularity.
     pub limit: u32,
-    /// Type field, 4 bits.
+    /// Type field of the descriptor, 4 bits.
     pub kind: u8,
     /// S bit: true for a code or data segment, false for a system segment.
     pub code_or_data: bool,
     /// Descriptor privilege level, 0 to 3.
     pub dpl: u8,
-    /// P bit: present.
+    /// P bit: true if the segment is present.
     pub present: bool,
-    /// AVL bit, available to software.
+    /// AVL bit: free for use by software.
     pub available: bool,
-    /// L bit: 64-bit code.
+    /// L bit: true for 64-bit code.
     pub long: bool,
-    /// D/B bit: 32-bit code or stack.
+    /// D/B bit: true for 32-bit code or a 32-bit stack.
     pub big: bool,
-    /// G bit: the descriptor's limit is in units of 4 KiB.
+    /// G bit: true if the descriptor's limit is in units of 4 KiB.
     pub granular: bool,
 }
 
@@ -133,7 +133,8 @@ impl SegmentDescriptor {
         Self { base, limit, kind: tr.kind(), present: true, granular: limit > 0xf_ffff, ..Self::NULL }
     }
 
-    /// Returns the first 8 bytes in the GDT. For a 64-bit TSS, [`SegmentDescriptor::high`] returns the other 8.
+    /// Returns the first 8 bytes of the descriptor as they are in the GDT. For a 64-bit TSS, [`SegmentDescriptor::high`]
+    /// returns the other 8.
     #[must_use]
     pub const fn entry(&self) -> u64 {
         let limit = (if self.granular { self.limit >> 12 } else { self.limit & 0xf_ffff }) as u64;

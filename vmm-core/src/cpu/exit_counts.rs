@@ -1,4 +1,4 @@
-//! Number of exits by type.
+//! Counters of a vCPU's exits, one for each type of exit.
 //!
 //! The run loop counts every exit before it serves it, so that a guest that reads the count over the hypercall ports sees
 //! that exit counted. Counting is one addition to an array element.
@@ -16,10 +16,10 @@ macro_rules! kinds {
         pub enum ExitKind { $($variant,)* }
 
         impl ExitKind {
-            /// All types.
+            /// All types of exits, each once.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
-            /// Returns the name used in messages and reports.
+            /// Returns the name of the exit's type in messages and reports.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name,)* }
@@ -71,8 +71,8 @@ pub(crate) const fn is_guest_exit(exit: &Exit) -> bool {
 
 const KINDS: usize = ExitKind::ALL.len();
 
-/// Number of exits by type. [`Exit::Interrupted`], [`Exit::Retry`] and [`Exit::Debug`] are counted, but are not caused by
-/// the guest: the total excludes them, so that it depends neither on timing nor on a debugger.
+/// Number of exits of a vCPU for each type of exit. [`Exit::Interrupted`], [`Exit::Retry`] and [`Exit::Debug`] are counted,
+/// but are not caused by the guest: the total excludes them, so that it depends neither on timing nor on a debugger.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExitCounts([u64; KINDS]);
 
@@ -113,7 +113,7 @@ impl ExitCounts {
         others.into_iter().fold(all, |sum, kind| sum.wrapping_sub(self.get(kind)))
     }
 
-    /// Returns the types that occurred, with their counts.
+    /// Returns the types of exits that occurred, with their counts.
     pub fn iter(&self) -> impl Iterator<Item = (ExitKind, u64)> + '_ {
         ExitKind::ALL.iter().copied().zip(self.0).filter(|(_, count)| *count > 0)
     }

@@ -15,18 +15,18 @@ use crate::cpu::descriptor::SegmentDescriptor;
 use crate::spec::GdtLayout;
 use crate::spec::mode::{Mode, OperandWidth, Ring};
 
-/// Slot of the table.
+/// Slot of the GDT that the guest starts with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum GdtSlot {
     /// Null descriptor, which the CPU never reads: selector 0 means "no segment".
     Null,
-    /// Ring-0 code.
+    /// Code segment for ring 0.
     KernelCode,
-    /// Ring-0 data and stack.
+    /// Data and stack segment for ring 0.
     KernelData,
-    /// Ring-3 data and stack.
+    /// Data and stack segment for ring 3.
     UserData,
-    /// Ring-3 code.
+    /// Code segment for ring 3.
     UserCode,
     /// Task state segment; two slots in long mode.
     Tss,
@@ -56,7 +56,7 @@ impl GdtSlot {
     }
 }
 
-/// Global descriptor table.
+/// Global descriptor table (GDT) that the guest starts with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gdt {
     long: bool,
@@ -64,7 +64,7 @@ pub struct Gdt {
     tss: SegmentDescriptor,
 }
 
-/// Returns the size of the table in bytes; 0 in real mode, which has none.
+/// Returns the size of a mode's GDT in bytes; 0 in real mode, which has none.
 #[must_use]
 pub const fn size(mode: Mode) -> u16 {
     match mode.operand_width() {
@@ -75,13 +75,13 @@ pub const fn size(mode: Mode) -> u16 {
 }
 
 impl Gdt {
-    /// Returns the table of a mode, with this descriptor in [`GdtSlot::Tss`].
+    /// Returns the GDT of a mode, with the given descriptor in [`GdtSlot::Tss`].
     #[must_use]
     pub const fn new(mode: Mode, tss: SegmentDescriptor) -> Self {
         Self { long: mode.is_long(), selectors: GdtLayout::Sysret, tss }
     }
 
-    /// Returns the table with its slots in the given order.
+    /// Returns the GDT with its slots in the given order.
     #[must_use]
     pub const fn ordered(self, selectors: GdtLayout) -> Self {
         Self { selectors, ..self }
@@ -145,7 +145,7 @@ impl Gdt {
     }
 }
 
-/// Decodes a table: each descriptor with its selector. `long` is true if system descriptors have 16 bytes.
+/// Decodes a GDT: each descriptor with its selector. `long` is true if system descriptors have 16 bytes.
 #[must_use]
 pub fn decode(bytes: &[u8], long: bool) -> Vec<(u16, SegmentDescriptor)> {
     let mut entries = bytes.as_chunks::<8>().0.iter().map(|entry| u64::from_le_bytes(*entry));

@@ -13,10 +13,10 @@ use std::fmt;
 use crate::cpu::gdt::GdtSlot;
 use crate::spec::mode::{Mode, OperandWidth, Ring};
 
-/// Number of vectors.
+/// Number of interrupt vectors of an x86 CPU.
 pub const VECTORS: u16 = 256;
 
-/// Interrupt gate or trap gate.
+/// Gate of the IDT: an interrupt gate or a trap gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gate {
     /// Address of the handler in the code segment.
@@ -29,7 +29,7 @@ pub struct Gate {
     pub kind: u8,
     /// Least privileged ring that may use the gate by `int n`. Exceptions ignore it.
     pub dpl: u8,
-    /// P bit: present.
+    /// P bit: true if the gate is present.
     pub present: bool,
 }
 
@@ -44,7 +44,8 @@ impl Gate {
         Self { offset, selector, ist: 0, kind: 0xe, dpl: ring.level(), present: true }
     }
 
-    /// Returns the first 8 bytes. In long mode, 8 more bytes follow with the upper half of the offset.
+    /// Returns the first 8 bytes of the gate as they are in the IDT. In long mode, 8 more bytes follow with the upper half of
+    /// the offset.
     #[must_use]
     pub const fn entry(&self) -> u64 {
         (self.offset & 0xffff)
@@ -86,7 +87,7 @@ impl fmt::Display for Gate {
     }
 }
 
-/// Returns the size of the table in bytes; 0 in real mode, where the guest has a vector table at address 0.
+/// Returns the size of a mode's IDT in bytes; 0 in real mode, where the guest has a vector table at address 0.
 #[must_use]
 pub const fn size(mode: Mode) -> u16 {
     match mode.operand_width() {
@@ -96,7 +97,7 @@ pub const fn size(mode: Mode) -> u16 {
     }
 }
 
-/// Returns the table's bytes in guest memory, with the gate that `gate` returns for each vector.
+/// Returns the IDT's bytes in guest memory, with the gate that `gate` returns for each vector.
 #[must_use]
 pub fn bytes(long: bool, gate: impl Fn(u8) -> Gate) -> Vec<u8> {
     let gates = (0..=u8::MAX).map(gate);
@@ -107,7 +108,7 @@ pub fn bytes(long: bool, gate: impl Fn(u8) -> Gate) -> Vec<u8> {
     }
 }
 
-/// Decodes a table: its gates in the order of vectors.
+/// Decodes an IDT: its gates in the order of vectors.
 #[must_use]
 pub fn decode(bytes: &[u8], long: bool) -> Vec<Gate> {
     let words: Vec<u64> = bytes.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word)).collect();

@@ -1,4 +1,4 @@
-//! Trap page: ring-0 handlers of all vectors for a guest in ring 3, which has no kernel.
+//! Trap page for a guest in ring 3, which has no kernel: ring-0 handlers of all vectors that halt the vCPU.
 //!
 //! Each of the 256 gates of the IDT points to a stub, and each stub is a HLT, which exits to the VMM. Ring 3 may use only
 //! the gate of `int 0x80`, which ends the run; every other vector is an exception, or an `int` that is not allowed. The
@@ -12,9 +12,9 @@ use crate::cpu::idt::Gate;
 use crate::spec::mode::Ring;
 use crate::{Gpa, Gva};
 
-/// Size of the page in bytes: 256 stubs of 16 bytes.
+/// Size of the trap page in bytes: 256 stubs of 16 bytes.
 pub const SIZE: u16 = 4096;
-/// Size of the ring-0 stack in bytes, on which the CPU pushes its frame.
+/// Size in bytes of the ring-0 stack, on which the CPU pushes its exception frame.
 pub const STACK_SIZE: u16 = 4096;
 /// Vector by which a ring-3 guest ends its run.
 pub const EXIT_VECTOR: u8 = 0x80;
@@ -24,7 +24,7 @@ const STRIDE: u64 = 16;
 /// HLT, and a jump back to it: a vCPU that is run again halts again.
 const STUB: [u8; 3] = [0xf4, 0xeb, 0xfd];
 
-/// Trap page at its address.
+/// Trap page for a guest in ring 3: ring-0 handlers of all vectors, at their address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TrapPage {
     /// Address of the first stub, both physical and virtual.
@@ -32,14 +32,14 @@ pub struct TrapPage {
 }
 
 impl TrapPage {
-    /// Returns the gate for a vector.
+    /// Returns the gate that leads to a vector's stub in the trap page.
     #[must_use]
     pub const fn gate(self, vector: u8) -> Gate {
         let ring = if vector == EXIT_VECTOR { Ring::User } else { Ring::Kernel };
         Gate::interrupt(self.address.0.wrapping_add(vector as u64 * STRIDE), ring)
     }
 
-    /// Returns the page's bytes. The bytes between stubs are INT3, which is never executed.
+    /// Returns the contents of the trap page. The bytes between stubs are INT3, which is never executed.
     #[must_use]
     pub fn bytes() -> Vec<u8> {
         let mut stub = [0xcc; 16];
@@ -60,20 +60,20 @@ impl TrapPage {
     }
 }
 
-/// Frame that the CPU pushed when it left ring 3.
+/// Exception frame that the CPU pushed when it left ring 3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ExceptionFrame {
     /// Error code; `None` for vectors without one.
     pub error_code: Option<u64>,
     /// Instruction pointer: of the faulting instruction, or after the `int n`.
     pub rip: u64,
-    /// Code segment.
+    /// Code segment at the exception (CS).
     pub cs: u64,
-    /// Flags.
+    /// Flags at the exception (RFLAGS).
     pub rflags: u64,
-    /// Stack pointer of ring 3.
+    /// Stack pointer of ring 3 at the exception (RSP).
     pub rsp: u64,
-    /// Stack segment of ring 3.
+    /// Stack segment of ring 3 at the exception (SS).
     pub ss: u64,
 }
 

@@ -21,31 +21,31 @@ use crate::cpu::descriptor::{SegmentDescriptor, named_segments};
 /// Difference between the special registers that were set and those of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SregsDifference {
-    /// Bit of a control register.
+    /// Bit of a control register that the host set or cleared.
     ControlBit {
-        /// Name of the register.
+        /// Name of the control register.
         register: &'static str,
         /// Name of the bit, or `bit 30` if it has none.
         bit: String,
-        /// Requested value; the host has the opposite.
+        /// Value of the bit that was requested; the host has the opposite.
         wanted: bool,
     },
-    /// Number: CR3, the base or limit of a table register or of a segment, or a selector.
+    /// Number that the host changed: CR3, the base or limit of a table register or of a segment, or a selector.
     Number {
-        /// Name, such as `CR3` or `CS.base`.
+        /// Name of the number, such as `CR3` or `CS.base`.
         name: String,
-        /// Requested value.
+        /// Value that was requested.
         wanted: u64,
-        /// Value of the host.
+        /// Value that the host has.
         found: u64,
     },
-    /// Type, ring, width or presence of a segment.
+    /// Segment whose type, ring, width or presence the host changed.
     Segment {
         /// Name of the segment register.
         register: &'static str,
-        /// Requested descriptor.
+        /// Descriptor that was requested.
         wanted: SegmentDescriptor,
-        /// Descriptor of the host.
+        /// Descriptor that the host has.
         found: SegmentDescriptor,
     },
 }

@@ -18,10 +18,10 @@ const BITMAP: u16 = 8192;
 /// Offset of the 16-bit field that holds the offset of the bitmap.
 const BITMAP_FIELD: usize = 102;
 
-/// Contents of a task state segment.
+/// Contents of a task state segment (TSS).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tss {
-    /// True for the 64-bit form.
+    /// True for the 64-bit form of the TSS, false for the 32-bit form.
     pub long: bool,
     /// Stack pointer that the CPU loads when it enters ring 0 from ring 3.
     pub ring0_stack: u64,
@@ -43,7 +43,7 @@ pub const fn size(mode: Mode, ring: Ring) -> u16 {
 }
 
 impl Tss {
-    /// Returns the segment's bytes in guest memory.
+    /// Returns the contents of the TSS in guest memory.
     #[must_use]
     pub fn bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(usize::from(HEADER + BITMAP + 1));
@@ -62,7 +62,7 @@ impl Tss {
         bytes
     }
 
-    /// Decodes a segment; `None` if it is too short.
+    /// Decodes a TSS; `None` if it is too short.
     #[must_use]
     pub fn decode(bytes: &[u8], long: bool) -> Option<Self> {
         let stack = u64::from_le_bytes(*bytes.get(4..)?.first_chunk()?);

@@ -17,7 +17,7 @@ use crate::machine::run_loop::RunOutcome;
 use crate::record::Recording;
 use crate::spec::Interrupts;
 
-/// Guest under the control of a debugger. vCPUs are numbered from 0.
+/// Guest under the control of a debugger, whose vCPUs are numbered from 0.
 pub trait DebugTarget {
     /// Returns the machine that the debugger shows: that of the run, or one at an earlier point of it. Its
     /// [`vcpu`](Machine::vcpu) is the one that stopped last.
@@ -49,7 +49,7 @@ pub trait DebugTarget {
         false
     }
 
-    /// Returns the number of vCPUs.
+    /// Returns the number of vCPUs of the guest.
     fn vcpu_count(&self) -> usize {
         self.machine().vcpus().count()
     }
@@ -93,7 +93,7 @@ pub trait DebugTarget {
         Ok(Gva(self.registers(vcpu)?.linear_rip()))
     }
 
-    /// Changes the state of a vCPU.
+    /// Changes the registers and other state of a vCPU by a function.
     ///
     /// # Errors
     /// [`EditError`].
@@ -157,16 +157,16 @@ pub trait DebugTarget {
     /// Where the host fails.
     fn add_breakpoint(&mut self, address: Gva) -> Result<bool, Error>;
 
-    /// Removes a breakpoint. Returns true if there was one.
+    /// Removes the breakpoint at a linear address. Returns true if there was one.
     fn remove_breakpoint(&mut self, address: Gva) -> bool;
 
-    /// Sets a watchpoint. Returns false if that is not possible.
+    /// Sets a watchpoint: the guest stops after an access to its memory. Returns false if that is not possible.
     ///
     /// # Errors
     /// Where the host fails.
     fn add_watchpoint(&mut self, watchpoint: Breakpoint) -> Result<bool, Error>;
 
-    /// Removes a watchpoint. Returns true if there was one.
+    /// Removes a watchpoint that was set before. Returns true if there was one.
     fn remove_watchpoint(&mut self, watchpoint: Breakpoint) -> bool;
 
     /// Resumes the guest until it stops. Returns the number of the vCPU that stopped and the reason.
@@ -202,20 +202,20 @@ pub trait DebugTarget {
 pub enum ResumeRequest {
     /// Go on, with an action for each vCPU.
     Forward(Vec<ResumeAction>),
-    /// Go back by one instruction.
+    /// Go back by one instruction of the guest.
     StepBack,
     /// Go back to the previous breakpoint or write to watched memory.
     RunBack,
 }
 
-/// Action of one vCPU in a resumption.
+/// Action of one vCPU when the guest is resumed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResumeAction {
-    /// Stay stopped.
+    /// Stay stopped while other vCPUs run.
     Hold,
     /// Run until there is a reason to stop.
     Run,
-    /// Execute one instruction.
+    /// Execute one instruction and stop.
     Step,
     /// Execute instructions as long as the next one is at or after the first address and before the second.
     Range(u64, u64),
@@ -224,13 +224,13 @@ pub enum ResumeAction {
 /// Reason for a stop of the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DebugStop {
-    /// The step is done.
+    /// The vCPU completed its single step.
     Step,
     /// The next instruction has a breakpoint.
     Breakpoint,
     /// Memory of this watchpoint was written or read.
     Watchpoint(Breakpoint),
-    /// The guest executed an `int3` of its own.
+    /// The guest executed an `int3` instruction that is its own, and no breakpoint.
     GuestInt3,
     /// The front-end asked for a stop.
     Interrupted,
@@ -240,25 +240,25 @@ pub enum DebugStop {
     HistoryStart,
     /// The repeated run differs from the record, so earlier points cannot be reached.
     HistoryLost,
-    /// The run is over.
+    /// The run of the guest has ended.
     Ended(End),
 }
 
-/// Direction of execution.
+/// Direction of execution: forward, or back over the recorded run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExecDirection {
-    /// Forward, as the guest runs.
+    /// Forward, in the order in which the guest executes.
     Forward,
-    /// Backward over the recorded run.
+    /// Backward over the run that was recorded.
     Back,
 }
 
-/// Result of a debugged run.
+/// Result of a debugged run: its outcome, its record and the machine.
 #[derive(Debug)]
 pub struct Finished {
     /// Machine at the end of the run.
     pub machine: Machine,
-    /// Outcome of the run.
+    /// Outcome of the run: its end, its exits and its duration.
     pub outcome: RunOutcome,
     /// Record of the run, for a replay.
     pub recording: Recording,
@@ -266,19 +266,19 @@ pub struct Finished {
     pub changed: bool,
 }
 
-/// Error of a change to the guest.
+/// Reason why a debugger cannot change the guest.
 #[derive(Debug, thiserror::Error)]
 pub enum EditError {
     /// The debugger shows an earlier point of the run.
     #[error("the past cannot be changed; `continue` to the present first")]
     Past,
-    /// The run is over.
+    /// The run of the guest has ended.
     #[error("the run is over")]
     Ended,
     /// No memory is mapped at the address.
     #[error("no memory is mapped at {0}")]
     NotMapped(Gva),
-    /// The host failed.
+    /// The host failed to make the change.
     #[error(transparent)]
     Host(#[from] Error),
 }

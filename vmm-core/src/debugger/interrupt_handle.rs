@@ -11,7 +11,7 @@ use crate::machine::Machine;
 use crate::machine::end::End;
 use crate::machine::error::Error;
 
-/// Ends the present `KVM_RUN` of a debugger from another thread. The debugger then calls the function that was set with
+/// Handle with which another thread stops the guest of a debugger. The debugger then calls the function that was set with
 /// [`stop_if`](super::DebugTarget::stop_if).
 #[derive(Debug, Clone)]
 pub struct InterruptHandle(Arc<Mutex<Kick>>);

@@ -1,4 +1,4 @@
-//! A debugger for machines with interrupts, with one vCPU or several.
+//! Debugger for machines with interrupt controllers, with one vCPU or several.
 //!
 //! The times of interrupts cannot be repeated, so nothing is recorded and the debugger cannot go back. Otherwise
 //! [`SmpDebugger`] does for all vCPUs what [`Debugger`](super::Debugger) does for one. All vCPUs run and stop together: each
@@ -31,7 +31,7 @@ use crate::machine::error::Error;
 use crate::machine::run_loop::RunOutcome;
 use crate::record::Recording;
 
-/// Debugger of a machine with interrupts, which has one vCPU or several. It cannot go back.
+/// Debugger of a machine with interrupt controllers, which has one vCPU or several. It cannot go back.
 #[derive(Debug)]
 pub struct SmpDebugger {
     machine: Machine,

@@ -32,23 +32,23 @@ pub(super) const DEVICE: DeviceInfo = DeviceInfo {
     purpose: "power-off, sleep, and a timer of 3.58 MHz",
 };
 
-/// First port.
+/// First I/O port of ACPI's power management registers.
 pub const PORT: u16 = 0x600;
 /// Offset of the event registers from the first port.
 pub const EVENT: u16 = 0;
 /// Length of the event registers (status and enable) in bytes.
 pub const EVENT_LENGTH: u8 = 4;
-/// Offset of the control register.
+/// Offset of the control register from the first port.
 pub const CONTROL: u16 = 4;
 /// Length of the control register in bytes.
 pub const CONTROL_LENGTH: u8 = 2;
-/// Offset of the timer.
+/// Offset of the power management timer from the first port.
 pub const TIMER: u16 = 8;
-/// Length of the timer in bytes.
+/// Length of the power management timer in bytes.
 pub const TIMER_LENGTH: u8 = 4;
-/// SLP_TYP value of S5, as `\_S5` in the DSDT has it.
+/// Value of SLP_TYP for S5 (power-off), as `\_S5` in the DSDT has it.
 pub const S5: u8 = 0;
-/// SLP_TYP value of S3, as `\_S3` in the DSDT has it.
+/// Value of SLP_TYP for S3 (suspend to memory), as `\_S3` in the DSDT has it.
 pub const S3: u8 = 1;
 
 /// SLP_TYP value of S5 on other machines.
@@ -71,7 +71,7 @@ pub(crate) struct SavedAcpiPm {
     elapsed: Duration,
 }
 
-/// Registers of ACPI's power management.
+/// Registers of ACPI's power management: events, control and timer.
 #[derive(Debug)]
 pub struct AcpiPm {
     /// Alarm of the clock.
@@ -83,7 +83,7 @@ pub struct AcpiPm {
 }
 
 impl AcpiPm {
-    /// Registers that the clock's `alarm` can wake.
+    /// Creates the registers; `alarm` of the real-time clock can wake a suspended machine.
     #[must_use]
     pub fn new(alarm: AlarmHandle) -> Self {
         Self { alarm, status: 0, enable: 0, control: SCI_ENABLE, started: Instant::now() }

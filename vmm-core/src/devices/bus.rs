@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::devices::device::{Action, Device, Guest, StateMismatch};
 
-/// Device that vCPUs share.
+/// Device that several vCPUs share, behind a lock.
 pub type SharedDevice = Arc<Mutex<dyn Device>>;
 
-/// Devices by address.
+/// Devices of a bus, sorted by address.
 #[derive(Default)]
 pub struct Bus {
     /// Devices, sorted by first address.
@@ -31,7 +31,7 @@ struct Entry {
 /// A device cannot be put at an address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BusError {
-    /// Two devices overlap.
+    /// The addresses of two devices overlap.
     #[error("device `{requested}` at {at:#x} and device `{existing}` at {existing_at:#x} overlap")]
     Overlap {
         /// Name of the new device.
@@ -46,13 +46,13 @@ pub enum BusError {
     /// The device would end beyond the last address of the bus.
     #[error("device `{name}` at {at:#x} has {length} addresses and leaves the bus, which ends at {last:#x}")]
     Leaves {
-        /// Name of the device.
+        /// Name of the device that cannot be inserted.
         name: String,
         /// First address of the device.
         at: u64,
-        /// Number of its addresses.
+        /// Number of addresses of the device.
         length: u64,
-        /// Last address of the bus.
+        /// Last address that the bus has.
         last: u64,
     },
 }
@@ -61,27 +61,27 @@ pub enum BusError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("device `{name}` cannot be saved")]
 pub struct SaveError {
-    /// Name of the device.
+    /// Name of the device that cannot be saved.
     pub name: String,
 }
 
-/// Saved states do not belong to these devices.
+/// Saved states that do not belong to the devices of a bus.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RestoreError {
-    /// The number of devices differs.
+    /// The number of saved states is not the number of devices.
     #[error("the states of {saved} devices were saved, and here are {devices}")]
     Count {
-        /// Number of saved states.
+        /// Number of saved device states.
         saved: usize,
-        /// Number of devices.
+        /// Number of devices on the bus.
         devices: usize,
     },
-    /// A device refuses its state.
+    /// A device refuses the state that was saved.
     #[error("device `{name}` cannot be put back")]
     Device {
-        /// Name of the device.
+        /// Name of the device that refuses its state.
         name: String,
-        /// Reason.
+        /// Reason why the device refuses its state.
         source: StateMismatch,
     },
 }

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Input of a console.
+/// Input of a console: bytes from a terminal, a file or another source.
 pub trait Input: Send {
     /// Reads at most `buffer.len()` bytes without waiting and returns their number; 0 if there are none now.
     ///
@@ -21,7 +21,7 @@ pub trait Input: Send {
     fn has_ended(&self) -> bool;
 }
 
-/// Input without bytes.
+/// Console input that has no bytes and has ended.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoInput;
 
@@ -37,12 +37,12 @@ impl Input for NoInput {
 
 /// Output and input of a guest.
 pub struct Console {
-    /// Output of the guest.
+    /// Stream to which the guest's output goes.
     pub output: Output,
-    /// Input of the guest.
+    /// Stream from which the guest's input comes.
     pub input: Box<dyn Input>,
-    /// Descriptor that is readable when there is input. Without one, input raises no interrupt and is found when the guest
-    /// polls for it.
+    /// File descriptor that is readable when there is input. Without one, input raises no interrupt and is found when the
+    /// guest polls for it.
     pub input_fd: Option<OwnedFd>,
 }
 
@@ -60,7 +60,7 @@ impl fmt::Debug for Console {
     }
 }
 
-/// Output that several devices share.
+/// Output of a console that several devices share.
 #[derive(Clone)]
 pub struct Output(Arc<Mutex<dyn Write + Send>>);
 
@@ -71,8 +71,8 @@ impl Output {
         Self(Arc::new(Mutex::new(sink)))
     }
 
-    /// Flushes the sink. A sink may stop waiting for its reader once the run has to end, with [`io::ErrorKind::TimedOut`]: it keeps
-    /// the bytes, and this returns.
+    /// Flushes what the guest has printed so far. A sink may stop waiting for its reader once the run has to end, with
+    /// [`io::ErrorKind::TimedOut`]: it keeps the bytes, and this returns.
     ///
     /// # Errors
     /// Errors of the sink.

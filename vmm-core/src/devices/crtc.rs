@@ -25,7 +25,7 @@ pub(super) const DEVICE: DeviceInfo = DeviceInfo {
 /// Number of registers: the VGA's last is 0x18.
 const REGISTERS: usize = 0x19;
 
-/// CRT controller registers.
+/// CRT controller registers of a PC's display, without a display.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Crtc {
     index: u8,

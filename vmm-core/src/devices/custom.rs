@@ -21,8 +21,8 @@ pub struct CustomDevice {
 }
 
 impl CustomDevice {
-    /// A device named `name` with `length` ports or addresses from `at` on. `make` is called for each machine that has it,
-    /// with the interrupt line of [`CustomDevice::with_irq`] or a disconnected one.
+    /// Creates a device named `name` with `length` ports or addresses from `at` on. `make` is called for each machine that has
+    /// it, with the interrupt line of [`CustomDevice::with_irq`] or a disconnected one.
     #[must_use]
     pub fn new<D: Device + 'static>(
         name: impl Into<String>,
@@ -50,7 +50,7 @@ impl CustomDevice {
         self
     }
 
-    /// Returns the description, for [`DeviceSpecs::custom`](crate::spec::DeviceSpecs::custom).
+    /// Returns the device's description for a machine ([`DeviceSpecs::custom`](crate::spec::DeviceSpecs::custom)).
     #[must_use]
     pub const fn spec(&self) -> &CustomDeviceSpec {
         &self.spec

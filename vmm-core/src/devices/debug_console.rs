@@ -22,14 +22,14 @@ pub(super) const DEVICE: DeviceInfo = DeviceInfo {
 
 const SIGNATURE: u8 = 0xe9;
 
-/// Debug console.
+/// Debug console of Bochs and QEMU: each byte that the guest writes is printed.
 #[derive(Debug)]
 pub struct DebugConsole {
     output: Output,
 }
 
 impl DebugConsole {
-    /// A console that prints to `output`.
+    /// Creates a console that prints to `output`.
     #[must_use]
     pub fn new(output: Output) -> Self {
         Self { output }

@@ -21,14 +21,14 @@ pub(super) const DEVICE: DeviceInfo = DeviceInfo {
     purpose: "OUT ends the run with a code",
 };
 
-/// Exit port.
+/// Exit port: a write of the guest ends the run, as with QEMU's isa-debug-exit.
 #[derive(Debug)]
 pub struct DebugExit {
     success: Vec<u32>,
 }
 
 impl DebugExit {
-    /// An exit port on which the values `success` end with code 0.
+    /// Creates an exit port on which the values `success` end the run with code 0.
     #[must_use]
     pub fn new(success: Vec<u32>) -> Self {
         Self { success }

@@ -17,7 +17,7 @@ use crate::encoding;
 /// Consequence of an access for the run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// The guest continues.
+    /// The guest continues with its next instruction.
     Continue,
     /// The guest ends the run with this code; 0 is success.
     Exit(u32),
@@ -53,14 +53,14 @@ pub(crate) fn split_from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, 
     encoding::split_from_bytes(bytes).map_err(|_| StateMismatch)
 }
 
-/// Result of [`Device::poll_input`].
+/// State of a device's input: the result of [`Device::poll_input`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InputStatus {
-    /// The device took what there was; more may follow.
+    /// The device took all input that was there; more may follow.
     Consumed,
-    /// The device has no room now.
+    /// The device has no room for input now.
     Full,
-    /// The input has ended.
+    /// The input of the device has ended, so that it need not be polled again.
     Closed,
 }
 
@@ -78,7 +78,7 @@ pub trait Device: Send {
     /// Errors of the device's host side.
     fn read(&mut self, offset: u64, data: &mut [u8], guest: &dyn Guest) -> io::Result<Action>;
 
-    /// Writes `data` to the registers.
+    /// Writes the bytes of one guest access to the device's registers.
     ///
     /// # Errors
     /// Errors of the device's host side.

@@ -56,7 +56,7 @@ pub(crate) struct SavedFwCfg {
     key: u16,
 }
 
-/// Configuration device.
+/// Configuration device of QEMU (fw_cfg): items that a guest selects by key and reads.
 #[derive(Debug)]
 pub struct FwCfg {
     items: Vec<(u16, Vec<u8>)>,
@@ -67,7 +67,7 @@ pub struct FwCfg {
 }
 
 impl FwCfg {
-    /// A device for a machine with `memory` bytes of memory and `cpus` CPUs.
+    /// Creates a configuration device for a machine with `memory` bytes of memory and `cpus` CPUs.
     #[must_use]
     pub fn new(memory: u64, cpus: u16, files: &[FwCfgFile]) -> Self {
         let mut items = vec![

@@ -53,14 +53,14 @@ pub(super) const DEVICE: DeviceInfo = DeviceInfo {
 const SIGNATURE: u32 = u32::from_le_bytes(*b"VMMH");
 const MAX_STRING_LENGTH: usize = 64 << 10;
 
-/// Result of the last call, as the guest reads it from `STATUS`.
+/// Result of the last hypercall, as the guest reads it from `STATUS`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[repr(u32)]
 pub enum HypercallStatus {
-    /// The call succeeded.
+    /// The hypercall succeeded.
     #[default]
     Ok = 0,
-    /// The address is not mapped to memory.
+    /// The address in the hypercall is not mapped to memory.
     BadAddress = 1,
     /// The buffer is too small: the text was cut, and is still NUL-terminated if there was room for one byte.
     BufferTooSmall = 2,
@@ -76,7 +76,7 @@ pub trait HostAddresses: fmt::Debug + Send {
     fn host_address(&self, address: Gpa) -> Option<u64>;
 }
 
-/// The hypercall registers.
+/// Hypercall registers, by which a guest prints text, ends its run, and reads arguments and exit counts.
 #[derive(Debug)]
 pub struct Hypercall {
     output: Output,
@@ -97,7 +97,7 @@ pub(crate) struct Registers {
 }
 
 impl Hypercall {
-    /// Registers that print to `output`, hand out `arguments` and show addresses of `host`.
+    /// Creates registers that print to `output`, hand out `arguments` and show addresses of `host`.
     #[must_use]
     pub fn new(output: Output, arguments: &[String], host: Box<dyn HostAddresses>) -> Self {
         let mut text: Vec<u8> =

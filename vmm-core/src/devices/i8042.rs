@@ -50,7 +50,7 @@ const REFRESH: u8 = 1 << 4;
 /// Port B: gate of the PIT's channel 2, and speaker.
 const WRITABLE_B: u8 = 0x03;
 
-/// Keyboard controller.
+/// Keyboard controller, an Intel 8042, without a keyboard.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct I8042 {
     /// Byte in the output buffer.

@@ -3,20 +3,21 @@
 use crate::Gpa;
 use crate::spec::BusAddress;
 
-/// Declaration of a built-in device. Each device has one beside its code; [`DeviceKind::info`](crate::devices::DeviceKind::info)
-/// returns it.
+/// Declaration of a built-in device as constants: name, address, length, interrupt lines and purpose. Each device has one
+/// beside its code; [`DeviceKind::info`](crate::devices::DeviceKind::info) returns it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeviceInfo {
     /// Name on the bus, in tables and messages, and of its table in a configuration. Devices that a configuration switches
     /// together share one.
     pub name: &'static str,
-    /// Name with an article, for messages: `the serial port`.
+    /// Name of the device with an article, for messages: `the serial port`.
     pub title: &'static str,
-    /// Address, or default of it.
+    /// Address of the device: fixed, or a default that a configuration can change.
     pub location: DeviceLocation,
-    /// Number of ports or bytes.
+    /// Number of ports or bytes that the device occupies.
     pub length: u64,
-    /// Interrupt inputs (GSIs) of its lines. A virtio device has the one of these that its position in the list selects.
+    /// Interrupt inputs (GSIs) of the device's lines. A virtio device has the one of these that its position in the list
+    /// selects.
     pub irqs: &'static [u32],
     /// Purpose for the guest, in a few words.
     pub purpose: &'static str,
@@ -25,13 +26,13 @@ pub struct DeviceInfo {
 /// Rule for the address of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceLocation {
-    /// The configuration can move it; this is its default.
+    /// The device can be moved by the configuration; this is its default address.
     Movable(BusAddress),
-    /// Always at this address.
+    /// The device is always at this address.
     Fixed(BusAddress),
-    /// In the window of its position in the list of virtio devices ([`window`](crate::spec::virtio::window)).
+    /// The device is in the window of its position in the list of virtio devices ([`window`](crate::spec::virtio::window)).
     VirtioWindow {
-        /// Window of the first device.
+        /// First address of the first virtio device's window.
         first: Gpa,
     },
 }

@@ -1,4 +1,4 @@
-//! Interrupt line of a device.
+//! Interrupt lines, which connect devices to an interrupt controller.
 //!
 //! The other end ([`IrqSink`]) is the machine's: an interrupt controller, or nothing.
 
@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use vm_superio::Trigger;
 
-/// An interrupt line. Clones are the same line.
+/// Interrupt line of a device. Clones are the same line.
 #[derive(Clone)]
 pub struct IrqLine(Option<Arc<dyn IrqSink>>);
 
-/// Input of an interrupt controller: the other end of a line.
+/// Input of an interrupt controller, to which a device's line leads.
 pub trait IrqSink: Send + Sync {
-    /// Raises and lowers the line: an edge.
+    /// Sends an edge: raises and lowers the line.
     ///
     /// # Errors
     /// Errors of the host's call.
@@ -28,19 +28,19 @@ pub trait IrqSink: Send + Sync {
 }
 
 impl IrqLine {
-    /// A line without an input, for a machine without interrupt controllers.
+    /// Creates a line without an input, for a machine without interrupt controllers.
     #[must_use]
     pub const fn disconnected() -> Self {
         Self(None)
     }
 
-    /// A line to `sink`.
+    /// Creates a line that leads to `sink`.
     #[must_use]
     pub fn new(sink: impl IrqSink + 'static) -> Self {
         Self(Some(Arc::new(sink)))
     }
 
-    /// Raises and lowers the line: an edge.
+    /// Sends an edge: raises and lowers the line.
     ///
     /// # Errors
     /// Errors of the host's call.

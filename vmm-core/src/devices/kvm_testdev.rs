@@ -63,7 +63,7 @@ pub trait PageMappings: fmt::Debug + Send {
     fn invalidate_page(&self, address: Gpa) -> io::Result<()>;
 }
 
-/// Bytes that keep what is written; those at ports are followed by the flush register.
+/// Bytes of the kvm-unit-tests device that keep what is written; those at ports are followed by the flush register.
 #[derive(Debug)]
 pub struct TestBytes {
     bytes: Vec<u8>,
@@ -71,13 +71,13 @@ pub struct TestBytes {
 }
 
 impl TestBytes {
-    /// Bytes at ports 0xe0 to 0xe3, with the flush register for `mappings` at 0xe4.
+    /// Creates the bytes at ports 0xe0 to 0xe3, with the flush register for `mappings` at 0xe4.
     #[must_use]
     pub fn ports(mappings: Box<dyn PageMappings>) -> Self {
         Self { bytes: vec![0; 4], flush: Some(mappings) }
     }
 
-    /// Bytes in the address space.
+    /// Creates the bytes in the address space.
     #[must_use]
     pub fn memory() -> Self {
         let length = usize::try_from(MEMORY.length).unwrap_or(0);
@@ -126,14 +126,14 @@ impl Device for TestBytes {
     }
 }
 
-/// Interrupt inputs that the guest drives.
+/// Ports of the kvm-unit-tests device by which the guest drives interrupt inputs.
 #[derive(Debug)]
 pub struct TestLines {
     lines: Vec<IrqLine>,
 }
 
 impl TestLines {
-    /// A port for each line.
+    /// Creates one port for each line.
     #[must_use]
     pub fn new(lines: Vec<IrqLine>) -> Self {
         Self { lines }

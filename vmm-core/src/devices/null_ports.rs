@@ -58,7 +58,7 @@ pub struct NullPorts {
 }
 
 impl NullPorts {
-    /// A range of `length` ports.
+    /// Creates a range of `length` ports without a function.
     #[must_use]
     pub const fn new(length: u64) -> Self {
         Self { length }

@@ -71,7 +71,7 @@ const ALARM_HOUR: u8 = 0x05;
 const STATUS_D: u8 = 0x0d;
 /// Register D: the battery is good.
 const VALID: u8 = 1 << 7;
-/// Register of the century, as the FADT names it.
+/// Index of the century's register in CMOS memory, as the FADT names it.
 pub const CENTURY: u8 = 0x32;
 /// Time before a new second in which an update is in progress (UIP): 244 us before it starts, and 1984 us of update.
 const UPDATE_TIME: Duration = Duration::from_micros(244 + 1984);
@@ -79,9 +79,9 @@ const UPDATE_TIME: Duration = Duration::from_micros(244 + 1984);
 /// Memory sizes that firmware leaves in CMOS memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MemorySizes {
-    /// Bytes from 1 MiB up, without a gap, below 4 GiB; 0 if there is no memory at 1 MiB.
+    /// Bytes of memory from 1 MiB up, without a gap, below 4 GiB; 0 if there is no memory at 1 MiB.
     pub above_1m: u64,
-    /// Bytes from 4 GiB up.
+    /// Bytes of memory from 4 GiB up.
     pub above_4g: u64,
 }
 
@@ -96,7 +96,7 @@ pub(crate) struct SavedRtc {
     raised: bool,
 }
 
-/// Real-time clock.
+/// Real-time clock of a PC, with its alarm and CMOS memory.
 #[derive(Debug)]
 pub struct Rtc {
     index: u8,
@@ -113,7 +113,8 @@ pub struct Rtc {
 }
 
 impl Rtc {
-    /// Creates a clock with the machine's memory sizes. It reports its alarm to `alarm` if `line` is connected.
+    /// Creates a real-time clock whose CMOS memory holds the machine's memory sizes. It reports its alarm to `alarm` if `line`
+    /// is connected.
     ///
     /// # Errors
     /// Errors of creating a host timer.

@@ -51,7 +51,7 @@ struct Registers {
     in_buffer: Vec<u8>,
 }
 
-/// Serial port.
+/// Serial port, a 16550, connected to the console.
 pub struct Serial {
     uart: Uart<IrqLine, NoEvents, Output>,
     output: Output,
@@ -59,7 +59,7 @@ pub struct Serial {
 }
 
 impl Serial {
-    /// A port that prints to `output`, receives from `input` and interrupts over `line`.
+    /// Creates a port that prints to `output`, receives from `input` and interrupts over `line`.
     #[must_use]
     pub fn new(output: Output, input: Box<dyn Input>, line: IrqLine) -> Self {
         Self { uart: Uart::new(line, output.clone()), output, input }

@@ -16,27 +16,27 @@ use kvm_sys_wrap::Call;
 
 pub use steps::flow;
 
-/// Step of a call sequence.
+/// Step of a machine's call sequence: a system call or another action, and the reason for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SequenceStep {
-    /// Call or other action.
+    /// System call or other action of the step.
     pub act: CallAction,
-    /// Argument of the call.
+    /// Argument of the system call.
     pub argument: Argument,
-    /// Direction of the argument.
+    /// Direction of the argument: into the kernel, out of it, or both.
     pub direction: ArgumentDirection,
-    /// Description of the result.
+    /// Description of the call's result.
     pub returns: Cow<'static, str>,
-    /// Purpose of the step.
+    /// Purpose of the step for the machine.
     pub why: Cow<'static, str>,
-    /// Frequency of the step.
+    /// Number of times that the step is done: once, or repeatedly during the run.
     pub times: CallFrequency,
 }
 
-/// Action of a step.
+/// Action of a step: a system call, a copy to guest memory, or a timer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CallAction {
-    /// System call.
+    /// System call of the KVM flow.
     Call(Call),
     /// Copy to guest memory, which is mapped in this process.
     WriteMemory,
@@ -44,34 +44,34 @@ pub enum CallAction {
     SetTimer,
 }
 
-/// Argument of a step.
+/// Argument of a system call or action, to show.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Argument {
-    /// None.
+    /// The call has no argument.
     None,
     /// Value, as an observer of calls sees it.
     Value(String),
     /// Description of a value that is only known at the call.
     Later(String),
-    /// Structure, with its relevant fields.
+    /// Structure, with the fields that matter.
     Struct {
-        /// Name in the kernel's headers.
+        /// Name of the structure in the kernel's headers.
         name: &'static str,
-        /// Relevant fields.
+        /// Fields that matter for the call.
         fields: Vec<Field>,
     },
 }
 
-/// Field of a structure.
+/// Field of an argument's structure, to show.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Field {
-    /// Name in the kernel's headers.
+    /// Name of the field in the kernel's headers.
     pub name: &'static str,
-    /// Value of the field.
+    /// Value of the field, or its description.
     pub value: Value,
 }
 
-/// Value of a field.
+/// Value of a field: a number, or words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {
     /// Number that is known before the call.
@@ -80,27 +80,27 @@ pub enum Value {
     Words(String),
 }
 
-/// Direction of an argument.
+/// Direction of an argument's data: into the kernel, out of it, or both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ArgumentDirection {
-    /// No argument.
+    /// The call passes no data.
     None,
-    /// Into the kernel (or into guest memory): `_IOW`.
+    /// Data go into the kernel (`_IOW`) or into guest memory.
     Into,
-    /// Out of the kernel: `_IOR`.
+    /// Data come out of the kernel (`_IOR`).
     OutOf,
-    /// Both ways: `_IOWR`.
+    /// Data go into the kernel and come out of it (`_IOWR`).
     Both,
 }
 
-/// Frequency of a step.
+/// Number of times that a step is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CallFrequency {
-    /// Once.
+    /// The step is done once.
     Once,
-    /// Repeated until the guest ends.
+    /// The step is repeated until the guest ends.
     UntilTheEnd,
-    /// During the run, after each such event.
+    /// The step is done during the run, after each event of this kind.
     Whenever(&'static str),
 }
 

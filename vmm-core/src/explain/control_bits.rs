@@ -17,13 +17,13 @@ use crate::spec::{MachineSpec, Register};
 /// Control register of an initial state, with all its named bits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ControlRegister {
-    /// Name of the register.
+    /// Name of the register, such as `CR0`.
     pub name: &'static str,
-    /// Value in the initial state.
+    /// Value of the register in the initial state.
     pub value: u64,
-    /// Value after reset.
+    /// Value of the register after reset.
     pub after_reset: u64,
-    /// Named bits, lowest first.
+    /// Bits of the register that have a name, lowest first.
     pub bits: Vec<ExplainedBit>,
 }
 

@@ -17,42 +17,42 @@ use crate::{Gva, PAGE_SIZE};
 /// Range that only ring 0 should be able to access.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KernelStructure {
-    /// Name, such as `GDT`.
+    /// Name of the structure, such as `GDT`.
     pub name: &'static str,
-    /// Guest-physical range.
+    /// Guest-physical range of the structure.
     pub range: GpaRange,
 }
 
-/// Lint of page tables.
+/// Suspicious mapping in page tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PageLint {
     /// A range is both writable and executable.
     WritableExecutable(MappedRange),
     /// Ring 3 can read a kernel structure.
     UserVisible {
-        /// Kernel structure.
+        /// Kernel structure that ring 3 can read.
         kernel: KernelStructure,
-        /// Virtual address of it for ring 3.
+        /// Virtual address at which ring 3 can read it.
         gva: Gva,
         /// True if ring 3 can write it.
         writable: bool,
     },
     /// A physical range is mapped at two virtual addresses.
     Alias {
-        /// Physical range.
+        /// Guest-physical range that is mapped twice.
         physical: GpaRange,
-        /// Lower virtual address.
+        /// Lower one of the two virtual addresses.
         first: Gva,
-        /// Higher virtual address.
+        /// Higher one of the two virtual addresses.
         second: Gva,
         /// True if it is writable through one and executable through the other.
         writable_and_executable: bool,
     },
     /// A mapping of physical addresses without memory or a device.
     MapsNothing {
-        /// First virtual address.
+        /// First virtual address of the mapping.
         gva: Gva,
-        /// Physical range.
+        /// Guest-physical range that the mapping refers to.
         physical: GpaRange,
     },
     /// Entry with reserved bits, or table that is not in memory.
@@ -60,7 +60,7 @@ pub enum PageLint {
 }
 
 impl PageLint {
-    /// Returns a short, stable name for programs.
+    /// Returns a short, stable name of the lint for programs.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
@@ -85,7 +85,8 @@ impl PageLint {
     }
 }
 
-/// Returns all lints, in the order of [`PageLint`]. `populated` holds the ranges of memory and devices.
+/// Returns all suspicious mappings of page tables, in the order of [`PageLint`]. `populated` holds the ranges of memory and
+/// devices.
 #[must_use]
 pub fn lint(mappings: &Mappings, populated: &[GpaRange], kernel: &[KernelStructure]) -> Vec<PageLint> {
     let mut populated = populated.to_vec();

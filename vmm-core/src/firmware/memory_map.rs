@@ -16,10 +16,11 @@ pub const EBDA: Gpa = Gpa(0x9_fc00);
 const GRAPHICS: Gpa = Gpa(0xa_0000);
 /// First address of the BIOS area.
 pub const BIOS_AREA: Gpa = Gpa(0xe_0000);
-/// End of the BIOS area.
+/// End of the BIOS area: 1 MiB.
 pub const ONE_MIB: Gpa = Gpa(0x10_0000);
 
-/// Returns the memory map, sorted by address, without overlaps. Adjacent ranges of one kind are one entry.
+/// Returns the memory map of a machine for a kernel, sorted by address, without overlaps. Adjacent ranges of one kind are one
+/// entry.
 #[must_use]
 pub fn memory_map(spec: &MachineSpec) -> Vec<MemoryMapEntry> {
     let firmware = if spec.devices.platform.has_tables() { firmware_ranges() } else { Vec::new() };

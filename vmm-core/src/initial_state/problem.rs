@@ -12,7 +12,7 @@ use crate::{Gpa, Gva};
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{}", joined(.problems))]
 pub struct StateError {
-    /// All problems; never empty.
+    /// All problems of the initial state; never empty.
     pub problems: Vec<StateProblem>,
 }
 
@@ -27,7 +27,7 @@ impl From<StateProblem> for StateError {
     }
 }
 
-/// Problem of an initial state.
+/// Problem of an initial state that a description asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum StateProblem {
     /// The entry is above the mode's address limit.
@@ -36,9 +36,9 @@ pub enum StateProblem {
     /// The entry is a segment and an offset, but the mode is not real mode.
     #[error("entry {entry}: {mode} mode takes an address, not segment:offset")]
     EntrySegmented {
-        /// The entry.
+        /// Entry as segment and offset.
         entry: EntryPoint,
-        /// The mode.
+        /// CPU mode of the description.
         mode: Mode,
     },
     /// The page tables do not map the entry.
@@ -47,17 +47,17 @@ pub enum StateProblem {
     /// The entry's physical address is not in memory.
     #[error("entry {gva}: no memory at physical {gpa}")]
     EntryNoMemory {
-        /// The entry.
+        /// Virtual address of the entry.
         gva: Gva,
-        /// Physical address of the entry.
+        /// Guest-physical address of the entry.
         gpa: Gpa,
     },
     /// The page of the entry is for ring 0 only, and the guest starts in ring 3.
     #[error("entry {gva} lies in a page of the {owner}, which ring 3 cannot use")]
     EntrySupervisor {
-        /// The entry.
+        /// Virtual address of the entry.
         gva: Gva,
-        /// Owner of the page.
+        /// Owner of the page that the entry is in.
         owner: String,
     },
     /// The page of the entry has the XD bit.
@@ -72,25 +72,25 @@ pub enum StateProblem {
     /// A preset register exists in 64-bit code only.
     #[error("{mode} mode has no register {}", .register.name())]
     NoSuchRegister {
-        /// The register.
+        /// Register that is preset.
         register: Register,
-        /// The mode.
+        /// CPU mode of the description.
         mode: Mode,
     },
     /// A preset value has more than 32 bits.
     #[error("register {}: {value:#x} has more than the 32 bits of {mode} mode", .register.name())]
     RegisterTooWide {
-        /// The register.
+        /// Register that is preset.
         register: Register,
-        /// The value.
+        /// Value that the register is preset to.
         value: u64,
-        /// The mode.
+        /// CPU mode of the description.
         mode: Mode,
     },
     /// A preset RFLAGS has bits that do not exist, or that would change the mode.
     #[error("register rflags: cannot set {0}")]
     Flags(Rflags),
-    /// The layout was not computed for this description.
+    /// The layout was computed for another description.
     #[error("the layout has no room for the {}: it belongs to another machine", .0.name())]
     LayoutMismatch(LayoutPart),
 }

@@ -14,7 +14,7 @@ use crate::{Gpa, Gva};
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{}", joined(.problems))]
 pub struct LayoutError {
-    /// All problems; never empty.
+    /// All problems of the layout; never empty.
     pub problems: Vec<LayoutProblem>,
 }
 
@@ -30,7 +30,7 @@ fn joined(problems: &[LayoutProblem]) -> String {
     lines.join("; ")
 }
 
-/// Problem of a layout.
+/// Problem of a memory layout that a description asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum LayoutProblem {
     /// The machine has no memory.
@@ -39,17 +39,17 @@ pub enum LayoutProblem {
     /// A memory region has size 0.
     #[error("memory region {number} is empty")]
     EmptyRegion {
-        /// Counted from 1.
+        /// Number of the memory region, counted from 1.
         number: usize,
     },
     /// A memory region does not consist of whole pages.
     #[error("memory region {number}: {field} {value:#x} is not a multiple of 4 KiB")]
     RegionMisaligned {
-        /// Counted from 1.
+        /// Number of the memory region, counted from 1.
         number: usize,
-        /// `address` or `size`.
+        /// Field of the region that is misaligned: `address` or `size`.
         field: &'static str,
-        /// Value of the field.
+        /// Value of the misaligned field.
         value: u64,
     },
     /// The TSS address is not a multiple of 4 KiB, as KVM requires.
@@ -61,35 +61,35 @@ pub enum LayoutProblem {
     /// A range ends above the limit for its kind.
     #[error("{owner} at {address} ({}) does not end below {limit:#x}", ByteSize(*.size))]
     TooHigh {
-        /// Owner of the range.
+        /// Owner of the range that is too high.
         owner: RangeOwner,
-        /// First address.
+        /// First address of the range.
         address: Gpa,
-        /// Size in bytes.
+        /// Size of the range in bytes.
         size: u64,
-        /// Highest end allowed.
+        /// Highest end that the range may have.
         limit: u64,
     },
-    /// Two ranges overlap.
+    /// Two guest-physical ranges overlap.
     #[error("{first} overlaps {second}")]
     Overlap {
-        /// Range that starts lower.
+        /// Range that starts at the lower address, and its owner.
         first: LayoutEntry,
-        /// Range that starts higher.
+        /// Range that starts at the higher address, and its owner.
         second: LayoutEntry,
     },
     /// A range must be in memory and is not.
     #[error("{entry}: no memory at {missing}")]
     OutsideMemory {
-        /// Range and its owner.
+        /// Range that must be in memory, and its owner.
         entry: LayoutEntry,
-        /// First part of it without memory.
+        /// First part of the range that is not in memory.
         missing: GpaRange,
     },
     /// A range must be writable and is not.
     #[error("{entry} lies in memory region {region}, which is read-only")]
     ReadOnly {
-        /// Range and its owner.
+        /// Range that must be writable, and its owner.
         entry: LayoutEntry,
         /// Number of the memory region, counted from 1.
         region: usize,
@@ -97,17 +97,17 @@ pub enum LayoutProblem {
     /// The address of a pinned part is not aligned.
     #[error("{} at {address} is not at a multiple of {alignment}", .part.name())]
     Misaligned {
-        /// The part.
+        /// Part whose address is misaligned.
         part: LayoutPart,
         /// Address of the part.
         address: Gpa,
-        /// Alignment in bytes.
+        /// Alignment that the part needs, in bytes.
         alignment: u64,
     },
     /// The stack has size 0, or more bytes than there are addresses below its end.
     #[error("a stack of {} does not fit below {top}", ByteSize(*.size))]
     StackSize {
-        /// Requested size in bytes.
+        /// Size of the stack that was requested, in bytes.
         size: u64,
         /// End of the stack, or the mode's address limit.
         top: Gpa,
@@ -115,9 +115,9 @@ pub enum LayoutProblem {
     /// The mode does not have the pinned part.
     #[error("{mode} mode has no {}", .part.name())]
     NoSuchPart {
-        /// The part.
+        /// Part whose address was pinned.
         part: LayoutPart,
-        /// The mode.
+        /// CPU mode of the description.
         mode: Mode,
     },
     /// A page would have to be both closed and open to ring 3.
@@ -131,11 +131,11 @@ pub enum LayoutProblem {
     /// No free range is large enough for a part.
     #[error("no room for the {} ({}) in writable memory below {limit:#x}", .part.name(), ByteSize(*.size))]
     NoRoom {
-        /// The part.
+        /// Part for which there is no room.
         part: LayoutPart,
         /// Size of the part in bytes.
         size: u64,
-        /// Highest end allowed.
+        /// Highest end that the part may have.
         limit: u64,
     },
     /// The page tables would be larger than 1 GiB.
@@ -150,15 +150,15 @@ pub enum LayoutProblem {
     /// The mode cannot map pages of this size.
     #[error("{mode} mode has no {size} pages")]
     PageSize {
-        /// The mode.
+        /// CPU mode of the description.
         mode: Mode,
-        /// The page size.
+        /// Page size that was requested.
         size: PageSize,
     },
-    /// Five-level paging outside long mode.
+    /// Five-level paging was requested outside long mode.
     #[error("{0} mode has no five-level paging")]
     FiveLevel(Mode),
-    /// A mapping is not possible.
+    /// A mapping of the description is not possible.
     #[error(transparent)]
     Map(#[from] MappingProblem),
 }
@@ -170,19 +170,19 @@ pub enum LayoutProblem {
 )]
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum MappingProblem {
-    /// A field is not a multiple of the page size.
+    /// A field of a mapping is not a multiple of the page size.
     Misaligned { map: usize, field: &'static str, value: u64 },
-    /// The size is 0.
+    /// The size of a mapping is 0.
     Empty { map: usize },
-    /// The paging scheme cannot translate all virtual addresses of the range.
+    /// The paging scheme cannot translate all virtual addresses of a mapping.
     Unaddressable { map: usize, scheme: Scheme, gva: Gva, size: u64 },
-    /// A page table entry cannot hold all physical addresses of the range.
+    /// A page table entry cannot hold all physical addresses of a mapping.
     TooHigh { map: usize, scheme: Scheme, gpa: Gpa, size: u64 },
-    /// Neither memory nor a device is in the physical range.
+    /// The physical range of a mapping has neither memory nor a device.
     NothingThere { map: usize, span: GpaRange },
     /// Two mappings map the same virtual page.
     Overlap { first: usize, second: usize, gva: Gva },
-    /// Entries of two-level paging have no XD bit.
+    /// A mapping is not executable, but entries of two-level paging have no XD bit.
     NoExecuteDisable { map: usize },
     /// A mapping replaces the identity mapping of a table or of the stack.
     Hides { map: usize, hidden: LayoutEntry },

@@ -6,19 +6,19 @@ use super::{Layout, LayoutRegion, RangeOwner};
 use crate::Gpa;
 use crate::spec::gpa_range::{ByteSize, GpaRange};
 
-/// Kind of guest-physical address space of a row.
+/// Kind of the guest-physical addresses of a row in the layout table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LayoutRowKind {
-    /// Writable memory.
+    /// Memory that the guest can write.
     Memory,
-    /// Read-only memory.
+    /// Memory that the guest cannot write.
     ReadOnly,
-    /// No memory.
+    /// Addresses without memory.
     Hole,
 }
 
 impl LayoutRowKind {
-    /// Returns the name in the table.
+    /// Returns the name of the kind in the table.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -32,11 +32,11 @@ impl LayoutRowKind {
 /// Row of the layout table: a range with one owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LayoutRow<'a> {
-    /// Guest-physical range.
+    /// Guest-physical range of the row.
     pub range: GpaRange,
-    /// Kind of the address space.
+    /// Kind of the row's addresses: memory, read-only memory or hole.
     pub kind: LayoutRowKind,
-    /// Owner; `None` if the range is free or a hole.
+    /// Owner of the range; `None` if the range is free or a hole.
     pub owner: Option<&'a RangeOwner>,
 }
 

@@ -1,4 +1,4 @@
-//! Debug abilities of this host, found by trying them.
+//! Probe of the debug features of KVM that work on this host.
 //!
 //! Hosts differ more here than anywhere else, and no capability says so: breakpoints that never fire, single steps that
 //! execute more than one instruction. So a guest of a few instructions is run once for each ability, in the mode and ring of
@@ -44,45 +44,45 @@ const BREAKPOINT_VECTOR: u32 = 3;
 /// Limits of a probe: a host that loses the guest must not hang us.
 const LIMITS: LimitSpec = LimitSpec { time: Some(Duration::from_secs(1)), exits: Some(100) };
 
-/// Debug abilities of a host for guests of one mode, ring and kind of interrupt controllers.
+/// Debug features of KVM that work on a host, for guests of one mode, ring and kind of interrupt controllers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DebugCapabilities {
     /// True if the machine has interrupt controllers: then [`Self::handlers`] is not probed, otherwise
     /// [`Self::trap_byte`] is not.
     pub has_interrupts: bool,
-    /// A debug register stops the vCPU before an instruction.
+    /// True if a debug register stops the vCPU before an instruction.
     pub hardware_breakpoints: bool,
-    /// A debug register stops the vCPU after a write.
+    /// True if a debug register stops the vCPU after a write.
     pub watchpoints: bool,
-    /// One instruction can be executed alone.
+    /// True if one instruction can be executed alone.
     pub single_step: bool,
-    /// Interrupts wait during a single step.
+    /// True if no interrupt is delivered during a single step.
     pub block_interrupts: bool,
-    /// Behaviour of a single step over an instruction that faults.
+    /// Way to end a single step over an instruction that raises an exception.
     pub handlers: StepIntoHandler,
-    /// Byte that stops a vCPU which executes it.
+    /// Instruction byte that stops a vCPU which executes it.
     pub trap_byte: Option<TrapByte>,
 }
 
-/// Way to end a single step over an instruction that faults before the first instruction of the handler.
+/// Way to end a single step over an instruction that raises an exception, before the first instruction of the handler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StepIntoHandler {
-    /// The step ends there by itself.
+    /// The step ends by itself before the first instruction of the handler.
     Reached,
-    /// A HLT at the handler ends the step.
+    /// A HLT at the start of the handler ends the step.
     ByHlt,
-    /// An INT1 at the handler ends the step: kvm-pvm.
+    /// An INT1 at the start of the handler ends the step, as on kvm-pvm.
     ByInt1,
-    /// Nothing ends the step there: some or all of the handler is part of it.
+    /// Nothing ends the step before the handler: some or all of the handler is part of it.
     Missed,
 }
 
-/// Byte that stops a vCPU on a machine with interrupt controllers.
+/// Instruction byte that stops a vCPU on a machine with interrupt controllers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TrapByte {
-    /// INT3, with `KVM_GUESTDBG_USE_SW_BP`.
+    /// INT3 instruction, which stops with `KVM_GUESTDBG_USE_SW_BP`.
     Int3,
-    /// IN.
+    /// IN instruction, which exits as an access to a port.
     In,
 }
 
@@ -124,7 +124,7 @@ impl TrapByte {
 }
 
 impl DebugCapabilities {
-    /// Probes everything with small machines of the mode, ring and interrupt controllers of `spec`.
+    /// Probes the debug features with small machines of the mode, ring and interrupt controllers of `spec`.
     ///
     /// # Errors
     /// [`Error`] where no such machine can be built on this host.

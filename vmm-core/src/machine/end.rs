@@ -13,19 +13,19 @@ use crate::cpu::ring3_trap::{ExceptionFrame, exception_name};
 use crate::devices::device::Action;
 use crate::spec::{BusAddress, HaltPolicy, ResetPolicy};
 
-/// End of a run.
+/// End of a run, with its data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum End {
-    /// The guest executed HLT.
+    /// The guest executed HLT, and nothing wakes it.
     Halt {
-        /// True if RFLAGS.IF was set. If not, no interrupt could have woken the vCPU.
+        /// True if interrupts were enabled at the HLT (RFLAGS.IF). If not, no interrupt could have woken the vCPU.
         interrupts: bool,
     },
     /// A ring-3 guest ended its run with `int 0x80`.
     Ring3Exit,
     /// The guest asked to end, over the exit port or the hypercall registers.
     Exit {
-        /// Exit code; 0 is success.
+        /// Exit code of the guest; 0 is success.
         code: u32,
     },
     /// The guest switched the machine off, by ACPI or a port.
@@ -38,21 +38,21 @@ pub enum End {
     Shutdown,
     /// KVM could not go on, mostly because of an instruction it cannot emulate.
     InternalError {
-        /// `KVM_INTERNAL_ERROR_*`.
+        /// Number of the error (`KVM_INTERNAL_ERROR_*`).
         suberror: u32,
-        /// Data of the suberror.
+        /// Further data of the error, whose meaning depends on its number.
         data: Vec<u64>,
     },
-    /// The CPU refused the guest's state.
+    /// The CPU refused to enter the guest because of its state.
     FailEntry {
-        /// Hardware entry failure reason.
+        /// Reason of the entry failure as the CPU gave it.
         reason: u64,
-        /// Host CPU on which it happened.
+        /// Host CPU on which the entry failed.
         cpu: u32,
     },
     /// A ring-3 guest raised an exception, which only the trap page could take.
     Exception {
-        /// Vector of the exception.
+        /// Vector of the exception, 0 to 255.
         vector: u8,
         /// Exception frame that the CPU pushed, if it can be read.
         frame: Option<ExceptionFrame>,
@@ -61,36 +61,36 @@ pub enum End {
     Unmapped(UnmappedAccess),
     /// The guest asked the host for a reset or power-off, or reported a crash.
     SystemEvent {
-        /// `KVM_SYSTEM_EVENT_*`.
+        /// Number of the event (`KVM_SYSTEM_EVENT_*`).
         kind: u32,
     },
-    /// The time limit passed.
+    /// The time limit of the run passed.
     TimeLimit(Duration),
     /// The guest made more exits than allowed.
     ExitLimit(u64),
-    /// Ctrl-C, or another signal that asks us to end.
+    /// The user ended the run, by Ctrl-C or another signal.
     Interrupted,
     /// Exit of a kind that this machine does not enable.
     Unserved(Exit),
 }
 
-/// Duration of a suspension to memory.
+/// End of a suspension to memory: a time, or never.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Suspend {
-    /// Until a time, since the Unix epoch. Runs go on then; debugged runs end here.
+    /// The machine wakes at a time since the Unix epoch. Runs go on then; debugged runs end here.
     Until(Duration),
-    /// Forever: no alarm is set that may wake the machine.
+    /// The machine never wakes: no alarm is set.
     NoAlarm,
-    /// Forever: the FACS has no waking vector below 1 MiB.
+    /// The machine never wakes: the FACS has no waking vector below 1 MiB.
     NoVector(u32),
 }
 
 /// Access of the guest to a port or address where no memory or device is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnmappedAccess {
-    /// Port or address.
+    /// I/O port or guest-physical address that was accessed.
     pub at: BusAddress,
-    /// Bytes accessed.
+    /// Number of bytes that were accessed.
     pub width: usize,
     /// Value that was written; `None` for a read.
     pub written: Option<u64>,
@@ -108,7 +108,7 @@ macro_rules! end_kinds {
         }
 
         impl EndKind {
-            /// Returns the name used in `[expect] end` and in reports.
+            /// Returns the name of the kind in `[expect] end` and in reports.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$kind => $name,)* }
@@ -157,7 +157,7 @@ end_kinds! {
 /// Class of an [`End`], for code that treats many ends alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndClass {
-    /// The guest ended the run: HLT, `int 0x80` in ring 3, an exit code, power-off, reset, suspend, a system event.
+    /// The guest ended the run: by HLT, `int 0x80` in ring 3, an exit code, power-off, reset, suspend or a system event.
     Finished,
     /// The guest or KVM could not continue.
     Failed,
@@ -165,23 +165,23 @@ pub enum EndClass {
     Stopped,
 }
 
-/// Judgement of an end.
+/// Judgement of a run's end: success, or the kind of failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// The guest ended successfully.
     Success,
-    /// The guest ended with this exit code, not 0.
+    /// The guest ended with an exit code other than 0.
     Code(u32),
-    /// The guest died.
+    /// The guest crashed.
     Crashed,
-    /// The guest did not end by itself, or waits forever.
+    /// The guest hung: it did not end by itself, or waits forever.
     Hung,
-    /// The user ended it.
+    /// The user interrupted the run.
     Interrupted,
 }
 
 impl End {
-    /// Returns the name used in `[expect] end` and in reports.
+    /// Returns the name of the end's kind in `[expect] end` and in reports.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         self.kind().name()
@@ -236,7 +236,7 @@ impl End {
         if let Self::Exit { code } = self { Some(*code) } else { None }
     }
 
-    /// Verdict on this end for a machine with these policies for HLT and reset.
+    /// Returns the verdict on this end for a machine with the given policies for HLT and reset.
     #[must_use]
     pub const fn verdict(&self, halt: HaltPolicy, reset: ResetPolicy) -> Verdict {
         match self {
@@ -351,7 +351,7 @@ impl fmt::Display for UnmappedAccess {
     }
 }
 
-/// The name of a `KVM_INTERNAL_ERROR_*` number (linux/kvm.h).
+/// Returns the name of a `KVM_INTERNAL_ERROR_*` number (linux/kvm.h).
 #[must_use]
 pub const fn internal_error_name(suberror: u32) -> &'static str {
     match suberror {

@@ -15,16 +15,16 @@ use crate::initial_state::StateError;
 use crate::layout::LayoutError;
 use crate::spec::mode::Mode;
 
-/// Party that is to blame for an error.
+/// Party whose fault an error is: the configuration, the host, or this program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blame {
-    /// Description of the machine, or the guest's file.
+    /// The description of the machine, or the guest's file, is wrong.
     Configuration,
     /// The host cannot do what was asked; another host could.
     HostLacks,
     /// Something on this host failed.
     Host,
-    /// A bug in this program.
+    /// The VMM itself has a bug.
     Bug,
 }
 
@@ -34,18 +34,18 @@ pub enum Error {
     /// The parts of the machine do not fit into its memory.
     #[error(transparent)]
     Layout(#[from] LayoutError),
-    /// The boot state asked for does not exist.
+    /// The boot state that the description asks for is not possible.
     #[error(transparent)]
     State(#[from] StateError),
-    /// Two devices on one address.
+    /// Two devices have the same address.
     #[error(transparent)]
     Bus(#[from] BusError),
     /// A snapshot cannot be taken, or is of another machine.
     #[error("the snapshot is not usable: {problem}")]
     Snapshot {
-        /// Description of the problem.
+        /// Description of the problem, for a message.
         problem: &'static str,
-        /// Error of the host.
+        /// Error of the host that caused the problem, if one did.
         source: Option<io::Error>,
     },
     /// A device cannot be saved in a snapshot or checkpoint.
@@ -55,7 +55,7 @@ pub enum Error {
     /// given one.
     #[error("device `{name}` is described, but was not supplied")]
     DeviceNotSupplied {
-        /// Name of the device.
+        /// Name of the device that is missing.
         name: String,
     },
     /// The state of a machine cannot be restored.
@@ -67,7 +67,7 @@ pub enum Error {
     /// More virtio devices than there are interrupts for them.
     #[error("{count} virtio devices; there are interrupts for {}", crate::spec::virtio::MAX_DEVICES)]
     TooManyVirtioDevices {
-        /// Number of devices.
+        /// Number of virtio devices in the description.
         count: usize,
     },
     /// The guest's image could not be put into memory.
@@ -76,23 +76,23 @@ pub enum Error {
     /// The host took the vCPU's state and dropped part of it.
     #[error("this host's KVM cannot do mode {mode}: it {}", sentence(differences))]
     ModeDropped {
-        /// CPU mode.
+        /// CPU mode that the state is for.
         mode: Mode,
-        /// Differences after reading back.
+        /// Differences between the state that was set and the state that was read back.
         differences: Vec<SregsDifference>,
     },
     /// The host refused the vCPU's state.
     #[error("this host's KVM cannot do {feature}: it refused the vCPU's special registers")]
     ModeRefused {
-        /// CPU mode, with the feature that was asked for.
+        /// CPU mode of the state, with the feature that was asked for.
         feature: String,
-        /// Error of the kernel.
+        /// Error of the kernel when the state was set.
         source: KvmError,
     },
     /// The host's CPU lacks a feature, by its CPUID.
     #[error("this host's KVM cannot do {feature}: its CPUID does not offer it")]
     FeatureMissing {
-        /// Missing feature.
+        /// CPU feature that is missing.
         feature: &'static str,
     },
     /// The host cannot stop a machine with interrupts at a breakpoint, or not step it.
@@ -100,7 +100,7 @@ pub enum Error {
         "this host's KVM cannot debug a machine with interrupts in mode {mode}: no breakpoint stops it, or no step ends"
     )]
     NoDebugging {
-        /// CPU mode.
+        /// CPU mode of the guest.
         mode: Mode,
     },
     /// A machine with interrupts cannot be stopped at an address: no debug register works here, and no memory is there yet.
@@ -108,16 +108,16 @@ pub enum Error {
         "cannot stop at {gva}: nothing is mapped there before the guest runs, and this host reports no breakpoints"
     )]
     NoBreakpoint {
-        /// The address.
+        /// Virtual address at which the guest was to stop.
         gva: Gva,
     },
-    /// The exits of several vCPUs have no order.
+    /// A run of several vCPUs cannot be stopped after a number of exits: their exits have no order.
     #[error("the exits of several vCPUs have no order, so none is the one to stop after")]
     NoExitCount,
-    /// A call to KVM failed.
+    /// A system call of KVM failed.
     #[error(transparent)]
     Kvm(#[from] KvmError),
-    /// The console failed.
+    /// The output or input of the guest's console failed.
     #[error("the guest's console failed")]
     Console(#[source] io::Error),
     /// The host has no timer for the guest's clock.
@@ -126,15 +126,15 @@ pub enum Error {
     /// A computed table could not be written to where the layout put it.
     #[error("cannot write {what} to guest memory")]
     Table {
-        /// Name of the table.
+        /// Name of the table that could not be written.
         what: &'static str,
-        /// Error of guest memory.
+        /// Error of the guest memory that the table was written to.
         source: vm_memory::GuestMemoryError,
     },
 }
 
 impl Error {
-    /// Party to blame for this error.
+    /// Returns the party whose fault the error is.
     #[must_use]
     pub fn blame(&self) -> Blame {
         match self {

@@ -16,13 +16,13 @@ const DEFAULT_PHYSICAL_BITS: u32 = 36;
 /// Registers and memory of a guest at an instruction boundary.
 #[derive(Clone, Copy)]
 pub struct GuestState<'a> {
-    /// Registers of the vCPU.
+    /// Registers of a vCPU of the guest.
     pub registers: &'a CpuState,
-    /// Guest-physical memory.
+    /// Memory of the guest, by guest-physical address.
     pub memory: &'a dyn ReadMemory,
     /// Width of a physical address in bits; the bits above are reserved in page table entries.
     pub physical_bits: u32,
-    /// True for an AMD CPU, which reserves one bit more in page table entries.
+    /// True for an AMD CPU, which reserves bit 8 in PML5 and PML4 entries.
     pub amd: bool,
 }
 
@@ -37,20 +37,20 @@ impl CpuState {
 }
 
 impl<'a> GuestState<'a> {
-    /// State of a guest without CPUID.
+    /// Returns the state of a guest without CPUID.
     #[must_use]
     pub const fn new(registers: &'a CpuState, memory: &'a dyn ReadMemory) -> Self {
         Self { registers, memory, physical_bits: DEFAULT_PHYSICAL_BITS, amd: false }
     }
 
-    /// State of a machine's guest with these registers, which may be those of another time.
+    /// Returns the state of a machine's guest with the given registers, which may be those of another time.
     #[must_use]
     pub fn from_machine(machine: &'a Machine, registers: &'a CpuState) -> Self {
         let CpuTraits { physical_bits, amd } = machine.board.cpu;
         Self { registers, memory: &machine.board.memory, physical_bits, amd }
     }
 
-    /// Page walker set up from these registers.
+    /// Returns a page walker for the registers of the state.
     #[must_use]
     pub fn walker(&self) -> Walker {
         Walker {

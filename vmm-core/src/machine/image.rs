@@ -9,30 +9,30 @@ use vm_memory::{Bytes, GuestMemoryError};
 use crate::layout::LayoutEntry;
 use crate::spec::gpa_range::GpaRange;
 
-/// Guest to be loaded into memory.
+/// Guest that can be loaded into the memory of a machine.
 pub trait GuestImage {
-    /// Ranges that the guest fills, named for messages. The layout places nothing else there.
+    /// Returns the ranges that the guest fills, named for messages. The layout places nothing else there.
     fn occupied(&self) -> Vec<LayoutEntry>;
 
-    /// Parts of the guest that are mapped from files, with their addresses. They are mapped before [`GuestImage::place`] is
-    /// called.
+    /// Returns the parts of the guest that are mapped from files, with their addresses. They are mapped before
+    /// [`GuestImage::place`] is called.
     fn mapped(&self) -> Vec<(Gpa, FileRange)> {
         Vec::new()
     }
 
-    /// Writes the rest of the guest into memory, which reads as zeros before.
+    /// Writes those parts of the guest into memory that are not mapped from files.
     ///
     /// # Errors
     /// Error of the image's own.
     fn place(&self, memory: &GuestMemory) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
 }
 
-/// Guest that consists of bytes at an address.
+/// Guest that consists of bytes at one address.
 #[derive(Debug, Clone, Copy)]
 pub struct FlatImage<'a> {
     /// Guest-physical address of the first byte.
     pub address: Gpa,
-    /// Bytes to load.
+    /// Bytes to load at the address.
     pub bytes: &'a [u8],
 }
 

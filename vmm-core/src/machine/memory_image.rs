@@ -14,7 +14,7 @@ use crate::spec::{MachineSpec, MemoryRegion};
 /// Bytes that are copied at once.
 const CHUNK: usize = 256 << 10;
 
-/// Guest memory in a memfd. Clones are handles to the same file.
+/// Contents of a guest's memory, in a memfd. Clones are handles to the same file.
 #[derive(Debug, Clone)]
 pub struct MemoryImage {
     file: MemoryFile,
@@ -86,7 +86,7 @@ impl MemoryImage {
         self.file.read_at(bytes, offset).map_err(failed)
     }
 
-    /// Ranges of whole pages that are not known to be zeros, in the order of the regions.
+    /// Returns the ranges of whole pages that are not known to be zeros, in the order of the regions.
     ///
     /// # Errors
     /// [`Error::Snapshot`].

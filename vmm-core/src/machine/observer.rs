@@ -8,28 +8,28 @@ use kvm_sys_wrap::{Exit, GuestMemory, Vcpu};
 use crate::cpu::exit_counts::ExitCounts;
 use crate::machine::end::End;
 
-/// An exit, and the stopped vCPU and memory at that exit.
+/// Exit of a vCPU for an observer, with the stopped vCPU and memory at that exit.
 #[derive(Debug)]
 pub struct ExitView<'a> {
-    /// Exit being handled.
+    /// Exit that is handled.
     pub exit: &'a Exit,
-    /// vCPU that exited.
+    /// vCPU whose `KVM_RUN` exited.
     pub vcpu: &'a Vcpu,
-    /// Guest memory.
+    /// Memory of the guest at the exit.
     pub memory: &'a GuestMemory,
-    /// Exits so far, this one included.
+    /// Number of exits so far, this one included.
     pub exits: &'a ExitCounts,
 }
 
 /// Observer of a run, called on the threads of the vCPUs, for one exit at a time. Each method does nothing by default.
 pub trait Observer: Send {
-    /// Called before an exit is served. `Some` ends the run instead.
+    /// Receives an exit before it is served. `Some` ends the run instead.
     fn on_exit(&mut self, view: &ExitView<'_>) -> Option<End> {
         let _ = view;
         None
     }
 
-    /// Called after an exit was served. `answer` holds the bytes that the guest reads: none unless the exit is a read.
+    /// Receives an exit after it was served. `answer` holds the bytes that the guest reads: none unless the exit is a read.
     fn on_served(&mut self, view: &ExitView<'_>, answer: &[u8]) {
         let _ = (view, answer);
     }

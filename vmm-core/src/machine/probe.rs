@@ -22,31 +22,31 @@ const GUEST: [u8; 3] = [0xe6, 0xf4, 0xf4];
 const GUEST_ADDRESS: u64 = 0x8000;
 const MEMORY: u64 = 2 << 20;
 
-/// A CPU mode to try.
+/// Test of one CPU mode on this host with a small guest.
 #[derive(Debug, Clone)]
 pub struct ModeProbe {
-    /// CPU mode.
+    /// CPU mode that is tested.
     pub mode: Mode,
     /// Ring that the guest runs in.
     pub ring: Ring,
-    /// Feature of the mode that is tried, such as `1 GiB pages`.
+    /// Feature of the mode that is tested, such as `1 GiB pages`.
     pub extra: Option<&'static str>,
     spec: MachineSpec,
 }
 
-/// Result of a mode probe.
+/// Result of a test of one CPU mode: it works, it fails, or the host refuses it.
 #[derive(Debug)]
 pub enum ProbeResult {
-    /// The guest ran and ended as it should.
+    /// The guest ran in the mode and ended as expected.
     Works,
-    /// The host refused.
+    /// The host refused to set up the mode.
     Refused(Error),
-    /// The guest was started and did not end as it should.
+    /// The guest was started in the mode and did not end as expected.
     Failed(End),
 }
 
 impl ModeProbe {
-    /// List of all probes: each mode in each of its rings, and the optional page sizes and depths of long mode.
+    /// Returns all probes: each mode in each of its rings, and the optional page sizes and depths of long mode.
     #[must_use]
     pub fn all() -> Vec<Self> {
         let new = |mode, ring, extra| {
@@ -70,7 +70,7 @@ impl ModeProbe {
         probes
     }
 
-    /// Builds the machine and runs the guest.
+    /// Builds a machine in the mode and runs the small guest.
     #[must_use]
     pub fn run(&self, kvm: &Kvm) -> ProbeResult {
         let guest = FlatImage { address: Gpa(GUEST_ADDRESS), bytes: &GUEST };

@@ -64,15 +64,15 @@ pub(crate) struct Processor<V = Vcpu> {
     pub(crate) unknown_msrs: UnknownMsrs,
 }
 
-/// Reads and writes of MSRs that KVM does not have, by number.
+/// Numbers of reads and writes of the MSRs that KVM does not have, by MSR.
 pub type UnknownMsrs = BTreeMap<u32, MsrUse>;
 
-/// Number of accesses to an MSR. Each raised #GP in the guest.
+/// Numbers of a guest's reads and writes of one MSR. Each raised #GP in the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MsrUse {
-    /// RDMSR instructions.
+    /// Number of RDMSR instructions.
     pub reads: u64,
-    /// WRMSR instructions.
+    /// Number of WRMSR instructions.
     pub writes: u64,
 }
 

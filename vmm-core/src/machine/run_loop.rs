@@ -1,4 +1,4 @@
-//! The run loop: turns of the vCPU ([`crate::machine::turn`]) until something ends the run.
+//! Run loop: turns of the vCPU ([`crate::machine::turn`]) until something ends the run.
 //!
 //! A machine with several vCPUs or with interrupts has a loop for each vCPU (`smp.rs`).
 
@@ -18,12 +18,12 @@ use crate::machine::stepper::{SingleStep, StepOutcome, can_step};
 use crate::machine::turn::{ExitHooks, ExitOutcome};
 use crate::spec::{Interrupts, LimitSpec};
 
-/// Result of a run.
+/// Result of a run: its end, its exits and its duration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunOutcome {
-    /// End of the run.
+    /// End of the run, with its data.
     pub end: End,
-    /// Exits since the machine was made, of all vCPUs.
+    /// Number of exits since the machine was made, of all vCPUs.
     pub exits: ExitCounts,
     /// Wall-clock time from the first `KVM_RUN` to the end.
     pub elapsed: Duration,
@@ -62,7 +62,7 @@ impl ExitHooks for RunControl<'_, '_> {
 }
 
 impl Machine {
-    /// Runs the guest until it ends, dies, or is stopped by a limit of its description. [`Machine::runner`] has observers,
+    /// Runs the guest until it ends, crashes, or is stopped by a limit of its description. [`Machine::runner`] has observers,
     /// other limits, single steps and other points to stop at.
     ///
     /// # Errors

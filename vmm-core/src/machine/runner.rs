@@ -1,4 +1,4 @@
-//! The way to run a machine: [`Machine::runner`] takes what a run needs, and [`Runner::run`] runs it.
+//! Builder for a run of a machine: [`Machine::runner`] prepares the run, and [`Runner::run`] starts it.
 
 use std::fmt;
 use std::time::Instant;
@@ -16,7 +16,8 @@ use crate::spec::LimitSpec;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ToEnd;
 
-/// A run about to start. `S` is [`ToEnd`], or [`StopPoint`] after [`Runner::until`].
+/// Run of a machine that is prepared and not started: its observers, limits and stop point. `S` is [`ToEnd`], or [`StopPoint`]
+/// after [`Runner::until`].
 ///
 /// ```no_run
 /// # use vmm_core::machine::{Machine, error::Error, observer::Observer, stop_point::StopPoint};
@@ -45,12 +46,12 @@ impl Machine {
 }
 
 impl<'a, 'o, S> Runner<'_, 'a, 'o, S> {
-    /// Shows each exit to `observers`, before and after it is served.
+    /// Shows each exit of the run to `observers`, before and after it is served.
     pub fn observe(self, observers: &'a mut [&'o mut dyn Observer]) -> Self {
         Self { observers, ..self }
     }
 
-    /// Replaces the limits of the machine's description.
+    /// Replaces the limits of the machine's description for this run.
     pub fn limits(self, limits: LimitSpec) -> Self {
         Self { limits, ..self }
     }
@@ -64,8 +65,8 @@ impl<'a, 'o, S> Runner<'_, 'a, 'o, S> {
 }
 
 impl<'m, 'a, 'o> Runner<'m, 'a, 'o> {
-    /// Stops at `point`. On a machine with interrupts an address is not a point that can be stopped at here:
-    /// `debugger::run_until` does that.
+    /// Stops the run at a point, such as an address. On a machine with interrupts an address is not a point that can be
+    /// stopped at here: `debugger::run_until` does that.
     pub fn until(self, point: StopPoint) -> Runner<'m, 'a, 'o, StopPoint> {
         let Self { machine, observers, limits, step, stop: ToEnd } = self;
         Runner { machine, observers, limits, step, stop: point }

@@ -15,7 +15,8 @@ use crate::machine::memory_image::MemoryImage;
 use crate::machine::state::MachineState;
 use crate::spec::MachineSpec;
 
-/// A machine, stopped between two instructions. Clones share the memory.
+/// State and memory of a machine that is stopped between two instructions, to make further machines from. Clones share the
+/// memory.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     pub(crate) config: Arc<MachineConfig>,

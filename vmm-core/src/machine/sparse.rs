@@ -4,7 +4,7 @@ use std::ops::Range;
 
 const PAGE: usize = 4096;
 
-/// Runs of whole pages that are not all zeros, as offsets in `chunk`.
+/// Returns the runs of whole pages that are not all zeros, as offsets in `chunk`.
 #[must_use]
 pub fn nonzero_runs(chunk: &[u8]) -> Vec<Range<usize>> {
     let mut runs: Vec<Range<usize>> = Vec::new();

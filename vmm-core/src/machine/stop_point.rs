@@ -27,21 +27,21 @@ use crate::machine::turn::ExitOutcome;
 use crate::spec::{Interrupts, LimitSpec};
 use crate::{Gpa, Gva};
 
-/// Point of a run to stop at.
+/// Point at which a run is to stop: an address, a number of exits, a time, or the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StopPoint {
-    /// Before the first instruction.
+    /// Point before the first instruction.
     Start,
-    /// Before the instruction at this virtual address is executed for the first time from now on.
+    /// Point before the instruction at a virtual address is executed for the first time from now on.
     Address {
         /// Linear address: in real mode, the base of CS is included.
         gva: Gva,
         /// Guest-physical address of the instruction until the guest has mapped it; `None` if that is not known.
         gpa: Option<Gpa>,
     },
-    /// After this many exits since the start, and the end of the instruction that caused the last of them.
+    /// Point after a number of exits since the start, and the end of the instruction that caused the last of them.
     Exits(u64),
-    /// After this much time, or when the time limit passes if that is sooner.
+    /// Point after a duration, or when the time limit passes if that is sooner.
     After(Duration),
     /// End of the run.
     End,
@@ -107,7 +107,7 @@ impl Machine {
         }
     }
 
-    /// Linear address of the next instruction of the bootstrap processor.
+    /// Returns the linear address of the next instruction of the bootstrap processor.
     ///
     /// # Errors
     /// [`Error::Kvm`].

@@ -82,7 +82,7 @@ pub(crate) enum ExitOutcome<I> {
     Intercepted(I),
 }
 
-/// Debug event: [`Exit::Debug`] without what only KVM needs.
+/// Debug event of a vCPU: the data of an [`Exit::Debug`] that callers use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DebugEvent {
     /// Linear address of the next instruction.
@@ -92,7 +92,7 @@ pub struct DebugEvent {
 }
 
 impl DebugEvent {
-    /// Debug event in an exit; `None` for other exits.
+    /// Returns the debug event of an exit; `None` for other exits.
     #[must_use]
     pub const fn from_exit(exit: &Exit) -> Option<Self> {
         if let Exit::Debug { pc, dr6, .. } = exit { Some(Self { pc: *pc, dr6: *dr6 }) } else { None }

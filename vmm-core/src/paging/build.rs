@@ -34,7 +34,7 @@ impl Run {
     }
 }
 
-/// Returns the number of tables that the plan needs. They are not built: a plan can need more than fit into memory.
+/// Returns the number of page tables that a plan needs. They are not built: a plan can need more than fit into memory.
 #[must_use]
 pub fn count(plan: &PagingPlan) -> u64 {
     let levels = plan.scheme.levels();
@@ -56,13 +56,13 @@ pub fn count(plan: &PagingPlan) -> u64 {
     count
 }
 
-/// Returns true if the plan has pages of this size.
+/// Returns true if a plan has pages of the given size.
 #[must_use]
 pub fn uses(plan: &PagingPlan, size: PageSize) -> bool {
     runs(plan).any(|run| run.size == size)
 }
 
-/// Returns the tables' bytes for the address `root`, a multiple of 4 KiB: [`count`] times 4 KiB.
+/// Returns the bytes of a plan's page tables for the address `root`, a multiple of 4 KiB: [`count`] times 4 KiB.
 #[must_use]
 pub fn bytes(plan: &PagingPlan, root: Gpa) -> Vec<u8> {
     let mut tables = Tables { scheme: plan.scheme, root, entries: Vec::new() };

@@ -15,28 +15,29 @@ use crate::spec::PagePermissions;
 use crate::spec::mode::PageSize;
 
 bitflags::bitflags! {
-    /// Bits of an entry that are not part of the address.
+    /// Bits of a page table entry that are not part of the address.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
     pub struct EntryFlags: u64 {
-        /// P: present. If clear, the CPU ignores all other bits.
+        /// P bit: the entry is present. If clear, the CPU ignores all other bits.
         const P = 1 << 0;
-        /// R/W: writable.
+        /// R/W bit: writes are allowed.
         const RW = 1 << 1;
-        /// U/S: accessible from ring 3.
+        /// U/S bit: accesses from ring 3 are allowed.
         const US = 1 << 2;
-        /// PWT: write-through.
+        /// PWT bit: the cache writes through.
         const PWT = 1 << 3;
-        /// PCD: cache disabled.
+        /// PCD bit: the cache is disabled.
         const PCD = 1 << 4;
-        /// A: accessed by the CPU.
+        /// A bit: the CPU has accessed the page or table.
         const A = 1 << 5;
-        /// D: the CPU has written to the page. Ignored in an entry that refers to a table.
+        /// D bit: the CPU has written to the page. Ignored in an entry that refers to a table.
         const D = 1 << 6;
-        /// PS: the entry maps a page above the last level.
+        /// PS bit: the entry maps a page above the last level.
         const PS = 1 << 7;
-        /// G: global, kept in the TLB when CR3 is loaded. Ignored in an entry that refers to a table.
+        /// G bit: the translation is global, and stays in the TLB when CR3 is loaded. Ignored in an entry that refers to a
+        /// table.
         const G = 1 << 8;
-        /// XD: not executable. Reserved unless EFER.NXE is set.
+        /// XD bit: code cannot be executed. Reserved unless EFER.NXE is set.
         const XD = 1 << 63;
     }
 }
@@ -52,10 +53,10 @@ impl fmt::Display for EntryFlags {
     }
 }
 
-/// CPU properties that decide which bits of an entry are reserved.
+/// Properties of a CPU that decide which bits of a page table entry are reserved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EntryRules {
-    /// EFER.NXE. If false, the XD bit is reserved.
+    /// True if EFER.NXE is set, so that the XD bit is not reserved.
     pub execute_disable: bool,
     /// Width of a physical address in bits (CPUID 0x8000_0008 EAX), at most 52.
     pub physical_bits: u32,
@@ -68,7 +69,7 @@ const fn bits(low: u32, high: u32) -> u64 {
     (1 << high) - (1 << low)
 }
 
-/// Page table entry as stored in a table. With two-level paging, the upper 32 bits are 0.
+/// Page table entry as it is stored in a table. With two-level paging, the upper 32 bits are 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PageTableEntry(pub u64);
 
@@ -97,13 +98,13 @@ impl PageTableEntry {
         Self(gpa.0 | flags.bits())
     }
 
-    /// Returns the bits that are not part of the address.
+    /// Returns the bits of the entry that are not part of the address.
     #[must_use]
     pub const fn flags(self) -> EntryFlags {
         EntryFlags::from_bits_truncate(self.0)
     }
 
-    /// Returns true if the P bit is set.
+    /// Returns true if the P bit of the entry is set.
     #[must_use]
     pub const fn is_present(self) -> bool {
         self.flags().contains(EntryFlags::P)
@@ -141,7 +142,7 @@ impl PageTableEntry {
         }
     }
 
-    /// Returns the reserved bits that are set. Using an entry with any raises #PF with the RSVD bit.
+    /// Returns the reserved bits that are set in the entry. Using an entry with any raises #PF with the RSVD bit.
     ///
     /// The entry of a 4 MiB page has address bits 39 to 32 in bits 20 to 13. Those beyond the address width are reserved.
     #[must_use]

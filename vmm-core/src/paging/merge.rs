@@ -20,15 +20,15 @@ const MAX_RANGES: usize = 1 << 16;
 /// Range of virtual pages of one size and one permission that maps a contiguous physical range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MappedRange {
-    /// First virtual address.
+    /// First virtual address of the range.
     pub gva: Gva,
-    /// First physical address.
+    /// First guest-physical address of the range.
     pub gpa: Gpa,
-    /// Page size.
+    /// Size of the pages in the range.
     pub size: PageSize,
-    /// Number of pages.
+    /// Number of pages in the range.
     pub count: u64,
-    /// Permissions of all levels together.
+    /// Permissions of the range, those of all levels together.
     pub access: PagePermissions,
 }
 
@@ -66,27 +66,27 @@ impl MappedRange {
     }
 }
 
-/// Entry with reserved bits, or table outside memory: an access to any address below it faults.
+/// Page table entry that the CPU cannot use: one with reserved bits, or one that refers to a table outside memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BrokenEntry {
-    /// First virtual address that the entry is for.
+    /// First virtual address that the entry translates.
     pub gva: Gva,
     /// Name of the table that holds the entry, or that is not in memory.
     pub table: &'static str,
     /// Physical address of the entry or of the table.
     pub at: Gpa,
-    /// Error: [`WalkEnd::Reserved`] or [`WalkEnd::NoMemory`].
+    /// Error of a translation: [`WalkEnd::Reserved`] or [`WalkEnd::NoMemory`].
     pub why: WalkEnd,
 }
 
-/// Mappings of page tables.
+/// All mappings of a vCPU's page tables, with adjacent pages merged.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Mappings {
     /// Mapped ranges, sorted by virtual address; none without paging.
     pub ranges: Vec<MappedRange>,
     /// Present entries and tables that the CPU cannot use, sorted by virtual address.
     pub broken: Vec<BrokenEntry>,
-    /// Addresses of the tables, the root first. A table that is used twice appears twice.
+    /// Guest-physical addresses of the page tables, the root first. A table that is used twice appears twice.
     pub tables: Vec<Gpa>,
     /// True if a limit ended the search, so that the list is incomplete.
     pub truncated: bool,

@@ -18,16 +18,17 @@ use crate::{Gpa, Gva};
 /// Bits of the offset into the smallest page.
 const PAGE_SHIFT: u32 = 12;
 
-/// Range of virtual pages with one permission. Counted in pages, so that the end of the last one can be expressed.
+/// Contiguous mapping of a paging plan: virtual pages, physical pages and permissions. Counted in pages, so that the end of
+/// the last one can be expressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PlanPiece {
-    /// First virtual page number.
+    /// Number of the first virtual page.
     pub page: u64,
-    /// Physical page number that the first page maps to.
+    /// Number of the physical page that the first virtual page maps to.
     pub frame: u64,
     /// Number of pages, at least 1.
     pub count: u64,
-    /// Permissions of the pages.
+    /// Permissions of the mapping's pages.
     pub access: PagePermissions,
 }
 
@@ -44,13 +45,13 @@ impl PlanPiece {
         Self { page: pages(map.gva.0), frame: pages(map.gpa.0), count: pages(map.size), access: map.access }
     }
 
-    /// Returns the first virtual address.
+    /// Returns the first virtual address of the mapping.
     #[must_use]
     pub const fn gva(&self) -> Gva {
         Gva(self.page << PAGE_SHIFT)
     }
 
-    /// Returns the first physical address.
+    /// Returns the first guest-physical address of the mapping.
     #[must_use]
     pub const fn gpa(&self) -> Gpa {
         Gpa(self.frame << PAGE_SHIFT)
@@ -69,27 +70,27 @@ impl PlanPiece {
     }
 }
 
-/// Mappings that page tables are built from.
+/// Plan from which page tables are built: mappings of virtual to physical pages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PagingPlan {
-    /// Paging scheme.
+    /// Paging scheme of the page tables.
     pub scheme: Scheme,
-    /// Largest page size used.
+    /// Largest page size that the page tables use.
     pub largest: PageSize,
     /// Mappings, sorted by virtual page and disjoint.
     pub pieces: Vec<PlanPiece>,
 }
 
-/// Range that the VMM has reserved in guest memory and that stays mapped at its own address.
+/// Guest-physical range of the VMM's tables or stack, which stays mapped at its own address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReservedRange {
-    /// The range.
+    /// Guest-physical range that is reserved.
     pub range: GpaRange,
-    /// True if its pages are for ring 0 only: tables and the trap page, but not the stack.
+    /// True if the range is for ring 0 only: tables and the trap page, but not the stack.
     pub supervisor_only: bool,
 }
 
-/// Returns the default for the largest page size of a scheme.
+/// Returns the largest page size that a scheme uses by default.
 #[must_use]
 pub const fn default_page_size(scheme: Scheme) -> PageSize {
     match scheme {
@@ -98,7 +99,7 @@ pub const fn default_page_size(scheme: Scheme) -> PageSize {
     }
 }
 
-/// Returns the plan of a boot description whose mappings have been checked by [`crate::layout`].
+/// Returns the paging plan of a boot description whose mappings have been checked by [`crate::layout`].
 ///
 /// `bus` holds the ranges of memory and MMIO devices, `own` those of the tables and of the stack.
 #[must_use]

@@ -17,7 +17,7 @@ use crate::spec::PagePermissions;
 use crate::spec::mode::PageSize;
 use crate::{Gpa, Gva};
 
-/// Readable guest-physical memory.
+/// Guest memory that can be read by guest-physical address.
 pub trait ReadMemory {
     /// Fills `bytes` from guest memory at `gpa`; `None` if part of that is not memory.
     fn read(&self, gpa: Gpa, bytes: &mut [u8]) -> Option<()>;
@@ -33,12 +33,12 @@ pub trait ReadMemory {
     }
 }
 
-/// Page walker: the state of a CPU that a page walk depends on.
+/// Page walker: translates virtual addresses as a CPU in a given state does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Walker {
-    /// Paging scheme; `None` without paging.
+    /// Paging scheme of the CPU; `None` without paging.
     pub scheme: Option<Scheme>,
-    /// Address of the first table, from CR3.
+    /// Guest-physical address of the root table, from CR3.
     pub root: Gpa,
     /// CR4.PSE: true if two-level paging has 4 MiB pages.
     pub large_pages: bool,
@@ -46,42 +46,42 @@ pub struct Walker {
     pub execute_disable: bool,
     /// Width of a physical address in bits, at most 52. KVM assumes 36 for a guest without CPUID.
     pub physical_bits: u32,
-    /// True for an AMD CPU, which reserves one more bit.
+    /// True for an AMD CPU, which reserves bit 8 in PML5 and PML4 entries.
     pub amd: bool,
 }
 
-/// Step of a walk: an entry that was read.
+/// Step of a page walk: an entry that was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WalkStep {
-    /// Paging scheme of the walk.
+    /// Paging scheme that the walk uses.
     pub scheme: Scheme,
-    /// Level of the table.
+    /// Level of the table that the entry is in.
     pub level: &'static Level,
-    /// Index into the table.
+    /// Index of the entry in its table.
     pub index: u64,
-    /// Physical address of the entry.
+    /// Guest-physical address of the entry.
     pub at: Gpa,
-    /// Value of the entry.
+    /// Page table entry that was read.
     pub entry: PageTableEntry,
-    /// Page size; `None` if the entry does not map a page.
+    /// Size of the page that the entry maps; `None` if it does not map a page.
     pub leaf: Option<PageSize>,
 }
 
-/// Translation of a virtual address.
+/// Translation of a virtual address: its physical address, page size and permissions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Translation {
-    /// Physical address.
+    /// Guest-physical address that the virtual address is translated to.
     pub gpa: Gpa,
-    /// Page size; `None` without paging.
+    /// Size of the page; `None` without paging.
     pub size: Option<PageSize>,
-    /// Permissions of all levels together. Unless CR0.WP is set, ring 0 may also write to read-only pages.
+    /// Permissions of the page, those of all levels together. Unless CR0.WP is set, ring 0 may also write to read-only pages.
     pub access: PagePermissions,
 }
 
-/// End of a walk.
+/// Result of a page walk: a translation, or the reason why there is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WalkEnd {
-    /// The address is translated.
+    /// The virtual address is translated.
     Mapped(Translation),
     /// An entry has the P bit clear: #PF.
     NotPresent,
@@ -89,23 +89,23 @@ pub enum WalkEnd {
     Reserved(u64),
     /// The table at this address is not in memory.
     NoMemory(Gpa),
-    /// The address cannot be translated: it is not canonical (#GP), or has more than 32 bits.
+    /// The virtual address cannot be translated: it is not canonical (#GP), or has more than 32 bits.
     Unaddressable,
 }
 
-/// Record of a page walk: all steps, and the end.
+/// Page walk of one virtual address: all entries that were read, and the result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Walk {
-    /// Address that was translated.
+    /// Virtual address that was translated.
     pub gva: Gva,
-    /// Entries that were read, from the root down.
+    /// Steps of the walk: the entries that were read, from the root down.
     pub steps: Vec<WalkStep>,
-    /// End of the walk.
+    /// Result of the walk: a translation, or the reason why there is none.
     pub end: WalkEnd,
 }
 
 impl Walk {
-    /// Returns the translation; `None` if the walk failed.
+    /// Returns the translation that the walk found; `None` if it failed.
     #[must_use]
     pub const fn translation(&self) -> Option<Translation> {
         match self.end {
@@ -139,7 +139,7 @@ impl Walker {
         }
     }
 
-    /// Translates an address.
+    /// Translates a virtual address, and records every step.
     #[must_use]
     pub fn walk(&self, memory: &(impl ReadMemory + ?Sized), gva: Gva) -> Walk {
         let mut steps = Vec::new();
@@ -228,7 +228,7 @@ impl WalkStep {
     }
 }
 
-/// Returns permissions as text: `rwx` as in `ls`, then the rings that have access.
+/// Returns the permissions of a page as text: `rwx` as in `ls`, then the rings that have access.
 #[must_use]
 pub fn describe_permissions(access: PagePermissions) -> String {
     let letter = |yes, letter| if yes { letter } else { '-' };

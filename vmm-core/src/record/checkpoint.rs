@@ -1,4 +1,4 @@
-//! A checkpoint: a stopped machine as a value in this process, to go on from later.
+//! Checkpoints: a stopped machine as a value in this process, to go on from later.
 //!
 //! It differs from a snapshot ([`crate::snapshot`]) in its memory: the pages that are not zero, in place of a file that
 //! machines map. The state of vCPUs and devices is the same [`MachineState`], restored in the same order. It is restored into
@@ -20,7 +20,7 @@ use crate::machine::state::MachineState;
 
 const PAGE: usize = 4096;
 
-/// A machine, stopped between two instructions.
+/// State and memory of a machine that is stopped between two instructions, to go back to within its run.
 #[derive(Debug, Clone)]
 pub struct Checkpoint {
     state: MachineState,
@@ -29,13 +29,13 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// General registers of the first vCPU.
+    /// Returns the general registers of the first vCPU.
     #[must_use]
     pub fn regs(&self) -> Option<&kvm_regs> {
         self.state.vcpus().next().map(|vcpu| &vcpu.regs)
     }
 
-    /// Bytes of memory that it holds.
+    /// Returns the number of bytes of memory that the checkpoint holds.
     #[must_use]
     pub fn size(&self) -> usize {
         self.pages.len().saturating_mul(PAGE)
@@ -43,7 +43,7 @@ impl Checkpoint {
 }
 
 impl Machine {
-    /// Takes a checkpoint.
+    /// Takes a checkpoint of the machine in its present state.
     ///
     /// # Errors
     /// [`Error::Kvm`] where the state cannot be read.

@@ -25,7 +25,7 @@ use crate::record::{Divergence, Recording};
 use hooks::{ReplayHooks, ReplayInterception, is_over};
 pub use step::{HandlerTrap, ReplayStep};
 
-/// A machine that repeats a recorded run.
+/// Machine that repeats a recorded run.
 pub struct Replayer<'a> {
     build: Box<dyn Fn() -> Result<Machine, Error> + 'a>,
     recording: &'a Recording,
@@ -37,32 +37,32 @@ pub struct Replayer<'a> {
     deadline: Option<(Instant, KickTimer)>,
 }
 
-/// Point of a replay to return to.
+/// Point of a replay to which it can return.
 #[derive(Debug, Clone)]
 pub struct ReplayMark {
     checkpoint: Checkpoint,
     position: RecordPosition,
 }
 
-/// Result of one turn of a replay.
+/// Result of one turn of a replay: the guest can go on, or the replay has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Replayed {
     /// An exit was served with the recorded answer; the guest can go on.
     Served,
-    /// A debug event that was asked for; the guest can go on.
+    /// A debug event happened that was asked for; the guest can go on.
     Debug(DebugEvent),
     /// A signal ended `KVM_RUN`; the guest can go on.
     Interrupted,
-    /// The run ended.
+    /// The replayed run ended.
     Ended(End),
     /// The run differs from the record ([`Replayer::divergence`]).
     Diverged,
-    /// The budget is used up, or Ctrl-C.
+    /// The time budget is used up, or the user pressed Ctrl-C.
     OutOfTime,
 }
 
 impl<'a> Replayer<'a> {
-    /// Builds the machine, which stands before its first instruction.
+    /// Builds a machine for the replay, which stands before its first instruction.
     ///
     /// Every call of `build` makes the machine of the recorded run in its initial state, with a console that discards output.
     ///
@@ -84,18 +84,18 @@ impl<'a> Replayer<'a> {
         })
     }
 
-    /// Machine of the replay, stopped.
+    /// Returns the machine of the replay, which is stopped.
     #[must_use]
     pub const fn machine(&self) -> &Machine {
         &self.machine
     }
 
-    /// Machine of the replay, for calls that need it mutable. Running it breaks the replay.
+    /// Returns the machine of the replay for calls that need it mutable. Running it breaks the replay.
     pub const fn machine_mut(&mut self) -> &mut Machine {
         &mut self.machine
     }
 
-    /// Number of exits served so far.
+    /// Returns the number of exits served so far.
     #[must_use]
     pub const fn exits(&self) -> u64 {
         self.position.exits
@@ -107,7 +107,7 @@ impl<'a> Replayer<'a> {
         self.moved
     }
 
-    /// First exit that differs from the record, if there was one.
+    /// Returns the first exit that differs from the record, if there was one.
     #[must_use]
     pub const fn divergence(&self) -> Option<Divergence> {
         self.divergence
@@ -125,13 +125,13 @@ impl<'a> Replayer<'a> {
         Ok(())
     }
 
-    /// Returns true if the budget is used up, or Ctrl-C was pressed.
+    /// Returns true if the time budget is used up, or the user pressed Ctrl-C.
     #[must_use]
     pub fn is_out_of_time(&self) -> bool {
         is_over(self.deadline.as_ref())
     }
 
-    /// Runs until `exits` exits have been served in total, and returns [`Replayed::Served`] then.
+    /// Runs the replay until `exits` exits have been served in total, and returns [`Replayed::Served`] then.
     ///
     /// # Errors
     /// As [`Machine::run`].
@@ -145,7 +145,7 @@ impl<'a> Replayer<'a> {
         Ok(Replayed::Served)
     }
 
-    /// Runs the guest up to its next exit, and serves that from the record.
+    /// Runs the guest up to its next exit, and serves the exit from the record.
     ///
     /// # Errors
     /// As [`Machine::run`].

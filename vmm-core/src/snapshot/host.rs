@@ -5,19 +5,19 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-/// Host that a snapshot was taken on, or is to be restored on.
+/// Properties of a host that decide if a snapshot can be restored on it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostIdentity {
-    /// KVM module: `kvm_intel`, `kvm_amd` or `kvm_pvm`.
+    /// Name of the KVM module: `kvm_intel`, `kvm_amd` or `kvm_pvm`.
     pub kvm: String,
-    /// CPU vendor from CPUID.
+    /// Vendor of the host's CPU, from CPUID.
     pub vendor: String,
-    /// CPU model name.
+    /// Model name of the host's CPU.
     pub cpu: String,
 }
 
 impl HostIdentity {
-    /// Identifies the host that this program runs on.
+    /// Returns the identity of the host that this program runs on.
     #[must_use]
     pub fn this() -> Self {
         let modules = ["kvm_intel", "kvm_amd", "kvm_pvm"];
@@ -35,8 +35,8 @@ impl HostIdentity {
         }
     }
 
-    /// Reason why a snapshot that was taken here cannot be restored on `other`; `None` if it can. The CPU features that the
-    /// guest uses are checked elsewhere ([`super::Snapshot::missing_features`]).
+    /// Returns the reason why a snapshot that was taken here cannot be restored on `other`; `None` if it can. The CPU features
+    /// that the guest uses are checked elsewhere ([`super::Snapshot::missing_features`]).
     #[must_use]
     pub fn refuses(&self, other: &Self) -> Option<String> {
         if self.vendor != other.vendor {

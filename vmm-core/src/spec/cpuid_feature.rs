@@ -79,7 +79,7 @@ impl CpuidFeature {
         FEATURES.iter().map(|feature| feature.name)
     }
 
-    /// Returns the name in /proc/cpuinfo.
+    /// Returns the name of the feature in /proc/cpuinfo.
     #[must_use]
     pub const fn name(self) -> &'static str {
         self.name

@@ -19,11 +19,11 @@ pub struct DeviceSpecs {
     pub serial: Option<SerialSpec>,
     /// Exit port: a write ends the run, as with QEMU's isa-debug-exit.
     pub debug_exit: Option<DebugExitSpec>,
-    /// Address of the hypercall registers.
+    /// Hypercall registers, by which the guest prints, ends and reads arguments: their address.
     pub hypercall: Option<BusAddress>,
     /// Devices and firmware tables of a PC. Default: none.
     pub platform: PlatformSpec,
-    /// Virtio devices. The position in this list decides on registers and interrupt
+    /// Virtio devices: disks, terminals, random numbers. The position in this list decides on registers and interrupt
     /// ([`virtio::window`](crate::spec::virtio::window)). Default: none.
     pub virtio: Vec<VirtioSpec>,
     /// Devices that the user of this library supplies. [`Machine::build_with_devices`](crate::machine::Machine) fills this
@@ -34,9 +34,9 @@ pub struct DeviceSpecs {
 /// First address of a device or of an access: an I/O port or a guest-physical address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum BusAddress {
-    /// An I/O port.
+    /// Number of an I/O port.
     Port(Port),
-    /// A guest-physical address.
+    /// Guest-physical address.
     Mmio(Gpa),
 }
 
@@ -53,7 +53,7 @@ impl fmt::Display for BusAddress {
 /// Address and settings of the debug console.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DebugConsoleSpec {
-    /// Address of its one register.
+    /// Address of the debug console's register.
     pub at: BusAddress,
     /// True if the kernel collects what is written to the port instead of an exit for each byte, where it can. Only
     /// without interrupts: a vCPU that sleeps in the kernel would keep what it wrote.
@@ -63,18 +63,19 @@ pub struct DebugConsoleSpec {
 /// Address and settings of the serial port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SerialSpec {
-    /// Address of its first register.
+    /// Address of the serial port's first register.
     pub at: BusAddress,
-    /// True if it receives the console's input.
+    /// True if the serial port receives the console's input.
     pub input: bool,
 }
 
 /// Address and settings of the exit port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DebugExitSpec {
-    /// Address of its register, which takes accesses of 1, 2 and 4 bytes.
+    /// Address of the exit port's register, which takes accesses of 1, 2 and 4 bytes.
     pub at: BusAddress,
-    /// Values that mean success. Any other value `v` ends the run with the code `v * 2 + 1`, as in QEMU.
+    /// Values that end the run with success when the guest writes them. Any other value `v` ends the run with the code
+    /// `v * 2 + 1`, as in QEMU.
     pub success: Vec<u32>,
 }
 
@@ -82,13 +83,13 @@ pub struct DebugExitSpec {
 /// ([`CustomDevice`](crate::devices::custom::CustomDevice)).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CustomDeviceSpec {
-    /// Name in tables and messages.
+    /// Name of the device in tables and messages.
     pub name: String,
-    /// First port or guest-physical address.
+    /// First I/O port or guest-physical address of the device.
     pub at: BusAddress,
-    /// Number of ports or bytes, at least 1.
+    /// Number of ports or bytes that the device occupies, at least 1.
     pub length: u64,
-    /// Interrupt input (GSI) of its line; connected on machines with [`Interrupts::Pc`](crate::spec::Interrupts::Pc).
+    /// Interrupt input (GSI) of the device's line; connected on machines with [`Interrupts::Pc`](crate::spec::Interrupts::Pc).
     pub irq: Option<u32>,
     /// Purpose for the guest, in a few words.
     pub purpose: String,
@@ -97,11 +98,11 @@ pub struct CustomDeviceSpec {
 /// Setting of a device besides its address, by the name that a configuration has for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceSetting {
-    /// Name of the device.
+    /// Name of the device that has the setting.
     pub device: &'static str,
     /// Name of the setting.
     pub name: &'static str,
-    /// Value as TOML.
+    /// Value of the setting as TOML.
     pub value: String,
 }
 

@@ -12,7 +12,7 @@ pub struct GpaRange {
 }
 
 impl GpaRange {
-    /// Returns `size` bytes from `start`; `None` if `size` is 0 or the range exceeds the address space.
+    /// Returns the range of `size` bytes from `start`; `None` if `size` is 0 or the range exceeds the address space.
     #[must_use]
     pub const fn new(start: Gpa, size: u64) -> Option<Self> {
         match start.checked_add(size) {
@@ -27,19 +27,19 @@ impl GpaRange {
         if start.0 < end.0 { Some(Self { start, end }) } else { None }
     }
 
-    /// Returns the first address.
+    /// Returns the first address of the range.
     #[must_use]
     pub const fn start(self) -> Gpa {
         self.start
     }
 
-    /// Returns the address after the last one.
+    /// Returns the address after the last one of the range.
     #[must_use]
     pub const fn end(self) -> Gpa {
         self.end
     }
 
-    /// Returns the number of bytes, at least 1.
+    /// Returns the number of bytes in the range, at least 1.
     #[must_use]
     pub const fn size(self) -> u64 {
         self.end.0 - self.start.0
@@ -93,7 +93,7 @@ impl fmt::Display for GpaRange {
     }
 }
 
-/// A number of bytes, shown in the largest unit that divides it.
+/// Number of bytes, shown in the largest unit that divides it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ByteSize(pub u64);
 

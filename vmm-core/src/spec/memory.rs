@@ -7,12 +7,12 @@ use serde::Deserialize;
 /// which costs a small guest more than it saves; a large guest saves the faults of the other 511 pages.
 pub const HUGE_PAGES_THRESHOLD: u64 = 64 << 20;
 
-/// Region of guest memory.
+/// Region of guest memory, which becomes a KVM memory slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemoryRegion {
     /// First guest-physical address; a multiple of 4 KiB.
     pub address: Gpa,
-    /// Size in bytes; a multiple of 4 KiB, not 0.
+    /// Size of the region in bytes; a multiple of 4 KiB, not 0.
     pub size: u64,
     /// True if the guest's writes exit as MMIO instead of changing memory (`KVM_MEM_READONLY`).
     pub read_only: bool,
@@ -20,13 +20,13 @@ pub struct MemoryRegion {
     pub huge_pages: bool,
     /// True to let the host merge equal pages (`MADV_MERGEABLE`).
     pub mergeable: bool,
-    /// Host memory behind the region.
+    /// Host memory that the region consists of.
     pub backing: MemoryBacking,
     /// True to allow more memory than the host has. The process may be killed when the guest uses it.
     pub overcommit: bool,
 }
 
-/// Host memory behind a region of guest memory.
+/// Kind of host memory that a region of guest memory consists of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
@@ -41,7 +41,7 @@ pub enum MemoryBacking {
 }
 
 impl MemoryBacking {
-    /// Returns the name used in configuration files and messages.
+    /// Returns the name of the kind in configuration files and messages.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -53,14 +53,14 @@ impl MemoryBacking {
 }
 
 impl MemoryRegion {
-    /// Returns writable, mergeable, anonymous memory of `size` bytes at `address`, with huge pages from
+    /// Returns a region of writable, mergeable, anonymous memory of `size` bytes at `address`, with huge pages from
     /// [`HUGE_PAGES_THRESHOLD`] on.
     #[must_use]
     pub const fn new(address: Gpa, size: u64) -> Self {
         Self::with_backing(MemoryBacking::Anonymous, address, size)
     }
 
-    /// Returns writable memory with the given backing. Only anonymous pages are merged, or made huge.
+    /// Returns a region of writable memory with the given backing. Only anonymous pages are merged, or made huge.
     #[must_use]
     pub const fn with_backing(backing: MemoryBacking, address: Gpa, size: u64) -> Self {
         let anonymous = matches!(backing, MemoryBacking::Anonymous);

@@ -29,7 +29,7 @@ impl Mode {
     /// All modes, in the order in which CPUs gained them.
     pub const ALL: [Self; 5] = [Self::Real, Self::Protected, Self::Paged, Self::Pae, Self::Long];
 
-    /// Returns the name used in configuration files and messages.
+    /// Returns the name of the mode in configuration files and messages.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -118,7 +118,7 @@ impl fmt::Display for Mode {
 /// Current privilege level (CPL) of the guest at the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub enum Ring {
-    /// Ring 0.
+    /// Ring 0, in which all instructions can be executed.
     #[default]
     Kernel,
     /// Ring 3: privileged instructions fault, pages need the U/S bit, and ports need the TSS bitmap.
@@ -139,18 +139,18 @@ impl Ring {
 /// Size of a page that one table entry maps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum PageSize {
-    /// 4 KiB: every paging mode.
+    /// Page of 4 KiB, in every paging mode.
     Size4K,
-    /// 2 MiB: PAE and long mode.
+    /// Page of 2 MiB, in PAE and long mode.
     Size2M,
-    /// 4 MiB: two-level paging with CR4.PSE.
+    /// Page of 4 MiB, in two-level paging with CR4.PSE.
     Size4M,
-    /// 1 GiB: long mode, if CPUID 0x8000_0001 EDX bit 26 is set.
+    /// Page of 1 GiB, in long mode, if CPUID 0x8000_0001 EDX bit 26 is set.
     Size1G,
 }
 
 impl PageSize {
-    /// Returns the size in bytes.
+    /// Returns the size of the page in bytes.
     #[must_use]
     pub const fn bytes(self) -> u64 {
         match self {
@@ -161,7 +161,7 @@ impl PageSize {
         }
     }
 
-    /// The name used in configuration files and messages.
+    /// Returns the name of the page size in configuration files and messages.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

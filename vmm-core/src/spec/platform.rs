@@ -21,14 +21,14 @@ pub struct PlatformSpec {
     pub acpi: bool,
     /// MP table of Intel's MultiProcessor Specification 1.4, for kernels older than ACPI.
     pub mp_table: bool,
-    /// Configuration device of QEMU.
+    /// Configuration device of QEMU (fw_cfg), with its files.
     pub fw_cfg: Option<FwCfgSpec>,
     /// Test device of kvm-unit-tests.
     pub kvm_testdev: bool,
 }
 
 impl PlatformSpec {
-    /// All devices and tables of a PC but the test device.
+    /// Returns the description with all devices and tables of a PC but the test device.
     #[must_use]
     pub fn pc() -> Self {
         Self {
@@ -80,19 +80,19 @@ impl PlatformSpec {
     }
 }
 
-/// Items of the configuration device besides memory size and number of CPUs.
+/// Items of QEMU's configuration device besides memory size and number of CPUs.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct FwCfgSpec {
     /// Files, which the guest finds by name.
     pub files: Vec<FwCfgFile>,
 }
 
-/// File of the configuration device.
+/// File of QEMU's configuration device, which the guest reads by name.
 #[derive(Clone, PartialEq, Eq)]
 pub struct FwCfgFile {
-    /// Name, such as `opt/com.example/key`: 1 to 55 bytes of ASCII.
+    /// Name of the file, such as `opt/com.example/key`: 1 to 55 bytes of ASCII.
     pub name: String,
-    /// Contents.
+    /// Contents of the file.
     pub bytes: Vec<u8>,
 }
 

@@ -5,7 +5,7 @@ use kvm_sys_wrap::bindings::kvm_regs;
 
 pub use vmm_loader::Register;
 
-/// Access to registers by name.
+/// Set of registers that can be read and written by name, such as a `kvm_regs`.
 pub trait RegisterFile {
     /// Returns the value of a register.
     fn get(&self, register: Register) -> u64;

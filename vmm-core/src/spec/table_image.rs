@@ -2,7 +2,7 @@
 
 use kvm_sys_wrap::Gpa;
 
-/// Bytes to write into guest memory before the first `KVM_RUN`.
+/// Table to write into guest memory before the first `KVM_RUN`: its bytes and address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableImage {
     /// Guest-physical address of the first byte.

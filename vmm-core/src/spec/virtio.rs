@@ -12,23 +12,23 @@ use crate::spec::gpa_range::GpaRange;
 /// Virtio device over MMIO (Virtual I/O Device Version 1.2, chapter 5 and section 4.2).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum VirtioSpec {
-    /// A disk, from a raw image file.
+    /// Block device: a disk with a raw image file.
     Block(BlockSpec),
-    /// A terminal with one port.
+    /// Console device: a terminal with one port.
     Console {
-        /// True if it receives the console's input; at most one device of a machine does.
+        /// True if the device receives the console's input; at most one device of a machine does.
         input: bool,
     },
-    /// Random numbers, from the host's `getrandom`.
+    /// Entropy device: random numbers from the host's `getrandom`.
     Entropy,
 }
 
 /// Image and write policy of a disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BlockSpec {
-    /// The raw image: a file whose size is a multiple of 512 bytes, not 0.
+    /// Raw image: a file whose size is a multiple of 512 bytes, not 0.
     pub image: PathBuf,
-    /// Policy for the guest's writes.
+    /// Policy for the guest's writes: refused, to the image, or to an overlay.
     pub access: BlockAccess,
 }
 
@@ -42,7 +42,7 @@ pub enum BlockAccess {
     Temporary,
     /// Writes go to a sparse file, which must not exist yet. The image is not written.
     Overlay(PathBuf),
-    /// Writes go to the image.
+    /// Writes go to the image itself.
     InPlace,
 }
 
@@ -50,7 +50,7 @@ pub enum BlockAccess {
 pub(crate) const FIRST_WINDOW: Gpa = Gpa(0xd000_0000);
 /// Distance between windows: a page, since guests map whole pages.
 const STRIDE: u64 = 0x1000;
-/// Length of a window in bytes: 0x100 of registers, then the device's configuration space.
+/// Length of a virtio device's window in bytes: 0x100 of registers, then the device's configuration space.
 pub const WINDOW_LENGTH: u64 = 0x200;
 /// Interrupt inputs that no device of a PC uses, in the order in which devices get them. The first three exist on the PIC
 /// too.
@@ -69,7 +69,7 @@ impl VirtioSpec {
         }
     }
 
-    /// Returns the name of the kind in a configuration.
+    /// Returns the name of the device's kind in a configuration.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
@@ -80,14 +80,15 @@ impl VirtioSpec {
     }
 }
 
-/// Returns the registers of the device at `index` in the list; `None` beyond [`MAX_DEVICES`].
+/// Returns the registers' range of the virtio device at `index` in the list; `None` beyond [`MAX_DEVICES`].
 #[must_use]
 pub fn window(index: usize) -> Option<GpaRange> {
     let number = u64::try_from(index).ok().filter(|_| index < MAX_DEVICES)?;
     GpaRange::new(FIRST_WINDOW.checked_add(number.checked_mul(STRIDE)?)?, WINDOW_LENGTH)
 }
 
-/// Returns the interrupt input (GSI) of the device at `index`: edge-triggered, active high; `None` beyond [`MAX_DEVICES`].
+/// Returns the interrupt input (GSI) of the virtio device at `index`: edge-triggered, active high; `None` beyond
+/// [`MAX_DEVICES`].
 #[must_use]
 pub fn interrupt(index: usize) -> Option<u32> {
     LINES.get(index).copied()

@@ -17,9 +17,9 @@ pub struct BootInfo<'a> {
     pub reserved: &'a [NamedRange],
     /// Name of the kernel's file, without directories. Multiboot 1 puts it before the command line.
     pub file_name: &'a str,
-    /// Command line, without a NUL.
+    /// Command line of the kernel, without a NUL.
     pub command_line: &'a str,
-    /// Boot modules. Linux takes at most one, its initrd.
+    /// Boot modules, loaded for the kernel besides its own file. Linux takes at most one, its initrd.
     pub modules: &'a [BootModule<'a>],
     /// ACPI root pointer, if the machine has one.
     pub rsdp: Option<Rsdp<'a>>,
@@ -46,14 +46,14 @@ impl<'a> BootInfo<'a> {
         self
     }
 
-    /// Sets the command line.
+    /// Sets the command line of the kernel.
     #[must_use]
     pub const fn with_command_line(mut self, command_line: &'a str) -> Self {
         self.command_line = command_line;
         self
     }
 
-    /// Sets the boot modules.
+    /// Sets the boot modules of the kernel.
     #[must_use]
     pub const fn with_modules(mut self, modules: &'a [BootModule<'a>]) -> Self {
         self.modules = modules;
@@ -73,7 +73,7 @@ impl<'a> BootInfo<'a> {
 /// Exhaustive: boot protocols pass it by address or by value, and need nothing else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rsdp<'a> {
-    /// Guest-physical address of the structure.
+    /// Guest-physical address of the root pointer's structure.
     pub address: GuestAddress,
     /// Copy of the structure: 20 bytes in ACPI 1.0, 36 bytes since ACPI 2.0. Multiboot 2 passes it by value.
     pub bytes: &'a [u8],
@@ -83,7 +83,7 @@ pub struct Rsdp<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BootModule<'a> {
-    /// Size in bytes; may be 0.
+    /// Size of the module in bytes; may be 0.
     pub size: u64,
     /// Command line or name of the module, without a NUL.
     pub command_line: &'a str,
@@ -101,13 +101,13 @@ impl<'a> BootModule<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BootHandoff {
-    /// Plan of the kernel's image.
+    /// Plan for loading the kernel's image.
     pub image: LoadPlan,
-    /// Boot structures for guest memory.
+    /// Boot structures to write to guest memory.
     pub blobs: Vec<Blob>,
     /// Load address of each module, in the order of [`BootInfo::modules`]. An empty module has an address too.
     pub modules: Vec<GuestAddress>,
-    /// Registers with a value other than 0 at the entry.
+    /// Registers that have a value other than 0 at the entry.
     pub registers: Vec<(Register, u64)>,
     /// Summary of the boot information for people, one fact per line.
     pub summary: Vec<String>,
@@ -124,10 +124,10 @@ impl BootHandoff {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Blob {
-    /// Name, such as `zero page`.
+    /// Name of the structure, such as `zero page`.
     pub name: &'static str,
-    /// Load address.
+    /// Guest-physical address to write the structure to.
     pub address: GuestAddress,
-    /// Content. There is at least one byte.
+    /// Content of the structure. There is at least one byte.
     pub bytes: Vec<u8>,
 }

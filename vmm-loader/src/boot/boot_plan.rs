@@ -24,7 +24,7 @@ use crate::symbols::Symbols;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BootOptions {
-    /// Options for ELF files.
+    /// Options for loading an ELF file.
     pub elf: ElfOptions,
     /// Load address of a flat binary. [`Protocol::Flat`] requires it.
     pub address: Option<GuestAddress>,
@@ -50,16 +50,16 @@ impl BootOptions {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BootPlan {
-    /// Boot protocol.
+    /// Boot protocol that the file is started by.
     pub protocol: Protocol,
-    /// Plan of the kernel's image.
+    /// Plan for loading the kernel's image.
     pub image: LoadPlan,
     /// Physical address of the first instruction. `None` for plain protocols ([`Protocol::is_plain`]), whose entry
     /// [`LoadPlan::resolve_entry`] returns.
     pub entry: Option<GuestAddress>,
-    /// Operand width at the entry. `None` for a flat binary.
+    /// Operand width of the first instruction. `None` for a flat binary.
     pub width: Option<OperandWidth>,
-    /// True for a Linux kernel, by any protocol.
+    /// True if the file is a Linux kernel, whichever protocol starts it.
     pub is_linux: bool,
     /// Requests of the kernel's header for its boot information.
     pub(super) requests: HeaderRequests,

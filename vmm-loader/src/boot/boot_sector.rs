@@ -28,7 +28,7 @@ const SECTOR_SIZE: u64 = 512;
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum BootSectorError {
-    /// Missing signature.
+    /// Boot sector without the signature 0xaa55.
     #[error("bytes 510 and 511 are not 55 aa")]
     Signature,
     /// File of more than one sector. Holds its size in bytes.

@@ -17,7 +17,7 @@ use crate::protocol::Protocol;
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Candidate {
-    /// Boot protocol.
+    /// Boot protocol that the header belongs to.
     pub protocol: Protocol,
     /// Evidence for the protocol, such as `header at 0x1000`.
     pub evidence: String,
@@ -35,13 +35,13 @@ impl Candidate {
     }
 }
 
-/// Result of [`detect`].
+/// Result of [`detect`]: the boot protocols that a file has headers for.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Detection {
-    /// Protocols that the file has a header for, in the order of choice.
+    /// Boot protocols that the file has a header for, in the order of choice.
     pub candidates: Vec<Candidate>,
-    /// Damaged headers: data that resembles a header and is not valid.
+    /// Headers of the file that are damaged: data that resembles a header of a boot protocol and is not valid.
     pub damaged_headers: Vec<BootError>,
     /// Reason why the file is not a kernel, if it is not.
     not_a_kernel: Option<BootError>,

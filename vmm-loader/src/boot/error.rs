@@ -22,7 +22,7 @@ pub enum BootError {
     /// File that is not a kernel.
     #[error("{}", .0.description)]
     NotAKernel(FileType),
-    /// Image that cannot be loaded.
+    /// Kernel image that cannot be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
     /// File with headers of boot protocols, each of which has a problem. Holds one error for each.
@@ -31,19 +31,19 @@ pub enum BootError {
     /// User program for Linux, which makes system calls.
     #[error("a program for Linux, and no kernel: there is no system below it here")]
     UserProgram,
-    /// Problem with a Multiboot 1 header.
+    /// Multiboot 1 header that is missing, damaged or cannot be satisfied.
     #[error("multiboot: {0}")]
     Multiboot(MultibootError),
-    /// Problem with a Multiboot 2 header.
+    /// Multiboot 2 header that is missing, damaged or cannot be satisfied.
     #[error("multiboot2: {0}")]
     Multiboot2(Multiboot2Error),
-    /// Problem with a PVH note.
+    /// PVH note that is missing or invalid.
     #[error("pvh: {0}")]
     Pvh(PvhError),
-    /// Problem with a Linux kernel.
+    /// Linux kernel that cannot be started by the Linux boot protocol.
     #[error("linux: {0}")]
     Linux(LinuxError),
-    /// Problem with a boot sector.
+    /// File that is not a boot sector, or cannot run without a BIOS.
     #[error("boot-sector: {0}")]
     BootSector(BootSectorError),
     /// Entry of an ELF file that is in none of its segments, neither as a virtual nor as a physical address.
@@ -58,7 +58,7 @@ pub enum BootError {
     /// Boot information that the protocol cannot pass on.
     #[error("{protocol} has no field for {item}")]
     Unsupported {
-        /// Protocol.
+        /// Boot protocol that has no field for the item.
         protocol: Protocol,
         /// Item that the protocol has no field for.
         item: BootInfoItem,
@@ -66,7 +66,7 @@ pub enum BootError {
     /// Command line that is longer than the kernel accepts.
     #[error("the command line has {length} bytes; this kernel takes at most {max}")]
     CommandLineTooLong {
-        /// Length in bytes, without the final NUL.
+        /// Length of the command line in bytes, without the final NUL.
         length: u64,
         /// Maximum length in bytes, without the final NUL.
         max: u64,
@@ -82,7 +82,7 @@ pub enum BootError {
     NoFreeMemory {
         /// Name of the structure or module.
         what: String,
-        /// Size in bytes.
+        /// Size of the structure or module in bytes.
         size: u64,
     },
 }
@@ -93,7 +93,7 @@ pub enum BootError {
 pub enum BootInfoItem {
     /// Command line of the kernel.
     CommandLine,
-    /// Modules, or an initrd.
+    /// Boot modules, such as an initrd.
     Modules,
 }
 

@@ -19,7 +19,7 @@ pub struct FileType {
     pub category: FileCategory,
     /// Description for people, such as `a gzip-compressed file, which has to be unpacked first`.
     pub description: String,
-    /// Advice for the user, if there is any.
+    /// Advice for the user of such a file, if there is any.
     pub help: Option<String>,
 }
 
@@ -31,11 +31,11 @@ pub enum FileCategory {
     Empty,
     /// Compressed file.
     Compressed,
-    /// Archive of files.
+    /// Archive of files, such as a tar file.
     Archive,
     /// cpio archive, the format of an initramfs.
     Initramfs,
-    /// Software package.
+    /// Software package, such as a Debian or RPM package.
     Package,
     /// Library of object files.
     ObjectLibrary,
@@ -47,21 +47,21 @@ pub enum FileCategory {
     FileSystemImage,
     /// Firmware image.
     Firmware,
-    /// Kernel for another CPU.
+    /// Kernel for another CPU than x86.
     ForeignKernel,
     /// Program for another operating system or virtual machine.
     ForeignProgram,
     /// UEFI program or driver.
     UefiProgram,
-    /// Script with a `#!` line.
+    /// Script that begins with a `#!` line.
     Script,
     /// Document, database or picture.
     Document,
-    /// Text.
+    /// Text file without a `#!` line.
     Text,
-    /// Zeros only.
+    /// File whose bytes are all zero.
     Zeros,
-    /// Unknown format.
+    /// File of an unknown format.
     Unknown,
 }
 
@@ -172,7 +172,8 @@ const MAGIC_NUMBERS: &[MagicNumber] = &[
 ];
 
 impl FileType {
-    /// Identifies a file. A file of no known format has the category [`FileCategory::Unknown`].
+    /// Identifies the type of a file from its contents. A file of no known format has the category
+    /// [`FileCategory::Unknown`].
     #[must_use]
     pub fn from_bytes(file: &[u8]) -> Self {
         if file.is_empty() {

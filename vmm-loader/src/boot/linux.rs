@@ -69,15 +69,15 @@ pub enum LinuxError {
     /// Kernel that would end above 4 GiB.
     #[error("the kernel wants {size:#x} bytes at {address:#x}, which ends above 4 GiB")]
     TooHigh {
-        /// `pref_address`.
+        /// Address that the kernel prefers (`pref_address` of its setup header).
         address: u64,
-        /// `init_size`.
+        /// Memory that the kernel needs, in bytes (`init_size` of its setup header).
         size: u64,
     },
-    /// ELF32 file.
+    /// ELF32 file: the Linux boot protocol starts only x86-64 vmlinux files.
     #[error("an ELF kernel of 32 bits has no 64-bit entry")]
     Elf32,
-    /// More than one module. Holds their number.
+    /// More than one boot module, where Linux takes only an initrd. Holds their number.
     #[error("Linux takes one initrd and no other modules; {0} are given")]
     TooManyModules(usize),
     /// Memory map with more entries than the zero page has room for. Holds their number.

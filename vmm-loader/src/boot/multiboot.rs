@@ -47,22 +47,22 @@ const DEFINED_FLAGS: u32 = PAGE_ALIGN | MEMORY_INFO | VIDEO_MODE | HAS_ADDRESSES
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum MultibootError {
-    /// No header in the first 8 KiB.
+    /// File without a Multiboot 1 header in its first 8 KiB.
     #[error("no header in the first 8 KiB")]
     NoHeader,
-    /// Header with a wrong checksum. Holds its file offset.
+    /// Multiboot 1 header with a wrong checksum. Holds its file offset.
     #[error("the header at {0:#x} has a wrong checksum")]
     Checksum(u64),
-    /// Valid header beyond the first 8 KiB. Holds its file offset.
+    /// Valid Multiboot 1 header beyond the first 8 KiB. Holds its file offset.
     #[error("the header at {0:#x} is beyond the first 8 KiB, where boot loaders look")]
     TooLate(u64),
-    /// Valid header that is not at a multiple of 4. Holds its file offset.
+    /// Valid Multiboot 1 header that is not at a multiple of 4. Holds its file offset.
     #[error("the header at {0:#x} is not at a multiple of 4 bytes of the file")]
     Misaligned(u64),
-    /// Flag 2: the kernel requires a video mode.
+    /// Kernel that requires a video mode (flag 2).
     #[error("the kernel demands a video mode (flag 2), and this machine has no display")]
     Video,
-    /// Required flags that the specification does not define.
+    /// Kernel that requires flags that the specification does not define.
     #[error("the kernel demands what the specification does not know (flags {0:#x})")]
     Flags(u32),
     /// File that is not an ELF file, with a header without addresses (flag 16).
@@ -80,7 +80,7 @@ pub enum MultibootAddressError {
     /// File that ends inside the address fields.
     #[error("they are cut off")]
     CutOff,
-    /// `load_addr` above `header_addr`.
+    /// `load_addr` that is above `header_addr`.
     #[error("loading begins after the header")]
     LoadAfterHeader,
     /// `load_addr` that belongs to bytes before the start of the file.
@@ -92,22 +92,22 @@ pub enum MultibootAddressError {
     /// `load_addr` that belongs to bytes after the end of the file.
     #[error("loading begins behind the file")]
     LoadAfterFile,
-    /// `load_end_addr` below `load_addr`.
+    /// `load_end_addr` that is below `load_addr`.
     #[error("loading ends before it begins")]
     EndBeforeLoad,
     /// `load_end_addr` that belongs to bytes after the end of the file.
     #[error("loading ends behind the file")]
     EndAfterFile,
-    /// No bytes to load.
+    /// Addresses that leave no bytes to load.
     #[error("nothing is loaded")]
     Empty,
     /// Image that ends above 4 GiB.
     #[error("the image ends above 4 GiB")]
     TooHigh,
-    /// `bss_end_addr` below the end of the loaded bytes.
+    /// `bss_end_addr` that is below the end of the loaded bytes.
     #[error("the zeroed memory ends before the loaded bytes do")]
     BssBeforeEnd,
-    /// Entry outside the image.
+    /// Entry that is outside the loaded image.
     #[error("the entry is outside of what is loaded")]
     EntryOutside,
 }

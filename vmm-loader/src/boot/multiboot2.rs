@@ -55,10 +55,10 @@ const MAX_INFORMATION_TYPE: u32 = 21;
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Multiboot2Error {
-    /// No header in the first 32 KiB.
+    /// File without a Multiboot 2 header in its first 32 KiB.
     #[error("no header in the first 32 KiB")]
     NoHeader,
-    /// Header with a wrong checksum. Holds its file offset.
+    /// Multiboot 2 header with a wrong checksum. Holds its file offset.
     #[error("the header at {0:#x} has a wrong checksum")]
     Checksum(u64),
     /// Valid header beyond the first 32 KiB. Holds its file offset.
@@ -73,13 +73,13 @@ pub enum Multiboot2Error {
     /// Header or tag that is cut off or too short. Holds its file offset.
     #[error("the header's tag at {0:#x} is cut off")]
     TagCutOff(u64),
-    /// Required display.
+    /// Kernel that requires a display, which the machine does not have.
     #[error("the kernel demands {0}, and this machine has no display")]
     Display(DisplayRequest),
-    /// Required header tag that the specification does not define.
+    /// Header tag that is required and that the specification does not define.
     #[error("the kernel demands what the specification does not know (header tag {0})")]
     UnknownTag(u16),
-    /// Required information type that the specification does not define.
+    /// Information type that is required and that the specification does not define.
     #[error("the kernel demands information that the specification does not know (type {0})")]
     UnknownRequest(u32),
     /// File that is not an ELF file, with a header without addresses.
@@ -97,9 +97,9 @@ pub enum Multiboot2Error {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DisplayRequest {
-    /// Text console.
+    /// Text console (console flags tag).
     Console,
-    /// Framebuffer.
+    /// Linear framebuffer (framebuffer tag).
     Framebuffer,
 }
 

@@ -33,13 +33,13 @@ const INFO_SIZE: u32 = 56;
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum PvhError {
-    /// File without the note.
+    /// ELF file without the note of a PVH entry.
     #[error("the file has no note of Xen's that names a 32-bit entry (XEN_ELFNOTE_PHYS32_ENTRY)")]
     NoNote,
-    /// Note of neither four nor eight bytes. Holds its size in bytes.
+    /// PVH note whose entry is neither four nor eight bytes. Holds its size in bytes.
     #[error("the note of the entry has {0} bytes, not 4 or 8")]
     ByteSize(usize),
-    /// Entry outside all segments, or above 4 GiB.
+    /// PVH entry outside all segments, or above 4 GiB.
     #[error("the entry {0:#x} of the note is outside of all segments")]
     EntryOutside(u64),
 }

@@ -17,21 +17,21 @@ pub const DEFAULT_PIE_BASE: GuestAddress = GuestAddress(1 << 20);
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum BaseError {
-    /// Base given for an ET_EXEC file, which is linked to fixed addresses.
+    /// Base address for an ET_EXEC file, which is linked to fixed addresses.
     #[error("a base address is given, but the file is linked to run at fixed addresses (ET_EXEC)")]
     FixedAddresses,
-    /// Base that is not a multiple of the segments' alignment.
+    /// Base address that is not a multiple of the segments' alignment.
     #[error("the base {:#x} is not a multiple of {align:#x}, the alignment of the file's segments", .base.0)]
     Misaligned {
-        /// Requested base.
+        /// Base address that was requested.
         base: GuestAddress,
-        /// Largest `p_align`.
+        /// Largest alignment of the segments (`p_align`).
         align: u64,
     },
     /// Alignment so large that no multiple of it lies above the default base.
     #[error("no address is a multiple of {align:#x}, the alignment of the file's segments")]
     Alignment {
-        /// Largest `p_align`.
+        /// Largest alignment of the segments (`p_align`).
         align: u64,
     },
 }

@@ -34,17 +34,17 @@ pub enum DynamicError {
     /// DT_NEEDED: a program that needs a shared library. Holds the library's name.
     #[error("a dynamically linked program: it needs the library {0}")]
     Library(String),
-    /// Shared library: ET_DYN without DF_1_PIE.
+    /// Shared library: an ET_DYN file without DF_1_PIE.
     #[error("a shared library (ET_DYN without the flag DF_1_PIE), not a program")]
     SharedLibrary,
-    /// PT_DYNAMIC outside the file.
+    /// PT_DYNAMIC segment that is outside the file.
     #[error("the dynamic section (file offset {offset:#x}, {}) is outside the file of {}", ByteSize(*.size), ByteSize(*.file))]
     Outside {
-        /// `p_offset` of PT_DYNAMIC.
+        /// Offset of the segment in the file (`p_offset`).
         offset: u64,
-        /// `p_filesz` of PT_DYNAMIC.
+        /// Size of the segment in the file, in bytes (`p_filesz`).
         size: u64,
-        /// Size of the file.
+        /// Size of the file in bytes.
         file: u64,
     },
 }

@@ -15,7 +15,7 @@ pub enum ElfError {
     /// Invalid ELF header or program header table.
     #[error(transparent)]
     Header(#[from] HeaderError),
-    /// Invalid segment.
+    /// Segments that cannot be loaded.
     #[error(transparent)]
     Segment(#[from] SegmentError),
     /// ELF file that needs a dynamic linker.
@@ -24,7 +24,7 @@ pub enum ElfError {
     /// Base address that the file cannot be loaded at.
     #[error(transparent)]
     Base(#[from] BaseError),
-    /// Relocation that cannot be applied.
+    /// Relocations that cannot be applied.
     #[error(transparent)]
     Relocation(#[from] RelocationError),
 }

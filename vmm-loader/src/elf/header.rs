@@ -37,22 +37,22 @@ pub enum HeaderError {
     Truncated {
         /// Size of the file in bytes.
         have: u64,
-        /// Size of the header in bytes.
+        /// Size of the ELF header in bytes.
         need: u64,
     },
-    /// `EI_CLASS` is neither 1 nor 2.
+    /// File whose ELF class is unknown: `EI_CLASS` is neither 1 (32-bit) nor 2 (64-bit).
     #[error("unknown ELF class {0}: neither 32-bit (1) nor 64-bit (2)")]
     Class(u8),
-    /// `EI_DATA` is neither 1 nor 2.
+    /// File whose byte order is unknown: `EI_DATA` is neither 1 (little-endian) nor 2 (big-endian).
     #[error("unknown data encoding {0}: neither little-endian (1) nor big-endian (2)")]
     Encoding(u8),
-    /// Big-endian file (`EI_DATA` is 2).
+    /// Big-endian file (`EI_DATA` is 2), which no x86 CPU runs.
     #[error("the file is big-endian; x86 is little-endian")]
     BigEndian,
-    /// `EI_VERSION` or `e_version` is not 1.
+    /// File of an unknown ELF version: `EI_VERSION` or `e_version` is not 1.
     #[error("unknown ELF version {0}, not 1")]
     Version(u32),
-    /// File for another CPU. Holds `e_machine`.
+    /// File for another CPU than x86. Holds `e_machine`.
     #[error("the file is for {} (e_machine {number}), not for x86", machine_name(*.0), number = .0)]
     Machine(u16),
     /// ELF32 file with x86-64 code: the x32 ABI.
@@ -61,37 +61,37 @@ pub enum HeaderError {
     /// ELF64 file with i386 code, which no ABI defines.
     #[error("an ELF64 file for the i386, which no toolchain makes")]
     I386InElf64,
-    /// ET_REL: object file.
+    /// Object file (ET_REL), which has to be linked first.
     #[error("an object file (ET_REL) that has not been linked")]
     Object,
-    /// ET_CORE: core dump.
+    /// Core dump (ET_CORE).
     #[error("a core dump (ET_CORE), not a program")]
     Core,
-    /// Unknown `e_type`.
+    /// File of an unknown type (`e_type`).
     #[error("unknown ELF type {0:#x}, neither ET_EXEC nor ET_DYN")]
     Type(u16),
-    /// `e_phnum` is 0.
+    /// File without program headers: `e_phnum` is 0.
     #[error("no program headers, so nothing to load")]
     NoProgramHeaders,
-    /// `e_phnum` is PN_XNUM.
+    /// File with 65535 or more program headers: `e_phnum` is PN_XNUM.
     #[error("more than 65534 program headers")]
     TooManyProgramHeaders,
-    /// `e_phentsize` is not the size of the class.
+    /// File whose program headers do not have the size of its ELF class.
     #[error("program headers of {}, not {}", ByteSize(u64::from(*.have)), .need)]
     EntrySize {
-        /// `e_phentsize` of the file.
+        /// Size of a program header according to the file, in bytes (`e_phentsize`).
         have: u16,
-        /// Size of a program header of the class, in bytes.
+        /// Size of a program header in the file's ELF class, in bytes.
         need: u64,
     },
-    /// Program header table outside the file.
+    /// Program header table that is outside the file.
     #[error("the program headers (offset {offset:#x}, {}) are outside the file of {}", ByteSize(*.size), ByteSize(*.file))]
     TableOutside {
-        /// `e_phoff`.
+        /// Offset of the table in the file (`e_phoff`).
         offset: u64,
-        /// `e_phnum` times `e_phentsize`.
+        /// Size of the table in bytes: `e_phnum` times `e_phentsize`.
         size: u64,
-        /// Size of the file.
+        /// Size of the file in bytes.
         file: u64,
     },
 }

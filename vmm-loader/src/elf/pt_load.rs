@@ -14,19 +14,20 @@ use crate::elf::base::LoadBias;
 use crate::elf_class::ElfClass;
 use crate::segment::{Segment, SegmentFlags};
 
-/// Maximum number of PT_LOAD segments. No linker makes as many; the limit bounds the time for a malicious file.
+/// Maximum number of PT_LOAD segments that a file may have. No linker makes as many; the limit bounds the time for a malicious
+/// file.
 pub const MAX_SEGMENTS: usize = 1024;
 
 /// Segments of a file that cannot be loaded. Segments are numbered as `readelf -l` numbers program headers.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum SegmentError {
-    /// Segment with invalid values.
+    /// Segment with values that are not possible.
     #[error("segment {index}: {problem}")]
     Invalid {
         /// Number of the program header.
         index: usize,
-        /// Mistake in the segment.
+        /// Mistake in the segment's program header.
         problem: SegmentProblem,
     },
     /// Two segments that use the same physical memory.
@@ -37,10 +38,10 @@ pub enum SegmentError {
         /// Segment with the higher address.
         second: NamedRange,
     },
-    /// No PT_LOAD segment with a size. Holds the number of program headers.
+    /// File without a PT_LOAD segment that has a size. Holds the number of program headers.
     #[error("no loadable segment (PT_LOAD) among the {0} program headers")]
     NoSegments(usize),
-    /// More than [`MAX_SEGMENTS`] PT_LOAD segments.
+    /// File with more than [`MAX_SEGMENTS`] PT_LOAD segments.
     #[error("more than {MAX_SEGMENTS} loadable segments")]
     TooMany,
 }
@@ -61,55 +62,55 @@ impl SegmentError {
     }
 }
 
-/// Mistake in one segment.
+/// Mistake in the program header of one segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum SegmentProblem {
-    /// `p_offset + p_filesz` overflows 64 bits.
+    /// End of the segment in the file, `p_offset + p_filesz`, that overflows 64 bits.
     #[error("its file offset {offset:#x} plus its size {size:#x} overflows")]
     FileOverflow {
-        /// `p_offset`.
+        /// Offset of the segment in the file (`p_offset`).
         offset: u64,
-        /// `p_filesz`.
+        /// Size of the segment in the file, in bytes (`p_filesz`).
         size: u64,
     },
     /// Segment whose bytes are not completely inside the file.
     #[error("its bytes (file offset {offset:#x}, {}) are outside the file of {}", ByteSize(*.size), ByteSize(*.file))]
     OutsideFile {
-        /// `p_offset`.
+        /// Offset of the segment in the file (`p_offset`).
         offset: u64,
-        /// `p_filesz`.
+        /// Size of the segment in the file, in bytes (`p_filesz`).
         size: u64,
-        /// Size of the file.
+        /// Size of the file in bytes.
         file: u64,
     },
-    /// `p_filesz > p_memsz`.
+    /// Segment that is larger in the file than in memory: `p_filesz > p_memsz`.
     #[error("it has {} in the file but only {} in memory", ByteSize(*.file), ByteSize(*.memory))]
     LargerInFile {
-        /// `p_filesz`.
+        /// Size of the segment in the file, in bytes (`p_filesz`).
         file: u64,
-        /// `p_memsz`.
+        /// Size of the segment in memory, in bytes (`p_memsz`).
         memory: u64,
     },
-    /// `p_align` is neither 0 nor a power of two.
+    /// Alignment `p_align` that is neither 0 nor a power of two.
     #[error("its alignment {0:#x} is not a power of two")]
     Alignment(u64),
-    /// `p_paddr + p_memsz` exceeds the addresses of the class or of any x86 CPU.
+    /// End of the segment, `p_paddr + p_memsz`, that exceeds the addresses of the ELF class or of any x86 CPU.
     #[error("{} at physical address {start:#x} would end after {last:#x}, the last one there is", ByteSize(*.size))]
     PhysicalEnd {
-        /// `p_paddr`.
+        /// First physical address (`p_paddr`).
         start: u64,
-        /// `p_memsz`.
+        /// Size of the segment in memory, in bytes (`p_memsz`).
         size: u64,
         /// Highest address that is allowed.
         last: u64,
     },
-    /// `p_vaddr + p_memsz` exceeds the addresses of the class.
+    /// End of the segment, `p_vaddr + p_memsz`, that exceeds the addresses of the ELF class.
     #[error("{} at virtual address {start:#x} would end after {last:#x}, the last one there is", ByteSize(*.size))]
     VirtualEnd {
-        /// `p_vaddr`.
+        /// First virtual address (`p_vaddr`).
         start: u64,
-        /// `p_memsz`.
+        /// Size of the segment in memory, in bytes (`p_memsz`).
         size: u64,
         /// Highest address that is allowed.
         last: u64,
@@ -117,7 +118,7 @@ pub enum SegmentProblem {
     /// Segment that leaves the address space when the image moves to its base.
     #[error("its address {address:#x} leaves the address space when the file is moved to its base")]
     Moved {
-        /// Linked address.
+        /// First address of the segment as the file was linked.
         address: u64,
     },
 }

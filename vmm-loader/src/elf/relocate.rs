@@ -48,38 +48,38 @@ impl fmt::Display for RelocationTable {
     }
 }
 
-/// Relocations that cannot be applied. All addresses are linked addresses.
+/// Relocations of a static PIE that cannot be applied. All addresses are linked addresses.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum RelocationError {
-    /// Table that is not inside the file's part of one segment.
+    /// Relocation table that is not inside the file's part of one segment.
     #[error("the {kind} table ({} at {address}) is outside the file's segments", ByteSize(*.size))]
     TableOutside {
-        /// Table.
+        /// Relocation table: DT_RELA, DT_REL, DT_JMPREL or DT_RELR.
         kind: RelocationTable,
         /// Virtual address of the table.
         address: VirtAddr,
         /// Size of the table in bytes.
         size: u64,
     },
-    /// DT_RELAENT, DT_RELENT or DT_RELRENT that does not match the class.
+    /// Entry size of a relocation table that does not match the ELF class (DT_RELAENT, DT_RELENT or DT_RELRENT).
     #[error("entries of {} in the {kind} table, not {need}", ByteSize(*.have))]
     EntrySize {
-        /// Table.
+        /// Relocation table: DT_RELA, DT_REL, DT_JMPREL or DT_RELR.
         kind: RelocationTable,
         /// Entry size that the file gives, in bytes.
         have: u64,
-        /// Entry size of the class, in bytes.
+        /// Entry size in the file's ELF class, in bytes.
         need: u64,
     },
-    /// Table that ends inside an entry.
+    /// Relocation table that ends inside an entry.
     #[error("the {kind} table has {}, and each entry {need}", ByteSize(*.size))]
     PartialEntry {
-        /// Table.
+        /// Relocation table: DT_RELA, DT_REL, DT_JMPREL or DT_RELR.
         kind: RelocationTable,
         /// Size of the table in bytes.
         size: u64,
-        /// Entry size in bytes.
+        /// Size of an entry in bytes.
         need: u64,
     },
     /// Relocation of another type than RELATIVE.

@@ -12,10 +12,10 @@ use vmm_core::spec::CpuidPolicy;
 
 use super::Spanned;
 
-/// CPUID that the guest sees.
+/// CPUID that the guest sees: a policy by name, or changes to the host's CPUID.
 #[derive(Debug, Clone)]
 pub enum CpuidChoice {
-    /// Policy by name.
+    /// Policy by its name.
     Word(CpuidPolicy),
     /// CPUID of the host, with changes.
     Table(CpuidTable),

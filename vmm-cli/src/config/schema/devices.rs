@@ -15,35 +15,35 @@ use crate::config::values::{Address, Count, OneOrMany, Port};
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
 pub struct Devices {
-    /// Debug console.
+    /// Debug console: prints the bytes that the guest writes to a port.
     #[schemars(description = description("debug-console", ""))]
     pub debug_console: Option<Spanned<DebugConsole>>,
-    /// Serial port.
+    /// Serial port, a 16550.
     #[schemars(description = description("serial", ""))]
     pub serial: Option<Spanned<Serial>>,
-    /// Exit port.
+    /// Exit port: a write of the guest ends the run.
     #[schemars(description = description("debug-exit", "as with QEMU's isa-debug-exit"))]
     pub debug_exit: Option<Spanned<DebugExit>>,
-    /// Hypercall registers.
+    /// Hypercall registers, by which the guest prints, ends and reads arguments.
     #[schemars(description = description("hypercall", "none on a machine with fw-cfg, which has ports among these"))]
     pub hypercall: Option<Spanned<Hypercall>>,
-    /// Real-time clock.
+    /// Real-time clock with CMOS memory.
     #[schemars(description = description("rtc", "on a PC"))]
     pub rtc: Option<Spanned<Switch>>,
-    /// Keyboard controller.
+    /// Keyboard controller, without a keyboard.
     #[schemars(description = description("i8042", "on a PC"))]
     pub i8042: Option<Spanned<Switch>>,
     /// Power management and reset.
     #[schemars(description = description("power", "on a PC"))]
     pub power: Option<Spanned<Switch>>,
-    /// Small ports that kernels touch.
+    /// Small ports that kernels access on every PC.
     #[schemars(description = description("legacy-ports", "on a PC"))]
     pub legacy_ports: Option<Spanned<Switch>>,
     /// ACPI tables, from 0xe0000 on. Default: on a PC.
     pub acpi: Option<Spanned<Switch>>,
     /// MP table for old kernels, from 0xf0000 on. Default: on a PC.
     pub mp_table: Option<Spanned<Switch>>,
-    /// Configuration device of QEMU.
+    /// Configuration device of QEMU (fw_cfg).
     #[schemars(description = description("fw-cfg", "on a PC"))]
     pub fw_cfg: Option<Spanned<FwCfg>>,
     /// Test device of kvm-unit-tests.
@@ -121,13 +121,13 @@ fn default_port(kind: DeviceKind) -> Option<u16> {
 pub struct LocationKeys<'r> {
     /// False if the machine does not have the device.
     pub enabled: Option<&'r Spanned<bool>>,
-    /// First I/O port.
+    /// First I/O port of the device.
     pub port: Option<&'r Spanned<Port>>,
-    /// First guest-physical address.
+    /// First guest-physical address of the device.
     pub mmio: Option<&'r Spanned<Address>>,
 }
 
-/// Table of a movable device.
+/// Table of a device whose address a configuration can change.
 pub trait MovableDevice {
     /// Returns the keys that say whether and where the device is.
     fn location(&self) -> LocationKeys<'_>;
@@ -162,12 +162,12 @@ macro_rules! movable_device {
 }
 
 movable_device! {
-    /// The hypercall registers.
+    /// Table of the hypercall registers.
     Hypercall {}
 }
 
 movable_device! {
-    /// The debug console.
+    /// Table of the debug console.
     DebugConsole {
         /// True if the kernel collects the output instead of an exit for each byte. Output then appears with the next exit of
         /// another kind, at most 20 ms later. Only without interrupts.
@@ -177,7 +177,7 @@ movable_device! {
 }
 
 movable_device! {
-    /// The serial port.
+    /// Table of the serial port.
     Serial {
         /// True if the guest receives standard input.
         #[schemars(extend("default" = true))]
@@ -186,9 +186,10 @@ movable_device! {
 }
 
 movable_device! {
-    /// The exit port.
+    /// Table of the exit port.
     DebugExit {
-        /// Values that mean success. Any other value v ends the run with the code v * 2 + 1.
+        /// Values that end the run with success when the guest writes them. Any other value v ends the run with the code
+        /// v * 2 + 1.
         #[schemars(extend("default" = [0]))]
         success: Option<Spanned<Vec<Spanned<Count>>>>,
     }

@@ -11,46 +11,46 @@ use crate::config::values::{Address, Count, OneOrMany, RegisterValues, Word};
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
 pub struct ExpectTable {
-    /// Kind of end of the run.
+    /// Kind of end that the run must have.
     pub end: Option<Spanned<EndKind>>,
-    /// Whole output of the guest.
+    /// Text that the whole output of the guest must be.
     pub output: Option<Spanned<String>>,
-    /// Texts that the output contains, in any order.
+    /// Texts that the output must contain, in any order.
     pub output_contains: Option<Spanned<Vec<Spanned<String>>>>,
-    /// Regular expression that matches somewhere in the output. Classes such as \w are ASCII.
+    /// Regular expression that must match somewhere in the output. Classes such as \w are ASCII.
     pub output_regex: Option<Spanned<String>>,
-    /// Texts that the first paragraph of the autopsy contains, for guests that should crash or hang.
+    /// Texts that the first paragraph of the autopsy must contain, for guests that should crash or hang.
     pub cause: Option<Spanned<Vec<Spanned<String>>>>,
-    /// Exit code of the guest.
+    /// Code that the guest must exit with.
     pub exit_code: Option<Spanned<Count>>,
-    /// Number of exits to user space.
+    /// Number of exits to user space that the run must have.
     pub exits: Option<Spanned<Count>>,
-    /// Maximum number of exits to user space.
+    /// Number of exits to user space that the run must not exceed.
     pub max_exits: Option<Spanned<Count>>,
-    /// Registers at the end.
+    /// Values that registers must have at the end of the run.
     pub registers: Option<Spanned<RegisterValues>>,
-    /// Memory contents at the end.
+    /// Contents that guest memory must have at the end of the run.
     pub memory: Option<Spanned<OneOrMany<ExpectMemory>>>,
 }
 
-/// Memory contents: one of `address` and `symbol`, and one of `u8`, `u16`, `u32`, `u64`, `bytes` and `text`.
+/// Contents that memory must have: one of `address` and `symbol`, and one of `u8`, `u16`, `u32`, `u64`, `bytes` and `text`.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
 pub struct ExpectMemory {
-    /// Guest-physical address.
+    /// Guest-physical address of the first byte.
     pub address: Option<Spanned<Address>>,
-    /// Symbol of the guest's ELF file.
+    /// Symbol of the guest's ELF file at the first byte.
     pub symbol: Option<Spanned<String>>,
-    /// Byte.
+    /// Number of 8 bits that memory must contain.
     pub u8: Option<Spanned<Word>>,
-    /// 16 bits, little-endian.
+    /// Number of 16 bits that memory must contain, little-endian.
     pub u16: Option<Spanned<Word>>,
-    /// 32 bits, little-endian.
+    /// Number of 32 bits that memory must contain, little-endian.
     pub u32: Option<Spanned<Word>>,
-    /// 64 bits, little-endian.
+    /// Number of 64 bits that memory must contain, little-endian.
     pub u64: Option<Spanned<Word>>,
-    /// Bytes, each from 0 to 255.
+    /// Bytes that memory must contain, each from 0 to 255.
     pub bytes: Option<Spanned<Vec<Spanned<Count>>>>,
-    /// Text, without the NUL that may follow it.
+    /// Text that memory must contain, without the NUL that may follow it.
     pub text: Option<Spanned<String>>,
 }

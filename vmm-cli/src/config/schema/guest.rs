@@ -7,15 +7,16 @@ use vmm_loader::LoadPolicy;
 use super::Spanned;
 use crate::config::values::{Address, EntryChoice, OneOrMany};
 
-/// Program to run.
+/// Program or kernel to run.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
 pub struct GuestTable {
-    /// Kernel of any format, started by the protocol of `boot` or of the file itself. The path is resolved like that of `elf`.
+    /// Kernel of any format to run, started by the protocol of `boot` or of the file itself. The path is resolved like that of
+    /// `elf`.
     pub file: Option<Spanned<String>>,
-    /// ELF file. The path is relative to the TOML file; {mode} stands for the name of the mode.
+    /// ELF file to run. The path is relative to the TOML file; {mode} stands for the name of the mode.
     pub elf: Option<Spanned<String>>,
-    /// Flat binary, loaded unchanged at `address`. The path is resolved like that of `elf`.
+    /// Flat binary to run, loaded unchanged at `address`. The path is resolved like that of `elf`.
     pub flat: Option<Spanned<String>>,
     /// Load address of a flat binary.
     pub address: Option<Spanned<Address>>,
@@ -39,11 +40,11 @@ pub struct GuestTable {
     pub module: Option<Spanned<OneOrMany<ModuleTable>>>,
 }
 
-/// Module of a kernel.
+/// Module: a file that the boot loader passes to a kernel.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
 pub struct ModuleTable {
-    /// File. The path is relative to the TOML file.
+    /// File of the module. The path is relative to the TOML file.
     #[schemars(required)]
     pub file: Option<Spanned<String>>,
     /// Command line of the module. Default: the name of the file.
@@ -57,8 +58,8 @@ pub struct Load {
     /// File whose bytes are loaded unchanged at `address`. The path is relative to the TOML file.
     #[serde(alias = "flat")]
     pub file: Option<Spanned<String>>,
-    /// ELF file, whose segments are loaded at their addresses. Its entry is not used.
+    /// ELF file whose segments are loaded at their addresses. Its entry is not used.
     pub elf: Option<Spanned<String>>,
-    /// Load address of `file`.
+    /// Guest-physical address at which `file` is loaded.
     pub address: Option<Spanned<Address>>,
 }

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use super::Spanned;
 use crate::config::values::OneOrMany;
 
-/// Device without other settings.
+/// Table of a device that has no settings but `enabled`.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
 pub struct Switch {
@@ -15,7 +15,7 @@ pub struct Switch {
     pub enabled: Option<Spanned<bool>>,
 }
 
-/// Configuration device of QEMU.
+/// Table of QEMU's configuration device (fw_cfg).
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
 pub struct FwCfg {
@@ -26,15 +26,15 @@ pub struct FwCfg {
     pub file: Option<Spanned<OneOrMany<FwCfgFile>>>,
 }
 
-/// File of the configuration device: exactly one of `path` and `text`.
+/// File of QEMU's configuration device: exactly one of `path` and `text`.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
 pub struct FwCfgFile {
     /// Name by which the guest finds the file, such as "opt/com.example/key": 1 to 55 bytes of ASCII.
     #[schemars(required)]
     pub name: Option<Spanned<String>>,
-    /// File with the contents. The path is relative to the TOML file.
+    /// Host file with the contents. The path is relative to the TOML file.
     pub path: Option<Spanned<String>>,
-    /// Contents as text.
+    /// Contents of the file as text.
     pub text: Option<Spanned<String>>,
 }

@@ -7,12 +7,12 @@ use serde::{Deserialize, Deserializer};
 
 use crate::config::source::Span;
 
-/// Value and its span in the texts.
+/// Value of a configuration with its span in the texts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spanned<T> {
-    /// Value.
+    /// Value that the configuration has there.
     pub value: T,
-    /// Span in the concatenated texts.
+    /// Span of the value in the concatenated texts.
     pub span: Span,
 }
 

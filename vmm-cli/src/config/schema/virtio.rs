@@ -10,7 +10,7 @@ use crate::config::values::Overlay;
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
 pub struct Virtio {
-    /// Type of the device.
+    /// Type of the device: disk, terminal, or source of random numbers.
     #[serde(rename = "type")]
     #[schemars(required)]
     pub kind: Option<Spanned<VirtioType>>,
@@ -28,13 +28,13 @@ pub struct Virtio {
     pub input: Option<Spanned<bool>>,
 }
 
-/// Type of a virtio device.
+/// Type of a virtio device, by the name in the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum VirtioType {
-    /// Disk, from a raw image file.
+    /// Disk with a raw image file.
     Block,
-    /// Terminal.
+    /// Terminal with one port.
     Console,
     /// Source of random numbers.
     Entropy,

@@ -4,7 +4,7 @@
 
 use super::{ParseError, Value, size::Size, value_in_toml};
 
-/// Physical or virtual address.
+/// Guest address, physical or virtual.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address(pub u64);
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{ParseError, Value, value_in_toml};
 
-/// Duration.
+/// Duration as a number with a unit, such as `10s`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time(pub Duration);
 

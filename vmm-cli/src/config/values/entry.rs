@@ -8,15 +8,15 @@ use super::{ParseError, Value, value_in_toml};
 /// Entry point as a configuration names it, before symbols are resolved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EntryChoice {
-    /// Symbol of the ELF file.
+    /// Symbol of the guest's ELF file.
     Symbol(String),
-    /// Virtual address.
+    /// Virtual address of the first instruction.
     Address(Gva),
-    /// CS and IP; real mode only.
+    /// Entry given by CS and IP; real mode only.
     Segmented {
-        /// Value of CS.
+        /// Value of CS at the entry.
         segment: u16,
-        /// Value of IP.
+        /// Value of IP at the entry.
         offset: u16,
     },
 }

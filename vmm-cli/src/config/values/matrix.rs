@@ -8,7 +8,7 @@ use std::fmt;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
-/// Keys in alphabetical order, each with its values in the order of the file.
+/// Keys that take several values, in alphabetical order, each with its values in the order of the file.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Matrix(pub Vec<(String, Vec<toml::Value>)>);
 

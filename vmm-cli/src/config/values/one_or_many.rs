@@ -14,12 +14,12 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use crate::config::schema::Spanned;
 use crate::config::source::Span;
 
-/// Contents of `[name]`, or of several `[[name]]`.
+/// Table or array of tables: the contents of `[name]`, or of several `[[name]]`.
 #[derive(Debug, Clone)]
 pub enum OneOrMany<T> {
-    /// Single table.
+    /// Single table, `[name]`.
     One(T),
-    /// Array of tables, each with its span.
+    /// Array of tables, `[[name]]`, each with its span.
     Many(Vec<Spanned<T>>),
 }
 

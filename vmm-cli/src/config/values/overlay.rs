@@ -9,7 +9,7 @@ use serde::de::{self, Deserialize, Deserializer, Visitor};
 /// Destination of writes to a disk whose image is not changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Overlay {
-    /// Unnamed file, if true.
+    /// Unnamed file that is removed with the machine, if true.
     Temporary(bool),
     /// New file with this path.
     File(String),

@@ -38,12 +38,12 @@ const LONG_NAMES: [&str; 18] = [
     "r15", "rip", "rflags",
 ];
 
-/// Register, and its name in the file.
+/// Register, and its name in the configuration file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RegisterName {
-    /// Register.
+    /// Register that the name is for.
     pub register: Register,
-    /// Name in the file: the 64-bit name or the alias.
+    /// Name of the register in the file: the 64-bit name or the alias.
     pub name: &'static str,
 }
 

@@ -4,7 +4,7 @@
 
 use super::{ParseError, Value, value_in_toml};
 
-/// Size in bytes.
+/// Size in bytes, with an optional unit such as `MiB`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Size(pub u64);
 
@@ -71,7 +71,7 @@ value_in_toml!(Size, {
     ]
 });
 
-/// Formats a size: `64 KiB`, `1000 B`.
+/// Formats a size in the largest unit that divides it: `64 KiB`, `1000 B`.
 #[must_use]
 pub fn show_size(bytes: u64) -> String {
     let fits = |factor: &u64| bytes != 0 && bytes.is_multiple_of(*factor);

@@ -48,7 +48,7 @@ impl RtcAlarm {
     }
 }
 
-/// Handle of the clock's alarm for power management. Clones share the alarm.
+/// Handle with which power management reads the alarm of the real-time clock. Clones share the alarm.
 #[derive(Debug, Clone, Default)]
 pub struct AlarmHandle(Arc<Mutex<Option<RtcAlarm>>>);
 

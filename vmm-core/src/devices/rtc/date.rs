@@ -25,11 +25,11 @@ pub struct Date {
     pub hour: u8,
     /// Minute, 0 to 59.
     pub minute: u8,
-    /// Second, 0 to 59: UNIX time has no leap seconds.
+    /// Second, 0 to 59; Unix time has no leap seconds.
     pub second: u8,
 }
 
-/// Returns the date of a number of seconds since the epoch.
+/// Returns the date and time of a number of seconds since the Unix epoch.
 #[must_use]
 pub fn date(seconds: u64) -> Date {
     let (days, time) = (seconds / DAY, seconds % DAY);

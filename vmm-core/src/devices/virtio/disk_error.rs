@@ -3,10 +3,10 @@
 use std::io;
 use std::path::PathBuf;
 
-/// A disk image cannot be used.
+/// Error of the files of a disk: its image or its overlay.
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {
-    /// The image cannot be opened.
+    /// The file of an image or overlay cannot be opened.
     #[error("cannot open the disk image {}", path.display())]
     Open {
         /// Path of the file.
@@ -25,7 +25,7 @@ pub enum DiskError {
     Size {
         /// Path of the file.
         path: PathBuf,
-        /// Size in bytes.
+        /// Size of the image in bytes.
         size: u64,
     },
     /// The file is locked by another machine.
@@ -34,13 +34,13 @@ pub enum DiskError {
         /// Path of the file.
         path: PathBuf,
     },
-    /// The overlay file exists already.
+    /// The file for a new overlay exists already.
     #[error("the overlay {} exists already", path.display())]
     OverlayExists {
         /// Path of the file.
         path: PathBuf,
     },
-    /// The overlay cannot be created.
+    /// The file for an overlay cannot be created.
     #[error("cannot create the overlay{}", path.as_ref().map(|path| format!(" {}", path.display())).unwrap_or_default())]
     Overlay {
         /// Path of the overlay, if it has one.
@@ -51,7 +51,7 @@ pub enum DiskError {
 }
 
 impl DiskError {
-    /// Returns true if the machine's description is to blame and not the host.
+    /// Returns true if the machine's description is at fault and not the host.
     #[must_use]
     pub fn is_configuration(&self) -> bool {
         match self {

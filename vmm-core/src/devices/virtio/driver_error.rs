@@ -4,42 +4,42 @@
 
 use std::io;
 
-/// Mistake of a driver.
+/// Mistake of a guest's virtio driver, at which the device stops.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DriverFault {
-    /// Address or size of a queue is invalid (2.7, 4.2.3.2).
+    /// The driver set up a queue with an invalid address or size (2.7, 4.2.3.2).
     #[error("queue {queue} {problem}")]
     Queue {
         /// Number of the queue.
         queue: usize,
-        /// Problem of the queue.
+        /// Problem of the queue: the field, and the reason.
         problem: &'static str,
     },
     /// The available index is ahead by more entries than the queue has (2.7.6).
     #[error("the available index is further ahead than the queue is long")]
     AvailableIndex,
-    /// A chain that begins outside of the descriptor table (2.7.6).
+    /// A chain of descriptors begins outside of the descriptor table (2.7.6).
     #[error("a chain begins at descriptor {0}, which the queue does not have")]
     Head(u16),
     /// A loop, a chain longer than the queue or 4 GiB, a next descriptor that is not in the table, a table that is not in
     /// memory, or an indirect table inside of another (2.7.5).
     #[error("the chain of descriptor {0} does not end, or leaves its table")]
     Chain(u16),
-    /// A buffer that the device is to read after one that it is to write (2.7.4.2).
+    /// A buffer that the device is to read comes after one that it is to write (2.7.4.2).
     #[error("in the chain of descriptor {0} a buffer to read follows one to write")]
     Order(u16),
-    /// A buffer outside of memory, or one to write in read-only memory.
+    /// A buffer is outside of memory, or is to be written and in read-only memory.
     #[error("the chain of descriptor {0} has a buffer that is not in memory, or not writable")]
     Buffer(u16),
-    /// The buffers are not those of such a request.
+    /// A chain of buffers lacks a part of the request that the device expects.
     #[error("the chain of descriptor {head} is no request: {problem}")]
     Request {
-        /// First descriptor of the chain.
+        /// Index of the first descriptor of the chain.
         head: u16,
-        /// Missing part.
+        /// Part of the request that is missing.
         problem: &'static str,
     },
-    /// A ring could not be accessed, although it was checked.
+    /// A ring of the queue could not be accessed, although it was checked.
     #[error("a ring is out of reach")]
     Ring,
 }

@@ -13,35 +13,35 @@ use crate::machine::stepper::{HLT, SingleStep, StepOutcome};
 use super::Replayer;
 use super::hooks::{ReplayHooks, ReplayInterception, StepHooks};
 
-/// First instruction of a handler that an instruction is expected to end in: its first byte is replaced for one step.
+/// Trap at the first instruction of an exception handler, whose first byte is replaced for one step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HandlerTrap {
-    /// Guest-physical address of the byte.
+    /// Guest-physical address of the replaced byte.
     pub gpa: Gpa,
-    /// Linear address of the instruction.
+    /// Linear address of the handler's first instruction.
     pub linear: u64,
 }
 
-/// Result of one step of a replay.
+/// Result of one single step of a replay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReplayStep {
-    /// The instruction is done.
+    /// The instruction was executed.
     Done,
-    /// Step into an exception: the vCPU is before the first instruction of the handler.
+    /// The instruction raised an exception: the vCPU is before the first instruction of the handler.
     AtHandler,
-    /// A signal came before the instruction was done.
+    /// A signal came before the instruction was executed.
     Interrupted,
-    /// The run ended.
+    /// The replayed run ended with the instruction.
     Ended(End),
-    /// The run is not the recorded one any more.
+    /// The run differs from the recorded one.
     Diverged,
-    /// The budget is used up.
+    /// The time budget is used up.
     OutOfTime,
 }
 
 impl Replayer<'_> {
-    /// Executes one instruction. `hlt_end` is the linear address of its end if it is a HLT, and `handler` the handler of the
-    /// exception that it will raise.
+    /// Executes one instruction of the guest. `hlt_end` is the linear address of its end if it is a HLT, and `handler` the
+    /// handler of the exception that it will raise.
     ///
     /// An exception is delivered within the step, and clears the trap flag that single-stepping uses: on most hosts the
     /// handler would run on unseen. So a HLT stands at its beginning for this step.
