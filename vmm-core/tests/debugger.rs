@@ -50,7 +50,7 @@ fn build(mode: Mode, ring: Ring, code: &[u8], console: Console) -> Result<Machin
 fn in_each_mode(code: &[u8], test: impl Fn(&str, &mut Debugger<'_>, &Printed)) {
     for mode in Mode::ALL {
         for ring in [Ring::Kernel, Ring::User] {
-            if mode == Mode::Real && ring == Ring::User {
+            if !mode.is_protected() && ring == Ring::User {
                 continue;
             }
             let name = format!("{mode} in ring {}", ring.level());

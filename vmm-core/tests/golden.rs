@@ -33,7 +33,7 @@ const REAL_GUEST: Gpa = Gpa(0x7c00);
 
 fn machine(mode: Mode, ring: Ring, page_size: Option<PageSize>) -> MachineSpec {
     let memory = if page_size == Some(PageSize::Size1G) { (1 << 30) + (8 << 20) } else { 8 << 20 };
-    let at = if mode == Mode::Real { REAL_GUEST } else { GUEST };
+    let at = if mode.is_protected() { GUEST } else { REAL_GUEST };
     let mut spec = MachineSpec::new(mode, memory, EntryPoint::Address(Gva(at.0)));
     spec.boot.ring = ring;
     spec.boot.paging.page_size = page_size;
@@ -49,7 +49,7 @@ fn cases() -> Vec<(String, MachineSpec)> {
             sizes => sizes.iter().copied().map(Some).collect(),
         };
         for ring in [Ring::Kernel, Ring::User] {
-            if mode == Mode::Real && ring == Ring::User {
+            if !mode.is_protected() && ring == Ring::User {
                 continue;
             }
             for size in &sizes {
@@ -95,7 +95,7 @@ fn initial_states_match_their_golden_files() {
 
 /// Returns the initial state of a machine as text.
 fn describe(spec: &MachineSpec) -> String {
-    let start = if spec.boot.mode == Mode::Real { REAL_GUEST } else { GUEST };
+    let start = if spec.boot.mode.is_protected() { GUEST } else { REAL_GUEST };
     let guest = LayoutEntry::guest("guest", GpaRange::new(start, 0x2000).unwrap());
     let layout = layout::compute(spec, &[guest]).unwrap();
     let state = initial_state(&reset_state::sregs(), spec, &layout, HostQuirks::default()).unwrap();

@@ -73,13 +73,13 @@ fn build(mode: Mode, ring: Ring, printed: &Printed) -> Result<Machine, Error> {
 /// Returns all modes and rings that this host supports.
 fn machines() -> impl Iterator<Item = (Mode, Ring)> {
     let all = Mode::ALL.into_iter().flat_map(|mode| [(mode, Ring::Kernel), (mode, Ring::User)]);
-    all.filter(|&(mode, ring)| (mode, ring) != (Mode::Real, Ring::User)).filter(|&(mode, ring)| {
-        match build(mode, ring, &Printed::default()) {
+    all.filter(|&(mode, ring)| mode.is_protected() || ring == Ring::Kernel).filter(
+        |&(mode, ring)| match build(mode, ring, &Printed::default()) {
             Ok(_) => true,
             Err(error) if error.blame() == Blame::HostLacks => false,
             Err(error) => panic!("{mode}: {error}"),
-        }
-    })
+        },
+    )
 }
 
 fn limits() -> LimitSpec {
@@ -240,7 +240,7 @@ fn a_reset_restores_page_tables() {
     const PAGES: [(u64, u8); 2] = [(0x10_0000, b'a'), (0x10_1000, b'b')];
     let access = PagePermissions { writable: true, user: true, executable: true };
     let window = Mapping { gva: WINDOW, gpa: Gpa(PAGES[0].0), size: 0x1000, access };
-    for (mode, ring) in machines().filter(|(mode, _)| !matches!(mode, Mode::Real | Mode::Protected)) {
+    for (mode, ring) in machines().filter(|(mode, _)| mode.has_paging()) {
         let printed = Printed::default();
         let mut spec = spec(mode, ring);
         spec.boot.paging.maps = vec![window];

@@ -31,7 +31,7 @@ fn build(mode: Mode, ring: Ring, code: &[u8]) -> Result<Machine, Error> {
 /// Builds a machine for each mode and ring that this host supports.
 fn machines() -> Vec<Machine> {
     let rings = Mode::ALL.into_iter().flat_map(|mode| [(mode, Ring::Kernel), (mode, Ring::User)]);
-    let possible = rings.filter(|(mode, ring)| (*mode, *ring) != (Mode::Real, Ring::User));
+    let possible = rings.filter(|(mode, ring)| mode.is_protected() || *ring == Ring::Kernel);
     possible
         .filter_map(|(mode, ring)| match build(mode, ring, &GUEST) {
             Ok(machine) => Some(machine),

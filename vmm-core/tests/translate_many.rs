@@ -116,10 +116,7 @@ fn write_tables(random: &mut Random, machine: &Machine) {
 /// Returns a random address of the mode.
 fn address(random: &mut Random, mode: Mode) -> Gva {
     let any = random.next();
-    Gva(match mode {
-        Mode::Long => ((any << 16).cast_signed() >> 16).cast_unsigned(),
-        Mode::Real | Mode::Protected | Mode::Paged | Mode::Pae => any & 0xffff_ffff,
-    })
+    Gva(if mode.is_long() { ((any << 16).cast_signed() >> 16).cast_unsigned() } else { any & 0xffff_ffff })
 }
 
 fn compare(mode: Mode) {

@@ -115,12 +115,12 @@ fn machine(config: &Config) -> MachineTemplate {
 /// Builds an ELF file of two segments, code and data, with the symbols that the configuration names.
 fn elf(config: &Config, kind: FileKind, number: u64) -> Vec<u8> {
     let machine = machine(config);
-    let wide = machine.boot.mode == Mode::Long;
+    let wide = machine.boot.mode.is_long();
     let pie = matches!(kind, FileKind::Elf { base: Some(_) });
-    let load = match machine.boot.mode {
+    let load = match machine.boot.mode.is_protected() {
         _ if pie => 0x1000,
-        Mode::Real => 0x8000,
-        Mode::Protected | Mode::Paged | Mode::Pae | Mode::Long => 0x10_0000,
+        true => 0x10_0000,
+        false => 0x8000,
     } + number * 0x2_0000;
     // A configuration maps the upper half if its guest is linked there.
     let high = machine.boot.paging.maps.first().filter(|map| map.gva.0 >> 63 != 0);
