@@ -51,6 +51,20 @@ fn usage_errors_have_the_status_of_the_configuration_class() {
 }
 
 #[test]
+fn the_documentation_has_every_subcommand() {
+    let help = TestDirectory::new(HALTS, CONFIG).run(&["--help"]).stdout;
+    let list = help.split_once("Commands:\n").unwrap().1.split_once("\n\n").unwrap().0;
+    let rows = list.lines().filter_map(|line| line.strip_prefix("  ")).filter(|row| !row.starts_with(' '));
+    let names: Vec<&str> = rows.filter_map(|row| row.split_whitespace().next()).collect();
+    assert!(names.contains(&"run") && names.contains(&"man"), "{names:?}");
+    let docs = include_str!("../../docs/commands.md");
+    for name in names.into_iter().filter(|name| *name != "help") {
+        let is_there = ["`", " "].iter().any(|end| docs.contains(&format!("`vmm-cli {name}{end}")));
+        assert!(is_there, "docs/commands.md has no row of `vmm-cli {name}`");
+    }
+}
+
+#[test]
 fn a_missing_configuration_or_guest_has_advice() {
     let directory = TestDirectory::new(HALTS, CONFIG);
     let result = directory.run(&["run", "none.toml"]);

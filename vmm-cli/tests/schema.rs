@@ -92,29 +92,44 @@ fn the_schema_has_no_null() {
     assert!(!json_schema::text().contains("\"null\""));
 }
 
-/// The template names every key of the schema, so it shows all of them to a user.
+/// The template and the documentation name every key and every word of the schema, so they show all of them to a user.
 #[test]
-fn the_template_names_every_key() {
+fn the_template_and_the_documentation_name_every_key_and_word() {
     let schema = schema();
-    let mut keys = Vec::new();
-    collect_keys(&schema, &mut keys);
-    assert!(keys.len() >= 60, "only {} keys", keys.len());
+    let (mut keys, mut words) = (Vec::new(), Vec::new());
+    collect_names(&schema, &mut keys, &mut words);
+    assert!(keys.len() >= 60 && words.len() >= 40, "only {} keys and {} words", keys.len(), words.len());
     let registers = ["rax", "eax", "rdi", "r8"];
-    for key in keys.iter().filter(|key| !is_register(key)) {
+    let docs = ["configuration", "machine", "memory", "testing", "virtio", "boot-protocols"]
+        .map(|name| Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../docs/{name}.md")));
+    let docs = docs.map(|path| fs::read_to_string(path).expect("UTF-8")).concat();
+    let mut missing = Vec::new();
+    for name in keys.iter().filter(|key| !is_register(key)).chain(&words) {
         let word = |c: char| c.is_alphanumeric() || c == '-';
-        let named = template::text().split(|c| !word(c)).any(|part| part == *key);
-        assert!(named, "the template does not name `{key}`");
+        let is_in = |text: &str| text.split(|c| !word(c)).any(|part| part == *name);
+        assert!(is_in(template::text()), "vmm-cli/src/config/template.toml does not name `{name}`");
+        if !is_in(&docs) {
+            missing.push(name);
+        }
     }
+    assert!(
+        missing.is_empty(),
+        "docs/configuration.md and the pages that it refers to do not name {missing:?}"
+    );
     assert!(registers.iter().all(|name| is_register(name)));
 }
 
-fn collect_keys(value: &Value, keys: &mut Vec<String>) {
+/// Collects the names of keys, and the values that are one word out of a few.
+fn collect_names(value: &Value, keys: &mut Vec<String>, words: &mut Vec<String>) {
     if let Some(properties) = value.get("properties").and_then(Value::as_object) {
         keys.extend(properties.keys().cloned());
     }
+    if let Some(word) = value.get("const").and_then(Value::as_str) {
+        words.push(word.to_owned());
+    }
     match value {
-        Value::Object(object) => object.values().for_each(|inner| collect_keys(inner, keys)),
-        Value::Array(array) => array.iter().for_each(|inner| collect_keys(inner, keys)),
+        Value::Object(object) => object.values().for_each(|inner| collect_names(inner, keys, words)),
+        Value::Array(array) => array.iter().for_each(|inner| collect_names(inner, keys, words)),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
