@@ -4,16 +4,16 @@
 
 use std::fmt;
 
-/// Kind of the descriptor that a call is made on.
+/// Kind of the file descriptor that a system call is made on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FdKind {
-    /// `/dev/kvm`, the subsystem.
+    /// File descriptor of `/dev/kvm`, the KVM subsystem.
     Kvm,
-    /// VM: the result of `KVM_CREATE_VM`.
+    /// File descriptor of a VM, which `KVM_CREATE_VM` returns.
     Vm,
-    /// vCPU: the result of `KVM_CREATE_VCPU`.
+    /// File descriptor of a vCPU, which `KVM_CREATE_VCPU` returns.
     Vcpu,
-    /// None of KVM's: an ordinary system call of the process, such as `mmap`.
+    /// No descriptor of KVM: an ordinary system call of the process, such as `mmap`.
     Process,
 }
 
@@ -38,10 +38,10 @@ macro_rules! calls {
         }
 
         impl Call {
-            /// All calls, in the order of the flow.
+            /// All system calls that this crate makes, in the order in which a VMM makes them first.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
-            /// Returns the name in the kernel's headers.
+            /// Returns the name of the call in the kernel's headers.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name,)* }

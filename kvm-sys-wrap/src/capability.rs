@@ -23,10 +23,10 @@ macro_rules! capabilities {
         pub enum Capability { $($variant,)* }
 
         impl Capability {
-            /// All capabilities, the required ones first.
+            /// All capabilities that this crate uses, the required ones first.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
-            /// Returns the name in the kernel's headers.
+            /// Returns the name of the capability in the kernel's headers.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name,)* }
@@ -38,7 +38,7 @@ macro_rules! capabilities {
                 match self { $(Self::$variant => Requirement::$requirement,)* }
             }
 
-            /// Returns the purpose, to end a sentence: "for guest memory".
+            /// Returns the purpose of the capability as the end of a sentence, such as "for guest memory".
             #[must_use]
             pub const fn purpose(self) -> &'static str {
                 match self { $(Self::$variant => $purpose,)* }

@@ -51,7 +51,7 @@ pub enum Error {
     /// The address cannot be used for `KVM_SET_TSS_ADDR`.
     #[error("the TSS address {address} {problem}")]
     TssAddress {
-        /// Address that was given.
+        /// Guest-physical address that was given for the three pages.
         address: Gpa,
         /// Reason why the address was refused.
         problem: TssAddressProblem,
@@ -59,7 +59,7 @@ pub enum Error {
     /// A memory slot, or a range inside of it, has a size or address that is not possible.
     #[error("memory slot {slot} at {address} with {size:#x} bytes {problem}")]
     SlotShape {
-        /// Number of the slot.
+        /// Number of the memory slot.
         slot: u32,
         /// Guest-physical address of the slot or range.
         address: Gpa,
@@ -101,7 +101,7 @@ pub enum Error {
     /// The slot number cannot be used for the call.
     #[error("memory slot {slot} {problem}")]
     SlotNumber {
-        /// Number of the slot.
+        /// Number of the memory slot.
         slot: u32,
         /// Reason why the number cannot be used.
         problem: SlotNumberProblem,

@@ -38,11 +38,11 @@ pub struct CallRecord<'a> {
 pub enum CallArgs<'a> {
     /// Arguments as text, which is formatted only when it is displayed.
     Text(fmt::Arguments<'a>),
-    /// Registers that `KVM_SET_REGS` got.
+    /// Registers that were passed to `KVM_SET_REGS`.
     Regs(&'a kvm_regs),
-    /// Registers that `KVM_SET_SREGS` got.
+    /// Registers that were passed to `KVM_SET_SREGS`.
     Sregs(&'a kvm_sregs),
-    /// Slot that `KVM_SET_USER_MEMORY_REGION` got.
+    /// Memory slot that was passed to `KVM_SET_USER_MEMORY_REGION`.
     Region(&'a kvm_userspace_memory_region),
 }
 

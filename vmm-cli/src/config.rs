@@ -134,9 +134,9 @@ pub struct Module {
 /// Kind of a file that a boot loader passes to a kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ModuleKind {
-    /// Initial ramdisk (`guest.initrd`).
+    /// Initial ramdisk of Linux (`guest.initrd`).
     Initrd,
-    /// Module (`[[guest.module]]`).
+    /// Module of a kernel (`[[guest.module]]`).
     Module,
 }
 
@@ -299,13 +299,13 @@ impl Config {
         Diagnostic::error(Status::Configuration, message).at(self.location(key))
     }
 
-    /// Returns the location of `key`, as for [`Config::error_at`].
+    /// Returns the location of a key in the texts of the configuration, named as for [`Config::error_at`].
     #[must_use]
     pub fn location(&self, key: &str) -> Location {
         self.locate(key).0
     }
 
-    /// True if the file or an option sets `key`, so that [`Config::location`] is that of its value.
+    /// Returns true if the file or an option sets `key`, so that [`Config::location`] is that of its value.
     #[must_use]
     pub fn sets(&self, key: &str) -> bool {
         self.locate(key).1

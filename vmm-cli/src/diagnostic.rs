@@ -43,7 +43,7 @@ pub struct Place {
 /// Location that a diagnostic points at: a range of a text, a file, or none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Location {
-    /// No location.
+    /// Diagnostic without a location.
     Nowhere,
     /// Whole file, by the name to show.
     File(String),

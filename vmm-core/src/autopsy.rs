@@ -129,7 +129,7 @@ pub enum Cause {
 pub struct InstructionBytes {
     /// Linear address of the instruction.
     pub linear: u64,
-    /// Bytes of the instruction. Empty if they could not be fetched.
+    /// Bytes of the instruction as they are in guest memory. Empty if they could not be fetched.
     pub bytes: Vec<u8>,
     /// Operand width of the code that the instruction is in.
     pub width: OperandWidth,

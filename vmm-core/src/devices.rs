@@ -218,7 +218,7 @@ pub struct InstalledDevice<'a> {
     pub length: u64,
     /// Interrupt inputs (GSIs), connected on machines with [`Interrupts::Pc`](crate::spec::Interrupts::Pc).
     pub irqs: &'a [u32],
-    /// Purpose for the guest, in a few words.
+    /// Purpose of the device for the guest, in a few words.
     pub purpose: &'a str,
 }
 

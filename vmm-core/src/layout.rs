@@ -43,7 +43,7 @@ use crate::{Gpa, PAGE_SIZE};
 pub use problem::{LayoutError, LayoutProblem, MappingProblem};
 pub use table::{LayoutRow, LayoutRowKind};
 
-/// Part of guest memory that the VMM allocates.
+/// Part of guest memory that the VMM allocates: a table, or a stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum LayoutPart {
     /// Global descriptor table (GDT).
@@ -215,13 +215,13 @@ impl Layout {
         &self.memory
     }
 
-    /// Returns all entries except the memory regions, sorted by address and disjoint.
+    /// Returns all ranges in use except the memory regions, sorted by address and disjoint.
     #[must_use]
     pub fn ranges(&self) -> &[LayoutEntry] {
         &self.ranges
     }
 
-    /// Returns the range of a part; `None` if the machine has no such part.
+    /// Returns the guest-physical range of a table or stack; `None` if the machine has none of that kind.
     #[must_use]
     pub fn part(&self, part: LayoutPart) -> Option<GpaRange> {
         self.ranges.iter().find(|placed| placed.part() == Some(part)).map(|placed| placed.range)

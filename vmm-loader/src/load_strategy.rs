@@ -43,9 +43,9 @@ pub enum LoadPolicy {
 /// Exhaustive: a user of the plan has to carry out each method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LoadMethod {
-    /// Map: the pages of the part are mapped, the rest of the segment is copied.
+    /// Whole pages of the segment are mapped, and the rest of it is copied.
     Map(MappedPart),
-    /// The whole segment is copied, for this reason.
+    /// The whole segment is copied, for the given reason.
     Copy(CopyReason),
 }
 

@@ -56,7 +56,7 @@ pub struct ExpectedMemory {
 /// Location in the guest's memory: an address or a symbol.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MemoryLocation {
-    /// Guest-physical address.
+    /// Location at a guest-physical address.
     Address(Gpa),
     /// Symbol of the guest's ELF file.
     Symbol(String),

@@ -128,13 +128,13 @@ pub struct Layout {
     /// Size of the stack below the initial stack pointer.
     #[schemars(extend("default" = "64KiB"))]
     pub stack_size: Option<Spanned<Size>>,
-    /// Global descriptor table: a multiple of 8.
+    /// Address of the global descriptor table: a multiple of 8.
     pub gdt: Option<Spanned<Address>>,
-    /// Interrupt descriptor table: a multiple of 8.
+    /// Address of the interrupt descriptor table: a multiple of 8.
     pub idt: Option<Spanned<Address>>,
-    /// Task state segment: a multiple of 4 KiB.
+    /// Address of the task state segment: a multiple of 4 KiB.
     pub tss: Option<Spanned<Address>>,
-    /// First page table: a multiple of 4 KiB. The others follow it.
+    /// Address of the first page table: a multiple of 4 KiB. The others follow it.
     pub page_tables: Option<Spanned<Address>>,
 }
 

@@ -50,7 +50,7 @@ pub enum IdtEntry {
     Gate {
         /// Linear address of the gate.
         at: u64,
-        /// Decoded gate.
+        /// Gate that the entry holds, decoded.
         gate: Gate,
     },
 }

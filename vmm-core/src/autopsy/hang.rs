@@ -35,7 +35,7 @@ const EXCEPTION_STORM_THRESHOLD: u64 = 20;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum HangKind {
-    /// Instruction that jumps to itself.
+    /// Jump of an instruction to itself.
     JumpToSelf,
     /// Loop of a few instructions that does not end.
     Loop(LoopAnalysis),
@@ -51,7 +51,7 @@ pub enum HangKind {
     InterruptStorm {
         /// Number of interrupts that were delivered.
         count: u64,
-        /// Time in which they were delivered.
+        /// Duration in which the interrupts were delivered.
         time: Duration,
         /// Vector of the interrupt in service or pending.
         vector: u8,

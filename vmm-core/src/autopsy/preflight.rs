@@ -43,13 +43,13 @@ pub struct CodeLocation {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Reachability {
-    /// SSE instruction with the lowest address.
+    /// SSE instruction with the lowest address in the reachable code.
     pub sse: Option<CodeLocation>,
     /// First STI instruction that the scan found.
     pub sti: Option<CodeLocation>,
-    /// True if there is an LIDT.
+    /// True if the reachable code contains LIDT.
     pub loads_idt: bool,
-    /// True if there is a write to CR4.
+    /// True if the reachable code writes to CR4.
     pub writes_cr4: bool,
 }
 

@@ -84,7 +84,7 @@ const NAMES: &[(u32, &str)] = &[
     (0xc001_1030, "AMD64_IBSFETCHCTL"),
 ];
 
-/// Returns the name of an MSR; `None` if the table does not have it.
+/// Returns the name of an MSR; `None` if it is not known.
 #[must_use]
 pub fn name(number: u32) -> Option<&'static str> {
     let at = NAMES.binary_search_by_key(&number, |(number, _)| *number).ok()?;

@@ -68,7 +68,7 @@ impl fmt::Display for SregsDifference {
     }
 }
 
-/// Compares requested registers with those of the host. Empty if the host accepted all.
+/// Compares special registers that were requested with those that the host has. Empty if the host accepted all.
 #[must_use]
 pub fn compare(wanted: &kvm_sregs, found: &kvm_sregs) -> Vec<SregsDifference> {
     let mut differences = Vec::new();

@@ -21,7 +21,7 @@ impl InterruptHandle {
         Ok(Self(Arc::new(Mutex::new(machine.processors.bsp().vcpu.kicker()?))))
     }
 
-    /// Ends the present `KVM_RUN` of the debugger.
+    /// Ends the present `KVM_RUN` of the debugger, so that it can stop the guest.
     pub fn interrupt(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).kick();
     }

@@ -27,7 +27,7 @@ pub enum Action {
     Reset,
     /// The guest suspends the machine to memory (ACPI S3).
     Suspend {
-        /// Time of the alarm that wakes it, since the epoch; `None` without one.
+        /// Time of the alarm that wakes the machine, since the epoch; `None` without one.
         wake: Option<Duration>,
     },
 }
@@ -105,7 +105,7 @@ pub trait Device: Send {
         None
     }
 
-    /// Restores what [`Device::save`] returned, on this device or on one that was made in the same way.
+    /// Restores the state that [`Device::save`] returned, on this device or on one that was made in the same way.
     ///
     /// # Errors
     /// [`StateMismatch`]; then the device is unchanged.

@@ -7,8 +7,8 @@ use crate::spec::BusAddress;
 /// beside its code; [`DeviceKind::info`](crate::devices::DeviceKind::info) returns it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeviceInfo {
-    /// Name on the bus, in tables and messages, and of its table in a configuration. Devices that a configuration switches
-    /// together share one.
+    /// Name of the device on its bus, in tables and messages, and of its table in a configuration. Devices that a
+    /// configuration switches together share one.
     pub name: &'static str,
     /// Name of the device with an article, for messages: `the serial port`.
     pub title: &'static str,
@@ -19,7 +19,7 @@ pub struct DeviceInfo {
     /// Interrupt inputs (GSIs) of the device's lines. A virtio device has the one of these that its position in the list
     /// selects.
     pub irqs: &'static [u32],
-    /// Purpose for the guest, in a few words.
+    /// Purpose of the device for the guest, in a few words.
     pub purpose: &'static str,
 }
 

@@ -27,7 +27,7 @@ impl From<StateProblem> for StateError {
     }
 }
 
-/// Problem of an initial state that a description asks for.
+/// Problem of an initial state that a machine's description asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum StateProblem {
     /// The entry is above the mode's address limit.
@@ -38,7 +38,7 @@ pub enum StateProblem {
     EntrySegmented {
         /// Entry as segment and offset.
         entry: EntryPoint,
-        /// CPU mode of the description.
+        /// CPU mode in which the guest is to start.
         mode: Mode,
     },
     /// The page tables do not map the entry.
@@ -74,7 +74,7 @@ pub enum StateProblem {
     NoSuchRegister {
         /// Register that is preset.
         register: Register,
-        /// CPU mode of the description.
+        /// CPU mode in which the guest is to start.
         mode: Mode,
     },
     /// A preset value has more than 32 bits.
@@ -84,7 +84,7 @@ pub enum StateProblem {
         register: Register,
         /// Value that the register is preset to.
         value: u64,
-        /// CPU mode of the description.
+        /// CPU mode in which the guest is to start.
         mode: Mode,
     },
     /// A preset RFLAGS has bits that do not exist, or that would change the mode.

@@ -30,7 +30,7 @@ fn joined(problems: &[LayoutProblem]) -> String {
     lines.join("; ")
 }
 
-/// Problem of a memory layout that a description asks for.
+/// Problem of a memory layout that a machine's description asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum LayoutProblem {
     /// The machine has no memory.
@@ -58,7 +58,7 @@ pub enum LayoutProblem {
     /// The TSS pages do not end below 4 GiB, as KVM requires.
     #[error("TSS address {0}: its three pages do not end below 4 GiB")]
     TssAddressTooHigh(Gpa),
-    /// A range ends above the limit for its kind.
+    /// A guest-physical range ends above the limit for its kind.
     #[error("{owner} at {address} ({}) does not end below {limit:#x}", ByteSize(*.size))]
     TooHigh {
         /// Owner of the range that is too high.
@@ -78,7 +78,7 @@ pub enum LayoutProblem {
         /// Range that starts at the higher address, and its owner.
         second: LayoutEntry,
     },
-    /// A range must be in memory and is not.
+    /// A guest-physical range must be in memory and is not.
     #[error("{entry}: no memory at {missing}")]
     OutsideMemory {
         /// Range that must be in memory, and its owner.
@@ -86,7 +86,7 @@ pub enum LayoutProblem {
         /// First part of the range that is not in memory.
         missing: GpaRange,
     },
-    /// A range must be writable and is not.
+    /// A guest-physical range must be writable and is not.
     #[error("{entry} lies in memory region {region}, which is read-only")]
     ReadOnly {
         /// Range that must be writable, and its owner.
@@ -94,14 +94,14 @@ pub enum LayoutProblem {
         /// Number of the memory region, counted from 1.
         region: usize,
     },
-    /// The address of a pinned part is not aligned.
+    /// The address that was chosen for a table or stack is not aligned.
     #[error("{} at {address} is not at a multiple of {alignment}", .part.name())]
     Misaligned {
-        /// Part whose address is misaligned.
+        /// Table or stack whose address is misaligned.
         part: LayoutPart,
-        /// Address of the part.
+        /// Address that was chosen for the table or stack.
         address: Gpa,
-        /// Alignment that the part needs, in bytes.
+        /// Alignment that the table or stack needs, in bytes.
         alignment: u64,
     },
     /// The stack has size 0, or more bytes than there are addresses below its end.
@@ -112,15 +112,15 @@ pub enum LayoutProblem {
         /// End of the stack, or the mode's address limit.
         top: Gpa,
     },
-    /// The mode does not have the pinned part.
+    /// An address was chosen for a table that does not exist in the CPU mode.
     #[error("{mode} mode has no {}", .part.name())]
     NoSuchPart {
-        /// Part whose address was pinned.
+        /// Table whose address was chosen.
         part: LayoutPart,
-        /// CPU mode of the description.
+        /// CPU mode in which the guest is to start.
         mode: Mode,
     },
-    /// A page would have to be both closed and open to ring 3.
+    /// A page holds both a table for ring 0 only and a range that ring 3 must access.
     #[error("{ours} shares a page with {theirs}, which ring 3 must reach")]
     SharedPage {
         /// Table that is for ring 0 only.
@@ -128,14 +128,14 @@ pub enum LayoutProblem {
         /// Range that ring 3 must access.
         theirs: LayoutEntry,
     },
-    /// No free range is large enough for a part.
+    /// No free range of guest memory is large enough for a table or stack.
     #[error("no room for the {} ({}) in writable memory below {limit:#x}", .part.name(), ByteSize(*.size))]
     NoRoom {
-        /// Part for which there is no room.
+        /// Table or stack for which there is no room.
         part: LayoutPart,
-        /// Size of the part in bytes.
+        /// Size of the table or stack in bytes.
         size: u64,
-        /// Highest end that the part may have.
+        /// Highest end that the table or stack may have.
         limit: u64,
     },
     /// The page tables would be larger than 1 GiB.
@@ -147,10 +147,10 @@ pub enum LayoutProblem {
     /// The machine starts in ring 3 in real mode, which has no rings.
     #[error("real mode has no ring 3")]
     RealModeRing,
-    /// The mode cannot map pages of this size.
+    /// The CPU mode cannot map pages of the requested size.
     #[error("{mode} mode has no {size} pages")]
     PageSize {
-        /// CPU mode of the description.
+        /// CPU mode in which the guest is to start.
         mode: Mode,
         /// Page size that was requested.
         size: PageSize,

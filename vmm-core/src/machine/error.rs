@@ -31,7 +31,7 @@ pub enum Blame {
 /// Error of building or running a machine.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The parts of the machine do not fit into its memory.
+    /// The memory layout that the description asks for is not possible.
     #[error(transparent)]
     Layout(#[from] LayoutError),
     /// The boot state that the description asks for is not possible.

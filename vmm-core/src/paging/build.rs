@@ -1,4 +1,4 @@
-//! Builds page tables from a plan: splits each piece into runs of the largest pages that fit, and writes their entries.
+//! Builds page tables from a plan: splits each mapping into runs of the largest pages that fit, and writes their entries.
 //!
 //! A large page needs its virtual and its physical address at multiples of its size, and the whole of it inside one
 //! piece. So a piece gets small pages up to the first such multiple and after the last, and large pages between. A piece

@@ -91,7 +91,7 @@ pub struct CustomDeviceSpec {
     pub length: u64,
     /// Interrupt input (GSI) of the device's line; connected on machines with [`Interrupts::Pc`](crate::spec::Interrupts::Pc).
     pub irq: Option<u32>,
-    /// Purpose for the guest, in a few words.
+    /// Purpose of the device for the guest, in a few words.
     pub purpose: String,
 }
 
@@ -100,7 +100,7 @@ pub struct CustomDeviceSpec {
 pub struct DeviceSetting {
     /// Name of the device that has the setting.
     pub device: &'static str,
-    /// Name of the setting.
+    /// Name of the setting in a configuration.
     pub name: &'static str,
     /// Value of the setting as TOML.
     pub value: String,

@@ -43,7 +43,7 @@ impl PlatformSpec {
         }
     }
 
-    /// Returns all parts by the names of their tables in a configuration, with true for those that the machine has.
+    /// Returns all parts of a PC by the names of their tables in a configuration, with true for those that the machine has.
     #[must_use]
     pub const fn parts(&self) -> [(&'static str, bool); 8] {
         let Self { rtc, i8042, power, legacy_ports, acpi, mp_table, fw_cfg, kvm_testdev } = self;
@@ -59,7 +59,7 @@ impl PlatformSpec {
         ]
     }
 
-    /// Returns the parts that are only there or not, each with the name of its table in a configuration.
+    /// Returns the parts of a PC that have no settings but being there, each with the name of its table in a configuration.
     pub const fn switches_mut(&mut self) -> [(&'static str, &mut bool); 7] {
         let Self { rtc, i8042, power, legacy_ports, acpi, mp_table, fw_cfg: _, kvm_testdev } = self;
         [

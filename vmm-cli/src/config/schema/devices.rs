@@ -11,7 +11,8 @@ use super::{FwCfg, Spanned, Switch, Virtio};
 use crate::config::source::Span;
 use crate::config::values::{Address, Count, OneOrMany, Port};
 
-/// Devices of the machine. Those without `enabled = false` are there by default, except for virtio devices and those of a PC.
+/// Devices of the machine, each with the name of its table. Those without `enabled = false` are there by default, except for
+/// virtio devices and those of a PC.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
 pub struct Devices {
@@ -33,7 +34,7 @@ pub struct Devices {
     /// Keyboard controller, without a keyboard.
     #[schemars(description = description("i8042", "on a PC"))]
     pub i8042: Option<Spanned<Switch>>,
-    /// Power management and reset.
+    /// Power management of ACPI and reset control register.
     #[schemars(description = description("power", "on a PC"))]
     pub power: Option<Spanned<Switch>>,
     /// Small ports that kernels access on every PC.
@@ -54,7 +55,7 @@ pub struct Devices {
 }
 
 impl Devices {
-    /// Returns the table of a part of a PC that is only there or not, by its name
+    /// Returns the table of a PC's part that has no settings but `enabled`, by its name
     /// ([`PlatformSpec::switches_mut`](vmm_core::spec::PlatformSpec::switches_mut)).
     #[must_use]
     pub fn switch(&self, name: &str) -> Option<&Spanned<Switch>> {
@@ -144,7 +145,7 @@ macro_rules! movable_device {
             /// True if the machine has the device.
             #[schemars(extend("default" = true))]
             pub enabled: Option<Spanned<bool>>,
-            /// First I/O port.
+            /// First I/O port of the device.
             #[schemars(extend("default" = default_port(DeviceKind::$name)))]
             pub port: Option<Spanned<Port>>,
             /// First guest-physical address, instead of a port.

@@ -33,15 +33,15 @@ pub struct Map {
     /// First physical address: a multiple of 4 KiB.
     #[schemars(required)]
     pub gpa: Option<Spanned<Address>>,
-    /// Size of both ranges: a multiple of 4 KiB.
+    /// Size of both ranges in bytes: a multiple of 4 KiB.
     #[schemars(required)]
     pub size: Option<Spanned<Size>>,
-    /// True if the guest may write to it.
+    /// True if the guest may write to the range.
     #[schemars(extend("default" = true))]
     pub writable: Option<Spanned<bool>>,
-    /// True if ring 3 may access it. Default: true for a guest in ring 3.
+    /// True if ring 3 may access the range. Default: true for a guest in ring 3.
     pub user: Option<Spanned<bool>>,
-    /// True if the guest may execute it. In paged mode always true.
+    /// True if the guest may execute code in the range. In paged mode always true.
     #[schemars(extend("default" = true))]
     pub executable: Option<Spanned<bool>>,
 }

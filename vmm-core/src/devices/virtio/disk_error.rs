@@ -9,7 +9,7 @@ pub enum DiskError {
     /// The file of an image or overlay cannot be opened.
     #[error("cannot open the disk image {}", path.display())]
     Open {
-        /// Path of the file.
+        /// Path of the image or overlay.
         path: PathBuf,
         /// Error of the system call.
         source: io::Error,
@@ -17,13 +17,13 @@ pub enum DiskError {
     /// The image is a directory, a pipe or a device.
     #[error("the disk image {} is not a regular file", path.display())]
     NotAFile {
-        /// Path of the file.
+        /// Path of the image.
         path: PathBuf,
     },
     /// The image is empty, or ends within a sector.
     #[error("the disk image {} has {size} bytes, which is not a number of 512-byte sectors", path.display())]
     Size {
-        /// Path of the file.
+        /// Path of the image.
         path: PathBuf,
         /// Size of the image in bytes.
         size: u64,
@@ -31,13 +31,13 @@ pub enum DiskError {
     /// The file is locked by another machine.
     #[error("the disk image {} is in use by another machine", path.display())]
     InUse {
-        /// Path of the file.
+        /// Path of the image or overlay.
         path: PathBuf,
     },
     /// The file for a new overlay exists already.
     #[error("the overlay {} exists already", path.display())]
     OverlayExists {
-        /// Path of the file.
+        /// Path of the overlay.
         path: PathBuf,
     },
     /// The file for an overlay cannot be created.
