@@ -113,7 +113,7 @@ calls! {
     Run = "KVM_RUN" on Vcpu, "4.10";
     /// `KVM_TRANSLATE`: translates a guest-virtual address with the vCPU's current paging.
     Translate = "KVM_TRANSLATE" on Vcpu, "4.15";
-    /// `KVM_SET_GUEST_DEBUG`: sets the debug events that exit.
+    /// `KVM_SET_GUEST_DEBUG`: sets the debug events that make the vCPU exit.
     SetGuestDebug = "KVM_SET_GUEST_DEBUG" on Vcpu, "4.87";
     /// `KVM_GET_XSAVE`: reads the FPU, SSE and AVX registers.
     GetXsave = "KVM_GET_XSAVE" on Vcpu, "4.42";

@@ -114,7 +114,8 @@ impl fmt::Display for GuestDebug {
 }
 
 impl Kvm {
-    /// Returns true if [`GuestDebug::block_interrupts`] works (`KVM_CAP_SET_GUEST_DEBUG2` with `KVM_GUESTDBG_BLOCKIRQ`, Linux 5.16).
+    /// Returns true if KVM can hold back interrupts while a guest is debugged ([`GuestDebug::block_interrupts`];
+    /// `KVM_CAP_SET_GUEST_DEBUG2` with `KVM_GUESTDBG_BLOCKIRQ`, Linux 5.16).
     #[must_use]
     pub fn can_block_interrupts(&self) -> bool {
         self.dispatcher()

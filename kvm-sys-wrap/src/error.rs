@@ -76,7 +76,8 @@ pub enum Error {
         /// Error of `mmap(2)`.
         source: io::Error,
     },
-    /// The slots of the VM are larger than RAM and swap of the host, without [`Slot::overcommit`](crate::Slot::overcommit).
+    /// The slots of the VM are larger than RAM and swap of the host, and overcommit is not allowed
+    /// ([`Slot::overcommit`](crate::Slot::overcommit)).
     #[error("{} MiB of guest memory: this host has {} MiB of RAM and swap", requested >> 20, available >> 20)]
     Overcommit {
         /// Size of all slots of the VM together, in bytes.
@@ -123,7 +124,7 @@ pub enum Error {
         /// Error of the system call, such as `sigaction(2)` or `timer_create(2)`.
         source: io::Error,
     },
-    /// The bytes given to [`Vcpu::complete_io`](crate::Vcpu::complete_io) are not what the last exit asked for.
+    /// The input given for an exit is not what the exit asked for ([`Vcpu::complete_io`](crate::Vcpu::complete_io)).
     #[error("the vCPU waits for {expected} bytes of input, {given} were given")]
     Reply {
         /// Number of bytes that the exit asked for; 0 if it asked for none.
@@ -172,17 +173,19 @@ reasons! {
         OutsideAddressSpace = "leaves the address space",
         /// The size of the slot is not a multiple of 2 MiB, which [`SlotBacking::Hugetlb`](crate::SlotBacking::Hugetlb) needs.
         NotHugePages = "is not made of whole 2 MiB pages, as hugetlb memory is",
-        /// The offset in the file of [`SlotBacking::CopyOf`](crate::SlotBacking::CopyOf) is not a multiple of 4 KiB.
+        /// The offset of the slot in its backing file is not a multiple of 4 KiB
+        /// ([`SlotBacking::CopyOf`](crate::SlotBacking::CopyOf)).
         BackingOffset = "does not begin at a page of its file",
-        /// The file of [`SlotBacking::CopyOf`](crate::SlotBacking::CopyOf) ends before the slot does.
+        /// The backing file ends before the slot does ([`SlotBacking::CopyOf`](crate::SlotBacking::CopyOf)).
         BackingTooSmall = "is larger than what it is a copy of",
-        /// Offset or size of a [`FileRange`](crate::FileRange) is not a multiple of 4 KiB, or the size is 0.
+        /// The offset or size of a file mapping is not a multiple of 4 KiB, or the size is 0
+        /// ([`FileRange`](crate::FileRange)).
         FileRangeUnaligned = "is laid over with what are not whole pages of a file",
-        /// A [`FileRange`](crate::FileRange) ends beyond its file.
+        /// The range of a file mapping ends beyond the file ([`FileRange`](crate::FileRange)).
         FileRangeTooLarge = "is laid over with more than the file has",
-        /// A [`FileRange`](crate::FileRange) cannot be mapped at an address that is not a multiple of 4 KiB.
+        /// The address for a file mapping is not a multiple of 4 KiB ([`FileRange`](crate::FileRange)).
         FileRangeAddress = "is laid over with a file from the middle of a page",
-        /// The slot ends before the [`FileRange`](crate::FileRange) does.
+        /// The slot ends before the file mapping does ([`FileRange`](crate::FileRange)).
         SmallerThanFileRange = "is too small for the file",
         /// The slot ends before the range to discard does.
         SmallerThanDiscard = "ends before what is to be discarded",
@@ -196,8 +199,8 @@ reasons! {
         Exists = "exists already",
         /// No slot of the VM has the number.
         Missing = "does not exist",
-        /// The slot with the number has another backing than [`SlotBacking::CopyOf`](crate::SlotBacking::CopyOf), which the
-        /// call needs.
+        /// The slot with the number is no copy of a file ([`SlotBacking::CopyOf`](crate::SlotBacking::CopyOf)), which the call
+        /// needs.
         NotACopy = "is not a copy of a file",
         /// The slot with the number would end beyond 2^64.
         OutsideAddressSpace = "leaves the address space",
@@ -205,7 +208,7 @@ reasons! {
 }
 
 reasons! {
-    /// Change of a file that was mapped: see [`Error::FileChanged`].
+    /// Change of a file that was mapped: it was truncated, written, or cannot be read ([`Error::FileChanged`]).
     FileChange {
         /// The file was truncated, or a page could not be read.
         Truncated = "became shorter",

@@ -77,7 +77,8 @@ pub enum Exit {
         /// Further data, whose meaning depends on the event.
         data: Vec<u64>,
     },
-    /// `KVM_EXIT_DEBUG`: a debug event that [`Vcpu::set_guest_debug`](crate::Vcpu::set_guest_debug) asked for.
+    /// `KVM_EXIT_DEBUG`: a debug event, such as a breakpoint or the end of a single step
+    /// ([`Vcpu::set_guest_debug`](crate::Vcpu::set_guest_debug)).
     Debug {
         /// Vector of the debug exception: 1 (#DB) or 3 (#BP).
         exception: u32,

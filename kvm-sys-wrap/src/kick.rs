@@ -172,7 +172,8 @@ pub fn block_vcpu_signals() -> Result<()> {
     Ok(())
 }
 
-/// Sends SIGINT to this process: ends its runs as Ctrl-C does after [`install_termination_handlers`], or else the process.
+/// Ends the runs of this process as Ctrl-C does: sends SIGINT to the process. Without [`install_termination_handlers`], SIGINT
+/// ends the process.
 pub fn request_termination() {
     // Process numbers are positive and fit.
     let process = libc::pid_t::try_from(std::process::id()).unwrap_or_default();
@@ -180,7 +181,7 @@ pub fn request_termination() {
     unsafe { libc::kill(process, libc::SIGINT) };
 }
 
-/// Returns true if a signal of [`install_termination_handlers`] has come.
+/// Returns true if SIGINT, SIGTERM, SIGHUP or SIGQUIT has arrived since their handlers were installed.
 #[must_use]
 pub fn termination_requested() -> bool {
     TERMINATION_REQUESTED.load(Ordering::SeqCst)

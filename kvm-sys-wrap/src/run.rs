@@ -124,8 +124,8 @@ impl Vcpu {
         Ok(())
     }
 
-    /// Returns true if [`Vcpu::finish_instruction`] has something to do: the last exit's instruction may be half done, or more exits
-    /// of the last `KVM_RUN` wait. False after HLT, which is complete when it exits.
+    /// Returns true if the instruction of the last exit may be half done, or if more exits of the last `KVM_RUN` wait: then
+    /// [`Vcpu::finish_instruction`] has something to do. False after HLT, which is complete when it exits.
     #[must_use]
     pub const fn has_pending_completion(&self) -> bool {
         self.completion_pending || self.deferred.is_some()

@@ -94,7 +94,7 @@ impl Vcpu {
         self.save_with(&SYSCALL_MSRS)
     }
 
-    /// Saves the state like [`Vcpu::save`], with the given MSRs; those that the vCPU does not have are left out.
+    /// Saves the state of the vCPU with the given MSRs; those that the vCPU does not have are left out.
     ///
     /// # Errors
     /// [`Error::Call`](crate::Error::Call).

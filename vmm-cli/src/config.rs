@@ -121,9 +121,9 @@ impl From<Start> for StartChoice {
 /// File that the boot loader passes to the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Module {
-    /// Path of the file, resolved like that of a [`File`].
+    /// Path of the file, relative to the directory of the TOML file, with `{mode}` replaced.
     pub path: PathBuf,
-    /// Key that names the file, for [`Config::error_at`].
+    /// Key of the configuration that names the file, for [`Config::error_at`].
     pub key: String,
     /// Kind of the file: initrd or module.
     pub kind: ModuleKind,
@@ -156,9 +156,9 @@ impl ModuleKind {
 pub struct FwCfgSource {
     /// Index in the list of the machine's configuration files.
     pub index: usize,
-    /// Path of the contents, resolved like that of a [`File`].
+    /// Path of the file with the contents, relative to the directory of the TOML file, with `{mode}` replaced.
     pub path: PathBuf,
-    /// Key that names the file, for [`Config::error_at`].
+    /// Key of the configuration that names the file, for [`Config::error_at`].
     pub key: String,
 }
 
@@ -169,7 +169,7 @@ pub struct File {
     pub path: PathBuf,
     /// Format of the file, and its address in guest memory.
     pub kind: FileKind,
-    /// Key that names the file, such as `guest.elf` or `load.0.file`, for [`Config::error_at`].
+    /// Key of the configuration that names the file, such as `guest.elf` or `load.0.file`, for [`Config::error_at`].
     pub key: String,
 }
 
@@ -305,7 +305,7 @@ impl Config {
         self.locate(key).0
     }
 
-    /// Returns true if the file or an option sets `key`, so that [`Config::location`] is that of its value.
+    /// Returns true if the file or an option sets a key: then [`Config::location`] is that of its value.
     #[must_use]
     pub fn sets(&self, key: &str) -> bool {
         self.locate(key).1

@@ -31,7 +31,7 @@ impl Source {
     }
 }
 
-/// Range of bytes in a [`Source`].
+/// Range of bytes in a text that diagnostics point into.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     /// Text that the bytes are in.
@@ -183,7 +183,7 @@ impl Diagnostics {
         stderr::print(format_args!("{}", self.to_styled()));
     }
 
-    /// Returns the exit status of a run that fails because of these: that of the first error.
+    /// Returns the exit status of a run that fails because of the diagnostics: that of the first error.
     #[must_use]
     pub fn status(&self) -> Status {
         let error = self.0.iter().find(|diagnostic| diagnostic.severity == Severity::Error);

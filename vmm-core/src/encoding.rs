@@ -18,7 +18,7 @@ pub enum DecodeError {
     Trailing(usize),
 }
 
-/// Error of [`to_bytes`]: `value` holds a sequence that does not say how long it is.
+/// Value that has no saved form: it holds a sequence that does not say how long it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the value has a part of unknown length")]
 pub struct EncodeError;

@@ -52,7 +52,7 @@ pub enum LayoutPart {
     Idt,
     /// Task state segment, with the I/O permission bitmap for ring 3.
     Tss,
-    /// Handlers of all vectors for a guest in ring 3 ([`ring3_trap`]).
+    /// Trap page: handlers of all vectors for a guest in ring 3 ([`ring3_trap`]).
     TrapPage,
     /// Ring-0 stack for a guest in ring 3, used by the handlers.
     KernelStack,

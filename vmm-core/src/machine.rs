@@ -99,8 +99,8 @@ impl Machine {
         Self::build_with_devices(kvm, spec, guest, console, Vec::new())
     }
 
-    /// Builds a machine like [`Machine::build`], with additional devices from the caller. Their descriptions become
-    /// `spec.devices.custom`; where there are descriptions and no devices, that is an error.
+    /// Builds the machine that `spec` describes, like [`Machine::build`], with additional devices from the caller. Their
+    /// descriptions become `spec.devices.custom`; where there are descriptions and no devices, that is an error.
     ///
     /// # Errors
     /// As [`Machine::build`].
@@ -211,7 +211,7 @@ impl Machine {
         end.verdict(self.board.spec.halt, self.board.spec.reset)
     }
 
-    /// Returns a page walker for the current control registers of [`Machine::vcpu`].
+    /// Returns a page walker for the current control registers of the vCPU that ended the last run.
     ///
     /// # Errors
     /// [`Error::Kvm`].

@@ -102,7 +102,7 @@ impl Scheme {
         }
     }
 
-    /// Returns the scheme that these registers select; `None` without paging (SDM vol. 3, 4.1.1).
+    /// Returns the paging scheme that control registers select; `None` without paging (SDM vol. 3, 4.1.1).
     #[must_use]
     pub const fn from_sregs(sregs: &kvm_sregs) -> Option<Self> {
         let cr4 = Cr4::from_bits_retain(sregs.cr4);

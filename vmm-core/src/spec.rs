@@ -273,7 +273,7 @@ pub struct PagePermissions {
     pub executable: bool,
 }
 
-/// Addresses of tables and stack that the user chose; `None` leaves the choice to [`crate::layout`].
+/// Addresses of tables and stack that the user chose; `None` leaves the choice to the layout.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PinnedAddresses {
     /// End of the stack: the initial stack pointer.

@@ -20,7 +20,7 @@ pub enum EntryError {
 }
 
 impl EntryError {
-    /// Returns advice for the user, if there is any.
+    /// Returns advice on the error for the user, if there is any.
     #[must_use]
     pub fn help(&self) -> Option<String> {
         match self {

@@ -34,7 +34,7 @@ pub enum LoadError {
 }
 
 impl LoadError {
-    /// Returns advice for the user, if there is any: one sentence without a full stop.
+    /// Returns advice on the error for the user, if there is any: one sentence without a full stop.
     #[must_use]
     pub fn help(&self) -> Option<String> {
         match self {

@@ -19,7 +19,7 @@ pub enum FlatError {
     /// Empty file, which has no instruction to run.
     #[error("the file is empty")]
     Empty,
-    /// File that would end above [`MAX_PHYSICAL_ADDRESS`].
+    /// File that would end above the highest physical address of any x86 CPU ([`MAX_PHYSICAL_ADDRESS`]).
     #[error("{} at {:#x} would end after {:#x}, the last physical address there is", ByteSize(*.size), .address.0, MAX_PHYSICAL_ADDRESS)]
     AddressTooHigh {
         /// Guest-physical address that the file was to be loaded at.

@@ -52,7 +52,7 @@ pub enum WriteError {
 }
 
 impl WriteError {
-    /// Returns advice for the user, if there is any.
+    /// Returns advice on the error for the user, if there is any.
     #[must_use]
     pub fn help(&self) -> Option<String> {
         match self {

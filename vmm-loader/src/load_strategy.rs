@@ -65,7 +65,7 @@ pub struct MappedPart {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CopyReason {
-    /// Segment that is smaller than [`MAP_THRESHOLD`].
+    /// Segment that is smaller than the threshold for mapping ([`MAP_THRESHOLD`]).
     Small,
     /// Policy of the caller to copy everything ([`LoadPolicy::Copy`]).
     Policy,

@@ -30,7 +30,7 @@ pub enum SymbolKind {
 pub struct Symbol {
     /// Name as in the file, not demangled.
     pub name: String,
-    /// Loaded address; the value of a [`SymbolKind::Absolute`] symbol.
+    /// Address that the symbol is loaded at; for an absolute symbol ([`SymbolKind::Absolute`]), its value.
     pub address: VirtAddr,
     /// Size in bytes; 0 if the file gives none, as for most labels.
     pub size: u64,
@@ -84,7 +84,7 @@ pub enum SymbolError {
 }
 
 impl SymbolError {
-    /// Returns advice for the user, if there is any.
+    /// Returns advice on the error for the user, if there is any.
     #[must_use]
     pub fn help(&self) -> Option<String> {
         match self {

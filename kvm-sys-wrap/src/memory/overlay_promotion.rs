@@ -18,7 +18,7 @@ use crate::host_memory::{FileOverlay, MappedSlot, advise};
 const HUGE_PAGE: usize = 2 << 20;
 
 impl Vm {
-    /// Returns the bytes of guest memory that show files ([`Vm::map_file`]).
+    /// Returns the size in bytes of all parts of guest memory that files are mapped over ([`Vm::map_file`]).
     #[must_use]
     pub fn mapped_file_bytes(&self) -> u64 {
         self.lock_slots().overlays().fold(0, |sum, overlay| sum.saturating_add(overlay.size))

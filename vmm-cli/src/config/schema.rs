@@ -105,7 +105,7 @@ pub struct MemoryTable {
     /// First guest-physical address: a multiple of 4 KiB.
     #[schemars(extend("default" = 0))]
     pub address: Option<Spanned<Address>>,
-    /// True if the guest's writes do not change it.
+    /// True if the guest's writes do not change the region.
     #[schemars(extend("default" = false))]
     pub read_only: Option<Spanned<bool>>,
     /// Host memory that the region consists of.

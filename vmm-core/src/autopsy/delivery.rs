@@ -62,7 +62,7 @@ pub enum IdtEntry {
 pub enum DeliveryOutcome {
     /// The CPU reached the first instruction of a handler.
     Handler(ExceptionHandler),
-    /// The delivery failed and raised this exception.
+    /// The delivery failed and raised another exception.
     Failed(Exception),
     /// Task switch through a task gate, which is not analyzed.
     TaskSwitch,

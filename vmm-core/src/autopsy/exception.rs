@@ -17,7 +17,7 @@ pub struct Exception {
     pub error_code: Option<u32>,
     /// Linear address that could not be accessed (CR2). Page faults only.
     pub address: Option<u64>,
-    /// Reason as a clause, such as `the page of 0x400000 is not present`.
+    /// Reason for the exception as a clause, such as `the page of 0x400000 is not present`.
     pub reason: String,
     /// Page walk that failed and raised the exception. Page faults only.
     pub walk: Option<Walk>,
@@ -71,7 +71,7 @@ impl Exception {
         }
     }
 
-    /// Returns the mnemonic, such as `#PF`.
+    /// Returns the mnemonic of the exception, such as `#PF`.
     #[must_use]
     pub fn mnemonic(&self) -> String {
         match exception_name(self.vector) {

@@ -41,7 +41,7 @@ pub enum HangKind {
     Loop(LoopAnalysis),
     /// Repeated exception at one address: the handler returns without removing its cause.
     ExceptionStorm {
-        /// Exception, the instruction that raises it, and its handler.
+        /// Exception that is raised again and again, the instruction that raises it, and its handler.
         raised: Box<DeliveredException>,
         /// Number of times that the exception was raised in the sample. `None` if the handler is the instruction that raised
         /// it.
@@ -72,7 +72,7 @@ pub enum HangKind {
         /// Number of different instructions in the sample; `None` where the guest could not be single-stepped.
         distinct: Option<usize>,
     },
-    /// The guest came to this end during the sample.
+    /// The guest ended during the sample: it needs more time.
     FinishesWithMoreTime(crate::machine::end::End),
 }
 

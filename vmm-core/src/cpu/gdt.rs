@@ -33,7 +33,7 @@ pub enum GdtSlot {
 }
 
 impl GdtSlot {
-    /// Returns the selector of this slot in [`GdtLayout::Sysret`]: index times 8, plus the ring as requested privilege level.
+    /// Returns the selector of the slot in [`GdtLayout::Sysret`]: index times 8, plus the ring as requested privilege level.
     #[must_use]
     pub const fn selector(self) -> u16 {
         match self {
@@ -87,7 +87,7 @@ impl Gdt {
         Self { selectors, ..self }
     }
 
-    /// Returns the selector of a slot in this table; 0 if the table does not have the slot.
+    /// Returns the selector of a slot in the GDT; 0 if the GDT does not have the slot.
     #[must_use]
     pub const fn selector(&self, slot: GdtSlot) -> u16 {
         match (self.selectors, slot) {
@@ -113,7 +113,7 @@ impl Gdt {
         }
     }
 
-    /// Returns the segment register after its selector was loaded from this slot.
+    /// Returns the segment register as it is after the selector of a slot was loaded into it.
     #[must_use]
     pub const fn segment(&self, slot: GdtSlot) -> kvm_segment {
         self.descriptor(slot).segment(self.selector(slot))

@@ -59,7 +59,7 @@ pub trait DebugTarget {
         usize::try_from(self.machine().vcpu().id()).unwrap_or(0)
     }
 
-    /// Returns the vCPU with this number, or the one that stopped last if there is none.
+    /// Returns the vCPU with a number, or the one that stopped last if no vCPU has the number.
     fn vcpu(&self, number: usize) -> &Vcpu {
         let machine = self.machine();
         machine.vcpus().nth(number).unwrap_or_else(|| machine.vcpu())

@@ -57,7 +57,7 @@ pub enum BusError {
     },
 }
 
-/// A device that cannot be saved ([`Device::save`]).
+/// Device that cannot be saved in a snapshot or checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("device `{name}` cannot be saved")]
 pub struct SaveError {

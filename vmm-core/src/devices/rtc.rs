@@ -138,8 +138,8 @@ impl Rtc {
         Ok(rtc)
     }
 
-    /// Returns a descriptor that becomes readable when [`Device::poll_input`] has an interrupt to raise; `None` if the line is
-    /// not connected.
+    /// Returns a file descriptor that becomes readable when the clock has an interrupt to raise; `None` if the line is not
+    /// connected.
     ///
     /// # Errors
     /// Errors of duplicating the descriptor.

@@ -49,7 +49,7 @@ pub enum CallAction {
 pub enum Argument {
     /// The call has no argument.
     None,
-    /// Value, as an observer of calls sees it.
+    /// Value of the argument, as an observer of system calls sees it.
     Value(String),
     /// Description of a value that is only known at the call.
     Later(String),

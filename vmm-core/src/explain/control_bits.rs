@@ -34,7 +34,7 @@ pub struct ExplainedBit {
     pub bit: ControlBit,
     /// True if the bit is set.
     pub set: bool,
-    /// Reason why it is set or clear; `None` for an extension that is clear and irrelevant for this machine.
+    /// Reason why the bit is set or clear; `None` for an extension that is clear and irrelevant for the machine.
     pub why: Option<&'static str>,
 }
 

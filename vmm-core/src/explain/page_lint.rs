@@ -1,4 +1,4 @@
-//! Lints for page tables: dangerous permissions, aliases, and mappings of unused addresses.
+//! Lints for page tables: mappings with dangerous permissions, aliases, and mappings of unused addresses.
 //!
 //! None is an error: a guest may want each, and an identity mapping has the first. But a guest with an unexpected page
 //! fault or memory change often has one of them. The tables may be the guest's own, and the addresses of kernel structures
@@ -26,18 +26,18 @@ pub struct KernelStructure {
 /// Suspicious mapping in page tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PageLint {
-    /// A range is both writable and executable.
+    /// A range of virtual addresses is both writable and executable.
     WritableExecutable(MappedRange),
     /// Ring 3 can read a kernel structure.
     UserVisible {
         /// Kernel structure that ring 3 can read.
         kernel: KernelStructure,
-        /// Virtual address at which ring 3 can read it.
+        /// Virtual address at which ring 3 can read the structure.
         gva: Gva,
-        /// True if ring 3 can write it.
+        /// True if ring 3 can write the kernel structure.
         writable: bool,
     },
-    /// A physical range is mapped at two virtual addresses.
+    /// A guest-physical range is mapped at two virtual addresses.
     Alias {
         /// Guest-physical range that is mapped twice.
         physical: GpaRange,
@@ -45,17 +45,17 @@ pub enum PageLint {
         first: Gva,
         /// Higher one of the two virtual addresses.
         second: Gva,
-        /// True if it is writable through one and executable through the other.
+        /// True if the range is writable through one of the addresses and executable through the other.
         writable_and_executable: bool,
     },
-    /// A mapping of physical addresses without memory or a device.
+    /// A mapping refers to guest-physical addresses without memory or a device.
     MapsNothing {
         /// First virtual address of the mapping.
         gva: Gva,
         /// Guest-physical range that the mapping refers to.
         physical: GpaRange,
     },
-    /// Entry with reserved bits, or table that is not in memory.
+    /// A page table entry has reserved bits, or refers to a table that is not in memory.
     Broken(BrokenEntry),
 }
 
@@ -73,7 +73,7 @@ impl PageLint {
         }
     }
 
-    /// Returns the first virtual address that the lint is about.
+    /// Returns the first virtual address of the suspicious mapping.
     #[must_use]
     pub const fn gva(&self) -> Gva {
         match self {

@@ -8,7 +8,7 @@ use crate::spec::mode::Mode;
 use crate::spec::{EntryPoint, Register};
 use crate::{Gpa, Gva};
 
-/// Error of [`initial_state`](super::initial_state): all problems of an initial state.
+/// Initial state that is not possible, with all its problems.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{}", joined(.problems))]
 pub struct StateError {
@@ -63,7 +63,7 @@ pub enum StateProblem {
     /// The page of the entry has the XD bit.
     #[error("entry {0} is not executable")]
     EntryNotExecutable(Gva),
-    /// RIP is preset, but the entry sets it.
+    /// A value for RIP is preset, but the entry sets it.
     #[error("register rip cannot be preset")]
     RipPreset,
     /// A register was preset more than once.

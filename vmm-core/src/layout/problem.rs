@@ -10,7 +10,7 @@ use crate::spec::gpa_range::{ByteSize, GpaRange};
 use crate::spec::mode::{Mode, PageSize};
 use crate::{Gpa, Gva};
 
-/// Error of [`compute`](super::compute): all problems of a layout.
+/// Memory layout that is not possible, with all its problems.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{}", joined(.problems))]
 pub struct LayoutError {
@@ -163,7 +163,8 @@ pub enum LayoutProblem {
     Map(#[from] MappingProblem),
 }
 
-/// Problem of a mapping in [`PagingSpec::maps`](crate::spec::PagingSpec::maps). Mappings are counted from 1.
+/// Problem of a mapping that a description wants in page tables ([`PagingSpec::maps`](crate::spec::PagingSpec::maps)).
+/// Mappings are counted from 1.
 #[expect(
     missing_docs,
     reason = "the fields are those of the mapping, and the message says how they are meant"

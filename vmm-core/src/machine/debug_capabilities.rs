@@ -47,8 +47,8 @@ const LIMITS: LimitSpec = LimitSpec { time: Some(Duration::from_secs(1)), exits:
 /// Debug features of KVM that work on a host, for guests of one mode, ring and kind of interrupt controllers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DebugCapabilities {
-    /// True if the machine has interrupt controllers: then [`Self::handlers`] is not probed, otherwise
-    /// [`Self::trap_byte`] is not.
+    /// True if the machine has interrupt controllers, which decides what is probed: with them, [`Self::handlers`] is not, and
+    /// without them [`Self::trap_byte`] is not.
     pub has_interrupts: bool,
     /// True if a debug register stops the vCPU before an instruction.
     pub hardware_breakpoints: bool,

@@ -100,7 +100,7 @@ pub struct UnmappedAccess {
 
 macro_rules! end_kinds {
     ($($(#[$attribute:meta])* $kind:ident = $name:literal,)*) => {
-        /// Kind of an [`End`]: what ended a run, without its data.
+        /// Kind of a run's end, without its data.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
         #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
         pub enum EndKind {
@@ -154,7 +154,7 @@ end_kinds! {
     Unserved = "unserved",
 }
 
-/// Class of an [`End`], for code that treats many ends alike.
+/// Class of a run's end: finished by the guest, failed, or stopped from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndClass {
     /// The guest ended the run: by HLT, `int 0x80` in ring 3, an exit code, power-off, reset, suspend or a system event.
@@ -236,7 +236,7 @@ impl End {
         if let Self::Exit { code } = self { Some(*code) } else { None }
     }
 
-    /// Returns the verdict on this end for a machine with the given policies for HLT and reset.
+    /// Returns the verdict on the end for a machine with the given policies for HLT and reset.
     #[must_use]
     pub const fn verdict(&self, halt: HaltPolicy, reset: ResetPolicy) -> Verdict {
         match self {

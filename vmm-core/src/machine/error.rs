@@ -51,8 +51,7 @@ pub enum Error {
     /// A device cannot be saved in a snapshot or checkpoint.
     #[error(transparent)]
     Save(#[from] SaveError),
-    /// The description names a device of the library's user, and [`Machine::build`](crate::machine::Machine::build) was not
-    /// given one.
+    /// The description names a device of the library's user that was not passed when the machine was built.
     #[error("device `{name}` is described, but was not supplied")]
     DeviceNotSupplied {
         /// Name of the device that is missing.
@@ -64,7 +63,7 @@ pub enum Error {
     /// A disk's image or overlay cannot be used.
     #[error(transparent)]
     Disk(#[from] DiskError),
-    /// More virtio devices than there are interrupts for them.
+    /// The description has more virtio devices than there are interrupts for them.
     #[error("{count} virtio devices; there are interrupts for {}", crate::spec::virtio::MAX_DEVICES)]
     TooManyVirtioDevices {
         /// Number of virtio devices in the description.
@@ -95,7 +94,7 @@ pub enum Error {
         /// CPU feature that is missing.
         feature: &'static str,
     },
-    /// The host cannot stop a machine with interrupts at a breakpoint, or not step it.
+    /// The host cannot stop a machine with interrupts at a breakpoint, or cannot step it.
     #[error(
         "this host's KVM cannot debug a machine with interrupts in mode {mode}: no breakpoint stops it, or no step ends"
     )]
@@ -123,7 +122,7 @@ pub enum Error {
     /// The host has no timer for the guest's clock.
     #[error("cannot set a timer for the guest's clock")]
     Clock(#[source] io::Error),
-    /// A computed table could not be written to where the layout put it.
+    /// A computed table could not be written to its place in guest memory.
     #[error("cannot write {what} to guest memory")]
     Table {
         /// Name of the table that could not be written.

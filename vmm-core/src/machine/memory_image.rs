@@ -31,7 +31,7 @@ struct ImageRegion {
 }
 
 impl MemoryImage {
-    /// Creates an image of zeros for a machine with this description.
+    /// Creates an image of zeros for the memory of a machine.
     ///
     /// # Errors
     /// [`Error::Kvm`] where there is no memory for it.

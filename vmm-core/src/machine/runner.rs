@@ -12,7 +12,7 @@ use crate::machine::run_loop::{RunControl, RunOutcome};
 use crate::machine::stop_point::StopPoint;
 use crate::spec::LimitSpec;
 
-/// Stop point of a [`Runner`] on which none was set: the run goes on to its own end.
+/// Stop point of a run that goes on to its own end: the default of a [`Runner`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ToEnd;
 
@@ -72,7 +72,7 @@ impl<'m, 'a, 'o> Runner<'m, 'a, 'o> {
         Runner { machine, observers, limits, step, stop: point }
     }
 
-    /// Runs the guest until it ends, dies, or is stopped by a limit.
+    /// Runs the guest until it ends, crashes, or is stopped by a limit.
     ///
     /// # Errors
     /// As [`Machine::run`].

@@ -39,7 +39,7 @@ pub enum StopPoint {
         /// Guest-physical address of the instruction until the guest has mapped it; `None` if that is not known.
         gpa: Option<Gpa>,
     },
-    /// Point after a number of exits since the start, and the end of the instruction that caused the last of them.
+    /// Point after a number of exits since the start, when the instruction that caused the last of them has ended.
     Exits(u64),
     /// Point after a duration, or when the time limit passes if that is sooner.
     After(Duration),

@@ -82,7 +82,7 @@ pub(crate) enum ExitOutcome<I> {
     Intercepted(I),
 }
 
-/// Debug event of a vCPU: the data of an [`Exit::Debug`] that callers use.
+/// Debug event of a vCPU, such as a breakpoint or the end of a single step: the data of an [`Exit::Debug`] that callers use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DebugEvent {
     /// Linear address of the next instruction.

@@ -75,7 +75,8 @@ pub struct BrokenEntry {
     pub table: &'static str,
     /// Physical address of the entry or of the table.
     pub at: Gpa,
-    /// Error of a translation: [`WalkEnd::Reserved`] or [`WalkEnd::NoMemory`].
+    /// Reason why the CPU cannot use the entry: [`WalkEnd::Reserved`] for reserved bits, [`WalkEnd::NoMemory`] for a table
+    /// outside memory.
     pub why: WalkEnd,
 }
 

@@ -118,7 +118,7 @@ impl Walk {
 }
 
 impl Walker {
-    /// Returns a walker for a vCPU with these registers, with physical addresses of 52 bits on an Intel CPU.
+    /// Returns a walker for a vCPU with the given registers, with physical addresses of 52 bits on an Intel CPU.
     #[must_use]
     pub const fn from_sregs(sregs: &kvm_sregs) -> Self {
         let scheme = Scheme::from_sregs(sregs);

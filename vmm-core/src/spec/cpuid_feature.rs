@@ -68,7 +68,7 @@ impl CpuidFeature {
     pub(crate) const TSC_DEADLINE: Self =
         Self { name: "tsc_deadline_timer", leaf: 1, index: 0, register: CpuidRegister::Ecx, bit: 24 };
 
-    /// Returns the feature with this name in /proc/cpuinfo; `None` if the table has none.
+    /// Returns the feature with a name as in /proc/cpuinfo; `None` if it is not known.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         FEATURES.iter().find(|feature| feature.name == name).copied()

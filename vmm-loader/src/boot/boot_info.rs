@@ -105,7 +105,8 @@ pub struct BootHandoff {
     pub image: LoadPlan,
     /// Boot structures to write to guest memory.
     pub blobs: Vec<Blob>,
-    /// Load address of each module, in the order of [`BootInfo::modules`]. An empty module has an address too.
+    /// Guest-physical addresses at which the boot modules are to be loaded, in the order of [`BootInfo::modules`]. An empty
+    /// module has an address too.
     pub modules: Vec<GuestAddress>,
     /// Registers that have a value other than 0 at the entry.
     pub registers: Vec<(Register, u64)>,

@@ -52,7 +52,7 @@ pub enum BootError {
     /// Entry above 4 GiB, which 32-bit code cannot reach.
     #[error("the entry {0:#x} is out of reach of 32-bit code")]
     EntryTooHigh(u64),
-    /// Flat binary without an address in [`BootOptions`](super::BootOptions).
+    /// Flat binary for which no load address is given.
     #[error("a flat binary does not say where it goes")]
     NoAddress,
     /// Boot information that the protocol cannot pass on.
@@ -139,7 +139,7 @@ fn join(errors: &[BootError]) -> String {
 }
 
 impl BootError {
-    /// Returns advice for the user, if there is any: one sentence without a full stop.
+    /// Returns advice on the error for the user, if there is any: one sentence without a full stop.
     #[must_use]
     pub fn help(&self) -> Option<String> {
         match self {

@@ -113,7 +113,7 @@ pub enum MultibootAddressError {
 }
 
 impl MultibootError {
-    /// Returns advice for the user, if there is any.
+    /// Returns advice on the error for the user, if there is any.
     #[must_use]
     pub fn help(&self) -> Option<String> {
         match self {

@@ -114,7 +114,7 @@ impl fmt::Display for DisplayRequest {
 }
 
 impl Multiboot2Error {
-    /// Returns advice for the user, if there is any.
+    /// Returns advice on the error for the user, if there is any.
     #[must_use]
     pub fn help(&self) -> Option<String> {
         let text = match self {

@@ -45,7 +45,7 @@ pub enum PvhError {
 }
 
 impl PvhError {
-    /// Returns advice for the user, if there is any.
+    /// Returns advice on the error for the user, if there is any.
     #[must_use]
     pub const fn help(&self) -> Option<String> {
         match self {

@@ -37,7 +37,7 @@ pub enum BaseError {
 }
 
 impl BaseError {
-    /// Returns advice for the user, if there is any.
+    /// Returns advice on the error for the user, if there is any.
     #[must_use]
     pub fn help(&self) -> Option<String> {
         match self {

@@ -50,7 +50,7 @@ pub enum DynamicError {
 }
 
 impl DynamicError {
-    /// Returns advice for the user, if there is any.
+    /// Returns advice on the error for the user, if there is any.
     #[must_use]
     pub fn help(&self) -> Option<String> {
         match self {

@@ -47,7 +47,7 @@ pub enum SegmentError {
 }
 
 impl SegmentError {
-    /// Returns advice for the user, if there is any.
+    /// Returns advice on the error for the user, if there is any.
     #[must_use]
     pub fn help(&self) -> Option<String> {
         match self {

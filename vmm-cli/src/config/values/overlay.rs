@@ -11,7 +11,7 @@ use serde::de::{self, Deserialize, Deserializer, Visitor};
 pub enum Overlay {
     /// Unnamed file that is removed with the machine, if true.
     Temporary(bool),
-    /// New file with this path.
+    /// New file at a path, which keeps the writes after the run.
     File(String),
 }
 
