@@ -66,7 +66,7 @@ pub struct Config {
     pub modules: Vec<Module>,
     /// Further files for guest memory, in the order of the TOML file.
     pub loads: Vec<File>,
-    /// Files of the configuration device that are still to be read.
+    /// Files of QEMU's configuration device (fw_cfg) that are still to be read.
     pub fw_cfg: Vec<FwCfgSource>,
     /// Method of loading the files into guest memory.
     pub loading: LoadPolicy,
@@ -151,7 +151,7 @@ impl ModuleKind {
     }
 }
 
-/// File of the configuration device whose contents come from a file on the host.
+/// File of QEMU's configuration device (fw_cfg) whose contents come from a file on the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FwCfgSource {
     /// Index in the list of the machine's configuration files.

@@ -162,7 +162,7 @@ pub enum AutopsyNote {
     NonDeterministic {
         /// Clock or random numbers that the guest read.
         what: &'static str,
-        /// Linear address of the instruction that read them.
+        /// Linear address of the instruction that read the clock or the random numbers.
         at: u64,
     },
     /// The time budget was used up before the end was reached.

@@ -234,14 +234,14 @@ pub enum DeviceSource {
 }
 
 impl InstalledDevice<'_> {
-    /// Returns true if the device has this port.
+    /// Returns true if the device has the given port.
     #[must_use]
     pub fn has_port(&self, port: Port) -> bool {
         let port = port.0.into();
         matches!(self.at, BusAddress::Port(first) if (first.0.into()..=self.last()).contains(&port))
     }
 
-    /// Returns the last port or address.
+    /// Returns the last port or address of the device.
     #[must_use]
     pub fn last(&self) -> u64 {
         let first = match self.at {
@@ -251,7 +251,7 @@ impl InstalledDevice<'_> {
         first.saturating_add(self.length.saturating_sub(1))
     }
 
-    /// Returns address and length if the device is in the address space, `None` if it is at ports.
+    /// Returns address and length of a device in the address space; `None` for a device at ports.
     #[must_use]
     pub const fn window(&self) -> Option<(Gpa, u64)> {
         match self.at {

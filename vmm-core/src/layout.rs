@@ -227,7 +227,7 @@ impl Layout {
         self.ranges.iter().find(|placed| placed.part() == Some(part)).map(|placed| placed.range)
     }
 
-    /// Returns the trap page; `None` if the guest is not in ring 3.
+    /// Returns the trap page of a guest in ring 3; `None` if the guest is not in ring 3.
     #[must_use]
     pub fn trap_page(&self) -> Option<ring3_trap::TrapPage> {
         self.part(LayoutPart::TrapPage).map(|range| ring3_trap::TrapPage { address: range.start() })

@@ -1,4 +1,4 @@
-//! QEMU's configuration device: a guest selects an item by its key and reads it byte by byte.
+//! QEMU's configuration device (fw_cfg): a guest selects an item by its key and reads it byte by byte.
 //!
 //! Port 0x510 takes the key, 16 bits wide; port 0x511 returns the item's bytes one after the other, then
 //! zeros. An unknown key is an empty item. The version register reports that items cannot be written and that there is no

@@ -50,7 +50,7 @@ pub enum End {
         /// Host CPU on which the entry failed.
         cpu: u32,
     },
-    /// A ring-3 guest raised an exception, which only the trap page could take.
+    /// A guest in ring 3 raised an exception, and has no kernel that could handle it.
     Exception {
         /// Vector of the exception, 0 to 255.
         vector: u8,

@@ -55,8 +55,8 @@ impl fmt::Display for BusAddress {
 pub struct DebugConsoleSpec {
     /// Address of the debug console's register.
     pub at: BusAddress,
-    /// True if the kernel collects what is written to the port instead of an exit for each byte, where it can. Only
-    /// without interrupts: a vCPU that sleeps in the kernel would keep what it wrote.
+    /// True if the kernel is to collect the bytes that are written to the port, where it can, instead of an exit for each.
+    /// Only without interrupts: a vCPU that sleeps in the kernel would keep what it wrote.
     pub collect: bool,
 }
 

@@ -15,9 +15,9 @@ use super::Spanned;
 /// CPUID that the guest sees: a policy by name, or changes to the host's CPUID.
 #[derive(Debug, Clone)]
 pub enum CpuidChoice {
-    /// Policy by its name.
+    /// CPUID policy by its name, such as "host".
     Word(CpuidPolicy),
-    /// CPUID of the host, with changes.
+    /// CPUID of the host, with features hidden or set.
     Table(CpuidTable),
 }
 
