@@ -47,8 +47,8 @@ impl FileStamp {
 }
 
 impl MappedFile {
-    /// Prepares an open file, which `path` names in messages. Returns `None` where the file has to be read by the caller: it is
-    /// empty, or too many files (about a thousand) are mapped already.
+    /// Prepares an open file for reading and mapping; messages name it by `path`. Returns `None` where the file has to be read
+    /// by the caller: it is empty, or too many files (about a thousand) are mapped already.
     ///
     /// Installs the process's SIGBUS handler the first time (see the crate's documentation).
     ///

@@ -71,15 +71,15 @@ pub enum DeliveryOutcome {
 /// State of the CPU at the first instruction of an exception handler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ExceptionHandler {
-    /// Linear address of the first instruction.
+    /// Linear address of the handler's first instruction.
     pub linear: u64,
-    /// Offset of the first instruction in the code segment.
+    /// Offset of the handler's first instruction in its code segment.
     pub offset: u64,
     /// Selector of the handler's code segment.
     pub selector: u16,
-    /// Linear address of the saved flags in the frame.
+    /// Linear address of the saved flags in the exception frame.
     pub flags_address: u64,
-    /// Linear stack pointer at the first instruction.
+    /// Linear stack pointer at the handler's first instruction.
     pub stack_pointer: u64,
 }
 

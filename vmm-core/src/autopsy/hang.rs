@@ -84,7 +84,7 @@ pub struct LoopAnalysis {
     pub body: Vec<TracedInstruction>,
     /// I/O ports that the loop reads.
     pub reads_ports: Vec<u16>,
-    /// Ports in `reads_ports` that no device of the machine has: they read as all ones.
+    /// I/O ports that the loop reads and no device of the machine has: they read as all ones.
     pub unanswered_ports: Vec<u16>,
     /// I/O ports that the loop writes.
     pub writes_ports: Vec<u16>,
@@ -92,7 +92,7 @@ pub struct LoopAnalysis {
     pub polled_memory: Option<(u64, u64)>,
     /// True if the loop contains HLT.
     pub has_hlt: bool,
-    /// Index of a VMCALL or VMMCALL in `body`.
+    /// Index of a VMCALL or VMMCALL among the instructions of the loop.
     pub hypercall: Option<usize>,
 }
 

@@ -64,7 +64,7 @@ impl TracedInstruction {
 pub struct DeliveredException {
     /// Exception that the instruction raised.
     pub fault: Exception,
-    /// Exception that reached the handler: `fault`, or a later one of its chain, such as #DF.
+    /// Exception that reached the handler: the one that was raised, or a later one of its chain, such as #DF.
     pub handled: Exception,
     /// Linear address of the handler.
     pub handler: u64,

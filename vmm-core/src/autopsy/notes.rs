@@ -12,7 +12,7 @@ impl Autopsy {
         self.notes.iter().filter_map(|note| self.describe_note(note, symbols)).collect()
     }
 
-    /// Returns the origin of the state as a line for the end of a report.
+    /// Returns the origin of the guest's state as a line for the end of a report.
     #[must_use]
     pub fn describe_source(&self) -> String {
         match self.source {
