@@ -21,7 +21,7 @@ use vmm_core::{Gpa, Gva, Kvm};
 
 const CODE: u64 = 0x8000;
 const MEMORY: u64 = 2 << 20;
-const BUDGET: Duration = Duration::from_secs(30);
+const BUDGET: Duration = Duration::from_secs(600);
 
 /// Console input in which each byte differs from the previous one.
 struct Counting(u8);

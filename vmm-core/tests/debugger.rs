@@ -215,12 +215,17 @@ fn a_spinning_guest_can_be_interrupted() {
             }
         });
         let asked = AtomicU32::new(0);
-        debugger.stop_if(Box::new(move || asked.fetch_add(1, Ordering::Relaxed) > 2));
-        let stop = run(debugger, Forward);
+        debugger.stop_if(Box::new(move || asked.fetch_add(1, Ordering::Relaxed) % 4 == 3));
+        // On a busy host the guest may be interrupted before its first instruction.
+        loop {
+            assert_eq!(run(debugger, Forward), DebugStop::Interrupted, "{name}");
+            if offset(debugger) == 1 {
+                break;
+            }
+        }
         debugger.stop_if(Box::new(|| false));
         drop(stopped);
         waker.join().unwrap();
-        assert_eq!((stop, offset(debugger)), (DebugStop::Interrupted, 1), "{name}");
         assert_eq!(step(debugger, Back), DebugStop::Step, "{name}");
         assert_eq!(offset(debugger), 0, "{name}");
     });

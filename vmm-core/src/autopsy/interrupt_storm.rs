@@ -4,7 +4,7 @@
 //! interrupts (`KVM_GET_STATS_FD`, [`kvm_sys_wrap::Stats`]), the in-service and request registers of the local APIC (ISR and IRR,
 //! SDM vol. 3, 12.8.4) in a copy of the machine that runs on for some milliseconds, and the MP state.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kvm_sys_wrap::MpState;
 
@@ -16,8 +16,10 @@ use crate::machine::end::End;
 use crate::machine::error::Error;
 use crate::spec::LimitSpec;
 
-/// Number of samples that decide whether interrupts leave the guest no time.
+/// Number of samples, and of interrupts in them, that decide whether interrupts leave the guest no time.
 const SAMPLES: u32 = 32;
+/// Time after which fewer interrupts are no storm. A busy host runs the guest for a fraction of an interval only.
+const SAMPLING_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time that the guest runs between two samples.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(1);
 
@@ -51,23 +53,31 @@ pub(super) fn classify(
     Ok(hang::classify_instruction(ended, registers))
 }
 
-/// Runs a copy of the machine for [`SAMPLES`] intervals. Returns true if an interrupt was in service or requested after each of
-/// them, and interrupts were injected all the time.
+/// Runs a copy of the machine for [`SAMPLES`] intervals or more, until as many interrupts were injected. Returns true if an
+/// interrupt was in service or requested after each interval.
 ///
 /// A rate of interrupts is no criterion, since it depends on the speed of the host.
 fn is_storm(ended: &Machine, build: &dyn Fn() -> Result<Machine, Error>) -> Result<bool, Error> {
     let mut copy = build()?;
     copy.restore(&ended.checkpoint()?)?;
     let before = injected_interrupts(&copy).unwrap_or_default();
-    for _ in 0..SAMPLES {
+    let started = Instant::now();
+    for sample in 1.. {
         let limits = LimitSpec { time: Some(SAMPLE_INTERVAL), exits: None };
         let outcome = copy.runner().limits(limits).run()?;
         let is_busy = copy.vcpu().interrupt_in_service()?.is_some();
         if !matches!(outcome.end, End::TimeLimit(_)) || !is_busy {
             return Ok(false);
         }
+        let injected = injected_interrupts(&copy).unwrap_or_default().saturating_sub(before);
+        if sample >= SAMPLES && injected >= u64::from(SAMPLES) {
+            return Ok(true);
+        }
+        if started.elapsed() > SAMPLING_TIMEOUT {
+            break;
+        }
     }
-    Ok(injected_interrupts(&copy).unwrap_or_default().saturating_sub(before) >= u64::from(SAMPLES))
+    Ok(false)
 }
 
 fn injected_interrupts(ended: &Machine) -> Option<u64> {
