@@ -27,6 +27,9 @@ thread_local! {
     static SIGNALLED: Cell<bool> = const { Cell::new(false) };
 }
 
+/// Interval between the kicks of [`KickTimer::with_retries`].
+const RETRY_INTERVAL: Duration = Duration::from_millis(10);
+
 /// Signals of [`install_termination_handlers`].
 const TERMINATION_SIGNALS: [libc::c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
 
@@ -203,6 +206,18 @@ impl KickTimer {
     pub fn new(delay: Duration) -> Result<Self> {
         let timer = Self::create()?;
         timer.reset(delay)?;
+        Ok(timer)
+    }
+
+    /// Creates a timer that expires after `delay`, and then again every [`RETRY_INTERVAL`]. Another vCPU that this thread runs in
+    /// between, such as that of a probe, may take the first kick.
+    ///
+    /// # Errors
+    /// [`Error::Kick`] where the kernel has no timer for this process.
+    pub fn with_retries(delay: Duration) -> Result<Self> {
+        let timer = Self::create()?;
+        // Zero would disarm the timer.
+        timer.arm(delay.max(Duration::from_nanos(1)), RETRY_INTERVAL)?;
         Ok(timer)
     }
 

@@ -197,6 +197,11 @@ fn a_kick_from_another_thread_and_a_timer_end_a_spinning_guest() {
     assert_eq!(vcpu.run().unwrap(), Exit::Interrupted);
     assert!(start.elapsed() >= Duration::from_millis(30));
     drop(timer);
+    // By a timer whose first kick ended an earlier run.
+    let timer = KickTimer::with_retries(Duration::from_millis(1)).unwrap();
+    assert_eq!(vcpu.run().unwrap(), Exit::Interrupted);
+    assert_eq!(vcpu.run().unwrap(), Exit::Interrupted);
+    drop(timer);
 }
 
 #[test]

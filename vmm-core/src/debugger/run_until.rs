@@ -45,7 +45,7 @@ fn run_to_address(machine: Machine, gva: Gva) -> Result<(Machine, Option<End>), 
         return Err(Error::NoBreakpoint { gva });
     }
     let started = Instant::now();
-    let _alarm = limit.map(KickTimer::new).transpose()?;
+    let _alarm = limit.map(KickTimer::with_retries).transpose()?;
     let passed = move || limit.filter(|limit| started.elapsed() >= *limit);
     debugger.stop_if(Box::new(move || passed().is_some()));
     let end = loop {

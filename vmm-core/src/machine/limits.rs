@@ -26,7 +26,7 @@ impl Limits {
     pub(crate) fn start(limits: spec::LimitSpec) -> Result<Self, kvm_sys_wrap::Error> {
         // A limit too far away for the clock is none.
         let deadline = limits.time.and_then(|time| Some((Instant::now().checked_add(time)?, time)));
-        let alarm = deadline.map(|(_, time)| KickTimer::new(time)).transpose()?;
+        let alarm = deadline.map(|(_, time)| KickTimer::with_retries(time)).transpose()?;
         Ok(Self { deadline, exits: limits.exits, _alarm: alarm })
     }
 
