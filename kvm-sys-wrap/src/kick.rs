@@ -209,7 +209,7 @@ impl KickTimer {
         Ok(timer)
     }
 
-    /// Creates a timer that expires after `delay`, and then again every [`RETRY_INTERVAL`]. Another vCPU that this thread runs in
+    /// Creates a timer that expires after `delay`, and then again every 10 ms. Another vCPU that this thread runs in
     /// between, such as that of a probe, may take the first kick.
     ///
     /// # Errors
