@@ -216,8 +216,7 @@ impl KickTimer {
     /// [`Error::Kick`] where the kernel has no timer for this process.
     pub fn with_retries(delay: Duration) -> Result<Self> {
         let timer = Self::create()?;
-        // Zero would disarm the timer.
-        timer.arm(delay.max(Duration::from_nanos(1)), RETRY_INTERVAL)?;
+        timer.arm(delay, RETRY_INTERVAL)?;
         Ok(timer)
     }
 
@@ -251,8 +250,7 @@ impl KickTimer {
     /// # Errors
     /// [`Error::Kick`] where `timer_settime` fails.
     pub fn reset(&self, delay: Duration) -> Result<()> {
-        // Zero would disarm the timer.
-        self.arm(delay.max(Duration::from_nanos(1)), Duration::ZERO)
+        self.arm(delay, Duration::ZERO)
     }
 
     fn arm(&self, delay: Duration, interval: Duration) -> Result<()> {
@@ -260,6 +258,8 @@ impl KickTimer {
             tv_sec: time.as_secs().try_into().unwrap_or(i64::MAX),
             tv_nsec: time.subsec_nanos().into(),
         };
+        // Zero would disarm the timer.
+        let delay = delay.max(Duration::from_nanos(1));
         let value = libc::itimerspec { it_interval: timespec(interval), it_value: timespec(delay) };
         // SAFETY: the timer lives as long as `self`, and `value` until the call returns.
         if unsafe { libc::timer_settime(self.0, 0, &raw const value, ptr::null_mut()) } != 0 {

@@ -36,7 +36,8 @@ impl Vm {
     ///
     /// # Errors
     /// [`Error::SlotShape`], [`Error::SlotNumber`] (taken), [`Error::Overlap`], [`Error::MissingCapability`] (read-only
-    /// slots need `KVM_CAP_READONLY_MEM`), [`Error::Overcommit`], [`Error::HugePages`] or [`Error::Call`] (`mmap`, `KVM_SET_USER_MEMORY_REGION`).
+    /// slots need `KVM_CAP_READONLY_MEM`), [`Error::Overcommit`], [`Error::HugePages`] or [`Error::Call`] (`mmap`,
+    /// `KVM_SET_USER_MEMORY_REGION`).
     pub fn add_slot(&self, slot: Slot) -> Result<()> {
         let range = slot.range()?;
         if slot.flags.read_only {

@@ -106,11 +106,13 @@ impl StdoutOutput {
 
 impl Write for StdoutOutput {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // Whole lines before are written already, unless their reader does not read.
+        let newline = bytes.iter().rposition(|byte| *byte == b'\n');
+        let whole_lines = newline.map_or(0, |at| self.pending.len() + at + 1);
         self.pending.extend_from_slice(bytes);
         if let Some(copy) = &self.copy {
             copy.add(bytes);
         }
-        let whole_lines = self.pending.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
         let end =
             if self.terminal || self.pending.len() >= MAX_LINE { self.pending.len() } else { whole_lines };
         match self.write_pending(end) {
