@@ -39,6 +39,7 @@ mod help;
 mod inspect;
 mod layout_diagnostics;
 mod machine_error;
+mod mapping_table;
 mod options;
 mod output_file;
 mod preflight;

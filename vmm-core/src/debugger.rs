@@ -39,7 +39,7 @@ pub use interrupt_handle::InterruptHandle;
 use interrupt_handle::StopCheck;
 use resume::{ResumeSession, after_step};
 use smp::SmpDebugger;
-use soft_watchpoints::{SoftWatchpoints, can_be_compared, fit_registers};
+use soft_watchpoints::{SoftWatchpoints, can_be_compared, fit_registers, remove};
 
 use crate::Gva;
 use crate::machine::Machine;
@@ -257,8 +257,7 @@ impl DebugTarget for Debugger<'_> {
     }
 
     fn remove_watchpoint(&mut self, watchpoint: Breakpoint) -> bool {
-        let found = self.watchpoints.iter().position(|known| *known == watchpoint);
-        found.map(|index| self.watchpoints.remove(index)).is_some()
+        remove(&mut self.watchpoints, watchpoint)
     }
 
     fn resume(&mut self, request: &ResumeRequest) -> Result<(usize, DebugStop), Error> {

@@ -21,17 +21,16 @@ use vmm_core::explain::page_lint::{self, PageLint};
 use vmm_core::layout::RangeOwner;
 use vmm_core::paging::Scheme;
 use vmm_core::paging::merge::{MappedRange, mappings};
-use vmm_core::paging::walk::describe_permissions;
-use vmm_core::spec::gpa_range::{ByteSize, GpaRange};
+use vmm_core::spec::gpa_range::GpaRange;
 
 use super::translate::PermissionsRecord;
 use crate::diagnostic::Diagnostics;
 use crate::inspect::InspectArgs;
 use crate::inspect::InspectedGuest;
+use crate::mapping_table;
 use crate::options::Format;
 use crate::status::Status;
 use crate::stdout;
-use crate::table;
 
 /// Maximum number of findings of a kind in the text form.
 const MAX_FINDINGS: usize = 10;
@@ -134,27 +133,14 @@ impl PagesOutput {
             return format!("no paging, {}: each address is its own physical address\n", self.point);
         };
         let mut text = format!("{scheme}, root table at {root:#x}, {}\n\n", self.point);
-        let mut rows = vec![["virtual", "physical", "size", "pages", "access"].map(str::to_owned)];
-        rows.extend(self.mapped.iter().map(|range| {
-            [
-                range.addresses(),
-                range.gpa.to_string(),
-                ByteSize(range.bytes()).to_string(),
-                format!("{} x {}", range.count, range.size),
-                describe_permissions(range.access),
-            ]
-        }));
-        table::append(&mut text, &rows);
-        // Writing to a string cannot fail.
-        if self.truncated {
-            let _ = writeln!(text, "and more: the tables seem to point at themselves");
-        }
+        mapping_table::append(&mut text, &self.mapped, self.truncated);
         if self.findings.is_empty() {
             text.push_str("\nno findings\n");
             return text;
         }
         text.push_str("\nfindings:\n");
         for group in self.findings.chunk_by(|a, b| a.kind == b.kind) {
+            // Writing to a string cannot fail.
             for finding in group.iter().take(MAX_FINDINGS) {
                 let _ = writeln!(text, "  {}: {}", finding.kind, finding.message);
             }

@@ -9,11 +9,9 @@ use vmm_core::kvm_sys_wrap::MpState;
 use vmm_core::machine::Machine;
 use vmm_core::machine::error::Error;
 use vmm_core::paging::merge::mappings;
-use vmm_core::paging::walk::describe_permissions;
-use vmm_core::spec::gpa_range::ByteSize;
 
+use crate::mapping_table;
 use crate::prepare::Files;
-use crate::table;
 
 const HELP: &str = "\
 monitor where    the vCPUs: place in the source, mode, how far the run is
@@ -100,19 +98,6 @@ fn pages(machine: &Machine) -> Result<String, Error> {
     };
     let mappings = mappings(&walker, machine.memory());
     let mut text = format!("{}, root table at {}\n", scheme.name(), walker.root);
-    let mut rows = vec![["virtual", "physical", "size", "pages", "access"].map(str::to_owned)];
-    rows.extend(mappings.ranges.iter().map(|range| {
-        [
-            range.addresses(),
-            range.gpa.to_string(),
-            ByteSize(range.bytes()).to_string(),
-            format!("{} x {}", range.count, range.size),
-            describe_permissions(range.access),
-        ]
-    }));
-    table::append(&mut text, &rows);
-    if mappings.truncated {
-        text.push_str("and more: the tables seem to point at themselves\n");
-    }
+    mapping_table::append(&mut text, &mappings.ranges, mappings.truncated);
     Ok(text)
 }

@@ -22,7 +22,7 @@ use resume::RoundEnd;
 use super::debug_target::{DebugStop, DebugTarget, Finished, ResumeAction, ResumeRequest};
 use super::interrupt_handle::{InterruptHandle, StopCheck};
 use super::linear_memory::LinearMemory;
-use super::soft_watchpoints::fit_registers;
+use super::soft_watchpoints::{fit_registers, remove};
 use crate::Gva;
 use crate::machine::Machine;
 use crate::machine::debug_capabilities::DebugCapabilities;
@@ -226,8 +226,7 @@ impl DebugTarget for SmpDebugger {
     }
 
     fn remove_watchpoint(&mut self, watchpoint: Breakpoint) -> bool {
-        let found = self.watchpoints.iter().position(|known| *known == watchpoint);
-        found.map(|index| self.watchpoints.remove(index)).is_some()
+        remove(&mut self.watchpoints, watchpoint)
     }
 
     /// Resumes the vCPUs until one of them has a reason to stop; then all stop.

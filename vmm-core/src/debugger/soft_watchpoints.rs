@@ -72,6 +72,12 @@ pub(super) fn fit_registers(watchpoints: &[Breakpoint]) -> bool {
         })
 }
 
+/// Removes a watchpoint. Returns false if there is none like it.
+pub(super) fn remove(watchpoints: &mut Vec<Breakpoint>, watchpoint: Breakpoint) -> bool {
+    let found = watchpoints.iter().position(|known| *known == watchpoint);
+    found.map(|index| watchpoints.remove(index)).is_some()
+}
+
 /// Returns true if all of these can be watched by comparing memory.
 pub(super) fn can_be_compared(watchpoints: &[Breakpoint]) -> bool {
     watchpoints.len() <= MAX_WATCHPOINTS
