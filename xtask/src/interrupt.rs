@@ -21,6 +21,20 @@ pub(crate) fn install_handler() {
     let _ = register_signal_handler(libc::SIGINT, set_requested);
 }
 
+/// Installs the handler for each of the signals that tests send to their children and that is ignored here, as in a background job
+/// of a shell script or under `nohup`: children would ignore it too.
+pub(crate) fn restore_for_children() {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    // Signal 1 is the lowest bit (proc_pid_status(5)).
+    let mask = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM] {
+        if mask >> (signal - 1) & 1 == 1 {
+            let _ = register_signal_handler(signal, set_requested);
+        }
+    }
+}
+
 /// Returns true if SIGINT has been received.
 pub(crate) fn requested() -> bool {
     REQUESTED.load(Ordering::Relaxed)

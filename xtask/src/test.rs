@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use crate::failure::{Failure, Result};
 use crate::guests;
+use crate::interrupt;
 use crate::nested::{MissingParts, NestedHost, NestedJob};
 use crate::progress::Phase;
 use crate::run::kvm_is_usable;
@@ -52,6 +53,7 @@ const NESTED_TIMEOUT: Duration = Duration::from_secs(5400);
 /// Fails if a filter selects no test, or if the nested host is required but not installed. Other errors are reported as a
 /// failed result.
 pub(crate) fn run(workspace: &Workspace, options: &TestOptions, mut results: Vec<TestResult>) -> Result<u8> {
+    interrupt::restore_for_children();
     let nested = NestedHost::find()?;
     if let (HostChoice::Nested, Err(missing)) = (options.host, &nested) {
         return Err(Failure::new(missing.to_string()).with_status(106));
