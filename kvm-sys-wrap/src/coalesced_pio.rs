@@ -27,9 +27,8 @@ use crate::error::{Result, call_failed};
 use crate::exit::{Exit, PendingReply};
 use crate::io_bytes::IoBytes;
 use crate::kvm_run::RunArea;
+use crate::vm_pool::COALESCED_WIDTH as WIDTH;
 
-/// Size of the port, in bytes.
-const WIDTH: u32 = 1;
 const HEADER_SIZE: u64 = size_of::<kvm_coalesced_mmio_ring>() as u64;
 const ENTRY_SIZE: u64 = size_of::<kvm_coalesced_mmio>() as u64;
 /// `KVM_COALESCED_MMIO_MAX` of linux/kvm.h: entries that fit in the page after the header.
@@ -50,10 +49,12 @@ impl Vm {
         }
         self.dispatcher()
             .call(Call::RegisterCoalescedMmio, format_args!("port {port}, {WIDTH} bytes"), || {
-                self.fd().register_coalesced_mmio(IoEventAddress::Pio(port.0.into()), WIDTH)
+                self.fd()?.register_coalesced_mmio(IoEventAddress::Pio(port.0.into()), WIDTH)
             })
             .map_err(call_failed(Call::RegisterCoalescedMmio, format!("port {port}")))?;
         self.coalesced_ring_offset().store(offset, Ordering::Relaxed);
+        self.kernel().lock().coalesced_ring = offset;
+        self.lock_coalesced_ports().push(port);
         Ok(true)
     }
 
@@ -65,9 +66,11 @@ impl Vm {
     pub fn unregister_coalesced_pio(&self, port: Port) -> Result<()> {
         self.dispatcher()
             .call(Call::UnregisterCoalescedMmio, format_args!("port {port}, {WIDTH} bytes"), || {
-                self.fd().unregister_coalesced_mmio(IoEventAddress::Pio(port.0.into()), WIDTH)
+                self.fd()?.unregister_coalesced_mmio(IoEventAddress::Pio(port.0.into()), WIDTH)
             })
-            .map_err(call_failed(Call::UnregisterCoalescedMmio, format!("port {port}")))
+            .map_err(call_failed(Call::UnregisterCoalescedMmio, format!("port {port}")))?;
+        self.lock_coalesced_ports().retain(|registered| *registered != port);
+        Ok(())
     }
 }
 
@@ -82,6 +85,11 @@ impl Vcpu {
                 write
             }
         }
+    }
+
+    /// Discards all coalesced writes. `ring` is the offset of the ring, or 0.
+    pub(crate) fn discard_coalesced(&self, ring: u64) {
+        while ring != 0 && pop(&self.area, ring).is_some() {}
     }
 
     /// Returns the next coalesced write, then the deferred exit; `None` if `KVM_RUN` has to be called.

@@ -11,6 +11,7 @@ use crate::call::Call;
 use crate::create_vcpu::Vcpu;
 use crate::dev_kvm::Kvm;
 use crate::error::{Result, call_failed};
+use crate::vm_pool::SetCpuid;
 
 /// CPUID.1:ECX.XSAVE (SDM vol. 2, CPUID). Without it KVM lets no guest set CR4.OSXSAVE, which XSETBV needs.
 const XSAVE: u32 = 1 << 26;
@@ -31,7 +32,8 @@ impl Kvm {
 }
 
 impl Vcpu {
-    /// Sets the vCPU's CPUID leaves (`KVM_SET_CPUID2`, api.rst 4.20). Call it before the first `KVM_RUN`.
+    /// Sets the vCPU's CPUID leaves (`KVM_SET_CPUID2`, api.rst 4.20). Call it before the first `KVM_RUN`. Makes no call for leaves
+    /// that a vCPU from the pool ([`VmReservation`](crate::VmReservation)) has already.
     ///
     /// # Errors
     /// [`Error::Call`](crate::Error::Call).
@@ -39,10 +41,19 @@ impl Vcpu {
         let leaves = cpuid.as_slice().len();
         let has_xsave = cpuid.as_slice().iter().any(|leaf| leaf.function == 1 && leaf.ecx & XSAVE != 0);
         self.has_xsave.store(has_xsave, Ordering::Relaxed);
+        if self.cpuid.get().is_some_and(|known| known.leaves == cpuid.as_slice()) {
+            return Ok(());
+        }
         self.dispatcher()
             .call(Call::SetCpuid2, format_args!("{leaves} leaves"), || {
                 self.flush_sync_regs()?.set_cpuid2(cpuid)
             })
-            .map_err(call_failed(Call::SetCpuid2, format!("{leaves} leaves for vCPU {}", self.id())))
+            .map_err(call_failed(Call::SetCpuid2, format!("{leaves} leaves for vCPU {}", self.id())))?;
+        if let Some(reset) = &self.reset {
+            let indices: Vec<_> = reset.vcpu.msrs.iter().map(|msr| msr.index).collect();
+            let (leaves, msrs) = (cpuid.as_slice().to_vec(), self.msrs(&indices)?);
+            self.cpuid.get_or_init(|| SetCpuid { leaves, msrs });
+        }
+        Ok(())
     }
 }

@@ -11,6 +11,7 @@ use crate::call::Call;
 use crate::capability::Capability;
 use crate::error::{Error, Result};
 use crate::observe::{CallObserver, Dispatcher};
+use crate::vm_pool::VmPool;
 
 /// Version of every kernel since 2.6.22; api.rst 4.1 says to refuse all others.
 const API_VERSION: i32 = 12;
@@ -23,6 +24,7 @@ const API_VERSION: i32 = 12;
 pub struct Kvm {
     fd: Arc<kvm_ioctls::Kvm>,
     dispatcher: Dispatcher,
+    pool: Arc<VmPool>,
 }
 
 impl Kvm {
@@ -58,7 +60,7 @@ impl Kvm {
         if found != API_VERSION {
             return Err(Error::ApiVersion { path: path.to_owned(), found });
         }
-        Ok(Self { fd: Arc::new(fd), dispatcher })
+        Ok(Self { fd: Arc::new(fd), dispatcher, pool: Arc::default() })
     }
 
     /// Returns the value of a capability (`KVM_CHECK_EXTENSION`, api.rst 4.4): 0 if the host lacks it, otherwise 1 or a number
@@ -78,6 +80,17 @@ impl Kvm {
     /// [`Error::MissingCapability`].
     pub fn require(&self, capability: Capability) -> Result<()> {
         if self.capability(capability) > 0 { Ok(()) } else { Err(Error::MissingCapability { capability }) }
+    }
+
+    /// Returns a clone without observer: later calls on it, on its VMs and their vCPUs are not reported.
+    #[must_use]
+    pub fn unobserved(&self) -> Self {
+        Self { dispatcher: Dispatcher::default(), ..self.clone() }
+    }
+
+    /// Idle VMs, shared by all clones.
+    pub(crate) fn pool(&self) -> &Arc<VmPool> {
+        &self.pool
     }
 
     pub(crate) fn fd(&self) -> &kvm_ioctls::Kvm {

@@ -118,6 +118,12 @@ pub enum Error {
         /// The first number that the host refuses (`KVM_CAP_MAX_VCPU_ID`).
         limit: usize,
     },
+    /// The VM of the vCPU was released ([`Vm::release`](crate::Vm::release)): another machine may use it.
+    #[error("vCPU {vcpu} cannot run: its VM was released")]
+    Released {
+        /// Number of the vCPU.
+        vcpu: u64,
+    },
     /// The signal or timer that makes `KVM_RUN` return could not be set up.
     #[error("cannot set up the signal that stops the guest")]
     Kick {

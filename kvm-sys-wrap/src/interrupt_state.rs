@@ -4,51 +4,13 @@
 //! Restore it after the vCPUs' registers ([`crate::VcpuState`]): first each vCPU's local APIC, then what the vCPUs share,
 //! because an asserted input of the IOAPIC is delivered to a local APIC again.
 
-use kvm_bindings::{
-    KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, kvm_clock_data, kvm_irqchip,
-    kvm_lapic_state, kvm_mp_state, kvm_pit_state2,
-};
-use serde::{Deserialize, Serialize};
+use kvm_bindings::{KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, kvm_clock_data};
 
 use crate::call::Call;
 use crate::create_vcpu::Vcpu;
 use crate::create_vm::Vm;
 use crate::error::{Result, call_failed};
-
-/// These structures are saved as their bytes. Another size is another saved form: `vmm_core::snapshot::STATE_VERSION` has to be
-/// raised with it.
-const _: () = {
-    assert!(size_of::<kvm_irqchip>() == 520);
-    assert!(size_of::<kvm_pit_state2>() == 112);
-    assert!(size_of::<kvm_lapic_state>() == 1024);
-    assert!(size_of::<kvm_mp_state>() == 4);
-};
-
-/// Saved state of the two PICs, the IOAPIC and the 8254 timer.
-#[derive(Clone, Serialize, Deserialize)]
-pub struct IrqchipState {
-    chips: Vec<kvm_irqchip>,
-    pit: kvm_pit_state2,
-}
-
-/// Saved state of a vCPU's local APIC, with its multiprocessing state (runnable, halted, waiting).
-#[derive(Clone, Serialize, Deserialize)]
-pub struct LapicState {
-    lapic: kvm_lapic_state,
-    mp_state: kvm_mp_state,
-}
-
-impl std::fmt::Debug for IrqchipState {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("IrqchipState").field("pit", &self.pit).finish_non_exhaustive()
-    }
-}
-
-impl std::fmt::Debug for LapicState {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LapicState").field("mp_state", &self.mp_state).finish_non_exhaustive()
-    }
-}
+use crate::saved_state::{IrqchipState, LapicState};
 
 impl Vm {
     /// Saves PICs, IOAPIC and 8254 timer (`KVM_GET_IRQCHIP`, api.rst 4.26; `KVM_GET_PIT2`, 4.72). The VM must have all of them.
@@ -60,7 +22,7 @@ impl Vm {
         let chips = chips.into_iter().map(|chip| self.irqchip(chip)).collect::<Result<_>>()?;
         let pit = self
             .dispatcher()
-            .call(Call::GetPit2, format_args!(""), || self.fd().get_pit2())
+            .call(Call::GetPit2, format_args!(""), || self.fd()?.get_pit2())
             .map_err(call_failed(Call::GetPit2, "the 8254 timer"))?;
         Ok(IrqchipState { chips, pit })
     }
@@ -74,7 +36,7 @@ impl Vm {
             self.set_irqchip(chip, format_args!("chip {}", chip.chip_id))?;
         }
         self.dispatcher()
-            .call(Call::SetPit2, format_args!(""), || self.fd().set_pit2(&state.pit))
+            .call(Call::SetPit2, format_args!(""), || self.fd()?.set_pit2(&state.pit))
             .map_err(call_failed(Call::SetPit2, "the 8254 timer"))
     }
 
@@ -84,7 +46,7 @@ impl Vm {
     /// [`Error::Call`](crate::Error::Call).
     pub fn clock(&self) -> Result<u64> {
         self.dispatcher()
-            .call(Call::GetClock, format_args!(""), || self.fd().get_clock())
+            .call(Call::GetClock, format_args!(""), || self.fd()?.get_clock())
             .map(|clock| clock.clock)
             .map_err(call_failed(Call::GetClock, "the guest's clock"))
     }
@@ -96,7 +58,7 @@ impl Vm {
     pub fn set_clock(&self, nanoseconds: u64) -> Result<()> {
         let clock = kvm_clock_data { clock: nanoseconds, ..Default::default() };
         self.dispatcher()
-            .call(Call::SetClock, format_args!("{nanoseconds} ns"), || self.fd().set_clock(&clock))
+            .call(Call::SetClock, format_args!("{nanoseconds} ns"), || self.fd()?.set_clock(&clock))
             .map_err(call_failed(Call::SetClock, "the guest's clock"))
     }
 }

@@ -19,9 +19,10 @@ use crate::capability::Capability;
 use crate::create_vcpu::Vcpu;
 use crate::create_vm::Vm;
 use crate::error::{Result, call_failed};
+use crate::vm_pool::VmSetup;
 
 /// Inputs of the IOAPIC.
-const IOAPIC_PINS: u64 = 24;
+pub(crate) const IOAPIC_PINS: u32 = 24;
 
 /// Eventfd connected to an interrupt input ([`Vm::register_irqfd`]).
 #[derive(Debug)]
@@ -57,14 +58,18 @@ pub enum MpState {
 }
 
 impl Vm {
-    /// Creates PICs, IOAPIC and local APICs (`KVM_CREATE_IRQCHIP`, api.rst 4.24).
+    /// Creates PICs, IOAPIC and local APICs (`KVM_CREATE_IRQCHIP`, api.rst 4.24). Those of a VM from the pool
+    /// ([`VmReservation`](crate::VmReservation)) are reset instead.
     ///
     /// # Errors
     /// [`Error::MissingCapability`](crate::Error::MissingCapability), [`Error::Call`](crate::Error::Call).
     pub fn create_irqchip(&self) -> Result<()> {
+        if !self.add_setup(VmSetup::Irqchip) {
+            return self.reset_irqchip();
+        }
         self.kvm().require(Capability::Irqchip)?;
         self.dispatcher()
-            .call(Call::CreateIrqchip, format_args!(""), || self.fd().create_irq_chip())
+            .call(Call::CreateIrqchip, format_args!(""), || self.fd()?.create_irq_chip())
             .map_err(call_failed(Call::CreateIrqchip, "PICs, IOAPIC and local APICs"))
     }
 
@@ -73,10 +78,13 @@ impl Vm {
     /// # Errors
     /// [`Error::MissingCapability`](crate::Error::MissingCapability), [`Error::Call`](crate::Error::Call).
     pub fn create_pit2(&self) -> Result<()> {
+        if !self.add_setup(VmSetup::Pit2) {
+            return Ok(());
+        }
         self.kvm().require(Capability::Pit2)?;
         let config = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
         self.dispatcher()
-            .call(Call::CreatePit2, format_args!("KVM_PIT_SPEAKER_DUMMY"), || self.fd().create_pit2(config))
+            .call(Call::CreatePit2, format_args!("KVM_PIT_SPEAKER_DUMMY"), || self.fd()?.create_pit2(config))
             .map_err(call_failed(Call::CreatePit2, "the 8254 timer"))
     }
 
@@ -85,12 +93,18 @@ impl Vm {
     /// # Errors
     /// [`Error::MissingCapability`](crate::Error::MissingCapability), [`Error::Call`](crate::Error::Call).
     pub fn enable_split_irqchip(&self) -> Result<()> {
+        if !self.add_setup(VmSetup::SplitIrqchip) {
+            return Ok(());
+        }
         self.kvm().require(Capability::SplitIrqchip)?;
-        let cap =
-            kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, args: [IOAPIC_PINS, 0, 0, 0], ..Default::default() };
+        let cap = kvm_enable_cap {
+            cap: KVM_CAP_SPLIT_IRQCHIP,
+            args: [IOAPIC_PINS.into(), 0, 0, 0],
+            ..Default::default()
+        };
         self.dispatcher()
             .call(Call::EnableCapVm, format_args!("KVM_CAP_SPLIT_IRQCHIP, {IOAPIC_PINS} routes"), || {
-                self.fd().enable_cap(&cap)
+                self.fd()?.enable_cap(&cap)
             })
             .map_err(call_failed(Call::EnableCapVm, "local APICs without PIC and IOAPIC"))
     }
@@ -103,7 +117,7 @@ impl Vm {
         let failed = |source| call_failed(Call::Irqfd, format!("interrupt input {gsi}"))(source);
         let fd = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(failed)?;
         self.dispatcher()
-            .call(Call::Irqfd, format_args!("gsi {gsi}"), || self.fd().register_irqfd(&fd, gsi))
+            .call(Call::Irqfd, format_args!("gsi {gsi}"), || self.fd()?.register_irqfd(&fd, gsi))
             .map_err(failed)?;
         Ok(Irqfd(fd))
     }
@@ -115,7 +129,7 @@ impl Vm {
     pub fn set_irq_line(&self, gsi: u32, level: bool) -> Result<()> {
         self.dispatcher()
             .call(Call::IrqLine, format_args!("gsi {gsi}, level {}", u8::from(level)), || {
-                self.fd().set_irq_line(gsi, level)
+                self.fd()?.set_irq_line(gsi, level)
             })
             .map_err(call_failed(Call::IrqLine, format!("interrupt input {gsi}")))
     }
@@ -164,14 +178,14 @@ impl Vm {
     pub(crate) fn irqchip(&self, chip_id: u32) -> Result<kvm_irqchip> {
         let mut chip = kvm_irqchip { chip_id, ..Default::default() };
         self.dispatcher()
-            .call(Call::GetIrqchip, format_args!("chip {chip_id}"), || self.fd().get_irqchip(&mut chip))
+            .call(Call::GetIrqchip, format_args!("chip {chip_id}"), || self.fd()?.get_irqchip(&mut chip))
             .map_err(call_failed(Call::GetIrqchip, format!("chip {chip_id}")))?;
         Ok(chip)
     }
 
     pub(crate) fn set_irqchip(&self, chip: &kvm_irqchip, arguments: std::fmt::Arguments<'_>) -> Result<()> {
         self.dispatcher()
-            .call(Call::SetIrqchip, arguments, || self.fd().set_irqchip(chip))
+            .call(Call::SetIrqchip, arguments, || self.fd()?.set_irqchip(chip))
             .map_err(call_failed(Call::SetIrqchip, format!("chip {}", chip.chip_id)))
     }
 }

@@ -78,6 +78,11 @@ impl RunArea {
         unsafe { self.start.cast::<kvm_run>().as_mut() }
     }
 
+    /// Clears the struct, as it is for a new vCPU.
+    pub(crate) fn clear(&mut self) {
+        *self.run_mut() = kvm_run::default();
+    }
+
     /// Sets `kvm_valid_regs` and `kvm_dirty_regs` (api.rst, section 5): the general registers are in the area after the next
     /// `KVM_RUN`, with `sregs` the special registers too; with `dirty` that `KVM_RUN` first takes what [`RunArea::set_dirty_regs`]
     /// stored. Invalidates the registers of the last exit.

@@ -20,6 +20,7 @@
 //! | | `KVM_GET_STATS_FD` | `stats.rs` |
 //! | | `KVM_CAP_SYNC_REGS`: registers in `kvm_run` | `sync_regs.rs` |
 //! | | `KVM_REGISTER_COALESCED_MMIO` for ports | `coalesced_pio.rs` |
+//! | | VMs and vCPUs that are used again instead of `KVM_CREATE_VM` | `vm_pool.rs`, `pooled_vcpu.rs` |
 //! | | `mprotect`, which makes KVM drop its mapping of a page | `mmu_invalidate.rs` |
 //! | | `KVM_GET_XSAVE` and all other state of a vCPU | `vcpu_state.rs` |
 //! | | `KVM_GET_IRQCHIP`, `KVM_GET_PIT2`, `KVM_GET_LAPIC`, `KVM_GET_CLOCK` and the matching `SET` calls | `interrupt_state.rs` |
@@ -111,14 +112,17 @@ mod memory;
 mod mmu_invalidate;
 mod msr;
 mod observe;
+mod pooled_vcpu;
 mod regs;
 mod run;
+mod saved_state;
 mod sregs;
 mod stats;
 mod sync_regs;
 mod translate;
 mod tss;
 mod vcpu_state;
+mod vm_pool;
 
 pub use address::{Gpa, Gva, PAGE_SIZE, Port};
 pub use address_map::{Overlap, RangeOwner};
@@ -133,7 +137,6 @@ pub use exit::{Exit, emulation_failure};
 pub use host_memory::{
     FileRange, GuestMemory, MappedFile, MemoryAdvice, MemoryFile, Slot, SlotBacking, SlotFlags,
 };
-pub use interrupt_state::{IrqchipState, LapicState};
 pub use io_bytes::IoBytes;
 pub use irqchip::{Irqfd, MpState};
 pub use kick::{
@@ -144,7 +147,8 @@ pub use kvm_bindings as bindings;
 pub use memory::minor_faults;
 pub use mmu_invalidate::invalidate_page;
 pub use observe::{CallArgs, CallObserver, CallRecord, CallResult};
+pub use saved_state::{IrqchipState, LapicState, VcpuState};
 pub use stats::{Stat, StatKind, StatUnit, Stats};
 pub use tss::{TSS_SIZE, TssAddress};
-pub use vcpu_state::VcpuState;
 pub use vm_memory;
+pub use vm_pool::VmReservation;

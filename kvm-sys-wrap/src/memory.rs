@@ -158,7 +158,7 @@ impl Vm {
         // Under the lock: the bitmap must have room for the slot as the kernel knows it.
         let size = region.get_mmap().size();
         self.dispatcher()
-            .call(Call::GetDirtyLog, format_args!("slot {number}"), || self.fd().get_dirty_log(number, size))
+            .call(Call::GetDirtyLog, format_args!("slot {number}"), || self.fd()?.get_dirty_log(number, size))
             .map_err(call_failed(Call::GetDirtyLog, slot.describe()))
     }
 
@@ -284,9 +284,9 @@ impl Vm {
                 // SAFETY: the kernel will let the guest write `size` bytes at `host`. That is memory of a mapping of at
                 // least this size, which nothing but volatile accesses touches (vm-memory's contract). It stays mapped
                 // while the kernel may use it: the slot table, locked by the caller, holds it until the slot was deleted
-                // here, or until `VmInner` is dropped, which every vCPU holds and which closes the VM first. On failure the
-                // kernel keeps nothing new.
-                unsafe { self.fd().set_user_memory_region(argument) }
+                // here, or until `VmInner` is dropped, which every vCPU holds and which first deletes all slots or closes the
+                // VM (`vm_pool.rs`). On failure the kernel keeps nothing new.
+                unsafe { self.fd()?.set_user_memory_region(argument) }
             })
             .map_err(call_failed(Call::SetUserMemoryRegion, slot.describe()))
     }

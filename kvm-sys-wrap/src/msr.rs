@@ -16,6 +16,7 @@ use crate::create_vcpu::Vcpu;
 use crate::create_vm::Vm;
 use crate::dev_kvm::Kvm;
 use crate::error::{Error, Result, call_failed};
+use crate::vm_pool::VmSetup;
 
 impl Kvm {
     /// Returns the MSRs that are part of a vCPU's state (`KVM_GET_MSR_INDEX_LIST`, api.rst 4.3). A vCPU may lack some, depending on
@@ -129,14 +130,16 @@ impl Vm {
     /// # Errors
     /// [`Error::Call`](crate::Error::Call).
     pub fn enable_unknown_msr_exits(&self) -> Result<()> {
-        if self.kvm().capability(Capability::X86UserSpaceMsr) == 0 {
+        if !self.add_setup(VmSetup::UnknownMsrExits)
+            || self.kvm().capability(Capability::X86UserSpaceMsr) == 0
+        {
             return Ok(());
         }
         let args = [KVM_MSR_EXIT_REASON_UNKNOWN.into(), 0, 0, 0];
         let cap = kvm_enable_cap { cap: KVM_CAP_X86_USER_SPACE_MSR, args, ..Default::default() };
         self.dispatcher()
             .call(Call::EnableCapVm, format_args!("KVM_CAP_X86_USER_SPACE_MSR, unknown MSRs"), || {
-                self.fd().enable_cap(&cap)
+                self.fd()?.enable_cap(&cap)
             })
             .map_err(call_failed(Call::EnableCapVm, "exits for unknown MSRs"))
     }

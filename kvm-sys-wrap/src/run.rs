@@ -22,8 +22,9 @@ impl Vcpu {
     ///
     /// # Errors
     /// [`Error::Call`] where the kernel could not run the vCPU, [`Error::FileChanged`] where it could not because a file in guest
-    /// memory lost pages. Whatever the guest did is an [`Exit`].
+    /// memory lost pages, [`Error::Released`]. Whatever the guest did is an [`Exit`].
     pub fn run(&mut self) -> Result<Exit> {
+        self.check_owns_vm()?;
         if let Some(exit) = self.next_deferred() {
             return Ok(exit);
         }
@@ -68,8 +69,9 @@ impl Vcpu {
     /// `immediate_exit` and on KVM_EXIT_IO). Some instructions take several exits: then the next one is returned.
     ///
     /// # Errors
-    /// [`Error::Call`] where the kernel could not run the vCPU.
+    /// [`Error::Call`] where the kernel could not run the vCPU, [`Error::Released`].
     pub fn finish_instruction(&mut self) -> Result<Option<Exit>> {
+        self.check_owns_vm()?;
         if let Some(exit) = self.next_deferred() {
             return Ok(Some(exit));
         }
@@ -129,6 +131,12 @@ impl Vcpu {
     #[must_use]
     pub const fn has_pending_completion(&self) -> bool {
         self.completion_pending || self.deferred.is_some()
+    }
+
+    /// Fails if the kernel's VM is that of another machine: the vCPU would run in its memory.
+    #[inline]
+    fn check_owns_vm(&self) -> Result<()> {
+        if self.vm().is_released() { Err(Error::Released { vcpu: self.id() }) } else { Ok(()) }
     }
 
     fn request_sync_regs(&mut self) {

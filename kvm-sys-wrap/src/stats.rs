@@ -106,12 +106,9 @@ impl Vm {
     /// # Errors
     /// [`Error::Call`](crate::Error::Call), ENOTTY where the kernel is older than 5.14.
     pub fn stats(&self) -> Result<Stats> {
-        Stats::open(
-            Call::GetVmStatsFd,
-            self.dispatcher(),
-            self.fd().as_raw_fd(),
-            "the VM's counters".to_owned(),
-        )
+        let detail = "the VM's counters".to_owned();
+        let fd = self.fd().map_err(|error| call_failed(Call::GetVmStatsFd, detail.clone())(error.into()))?;
+        Stats::open(Call::GetVmStatsFd, self.dispatcher(), fd.as_raw_fd(), detail)
     }
 }
 

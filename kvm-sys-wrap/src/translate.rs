@@ -12,12 +12,13 @@ impl Vcpu {
     /// The permissions in the kernel's answer are fixed on x86 (always writable, never user), so they are not returned.
     ///
     /// # Errors
-    /// [`Error::Call`](crate::Error::Call).
+    /// [`Error::Call`](crate::Error::Call), EBADF where the VM was released.
     pub fn translate(&self, address: Gva) -> Result<Option<Gpa>> {
         let answer = self
             .dispatcher()
             .call(Call::Translate, format_args!("{address}"), || {
-                self.flush_sync_regs()?.translate_gva(address.0)
+                // A released VM has the memory of another machine.
+                self.vm().fd().and_then(|_| self.flush_sync_regs())?.translate_gva(address.0)
             })
             .map_err(call_failed(Call::Translate, format!("address {address}")))?;
         Ok((answer.valid != 0).then_some(Gpa(answer.physical_address)))

@@ -50,24 +50,31 @@ impl TssAddress {
 
 impl Vm {
     /// Sets the three pages that Intel hosts use to run real mode (`KVM_SET_TSS_ADDR`, api.rst 4.36). They must not overlap a slot or
-    /// a device. Needs `KVM_CAP_SET_TSS_ADDR`.
+    /// a device. Makes no call if the kernel's VM has this address already: Intel hosts refuse a second one. Needs
+    /// `KVM_CAP_SET_TSS_ADDR`.
     ///
     /// # Errors
     /// [`Error::Overlap`] where a slot or a device is there, [`Error::Call`] where the kernel refuses.
     pub fn set_tss_addr(&self, address: TssAddress) -> Result<()> {
         let mut table = self.lock_slots();
+        let is_set = self.kernel().lock().tss_address == Some(address.0);
         let before = table.map.remove(&RangeOwner::TssPages);
         let result =
             table.map.insert(address.range(), RangeOwner::TssPages).map_err(Error::from).and_then(|()| {
+                if is_set {
+                    return Ok(());
+                }
                 // Below 4 GiB, so no bits are lost on any usize of x86-64.
                 let offset = usize::try_from(address.0.0).unwrap_or(usize::MAX);
                 self.dispatcher()
                     .call(Call::SetTssAddr, format_args!("{}", address.0), || {
-                        self.fd().set_tss_address(offset)
+                        self.fd()?.set_tss_address(offset)
                     })
                     .map_err(call_failed(Call::SetTssAddr, format!("address {}", address.0)))
             });
-        if result.is_err() {
+        if result.is_ok() {
+            self.kernel().lock().tss_address = Some(address.0);
+        } else {
             table.map.remove(&RangeOwner::TssPages);
             for (range, owner) in before {
                 table.map.insert(range, owner)?;

@@ -7,54 +7,17 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use kvm_bindings::{kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave};
-use serde::{Deserialize, Serialize};
+use kvm_bindings::kvm_xsave;
 
 use crate::call::Call;
 use crate::create_vcpu::Vcpu;
 use crate::error::{Result, call_failed};
 use crate::kvm_run::DirtyRegs;
+use crate::saved_state::VcpuState;
 
 /// SYSENTER_CS, _ESP and _EIP; STAR, LSTAR, CSTAR, FMASK, KERNEL_GS_BASE; PAT (SDM vol. 4, table 2-2).
 const SYSCALL_MSRS: [u32; 9] =
     [0x174, 0x175, 0x176, 0xc000_0081, 0xc000_0082, 0xc000_0083, 0xc000_0084, 0xc000_0102, 0x277];
-
-/// These structures are saved as their bytes. Another size is another saved form: `vmm_core::snapshot::STATE_VERSION` has to be
-/// raised with it.
-const _: () = {
-    assert!(size_of::<kvm_regs>() == 144);
-    assert!(size_of::<kvm_sregs>() == 312);
-    assert!(size_of::<kvm_xsave>() == 4096);
-    assert!(size_of::<kvm_xcrs>() == 392);
-    assert!(size_of::<kvm_vcpu_events>() == 64);
-    assert!(size_of::<kvm_debugregs>() == 128);
-    assert!(size_of::<kvm_msr_entry>() == 16);
-};
-
-/// Saved state of a vCPU: its registers, and the state of its pending events ([`Vcpu::save`]).
-#[derive(Clone, Serialize, Deserialize)]
-pub struct VcpuState {
-    /// General registers, RIP and RFLAGS of the vCPU.
-    pub regs: kvm_regs,
-    /// Segments, descriptor tables, control registers and EFER.
-    pub sregs: kvm_sregs,
-    /// Shared between clones: 4 KiB that never change.
-    xsave: Arc<kvm_xsave>,
-    xcrs: kvm_xcrs,
-    events: kvm_vcpu_events,
-    debug: kvm_debugregs,
-    /// Model-specific registers that were asked for and that the vCPU has.
-    pub msrs: Vec<kvm_msr_entry>,
-}
-
-impl std::fmt::Debug for VcpuState {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("VcpuState")
-            .field("regs", &self.regs)
-            .field("sregs", &self.sregs)
-            .finish_non_exhaustive()
-    }
-}
 
 impl VcpuState {
     /// Returns the x87 and SSE registers in the layout of FXSAVE (SDM vol. 1, 10.5.1).

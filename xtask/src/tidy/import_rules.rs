@@ -17,7 +17,8 @@ const LEVELS: &[(&str, &[&[&str]])] = &[
             &["error"],
             &["kvm_run"],
             &["exit", "kick", "observe"],
-            &["host_memory"],
+            &["host_memory", "saved_state"],
+            &["vm_pool"],
             &["dev_kvm"],
             &["create_vm"],
             &["tss", "memory", "mmu_invalidate"],
@@ -25,6 +26,7 @@ const LEVELS: &[(&str, &[&[&str]])] = &[
             &["sregs", "regs", "cpuid", "msr", "vcpu_state", "sync_regs"],
             &["irqchip", "interrupt_state"],
             &["run", "coalesced_pio", "emulate", "debug", "translate", "stats"],
+            &["pooled_vcpu"],
         ],
     ),
     (
