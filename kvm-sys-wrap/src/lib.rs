@@ -38,7 +38,7 @@
 //! | SIGINT, SIGTERM, SIGHUP, SIGQUIT handlers, and a flag | [`install_termination_handlers`] | such a signal ends a run instead of the process |
 //! | blocked signals of a thread | [`block_vcpu_signals`] | the four signals above go to other threads |
 //! | SIGBUS handler, and a table of mappings | [`MappedFile::new`], [`Vm::map_file`] | for all other addresses the action before it is restored when a signal comes |
-//! | open `/proc/self/pagemap` | [`Vm::reset_cow_pages`] | one descriptor, with close-on-exec |
+//! | open `/proc/self/pagemap` | [`Vm::reset_cow_pages`], [`open_pagemap`] | one descriptor, with close-on-exec |
 //!
 //! The handlers use thread-local variables for the vCPU that a thread is running. They are never uninstalled.
 //!
@@ -144,7 +144,7 @@ pub use kick::{
     termination_requested,
 };
 pub use kvm_bindings as bindings;
-pub use memory::minor_faults;
+pub use memory::{minor_faults, open_pagemap};
 pub use mmu_invalidate::invalidate_page;
 pub use observe::{CallArgs, CallObserver, CallRecord, CallResult};
 pub use saved_state::{IrqchipState, LapicState, VcpuState};

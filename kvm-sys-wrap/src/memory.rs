@@ -29,6 +29,7 @@ use crate::host_memory::{
     GuestMemory, MappedSlot, MemoryFile, Slot, SlotBacking, SlotFlags, advise, check_overcommit,
 };
 
+pub use cow_reset::open_pagemap;
 pub use overlay_promotion::minor_faults;
 
 impl Vm {

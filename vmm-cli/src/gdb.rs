@@ -25,6 +25,7 @@ use vmm_core::debugger::{DebugTarget, Finished, attach};
 use vmm_core::kvm_sys_wrap::termination_requested;
 use vmm_core::machine::Machine;
 use vmm_core::machine::error::Error;
+use vmm_core::machine::reserved_vms::ReplayPurpose;
 use vmm_loader::ElfClass;
 
 use crate::diagnostic::{Diagnostic, Diagnostics};
@@ -68,6 +69,8 @@ pub(crate) fn run(
     };
     let listener = Listener::open(address).map_err(failed)?;
     let mut debugger = attach(machine, build)?;
+    // After the probes of `attach`, whose machines are others.
+    let _reserved = debugger.machine().reserve_replays(ReplayPurpose::Debugger)?;
     let (path, files) = guest;
     announce(&listener, &*debugger, path);
     loop {

@@ -71,6 +71,7 @@ pub(crate) fn for_kvm(error: &KvmError) -> Option<String> {
         | KvmError::Overlap(_)
         | KvmError::VcpuId { .. }
         | KvmError::Kick { .. }
+        | KvmError::Released { .. }
         | KvmError::Reply { .. } => None,
         // A variant of a later version.
         _ => None,

@@ -48,6 +48,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
+use std::cell::OnceCell;
 use std::time::{Duration, Instant};
 
 use crate::cpu::cpu_state::OperandWidth;
@@ -230,6 +231,9 @@ pub enum AutopsyNote {
 ///
 /// `build` returns a new machine in its state before the run, with a console whose output is discarded. `budget` limits the
 /// time of the replay. Errors on the way become [`AutopsyNote::HostError`].
+///
+/// If `build` is called, `ended` is released before ([`Machine::release`]): a machine without interrupt controllers cannot run or be
+/// reset from then on. With `build` on the [`Kvm`](crate::Kvm) of `ended`, no VM is created for it.
 pub fn examine(
     ended: &Machine,
     end: &End,
@@ -238,6 +242,12 @@ pub fn examine(
     budget: Duration,
 ) -> Autopsy {
     let started = Instant::now();
+    let released = OnceCell::new();
+    let build = &|| {
+        // One that cannot be released keeps its VM: `build` creates another.
+        released.get_or_init(|| ended.release().ok());
+        build()
+    };
     let mut autopsy = Autopsy {
         end: end.clone(),
         cause: Cause::Unknown,

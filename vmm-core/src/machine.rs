@@ -21,6 +21,7 @@ mod overlay_promotion;
 pub mod probe;
 pub(crate) mod processor;
 pub(crate) mod processors;
+pub mod reserved_vms;
 pub mod run_loop;
 pub mod runner;
 pub(crate) mod saved_machine;

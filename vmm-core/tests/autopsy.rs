@@ -112,7 +112,7 @@ fn a_replay_from_a_mark_is_the_same_as_the_first_one() {
     for _ in 0..2 {
         assert!(matches!(replayer.replay_to(u64::MAX).unwrap(), Replayed::Ended(End::Halt { .. })));
         assert!(contents(&machine) == contents(replayer.machine()));
-        replayer.return_to(&mark).unwrap();
+        replayer = replayer.return_to(&mark).unwrap();
         assert_eq!(replayer.exits(), 117);
         assert_eq!(replayer.machine().vcpu().regs().unwrap(), regs);
     }
@@ -136,7 +136,7 @@ fn device_writes_to_memory_survive_a_return_to_a_mark() {
     let mut replayer = Replayer::new(|| build(Mode::Protected, &code, 0), &recording).unwrap();
     assert_eq!(replayer.replay_to(1).unwrap(), Replayed::Served);
     let mark = replayer.mark().unwrap();
-    replayer.return_to(&mark).unwrap();
+    let mut replayer = replayer.return_to(&mark).unwrap();
     assert!(matches!(replayer.replay_to(u64::MAX).unwrap(), Replayed::Ended(End::Halt { .. })));
     assert!(contents(&machine) == contents(replayer.machine()));
 }

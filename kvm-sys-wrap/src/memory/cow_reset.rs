@@ -97,11 +97,20 @@ impl Vm {
     }
 }
 
+/// Opens `/proc/self/pagemap` for [`Vm::reset_cow_pages`], which otherwise opens it at its first call, for programs that cannot
+/// open files later. Returns false where that fails: then all pages of a slot are reset.
+pub fn open_pagemap() -> bool {
+    pagemap().is_some()
+}
+
+fn pagemap() -> Option<&'static File> {
+    static PAGEMAP: OnceLock<Option<File>> = OnceLock::new();
+    PAGEMAP.get_or_init(|| File::open("/proc/self/pagemap").ok()).as_ref()
+}
+
 /// Written pages of a private mapping, as offsets in it; `None` where the kernel cannot tell or the answer would take too long.
 fn written_ranges(region: &GuestRegionMmap) -> io::Result<Option<Vec<Range<u64>>>> {
-    static PAGEMAP: OnceLock<Option<File>> = OnceLock::new();
-    let open = || File::open("/proc/self/pagemap").ok();
-    let Some(pagemap) = PAGEMAP.get_or_init(open) else { return Ok(None) };
+    let Some(pagemap) = pagemap() else { return Ok(None) };
     let mapping = region.get_mmap();
     let range = mapping.as_ptr() as u64..mapping.as_ptr() as u64 + mapping.size() as u64;
     match scan(pagemap, &range) {

@@ -224,9 +224,10 @@ impl BenchGuest<'_> {
         self.snapshot.machine(self.kvm, console).map_err(|error| self.host(&error))
     }
 
-    /// Keeps a machine for the next run if it can be reset.
+    /// Keeps a machine for the next run if it can be reset. One that was examined cannot.
     fn keep_machine(&mut self, machine: Machine) {
-        self.machine = (self.start_method == StartMethod::Reset).then_some(machine);
+        let can_reset = self.start_method == StartMethod::Reset && !machine.is_released();
+        self.machine = can_reset.then_some(machine);
     }
 
     fn output(&self) -> Vec<u8> {

@@ -9,6 +9,7 @@ use vmm_core::machine::Machine;
 use vmm_core::machine::end::End;
 use vmm_core::machine::error::Error;
 use vmm_core::machine::observer::Observer;
+use vmm_core::machine::reserved_vms::ReplayPurpose;
 use vmm_core::record::Recording;
 
 use crate::config::Config;
@@ -108,6 +109,12 @@ pub(crate) fn run(args: &RunArgs) -> Result<Status, Diagnostics> {
     };
     let mut machine = machine?;
     timing.step("machine");
+    // Held until the run was examined. The debugger reserves its own.
+    let purpose = match (&args.gdb, args.no_autopsy) {
+        (None, false) => ReplayPurpose::Autopsy,
+        (Some(_), _) | (None, true) => ReplayPurpose::None,
+    };
+    let _reserved = machine.reserve_replays(purpose).map_err(host)?;
     let mut recording = Recording::new();
     let mut can_be_replayed = true;
     let (outcome, stats) = if let (Some(address), Some(spec)) = (&args.gdb, again) {

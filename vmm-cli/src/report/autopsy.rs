@@ -20,7 +20,6 @@ use std::fmt;
 use std::time::Duration;
 
 use serde::Serialize;
-use vmm_core::Kvm;
 use vmm_core::autopsy::delivery::{DeliveryOutcome, IdtEntry};
 use vmm_core::autopsy::exception_chain::ChainLink;
 use vmm_core::autopsy::instruction_trace::TracedInstruction;
@@ -144,8 +143,9 @@ pub(crate) fn is_wanted(
 
 /// Examines a finished run.
 pub(crate) fn perform(ended: &Machine, end: &End, recording: &Recording, files: &Files) -> AutopsyReport {
+    // Calls of the replay are not part of a trace.
+    let kvm = ended.vcpu().vm().kvm().unobserved();
     let build = || {
-        let kvm = Kvm::open()?;
         let console = Console::with_output(std::io::sink());
         match ended.origin() {
             Some(snapshot) => snapshot.machine(&kvm, console),

@@ -65,7 +65,7 @@ impl CpuReport {
         Some(Self {
             rip: linear,
             symbol: files.symbol_at(linear),
-            code: refused.unwrap_or_else(|| code_at(machine, linear)),
+            code: refused.unwrap_or_else(|| code_at(machine, &sregs, linear)),
             registers: Register::ALL.iter().map(|register| (register.name(), regs.get(*register))).collect(),
             control: control(&regs, &sregs),
             segments: segments(&sregs),
@@ -91,11 +91,13 @@ impl CpuReport {
 }
 
 /// Returns the bytes at a linear address, up to the end of its page.
-fn code_at(machine: &Machine, linear: u64) -> Vec<u8> {
+fn code_at(machine: &Machine, sregs: &kvm_sregs, linear: u64) -> Vec<u8> {
     let length = CODE_BYTES.min(4096 - linear % 4096);
-    let Ok(Some(gpa)) = machine.vcpu().translate(Gva(linear)) else { return Vec::new() };
+    // Not KVM_TRANSLATE: the VM of a machine that was examined has been released.
+    let walk = machine.walker_from_sregs(sregs).walk(machine.memory(), Gva(linear));
+    let Some(to) = walk.translation() else { return Vec::new() };
     let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
-    let read = machine.memory().read(&mut bytes, gpa.into()).unwrap_or(0);
+    let read = machine.memory().read(&mut bytes, to.gpa.into()).unwrap_or(0);
     bytes.truncate(read);
     bytes
 }

@@ -125,7 +125,7 @@ fn try_run_case(
         recording: Some(&recording),
     };
     let (status, report) = evaluate(config, &ended);
-    let is_well = matches!(report.verdict, Verdict::Success | Verdict::Code(_));
+    let is_well = matches!(report.verdict, Verdict::Success | Verdict::Code(_)) && !machine.is_released();
     match common.filter(|_| can_reset && is_well) {
         Some(common) => warm.0 = Some((common, machine, copy)),
         None => resources.close(machine),

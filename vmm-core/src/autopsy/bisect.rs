@@ -71,7 +71,7 @@ impl KickInterval {
 }
 
 /// Moves a replay that is stopped at the last exit near the end of its run.
-pub(super) fn run_near_end(replayer: &mut Replayer<'_>) -> Result<Bisection, Error> {
+pub(super) fn run_near_end(mut replayer: Replayer<'_>) -> Result<(Replayer<'_>, Bisection), Error> {
     let mut marks = VecDeque::from([replayer.mark()?]);
     for interval in COARSE_INTERVALS
         .map(KickInterval::Fixed)
@@ -80,27 +80,27 @@ pub(super) fn run_near_end(replayer: &mut Replayer<'_>) -> Result<Bisection, Err
     {
         // Not the last mark: it may be the end itself.
         marks.truncate(1);
-        let result = run_with_kicks(replayer, &mut marks, interval)?;
+        let result = run_with_kicks(&mut replayer, &mut marks, interval)?;
         if result != Bisection::Near {
-            return Ok(result);
+            return Ok((replayer, result));
         }
         if let Some(mark) = marks.front() {
-            replayer.return_to(mark)?;
+            replayer = replayer.return_to(mark)?;
         }
     }
     // On kvm-pvm all code outside of 64-bit ring 3 is emulated. There a kick costs more than the steps that it saves, and a
     // step over HLT needs the decoded instruction.
     if is_pvm() {
-        return Ok(Bisection::Near);
+        return Ok((replayer, Bisection::Near));
     }
     for mark in marks.iter().rev() {
-        replayer.return_to(mark)?;
-        match step_to_end(replayer, mark)? {
-            (Bisection::Near, steps) if steps < MIN_STEPS_TO_END => {}
-            (result, _) => return Ok(result),
+        let (result, steps);
+        (replayer, result, steps) = step_to_end(replayer.return_to(mark)?, mark)?;
+        if result != Bisection::Near || steps >= MIN_STEPS_TO_END {
+            return Ok((replayer, result));
         }
     }
-    Ok(Bisection::Near)
+    Ok((replayer, Bisection::Near))
 }
 
 /// Runs to the end with kicks at intervals. On return `marks` holds the marks of the last kicks.
@@ -148,7 +148,10 @@ fn run_with_kicks(
 /// Single-steps from a mark to the end without decoding, then returns to a mark some hundred steps before it.
 ///
 /// The number is that of the steps to the end.
-fn step_to_end(replayer: &mut Replayer<'_>, from: &ReplayMark) -> Result<(Bisection, u64), Error> {
+fn step_to_end<'a>(
+    mut replayer: Replayer<'a>,
+    from: &ReplayMark,
+) -> Result<(Replayer<'a>, Bisection, u64), Error> {
     let (mut older, mut newer) = (from.clone(), from.clone());
     for number in 1_u64.. {
         let result = match replayer.step(None, None)? {
@@ -159,12 +162,11 @@ fn step_to_end(replayer: &mut Replayer<'_>, from: &ReplayMark) -> Result<(Bisect
         };
         let timed_out = replayer.is_out_of_time();
         if let Some(result) = result.or(timed_out.then_some(Bisection::OutOfTime)) {
-            replayer.return_to(&older)?;
-            return Ok((result, number));
+            return Ok((replayer.return_to(&older)?, result, number));
         }
         if number.is_multiple_of(STEPS_PER_MARK) {
             older = std::mem::replace(&mut newer, replayer.mark()?);
         }
     }
-    Ok((Bisection::OutOfTime, u64::MAX))
+    Ok((replayer, Bisection::OutOfTime, u64::MAX))
 }

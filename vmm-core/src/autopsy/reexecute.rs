@@ -139,7 +139,7 @@ impl Autopsy {
         attempts.dedup();
         for (exits, near) in attempts {
             if replayer.has_moved() {
-                replayer.restart()?;
+                replayer = replayer.restart()?;
             }
             match replayer.replay_to(exits)? {
                 Replayed::Served => {}
@@ -149,7 +149,9 @@ impl Autopsy {
                 }
             }
             if near {
-                match bisect::run_near_end(&mut replayer)? {
+                let bisection;
+                (replayer, bisection) = bisect::run_near_end(replayer)?;
+                match bisection {
                     Bisection::Near => {}
                     Bisection::Diverged => return Ok(self.note_divergence(&replayer)),
                     Bisection::OutOfTime => return Ok(self.note_out_of_time(&replayer, budget)),

@@ -98,6 +98,8 @@ impl Debugger<'_> {
                 found = Some((step, DebugStop::Watchpoint(hit)));
             }
         }
+        // At most two machines besides the present one exist at a time (`machine/reserved_vms.rs`).
+        drop(execution);
         if let Some((steps, stop)) = found {
             let point = HistoryPoint { anchor: here.anchor, steps };
             return Ok(self.go_to(point)?.unwrap_or(stop));

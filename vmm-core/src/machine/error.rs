@@ -175,7 +175,7 @@ fn blame_kvm(error: &KvmError) -> Blame {
         | KvmError::SlotShape { .. }
         | KvmError::SlotNumber { .. }
         | KvmError::Overlap(_) => Blame::Configuration,
-        KvmError::Reply { .. } | KvmError::NoMemory { .. } => Blame::Bug,
+        KvmError::Reply { .. } | KvmError::NoMemory { .. } | KvmError::Released { .. } => Blame::Bug,
         // A variant of a later version.
         _ => Blame::Host,
     }

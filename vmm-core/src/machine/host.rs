@@ -158,6 +158,12 @@ pub(crate) fn shadows_page_tables() -> bool {
     *SHADOWS.get_or_init(|| is_pvm() || off("kvm_intel/parameters/ept") || off("kvm_amd/parameters/npt"))
 }
 
+/// Reads the properties that a replay needs from files, so that it opens none.
+pub(crate) fn read_replay_facts(spec: &MachineSpec) {
+    is_pvm();
+    quirks(spec);
+}
+
 /// The mode, with what is special about it.
 pub(crate) fn feature_name(spec: &MachineSpec) -> String {
     let mut name = format!("mode {}", spec.boot.mode);

@@ -5,11 +5,11 @@
 //! at the waking vector that the guest left in the FACS, not at the reset vector. The APs wait for INIT and SIPI (ACPI 6.5,
 //! 16.3.2 and 5.2.10).
 //!
-//! The reset state is read from a new machine, which is dropped again.
+//! The reset state is read from a new machine, which is dropped again. Its VM may be a reserved one (`reserved_vms.rs`).
 
 use std::time::Duration;
 
-use kvm_sys_wrap::{Gpa, Vm};
+use kvm_sys_wrap::{Gpa, TssAddress, Vm};
 use rustix::event::{Timespec, poll};
 use rustix::io::Errno;
 use vm_memory::Bytes;
@@ -86,6 +86,8 @@ pub(crate) fn wake(board: &Board, processors: &mut Processors) -> Result<Option<
 /// Creates a VM in its reset state, without memory.
 fn create_reset_vm(vm: &Vm, board: &Board) -> Result<Vm, Error> {
     let new = vm.kvm().create_vm()?;
+    // As in other machines: a reserved VM is used again.
+    new.set_tss_addr(TssAddress::new(board.spec.tss_address)?)?;
     interrupt_controllers(&new, &board.spec)?;
     Ok(new)
 }

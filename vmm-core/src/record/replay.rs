@@ -215,24 +215,23 @@ impl<'a> Replayer<'a> {
     ///
     /// # Errors
     /// Errors of `build`; [`Error::Kvm`] where the vCPU's state cannot be written.
-    pub fn return_to(&mut self, mark: &ReplayMark) -> Result<(), Error> {
-        self.restart()?;
-        self.machine.restore(&mark.checkpoint)?;
-        self.position = mark.position;
-        self.moved = true;
-        Ok(())
+    pub fn return_to(self, mark: &ReplayMark) -> Result<Self, Error> {
+        let mut replayer = self.restart()?;
+        replayer.machine.restore(&mark.checkpoint)?;
+        Ok(Self { position: mark.position, moved: true, ..replayer })
     }
 
-    /// Goes back to the first instruction, in a newly built machine.
+    /// Goes back to the first instruction, in a newly built machine. The present machine is dropped before, so that its VM can be
+    /// used again ([`crate::machine::reserved_vms`]).
     ///
     /// # Errors
     /// Errors of `build`.
-    pub fn restart(&mut self) -> Result<(), Error> {
-        self.machine = (self.build)()?;
-        self.position = RecordPosition::default();
-        self.moved = false;
-        self.divergence = None;
-        Ok(())
+    pub fn restart(self) -> Result<Self, Error> {
+        let Self { build, recording, machine, deadline, .. } = self;
+        drop(machine);
+        let machine = build()?;
+        let position = RecordPosition::default();
+        Ok(Self { build, recording, machine, position, moved: false, divergence: None, deadline })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 
@@ -17,9 +18,14 @@ pub struct HostIdentity {
 }
 
 impl HostIdentity {
-    /// Returns the identity of the host that this program runs on.
+    /// Returns the identity of the host that this program runs on. Reads files the first time only.
     #[must_use]
     pub fn this() -> Self {
+        static THIS: OnceLock<HostIdentity> = OnceLock::new();
+        THIS.get_or_init(Self::read).clone()
+    }
+
+    fn read() -> Self {
         let modules = ["kvm_intel", "kvm_amd", "kvm_pvm"];
         let module = modules.into_iter().find(|name| Path::new("/sys/module").join(name).exists());
         let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
