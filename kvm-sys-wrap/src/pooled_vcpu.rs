@@ -89,6 +89,12 @@ impl Vm {
 }
 
 impl Vcpu {
+    /// Keeps other machines from using this vCPU of a reserved VM ([`VmReservation`](crate::VmReservation)) later, because the
+    /// kernel holds state of it that cannot be restored. Has no effect on other vCPUs.
+    pub fn forbid_reuse(&mut self) {
+        self.reset = None;
+    }
+
     /// Restores the state before the first run, with the CPUID that was set then.
     fn restore_reset_state(&mut self, reset: &ResetState, cpuid: Option<&SetCpuid>) -> Result<()> {
         let ring = self.vm().kernel().lock().coalesced_ring;

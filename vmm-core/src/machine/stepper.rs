@@ -9,7 +9,8 @@
 //!   instruction, so the step ends there in any case.
 //! - Some hosts report a stepped HLT as a step like any other. It is recognized by its address and handled as
 //!   [`Exit::Hlt`].
-//! - kvm-pvm reports a HLT that was stepped over once more, after the next instruction (`Processor::is_after_hlt`).
+//! - kvm-pvm reports a HLT that was stepped over once more, after the next instruction (`Processor::is_after_hlt`). A new machine
+//!   must not get such a vCPU.
 //! - kvm-pvm cannot step 64-bit code in ring 3 ([`can_step`]).
 //! - Interrupts wait during a step where the host can hold them back (`KVM_GUESTDBG_BLOCKIRQ`).
 
@@ -102,6 +103,7 @@ impl Processor {
             if let ExitOutcome::Debug(event) = &outcome
                 && Some(event.pc) == step.hlt_end
             {
+                self.vcpu.forbid_reuse();
                 outcome = self.handle_exit(board, &Exit::Hlt, hooks)?;
             }
             match outcome {

@@ -66,6 +66,10 @@ impl ExitHooks for ReplayHooks<'_> {
                 && matches!(exit, Exit::Hlt | Exit::Debug { .. })
                 && is_at_handler(processor, handler)?
             {
+                if *exit != Exit::Hlt {
+                    // The HLT at the handler was stepped over (`machine/stepper.rs`).
+                    processor.vcpu.forbid_reuse();
+                }
                 return stop(ReplayInterception::AtHandler);
             }
             if *exit == Exit::Hlt && !processor.is_after_hlt(board)? {
