@@ -112,8 +112,20 @@ fn real_mode(vector: u32) -> Option<(u16, u64)> {
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use kvm_sys_wrap::bindings::{kvm_regs, kvm_sregs};
+    use kvm_sys_wrap::{Call, CallObserver, CallRecord, Kvm, MpState};
 
     use super::*;
+    use crate::Gva;
+    use crate::devices::console::Console;
+    use crate::machine::Machine;
+    use crate::machine::image::FlatImage;
+    use crate::machine::reserved_vms::ReplayPurpose;
+    use crate::spec::mode::Mode;
+    use crate::spec::{EntryPoint, MachineSpec};
 
     #[test]
     fn the_vector_becomes_segment_and_offset() {
@@ -121,6 +133,45 @@ mod tests {
         assert_eq!(real_mode(0x9_9123), Some((0x9912, 3)));
         assert_eq!(real_mode(0xf_ffff), Some((0xffff, 0xf)));
         assert_eq!((real_mode(0), real_mode(0x10_0000)), (None, None));
+    }
+
+    /// Number of VMs that were created.
+    #[derive(Default)]
+    struct CreatedVms(AtomicUsize);
+
+    impl CallObserver for CreatedVms {
+        fn observe(&self, record: &CallRecord<'_>) {
+            if record.call == Call::CreateVm {
+                self.0.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+    }
+
+    #[test]
+    #[ignore = "needs /dev/kvm"]
+    fn all_wakes_read_the_reset_state_from_one_reserved_vm() {
+        let created = Arc::new(CreatedVms::default());
+        let kvm = Kvm::open_with(Kvm::DEVICE.as_ref(), Some(created.clone())).unwrap();
+        let mut spec = MachineSpec::new(Mode::Real, 2 << 20, EntryPoint::Address(Gva(0x8000)));
+        (spec.interrupts, spec.vcpus, spec.devices.platform.acpi) = (Interrupts::Pc, 2, true);
+        let guest = FlatImage { address: Gpa(0x8000), bytes: &[0xf4] };
+        let mut machine = Machine::build(&kvm, spec, &guest, Console::with_output(std::io::sink())).unwrap();
+        let _reserved = machine.reserve_replays(ReplayPurpose::None).unwrap();
+        assert_eq!(created.0.load(Ordering::SeqCst), 2);
+        machine.memory().write_obj(0x9_9123_u32, firmware::WAKING_VECTOR.into()).unwrap();
+        for _ in 0..3 {
+            let bsp = &machine.processors.bsp().vcpu;
+            let (sregs, regs) = (bsp.sregs().unwrap(), bsp.regs().unwrap());
+            bsp.set_sregs(&kvm_sregs { cr2: 0x1234, ..sregs }).unwrap();
+            bsp.set_regs(&kvm_regs { rbx: 0x5678, rip: 0x4000, ..regs }).unwrap();
+            assert_eq!(wake(&machine.board, &mut machine.processors).unwrap(), None);
+            let bsp = &machine.processors.bsp().vcpu;
+            let (sregs, regs) = (bsp.sregs().unwrap(), bsp.regs().unwrap());
+            assert_eq!((sregs.cs.base, sregs.cr2, regs.rip, regs.rbx), (0x9_9120, 0, 3, 0));
+            let ap = machine.processors.get(1).unwrap();
+            assert_eq!(ap.vcpu.mp_state().unwrap(), MpState::Uninitialized);
+        }
+        assert_eq!(created.0.load(Ordering::SeqCst), 2);
     }
 
     #[test]
