@@ -29,6 +29,8 @@ impl Vcpu {
             return Ok(exit);
         }
         let exit = self.run_once();
+        #[cfg(debug_assertions)]
+        crate::sandbox_probe::fire(self.vm().kvm().fd());
         if self.vm().has_coalesced_pio() { Ok(self.defer_after_coalesced(exit?)) } else { exit }
     }
 

@@ -41,8 +41,8 @@ use target_xml::RegisterLayout;
 pub(crate) enum GdbError {
     /// Error of the machine.
     Machine(Error),
-    /// The listening address cannot be used.
-    Address(Diagnostics),
+    /// The listening address cannot be used, or this process cannot be confined.
+    Diagnosed(Diagnostics),
 }
 
 impl From<Error> for GdbError {
@@ -54,18 +54,19 @@ impl From<Error> for GdbError {
 /// Lets gdb control the machine until its run ends.
 ///
 /// `guest` is the path of its file and the files that were read. `build` builds the machine again in its initial state,
-/// without output.
+/// without output. `confine` confines this process before gdb connects; its argument is the directory of the socket.
 pub(crate) fn run(
     machine: Machine,
     build: impl Fn() -> Result<Machine, Error>,
     guest: (&Path, &Files),
     address: &str,
+    confine: impl FnOnce(Option<&Path>) -> Result<(), Diagnostics>,
 ) -> Result<Finished, GdbError> {
     let failed = |error: io::Error| {
         let exists = error.kind() == io::ErrorKind::AddrInUse && address.contains('/');
         let reason = if exists { "there is a file already".to_owned() } else { error.to_string() };
         let problem = Diagnostic::error(Status::Host, format!("cannot wait for gdb at {address}: {reason}"));
-        GdbError::Address(problem.with_help(exists.then_some("name another path, or remove it")).into())
+        GdbError::Diagnosed(problem.with_help(exists.then_some("name another path, or remove it")).into())
     };
     let listener = Listener::open(address).map_err(failed)?;
     let mut debugger = attach(machine, build)?;
@@ -73,6 +74,7 @@ pub(crate) fn run(
     let _reserved = debugger.machine().reserve_replays(ReplayPurpose::Debugger)?;
     let (path, files) = guest;
     announce(&listener, &*debugger, path);
+    confine(listener.directory()).map_err(GdbError::Diagnosed)?;
     loop {
         let Some(stream) = listener.accept().map_err(failed)? else { return Ok(debugger.abandon()?) };
         match serve(&mut *debugger, files, stream)? {

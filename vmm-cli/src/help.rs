@@ -37,6 +37,7 @@ pub(crate) fn for_machine(error: &Error) -> Option<String> {
         | Error::TooManyVirtioDevices { .. }
         | Error::NoDebugging { .. }
         | Error::Console(_)
+        | Error::Thread(_)
         | Error::Clock(_)
         | Error::Table { .. } => None,
     }

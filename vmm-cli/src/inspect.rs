@@ -16,6 +16,7 @@ use vmm_core::machine::Machine;
 use vmm_core::machine::end::{End, Verdict};
 use vmm_core::machine::error::Error;
 use vmm_core::machine::stop_point::StopPoint;
+use vmm_core::sandbox::system_calls::Features;
 use vmm_core::{Gpa, Gva};
 use vmm_loader::VirtAddr;
 
@@ -25,7 +26,9 @@ use crate::config::values::{ParseError, Time};
 use crate::diagnostic::{Diagnostic, Diagnostics, Severity};
 use crate::machine_error::machine_error;
 use crate::options::OverrideArgs;
+use crate::output_file::OutputFile;
 use crate::prepare::{Files, Prepared};
+use crate::sandbox::SandboxArgs;
 use crate::status::Status;
 use crate::terminal::StdinInput;
 
@@ -68,6 +71,17 @@ pub(crate) struct InspectArgs {
     pub(crate) overrides: OverrideArgs,
     #[command(flatten)]
     pub(crate) stop: StopAt,
+    #[command(flatten)]
+    pub(crate) sandbox: SandboxArgs,
+}
+
+/// Needs of a subcommand after the guest has run.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct InspectNeeds<'a> {
+    /// Features that the subcommand uses.
+    pub(crate) features: Features,
+    /// Files that are not complete yet.
+    pub(crate) outputs: &'a [&'a OutputFile],
 }
 
 /// Guest that was stopped, or has not started.
@@ -97,16 +111,20 @@ impl InspectedGuest {
     ///
     /// # Errors
     /// Any error of `run`, or the guest ended before the stop point.
-    pub(crate) fn new(args: &InspectArgs) -> Result<Self, Diagnostics> {
+    pub(crate) fn new(args: &InspectArgs, needs: InspectNeeds<'_>) -> Result<Self, Diagnostics> {
         let output = if args.stop.show_output { Output::new(io::stderr()) } else { Output::new(io::sink()) };
-        Self::with_output(args, output)
+        Self::with_output(args, needs, output)
     }
 
     /// Builds the machine and runs it to the stop point, with the guest's output to `output`.
     ///
     /// # Errors
     /// See [`InspectedGuest::new`].
-    pub(crate) fn with_output(args: &InspectArgs, output: Output) -> Result<Self, Diagnostics> {
+    pub(crate) fn with_output(
+        args: &InspectArgs,
+        needs: InspectNeeds<'_>,
+        output: Output,
+    ) -> Result<Self, Diagnostics> {
         let config = Config::load(&args.config, &args.overrides.to_overrides())?;
         let Prepared { machine: spec, files, .. } = Prepared::new(&config)?;
         let (point, words) = point(&args.stop, &files)?;
@@ -116,6 +134,8 @@ impl InspectedGuest {
         let kvm = Kvm::open().map_err(|error| host(error.into()))?;
         install_termination_handlers().map_err(|error| host(error.into()))?;
         let machine = Machine::build(&kvm, spec, &files, console).map_err(host)?;
+        let directories = needs.outputs.iter().filter_map(|file| file.directory());
+        args.sandbox.enter(machine.spec(), needs.features, directories)?;
         let (machine, end) = run_until(machine, point).map_err(host)?;
         let point = match (&end, point) {
             (None, _) => words,

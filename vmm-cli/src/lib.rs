@@ -48,6 +48,7 @@ mod profile;
 mod quantiles;
 mod raw_terminal;
 mod report;
+mod sandbox;
 mod snapshot_file;
 mod source_lines;
 mod stderr;
@@ -67,9 +68,20 @@ use crate::status::Status;
 /// Runs the program on the command line of this process, and returns its exit status.
 #[must_use]
 pub fn main() -> ExitCode {
+    #[cfg(debug_assertions)]
+    arm_sandbox_probe();
     match Cli::from_env() {
         Ok(cli) => commands::dispatch(&cli.command, <Cli as clap::CommandFactory>::command).into(),
         Err(error) => print_usage(&error),
+    }
+}
+
+/// Arms the system call that the environment variable `VMM_SANDBOX_PROBE` names, for tests of the sandbox.
+#[cfg(debug_assertions)]
+fn arm_sandbox_probe() {
+    let name = std::env::var("VMM_SANDBOX_PROBE").unwrap_or_default();
+    if !name.is_empty() && !vmm_core::kvm_sys_wrap::arm_sandbox_probe(&name) {
+        stderr::print_line(format_args!("sandbox probe: there is no `{name}`"));
     }
 }
 

@@ -5,12 +5,12 @@
 //! Files are created before the guest runs, so that an unwritable path is reported early.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, open};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, fsync, linkat, open, renameat, unlinkat};
 
 use crate::diagnostic::{Diagnostic, Location};
 use crate::status::Status;
@@ -20,6 +20,8 @@ use crate::status::Status;
 pub(crate) struct OutputFile {
     file: File,
     path: PathBuf,
+    /// Directory of the file, opened before the run: afterwards no file can be opened. `None` for a special file.
+    directory: Option<OwnedFd>,
     /// Noun for messages, such as "the report".
     what: &'static str,
     force: bool,
@@ -31,8 +33,8 @@ pub(crate) struct OutputFile {
 enum NameState {
     /// None (`O_TMPFILE`).
     Unnamed,
-    /// A hidden name beside the final one, which a killed process leaves: `.NAME.PID.partial`.
-    Partial(PathBuf),
+    /// A hidden name in the directory, which a killed process leaves: `.NAME.PID.partial`.
+    Partial(OsString),
     /// The final name: a pipe, a terminal or another special file, which is written directly.
     Special,
     /// The final name: the file is complete.
@@ -61,10 +63,17 @@ impl OutputFile {
     fn open(path: &Path, what: &'static str, force: bool, unnamed: bool) -> Result<Self, Diagnostic> {
         let failed = |error: io::Error| write_error(path, what, &error);
         let earlier = path.metadata().ok();
-        let output = |file, path: &Path, state| Self { file, path: path.to_owned(), what, force, state };
+        let output = |file, path: &Path, directory, state| Self {
+            file,
+            path: path.to_owned(),
+            directory,
+            what,
+            force,
+            state,
+        };
         if earlier.as_ref().is_some_and(|earlier| !earlier.is_file()) {
             let file = OpenOptions::new().write(true).open(path).map_err(failed)?;
-            return Ok(output(file, path, NameState::Special));
+            return Ok(output(file, path, None, NameState::Special));
         }
         if !force && path.symlink_metadata().is_ok() {
             return Err(already_exists(path, what));
@@ -72,8 +81,11 @@ impl OutputFile {
         // Through a symbolic link the file that it names is replaced, not the link.
         let target = earlier.as_ref().and_then(|_| path.canonicalize().ok());
         let target = target.as_deref().unwrap_or(path);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory =
+            open(directory(target), flags, Mode::empty()).map_err(|error| failed(error.into()))?;
         let (file, state) = create_beside(target, unnamed).map_err(failed)?;
-        let output = output(file, target, state);
+        let output = output(file, target, Some(directory), state);
         if let Some(earlier) = earlier {
             // A file that its owner made read-only is not replaced.
             OpenOptions::new().write(true).open(target).map_err(failed)?;
@@ -113,6 +125,8 @@ impl OutputFile {
     }
 
     fn sync_and_link(&mut self) -> io::Result<()> {
+        let Some(directory) = &self.directory else { return Ok(()) };
+        let final_name = self.path.file_name().unwrap_or_default();
         let name = match &self.state {
             NameState::Special | NameState::Complete => return Ok(()),
             NameState::Partial(name) => {
@@ -123,28 +137,29 @@ impl OutputFile {
                 self.file.sync_all()?;
                 let descriptor = format!("/proc/self/fd/{}", self.file.as_raw_fd());
                 // linkat(2) never replaces a file, rename(2) does.
-                let name = if self.force { partial_name(&self.path) } else { self.path.clone() };
-                linkat(CWD, &descriptor, CWD, &name, AtFlags::SYMLINK_FOLLOW)?;
+                let name = if self.force { partial_name(&self.path) } else { final_name.to_owned() };
+                linkat(CWD, &descriptor, directory, &name, AtFlags::SYMLINK_FOLLOW)?;
                 if !self.force {
                     self.state = NameState::Complete;
-                    return self.sync_directory();
+                    return Ok(fsync(directory)?);
                 }
                 self.state = NameState::Partial(name.clone());
                 name
             }
         };
         if self.force {
-            fs::rename(&name, &self.path)?;
+            renameat(directory, &name, directory, final_name)?;
         } else {
-            fs::hard_link(&name, &self.path)?;
-            fs::remove_file(&name)?;
+            linkat(directory, &name, directory, final_name, AtFlags::empty())?;
+            unlinkat(directory, &name, AtFlags::empty())?;
         }
         self.state = NameState::Complete;
-        self.sync_directory()
+        Ok(fsync(directory)?)
     }
 
-    fn sync_directory(&self) -> io::Result<()> {
-        File::open(directory(&self.path))?.sync_all()
+    /// Returns the directory that the file will be named in; `None` for a special file.
+    pub(crate) fn directory(&self) -> Option<&Path> {
+        self.directory.as_ref().map(|_| directory(&self.path))
     }
 }
 
@@ -160,9 +175,9 @@ impl Write for OutputFile {
 
 impl Drop for OutputFile {
     fn drop(&mut self) {
-        if let NameState::Partial(name) = &self.state {
+        if let (NameState::Partial(name), Some(directory)) = (&self.state, &self.directory) {
             // Ignored: the error that led here is reported.
-            let _ = fs::remove_file(name);
+            let _ = unlinkat(directory, name, AtFlags::empty());
         }
     }
 }
@@ -176,7 +191,7 @@ fn create_beside(path: &Path, unnamed: bool) -> io::Result<(File, NameState)> {
         }
     }
     let name = partial_name(path);
-    let file = OpenOptions::new().write(true).create_new(true).open(&name)?;
+    let file = OpenOptions::new().write(true).create_new(true).open(directory(path).join(&name))?;
     Ok((file, NameState::Partial(name)))
 }
 
@@ -186,12 +201,12 @@ fn directory(path: &Path) -> &Path {
     parent.unwrap_or(Path::new("."))
 }
 
-/// Returns a hidden name beside `path` that tells which process wrote the file.
-fn partial_name(path: &Path) -> PathBuf {
+/// Returns a hidden name in the directory of `path` that tells which process wrote the file.
+fn partial_name(path: &Path) -> OsString {
     let mut name = OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
     name.push(format!(".{}.partial", std::process::id()));
-    directory(path).join(name)
+    name
 }
 
 fn already_exists(path: &Path, what: &str) -> Diagnostic {
@@ -207,6 +222,8 @@ fn write_error(path: &Path, what: &str, error: &dyn std::error::Error) -> Diagno
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn names(directory: &Path) -> Vec<OsString> {

@@ -24,7 +24,7 @@ mod symbolize;
 mod trace_event;
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -56,6 +56,8 @@ pub(crate) struct Tracer {
     log: Option<(Arc<Log>, TraceFilter)>,
     /// Name of the trace file, for messages.
     file: Option<String>,
+    /// Directory that the trace file will be named in.
+    directory: Option<PathBuf>,
     stepping: bool,
     stats: bool,
 }
@@ -76,8 +78,10 @@ impl Tracer {
             return Ok(Self::default());
         }
         let file = options.trace_out.as_deref();
+        let mut directory = None;
         let out = file.map(|path| {
             let out = OutputFile::create_hidden(path, "the trace", force)?;
+            directory = out.directory().map(Path::to_owned);
             TraceFile::new(out, &config.display().to_string())
                 .map_err(|error| unwritable(path.display(), &error))
         });
@@ -104,7 +108,12 @@ impl Tracer {
         };
         let calls = Some(Arc::new(CallWatch::new(log.clone())));
         let file = file.map(|path| path.display().to_string());
-        Ok(Self { calls, log, file, stepping, stats: options.stats })
+        Ok(Self { calls, log, file, directory, stepping, stats: options.stats })
+    }
+
+    /// Returns the directory that the trace file will be named in.
+    pub(crate) fn directory(&self) -> Option<&Path> {
+        self.directory.as_deref()
     }
 
     /// Opens `/dev/kvm`, with a call observer if anything is observed.

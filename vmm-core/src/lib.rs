@@ -34,6 +34,7 @@
 //! | [`cpu`] | control registers, CPUID, descriptors, GDT, IDT, TSS, MSR names |
 //! | [`encoding`] | saved state as bytes |
 //! | [`devices`] | devices, the bus that they answer on, the console, interrupt lines |
+//! | [`sandbox`] | confinement of the process that runs a guest |
 //! | [`firmware`] | what a BIOS leaves in memory: ACPI and MP tables, BIOS data area, memory map |
 //! | [`paging`] | page tables: schemes, builder, walker |
 //! | [`layout`] | the memory layout of a machine, and all checks that need no KVM |
@@ -63,6 +64,7 @@ pub mod layout;
 pub mod machine;
 pub mod paging;
 pub mod record;
+pub mod sandbox;
 pub mod snapshot;
 pub mod spec;
 

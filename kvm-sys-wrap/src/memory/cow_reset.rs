@@ -21,6 +21,7 @@ use crate::call::Call;
 use crate::create_vm::Vm;
 use crate::error::{Error, Result, SlotNumberProblem, call_failed};
 use crate::host_memory::{MappedSlot, MemoryFile, SlotBacking, pread_volatile};
+use crate::ioctl_request;
 
 /// Bytes of written pages that are copied; more are discarded. For a guest that writes to the same pages again a copy is cheaper
 /// than the fault that it saves (4000 pages: 9.6 ms with the next run, instead of 14 ms); for pages that it never touches again
@@ -30,8 +31,8 @@ const MAX_COPIED_BYTES: u64 = 64 << 20;
 /// Size of a slot, in bytes, up to which the page tables are read word by word on kernels before 6.7.
 const MAX_PAGEMAP_READ: u64 = 256 << 20;
 
-/// `_IOWR('f', 16, struct pm_scan_arg)` of linux/fs.h.
-const PAGEMAP_SCAN: libc::Ioctl = 0xc060_6610_u32 as libc::Ioctl;
+const PAGEMAP_SCAN: libc::Ioctl = ioctl_request::PAGEMAP_SCAN as libc::Ioctl;
+
 const PAGE_IS_FILE: u64 = 1 << 2;
 const PAGE_IS_PRESENT: u64 = 1 << 3;
 const PAGE_IS_SWAPPED: u64 = 1 << 4;

@@ -10,7 +10,6 @@ use std::fmt::Write as _;
 use std::io;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
-use std::path::Path;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -24,6 +23,8 @@ use vmm_core::machine::error::Error;
 use vmm_core::record::Recording;
 use vmm_core::snapshot::Snapshot;
 
+use vmm_core::sandbox::system_calls::Features;
+
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::expectations;
@@ -31,10 +32,11 @@ use crate::machine_error::machine_error;
 use crate::options::{Format, OverrideArgs};
 use crate::prepare::{Files, Prepared};
 use crate::quantiles::{Quantiles, ShortDuration};
+use crate::sandbox::SandboxArgs;
 use crate::status::Status;
 use crate::stderr;
 use crate::stdout;
-use crate::suite::input;
+use crate::suite::input::{self, InputFile};
 use crate::table;
 use crate::terminal::OutputCopy;
 use crate::verdict::{FinishedRun, evaluate, is_as_expected};
@@ -45,8 +47,8 @@ struct BenchGuest<'a> {
     files: &'a Files,
     kvm: &'a Kvm,
     snapshot: Snapshot,
-    /// Path of the configuration. The guest's input is a file beside it.
-    path: &'a Path,
+    /// Input of the guest, if there is one.
+    input: Option<InputFile>,
     /// Copy of the guest's output, where `[expect]` checks it.
     printed: Option<OutputCopy>,
     start_method: StartMethod,
@@ -93,6 +95,8 @@ pub(crate) struct BenchArgs {
     pub(crate) config: PathBuf,
     #[command(flatten)]
     pub(crate) overrides: OverrideArgs,
+    #[command(flatten)]
+    pub(crate) sandbox: SandboxArgs,
     /// Number of measured runs
     #[arg(long, short = 'n', value_name = "N", default_value = "1000")]
     pub(crate) runs: NonZeroUsize,
@@ -116,14 +120,21 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<Status, Diagnostics> {
     let kvm = Kvm::open().map_err(|error| host(error.into()))?;
     let start_method =
         if input::allows_reset(&args.config, &spec) { StartMethod::Reset } else { StartMethod::Copy };
+    let input = InputFile::open(&args.config).map_err(|error| {
+        Diagnostic::error(Status::Host, format!("cannot read the guest's input: {error}"))
+    })?;
     let built = Machine::build(&kvm, spec, &files, Console::with_output(io::sink()));
     let snapshot = built.and_then(|mut machine| machine.snapshot()).map_err(host)?;
+    // A run that begins with a copy needs a new machine each time.
+    let mut features = Features::SNAPSHOT | Features::REPLAY;
+    features.set(Features::MACHINES, matches!(start_method, StartMethod::Copy));
+    args.sandbox.enter(snapshot.spec(), features, [])?;
     let mut guest = BenchGuest {
         config: &config,
         files: &files,
         kvm: &kvm,
         snapshot,
-        path: &args.config,
+        input,
         printed: config
             .expect
             .as_ref()
@@ -218,7 +229,7 @@ impl BenchGuest<'_> {
         }
         let output =
             self.printed.as_ref().map_or_else(|| Output::new(io::sink()), |copy| Output::new(copy.clone()));
-        let console = input::console(self.path, None, output).map_err(|error| {
+        let console = InputFile::console(self.input.as_ref(), output).map_err(|error| {
             Diagnostic::error(Status::Host, format!("cannot read the guest's input: {error}"))
         })?;
         self.snapshot.machine(self.kvm, console).map_err(|error| self.host(&error))

@@ -29,7 +29,7 @@ use crate::config::address_expr::{AddressRange, RangeExtent};
 use crate::core_file;
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::inspect::InspectArgs;
-use crate::inspect::{InspectedGuest, ResolvedAddress, resolve};
+use crate::inspect::{InspectNeeds, InspectedGuest, ResolvedAddress, resolve};
 use crate::options::Format;
 use crate::output_file::OutputFile;
 use crate::status::Status;
@@ -83,7 +83,9 @@ pub(crate) fn dump(args: &DumpArgs) -> Result<Status, Diagnostics> {
     let create = |path: &Path, what| OutputFile::create(path, what, args.force);
     let mut output = args.output.as_deref().map(|path| create(path, "the dump")).transpose()?;
     let core = args.core.as_deref().map(|path| create(path, "the core file")).transpose()?;
-    let stopped = InspectedGuest::new(&args.inspect)?;
+    let outputs: Vec<&OutputFile> = output.iter().chain(&core).collect();
+    let needs = InspectNeeds { outputs: &outputs, ..InspectNeeds::default() };
+    let stopped = InspectedGuest::new(&args.inspect, needs)?;
     let walker = stopped.machine.walker().map_err(|error| stopped.error(&error))?;
     let mut extents = Vec::new();
     for range in &ranges {

@@ -26,7 +26,7 @@ use vmm_core::spec::gpa_range::GpaRange;
 use super::translate::PermissionsRecord;
 use crate::diagnostic::Diagnostics;
 use crate::inspect::InspectArgs;
-use crate::inspect::InspectedGuest;
+use crate::inspect::{InspectNeeds, InspectedGuest};
 use crate::mapping_table;
 use crate::options::Format;
 use crate::status::Status;
@@ -76,7 +76,7 @@ pub(crate) struct PagesArgs {
 
 /// Runs `vmm-cli pages`.
 pub(crate) fn pages(args: &PagesArgs) -> Result<Status, Diagnostics> {
-    let stopped = InspectedGuest::new(&args.inspect)?;
+    let stopped = InspectedGuest::new(&args.inspect, InspectNeeds::default())?;
     let answer = inspect_pages(&stopped)?;
     match args.format {
         Format::Text => stdout::print(&answer.text())?,

@@ -1,6 +1,6 @@
 //! `vmm-cli run`: builds the machine of a configuration, runs it, and reports its end.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueHint};
 use vmm_core::devices::console::Console;
@@ -11,6 +11,7 @@ use vmm_core::machine::error::Error;
 use vmm_core::machine::observer::Observer;
 use vmm_core::machine::reserved_vms::ReplayPurpose;
 use vmm_core::record::Recording;
+use vmm_core::sandbox::system_calls::Features;
 
 use crate::config::Config;
 use crate::core_file;
@@ -21,6 +22,7 @@ use crate::options::{Format, OverrideArgs};
 use crate::output_file::OutputFile;
 use crate::prepare::Prepared;
 use crate::profile::RunProfile;
+use crate::sandbox::SandboxArgs;
 use crate::snapshot_file;
 use crate::status::Status;
 use crate::stderr;
@@ -55,6 +57,8 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "ADDR|PATH", num_args = 0..=1, default_missing_value = DEFAULT_GDB_ADDRESS)]
     #[arg(conflicts_with_all = ["trace", "trace_out", "stats"])]
     pub(crate) gdb: Option<String>,
+    #[command(flatten)]
+    pub(crate) sandbox: SandboxArgs,
     /// Do not examine why a guest died
     #[arg(long)]
     pub(crate) no_autopsy: bool,
@@ -115,20 +119,29 @@ pub(crate) fn run(args: &RunArgs) -> Result<Status, Diagnostics> {
         (Some(_), _) | (None, true) => ReplayPurpose::None,
     };
     let _reserved = machine.reserve_replays(purpose).map_err(host)?;
+    let outputs = [report_file.as_ref(), core.as_ref()].into_iter().flatten();
+    let directories: Vec<_> = outputs.filter_map(OutputFile::directory).chain(watch.directory()).collect();
     let mut recording = Recording::new();
     let mut can_be_replayed = true;
     let (outcome, stats) = if let (Some(address), Some(spec)) = (&args.gdb, again) {
         let build = || Machine::build(&kvm, spec.clone(), &files, Console::with_output(std::io::sink()));
+        let confine = |socket: Option<&Path>| {
+            let directories = directories.iter().copied().chain(socket);
+            args.sandbox.enter(&spec, Features::REPLAY | Features::GDB, directories)
+        };
         let run =
-            gdb::run(machine, build, (&config.guest.path, &files), address).map_err(
-                |trouble| match trouble {
+            gdb::run(machine, build, (&config.guest.path, &files), address, confine).map_err(|trouble| {
+                match trouble {
                     gdb::GdbError::Machine(error) => host(error),
-                    gdb::GdbError::Address(problem) => problem,
-                },
-            )?;
+                    gdb::GdbError::Diagnosed(problem) => problem,
+                }
+            })?;
         (machine, recording, can_be_replayed) = (run.machine, run.recording, !run.changed);
         (run.outcome, None)
     } else {
+        let features = if args.no_autopsy { Features::empty() } else { Features::REPLAY };
+        args.sandbox.enter(machine.spec(), features, directories)?;
+        timing.step("sandbox");
         let mut recorder: [&mut dyn Observer; 1] = [&mut recording];
         // The record is only read by an autopsy, and runs of several vCPUs are never replayed.
         let unread = args.no_autopsy || machine.spec().vcpus > 1;

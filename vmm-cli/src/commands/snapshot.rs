@@ -9,9 +9,11 @@ use clap::{Args, ValueHint};
 use vmm_core::devices::console;
 use vmm_core::spec::gpa_range::ByteSize;
 
+use vmm_core::sandbox::system_calls::Features;
+
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::inspect::InspectArgs;
-use crate::inspect::InspectedGuest;
+use crate::inspect::{InspectNeeds, InspectedGuest};
 use crate::options::Format;
 use crate::output_file::OutputFile;
 use crate::snapshot_file::{self, Description};
@@ -43,7 +45,8 @@ pub(crate) fn snapshot(args: &SnapshotArgs) -> Result<Status, Diagnostics> {
     })?;
     let copy = OutputCopy::default();
     let output = console::Output::new(StdoutOutput::new(Some(copy.clone()), None));
-    let mut stopped = InspectedGuest::with_output(&args.inspect, output.clone())?;
+    let needs = InspectNeeds { features: Features::SNAPSHOT, outputs: &[&file] };
+    let mut stopped = InspectedGuest::with_output(&args.inspect, needs, output.clone())?;
     if let Some(end) = &stopped.end {
         let message = format!("the guest has ended, and cannot go on from a snapshot: {end}");
         let help = "stop it before, with --at, --exits or --after";

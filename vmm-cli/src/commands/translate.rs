@@ -32,7 +32,7 @@ use vmm_core::{Gpa, Gva};
 use crate::config::address_expr::AddressExpr;
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::inspect::InspectArgs;
-use crate::inspect::{InspectedGuest, resolve};
+use crate::inspect::{InspectNeeds, InspectedGuest, resolve};
 use crate::options::Format;
 use crate::status::Status;
 use crate::stdout;
@@ -105,7 +105,7 @@ pub(crate) struct TranslateArgs {
 pub(crate) fn translate(args: &TranslateArgs) -> Result<Status, Diagnostics> {
     let places: Vec<AddressExpr> =
         args.addresses.iter().map(|text| AddressExpr::parse(text)).collect::<Result<_, _>>()?;
-    let stopped = InspectedGuest::new(&args.inspect)?;
+    let stopped = InspectedGuest::new(&args.inspect, InspectNeeds::default())?;
     let sregs = stopped.machine.vcpu().sregs().map_err(|error| stopped.error(&error.into()))?;
     let lens = WalkContext {
         stopped: &stopped,

@@ -8,7 +8,7 @@ use std::io::{self, Read};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -46,6 +46,14 @@ impl Listener {
         // With port 0 the kernel chooses the port.
         let name = listener.local_addr()?.to_string();
         Ok(Self { kind: ListenerKind::Tcp(listener), name })
+    }
+
+    /// Returns the directory of the socket, which is removed at the end; `None` for a TCP port.
+    pub(super) fn directory(&self) -> Option<&Path> {
+        match &self.kind {
+            ListenerKind::Tcp(_) => None,
+            ListenerKind::Unix(_, path) => path.parent(),
+        }
     }
 
     /// Waits for a connection. Returns `None` if termination was requested.

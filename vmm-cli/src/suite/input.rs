@@ -3,15 +3,51 @@
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use vmm_core::devices::console::{Console, Input, NoInput, Output};
 use vmm_core::spec::{Interrupts, MachineSpec};
 
+/// File of the guest's input, which each run reads from its beginning.
+#[derive(Debug, Clone)]
+pub(crate) struct InputFile(Arc<File>);
+
 /// Input from a file.
 struct FileInput {
-    file: File,
+    file: InputFile,
+    /// Number of bytes read so far.
+    offset: u64,
     ended: bool,
+}
+
+impl InputFile {
+    /// Opens the file NAME.input beside NAME.toml. Returns `None` if there is none.
+    ///
+    /// # Errors
+    /// The file exists and cannot be opened.
+    pub(crate) fn open(config: &Path) -> io::Result<Option<Self>> {
+        match File::open(config.with_extension("input")) {
+            Ok(file) => Ok(Some(Self(Arc::new(file)))),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Creates a console with this input, or with none.
+    ///
+    /// # Errors
+    /// The descriptor cannot be copied.
+    pub(crate) fn console(file: Option<&Self>, output: Output) -> io::Result<Console> {
+        let Some(file) = file else {
+            return Ok(Console { output, input: Box::new(NoInput), input_fd: None });
+        };
+        // A file is always readable, so a wait for input returns at once.
+        let input_fd = Some(file.0.try_clone()?.into());
+        let input = Box::new(FileInput { file: file.clone(), offset: 0, ended: false });
+        Ok(Console { output, input, input_fd })
+    }
 }
 
 /// Input from a text.
@@ -36,16 +72,7 @@ pub(crate) fn console(config: &Path, typed: Option<&str>, output: Output) -> io:
         let input = Box::new(TextInput(io::Cursor::new(text.as_bytes().to_vec())));
         return Ok(Console { output, input, input_fd: always_readable()? });
     }
-    let file = match File::open(config.with_extension("input")) {
-        Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            return Ok(Console { output, input: Box::new(NoInput), input_fd: None });
-        }
-        Err(error) => return Err(error),
-    };
-    // A file is always readable, so a wait for input returns at once.
-    let input_fd = Some(file.try_clone()?.into());
-    Ok(Console { output, input: Box::new(FileInput { file, ended: false }), input_fd })
+    InputFile::console(InputFile::open(config)?.as_ref(), output)
 }
 
 /// Returns true if a machine can be reset for another run of this configuration. Input that was read does not come
@@ -61,7 +88,8 @@ fn always_readable() -> io::Result<Option<OwnedFd>> {
 
 impl Input for FileInput {
     fn poll(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.file.read(buffer)?;
+        let count = self.file.0.read_at(buffer, self.offset)?;
+        self.offset = self.offset.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
         self.ended |= count == 0 && !buffer.is_empty();
         Ok(count)
     }

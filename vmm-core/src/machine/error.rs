@@ -119,6 +119,9 @@ pub enum Error {
     /// The output or input of the guest's console failed.
     #[error("the guest's console failed")]
     Console(#[source] io::Error),
+    /// A thread of the machine cannot be started, or not be confined.
+    #[error("cannot start a thread of the machine")]
+    Thread(#[source] io::Error),
     /// The host has no timer for the guest's clock.
     #[error("cannot set a timer for the guest's clock")]
     Clock(#[source] io::Error),
@@ -155,7 +158,7 @@ impl Error {
             | Self::NoBreakpoint { .. }
             | Self::NoDebugging { .. } => Blame::HostLacks,
             Self::Kvm(error) => blame_kvm(error),
-            Self::Console(_) | Self::Clock(_) | Self::Snapshot { .. } => Blame::Host,
+            Self::Console(_) | Self::Thread(_) | Self::Clock(_) | Self::Snapshot { .. } => Blame::Host,
             Self::Table { .. } => Blame::Bug,
         }
     }

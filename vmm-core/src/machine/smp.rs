@@ -11,11 +11,11 @@ pub(crate) mod idle;
 mod idle_timer;
 pub(crate) mod io_thread;
 mod stop_barrier;
+pub(crate) mod thread;
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use kvm_sys_wrap::Exit;
@@ -34,6 +34,7 @@ use crate::machine::processors::Processors;
 use crate::machine::run_loop::RunControl;
 use crate::machine::suspend::{self, SuspendTimes};
 use crate::machine::turn::{ExitHooks, ExitOutcome};
+use crate::sandbox::system_calls::ThreadKind;
 
 /// State that the threads of a run share.
 struct Run<'a, 'b, 'o> {
@@ -62,9 +63,9 @@ pub(crate) fn run(machine: &mut Machine, control: &mut RunControl<'_, '_>) -> Re
         control: Mutex::new(control),
     };
     let stop_event = io_thread::StopEvent::new()?;
-    thread::scope(|scope| {
+    std::thread::scope(|scope| {
         if !run.board.input_sources.is_empty() {
-            scope.spawn(|| {
+            thread::spawn(scope, ThreadKind::Io, &run.barrier, || {
                 if let Err(error) = io_thread::run(&run.board.input_sources, &stop_event) {
                     run.barrier.stop_with(Err(Error::Console(error)));
                 }
@@ -136,10 +137,10 @@ impl<'a, 'b, 'o> Run<'a, 'b, 'o> {
     ) -> Result<Ended, Error> {
         let mut idle_timer = IdleTimer::start()?;
         loop {
-            thread::scope(|scope| {
+            std::thread::scope(|scope| {
                 let (bsp, aps) = processors.split_mut();
                 for ap in aps {
-                    scope.spawn(|| self.run_vcpu(ap, None));
+                    thread::spawn(scope, ThreadKind::Vcpu, &self.barrier, || self.run_vcpu(ap, None));
                 }
                 self.run_vcpu(bsp, Some(&mut idle_timer));
             });

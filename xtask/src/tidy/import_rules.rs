@@ -16,7 +16,7 @@ const LEVELS: &[(&str, &[&[&str]])] = &[
             &["address", "address_map", "call", "capability", "io_bytes"],
             &["error"],
             &["kvm_run"],
-            &["exit", "kick", "observe"],
+            &["exit", "kick", "observe", "ioctl_request", "system_call_filter", "sandbox_probe"],
             &["host_memory", "saved_state"],
             &["vm_pool"],
             &["dev_kvm"],
@@ -48,7 +48,7 @@ const LEVELS: &[(&str, &[&[&str]])] = &[
         &[
             &["spec"],
             &["cpu"],
-            &["encoding", "disassembly"],
+            &["encoding", "disassembly", "sandbox"],
             &["devices"],
             &["firmware"],
             &["paging"],

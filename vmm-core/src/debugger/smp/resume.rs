@@ -19,7 +19,9 @@ use crate::machine::end::End;
 use crate::machine::error::Error;
 use crate::machine::processor::Processor;
 use crate::machine::processors::Processors;
+use crate::machine::smp::thread::spawn;
 use crate::machine::smp::{IdleTimer, StopBarrier, idle, io_thread};
+use crate::sandbox::system_calls::ThreadKind;
 
 /// Number of a vCPU and its reason to stop.
 pub(super) type RoundEnd = (usize, DebugStop);
@@ -51,7 +53,7 @@ pub(super) fn run(
     let stop_event = io_thread::StopEvent::new()?;
     thread::scope(|scope| {
         if let Some(input_sources) = input_sources {
-            scope.spawn(|| {
+            spawn(scope, ThreadKind::Io, &round.barrier, || {
                 if let Err(error) = io_thread::run(input_sources, &stop_event) {
                     round.barrier.stop_with(Err(Error::Console(error)));
                 }
@@ -77,7 +79,8 @@ impl ResumeRound<'_> {
                     processors.iter_mut().zip(actions).filter(|(_, action)| **action != ResumeAction::Hold);
                 let first = active.next();
                 for (processor, action) in active {
-                    scope.spawn(|| self.worker(processor, None).work(*action));
+                    let work = || self.worker(processor, None).work(*action);
+                    spawn(scope, ThreadKind::Vcpu, &self.barrier, work);
                 }
                 if let Some((processor, action)) = first {
                     self.worker(processor, Some(&mut *idle_timer)).work(*action);

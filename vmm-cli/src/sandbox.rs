@@ -1,0 +1,84 @@
+//! Confinement of the process before the guest runs ([`vmm_core::sandbox`]): the option, and what a command adds to a plain run.
+
+use std::path::Path;
+
+use clap::{Args, ValueEnum};
+use vmm_core::sandbox::system_calls::Features;
+use vmm_core::sandbox::{Sandbox, SandboxError, SandboxMode};
+use vmm_core::spec::{Interrupts, MachineSpec};
+
+use crate::diagnostic::{Diagnostic, Diagnostics};
+use crate::status::Status;
+
+/// Choice of the confinement (`--sandbox`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum SandboxChoice {
+    /// Confine the process as far as the host can
+    #[default]
+    Auto,
+    /// Refuse to run on a host that cannot confine it fully
+    Strict,
+    /// Do not confine the process
+    Off,
+}
+
+/// Option of the subcommands that run a guest.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub(crate) struct SandboxArgs {
+    /// Confinement of this process before the guest runs
+    #[arg(long, value_enum, default_value_t, value_name = "MODE")]
+    sandbox: SandboxChoice,
+}
+
+impl SandboxArgs {
+    /// Confines this process for a run of `machine` that uses `features`, and that still has to name files in `directories`.
+    ///
+    /// # Errors
+    /// `--sandbox=strict` on a host that lacks a part ([`Status::Refused`]), or a step that failed ([`Status::Host`]).
+    pub(crate) fn enter<'a>(
+        self,
+        machine: &MachineSpec,
+        features: Features,
+        directories: impl IntoIterator<Item = &'a Path>,
+    ) -> Result<(), Diagnostics> {
+        let directories: Vec<_> = directories.into_iter().map(Path::to_owned).collect();
+        let naming = if directories.is_empty() { Features::empty() } else { Features::OUTPUT_FILES };
+        let sandbox = Sandbox {
+            mode: self.mode(),
+            features: features | naming | machine_features(machine),
+            directories,
+            exit_status: Status::Bug.code(),
+        };
+        sandbox.enter().map(|_| ()).map_err(|error| diagnostic(&error).into())
+    }
+
+    fn mode(self) -> SandboxMode {
+        match self.sandbox {
+            SandboxChoice::Auto => SandboxMode::Auto,
+            SandboxChoice::Strict => SandboxMode::Strict,
+            SandboxChoice::Off => SandboxMode::Off,
+        }
+    }
+}
+
+/// Features that every run of a machine uses.
+pub(crate) fn machine_features(machine: &MachineSpec) -> Features {
+    let mut features = Features::empty();
+    features.set(Features::INTERRUPTS, machine.interrupts != Interrupts::None);
+    features.set(Features::VIRTIO, !machine.devices.virtio.is_empty());
+    features.set(Features::KVM_TESTDEV, machine.devices.platform.kvm_testdev);
+    features
+}
+
+fn diagnostic(error: &SandboxError) -> Diagnostic {
+    match error {
+        SandboxError::Missing { .. } => Diagnostic::error(Status::Refused, error.to_string())
+            .with_help(Some("`--sandbox=auto` runs with what this host has; `vmm-cli doctor` shows it")),
+        _ => {
+            let cause =
+                std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+            Diagnostic::error(Status::Host, format!("{error}{cause}"))
+                .with_help(Some("`--sandbox=off` runs without confinement"))
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Access to files by Landlock (landlock(7)): none, except names in some directories. Open descriptors stay usable.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
+    RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
+};
+
+use super::SandboxError;
+
+/// Version of Landlock that is asked for: Linux 6.12, which also stops signals to other processes.
+const WANTED: ABI = ABI::V6;
+
+/// Rights of a directory in which the run still names files: a file appears, and an incomplete one is removed.
+fn naming_rights() -> BitFlags<AccessFs> {
+    AccessFs::MakeReg | AccessFs::RemoveFile
+}
+
+/// Extent to which Landlock confines this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LandlockSupport {
+    /// Files, TCP ports, signals and abstract sockets.
+    Full,
+    /// Files, and some of the others: the kernel is older than Linux 6.12.
+    Partial,
+    /// Nothing: the kernel has no Landlock, or it is off.
+    None,
+}
+
+impl fmt::Display for LandlockSupport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Full => "Landlock",
+            Self::Partial => "an older Landlock",
+            Self::None => "no Landlock",
+        })
+    }
+}
+
+/// Takes all access to files from this process, except to name and remove files in `directories`.
+pub(super) fn restrict(directories: &[PathBuf]) -> Result<LandlockSupport, SandboxError> {
+    let failed = |error: landlock::RulesetError| SandboxError::Step {
+        step: "landlock_restrict_self",
+        source: io::Error::other(error),
+    };
+    let ruleset = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(WANTED))
+        .and_then(|ruleset| ruleset.handle_access(AccessNet::from_all(WANTED)))
+        .and_then(|ruleset| ruleset.scope(Scope::from_all(WANTED)))
+        .and_then(Ruleset::create);
+    let mut ruleset = ruleset.map_err(failed)?;
+    for directory in directories {
+        let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+        let open = PathFd::new(directory).map_err(|error| SandboxError::Step {
+            step: "open a directory of output files",
+            source: io::Error::other(error),
+        })?;
+        ruleset = ruleset.add_rule(PathBeneath::new(open, naming_rights())).map_err(failed)?;
+    }
+    let status = ruleset.restrict_self().map_err(failed)?;
+    Ok(match status.ruleset {
+        RulesetStatus::FullyEnforced => LandlockSupport::Full,
+        RulesetStatus::PartiallyEnforced => LandlockSupport::Partial,
+        RulesetStatus::NotEnforced => LandlockSupport::None,
+    })
+}
