@@ -155,7 +155,7 @@ pub use saved_state::{IrqchipState, LapicState, VcpuState};
 #[cfg(debug_assertions)]
 pub use sandbox_probe::{arm_sandbox_probe, sandbox_probes};
 pub use stats::{Stat, StatKind, StatUnit, Stats};
-pub use system_call_filter::install_system_call_handler;
+pub use system_call_filter::{has_system_call_filters, install_system_call_handler, landlock_version};
 pub use tss::{TSS_SIZE, TssAddress};
 pub use vm_memory;
 pub use vm_pool::VmReservation;

@@ -35,6 +35,28 @@ pub fn install_system_call_handler(exit_status: u8) -> Result<()> {
         .map_err(|error| Error::Kick { source: io::Error::from(error) })
 }
 
+/// Returns true if the kernel has system call filters (`SECCOMP_GET_ACTION_AVAIL` of seccomp(2), Linux 4.14).
+#[must_use]
+pub fn has_system_call_filters() -> bool {
+    const SECCOMP_GET_ACTION_AVAIL: libc::c_uint = 2;
+    let action = libc::SECCOMP_RET_TRAP;
+    // SAFETY: a query; the pointer is to a live local.
+    unsafe { libc::syscall(libc::SYS_seccomp, SECCOMP_GET_ACTION_AVAIL, 0, &raw const action) == 0 }
+}
+
+/// Returns the version of Landlock that the kernel has (`LANDLOCK_CREATE_RULESET_VERSION` of landlock_create_ruleset(2)); `None`
+/// if it has none, or if it is off.
+#[must_use]
+pub fn landlock_version() -> Option<u32> {
+    const LANDLOCK_CREATE_RULESET_VERSION: libc::c_uint = 1;
+    let null = std::ptr::null::<libc::c_void>();
+    // SAFETY: a query without arguments.
+    let version = unsafe {
+        libc::syscall(libc::SYS_landlock_create_ruleset, null, 0_usize, LANDLOCK_CREATE_RULESET_VERSION)
+    };
+    u32::try_from(version).ok().filter(|version| *version > 0)
+}
+
 /// Handles SIGSYS. Async-signal-safe: it formats into a buffer on the stack, writes it, and ends the process.
 extern "C" fn on_sigsys(_: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: the kernel passes a siginfo_t, which is longer than this struct and as much aligned; for SIGSYS the union holds

@@ -9,13 +9,14 @@
 //! | `memory.rs` | memory slots, memory layout, ports |
 //! | `tables.rs` | page tables, segments, descriptor tables |
 //! | `registers.rs` | control registers bit by bit, general registers |
+//! | `sandbox.rs` | system calls that are allowed once the guest runs |
 //! | `text.rs`, `ascii_map.rs` | text form, with the memory map drawn |
 //! | `svg.rs` | SVG picture |
 //! | `diff.rs` | differences between two machines |
 //!
 //! The JSON form has the keys of these types; more may come, none go: `config`, `machine`, `boot` (absent for a guest
 //! that only names its mode), `files`, `flow`, `memory` (`slots`, `map`, `ports`), `paging` (null without), `segments`,
-//! `gdt`, `idt`, `tss` (null in real mode), `control_registers`, `registers`. Addresses and register values are strings
+//! `gdt`, `idt`, `tss` (null in real mode), `control_registers`, `registers`, `sandbox`. Addresses and register values are strings
 //! like `"0x1000"`, since many JSON parsers lose the lower bits of large numbers. Sizes and counts are numbers. Ranges
 //! end before `end`.
 
@@ -24,6 +25,7 @@ pub(crate) mod diff;
 mod loading;
 mod memory;
 mod registers;
+mod sandbox;
 mod steps;
 pub(crate) mod svg;
 mod tables;
@@ -70,6 +72,8 @@ pub(crate) struct Explanation {
     control_registers: Vec<registers::ControlRegisterRow>,
     /// Other registers that differ from their reset values.
     registers: Vec<registers::GeneralRegisterRow>,
+    /// Confinement of the process that runs the guest.
+    sandbox: sandbox::SandboxSummary,
 }
 
 /// Summary of a machine.
@@ -149,6 +153,7 @@ impl Explanation {
             tss: tables::tss(&state),
             control_registers: registers::control(spec, layout, &state),
             registers: registers::general(spec, layout, &state, &prepared.boot),
+            sandbox: sandbox::SandboxSummary::of(spec),
         })
     }
 

@@ -96,7 +96,7 @@ fn each_kind_of_run_is_confined() {
         &["snapshot", "vmm.toml", "--exits", "1", "-o", "snapshot"],
         &["translate", "vmm.toml", "0x8000", "--exits", "1"],
         &["pages", "vmm.toml", "--exits", "1"],
-        &["dump", "vmm.toml", "0x8000", "--exits", "1"],
+        &["dump", "vmm.toml", "0x8000,16", "--exits", "1"],
     ];
     for arguments in kinds {
         for probe in PROBES {

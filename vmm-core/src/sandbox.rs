@@ -29,7 +29,7 @@ use thiserror::Error;
 use filter::Refusal;
 use system_calls::{Features, QUIETLY_REFUSED, ThreadKind};
 
-pub use files::LandlockSupport;
+pub use files::{LandlockSupport, WANTED_LANDLOCK};
 
 /// Features of the sandbox that this process has entered.
 static ENTERED: OnceLock<Features> = OnceLock::new();

@@ -47,6 +47,7 @@ struct BenchGuest<'a> {
     files: &'a Files,
     kvm: &'a Kvm,
     snapshot: Snapshot,
+    sandbox: SandboxArgs,
     /// Input of the guest, if there is one.
     input: Option<InputFile>,
     /// Copy of the guest's output, where `[expect]` checks it.
@@ -125,15 +126,12 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<Status, Diagnostics> {
     })?;
     let built = Machine::build(&kvm, spec, &files, Console::with_output(io::sink()));
     let snapshot = built.and_then(|mut machine| machine.snapshot()).map_err(host)?;
-    // A run that begins with a copy needs a new machine each time.
-    let mut features = Features::SNAPSHOT | Features::REPLAY;
-    features.set(Features::MACHINES, matches!(start_method, StartMethod::Copy));
-    args.sandbox.enter(snapshot.spec(), features, [])?;
     let mut guest = BenchGuest {
         config: &config,
         files: &files,
         kvm: &kvm,
         snapshot,
+        sandbox: args.sandbox,
         input,
         printed: config
             .expect
@@ -169,6 +167,10 @@ impl BenchGuest<'_> {
     /// reference for further runs.
     fn run_first(&mut self, format: Format) -> Result<ControlFlow<Status, End>, Diagnostics> {
         let mut machine = self.prepare_machine()?;
+        // A run that begins with a copy needs a new machine each time.
+        let mut features = Features::SNAPSHOT | Features::REPLAY;
+        features.set(Features::MACHINES, matches!(self.start_method, StartMethod::Copy));
+        self.sandbox.enter(machine.spec(), features, [])?;
         let mut recording = Recording::new();
         let outcome =
             machine.runner().observe(&mut [&mut recording]).run().map_err(|error| self.host(&error))?;

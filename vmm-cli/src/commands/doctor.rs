@@ -5,8 +5,9 @@ use std::path::Path;
 
 use clap::Args;
 use serde::Serialize;
-use vmm_core::kvm_sys_wrap::{Capability, Kvm, Requirement};
+use vmm_core::kvm_sys_wrap::{Capability, Kvm, Requirement, has_system_call_filters, landlock_version};
 use vmm_core::machine::probe::{ModeProbe, ProbeResult};
+use vmm_core::sandbox::WANTED_LANDLOCK;
 
 use crate::diagnostic::Diagnostics;
 use crate::options::Format;
@@ -25,6 +26,17 @@ struct HostReport {
     backend: Vec<&'static str>,
     capabilities: Vec<CapabilityRow>,
     modes: Vec<ModeRow>,
+    sandbox: SandboxRow,
+}
+
+/// Parts of the sandbox that the host has.
+#[derive(Debug, Serialize)]
+struct SandboxRow {
+    /// True if the kernel has system call filters.
+    seccomp: bool,
+    /// Version of Landlock; absent without.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    landlock: Option<u32>,
 }
 
 #[derive(Debug, Serialize)]
@@ -85,6 +97,7 @@ fn examine() -> HostReport {
         .map(|(module, _)| *module)
         .filter(|module| Path::new("/sys/module").join(module).exists())
         .collect();
+    let sandbox = SandboxRow { seccomp: has_system_call_filters(), landlock: landlock_version() };
     let kvm = match Kvm::open() {
         Ok(kvm) => kvm,
         Err(error) => {
@@ -98,6 +111,7 @@ fn examine() -> HostReport {
                 backend,
                 capabilities: Vec::new(),
                 modes: Vec::new(),
+                sandbox,
             };
         }
     };
@@ -118,7 +132,7 @@ fn examine() -> HostReport {
     let usable = problem.is_none();
     let modes =
         if usable { ModeProbe::all().iter().map(|probe| attempt(probe, &kvm)).collect() } else { Vec::new() };
-    HostReport { usable, problem, backend, capabilities, modes }
+    HostReport { usable, problem, backend, capabilities, modes, sandbox }
 }
 
 fn attempt(probe: &ModeProbe, kvm: &Kvm) -> ModeRow {
@@ -159,6 +173,15 @@ impl HostReport {
         if self.backend.is_empty() {
             writeln!(out, "backend    no KVM module is loaded, or it is built into the kernel")?;
         }
+        let seccomp = if self.sandbox.seccomp { "seccomp" } else { "no seccomp" };
+        let landlock = match self.sandbox.landlock {
+            None => "no Landlock: a guest that takes over the process can open files".to_owned(),
+            Some(version @ ..WANTED_LANDLOCK) => {
+                format!("Landlock {version}: version {WANTED_LANDLOCK} (Linux 6.12) also confines signals")
+            }
+            Some(version) => format!("Landlock {version}"),
+        };
+        writeln!(out, "sandbox    {seccomp}, {landlock}")?;
         for CapabilityRow { name, value, purpose, .. } in &self.capabilities {
             let value = if *value == 0 { "no".to_owned() } else { value.to_string() };
             writeln!(out, "capability {name:<36} {value:>6}  {purpose}")?;

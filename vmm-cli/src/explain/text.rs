@@ -46,7 +46,9 @@ impl fmt::Display for Explanation {
         for register in &self.registers {
             writeln!(f, "  {:<8} {:<20} {}", register.name, register.value, register.why)?;
         }
-        writeln!(f, "  all other general registers are 0")
+        writeln!(f, "  all other general registers are 0")?;
+        writeln!(f, "\nSANDBOX\n")?;
+        write!(f, "{}", self.sandbox)
     }
 }
 

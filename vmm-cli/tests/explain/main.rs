@@ -112,6 +112,7 @@ fn json_has_fixed_keys_and_addresses_as_text() {
         "memory",
         "paging",
         "registers",
+        "sandbox",
         "segments",
         "tss",
     ];

@@ -14,6 +14,9 @@ use super::SandboxError;
 /// Version of Landlock that is asked for: Linux 6.12, which also stops signals to other processes.
 const WANTED: ABI = ABI::V6;
 
+/// Version of Landlock that a full sandbox needs (Linux 6.12).
+pub const WANTED_LANDLOCK: u32 = WANTED as u32;
+
 /// Rights of a directory in which the run still names files: a file appears, and an incomplete one is removed.
 fn naming_rights() -> BitFlags<AccessFs> {
     AccessFs::MakeReg | AccessFs::RemoveFile
