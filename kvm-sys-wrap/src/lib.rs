@@ -116,9 +116,9 @@ mod observe;
 mod pooled_vcpu;
 mod regs;
 mod run;
-mod saved_state;
 #[cfg(debug_assertions)]
 mod sandbox_probe;
+mod saved_state;
 mod sregs;
 mod stats;
 mod sync_regs;
@@ -151,9 +151,9 @@ pub use kvm_bindings as bindings;
 pub use memory::{minor_faults, open_pagemap};
 pub use mmu_invalidate::invalidate_page;
 pub use observe::{CallArgs, CallObserver, CallRecord, CallResult};
-pub use saved_state::{IrqchipState, LapicState, VcpuState};
 #[cfg(debug_assertions)]
 pub use sandbox_probe::{arm_sandbox_probe, sandbox_probes};
+pub use saved_state::{IrqchipState, LapicState, VcpuState};
 pub use stats::{Stat, StatKind, StatUnit, Stats};
 pub use system_call_filter::{has_system_call_filters, install_system_call_handler, landlock_version};
 pub use tss::{TSS_SIZE, TssAddress};

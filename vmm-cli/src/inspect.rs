@@ -15,6 +15,7 @@ use vmm_core::kvm_sys_wrap::{Kvm, install_termination_handlers};
 use vmm_core::machine::Machine;
 use vmm_core::machine::end::{End, Verdict};
 use vmm_core::machine::error::Error;
+use vmm_core::machine::reserved_vms::ReplayPurpose;
 use vmm_core::machine::stop_point::StopPoint;
 use vmm_core::sandbox::system_calls::Features;
 use vmm_core::{Gpa, Gva};
@@ -135,6 +136,7 @@ impl InspectedGuest {
         install_termination_handlers().map_err(|error| host(error.into()))?;
         let machine = Machine::build(&kvm, spec, &files, console).map_err(host)?;
         let directories = needs.outputs.iter().filter_map(|file| file.directory());
+        let _reserved = machine.reserve_replays(ReplayPurpose::None).map_err(host)?;
         args.sandbox.enter(machine.spec(), needs.features, directories)?;
         let (machine, end) = run_until(machine, point).map_err(host)?;
         let point = match (&end, point) {
