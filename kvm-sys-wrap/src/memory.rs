@@ -1,8 +1,8 @@
 //! Step 4: guest memory. `mmap`, `madvise`, then `KVM_SET_USER_MEMORY_REGION` makes it a slot.
 //!
-//! Host memory is reserved with `mmap` (untouched pages cost nothing), the host is advised about it (`MADV_MERGEABLE`
-//! lets it share equal pages between guests, `MADV_HUGEPAGE` asks for 2 MiB pages), and a slot makes it appear at a
-//! guest-physical address (api.rst 4.35). Slots may leave holes: an access to a hole exits as MMIO.
+//! Host memory is reserved with `mmap` (untouched pages cost nothing), the host is advised about it (`MADV_DONTDUMP` keeps
+//! the guest's data out of core dumps, `MADV_MERGEABLE` lets the host share equal pages between guests, `MADV_HUGEPAGE` asks
+//! for 2 MiB pages), and a slot makes it appear at a guest-physical address (api.rst 4.35). Slots may leave holes: an access to a hole exits as MMIO.
 //!
 //! Slots are created, moved and deleted here. Reads and writes of the memory go through [`GuestMemory`]; a handle that
 //! outlives its slot still points to mapped memory, which is no longer the guest's.

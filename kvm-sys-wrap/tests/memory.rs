@@ -10,7 +10,7 @@ use kvm_sys_wrap::{
     Error, Exit, FileRange, Gpa, Kvm, MappedFile, MemoryFile, Slot, SlotBacking, Vcpu, Vm, minor_faults,
 };
 use real_mode::CODE;
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 /// Byte that the guests increment.
 const COUNTER: GuestAddress = GuestAddress(0x5000);
@@ -39,6 +39,40 @@ fn guest_writes_to_a_memfd_are_visible_in_the_file() {
     let mut seen = [0];
     file.read_at(&mut seen, COUNTER.0).unwrap();
     assert_eq!(seen, [1]);
+}
+
+/// Returns true if the mapping that contains guest-physical address `address` is left out of core dumps: it has the flag `dd`
+/// (`VmFlags` of proc_pid_smaps(5)).
+fn is_left_out(vm: &Vm, address: u64) -> bool {
+    let host = vm.memory().get_host_address(GuestAddress(address)).unwrap().addr();
+    let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
+    let mut is_inside = false;
+    smaps.lines().any(|line| {
+        let (first, rest) = line.split_once(' ').unwrap();
+        if let Some((start, end)) = first.split_once('-') {
+            let bound = |text| usize::from_str_radix(text, 16).unwrap();
+            is_inside = (bound(start)..bound(end)).contains(&host);
+        }
+        is_inside && first == "VmFlags:" && rest.split(' ').any(|flag| flag == "dd")
+    })
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_core_dump_of_this_process_does_not_contain_guest_memory() {
+    let copy = SlotBacking::CopyOf { file: MemoryFile::create(0x1_0000).unwrap(), offset: 0 };
+    for backing in [SlotBacking::Anonymous, SlotBacking::Memfd, copy] {
+        let vm = Kvm::open().unwrap().create_vm().unwrap();
+        vm.add_slot(slot(backing.clone())).unwrap();
+        assert!(is_left_out(&vm, 0x5000), "{backing:?}");
+    }
+    let (file, _) = mapped("dump");
+    let vm = Kvm::open().unwrap().create_vm().unwrap();
+    vm.add_slot(slot(SlotBacking::Anonymous)).unwrap();
+    assert!(vm.map_file(Gpa(0x4000), &FileRange { file, offset: 0, size: 0x2000 }).unwrap());
+    assert!(is_left_out(&vm, 0x4000) && is_left_out(&vm, 0x8000));
+    vm.promote_overlays().unwrap();
+    assert!(is_left_out(&vm, 0x4000));
 }
 
 #[test]

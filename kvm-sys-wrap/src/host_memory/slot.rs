@@ -46,7 +46,8 @@ impl SlotFlags {
     }
 }
 
-/// Advice to the host about a slot's memory (madvise(2)).
+/// Advice to the host about a slot's memory (madvise(2)). All guest memory also gets `MADV_DONTDUMP`: a core dump of this process
+/// does not contain the guest's data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MemoryAdvice {
     /// `MADV_MERGEABLE`: kernel same-page merging may share equal pages.
@@ -59,6 +60,7 @@ impl MemoryAdvice {
     /// Arguments for `madvise`, with their names.
     pub(crate) fn flags(self) -> impl Iterator<Item = (libc::c_int, &'static str)> {
         [
+            (true, libc::MADV_DONTDUMP, "MADV_DONTDUMP"),
             (self.mergeable, libc::MADV_MERGEABLE, "MADV_MERGEABLE"),
             (self.huge_pages, libc::MADV_HUGEPAGE, "MADV_HUGEPAGE"),
         ]
@@ -68,7 +70,7 @@ impl MemoryAdvice {
 }
 
 impl Slot {
-    /// Describes read-write anonymous memory without advice: `size` bytes at `address`.
+    /// Describes read-write anonymous memory, neither mergeable nor in huge pages: `size` bytes at `address`.
     #[must_use]
     pub fn new(number: u32, address: Gpa, size: u64) -> Self {
         let (flags, advice, backing) = Default::default();

@@ -12,10 +12,10 @@ use crate::address::{Gpa, PAGE_SIZE};
 use crate::call::Call;
 use crate::create_vm::Vm;
 use crate::error::{Error, FileChange, Result, SlotShapeProblem, call_failed};
-use crate::host_memory::{FileOverlay, FileRange, SigbusGuard, SlotBacking, pread_volatile};
+use crate::host_memory::{FileOverlay, FileRange, SigbusGuard, SlotBacking, advise, pread_volatile};
 
 impl Vm {
-    /// Maps part of a file over memory at `address` (`mmap` with MAP_FIXED and MAP_PRIVATE). The memory reads as the file from
+    /// Maps part of a file over memory at `address` (`mmap` with MAP_FIXED and MAP_PRIVATE, `madvise`). The memory reads as the file from
     /// then on; writes go to private copies.
     ///
     /// Returns false where that is not possible, and does nothing then: memory that is shared or made of huge pages takes no
@@ -52,6 +52,12 @@ impl Vm {
         let host_end = (host as u64).saturating_add(range.size);
         let Some(guard) = SigbusGuard::new(host as u64..host_end) else { return Ok(false) };
         self.map_fixed(host, range)?;
+        // A new mapping has no advice yet; the pages that the guest writes would be dumped. The slot's other advice is for
+        // anonymous memory.
+        let (mapping, offset) = (region.get_mmap(), address.0 - slot.address.0);
+        let bytes = offset..offset.saturating_add(range.size);
+        let dont_dump = || advise(&mapping, bytes, libc::MADV_DONTDUMP);
+        let _ = self.dispatcher().call(Call::Madvise, format_args!("MADV_DONTDUMP"), dont_dump);
         let overlay = FileOverlay { guard, file: range.file.clone(), start, size: range.size };
         table.add_overlay(number, overlay);
         Ok(true)

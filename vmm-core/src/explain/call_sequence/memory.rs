@@ -7,6 +7,9 @@ use super::{Argument, ArgumentDirection, SequenceStep};
 use crate::machine::backing;
 use crate::spec::{Interrupts, MachineSpec, MemoryBacking, MemoryRegion};
 
+const DONT_DUMP: &str = "MADV_DONTDUMP";
+const DONT_DUMP_REASON: &str = "keeps the guest's data out of a core dump of this process";
+
 /// Returns step 4: a memory slot.
 pub(super) fn slot(number: u32, region: &MemoryRegion) -> Vec<SequenceStep> {
     let mut steps = Vec::new();
@@ -15,15 +18,12 @@ pub(super) fn slot(number: u32, region: &MemoryRegion) -> Vec<SequenceStep> {
     }
     steps.extend(reserve(region));
     for (wanted, name, why) in [
+        (true, DONT_DUMP, DONT_DUMP_REASON),
         (region.mergeable, "MADV_MERGEABLE", "lets the host keep equal pages of several guests once"),
         (region.huge_pages, "MADV_HUGEPAGE", "asks the host for 2 MiB pages: fewer TLB misses"),
     ] {
         if wanted {
-            steps.push(
-                SequenceStep::call(Call::Madvise, ArgumentDirection::Into, value(name))
-                    .returns("0 (errors are ignored)")
-                    .why(why),
-            );
+            steps.push(advice(name, why));
         }
     }
     let fields = vec![
@@ -76,14 +76,22 @@ fn reserve(region: &MemoryRegion) -> Vec<SequenceStep> {
     steps
 }
 
+/// Returns a `madvise`.
+fn advice(name: &str, why: &'static str) -> SequenceStep {
+    SequenceStep::call(Call::Madvise, ArgumentDirection::Into, value(name))
+        .returns("0 (errors are ignored)")
+        .why(why)
+}
+
 /// Part of a file over a slot's memory.
-pub(super) fn overlay(address: Gpa, range: &FileRange) -> SequenceStep {
-    SequenceStep::call(Call::Mmap, ArgumentDirection::Into, value(range.to_string()))
+pub(super) fn overlay(address: Gpa, range: &FileRange) -> [SequenceStep; 2] {
+    let map = SequenceStep::call(Call::Mmap, ArgumentDirection::Into, value(range.to_string()))
         .returns("the host address of the slot's memory that it replaces")
         .why(format!(
             "the file's pages appear at {address} without being read: a page is fetched when the guest touches it, and \
              copied when it writes there"
-        ))
+        ));
+    [map, advice(DONT_DUMP, DONT_DUMP_REASON)]
 }
 
 /// A copy takes the place of the files ([`crate::fetch`]).

@@ -72,7 +72,7 @@ impl BuildSteps for Description<'_> {
     }
 
     fn map_files(&mut self, (): &()) -> Result<(), Infallible> {
-        self.add(self.mapped.iter().map(|(address, range)| memory::overlay(*address, range)))
+        self.add(self.mapped.iter().flat_map(|(address, range)| memory::overlay(*address, range)))
     }
 
     fn load_guest(&mut self, (): &()) -> Result<(), Infallible> {
