@@ -34,7 +34,7 @@
 #define VMM_RESULT_LOW 0x24   /* IN: physical address of the last translation, or bytes written by the last text call */
 #define VMM_RESULT_HIGH 0x28  /* IN: its upper half */
 #define VMM_STATUS 0x2c       /* IN: how the last call went: VMM_OK and the values after it */
-#define VMM_HOST_LOW 0x30     /* IN: address of the last translation in the monitor's own process; for teaching */
+#define VMM_HOST_LOW 0x30     /* IN: address of the last translation in the monitor's own process, with host-addresses = true */
 #define VMM_HOST_HIGH 0x34    /* IN: its upper half */
 #define VMM_EXIT 0x38         /* OUT: end the run with this code */
 #define VMM_SIGNATURE 0x3c    /* IN: VMM_SIGNATURE_VALUE, if the device is there */
@@ -43,7 +43,7 @@
 #define VMM_BAD_ADDRESS 1  /* the address is not mapped, or no memory is there */
 #define VMM_TOO_SMALL 2    /* the text did not fit; it was cut and still ends with a NUL */
 #define VMM_NO_NUL 3       /* no NUL within 64 KiB */
-#define VMM_BAD_REGISTER 4 /* wrong width, or no such register */
+#define VMM_BAD_REGISTER 4 /* wrong width, no such register, or host addresses are not shown */
 
 #define VMM_SIGNATURE_VALUE 0x484d4d56 /* "VMMH" in memory order */
 
@@ -180,7 +180,10 @@ static inline uint32_t vmm_translate(uintptr_t address, uint64_t *physical)
     return status;
 }
 
-/* Where the byte of the last translation lies in the monitor's own address space. */
+/*
+ * Where the byte of the last translation lies in the monitor's own address space. All ones, and status VMM_BAD_REGISTER,
+ * unless the configuration has devices.hypercall.host-addresses = true.
+ */
 static inline uint64_t vmm_host_address(void)
 {
     return vmm_in64(VMM_HOST_LOW, VMM_HOST_HIGH);

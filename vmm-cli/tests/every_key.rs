@@ -13,8 +13,8 @@ use vmm_core::machine::end::EndKind;
 use vmm_core::spec::mode::{Mode, PageSize, Ring};
 use vmm_core::spec::{
     BlockAccess, BlockSpec, BusAddress, CpuidPolicy, DebugConsoleSpec, DebugExitSpec, DeviceSpecs, FwCfgFile,
-    FwCfgSpec, HaltPolicy, LimitSpec, Mapping, MemoryBacking, MemoryRegion, PagePermissions, PagingSpec,
-    PinnedAddresses, PlatformSpec, Register, SerialSpec, UnmappedPolicy, VirtioSpec,
+    FwCfgSpec, HaltPolicy, HypercallSpec, LimitSpec, Mapping, MemoryBacking, MemoryRegion, PagePermissions,
+    PagingSpec, PinnedAddresses, PlatformSpec, Register, SerialSpec, UnmappedPolicy, VirtioSpec,
 };
 use vmm_core::{Gpa, Gva, Port};
 use vmm_loader::LoadPolicy;
@@ -106,7 +106,8 @@ port = 0x501
 success = [0, 0x10]
 
 [devices.hypercall]
-enabled = false
+port = 0x700
+host-addresses = true
 
 [[devices.virtio]]
 type = "block"
@@ -231,7 +232,7 @@ fn the_machine() {
         debug_console: Some(DebugConsoleSpec { at: BusAddress::Port(Port(0x402)), collect: true }),
         serial: Some(SerialSpec { at: BusAddress::Mmio(Gpa(0xd010_0000)), input: false }),
         debug_exit: Some(DebugExitSpec { at: BusAddress::Port(Port(0x501)), success: vec![0, 0x10] }),
-        hypercall: None,
+        hypercall: Some(HypercallSpec { at: BusAddress::Port(Port(0x700)), host_addresses: true }),
         platform: PlatformSpec {
             rtc: true,
             i8042: false,

@@ -27,7 +27,8 @@ pub mod virtio;
 
 use crate::spec::virtio::{MAX_DEVICES, window};
 use crate::spec::{
-    BusAddress, DebugConsoleSpec, DebugExitSpec, DeviceSpecs, PlatformSpec, SerialSpec, VirtioSpec,
+    BusAddress, DebugConsoleSpec, DebugExitSpec, DeviceSpecs, HypercallSpec, PlatformSpec, SerialSpec,
+    VirtioSpec,
 };
 use crate::{Gpa, Port};
 use irq::IrqLine;
@@ -119,7 +120,7 @@ impl DeviceKind {
             Self::DebugConsole => debug_console.map(|console| console.at),
             Self::Serial => serial.map(|serial| serial.at),
             Self::DebugExit => debug_exit.as_ref().map(|exit| exit.at),
-            Self::Hypercall => *hypercall,
+            Self::Hypercall => hypercall.map(|hypercall| hypercall.at),
             Self::I8042
             | Self::Rtc
             | Self::Diagnostic
@@ -195,7 +196,7 @@ impl Default for DeviceSpecs {
             debug_console: Some(DebugConsoleSpec { at: at(DeviceKind::DebugConsole), collect: false }),
             serial: Some(SerialSpec { at: at(DeviceKind::Serial), input: true }),
             debug_exit: Some(DebugExitSpec { at: at(DeviceKind::DebugExit), success: vec![0] }),
-            hypercall: Some(at(DeviceKind::Hypercall)),
+            hypercall: Some(HypercallSpec { at: at(DeviceKind::Hypercall), host_addresses: false }),
             platform: PlatformSpec::default(),
             virtio: Vec::new(),
             custom: Vec::new(),
@@ -329,7 +330,9 @@ pub(crate) fn create(
         }
         DeviceKind::Hypercall => {
             let host = Box::new(resources.memory.clone());
-            CreatedDevice::new(Hypercall::new(resources.output.clone(), &spec.arguments, host))
+            let shows_host = spec.devices.hypercall.is_some_and(|hypercall| hypercall.host_addresses);
+            let device = Hypercall::new(resources.output.clone(), &spec.arguments, host);
+            CreatedDevice::new(device.with_host_addresses(shows_host))
         }
         DeviceKind::I8042 => CreatedDevice::new(i8042::I8042::default()),
         DeviceKind::Rtc => {
@@ -408,7 +411,7 @@ mod tests {
         let block = BlockSpec { image: "disk.img".into(), access: crate::spec::BlockAccess::ReadOnly };
         DeviceSpecs {
             // Its default ports overlap those of the configuration device.
-            hypercall: Some(BusAddress::Port(Port(0x800))),
+            hypercall: Some(HypercallSpec { at: BusAddress::Port(Port(0x800)), host_addresses: false }),
             platform: PlatformSpec { kvm_testdev: true, ..PlatformSpec::pc() },
             virtio: vec![VirtioSpec::Block(block), VirtioSpec::Console { input: true }, VirtioSpec::Entropy],
             ..DeviceSpecs::default()

@@ -34,7 +34,7 @@ pub mod register {
     pub const RESULT_HIGH: u16 = 0x28;
     /// IN: how the last call went; see [`super::Error`].
     pub const STATUS: u16 = 0x2c;
-    /// IN: address of the last translation in the monitor's own process; for teaching.
+    /// IN: address of the last translation in the monitor's own process, with `host-addresses = true`.
     pub const HOST_LOW: u16 = 0x30;
     /// IN: its upper half.
     pub const HOST_HIGH: u16 = 0x34;
@@ -136,7 +136,8 @@ pub fn translate(address: u64) -> Result<u64, Error> {
     Ok(read64(register::RESULT_LOW, register::RESULT_HIGH))
 }
 
-/// Where the byte of the last translation lies in the monitor's own address space.
+/// Where the byte of the last translation lies in the monitor's own address space. All ones unless the configuration has
+/// `devices.hypercall.host-addresses = true`.
 #[must_use]
 pub fn host_address() -> u64 {
     read64(register::HOST_LOW, register::HOST_HIGH)

@@ -17,10 +17,14 @@
 //! | 0x24 | read 32 | `RESULT_LOW` | the physical address, or the number of bytes written: lower half |
 //! | 0x28 | read 32 | `RESULT_HIGH` | upper half |
 //! | 0x2c | read 32 | `STATUS` | result of the last call: see [`HypercallStatus`] |
-//! | 0x30 | read 32 | `HOST_LOW` | host virtual address of the last translation, for display only: lower half |
+//! | 0x30 | read 32 | `HOST_LOW` | host virtual address of the last translation, for display only: lower half. No register by default |
 //! | 0x34 | read 32 | `HOST_HIGH` | upper half |
 //! | 0x38 | write 32 | `EXIT` | end the run with this code |
 //! | 0x3c | read 32 | `SIGNATURE` | 0x484d4d56, "VMMH" |
+//!
+//! `HOST_LOW` and `HOST_HIGH` are there only on request (`devices.hypercall.host-addresses` of a configuration), since a guest
+//! that attacks this process gains by knowing its addresses. Without it a read of them gives the status
+//! [`HypercallStatus::BadRegister`] and ones.
 //!
 //! Every pointer is translated page by page, with supervisor rights, and checked. An invalid one has no effect but an error
 //! status. A write that reaches an unmapped page may have written the bytes before it.
@@ -66,7 +70,7 @@ pub enum HypercallStatus {
     BufferTooSmall = 2,
     /// The string has no NUL within 64 KiB.
     NoTerminator = 3,
-    /// The offset is no register, or the width is wrong.
+    /// The offset is no register, the width is wrong, or the guest may not read host addresses.
     BadRegister = 4,
 }
 
@@ -81,6 +85,8 @@ pub trait HostAddresses: fmt::Debug + Send {
 pub struct Hypercall {
     output: Output,
     host: Box<dyn HostAddresses>,
+    /// True if the `HOST` registers are there.
+    shows_host: bool,
     /// Arguments, each NUL-terminated, then one more NUL.
     arguments: Vec<u8>,
     registers: Registers,
@@ -97,13 +103,21 @@ pub(crate) struct Registers {
 }
 
 impl Hypercall {
-    /// Creates registers that print to `output`, hand out `arguments` and show addresses of `host`.
+    /// Creates registers that print to `output` and hand out `arguments`. `host` knows which guest-physical addresses are
+    /// memory.
     #[must_use]
     pub fn new(output: Output, arguments: &[String], host: Box<dyn HostAddresses>) -> Self {
         let mut text: Vec<u8> =
             arguments.iter().flat_map(|argument| argument.bytes().chain(std::iter::once(0))).collect();
         text.push(0);
-        Self { output, host, arguments: text, registers: Registers::default() }
+        Self { output, host, shows_host: false, arguments: text, registers: Registers::default() }
+    }
+
+    /// Sets whether the guest can read host addresses. Default: no.
+    #[must_use]
+    pub fn with_host_addresses(mut self, shown: bool) -> Self {
+        self.shows_host = shown;
+        self
     }
 
     fn address(&self, low: u32) -> Gva {
@@ -202,8 +216,8 @@ impl Hypercall {
             0x24 => low,
             0x28 => high,
             0x2c => self.registers.status as u32,
-            0x30 => host_low,
-            0x34 => host_high,
+            0x30 if self.shows_host => host_low,
+            0x34 if self.shows_host => host_high,
             0x3c => SIGNATURE,
             _ => return None,
         })

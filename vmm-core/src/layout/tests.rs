@@ -3,7 +3,7 @@
 use super::*;
 use crate::spec::mode::PageSize;
 use crate::spec::{
-    BusAddress, DebugConsoleSpec, EntryPoint, Mapping, MemoryRegion, PagePermissions, Register,
+    BusAddress, DebugConsoleSpec, EntryPoint, HypercallSpec, Mapping, MemoryRegion, PagePermissions, Register,
 };
 use crate::{Gva, Port};
 
@@ -123,7 +123,8 @@ fn devices_in_the_way() {
     let mut spec = machine(Mode::Long);
     spec.devices.debug_console =
         Some(DebugConsoleSpec { at: BusAddress::Mmio(Gpa(0x1f_fff0)), collect: false });
-    spec.devices.hypercall = Some(BusAddress::Mmio(Gpa(0xd000_0000)));
+    spec.devices.hypercall =
+        Some(HypercallSpec { at: BusAddress::Mmio(Gpa(0xd000_0000)), host_addresses: false });
     spec.devices.serial.as_mut().unwrap().at = BusAddress::Mmio(Gpa(0xd000_003f));
     assert_eq!(
         messages(&spec, &[guest("guest", 0xd000_0000, 0x10)]),

@@ -19,8 +19,8 @@ pub struct DeviceSpecs {
     pub serial: Option<SerialSpec>,
     /// Exit port: a write ends the run, as with QEMU's isa-debug-exit.
     pub debug_exit: Option<DebugExitSpec>,
-    /// Hypercall registers, by which the guest prints, ends and reads arguments: their address.
-    pub hypercall: Option<BusAddress>,
+    /// Hypercall registers, by which the guest prints, ends and reads arguments.
+    pub hypercall: Option<HypercallSpec>,
     /// Devices and firmware tables of a PC. Default: none.
     pub platform: PlatformSpec,
     /// Virtio devices: disks, terminals, random numbers. The position in this list decides on registers and interrupt
@@ -79,6 +79,15 @@ pub struct DebugExitSpec {
     pub success: Vec<u32>,
 }
 
+/// Address and settings of the hypercall registers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HypercallSpec {
+    /// Address of the first register.
+    pub at: BusAddress,
+    /// True if the guest can read the host virtual addresses of its memory, which help an attack on this process.
+    pub host_addresses: bool,
+}
+
 /// Description of a device that the user of this library supplies
 /// ([`CustomDevice`](crate::devices::custom::CustomDevice)).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,11 +116,11 @@ pub struct DeviceSetting {
 }
 
 impl DeviceSpecs {
-    /// Returns the settings of all movable devices of the machine, those with default values too.
+    /// Returns the settings of all movable devices of the machine, those with default values too. A setting that a later version
+    /// of this library added is left out at its default, so that saved snapshots fit.
     #[must_use]
     pub fn settings(&self) -> Vec<DeviceSetting> {
-        let Self { debug_console, serial, debug_exit, hypercall: _, platform: _, virtio: _, custom: _ } =
-            self;
+        let Self { debug_console, serial, debug_exit, hypercall, platform: _, virtio: _, custom: _ } = self;
         let mut settings = Vec::new();
         let mut add = |device, name, value| settings.push(DeviceSetting { device, name, value });
         if let Some(DebugConsoleSpec { at: _, collect }) = debug_console {
@@ -122,6 +131,9 @@ impl DeviceSpecs {
         }
         if let Some(DebugExitSpec { at: _, success }) = debug_exit {
             add("debug-exit", "success", format!("{success:?}"));
+        }
+        if let Some(HypercallSpec { at: _, host_addresses: true }) = hypercall {
+            add("hypercall", "host-addresses", true.to_string());
         }
         settings
     }

@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use vmm_core::devices::{DeviceInfo, DeviceKind};
-use vmm_core::spec::{BusAddress, DebugConsoleSpec, DebugExitSpec, DeviceSpecs, Interrupts, SerialSpec};
+use vmm_core::spec::{
+    BusAddress, DebugConsoleSpec, DebugExitSpec, DeviceSpecs, HypercallSpec, Interrupts, SerialSpec,
+};
 use vmm_core::{Gpa, Port};
 
 use super::ranges::{ClaimedRanges, Range, overlap};
@@ -39,8 +41,11 @@ pub(super) fn lower(cx: &mut Context<'_>, directory: &Path) -> (DeviceSpecs, Vec
         .map(|at| DebugExitSpec { at, success });
     // The configuration device's ports, which others have chosen, lie among those of the hypercall device, which are ours.
     let has_hypercall = raw.hypercall.is_some() || platform.fw_cfg.is_none();
-    let hypercall =
-        has_hypercall.then(|| address(cx, &mut claimed, DeviceKind::Hypercall, &raw.hypercall)).flatten();
+    let host_addresses = raw.hypercall.as_ref().is_some_and(|at| or(&at.value.host_addresses, false));
+    let hypercall = has_hypercall
+        .then(|| address(cx, &mut claimed, DeviceKind::Hypercall, &raw.hypercall))
+        .flatten()
+        .map(|at| HypercallSpec { at, host_addresses });
     let virtio = virtio::lower(cx, directory, &mut claimed.windows);
     let custom = Vec::new();
     let specs = DeviceSpecs { debug_console, serial, debug_exit, hypercall, platform, virtio, custom };

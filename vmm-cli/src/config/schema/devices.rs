@@ -164,7 +164,11 @@ macro_rules! movable_device {
 
 movable_device! {
     /// Table of the hypercall registers.
-    Hypercall {}
+    Hypercall {
+        /// True if the guest can read the host virtual addresses of its memory.
+        #[schemars(extend("default" = false))]
+        host_addresses: Option<Spanned<bool>>,
+    }
 }
 
 movable_device! {

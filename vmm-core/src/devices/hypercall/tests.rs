@@ -26,6 +26,7 @@ impl Bench {
         let printed = Shared::default();
         let arguments: Vec<String> = arguments.iter().map(|&text| text.to_owned()).collect();
         let device = Hypercall::new(Output::new(printed.clone()), &arguments, Box::new(TestHost));
+        let device = device.with_host_addresses(true);
         Self { device, printed, guest: TestGuest::new() }
     }
 
@@ -133,6 +134,21 @@ fn translations_show_physical_and_host_address() {
         (1, 0xdead_0000, 0),
         "mapped to nothing"
     );
+}
+
+#[test]
+fn host_addresses_are_not_told_by_default() {
+    let mut bench = Bench::new(&[]);
+    bench.device = Hypercall::new(Output::new(bench.printed.clone()), &[], Box::new(TestHost));
+    bench.write(0x20, 0x2010);
+    assert_eq!((bench.status(), bench.read(0x24)), (0, 0x3010));
+    for register in [0x30, 0x34] {
+        bench.write(0x04, 0);
+        assert_eq!((bench.status(), bench.read(register)), (0, u32::MAX));
+        assert_eq!(bench.status(), HypercallStatus::BadRegister as u32);
+    }
+    bench.write(0x20, 0x7008);
+    assert_eq!(bench.status(), HypercallStatus::BadAddress as u32, "mapped to nothing");
 }
 
 #[test]
