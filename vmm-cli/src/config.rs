@@ -17,6 +17,7 @@ mod expect;
 pub mod json_schema;
 mod load;
 mod lower;
+pub mod note;
 pub mod overrides;
 mod problem;
 mod read;
@@ -32,13 +33,14 @@ pub mod values;
 use std::path::{Path, PathBuf};
 
 use vmm_core::Gpa;
-use vmm_core::spec::MachineSpec;
 use vmm_core::spec::mode::Mode;
+use vmm_core::spec::{HostFile, MachineSpec};
 use vmm_loader::LoadPolicy;
 use vmm_loader::boot::Protocol;
 
 use crate::diagnostic::{Diagnostic, Diagnostics, Location};
 use crate::status::Status;
+use note::{NoteOrigin, NotePolicy};
 use problem::ConfigProblems;
 use schema::Document;
 use source::Sources;
@@ -122,7 +124,7 @@ impl From<Start> for StartChoice {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Module {
     /// Path of the file, relative to the directory of the TOML file, with `{mode}` replaced.
-    pub path: PathBuf,
+    pub path: HostFile,
     /// Key of the configuration that names the file, for [`Config::error_at`].
     pub key: String,
     /// Kind of the file: initrd or module.
@@ -157,7 +159,7 @@ pub struct FwCfgSource {
     /// Index in the list of the machine's configuration files.
     pub index: usize,
     /// Path of the file with the contents, relative to the directory of the TOML file, with `{mode}` replaced.
-    pub path: PathBuf,
+    pub path: HostFile,
     /// Key of the configuration that names the file, for [`Config::error_at`].
     pub key: String,
 }
@@ -166,7 +168,7 @@ pub struct FwCfgSource {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct File {
     /// Path of the file, relative to the directory of the TOML file, with `{mode}` replaced.
-    pub path: PathBuf,
+    pub path: HostFile,
     /// Format of the file, and its address in guest memory.
     pub kind: FileKind,
     /// Key of the configuration that names the file, such as `guest.elf` or `load.0.file`, for [`Config::error_at`].
@@ -198,17 +200,37 @@ struct Texts {
     overrides: Overrides,
     /// The file and the overrides, for places in errors.
     sources: Sources,
+    /// Origin of the text, if it is inside an ELF file.
+    note: Option<NoteOrigin>,
 }
 
 impl Texts {
     fn new(path: &Path, file: String, is_written: bool, overrides: &Overrides) -> Self {
         let (path, overrides) = (path.to_owned(), overrides.clone());
-        Self { path, file, is_written, overrides, sources: Sources::default() }
+        Self { path, file, is_written, overrides, sources: Sources::default(), note: None }
+    }
+
+    /// File that the text is in.
+    fn file_path(&self) -> &Path {
+        self.note.as_ref().map_or(&self.path, NoteOrigin::file)
     }
 
     /// Directory that paths in the file are relative to.
     fn directory(&self) -> &Path {
-        self.path.parent().unwrap_or_else(|| Path::new(""))
+        self.file_path().parent().unwrap_or_else(|| Path::new(""))
+    }
+
+    /// Directory that the files of the configuration must be inside, if it is confined.
+    fn confinement(&self) -> Option<&Path> {
+        self.note.as_ref()?.confinement()
+    }
+
+    /// Returns the file at `path`, which is part of the configuration or named by it.
+    fn host_file(&self, path: PathBuf) -> HostFile {
+        match self.confinement() {
+            Some(directory) => HostFile::inside(path, directory),
+            None => HostFile::new(path),
+        }
     }
 
     /// Returns sources that hold the file alone.
@@ -230,11 +252,15 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// All problems of the file and the options, or the error that reading the file gave.
+    /// All problems of the file and the options, or the error that reading the file gave. A note is refused unless
+    /// [`Overrides::with_notes`] accepts it.
     pub fn load(path: &Path, overrides: &Overrides) -> Result<Self, Diagnostics> {
         match load::load(path)? {
             load::Loaded::Configuration(text) => Self::from_text(&text, path, overrides),
-            load::Loaded::Noted(text, implied) => Self::from_text(&text, path, &implied.and(overrides)),
+            load::Loaded::Noted(_) if overrides.notes() == NotePolicy::Refuse => Err(note_refused(path)),
+            load::Loaded::Noted(load::Note { text, implied, origin }) => {
+                Self::from_note(&text, path, &implied.and(overrides), origin)
+            }
             load::Loaded::Kernel(file) => Self::from_texts(Texts::new(path, file, false, overrides)),
         }
     }
@@ -246,6 +272,37 @@ impl Config {
     /// All problems of the text and the options.
     pub fn from_text(text: &str, path: &Path, overrides: &Overrides) -> Result<Self, Diagnostics> {
         Self::from_texts(Texts::new(path, text.to_owned(), true, overrides))
+    }
+
+    /// Reads `text` as the note of the ELF file at `path`.
+    fn from_note(
+        text: &str,
+        path: &Path,
+        overrides: &Overrides,
+        origin: NoteOrigin,
+    ) -> Result<Self, Diagnostics> {
+        let note = Some(origin.with_trust(overrides.notes() == NotePolicy::Trust));
+        Self::from_texts(Texts { note, ..Texts::new(path, text.to_owned(), true, overrides) })
+    }
+
+    /// Returns true if the configuration is inside an ELF file.
+    #[must_use]
+    pub fn is_note(&self) -> bool {
+        self.texts.note.is_some()
+    }
+
+    /// Returns the file with the input of a test: NAME.input beside NAME.toml.
+    #[must_use]
+    pub fn input_file(&self) -> HostFile {
+        self.texts.host_file(self.texts.file_path().with_extension("input"))
+    }
+
+    /// Returns the files that the configuration names, the guest's first. Those of disks are in the machine's description.
+    pub fn files(&self) -> impl Iterator<Item = &HostFile> {
+        let guest = std::iter::once(&self.guest.path);
+        let modules = self.modules.iter().map(|module| &module.path);
+        let fw_cfg = self.fw_cfg.iter().map(|source| &source.path);
+        guest.chain(self.loads.iter().map(|file| &file.path)).chain(modules).chain(fw_cfg)
     }
 
     /// Returns the machine of a guest that is started with `start`. What depends on protocol or mode, and was still open
@@ -288,7 +345,7 @@ impl Config {
     /// Returns the prefix of an error about the guest's file: its path, unless the error points to that file.
     #[must_use]
     pub fn guest_prefix(&self) -> String {
-        let is_another = self.texts.is_written && self.guest.path != self.texts.path;
+        let is_another = self.texts.is_written && self.guest.path.as_path() != self.texts.file_path();
         if is_another { format!("{}: ", self.guest.path.display()) } else { String::new() }
     }
 
@@ -297,6 +354,17 @@ impl Config {
     #[must_use]
     pub fn error_at(&self, key: &str, message: impl Into<String>) -> Diagnostic {
         Diagnostic::error(Status::Configuration, message).at(self.location(key))
+    }
+
+    /// Returns the error of a file named at `key` that a configuration inside an ELF file may not use. `real` is the path without
+    /// symbolic links.
+    pub(crate) fn outside(&self, key: &str, path: &Path, real: &Path, directory: &Path) -> Diagnostic {
+        let real = if real == path { String::new() } else { format!(" ({})", real.display()) };
+        let (path, directory) = (path.display(), directory.display());
+        let message = format!(
+            "`{key}` names {path}{real}, which is outside of {directory}, the directory of this ELF file"
+        );
+        self.error_at(key, message).with_help(Some(note::HELP))
     }
 
     /// Returns the location of a key in the texts of the configuration, named as for [`Config::error_at`].
@@ -323,4 +391,16 @@ impl Config {
             |place| (Location::Text(place), is_set),
         )
     }
+}
+
+/// Error of a command that does not accept a configuration inside an ELF file.
+fn note_refused(path: &Path) -> Diagnostics {
+    let help = "see what it does with `vmm-cli check -v` and `explain`; if you trust it, add `--trust-note`";
+    let message =
+        "this ELF file brings its own configuration, which this command takes only from files that you trust";
+    Diagnostics::from(
+        Diagnostic::error(Status::Configuration, message)
+            .at(Location::File(path.display().to_string()))
+            .with_help(Some(help)),
+    )
 }

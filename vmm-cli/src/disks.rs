@@ -20,9 +20,13 @@ pub(crate) fn check(config: &Config, devices: &DeviceSpecs) -> Vec<Diagnostic> {
 }
 
 fn diagnostic(config: &Config, index: usize, error: &DiskError) -> Diagnostic {
+    if let DiskError::Outside { path, real, directory } = error {
+        return config.outside(&format!("devices.virtio.{index}.file"), path, real, directory);
+    }
     let key = match error {
         DiskError::OverlayExists { .. } | DiskError::Overlay { .. } => "overlay",
         DiskError::Open { .. }
+        | DiskError::Outside { .. }
         | DiskError::NotAFile { .. }
         | DiskError::Size { .. }
         | DiskError::InUse { .. } => "file",

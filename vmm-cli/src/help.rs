@@ -11,6 +11,8 @@ use vmm_core::layout::{LayoutEntry, LayoutProblem, MappingProblem, RangeOwner};
 use vmm_core::machine::error::Error;
 use vmm_core::paging::Scheme;
 
+use crate::config::note;
+
 /// Size of a disk's sector in bytes (Virtual I/O Device Version 1.2, 5.2.4).
 const SECTOR: u64 = 512;
 
@@ -174,6 +176,7 @@ pub(crate) fn for_disk(error: &DiskError) -> Option<String> {
         DiskError::Open { source, .. } if source.kind() == io::ErrorKind::NotFound => {
             Some("create it, such as with `truncate --size 64M FILE`, or correct the path".to_owned())
         }
+        DiskError::Outside { .. } => Some(note::HELP.to_owned()),
         DiskError::Open { .. } | DiskError::NotAFile { .. } | DiskError::Overlay { .. } => None,
     }
 }

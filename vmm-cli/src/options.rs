@@ -3,6 +3,7 @@
 use clap::{Args, ValueEnum, ValueHint};
 
 use crate::config::Overrides;
+use crate::config::note::NotePolicy;
 
 /// Output format (`--format`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -41,13 +42,24 @@ pub(crate) struct OverrideArgs {
     /// Boot module and its command line; can be given several times
     #[arg(long, value_name = "FILE[=CMDLINE]", value_hint = ValueHint::FilePath)]
     module: Vec<String>,
+    /// Treat a configuration inside an ELF file as one of your own: it may use any file and write to disks
+    #[arg(long)]
+    trust_note: bool,
     /// Time limit, such as 500ms or 10s
     #[arg(long, value_name = "TIME")]
     timeout: Option<String>,
 }
 
 impl OverrideArgs {
-    /// Returns the options in the form that [`Config::load`](crate::config::Config::load) takes.
+    /// Returns the options in the form that [`Config::load`](crate::config::Config::load) takes. A configuration inside an ELF
+    /// file is confined, for commands that do no more with it than to run it.
+    pub(crate) fn to_overrides_with_notes(&self) -> Overrides {
+        let notes = if self.trust_note { NotePolicy::Trust } else { NotePolicy::Confine };
+        self.to_overrides().with_notes(notes)
+    }
+
+    /// Returns the options in the form that [`Config::load`](crate::config::Config::load) takes. A configuration inside an ELF
+    /// file is refused unless it is trusted.
     pub(crate) fn to_overrides(&self) -> Overrides {
         let mut overrides = Overrides::new();
         for assignment in &self.set {
@@ -77,6 +89,6 @@ impl OverrideArgs {
         if let Some(time) = &self.timeout {
             overrides.timeout(time);
         }
-        overrides
+        if self.trust_note { overrides.with_notes(NotePolicy::Trust) } else { overrides }
     }
 }

@@ -21,7 +21,7 @@ use vmm_core::Gva;
 use vmm_core::layout::{self, Layout};
 use vmm_core::machine::image::GuestImage;
 use vmm_core::spec::mode::Mode;
-use vmm_core::spec::{EntryPoint, MachineSpec};
+use vmm_core::spec::{EntryPoint, MachineSpec, VirtioSpec};
 use vmm_loader::boot::BootPlan;
 use vmm_loader::{LoadPlan, VirtAddr};
 
@@ -124,6 +124,18 @@ impl Prepared {
                 Err(Diagnostics(problems))
             }
         }
+    }
+}
+
+impl Prepared {
+    /// Returns the paths of all files that a run reads for the configuration, the guest's first.
+    pub(crate) fn read_files(&self, config: &Config) -> Vec<String> {
+        let disks = self.machine.devices.virtio.iter().filter_map(|device| match device {
+            VirtioSpec::Block(block) => Some(&block.image),
+            VirtioSpec::Console { .. } | VirtioSpec::Entropy => None,
+        });
+        let input = Some(config.input_file()).filter(|file| config.test.is_some() && file.as_path().exists());
+        config.files().chain(disks).chain(&input).map(|file| file.display().to_string()).collect()
     }
 }
 

@@ -63,7 +63,7 @@ fn most_crash_configurations_have_a_distinct_cause() {
 fn the_template_is_valid() {
     let config = Config::from_text(template::text(), Path::new("vm.toml"), &Overrides::new()).unwrap();
     assert_eq!(config.start.mode, Some(Mode::Long));
-    assert_eq!(config.guest.path, Path::new("guest-long.elf"));
+    assert_eq!(config.guest.path.as_path(), Path::new("guest-long.elf"));
     let machine = config.machine(config.start.complete().unwrap()).unwrap();
     assert_eq!(machine.boot.entry, None);
 }

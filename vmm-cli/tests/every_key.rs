@@ -291,7 +291,7 @@ fn virtio_devices_by_default() {
 fn a_file_for_fw_cfg_is_read_later() {
     let source = FwCfgSource {
         index: 1,
-        path: Path::new("dir/../value.bin").to_owned(),
+        path: "dir/../value.bin".into(),
         key: "devices.fw-cfg.file.1.path".to_owned(),
     };
     assert_eq!(load(EVERY_KEY, &Overrides::new()).fw_cfg, [source]);
@@ -345,13 +345,13 @@ fn the_boot_state() {
 #[test]
 fn the_files() {
     let config = load(EVERY_KEY, &Overrides::new());
-    assert_eq!(config.guest.path, Path::new("dir/build/guest-long.elf"));
+    assert_eq!(config.guest.path.as_path(), Path::new("dir/build/guest-long.elf"));
     assert_eq!(config.guest.kind, FileKind::Elf { base: Some(Gpa(0x10_0000)) });
     assert_eq!(machine(&config).boot.entry, Some(EntryChoice::Symbol("_start".to_owned())));
     assert_eq!(config.loading, LoadPolicy::Map);
-    assert_eq!(config.loads[0].path, Path::new("/data/blob.bin"));
+    assert_eq!(config.loads[0].path.as_path(), Path::new("/data/blob.bin"));
     assert_eq!(config.loads[0].kind, FileKind::Flat { address: Gpa(0x5_0000) });
-    assert_eq!(config.loads[1].path, Path::new("dir/extra.elf"));
+    assert_eq!(config.loads[1].path.as_path(), Path::new("dir/extra.elf"));
     assert_eq!(config.loads[1].kind, FileKind::Elf { base: None });
     assert_eq!(config.loads[1].key, "load.1.elf");
 }
@@ -439,7 +439,7 @@ fn overrides_replace_add_and_append() {
     assert_eq!(machine(&config).arguments, ["a=b"]);
     assert_eq!(machine(&config).boot.registers, [(Register::Rax, 0x10)]);
     assert_eq!(machine(&config).boot.paging.maps[0].gva, Gva(0x40_0000));
-    assert_eq!(config.loads[1].path, Path::new("dir/more.bin"));
+    assert_eq!(config.loads[1].path.as_path(), Path::new("dir/more.bin"));
     assert_eq!(config.expect.as_ref().unwrap().output.as_deref(), Some("Hello"));
     assert_eq!(
         machine(&config).boot.entry,

@@ -10,6 +10,7 @@
 pub mod cpuid_feature;
 mod devices;
 pub mod gpa_range;
+pub mod host_file;
 mod memory;
 pub mod mode;
 mod platform;
@@ -27,6 +28,7 @@ use crate::spec::cpuid_feature::CpuidFeature;
 use crate::spec::mode::{Mode, PageSize, Ring};
 pub use crate::spec::register::{Register, RegisterFile};
 pub use devices::*;
+pub use host_file::HostFile;
 pub use memory::{HUGE_PAGES_THRESHOLD, MemoryBacking, MemoryRegion};
 pub use platform::{FwCfgFile, FwCfgSpec, PlatformSpec};
 pub use virtio::{BlockAccess, BlockSpec, VirtioSpec};

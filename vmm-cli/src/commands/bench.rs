@@ -120,8 +120,8 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<Status, Diagnostics> {
     install_termination_handlers().map_err(|error| host(error.into()))?;
     let kvm = Kvm::open().map_err(|error| host(error.into()))?;
     let start_method =
-        if input::allows_reset(&args.config, &spec) { StartMethod::Reset } else { StartMethod::Copy };
-    let input = InputFile::open(&args.config).map_err(|error| {
+        if input::allows_reset(&config, &spec) { StartMethod::Reset } else { StartMethod::Copy };
+    let input = InputFile::open(&config.input_file()).map_err(|error| {
         Diagnostic::error(Status::Host, format!("cannot read the guest's input: {error}"))
     })?;
     let built = Machine::build(&kvm, spec, &files, Console::with_output(io::sink()));

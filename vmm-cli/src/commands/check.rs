@@ -32,7 +32,7 @@ pub(crate) struct CheckArgs {
 
 /// Runs `vmm-cli check`.
 pub(crate) fn check(args: &CheckArgs) -> Result<Status, Diagnostics> {
-    let overrides = args.overrides.to_overrides();
+    let overrides = args.overrides.to_overrides_with_notes();
     let mut problems = Vec::new();
     let mut good = String::new();
     for path in &args.configs {
@@ -42,7 +42,7 @@ pub(crate) fn check(args: &CheckArgs) -> Result<Status, Diagnostics> {
             Ok((prepared, config)) => {
                 let found = Diagnostics(preflight::warnings(&config, &prepared));
                 if found.status() == Status::Success {
-                    describe(&mut good, path, &prepared, args.verbose);
+                    describe(&mut good, path, (&config, &prepared), args.verbose);
                 }
                 problems.extend(found.0);
             }
@@ -61,11 +61,16 @@ pub(crate) fn check(args: &CheckArgs) -> Result<Status, Diagnostics> {
     if problems.0.is_empty() { Ok(Status::Success) } else { Err(problems) }
 }
 
-/// Appends a line for a configuration without mistakes, and with `--verbose` its files and its layout.
-fn describe(text: &mut String, path: &Path, prepared: &Prepared, verbose: bool) {
+/// Appends a line for a configuration without mistakes, for one inside an ELF file the files that it reads, and with
+/// `--verbose` what is loaded and the layout.
+fn describe(text: &mut String, path: &Path, (config, prepared): (&Config, &Prepared), verbose: bool) {
     let mode = prepared.machine.boot.mode;
     // Writing to a string cannot fail.
     let _ = writeln!(text, "{}: ok, mode {mode}", path.display());
+    if config.is_note() {
+        let _ =
+            writeln!(text, "  its own configuration; a run reads {}", prepared.read_files(config).join(", "));
+    }
     if verbose {
         for (name, plan) in prepared.files.plans() {
             let _ = writeln!(text, "\n{name}: {plan}");

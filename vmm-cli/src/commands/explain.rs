@@ -39,7 +39,7 @@ pub(crate) struct ExplainArgs {
 
 /// Runs `vmm-cli explain`.
 pub(crate) fn explain(args: &ExplainArgs) -> Result<Status, Diagnostics> {
-    let explanation = explanation(&args.config, &args.overrides.to_overrides())?;
+    let explanation = explanation(&args.config, &args.overrides.to_overrides_with_notes())?;
     let text = if let Some(other) = &args.diff {
         let diff = ExplanationDiff::of(&explanation, &self::explanation(other, &Overrides::new())?);
         match args.format {

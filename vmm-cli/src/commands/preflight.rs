@@ -30,7 +30,7 @@ pub(crate) struct PreflightArgs {
 
 /// Runs `vmm-cli preflight`.
 pub(crate) fn preflight(args: &PreflightArgs) -> Result<Status, Diagnostics> {
-    let config = Config::load(&args.config, &args.overrides.to_overrides())?;
+    let config = Config::load(&args.config, &args.overrides.to_overrides_with_notes())?;
     let prepared = Prepared::new(&config)?;
     let warnings = Diagnostics(preflight::warnings(&config, &prepared));
     match args.format {

@@ -76,7 +76,7 @@ const DEFAULT_GDB_ADDRESS: &str = "127.0.0.1:1234";
 /// Runs `vmm-cli run`.
 pub(crate) fn run(args: &RunArgs) -> Result<Status, Diagnostics> {
     let mut timing = RunProfile::new(args.timing);
-    let config = Config::load(&args.config, &args.overrides.to_overrides())?;
+    let config = Config::load(&args.config, &args.overrides.to_overrides_with_notes())?;
     timing.step("configuration");
     let Prepared { machine: spec, layout, files, notes, .. } = Prepared::new(&config)?;
     if args.format == Format::Text {
@@ -130,7 +130,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<Status, Diagnostics> {
             args.sandbox.enter(&spec, Features::REPLAY | Features::GDB, directories)
         };
         let run =
-            gdb::run(machine, build, (&config.guest.path, &files), address, confine).map_err(|trouble| {
+            gdb::run(machine, build, (config.guest.path.as_path(), &files), address, confine).map_err(|trouble| {
                 match trouble {
                     gdb::GdbError::Machine(error) => host(error),
                     gdb::GdbError::Diagnosed(problem) => problem,

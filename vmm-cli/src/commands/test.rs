@@ -46,6 +46,9 @@ pub(crate) struct TestArgs {
     /// Show the names of the cases, and run none
     #[arg(long, help_heading = SELECTION)]
     pub(crate) list: bool,
+    /// Treat configurations inside ELF files as your own: run those that are found, and let them use any file
+    #[arg(long, help_heading = SELECTION)]
+    pub(crate) trust_note: bool,
     /// Number of cases that run at a time [default: one for each CPU]
     #[arg(long, short, help_heading = EXECUTION, value_name = "N")]
     pub(crate) jobs: Option<NonZeroUsize>,
@@ -113,12 +116,13 @@ pub(crate) fn test(args: &TestArgs) -> Result<Status, Diagnostics> {
 
 /// Returns the selected cases in the order in which they are run.
 fn select(args: &TestArgs) -> Result<Vec<Case>, Diagnostics> {
-    let found = discover::discover(&args.paths)?;
+    let found = discover::discover(&args.paths, args.trust_note)?;
     if args.format == Format::Text {
         for file in &found.not_tests {
             stderr::print_line(format_args!("note: {} has no [expect], so it is no test", file.display()));
         }
     }
+    report_unnamed_notes(args.format, &found.unnamed_notes)?;
     let mut cases = found.cases;
     let count = cases.len();
     let wanted =
@@ -140,6 +144,29 @@ fn select(args: &TestArgs) -> Result<Vec<Case>, Diagnostics> {
         shuffle(&mut cases, seed);
     }
     Ok(cases)
+}
+
+/// Counts and names the ELF files that are not run because only a search found them.
+fn report_unnamed_notes(format: Format, files: &[PathBuf]) -> Result<(), Diagnostics> {
+    if files.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
+    match format {
+        Format::Json => stdout::print(&json::unnamed_notes(&names))?,
+        Format::Text => {
+            let (files, were, them) = match names.len() {
+                1 => ("file", "was", "it"),
+                _ => ("files", "were", "them"),
+            };
+            stderr::print_line(format_args!(
+                "note: {} ELF {files} with a configuration inside {were} not run: {}; name {them}, or use --trust-note",
+                names.len(),
+                names.join(", ")
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn run(args: &TestArgs, cases: Vec<Case>) -> Result<Status, Diagnostics> {

@@ -10,6 +10,7 @@ use std::path::Path;
 use toml::de::DeTable;
 use vmm_core::kvm_sys_wrap::MappedFile;
 
+use super::note::NoteOrigin;
 use super::overrides::Overrides;
 use crate::diagnostic::{Diagnostic, Diagnostics, Location};
 use crate::status::Status;
@@ -25,10 +26,21 @@ const DEFAULT_MEMORY: &str = "256MiB";
 pub(super) enum Loaded {
     /// Configuration file.
     Configuration(String),
-    /// Note in a kernel, and the keys that it need not contain.
-    Noted(String, Overrides),
+    /// Note in an ELF file.
+    Noted(Note),
     /// Generated text for a kernel without a configuration.
     Kernel(String),
+}
+
+/// Configuration inside an ELF file.
+#[derive(Debug)]
+pub(super) struct Note {
+    /// Text of the note.
+    pub(super) text: String,
+    /// Keys that the note need not contain.
+    pub(super) implied: Overrides,
+    /// Origin of the note.
+    pub(super) origin: NoteOrigin,
 }
 
 /// Reads the file at `path`.
@@ -60,16 +72,16 @@ pub(super) fn load(path: &Path) -> Result<Loaded, Diagnostics> {
             let help = Some("rename the file, or write a configuration for it");
             return Err(refuse(Status::Configuration, "the file's name is not UTF-8".to_owned(), help));
         };
-        return match note(path, &bytes) {
-            Ok(None) => Ok(Loaded::Kernel(kernel_defaults(file))),
-            Ok(Some(text)) => {
-                let implied = note_overrides(&text, file);
-                Ok(Loaded::Noted(text, implied))
-            }
-            Err(error) => {
-                Err(refuse(Status::Host, format!("cannot look for a configuration in it: {error}"), None))
-            }
+        let unreadable = |error: io::Error| {
+            refuse(Status::Host, format!("cannot look for a configuration in it: {error}"), None)
         };
+        let Some(text) = note(path, &bytes).map_err(unreadable)? else {
+            return Ok(Loaded::Kernel(kernel_defaults(file)));
+        };
+        let origin = NoteOrigin::new(path).map_err(unreadable)?;
+        let real_name = origin.file().file_name().and_then(|name| name.to_str()).unwrap_or(file);
+        let implied = note_overrides(&text, real_name);
+        return Ok(Loaded::Noted(Note { text, implied, origin }));
     }
     if u64::try_from(bytes.len()).is_ok_and(|length| length > MAX_SIZE) {
         let what = if is_regular { "it is larger" } else { "it is no regular file, and has more" };

@@ -23,10 +23,11 @@ mod tss;
 mod virtio;
 
 use vmm_core::spec::mode::{Mode, Ring};
-use vmm_core::spec::{BootSpec, GdtLayout, HaltPolicy, MachineSpec, ResetPolicy, UnmappedPolicy};
+use vmm_core::spec::{BootSpec, GdtLayout, HaltPolicy, HostFile, MachineSpec, ResetPolicy, UnmappedPolicy};
 use vmm_loader::LoadPolicy;
 use vmm_loader::boot::Protocol;
 
+use super::note;
 use super::problem::{ConfigProblem, ConfigProblems};
 use super::schema::{Document, Spanned};
 use super::source::Span;
@@ -39,6 +40,7 @@ pub(super) use test::MAX_CASES;
 /// State that the modules for the tables share.
 struct Context<'a> {
     document: &'a Document,
+    texts: &'a Texts,
     /// Mode; `None` if the guest's file decides it or if the key cannot be read. Nothing that depends on it is checked then.
     mode: Option<Mode>,
     /// Boot protocol; `None` if the guest's file decides it.
@@ -51,6 +53,26 @@ struct Context<'a> {
 impl Context<'_> {
     fn problem(&mut self, problem: ConfigProblem) {
         self.problems.push(problem);
+    }
+
+    /// Returns the file that a value at `span` names, relative to the directory of the configuration. The only origin of
+    /// files that a run opens for a configuration.
+    fn host_file(&self, written: &str, span: &Span) -> HostFile {
+        let path = self.texts.directory().join(written);
+        if self.is_confined(span) { self.texts.host_file(path) } else { HostFile::new(path) }
+    }
+
+    /// Returns true if the value at `span` is from a note that is not trusted.
+    fn is_confined(&self, span: &Span) -> bool {
+        self.texts.confinement().is_some() && self.texts.sources.is_configuration(span)
+    }
+
+    /// Reports a value at `span` that a note may not have, unless it is trusted.
+    fn refuse_in_note(&mut self, span: &Span, assignment: &str, effect: &str) {
+        if self.is_confined(span) {
+            let message = format!("a configuration inside an ELF file may not have `{assignment}`: {effect}");
+            self.problem(ConfigProblem::new(span, message).help(note::HELP));
+        }
     }
 
     /// Returns the value of a required key. A missing one is reported at its table, unless it is there and unreadable.
@@ -98,21 +120,22 @@ pub(super) fn lower(
     decided: StartChoice,
     problems: &mut ConfigProblems,
 ) -> Option<Config> {
-    let (raw, directory) = (&document, texts.directory());
+    let raw = &document;
     let start = boot::start(raw, decided, problems);
     let StartChoice { protocol, mode } = start;
     let ring = raw.ring.as_ref().map_or(Ring::Kernel, |at| at.value.0);
-    let mut cx = Context { document: raw, mode, protocol, ring, regions: Regions::default(), problems };
+    let mut cx =
+        Context { document: raw, texts: &texts, mode, protocol, ring, regions: Regions::default(), problems };
 
     check_ring(&mut cx, raw.ring.as_ref());
     boot::check(&mut cx);
     let memory = memory::lower(&mut cx);
-    let (devices, windows, fw_cfg) = devices::lower(&mut cx, directory);
+    let (devices, windows, fw_cfg) = devices::lower(&mut cx);
     let tss_address = tss::lower(&mut cx, &windows);
     let paging = paging::lower(&mut cx);
     let guest::Guest { file: guest, entry, stack_top, arguments, command_line, modules } =
-        guest::lower(&mut cx, directory);
-    let loads = guest::loads(&mut cx, directory);
+        guest::lower(&mut cx);
+    let loads = guest::loads(&mut cx);
     let loading = raw.guest.as_ref().and_then(|guest| guest.value.loading.as_ref());
     let loading = loading.map_or_else(LoadPolicy::default, |at| at.value);
     let pinned = layout::lower(&mut cx, stack_top);

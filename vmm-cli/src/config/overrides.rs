@@ -10,6 +10,7 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
+use super::note::NotePolicy;
 use super::problem::ConfigProblem;
 use super::source::Span;
 
@@ -22,9 +23,13 @@ const COMMAND_LINE: &str = "command line";
 /// Name that appends an element to an array, in place of an index.
 const APPEND: &str = "+";
 
-/// Values that replace those of the file, in the order in which they are applied.
+/// Values that replace those of the file, in the order in which they are applied, and the treatment of a file with a
+/// configuration inside.
 #[derive(Debug, Clone, Default)]
-pub struct Overrides(Vec<Override>);
+pub struct Overrides {
+    list: Vec<Override>,
+    notes: NotePolicy,
+}
 
 /// Value of one option.
 #[derive(Debug, Clone)]
@@ -35,6 +40,8 @@ pub(crate) struct Override {
     pub(crate) text: String,
     /// True if a user typed it. Errors do not show a generated text.
     pub(crate) is_written: bool,
+    /// True if the value is from the configuration itself, its `[matrix]`, and not from the command line.
+    pub(crate) is_configuration: bool,
     /// Key, such as `memory.size`.
     path: String,
     /// Span of the key in the text. For `--mode`, that of the option itself.
@@ -71,34 +78,44 @@ impl Overrides {
         };
         let path_span = option.len()..option.len().saturating_add(path.len());
         let (path, given) = (path.trim().to_owned(), Given::Toml(value_start));
-        self.0.push(Override { origin: COMMAND_LINE, path, path_span, given, text, is_written: true });
+        self.push(Override {
+            origin: COMMAND_LINE,
+            path,
+            path_span,
+            given,
+            text,
+            is_written: true,
+            is_configuration: false,
+        });
     }
 
     /// Adds a value of the key `path` in `[matrix]`, as TOML.
     pub(crate) fn matrix(&mut self, path: &str, value: &str) {
         let text = format!("{path} = {value}");
         let given = Given::Toml(path.len().saturating_add(" = ".len()));
-        self.0.push(Override {
+        self.push(Override {
             origin: "[matrix]",
             path: path.to_owned(),
             path_span: 0..path.len(),
             given,
             text,
             is_written: true,
+            is_configuration: true,
         });
     }
 
     /// Adds a generated string for the key `path`, which follows from the file that contains the configuration.
     pub(crate) fn implied(&mut self, path: &str, text: &str) {
         self.text("", path, text, Given::Text(text.to_owned()));
-        if let Some(last) = self.0.last_mut() {
+        if let Some(last) = self.list.last_mut() {
             last.is_written = false;
         }
     }
 
     /// Returns these overrides, followed by `others`, which have precedence.
     pub(crate) fn and(mut self, others: &Self) -> Self {
-        self.0.extend(others.0.iter().cloned());
+        self.list.extend(others.list.iter().cloned());
+        self.notes = others.notes;
         self
     }
 
@@ -151,25 +168,48 @@ impl Overrides {
         );
     }
 
+    /// Sets the treatment of a configuration inside an ELF file. Default: it is refused.
+    #[must_use]
+    pub fn with_notes(self, notes: NotePolicy) -> Self {
+        Self { notes, ..self }
+    }
+
+    pub(crate) fn notes(&self) -> NotePolicy {
+        self.notes
+    }
+
+    fn push(&mut self, value: Override) {
+        self.list.push(value);
+    }
+
     fn text(&mut self, option: &str, path: &str, shown: &str, given: Given) {
         let (text, path) = (format!("{option} {shown}"), path.to_owned());
         let path_span = 0..option.len();
-        self.0.push(Override { origin: COMMAND_LINE, text, path, path_span, given, is_written: true });
+        self.push(Override {
+            origin: COMMAND_LINE,
+            text,
+            path,
+            path_span,
+            given,
+            is_written: true,
+            is_configuration: false,
+        });
     }
 
     fn shorthand(&mut self, option: &str, path: &str, value: &str) {
-        self.0.push(Override {
+        self.push(Override {
             origin: COMMAND_LINE,
             text: format!("{option} {value}"),
             path: path.to_owned(),
             path_span: 0..option.len(),
             given: Given::Toml(option.len().saturating_add(1)),
             is_written: true,
+            is_configuration: false,
         });
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Override> {
-        self.0.iter()
+        self.list.iter()
     }
 }
 

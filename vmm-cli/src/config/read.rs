@@ -26,9 +26,10 @@ pub(crate) fn parse<'i>(
     let (mut document, errors) = DeTable::parse_recoverable(text);
     syntax::report(text, &errors, problems);
     for option in overrides.iter() {
-        let start = match option.is_written {
-            true => sources.add(option.origin, &option.text),
-            false => sources.add_generated(option.origin, &option.text),
+        let start = match (option.is_written, option.is_configuration) {
+            (true, true) => sources.add(option.origin, &option.text),
+            (true, false) => sources.add_option(option.origin, &option.text),
+            (false, _) => sources.add_generated(option.origin, &option.text),
         };
         if let Err(problem) = option.apply(document.get_mut(), start) {
             problems.push(problem);

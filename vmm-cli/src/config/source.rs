@@ -25,35 +25,51 @@ struct Text {
     source: Arc<Source>,
     /// True if the text was generated: errors show its name, but no line.
     generated: bool,
+    /// True if the text is part of the configuration: the file, or a value of its `[matrix]`.
+    is_configuration: bool,
 }
 
 impl Sources {
     /// Adds a text and returns the offset of its first byte.
     pub(crate) fn add(&mut self, name: &str, text: &str) -> usize {
-        self.push(name, text, false)
+        self.push(name, text, false, true)
+    }
+
+    /// Adds the text of a command line option and returns the offset of its first byte.
+    pub(crate) fn add_option(&mut self, name: &str, text: &str) -> usize {
+        self.push(name, text, false, false)
     }
 
     /// Adds a generated text, which errors do not show, and returns the offset of its first byte.
     pub(crate) fn add_generated(&mut self, name: &str, text: &str) -> usize {
-        self.push(name, text, true)
+        self.push(name, text, true, false)
     }
 
-    fn push(&mut self, name: &str, text: &str, generated: bool) -> usize {
+    fn push(&mut self, name: &str, text: &str, generated: bool, is_configuration: bool) -> usize {
         // A gap of one byte between two texts keeps an empty span at the end of the first out of the second.
         let start = self.texts.last().map_or(0, |Text { start, source, .. }| {
             start.saturating_add(source.text.len()).saturating_add(1)
         });
         let source = Arc::new(Source { name: name.to_owned(), text: text.to_owned() });
-        self.texts.push(Text { start, source, generated });
+        self.texts.push(Text { start, source, generated, is_configuration });
         start
     }
 
     /// Returns the text that contains `span`, and the position in it; `None` if the text was generated.
     pub(crate) fn place(&self, span: &Span) -> Option<Place> {
-        let Text { start, source, .. } =
-            self.texts.iter().rev().find(|text| text.start <= span.start).filter(|text| !text.generated)?;
+        let Text { start, source, .. } = self.text(span).filter(|text| !text.generated)?;
         let local = |offset: usize| offset.saturating_sub(*start).min(source.text.len());
         Some(Place { source: Arc::clone(source), span: local(span.start)..local(span.end) })
+    }
+
+    /// Returns true if `span` is in the file or in a value of its `[matrix]`, and not in an option of the command line or in
+    /// generated text.
+    pub(crate) fn is_configuration(&self, span: &Span) -> bool {
+        self.text(span).is_none_or(|text| text.is_configuration)
+    }
+
+    fn text(&self, span: &Span) -> Option<&Text> {
+        self.texts.iter().rev().find(|text| text.start <= span.start)
     }
 
     /// Returns the name of the file.
@@ -78,5 +94,9 @@ mod tests {
         assert_eq!(shown(12..16), Some(("command line".to_owned(), 7..11)));
         assert_eq!(shown(17..18), Some(("command line".to_owned(), 0..1)));
         assert_eq!(sources.file_name(), "a.toml");
+        assert_eq!(sources.add_option("command line", "--set a=1"), 30);
+        assert_eq!(sources.add_generated("", "guest.file"), 40);
+        let own = [0, 4, 12, 17, 30, 38, 40, 100].map(|start| sources.is_configuration(&(start..start + 1)));
+        assert_eq!(own, [true, true, true, true, false, false, false, false]);
     }
 }

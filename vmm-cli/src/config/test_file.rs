@@ -10,6 +10,7 @@ use toml::de::{DeTable, ValueDeserializer};
 
 use super::load::{self, Loaded};
 use super::lower::MAX_CASES;
+use super::note::{NoteOrigin, NotePolicy};
 use super::problem::{ConfigProblem, ConfigProblems};
 use super::schema;
 use super::source::Sources;
@@ -25,6 +26,7 @@ const MAX_VARIANTS: usize = 4096;
 pub struct TestFile {
     path: PathBuf,
     text: String,
+    note: Option<NoteOrigin>,
     variants: Vec<Variant>,
     cases: Vec<String>,
 }
@@ -45,12 +47,13 @@ impl TestFile {
     /// # Errors
     ///
     /// The file cannot be read, or its matrix is too large.
-    pub fn load(path: &Path) -> Result<Option<Self>, Diagnostics> {
-        let (text, implied) = match load::load(path)? {
-            Loaded::Configuration(text) => (text, Overrides::new()),
-            Loaded::Noted(text, implied) => (text, implied),
+    pub fn load(path: &Path, notes: NotePolicy) -> Result<Option<Self>, Diagnostics> {
+        let (text, implied, note) = match load::load(path)? {
+            Loaded::Configuration(text) => (text, Overrides::new(), None),
+            Loaded::Noted(load::Note { text, implied, origin }) => (text, implied, Some(origin)),
             Loaded::Kernel(_) => return Ok(None),
         };
+        let implied = implied.with_notes(notes);
         let (document, errors) = DeTable::parse_recoverable(&text);
         let table = document.get_ref();
         if errors.is_empty() && !table.contains_key("expect") && !table.contains_key("test") {
@@ -74,7 +77,7 @@ impl TestFile {
         }
         let variants = expand(&matrix, implied);
         let cases = cases(table.get("test"));
-        Ok(Some(Self { path: path.to_owned(), text, variants, cases }))
+        Ok(Some(Self { path: path.to_owned(), text, note, variants, cases }))
     }
 
     /// Returns the variants of the test, in the order of the values in the file.
@@ -95,7 +98,10 @@ impl TestFile {
     ///
     /// As [`Config::load`].
     pub fn config(&self, variant: &Variant) -> Result<Config, Diagnostics> {
-        Config::from_text(&self.text, &self.path, &variant.overrides)
+        match &self.note {
+            Some(origin) => Config::from_note(&self.text, &self.path, &variant.overrides, origin.clone()),
+            None => Config::from_text(&self.text, &self.path, &variant.overrides),
+        }
     }
 }
 
@@ -149,7 +155,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a.toml");
         fs::write(&path, text).unwrap();
-        TestFile::load(&path).unwrap()
+        TestFile::load(&path, NotePolicy::Refuse).unwrap()
     }
 
     const MACHINE: &str =
@@ -201,7 +207,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a.toml");
         fs::write(&path, text).unwrap();
-        let refused = TestFile::load(&path).unwrap_err();
+        let refused = TestFile::load(&path, NotePolicy::Refuse).unwrap_err();
         assert_eq!(refused.0[0].message, "the matrix has more than 4096 combinations");
     }
 

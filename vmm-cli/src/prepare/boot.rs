@@ -107,7 +107,7 @@ pub(super) fn modules<'a>(
     problems: &mut Vec<Diagnostic>,
 ) -> Vec<ReadModule<'a>> {
     let read = |module: &'a Module| match reader.read(&module.path) {
-        Ok(bytes) => Ok(ReadModule { module, name: file_errors::name(&module.path), bytes }),
+        Ok(bytes) => Ok(ReadModule { module, name: file_errors::name(module.path.as_path()), bytes }),
         Err(error) => Err(file_errors::unreadable(config, &module.path, &module.key, mode, &error)),
     };
     let mut files = Vec::new();
@@ -129,7 +129,7 @@ pub(super) fn plan_handoff(
     loads: &[LoadedFile],
     boot: &mut Boot,
 ) -> Result<Vec<LoadedFile>, Diagnostic> {
-    let name = file_errors::name(&config.guest.path);
+    let name = file_errors::name(config.guest.path.as_path());
     if plan.protocol.is_plain() {
         return Ok(vec![LoadedFile::new(name, bytes, plan.image)]);
     }

@@ -7,12 +7,12 @@
 //! hundred kilobytes.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::io::Read;
 use std::sync::{Mutex, PoisonError};
 
 use vmm_core::kvm_sys_wrap::MappedFile;
+use vmm_core::spec::HostFile;
+use vmm_core::spec::host_file::HostFileError;
 
 use super::file_bytes::FileBytes;
 
@@ -30,7 +30,7 @@ pub(crate) struct FileCache {
 
 #[derive(Debug, Default)]
 struct CachedFiles {
-    files: HashMap<PathBuf, FileBytes>,
+    files: HashMap<HostFile, FileBytes>,
     total: usize,
 }
 
@@ -48,37 +48,31 @@ impl FileCache {
     /// The whole file.
     ///
     /// # Errors
-    /// It cannot be read, or is no regular file.
-    pub(super) fn read(&self, path: &Path) -> io::Result<FileBytes> {
-        let Some(cache) = &self.cache else { return read(path) };
+    /// It cannot be read, is no regular file, or is outside of the directory that it must be in.
+    pub(super) fn read(&self, file: &HostFile) -> Result<FileBytes, HostFileError> {
+        let Some(cache) = &self.cache else { return read(file) };
         let lock = || cache.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bytes) = lock().files.get(path) {
+        if let Some(bytes) = lock().files.get(file) {
             return Ok(bytes.clone());
         }
         // Not under the lock: two threads that want the same file at first read it twice, and nobody waits.
-        let bytes = read(path)?;
+        let bytes = read(file)?;
         let mut cache = lock();
         // What is mapped takes no memory of ours.
         let size = if bytes.mapped().is_some() { 0 } else { bytes.len() };
         let total = cache.total.saturating_add(size);
-        if total <= MAX_CACHED && !cache.files.contains_key(path) {
+        if total <= MAX_CACHED && !cache.files.contains_key(file) {
             cache.total = total;
-            cache.files.insert(path.to_owned(), bytes.clone());
+            cache.files.insert(file.clone(), bytes.clone());
         }
         Ok(bytes)
     }
 }
 
-/// Only a regular file: a device or a pipe may never end.
-fn read(path: &Path) -> io::Result<FileBytes> {
-    // Before it is opened: to open a pipe is to wait for its other end.
-    if !fs::metadata(path)?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
-    }
-    let mut file = File::open(path)?;
-    // Asked of the open file: another one may have taken the name.
+fn read(name: &HostFile) -> Result<FileBytes, HostFileError> {
+    let mut file = name.open(false)?;
     if file.metadata()?.len() >= MAP_THRESHOLD
-        && let Some(mapped) = MappedFile::new(file.try_clone()?, path)?
+        && let Some(mapped) = MappedFile::new(file.try_clone()?, name.as_path())?
     {
         return Ok(FileBytes::Mapped(mapped));
     }
@@ -89,19 +83,27 @@ fn read(path: &Path) -> io::Result<FileBytes> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
     fn only_a_keeping_reader_gives_the_same_bytes_again() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("guest");
+        let file = HostFile::new(&path);
         let (with_cache, plain) = (FileCache::with_cache(), FileCache::new());
         fs::write(&path, b"one").unwrap();
-        let first = with_cache.read(&path).unwrap();
+        let first = with_cache.read(&file).unwrap();
         fs::write(&path, b"two").unwrap();
-        assert_eq!(first.as_ptr(), with_cache.read(&path).unwrap().as_ptr());
-        assert_eq!(*plain.read(&path).unwrap(), *b"two");
-        assert!(with_cache.read(directory.path()).is_err());
+        assert_eq!(first.as_ptr(), with_cache.read(&file).unwrap().as_ptr());
+        assert_eq!(*plain.read(&file).unwrap(), *b"two");
+        assert!(with_cache.read(&HostFile::new(directory.path())).is_err());
+        // Bytes that one configuration may read are not given to another one that may not.
+        let elsewhere = directory.path().join("elsewhere");
+        fs::create_dir(&elsewhere).unwrap();
+        let confined = HostFile::inside(&path, elsewhere.canonicalize().unwrap());
+        assert!(matches!(with_cache.read(&confined), Err(HostFileError::Outside { .. })));
     }
 
     #[test]
@@ -112,7 +114,7 @@ mod tests {
         for (size, mapped) in [(0, false), (limit - 1, false), (limit, true), (limit + 1, true)] {
             let content: Vec<u8> = (0..=255).cycle().take(size).collect();
             fs::write(&path, &content).unwrap();
-            let bytes = FileCache::new().read(&path).unwrap();
+            let bytes = FileCache::new().read(&HostFile::new(&path)).unwrap();
             assert_eq!(bytes.mapped().is_some(), mapped, "{size}");
             assert!(*bytes == *content);
             bytes.check().unwrap();

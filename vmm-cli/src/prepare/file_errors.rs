@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use vmm_core::spec::HostFile;
+use vmm_core::spec::host_file::HostFileError;
 use vmm_core::spec::mode::Mode;
 use vmm_loader::{ElfClass, ElfOptions, LoadError, elf, flat};
 
@@ -35,7 +37,7 @@ pub(super) fn extra(
     if let Some(mode) = mode {
         check_class(config, file, mode, plan.class())?;
     }
-    Ok(LoadedFile::new(name(&file.path), bytes, plan))
+    Ok(LoadedFile::new(name(file.path.as_path()), bytes, plan))
 }
 
 /// The bytes of a file.
@@ -64,18 +66,15 @@ pub(super) fn name(path: &Path) -> String {
 
 pub(super) fn unreadable(
     config: &Config,
-    path: &Path,
+    file: &HostFile,
     key: &str,
     mode: Option<Mode>,
-    error: &std::io::Error,
+    error: &HostFileError,
 ) -> Diagnostic {
-    let shown = path.display();
-    if error.kind() != std::io::ErrorKind::NotFound {
-        let problem = config.error_at(key, format!("cannot read {shown}: {error}"));
-        // A directory or a pipe is a mistake in the configuration.
-        let is_mistake = error.kind() == std::io::ErrorKind::InvalidInput;
-        return if is_mistake { problem } else { Diagnostic { status: Status::Host, ..problem } };
+    if !is_missing(error) {
+        return cannot_read(config, file, key, error);
     }
+    let (path, shown) = (file.as_path(), file.display());
     let built_here = path.parent().is_some_and(|directory| directory.ends_with("guests/build"));
     let siblings = siblings(path, mode);
     let help = match (siblings.is_empty(), built_here) {
@@ -84,6 +83,20 @@ pub(super) fn unreadable(
         (true, false) => "build the guest first, or correct the path".to_owned(),
     };
     config.error_at(key, format!("the guest file {shown} does not exist")).with_help(Some(help))
+}
+
+/// Returns true if there is no such file.
+pub(super) fn is_missing(error: &HostFileError) -> bool {
+    matches!(error, HostFileError::Io(error) if error.kind() == std::io::ErrorKind::NotFound)
+}
+
+/// Returns the error of a file that is there.
+pub(super) fn cannot_read(config: &Config, file: &HostFile, key: &str, error: &HostFileError) -> Diagnostic {
+    if let HostFileError::Outside { real, directory } = error {
+        return config.outside(key, file.as_path(), real, directory);
+    }
+    let problem = config.error_at(key, format!("cannot read {}: {error}", file.display()));
+    if error.is_configuration() { problem } else { Diagnostic { status: Status::Host, ..problem } }
 }
 
 /// An ELF file must have the width of the mode's code.
@@ -106,7 +119,7 @@ pub(super) fn check_class(
         ElfClass::Elf64 => ("64-bit", "mode = \"long\""),
     };
     let message = format!("{} holds {has} code, which cannot run in mode {mode}", path.display());
-    let siblings = siblings(path, Some(mode));
+    let siblings = siblings(path.as_path(), Some(mode));
     let help = if siblings.is_empty() {
         let bits = if mode.bits() == 64 { "-m64" } else { "-m32" };
         format!("use {flag}, or build the guest with {bits}")

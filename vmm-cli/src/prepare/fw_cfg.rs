@@ -1,13 +1,12 @@
 //! The files of the configuration device (`[[devices.fw-cfg.file]]`) that have a path: read, and put where they belong.
 
-use std::io;
-
 use vmm_core::spec::MachineSpec;
+use vmm_core::spec::host_file::HostFileError;
 
 use super::file_cache::FileCache;
+use super::file_errors;
 use crate::config::{Config, FwCfgSource};
 use crate::diagnostic::Diagnostic;
-use crate::status::Status;
 
 /// Gives the files of `machine` their bytes. Returns what could not be read.
 pub(super) fn fill(config: &Config, reader: &FileCache, machine: &mut MachineSpec) -> Vec<Diagnostic> {
@@ -23,11 +22,10 @@ pub(super) fn fill(config: &Config, reader: &FileCache, machine: &mut MachineSpe
     problems
 }
 
-fn unreadable(config: &Config, source: &FwCfgSource, error: &io::Error) -> Diagnostic {
-    let shown = source.path.display();
-    if error.kind() == io::ErrorKind::NotFound {
-        return config.error_at(&source.key, format!("the file {shown} does not exist"));
+fn unreadable(config: &Config, source: &FwCfgSource, error: &HostFileError) -> Diagnostic {
+    if file_errors::is_missing(error) {
+        let message = format!("the file {} does not exist", source.path.display());
+        return config.error_at(&source.key, message);
     }
-    let problem = config.error_at(&source.key, format!("cannot read {shown}: {error}"));
-    Diagnostic { status: Status::Host, ..problem }
+    file_errors::cannot_read(config, &source.path, &source.key, error)
 }

@@ -244,7 +244,7 @@ impl Identity {
         self.put(key("type"), quoted(device.name()));
         match device {
             VirtioSpec::Block(BlockSpec { image, access }) => {
-                self.put(key("file"), path(image));
+                self.put(key("file"), path(image.as_path()));
                 self.put(key("read-only"), *access == BlockAccess::ReadOnly);
                 self.put(
                     key("overlay"),

@@ -3,7 +3,6 @@
 //!
 //! The first thread that needs it prepares it, and the others wait. If that fails, each case fails with the same error.
 
-use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use vmm_core::Gva;
@@ -71,9 +70,8 @@ impl std::fmt::Debug for Fixture {
 }
 
 impl Fixture {
-    /// Reads the guest's files, and runs the guest to the snapshot address. `file` is the path of the configuration.
+    /// Reads the guest's files, and runs the guest to the snapshot address.
     pub(super) fn new(
-        file: &Path,
         config: Config,
         resources: &Resources,
         running: &ActiveRun,
@@ -82,7 +80,7 @@ impl Fixture {
         let place = config.test.as_ref().and_then(|plan| plan.snapshot_at.as_ref());
         let booted =
             place.map(|place| run_to_snapshot(&config, &prepared, place, resources, running)).transpose()?;
-        let allows_reset = input::allows_reset(file, &prepared.machine);
+        let allows_reset = input::allows_reset(&config, &prepared.machine);
         Ok(Self { config, prepared, boot_snapshot: booted, allows_reset })
     }
 }

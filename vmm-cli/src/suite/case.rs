@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::boot_snapshot::SharedFixture;
+use crate::config::note::NotePolicy;
 use crate::config::{Config, TestCase, TestFile};
 use crate::diagnostic::Diagnostics;
 
@@ -28,9 +29,9 @@ enum CaseSource {
 
 impl Case {
     /// Returns all cases of a file; none if it is no test.
-    pub(super) fn from_file(file: PathBuf) -> Vec<Self> {
+    pub(super) fn from_file(file: PathBuf, notes: NotePolicy) -> Vec<Self> {
         let name = file.display().to_string();
-        let test = match TestFile::load(&file) {
+        let test = match TestFile::load(&file, notes) {
             Ok(Some(test)) => Arc::new(test),
             Ok(None) => return Vec::new(),
             Err(problems) => return vec![Self { name, file, source: CaseSource::Unreadable(problems) }],

@@ -1,6 +1,7 @@
 //! Finds the cases under some paths, sorted and without duplicates.
 //!
-//! Directories are searched for files named `*.toml`, and for ELF files, which may contain a configuration. Hidden files and
+//! Directories are searched for files named `*.toml`, and for ELF files, which may contain a configuration. Who searches a
+//! directory may not know of the latter, so they are only listed, unless their configurations are trusted. Hidden files and
 //! directories named `target` are skipped. Links to directories are not followed, so the search ends.
 
 use std::ffi::OsStr;
@@ -9,6 +10,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::case::Case;
+use crate::config::note::NotePolicy;
 use crate::diagnostic::{Diagnostic, Diagnostics, Location};
 use crate::status::Status;
 
@@ -19,13 +21,15 @@ pub(crate) struct DiscoveredCases {
     pub(crate) cases: Vec<Case>,
     /// Files that were named and are no tests.
     pub(crate) not_tests: Vec<PathBuf>,
+    /// ELF files that are tests by a configuration inside, and are left out because they were not named.
+    pub(crate) unnamed_notes: Vec<PathBuf>,
 }
 
-/// Searches `paths`.
+/// Searches `paths`. `trusts_notes` includes ELF files that were not named.
 ///
 /// # Errors
 /// A path does not exist, or a directory cannot be read.
-pub(crate) fn discover(paths: &[PathBuf]) -> Result<DiscoveredCases, Diagnostics> {
+pub(crate) fn discover(paths: &[PathBuf], trusts_notes: bool) -> Result<DiscoveredCases, Diagnostics> {
     let mut named = Vec::new();
     let mut files = Vec::new();
     for path in paths {
@@ -35,13 +39,18 @@ pub(crate) fn discover(paths: &[PathBuf]) -> Result<DiscoveredCases, Diagnostics
     files.extend(named.iter().cloned());
     files.sort();
     files.dedup();
-    let mut found = DiscoveredCases { cases: Vec::new(), not_tests: Vec::new() };
+    let mut found = DiscoveredCases { cases: Vec::new(), not_tests: Vec::new(), unnamed_notes: Vec::new() };
+    let notes = if trusts_notes { NotePolicy::Trust } else { NotePolicy::Confine };
     for file in files {
-        let cases = Case::from_file(file.clone());
-        if cases.is_empty() && named.contains(&file) {
+        let cases = Case::from_file(file.clone(), notes);
+        let is_named = named.contains(&file);
+        if cases.is_empty() && is_named {
             found.not_tests.push(file);
+        } else if !cases.is_empty() && !is_named && !trusts_notes && !is_toml(&file) {
+            found.unnamed_notes.push(file);
+        } else {
+            found.cases.extend(cases);
         }
-        found.cases.extend(cases);
     }
     Ok(found)
 }
@@ -63,12 +72,16 @@ fn search(top: &Path, files: &mut Vec<PathBuf>) -> Result<(), Diagnostic> {
                 if name != "target" {
                     directories.push(path);
                 }
-            } else if path.is_file() && (path.extension() == Some(OsStr::new("toml")) || is_elf(&path)) {
+            } else if path.is_file() && (is_toml(&path) || is_elf(&path)) {
                 files.push(path);
             }
         }
     }
     Ok(())
+}
+
+fn is_toml(path: &Path) -> bool {
+    path.extension() == Some(OsStr::new("toml"))
 }
 
 /// Returns true for ELF files with a UTF-8 name. A configuration could not refer to other names.
@@ -109,11 +122,11 @@ mod tests {
         std::os::unix::fs::symlink(top, top.join("b/loop")).unwrap();
 
         let paths = [top.to_owned(), top.join("z.toml"), top.join("none.toml")];
-        let found = discover(&paths).unwrap();
+        let found = discover(&paths, false).unwrap();
         let names: Vec<_> =
             found.cases.iter().map(|case| case.name.strip_prefix(top.to_str().unwrap()).unwrap()).collect();
         assert_eq!(names, ["/b/y.toml", "/m.toml[ring=0]", "/m.toml[ring=3]", "/z.toml"]);
         assert_eq!(found.not_tests, [top.join("none.toml")]);
-        assert_eq!(discover(&[top.join("gone")]).unwrap_err().status(), Status::Configuration);
+        assert_eq!(discover(&[top.join("gone")], false).unwrap_err().status(), Status::Configuration);
     }
 }

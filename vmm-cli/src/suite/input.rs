@@ -4,11 +4,13 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::sync::Arc;
 
 use vmm_core::devices::console::{Console, Input, NoInput, Output};
-use vmm_core::spec::{Interrupts, MachineSpec};
+use vmm_core::spec::host_file::HostFileError;
+use vmm_core::spec::{HostFile, Interrupts, MachineSpec};
+
+use crate::config::Config;
 
 /// File of the guest's input, which each run reads from its beginning.
 #[derive(Debug, Clone)]
@@ -23,14 +25,14 @@ struct FileInput {
 }
 
 impl InputFile {
-    /// Opens the file NAME.input beside NAME.toml. Returns `None` if there is none.
+    /// Opens the input `beside` a configuration. Returns `None` if there is none.
     ///
     /// # Errors
-    /// The file exists and cannot be opened.
-    pub(crate) fn open(config: &Path) -> io::Result<Option<Self>> {
-        match File::open(config.with_extension("input")) {
+    /// The file exists and cannot be read, or is outside of the directory that it must be in.
+    pub(crate) fn open(beside: &HostFile) -> Result<Option<Self>, HostFileError> {
+        match beside.open(false) {
             Ok(file) => Ok(Some(Self(Arc::new(file)))),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(HostFileError::Io(error)) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -40,9 +42,7 @@ impl InputFile {
     /// # Errors
     /// The descriptor cannot be copied.
     pub(crate) fn console(file: Option<&Self>, output: Output) -> io::Result<Console> {
-        let Some(file) = file else {
-            return Ok(Console { output, input: Box::new(NoInput), input_fd: None });
-        };
+        let Some(file) = file else { return Ok(Console { output, input: Box::new(NoInput), input_fd: None }) };
         // A file is always readable, so a wait for input returns at once.
         let input_fd = Some(file.0.try_clone()?.into());
         let input = Box::new(FileInput { file: file.clone(), offset: 0, ended: false });
@@ -63,22 +63,27 @@ impl Input for TextInput {
     }
 }
 
-/// Creates a console for a case. Input is `typed`, or the file beside the configuration. Output goes to `output`.
+/// Creates a console for a case. Input is `typed`, or the file `beside` the configuration, if it exists. Output goes to
+/// `output`.
 ///
 /// # Errors
-/// The input file exists and cannot be read.
-pub(crate) fn console(config: &Path, typed: Option<&str>, output: Output) -> io::Result<Console> {
+/// The input file exists and cannot be read, or is outside of the directory that it must be in.
+pub(crate) fn console(
+    beside: &HostFile,
+    typed: Option<&str>,
+    output: Output,
+) -> Result<Console, HostFileError> {
     if let Some(text) = typed {
         let input = Box::new(TextInput(io::Cursor::new(text.as_bytes().to_vec())));
         return Ok(Console { output, input, input_fd: always_readable()? });
     }
-    InputFile::console(InputFile::open(config)?.as_ref(), output)
+    Ok(InputFile::console(InputFile::open(beside)?.as_ref(), output)?)
 }
 
 /// Returns true if a machine can be reset for another run of this configuration. Input that was read does not come
 /// again, and with interrupts a new machine is faster.
-pub(crate) fn allows_reset(config: &Path, machine: &MachineSpec) -> bool {
-    machine.interrupts == Interrupts::None && !config.with_extension("input").exists()
+pub(crate) fn allows_reset(config: &Config, machine: &MachineSpec) -> bool {
+    machine.interrupts == Interrupts::None && !config.input_file().as_path().exists()
 }
 
 /// Returns a descriptor that is always readable.
@@ -106,8 +111,8 @@ mod tests {
     #[test]
     fn the_file_beside_the_configuration_is_the_input() {
         let directory = tempfile::tempdir().unwrap();
-        let config = directory.path().join("echo.toml");
-        let open = || console(&config, None, Output::new(io::sink())).unwrap();
+        let beside = HostFile::new(directory.path().join("echo.input"));
+        let open = || console(&beside, None, Output::new(io::sink())).unwrap();
         assert!(open().input.has_ended());
         std::fs::write(directory.path().join("echo.input"), "abc").unwrap();
         let mut input = open().input;

@@ -46,6 +46,12 @@ struct FailureRecord<'a> {
 }
 
 #[derive(Serialize)]
+struct UnnamedNotesRecord<'a> {
+    r#type: &'static str,
+    files: &'a [String],
+}
+
+#[derive(Serialize)]
 struct SummaryRecord {
     r#type: &'static str,
     passed: usize,
@@ -76,6 +82,11 @@ pub(super) fn case(case: &Case, ran: &CaseResult) -> String {
         failure,
         ..CaseRecord::new(case)
     })
+}
+
+/// Formats the ELF files that are not run because only a search found them.
+pub(crate) fn unnamed_notes(files: &[String]) -> String {
+    line(&UnnamedNotesRecord { r#type: "unnamed-notes", files })
 }
 
 /// Formats a case of `--list`.

@@ -3,7 +3,6 @@
 //! All of it happens on the calling thread, since a time limit is a timer of the thread that runs the vCPU. The guest's
 //! output goes to a buffer.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use vmm_core::devices::console::{Console, Output};
@@ -11,6 +10,7 @@ use vmm_core::machine::Machine;
 use vmm_core::machine::end::Verdict;
 use vmm_core::machine::error::Error;
 use vmm_core::record::Recording;
+use vmm_core::spec::host_file::HostFileError;
 
 use super::boot_snapshot::{Fixture, SharedFixture};
 use super::case::Case;
@@ -19,7 +19,7 @@ use super::input;
 use super::outcome::{CaseFailure, CaseRun};
 use super::panic_capture::catch_panic;
 use super::resources::{ActiveRun, Resources};
-use crate::config::Config;
+use crate::config::{Config, note};
 use crate::diagnostic::{Diagnostic, Diagnostics, Location};
 use crate::machine_error::machine_error;
 use crate::report::Report;
@@ -80,7 +80,7 @@ fn try_run_case(
     warm: &mut WarmMachine,
 ) -> Result<CaseRun, Diagnostics> {
     let common = case.fixture();
-    let prepare = || Fixture::new(&case.file, case.config()?, resources, running);
+    let prepare = || Fixture::new(case.config()?, resources, running);
     let ready = match &common {
         Some(common) => common.get_or_init(prepare)?,
         None => Arc::new(prepare()?),
@@ -99,7 +99,7 @@ fn try_run_case(
         }
         (booted, _) => {
             let copy = OutputCopy::default();
-            let console = console(&case.file, typed, &copy)?;
+            let console = console(config, typed, &copy)?;
             let machine = if let Some(booted) = booted {
                 copy.add(&booted.printed);
                 apply_to_snapshot(config, &booted.snapshot, files, test)?.machine(resources.kvm(), console)
@@ -133,10 +133,15 @@ fn try_run_case(
     Ok(evaluate_case(config, status, report, output))
 }
 
-fn console(file: &Path, typed: Option<&str>, copy: &OutputCopy) -> Result<Console, Diagnostics> {
-    input::console(file, typed, Output::new(copy.clone())).map_err(|error| {
-        let location = Location::File(file.with_extension("input").display().to_string());
-        Diagnostic::error(Status::Host, format!("cannot read the case's input: {error}")).at(location).into()
+fn console(config: &Config, typed: Option<&str>, copy: &OutputCopy) -> Result<Console, Diagnostics> {
+    let file = config.input_file();
+    input::console(&file, typed, Output::new(copy.clone())).map_err(|error| {
+        let status = if error.is_configuration() { Status::Configuration } else { Status::Host };
+        let help = matches!(error, HostFileError::Outside { .. }).then_some(note::HELP);
+        Diagnostic::error(status, format!("cannot read the case's input: {error}"))
+            .at(Location::File(file.display().to_string()))
+            .with_help(help)
+            .into()
     })
 }
 

@@ -28,7 +28,7 @@ impl TestDirectory {
             fs::copy(repository().join("configs").join(&config), &copy).unwrap();
             let config = Config::load(&copy, &Overrides::new()).unwrap();
             for (number, file) in std::iter::once(&config.guest).chain(&config.loads).enumerate() {
-                fs::create_dir_all(file.path.parent().unwrap()).unwrap();
+                fs::create_dir_all(file.path.as_path().parent().unwrap()).unwrap();
                 let bytes = match file.kind {
                     FileKind::Elf { .. } if config.start.protocol == Some(Protocol::BootSector) => {
                         boot_sector()
@@ -36,16 +36,16 @@ impl TestDirectory {
                     FileKind::Elf { .. } => elf(&config, file.kind, number as u64),
                     FileKind::Flat { .. } => boot_sector(),
                 };
-                fs::write(&file.path, bytes).unwrap();
+                fs::write(file.path.as_path(), bytes).unwrap();
             }
             for device in &machine(&config).devices.virtio {
                 if let VirtioSpec::Block(block) = device {
-                    fs::write(&block.image, [0; 1024]).unwrap();
+                    fs::write(block.image.as_path(), [0; 1024]).unwrap();
                 }
             }
             for module in &config.modules {
-                fs::create_dir_all(module.path.parent().unwrap()).unwrap();
-                fs::write(&module.path, "This line is in the module.\n").unwrap();
+                fs::create_dir_all(module.path.as_path().parent().unwrap()).unwrap();
+                fs::write(module.path.as_path(), "This line is in the module.\n").unwrap();
             }
         }
         directory

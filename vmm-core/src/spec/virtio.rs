@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use kvm_sys_wrap::Gpa;
 
 use crate::spec::gpa_range::GpaRange;
+use crate::spec::host_file::HostFile;
 
 /// Virtio device over MMIO (Virtual I/O Device Version 1.2, chapter 5 and section 4.2).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +28,7 @@ pub enum VirtioSpec {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BlockSpec {
     /// Raw image: a file whose size is a multiple of 512 bytes, not 0.
-    pub image: PathBuf,
+    pub image: HostFile,
     /// Policy for the guest's writes: refused, to the image, or to an overlay.
     pub access: BlockAccess,
 }

@@ -1,7 +1,5 @@
 //! `[devices.NAME]`: devices of the machine and their addresses. No two devices share an address.
 
-use std::path::Path;
-
 use vmm_core::devices::{DeviceInfo, DeviceKind};
 use vmm_core::spec::{
     BusAddress, DebugConsoleSpec, DebugExitSpec, DeviceSpecs, HypercallSpec, Interrupts, SerialSpec,
@@ -20,11 +18,11 @@ use crate::config::values;
 const PORTS: u64 = 1 << 16;
 
 /// Lowers all devices. The second value are the ranges in guest-physical address space, the third files that have to be read.
-pub(super) fn lower(cx: &mut Context<'_>, directory: &Path) -> (DeviceSpecs, Vec<Range>, Vec<FwCfgSource>) {
+pub(super) fn lower(cx: &mut Context<'_>) -> (DeviceSpecs, Vec<Range>, Vec<FwCfgSource>) {
     let nothing = Devices::default();
     let raw = cx.document.devices.as_ref().map_or(&nothing, |at| &at.value);
     let mut claimed = ClaimedRanges::default();
-    let (platform, fw_cfg) = platform::lower(cx, raw, directory, &mut claimed);
+    let (platform, fw_cfg) = platform::lower(cx, raw, &mut claimed);
 
     let collect = collect(cx, raw);
     let debug_console = address(cx, &mut claimed, DeviceKind::DebugConsole, &raw.debug_console)
@@ -41,12 +39,17 @@ pub(super) fn lower(cx: &mut Context<'_>, directory: &Path) -> (DeviceSpecs, Vec
         .map(|at| DebugExitSpec { at, success });
     // The configuration device's ports, which others have chosen, lie among those of the hypercall device, which are ours.
     let has_hypercall = raw.hypercall.is_some() || platform.fw_cfg.is_none();
-    let host_addresses = raw.hypercall.as_ref().is_some_and(|at| or(&at.value.host_addresses, false));
+    let host_addresses = raw.hypercall.as_ref().and_then(|at| at.value.host_addresses.as_ref());
+    let host_addresses = host_addresses.filter(|at| at.value).is_some_and(|at| {
+        let assignment = "devices.hypercall.host-addresses = true";
+        cx.refuse_in_note(&at.span, assignment, "it tells the guest where it lies in this process");
+        true
+    });
     let hypercall = has_hypercall
         .then(|| address(cx, &mut claimed, DeviceKind::Hypercall, &raw.hypercall))
         .flatten()
         .map(|at| HypercallSpec { at, host_addresses });
-    let virtio = virtio::lower(cx, directory, &mut claimed.windows);
+    let virtio = virtio::lower(cx, &mut claimed.windows);
     let custom = Vec::new();
     let specs = DeviceSpecs { debug_console, serial, debug_exit, hypercall, platform, virtio, custom };
     (specs, claimed.windows, fw_cfg)

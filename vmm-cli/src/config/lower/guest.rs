@@ -2,8 +2,7 @@
 //!
 //! No file is opened here: `prepare` reads them.
 
-use std::path::{Path, PathBuf};
-
+use vmm_core::spec::HostFile;
 use vmm_core::spec::mode::{Mode, OperandWidth};
 use vmm_core::{Gpa, Gva, PAGE_SIZE};
 use vmm_loader::boot::Protocol;
@@ -26,7 +25,7 @@ pub(super) struct Guest {
 }
 
 /// Lowers `[guest]`: file, entry, stack pointer, arguments, command line and modules.
-pub(super) fn lower(cx: &mut Context<'_>, directory: &Path) -> Guest {
+pub(super) fn lower(cx: &mut Context<'_>) -> Guest {
     let Some(table) = &cx.document.guest else {
         if !cx.problems.is_unread("guest") {
             let missing = ConfigProblem::in_file("`[guest]` is missing");
@@ -36,7 +35,7 @@ pub(super) fn lower(cx: &mut Context<'_>, directory: &Path) -> Guest {
         return Guest { file: None, entry: None, stack_top: None, arguments, command_line: None, modules };
     };
     let guest = &table.value;
-    let file = file(cx, guest, &table.span, directory);
+    let file = file(cx, guest, &table.span);
     if let Some(at) = &guest.entry {
         check_entry(cx, at, guest.flat.is_some());
     }
@@ -54,7 +53,7 @@ pub(super) fn lower(cx: &mut Context<'_>, directory: &Path) -> Guest {
         stack_top: guest.stack.as_ref().map(|at| stack(cx, at)),
         arguments: guest.args.iter().flat_map(|args| &args.value).map(|at| argument(cx, at)).collect(),
         command_line: guest.cmdline.as_ref().map(|at| kernel_text(cx, at, "a command line")),
-        modules: modules(cx, guest, directory),
+        modules: modules(cx, guest),
     }
 }
 
@@ -165,7 +164,7 @@ fn argument(cx: &mut Context<'_>, at: &Spanned<String>) -> String {
 }
 
 /// Returns the guest's file.
-fn file(cx: &mut Context<'_>, guest: &schema::GuestTable, span: &Span, directory: &Path) -> Option<File> {
+fn file(cx: &mut Context<'_>, guest: &schema::GuestTable, span: &Span) -> Option<File> {
     let named = [("file", &guest.file), ("elf", &guest.elf), ("flat", &guest.flat)];
     let mut named = named.into_iter().filter_map(|(key, at)| Some((key, at.as_ref()?)));
     let Some((key, at)) = named.next() else {
@@ -196,7 +195,7 @@ fn file(cx: &mut Context<'_>, guest: &schema::GuestTable, span: &Span, directory
                 ConfigProblem::new(&base.span, "`base` is for a static PIE, which a flat binary is not");
             cx.problem(problem.help("a flat binary is placed by `address`"));
         }
-        let path = path(cx, at, directory);
+        let path = path(cx, at);
         let address = flat_address(cx, &guest.address, &at.span, "guest.address")?;
         return Some(File { path: path?, kind: FileKind::Flat { address }, key: full_key });
     }
@@ -215,7 +214,7 @@ fn file(cx: &mut Context<'_>, guest: &schema::GuestTable, span: &Span, directory
         check_memory(cx, at.value.0, &at.span, "base");
         Gpa(at.value.0)
     });
-    Some(File { path: path(cx, at, directory)?, kind: FileKind::Elf { base }, key: full_key })
+    Some(File { path: path(cx, at)?, kind: FileKind::Elf { base }, key: full_key })
 }
 
 /// Checks that the key of the guest's file fits the boot protocol.
@@ -233,12 +232,12 @@ fn check_key(cx: &mut Context<'_>, key: &str, span: &Span) {
 }
 
 /// Returns the initrd and the modules, in that order.
-fn modules(cx: &mut Context<'_>, guest: &schema::GuestTable, directory: &Path) -> Vec<Module> {
+fn modules(cx: &mut Context<'_>, guest: &schema::GuestTable) -> Vec<Module> {
     let mut modules = Vec::new();
     if let Some(at) = &guest.initrd {
         check_boot_info(cx, &at.span, "of an initrd");
         let key = "guest.initrd".to_owned();
-        modules.extend(path(cx, at, directory).map(|path| Module {
+        modules.extend(path(cx, at).map(|path| Module {
             path,
             key,
             kind: ModuleKind::Initrd,
@@ -248,7 +247,7 @@ fn modules(cx: &mut Context<'_>, guest: &schema::GuestTable, directory: &Path) -
     for (table, span, key) in guest.module.iter().flat_map(|module| module.tables("guest.module")) {
         check_boot_info(cx, &span, "of modules");
         let name = Key { path: format!("{key}.file"), name: "file", example: "file = \"module.bin\"" };
-        let path = cx.required(&table.file, &span, &name).and_then(|at| path(cx, at, directory));
+        let path = cx.required(&table.file, &span, &name).and_then(|at| path(cx, at));
         let command_line = table.cmdline.as_ref().map(|at| kernel_text(cx, at, "a module's command line"));
         modules.extend(path.map(|path| Module {
             path,
@@ -261,18 +260,12 @@ fn modules(cx: &mut Context<'_>, guest: &schema::GuestTable, directory: &Path) -
 }
 
 /// Lowers `[[load]]`.
-pub(super) fn loads(cx: &mut Context<'_>, directory: &Path) -> Vec<File> {
+pub(super) fn loads(cx: &mut Context<'_>) -> Vec<File> {
     let tables = cx.document.load.iter().flat_map(|load| load.tables("load"));
-    tables.filter_map(|(load, span, path)| extra(cx, load, &span, &path, directory)).collect()
+    tables.filter_map(|(load, span, path)| extra(cx, load, &span, &path)).collect()
 }
 
-fn extra(
-    cx: &mut Context<'_>,
-    load: &schema::Load,
-    span: &Span,
-    key: &str,
-    directory: &Path,
-) -> Option<File> {
+fn extra(cx: &mut Context<'_>, load: &schema::Load, span: &Span, key: &str) -> Option<File> {
     match (&load.elf, &load.file) {
         (Some(elf), Some(file)) => {
             let problem =
@@ -298,10 +291,10 @@ fn extra(
                 cx.problem(problem.help("leave it out, or load the file as it is with `file`"));
             }
             let kind = FileKind::Elf { base: None };
-            Some(File { path: path(cx, elf, directory)?, kind, key: format!("{key}.elf") })
+            Some(File { path: path(cx, elf)?, kind, key: format!("{key}.elf") })
         }
         (None, Some(file)) => {
-            let path = path(cx, file, directory);
+            let path = path(cx, file);
             let address = flat_address(cx, &load.address, &file.span, &format!("{key}.address"))?;
             Some(File { path: path?, kind: FileKind::Flat { address }, key: format!("{key}.file") })
         }
@@ -326,8 +319,8 @@ fn flat_address(
     Some(Gpa(at.value.0))
 }
 
-/// Returns the path relative to the TOML file, with `{mode}` replaced.
-fn path(cx: &mut Context<'_>, at: &Spanned<String>, directory: &Path) -> Option<PathBuf> {
+/// Returns the file, relative to the TOML file, with `{mode}` replaced.
+fn path(cx: &mut Context<'_>, at: &Spanned<String>) -> Option<HostFile> {
     let written = &at.value;
     if written.is_empty() || written.contains('\0') {
         cx.problem(ConfigProblem::new(&at.span, "this is not the path of a file"));
@@ -355,7 +348,7 @@ fn path(cx: &mut Context<'_>, at: &Spanned<String>, directory: &Path) -> Option<
         );
         return None;
     }
-    Some(directory.join(filled))
+    Some(cx.host_file(&filled, &at.span))
 }
 
 fn check_page(cx: &mut Context<'_>, at: &Spanned<Address>, what: &str) {

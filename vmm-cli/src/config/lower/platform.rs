@@ -1,8 +1,6 @@
 //! `[devices.NAME]` of a PC's devices and tables. By default a machine whose guest expects a PC has all of them, and other
 //! machines have none.
 
-use std::path::Path;
-
 use vmm_core::devices::fw_cfg::{MAX_FILES, MAX_NAME_LENGTH};
 use vmm_core::devices::{DeviceInfo, DeviceKind, DeviceLocation};
 use vmm_core::spec::{BusAddress, FwCfgFile, FwCfgSpec, Interrupts, PlatformSpec};
@@ -18,7 +16,6 @@ use crate::config::source::Span;
 pub(super) fn lower(
     cx: &mut Context<'_>,
     raw: &Devices,
-    directory: &Path,
     claimed: &mut ClaimedRanges,
 ) -> (PlatformSpec, Vec<FwCfgSource>) {
     // A machine with a PC's interrupts is one.
@@ -26,7 +23,7 @@ pub(super) fn lower(
     let mut sources = Vec::new();
     let fw_cfg = match &raw.fw_cfg {
         Some(at) if at.value.enabled.as_ref().is_some_and(|enabled| !enabled.value) => None,
-        Some(at) => Some(files(cx, &at.value, directory, &mut sources)),
+        Some(at) => Some(files(cx, &at.value, &mut sources)),
         None => pc.then(FwCfgSpec::default),
     };
     let mut spec = if pc { PlatformSpec::pc() } else { PlatformSpec::default() };
@@ -69,12 +66,7 @@ fn claim(
 }
 
 /// Returns the files of the configuration device. Those with a path are read later.
-fn files(
-    cx: &mut Context<'_>,
-    device: &schema::FwCfg,
-    directory: &Path,
-    sources: &mut Vec<FwCfgSource>,
-) -> FwCfgSpec {
+fn files(cx: &mut Context<'_>, device: &schema::FwCfg, sources: &mut Vec<FwCfgSource>) -> FwCfgSpec {
     let tables = device.file.as_ref().map(|files| files.tables("devices.fw-cfg.file")).unwrap_or_default();
     let mut spec = FwCfgSpec::default();
     let mut names: Vec<(&str, &Span)> = Vec::new();
@@ -100,7 +92,7 @@ fn files(
             (None, Some(text)) => text.value.clone().into_bytes(),
             (Some(at), None) => {
                 let key = format!("{path}.path");
-                sources.push(FwCfgSource { index, path: directory.join(&at.value), key });
+                sources.push(FwCfgSource { index, path: cx.host_file(&at.value, &at.span), key });
                 Vec::new()
             }
             (None, None) => {

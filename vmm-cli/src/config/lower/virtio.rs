@@ -2,10 +2,8 @@
 //!
 //! Images are not opened here; the preparation of a run checks them.
 
-use std::path::{Path, PathBuf};
-
 use vmm_core::spec::virtio::{MAX_DEVICES, WINDOW_LENGTH, window};
-use vmm_core::spec::{BlockAccess, BlockSpec, VirtioSpec};
+use vmm_core::spec::{BlockAccess, BlockSpec, HostFile, VirtioSpec};
 
 use super::ranges::{Range, overlap};
 use super::{Context, Key};
@@ -15,13 +13,13 @@ use crate::config::source::Span;
 use crate::config::values::Overlay;
 
 /// Lowers the list. `windows` are the address ranges of other devices; those of the list are added.
-pub(super) fn lower(cx: &mut Context<'_>, directory: &Path, windows: &mut Vec<Range>) -> Vec<VirtioSpec> {
+pub(super) fn lower(cx: &mut Context<'_>, windows: &mut Vec<Range>) -> Vec<VirtioSpec> {
     let raw = cx.document;
     let list = raw.devices.as_ref().and_then(|devices| devices.value.virtio.as_ref());
     let tables = list.map(|list| list.tables("devices.virtio")).unwrap_or_default();
     let mut specs = Vec::new();
     for (index, (device, span, path)) in tables.iter().enumerate() {
-        specs.extend(lower_device(cx, device, span, path, directory));
+        specs.extend(lower_device(cx, device, span, path));
         let Some(window) = window(index) else {
             let problem =
                 ConfigProblem::new(span, format!("a machine can have {MAX_DEVICES} virtio devices"));
@@ -69,13 +67,7 @@ fn check_input(cx: &mut Context<'_>, tables: &[(&Virtio, Span, String)]) {
     }
 }
 
-fn lower_device(
-    cx: &mut Context<'_>,
-    device: &Virtio,
-    span: &Span,
-    path: &str,
-    directory: &Path,
-) -> Option<VirtioSpec> {
+fn lower_device(cx: &mut Context<'_>, device: &Virtio, span: &Span, path: &str) -> Option<VirtioSpec> {
     let key = Key { path: format!("{path}.type"), name: "type", example: "type = \"block\"" };
     let kind = cx.required(&device.kind, span, &key)?.value;
     let block_keys = [
@@ -100,16 +92,16 @@ fn lower_device(
         VirtioType::Console => Some(VirtioSpec::Console { input: input(device).is_some() }),
         VirtioType::Block => {
             let key = Key { path: format!("{path}.file"), name: "file", example: "file = \"disk.img\"" };
-            let access = access(cx, device, span, directory);
+            let access = access(cx, device, span, path);
             let file = cx.required(&device.file, span, &key)?;
-            let image = file_path(cx, &file.value, &file.span, directory)?;
+            let image = host_file(cx, &file.value, &file.span)?;
             Some(VirtioSpec::Block(BlockSpec { image, access: access? }))
         }
     }
 }
 
 /// Returns the policy for the guest's writes. At most one key may set it.
-fn access(cx: &mut Context<'_>, device: &Virtio, span: &Span, directory: &Path) -> Option<BlockAccess> {
+fn access(cx: &mut Context<'_>, device: &Virtio, span: &Span, path: &str) -> Option<BlockAccess> {
     let enabled_span =
         |at: &Option<Spanned<bool>>| at.as_ref().filter(|at| at.value).map(|at| at.span.clone());
     let overlay = device.overlay.as_ref().filter(|at| at.value != Overlay::Temporary(false));
@@ -127,12 +119,17 @@ fn access(cx: &mut Context<'_>, device: &Virtio, span: &Span, directory: &Path) 
         );
         return None;
     }
+    let key = |name, value: &str| format!("{path}.{name} = {value}");
     match (overlay, writable) {
-        (Some(Spanned { value: Overlay::File(path), span }), _) => {
-            Some(BlockAccess::Overlay(file_path(cx, path, span, directory)?))
+        (Some(Spanned { value: Overlay::File(name), span }), _) => {
+            cx.refuse_in_note(span, &key("overlay", &format!("{name:?}")), "it would create a file");
+            Some(BlockAccess::Overlay(host_file(cx, name, span)?.as_path().to_owned()))
         }
         (Some(_), _) => Some(BlockAccess::Temporary),
-        (None, Some(_)) => Some(BlockAccess::InPlace),
+        (None, Some(span)) => {
+            cx.refuse_in_note(span, &key("writable", "true"), "it would write to a file");
+            Some(BlockAccess::InPlace)
+        }
         (None, None) if device.read_only.as_ref().is_some_and(|at| !at.value) => {
             let problem = ConfigProblem::new(span, "nothing says what becomes of this disk's writes");
             cx.problem(problem.help(
@@ -144,10 +141,11 @@ fn access(cx: &mut Context<'_>, device: &Virtio, span: &Span, directory: &Path) 
     }
 }
 
-fn file_path(cx: &mut Context<'_>, written: &str, span: &Span, directory: &Path) -> Option<PathBuf> {
+/// Returns the file that a key names.
+fn host_file(cx: &mut Context<'_>, written: &str, span: &Span) -> Option<HostFile> {
     if written.is_empty() || written.contains('\0') {
         cx.problem(ConfigProblem::new(span, "this is not the path of a file"));
         return None;
     }
-    Some(directory.join(written))
+    Some(cx.host_file(written, span))
 }

@@ -53,7 +53,7 @@ impl VirtioBlock {
     pub(super) fn new(spec: &BlockSpec) -> Result<Self, DiskError> {
         let disk = Disk::open(spec)?;
         let config = config(disk.size());
-        Ok(Self { disk, serial: serial(&spec.image), config, buffer: vec![0; BUFFER_SIZE] })
+        Ok(Self { disk, serial: serial(spec.image.as_path()), config, buffer: vec![0; BUFFER_SIZE] })
     }
 
     /// Executes a request and returns the number of bytes written to its buffers, from the first on.

@@ -16,6 +16,7 @@ use rustix::io::Errno;
 
 use super::disk_error::DiskError;
 use crate::devices::device::StateMismatch;
+use crate::spec::host_file::HostFileError;
 use crate::spec::{BlockAccess, BlockSpec};
 
 /// Size of a sector, the unit of requests (5.2.4).
@@ -78,21 +79,21 @@ pub fn check(spec: &BlockSpec) -> Result<(), DiskError> {
     }
 }
 
-fn open_image(BlockSpec { image: path, access }: &BlockSpec) -> Result<(File, u64), DiskError> {
-    let cannot = |source| DiskError::Open { path: path.clone(), source };
+fn open_image(BlockSpec { image: file, access }: &BlockSpec) -> Result<(File, u64), DiskError> {
+    let path = || file.as_path().to_owned();
+    let cannot = |source| DiskError::Open { path: path(), source };
     let writes = *access == BlockAccess::InPlace;
-    // Opening a pipe would block until its other end is opened.
-    if path.metadata().map_err(cannot)?.file_type().is_file() {
-        let image = OpenOptions::new().read(true).write(writes).open(path).map_err(cannot)?;
-        lock(&image, path, writes)?;
-        let size = image.metadata().map_err(cannot)?.len();
-        if size == 0 || !size.is_multiple_of(SECTOR) {
-            return Err(DiskError::Size { path: path.clone(), size });
-        }
-        Ok((image, size))
-    } else {
-        Err(DiskError::NotAFile { path: path.clone() })
+    let image = file.open(writes).map_err(|error| match error {
+        HostFileError::Outside { real, directory } => DiskError::Outside { path: path(), real, directory },
+        HostFileError::NotRegular => DiskError::NotAFile { path: path() },
+        HostFileError::Io(source) => cannot(source),
+    })?;
+    lock(&image, file.as_path(), writes)?;
+    let size = image.metadata().map_err(cannot)?.len();
+    if size == 0 || !size.is_multiple_of(SECTOR) {
+        return Err(DiskError::Size { path: path(), size });
     }
+    Ok((image, size))
 }
 
 /// Locks a file while it is open. File systems without locks are accepted.

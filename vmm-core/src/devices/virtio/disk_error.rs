@@ -14,6 +14,16 @@ pub enum DiskError {
         /// Error of the system call.
         source: io::Error,
     },
+    /// The image is outside of the directory that it must be in.
+    #[error("the disk image {} is outside of {}", path.display(), directory.display())]
+    Outside {
+        /// Path of the image.
+        path: PathBuf,
+        /// Path of the image without symbolic links.
+        real: PathBuf,
+        /// Directory that the image must be inside.
+        directory: PathBuf,
+    },
     /// The image is a directory, a pipe or a device.
     #[error("the disk image {} is not a regular file", path.display())]
     NotAFile {
@@ -56,7 +66,9 @@ impl DiskError {
     pub fn is_configuration(&self) -> bool {
         match self {
             Self::Open { source, .. } => source.kind() == io::ErrorKind::NotFound,
-            Self::NotAFile { .. } | Self::Size { .. } | Self::OverlayExists { .. } => true,
+            Self::Outside { .. } | Self::NotAFile { .. } | Self::Size { .. } | Self::OverlayExists { .. } => {
+                true
+            }
             Self::InUse { .. } | Self::Overlay { .. } => false,
         }
     }

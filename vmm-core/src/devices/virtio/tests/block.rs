@@ -9,7 +9,7 @@ use super::super::disk::check;
 use super::super::disk_error::DiskError;
 use super::driver::{Driver, WRITE};
 use crate::devices::device::Device;
-use crate::spec::{BlockAccess, BlockSpec};
+use crate::spec::{BlockAccess, BlockSpec, HostFile};
 
 const IN: u32 = 0;
 const OUT: u32 = 1;
@@ -30,7 +30,7 @@ fn image(size: usize) -> (tempfile::TempDir, PathBuf) {
 }
 
 fn disk(path: &Path, access: BlockAccess) -> Driver {
-    Driver::started(VirtioBlock::new(&BlockSpec { image: path.to_owned(), access }).unwrap())
+    Driver::started(VirtioBlock::new(&BlockSpec { image: HostFile::new(path), access }).unwrap())
 }
 
 fn header(driver: &Driver, kind: u32, sector: u64) {
@@ -163,7 +163,7 @@ fn an_overlay_keeps_writes_and_leaves_the_image_alone() {
     let mut expected = before;
     expected[7 * 512..9 * 512].fill(0xaa);
     assert_eq!(changes, expected, "both blocks were touched, and the second ends with the disk");
-    let spec = BlockSpec { image: path, access: BlockAccess::Overlay(overlay.clone()) };
+    let spec = BlockSpec { image: path.into(), access: BlockAccess::Overlay(overlay.clone()) };
     let again = VirtioBlock::new(&spec).unwrap_err();
     assert_eq!(again.to_string(), format!("the overlay {} exists already", overlay.display()));
     assert!(matches!(check(&spec), Err(DiskError::OverlayExists { .. })));
@@ -214,7 +214,7 @@ fn a_disk_in_place_writes_the_image() {
 #[test]
 fn an_image_that_is_written_is_nobody_elses() {
     let (_directory, path) = image(512);
-    let spec = |access| BlockSpec { image: path.clone(), access };
+    let spec = |access| BlockSpec { image: path.clone().into(), access };
     let first = VirtioBlock::new(&spec(BlockAccess::Temporary)).unwrap();
     let second = VirtioBlock::new(&spec(BlockAccess::ReadOnly)).unwrap();
     assert!(matches!(check(&spec(BlockAccess::InPlace)), Err(DiskError::InUse { .. })));
@@ -230,7 +230,8 @@ fn an_image_that_is_written_is_nobody_elses() {
 fn files_that_are_no_images_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     let refusal = |path: &Path| {
-        let error = check(&BlockSpec { image: path.to_owned(), access: BlockAccess::ReadOnly }).unwrap_err();
+        let error =
+            check(&BlockSpec { image: HostFile::new(path), access: BlockAccess::ReadOnly }).unwrap_err();
         (error.to_string().replace(directory.path().to_str().unwrap(), "DIR"), error.is_configuration())
     };
     let file = |name: &str, size: usize| {

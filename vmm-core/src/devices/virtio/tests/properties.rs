@@ -12,7 +12,7 @@ use super::super::entropy::VirtioEntropy;
 use super::driver::{Driver, READ_ONLY, READ_ONLY_SIZE, WRITE, rings};
 use crate::devices::console::{Input, Output};
 use crate::devices::device::Device;
-use crate::spec::{BlockAccess, BlockSpec};
+use crate::spec::{BlockAccess, BlockSpec, HostFile};
 
 /// Somebody leans on the keyboard.
 struct Endless;
@@ -31,7 +31,7 @@ impl Input for Endless {
 fn devices() -> [Driver; 4] {
     let image = tempfile::NamedTempFile::new().unwrap();
     image.as_file().set_len(64 << 10).unwrap();
-    let spec = |access| BlockSpec { image: image.path().to_owned(), access };
+    let spec = |access| BlockSpec { image: HostFile::new(image.path()), access };
     [
         Driver::new(VirtioBlock::new(&spec(BlockAccess::ReadOnly)).unwrap()),
         Driver::new(VirtioBlock::new(&spec(BlockAccess::Temporary)).unwrap()),

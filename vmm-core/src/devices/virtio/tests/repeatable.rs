@@ -7,7 +7,7 @@ use crate::spec::{BlockAccess, BlockSpec, VirtioSpec};
 
 #[test]
 fn repeatable_devices() {
-    let disk = |access| VirtioSpec::Block(BlockSpec { image: PathBuf::new(), access });
+    let disk = |access| VirtioSpec::Block(BlockSpec { image: PathBuf::new().into(), access });
     let console = |input| VirtioSpec::Console { input };
     assert_eq!(
         unrepeatable(&[disk(BlockAccess::ReadOnly), disk(BlockAccess::Temporary), console(false)]),
