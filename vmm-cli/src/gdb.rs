@@ -26,6 +26,7 @@ use vmm_core::kvm_sys_wrap::termination_requested;
 use vmm_core::machine::Machine;
 use vmm_core::machine::error::Error;
 use vmm_core::machine::reserved_vms::ReplayPurpose;
+use vmm_core::sandbox::DirectoryUse;
 use vmm_loader::ElfClass;
 
 use crate::diagnostic::{Diagnostic, Diagnostics};
@@ -33,6 +34,7 @@ use crate::prepare::Files;
 use crate::status::Status;
 use crate::stderr;
 use connection::GdbConnection;
+pub(crate) use listener::PRIVATE_SOCKET;
 use listener::{GdbStream, Listener};
 use target::{Session, StopReason};
 use target_xml::RegisterLayout;
@@ -54,13 +56,14 @@ impl From<Error> for GdbError {
 /// Lets gdb control the machine until its run ends.
 ///
 /// `guest` is the path of its file and the files that were read. `build` builds the machine again in its initial state,
-/// without output. `confine` confines this process before gdb connects; its argument is the directory of the socket.
+/// without output. `confine` confines this process before gdb connects; its argument are the directories in which the
+/// socket is removed.
 pub(crate) fn run(
     machine: Machine,
     build: impl Fn() -> Result<Machine, Error>,
     guest: (&Path, &Files),
     address: &str,
-    confine: impl FnOnce(Option<&Path>) -> Result<(), Diagnostics>,
+    confine: impl FnOnce(&[(&Path, DirectoryUse)]) -> Result<(), Diagnostics>,
 ) -> Result<Finished, GdbError> {
     let failed = |error: io::Error| {
         let exists = error.kind() == io::ErrorKind::AddrInUse && address.contains('/');
@@ -74,7 +77,7 @@ pub(crate) fn run(
     let _reserved = debugger.machine().reserve_replays(ReplayPurpose::Debugger)?;
     let (path, files) = guest;
     announce(&listener, &*debugger, path);
-    confine(listener.directory()).map_err(GdbError::Diagnosed)?;
+    confine(&listener.directories()).map_err(GdbError::Diagnosed)?;
     loop {
         let Some(stream) = listener.accept().map_err(failed)? else { return Ok(debugger.abandon()?) };
         match serve(&mut *debugger, files, stream)? {
@@ -103,6 +106,9 @@ fn announce(listener: &Listener, debugger: &dyn DebugTarget, path: &Path) {
         "gdb: start gdb {}{width} -ex 'target remote {listener}'",
         path.display()
     ));
+    if let Some(warning) = listener.warning() {
+        stderr::print_line(format_args!("warning: gdb: {warning}"));
+    }
     stderr::print_line(format_args!("gdb: this host has {}", debugger.capabilities()));
 }
 

@@ -11,6 +11,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, fsync, linkat, open, renameat, unlinkat};
+use vmm_core::sandbox::DirectoryUse;
 
 use crate::diagnostic::{Diagnostic, Location};
 use crate::status::Status;
@@ -158,8 +159,8 @@ impl OutputFile {
     }
 
     /// Returns the directory that the file will be named in; `None` for a special file.
-    pub(crate) fn directory(&self) -> Option<&Path> {
-        self.directory.as_ref().map(|_| directory(&self.path))
+    pub(crate) fn directory(&self) -> Option<(&Path, DirectoryUse)> {
+        self.directory.as_ref().map(|_| (directory(&self.path), DirectoryUse::OutputFiles))
     }
 }
 

@@ -5,7 +5,7 @@
 //!
 //! | file | step |
 //! |---|---|
-//! | `prepare/reader.rs`, `prepare/bytes.rs`, `prepare/read.rs` | reading files, and what can be wrong with one |
+//! | `prepare/file_cache.rs`, `prepare/file_bytes.rs`, `prepare/file_errors.rs` | reading files, and what can be wrong with one |
 //! | `prepare/boot.rs` | the boot protocol: which, and what the kernel is told |
 //! | `prepare/files.rs` | what goes into memory, and its symbols |
 

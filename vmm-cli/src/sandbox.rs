@@ -4,7 +4,7 @@ use std::path::Path;
 
 use clap::{Args, ValueEnum};
 use vmm_core::sandbox::system_calls::Features;
-use vmm_core::sandbox::{Sandbox, SandboxError, SandboxMode};
+use vmm_core::sandbox::{DirectoryUse, Sandbox, SandboxError, SandboxMode};
 use vmm_core::spec::{Interrupts, MachineSpec};
 
 use crate::diagnostic::{Diagnostic, Diagnostics};
@@ -31,7 +31,7 @@ pub(crate) struct SandboxArgs {
 }
 
 impl SandboxArgs {
-    /// Confines this process for a run of `machine` that uses `features`, and that still has to name files in `directories`.
+    /// Confines this process for a run of `machine` that uses `features`, and that still uses `directories`.
     ///
     /// # Errors
     /// `--sandbox=strict` on a host that lacks a part ([`Status::Refused`]), or a step that failed ([`Status::Host`]).
@@ -39,10 +39,12 @@ impl SandboxArgs {
         self,
         machine: &MachineSpec,
         features: Features,
-        directories: impl IntoIterator<Item = &'a Path>,
+        directories: impl IntoIterator<Item = (&'a Path, DirectoryUse)>,
     ) -> Result<(), Diagnostics> {
-        let directories: Vec<_> = directories.into_iter().map(Path::to_owned).collect();
-        let naming = if directories.is_empty() { Features::empty() } else { Features::OUTPUT_FILES };
+        let directories = directories.into_iter().map(|(path, purpose)| (path.to_owned(), purpose));
+        let directories: Vec<_> = directories.collect();
+        let names = directories.iter().any(|(_, purpose)| *purpose == DirectoryUse::OutputFiles);
+        let naming = if names { Features::OUTPUT_FILES } else { Features::empty() };
         let sandbox = Sandbox {
             mode: self.mode(),
             features: features | naming | machine_features(machine),

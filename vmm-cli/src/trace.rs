@@ -81,7 +81,7 @@ impl Tracer {
         let mut directory = None;
         let out = file.map(|path| {
             let out = OutputFile::create_hidden(path, "the trace", force)?;
-            directory = out.directory().map(Path::to_owned);
+            directory = out.directory().map(|(path, _)| path.to_owned());
             TraceFile::new(out, &config.display().to_string())
                 .map_err(|error| unwritable(path.display(), &error))
         });
@@ -112,8 +112,8 @@ impl Tracer {
     }
 
     /// Returns the directory that the trace file will be named in.
-    pub(crate) fn directory(&self) -> Option<&Path> {
-        self.directory.as_deref()
+    pub(crate) fn directory(&self) -> Option<(&Path, DirectoryUse)> {
+        self.directory.as_deref().map(|path| (path, DirectoryUse::OutputFiles))
     }
 
     /// Opens `/dev/kvm`, with a call observer if anything is observed.

@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -131,6 +132,42 @@ impl Vmm {
         println!("{stderr}");
         ProcessResult { status, stdout, stderr }
     }
+}
+
+/// Without an address, the socket can be opened by its owner only, and is gone in the end.
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn the_default_address_is_a_private_socket() {
+    needs!(false);
+    let runtime = tempfile::tempdir().unwrap();
+    let mut child = Command::new(CLI)
+        .args(["run", "configs/long.toml", "--gdb"])
+        .env("XDG_RUNTIME_DIR", runtime.path())
+        .current_dir(ROOT)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut errors = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    errors.read_line(&mut line).unwrap();
+    let socket = Path::new(line.trim().strip_prefix("gdb: waiting at ").unwrap());
+    let mode = |path: &Path| std::fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777;
+    assert!(socket.starts_with(runtime.path()));
+    assert_eq!((mode(socket), mode(socket.parent().unwrap())), (0o600, 0o700));
+    let command = format!("-ex 'target remote {}'", socket.display());
+    let mut second = String::new();
+    errors.read_line(&mut second).unwrap();
+    assert!(second.trim().ends_with(&command), "{second}");
+    // gdb's packet to kill the guest.
+    let mut gdb = UnixStream::connect(socket).unwrap();
+    gdb.write_all(b"$k#6b").unwrap();
+    child.wait().unwrap();
+    let mut rest = String::new();
+    errors.read_to_string(&mut rest).unwrap();
+    assert!(!rest.contains("warning"), "{rest}");
+    assert_eq!(std::fs::read_dir(runtime.path()).unwrap().count(), 0);
 }
 
 /// Asserts that `texts` occur in `all` in this order.
@@ -347,6 +384,7 @@ fn a_detached_guest_runs_to_its_end() {
     );
     let result = vmm.wait();
     assert_eq!((result.status, result.stdout.as_str()), (Some(0), "Hello, world!\n"), "{}", result.stderr);
+    assert!(result.stderr.contains("warning: gdb: every user of this host can connect to 127.0.0.1:"));
 }
 
 /// Returns a packet with its checksum.

@@ -29,7 +29,7 @@ use thiserror::Error;
 use filter::Refusal;
 use system_calls::{Features, QUIETLY_REFUSED, ThreadKind};
 
-pub use files::{LandlockSupport, WANTED_LANDLOCK};
+pub use files::{DirectoryUse, LandlockSupport, WANTED_LANDLOCK};
 
 /// Features of the sandbox that this process has entered.
 static ENTERED: OnceLock<Features> = OnceLock::new();
@@ -53,8 +53,8 @@ pub struct Sandbox {
     pub mode: SandboxMode,
     /// Things that the run uses.
     pub features: Features,
-    /// Directories in which the run still names files, and removes incomplete ones.
-    pub directories: Vec<PathBuf>,
+    /// Directories that the run still uses.
+    pub directories: Vec<(PathBuf, DirectoryUse)>,
     /// Exit status of the process when it makes a refused system call.
     pub exit_status: u8,
 }

@@ -11,6 +11,7 @@ use vmm_core::machine::error::Error;
 use vmm_core::machine::observer::Observer;
 use vmm_core::machine::reserved_vms::ReplayPurpose;
 use vmm_core::record::Recording;
+use vmm_core::sandbox::DirectoryUse;
 use vmm_core::sandbox::system_calls::Features;
 
 use crate::config::Config;
@@ -53,8 +54,8 @@ pub(crate) struct RunArgs {
     /// Write registers and all memory at the end of the run to this ELF core file, for gdb
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) core: Option<PathBuf>,
-    /// Wait for gdb at this address or Unix socket, and let it control the guest
-    #[arg(long, value_name = "ADDR|PATH", num_args = 0..=1, default_missing_value = DEFAULT_GDB_ADDRESS)]
+    /// Wait for gdb at this Unix socket or TCP port, and let it control the guest [default: a socket of your own]
+    #[arg(long, value_name = "ADDR|PATH", num_args = 0..=1, default_missing_value = gdb::PRIVATE_SOCKET)]
     #[arg(conflicts_with_all = ["trace", "trace_out", "stats"])]
     pub(crate) gdb: Option<String>,
     #[command(flatten)]
@@ -69,9 +70,6 @@ pub(crate) struct RunArgs {
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,
 }
-
-/// Default address of `--gdb`: the port of QEMU's `-s`, on this machine only.
-const DEFAULT_GDB_ADDRESS: &str = "127.0.0.1:1234";
 
 /// Runs `vmm-cli run`.
 pub(crate) fn run(args: &RunArgs) -> Result<Status, Diagnostics> {
@@ -125,8 +123,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<Status, Diagnostics> {
     let mut can_be_replayed = true;
     let (outcome, stats) = if let (Some(address), Some(spec)) = (&args.gdb, again) {
         let build = || Machine::build(&kvm, spec.clone(), &files, Console::with_output(std::io::sink()));
-        let confine = |socket: Option<&Path>| {
-            let directories = directories.iter().copied().chain(socket);
+        let confine = |socket: &[(&Path, DirectoryUse)]| {
+            let directories = directories.iter().chain(socket).copied();
             args.sandbox.enter(&spec, Features::REPLAY | Features::GDB, directories)
         };
         let run =

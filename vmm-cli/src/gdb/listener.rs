@@ -1,21 +1,39 @@
-//! Listens for gdb on a TCP port or a Unix socket.
+//! Listens for gdb on a Unix socket or a TCP port.
 //!
-//! A socket file is removed at the end of the run. An existing file is not replaced. Anyone who can connect controls
-//! the guest, so a TCP port is bound to the loopback address unless the user names another.
+//! Anyone who can connect controls the guest. A socket can be opened by its owner only (mode 0600); by default it is in a new
+//! directory of its own. It is removed at the end of the run if it is still the same file; an existing file is not replaced.
+//! A TCP port is open to all users of the host, so it is used only on request, with a warning, and bound to the loopback
+//! address unless the user names another.
 
+use std::env;
 use std::fmt;
-use std::io::{self, Read};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::fs::{self, DirBuilder};
+use std::io::{self, ErrorKind, Read};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
+use std::process;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, fchmod};
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 use vmm_core::kvm_sys_wrap::termination_requested;
+use vmm_core::sandbox::DirectoryUse;
 
 /// Interval at which a wait checks for termination requests, in nanoseconds.
 const POLL_INTERVAL_NS: i64 = 200_000_000;
+
+/// Address for a socket in a directory of its own.
+pub(crate) const PRIVATE_SOCKET: &str = "unix";
+
+/// Name of the socket in a directory of its own.
+const SOCKET_NAME: &str = "gdb.sock";
+
+/// Maximum number of names that are tried for a directory.
+const MAX_NAMES: u32 = 100;
 
 /// Listening socket.
 pub(super) struct Listener {
@@ -25,17 +43,101 @@ pub(super) struct Listener {
 }
 
 enum ListenerKind {
-    Tcp(TcpListener),
-    Unix(UnixListener, PathBuf),
+    Tcp(TcpListener, SocketAddr),
+    /// The file comes first: as long as the listener is open, no other file can get the number of its inode.
+    Unix {
+        file: SocketFile,
+        listener: UnixListener,
+    },
+}
+
+/// File of a listening socket. It is removed when the value is dropped.
+struct SocketFile {
+    path: PathBuf,
+    /// Device and inode of the file.
+    id: (u64, u64),
+    /// Directory that was made for the socket.
+    directory: Option<PrivateDirectory>,
+}
+
+/// Directory that only this user can enter (mode 0700). It is removed when the value is dropped, if it is empty.
+struct PrivateDirectory(PathBuf);
+
+impl PrivateDirectory {
+    /// Creates a directory in `$XDG_RUNTIME_DIR`, or in the directory for temporary files.
+    fn create() -> io::Result<Self> {
+        let runtime = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
+        if let Some(directory) = runtime.and_then(|runtime| Self::create_in(&runtime).ok()) {
+            return Ok(directory);
+        }
+        Self::create_in(&path::absolute(env::temp_dir())?)
+    }
+
+    fn create_in(parent: &Path) -> io::Result<Self> {
+        for number in 0..MAX_NAMES {
+            let path = parent.join(format!("vmm-gdb-{}-{number}", process::id()));
+            // An existing directory is never used: another user may have made it.
+            match DirBuilder::new().mode(0o700).create(&path) {
+                Ok(()) => return Ok(Self(path)),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(ErrorKind::AlreadyExists.into())
+    }
+}
+
+impl Drop for PrivateDirectory {
+    fn drop(&mut self) {
+        // Ignored: somebody put files there, or removed it.
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+impl SocketFile {
+    /// Creates a socket that only its owner can open, and listens on it.
+    fn listen(path: PathBuf, directory: Option<PrivateDirectory>) -> io::Result<(UnixListener, Self)> {
+        let address = SocketAddrUnix::new(&path)?;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        // The file gets the mode of the socket: there is no moment at which others could connect.
+        fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+        bind(&socket, &address)?;
+        let id = file_id(&path)?;
+        let file = Self { path, id, directory };
+        listen(&socket, 1)?;
+        Ok((socket.into(), file))
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if file_id(&self.path).is_ok_and(|id| id == self.id) {
+            // Ignored: the directory may have become read-only.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Returns device and inode of the file at `path`, without following a symbolic link.
+fn file_id(path: &Path) -> io::Result<(u64, u64)> {
+    let data = fs::symlink_metadata(path)?;
+    Ok((data.dev(), data.ino()))
 }
 
 impl Listener {
-    /// Opens a socket. `text` is a path, which contains a slash, or `host:port`, `:port` or `port`.
+    /// Opens a socket. `text` is [`PRIVATE_SOCKET`], a path, which contains a slash, or `host:port`, `:port` or `port`.
     pub(super) fn open(text: &str) -> io::Result<Self> {
+        let unix = |path: PathBuf, directory| {
+            let name = path.display().to_string();
+            let (listener, file) = SocketFile::listen(path, directory)?;
+            Ok(Self { kind: ListenerKind::Unix { file, listener }, name })
+        };
+        if text == PRIVATE_SOCKET {
+            let directory = PrivateDirectory::create()?;
+            return unix(directory.0.join(SOCKET_NAME), Some(directory));
+        }
         if text.contains('/') {
-            let path = PathBuf::from(text);
-            let listener = UnixListener::bind(&path)?;
-            return Ok(Self { kind: ListenerKind::Unix(listener, path), name: text.to_owned() });
+            return unix(PathBuf::from(text), None);
         }
         let address = match text.rsplit_once(':') {
             None => format!("127.0.0.1:{text}"),
@@ -44,16 +146,31 @@ impl Listener {
         };
         let listener = TcpListener::bind(&address)?;
         // With port 0 the kernel chooses the port.
-        let name = listener.local_addr()?.to_string();
-        Ok(Self { kind: ListenerKind::Tcp(listener), name })
+        let address = listener.local_addr()?;
+        Ok(Self { kind: ListenerKind::Tcp(listener, address), name: address.to_string() })
     }
 
-    /// Returns the directory of the socket, which is removed at the end; `None` for a TCP port.
-    pub(super) fn directory(&self) -> Option<&Path> {
+    /// Returns a warning about others who can connect, if there are any.
+    pub(super) fn warning(&self) -> Option<String> {
         match &self.kind {
-            ListenerKind::Tcp(_) => None,
-            ListenerKind::Unix(_, path) => path.parent(),
+            ListenerKind::Unix { .. } => None,
+            ListenerKind::Tcp(_, address) if address.ip().to_canonical().is_loopback() => Some(format!(
+                "every user of this host can connect to {address} and control the guest; `--gdb` without an address uses \
+                 a socket that is yours alone"
+            )),
+            ListenerKind::Tcp(_, address) => Some(format!(
+                "everybody who reaches {address} over the network can control the guest, read its memory and change it, \
+                 without a password"
+            )),
         }
+    }
+
+    /// Returns the directories in which something is removed at the end: the socket, and the directory that was made for it.
+    pub(super) fn directories(&self) -> Vec<(&Path, DirectoryUse)> {
+        let ListenerKind::Unix { file, .. } = &self.kind else { return Vec::new() };
+        let socket = file.path.parent().map(|path| (path, DirectoryUse::Socket));
+        let private = file.directory.as_ref().and_then(|directory| directory.0.parent());
+        socket.into_iter().chain(private.map(|path| (path, DirectoryUse::Directory))).collect()
     }
 
     /// Waits for a connection. Returns `None` if termination was requested.
@@ -63,8 +180,8 @@ impl Listener {
                 return Ok(None);
             }
             let mut ready = match &self.kind {
-                ListenerKind::Tcp(listener) => [PollFd::new(listener, PollFlags::IN)],
-                ListenerKind::Unix(listener, _) => [PollFd::new(listener, PollFlags::IN)],
+                ListenerKind::Tcp(listener, _) => [PollFd::new(listener, PollFlags::IN)],
+                ListenerKind::Unix { listener, .. } => [PollFd::new(listener, PollFlags::IN)],
             };
             match poll(&mut ready, Some(&Timespec { tv_sec: 0, tv_nsec: POLL_INTERVAL_NS })) {
                 Ok(0) | Err(Errno::INTR) => continue,
@@ -72,23 +189,14 @@ impl Listener {
                 Err(error) => return Err(error.into()),
             }
             return Ok(Some(match &self.kind {
-                ListenerKind::Tcp(listener) => {
+                ListenerKind::Tcp(listener, _) => {
                     let stream = listener.accept()?.0;
                     // Packets are small, and each waits for the answer to the previous one.
                     stream.set_nodelay(true)?;
                     GdbStream::Tcp(stream)
                 }
-                ListenerKind::Unix(listener, _) => GdbStream::Unix(listener.accept()?.0),
+                ListenerKind::Unix { listener, .. } => GdbStream::Unix(listener.accept()?.0),
             }));
-        }
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        if let ListenerKind::Unix(_, path) = &self.kind {
-            // Ignored: the file was removed already, or cannot be removed.
-            let _ = std::fs::remove_file(path);
         }
     }
 }
@@ -150,7 +258,11 @@ mod tests {
         for text in ["0", ":0", "127.0.0.1:0"] {
             let listener = Listener::open(text).unwrap();
             assert!(listener.to_string().starts_with("127.0.0.1:"), "{listener}");
+            let warning = listener.warning().unwrap();
+            assert!(warning.starts_with("every user of this host can connect to 127.0.0.1:"), "{warning}");
         }
+        let open = Listener::open("0.0.0.0:0").unwrap();
+        assert!(open.warning().unwrap().contains("over the network"));
         assert!(Listener::open("127.0.0.1:notaport").is_err());
     }
 
@@ -159,13 +271,44 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("gdb.sock");
         let name = path.to_str().unwrap();
-        std::fs::write(&path, "precious").unwrap();
+        fs::write(&path, "precious").unwrap();
         assert!(Listener::open(name).is_err());
-        assert_eq!(std::fs::read(&path).unwrap(), b"precious");
-        std::fs::remove_file(&path).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"precious");
+        fs::remove_file(&path).unwrap();
         let listener = Listener::open(name).unwrap();
-        assert!(path.exists());
+        assert_eq!(fs::symlink_metadata(&path).unwrap().mode() & 0o7777, 0o600);
+        assert_eq!(listener.warning(), None);
         drop(listener);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_file_that_took_the_place_of_the_socket_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("gdb.sock");
+        let listener = Listener::open(path.to_str().unwrap()).unwrap();
+        fs::remove_file(&path).unwrap();
+        let other = UnixListener::bind(&path).unwrap();
+        drop(listener);
+        assert!(path.exists());
+        drop(other);
+    }
+
+    #[test]
+    fn the_private_socket_is_in_a_directory_of_its_own() {
+        let parent = tempfile::tempdir().unwrap();
+        let first = PrivateDirectory::create_in(parent.path()).unwrap();
+        let second = PrivateDirectory::create_in(parent.path()).unwrap();
+        assert_ne!(first.0, second.0);
+        assert_eq!(fs::metadata(&first.0).unwrap().mode() & 0o7777, 0o700);
+        let (listener, file) = SocketFile::listen(first.0.join(SOCKET_NAME), Some(first)).unwrap();
+        drop((second, file, listener));
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0);
+
+        let listener = Listener::open(PRIVATE_SOCKET).unwrap();
+        let path = PathBuf::from(listener.to_string());
+        UnixStream::connect(&path).unwrap();
+        drop(listener);
+        assert!(!path.parent().unwrap().exists());
     }
 }

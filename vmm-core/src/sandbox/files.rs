@@ -17,9 +17,25 @@ const WANTED: ABI = ABI::V6;
 /// Version of Landlock that a full sandbox needs (Linux 6.12).
 pub const WANTED_LANDLOCK: u32 = WANTED as u32;
 
-/// Rights of a directory in which the run still names files: a file appears, and an incomplete one is removed.
-fn naming_rights() -> BitFlags<AccessFs> {
-    AccessFs::MakeReg | AccessFs::RemoveFile
+/// Use of a directory after the sandbox is entered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DirectoryUse {
+    /// Files get their names in it, and incomplete ones are removed.
+    OutputFiles,
+    /// A socket in it is removed.
+    Socket,
+    /// An empty directory in it is removed.
+    Directory,
+}
+
+impl DirectoryUse {
+    fn rights(self) -> BitFlags<AccessFs> {
+        match self {
+            Self::OutputFiles => AccessFs::MakeReg | AccessFs::RemoveFile,
+            Self::Socket => AccessFs::RemoveFile.into(),
+            Self::Directory => AccessFs::RemoveDir.into(),
+        }
+    }
 }
 
 /// Extent to which Landlock confines this process.
@@ -43,8 +59,8 @@ impl fmt::Display for LandlockSupport {
     }
 }
 
-/// Takes all access to files from this process, except to name and remove files in `directories`.
-pub(super) fn restrict(directories: &[PathBuf]) -> Result<LandlockSupport, SandboxError> {
+/// Takes all access to files from this process, except for these uses of directories.
+pub(super) fn restrict(directories: &[(PathBuf, DirectoryUse)]) -> Result<LandlockSupport, SandboxError> {
     let failed = |error: landlock::RulesetError| SandboxError::Step {
         step: "landlock_restrict_self",
         source: io::Error::other(error),
@@ -56,13 +72,13 @@ pub(super) fn restrict(directories: &[PathBuf]) -> Result<LandlockSupport, Sandb
         .and_then(|ruleset| ruleset.scope(Scope::from_all(WANTED)))
         .and_then(Ruleset::create);
     let mut ruleset = ruleset.map_err(failed)?;
-    for directory in directories {
+    for (directory, purpose) in directories {
         let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
         let open = PathFd::new(directory).map_err(|error| SandboxError::Step {
             step: "open a directory of output files",
             source: io::Error::other(error),
         })?;
-        ruleset = ruleset.add_rule(PathBeneath::new(open, naming_rights())).map_err(failed)?;
+        ruleset = ruleset.add_rule(PathBeneath::new(open, purpose.rights())).map_err(failed)?;
     }
     let status = ruleset.restrict_self().map_err(failed)?;
     Ok(match status.ruleset {
