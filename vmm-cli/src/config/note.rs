@@ -1,13 +1,14 @@
 //! Trust in a configuration inside an ELF file (a note).
 //!
 //! Such a configuration comes from whoever made the file. Without `--trust-note` it is confined: it names only files inside
-//! the directory of the ELF file, writes none, and does not ask for what puts the host at risk. Only values from the note
-//! are confined; those from the command line are the user's own.
+//! the directory of the ELF file, writes none, and does not ask for what puts the host at risk, such as memory beyond that
+//! of the host. Only values from the note are confined; those from the command line are the user's own.
 
 use std::path::{Path, PathBuf};
 
 /// Advice on an error of a confined configuration.
-pub(crate) const HELP: &str = "a configuration inside an ELF file may only read files in the directory of that file; if you trust it, add `--trust-note`";
+pub(crate) const HELP: &str = "a configuration inside an ELF file may only read files in the directory of that file; if you \
+                               trust it, add `--trust-note`";
 
 /// Treatment of a configuration inside an ELF file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -75,6 +75,10 @@ pub(super) fn lower(cx: &mut Context<'_>) -> Vec<MemoryRegion> {
             if !check(cx, &region, &size.span, address_span) {
                 continue;
             }
+            if let Some(at) = table.overcommit.as_ref().filter(|at| at.value) {
+                let assignment = format!("{path}.overcommit = true");
+                cx.refuse_in_note(&at.span, &assignment, "it could use up the memory of the host");
+            }
             let parts = if memory.is_single() && table.address.is_none() {
                 split_at_hole(region)
             } else {
