@@ -33,6 +33,7 @@ use vmm_core::machine::Machine;
 use vmm_core::machine::error::Error;
 use vmm_core::machine::observer::Observer;
 use vmm_core::machine::run_loop::RunOutcome;
+use vmm_core::sandbox::DirectoryUse;
 
 use crate::bounded_writer::BoundedWriter;
 use crate::diagnostic::{Diagnostic, Location};
