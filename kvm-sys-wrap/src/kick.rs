@@ -25,6 +25,8 @@ thread_local! {
     static IMMEDIATE_EXIT: Cell<*const AtomicU8> = const { Cell::new(ptr::null()) };
     /// True if a signal came since the last run.
     static SIGNALLED: Cell<bool> = const { Cell::new(false) };
+    /// Thread ID of this thread; 0 before it is known.
+    static TID: Cell<i32> = const { Cell::new(0) };
 }
 
 /// Interval between the kicks of [`KickTimer::with_retries`].
@@ -109,7 +111,6 @@ impl KickState {
 
 /// Thread ID of this thread (`gettid`), cached.
 fn current_tid() -> i32 {
-    thread_local!(static TID: Cell<i32> = const { Cell::new(0) });
     if TID.get() == 0 {
         // SAFETY: gettid has no arguments and cannot fail.
         TID.set(unsafe { libc::gettid() });
@@ -160,6 +161,20 @@ fn is_ignored(signal: libc::c_int) -> bool {
     // SAFETY: a query; the pointer is to a live local.
     let result = unsafe { libc::sigaction(signal, ptr::null(), &raw mut action) };
     result == 0 && action.sa_sigaction == libc::SIG_IGN
+}
+
+/// Prepares the state of this module in a child process: of its signals, only SIGTERM requests termination. Kicks that the
+/// parent got are forgotten.
+pub(crate) fn reset_in_child() -> io::Result<()> {
+    TID.set(0);
+    SIGNALLED.set(false);
+    for signal in [libc::SIGINT, libc::SIGHUP, libc::SIGQUIT] {
+        // SAFETY: ignoring a signal needs no handler.
+        if unsafe { libc::signal(signal, libc::SIG_IGN) } == libc::SIG_ERR {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    register_signal_handler(libc::SIGTERM, on_signal).map_err(io::Error::from)
 }
 
 /// Blocks SIGINT, SIGTERM, SIGHUP and SIGQUIT on this thread, so that they go to threads that run vCPUs (`pthread_sigmask`).

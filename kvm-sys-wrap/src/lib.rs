@@ -22,6 +22,7 @@
 //! | | `KVM_REGISTER_COALESCED_MMIO` for ports | `coalesced_pio.rs` |
 //! | | VMs and vCPUs that are used again instead of `KVM_CREATE_VM` | `vm_pool.rs`, `pooled_vcpu.rs` |
 //! | | `mprotect`, which makes KVM drop its mapping of a page | `mmu_invalidate.rs` |
+//! | | `fork`: child processes that run guests | `fork.rs` |
 //! | | `KVM_GET_XSAVE` and all other state of a vCPU | `vcpu_state.rs` |
 //! | | `KVM_GET_IRQCHIP`, `KVM_GET_PIT2`, `KVM_GET_LAPIC`, `KVM_GET_CLOCK` and the matching `SET` calls | `interrupt_state.rs` |
 //!
@@ -37,6 +38,7 @@
 //! | SIGRTMIN handler | [`Vcpu::kicker`], [`KickTimer::new`], [`KickTimer::with_interval`] | replaces a handler of the program for that signal |
 //! | SIGINT, SIGTERM, SIGHUP, SIGQUIT handlers, and a flag | [`install_termination_handlers`] | such a signal ends a run instead of the process |
 //! | blocked signals of a thread | [`block_vcpu_signals`] | the four signals above go to other threads |
+//! | signals, descriptors and parent-death signal of a child | [`ChildProcess::fork`] | only in the child |
 //! | SIGBUS handler, and a table of mappings | [`MappedFile::new`], [`Vm::map_file`] | for all other addresses the action before it is restored when a signal comes |
 //! | open `/proc/self/pagemap` | [`Vm::reset_cow_pages`], [`open_pagemap`] | one descriptor, with close-on-exec |
 //!
@@ -102,6 +104,7 @@ mod dev_kvm;
 mod emulate;
 mod error;
 mod exit;
+mod fork;
 mod host_memory;
 mod interrupt_state;
 mod io_bytes;
@@ -138,6 +141,7 @@ pub use debug::{Breakpoint, BreakpointCondition, GuestDebug};
 pub use dev_kvm::Kvm;
 pub use error::{Error, FileChange, Result, SlotNumberProblem, SlotShapeProblem, TssAddressProblem};
 pub use exit::{Exit, emulation_failure};
+pub use fork::{ChildProcess, SharedCounters};
 pub use host_memory::{
     FileRange, GuestMemory, MappedFile, MemoryAdvice, MemoryFile, Slot, SlotBacking, SlotFlags,
 };

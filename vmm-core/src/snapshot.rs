@@ -20,6 +20,7 @@ mod form;
 mod host;
 mod reset;
 
+use std::fs::File;
 use std::sync::Arc;
 
 use kvm_sys_wrap::bindings::{CpuId, kvm_cpuid_entry2, kvm_regs};
@@ -146,6 +147,19 @@ impl Machine {
     /// # Errors
     /// [`Error::Kvm`] where the state cannot be read, [`Error::Snapshot`] where there is no memory left for it.
     pub fn snapshot(&mut self) -> Result<Snapshot, Error> {
+        self.try_snapshot(None)
+    }
+
+    /// Takes a snapshot as [`Machine::snapshot`] does, with the memory in a file of [`MemoryFile::reserve`](kvm_sys_wrap::MemoryFile::reserve).
+    /// Another process can take it from there ([`MemoryImage::from_file`]); nobody can change it.
+    ///
+    /// # Errors
+    /// As [`Machine::snapshot`].
+    pub fn snapshot_to(&mut self, memory: File) -> Result<Snapshot, Error> {
+        self.try_snapshot(Some(memory))
+    }
+
+    fn try_snapshot(&mut self, file: Option<File>) -> Result<Snapshot, Error> {
         for processor in self.processors.iter_mut() {
             let is_end = |outcome: &_| matches!(outcome, ExitOutcome::Ended(_));
             if processor.finish_instruction(&self.board, &mut (), is_end)?.is_some() {
@@ -155,7 +169,7 @@ impl Machine {
         }
         let msrs = self.processors.bsp().vcpu.vm().kvm().msr_index_list()?;
         let state = MachineState::from_machine(self, Some(&msrs))?;
-        let memory = MemoryImage::from_memory(&self.board.memory, &self.board.spec)?;
+        let memory = MemoryImage::from_memory(&self.board.memory, &self.board.spec, file)?;
         Ok(Snapshot { config: Arc::new(MachineConfig::from_machine(self)), state: Arc::new(state), memory })
     }
 

@@ -31,21 +31,56 @@ impl MemoryFile {
     }
 
     pub(crate) fn try_create(size: u64) -> io::Result<Self> {
-        let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
-        // SAFETY: the name is a string that ends with NUL; nothing else is read or written.
-        let descriptor = unsafe { libc::memfd_create(c"guest memory".as_ptr(), flags) };
-        if descriptor < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: a new descriptor, which nothing else owns.
-        let file = File::from(unsafe { OwnedFd::from_raw_fd(descriptor) });
+        Self::try_with_size(memfd()?, size)
+    }
+
+    /// Creates a file without a size yet, for [`MemoryFile::with_size`] (`memfd_create`). A process can make it for another one.
+    ///
+    /// # Errors
+    /// [`Error::Call`](crate::Error::Call).
+    pub fn reserve() -> Result<File> {
+        memfd().map_err(call_failed(Call::MemfdCreate, "no bytes"))
+    }
+
+    /// Gives a file of [`MemoryFile::reserve`] its size, all zero (`ftruncate`, `F_ADD_SEALS`).
+    ///
+    /// # Errors
+    /// [`Error::Call`](crate::Error::Call), such as for a file that has a size already.
+    pub fn with_size(file: File, size: u64) -> Result<Self> {
+        Self::try_with_size(file, size).map_err(call_failed(Call::MemfdCreate, format!("{size:#x} bytes")))
+    }
+
+    fn try_with_size(file: File, size: u64) -> io::Result<Self> {
         file.set_len(size)?;
-        let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
-        // SAFETY: F_ADD_SEALS takes an integer; the descriptor is open.
-        if unsafe { libc::fcntl(descriptor, libc::F_ADD_SEALS, seals) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
+        add_seals(&file, SIZE_SEALS)?;
         Ok(Self { file: Arc::new(file), size })
+    }
+
+    /// Takes a file that another process has given its size.
+    ///
+    /// # Errors
+    /// [`Error::Call`](crate::Error::Call) where the size is not sealed.
+    pub fn from_sealed(file: File) -> Result<Self> {
+        let take = || {
+            // SAFETY: F_GET_SEALS takes no argument; the descriptor is open.
+            let seals = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) };
+            if seals < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            let sealed = seals & SIZE_SEALS == SIZE_SEALS;
+            let size = file.metadata()?.len();
+            sealed.then_some(size).ok_or_else(|| io::Error::other("the size of the file is not sealed"))
+        };
+        let size = take().map_err(call_failed(Call::MemfdCreate, "a file of another process"))?;
+        Ok(Self { file: Arc::new(file), size })
+    }
+
+    /// Seals the contents: nobody can write to the file from now on (`F_SEAL_WRITE`). Private mappings can still be written.
+    ///
+    /// # Errors
+    /// [`Error::Call`](crate::Error::Call) where a shared mapping of the file is writable.
+    pub fn seal_contents(&self) -> Result<()> {
+        add_seals(&self.file, libc::F_SEAL_WRITE).map_err(call_failed(Call::MemfdCreate, "F_SEAL_WRITE"))
     }
 
     /// Returns the size of the file in bytes.
@@ -73,6 +108,28 @@ impl MemoryFile {
 
     pub(crate) const fn file(&self) -> &Arc<File> {
         &self.file
+    }
+}
+
+/// Seals that fix the size.
+const SIZE_SEALS: libc::c_int = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
+
+fn memfd() -> io::Result<File> {
+    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+    // SAFETY: the name is a string that ends with NUL; nothing else is read or written.
+    let descriptor = unsafe { libc::memfd_create(c"guest memory".as_ptr(), flags) };
+    if descriptor < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a new descriptor, which nothing else owns.
+    Ok(File::from(unsafe { OwnedFd::from_raw_fd(descriptor) }))
+}
+
+fn add_seals(file: &File, seals: libc::c_int) -> io::Result<()> {
+    // SAFETY: F_ADD_SEALS takes an integer; the descriptor is open.
+    match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 
@@ -127,5 +184,21 @@ mod tests {
         assert!(file.write_at(b"12", 0x2fff).is_err());
         assert!(file.read_at(&mut bytes, 0x2fff).is_err());
         assert_eq!(file.size(), 0x3000);
+    }
+
+    #[test]
+    fn another_process_fills_a_reserved_file() {
+        let reserved = MemoryFile::reserve().unwrap();
+        let copy = || reserved.try_clone().unwrap();
+        assert!(MemoryFile::from_sealed(copy()).is_err());
+        let file = MemoryFile::with_size(copy(), 0x1000).unwrap();
+        file.write_at(b"page", 4).unwrap();
+        file.seal_contents().unwrap();
+        assert!(file.write_at(b"more", 4).is_err());
+        let other = MemoryFile::from_sealed(copy()).unwrap();
+        let mut bytes = [0; 4];
+        other.read_at(&mut bytes, 4).unwrap();
+        assert_eq!((&bytes, other.size()), (b"page", 0x1000));
+        assert!(MemoryFile::with_size(copy(), 0x2000).is_err());
     }
 }

@@ -1,5 +1,6 @@
 //! Memory of a snapshot: all regions one after the other in a memfd, in which pages of zeros are holes.
 
+use std::fs::File;
 use std::io;
 
 use kvm_sys_wrap::{Gpa, GuestMemory, MemoryFile, SlotBacking};
@@ -36,20 +37,40 @@ impl MemoryImage {
     /// # Errors
     /// [`Error::Kvm`] where there is no memory for it.
     pub fn empty(spec: &MachineSpec) -> Result<Self, Error> {
-        let mut regions = Vec::new();
-        let mut end = 0_u64;
-        for MemoryRegion { address, size, .. } in &spec.memory {
-            regions.push(ImageRegion { address: *address, size: *size, offset: end });
-            end = end.checked_add(*size).ok_or_else(|| problem("it is larger than a file can be"))?;
-        }
+        let (regions, end) = regions(spec)?;
         Ok(Self { file: MemoryFile::create(end)?, regions })
     }
 
-    /// Copies guest memory.
-    pub(crate) fn from_memory(memory: &GuestMemory, spec: &MachineSpec) -> Result<Self, Error> {
-        let image = Self::empty(spec)?;
+    /// Takes the memory of a machine from a file that another process filled ([`Machine::snapshot_to`](crate::machine::Machine::snapshot_to)).
+    ///
+    /// # Errors
+    /// [`Error::Snapshot`] where the file does not have the size of the machine's memory; [`Error::Kvm`] where it can change.
+    pub fn from_file(file: File, spec: &MachineSpec) -> Result<Self, Error> {
+        let (file, (regions, end)) = (MemoryFile::from_sealed(file)?, regions(spec)?);
+        if file.size() == end { Ok(Self { file, regions }) } else { Err(problem("it has other memory")) }
+    }
+
+    /// Copies guest memory to a file of its own, or to one of [`MemoryFile::reserve`], which nobody can write to afterwards.
+    pub(crate) fn from_memory(
+        memory: &GuestMemory,
+        spec: &MachineSpec,
+        reserved: Option<File>,
+    ) -> Result<Self, Error> {
+        let Some(reserved) = reserved else {
+            let image = Self::empty(spec)?;
+            image.copy(memory)?;
+            return Ok(image);
+        };
+        let (regions, end) = regions(spec)?;
+        let image = Self { file: MemoryFile::with_size(reserved, end)?, regions };
+        image.copy(memory)?;
+        image.file.seal_contents()?;
+        Ok(image)
+    }
+
+    fn copy(&self, memory: &GuestMemory) -> Result<(), Error> {
         let mut buffer = vec![0; CHUNK];
-        for ImageRegion { address, size, offset } in &image.regions {
+        for ImageRegion { address, size, offset } in &self.regions {
             let mut done = 0;
             while done < *size {
                 let length = usize::try_from(size - done).unwrap_or(CHUNK).min(CHUNK);
@@ -59,12 +80,12 @@ impl MemoryImage {
                     .map_err(|error| failed(io::Error::other(error)))?;
                 for run in nonzero_runs(chunk) {
                     let at = offset + done + u64::try_from(run.start).unwrap_or(u64::MAX);
-                    image.file.write_at(chunk.get(run).unwrap_or_default(), at).map_err(failed)?;
+                    self.file.write_at(chunk.get(run).unwrap_or_default(), at).map_err(failed)?;
                 }
                 done += u64::try_from(length).unwrap_or(u64::MAX);
             }
         }
-        Ok(image)
+        Ok(())
     }
 
     /// Writes `bytes` to an image that no machine was made from yet.
@@ -133,6 +154,17 @@ impl MemoryImage {
             (inside.checked_add(length)? <= region.size).then_some(region.offset + inside)
         })
     }
+}
+
+/// Returns the regions in the file, and their total size.
+fn regions(spec: &MachineSpec) -> Result<(Vec<ImageRegion>, u64), Error> {
+    let mut regions = Vec::new();
+    let mut end = 0_u64;
+    for MemoryRegion { address, size, .. } in &spec.memory {
+        regions.push(ImageRegion { address: *address, size: *size, offset: end });
+        end = end.checked_add(*size).ok_or_else(|| problem("it is larger than a file can be"))?;
+    }
+    Ok((regions, end))
 }
 
 fn problem(problem: &'static str) -> Error {
