@@ -218,9 +218,9 @@ mod tests {
     fn counters_are_zero_and_have_an_end() {
         let counters = SharedCounters::new(600).unwrap();
         let sum = |counters: &SharedCounters| {
-            (0..600).map(|at| counters.get(at).unwrap().load(Ordering::SeqCst)).sum()
+            (0..600).map(|at| counters.get(at).unwrap().load(Ordering::SeqCst)).sum::<u64>()
         };
-        assert_eq!(sum(&counters), 0_u64);
+        assert_eq!(sum(&counters), 0);
         counters.get(599).unwrap().fetch_add(7, Ordering::SeqCst);
         assert_eq!(sum(&counters), 7);
         assert!(counters.get(600).is_none());

@@ -4,8 +4,10 @@
 
 use std::process::ExitCode;
 
+use serde::{Deserialize, Serialize};
+
 /// Exit status of `vmm-cli`, one for each class of results and errors.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Status {
     /// Status 0: HLT (unless configured otherwise), exit code 0, or every line of `[expect]` met.
     Success,

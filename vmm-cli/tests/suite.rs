@@ -6,7 +6,7 @@ mod support;
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -261,33 +261,188 @@ fn reports_of_partitions_merge_to_one() {
     assert_eq!(test(directory.path(), &["--merge", "1.xml", "1.xml", "-o", "b.xml"]).status, Some(105));
 }
 
-/// Waits until a process handles SIGINT and has used 0.3 s of CPU time since then. Its guests, which spin, run then.
-fn wait_until_guests_run(process: u32) {
-    const TICKS: u64 = 30;
-    /// Bit of SIGINT, signal 2, in the mask of caught signals.
-    const SIGINT: u64 = 1 << 1;
-    // proc_pid_status(5).
-    let handles_sigint = || {
-        let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
-        u64::from_str_radix(caught.trim(), 16).unwrap() & SIGINT != 0
-    };
-    // proc_pid_stat(5): after the name in parentheses, fields 14 and 15 are user and system time in ticks of 10 ms.
-    let ticks = || -> u64 {
-        let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
-        let (_, fields) = stat.rsplit_once(')').unwrap();
-        fields.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum()
-    };
+/// Starts `vmm-cli test`.
+fn start(directory: &Path, arguments: &[&str]) -> Child {
+    let mut command = Command::new(CLI);
+    command.arg("test").args(arguments).current_dir(directory).stdin(Stdio::null());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Returns the fields of proc_pid_stat(5) that follow the name in parentheses: from the third one, the state.
+fn stat(process: u32) -> Option<Vec<String>> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(')')?;
+    Some(fields.split_whitespace().map(str::to_owned).collect())
+}
+
+/// Returns the CPU time of a process: fields 14 and 15, user and system time in ticks of 10 ms.
+fn ticks(process: u32) -> u64 {
+    stat(process).map_or(0, |fields| fields[11..13].iter().map(|field| field.parse::<u64>().unwrap()).sum())
+}
+
+/// Returns the children of a process that have not ended.
+fn workers(process: u32) -> Vec<u32> {
+    let all =
+        fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+    let parent = process.to_string();
+    all.filter(|number| stat(*number).is_some_and(|fields| fields[1] == parent && fields[0] != "Z")).collect()
+}
+
+fn wait_until(what: &str, condition: impl Fn() -> bool) {
     let began = Instant::now();
-    let wait_for = |condition: &dyn Fn() -> bool| {
-        while !condition() {
-            assert!(began.elapsed() < Duration::from_secs(120), "the guests do not run");
-            std::thread::sleep(Duration::from_millis(10));
+    while !condition() {
+        assert!(began.elapsed() < Duration::from_secs(120), "{what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Waits until `count` workers of a process have each used 0.3 s of CPU time. Their guests, which spin, run then. Returns them.
+fn wait_until_guests_run(process: u32, count: usize) -> Vec<u32> {
+    const TICKS: u64 = 30;
+    let running =
+        || workers(process).into_iter().filter(|worker| ticks(*worker) >= TICKS).collect::<Vec<_>>();
+    wait_until("the guests do not run", || running().len() == count);
+    running()
+}
+
+fn signal(process: u32, name: &str) {
+    Command::new("kill").args([&format!("-{name}"), &process.to_string()]).status().unwrap();
+}
+
+/// Sends a signal until the process has ended. The first SIGSEGV only removes Rust's handler.
+fn end_by_signal(process: u32, name: &str) {
+    wait_until("the worker does not end", || {
+        let is_there = stat(process).is_some_and(|fields| fields[0] != "Z");
+        if is_there {
+            signal(process, name);
         }
+        !is_there
+    });
+}
+
+/// Returns the file of a case that spins until it is stopped.
+fn spins() -> String {
+    machine("spins.bin") + "limits.time = \"10m\"\n[expect]\nend = \"halt\"\n"
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_worker_that_dies_costs_one_case() {
+    if !program_exists() {
+        return;
+    }
+    let prints = machine("prints.bin") + "[expect]\noutput = \"A\"\n";
+    let directory = suite(&[
+        ("a.toml", prints.clone()),
+        ("b-spins.toml", spins()),
+        ("c.toml", prints.clone()),
+        ("d-spins.toml", spins()),
+        ("e.toml", prints),
+    ]);
+    let child = start(directory.path(), &["-j1", "--format", "json", "--junit", "report.xml"]);
+    for name in ["KILL", "SEGV"] {
+        let workers = wait_until_guests_run(child.id(), 1);
+        end_by_signal(workers[0], name);
+    }
+    let result = ProcessResult::new(&child.wait_with_output().unwrap());
+    assert_eq!(result.status, Some(103), "{result:?}");
+    let (rows, summary) = result.json();
+    let verdicts: Vec<_> = rows.iter().map(|row| row["verdict"].as_str().unwrap()).collect();
+    assert_eq!(verdicts, ["passed", "failed", "passed", "failed", "passed"]);
+    assert_eq!(
+        (&summary["passed"], &summary["failed"], &summary["not_run"]),
+        (&3.into(), &2.into(), &0.into())
+    );
+    assert_eq!(rows[1]["reason"], "the worker process was killed by SIGKILL (out of memory?)");
+    assert_eq!(rows[3]["reason"], "the worker process crashed: SIGSEGV");
+    assert_eq!(rows[1]["failure"]["status"], 101);
+    let xml = fs::read_to_string(directory.path().join("report.xml")).unwrap();
+    assert!(xml.contains("tests=\"5\" skipped=\"0\" failures=\"0\" errors=\"2\""), "{xml}");
+}
+
+/// Case 2 of 6 spins. All start from one boot snapshot; the guest printed an A before it.
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_worker_that_dies_costs_one_case_of_a_booted_guest() {
+    if !program_exists() {
+        return;
+    }
+    let case =
+        |(name, address): (usize, &&str)| format!("[[test.case]]\nname = \"{name}\"\njump = \"{address}\"\n");
+    let cases = ["0x8004", "0x8004", "0x8007", "0x8004", "0x8004", "0x8004"];
+    let cases: String = cases.iter().enumerate().map(case).collect();
+    let text = machine("boots.bin")
+        + "limits.time = \"10m\"\n[expect]\nend = \"halt\"\noutput = \"AA\"\n[test]\nsnapshot-at = \"0x8004\"\n"
+        + &cases;
+    let directory = suite(&[("booted.toml", text)]);
+    // 0x8000: mov al, 'A'; out 0xe9, al; 0x8004: out 0xe9, al; hlt; 0x8007: jmp $
+    let boots = [0xb0, b'A', 0xe6, 0xe9, 0xe6, 0xe9, 0xf4, 0xeb, 0xfe];
+    fs::write(directory.path().join("boots.bin"), boots).unwrap();
+    for jobs in ["-j1", "-j2"] {
+        let child = start(directory.path(), &[jobs, "--format", "json", "--retry", "0"]);
+        let workers = wait_until_guests_run(child.id(), 1);
+        end_by_signal(workers[0], "KILL");
+        let result = ProcessResult::new(&child.wait_with_output().unwrap());
+        assert_eq!(result.status, Some(103), "{result:?}");
+        let (rows, _) = result.json();
+        let verdicts: Vec<_> = rows.iter().map(|row| row["verdict"].as_str().unwrap()).collect();
+        assert_eq!(verdicts.len(), 6, "{result:?}");
+        let failed: Vec<_> = rows.iter().filter(|row| row["verdict"] == "failed").collect();
+        assert_eq!(failed.len(), 1, "{result:?}");
+        assert!(failed[0]["name"].as_str().unwrap().starts_with("booted.toml::"));
+        assert_eq!(failed[0]["failure"]["status"], 101);
+    }
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_suite_that_is_killed_leaves_the_earlier_report_and_a_journal() {
+    if !program_exists() {
+        return;
+    }
+    let prints = machine("prints.bin") + "[expect]\n[matrix]\n\"guest.address\" = [0x8000, 0x9000, 0xa000]\n";
+    let directory = suite(&[("a.toml", prints), ("b-spins.toml", spins())]);
+    let report = directory.path().join("report.xml");
+    fs::write(&report, "earlier").unwrap();
+    let journals = || {
+        let names =
+            fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with(".report.xml.journal.")).collect::<Vec<_>>()
     };
-    wait_for(&handles_sigint);
-    let start = ticks();
-    wait_for(&|| ticks() >= start + TICKS);
+    let mut child = start(directory.path(), &["-j1", "--junit", "report.xml", "--force"]);
+    wait_until("the journal has no case", || {
+        journals().iter().any(|name| {
+            let text = fs::read_to_string(directory.path().join(name)).unwrap();
+            text.matches("<testcase ").count() == 3
+        })
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(fs::read_to_string(&report).unwrap(), "earlier");
+    let [journal] = &journals()[..] else { panic!("{:?}", journals()) };
+    let merged = test(directory.path(), &["--merge", journal, "-o", "merged.xml"]);
+    assert_eq!((merged.status, merged.stdout.as_str()), (Some(0), "3 passed, 0 failed, 0 skipped\n"));
+
+    // A suite that ends leaves no journal.
+    fs::remove_file(directory.path().join(journal)).unwrap();
+    assert_eq!(test(directory.path(), &["a.toml", "--junit", "report.xml", "--force"]).status, Some(0));
+    assert!(journals().is_empty());
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn workers_end_with_their_parent() {
+    if !program_exists() {
+        return;
+    }
+    let directory = suite(&[("a.toml", spins()), ("b.toml", spins())]);
+    let mut child = start(directory.path(), &["-j2"]);
+    let workers = wait_until_guests_run(child.id(), 2);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    wait_until("the workers go on", || {
+        workers.iter().all(|worker| stat(*worker).is_none_or(|fields| fields[0] == "Z"))
+    });
 }
 
 #[test]
@@ -299,11 +454,9 @@ fn ctrl_c_ends_all_guests_at_once() {
     let spins = machine("spins.bin")
         + "limits.time = \"10m\"\n[expect]\n[matrix]\n\"guest.address\" = [0x8000, 0x9000, 0xa000]\n";
     let directory = suite(&[("spins.toml", spins)]);
-    let mut command = Command::new(CLI);
-    command.args(["test", "-j2", "--junit", "report.xml"]).current_dir(&directory).stdin(Stdio::null());
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    wait_until_guests_run(child.id());
-    Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let child = start(directory.path(), &["-j2", "--junit", "report.xml"]);
+    wait_until_guests_run(child.id(), 2);
+    signal(child.id(), "INT");
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130));
     let shown = String::from_utf8_lossy(&output.stdout);

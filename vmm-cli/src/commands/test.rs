@@ -1,7 +1,7 @@
 //! `vmm-cli test`: runs the cases under some paths and counts the results, or merges reports of such runs.
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Instant;
 
@@ -182,29 +182,44 @@ fn run(args: &TestArgs, cases: Vec<Case>) -> Result<Status, Diagnostics> {
         no_skip: args.no_skip,
     };
     let mut show = Reporter::new(args.format, cases.len());
-    let mut junit = Junit::default();
+    let mut junit = Junit::new(args.junit.as_deref().map(journal).transpose()?.flatten());
     let began = Instant::now();
-    let ended = workers::run(kvm, cases, settings, |cases, event| {
-        let case = match event {
-            SuiteEvent::Started(number) | SuiteEvent::Finished(number, _) => cases.get(number),
-            SuiteEvent::Tick => None,
-        };
-        if let (SuiteEvent::Finished(number, ran), Some(case)) = (&event, case) {
-            junit.add(*number, case, ran);
+    let ended = workers::run(kvm, &cases, settings, |event| match event {
+        SuiteEvent::Finished(number, ran) => {
+            if let Some(case) = cases.get(number) {
+                junit.add(number, case, &ran);
+                show.finished(case, &ran);
+            }
         }
-        show.report(case, &event);
+        SuiteEvent::Tick(running) => {
+            junit.write_journal();
+            let names = running.iter().filter_map(|number| Some(cases.get(*number)?.name.as_str()));
+            show.tick(&names.collect::<Vec<_>>());
+        }
     });
-    ended.map_err(|error| Diagnostic::error(Status::Host, format!("cannot start a thread: {error}")))?;
+    ended.map_err(|error| {
+        Diagnostic::error(Status::Host, format!("cannot start a worker process: {error}"))
+    })?;
     let elapsed = began.elapsed();
     let tally = show.finish(elapsed, args.shuffle)?;
     if let Some(file) = junit_file {
-        write(&junit.finish(elapsed), file)?;
+        write(&junit.finish(elapsed)?, file)?;
     }
     Ok(match (termination_requested(), tally.failed) {
         (true, _) => Status::Interrupted,
         (false, 0) => Status::Success,
         (false, _) => Status::Unexpected,
     })
+}
+
+/// Creates the journal of a report, a hidden file beside it; none for a special file, such as a pipe.
+fn journal(report: &Path) -> Result<Option<OutputFile>, Diagnostic> {
+    if report.metadata().is_ok_and(|data| !data.is_file()) {
+        return Ok(None);
+    }
+    let mut name = report.as_os_str().to_owned();
+    name.push(".journal");
+    OutputFile::create_hidden(Path::new(&name), "the journal of the report", true).map(Some)
 }
 
 fn write(report: &Report, file: OutputFile) -> Result<(), Diagnostic> {

@@ -29,6 +29,7 @@ pub struct TestFile {
     note: Option<NoteOrigin>,
     variants: Vec<Variant>,
     cases: Vec<String>,
+    has_test_keys: bool,
 }
 
 /// Combination of the values of the matrix; without a matrix, the only and empty one.
@@ -77,7 +78,9 @@ impl TestFile {
         }
         let variants = expand(&matrix, implied);
         let cases = cases(table.get("test"));
-        Ok(Some(Self { path: path.to_owned(), text, note, variants, cases }))
+        let has_test_keys = table.contains_key("test")
+            || matrix.0.iter().any(|(key, _)| key == "test" || key.starts_with("test."));
+        Ok(Some(Self { path: path.to_owned(), text, note, variants, cases, has_test_keys }))
     }
 
     /// Returns the variants of the test, in the order of the values in the file.
@@ -90,6 +93,12 @@ impl TestFile {
     #[must_use]
     pub fn cases(&self) -> &[String] {
         &self.cases
+    }
+
+    /// Returns true if the file, or its matrix, has keys of `[test]`.
+    #[must_use]
+    pub const fn has_test_keys(&self) -> bool {
+        self.has_test_keys
     }
 
     /// Returns the configuration of one variant of the test.

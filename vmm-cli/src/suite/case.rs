@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::boot_snapshot::SharedFixture;
 use crate::config::note::NotePolicy;
 use crate::config::{Config, TestCase, TestFile};
 use crate::diagnostic::Diagnostics;
@@ -21,8 +20,8 @@ pub(crate) struct Case {
 /// Content of the file.
 #[derive(Debug)]
 enum CaseSource {
-    /// Test, number of the variant, number of the case, and the fixture that the cases of the variant share.
-    Variant { test: Arc<TestFile>, variant: usize, case: usize, fixture: SharedFixture },
+    /// Test, number of the variant, and number of the case.
+    Variant { test: Arc<TestFile>, variant: usize, case: usize },
     /// The file could not be read.
     Unreadable(Diagnostics),
 }
@@ -38,18 +37,12 @@ impl Case {
         };
         let mut cases = Vec::new();
         for (number, variant) in test.variants().iter().enumerate() {
-            let fixture = SharedFixture::default();
             let name =
                 if variant.name.is_empty() { name.clone() } else { format!("{name}[{}]", variant.name) };
             cases.extend(test.cases().iter().enumerate().map(|(case, own)| Self {
                 name: if own.is_empty() { name.clone() } else { format!("{name}::{own}") },
                 file: file.clone(),
-                source: CaseSource::Variant {
-                    test: Arc::clone(&test),
-                    variant: number,
-                    case,
-                    fixture: fixture.clone(),
-                },
+                source: CaseSource::Variant { test: Arc::clone(&test), variant: number, case },
             }));
         }
         cases
@@ -63,11 +56,20 @@ impl Case {
         }
     }
 
-    /// Returns the fixture that the case shares with others, if there are any.
-    pub(super) fn fixture(&self) -> Option<SharedFixture> {
+    /// Returns a key that is the same for all cases of one file and one combination of its matrix; none for a file that
+    /// could not be read.
+    pub(super) fn fixture_key(&self) -> Option<(*const TestFile, usize)> {
         match &self.source {
-            CaseSource::Variant { test, fixture, .. } if test.cases().len() > 1 => Some(fixture.clone()),
-            CaseSource::Variant { .. } | CaseSource::Unreadable(_) => None,
+            CaseSource::Variant { test, variant, .. } => Some((Arc::as_ptr(test), *variant)),
+            CaseSource::Unreadable(_) => None,
+        }
+    }
+
+    /// Returns true if the configuration may have `test.snapshot-at`.
+    pub(super) fn may_have_snapshot(&self) -> bool {
+        match &self.source {
+            CaseSource::Variant { test, .. } => test.has_test_keys(),
+            CaseSource::Unreadable(_) => false,
         }
     }
 

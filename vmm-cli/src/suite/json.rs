@@ -4,13 +4,11 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::case::Case;
 use super::outcome::{CaseCounts, CaseFailure, CaseResult, CaseVerdict};
 use super::shuffle::Seed;
-use crate::diagnostic::json as diagnostics;
-use crate::report::Report;
 
 /// One case.
 #[derive(Serialize)]
@@ -39,10 +37,10 @@ struct FailureRecord<'a> {
     cause: Option<&'a str>,
     #[serde(skip_serializing_if = "String::is_empty")]
     output: String,
-    #[serde(skip_serializing_if = "Value::is_null")]
-    diagnostics: Value,
     #[serde(skip_serializing_if = "Option::is_none")]
-    report: Option<&'a Report>,
+    diagnostics: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    report: Option<&'a RawValue>,
 }
 
 #[derive(Serialize)]
@@ -118,16 +116,16 @@ impl<'a> CaseRecord<'a> {
 
 impl<'a> FailureRecord<'a> {
     fn new(failure: &'a CaseFailure) -> Self {
-        let CaseFailure { status, lines, cause, output, diagnostics: problems, report } = failure;
-        let problems = (!problems.0.is_empty()).then(|| diagnostics::render(problems));
+        let CaseFailure { status, lines, cause, output, diagnostics, report, .. } = failure;
+        // A worker made them, of values that always serialize. Text that is no JSON would be left out.
+        let raw = |text: &'a str| serde_json::from_str::<&RawValue>(text).ok();
         Self {
             status: status.code(),
             lines,
             cause: cause.as_deref(),
             output: String::from_utf8_lossy(output).into_owned(),
-            // Valid: it was rendered just before.
-            diagnostics: problems.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default(),
-            report: report.as_deref(),
+            diagnostics: diagnostics.as_ref().and_then(|rendered| raw(&rendered.json)),
+            report: report.as_deref().and_then(raw),
         }
     }
 }

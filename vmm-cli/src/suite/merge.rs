@@ -13,7 +13,12 @@ use super::junit::REPORT_NAME;
 use crate::diagnostic::{Diagnostic, Diagnostics, Location};
 use crate::status::Status;
 
-/// Reads the reports and merges them.
+/// Start of the XML declaration of a report. Text in a report has no `<`.
+const DECLARATION: &str = "<?xml ";
+/// End of a report.
+const END: &str = "</testsuites>";
+
+/// Reads the reports and merges them. A journal of a suite that was killed is a report too.
 ///
 /// # Errors
 /// A file cannot be read or is no report, or a case is in two of them.
@@ -25,12 +30,30 @@ pub(crate) fn read(paths: &[PathBuf]) -> Result<Report, Diagnostics> {
             let status = if known { Status::Configuration } else { Status::Host };
             error_at(path, status, &format!("cannot read the report: {error}"))
         })?;
-        let part = Report::deserialize_from_str(&text).map_err(|error| {
-            error_at(path, Status::Configuration, &format!("this is no JUnit report: {error}"))
-        })?;
-        parts.push((path.as_path(), part));
+        for text in reports(&text) {
+            let part = Report::deserialize_from_str(text).map_err(|error| {
+                error_at(path, Status::Configuration, &format!("this is no JUnit report: {error}"))
+            })?;
+            parts.push((path.as_path(), part));
+        }
     }
     merge(parts).map_err(Into::into)
+}
+
+/// Splits a journal into its reports, each with an XML declaration. Of a last one that is incomplete nothing is returned, if others
+/// come before it.
+fn reports(text: &str) -> Vec<&str> {
+    let starts = text.match_indices(DECLARATION).map(|(at, _)| at).filter(|at| *at > 0);
+    let ends = starts.clone().chain([text.len()]);
+    let mut reports: Vec<&str> =
+        [0].into_iter().chain(starts).zip(ends).filter_map(|(from, to)| text.get(from..to)).collect();
+    if let [_, .., last] = &mut reports[..] {
+        match last.rfind(END).and_then(|at| last.get(..at.saturating_add(END.len()))) {
+            Some(complete) => *last = complete,
+            None => drop(reports.pop()),
+        }
+    }
+    reports
 }
 
 fn merge(parts: Vec<(&Path, Report)>) -> Result<Report, Diagnostic> {
@@ -109,6 +132,20 @@ mod tests {
         let broken = directory.path().join("broken.xml");
         fs::write(&broken, "<testsuites").unwrap();
         assert_eq!(read(&[broken]).unwrap_err().status(), Status::Configuration);
+    }
+
+    #[test]
+    fn a_journal_is_reports_one_after_the_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("journal");
+        let [one, two, three] = [0..2, 2..3, 3..6].map(|numbers| report(numbers).to_string().unwrap());
+        for cut in [1, three.len() / 2, three.len()] {
+            fs::write(&path, [&one, &two, &three[..cut]].concat()).unwrap();
+            let merged = read(std::slice::from_ref(&path)).unwrap();
+            assert_eq!(merged.tests, if cut == three.len() { 6 } else { 3 }, "{cut}");
+        }
+        fs::write(&path, &one[..one.len() / 2]).unwrap();
+        assert_eq!(read(&[path]).unwrap_err().status(), Status::Configuration);
     }
 
     proptest! {

@@ -2,25 +2,27 @@
 
 use std::time::Duration;
 
-use crate::diagnostic::Diagnostics;
-use crate::report::Report;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::diagnostic::{Diagnostics, json};
 use crate::status::Status;
 
 /// Result of running a case once.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum CaseRun {
     /// The guest met its `[expect]`.
     Passed,
     /// The guest or the host failed.
-    Failed(CaseFailure),
+    Failed(Box<CaseFailure>),
     /// Skipped, since the host cannot run the case; with the reason.
     Skipped(String),
     /// The run was interrupted.
     Interrupted,
 }
 
-/// Failure of a case.
-#[derive(Debug)]
+/// Failure of a case. It comes from another process, so diagnostics and report are texts already.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct CaseFailure {
     /// Exit status that `run` would have.
     pub(crate) status: Status,
@@ -28,19 +30,35 @@ pub(crate) struct CaseFailure {
     pub(crate) lines: Vec<String>,
     /// First paragraph of the autopsy.
     pub(crate) cause: Option<String>,
-    /// Output of the guest.
+    /// Output of the guest, or its start and end.
     pub(crate) output: Vec<u8>,
-    /// Errors before the guest ran.
-    pub(crate) diagnostics: Diagnostics,
-    /// Report of the run, if the guest ran.
-    pub(crate) report: Option<Box<Report>>,
+    /// Errors before the guest ran, if there are any.
+    pub(crate) diagnostics: Option<RenderedDiagnostics>,
+    /// True if the guest ran.
+    pub(crate) has_run: bool,
+    /// Report of the run as JSON, if the guest ran.
+    pub(crate) report: Option<String>,
+}
+
+/// Diagnostics as text and as JSON.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct RenderedDiagnostics {
+    /// Text for people.
+    pub(crate) text: String,
+    /// JSON array.
+    pub(crate) json: String,
 }
 
 impl CaseFailure {
     /// Creates a failure of a case that did not run.
     pub(super) fn without_run(status: Status, line: String) -> Self {
-        let diagnostics = Diagnostics::default();
-        Self { status, lines: vec![line], cause: None, output: Vec::new(), diagnostics, report: None }
+        let (lines, output) = (vec![line], Vec::new());
+        Self { status, lines, cause: None, output, diagnostics: None, has_run: false, report: None }
+    }
+
+    /// Creates a failure by a panic, with its message.
+    pub(super) fn from_panic(words: &str) -> Self {
+        Self::without_run(Status::Bug, format!("a bug in vmm-cli: {words}"))
     }
 
     /// Returns the first line.
@@ -49,8 +67,14 @@ impl CaseFailure {
     }
 
     /// Returns true if the case could not be run.
-    pub(crate) fn is_error(&self) -> bool {
-        self.report.is_none()
+    pub(crate) const fn is_error(&self) -> bool {
+        !self.has_run
+    }
+}
+
+impl From<CaseFailure> for CaseRun {
+    fn from(failure: CaseFailure) -> Self {
+        Self::Failed(Box::new(failure))
     }
 }
 
@@ -58,7 +82,11 @@ impl From<Diagnostics> for CaseFailure {
     fn from(diagnostics: Diagnostics) -> Self {
         let lines = diagnostics.0.iter().map(|problem| problem.message.clone()).collect();
         Self {
-            diagnostics: diagnostics.clone(),
+            diagnostics: Some(RenderedDiagnostics {
+                text: diagnostics.to_plain(),
+                // In one line. It was rendered just before, so it is valid.
+                json: serde_json::from_str(&json::render(&diagnostics)).unwrap_or(Value::Null).to_string(),
+            }),
             lines,
             ..Self::without_run(diagnostics.status(), String::new())
         }
@@ -112,7 +140,7 @@ impl CaseVerdict {
 pub(crate) struct CaseResult {
     /// Result.
     pub(crate) verdict: CaseVerdict,
-    /// Wall-clock time of all runs, including building and dropping machines.
+    /// Wall-clock time of all runs, including building machines.
     pub(crate) elapsed: Duration,
 }
 

@@ -1,33 +1,26 @@
-//! Catches panics: a bug in one case fails that case and not the suite.
+//! Catches panics in a worker process, so that the report of the case has the message.
 
-use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
+use std::sync::{Mutex, PoisonError};
 
-thread_local! {
-    /// Message of the last panic on a capturing thread.
-    static PANIC_MESSAGE: RefCell<Option<String>> = const { RefCell::new(None) };
-    static CAPTURING: RefCell<bool> = const { RefCell::new(false) };
-}
+/// Message of the first panic of this process.
+static PANIC_MESSAGE: Mutex<Option<String>> = Mutex::new(None);
 
-/// Installs a panic hook that captures the messages of panics inside [`catch_panic`]. Other panics are reported as before.
+/// Installs a panic hook that keeps the message of the first panic, on any thread, and prints nothing.
 pub(super) fn install() {
-    let shown = panic::take_hook();
-    panic::set_hook(Box::new(move |info| {
-        if CAPTURING.with_borrow(|guarded| *guarded) {
-            PANIC_MESSAGE.set(Some(panic_message(info)));
-        } else {
-            shown(info);
-        }
+    panic::set_hook(Box::new(|info| {
+        let message = panic_message(info);
+        PANIC_MESSAGE.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(message);
     }));
 }
 
-/// Runs `work`. Returns the message if it panics.
+/// Runs `work`. Returns the message if it panics; the process should end then.
 pub(super) fn catch_panic<T>(work: impl FnOnce() -> T) -> Result<T, String> {
-    CAPTURING.set(true);
     // State that a panic leaves incomplete is dropped with the closure: the machine of this case.
-    let result = panic::catch_unwind(AssertUnwindSafe(work));
-    CAPTURING.set(false);
-    result.map_err(|_| PANIC_MESSAGE.take().unwrap_or_else(|| "panicked on another thread".to_owned()))
+    panic::catch_unwind(AssertUnwindSafe(work)).map_err(|_| {
+        let message = PANIC_MESSAGE.lock().unwrap_or_else(PoisonError::into_inner).take();
+        message.unwrap_or_else(|| "no words".to_owned())
+    })
 }
 
 fn panic_message(info: &PanicHookInfo<'_>) -> String {
@@ -43,9 +36,19 @@ mod tests {
 
     #[test]
     fn a_panic_becomes_its_words() {
+        let shown = panic::take_hook();
         install();
-        let caught = catch_panic(|| -> u32 { panic!("a bug") }).unwrap_err();
+        let caught = catch_panic(|| -> u32 { panic!("a bug") });
+        let other_thread = catch_panic(|| {
+            std::thread::scope(|scope| {
+                scope.spawn(|| panic!("a bug of a vCPU thread"));
+            });
+        });
+        panic::set_hook(shown);
+        let caught = caught.unwrap_err();
         assert!(caught.starts_with("a bug at ") && caught.contains("panic_capture.rs"), "{caught}");
+        let other_thread = other_thread.unwrap_err();
+        assert!(other_thread.starts_with("a bug of a vCPU thread at "), "{other_thread}");
         assert_eq!(catch_panic(|| 1), Ok(1));
     }
 }

@@ -10,8 +10,6 @@ use super::outcome::CaseCounts;
 #[derive(Debug)]
 pub(super) struct Progress {
     bar: Option<ProgressBar>,
-    /// Running cases by number, oldest first.
-    running: Vec<(usize, String)>,
 }
 
 impl Progress {
@@ -23,7 +21,7 @@ impl Progress {
                 ProgressStyle::with_template("{elapsed:>4} [{bar:30}] {pos}/{len}{prefix} {wide_msg}");
             bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "))
         });
-        Self { bar, running: Vec::new() }
+        Self { bar }
     }
 
     /// Returns true if the bar is visible.
@@ -31,26 +29,18 @@ impl Progress {
         self.bar.is_some()
     }
 
-    pub(super) fn add_running(&mut self, number: usize, name: &str) {
-        if self.bar.is_some() {
-            self.running.push((number, name.to_owned()));
-        }
-    }
-
-    pub(super) fn finish_case(&mut self, number: usize, tally: &CaseCounts) {
+    pub(super) fn finish_case(&mut self, tally: &CaseCounts) {
         let Some(bar) = &self.bar else { return };
-        self.running.retain(|(running, _)| *running != number);
         if tally.failed > 0 {
             bar.set_prefix(format!(", {} failed", tally.failed));
         }
         bar.inc(1);
     }
 
-    /// Redraws the bar.
-    pub(super) fn tick(&self) {
+    /// Redraws the bar with the names of the running cases.
+    pub(super) fn tick(&self, running: &[&str]) {
         let Some(bar) = &self.bar else { return };
-        let names: Vec<&str> = self.running.iter().map(|(_, name)| name.as_str()).collect();
-        bar.set_message(names.join(", "));
+        bar.set_message(running.join(", "));
         bar.tick();
     }
 

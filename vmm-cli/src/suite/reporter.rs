@@ -10,7 +10,6 @@ use super::json;
 use super::outcome::{CaseCounts, CaseFailure, CaseResult, CaseVerdict};
 use super::progress::Progress;
 use super::shuffle::Seed;
-use super::workers::SuiteEvent;
 use crate::diagnostic::Diagnostics;
 use crate::options::Format;
 use crate::stdout;
@@ -38,29 +37,24 @@ impl Reporter {
         Self { format, progress: Progress::new(count), tally: CaseCounts::default(), count, trouble: None }
     }
 
-    /// Reports one event.
-    pub(crate) fn report(&mut self, case: Option<&Case>, event: &SuiteEvent) {
-        match (event, case) {
-            (SuiteEvent::Started(number), Some(case)) => self.progress.add_running(*number, &case.name),
-            (SuiteEvent::Finished(number, ran), Some(case)) => {
-                self.tally.count(&ran.verdict);
-                self.progress.finish_case(*number, &self.tally);
-                let text = match self.format {
-                    Format::Text
-                        if self.progress.is_shown() && matches!(ran.verdict, CaseVerdict::Passed) =>
-                    {
-                        None
-                    }
-                    Format::Text => text(case, ran),
-                    Format::Json => Some(json::case(case, ran)),
-                };
-                if let Some(text) = text {
-                    let printed = self.progress.suspend(|| stdout::print(&text));
-                    self.trouble = self.trouble.take().or(printed.err());
-                }
-            }
-            (SuiteEvent::Tick, _) | (_, None) => self.progress.tick(),
+    /// Reports a finished case.
+    pub(crate) fn finished(&mut self, case: &Case, ran: &CaseResult) {
+        self.tally.count(&ran.verdict);
+        self.progress.finish_case(&self.tally);
+        let text = match self.format {
+            Format::Text if self.progress.is_shown() && matches!(ran.verdict, CaseVerdict::Passed) => None,
+            Format::Text => text(case, ran),
+            Format::Json => Some(json::case(case, ran)),
+        };
+        if let Some(text) = text {
+            let printed = self.progress.suspend(|| stdout::print(&text));
+            self.trouble = self.trouble.take().or(printed.err());
         }
+    }
+
+    /// Shows the names of the running cases.
+    pub(crate) fn tick(&mut self, running: &[&str]) {
+        self.progress.tick(running);
     }
 
     /// Prints the summary and returns the counts.
@@ -110,11 +104,10 @@ pub(super) fn details(failure: &CaseFailure) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{INDENT}{line}");
     };
-    if failure.diagnostics.0.is_empty() {
-        failure.lines.iter().skip(1).for_each(|more| line(more));
-    } else {
+    match &failure.diagnostics {
+        None => failure.lines.iter().skip(1).for_each(|more| line(more)),
         // The first line is the headline.
-        failure.diagnostics.to_plain().lines().skip(1).for_each(&mut line);
+        Some(rendered) => rendered.text.lines().skip(1).for_each(&mut line),
     }
     for paragraph in failure.cause.iter() {
         wrap(paragraph, TEXT_WIDTH).iter().for_each(|text| line(text));

@@ -1,68 +1,48 @@
-//! Resources of a suite that its worker threads share: KVM, the guests' files, and a handle to the run of each thread.
+//! Resources that the worker processes of a suite have in common: `/dev/kvm`, and the order in which they close machines.
 
-use std::sync::{Mutex, PoisonError};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 
-use vmm_core::kvm_sys_wrap::{Kick, Kvm};
+use rustix::fs::{FlockOperation, MemfdFlags, fcntl_lock, memfd_create};
+use vmm_core::kvm_sys_wrap::Kvm;
 use vmm_core::machine::Machine;
-use vmm_core::machine::error::Error;
 
-use crate::prepare::FileCache;
-
-/// Resources that all cases share.
+/// Resources that all workers share.
 #[derive(Debug)]
 pub(super) struct Resources {
     kvm: Kvm,
-    reader: FileCache,
-    close_lock: Mutex<()>,
+    /// File whose lock a process holds while it closes a machine. The kernel releases it when the process ends.
+    close_lock: File,
 }
 
 impl Resources {
-    pub(super) fn new(kvm: Kvm) -> Self {
-        Self { kvm, reader: FileCache::with_cache(), close_lock: Mutex::new(()) }
+    /// Creates the resources, before any worker is started.
+    ///
+    /// # Errors
+    /// There is no memory for the lock's file.
+    pub(super) fn new(kvm: Kvm) -> io::Result<Self> {
+        Ok(Self { kvm, close_lock: memfd_create("close lock", MemfdFlags::CLOEXEC)?.into() })
     }
 
-    /// Drops a machine, one at a time. Closing a VM waits for a grace period of its memory map
-    /// (`mmu_notifier_unregister`). The kernel expedites it for a single waiter. With two waiters each takes some clock
-    /// ticks, which is longer than the rest of a case.
+    /// Drops a machine, one at a time on this host. Closing a VM waits for a grace period of its memory map
+    /// (`mmu_notifier_unregister`). The kernel expedites it for a single waiter. With two waiters each takes some clock ticks, which
+    /// is longer than the rest of a case.
     pub(super) fn close(&self, machine: Machine) {
-        let alone = self.close_lock.lock().unwrap_or_else(PoisonError::into_inner);
+        // Optional: without the lock, closing only takes longer.
+        let locked = fcntl_lock(&self.close_lock, FlockOperation::LockExclusive).is_ok();
         drop(machine);
-        drop(alone);
+        if locked {
+            let _ = fcntl_lock(&self.close_lock, FlockOperation::Unlock);
+        }
     }
 
     pub(super) const fn kvm(&self) -> &Kvm {
         &self.kvm
     }
 
-    pub(super) const fn reader(&self) -> &FileCache {
-        &self.reader
-    }
-}
-
-/// Handle to the machine that a thread is running, to stop it from outside.
-#[derive(Debug, Default)]
-pub(super) struct ActiveRun(Mutex<Option<Kick>>);
-
-impl ActiveRun {
-    /// Sets the machine that is about to run.
-    pub(super) fn set(&self, machine: &Machine) -> Result<(), Error> {
-        self.replace(Some(machine.vcpu().kicker()?));
-        Ok(())
-    }
-
-    /// Clears the handle: the run is over.
-    pub(super) fn clear(&self) {
-        self.replace(None);
-    }
-
-    fn replace(&self, kick: Option<Kick>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = kick;
-    }
-
-    /// Stops the run, if there is one.
-    pub(super) fn kick(&self) {
-        if let Some(kick) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
-            kick.kick();
-        }
+    /// Returns the descriptors that a worker needs.
+    pub(super) fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
+        [self.kvm.as_fd(), self.close_lock.as_fd()]
     }
 }

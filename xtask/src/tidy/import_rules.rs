@@ -17,7 +17,7 @@ const LEVELS: &[(&str, &[&[&str]])] = &[
             &["error"],
             &["kvm_run"],
             &["exit", "kick", "observe", "ioctl_request", "system_call_filter", "sandbox_probe"],
-            &["host_memory", "saved_state"],
+            &["host_memory", "saved_state", "fork"],
             &["vm_pool"],
             &["dev_kvm"],
             &["create_vm"],
