@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use clap::{Args, ValueEnum};
+use vmm_core::kvm_sys_wrap::{has_system_call_filters, landlock_version};
 use vmm_core::sandbox::system_calls::Features;
-use vmm_core::sandbox::{DirectoryUse, Sandbox, SandboxError, SandboxMode};
+use vmm_core::sandbox::{DirectoryUse, Sandbox, SandboxError, SandboxMode, WANTED_LANDLOCK};
 use vmm_core::spec::{Interrupts, MachineSpec};
 
 use crate::diagnostic::{Diagnostic, Diagnostics};
@@ -41,17 +42,42 @@ impl SandboxArgs {
         features: Features,
         directories: impl IntoIterator<Item = (&'a Path, DirectoryUse)>,
     ) -> Result<(), Diagnostics> {
+        self.enter_for(features | machine_features(machine), directories)
+    }
+
+    /// Confines this process for runs that use `features`, and that still use `directories`.
+    ///
+    /// # Errors
+    /// As [`SandboxArgs::enter`].
+    pub(crate) fn enter_for<'a>(
+        self,
+        features: Features,
+        directories: impl IntoIterator<Item = (&'a Path, DirectoryUse)>,
+    ) -> Result<(), Diagnostics> {
         let directories = directories.into_iter().map(|(path, purpose)| (path.to_owned(), purpose));
         let directories: Vec<_> = directories.collect();
         let names = directories.iter().any(|(_, purpose)| *purpose == DirectoryUse::OutputFiles);
         let naming = if names { Features::OUTPUT_FILES } else { Features::empty() };
         let sandbox = Sandbox {
             mode: self.mode(),
-            features: features | naming | machine_features(machine),
+            features: features | naming,
             directories,
             exit_status: Status::Bug.code(),
         };
         sandbox.enter().map(|_| ()).map_err(|error| diagnostic(&error).into())
+    }
+
+    /// Checks that this host has all parts, for `--sandbox=strict`.
+    ///
+    /// # Errors
+    /// It has not ([`Status::Refused`]).
+    pub(crate) fn check_host(self) -> Result<(), Diagnostics> {
+        let is_full = has_system_call_filters() && landlock_version() >= Some(WANTED_LANDLOCK);
+        if self.mode() == SandboxMode::Strict && !is_full {
+            let part = "seccomp or Landlock is missing or old".to_owned();
+            return Err(diagnostic(&SandboxError::Missing { part }).into());
+        }
+        Ok(())
     }
 
     fn mode(self) -> SandboxMode {

@@ -75,12 +75,13 @@ impl Description {
         point: String,
         files: &Files,
         printed: Vec<u8>,
+        host: HostIdentity,
     ) -> Self {
         Self {
             program: format!("vmm-cli {}", env!("CARGO_PKG_VERSION")),
             config,
             point,
-            host: HostIdentity::this(),
+            host,
             machine: Identity::new(snapshot.spec()),
             files: checksum(files),
             printed,

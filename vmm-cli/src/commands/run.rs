@@ -127,13 +127,12 @@ pub(crate) fn run(args: &RunArgs) -> Result<Status, Diagnostics> {
             let directories = directories.iter().chain(socket).copied();
             args.sandbox.enter(&spec, Features::REPLAY | Features::GDB, directories)
         };
-        let run =
-            gdb::run(machine, build, (config.guest.path.as_path(), &files), address, confine).map_err(|trouble| {
-                match trouble {
-                    gdb::GdbError::Machine(error) => host(error),
-                    gdb::GdbError::Diagnosed(problem) => problem,
-                }
-            })?;
+        let run = gdb::run(machine, build, (config.guest.path.as_path(), &files), address, confine).map_err(
+            |trouble| match trouble {
+                gdb::GdbError::Machine(error) => host(error),
+                gdb::GdbError::Diagnosed(problem) => problem,
+            },
+        )?;
         (machine, recording, can_be_replayed) = (run.machine, run.recording, !run.changed);
         (run.outcome, None)
     } else {

@@ -10,6 +10,7 @@ use vmm_core::devices::console;
 use vmm_core::spec::gpa_range::ByteSize;
 
 use vmm_core::sandbox::system_calls::Features;
+use vmm_core::snapshot::HostIdentity;
 
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::inspect::InspectArgs;
@@ -45,6 +46,8 @@ pub(crate) fn snapshot(args: &SnapshotArgs) -> Result<Status, Diagnostics> {
     })?;
     let copy = OutputCopy::default();
     let output = console::Output::new(StdoutOutput::new(Some(copy.clone()), None));
+    // Read from files, which a confined process cannot.
+    let host = HostIdentity::this();
     let needs = InspectNeeds { features: Features::SNAPSHOT, outputs: &[&file] };
     let mut stopped = InspectedGuest::with_output(&args.inspect, needs, output.clone())?;
     if let Some(end) = &stopped.end {
@@ -54,7 +57,7 @@ pub(crate) fn snapshot(args: &SnapshotArgs) -> Result<Status, Diagnostics> {
     }
     let snapshot = stopped.machine.snapshot().map_err(|error| stopped.error(&error))?;
     let description =
-        Description::new(&snapshot, config, stopped.point.clone(), &stopped.files, copy.bytes());
+        Description::new(&snapshot, config, stopped.point.clone(), &stopped.files, copy.bytes(), host);
     let bytes = snapshot_file::write(&snapshot, &description, &mut file)?;
     file.persist()?;
     // The guest's last line may be incomplete.

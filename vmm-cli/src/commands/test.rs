@@ -14,6 +14,7 @@ use vmm_core::kvm_sys_wrap::{Error, Kvm, install_termination_handlers, terminati
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::options::Format;
 use crate::output_file::OutputFile;
+use crate::sandbox::SandboxArgs;
 use crate::status::Status;
 use crate::stderr;
 use crate::stdout;
@@ -49,6 +50,8 @@ pub(crate) struct TestArgs {
     /// Treat configurations inside ELF files as your own: run those that are found, and let them use any file
     #[arg(long, help_heading = SELECTION)]
     pub(crate) trust_note: bool,
+    #[command(flatten)]
+    pub(crate) sandbox: SandboxArgs,
     /// Number of cases that run at a time [default: one for each CPU]
     #[arg(long, short, help_heading = EXECUTION, value_name = "N")]
     pub(crate) jobs: Option<NonZeroUsize>,
@@ -173,6 +176,7 @@ fn run(args: &TestArgs, cases: Vec<Case>) -> Result<Status, Diagnostics> {
     let junit_file =
         args.junit.as_deref().map(|path| OutputFile::create(path, "the report", args.force)).transpose()?;
     // Opened once here, so that a host without KVM is one error and not one for each case.
+    args.sandbox.check_host()?;
     let kvm = Kvm::open().map_err(|error| host(&error))?;
     install_termination_handlers().map_err(|error| host(&error))?;
     let settings = WorkerSettings {
@@ -180,6 +184,7 @@ fn run(args: &TestArgs, cases: Vec<Case>) -> Result<Status, Diagnostics> {
         retries: args.retry,
         fail_fast: args.fail_fast,
         no_skip: args.no_skip,
+        sandbox: args.sandbox,
     };
     let mut show = Reporter::new(args.format, cases.len());
     let mut junit = Junit::new(args.junit.as_deref().map(journal).transpose()?.flatten());

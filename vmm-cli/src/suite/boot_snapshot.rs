@@ -18,7 +18,9 @@ use vmm_core::kvm_sys_wrap::MemoryFile;
 use vmm_core::kvm_sys_wrap::bindings::kvm_cpuid_entry2;
 use vmm_core::machine::Machine;
 use vmm_core::machine::error::Error;
+use vmm_core::machine::reserved_vms::ReplayPurpose;
 use vmm_core::machine::stop_point::StopPoint;
+use vmm_core::sandbox::system_calls::Features;
 use vmm_core::snapshot::{MachineState, MemoryImage, Snapshot};
 
 use super::case_output::CaseOutput;
@@ -31,6 +33,7 @@ use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::inspect::{ended_before_stop, load_address};
 use crate::machine_error::machine_error;
 use crate::prepare::{FileCache, Prepared};
+use crate::sandbox::SandboxArgs;
 use crate::status::Status;
 
 /// Configuration that is ready to run.
@@ -148,6 +151,7 @@ impl Fixture {
         place: &AddressExpr,
         to: &BootFiles,
         resources: &Resources,
+        sandbox: SandboxArgs,
     ) -> Result<(), Diagnostics> {
         let (config, Prepared { machine: spec, files, .. }) = (&self.config, &self.prepared);
         let address = resolve_address(config, files, place, "test.snapshot-at")?;
@@ -158,6 +162,8 @@ impl Fixture {
         let memory = to.memory.try_clone().map_err(|error| file_error(&error))?;
         let machine = Machine::build(resources.kvm(), spec.clone(), files, console).map_err(host)?;
         let point = StopPoint::Address { gva: Gva(address), gpa: load_address(files, address) };
+        let _reserved = machine.reserve_replays(ReplayPurpose::None).map_err(host)?;
+        sandbox.enter(machine.spec(), Features::SNAPSHOT, [])?;
         let (mut machine, end) = run_until(machine, point).map_err(host)?;
         let result = match end {
             Some(end) => Err(ended_before_stop(&machine, &end, &format!("at {place}")).into()),

@@ -52,10 +52,17 @@ mod tests {
     use std::num::NonZeroUsize;
 
     use super::*;
+    use crate::sandbox::SandboxArgs;
 
     /// Returns the verdict of a sequence of runs, each given by a letter, with two retries.
     fn verdict(letters: &str, no_skip: bool) -> (&'static str, usize) {
-        let settings = WorkerSettings { jobs: NonZeroUsize::MIN, retries: 2, fail_fast: false, no_skip };
+        let settings = WorkerSettings {
+            jobs: NonZeroUsize::MIN,
+            retries: 2,
+            fail_fast: false,
+            no_skip,
+            sandbox: SandboxArgs::default(),
+        };
         let mut case = CaseProgress::default();
         let runs = letters.chars().map(Some).chain([None]).map(|letter| match letter {
             Some('p') => CaseRun::Passed,

@@ -42,7 +42,9 @@ impl InputFile {
     /// # Errors
     /// The descriptor cannot be copied.
     pub(crate) fn console(file: Option<&Self>, output: Output) -> io::Result<Console> {
-        let Some(file) = file else { return Ok(Console { output, input: Box::new(NoInput), input_fd: None }) };
+        let Some(file) = file else {
+            return Ok(Console { output, input: Box::new(NoInput), input_fd: None });
+        };
         // A file is always readable, so a wait for input returns at once.
         let input_fd = Some(file.0.try_clone()?.into());
         let input = Box::new(FileInput { file: file.clone(), offset: 0, ended: false });

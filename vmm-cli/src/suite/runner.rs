@@ -3,7 +3,6 @@
 //! All of it happens on the calling thread, since a time limit is a timer of the thread that runs the vCPU. The guest's
 //! output goes to a buffer.
 
-
 use vmm_core::devices::console::{Console, Output};
 use vmm_core::machine::Machine;
 use vmm_core::machine::end::Verdict;

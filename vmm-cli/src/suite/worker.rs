@@ -1,13 +1,16 @@
 //! Worker process: runs cases, one after the other.
 //!
 //! Cases of one fixture run on one machine, as long as it can be reset. For cases of several fixtures all machines are built
-//! first. So no file and no VM is needed once the first guest runs, except for an autopsy.
+//! first. So no file and no VM is needed once the first guest runs, and the worker confines itself before that.
 
 use std::io::{self, PipeWriter};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use vmm_core::kvm_sys_wrap::termination_requested;
+use vmm_core::machine::Machine;
+use vmm_core::machine::reserved_vms::{ReplayPurpose, ReservedVms};
+use vmm_core::sandbox::system_calls::Features;
 
 use super::boot_snapshot::{BootFiles, Fixture};
 use super::case::Case;
@@ -17,6 +20,7 @@ use super::panic_capture::{self, catch_panic};
 use super::resources::Resources;
 use super::runner::{CaseMachine, build, caught, reset, run_case, typed};
 use crate::diagnostic::Diagnostics;
+use crate::sandbox::{SandboxArgs, machine_features};
 use crate::status::Status;
 
 /// Task of a worker.
@@ -37,6 +41,8 @@ pub(super) struct Task<'a> {
     pub(super) shares_fixture: bool,
     /// Run no case after one that failed.
     pub(super) fail_fast: bool,
+    /// Confinement of the worker before its first guest runs.
+    pub(super) sandbox: SandboxArgs,
 }
 
 /// Task of a worker with respect to the boot snapshot.
@@ -95,7 +101,7 @@ impl Task<'_> {
             && let Ok(fixture) = caught(|| self.prepare(case))
             && let Some(place) = fixture.snapshot_at()
         {
-            let failure = match catch_panic(|| fixture.boot(place, files, resources)) {
+            let failure = match catch_panic(|| fixture.boot(place, files, resources, self.sandbox)) {
                 Ok(Ok(())) => return sender.send(&Message::Booted).map(|()| true),
                 Ok(Err(problems)) => problems.into(),
                 Err(words) => CaseFailure::from_panic(&words),
@@ -113,6 +119,7 @@ impl Task<'_> {
         let fixture = caught(|| self.prepare(first));
         let mut case = first;
         let mut used: Option<CaseMachine> = None;
+        let mut reserved = None;
         loop {
             let (run, machine) = match &fixture {
                 Ok(fixture) => {
@@ -120,6 +127,9 @@ impl Task<'_> {
                         Some(used) => reset(case, fixture, used),
                         None => build(case, fixture, resources),
                     };
+                    if let (None, Ok(ready)) = (&reserved, &ready) {
+                        reserved = Some(self.confine([&ready.machine])?);
+                    }
                     ready.map_or_else(|run| (run, None), |ready| run_case(case, fixture, ready))
                 }
                 // All cases have the same mistake.
@@ -162,6 +172,8 @@ impl Task<'_> {
             ready.push(ReadyCase { number, machine, elapsed: began.elapsed() });
         }
         self.current.store(0, Ordering::SeqCst);
+        let built = ready.iter().filter_map(|ready| ready.machine.as_ref().ok());
+        let _reserved = self.confine(built.map(|(_, built)| &built.machine))?;
         while let Some((number, case)) = self.take_case() {
             let Some(at) = ready.iter().position(|ready| ready.number == number) else { break };
             let ReadyCase { machine, elapsed, .. } = ready.swap_remove(at);
@@ -185,6 +197,25 @@ impl Task<'_> {
         Ok(())
     }
 
+    /// Confines this process before the first of the machines runs. Returns the VMs for autopsies.
+    fn confine<'m>(
+        &self,
+        machines: impl IntoIterator<Item = &'m Machine>,
+    ) -> io::Result<Option<ReservedVms>> {
+        let mut features = Features::REPLAY;
+        let mut reserved: Option<ReservedVms> = None;
+        for machine in machines {
+            features |= machine_features(machine.spec());
+            machine.prepare_reset();
+            // One is enough: autopsies come one after the other.
+            if reserved.as_ref().is_none_or(|reserved| reserved.count() == 0) {
+                reserved = Some(machine.reserve_replays(ReplayPurpose::Autopsy).map_err(io::Error::other)?);
+            }
+        }
+        self.sandbox.enter_for(features, []).map_err(|problems| io::Error::other(problems.to_plain()))?;
+        Ok(reserved)
+    }
+
     fn send_result(
         &self,
         sender: &mut MessageSender<'_>,
@@ -199,7 +230,7 @@ impl Task<'_> {
 
     /// Prepares the configuration of a case.
     fn prepare(&self, case: &Case) -> Result<Fixture, Diagnostics> {
-        let mut fixture = Fixture::new(&case.file, case.config()?)?;
+        let mut fixture = Fixture::new(case.config()?)?;
         if let BootTask::Use(files) = self.boot {
             fixture.read_boot_snapshot(files)?;
         }

@@ -29,6 +29,7 @@ use super::outcome::{CaseFailure, CaseResult, CaseRun, CaseVerdict};
 use super::resources::Resources;
 use super::worker::{self, BootTask, Task};
 use super::worker_exit::describe;
+use crate::sandbox::SandboxArgs;
 use crate::status::Status;
 
 /// Settings of the workers.
@@ -42,6 +43,8 @@ pub(crate) struct WorkerSettings {
     pub(crate) fail_fast: bool,
     /// Fail cases that this host cannot run, instead of skipping them.
     pub(crate) no_skip: bool,
+    /// Confinement of the workers.
+    pub(crate) sandbox: SandboxArgs,
 }
 
 /// Event of a suite.
@@ -349,7 +352,8 @@ impl<'a> Suite<'a> {
         keep.push(writer.as_fd());
         let (cases, batch, fail_fast) = (self.cases, &group.batch, self.settings.fail_fast);
         let shares_fixture = group.shares_fixture;
-        let task = Task { cases, batch, next, current, stop, boot, shares_fixture, fail_fast };
+        let sandbox = self.settings.sandbox;
+        let task = Task { cases, batch, next, current, stop, boot, shares_fixture, fail_fast, sandbox };
         current.store(0, Ordering::SeqCst);
         let child = ChildProcess::fork(&keep, || worker::main(&task, &self.resources, &writer));
         let boots = matches!(boot, BootTask::Take(_));
