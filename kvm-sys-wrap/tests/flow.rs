@@ -270,6 +270,7 @@ fn an_observer_sees_all_calls_in_order() {
             "KVM_CREATE_VM",
             "KVM_SET_TSS_ADDR",
             "mmap",
+            "madvise",
             "KVM_SET_USER_MEMORY_REGION",
             "KVM_CREATE_VCPU",
             "KVM_GET_VCPU_MMAP_SIZE",

@@ -136,8 +136,16 @@ impl InspectedGuest {
         install_termination_handlers().map_err(|error| host(error.into()))?;
         let machine = Machine::build(&kvm, spec, &files, console).map_err(host)?;
         let directories = needs.outputs.iter().filter_map(|file| file.directory());
-        let _reserved = machine.reserve_replays(ReplayPurpose::None).map_err(host)?;
-        args.sandbox.enter(machine.spec(), needs.features, directories)?;
+        let purpose = match point {
+            StopPoint::Address { .. } => ReplayPurpose::StopPoint,
+            StopPoint::Start | StopPoint::Exits(_) | StopPoint::After(_) | StopPoint::End => {
+                ReplayPurpose::None
+            }
+        };
+        let _reserved = machine.reserve_replays(purpose).map_err(host)?;
+        // A probe runs on a second machine.
+        let probes = if purpose == ReplayPurpose::StopPoint { Features::REPLAY } else { Features::empty() };
+        args.sandbox.enter(machine.spec(), needs.features | probes, directories)?;
         let (machine, end) = run_until(machine, point).map_err(host)?;
         let point = match (&end, point) {
             (None, _) => words,

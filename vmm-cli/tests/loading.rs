@@ -212,8 +212,16 @@ fn a_file_that_changes_all_the_time_kills_no_process() {
     }
     let guest = elf(&sums(), 0);
     let directory = TestDirectory::new(&guest, "", "map");
+    /// Ends the thread also after a failed assertion.
+    struct SetOnDrop<'a>(&'a AtomicBool);
+    impl Drop for SetOnDrop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _done = SetOnDrop(&done);
         scope.spawn(|| {
             let file = File::options().write(true).open(directory.guest()).unwrap();
             while !done.load(Ordering::Relaxed) {
@@ -229,7 +237,6 @@ fn a_file_that_changes_all_the_time_kills_no_process() {
             assert!(matches!(result.status, Some(0 | 100 | 102 | 105 | 106)), "{command}: {result:?}");
             *statuses.entry(result.status).or_insert(0) += 1;
         }
-        done.store(true, Ordering::Relaxed);
         println!("statuses: {statuses:?}");
     });
 }

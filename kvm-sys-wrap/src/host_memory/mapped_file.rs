@@ -7,9 +7,9 @@
 //! ask at the end whether the file is unchanged ([`MappedFile::check`]). Programs that replace a file by rename, as compilers
 //! and package managers do, change nothing here: the old file stays until its last user is gone.
 
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -41,8 +41,17 @@ struct FileStamp {
 }
 
 impl FileStamp {
-    fn new(metadata: &Metadata) -> Self {
-        Self { size: metadata.size(), modified: (metadata.mtime(), metadata.mtime_nsec()) }
+    /// Reads the metadata with `fstat`. `File::metadata` makes another call (statx), which takes a path too: the sandbox of a run
+    /// does not allow it.
+    fn read(file: &File) -> io::Result<Self> {
+        // SAFETY: `stat` is plain data, for which zeros are valid.
+        let mut data: libc::stat = unsafe { std::mem::zeroed() };
+        // SAFETY: the descriptor is open, and the pointer is to a live local of the size that the call writes on x86-64.
+        if unsafe { libc::syscall(libc::SYS_fstat, file.as_raw_fd(), &raw mut data) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let size = u64::try_from(data.st_size).map_err(|_| io::ErrorKind::InvalidData)?;
+        Ok(Self { size, modified: (data.st_mtime, data.st_mtime_nsec) })
     }
 }
 
@@ -55,7 +64,7 @@ impl MappedFile {
     /// # Errors
     /// The error of `fstat`, `memfd_create` or `mmap`.
     pub fn new(file: File, path: &Path) -> io::Result<Option<Self>> {
-        let opened = FileStamp::new(&file.metadata()?);
+        let opened = FileStamp::read(&file)?;
         let Ok(size) = usize::try_from(opened.size) else { return Ok(None) };
         if size == 0 {
             return Ok(None);
@@ -96,7 +105,7 @@ impl MappedFile {
     /// [`Error::FileChanged`].
     pub fn check(&self) -> Result<()> {
         let Inner { guard, file, path, opened, .. } = &*self.0;
-        let change = match file.metadata().map(|metadata| FileStamp::new(&metadata)) {
+        let change = match FileStamp::read(file) {
             Ok(now) if now.size < opened.size => FileChange::Truncated,
             Ok(_) if guard.is_truncated() => FileChange::Truncated,
             Ok(now) if now == *opened => return Ok(()),

@@ -167,9 +167,10 @@ impl BenchGuest<'_> {
     /// reference for further runs.
     fn run_first(&mut self, format: Format) -> Result<ControlFlow<Status, End>, Diagnostics> {
         let mut machine = self.prepare_machine()?;
-        // A run that begins with a copy needs a new machine each time.
+        // A run that begins with a copy needs a new machine each time, and so does one after a crash that was examined.
+        let expects_end = self.config.expect.as_ref().is_some_and(|expect| expect.end.is_some());
         let mut features = Features::SNAPSHOT | Features::REPLAY;
-        features.set(Features::MACHINES, matches!(self.start_method, StartMethod::Copy));
+        features.set(Features::MACHINES, expects_end || matches!(self.start_method, StartMethod::Copy));
         self.sandbox.enter(machine.spec(), features, [])?;
         let mut recording = Recording::new();
         let outcome =

@@ -162,7 +162,7 @@ impl Fixture {
         let memory = to.memory.try_clone().map_err(|error| file_error(&error))?;
         let machine = Machine::build(resources.kvm(), spec.clone(), files, console).map_err(host)?;
         let point = StopPoint::Address { gva: Gva(address), gpa: load_address(files, address) };
-        let _reserved = machine.reserve_replays(ReplayPurpose::None).map_err(host)?;
+        let _reserved = machine.reserve_replays(ReplayPurpose::StopPoint).map_err(host)?;
         sandbox.enter(machine.spec(), Features::SNAPSHOT, [])?;
         let (mut machine, end) = run_until(machine, point).map_err(host)?;
         let result = match end {

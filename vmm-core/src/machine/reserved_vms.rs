@@ -23,6 +23,8 @@ pub enum ReplayPurpose {
     None,
     /// Analysis of the end of the run ([`crate::autopsy`]), one copy at a time.
     Autopsy,
+    /// Probe of the host's debug features, for a stop at an address ([`crate::machine::debug_capabilities`]).
+    StopPoint,
     /// Reverse execution ([`crate::debugger`]), and after it an autopsy.
     Debugger,
 }
@@ -84,6 +86,7 @@ const fn reserved_vms(spec: &MachineSpec, purpose: ReplayPurpose) -> usize {
     let can_suspend = spec.devices.platform.acpi;
     match (spec.interrupts, purpose) {
         (Interrupts::None, ReplayPurpose::Debugger) => DEBUGGER_COPIES,
+        (_, ReplayPurpose::StopPoint) => 1,
         // The VM of the ended machine is released.
         (Interrupts::None, ReplayPurpose::None | ReplayPurpose::Autopsy) => 0,
         // A run with interrupts is not debugged backwards, and not examined after that.
@@ -106,13 +109,18 @@ mod tests {
     fn a_plain_run_reserves_nothing() {
         let mut spec = MachineSpec::new(Mode::Long, 2 << 20, EntryPoint::Address(Gva(0x8000)));
         let counts = |spec: &MachineSpec| {
-            let purposes = [ReplayPurpose::None, ReplayPurpose::Autopsy, ReplayPurpose::Debugger];
+            let purposes = [
+                ReplayPurpose::None,
+                ReplayPurpose::Autopsy,
+                ReplayPurpose::Debugger,
+                ReplayPurpose::StopPoint,
+            ];
             purposes.map(|purpose| reserved_vms(spec, purpose))
         };
-        assert_eq!(counts(&spec), [0, 0, 2]);
+        assert_eq!(counts(&spec), [0, 0, 2, 1]);
         spec.interrupts = Interrupts::Pc;
-        assert_eq!(counts(&spec), [0, 1, 0]);
+        assert_eq!(counts(&spec), [0, 1, 0, 1]);
         spec.devices.platform.acpi = true;
-        assert_eq!(counts(&spec), [1, 1, 1]);
+        assert_eq!(counts(&spec), [1, 1, 1, 1]);
     }
 }

@@ -185,6 +185,13 @@ pub const SYSTEM_CALLS: &[SystemCallRule] = &[
     rule("futex", libc::SYS_futex, ALL, EVERY_RUN, "locks, and waits for threads"),
     rule("getpid", libc::SYS_getpid, ALL, EVERY_RUN, "receiver of a kick"),
     rule("getrandom", libc::SYS_getrandom, ALL, EVERY_RUN, "hash tables; entropy for the guest"),
+    rule(
+        "getrusage",
+        libc::SYS_getrusage,
+        VCPUS,
+        EVERY_RUN,
+        "page faults, which tell when a mapped file is to be copied",
+    ),
     rule("gettid", libc::SYS_gettid, ALL, EVERY_RUN, "receiver of a kick"),
     checked(
         rule("ioctl", libc::SYS_ioctl, ALL, EVERY_RUN, "KVM, and settings of the terminal"),
@@ -275,6 +282,7 @@ pub const SYSTEM_CALLS: &[SystemCallRule] = &[
         EVERY_RUN,
         "a wait that was stopped and continued",
     ),
+    rule("rmdir", libc::SYS_rmdir, MAIN, Features::GDB, "the directory of gdb's socket"),
     rule(
         "rseq",
         libc::SYS_rseq,
@@ -311,6 +319,8 @@ pub const SYSTEM_CALLS: &[SystemCallRule] = &[
     rule("setsockopt", libc::SYS_setsockopt, MAIN, Features::GDB, "TCP_NODELAY of a connection of gdb"),
     rule("shutdown", libc::SYS_shutdown, MAIN, Features::GDB, "end of a connection of gdb"),
     rule("sigaltstack", libc::SYS_sigaltstack, ALL, EVERY_RUN, "end of a thread in std"),
+    rule("statx", libc::SYS_statx, MAIN, Features::GDB, "is the socket of gdb still the same file?"),
+    rule("sysinfo", libc::SYS_sysinfo, MAIN, SECOND_MACHINE, "memory of the host, for a second machine"),
     checked(rule("tgkill", libc::SYS_tgkill, ALL, EVERY_RUN, "kicks of vCPUs"), ArgumentRule::ThisProcess),
     rule("timer_create", libc::SYS_timer_create, VCPUS, EVERY_RUN, "time limits"),
     rule("timer_delete", libc::SYS_timer_delete, VCPUS, EVERY_RUN, "time limits"),
