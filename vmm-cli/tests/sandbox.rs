@@ -114,6 +114,42 @@ fn each_kind_of_run_is_confined() {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
+fn workers_of_a_suite_are_confined() {
+    if !program_exists() {
+        return;
+    }
+    let run = |test: &str, probe: &str| {
+        let directory = directory();
+        fs::write(directory.path().join("vmm.toml"), format!("{CONFIG}[expect]\nend = \"halt\"\n{test}"))
+            .unwrap();
+        let mut command = Command::new(CLI);
+        command.args(["test", "vmm.toml"]).current_dir(&directory).env("VMM_SANDBOX_PROBE", probe);
+        ProcessResult::new(&command.output().unwrap())
+    };
+    // A case with a machine of its own, and cases that start from a snapshot, which a worker of its own takes.
+    for test in
+        ["", "[test]\nsnapshot-at = 0x8004\n[[test.case]]\nname = \"one\"\n[[test.case]]\nname = \"two\"\n"]
+    {
+        for probe in PROBES {
+            if probe == "memfd_create" && !test.is_empty() {
+                continue;
+            }
+            let result = run(test, probe);
+            let failed = ["Operation not permitted", "Function not implemented"]
+                .iter()
+                .any(|error| result.stderr.contains(&format!("sandbox probe: {probe}: {error}")));
+            let ended = result.status == Some(103)
+                && result.stdout.contains("the worker process exited with status 101")
+                && result.stderr.contains("the sandbox refused system call ");
+            assert!(failed || ended, "{probe}, {test}: {result:?}");
+        }
+        let result = run(test, "");
+        assert_eq!(result.status, Some(0), "{test}: {result:?}");
+    }
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
 fn a_debugged_run_is_confined() {
     if !program_exists() {
         return;
