@@ -380,9 +380,7 @@ const fn kvm(
     IoctlRule { name: call.name(), request, threads, features, reason }
 }
 
-const fn terminal(name: &'static str, request: libc::c_ulong, reason: &'static str) -> IoctlRule {
-    #[expect(clippy::cast_possible_truncation, reason = "requests have 32 bits")]
-    let request = request as u32;
+const fn terminal(name: &'static str, request: u32, reason: &'static str) -> IoctlRule {
     IoctlRule { name, request, threads: ALL, features: EVERY_RUN, reason }
 }
 
@@ -390,7 +388,7 @@ const SECOND_MACHINE: Features = Features::REPLAY.union(Features::SNAPSHOT).unio
 const STATE: Features =
     SECOND_MACHINE.union(Features::INTERRUPTS).union(Features::GDB).union(Features::OUTPUT_FILES);
 
-/// `ioctl` requests that are allowed.
+/// `ioctl` requests that are allowed. Those of terminals are written as numbers: their type depends on the C library.
 pub const IOCTLS: &[IoctlRule] = &[
     kvm(Call::Run, VCPUS, EVERY_RUN, "runs the guest"),
     kvm(Call::GetRegs, VCPUS, EVERY_RUN, "registers in the report"),
@@ -438,9 +436,9 @@ pub const IOCTLS: &[IoctlRule] = &[
     kvm(Call::GetClock, MAIN, STATE, "state of a second machine"),
     kvm(Call::SetClock, MAIN, STATE, "state of a second machine"),
     kvm(Call::GetVcpuStatsFd, MAIN, EVERY_RUN, "number of interrupts in the report; --stats"),
-    terminal("TCGETS", libc::TCGETS, "is it a terminal?"),
-    terminal("TCSETS", libc::TCSETS, "the terminal's settings at the end"),
-    terminal("TIOCGWINSZ", libc::TIOCGWINSZ, "width of the report"),
+    terminal("TCGETS", 0x5401, "is it a terminal?"),
+    terminal("TCSETS", 0x5402, "the terminal's settings at the end"),
+    terminal("TIOCGWINSZ", 0x5413, "width of the report"),
 ];
 
 /// Returns the rules for a kind of thread in a run with these features.
