@@ -127,9 +127,10 @@ fn workers_of_a_suite_are_confined() {
         ProcessResult::new(&command.output().unwrap())
     };
     // A case with a machine of its own, and cases that start from a snapshot, which a worker of its own takes.
-    for test in
-        ["", "[test]\nsnapshot-at = 0x8004\n[[test.case]]\nname = \"one\"\n[[test.case]]\nname = \"two\"\n"]
-    {
+    for test in [
+        "",
+        "[test]\nsnapshot-at = \"0x8004\"\n[[test.case]]\nname = \"one\"\n[[test.case]]\nname = \"two\"\n",
+    ] {
         for probe in PROBES {
             if probe == "memfd_create" && !test.is_empty() {
                 continue;

@@ -4,9 +4,11 @@
 
 mod support;
 
+use std::cell::RefCell;
 use std::fs;
+use std::io;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -261,11 +263,34 @@ fn reports_of_partitions_merge_to_one() {
     assert_eq!(test(directory.path(), &["--merge", "1.xml", "1.xml", "-o", "b.xml"]).status, Some(105));
 }
 
-/// Starts `vmm-cli test`.
-fn start(directory: &Path, arguments: &[&str]) -> Child {
-    let mut command = Command::new(CLI);
-    command.arg("test").args(arguments).current_dir(directory).stdin(Stdio::null());
-    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+/// Process of `vmm-cli test`, which ends when a test fails.
+struct Suite(Option<Child>);
+
+impl Suite {
+    /// Starts `vmm-cli test`.
+    fn start(directory: &Path, arguments: &[&str]) -> Self {
+        let mut command = Command::new(CLI);
+        command.arg("test").args(arguments).current_dir(directory).stdin(Stdio::null());
+        Self(Some(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()))
+    }
+
+    fn id(&self) -> u32 {
+        self.0.as_ref().unwrap().id()
+    }
+
+    fn wait_with_output(mut self) -> io::Result<Output> {
+        self.0.take().unwrap().wait_with_output()
+    }
+}
+
+impl Drop for Suite {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            // Its workers end with it.
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
 }
 
 /// Returns the fields of proc_pid_stat(5) that follow the name in parentheses: from the third one, the state.
@@ -296,13 +321,17 @@ fn wait_until(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
-/// Waits until `count` workers of a process have each used 0.3 s of CPU time. Their guests, which spin, run then. Returns them.
+/// Waits until `count` workers of a process have each used 2 s of CPU time, which is far more than the cases take whose guests do
+/// not spin. Returns them.
 fn wait_until_guests_run(process: u32, count: usize) -> Vec<u32> {
-    const TICKS: u64 = 30;
-    let running =
-        || workers(process).into_iter().filter(|worker| ticks(*worker) >= TICKS).collect::<Vec<_>>();
-    wait_until("the guests do not run", || running().len() == count);
-    running()
+    const TICKS: u64 = 200;
+    let running = RefCell::new(Vec::new());
+    wait_until("the guests do not run", || {
+        *running.borrow_mut() =
+            workers(process).into_iter().filter(|worker| ticks(*worker) >= TICKS).collect();
+        running.borrow().len() == count
+    });
+    running.into_inner()
 }
 
 fn signal(process: u32, name: &str) {
@@ -339,7 +368,7 @@ fn a_worker_that_dies_costs_one_case() {
         ("d-spins.toml", spins()),
         ("e.toml", prints),
     ]);
-    let child = start(directory.path(), &["-j1", "--format", "json", "--junit", "report.xml"]);
+    let child = Suite::start(directory.path(), &["-j1", "--format", "json", "--junit", "report.xml"]);
     for name in ["KILL", "SEGV"] {
         let workers = wait_until_guests_run(child.id(), 1);
         end_by_signal(workers[0], name);
@@ -379,7 +408,7 @@ fn a_worker_that_dies_costs_one_case_of_a_booted_guest() {
     let boots = [0xb0, b'A', 0xe6, 0xe9, 0xe6, 0xe9, 0xf4, 0xeb, 0xfe];
     fs::write(directory.path().join("boots.bin"), boots).unwrap();
     for jobs in ["-j1", "-j2"] {
-        let child = start(directory.path(), &[jobs, "--format", "json", "--retry", "0"]);
+        let child = Suite::start(directory.path(), &[jobs, "--format", "json", "--retry", "0"]);
         let workers = wait_until_guests_run(child.id(), 1);
         end_by_signal(workers[0], "KILL");
         let result = ProcessResult::new(&child.wait_with_output().unwrap());
@@ -409,15 +438,14 @@ fn a_suite_that_is_killed_leaves_the_earlier_report_and_a_journal() {
             fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
         names.filter(|name| name.starts_with(".report.xml.journal.")).collect::<Vec<_>>()
     };
-    let mut child = start(directory.path(), &["-j1", "--junit", "report.xml", "--force"]);
+    let child = Suite::start(directory.path(), &["-j1", "--junit", "report.xml", "--force"]);
     wait_until("the journal has no case", || {
         journals().iter().any(|name| {
             let text = fs::read_to_string(directory.path().join(name)).unwrap();
             text.matches("<testcase ").count() == 3
         })
     });
-    child.kill().unwrap();
-    child.wait().unwrap();
+    drop(child);
     assert_eq!(fs::read_to_string(&report).unwrap(), "earlier");
     let [journal] = &journals()[..] else { panic!("{:?}", journals()) };
     let merged = test(directory.path(), &["--merge", journal, "-o", "merged.xml"]);
@@ -436,10 +464,9 @@ fn workers_end_with_their_parent() {
         return;
     }
     let directory = suite(&[("a.toml", spins()), ("b.toml", spins())]);
-    let mut child = start(directory.path(), &["-j2"]);
+    let child = Suite::start(directory.path(), &["-j2"]);
     let workers = wait_until_guests_run(child.id(), 2);
-    child.kill().unwrap();
-    child.wait().unwrap();
+    drop(child);
     wait_until("the workers go on", || {
         workers.iter().all(|worker| stat(*worker).is_none_or(|fields| fields[0] == "Z"))
     });
@@ -454,7 +481,7 @@ fn ctrl_c_ends_all_guests_at_once() {
     let spins = machine("spins.bin")
         + "limits.time = \"10m\"\n[expect]\n[matrix]\n\"guest.address\" = [0x8000, 0x9000, 0xa000]\n";
     let directory = suite(&[("spins.toml", spins)]);
-    let child = start(directory.path(), &["-j2", "--junit", "report.xml"]);
+    let child = Suite::start(directory.path(), &["-j2", "--junit", "report.xml"]);
     wait_until_guests_run(child.id(), 2);
     signal(child.id(), "INT");
     let output = child.wait_with_output().unwrap();
