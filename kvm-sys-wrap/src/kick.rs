@@ -129,9 +129,11 @@ extern "C" fn on_signal(number: libc::c_int, _: *mut libc::siginfo_t, _: *mut li
     if number != SIGRTMIN() && TERMINATION_REQUESTED.swap(true, Ordering::SeqCst) {
         // SAFETY: the default action of a signal needs no handler; `signal` is async-signal-safe (signal-safety(7)).
         unsafe { libc::signal(number, libc::SIG_DFL) };
-        // SAFETY: gettid cannot fail, and tgkill reaches only this thread. The signal is blocked while this handler runs, and
-        // ends the process when it returns. (`raise` of musl calls tkill, which the sandbox of a run refuses.)
-        unsafe { libc::syscall(libc::SYS_tgkill, std::process::id(), libc::gettid(), number) };
+        // SAFETY: gettid has no arguments and cannot fail.
+        let thread = unsafe { libc::gettid() };
+        // SAFETY: it reaches only this thread. The signal is blocked while this handler runs, and ends the process when it
+        // returns. (`raise` of musl calls tkill, which the sandbox of a run refuses.)
+        unsafe { libc::syscall(libc::SYS_tgkill, std::process::id(), thread, number) };
     }
     SIGNALLED.set(true);
     let immediate_exit = IMMEDIATE_EXIT.get();

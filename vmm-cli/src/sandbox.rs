@@ -102,11 +102,9 @@ fn diagnostic(error: &SandboxError) -> Diagnostic {
     match error {
         SandboxError::Missing { .. } => Diagnostic::error(Status::Refused, error.to_string())
             .with_help(Some("`--sandbox=auto` runs with what this host has; `vmm-cli doctor` shows it")),
-        _ => {
-            let cause =
-                std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
-            Diagnostic::error(Status::Host, format!("{error}{cause}"))
-                .with_help(Some("`--sandbox=off` runs without confinement"))
-        }
+        SandboxError::Step { source, .. } => Diagnostic::error(Status::Host, format!("{error}: {source}"))
+            .with_help(Some("`--sandbox=off` runs without confinement")),
+        // A variant of a later version.
+        _ => Diagnostic::error(Status::Host, error.to_string()),
     }
 }
