@@ -41,9 +41,9 @@ pub(super) fn classify(
     }
     if let End::TimeLimit(time) = end
         && let Some(count) = injected_interrupts(ended)
-        && let Some(vector) = ended.vcpu().interrupt_in_service()?
+        && (count >= u64::from(SAMPLES) || ended.vcpu().interrupt_in_service()?.is_some())
         && unrepeatable(&ended.spec().devices.virtio).is_none()
-        && is_storm(ended, build)?
+        && let Some(vector) = storm_vector(ended, build)?
     {
         return Ok(HangKind::InterruptStorm { count, time: *time, vector });
     }
@@ -53,31 +53,35 @@ pub(super) fn classify(
     Ok(hang::classify_instruction(ended, registers))
 }
 
-/// Runs a copy of the machine for [`SAMPLES`] intervals or more, until as many interrupts were injected. Returns true if an
-/// interrupt was in service or requested after each interval.
+/// Runs a copy of the machine for [`SAMPLES`] intervals or more, until as many interrupts were injected. Returns the vector that was
+/// last seen in service or requested if one was after seven of eight intervals: between the end of an interrupt and the next one
+/// there may be none for a moment.
 ///
 /// A rate of interrupts is no criterion, since it depends on the speed of the host.
-fn is_storm(ended: &Machine, build: &dyn Fn() -> Result<Machine, Error>) -> Result<bool, Error> {
+fn storm_vector(ended: &Machine, build: &dyn Fn() -> Result<Machine, Error>) -> Result<Option<u8>, Error> {
     let mut copy = build()?;
     copy.restore(&ended.checkpoint()?)?;
     let before = injected_interrupts(&copy).unwrap_or_default();
     let started = Instant::now();
+    let (mut last, mut idle) = (None, 0);
     for sample in 1.. {
         let limits = LimitSpec { time: Some(SAMPLE_INTERVAL), exits: None };
         let outcome = copy.runner().limits(limits).run()?;
-        let is_busy = copy.vcpu().interrupt_in_service()?.is_some();
-        if !matches!(outcome.end, End::TimeLimit(_)) || !is_busy {
-            return Ok(false);
+        let vector = copy.vcpu().interrupt_in_service()?;
+        idle += u32::from(vector.is_none());
+        last = vector.or(last);
+        if !matches!(outcome.end, End::TimeLimit(_)) || idle > sample / 8 + 1 {
+            return Ok(None);
         }
         let injected = injected_interrupts(&copy).unwrap_or_default().saturating_sub(before);
         if sample >= SAMPLES && injected >= u64::from(SAMPLES) {
-            return Ok(true);
+            return Ok(last.filter(|_| idle <= sample / 8));
         }
         if started.elapsed() > SAMPLING_TIMEOUT {
             break;
         }
     }
-    Ok(false)
+    Ok(None)
 }
 
 fn injected_interrupts(ended: &Machine) -> Option<u64> {
