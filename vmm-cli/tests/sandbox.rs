@@ -179,6 +179,28 @@ fn a_debugged_run_is_confined() {
     }
 }
 
+/// The autopsy builds the machine again, when no file can be opened any more.
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_crash_of_a_machine_with_a_disk_is_examined() {
+    if !program_exists() {
+        return;
+    }
+    for overlay in ["", "overlay = true\n"] {
+        let directory = directory();
+        let disk = format!("[[devices.virtio]]\ntype = \"block\"\nfile = \"disk.img\"\n{overlay}");
+        fs::write(directory.path().join("disk.img"), [0; 4096]).unwrap();
+        // ud2
+        fs::write(directory.path().join("guest.bin"), [0x0f, 0x0b]).unwrap();
+        fs::write(directory.path().join("vmm.toml"), format!("{CONFIG}{disk}")).unwrap();
+        let mut command = Command::new(CLI);
+        command.args(["run", "vmm.toml"]).current_dir(&directory).stdin(Stdio::null());
+        let result = ProcessResult::new(&command.output().unwrap());
+        assert_eq!(result.status, Some(100), "{result:?}");
+        assert!(result.stderr.contains("found by running the guest again"), "{overlay}: {result:?}");
+    }
+}
+
 #[test]
 #[ignore = "needs /dev/kvm"]
 fn a_run_that_is_not_confined_says_so_to_the_probe() {

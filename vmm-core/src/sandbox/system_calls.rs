@@ -49,7 +49,7 @@ bitflags! {
         const VIRTIO = 1 << 4;
         /// Snapshots of the machine: `snapshot`, and machines that are reset.
         const SNAPSHOT = 1 << 5;
-        /// New machines after the first guest ran: `bench` and `test`.
+        /// New machines after the first guest ran: `bench`.
         const MACHINES = 1 << 6;
         /// The test device of kvm-unit-tests, which makes KVM forget a page.
         const KVM_TESTDEV = 1 << 7;
@@ -173,13 +173,14 @@ pub const SYSTEM_CALLS: &[SystemCallRule] = &[
         ArgumentRule::OneOf { argument: 1, values: &[1, 2, 3, 4, 6, 7, 1030, 1033, 1034] },
     ),
     rule("fdatasync", libc::SYS_fdatasync, VCPUS, Features::VIRTIO, "flushes of a disk"),
+    rule("flock", libc::SYS_flock, MAIN, Features::VIRTIO, "disk of a second machine"),
     rule("fstat", libc::SYS_fstat, ALL, EVERY_RUN, "check that a mapped file is unchanged"),
     rule("fsync", libc::SYS_fsync, MAIN, Features::OUTPUT_FILES.union(Features::VIRTIO), "files on disk"),
     rule(
         "ftruncate",
         libc::SYS_ftruncate,
         MAIN,
-        Features::OUTPUT_FILES.union(Features::SNAPSHOT),
+        Features::OUTPUT_FILES.union(Features::SNAPSHOT).union(Features::VIRTIO),
         "size of a file",
     ),
     rule("futex", libc::SYS_futex, ALL, EVERY_RUN, "locks, and waits for threads"),
@@ -210,7 +211,13 @@ pub const SYSTEM_CALLS: &[SystemCallRule] = &[
         EVERY_RUN,
         "pages of guest memory and of stacks that are given back",
     ),
-    rule("memfd_create", libc::SYS_memfd_create, MAIN, Features::SNAPSHOT, "memory of a snapshot"),
+    rule(
+        "memfd_create",
+        libc::SYS_memfd_create,
+        MAIN,
+        Features::SNAPSHOT.union(Features::VIRTIO),
+        "memory of a snapshot; overlay of a disk of a second machine",
+    ),
     checked(
         rule("mmap", libc::SYS_mmap, ALL, EVERY_RUN, "memory, never executable"),
         ArgumentRule::Masked { argument: 2, mask: PROT_EXEC, value: 0 },

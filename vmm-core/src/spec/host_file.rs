@@ -8,19 +8,37 @@
 //! Only regular files are opened: a device can act when it is opened, and a pipe may never end.
 
 use std::fs::{self, File};
+use std::hash::{Hash, Hasher};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{self, Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, open, openat, openat2, statat};
 use rustix::io::Errno;
 
 /// File of the host, and the directory that it must be inside, if there is one.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone)]
 pub struct HostFile {
     path: PathBuf,
     /// Directory without symbolic links, as [`Path::canonicalize`] returns it.
     directory: Option<PathBuf>,
+    /// The file as [`HostFile::open_shared`] opened it. It is no part of the identity.
+    shared: Arc<OnceLock<File>>,
+}
+
+impl PartialEq for HostFile {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.path, &self.directory) == (&other.path, &other.directory)
+    }
+}
+
+impl Eq for HostFile {}
+
+impl Hash for HostFile {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (&self.path, &self.directory).hash(state);
+    }
 }
 
 /// Error of [`HostFile::open`].
@@ -67,13 +85,13 @@ impl HostFile {
     /// Names a file that may be anywhere.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), directory: None }
+        Self { path: path.into(), directory: None, shared: Arc::default() }
     }
 
     /// Names a file that must be inside `directory`, a path without symbolic links.
     #[must_use]
     pub fn inside(path: impl Into<PathBuf>, directory: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), directory: Some(directory.into()) }
+        Self { path: path.into(), directory: Some(directory.into()), shared: Arc::default() }
     }
 
     /// Returns the path as it was given.
@@ -116,6 +134,22 @@ impl HostFile {
         };
         // Checked again: another file may have taken the name.
         if file.metadata()?.is_file() { Ok(file) } else { Err(HostFileError::NotRegular) }
+    }
+
+    /// Opens the file for reading, the first time only: later calls on this value and its clones return copies of that descriptor.
+    /// Machines that are built again have the same file, also in a process that can open none any more.
+    ///
+    /// # Errors
+    /// [`HostFileError`].
+    pub fn open_shared(&self) -> Result<File, HostFileError> {
+        let file = match self.shared.get() {
+            Some(file) => file,
+            None => {
+                let file = self.open(false)?;
+                self.shared.get_or_init(|| file)
+            }
+        };
+        Ok(file.try_clone()?)
     }
 
     /// Returns the path from `directory` to the file, without symbolic links and without `..`.

@@ -11,7 +11,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, MemfdFlags, Mode, OFlags, flock, memfd_create, open};
+use rustix::fs::{FlockOperation, MemfdFlags, Mode, OFlags, flock, fstat, memfd_create, open};
 use rustix::io::Errno;
 
 use super::disk_error::DiskError;
@@ -83,13 +83,16 @@ fn open_image(BlockSpec { image: file, access }: &BlockSpec) -> Result<(File, u6
     let path = || file.as_path().to_owned();
     let cannot = |source| DiskError::Open { path: path(), source };
     let writes = *access == BlockAccess::InPlace;
-    let image = file.open(writes).map_err(|error| match error {
+    let image = if writes { file.open(true) } else { file.open_shared() };
+    let image = image.map_err(|error| match error {
         HostFileError::Outside { real, directory } => DiskError::Outside { path: path(), real, directory },
         HostFileError::NotRegular => DiskError::NotAFile { path: path() },
         HostFileError::Io(source) => cannot(source),
     })?;
     lock(&image, file.as_path(), writes)?;
-    let size = image.metadata().map_err(cannot)?.len();
+    // Not `File::metadata`, whose call takes a path too: the sandbox of a run does not allow it.
+    let size = fstat(&image).map_err(|errno| cannot(errno.into()))?.st_size;
+    let size = u64::try_from(size).unwrap_or_default();
     if size == 0 || !size.is_multiple_of(SECTOR) {
         return Err(DiskError::Size { path: path(), size });
     }
