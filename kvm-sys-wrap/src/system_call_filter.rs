@@ -1,9 +1,10 @@
-//! The end of a process that makes a system call which its filter refuses (seccomp(2), `SECCOMP_RET_TRAP`).
+//! The kernel's means to confine a process: which of them it has, and the end of a process that makes a system call which its filter
+//! refuses (seccomp(2), `SECCOMP_RET_TRAP`).
 //!
 //! The kernel sends SIGSYS to the thread instead of making the call. The handler writes one line to standard error, which names
 //! the call, and ends the process with a status of the caller's choice.
 
-use std::io;
+use std::io::{self, Write};
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use vmm_sys_util::signal::register_signal_handler;
@@ -64,67 +65,19 @@ extern "C" fn on_sigsys(_: libc::c_int, info: *mut libc::siginfo_t, context: *mu
     let info = unsafe { &*info.cast::<SigsysInfo>() };
     // SAFETY: with SA_SIGINFO the third argument is a ucontext_t of the interrupted thread (sigaction(2)).
     let registers = unsafe { &(*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
-    let mut line = Line::default();
-    line.text("vmm: the sandbox refused system call ");
-    line.number(u64::from(info.system_call.unsigned_abs()));
-    if libc::c_long::from(info.system_call) == libc::SYS_ioctl
-        && let Some(request) = registers.get(usize::try_from(libc::REG_RSI).unwrap_or_default())
-    {
-        line.text(" (ioctl, request ");
-        line.number(request.cast_unsigned() & 0xffff_ffff);
-        line.text(")");
+    let mut line = [0_u8; 192];
+    let mut rest = &mut line[..];
+    let request = registers.get(usize::try_from(libc::REG_RSI).unwrap_or_default());
+    let call = info.system_call;
+    // What does not fit is dropped.
+    let _ = write!(rest, "vmm: the sandbox refused system call {call}");
+    if let (true, Some(request)) = (libc::c_long::from(call) == libc::SYS_ioctl, request) {
+        let _ = write!(rest, " (ioctl, request {})", request.cast_unsigned() & 0xffff_ffff);
     }
-    line.text(": the guest has taken over this process, or it is a bug\n");
+    let _ = writeln!(rest, ": the guest has taken over this process, or it is a bug");
+    let left = rest.len();
     // SAFETY: the bytes are a live local. `write` is async-signal-safe, and allowed by every filter.
-    unsafe { libc::write(libc::STDERR_FILENO, line.bytes.as_ptr().cast(), line.length) };
+    unsafe { libc::write(libc::STDERR_FILENO, line.as_ptr().cast(), line.len() - left) };
     // SAFETY: `_exit` is async-signal-safe and does not return.
     unsafe { libc::_exit(EXIT_STATUS.load(Ordering::Relaxed)) };
-}
-
-/// Line of text on the stack. What does not fit is dropped.
-struct Line {
-    bytes: [u8; 192],
-    length: usize,
-}
-
-impl Default for Line {
-    fn default() -> Self {
-        Self { bytes: [0; 192], length: 0 }
-    }
-}
-
-impl Line {
-    fn text(&mut self, text: &str) {
-        for byte in text.bytes() {
-            if let Some(place) = self.bytes.get_mut(self.length) {
-                *place = byte;
-                self.length += 1;
-            }
-        }
-    }
-
-    /// Adds a number in decimal.
-    fn number(&mut self, number: u64) {
-        if number >= 10 {
-            self.number(number / 10);
-        }
-        let digit = b'0' + u8::try_from(number % 10).unwrap_or_default();
-        self.text(std::str::from_utf8(&[digit]).unwrap_or_default());
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_holds_text_and_numbers() {
-        let mut line = Line::default();
-        line.text("a ");
-        line.number(4_294_967_295);
-        line.number(0);
-        assert_eq!(line.bytes.get(..line.length), Some(&b"a 42949672950"[..]));
-        line.text(&"x".repeat(500));
-        assert_eq!(line.length, line.bytes.len());
-    }
 }

@@ -13,7 +13,7 @@ use kvm_sys_wrap::{
     Call, CallObserver, CallRecord, Error, Exit, Gpa, Gva, Kvm, Port, SlotBacking, TssAddress, Vcpu,
     VcpuState, Vm,
 };
-use real_mode::{CODE, boot, slot};
+use real_mode::{CODE, boot, go_to_code, slot};
 use vm_memory::{Bytes, GuestAddress};
 
 /// Byte that the guests increment.
@@ -139,12 +139,7 @@ fn a_vcpu_that_is_used_again_is_in_its_reset_state() {
             0xf4,
         ];
         vm.memory().write_slice(&code, GuestAddress(CODE)).unwrap();
-        let mut sregs = vcpu.sregs().unwrap();
-        (sregs.cs.base, sregs.cs.selector) = (0, 0);
-        vcpu.set_sregs(&sregs).unwrap();
-        let mut regs = vcpu.regs().unwrap();
-        (regs.rip, regs.rflags) = (CODE, 2);
-        vcpu.set_regs(&regs).unwrap();
+        go_to_code(&vcpu);
         assert!(matches!(vcpu.run().unwrap(), Exit::PioIn { .. }));
         assert_eq!(vcpu.sregs().unwrap().cr3, 0x3000);
         // Dropped in the middle of the instruction: the kernel waits for input.

@@ -3,9 +3,8 @@
 use std::path::Path;
 
 use clap::{Args, ValueEnum};
-use vmm_core::kvm_sys_wrap::{has_system_call_filters, landlock_version};
 use vmm_core::sandbox::system_calls::Features;
-use vmm_core::sandbox::{DirectoryUse, Sandbox, SandboxError, SandboxMode, WANTED_LANDLOCK};
+use vmm_core::sandbox::{DirectoryUse, Sandbox, SandboxError, SandboxMode, missing_part};
 use vmm_core::spec::{Interrupts, MachineSpec};
 
 use crate::diagnostic::{Diagnostic, Diagnostics};
@@ -64,7 +63,7 @@ impl SandboxArgs {
             directories,
             exit_status: Status::Bug.code(),
         };
-        sandbox.enter().map(|_| ()).map_err(|error| diagnostic(&error).into())
+        sandbox.enter().map_err(|error| diagnostic(&error).into())
     }
 
     /// Checks that this host has all parts, for `--sandbox=strict`.
@@ -72,12 +71,10 @@ impl SandboxArgs {
     /// # Errors
     /// It has not ([`Status::Refused`]).
     pub(crate) fn check_host(self) -> Result<(), Diagnostics> {
-        let is_full = has_system_call_filters() && landlock_version() >= Some(WANTED_LANDLOCK);
-        if self.mode() == SandboxMode::Strict && !is_full {
-            let part = "seccomp or Landlock is missing or old".to_owned();
-            return Err(diagnostic(&SandboxError::Missing { part }).into());
+        match missing_part().filter(|_| self.mode() == SandboxMode::Strict) {
+            Some(part) => Err(diagnostic(&SandboxError::Missing { part }).into()),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     fn mode(self) -> SandboxMode {

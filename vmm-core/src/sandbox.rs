@@ -17,19 +17,18 @@ mod files;
 mod filter;
 pub mod system_calls;
 
-use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use kvm_sys_wrap::install_system_call_handler;
+use kvm_sys_wrap::{has_system_call_filters, install_system_call_handler, landlock_version};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs};
 use thiserror::Error;
 
 use filter::Refusal;
 use system_calls::{Features, QUIETLY_REFUSED, ThreadKind};
 
-pub use files::{DirectoryUse, LandlockSupport, WANTED_LANDLOCK};
+pub use files::{DirectoryUse, WANTED_LANDLOCK};
 
 /// Features of the sandbox that this process has entered.
 static ENTERED: OnceLock<Features> = OnceLock::new();
@@ -59,15 +58,6 @@ pub struct Sandbox {
     pub exit_status: u8,
 }
 
-/// Parts of the sandbox that are in force.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SandboxStatus {
-    /// True if the system call filter is in force.
-    pub seccomp: bool,
-    /// Extent to which Landlock is in force.
-    pub landlock: LandlockSupport,
-}
-
 /// Error of entering the sandbox.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -75,8 +65,8 @@ pub enum SandboxError {
     /// A part is missing, and the mode is [`SandboxMode::Strict`].
     #[error("this host cannot confine the run: {part}")]
     Missing {
-        /// Missing part, with the reason.
-        part: String,
+        /// Missing part, such as `no Landlock`.
+        part: &'static str,
     },
     /// A step failed that every kernel can do.
     #[error("cannot confine the run: {step}")]
@@ -95,36 +85,42 @@ impl Sandbox {
     /// # Errors
     /// [`SandboxError::Missing`] in the mode [`SandboxMode::Strict`] on a host without seccomp or without the Landlock that this
     /// crate asks for, [`SandboxError::Step`] where a step fails that every kernel can do.
-    pub fn enter(&self) -> Result<Option<SandboxStatus>, SandboxError> {
-        if self.mode == SandboxMode::Off {
-            return Ok(None);
+    pub fn enter(&self) -> Result<(), SandboxError> {
+        match self.mode {
+            SandboxMode::Off => return Ok(()),
+            SandboxMode::Strict => {
+                if let Some(part) = missing_part() {
+                    return Err(SandboxError::Missing { part });
+                }
+            }
+            SandboxMode::Auto => {}
         }
-        let failed = |step| move |error: rustix::io::Errno| SandboxError::Step { step, source: error.into() };
-        let handler = install_system_call_handler(self.exit_status);
-        handler.map_err(|error| SandboxError::Step {
-            step: "a handler for SIGSYS",
-            source: io::Error::other(error),
-        })?;
-        set_no_new_privs(true).map_err(failed("prctl(PR_SET_NO_NEW_PRIVS)"))?;
+        let failed = |step| move |source: io::Error| SandboxError::Step { step, source };
+        install_system_call_handler(self.exit_status)
+            .map_err(|error| failed("a handler for SIGSYS")(io::Error::other(error)))?;
+        set_no_new_privs(true).map_err(|error| failed("prctl(PR_SET_NO_NEW_PRIVS)")(error.into()))?;
         let none = CapabilitySet::empty();
         let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
-        set_capabilities(None, sets).map_err(failed("capset"))?;
-        let landlock = files::restrict(&self.directories)?;
-        let seccomp = install_filter(ThreadKind::Main, self.features);
+        set_capabilities(None, sets).map_err(|error| failed("capset")(error.into()))?;
+        files::restrict(&self.directories)?;
+        match install_filter(ThreadKind::Main, self.features) {
+            Err(error) if has_system_call_filters() => return Err(failed("seccomp")(error)),
+            Ok(()) | Err(_) => {}
+        }
         // Set once: a process enters one sandbox.
         let _ = ENTERED.set(self.features);
-        if self.mode == SandboxMode::Strict {
-            let part = match (&seccomp, landlock) {
-                (Err(error), _) => Some(format!("no seccomp ({error})")),
-                (Ok(()), LandlockSupport::None) => Some("no Landlock".to_owned()),
-                (Ok(()), LandlockSupport::Partial) => Some("only an old Landlock".to_owned()),
-                (Ok(()), LandlockSupport::Full) => None,
-            };
-            if let Some(part) = part {
-                return Err(SandboxError::Missing { part });
-            }
-        }
-        Ok(Some(SandboxStatus { seccomp: seccomp.is_ok(), landlock }))
+        Ok(())
+    }
+}
+
+/// Returns the part of a full sandbox that this host lacks, such as `no Landlock`; `None` if it has all.
+#[must_use]
+pub fn missing_part() -> Option<&'static str> {
+    match (has_system_call_filters(), landlock_version()) {
+        (false, _) => Some("no seccomp"),
+        (true, None) => Some("no Landlock"),
+        (true, Some(..WANTED_LANDLOCK)) => Some("only an old Landlock"),
+        (true, Some(_)) => None,
     }
 }
 
@@ -146,11 +142,4 @@ fn install_filter(kind: ThreadKind, features: Features) -> io::Result<()> {
     let program = filter::compile(&rules, &ioctls, &quiet, std::process::id(), Refusal::Trap)
         .ok_or_else(|| io::Error::other("the filter is too long"))?;
     seccompiler::apply_filter(&program).map_err(io::Error::other)
-}
-
-impl fmt::Display for SandboxStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seccomp = if self.seccomp { "seccomp" } else { "no seccomp" };
-        write!(f, "{seccomp}, {}", self.landlock)
-    }
 }

@@ -116,19 +116,21 @@ fn a_crash_is_examined_without_another_vm() {
     examine_on_one_vm("long with the host's CPUID", &spec, &[0xe6, 0xe9, 0x0f, 0x0b]);
 }
 
+/// Code with 400000 instructions before its crash.
+#[rustfmt::skip]
+const LONG_WAY: [u8; 13] = [
+    0xe6, 0xe9,                   // out 0xe9, al
+    0xb9, 0x40, 0x0d, 0x03, 0x00, // mov ecx, 200000
+    0xff, 0xc9,                   // again: dec ecx
+    0x75, 0xfc,                   // jnz again
+    0x0f, 0x0b,                   // ud2
+];
+
 #[test]
 #[ignore = "needs /dev/kvm"]
 fn a_long_way_to_a_crash_is_bisected_without_another_vm() {
-    #[rustfmt::skip]
-    let code = [
-        0xe6, 0xe9,                   // out 0xe9, al
-        0xb9, 0x40, 0x0d, 0x03, 0x00, // mov ecx, 200000
-        0xff, 0xc9,                   // again: dec ecx
-        0x75, 0xfc,                   // jnz again
-        0x0f, 0x0b,                   // ud2
-    ];
     let (kvm, calls) = observed();
-    let (found, _) = autopsy(&kvm, &kvm, &spec(Mode::Long), &code);
+    let (found, _) = autopsy(&kvm, &kvm, &spec(Mode::Long), &LONG_WAY);
     calls.check("bisection");
     assert!(matches!(found.source, StateSource::Replay { .. }), "{:?}", found.notes);
     assert!(found.summary(&|_| None).contains("`ud2`"));
@@ -199,19 +201,11 @@ fn an_interrupt_storm_is_looked_for_on_the_reserved_vm() {
 #[test]
 #[ignore = "needs /dev/kvm"]
 fn a_crash_with_interrupt_controllers_is_replayed_on_the_reserved_vm() {
-    #[rustfmt::skip]
-    let code = [
-        0xe6, 0xe9,                   // out 0xe9, al
-        0xb9, 0x40, 0x0d, 0x03, 0x00, // mov ecx, 200000
-        0xff, 0xc9,                   // again: dec ecx
-        0x75, 0xfc,                   // jnz again
-        0x0f, 0x0b,                   // ud2
-    ];
     for interrupts in [Interrupts::Split, Interrupts::Pc] {
         let mut spec = spec(Mode::Long);
         spec.interrupts = interrupts;
         let (kvm, calls) = observed();
-        let (found, _) = autopsy(&kvm, &kvm, &spec, &code);
+        let (found, _) = autopsy(&kvm, &kvm, &spec, &LONG_WAY);
         calls.check("with interrupt controllers");
         assert!(matches!(found.source, StateSource::Replay { .. }), "{interrupts:?}: {:?}", found.notes);
         assert!(found.summary(&|_| None).contains("`ud2`"));

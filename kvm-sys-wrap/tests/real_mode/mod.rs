@@ -18,11 +18,16 @@ pub(crate) fn boot(kvm: &Kvm, backing: SlotBacking) -> (Vm, Vcpu) {
     vm.set_tss_addr(TssAddress::new(Gpa(0xfffb_d000)).unwrap()).unwrap();
     vm.add_slot(slot(0, 0, 0x1_0000, backing)).unwrap();
     let vcpu = vm.create_vcpu(0).unwrap();
+    go_to_code(&vcpu);
+    (vm, vcpu)
+}
+
+/// Sets CS:IP of a vCPU in its reset state to 0:1000.
+pub(crate) fn go_to_code(vcpu: &Vcpu) {
     let mut sregs = vcpu.sregs().unwrap();
     (sregs.cs.base, sregs.cs.selector) = (0, 0);
     vcpu.set_sregs(&sregs).unwrap();
     let mut regs = vcpu.regs().unwrap();
     (regs.rip, regs.rflags) = (CODE, 2);
     vcpu.set_regs(&regs).unwrap();
-    (vm, vcpu)
 }

@@ -212,7 +212,10 @@ impl Task<'_> {
                 reserved = Some(machine.reserve_replays(ReplayPurpose::Autopsy).map_err(io::Error::other)?);
             }
         }
-        self.sandbox.enter_for(features, []).map_err(|problems| io::Error::other(problems.to_plain()))?;
+        self.sandbox.enter_for(features, []).map_err(|problems| {
+            problems.eprint();
+            io::ErrorKind::Other
+        })?;
         Ok(reserved)
     }
 

@@ -1,12 +1,11 @@
 //! Access to files by Landlock (landlock(7)): none, except names in some directories. Open descriptors stay usable.
 
-use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
-    RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
+    RulesetAttr, RulesetCreatedAttr, Scope,
 };
 
 use super::SandboxError;
@@ -38,29 +37,8 @@ impl DirectoryUse {
     }
 }
 
-/// Extent to which Landlock confines this process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LandlockSupport {
-    /// Files, TCP ports, signals and abstract sockets.
-    Full,
-    /// Files, and some of the others: the kernel is older than Linux 6.12.
-    Partial,
-    /// Nothing: the kernel has no Landlock, or it is off.
-    None,
-}
-
-impl fmt::Display for LandlockSupport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Full => "Landlock",
-            Self::Partial => "an older Landlock",
-            Self::None => "no Landlock",
-        })
-    }
-}
-
-/// Takes all access to files from this process, except for these uses of directories.
-pub(super) fn restrict(directories: &[(PathBuf, DirectoryUse)]) -> Result<LandlockSupport, SandboxError> {
+/// Takes all access to files from this process, except for these uses of directories, as far as this kernel has Landlock.
+pub(super) fn restrict(directories: &[(PathBuf, DirectoryUse)]) -> Result<(), SandboxError> {
     let failed = |error: landlock::RulesetError| SandboxError::Step {
         step: "landlock_restrict_self",
         source: io::Error::other(error),
@@ -80,10 +58,7 @@ pub(super) fn restrict(directories: &[(PathBuf, DirectoryUse)]) -> Result<Landlo
         })?;
         ruleset = ruleset.add_rule(PathBeneath::new(open, purpose.rights())).map_err(failed)?;
     }
-    let status = ruleset.restrict_self().map_err(failed)?;
-    Ok(match status.ruleset {
-        RulesetStatus::FullyEnforced => LandlockSupport::Full,
-        RulesetStatus::PartiallyEnforced => LandlockSupport::Partial,
-        RulesetStatus::NotEnforced => LandlockSupport::None,
-    })
+    // It is set already.
+    ruleset.no_new_privs(false).restrict_self().map_err(failed)?;
+    Ok(())
 }

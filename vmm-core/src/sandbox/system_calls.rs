@@ -119,6 +119,8 @@ const ALL: &[ThreadKind] = ThreadKind::ALL;
 const MAIN: &[ThreadKind] = &[ThreadKind::Main];
 const VCPUS: &[ThreadKind] = &[ThreadKind::Main, ThreadKind::Vcpu];
 const EVERY_RUN: Features = Features::empty();
+/// Runs with threads of machines with interrupts, or with the one that reads packets of gdb.
+const THREADS: Features = Features::INTERRUPTS.union(Features::GDB);
 
 const PROT_EXEC: u32 = 4;
 /// `CLONE_VM | CLONE_SIGHAND | CLONE_THREAD`: a thread of this process.
@@ -148,13 +150,7 @@ pub const SYSTEM_CALLS: &[SystemCallRule] = &[
     rule("clock_gettime", libc::SYS_clock_gettime, ALL, EVERY_RUN, "time, where the vDSO cannot tell it"),
     rule("clock_nanosleep", libc::SYS_clock_nanosleep, ALL, EVERY_RUN, "waits of a suspended machine"),
     checked(
-        rule(
-            "clone",
-            libc::SYS_clone,
-            MAIN,
-            Features::INTERRUPTS.union(Features::GDB),
-            "threads, no processes",
-        ),
+        rule("clone", libc::SYS_clone, MAIN, THREADS, "threads, no processes"),
         ArgumentRule::Masked { argument: 0, mask: THREAD_OR_NAMESPACE, value: THREAD_FLAGS },
     ),
     rule("close", libc::SYS_close, ALL, EVERY_RUN, "descriptors of the machine at its end"),
@@ -165,7 +161,7 @@ pub const SYSTEM_CALLS: &[SystemCallRule] = &[
         Features::INTERRUPTS,
         "interrupt lines; the end of the I/O thread",
     ),
-    rule("exit", libc::SYS_exit, ALL, Features::INTERRUPTS.union(Features::GDB), "end of a thread"),
+    rule("exit", libc::SYS_exit, ALL, THREADS, "end of a thread"),
     rule("exit_group", libc::SYS_exit_group, ALL, EVERY_RUN, "end of the process"),
     checked(
         rule("fcntl", libc::SYS_fcntl, ALL, EVERY_RUN, "flags, copies and locks of descriptors"),
@@ -245,13 +241,7 @@ pub const SYSTEM_CALLS: &[SystemCallRule] = &[
     rule("poll", libc::SYS_poll, ALL, EVERY_RUN, "waits for readers, and for input"),
     rule("ppoll", libc::SYS_ppoll, ALL, EVERY_RUN, "waits for readers, and for input"),
     checked(
-        rule(
-            "prctl",
-            libc::SYS_prctl,
-            ALL,
-            Features::INTERRUPTS.union(Features::GDB),
-            "name and filter of a thread",
-        ),
+        rule("prctl", libc::SYS_prctl, ALL, THREADS, "name and filter of a thread"),
         // PR_SET_NAME, PR_SET_NO_NEW_PRIVS.
         ArgumentRule::OneOf { argument: 0, values: &[15, 38] },
     ),
@@ -290,39 +280,15 @@ pub const SYSTEM_CALLS: &[SystemCallRule] = &[
         "a wait that was stopped and continued",
     ),
     rule("rmdir", libc::SYS_rmdir, MAIN, Features::GDB, "the directory of gdb's socket"),
-    rule(
-        "rseq",
-        libc::SYS_rseq,
-        ALL,
-        Features::INTERRUPTS.union(Features::GDB),
-        "start of a thread in glibc",
-    ),
+    rule("rseq", libc::SYS_rseq, ALL, THREADS, "start of a thread in glibc"),
     rule("rt_sigaction", libc::SYS_rt_sigaction, ALL, EVERY_RUN, "handlers of signals"),
     rule("rt_sigprocmask", libc::SYS_rt_sigprocmask, ALL, EVERY_RUN, "signals of threads"),
     rule("rt_sigreturn", libc::SYS_rt_sigreturn, ALL, EVERY_RUN, "return from a signal handler"),
-    rule(
-        "sched_getaffinity",
-        libc::SYS_sched_getaffinity,
-        ALL,
-        Features::INTERRUPTS.union(Features::GDB),
-        "start of a thread in glibc",
-    ),
+    rule("sched_getaffinity", libc::SYS_sched_getaffinity, ALL, THREADS, "start of a thread in glibc"),
     rule("sched_yield", libc::SYS_sched_yield, ALL, EVERY_RUN, "waits for a lock"),
-    rule(
-        "seccomp",
-        libc::SYS_seccomp,
-        ALL,
-        Features::INTERRUPTS.union(Features::GDB),
-        "filter of a new thread, in addition to this one",
-    ),
+    rule("seccomp", libc::SYS_seccomp, ALL, THREADS, "filter of a new thread, in addition to this one"),
     rule("sendto", libc::SYS_sendto, MAIN, Features::GDB, "packets to gdb"),
-    rule(
-        "set_robust_list",
-        libc::SYS_set_robust_list,
-        ALL,
-        Features::INTERRUPTS.union(Features::GDB),
-        "start of a thread",
-    ),
+    rule("set_robust_list", libc::SYS_set_robust_list, ALL, THREADS, "start of a thread"),
     rule("setsockopt", libc::SYS_setsockopt, MAIN, Features::GDB, "TCP_NODELAY of a connection of gdb"),
     rule("shutdown", libc::SYS_shutdown, MAIN, Features::GDB, "end of a connection of gdb"),
     rule("sigaltstack", libc::SYS_sigaltstack, ALL, EVERY_RUN, "end of a thread in std"),
