@@ -57,6 +57,21 @@ impl TestDirectory {
 
 #[test]
 #[ignore = "needs /dev/kvm"]
+fn a_disk_that_is_named_by_a_relative_path_is_the_same_later() {
+    if !program_exists() {
+        return;
+    }
+    let disk = "[[devices.virtio]]\ntype = \"block\"\nfile = \"disk.img\"\n";
+    let directory = TestDirectory::new("2MiB", disk);
+    fs::write(directory.path("disk.img"), [0; 4096]).unwrap();
+    let taken = directory.take("3");
+    assert_eq!(taken.status, Some(0), "{}", taken.stderr);
+    let resumed = directory.resume("a.toml");
+    assert_eq!((resumed.status, resumed.stdout.as_str()), (Some(0), "defgh"), "{}", resumed.stderr);
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
 fn a_run_continues_from_the_snapshot() {
     if !program_exists() {
         return;

@@ -20,6 +20,7 @@ use vmm_core::kvm_sys_wrap::{Kvm, install_termination_handlers};
 use vmm_core::machine::Machine;
 use vmm_core::machine::end::End;
 use vmm_core::machine::error::Error;
+use vmm_core::machine::reserved_vms::ReplayPurpose;
 use vmm_core::record::Recording;
 use vmm_core::snapshot::Snapshot;
 
@@ -171,6 +172,9 @@ impl BenchGuest<'_> {
         let expects_end = self.config.expect.as_ref().is_some_and(|expect| expect.end.is_some());
         let mut features = Features::SNAPSHOT | Features::REPLAY;
         features.set(Features::MACHINES, expects_end || matches!(self.start_method, StartMethod::Copy));
+        machine.prepare_reset();
+        // Dropped at the end of this run: later machines are to be new ones.
+        let _reserved = machine.reserve_replays(ReplayPurpose::Autopsy).map_err(|error| self.host(&error))?;
         self.sandbox.enter(machine.spec(), features, [])?;
         let mut recording = Recording::new();
         let outcome =

@@ -158,8 +158,8 @@ pub(crate) fn shadows_page_tables() -> bool {
     *SHADOWS.get_or_init(|| is_pvm() || off("kvm_intel/parameters/ept") || off("kvm_amd/parameters/npt"))
 }
 
-/// Reads the properties that a replay needs from files, so that it opens none.
-pub(crate) fn read_replay_facts(spec: &MachineSpec) {
+/// Reads the properties that a run and its replays need from files, so that they open none.
+pub(crate) fn read_facts(spec: &MachineSpec) {
     is_pvm();
     quirks(spec);
 }

@@ -44,15 +44,13 @@ impl ReservedVms {
 
 impl Machine {
     /// Reserves the VMs that the run of this machine needs besides its own (`KVM_CREATE_VM`), and reads the properties of the host
-    /// that they need. The copies must be built on this thread, on the [`Kvm`](crate::Kvm) of this machine or a clone of it.
+    /// that the run and they need. The copies must be built on this thread, on the [`Kvm`](crate::Kvm) of this machine or a clone of it.
     ///
     /// # Errors
     /// [`Error::Kvm`].
     pub fn reserve_replays(&self, purpose: ReplayPurpose) -> Result<ReservedVms, Error> {
         let spec = &self.board.spec;
-        if purpose != ReplayPurpose::None {
-            host::read_replay_facts(spec);
-        }
+        host::read_facts(spec);
         let kvm = self.processors.bsp().vcpu.vm().kvm();
         let vms = (0..reserved_vms(spec, purpose)).map(|_| kvm.reserve_vm());
         Ok(ReservedVms(vms.collect::<Result<_, _>>()?))

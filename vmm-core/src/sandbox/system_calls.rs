@@ -180,6 +180,7 @@ pub const SYSTEM_CALLS: &[SystemCallRule] = &[
         "size of a file",
     ),
     rule("futex", libc::SYS_futex, ALL, EVERY_RUN, "locks, and waits for threads"),
+    rule("getcwd", libc::SYS_getcwd, MAIN, Features::SNAPSHOT, "absolute path of a disk in a snapshot"),
     rule("getpid", libc::SYS_getpid, ALL, EVERY_RUN, "receiver of a kick"),
     rule("getrandom", libc::SYS_getrandom, ALL, EVERY_RUN, "hash tables; entropy for the guest"),
     rule(
