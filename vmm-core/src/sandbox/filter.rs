@@ -16,6 +16,9 @@ const ARGUMENTS_OFFSET: u32 = 16;
 /// `AUDIT_ARCH_X86_64`.
 const ARCH_X86_64: u32 = 0xc000_003e;
 
+/// Maximum number of values that are compared one after the other: the program is shorter than with a search down to each value.
+const MAX_CHAIN: usize = 4;
+
 /// Result of a filter for a system call that is not allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refusal {
@@ -79,23 +82,28 @@ impl Assembler {
 
     /// Adds a binary search over `(number, target)` pairs in ascending order. Numbers that are not among them lead to `otherwise`.
     fn search(&mut self, targets: &[(u32, Label)], otherwise: Label) {
-        match targets {
-            [] => {
-                // Unconditional: both ways lead there.
-                self.push(Instruction::IfEqual(0, otherwise, otherwise));
+        if let Some(last) = targets.len().checked_sub(1).filter(|last| *last < MAX_CHAIN) {
+            for (index, (number, target)) in targets.iter().enumerate() {
+                let next = if index == last { otherwise } else { self.label() };
+                self.push(Instruction::IfEqual(*number, *target, next));
+                if index < last {
+                    self.place(next);
+                }
             }
-            [(number, target)] => self.push(Instruction::IfEqual(*number, *target, otherwise)),
-            targets => {
-                let (low, high) = targets.split_at(targets.len() / 2);
-                let (below, above) = (self.label(), self.label());
-                let first = high.first().map_or(0, |(number, _)| *number);
-                self.push(Instruction::IfAtLeast(first, above, below));
-                self.place(below);
-                self.search(low, otherwise);
-                self.place(above);
-                self.search(high, otherwise);
-            }
+            return;
         }
+        let (low, high) = targets.split_at(targets.len() / 2);
+        let Some((first, _)) = high.first() else {
+            // Nothing is found: both ways lead there.
+            self.push(Instruction::IfEqual(0, otherwise, otherwise));
+            return;
+        };
+        let (below, above) = (self.label(), self.label());
+        self.push(Instruction::IfAtLeast(*first, above, below));
+        self.place(below);
+        self.search(low, otherwise);
+        self.place(above);
+        self.search(high, otherwise);
     }
 
     /// Adds a binary search over values that all lead to `found`.
