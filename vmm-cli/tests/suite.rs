@@ -321,14 +321,16 @@ fn wait_until(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
+/// CPU time of a worker, in ticks of 10 ms, after which its guest is taken to spin.
+const SPINNING_TICKS: u64 = 200;
+
 /// Waits until `count` workers of a process have each used 2 s of CPU time, which is far more than the cases take whose guests do
 /// not spin. Returns them.
 fn wait_until_guests_run(process: u32, count: usize) -> Vec<u32> {
-    const TICKS: u64 = 200;
     let running = RefCell::new(Vec::new());
     wait_until("the guests do not run", || {
         *running.borrow_mut() =
-            workers(process).into_iter().filter(|worker| ticks(*worker) >= TICKS).collect();
+            workers(process).into_iter().filter(|worker| ticks(*worker) >= SPINNING_TICKS).collect();
         running.borrow().len() == count
     });
     running.into_inner()
@@ -347,6 +349,23 @@ fn end_by_signal(process: u32, name: &str) {
         }
         !is_there
     });
+}
+
+/// Ends each worker that has used 2 s of CPU time until the suite has ended, with signals in turn. Returns the number of workers.
+///
+/// It is one for each case that spins. On a busy host, it can be more: one that has not got to its case that spins.
+fn end_spinning_workers(mut child: Suite, signals: &[&str]) -> (usize, ProcessResult) {
+    let mut count = 0;
+    let process = child.0.as_mut().unwrap();
+    while process.try_wait().unwrap().is_none() {
+        let spinning = workers(process.id()).into_iter().find(|worker| ticks(*worker) >= SPINNING_TICKS);
+        if let Some(worker) = spinning {
+            end_by_signal(worker, signals[count % signals.len()]);
+            count += 1;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    (count, ProcessResult::new(&child.wait_with_output().unwrap()))
 }
 
 /// Returns the file of a case that spins until it is stopped.
@@ -369,24 +388,24 @@ fn a_worker_that_dies_costs_one_case() {
         ("e.toml", prints),
     ]);
     let child = Suite::start(directory.path(), &["-j1", "--format", "json", "--junit", "report.xml"]);
-    for name in ["KILL", "SEGV"] {
-        let workers = wait_until_guests_run(child.id(), 1);
-        end_by_signal(workers[0], name);
-    }
-    let result = ProcessResult::new(&child.wait_with_output().unwrap());
+    let (count, result) = end_spinning_workers(child, &["KILL", "SEGV"]);
     assert_eq!(result.status, Some(103), "{result:?}");
     let (rows, summary) = result.json();
-    let verdicts: Vec<_> = rows.iter().map(|row| row["verdict"].as_str().unwrap()).collect();
-    assert_eq!(verdicts, ["passed", "failed", "passed", "failed", "passed"]);
-    assert_eq!(
-        (&summary["passed"], &summary["failed"], &summary["not_run"]),
-        (&3.into(), &2.into(), &0.into())
-    );
-    assert_eq!(rows[1]["reason"], "the worker process was killed by SIGKILL (out of memory?)");
-    assert_eq!(rows[3]["reason"], "the worker process crashed: SIGSEGV");
+    assert_eq!(rows.len(), 5, "{result:?}");
+    let failed: Vec<_> = rows.iter().filter(|row| row["verdict"] == "failed").collect();
+    assert!(rows[1]["verdict"] == "failed" && rows[3]["verdict"] == "failed", "{result:?}");
+    assert!(failed.len() <= count, "{count} workers ended: {result:?}");
+    assert_eq!((&summary["failed"], &summary["not_run"]), (&failed.len().into(), &0.into()));
+    let reasons =
+        ["the worker process was killed by SIGKILL (out of memory?)", "the worker process crashed: SIGSEGV"];
+    assert!(failed.iter().all(|row| reasons.iter().any(|reason| row["reason"] == *reason)), "{result:?}");
+    if count == 2 {
+        assert_eq!((&rows[1]["reason"], &rows[3]["reason"]), (&reasons[0].into(), &reasons[1].into()));
+    }
     assert_eq!(rows[1]["failure"]["status"], 101);
     let xml = fs::read_to_string(directory.path().join("report.xml")).unwrap();
-    assert!(xml.contains("tests=\"5\" skipped=\"0\" failures=\"0\" errors=\"2\""), "{xml}");
+    let counts = format!("tests=\"5\" skipped=\"0\" failures=\"0\" errors=\"{}\"", failed.len());
+    assert!(xml.contains(&counts), "{xml}");
 }
 
 /// Case 2 of 6 spins. All start from one boot snapshot; the guest printed an A before it.
@@ -409,17 +428,14 @@ fn a_worker_that_dies_costs_one_case_of_a_booted_guest() {
     fs::write(directory.path().join("boots.bin"), boots).unwrap();
     for jobs in ["-j1", "-j2"] {
         let child = Suite::start(directory.path(), &[jobs, "--format", "json", "--retry", "0"]);
-        let workers = wait_until_guests_run(child.id(), 1);
-        end_by_signal(workers[0], "KILL");
-        let result = ProcessResult::new(&child.wait_with_output().unwrap());
+        let (count, result) = end_spinning_workers(child, &["KILL"]);
         assert_eq!(result.status, Some(103), "{result:?}");
         let (rows, _) = result.json();
-        let verdicts: Vec<_> = rows.iter().map(|row| row["verdict"].as_str().unwrap()).collect();
-        assert_eq!(verdicts.len(), 6, "{result:?}");
+        assert_eq!(rows.len(), 6, "{result:?}");
         let failed: Vec<_> = rows.iter().filter(|row| row["verdict"] == "failed").collect();
-        assert_eq!(failed.len(), 1, "{result:?}");
-        assert!(failed[0]["name"].as_str().unwrap().starts_with("booted.toml::"));
-        assert_eq!(failed[0]["failure"]["status"], 101);
+        assert!((1..=count).contains(&failed.len()), "{count} workers ended: {result:?}");
+        assert_eq!(rows[2]["verdict"], "failed", "{result:?}");
+        assert!(failed.iter().all(|row| row["failure"]["status"] == 101), "{result:?}");
     }
 }
 

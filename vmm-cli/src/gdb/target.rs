@@ -124,9 +124,16 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Returns the stop reason for Ctrl-C.
+    /// Returns the stop reason for Ctrl-C. The thread is one that gdb resumed, also if the request came before it ran.
     pub(super) fn interrupted(&self) -> StopReason {
-        signal(thread_of(self.debugger.current_vcpu()), Signal::SIGINT)
+        let current = self.debugger.current_vcpu();
+        let vcpu = match &self.request {
+            ResumeRequest::Forward(actions) if actions.get(current) == Some(&ResumeAction::Hold) => {
+                actions.iter().position(|action| *action != ResumeAction::Hold).unwrap_or(current)
+            }
+            _ => current,
+        };
+        signal(thread_of(vcpu), Signal::SIGINT)
     }
 
     fn breakpoint(&self, vcpu: usize) -> Result<StopReason, Error> {

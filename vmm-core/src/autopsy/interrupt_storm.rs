@@ -18,8 +18,10 @@ use crate::spec::LimitSpec;
 
 /// Number of samples, and of interrupts in them, that decide whether interrupts leave the guest no time.
 const SAMPLES: u32 = 32;
-/// Time after which fewer interrupts are no storm. A busy host runs the guest for a fraction of an interval only.
-const SAMPLING_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time without an interrupt after which there is no storm. A busy host runs the guest for a fraction of an interval only.
+const QUIET_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time after which fewer interrupts are no storm.
+const SAMPLING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time that the guest runs between two samples.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(1);
 
@@ -63,6 +65,7 @@ fn storm_vector(ended: &Machine, build: &dyn Fn() -> Result<Machine, Error>) -> 
     copy.restore(&ended.checkpoint()?)?;
     let before = injected_interrupts(&copy).unwrap_or_default();
     let started = Instant::now();
+    let (mut injected, mut last_injection) = (0, started);
     let (mut last, mut idle) = (None, 0);
     for sample in 1.. {
         let limits = LimitSpec { time: Some(SAMPLE_INTERVAL), exits: None };
@@ -73,11 +76,14 @@ fn storm_vector(ended: &Machine, build: &dyn Fn() -> Result<Machine, Error>) -> 
         if !matches!(outcome.end, End::TimeLimit(_)) || idle > sample / 8 + 1 {
             return Ok(None);
         }
-        let injected = injected_interrupts(&copy).unwrap_or_default().saturating_sub(before);
+        let now = injected_interrupts(&copy).unwrap_or_default().saturating_sub(before);
+        if now > injected {
+            (injected, last_injection) = (now, Instant::now());
+        }
         if sample >= SAMPLES && injected >= u64::from(SAMPLES) {
             return Ok(last.filter(|_| idle <= sample / 8));
         }
-        if started.elapsed() > SAMPLING_TIMEOUT {
+        if last_injection.elapsed() > QUIET_TIMEOUT || started.elapsed() > SAMPLING_TIMEOUT {
             break;
         }
     }

@@ -148,7 +148,6 @@ pub const SYSTEM_CALLS: &[SystemCallRule] = &[
     rule("accept4", libc::SYS_accept4, MAIN, Features::GDB, "a connection of gdb"),
     rule("brk", libc::SYS_brk, ALL, EVERY_RUN, "memory of the allocator"),
     rule("clock_gettime", libc::SYS_clock_gettime, ALL, EVERY_RUN, "time, where the vDSO cannot tell it"),
-    rule("clock_nanosleep", libc::SYS_clock_nanosleep, ALL, EVERY_RUN, "waits of a suspended machine"),
     checked(
         rule("clone", libc::SYS_clone, MAIN, THREADS, "threads, no processes"),
         ArgumentRule::Masked { argument: 0, mask: THREAD_OR_NAMESPACE, value: THREAD_FLAGS },
@@ -238,8 +237,6 @@ pub const SYSTEM_CALLS: &[SystemCallRule] = &[
         "growth of large vectors; blocks of private copies of files",
     ),
     rule("munmap", libc::SYS_munmap, ALL, EVERY_RUN, "guest memory at the end"),
-    rule("nanosleep", libc::SYS_nanosleep, ALL, EVERY_RUN, "waits of a suspended machine"),
-    rule("poll", libc::SYS_poll, ALL, EVERY_RUN, "waits for readers, and for input"),
     rule("ppoll", libc::SYS_ppoll, ALL, EVERY_RUN, "waits for readers, and for input"),
     checked(
         rule("prctl", libc::SYS_prctl, ALL, THREADS, "name and filter of a thread"),
@@ -247,7 +244,6 @@ pub const SYSTEM_CALLS: &[SystemCallRule] = &[
         ArgumentRule::OneOf { argument: 0, values: &[15, 38] },
     ),
     rule("pread64", libc::SYS_pread64, ALL, EVERY_RUN, "blocks of mapped files; sectors of a disk"),
-    rule("preadv", libc::SYS_preadv, VCPUS, Features::VIRTIO, "sectors of a disk"),
     rule(
         "pwrite64",
         libc::SYS_pwrite64,
@@ -255,20 +251,11 @@ pub const SYSTEM_CALLS: &[SystemCallRule] = &[
         Features::VIRTIO.union(Features::OUTPUT_FILES).union(Features::SNAPSHOT),
         "sectors of a disk; pages of a core file",
     ),
-    rule("pwritev", libc::SYS_pwritev, VCPUS, Features::VIRTIO, "sectors of a disk"),
     rule("read", libc::SYS_read, ALL, EVERY_RUN, "input of the guest"),
-    rule("readv", libc::SYS_readv, ALL, EVERY_RUN, "input of the guest"),
     rule("recvfrom", libc::SYS_recvfrom, MAIN, Features::GDB, "packets of gdb"),
     rule(
         "renameat",
         libc::SYS_renameat,
-        MAIN,
-        Features::OUTPUT_FILES,
-        "a complete file replaces an earlier one",
-    ),
-    rule(
-        "renameat2",
-        libc::SYS_renameat2,
         MAIN,
         Features::OUTPUT_FILES,
         "a complete file replaces an earlier one",
@@ -294,7 +281,6 @@ pub const SYSTEM_CALLS: &[SystemCallRule] = &[
     rule("shutdown", libc::SYS_shutdown, MAIN, Features::GDB, "end of a connection of gdb"),
     rule("sigaltstack", libc::SYS_sigaltstack, ALL, EVERY_RUN, "end of a thread in std"),
     rule("statx", libc::SYS_statx, MAIN, Features::GDB, "is the socket of gdb still the same file?"),
-    rule("sysinfo", libc::SYS_sysinfo, MAIN, SECOND_MACHINE, "memory of the host, for a second machine"),
     checked(rule("tgkill", libc::SYS_tgkill, ALL, EVERY_RUN, "kicks of vCPUs"), ArgumentRule::ThisProcess),
     rule("timer_create", libc::SYS_timer_create, VCPUS, EVERY_RUN, "time limits"),
     rule("timer_delete", libc::SYS_timer_delete, VCPUS, EVERY_RUN, "time limits"),
@@ -322,7 +308,6 @@ pub const SYSTEM_CALLS: &[SystemCallRule] = &[
         "an incomplete file; the socket of gdb",
     ),
     rule("write", libc::SYS_write, ALL, EVERY_RUN, "output and messages"),
-    rule("writev", libc::SYS_writev, ALL, EVERY_RUN, "output and messages"),
 ];
 
 /// Calls that fail with EPERM instead of ending the process: a panic looks for files to print its backtrace, and the C library for

@@ -1,0 +1,69 @@
+//! The tables of system calls in docs/security.md are those of the sandbox.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "support/golden.rs"]
+mod golden;
+
+use std::fs;
+use std::path::Path;
+
+use vmm_core::sandbox::system_calls::{ArgumentRule, Features, IOCTLS, SYSTEM_CALLS, ThreadKind};
+
+use golden::Goldens;
+
+fn threads(kinds: &[ThreadKind]) -> String {
+    if kinds.len() == ThreadKind::ALL.len() {
+        return "all".to_owned();
+    }
+    kinds.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(", ")
+}
+
+fn runs(features: Features) -> String {
+    if features.is_empty() {
+        return "all".to_owned();
+    }
+    let names = features.iter_names().map(|(name, _)| name.to_ascii_lowercase().replace('_', "-"));
+    names.collect::<Vec<_>>().join(", ")
+}
+
+fn arguments(rule: ArgumentRule) -> String {
+    match rule {
+        ArgumentRule::Any => String::new(),
+        ArgumentRule::Ioctls => "the requests below".to_owned(),
+        ArgumentRule::Masked { argument, mask, value } => {
+            format!("argument {argument} & {mask:#x} = {value:#x}")
+        }
+        ArgumentRule::OneOf { argument, values } => {
+            let values: Vec<_> = values.iter().map(u32::to_string).collect();
+            format!("argument {argument} is {}", values.join(", "))
+        }
+        ArgumentRule::ThisProcess => "this process".to_owned(),
+    }
+}
+
+/// Each table is between two comments. `UPDATE_GOLDEN=1` writes the tables.
+#[test]
+fn the_tables_of_the_documentation_match_the_filters() {
+    let path = "../../docs/security.md";
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let mut page = fs::read_to_string(tests.join(path)).unwrap();
+    let mut calls = "| call | arguments | threads | runs | reason |\n|---|---|---|---|---|\n".to_owned();
+    for rule in SYSTEM_CALLS {
+        let cells =
+            [arguments(rule.arguments).as_str(), &threads(rule.threads), &runs(rule.features), rule.reason];
+        calls += &format!("| `{}` | {} |\n", rule.name, cells.join(" | "));
+    }
+    let mut requests = "| request | threads | runs | reason |\n|---|---|---|---|\n".to_owned();
+    for rule in IOCTLS {
+        let cells = [threads(rule.threads).as_str(), &runs(rule.features), rule.reason];
+        requests += &format!("| `{}` | {} |\n", rule.name, cells.join(" | "));
+    }
+    let tables = [("system calls", calls), ("ioctl requests", requests)];
+    for (name, table) in tables {
+        let (start, end) = (format!("<!-- table: {name} -->\n"), format!("<!-- end: {name} -->\n"));
+        let from = page.find(&start).expect(name) + start.len();
+        let to = page.find(&end).expect(name);
+        page.replace_range(from..to, &table);
+    }
+    Goldens::new("").with(path, page).check(&[]);
+}
