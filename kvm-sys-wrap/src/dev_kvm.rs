@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::call::Call;
 use crate::capability::Capability;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, call_failed};
 use crate::observe::{CallObserver, Dispatcher};
 use crate::vm_pool::VmPool;
 
@@ -54,10 +54,13 @@ impl Kvm {
                 kvm_ioctls::Kvm::new_with_path(c_path).map_err(io::Error::from)
             })
             .map_err(|source| Error::OpenDevice { path: path.to_owned(), source })?;
-        // Any file can be opened: one that is not KVM returns -1 (ENOTTY).
+        // Any file can be opened: one that is not KVM fails with ENOTTY.
         let found = dispatcher
-            .call(Call::GetApiVersion, format_args!(""), || Ok::<_, io::Error>(fd.get_api_version()))
-            .unwrap_or(-1);
+            .call(Call::GetApiVersion, format_args!(""), || match fd.get_api_version() {
+                -1 => Err(io::Error::last_os_error()),
+                version => Ok(version),
+            })
+            .map_err(call_failed(Call::GetApiVersion, path.display().to_string()))?;
         if found != API_VERSION {
             return Err(Error::ApiVersion { path: path.to_owned(), found });
         }

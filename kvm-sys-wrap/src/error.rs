@@ -24,12 +24,12 @@ pub enum Error {
         /// Error of `open(2)`.
         source: io::Error,
     },
-    /// The file is not KVM, or not the KVM API that every kernel since 2.6.22 has (api.rst 4.1).
+    /// The file has not the KVM API that every kernel since 2.6.22 has (api.rst 4.1).
     #[error("{} speaks KVM API version {found}, not 12", path.display())]
     ApiVersion {
         /// Path of the file that was opened as KVM's device file.
         path: PathBuf,
-        /// Result of `KVM_GET_API_VERSION`; -1 if the call failed.
+        /// Result of `KVM_GET_API_VERSION`.
         found: i32,
     },
     /// The host's KVM lacks a capability that the call needs.
@@ -138,6 +138,15 @@ pub enum Error {
         /// Number of bytes that the caller gave.
         given: usize,
     },
+}
+
+impl Error {
+    /// Returns the error number that the kernel returned, if the error is that of a system call.
+    #[must_use]
+    pub fn raw_os_error(&self) -> Option<i32> {
+        let source = std::error::Error::source(self)?;
+        source.downcast_ref::<io::Error>()?.raw_os_error()
+    }
 }
 
 /// Declares an enum of reasons with their texts.

@@ -32,6 +32,10 @@ thread_local! {
 /// Interval between the kicks of [`KickTimer::with_retries`].
 const RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
+/// Number of attempts to send a kick, and time between them.
+const MAX_KICK_ATTEMPTS: u32 = 1000;
+const KICK_RETRY_DELAY: Duration = Duration::from_millis(1);
+
 /// Signals of [`install_termination_handlers`].
 const TERMINATION_SIGNALS: [libc::c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
 
@@ -56,14 +60,23 @@ impl Kick {
         Ok(Self(state))
     }
 
-    /// Ends the current `KVM_RUN`, or the next one (`tgkill` with SIGRTMIN).
+    /// Ends the current `KVM_RUN`, or the next one (`tgkill` with SIGRTMIN). If the signal cannot be queued for a second, only the
+    /// next run ends.
     pub fn kick(&self) {
         self.0.requested.store(true, Ordering::SeqCst);
         let thread = self.0.thread.load(Ordering::SeqCst);
         if thread != 0 {
-            // SAFETY: tgkill reaches only threads of this process, and the signal's handler is installed (`new`); if the
-            // thread is gone it fails with ESRCH, which is right too.
-            unsafe { libc::syscall(libc::SYS_tgkill, std::process::id(), thread, SIGRTMIN()) };
+            // EAGAIN: the user's queue of signals is full (RLIMIT_SIGPENDING).
+            for _ in 0..MAX_KICK_ATTEMPTS {
+                // SAFETY: tgkill reaches only threads of this process, and the signal's handler is installed (`new`); if the
+                // thread is gone it fails with ESRCH, which is right too.
+                let result =
+                    unsafe { libc::syscall(libc::SYS_tgkill, std::process::id(), thread, SIGRTMIN()) };
+                if result == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::EAGAIN) {
+                    break;
+                }
+                std::thread::sleep(KICK_RETRY_DELAY);
+            }
         }
     }
 }

@@ -117,6 +117,8 @@ mod mmu_invalidate;
 mod msr;
 mod observe;
 mod pooled_vcpu;
+#[cfg(debug_assertions)]
+pub mod ptrace;
 mod regs;
 mod run;
 #[cfg(debug_assertions)]

@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 use vm_memory::Bytes;
 use vmm_core::machine::Machine;
+use vmm_core::machine::error::Error;
 use vmm_core::machine::run_loop::RunOutcome;
 use vmm_core::spec::RegisterFile;
 
@@ -42,7 +43,7 @@ pub(crate) fn check(
     machine: &Machine,
     files: &Files,
     output: &[u8],
-) -> Vec<Mismatch> {
+) -> Result<Vec<Mismatch>, Error> {
     let mut list = Vec::new();
     let mut differ = |key: &str, expected: String, found: String| {
         list.push(Mismatch { key: format!("expect.{key}"), expected, found });
@@ -85,11 +86,11 @@ pub(crate) fn check(
     {
         differ("max-exits", format!("at most {most}"), exits.to_string());
     }
-    check_registers(expect, machine, &mut differ);
+    check_registers(expect, machine, &mut differ)?;
     for (index, expected) in expect.memory.iter().enumerate() {
         check_memory(index, expected, machine, files, &mut differ);
     }
-    list
+    Ok(list)
 }
 
 /// Returns the texts of `cause` that the first paragraph of the autopsy does not contain.
@@ -105,14 +106,15 @@ pub(crate) fn check_cause(expect: &Expect, cause: Option<&str>) -> Vec<Mismatch>
     missing.map(mismatch).collect()
 }
 
-fn check_registers(expect: &Expect, machine: &Machine, differ: &mut impl FnMut(&str, String, String)) {
+fn check_registers(
+    expect: &Expect,
+    machine: &Machine,
+    differ: &mut impl FnMut(&str, String, String),
+) -> Result<(), Error> {
     if expect.registers.is_empty() {
-        return;
+        return Ok(());
     }
-    let regs = match machine.vcpu().regs() {
-        Ok(regs) => regs,
-        Err(error) => return differ("registers", "registers to compare".to_owned(), error.to_string()),
-    };
+    let regs = machine.vcpu().regs()?;
     // In 16- and 32-bit modes the guest cannot see the upper halves.
     let mask = if machine.spec().boot.mode.bits() == 64 { u64::MAX } else { u32::MAX.into() };
     for (register, expected) in &expect.registers {
@@ -122,6 +124,7 @@ fn check_registers(expect: &Expect, machine: &Machine, differ: &mut impl FnMut(&
             differ(&key, format!("{expected:#x}"), format!("{found:#x}"));
         }
     }
+    Ok(())
 }
 
 fn check_memory(

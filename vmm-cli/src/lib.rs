@@ -42,6 +42,7 @@ mod machine_error;
 mod mapping_table;
 mod options;
 mod output_file;
+mod panic;
 mod preflight;
 mod prepare;
 mod profile;
@@ -68,6 +69,7 @@ use crate::status::Status;
 /// Runs the program on the command line of this process, and returns its exit status.
 #[must_use]
 pub fn main() -> ExitCode {
+    panic::install_hook();
     #[cfg(debug_assertions)]
     arm_sandbox_probe();
     match Cli::from_env() {

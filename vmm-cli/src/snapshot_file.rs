@@ -117,13 +117,15 @@ pub(crate) fn take_up(
             .with_help(Some(origin)));
     }
     let refused = |why: String| Diagnostic { status: Status::Refused, ..saved.damaged(&why) };
-    if let Some(why) = host.refuses(&HostIdentity::this()) {
+    let this_host = HostIdentity::this()
+        .map_err(|error| Diagnostic::error(Status::Host, format!("cannot identify this host: {error}")))?;
+    if let Some(why) = host.refuses(&this_host) {
         return Err(refused(why));
     }
     let memory = saved.memory(&spec)?;
     let snapshot = Snapshot::new(spec, layout, cpuid.as_deref(), state.clone(), memory)
-        .map_err(|error| saved.damaged(&error))?;
-    let missing = snapshot.missing_features(kvm).map_err(|error| saved.damaged(&error))?;
+        .map_err(|error| saved.unusable(&error))?;
+    let missing = snapshot.missing_features(kvm).map_err(|error| saved.unusable(&error))?;
     if !missing.is_empty() {
         let why = format!(
             "its guest was told of CPU features that this host does not have: {}",

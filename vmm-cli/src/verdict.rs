@@ -6,7 +6,9 @@ use vmm_core::machine::run_loop::RunOutcome;
 use vmm_core::record::Recording;
 
 use crate::config::Config;
+use crate::diagnostic::Diagnostic;
 use crate::expectations;
+use crate::machine_error::machine_error;
 use crate::prepare::Files;
 use crate::report::{Report, autopsy};
 use crate::status::Status;
@@ -26,10 +28,14 @@ pub(crate) struct FinishedRun<'a> {
 }
 
 /// Evaluates a run. Returns its exit status and its report.
-pub(crate) fn evaluate(config: &Config, ended: &FinishedRun<'_>) -> (Status, Report) {
+///
+/// # Errors
+/// The host cannot read the state of the machine.
+pub(crate) fn evaluate(config: &Config, ended: &FinishedRun<'_>) -> Result<(Status, Report), Diagnostic> {
     let FinishedRun { outcome, machine, files, output, recording } = ended;
     let expect = config.expect.as_ref();
-    let mut mismatches = expect.map(|expect| expectations::check(expect, outcome, machine, files, output));
+    let check = |expect| expectations::check(expect, outcome, machine, files, output);
+    let mut mismatches = expect.map(check).transpose().map_err(|error| machine_error(config, &error))?;
     let verdict = machine.verdict(&outcome.end);
     let autopsy = recording
         .filter(|_| autopsy::is_wanted(verdict, &outcome.end, config, mismatches.as_deref()))
@@ -41,7 +47,7 @@ pub(crate) fn evaluate(config: &Config, ended: &FinishedRun<'_>) -> (Status, Rep
     let status = status_from_verdict(verdict, mismatches.as_deref().map(<[_]>::is_empty));
     let mut report = Report::new(status, verdict, outcome, machine, files, mismatches);
     report.set_autopsy(autopsy);
-    (status, report)
+    Ok((status, report))
 }
 
 /// Returns true if the guest did what was expected. Unlike with `run`, a guest that dies or hangs does, if its

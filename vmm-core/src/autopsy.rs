@@ -244,8 +244,10 @@ pub fn examine(
     let started = Instant::now();
     let released = OnceCell::new();
     let build = &|| {
-        // One that cannot be released keeps its VM: `build` creates another.
-        released.get_or_init(|| ended.release().ok());
+        if released.get().is_none() {
+            let reservation = ended.release()?;
+            released.get_or_init(|| reservation);
+        }
         build()
     };
     let mut autopsy = Autopsy {

@@ -6,6 +6,7 @@ mod ci;
 mod config_files;
 mod dist;
 mod failure;
+mod faults;
 mod guests;
 mod interrupt;
 mod linux;
@@ -81,6 +82,11 @@ enum Task {
     /// The machine has two vCPUs and timer interrupts. Each run must pass, and a kill must leave no process, no raw terminal
     /// and no file.
     Stress(stress::StressOptions),
+    /// Make each system call of a run fail, in turn, and check how the run ends
+    ///
+    /// A run must end as without the failure, or with an error that names it; without a panic, a signal, a hang or a file that
+    /// is left.
+    Faults(faults::FaultsOptions),
     /// Check format, lints, tidiness, documentation and packages, then run all tests
     Ci,
     /// Package the crates for publication, and check all targets of the packages
@@ -143,6 +149,7 @@ fn perform(arguments: Arguments) -> Result<u8> {
         Task::Dist => dist::run(&workspace),
         Task::Bench(options) => bench::run(&workspace, &options),
         Task::Stress(options) => stress::run(&workspace, &options),
+        Task::Faults(options) => faults::run(&workspace, &options),
         Task::Ci => ci::run(&workspace),
         Task::Package => package::run(&workspace).map(|()| 0),
         Task::Tidy => {

@@ -181,7 +181,7 @@ impl BenchGuest<'_> {
             machine.runner().observe(&mut [&mut recording]).run().map_err(|error| self.host(&error))?;
         let (files, output, recording) = (self.files, self.output(), Some(&recording));
         let ended = FinishedRun { outcome: &outcome, machine: &machine, files, output: &output, recording };
-        let (status, report) = evaluate(self.config, &ended);
+        let (status, report) = evaluate(self.config, &ended)?;
         if is_as_expected(self.config, &report) {
             self.keep_machine(machine);
             return Ok(ControlFlow::Continue(outcome.end));
@@ -213,7 +213,8 @@ impl BenchGuest<'_> {
             return Err(Diagnostic::error(Status::Unexpected, message).with_help(Some(help)).into());
         }
         if let Some(expect) = &self.config.expect {
-            let mismatches = expectations::check(expect, &outcome, &machine, self.files, &self.output());
+            let mismatches = expectations::check(expect, &outcome, &machine, self.files, &self.output())
+                .map_err(|error| self.host(&error))?;
             if !mismatches.is_empty() {
                 let message = format!("run {number} did not do what the first did: [expect] is not met");
                 let shown = mismatches.iter().map(|mismatch| mismatch.diagnostic(self.config));

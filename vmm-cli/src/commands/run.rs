@@ -157,7 +157,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<Status, Diagnostics> {
     let recording = (can_be_replayed && !args.no_autopsy).then_some(&recording);
     let ended =
         FinishedRun { outcome: &outcome, machine: &machine, files: &files, output: &output, recording };
-    let (status, mut report) = evaluate(&config, &ended);
+    let (status, mut report) = evaluate(&config, &ended)?;
     report.stats = stats;
     timing.step("verdict");
     let core = core.map(|mut core| {

@@ -47,7 +47,8 @@ pub(crate) fn snapshot(args: &SnapshotArgs) -> Result<Status, Diagnostics> {
     let copy = OutputCopy::default();
     let output = console::Output::new(StdoutOutput::new(Some(copy.clone()), None));
     // Read from files, which a confined process cannot.
-    let host = HostIdentity::this();
+    let host = HostIdentity::this()
+        .map_err(|error| Diagnostic::error(Status::Host, format!("cannot identify this host: {error}")))?;
     let needs = InspectNeeds { features: Features::SNAPSHOT, outputs: &[&file] };
     let mut stopped = InspectedGuest::with_output(&args.inspect, needs, output.clone())?;
     if let Some(end) = &stopped.end {

@@ -131,7 +131,7 @@ impl<'a> Session<'a> {
             ResumeRequest::Forward(actions) if actions.get(current) == Some(&ResumeAction::Hold) => {
                 actions.iter().position(|action| *action != ResumeAction::Hold).unwrap_or(current)
             }
-            _ => current,
+            ResumeRequest::Forward(_) | ResumeRequest::StepBack | ResumeRequest::RunBack => current,
         };
         signal(thread_of(vcpu), Signal::SIGINT)
     }

@@ -5,10 +5,12 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use crate::diagnostic::{Diagnostic, Location};
+use crate::machine_error::with_causes;
 use crate::status::Status;
 use vmm_core::Gpa;
 use vmm_core::PAGE_SIZE;
 use vmm_core::encoding;
+use vmm_core::machine::error::{Blame, Error};
 use vmm_core::snapshot::MemoryImage;
 use vmm_core::spec::MachineSpec;
 
@@ -39,8 +41,9 @@ impl Saved {
             Diagnostic::error(Status::Host, format!("cannot read the snapshot: {error}")).at(location.clone())
         };
         let mut file = File::open(path).map_err(|error| {
-            let message = format!("cannot open the snapshot: {error}");
-            Diagnostic::error(Status::Configuration, message).at(location.clone())
+            let is_missing = matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
+            let status = if is_missing { Status::Configuration } else { Status::Host };
+            Diagnostic::error(status, format!("cannot open the snapshot: {error}")).at(location.clone())
         })?;
         let metadata = file.metadata().map_err(unreadable)?;
         if !metadata.is_file() {
@@ -103,7 +106,7 @@ impl Saved {
     /// # Errors
     /// It has pages where the machine has none, or changed since it was opened.
     pub(crate) fn memory(&self, spec: &MachineSpec) -> Result<MemoryImage, Diagnostic> {
-        let image = MemoryImage::empty(spec).map_err(|error| self.damaged(&error))?;
+        let image = MemoryImage::empty(spec).map_err(|error| self.unusable(&error))?;
         let mut buffer = Vec::new();
         let mut file = &self.file;
         for &(address, size) in &self.ranges {
@@ -114,14 +117,30 @@ impl Saved {
             while done < size {
                 let length = usize::try_from(size - done).unwrap_or(CHUNK).min(CHUNK);
                 buffer.resize(length, 0);
-                file.read_exact(&mut buffer).map_err(|error| self.damaged(&error))?;
+                file.read_exact(&mut buffer).map_err(|error| {
+                    if error.kind() == io::ErrorKind::UnexpectedEof {
+                        return self.damaged(&error);
+                    }
+                    Diagnostic::error(Status::Host, format!("cannot read the snapshot: {error}"))
+                        .at(self.location.clone())
+                })?;
                 image
                     .write(Gpa(address.0.saturating_add(done)), &buffer)
-                    .map_err(|error| self.damaged(&error))?;
+                    .map_err(|error| self.unusable(&error))?;
                 done = done.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
             }
         }
         Ok(image)
+    }
+
+    /// Returns the error for a snapshot that the machine does not accept, or the host cannot read.
+    pub(crate) fn unusable(&self, error: &Error) -> Diagnostic {
+        let diagnostic = self.damaged(&with_causes(error));
+        if error.blame() == Blame::Host {
+            Diagnostic { status: Status::Host, ..diagnostic }
+        } else {
+            diagnostic
+        }
     }
 
     /// Returns the error for a snapshot that cannot be used.

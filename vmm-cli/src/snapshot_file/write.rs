@@ -25,8 +25,11 @@ pub(crate) fn write(
     file: &mut OutputFile,
 ) -> Result<u64, Diagnostics> {
     let core = |error: Error| -> Diagnostics {
-        crate::diagnostic::Diagnostic::error(Status::Host, format!("cannot read guest memory: {error}"))
-            .into()
+        crate::diagnostic::Diagnostic::error(
+            Status::Host,
+            format!("cannot read guest memory: {}", crate::machine_error::with_causes(&error)),
+        )
+        .into()
     };
     let memory = snapshot.memory();
     let ranges = memory.ranges().map_err(core)?;

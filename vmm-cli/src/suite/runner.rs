@@ -122,7 +122,7 @@ fn try_run(
     let (status, report) = copy.with_checked(|output| {
         let recording = Some(&recording);
         evaluate(config, &FinishedRun { outcome: &outcome, machine: &machine, files, output, recording })
-    });
+    })?;
     let is_well = matches!(report.verdict, Verdict::Success | Verdict::Code(_)) && !machine.is_released();
     let is_resettable = fixture.allows_reset && boot_snapshot.is_some() && typed(case, fixture).is_none();
     let run = evaluate_case(config, status, &report, &copy);

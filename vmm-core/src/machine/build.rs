@@ -183,8 +183,10 @@ impl BuildSteps for KvmSteps<'_> {
     /// silently clears a bit.
     fn enter_mode(&mut self, bsp: &Vcpu, state: &InitialState) -> Result<(), Error> {
         let spec = &self.config.spec;
-        bsp.set_sregs(&state.sregs)
-            .map_err(|source| Error::ModeRefused { feature: host::feature_name(spec), source })?;
+        bsp.set_sregs(&state.sregs).map_err(|source| match source.raw_os_error() {
+            Some(libc::EINVAL) => Error::ModeRefused { feature: host::feature_name(spec), source },
+            _ => Error::Kvm(source),
+        })?;
         let differences = sregs_diff::compare(&state.sregs, &bsp.sregs()?);
         let mode = spec.boot.mode;
         if differences.is_empty() { Ok(()) } else { Err(Error::ModeDropped { mode, differences }) }

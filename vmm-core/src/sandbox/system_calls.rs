@@ -148,6 +148,7 @@ pub const SYSTEM_CALLS: &[SystemCallRule] = &[
     rule("accept4", libc::SYS_accept4, MAIN, Features::GDB, "a connection of gdb"),
     rule("brk", libc::SYS_brk, ALL, EVERY_RUN, "memory of the allocator"),
     rule("clock_gettime", libc::SYS_clock_gettime, ALL, EVERY_RUN, "time, where the vDSO cannot tell it"),
+    rule("clock_nanosleep", libc::SYS_clock_nanosleep, ALL, THREADS, "wait before a kick is tried again"),
     checked(
         rule("clone", libc::SYS_clone, MAIN, THREADS, "threads, no processes"),
         ArgumentRule::Masked { argument: 0, mask: THREAD_OR_NAMESPACE, value: THREAD_FLAGS },

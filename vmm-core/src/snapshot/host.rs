@@ -1,6 +1,7 @@
 //! Identity of a host, as far as it decides whether a snapshot can be restored there.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -19,26 +20,36 @@ pub struct HostIdentity {
 
 impl HostIdentity {
     /// Returns the identity of the host that this program runs on. Reads files the first time only.
-    #[must_use]
-    pub fn this() -> Self {
+    ///
+    /// # Errors
+    /// `/proc/cpuinfo` or `/sys/module` cannot be read.
+    pub fn this() -> io::Result<Self> {
         static THIS: OnceLock<HostIdentity> = OnceLock::new();
-        THIS.get_or_init(Self::read).clone()
+        if let Some(this) = THIS.get() {
+            return Ok(this.clone());
+        }
+        let this = Self::read()?;
+        Ok(THIS.get_or_init(|| this).clone())
     }
 
-    fn read() -> Self {
-        let modules = ["kvm_intel", "kvm_amd", "kvm_pvm"];
-        let module = modules.into_iter().find(|name| Path::new("/sys/module").join(name).exists());
-        let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    fn read() -> io::Result<Self> {
+        let mut module = None;
+        for name in ["kvm_intel", "kvm_amd", "kvm_pvm"] {
+            if module.is_none() && Path::new("/sys/module").join(name).try_exists()? {
+                module = Some(name);
+            }
+        }
+        let cpus = fs::read_to_string("/proc/cpuinfo")?;
         let value = |wanted: &str| {
             let found =
                 cpus.lines().filter_map(|line| line.split_once(':')).find(|(key, _)| key.trim() == wanted);
             found.map_or_else(|| "unknown".to_owned(), |(_, value)| value.trim().to_owned())
         };
-        Self {
+        Ok(Self {
             kvm: module.unwrap_or("unknown").to_owned(),
             vendor: value("vendor_id"),
             cpu: value("model name"),
-        }
+        })
     }
 
     /// Returns the reason why a snapshot that was taken here cannot be restored on `other`; `None` if it can. The CPU features
@@ -82,6 +93,6 @@ mod tests {
 
     #[test]
     fn this_host_takes_what_it_gave() {
-        assert_eq!(HostIdentity::this().refuses(&HostIdentity::this()), None);
+        assert_eq!(HostIdentity::this().unwrap().refuses(&HostIdentity::this().unwrap()), None);
     }
 }

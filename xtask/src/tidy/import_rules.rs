@@ -13,7 +13,7 @@ const LEVELS: &[(&str, &[&[&str]])] = &[
     (
         "kvm-sys-wrap",
         &[
-            &["address", "address_map", "call", "capability", "io_bytes"],
+            &["address", "address_map", "call", "capability", "io_bytes", "ptrace"],
             &["error"],
             &["kvm_run"],
             &["exit", "kick", "observe", "ioctl_request", "system_call_filter", "sandbox_probe"],

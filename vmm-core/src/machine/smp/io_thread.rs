@@ -19,6 +19,9 @@ use crate::machine::error::Error;
 const MIN_RETRY_DELAY: Duration = Duration::from_millis(1);
 const MAX_RETRY_DELAY: Duration = Duration::from_millis(50);
 
+/// Number of attempts to stop the I/O thread. The run ends only with it.
+const MAX_STOP_ATTEMPTS: u32 = 1000;
+
 /// Event that ends the I/O thread.
 pub(crate) struct StopEvent(std::os::fd::OwnedFd);
 
@@ -29,8 +32,9 @@ impl StopEvent {
     }
 
     pub(crate) fn stop(&self) {
-        // An eventfd with no other writer always accepts this.
-        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+        // An eventfd with no other writer always accepts this, unless a signal comes first.
+        let attempt = || rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+        let _ = (0..MAX_STOP_ATTEMPTS).find(|_| attempt().is_ok());
     }
 }
 
