@@ -121,31 +121,38 @@ fn trace(bytes: &[u8]) -> Result<(), String> {
 
 /// Checks that the last segment of an ELF core file ends with the file (gABI, chapters 4 and 5).
 fn core(bytes: &[u8]) -> Result<(), String> {
-    const ET_CORE: u64 = 4;
-    /// Size of a program header in bytes, and offsets of `p_offset` and `p_filesz` in it.
-    const HEADER: (usize, usize, usize) = (56, 8, 32);
-    let number = |at: usize, size: usize| {
-        let bytes = bytes.get(at..at.checked_add(size)?)?;
-        Some(bytes.iter().rev().fold(0_u64, |number, byte| number << 8 | u64::from(*byte)))
-    };
-    let end = || {
-        let (size, offset, file_size) = HEADER;
-        let is_core = bytes.starts_with(b"\x7fELF\x02\x01") && number(16, 2)? == ET_CORE;
-        let first = usize::try_from(number(32, 8)?).ok()?;
-        let count = usize::try_from(number(56, 2)?).ok()?;
-        let mut end = 0;
-        for at in (0..count).map(|index| first + size * index) {
-            end = end.max(number(at + offset, 8)?.checked_add(number(at + file_size, 8)?)?);
-        }
-        is_core.then_some(end)
-    };
-    match end() {
+    match segments_end(bytes) {
         None => Err("it is no core file".to_owned()),
         Some(end) if usize::try_from(end) != Ok(bytes.len()) => {
             Err(format!("its segments end at {end}, the file at {}", bytes.len()))
         }
         Some(_) => Ok(()),
     }
+}
+
+/// Returns the offset at which the last segment of a core file ends; `None` if it is none.
+fn segments_end(bytes: &[u8]) -> Option<u64> {
+    const ET_CORE: u64 = 4;
+    let number = |at: usize, size: usize| {
+        let bytes = bytes.get(at..at.checked_add(size)?)?;
+        Some(bytes.iter().rev().fold(0_u64, |number, byte| number << 8 | u64::from(*byte)))
+    };
+    // Size of an offset; places of `e_phoff` and `e_phnum`; size of a program header, places of `p_offset` and `p_filesz` in it.
+    let (word, first, count, size, offset, file_size) = match bytes.get(..6)? {
+        b"\x7fELF\x01\x01" => (4, 28, 44, 32, 4, 16),
+        b"\x7fELF\x02\x01" => (8, 32, 56, 56, 8, 32),
+        _ => return None,
+    };
+    if number(16, 2)? != ET_CORE {
+        return None;
+    }
+    let (first, count) = (usize::try_from(number(first, word)?).ok()?, number(count, 2)?);
+    let mut end = 0;
+    for index in 0..usize::try_from(count).ok()? {
+        let header = first.checked_add(size * index)?;
+        end = end.max(number(header + offset, word)?.checked_add(number(header + file_size, word)?)?);
+    }
+    Some(end)
 }
 
 /// Checks that a run goes on from the snapshot.
@@ -232,6 +239,12 @@ mod tests {
         assert!(core(&file[..70]).is_err());
         file[16] = 2;
         assert!(core(&file).is_err());
+        let mut narrow = vec![0; 52 + 32 + 8];
+        narrow[..6].copy_from_slice(b"\x7fELF\x01\x01");
+        (narrow[16], narrow[28], narrow[44]) = (4, 52, 1);
+        (narrow[52 + 4], narrow[52 + 16]) = (52 + 32, 8);
+        assert_eq!(core(&narrow), Ok(()));
+        assert!(core(&narrow[..90]).is_err());
     }
 
     #[test]
