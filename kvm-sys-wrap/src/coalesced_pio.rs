@@ -129,3 +129,90 @@ fn pop(area: &RunArea, ring: u64) -> Option<Exit> {
         return Some(Exit::PioOut { port: Port(port), width, count: 1, data });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU32;
+    use std::thread;
+
+    use super::*;
+
+    /// Offset of the ring in the area.
+    const RING: u64 = 0x2000;
+
+    fn index(area: &RunArea, offset: u64) -> &AtomicU32 {
+        area.atomic_u32(RING + offset).unwrap()
+    }
+
+    /// Adds a write as the kernel does: the entry first, then its number.
+    fn push(area: &RunArea, port: u64, length: u64, data: u64) {
+        let last = index(area, 4).load(Ordering::Relaxed);
+        let entry = RING + HEADER_SIZE + u64::from(last) * ENTRY_SIZE;
+        for (offset, value) in [(0, port), (8, length), (16, data)] {
+            area.atomic_u64(entry + offset).unwrap().store(value, Ordering::Relaxed);
+        }
+        let next = (u64::from(last) + 1) % MAX_ENTRIES;
+        index(area, 4).store(u32::try_from(next).unwrap(), Ordering::Release);
+    }
+
+    fn byte(area: &RunArea) -> Option<u8> {
+        let exit = pop(area, RING)?;
+        let Exit::PioOut { port: Port(0x3f8), width: 1, count: 1, data } = &exit else { panic!("{exit:?}") };
+        data.first().copied()
+    }
+
+    #[test]
+    fn writes_come_in_order_and_around_the_end_of_the_ring() {
+        let area = RunArea::for_test(0);
+        let start = u32::try_from(MAX_ENTRIES).unwrap() - 2;
+        for offset in [0, 4] {
+            index(&area, offset).store(start, Ordering::Relaxed);
+        }
+        for data in 0..5 {
+            push(&area, 0x3f8, 1, data);
+        }
+        let bytes: Vec<u8> = std::iter::from_fn(|| byte(&area)).collect();
+        assert_eq!(bytes, [0, 1, 2, 3, 4]);
+        assert_eq!(index(&area, 0).load(Ordering::Relaxed), 3);
+    }
+
+    #[test]
+    fn a_ring_of_any_bytes_is_read_within_the_area() {
+        for fill in [0, 0x01, 0xff] {
+            let area = RunArea::for_test(fill);
+            assert!(pop(&area, RING).is_none());
+            assert!(pop(&area, 0x3000).is_none() && pop(&area, u64::MAX - 8).is_none());
+        }
+        let area = RunArea::for_test(0);
+        push(&area, 0x1_0000, 1, 0);
+        assert!(pop(&area, RING).is_none());
+        push(&area, 0x3f8, u64::MAX, 0);
+        assert!(pop(&area, RING).is_none());
+        push(&area, 0x3f8, 200, 7);
+        let Some(Exit::PioOut { data, .. }) = pop(&area, RING) else { panic!() };
+        assert_eq!(data.len(), 8);
+    }
+
+    #[test]
+    fn two_threads_get_each_write_once() {
+        const WRITES: u64 = 40;
+        let area = RunArea::for_test(0);
+        let take = || {
+            let mut bytes = Vec::new();
+            while u64::from(index(&area, 0).load(Ordering::Relaxed)) != WRITES {
+                bytes.extend(byte(&area));
+                thread::yield_now();
+            }
+            bytes
+        };
+        let mut bytes = thread::scope(|scope| {
+            let takers = [scope.spawn(take), scope.spawn(take)];
+            for data in 0..WRITES {
+                push(&area, 0x3f8, 1, data);
+            }
+            takers.into_iter().flat_map(|taker| taker.join().unwrap()).collect::<Vec<_>>()
+        });
+        bytes.sort_unstable();
+        assert_eq!(bytes, (0..40).collect::<Vec<_>>());
+    }
+}

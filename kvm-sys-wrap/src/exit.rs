@@ -364,4 +364,77 @@ mod tests {
         assert_eq!(prefix(&[1, 2, 3], 2), [1, 2]);
         assert_eq!(prefix(&[1, 2, 3], u32::MAX), [1, 2, 3]);
     }
+
+    #[test]
+    fn any_bytes_of_the_kernel_are_an_exit() {
+        for fill in [0, 0x01, 0x7f, 0xff] {
+            let mut area = RunArea::for_test(fill);
+            for reason in (0..64).chain([u32::MAX]) {
+                area.run_mut().exit_reason = reason;
+                let (exit, reply) = Exit::decode(&area);
+                assert_eq!(
+                    matches!(reply, PendingReply::Msr),
+                    matches!(exit, Exit::ReadMsr { .. } | Exit::WriteMsr { .. })
+                );
+                if let Exit::MmioWrite { data, .. } = &exit {
+                    assert!(data.len() <= 8);
+                }
+            }
+        }
+    }
+
+    /// Sets the area to a PIO exit.
+    fn pio(area: &mut RunArea, direction: u32, size: u8, count: u32, data_offset: u64) {
+        area.run_mut().exit_reason = kvm::KVM_EXIT_IO;
+        area.run_mut().__bindgen_anon_1.io = kvm::kvm_run__bindgen_ty_1__bindgen_ty_4 {
+            direction: u8::try_from(direction).unwrap(),
+            size,
+            port: 0x3f8,
+            count,
+            data_offset,
+        };
+    }
+
+    #[test]
+    fn pio_data_are_bytes_of_the_area() {
+        let mut area = RunArea::for_test(0);
+        area.bytes_mut(0x1000, 0x1000).unwrap().fill(b'x');
+        area.bytes_mut(0x2ffc, 4).unwrap().copy_from_slice(b"last");
+        for (size, count, offset, expected) in [
+            (1, 1, 0x1000, "x"),
+            (4, 3, 0x1000, "xxxxxxxxxxxx"),
+            (4, 1, 0x2ffc, "last"),
+            (4, 2, 0x2ffc, ""),
+            (1, u32::MAX, 0x1000, ""),
+            (1, 1, u64::MAX, ""),
+        ] {
+            pio(&mut area, kvm::KVM_EXIT_IO_OUT, size, count, offset);
+            let (Exit::PioOut { port: Port(0x3f8), data, .. }, PendingReply::None) = Exit::decode(&area)
+            else {
+                panic!("{size} {count} {offset:#x}");
+            };
+            assert_eq!(*data, *expected.as_bytes(), "{size} {count} {offset:#x}");
+        }
+        pio(&mut area, kvm::KVM_EXIT_IO_IN, 2, 3, 0x1000);
+        let (Exit::PioIn { width: 2, count: 3, .. }, reply) = Exit::decode(&area) else { panic!() };
+        assert_eq!((reply.offset(), reply.length()), (0x1000, 6));
+        area.bytes_mut(reply.offset(), reply.length()).unwrap().fill(1);
+        pio(&mut area, kvm::KVM_EXIT_IO_IN, 8, u32::MAX, u64::MAX);
+        let (_, reply) = Exit::decode(&area);
+        assert!(area.bytes_mut(reply.offset(), reply.length()).is_none());
+    }
+
+    #[test]
+    fn the_answer_to_an_mmio_read_goes_to_its_field() {
+        let mut area = RunArea::for_test(0);
+        area.run_mut().exit_reason = kvm::KVM_EXIT_MMIO;
+        area.run_mut().__bindgen_anon_1.mmio.phys_addr = 0xd000_0000;
+        area.run_mut().__bindgen_anon_1.mmio.len = u32::MAX;
+        let (exit, reply) = Exit::decode(&area);
+        assert_eq!(exit, Exit::MmioRead { address: Gpa(0xd000_0000), width: 8 });
+        area.bytes_mut(reply.offset(), reply.length()).unwrap().copy_from_slice(b"12345678");
+        area.run_mut().__bindgen_anon_1.mmio.is_write = 1;
+        let (Exit::MmioWrite { data, .. }, PendingReply::None) = Exit::decode(&area) else { panic!() };
+        assert_eq!(*data, *b"12345678");
+    }
 }

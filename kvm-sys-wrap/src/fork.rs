@@ -207,6 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg_attr(miri, ignore = "/proc/self/task")]
     fn a_process_with_threads_is_not_copied() {
         std::thread::scope(|scope| {
             let refused = scope.spawn(|| ChildProcess::fork(&[], || 0).unwrap_err());
@@ -215,6 +216,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "mmap with MAP_SHARED")]
     fn counters_are_zero_and_have_an_end() {
         let counters = SharedCounters::new(600).unwrap();
         let sum = |counters: &SharedCounters| {

@@ -148,6 +148,11 @@ extern "C" fn on_signal(number: libc::c_int, _: *mut libc::siginfo_t, _: *mut li
         // returns. (`raise` of musl calls tkill, which the sandbox of a run refuses.)
         unsafe { libc::syscall(libc::SYS_tgkill, std::process::id(), thread, number) };
     }
+    note_signal();
+}
+
+/// Makes the current or the next run of this thread end.
+fn note_signal() {
     SIGNALLED.set(true);
     let immediate_exit = IMMEDIATE_EXIT.get();
     if !immediate_exit.is_null() {
@@ -304,5 +309,54 @@ impl Drop for KickTimer {
     fn drop(&mut self) {
         // SAFETY: made by `create`, deleted only here.
         unsafe { libc::timer_delete(self.0) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kvm_run::RunArea;
+
+    /// Enters a scope, and calls `inside` in it, where a signal may come. Returns false if the vCPU was kicked before.
+    fn run(state: &KickState, area: &mut RunArea, inside: impl FnOnce(&AtomicU8)) -> bool {
+        let scope = RunScope::enter(state, area.immediate_exit());
+        let entered = scope.is_some();
+        if entered {
+            inside(area.immediate_exit());
+        }
+        drop(scope);
+        // The kernel's answer is read, and the next run prepared.
+        area.run_mut().exit_reason = 1;
+        assert_eq!(area.run().immediate_exit, 0);
+        entered
+    }
+
+    #[test]
+    fn a_signal_ends_the_run_in_which_it_comes_or_the_next_one() {
+        let (state, mut area) = (KickState::default(), RunArea::for_test(0));
+        assert!(run(&state, &mut area, |immediate_exit| {
+            note_signal();
+            assert_eq!(immediate_exit.load(Ordering::Relaxed), 1);
+        }));
+        // The guest may have made an exit of its own: the signal is kept.
+        assert!(!run(&state, &mut area, |_| {}));
+        assert!(run(&state, &mut area, |_| {}));
+        note_signal();
+        assert!(!run(&state, &mut area, |_| {}));
+        state.requested.store(true, Ordering::SeqCst);
+        assert!(!run(&state, &mut area, |_| {}));
+        assert!(run(&state, &mut area, |_| note_signal()));
+        state.clear_requests();
+        assert!(run(&state, &mut area, |_| {}));
+    }
+
+    #[test]
+    fn a_signal_after_the_area_is_gone_touches_nothing() {
+        let state = KickState::default();
+        let mut area = RunArea::for_test(0);
+        assert!(run(&state, &mut area, |_| {}));
+        drop(area);
+        note_signal();
+        state.clear_requests();
     }
 }

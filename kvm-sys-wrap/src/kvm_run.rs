@@ -11,7 +11,7 @@
 //! `coalesced_pio.rs`.
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
 
@@ -53,11 +53,13 @@ impl RunArea {
         if size < size_of::<kvm_run>() {
             return Err(io::Error::other(format!("the area has {size} bytes, less than struct kvm_run")));
         }
+        Self::map_memory(fd.as_raw_fd(), libc::MAP_SHARED, size)
+    }
+
+    fn map_memory(fd: RawFd, flags: libc::c_int, size: usize) -> io::Result<Self> {
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
-        let start = unsafe {
-            libc::mmap(std::ptr::null_mut(), size, protection, libc::MAP_SHARED, fd.as_raw_fd(), 0)
-        };
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), size, protection, flags, fd, 0) };
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
@@ -190,7 +192,71 @@ impl RunArea {
 
 impl Drop for RunArea {
     fn drop(&mut self) {
-        // SAFETY: the mapping was made by `map` with this size, and no reference into it outlives `self`.
+        // SAFETY: the mapping was made by `map_memory` with this size, and no reference into it outlives `self`.
         unsafe { libc::munmap(self.start.as_ptr().cast(), self.size) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use super::*;
+
+    impl RunArea {
+        /// Makes an area of three pages without a vCPU, as on x86: the struct, the PIO page, the ring of coalesced writes.
+        pub(crate) fn for_test(fill: u8) -> Self {
+            let size = 0x3000;
+            let mut area = Self::map_memory(-1, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, size).unwrap();
+            area.bytes_mut(0, size).unwrap().fill(fill);
+            area
+        }
+    }
+
+    #[test]
+    fn nothing_outside_of_the_area_is_accessible() {
+        let mut area = RunArea::for_test(0);
+        for (offset, length) in [(0, 0x3000), (0x2fff, 1), (0x3000, 0)] {
+            assert_eq!(area.bytes(offset, length).unwrap().len(), length);
+            area.bytes_mut(offset, length).unwrap().fill(7);
+        }
+        for (offset, length) in [(0, 0x3001), (0x2fff, 2), (0x3001, 0), (u64::MAX, 1), (1, usize::MAX)] {
+            assert!(area.bytes(offset, length).is_none() && area.bytes_mut(offset, length).is_none());
+        }
+        area.atomic_u32(0x2ffc).unwrap().store(0x0102_0304, Ordering::Relaxed);
+        area.atomic_u64(0x2ff0).unwrap().store(5, Ordering::Relaxed);
+        assert_eq!(area.bytes(0x2ff0, 16), Some(&[5, 0, 0, 0, 0, 0, 0, 0, 7, 7, 7, 7, 4, 3, 2, 1][..]));
+        for offset in [0x2ffe, 0x3000, u64::MAX] {
+            assert!(area.atomic_u32(offset).is_none() && area.atomic_u64(offset).is_none());
+        }
+        assert!(area.atomic_u64(0x2ffc).is_none());
+    }
+
+    #[test]
+    fn registers_are_those_that_were_stored() {
+        let mut area = RunArea::for_test(0xff);
+        assert!(area.regs().is_some() && area.sregs().is_some());
+        area.request_sync_regs(false, false);
+        assert!(area.regs().is_none() && area.sregs().is_none());
+        let regs = kvm_regs { rip: 0x1000, rflags: 2, ..kvm_regs::default() };
+        let sregs = kvm_sregs { cr3: 0x2000, ..kvm_sregs::default() };
+        area.set_dirty_regs(&DirtyRegs { regs, sregs, events: kvm_vcpu_events::default() });
+        area.request_sync_regs(true, true);
+        assert_eq!(area.run().kvm_dirty_regs, ALL_SYNC_REGS);
+        assert_eq!((area.regs(), area.sregs()), (Some(regs), Some(sregs)));
+        let dirty = area.dirty_regs();
+        assert_eq!((dirty.regs, dirty.sregs), (regs, sregs));
+        area.clear();
+        assert_eq!((area.run().exit_reason, area.run().kvm_valid_regs), (0, 0));
+    }
+
+    #[test]
+    fn immediate_exit_is_the_field_of_the_struct() {
+        let mut area = RunArea::for_test(0);
+        area.immediate_exit().store(1, Ordering::Relaxed);
+        assert_eq!(area.run().immediate_exit, 1);
+        area.run_mut().immediate_exit = 0;
+        assert_eq!(area.immediate_exit().load(Ordering::Relaxed), 0);
+        assert_eq!(area.address() % 4096, 0);
     }
 }

@@ -45,6 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg_attr(miri, ignore = "mmap with MAP_NORESERVE")]
     fn the_page_keeps_its_contents_and_can_be_written() {
         let memory = GuestMemory::from_ranges(&[(GuestAddress(0x1000), 0x2000)]).unwrap();
         memory.write_obj(0x55u8, GuestAddress(0x2fff)).unwrap();

@@ -281,6 +281,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "memfd_create")]
     fn names_shapes_and_values_are_read() {
         let stats = Stats::from_file(file(2)).unwrap().read().unwrap();
         let expected = [
@@ -305,6 +306,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "memfd_create")]
     fn a_file_that_claims_too_much_is_refused() {
         assert_eq!(Stats::from_file(file(5000)).unwrap_err().kind(), io::ErrorKind::InvalidData);
         assert_eq!(Stats::from_file(file(6)).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);

@@ -1,8 +1,8 @@
 //! `run --gdb`: lets gdb control the guest, with the GDB remote serial protocol.
 //!
-//! gdbstub implements the protocol and vmm-core the debuggers. `listener.rs` accepts connections, `connection.rs` is
-//! one of them. `target.rs`, `resume.rs` and `breakpoints.rs` implement gdbstub's traits. `registers.rs` and
-//! `target_xml.rs` convert registers, and `monitor.rs` has the `monitor` commands.
+//! gdbstub implements the protocol and vmm-core the debuggers. `listener.rs` accepts connections, also in a directory of its own
+//! (`private_directory.rs`), and `connection.rs` is one of them. `target.rs`, `resume.rs` and `breakpoints.rs` implement
+//! gdbstub's traits. `registers.rs` and `target_xml.rs` convert registers, and `monitor.rs` has the `monitor` commands.
 //!
 //! One gdb at a time. When gdb detaches, the guest runs to its end. When the connection breaks, the guest waits for the
 //! next gdb. When gdb kills, the run ends.
@@ -11,6 +11,7 @@ mod breakpoints;
 mod connection;
 mod listener;
 mod monitor;
+mod private_directory;
 mod registers;
 mod resume;
 mod target;
@@ -72,7 +73,15 @@ pub(crate) fn run(
         GdbError::Diagnosed(problem.with_help(exists.then_some("name another path, or remove it")).into())
     };
     let listener = Listener::open(address).map_err(failed)?;
-    let mut debugger = attach(machine, build)?;
+    let mut debugger = attach(machine, build).map_err(|error| {
+        // The probes of the host's debug features run guests, which the signal ends: their result says nothing.
+        if termination_requested() {
+            return GdbError::Diagnosed(
+                Diagnostic::error(Status::Interrupted, "the run was interrupted").into(),
+            );
+        }
+        error.into()
+    })?;
     // After the probes of `attach`, whose machines are others.
     let _reserved = debugger.machine().reserve_replays(ReplayPurpose::Debugger)?;
     let (path, files) = guest;

@@ -11,6 +11,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, fsync, linkat, open, renameat, unlinkat};
+use vmm_core::kvm_sys_wrap::install_termination_handlers;
 use vmm_core::sandbox::DirectoryUse;
 
 use crate::diagnostic::{Diagnostic, Location};
@@ -191,6 +192,8 @@ fn create_beside(path: &Path, unnamed: bool) -> io::Result<(File, NameState)> {
             return Ok((File::from(file), NameState::Unnamed));
         }
     }
+    // The name has to be removed again: from here on a signal does not end the process.
+    install_termination_handlers().map_err(io::Error::other)?;
     let name = partial_name(path);
     let file = OpenOptions::new().write(true).create_new(true).open(directory(path).join(&name))?;
     Ok((file, NameState::Partial(name)))

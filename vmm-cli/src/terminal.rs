@@ -154,11 +154,11 @@ pub(crate) struct StdinInput {
 /// Creates a console on our standard streams.
 ///
 /// A machine with interrupts has a kernel that edits lines by itself, so it gets every key as it is typed. A machine without
-/// interrupts gets whole lines.
-pub(crate) fn console(output: StdoutOutput, spec: &MachineSpec) -> Console {
+/// interrupts gets whole lines. With `has_signal_keys`, Ctrl-C ends the run in both cases.
+pub(crate) fn console(output: StdoutOutput, spec: &MachineSpec, has_signal_keys: bool) -> Console {
     let interactive = spec.interrupts != Interrupts::None;
     let output = console::Output::new(output);
-    let keys = if interactive { RawTerminal::enter() } else { None };
+    let keys = if interactive { RawTerminal::enter(has_signal_keys) } else { None };
     // Without this descriptor a machine polls its input.
     let input_fd = if interactive { rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3).ok() } else { None };
     Console { output, input: Box::new(StdinInput { keys, ..StdinInput::default() }), input_fd }

@@ -1,14 +1,19 @@
-//! `cargo xtask ci`: checks of format, lints, tidiness, documentation and packages, then all tests.
+//! `cargo xtask ci`: checks of format, lints, tidiness, documentation, packages, dependencies and memory accesses, then all tests.
 
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use crate::failure::Result;
 use crate::package;
 use crate::process::quote;
-use crate::progress::Phase;
+use crate::progress::{Phase, say};
 use crate::test::{TestOptions, TestResult, Verdict};
 use crate::tidy;
 use crate::workspace::Workspace;
+
+/// Packages whose unit tests run under Miri: the one with `unsafe` code, and the one that parses files.
+const MIRI_PACKAGES: [&str; 2] = ["kvm-sys-wrap", "vmm-loader"];
+/// Lets the tests use files.
+const MIRI_FLAGS: &str = "-Zmiri-disable-isolation";
 
 /// Checks the sources, then runs all tests even if a check failed. Returns the exit status.
 pub(crate) fn run(workspace: &Workspace) -> Result<u8> {
@@ -31,22 +36,77 @@ pub(crate) fn run(workspace: &Workspace) -> Result<u8> {
             &["doc", "--quiet", "--workspace", "--no-deps", "--config", "build.rustdocflags=['-Dwarnings']"],
         ),
         packages(workspace),
+        dependencies(workspace),
+        miri(workspace),
     ];
     crate::test::run(workspace, &TestOptions::default(), results)
 }
 
 /// Runs a cargo command that prints its findings to standard error.
 fn cargo(workspace: &Workspace, name: &'static str, arguments: &[&str]) -> TestResult {
+    let rerun = format!("cargo {}", arguments.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" "));
+    command(name, workspace.cargo().args(arguments), rerun)
+}
+
+/// Runs a command that prints its findings to standard error. `rerun` is the same command for a shell.
+fn command(name: &'static str, command: &mut Command, rerun: String) -> TestResult {
     let phase = Phase::start(name);
-    let command = format!("cargo {}", arguments.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" "));
-    let status = workspace.cargo().args(arguments).stdin(Stdio::null()).stdout(std::io::stderr()).status();
-    let verdict = match status {
+    let verdict = match command.stdin(Stdio::null()).stdout(std::io::stderr()).status() {
         Ok(status) if status.success() => Verdict::Passed,
-        Ok(status) => Verdict::Failed(format!("{command} ended with {status}")),
-        Err(error) => Verdict::Failed(format!("cannot start cargo: {error}")),
+        Ok(status) => Verdict::Failed(format!("{rerun} ended with {status}")),
+        Err(error) => Verdict::Failed(format!("cannot start it: {error}")),
     };
     end(phase, &verdict);
-    TestResult::from_check(name, verdict, command)
+    TestResult::from_check(name, verdict, rerun)
+}
+
+/// Checks licenses, versions and sources of all dependencies with `deny.toml`, if cargo-deny is installed.
+///
+/// Advisories are left out: their database is not part of the repository.
+fn dependencies(workspace: &Workspace) -> TestResult {
+    let name = "dependencies";
+    if !succeeds(workspace.cargo().args(["deny", "--version"])) {
+        return skipped(name, "cargo-deny is not installed: cargo install cargo-deny --locked");
+    }
+    cargo(workspace, name, &["deny", "--offline", "check", "licenses", "bans", "sources"])
+}
+
+/// Runs unit tests under Miri, if the nightly toolchain has it. It finds invalid memory accesses and data races.
+fn miri(workspace: &Workspace) -> TestResult {
+    let name = "miri";
+    // The nightly toolchain is not the one that runs xtask, so rustup has to choose it.
+    let nightly = |arguments: &[&str]| {
+        let mut command = Command::new("rustup");
+        command.args(["run", "nightly", "cargo", "miri"]).args(arguments).current_dir(workspace.root());
+        // Those of the toolchain that runs xtask.
+        command.env_remove("CARGO").env_remove("RUSTC").env_remove("RUSTDOC");
+        command
+    };
+    if !succeeds(&mut nightly(&["--version"])) {
+        return skipped(name, "no Miri: rustup toolchain install nightly --component miri,rust-src");
+    }
+    let mut test = nightly(&["test", "--quiet", "--lib"]);
+    test.args(MIRI_PACKAGES.iter().flat_map(|package| ["--package", package]));
+    test.env("MIRIFLAGS", MIRI_FLAGS);
+    let packages = MIRI_PACKAGES.map(|package| format!(" --package {package}")).concat();
+    let rerun = format!("MIRIFLAGS={MIRI_FLAGS} cargo +nightly miri test --lib{packages}");
+    command(name, &mut test, rerun)
+}
+
+/// Returns true if a command can be started and succeeds. Its output is discarded.
+fn succeeds(command: &mut Command) -> bool {
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|end| end.success())
+}
+
+/// Returns the result of a check whose program is missing.
+fn skipped(name: &'static str, reason: &str) -> TestResult {
+    say(format_args!("{name}: skipped: {reason}"));
+    TestResult::from_check(name, Verdict::Skipped(reason.to_owned()), "")
 }
 
 /// Runs `tidy` as one check.

@@ -77,17 +77,21 @@ enum Task {
     Dist,
     /// Measure vmm next to C programs that make the same system calls and nothing else
     Bench(bench::BenchOptions),
-    /// Run a machine many times, and kill a machine at many random times
+    /// Run a machine many times, and kill commands at many random times
     ///
-    /// The machine has two vCPUs and timer interrupts. Each run must pass, and a kill must leave no process, no raw terminal
-    /// and no file.
+    /// The machine has two vCPUs and timer interrupts. Each run must pass. The commands are `run`, also with reports and with
+    /// gdb, `snapshot` and `test`. A kill must leave no process, no raw terminal and no new file, and each file that the command
+    /// writes must be the earlier one or complete.
     Stress(stress::StressOptions),
     /// Make each system call of a run fail, in turn, and check how the run ends
     ///
     /// A run must end as without the failure, or with an error that names it; without a panic, a signal, a hang or a file that
     /// is left.
     Faults(faults::FaultsOptions),
-    /// Check format, lints, tidiness, documentation and packages, then run all tests
+    /// Check format, lints, tidiness, documentation, packages and dependencies, run Miri, then run all tests
+    ///
+    /// Dependencies are checked by cargo-deny, and memory accesses by Miri, where these are installed. Otherwise the check is
+    /// skipped, with the reason.
     Ci,
     /// Package the crates for publication, and check all targets of the packages
     ///

@@ -1,11 +1,15 @@
-//! `cargo xtask stress`: runs a machine many times, and kills a machine at many random times and checks for leaks.
+//! `cargo xtask stress`: runs a machine many times, and kills commands at many random times and checks for leaks.
 //!
-//! `run_test.rs` runs a machine with two vCPUs and timer interrupts to its end. `kill_test.rs` starts a machine that never
-//! ends and kills it: each kill is done by `victim.rs` in a process of its own, which has a pseudo-terminal like a shell's.
-//! Both work on this machine and on the nested host.
+//! `run_test.rs` runs a machine with two vCPUs and timer interrupts to its end. `kill_test.rs` starts the commands of `victim.rs`
+//! and kills them: each kill is done by `kill.rs` in a process of its own, which has a pseudo-terminal like a shell's. Afterwards
+//! `leaks.rs` looks for processes and files, and `output.rs` checks the files that the command writes. All of this works on this
+//! machine and on the nested host.
 
+mod gdb_peer;
+mod kill;
 mod kill_test;
 mod leaks;
+mod output;
 mod run_test;
 mod signal;
 mod terminal;
@@ -14,6 +18,7 @@ mod victim;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::builder::PossibleValuesParser;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, FileContext, Result};
@@ -21,10 +26,11 @@ use crate::nested::{NestedHost, NestedJob};
 use crate::run::{kvm_is_usable, to_stdout};
 use crate::workspace::Workspace;
 use crate::{guests, interrupt};
-pub(crate) use victim::serve as serve_kill;
+pub(crate) use kill::serve as serve_kill;
+use victim::Victim;
 
-/// Limit for everything on the nested host. A hundred kills take one to two minutes there.
-const NESTED_TIMEOUT: Duration = Duration::from_secs(1800);
+/// Limit for everything on the nested host. A hundred kills of a command take one to two minutes there.
+const NESTED_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// Options of `cargo xtask stress`.
 #[derive(clap::Args)]
@@ -32,9 +38,12 @@ pub(crate) struct StressOptions {
     /// Number of runs to the end, one after another
     #[arg(long, default_value_t = 200)]
     runs: u32,
-    /// Number of kills at random times
+    /// Number of kills of each command, at random times
     #[arg(long, default_value_t = 100)]
     kills: u32,
+    /// Only kill this command, and run nothing to the end
+    #[arg(long, value_name = "COMMAND", value_parser = PossibleValuesParser::new(Victim::names()))]
+    only: Option<String>,
     /// Seed of the random times; the same seed gives the same times
     #[arg(long)]
     seed: Option<u64>,
@@ -49,10 +58,11 @@ struct StressJob {
     cli: PathBuf,
     /// Configuration of the machine that ends.
     config: PathBuf,
-    /// Guest of the machine that does not end.
-    endless: PathBuf,
+    /// Directory of the built guests.
+    guests: PathBuf,
     runs: u32,
     kills: u32,
+    only: Option<String>,
     seed: u64,
 }
 
@@ -65,9 +75,10 @@ pub(crate) fn run(workspace: &Workspace, options: &StressOptions) -> Result<u8> 
     let job = StressJob {
         cli: workspace.build_cli()?,
         config: workspace.path("configs/timer-smp.toml"),
-        endless: workspace.path("guests/build/timer-forever.elf"),
-        runs: options.runs,
+        guests: workspace.path("guests/build"),
+        runs: if options.only.is_some() { 0 } else { options.runs },
         kills: options.kills,
+        only: options.only.clone(),
         seed: options.seed.unwrap_or_else(|| fastrand::u64(..)),
     };
     interrupt::install_handler();
@@ -88,7 +99,8 @@ impl StressJob {
             failures += run_test::perform(&self.cli, &self.config, self.runs)?;
         }
         if self.kills > 0 && !interrupt::requested() {
-            failures += kill_test::perform(&self.cli, &self.endless, self.kills, self.seed)?;
+            let victims = Victim::named(self.only.as_deref());
+            failures += kill_test::perform(&self.cli, &self.guests, &victims, self.kills, self.seed)?;
         }
         Ok(if interrupt::requested() { interrupt::EXIT_STATUS } else { u8::from(failures > 0) })
     }

@@ -34,6 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg_attr(miri, ignore = "sysinfo")]
     fn more_than_the_host_has_is_refused() {
         let size = host_memory_size().unwrap();
         assert!(size >= 64 << 20);

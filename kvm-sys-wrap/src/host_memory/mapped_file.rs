@@ -133,6 +133,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "memfd_create")]
     fn blocks_lost_before_they_were_read_are_zeros_and_reported() {
         let (writer, path) = file("short", 64);
         let mapped = MappedFile::new(File::open(&path).unwrap(), &path).unwrap().unwrap();
@@ -151,6 +152,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "memfd_create")]
     fn bytes_that_were_read_never_change() {
         let (writer, path) = file("stable", 64);
         let mapped = MappedFile::new(File::open(&path).unwrap(), &path).unwrap().unwrap();
@@ -164,6 +166,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "memfd_create")]
     fn all_bytes_are_the_files_whoever_reads_them_in_whatever_order() {
         let path = std::env::temp_dir().join(format!("vmm-mapped-order-{}", std::process::id()));
         let size = (3 << 20) + 4321;
@@ -187,6 +190,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "memfd_create")]
     fn a_write_is_reported_and_a_replacement_is_not() {
         let (writer, path) = file("written", 2);
         let mapped = MappedFile::new(File::open(&path).unwrap(), &path).unwrap().unwrap();
@@ -199,6 +203,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "fstat as a direct system call")]
     fn an_empty_file_is_not_mapped() {
         let (_, path) = file("empty", 0);
         assert!(MappedFile::new(File::open(&path).unwrap(), &path).unwrap().is_none());

@@ -171,6 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg_attr(miri, ignore = "memfd_create")]
     fn the_size_is_fixed() {
         let file = MemoryFile::create(0x3000).unwrap();
         file.write_at(b"page", 0x1ffe).unwrap();
@@ -187,6 +188,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "memfd_create")]
     fn another_process_fills_a_reserved_file() {
         let reserved = MemoryFile::reserve().unwrap();
         let copy = || reserved.try_clone().unwrap();

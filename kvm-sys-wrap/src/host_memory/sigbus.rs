@@ -191,6 +191,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "sigaction")]
     fn a_dropped_guard_leaves_a_free_entry_without_marks() {
         let guard = SigbusGuard::new(0x1000..0x2000).unwrap();
         TABLE[guard.index].is_truncated.store(true, Ordering::Relaxed);

@@ -95,7 +95,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<Status, Diagnostics> {
     let host = |error: Error| Diagnostics::from(machine_error(&config, &error));
     // Installed before the terminal becomes raw, so that no signal ends the process without restoring it.
     install_termination_handlers().map_err(|error| host(error.into()))?;
-    let console = terminal::console(StdoutOutput::new(copy.clone(), limit), &spec);
+    let console = terminal::console(StdoutOutput::new(copy.clone(), limit), &spec, args.gdb.is_some());
     timing.step("console and signals");
     let kvm = timing.open_kvm().unwrap_or_else(|| watch.open_kvm()).map_err(|error| host(error.into()))?;
     let again = args.gdb.as_ref().map(|_| spec.clone());

@@ -5,16 +5,14 @@
 //! A TCP port is open to all users of the host, so it is used only on request, with a warning, and bound to the loopback
 //! address unless the user names another.
 
-use std::env;
 use std::fmt;
-use std::fs::{self, DirBuilder};
-use std::io::{self, ErrorKind, Read};
+use std::fs;
+use std::io::{self, Read};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{self, Path, PathBuf};
-use std::process;
+use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, fchmod};
@@ -23,17 +21,13 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, 
 use vmm_core::kvm_sys_wrap::termination_requested;
 use vmm_core::sandbox::DirectoryUse;
 
+use super::private_directory::{PrivateDirectory, SOCKET_NAME};
+
 /// Interval at which a wait checks for termination requests, in nanoseconds.
 const POLL_INTERVAL_NS: i64 = 200_000_000;
 
 /// Address for a socket in a directory of its own.
 pub(crate) const PRIVATE_SOCKET: &str = "unix";
-
-/// Name of the socket in a directory of its own.
-const SOCKET_NAME: &str = "gdb.sock";
-
-/// Maximum number of names that are tried for a directory.
-const MAX_NAMES: u32 = 100;
 
 /// Listening socket.
 pub(super) struct Listener {
@@ -58,40 +52,6 @@ struct SocketFile {
     id: (u64, u64),
     /// Directory that was made for the socket.
     directory: Option<PrivateDirectory>,
-}
-
-/// Directory that only this user can enter (mode 0700). It is removed when the value is dropped, if it is empty.
-struct PrivateDirectory(PathBuf);
-
-impl PrivateDirectory {
-    /// Creates a directory in `$XDG_RUNTIME_DIR`, or in the directory for temporary files.
-    fn create() -> io::Result<Self> {
-        let runtime = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
-        if let Some(directory) = runtime.and_then(|runtime| Self::create_in(&runtime).ok()) {
-            return Ok(directory);
-        }
-        Self::create_in(&path::absolute(env::temp_dir())?)
-    }
-
-    fn create_in(parent: &Path) -> io::Result<Self> {
-        for number in 0..MAX_NAMES {
-            let path = parent.join(format!("vmm-gdb-{}-{number}", process::id()));
-            // An existing directory is never used: another user may have made it.
-            match DirBuilder::new().mode(0o700).create(&path) {
-                Ok(()) => return Ok(Self(path)),
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Err(ErrorKind::AlreadyExists.into())
-    }
-}
-
-impl Drop for PrivateDirectory {
-    fn drop(&mut self) {
-        // Ignored: somebody put files there, or removed it.
-        let _ = fs::remove_dir(&self.0);
-    }
 }
 
 impl SocketFile {
@@ -134,7 +94,7 @@ impl Listener {
         };
         if text == PRIVATE_SOCKET {
             let directory = PrivateDirectory::create()?;
-            return unix(directory.0.join(SOCKET_NAME), Some(directory));
+            return unix(directory.path().join(SOCKET_NAME), Some(directory));
         }
         if text.contains('/') {
             return unix(PathBuf::from(text), None);
@@ -169,7 +129,7 @@ impl Listener {
     pub(super) fn directories(&self) -> Vec<(&Path, DirectoryUse)> {
         let ListenerKind::Unix { file, .. } = &self.kind else { return Vec::new() };
         let socket = file.path.parent().map(|path| (path, DirectoryUse::Socket));
-        let private = file.directory.as_ref().and_then(|directory| directory.0.parent());
+        let private = file.directory.as_ref().and_then(|directory| directory.path().parent());
         socket.into_iter().chain(private.map(|path| (path, DirectoryUse::Directory))).collect()
     }
 
@@ -297,12 +257,10 @@ mod tests {
     #[test]
     fn the_private_socket_is_in_a_directory_of_its_own() {
         let parent = tempfile::tempdir().unwrap();
-        let first = PrivateDirectory::create_in(parent.path()).unwrap();
-        let second = PrivateDirectory::create_in(parent.path()).unwrap();
-        assert_ne!(first.0, second.0);
-        assert_eq!(fs::metadata(&first.0).unwrap().mode() & 0o7777, 0o700);
-        let (listener, file) = SocketFile::listen(first.0.join(SOCKET_NAME), Some(first)).unwrap();
-        drop((second, file, listener));
+        let directory = PrivateDirectory::create_in(parent.path()).unwrap();
+        let (listener, file) =
+            SocketFile::listen(directory.path().join(SOCKET_NAME), Some(directory)).unwrap();
+        drop((file, listener));
         assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0);
 
         let listener = Listener::open(PRIVATE_SOCKET).unwrap();

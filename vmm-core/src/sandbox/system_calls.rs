@@ -397,7 +397,8 @@ pub const IOCTLS: &[IoctlRule] = &[
     kvm(Call::SetClock, MAIN, STATE, "state of a second machine"),
     kvm(Call::GetVcpuStatsFd, MAIN, EVERY_RUN, "number of interrupts in the report; --stats"),
     terminal("TCGETS", 0x5401, "is it a terminal?"),
-    terminal("TCSETS", 0x5402, "the terminal's settings at the end"),
+    terminal("TCSETS", 0x5402, "the terminal's settings at the end, on kernels without TCSETS2"),
+    terminal("TCSETS2", 0x402c_542b, "the terminal's settings at the end"),
     terminal("TIOCGWINSZ", 0x5413, "width of the report"),
 ];
 
@@ -452,6 +453,7 @@ mod tests {
             ("KVM_SET_USER_MEMORY_REGION", 0x4020_ae46),
             ("KVM_GET_MSRS", 0xc008_ae88),
             ("TCGETS", 0x5401),
+            ("TCSETS2", 0x402c_542b),
             ("PAGEMAP_SCAN", 0xc060_6610),
         ] {
             assert_eq!(request(name), number, "{name}");

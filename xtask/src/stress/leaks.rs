@@ -1,15 +1,35 @@
 //! Leak checks: child processes, and files that were created, changed or removed.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
+use rustix::process::{WaitOptions, wait};
 use walkdir::WalkDir;
 
+/// Interval at which ended children are waited for.
+const REAP_INTERVAL: Duration = Duration::from_millis(1);
+
+/// Waits for children that end within `grace`. Returns the others, each as `PID (NAME)`.
+pub(super) fn remaining_children(grace: Duration) -> io::Result<Vec<String>> {
+    let start = Instant::now();
+    loop {
+        // An error means that there is no child.
+        while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
+        let left = children(std::process::id())?;
+        if left.is_empty() || start.elapsed() >= grace {
+            return Ok(left);
+        }
+        thread::sleep(REAP_INTERVAL);
+    }
+}
+
 /// Returns the processes whose parent is `parent`, each as `PID (NAME)`.
-pub(super) fn children(parent: u32) -> io::Result<Vec<String>> {
+fn children(parent: u32) -> io::Result<Vec<String>> {
     let mut children = Vec::new();
     for entry in fs::read_dir("/proc")? {
         // The process may have exited since the directory was read.
@@ -28,6 +48,21 @@ fn child_of(parent: u32, stat: &str) -> Option<String> {
     (found == parent).then(|| format!("{head})"))
 }
 
+/// Difference between two listings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct FileChange {
+    pub(super) path: PathBuf,
+    pub(super) kind: ChangeKind,
+}
+
+/// Kind of a [`FileChange`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ChangeKind {
+    New,
+    Changed,
+    Missing,
+}
+
 /// Files of some directories: path, size, modification time.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct FileListing(BTreeMap<PathBuf, (u64, Option<SystemTime>)>);
@@ -44,19 +79,32 @@ impl FileListing {
         Ok(Self(files))
     }
 
-    /// Returns a line for each file that is new, changed or missing.
-    pub(super) fn changes_since(&self, before: &Self) -> Vec<String> {
+    /// Returns the files that are new, changed or missing.
+    pub(super) fn changes_since(&self, before: &Self) -> Vec<FileChange> {
         let mut changes = Vec::new();
         for (path, data) in &self.0 {
             match before.0.get(path) {
-                None => changes.push(format!("{} was left", path.display())),
-                Some(old) if old != data => changes.push(format!("{} was changed", path.display())),
+                None => changes.push(FileChange { path: path.clone(), kind: ChangeKind::New }),
+                Some(old) if old != data => {
+                    changes.push(FileChange { path: path.clone(), kind: ChangeKind::Changed });
+                }
                 Some(_) => {}
             }
         }
         let missing = before.0.keys().filter(|path| !self.0.contains_key(*path));
-        changes.extend(missing.map(|path| format!("{} is gone", path.display())));
+        changes.extend(missing.map(|path| FileChange { path: path.clone(), kind: ChangeKind::Missing }));
         changes
+    }
+}
+
+impl fmt::Display for FileChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.kind {
+            ChangeKind::New => "was left",
+            ChangeKind::Changed => "was changed",
+            ChangeKind::Missing => "is gone",
+        };
+        write!(f, "{} {what}", self.path.display())
     }
 }
 
@@ -96,7 +144,8 @@ mod tests {
         fs::write(&changed, "22").unwrap();
         fs::remove_file(&gone).unwrap();
         fs::write(&new, "").unwrap();
-        let changes = FileListing::read(&[directory.path()]).unwrap().changes_since(&before).join("\n");
+        let changes = FileListing::read(&[directory.path()]).unwrap().changes_since(&before);
+        let changes = changes.iter().map(|change| format!("{change}\n")).collect::<String>();
         for end in ["/new was left", "/changed was changed", "/gone is gone"] {
             assert!(changes.contains(end), "{changes}");
         }

@@ -1,168 +1,183 @@
-//! `xtask remote kill`: starts vmm-cli on a pseudo-terminal, stops it, and checks for leaks.
-//!
-//! This runs in a process of its own, because it becomes a session leader, as a shell is. It is also the subreaper of its
-//! descendants (PR_SET_CHILD_SUBREAPER(2const)), so a process that vmm-cli leaves running becomes its child.
+//! Commands of vmm-cli that `stress` kills, their machines, and the files that they write.
 
-use std::ffi::{c_int, c_void};
-use std::io;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus};
-use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, getpid, kill_process, set_child_subreaper};
-use serde::{Deserialize, Serialize};
-use vmm_sys_util::signal::register_signal_handler;
+use super::output::{Format, Output};
+use super::signal::StopSignal;
+use crate::failure::{FileContext, Result};
 
-use super::leaks::{FileListing, children};
-use super::signal::{KEYS, StopSignal};
-use super::terminal::Terminal;
-use crate::failure::{Failure, FileContext, Result};
-use crate::progress::seconds;
+/// Number of cases of the suite that [`prepare`] makes.
+pub(super) const CASES: usize = 40;
+/// Number of these that continue from one boot snapshot, and of those with a machine each that sleeps between interrupts.
+const COPIES: usize = 24;
+const SLEEPERS: usize = 4;
 
-/// Limit for the exit of vmm-cli after the stop request. It takes some milliseconds on an idle machine.
-const EXIT_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// Input of `xtask remote kill`.
-#[derive(Serialize, Deserialize)]
-pub(super) struct KillJob {
-    pub(super) cli: PathBuf,
-    pub(super) config: PathBuf,
-    /// Directory for temporary files.
-    pub(super) temporary: PathBuf,
-    pub(super) signal: StopSignal,
-    /// Time from the start of vmm-cli to the stop request.
-    pub(super) delay: Duration,
+/// A command that is killed.
+#[derive(Debug)]
+pub(super) struct Victim {
+    /// Name for options and the report.
+    pub(super) name: &'static str,
+    /// Arguments of vmm-cli.
+    pub(super) arguments: &'static [&'static str],
+    /// Files that it writes in its working directory. An earlier file of that name is replaced.
+    pub(super) outputs: &'static [Output],
+    /// True if it ends by itself.
+    pub(super) ends: bool,
+    /// Keys that end it.
+    pub(super) keys: StopSignal,
+    /// True if a gdb connects to it.
+    pub(super) has_gdb: bool,
 }
 
-/// Result of a kill.
-#[derive(Serialize, Deserialize)]
-pub(super) struct KillReport {
-    /// True if the guest had printed something before the kill.
-    pub(super) running: bool,
-    /// True if the terminal was raw before the kill.
-    pub(super) raw_before: bool,
-    /// True if the terminal was raw after the kill.
-    pub(super) raw_after: bool,
-    /// Failed checks; empty if the kill passed.
-    pub(super) problems: Vec<String>,
+/// All commands, in the order in which they are killed.
+static VICTIMS: [Victim; 5] = [
+    Victim {
+        name: "run",
+        arguments: &["run", "forever.toml"],
+        outputs: &[],
+        ends: false,
+        keys: StopSignal::CtrlAX,
+        has_gdb: false,
+    },
+    Victim {
+        name: "trace",
+        arguments: &[
+            "run",
+            "forever.toml",
+            "--trace-out=trace.json",
+            "--report=report.json",
+            "--core=core.elf",
+            "--force",
+        ],
+        outputs: &[
+            Output { name: "trace.json", format: Format::Trace },
+            Output { name: "report.json", format: Format::Report },
+            Output { name: "core.elf", format: Format::Core },
+        ],
+        ends: false,
+        keys: StopSignal::CtrlAX,
+        has_gdb: false,
+    },
+    Victim {
+        name: "gdb",
+        arguments: &["run", "forever.toml", "--gdb"],
+        outputs: &[],
+        ends: false,
+        keys: StopSignal::CtrlC,
+        has_gdb: true,
+    },
+    Victim {
+        name: "snapshot",
+        arguments: &["snapshot", "forever.toml", "--after=200ms", "--output=machine.snapshot", "--force"],
+        outputs: &[Output { name: "machine.snapshot", format: Format::Snapshot }],
+        ends: true,
+        keys: StopSignal::CtrlC,
+        has_gdb: false,
+    },
+    Victim {
+        name: "test",
+        arguments: &["test", "suite", "--junit=report.xml", "--force"],
+        outputs: &[Output { name: "report.xml", format: Format::Junit }],
+        ends: true,
+        keys: StopSignal::CtrlC,
+        has_gdb: false,
+    },
+];
+
+impl Victim {
+    /// Returns all commands, or the one of that name.
+    pub(super) fn named(name: Option<&str>) -> Vec<&'static Self> {
+        VICTIMS.iter().filter(|victim| name.is_none_or(|name| victim.name == name)).collect()
+    }
+
+    /// Returns the names of all commands.
+    pub(super) fn names() -> [&'static str; VICTIMS.len()] {
+        VICTIMS.each_ref().map(|victim| victim.name)
+    }
+
+    /// Returns the ways to stop it, in the order in which they are used.
+    pub(super) fn stops(&self) -> Vec<StopSignal> {
+        StopSignal::ALL.into_iter().filter(|stop| stop.keys().is_none() || *stop == self.keys).collect()
+    }
 }
 
-/// Runs `xtask remote kill`: reads a [`KillJob`] as JSON, performs it, and prints a [`KillReport`] as JSON.
-pub(crate) fn serve() -> Result<()> {
-    let input = Path::new("standard input");
-    let job: KillJob = serde_json::from_reader(io::stdin()).while_doing("understand", input)?;
-    let report = job.perform().map_err(|error| Failure::new(format!("cannot kill: {error}")))?;
-    println!("{}", serde_json::to_string(&report).while_doing("write", input)?);
+/// Writes the machines into a new directory, and a disk. `guests` has the built guests.
+///
+/// `forever.toml` has two vCPUs, timers, the terminal as its serial console, and a disk whose writes go to a temporary file.
+/// `suite` has [`CASES`] cases for workers of all kinds: copies of a boot snapshot, machines with interrupts, single machines.
+pub(super) fn prepare(directory: &Path, guests: &Path) -> Result<()> {
+    let suite = directory.join("suite");
+    fs::create_dir_all(&suite).while_doing("create", &suite)?;
+    let apic = "[[paging.map]]\ngva = 0xfee0_0000\ngpa = 0xfee0_0000\nsize = \"4KiB\"\n";
+    let machine = |guest: &str| {
+        format!("mode = \"long\"\nmemory.size = \"2MiB\"\nguest.elf = {:?}\n", guests.join(guest))
+    };
+    let smp =
+        |guest: &str| format!("vcpus = 2\ninterrupts = \"pc\"\ncpuid = \"host\"\n{}{apic}", machine(guest));
+    let expect = |keys: &str| format!("[expect]\n{keys}\n");
+    let copy = |number: usize| {
+        let test = number % 4;
+        format!("[[test.case]]\nname = \"copy-{number}\"\nregisters = {{ rdi = {test} }}\n")
+    };
+    let sizes = |count: usize| (0..count).map(|n| format!("\"{}KiB\"", 2048 + 4 * n)).collect::<Vec<_>>();
+    let matrix = |count: usize| format!("[matrix]\nmemory.size = [{}]\n", sizes(count).join(", "));
+    let exit = expect("end = \"exit\"\nexit-code = 0");
+    let files: [(PathBuf, String); 5] = [
+        (directory.join("disk.img"), "\0".repeat(4096)),
+        (
+            directory.join("forever.toml"),
+            smp("timer-forever.elf")
+                + "[[devices.virtio]]\ntype = \"block\"\nfile = \"disk.img\"\noverlay = true\n",
+        ),
+        (
+            suite.join("copies.toml"),
+            machine("cases.elf")
+                + "[test]\nsnapshot-at = \"run_test\"\n"
+                + &(0..COPIES).map(copy).collect::<String>()
+                + &exit,
+        ),
+        (suite.join("sleepers.toml"), smp("timer-smp.elf") + &exit + &matrix(SLEEPERS)),
+        (
+            suite.join("singles.toml"),
+            machine("hello-long.elf")
+                + &expect("output-contains = [\"Hello\"]")
+                + &matrix(CASES - COPIES - SLEEPERS),
+        ),
+    ];
+    for (path, text) in files {
+        fs::write(&path, text).while_doing("write", &path)?;
+    }
     Ok(())
 }
-
-impl KillJob {
-    fn perform(&self) -> io::Result<KillReport> {
-        // SIGHUP arrives when the terminal is closed, and this process has to outlive vmm-cli. The other handlers reset the
-        // dispositions for vmm-cli: a handled signal becomes the default action at exec, an ignored one stays ignored.
-        for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM] {
-            register_signal_handler(signal, ignore).map_err(io::Error::from)?;
-        }
-        set_child_subreaper(Some(getpid()))?;
-        let mut terminal = Terminal::new()?;
-        let settings = terminal.settings()?;
-        let home = self.config.parent().unwrap_or(Path::new("/"));
-        let files = FileListing::read(&[home, &self.temporary])?;
-
-        let mut command = Command::new(&self.cli);
-        command.arg("run").arg(&self.config).current_dir(home).env("TMPDIR", &self.temporary);
-        command.stdin(terminal.stream()?).stdout(terminal.stream()?).stderr(terminal.stream()?);
-        let mut child = command.spawn()?;
-        drop(command);
-        terminal.read_output_for(self.delay)?;
-        let running = terminal.output.contains(&b'.');
-        let raw_before = terminal.settings()?.raw;
-        let early_exit = child.try_wait()?;
-        if early_exit.is_none() {
-            self.stop(&child, &mut terminal)?;
-        }
-        let status = wait(&mut child, &mut terminal)?;
-
-        let mut problems = Vec::new();
-        match (early_exit, status) {
-            (Some(status), _) => problems.push(format!("it ended before, with {status}")),
-            (None, None) => problems.push(format!("it was still there after {}", seconds(EXIT_TIMEOUT))),
-            (None, Some(status)) if !self.signal.allows(status) => {
-                problems.push(format!("it ended with {status}"));
-            }
-            (None, Some(_)) => {}
-        }
-        problems.extend(children(std::process::id())?.iter().map(|name| format!("process {name} was left")));
-        problems.extend(FileListing::read(&[home, &self.temporary])?.changes_since(&files));
-        let mut raw_after = false;
-        // A closed terminal has no settings.
-        if self.signal != StopSignal::TerminalClosed || early_exit.is_some() {
-            let after = terminal.settings()?;
-            raw_after = after.raw;
-            // vmm-cli cannot restore the terminal after SIGKILL: this is counted but is no failure.
-            if self.signal != StopSignal::Sigkill {
-                problems.extend(after.changed_from(&settings));
-            }
-        }
-        if !problems.is_empty() {
-            problems.push(format!("output: {}", shown_lines(&terminal.output)));
-        }
-        Ok(KillReport { running, raw_before, raw_after, problems })
-    }
-
-    fn stop(&self, child: &Child, terminal: &mut Terminal) -> io::Result<()> {
-        match self.signal {
-            StopSignal::CtrlAX => terminal.type_keys(KEYS)?,
-            StopSignal::TerminalClosed => terminal.close(),
-            StopSignal::Sigint
-            | StopSignal::Sigterm
-            | StopSignal::Sighup
-            | StopSignal::Sigquit
-            | StopSignal::Sigkill => {}
-        }
-        if let Some(signal) = self.signal.signal() {
-            kill_process(Pid::from_child(child), signal)?;
-        }
-        Ok(())
-    }
-}
-
-/// Waits for the exit of vmm-cli and reads its output. Kills it and returns `None` after [`EXIT_TIMEOUT`].
-fn wait(child: &mut Child, terminal: &mut Terminal) -> io::Result<Option<ExitStatus>> {
-    let start = Instant::now();
-    while start.elapsed() < EXIT_TIMEOUT {
-        if let Some(status) = child.try_wait()? {
-            // Read the rest of its output.
-            terminal.read_output_for(Duration::from_millis(1))?;
-            return Ok(Some(status));
-        }
-        terminal.read_output_for(Duration::from_millis(1))?;
-    }
-    child.kill()?;
-    child.wait()?;
-    Ok(None)
-}
-
-/// Returns the lines of the terminal output without the dots that the guest prints.
-fn shown_lines(shown: &[u8]) -> String {
-    let text = String::from_utf8_lossy(shown);
-    let lines: Vec<_> = text.split(['\r', '\n']).map(|line| line.trim_matches('.')).collect();
-    lines.into_iter().filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" | ")
-}
-
-/// Signal handler that does nothing. Unlike `SIG_IGN` it is not inherited by vmm-cli.
-extern "C" fn ignore(_signal: c_int, _information: *mut libc::siginfo_t, _context: *mut c_void) {}
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn dots_are_left_out() {
-        assert_eq!(
-            shown_lines(b".....error: no KVM\r\n\r\n  help: none\r\n...."),
-            "error: no KVM |   help: none"
-        );
-        assert_eq!(shown_lines(b"......"), "");
+    fn all_ways_to_stop_but_one_kind_of_keys_are_used() {
+        for victim in Victim::named(None) {
+            assert_eq!(victim.stops().len(), StopSignal::ALL.len() - 1, "{}", victim.name);
+            assert!(victim.stops().contains(&victim.keys));
+            assert_eq!(Victim::named(Some(victim.name)).len(), 1);
+        }
+        assert!(Victim::named(Some("none")).is_empty());
+    }
+
+    #[test]
+    fn the_machines_are_toml() {
+        let directory = tempfile::tempdir().unwrap();
+        prepare(directory.path(), Path::new("/guests")).unwrap();
+        let mut cases = 0;
+        for name in ["forever", "suite/copies", "suite/sleepers", "suite/singles"] {
+            let text = fs::read_to_string(directory.path().join(format!("{name}.toml"))).unwrap();
+            let machine: toml::Table = text.parse().unwrap();
+            let list = |table: &str, key: &str| machine.get(table)?.get(key)?.as_array().map(Vec::len);
+            let matrix =
+                machine.get("matrix").and_then(|matrix| matrix.get("memory")?.get("size")?.as_array());
+            cases += list("test", "case").or(matrix.map(Vec::len)).unwrap_or(0);
+        }
+        assert_eq!(cases, CASES);
     }
 }
