@@ -6,6 +6,7 @@ mod ci;
 mod config_files;
 mod dist;
 mod failure;
+mod fuzz;
 mod guests;
 mod interrupt;
 mod linux;
@@ -81,6 +82,11 @@ enum Task {
     /// The machine has two vCPUs and timer interrupts. Each run must pass, and a kill must leave no process, no raw terminal
     /// and no file.
     Stress(stress::StressOptions),
+    /// Fuzz what comes from guests, files, gdb and other processes, guided by coverage
+    ///
+    /// Needs a nightly toolchain and cargo-fuzz. The table has the executions of each target; inputs that failed are kept in
+    /// target/fuzz/artifacts/.
+    Fuzz(fuzz::FuzzOptions),
     /// Check format, lints, tidiness, documentation and packages, then run all tests
     Ci,
     /// Package the crates for publication, and check all targets of the packages
@@ -143,6 +149,7 @@ fn perform(arguments: Arguments) -> Result<u8> {
         Task::Dist => dist::run(&workspace),
         Task::Bench(options) => bench::run(&workspace, &options),
         Task::Stress(options) => stress::run(&workspace, &options),
+        Task::Fuzz(options) => fuzz::run(&workspace, &options),
         Task::Ci => ci::run(&workspace),
         Task::Package => package::run(&workspace).map(|()| 0),
         Task::Tidy => {

@@ -30,14 +30,22 @@ pub(crate) fn read(paths: &[PathBuf]) -> Result<Report, Diagnostics> {
             let status = if known { Status::Configuration } else { Status::Host };
             error_at(path, status, &format!("cannot read the report: {error}"))
         })?;
-        for text in reports(&text) {
-            let part = Report::deserialize_from_str(text).map_err(|error| {
-                error_at(path, Status::Configuration, &format!("this is no JUnit report: {error}"))
-            })?;
-            parts.push((path.as_path(), part));
-        }
+        parts.extend(parse(path, &text)?.into_iter().map(|part| (path.as_path(), part)));
     }
     merge(parts).map_err(Into::into)
+}
+
+/// Parses the text of the file at `path`: a report, or a journal.
+///
+/// # Errors
+/// The text is no report.
+pub(super) fn parse(path: &Path, text: &str) -> Result<Vec<Report>, Diagnostic> {
+    let parse = |text: &str| {
+        Report::deserialize_from_str(text).map_err(|error| {
+            error_at(path, Status::Configuration, &format!("this is no JUnit report: {error}"))
+        })
+    };
+    reports(text).into_iter().map(parse).collect()
 }
 
 /// Splits a journal into its reports, each with an XML declaration. Of a last one that is incomplete nothing is returned, if others
@@ -56,7 +64,11 @@ fn reports(text: &str) -> Vec<&str> {
     reports
 }
 
-fn merge(parts: Vec<(&Path, Report)>) -> Result<Report, Diagnostic> {
+/// Merges reports of the files at the given paths.
+///
+/// # Errors
+/// A case is in two of them.
+pub(super) fn merge(parts: Vec<(&Path, Report)>) -> Result<Report, Diagnostic> {
     let mut suites: Vec<TestSuite> = Vec::new();
     let mut seen: HashMap<(String, String), &Path> = HashMap::new();
     for (path, part) in parts {
