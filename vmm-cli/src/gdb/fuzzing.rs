@@ -205,7 +205,7 @@ impl MemoryDebugger {
     }
 
     fn state(&self, vcpu: usize) -> &VcpuState {
-        self.states.get(vcpu).or(self.states.first()).unwrap()
+        self.states.get(vcpu).or(self.states.get(self.current)).unwrap()
     }
 
     /// Returns the mapped part of a range: its offset, and how many bytes of it are mapped.
@@ -278,7 +278,11 @@ impl DebugTarget for MemoryDebugger {
     }
 
     fn mp_state(&self, vcpu: usize) -> Result<Option<MpState>, Error> {
-        Ok(if self.is_recorded { None } else { Some([MpState::Runnable, MpState::Halted][vcpu & 1]) })
+        Ok(match (self.is_recorded, vcpu) {
+            (true, _) => None,
+            (false, 0) => Some(MpState::Runnable),
+            (false, _) => Some(MpState::Halted),
+        })
     }
 
     fn registers(&self, vcpu: usize) -> Result<CpuState, Error> {
@@ -288,6 +292,8 @@ impl DebugTarget for MemoryDebugger {
 
     fn change(&mut self, vcpu: usize, change: &mut dyn FnMut(&mut VcpuState)) -> Result<(), EditError> {
         self.check_editable()?;
+        // As the debuggers do: without such a vCPU, the one that stopped last.
+        let vcpu = if vcpu < self.states.len() { vcpu } else { self.current };
         let state = self.states.get_mut(vcpu).unwrap();
         let before = state.clone();
         change(state);

@@ -11,7 +11,7 @@ use vmm_core::encoding;
 use super::case::Case;
 use super::junit::Junit;
 use super::merge;
-use super::message::{Message, MessageBuffer};
+use super::message::{InvalidMessage, Message, MessageBuffer};
 use super::outcome::{CaseFailure, CaseResult, CaseVerdict};
 use crate::config::note::NotePolicy;
 use crate::status::Status;
@@ -66,17 +66,17 @@ fn written_reports(bytes: &[u8]) {
     let merged =
         merge::merge(parts.into_iter().map(|report| (Path::new("part.xml"), report)).collect()).unwrap();
     let found = counts(&merged);
-    assert_eq!(found.0, cases.len(), "cases are lost");
-    for (index, all) in [found.0, found.1, found.2, found.3].into_iter().enumerate() {
-        let sum: usize =
-            total.iter().map(|part| [part.0, part.1, part.2, part.3].into_iter().nth(index).unwrap()).sum();
-        assert_eq!(all, sum);
-    }
+    assert_eq!(found.tests, cases.len(), "cases are lost");
+    assert_eq!(found, total.into_iter().reduce(ReportCounts::and).unwrap());
     let expected =
         |wanted: fn(&CaseVerdict) -> bool| cases.iter().filter(|(_, ran)| wanted(&ran.verdict)).count();
     let failed = expected(|verdict| matches!(verdict, CaseVerdict::Failed { .. }));
-    assert_eq!(found.1 + found.2, failed, "failures and errors");
-    assert_eq!(found.3, expected(|verdict| matches!(verdict, CaseVerdict::Skipped(_))), "skipped cases");
+    assert_eq!(found.failures + found.errors, failed, "failures and errors");
+    assert_eq!(
+        found.skipped,
+        expected(|verdict| matches!(verdict, CaseVerdict::Skipped(_))),
+        "skipped cases"
+    );
 }
 
 /// Returns cases with names, texts and output of the fuzzer. Names differ also in the characters that XML has.
@@ -123,10 +123,31 @@ fn cases_of_suites(report: &Report) -> usize {
     report.test_suites.iter().map(|suite| suite.test_cases.len()).sum()
 }
 
-/// Returns the numbers of tests, failures, errors and skipped cases, and the names of the cases.
-fn counts(report: &Report) -> (usize, usize, usize, usize, Vec<String>) {
+/// Counts of a report, and the names of its cases.
+#[derive(Debug, PartialEq, Eq)]
+struct ReportCounts {
+    tests: usize,
+    failures: usize,
+    errors: usize,
+    skipped: usize,
+    names: Vec<String>,
+}
+
+impl ReportCounts {
+    fn and(mut self, other: Self) -> Self {
+        self.tests += other.tests;
+        self.failures += other.failures;
+        self.errors += other.errors;
+        self.skipped += other.skipped;
+        self.names.extend(other.names);
+        self
+    }
+}
+
+fn counts(report: &Report) -> ReportCounts {
+    let Report { tests, failures, errors, skipped, .. } = *report;
     let names = cases(report).map(|case| case.name.as_str().to_owned()).collect();
-    (report.tests, report.failures, report.errors, report.skipped, names)
+    ReportCounts { tests, failures, errors, skipped, names }
 }
 
 /// Checks the messages of a worker: whole, and in pieces of a length that the first byte chooses.
@@ -134,13 +155,12 @@ pub fn message(bytes: &[u8]) {
     let (first, bytes) = bytes.split_first().map_or((1, bytes), |(first, rest)| (usize::from(*first), rest));
     let whole = MessageBuffer::default().add(bytes);
     let mut buffer = MessageBuffer::default();
-    let mut pieces = Ok(Vec::new());
+    let mut pieces: Result<Vec<Message>, InvalidMessage> = Ok(Vec::new());
     for piece in bytes.chunks(first.max(1)) {
-        match (&mut pieces, buffer.add(piece)) {
-            (Ok(messages), Ok(more)) => messages.extend(more),
-            (Ok(_), Err(error)) => pieces = Err(error),
-            (Err(_), _) => break,
-        }
+        pieces = pieces.and_then(|mut messages| {
+            messages.extend(buffer.add(piece)?);
+            Ok(messages)
+        });
     }
     // Messages before one that is invalid are told apart by pieces only.
     assert_eq!(whole.is_ok(), pieces.is_ok(), "it depends on the pieces whether it is a message");

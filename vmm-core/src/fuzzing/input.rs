@@ -20,13 +20,6 @@ impl<'a> FuzzInput<'a> {
         taken
     }
 
-    /// Takes the rest.
-    pub(super) const fn rest(&mut self) -> &'a [u8] {
-        let rest = self.0;
-        self.0 = &[];
-        rest
-    }
-
     pub(super) fn array<const N: usize>(&mut self) -> [u8; N] {
         let mut array = [0; N];
         for (byte, taken) in array.iter_mut().zip(self.bytes(N)) {

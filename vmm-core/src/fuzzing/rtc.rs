@@ -62,10 +62,10 @@ pub fn rtc(bytes: &[u8]) {
                 _ => clock.read(),
             }
         }
-        (0..=0x7f).for_each(|register| {
+        for register in (0..=STATUS_D).chain([CENTURY, 0x7f]) {
             clock.select(register);
             clock.read();
-        });
+        }
         clock.check_saved_state();
         let _ = alarm.next(std::time::Duration::from_secs(input.u32().into()));
     });

@@ -40,7 +40,9 @@ pub fn serial(bytes: &[u8]) {
         let new_port =
             || Serial::new(Output::new(printed.clone()), Box::new(console.clone()), IrqLine::disconnected());
         let mut port = new_port();
-        let mut model = Model { console: console.clone(), ..Model::default() };
+        // The values after a reset: 8 bits a byte, OUT2.
+        let (line_control, modem_control) = (3, 8);
+        let mut model = Model { line_control, modem_control, console: console.clone(), ..Model::default() };
         for _ in 0..MAX_ACCESSES {
             if input.is_empty() {
                 break;

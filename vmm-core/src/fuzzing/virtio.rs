@@ -70,7 +70,7 @@ pub fn virtio(bytes: &[u8]) {
 /// Driver of one device.
 struct Driver<'a> {
     board: &'a FuzzBoard,
-    device: MutexGuard<'a, dyn Device>,
+    device: MutexGuard<'a, dyn Device + 'static>,
     /// Index of the next entry in the available ring of each queue.
     next: [u16; 2],
 }
