@@ -14,6 +14,8 @@
 
 pub mod address_expr;
 mod expect;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 pub mod json_schema;
 mod load;
 mod lower;

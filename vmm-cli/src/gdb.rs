@@ -9,6 +9,8 @@
 
 mod breakpoints;
 mod connection;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod listener;
 mod monitor;
 mod private_directory;

@@ -34,6 +34,8 @@ mod core_file;
 mod disks;
 mod expectations;
 mod explain;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod gdb;
 mod help;
 mod inspect;

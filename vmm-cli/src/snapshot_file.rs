@@ -14,6 +14,8 @@
 //! Numbers are little-endian. Memory that is all zeros is in no range. The description names the machine by the keys of its
 //! configuration ([`Identity`]), so that no other one is given the state; a configuration is needed to take it up again.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod identity;
 mod read;
 #[cfg(test)]

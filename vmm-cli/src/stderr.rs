@@ -28,6 +28,10 @@ pub(crate) fn print(text: Arguments<'_>) {
     let mut bytes = Vec::new();
     let choice = AutoStream::choice(&std::io::stderr());
     let _ = AutoStream::new(&mut bytes, choice).write_fmt(text);
+    if cfg!(any(test, feature = "fuzzing")) {
+        // Nobody reads what unit tests and fuzz targets say, and there is much of it.
+        return;
+    }
     if termination_requested() {
         limit_waits();
     }

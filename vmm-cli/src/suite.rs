@@ -17,6 +17,8 @@
 
 pub(crate) mod case;
 pub(crate) mod discover;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 pub(crate) mod input;
 pub(crate) mod json;
 pub(crate) mod junit;

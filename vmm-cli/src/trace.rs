@@ -16,6 +16,8 @@ mod calls;
 mod event;
 mod exits;
 mod filter;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod log;
 mod options;
 mod reg_diff;

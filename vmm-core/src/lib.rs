@@ -59,6 +59,8 @@ pub mod disassembly;
 pub mod encoding;
 pub mod explain;
 pub mod firmware;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod initial_state;
 pub mod layout;
 pub mod machine;

@@ -77,6 +77,8 @@ mod entry;
 mod error;
 #[cfg(feature = "loader")]
 pub mod flat;
+#[cfg(all(feature = "loader", any(test, feature = "fuzzing")))]
+pub mod fuzzing;
 #[cfg(feature = "loader")]
 mod load;
 #[cfg(feature = "loader")]

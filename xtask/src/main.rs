@@ -7,6 +7,7 @@ mod config_files;
 mod dist;
 mod failure;
 mod faults;
+mod fuzz;
 mod guests;
 mod interrupt;
 mod linux;
@@ -88,6 +89,11 @@ enum Task {
     /// A run must end as without the failure, or with an error that names it; without a panic, a signal, a hang or a file that
     /// is left.
     Faults(faults::FaultsOptions),
+    /// Fuzz what comes from guests, files, gdb and other processes, guided by coverage
+    ///
+    /// Needs a nightly toolchain and cargo-fuzz. The table has the executions of each target; inputs that failed are kept in
+    /// target/fuzz/artifacts/.
+    Fuzz(fuzz::FuzzOptions),
     /// Check format, lints, tidiness, documentation, packages and dependencies, run Miri, then run all tests
     ///
     /// Dependencies are checked by cargo-deny, and memory accesses by Miri, where these are installed. Otherwise the check is
@@ -154,6 +160,7 @@ fn perform(arguments: Arguments) -> Result<u8> {
         Task::Bench(options) => bench::run(&workspace, &options),
         Task::Stress(options) => stress::run(&workspace, &options),
         Task::Faults(options) => faults::run(&workspace, &options),
+        Task::Fuzz(options) => fuzz::run(&workspace, &options),
         Task::Ci => ci::run(&workspace),
         Task::Package => package::run(&workspace).map(|()| 0),
         Task::Tidy => {

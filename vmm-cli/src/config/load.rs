@@ -126,7 +126,7 @@ fn note(path: &Path, start: &[u8]) -> io::Result<Option<String>> {
 }
 
 /// Returns the keys that a configuration in a kernel need not contain: the guest's file and the size of its memory.
-fn note_overrides(text: &str, file: &str) -> Overrides {
+pub(super) fn note_overrides(text: &str, file: &str) -> Overrides {
     let mut implied = Overrides::new();
     implied.implied("guest.file", file);
     if !DeTable::parse_recoverable(text).0.get_ref().contains_key("memory") {

@@ -16,6 +16,8 @@ use vmm_core::kvm_sys_wrap::termination_requested;
 use super::listener::GdbStream;
 use crate::bounded_writer::BoundedWriter;
 
+/// Number of received bytes at which the reader thread waits until some are read: gdb must not fill the memory of this process.
+const MAX_INBOX: usize = 64 << 10;
 /// Interval at which a wait checks for termination requests.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -35,6 +37,8 @@ struct InboxState {
     bytes: VecDeque<u8>,
     /// True if gdb closed the connection.
     closed: bool,
+    /// True if the session is over, so that nobody reads.
+    abandoned: bool,
 }
 
 impl Inbox {
@@ -48,13 +52,22 @@ impl Inbox {
         contents.closed || !contents.bytes.is_empty()
     }
 
-    /// Adds received bytes. An empty slice means that the connection was closed.
+    /// Adds received bytes when there is room. An empty slice means that the connection was closed.
     fn add(&self, bytes: &[u8]) {
         let mut contents = self.lock();
+        while contents.bytes.len() >= MAX_INBOX && !contents.abandoned {
+            contents = self.0.1.wait(contents).unwrap_or_else(PoisonError::into_inner);
+        }
         contents.closed |= bytes.is_empty();
         contents.bytes.extend(bytes);
         drop(contents);
-        self.0.1.notify_one();
+        self.0.1.notify_all();
+    }
+
+    /// Ends the wait of the reader thread, and lets it add bytes that nobody reads.
+    fn abandon(&self) {
+        self.lock().abandoned = true;
+        self.0.1.notify_all();
     }
 
     fn peek(&self) -> io::Result<Option<u8>> {
@@ -69,6 +82,9 @@ impl Inbox {
         let mut contents = self.lock();
         loop {
             if let Some(byte) = contents.bytes.pop_front() {
+                if contents.bytes.len() + 1 == MAX_INBOX {
+                    self.0.1.notify_all();
+                }
                 return Ok(byte);
             }
             if contents.closed {
@@ -116,6 +132,7 @@ impl GdbConnection {
 impl Drop for GdbConnection {
     fn drop(&mut self) {
         self.stream.shut_down();
+        self.inbox.abandon();
         if let Some(reader) = self.reader.take() {
             // A panic of the reader is already reported.
             let _ = reader.join();
@@ -147,5 +164,37 @@ impl ConnectionExt for GdbConnection {
 
     fn peek(&mut self) -> io::Result<Option<u8>> {
         self.inbox.peek()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_waits_for_the_session_and_arrives_in_order() {
+        let (inbox, total) = (Inbox::default(), 4 * MAX_INBOX);
+        let sink = inbox.clone();
+        let all: Vec<u8> = (0..=250).cycle().take(total).collect();
+        let sent = all.clone();
+        let sender = thread::spawn(move || sent.chunks(4096).for_each(|bytes| sink.add(bytes)));
+        let mut received = Vec::new();
+        while received.len() < total {
+            assert!(inbox.lock().bytes.len() < MAX_INBOX + 4096);
+            received.push(inbox.take().unwrap());
+        }
+        sender.join().unwrap();
+        assert!(received == all);
+    }
+
+    #[test]
+    fn the_reader_does_not_wait_after_the_session() {
+        let inbox = Inbox::default();
+        inbox.add(&[0; MAX_INBOX]);
+        let sink = inbox.clone();
+        let reader = thread::spawn(move || sink.add(b"more"));
+        inbox.abandon();
+        reader.join().unwrap();
+        assert_eq!(inbox.lock().bytes.len(), MAX_INBOX + 4);
     }
 }

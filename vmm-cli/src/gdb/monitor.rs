@@ -23,13 +23,15 @@ monitor host     which means of debugging work on this host
 
 /// Returns the answer to a command, with a final line break.
 pub(super) fn answer(debugger: &dyn DebugTarget, files: &Files, command: &str) -> Result<String, Error> {
-    let machine = debugger.machine();
     Ok(match command.trim() {
         "" | "help" => HELP.to_owned(),
         "where" => place(debugger, files)?,
-        "exits" => format!("{}total {}\n", machine.exits(), machine.exits().total()),
-        "pages" => pages(machine)?,
-        "explain" => format!("{}\n", machine.layout()),
+        "exits" => {
+            let exits = debugger.machine().exits();
+            format!("{exits}total {}\n", exits.total())
+        }
+        "pages" => pages(debugger.machine())?,
+        "explain" => format!("{}\n", debugger.machine().layout()),
         "host" => format!("{}\n", debugger.capabilities()),
         other => format!("no command `{other}`\n{HELP}"),
     })

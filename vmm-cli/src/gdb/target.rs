@@ -149,7 +149,7 @@ impl<'a> Session<'a> {
     /// Returns the stop reason for the end of a run. A guest that died is first reported as stopped, and as terminated
     /// if resumed again.
     fn ended(&mut self, end: &End, again: bool) -> Result<StopReason, Error> {
-        let verdict = self.debugger.machine().verdict(end);
+        let verdict = self.debugger.verdict(end);
         let fatal = if let End::InternalError { .. } | End::Exception { vector: 6, .. } = end {
             Signal::SIGILL
         } else if let End::Exception { vector: 0, .. } = end {
@@ -176,7 +176,7 @@ impl<'a> Session<'a> {
     }
 
     fn packet(&self, thread: Tid) -> Result<RegisterPacket, Error> {
-        Ok(RegisterPacket::from_state(&self.debugger.vcpu(vcpu_of(thread)).save()?, self.layout))
+        Ok(RegisterPacket::from_state(&self.debugger.vcpu_state(vcpu_of(thread))?, self.layout))
     }
 
     fn write_packet(&mut self, thread: Tid, packet: &RegisterPacket) -> TargetResult<(), Self> {

@@ -34,17 +34,25 @@ impl Saved {
     /// It cannot be read, is none, is of another version, or is damaged.
     pub(crate) fn open(path: &Path) -> Result<Self, Diagnostic> {
         let location = Location::File(path.display().to_string());
+        let file = File::open(path).map_err(|error| {
+            let is_missing = matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
+            let status = if is_missing { Status::Configuration } else { Status::Host };
+            Diagnostic::error(status, format!("cannot open the snapshot: {error}")).at(location.clone())
+        })?;
+        Self::read(file, location)
+    }
+
+    /// Reads a snapshot as [`Saved::open`] does. `file` is at its start, and `location` names it in messages.
+    ///
+    /// # Errors
+    /// As [`Saved::open`].
+    pub(super) fn read(mut file: File, location: Location) -> Result<Self, Diagnostic> {
         let damaged = |message: String| {
             Diagnostic::error(Status::Configuration, message).at(location.clone()).with_help(Some(HELP))
         };
         let unreadable = |error: io::Error| {
             Diagnostic::error(Status::Host, format!("cannot read the snapshot: {error}")).at(location.clone())
         };
-        let mut file = File::open(path).map_err(|error| {
-            let is_missing = matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
-            let status = if is_missing { Status::Configuration } else { Status::Host };
-            Diagnostic::error(status, format!("cannot open the snapshot: {error}")).at(location.clone())
-        })?;
         let metadata = file.metadata().map_err(unreadable)?;
         if !metadata.is_file() {
             return Err(damaged("this is not a snapshot: it is not a regular file".to_owned()));

@@ -30,14 +30,22 @@ pub(crate) fn read(paths: &[PathBuf]) -> Result<Report, Diagnostics> {
             let status = if known { Status::Configuration } else { Status::Host };
             error_at(path, status, &format!("cannot read the report: {error}"))
         })?;
-        for text in reports(&text) {
-            let part = Report::deserialize_from_str(text).map_err(|error| {
-                error_at(path, Status::Configuration, &format!("this is no JUnit report: {error}"))
-            })?;
-            parts.push((path.as_path(), part));
-        }
+        parts.extend(parse(path, &text)?.into_iter().map(|part| (path.as_path(), part)));
     }
     merge(parts).map_err(Into::into)
+}
+
+/// Parses the text of the file at `path`: a report, or a journal.
+///
+/// # Errors
+/// The text is no report.
+pub(super) fn parse(path: &Path, text: &str) -> Result<Vec<Report>, Diagnostic> {
+    let parse = |text: &str| {
+        Report::deserialize_from_str(text).map_err(|error| {
+            error_at(path, Status::Configuration, &format!("this is no JUnit report: {error}"))
+        })
+    };
+    reports(text).into_iter().map(parse).collect()
 }
 
 /// Splits a journal into its reports, each with an XML declaration. Of a last one that is incomplete nothing is returned, if others
@@ -56,11 +64,16 @@ fn reports(text: &str) -> Vec<&str> {
     reports
 }
 
-fn merge(parts: Vec<(&Path, Report)>) -> Result<Report, Diagnostic> {
+/// Merges reports of the files at the given paths.
+///
+/// # Errors
+/// A case is in two of them.
+pub(super) fn merge(parts: Vec<(&Path, Report)>) -> Result<Report, Diagnostic> {
     let mut suites: Vec<TestSuite> = Vec::new();
     let mut seen: HashMap<(String, String), &Path> = HashMap::new();
     for (path, part) in parts {
-        for suite in part.test_suites {
+        for mut suite in part.test_suites {
+            recount(&mut suite);
             for case in &suite.test_cases {
                 let name = (suite.name.as_str().to_owned(), case.name.as_str().to_owned());
                 if let Some(other) = seen.insert(name, path) {
@@ -82,6 +95,13 @@ fn merge(parts: Vec<(&Path, Report)>) -> Result<Report, Diagnostic> {
     report.time = suites.iter().filter_map(|suite| suite.time).reduce(|a, b| a.saturating_add(b));
     report.add_test_suites(suites);
     Ok(report)
+}
+
+/// Counts the cases of a suite. The attributes of a file may be missing, wrong, or too large to be added.
+fn recount(suite: &mut TestSuite) {
+    let cases = std::mem::take(&mut suite.test_cases);
+    (suite.tests, suite.failures, suite.errors, suite.skipped, suite.disabled) = (0, 0, 0, 0, None);
+    suite.add_test_cases(cases);
 }
 
 fn error_at(path: &Path, status: Status, message: &str) -> Diagnostic {
@@ -132,6 +152,23 @@ mod tests {
         let broken = directory.path().join("broken.xml");
         fs::write(&broken, "<testsuites").unwrap();
         assert_eq!(read(&[broken]).unwrap_err().status(), Status::Configuration);
+    }
+
+    #[test]
+    fn cases_are_counted_whatever_the_attributes_say() {
+        let failed = "<testcase name=\"a\" classname=\"f\"><failure message=\"m\"/></testcase>";
+        for attributes in [
+            "",
+            "tests=\"0\" failures=\"0\"",
+            "tests=\"18446744073709551615\" disabled=\"18446744073709551615\"",
+        ] {
+            let suite = |name: &str| format!("<testsuite name=\"{name}\" {attributes}>{failed}</testsuite>");
+            let text = format!("<testsuites name=\"r\">{}{}</testsuites>", suite("s"), suite("t"));
+            let path = Path::new("a.xml");
+            let parts = parse(path, &text).unwrap().into_iter().map(|part| (path, part));
+            let merged = merge(parts.collect()).unwrap();
+            assert_eq!((merged.tests, merged.failures), (2, 2), "{attributes}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::Gva;
 use crate::cpu::cpu_state::CpuState;
 use crate::machine::Machine;
 use crate::machine::debug_capabilities::DebugCapabilities;
-use crate::machine::end::End;
+use crate::machine::end::{End, Verdict};
 use crate::machine::error::Error;
 use crate::machine::run_loop::RunOutcome;
 use crate::record::Recording;
@@ -35,6 +35,11 @@ pub trait DebugTarget {
 
     /// Returns the end of the run, if it has ended.
     fn end(&self) -> Option<&End>;
+
+    /// Returns the verdict on an end of the run.
+    fn verdict(&self, end: &End) -> Verdict {
+        self.machine().verdict(end)
+    }
 
     /// Returns the number of exits of the guest up to the point that the debugger shows.
     fn exits(&self) -> u64 {
@@ -75,6 +80,14 @@ pub trait DebugTarget {
             return Ok(None);
         }
         Ok(Some(self.vcpu(vcpu).mp_state()?))
+    }
+
+    /// Reads the whole state of a vCPU.
+    ///
+    /// # Errors
+    /// [`Error::Kvm`].
+    fn vcpu_state(&self, vcpu: usize) -> Result<VcpuState, Error> {
+        Ok(self.vcpu(vcpu).save()?)
     }
 
     /// Reads the registers of a vCPU.

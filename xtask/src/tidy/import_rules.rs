@@ -41,6 +41,7 @@ const LEVELS: &[(&str, &[&[&str]])] = &[
             &["load"],
             &["error"],
             &["boot"],
+            &["fuzzing"],
         ],
     ),
     (
@@ -60,6 +61,7 @@ const LEVELS: &[(&str, &[&[&str]])] = &[
             &["autopsy"],
             &["debugger"],
             &["explain"],
+            &["fuzzing"],
         ],
     ),
 ];

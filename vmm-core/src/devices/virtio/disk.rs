@@ -209,7 +209,8 @@ impl Disk {
         bytes
     }
 
-    /// Restores what [`Disk::save`] returned. Blocks that cannot be written keep the image's contents.
+    /// Restores what [`Disk::save`] returned. Blocks that cannot be written keep the image's contents; one that the disk does not
+    /// have is refused.
     pub(super) fn restore(&mut self, state: &[u8]) -> Result<(), StateMismatch> {
         let size = self.size;
         let entries = state.chunks_exact(8 + BLOCK_BYTES);
@@ -219,14 +220,17 @@ impl Disk {
         let Layer::Overlay { file, written, lasting: false } = &mut self.layer else {
             return if state.is_empty() { Ok(()) } else { Err(StateMismatch) };
         };
-        *written = Blocks::default();
+        let mut blocks = Vec::new();
         for entry in entries {
-            let Some((number, content)) = entry.split_first_chunk() else { continue };
-            let block = u64::from_le_bytes(*number);
-            let Some(start) = block.checked_mul(BLOCK).filter(|start| *start < size) else { continue };
+            let (number, content) = entry.split_first_chunk().ok_or(StateMismatch)?;
+            let start = u64::from_le_bytes(*number).checked_mul(BLOCK).filter(|start| *start < size);
+            blocks.push((start.ok_or(StateMismatch)?, content));
+        }
+        *written = Blocks::default();
+        for (start, content) in blocks {
             let length = usize::try_from(size - start).unwrap_or(usize::MAX).min(BLOCK_BYTES);
             if file.write_all_at(content.get(..length).unwrap_or_default(), start).is_ok() {
-                written.insert(block);
+                written.insert(start / BLOCK);
             }
         }
         Ok(())

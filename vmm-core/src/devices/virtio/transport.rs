@@ -287,7 +287,10 @@ impl Device for Transport {
     }
 
     fn restore(&mut self, state: &[u8]) -> Result<(), StateMismatch> {
-        super::state::restore(self, state)
+        super::state::restore(self, state)?;
+        // It was an error of another run.
+        self.fault = None;
+        Ok(())
     }
 }
 

@@ -248,3 +248,19 @@ fn files_that_are_no_images_are_refused() {
     assert_eq!(refusal(&file("empty", 0)), size("empty", 0));
     assert_eq!(refusal(&file("odd", 1000)), size("odd", 1000));
 }
+
+#[test]
+fn a_saved_block_that_the_disk_does_not_have_is_refused() {
+    let (_directory, path) = image(8 * 512);
+    let mut driver = disk(&path, BlockAccess::Temporary);
+    driver.put(DATA, &[0xaa; 512]);
+    assert_eq!(request(&mut driver, OUT, 1, 512).0, 0);
+    let state = driver.device.save().unwrap();
+    let number = state.len() - 4096 - 8;
+    for block in [1, 1 << 52, u64::MAX] {
+        let mut damaged = state.clone();
+        damaged[number..number + 8].copy_from_slice(&u64::to_le_bytes(block));
+        assert!(driver.device.restore(&damaged).is_err(), "{block:#x}");
+        assert_eq!(driver.device.save().unwrap(), state);
+    }
+}

@@ -108,6 +108,17 @@ fn a_checkpoint_goes_on_where_it_was_taken() {
 }
 
 #[test]
+fn an_error_of_the_driver_is_not_told_after_the_state_was_restored() {
+    let mut driver = Driver::started(VirtioEntropy);
+    let state = driver.device.save().unwrap();
+    driver.publish(0, 8);
+    driver.notify(0);
+    assert!(driver.device.driver_error().is_some());
+    driver.device.restore(&state).unwrap();
+    assert_eq!((driver.device.driver_error(), driver.get(0x070)), (None, LIVE));
+}
+
+#[test]
 fn without_input_there_is_nothing_to_receive() {
     let mut driver = Driver::started(VirtioEntropy);
     assert_eq!(driver.device.poll_input().unwrap(), InputStatus::Closed);

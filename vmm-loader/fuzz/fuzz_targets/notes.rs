@@ -1,0 +1,4 @@
+//! Fuzz target of [`vmm_loader::fuzzing::notes`].
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| vmm_loader::fuzzing::notes(bytes));
