@@ -53,7 +53,7 @@ pub fn snapshot(bytes: &[u8]) {
     // Each eighth time with one bit changed: that is refused.
     let last = bytes.last().map_or(0, |last| usize::from(*last));
     let mut changed = bytes.to_vec();
-    if let Some(byte) = changed.get_mut(last * bytes.len() / 256).filter(|_| last % 8 == 0) {
+    if let Some(byte) = changed.get_mut(last * bytes.len() / 256).filter(|_| last.is_multiple_of(8)) {
         *byte ^= 1 << (last >> 5);
         assert!(read(&changed, crc32fast::hash(bytes)).is_err(), "a damaged snapshot is accepted");
     }
@@ -73,7 +73,7 @@ fn check(machine: &GoldenMachine, bytes: &[u8]) {
     assert!(encoding::to_bytes(&again).unwrap() == form, "another description when it is saved again");
 
     let spec = &machine.prepared.machine;
-    let (now, host) = (Identity::new(spec), HostIdentity::this());
+    let (now, host) = (Identity::new(spec), HostIdentity::this().unwrap());
     let difference = description.machine.difference(&now, &machine.config);
     if let Some(difference) = difference {
         assert!(!difference.to_string().is_empty());

@@ -1,6 +1,6 @@
 //! Runs a program under ptrace(2), lists its system calls, and makes one of them fail.
 //!
-//! A call fails without being made: at its entry its number is replaced by that of getpid(2), which has no effect and which every
+//! A call but close(2) fails without being made: at its entry its number is replaced by that of getpid(2), which has no effect and which every
 //! filter allows, and at its exit its result is replaced. Processes and threads that the program starts are traced too.
 
 use std::collections::{HashMap, HashSet};
@@ -248,6 +248,10 @@ impl Tracer<'_> {
             let result =
                 if name == "brk" { 0 } else { i64::from(fault.error).wrapping_neg().cast_unsigned() };
             self.thread(pid).replaced_result = Some(result);
+            // close(2) closes the descriptor also where it fails.
+            if name == "close" {
+                return Ok(());
+            }
             registers.orig_rax = libc::SYS_getpid.cast_unsigned();
             ptrace::set_thread_registers(pid, &registers)?;
         }

@@ -131,7 +131,7 @@ impl FuzzBoard {
 
     /// Fills memory with zeros, and the read-only part with a pattern.
     pub(super) fn clear_memory(&self) {
-        const ZEROS: [u8; MEMORY_SIZE as usize] = [0; MEMORY_SIZE as usize];
+        static ZEROS: [u8; MEMORY_SIZE as usize] = [0; MEMORY_SIZE as usize];
         self.set_memory(&ZEROS);
         let high = ZEROS.get(..HIGH_MEMORY_SIZE.into()).unwrap();
         self.guest.memory.write_slice(high, GuestAddress(HIGH_MEMORY)).unwrap();
