@@ -136,9 +136,7 @@ enum SessionEnd {
 fn serve(debugger: &mut dyn DebugTarget, files: &Files, stream: GdbStream) -> Result<SessionEnd, Error> {
     let wide = files.guest().is_some_and(|plan| plan.class() == Some(ElfClass::Elf64));
     let layout = RegisterLayout::from_sregs(&debugger.registers(debugger.current_vcpu())?.sregs, wide);
-    let Ok(gdb) = GdbConnection::new(stream, debugger.interrupt_handle()) else {
-        return Ok(SessionEnd::Disconnected);
-    };
+    let gdb = GdbConnection::new(stream, debugger.interrupt_handle()).map_err(Error::Thread)?;
     let inbox = gdb.inbox();
     debugger.stop_if(Box::new(move || inbox.wants_attention()));
     let mut session = Session::new(debugger, files, layout);
