@@ -10,20 +10,20 @@ use std::time::Duration;
 /// Limit for an answer. A run with a failure may never answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Connects to a socket as soon as there is one, and sends packets, each after the answer to the one before. Returns early if the
-/// connection fails or `stop` becomes true.
+/// Connects to a socket as soon as there is one, and sends packets, each after the answer to the one before. If the connection
+/// breaks, it connects again and ends the run. Returns when `stop` becomes true.
 pub(crate) fn talk(socket: &Path, packets: &[&str], stop: &AtomicBool) {
-    let mut stream = loop {
-        if stop.load(Ordering::Relaxed) {
-            return;
-        }
+    let mut packets = packets;
+    while !stop.load(Ordering::Relaxed) {
         match UnixStream::connect(socket) {
-            Ok(stream) => break stream,
+            Ok(mut stream) => {
+                // The run is judged by its end; a connection that breaks says nothing about it.
+                let _ = send_all(&mut stream, packets);
+                packets = &["k"];
+            }
             Err(_) => thread::sleep(Duration::from_millis(2)),
         }
-    };
-    // The run is judged by its end; a debugger whose connection breaks says nothing about it.
-    let _ = send_all(&mut stream, packets);
+    }
 }
 
 fn send_all(stream: &mut UnixStream, packets: &[&str]) -> io::Result<()> {
