@@ -27,8 +27,8 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::thread;
 use std::time::Duration;
 
@@ -42,8 +42,8 @@ const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 /// Limit for one run. The longest is a case of a suite whose guest gets no input, until its own limit of 10 s.
 const RUN_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Number of faults without `VMM_FAULTS`: they take a few seconds.
-const DEFAULT_SAMPLE: usize = 150;
+/// Number of faults without `VMM_FAULTS`.
+const DEFAULT_SAMPLE: usize = 60;
 
 /// One run to make: a scenario and a fault.
 struct Job {
@@ -127,15 +127,16 @@ fn run(scenario: &Scenario, fault: Option<&Fault>) -> Outcome {
     }
 }
 
-/// Runs all scenarios without a fault.
-fn normal_runs() -> Vec<Outcome> {
+/// Runs all scenarios without a fault, once for all tests.
+fn normal_runs() -> &'static [Outcome] {
+    static RUNS: OnceLock<Vec<Outcome>> = OnceLock::new();
     let run = |scenario| {
         let outcome = run(scenario, None);
         let TracedEnd { status, calls, .. } = &outcome.end;
         assert!(status.is_some() && !calls.is_empty(), "{}: {status:?}, {}", scenario.name, outcome.stderr);
         outcome
     };
-    SCENARIOS.iter().map(run).collect()
+    RUNS.get_or_init(|| SCENARIOS.iter().map(run).collect())
 }
 
 /// Returns the faults of a run: each documented error of each call. Of a call that is repeated, only the first two, one in the
@@ -197,7 +198,7 @@ fn runs_with_failing_system_calls_end_as_they_should() {
     let (choice, filter) = (env::var("VMM_FAULTS"), env::var("VMM_FAULTS_FILTER"));
     let every = choice.as_deref() == Ok("every");
     let mut jobs = Vec::new();
-    for (scenario, outcome) in SCENARIOS.iter().zip(&runs) {
+    for (scenario, outcome) in SCENARIOS.iter().zip(runs) {
         jobs.extend(faults(&outcome.end.calls, every).map(|fault| Job { scenario, fault }));
     }
     if let Ok(filter) = &filter {
@@ -212,12 +213,12 @@ fn runs_with_failing_system_calls_end_as_they_should() {
         fastrand::Rng::with_seed(seed).shuffle(&mut jobs);
         jobs.truncate(sample);
     }
-    let normal = SCENARIOS.iter().map(|scenario| scenario.name).zip(&runs).collect();
+    let normal = SCENARIOS.iter().map(|scenario| scenario.name).zip(runs).collect();
     let judgements = make_all(&jobs, &normal);
 
     println!("run              calls  faults  tolerated  reported  not reached  wrong");
     let mut all = Tally::default();
-    for (scenario, outcome) in SCENARIOS.iter().zip(&runs) {
+    for (scenario, outcome) in SCENARIOS.iter().zip(runs) {
         let mut tally = Tally::default();
         for (_, judgement) in judgements.iter().filter(|(name, _)| *name == scenario.name) {
             tally.add(judgement);
@@ -236,6 +237,6 @@ fn each_entry_of_the_sandbox_is_used_by_a_run() {
         println!("skipped: the program is not on this host");
         return;
     }
-    let differences = tables::differences(&normal_runs());
+    let differences = tables::differences(normal_runs());
     assert!(differences.is_empty(), "{}", differences.join("\n"));
 }

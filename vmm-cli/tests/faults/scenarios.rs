@@ -95,7 +95,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario::new("processors", "configs/timer-smp.toml", &["run", "configs/timer-smp.toml"]),
     Scenario::new("suspend", "configs/suspend.toml", &["run", "configs/suspend.toml"]),
     Scenario::new("autopsy", CRASH, &["run", CRASH]),
-    Scenario::new("autopsy-with-cpuid", CRASH, &["run", CRASH, "--set", "cpuid=host"]),
+    Scenario::new("autopsy-with-cpuid", CRASH, &["run", CRASH, "--set", "cpuid=host", "--memory", "256MiB"]),
     Scenario::new(
         "files",
         CRASH,

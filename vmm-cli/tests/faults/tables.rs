@@ -16,6 +16,7 @@ const USED_ELSEWHERE: &[(&str, &str)] = &[
     ("clock_nanosleep", "a kick that cannot be queued"),
     ("ioctl(KVM_GET_DIRTY_LOG)", "Linux before 6.7, which has no PAGEMAP_SCAN"),
     ("ioctl(TCSETS)", "a terminal"),
+    ("ioctl(TCSETS2)", "a terminal"),
     ("ioctl(TIOCGWINSZ)", "a terminal"),
     ("mremap", "guest files that are mapped (loading.rs), large vectors"),
     ("restart_syscall", "SIGSTOP and SIGCONT during a wait"),

@@ -282,6 +282,7 @@ pub const SYSTEM_CALLS: &[SystemCallRule] = &[
     rule("shutdown", libc::SYS_shutdown, MAIN, Features::GDB, "end of a connection of gdb"),
     rule("sigaltstack", libc::SYS_sigaltstack, ALL, EVERY_RUN, "end of a thread in std"),
     rule("statx", libc::SYS_statx, MAIN, Features::GDB, "is the socket of gdb still the same file?"),
+    rule("sysinfo", libc::SYS_sysinfo, MAIN, SECOND_MACHINE, "memory of the host, for a second machine"),
     checked(rule("tgkill", libc::SYS_tgkill, ALL, EVERY_RUN, "kicks of vCPUs"), ArgumentRule::ThisProcess),
     rule("timer_create", libc::SYS_timer_create, VCPUS, EVERY_RUN, "time limits"),
     rule("timer_delete", libc::SYS_timer_delete, VCPUS, EVERY_RUN, "time limits"),
