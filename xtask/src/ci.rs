@@ -69,7 +69,7 @@ fn dependencies(workspace: &Workspace) -> TestResult {
     if !succeeds(workspace.cargo().args(["deny", "--version"])) {
         return skipped(name, "cargo-deny is not installed: cargo install cargo-deny --locked");
     }
-    cargo(workspace, name, &["deny", "--offline", "check", "licenses", "bans", "sources"])
+    cargo(workspace, name, &["deny", "--locked", "check", "licenses", "bans", "sources"])
 }
 
 /// Runs unit tests under Miri, if the nightly toolchain has it. It finds invalid memory accesses and data races.
