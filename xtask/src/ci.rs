@@ -12,8 +12,9 @@ use crate::workspace::Workspace;
 
 /// Packages whose unit tests run under Miri: the one with `unsafe` code, and the one that parses files.
 const MIRI_PACKAGES: [&str; 2] = ["kvm-sys-wrap", "vmm-loader"];
-/// Lets the tests use files.
-const MIRI_FLAGS: &str = "-Zmiri-disable-isolation";
+/// Environment of Miri: tests may use files, and property tests have few cases, since Miri is some hundred times slower.
+const MIRI_ENVIRONMENT: [(&str, &str); 2] =
+    [("MIRIFLAGS", "-Zmiri-disable-isolation"), ("PROPTEST_CASES", "8")];
 
 /// Checks the sources, then runs all tests even if a check failed. Returns the exit status.
 pub(crate) fn run(workspace: &Workspace) -> Result<u8> {
@@ -68,29 +69,29 @@ fn dependencies(workspace: &Workspace) -> TestResult {
     if !succeeds(workspace.cargo().args(["deny", "--version"])) {
         return skipped(name, "cargo-deny is not installed: cargo install cargo-deny --locked");
     }
-    cargo(workspace, name, &["deny", "--offline", "check", "licenses", "bans", "sources"])
+    cargo(workspace, name, &["deny", "--locked", "check", "licenses", "bans", "sources"])
 }
 
 /// Runs unit tests under Miri, if the nightly toolchain has it. It finds invalid memory accesses and data races.
 fn miri(workspace: &Workspace) -> TestResult {
     let name = "miri";
-    // The nightly toolchain is not the one that runs xtask, so rustup has to choose it.
+    // The nightly toolchain is not the one that runs xtask, so rustup has to choose it. The working directory keeps cargo from
+    // reading `.cargo/config.toml`, whose `runner` is refused next to that of Miri.
     let nightly = |arguments: &[&str]| {
         let mut command = Command::new("rustup");
-        command.args(["run", "nightly", "cargo", "miri"]).args(arguments).current_dir(workspace.root());
-        // Those of the toolchain that runs xtask.
-        command.env_remove("CARGO").env_remove("RUSTC").env_remove("RUSTDOC");
+        command.args(["run", "nightly", "cargo", "miri"]).args(arguments).current_dir("/");
         command
     };
     if !succeeds(&mut nightly(&["--version"])) {
         return skipped(name, "no Miri: rustup toolchain install nightly --component miri,rust-src");
     }
-    let mut test = nightly(&["test", "--quiet", "--lib"]);
-    test.args(MIRI_PACKAGES.iter().flat_map(|package| ["--package", package]));
-    test.env("MIRIFLAGS", MIRI_FLAGS);
-    let packages = MIRI_PACKAGES.map(|package| format!(" --package {package}")).concat();
-    let rerun = format!("MIRIFLAGS={MIRI_FLAGS} cargo +nightly miri test --lib{packages}");
-    command(name, &mut test, rerun)
+    let manifest = workspace.path("Cargo.toml").to_string_lossy().into_owned();
+    let mut arguments = vec!["test", "--quiet", "--manifest-path", &manifest, "--lib"];
+    arguments.extend(MIRI_PACKAGES.iter().flat_map(|package| ["--package", package]));
+    let words = arguments.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" ");
+    let settings = MIRI_ENVIRONMENT.map(|(key, value)| format!("{key}={value} ")).concat();
+    let rerun = format!("cd / && {settings}rustup run nightly cargo miri {words}");
+    command(name, nightly(&arguments).envs(MIRI_ENVIRONMENT), rerun)
 }
 
 /// Returns true if a command can be started and succeeds. Its output is discarded.

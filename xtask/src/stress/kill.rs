@@ -60,6 +60,8 @@ pub(super) struct KillReport {
     pub(super) raw_after: bool,
     /// Time from the start of vmm-cli to its end.
     pub(super) time: Duration,
+    /// Number of processes that were left.
+    pub(super) processes: usize,
     /// Number of packets of gdb that were answered.
     pub(super) gdb_answers: u32,
     /// Number of outputs that are the earlier files.
@@ -124,6 +126,7 @@ impl KillJob {
         let killed = status.is_some_and(|status| status.signal() == Some(Signal::KILL.as_raw()));
         let grace = if killed { DESCENDANT_TIMEOUT } else { Duration::ZERO };
         let left = remaining_children(grace)?;
+        report.processes = left.len();
         report.problems.extend(left.iter().map(|name| format!("process {name} was left")));
         self.check_outputs(victim, &earlier, status.is_some_and(|status| status.success()), &mut report);
         for change in FileListing::read(&[&self.directory, &self.temporary])?.changes_since(&files) {

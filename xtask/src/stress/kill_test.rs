@@ -168,6 +168,7 @@ struct Tally {
     kills: u32,
     failures: u32,
     late: u32,
+    processes: usize,
     running: u32,
     raw_before: u32,
     /// Kills with a gdb, and packets that were answered to it.
@@ -183,6 +184,7 @@ struct Tally {
 impl Tally {
     fn add(&mut self, stop: StopSignal, report: &KillReport) {
         self.failures += u32::from(!report.problems.is_empty());
+        self.processes += report.processes;
         if report.is_late {
             self.late += 1;
             return;
@@ -205,13 +207,14 @@ impl Tally {
     }
 
     fn report(&self, seed: u64, time: Duration) -> String {
-        let Self { name, kills, failures, late, running, raw_before, .. } = self;
+        let Self { name, kills, failures, late, processes, running, raw_before, .. } = self;
         let ((connected, answers), (earlier, new)) = (self.gdb, self.files);
         let (sigkill, before, after) = self.sigkill;
         let right = kills.saturating_sub(*failures);
         let mut text = format!(
             "{name}: {kills} kills at random times: {right} right, {failures} wrong, {}, --seed {seed}\n\
-             \x20 {running} came when something was printed, {raw_before} when the terminal was raw\n",
+             \x20 {running} came when something was printed, {raw_before} when the terminal was raw; {processes} processes \
+             were left\n",
             seconds(time)
         );
         // Writing to a string cannot fail.
