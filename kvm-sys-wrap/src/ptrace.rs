@@ -5,7 +5,13 @@
 use std::io;
 use std::ptr;
 
-use libc::{c_int, c_long, c_uint, pid_t, user_regs_struct};
+use libc::{c_int, c_long, pid_t, user_regs_struct};
+
+/// Type of ptrace's requests in the C library.
+#[cfg(target_env = "musl")]
+type Request = c_int;
+#[cfg(not(target_env = "musl"))]
+type Request = libc::c_uint;
 
 /// Report of a traced thread. All but the first two have stopped it, until [`resume_thread`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,7 +111,7 @@ pub fn set_thread_registers(thread: i32, registers: &user_regs_struct) -> io::Re
 const NO_ADDRESS: *const libc::c_void = ptr::null();
 
 /// Makes a request whose data is a number.
-fn call(request: c_uint, thread: pid_t, data: c_long) -> io::Result<()> {
+fn call(request: Request, thread: pid_t, data: c_long) -> io::Result<()> {
     // SAFETY: the requests of this file that come here take no address and a number as data, so no memory of this process is used.
     check(unsafe { libc::ptrace(request, thread, NO_ADDRESS, data) })
 }
