@@ -24,14 +24,15 @@ pub(crate) fn limit_waits() {
 
 /// Writes a text, with colours where standard error is a terminal that shows them.
 pub(crate) fn print(text: Arguments<'_>) {
+    if cfg!(any(test, feature = "fuzzing")) {
+        // Nobody reads what unit tests and fuzz targets say, and there is much of it. It is only formatted.
+        let _ = text.to_string();
+        return;
+    }
     // In one piece, so that the lines of other processes do not split it.
     let mut bytes = Vec::new();
     let choice = AutoStream::choice(&std::io::stderr());
     let _ = AutoStream::new(&mut bytes, choice).write_fmt(text);
-    if cfg!(any(test, feature = "fuzzing")) {
-        // Nobody reads what unit tests and fuzz targets say, and there is much of it.
-        return;
-    }
     if termination_requested() {
         limit_waits();
     }

@@ -9,7 +9,7 @@ use crate::{Bss, ElfOptions, LoadPlan, RelocationValue, SymbolKind, VirtAddr, co
 const REGIONS: [(GuestAddress, usize); 2] = [(GuestAddress(0), 16 << 10), (GuestAddress(1 << 20), 16 << 10)];
 /// Content of guest memory before loading.
 const PATTERN: u8 = 0xa5;
-const PATTERNS: [u8; 16 << 10] = [PATTERN; 16 << 10];
+static PATTERNS: [u8; 16 << 10] = [PATTERN; 16 << 10];
 
 thread_local! {
     static MEMORY: GuestMemoryMmap = GuestMemoryMmap::from_ranges(&REGIONS).unwrap();
