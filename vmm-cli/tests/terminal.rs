@@ -37,15 +37,19 @@ impl Terminal {
         Self { manager: manager.into(), subsidiary, output: String::new() }
     }
 
-    /// Starts vmm-cli on the terminal, in a session of its own (setsid(1)). Returns `None` where that cannot be.
-    fn start(&self, arguments: &[&str]) -> Option<Child> {
+    /// Starts vmm-cli on the terminal. With `has_keys`, it is in a session of its own, to which Ctrl-C sends a signal
+    /// (setsid(1)). Returns `None` where that cannot be.
+    fn start(&self, has_keys: bool, arguments: &[&str]) -> Option<Child> {
         if !Path::new(CLI).exists() {
             println!("skipped: the program is not on this host");
             return None;
         }
         let stream = || self.subsidiary.try_clone().unwrap();
-        let mut command = Command::new("setsid");
-        command.args(["-c", CLI]).args(arguments).current_dir(ROOT);
+        let mut command = Command::new(if has_keys { "setsid" } else { CLI });
+        if has_keys {
+            command.args(["-c", CLI]);
+        }
+        command.args(arguments).current_dir(ROOT);
         match command.stdin(stream()).stdout(stream()).stderr(stream()).spawn() {
             Ok(child) => Some(child),
             Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -94,7 +98,7 @@ impl Terminal {
 fn the_end_of_a_run_restores_the_terminal() {
     let mut terminal = Terminal::new();
     let before = terminal.settings();
-    let Some(mut child) = terminal.start(&["run", "configs/timer-smp.toml"]) else { return };
+    let Some(mut child) = terminal.start(false, &["run", "configs/timer-smp.toml"]) else { return };
     let status = terminal.read_until(&mut child, |_| false);
     assert_eq!(status, Some(0), "{}", terminal.output);
     assert_eq!(terminal.output, "both CPUs counted their ticks\r\n");
@@ -106,7 +110,7 @@ fn the_end_of_a_run_restores_the_terminal() {
 fn ctrl_c_ends_a_run_that_waits_for_gdb() {
     let mut terminal = Terminal::new();
     let before = terminal.settings();
-    let Some(mut child) = terminal.start(&["run", "configs/timer-smp.toml", "--gdb"]) else { return };
+    let Some(mut child) = terminal.start(true, &["run", "configs/timer-smp.toml", "--gdb"]) else { return };
     if let Some(status) = terminal.read_until(&mut child, |output| output.contains("this host has")) {
         assert_eq!(status, 104, "{}", terminal.output);
         println!("skipped: {}", terminal.output);
