@@ -15,16 +15,22 @@ use crate::progress::say;
 
 const PART: &str = "start";
 const CLI: &str = "vmm-cli";
+const UNCONFINED: &str = "vmm-cli --sandbox=off";
 const GLIBC: &str = "C, static glibc";
 const BARE: &str = "C, no libc";
 const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 
 pub(super) fn run(bench: &Bench) -> Result<Vec<BenchRow>> {
     let programs = &bench.programs;
+    let run = |options: &[&str]| {
+        let words = ["run".to_owned(), bench.config("bench-hello")].into_iter();
+        TimedCommand::new(&programs.cli, words.chain(options.iter().map(|word| (*word).to_owned())))
+    };
     let runs = [
         (GLIBC, TimedCommand::new(programs.baseline("start"), [""; 0])),
         (BARE, TimedCommand::new(programs.baseline("start-bare"), [""; 0])),
-        (CLI, TimedCommand::new(&programs.cli, ["run".to_owned(), bench.config("bench-hello")])),
+        (CLI, run(&[])),
+        (UNCONFINED, run(&["--sandbox=off"])),
     ];
     let candidates = runs.iter().map(|(name, run)| Candidate::new(*name, || run.time())).collect();
     let times = interleave(candidates, bench.rules(StopRules::SHORT))?;
@@ -47,7 +53,13 @@ pub(super) fn run(bench: &Bench) -> Result<Vec<BenchRow>> {
 fn goals(times: &Timings) -> Result<Vec<Goal>> {
     let glibc = Goal::ratio("start: vmm-cli to C with static glibc", times.ratio(CLI, GLIBC)?, 0.90);
     let bare = Goal::ratio("start: vmm-cli to C without libc", times.ratio(CLI, BARE)?, 1.20);
-    Ok(vec![glibc, bare])
+    let confinement = Goal {
+        what: "start: confinement".to_owned(),
+        measured: times.difference(CLI, UNCONFINED)?.median * 1e6,
+        limit: 60.0,
+        unit: "us".to_owned(),
+    };
+    Ok(vec![glibc, bare, confinement])
 }
 
 /// Measures QEMU's smallest machine separately: it is much slower, so few rounds are enough.
