@@ -70,8 +70,6 @@ pub(crate) struct TracedEnd {
     pub(crate) fault_happened: bool,
     /// Calls up to the fault; all without one.
     pub(crate) calls: Vec<TracedCall>,
-    /// Names that threads gave themselves, by their number.
-    pub(crate) thread_names: HashMap<usize, String>,
 }
 
 /// A thread between two stops.
@@ -139,7 +137,6 @@ pub(crate) fn trace(traced: &Traced, fault: Option<&Fault>) -> io::Result<Traced
             timed_out: false,
             fault_happened: false,
             calls: Vec::new(),
-            thread_names: HashMap::new(),
         },
     };
     let result = tracer.follow(pid.as_raw_pid());
@@ -234,12 +231,6 @@ impl Tracer<'_> {
         if name == "seccomp" {
             self.confined.insert(process);
         }
-        if name == "prctl"
-            && arguments[0] == PR_SET_NAME
-            && let Some(thread_name) = read_string(pid, arguments[1])
-        {
-            self.end.thread_names.insert(number, thread_name);
-        }
         self.end.calls.push(TracedCall { thread: number, name: name.clone(), index, errors, is_confined });
         let Some(fault) = self.fault.filter(|_| !self.end.fault_happened) else { return Ok(()) };
         if (fault.thread, fault.index) == (number, index) && fault.name == name {
@@ -258,8 +249,6 @@ impl Tracer<'_> {
         Ok(())
     }
 }
-
-const PR_SET_NAME: u64 = libc::PR_SET_NAME as u64;
 
 /// A thread may end, by the death of its process, while it is stopped.
 fn gone_is_fine(result: io::Result<()>) -> io::Result<()> {
