@@ -41,7 +41,9 @@ impl SourceLines {
             *lines = LineTables::read(file, plan).map_or(LineTableState::None, LineTableState::Read);
         }
         let LineTableState::Read(tables) = &*lines else { return None };
-        let location = tables.context.find_location(address.wrapping_sub(tables.slide)).ok()??;
+        // addr2line adds 1 to the address.
+        let linked = Some(address.wrapping_sub(tables.slide)).filter(|linked| *linked < u64::MAX)?;
+        let location = tables.context.find_location(linked).ok()??;
         let name = Path::new(location.file?).file_name()?.to_string_lossy();
         // Control characters in a file name would be interpreted by the terminal.
         let name = name.replace(char::is_control, "?");
@@ -101,7 +103,9 @@ mod tests {
         let flat = vmm_loader::flat::plan(&[0xf4], vm_memory::GuestAddress(0x8000)).unwrap();
         assert_eq!(SourceLines::default().at(&[0xf4], &flat, 0x8000), None);
         let Some((mut file, plan)) = guest("hello-long.elf", None) else { return };
-        assert_eq!(SourceLines::default().at(&file, &plan, 0xdead_0000), None);
+        for address in [0xdead_0000, u64::MAX] {
+            assert_eq!(SourceLines::default().at(&file, &plan, address), None);
+        }
         // Every other byte after the headers is wrong: nothing must panic.
         file.iter_mut().skip(0x2000).step_by(2).for_each(|byte| *byte ^= 0x55);
         let _ = SourceLines::default().at(&file, &plan, plan.entry().unwrap().0);
