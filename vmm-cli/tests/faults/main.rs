@@ -39,7 +39,7 @@ use tracer::{Fault, Traced, TracedCall, TracedEnd, trace};
 const CLI: &str = env!("CARGO_BIN_EXE_vmm-cli");
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
-/// Limit for one run. The longest is a case of a suite whose guest gets no input, until its own limit of 10 s.
+/// Limit for one run. The longest takes a few seconds on an idle machine.
 const RUN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Number of faults without `VMM_FAULTS`.

@@ -148,8 +148,8 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         .with_times_in_output(),
     Scenario::new(
         "test",
-        "configs/echo.toml",
-        &["test", "configs/echo.toml", "configs/hypercalls.toml", "-j", "1", "--junit", "{out}/junit.xml"],
+        "configs/long.toml",
+        &["test", "configs/long.toml", "configs/hypercalls.toml", "-j", "1", "--junit", "{out}/junit.xml"],
     )
     .with_times_in_output(),
     Scenario::new("test-boot-once", "configs/cases.toml", &["test", "configs/cases.toml", "-j", "1"])
