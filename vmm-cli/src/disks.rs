@@ -1,12 +1,11 @@
 //! Checks the image files of virtio disks before the machine is built. Errors point at the key of the disk.
 
-use std::error::Error;
-
 use vmm_core::devices::virtio::{DiskError, check_disk};
 use vmm_core::spec::{DeviceSpecs, VirtioSpec};
 
 use crate::config::Config;
 use crate::diagnostic::Diagnostic;
+use crate::machine_error::with_causes;
 use crate::status::Status;
 
 /// Returns all that is wrong with the disks of a machine.
@@ -31,12 +30,8 @@ fn diagnostic(config: &Config, index: usize, error: &DiskError) -> Diagnostic {
         | DiskError::Size { .. }
         | DiskError::InUse { .. } => "file",
     };
-    let mut message = error.to_string();
-    if let Some(cause) = error.source() {
-        message = format!("{message}: {cause}");
-    }
     let problem = config
-        .error_at(&format!("devices.virtio.{index}.{key}"), message)
+        .error_at(&format!("devices.virtio.{index}.{key}"), with_causes(error))
         .with_help(crate::help::for_disk(error));
     if error.is_configuration() { problem } else { Diagnostic { status: Status::Host, ..problem } }
 }

@@ -40,6 +40,15 @@ use identity::Identity;
 pub(crate) use read::Saved;
 pub(crate) use write::write;
 
+/// Returns the identity of this host, which is read from files the first time.
+///
+/// # Errors
+/// They cannot be read ([`Status::Host`]).
+pub(crate) fn this_host() -> Result<HostIdentity, Diagnostic> {
+    HostIdentity::this()
+        .map_err(|error| Diagnostic::error(Status::Host, format!("cannot identify this host: {error}")))
+}
+
 const MAGIC: [u8; 8] = *b"\x89VMMSNAP";
 /// Version of the format that is written, and the only one that is read. It is raised with every change of [`Description`],
 /// of [`Identity`], and of the state of the machine. A new device is no such change: earlier machines are those without it.
@@ -119,9 +128,7 @@ pub(crate) fn take_up(
             .with_help(Some(origin)));
     }
     let refused = |why: String| Diagnostic { status: Status::Refused, ..saved.damaged(&why) };
-    let this_host = HostIdentity::this()
-        .map_err(|error| Diagnostic::error(Status::Host, format!("cannot identify this host: {error}")))?;
-    if let Some(why) = host.refuses(&this_host) {
+    if let Some(why) = host.refuses(&this_host()?) {
         return Err(refused(why));
     }
     let memory = saved.memory(&spec)?;

@@ -10,7 +10,6 @@ use vmm_core::devices::console;
 use vmm_core::spec::gpa_range::ByteSize;
 
 use vmm_core::sandbox::system_calls::Features;
-use vmm_core::snapshot::HostIdentity;
 
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::inspect::InspectArgs;
@@ -47,8 +46,7 @@ pub(crate) fn snapshot(args: &SnapshotArgs) -> Result<Status, Diagnostics> {
     let copy = OutputCopy::default();
     let output = console::Output::new(StdoutOutput::new(Some(copy.clone()), None));
     // Read from files, which a confined process cannot.
-    let host = HostIdentity::this()
-        .map_err(|error| Diagnostic::error(Status::Host, format!("cannot identify this host: {error}")))?;
+    let host = snapshot_file::this_host()?;
     let needs = InspectNeeds { features: Features::SNAPSHOT, outputs: &[&file] };
     let mut stopped = InspectedGuest::with_output(&args.inspect, needs, output.clone())?;
     if let Some(end) = &stopped.end {

@@ -50,9 +50,7 @@ impl Saved {
         let damaged = |message: String| {
             Diagnostic::error(Status::Configuration, message).at(location.clone()).with_help(Some(HELP))
         };
-        let unreadable = |error: io::Error| {
-            Diagnostic::error(Status::Host, format!("cannot read the snapshot: {error}")).at(location.clone())
-        };
+        let unreadable = |error: io::Error| unreadable(&location, &error);
         let metadata = file.metadata().map_err(unreadable)?;
         if !metadata.is_file() {
             return Err(damaged("this is not a snapshot: it is not a regular file".to_owned()));
@@ -129,8 +127,7 @@ impl Saved {
                     if error.kind() == io::ErrorKind::UnexpectedEof {
                         return self.damaged(&error);
                     }
-                    Diagnostic::error(Status::Host, format!("cannot read the snapshot: {error}"))
-                        .at(self.location.clone())
+                    unreadable(&self.location, &error)
                 })?;
                 image
                     .write(Gpa(address.0.saturating_add(done)), &buffer)
@@ -156,6 +153,10 @@ impl Saved {
         Diagnostic::error(Status::Configuration, format!("the snapshot cannot be used: {why}"))
             .at(self.location.clone())
     }
+}
+
+fn unreadable(location: &Location, error: &io::Error) -> Diagnostic {
+    Diagnostic::error(Status::Host, format!("cannot read the snapshot: {error}")).at(location.clone())
 }
 
 /// The number of 64 bits at a place; 0 behind the end.
