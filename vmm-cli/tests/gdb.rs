@@ -3,6 +3,9 @@
 //! These tests need gdb, the program and the guests. `cargo xtask test` copies all three to the nested host.
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
+#[path = "support/gdb_packet.rs"]
+mod gdb_packet;
+
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -11,6 +14,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use gdb_packet::{is_complete, packet};
 
 const CLI: &str = env!("CARGO_BIN_EXE_vmm-cli");
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
@@ -387,12 +392,6 @@ fn a_detached_guest_runs_to_its_end() {
     assert!(result.stderr.contains("warning: gdb: every user of this host can connect to 127.0.0.1:"));
 }
 
-/// Returns a packet with its checksum.
-fn packet(content: &str) -> Vec<u8> {
-    let sum = content.bytes().fold(0_u8, u8::wrapping_add);
-    format!("${content}#{sum:02x}").into_bytes()
-}
-
 /// Reads up to the end of a packet that begins with `start`.
 fn answer(stream: &mut UnixStream, start: &str) -> String {
     stream.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
@@ -401,8 +400,7 @@ fn answer(stream: &mut UnixStream, start: &str) -> String {
         let mut byte = [0];
         stream.read_exact(&mut byte).unwrap();
         text.push(char::from(byte[0]));
-        // A packet ends with its checksum: `#` and two digits.
-        if text.contains(&format!("${start}")) && text.bytes().nth_back(2) == Some(b'#') {
+        if text.contains(&format!("${start}")) && is_complete(text.as_bytes()) {
             return text;
         }
     }

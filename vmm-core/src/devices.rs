@@ -23,6 +23,8 @@ pub mod reset_ports;
 mod resources;
 pub mod rtc;
 pub(crate) mod serial;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod test_doubles;
 pub mod virtio;
 
 use crate::spec::virtio::{MAX_DEVICES, window};
@@ -375,8 +377,6 @@ fn first(lines: Vec<IrqLine>) -> IrqLine {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-    use std::io::{self, Write};
-    use std::sync::{Arc, Mutex};
 
     use super::*;
     use crate::devices::device::tests::TestGuest;
@@ -384,26 +384,6 @@ mod tests {
 
     pub(crate) fn guest() -> TestGuest {
         TestGuest::new()
-    }
-
-    /// An output that can be looked at.
-    #[derive(Clone, Default)]
-    pub(crate) struct Shared(Arc<Mutex<Vec<u8>>>);
-
-    impl Shared {
-        pub(crate) fn bytes(&self) -> Vec<u8> {
-            self.0.lock().unwrap().clone()
-        }
-    }
-
-    impl Write for Shared {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
     }
 
     /// A machine with one of each kind.

@@ -1,12 +1,12 @@
 //! Tables of devices in the documentation, and custom devices in layout, call sequence, run, snapshot and replay.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "the helpers of tests are tests")]
 
+#[path = "support/document_tables.rs"]
+mod document_tables;
 #[path = "support/golden.rs"]
 mod golden;
 
-use std::fs;
 use std::io;
-use std::path::Path;
 
 use vmm_core::devices::console::Console;
 use vmm_core::devices::custom::CustomDevice;
@@ -25,8 +25,6 @@ use vmm_core::record::replay::{Replayed, Replayer};
 use vmm_core::spec::mode::Mode;
 use vmm_core::spec::{BusAddress, EntryPoint, Interrupts, MachineSpec};
 use vmm_core::{Gpa, Gva, Kvm, Port};
-
-use golden::Goldens;
 
 /// Device whose register reads as the sum of the written bytes. Its state can be saved if `saves`.
 struct Adder {
@@ -111,23 +109,14 @@ fn table(select: impl Fn(DeviceLocation) -> bool) -> String {
     text
 }
 
-/// Each table is between two comments. `UPDATE_GOLDEN=1` writes the tables.
+/// `UPDATE_GOLDEN=1` writes the tables.
 #[test]
 fn the_device_tables_of_the_documentation_match_the_declarations() {
-    let path = "../../docs/machine.md";
-    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
-    let mut page = fs::read_to_string(tests.join(path)).unwrap();
     let tables = [
         ("movable devices", table(|location| matches!(location, DeviceLocation::Movable(_)))),
         ("devices of a PC", table(|location| matches!(location, DeviceLocation::Fixed(_)))),
     ];
-    for (name, table) in tables {
-        let (start, end) = (format!("<!-- table: {name} -->\n"), format!("<!-- end: {name} -->\n"));
-        let from = page.find(&start).expect(name) + start.len();
-        let to = page.find(&end).expect(name);
-        page.replace_range(from..to, &table);
-    }
-    Goldens::new("").with(path, page).check(&[]);
+    document_tables::check("machine.md", &tables);
 }
 
 #[test]

@@ -1,14 +1,11 @@
 //! The tables of system calls in docs/security.md are those of the sandbox.
 
+#[path = "support/document_tables.rs"]
+mod document_tables;
 #[path = "support/golden.rs"]
 mod golden;
 
-use std::fs;
-use std::path::Path;
-
 use vmm_core::sandbox::system_calls::{ArgumentRule, Features, IOCTLS, SYSTEM_CALLS, ThreadKind};
-
-use golden::Goldens;
 
 fn threads(kinds: &[ThreadKind]) -> String {
     if kinds.len() == ThreadKind::ALL.len() {
@@ -40,12 +37,9 @@ fn arguments(rule: ArgumentRule) -> String {
     }
 }
 
-/// Each table is between two comments. `UPDATE_GOLDEN=1` writes the tables.
+/// `UPDATE_GOLDEN=1` writes the tables.
 #[test]
 fn the_tables_of_the_documentation_match_the_filters() {
-    let path = "../../docs/security.md";
-    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
-    let mut page = fs::read_to_string(tests.join(path)).unwrap();
     let mut calls = "| call | arguments | threads | runs | reason |\n|---|---|---|---|---|\n".to_owned();
     for rule in SYSTEM_CALLS {
         let (arguments, threads, runs) =
@@ -60,11 +54,5 @@ fn the_tables_of_the_documentation_match_the_filters() {
         requests += &format!("| `{}` | {} |\n", rule.name, cells.join(" | "));
     }
     let tables = [("system calls", calls), ("ioctl requests", requests)];
-    for (name, table) in tables {
-        let (start, end) = (format!("<!-- table: {name} -->\n"), format!("<!-- end: {name} -->\n"));
-        let from = page.find(&start).expect(name) + start.len();
-        let to = page.find(&end).expect(name);
-        page.replace_range(from..to, &table);
-    }
-    Goldens::new("").with(path, page).check(&[]);
+    document_tables::check("security.md", &tables);
 }

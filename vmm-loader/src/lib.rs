@@ -79,6 +79,9 @@ mod error;
 pub mod flat;
 #[cfg(all(feature = "loader", any(test, feature = "fuzzing")))]
 pub mod fuzzing;
+// `fuzzing/elf_properties.rs` is also part of `tests/loader`, which knows the crate by this name.
+#[cfg(all(feature = "loader", any(test, feature = "fuzzing")))]
+extern crate self as vmm_loader;
 #[cfg(feature = "loader")]
 mod load;
 #[cfg(feature = "loader")]

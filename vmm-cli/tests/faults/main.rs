@@ -14,6 +14,9 @@
 #![cfg(debug_assertions)]
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
+#[path = "../support/gdb_packet.rs"]
+mod gdb_packet;
+
 mod calls;
 mod judge;
 mod peer;

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use crate::gdb_packet;
+
 /// Limit for an answer. A run with a failure may never answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -29,11 +31,11 @@ pub(crate) fn talk(socket: &Path, packets: &[&str], stop: &AtomicBool) {
 fn send_all(stream: &mut UnixStream, packets: &[&str]) -> io::Result<()> {
     stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
     for packet in packets {
-        let sum = packet.bytes().fold(0_u8, u8::wrapping_add);
-        write!(stream, "+${packet}#{sum:02x}")?;
+        stream.write_all(b"+")?;
+        stream.write_all(&gdb_packet::packet(packet))?;
         let mut answer = Vec::new();
         let mut buffer = [0; 4096];
-        while !is_complete(&answer) {
+        while !gdb_packet::is_complete(&answer) {
             let count = stream.read(&mut buffer)?;
             if count == 0 {
                 return Ok(());
@@ -42,21 +44,4 @@ fn send_all(stream: &mut UnixStream, packets: &[&str]) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Returns true if bytes end with a packet: `#` and two digits of its checksum.
-fn is_complete(bytes: &[u8]) -> bool {
-    matches!(bytes, [.., b'#', _, _])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_packet_ends_with_its_checksum() {
-        assert!(is_complete(b"+$OK#9a"));
-        assert!(!is_complete(b"+$OK#9"));
-        assert!(!is_complete(b"+"));
-    }
 }

@@ -172,8 +172,9 @@ impl Device for AcpiPm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::devices::irq::{IrqLine, IrqSink};
+    use crate::devices::irq::IrqLine;
     use crate::devices::rtc::{MemorySizes, Rtc};
+    use crate::devices::test_doubles::EdgeCounter;
     use crate::devices::tests::guest;
 
     fn power() -> AcpiPm {
@@ -201,22 +202,11 @@ mod tests {
         assert_eq!(data, [0, 0, 0x20, 0x01, 1, 0]);
     }
 
-    struct Nothing;
-
-    impl IrqSink for Nothing {
-        fn pulse(&self) -> io::Result<()> {
-            Ok(())
-        }
-
-        fn set(&self, _: bool) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
     #[test]
     fn it_sleeps_until_the_alarm_if_that_may_wake_it() {
         let wire = AlarmHandle::default();
-        let mut clock = Rtc::new(MemorySizes::default(), IrqLine::new(Nothing), wire.clone()).unwrap();
+        let mut clock =
+            Rtc::new(MemorySizes::default(), IrqLine::new(EdgeCounter::default()), wire.clone()).unwrap();
         let mut power = AcpiPm::new(wire);
         let status =
             |power: &AcpiPm| u16::from_le_bytes(power.registers(Duration::ZERO)[..2].try_into().unwrap());

@@ -62,11 +62,12 @@ impl Device for DebugConsole {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::devices::tests::{Shared, guest};
+    use crate::devices::test_doubles::CapturedOutput;
+    use crate::devices::tests::guest;
 
     #[test]
     fn bytes_come_out_as_written() {
-        let shared = Shared::default();
+        let shared = CapturedOutput::default();
         let mut console = DebugConsole::new(Output::new(shared.clone()));
         console.write(0, b"A", &guest()).unwrap();
         console.write(0, &[0xff, 1, 2, 3], &guest()).unwrap();

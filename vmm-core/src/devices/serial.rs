@@ -138,7 +138,8 @@ fn register_number(register: u64) -> u8 {
 mod tests {
     use super::*;
     use crate::devices::console::NoInput;
-    use crate::devices::tests::{Shared, guest};
+    use crate::devices::test_doubles::CapturedOutput;
+    use crate::devices::tests::guest;
 
     struct Text(Vec<u8>);
 
@@ -163,7 +164,7 @@ mod tests {
 
     #[test]
     fn what_is_sent_is_printed() {
-        let shared = Shared::default();
+        let shared = CapturedOutput::default();
         let mut serial = Serial::new(Output::new(shared.clone()), Box::new(NoInput), IrqLine::disconnected());
         serial.write(0, b"x", &guest()).unwrap();
         assert_eq!(shared.bytes(), b"x");

@@ -5,7 +5,6 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_sys_wrap::{Gpa, GuestMemory, Gva, Port};
@@ -17,8 +16,9 @@ use crate::cpu::exit_counts::ExitCounts;
 use crate::devices::bus::{Bus, SharedDevice};
 use crate::devices::console::{Input, Output};
 use crate::devices::device::{Guest, GuestMemoryAccess};
-use crate::devices::irq::{IrqLine, IrqSink};
+use crate::devices::irq::IrqLine;
 use crate::devices::rtc::AlarmHandle;
+use crate::devices::test_doubles::EdgeCounter;
 use crate::devices::{self, CreatedDevice, DeviceResources};
 use crate::firmware;
 use crate::spec::gpa_range::GpaRange;
@@ -90,7 +90,7 @@ impl FuzzBoard {
         let (mut ports, mut mmio) = (Bus::default(), Bus::default());
         let mut created_devices = Vec::new();
         for installed in devices::installed(&spec.devices) {
-            let lines = installed.irqs.iter().map(|_| IrqLine::new(InterruptCounter::default())).collect();
+            let lines = installed.irqs.iter().map(|_| IrqLine::new(EdgeCounter::default())).collect();
             let created = devices::create(&installed, lines, &mut resources).ok();
             let CreatedDevice { device, input_fd: _ } = created.unwrap();
             let inserted = match installed.at {
@@ -256,21 +256,6 @@ impl io::Write for FuzzConsole {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Interrupt input that counts edges.
-#[derive(Debug, Default)]
-pub(super) struct InterruptCounter(AtomicUsize);
-
-impl IrqSink for InterruptCounter {
-    fn pulse(&self) -> io::Result<()> {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        Ok(())
-    }
-
-    fn set(&self, _: bool) -> io::Result<()> {
         Ok(())
     }
 }

@@ -6,6 +6,7 @@ use super::input::FuzzInput;
 use crate::devices::device::Device;
 use crate::devices::irq::IrqLine;
 use crate::devices::rtc::{AlarmHandle, CENTURY, MemorySizes, Rtc};
+use crate::devices::test_doubles::EdgeCounter;
 use crate::spec::DeviceSpecs;
 
 /// Maximum number of accesses.
@@ -35,7 +36,7 @@ pub fn rtc(bytes: &[u8]) {
         let mut input = FuzzInput::new(bytes);
         let line = match input.u8() & 1 {
             0 => IrqLine::disconnected(),
-            _ => IrqLine::new(super::board::InterruptCounter::default()),
+            _ => IrqLine::new(EdgeCounter::default()),
         };
         let alarm = AlarmHandle::default();
         let sizes =

@@ -2,8 +2,6 @@
 #![expect(clippy::unwrap_used, reason = "a fuzz target reports by a panic")]
 
 use std::collections::VecDeque;
-use std::io::{self, Write};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use super::board::{FuzzBoard, FuzzConsole};
 use super::input::FuzzInput;
@@ -11,6 +9,7 @@ use crate::devices::Serial;
 use crate::devices::console::Output;
 use crate::devices::device::Device;
 use crate::devices::irq::IrqLine;
+use crate::devices::test_doubles::CapturedOutput;
 use crate::spec::DeviceSpecs;
 
 /// Size of the receiver's FIFO in bytes.
@@ -36,7 +35,7 @@ thread_local! {
 pub fn serial(bytes: &[u8]) {
     BOARD.with(|board| {
         let mut input = FuzzInput::new(bytes);
-        let (printed, console) = (Printed::default(), FuzzConsole::default());
+        let (printed, console) = (CapturedOutput::default(), FuzzConsole::default());
         let new_port =
             || Serial::new(Output::new(printed.clone()), Box::new(console.clone()), IrqLine::disconnected());
         let mut port = new_port();
@@ -73,7 +72,7 @@ pub fn serial(bytes: &[u8]) {
                 }
             }
         }
-        assert!(printed.lock().as_slice() == model.printed, "other output");
+        assert!(printed.bytes() == model.printed, "other output");
         check_saved_state(board, port, new_port(), &console);
     });
 }
@@ -89,26 +88,6 @@ fn check_saved_state(board: &FuzzBoard, mut port: Serial, mut other: Serial, con
         port.read(register, &mut one, &board.guest).unwrap();
         other.read(register, &mut two, &board.guest).unwrap();
         assert_eq!(one, two, "register {register}");
-    }
-}
-
-/// What was printed.
-#[derive(Debug, Clone, Default)]
-struct Printed(Arc<Mutex<Vec<u8>>>);
-
-impl Printed {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<u8>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Write for Printed {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.lock().write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 

@@ -3,6 +3,8 @@
 
 mod bad_elfs;
 mod boot;
+#[path = "../../src/fuzzing/elf_properties.rs"]
+mod elf_properties;
 #[path = "../support/golden.rs"]
 mod golden;
 mod image;

@@ -1,100 +1,14 @@
 //! Properties of every file, including malformed ones: no panic, no read outside the file, no write outside the plan.
 
-use std::ops::Range;
-
 use proptest::prelude::*;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
-use vmm_loader::{Bss, ElfOptions, LoadPlan, RelocationValue, VirtAddr, elf, flat};
+use vm_memory::{Bytes, GuestAddress};
+use vmm_loader::{Bss, ElfOptions, elf, flat};
 
+use crate::elf_properties::{check, check_plan, with_patterned_memory};
 use crate::image::{
     Bits::{self, B32, B64},
     DF_1_PIE, DT_FLAGS_1, DT_RELR, DT_RELRSZ, Image,
 };
-
-/// Content of guest memory before loading.
-const PATTERN: u8 = 0xa5;
-/// Memory regions that mutated files are loaded into.
-const REGIONS: [Range<u64>; 3] = [0..0x8000, 0x8000..0xa000, 0x10_0000..0x10_8000];
-
-fn patterned_memory() -> GuestMemoryMmap {
-    let regions = REGIONS.map(|region| (GuestAddress(region.start), size(&region)));
-    let memory = GuestMemoryMmap::from_ranges(&regions).unwrap();
-    for region in REGIONS {
-        memory.write_slice(&vec![PATTERN; size(&region)], GuestAddress(region.start)).unwrap();
-    }
-    memory
-}
-
-fn size(region: &Range<u64>) -> usize {
-    usize::try_from(region.end - region.start).unwrap()
-}
-
-/// Checks the guarantees of a plan about its segments and relocations.
-fn check_plan(plan: &LoadPlan, file: &[u8]) {
-    assert!(!plan.segments().is_empty());
-    for segment in plan.segments() {
-        assert!(0 < segment.mem_size && segment.file_size <= segment.mem_size);
-        if segment.file_size > 0 {
-            assert!(segment.file_offset.checked_add(segment.file_size).unwrap() <= file.len() as u64);
-        }
-        assert!(segment.phys.0.checked_add(segment.mem_size).unwrap() <= 1 << 52);
-        assert!(segment.virt.0.checked_add(segment.mem_size - 1).is_some());
-    }
-    let ranges = plan.ranges();
-    for (index, range) in ranges.iter().enumerate() {
-        assert!(!ranges[..index].iter().any(|other| other.overlaps(range)));
-    }
-    assert!(plan.relocations().len() <= file.len() / 4);
-    for relocation in plan.relocations() {
-        let size = match relocation.value {
-            RelocationValue::Bits32(_) => 4,
-            RelocationValue::Bits64(_) => 8,
-        };
-        let holds = |start: u64, length: u64| {
-            start <= relocation.target.0 && relocation.target.0 + size <= start + length
-        };
-        assert!(plan.segments().iter().any(|segment| holds(segment.phys.0, segment.file_size)));
-    }
-}
-
-/// Loads a plan and checks that no byte outside its ranges has changed.
-fn check_loading(plan: &LoadPlan, file: &[u8]) {
-    let memory = patterned_memory();
-    let fits =
-        plan.check_fits(&REGIONS.map(|region| GuestAddress(region.start)..GuestAddress(region.end))).is_ok();
-    assert_eq!(plan.load(file, &memory, Bss::Zero).is_ok(), fits);
-    for region in REGIONS {
-        let mut bytes = vec![0; size(&region)];
-        memory.read_slice(&mut bytes, GuestAddress(region.start)).unwrap();
-        // Restore the pattern where the plan may write. The whole region must have it then.
-        for range in plan.ranges().iter().filter(|_| fits).map(|named| &named.range) {
-            let offset = |address: GuestAddress| {
-                usize::try_from(address.0.clamp(region.start, region.end) - region.start).unwrap()
-            };
-            bytes[offset(range.start)..offset(range.end)].fill(PATTERN);
-        }
-        assert!(bytes == vec![PATTERN; bytes.len()], "a write outside the plan in {region:#x?}");
-    }
-}
-
-/// Calls all functions on a file. Returns true if the file could be planned.
-fn exercise(file: &[u8], base: Option<u64>) -> bool {
-    let Ok(plan) = elf::plan(file, &ElfOptions::default().with_base(base.map(GuestAddress))) else {
-        return false;
-    };
-    check_plan(&plan, file);
-    check_loading(&plan, file);
-    assert!(!plan.to_string().is_empty());
-    let _ = plan.symbols().lookup("_start");
-    if let Ok(entry) = plan.resolve_entry() {
-        assert!(plan.virt_to_phys(entry).is_some());
-    }
-    for symbol in plan.symbols().iter() {
-        let _ = plan.symbol_at(symbol.address);
-        let _ = plan.virt_to_phys(VirtAddr(symbol.address.0.wrapping_add(symbol.size)));
-    }
-    true
-}
 
 fn bits() -> impl Strategy<Value = Bits> {
     prop_oneof![Just(B32), Just(B64)]
@@ -142,7 +56,7 @@ proptest! {
         if let Some(cut) = cut {
             file.truncate(cut.index(file.len()));
         }
-        exercise(&file, base);
+        check(&file, base.map(GuestAddress));
     }
 
     #[test]
@@ -154,7 +68,7 @@ proptest! {
         let mut file = Image::empty(bits).build()[..24].to_vec();
         file[16] = kind;
         file.extend(bytes);
-        exercise(&file, None);
+        check(&file, None);
     }
 
     #[test]
@@ -164,14 +78,17 @@ proptest! {
         let file = image.build();
         let plan = elf::plan(&file, &ElfOptions::default().with_base(Some(GuestAddress(base)))).unwrap();
         check_plan(&plan, &file);
-        let memory = patterned_memory();
-        plan.load(&file, &memory, Bss::AlreadyZero).unwrap();
-        for index in 0..words {
-            let mut word = [0; 8];
-            let width = usize::try_from(bits.size()).unwrap();
-            memory.read_slice(&mut word[..width], GuestAddress(base + 0x1000 + index * bits.size())).unwrap();
-            prop_assert_eq!(u64::from_le_bytes(word), base + 0x10);
-        }
+        with_patterned_memory(|memory| {
+            plan.load(&file, memory, Bss::AlreadyZero).unwrap();
+            for index in 0..words {
+                let mut word = [0; 8];
+                let width = usize::try_from(bits.size()).unwrap();
+                let address = GuestAddress(base + 0x1000 + index * bits.size());
+                memory.read_slice(&mut word[..width], address).unwrap();
+                prop_assert_eq!(u64::from_le_bytes(word), base + 0x10);
+            }
+            Ok(())
+        })?;
     }
 
     #[test]
@@ -236,8 +153,8 @@ fn pack(bits: Bits, addresses: &[u64]) -> Vec<u64> {
 #[test]
 fn unmutated_files_pass_the_same_checks() {
     for bits in [B32, B64] {
-        assert!(exercise(&Image::program(bits).build(), None));
-        assert!(exercise(&Image::pie(bits, 5).build(), None));
-        assert!(exercise(&Image::pie(bits, 5).build(), Some(0x2000)));
+        assert!(check(&Image::program(bits).build(), None));
+        assert!(check(&Image::pie(bits, 5).build(), None));
+        assert!(check(&Image::pie(bits, 5).build(), Some(GuestAddress(0x2000))));
     }
 }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::cpu::exit_counts::ExitKind;
 use crate::devices::device::tests::TestGuest;
-use crate::devices::tests::Shared;
+use crate::devices::test_doubles::CapturedOutput;
 
 /// Host addresses of the memory of a [`TestGuest`].
 #[derive(Debug)]
@@ -17,13 +17,13 @@ impl HostAddresses for TestHost {
 
 struct Bench {
     device: Hypercall,
-    printed: Shared,
+    printed: CapturedOutput,
     guest: TestGuest,
 }
 
 impl Bench {
     fn new(arguments: &[&str]) -> Self {
-        let printed = Shared::default();
+        let printed = CapturedOutput::default();
         let arguments: Vec<String> = arguments.iter().map(|&text| text.to_owned()).collect();
         let device = Hypercall::new(Output::new(printed.clone()), &arguments, Box::new(TestHost));
         let device = device.with_host_addresses(true);

@@ -1,10 +1,7 @@
 //! The registers, as a guest finds them.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
-
 use super::*;
-use crate::devices::irq::IrqSink;
+use crate::devices::test_doubles::EdgeCounter;
 use crate::devices::tests::guest;
 
 /// 2024-02-29 13:05:59 UTC, a Thursday.
@@ -62,25 +59,9 @@ fn an_update_is_announced_and_its_end_is_told_once() {
     assert_eq!(rtc.register(STATUS_C, period), REQUEST | PERIODIC, "1/1024 s have passed");
 }
 
-/// Counts edges.
-#[derive(Default)]
-struct Edges(Arc<AtomicU32>);
-
-impl IrqSink for Edges {
-    fn pulse(&self) -> io::Result<()> {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        Ok(())
-    }
-
-    fn set(&self, _: bool) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-fn with_line() -> (Rtc, Arc<AtomicU32>, AlarmHandle) {
-    let (edges, wire) = (Edges::default(), AlarmHandle::default());
-    let count = Arc::clone(&edges.0);
-    (Rtc::new(MemorySizes::default(), IrqLine::new(edges), wire.clone()).unwrap(), count, wire)
+fn with_line() -> (Rtc, EdgeCounter, AlarmHandle) {
+    let (edges, wire) = (EdgeCounter::default(), AlarmHandle::default());
+    (Rtc::new(MemorySizes::default(), IrqLine::new(edges.clone()), wire.clone()).unwrap(), edges, wire)
 }
 
 #[test]
@@ -93,7 +74,7 @@ fn an_event_interrupts_once_until_register_c_is_read() {
         rtc.update_flags(now);
         rtc.update_interrupt(now).unwrap();
         let flags = if read { rtc.register(STATUS_C, now) & !PERIODIC } else { 0 };
-        (edges.load(Ordering::Relaxed), flags)
+        (edges.count(), flags)
     };
     assert_eq!(at(0, false), (0, 0));
     assert_eq!(at(1, false), (1, 0));
@@ -107,7 +88,7 @@ fn enabling_what_has_happened_interrupts_at_once() {
     let (mut rtc, edges, _) = with_line();
     rtc.seen = now() - Duration::from_secs(2);
     rtc.write(0, &[STATUS_B, HOURS_24 | UPDATE_ENDED], &guest()).unwrap();
-    assert_eq!(edges.load(Ordering::Relaxed), 1);
+    assert_eq!(edges.count(), 1);
     assert_eq!(cmos(&mut rtc, STATUS_C) & (REQUEST | UPDATE_ENDED), REQUEST | UPDATE_ENDED);
 }
 
@@ -144,7 +125,7 @@ fn a_restored_clock_is_as_it_was() {
     assert_eq!(new.save(), old.save());
     new.seen -= Duration::from_secs(1);
     new.poll_input().unwrap();
-    assert_eq!((cmos(&mut new, 0x40), edges.load(Ordering::Relaxed)), (7, 1));
+    assert_eq!((cmos(&mut new, 0x40), edges.count()), (7, 1));
     assert_eq!(new.restore(&[]), Err(StateMismatch));
 }
 

@@ -8,7 +8,7 @@ use super::super::console::VirtioConsole;
 use super::driver::{Driver, WRITE};
 use crate::devices::console::{Input, Output};
 use crate::devices::device::{Device, InputStatus};
-use crate::devices::tests::Shared;
+use crate::devices::test_doubles::CapturedOutput;
 
 /// Input that a test can add to.
 #[derive(Clone, Default)]
@@ -35,8 +35,8 @@ impl Input for Keys {
     }
 }
 
-fn terminal() -> (Driver, Shared, Keys) {
-    let (shared, keys) = (Shared::default(), Keys::default());
+fn terminal() -> (Driver, CapturedOutput, Keys) {
+    let (shared, keys) = (CapturedOutput::default(), Keys::default());
     let console = VirtioConsole::new(Output::new(shared.clone()), Some(Box::new(keys.clone())));
     (Driver::started(console), shared, keys)
 }
@@ -103,7 +103,7 @@ fn buffers_of_the_wrong_direction_are_no_requests() {
 
 #[test]
 fn a_terminal_without_input_only_prints() {
-    let shared = Shared::default();
+    let shared = CapturedOutput::default();
     let mut driver = Driver::started(VirtioConsole::new(Output::new(shared.clone()), None));
     driver.send(0, &[(0x4_0000, 8, WRITE)]);
     driver.put(0x4_0100, b"hi");

@@ -1,9 +1,5 @@
 //! A driver for tests: it writes rings into memory and registers one by one, and can do so wrongly.
 
-use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use kvm_sys_wrap::GuestMemory;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -13,7 +9,8 @@ use super::super::transport::Transport;
 use crate::Gpa;
 use crate::devices::device::tests::TestGuest;
 use crate::devices::device::{Action, Device};
-use crate::devices::irq::{IrqLine, IrqSink};
+use crate::devices::irq::IrqLine;
+use crate::devices::test_doubles::EdgeCounter;
 use crate::spec::gpa_range::GpaRange;
 
 /// Memory from 0, then a hole, then more memory.
@@ -36,23 +33,10 @@ pub(super) const VERSION_1: u64 = 1 << 32;
 pub(super) struct Driver {
     pub(super) memory: GuestMemory,
     pub(super) device: Transport,
-    pulses: Arc<AtomicUsize>,
+    pulses: EdgeCounter,
     guest: TestGuest,
     /// Descriptors and available entries used so far, by queue.
     next: [(u16, u16); 2],
-}
-
-struct Counter(Arc<AtomicUsize>);
-
-impl IrqSink for Counter {
-    fn pulse(&self) -> io::Result<()> {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        Ok(())
-    }
-
-    fn set(&self, _: bool) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 /// Where a queue's descriptors, available and used ring lie.
@@ -67,8 +51,8 @@ impl Driver {
         let regions = [(GuestAddress(0), MEMORY_END as usize), (GuestAddress(BEYOND_HOLE), 0x1_0000)];
         let memory = GuestMemory::from_ranges(&regions).unwrap();
         let read_only = [GpaRange::new(Gpa(READ_ONLY), READ_ONLY_SIZE).unwrap()];
-        let pulses = Arc::new(AtomicUsize::new(0));
-        let line = IrqLine::new(Counter(Arc::clone(&pulses)));
+        let pulses = EdgeCounter::default();
+        let line = IrqLine::new(pulses.clone());
         let device =
             Transport::new(Box::new(virtio_device), DmaMemory::new(memory.clone(), &read_only), line);
         Self { memory, device, pulses, guest: TestGuest::new(), next: [(0, 0); 2] }
@@ -213,7 +197,7 @@ impl Driver {
     }
 
     pub(super) fn pulses(&self) -> usize {
-        self.pulses.load(Ordering::Relaxed)
+        self.pulses.count()
     }
 
     /// The device went quiet, and said so; another notification changes nothing, and a reset mends it.

@@ -1,0 +1,1 @@
+../../../vmm-loader/src/fuzzing/corpus.rs
