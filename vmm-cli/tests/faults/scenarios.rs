@@ -96,6 +96,8 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario::new("suspend", "configs/suspend.toml", &["run", "configs/suspend.toml"]),
     Scenario::new("autopsy", CRASH, &["run", CRASH]),
     Scenario::new("autopsy-with-cpuid", CRASH, &["run", CRASH, "--set", "cpuid=host", "--memory", "256MiB"]),
+    // The guest is run again on a second machine with interrupt controllers.
+    Scenario::new("autopsy-of-pc", CRASH, &["run", CRASH, "--set", "interrupts=pc"]),
     Scenario::new(
         "files",
         CRASH,
