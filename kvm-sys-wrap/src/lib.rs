@@ -116,6 +116,7 @@ mod memory;
 mod mmu_invalidate;
 mod msr;
 mod observe;
+mod ofd_lock;
 mod pooled_vcpu;
 #[cfg(debug_assertions)]
 pub mod ptrace;
@@ -157,6 +158,7 @@ pub use kvm_bindings as bindings;
 pub use memory::{minor_faults, open_pagemap};
 pub use mmu_invalidate::invalidate_page;
 pub use observe::{CallArgs, CallObserver, CallRecord, CallResult};
+pub use ofd_lock::{is_byte_locked, lock_byte_shared};
 #[cfg(debug_assertions)]
 pub use sandbox_probe::{arm_sandbox_probe, sandbox_probes};
 pub use saved_state::{IrqchipState, LapicState, VcpuState};

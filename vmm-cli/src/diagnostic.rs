@@ -102,6 +102,12 @@ impl Diagnostic {
         }
     }
 
+    /// Creates a warning without a location.
+    #[must_use]
+    pub fn warning(message: impl Into<String>) -> Self {
+        Self { severity: Severity::Warning, ..Self::error(Status::Success, message) }
+    }
+
     /// Sets the location that the diagnostic points at.
     #[must_use]
     pub fn at(mut self, location: Location) -> Self {

@@ -24,7 +24,7 @@ use vmm_loader::VirtAddr;
 use crate::config::Config;
 use crate::config::address_expr::{AddressBase, AddressExpr};
 use crate::config::values::{ParseError, Time};
-use crate::diagnostic::{Diagnostic, Diagnostics, Severity};
+use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::machine_error::machine_error;
 use crate::options::OverrideArgs;
 use crate::output_file::OutputFile;
@@ -179,8 +179,7 @@ impl InspectedGuest {
             let message = "this host resets the vCPU when it shuts down: its registers, and with them the page \
                            tables in use, are not the guest's any more";
             let help = "stop earlier, with --at or --exits; memory is as the guest left it";
-            let warning = Diagnostic::error(Status::Success, message).with_help(Some(help));
-            Diagnostics::from(Diagnostic { severity: Severity::Warning, ..warning }).eprint();
+            Diagnostics::from(Diagnostic::warning(message).with_help(Some(help))).eprint();
         }
         Ok(())
     }

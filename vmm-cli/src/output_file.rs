@@ -3,18 +3,23 @@
 //! A file gets its name when it is complete and on disk (`O_TMPFILE`, open(2); linkat(2)). A process that is killed leaves the
 //! earlier file, and no incomplete one. That is why this is not `tempfile::NamedTempFile`, which has a name from the beginning.
 //! Files are created before the guest runs, so that an unwritable path is reported early.
+//!
+//! Two processes that write the same file are both told, and no result is lost. Each has a lock on the name from its start
+//! to its end, so the one that ends first sees the other. The other finds that the file is not the one it was to replace, and
+//! leaves its own beside it, as `NAME.PID`.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, fsync, linkat, open, renameat, unlinkat};
-use vmm_core::kvm_sys_wrap::install_termination_handlers;
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, fstat, fsync, linkat, open, renameat, unlinkat};
+use vmm_core::kvm_sys_wrap::{install_termination_handlers, is_byte_locked, lock_byte_shared};
 use vmm_core::sandbox::DirectoryUse;
 
-use crate::diagnostic::{Diagnostic, Location};
+use crate::diagnostic::{Diagnostic, Diagnostics, Location};
 use crate::status::Status;
 
 /// A file that is being written. [`OutputFile::persist`] makes it appear; dropped before, it leaves nothing.
@@ -26,7 +31,8 @@ pub(crate) struct OutputFile {
     directory: Option<OwnedFd>,
     /// Noun for messages, such as "the report".
     what: &'static str,
-    force: bool,
+    /// Existing file that this one replaces.
+    earlier: Option<File>,
     state: NameState,
 }
 
@@ -65,17 +71,10 @@ impl OutputFile {
     fn open(path: &Path, what: &'static str, force: bool, unnamed: bool) -> Result<Self, Diagnostic> {
         let failed = |error: io::Error| write_error(path, what, &error);
         let earlier = path.metadata().ok();
-        let output = |file, path: &Path, directory, state| Self {
-            file,
-            path: path.to_owned(),
-            directory,
-            what,
-            force,
-            state,
-        };
         if earlier.as_ref().is_some_and(|earlier| !earlier.is_file()) {
             let file = OpenOptions::new().write(true).open(path).map_err(failed)?;
-            return Ok(output(file, path, None, NameState::Special));
+            let (path, state) = (path.to_owned(), NameState::Special);
+            return Ok(Self { file, path, directory: None, what, earlier: None, state });
         }
         if !force && path.symlink_metadata().is_ok() {
             return Err(already_exists(path, what));
@@ -86,11 +85,14 @@ impl OutputFile {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory =
             open(directory(target), flags, Mode::empty()).map_err(|error| failed(error.into()))?;
+        // A file system without locks has no warning.
+        let _ = lock_byte_shared(&directory, lock_offset(target));
         let (file, state) = create_beside(target, unnamed).map_err(failed)?;
-        let output = output(file, target, Some(directory), state);
+        let path = target.to_owned();
+        let mut output = Self { file, path, directory: Some(directory), what, earlier: None, state };
         if let Some(earlier) = earlier {
             // A file that its owner made read-only is not replaced.
-            OpenOptions::new().write(true).open(target).map_err(failed)?;
+            output.earlier = Some(OpenOptions::new().write(true).open(target).map_err(failed)?);
             output.file.set_permissions(earlier.permissions()).map_err(failed)?;
         }
         Ok(output)
@@ -106,15 +108,35 @@ impl OutputFile {
         write_error(&self.path, self.what, error)
     }
 
-    /// Flushes the file to disk and gives it its name.
+    /// Flushes the file to disk and gives it its name. Prints a warning if another process is writing the same file.
     ///
     /// # Errors
-    /// A file of that name was created meanwhile, or the file system reports an error.
+    /// Another file has the name by now, or the file system reports an error.
     pub(crate) fn persist(mut self) -> Result<(), Diagnostic> {
+        if let Some(directory) = &self.directory
+            && is_byte_locked(directory, lock_offset(&self.path)).unwrap_or(false)
+        {
+            let message = format!("another process is writing {} to the same file", self.what);
+            Diagnostics::from(Diagnostic::warning(message).at(self.location())).eprint();
+        }
         self.sync_and_link().map_err(|error| {
             let exists = error.kind() == io::ErrorKind::AlreadyExists;
-            if exists { already_exists(&self.path, self.what) } else { self.write_error(&error) }
+            if exists { self.keep_beside() } else { self.write_error(&error) }
         })
+    }
+
+    /// Names the file after this process, since another file has the name that it was to get.
+    fn keep_beside(&mut self) -> Diagnostic {
+        let mut path = self.path.clone().into_os_string();
+        path.push(format!(".{}", std::process::id()));
+        let kept = self.link(Path::new(&path).file_name().unwrap_or_default());
+        let help = match kept {
+            Ok(()) => format!("what this run wrote is in {}", path.display()),
+            Err(_) => "choose another name".to_owned(),
+        };
+        let message =
+            format!("cannot write {}: another file with this name was written meanwhile", self.what);
+        Diagnostic::error(Status::Configuration, message).at(self.location()).with_help(Some(help))
     }
 
     /// Writes all of the file's bytes, and gives it its name.
@@ -127,36 +149,53 @@ impl OutputFile {
     }
 
     fn sync_and_link(&mut self) -> io::Result<()> {
-        let Some(directory) = &self.directory else { return Ok(()) };
-        let final_name = self.path.file_name().unwrap_or_default();
-        let name = match &self.state {
-            NameState::Special | NameState::Complete => return Ok(()),
-            NameState::Partial(name) => {
-                self.file.sync_all()?;
-                name.clone()
-            }
-            NameState::Unnamed => {
-                self.file.sync_all()?;
-                let descriptor = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-                // linkat(2) never replaces a file, rename(2) does.
-                let name = if self.force { partial_name(&self.path) } else { final_name.to_owned() };
-                linkat(CWD, &descriptor, directory, &name, AtFlags::SYMLINK_FOLLOW)?;
-                if !self.force {
-                    self.state = NameState::Complete;
-                    return Ok(fsync(directory)?);
-                }
-                self.state = NameState::Partial(name.clone());
-                name
-            }
-        };
-        if self.force {
-            renameat(directory, &name, directory, final_name)?;
-        } else {
-            linkat(directory, &name, directory, final_name, AtFlags::empty())?;
-            unlinkat(directory, &name, AtFlags::empty())?;
+        if self.directory.is_none() {
+            return Ok(());
+        }
+        self.file.sync_all()?;
+        let name = self.path.file_name().unwrap_or_default().to_owned();
+        if !self.replaces_earlier()? {
+            return self.link(&name);
+        }
+        if matches!(self.state, NameState::Unnamed) {
+            let partial = partial_name(&self.path);
+            self.link(&partial)?;
+            self.state = NameState::Partial(partial);
+        }
+        if let (NameState::Partial(partial), Some(directory)) = (&self.state, &self.directory) {
+            renameat(directory, partial, directory, &name)?;
+            fsync(directory)?;
         }
         self.state = NameState::Complete;
-        Ok(fsync(directory)?)
+        Ok(())
+    }
+
+    /// Returns true if the file that this one replaces still has a name.
+    fn replaces_earlier(&self) -> io::Result<bool> {
+        self.earlier.as_ref().map_or(Ok(false), |earlier| Ok(fstat(earlier)?.st_nlink != 0))
+    }
+
+    /// Gives the file a name in its directory that no other file has (linkat(2) never replaces one).
+    fn link(&mut self, name: &OsStr) -> io::Result<()> {
+        let Some(directory) = &self.directory else { return Ok(()) };
+        match &self.state {
+            NameState::Unnamed => {
+                let descriptor = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+                linkat(CWD, &descriptor, directory, name, AtFlags::SYMLINK_FOLLOW)?;
+            }
+            NameState::Partial(partial) => {
+                linkat(directory, partial, directory, name, AtFlags::empty())?;
+                unlinkat(directory, partial, AtFlags::empty())?;
+            }
+            NameState::Special | NameState::Complete => return Ok(()),
+        }
+        fsync(directory)?;
+        self.state = NameState::Complete;
+        Ok(())
+    }
+
+    fn location(&self) -> Location {
+        Location::File(self.path.display().to_string())
     }
 
     /// Returns the directory that the file will be named in; `None` for a special file.
@@ -203,6 +242,13 @@ fn create_beside(path: &Path, unnamed: bool) -> io::Result<(File, NameState)> {
 fn directory(path: &Path) -> &Path {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     parent.unwrap_or(Path::new("."))
+}
+
+/// Returns the byte of a directory whose lock tells that a process writes this file.
+fn lock_offset(path: &Path) -> u32 {
+    let mut hasher = DefaultHasher::new();
+    path.file_name().hash(&mut hasher);
+    u32::try_from(hasher.finish() >> 32).unwrap_or(0)
 }
 
 /// Returns a hidden name in the directory of `path` that tells which process wrote the file.
@@ -266,13 +312,40 @@ mod tests {
             assert_eq!(fs::read(&path).unwrap(), b"mine");
             create(&path, "the file", true).unwrap().persist_bytes(b"new").unwrap();
             assert_eq!(fs::read(&path).unwrap(), b"new");
-            // A file that appears after `create`.
+            // A file that is removed meanwhile.
+            let file = create(&path, "the file", true).unwrap();
             fs::remove_file(&path).unwrap();
-            let file = create(&path, "the file", false).unwrap();
-            fs::write(&path, "mine").unwrap();
-            assert_eq!(file.persist().unwrap_err().status, Status::Configuration);
-            assert_eq!(fs::read(&path).unwrap(), b"mine");
+            file.persist_bytes(b"newer").unwrap();
+            assert_eq!(fs::read(&path).unwrap(), b"newer");
             assert_eq!(names(directory.path()), ["file"]);
+        }
+    }
+
+    #[test]
+    fn what_two_processes_write_to_one_name_is_all_kept() {
+        let kept = format!("file.{}", std::process::id());
+        // One process has one hidden name for a file, so not both writers can use it here.
+        for (create, exists) in [(BOTH[0], false), (BOTH[1], false), (BOTH[0], true)] {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("file");
+            if exists {
+                fs::write(&path, "earlier").unwrap();
+            }
+            let second = create(&path, "the file", exists).unwrap();
+            let mut first = OutputFile::create(&path, "the file", exists).unwrap();
+            let locked = |file: &OutputFile| {
+                is_byte_locked(file.directory.as_ref().unwrap(), lock_offset(&path)).unwrap()
+            };
+            assert!(locked(&first) && locked(&second));
+            first.write_all(b"first").unwrap();
+            first.persist().unwrap();
+            assert!(!locked(&second));
+            let error = second.persist_bytes(b"second").unwrap_err();
+            assert_eq!(error.status, Status::Configuration);
+            assert!(error.help.unwrap().contains(&kept));
+            assert_eq!(fs::read(&path).unwrap(), b"first");
+            assert_eq!(fs::read(directory.path().join(&kept)).unwrap(), b"second");
+            assert_eq!(names(directory.path()).len(), 2);
         }
     }
 

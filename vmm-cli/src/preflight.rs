@@ -20,9 +20,8 @@ use vmm_core::spec::mode::{Mode, Ring};
 use vmm_loader::{LoadPlan, SymbolKind};
 
 use crate::config::Config;
-use crate::diagnostic::{Diagnostic, Severity};
+use crate::diagnostic::Diagnostic;
 use crate::prepare::{Files, Prepared};
-use crate::status::Status;
 
 /// Guest memory at the first instruction.
 struct PlannedMemory<'a> {
@@ -80,8 +79,7 @@ pub(crate) fn warnings(config: &Config, prepared: &Prepared) -> Vec<Diagnostic> 
     let memory = PlannedMemory { layout, files, images: state.images };
     let moment = GuestState::new(&registers, &memory);
     let warn = |key: &str, message: String, help: &str| {
-        let error = Diagnostic::error(Status::Success, message).at(config.location(key));
-        Diagnostic { severity: Severity::Warning, ..error.with_help(Some(help)) }
+        Diagnostic::warning(message).at(config.location(key)).with_help(Some(help))
     };
     let mut list = prepared.notes.clone();
     let at = |linear: u64| {

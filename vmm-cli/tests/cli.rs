@@ -5,7 +5,7 @@
 mod support;
 
 use std::fs;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use support::{CLI, ProcessResult, program_exists};
 
@@ -216,31 +216,85 @@ fn the_report_has_status_end_and_exits() {
     assert!(report["cpu"]["registers"].is_array());
 }
 
+/// `mov al, 'x'; out 0xe9, al; mov al, '\n'; out 0xe9, al`, then `jmp $`
+const SPINS: &[u8] = &[0xb0, b'x', 0xe6, 0xe9, 0xb0, b'\n', 0xe6, 0xe9, 0xeb, 0xfe];
+
+/// Run of a guest that spins.
+struct SpinningRun {
+    child: Child,
+    first_byte: u8,
+}
+
+impl SpinningRun {
+    /// Starts the run and waits for its first output: then the guest runs and the handler of signals is installed.
+    fn start(directory: &TestDirectory, arguments: &[&str]) -> Self {
+        let mut child = Command::new(CLI)
+            .args(arguments)
+            .current_dir(&directory.0)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut first = [0];
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut first).unwrap();
+        Self { child, first_byte: first[0] }
+    }
+
+    fn interrupt(self) -> ProcessResult {
+        // The shell's built-in kill: a small system may have no program `kill`.
+        let kill = format!("kill -INT {}", self.child.id());
+        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+        ProcessResult::new(&self.child.wait_with_output().unwrap())
+    }
+}
+
 #[test]
 #[ignore = "needs /dev/kvm"]
 fn ctrl_c_ends_a_guest_with_a_report() {
     if !program_exists() {
         return;
     }
-    let directory =
-        TestDirectory::new(&[0xb0, b'x', 0xe6, 0xe9, 0xb0, b'\n', 0xe6, 0xe9, 0xeb, 0xfe], CONFIG);
-    let mut child = Command::new(CLI)
-        .args(["run", "vmm.toml"])
-        .current_dir(&directory.0)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // After the first output, the guest runs and the handler is installed.
-    let mut first = [0];
-    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut first).unwrap();
-    // The shell's built-in kill: a small system may have no program `kill`.
-    let killed = Command::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status().unwrap();
-    assert!(killed.success());
-    let result = ProcessResult::new(&child.wait_with_output().unwrap());
-    assert_eq!((result.status, &first), (Some(130), b"x"));
+    let directory = TestDirectory::new(SPINS, CONFIG);
+    let run = SpinningRun::start(&directory, &["run", "vmm.toml"]);
+    assert_eq!(run.first_byte, b'x');
+    let result = run.interrupt();
+    assert_eq!(result.status, Some(130));
     assert!(result.stderr.contains("interrupted") && result.stderr.contains("rip"), "{result:?}");
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn two_runs_that_write_the_same_file_are_both_told_and_lose_nothing() {
+    if !program_exists() {
+        return;
+    }
+    for (option, arguments) in [("", &[][..]), ("--force", &["--force"])] {
+        let directory = TestDirectory::new(SPINS, CONFIG);
+        let path = |name: &str| directory.0.path().join(name);
+        fs::write(path("halts.bin"), HALTS).unwrap();
+        fs::write(path("halts.toml"), CONFIG.replace("guest.bin", "halts.bin")).unwrap();
+        if !option.is_empty() {
+            fs::write(path("report.json"), "earlier").unwrap();
+        }
+        let report = |config| [&["run", config, "--report", "report.json"], arguments].concat();
+        let second = SpinningRun::start(&directory, &report("vmm.toml"));
+        let process = second.child.id();
+
+        let first = directory.run(&report("halts.toml"));
+        assert_eq!(first.status, Some(0), "{first:?}");
+        assert!(first.stderr.contains("warning: another process is writing the report"), "{first:?}");
+        let written = fs::read_to_string(path("report.json")).unwrap();
+        assert!(written.contains("\"halt\""), "{written}");
+
+        let second = second.interrupt();
+        let message = "cannot write the report: another file with this name was written meanwhile";
+        assert!(second.stderr.contains(message), "{option}: {second:?}");
+        assert_eq!(second.status, Some(105), "{second:?}");
+        assert_eq!(fs::read_to_string(path("report.json")).unwrap(), written);
+        let kept = fs::read_to_string(path(&format!("report.json.{process}"))).unwrap();
+        assert!(kept.contains("\"interrupted\""), "{kept}");
+    }
 }
 
 #[test]

@@ -57,6 +57,7 @@ use crate::machine::end::{End, EndClass, UnmappedAccess};
 use crate::machine::error::Error;
 use crate::record::Divergence;
 use crate::record::Recording;
+use crate::spec::Interrupts;
 
 use crate::cpu::cpu_state::CpuState;
 use emulation_failure::EmulationFailure;
@@ -114,6 +115,8 @@ pub enum Cause {
     Halt {
         /// True if RFLAGS.IF was set.
         interrupts: bool,
+        /// Interrupt controllers of the machine, none of which had an interrupt to come.
+        controllers: Interrupts,
     },
     /// The guest was stopped by a limit.
     Hang(Box<HangKind>),

@@ -319,7 +319,8 @@ pub enum Interrupts {
     Pc,
 }
 
-/// Meaning of a HLT from which nothing can wake the machine. Without interrupt controllers, that is every HLT.
+/// Meaning of a HLT with interrupts off, from which nothing can wake the machine. A HLT with interrupts on that nothing can wake
+/// from is always a hang.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]

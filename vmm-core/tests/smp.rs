@@ -5,6 +5,8 @@ use std::io;
 use std::time::Duration;
 
 use vmm_core::devices::console::Console;
+use vmm_core::kvm_sys_wrap::Capability;
+use vmm_core::kvm_sys_wrap::vm_memory::Bytes;
 use vmm_core::machine::end::End;
 use vmm_core::machine::image::FlatImage;
 use vmm_core::machine::{Machine, MsrUse};
@@ -60,6 +62,41 @@ fn a_machine_that_a_device_can_wake_does_not_end() {
         [out(0x20, 0x11), out(0x21, 0x20), out(0x21, 0x04), out(0x21, 0x01), out(0x21, 0xfd)].concat();
     code.extend([0xfb, 0xf4]);
     assert_eq!(machine(Interrupts::Pc, 1, &code, LIMIT).run().unwrap().end, End::TimeLimit(LIMIT));
+}
+
+/// `mov dword [0xfee00000 + offset], value`, in 32-bit code.
+fn write_apic(offset: u8, high: u8, value: u32) -> Vec<u8> {
+    [&[0xc7, 0x05, offset, high, 0xe0, 0xfe][..], &value.to_le_bytes()].concat()
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_local_apic_has_its_timer_modes_and_x2apic_mode_without_a_cpuid_policy() {
+    const RESULTS: u64 = 0x9000;
+    let mut code = write_apic(0xf0, 0, 0x1ff); // spurious vector register: enabled
+    for (index, mode) in (0..).zip([0x2_0040, 0x4_0040]) {
+        code.extend(write_apic(0x20, 0x03, mode)); // LVT timer
+        code.extend([0xa1, 0x20, 0x03, 0xe0, 0xfe]); // mov 0xfee00320, %eax
+        code.extend([0xa3, index * 4, 0x90, 0, 0]); // mov %eax, 0x9000 + index * 4
+    }
+    // IA32_APIC_BASE: mov $0x1b, %ecx; rdmsr; or $0xc00, %eax; wrmsr; rdmsr; mov %eax, 0x9008; cli; hlt
+    code.extend([0xb9, 0x1b, 0, 0, 0, 0x0f, 0x32, 0x0d, 0, 0x0c, 0, 0, 0x0f, 0x30, 0x0f, 0x32]);
+    code.extend([0xa3, 8, 0x90, 0, 0, 0xfa, 0xf4]);
+    let kvm = Kvm::open().unwrap();
+    let has_deadline_mode = kvm.capability(Capability::TscDeadlineTimer) > 0;
+    for interrupts in [Interrupts::Split, Interrupts::Pc] {
+        let mut spec = MachineSpec::new(Mode::Protected, 2 << 20, EntryPoint::Address(Gva(CODE)));
+        (spec.interrupts, spec.limits.time) = (interrupts, Some(TIMEOUT));
+        assert_eq!(spec.cpuid, CpuidPolicy::None);
+        let guest = FlatImage { address: Gpa(CODE), bytes: &code };
+        let mut machine = Machine::build(&kvm, spec, &guest, Console::with_output(io::sink())).unwrap();
+        assert_eq!(machine.run().unwrap().end, End::Halt { interrupts: false });
+        let [periodic, deadline, base] =
+            [0, 4, 8].map(|at| machine.memory().read_obj::<u32>(Gpa(RESULTS + at).into()).unwrap());
+        assert_eq!(periodic, 0x2_0040);
+        assert_eq!(deadline == 0x4_0040, has_deadline_mode, "{deadline:#x}");
+        assert_eq!(base & 0xc00, 0xc00, "{base:#x}");
+    }
 }
 
 #[test]

@@ -2,8 +2,7 @@
 
 use crate::layout::LayoutPart;
 use crate::machine::Machine;
-use crate::machine::end::End;
-use crate::spec::HaltPolicy;
+use crate::machine::end::{End, Verdict};
 use crate::{Gpa, Gva};
 
 use super::delivery::IdtEntry;
@@ -51,10 +50,10 @@ impl Autopsy {
                 }
             },
             End::FailEntry { reason, .. } => Cause::FailEntry { reason: *reason },
-            End::Halt { interrupts } => match machine.board.spec.halt {
-                HaltPolicy::Hung => Cause::Halt { interrupts: *interrupts },
-                HaltPolicy::Success => Cause::GuestExit,
-            },
+            End::Halt { .. } if machine.verdict(&self.end) == Verdict::Success => Cause::GuestExit,
+            End::Halt { interrupts } => {
+                Cause::Halt { interrupts: *interrupts, controllers: machine.board.spec.interrupts }
+            }
             End::Unmapped(access) => Cause::UnmappedAccess(*access),
             End::Ring3Exit
             | End::Exit { .. }

@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use crate::cpu::cpu_state::OperandWidth;
 use crate::disassembly::decode;
 use crate::machine::end::{End, internal_error_name};
+use crate::spec::Interrupts;
 
 use super::delivery::{DeliveryOutcome, IdtEntry};
 use super::exception_chain::{ChainEnd, ChainLink, ExceptionChain};
@@ -72,17 +73,26 @@ impl Autopsy {
                      it allows. It is shown below; most often a segment, CR0, CR4 or EFER do not fit each other."
                 );
             }
-            Cause::Halt { interrupts: false } => {
+            Cause::Halt { interrupts: false, .. } => {
                 let _ = write!(
                     text,
                     "The guest executed {} with interrupts off (cli; hlt): nothing can ever wake it.",
                     self.describe_instruction(symbols)
                 );
             }
-            Cause::Halt { interrupts: true } => {
+            Cause::Halt { interrupts: true, controllers } => {
+                let reason = match controllers {
+                    Interrupts::None => "on a machine without interrupt controllers",
+                    Interrupts::Split => {
+                        "but no timer of a local APIC is armed, and the machine has no other source"
+                    }
+                    Interrupts::Pc => {
+                        "but all inputs of the interrupt controllers are masked and no timer of a local APIC is armed"
+                    }
+                };
                 let _ = write!(
                     text,
-                    "The guest executed {} and waits for an interrupt, on a machine that has no source of any.",
+                    "The guest executed {} and waits for an interrupt, {reason}.",
                     self.describe_instruction(symbols)
                 );
             }

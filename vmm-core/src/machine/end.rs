@@ -245,7 +245,9 @@ impl End {
                 ResetPolicy::Success => Verdict::Success,
                 ResetPolicy::Failure => Verdict::Crashed,
             },
-            Self::Halt { .. } | Self::Ring3Exit => match halt {
+            // The guest waits for an interrupt, and none will ever come.
+            Self::Halt { interrupts: true } => Verdict::Hung,
+            Self::Halt { interrupts: false } | Self::Ring3Exit => match halt {
                 HaltPolicy::Success => Verdict::Success,
                 HaltPolicy::Hung => Verdict::Hung,
             },
@@ -375,6 +377,7 @@ mod tests {
     fn nothing_but_halt_power_off_and_code_0_is_a_success() {
         let ends = [
             End::Halt { interrupts: true },
+            End::Halt { interrupts: false },
             End::Ring3Exit,
             End::Exit { code: 0 },
             End::Exit { code: 7 },

@@ -24,6 +24,11 @@ const fn cpuid_bit(feature: RequiredFeature) -> (u32, Register, u32) {
     }
 }
 
+/// CPUID leaf 1, EDX bit 9: the vCPU has a local APIC.
+const APIC: u32 = 1 << 9;
+/// CPUID leaf 1, ECX bit 21: the local APIC has x2APIC mode.
+const X2APIC: u32 = 1 << 21;
+
 #[derive(Clone, Copy)]
 enum Register {
     Ecx,
@@ -35,9 +40,10 @@ const DEFAULT_ADDRESS_END: u64 = 1 << 36;
 
 /// CPUID to set on the vCPUs, if any.
 ///
-/// A machine whose description has none gets none, unless its page tables use a feature that KVM grants only to a guest whose
-/// CPUID announces it. Then it gets the host's leaves for that feature. A host without the feature is reported here: it would
-/// accept the page tables, and the guest would die at its first access.
+/// A machine whose description has none gets none, unless it uses a feature that KVM grants only to a guest whose CPUID
+/// announces it. Then it gets the host's leaves for that feature. Page tables use some: a host without one is reported here, since
+/// it would accept the page tables, and the guest would die at its first access. A local APIC has a periodic timer, a deadline
+/// timer and x2APIC mode only with CPUID leaf 1.
 pub(crate) fn cpuid(
     kvm: &Kvm,
     spec: &MachineSpec,
@@ -67,7 +73,11 @@ pub(crate) fn cpuid(
             cpuid::apply_changes(&mut cpuid, &spec.cpuid_changes);
             Ok(Some(cpuid))
         }
-        CpuidPolicy::None => required_leaves(&supported, needs).map(Some),
+        CpuidPolicy::None => {
+            let mut cpuid = required_leaves(&supported, spec, needs)?;
+            cpuid::apply_changes(&mut cpuid, &[(CpuidFeature::TSC_DEADLINE, has_deadline_timer(kvm, spec))]);
+            Ok(Some(cpuid))
+        }
     }
 }
 
@@ -81,7 +91,7 @@ fn has_deadline_timer(kvm: &Kvm, spec: &MachineSpec) -> bool {
 pub(crate) fn sets_cpuid(spec: &MachineSpec, needs: &[RequiredFeature]) -> bool {
     let end = |region: &MemoryRegion| region.address.0.saturating_add(region.size);
     let far = spec.memory.iter().any(|region| end(region) > DEFAULT_ADDRESS_END);
-    spec.cpuid != CpuidPolicy::None || !needs.is_empty() || far
+    spec.cpuid != CpuidPolicy::None || !needs.is_empty() || far || spec.interrupts != Interrupts::None
 }
 
 /// Properties of a CPU that change the meaning of page table entries.
@@ -105,7 +115,8 @@ impl CpuTraits {
 }
 
 /// The leaves that say how far leaves go and how wide addresses are, and those of the features, with their bits alone.
-fn required_leaves(supported: &CpuId, needs: &[RequiredFeature]) -> Result<CpuId, Error> {
+fn required_leaves(supported: &CpuId, spec: &MachineSpec, needs: &[RequiredFeature]) -> Result<CpuId, Error> {
+    let has_apics = spec.interrupts != Interrupts::None;
     let keep = |entry: &kvm_cpuid_entry2| {
         let mut kept = *entry;
         if matches!(entry.function, 0 | 0x8000_0000 | 0x8000_0008) {
@@ -119,6 +130,10 @@ fn required_leaves(supported: &CpuId, needs: &[RequiredFeature]) -> Result<CpuId
                     Register::Edx => kept.edx |= entry.edx & bit,
                 }
             }
+        }
+        if has_apics && entry.function == 1 {
+            kept.ecx |= entry.ecx & X2APIC;
+            kept.edx |= APIC;
         }
         (kept.ecx | kept.edx != 0).then_some(kept)
     };

@@ -165,8 +165,8 @@ pub const SYSTEM_CALLS: &[SystemCallRule] = &[
     rule("exit_group", libc::SYS_exit_group, ALL, EVERY_RUN, "end of the process"),
     checked(
         rule("fcntl", libc::SYS_fcntl, ALL, EVERY_RUN, "flags, copies and locks of descriptors"),
-        // F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_SETLK, F_SETLKW, F_DUPFD_CLOEXEC, F_ADD_SEALS and F_GET_SEALS (of a memfd).
-        ArgumentRule::OneOf { argument: 1, values: &[1, 2, 3, 4, 6, 7, 1030, 1033, 1034] },
+        // F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_SETLK, F_SETLKW, F_OFD_GETLK, F_DUPFD_CLOEXEC, F_ADD_SEALS and F_GET_SEALS (of a memfd).
+        ArgumentRule::OneOf { argument: 1, values: &[1, 2, 3, 4, 6, 7, 36, 1030, 1033, 1034] },
     ),
     rule("fdatasync", libc::SYS_fdatasync, VCPUS, Features::VIRTIO, "flushes of a disk"),
     rule("flock", libc::SYS_flock, MAIN, Features::VIRTIO, "disk of a second machine"),

@@ -17,7 +17,7 @@ const LEVELS: &[(&str, &[&[&str]])] = &[
             &["error"],
             &["kvm_run"],
             &["exit", "kick", "observe", "ioctl_request", "system_call_filter", "sandbox_probe"],
-            &["host_memory", "saved_state", "fork"],
+            &["host_memory", "saved_state", "fork", "ofd_lock"],
             &["vm_pool"],
             &["dev_kvm"],
             &["create_vm"],

@@ -8,12 +8,11 @@ use super::{Argument, ArgumentDirection, CallAction, CallFrequency, SequenceStep
 use crate::initial_state::InitialState;
 use crate::machine::board;
 use crate::machine::host;
-use crate::spec::{CpuidPolicy, Interrupts, MachineSpec};
+use crate::spec::{Interrupts, MachineSpec};
 
-/// Returns the query for the TSC deadline timer, for a machine with the host's CPUID.
+/// Returns the query for the TSC deadline timer, for a machine with local APICs.
 pub(super) fn deadline_timer(spec: &MachineSpec) -> Option<SequenceStep> {
-    let asks = spec.cpuid == CpuidPolicy::Host && spec.interrupts != Interrupts::None;
-    asks.then(|| {
+    (spec.interrupts != Interrupts::None).then(|| {
         let why = "whether the local APICs take deadlines: the leaves do not say, since it depends on whose they are";
         SequenceStep::capability("KVM_CAP_TSC_DEADLINE_TIMER", why)
     })

@@ -14,7 +14,7 @@ use crate::machine::build::{self, BuildSteps};
 use crate::machine::host;
 use crate::spec::mode::Ring;
 use crate::spec::register::{Register, RegisterFile};
-use crate::spec::{CpuidPolicy, MachineSpec, MemoryRegion};
+use crate::spec::{CpuidPolicy, Interrupts, MachineSpec, MemoryRegion};
 
 /// Returns the call sequence of a machine. `mapped` are the files that its guest maps ([`crate::machine::image::GuestImage::mapped`]), `state` its initial
 /// state ([`crate::initial_state::initial_state`]).
@@ -269,10 +269,15 @@ fn cpuid(spec: &MachineSpec, state: &InitialState) -> Vec<SequenceStep> {
         return Vec::new();
     }
     let features: Vec<&str> = state.needs.iter().map(|feature| feature.name()).collect();
+    let has_apics = spec.interrupts != Interrupts::None;
     let (given, why) = match spec.cpuid {
         CpuidPolicy::Host => {
             ("all leaves".to_owned(), "cpuid = \"host\": the guest sees this host's CPU".to_owned())
         }
+        CpuidPolicy::None if features.is_empty() && has_apics => (
+            "the leaf that announces a local APIC".to_owned(),
+            "without it KVM gives the APIC's timer no periodic and no deadline mode".to_owned(),
+        ),
         CpuidPolicy::None if features.is_empty() => (
             "the leaves with the width of an address".to_owned(),
             "memory beyond 64 GiB needs addresses of more than the 36 bits that a CPU without CPUID has"
