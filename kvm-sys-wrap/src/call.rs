@@ -161,6 +161,10 @@ calls! {
     GetClock = "KVM_GET_CLOCK" on Vm, "4.29";
     /// `KVM_SET_CLOCK`: sets the paravirtual clock.
     SetClock = "KVM_SET_CLOCK" on Vm, "4.30";
+    /// `KVM_INTERRUPT`: queues an external interrupt.
+    Interrupt = "KVM_INTERRUPT" on Vcpu, "4.16";
+    /// `KVM_NMI`: queues a non-maskable interrupt.
+    Nmi = "KVM_NMI" on Vcpu, "4.64";
     /// `KVM_GET_LAPIC`: reads the registers of the local APIC.
     GetLapic = "KVM_GET_LAPIC" on Vcpu, "4.57";
     /// `KVM_SET_LAPIC`: sets the registers of the local APIC.

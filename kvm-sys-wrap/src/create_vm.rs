@@ -60,7 +60,19 @@ impl Kvm {
     /// # Errors
     /// [`Error::Call`](crate::Error::Call), mostly for lack of memory.
     pub fn create_vm(&self) -> Result<Vm> {
-        let idle = self.pool().take();
+        self.create_vm_from(self.pool().take(None))
+    }
+
+    /// Creates a virtual machine like [`Kvm::create_vm`]. Of several reserved VMs it takes one that has local APICs in the kernel if
+    /// `local_apics` is true, one that has none if it is false, or one that no machine used yet.
+    ///
+    /// # Errors
+    /// [`Error::Call`](crate::Error::Call), mostly for lack of memory.
+    pub fn create_vm_for(&self, local_apics: bool) -> Result<Vm> {
+        self.create_vm_from(self.pool().take(Some(local_apics)))
+    }
+
+    fn create_vm_from(&self, idle: Option<Arc<KernelVm>>) -> Result<Vm> {
         let is_pooled = idle.is_some();
         let kernel = idle.map_or_else(|| self.create_kernel_vm(), Ok)?;
         let inner = VmInner {

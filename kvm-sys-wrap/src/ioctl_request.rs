@@ -81,6 +81,8 @@ impl Call {
             Self::GetSregs => ior::<kvm::kvm_sregs>(0x83),
             Self::SetSregs => iow::<kvm::kvm_sregs>(0x84),
             Self::Translate => iowr::<kvm::kvm_translation>(0x85),
+            Self::Interrupt => iow::<kvm::kvm_interrupt>(0x86),
+            Self::Nmi => io(0x9a),
             Self::GetMsrs => iowr::<kvm::kvm_msrs>(0x88),
             Self::SetMsrs => iow::<kvm::kvm_msrs>(0x89),
             Self::GetLapic => ior::<kvm::kvm_lapic_state>(0x8e),

@@ -104,6 +104,7 @@ mod dev_kvm;
 mod emulate;
 mod error;
 mod exit;
+mod external_interrupt;
 mod fork;
 mod host_memory;
 mod interrupt_state;

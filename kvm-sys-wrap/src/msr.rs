@@ -7,7 +7,8 @@
 use std::io;
 
 use kvm_bindings::{
-    KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_UNKNOWN, Msrs, kvm_enable_cap, kvm_msr_entry,
+    KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_INVAL, KVM_MSR_EXIT_REASON_UNKNOWN, Msrs, kvm_enable_cap,
+    kvm_msr_entry,
 };
 
 use crate::call::Call;
@@ -135,12 +136,31 @@ impl Vm {
         {
             return Ok(());
         }
-        let args = [KVM_MSR_EXIT_REASON_UNKNOWN.into(), 0, 0, 0];
+        self.enable_msr_exits(KVM_MSR_EXIT_REASON_UNKNOWN, "unknown MSRs")
+    }
+
+    /// Makes also those accesses to MSRs exit that KVM refuses (`KVM_MSR_EXIT_REASON_INVAL`): with interrupt controllers outside of the
+    /// kernel, the registers of a local APIC in x2APIC mode. Otherwise as [`Vm::enable_unknown_msr_exits`].
+    ///
+    /// # Errors
+    /// [`Error::Call`](crate::Error::Call).
+    pub fn enable_refused_msr_exits(&self) -> Result<()> {
+        if !self.add_setup(VmSetup::RefusedMsrExits)
+            || self.kvm().capability(Capability::X86UserSpaceMsr) == 0
+        {
+            return Ok(());
+        }
+        let reasons = KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_INVAL;
+        self.enable_msr_exits(reasons, "unknown and refused MSRs")
+    }
+
+    fn enable_msr_exits(&self, reasons: u32, what: &str) -> Result<()> {
+        let args = [reasons.into(), 0, 0, 0];
         let cap = kvm_enable_cap { cap: KVM_CAP_X86_USER_SPACE_MSR, args, ..Default::default() };
         self.dispatcher()
-            .call(Call::EnableCapVm, format_args!("KVM_CAP_X86_USER_SPACE_MSR, unknown MSRs"), || {
+            .call(Call::EnableCapVm, format_args!("KVM_CAP_X86_USER_SPACE_MSR, {what}"), || {
                 self.fd()?.enable_cap(&cap)
             })
-            .map_err(call_failed(Call::EnableCapVm, "exits for unknown MSRs"))
+            .map_err(call_failed(Call::EnableCapVm, format!("exits for {what}")))
     }
 }

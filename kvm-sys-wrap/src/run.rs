@@ -128,6 +128,19 @@ impl Vcpu {
         Ok(())
     }
 
+    /// Gives the value to the guest's read of an MSR, the last exit, an [`Exit::ReadMsr`] (`kvm_run.msr.data`, api.rst, section 5).
+    ///
+    /// # Errors
+    /// [`Error::Reply`] where the last exit was something else.
+    pub fn complete_msr(&mut self, value: u64) -> Result<()> {
+        if self.pending_reply != PendingReply::Msr {
+            return Err(Error::Reply { expected: 0, given: 8 });
+        }
+        // Writing a member of a union that is plain data is safe; the kernel reads this one after an MSR exit.
+        self.area.run_mut().__bindgen_anon_1.msr.data = value;
+        Ok(())
+    }
+
     /// Returns true if the instruction of the last exit may be half done, or if more exits of the last `KVM_RUN` wait: then
     /// [`Vcpu::finish_instruction`] has something to do. False after HLT, which is complete when it exits.
     #[must_use]

@@ -41,8 +41,10 @@ pub(crate) enum VmSetup {
     Pit2,
     /// `KVM_CAP_SPLIT_IRQCHIP`.
     SplitIrqchip,
-    /// `KVM_CAP_X86_USER_SPACE_MSR`.
+    /// `KVM_CAP_X86_USER_SPACE_MSR` for unknown MSRs.
     UnknownMsrExits,
+    /// `KVM_CAP_X86_USER_SPACE_MSR` for unknown MSRs and refused accesses.
+    RefusedMsrExits,
 }
 
 impl VmSetup {
@@ -150,6 +152,11 @@ impl KernelVmState {
         self.setup.iter().any(|step| step.has_local_apics())
     }
 
+    /// Returns true if no machine used the VM yet.
+    const fn is_new(&self) -> bool {
+        self.setup.is_empty() && self.vcpu_ids.is_empty()
+    }
+
     /// Adds a step; returns false if it was carried out before.
     pub(crate) fn add_setup(&mut self, step: VmSetup) -> bool {
         let is_new = !self.setup.contains(&step);
@@ -194,8 +201,9 @@ impl VmPool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes an idle VM that this thread reserved.
-    pub(crate) fn take(&self) -> Option<Arc<KernelVm>> {
+    /// Takes an idle VM that this thread reserved: one with or without local APICs in the kernel as `local_apics` says, or one that no
+    /// machine used. `None` takes any.
+    pub(crate) fn take(&self, local_apics: Option<bool>) -> Option<Arc<KernelVm>> {
         let mut idle = self.lock();
         // The usual case: the number of the thread is not asked for.
         if idle.is_empty() {
@@ -204,10 +212,12 @@ impl VmPool {
         let this = thread::current().id();
         let is_ours = |kernel: &Arc<KernelVm>| {
             let state = kernel.lock();
-            state.owner == Some(this) && state.is_usable()
+            let fits = local_apics.is_none_or(|wanted| state.is_new() || state.has_local_apics() == wanted);
+            state.owner == Some(this) && state.is_usable() && fits
         };
-        let index = idle.iter().position(is_ours)?;
-        Some(idle.swap_remove(index))
+        // The last one first: the VM of a machine that was just released has what a copy of that machine needs.
+        let index = idle.iter().rposition(is_ours)?;
+        Some(idle.remove(index))
     }
 
     /// Puts a VM without slots into the pool, unless its reservation is gone.

@@ -24,7 +24,7 @@ const LEVELS: &[(&str, &[&[&str]])] = &[
             &["tss", "memory", "mmu_invalidate"],
             &["create_vcpu"],
             &["sregs", "regs", "cpuid", "msr", "vcpu_state", "sync_regs"],
-            &["irqchip", "interrupt_state"],
+            &["irqchip", "interrupt_state", "external_interrupt"],
             &["run", "coalesced_pio", "emulate", "debug", "translate", "stats"],
             &["pooled_vcpu"],
         ],
