@@ -17,6 +17,7 @@ pub(crate) mod hypercall;
 pub mod i8042;
 pub mod info;
 pub mod irq;
+pub(crate) mod irqchip;
 pub mod kvm_testdev;
 pub mod null_ports;
 pub mod reset_ports;

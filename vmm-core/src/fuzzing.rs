@@ -10,21 +10,21 @@
 //! | [`registers`] | accesses to all registers of a PC without time and random numbers | saved state restores all that a guest can see |
 //! | [`serial`] | accesses to a 16550 with input | output, input and line status are those of a simple model |
 //! | [`rtc`] | accesses to the clock | time and date are valid in the format that the guest chose; other registers keep what was written |
-//!
-//! PIC, I/O APIC, local APIC and PIT are the kernel's ([`Interrupts`](crate::spec::Interrupts)), so their registers are no part of
-//! this.
+//! | [`irqchip`] | accesses to the interrupt controllers of this process, lines, times; or a saved state and these | time never goes back; what is due next is to come; an interrupt is taken if and only if one is pending; saved state restores |
 
 mod board;
 #[cfg(test)]
 mod corpus;
 mod device_state;
 mod input;
+mod irqchip;
 mod registers;
 mod rtc;
 mod serial;
 mod virtio;
 
 pub use device_state::device_state;
+pub use irqchip::irqchip;
 pub use registers::registers;
 pub use rtc::rtc;
 pub use serial::serial;
@@ -40,6 +40,7 @@ mod tests {
             ("registers", super::registers),
             ("serial", super::serial),
             ("rtc", super::rtc),
+            ("irqchip", super::irqchip),
         ]);
     }
 }

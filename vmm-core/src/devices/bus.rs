@@ -18,6 +18,8 @@ pub type SharedDevice = Arc<Mutex<dyn Device>>;
 pub struct Bus {
     /// Devices, sorted by first address.
     entries: Vec<Entry>,
+    /// Stateless devices in front of the others.
+    overlays: Vec<Entry>,
 }
 
 struct Entry {
@@ -116,6 +118,13 @@ impl Bus {
         Ok(())
     }
 
+    /// Puts a device in front of the others: it gets the accesses to its addresses that another one has too. Its state is not saved.
+    pub(crate) fn insert_overlay(&mut self, name: &str, start: u64, device: SharedDevice) {
+        let length = device.lock().unwrap_or_else(PoisonError::into_inner).length();
+        let last = start.saturating_add(length.saturating_sub(1));
+        self.overlays.push(Entry { start, last, name: name.to_owned(), device });
+    }
+
     /// Reads `data.len()` bytes at `address`; `None` if no device is there.
     ///
     /// # Errors
@@ -186,6 +195,10 @@ impl Bus {
     }
 
     fn find(&self, address: u64) -> Option<&Entry> {
+        let overlay = self.overlays.iter().find(|e| (e.start..=e.last).contains(&address));
+        if overlay.is_some() {
+            return overlay;
+        }
         let after = self.entries.partition_point(|e| e.start <= address);
         self.entries.get(after.checked_sub(1)?).filter(|e| address <= e.last)
     }

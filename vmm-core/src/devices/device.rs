@@ -130,6 +130,11 @@ pub trait GuestMemoryAccess {
 pub trait Guest: GuestMemoryAccess {
     /// Returns the exits of the vCPU so far, the present one included.
     fn exits(&self) -> &ExitCounts;
+
+    /// Returns the number of the vCPU, from 0.
+    fn vcpu(&self) -> usize {
+        0
+    }
 }
 
 /// Returns the parts of a virtual range, each inside one page, with their physical addresses. The last one is `None` if the
