@@ -38,6 +38,7 @@ pub(crate) fn for_machine(error: &Error) -> Option<String> {
         | Error::DeviceNotSupplied { .. }
         | Error::TooManyVirtioDevices { .. }
         | Error::NoDebugging { .. }
+        | Error::NoInterruptDebugging
         | Error::Console(_)
         | Error::Thread(_)
         | Error::Clock(_)

@@ -159,7 +159,8 @@ impl OutputFile {
         }
         if matches!(self.state, NameState::Unnamed) {
             let partial = partial_name(&self.path);
-            self.link(&partial)?;
+            // Another file with the hidden name is none with the final one.
+            self.link(&partial).map_err(io::Error::other)?;
             self.state = NameState::Partial(partial);
         }
         if let (NameState::Partial(partial), Some(directory)) = (&self.state, &self.directory) {

@@ -42,6 +42,7 @@ mod predict;
 pub mod preflight;
 mod privileged;
 mod reexecute;
+mod second_run;
 mod segments;
 pub mod summary;
 mod tables;
@@ -57,7 +58,7 @@ use crate::machine::end::{End, EndClass, UnmappedAccess};
 use crate::machine::error::Error;
 use crate::record::Divergence;
 use crate::record::Recording;
-use crate::spec::Interrupts;
+use crate::spec::{Interrupts, IrqchipPlace};
 
 use crate::cpu::cpu_state::CpuState;
 use emulation_failure::EmulationFailure;
@@ -111,6 +112,13 @@ pub enum Cause {
         /// Reason of the entry failure as the CPU gave it.
         reason: u64,
     },
+    /// Interrupt that could not be delivered. [`Autopsy::chain`] has the details.
+    Interrupt {
+        /// Vector of the interrupt.
+        vector: u8,
+        /// Source of the interrupt in words, such as `the timer of the local APIC`; `None` if it is not known.
+        source: Option<String>,
+    },
     /// HLT from which nothing wakes the vCPU.
     Halt {
         /// True if RFLAGS.IF was set.
@@ -154,6 +162,8 @@ pub enum StateSource {
     FinalRegisters,
     /// Exception frame that the CPU pushed.
     ExceptionFrame,
+    /// Second run of the guest, on interrupt controllers in this process.
+    SecondRun,
 }
 
 /// Observation of an autopsy, or a reason why something is not known.
@@ -224,11 +234,23 @@ pub enum AutopsyNote {
     },
     /// RSP points into a table that the machine made. The value is the name of the table.
     RspInTable(&'static str),
+    /// Interrupt that was last in service, when the guest was run again on interrupt controllers in this process, as it ended.
+    InterruptInService {
+        /// Vector of the interrupt.
+        vector: u8,
+        /// Source of the interrupt in words; `None` if it is not known.
+        source: Option<String>,
+        /// Linear address of the instruction before which the interrupt came.
+        at: u64,
+    },
     /// The replay came to a different end.
     DifferentEnd(End),
     /// Error of the host during the analysis.
     HostError(String),
 }
+
+/// Builder of a copy of the machine that ended, in its state before the run, with its interrupt controllers in the given place.
+pub type BuildCopy<'a> = dyn Fn(IrqchipPlace) -> Result<Machine, Error> + 'a;
 
 /// Examines a run that ended: repeats it where that is possible, and finds the cause of its end.
 ///
@@ -241,18 +263,19 @@ pub fn examine(
     ended: &Machine,
     end: &End,
     recording: &Recording,
-    build: &dyn Fn() -> Result<Machine, Error>,
+    build: &BuildCopy<'_>,
     budget: Duration,
 ) -> Autopsy {
     let started = Instant::now();
     let released = OnceCell::new();
-    let build = &|| {
+    let build_in = &|place| {
         if released.get().is_none() {
             let reservation = ended.release()?;
             released.get_or_init(|| reservation);
         }
-        build()
+        build(place)
     };
+    let build = &|| build_in(ended.spec().irqchip);
     let mut autopsy = Autopsy {
         end: end.clone(),
         cause: Cause::Unknown,
@@ -267,13 +290,14 @@ pub fn examine(
         source: StateSource::FinalRegisters,
         elapsed: Duration::ZERO,
     };
-    let result = match end.class() {
-        EndClass::Stopped => autopsy.examine_hang(ended, build, budget),
-        EndClass::Finished | EndClass::Failed => autopsy.examine_end(ended, recording, build, budget),
+    let second_run = autopsy.examine_interrupts(ended, build_in, budget);
+    let result = match (&second_run, end.class()) {
+        (Ok(true), _) => Ok(()),
+        (_, EndClass::Stopped) => autopsy.examine_hang(ended, build, budget),
+        (_, EndClass::Finished | EndClass::Failed) => autopsy.examine_end(ended, recording, build, budget),
     };
-    if let Err(error) = result {
-        autopsy.notes.push(AutopsyNote::HostError(error.to_string()));
-    }
+    let errors = [second_run.err(), result.err()].into_iter().flatten();
+    autopsy.notes.extend(errors.map(|error| AutopsyNote::HostError(error.to_string())));
     autopsy.elapsed = started.elapsed();
     autopsy
 }

@@ -79,6 +79,9 @@ pub fn attach<'a>(
     machine: Machine,
     build: impl Fn() -> Result<Machine, Error> + 'a,
 ) -> Result<Box<dyn DebugTarget + 'a>, Error> {
+    if machine.spec().has_userspace_irqchip() {
+        return Err(Error::NoInterruptDebugging);
+    }
     Ok(match machine.spec().interrupts {
         Interrupts::None => Box::new(Debugger::new(machine, build)?),
         Interrupts::Split | Interrupts::Pc => Box::new(SmpDebugger::new(machine)?),

@@ -40,6 +40,7 @@ use crate::spec::gpa_range::GpaRange;
 use crate::spec::mode::{Mode, Ring};
 use crate::{Gpa, PAGE_SIZE};
 
+pub(crate) use bus::{IOAPIC, LOCAL_APIC};
 pub use problem::{LayoutError, LayoutProblem, MappingProblem};
 pub use table::{LayoutRow, LayoutRowKind};
 

@@ -9,6 +9,7 @@ pub(crate) mod board;
 pub(crate) mod build;
 pub(crate) mod coalesced_pio;
 pub mod debug_capabilities;
+pub(crate) mod delivered;
 pub mod end;
 pub mod error;
 pub mod guest_state;
@@ -22,6 +23,7 @@ pub mod probe;
 pub(crate) mod processor;
 pub(crate) mod processors;
 pub mod reserved_vms;
+pub(crate) mod round_robin;
 pub mod run_loop;
 pub mod runner;
 pub(crate) mod saved_machine;
@@ -38,7 +40,7 @@ mod vcpu_view;
 use std::time::Duration;
 
 use kvm_sys_wrap::bindings::{CpuId, kvm_sregs};
-use kvm_sys_wrap::{GuestMemory, Kvm, MemoryAdvice, Slot, SlotBacking, SlotFlags, Vcpu, Vm};
+use kvm_sys_wrap::{GuestMemory, Kvm, MemoryAdvice, MpState, Slot, SlotBacking, SlotFlags, Vcpu, Vm};
 
 use crate::cpu::cpuid;
 use crate::cpu::exit_counts::ExitCounts;
@@ -48,6 +50,7 @@ use crate::devices::custom::CustomDevice;
 use crate::layout::{self, Layout};
 use crate::machine::board::Board;
 use crate::machine::build::KvmSteps;
+use crate::machine::delivered::DeliveryRecord;
 use crate::machine::end::{End, Verdict};
 use crate::machine::error::Error;
 use crate::machine::image::GuestImage;
@@ -58,7 +61,7 @@ use crate::machine::saved_machine::{MachineConfig, Snapshot};
 use crate::machine::shadow_pages::ShadowPages;
 use crate::machine::suspend::SuspendTimes;
 use crate::paging::walk::Walker;
-use crate::spec::{Interrupts, MachineSpec, MemoryBacking, MemoryRegion};
+use crate::spec::{Interrupts, IrqchipPlace, MachineSpec, MemoryBacking, MemoryRegion};
 
 /// Virtual machine that is built and can be run.
 #[derive(Debug)]
@@ -68,6 +71,8 @@ pub struct Machine {
     /// Number of the vCPU that ended the last run.
     pub(crate) stopped_vcpu: usize,
     pub(crate) suspend_times: SuspendTimes,
+    /// Interrupts that interrupt controllers in this process delivered.
+    pub(crate) deliveries: DeliveryRecord,
     /// CPUID of the vCPUs, if it was set.
     pub(crate) cpuid: Option<CpuId>,
     /// Snapshot that the machine was made from.
@@ -131,6 +136,7 @@ impl Machine {
             processors: Processors::new(Processor::new(bsp), aps),
             stopped_vcpu: 0,
             suspend_times: SuspendTimes::default(),
+            deliveries: DeliveryRecord::default(),
             cpuid,
             origin,
             shadow_pages: ShadowPages::default(),
@@ -176,6 +182,17 @@ impl Machine {
     /// Returns the vCPUs of the machine, by number; the bootstrap processor is the first.
     pub fn vcpus(&self) -> impl Iterator<Item = &Vcpu> {
         self.processors.iter().map(|processor| &processor.vcpu)
+    }
+
+    /// Returns the multiprocessing state of a vCPU of this machine: that of the kernel (`KVM_GET_MP_STATE`), or that of interrupt
+    /// controllers in this process.
+    ///
+    /// # Errors
+    /// [`Error::Kvm`].
+    pub fn mp_state(&self, vcpu: &Vcpu) -> Result<MpState, Error> {
+        let number = usize::try_from(vcpu.id()).unwrap_or(usize::MAX);
+        let own = self.board.irqchip.as_ref().and_then(|irqchip| irqchip.lock().mp_state(number));
+        own.map_or_else(|| Ok(vcpu.mp_state()?), Ok)
     }
 
     /// Returns the number of exits so far, of all vCPUs.
@@ -265,10 +282,13 @@ pub(crate) const fn backing(backing: MemoryBacking) -> SlotBacking {
 /// Creates the interrupt controllers and the timer. This comes before the first vCPU, which gets its local APIC when it is
 /// created.
 pub(crate) fn interrupt_controllers(vm: &Vm, spec: &MachineSpec) -> Result<(), Error> {
-    match spec.interrupts {
-        Interrupts::None => return Ok(()),
-        Interrupts::Split => vm.enable_split_irqchip()?,
-        Interrupts::Pc => {
+    match (spec.interrupts, spec.irqchip) {
+        (Interrupts::None, _) => return Ok(()),
+        (Interrupts::Split | Interrupts::Pc, IrqchipPlace::Userspace) => {
+            return Ok(vm.enable_refused_msr_exits()?);
+        }
+        (Interrupts::Split, IrqchipPlace::Kernel) => vm.enable_split_irqchip()?,
+        (Interrupts::Pc, IrqchipPlace::Kernel) => {
             vm.create_irqchip()?;
             vm.create_pit2()?;
         }

@@ -47,6 +47,8 @@ pub struct MachineSpec<E = EntryPoint> {
     pub vcpus: u32,
     /// Interrupt controllers of the machine.
     pub interrupts: Interrupts,
+    /// Place of the interrupt controllers.
+    pub irqchip: IrqchipPlace,
     /// Initial state of the first vCPU.
     pub boot: BootSpec<E>,
     /// Addresses of tables and stack that the user chose. [`crate::layout`] chooses the others.
@@ -79,6 +81,7 @@ impl<E> MachineSpec<E> {
             tss_address: self.tss_address,
             vcpus: self.vcpus,
             interrupts: self.interrupts,
+            irqchip: self.irqchip,
             boot: BootSpec { mode, ring, entry, paging, sse, registers, gdt_layout },
             pinned: self.pinned,
             devices: self.devices,
@@ -90,6 +93,20 @@ impl<E> MachineSpec<E> {
             cpuid_changes: self.cpuid_changes,
             arguments: self.arguments,
         }
+    }
+}
+
+impl<E> MachineSpec<E> {
+    /// Returns true if the interrupt controllers are in the kernel.
+    #[must_use]
+    pub fn has_kernel_irqchip(&self) -> bool {
+        self.interrupts != Interrupts::None && self.irqchip == IrqchipPlace::Kernel
+    }
+
+    /// Returns true if the interrupt controllers are in this process.
+    #[must_use]
+    pub fn has_userspace_irqchip(&self) -> bool {
+        self.interrupts != Interrupts::None && self.irqchip == IrqchipPlace::Userspace
     }
 }
 
@@ -106,6 +123,7 @@ impl MachineSpec {
             tss_address: Self::DEFAULT_TSS_ADDRESS,
             vcpus: 1,
             interrupts: Interrupts::default(),
+            irqchip: IrqchipPlace::default(),
             boot: BootSpec::new(mode, entry),
             pinned: PinnedAddresses::default(),
             devices: DeviceSpecs::default(),
@@ -305,7 +323,7 @@ pub enum UnmappedPolicy {
     Stop,
 }
 
-/// Interrupt controllers of a machine, all in the kernel.
+/// Interrupt controllers of a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
@@ -317,6 +335,18 @@ pub enum Interrupts {
     Split,
     /// Local APICs, IOAPIC, two PICs and the 8254 timer.
     Pc,
+}
+
+/// Place of the interrupt controllers of a machine. Without interrupt controllers it has no meaning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum IrqchipPlace {
+    /// In the kernel: fast, a thread for each vCPU.
+    #[default]
+    Kernel,
+    /// In this process: each interrupt is seen, and all vCPUs take turns on one thread.
+    Userspace,
 }
 
 /// Meaning of a HLT with interrupts off, from which nothing can wake the machine. A HLT with interrupts on that nothing can wake

@@ -59,7 +59,7 @@ fn run(mode: Mode, code: &[u8]) -> (Machine, End, Recording) {
 
 fn autopsy(mode: Mode, code: &[u8]) -> Autopsy {
     let (machine, end, recording) = run(mode, code);
-    examine(&machine, &end, &recording, &|| build(mode, code, 0), BUDGET)
+    examine(&machine, &end, &recording, &|_| build(mode, code, 0), BUDGET)
 }
 
 fn summary(autopsy: &Autopsy) -> String {
@@ -207,7 +207,7 @@ fn an_incomplete_recording_is_not_replayed() {
     let mut recording = Recording::with_limit(10);
     let end = machine.runner().observe(&mut [&mut recording]).run().unwrap().end;
     assert!(recording.overflowed());
-    let found = examine(&machine, &end, &recording, &|| build(Mode::Long, &code, 0), BUDGET);
+    let found = examine(&machine, &end, &recording, &|_| build(Mode::Long, &code, 0), BUDGET);
     assert!(
         matches!(found.notes.as_slice(), [AutopsyNote::RecordingIncomplete { recorded: 1, seen: 3 }]),
         "{:?}",
@@ -238,7 +238,7 @@ fn random_guests_get_a_summary() {
         let mut machine = build().unwrap();
         let mut recording = Recording::new();
         let end = machine.runner().observe(&mut [&mut recording]).run().unwrap().end;
-        let found = examine(&machine, &end, &recording, &build, Duration::from_secs(3));
+        let found = examine(&machine, &end, &recording, &|_| build(), Duration::from_secs(3));
         let text = summary(&found);
         assert!(text.ends_with('.'), "guest {number}, {mode}: {text}");
         // The limit is generous for busy machines.

@@ -81,7 +81,7 @@ fn autopsy(kvm: &Kvm, copies: &Kvm, spec: &MachineSpec, code: &[u8]) -> (Autopsy
     let _reserved = machine.reserve_replays(ReplayPurpose::Autopsy).unwrap();
     let mut recording = Recording::new();
     let end = machine.runner().observe(&mut [&mut recording]).run().unwrap().end;
-    let again = || Ok(build(copies, spec, code));
+    let again = |irqchip| Ok(build(copies, &MachineSpec { irqchip, ..spec.clone() }, code));
     (examine(&machine, &end, &recording, &again, BUDGET), machine)
 }
 
@@ -209,7 +209,7 @@ fn a_crash_with_interrupt_controllers_is_replayed_on_the_reserved_vm() {
         calls.check("with interrupt controllers");
         assert!(matches!(found.source, StateSource::Replay { .. }), "{interrupts:?}: {:?}", found.notes);
         assert!(found.summary(&|_| None).contains("`ud2`"));
-        assert_eq!(calls.count(Call::CreateVcpu), 1, "the copies share one vCPU");
+        assert_eq!(calls.count(Call::CreateVcpu), 2, "one for each place of interrupt controllers");
     }
 }
 

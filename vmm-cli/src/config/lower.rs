@@ -23,7 +23,9 @@ mod tss;
 mod virtio;
 
 use vmm_core::spec::mode::{Mode, Ring};
-use vmm_core::spec::{BootSpec, GdtLayout, HaltPolicy, HostFile, MachineSpec, ResetPolicy, UnmappedPolicy};
+use vmm_core::spec::{
+    BootSpec, GdtLayout, HaltPolicy, HostFile, IrqchipPlace, MachineSpec, ResetPolicy, UnmappedPolicy,
+};
 use vmm_loader::LoadPolicy;
 use vmm_loader::boot::Protocol;
 
@@ -152,6 +154,7 @@ pub(super) fn lower(
         tss_address,
         vcpus,
         interrupts,
+        irqchip: or(&cx.document.irqchip, IrqchipPlace::default()),
         boot: BootSpec { mode, ring, entry, paging, sse, registers, gdt_layout },
         pinned,
         devices,

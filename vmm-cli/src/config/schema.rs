@@ -19,7 +19,7 @@ mod virtio;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use vmm_core::spec::mode::Mode;
-use vmm_core::spec::{HaltPolicy, Interrupts, MemoryBacking, ResetPolicy, UnmappedPolicy};
+use vmm_core::spec::{HaltPolicy, Interrupts, IrqchipPlace, MemoryBacking, ResetPolicy, UnmappedPolicy};
 use vmm_loader::Protocol;
 
 pub use cpuid::{CpuidChoice, CpuidTable};
@@ -64,6 +64,9 @@ pub struct Document {
     pub vcpus: Option<Spanned<Count>>,
     /// Interrupt controllers of the machine. Default: "none", or "pc" with a boot protocol.
     pub interrupts: Option<Spanned<Interrupts>>,
+    /// Place of the interrupt controllers.
+    #[schemars(extend("default" = "kernel"))]
+    pub irqchip: Option<Spanned<IrqchipPlace>>,
     /// CPUID that the guest sees.
     #[schemars(extend("default" = "none"))]
     pub cpuid: Option<Spanned<CpuidChoice>>,

@@ -31,7 +31,7 @@ use vmm_core::kvm_sys_wrap::bindings::kvm_regs;
 use vmm_core::machine::Machine;
 use vmm_core::machine::end::{End, Verdict};
 use vmm_core::record::Recording;
-use vmm_core::spec::{Register, RegisterFile};
+use vmm_core::spec::{MachineSpec, Register, RegisterFile};
 
 use crate::config::Config;
 use crate::expectations::Mismatch;
@@ -145,11 +145,11 @@ pub(crate) fn is_wanted(
 pub(crate) fn perform(ended: &Machine, end: &End, recording: &Recording, files: &Files) -> AutopsyReport {
     // Calls of the replay are not part of a trace.
     let kvm = ended.vcpu().vm().kvm().unobserved();
-    let build = || {
+    let build = |irqchip| {
         let console = Console::with_output(std::io::sink());
         match ended.origin() {
             Some(snapshot) => snapshot.machine(&kvm, console),
-            None => Machine::build(&kvm, ended.spec().clone(), files, console),
+            None => Machine::build(&kvm, MachineSpec { irqchip, ..ended.spec().clone() }, files, console),
         }
     };
     let found = autopsy::examine(ended, end, recording, &build, AUTOPSY_TIMEOUT);
@@ -223,6 +223,9 @@ fn line(past: &TracedInstruction, after: &kvm_regs, files: &Files) -> Instructio
     }
 }
 
+/// Maximum number of lines for the gates of an IDT.
+const MAX_GATE_LINES: usize = 40;
+
 /// Formats gates. Adjacent gates with the same target share a line.
 fn gate_lines(gates: &[(u8, IdtEntry)]) -> Vec<String> {
     let shown = |gate: &IdtEntry| match gate {
@@ -232,12 +235,18 @@ fn gate_lines(gates: &[(u8, IdtEntry)]) -> Vec<String> {
     let rows = gates.chunk_by(|(first, one), (second, other)| {
         first.checked_add(1) == Some(*second) && shown(one) == shown(other)
     });
-    rows.filter_map(|row| match row {
-        [] => None,
-        [(vector, gate)] => Some(format!("{vector}: {}", shown(gate))),
-        [(first, gate), .., (last, _)] => Some(format!("{first} to {last}: {}", shown(gate))),
-    })
-    .collect()
+    let mut lines: Vec<String> = rows
+        .filter_map(|row| match row {
+            [] => None,
+            [(vector, gate)] => Some(format!("{vector}: {}", shown(gate))),
+            [(first, gate), .., (last, _)] => Some(format!("{first} to {last}: {}", shown(gate))),
+        })
+        .collect();
+    if let Some(more @ 1..) = lines.len().checked_sub(MAX_GATE_LINES) {
+        lines.truncate(MAX_GATE_LINES);
+        lines.push(format!("and {more} more"));
+    }
+    lines
 }
 
 fn exception(link: &ChainLink) -> ExceptionRow {

@@ -47,7 +47,7 @@ impl OtherVcpus {
         let several = machine.spec().vcpus > 1;
         let vcpus = machine.vcpus().filter(|_| several).filter_map(|vcpu| {
             let regs = vcpu.regs().ok()?;
-            let state = match vcpu.mp_state().ok()? {
+            let state = match machine.mp_state(vcpu).ok()? {
                 MpState::Runnable | MpState::SipiReceived | MpState::Other(_) => "runs",
                 MpState::Halted => "halted",
                 MpState::Uninitialized => "waits for INIT",

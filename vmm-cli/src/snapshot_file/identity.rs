@@ -15,8 +15,8 @@ use vmm_core::devices::{DeviceInfo, DeviceKind, DeviceLocation};
 use vmm_core::spec::cpuid_feature::CpuidFeature;
 use vmm_core::spec::{
     BlockAccess, BlockSpec, BootSpec, BusAddress, CpuidPolicy, DeviceSpecs, EntryPoint, FwCfgFile, FwCfgSpec,
-    GdtLayout, Interrupts, MachineSpec, Mapping, MemoryRegion, PagePermissions, PagingSpec, PinnedAddresses,
-    PlatformSpec, UnmappedPolicy, VirtioSpec,
+    GdtLayout, Interrupts, IrqchipPlace, MachineSpec, Mapping, MemoryRegion, PagePermissions, PagingSpec,
+    PinnedAddresses, PlatformSpec, UnmappedPolicy, VirtioSpec,
 };
 
 /// Keys of a configuration and their values as TOML, each key once.
@@ -39,6 +39,7 @@ impl Identity {
             tss_address,
             vcpus,
             interrupts,
+            irqchip,
             boot,
             pinned,
             devices,
@@ -62,6 +63,8 @@ impl Identity {
                 Interrupts::Pc => r#""pc""#,
             },
         );
+        // Files of earlier versions are of machines with the kernel's.
+        identity.put_option("irqchip", (*irqchip == IrqchipPlace::Userspace).then_some(r#""userspace""#));
         identity.cpuid(*cpuid, cpuid_changes);
         identity.put("tss-address", number(tss_address.0));
         identity.put(

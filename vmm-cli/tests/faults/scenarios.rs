@@ -93,6 +93,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     ),
     Scenario::new("input", "configs/echo.toml", &["run", "configs/echo.toml"]).with_input("line\nquit\n"),
     Scenario::new("processors", "configs/timer-smp.toml", &["run", "configs/timer-smp.toml"]),
+    Scenario::new(
+        "own-irqchip",
+        "configs/timer-smp.toml",
+        &["run", "configs/timer-smp.toml", "--set", "irqchip=userspace"],
+    ),
     Scenario::new("suspend", "configs/suspend.toml", &["run", "configs/suspend.toml"]),
     Scenario::new("autopsy", CRASH, &["run", CRASH]),
     Scenario::new("autopsy-with-cpuid", CRASH, &["run", CRASH, "--set", "cpuid=host", "--memory", "256MiB"]),

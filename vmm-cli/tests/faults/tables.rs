@@ -20,6 +20,7 @@ const USED_ELSEWHERE: &[(&str, &str)] = &[
     ("ioctl(TIOCGWINSZ)", "a terminal"),
     ("ioctl(KVM_GET_CLOCK)", "an interrupt storm, if the guest got to it within its time limit"),
     ("ioctl(KVM_SET_CLOCK)", "an interrupt storm, if the guest got to it within its time limit"),
+    ("ioctl(KVM_NMI)", "a guest that sends a non-maskable interrupt to a vCPU"),
     ("mremap", "guest files that are mapped (loading.rs), large vectors"),
     ("restart_syscall", "SIGSTOP and SIGCONT during a wait"),
     ("rmdir", "a socket of gdb in a directory of its own (gdb.rs)"),

@@ -73,7 +73,7 @@ impl Autopsy {
     }
 
     /// Sets the fields of the report that do not depend on the cause.
-    fn record_state(
+    pub(super) fn record_state(
         &mut self,
         guest: &GuestState<'_>,
         fetched: &FetchResult,

@@ -67,7 +67,7 @@ impl Exception {
         match exception_name(self.vector) {
             _ if self.software => format!("interrupt {:#x}", self.vector),
             Some((mnemonic, name)) => format!("{mnemonic} ({name}, vector {})", self.vector),
-            None => format!("vector {}", self.vector),
+            None => format!("interrupt {:#x}", self.vector),
         }
     }
 
@@ -77,7 +77,7 @@ impl Exception {
         match exception_name(self.vector) {
             _ if self.software => format!("interrupt {:#x}", self.vector),
             Some((mnemonic, _)) => mnemonic.to_owned(),
-            None => format!("vector {}", self.vector),
+            None => format!("interrupt {:#x}", self.vector),
         }
     }
 

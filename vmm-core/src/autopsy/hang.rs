@@ -56,6 +56,15 @@ pub enum HangKind {
         /// Vector of the interrupt in service or pending.
         vector: u8,
     },
+    /// The vCPU is halted, and an interrupt in service holds back the one that would wake it.
+    NoEndOfInterrupt {
+        /// Vector of the interrupt in service.
+        vector: u8,
+        /// Vector of the interrupt that waits.
+        waiting: u8,
+        /// Source of the interrupt that waits, in words; `None` if it is not known.
+        source: Option<String>,
+    },
     /// The vCPU is halted and no interrupt arrives.
     Halted,
     /// The machine is suspended until an RTC alarm that has not occurred yet.

@@ -31,6 +31,13 @@ impl Autopsy {
                     self.describe_instruction(symbols)
                 )
             }
+            HangKind::NoEndOfInterrupt { vector, waiting, source } => write!(
+                text,
+                "The guest waits in {}, and the interrupt with vector {waiting:#x}{} is not delivered: vector {vector:#x} is still in \
+                 service, since its handler has not ended it (EOI).",
+                self.describe_instruction(symbols),
+                source.as_deref().map_or_else(String::new, |source| format!(" ({source})")),
+            ),
             HangKind::Halted => write!(
                 text,
                 "The guest sleeps in HLT before {}, and the interrupt that it waits for does not come.",

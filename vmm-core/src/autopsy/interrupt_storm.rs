@@ -41,6 +41,10 @@ pub(super) fn classify(
     if ended.suspend_times.suspended {
         return Ok(HangKind::Suspended);
     }
+    if ended.spec().has_userspace_irqchip() {
+        let is_halted = ended.mp_state(ended.vcpu())? == MpState::Halted;
+        return Ok(if is_halted { HangKind::Halted } else { hang::classify_instruction(ended, registers) });
+    }
     if let End::TimeLimit(time) = end
         && let Some(count) = injected_interrupts(ended)
         && (count >= u64::from(SAMPLES) || ended.vcpu().interrupt_in_service()?.is_some())

@@ -24,6 +24,12 @@ impl Autopsy {
             StateSource::FinalRegisters => {
                 format!("found from the registers at the end, {:.1?}", self.elapsed)
             }
+            StateSource::SecondRun => {
+                format!(
+                    "found by running the guest again on interrupt controllers in this process, {:.1?}",
+                    self.elapsed
+                )
+            }
             StateSource::ExceptionFrame => {
                 format!("found from the frame that the CPU pushed, {:.1?}", self.elapsed)
             }
@@ -76,6 +82,7 @@ impl Autopsy {
                 | AutopsyNote::MultipleVcpus { .. }
                 | AutopsyNote::RegistersConfirmed
                 | AutopsyNote::RegistersDiffer { .. }
+                | AutopsyNote::InterruptInService { .. }
                 | AutopsyNote::DifferentEnd(_)
                 | AutopsyNote::HostError(_) => {}
             }
@@ -110,7 +117,7 @@ impl Autopsy {
             ),
             AutopsyNote::DifferentEnd(end) => format!("run again step by step, the guest came to another end: {end}"),
             AutopsyNote::HostError(error) => format!("not all could be examined: {error}"),
-            AutopsyNote::LastWriter { .. } | AutopsyNote::Cr3Changed { .. } | AutopsyNote::RspInTable(_) | AutopsyNote::RipInTable { .. } => return None,
+            AutopsyNote::LastWriter { .. } | AutopsyNote::InterruptInService { .. } | AutopsyNote::Cr3Changed { .. } | AutopsyNote::RspInTable(_) | AutopsyNote::RipInTable { .. } => return None,
         })
     }
 }

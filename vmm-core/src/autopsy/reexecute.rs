@@ -109,7 +109,7 @@ impl Autopsy {
     }
 
     /// Moves RIP back to the HLT that ended the run.
-    const fn rewind_hlt(&self, mut state: CpuState) -> CpuState {
+    pub(super) const fn rewind_hlt(&self, mut state: CpuState) -> CpuState {
         if let End::Halt { .. } = self.end {
             state.regs.rip = state.regs.rip.wrapping_sub(1);
         }

@@ -5,11 +5,13 @@
 use std::fmt::Write as _;
 
 use crate::cpu::cpu_state::OperandWidth;
+use crate::cpu::ring3_trap::exception_name;
 use crate::disassembly::decode;
 use crate::machine::end::{End, internal_error_name};
 use crate::spec::Interrupts;
 
 use super::delivery::{DeliveryOutcome, IdtEntry};
+use super::exception::Exception;
 use super::exception_chain::{ChainEnd, ChainLink, ExceptionChain};
 use super::instruction_trace::{DeliveredException, TracedInstruction};
 use super::{Autopsy, AutopsyNote, Cause};
@@ -73,6 +75,19 @@ impl Autopsy {
                      it allows. It is shown below; most often a segment, CR0, CR4 or EFER do not fit each other."
                 );
             }
+            Cause::Interrupt { vector, source } => {
+                let source = source.as_deref().unwrap_or("An interrupt");
+                let _ = write!(
+                    text,
+                    "{}{} interrupted the guest at {}, with vector {vector:#x}.",
+                    source.get(..1).unwrap_or_default().to_uppercase(),
+                    source.get(1..).unwrap_or_default(),
+                    self.describe_instruction(symbols)
+                );
+                if let Some(chain) = &self.chain {
+                    describe_deliveries(&mut text, chain, &self.end, self.has_no_gates(), symbols);
+                }
+            }
             Cause::Halt { interrupts: false, .. } => {
                 let _ = write!(
                     text,
@@ -106,6 +121,7 @@ impl Autopsy {
             }
             Cause::Unknown => self.describe_unknown(&mut text, symbols),
         }
+        self.describe_interrupt_in_service(&mut text, symbols);
         text
     }
 
@@ -147,9 +163,24 @@ impl Autopsy {
         }
         self.describe_writers(text, symbols);
         self.describe_active_exception(text, symbols);
-        let no_gates =
-            self.tables.as_ref().is_some_and(|tables| tables.idt_readable && tables.gates.is_empty());
-        describe_deliveries(text, chain, &self.end, no_gates, symbols);
+        describe_deliveries(text, chain, &self.end, self.has_no_gates(), symbols);
+    }
+
+    /// Appends the interrupt that was in service.
+    fn describe_interrupt_in_service(&self, text: &mut String, symbols: &SymbolLookup<'_>) {
+        for note in &self.notes {
+            let AutopsyNote::InterruptInService { vector, source, at } = note else { continue };
+            let source = source.as_deref().map_or_else(String::new, |source| format!(" ({source})"));
+            let _ = write!(
+                text,
+                " The interrupt with vector {vector:#x}{source}, which came at {}, was in service: its handler had not ended it.",
+                describe_address(*at, symbols)
+            );
+        }
+    }
+
+    fn has_no_gates(&self) -> bool {
+        self.tables.as_ref().is_some_and(|tables| tables.idt_readable && tables.gates.is_empty())
     }
 
     /// Appends the handlers that had not returned.
@@ -259,7 +290,7 @@ fn describe_deliveries(
             text,
             " {} could not be delivered: {}, as are all others, since the guest has set up no IDT. So it became {}, which could \
              not be delivered either. That is a triple fault, and the CPU shut down.",
-            first.fault.mnemonic(),
+            subject(&first.fault),
             failure.reason,
             then.join(", then ")
         );
@@ -268,7 +299,7 @@ fn describe_deliveries(
     for (number, link) in chain.links.iter().enumerate() {
         let DeliveryOutcome::Failed(failure) = &link.delivery.outcome else { continue };
         let again = if number == 0 { "" } else { " either" };
-        let name = link.fault.mnemonic();
+        let name = subject(&link.fault);
         let _ = write!(text, " {name} could not be delivered{again}: {}", failure.reason);
         match chain.links.get(number + 1) {
             Some(next) if next.fault.vector == 8 => text.push_str(", which made it a double fault (#DF)."),
@@ -295,6 +326,15 @@ fn describe_deliveries(
             );
         }
         ChainEnd::Unknown => {}
+    }
+}
+
+/// Returns the beginning of a sentence about an exception or interrupt.
+fn subject(event: &Exception) -> String {
+    if event.software || exception_name(event.vector).is_some() {
+        event.mnemonic()
+    } else {
+        "The interrupt".to_owned()
     }
 }
 

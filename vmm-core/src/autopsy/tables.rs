@@ -13,7 +13,7 @@ use crate::machine::guest_state::GuestState;
 
 /// Maximum number of stack words in a report.
 const MAX_STACK_WORDS: u64 = 16;
-/// Maximum number of descriptors, and of gates, in a report.
+/// Maximum number of descriptors in a report.
 const MAX_TABLE_ENTRIES: u64 = 32;
 
 /// Word on the guest's stack.
@@ -109,7 +109,7 @@ fn read_gates(guest: &GuestState<'_>) -> Vec<(u8, IdtEntry)> {
     };
     let count = (u64::from(idt.limit) + 1) / size;
     let mut list = Vec::new();
-    for vector in 0..u8::try_from(count.min(MAX_TABLE_ENTRIES)).unwrap_or(0) {
+    for vector in (0..=u8::MAX).take(usize::try_from(count).unwrap_or(usize::MAX)) {
         let at = idt.base.wrapping_add(u64::from(vector) * size);
         let Ok(low) = guest.read_word(at, if protected { 8 } else { 4 }) else { break };
         if low == 0 {

@@ -23,6 +23,9 @@ use crate::spec::Interrupts;
 /// stopped at, and [`Error::NoExitCount`] where exits of several vCPUs have no order.
 pub fn run_until(mut machine: Machine, point: StopPoint) -> Result<(Machine, Option<End>), Error> {
     match point {
+        StopPoint::Address { gva, .. } if machine.board.spec.has_userspace_irqchip() => {
+            return Err(Error::NoBreakpoint { gva });
+        }
         StopPoint::Address { gva, .. } if machine.board.spec.interrupts != Interrupts::None => {
             return run_to_address(machine, gva);
         }

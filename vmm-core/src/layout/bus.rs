@@ -100,10 +100,15 @@ fn reserved(spec: &MachineSpec, problems: &mut Vec<LayoutProblem>) -> Vec<Layout
     reserved
 }
 
-/// Returns the kernel's interrupt controllers in the address space (SDM vol. 3, 10.4.1; 82093AA, 3.0).
+/// Address of the registers of the local APICs.
+pub(crate) const LOCAL_APIC: Gpa = Gpa(0xfee0_0000);
+/// Address of the registers of the IOAPIC.
+pub(crate) const IOAPIC: Gpa = Gpa(0xfec0_0000);
+
+/// Returns the interrupt controllers in the address space (SDM vol. 3, 10.4.1; 82093AA, 3.0).
 fn controllers<'a>(interrupts: Interrupts) -> impl Iterator<Item = (&'a str, Gpa, u64)> {
-    let apic = ("local-apic", Gpa(0xfee0_0000), PAGE_SIZE);
-    let ioapic = ("ioapic", Gpa(0xfec0_0000), PAGE_SIZE);
+    let apic = ("local-apic", LOCAL_APIC, PAGE_SIZE);
+    let ioapic = ("ioapic", IOAPIC, PAGE_SIZE);
     match interrupts {
         Interrupts::None => [None, None],
         Interrupts::Split => [Some(apic), None],

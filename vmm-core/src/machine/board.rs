@@ -19,11 +19,12 @@ use crate::cpu::ring3_trap::TrapPage;
 use crate::devices::bus::{Bus, SharedDevice};
 use crate::devices::console::{Console, Output};
 use crate::devices::custom::CustomDevice;
+use crate::devices::irqchip::{Irqchip, SharedIrqchip};
 use crate::layout::Layout;
 use crate::machine::error::Error;
 use crate::machine::host::CpuTraits;
-use crate::spec::MachineSpec;
 use crate::spec::gpa_range::GpaRange;
+use crate::spec::{Interrupts, MachineSpec};
 use builder::Buses;
 
 pub(crate) use builder::lines;
@@ -42,6 +43,8 @@ pub(crate) struct Board {
     pub(crate) output: Output,
     /// Devices that wait for input or a point in time, on a machine with interrupts.
     pub(crate) input_sources: Vec<InputSource>,
+    /// Interrupt controllers in this process, on a machine that has them here.
+    pub(crate) irqchip: Option<SharedIrqchip>,
     pub(crate) trap_page: Option<TrapPage>,
     /// CPU features that the guest sees.
     pub(crate) cpu: CpuTraits,
@@ -76,10 +79,14 @@ impl Board {
             layout.memory().iter().filter(|region| region.read_only).map(|region| region.range).collect();
         let output = console.output.clone();
         let memory = vm.memory();
+        let has_pc = spec.interrupts == Interrupts::Pc;
+        let irqchip =
+            spec.has_userspace_irqchip().then(|| SharedIrqchip::new(Irqchip::new(spec.vcpus, has_pc)));
         if needs_bios_pics(&spec) {
-            pc::init_pics(vm)?;
+            pc::init_pics(vm, irqchip.as_ref())?;
         }
-        let Buses { ports, mmio, input_sources } = Buses::new(vm, &spec, &read_only, console, &custom)?;
+        let Buses { ports, mmio, input_sources } =
+            Buses::new(vm, &spec, irqchip.as_ref(), &read_only, console, &custom)?;
         Ok(Self {
             spec,
             layout,
@@ -89,6 +96,7 @@ impl Board {
             mmio,
             output,
             input_sources,
+            irqchip,
             trap_page,
             cpu,
             custom,

@@ -126,7 +126,7 @@ impl BuildSteps for KvmSteps<'_> {
     }
 
     fn create_vm(&mut self) -> Result<Vm, Error> {
-        Ok(self.kvm.create_vm()?)
+        Ok(self.kvm.create_vm_for(self.config.spec.has_kernel_irqchip())?)
     }
 
     fn set_tss_addr(&mut self, vm: &Vm, address: Gpa) -> Result<(), Error> {

@@ -102,6 +102,11 @@ pub enum Error {
         /// CPU mode of the guest.
         mode: Mode,
     },
+    /// A machine with interrupt controllers in this process has no debugger, no single steps and no stop points.
+    #[error(
+        "a machine with interrupt controllers in this process cannot be debugged, single-stepped or stopped at an exit"
+    )]
+    NoInterruptDebugging,
     /// A machine with interrupts cannot be stopped at an address: no debug register works here, and no memory is there yet.
     #[error(
         "cannot stop at {gva}: nothing is mapped there before the guest runs, and this host reports no breakpoints"
@@ -156,7 +161,8 @@ impl Error {
             | Self::ModeRefused { .. }
             | Self::FeatureMissing { .. }
             | Self::NoBreakpoint { .. }
-            | Self::NoDebugging { .. } => Blame::HostLacks,
+            | Self::NoDebugging { .. }
+            | Self::NoInterruptDebugging => Blame::HostLacks,
             Self::Kvm(error) => blame_kvm(error),
             Self::Console(_) | Self::Thread(_) | Self::Clock(_) | Self::Snapshot { .. } => Blame::Host,
             Self::Table { .. } => Blame::Bug,

@@ -84,7 +84,7 @@ pub(crate) fn cpuid(
 /// Returns true if the timers of the local APICs support TSC-deadline mode. `KVM_GET_SUPPORTED_CPUID` leaves the bit out, since
 /// it depends on whether the local APICs are in the kernel (api.rst 4.46).
 fn has_deadline_timer(kvm: &Kvm, spec: &MachineSpec) -> bool {
-    spec.interrupts != Interrupts::None && kvm.capability(Capability::TscDeadlineTimer) > 0
+    spec.has_kernel_irqchip() && kvm.capability(Capability::TscDeadlineTimer) > 0
 }
 
 /// Returns true if CPUID is set on the vCPUs of this machine.

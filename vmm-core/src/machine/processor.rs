@@ -8,14 +8,17 @@
 
 use std::collections::BTreeMap;
 
-use kvm_sys_wrap::bindings::{kvm_regs, kvm_segment};
+use kvm_sys_wrap::bindings::{KVM_MSR_EXIT_REASON_UNKNOWN, kvm_regs, kvm_segment, kvm_sregs};
 use kvm_sys_wrap::{Exit, Gpa, Gva, Port, Vcpu};
 use vm_memory::Bytes;
 
 use crate::cpu::cpu_state::CpuState;
 use crate::cpu::exit_counts::{ExitCounts, ExitKind};
+use crate::cpu::reset_state;
 use crate::cpu::ring3_trap::{EXIT_VECTOR, ExceptionFrame};
 use crate::devices::bus::Bus;
+use crate::devices::irqchip::SharedIrqchip;
+use crate::devices::irqchip::local_apic::x2apic::X2APIC_MSRS;
 use crate::machine::board::Board;
 use crate::machine::end::{End, UnmappedAccess};
 use crate::machine::error::Error;
@@ -35,6 +38,12 @@ pub(crate) trait ServedVcpu {
     /// Guest-physical address of a guest-virtual one (`KVM_TRANSLATE`); `None` where nothing is mapped.
     fn translate(&self, address: Gva) -> Result<Option<Gpa>, kvm_sys_wrap::Error>;
 
+    /// Number of the vCPU in its machine, from 0.
+    fn number(&self) -> usize;
+
+    /// Answers an exit for the read of an MSR with a value.
+    fn complete_msr(&mut self, value: u64) -> Result<(), kvm_sys_wrap::Error>;
+
     /// Answers an MSR exit with #GP.
     fn inject_msr_fault(&mut self) -> Result<(), kvm_sys_wrap::Error>;
 }
@@ -46,6 +55,14 @@ impl ServedVcpu for Vcpu {
 
     fn translate(&self, address: Gva) -> Result<Option<Gpa>, kvm_sys_wrap::Error> {
         self.translate(address)
+    }
+
+    fn number(&self) -> usize {
+        usize::try_from(self.id()).unwrap_or(usize::MAX)
+    }
+
+    fn complete_msr(&mut self, value: u64) -> Result<(), kvm_sys_wrap::Error> {
+        self.complete_msr(value)
     }
 
     fn inject_msr_fault(&mut self) -> Result<(), kvm_sys_wrap::Error> {
@@ -95,6 +112,28 @@ impl Processor {
     /// Linear address of the next instruction.
     pub(crate) fn linear_rip(&self) -> Result<u64, Error> {
         Ok(self.cpu_state()?.linear_rip())
+    }
+
+    /// Resets the registers to the state after INIT (SDM vol. 3, 9.1.1). The first instruction is at the reset vector, or at the
+    /// beginning of the page that a SIPI named.
+    pub(crate) fn reset_registers(&self, page: Option<u8>) -> Result<(), Error> {
+        let apic_base = self.vcpu.sregs()?.apic_base;
+        let mut sregs = kvm_sregs { apic_base, ..reset_state::sregs() };
+        let mut regs = kvm_regs { rip: 0xfff0, rflags: 2, ..kvm_regs::default() };
+        if let Some(page) = page {
+            (sregs.cs.selector, sregs.cs.base) = (u16::from(page) << 8, u64::from(page) << 12);
+            regs.rip = 0;
+        }
+        self.vcpu.set_sregs(&sregs)?;
+        Ok(self.vcpu.set_regs(&regs)?)
+    }
+
+    /// Sets the first instruction of a processor that was reset.
+    pub(crate) fn start_at(&self, segment: u16, offset: u64) -> Result<(), Error> {
+        let mut sregs = self.vcpu.sregs()?;
+        (sregs.cs.selector, sregs.cs.base) = (segment, u64::from(segment) << 4);
+        self.vcpu.set_sregs(&sregs)?;
+        Ok(self.vcpu.set_regs(&kvm_regs { rip: offset, rflags: 2, ..kvm_regs::default() })?)
     }
 
     /// Undoes the delivery of an exception from ring 3 to the trap page: `cs` and `ss` are those of ring 3.
@@ -150,21 +189,35 @@ impl<V: ServedVcpu> Processor<V> {
             Exit::SystemEvent { kind, .. } => Some(End::SystemEvent { kind: *kind }),
             // A signal that no limit asked for, a vCPU that is not to run yet, or a debug event: nothing to serve.
             Exit::Interrupted | Exit::Retry | Exit::Debug { .. } => None,
-            Exit::ReadMsr { index, .. } => {
-                self.unknown_msrs.entry(*index).or_default().reads += 1;
-                self.vcpu.inject_msr_fault()?;
+            // The interrupt controllers of this process look at the vCPU after each exit.
+            Exit::IrqWindowOpen | Exit::SetTpr => None,
+            Exit::ReadMsr { index, reason } => {
+                let value = apic_msr(board, *index)
+                    .and_then(|irqchip| irqchip.lock().read_apic_msr(self.vcpu.number(), *index));
+                if let Some(value) = value {
+                    self.vcpu.complete_msr(value)?;
+                } else {
+                    if *reason == KVM_MSR_EXIT_REASON_UNKNOWN {
+                        self.unknown_msrs.entry(*index).or_default().reads += 1;
+                    }
+                    self.vcpu.inject_msr_fault()?;
+                }
                 None
             }
-            Exit::WriteMsr { index, .. } => {
-                self.unknown_msrs.entry(*index).or_default().writes += 1;
-                self.vcpu.inject_msr_fault()?;
+            Exit::WriteMsr { index, data, reason } => {
+                let done = apic_msr(board, *index)
+                    .and_then(|irqchip| irqchip.lock().write_apic_msr(self.vcpu.number(), *index, *data));
+                if done.is_none() {
+                    if *reason == KVM_MSR_EXIT_REASON_UNKNOWN {
+                        self.unknown_msrs.entry(*index).or_default().writes += 1;
+                    }
+                    self.vcpu.inject_msr_fault()?;
+                }
                 None
             }
             // Nothing here switches these on.
-            Exit::IrqWindowOpen
-            | Exit::Hypercall { .. }
+            Exit::Hypercall { .. }
             | Exit::IoapicEoi { .. }
-            | Exit::SetTpr
             | Exit::TprAccess { .. }
             | Exit::MemoryFault { .. }
             | Exit::BusLock
@@ -245,6 +298,11 @@ impl<V: ServedVcpu> Processor<V> {
     fn guest<'a>(&'a self, board: &'a Board) -> VcpuView<'a, V> {
         VcpuView { vcpu: &self.vcpu, memory: &board.memory, read_only: &board.read_only, exits: &self.exits }
     }
+}
+
+/// Returns the interrupt controllers of this process if an MSR is a register of a local APIC in x2APIC mode.
+fn apic_msr(board: &Board, index: u32) -> Option<&SharedIrqchip> {
+    board.irqchip.as_ref().filter(|_| X2APIC_MSRS.contains(&index))
 }
 
 /// Returns true if RFLAGS.IF is set.

@@ -91,8 +91,9 @@ const fn reserved_vms(spec: &MachineSpec, purpose: ReplayPurpose) -> usize {
         (Interrupts::Split | Interrupts::Pc, ReplayPurpose::None | ReplayPurpose::Debugger) => {
             can_suspend as usize
         }
-        // One after the other: waking up, the sample of a storm, replays.
-        (Interrupts::Split | Interrupts::Pc, ReplayPurpose::Autopsy) => 1,
+        // One for machines with controllers in the kernel, one after the other: waking up, the sample of a storm, replays. One for
+        // the second run without them.
+        (Interrupts::Split | Interrupts::Pc, ReplayPurpose::Autopsy) => 2,
     }
 }
 
@@ -117,8 +118,8 @@ mod tests {
         };
         assert_eq!(counts(&spec), [0, 0, 2, 1]);
         spec.interrupts = Interrupts::Pc;
-        assert_eq!(counts(&spec), [0, 1, 0, 1]);
+        assert_eq!(counts(&spec), [0, 2, 0, 1]);
         spec.devices.platform.acpi = true;
-        assert_eq!(counts(&spec), [1, 1, 1, 1]);
+        assert_eq!(counts(&spec), [1, 2, 1, 1]);
     }
 }

@@ -13,6 +13,7 @@ use crate::machine::error::Error;
 use crate::machine::limits::Limits;
 use crate::machine::observer::{ExitView, Observer};
 use crate::machine::overlay_promotion::OverlayPromotion;
+use crate::machine::round_robin;
 use crate::machine::smp;
 use crate::machine::stepper::{SingleStep, StepOutcome, can_step};
 use crate::machine::turn::{ExitHooks, ExitOutcome};
@@ -81,7 +82,9 @@ impl Machine {
 
     fn run_turns(&mut self, control: &mut RunControl<'_, '_>) -> Result<End, Error> {
         if self.board.spec.interrupts != Interrupts::None {
-            let (end, vcpu) = smp::run(self, control)?;
+            let is_round_robin = self.board.spec.has_userspace_irqchip();
+            let (end, vcpu) =
+                if is_round_robin { round_robin::run(self, control) } else { smp::run(self, control) }?;
             self.stopped_vcpu = vcpu;
             return Ok(end);
         }
@@ -110,6 +113,9 @@ impl Machine {
     }
 
     pub(crate) fn step_or_turn(&mut self, control: &mut RunControl<'_, '_>) -> Result<Option<End>, Error> {
+        if self.board.spec.has_userspace_irqchip() {
+            return Err(Error::NoInterruptDebugging);
+        }
         let (board, bsp) = (&self.board, self.processors.bsp_mut());
         if can_step(&bsp.vcpu.sregs()?) {
             return self.step(control);

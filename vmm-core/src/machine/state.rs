@@ -45,21 +45,23 @@ impl MachineState {
     /// Reads the state of a machine whose vCPUs all stand between two instructions. `msrs` are the MSRs to save; `None` for those
     /// that system calls use.
     pub(crate) fn from_machine(machine: &Machine, msrs: Option<&[u32]>) -> Result<Self, Error> {
-        let interrupts = machine.board.spec.interrupts;
+        let spec = &machine.board.spec;
         let mut processors = Vec::new();
         for processor in machine.processors.iter() {
             let vcpu = match msrs {
                 Some(msrs) => processor.vcpu.save_with(msrs)?,
                 None => processor.vcpu.save()?,
             };
-            let apic = (interrupts != Interrupts::None).then(|| processor.vcpu.save_lapic()).transpose()?;
+            let apic = spec.has_kernel_irqchip().then(|| processor.vcpu.save_lapic()).transpose()?;
             processors.push(ProcessorState { vcpu, apic, exits: processor.exits.clone() });
         }
         let vm = machine.processors.bsp().vcpu.vm();
         Ok(Self {
             processors,
-            controllers: (interrupts == Interrupts::Pc).then(|| vm.save_irqchip()).transpose()?,
-            clock: (interrupts != Interrupts::None).then(|| vm.clock()).transpose()?,
+            controllers: (spec.has_kernel_irqchip() && spec.interrupts == Interrupts::Pc)
+                .then(|| vm.save_irqchip())
+                .transpose()?,
+            clock: (spec.interrupts != Interrupts::None).then(|| vm.clock()).transpose()?,
             ports: machine.board.ports.save()?,
             mmio: machine.board.mmio.save()?,
         })
@@ -103,8 +105,10 @@ impl MachineState {
     /// Checks that this can be the state of a machine with this description.
     pub(crate) fn check(&self, spec: &MachineSpec) -> Result<(), Error> {
         let vcpus = u32::try_from(self.processors.len()).unwrap_or(u32::MAX);
-        let apics = self.processors.iter().all(|p| p.apic.is_some() == (spec.interrupts != Interrupts::None));
-        if vcpus != spec.vcpus || !apics || self.controllers.is_some() != (spec.interrupts == Interrupts::Pc)
+        let apics = self.processors.iter().all(|p| p.apic.is_some() == spec.has_kernel_irqchip());
+        if vcpus != spec.vcpus
+            || !apics
+            || self.controllers.is_some() != (spec.has_kernel_irqchip() && spec.interrupts == Interrupts::Pc)
         {
             return Err(Error::Snapshot {
                 problem: "it has other vCPUs or interrupt controllers",

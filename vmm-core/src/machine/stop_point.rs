@@ -116,6 +116,9 @@ impl Machine {
     }
 
     fn run_to_exit(&mut self, count: u64, control: &mut RunControl<'_, '_>) -> Result<Option<End>, Error> {
+        if self.board.spec.has_userspace_irqchip() {
+            return Err(Error::NoInterruptDebugging);
+        }
         let (board, bsp) = (&self.board, self.processors.bsp_mut());
         while bsp.exits.total() < count {
             if let ExitOutcome::Ended(end) = bsp.turn(board, control)? {

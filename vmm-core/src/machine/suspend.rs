@@ -60,9 +60,9 @@ pub(crate) fn sleep(until: Duration, check_end: impl Fn() -> Option<End>) -> Res
 
 /// Wakes a machine all of whose vCPUs are stopped; returns an end if the guest left no waking vector.
 pub(crate) fn wake(board: &Board, processors: &mut Processors) -> Result<Option<End>, Error> {
-    let vector = waking_vector(board);
-    let Some((segment, offset)) = real_mode(vector) else {
-        return Ok(Some(End::Suspend(Suspend::NoVector(vector))));
+    let (segment, offset) = match wake_address(board) {
+        Ok(address) => address,
+        Err(end) => return Ok(Some(end)),
     };
     let new = create_reset_vm(processors.bsp().vcpu.vm(), board)?;
     for processor in processors.iter_mut() {
@@ -83,9 +83,15 @@ pub(crate) fn wake(board: &Board, processors: &mut Processors) -> Result<Option<
     Ok(None)
 }
 
+/// Returns CS and IP of the first instruction after a wake, or the end of a run whose guest left none.
+pub(crate) fn wake_address(board: &Board) -> Result<(u16, u64), End> {
+    let vector = waking_vector(board);
+    real_mode(vector).ok_or(End::Suspend(Suspend::NoVector(vector)))
+}
+
 /// Creates a VM in its reset state, without memory.
 fn create_reset_vm(vm: &Vm, board: &Board) -> Result<Vm, Error> {
-    let new = vm.kvm().create_vm()?;
+    let new = vm.kvm().create_vm_for(true)?;
     // As in other machines: a reserved VM is used again.
     new.set_tss_addr(TssAddress::new(board.spec.tss_address)?)?;
     interrupt_controllers(&new, &board.spec)?;

@@ -49,6 +49,10 @@ impl<V: ServedVcpu> Guest for VcpuView<'_, V> {
     fn exits(&self) -> &ExitCounts {
         self.exits
     }
+
+    fn vcpu(&self) -> usize {
+        self.vcpu.number()
+    }
 }
 
 /// Host addresses that the hypercall device shows.

@@ -392,6 +392,8 @@ pub const IOCTLS: &[IoctlRule] = &[
     kvm(Call::SetIrqchip, MAIN, Features::INTERRUPTS, "state of a second machine; wake-up from S3"),
     kvm(Call::GetPit2, VCPUS, Features::INTERRUPTS, "can the machine wake up?"),
     kvm(Call::SetPit2, MAIN, Features::INTERRUPTS, "state of a second machine; wake-up from S3"),
+    kvm(Call::Interrupt, VCPUS, Features::INTERRUPTS, "interrupt controllers in this process"),
+    kvm(Call::Nmi, VCPUS, Features::INTERRUPTS, "interrupt controllers in this process"),
     kvm(Call::GetLapic, VCPUS, Features::INTERRUPTS, "can the machine wake up?"),
     kvm(Call::SetLapic, VCPUS, Features::INTERRUPTS, "state of a second machine; wake-up from S3"),
     kvm(Call::GetClock, MAIN, STATE, "state of a second machine"),

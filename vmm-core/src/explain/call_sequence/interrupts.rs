@@ -12,7 +12,7 @@ use crate::spec::{Interrupts, MachineSpec};
 
 /// Returns the query for the TSC deadline timer, for a machine with local APICs.
 pub(super) fn deadline_timer(spec: &MachineSpec) -> Option<SequenceStep> {
-    (spec.interrupts != Interrupts::None).then(|| {
+    spec.has_kernel_irqchip().then(|| {
         let why = "whether the local APICs take deadlines: the leaves do not say, since it depends on whose they are";
         SequenceStep::capability("KVM_CAP_TSC_DEADLINE_TIMER", why)
     })
@@ -22,6 +22,8 @@ pub(super) fn deadline_timer(spec: &MachineSpec) -> Option<SequenceStep> {
 pub(super) fn controllers(spec: &MachineSpec) -> Vec<SequenceStep> {
     let mut steps = match spec.interrupts {
         Interrupts::None => return Vec::new(),
+        // Those in this process need no call.
+        Interrupts::Split | Interrupts::Pc if !spec.has_kernel_irqchip() => Vec::new(),
         Interrupts::Split => vec![
             SequenceStep::capability("KVM_CAP_SPLIT_IRQCHIP", "local APICs alone are an extension"),
             SequenceStep::call(Call::EnableCapVm, ArgumentDirection::Into, value("KVM_CAP_SPLIT_IRQCHIP, 24 routes"))
@@ -84,7 +86,7 @@ pub(super) fn ap(spec: &MachineSpec, state: &InitialState, id: u32) -> Vec<Seque
 /// The PICs as a BIOS leaves them.
 pub(super) fn bios_pics(spec: &MachineSpec) -> Vec<SequenceStep> {
     let mut steps = Vec::new();
-    if board::needs_bios_pics(spec) {
+    if board::needs_bios_pics(spec) && spec.has_kernel_irqchip() {
         for (chip, base) in [(0, "0x8"), (1, "0x70")] {
             steps.push(
                 SequenceStep::call(Call::GetIrqchip, ArgumentDirection::OutOf, value(format!("chip {chip}")))
@@ -114,7 +116,7 @@ pub(super) fn lines(spec: &MachineSpec) -> Vec<SequenceStep> {
 
 /// Returns the steps that stop a vCPU which halts in the kernel.
 pub(super) fn idle_timer(spec: &MachineSpec) -> Vec<SequenceStep> {
-    if spec.interrupts == Interrupts::None {
+    if !spec.has_kernel_irqchip() {
         return Vec::new();
     }
     let mut steps: Vec<SequenceStep> = (0..spec.vcpus)
@@ -145,6 +147,7 @@ pub(super) fn idle_check(spec: &MachineSpec) -> Vec<SequenceStep> {
     };
     match spec.interrupts {
         Interrupts::None => Vec::new(),
+        Interrupts::Split | Interrupts::Pc if !spec.has_kernel_irqchip() => Vec::new(),
         Interrupts::Split => vec![
             chip(Call::GetMpState, "whether it halts"),
             chip(Call::GetLapic, "whether its timer will wake it"),

@@ -2,18 +2,22 @@
 //!
 //! Devices are made by [`crate::devices`]; the KVM side is here: interrupt inputs, and addresses that stay free of memory.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use kvm_sys_wrap::{Gpa, Vm};
 
 use super::{InputSource, irq};
+use crate::PAGE_SIZE;
 use crate::devices::bus::Bus;
 use crate::devices::console::Console;
 use crate::devices::custom::CustomDevice;
 use crate::devices::irq::IrqLine;
+use crate::devices::irqchip::SharedIrqchip;
+use crate::devices::irqchip::registers::{IrqchipInput, IrqchipRegisters, RegisterRange};
 use crate::devices::rtc::AlarmHandle;
 use crate::devices::{self, CreatedDevice, DeviceError, DeviceResources, InstalledDevice};
 use crate::firmware;
+use crate::layout::{IOAPIC, LOCAL_APIC};
 use crate::machine::error::Error;
 use crate::spec::gpa_range::GpaRange;
 use crate::spec::virtio::MAX_DEVICES;
@@ -32,6 +36,7 @@ impl Buses {
     pub(super) fn new(
         vm: &Vm,
         spec: &MachineSpec,
+        irqchip: Option<&SharedIrqchip>,
         read_only: &[GpaRange],
         console: Console,
         custom: &[CustomDevice],
@@ -52,11 +57,34 @@ impl Buses {
         };
         let mut buses = Self::default();
         for device in devices::installed(&spec.devices) {
-            let lines = device.irqs.iter().map(|input| line(vm, spec, *input)).collect::<Result<_, _>>()?;
+            let lines =
+                device.irqs.iter().map(|input| line(vm, spec, irqchip, *input)).collect::<Result<_, _>>()?;
             let created = devices::create(&device, lines, &mut resources)?;
             buses.insert(vm, &device, created)?;
         }
+        if let Some(irqchip) = irqchip {
+            buses.insert_irqchip(vm, spec, irqchip)?;
+        }
         Ok(buses)
+    }
+
+    /// Puts the registers of interrupt controllers in this process on the buses.
+    fn insert_irqchip(&mut self, vm: &Vm, spec: &MachineSpec, irqchip: &SharedIrqchip) -> Result<(), Error> {
+        let device = |range| Arc::new(Mutex::new(IrqchipRegisters::new(irqchip.clone(), range)));
+        let mut insert_page = |name, address: Gpa, range| -> Result<(), Error> {
+            self.mmio.insert(name, address.0, u64::MAX, device(range))?;
+            Ok(vm.reserve_mmio(name, address..Gpa(address.0 + PAGE_SIZE))?)
+        };
+        insert_page("local-apic", LOCAL_APIC, RegisterRange::LocalApic)?;
+        if spec.interrupts == Interrupts::Pc {
+            insert_page("ioapic", IOAPIC, RegisterRange::IoApic)?;
+            for (name, first, count) in RegisterRange::PORTS {
+                let range = RegisterRange::Ports { first, count };
+                // As with those in the kernel, port 0x61 lies among those of the keyboard controller.
+                self.ports.insert_overlay(name, first.into(), device(range));
+            }
+        }
+        Ok(())
     }
 
     /// Puts a device on its bus. MMIO addresses are kept free of memory.
@@ -92,16 +120,17 @@ impl From<DeviceError> for Error {
 }
 
 /// Returns a line to an interrupt input (a GSI); disconnected on a machine without PIC and IOAPIC.
-fn line(vm: &Vm, spec: &MachineSpec, input: u32) -> Result<IrqLine, Error> {
-    Ok(match spec.interrupts {
-        Interrupts::None | Interrupts::Split => IrqLine::disconnected(),
-        Interrupts::Pc => irq::line(vm, input)?,
+fn line(vm: &Vm, spec: &MachineSpec, irqchip: Option<&SharedIrqchip>, input: u32) -> Result<IrqLine, Error> {
+    Ok(match (spec.interrupts, irqchip) {
+        (Interrupts::None | Interrupts::Split, _) => IrqLine::disconnected(),
+        (Interrupts::Pc, Some(irqchip)) => IrqLine::new(IrqchipInput::new(irqchip.clone(), input)),
+        (Interrupts::Pc, None) => irq::line(vm, input)?,
     })
 }
 
 /// Returns the interrupt inputs that devices have a line to, with the device's title, in the order of the calls.
 pub(crate) fn lines(spec: &MachineSpec) -> Vec<(u32, &str)> {
-    if spec.interrupts != Interrupts::Pc {
+    if spec.interrupts != Interrupts::Pc || !spec.has_kernel_irqchip() {
         return Vec::new();
     }
     let devices = devices::installed(&spec.devices);

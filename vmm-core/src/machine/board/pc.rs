@@ -2,6 +2,7 @@
 
 use kvm_sys_wrap::Vm;
 
+use crate::devices::irqchip::SharedIrqchip;
 use crate::machine::error::Error;
 use crate::spec::{Interrupts, MachineSpec};
 
@@ -14,7 +15,11 @@ pub(crate) fn needs_bios_pics(spec: &MachineSpec) -> bool {
 }
 
 /// Sets the PICs up as a BIOS does.
-pub(super) fn init_pics(vm: &Vm) -> Result<(), Error> {
+pub(super) fn init_pics(vm: &Vm, irqchip: Option<&SharedIrqchip>) -> Result<(), Error> {
     let (master, slave) = PIC_VECTORS;
+    if let Some(irqchip) = irqchip {
+        irqchip.lock().init_pics(master, slave);
+        return Ok(());
+    }
     Ok(vm.init_pics(master, slave)?)
 }

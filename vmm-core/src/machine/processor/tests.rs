@@ -7,6 +7,8 @@ use std::time::Duration;
 use kvm_sys_wrap::{GuestMemory, IoBytes};
 use vm_memory::GuestAddress;
 
+use kvm_sys_wrap::bindings::KVM_MSR_EXIT_REASON_UNKNOWN;
+
 use super::*;
 use crate::cpu::ring3_trap::TrapPage;
 use crate::devices::console::Output;
@@ -29,12 +31,20 @@ struct TestVcpu {
 }
 
 impl ServedVcpu for TestVcpu {
+    fn number(&self) -> usize {
+        0
+    }
+
     fn regs_at_exit(&self) -> Result<kvm_regs, kvm_sys_wrap::Error> {
         Ok(self.regs)
     }
 
     fn translate(&self, address: Gva) -> Result<Option<Gpa>, kvm_sys_wrap::Error> {
         Ok(Some(Gpa(address.0)))
+    }
+
+    fn complete_msr(&mut self, _: u64) -> Result<(), kvm_sys_wrap::Error> {
+        Ok(())
     }
 
     fn inject_msr_fault(&mut self) -> Result<(), kvm_sys_wrap::Error> {
@@ -90,6 +100,7 @@ impl Fixture {
         ports.insert("port", DEVICE.into(), 0xffff, Arc::new(Mutex::new(device()))).unwrap();
         mmio.insert("mmio", MMIO, u64::MAX, Arc::new(Mutex::new(device()))).unwrap();
         let board = Board {
+            irqchip: None,
             layout: layout::compute(&spec, &[]).unwrap(),
             spec,
             memory: GuestMemory::from_ranges(&[(GuestAddress(0), 2 << 20)]).unwrap(),
@@ -228,9 +239,15 @@ fn hlt_on_the_trap_page_is_the_way_out_of_ring_3() {
 #[test]
 fn msrs_that_kvm_does_not_have_fault_and_are_counted() {
     let mut test = Fixture::new(|_| {});
-    assert_eq!(test.serve(&Exit::ReadMsr { index: 0x1234, reason: 0 }), None);
-    assert_eq!(test.serve(&Exit::WriteMsr { index: 0x1234, data: 5, reason: 0 }), None);
-    assert_eq!(test.serve(&Exit::WriteMsr { index: 0x10, data: 5, reason: 0 }), None);
+    assert_eq!(test.serve(&Exit::ReadMsr { index: 0x1234, reason: KVM_MSR_EXIT_REASON_UNKNOWN }), None);
+    assert_eq!(
+        test.serve(&Exit::WriteMsr { index: 0x1234, data: 5, reason: KVM_MSR_EXIT_REASON_UNKNOWN }),
+        None
+    );
+    assert_eq!(
+        test.serve(&Exit::WriteMsr { index: 0x10, data: 5, reason: KVM_MSR_EXIT_REASON_UNKNOWN }),
+        None
+    );
     assert_eq!(test.processor.vcpu.msr_faults, 3);
     let expected = [(0x10, MsrUse { reads: 0, writes: 1 }), (0x1234, MsrUse { reads: 1, writes: 1 })];
     assert_eq!(test.processor.unknown_msrs, UnknownMsrs::from(expected));
