@@ -278,7 +278,7 @@ impl Irqchip {
     }
 
     /// Returns the number of vCPUs.
-    pub(crate) const fn processors(&self) -> usize {
+    pub(crate) const fn vcpus(&self) -> usize {
         self.processors.len()
     }
 

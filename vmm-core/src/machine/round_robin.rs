@@ -8,6 +8,7 @@
 //! interrupts a vCPU: nothing else comes from outside.
 
 use std::convert::Infallible;
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use kvm_sys_wrap::{Exit, KickTimer};
@@ -17,7 +18,7 @@ use rustix::io::Errno;
 use crate::cpu::cpu_state::CpuState;
 use crate::devices::device::InputStatus;
 use crate::devices::irqchip::processor::{Activity, Start};
-use crate::devices::irqchip::{Interrupt, Irqchip, SharedIrqchip};
+use crate::devices::irqchip::{Interrupt, SharedIrqchip};
 use crate::machine::Machine;
 use crate::machine::board::Board;
 use crate::machine::delivered::{DeliveredInterrupt, DeliveryRecord};
@@ -43,6 +44,7 @@ const MAX_SLEEP: Duration = Duration::from_millis(50);
 /// Runs the machine until it ends, dies, or is stopped by a limit.
 pub(crate) fn run(machine: &mut Machine, control: &mut RunControl<'_, '_>) -> Result<Ended, Error> {
     let Machine { board, processors, deliveries, suspend_times, .. } = machine;
+    // Such a machine has them; one without is halted from the beginning.
     let Some(irqchip) = board.irqchip.clone() else {
         return Ok((End::Halt { interrupts: false }, 0));
     };
@@ -84,6 +86,8 @@ struct Scheduler<'a> {
     kick_at: u64,
     /// Time of the next look at the input.
     input_due: u64,
+    /// Input of each device of [`Board::input_sources`], as of its last look.
+    inputs: Vec<InputStatus>,
     /// vCPU that ran last.
     last: usize,
 }
@@ -122,7 +126,18 @@ impl<'a> Scheduler<'a> {
         let started = (irqchip.lock().now(), Instant::now());
         let timer = KickTimer::new(INPUT_INTERVAL)?;
         let kick_at = started.0.saturating_add(nanoseconds(INPUT_INTERVAL));
-        Ok(Self { board, irqchip, deliveries, started, timer, kick_at, input_due: started.0, last: 0 })
+        let inputs = vec![InputStatus::Consumed; board.input_sources.len()];
+        Ok(Self {
+            board,
+            irqchip,
+            deliveries,
+            started,
+            timer,
+            kick_at,
+            input_due: started.0,
+            inputs,
+            last: 0,
+        })
     }
 
     /// Gives the present time to the controllers, and returns it.
@@ -140,13 +155,17 @@ impl<'a> Scheduler<'a> {
             return Ok(());
         }
         self.input_due = now.saturating_add(nanoseconds(INPUT_INTERVAL));
-        for source in &self.board.input_sources {
+        for (source, status) in self.board.input_sources.iter().zip(&mut self.inputs) {
+            if *status == InputStatus::Closed {
+                continue;
+            }
             let mut ready = [PollFd::new(&source.fd, PollFlags::IN)];
             match poll(&mut ready, Some(&Timespec::default())) {
-                Ok(0) | Err(Errno::INTR) => {}
+                Ok(0) | Err(Errno::INTR) => *status = InputStatus::Consumed,
                 Ok(_) => {
-                    let mut device = source.device.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                    if device.poll_input().map_err(Error::Console)? == InputStatus::Consumed {
+                    let mut device = source.device.lock().unwrap_or_else(PoisonError::into_inner);
+                    *status = device.poll_input().map_err(Error::Console)?;
+                    if *status == InputStatus::Consumed {
                         // There may be more.
                         self.input_due = now;
                     }
@@ -177,6 +196,7 @@ impl<'a> Scheduler<'a> {
         let other_exits = total.saturating_sub(processor.exits.total());
         let mut hooks = TurnHooks { control, other_exits };
         if let Some(start) = self.irqchip.lock().take_start(number) {
+            processor.discard_instruction(self.board)?;
             start_at(processor, start)?;
         }
         let slice_end = self.irqchip.lock().now().saturating_add(nanoseconds(TIME_SLICE));
@@ -199,7 +219,7 @@ impl<'a> Scheduler<'a> {
             self.poll_input(now)?;
             let irqchip = self.irqchip.lock();
             let waits = |other: usize| other != number && irqchip.is_runnable(other);
-            if !irqchip.is_runnable(number) || now >= slice_end && (0..processors_of(&irqchip)).any(waits) {
+            if !irqchip.is_runnable(number) || now >= slice_end && (0..irqchip.vcpus()).any(waits) {
                 return Ok(None);
             }
         }
@@ -237,10 +257,10 @@ impl<'a> Scheduler<'a> {
     /// Sets the kick to the next time at which something may have to be done.
     fn set_timer(&mut self, slice_end: u64) -> Result<(), Error> {
         let irqchip = self.irqchip.lock();
-        let others =
-            (0..processors_of(&irqchip)).any(|other| other != self.last && irqchip.is_runnable(other));
+        let others = (0..irqchip.vcpus()).any(|other| other != self.last && irqchip.is_runnable(other));
         let slice_end = others.then_some(slice_end);
-        let input = (!self.board.input_sources.is_empty()).then_some(self.input_due);
+        let has_input = self.inputs.iter().any(|status| *status != InputStatus::Closed);
+        let input = has_input.then_some(self.input_due);
         let due = [irqchip.next_event(), slice_end, input].into_iter().flatten().min().unwrap_or(u64::MAX);
         // A guest can ask for far more interrupts of a timer than it can take.
         let due = due.max(irqchip.now().saturating_add(nanoseconds(MIN_KICK_DELAY)));
@@ -297,10 +317,15 @@ impl<'a> Scheduler<'a> {
             );
             return Ok(Some(End::Halt { interrupts }));
         }
-        let left =
-            next.map_or(MAX_SLEEP, |next| Duration::from_nanos(next.saturating_sub(now)).min(MAX_SLEEP));
-        let mut fds: Vec<PollFd<'_>> =
-            self.board.input_sources.iter().map(|source| PollFd::new(&source.fd, PollFlags::IN)).collect();
+        // A device that is full is looked at later; its descriptor would end each sleep.
+        let full = self.inputs.contains(&InputStatus::Full).then_some(self.input_due);
+        let due = [next, full].into_iter().flatten().min();
+        let left = due.map_or(MAX_SLEEP, |due| Duration::from_nanos(due.saturating_sub(now)).min(MAX_SLEEP));
+        let sources = self.board.input_sources.iter().zip(&self.inputs);
+        let mut fds: Vec<PollFd<'_>> = sources
+            .filter(|(_, status)| **status == InputStatus::Consumed)
+            .map(|(source, _)| PollFd::new(&source.fd, PollFlags::IN))
+            .collect();
         match poll(&mut fds, Timespec::try_from(left).ok().as_ref()) {
             Ok(ready) => {
                 if ready > 0 {
@@ -323,11 +348,6 @@ impl<'a> Scheduler<'a> {
         };
         (next.is_some() || by_device) && (0..processors.iter().count()).any(takes_interrupts)
     }
-}
-
-/// Number of vCPUs of the controllers.
-fn processors_of(irqchip: &Irqchip) -> usize {
-    irqchip.processors()
 }
 
 /// Resets a vCPU to the state after INIT, with the place of its first instruction (SDM vol. 3, 9.1.1 and 9.4.4.2).
