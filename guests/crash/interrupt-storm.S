@@ -2,12 +2,9 @@
  * An interrupt handler that never makes its source quiet: here it sends itself the next interrupt, as a level-triggered
  * line does whose device nobody served. The CPU leaves the handler and is back in it; the loop below makes no progress.
  */
+#include "apic.h"
 #include "gate.h"
 
-#define APIC            0xfee00000
-#define APIC_EOI        0x0b0           /* end of interrupt */
-#define APIC_SPURIOUS   0x0f0           /* bit 8 switches the APIC on */
-#define APIC_ICR_LOW    0x300           /* interrupt command: writing it sends */
 #define TO_SELF         0x40000         /* edge, fixed */
 #define VECTOR          0x30
 

@@ -2,15 +2,9 @@
  * A timer whose handler does not tell the local APIC that the interrupt has ended (EOI): the first tick stays in service, and no other
  * one of its priority is delivered. The guest waits for three.
  */
+#include "apic.h"
 #include "gate.h"
 
-#define APIC            0xfee00000
-#define APIC_SPURIOUS   0x0f0           /* bit 8 switches the APIC on */
-#define APIC_LVT_TIMER  0x320
-#define APIC_COUNT      0x380           /* initial count: writing it starts the timer */
-#define APIC_DIVIDE     0x3e0
-#define DIVIDE_BY_1     0xb
-#define PERIODIC        0x20000
 #define VECTOR          0x40
 
         .globl _start
@@ -18,10 +12,7 @@
 _start:
         lidt    pointer
         movl    $APIC, %ebx
-        movl    $0x1ff, APIC_SPURIOUS(%rbx)
-        movl    $DIVIDE_BY_1, APIC_DIVIDE(%rbx)
-        movl    $(PERIODIC | VECTOR), APIC_LVT_TIMER(%rbx)
-        movl    $1000000, APIC_COUNT(%rbx)
+        start_apic_timer VECTOR
         sti
 1:      hlt
         cmpl    $3, ticks

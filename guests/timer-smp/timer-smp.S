@@ -7,16 +7,10 @@
  *
  * With FOREVER defined it never ends: the first CPU prints a dot on the serial port at each of its ticks.
  */
-#define APIC            0xfee00000      /* mapped at its own address by the configuration */
-#define APIC_EOI        0x0b0           /* end of interrupt */
-#define APIC_SPURIOUS   0x0f0           /* bit 8 switches the APIC on */
-#define APIC_ICR_LOW    0x300           /* interrupt command: writing it sends */
-#define APIC_LVT_TIMER  0x320
-#define APIC_INITIAL    0x380
-#define APIC_DIVIDE     0x3e0
+#include "apic.h"
+
 #define INIT_OTHERS     0xc4500         /* to all but self, edge, assert, INIT */
 #define SIPI_OTHERS     0xc4608         /* the same, SIPI, page 8 */
-#define PERIODIC        (1 << 17)
 #define TIMER_VECTOR    0x40
 #define TICKS           10
 
@@ -79,10 +73,7 @@ _start:
 
 /* Switches this CPU's APIC and its timer on. %rdi, the address of its counter, and %rbx, the APIC's, stay. */
 start_timer:
-        movl    $0x1ff, APIC_SPURIOUS(%rbx)
-        movl    $0xb, APIC_DIVIDE(%rbx)         # divide by 1
-        movl    $(PERIODIC | TIMER_VECTOR), APIC_LVT_TIMER(%rbx)
-        movl    $1000000, APIC_INITIAL(%rbx)
+        start_apic_timer TIMER_VECTOR
         ret
 
 /* A tick. It comes when the CPU sleeps, so %rdi is still the counter's address. */

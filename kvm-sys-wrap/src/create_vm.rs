@@ -130,15 +130,15 @@ impl Vm {
     /// registers of the vCPUs and all [`GuestMemory`](crate::GuestMemory) stay as they are. No vCPU may be running on another
     /// thread meanwhile: it would go on in the memory of the next machine.
     ///
-    /// Returns `None`, and does nothing, where the VM has interrupt controllers or other set-up that cannot be undone and its
-    /// vCPUs are in use: their numbers are taken. Returns `None` also if the VM was released before.
+    /// Returns `None`, and does nothing, where the VM has local APICs in the kernel: the numbers of its vCPUs, which are in use, are
+    /// taken. Returns `None` also if the VM was released before.
     ///
     /// # Errors
     /// [`Error::Call`](crate::Error::Call): the VM is as before, but may lack slots.
     pub fn release(&self) -> Result<Option<VmReservation>> {
         let inner = &self.inner;
         let table = self.lock_slots();
-        if self.is_released() || !inner.kernel.lock().setup.is_empty() {
+        if self.is_released() || inner.kernel.lock().has_local_apics() {
             return Ok(None);
         }
         clear(inner.kernel.fd(), self.dispatcher(), &table, &inner.take_coalesced_ports())

@@ -131,12 +131,7 @@ impl Vm {
     /// # Errors
     /// [`Error::Call`](crate::Error::Call).
     pub fn enable_unknown_msr_exits(&self) -> Result<()> {
-        if !self.add_setup(VmSetup::UnknownMsrExits)
-            || self.kvm().capability(Capability::X86UserSpaceMsr) == 0
-        {
-            return Ok(());
-        }
-        self.enable_msr_exits(KVM_MSR_EXIT_REASON_UNKNOWN, "unknown MSRs")
+        self.enable_msr_exits(VmSetup::UnknownMsrExits, KVM_MSR_EXIT_REASON_UNKNOWN, "unknown MSRs")
     }
 
     /// Makes also those accesses to MSRs exit that KVM refuses (`KVM_MSR_EXIT_REASON_INVAL`): with interrupt controllers outside of the
@@ -145,16 +140,14 @@ impl Vm {
     /// # Errors
     /// [`Error::Call`](crate::Error::Call).
     pub fn enable_refused_msr_exits(&self) -> Result<()> {
-        if !self.add_setup(VmSetup::RefusedMsrExits)
-            || self.kvm().capability(Capability::X86UserSpaceMsr) == 0
-        {
-            return Ok(());
-        }
         let reasons = KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_INVAL;
-        self.enable_msr_exits(reasons, "unknown and refused MSRs")
+        self.enable_msr_exits(VmSetup::RefusedMsrExits, reasons, "unknown and refused MSRs")
     }
 
-    fn enable_msr_exits(&self, reasons: u32, what: &str) -> Result<()> {
+    fn enable_msr_exits(&self, step: VmSetup, reasons: u32, what: &str) -> Result<()> {
+        if !self.add_setup(step) || self.kvm().capability(Capability::X86UserSpaceMsr) == 0 {
+            return Ok(());
+        }
         let args = [reasons.into(), 0, 0, 0];
         let cap = kvm_enable_cap { cap: KVM_CAP_X86_USER_SPACE_MSR, args, ..Default::default() };
         self.dispatcher()

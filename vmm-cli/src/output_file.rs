@@ -117,7 +117,7 @@ impl OutputFile {
             && is_byte_locked(directory, lock_offset(&self.path)).unwrap_or(false)
         {
             let message = format!("another process is writing {} to the same file", self.what);
-            Diagnostics::from(Diagnostic::warning(message).at(self.location())).eprint();
+            Diagnostics::from(Diagnostic::warning(message).at(location(&self.path))).eprint();
         }
         self.sync_and_link().map_err(|error| {
             let exists = error.kind() == io::ErrorKind::AlreadyExists;
@@ -136,7 +136,7 @@ impl OutputFile {
         };
         let message =
             format!("cannot write {}: another file with this name was written meanwhile", self.what);
-        Diagnostic::error(Status::Configuration, message).at(self.location()).with_help(Some(help))
+        Diagnostic::error(Status::Configuration, message).at(location(&self.path)).with_help(Some(help))
     }
 
     /// Writes all of the file's bytes, and gives it its name.
@@ -193,10 +193,6 @@ impl OutputFile {
         fsync(directory)?;
         self.state = NameState::Complete;
         Ok(())
-    }
-
-    fn location(&self) -> Location {
-        Location::File(self.path.display().to_string())
     }
 
     /// Returns the directory that the file will be named in; `None` for a special file.
@@ -260,15 +256,18 @@ fn partial_name(path: &Path) -> OsString {
     name
 }
 
+fn location(path: &Path) -> Location {
+    Location::File(path.display().to_string())
+}
+
 fn already_exists(path: &Path, what: &str) -> Diagnostic {
     Diagnostic::error(Status::Configuration, format!("cannot write {what}: the file exists"))
-        .at(Location::File(path.display().to_string()))
+        .at(location(path))
         .with_help(Some("choose another name, or overwrite it with --force"))
 }
 
 fn write_error(path: &Path, what: &str, error: &dyn std::error::Error) -> Diagnostic {
-    Diagnostic::error(Status::Host, format!("cannot write {what}: {error}"))
-        .at(Location::File(path.display().to_string()))
+    Diagnostic::error(Status::Host, format!("cannot write {what}: {error}")).at(location(path))
 }
 
 #[cfg(test)]

@@ -257,8 +257,8 @@ pub type BuildCopy<'a> = dyn Fn(IrqchipPlace) -> Result<Machine, Error> + 'a;
 /// `build` returns a new machine in its state before the run, with a console whose output is discarded. `budget` limits the
 /// time of the replay. Errors on the way become [`AutopsyNote::HostError`].
 ///
-/// If `build` is called, `ended` is released before ([`Machine::release`]): a machine without interrupt controllers cannot run or be
-/// reset from then on. With `build` on the [`Kvm`](crate::Kvm) of `ended`, no VM is created for it.
+/// If `build` is called, `ended` is released before ([`Machine::release`]): a machine without interrupt controllers in the kernel
+/// cannot run or be reset from then on. With `build` on the [`Kvm`](crate::Kvm) of `ended`, no VM is created for it.
 pub fn examine(
     ended: &Machine,
     end: &End,

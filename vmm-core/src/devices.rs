@@ -40,6 +40,7 @@ pub use debug_console::DebugConsole;
 pub use debug_exit::DebugExit;
 pub use hypercall::{HostAddresses, Hypercall, HypercallStatus};
 pub use info::{DeviceInfo, DeviceLocation};
+pub use irqchip::InterruptSource;
 pub(crate) use resources::{CreatedDevice, DeviceError, DeviceResources};
 pub use serial::Serial;
 

@@ -9,7 +9,6 @@ pub(crate) mod board;
 pub(crate) mod build;
 pub(crate) mod coalesced_pio;
 pub mod debug_capabilities;
-pub(crate) mod delivered;
 pub mod end;
 pub mod error;
 pub mod guest_state;
@@ -50,7 +49,6 @@ use crate::devices::custom::CustomDevice;
 use crate::layout::{self, Layout};
 use crate::machine::board::Board;
 use crate::machine::build::KvmSteps;
-use crate::machine::delivered::DeliveryRecord;
 use crate::machine::end::{End, Verdict};
 use crate::machine::error::Error;
 use crate::machine::image::GuestImage;
@@ -61,7 +59,7 @@ use crate::machine::saved_machine::{MachineConfig, Snapshot};
 use crate::machine::shadow_pages::ShadowPages;
 use crate::machine::suspend::SuspendTimes;
 use crate::paging::walk::Walker;
-use crate::spec::{Interrupts, IrqchipPlace, MachineSpec, MemoryBacking, MemoryRegion};
+use crate::spec::{Interrupts, MachineSpec, MemoryBacking, MemoryRegion};
 
 /// Virtual machine that is built and can be run.
 #[derive(Debug)]
@@ -71,8 +69,6 @@ pub struct Machine {
     /// Number of the vCPU that ended the last run.
     pub(crate) stopped_vcpu: usize,
     pub(crate) suspend_times: SuspendTimes,
-    /// Interrupts that interrupt controllers in this process delivered.
-    pub(crate) deliveries: DeliveryRecord,
     /// CPUID of the vCPUs, if it was set.
     pub(crate) cpuid: Option<CpuId>,
     /// Snapshot that the machine was made from.
@@ -136,7 +132,6 @@ impl Machine {
             processors: Processors::new(Processor::new(bsp), aps),
             stopped_vcpu: 0,
             suspend_times: SuspendTimes::default(),
-            deliveries: DeliveryRecord::default(),
             cpuid,
             origin,
             shadow_pages: ShadowPages::default(),
@@ -282,13 +277,11 @@ pub(crate) const fn backing(backing: MemoryBacking) -> SlotBacking {
 /// Creates the interrupt controllers and the timer. This comes before the first vCPU, which gets its local APIC when it is
 /// created.
 pub(crate) fn interrupt_controllers(vm: &Vm, spec: &MachineSpec) -> Result<(), Error> {
-    match (spec.interrupts, spec.irqchip) {
-        (Interrupts::None, _) => return Ok(()),
-        (Interrupts::Split | Interrupts::Pc, IrqchipPlace::Userspace) => {
-            return Ok(vm.enable_refused_msr_exits()?);
-        }
-        (Interrupts::Split, IrqchipPlace::Kernel) => vm.enable_split_irqchip()?,
-        (Interrupts::Pc, IrqchipPlace::Kernel) => {
+    match spec.kernel_irqchip() {
+        Interrupts::None if spec.has_userspace_irqchip() => return Ok(vm.enable_refused_msr_exits()?),
+        Interrupts::None => return Ok(()),
+        Interrupts::Split => vm.enable_split_irqchip()?,
+        Interrupts::Pc => {
             vm.create_irqchip()?;
             vm.create_pit2()?;
         }

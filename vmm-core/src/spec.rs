@@ -94,16 +94,17 @@ impl<E> MachineSpec<E> {
             arguments: self.arguments,
         }
     }
-}
 
-impl<E> MachineSpec<E> {
-    /// Returns true if the interrupt controllers are in the kernel.
+    /// Returns the interrupt controllers of the machine that are in the kernel.
     #[must_use]
-    pub fn has_kernel_irqchip(&self) -> bool {
-        self.interrupts != Interrupts::None && self.irqchip == IrqchipPlace::Kernel
+    pub const fn kernel_irqchip(&self) -> Interrupts {
+        match self.irqchip {
+            IrqchipPlace::Kernel => self.interrupts,
+            IrqchipPlace::Userspace => Interrupts::None,
+        }
     }
 
-    /// Returns true if the interrupt controllers are in this process.
+    /// Returns true if the machine has interrupt controllers, and they are in this process.
     #[must_use]
     pub fn has_userspace_irqchip(&self) -> bool {
         self.interrupts != Interrupts::None && self.irqchip == IrqchipPlace::Userspace

@@ -8,7 +8,7 @@ use crate::devices::DeviceKind;
 use super::Autopsy;
 use super::hang::{HangKind, LoopAnalysis};
 use super::instruction_trace::DeliveredException;
-use super::summary::{SymbolLookup, count_instructions, describe_address, disassemble};
+use super::summary::{SymbolLookup, count_instructions, describe_address, disassemble, in_brackets};
 
 impl Autopsy {
     pub(super) fn describe_hang(&self, text: &mut String, hang: &HangKind, symbols: &SymbolLookup<'_>) {
@@ -36,7 +36,7 @@ impl Autopsy {
                 "The guest waits in {}, and the interrupt with vector {waiting:#x}{} is not delivered: vector {vector:#x} is still in \
                  service, since its handler has not ended it (EOI).",
                 self.describe_instruction(symbols),
-                source.as_deref().map_or_else(String::new, |source| format!(" ({source})")),
+                in_brackets(source.as_deref()),
             ),
             HangKind::Halted => write!(
                 text,

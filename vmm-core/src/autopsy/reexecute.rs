@@ -87,7 +87,7 @@ impl Autopsy {
                     self.source = StateSource::ExceptionFrame;
                     self.diagnose(ended, &state, None);
                 } else if let Some(state) = host_registers {
-                    let state = self.rewind_hlt(state);
+                    let state = if let End::Halt { .. } = self.end { before_hlt(state) } else { state };
                     self.diagnose(ended, &state, None);
                 }
             }
@@ -106,14 +106,6 @@ impl Autopsy {
         }
         debug_assert_eq!(width, state.width());
         Some(state)
-    }
-
-    /// Moves RIP back to the HLT that ended the run.
-    pub(super) const fn rewind_hlt(&self, mut state: CpuState) -> CpuState {
-        if let End::Halt { .. } = self.end {
-            state.regs.rip = state.regs.rip.wrapping_sub(1);
-        }
-        state
     }
 
     /// Replays the run on a new machine and single-steps into its end. `None` if the end was not reached.
@@ -237,6 +229,12 @@ impl Autopsy {
         self.cause = Cause::Hang(Box::new(hang));
         Ok(())
     }
+}
+
+/// Moves RIP back to the HLT that a vCPU stands behind.
+pub(super) const fn before_hlt(mut state: CpuState) -> CpuState {
+    state.regs.rip = state.regs.rip.wrapping_sub(1);
+    state
 }
 
 /// Returns true for 64-bit code in ring 3, the only code that kvm-pvm does not emulate.

@@ -4,21 +4,24 @@
 //! registers before it, and at the end what the controllers still hold. Only that is told: a guest that does not end in the same
 //! way when it runs again is not explained by it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::cpu::cpu_state::CpuState;
-use crate::devices::installed;
-use crate::devices::irqchip::InterruptSource;
 use crate::devices::virtio::unrepeatable;
+use crate::devices::{InterruptSource, installed};
 use crate::machine::Machine;
 use crate::machine::end::{End, EndClass};
 use crate::machine::error::Error;
 use crate::machine::guest_state::GuestState;
+use crate::machine::host::CpuTraits;
+use crate::machine::observer::{InterruptView, Observer};
 use crate::spec::{Interrupts, IrqchipPlace, LimitSpec, MachineSpec};
 
 use super::exception::Exception;
-use super::exception_chain::ChainEnd;
+use super::exception_chain::{ChainEnd, ExceptionChain};
 use super::hang::HangKind;
+use super::reexecute::before_hlt;
 use super::{Autopsy, AutopsyNote, BuildCopy, Cause, StateSource};
 
 /// Time limit of the second run of a guest that crashed.
@@ -42,15 +45,15 @@ impl Autopsy {
             return Ok(false);
         }
         let mut copy = build(IrqchipPlace::Userspace)?;
-        copy.deliveries.is_on = true;
+        let mut deliveries = Deliveries { cpu: copy.board.cpu, last: BTreeMap::new() };
         let (time, exits) = match self.end.class() {
             EndClass::Stopped => (HANG_TIMEOUT, Some(MAX_HANG_EXITS)),
             EndClass::Finished | EndClass::Failed => (CRASH_TIMEOUT, None),
         };
         let limits = LimitSpec { time: Some(budget.min(time)), exits };
-        let end = copy.runner().limits(limits).run()?.end;
+        let end = copy.runner().limits(limits).observe(&mut [&mut deliveries]).run()?.end;
         match (&self.end, &end) {
-            (End::Shutdown, End::Shutdown) => Ok(self.explain_delivery(&copy)),
+            (End::Shutdown, End::Shutdown) => Ok(self.explain_delivery(&copy, deliveries)),
             (ended, End::Halt { interrupts: true })
                 if ended.class() == EndClass::Stopped || *ended == end =>
             {
@@ -60,41 +63,72 @@ impl Autopsy {
         }
     }
 
-    /// Explains a crash by the last interrupt, if its delivery from the state before it ends in a triple fault.
-    fn explain_delivery(&mut self, copy: &Machine) -> bool {
-        let Some(last) = copy.deliveries.last(copy.stopped_vcpu) else { return false };
-        let guest = GuestState::from_machine(copy, &last.state);
-        let source = last.source.map(|source| source.describe(copy.spec()));
-        let chain = guest.exception_chain(Exception::new(last.vector, None, "external interrupt"));
+    /// Explains a crash by the last interrupt, if its delivery had to end in a triple fault. Otherwise notes it if it was in service.
+    fn explain_delivery(&mut self, copy: &Machine, mut deliveries: Deliveries) -> bool {
+        let vcpu = copy.vcpu().id();
+        let Some(DeliveredInterrupt { vector, source, state, chain }) = deliveries.last.remove(&vcpu) else {
+            return false;
+        };
+        let source = source.map(|source| source.describe(copy.spec()));
         if chain.end != ChainEnd::TripleFault {
-            let in_service =
-                copy.board.irqchip.as_ref().map(|irqchip| irqchip.lock().held_back(copy.stopped_vcpu).0);
-            if in_service == Some(Some(last.vector)) {
-                let at = last.state.linear_rip();
-                self.notes.push(AutopsyNote::InterruptInService { vector: last.vector, source, at });
+            let irqchip = copy.board.irqchip.as_ref();
+            if irqchip.and_then(|irqchip| irqchip.lock().in_service(copy.stopped_vcpu)) == Some(vector) {
+                let at = state.linear_rip();
+                self.notes.push(AutopsyNote::InterruptInService { vector, source, at });
             }
             return false;
         }
-        self.record_state(&guest, &guest.fetch(), None);
-        self.cause = Cause::Interrupt { vector: last.vector, source };
+        self.record_second_run(copy, &state);
+        self.cause = Cause::Interrupt { vector, source };
         self.chain = Some(chain);
-        self.source = StateSource::SecondRun;
         true
     }
 
-    /// Explains a machine that waits for ever by an interrupt in service, if there is one and another waits behind it.
+    /// Explains a machine that waits for ever by an interrupt in service that holds back another one.
     fn explain_missing_end_of_interrupt(&mut self, copy: &Machine) -> Result<bool, Error> {
-        let Some(irqchip) = &copy.board.irqchip else { return Ok(false) };
         let vcpu = copy.stopped_vcpu;
-        let (in_service, waiting) = irqchip.lock().held_back(vcpu);
-        let (Some(vector), Some(waiting)) = (in_service, waiting) else { return Ok(false) };
+        let Some(irqchip) = &copy.board.irqchip else { return Ok(false) };
+        let Some((vector, waiting)) = irqchip.lock().held_back(vcpu) else { return Ok(false) };
         let source = irqchip.lock().source_of(vcpu, waiting).map(|source| source.describe(copy.spec()));
-        let state = self.rewind_hlt(CpuState::from_vcpu(copy.vcpu())?);
-        let guest = GuestState::from_machine(copy, &state);
-        self.record_state(&guest, &guest.fetch(), None);
+        let state = CpuState::from_vcpu(copy.vcpu())?;
+        self.record_second_run(copy, &before_hlt(state));
         self.cause = Cause::Hang(Box::new(HangKind::NoEndOfInterrupt { vector, waiting, source }));
-        self.source = StateSource::SecondRun;
         Ok(true)
+    }
+
+    fn record_second_run(&mut self, copy: &Machine, state: &CpuState) {
+        let guest = GuestState::from_machine(copy, state);
+        self.record_state(&guest, &guest.fetch(), None);
+        self.source = StateSource::SecondRun;
+    }
+}
+
+/// Last interrupt of each vCPU that got one.
+struct Deliveries {
+    cpu: CpuTraits,
+    last: BTreeMap<u64, DeliveredInterrupt>,
+}
+
+/// Interrupt with the state of the vCPU before its delivery.
+struct DeliveredInterrupt {
+    vector: u8,
+    source: Option<InterruptSource>,
+    state: CpuState,
+    /// What the delivery leads to.
+    chain: ExceptionChain,
+}
+
+impl Observer for Deliveries {
+    fn on_interrupt(&mut self, view: &InterruptView<'_>) {
+        let InterruptView { vector, source, vcpu, memory } = *view;
+        let Ok(state) = CpuState::from_vcpu(vcpu) else {
+            self.last.remove(&vcpu.id());
+            return;
+        };
+        let CpuTraits { physical_bits, amd } = self.cpu;
+        let guest = GuestState { registers: &state, memory, physical_bits, amd };
+        let chain = guest.exception_chain(Exception::new(vector, None, "external interrupt"));
+        self.last.insert(vcpu.id(), DeliveredInterrupt { vector, source, state, chain });
     }
 }
 

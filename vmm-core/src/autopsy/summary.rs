@@ -170,10 +170,11 @@ impl Autopsy {
     fn describe_interrupt_in_service(&self, text: &mut String, symbols: &SymbolLookup<'_>) {
         for note in &self.notes {
             let AutopsyNote::InterruptInService { vector, source, at } = note else { continue };
-            let source = source.as_deref().map_or_else(String::new, |source| format!(" ({source})"));
             let _ = write!(
                 text,
-                " The interrupt with vector {vector:#x}{source}, which came at {}, was in service: its handler had not ended it.",
+                " When the guest ran again, the interrupt with vector {vector:#x}{}, which came at {}, was in service at the end: its \
+                 handler had not ended it.",
+                in_brackets(source.as_deref()),
                 describe_address(*at, symbols)
             );
         }
@@ -327,6 +328,11 @@ fn describe_deliveries(
         }
         ChainEnd::Unknown => {}
     }
+}
+
+/// Returns a word for the source of an interrupt in brackets; nothing if it is not known.
+pub(super) fn in_brackets(source: Option<&str>) -> String {
+    source.map_or_else(String::new, |source| format!(" ({source})"))
 }
 
 /// Returns the beginning of a sentence about an exception or interrupt.

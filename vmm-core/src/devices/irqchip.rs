@@ -11,7 +11,7 @@
 //! | `ioapic.rs` | the IOAPIC |
 //! | `local_apic.rs` | a local APIC |
 //! | `message.rs` | messages between APICs |
-//! | `processor.rs` | states of a processor that interrupts change: halted, waiting for SIPI |
+//! | `processor.rs` | a processor: its local APIC, and the states that interrupts change |
 //! | `registers.rs` | the devices on the buses |
 //!
 //! Inputs (GSIs) are those of KVM: 0 to 15 lead to the PICs and to the IOAPIC, 16 to 23 to the IOAPIC alone; the timer is input 0.
@@ -40,7 +40,7 @@ use ioapic::{INPUTS, IoApic};
 use local_apic::addressing::lowest_priority;
 use local_apic::{ApicEffect, ApicMode, LocalApic, Pending};
 use message::{DeliveryMode, InterruptMessage};
-use processor::{Activity, ProcessorEvents, Start};
+use processor::{Activity, IrqchipProcessor};
 
 /// Interrupt input of the timer.
 const PIT_INPUT: u8 = 0;
@@ -57,8 +57,7 @@ const APIC_BASE_X2APIC: u64 = 1 << 10;
 pub(crate) struct Irqchip {
     /// PICs, timer and IOAPIC; `None` on a machine with local APICs alone.
     pc: Option<PcControllers>,
-    apics: Vec<LocalApic>,
-    processors: Vec<ProcessorEvents>,
+    processors: Vec<IrqchipProcessor>,
     /// Time of the last [`Irqchip::advance`] in nanoseconds.
     now: u64,
 }
@@ -73,12 +72,13 @@ struct PcControllers {
 
 /// Origin of an interrupt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum InterruptSource {
+#[non_exhaustive]
+pub enum InterruptSource {
     /// Timer of the local APIC.
     ApicTimer,
     /// 8254 timer.
     Pit,
-    /// Device on this interrupt input.
+    /// Device on this interrupt input (GSI).
     Line(u32),
 }
 
@@ -110,18 +110,15 @@ impl Irqchip {
     /// Creates the controllers of a machine with `vcpus` vCPUs in the state in which a BIOS leaves them; local APICs alone if `has_pc`
     /// is false.
     pub(crate) fn new(vcpus: u32, has_pc: bool) -> Self {
-        let mut apics: Vec<LocalApic> = (0..vcpus).map(LocalApic::new).collect();
-        if let Some(first) = apics.first_mut()
-            && has_pc
-        {
-            first.set_virtual_wire();
-        }
+        let mut processors: Vec<_> = (0..vcpus).map(IrqchipProcessor::new).collect();
         let pc =
             has_pc.then(|| PcControllers { pics: PicPair::new(), pit: Pit::new(), ioapic: IoApic::new() });
-        let processors = (0..vcpus).map(|number| ProcessorEvents::new(number == 0)).collect();
-        let mut irqchip = Self { pc, apics, processors, now: 0 };
+        if let Some(bsp) = processors.first_mut().filter(|_| has_pc) {
+            bsp.apic.set_virtual_wire();
+        }
+        let mut irqchip = Self { pc, processors, now: 0 };
         // The timer's output is high: initializing the PICs later is no edge.
-        irqchip.set_pit_line();
+        irqchip.set_line(PIT_INPUT.into(), true);
         irqchip
     }
 
@@ -140,23 +137,29 @@ impl Irqchip {
     pub(crate) fn advance(&mut self, now: u64) {
         let before = self.now;
         self.now = now.max(before);
-        for apic in &mut self.apics {
-            apic.advance(self.now);
+        for processor in &mut self.processors {
+            processor.apic.advance(self.now);
         }
-        let Some(pc) = &self.pc else { return };
-        if pc.pit.edges(before, self.now) > 0 {
+        let Some(PcControllers { pit, .. }) = &self.pc else { return };
+        let (edges, outputs) = (pit.edges(before, self.now), [pit.output(before), pit.output(self.now)]);
+        if edges > 0 {
             // However many edges there were, the controllers remember one.
             self.set_line(PIT_INPUT.into(), false);
             self.set_line(PIT_INPUT.into(), true);
         }
-        self.set_pit_line();
+        self.follow_pit([outputs[0] || edges > 0, outputs[1]]);
+    }
+
+    /// Passes on a change of the timer's output.
+    fn follow_pit(&mut self, [before, after]: [bool; 2]) {
+        if before != after {
+            self.set_line(PIT_INPUT.into(), after);
+        }
     }
 
     /// Returns true if `other` can be a later state of these controllers: they are of the same kind and number.
     fn has_shape_of(&self, other: &Self) -> bool {
-        self.pc.is_some() == other.pc.is_some()
-            && self.apics.len() == other.apics.len()
-            && self.processors.len() == other.processors.len()
+        self.pc.is_some() == other.pc.is_some() && self.processors.len() == other.processors.len()
     }
 
     /// Returns the time of the last [`Irqchip::advance`] in nanoseconds.
@@ -168,7 +171,7 @@ impl Irqchip {
     pub(crate) fn next_event(&self) -> Option<u64> {
         let pit = self.pc.as_ref().filter(|_| self.is_unmasked(PIT_INPUT));
         let pit = pit.and_then(|pc| pc.pit.next_output_change(self.now));
-        self.apics.iter().filter_map(LocalApic::next_event).chain(pit).min()
+        self.processors.iter().filter_map(|processor| processor.apic.next_event()).chain(pit).min()
     }
 
     /// Returns true if some interrupt input besides the timer's is unmasked.
@@ -191,18 +194,23 @@ impl Irqchip {
 
     /// Returns the interrupt that a vCPU takes next.
     pub(crate) fn pending(&self, vcpu: usize) -> Option<Pending> {
-        self.apics.get(vcpu)?.pending()
+        self.processors.get(vcpu)?.apic.pending()
     }
 
-    /// Returns the highest interrupt in service of a vCPU, and the highest one that waits and is not above it.
-    pub(crate) fn held_back(&self, vcpu: usize) -> (Option<u8>, Option<u8>) {
-        let Some(apic) = self.apics.get(vcpu) else { return (None, None) };
-        (apic.vectors_in_service().last().copied(), apic.requested_vectors().last().copied())
+    /// Returns the highest interrupt that a vCPU has in service.
+    pub(crate) fn in_service(&self, vcpu: usize) -> Option<u8> {
+        self.processors.get(vcpu)?.apic.in_service()
+    }
+
+    /// Returns the highest interrupt in service of a vCPU and the one that waits behind it: it would be delivered if that one had
+    /// ended.
+    pub(crate) fn held_back(&self, vcpu: usize) -> Option<(u8, u8)> {
+        self.processors.get(vcpu)?.apic.held_back()
     }
 
     /// Returns the source that is programmed to send a vector to a vCPU; `None` if there is none, or more than one.
     pub(crate) fn source_of(&self, vcpu: usize, vector: u8) -> Option<InterruptSource> {
-        let timer = self.apics.get(vcpu)?.timer_view(self.now).entry;
+        let timer = self.processors.get(vcpu)?.apic.timer_view(self.now).entry;
         let mut sources: Vec<InterruptSource> = (!timer.masked && timer.vector == vector)
             .then_some(InterruptSource::ApicTimer)
             .into_iter()
@@ -231,7 +239,7 @@ impl Irqchip {
     pub(crate) fn acknowledge(&mut self, vcpu: usize) -> Option<Interrupt> {
         let interrupt = match self.pending(vcpu)? {
             Pending::Vector(_) => {
-                let vector = self.apics.get_mut(vcpu)?.acknowledge();
+                let vector = self.processors.get_mut(vcpu)?.apic.acknowledge();
                 Interrupt { vector, source: self.source_of(vcpu, vector) }
             }
             Pending::ExtInt => {
@@ -245,18 +253,18 @@ impl Irqchip {
 
     /// Resets all controllers, as after power-on. The time goes on.
     pub(crate) fn reset(&mut self) {
-        let vcpus = u32::try_from(self.apics.len()).unwrap_or(u32::MAX);
+        let vcpus = u32::try_from(self.processors.len()).unwrap_or(u32::MAX);
         *self = Self { now: self.now, ..Self::new(vcpus, self.pc.is_some()) };
     }
 
     /// Returns CR8 of a vCPU: bits 4 to 7 of its task priority.
     pub(crate) fn cr8(&self, vcpu: usize) -> u8 {
-        self.apics.get(vcpu).map_or(0, LocalApic::cr8)
+        self.processors.get(vcpu).map_or(0, |processor| processor.apic.cr8())
     }
 
     /// Takes over the registers of a vCPU that it can change without an exit to this process: CR8 and IA32_APIC_BASE.
     pub(crate) fn set_registers(&mut self, vcpu: usize, cr8: u8, apic_base: u64) {
-        let Some(apic) = self.apics.get_mut(vcpu) else { return };
+        let Some(IrqchipProcessor { apic, .. }) = self.processors.get_mut(vcpu) else { return };
         if apic.cr8() != cr8 {
             apic.set_cr8(cr8);
         }
@@ -282,47 +290,41 @@ impl Irqchip {
         self.processors.len()
     }
 
-    /// Returns the processor events of a vCPU.
-    pub(crate) fn processor(&self, vcpu: usize) -> Option<&ProcessorEvents> {
+    /// Returns a vCPU as the controllers see it.
+    pub(crate) fn processor(&self, vcpu: usize) -> Option<&IrqchipProcessor> {
         self.processors.get(vcpu)
     }
 
-    /// Returns the processor events of a vCPU, to change.
-    pub(crate) fn processor_mut(&mut self, vcpu: usize) -> Option<&mut ProcessorEvents> {
+    /// Returns a vCPU as the controllers see it, to change.
+    pub(crate) fn processor_mut(&mut self, vcpu: usize) -> Option<&mut IrqchipProcessor> {
         self.processors.get_mut(vcpu)
-    }
-
-    /// Takes the place at which a vCPU starts after INIT or SIPI, if it has to.
-    pub(crate) fn take_start(&mut self, vcpu: usize) -> Option<Start> {
-        self.processors.get_mut(vcpu)?.take_start()
     }
 
     /// Returns true if a vCPU has instructions to execute: it is not halted, or something wakes it.
     pub(crate) fn is_runnable(&self, vcpu: usize) -> bool {
-        let has_interrupt = self.pending(vcpu).is_some();
-        self.processors.get(vcpu).is_some_and(|processor| processor.is_runnable(has_interrupt))
+        self.processors.get(vcpu).is_some_and(IrqchipProcessor::is_runnable)
     }
 
     /// Reads a register of a vCPU's local APIC, in xAPIC mode.
     pub(crate) fn read_apic(&mut self, vcpu: usize, offset: u16) -> u32 {
-        self.apics.get_mut(vcpu).map_or(u32::MAX, |apic| apic.read(offset, self.now))
+        self.processors.get_mut(vcpu).map_or(u32::MAX, |processor| processor.apic.read(offset, self.now))
     }
 
     /// Writes a register of a vCPU's local APIC, in xAPIC mode.
     pub(crate) fn write_apic(&mut self, vcpu: usize, offset: u16, value: u32) {
-        let Some(apic) = self.apics.get_mut(vcpu) else { return };
+        let Some(IrqchipProcessor { apic, .. }) = self.processors.get_mut(vcpu) else { return };
         let effect = apic.write(offset, value, self.now);
         self.apply(vcpu, effect);
     }
 
     /// Reads a register of a vCPU's local APIC in x2APIC mode; `None` for an access that raises #GP.
     pub(crate) fn read_apic_msr(&mut self, vcpu: usize, msr: u32) -> Option<u64> {
-        self.apics.get_mut(vcpu)?.read_msr(msr, self.now).ok()
+        self.processors.get_mut(vcpu)?.apic.read_msr(msr, self.now).ok()
     }
 
     /// Writes a register of a vCPU's local APIC in x2APIC mode; `None` for an access that raises #GP.
     pub(crate) fn write_apic_msr(&mut self, vcpu: usize, msr: u32, value: u64) -> Option<()> {
-        let effect = self.apics.get_mut(vcpu)?.write_msr(msr, value, self.now).ok()?;
+        let effect = self.processors.get_mut(vcpu)?.apic.write_msr(msr, value, self.now).ok()?;
         self.apply(vcpu, effect);
         Some(())
     }
@@ -351,8 +353,10 @@ impl Irqchip {
     pub(crate) fn write_port(&mut self, port: u16, value: u8) {
         let Some(pc) = &mut self.pc else { return };
         if is_pit_port(port) {
+            let before = pc.pit.output(self.now);
             pc.pit.write(port, value, self.now);
-            self.set_pit_line();
+            let after = pc.pit.output(self.now);
+            self.follow_pit([before, after]);
         } else {
             pc.pics.write(port, value);
             self.update();
@@ -367,13 +371,6 @@ impl Irqchip {
             for value in [vectors, cascade, 0x01, 0x00] {
                 self.write_port(command + 1, value);
             }
-        }
-    }
-
-    fn set_pit_line(&mut self) {
-        if let Some(pc) = &self.pc {
-            let output = pc.pit.output(self.now);
-            self.set_line(PIT_INPUT.into(), output);
         }
     }
 
@@ -397,10 +394,8 @@ impl Irqchip {
     fn update(&mut self) {
         let Some(pc) = &mut self.pc else { return };
         let (intr, messages) = (pc.pics.intr(), pc.ioapic.take_messages());
-        for (apic, processor) in self.apics.iter_mut().zip(&mut self.processors) {
-            if let Some(event) = apic.set_lint0(intr) {
-                processor.receive(event, apic);
-            }
+        for processor in &mut self.processors {
+            processor.set_lint0(intr);
         }
         for sent in messages {
             let destination = sent.message.destination;
@@ -413,21 +408,20 @@ impl Irqchip {
 
     /// Delivers a message to the local APICs that it is for, and returns true if one accepted it.
     fn deliver(&mut self, message: InterruptMessage, is_target: impl Fn(usize, &LocalApic) -> bool) -> bool {
-        let targets = self.apics.iter().enumerate();
-        let mut targets: Vec<_> = targets
-            .filter(|(number, apic)| is_target(*number, apic) && apic.accepts(&message))
-            .map(|(number, apic)| (number, apic.arbitration_priority()))
+        let processors = self.processors.iter().enumerate();
+        let mut targets: Vec<_> = processors
+            .filter(|(number, IrqchipProcessor { apic, .. })| {
+                is_target(*number, apic) && apic.accepts(&message)
+            })
+            .map(|(number, processor)| (number, processor.apic.arbitration_priority()))
             .collect();
         if message.mode == DeliveryMode::LowestPriority {
             let lowest = lowest_priority(&targets, message.vector);
             targets.retain(|(number, _)| Some(*number) == lowest);
         }
         for (number, _) in &targets {
-            if let (Some(apic), Some(processor)) =
-                (self.apics.get_mut(*number), self.processors.get_mut(*number))
-                && let Some(event) = apic.deliver(message)
-            {
-                processor.receive(event, apic);
+            if let Some(processor) = self.processors.get_mut(*number) {
+                processor.deliver(message);
             }
         }
         !targets.is_empty()

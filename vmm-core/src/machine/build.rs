@@ -15,7 +15,7 @@ use super::{Machine, MachineParts};
 use crate::cpu::sregs_diff;
 use crate::devices::console::Console;
 use crate::initial_state::{InitialState, initial_state};
-use crate::spec::{MachineSpec, MemoryRegion};
+use crate::spec::{Interrupts, MachineSpec, MemoryRegion};
 
 /// Executor of the steps of [`build`].
 pub(crate) trait BuildSteps {
@@ -126,7 +126,7 @@ impl BuildSteps for KvmSteps<'_> {
     }
 
     fn create_vm(&mut self) -> Result<Vm, Error> {
-        Ok(self.kvm.create_vm_for(self.config.spec.has_kernel_irqchip())?)
+        Ok(self.kvm.create_vm_for(self.config.spec.kernel_irqchip() != Interrupts::None)?)
     }
 
     fn set_tss_addr(&mut self, vm: &Vm, address: Gpa) -> Result<(), Error> {

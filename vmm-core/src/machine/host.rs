@@ -66,25 +66,21 @@ pub(crate) fn cpuid(
             return Err(Error::FeatureMissing { feature: feature.name() });
         }
     }
-    match spec.cpuid {
-        CpuidPolicy::Host => {
-            let mut cpuid = supported;
-            cpuid::apply_changes(&mut cpuid, &[(CpuidFeature::TSC_DEADLINE, has_deadline_timer(kvm, spec))]);
-            cpuid::apply_changes(&mut cpuid, &spec.cpuid_changes);
-            Ok(Some(cpuid))
-        }
-        CpuidPolicy::None => {
-            let mut cpuid = required_leaves(&supported, spec, needs)?;
-            cpuid::apply_changes(&mut cpuid, &[(CpuidFeature::TSC_DEADLINE, has_deadline_timer(kvm, spec))]);
-            Ok(Some(cpuid))
-        }
+    let mut cpuid = match spec.cpuid {
+        CpuidPolicy::Host => supported,
+        CpuidPolicy::None => required_leaves(&supported, spec, needs)?,
+    };
+    cpuid::apply_changes(&mut cpuid, &[(CpuidFeature::TSC_DEADLINE, has_deadline_timer(kvm, spec))]);
+    if spec.cpuid == CpuidPolicy::Host {
+        cpuid::apply_changes(&mut cpuid, &spec.cpuid_changes);
     }
+    Ok(Some(cpuid))
 }
 
 /// Returns true if the timers of the local APICs support TSC-deadline mode. `KVM_GET_SUPPORTED_CPUID` leaves the bit out, since
 /// it depends on whether the local APICs are in the kernel (api.rst 4.46).
 fn has_deadline_timer(kvm: &Kvm, spec: &MachineSpec) -> bool {
-    spec.has_kernel_irqchip() && kvm.capability(Capability::TscDeadlineTimer) > 0
+    spec.kernel_irqchip() != Interrupts::None && kvm.capability(Capability::TscDeadlineTimer) > 0
 }
 
 /// Returns true if CPUID is set on the vCPUs of this machine.

@@ -114,26 +114,18 @@ impl Processor {
         Ok(self.cpu_state()?.linear_rip())
     }
 
-    /// Resets the registers to the state after INIT (SDM vol. 3, 9.1.1). The first instruction is at the reset vector, or at the
-    /// beginning of the page that a SIPI named.
-    pub(crate) fn reset_registers(&self, page: Option<u8>) -> Result<(), Error> {
+    /// Resets the registers to the state after INIT (SDM vol. 3, 9.1.1). The first instruction is at CS and IP of `entry`, or at the
+    /// reset vector.
+    pub(crate) fn reset_registers(&self, entry: Option<(u16, u64)>) -> Result<(), Error> {
         let apic_base = self.vcpu.sregs()?.apic_base;
         let mut sregs = kvm_sregs { apic_base, ..reset_state::sregs() };
         let mut regs = kvm_regs { rip: 0xfff0, rflags: 2, ..kvm_regs::default() };
-        if let Some(page) = page {
-            (sregs.cs.selector, sregs.cs.base) = (u16::from(page) << 8, u64::from(page) << 12);
-            regs.rip = 0;
+        if let Some((segment, offset)) = entry {
+            (sregs.cs.selector, sregs.cs.base) = (segment, u64::from(segment) << 4);
+            regs.rip = offset;
         }
         self.vcpu.set_sregs(&sregs)?;
         Ok(self.vcpu.set_regs(&regs)?)
-    }
-
-    /// Sets the first instruction of a processor that was reset.
-    pub(crate) fn start_at(&self, segment: u16, offset: u64) -> Result<(), Error> {
-        let mut sregs = self.vcpu.sregs()?;
-        (sregs.cs.selector, sregs.cs.base) = (segment, u64::from(segment) << 4);
-        self.vcpu.set_sregs(&sregs)?;
-        Ok(self.vcpu.set_regs(&kvm_regs { rip: offset, rflags: 2, ..kvm_regs::default() })?)
     }
 
     /// Undoes the delivery of an exception from ring 3 to the trap page: `cs` and `ss` are those of ring 3.

@@ -3,7 +3,7 @@
 //!
 //! A program can give up the right to create VMs and to open files before its guest runs. [`Machine::reserve_replays`] then comes
 //! first: it creates the VMs that are needed, and reads the host's properties that are read from files when they are needed.
-//! Without interrupt controllers no VM is needed for an autopsy: the first copy takes the VM of the machine that has ended
+//! Without interrupt controllers in the kernel no VM is needed for an autopsy: the first copy takes the VM of the machine that has ended
 //! ([`Machine::release`]).
 
 use kvm_sys_wrap::VmReservation;
@@ -64,7 +64,7 @@ impl Machine {
 
     /// Gives the VM of this machine, which has ended, to the next machine that this thread builds, while the returned value exists
     /// ([`Vm::release`](kvm_sys_wrap::Vm::release)). Registers, memory and devices can be read as before; the machine cannot run
-    /// or be reset. Does nothing for a machine with interrupt controllers.
+    /// or be reset. Does nothing for a machine with interrupt controllers in the kernel.
     ///
     /// # Errors
     /// [`Error::Kvm`].
@@ -82,7 +82,7 @@ impl Machine {
 /// Number of VMs besides that of the machine.
 const fn reserved_vms(spec: &MachineSpec, purpose: ReplayPurpose) -> usize {
     let can_suspend = spec.devices.platform.acpi;
-    match (spec.interrupts, purpose) {
+    match (spec.kernel_irqchip(), purpose) {
         (Interrupts::None, ReplayPurpose::Debugger) => DEBUGGER_COPIES,
         (_, ReplayPurpose::StopPoint) => 1,
         // The VM of the ended machine is released.
@@ -101,8 +101,8 @@ const fn reserved_vms(spec: &MachineSpec, purpose: ReplayPurpose) -> usize {
 mod tests {
     use super::*;
     use crate::Gva;
-    use crate::spec::EntryPoint;
     use crate::spec::mode::Mode;
+    use crate::spec::{EntryPoint, IrqchipPlace};
 
     #[test]
     fn a_plain_run_reserves_nothing() {
@@ -119,6 +119,9 @@ mod tests {
         assert_eq!(counts(&spec), [0, 0, 2, 1]);
         spec.interrupts = Interrupts::Pc;
         assert_eq!(counts(&spec), [0, 2, 0, 1]);
+        spec.irqchip = IrqchipPlace::Userspace;
+        assert_eq!(counts(&spec), [0, 0, 2, 1]);
+        spec.irqchip = IrqchipPlace::Kernel;
         spec.devices.platform.acpi = true;
         assert_eq!(counts(&spec), [1, 2, 1, 1]);
     }

@@ -7,7 +7,6 @@
 //! What the guest sees depends on the order of exits, the times that the controllers get, the input, and the places at which a kick
 //! interrupts a vCPU: nothing else comes from outside.
 
-use std::convert::Infallible;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
@@ -15,22 +14,20 @@ use kvm_sys_wrap::{Exit, KickTimer};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use crate::cpu::cpu_state::CpuState;
 use crate::devices::device::InputStatus;
-use crate::devices::irqchip::processor::{Activity, Start};
+use crate::devices::irqchip::processor::{Activity, IrqchipProcessor, Start};
 use crate::devices::irqchip::{Interrupt, SharedIrqchip};
 use crate::machine::Machine;
 use crate::machine::board::Board;
-use crate::machine::delivered::{DeliveredInterrupt, DeliveryRecord};
 use crate::machine::end::{End, Suspend};
 use crate::machine::error::Error;
-use crate::machine::observer::ExitView;
+use crate::machine::observer::InterruptView;
 use crate::machine::processor::Processor;
 use crate::machine::processors::Processors;
 use crate::machine::run_loop::RunControl;
 use crate::machine::smp::Ended;
 use crate::machine::suspend;
-use crate::machine::turn::{ExitHooks, ExitOutcome};
+use crate::machine::turn::ExitOutcome;
 
 /// Time that a vCPU runs while another one waits.
 const TIME_SLICE: Duration = Duration::from_millis(1);
@@ -43,12 +40,12 @@ const MAX_SLEEP: Duration = Duration::from_millis(50);
 
 /// Runs the machine until it ends, dies, or is stopped by a limit.
 pub(crate) fn run(machine: &mut Machine, control: &mut RunControl<'_, '_>) -> Result<Ended, Error> {
-    let Machine { board, processors, deliveries, suspend_times, .. } = machine;
+    let Machine { board, processors, suspend_times, .. } = machine;
     // Such a machine has them; one without is halted from the beginning.
     let Some(irqchip) = board.irqchip.clone() else {
         return Ok((End::Halt { interrupts: false }, 0));
     };
-    let mut scheduler = Scheduler::new(board, irqchip, deliveries)?;
+    let mut scheduler = Scheduler::new(board, irqchip)?;
     loop {
         let now = scheduler.advance();
         scheduler.poll_input(now)?;
@@ -78,7 +75,6 @@ pub(crate) fn run(machine: &mut Machine, control: &mut RunControl<'_, '_>) -> Re
 struct Scheduler<'a> {
     board: &'a Board,
     irqchip: SharedIrqchip,
-    deliveries: &'a mut DeliveryRecord,
     /// Time of the controllers when the run began, and that moment.
     started: (u64, Instant),
     /// Kicks the vCPU that runs, at `kick_at`.
@@ -92,52 +88,13 @@ struct Scheduler<'a> {
     last: usize,
 }
 
-/// Hooks of a turn: limits count the exits of all vCPUs.
-struct TurnHooks<'h, 'a, 'o> {
-    control: &'h mut RunControl<'a, 'o>,
-    /// Exits of the other vCPUs.
-    other_exits: u64,
-}
-
-impl ExitHooks for TurnHooks<'_, '_, '_> {
-    type Interception = Infallible;
-
-    fn before_serve(&mut self, view: &ExitView<'_>) -> Result<Option<End>, Error> {
-        let total = || view.exits.total().saturating_add(self.other_exits);
-        if let Some(end) = self.control.limits.check(view.exit, total) {
-            return Ok(Some(end));
-        }
-        Ok(self.control.observers.iter_mut().find_map(|observer| observer.on_exit(view)))
-    }
-
-    fn after_serve(&mut self, view: &ExitView<'_>, answer: &mut [u8]) {
-        for observer in &mut *self.control.observers {
-            observer.on_served(view, answer);
-        }
-    }
-}
-
 impl<'a> Scheduler<'a> {
-    fn new(
-        board: &'a Board,
-        irqchip: SharedIrqchip,
-        deliveries: &'a mut DeliveryRecord,
-    ) -> Result<Self, Error> {
+    fn new(board: &'a Board, irqchip: SharedIrqchip) -> Result<Self, Error> {
         let started = (irqchip.lock().now(), Instant::now());
         let timer = KickTimer::new(INPUT_INTERVAL)?;
         let kick_at = started.0.saturating_add(nanoseconds(INPUT_INTERVAL));
         let inputs = vec![InputStatus::Consumed; board.input_sources.len()];
-        Ok(Self {
-            board,
-            irqchip,
-            deliveries,
-            started,
-            timer,
-            kick_at,
-            input_due: started.0,
-            inputs,
-            last: 0,
-        })
+        Ok(Self { board, irqchip, started, timer, kick_at, input_due: started.0, inputs, last: 0 })
     }
 
     /// Gives the present time to the controllers, and returns it.
@@ -193,20 +150,23 @@ impl<'a> Scheduler<'a> {
         self.last = number;
         let total: u64 = processors.iter().map(|processor| processor.exits.total()).sum();
         let Some(processor) = processors.iter_mut().nth(number) else { return Ok(None) };
-        let other_exits = total.saturating_sub(processor.exits.total());
-        let mut hooks = TurnHooks { control, other_exits };
-        if let Some(start) = self.irqchip.lock().take_start(number) {
+        control.other_exits = total.saturating_sub(processor.exits.total());
+        if let Some(start) = self.irqchip.lock().processor_mut(number).and_then(IrqchipProcessor::take_start)
+        {
             processor.discard_instruction(self.board)?;
-            start_at(processor, start)?;
+            processor.reset_registers(match start {
+                Start::ResetVector => None,
+                Start::Page(page) => Some((u16::from(page) << 8, 0)),
+            })?;
         }
         let slice_end = self.irqchip.lock().now().saturating_add(nanoseconds(TIME_SLICE));
         loop {
-            self.deliver(processor, number)?;
+            self.deliver(processor, number, control)?;
             self.set_timer(slice_end)?;
             let exit = processor.vcpu.run()?;
             let now = self.advance();
             self.irqchip.lock().set_registers(number, processor.vcpu.cr8(), processor.vcpu.apic_base());
-            match processor.handle_exit(self.board, &exit, &mut hooks)? {
+            match processor.handle_exit(self.board, &exit, control)? {
                 ExitOutcome::Ended(End::Halt { interrupts }) => {
                     if let Some(state) = self.irqchip.lock().processor_mut(number) {
                         state.halt(interrupts);
@@ -226,7 +186,12 @@ impl<'a> Scheduler<'a> {
     }
 
     /// Queues the interrupt that the vCPU takes next, or makes `KVM_RUN` return when it takes one.
-    fn deliver(&mut self, processor: &mut Processor, number: usize) -> Result<(), Error> {
+    fn deliver(
+        &self,
+        processor: &mut Processor,
+        number: usize,
+        control: &mut RunControl<'_, '_>,
+    ) -> Result<(), Error> {
         let mut irqchip = self.irqchip.lock();
         let vcpu = &mut processor.vcpu;
         if irqchip.processor_mut(number).is_some_and(|state| state.take_nmi()) {
@@ -239,9 +204,8 @@ impl<'a> Scheduler<'a> {
             && (vcpu.is_ready_for_interrupt() || is_halted)
             && let Some(Interrupt { vector, source }) = irqchip.acknowledge(number)
         {
-            if self.deliveries.is_on {
-                let state = CpuState::from_vcpu(vcpu)?;
-                self.deliveries.push(number, DeliveredInterrupt { vector, source, state });
+            for observer in &mut *control.observers {
+                observer.on_interrupt(&InterruptView { vector, source, vcpu, memory: &self.board.memory });
             }
             vcpu.inject_interrupt(vector)?;
             waits = irqchip.pending(number).is_some();
@@ -288,11 +252,10 @@ impl<'a> Scheduler<'a> {
             Err(end) => return Ok(Some(end)),
         };
         self.irqchip.lock().reset();
-        for processor in processors.iter_mut() {
+        for (number, processor) in processors.iter_mut().enumerate() {
             processor.discard_instruction(self.board)?;
-            processor.reset_registers(None)?;
+            processor.reset_registers((number == 0).then_some((segment, offset)))?;
         }
-        processors.bsp().start_at(segment, offset)?;
         Ok(None)
     }
 
@@ -348,14 +311,6 @@ impl<'a> Scheduler<'a> {
         };
         (next.is_some() || by_device) && (0..processors.iter().count()).any(takes_interrupts)
     }
-}
-
-/// Resets a vCPU to the state after INIT, with the place of its first instruction (SDM vol. 3, 9.1.1 and 9.4.4.2).
-fn start_at(processor: &mut Processor, start: Start) -> Result<(), Error> {
-    processor.reset_registers(match start {
-        Start::ResetVector => None,
-        Start::Page(page) => Some(page),
-    })
 }
 
 fn nanoseconds(time: Duration) -> u64 {

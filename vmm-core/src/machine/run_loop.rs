@@ -34,12 +34,14 @@ pub struct RunOutcome {
 pub(crate) struct RunControl<'a, 'o> {
     pub(crate) limits: Limits,
     pub(crate) observers: &'a mut [&'o mut dyn Observer],
+    /// Exits of the vCPUs besides the one whose exits are handled; they count for the limit.
+    pub(crate) other_exits: u64,
 }
 
 impl RunControl<'_, '_> {
     /// Starts to watch the limits, on the thread that runs the vCPU, without observers.
     pub(crate) fn with_limits(limits: LimitSpec) -> Result<Self, Error> {
-        Ok(Self { limits: Limits::start(limits)?, observers: &mut [] })
+        Ok(Self { limits: Limits::start(limits)?, observers: &mut [], other_exits: 0 })
     }
 }
 
@@ -48,7 +50,9 @@ impl ExitHooks for RunControl<'_, '_> {
 
     #[inline]
     fn before_serve(&mut self, view: &ExitView<'_>) -> Result<Option<End>, Error> {
-        if let Some(end) = self.limits.check(view.exit, || view.exits.total()) {
+        if let Some(end) =
+            self.limits.check(view.exit, || view.exits.total().saturating_add(self.other_exits))
+        {
             return Ok(Some(end));
         }
         Ok(self.observers.iter_mut().find_map(|observer| observer.on_exit(view)))

@@ -45,23 +45,21 @@ impl MachineState {
     /// Reads the state of a machine whose vCPUs all stand between two instructions. `msrs` are the MSRs to save; `None` for those
     /// that system calls use.
     pub(crate) fn from_machine(machine: &Machine, msrs: Option<&[u32]>) -> Result<Self, Error> {
-        let spec = &machine.board.spec;
+        let irqchip = machine.board.spec.kernel_irqchip();
         let mut processors = Vec::new();
         for processor in machine.processors.iter() {
             let vcpu = match msrs {
                 Some(msrs) => processor.vcpu.save_with(msrs)?,
                 None => processor.vcpu.save()?,
             };
-            let apic = spec.has_kernel_irqchip().then(|| processor.vcpu.save_lapic()).transpose()?;
+            let apic = (irqchip != Interrupts::None).then(|| processor.vcpu.save_lapic()).transpose()?;
             processors.push(ProcessorState { vcpu, apic, exits: processor.exits.clone() });
         }
         let vm = machine.processors.bsp().vcpu.vm();
         Ok(Self {
             processors,
-            controllers: (spec.has_kernel_irqchip() && spec.interrupts == Interrupts::Pc)
-                .then(|| vm.save_irqchip())
-                .transpose()?,
-            clock: (spec.interrupts != Interrupts::None).then(|| vm.clock()).transpose()?,
+            controllers: (irqchip == Interrupts::Pc).then(|| vm.save_irqchip()).transpose()?,
+            clock: (machine.board.spec.interrupts != Interrupts::None).then(|| vm.clock()).transpose()?,
             ports: machine.board.ports.save()?,
             mmio: machine.board.mmio.save()?,
         })
@@ -105,11 +103,9 @@ impl MachineState {
     /// Checks that this can be the state of a machine with this description.
     pub(crate) fn check(&self, spec: &MachineSpec) -> Result<(), Error> {
         let vcpus = u32::try_from(self.processors.len()).unwrap_or(u32::MAX);
-        let apics = self.processors.iter().all(|p| p.apic.is_some() == spec.has_kernel_irqchip());
-        if vcpus != spec.vcpus
-            || !apics
-            || self.controllers.is_some() != (spec.has_kernel_irqchip() && spec.interrupts == Interrupts::Pc)
-        {
+        let irqchip = spec.kernel_irqchip();
+        let apics = self.processors.iter().all(|p| p.apic.is_some() == (irqchip != Interrupts::None));
+        if vcpus != spec.vcpus || !apics || self.controllers.is_some() != (irqchip == Interrupts::Pc) {
             return Err(Error::Snapshot {
                 problem: "it has other vCPUs or interrupt controllers",
                 source: None,

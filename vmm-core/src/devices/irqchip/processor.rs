@@ -1,12 +1,15 @@
-//! States of a processor that events of its local APIC change: halted, reset, waiting for SIPI (SDM vol. 3, 9.4 and 11.4.7).
+//! Local APIC of a processor, and the states of the processor that its events change: halted, reset, waiting for SIPI (SDM vol. 3,
+//! 9.4 and 11.4.7).
 
 use serde::{Deserialize, Serialize};
 
 use super::local_apic::{CpuEvent, LocalApic};
+use super::message::InterruptMessage;
 
-/// State of one processor, and events that it has not taken yet.
+/// Local APIC and state of one processor, and events that it has not taken yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct ProcessorEvents {
+pub(crate) struct IrqchipProcessor {
+    pub(super) apic: LocalApic,
     is_bsp: bool,
     activity: Activity,
     /// A non-maskable interrupt waits.
@@ -40,11 +43,12 @@ pub(crate) enum Start {
     Page(u8),
 }
 
-impl ProcessorEvents {
+impl IrqchipProcessor {
     /// Creates the state after power-on. Only the bootstrap processor executes instructions.
-    pub(crate) const fn new(is_bsp: bool) -> Self {
+    pub(super) fn new(number: u32) -> Self {
+        let is_bsp = number == 0;
         let activity = if is_bsp { Activity::Active } else { Activity::WaitForInit };
-        Self { is_bsp, activity, nmi: false, start: None }
+        Self { apic: LocalApic::new(number), is_bsp, activity, nmi: false, start: None }
     }
 
     /// Returns the activity.
@@ -69,11 +73,11 @@ impl ProcessorEvents {
         }
     }
 
-    /// Returns true if the processor has instructions to execute, possibly because of `has_interrupt`, a pending maskable interrupt.
-    pub(super) const fn is_runnable(&self, has_interrupt: bool) -> bool {
+    /// Returns true if the processor has instructions to execute, possibly because of a pending interrupt.
+    pub(super) fn is_runnable(&self) -> bool {
         match self.activity {
             Activity::Active => true,
-            Activity::Halted { interrupts } => self.nmi || interrupts && has_interrupt,
+            Activity::Halted { interrupts } => self.nmi || interrupts && self.apic.pending().is_some(),
             Activity::WaitForInit | Activity::WaitForSipi => false,
         }
     }
@@ -83,29 +87,42 @@ impl ProcessorEvents {
         std::mem::replace(&mut self.nmi, false)
     }
 
-    pub(super) const fn take_start(&mut self) -> Option<Start> {
+    /// Takes the place at which the processor starts after INIT or SIPI, if it has to.
+    pub(crate) const fn take_start(&mut self) -> Option<Start> {
         self.start.take()
     }
 
-    /// Takes an event of the processor's local APIC.
-    pub(super) fn receive(&mut self, event: CpuEvent, apic: &mut LocalApic) {
+    /// Gives a message to the local APIC, which accepts it.
+    pub(super) fn deliver(&mut self, message: InterruptMessage) {
+        let event = self.apic.deliver(message);
+        self.receive(event);
+    }
+
+    /// Sets the level of the input to which the PICs lead.
+    pub(super) fn set_lint0(&mut self, level: bool) {
+        let event = self.apic.set_lint0(level);
+        self.receive(event);
+    }
+
+    /// Takes an event of the local APIC.
+    fn receive(&mut self, event: Option<CpuEvent>) {
         match event {
-            CpuEvent::Nmi => self.nmi = true,
-            CpuEvent::Init => {
-                apic.init();
+            Some(CpuEvent::Nmi) => self.nmi = true,
+            Some(CpuEvent::Init) => {
+                self.apic.init();
                 (self.activity, self.start) = match self.is_bsp {
                     true => (Activity::Active, Some(Start::ResetVector)),
                     false => (Activity::WaitForSipi, None),
                 };
                 self.nmi = false;
             }
-            CpuEvent::StartUp(page) => {
+            Some(CpuEvent::StartUp(page)) => {
                 if self.activity == Activity::WaitForSipi {
                     (self.activity, self.start) = (Activity::Active, Some(Start::Page(page)));
                 }
             }
             // No machine has system management mode; an ExtInt message without the PICs has no vector.
-            CpuEvent::Smi | CpuEvent::ExtInt => {}
+            Some(CpuEvent::Smi | CpuEvent::ExtInt) | None => {}
         }
     }
 }

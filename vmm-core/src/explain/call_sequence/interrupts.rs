@@ -12,7 +12,7 @@ use crate::spec::{Interrupts, MachineSpec};
 
 /// Returns the query for the TSC deadline timer, for a machine with local APICs.
 pub(super) fn deadline_timer(spec: &MachineSpec) -> Option<SequenceStep> {
-    spec.has_kernel_irqchip().then(|| {
+    (spec.kernel_irqchip() != Interrupts::None).then(|| {
         let why = "whether the local APICs take deadlines: the leaves do not say, since it depends on whose they are";
         SequenceStep::capability("KVM_CAP_TSC_DEADLINE_TIMER", why)
     })
@@ -20,10 +20,12 @@ pub(super) fn deadline_timer(spec: &MachineSpec) -> Option<SequenceStep> {
 
 /// The controllers, before the first vCPU.
 pub(super) fn controllers(spec: &MachineSpec) -> Vec<SequenceStep> {
-    let mut steps = match spec.interrupts {
-        Interrupts::None => return Vec::new(),
+    if spec.interrupts == Interrupts::None {
+        return Vec::new();
+    }
+    let mut steps = match spec.kernel_irqchip() {
         // Those in this process need no call.
-        Interrupts::Split | Interrupts::Pc if !spec.has_kernel_irqchip() => Vec::new(),
+        Interrupts::None => Vec::new(),
         Interrupts::Split => vec![
             SequenceStep::capability("KVM_CAP_SPLIT_IRQCHIP", "local APICs alone are an extension"),
             SequenceStep::call(Call::EnableCapVm, ArgumentDirection::Into, value("KVM_CAP_SPLIT_IRQCHIP, 24 routes"))
@@ -44,7 +46,11 @@ pub(super) fn controllers(spec: &MachineSpec) -> Vec<SequenceStep> {
         SequenceStep::call(
             Call::EnableCapVm,
             ArgumentDirection::Into,
-            value("KVM_CAP_X86_USER_SPACE_MSR, unknown MSRs"),
+            value(if spec.has_userspace_irqchip() {
+                "KVM_CAP_X86_USER_SPACE_MSR, unknown and refused MSRs"
+            } else {
+                "KVM_CAP_X86_USER_SPACE_MSR, unknown MSRs"
+            }),
         )
         .why("a kernel that asks for an MSR which KVM does not have gets #GP; this way we learn of it"),
     );
@@ -86,7 +92,7 @@ pub(super) fn ap(spec: &MachineSpec, state: &InitialState, id: u32) -> Vec<Seque
 /// The PICs as a BIOS leaves them.
 pub(super) fn bios_pics(spec: &MachineSpec) -> Vec<SequenceStep> {
     let mut steps = Vec::new();
-    if board::needs_bios_pics(spec) && spec.has_kernel_irqchip() {
+    if board::needs_bios_pics(spec) && spec.kernel_irqchip() == Interrupts::Pc {
         for (chip, base) in [(0, "0x8"), (1, "0x70")] {
             steps.push(
                 SequenceStep::call(Call::GetIrqchip, ArgumentDirection::OutOf, value(format!("chip {chip}")))
@@ -116,7 +122,7 @@ pub(super) fn lines(spec: &MachineSpec) -> Vec<SequenceStep> {
 
 /// Returns the steps that stop a vCPU which halts in the kernel.
 pub(super) fn idle_timer(spec: &MachineSpec) -> Vec<SequenceStep> {
-    if !spec.has_kernel_irqchip() {
+    if spec.kernel_irqchip() == Interrupts::None {
         return Vec::new();
     }
     let mut steps: Vec<SequenceStep> = (0..spec.vcpus)
@@ -145,9 +151,8 @@ pub(super) fn idle_check(spec: &MachineSpec) -> Vec<SequenceStep> {
             .why(why)
             .each_time("the first vCPU does not wake")
     };
-    match spec.interrupts {
+    match spec.kernel_irqchip() {
         Interrupts::None => Vec::new(),
-        Interrupts::Split | Interrupts::Pc if !spec.has_kernel_irqchip() => Vec::new(),
         Interrupts::Split => vec![
             chip(Call::GetMpState, "whether it halts"),
             chip(Call::GetLapic, "whether its timer will wake it"),

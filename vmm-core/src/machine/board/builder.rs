@@ -130,7 +130,7 @@ fn line(vm: &Vm, spec: &MachineSpec, irqchip: Option<&SharedIrqchip>, input: u32
 
 /// Returns the interrupt inputs that devices have a line to, with the device's title, in the order of the calls.
 pub(crate) fn lines(spec: &MachineSpec) -> Vec<(u32, &str)> {
-    if spec.interrupts != Interrupts::Pc || !spec.has_kernel_irqchip() {
+    if spec.kernel_irqchip() != Interrupts::Pc {
         return Vec::new();
     }
     let devices = devices::installed(&spec.devices);

@@ -33,6 +33,7 @@ impl VectorSet {
     }
 
     /// Returns the vectors in rising order.
+    #[cfg(test)]
     pub(super) fn iter(&self) -> impl Iterator<Item = u8> {
         (0..=u8::MAX).filter(|vector| self.contains(*vector))
     }

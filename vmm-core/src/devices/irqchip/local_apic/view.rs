@@ -2,9 +2,9 @@
 
 #[cfg(test)]
 use super::ApicMode;
-use super::LocalApic;
 use super::lvt::{Lvt, LvtEntry};
 use super::timer::TimerMode;
+use super::{LocalApic, class};
 
 /// Timer of a local APIC, for reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,13 +31,28 @@ impl LocalApic {
     }
 
     /// Returns the vectors that wait for the processor (IRR), in rising order.
+    #[cfg(test)]
     pub(crate) fn requested_vectors(&self) -> Vec<u8> {
         self.requested.iter().collect()
     }
 
     /// Returns the vectors that the processor has not ended (ISR), in rising order.
+    #[cfg(test)]
     pub(crate) fn vectors_in_service(&self) -> Vec<u8> {
         self.in_service.iter().collect()
+    }
+
+    /// Returns the highest interrupt that the processor has not ended.
+    pub(crate) fn in_service(&self) -> Option<u8> {
+        self.in_service.highest()
+    }
+
+    /// Returns the highest interrupt in service and the highest one that waits, if the latter is not delivered because of the former
+    /// alone: its priority is above that of the task.
+    pub(crate) fn held_back(&self) -> Option<(u8, u8)> {
+        let (in_service, waiting) = (self.in_service.highest()?, self.requested.highest()?);
+        let is_held_back = class(waiting) <= class(in_service) && class(waiting) > class(self.task_priority);
+        is_held_back.then_some((in_service, waiting))
     }
 
     /// Returns the vectors that came level-triggered (TMR), in rising order.

@@ -81,9 +81,9 @@ fn a_line_of_a_device_reaches_the_processor_that_the_ioapic_names() {
     assert!(irqchip.acknowledge(0).is_none());
     let interrupt = irqchip.acknowledge(1).expect("it was delivered");
     assert_eq!((interrupt.vector, interrupt.source), (0x41, Some(InterruptSource::Line(4))));
-    assert_eq!(irqchip.held_back(1), (Some(0x41), None));
+    assert_eq!((irqchip.in_service(1), irqchip.held_back(1)), (Some(0x41), None));
     irqchip.write_apic(1, 0xb0, 0);
-    assert_eq!(irqchip.held_back(1), (None, None));
+    assert_eq!((irqchip.in_service(1), irqchip.held_back(1)), (None, None));
 }
 
 #[test]
@@ -99,11 +99,11 @@ fn a_processor_starts_by_init_and_sipi() {
         irqchip.write_apic(0, 0x300, command);
         assert_eq!(activity(&irqchip), expected, "{command:#x}");
     }
-    assert_eq!(irqchip.take_start(1), Some(Start::Page(8)));
-    assert_eq!(irqchip.take_start(1), None);
+    assert_eq!(irqchip.processor_mut(1).expect("there are two").take_start(), Some(Start::Page(8)));
+    assert_eq!(irqchip.processor_mut(1).expect("there are two").take_start(), None);
     // The second SIPI that kernels send.
     irqchip.write_apic(0, 0x300, 0xc_4608);
-    assert_eq!(irqchip.take_start(1), None);
+    assert_eq!(irqchip.processor_mut(1).expect("there are two").take_start(), None);
 }
 
 #[test]
@@ -130,4 +130,24 @@ fn a_reset_goes_on_in_time() {
     irqchip.advance(SECOND);
     irqchip.reset();
     assert_eq!((irqchip.now(), irqchip.next_event()), (SECOND, None));
+}
+
+#[test]
+fn an_interrupt_is_held_back_by_one_in_service_only_if_nothing_else_does() {
+    let mut irqchip = Irqchip::new(1, false);
+    irqchip.write_apic(0, 0xf0, 0x1ff);
+    let self_ipi = |irqchip: &mut Irqchip, vector: u32| irqchip.write_apic(0, 0x300, 0x4_0000 | vector);
+    self_ipi(&mut irqchip, 0x40);
+    assert_eq!(irqchip.held_back(0), None, "it is delivered");
+    assert!(irqchip.acknowledge(0).is_some());
+    self_ipi(&mut irqchip, 0x31);
+    assert_eq!(irqchip.held_back(0), Some((0x40, 0x31)));
+    // The task priority holds it back too.
+    irqchip.write_apic(0, 0x80, 0x30);
+    assert_eq!(irqchip.held_back(0), None);
+    irqchip.write_apic(0, 0x80, 0x20);
+    assert_eq!(irqchip.held_back(0), Some((0x40, 0x31)));
+    // A higher one is delivered.
+    self_ipi(&mut irqchip, 0x50);
+    assert_eq!(irqchip.held_back(0), None);
 }
