@@ -46,14 +46,16 @@ use crate::cpu::exit_counts::ExitCounts;
 use crate::devices::bus::Bus;
 use crate::devices::console::Console;
 use crate::devices::custom::CustomDevice;
+use crate::devices::irqchip::SharedIrqchip;
+use crate::devices::irqchip::processor::Activity;
 use crate::layout::{self, Layout};
 use crate::machine::board::Board;
 use crate::machine::build::KvmSteps;
 use crate::machine::end::{End, Verdict};
 use crate::machine::error::Error;
 use crate::machine::image::GuestImage;
-use crate::machine::processor::Processor;
 pub use crate::machine::processor::{MsrUse, UnknownMsrs};
+use crate::machine::processor::{Processor, ServedVcpu};
 use crate::machine::processors::Processors;
 use crate::machine::saved_machine::{MachineConfig, Snapshot};
 use crate::machine::shadow_pages::ShadowPages;
@@ -185,9 +187,15 @@ impl Machine {
     /// # Errors
     /// [`Error::Kvm`].
     pub fn mp_state(&self, vcpu: &Vcpu) -> Result<MpState, Error> {
-        let number = usize::try_from(vcpu.id()).unwrap_or(usize::MAX);
-        let own = self.board.irqchip.as_ref().and_then(|irqchip| irqchip.lock().mp_state(number));
-        own.map_or_else(|| Ok(vcpu.mp_state()?), Ok)
+        let own = self.board.irqchip.as_ref().map(SharedIrqchip::lock);
+        let activity = own.and_then(|irqchip| Some(irqchip.processor(vcpu.number())?.activity()));
+        Ok(match activity {
+            None => vcpu.mp_state()?,
+            Some(Activity::Active) => MpState::Runnable,
+            Some(Activity::Halted { .. }) => MpState::Halted,
+            Some(Activity::WaitForInit) => MpState::Uninitialized,
+            Some(Activity::WaitForSipi) => MpState::InitReceived,
+        })
     }
 
     /// Returns the number of exits so far, of all vCPUs.

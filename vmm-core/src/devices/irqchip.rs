@@ -31,7 +31,6 @@ mod tests;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use kvm_sys_wrap::MpState;
 use serde::{Deserialize, Serialize};
 
 use i8254::Pit;
@@ -40,7 +39,7 @@ use ioapic::{INPUTS, IoApic};
 use local_apic::addressing::lowest_priority;
 use local_apic::{ApicEffect, ApicMode, LocalApic, Pending};
 use message::{DeliveryMode, InterruptMessage};
-use processor::{Activity, IrqchipProcessor};
+use processor::IrqchipProcessor;
 
 /// Interrupt input of the timer.
 const PIT_INPUT: u8 = 0;
@@ -273,16 +272,6 @@ impl Irqchip {
             APIC_BASE_ENABLE => ApicMode::XApic,
             _ => ApicMode::X2Apic,
         });
-    }
-
-    /// Returns the multiprocessing state of a vCPU.
-    pub(crate) fn mp_state(&self, vcpu: usize) -> Option<MpState> {
-        Some(match self.processors.get(vcpu)?.activity() {
-            Activity::Active => MpState::Runnable,
-            Activity::Halted { .. } => MpState::Halted,
-            Activity::WaitForInit => MpState::Uninitialized,
-            Activity::WaitForSipi => MpState::InitReceived,
-        })
     }
 
     /// Returns the number of vCPUs.
