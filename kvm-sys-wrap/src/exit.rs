@@ -99,14 +99,15 @@ pub enum Exit {
         arguments: Box<[u64; 6]>,
     },
     /// `KVM_EXIT_X86_RDMSR`: a read of an MSR that KVM does not have
-    /// ([`Vm::enable_unknown_msr_exits`](crate::Vm::enable_unknown_msr_exits)).
+    /// ([`Vm::enable_unknown_msr_exits`](crate::Vm::enable_unknown_msr_exits)), or a read that it refuses
+    /// ([`Vm::enable_refused_msr_exits`](crate::Vm::enable_refused_msr_exits)).
     ReadMsr {
         /// Number of the MSR, as in ECX.
         index: u32,
         /// Reason for the exit (`KVM_MSR_EXIT_REASON_*`).
         reason: u32,
     },
-    /// `KVM_EXIT_X86_WRMSR`: a write of an MSR that KVM does not have.
+    /// `KVM_EXIT_X86_WRMSR`: a write of an MSR that KVM does not have, or a write that it refuses.
     WriteMsr {
         /// Number of the MSR, as in ECX.
         index: u32,
