@@ -71,9 +71,10 @@ impl Vcpu {
         self.area.run_mut().cr8 = u64::from(value & 0xf);
     }
 
-    /// Returns `IA32_APIC_BASE` as of the last exit (SDM vol. 3, 11.4.4): address, mode and BSP flag of the local APIC.
+    /// Returns `IA32_APIC_BASE` as of the last exit (SDM vol. 3, 11.4.4): address, mode and BSP flag of the local APIC. `None` if no
+    /// `KVM_RUN` of this vCPU has entered the guest yet: a signal can end it before, and then the kernel tells no registers.
     #[must_use]
-    pub fn apic_base(&self) -> u64 {
-        self.area.run().apic_base
+    pub fn apic_base(&self) -> Option<u64> {
+        Some(self.area.run().apic_base).filter(|base| *base != 0)
     }
 }

@@ -15,6 +15,7 @@
 //! | `bisect.rs` | search for a point near the end of a long run, with kicks and checkpoints |
 //! | `instruction_trace.rs` | single-stepping with a trace of the last instructions |
 //! | `hang.rs`, `interrupt_storm.rs`, `emulation_failure.rs` | loops, storms and waiting; instructions that KVM cannot emulate |
+//! | `second_run.rs`, `vcpu_report.rs` | machines with interrupts: deliveries, and what each vCPU waits for |
 //! | `tables.rs` | stack, GDT and IDT for the report |
 //! | `preflight.rs` | the same checks on a machine before its first instruction |
 //! | `summary.rs`, `hang_summary.rs`, `notes.rs` | report texts |
@@ -48,6 +49,7 @@ pub mod summary;
 mod tables;
 #[cfg(test)]
 mod tests;
+pub mod vcpu_report;
 
 use std::cell::OnceCell;
 use std::time::{Duration, Instant};
@@ -65,7 +67,9 @@ use emulation_failure::EmulationFailure;
 use exception_chain::ExceptionChain;
 use hang::HangKind;
 use instruction_trace::{DeliveredException, TracedInstruction};
+use second_run::SecondRun;
 pub use tables::{DescriptorTables, StackWord};
+use vcpu_report::VcpuReport;
 
 /// Result of the post-mortem analysis of a run.
 #[derive(Debug, Clone)]
@@ -75,6 +79,8 @@ pub struct Autopsy {
     pub end: End,
     /// Cause of the end of the run.
     pub cause: Cause,
+    /// Number of the vCPU that ended the run, on a machine with several.
+    pub vcpu: Option<u64>,
     /// Registers before the instruction that ended the run. `None` if they are not known.
     pub registers: Option<CpuState>,
     /// Instruction that ended the run. Its bytes are empty if it could not be fetched.
@@ -89,6 +95,8 @@ pub struct Autopsy {
     pub stack: Vec<StackWord>,
     /// GDT and IDT of the guest before the end.
     pub tables: Option<DescriptorTables>,
+    /// vCPUs of a machine with interrupts that hangs or waits, by number. The cause is about the first one.
+    pub vcpus: Vec<VcpuReport>,
     /// Further observations, and facts that could not be established.
     pub notes: Vec<AutopsyNote>,
     /// Origin of the guest's state in this analysis: replay, final registers or exception frame.
@@ -190,6 +198,8 @@ pub enum AutopsyNote {
     },
     /// The host cannot single-step the guest's code.
     SingleStepUnsupported,
+    /// Interrupts came, which a replay of the exits does not repeat.
+    InterruptsNotRepeated,
     /// A device had effects outside of the machine or input that is not recorded, so the run was not replayed.
     ExternalSideEffect {
         /// Name of the device that had the effects or the input.
@@ -279,6 +289,7 @@ pub fn examine(
     let mut autopsy = Autopsy {
         end: end.clone(),
         cause: Cause::Unknown,
+        vcpu: (ended.spec().vcpus > 1).then(|| ended.vcpu().id()),
         registers: None,
         instruction: None,
         previous_instructions: Vec::new(),
@@ -286,15 +297,19 @@ pub fn examine(
         chain: None,
         stack: Vec::new(),
         tables: None,
+        vcpus: Vec::new(),
         notes: Vec::new(),
         source: StateSource::FinalRegisters,
         elapsed: Duration::ZERO,
     };
     let second_run = autopsy.examine_interrupts(ended, build_in, budget);
     let result = match (&second_run, end.class()) {
-        (Ok(true), _) => Ok(()),
+        (Ok(SecondRun::Explained), _) => Ok(()),
         (_, EndClass::Stopped) => autopsy.examine_hang(ended, build, budget),
-        (_, EndClass::Finished | EndClass::Failed) => autopsy.examine_end(ended, recording, build, budget),
+        (came, EndClass::Finished | EndClass::Failed) => {
+            let interrupted = matches!(came, Ok(SecondRun::Interrupted));
+            autopsy.examine_end(ended, recording, interrupted, build, budget)
+        }
     };
     let errors = [second_run.err(), result.err()].into_iter().flatten();
     autopsy.notes.extend(errors.map(|error| AutopsyNote::HostError(error.to_string())));

@@ -41,6 +41,7 @@ pub use debug_exit::DebugExit;
 pub use hypercall::{HostAddresses, Hypercall, HypercallStatus};
 pub use info::{DeviceInfo, DeviceLocation};
 pub use irqchip::InterruptSource;
+pub use irqchip::status::InterruptObstacle;
 pub(crate) use resources::{CreatedDevice, DeviceError, DeviceResources};
 pub use serial::Serial;
 

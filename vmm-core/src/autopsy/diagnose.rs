@@ -90,9 +90,14 @@ impl Autopsy {
         self.stack = tables::read_stack(guest);
         self.tables = Some(tables::read_descriptor_tables(guest));
         if let Some(trace) = trace {
-            self.previous_instructions = trace.instructions.iter().cloned().collect();
-            self.active_exceptions = trace.active_exceptions.clone();
+            self.record_trace(trace);
         }
+    }
+
+    /// Sets the instructions and exceptions before the end.
+    pub(super) fn record_trace(&mut self, trace: &InstructionTrace) {
+        self.previous_instructions = trace.instructions.iter().cloned().collect();
+        self.active_exceptions = trace.active_exceptions.clone();
     }
 
     /// Adds notes about writers of faulty entries, table addresses in RIP and RSP, and a new CR3.

@@ -10,8 +10,10 @@ use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 use crate::cpu::control_regs::Cr0;
 use crate::machine::Machine;
+use crate::machine::end::End;
 use crate::machine::error::Error;
 use crate::record::Recording;
+use crate::record::checkpoint::Checkpoint;
 use crate::record::replay::Replayer;
 
 use super::exception::Exception;
@@ -21,6 +23,7 @@ use crate::Port;
 use crate::cpu::cpu_state::CpuState;
 use crate::devices::installed;
 use crate::machine::guest_state::GuestState;
+use crate::spec::Interrupts;
 
 /// Single steps of a sample.
 const SAMPLE_STEPS: u64 = 1000;
@@ -56,16 +59,7 @@ pub enum HangKind {
         /// Vector of the interrupt in service or pending.
         vector: u8,
     },
-    /// The vCPU is halted, and an interrupt in service holds back the one that would wake it.
-    NoEndOfInterrupt {
-        /// Vector of the interrupt in service.
-        vector: u8,
-        /// Vector of the interrupt that waits.
-        waiting: u8,
-        /// Source of the interrupt that waits, in words; `None` if it is not known.
-        source: Option<String>,
-    },
-    /// The vCPU is halted and no interrupt arrives.
+    /// The vCPU is halted and waits for an interrupt.
     Halted,
     /// The machine is suspended until an RTC alarm that has not occurred yet.
     Suspended,
@@ -82,7 +76,7 @@ pub enum HangKind {
         distinct: Option<usize>,
     },
     /// The guest ended during the sample: it needs more time.
-    FinishesWithMoreTime(crate::machine::end::End),
+    FinishesWithMoreTime(End),
 }
 
 /// Analysis of a loop: its instructions, and the ports and memory that it reads.
@@ -105,21 +99,29 @@ pub struct LoopAnalysis {
     pub hypercall: Option<usize>,
 }
 
-/// Single-steps a copy of a machine that was stopped by a limit, and classifies the hang.
+/// Single-steps a vCPU of a machine that was stopped by a limit from a checkpoint on, and classifies the hang. Interrupts are not
+/// delivered.
 pub(super) fn sample(
-    ended: &Machine,
+    checkpoint: &Checkpoint,
+    vcpu: usize,
     build: &dyn Fn() -> Result<Machine, Error>,
     budget: Duration,
 ) -> Result<(HangKind, InstructionTrace), Error> {
-    let checkpoint = ended.checkpoint()?;
     let nothing = Recording::new();
     let mut replayer = Replayer::new(build, &nothing)?;
-    replayer.machine_mut().restore(&checkpoint)?;
+    replayer.machine_mut().restore(checkpoint)?;
+    replayer.machine_mut().stopped_vcpu = vcpu;
     replayer.set_budget(budget.min(SAMPLE_TIMEOUT))?;
     let mut trace = InstructionTrace::default();
     let result = trace.record(&mut replayer, SAMPLE_STEPS, SAMPLE_TIMEOUT)?;
     let hang = match result {
         StepResult::Stuck(registers) => classify_stuck(replayer.machine(), &registers),
+        // An interrupt would end it.
+        StepResult::Ended { end: End::Halt { interrupts: true }, .. }
+            if replayer.machine().spec().interrupts != Interrupts::None =>
+        {
+            HangKind::NoPattern { distinct: None }
+        }
         StepResult::Ended { end, .. } => HangKind::FinishesWithMoreTime(end),
         StepResult::RecursiveFault(raised) => HangKind::ExceptionStorm { raised, count: None },
         StepResult::StepLimit | StepResult::Diverged | StepResult::OutOfTime => {
@@ -253,7 +255,15 @@ fn analyze_loop(replayer: &Replayer<'_>, registers: &CpuState, body: &[u64]) -> 
 fn polled_memory(guest: &GuestState<'_>, instruction: &Instruction) -> Option<(u64, u64)> {
     let reads = matches!(
         instruction.mnemonic(),
-        Mnemonic::Cmp | Mnemonic::Test | Mnemonic::Mov | Mnemonic::Movzx | Mnemonic::Bt
+        Mnemonic::Cmp
+            | Mnemonic::Test
+            | Mnemonic::Mov
+            | Mnemonic::Movzx
+            | Mnemonic::Bt
+            // Locks.
+            | Mnemonic::Bts
+            | Mnemonic::Cmpxchg
+            | Mnemonic::Xchg
     );
     if !reads
         || instruction.flow_control() != FlowControl::Next

@@ -8,7 +8,7 @@ use crate::devices::DeviceKind;
 use super::Autopsy;
 use super::hang::{HangKind, LoopAnalysis};
 use super::instruction_trace::DeliveredException;
-use super::summary::{SymbolLookup, count_instructions, describe_address, disassemble, in_brackets};
+use super::summary::{SymbolLookup, count_instructions, describe_address, disassemble};
 
 impl Autopsy {
     pub(super) fn describe_hang(&self, text: &mut String, hang: &HangKind, symbols: &SymbolLookup<'_>) {
@@ -31,18 +31,13 @@ impl Autopsy {
                     self.describe_instruction(symbols)
                 )
             }
-            HangKind::NoEndOfInterrupt { vector, waiting, source } => write!(
-                text,
-                "The guest waits in {}, and the interrupt with vector {waiting:#x}{} is not delivered: vector {vector:#x} is still in \
-                 service, since its handler has not ended it (EOI).",
-                self.describe_instruction(symbols),
-                in_brackets(source.as_deref()),
-            ),
-            HangKind::Halted => write!(
-                text,
-                "The guest sleeps in HLT before {}, and the interrupt that it waits for does not come.",
-                self.describe_instruction(symbols)
-            ),
+            HangKind::Halted => {
+                write!(
+                    text,
+                    "The guest waits for an interrupt in HLT, before {}.",
+                    self.describe_resumption(symbols)
+                )
+            }
             HangKind::Suspended => write!(
                 text,
                 "The guest had suspended the machine before {}, until an alarm of its clock that was still to come.",

@@ -14,10 +14,11 @@ use crate::devices::virtio::unrepeatable;
 use crate::machine::Machine;
 use crate::machine::end::End;
 use crate::machine::error::Error;
+use crate::record::checkpoint::Checkpoint;
 use crate::spec::LimitSpec;
 
 /// Number of samples, and of interrupts in them, that decide whether interrupts leave the guest no time.
-const SAMPLES: u32 = 32;
+pub(super) const SAMPLES: u32 = 32;
 /// Time without an interrupt after which there is no storm. A busy host runs the guest for a fraction of an interval only.
 const QUIET_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time after which fewer interrupts are no storm.
@@ -41,22 +42,45 @@ pub(super) fn classify(
     if ended.suspend_times.suspended {
         return Ok(HangKind::Suspended);
     }
-    if ended.spec().has_userspace_irqchip() {
-        let is_halted = ended.mp_state(ended.vcpu())? == MpState::Halted;
-        return Ok(if is_halted { HangKind::Halted } else { hang::classify_instruction(ended, registers) });
+    if let Some(storm) = storm(ended, None, build, end)? {
+        return Ok(storm);
     }
-    if let End::TimeLimit(time) = end
-        && let Some(count) = injected_interrupts(ended)
-        && (count >= u64::from(SAMPLES) || ended.vcpu().interrupt_in_service()?.is_some())
-        && unrepeatable(&ended.spec().devices.virtio).is_none()
-        && let Some(vector) = storm_vector(ended, build)?
-    {
-        return Ok(HangKind::InterruptStorm { count, time: *time, vector });
-    }
-    if ended.vcpu().mp_state()? == MpState::Halted {
+    if ended.mp_state(ended.vcpu())? == MpState::Halted {
         return Ok(HangKind::Halted);
     }
     Ok(hang::classify_instruction(ended, registers))
+}
+
+/// Returns a storm of interrupts if there is one. `checkpoint` is that of the end, if it was taken already.
+///
+/// # Errors
+/// [`Error::Kvm`] where the state cannot be read.
+pub(super) fn storm(
+    ended: &Machine,
+    checkpoint: Option<&Checkpoint>,
+    build: &dyn Fn() -> Result<Machine, Error>,
+    end: &End,
+) -> Result<Option<HangKind>, Error> {
+    let End::TimeLimit(time) = end else { return Ok(None) };
+    let Some(count) = injected_interrupts(ended) else { return Ok(None) };
+    // With controllers in this process each interrupt is counted when it is delivered.
+    let is_in_service = || Ok::<_, Error>(ended.board.irqchip.is_none() && in_service(ended)?.is_some());
+    let is_possible = count >= u64::from(SAMPLES) || is_in_service()?;
+    if !is_possible || unrepeatable(&ended.spec().devices.virtio).is_some() {
+        return Ok(None);
+    }
+    let vector = match checkpoint {
+        Some(checkpoint) => storm_vector(checkpoint, build)?,
+        None => storm_vector(&ended.checkpoint()?, build)?,
+    };
+    Ok(vector.map(|vector| HangKind::InterruptStorm { count, time: *time, vector }))
+}
+
+/// Returns the interrupt in service of the vCPU that ran last, or the one that waits.
+fn in_service(machine: &Machine) -> Result<Option<u8>, Error> {
+    let Some(irqchip) = &machine.board.irqchip else { return Ok(machine.vcpu().interrupt_in_service()?) };
+    let irqchip = irqchip.lock();
+    Ok(irqchip.in_service(machine.stopped_vcpu).or(irqchip.requested(machine.stopped_vcpu)))
 }
 
 /// Runs a copy of the machine for [`SAMPLES`] intervals or more, until as many interrupts were injected. Returns the vector that was
@@ -64,9 +88,12 @@ pub(super) fn classify(
 /// there may be none for a moment.
 ///
 /// A rate of interrupts is no criterion, since it depends on the speed of the host.
-fn storm_vector(ended: &Machine, build: &dyn Fn() -> Result<Machine, Error>) -> Result<Option<u8>, Error> {
+pub(super) fn storm_vector(
+    checkpoint: &Checkpoint,
+    build: &dyn Fn() -> Result<Machine, Error>,
+) -> Result<Option<u8>, Error> {
     let mut copy = build()?;
-    copy.restore(&ended.checkpoint()?)?;
+    copy.restore(checkpoint)?;
     let before = injected_interrupts(&copy).unwrap_or_default();
     let started = Instant::now();
     let (mut injected, mut last_injection) = (0, started);
@@ -74,7 +101,7 @@ fn storm_vector(ended: &Machine, build: &dyn Fn() -> Result<Machine, Error>) -> 
     for sample in 1.. {
         let limits = LimitSpec { time: Some(SAMPLE_INTERVAL), exits: None };
         let outcome = copy.runner().limits(limits).run()?;
-        let vector = copy.vcpu().interrupt_in_service()?;
+        let vector = in_service(&copy)?;
         idle += u32::from(vector.is_none());
         last = vector.or(last);
         if !matches!(outcome.end, End::TimeLimit(_)) || idle > sample / 8 + 1 {

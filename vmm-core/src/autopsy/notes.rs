@@ -78,6 +78,7 @@ impl Autopsy {
                 | AutopsyNote::OutOfTime(_)
                 | AutopsyNote::RecordingIncomplete { .. }
                 | AutopsyNote::SingleStepUnsupported
+                | AutopsyNote::InterruptsNotRepeated
                 | AutopsyNote::ExternalSideEffect { .. }
                 | AutopsyNote::MultipleVcpus { .. }
                 | AutopsyNote::RegistersConfirmed
@@ -103,6 +104,9 @@ impl Autopsy {
             }
             AutopsyNote::SingleStepUnsupported => {
                 "this host's KVM (kvm-pvm) cannot single-step 64-bit code in ring 3, so the instructions before the end are not known".to_owned()
+            }
+            AutopsyNote::InterruptsNotRepeated => {
+                "interrupts came, which are not repeated, so the instructions before the end are not known".to_owned()
             }
             AutopsyNote::ExternalSideEffect { device } => format!(
                 "what {device} did with the world outside cannot be had again, so the instructions before the end are not known"

@@ -32,11 +32,12 @@ struct Reexecution<'a> {
 }
 
 impl Autopsy {
-    /// Examines a run that ended by itself.
+    /// Examines a run that ended by itself; `interrupted` if interrupts came.
     pub(super) fn examine_end(
         &mut self,
         ended: &Machine,
         recording: &Recording,
+        interrupted: bool,
         build: &dyn Fn() -> Result<Machine, Error>,
         budget: Duration,
     ) -> Result<(), Error> {
@@ -49,12 +50,13 @@ impl Autopsy {
         let can_step = single_vcpu
             && !(is_pvm() && ring3_state.as_ref().or(host_registers.as_ref()).is_some_and(in_user_mode));
         let external_device = unrepeatable(&ended.spec().devices.virtio);
-        let reexecuted = if can_step && external_device.is_none() {
+        let reexecuted = if can_step && external_device.is_none() && !interrupted {
             self.reexecute(recording, build, budget)?
         } else {
             self.notes.push(match external_device {
                 _ if !single_vcpu => AutopsyNote::MultipleVcpus { vcpu: ended.vcpu().id() },
                 Some(device) => AutopsyNote::ExternalSideEffect { device },
+                None if interrupted => AutopsyNote::InterruptsNotRepeated,
                 None => AutopsyNote::SingleStepUnsupported,
             });
             None
@@ -224,7 +226,7 @@ impl Autopsy {
             self.cause = Cause::Hang(Box::new(hang::classify_instruction(ended, &state)));
             return Ok(());
         }
-        let (hang, trace) = hang::sample(ended, build, budget)?;
+        let (hang, trace) = hang::sample(&ended.checkpoint()?, 0, build, budget)?;
         self.diagnose(ended, &state, Some(&trace));
         self.cause = Cause::Hang(Box::new(hang));
         Ok(())
@@ -238,6 +240,6 @@ pub(super) const fn before_hlt(mut state: CpuState) -> CpuState {
 }
 
 /// Returns true for 64-bit code in ring 3, the only code that kvm-pvm does not emulate.
-fn in_user_mode(registers: &CpuState) -> bool {
+pub(super) fn in_user_mode(registers: &CpuState) -> bool {
     registers.cpl() == 3 && registers.width() == OperandWidth::Bits64
 }

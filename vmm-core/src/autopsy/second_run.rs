@@ -8,20 +8,26 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::cpu::cpu_state::CpuState;
+use crate::devices::InterruptSource;
+use crate::devices::irqchip::SharedIrqchip;
 use crate::devices::virtio::unrepeatable;
-use crate::devices::{InterruptSource, installed};
 use crate::machine::Machine;
 use crate::machine::end::{End, EndClass};
 use crate::machine::error::Error;
 use crate::machine::guest_state::GuestState;
 use crate::machine::host::CpuTraits;
+use crate::machine::host::is_pvm;
 use crate::machine::observer::{InterruptView, Observer};
+use crate::machine::run_loop::RunOutcome;
+use crate::record::checkpoint::Checkpoint;
 use crate::spec::{Interrupts, IrqchipPlace, LimitSpec, MachineSpec};
 
 use super::exception::Exception;
 use super::exception_chain::{ChainEnd, ExceptionChain};
-use super::hang::HangKind;
-use super::reexecute::before_hlt;
+use super::hang::{self, HangKind};
+use super::interrupt_storm::{self, SAMPLES, storm_vector};
+use super::reexecute::{before_hlt, in_user_mode};
+use super::vcpu_report::{VcpuActivity, VcpuReport, read_vcpus};
 use super::{Autopsy, AutopsyNote, BuildCopy, Cause, StateSource};
 
 /// Time limit of the second run of a guest that crashed.
@@ -31,36 +37,82 @@ const HANG_TIMEOUT: Duration = Duration::from_millis(300);
 /// Maximum number of exits of that run: a storm of interrupts has many.
 const MAX_HANG_EXITS: u64 = 10_000;
 
+/// Number of vCPUs whose instructions are sampled.
+const MAX_SAMPLED_VCPUS: usize = 8;
+
+/// Result of the examination on interrupt controllers in this process.
+pub(super) enum SecondRun {
+    /// The end of the run is explained.
+    Explained,
+    /// Interrupts came, so a replay of the exits alone would go another way.
+    Interrupted,
+    /// The run was not repeated, or no interrupt came.
+    NoInterrupts,
+}
+
 impl Autopsy {
-    /// Runs the guest again on interrupt controllers in this process. Returns true if that explains its end.
+    /// Examines a machine with interrupts: reads its controllers where they are in this process, otherwise runs the guest again on
+    /// such controllers.
     pub(super) fn examine_interrupts(
         &mut self,
         ended: &Machine,
         build: &BuildCopy<'_>,
         budget: Duration,
-    ) -> Result<bool, Error> {
+    ) -> Result<SecondRun, Error> {
         let spec = ended.spec();
         let is_repeatable = ended.origin().is_none() && unrepeatable(&spec.devices.virtio).is_none();
+        let waits = is_wait(&self.end);
+        if waits && ended.suspend_times.suspended {
+            return Ok(SecondRun::NoInterrupts);
+        }
+        if let Some(irqchip) = ended.board.irqchip.as_ref().filter(|_| waits) {
+            // Before `build` takes the VM of the machine that ended.
+            let (vcpus, checkpoint) = (self.read_wait(ended, irqchip)?, ended.checkpoint()?);
+            let build_copy = || build(IrqchipPlace::Userspace);
+            let storm = interrupt_storm::storm(ended, Some(&checkpoint), &build_copy, &self.end)?;
+            let hang = self.sample_vcpus(vcpus, &checkpoint, build, budget)?;
+            self.set_wait(storm.unwrap_or(hang), spec);
+            return Ok(SecondRun::Explained);
+        }
         if spec.interrupts == Interrupts::None || !is_repeatable {
-            return Ok(false);
+            return Ok(SecondRun::NoInterrupts);
         }
         let mut copy = build(IrqchipPlace::Userspace)?;
-        let mut deliveries = Deliveries { cpu: copy.board.cpu, last: BTreeMap::new() };
+        let mut deliveries = Deliveries { cpu: copy.board.cpu, count: 0, last: BTreeMap::new() };
         let (time, exits) = match self.end.class() {
             EndClass::Stopped => (HANG_TIMEOUT, Some(MAX_HANG_EXITS)),
             EndClass::Finished | EndClass::Failed => (CRASH_TIMEOUT, None),
         };
         let limits = LimitSpec { time: Some(budget.min(time)), exits };
-        let end = copy.runner().limits(limits).observe(&mut [&mut deliveries]).run()?.end;
-        match (&self.end, &end) {
-            (End::Shutdown, End::Shutdown) => Ok(self.explain_delivery(&copy, deliveries)),
-            (ended, End::Halt { interrupts: true })
-                if ended.class() == EndClass::Stopped || *ended == end =>
-            {
-                self.explain_missing_end_of_interrupt(&copy)
-            }
-            _ => Ok(false),
+        let RunOutcome { end, elapsed, .. } =
+            copy.runner().limits(limits).observe(&mut [&mut deliveries]).run()?;
+        let came = if deliveries.last.is_empty() { SecondRun::NoInterrupts } else { SecondRun::Interrupted };
+        if self.end == End::Shutdown && end == End::Shutdown {
+            let is_explained = self.explain_delivery(&copy, deliveries);
+            return Ok(if is_explained { SecondRun::Explained } else { came });
         }
+        let waits_alike = waits && is_wait(&end);
+        if let Some(irqchip) = copy.board.irqchip.clone().filter(|_| waits_alike) {
+            let vcpus = self.read_wait(&copy, &irqchip)?;
+            let checkpoint = copy.checkpoint()?;
+            drop(copy);
+            if deliveries.count >= u64::from(SAMPLES)
+                && let Some(vector) = storm_vector(&checkpoint, &|| build(IrqchipPlace::Userspace))?
+            {
+                self.source = StateSource::SecondRun;
+                let storm = HangKind::InterruptStorm { count: deliveries.count, time: elapsed, vector };
+                self.set_wait(storm, spec);
+                return Ok(SecondRun::Explained);
+            }
+            let hang = self.sample_vcpus(vcpus, &checkpoint, build, budget)?;
+            if self.vcpus.iter().zip(ended.processors.iter()).all(|(report, vcpu)| report.is_like(vcpu)) {
+                self.source = StateSource::SecondRun;
+                self.set_wait(hang, spec);
+                return Ok(SecondRun::Explained);
+            }
+            self.vcpus.clear();
+        }
+        Ok(came)
     }
 
     /// Explains a crash by the last interrupt, if its delivery had to end in a triple fault. Otherwise notes it if it was in service.
@@ -79,21 +131,63 @@ impl Autopsy {
             return false;
         }
         self.record_second_run(copy, &state);
+        self.vcpu = self.vcpu.map(|_| vcpu);
         self.cause = Cause::Interrupt { vector, source };
         self.chain = Some(chain);
         true
     }
 
-    /// Explains a machine that waits for ever by an interrupt in service that holds back another one.
-    fn explain_missing_end_of_interrupt(&mut self, copy: &Machine) -> Result<bool, Error> {
-        let vcpu = copy.stopped_vcpu;
-        let Some(irqchip) = &copy.board.irqchip else { return Ok(false) };
-        let Some((vector, waiting)) = irqchip.lock().held_back(vcpu) else { return Ok(false) };
-        let source = irqchip.lock().source_of(vcpu, waiting).map(|source| source.describe(copy.spec()));
-        let state = CpuState::from_vcpu(copy.vcpu())?;
-        self.record_second_run(copy, &before_hlt(state));
-        self.cause = Cause::Hang(Box::new(HangKind::NoEndOfInterrupt { vector, waiting, source }));
-        Ok(true)
+    /// Reads the vCPUs of a machine that waits, and records the state of the first one.
+    fn read_wait(&mut self, machine: &Machine, irqchip: &SharedIrqchip) -> Result<Vec<VcpuReport>, Error> {
+        let vcpus = read_vcpus(machine, irqchip)?;
+        if let Some(VcpuReport { registers, activity, .. }) = vcpus.first() {
+            let state = match activity {
+                VcpuActivity::Halted { .. } => before_hlt(*registers),
+                VcpuActivity::Running(_) | VcpuActivity::WaitForInit | VcpuActivity::WaitForSipi => {
+                    *registers
+                }
+            };
+            let guest = GuestState::from_machine(machine, &state);
+            self.record_state(&guest, &guest.fetch(), None);
+        }
+        Ok(vcpus)
+    }
+
+    /// Samples what the vCPUs that run do from a checkpoint on, and keeps their reports. Returns the kind of the first one's hang.
+    fn sample_vcpus(
+        &mut self,
+        mut vcpus: Vec<VcpuReport>,
+        checkpoint: &Checkpoint,
+        build: &BuildCopy<'_>,
+        budget: Duration,
+    ) -> Result<HangKind, Error> {
+        let build = || build(IrqchipPlace::Userspace);
+        for (number, report) in vcpus.iter_mut().enumerate().take(MAX_SAMPLED_VCPUS) {
+            let VcpuActivity::Running(hang) = &mut report.activity else { continue };
+            if is_pvm() && in_user_mode(&report.registers) {
+                continue;
+            }
+            let (kind, trace) = hang::sample(checkpoint, number, &build, budget)?;
+            if number == 0 {
+                self.record_trace(&trace);
+            }
+            *hang = Some(kind);
+        }
+        let hang = match vcpus.first().map(|first| &first.activity) {
+            Some(VcpuActivity::Running(Some(hang))) => hang.clone(),
+            Some(VcpuActivity::Halted { .. }) => HangKind::Halted,
+            _ => HangKind::NoPattern { distinct: None },
+        };
+        self.vcpus = vcpus;
+        Ok(hang)
+    }
+
+    fn set_wait(&mut self, hang: HangKind, spec: &MachineSpec) {
+        self.cause = if let End::Halt { interrupts } = self.end {
+            Cause::Halt { interrupts, controllers: spec.interrupts }
+        } else {
+            Cause::Hang(Box::new(hang))
+        };
     }
 
     fn record_second_run(&mut self, copy: &Machine, state: &CpuState) {
@@ -103,9 +197,16 @@ impl Autopsy {
     }
 }
 
+/// Returns true for the end of a run whose guest waits, or goes round in a loop.
+fn is_wait(end: &End) -> bool {
+    end.class() == EndClass::Stopped || matches!(end, End::Halt { interrupts: true })
+}
+
 /// Last interrupt of each vCPU that got one.
 struct Deliveries {
     cpu: CpuTraits,
+    /// Number of interrupts of all vCPUs.
+    count: u64,
     last: BTreeMap<u64, DeliveredInterrupt>,
 }
 
@@ -121,6 +222,7 @@ struct DeliveredInterrupt {
 impl Observer for Deliveries {
     fn on_interrupt(&mut self, view: &InterruptView<'_>) {
         let InterruptView { vector, source, vcpu, memory } = *view;
+        self.count += 1;
         let Ok(state) = CpuState::from_vcpu(vcpu) else {
             self.last.remove(&vcpu.id());
             return;
@@ -129,21 +231,5 @@ impl Observer for Deliveries {
         let guest = GuestState { registers: &state, memory, physical_bits, amd };
         let chain = guest.exception_chain(Exception::new(vector, None, "external interrupt"));
         self.last.insert(vcpu.id(), DeliveredInterrupt { vector, source, state, chain });
-    }
-}
-
-impl InterruptSource {
-    /// Returns the source in words, such as `the timer of the local APIC`.
-    fn describe(self, spec: &MachineSpec) -> String {
-        let device = |input: u32| {
-            let devices = installed(&spec.devices);
-            let device = devices.iter().find(|device| device.irqs.contains(&input));
-            device.map_or_else(|| format!("interrupt input {input}"), |device| device.title.to_owned())
-        };
-        match self {
-            Self::ApicTimer => "the timer of the local APIC".to_owned(),
-            Self::Pit => "the 8254 timer".to_owned(),
-            Self::Line(input) => device(input),
-        }
     }
 }

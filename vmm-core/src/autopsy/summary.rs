@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 
 use crate::cpu::cpu_state::OperandWidth;
 use crate::cpu::ring3_trap::exception_name;
+use crate::devices::irqchip::processor::NMI;
 use crate::disassembly::decode;
 use crate::machine::end::{End, internal_error_name};
 use crate::spec::Interrupts;
@@ -13,6 +14,7 @@ use crate::spec::Interrupts;
 use super::delivery::{DeliveryOutcome, IdtEntry};
 use super::exception::Exception;
 use super::exception_chain::{ChainEnd, ChainLink, ExceptionChain};
+use super::hang::HangKind;
 use super::instruction_trace::{DeliveredException, TracedInstruction};
 use super::{Autopsy, AutopsyNote, Cause};
 
@@ -79,11 +81,12 @@ impl Autopsy {
                 let source = source.as_deref().unwrap_or("An interrupt");
                 let _ = write!(
                     text,
-                    "{}{} interrupted the guest at {}, with vector {vector:#x}.",
-                    source.get(..1).unwrap_or_default().to_uppercase(),
-                    source.get(1..).unwrap_or_default(),
+                    "{} interrupted {} at {}, with vector {vector:#x}.",
+                    capitalized(source),
+                    self.vcpu.map_or_else(|| "the guest".to_owned(), |vcpu| format!("vCPU {vcpu}")),
                     self.describe_instruction(symbols)
                 );
+                describe_shared_vector(&mut text, *vector);
                 if let Some(chain) = &self.chain {
                     describe_deliveries(&mut text, chain, &self.end, self.has_no_gates(), symbols);
                 }
@@ -97,17 +100,18 @@ impl Autopsy {
             }
             Cause::Halt { interrupts: true, controllers } => {
                 let reason = match controllers {
-                    Interrupts::None => "on a machine without interrupt controllers",
+                    Interrupts::None => ", on a machine without interrupt controllers",
+                    _ if self.vcpus.iter().any(|vcpu| vcpu.waiting.is_some()) => "",
                     Interrupts::Split => {
-                        "but no timer of a local APIC is armed, and the machine has no other source"
+                        ", but no timer of a local APIC is armed, and the machine has no other source"
                     }
                     Interrupts::Pc => {
-                        "but all inputs of the interrupt controllers are masked and no timer of a local APIC is armed"
+                        ", but no timer of a local APIC is armed and no input of the interrupt controllers is unmasked"
                     }
                 };
                 let _ = write!(
                     text,
-                    "The guest executed {} and waits for an interrupt, {reason}.",
+                    "The guest executed {} and waits for an interrupt{reason}.",
                     self.describe_instruction(symbols)
                 );
             }
@@ -122,7 +126,30 @@ impl Autopsy {
             Cause::Unknown => self.describe_unknown(&mut text, symbols),
         }
         self.describe_interrupt_in_service(&mut text, symbols);
+        self.describe_vcpus(&mut text, symbols);
         text
+    }
+
+    /// Appends what the vCPUs of a machine with interrupts wait for.
+    fn describe_vcpus(&self, text: &mut String, symbols: &SymbolLookup<'_>) {
+        // Which interrupts of a storm were seen is by chance.
+        if matches!(&self.cause, Cause::Hang(hang) if matches!(**hang, HangKind::InterruptStorm { .. })) {
+            return;
+        }
+        for (number, vcpu) in self.vcpus.iter().enumerate() {
+            if number > 0 {
+                let _ = write!(text, " vCPU {} {}.", vcpu.id, vcpu.describe_activity(symbols));
+            }
+            vcpu.describe_interrupts(text);
+        }
+    }
+
+    /// Returns the address at which a guest goes on after HLT, with its name.
+    pub(super) fn describe_resumption(&self, symbols: &SymbolLookup<'_>) -> String {
+        match self.vcpus.first() {
+            Some(vcpu) => describe_address(vcpu.registers.linear_rip(), symbols),
+            None => self.describe_location(symbols),
+        }
     }
 
     fn describe_exception(&self, text: &mut String, symbols: &SymbolLookup<'_>) {
@@ -143,7 +170,8 @@ impl Autopsy {
         if fetched {
             let _ = write!(
                 text,
-                "{} raised {}: {}",
+                "{}{} raised {}: {}",
+                self.vcpu.map_or_else(String::new, |vcpu| format!("On vCPU {vcpu}, ")),
                 self.describe_instruction(symbols),
                 fault.name(),
                 fault.reason
@@ -328,6 +356,19 @@ fn describe_deliveries(
         }
         ChainEnd::Unknown => {}
     }
+}
+
+/// Appends that the vector of an interrupt is also that of an exception, as IRQ 0 is with the vectors that a BIOS gives the 8259As.
+pub(super) fn describe_shared_vector(text: &mut String, vector: u8) {
+    if let Some((mnemonic, name)) = exception_name(vector).filter(|_| vector != NMI) {
+        let _ = write!(text, " Vector {vector:#x} is also that of an exception, {mnemonic} ({name}).");
+    }
+}
+
+/// Returns words with a capital letter at their beginning.
+pub(super) fn capitalized(words: &str) -> String {
+    let mut letters = words.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
 /// Returns a word for the source of an interrupt in brackets; nothing if it is not known.

@@ -167,6 +167,14 @@ impl Bus {
             .collect()
     }
 
+    /// Returns the access that a device waits for ([`Device::awaited_access`]).
+    pub(crate) fn awaited_access(&self, name: &str) -> Option<&'static str> {
+        let named = self.entries.iter().filter(|entry| entry.name == name);
+        named
+            .filter_map(|entry| entry.device.lock().unwrap_or_else(PoisonError::into_inner).awaited_access())
+            .next()
+    }
+
     /// Returns the saved state of each device, by address.
     ///
     /// # Errors

@@ -98,6 +98,12 @@ pub trait Device: Send {
         None
     }
 
+    /// Returns the access by which the guest has to answer the device's last interrupt before the device sends another one, such as
+    /// `a read of register C`; `None` if none is due.
+    fn awaited_access(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Returns the guest-visible state of the device as bytes: registers, queues, bytes that the guest has not fetched yet. A
     /// device without state returns no bytes. `None`, the default, means that the device cannot be saved; then a snapshot
     /// or a checkpoint of its machine fails with an error that names it.

@@ -6,8 +6,6 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use vm_superio::Trigger;
-
 /// Interrupt line of a device. Clones are the same line.
 #[derive(Clone)]
 pub struct IrqLine(Option<Arc<dyn IrqSink>>);
@@ -66,13 +64,5 @@ impl IrqLine {
 impl fmt::Debug for IrqLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.is_connected() { "Line" } else { "Line (disconnected)" })
-    }
-}
-
-impl Trigger for IrqLine {
-    type E = io::Error;
-
-    fn trigger(&self) -> io::Result<()> {
-        self.pulse()
     }
 }

@@ -13,6 +13,7 @@
 //! | `message.rs` | messages between APICs |
 //! | `processor.rs` | a processor: its local APIC, and the states that interrupts change |
 //! | `registers.rs` | the devices on the buses |
+//! | `status.rs` | interrupts of a vCPU, for reports |
 //!
 //! Inputs (GSIs) are those of KVM: 0 to 15 lead to the PICs and to the IOAPIC, 16 to 23 to the IOAPIC alone; the timer is input 0.
 
@@ -23,6 +24,7 @@ pub(crate) mod local_apic;
 pub(crate) mod message;
 pub(crate) mod processor;
 pub(crate) mod registers;
+pub(crate) mod status;
 
 #[cfg(test)]
 mod differential;
@@ -34,7 +36,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use i8254::Pit;
-use i8259::PicPair;
+use i8259::{PicPair, PicRegisters};
 use ioapic::{INPUTS, IoApic};
 use local_apic::addressing::lowest_priority;
 use local_apic::{ApicEffect, ApicMode, LocalApic, Pending};
@@ -79,6 +81,8 @@ pub enum InterruptSource {
     Pit,
     /// Device on this interrupt input (GSI).
     Line(u32),
+    /// Message of a vCPU, whose number this is (inter-processor interrupt).
+    Ipi(u32),
 }
 
 /// Interrupt that a vCPU takes.
@@ -183,6 +187,8 @@ impl Irqchip {
         let [master, slave] = pc.pics.registers();
         let is_open = |mask: u8, irq: u8| mask.checked_shr(irq.into()).is_some_and(|bit| bit & 1 == 0);
         let by_pic = match input {
+            // The slave's.
+            2 => false,
             0..=7 => master.vector_base.is_some() && is_open(master.imr, input),
             8..=15 => slave.vector_base.is_some() && is_open(master.imr, 2) && is_open(slave.imr, input - 8),
             _ => false,
@@ -196,24 +202,33 @@ impl Irqchip {
         self.processors.get(vcpu)?.apic.pending()
     }
 
-    /// Returns the highest interrupt that a vCPU has in service.
+    /// Returns the highest interrupt that a vCPU has in service, in its local APIC or in the PICs.
     pub(crate) fn in_service(&self, vcpu: usize) -> Option<u8> {
-        self.processors.get(vcpu)?.apic.in_service()
+        let by_pic = || {
+            let registers = self.pc.as_ref().filter(|_| vcpu == 0)?.pics.registers();
+            let in_service = |chip: &PicRegisters| Some(chip.vector_base? + lowest_input(chip.isr)?);
+            // Input 2 of the master is the slave's.
+            registers.iter().rev().find_map(in_service)
+        };
+        self.processors.get(vcpu)?.apic.in_service().or_else(by_pic)
     }
 
-    /// Returns the highest interrupt in service of a vCPU and the one that waits behind it: it would be delivered if that one had
-    /// ended.
-    pub(crate) fn held_back(&self, vcpu: usize) -> Option<(u8, u8)> {
-        self.processors.get(vcpu)?.apic.held_back()
+    /// Returns the highest interrupt that waits in the local APIC of a vCPU.
+    pub(crate) fn requested(&self, vcpu: usize) -> Option<u8> {
+        self.processors.get(vcpu)?.apic.waiting().map(|waiting| waiting.vector)
     }
 
-    /// Returns the source that is programmed to send a vector to a vCPU; `None` if there is none, or more than one.
+    /// Returns the source that is programmed to send a vector to a vCPU, or that sent it last as a message; `None` if there is none, or
+    /// more than one.
     pub(crate) fn source_of(&self, vcpu: usize, vector: u8) -> Option<InterruptSource> {
         let timer = self.processors.get(vcpu)?.apic.timer_view(self.now).entry;
         let mut sources: Vec<InterruptSource> = (!timer.masked && timer.vector == vector)
             .then_some(InterruptSource::ApicTimer)
             .into_iter()
             .collect();
+        sources.extend(
+            self.processors.get(vcpu)?.ipi_senders.get(&vector).map(|sender| InterruptSource::Ipi(*sender)),
+        );
         if let Some(pc) = &self.pc {
             let entries = (0..).zip(pc.ioapic.entries());
             sources.extend(
@@ -368,7 +383,22 @@ impl Irqchip {
         match effect {
             ApicEffect::None | ApicEffect::Eoi { level: false, .. } => {}
             ApicEffect::Ipi(icr) => {
-                self.deliver(icr.message, |number, apic| apic.is_target(&icr, number == sender));
+                let from = u32::try_from(sender).ok();
+                let is_delivered =
+                    self.deliver(icr.message, from, |number, apic| apic.is_target(&icr, number == sender));
+                let lost = (icr.message.vector, icr.message.destination.id);
+                if let Some(sender) = self.processors.get_mut(sender) {
+                    let is_interrupt = icr.message.mode.is_queued() || icr.message.mode == DeliveryMode::Nmi;
+                    sender.lost_ipi =
+                        Some(lost).filter(|_| is_interrupt && !is_delivered).or(sender.lost_ipi);
+                }
+            }
+            ApicEffect::SelfIpi { vector } => {
+                if let (Some(processor), Ok(number)) =
+                    (self.processors.get_mut(sender), u32::try_from(sender))
+                {
+                    processor.ipi_senders.insert(vector, number);
+                }
             }
             ApicEffect::Eoi { vector, level: true } => {
                 if let Some(pc) = &mut self.pc {
@@ -388,15 +418,20 @@ impl Irqchip {
         }
         for sent in messages {
             let destination = sent.message.destination;
-            let is_delivered = self.deliver(sent.message, |_, apic| apic.is_addressed(destination));
+            let is_delivered = self.deliver(sent.message, None, |_, apic| apic.is_addressed(destination));
             if let Some(pc) = self.pc.as_mut().filter(|_| !is_delivered) {
                 pc.ioapic.reject(sent.input);
             }
         }
     }
 
-    /// Delivers a message to the local APICs that it is for, and returns true if one accepted it.
-    fn deliver(&mut self, message: InterruptMessage, is_target: impl Fn(usize, &LocalApic) -> bool) -> bool {
+    /// Delivers a message to the local APICs that it is for, and returns true if one accepted it. `sender` is the vCPU that sent it.
+    fn deliver(
+        &mut self,
+        message: InterruptMessage,
+        sender: Option<u32>,
+        is_target: impl Fn(usize, &LocalApic) -> bool,
+    ) -> bool {
         let processors = self.processors.iter().enumerate();
         let mut targets: Vec<_> = processors
             .filter(|(number, IrqchipProcessor { apic, .. })| {
@@ -410,11 +445,16 @@ impl Irqchip {
         }
         for (number, _) in &targets {
             if let Some(processor) = self.processors.get_mut(*number) {
-                processor.deliver(message);
+                processor.deliver(message, sender);
             }
         }
         !targets.is_empty()
     }
+}
+
+/// Returns the lowest input whose bit is set: that of the highest priority, unless priorities rotate.
+fn lowest_input(inputs: u8) -> Option<u8> {
+    (0..8).find(|irq| inputs >> irq & 1 != 0)
 }
 
 fn line_source(input: u32) -> InterruptSource {

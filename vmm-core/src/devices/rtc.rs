@@ -290,6 +290,10 @@ impl Device for Rtc {
         Ok(InputStatus::Consumed)
     }
 
+    fn awaited_access(&self) -> Option<&'static str> {
+        self.raised.then_some("a read of its register C")
+    }
+
     fn save(&self) -> Option<Vec<u8>> {
         let Self { index, ref memory, flags, seen, raised, .. } = *self;
         to_bytes(&SavedRtc { index, memory: memory.to_vec(), flags, seen, raised })

@@ -1,30 +1,40 @@
 //! Other ends of devices in tests and fuzz targets: an interrupt input and an output that can be looked at.
 
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::devices::irq::IrqSink;
 
-/// Interrupt input that counts edges. Clones have the same count.
+/// Interrupt input that counts rising edges. Clones are the same input.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct EdgeCounter(Arc<AtomicUsize>);
+pub(crate) struct EdgeCounter(Arc<(AtomicUsize, AtomicBool)>);
 
 impl EdgeCounter {
     /// Returns the number of edges so far.
     #[cfg(test)]
     pub(crate) fn count(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
+        self.0.0.load(Ordering::Relaxed)
+    }
+
+    /// Returns true if the line is high.
+    #[cfg(test)]
+    pub(crate) fn level(&self) -> bool {
+        self.0.1.load(Ordering::Relaxed)
     }
 }
 
 impl IrqSink for EdgeCounter {
     fn pulse(&self) -> io::Result<()> {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        Ok(())
+        self.set(true)?;
+        self.set(false)
     }
 
-    fn set(&self, _: bool) -> io::Result<()> {
+    fn set(&self, level: bool) -> io::Result<()> {
+        let (count, before) = &*self.0;
+        if !before.swap(level, Ordering::Relaxed) && level {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
         Ok(())
     }
 }

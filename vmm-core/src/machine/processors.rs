@@ -39,6 +39,12 @@ impl Processors {
         }
     }
 
+    /// Processor with this number; the BSP if there is none.
+    pub(crate) fn get_mut(&mut self, number: usize) -> &mut Processor {
+        let ap = number.checked_sub(1).and_then(|index| self.aps.get_mut(index));
+        ap.unwrap_or(&mut self.bsp)
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Processor> {
         std::iter::once(&self.bsp).chain(&self.aps)
     }

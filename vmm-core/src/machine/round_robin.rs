@@ -10,12 +10,13 @@
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use kvm_sys_wrap::{Exit, KickTimer};
+use kvm_sys_wrap::{Exit, KickTimer, Vcpu};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
+use crate::devices::InterruptSource;
 use crate::devices::device::InputStatus;
-use crate::devices::irqchip::processor::{Activity, IrqchipProcessor, Start};
+use crate::devices::irqchip::processor::{Activity, IrqchipProcessor, NMI, Start};
 use crate::devices::irqchip::{Interrupt, SharedIrqchip};
 use crate::machine::Machine;
 use crate::machine::board::Board;
@@ -165,7 +166,9 @@ impl<'a> Scheduler<'a> {
             self.set_timer(slice_end)?;
             let exit = processor.vcpu.run()?;
             let now = self.advance();
-            self.irqchip.lock().set_registers(number, processor.vcpu.cr8(), processor.vcpu.apic_base());
+            if let Some(apic_base) = processor.vcpu.apic_base() {
+                self.irqchip.lock().set_registers(number, processor.vcpu.cr8(), apic_base);
+            }
             match processor.handle_exit(self.board, &exit, control)? {
                 ExitOutcome::Ended(End::Halt { interrupts }) => {
                     if let Some(state) = self.irqchip.lock().processor_mut(number) {
@@ -195,6 +198,8 @@ impl<'a> Scheduler<'a> {
         let mut irqchip = self.irqchip.lock();
         let vcpu = &mut processor.vcpu;
         if irqchip.processor_mut(number).is_some_and(|state| state.take_nmi()) {
+            let source = irqchip.source_of(number, NMI);
+            self.show(NMI, source, vcpu, control);
             vcpu.inject_nmi()?;
         }
         let mut waits = irqchip.pending(number).is_some();
@@ -204,9 +209,7 @@ impl<'a> Scheduler<'a> {
             && (vcpu.is_ready_for_interrupt() || is_halted)
             && let Some(Interrupt { vector, source }) = irqchip.acknowledge(number)
         {
-            for observer in &mut *control.observers {
-                observer.on_interrupt(&InterruptView { vector, source, vcpu, memory: &self.board.memory });
-            }
+            self.show(vector, source, vcpu, control);
             vcpu.inject_interrupt(vector)?;
             waits = irqchip.pending(number).is_some();
         }
@@ -216,6 +219,19 @@ impl<'a> Scheduler<'a> {
         vcpu.set_cr8(irqchip.cr8(number));
         vcpu.request_interrupt_window(waits);
         Ok(())
+    }
+
+    /// Shows an interrupt to the observers of the run.
+    fn show(
+        &self,
+        vector: u8,
+        source: Option<InterruptSource>,
+        vcpu: &Vcpu,
+        control: &mut RunControl<'_, '_>,
+    ) {
+        for observer in &mut *control.observers {
+            observer.on_interrupt(&InterruptView { vector, source, vcpu, memory: &self.board.memory });
+        }
     }
 
     /// Sets the kick to the next time at which something may have to be done.

@@ -37,7 +37,7 @@ pub(crate) mod view;
 pub(crate) mod x2apic;
 
 /// First vector that an interrupt may have; lower ones are those of exceptions (SDM vol. 3, 11.5.2).
-const MIN_VECTOR: u8 = 16;
+pub(super) const MIN_VECTOR: u8 = 16;
 /// Spurious-interrupt vector register: the APIC is enabled by software.
 const SOFTWARE_ENABLE: u32 = 1 << 8;
 /// Writable bits of the spurious-interrupt vector register: vector, enable, and focus checking, which has no effect.
@@ -92,6 +92,11 @@ pub(crate) enum ApicEffect {
     None,
     /// A message for local APICs ([`LocalApic::is_target`]).
     Ipi(Icr),
+    /// An interrupt that the APIC sent to itself and has received.
+    SelfIpi {
+        /// Vector of the interrupt.
+        vector: u8,
+    },
     /// The processor has ended an interrupt.
     Eoi {
         /// Vector of the interrupt.
@@ -278,7 +283,8 @@ impl LocalApic {
         (class(vector) > class(self.processor_priority())).then_some(vector)
     }
 
-    const fn is_software_enabled(&self) -> bool {
+    /// Returns true if the APIC is enabled by software; otherwise its local vector table is masked (11.4.7.2).
+    pub(crate) const fn is_software_enabled(&self) -> bool {
         self.spurious & SOFTWARE_ENABLE != 0
     }
 

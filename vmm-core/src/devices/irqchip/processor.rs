@@ -1,10 +1,15 @@
 //! Local APIC of a processor, and the states of the processor that its events change: halted, reset, waiting for SIPI (SDM vol. 3,
 //! 9.4 and 11.4.7).
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::local_apic::{CpuEvent, LocalApic};
-use super::message::InterruptMessage;
+use super::message::{DeliveryMode, InterruptMessage};
+
+/// Vector of the non-maskable interrupt.
+pub(crate) const NMI: u8 = 2;
 
 /// Local APIC and state of one processor, and events that it has not taken yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,6 +19,10 @@ pub(crate) struct IrqchipProcessor {
     activity: Activity,
     /// A non-maskable interrupt waits.
     nmi: bool,
+    /// vCPUs that sent this one an interrupt, by its vector; the last one of each.
+    pub(super) ipi_senders: BTreeMap<u8, u32>,
+    /// Interrupt that this vCPU sent last to a destination that no local APIC has: its vector, and the number in the message.
+    pub(super) lost_ipi: Option<(u8, u32)>,
     /// Place at which the processor has to start.
     start: Option<Start>,
 }
@@ -48,7 +57,15 @@ impl IrqchipProcessor {
     pub(super) fn new(number: u32) -> Self {
         let is_bsp = number == 0;
         let activity = if is_bsp { Activity::Active } else { Activity::WaitForInit };
-        Self { apic: LocalApic::new(number), is_bsp, activity, nmi: false, start: None }
+        Self {
+            apic: LocalApic::new(number),
+            is_bsp,
+            activity,
+            nmi: false,
+            ipi_senders: BTreeMap::new(),
+            lost_ipi: None,
+            start: None,
+        }
     }
 
     /// Returns the activity.
@@ -92,8 +109,13 @@ impl IrqchipProcessor {
         self.start.take()
     }
 
-    /// Gives a message to the local APIC, which accepts it.
-    pub(super) fn deliver(&mut self, message: InterruptMessage) {
+    /// Gives a message to the local APIC, which accepts it. `sender` is the vCPU that sent it.
+    pub(super) fn deliver(&mut self, message: InterruptMessage, sender: Option<u32>) {
+        let vector = if message.mode == DeliveryMode::Nmi { NMI } else { message.vector };
+        match sender {
+            Some(sender) => self.ipi_senders.insert(vector, sender),
+            None => self.ipi_senders.remove(&vector),
+        };
         let event = self.apic.deliver(message);
         self.receive(event);
     }

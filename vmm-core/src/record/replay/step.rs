@@ -70,8 +70,8 @@ impl Replayer<'_> {
             deadline: self.deadline.as_ref(),
             step: Some(StepHooks { handler }),
         };
-        let Machine { board, processors, .. } = &mut self.machine;
-        let outcome = processors.bsp_mut().step(board, step, &mut hooks)?;
+        let Machine { board, processors, stopped_vcpu, .. } = &mut self.machine;
+        let outcome = processors.get_mut(*stopped_vcpu).step(board, step, &mut hooks)?;
         Ok(match outcome {
             StepOutcome::Finished if self.is_late() => ReplayStep::OutOfTime,
             StepOutcome::Reported(_)

@@ -82,7 +82,7 @@ impl Icr {
 
 impl LocalApic {
     /// Writes the interrupt command register, and sends the message. An interrupt for this APIC alone by shorthand arrives at
-    /// once, without an effect outside.
+    /// once.
     pub(super) fn send(&mut self, value: u64) -> ApicEffect {
         self.icr = value & KEPT_BITS;
         let Some(icr) = Icr::from_register(value, self.mode) else { return ApicEffect::None };
@@ -92,8 +92,7 @@ impl LocalApic {
             return ApicEffect::None;
         }
         if message.mode.is_queued() && shorthand == Shorthand::Oneself {
-            self.request(message.vector, TriggerMode::Edge);
-            return ApicEffect::None;
+            return self.send_to_self(message.vector);
         }
         ApicEffect::Ipi(icr)
     }
@@ -102,9 +101,9 @@ impl LocalApic {
     pub(super) fn send_to_self(&mut self, vector: u8) -> ApicEffect {
         if vector < MIN_VECTOR {
             self.report_error(SEND_ILLEGAL_VECTOR);
-        } else {
-            self.request(vector, TriggerMode::Edge);
+            return ApicEffect::None;
         }
-        ApicEffect::None
+        self.request(vector, TriggerMode::Edge);
+        ApicEffect::SelfIpi { vector }
     }
 }

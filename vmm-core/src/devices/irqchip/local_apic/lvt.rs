@@ -150,8 +150,12 @@ impl LocalApic {
     /// Returns true if the PICs ask for an interrupt. The input leads directly to the processor if the APIC is disabled
     /// (11.4.3).
     pub(super) fn wants_pic_vector(&self) -> bool {
+        self.lint0 && self.takes_pic_vectors()
+    }
+
+    /// Returns true if requests of the PICs, which lead to LINT0, interrupt the processor.
+    pub(crate) fn takes_pic_vectors(&self) -> bool {
         let entry = self.lvt.entry(Lvt::Lint0);
-        let is_connected = !entry.masked && entry.mode == DeliveryMode::ExtInt;
-        self.lint0 && (is_connected || self.mode == ApicMode::Disabled)
+        !entry.masked && entry.mode == DeliveryMode::ExtInt || self.mode == ApicMode::Disabled
     }
 }

@@ -349,7 +349,7 @@ fn x2apic_messages_have_a_destination_of_32_bits() {
     let destination = Destination { mode: DestinationMode::Logical, id: 0x1_2345 };
     assert_eq!((icr.message.destination, icr.message.mode), (destination, DeliveryMode::Nmi));
     assert_eq!((apic.read_msr(0x830, 0), apic.read_msr(0x80d, 0)), (Ok(value), Ok(2)));
-    assert_eq!(apic.write_msr(0x83f, 0x51, 0), Ok(ApicEffect::None));
+    assert_eq!(apic.write_msr(0x83f, 0x51, 0), Ok(ApicEffect::SelfIpi { vector: 0x51 }));
     assert_eq!((apic.acknowledge(), apic.write_msr(0x83f, 5, 0)), (0x51, Ok(ApicEffect::None)));
     apic.write_msr(0x828, 0, 0).unwrap();
     assert_eq!(apic.read_msr(0x828, 0), Ok(0x20));

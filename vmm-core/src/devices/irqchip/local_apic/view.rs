@@ -23,6 +23,17 @@ pub(crate) struct ApicTimerView {
     pub(crate) expiry: Option<u64>,
 }
 
+/// Highest interrupt that waits for the processor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ApicWaiting {
+    /// Vector of the interrupt.
+    pub(crate) vector: u8,
+    /// Interrupt in service that holds it back.
+    pub(crate) in_service: Option<u8>,
+    /// Task priority that holds it back.
+    pub(crate) task_priority: Option<u8>,
+}
+
 impl LocalApic {
     /// Returns the mode.
     #[cfg(test)]
@@ -47,12 +58,15 @@ impl LocalApic {
         self.in_service.highest()
     }
 
-    /// Returns the highest interrupt in service and the highest one that waits, if the latter is not delivered because of the former
-    /// alone: its priority is above that of the task.
-    pub(crate) fn held_back(&self) -> Option<(u8, u8)> {
-        let (in_service, waiting) = (self.in_service.highest()?, self.requested.highest()?);
-        let is_held_back = class(waiting) <= class(in_service) && class(waiting) > class(self.task_priority);
-        is_held_back.then_some((in_service, waiting))
+    /// Returns the highest interrupt that waits for the processor, and what holds it back.
+    pub(crate) fn waiting(&self) -> Option<ApicWaiting> {
+        let vector = self.requested.highest()?;
+        let holds_back = |priority: &u8| class(*priority) >= class(vector);
+        Some(ApicWaiting {
+            vector,
+            in_service: self.in_service.highest().filter(holds_back),
+            task_priority: Some(self.task_priority).filter(holds_back),
+        })
     }
 
     /// Returns the vectors that came level-triggered (TMR), in rising order.

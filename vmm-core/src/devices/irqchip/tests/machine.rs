@@ -5,17 +5,17 @@ use crate::devices::irqchip::{InterruptSource, Irqchip};
 
 /// Frequency of the 8254 in Hz.
 const PIT_FREQUENCY: u64 = 1_193_182;
-const SECOND: u64 = 1_000_000_000;
+pub(super) const SECOND: u64 = 1_000_000_000;
 
 /// Initializes the PICs with vectors 0x20 and 0x28, all inputs but the timer's masked.
-fn init_pics(irqchip: &mut Irqchip) {
+pub(super) fn init_pics(irqchip: &mut Irqchip) {
     irqchip.init_pics(0x20, 0x28);
     irqchip.write_port(0x21, 0xfe);
     irqchip.write_port(0xa1, 0xff);
 }
 
 /// Starts the 8254 in mode 2 with this count.
-fn start_pit(irqchip: &mut Irqchip, count: u16) {
+pub(super) fn start_pit(irqchip: &mut Irqchip, count: u16) {
     irqchip.write_port(0x43, 0x34);
     for byte in count.to_le_bytes() {
         irqchip.write_port(0x40, byte);
@@ -81,9 +81,9 @@ fn a_line_of_a_device_reaches_the_processor_that_the_ioapic_names() {
     assert!(irqchip.acknowledge(0).is_none());
     let interrupt = irqchip.acknowledge(1).expect("it was delivered");
     assert_eq!((interrupt.vector, interrupt.source), (0x41, Some(InterruptSource::Line(4))));
-    assert_eq!((irqchip.in_service(1), irqchip.held_back(1)), (Some(0x41), None));
+    assert_eq!(irqchip.in_service(1), Some(0x41));
     irqchip.write_apic(1, 0xb0, 0);
-    assert_eq!((irqchip.in_service(1), irqchip.held_back(1)), (None, None));
+    assert_eq!(irqchip.in_service(1), None);
 }
 
 #[test]
@@ -130,24 +130,4 @@ fn a_reset_goes_on_in_time() {
     irqchip.advance(SECOND);
     irqchip.reset();
     assert_eq!((irqchip.now(), irqchip.next_event()), (SECOND, None));
-}
-
-#[test]
-fn an_interrupt_is_held_back_by_one_in_service_only_if_nothing_else_does() {
-    let mut irqchip = Irqchip::new(1, false);
-    irqchip.write_apic(0, 0xf0, 0x1ff);
-    let self_ipi = |irqchip: &mut Irqchip, vector: u32| irqchip.write_apic(0, 0x300, 0x4_0000 | vector);
-    self_ipi(&mut irqchip, 0x40);
-    assert_eq!(irqchip.held_back(0), None, "it is delivered");
-    assert!(irqchip.acknowledge(0).is_some());
-    self_ipi(&mut irqchip, 0x31);
-    assert_eq!(irqchip.held_back(0), Some((0x40, 0x31)));
-    // The task priority holds it back too.
-    irqchip.write_apic(0, 0x80, 0x30);
-    assert_eq!(irqchip.held_back(0), None);
-    irqchip.write_apic(0, 0x80, 0x20);
-    assert_eq!(irqchip.held_back(0), Some((0x40, 0x31)));
-    // A higher one is delivered.
-    self_ipi(&mut irqchip, 0x50);
-    assert_eq!(irqchip.held_back(0), None);
 }

@@ -3,3 +3,4 @@
 pub(super) mod kernel_chips;
 mod machine;
 pub(super) mod random;
+mod status;
