@@ -125,7 +125,7 @@ fn names_failure(message: &str, fault: &Fault) -> bool {
     let other_words = match (fault.name.as_str(), fault.error) {
         // A snapshot of a host with another KVM module.
         (_, libc::ENOENT) => &["does not exist", "it was taken with"][..],
-        (_, libc::EEXIST) => &["exists"],
+        (_, libc::EEXIST) => &["exists", "another file with this name"],
         ("flock", _) => &["in use by another machine"],
         // The C library says EAGAIN, whatever it lacks for a thread.
         ("clone" | "clone3" | "mmap" | "mprotect", _) => &["cannot start a thread"],

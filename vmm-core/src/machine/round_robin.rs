@@ -34,8 +34,10 @@ use crate::machine::turn::ExitOutcome;
 const TIME_SLICE: Duration = Duration::from_millis(1);
 /// Time between two looks at the input of devices while a vCPU runs.
 const INPUT_INTERVAL: Duration = Duration::from_millis(10);
-/// Shortest time to a kick.
+/// Shortest time to a kick, unless the vCPU makes no progress.
 const MIN_KICK_DELAY: Duration = Duration::from_micros(50);
+/// Longest time by which a kick is put off for a vCPU that makes no progress.
+const MAX_KICK_DELAY: Duration = Duration::from_millis(20);
 /// Longest sleep: a signal between the check of the limits and `poll` does not end it.
 const MAX_SLEEP: Duration = Duration::from_millis(50);
 
@@ -81,6 +83,9 @@ struct Scheduler<'a> {
     /// Kicks the vCPU that runs, at `kick_at`.
     timer: KickTimer,
     kick_at: u64,
+    /// Shortest time to the next kick. On a slow host, or under a debugger, a kick can come before `KVM_RUN` has entered the guest, each
+    /// time.
+    kick_delay: Duration,
     /// Time of the next look at the input.
     input_due: u64,
     /// Input of each device of [`Board::input_sources`], as of its last look.
@@ -95,7 +100,17 @@ impl<'a> Scheduler<'a> {
         let timer = KickTimer::new(INPUT_INTERVAL)?;
         let kick_at = started.0.saturating_add(nanoseconds(INPUT_INTERVAL));
         let inputs = vec![InputStatus::Consumed; board.input_sources.len()];
-        Ok(Self { board, irqchip, started, timer, kick_at, input_due: started.0, inputs, last: 0 })
+        Ok(Self {
+            board,
+            irqchip,
+            started,
+            timer,
+            kick_at,
+            kick_delay: MIN_KICK_DELAY,
+            input_due: started.0,
+            inputs,
+            last: 0,
+        })
     }
 
     /// Gives the present time to the controllers, and returns it.
@@ -164,7 +179,10 @@ impl<'a> Scheduler<'a> {
         loop {
             self.deliver(processor, number, control)?;
             self.set_timer(slice_end)?;
+            let before = processor.vcpu.regs()?.rip;
             let exit = processor.vcpu.run()?;
+            let is_stuck = exit == Exit::Interrupted && processor.vcpu.regs()?.rip == before;
+            self.kick_delay = if is_stuck { MAX_KICK_DELAY.min(self.kick_delay * 2) } else { MIN_KICK_DELAY };
             let now = self.advance();
             if let Some(apic_base) = processor.vcpu.apic_base() {
                 self.irqchip.lock().set_registers(number, processor.vcpu.cr8(), apic_base);
@@ -243,7 +261,7 @@ impl<'a> Scheduler<'a> {
         let input = has_input.then_some(self.input_due);
         let due = [irqchip.next_event(), slice_end, input].into_iter().flatten().min().unwrap_or(u64::MAX);
         // A guest can ask for far more interrupts of a timer than it can take.
-        let due = due.max(irqchip.now().saturating_add(nanoseconds(MIN_KICK_DELAY)));
+        let due = due.max(irqchip.now().saturating_add(nanoseconds(self.kick_delay)));
         if self.kick_at <= irqchip.now() || due.abs_diff(self.kick_at) > nanoseconds(MIN_KICK_DELAY) {
             self.kick_at = due;
             self.timer.reset(Duration::from_nanos(due.saturating_sub(irqchip.now())))?;
