@@ -306,8 +306,13 @@ pub fn examine(
     let result = match (&second_run, end.class()) {
         (Ok(SecondRun::Explained), _) => Ok(()),
         (_, EndClass::Stopped) => autopsy.examine_hang(ended, build, budget),
-        (came, EndClass::Finished | EndClass::Failed) => {
-            let interrupted = matches!(came, Ok(SecondRun::Interrupted));
+        // A vCPU without controllers in the kernel exits at HLT, which its single steps see.
+        (Ok(SecondRun::Recorded(recording)), EndClass::Finished | EndClass::Failed) => {
+            let build = &|| build_in(IrqchipPlace::Userspace);
+            autopsy.examine_end(ended, recording, false, build, budget)
+        }
+        (second_run, EndClass::Finished | EndClass::Failed) => {
+            let interrupted = matches!(second_run, Ok(SecondRun::Interrupted));
             autopsy.examine_end(ended, recording, interrupted, build, budget)
         }
     };

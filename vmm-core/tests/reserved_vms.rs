@@ -211,7 +211,31 @@ fn a_crash_with_interrupt_controllers_is_replayed_on_the_reserved_vm() {
         calls.check("with interrupt controllers");
         assert!(matches!(found.source, StateSource::Replay { .. }), "{interrupts:?}: {:?}", found.notes);
         assert!(found.summary(&|_| None).contains("`ud2`"));
-        assert_eq!(calls.count(Call::CreateVcpu), 2, "one for each place of interrupt controllers");
+        assert_eq!(calls.count(Call::CreateVcpu), 1, "the copies have their controllers in this process");
+    }
+}
+
+/// With controllers in the kernel, `KVM_RUN` does not return at HLT.
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_halt_with_interrupt_controllers_is_followed_to_its_end() {
+    #[rustfmt::skip]
+    let code = [
+        0xb9, 0xd0, 0x07, 0x00, 0x00, // mov ecx, 2000
+        0xff, 0xc9,                   // again: dec ecx
+        0x75, 0xfc,                   // jnz again
+        0xfa, 0xf4,                   // cli; hlt
+    ];
+    for interrupts in [Interrupts::Split, Interrupts::Pc] {
+        let mut spec = spec(Mode::Long);
+        spec.interrupts = interrupts;
+        let (kvm, calls) = observed();
+        let (found, _) = autopsy(&kvm, &kvm, &spec, &code);
+        calls.check("halt with interrupt controllers");
+        assert_eq!(found.end, End::Halt { interrupts: false }, "{interrupts:?}");
+        assert!(matches!(found.source, StateSource::Replay { .. }), "{interrupts:?}: {:?}", found.notes);
+        assert!(found.notes.is_empty(), "{interrupts:?}: {:?}", found.notes);
+        assert_eq!(found.previous_instructions.last().unwrap().linear, CODE + 9, "{interrupts:?}");
     }
 }
 

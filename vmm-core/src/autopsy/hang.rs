@@ -19,11 +19,11 @@ use crate::record::replay::Replayer;
 use super::exception::Exception;
 use super::fetch::FetchResult;
 use super::instruction_trace::{DeliveredException, InstructionTrace, StepResult, TracedInstruction};
-use crate::Port;
 use crate::cpu::cpu_state::CpuState;
 use crate::devices::installed;
 use crate::machine::guest_state::GuestState;
 use crate::spec::Interrupts;
+use crate::{Gpa, Gva, Port};
 
 /// Single steps of a sample.
 const SAMPLE_STEPS: u64 = 1000;
@@ -91,12 +91,28 @@ pub struct LoopAnalysis {
     pub unanswered_ports: Vec<u16>,
     /// I/O ports that the loop writes.
     pub writes_ports: Vec<u16>,
-    /// Linear address that the loop polls, and the value in memory there.
-    pub polled_memory: Option<(u64, u64)>,
+    /// Memory that the loop polls.
+    pub polled_memory: Option<PolledMemory>,
     /// True if the loop contains HLT.
     pub has_hlt: bool,
     /// Index of a VMCALL or VMMCALL among the instructions of the loop.
     pub hypercall: Option<usize>,
+}
+
+/// Memory that a loop polls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PolledMemory {
+    /// Linear address.
+    pub address: u64,
+    /// Guest-physical address; `None` if the address is not mapped.
+    pub gpa: Option<Gpa>,
+    /// Number of bytes, 1 to 8.
+    pub size: usize,
+    /// Value of the memory.
+    pub value: u64,
+    /// vCPU that wrote the value, on a machine whose vCPUs take turns, when the guest ran again. `None` if it is not known.
+    pub writer: Option<u64>,
 }
 
 /// Single-steps a vCPU of a machine that was stopped by a limit from a checkpoint on, and classifies the hang. Interrupts are not
@@ -251,8 +267,8 @@ fn analyze_loop(replayer: &Replayer<'_>, registers: &CpuState, body: &[u64]) -> 
     found
 }
 
-/// Address and value of a memory operand that the instruction polls: it is read, and its address has no index register.
-fn polled_memory(guest: &GuestState<'_>, instruction: &Instruction) -> Option<(u64, u64)> {
+/// Memory operand that the instruction polls: it is read, and its address has no index register.
+fn polled_memory(guest: &GuestState<'_>, instruction: &Instruction) -> Option<PolledMemory> {
     let reads = matches!(
         instruction.mnemonic(),
         Mnemonic::Cmp
@@ -279,5 +295,12 @@ fn polled_memory(guest: &GuestState<'_>, instruction: &Instruction) -> Option<(u
     if written || local {
         return None;
     }
-    Some((guest.operand_address(instruction, number)?, guest.operand_value(instruction, number)?))
+    let address = guest.operand_address(instruction, number)?;
+    Some(PolledMemory {
+        address,
+        gpa: guest.walker().walk(guest.memory, Gva(address)).translation().map(|to| to.gpa),
+        size: instruction.memory_size().size(),
+        value: guest.operand_value(instruction, number)?,
+        writer: None,
+    })
 }

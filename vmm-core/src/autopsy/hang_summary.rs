@@ -6,7 +6,7 @@ use crate::Port;
 use crate::devices::DeviceKind;
 
 use super::Autopsy;
-use super::hang::{HangKind, LoopAnalysis};
+use super::hang::{HangKind, LoopAnalysis, PolledMemory};
 use super::instruction_trace::DeliveredException;
 use super::summary::{SymbolLookup, count_instructions, describe_address, disassemble};
 
@@ -135,15 +135,21 @@ fn describe_loop(text: &mut String, found: &LoopAnalysis, symbols: &SymbolLookup
             "The guest writes to {} in a loop ({range}) that does not end.",
             ports(&found.writes_ports)
         )
-    } else if let Some((at, value)) = found.polled_memory {
-        write!(
-            text,
-            "The guest is in a loop ({range}) that looks at memory at {}, which holds {value:#x} and does not change.",
-            describe_address(at, symbols)
-        )
+    } else if let Some(polled) = &found.polled_memory {
+        write!(text, "The guest is in a loop ({range}) that looks at {}.", describe_polled(polled, symbols))
     } else {
         write!(text, "The guest is in an endless loop ({range}).")
     };
+}
+
+/// Returns polled memory in words, such as `memory at 0x1000 <lock>, which holds 0x1 and does not change`.
+pub(super) fn describe_polled(polled: &PolledMemory, symbols: &SymbolLookup<'_>) -> String {
+    let PolledMemory { address, value, writer, .. } = *polled;
+    let by = writer.map_or_else(String::new, |vcpu| format!(" (written by vCPU {vcpu})"));
+    format!(
+        "memory at {}, which holds {value:#x}{by} and does not change",
+        describe_address(address, symbols)
+    )
 }
 
 fn describe_storm(

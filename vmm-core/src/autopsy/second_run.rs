@@ -7,6 +7,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use kvm_sys_wrap::{Gpa, GuestMemory};
+use vm_memory::Bytes;
+
 use crate::cpu::cpu_state::CpuState;
 use crate::devices::InterruptSource;
 use crate::devices::irqchip::SharedIrqchip;
@@ -17,8 +20,9 @@ use crate::machine::error::Error;
 use crate::machine::guest_state::GuestState;
 use crate::machine::host::CpuTraits;
 use crate::machine::host::is_pvm;
-use crate::machine::observer::{InterruptView, Observer};
+use crate::machine::observer::{ExitView, InterruptView, Observer};
 use crate::machine::run_loop::RunOutcome;
+use crate::record::Recording;
 use crate::record::checkpoint::Checkpoint;
 use crate::spec::{Interrupts, IrqchipPlace, LimitSpec, MachineSpec};
 
@@ -46,8 +50,10 @@ pub(super) enum SecondRun {
     Explained,
     /// Interrupts came, so a replay of the exits alone would go another way.
     Interrupted,
-    /// The run was not repeated, or no interrupt came.
-    NoInterrupts,
+    /// No interrupt came, and the end was of the same kind: the exits can be replayed on the same controllers.
+    Recorded(Recording),
+    /// The run was not repeated, or it came to another end.
+    NotRepeated,
 }
 
 impl Autopsy {
@@ -63,7 +69,7 @@ impl Autopsy {
         let is_repeatable = ended.origin().is_none() && unrepeatable(&spec.devices.virtio).is_none();
         let waits = is_wait(&self.end);
         if waits && ended.suspend_times.suspended {
-            return Ok(SecondRun::NoInterrupts);
+            return Ok(SecondRun::NotRepeated);
         }
         if let Some(irqchip) = ended.board.irqchip.as_ref().filter(|_| waits) {
             // Before `build` takes the VM of the machine that ended.
@@ -75,7 +81,7 @@ impl Autopsy {
             return Ok(SecondRun::Explained);
         }
         if spec.interrupts == Interrupts::None || !is_repeatable {
-            return Ok(SecondRun::NoInterrupts);
+            return Ok(SecondRun::NotRepeated);
         }
         let mut copy = build(IrqchipPlace::Userspace)?;
         let mut deliveries = Deliveries { cpu: copy.board.cpu, count: 0, last: BTreeMap::new() };
@@ -84,12 +90,17 @@ impl Autopsy {
             EndClass::Finished | EndClass::Failed => (CRASH_TIMEOUT, None),
         };
         let limits = LimitSpec { time: Some(budget.min(time)), exits };
-        let RunOutcome { end, elapsed, .. } =
-            copy.runner().limits(limits).observe(&mut [&mut deliveries]).run()?;
-        let came = if deliveries.last.is_empty() { SecondRun::NoInterrupts } else { SecondRun::Interrupted };
-        if self.end == End::Shutdown && end == End::Shutdown {
-            let is_explained = self.explain_delivery(&copy, deliveries);
-            return Ok(if is_explained { SecondRun::Explained } else { came });
+        let mut recording = Recording::new();
+        let mut observers: [&mut dyn Observer; 2] = [&mut deliveries, &mut recording];
+        let RunOutcome { end, elapsed, .. } = copy.runner().limits(limits).observe(&mut observers).run()?;
+        let came = match deliveries.count {
+            0 if end.name() == self.end.name() => SecondRun::Recorded(recording),
+            0 => SecondRun::NotRepeated,
+            _ => SecondRun::Interrupted,
+        };
+        if self.end == End::Shutdown && end == End::Shutdown && self.explain_delivery(&copy, &mut deliveries)
+        {
+            return Ok(SecondRun::Explained);
         }
         let waits_alike = waits && is_wait(&end);
         if let Some(irqchip) = copy.board.irqchip.clone().filter(|_| waits_alike) {
@@ -116,7 +127,7 @@ impl Autopsy {
     }
 
     /// Explains a crash by the last interrupt, if its delivery had to end in a triple fault. Otherwise notes it if it was in service.
-    fn explain_delivery(&mut self, copy: &Machine, mut deliveries: Deliveries) -> bool {
+    fn explain_delivery(&mut self, copy: &Machine, deliveries: &mut Deliveries) -> bool {
         let vcpu = copy.vcpu().id();
         let Some(DeliveredInterrupt { vector, source, state, chain }) = deliveries.last.remove(&vcpu) else {
             return false;
@@ -161,18 +172,19 @@ impl Autopsy {
         build: &BuildCopy<'_>,
         budget: Duration,
     ) -> Result<HangKind, Error> {
-        let build = || build(IrqchipPlace::Userspace);
+        let build_copy = || build(IrqchipPlace::Userspace);
         for (number, report) in vcpus.iter_mut().enumerate().take(MAX_SAMPLED_VCPUS) {
             let VcpuActivity::Running(hang) = &mut report.activity else { continue };
             if is_pvm() && in_user_mode(&report.registers) {
                 continue;
             }
-            let (kind, trace) = hang::sample(checkpoint, number, &build, budget)?;
+            let (kind, trace) = hang::sample(checkpoint, number, &build_copy, budget)?;
             if number == 0 {
                 self.record_trace(&trace);
             }
             *hang = Some(kind);
         }
+        find_writers(&mut vcpus, build, budget)?;
         let hang = match vcpus.first().map(|first| &first.activity) {
             Some(VcpuActivity::Running(Some(hang))) => hang.clone(),
             Some(VcpuActivity::Halted { .. }) => HangKind::Halted,
@@ -200,6 +212,67 @@ impl Autopsy {
 /// Returns true for the end of a run whose guest waits, or goes round in a loop.
 fn is_wait(end: &End) -> bool {
     end.class() == EndClass::Stopped || matches!(end, End::Halt { interrupts: true })
+}
+
+/// Runs the guest again to find the vCPUs that wrote the memory which others poll. A vCPU wrote it if the memory changed while that one
+/// ran; the others stood still then.
+fn find_writers(vcpus: &mut [VcpuReport], build: &BuildCopy<'_>, budget: Duration) -> Result<(), Error> {
+    if vcpus.len() < 2 {
+        return Ok(());
+    }
+    let mut writers = Writers::default();
+    for polled in vcpus.iter_mut().filter_map(VcpuReport::polled_memory) {
+        writers.0.extend(polled.gpa.map(|gpa| (gpa, LastWrite { size: polled.size, value: 0, vcpu: None })));
+    }
+    if writers.0.is_empty() {
+        return Ok(());
+    }
+    let mut copy = build(IrqchipPlace::Userspace)?;
+    if copy.origin().is_some() || unrepeatable(&copy.spec().devices.virtio).is_some() {
+        return Ok(());
+    }
+    writers.look(&copy.board.memory, None);
+    let limits = LimitSpec { time: Some(budget.min(HANG_TIMEOUT)), exits: Some(MAX_HANG_EXITS) };
+    copy.runner().limits(limits).observe(&mut [&mut writers]).run()?;
+    for polled in vcpus.iter_mut().filter_map(VcpuReport::polled_memory) {
+        let last = polled.gpa.and_then(|gpa| writers.0.get(&gpa));
+        polled.writer = last.filter(|last| last.value == polled.value).and_then(|last| last.vcpu);
+    }
+    Ok(())
+}
+
+/// Memory by address, and the vCPU that changed it last.
+#[derive(Default)]
+struct Writers(BTreeMap<Gpa, LastWrite>);
+
+struct LastWrite {
+    size: usize,
+    value: u64,
+    vcpu: Option<u64>,
+}
+
+impl Writers {
+    /// Reads the memory; what has changed was written by `vcpu`.
+    fn look(&mut self, memory: &GuestMemory, vcpu: Option<u64>) {
+        for (gpa, last) in &mut self.0 {
+            let mut bytes = [0; 8];
+            let Some(part) = bytes.get_mut(..last.size) else { continue };
+            if memory.read_slice(part, (*gpa).into()).is_err() {
+                continue;
+            }
+            let value = u64::from_le_bytes(bytes);
+            if value != last.value {
+                *last = LastWrite { size: last.size, value, vcpu };
+            }
+        }
+    }
+}
+
+impl Observer for Writers {
+    fn on_exit(&mut self, view: &ExitView<'_>) -> Option<End> {
+        self.look(view.memory, Some(view.vcpu.id()));
+        None
+    }
 }
 
 /// Last interrupt of each vCPU that got one.

@@ -13,7 +13,8 @@ use crate::machine::error::Error;
 use crate::machine::processor::Processor;
 use crate::spec::MachineSpec;
 
-use super::hang::HangKind;
+use super::hang::{HangKind, PolledMemory};
+use super::hang_summary::describe_polled;
 use super::summary::{SymbolLookup, capitalized, describe_address, describe_shared_vector, in_brackets};
 
 /// Bit of RFLAGS that allows interrupts (IF).
@@ -105,6 +106,15 @@ pub(super) fn read_vcpus(machine: &Machine, irqchip: &SharedIrqchip) -> Result<V
 }
 
 impl VcpuReport {
+    /// Returns the memory that the vCPU polls in a loop.
+    pub(super) fn polled_memory(&mut self) -> Option<&mut PolledMemory> {
+        if let VcpuActivity::Running(Some(HangKind::Loop(found))) = &mut self.activity {
+            found.polled_memory.as_mut()
+        } else {
+            None
+        }
+    }
+
     /// Returns true if another vCPU waits at the same place: in the same HLT, or in the same loop.
     pub(super) fn is_like(&self, other: &Processor) -> bool {
         let Ok(registers) = CpuState::from_vcpu(&other.vcpu) else { return false };
@@ -136,12 +146,8 @@ impl VcpuReport {
                         describe_address(last.linear, symbols)
                     );
                 }
-                if let Some((address, value)) = found.polled_memory {
-                    let _ = write!(
-                        text,
-                        " that looks at memory at {}, which holds {value:#x}",
-                        describe_address(address, symbols)
-                    );
+                if let Some(polled) = &found.polled_memory {
+                    let _ = write!(text, " that looks at {}", describe_polled(polled, symbols));
                 }
                 text
             }
