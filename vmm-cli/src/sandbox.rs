@@ -92,6 +92,9 @@ pub(crate) fn machine_features(machine: &MachineSpec) -> Features {
     features.set(Features::INTERRUPTS, machine.interrupts != Interrupts::None);
     features.set(Features::VIRTIO, !machine.devices.virtio.is_empty());
     features.set(Features::KVM_TESTDEV, machine.devices.platform.kvm_testdev);
+    // A machine that wakes from suspend is reset: it goes on with the VM of a second machine.
+    let can_wake = machine.devices.platform.power && machine.kernel_irqchip() != Interrupts::None;
+    features.set(Features::REPLAY, can_wake);
     features
 }
 

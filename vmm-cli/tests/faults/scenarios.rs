@@ -98,7 +98,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         "configs/timer-smp.toml",
         &["run", "configs/timer-smp.toml", "--set", "irqchip=userspace"],
     ),
-    Scenario::new("suspend", "configs/suspend.toml", &["run", "configs/suspend.toml"]),
+    Scenario::new("suspend", "configs/suspend.toml", &["run", "configs/suspend.toml", "--no-autopsy"]),
     Scenario::new("autopsy", CRASH, &["run", CRASH]),
     Scenario::new("autopsy-with-cpuid", CRASH, &["run", CRASH, "--set", "cpuid=host", "--memory", "256MiB"]),
     // The guest is run again on a second machine with interrupt controllers.

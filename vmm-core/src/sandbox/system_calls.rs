@@ -39,7 +39,7 @@ bitflags! {
     pub struct Features: u16 {
         /// Interrupt controllers in the kernel, a thread for each vCPU, and one for input.
         const INTERRUPTS = 1 << 0;
-        /// A second machine: autopsy and reverse execution.
+        /// A second machine: autopsy, reverse execution, and waking from suspend with interrupt controllers in the kernel.
         const REPLAY = 1 << 1;
         /// Files that get their names at the end: report, trace, core file, snapshot.
         const OUTPUT_FILES = 1 << 2;
