@@ -15,6 +15,7 @@
 //! | `bisect.rs` | search for a point near the end of a long run, with kicks and checkpoints |
 //! | `instruction_trace.rs` | single-stepping with a trace of the last instructions |
 //! | `hang.rs`, `interrupt_storm.rs`, `emulation_failure.rs` | loops, storms and waiting; instructions that KVM cannot emulate |
+//! | `last_interrupt.rs` | single steps from the last interrupt before a crash |
 //! | `second_run.rs`, `vcpu_report.rs` | machines with interrupts: deliveries, and what each vCPU waits for |
 //! | `tables.rs` | stack, GDT and IDT for the report |
 //! | `preflight.rs` | the same checks on a machine before its first instruction |
@@ -36,6 +37,7 @@ pub mod hang;
 mod hang_summary;
 pub mod instruction_trace;
 mod interrupt_storm;
+mod last_interrupt;
 mod notes;
 mod operands;
 mod page_fault;
@@ -172,6 +174,11 @@ pub enum StateSource {
     ExceptionFrame,
     /// Second run of the guest, on interrupt controllers in this process.
     SecondRun,
+    /// Second run of the guest, single-stepped from its last interrupt on into the end.
+    LastInterrupt {
+        /// Number of instructions that were single-stepped.
+        steps: u64,
+    },
 }
 
 /// Observation of an autopsy, or a reason why something is not known.
@@ -252,6 +259,19 @@ pub enum AutopsyNote {
         source: Option<String>,
         /// Linear address of the instruction before which the interrupt came.
         at: u64,
+    },
+    /// Last interrupt before the end, from which on the guest was single-stepped.
+    LastInterrupt {
+        /// Vector of the interrupt.
+        vector: u8,
+        /// Source of the interrupt in words; `None` if it is not known.
+        source: Option<String>,
+        /// Linear address of the instruction before which the interrupt came.
+        at: u64,
+        /// Linear address to which the handler returned before the end; `None` if it had not executed IRET.
+        returned: Option<u64>,
+        /// Registers that the handler did not preserve: name, value before, value after.
+        changed: Vec<(&'static str, u64, u64)>,
     },
     /// The replay came to a different end.
     DifferentEnd(End),

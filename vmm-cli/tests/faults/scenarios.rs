@@ -93,10 +93,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     ),
     Scenario::new("input", "configs/echo.toml", &["run", "configs/echo.toml"]).with_input("line\nquit\n"),
     Scenario::new("processors", "configs/timer-smp.toml", &["run", "configs/timer-smp.toml"]),
+    // One tick of a timer, then a sleep that nothing ends: the same on a host of any speed.
     Scenario::new(
         "own-irqchip",
-        "configs/timer-smp.toml",
-        &["run", "configs/timer-smp.toml", "--set", "irqchip=userspace"],
+        "configs/crash/missing-eoi.toml",
+        &["run", "configs/crash/missing-eoi.toml"],
     ),
     Scenario::new("suspend", "configs/suspend.toml", &["run", "configs/suspend.toml", "--no-autopsy"]),
     Scenario::new("autopsy", CRASH, &["run", CRASH]),
@@ -153,6 +154,13 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     ),
     Scenario::new("bench", "configs/long.toml", &["bench", "configs/long.toml", "-n", "3", "--warmup", "1"])
         .with_times_in_output(),
+    // New machines with interrupt controllers in the kernel.
+    Scenario::new(
+        "bench-of-pc",
+        "configs/long.toml",
+        &["bench", "configs/long.toml", "-n", "1", "--warmup", "0", "--set", "interrupts=pc"],
+    )
+    .with_times_in_output(),
     Scenario::new(
         "test",
         "configs/long.toml",

@@ -21,6 +21,7 @@ use super::delivery::{ExceptionHandler, IdtEntry};
 use super::exception::Exception;
 use super::exception_chain::{ChainEnd, ChainLink};
 use super::fetch::FetchResult;
+use super::last_interrupt::InterruptedProgram;
 use super::page_fault::{AccessKind, PageAccess};
 use super::predict::nondeterministic_source;
 use crate::cpu::cpu_state::CpuState;
@@ -101,6 +102,8 @@ pub(super) struct InstructionTrace {
     pub(super) nondeterministic: Option<(&'static str, u64)>,
     /// Last instruction that was not followed by the next one in memory, and its step number.
     pub(super) last_jump: Option<(TracedInstruction, u64)>,
+    /// Program that an interrupt interrupted before the first step.
+    pub(super) interrupted: Option<InterruptedProgram>,
     /// Step that ended the run.
     unfinished_step: Option<PreparedStep>,
     writes: VecDeque<TracedWrite>,
@@ -138,6 +141,9 @@ impl InstructionTrace {
         let until = self.steps.saturating_add(steps);
         while self.steps < until {
             let registers = CpuState::from_vcpu(replayer.machine().vcpu())?;
+            if let Some(program) = &mut self.interrupted {
+                program.watch(&registers);
+            }
             let step = self.prepare_step(replayer, &registers);
             if let Some(raised) =
                 step.delivered_exception(&registers).filter(|raised| raised.handler == raised.address)
@@ -255,8 +261,11 @@ impl InstructionTrace {
                 self.active_exceptions.remove(0);
             }
         }
-        if step.returns {
-            self.active_exceptions.pop();
+        if step.returns
+            && self.active_exceptions.pop().is_none()
+            && let Some(program) = &mut self.interrupted
+        {
+            program.iret_at = Some(linear);
         }
         let count = self.execution_counts.entry(linear).or_default();
         *count = count.saturating_add(1);
@@ -353,7 +362,7 @@ impl PreparedStep {
 
 /// Clears the trap flag of single-stepping in flags that the CPU pushed for a handler or by PUSHF. A flag that the guest set
 /// itself stays.
-fn clear_step_flag(
+pub(super) fn clear_step_flag(
     replayer: &Replayer<'_>,
     before: &CpuState,
     handler: Option<ExceptionHandler>,

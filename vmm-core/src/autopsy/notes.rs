@@ -30,6 +30,13 @@ impl Autopsy {
                     self.elapsed
                 )
             }
+            StateSource::LastInterrupt { steps } => {
+                let steps = format!("{steps} single step{}", if steps == 1 { "" } else { "s" });
+                format!(
+                    "found by running the guest again: {steps} from its last interrupt on, {:.1?}",
+                    self.elapsed
+                )
+            }
             StateSource::ExceptionFrame => {
                 format!("found from the frame that the CPU pushed, {:.1?}", self.elapsed)
             }
@@ -84,6 +91,7 @@ impl Autopsy {
                 | AutopsyNote::RegistersConfirmed
                 | AutopsyNote::RegistersDiffer { .. }
                 | AutopsyNote::InterruptInService { .. }
+                | AutopsyNote::LastInterrupt { .. }
                 | AutopsyNote::DifferentEnd(_)
                 | AutopsyNote::HostError(_) => {}
             }
@@ -121,7 +129,7 @@ impl Autopsy {
             ),
             AutopsyNote::DifferentEnd(end) => format!("run again step by step, the guest came to another end: {end}"),
             AutopsyNote::HostError(error) => format!("not all could be examined: {error}"),
-            AutopsyNote::LastWriter { .. } | AutopsyNote::InterruptInService { .. } | AutopsyNote::Cr3Changed { .. } | AutopsyNote::RspInTable(_) | AutopsyNote::RipInTable { .. } => return None,
+            AutopsyNote::LastWriter { .. } | AutopsyNote::InterruptInService { .. } | AutopsyNote::LastInterrupt { .. } | AutopsyNote::Cr3Changed { .. } | AutopsyNote::RspInTable(_) | AutopsyNote::RipInTable { .. } => return None,
         })
     }
 }

@@ -5,7 +5,7 @@
 //! way when it runs again is not explained by it.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kvm_sys_wrap::{Gpa, GuestMemory};
 use vm_memory::Bytes;
@@ -30,6 +30,7 @@ use super::exception::Exception;
 use super::exception_chain::{ChainEnd, ExceptionChain};
 use super::hang::{self, HangKind};
 use super::interrupt_storm::{self, SAMPLES, storm_vector};
+use super::last_interrupt::LastDelivery;
 use super::reexecute::{before_hlt, in_user_mode};
 use super::vcpu_report::{VcpuActivity, VcpuReport, read_vcpus};
 use super::{Autopsy, AutopsyNote, BuildCopy, Cause, StateSource};
@@ -84,23 +85,44 @@ impl Autopsy {
             return Ok(SecondRun::NotRepeated);
         }
         let mut copy = build(IrqchipPlace::Userspace)?;
-        let mut deliveries = Deliveries { cpu: copy.board.cpu, count: 0, last: BTreeMap::new() };
+        // A guest that waits has no end to step into, and a checkpoint is of one vCPU at an interrupt.
+        let mut last_delivery = LastDelivery::new(self.end == End::Shutdown && spec.vcpus == 1);
+        let mut deliveries = Deliveries::new(copy.board.cpu, last_delivery.is_enabled());
         let (time, exits) = match self.end.class() {
             EndClass::Stopped => (HANG_TIMEOUT, Some(MAX_HANG_EXITS)),
             EndClass::Finished | EndClass::Failed => (CRASH_TIMEOUT, None),
         };
         let limits = LimitSpec { time: Some(budget.min(time)), exits };
-        let mut recording = Recording::new();
+        let (mut recording, started) = (Recording::new(), Instant::now());
         let mut observers: [&mut dyn Observer; 2] = [&mut deliveries, &mut recording];
-        let RunOutcome { end, elapsed, .. } = copy.runner().limits(limits).observe(&mut observers).run()?;
+        let mut outcome = copy.runner().limits(limits).observe(&mut observers).run()?;
+        while let Some(vector) = deliveries.stopped_at.take() {
+            last_delivery.take(&mut copy, vector)?;
+            deliveries.pass(last_delivery.is_enabled());
+            let mut observers: [&mut dyn Observer; 2] = [&mut deliveries, &mut recording];
+            let time = Some(budget.min(time).saturating_sub(started.elapsed()));
+            outcome = copy.runner().limits(LimitSpec { time, exits }).observe(&mut observers).run()?;
+        }
+        let RunOutcome { end, elapsed, .. } = outcome;
         let came = match deliveries.count {
             0 if end.name() == self.end.name() => SecondRun::Recorded(recording),
             0 => SecondRun::NotRepeated,
             _ => SecondRun::Interrupted,
         };
-        if self.end == End::Shutdown && end == End::Shutdown && self.explain_delivery(&copy, &mut deliveries)
-        {
-            return Ok(SecondRun::Explained);
+        if self.end == End::Shutdown && end == End::Shutdown {
+            let notes = self.notes.len();
+            if self.explain_delivery(&copy, &deliveries) {
+                return Ok(SecondRun::Explained);
+            }
+            drop(copy);
+            if let Some(point) = last_delivery.into_point()
+                && self.follow_last_interrupt(&point, deliveries.last_source(spec), build, budget)?
+            {
+                // The steps show more.
+                self.notes.drain(notes..self.notes.len() - 1);
+                return Ok(SecondRun::Explained);
+            }
+            return Ok(came);
         }
         let waits_alike = waits && is_wait(&end);
         if let Some(irqchip) = copy.board.irqchip.clone().filter(|_| waits_alike) {
@@ -127,9 +149,10 @@ impl Autopsy {
     }
 
     /// Explains a crash by the last interrupt, if its delivery had to end in a triple fault. Otherwise notes it if it was in service.
-    fn explain_delivery(&mut self, copy: &Machine, deliveries: &mut Deliveries) -> bool {
+    fn explain_delivery(&mut self, copy: &Machine, deliveries: &Deliveries) -> bool {
         let vcpu = copy.vcpu().id();
-        let Some(DeliveredInterrupt { vector, source, state, chain }) = deliveries.last.remove(&vcpu) else {
+        let Some(DeliveredInterrupt { vector, source, state, chain }) = deliveries.last.get(&vcpu).cloned()
+        else {
             return false;
         };
         let source = source.map(|source| source.describe(copy.spec()));
@@ -278,12 +301,19 @@ impl Observer for Writers {
 /// Last interrupt of each vCPU that got one.
 struct Deliveries {
     cpu: CpuTraits,
+    /// The run ends before each delivery.
+    stops: bool,
+    /// Vector of the interrupt before which the run has ended.
+    stopped_at: Option<u8>,
+    /// The next delivery is the one before which the run has ended.
+    passes: bool,
     /// Number of interrupts of all vCPUs.
     count: u64,
     last: BTreeMap<u64, DeliveredInterrupt>,
 }
 
 /// Interrupt with the state of the vCPU before its delivery.
+#[derive(Clone)]
 struct DeliveredInterrupt {
     vector: u8,
     source: Option<InterruptSource>,
@@ -292,17 +322,38 @@ struct DeliveredInterrupt {
     chain: ExceptionChain,
 }
 
+impl Deliveries {
+    const fn new(cpu: CpuTraits, stops: bool) -> Self {
+        Self { cpu, stops, stopped_at: None, passes: false, count: 0, last: BTreeMap::new() }
+    }
+
+    /// Lets the interrupt pass before which the run has ended. The run ends before the following ones if `stops`.
+    const fn pass(&mut self, stops: bool) {
+        (self.passes, self.stops) = (true, stops);
+    }
+
+    /// Returns the source of the last interrupt of the first vCPU in words.
+    fn last_source(&self, spec: &MachineSpec) -> Option<String> {
+        self.last.get(&0)?.source.map(|source| source.describe(spec))
+    }
+}
+
 impl Observer for Deliveries {
-    fn on_interrupt(&mut self, view: &InterruptView<'_>) {
+    fn on_interrupt(&mut self, view: &InterruptView<'_>) -> Option<End> {
         let InterruptView { vector, source, vcpu, memory } = *view;
+        if self.stops && !std::mem::take(&mut self.passes) {
+            self.stopped_at = Some(vector);
+            return Some(End::Interrupted);
+        }
         self.count += 1;
         let Ok(state) = CpuState::from_vcpu(vcpu) else {
             self.last.remove(&vcpu.id());
-            return;
+            return None;
         };
         let CpuTraits { physical_bits, amd } = self.cpu;
         let guest = GuestState { registers: &state, memory, physical_bits, amd };
         let chain = guest.exception_chain(Exception::new(vector, None, "external interrupt"));
         self.last.insert(vcpu.id(), DeliveredInterrupt { vector, source, state, chain });
+        None
     }
 }

@@ -194,9 +194,35 @@ impl Autopsy {
         describe_deliveries(text, chain, &self.end, self.has_no_gates(), symbols);
     }
 
-    /// Appends the interrupt that was in service.
+    /// Appends the interrupt that was in service, or whose handler did not preserve registers.
     fn describe_interrupt_in_service(&self, text: &mut String, symbols: &SymbolLookup<'_>) {
         for note in &self.notes {
+            if let AutopsyNote::LastInterrupt { vector, source, at, returned, changed } = note {
+                let which = format!(
+                    "the interrupt with vector {vector:#x}{}, which came at {}",
+                    in_brackets(source.as_deref()),
+                    describe_address(*at, symbols)
+                );
+                let changes: Vec<String> = changed
+                    .iter()
+                    .map(|(name, before, after)| format!("{name} from {before:#x} to {after:#x}"))
+                    .collect();
+                let _ = match (returned, changes.as_slice()) {
+                    (None, _) => write!(text, " This was in the handler of {which}, or in what it called."),
+                    (Some(to), _) if to != at => write!(
+                        text,
+                        " Before that, the handler of {which}, returned to {} instead.",
+                        describe_address(*to, symbols)
+                    ),
+                    (Some(_), []) => Ok(()),
+                    (Some(_), changes) => write!(
+                        text,
+                        " Before that, the handler of {which}, returned with changed registers: {}.",
+                        changes.join(", ")
+                    ),
+                };
+                continue;
+            }
             let AutopsyNote::InterruptInService { vector, source, at } = note else { continue };
             let _ = write!(
                 text,

@@ -265,6 +265,13 @@ impl Irqchip {
         Some(interrupt)
     }
 
+    /// Takes the non-maskable interrupt that waits for a vCPU.
+    pub(crate) fn acknowledge_nmi(&mut self, vcpu: usize) {
+        if let Some(processor) = self.processors.get_mut(vcpu) {
+            processor.acknowledge_nmi();
+        }
+    }
+
     /// Resets all controllers, as after power-on. The time goes on.
     pub(crate) fn reset(&mut self) {
         let vcpus = u32::try_from(self.processors.len()).unwrap_or(u32::MAX);

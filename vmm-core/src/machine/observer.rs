@@ -49,8 +49,9 @@ pub trait Observer: Send {
         let _ = (view, answer);
     }
 
-    /// Receives an interrupt before it is delivered.
-    fn on_interrupt(&mut self, view: &InterruptView<'_>) {
+    /// Receives an interrupt before it is delivered. `Some` ends the run instead, with the interrupt pending.
+    fn on_interrupt(&mut self, view: &InterruptView<'_>) -> Option<End> {
         let _ = view;
+        None
     }
 }

@@ -14,7 +14,6 @@ use kvm_sys_wrap::{Exit, KickTimer, Vcpu};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use crate::devices::InterruptSource;
 use crate::devices::device::InputStatus;
 use crate::devices::irqchip::processor::{Activity, IrqchipProcessor, NMI, Start};
 use crate::devices::irqchip::{Interrupt, SharedIrqchip};
@@ -74,6 +73,15 @@ pub(crate) fn run(machine: &mut Machine, control: &mut RunControl<'_, '_>) -> Re
     }
 }
 
+/// Kicks of a vCPU. On a slow host, or under a debugger, one can come before `KVM_RUN` has entered the guest, each time.
+#[derive(Clone)]
+struct Kicks {
+    /// Shortest time to the next one.
+    delay: Duration,
+    /// RIP if the last exit was a kick.
+    rip: Option<u64>,
+}
+
 /// Clock, timer and turn of the vCPUs.
 struct Scheduler<'a> {
     board: &'a Board,
@@ -83,9 +91,8 @@ struct Scheduler<'a> {
     /// Kicks the vCPU that runs, at `kick_at`.
     timer: KickTimer,
     kick_at: u64,
-    /// Shortest time to the next kick. On a slow host, or under a debugger, a kick can come before `KVM_RUN` has entered the guest, each
-    /// time.
-    kick_delay: Duration,
+    /// Kicks of each vCPU.
+    kicks: Vec<Kicks>,
     /// Time of the next look at the input.
     input_due: u64,
     /// Input of each device of [`Board::input_sources`], as of its last look.
@@ -100,17 +107,8 @@ impl<'a> Scheduler<'a> {
         let timer = KickTimer::new(INPUT_INTERVAL)?;
         let kick_at = started.0.saturating_add(nanoseconds(INPUT_INTERVAL));
         let inputs = vec![InputStatus::Consumed; board.input_sources.len()];
-        Ok(Self {
-            board,
-            irqchip,
-            started,
-            timer,
-            kick_at,
-            kick_delay: MIN_KICK_DELAY,
-            input_due: started.0,
-            inputs,
-            last: 0,
-        })
+        let kicks = vec![Kicks { delay: MIN_KICK_DELAY, rip: None }; irqchip.lock().vcpus()];
+        Ok(Self { board, irqchip, started, timer, kick_at, kicks, input_due: started.0, inputs, last: 0 })
     }
 
     /// Gives the present time to the controllers, and returns it.
@@ -177,12 +175,12 @@ impl<'a> Scheduler<'a> {
         }
         let slice_end = self.irqchip.lock().now().saturating_add(nanoseconds(TIME_SLICE));
         loop {
-            self.deliver(processor, number, control)?;
+            if let Some(end) = self.deliver(processor, number, control)? {
+                return Ok(Some(end));
+            }
             self.set_timer(slice_end)?;
-            let before = processor.vcpu.regs()?.rip;
             let exit = processor.vcpu.run()?;
-            let is_stuck = exit == Exit::Interrupted && processor.vcpu.regs()?.rip == before;
-            self.kick_delay = if is_stuck { MAX_KICK_DELAY.min(self.kick_delay * 2) } else { MIN_KICK_DELAY };
+            self.adapt_kick_delay(processor, number, &exit)?;
             let now = self.advance();
             if let Some(apic_base) = processor.vcpu.apic_base() {
                 self.irqchip.lock().set_registers(number, processor.vcpu.cr8(), apic_base);
@@ -206,29 +204,49 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    /// Queues the interrupt that the vCPU takes next, or makes `KVM_RUN` return when it takes one.
+    /// Doubles the shortest time to a kick of a vCPU that stands where the last one met it; otherwise halves it.
+    fn adapt_kick_delay(&mut self, processor: &Processor, number: usize, exit: &Exit) -> Result<(), Error> {
+        let rip = if *exit == Exit::Interrupted { Some(processor.vcpu.regs()?.rip) } else { None };
+        let Some(kicks) = self.kicks.get_mut(number) else { return Ok(()) };
+        let is_stuck = rip.is_some() && kicks.rip == rip;
+        let delay = if is_stuck { kicks.delay * 2 } else { kicks.delay / 2 };
+        *kicks = Kicks { delay: delay.clamp(MIN_KICK_DELAY, MAX_KICK_DELAY), rip };
+        Ok(())
+    }
+
+    /// Queues the interrupt that the vCPU takes next, or makes `KVM_RUN` return when it takes one. `Some` if an observer ended the run.
     fn deliver(
         &self,
         processor: &mut Processor,
         number: usize,
         control: &mut RunControl<'_, '_>,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<End>, Error> {
         let mut irqchip = self.irqchip.lock();
         let vcpu = &mut processor.vcpu;
-        if irqchip.processor_mut(number).is_some_and(|state| state.take_nmi()) {
-            let source = irqchip.source_of(number, NMI);
-            self.show(NMI, source, vcpu, control);
+        let show = |Interrupt { vector, source }, vcpu: &Vcpu, control: &mut RunControl<'_, '_>| {
+            let view = InterruptView { vector, source, vcpu, memory: &self.board.memory };
+            control.observers.iter_mut().find_map(|observer| observer.on_interrupt(&view))
+        };
+        if irqchip.processor(number).is_some_and(IrqchipProcessor::has_nmi) {
+            let nmi = Interrupt { vector: NMI, source: irqchip.source_of(number, NMI) };
+            if let Some(end) = show(nmi, vcpu, control) {
+                return Ok(Some(end));
+            }
+            irqchip.acknowledge_nmi(number);
             vcpu.inject_nmi()?;
         }
         let mut waits = irqchip.pending(number).is_some();
         // HLT ends what STI before it holds back, which not all hosts tell.
         let is_halted = irqchip.processor(number).is_some_and(|state| state.is_halted());
-        if waits
-            && (vcpu.is_ready_for_interrupt() || is_halted)
-            && let Some(Interrupt { vector, source }) = irqchip.acknowledge(number)
-        {
-            self.show(vector, source, vcpu, control);
-            vcpu.inject_interrupt(vector)?;
+        if waits && (vcpu.is_ready_for_interrupt() || is_halted) {
+            // What is taken is known only after it was taken.
+            let next = if control.observers.is_empty() { None } else { irqchip.clone().acknowledge(number) };
+            if let Some(end) = next.and_then(|next| show(next, vcpu, control)) {
+                return Ok(Some(end));
+            }
+            if let Some(Interrupt { vector, .. }) = irqchip.acknowledge(number) {
+                vcpu.inject_interrupt(vector)?;
+            }
             waits = irqchip.pending(number).is_some();
         }
         if let Some(state) = irqchip.processor_mut(number) {
@@ -236,20 +254,7 @@ impl<'a> Scheduler<'a> {
         }
         vcpu.set_cr8(irqchip.cr8(number));
         vcpu.request_interrupt_window(waits);
-        Ok(())
-    }
-
-    /// Shows an interrupt to the observers of the run.
-    fn show(
-        &self,
-        vector: u8,
-        source: Option<InterruptSource>,
-        vcpu: &Vcpu,
-        control: &mut RunControl<'_, '_>,
-    ) {
-        for observer in &mut *control.observers {
-            observer.on_interrupt(&InterruptView { vector, source, vcpu, memory: &self.board.memory });
-        }
+        Ok(None)
     }
 
     /// Sets the kick to the next time at which something may have to be done.
@@ -261,7 +266,8 @@ impl<'a> Scheduler<'a> {
         let input = has_input.then_some(self.input_due);
         let due = [irqchip.next_event(), slice_end, input].into_iter().flatten().min().unwrap_or(u64::MAX);
         // A guest can ask for far more interrupts of a timer than it can take.
-        let due = due.max(irqchip.now().saturating_add(nanoseconds(self.kick_delay)));
+        let delay = self.kicks.get(self.last).map_or(MIN_KICK_DELAY, |kicks| kicks.delay);
+        let due = due.max(irqchip.now().saturating_add(nanoseconds(delay)));
         if self.kick_at <= irqchip.now() || due.abs_diff(self.kick_at) > nanoseconds(MIN_KICK_DELAY) {
             self.kick_at = due;
             self.timer.reset(Duration::from_nanos(due.saturating_sub(irqchip.now())))?;

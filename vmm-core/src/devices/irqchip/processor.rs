@@ -99,9 +99,14 @@ impl IrqchipProcessor {
         }
     }
 
-    /// Takes the non-maskable interrupt that waits, if there is one.
-    pub(crate) const fn take_nmi(&mut self) -> bool {
-        std::mem::replace(&mut self.nmi, false)
+    /// Returns true if a non-maskable interrupt waits.
+    pub(crate) const fn has_nmi(&self) -> bool {
+        self.nmi
+    }
+
+    /// Takes the non-maskable interrupt that waits.
+    pub(super) const fn acknowledge_nmi(&mut self) {
+        self.nmi = false;
     }
 
     /// Takes the place at which the processor starts after INIT or SIPI, if it has to.

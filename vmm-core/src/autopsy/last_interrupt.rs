@@ -1,0 +1,201 @@
+//! Last interrupt before a crash: the guest is run again up to the last interrupt that it got, and single-stepped from there to its end.
+//!
+//! Interrupts come at any instruction, so a replay of the exits cannot bring them back. Instead the second run stops before each
+//! delivery, with the machine's clock, and keeps a checkpoint of the last one.
+
+use std::time::{Duration, Instant};
+
+use kvm_sys_wrap::bindings::kvm_regs;
+
+use crate::Gva;
+use crate::cpu::cpu_state::CpuState;
+use crate::devices::irqchip::processor::NMI;
+use crate::machine::Machine;
+use crate::machine::end::End;
+use crate::machine::error::Error;
+use crate::machine::guest_state::GuestState;
+use crate::record::Recording;
+use crate::record::checkpoint::Checkpoint;
+use crate::record::replay::{HandlerTrap, ReplayStep, Replayer};
+use crate::spec::IrqchipPlace;
+
+use super::exception::Exception;
+use super::exception_chain::ChainEnd;
+use super::instruction_trace::{InstructionTrace, StepResult, clear_step_flag};
+use super::{Autopsy, AutopsyNote, BuildCopy, StateSource};
+
+/// Time limit of the single steps after the last interrupt.
+const STEPS_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for all checkpoints of a run. A machine with more memory or more interrupts is not followed.
+const CHECKPOINTS_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Machine before the delivery of an interrupt.
+pub(super) struct DeliveryPoint {
+    checkpoint: Checkpoint,
+    vector: u8,
+}
+
+/// Machine before its last delivery.
+pub(super) struct LastDelivery {
+    point: Option<DeliveryPoint>,
+    /// Time spent on checkpoints; `None` if they are not taken, or no longer.
+    spent: Option<Duration>,
+}
+
+impl LastDelivery {
+    /// Creates an empty one. Without `enabled` no checkpoint is taken.
+    pub(super) fn new(enabled: bool) -> Self {
+        Self { point: None, spent: enabled.then_some(Duration::ZERO) }
+    }
+
+    /// Returns true if a checkpoint is to be taken before each delivery.
+    pub(super) const fn is_enabled(&self) -> bool {
+        self.spent.is_some()
+    }
+
+    /// Takes a checkpoint of a machine that stands before a delivery.
+    pub(super) fn take(&mut self, machine: &mut Machine, vector: u8) -> Result<(), Error> {
+        let Some(spent) = self.spent else { return Ok(()) };
+        let started = Instant::now();
+        let Machine { board, processors, .. } = machine;
+        processors.bsp_mut().finish_instruction(board, &mut (), |_| false)?;
+        self.point = Some(DeliveryPoint { checkpoint: machine.checkpoint()?, vector });
+        self.spent = spent.checked_add(started.elapsed()).filter(|spent| *spent < CHECKPOINTS_TIMEOUT);
+        if self.spent.is_none() {
+            self.point = None;
+        }
+        Ok(())
+    }
+
+    /// Returns the machine before its last delivery.
+    pub(super) fn into_point(self) -> Option<DeliveryPoint> {
+        self.point
+    }
+}
+
+/// Program that was interrupted, and its state after the handler's IRET: watched for while the guest is single-stepped.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct InterruptedProgram {
+    /// Linear address of the instruction before which the interrupt came.
+    pub(super) at: u64,
+    /// General registers before the delivery.
+    pub(super) regs: kvm_regs,
+    /// Linear address of the last instruction if it was the handler's IRET.
+    pub(super) iret_at: Option<u64>,
+    /// Linear address and general registers after the handler's IRET.
+    pub(super) returned: Option<(u64, kvm_regs)>,
+}
+
+impl InterruptedProgram {
+    /// Looks at the registers before an instruction.
+    pub(super) fn watch(&mut self, registers: &CpuState) {
+        let Some(iret_at) = self.iret_at.take() else { return };
+        let at = registers.linear_rip();
+        // An IRET that raises an exception is still to be executed.
+        if at != iret_at && self.returned.is_none() {
+            self.returned = Some((at, registers.regs));
+        }
+    }
+
+    /// Returns the registers that the handler did not preserve: name, value before, value after.
+    fn changed(&self) -> Vec<(&'static str, u64, u64)> {
+        let Some((_, after)) = self.returned.filter(|(at, _)| *at == self.at) else { return Vec::new() };
+        let registers = |regs: &kvm_regs| {
+            [
+                ("rax", regs.rax),
+                ("rbx", regs.rbx),
+                ("rcx", regs.rcx),
+                ("rdx", regs.rdx),
+                ("rsi", regs.rsi),
+                ("rdi", regs.rdi),
+                ("rbp", regs.rbp),
+                ("rsp", regs.rsp),
+                ("r8", regs.r8),
+                ("r9", regs.r9),
+                ("r10", regs.r10),
+                ("r11", regs.r11),
+                ("r12", regs.r12),
+                ("r13", regs.r13),
+                ("r14", regs.r14),
+                ("r15", regs.r15),
+            ]
+        };
+        let pairs = registers(&self.regs).into_iter().zip(registers(&after));
+        let changed = pairs.filter(|((_, before), (_, after))| before != after);
+        changed.map(|((name, before), (_, after))| (name, before, after)).collect()
+    }
+}
+
+impl Autopsy {
+    /// Single-steps a crash from the last interrupt on. Returns true if the end was reached.
+    pub(super) fn follow_last_interrupt(
+        &mut self,
+        point: &DeliveryPoint,
+        source: Option<String>,
+        build: &BuildCopy<'_>,
+        budget: Duration,
+    ) -> Result<bool, Error> {
+        let nothing = Recording::new();
+        let mut replayer = Replayer::new(|| build(IrqchipPlace::Userspace), &nothing)?;
+        replayer.machine_mut().restore(&point.checkpoint)?;
+        replayer.set_budget(budget.min(STEPS_TIMEOUT))?;
+        let state = CpuState::from_vcpu(replayer.machine().vcpu())?;
+        if !deliver(&mut replayer, &state, point.vector)? {
+            return Ok(false);
+        }
+        let (at, regs) = (state.linear_rip(), state.regs);
+        let mut trace = InstructionTrace::default();
+        trace.interrupted = Some(InterruptedProgram { at, regs, iret_at: None, returned: None });
+        let StepResult::Ended { end, last_state } = trace.record(&mut replayer, u64::MAX, STEPS_TIMEOUT)?
+        else {
+            return Ok(false);
+        };
+        if end != End::Shutdown {
+            return Ok(false);
+        }
+        self.source = StateSource::LastInterrupt { steps: trace.steps };
+        trace.remove_final_instruction(&last_state);
+        self.diagnose(replayer.machine(), &last_state, Some(&trace));
+        let program = trace.interrupted.as_ref();
+        self.notes.push(AutopsyNote::LastInterrupt {
+            vector: point.vector,
+            source,
+            at,
+            returned: program.and_then(|program| program.returned).map(|(at, _)| at),
+            changed: program.map(InterruptedProgram::changed).unwrap_or_default(),
+        });
+        Ok(true)
+    }
+}
+
+/// Delivers an interrupt to a vCPU in this state. Returns true if it stands before the first instruction of the handler.
+fn deliver(replayer: &mut Replayer<'_>, state: &CpuState, vector: u8) -> Result<bool, Error> {
+    let machine = replayer.machine_mut();
+    let guest = GuestState::from_machine(machine, state);
+    let chain = guest.exception_chain(Exception::new(vector, None, "external interrupt"));
+    let ChainEnd::Handler(handler) = chain.end else { return Ok(false) };
+    let Some(to) = guest.walker().walk(guest.memory, Gva(handler.linear)).translation() else {
+        return Ok(false);
+    };
+    let trap = HandlerTrap { gpa: to.gpa, linear: handler.linear };
+    if let Some(irqchip) = machine.board.irqchip.clone() {
+        let mut irqchip = irqchip.lock();
+        if vector == NMI {
+            irqchip.acknowledge_nmi(0);
+        } else if irqchip.acknowledge(0).map(|interrupt| interrupt.vector) != Some(vector) {
+            return Ok(false);
+        }
+        if let Some(processor) = irqchip.processor_mut(0) {
+            processor.wake();
+        }
+    }
+    let vcpu = &mut machine.processors.bsp_mut().vcpu;
+    if vector == NMI {
+        vcpu.inject_nmi()?;
+    } else {
+        vcpu.inject_interrupt(vector)?;
+    }
+    let is_delivered = replayer.step(None, Some(trap))? == ReplayStep::AtHandler;
+    clear_step_flag(replayer, state, Some(handler))?;
+    Ok(is_delivered)
+}
