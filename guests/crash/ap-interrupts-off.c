@@ -22,7 +22,7 @@ static void ap_main(void)
     apic_enable();
     ap_is_up = 1;
     while (!stop) /* the mistake: interrupts are off here */
-        cpu_pause();
+        ;
     for (;;)
         halt();
 }
@@ -34,10 +34,10 @@ int main(void)
     apic_enable();
     start_ap(ap_main);
     while (!ap_is_up)
-        cpu_pause();
+        ;
     apic_send(AP_ID, ICR_ASSERT | 0x51);
     while (!acknowledged)
-        cpu_pause();
+        ;
     stop = 1;
     return done();
 }

@@ -19,6 +19,6 @@ int main(void)
     apic_enable();
     start_ap(ap_main);
     while (!ready)
-        cpu_pause();
+        ;
     return done();
 }

@@ -19,6 +19,6 @@ int main(void)
     prepare_ap(ap_main);
     apic_send(AP_ID, ICR_INIT); /* the mistake: no SIPI follows */
     while (!ready)
-        cpu_pause();
+        ;
     return done();
 }

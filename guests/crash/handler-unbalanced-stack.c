@@ -26,6 +26,6 @@ int main(void)
     enable_interrupts();
     apic_timer_start(0x40, PERIODIC, 1000000);
     while (ticks < 3)
-        cpu_pause();
+        ;
     return done();
 }

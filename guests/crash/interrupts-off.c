@@ -21,6 +21,6 @@ int main(void)
     apic_enable();
     apic_timer_start(0x40, PERIODIC, 1000000);
     while (ticks < 3) /* the mistake: there was no STI */
-        cpu_pause();
+        ;
     return done();
 }

@@ -31,9 +31,9 @@ int main(void)
     apic_enable();
     start_ap(ap_main);
     while (!ap_is_up)
-        cpu_pause();
+        ;
     apic_send(7, ICR_ASSERT | 0x51); /* the mistake: AP_ID is 1 */
     while (!acknowledged)
-        cpu_pause();
+        ;
     return done();
 }

@@ -22,7 +22,7 @@ int main(void)
     apic_enable();
     start_ap(ap_main);
     while (!is_held)
-        cpu_pause();
+        ;
     acquire(&lock);
     return done();
 }

@@ -15,7 +15,7 @@ static void ap_main(void)
     acquire(&lock_b); /* the mistake: main takes lock_a first */
     b_is_held = 1;
     while (!a_is_held)
-        cpu_pause();
+        ;
     acquire(&lock_a);
     for (;;)
         halt();
@@ -29,7 +29,7 @@ int main(void)
     acquire(&lock_a);
     a_is_held = 1;
     while (!b_is_held)
-        cpu_pause();
+        ;
     acquire(&lock_b);
     return done();
 }

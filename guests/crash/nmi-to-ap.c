@@ -32,10 +32,10 @@ int main(void)
     apic_enable();
     start_ap(ap_main);
     while (!ap_is_up)
-        cpu_pause();
+        ;
     short_delay();
     apic_send(AP_ID, ICR_NMI);
     while (!acknowledged)
-        cpu_pause();
+        ;
     return done();
 }

@@ -16,8 +16,9 @@ void timer(void)
 
 NOINLINE static void wait_for_ticks(unsigned number)
 {
+    enable_interrupts();
     while (ticks < number)
-        cpu_pause();
+        ;
 }
 
 int main(void)
@@ -26,7 +27,6 @@ int main(void)
     load_idt();
     pic_init(0x20, 0xfe, 0xff);
     pit_start(2000);
-    enable_interrupts();
     wait_for_ticks(3);
     return done();
 }

@@ -25,6 +25,6 @@ int main(void)
     enable_interrupts();
     serial_start();
     while (interrupts == 0)
-        cpu_pause();
+        ;
     return done();
 }

@@ -18,10 +18,12 @@ INTERRUPT_ENTRY(self_entry, self);
 
 void self(void)
 {
+    unsigned start = ticks;
+
     apic_write(APIC_TPR, 0xf0); /* the mistake: must be below 0x60 */
     enable_interrupts();
-    while (ticks < 1)
-        cpu_pause();
+    while (ticks == start)
+        ;
     disable_interrupts();
     apic_write(APIC_TPR, 0);
     apic_eoi();
@@ -37,6 +39,6 @@ int main(void)
     apic_timer_start(0x60, PERIODIC, 3000000);
     apic_write(APIC_ICR_LOW, ICR_SELF | 0x31);
     while (ticks < 3)
-        cpu_pause();
+        ;
     return done();
 }

@@ -13,6 +13,7 @@ void timer(void)
 
 NOINLINE static void wait_for_tick(void)
 {
+    enable_interrupts();
     for (;;)
         cpu_pause();
 }
@@ -22,7 +23,6 @@ int main(void)
     set_gate(0x41, timer_entry); /* the mistake: the timer's vector is 0x40 */
     load_idt();
     apic_enable();
-    enable_interrupts();
     apic_timer_start(0x40, ONE_SHOT, 500000);
     wait_for_tick();
     return done();

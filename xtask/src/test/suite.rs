@@ -203,24 +203,21 @@ mod tests {
         let failed = Verdict::Failed("refused by a host that ought to do it: no".to_owned());
         let skipped = Verdict::Skipped("no".to_owned());
         assert_eq!(judge(&config("a", "pae"), KvmKind::Pvm), skipped);
-        assert_eq!(judge(&config("a", "pae"), KvmKind::Hardware), failed);
+        assert_eq!(judge(&config("a", "pae"), KvmKind::Vmx), failed);
         assert_eq!(judge(&config("a", "long"), KvmKind::Pvm), failed);
         let five_level = ConfigTest { five_level: true, ..config("a", "long") };
-        assert_eq!(judge(&five_level, KvmKind::Hardware), skipped);
+        assert_eq!(judge(&five_level, KvmKind::Vmx), skipped);
     }
 
     #[test]
     fn a_failure_has_all_details() {
         let failed = row(r#"{"type": "case", "verdict": "failed", "reason": "a", "failure":
             {"status": 103, "lines": ["a", "b"], "cause": "It died.", "output": "one\ntwo\n"}}"#);
-        let verdict = failed.verdict(&config("a", "long"), KvmKind::Hardware);
+        let verdict = failed.verdict(&config("a", "long"), KvmKind::Vmx);
         assert_eq!(verdict, Verdict::Failed("a\nb\nIt died.\nit printed:\none\ntwo".to_owned()));
         for other in ["flaky", "not-run"] {
             let row = row(&format!(r#"{{"type": "case", "verdict": "{other}"}}"#));
-            assert!(
-                matches!(row.verdict(&config("a", "long"), KvmKind::Hardware), Verdict::Failed(_)),
-                "{other}"
-            );
+            assert!(matches!(row.verdict(&config("a", "long"), KvmKind::Vmx), Verdict::Failed(_)), "{other}");
         }
     }
 
