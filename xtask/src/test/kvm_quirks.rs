@@ -29,12 +29,7 @@ const DIFFERENT_ON_PVM: &[(&str, &str)] = &[
 ];
 
 /// Configurations whose crash cannot be explained on SVM, each with the reason.
-const UNEXPLAINED_ON_SVM: &[(&str, &str)] = &[
-    ("crash/ap-page-fault", RESET_VCPUS),
-    ("crash/handler-clobbers-register", RESET_INTERRUPTS),
-    ("crash/handler-page-fault", RESET_INTERRUPTS),
-    ("crash/handler-unbalanced-stack", RESET_INTERRUPTS),
-];
+const UNEXPLAINED_ON_SVM: &[(&str, &str)] = &[("crash/ap-page-fault", RESET)];
 
 const INT_N: &str = "kvm-pvm takes `int n` in ring 3 for an invalid opcode";
 const GATE: &str = "kvm-pvm checks neither a 32-bit gate's type nor its segment: the guest's handler runs";
@@ -43,9 +38,7 @@ const FAR_JUMP: &str = "kvm-pvm cannot interpret a far jump that faults: the gue
 const CR3: &str = "kvm-pvm takes page tables outside memory for a triple fault: the guest ends with SHUTDOWN";
 const STORM: &str =
     "kvm-pvm lets interrupts in only now and then between the instructions that it interprets: no storm";
-const RESET_INTERRUPTS: &str =
-    "SVM resets a vCPU that shuts down, and a run with interrupts cannot be repeated: no registers";
-const RESET_VCPUS: &str =
+const RESET: &str =
     "SVM resets a vCPU that shuts down, and a run of several vCPUs cannot be repeated: no registers";
 
 impl KvmKind {
