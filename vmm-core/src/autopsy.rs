@@ -57,6 +57,7 @@ use std::cell::OnceCell;
 use std::time::{Duration, Instant};
 
 use crate::cpu::cpu_state::OperandWidth;
+use crate::layout::LayoutPart;
 use crate::machine::Machine;
 use crate::machine::end::{End, EndClass, UnmappedAccess};
 use crate::machine::error::Error;
@@ -105,6 +106,8 @@ pub struct Autopsy {
     pub source: StateSource,
     /// Duration of the analysis itself.
     pub elapsed: Duration,
+    /// Base of the IDT that the machine made.
+    initial_idt: Option<u64>,
 }
 
 /// Cause of the end of a run.
@@ -321,6 +324,13 @@ pub fn examine(
         notes: Vec::new(),
         source: StateSource::FinalRegisters,
         elapsed: Duration::ZERO,
+        initial_idt: ended
+            .board
+            .layout
+            .ranges()
+            .iter()
+            .find(|placed| placed.part() == Some(LayoutPart::Idt))
+            .map(|placed| placed.range.start().0),
     };
     let second_run = autopsy.examine_interrupts(ended, build_in, budget);
     let result = match (&second_run, end.class()) {

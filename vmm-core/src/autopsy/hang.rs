@@ -58,6 +58,8 @@ pub enum HangKind {
         time: Duration,
         /// Vector of the interrupt in service or pending.
         vector: u8,
+        /// Source of the interrupt in words; `None` if it is not known.
+        source: Option<String>,
     },
     /// The vCPU is halted and waits for an interrupt.
     Halted,

@@ -8,7 +8,7 @@ use crate::devices::DeviceKind;
 use super::Autopsy;
 use super::hang::{HangKind, LoopAnalysis, PolledMemory};
 use super::instruction_trace::DeliveredException;
-use super::summary::{SymbolLookup, count_instructions, describe_address, disassemble};
+use super::summary::{SymbolLookup, count_instructions, describe_address, disassemble, in_brackets};
 
 impl Autopsy {
     pub(super) fn describe_hang(&self, text: &mut String, hang: &HangKind, symbols: &SymbolLookup<'_>) {
@@ -24,10 +24,11 @@ impl Autopsy {
                 describe_storm(text, raised, *count, symbols);
                 Ok(())
             }
-            HangKind::InterruptStorm { count, time, vector } => {
+            HangKind::InterruptStorm { count, time, vector, source } => {
                 write!(
                     text,
-                    "The guest is in an interrupt storm: {count} interrupts in {time:?}, so that it gets nothing else done. The last is vector {vector:#x}. A handler has to make the source quiet before it returns. The guest stood at {}.",
+                    "The guest is in an interrupt storm: {count} interrupts in {time:?}, so that it gets nothing else done. The last is vector {vector:#x}{}. A handler has to make the source quiet before it returns. The guest stood at {}.",
+                    in_brackets(source.as_deref()),
                     self.describe_instruction(symbols)
                 )
             }

@@ -73,7 +73,15 @@ pub(super) fn storm(
         Some(checkpoint) => storm_vector(checkpoint, build)?,
         None => storm_vector(&ended.checkpoint()?, build)?,
     };
-    Ok(vector.map(|vector| HangKind::InterruptStorm { count, time: *time, vector }))
+    let source = |vector| source_of(ended, vector);
+    Ok(vector.map(|vector| HangKind::InterruptStorm { count, time: *time, vector, source: source(vector) }))
+}
+
+/// Returns the source of an interrupt of the vCPU that ran last in words; `None` if the controllers are in the kernel or do not tell.
+pub(super) fn source_of(machine: &Machine, vector: u8) -> Option<String> {
+    let irqchip = machine.board.irqchip.as_ref()?.lock();
+    let source = irqchip.source_of(machine.stopped_vcpu, vector).or_else(|| irqchip.pic_source(vector))?;
+    Some(source.describe(machine.spec()))
 }
 
 /// Returns the interrupt in service of the vCPU that ran last, or the one that waits.

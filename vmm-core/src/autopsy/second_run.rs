@@ -133,7 +133,9 @@ impl Autopsy {
                 && let Some(vector) = storm_vector(&checkpoint, &|| build(IrqchipPlace::Userspace))?
             {
                 self.source = StateSource::SecondRun;
-                let storm = HangKind::InterruptStorm { count: deliveries.count, time: elapsed, vector };
+                let source = deliveries.source_of(vector, spec);
+                let storm =
+                    HangKind::InterruptStorm { count: deliveries.count, time: elapsed, vector, source };
                 self.set_wait(storm, spec);
                 return Ok(SecondRun::Explained);
             }
@@ -207,7 +209,7 @@ impl Autopsy {
             }
             *hang = Some(kind);
         }
-        find_writers(&mut vcpus, build, budget)?;
+        see_again(&mut vcpus, build, budget)?;
         let hang = match vcpus.first().map(|first| &first.activity) {
             Some(VcpuActivity::Running(Some(hang))) => hang.clone(),
             Some(VcpuActivity::Halted { .. }) => HangKind::Halted,
@@ -237,17 +239,18 @@ fn is_wait(end: &End) -> bool {
     end.class() == EndClass::Stopped || matches!(end, End::Halt { interrupts: true })
 }
 
-/// Runs the guest again to find the vCPUs that wrote the memory which others poll. A vCPU wrote it if the memory changed while that one
-/// ran; the others stood still then.
-fn find_writers(vcpus: &mut [VcpuReport], build: &BuildCopy<'_>, budget: Duration) -> Result<(), Error> {
-    if vcpus.len() < 2 {
-        return Ok(());
-    }
+/// Runs the guest again to see how its vCPUs got where they wait: who wrote the memory that others poll, and where the interrupts in
+/// service came. A vCPU wrote memory if it changed while that one ran; the others stood still then.
+fn see_again(vcpus: &mut [VcpuReport], build: &BuildCopy<'_>, budget: Duration) -> Result<(), Error> {
     let mut writers = Writers::default();
-    for polled in vcpus.iter_mut().filter_map(VcpuReport::polled_memory) {
-        writers.0.extend(polled.gpa.map(|gpa| (gpa, LastWrite { size: polled.size, value: 0, vcpu: None })));
+    if vcpus.len() > 1 {
+        for polled in vcpus.iter_mut().filter_map(VcpuReport::polled_memory) {
+            writers
+                .0
+                .extend(polled.gpa.map(|gpa| (gpa, LastWrite { size: polled.size, value: 0, vcpu: None })));
+        }
     }
-    if writers.0.is_empty() {
+    if writers.0.is_empty() && vcpus.iter().all(|vcpu| vcpu.in_service.is_none()) {
         return Ok(());
     }
     let mut copy = build(IrqchipPlace::Userspace)?;
@@ -255,11 +258,19 @@ fn find_writers(vcpus: &mut [VcpuReport], build: &BuildCopy<'_>, budget: Duratio
         return Ok(());
     }
     writers.look(&copy.board.memory, None);
+    let mut deliveries = Deliveries::new(copy.board.cpu, false);
     let limits = LimitSpec { time: Some(budget.min(HANG_TIMEOUT)), exits: Some(MAX_HANG_EXITS) };
-    copy.runner().limits(limits).observe(&mut [&mut writers]).run()?;
+    copy.runner().limits(limits).observe(&mut [&mut writers, &mut deliveries]).run()?;
     for polled in vcpus.iter_mut().filter_map(VcpuReport::polled_memory) {
         let last = polled.gpa.and_then(|gpa| writers.0.get(&gpa));
         polled.writer = last.filter(|last| last.value == polled.value).and_then(|last| last.vcpu);
+    }
+    for (report, processor) in vcpus.iter_mut().zip(copy.processors.iter()) {
+        let Some(last) = deliveries.last.get(&report.id).filter(|_| report.is_like(processor)) else {
+            continue;
+        };
+        let is_in_service = report.in_service.as_ref().is_some_and(|it| it.vector == Some(last.vector));
+        report.in_service_since = is_in_service.then(|| last.state.linear_rip());
     }
     Ok(())
 }
@@ -330,6 +341,12 @@ impl Deliveries {
     /// Lets the interrupt pass before which the run has ended. The run ends before the following ones if `stops`.
     const fn pass(&mut self, stops: bool) {
         (self.passes, self.stops) = (true, stops);
+    }
+
+    /// Returns the source of a vector in words if it was the last of a vCPU.
+    fn source_of(&self, vector: u8, spec: &MachineSpec) -> Option<String> {
+        let last = self.last.values().find(|last| last.vector == vector)?;
+        last.source.map(|source| source.describe(spec))
     }
 
     /// Returns the source of the last interrupt of the first vCPU in words.

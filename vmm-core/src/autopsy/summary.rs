@@ -81,14 +81,15 @@ impl Autopsy {
                 let source = source.as_deref().unwrap_or("An interrupt");
                 let _ = write!(
                     text,
-                    "{} interrupted {} at {}, with vector {vector:#x}.",
+                    "{} interrupted {} at {}, with {}vector {vector:#x}.",
                     capitalized(source),
                     self.vcpu.map_or_else(|| "the guest".to_owned(), |vcpu| format!("vCPU {vcpu}")),
-                    self.describe_instruction(symbols)
+                    self.describe_instruction(symbols),
+                    if *vector == NMI { "an NMI, " } else { "" }
                 );
                 describe_shared_vector(&mut text, *vector);
                 if let Some(chain) = &self.chain {
-                    describe_deliveries(&mut text, chain, &self.end, self.has_no_gates(), symbols);
+                    describe_deliveries(&mut text, chain, &self.end, self.no_gates_reason(), symbols);
                 }
             }
             Cause::Halt { interrupts: false, .. } => {
@@ -140,7 +141,7 @@ impl Autopsy {
             if number > 0 {
                 let _ = write!(text, " vCPU {} {}.", vcpu.id, vcpu.describe_activity(symbols));
             }
-            vcpu.describe_interrupts(text);
+            vcpu.describe_interrupts(text, self.vcpus.len() > 1, symbols);
         }
     }
 
@@ -191,7 +192,7 @@ impl Autopsy {
         }
         self.describe_writers(text, symbols);
         self.describe_active_exception(text, symbols);
-        describe_deliveries(text, chain, &self.end, self.has_no_gates(), symbols);
+        describe_deliveries(text, chain, &self.end, self.no_gates_reason(), symbols);
     }
 
     /// Appends the interrupt that was in service, or whose handler did not preserve registers.
@@ -234,8 +235,13 @@ impl Autopsy {
         }
     }
 
-    fn has_no_gates(&self) -> bool {
-        self.tables.as_ref().is_some_and(|tables| tables.idt_readable && tables.gates.is_empty())
+    /// Returns the reason why the IDT has no gates, as the end of a sentence; `None` if it has one, or cannot be read.
+    fn no_gates_reason(&self) -> Option<&'static str> {
+        let tables = self.tables.as_ref().filter(|tables| tables.idt_readable && tables.gates.is_empty())?;
+        let (base, _) = tables.idt;
+        // The machine's, or that of a reset.
+        let is_initial = base == 0 || Some(base) == self.initial_idt;
+        Some(if is_initial { ", since the guest has set up no IDT" } else { " of the guest's IDT" })
     }
 
     /// Appends the handlers that had not returned.
@@ -325,7 +331,7 @@ fn describe_deliveries(
     text: &mut String,
     chain: &ExceptionChain,
     end: &End,
-    no_gates: bool,
+    no_gates: Option<&str>,
     symbols: &SymbolLookup<'_>,
 ) {
     if let (End::Exception { .. }, Some(last)) = (end, chain.links.last()) {
@@ -337,16 +343,17 @@ fn describe_deliveries(
     }
     let found = |link: &ChainLink| link.delivery.gate.is_some();
     if let (true, ChainEnd::TripleFault, [first, _, ..]) =
-        (no_gates && chain.links.iter().all(found), &chain.end, chain.links.as_slice())
+        (no_gates.is_some() && chain.links.iter().all(found), &chain.end, chain.links.as_slice())
         && let DeliveryOutcome::Failed(failure) = &first.delivery.outcome
     {
         let then: Vec<String> = chain.links.iter().skip(1).map(|link| link.fault.mnemonic()).collect();
         let _ = write!(
             text,
-            " {} could not be delivered: {}, as are all others, since the guest has set up no IDT. So it became {}, which could \
+            " {} could not be delivered: {}, as are all others{}. So it became {}, which could \
              not be delivered either. That is a triple fault, and the CPU shut down.",
             subject(&first.fault),
             failure.reason,
+            no_gates.unwrap_or_default(),
             then.join(", then ")
         );
         return;

@@ -32,6 +32,8 @@ pub struct VcpuReport {
     pub activity: VcpuActivity,
     /// Interrupt in service in the local APIC: its handler has not ended it (EOI).
     pub in_service: Option<NamedInterrupt>,
+    /// Linear address of the instruction before which the interrupt in service came, when the guest ran again.
+    pub in_service_since: Option<u64>,
     /// Interrupt that waits, or whose source cannot request it.
     pub waiting: Option<NamedInterrupt>,
     /// Reasons why the waiting interrupt is not delivered.
@@ -96,6 +98,7 @@ pub(super) fn read_vcpus(machine: &Machine, irqchip: &SharedIrqchip) -> Result<V
                 Activity::WaitForSipi => VcpuActivity::WaitForSipi,
             },
             in_service: in_service.map(|(vector, source)| named(Some(vector), source)),
+            in_service_since: None,
             obstacles: waiting.as_ref().map(|waiting| waiting.obstacles.clone()).unwrap_or_default(),
             waiting: waiting.map(|waiting| named(waiting.vector, waiting.source)),
             possible: possible.into_iter().map(|source| describe_possible(machine, source)).collect(),
@@ -161,8 +164,9 @@ impl VcpuReport {
         }
     }
 
-    /// Appends sentences about the interrupts of the vCPU.
-    pub(super) fn describe_interrupts(&self, text: &mut String) {
+    /// Appends sentences about the interrupts of the vCPU, which is one of `several`.
+    pub(super) fn describe_interrupts(&self, text: &mut String, several: bool, symbols: &SymbolLookup<'_>) {
+        let whom = if several { format!(" for vCPU {}", self.id) } else { String::new() };
         if let Some(waiting) = &self.waiting
             && let [obstacle, ..] = self.obstacles.as_slice()
         {
@@ -183,22 +187,34 @@ impl VcpuReport {
                 | InterruptObstacle::InServiceAtPic { .. }
                 | InterruptObstacle::CascadeMasked
                 | InterruptObstacle::Lint0Masked => {
-                    write!(text, " {subject} waits: {}.", self.describe_obstacles())
+                    write!(text, " {subject} waits{whom}: {}.", self.describe_obstacles())
                 }
             };
-            if let Some(vector) = waiting.vector {
+            if let Some(vector) = waiting.vector.filter(|_| *obstacle != InterruptObstacle::IllegalVector) {
                 describe_shared_vector(text, vector);
             }
         }
         let is_told = |vector| self.obstacles.contains(&InterruptObstacle::InService { vector });
-        if let Some(NamedInterrupt { vector: Some(vector), source }) = &self.in_service
-            && !is_told(*vector)
-        {
-            let _ = write!(
-                text,
-                " Vector {vector:#x}{} is in service: its handler has not ended it (EOI).",
-                in_brackets(source.as_deref())
-            );
+        if let Some(NamedInterrupt { vector: Some(vector), source }) = &self.in_service {
+            let source = in_brackets(source.as_deref());
+            let _ = match (self.in_service_since, is_told(*vector)) {
+                (None, true) => Ok(()),
+                (None, false) => write!(
+                    text,
+                    " Vector {vector:#x}{source} is in service: its handler has not ended it (EOI)."
+                ),
+                (Some(at), true) => write!(
+                    text,
+                    " When the guest ran again, it had come at {}.",
+                    describe_address(at, symbols)
+                ),
+                (Some(at), false) => write!(
+                    text,
+                    " Vector {vector:#x}{source} is in service: its handler has not ended it (EOI). When the guest ran again, it had \
+                     come at {}.",
+                    describe_address(at, symbols)
+                ),
+            };
         }
         if !self.possible.is_empty() {
             let _ = write!(
@@ -229,7 +245,10 @@ impl VcpuReport {
                 }
             }
             InterruptObstacle::InServiceAtPic { input } => {
-                format!("input {input} is still in service in the 8259A, since no EOI has ended it")
+                format!(
+                    "input {input} is still in service in the {} 8259A, since no EOI has ended it",
+                    if *input < 8 { "first" } else { "second" }
+                )
             }
             InterruptObstacle::Masked { input } => {
                 format!("input {input} is masked in the 8259A and in the IOAPIC")

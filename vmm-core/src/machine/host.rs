@@ -43,7 +43,7 @@ const DEFAULT_ADDRESS_END: u64 = 1 << 36;
 /// A machine whose description has none gets none, unless it uses a feature that KVM grants only to a guest whose CPUID
 /// announces it. Then it gets the host's leaves for that feature. Page tables use some: a host without one is reported here, since
 /// it would accept the page tables, and the guest would die at its first access. A local APIC has a periodic timer, a deadline
-/// timer and x2APIC mode only with CPUID leaf 1.
+/// timer and x2APIC mode only with CPUID leaf 1. What needs local APICs in the kernel is not announced without them.
 pub(crate) fn cpuid(
     kvm: &Kvm,
     spec: &MachineSpec,
@@ -71,6 +71,10 @@ pub(crate) fn cpuid(
         CpuidPolicy::None => required_leaves(&supported, spec, needs)?,
     };
     cpuid::apply_changes(&mut cpuid, &[(CpuidFeature::TSC_DEADLINE, has_deadline_timer(kvm, spec))]);
+    if spec.has_userspace_irqchip() {
+        let features = CpuidFeature::OF_KERNEL_APICS.iter().filter_map(|name| CpuidFeature::from_name(name));
+        cpuid::apply_changes(&mut cpuid, &features.map(|feature| (feature, false)).collect::<Vec<_>>());
+    }
     if spec.cpuid == CpuidPolicy::Host {
         cpuid::apply_changes(&mut cpuid, &spec.cpuid_changes);
     }

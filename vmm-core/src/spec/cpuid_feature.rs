@@ -68,6 +68,16 @@ impl CpuidFeature {
     pub(crate) const TSC_DEADLINE: Self =
         Self { name: "tsc_deadline_timer", leaf: 1, index: 0, register: CpuidRegister::Ecx, bit: 24 };
 
+    /// Paravirtual features of KVM that need local APICs in the kernel (cpuid.rst of KVM), by name.
+    pub(crate) const OF_KERNEL_APICS: [&str; 6] = [
+        "kvm_asyncpf",
+        "kvm_pv_eoi",
+        "kvm_pv_unhalt",
+        "kvm_pv_ipi",
+        "kvm_poll_control",
+        "kvm_pv_sched_yield",
+    ];
+
     /// Returns the feature with a name as in /proc/cpuinfo; `None` if it is not known.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {

@@ -172,11 +172,15 @@ impl Irqchip {
         let pc = self.pc.as_ref().filter(|_| vcpu == 0)?;
         let requests = pc.pics.registers().map(|chip| chip.irr & chip.imr);
         let requested = u16::from_le_bytes(requests) & !(1 << 2);
-        let input = (0..PIC_INPUTS).find(|input| requested >> input & 1 != 0 && !self.is_unmasked(*input))?;
-        Some(WaitingInterrupt {
-            vector: None,
-            source: Some(line_source(input.into())),
-            obstacles: vec![InterruptObstacle::Masked { input }],
-        })
+        let masked = (0..PIC_INPUTS).find(|input| requested >> input & 1 != 0 && !self.is_unmasked(*input));
+        let obstacle = masked.map(|input| (input, InterruptObstacle::Masked { input }));
+        let [_, slave] = pc.pics.registers();
+        let behind_cascade = || {
+            let input = lowest_input(!slave.imr).filter(|_| slave.vector_base.is_some())?;
+            Some((8 + input, InterruptObstacle::CascadeMasked))
+        };
+        let (input, obstacle) = obstacle.or_else(behind_cascade)?;
+        let source = Some(line_source(input.into()));
+        Some(WaitingInterrupt { vector: None, source, obstacles: vec![obstacle] })
     }
 }
