@@ -123,9 +123,11 @@ impl VcpuReport {
         let Ok(registers) = CpuState::from_vcpu(&other.vcpu) else { return false };
         let at = registers.linear_rip();
         match &self.activity {
-            VcpuActivity::Running(Some(HangKind::Loop(found))) => {
-                found.body.iter().any(|step| step.linear == at)
-            }
+            // Single steps do not stop before each instruction on some hosts.
+            VcpuActivity::Running(Some(HangKind::Loop(found))) => found.body.iter().any(|step| {
+                let next = step.linear.wrapping_add(step.bytes.len() as u64);
+                [step.linear, next, step.decode().near_branch_target()].contains(&at)
+            }),
             VcpuActivity::Running(Some(HangKind::JumpToSelf)) | VcpuActivity::Halted { .. } => {
                 self.registers.linear_rip() == at
             }
