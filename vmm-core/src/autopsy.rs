@@ -16,7 +16,8 @@
 //! | `instruction_trace.rs` | single-stepping with a trace of the last instructions |
 //! | `hang.rs`, `interrupt_storm.rs`, `emulation_failure.rs` | loops, storms and waiting; instructions that KVM cannot emulate |
 //! | `last_interrupt.rs` | single steps from the last interrupt before a crash |
-//! | `second_run.rs`, `vcpu_report.rs` | machines with interrupts: deliveries, and what each vCPU waits for |
+//! | `second_run.rs`, `deliveries.rs` | machines with interrupts: the second run, and the interrupts in it |
+//! | `wait.rs`, `vcpu_report.rs` | what each vCPU of such a machine waits for |
 //! | `tables.rs` | stack, GDT and IDT for the report |
 //! | `preflight.rs` | the same checks on a machine before its first instruction |
 //! | `summary.rs`, `hang_summary.rs`, `notes.rs` | report texts |
@@ -27,6 +28,7 @@
 
 mod bisect;
 mod control_transfer;
+mod deliveries;
 pub mod delivery;
 mod diagnose;
 pub mod emulation_failure;
@@ -52,6 +54,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 pub mod vcpu_report;
+mod wait;
 
 use std::cell::OnceCell;
 use std::time::{Duration, Instant};

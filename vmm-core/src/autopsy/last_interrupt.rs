@@ -127,11 +127,12 @@ impl InterruptedProgram {
 }
 
 impl Autopsy {
-    /// Single-steps a crash from the last interrupt on. Returns true if the end was reached.
+    /// Single-steps a crash from the last interrupt on. Returns true if the end was reached. `ended` is the machine that crashed.
     pub(super) fn follow_last_interrupt(
         &mut self,
         point: &DeliveryPoint,
         source: Option<String>,
+        ended: &Machine,
         build: &BuildCopy<'_>,
         budget: Duration,
     ) -> Result<bool, Error> {
@@ -153,6 +154,9 @@ impl Autopsy {
         if end != End::Shutdown {
             return Ok(false);
         }
+        // Some hosts keep the registers of a shutdown.
+        let kept = CpuState::from_vcpu(ended.vcpu())?;
+        self.compare_registers(Some(&kept).filter(|kept| !kept.is_reset()), &last_state);
         self.source = StateSource::LastInterrupt { steps: trace.steps };
         trace.remove_final_instruction(&last_state);
         self.diagnose(replayer.machine(), &last_state, Some(&trace));

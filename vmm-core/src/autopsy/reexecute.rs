@@ -44,8 +44,7 @@ impl Autopsy {
         let registers = CpuState::from_vcpu(ended.vcpu())?;
         let ring3_state = self.ring3_state(&registers);
         // Some hosts keep the registers of a shutdown, others reset the vCPU.
-        let reset = registers.regs.rip == 0xfff0 && registers.sregs.cs.selector == 0xf000;
-        let host_registers = (self.end != End::Shutdown || !reset).then_some(registers);
+        let host_registers = (self.end != End::Shutdown || !registers.is_reset()).then_some(registers);
         let single_vcpu = ended.processors.aps().is_empty();
         let can_step = single_vcpu
             && !(is_pvm() && ring3_state.as_ref().or(host_registers.as_ref()).is_some_and(in_user_mode));
@@ -193,7 +192,7 @@ impl Autopsy {
     }
 
     /// Compares the state of the replay with the registers that the host kept.
-    fn compare_registers(&mut self, host_registers: Option<&CpuState>, state: &CpuState) {
+    pub(super) fn compare_registers(&mut self, host_registers: Option<&CpuState>, state: &CpuState) {
         if let (End::Shutdown, Some(host_registers)) = (&self.end, host_registers) {
             self.notes.push(if host_registers.linear_rip() == state.linear_rip() {
                 AutopsyNote::RegistersConfirmed

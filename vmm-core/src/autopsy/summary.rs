@@ -4,6 +4,7 @@
 
 use std::fmt::Write as _;
 
+use crate::cpu::control_regs::Cr0;
 use crate::cpu::cpu_state::OperandWidth;
 use crate::cpu::ring3_trap::exception_name;
 use crate::devices::irqchip::processor::NMI;
@@ -91,6 +92,7 @@ impl Autopsy {
                 if let Some(chain) = &self.chain {
                     describe_deliveries(&mut text, chain, &self.end, self.no_gates_reason(), symbols);
                 }
+                self.describe_reset_idtr(&mut text);
             }
             Cause::Halt { interrupts: false, .. } => {
                 let _ = write!(
@@ -193,6 +195,15 @@ impl Autopsy {
         self.describe_writers(text, symbols);
         self.describe_active_exception(text, symbols);
         describe_deliveries(text, chain, &self.end, self.no_gates_reason(), symbols);
+        self.describe_reset_idtr(text);
+    }
+
+    /// Appends that IDTR is as after a reset if it is, in a mode in which that is no table.
+    fn describe_reset_idtr(&self, text: &mut String) {
+        let is_protected = self.registers.is_some_and(|registers| registers.cr0().contains(Cr0::PE));
+        if is_protected && self.tables.as_ref().is_some_and(|tables| tables.idt == (0, 0xffff)) {
+            text.push_str(" IDTR is as after a reset (base 0, limit 0xffff): no IDT was loaded.");
+        }
     }
 
     /// Appends the interrupt that was in service, or whose handler did not preserve registers.

@@ -37,6 +37,11 @@ pub struct CpuState {
 }
 
 impl CpuState {
+    /// Returns true if CS and RIP are those after a reset (SDM vol. 3, 10.1.4).
+    pub(crate) const fn is_reset(&self) -> bool {
+        self.regs.rip == 0xfff0 && self.sregs.cs.selector == 0xf000
+    }
+
     /// Returns the operand width of the code that CS selects.
     #[must_use]
     pub const fn width(&self) -> OperandWidth {
