@@ -73,6 +73,7 @@ use emulation_failure::EmulationFailure;
 use exception_chain::ExceptionChain;
 use hang::HangKind;
 use instruction_trace::{DeliveredException, TracedInstruction};
+pub use last_interrupt::ReturnKind;
 use second_run::SecondRun;
 pub use tables::{DescriptorTables, StackWord};
 use vcpu_report::VcpuReport;

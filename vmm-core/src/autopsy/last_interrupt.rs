@@ -14,6 +14,7 @@ use crate::machine::Machine;
 use crate::machine::end::End;
 use crate::machine::error::Error;
 use crate::machine::guest_state::GuestState;
+use crate::machine::processor::has_interrupts_on;
 use crate::record::Recording;
 use crate::record::checkpoint::Checkpoint;
 use crate::record::replay::{HandlerTrap, ReplayStep, Replayer};
@@ -26,13 +27,25 @@ use super::{Autopsy, AutopsyNote, BuildCopy, StateSource};
 
 /// Time limit of the single steps after the last interrupt.
 const STEPS_TIMEOUT: Duration = Duration::from_secs(5);
+/// Maximum number of instructions of a handler that is followed.
+const MAX_HANDLER_STEPS: u64 = 20_000;
 /// Time for all checkpoints of a run. A machine with more memory or more interrupts is not followed.
 const CHECKPOINTS_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Way in which a handler returned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ReturnKind {
+    /// By IRET.
+    Iret,
+    /// Without IRET, as by RET.
+    WithoutIret,
+}
 
 /// Machine before the delivery of an interrupt.
 pub(super) struct DeliveryPoint {
     checkpoint: Checkpoint,
-    vector: u8,
+    pub(super) vector: u8,
 }
 
 /// Machine before its last delivery.
@@ -80,21 +93,37 @@ pub(super) struct InterruptedProgram {
     pub(super) at: u64,
     /// General registers before the delivery.
     pub(super) regs: kvm_regs,
+    /// RSP before the handler's first instruction.
+    pub(super) handler_rsp: u64,
     /// Linear address of the last instruction if it was the handler's IRET.
     pub(super) iret_at: Option<u64>,
-    /// Linear address and general registers after the handler's IRET.
+    /// Linear address and general registers after the handler has returned.
     pub(super) returned: Option<(u64, kvm_regs)>,
+    /// True if the handler returned without IRET, as RET does: part of its frame is still on the stack.
+    pub(super) without_iret: bool,
 }
 
 impl InterruptedProgram {
     /// Looks at the registers before an instruction.
     pub(super) fn watch(&mut self, registers: &CpuState) {
-        let Some(iret_at) = self.iret_at.take() else { return };
-        let at = registers.linear_rip();
-        // An IRET that raises an exception is still to be executed.
-        if at != iret_at && self.returned.is_none() {
-            self.returned = Some((at, registers.regs));
+        let (at, iret_at) = (registers.linear_rip(), self.iret_at.take());
+        let is_back = match iret_at {
+            // An IRET that raises an exception is still to be executed.
+            Some(iret_at) => at != iret_at,
+            // The handler may execute the code that it interrupted, but not with its frame removed.
+            None => at == self.at && registers.regs.rsp > self.handler_rsp,
+        };
+        if is_back && self.returned.is_none() {
+            (self.returned, self.without_iret) = (Some((at, registers.regs)), iret_at.is_none());
         }
+    }
+
+    /// Returns how the handler switched interrupts off in the program to which it returned; `None` if it did not.
+    fn left_interrupts_off(&self) -> Option<ReturnKind> {
+        let (_, after) = self.returned.filter(|(at, _)| *at == self.at)?;
+        let were_on = has_interrupts_on(&self.regs);
+        let kind = if self.without_iret { ReturnKind::WithoutIret } else { ReturnKind::Iret };
+        (were_on && !has_interrupts_on(&after)).then_some(kind)
     }
 
     /// Returns the registers that the handler did not preserve: name, value before, value after.
@@ -141,12 +170,10 @@ impl Autopsy {
         replayer.machine_mut().restore(&point.checkpoint)?;
         replayer.set_budget(budget.min(STEPS_TIMEOUT))?;
         let state = CpuState::from_vcpu(replayer.machine().vcpu())?;
-        if !deliver(&mut replayer, &state, point.vector)? {
-            return Ok(false);
-        }
-        let (at, regs) = (state.linear_rip(), state.regs);
+        let Some(program) = deliver(&mut replayer, &state, point.vector)? else { return Ok(false) };
+        let at = program.at;
         let mut trace = InstructionTrace::default();
-        trace.interrupted = Some(InterruptedProgram { at, regs, iret_at: None, returned: None });
+        trace.interrupted = Some(program);
         let StepResult::Ended { end, last_state } = trace.record(&mut replayer, u64::MAX, STEPS_TIMEOUT)?
         else {
             return Ok(false);
@@ -172,14 +199,42 @@ impl Autopsy {
     }
 }
 
-/// Delivers an interrupt to a vCPU in this state. Returns true if it stands before the first instruction of the handler.
-fn deliver(replayer: &mut Replayer<'_>, state: &CpuState, vector: u8) -> Result<bool, Error> {
+/// Single-steps the last interrupt of a guest that waits with interrupts off. Returns the linear address before which it came and the
+/// way in which its handler returned there, if that switched interrupts off.
+pub(super) fn find_lost_interrupt_flag(
+    point: &DeliveryPoint,
+    build: &BuildCopy<'_>,
+    budget: Duration,
+) -> Result<Option<(u64, ReturnKind)>, Error> {
+    let nothing = Recording::new();
+    let mut replayer = Replayer::new(|| build(IrqchipPlace::Userspace), &nothing)?;
+    replayer.machine_mut().restore(&point.checkpoint)?;
+    replayer.set_budget(budget.min(STEPS_TIMEOUT))?;
+    let state = CpuState::from_vcpu(replayer.machine().vcpu())?;
+    let Some(program) = deliver(&mut replayer, &state, point.vector)? else { return Ok(None) };
+    let mut trace = InstructionTrace::default();
+    trace.interrupted = Some(program);
+    while trace.steps < MAX_HANDLER_STEPS
+        && trace.interrupted.is_some_and(|program| program.returned.is_none())
+        && let StepResult::StepLimit = trace.record(&mut replayer, 1, STEPS_TIMEOUT)?
+    {}
+    let kind = trace.interrupted.and_then(|program| program.left_interrupts_off());
+    Ok(kind.map(|kind| (state.linear_rip(), kind)))
+}
+
+/// Delivers an interrupt to a vCPU in this state. Returns the interrupted program if the vCPU stands before the first instruction of the
+/// handler.
+fn deliver(
+    replayer: &mut Replayer<'_>,
+    state: &CpuState,
+    vector: u8,
+) -> Result<Option<InterruptedProgram>, Error> {
     let machine = replayer.machine_mut();
     let guest = GuestState::from_machine(machine, state);
     let chain = guest.exception_chain(Exception::new(vector, None, "external interrupt"));
-    let ChainEnd::Handler(handler) = chain.end else { return Ok(false) };
+    let ChainEnd::Handler(handler) = chain.end else { return Ok(None) };
     let Some(to) = guest.walker().walk(guest.memory, Gva(handler.linear)).translation() else {
-        return Ok(false);
+        return Ok(None);
     };
     let trap = HandlerTrap { gpa: to.gpa, linear: handler.linear };
     if let Some(irqchip) = machine.board.irqchip.clone() {
@@ -187,7 +242,7 @@ fn deliver(replayer: &mut Replayer<'_>, state: &CpuState, vector: u8) -> Result<
         if vector == NMI {
             irqchip.acknowledge_nmi(0);
         } else if irqchip.acknowledge(0).map(|interrupt| interrupt.vector) != Some(vector) {
-            return Ok(false);
+            return Ok(None);
         }
         if let Some(processor) = irqchip.processor_mut(0) {
             processor.wake();
@@ -201,5 +256,13 @@ fn deliver(replayer: &mut Replayer<'_>, state: &CpuState, vector: u8) -> Result<
     }
     let is_delivered = replayer.step(None, Some(trap))? == ReplayStep::AtHandler;
     clear_step_flag(replayer, state, Some(handler))?;
-    Ok(is_delivered)
+    let handler_rsp = CpuState::from_vcpu(replayer.machine().vcpu())?.regs.rsp;
+    Ok(is_delivered.then(|| InterruptedProgram {
+        at: state.linear_rip(),
+        regs: state.regs,
+        handler_rsp,
+        iret_at: None,
+        returned: None,
+        without_iret: false,
+    }))
 }

@@ -7,7 +7,6 @@
 use std::time::{Duration, Instant};
 
 use crate::cpu::cpu_state::CpuState;
-use crate::devices::virtio::unrepeatable;
 use crate::machine::Machine;
 use crate::machine::end::{End, EndClass};
 use crate::machine::error::Error;
@@ -21,8 +20,9 @@ use super::deliveries::{DeliveredInterrupt, Deliveries};
 use super::exception_chain::ChainEnd;
 use super::hang::HangKind;
 use super::interrupt_storm::{SAMPLES, storm_vector};
-use super::last_interrupt::LastDelivery;
-use super::wait::{REPEAT_LIMITS, is_wait};
+use super::last_interrupt::{DeliveryPoint, LastDelivery};
+use super::vcpu_report::VcpuReport;
+use super::wait::{REPEAT_LIMITS, is_repeatable, is_wait};
 use super::{Autopsy, AutopsyNote, BuildCopy, Cause, StateSource};
 
 /// Time limit of the second run of a guest that crashed.
@@ -41,7 +41,7 @@ pub(super) enum SecondRun {
 }
 
 /// Copy of a machine that ran again on controllers in this process.
-struct Repeated {
+pub(super) struct Repeated {
     copy: Machine,
     outcome: RunOutcome,
     recording: Recording,
@@ -50,11 +50,16 @@ struct Repeated {
 }
 
 impl Repeated {
-    /// Builds a copy and runs it. `ended` is the end of the run that is repeated.
-    fn run(ended: &End, build: &BuildCopy<'_>, budget: Duration) -> Result<Self, Error> {
+    /// Builds a copy and runs it. `ended` is the end of the run that is repeated. A checkpoint before the last delivery is kept if
+    /// `keeps_last`, of a machine with one vCPU.
+    pub(super) fn run(
+        ended: &End,
+        keeps_last: bool,
+        build: &BuildCopy<'_>,
+        budget: Duration,
+    ) -> Result<Self, Error> {
         let mut copy = build(IrqchipPlace::Userspace)?;
-        // A guest that waits has no end to step into, and a checkpoint is of one vCPU at an interrupt.
-        let mut last_delivery = LastDelivery::new(*ended == End::Shutdown && copy.spec().vcpus == 1);
+        let mut last_delivery = LastDelivery::new(keeps_last && copy.spec().vcpus == 1);
         let mut deliveries = Deliveries::new(copy.board.cpu, last_delivery.is_enabled());
         let limits = match ended.class() {
             EndClass::Stopped => REPEAT_LIMITS,
@@ -71,6 +76,16 @@ impl Repeated {
         };
         Ok(Self { copy, outcome, recording, deliveries, last_delivery })
     }
+
+    /// Returns true if the first vCPU stands where another one waits.
+    pub(super) fn is_like(&self, report: &VcpuReport) -> bool {
+        report.is_like(self.copy.processors.bsp())
+    }
+
+    /// Drops the copy, and returns the machine before its last delivery.
+    pub(super) fn into_last_delivery(self) -> Option<DeliveryPoint> {
+        self.last_delivery.into_point()
+    }
 }
 
 impl Autopsy {
@@ -83,7 +98,6 @@ impl Autopsy {
         budget: Duration,
     ) -> Result<SecondRun, Error> {
         let spec = ended.spec();
-        let is_repeatable = ended.origin().is_none() && unrepeatable(&spec.devices.virtio).is_none();
         let waits = is_wait(&self.end);
         if waits && ended.suspend_times.suspended {
             return Ok(SecondRun::NotRepeated);
@@ -92,10 +106,11 @@ impl Autopsy {
             self.examine_wait(ended, irqchip, build, budget)?;
             return Ok(SecondRun::Explained);
         }
-        if spec.interrupts == Interrupts::None || !is_repeatable {
+        if spec.interrupts == Interrupts::None || !is_repeatable(ended) {
             return Ok(SecondRun::NotRepeated);
         }
-        let mut again = Repeated::run(&self.end, build, budget)?;
+        // A guest that waits has no end to step into.
+        let mut again = Repeated::run(&self.end, self.end == End::Shutdown, build, budget)?;
         let came = match again.deliveries.count {
             0 if again.outcome.end.name() == self.end.name() => {
                 SecondRun::Recorded(std::mem::take(&mut again.recording))
@@ -136,7 +151,7 @@ impl Autopsy {
             self.set_wait(storm, ended.spec());
             return Ok(true);
         }
-        let hang = self.sample_vcpus(vcpus, &checkpoint, build, budget)?;
+        let hang = self.sample_vcpus(vcpus, &checkpoint, true, build, budget)?;
         if !self.vcpus.iter().zip(ended.processors.iter()).all(|(report, vcpu)| report.is_like(vcpu)) {
             self.vcpus.clear();
             return Ok(false);

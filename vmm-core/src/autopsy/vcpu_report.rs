@@ -15,6 +15,7 @@ use crate::spec::MachineSpec;
 
 use super::hang::{HangKind, PolledMemory};
 use super::hang_summary::describe_polled;
+use super::last_interrupt::ReturnKind;
 use super::summary::{SymbolLookup, capitalized, describe_address, describe_shared_vector, in_brackets};
 
 /// Bit of RFLAGS that allows interrupts (IF).
@@ -34,6 +35,9 @@ pub struct VcpuReport {
     pub in_service: Option<NamedInterrupt>,
     /// Linear address of the instruction before which the interrupt in service came, when the guest ran again.
     pub in_service_since: Option<u64>,
+    /// Interrupt whose handler returned with interrupts off, when the guest ran again: the linear address before which it came, and
+    /// how the handler returned there.
+    pub lost_interrupt_flag: Option<(u64, ReturnKind)>,
     /// Interrupt that waits, or whose source cannot request it.
     pub waiting: Option<NamedInterrupt>,
     /// Reasons why the waiting interrupt is not delivered.
@@ -99,6 +103,7 @@ pub(super) fn read_vcpus(machine: &Machine, irqchip: &SharedIrqchip) -> Result<V
             },
             in_service: in_service.map(|(vector, source)| named(Some(vector), source)),
             in_service_since: None,
+            lost_interrupt_flag: None,
             obstacles: waiting.as_ref().map(|waiting| waiting.obstacles.clone()).unwrap_or_default(),
             waiting: waiting.map(|waiting| named(waiting.vector, waiting.source)),
             possible: possible.into_iter().map(|source| describe_possible(machine, source)).collect(),
@@ -217,6 +222,17 @@ impl VcpuReport {
                     describe_address(at, symbols)
                 ),
             };
+        }
+        if let Some((at, kind)) = self.lost_interrupt_flag {
+            let at = describe_address(at, symbols);
+            let how = match kind {
+                ReturnKind::Iret => "with IF cleared in the RFLAGS that its IRET took from the stack",
+                ReturnKind::WithoutIret => "without IRET, which would have set IF again",
+            };
+            let _ = write!(
+                text,
+                " When the guest ran again, the handler of the last interrupt, which came at {at}, returned {how}."
+            );
         }
         if !self.possible.is_empty() {
             let _ = write!(

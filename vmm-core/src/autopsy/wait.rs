@@ -6,6 +6,7 @@ use std::time::Duration;
 use kvm_sys_wrap::{Gpa, GuestMemory};
 use vm_memory::Bytes;
 
+use crate::devices::InterruptObstacle;
 use crate::devices::irqchip::SharedIrqchip;
 use crate::devices::virtio::unrepeatable;
 use crate::machine::Machine;
@@ -20,7 +21,9 @@ use crate::spec::{IrqchipPlace, LimitSpec, MachineSpec};
 use super::deliveries::Deliveries;
 use super::hang::{self, HangKind};
 use super::interrupt_storm;
+use super::last_interrupt::find_lost_interrupt_flag;
 use super::reexecute::{before_hlt, in_user_mode};
+use super::second_run::Repeated;
 use super::vcpu_report::{VcpuActivity, VcpuReport, read_vcpus};
 use super::{Autopsy, BuildCopy, Cause};
 
@@ -43,7 +46,7 @@ impl Autopsy {
         let (vcpus, checkpoint) = (self.read_wait(ended, irqchip)?, ended.checkpoint()?);
         let build_copy = || build(IrqchipPlace::Userspace);
         let storm = interrupt_storm::storm(ended, Some(&checkpoint), &build_copy, &self.end)?;
-        let hang = self.sample_vcpus(vcpus, &checkpoint, build, budget)?;
+        let hang = self.sample_vcpus(vcpus, &checkpoint, is_repeatable(ended), build, budget)?;
         self.set_wait(storm.unwrap_or(hang), ended.spec());
         Ok(())
     }
@@ -68,11 +71,13 @@ impl Autopsy {
         Ok(vcpus)
     }
 
-    /// Samples what the vCPUs that run do from a checkpoint on, and keeps their reports. Returns the kind of the first one's hang.
+    /// Samples what the vCPUs that run do from a checkpoint on, and keeps their reports. The guest is run again if that `may_repeat`.
+    /// Returns the kind of the first vCPU's hang.
     pub(super) fn sample_vcpus(
         &mut self,
         mut vcpus: Vec<VcpuReport>,
         checkpoint: &Checkpoint,
+        may_repeat: bool,
         build: &BuildCopy<'_>,
         budget: Duration,
     ) -> Result<HangKind, Error> {
@@ -88,7 +93,10 @@ impl Autopsy {
             }
             *hang = Some(kind);
         }
-        see_again(&mut vcpus, build, budget)?;
+        if may_repeat {
+            see_again(&mut vcpus, build, budget)?;
+            self.find_lost_interrupt_flag(&mut vcpus, build, budget)?;
+        }
         let hang = match vcpus.first().map(|first| &first.activity) {
             Some(VcpuActivity::Running(Some(hang))) => hang.clone(),
             Some(VcpuActivity::Halted { .. }) => HangKind::Halted,
@@ -96,6 +104,27 @@ impl Autopsy {
         };
         self.vcpus = vcpus;
         Ok(hang)
+    }
+
+    /// Looks for a handler that returned with interrupts off to the only vCPU, which waits for an interrupt.
+    fn find_lost_interrupt_flag(
+        &self,
+        vcpus: &mut [VcpuReport],
+        build: &BuildCopy<'_>,
+        budget: Duration,
+    ) -> Result<(), Error> {
+        let [report] = vcpus else { return Ok(()) };
+        if report.in_service.is_some() || !report.obstacles.contains(&InterruptObstacle::InterruptsDisabled) {
+            return Ok(());
+        }
+        let again = Repeated::run(&self.end, true, build, budget)?;
+        if !again.is_like(report) {
+            return Ok(());
+        }
+        if let Some(point) = again.into_last_delivery() {
+            report.lost_interrupt_flag = find_lost_interrupt_flag(&point, build, budget)?;
+        }
+        Ok(())
     }
 
     /// Sets the cause of a run whose guest waits.
@@ -106,6 +135,11 @@ impl Autopsy {
             Cause::Hang(Box::new(hang))
         };
     }
+}
+
+/// Returns true if a copy of the machine does the same from its first instruction on, as far as devices go.
+pub(super) fn is_repeatable(machine: &Machine) -> bool {
+    machine.origin().is_none() && unrepeatable(&machine.spec().devices.virtio).is_none()
 }
 
 /// Returns true for the end of a run whose guest waits, or goes round in a loop.
@@ -128,9 +162,6 @@ fn see_again(vcpus: &mut [VcpuReport], build: &BuildCopy<'_>, budget: Duration) 
         return Ok(());
     }
     let mut copy = build(IrqchipPlace::Userspace)?;
-    if copy.origin().is_some() || unrepeatable(&copy.spec().devices.virtio).is_some() {
-        return Ok(());
-    }
     writers.look(&copy.board.memory, None);
     let mut deliveries = Deliveries::new(copy.board.cpu, false);
     let limits = LimitSpec { time: REPEAT_LIMITS.time.min(Some(budget)), ..REPEAT_LIMITS };
