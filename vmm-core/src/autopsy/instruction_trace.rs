@@ -145,6 +145,12 @@ impl InstructionTrace {
                 program.watch(&registers);
             }
             let step = self.prepare_step(replayer, &registers);
+            if let Some(size) =
+                step.iret_size.filter(|_| self.active_exceptions.is_empty() && step.links.is_empty())
+                && let Some(program) = &mut self.interrupted
+            {
+                program.watch_iret(&GuestState::from_machine(replayer.machine(), &registers), size);
+            }
             if let Some(raised) =
                 step.delivered_exception(&registers).filter(|raised| raised.handler == raised.address)
             {
@@ -199,7 +205,7 @@ impl InstructionTrace {
             handler_trap: None,
             handler: None,
             links: Vec::new(),
-            returns: false,
+            iret_size: None,
             pushes_flags: false,
         };
         if let Some(fault) = fault {
@@ -237,8 +243,7 @@ impl InstructionTrace {
                 self.record_nondeterminism(&instruction, linear);
                 step.rip_after_hlt =
                     (instruction.mnemonic() == Mnemonic::Hlt).then(|| linear.wrapping_add(1));
-                step.returns =
-                    matches!(instruction.mnemonic(), Mnemonic::Iret | Mnemonic::Iretd | Mnemonic::Iretq);
+                step.iret_size = iret_size(instruction.mnemonic());
                 step.pushes_flags =
                     matches!(instruction.mnemonic(), Mnemonic::Pushf | Mnemonic::Pushfd | Mnemonic::Pushfq);
                 step.bytes = bytes;
@@ -261,11 +266,8 @@ impl InstructionTrace {
                 self.active_exceptions.remove(0);
             }
         }
-        if step.returns
-            && self.active_exceptions.pop().is_none()
-            && let Some(program) = &mut self.interrupted
-        {
-            program.iret_at = Some(linear);
+        if step.iret_size.is_some() {
+            self.active_exceptions.pop();
         }
         let count = self.execution_counts.entry(linear).or_default();
         *count = count.saturating_add(1);
@@ -340,7 +342,8 @@ struct PreparedStep {
     handler: Option<ExceptionHandler>,
     /// Predicted exceptions, in order.
     links: Vec<ChainLink>,
-    returns: bool,
+    /// Number of bytes of each word that an IRET takes from the stack; `None` for other instructions.
+    iret_size: Option<u64>,
     pushes_flags: bool,
 }
 
@@ -388,6 +391,16 @@ pub(super) fn clear_step_flag(
         let _ = machine.board.memory.write_obj(flags & !0x100, gpa.into());
     }
     Ok(())
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "iced's enums have a thousand names")]
+const fn iret_size(mnemonic: Mnemonic) -> Option<u64> {
+    match mnemonic {
+        Mnemonic::Iret => Some(2),
+        Mnemonic::Iretd => Some(4),
+        Mnemonic::Iretq => Some(8),
+        _ => None,
+    }
 }
 
 /// Returns true for a string instruction with REP, which takes one step per iteration.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use kvm_sys_wrap::bindings::kvm_regs;
 
 use crate::Gva;
-use crate::cpu::cpu_state::CpuState;
+use crate::cpu::cpu_state::{CpuState, OperandWidth};
 use crate::devices::irqchip::processor::NMI;
 use crate::machine::Machine;
 use crate::machine::end::End;
@@ -29,8 +29,10 @@ use super::{Autopsy, AutopsyNote, BuildCopy, StateSource};
 const STEPS_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum number of instructions of a handler that is followed.
 const MAX_HANDLER_STEPS: u64 = 20_000;
+/// Number of signals that may come before an interrupt is delivered.
+const MAX_INTERRUPTED_STEPS: u32 = 8;
 /// Time for all checkpoints of a run. A machine with more memory or more interrupts is not followed.
-const CHECKPOINTS_TIMEOUT: Duration = Duration::from_secs(1);
+const CHECKPOINTS_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Way in which a handler returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,8 +97,6 @@ pub(super) struct InterruptedProgram {
     pub(super) regs: kvm_regs,
     /// RSP before the handler's first instruction.
     pub(super) handler_rsp: u64,
-    /// Linear address of the last instruction if it was the handler's IRET.
-    pub(super) iret_at: Option<u64>,
     /// Linear address and general registers after the handler has returned.
     pub(super) returned: Option<(u64, kvm_regs)>,
     /// True if the handler returned without IRET, as RET does: part of its frame is still on the stack.
@@ -104,17 +104,20 @@ pub(super) struct InterruptedProgram {
 }
 
 impl InterruptedProgram {
-    /// Looks at the registers before an instruction.
+    /// Looks at the registers before an instruction, for a return without IRET.
     pub(super) fn watch(&mut self, registers: &CpuState) {
-        let (at, iret_at) = (registers.linear_rip(), self.iret_at.take());
-        let is_back = match iret_at {
-            // An IRET that raises an exception is still to be executed.
-            Some(iret_at) => at != iret_at,
-            // The handler may execute the code that it interrupted, but not with its frame removed.
-            None => at == self.at && registers.regs.rsp > self.handler_rsp,
-        };
-        if is_back && self.returned.is_none() {
-            (self.returned, self.without_iret) = (Some((at, registers.regs)), iret_at.is_none());
+        let at = registers.linear_rip();
+        // The handler may execute the code that it interrupted, but not with its frame removed.
+        if self.returned.is_none() && at == self.at && registers.regs.rsp > self.handler_rsp {
+            (self.returned, self.without_iret) = (Some((at, registers.regs)), true);
+        }
+    }
+
+    /// Looks at the handler's IRET before it is executed: not all hosts stop after it. IRET changes no other registers than those that
+    /// it takes from the stack.
+    pub(super) fn watch_iret(&mut self, guest: &GuestState<'_>, size: u64) {
+        if self.returned.is_none() {
+            self.returned = return_state(guest, size);
         }
     }
 
@@ -199,6 +202,26 @@ impl Autopsy {
     }
 }
 
+/// Returns the linear address and the general registers after an IRET that takes words of `size` bytes from the stack. `None` if the
+/// stack cannot be read, or the segment of the address is not known.
+fn return_state(guest: &GuestState<'_>, size: u64) -> Option<(u64, kvm_regs)> {
+    let CpuState { regs, sregs, .. } = guest.registers;
+    let stack = guest.registers.linear_stack();
+    let word =
+        |number: u64| guest.read_word(stack.wrapping_add(number * size), usize::try_from(size).ok()?).ok();
+    let (rip, cs, rflags) = (word(0)?, word(1)?, word(2)?);
+    let base = if guest.registers.width() == OperandWidth::Bits64 {
+        0
+    } else if cs & 0xffff == u64::from(sregs.cs.selector) {
+        sregs.cs.base
+    } else {
+        return None;
+    };
+    // In 64-bit mode the stack pointer is always taken.
+    let rsp = if size == 8 { word(3)? } else { regs.rsp.wrapping_add(3 * size) };
+    Some((base.wrapping_add(rip), kvm_regs { rip, rflags, rsp, ..*regs }))
+}
+
 /// Single-steps the last interrupt of a guest that waits with interrupts off. Returns the linear address before which it came and the
 /// way in which its handler returned there, if that switched interrupts off.
 pub(super) fn find_lost_interrupt_flag(
@@ -254,14 +277,20 @@ fn deliver(
     } else {
         vcpu.inject_interrupt(vector)?;
     }
-    let is_delivered = replayer.step(None, Some(trap))? == ReplayStep::AtHandler;
+    let mut step = replayer.step(None, Some(trap))?;
+    for _ in 0..MAX_INTERRUPTED_STEPS {
+        // A kick of an earlier timer.
+        if step == ReplayStep::Interrupted {
+            step = replayer.step(None, Some(trap))?;
+        }
+    }
+    let is_delivered = step == ReplayStep::AtHandler;
     clear_step_flag(replayer, state, Some(handler))?;
     let handler_rsp = CpuState::from_vcpu(replayer.machine().vcpu())?.regs.rsp;
     Ok(is_delivered.then(|| InterruptedProgram {
         at: state.linear_rip(),
         regs: state.regs,
         handler_rsp,
-        iret_at: None,
         returned: None,
         without_iret: false,
     }))
