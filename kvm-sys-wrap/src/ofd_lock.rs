@@ -54,6 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg_attr(miri, ignore = "F_OFD_SETLK")]
     fn a_lock_is_seen_by_others_only_and_ends_with_its_descriptor() {
         let [first, second] = [(); 2].map(|()| File::open(std::env::temp_dir()).unwrap());
         // Other runs of this test use other bytes.
