@@ -27,7 +27,7 @@ impl Autopsy {
             HangKind::InterruptStorm { count, time, vector, source } => {
                 write!(
                     text,
-                    "The guest is in an interrupt storm: {count} interrupts in {time:.0?}, so that it gets nothing else done. The last is vector {vector:#x}{}. A handler has to make the source quiet before it returns. The guest stood at {}.",
+                    "The guest is in an interrupt storm: {count} interrupts in {time:?}, so that it gets nothing else done. The last is vector {vector:#x}{}. A handler has to make the source quiet before it returns. The guest stood at {}.",
                     in_brackets(source.as_deref()),
                     self.describe_instruction(symbols)
                 )

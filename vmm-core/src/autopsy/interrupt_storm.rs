@@ -42,8 +42,10 @@ pub(super) fn classify(
     if ended.suspend_times.suspended {
         return Ok(HangKind::Suspended);
     }
-    if let Some(storm) = storm(ended, None, build, end)? {
-        return Ok(storm);
+    if let Some((count, time)) = possible_storm(ended, end)?
+        && let Some(vector) = storm_vector(&ended.checkpoint()?, build)?
+    {
+        return Ok(HangKind::InterruptStorm { count, time, vector, source: None });
     }
     if ended.mp_state(ended.vcpu())? == MpState::Halted {
         return Ok(HangKind::Halted);
@@ -51,30 +53,18 @@ pub(super) fn classify(
     Ok(hang::classify_instruction(ended, registers))
 }
 
-/// Returns a storm of interrupts if there is one. `checkpoint` is that of the end, if it was taken already.
+/// Returns the number of interrupts and their time if they may have been a storm, which [`storm_vector`] decides.
 ///
 /// # Errors
 /// [`Error::Kvm`] where the state cannot be read.
-pub(super) fn storm(
-    ended: &Machine,
-    checkpoint: Option<&Checkpoint>,
-    build: &dyn Fn() -> Result<Machine, Error>,
-    end: &End,
-) -> Result<Option<HangKind>, Error> {
+pub(super) fn possible_storm(ended: &Machine, end: &End) -> Result<Option<(u64, Duration)>, Error> {
     let End::TimeLimit(time) = end else { return Ok(None) };
     let Some(count) = injected_interrupts(ended) else { return Ok(None) };
     // With controllers in this process each interrupt is counted when it is delivered.
     let is_in_service = || Ok::<_, Error>(ended.board.irqchip.is_none() && in_service(ended)?.is_some());
     let is_possible = count >= u64::from(SAMPLES) || is_in_service()?;
-    if !is_possible || unrepeatable(&ended.spec().devices.virtio).is_some() {
-        return Ok(None);
-    }
-    let vector = match checkpoint {
-        Some(checkpoint) => storm_vector(checkpoint, build)?,
-        None => storm_vector(&ended.checkpoint()?, build)?,
-    };
-    let source = |vector| source_of(ended, vector);
-    Ok(vector.map(|vector| HangKind::InterruptStorm { count, time: *time, vector, source: source(vector) }))
+    let can_go_on = unrepeatable(&ended.spec().devices.virtio).is_none();
+    Ok((is_possible && can_go_on).then_some((count, *time)))
 }
 
 /// Returns the source of an interrupt of the vCPU that ran last in words; `None` if the controllers are in the kernel or do not tell.

@@ -19,6 +19,7 @@ use crate::record::Recording;
 use crate::record::checkpoint::Checkpoint;
 use crate::record::replay::{HandlerTrap, ReplayStep, Replayer};
 use crate::spec::IrqchipPlace;
+use crate::spec::register::{Register, RegisterFile};
 
 use super::exception::Exception;
 use super::exception_chain::ChainEnd;
@@ -48,6 +49,26 @@ pub enum ReturnKind {
 pub(super) struct DeliveryPoint {
     checkpoint: Checkpoint,
     pub(super) vector: u8,
+}
+
+impl DeliveryPoint {
+    /// Restores the machine, and delivers the interrupt. Returns the machine before the first instruction of the handler, an empty
+    /// trace that watches the interrupted program, and the linear address of that. `None` if the handler was not reached.
+    fn deliver<'a>(
+        &self,
+        nothing: &'a Recording,
+        build: &'a BuildCopy<'_>,
+        budget: Duration,
+    ) -> Result<Option<(Replayer<'a>, InstructionTrace, u64)>, Error> {
+        let mut replayer = Replayer::new(|| build(IrqchipPlace::Userspace), nothing)?;
+        replayer.machine_mut().restore(&self.checkpoint)?;
+        replayer.set_budget(budget.min(STEPS_TIMEOUT))?;
+        let state = CpuState::from_vcpu(replayer.machine().vcpu())?;
+        let Some(program) = deliver(&mut replayer, &state, self.vector)? else { return Ok(None) };
+        let mut trace = InstructionTrace::default();
+        trace.interrupted = Some(program);
+        Ok(Some((replayer, trace, program.at)))
+    }
 }
 
 /// Machine before its last delivery.
@@ -132,29 +153,11 @@ impl InterruptedProgram {
     /// Returns the registers that the handler did not preserve: name, value before, value after.
     fn changed(&self) -> Vec<(&'static str, u64, u64)> {
         let Some((_, after)) = self.returned.filter(|(at, _)| *at == self.at) else { return Vec::new() };
-        let registers = |regs: &kvm_regs| {
-            [
-                ("rax", regs.rax),
-                ("rbx", regs.rbx),
-                ("rcx", regs.rcx),
-                ("rdx", regs.rdx),
-                ("rsi", regs.rsi),
-                ("rdi", regs.rdi),
-                ("rbp", regs.rbp),
-                ("rsp", regs.rsp),
-                ("r8", regs.r8),
-                ("r9", regs.r9),
-                ("r10", regs.r10),
-                ("r11", regs.r11),
-                ("r12", regs.r12),
-                ("r13", regs.r13),
-                ("r14", regs.r14),
-                ("r15", regs.r15),
-            ]
-        };
-        let pairs = registers(&self.regs).into_iter().zip(registers(&after));
-        let changed = pairs.filter(|((_, before), (_, after))| before != after);
-        changed.map(|((name, before), (_, after))| (name, before, after)).collect()
+        let registers = Register::ALL.iter().filter(|it| !matches!(it, Register::Rip | Register::Rflags));
+        registers
+            .map(|register| (register.name(), self.regs.get(*register), after.get(*register)))
+            .filter(|(_, before, after)| before != after)
+            .collect()
     }
 }
 
@@ -169,14 +172,9 @@ impl Autopsy {
         budget: Duration,
     ) -> Result<bool, Error> {
         let nothing = Recording::new();
-        let mut replayer = Replayer::new(|| build(IrqchipPlace::Userspace), &nothing)?;
-        replayer.machine_mut().restore(&point.checkpoint)?;
-        replayer.set_budget(budget.min(STEPS_TIMEOUT))?;
-        let state = CpuState::from_vcpu(replayer.machine().vcpu())?;
-        let Some(program) = deliver(&mut replayer, &state, point.vector)? else { return Ok(false) };
-        let at = program.at;
-        let mut trace = InstructionTrace::default();
-        trace.interrupted = Some(program);
+        let Some((mut replayer, mut trace, at)) = point.deliver(&nothing, build, budget)? else {
+            return Ok(false);
+        };
         let StepResult::Ended { end, last_state } = trace.record(&mut replayer, u64::MAX, STEPS_TIMEOUT)?
         else {
             return Ok(false);
@@ -230,19 +228,15 @@ pub(super) fn find_lost_interrupt_flag(
     budget: Duration,
 ) -> Result<Option<(u64, ReturnKind)>, Error> {
     let nothing = Recording::new();
-    let mut replayer = Replayer::new(|| build(IrqchipPlace::Userspace), &nothing)?;
-    replayer.machine_mut().restore(&point.checkpoint)?;
-    replayer.set_budget(budget.min(STEPS_TIMEOUT))?;
-    let state = CpuState::from_vcpu(replayer.machine().vcpu())?;
-    let Some(program) = deliver(&mut replayer, &state, point.vector)? else { return Ok(None) };
-    let mut trace = InstructionTrace::default();
-    trace.interrupted = Some(program);
+    let Some((mut replayer, mut trace, at)) = point.deliver(&nothing, build, budget)? else {
+        return Ok(None);
+    };
     while trace.steps < MAX_HANDLER_STEPS
         && trace.interrupted.is_some_and(|program| program.returned.is_none())
         && let StepResult::StepLimit = trace.record(&mut replayer, 1, STEPS_TIMEOUT)?
     {}
     let kind = trace.interrupted.and_then(|program| program.left_interrupts_off());
-    Ok(kind.map(|kind| (state.linear_rip(), kind)))
+    Ok(kind.map(|kind| (at, kind)))
 }
 
 /// Delivers an interrupt to a vCPU in this state. Returns the interrupted program if the vCPU stands before the first instruction of the

@@ -146,7 +146,8 @@ impl Autopsy {
             && let Some(vector) = storm_vector(&checkpoint, &|| build(IrqchipPlace::Userspace))?
         {
             let source = deliveries.source_of(vector, ended.spec());
-            let storm = HangKind::InterruptStorm { count, time: elapsed, vector, source };
+            let time = Duration::from_millis(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
+            let storm = HangKind::InterruptStorm { count, time, vector, source };
             self.source = StateSource::SecondRun;
             self.set_wait(storm, ended.spec());
             return Ok(true);

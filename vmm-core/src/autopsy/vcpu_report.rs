@@ -10,16 +10,13 @@ use crate::devices::irqchip::status::{InterruptObstacle, InterruptStatus};
 use crate::devices::{InterruptSource, irqchip::SharedIrqchip};
 use crate::machine::Machine;
 use crate::machine::error::Error;
-use crate::machine::processor::Processor;
+use crate::machine::processor::{Processor, has_interrupts_on};
 use crate::spec::MachineSpec;
 
 use super::hang::{HangKind, PolledMemory};
 use super::hang_summary::describe_polled;
 use super::last_interrupt::ReturnKind;
 use super::summary::{SymbolLookup, capitalized, describe_address, describe_shared_vector, in_brackets};
-
-/// Bit of RFLAGS that allows interrupts (IF).
-const INTERRUPT_FLAG: u64 = 1 << 9;
 
 /// vCPU when the run ended.
 #[derive(Debug, Clone)]
@@ -88,7 +85,7 @@ pub(super) fn read_vcpus(machine: &Machine, irqchip: &SharedIrqchip) -> Result<V
     let mut vcpus = Vec::new();
     for (number, processor) in machine.processors.iter().enumerate() {
         let registers = CpuState::from_vcpu(&processor.vcpu)?;
-        let Some(status) = irqchip.status(number, registers.regs.rflags & INTERRUPT_FLAG != 0) else {
+        let Some(status) = irqchip.status(number, has_interrupts_on(&registers.regs)) else {
             continue;
         };
         let InterruptStatus { activity, in_service, waiting, possible, lost_ipi } = status;
@@ -203,25 +200,17 @@ impl VcpuReport {
         }
         let is_told = |vector| self.obstacles.contains(&InterruptObstacle::InService { vector });
         if let Some(NamedInterrupt { vector: Some(vector), source }) = &self.in_service {
-            let source = in_brackets(source.as_deref());
-            let _ = match (self.in_service_since, is_told(*vector)) {
-                (None, true) => Ok(()),
-                (None, false) => write!(
+            if !is_told(*vector) {
+                let source = in_brackets(source.as_deref());
+                let _ = write!(
                     text,
                     " Vector {vector:#x}{source} is in service: its handler has not ended it (EOI)."
-                ),
-                (Some(at), true) => write!(
-                    text,
-                    " When the guest ran again, it had come at {}.",
-                    describe_address(at, symbols)
-                ),
-                (Some(at), false) => write!(
-                    text,
-                    " Vector {vector:#x}{source} is in service: its handler has not ended it (EOI). When the guest ran again, it had \
-                     come at {}.",
-                    describe_address(at, symbols)
-                ),
-            };
+                );
+            }
+            if let Some(at) = self.in_service_since {
+                let at = describe_address(at, symbols);
+                let _ = write!(text, " When the guest ran again, it had come at {at}.");
+            }
         }
         if let Some((at, kind)) = self.lost_interrupt_flag {
             let at = describe_address(at, symbols);

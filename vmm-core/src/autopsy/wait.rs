@@ -20,7 +20,7 @@ use crate::spec::{IrqchipPlace, LimitSpec, MachineSpec};
 
 use super::deliveries::Deliveries;
 use super::hang::{self, HangKind};
-use super::interrupt_storm;
+use super::interrupt_storm::{possible_storm, source_of, storm_vector};
 use super::last_interrupt::find_lost_interrupt_flag;
 use super::reexecute::{before_hlt, in_user_mode};
 use super::second_run::Repeated;
@@ -45,9 +45,14 @@ impl Autopsy {
         // Before `build` takes the VM of the machine that ended.
         let (vcpus, checkpoint) = (self.read_wait(ended, irqchip)?, ended.checkpoint()?);
         let build_copy = || build(IrqchipPlace::Userspace);
-        let storm = interrupt_storm::storm(ended, Some(&checkpoint), &build_copy, &self.end)?;
-        let hang = self.sample_vcpus(vcpus, &checkpoint, is_repeatable(ended), build, budget)?;
-        self.set_wait(storm.unwrap_or(hang), ended.spec());
+        let hang = if let Some((count, time)) = possible_storm(ended, &self.end)?
+            && let Some(vector) = storm_vector(&checkpoint, &build_copy)?
+        {
+            HangKind::InterruptStorm { count, time, vector, source: source_of(ended, vector) }
+        } else {
+            self.sample_vcpus(vcpus, &checkpoint, is_repeatable(ended), build, budget)?
+        };
+        self.set_wait(hang, ended.spec());
         Ok(())
     }
 

@@ -249,17 +249,23 @@ impl Irqchip {
         })
     }
 
-    /// Takes the interrupt that a vCPU gets next, and returns its vector.
-    pub(crate) fn acknowledge(&mut self, vcpu: usize) -> Option<Interrupt> {
-        let interrupt = match self.pending(vcpu)? {
-            Pending::Vector(_) => {
-                let vector = self.processors.get_mut(vcpu)?.apic.acknowledge();
-                Interrupt { vector, source: self.source_of(vcpu, vector) }
-            }
+    /// Returns the interrupt that [`Irqchip::acknowledge`] would take.
+    pub(crate) fn next_interrupt(&self, vcpu: usize) -> Option<Interrupt> {
+        Some(match self.pending(vcpu)? {
+            Pending::Vector(vector) => Interrupt { vector, source: self.source_of(vcpu, vector) },
             Pending::ExtInt => {
-                let vector = self.pc.as_mut()?.pics.acknowledge();
+                let vector = self.pc.as_ref()?.pics.clone().acknowledge();
                 Interrupt { vector, source: self.pic_source(vector) }
             }
+        })
+    }
+
+    /// Takes the interrupt that a vCPU gets next, and returns its vector.
+    pub(crate) fn acknowledge(&mut self, vcpu: usize) -> Option<Interrupt> {
+        let interrupt = self.next_interrupt(vcpu)?;
+        match self.pending(vcpu)? {
+            Pending::Vector(_) => self.processors.get_mut(vcpu)?.apic.acknowledge(),
+            Pending::ExtInt => self.pc.as_mut()?.pics.acknowledge(),
         };
         self.update();
         Some(interrupt)
@@ -461,7 +467,7 @@ impl Irqchip {
 
 /// Returns the lowest input whose bit is set: that of the highest priority, unless priorities rotate.
 fn lowest_input(inputs: u8) -> Option<u8> {
-    (0..8).find(|irq| inputs >> irq & 1 != 0)
+    u8::try_from(inputs.trailing_zeros()).ok().filter(|irq| *irq < 8)
 }
 
 fn line_source(input: u32) -> InterruptSource {

@@ -239,8 +239,7 @@ impl<'a> Scheduler<'a> {
         // HLT ends what STI before it holds back, which not all hosts tell.
         let is_halted = irqchip.processor(number).is_some_and(|state| state.is_halted());
         if waits && (vcpu.is_ready_for_interrupt() || is_halted) {
-            // What is taken is known only after it was taken.
-            let next = if control.observers.is_empty() { None } else { irqchip.clone().acknowledge(number) };
+            let next = irqchip.next_interrupt(number);
             if let Some(end) = next.and_then(|next| show(next, vcpu, control)) {
                 return Ok(Some(end));
             }
