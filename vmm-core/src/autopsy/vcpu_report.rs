@@ -185,6 +185,10 @@ impl VcpuReport {
                 | InterruptObstacle::Masked { .. } => {
                     write!(text, " {subject} cannot come: {}.", self.describe_obstacles())
                 }
+                // It was not requested yet.
+                InterruptObstacle::CascadeMasked if waiting.vector.is_none() => {
+                    write!(text, " {subject} cannot come: {}.", self.describe_obstacles())
+                }
                 InterruptObstacle::InterruptsDisabled
                 | InterruptObstacle::InService { .. }
                 | InterruptObstacle::TaskPriority { .. }
